@@ -1,0 +1,1 @@
+"""Votes, targets, corpora, audio: everything before a model, and never torch."""

@@ -1,0 +1,232 @@
+"""Read audio safely: what a file claims is checked before it is decoded, what is decoded is checked before it is used.
+
+A ten-hour FLAC of silence has 1.9 MB and decodes to 2.3 GB, so limits are held against the header; no more is decoded
+than the header states, and less is an error. Decoding is libsndfile's (wav, flac, ogg, opus, mp3), resampling soxr's.
+"""
+
+import io
+import os
+import re
+import unicodedata
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import soundfile
+import soxr
+
+BLOCK = 1 << 20  # frames decoded at a time: several channels are mixed down before the next block is read
+UNKNOWN_LENGTH = 1 << 62  # libsndfile reports the largest integer for a stream that does not state its length
+
+
+class AudioError(ValueError):
+    """Audio that cannot be used; the message names the file, the rule and the fix."""
+
+
+@dataclass(frozen=True)
+class AudioLimits:
+    """What is accepted, held against the header before anything is decoded.
+
+    Args:
+        max_seconds: Longest recording (s).
+        max_frames: Longest recording in samples per channel, whatever the sampling rate.
+        max_channels: Most channels; all are averaged to one.
+        min_rate: Lowest sampling rate (Hz).
+        max_rate: Highest sampling rate (Hz).
+    """
+
+    max_seconds: float = 600.0
+    max_frames: int = 60_000_000
+    max_channels: int = 8
+    min_rate: int = 1_000
+    max_rate: int = 768_000
+
+
+@dataclass(frozen=True)
+class AudioInfo:
+    """What the header says: samples per channel, sampling rate (Hz), channels and file format."""
+
+    frames: int
+    sampling_rate: int
+    channels: int
+    format: str
+
+    @property
+    def seconds(self) -> float:
+        """Duration (s)."""
+        return self.frames / self.sampling_rate
+
+
+def audio_info(source: Any, *, limits: AudioLimits | None = None) -> AudioInfo:
+    """Read the header only, and hold it against the limits.
+
+    Args:
+        source: Path, bytes, binary file object, or a row of a `datasets` Audio column (`{"bytes", "path"}`).
+        limits: What is accepted; the defaults of `AudioLimits`.
+
+    Raises:
+        AudioError: The file is missing, empty, truncated, no audio, or over a limit.
+    """
+    with _open(source) as (name, file):
+        return _check_header(name, file, limits or AudioLimits())
+
+
+def load_audio(source: Any, *, sampling_rate: int = 16_000, limits: AudioLimits | None = None) -> np.ndarray:
+    """Decode to one channel at the wanted rate; channels are averaged, silence is accepted.
+
+    Args:
+        source: Path, bytes, binary file object, or a row of a `datasets` Audio column (`{"bytes", "path"}`).
+        sampling_rate: Rate to resample to (Hz).
+        limits: What is accepted; the defaults of `AudioLimits`.
+
+    Returns:
+        Samples `(time,)`, float32, full scale at 1; floating-point files may exceed it.
+
+    Raises:
+        AudioError: The file is missing, empty, truncated, corrupt, over a limit, or holds NaN or infinity.
+    """
+    if sampling_rate < 1:
+        raise ValueError(f"sampling_rate is {sampling_rate}; it must be a positive number of Hz, for instance 16000.")
+    limits = limits or AudioLimits()
+    with _open(source) as (name, file):
+        info = _check_header(name, file, limits)
+        blocks, frames = [], 0
+        while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
+            frames += len(block)
+            blocks.append(block[:, 0] if info.channels == 1 else block.mean(axis=1))
+        slack = 1152 if info.format == "MP3" else 0  # encoders differ in how they count the last MPEG frame
+        if frames + slack < info.frames:
+            raise AudioError(f"{name} is truncated: {frames} of {info.frames} frames decode. Copy the file again.")
+    wave = blocks[0] if len(blocks) == 1 else np.concatenate([np.zeros(0, np.float32), *blocks])
+    if not np.isfinite(wave).all():
+        at = int(np.argmin(np.isfinite(wave)))
+        raise AudioError(f"{name} holds {wave[at]} at frame {at}; samples must be finite. Write the file again.")
+    if info.sampling_rate != sampling_rate:
+        wave = soxr.resample(wave, info.sampling_rate, sampling_rate)
+    if not len(wave):
+        raise AudioError(f"{name} is shorter than one sample at {sampling_rate} Hz. Remove it from the item list.")
+    return np.ascontiguousarray(wave, dtype=np.float32)
+
+
+def resolve_inside(root: str | os.PathLike, name: str) -> Path:
+    """The file `name` under `root`, or an error when the name leads anywhere else.
+
+    Names come from label files, which are data: refused are parent folders (also spelt with look-alike dots), absolute
+    paths, drives and URLs, backslashes, control characters, and symbolic links that leave `root`.
+
+    Raises:
+        ValueError: The name is not a plain relative path inside `root`.
+    """
+    text = os.fspath(name) if isinstance(name, str | os.PathLike) else ""
+    plain = unicodedata.normalize("NFKC", text)  # full-width and two-dot look-alikes become what they imitate
+    rule = None
+    if not plain.strip():
+        rule = "is not a file name"
+    elif any(unicodedata.category(character) == "Cc" for character in text):
+        rule = "has control characters"
+    elif "\\" in plain:
+        rule = "has a backslash"
+    elif re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", plain) or "::" in plain:
+        rule = "starts with a drive or a URL scheme"
+    elif plain.startswith(("/", "~")):
+        rule = "is not relative"
+    elif ".." in plain.split("/"):
+        rule = "leads to a parent folder"
+    else:
+        base = os.path.realpath(root)
+        path = os.path.realpath(os.path.join(base, text))
+        if path.startswith(os.path.join(base, "")):
+            return Path(path)
+        rule = "is a link out of the folder"
+    raise ValueError(f"The path {name!r} {rule}; it must be a plain relative path inside {os.fspath(root)}.")
+
+
+@contextmanager
+def _open(source: Any) -> Iterator[tuple[str, soundfile.SoundFile]]:
+    """The display name and the opened sound file; libsndfile's errors become `AudioError` with that name."""
+    name, handle = _handle(source)
+    try:
+        head = handle.read(64)
+        size = handle.seek(0, io.SEEK_END)
+        handle.seek(0)
+        if not size:
+            raise AudioError(f"{name} is empty (0 bytes). Copy the file again.")
+        if head.startswith(b"version https://git-lfs"):
+            raise AudioError(f"{name} is a Git LFS pointer and not the audio. Run `git lfs pull` in its repository.")
+        if _is_cut(head, size, handle):
+            raise AudioError(f"{name} is truncated: its {size} bytes end too early. Copy the file again.")
+        if head[:4] == b"RIFF" and b"fmt " in head and head[head.index(b"fmt ") + 12 :][:4] == bytes(4):
+            raise AudioError(f"{name} has a sampling rate of 0 Hz. Write the file again with its true rate.")
+        try:
+            with soundfile.SoundFile(handle) as file:
+                yield name, file
+        except soundfile.SoundFileError as error:
+            reason = str(error).rsplit(":", 1)[-1].strip().rstrip(".") or "unknown format"
+            raise AudioError(
+                f"{name} cannot be decoded ({reason}). Replace it by a readable wav, flac, ogg, opus or mp3 file."
+            ) from error
+    finally:
+        if handle is not source:
+            handle.close()
+
+
+def _handle(source: Any) -> tuple[str, BinaryIO]:
+    """What to call the source in messages, and a seekable binary handle on it."""
+    if isinstance(source, Mapping):  # a row of a datasets Audio column
+        if source.get("bytes") is not None:
+            return str(source.get("path") or "<bytes>"), io.BytesIO(source["bytes"])
+        source = source.get("path")
+    if isinstance(source, bytes | bytearray | memoryview):
+        return "<bytes>", io.BytesIO(source)
+    if isinstance(source, str | os.PathLike):
+        try:
+            return os.fspath(source), open(source, "rb")  # noqa: SIM115 - closed by _open
+        except (OSError, ValueError) as error:
+            reason = getattr(error, "strerror", None) or str(error)
+            raise AudioError(f"{os.fspath(source)!r} cannot be opened ({reason}). Check the path.") from error
+    if isinstance(source, io.IOBase) and source.seekable():
+        return str(getattr(source, "name", "<file object>")), source
+    raise AudioError(f"Audio source {source!r} is none of: path, bytes, seekable binary file, {{'bytes', 'path'}} row.")
+
+
+def _is_cut(head: bytes, size: int, handle: BinaryIO) -> bool:
+    """Whether a wav or ogg file ends before its stated end; libsndfile would return the rest in silence."""
+    if head[:4] == b"RIFF":
+        stated = int.from_bytes(head[4:8], "little") + 8
+        return size + 1 < stated < 0x7FFF0000  # recorders that stream write a huge length, for want of the true one
+    if head[:4] != b"OggS":
+        return False
+    handle.seek(max(0, size - (1 << 16) - 282))  # the largest page, with its header
+    tail = handle.read()
+    handle.seek(0)
+    last = tail[max(tail.rfind(b"OggS\0" + bytes([flags])) for flags in range(8)) :]
+    length = 27 + last[26] + sum(last[27 : 27 + last[26]]) if len(last) > 26 else size
+    return length > len(last) or not last[5] & 4  # 4 marks the last page of a stream
+
+
+def _check_header(name: str, file: soundfile.SoundFile, limits: AudioLimits) -> AudioInfo:
+    """The header's figures, when they are within the limits."""
+    info = AudioInfo(file.frames, file.samplerate, file.channels, file.format)
+    if not limits.min_rate <= info.sampling_rate <= limits.max_rate:
+        raise AudioError(
+            f"{name} has a sampling rate of {info.sampling_rate} Hz; accepted are {limits.min_rate} to "
+            f"{limits.max_rate} Hz. Write the file again with its true rate, or pass other AudioLimits."
+        )
+    if not 1 <= info.channels <= limits.max_channels:
+        raise AudioError(
+            f"{name} has {info.channels} channels; at most {limits.max_channels} are accepted. Mix it down, or pass "
+            "AudioLimits(max_channels=...)."
+        )
+    if info.frames < 1:
+        raise AudioError(f"{name} is empty (no samples). Remove it from the item list, or copy the file again.")
+    if info.frames >= UNKNOWN_LENGTH:
+        raise AudioError(f"{name} does not state its length. Write it again with a complete header.")
+    if info.frames > min(limits.max_frames, limits.max_seconds * info.sampling_rate):
+        raise AudioError(
+            f"{name} has {info.frames} frames ({info.seconds:.1f} s); at most {limits.max_seconds:g} s and "
+            f"{limits.max_frames} frames are accepted. Cut it, or pass other AudioLimits."
+        )
+    return info

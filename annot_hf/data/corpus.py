@@ -1,0 +1,280 @@
+"""`VoteCorpus`: what a corpus script defines, three readers and a few constants that turn upstream files into votes.
+
+    class Mine(VoteCorpus):
+        name, license, citation = "mine", "cc-by-4.0", "..."
+        questions = (Question.category("emotion", ("anger", "calm")),)
+        default_questions = ("emotion",)
+
+        def read_items(self): ...   # data frame: item, audio and/or text, speaker, split, anything else
+        def read_votes(self): ...   # VoteTable
+
+What a reader leaves out or repairs it notes with `note`, so that the report of an export accounts for every vote.
+"""
+
+import hashlib
+import importlib.util
+import inspect
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pandas as pd
+
+from annot_hf.data.questions import Question
+from annot_hf.data.votes import VoteTable
+
+SPLITS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that a reader or the export left out, repaired or could not match.
+
+    Args:
+        reason: What was found, in a few words.
+        count: How many (items, files or rows; the reason says which).
+        votes: How many votes are for this reason not in the export.
+        examples: Up to three names.
+    """
+
+    reason: str
+    count: int
+    votes: int = 0
+    examples: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class CorpusReport:
+    """What an export holds and what it leaves out; `votes + sum(finding.votes)` is what the upstream files hold.
+
+    Args:
+        name: The corpus.
+        items: Exported items.
+        votes: Exported votes.
+        annotators: Named raters.
+        splits: Items per split.
+        questions: Per question its votes, items, and the fewest, median and most votes on an item.
+        findings: What is missing, unmatched, duplicated or repaired.
+        seconds: Total duration of the audio (s), 0 without audio.
+        folder: Where the export is.
+    """
+
+    name: str
+    items: int
+    votes: int
+    annotators: int
+    splits: dict[str, int]
+    questions: dict[str, dict[str, float]]
+    findings: tuple[Finding, ...] = ()
+    seconds: float = 0.0
+    folder: str = field(default="", compare=False)
+
+    @property
+    def votes_left_out(self) -> int:
+        """Votes in the upstream files that are not in the export."""
+        return sum(finding.votes for finding in self.findings)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON-ready mapping, without the folder."""
+        return {key: value for key, value in asdict(self).items() if key != "folder"}
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """What to print: (what, how many, details) a row."""
+        splits = ", ".join(f"{split} {count:,}" for split, count in self.splits.items())
+        audio = f"{splits}; {self.seconds / 3600:.2f} h of audio" if self.seconds else splits
+        rows = [("items", f"{self.items:,}", audio), ("votes", f"{self.votes:,}", f"{self.annotators:,} named raters")]
+        for name, row in self.questions.items():
+            spread = f"{row['fewest']:.0f} / {row['median']:g} / {row['most']:.0f}"
+            rows.append((f"question {name}", f"{row['votes']:,}", f"{row['items']:,} items, {spread} votes an item"))
+        for finding in self.findings:
+            left_out = [f"{finding.votes:,} votes left out"] if finding.votes else []
+            rows.append((finding.reason, f"{finding.count:,}", "; ".join([*left_out, ", ".join(finding.examples)])))
+        return rows
+
+
+class VoteCorpus:
+    """A folder of upstream files, read as items and votes; subclass it once per corpus.
+
+    Attributes:
+        name: Short name, also of the exported dataset.
+        version: Version of the upstream release, or of the reader.
+        license: Licence identifier of the Hub (`odbl`, `cc-by-4.0`, `other`, ...).
+        citation: How to cite the corpus.
+        homepage: Where it is described.
+        access: How to obtain it, and what may be passed on.
+        questions: What raters were asked.
+        default_questions: What a recipe learns when it names no question.
+        sampling_rate: Rate that the Audio column announces (Hz).
+    """
+
+    name: ClassVar[str] = ""
+    version: ClassVar[str] = "1.0.0"
+    license: ClassVar[str] = "other"
+    citation: ClassVar[str] = ""
+    homepage: ClassVar[str] = ""
+    access: ClassVar[str] = ""
+    questions: ClassVar[tuple[Question, ...]] = ()
+    default_questions: ClassVar[tuple[str, ...]] = ()
+    sampling_rate: ClassVar[int] = 16_000
+
+    def __init__(self, root: str | os.PathLike) -> None:
+        if not self.name:
+            raise ValueError(f"{type(self).__name__} has no name; set the class attribute `name`.")
+        self.root = Path(root).resolve()
+        if not self.root.is_dir():
+            raise ValueError(f"There is no corpus folder {self.root}; pass the folder that holds {self.name}.")
+        self.findings: dict[str, Finding] = {}
+        self.label_files: dict[str, str] = {}
+
+    def read_items(self) -> pd.DataFrame:
+        """One row an item: `item` (unique), `audio` (path in the root, or null) and/or `text`, `speaker`, metadata."""
+        raise NotImplementedError(f"{type(self).__name__} must define read_items.")
+
+    def read_votes(self) -> VoteTable:
+        """All votes."""
+        raise NotImplementedError(f"{type(self).__name__} must define read_votes.")
+
+    def split_of(self, items: pd.DataFrame) -> pd.Series:
+        """The split of each item; by default what `read_items` put in the column `split`."""
+        if "split" not in items:
+            raise ValueError(f"{self.name}: items have no column 'split'; read it, or define split_of.")
+        return items["split"]
+
+    def note(self, reason: str, what: int | Sequence[str], *, votes: int = 0) -> None:
+        """Record for the report what a reader leaves out or repairs; nothing is recorded for nothing.
+
+        Args:
+            reason: What was found, in a few words; a second note for one reason replaces the first.
+            what: How many, or the names.
+            votes: How many votes are left out for this reason.
+        """
+        names = [] if isinstance(what, int) else [str(name) for name in what]
+        count = what if isinstance(what, int) else len(names)
+        if count or votes:
+            self.findings[reason] = Finding(reason, count, votes, tuple(names[:3]))
+
+    def label_file(self, *names: str, required: bool = True) -> Path | None:
+        """The first of `names` that is there (relative to the root); it counts towards the recorded label digests.
+
+        Raises:
+            ValueError: None is there and `required` is true.
+        """
+        for name in names:
+            path = self.root / name
+            if path.is_file():
+                self.label_files[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+                return path
+        if required:
+            raise ValueError(f"{self.name}: {' or '.join(names)} is not in {self.root}. {self.access}".strip())
+        return None
+
+
+def check_items(corpus: VoteCorpus, items: pd.DataFrame) -> pd.DataFrame:
+    """A copy of the items with columns item, speaker and split checked and filled.
+
+    Raises:
+        ValueError: There are no items, names are missing or repeated, or a split has no usable name.
+    """
+    if not len(items):
+        raise ValueError(f"{corpus.name}: there are no items under {corpus.root}; check that the corpus is complete.")
+    if "item" not in items or not {"audio", "text"} & set(items):
+        raise ValueError(f"{corpus.name}: items have columns {', '.join(items)}; needed are item, and audio or text.")
+    items = items.reset_index(drop=True)
+    unnamed = items["item"].isna() | (items["item"].astype(str).str.strip() == "")
+    if unnamed.any():
+        raise ValueError(f"{corpus.name}: item row {int(unnamed.idxmax())} has no name; name every item.")
+    items["item"] = items["item"].astype(str)
+    repeated = items["item"].duplicated()
+    if repeated.any():
+        raise ValueError(
+            f"{corpus.name}: item {items['item'][repeated].iloc[0]!r} is listed twice ({int(repeated.sum())} repeats); "
+            "list each item once."
+        )
+    split = corpus.split_of(items)
+    odd = ~split.astype(str).str.fullmatch(r"\w+").astype(bool) | split.isna()
+    if odd.any():
+        raise ValueError(
+            f"{corpus.name}: item {items['item'][odd].iloc[0]!r} is in split {split[odd].iloc[0]!r}; a split is a word "
+            f"such as {', '.join(SPLITS)}."
+        )
+    items["split"] = split.astype(str).to_numpy()
+    if "speaker" not in items:
+        items["speaker"] = None
+    return items
+
+
+def load_corpus_script(path: str | os.PathLike) -> type[VoteCorpus]:
+    """The one `VoteCorpus` subclass that a Python file defines; a folder stands for the file of its own name.
+
+    The file is executed: load only scripts that you have read.
+
+    Raises:
+        ValueError: There is no such file, or it defines no corpus or several.
+    """
+    script = Path(path)
+    if script.is_dir():
+        script = script / f"{script.resolve().name}.py"
+    if script.suffix != ".py" or not script.is_file():
+        raise ValueError(f"There is no corpus script {script}; pass a .py file that defines a VoteCorpus subclass.")
+    spec = importlib.util.spec_from_file_location(f"annot_hf_corpus_{script.stem}", script)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    found = [
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value) and issubclass(value, VoteCorpus) and value.__module__ == module.__name__
+    ]
+    if len(found) != 1:
+        names = ", ".join(value.__name__ for value in found) or "none"
+        raise ValueError(f"{script} must define exactly one VoteCorpus subclass; it defines {names}.")
+    return found[0]
+
+
+@contextmanager
+def replace_folder(out: str | os.PathLike, *, marker: str, kind: str, entries: Sequence[str]) -> Iterator[Path]:
+    """Write a folder in one step: yields a temporary sibling that takes the place of `out` when the block succeeds.
+
+    Args:
+        out: The folder to write; an earlier one of the same kind is replaced, anything else is left alone.
+        marker: JSON file of the folder whose entry `kind` tells what the folder is.
+        kind: Value of that entry.
+        entries: Everything that such a folder may hold; a folder that holds more is left alone.
+
+    Raises:
+        ValueError: `out` is there and is not an earlier folder of this kind.
+    """
+    out = Path(out).resolve()
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"{out} is a file; pass a new folder.")
+    if out.is_dir() and any(out.iterdir()):
+        try:
+            found = json.loads((out / marker).read_text(encoding="utf-8")).get("kind")
+        except (OSError, ValueError, AttributeError):
+            found = None
+        foreign = sorted(entry.name for entry in out.iterdir() if entry.name not in entries)
+        if found != kind or foreign:
+            what = f"it holds {', '.join(foreign[:3])}" if foreign else f"it has no {marker} of that kind"
+            raise ValueError(f"{out} is not an earlier {kind} ({what}) and is left alone; pass a new or empty folder.")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+    try:
+        fresh.chmod(0o755)
+        yield fresh
+        old = fresh.with_name(f"{fresh.name}.old")
+        if out.exists():
+            out.rename(old)
+        try:
+            fresh.rename(out)
+        except OSError:
+            if old.exists():
+                old.rename(out)
+            raise
+        shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)

@@ -1,0 +1,241 @@
+"""From votes to what a model learns: a distribution per item, and each named rater's own answer."""
+
+import zlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from annot_hf.data.questions import Question
+from annot_hf.data.votes import VoteTable
+from annot_hf.models.kde import cell_masses, cell_names, draw_observations
+
+Method = Literal["soft", "majority", "smoothed", "kde"]
+
+
+@dataclass(frozen=True, eq=False)
+class Ratings:
+    """The answers of named raters, one row per item and rater who answered.
+
+    Attributes:
+        item: Index into the items `(P,)`, ascending.
+        annotator: Index into the annotators `(P,)`.
+        value: Scale questions: values on [-1, 1] `(P, D)`, NaN where one dimension was not rated. Category question:
+            label codes `(P, 1)`.
+    """
+
+    item: np.ndarray
+    annotator: np.ndarray
+    value: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.item)
+
+
+@dataclass(frozen=True, eq=False)
+class Targets:
+    """What is known about the opinion on each item.
+
+    Attributes:
+        questions: One category question, or one or two scale questions.
+        support: Names of the K labels or grid cells.
+        items: Item names `(N,)`.
+        probs: Target distributions `(N, K)`; each row sums to 1. Grid cells run over the second question fastest.
+        votes_per_item: Votes behind each row `(N,)`.
+        ratings: Named raters' own answers.
+        annotators: Rater names `(A,)` that `ratings.annotator` indexes.
+        method: How `probs` were made.
+        excluded: Items or votes left out, by reason.
+    """
+
+    questions: tuple[Question, ...]
+    support: tuple[str, ...]
+    items: np.ndarray
+    probs: np.ndarray
+    votes_per_item: np.ndarray
+    ratings: Ratings
+    annotators: tuple[str, ...]
+    method: str
+    excluded: dict[str, int] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def select(self, items: Iterable[str]) -> "Targets":
+        """The targets of `items`, in that order; raises when one is missing."""
+        wanted = np.asarray(list(items), dtype=object)
+        rows = pd.Index(self.items).get_indexer(wanted)
+        if (rows < 0).any():
+            raise ValueError(
+                f"{int((rows < 0).sum())} of {len(wanted)} items have no target, for instance {wanted[rows < 0][0]!r}; "
+                "give them votes or leave them out."
+            )
+        position = np.full(len(self.items), -1)
+        position[rows] = np.arange(len(rows))
+        item = position[self.ratings.item]
+        kept = np.flatnonzero(item >= 0)
+        kept = kept[np.argsort(item[kept], kind="stable")]
+        ratings = Ratings(item[kept], self.ratings.annotator[kept], self.ratings.value[kept])
+        return replace(
+            self, items=wanted, probs=self.probs[rows], votes_per_item=self.votes_per_item[rows], ratings=ratings
+        )
+
+
+def item_seeds(items: Iterable[str], seed: int = 0) -> np.ndarray:
+    """A reproducible seed per item name `(N,)`, so that an item's resampling never depends on its neighbours."""
+    return np.array([zlib.crc32(str(item).encode()) + (seed << 32) for item in items], dtype=np.int64)
+
+
+def make_targets(
+    votes: VoteTable,
+    questions: str | Sequence[str],
+    method: Method = "soft",
+    *,
+    items: Iterable[str] | None = None,
+    smoothing: float = 1.0,
+    bins: int = 4,
+    seed: int = 0,
+) -> Targets:
+    """Targets of the items that have votes on the question, the others counted in `excluded`.
+
+    Args:
+        votes: The votes.
+        questions: Name of one category question, or of one or two scale questions.
+        method: For a category question "soft" (vote fractions), "majority" (all mass on the most frequent label; a tie is
+            shared equally among the tied labels) or "smoothed" (`smoothing` pseudo-votes spread over the labels by the
+            marginal of all votes). For scale questions "kde": cell masses of a `bins` (by `bins`) grid, from resampled
+            ratings (arXiv 2408.11956, see `annot_hf.models.kde`).
+        items: Items to make targets for, in this order; all voted items by default.
+        smoothing: Pseudo-votes per item of "smoothed".
+        bins: Grid cells per scale question.
+        seed: Seed of the resampling; items draw independently of each other.
+
+    Raises:
+        ValueError: The method does not fit the question, a name is unknown, or no item has votes.
+    """
+    names = (questions,) if isinstance(questions, str) else tuple(questions)
+    asked = tuple(votes.question(name) for name in names)
+    scale = asked[0].is_scale
+    if len({question.is_scale for question in asked}) > 1 or len(asked) > (2 if scale else 1):
+        raise ValueError(f"Questions {', '.join(names)} do not go together; give one category or one or two scales.")
+    allowed = ("kde",) if scale else ("soft", "majority", "smoothed")
+    if method not in allowed:
+        raise ValueError(
+            f"Method {method!r} does not fit question {names[0]!r}, a {asked[0].kind}; use {' or '.join(allowed)}."
+        )
+    wanted = votes.items if items is None else np.asarray(list(items), dtype=object)
+    excluded: dict[str, int] = {}
+    if scale:
+        if votes.weights is not None:
+            raise ValueError("Votes have weights, which the resampling of ratings cannot honour; drop the weight column.")
+        answers = scale_answers(votes, names)
+        complete = ~np.isnan(answers.value).any(1)
+        n_votes = np.bincount(answers.item[complete], minlength=len(votes.items))
+    else:
+        counts = votes.counts(names[0])
+        n_votes = counts.sum(1)
+        answers = label_answers(votes, names[0])
+    rows = pd.Index(votes.items).get_indexer(wanted)
+    voted = (rows >= 0) & (n_votes[rows] > 0)
+    if not voted.any():
+        raise ValueError(f"None of {len(wanted)} items has a vote on {' and '.join(names)}; check the item names.")
+    if not voted.all():
+        excluded["items without votes"] = int((~voted).sum())
+    rows, wanted = rows[voted], wanted[voted]
+    if scale:
+        position = np.full(len(votes.items), -1)
+        position[rows] = np.arange(len(rows))
+        inside = complete & (position[answers.item] >= 0)
+        probs = _grid_probs(position[answers.item[inside]], answers.value[inside], wanted, bins, seed)
+        support = cell_names(names, bins)
+    else:
+        probs, support = _label_probs(counts[rows].astype(np.float64), counts.sum(0), method, smoothing), asked[0].labels
+    return Targets(
+        questions=asked,
+        support=support,
+        items=wanted,
+        probs=probs,
+        votes_per_item=n_votes[rows],
+        ratings=_named(answers, rows, len(votes.items)),
+        annotators=tuple(votes.annotators),
+        method=method,
+        excluded=excluded,
+    )
+
+
+def label_answers(votes: VoteTable, question: str) -> Ratings:
+    """Every answer to a category question, codes `(P, 1)`; item and annotator index the vote table (-1: anonymous)."""
+    rows = votes.rows_of(question)
+    value = votes.label_codes[rows][:, None]
+    return Ratings(votes.item_codes[rows], votes.annotator_codes[rows], value)
+
+
+def scale_answers(votes: VoteTable, questions: Sequence[str]) -> Ratings:
+    """Every answer to one or two scale questions on [-1, 1]; two are joined per item and rater, NaN where one is missing.
+
+    Repeated answers of one rater are averaged. Anonymous answers can be used with one question only, since two could
+    not be paired.
+    """
+    if len(questions) == 1:
+        question, rows = votes.question(questions[0]), votes.rows_of(questions[0])
+        value = question.normalise(votes.ratings[rows])[:, None]
+        return Ratings(votes.item_codes[rows], votes.annotator_codes[rows], value)
+    parts = []
+    for name in questions:
+        question, rows = votes.question(name), votes.rows_of(name)
+        if (votes.annotator_codes[rows] < 0).any():
+            raise ValueError(
+                f"Question {name!r} has anonymous votes, which cannot be paired with another question's; name the raters "
+                "(any name that is unique within the item will do) or use one question."
+            )
+        key = votes.item_codes[rows].astype(np.int64) * len(votes.annotators) + votes.annotator_codes[rows]
+        parts.append(pd.Series(question.normalise(votes.ratings[rows]), index=key).groupby(level=0).mean())
+    joined = pd.concat(parts, axis=1).sort_index()
+    key = joined.index.to_numpy()
+    return Ratings(key // len(votes.annotators), key % len(votes.annotators), joined.to_numpy())
+
+
+def pad_ratings(item: np.ndarray, value: np.ndarray, items: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows `(P, D)` grouped by item into `(items, R, D)` with a mask `(items, R)`; absent raters are 0."""
+    order = np.argsort(item, kind="stable")
+    item, value = item[order], value[order]
+    counts = np.bincount(item, minlength=items)
+    place = np.arange(len(item)) - np.repeat(np.cumsum(counts) - counts, counts)
+    padded = np.zeros((items, counts.max(initial=0), value.shape[1]), dtype=value.dtype)
+    padded[item, place] = value
+    return padded, np.arange(padded.shape[1]) < counts[:, None]
+
+
+def _label_probs(counts: np.ndarray, totals: np.ndarray, method: str, smoothing: float) -> np.ndarray:
+    if method == "majority":
+        counts = (counts == counts.max(1, keepdims=True)).astype(np.float64)
+    elif method == "smoothed":
+        if not smoothing > 0:
+            raise ValueError(f"smoothing is {smoothing}; it is a positive number of pseudo-votes.")
+        counts = counts + smoothing * totals / totals.sum()
+    return counts / counts.sum(1, keepdims=True)
+
+
+def _grid_probs(item: np.ndarray, value: np.ndarray, items: np.ndarray, bins: int, seed: int) -> np.ndarray:
+    """KDE cell masses `(N, bins ** D)`, a block of items at a time to bound memory."""
+    seeds, blocks = item_seeds(items, seed), []
+    order = np.argsort(item, kind="stable")
+    item, value = item[order], value[order]
+    for start in range(0, len(items), 2048):
+        stop = min(start + 2048, len(items))
+        first, last = np.searchsorted(item, (start, stop))
+        padded, mask = pad_ratings(item[first:last] - start, value[first:last], stop - start)
+        blocks.append(cell_masses(draw_observations(padded, mask, seed=seeds[start:stop]), bins=bins))
+    return np.concatenate(blocks).reshape(len(items), -1)
+
+
+def _named(answers: Ratings, rows: np.ndarray, n_items: int) -> Ratings:
+    """The answers of named raters on the chosen items, renumbered and ordered by item."""
+    position = np.full(n_items, -1)
+    position[rows] = np.arange(len(rows))
+    item = position[answers.item]
+    kept = np.flatnonzero((answers.annotator >= 0) & (item >= 0))
+    kept = kept[np.argsort(item[kept], kind="stable")]
+    return Ratings(item[kept], answers.annotator[kept].astype(np.int64), answers.value[kept])

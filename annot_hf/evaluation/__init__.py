@@ -1,0 +1,1 @@
+"""Scores with honest intervals, plots and reports; works without torch."""

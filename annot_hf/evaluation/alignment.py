@@ -1,0 +1,124 @@
+"""Predictions and targets, row by row; and what a grid says about each of its questions."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+
+from annot_hf.data.questions import Question
+from annot_hf.data.targets import Targets
+from annot_hf.evaluation.predictions import Predictions, check_unique
+from annot_hf.models.measures import check_distributions
+
+FLOOR = 1e-8  # least predicted probability under a logarithm; the reports state it
+
+
+@dataclass(frozen=True)
+class Pairing:
+    """Predictions and targets row by row.
+
+    Attributes:
+        items: Names of the evaluated items `(n,)`, in the targets' order.
+        predicted: Rows of the predictions `(n,)`.
+        target: Rows of the targets `(n,)`.
+        p: Predicted distributions `(n, K)`, rows exactly normalised.
+        q: Distributions of the votes `(n, K)`, rows exactly normalised.
+        only_predicted: Predicted items without target.
+        only_target: Targets without prediction.
+    """
+
+    items: np.ndarray
+    predicted: np.ndarray
+    target: np.ndarray
+    p: np.ndarray
+    q: np.ndarray
+    only_predicted: int
+    only_target: int
+
+
+def align(predictions: Predictions, targets: Targets, *, on_missing: Literal["error", "exclude"] = "error") -> Pairing:
+    """Pair predictions with targets by item name.
+
+    Args:
+        predictions: What the model says.
+        targets: What the votes say.
+        on_missing: Raise when either side lacks an item of the other, or leave such items out and count them.
+
+    Raises:
+        ValueError: The supports differ, items do not match, a target is not a distribution, or nothing is left.
+    """
+    if tuple(predictions.support) != tuple(targets.support):
+        raise ValueError(
+            f"Predictions are over ({', '.join(predictions.support)}) and targets over ({', '.join(targets.support)}); "
+            "make both with the same question, labels and bins."
+        )
+    check_distributions(targets.probs, "Targets")
+    check_unique(targets.items, "Targets' items")
+    rows = pd.Index(predictions.items).get_indexer(pd.Index(np.asarray(targets.items, dtype=object)))
+    found = rows >= 0
+    extra = np.ones(len(predictions), dtype=bool)
+    extra[rows[found]] = False
+    if on_missing == "error" and (extra.any() or not found.all()):
+        raise ValueError(
+            f"Items differ: {extra.sum()} predicted without target{_examples(predictions.items[extra])}, "
+            f"{(~found).sum()} targets without prediction{_examples(np.asarray(targets.items)[~found])}; "
+            'predict exactly the target items, or pass on_missing="exclude" to score the common ones and count the rest.'
+        )
+    if not found.any():
+        raise ValueError("Predictions and targets have no item in common; check that both use the corpus's item names.")
+    p, q = predictions.probs[rows[found]], np.asarray(targets.probs, dtype=np.float64)[found]
+    return Pairing(
+        items=np.asarray(targets.items, dtype=object)[found],
+        predicted=rows[found],
+        target=np.flatnonzero(found),
+        p=p / p.sum(axis=1, keepdims=True),
+        q=q / q.sum(axis=1, keepdims=True),
+        only_predicted=int(extra.sum()),
+        only_target=int((~found).sum()),
+    )
+
+
+def speakers_of(
+    speakers: Mapping[str, str] | Sequence[str] | np.ndarray | None, predictions: Predictions, pairing: Pairing
+) -> np.ndarray | None:
+    """Speaker of every evaluated item `(n,)`."""
+    if speakers is None:
+        return None
+    if isinstance(speakers, Mapping | pd.Series):
+        named = [speakers.get(item) for item in pairing.items]
+    else:
+        if len(speakers) != len(predictions):
+            raise ValueError(
+                f"There are {len(speakers)} speakers for {len(predictions)} predicted items; give one an item."
+            )
+        named = np.asarray(speakers, dtype=object)[pairing.predicted]
+    missing = pairing.items[[bool(pd.isna(name)) for name in named]]
+    if len(missing):
+        raise ValueError(
+            f"{len(missing)} evaluated items have no speaker{_examples(missing)}; name the speaker of every item, or "
+            "pass speakers=None to resample items."
+        )
+    return np.array([str(name) for name in named], dtype=object)
+
+
+def dimensions(probs: np.ndarray, questions: Sequence[Question]) -> list[np.ndarray]:
+    """Marginal distributions `(n, bins)` of a support's scale questions: rows first, then columns, of a square grid."""
+    if len(questions) == 1:
+        return [probs]
+    bins = round(probs.shape[1] ** 0.5)
+    if bins * bins != probs.shape[1]:
+        raise ValueError(f"A support of {probs.shape[1]} cells over two scales is not square; give bins x bins cells.")
+    grid = probs.reshape(-1, bins, bins)
+    return [grid.sum(axis=2), grid.sum(axis=1)]
+
+
+def expectation(probs: np.ndarray) -> np.ndarray:
+    """Expected value `(n,)` in [-1, 1] of distributions over equal bins `(n, bins)`, taken at the cell centres."""
+    bins = probs.shape[1]
+    return probs @ ((2 * np.arange(bins) + 1) / bins - 1)
+
+
+def _examples(names: np.ndarray) -> str:
+    return f" (such as {', '.join(repr(name) for name in names[:3])})" if len(names) else ""

@@ -1,0 +1,266 @@
+"""Figures of a report: plain matplotlib objects on the Agg canvas, no global state, colours safe for the colour-blind.
+
+Votes are dark, the model blue, the marginal orange (Okabe & Ito 2008), and shapes differ too, for grey prints. Names
+are drawn as they are: a `$` never starts a formula.
+"""
+
+import os
+import textwrap
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+VOTES, MODEL, MARGINAL, FAINT = "#333333", "#0072B2", "#E69F00", "#BBBBBB"
+MAX_BARS = 20
+STYLE = {
+    "font.family": ["DejaVu Sans"],
+    "font.size": 9.0,
+    "axes.titlesize": 9.5,
+    "axes.labelsize": 9.0,
+    "legend.fontsize": 8.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "text.parse_math": False,
+    "figure.facecolor": "white",
+    "svg.fonttype": "none",
+}
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    with matplotlib.rc_context(STYLE):
+        yield
+
+
+def save_figure(draw: Callable[[], Figure], path: str | os.PathLike[str], *, dpi: int = 160) -> Path:
+    """Draw with the report's style and write a PNG without time stamps, so that equal data give equal files."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _style():
+        figure = draw()
+        FigureCanvasAgg(figure)
+        figure.savefig(path, dpi=dpi, metadata={"Software": None})
+    return path
+
+
+def short(name: object, width: int = 24) -> str:
+    """A name that fits beside an axis: control characters become spaces, and the middle of a long one an ellipsis."""
+    text = "".join(letter if letter.isprintable() else " " for letter in str(name))
+    return text if len(text) <= width else f"{text[: width - width // 3 - 1]}…{text[-(width // 3) :]}"
+
+
+def plot_examples(
+    support: Sequence[str], votes: np.ndarray, predicted: np.ndarray, titles: Sequence[str], grid: Sequence[str] = ()
+) -> Figure:
+    """Votes and prediction of a few clips, side by side.
+
+    Args:
+        support: Names of the labels or cells `(K,)`.
+        votes: Distributions of the votes `(clips, K)`.
+        predicted: Predicted distributions `(clips, K)`.
+        titles: A line per clip.
+        grid: Names of the two questions when the support is a grid, for heat maps instead of bars.
+    """
+    clips = len(votes)
+    if len(grid) == 2:
+        bins = round(votes.shape[1] ** 0.5)
+        figure = Figure(figsize=(2.3 * clips + 0.9, 4.6), layout="constrained")
+        axes = figure.subplots(2, clips, squeeze=False)
+        top = max(votes.max(), predicted.max())
+        for column in range(clips):
+            for row, (what, probs) in enumerate((("votes", votes), ("prediction", predicted))):
+                image = _heat(axes[row, column], probs[column].reshape(bins, bins), grid, top)
+                axes[row, column].set_title(f"{titles[column]}\n{what}" if row == 0 else what)
+        figure.colorbar(image, ax=axes, shrink=0.6, label="probability")
+        return figure
+    shown = _largest(votes.mean(0) + predicted.mean(0))
+    figure = Figure(figsize=(2.15 * clips + 1.4, 1.5 + 0.34 * len(shown)), layout="constrained")
+    axes = figure.subplots(1, clips, sharey=True, sharex=True, squeeze=False)[0]
+    for column, axis in enumerate(axes):
+        _bars(axis, shown, {"votes": votes[column], "prediction": predicted[column]}, (VOTES, MODEL))
+        axis.set_title(titles[column])
+        axis.set_xlabel("probability")
+    axes[0].set_yticks(range(len(shown)), [short(support[k]) for k in shown])
+    axes[0].invert_yaxis()
+    axes[0].set_xlim(0, 1)
+    _legend(figure, axes[0], 2)
+    return figure
+
+
+def plot_mean_distribution(
+    support: Sequence[str], votes: np.ndarray, predicted: np.ndarray, marginal: np.ndarray
+) -> Figure:
+    """Mean distribution `(K,)` of the votes and of the predictions, and the training marginal."""
+    shown = _largest(votes + predicted)
+    figure = Figure(figsize=(6.0, 1.4 + 0.42 * len(shown)), layout="constrained")
+    axis = figure.subplots()
+    _bars(
+        axis,
+        shown,
+        {"votes": votes, "mean prediction": predicted, "training marginal": marginal},
+        (VOTES, MODEL, MARGINAL),
+    )
+    axis.set_yticks(range(len(shown)), [short(support[k], 32) for k in shown])
+    axis.invert_yaxis()
+    axis.set_xlabel("mean probability over items")
+    _legend(figure, axis, 3)
+    return figure
+
+
+def plot_reliability(votes: np.ndarray, predicted: np.ndarray, *, bins: int = 10) -> Figure:
+    """Whether labels get the share of votes that was predicted: bins of equal numbers of (item, label) pairs.
+
+    Args:
+        votes: Distributions of the votes `(N, K)`.
+        predicted: Predicted distributions `(N, K)`.
+        bins: Most points to draw.
+    """
+    order = np.argsort(predicted.ravel(), kind="stable")
+    groups = [group for group in np.array_split(order, min(bins, len(order))) if len(group)]
+    x = np.array([predicted.ravel()[group].mean() for group in groups])
+    y = np.array([votes.ravel()[group].mean() for group in groups])
+    figure = Figure(figsize=(4.4, 4.4), layout="constrained")
+    axis = figure.subplots()
+    _diagonal(axis, 0, 1, "perfect calibration")
+    axis.plot(x, y, "o-", color=MODEL, markersize=5, linewidth=1.2, label="tenths of all predicted probabilities")
+    axis.plot(predicted.ravel(), np.full(predicted.size, -0.02), "|", color=FAINT, markersize=4, clip_on=False)
+    axis.set(xlabel="predicted probability of a label", ylabel="share of votes for that label", ylim=(-0.02, 1))
+    axis.set_aspect("equal")
+    axis.legend(loc="upper left")
+    return figure
+
+
+def plot_entropy(votes: np.ndarray, predicted: np.ndarray, n_labels: int, correlation: float | None = None) -> Figure:
+    """Entropy of the prediction against entropy of the votes, an item a point (hexagons above 2,000 items).
+
+    Args:
+        votes: Entropies in nats `(N,)`.
+        predicted: Entropies in nats `(N,)`.
+        n_labels: K, which sets the largest possible entropy ln K.
+        correlation: Pearson correlation to print.
+    """
+    top = float(np.log(max(n_labels, 2)))
+    figure = Figure(figsize=(4.6, 4.4), layout="constrained")
+    axis = figure.subplots()
+    if len(votes) > 2000:
+        cells = axis.hexbin(votes, predicted, gridsize=35, extent=(0, top, 0, top), cmap="Blues", bins="log", mincnt=1)
+        figure.colorbar(cells, ax=axis, label="items", shrink=0.8)
+    else:
+        axis.plot(votes, predicted, "o", color=MODEL, markersize=4, alpha=0.5, markeredgewidth=0)
+    _diagonal(axis, 0, top, "equal")
+    axis.set(xlabel="entropy of the votes (nats)", ylabel="entropy of the prediction (nats)")
+    axis.set(xlim=(-0.03 * top, 1.03 * top), ylim=(-0.03 * top, 1.03 * top))
+    axis.set_aspect("equal")
+    r = "" if correlation is None else f"r = {correlation:.2f}, "
+    axis.set_title(f"{r}{len(votes):,} items; dotted: largest possible, ln {n_labels}", loc="left")
+    axis.axhline(top, color=FAINT, linestyle=":", linewidth=1)
+    axis.axvline(top, color=FAINT, linestyle=":", linewidth=1)
+    axis.legend(loc="upper left", bbox_to_anchor=(0, 0.98))
+    return figure
+
+
+def plot_speakers(per_speaker: Mapping[str, tuple[float, float, int]], *, most: int = 30) -> Figure:
+    """Mean JSD of model and marginal for each speaker, best on top: who is served worse.
+
+    Args:
+        per_speaker: Speaker -> (JSD of the model, JSD of the marginal, items), nats.
+        most: Speakers to draw; of more, the best and the worst halves.
+    """
+    ranked = sorted(per_speaker.items(), key=lambda entry: entry[1][0])
+    shown = ranked if len(ranked) <= most else ranked[: most // 2] + ranked[-(most - most // 2) :]
+    figure = Figure(figsize=(6.0, 1.4 + 0.22 * len(shown)), layout="constrained")
+    axis = figure.subplots()
+    for row, (_, (model, marginal, _)) in enumerate(shown):
+        axis.plot([model, marginal], [row, row], "-", color=FAINT, linewidth=1, zorder=1)
+    axis.plot([e[1][0] for e in shown], range(len(shown)), "o", color=MODEL, markersize=5, label="model")
+    axis.plot([e[1][1] for e in shown], range(len(shown)), "D", color=MARGINAL, markersize=4, label="training marginal")
+    if len(ranked) > most:
+        axis.axhline(most // 2 - 0.5, color=FAINT, linestyle=":", linewidth=1)
+    axis.set_yticks(range(len(shown)), [f"{short(name)} ({count})" for name, (_, _, count) in shown])
+    axis.tick_params(axis="y", labelsize=8)
+    axis.invert_yaxis()
+    axis.set(xlabel="mean Jensen-Shannon divergence (nats)", ylabel="speaker (items)")
+    axis.set_xlim(left=0)
+    _legend(figure, axis, 2)
+    return figure
+
+
+def plot_grids(grids: Mapping[str, np.ndarray], questions: Sequence[str]) -> Figure:
+    """Mean distributions `(bins, bins)` over two questions, rows the first one, on one colour scale."""
+    figure = Figure(figsize=(2.5 * len(grids) + 0.9, 2.9), layout="constrained")
+    axes = figure.subplots(1, len(grids), squeeze=False)[0]
+    top = max(grid.max() for grid in grids.values())
+    for axis, (title, grid) in zip(axes, grids.items(), strict=True):
+        image = _heat(axis, grid, questions, top)
+        axis.set_title(title)
+    figure.colorbar(image, ax=list(axes), shrink=0.8, label="probability")
+    return figure
+
+
+def plot_rater_bias(recovered: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """True bias of simulated raters against the bias the model found, a panel a question, as `recovered_bias` says."""
+    figure = Figure(figsize=(3.6 * len(recovered) + 0.2, 3.7), layout="constrained")
+    axes = figure.subplots(1, len(recovered), squeeze=False)[0]
+    for axis, (question, found) in zip(axes, recovered.items(), strict=True):
+        true, estimated = np.asarray(found["true"]), np.asarray(found["recovered"])
+        reach = 1.08 * max(abs(true).max(), abs(estimated).max(), 1e-6)
+        _diagonal(axis, -reach, reach, "equal")
+        axis.axhline(0, color=FAINT, linewidth=0.6, zorder=0)
+        axis.axvline(0, color=FAINT, linewidth=0.6, zorder=0)
+        axis.plot(true, estimated, "o", color=MODEL, markersize=4.5, alpha=0.7, markeredgewidth=0)
+        axis.set(xlabel="true bias (scale points)", ylabel="bias found by the model (scale points)")
+        r = found["correlation"]["value"]
+        axis.set_title(f"{short(question)}: r = {r:.2f}, {len(true)} raters")
+        axis.set_aspect("equal")
+        axis.legend(loc="upper left")
+    return figure
+
+
+def _bars(axis: Axes, shown: Sequence[int], series: Mapping[str, np.ndarray], colours: Sequence[str]) -> None:
+    """Horizontal bars, one group a label."""
+    height = 0.8 / len(series)
+    for index, ((name, values), colour) in enumerate(zip(series.items(), colours, strict=True)):
+        offset = (index - (len(series) - 1) / 2) * height
+        axis.barh(np.arange(len(shown)) + offset, values[list(shown)], 0.92 * height, color=colour, label=name)
+    axis.grid(axis="x", color="#E6E6E6", linewidth=0.7)
+    axis.tick_params(axis="y", length=0)
+
+
+def _heat(axis: Axes, grid: np.ndarray, questions: Sequence[str], top: float) -> Any:
+    """A heat map over [-1, 1] x [-1, 1] with the number in each cell; second question to the right, first upwards."""
+    bins = len(grid)
+    image = axis.imshow(grid, origin="lower", extent=(-1, 1, -1, 1), cmap="cividis", vmin=0, vmax=top)
+    centres = (2 * np.arange(bins) + 1) / bins - 1
+    for row in range(bins if bins <= 6 else 0):
+        for column in range(bins):
+            value = grid[row, column]
+            colour = "black" if value > 0.6 * top else "white"
+            text = f"{value:.2f}".removeprefix("0")
+            axis.text(centres[column], centres[row], text, ha="center", va="center", color=colour, fontsize=7)
+    axis.set(xticks=[-1, 0, 1], yticks=[-1, 0, 1], xlabel=short(questions[1]), ylabel=short(questions[0]))
+    axis.spines[:].set_visible(False)
+    return image
+
+
+def _largest(weight: np.ndarray) -> list[int]:
+    """Up to `MAX_BARS` entries of the support, in its order, the heaviest ones."""
+    return sorted(np.argsort(-weight, kind="stable")[:MAX_BARS].tolist())
+
+
+def _diagonal(axis: Axes, low: float, high: float, label: str) -> None:
+    axis.plot([low, high], [low, high], "--", color=VOTES, linewidth=0.9, label=label, zorder=1)
+
+
+def _legend(figure: Figure, axis: Axes, columns: int) -> None:
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, [textwrap.shorten(name, 40) for name in labels], loc="outside upper center", ncols=columns)

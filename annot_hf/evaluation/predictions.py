@@ -1,0 +1,202 @@
+"""`Predictions`: what a model says about items, and what it says each rater would answer."""
+
+import json
+import os
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from annot_hf.data.questions import Question
+from annot_hf.models.measures import check_distributions
+
+FORMAT = 1
+
+
+@dataclass(frozen=True, eq=False)
+class Predictions:
+    """Predicted distributions of votes, one row an item, and predicted answers of named raters, one row a pair.
+
+    D is the number of questions; a scale value lies in [-1, 1], the normalised scale of `Question.normalise`.
+
+    Attributes:
+        items: Item names `(N,)`, each once.
+        support: Names of the K labels or grid cells.
+        probs: Predicted distributions `(N, K)`; rows sum to 1.
+        questions: One category question, or the one or two scale questions whose cells the support lists.
+        consensus: What the model says without looking at who votes: `(N, D)` for scales, `(N, K)` for categories.
+        rater_items: Index into `items` of each predicted rater answer `(P,)`.
+        rater_names: Name of the rater `(P,)`.
+        rater_values: The answers: `(P, D)` for scales, P(label) `(P, K)` for a category question.
+        rater_fallback: True where the rater was not seen in training and the consensus head answered `(P,)`.
+        meta: Anything JSON can hold: model, checkpoint, seed.
+
+    Raises:
+        ValueError: A shape, a name or a distribution breaks a rule.
+    """
+
+    items: np.ndarray
+    support: tuple[str, ...]
+    probs: np.ndarray
+    questions: tuple[Question, ...]
+    consensus: np.ndarray | None = None
+    rater_items: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int32))
+    rater_names: np.ndarray = field(default_factory=lambda: np.zeros(0, object))
+    rater_values: np.ndarray | None = None
+    rater_fallback: np.ndarray | None = None
+    meta: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        pairs, width = len(self.rater_items), self.rater_width
+        values = np.zeros((0, width)) if self.rater_values is None else self.rater_values
+        fallback = np.zeros(pairs, bool) if self.rater_fallback is None else self.rater_fallback
+        consensus = None if self.consensus is None else np.asarray(self.consensus, dtype=np.float64)
+        for name, value in {
+            "items": np.asarray(self.items, dtype=object),
+            "support": tuple(self.support),
+            "probs": np.asarray(self.probs, dtype=np.float64),
+            "questions": tuple(self.questions),
+            "consensus": consensus,
+            "rater_items": np.asarray(self.rater_items, dtype=np.int32),
+            "rater_names": np.asarray(self.rater_names, dtype=object),
+            "rater_values": np.asarray(values, dtype=np.float64),
+            "rater_fallback": np.asarray(fallback, dtype=bool),
+        }.items():
+            object.__setattr__(self, name, value)
+        self._check()
+
+    @property
+    def is_scale(self) -> bool:
+        """Whether the support is a grid over scale questions."""
+        return self.questions[0].is_scale
+
+    @property
+    def rater_width(self) -> int:
+        """Numbers per rater answer: D for scales, K for a category question."""
+        return len(self.questions) if self.is_scale else len(self.support)
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __repr__(self) -> str:
+        names = ", ".join(question.name for question in self.questions)
+        return f"Predictions({len(self)} items, {len(self.rater_items)} rater answers, K={len(self.support)}: {names})"
+
+    def _check(self) -> None:
+        check_distributions(self.probs, "Predictions")
+        size, width = (len(self.items), len(self.support)), self.rater_width
+        if self.probs.shape != size:
+            raise ValueError(
+                f"Predictions have probs of shape {self.probs.shape} for {size[0]} items and {size[1]} labels; "
+                f"give {size}."
+            )
+        for what, names in (("items", self.items), ("support", np.array(self.support, dtype=object))):
+            check_unique(names, f"Predictions' {what}")
+        if self.consensus is not None and self.consensus.shape != (size[0], width):
+            raise ValueError(f"Predictions have consensus of shape {self.consensus.shape}; give {(size[0], width)}.")
+        pairs = len(self.rater_items)
+        shapes = {"rater_names": (pairs,), "rater_values": (pairs, width), "rater_fallback": (pairs,)}
+        for name, shape in shapes.items():
+            if getattr(self, name).shape != shape:
+                raise ValueError(
+                    f"Predictions have {name} of shape {getattr(self, name).shape} for {pairs} rater answers; "
+                    f"give {shape}."
+                )
+        if pairs and not 0 <= self.rater_items.min() <= self.rater_items.max() < size[0]:
+            raise ValueError(
+                f"Predictions' rater_items must index the {size[0]} items; found {self.rater_items.min()} to {self.rater_items.max()}."
+            )
+        if not np.isfinite(self.rater_values).all():
+            row = int(np.argmin(np.isfinite(self.rater_values).all(axis=1)))
+            raise ValueError(f"Predictions' rater answer {row} is not finite; leave the pair out or repair the model.")
+        if not self.is_scale and pairs:
+            check_distributions(self.rater_values, "Predictions' rater answers")
+
+    def save(self, folder: str | os.PathLike[str]) -> Path:
+        """Write predictions.parquet, raters.parquet and predictions.json into `folder`; `load` reads them back."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        columns = {"item": pa.array(self.items, pa.string()), "probs": _rows(self.probs)}
+        if self.consensus is not None:
+            columns["consensus"] = _rows(self.consensus)
+        raters = {
+            "item": pa.array(self.rater_items, pa.int32()),
+            "annotator": pa.array(self.rater_names, pa.string()).dictionary_encode(),
+            "value": _rows(self.rater_values),
+            "fallback": pa.array(self.rater_fallback),
+        }
+        pq.write_table(pa.table(columns), folder / "predictions.parquet", compression="zstd")
+        pq.write_table(pa.table(raters), folder / "raters.parquet", compression="zstd")
+        about = {
+            "format": FORMAT,
+            "support": list(self.support),
+            "questions": [question.to_dict() for question in self.questions],
+            "counts": {"items": len(self), "rater answers": len(self.rater_items)},
+            "meta": self.meta,
+        }
+        text = json.dumps(about, indent=2, ensure_ascii=False, allow_nan=False)
+        (folder / "predictions.json").write_text(text + "\n", encoding="utf-8")
+        return folder
+
+    @classmethod
+    def load(cls, folder: str | os.PathLike[str]) -> "Predictions":
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: The folder holds no predictions, or they were cut short or written by a later version.
+        """
+        folder = Path(folder)
+        if not (folder / "predictions.json").is_file():
+            raise ValueError(f"There is no predictions.json in {folder}; give the folder that Predictions.save wrote.")
+        about = json.loads((folder / "predictions.json").read_text(encoding="utf-8"))
+        if about.get("format") != FORMAT:
+            raise ValueError(
+                f"{folder} has format {about.get('format')!r}; this version reads {FORMAT}: update annot_hf."
+            )
+        items = pq.read_table(folder / "predictions.parquet")
+        raters = pq.read_table(folder / "raters.parquet")
+        for name, table in (("items", items), ("rater answers", raters)):
+            if len(table) != about["counts"][name]:
+                raise ValueError(
+                    f"{folder} announces {about['counts'][name]} {name} and holds {len(table)}; "
+                    "save the predictions again."
+                )
+        return cls(
+            items=_strings(items["item"]),
+            support=tuple(about["support"]),
+            probs=_matrix(items["probs"]),
+            questions=tuple(Question.from_dict(question) for question in about["questions"]),
+            consensus=_matrix(items["consensus"]) if "consensus" in items.column_names else None,
+            rater_items=raters["item"].to_numpy(),
+            rater_names=_strings(raters["annotator"]),
+            rater_values=_matrix(raters["value"]),
+            rater_fallback=raters["fallback"].to_numpy(),
+            meta=about["meta"],
+        )
+
+
+def check_unique(names: np.ndarray, what: str) -> None:
+    """Raise a ValueError that names the first entry of `names` which occurs twice."""
+    seen: set[str] = set()
+    for row, name in enumerate(names):
+        if name in seen:
+            raise ValueError(f"{what} lists {name!r} a second time at position {row}; give each name once.")
+        seen.add(name)
+
+
+def _rows(matrix: np.ndarray) -> pa.FixedSizeListArray:
+    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(matrix).ravel()), max(matrix.shape[1], 1))
+
+
+def _matrix(column: pa.ChunkedArray) -> np.ndarray:
+    """`(rows, list size)` of a column of fixed-size lists."""
+    size = column.type.list_size
+    flat = np.concatenate([chunk.flatten().to_numpy() for chunk in column.chunks] or [np.zeros(0)])
+    return flat.reshape(-1, size)
+
+
+def _strings(column: pa.ChunkedArray) -> np.ndarray:
+    return np.array(column.to_pylist(), dtype=object)

@@ -1,0 +1,229 @@
+"""Scores of single answers: does the model know how each rater votes, and whose bias has it found."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from annot_hf.data.targets import Targets
+from annot_hf.evaluation.alignment import FLOOR, Pairing, dimensions, expectation
+from annot_hf.evaluation.predictions import Predictions
+from annot_hf.evaluation.statistics import ccc_of, estimate, moments, pearson_of, resample_sums
+
+MIN_VOTES = 2  # fewest votes of a rater for a CCC of their own
+
+
+def rater_scores(
+    predictions: Predictions,
+    targets: Targets,
+    pairing: Pairing,
+    *,
+    clusters: np.ndarray | None,
+    marginal: np.ndarray,
+    n_resamples: int,
+    seed: int,
+) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
+    """Measures over the votes of named raters for which the model predicts an answer, and how many took which route.
+
+    For scales, per question: CCC over all votes, the mean of each rater's own CCC (raters with at least two votes; its
+    interval resamples raters), and the mean absolute error in units of the scale. For a category question: accuracy
+    and cross-entropy of the rater's own label. Beside the rater's prediction stand the consensus prediction and the
+    marginal, on the same votes.
+
+    Returns:
+        Records as in `Scores`, empty without any such vote, and the counts.
+    """
+    ratings = targets.ratings
+    evaluated = np.full(len(targets.items), -1)
+    evaluated[pairing.target] = np.arange(len(pairing.target))
+    item = evaluated[ratings.item]
+    value = np.asarray(ratings.value, dtype=np.float64)
+    answered = np.isfinite(value).any(axis=1) if targets.questions[0].is_scale else value[:, 0] >= 0
+    votes = np.flatnonzero((item >= 0) & answered)
+    keys, rows = _answers(predictions, targets, pairing)
+    answers = keys.get_indexer(item[votes] * len(targets.annotators) + ratings.annotator[votes])
+    scored, rows = votes[answers >= 0], rows[answers[answers >= 0]]
+    fallback = predictions.rater_fallback[rows]
+    counts = {
+        "rater_votes": len(votes),
+        "rater_votes_own_head": int((~fallback).sum()),
+        "rater_votes_consensus_fallback": int(fallback.sum()),
+        "rater_votes_without_prediction": len(votes) - len(scored),
+    }
+    if not len(scored):
+        return {}, counts
+    rater = ratings.annotator[scored]
+    counts["raters_scored"] = len(np.unique(rater))
+    options = {"n_resamples": n_resamples, "seed": seed}
+    spoken_by = item[scored] if clusters is None else clusters[item[scored]]
+    systems = _systems(predictions, targets, pairing, item[scored], rows, marginal)
+    if targets.questions[0].is_scale:
+        return _scale_records(targets, value[scored], systems, rater, spoken_by, options, counts), counts
+    return _category_records(value[scored, 0].astype(int), systems, spoken_by, options), counts
+
+
+def rater_bias(predictions: Predictions) -> pd.DataFrame:
+    """How far each rater's predicted answers lie from the consensus prediction for the same items, on average.
+
+    Only raters with a head of their own; scale questions only. Without a consensus head, the expectation of the
+    predicted distribution stands in.
+
+    Returns:
+        One row a rater (index), one column a question, in units of the question's scale, and `items` predicted.
+    """
+    if not predictions.is_scale:
+        raise ValueError("Rater bias needs scale questions; the predictions are over labels.")
+    own = ~predictions.rater_fallback
+    halves = np.array([(question.high - question.low) / 2 for question in predictions.questions])
+    difference = predictions.rater_values[own] - _consensus(predictions)[predictions.rater_items[own]]
+    names = [question.name for question in predictions.questions]
+    table = pd.DataFrame(difference * halves, columns=names).groupby(predictions.rater_names[own]).mean()
+    table["items"] = pd.Series(predictions.rater_names[own]).value_counts()
+    return table
+
+
+def recovered_bias(
+    predictions: Predictions, truth: Mapping[str, Any], *, n_resamples: int = 1000, seed: int = 0
+) -> dict[str, dict[str, Any]]:
+    """Compare `rater_bias` with the bias that a simulation gave each rater.
+
+    Args:
+        predictions: Answers predicted for simulated raters.
+        truth: `{"annotators": {name: {"bias": number or {question: number}}}}`, in units of the scale.
+        n_resamples: Resamples of raters behind the interval.
+        seed: Seed of the resampling.
+
+    Returns:
+        Per question: `correlation` (Pearson, with interval), and `raters`, `true`, `recovered` `(A,)`.
+
+    Raises:
+        ValueError: No rater of the truth was predicted.
+    """
+    found = rater_bias(predictions)
+    known = [name for name in found.index if name in truth["annotators"]]
+    if not known:
+        raise ValueError("None of the raters in the truth has a predicted answer; check that the rater names agree.")
+    out = {}
+    for question in predictions.questions:
+        biases = [truth["annotators"][name]["bias"] for name in known]
+        true = np.array([bias[question.name] if isinstance(bias, Mapping) else bias for bias in biases], dtype=float)
+        recovered = found.loc[known, question.name].to_numpy()
+        sums = resample_sums({"pairs": moments(recovered, true)}, n_resamples=n_resamples, seed=seed)
+        correlation = estimate(pearson_of(sums["pairs"])).to_dict()
+        out[question.name] = {"correlation": correlation, "raters": known, "true": true, "recovered": recovered}
+    return out
+
+
+def _answers(predictions: Predictions, targets: Targets, pairing: Pairing) -> tuple[pd.Index, np.ndarray]:
+    """Keys item * A + annotator of the predicted answers that could meet a vote, and their rows."""
+    position = np.full(len(predictions), -1)
+    position[pairing.predicted] = np.arange(len(pairing.predicted))
+    names = pd.Index(np.asarray(targets.annotators, dtype=object))
+    item, rater = position[predictions.rater_items], names.get_indexer(pd.Index(predictions.rater_names))
+    rows = np.flatnonzero((item >= 0) & (rater >= 0))
+    keys = pd.Index(item[rows] * len(names) + rater[rows])
+    if not keys.is_unique:
+        row = rows[np.argmax(keys.duplicated())]
+        raise ValueError(
+            f"Predictions answer twice for rater {predictions.rater_names[row]!r} on item "
+            f"{predictions.items[predictions.rater_items[row]]!r}; give one answer a pair."
+        )
+    return keys, rows
+
+
+def _systems(
+    predictions: Predictions,
+    targets: Targets,
+    pairing: Pairing,
+    item: np.ndarray,
+    rows: np.ndarray,
+    marginal: np.ndarray,
+) -> dict[str, np.ndarray]:
+    """What each system says about the scored votes: `(P, D)` values or `(P, K)` probabilities."""
+    constant = marginal[None]
+    if predictions.is_scale:
+        constant = np.stack([expectation(one) for one in dimensions(constant, targets.questions)], axis=1)
+    consensus = _consensus(predictions)[pairing.predicted[item]]
+    return {
+        "model": predictions.rater_values[rows],
+        "consensus": consensus,
+        "marginal": np.broadcast_to(constant, consensus.shape),
+    }
+
+
+def _consensus(predictions: Predictions) -> np.ndarray:
+    """The consensus prediction of every item; the predicted distribution itself where there is no such head."""
+    if predictions.consensus is not None:
+        return predictions.consensus
+    if not predictions.is_scale:
+        return predictions.probs
+    return np.stack([expectation(one) for one in dimensions(predictions.probs, predictions.questions)], axis=1)
+
+
+def _scale_records(
+    targets: Targets,
+    value: np.ndarray,
+    systems: dict[str, np.ndarray],
+    rater: np.ndarray,
+    clusters: np.ndarray,
+    options: dict[str, int],
+    counts: dict[str, int],
+) -> dict[str, dict[str, Any]]:
+    records = {}
+    for index, question in enumerate(targets.questions):
+        rated = np.isfinite(value[:, index])
+        if not rated.any():
+            continue
+        vote, half = value[rated, index], (question.high - question.low) / 2
+        pairs = {name: moments(said[rated, index], vote) for name, said in systems.items()}
+        errors = {name: half * abs(said[rated, index] - vote) for name, said in systems.items()}
+        columns = {f"{name}/pairs": column for name, column in pairs.items()} | {"count": np.ones(len(vote))}
+        columns |= {f"{name}/error": column for name, column in errors.items()}
+        sums = resample_sums(columns, clusters[rated], **options)
+        pooled = {name: ccc_of(sums[f"{name}/pairs"]) for name in systems}
+        error = {name: sums[f"{name}/error"] / sums["count"] for name in systems}
+        records[f"rater_ccc_{question.name}"] = _record(
+            f"CCC over all votes of named raters, {question.name}", "-1 to 1", "higher", pooled
+        )
+        _, codes = np.unique(rater[rated], return_inverse=True)
+        several = np.bincount(codes) >= MIN_VOTES
+        counts[f"raters_with_own_ccc_{question.name}"] = int(several.sum())
+        if several.any():
+            by_rater = sparse.csr_array((np.ones(len(codes)), (codes, np.arange(len(codes)))))
+            own = {name: ccc_of(by_rater @ column)[several] for name, column in pairs.items()}
+            sums = resample_sums(own | {"count": np.ones(int(several.sum()))}, **options)
+            records[f"rater_mean_ccc_{question.name}"] = _record(
+                f"Mean of each rater's CCC (at least {MIN_VOTES} votes), {question.name}",
+                "-1 to 1",
+                "higher",
+                {name: sums[name] / sums["count"] for name in systems},
+            )
+        unit = f"points on {question.low:g} to {question.high:g}"
+        records[f"rater_mae_{question.name}"] = _record(f"Mean absolute error, {question.name}", unit, "lower", error)
+    return records
+
+
+def _category_records(
+    label: np.ndarray, systems: dict[str, np.ndarray], clusters: np.ndarray, options: dict[str, int]
+) -> dict[str, dict[str, Any]]:
+    columns = {"count": np.ones(len(label))}
+    for name, probs in systems.items():
+        columns[f"{name}/right"] = (probs.argmax(axis=1) == label).astype(np.float64)
+        columns[f"{name}/loss"] = -np.log(np.maximum(probs[np.arange(len(label)), label], FLOOR))
+    sums = resample_sums(columns, clusters, **options)
+    right, loss = ({name: sums[f"{name}/{what}"] / sums["count"] for name in systems} for what in ("right", "loss"))
+    return {
+        "rater_accuracy": _record("Accuracy of each rater's own label", "0 to 1", "higher", right),
+        "rater_cross_entropy": _record("Cross-entropy of each rater's own label", "nats", "lower", loss),
+    }
+
+
+def _record(title: str, unit: str, better: str, draws: dict[str, np.ndarray]) -> dict[str, Any]:
+    """One line of the rater table: the model, both baselines, and the paired difference model - marginal."""
+    record: dict[str, Any] = {"title": title, "unit": unit, "better": better} | estimate(draws["model"]).to_dict()
+    record |= {name: estimate(draws[name]).to_dict() for name in ("consensus", "marginal")}
+    record["difference"] = estimate(draws["model"] - draws["marginal"]).to_dict()
+    record["difference_to_consensus"] = estimate(draws["model"] - draws["consensus"]).to_dict()
+    return record

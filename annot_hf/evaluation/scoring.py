@@ -1,0 +1,284 @@
+"""Scores of predicted distributions against the votes, each beside the marginal baseline and with its interval."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from annot_hf.data.questions import Question
+from annot_hf.data.targets import Targets
+from annot_hf.evaluation.alignment import FLOOR, Pairing, align, dimensions, expectation, speakers_of
+from annot_hf.evaluation.predictions import Predictions
+from annot_hf.evaluation.raters import rater_scores
+from annot_hf.evaluation.statistics import (
+    accuracy_of,
+    ccc_of,
+    class_counts,
+    estimate,
+    f1_of,
+    macro_f1_of,
+    moments,
+    pearson_of,
+    ratio,
+    resample_sums,
+    uar_of,
+)
+from annot_hf.models import measures
+from annot_hf.models.measures import check_distributions
+
+MEASURES: dict[str, tuple[str, str, str]] = {  # title, unit, which way is better
+    "jsd": ("Jensen-Shannon divergence", "nats", "lower"),
+    "jsd_bits": ("Jensen-Shannon divergence", "bits", "lower"),
+    "cross_entropy": ("Cross-entropy of the votes", "nats", "lower"),
+    "vote_entropy": ("Entropy of the votes (floor of the cross-entropy)", "nats", ""),
+    "gap_closed": ("Gap from marginal to floor closed", "%", "higher"),
+    "kl": ("KL(votes || prediction)", "nats", "lower"),
+    "tvd": ("Total variation distance", "0 to 1", "lower"),
+    "bhattacharyya": ("Bhattacharyya coefficient", "0 to 1", "higher"),
+    "entropy_correlation": ("Correlation of entropies", "-1 to 1", "higher"),
+    "accuracy": ("Accuracy against the plurality", "0 to 1", "higher"),
+    "macro_f1": ("Macro-F1 against the plurality", "0 to 1", "higher"),
+    "uar": ("Unweighted average recall", "0 to 1", "higher"),
+    "ccc": ("CCC of the expectation", "-1 to 1", "higher"),
+}
+REFERENCES = {
+    "soft": "the fractions of the votes",
+    "majority": "the most frequent label of the votes (ties shared), which hides disagreement",
+    "smoothed": "the smoothed fractions of the votes",
+    "kde": "cell masses of the votes' kernel density estimate",
+}
+_MEANS = ("jsd", "cross_entropy", "kl", "tvd", "bhattacharyya")
+
+
+@dataclass(frozen=True)
+class Scores(Mapping[str, dict[str, Any]]):
+    """A mapping from measure to `{title, unit, better, value, low, high, marginal, difference}`.
+
+    `marginal` is the baseline's `{value, low, high}` and `difference` that of model - marginal, paired; ends of
+    intervals are None where nothing can be resampled.
+
+    Attributes:
+        measures: Item-level measures.
+        raters: Measures over single answers of named raters, in the same form, with `consensus` beside `marginal`.
+        classes: Per label: share of votes and of predicted probability, plurality items, precision, recall, F1.
+        counts: What was counted: items evaluated and left out, votes, speakers, ties.
+        notes: Definitions and caveats in plain words.
+        baseline: What the marginal is.
+        per_item: One row an item: speaker, votes, JSD of model and marginal, entropies, pluralities.
+    """
+
+    measures: dict[str, dict[str, Any]]
+    raters: dict[str, dict[str, Any]]
+    classes: list[dict[str, Any]]
+    counts: dict[str, float]
+    notes: list[str]
+    baseline: str
+    per_item: pd.DataFrame = field(repr=False)
+
+    def __getitem__(self, name: str) -> dict[str, Any]:
+        return self.measures[name] if name in self.measures else self.raters[name]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from self.measures
+        yield from self.raters
+
+    def __len__(self) -> int:
+        return len(self.measures) + len(self.raters)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything but the per-item table, as plain values for JSON."""
+        names = ("measures", "raters", "classes", "counts", "notes", "baseline")
+        return {name: getattr(self, name) for name in names}
+
+
+def score(
+    predictions: Predictions,
+    targets: Targets,
+    *,
+    speakers: Mapping[str, str] | Sequence[str] | np.ndarray | None = None,
+    marginal: Sequence[float] | np.ndarray | None = None,
+    n_resamples: int = 1000,
+    seed: int = 0,
+    on_missing: Literal["error", "exclude"] = "error",
+) -> Scores:
+    """Compare predicted distributions with the votes, and with the marginal baseline.
+
+    Every mean is over items. For grids over two scale questions, CCC takes expectations at cell centres on both sides.
+
+    Args:
+        predictions: What the model says.
+        targets: What the votes say: the one reference of every number here.
+        speakers: Speaker of each item, by name or in the order of `predictions.items`; resampling is then by speaker.
+        marginal: Distribution of the training votes `(K,)`. Without it the evaluated votes' own mean stands in.
+        n_resamples: Bootstrap resamples behind each 95 % interval; 0 for none.
+        seed: Seed of the resampling.
+        on_missing: What to do with items that only one side has: raise, or leave them out and count them.
+
+    Raises:
+        ValueError: The inputs do not fit together; see `align`.
+    """
+    pairing = align(predictions, targets, on_missing=on_missing)
+    clusters = speakers_of(speakers, predictions, pairing)
+    size, classes = pairing.q.shape
+    baseline = "the marginal distribution of the training votes"
+    if marginal is None:
+        baseline = "the mean distribution of the evaluated votes themselves (no training marginal was given)"
+        marginal = pairing.q.mean(axis=0)
+    marginal = np.asarray(marginal, dtype=np.float64)
+    if marginal.shape != (classes,):
+        raise ValueError(f"The marginal has shape {marginal.shape} for {classes} labels; give one probability a label.")
+    check_distributions(marginal[None], "The marginal")
+    marginal = marginal / marginal.sum()
+    systems = {"model": pairing.p, "marginal": np.tile(marginal, (size, 1))}
+
+    columns = {"count": np.ones(size), "vote_entropy": measures.entropy(pairing.q)}
+    for system, p in systems.items():
+        columns |= {f"{system}/{name}": column for name, column in _columns(p, pairing.q, targets.questions).items()}
+    sums = resample_sums(columns, clusters, n_resamples=n_resamples, seed=seed)
+    draws = {system: _statistics(sums, system, targets.questions) for system in systems}
+    table = {name: _record(name, draws) for name in _ordered(draws["model"], targets.questions)}
+
+    votes = np.asarray(targets.votes_per_item)[pairing.target]
+    counts = {
+        "n_expected": size + pairing.only_predicted + pairing.only_target,
+        "n_evaluated": size,
+        "predicted_without_target": pairing.only_predicted,
+        "target_without_prediction": pairing.only_target,
+        "votes": float(votes.sum()) if votes.sum() % 1 else int(votes.sum()),
+        "speakers": 0 if clusters is None else len(set(clusters)),
+        "plurality_ties": int(((pairing.q >= pairing.q.max(axis=1, keepdims=True) - 1e-12).sum(axis=1) > 1).sum()),
+        "floored_probabilities": int(((pairing.p < FLOOR) & (pairing.q > 0)).sum()),
+    }
+    raters, rater_counts = rater_scores(
+        predictions, targets, pairing, clusters=clusters, marginal=marginal, n_resamples=n_resamples, seed=seed
+    )
+    per_item = pd.DataFrame({"item": pairing.items, "speaker": clusters, "votes": votes})
+    per_item["jsd"], per_item["jsd_marginal"] = columns["model/jsd"], columns["marginal/jsd"]
+    per_item["entropy_votes"], per_item["entropy_predicted"] = columns["vote_entropy"], measures.entropy(pairing.p)
+    support = np.array(targets.support, dtype=object)
+    per_item["plurality"], per_item["predicted"] = support[pairing.q.argmax(axis=1)], support[pairing.p.argmax(axis=1)]
+    return Scores(
+        measures=table,
+        raters=raters,
+        classes=_per_class(pairing, targets.support, columns["model/classes"].sum(axis=0)),
+        counts=counts | rater_counts,
+        notes=_notes(clusters, size, n_resamples, targets.method),
+        baseline=baseline,
+        per_item=per_item,
+    )
+
+
+def _columns(p: np.ndarray, q: np.ndarray, questions: Sequence[Question]) -> dict[str, np.ndarray]:
+    """Per-item values and moments of one system, whose sums give all its measures."""
+    floored = _floored(p)
+    columns = {
+        "jsd": measures.jsd(p, q),
+        "cross_entropy": measures.cross_entropy(q, floored),
+        "kl": measures.kl(q, floored),
+        "tvd": measures.tvd(p, q),
+        "bhattacharyya": measures.bhattacharyya(p, q),
+        "entropies": moments(measures.entropy(p), measures.entropy(q)),
+        "classes": class_counts(p.argmax(axis=1), q.argmax(axis=1), p.shape[1]),
+    }
+    if not questions[0].is_scale:
+        return columns
+    for index, (one_p, one_q) in enumerate(zip(dimensions(p, questions), dimensions(q, questions), strict=True)):
+        columns[f"expectation{index}"] = moments(expectation(one_p), expectation(one_q))
+        columns[f"jsd{index}"] = measures.jsd(one_p, one_q)
+        columns[f"kl{index}"] = measures.kl(one_q, _floored(one_p))
+    return columns
+
+
+def _statistics(sums: dict[str, np.ndarray], system: str, questions: Sequence[Question]) -> dict[str, np.ndarray]:
+    """Measures `(1 + B,)` of one system from its sums."""
+    count = sums["count"]
+    out = {name: sums[f"{system}/{name}"] / count for name in _MEANS}
+    out["jsd_bits"] = out["jsd"] / np.log(2)
+    out["entropy_correlation"] = pearson_of(sums[f"{system}/entropies"])
+    counts = sums[f"{system}/classes"]
+    out |= {"accuracy": accuracy_of(counts), "macro_f1": macro_f1_of(counts), "uar": uar_of(counts)}
+    # Cross-entropy minus the votes' entropy is KL, so the gap that is closed is 1 - KL(model) / KL(marginal).
+    out["gap_closed"] = 100 * (1 - ratio(sums[f"{system}/kl"], sums["marginal/kl"]))
+    if system == "model":
+        out["vote_entropy"] = sums["vote_entropy"] / count
+    for index, question in enumerate(questions if questions[0].is_scale else ()):
+        out[f"ccc_{question.name}"] = ccc_of(sums[f"{system}/expectation{index}"])
+        if len(questions) > 1:
+            out[f"jsd_{question.name}"] = sums[f"{system}/jsd{index}"] / count
+            closed = 1 - ratio(sums[f"{system}/kl{index}"], sums[f"marginal/kl{index}"])
+            out[f"gap_closed_{question.name}"] = 100 * closed
+    return out
+
+
+def _ordered(draws: dict[str, np.ndarray], questions: Sequence[Question]) -> list[str]:
+    names = [name for name in MEASURES if name in draws]
+    return names + [
+        f"{m}_{q.name}" for q in questions for m in ("ccc", "jsd", "gap_closed") if f"{m}_{q.name}" in draws
+    ]
+
+
+def _record(name: str, draws: dict[str, dict[str, np.ndarray]]) -> dict[str, Any]:
+    """One line of the table: the model, the marginal, and their paired difference."""
+    base = name if name in MEASURES else next(m for m in ("ccc", "jsd", "gap_closed") if name.startswith(f"{m}_"))
+    title, unit, better = MEASURES[base]
+    question = name.removeprefix(f"{base}_") if name != base else None
+    record = {"title": title if question is None else f"{title}, {question}", "unit": unit, "better": better}
+    record |= estimate(draws["model"][name]).to_dict()
+    record["marginal"] = record["difference"] = None
+    if name in draws["marginal"]:
+        record["marginal"] = estimate(draws["marginal"][name]).to_dict()
+        record["difference"] = estimate(draws["model"][name] - draws["marginal"][name]).to_dict()
+    return record
+
+
+def _per_class(pairing: Pairing, support: Sequence[str], counts: np.ndarray) -> list[dict[str, Any]]:
+    """A line per label; precision and recall are None where nothing was predicted or true."""
+    hits, predicted, true = counts
+    precision, recall, f1 = ratio(hits, predicted), ratio(hits, true), f1_of(counts)
+    return [
+        {
+            "label": label,
+            "votes": float(pairing.q[:, k].mean()),
+            "predicted": float(pairing.p[:, k].mean()),
+            "plurality_items": int(true[k]),
+            "predicted_items": int(predicted[k]),
+            "precision": None if np.isnan(precision[k]) else float(precision[k]),
+            "recall": None if np.isnan(recall[k]) else float(recall[k]),
+            "f1": float(f1[k]),
+        }
+        for k, label in enumerate(support)
+    ]
+
+
+def _notes(clusters: np.ndarray | None, size: int, n_resamples: int, method: str) -> list[str]:
+    units = "item" if clusters is None else "speaker"
+    count = size if clusters is None else len(set(clusters))
+    if not n_resamples or count < 2:
+        why = f"there is only {count} {units}" if n_resamples else "no resampling was asked for"
+        interval = f"No intervals: {why}."
+    else:
+        interval = f"Intervals are 95 % percentile intervals over {n_resamples:,} resamples of {count:,} {units}s."
+        if clusters is None:
+            interval += (
+                " Without speakers, items count as independent; with several items a speaker, that is too narrow."
+            )
+        elif count < 10:
+            interval += " With so few speakers they are rough."
+    return [
+        f"One reference for every system: {REFERENCES[method]}, each item counting once.",
+        interval,
+        "Differences are model - marginal on the same resamples (paired).",
+        "JSD is the divergence, not its square root: 0 to ln 2 = 0.693 nats, or 0 to 1 bit.",
+        f"Predicted probabilities are floored at {FLOOR:g} and renormalised for KL and cross-entropy.",
+        "An item's votes are few, so their entropy lies below that of opinion: the floor is out of a model's reach.",
+        "Plurality ties go to the label that comes first in the support. Macro-F1 averages over all labels, and a label "
+        "that is neither the plurality of an item nor predicted counts 0; average recall is over pluralities only.",
+        "A correlation or CCC with a constant (as of the marginal) counts 0.",
+    ]
+
+
+def _floored(p: np.ndarray) -> np.ndarray:
+    floored = np.maximum(p, FLOOR)
+    return floored / floored.sum(axis=1, keepdims=True)

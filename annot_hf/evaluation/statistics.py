@@ -1,0 +1,183 @@
+"""Confidence intervals by resampling whole speakers (or items), as one matrix product.
+
+Every measure of a report is a function of sums over items: of losses, of moments, of counts per class. So a resample
+needs no pass over the items: draw speakers with replacement, and the new sums are `multiplicities @ per-speaker sums`.
+All measures and all systems read the same draws, which makes their differences paired. Items of one speaker are not
+independent, hence the cluster bootstrap (Field & Welsh 2007) with percentile intervals.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import sparse
+
+LEVEL = 0.95
+_BLOCK = 1 << 21  # multiplicities held at a time
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and its percentile interval; `None` where it is not defined.
+
+    Attributes:
+        value: The measure over all data.
+        low: Lower end of the 95 % interval.
+        high: Upper end.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Plain numbers for JSON."""
+        return {"value": self.value, "low": self.low, "high": self.high}
+
+
+def resample_sums(
+    columns: Mapping[str, np.ndarray],
+    clusters: Sequence[object] | np.ndarray | None = None,
+    *,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """Column sums of the data and of `n_resamples` bootstrap resamples of whole clusters.
+
+    Args:
+        columns: Per-item values, each `(N,)` or `(N, M)`.
+        clusters: What each item belongs to, for instance its speaker `(N,)`; items themselves when None.
+        n_resamples: Number of resamples B.
+        seed: Seed of the draws.
+
+    Returns:
+        For each column, sums `(1 + B,)` or `(1 + B, M)`; row 0 is the data as they are. With a single cluster there
+        is nothing to resample, and only row 0 comes back.
+
+    Raises:
+        ValueError: There are no items, or a column or `clusters` has another length.
+    """
+    arrays = {name: np.asarray(column, dtype=np.float64) for name, column in columns.items()}
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if clusters is not None:
+        lengths["clusters"] = len(clusters)
+    size = next(iter(lengths.values()), 0)
+    if not size:
+        raise ValueError("There are no items to resample; give at least one.")
+    for name, length in lengths.items():
+        if length != size:
+            raise ValueError(f"Column {name!r} has {length} rows and the first has {size}; give one value an item.")
+    stacked = np.concatenate([array.reshape(size, -1) for array in arrays.values()], axis=1)
+    if clusters is not None:
+        _, codes = np.unique(np.asarray(clusters).astype(str), return_inverse=True)
+        stacked = sparse.csr_array((np.ones(size), (codes, np.arange(size)))) @ stacked
+    count = len(stacked)
+    total = stacked.sum(axis=0, keepdims=True)
+    blocks = [total]
+    generator = np.random.default_rng(seed)
+    block = max(1, _BLOCK // count)
+    for start in range(0, n_resamples if count > 1 else 0, block):
+        rows = min(block, n_resamples - start)
+        draws = generator.integers(count, size=(rows, count), dtype=np.int32)
+        draws += np.arange(0, rows * count, count, dtype=np.int32)[:, None]
+        multiplicity = np.bincount(draws.ravel(), minlength=rows * count).reshape(rows, count)
+        blocks.append(multiplicity.astype(np.float64) @ stacked)
+    sums = np.concatenate(blocks)
+    out, at = {}, 0
+    for name, array in arrays.items():
+        width = int(np.prod(array.shape[1:], dtype=int))
+        out[name] = sums[:, at : at + width].reshape(len(sums), *array.shape[1:])
+        at += width
+    return out
+
+
+def estimate(draws: np.ndarray, level: float = LEVEL) -> Estimate:
+    """Value (entry 0) and percentile interval (the others) of `draws` `(1 + B,)`, as `resample_sums` orders them."""
+    value = float(draws[0]) if np.isfinite(draws[0]) else None
+    if len(draws) < 2 or not np.isfinite(draws).all():
+        return Estimate(value)
+    low, high = np.quantile(draws[1:], [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(value, float(low), float(high))
+
+
+def ratio(numerator: np.ndarray, denominator: np.ndarray, empty: float = np.nan) -> np.ndarray:
+    """Elementwise quotient; `empty` where the denominator is zero."""
+    zero = denominator == 0
+    return np.where(zero, empty, numerator / np.where(zero, 1.0, denominator))
+
+
+def moments(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The sums that CCC and correlation need, per item: 1, x, y, x^2, y^2, xy.
+
+    Both are shifted and scaled together, which changes neither coefficient, so that a large common offset costs no
+    digits and the rounding of constants stays below a fixed threshold.
+
+    Args:
+        x: Values `(N,)`.
+        y: Values `(N,)`.
+
+    Returns:
+        `(N, 6)`.
+    """
+    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    centre = y.mean()
+    x, y = x - centre, y - centre
+    scale = np.sqrt((x**2).mean() + (y**2).mean())
+    if scale > 1e-12 * abs(centre):
+        x, y = x / scale, y / scale
+    else:
+        x, y = np.zeros_like(x), np.zeros_like(y)
+    return np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1)
+
+
+def ccc_of(sums: np.ndarray) -> np.ndarray:
+    """Concordance correlation, population form, of summed `moments` `(..., 6)`; 0 when either side is constant."""
+    gap, var_x, var_y, covariance = _central(sums)
+    return ratio(2 * covariance, var_x + var_y + gap**2, empty=0.0)
+
+
+def pearson_of(sums: np.ndarray) -> np.ndarray:
+    """Pearson correlation of summed `moments` `(..., 6)`; 0 when either side is constant."""
+    _, var_x, var_y, covariance = _central(sums)
+    return ratio(covariance, np.sqrt(var_x * var_y), empty=0.0)
+
+
+def _central(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Difference of means, both variances (rounding set to zero) and the covariance."""
+    count, *rest = np.moveaxis(np.asarray(sums), -1, 0)
+    x, y, xx, yy, xy = (total / np.maximum(count, 1) for total in rest)
+    var_x, var_y = xx - x * x, yy - y * y
+    var_x, var_y = np.where(var_x < 1e-13, 0.0, var_x), np.where(var_y < 1e-13, 0.0, var_y)
+    return x - y, var_x, var_y, np.where((var_x > 0) & (var_y > 0), xy - x * y, 0.0)
+
+
+def class_counts(predicted: np.ndarray, true: np.ndarray, n_classes: int) -> np.ndarray:
+    """Hits, predictions and true cases per item and class `(N, 3, K)`: all that F1, recall and accuracy need."""
+    hits = _one_hot(np.where(predicted == true, true, -1), n_classes)
+    return np.stack([hits, _one_hot(predicted, n_classes), _one_hot(true, n_classes)], axis=1)
+
+
+def accuracy_of(counts: np.ndarray) -> np.ndarray:
+    """Share of items whose class is right, of summed `class_counts` `(..., 3, K)`."""
+    return ratio(counts[..., 0, :].sum(-1), counts[..., 2, :].sum(-1))
+
+
+def f1_of(counts: np.ndarray) -> np.ndarray:
+    """F1 of every class `(..., K)`; 0 for a class that is neither true nor predicted (zero_division=0)."""
+    return ratio(2 * counts[..., 0, :], counts[..., 1, :] + counts[..., 2, :], empty=0.0)
+
+
+def macro_f1_of(counts: np.ndarray) -> np.ndarray:
+    """Mean F1 over the fixed list of K classes, also in resamples where a class vanishes."""
+    return f1_of(counts).mean(axis=-1)
+
+
+def uar_of(counts: np.ndarray) -> np.ndarray:
+    """Unweighted average recall over the classes that occur among the true ones."""
+    present = counts[..., 2, :] > 0
+    recall = ratio(counts[..., 0, :], counts[..., 2, :], empty=0.0)
+    return ratio(recall.sum(-1), present.sum(-1))
+
+
+def _one_hot(codes: np.ndarray, n_classes: int) -> np.ndarray:
+    return (np.asarray(codes)[:, None] == np.arange(n_classes)).astype(np.float64)

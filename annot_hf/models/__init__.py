@@ -1,0 +1,1 @@
+"""The Hub payload: flat files that import only each other, NumPy, torch and transformers."""

@@ -1,0 +1,59 @@
+"""Configuration of `AnnotatorModel`."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from .configuration_opinion import OpinionConfig
+
+
+class AnnotatorConfig(OpinionConfig):
+    """Individual raters and their distribution; the other options are those of `OpinionConfig`.
+
+    Args:
+        annotators: Names of the raters that have a head.
+        rater_head: "independent", a linear layer per rater (arXiv 2408.11956), or "residual", the consensus plus a
+            linear layer per rater that starts at zero: raters with few votes stay close to the consensus.
+        tower_layers: Linear and ReLU layers before the heads, one tower per scale question.
+        rating_loss: "ccc" or "mse" for scale questions; a category question always uses cross-entropy.
+        consensus_weight: Weight of the consensus head's loss beside the raters'.
+        draws: Observations resampled per item for the distribution.
+        max_panel: Most raters asked when an item comes without raters; the first of `annotators`.
+        sparse_raters: Sparse gradients for the rater table, worth it with thousands of raters.
+        **kwargs: Options of `OpinionConfig`.
+
+    Raises:
+        ValueError: An option is unknown, or a rater is named twice.
+    """
+
+    model_type = "annot-annotator"
+
+    def __init__(
+        self,
+        annotators: Sequence[str] = (),
+        rater_head: str = "independent",
+        tower_layers: int = 2,
+        rating_loss: str = "ccc",
+        consensus_weight: float = 1.0,
+        draws: int = 200,
+        max_panel: int = 128,
+        sparse_raters: bool = False,
+        **kwargs: Any,
+    ) -> None:
+        if rater_head not in ("independent", "residual"):
+            raise ValueError(f"rater_head is {rater_head!r}; use 'independent' or 'residual'.")
+        if rating_loss not in ("ccc", "mse"):
+            raise ValueError(f"rating_loss is {rating_loss!r}; use 'ccc' or 'mse'.")
+        if len(set(annotators)) < len(annotators):
+            raise ValueError("annotators names a rater twice; list each rater once.")
+        self.annotators = list(annotators)
+        self.rater_head = rater_head
+        self.tower_layers = tower_layers
+        self.rating_loss = rating_loss
+        self.consensus_weight = consensus_weight
+        self.draws = draws
+        self.max_panel = max_panel
+        self.sparse_raters = sparse_raters
+        super().__init__(**kwargs)
+
+
+AnnotatorConfig.register_for_auto_class()

@@ -1,0 +1,85 @@
+"""What every model of opinion shares: a trunk, a support and a pooling."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from transformers import AutoConfig, PreTrainedConfig
+
+from .heads import POOLINGS
+from .kde import cell_names
+from .losses import LOSSES
+from .trunks import trunk_config_from
+
+
+class OpinionConfig(PreTrainedConfig):
+    """Base configuration; `id2label` names the K entries of the support.
+
+    Args:
+        trunk_config: Configuration of the trunk, or its dictionary; the log-mel trunk when None.
+        questions: The questions answered, as dictionaries with `name` and either `labels` or `low` and `high`: one
+            category, or one or two scales.
+        bins: Grid cells per scale question.
+        pooling: "mean", "attention" (attentive statistics) or "tcgru".
+        pooling_size: Width of the TC-GRU.
+        pooling_kernel: Kernel of its convolution, odd.
+        pooling_bidirectional: Run the GRU both ways.
+        pooling_attention: Add attentive statistics over the GRU's outputs.
+        embedding_size: Width of the shared embedding.
+        dropout: Dropout in the pooling and before the heads.
+        freeze_trunk: Train the heads only (applied by training, since a loaded model does not keep it).
+        loss: Distribution loss: "kl", "cross_entropy" or "jsd".
+        **kwargs: Passed on.
+
+    Raises:
+        ValueError: An option is unknown.
+    """
+
+    sub_configs = {"trunk_config": AutoConfig}
+
+    def __init__(
+        self,
+        trunk_config: dict | PreTrainedConfig | None = None,
+        questions: Sequence[dict[str, Any]] = (),
+        bins: int = 4,
+        pooling: str = "tcgru",
+        pooling_size: int = 128,
+        pooling_kernel: int = 3,
+        pooling_bidirectional: bool = True,
+        pooling_attention: bool = True,
+        embedding_size: int = 128,
+        dropout: float = 0.3,
+        freeze_trunk: bool = False,
+        loss: str = "kl",
+        **kwargs: Any,
+    ) -> None:
+        if pooling not in POOLINGS:
+            raise ValueError(f"pooling is {pooling!r}; use one of {', '.join(POOLINGS)}.")
+        if loss not in LOSSES:
+            raise ValueError(f"loss is {loss!r}; use one of {', '.join(LOSSES)}.")
+        self.trunk_config = trunk_config_from(trunk_config)
+        self.questions = [dict(question) for question in questions]
+        self.bins = bins
+        self.pooling = pooling
+        self.pooling_size = pooling_size
+        self.pooling_kernel = pooling_kernel
+        self.pooling_bidirectional = pooling_bidirectional
+        self.pooling_attention = pooling_attention
+        self.embedding_size = embedding_size
+        self.dropout = dropout
+        self.freeze_trunk = freeze_trunk
+        self.loss = loss
+        if self.questions and "id2label" not in kwargs:
+            names = [question["name"] for question in self.questions]
+            labels = self.questions[0]["labels"] if not self.is_scale else cell_names(names, bins)
+            kwargs["id2label"] = dict(enumerate(labels))
+        super().__init__(**kwargs)
+
+    @property
+    def is_scale(self) -> bool:
+        """Whether the questions are scales, and so the support a grid."""
+        return bool(self.questions) and "low" in self.questions[0]
+
+    @property
+    def support(self) -> tuple[str, ...]:
+        """Names of the K entries of the support."""
+        return tuple(self.id2label[index] for index in range(len(self.id2label)))

@@ -1,0 +1,102 @@
+"""What sits on a trunk: pooling over time, and the heads of a distribution and of individual raters."""
+
+import torch
+from torch import nn
+from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
+
+POOLINGS = ("mean", "attention", "tcgru")
+
+
+class MeanPooling(nn.Module):
+    """Mean over the real frames, `(B, T, H)` to `(B, H)`."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.output_size = width
+
+    def forward(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Pool `frames` `(B, T, H)` where `mask` `(B, T)` is True."""
+        return masked_mean(frames, mask)
+
+
+class AttentivePooling(nn.Module):
+    """Attentive statistics (Okabe et al. 2018): weighted mean and deviation, `(B, T, H)` to `(B, 2 H)`."""
+
+    def __init__(self, width: int, attention_size: int = 64) -> None:
+        super().__init__()
+        self.score = nn.Sequential(nn.Linear(width, attention_size), nn.Tanh(), nn.Linear(attention_size, 1))
+        self.output_size = 2 * width
+
+    def forward(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Pool `frames` `(B, T, H)` where `mask` `(B, T)` is True."""
+        scores = self.score(frames)[..., 0].masked_fill(~mask, torch.finfo(frames.dtype).min)
+        weights = scores.softmax(-1)[..., None]  # (B, T, 1)
+        mean = (weights * frames).sum(1)
+        variance = (weights * (frames - mean[:, None]) ** 2).sum(1)
+        return torch.cat([mean, (variance + 1e-6).sqrt()], -1)
+
+
+class TcGruPooling(nn.Module):
+    """Temporal convolution and GRU (arXiv 2606.27536 and 2503.22711): conv, two GRU layers, statistics over time.
+
+    The embedding holds the last layer's final state, the masked mean of the convolution (the skip of 2606.27536) and,
+    with `attention`, attentive statistics over the GRU's outputs.
+    """
+
+    def __init__(
+        self, width: int, size: int, *, kernel: int, bidirectional: bool, attention: bool, dropout: float
+    ) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(width, size, kernel, padding=kernel // 2)
+        self.dropout = nn.Dropout(dropout)
+        self.gru = nn.GRU(size, size, 2, batch_first=True, bidirectional=bidirectional, dropout=dropout)
+        wide = size * (1 + bidirectional)
+        self.attention = AttentivePooling(wide) if attention else None
+        self.output_size = wide + size + (2 * wide if attention else 0)
+
+    def forward(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Pool `frames` `(B, T, H)` where `mask` `(B, T)` is True; padding has no influence."""
+        frames = (frames * mask[..., None]).transpose(1, 2)
+        convolved = self.dropout(nn.functional.relu(self.conv(frames).transpose(1, 2)))  # (B, T, size)
+        packed = pack_padded_sequence(convolved, mask.sum(1).cpu(), batch_first=True, enforce_sorted=False)
+        output, state = self.gru(packed)
+        final = torch.cat([state[-2], state[-1]], -1) if self.gru.bidirectional else state[-1]
+        parts = [final, masked_mean(convolved, mask)]
+        if self.attention is not None:
+            parts.append(self.attention(pad_packed_sequence(output, batch_first=True, total_length=mask.shape[1])[0], mask))
+        return torch.cat(parts, -1)
+
+
+class RaterHeads(nn.Module):
+    """One linear layer per rater, evaluated only for the (item, rater) pairs that exist (arXiv 2408.11956).
+
+    All layers live in one table `(raters, outputs * (width + 1))`; a step reads, and with `sparse` also updates, only
+    the rows of raters who are present, so its cost does not grow with the raters who are not.
+    """
+
+    def __init__(self, raters: int, width: int, outputs: int, *, sparse: bool = False) -> None:
+        super().__init__()
+        self.width, self.outputs, self.sparse = width, outputs, sparse
+        self.table = nn.Parameter(torch.zeros(raters, outputs * (width + 1)))
+
+    def forward(self, x: torch.Tensor, annotator: torch.Tensor) -> torch.Tensor:
+        """Answers `(P, outputs)` of raters `annotator` `(P,)` to embeddings `x` `(P, width)`."""
+        rows = nn.functional.embedding(annotator, self.table, sparse=self.sparse)
+        rows = rows.view(-1, self.outputs, self.width + 1)
+        return torch.einsum("pow,pw->po", rows[..., :-1], x) + rows[..., -1]
+
+
+def masked_mean(frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """Mean of `frames` `(B, T, H)` over True of `mask` `(B, T)`: `(B, H)`."""
+    weights = mask[..., None].to(frames.dtype)
+    return (frames * weights).sum(1) / weights.sum(1).clip(1)
+
+
+def pad_pairs(values: torch.Tensor, item: torch.Tensor, items: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows `(P, D)` ordered by `item` into `(items, R, D)` and the mask `(items, R)` of those that exist."""
+    counts = torch.bincount(item, minlength=items)
+    start = counts.cumsum(0) - counts
+    place = torch.arange(len(item), device=item.device) - start[item]
+    width = int(counts.max()) if len(item) else 0
+    padded = values.new_zeros(items, width, values.shape[-1]).index_put((item, place), values)
+    return padded, torch.arange(width, device=item.device) < counts[:, None]

@@ -1,0 +1,183 @@
+"""From a handful of ratings to the probability of each grid cell, differentiably (Tavernor et al., arXiv 2408.11956).
+
+Two steps. `draw_observations` imitates other groups of raters: it averages random subsets of the ratings and adds
+uniform noise as wide as their spread (Zhang, Essl and Mower Provost 2017). `cell_masses` smooths the observations with
+a Gaussian kernel and integrates the density over each cell in closed form; the outer cells are open, so that no mass is
+lost at the ends of the scale. The random numbers come from a seeded bank, so a target and a prediction that name the
+same seed share them and their difference carries no sampling noise. NumPy arrays and torch tensors are served alike.
+"""
+
+import functools
+import itertools
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+try:
+    from scipy.special import ndtr
+except ImportError:  # a process that only loads a checkpoint needs torch alone
+    ndtr = None
+
+Array = Any  # numpy.ndarray or torch.Tensor
+
+_BANK_NUMBERS = 1 << 21  # how many numbers a bank may hold, which bounds its memory at 8 MB
+_FLOOR = 0.02  # least bandwidth on the [-1, 1] scale: a unanimous item stays a narrow peak with finite gradients
+
+
+def draw_observations(
+    ratings: Array, mask: Array | None = None, *, n: int = 200, seed: int | Array = 0
+) -> Array:
+    """Resample each item's ratings into `n` observations: o = mean of a random subset + s u.
+
+    Per draw: a subset size m uniform on 1..R, a random subset of m raters (the same for every dimension), and u uniform
+    on (-1/2, 1/2) per dimension; s is the item's sample standard deviation (n - 1) of that dimension. Observations are
+    clamped to [-1, 1]. Linear in the ratings for a given s, hence differentiable towards every rater.
+
+    Args:
+        ratings: Ratings on [-1, 1], `(B, R, D)` with D = 1 or 2 dimensions, or `(B, R)` for one.
+        mask: True where a rating exists `(B, R)`; all when None. Each item needs at least one.
+        n: Draws per item.
+        seed: One integer, or one per item `(B,)`. An item's draws depend only on its own seed, its number of ratings
+            and their order; with a single integer the items' seeds are seed, seed + 1, ...
+
+    Returns:
+        Observations `(B, n, D)` in [-1, 1], of the kind (array or tensor) of the ratings.
+
+    Raises:
+        ValueError: The shapes do not fit, or an item has no rating.
+    """
+    torch = sys.modules.get("torch")
+    tensor = torch is not None and isinstance(ratings, torch.Tensor)
+    if not tensor:
+        ratings = np.asarray(ratings, dtype=np.float64)
+    elif ratings.dtype not in (torch.float32, torch.float64):
+        ratings = ratings.float()
+    if ratings.ndim == 2:
+        ratings = ratings[..., None]
+    if ratings.ndim != 3:
+        raise ValueError(f"ratings have shape {tuple(ratings.shape)}; they must be (items, raters, dimensions).")
+    items, raters, dimensions = ratings.shape
+    present = np.ones((items, raters), bool) if mask is None else _to_numpy(mask).astype(bool)
+    if present.shape != (items, raters):
+        raise ValueError(f"mask has shape {present.shape}; it must be (items, raters) = {(items, raters)}.")
+    counts = present.sum(1)
+    if not counts.all():
+        raise ValueError(f"Item {int(np.argmin(counts))} has no rating; leave items without ratings out.")
+    seeds = _to_numpy(seed).astype(np.int64)
+    seeds = seeds + np.arange(items) if seeds.ndim == 0 else seeds
+    if seeds.shape != (items,):
+        raise ValueError(f"seed has shape {seeds.shape}; give one integer or one per item ({items}).")
+
+    weights = np.empty((items, n, raters), np.float32)
+    noise = np.empty((items, n, dimensions), np.float32)
+    for count in np.unique(counts):
+        subsets, uniform = _bank(int(count), n, dimensions)
+        rows = np.flatnonzero(counts == count)
+        chosen = _mix(seeds[rows]) % len(subsets)
+        noise[rows] = uniform[chosen]
+        if count == raters:
+            weights[rows] = subsets[chosen]
+        else:  # the bank's columns are an item's present raters, in order
+            position = np.where(present[rows], present[rows].cumsum(1) - 1, count)
+            padded = np.concatenate([subsets, np.zeros_like(subsets[..., :1])], -1)
+            weights[rows] = np.take_along_axis(padded[chosen], position[:, None, :].repeat(n, 1), -1)
+    if tensor:
+        weights, noise = (torch.from_numpy(part).to(ratings) for part in (weights, noise))
+        present = torch.from_numpy(present).to(ratings.device)
+        counts = torch.from_numpy(counts).to(ratings)
+        where, zero = torch.where, ratings.new_zeros(())
+    else:
+        where, zero = np.where, 0.0
+    ratings = where(present[..., None], ratings, zero)  # an absent rating may be NaN; 0 * NaN would spread
+    mean = ratings.sum(1, keepdims=True) / counts[:, None, None]
+    squares = (where(present[..., None], ratings - mean, zero) ** 2).sum(1) / (counts - 1).clip(1)[:, None]
+    spread = where(squares > 1e-12, squares, zero + 1.0) ** 0.5 * (squares > 1e-12)  # sqrt has no gradient at 0
+    return (weights @ ratings + spread[:, None, :] * noise).clip(-1.0, 1.0)
+
+
+def cell_masses(
+    observations: Array, *, bins: int = 4, bandwidth: str | float | Array = "scott", low: float = -1.0, high: float = 1.0
+) -> Array:
+    """Gaussian kernel mass of each grid cell, exact: P_ij = 1/n sum_n F_ni G_nj with F, G differences of normal CDFs.
+
+    Args:
+        observations: `(B, n, D)` with D = 1 or 2, or `(B, n)` for one dimension.
+        bins: Cells per dimension, equally wide between `low` and `high`; the outer ones are open.
+        bandwidth: Kernel standard deviation: "scott" is the item's sample standard deviation times n^(-1/(D+4)) per
+            dimension, not below 0.02 (of the half range) and without a gradient of its own; a number; or an array
+            that broadcasts to `(B, 1, D)`.
+        low: Lower end of the grid.
+        high: Upper end of the grid.
+
+    Returns:
+        Cell probabilities `(B, bins, bins)` (rows: first dimension) for D = 2, `(B, bins)` for D = 1; each sums to 1.
+
+    Raises:
+        ValueError: Unknown bandwidth, or D is not 1 or 2.
+    """
+    torch = sys.modules.get("torch")
+    tensor = torch is not None and isinstance(observations, torch.Tensor)
+    if not tensor:
+        observations = np.asarray(observations, dtype=np.float64)
+    elif observations.dtype not in (torch.float32, torch.float64):
+        observations = observations.float()  # a CDF in half precision loses the tails
+    if observations.ndim == 2:
+        observations = observations[..., None]
+    if observations.ndim != 3 or observations.shape[-1] not in (1, 2):
+        raise ValueError(f"observations have shape {tuple(observations.shape)}; they must be (items, draws, 1 or 2).")
+    draws, dimensions = observations.shape[1:]
+    if isinstance(bandwidth, str):
+        if bandwidth != "scott":
+            raise ValueError(f"Unknown bandwidth {bandwidth!r}; use 'scott', a number or an array.")
+        fixed = observations.detach() if tensor else observations
+        centred = fixed - fixed.mean(1, keepdims=True)
+        deviation = ((centred**2).sum(1, keepdims=True) / max(draws - 1, 1)) ** 0.5
+        bandwidth = (deviation * draws ** (-1 / (dimensions + 4))).clip(_FLOOR * (high - low) / 2, None)
+    xp = torch if tensor else np
+    if getattr(bandwidth, "ndim", 0) == 3:
+        bandwidth = bandwidth.swapaxes(1, 2)[..., None]  # (B, D, 1, 1)
+    edges = xp.asarray(np.linspace(low, high, bins + 1)[1:-1, None])
+    if tensor:
+        edges = edges.to(observations)
+    elif ndtr is None:
+        raise ImportError("Cell masses of NumPy arrays need SciPy; install scipy or pass torch tensors.")
+    distances = (edges - observations.swapaxes(1, 2)[:, :, None]) / bandwidth  # (B, D, bins - 1, n)
+    below = torch.special.ndtr(distances) if tensor else ndtr(distances)
+    ends = xp.zeros_like(below[:, :, :1]), xp.ones_like(below[:, :, :1])
+    mass = xp.diff(xp.concatenate([ends[0], below, ends[1]], 2), 1, 2)  # (B, D, bins, n)
+    if dimensions == 1:
+        return mass[:, 0].mean(-1)
+    return mass[:, 0] @ mass[:, 1].swapaxes(1, 2) / draws
+
+
+def cell_names(dimensions: Sequence[str], bins: int) -> tuple[str, ...]:
+    """Names of the grid cells in the order of `cell_masses`, such as "activation 1/4, valence 3/4"."""
+    axes = [[f"{dimension} {cell + 1}/{bins}" for cell in range(bins)] for dimension in dimensions]
+    return tuple(", ".join(cells) for cells in itertools.product(*axes))
+
+
+@functools.lru_cache(maxsize=64)
+def _bank(raters: int, n: int, dimensions: int) -> tuple[np.ndarray, np.ndarray]:
+    """Subset-mean matrices `(variants, n, raters)` and noise `(variants, n, dimensions)`, the same in every process."""
+    variants = max(8, min(256, _BANK_NUMBERS // (n * raters)))
+    generator = np.random.default_rng([raters, n, dimensions])
+    keys = generator.random((variants, n, raters), dtype=np.float32)
+    sizes = generator.integers(1, raters + 1, (variants, n, 1))
+    chosen = keys.argsort(-1).argsort(-1) < sizes  # the ranks of random keys: the first m are a random subset
+    noise = generator.random((variants, n, dimensions), dtype=np.float32) - np.float32(0.5)
+    return (chosen / sizes).astype(np.float32), noise
+
+
+def _mix(seeds: np.ndarray) -> np.ndarray:
+    """Scramble seeds (the SplitMix64 finaliser), so that neighbouring ones pick unrelated draws."""
+    z = seeds.astype(np.uint64) + np.uint64(0x9E3779B97F4A7C15)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return (z ^ (z >> np.uint64(31))).astype(np.uint64)
+
+
+def _to_numpy(values: Any) -> np.ndarray:
+    """An array on the CPU, without a gradient."""
+    return values.detach().cpu().numpy() if hasattr(values, "detach") else np.asarray(values)

@@ -1,0 +1,210 @@
+"""Measures between distributions, once, for NumPy arrays and torch tensors alike.
+
+Every function takes arrays whose last axis is the support and returns one number per distribution, in nats unless a
+`base` is given. The namespace is picked from the arguments; torch is never imported, so losses, metrics and reports
+share these lines. Definitions follow Lin (1991) for the Jensen-Shannon *divergence* (SciPy's `jensenshannon` is its
+square root) and Lin (1989) for the concordance correlation coefficient.
+"""
+
+import math
+import sys
+from typing import Any
+
+import numpy as np
+
+Array = Any  # numpy.ndarray or torch.Tensor
+
+_TINY = 1e-37  # the smallest magnitude that float32 still holds as a normal number
+_BLOCK = 1 << 15  # numbers per block: temporaries of large NumPy inputs stay in the cache
+
+
+def kl(reference: Array, prediction: Array, base: float | None = None) -> Array:
+    """Kullback-Leibler divergence KL(reference || prediction) = sum q ln(q / p).
+
+    Args:
+        reference: Distributions q `(..., K)`.
+        prediction: Distributions p `(..., K)`.
+        base: Base of the logarithm; nats when None.
+
+    Returns:
+        `(...)` in [0, inf]; infinite where p is 0 and q is not.
+
+    Example:
+        >>> round(float(kl([0.5, 0.5], [0.75, 0.25])), 6)
+        0.143841
+    """
+    return (cross_entropy(reference, prediction, base) - entropy(reference, base)).clip(0.0, None)
+
+
+def cross_entropy(reference: Array, prediction: Array, base: float | None = None) -> Array:
+    """Cross-entropy -sum q ln p of predictions p under references q, with 0 ln 0 = 0.
+
+    Args:
+        reference: Distributions q `(..., K)`.
+        prediction: Distributions p `(..., K)`.
+        base: Base of the logarithm; nats when None.
+
+    Returns:
+        `(...)` in [0, inf], at least the entropy of the reference.
+    """
+    xp, reference, prediction = _prepare(reference, prediction)
+    certain = (prediction <= 0) & (reference > 0)
+    finite = -_sum(reference * xp.log(_at_least(xp, prediction)))
+    infinite = certain.any(-1)
+    return _in_base(xp.where(infinite, math.inf * xp.ones_like(finite), finite), base)
+
+
+def entropy(p: Array, base: float | None = None, *, normalised: bool = False) -> Array:
+    """Shannon entropy -sum p ln p.
+
+    Args:
+        p: Distributions `(..., K)`.
+        base: Base of the logarithm; nats when None.
+        normalised: Divide by the entropy of the uniform distribution, ln K (so that K and not the number of labels
+            that happen to be used sets the scale).
+
+    Returns:
+        `(...)` in [0, ln K], or in [0, 1] when normalised.
+    """
+    xp, p = _prepare(p)
+    value = -_sum(p * xp.log(_at_least(xp, p)))
+    return value / math.log(p.shape[-1]) if normalised else _in_base(value, base)
+
+
+def jsd(p: Array, q: Array, base: float | None = None) -> Array:
+    """Jensen-Shannon divergence 1/2 KL(p || m) + 1/2 KL(q || m), m = (p + q) / 2.
+
+    Args:
+        p: Distributions `(..., K)`.
+        q: Distributions `(..., K)`.
+        base: Base of the logarithm: nats when None, bits when 2.
+
+    Returns:
+        `(...)` in [0, ln 2] nats, or [0, 1] bits. A divergence: its square root is the distance.
+
+    Example:
+        >>> round(float(jsd([0.6, 0.2, 0.1, 0.1], [1, 0, 0, 0])), 4)
+        0.1639
+    """
+    xp, p, q = _prepare(p, q)
+    if xp is np and p.shape == q.shape and p.ndim == 2 and p.size > 4 * _BLOCK:
+        rows = max(1, _BLOCK // p.shape[1])
+        value = np.concatenate([_jsd(np, p[i : i + rows], q[i : i + rows]) for i in range(0, len(p), rows)])
+    else:
+        value = _jsd(xp, p, q)
+    return _in_base(value.clip(0.0, math.log(2)), base)
+
+
+def tvd(p: Array, q: Array) -> Array:
+    """Total variation distance 1/2 sum |p - q|, in [0, 1]: the most any event's probability differs."""
+    xp, p, q = _prepare(p, q)
+    return 0.5 * _sum(abs(p - q))
+
+
+def bhattacharyya(p: Array, q: Array) -> Array:
+    """Bhattacharyya coefficient sum sqrt(p q), in [0, 1]; 1 means identical."""
+    xp, p, q = _prepare(p, q)
+    return _sum(xp.sqrt(p * q)).clip(0.0, 1.0)
+
+
+def hellinger(p: Array, q: Array) -> Array:
+    """Hellinger distance sqrt(1/2 sum (sqrt p - sqrt q)^2), in [0, 1]."""
+    xp, p, q = _prepare(p, q)
+    return xp.sqrt(0.5 * _sum((xp.sqrt(p) - xp.sqrt(q)) ** 2)).clip(0.0, 1.0)
+
+
+def emd(p: Array, q: Array) -> Array:
+    """Earth mover's distance on an ordered support with unit steps, sum |P - Q| of the cumulative sums.
+
+    Returns:
+        `(...)` in [0, K - 1], in steps of the support.
+    """
+    xp, p, q = _prepare(p, q)
+    return _sum(abs(xp.cumsum(p - q, -1)))
+
+
+def cosine(p: Array, q: Array) -> Array:
+    """Cosine similarity, in [0, 1] for distributions."""
+    xp, p, q = _prepare(p, q)
+    return _sum(p * q) / xp.sqrt(_sum(p * p) * _sum(q * q))
+
+
+def ccc(prediction: Array, reference: Array, *, mask: Array | None = None) -> Array:
+    """Concordance correlation coefficient 2 cov / (var + var + (mean - mean)^2), population moments, last axis.
+
+    Args:
+        prediction: Values `(..., n)`.
+        reference: Values `(..., n)`.
+        mask: True where a pair counts `(..., n)`; all when None.
+
+    Returns:
+        `(...)` in [-1, 1]. A constant input, a single pair or no pair at all gives 0, never NaN.
+    """
+    xp, prediction, reference = _prepare(prediction, reference)
+    weights = xp.ones_like(prediction) if mask is None else xp.asarray(mask) * xp.ones_like(prediction)
+    total = weights.sum(-1)[..., None].clip(1.0)
+    prediction, reference = xp.where(weights > 0, prediction, 0 * weights), xp.where(weights > 0, reference, 0 * weights)
+    mean_p, mean_r = prediction.sum(-1)[..., None] / total, reference.sum(-1)[..., None] / total
+    centred_p, centred_r = (prediction - mean_p) * weights, (reference - mean_r) * weights
+    covariance = (centred_p * centred_r).sum(-1)
+    spread = (centred_p**2).sum(-1) + (centred_r**2).sum(-1) + (total * (mean_p - mean_r) ** 2)[..., 0]
+    return 2 * covariance / xp.where(spread > 0, spread, xp.ones_like(spread))
+
+
+def check_distributions(p: Array, name: str, tolerance: float = 1e-3) -> None:
+    """Raise a ValueError that names the first row of `p` `(N, K)` that is not a distribution.
+
+    Args:
+        p: Rows to check.
+        name: How the message calls them.
+        tolerance: How far from 1 a row may sum.
+    """
+    p = np.asarray(p, dtype=np.float64)
+    if p.ndim != 2 or not p.size:
+        raise ValueError(f"{name} has shape {p.shape}; give a non-empty table (items, labels).")
+    for bad, rule in (
+        (~np.isfinite(p).all(-1), "holds a value that is not finite"),
+        ((p < 0).any(-1), "holds a negative probability"),
+        (abs(p.sum(-1) - 1) > tolerance, f"does not sum to 1 within {tolerance:g}"),
+    ):
+        if bad.any():
+            row = int(np.argmax(bad))
+            raise ValueError(f"{name}: row {row} {rule}: {p[row].tolist()}. Normalise the row or leave the item out.")
+
+
+def _jsd(xp: Any, p: Array, q: Array) -> Array:
+    m = _at_least(xp, 0.5 * (p + q))
+    return 0.5 * _sum(p * xp.log(_at_least(xp, p) / m) + q * xp.log(_at_least(xp, q) / m))
+
+
+def _sum(x: Array) -> Array:
+    """Sum over the last axis; as a matrix product, since NumPy reduces short rows slowly."""
+    return x @ np.ones(x.shape[-1], x.dtype) if isinstance(x, np.ndarray) else x.sum(-1)
+
+
+def _at_least(xp: Any, x: Array) -> Array:
+    """`x` with zeros replaced by a tiny number, so that 0 ln 0 is 0 and its gradient finite."""
+    return xp.clip(x, _TINY, None)
+
+
+def _in_base(nats: Array, base: float | None) -> Array:
+    return nats if base is None else nats / math.log(base)
+
+
+def _prepare(*arrays: Array) -> tuple[Any, ...]:
+    """The namespace of the arguments and the arguments as floating arrays of at least 32 bits that fit together."""
+    torch = sys.modules.get("torch")
+    if torch is not None and any(isinstance(array, torch.Tensor) for array in arrays):
+        xp = torch
+        arrays = tuple(torch.as_tensor(array) for array in arrays)
+        wide = torch.float64 if any(array.dtype == torch.float64 for array in arrays) else torch.float32
+        arrays = tuple(array.to(wide) for array in arrays)
+    else:
+        xp = np
+        arrays = tuple(np.asarray(array) for array in arrays)
+        narrow = all(array.dtype in (np.float16, np.float32) for array in arrays)
+        arrays = tuple(array.astype(np.float32 if narrow else np.float64, copy=False) for array in arrays)
+    sizes = {array.shape[-1] if array.ndim else 0 for array in arrays}
+    if len(sizes) > 1:
+        raise ValueError(f"The last axes have {' and '.join(map(str, sorted(sizes)))} entries; give equal supports.")
+    return xp, *arrays

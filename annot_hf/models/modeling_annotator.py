@@ -1,0 +1,184 @@
+"""Every rater's own answer, and the distribution that the raters form together (arXiv 2408.11956)."""
+
+import math
+
+import torch
+from torch import nn
+from transformers import initialization as init
+
+from .configuration_annotator import AnnotatorConfig
+from .heads import RaterHeads, pad_pairs
+from .kde import cell_masses, draw_observations
+from .losses import EPSILON, distribution_loss, rating_loss
+from .measures import cross_entropy
+from .modeling_opinion import OpinionPreTrainedModel
+from .outputs import AnnotatorOutput
+
+
+class AnnotatorModel(OpinionPreTrainedModel):
+    """A head per rater over a shared embedding, and a consensus head for raters it has never seen.
+
+    Scale questions: each rater's answer is a number on [-1, 1] per question; the distribution is the KDE of the answers
+    (see `kde.py`), differentiable towards every head. A category question: each rater's answer is a distribution over
+    the labels, and the raters' mean is the distribution of opinion.
+    """
+
+    config_class = AnnotatorConfig
+
+    def __init__(self, config: AnnotatorConfig) -> None:
+        super().__init__(config)
+        width = config.embedding_size
+        towers, outputs = (len(config.questions), 1) if config.is_scale else (1, len(config.support))
+        self.towers = nn.ModuleList(_tower(width, config.tower_layers) for _ in range(towers))
+        self.consensus = nn.ModuleList(nn.Linear(width, outputs) for _ in range(towers))
+        raters = max(len(config.annotators), 1)
+        self.raters = nn.ModuleList(
+            RaterHeads(raters, width, outputs, sparse=config.sparse_raters) for _ in range(towers)
+        )
+        self.post_init()
+
+    def forward(
+        self,
+        input_features: torch.Tensor | None = None,
+        input_values: torch.Tensor | None = None,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        token_type_ids: torch.Tensor | None = None,
+        pair_item: torch.Tensor | None = None,
+        pair_annotator: torch.Tensor | None = None,
+        ratings: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        item_seed: torch.Tensor | None = None,
+        task: str = "both",
+        return_dict: bool = True,
+    ) -> AnnotatorOutput:
+        """Predict the answers of the given raters, or of the panel of all raters, and their distribution.
+
+        Args:
+            input_features: Log-mel frames `(B, T, M)`, for the log-mel trunk.
+            input_values: Waveforms `(B, samples)` at the trunk's rate, for waveform trunks.
+            input_ids: Tokens `(B, T)`, for text trunks.
+            attention_mask: 1 where the input is real `(B, T)`.
+            token_type_ids: Segments `(B, T)`, for text trunks that use them.
+            pair_item: Item of each (item, rater) pair, an ascending index into the batch `(P,)`; every item needs a pair.
+            pair_annotator: Rater of each pair, an index into `config.annotators`; -1 asks the consensus head `(P,)`.
+            ratings: The raters' answers: `(P, D)` on [-1, 1] with NaN where missing, or label codes `(P, 1)`.
+            labels: Target distributions `(B, K)`.
+            item_seed: Seed of each item's resampling `(B,)`; the one of its target removes sampling noise.
+            task: Which loss: "ratings" (task 1 of the paper), "distribution" (task 3) or "both".
+            return_dict: Only True is supported.
+
+        Returns:
+            `AnnotatorOutput`.
+        """
+        embedding = self.embed(
+            input_features=input_features,
+            input_values=input_values,
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+        )
+        if pair_item is None or pair_annotator is None:
+            pair_item, pair_annotator = self._panel(len(embedding), embedding.device)
+        consensus, answers = self._answers(embedding, pair_item, pair_annotator)
+        with torch.autocast(embedding.device.type, enabled=False):
+            probs = self._distribution(answers.float(), pair_item, len(embedding), item_seed)
+            loss = self._loss(probs, consensus, answers, pair_item, ratings, labels, task)
+        if not self.config.is_scale:
+            consensus, answers = consensus.float().softmax(-1), answers.float().softmax(-1)
+        return AnnotatorOutput(
+            loss=loss,
+            probs=probs,
+            consensus=consensus,
+            ratings=answers,
+            pair_item=pair_item,
+            pair_annotator=pair_annotator,
+        )
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if isinstance(module, RaterHeads) and self.config.rater_head == "residual":
+            init.zeros_(module.table)
+        elif isinstance(module, RaterHeads):
+            bound = 1 / math.sqrt(module.width)  # as `raters` separate linear layers would start
+            init.uniform_(module.table, -bound, bound)
+
+    def _panel(self, items: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
+        """Every rater (up to `max_panel`) on every item; the consensus head alone when there are no raters."""
+        panel = torch.arange(min(len(self.config.annotators), self.config.max_panel), device=device)
+        panel = panel if len(panel) else panel.new_full((1,), -1)
+        return torch.arange(items, device=device).repeat_interleave(len(panel)), panel.repeat(items)
+
+    def _answers(
+        self, embedding: torch.Tensor, pair_item: torch.Tensor, pair_annotator: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Consensus `(B, D)` and pair answers `(P, D)`; logits `(., K)` for a category question."""
+        known = pair_annotator >= 0
+        consensus, answers = [], []
+        for tower, shared, raters in zip(self.towers, self.consensus, self.raters, strict=True):
+            x = tower(embedding)
+            agreed = shared(x)
+            own = raters(x[pair_item], pair_annotator.clip(0))
+            fallback = agreed[pair_item]
+            if self.config.rater_head == "residual":
+                own = own + fallback
+            consensus.append(agreed)
+            answers.append(torch.where(known[:, None], own, fallback))
+        return torch.cat(consensus, -1), torch.cat(answers, -1)
+
+    def _distribution(
+        self, answers: torch.Tensor, pair_item: torch.Tensor, items: int, item_seed: torch.Tensor | None
+    ) -> torch.Tensor:
+        """Distribution over the support `(B, K)`."""
+        values = answers if self.config.is_scale else answers.softmax(-1)
+        padded, present = pad_pairs(values, pair_item, items)
+        if not self.config.is_scale:
+            return padded.sum(1) / present.sum(1, keepdim=True)
+        seed = 0 if item_seed is None else item_seed
+        observations = draw_observations(padded, present, n=self.config.draws, seed=seed)
+        return cell_masses(observations, bins=self.config.bins).flatten(1)
+
+    def _loss(
+        self,
+        probs: torch.Tensor,
+        consensus: torch.Tensor,
+        answers: torch.Tensor,
+        pair_item: torch.Tensor,
+        ratings: torch.Tensor | None,
+        labels: torch.Tensor | None,
+        task: str,
+    ) -> torch.Tensor | None:
+        """The loss of `task` as far as its targets are given, else None."""
+        losses = []
+        if task != "distribution" and ratings is not None:
+            losses.append(self._rating_task(consensus, answers, pair_item, ratings, len(probs)))
+        if task != "ratings" and labels is not None:
+            losses.append(distribution_loss(probs, labels, self.config.loss))
+        return sum(losses) if losses else None
+
+    def _rating_task(
+        self, consensus: torch.Tensor, answers: torch.Tensor, pair_item: torch.Tensor, ratings: torch.Tensor, items: int
+    ) -> torch.Tensor:
+        """Raters' own loss plus that of the consensus head."""
+        if self.config.is_scale:
+            padded, present = pad_pairs(ratings, pair_item, items)
+            given = present[..., None] & ~padded.isnan()
+            count = given.sum(1)
+            mean = torch.where(given, padded, 0.0).sum(1) / count.clip(1)
+            mean = torch.where(count > 0, mean, torch.nan)  # nobody rated it: no consensus to learn
+            kind = self.config.rating_loss
+            return rating_loss(answers, ratings, kind) + self.config.consensus_weight * rating_loss(consensus, mean, kind)
+        votes = nn.functional.one_hot(ratings[:, 0].long(), len(self.config.support)).float()
+        padded, present = pad_pairs(votes, pair_item, items)
+        fractions = padded.sum(1) / present.sum(1, keepdim=True)
+        own = cross_entropy(votes, answers.float().softmax(-1) + EPSILON).mean()
+        shared = cross_entropy(fractions, consensus.float().softmax(-1) + EPSILON).mean()
+        return own + self.config.consensus_weight * shared
+
+
+def _tower(width: int, layers: int) -> nn.Sequential:
+    return nn.Sequential(*(part for _ in range(layers) for part in (nn.Linear(width, width), nn.ReLU())))
+
+
+AnnotatorModel.register_for_auto_class("AutoModel")

@@ -1,0 +1,55 @@
+"""What the models return."""
+
+from dataclasses import dataclass
+
+import torch
+from transformers.utils import ModelOutput
+
+
+@dataclass
+class TrunkOutput(ModelOutput):
+    """Frames of a log-mel trunk.
+
+    Attributes:
+        last_hidden_state: Frames `(B, T, H)`; zero where there is padding.
+        frame_mask: True where a frame is real `(B, T)`.
+    """
+
+    last_hidden_state: torch.FloatTensor | None = None
+    frame_mask: torch.BoolTensor | None = None
+
+
+@dataclass
+class DistributionOutput(ModelOutput):
+    """A distribution of opinion per item.
+
+    Attributes:
+        loss: Scalar, present when `labels` were given.
+        probs: Distribution over the K entries of the support `(B, K)`; rows sum to 1.
+        logits: Scores before the softmax `(B, K)`.
+    """
+
+    loss: torch.FloatTensor | None = None
+    probs: torch.FloatTensor | None = None
+    logits: torch.FloatTensor | None = None
+
+
+@dataclass
+class AnnotatorOutput(ModelOutput):
+    """Each rater's answer and what the raters together look like.
+
+    Attributes:
+        loss: Scalar, present when ratings or labels of the task were given.
+        probs: Distribution of the raters' answers over the support `(B, K)`; rows sum to 1.
+        consensus: What the average rater says: `(B, D)` on [-1, 1] for scales, probabilities `(B, K)` for a category.
+        ratings: Answer of each (item, rater) pair: `(P, D)` on [-1, 1] (not squashed), or probabilities `(P, K)`.
+        pair_item: Item of each pair, an index into the batch `(P,)`.
+        pair_annotator: Rater of each pair, an index into `config.annotators`, -1 for the consensus fallback `(P,)`.
+    """
+
+    loss: torch.FloatTensor | None = None
+    probs: torch.FloatTensor | None = None
+    consensus: torch.FloatTensor | None = None
+    ratings: torch.FloatTensor | None = None
+    pair_item: torch.LongTensor | None = None
+    pair_annotator: torch.LongTensor | None = None

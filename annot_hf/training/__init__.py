@@ -1,0 +1,1 @@
+"""From an exported corpus and a recipe to a trained checkpoint and its predictions."""

@@ -1,0 +1,60 @@
+"""Package metadata; tool settings live in pyproject.toml and the tested versions in constraints.txt."""
+
+import pathlib
+import re
+
+from setuptools import find_packages, setup
+
+here = pathlib.Path(__file__).parent
+version = re.search(r'__version__ = "(.+)"', (here / "annot_hf/__init__.py").read_text(encoding="utf-8"))[1]
+
+models = ["torch>=2.11", "transformers>=5.23,<6", "accelerate>=1.15,<2", "safetensors", "evaluate==0.4.6"]
+app = ["gradio>=6.31,<7"]
+peft = ["peft>=0.21.2,<0.22"]
+dev = [
+    *models,
+    *app,
+    *peft,
+    "audmetric",
+    "build",
+    "codespell",
+    "hypothesis",
+    "import-linter",
+    "krippendorff",
+    "playwright",
+    "polars",
+    "pre-commit",
+    "pytest",
+    "ruff",
+    "tensorboard",
+    "torchmetrics",
+]
+
+setup(
+    name="annot-hf",
+    version=version,
+    description="Learn how people disagree: models of the distribution of human opinion, for speech and text",
+    long_description=(here / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["annot_hf", "annot_hf.*"]),
+    package_data={"annot_hf": ["py.typed", "*.pyi", "recipes/*.yaml", "templates/*.j2"]},
+    install_requires=[
+        "datasets>=5.2,<6",
+        "huggingface-hub>=2.4,<3",
+        "jinja2",
+        "matplotlib",
+        "numpy>=2",
+        "pandas",
+        "pyarrow",
+        "pyyaml",
+        "rich",
+        "scipy",
+        "soundfile",
+        "soxr",
+        "typer",
+    ],
+    extras_require={"models": models, "app": app, "peft": peft, "dev": dev},
+    entry_points={"console_scripts": ["annot-hf = annot_hf.cli:main"]},
+)
