@@ -9,9 +9,27 @@ from typing import Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "data.agreement": ["agreement"],
+    "data.audio": ["AudioError", "AudioLimits", "load_audio"],
+    "data.corpus": ["VoteCorpus", "load_corpus_script"],
+    "data.export": ["ExportedCorpus", "export_corpus", "read_export"],
     "data.questions": ["Question"],
-    "data.votes": ["VoteTable"],
+    "data.simulate": ["SimulatedCorpus", "read_truth", "simulate_corpus"],
     "data.targets": ["Targets", "make_targets"],
+    "data.votes": ["VoteTable"],
+    "evaluation.predictions": ["Predictions"],
+    "evaluation.report": ["build_report"],
+    "evaluation.scoring": ["score"],
+    "models.configuration_annotator": ["AnnotatorConfig"],
+    "models.configuration_distribution": ["DistributionConfig"],
+    "models.configuration_log_mel": ["LogMelConfig"],
+    "models.modeling_annotator": ["AnnotatorModel"],
+    "models.modeling_distribution": ["DistributionModel"],
+    "models.register": ["register_models"],
+    "training.collator": ["VoteCollator"],
+    "training.inference": ["load_model", "predict", "predict_inputs"],
+    "training.recipe": ["load_recipe"],
+    "training.train": ["train"],
 }
 _HOME_OF = {name: f"annot_hf.{home}" for home, names in _HOMES.items() for name in names}
 __all__ = sorted(_HOME_OF)

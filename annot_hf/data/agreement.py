@@ -11,10 +11,12 @@ from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
+from scipy import sparse
 
 from annot_hf.data.votes import VoteTable
 
 Level = Literal["nominal", "ordinal", "interval"]
+Table = np.ndarray | sparse.csr_array  # value counts (items, values); sparse, since a fine scale has many values
 
 
 @dataclass(frozen=True)
@@ -71,18 +73,17 @@ def agreement(votes: VoteTable, question: str, *, level: Level | None = None) ->
         values, answers = np.unique(votes.ratings[rows], return_inverse=True)
     else:
         values, answers = np.arange(len(asked.labels)), votes.label_codes[rows]
-    cells = _cell_counts(items, answers, len(values))
-    used, units = np.unique(cells[0], return_inverse=True)
-    table = (units, cells[1], cells[2])
-    sizes = np.bincount(units, cells[2]) if len(used) else np.zeros(0)
-    pairwise, kappa = _pairwise_and_kappa(table, sizes, len(values))
+    shape = (len(votes.items), len(values))
+    table = sparse.csr_array((np.ones(len(items)), (items, answers)), shape=shape)  # repeats add up to counts
+    sizes = np.asarray(table @ np.ones(len(values)))
+    pairwise, kappa = _pairwise_and_kappa(table, sizes)
     return Agreement(
         question=question,
         level=level,
         alpha=_or_none(_alpha(table, sizes, values.astype(np.float64), level)),
         pairwise=_or_none(pairwise),
         fleiss_kappa=_or_none(kappa),
-        items=len(used),
+        items=int((sizes > 0).sum()),
         pairable_items=int((sizes >= 2).sum()),
         votes=len(items),
         annotators=len(np.unique(raters[raters >= 0])),
@@ -114,8 +115,7 @@ def krippendorff_alpha(counts: np.ndarray, *, level: Level = "nominal", values: 
         raise ValueError(
             f"There are {counts.shape[1]} columns and values of shape {values.shape}; give one per column."
         )
-    units, columns = np.nonzero(counts)
-    return _alpha((units, columns, counts[units, columns]), counts.sum(axis=1), values, level)
+    return _alpha(counts, counts @ np.ones(len(values)), values, level)
 
 
 def pairwise_agreement(counts: np.ndarray) -> float:
@@ -136,62 +136,40 @@ def fleiss_kappa(counts: np.ndarray) -> float:
 
 def _of_table(counts: np.ndarray) -> tuple[float, float]:
     counts = _checked(counts)
-    units, columns = np.nonzero(counts)
-    return _pairwise_and_kappa((units, columns, counts[units, columns]), counts.sum(axis=1), counts.shape[1])
+    return _pairwise_and_kappa(counts, counts.sum(axis=1))
 
 
-def _alpha(table: tuple[np.ndarray, ...], sizes: np.ndarray, values: np.ndarray, level: str) -> float:
-    """Alpha of the non-zero cells `(unit, value index, count)`; `sizes` holds the votes of every unit."""
+def _alpha(table: Table, sizes: np.ndarray, values: np.ndarray, level: str) -> float:
+    """Alpha of value counts `(items, values)`; `sizes` holds the votes of every item."""
     if level not in get_args(Level):
         raise ValueError(f"There is no level {level!r}; use one of {', '.join(get_args(Level))}.")
-    units, columns, counts = _pairable(table, sizes)
-    margin = np.bincount(columns, counts, minlength=len(values))
+    pairable = sizes >= 2
+    margin = pairable.astype(np.float64) @ table
     total = margin.sum()
+    if (margin > 0).sum() < 2:
+        return float("nan")
     if level == "nominal":
-        squares = np.bincount(units, counts**2, minlength=len(sizes))
-        within, between = sizes**2 - squares, total**2 - (margin**2).sum()
+        within = sizes**2 - (table * table) @ np.ones(len(values))
+        between = total**2 - margin @ margin
     else:
         if level == "ordinal":
             values = np.cumsum(margin) - margin / 2
-        values = values - (margin @ values / total if total else 0.0)  # near zero, so that squares keep their digits
-        first = np.bincount(units, counts * values[columns], minlength=len(sizes))
-        second = np.bincount(units, counts * values[columns] ** 2, minlength=len(sizes))
-        within, between = 2 * (sizes * second - first**2), 2 * (total * (margin @ values**2) - (margin @ values) ** 2)
-    if (margin > 0).sum() < 2:
-        return float("nan")
-    observed = (within[sizes >= 2] / (sizes[sizes >= 2] - 1)).sum()
+        values = values - margin @ values / total  # around zero, so that squares keep their digits
+        within = 2 * (sizes * (table @ values**2) - (table @ values) ** 2)
+        between = 2 * total * (margin @ values**2)
+    observed = (within[pairable] / (sizes[pairable] - 1)).sum()
     return float(1 - (total - 1) * observed / between)
 
 
-def _pairwise_and_kappa(table: tuple[np.ndarray, ...], sizes: np.ndarray, n_values: int) -> tuple[float, float]:
-    units, columns, counts = _pairable(table, sizes)
-    if not len(units):
-        return float("nan"), float("nan")
+def _pairwise_and_kappa(table: Table, sizes: np.ndarray) -> tuple[float, float]:
     pairable = sizes >= 2
-    squares = np.bincount(units, counts**2, minlength=len(sizes))[pairable]
-    sizes = sizes[pairable]
-    same = float(((squares - sizes) / (sizes * (sizes - 1))).mean())
-    shares = np.bincount(columns, counts, minlength=n_values) / counts.sum()
-    chance = float((shares**2).sum())
-    return same, (same - chance) / (1 - chance) if (shares > 0).sum() > 1 else float("nan")
-
-
-def _pairable(table: tuple[np.ndarray, ...], sizes: np.ndarray) -> list[np.ndarray]:
-    keep = sizes[table[0]] >= 2
-    return [column[keep] for column in table]
-
-
-def _cell_counts(items: np.ndarray, answers: np.ndarray, n_values: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Non-zero cells of the item-by-value table, which itself would be enormous for a fine scale."""
-    key = items.astype(np.int64) * n_values + answers
-    size = int(key.max(initial=-1)) + 1
-    if size <= 4 * len(key) + 1_000_000:  # small enough to count in place instead of sorting
-        dense = np.bincount(key, minlength=size)
-        cells = np.flatnonzero(dense)
-        counts = dense[cells]
-    else:
-        cells, counts = np.unique(key, return_counts=True)
-    return cells // max(n_values, 1), cells % max(n_values, 1), counts.astype(np.float64)
+    if not pairable.any():
+        return float("nan"), float("nan")
+    same = ((table * table) @ np.ones(table.shape[1]) - sizes)[pairable] / (sizes * (sizes - 1))[pairable]
+    shares = pairable.astype(np.float64) @ table
+    shares = shares / shares.sum()
+    observed, chance = float(same.mean()), float(shares @ shares)
+    return observed, (observed - chance) / (1 - chance) if (shares > 0).sum() > 1 else float("nan")
 
 
 def _checked(counts: np.ndarray) -> np.ndarray:

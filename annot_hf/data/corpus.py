@@ -49,6 +49,14 @@ class Finding:
     examples: tuple[str, ...] = ()
 
 
+def add_finding(findings: dict[str, Finding], reason: str, what: int | Sequence[str], *, votes: int = 0) -> None:
+    """Put a finding under its reason, given how many or the names; nothing is added for nothing."""
+    names = [] if isinstance(what, int) else [str(name) for name in what]
+    count = what if isinstance(what, int) else len(names)
+    if count or votes:
+        findings[reason] = Finding(reason, count, votes, tuple(names[:3]))
+
+
 @dataclass(frozen=True)
 class CorpusReport:
     """What an export holds and what it leaves out; `votes + sum(finding.votes)` is what the upstream files hold.
@@ -154,10 +162,7 @@ class VoteCorpus:
             what: How many, or the names.
             votes: How many votes are left out for this reason.
         """
-        names = [] if isinstance(what, int) else [str(name) for name in what]
-        count = what if isinstance(what, int) else len(names)
-        if count or votes:
-            self.findings[reason] = Finding(reason, count, votes, tuple(names[:3]))
+        add_finding(self.findings, reason, what, votes=votes)
 
     def label_file(self, *names: str, required: bool = True) -> Path | None:
         """The first of `names` that is there (relative to the root); it counts towards the recorded label digests.
@@ -200,8 +205,8 @@ def check_items(corpus: VoteCorpus, items: pd.DataFrame) -> pd.DataFrame:
     odd = ~split.astype(str).str.fullmatch(r"\w+").astype(bool) | split.isna()
     if odd.any():
         raise ValueError(
-            f"{corpus.name}: item {items['item'][odd].iloc[0]!r} is in split {split[odd].iloc[0]!r}; a split is a word "
-            f"such as {', '.join(SPLITS)}."
+            f"{corpus.name}: item {items['item'][odd].iloc[0]!r} is in split {split[odd].iloc[0]!r}; name a split "
+            f"of each item, such as {', '.join(SPLITS)}."
         )
     items["split"] = split.astype(str).to_numpy()
     if "speaker" not in items:

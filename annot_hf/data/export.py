@@ -22,18 +22,19 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
-from datasets import Audio, ClassLabel, Features, List
 
 from annot_hf.data.audio import AudioError, audio_info, resolve_inside
 from annot_hf.data.card import dataset_card
-from annot_hf.data.corpus import SPLITS, CorpusReport, VoteCorpus, check_items, replace_folder
+from annot_hf.data.corpus import SPLITS, CorpusReport, Finding, VoteCorpus, add_finding, check_items, replace_folder
 from annot_hf.data.questions import Question
+from annot_hf.data.tables import audio_column, histograms_table, items_table, table_features, votes_table
+from annot_hf.data.targets import Targets, make_targets
 from annot_hf.data.votes import VoteTable
-from annot_hf.models.measures import entropy
 
 KIND = "annot-hf corpus export"
 MARKER = "corpus.json"
 ENTRIES = ("README.md", MARKER, "votes", "items", "histograms")
+MISSING = "missing"
 EMBED_ROWS = 256  # rows whose audio is in memory at a time
 
 
@@ -61,6 +62,29 @@ class ExportedCorpus:
     votes: VoteTable
     report: dict[str, Any]
     digest: str
+
+    def targets(
+        self, split: str, questions: Sequence[str] = (), method: str = "", *, bins: int = 4, smoothing: float = 1.0
+    ) -> Targets:
+        """Targets of the items of one split.
+
+        Args:
+            split: Name of the split.
+            questions: Question names; the corpus's default when empty.
+            method: Target method of `make_targets`; "soft" for a category and "kde" for scales when empty.
+            bins: Grid cells per scale question.
+            smoothing: Pseudo-votes of "smoothed".
+
+        Raises:
+            ValueError: There is no such split or question, or the method does not fit.
+        """
+        items = self.items.loc[self.items["split"] == split, "item"]
+        if not len(items):
+            have = ", ".join(sorted(self.items["split"].unique()))
+            raise ValueError(f"{self.name} has no split {split!r}; it has {have}.")
+        names = tuple(questions) or self.default_questions
+        method = method or ("kde" if self.votes.question(names[0]).is_scale else "soft")
+        return make_targets(self.votes, names, method, items=items, bins=bins, smoothing=smoothing)
 
 
 def export_corpus(
@@ -94,17 +118,23 @@ def export_corpus(
     items = check_items(corpus, corpus.read_items())
     problems = _find_audio(corpus, items)
     votes = corpus.read_votes()
-    for reason, rows in votes.exclusions.items():
-        corpus.note(reason, rows, votes=rows)
     for name in corpus.default_questions:
         votes.question(name)
-    items, votes = _match(corpus, items, votes, problems if require_audio else None, allow_unmatched)
-    report = _report(corpus, items, votes, out)
+    findings = dict(corpus.findings)  # a copy: the corpus can be exported again, in another way
+    for reason, rows in votes.exclusions.items():
+        add_finding(findings, reason, rows, votes=rows)
+    votes = _listed_votes(corpus, items, votes, findings, allow_unmatched)
+    if problems is not None:
+        items, votes = _with_audio(corpus, items, votes, findings, problems, require_audio)
+    if not len(votes):
+        raise ValueError(f"{corpus.name}: no vote is on a listed item with audio; check item names and audio files.")
+    _note_oddities(items, votes, findings)
+    report = _report(corpus, items, votes, findings, out)
     labels = list(dict.fromkeys(label for question in votes.questions for label in question.labels))
-    tables = {"votes": _votes_table(votes, labels), "items": _items_table(corpus, items)}
+    tables = {"votes": votes_table(votes, labels), "items": items_table(corpus, items)}
     if labels:
-        tables["histograms"] = _histograms_table(votes, labels, tables["items"])
-    features = {config: _features(config, table, labels, corpus.sampling_rate) for config, table in tables.items()}
+        tables["histograms"] = histograms_table(votes, labels, tables["items"])
+    features = {config: table_features(config, table, labels, corpus.sampling_rate) for config, table in tables.items()}
     split_of_item = dict(zip(items["item"], items["split"], strict=True))
     questions = [asdict(question) for question in votes.questions]
     facts = {
@@ -114,7 +144,6 @@ def export_corpus(
         "questions": questions,
         "default_questions": list(corpus.default_questions),
         "labels": labels,
-        "splits": list(report.splits),
         "embedded_audio": embed_audio,
         "digest": _digest(questions, tables),
         "label_files": corpus.label_files,
@@ -122,18 +151,27 @@ def export_corpus(
     }
     with replace_folder(out, marker=MARKER, kind=KIND, entries=ENTRIES) as folder:
         sizes: dict[str, dict[str, tuple[int, int]]] = {}
+        hashes = {config: hashlib.sha256() for config in tables}
         for config, table in tables.items():
             split = pd.Series(table["item"].to_pandas()).map(split_of_item).to_numpy()
             sizes[config] = {}
             (folder / config).mkdir()
             for name in report.splits:
                 part = table.filter(pa.array(split == name))
+                if not part.num_rows:  # `datasets` cannot read an empty file; the split is then absent from this table
+                    continue
                 root = corpus.root if embed_audio else None
-                _write(part, features[config].arrow_schema, folder / config / f"{name}.parquet", root)
+                path = folder / config / f"{name}.parquet"
+                _write(part, features[config].arrow_schema, path, root)
+                with path.open("rb") as file:
+                    hashes[config].update(hashlib.file_digest(file, "sha256").digest())
                 sizes[config][name] = (part.num_rows, part.nbytes)
+        facts["splits"] = {config: list(splits) for config, splits in sizes.items()}
         text = json.dumps(facts, indent=1, ensure_ascii=False)
         (folder / MARKER).write_text(text + "\n", encoding="utf-8")
-        (folder / "README.md").write_text(dataset_card(corpus, report, facts, features, sizes), encoding="utf-8")
+        hexadecimal = {config: value.hexdigest() for config, value in hashes.items()}
+        card = dataset_card(corpus, report, facts, features, sizes, hexadecimal)
+        (folder / "README.md").write_text(card, encoding="utf-8")
     return report
 
 
@@ -152,7 +190,7 @@ def read_export(folder: str | os.PathLike) -> ExportedCorpus:
         raise ValueError(f"{folder} is not an exported corpus; write one with `annot-hf corpus`.") from error
     tables = {}
     for config in ("votes", "items"):
-        paths = [folder / config / f"{split}.parquet" for split in facts["splits"]]
+        paths = [folder / config / f"{split}.parquet" for split in facts["splits"][config]]
         gone = [path for path in paths if not path.is_file()]
         if gone:
             raise ValueError(f"The export {folder} lacks {gone[0].relative_to(folder)}; export the corpus again.")
@@ -185,7 +223,7 @@ def _find_audio(corpus: VoteCorpus, items: pd.DataFrame) -> pd.Series | None:
     files, seconds, problems = [], [], []
     for audio in items.pop("audio"):
         file = duration = None
-        problem = "missing"
+        problem = MISSING
         if isinstance(audio, str | os.PathLike):
             inside = os.path.relpath(audio, corpus.root) if os.path.isabs(audio) else os.fspath(audio)
             path = resolve_inside(corpus.root, inside)
@@ -203,46 +241,66 @@ def _find_audio(corpus: VoteCorpus, items: pd.DataFrame) -> pd.Series | None:
     return pd.Series(problems, dtype=object)
 
 
-def _match(
-    corpus: VoteCorpus, items: pd.DataFrame, votes: VoteTable, problems: pd.Series | None, allow_unmatched: bool
-) -> tuple[pd.DataFrame, VoteTable]:
-    """Items and votes that belong together; what does not is noted, or raised."""
-    listed = np.isin(votes.items, items["item"])
-    if not listed.all():
-        unlisted = votes.items[~listed]
-        rows = int((~listed)[votes.item_codes].sum())
-        if not allow_unmatched:
-            raise ValueError(
-                f"{corpus.name}: {rows} votes are on {len(unlisted)} items that the corpus does not list "
-                f"({', '.join(unlisted[:3])}); correct the names, or allow unmatched votes to leave them out."
-            )
-        corpus.note("items with votes that the corpus does not list", list(unlisted), votes=rows)
-    keep = np.ones(len(items), dtype=bool)
-    if problems is not None:
-        per_item = pd.Series(np.bincount(votes.item_codes, minlength=len(votes.items)), index=votes.items)
-        for missing, reason in ((True, "items without audio"), (False, "items with unreadable audio")):
-            rows = problems.notna().to_numpy() & ((problems == "missing").to_numpy() == missing)
-            names = items["item"][rows]
-            corpus.note(reason, list(names if missing else problems[rows]), votes=int(per_item.reindex(names).sum()))
-        keep = problems.isna().to_numpy()
-        if not keep.any():
-            first = problems.iloc[0] if (problems != "missing").any() else f"no audio file under {corpus.root}"
-            raise ValueError(f"{corpus.name}: no item has readable audio ({first}); export without require_audio.")
-    items = items[keep].reset_index(drop=True)
-    votes = votes.select(items=items["item"])
-    if not len(votes):
-        raise ValueError(f"{corpus.name}: no vote is on a listed item with audio; check item names and audio files.")
-    corpus.note("items without votes", list(items["item"][~items["item"].isin(votes.items)]))
-    if "file" in items:
-        corpus.note(
-            "items that share an audio file", list(items["item"][items["file"].duplicated() & items["file"].notna()])
+def _listed_votes(
+    corpus: VoteCorpus, items: pd.DataFrame, votes: VoteTable, findings: dict[str, Finding], allow: bool
+) -> VoteTable:
+    """The votes on listed items; others are noted when allowed, and raised otherwise."""
+    listed = pd.Index(votes.items).isin(items["item"])
+    if listed.all():
+        return votes
+    unlisted = votes.items[~listed]
+    keep = listed[votes.item_codes]
+    if not allow:
+        raise ValueError(
+            f"{corpus.name}: {int((~keep).sum())} votes are on {len(unlisted)} items that the corpus does not list "
+            f"({', '.join(unlisted[:3])}); correct the names, or allow unmatched votes to leave them out."
         )
+    add_finding(findings, "items with votes that the corpus does not list", list(unlisted), votes=int((~keep).sum()))
+    return votes.select(mask=keep)
+
+
+def _with_audio(
+    corpus: VoteCorpus,
+    items: pd.DataFrame,
+    votes: VoteTable,
+    findings: dict[str, Finding],
+    problems: pd.Series,
+    require: bool,
+) -> tuple[pd.DataFrame, VoteTable]:
+    """Items whose audio can be read, and their votes, or all of them; the rest is noted either way."""
+    per_item = pd.Series(np.bincount(votes.item_codes, minlength=len(votes.items)), index=votes.items)
+    good = problems.isna().to_numpy()
+    missing = (problems == MISSING).to_numpy()
+    for rows, reason, examples in (
+        (missing, "items without audio", items["item"]),
+        (~good & ~missing, "items with unreadable audio", problems),
+    ):
+        lost = int(per_item.reindex(items["item"][rows]).sum()) if require else 0
+        add_finding(findings, reason, list(examples[rows]), votes=lost)
+    if not require:
+        return items, votes
+    if not good.any():
+        unreadable = problems[~missing]
+        first = unreadable.iloc[0] if len(unreadable) else f"no audio file under {corpus.root}"
+        raise ValueError(f"{corpus.name}: no item has readable audio ({first}); export without require_audio.")
+    items = items[good].reset_index(drop=True)
+    return items, votes.select(mask=pd.Index(votes.items).isin(items["item"])[votes.item_codes])
+
+
+def _note_oddities(items: pd.DataFrame, votes: VoteTable, findings: dict[str, Finding]) -> None:
+    """Note what is kept but may surprise."""
+    names = items["item"]
+    add_finding(findings, "items without votes", list(names[~names.isin(votes.items)]))
+    if "file" in items:
+        shared = items["file"].duplicated() & items["file"].notna()
+        add_finding(findings, "items that share an audio file", list(names[shared]))
     splits = items[items["speaker"].notna()].groupby("speaker")["split"].nunique()
-    corpus.note("speakers in several splits", list(splits.index[splits > 1]))
-    return items, votes
+    add_finding(findings, "speakers in several splits", list(splits.index[splits > 1]))
 
 
-def _report(corpus: VoteCorpus, items: pd.DataFrame, votes: VoteTable, out: Path) -> CorpusReport:
+def _report(
+    corpus: VoteCorpus, items: pd.DataFrame, votes: VoteTable, findings: dict[str, Finding], out: Path
+) -> CorpusReport:
     """Count what is exported."""
     found = items["split"].value_counts()
     names = [name for name in SPLITS if name in found] + sorted(set(found.index) - set(SPLITS))
@@ -263,92 +321,10 @@ def _report(corpus: VoteCorpus, items: pd.DataFrame, votes: VoteTable, out: Path
         annotators=len(votes.annotators),
         splits={name: int(found[name]) for name in names},
         questions=questions,
-        findings=tuple(corpus.findings.values()),
+        findings=tuple(findings.values()),
         seconds=round(float(items["seconds"].sum()), 3) if "seconds" in items else 0.0,
         folder=str(out),
     )
-
-
-def _items_table(corpus: VoteCorpus, items: pd.DataFrame) -> pa.Table:
-    """Items as plain Arrow columns, `audio` as the struct that the Audio feature wants."""
-    columns = {}
-    first = [name for name in ("item", "file", "text", "speaker", "split", "seconds") if name in items]
-    for name in [*first, *(name for name in items if name not in first)]:
-        try:
-            column = pa.array(items[name], from_pandas=True)
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise ValueError(f"{corpus.name}: column {name!r} mixes types ({error}); use one type a column.") from error
-        if pa.types.is_dictionary(column.type):
-            column = column.cast(column.type.value_type)
-        if pa.types.is_nested(column.type):
-            raise ValueError(f"{corpus.name}: column {name!r} holds {column.type}; use plain values.")
-        if pa.types.is_null(column.type) or pa.types.is_large_string(column.type) or name == "speaker":
-            column = column.cast(pa.string())
-        columns[str(name)] = column
-        if name == "file":
-            paths = [None if file is None else os.path.join(corpus.root, file) for file in column.to_pylist()]
-            columns["audio"] = _audio([None] * len(paths), paths)
-    return pa.table(columns)
-
-
-def _audio(data: Sequence[bytes | None], paths: Sequence[str | None]) -> pa.StructArray:
-    fields = [pa.array(data, pa.binary()), pa.array(paths, pa.string())]
-    return pa.StructArray.from_arrays(fields, ["bytes", "path"], mask=pa.array([path is None for path in paths]))
-
-
-def _votes_table(votes: VoteTable, labels: Sequence[str]) -> pa.Table:
-    """Votes with the label as its index into all labels, as ClassLabel wants it."""
-    table = votes.to_arrow()
-    place = table.column_names.index("label")
-    label = table["label"].combine_chunks()
-    return table.set_column(place, "label", label.indices.cast(pa.int64()) if labels else label.cast(pa.string()))
-
-
-def _histograms_table(votes: VoteTable, labels: Sequence[str], items: pa.Table) -> pa.Table:
-    """One row an item and category question that has votes, in item order."""
-    names = items["item"].to_pylist()
-    parts = []
-    for index, question in enumerate(votes.questions):
-        if question.is_scale:
-            continue
-        counts = votes.counts(question.name, items=names)
-        total = counts.sum(axis=1)
-        rows = np.flatnonzero(total > 0)
-        counts, total, classes = counts[rows], total[rows], len(question.labels)
-        distribution = counts / total[:, None]
-        kind = pa.int64() if votes.weights is None else pa.float64()
-        offsets = pa.array(np.arange(0, counts.size + 1, classes, dtype=np.int32))
-        part = items.select(
-            [name for name in ("item", "file", "audio", "text", "speaker") if name in items.column_names]
-        )
-        part = part.take(rows)
-        codes = np.tile([labels.index(label) for label in question.labels], len(rows))
-        ours = {
-            "question": pa.array([question.name] * len(rows), pa.string()),
-            "labels": pa.ListArray.from_arrays(offsets, pa.array(codes)),
-            "counts": pa.ListArray.from_arrays(offsets, pa.array(counts.ravel()).cast(kind)),
-            "distribution": pa.ListArray.from_arrays(offsets, pa.array(distribution.ravel())),
-            "entropy": pa.array(entropy(distribution, normalised=True) if classes > 1 else np.zeros(len(rows))),
-            "votes": pa.array(total).cast(kind),
-            "order": pa.array(rows * len(votes.questions) + index),
-        }
-        for position, (name, column) in enumerate(ours.items(), start=1):
-            part = part.add_column(position, name, column)
-        parts.append(part)
-    return pa.concat_tables(parts).sort_by("order").drop_columns("order")
-
-
-def _features(config: str, table: pa.Table, labels: Sequence[str], sampling_rate: int) -> Features:
-    """The `datasets` features of a table."""
-    plain = [pa.field(f.name, pa.string()) if pa.types.is_dictionary(f.type) else f for f in table.schema]
-    features = Features.from_arrow_schema(pa.schema(plain))
-    if "audio" in features:
-        features["audio"] = Audio(sampling_rate, decode=False)
-    if config == "votes" and labels:
-        features["label"] = ClassLabel(names=list(labels))
-    if config == "histograms":
-        features["labels"] = List(ClassLabel(names=list(labels)))
-    return features
 
 
 def _write(table: pa.Table, schema: pa.Schema, path: Path, root: Path | None) -> None:
@@ -359,11 +335,11 @@ def _write(table: pa.Table, schema: pa.Schema, path: Path, root: Path | None) ->
     place = table.column_names.index("audio")
     # histograms repeat an item's audio once per question: as a dictionary page, the bytes are stored once
     with pq.ParquetWriter(path, schema, dictionary_pagesize_limit=1 << 30) as writer:
-        for start in range(0, max(table.num_rows, 1), EMBED_ROWS):
+        for start in range(0, table.num_rows, EMBED_ROWS):
             part = table.slice(start, EMBED_ROWS)
             files = part["file"].to_pylist()
             data = {file: (root / file).read_bytes() for file in set(files) - {None}}
-            audio = _audio([data.get(file) for file in files], files)
+            audio = audio_column([data.get(file) for file in files], files)
             writer.write_table(part.set_column(place, "audio", audio).cast(schema), row_group_size=EMBED_ROWS)
 
 

@@ -2,7 +2,7 @@
 
 import difflib
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -38,6 +38,10 @@ class Question:
     prompt: str = ""
 
     def __post_init__(self) -> None:
+        if isinstance(self.labels, str):
+            raise ValueError(
+                f"Question {self.name!r} has labels {self.labels!r}; give a list of labels, not one string."
+            )
         object.__setattr__(self, "labels", tuple(self.labels))
         if not self.name or not isinstance(self.name, str):
             raise ValueError(f"A question needs a name; got {self.name!r}. Pass a non-empty string.")
@@ -65,7 +69,7 @@ class Question:
     @classmethod
     def category(cls, name: str, labels: Iterable[str], **options: Any) -> "Question":
         """A question answered by one of `labels` (or several, with `multiple=True`)."""
-        return cls(name, labels=tuple(labels), **options)
+        return cls(name, labels=labels if isinstance(labels, str) else tuple(labels), **options)
 
     @classmethod
     def scale(cls, name: str, low: float, high: float, **options: Any) -> "Question":
@@ -79,7 +83,7 @@ class Question:
 
     @property
     def kind(self) -> str:
-        """"category" or "scale"."""
+        """What answers are: "category" or "scale"."""
         return "scale" if self.is_scale else "category"
 
     def normalise(self, ratings: Any) -> np.ndarray:
@@ -92,13 +96,20 @@ class Question:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready mapping without defaults; `from_dict` reads it back."""
-        fields = asdict(self) | {"labels": list(self.labels)}
-        return {key: value for key, value in fields.items() if value not in (None, [], False, "")}
+        stated = {field.name: getattr(self, field.name) for field in fields(self)}
+        stated["labels"] = list(self.labels) or ()
+        return {field.name: stated[field.name] for field in fields(self) if stated[field.name] != field.default}
 
     @classmethod
-    def from_dict(cls, fields: dict[str, Any]) -> "Question":
-        """Read what `to_dict` wrote."""
-        return cls(**fields)
+    def from_dict(cls, values: dict[str, Any]) -> "Question":
+        """Read what `to_dict` wrote; an unknown key is an error."""
+        known = [field.name for field in fields(cls)]
+        for key in values:
+            if key not in known:
+                raise ValueError(
+                    f"A question has no field {key!r}{nearest(key, known)}; the fields are {', '.join(known)}."
+                )
+        return cls(**values)
 
 
 def find_question(questions: Sequence[Question], name: str) -> Question:

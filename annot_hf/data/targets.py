@@ -65,8 +65,8 @@ class Targets:
 
     def select(self, items: Iterable[str]) -> "Targets":
         """The targets of `items`, in that order; raises when one is missing."""
-        wanted = np.asarray(list(items), dtype=object)
-        rows = pd.Index(self.items).get_indexer(wanted)
+        wanted = _unique(items)
+        rows = pd.Index(self.items, dtype=object).get_indexer(wanted)
         if (rows < 0).any():
             raise ValueError(
                 f"{int((rows < 0).sum())} of {len(wanted)} items have no target, for instance {wanted[rows < 0][0]!r}; "
@@ -116,28 +116,34 @@ def make_targets(
         ValueError: The method does not fit the question, a name is unknown, or no item has votes.
     """
     names = (questions,) if isinstance(questions, str) else tuple(questions)
+    if not names:
+        raise ValueError("No question is named; give one category question or one or two scale questions.")
     asked = tuple(votes.question(name) for name in names)
     scale = asked[0].is_scale
-    if len({question.is_scale for question in asked}) > 1 or len(asked) > (2 if scale else 1):
+    mixed = len({question.is_scale for question in asked}) > 1 or len(set(names)) < len(names)
+    if mixed or len(asked) > (2 if scale else 1):
         raise ValueError(f"Questions {', '.join(names)} do not go together; give one category or one or two scales.")
     allowed = ("kde",) if scale else ("soft", "majority", "smoothed")
     if method not in allowed:
         raise ValueError(
             f"Method {method!r} does not fit question {names[0]!r}, a {asked[0].kind}; use {' or '.join(allowed)}."
         )
-    wanted = votes.items if items is None else np.asarray(list(items), dtype=object)
+    wanted = votes.items if items is None else _unique(items)
     excluded: dict[str, int] = {}
     if scale:
         if votes.weights is not None:
-            raise ValueError("Votes have weights, which the resampling of ratings cannot honour; drop the weight column.")
+            raise ValueError(
+                "Votes have weights, which the resampling of ratings cannot honour; drop the weight column."
+            )
         answers = scale_answers(votes, names)
         complete = ~np.isnan(answers.value).any(1)
         n_votes = np.bincount(answers.item[complete], minlength=len(votes.items))
     else:
         counts = votes.counts(names[0])
-        n_votes = counts.sum(1)
         answers = label_answers(votes, names[0])
-    rows = pd.Index(votes.items).get_indexer(wanted)
+        n_votes = np.bincount(answers.item[answers.value[:, 0] >= 0], minlength=len(votes.items))
+        n_votes[counts.sum(1) == 0] = 0  # weights of zero
+    rows = pd.Index(votes.items, dtype=object).get_indexer(wanted)
     voted = (rows >= 0) & (n_votes[rows] > 0)
     if not voted.any():
         raise ValueError(f"None of {len(wanted)} items has a vote on {' and '.join(names)}; check the item names.")
@@ -151,7 +157,10 @@ def make_targets(
         probs = _grid_probs(position[answers.item[inside]], answers.value[inside], wanted, bins, seed)
         support = cell_names(names, bins)
     else:
-        probs, support = _label_probs(counts[rows].astype(np.float64), counts.sum(0), method, smoothing), asked[0].labels
+        probs, support = (
+            _label_probs(counts[rows].astype(np.float64), counts.sum(0), method, smoothing),
+            asked[0].labels,
+        )
     return Targets(
         questions=asked,
         support=support,
@@ -176,12 +185,13 @@ def scale_answers(votes: VoteTable, questions: Sequence[str]) -> Ratings:
     """Every answer to one or two scale questions on [-1, 1]; two are joined per item and rater, NaN where one is missing.
 
     Repeated answers of one rater are averaged. Anonymous answers can be used with one question only, since two could
-    not be paired.
+    not be paired; every one of them counts, and so does then every answer of a named rater.
     """
     if len(questions) == 1:
         question, rows = votes.question(questions[0]), votes.rows_of(questions[0])
-        value = question.normalise(votes.ratings[rows])[:, None]
-        return Ratings(votes.item_codes[rows], votes.annotator_codes[rows], value)
+        if (votes.annotator_codes[rows] < 0).any():
+            value = question.normalise(votes.ratings[rows])[:, None]
+            return Ratings(votes.item_codes[rows], votes.annotator_codes[rows], value)
     parts = []
     for name in questions:
         question, rows = votes.question(name), votes.rows_of(name)
@@ -208,12 +218,20 @@ def pad_ratings(item: np.ndarray, value: np.ndarray, items: int) -> tuple[np.nda
     return padded, np.arange(padded.shape[1]) < counts[:, None]
 
 
+def _unique(items: Iterable[str]) -> np.ndarray:
+    """Item names `(N,)`, or an error that names one given twice."""
+    wanted = pd.Index(list(items), dtype=object)
+    if wanted.has_duplicates:
+        raise ValueError(f"Item {wanted[wanted.duplicated()][0]!r} is asked for twice; name each item once.")
+    return wanted.to_numpy()
+
+
 def _label_probs(counts: np.ndarray, totals: np.ndarray, method: str, smoothing: float) -> np.ndarray:
     if method == "majority":
         counts = (counts == counts.max(1, keepdims=True)).astype(np.float64)
     elif method == "smoothed":
-        if not smoothing > 0:
-            raise ValueError(f"smoothing is {smoothing}; it is a positive number of pseudo-votes.")
+        if not 0 < smoothing < np.inf:
+            raise ValueError(f"smoothing is {smoothing}; it is a positive, finite number of pseudo-votes.")
         counts = counts + smoothing * totals / totals.sum()
     return counts / counts.sum(1, keepdims=True)
 

@@ -6,19 +6,16 @@ Strings are dictionary-encoded once on the way in (Arrow does it), so that a his
 
 import os
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.compute as pc
-import pyarrow.csv
 
+from annot_hf.data import encoding
 from annot_hf.data.questions import Question, find_question, nearest
-
-ANONYMOUS = -1
-NO_LABEL = -1
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,23 +96,31 @@ class VoteTable:
         """
         columns = {"item": item, "value": value, "annotator": annotator, "weight": weight}
         columns |= {"question": question, "source": source}
-        arrays = {name: _as_arrow(column, name, where) for name, column in columns.items() if _is_column(column)}
-        if isinstance(questions, Question):
-            questions = (questions,)
-        length = len(arrays["item"]) if "item" in arrays else 0
+        arrays = {
+            name: encoding.as_arrow(column, name, where)
+            for name, column in columns.items()
+            if column is not None and not isinstance(column, str)
+        }
+        questions = (questions,) if isinstance(questions, Question) else tuple(questions)
+        if not questions:
+            raise ValueError(f"{where}: there is no question; say what the votes answer.")
+        for name in ("item", "value"):
+            if name not in arrays:
+                raise ValueError(f"{where}: {name} is {columns[name]!r}; give one entry per vote.")
+        length = len(arrays["item"])
         for name, array in arrays.items():
             if len(array) != length:
-                raise ValueError(f"{where}: column {name} has {len(array)} rows and item has {length}; make them equal.")
+                raise ValueError(
+                    f"{where}: column {name} has {len(array)} rows and item has {length}; make them equal."
+                )
         if question is None and len(questions) > 1:
             raise ValueError(f"{where}: {len(questions)} questions but no question column; name the question per row.")
         for name, one in (("question", question if question is not None else questions[0].name), ("source", source)):
             if name not in arrays and one is not None:
                 arrays[name] = pa.DictionaryArray.from_arrays(pa.array(np.zeros(length, np.int32)), pa.array([one]))
         values = arrays["value"]
-        is_text = pa.types.is_string(values.type) or pa.types.is_dictionary(values.type)
-        text = values if is_text else None
-        numbers = None if is_text else values
-        return _build(tuple(questions), arrays, text, numbers, duplicates=duplicates, unknown=unknown, where=where)
+        text, numbers = (values, None) if encoding.is_text(values.type) else (None, values)
+        return _build(questions, arrays, text, numbers, duplicates=duplicates, unknown=unknown, where=where)
 
     @classmethod
     def from_counts(
@@ -124,7 +129,7 @@ class VoteTable:
         """Anonymous votes from a table of counts `(items, labels)`, expanded to one row a vote.
 
         Raises:
-            ValueError: The shape does not fit, or a count is negative or not whole.
+            ValueError: The shape does not fit, an item is listed twice, or a count is negative or not whole.
         """
         counts = np.asarray(counts)
         if counts.shape != (len(items), len(question.labels)):
@@ -141,12 +146,13 @@ class VoteTable:
             )
         flat = counts.astype(np.int64).ravel()
         codes = np.repeat(np.arange(flat.size, dtype=np.int64), flat)
-        names = np.asarray(items, dtype=object)
-        item = pa.DictionaryArray.from_arrays(pa.array((codes // counts.shape[1]).astype(np.int32)), pa.array(names))
-        label = pa.DictionaryArray.from_arrays(
-            pa.array((codes % counts.shape[1]).astype(np.int32)), pa.array(question.labels)
+        item, label = np.divmod(codes, max(counts.shape[1], 1))
+        return cls.from_columns(
+            question,
+            item=encoding.dictionary(item, items),
+            value=encoding.dictionary(label, question.labels),
+            source=source,
         )
-        return cls.from_columns(question, item=item, value=label, source=source)
 
     @classmethod
     def from_csv(cls, path: str | os.PathLike, questions: Sequence[Question], **options: Any) -> "VoteTable":
@@ -160,28 +166,19 @@ class VoteTable:
         Raises:
             ValueError: A column is missing or unknown, or a row breaks a rule.
         """
-        text = pa.csv.ConvertOptions(
-            column_types={name: pa.string() for name in ("item", "annotator", "question", "value", "source")},
-            strings_can_be_null=True,
-            null_values=[""],
-        )
-        table = pa.csv.read_csv(path, convert_options=text)
-        known = ("item", "value", "annotator", "question", "weight", "source")
-        for name in table.column_names:
-            if name not in known:
-                raise ValueError(
-                    f"{path}: unknown column {name!r}{nearest(name, known)}; the columns are {', '.join(known)}."
-                )
-        for name in ("item", "value"):
-            if name not in table.column_names:
-                raise ValueError(f"{path}: there is no column {name!r}; the file needs at least item and value.")
-        columns = {name: table.column(name) for name in table.column_names}
+        columns = encoding.read_csv(path)
         return cls.from_columns(questions, **columns, where=os.fspath(path), **options)
 
     @classmethod
     def from_arrow(cls, table: pa.Table, questions: Sequence[Question]) -> "VoteTable":
-        """Read back what `to_arrow` (or the export of a corpus) wrote."""
-        arrays = {name: _as_arrow(table.column(name), name, "votes") for name in table.column_names}
+        """Read back what `to_arrow` wrote; further columns are ignored."""
+        for name in ("item", "question", "label", "rating"):
+            if name not in table.column_names:
+                raise ValueError(f"votes: there is no column {name!r}; give the table that to_arrow wrote.")
+        columns = ("item", "annotator", "question", "label", "rating", "weight", "source")
+        arrays = {
+            name: encoding.as_arrow(table.column(name), name, "votes") for name in columns if name in table.column_names
+        }
         text, numbers = arrays.pop("label"), arrays.pop("rating")
         return _build(tuple(questions), arrays, text, numbers, duplicates="keep", unknown="error", where="votes")
 
@@ -214,13 +211,13 @@ class VoteTable:
         weights = np.ones(len(self)) if self.weights is None else self.weights
         return pa.table(
             {
-                "item": _dictionary(self.item_codes, self.items),
-                "annotator": _dictionary(self.annotator_codes, self.annotators),
-                "question": _dictionary(self.question_codes, [question.name for question in self.questions]),
-                "label": _dictionary(label_codes, unique),
+                "item": encoding.dictionary(self.item_codes, self.items),
+                "annotator": encoding.dictionary(self.annotator_codes, self.annotators),
+                "question": encoding.dictionary(self.question_codes, [question.name for question in self.questions]),
+                "label": encoding.dictionary(label_codes, unique),
                 "rating": pa.array(self.ratings, from_pandas=True),
                 "weight": pa.array(weights),
-                "source": _dictionary(self.source_codes, self.sources),
+                "source": encoding.dictionary(self.source_codes, self.sources),
             }
         )
 
@@ -244,14 +241,15 @@ class VoteTable:
         if asked.is_scale:
             raise ValueError(f"Question {question!r} is a scale; only category questions have a vote histogram.")
         rows, classes = self.rows_of(question), len(asked.labels)
-        labels, codes = self.label_codes[rows], self.item_codes[rows]
+        labels, codes = self.label_codes[rows], self.item_codes[rows].astype(np.int64)
         weights = None if self.weights is None else self.weights[rows]
         if asked.multiple:
             chosen = labels >= 0
             labels, codes = labels[chosen], codes[chosen]
             weights = None if weights is None else weights[chosen]
-        wide = codes.astype(np.int64) * classes + labels
-        counts = np.bincount(wide, weights, minlength=len(self.items) * classes).reshape(-1, classes)
+        codes *= classes
+        codes += labels
+        counts = np.bincount(codes, weights, minlength=len(self.items) * classes).reshape(-1, classes)
         return counts if items is None else align_rows(counts, self.items, items)
 
     def select(
@@ -263,19 +261,24 @@ class VoteTable:
         mask: np.ndarray | None = None,
     ) -> "VoteTable":
         """The votes that meet every condition given; vocabularies shrink to what is left."""
-        keep = np.ones(len(self), dtype=bool) if mask is None else np.asarray(mask, dtype=bool).copy()
+        keep = np.ones(len(self), dtype=bool) if mask is None else np.array(mask)
+        if keep.dtype != bool or keep.shape != (len(self),):
+            raise ValueError(
+                f"mask has type {keep.dtype} and shape {keep.shape}; give one boolean per vote ({len(self)})."
+            )
         if items is not None:
-            keep &= np.isin(self.items, list(items))[self.item_codes]
+            keep &= pd.Index(self.items, dtype=object).isin(list(items))[self.item_codes]
         kept_questions = self.questions
         if questions is not None:
             kept_questions = tuple(self.question(name) for name in questions)
             keep &= np.isin(self.question_codes, [self.questions.index(question) for question in kept_questions])
         if annotators is not None:
-            wanted = np.isin(self.annotators, list(annotators))
+            wanted = pd.Index(self.annotators, dtype=object).isin(list(annotators))
             keep &= (self.annotator_codes >= 0) & (wanted[self.annotator_codes] if len(wanted) else False)
-        recode = np.array([_index_or(kept_questions, question) for question in self.questions], dtype=np.int16)
-        item_codes, used_items = _compact(self.item_codes[keep], self.items)
-        annotator_codes, used_annotators = _compact(self.annotator_codes[keep], self.annotators)
+        position = {question.name: index for index, question in enumerate(kept_questions)}
+        recode = np.array([position.get(question.name, -1) for question in self.questions], dtype=np.int16)
+        item_codes, used_items = encoding.compact(self.item_codes[keep], self.items)
+        annotator_codes, used_annotators = encoding.compact(self.annotator_codes[keep], self.annotators)
         return replace(
             self,
             questions=kept_questions,
@@ -293,7 +296,7 @@ class VoteTable:
 
 def align_rows(rows: np.ndarray, names: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
     """Rows of `rows` (one per name) in the order of `wanted`; a name that is not there gives zeros."""
-    index = pd.Index(np.asarray(names, dtype=object)).get_indexer(np.asarray(wanted, dtype=object))
+    index = pd.Index(names, dtype=object).get_indexer(pd.Index(wanted, dtype=object))
     if not len(names):
         return np.zeros((len(wanted), *rows.shape[1:]), dtype=rows.dtype)
     aligned = rows[index]
@@ -318,12 +321,20 @@ def _build(
     length = len(arrays.get("item", ()))
     if not length:
         raise ValueError(f"{where}: the table has no rows; a vote table needs at least one vote.")
-    item_codes, items = _encode(arrays["item"])
+    columns = {name: arrays.get(name) for name in ("item", "annotator", "source", "question")} | {"text": text}
+    with ThreadPoolExecutor() as pool:  # Arrow encodes without holding the interpreter's lock
+        encoded = dict(
+            zip(columns, pool.map(lambda column: encoding.encode(column, length), columns.values()), strict=True)
+        )
+    item_codes, items = encoded["item"]
     if (item_codes < 0).any():
         raise ValueError(f"{where}: row {int(np.argmax(item_codes < 0))} has no item; give each vote its item's name.")
-    annotator_codes, annotators = _encode(arrays.get("annotator"), length)
-    source_codes, sources = _encode(arrays.get("source"), length)
-    asked_codes, asked = _encode(arrays["question"])
+    if pa.types.is_dictionary(arrays["item"].type) and len(set(items)) < len(items):
+        twice = items[pd.Index(items).duplicated()][0]
+        raise ValueError(f"{where}: item {twice!r} is listed twice; name each item once.")
+    annotator_codes, annotators = encoded["annotator"]
+    source_codes, sources = encoded["source"]
+    asked_codes, asked = encoding.compact(*encoded["question"])
     for code, name in enumerate([*asked, None]):
         if name not in names and (name is not None or (asked_codes < 0).any()):
             row = int(np.argmax(asked_codes == (code if name is not None else -1)))
@@ -331,15 +342,24 @@ def _build(
                 f"{where}: row {row} answers question {name!r}{nearest(name, names)}; the questions are {', '.join(names)}."
             )
     question_codes = np.array([names.index(name) for name in asked], dtype=np.int16)[asked_codes]
-    weights = _weights(arrays.get("weight"), where)
-    label_codes, ratings, valid = _resolve(questions, question_codes, text, numbers, unknown == "error", where)
+    weights = encoding.check_weights(arrays.get("weight"), where)
+    text_codes, words = encoded["text"]
+    if text is None and not all(question.is_scale for question in questions):
+        text_codes, words = encoding.encode(
+            numbers.cast(pa.string()), length
+        )  # labels such as 0 and 1, given as numbers
+    label_codes, ratings, valid = encoding.resolve_values(
+        questions, question_codes, text_codes, words, numbers, strict=unknown == "error", where=where
+    )
     exclusions = {}
     keep = np.ones(length, dtype=bool)
     if not valid.all():
         exclusions["values outside the question"] = int((~valid).sum())
         keep &= valid
     if duplicates != "keep":
-        repeated = _repeats(questions, item_codes, annotator_codes, question_codes, label_codes, len(annotators))
+        repeated = encoding.repeated_votes(
+            questions, item_codes, annotator_codes, question_codes, label_codes, len(annotators)
+        )
         repeated &= keep
         if repeated.any() and duplicates == "error":
             row = int(np.argmax(repeated))
@@ -366,137 +386,3 @@ def _build(
         exclusions=exclusions,
     )
     return table if keep.all() else table.select(mask=keep)
-
-
-def _resolve(
-    questions: tuple[Question, ...],
-    question_codes: np.ndarray,
-    text: pa.Array | None,
-    numbers: pa.Array | None,
-    strict: bool,
-    where: str,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Label codes, ratings and validity `(V,)` of every row, checked against its own question."""
-    length = len(question_codes)
-    label_codes = np.full(length, NO_LABEL, dtype=np.int32)
-    ratings = np.full(length, np.nan)
-    valid = np.ones(length, dtype=bool)
-    if text is None and numbers is not None and any(not question.is_scale for question in questions):
-        if pa.types.is_integer(numbers.type):
-            text = numbers.cast(pa.string())  # labels such as "0" and "1", given as whole numbers
-        elif numbers.null_count < length:
-            text = pc.cast(numbers, pa.string())
-    text_codes, words = _encode(text, length) if text is not None else (None, np.array([], dtype=object))
-    for index, question in enumerate(questions):
-        rows = slice(None) if len(questions) == 1 else np.flatnonzero(question_codes == index)
-        if question.is_scale and numbers is not None:
-            values = numbers.to_numpy(zero_copy_only=False).astype(np.float64)[rows]
-        elif question.is_scale:
-            values = np.append(pd.to_numeric(pd.Series(words), errors="coerce"), np.nan)[text_codes[rows]]
-        if question.is_scale:
-            good = (values >= question.low) & (values <= question.high)
-            ratings[rows] = np.where(good, values, np.nan)
-            rule = f"a number from {question.low:g} to {question.high:g}"
-        else:
-            position = {label: code for code, label in enumerate(question.labels)}
-            lookup = np.array([position.get(word, -2) for word in words] + [NO_LABEL if question.multiple else -2])
-            values = lookup[text_codes[rows]] if text_codes is not None else np.full(length, -2)[rows]
-            good = values != -2
-            label_codes[rows] = np.where(good, values, NO_LABEL)
-            rule = "one of " + ", ".join(question.labels)
-        if good.all():
-            continue
-        valid[rows] = good
-        if strict:
-            row = int(np.arange(length)[rows][np.argmin(good)])
-            column = text if text is not None and not (question.is_scale and numbers is not None) else numbers
-            value = column[row].as_py()
-            hint = nearest(value, question.labels) if question.labels and value is not None else ""
-            raise ValueError(
-                f"{where}: row {row} has value {value!r} for question {question.name!r}{hint}; it must be {rule}. Correct the "
-                'value, or pass unknown="drop" to leave such rows out and count them.'
-            )
-    return label_codes, ratings, valid
-
-
-def _repeats(
-    questions: tuple[Question, ...],
-    item_codes: np.ndarray,
-    annotator_codes: np.ndarray,
-    question_codes: np.ndarray,
-    label_codes: np.ndarray,
-    annotators: int,
-) -> np.ndarray:
-    """Rows `(V,)` that repeat an earlier vote of the same named annotator; anonymous votes never do."""
-    if not annotators:
-        return np.zeros(len(item_codes), dtype=bool)
-    multiple = np.array([question.multiple for question in questions])
-    labels = 2 + max((len(question.labels) for question in questions), default=0)
-    key = item_codes.astype(np.int64) * (annotators + 1) + annotator_codes
-    key = (key * len(questions) + question_codes) * labels + np.where(multiple[question_codes], label_codes + 1, 0)
-    return pd.Series(key).duplicated().to_numpy() & (annotator_codes >= 0)
-
-
-def _weights(array: pa.Array | None, where: str) -> np.ndarray | None:
-    """Checked weights, or None when all are one."""
-    if array is None:
-        return None
-    weights = array.to_numpy(zero_copy_only=False).astype(np.float64)
-    bad = ~(np.isfinite(weights) & (weights >= 0))
-    if bad.any():
-        row = int(np.argmax(bad))
-        raise ValueError(f"{where}: row {row} has weight {weights[row]}; weights are finite and not negative.")
-    return None if (weights == 1).all() else weights
-
-
-def _is_column(column: Any) -> bool:
-    return column is not None and not isinstance(column, str)
-
-
-def _as_arrow(column: Any, name: str, where: str) -> pa.Array:
-    """A flat Arrow array, text as string or dictionary."""
-    if isinstance(column, pa.ChunkedArray):
-        column = column.unify_dictionaries().combine_chunks() if pa.types.is_dictionary(column.type) else column
-        column = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
-    if not isinstance(column, pa.Array):
-        try:
-            column = pa.array(column, from_pandas=True)
-        except (pa.ArrowInvalid, pa.ArrowTypeError):
-            if name == "weight":
-                raise ValueError(f"{where}: column weight is not numeric; give one number a row.") from None
-            column = pa.array([None if pd.isna(value) else str(value) for value in column], pa.string())
-    if pa.types.is_large_string(column.type) or pa.types.is_null(column.type):
-        column = column.cast(pa.string())
-    if name not in ("value", "weight", "rating") and not (
-        pa.types.is_string(column.type) or pa.types.is_dictionary(column.type)
-    ):
-        column = column.cast(pa.string())
-    return column
-
-
-def _encode(array: pa.Array | None, length: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Codes `(V,)` (null is -1) and the words they stand for, in order of first appearance."""
-    if array is None:
-        return np.full(length, -1, dtype=np.int32), np.array([], dtype=object)
-    encoded = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
-    words = encoded.dictionary.to_numpy(zero_copy_only=False).astype(object)
-    indices = encoded.indices.fill_null(-1) if encoded.null_count else encoded.indices
-    return indices.to_numpy(zero_copy_only=False).astype(np.int32, copy=False), words
-
-
-def _dictionary(codes: np.ndarray, words: Sequence[str]) -> pa.DictionaryArray:
-    mask = codes < 0
-    indices = pa.array(codes.astype(np.int32), mask=mask if mask.any() else None)
-    return pa.DictionaryArray.from_arrays(indices, pa.array(list(words), pa.string()))
-
-
-def _compact(codes: np.ndarray, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Codes into only those words that still occur, order kept."""
-    used = np.zeros(len(words) + 1, dtype=bool)
-    used[codes] = True  # -1 marks the spare last place
-    position = np.cumsum(used[:-1], dtype=np.int32) - 1
-    return np.append(position, np.int32(-1))[codes].astype(np.int32), words[used[:-1]]
-
-
-def _index_or(questions: tuple[Question, ...], question: Question) -> int:
-    return questions.index(question) if question in questions else -1

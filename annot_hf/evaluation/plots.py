@@ -6,6 +6,7 @@ are drawn as they are: a `$` never starts a formula.
 
 import os
 import textwrap
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -48,15 +49,23 @@ def save_figure(draw: Callable[[], Figure], path: str | os.PathLike[str], *, dpi
     path.parent.mkdir(parents=True, exist_ok=True)
     with _style():
         figure = draw()
+        figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
         FigureCanvasAgg(figure)
-        figure.savefig(path, dpi=dpi, metadata={"Software": None})
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from")  # a box in the plot says as much
+            figure.savefig(path, dpi=dpi, metadata={"Software": None})
     return path
 
 
 def short(name: object, width: int = 24) -> str:
-    """A name that fits beside an axis: control characters become spaces, and the middle of a long one an ellipsis."""
-    text = "".join(letter if letter.isprintable() else " " for letter in str(name))
+    """A name that fits beside an axis: the middle of a long one becomes an ellipsis."""
+    text = printable(str(name))
     return text if len(text) <= width else f"{text[: width - width // 3 - 1]}…{text[-(width // 3) :]}"
+
+
+def printable(text: str) -> str:
+    """Text with a space for every control character, among them those that reverse the reading direction."""
+    return text if text.isprintable() else "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def plot_examples(
@@ -74,13 +83,15 @@ def plot_examples(
     clips = len(votes)
     if len(grid) == 2:
         bins = round(votes.shape[1] ** 0.5)
-        figure = Figure(figsize=(2.3 * clips + 0.9, 4.6), layout="constrained")
-        axes = figure.subplots(2, clips, squeeze=False)
+        figure = Figure(figsize=(2.1 * clips + 1.3, 4.7), layout="constrained")
+        axes = figure.subplots(2, clips, squeeze=False, sharex=True, sharey=True)
         top = max(votes.max(), predicted.max())
         for column in range(clips):
-            for row, (what, probs) in enumerate((("votes", votes), ("prediction", predicted))):
+            for row, (what, probs) in enumerate((("Votes", votes), ("Prediction", predicted))):
                 image = _heat(axes[row, column], probs[column].reshape(bins, bins), grid, top)
-                axes[row, column].set_title(f"{titles[column]}\n{what}" if row == 0 else what)
+                axes[row, column].set_ylabel("" if column else f"{what}\n\n{axes[row, column].get_ylabel()}")
+            axes[0, column].set_title(titles[column])
+            axes[0, column].set_xlabel("")
         figure.colorbar(image, ax=axes, shrink=0.6, label="probability")
         return figure
     shown = _largest(votes.mean(0) + predicted.mean(0))
@@ -92,7 +103,7 @@ def plot_examples(
         axis.set_xlabel("probability")
     axes[0].set_yticks(range(len(shown)), [short(support[k]) for k in shown])
     axes[0].invert_yaxis()
-    axes[0].set_xlim(0, 1)
+    axes[0].set(xlim=(0, 1), xticks=[0, 0.5, 1], xticklabels=["0", "0.5", "1"])
     _legend(figure, axes[0], 2)
     return figure
 
@@ -100,14 +111,14 @@ def plot_examples(
 def plot_mean_distribution(
     support: Sequence[str], votes: np.ndarray, predicted: np.ndarray, marginal: np.ndarray
 ) -> Figure:
-    """Mean distribution `(K,)` of the votes and of the predictions, and the training marginal."""
+    """Mean distribution `(K,)` of the votes and of the predictions, and the marginal baseline."""
     shown = _largest(votes + predicted)
     figure = Figure(figsize=(6.0, 1.4 + 0.42 * len(shown)), layout="constrained")
     axis = figure.subplots()
     _bars(
         axis,
         shown,
-        {"votes": votes, "mean prediction": predicted, "training marginal": marginal},
+        {"votes": votes, "mean prediction": predicted, "marginal": marginal},
         (VOTES, MODEL, MARGINAL),
     )
     axis.set_yticks(range(len(shown)), [short(support[k], 32) for k in shown])
@@ -117,26 +128,30 @@ def plot_mean_distribution(
     return figure
 
 
-def plot_reliability(votes: np.ndarray, predicted: np.ndarray, *, bins: int = 10) -> Figure:
+def plot_reliability(votes: np.ndarray, predicted: np.ndarray, *, bins: int = 10, unit: str = "label") -> Figure:
     """Whether labels get the share of votes that was predicted: bins of equal numbers of (item, label) pairs.
 
     Args:
         votes: Distributions of the votes `(N, K)`.
         predicted: Predicted distributions `(N, K)`.
         bins: Most points to draw.
+        unit: What an entry of the support is called.
     """
     order = np.argsort(predicted.ravel(), kind="stable")
     groups = [group for group in np.array_split(order, min(bins, len(order))) if len(group)]
     x = np.array([predicted.ravel()[group].mean() for group in groups])
     y = np.array([votes.ravel()[group].mean() for group in groups])
-    figure = Figure(figsize=(4.4, 4.4), layout="constrained")
+    figure = Figure(figsize=(4.4, 4.8), layout="constrained")
     axis = figure.subplots()
-    _diagonal(axis, 0, 1, "perfect calibration")
-    axis.plot(x, y, "o-", color=MODEL, markersize=5, linewidth=1.2, label="tenths of all predicted probabilities")
-    axis.plot(predicted.ravel(), np.full(predicted.size, -0.02), "|", color=FAINT, markersize=4, clip_on=False)
-    axis.set(xlabel="predicted probability of a label", ylabel="share of votes for that label", ylim=(-0.02, 1))
+    top = min(1.0, 1.15 * float(max(x.max(), y.max())))
+    _diagonal(axis, 0, top, "perfect calibration")
+    share = "each" if len(groups) == 1 else f"each 1/{len(groups)}"
+    axis.plot(x, y, "o-", color=MODEL, markersize=5, linewidth=1.2, label=f"mean of {share} of the predictions")
+    axis.set(xlabel=f"predicted probability of a {unit}", ylabel=f"share of votes for that {unit}")
+    axis.set(xlim=(-0.02 * top, top), ylim=(-0.02 * top, top))
+    axis.grid(color="#E6E6E6", linewidth=0.7)
     axis.set_aspect("equal")
-    axis.legend(loc="upper left")
+    _legend(figure, axis, 1)
     return figure
 
 
@@ -150,11 +165,13 @@ def plot_entropy(votes: np.ndarray, predicted: np.ndarray, n_labels: int, correl
         correlation: Pearson correlation to print.
     """
     top = float(np.log(max(n_labels, 2)))
-    figure = Figure(figsize=(4.6, 4.4), layout="constrained")
+    many = len(votes) > 2000
+    figure = Figure(figsize=(5.4 if many else 4.5, 4.8), layout="constrained")
     axis = figure.subplots()
-    if len(votes) > 2000:
+    if many:
         cells = axis.hexbin(votes, predicted, gridsize=35, extent=(0, top, 0, top), cmap="Blues", bins="log", mincnt=1)
-        figure.colorbar(cells, ax=axis, label="items", shrink=0.8)
+        # The default labels are powers of ten set as formulas, which this style draws as plain text.
+        figure.colorbar(cells, ax=axis, label="items", shrink=0.7, format=lambda count, _: f"{count:,.0f}")
     else:
         axis.plot(votes, predicted, "o", color=MODEL, markersize=4, alpha=0.5, markeredgewidth=0)
     _diagonal(axis, 0, top, "equal")
@@ -162,10 +179,10 @@ def plot_entropy(votes: np.ndarray, predicted: np.ndarray, n_labels: int, correl
     axis.set(xlim=(-0.03 * top, 1.03 * top), ylim=(-0.03 * top, 1.03 * top))
     axis.set_aspect("equal")
     r = "" if correlation is None else f"r = {correlation:.2f}, "
-    axis.set_title(f"{r}{len(votes):,} items; dotted: largest possible, ln {n_labels}", loc="left")
-    axis.axhline(top, color=FAINT, linestyle=":", linewidth=1)
-    axis.axvline(top, color=FAINT, linestyle=":", linewidth=1)
-    axis.legend(loc="upper left", bbox_to_anchor=(0, 0.98))
+    axis.set_title(f"{r}{len(votes):,} item{'' if len(votes) == 1 else 's'}")
+    axis.axhline(top, color=VOTES, linestyle=":", linewidth=0.9, label=f"largest possible, ln {n_labels}")
+    axis.axvline(top, color=VOTES, linestyle=":", linewidth=0.9)
+    _legend(figure, axis, 2)
     return figure
 
 
@@ -183,12 +200,13 @@ def plot_speakers(per_speaker: Mapping[str, tuple[float, float, int]], *, most: 
     for row, (_, (model, marginal, _)) in enumerate(shown):
         axis.plot([model, marginal], [row, row], "-", color=FAINT, linewidth=1, zorder=1)
     axis.plot([e[1][0] for e in shown], range(len(shown)), "o", color=MODEL, markersize=5, label="model")
-    axis.plot([e[1][1] for e in shown], range(len(shown)), "D", color=MARGINAL, markersize=4, label="training marginal")
+    axis.plot([e[1][1] for e in shown], range(len(shown)), "D", color=MARGINAL, markersize=4, label="marginal")
     if len(ranked) > most:
-        axis.axhline(most // 2 - 0.5, color=FAINT, linestyle=":", linewidth=1)
+        axis.axhline(most // 2 - 0.5, color=VOTES, linestyle=":", linewidth=0.9)
+        axis.set_title(f"the {most // 2} best and {most - most // 2} worst predicted of {len(ranked):,} speakers")
     axis.set_yticks(range(len(shown)), [f"{short(name)} ({count})" for name, (_, _, count) in shown])
     axis.tick_params(axis="y", labelsize=8)
-    axis.invert_yaxis()
+    axis.set_ylim(len(shown) - 0.3, -0.7)
     axis.set(xlabel="mean Jensen-Shannon divergence (nats)", ylabel="speaker (items)")
     axis.set_xlim(left=0)
     _legend(figure, axis, 2)
@@ -239,16 +257,16 @@ def _bars(axis: Axes, shown: Sequence[int], series: Mapping[str, np.ndarray], co
 def _heat(axis: Axes, grid: np.ndarray, questions: Sequence[str], top: float) -> Any:
     """A heat map over [-1, 1] x [-1, 1] with the number in each cell; second question to the right, first upwards."""
     bins = len(grid)
-    image = axis.imshow(grid, origin="lower", extent=(-1, 1, -1, 1), cmap="cividis", vmin=0, vmax=top)
+    image = axis.imshow(grid, origin="lower", extent=(-1, 1, -1, 1), cmap="Blues", vmin=0, vmax=top)
     centres = (2 * np.arange(bins) + 1) / bins - 1
     for row in range(bins if bins <= 6 else 0):
         for column in range(bins):
             value = grid[row, column]
-            colour = "black" if value > 0.6 * top else "white"
-            text = f"{value:.2f}".removeprefix("0")
+            colour = "white" if value > 0.6 * top else "black"
+            text = f"{value:.2f}".removeprefix("0") if value >= 0.005 else ""
             axis.text(centres[column], centres[row], text, ha="center", va="center", color=colour, fontsize=7)
     axis.set(xticks=[-1, 0, 1], yticks=[-1, 0, 1], xlabel=short(questions[1]), ylabel=short(questions[0]))
-    axis.spines[:].set_visible(False)
+    axis.spines[:].set(visible=True, color=FAINT)
     return image
 
 

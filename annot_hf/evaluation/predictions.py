@@ -106,9 +106,8 @@ class Predictions:
                     f"give {shape}."
                 )
         if pairs and not 0 <= self.rater_items.min() <= self.rater_items.max() < size[0]:
-            raise ValueError(
-                f"Predictions' rater_items must index the {size[0]} items; found {self.rater_items.min()} to {self.rater_items.max()}."
-            )
+            found = f"{self.rater_items.min()} to {self.rater_items.max()}"
+            raise ValueError(f"Predictions' rater_items run from {found}; they must index the {size[0]} items.")
         if not np.isfinite(self.rater_values).all():
             row = int(np.argmin(np.isfinite(self.rater_values).all(axis=1)))
             raise ValueError(f"Predictions' rater answer {row} is not finite; leave the pair out or repair the model.")

@@ -1,6 +1,5 @@
 """Scores of single answers: does the model know how each rater votes, and whose bias has it found."""
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -47,6 +46,7 @@ def rater_scores(
     scored, rows = votes[answers >= 0], rows[answers[answers >= 0]]
     fallback = predictions.rater_fallback[rows]
     counts = {
+        "raters_voting": len(np.unique(ratings.annotator[votes])),
         "rater_votes": len(votes),
         "rater_votes_own_head": int((~fallback).sum()),
         "rater_votes_consensus_fallback": int(fallback.sum()),
@@ -85,30 +85,33 @@ def rater_bias(predictions: Predictions) -> pd.DataFrame:
 
 
 def recovered_bias(
-    predictions: Predictions, truth: Mapping[str, Any], *, n_resamples: int = 1000, seed: int = 0
+    predictions: Predictions, raters: pd.DataFrame, *, n_resamples: int = 1000, seed: int = 0
 ) -> dict[str, dict[str, Any]]:
     """Compare `rater_bias` with the bias that a simulation gave each rater.
 
     Args:
         predictions: Answers predicted for simulated raters.
-        truth: `{"annotators": {name: {"bias": number or {question: number}}}}`, in units of the scale.
+        raters: `Truth.raters` of the simulation: a row a rater (index) and a column `bias_<question>`, on [-1, 1].
         n_resamples: Resamples of raters behind the interval.
         seed: Seed of the resampling.
 
     Returns:
-        Per question: `correlation` (Pearson, with interval), and `raters`, `true`, `recovered` `(A,)`.
+        Per question: `correlation` (Pearson, with interval), and `raters`, `true`, `recovered` `(A,)`, in units of the
+        question's scale.
 
     Raises:
-        ValueError: No rater of the truth was predicted.
+        ValueError: The table has no bias for a question, or none of its raters was predicted.
     """
     found = rater_bias(predictions)
-    known = [name for name in found.index if name in truth["annotators"]]
+    known = [name for name in found.index if name in raters.index]
     if not known:
         raise ValueError("None of the raters in the truth has a predicted answer; check that the rater names agree.")
     out = {}
     for question in predictions.questions:
-        biases = [truth["annotators"][name]["bias"] for name in known]
-        true = np.array([bias[question.name] if isinstance(bias, Mapping) else bias for bias in biases], dtype=float)
+        column = f"bias_{question.name}"
+        if column not in raters:
+            raise ValueError(f"The truth has columns {', '.join(raters.columns)}; it needs {column!r}.")
+        true = raters.loc[known, column].to_numpy(dtype=np.float64) * (question.high - question.low) / 2
         recovered = found.loc[known, question.name].to_numpy()
         sums = resample_sums({"pairs": moments(recovered, true)}, n_resamples=n_resamples, seed=seed)
         correlation = estimate(pearson_of(sums["pairs"])).to_dict()

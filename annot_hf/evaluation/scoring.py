@@ -52,7 +52,7 @@ REFERENCES = {
 _MEANS = ("jsd", "cross_entropy", "kl", "tvd", "bhattacharyya")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # equality is that of mappings
 class Scores(Mapping[str, dict[str, Any]]):
     """A mapping from measure to `{title, unit, better, value, low, high, marginal, difference}`.
 
@@ -229,6 +229,7 @@ def _record(name: str, draws: dict[str, dict[str, np.ndarray]]) -> dict[str, Any
     record["marginal"] = record["difference"] = None
     if name in draws["marginal"]:
         record["marginal"] = estimate(draws["marginal"][name]).to_dict()
+    if name in draws["marginal"] and base != "gap_closed":  # the marginal closes 0 % by definition
         record["difference"] = estimate(draws["model"][name] - draws["marginal"][name]).to_dict()
     return record
 
@@ -266,13 +267,14 @@ def _notes(clusters: np.ndarray | None, size: int, n_resamples: int, method: str
             )
         elif count < 10:
             interval += " With so few speakers they are rough."
+    floor = "An item has few votes, whose entropy lies below that of opinion: the floor is out of a model's reach."
     return [
         f"One reference for every system: {REFERENCES[method]}, each item counting once.",
+        *([floor] if method == "soft" else []),
         interval,
         "Differences are model - marginal on the same resamples (paired).",
         "JSD is the divergence, not its square root: 0 to ln 2 = 0.693 nats, or 0 to 1 bit.",
         f"Predicted probabilities are floored at {FLOOR:g} and renormalised for KL and cross-entropy.",
-        "An item's votes are few, so their entropy lies below that of opinion: the floor is out of a model's reach.",
         "Plurality ties go to the label that comes first in the support. Macro-F1 averages over all labels, and a label "
         "that is neither the plurality of an item nor predicted counts 0; average recall is over pluralities only.",
         "A correlation or CCC with a constant (as of the marginal) counts 0.",

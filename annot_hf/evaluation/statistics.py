@@ -13,7 +13,8 @@ import numpy as np
 from scipy import sparse
 
 LEVEL = 0.95
-_BLOCK = 1 << 21  # multiplicities held at a time
+_CACHED = 1 << 17  # draws at a time: counting them is several times faster while the counts stay in the cache
+_HELD = 1 << 22  # multiplicities per matrix product: few large products, since small ones wait for threads
 
 
 @dataclass(frozen=True)
@@ -75,13 +76,15 @@ def resample_sums(
     total = stacked.sum(axis=0, keepdims=True)
     blocks = [total]
     generator = np.random.default_rng(seed)
-    block = max(1, _BLOCK // count)
+    step, block = max(1, _CACHED // count), max(1, _HELD // count)
     for start in range(0, n_resamples if count > 1 else 0, block):
-        rows = min(block, n_resamples - start)
-        draws = generator.integers(count, size=(rows, count), dtype=np.int32)
-        draws += np.arange(0, rows * count, count, dtype=np.int32)[:, None]
-        multiplicity = np.bincount(draws.ravel(), minlength=rows * count).reshape(rows, count)
-        blocks.append(multiplicity.astype(np.float64) @ stacked)
+        multiplicity = np.empty((min(block, n_resamples - start), count))
+        for first in range(0, len(multiplicity), step):
+            rows = min(step, len(multiplicity) - first)
+            draws = generator.integers(count, size=(rows, count), dtype=np.int32)
+            draws += np.arange(0, rows * count, count, dtype=np.int32)[:, None]
+            multiplicity[first : first + rows] = np.bincount(draws.ravel(), minlength=rows * count).reshape(rows, count)
+        blocks.append(multiplicity @ stacked)
     sums = np.concatenate(blocks)
     out, at = {}, 0
     for name, array in arrays.items():

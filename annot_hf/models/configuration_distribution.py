@@ -10,7 +10,9 @@ class DistributionConfig(OpinionConfig):
 
     model_type = "annot-distribution"
 
-    def __init__(self, **kwargs: Any) -> None:  # without its own, the library would generate one that ignores the base's
+    def __init__(
+        self, **kwargs: Any
+    ) -> None:  # without its own, the library would generate one that ignores the base's
         super().__init__(**kwargs)
 
 

@@ -22,6 +22,7 @@ class OpinionConfig(PreTrainedConfig):
         pooling: "mean", "attention" (attentive statistics) or "tcgru".
         pooling_size: Width of the TC-GRU.
         pooling_kernel: Kernel of its convolution, odd.
+        pooling_stride: Stride of its convolution; 2 halves the steps of the GRU.
         pooling_bidirectional: Run the GRU both ways.
         pooling_attention: Add attentive statistics over the GRU's outputs.
         embedding_size: Width of the shared embedding.
@@ -44,6 +45,7 @@ class OpinionConfig(PreTrainedConfig):
         pooling: str = "tcgru",
         pooling_size: int = 128,
         pooling_kernel: int = 3,
+        pooling_stride: int = 1,
         pooling_bidirectional: bool = True,
         pooling_attention: bool = True,
         embedding_size: int = 128,
@@ -62,6 +64,7 @@ class OpinionConfig(PreTrainedConfig):
         self.pooling = pooling
         self.pooling_size = pooling_size
         self.pooling_kernel = pooling_kernel
+        self.pooling_stride = pooling_stride
         self.pooling_bidirectional = pooling_bidirectional
         self.pooling_attention = pooling_attention
         self.embedding_size = embedding_size

@@ -14,7 +14,6 @@ import numpy as np
 
 Array = Any  # numpy.ndarray or torch.Tensor
 
-_TINY = 1e-37  # the smallest magnitude that float32 still holds as a normal number
 _BLOCK = 1 << 15  # numbers per block: temporaries of large NumPy inputs stay in the cache
 
 
@@ -67,8 +66,8 @@ def entropy(p: Array, base: float | None = None, *, normalised: bool = False) ->
         `(...)` in [0, ln K], or in [0, 1] when normalised.
     """
     xp, p = _prepare(p)
-    value = -_sum(p * xp.log(_at_least(xp, p)))
-    return value / math.log(p.shape[-1]) if normalised else _in_base(value, base)
+    value = (-_sum(p * xp.log(_at_least(xp, p)))).clip(0.0, None)
+    return value / math.log(max(p.shape[-1], 2)) if normalised else _in_base(value, base)
 
 
 def jsd(p: Array, q: Array, base: float | None = None) -> Array:
@@ -104,13 +103,13 @@ def tvd(p: Array, q: Array) -> Array:
 def bhattacharyya(p: Array, q: Array) -> Array:
     """Bhattacharyya coefficient sum sqrt(p q), in [0, 1]; 1 means identical."""
     xp, p, q = _prepare(p, q)
-    return _sum(xp.sqrt(p * q)).clip(0.0, 1.0)
+    return _sum(_root(xp, p * q)).clip(0.0, 1.0)
 
 
 def hellinger(p: Array, q: Array) -> Array:
     """Hellinger distance sqrt(1/2 sum (sqrt p - sqrt q)^2), in [0, 1]."""
     xp, p, q = _prepare(p, q)
-    return xp.sqrt(0.5 * _sum((xp.sqrt(p) - xp.sqrt(q)) ** 2)).clip(0.0, 1.0)
+    return _root(xp, 0.5 * _sum((_root(xp, p) - _root(xp, q)) ** 2)).clip(0.0, 1.0)
 
 
 def emd(p: Array, q: Array) -> Array:
@@ -120,13 +119,13 @@ def emd(p: Array, q: Array) -> Array:
         `(...)` in [0, K - 1], in steps of the support.
     """
     xp, p, q = _prepare(p, q)
-    return _sum(abs(xp.cumsum(p - q, -1)))
+    return _sum(abs(xp.cumsum(p - q, -1)[..., :-1]))  # the last is 0; its rounding would give a gradient
 
 
 def cosine(p: Array, q: Array) -> Array:
     """Cosine similarity, in [0, 1] for distributions."""
     xp, p, q = _prepare(p, q)
-    return _sum(p * q) / xp.sqrt(_sum(p * p) * _sum(q * q))
+    return (_sum(p * q) / xp.sqrt(_sum(p * p) * _sum(q * q))).clip(0.0, 1.0)
 
 
 def ccc(prediction: Array, reference: Array, *, mask: Array | None = None) -> Array:
@@ -141,13 +140,24 @@ def ccc(prediction: Array, reference: Array, *, mask: Array | None = None) -> Ar
         `(...)` in [-1, 1]. A constant input, a single pair or no pair at all gives 0, never NaN.
     """
     xp, prediction, reference = _prepare(prediction, reference)
-    weights = xp.ones_like(prediction) if mask is None else xp.asarray(mask) * xp.ones_like(prediction)
-    total = weights.sum(-1)[..., None].clip(1.0)
-    prediction, reference = xp.where(weights > 0, prediction, 0 * weights), xp.where(weights > 0, reference, 0 * weights)
+    if not prediction.shape[-1]:
+        return (prediction * reference).sum(-1)
+    # CCC does not change when both move together. Counting from a value of the data keeps float32 exact for values such
+    # as 1000 +- 0.001, and makes constants exactly 0.
+    pivot, total = reference[..., :1], prediction.shape[-1]
+    if mask is not None:
+        mask = xp.asarray(mask, device=prediction.device) != 0
+        first = (xp.cumsum(mask, -1) == 1) & mask
+        pivot, total = xp.where(first, reference, 0.0).sum(-1)[..., None], mask.sum(-1)[..., None].clip(1)
+    prediction, reference = prediction - pivot, reference - pivot
+    if mask is not None:  # a masked value may be NaN
+        prediction, reference = xp.where(mask, prediction, 0.0), xp.where(mask, reference, 0.0)
     mean_p, mean_r = prediction.sum(-1)[..., None] / total, reference.sum(-1)[..., None] / total
-    centred_p, centred_r = (prediction - mean_p) * weights, (reference - mean_r) * weights
-    covariance = (centred_p * centred_r).sum(-1)
-    spread = (centred_p**2).sum(-1) + (centred_r**2).sum(-1) + (total * (mean_p - mean_r) ** 2)[..., 0]
+    prediction, reference = prediction - mean_p, reference - mean_r
+    if mask is not None:
+        prediction, reference = xp.where(mask, prediction, 0.0), xp.where(mask, reference, 0.0)
+    covariance = (prediction * reference).sum(-1)
+    spread = (prediction**2).sum(-1) + (reference**2).sum(-1) + (total * (mean_p - mean_r) ** 2)[..., 0]
     return 2 * covariance / xp.where(spread > 0, spread, xp.ones_like(spread))
 
 
@@ -183,8 +193,13 @@ def _sum(x: Array) -> Array:
 
 
 def _at_least(xp: Any, x: Array) -> Array:
-    """`x` with zeros replaced by a tiny number, so that 0 ln 0 is 0 and its gradient finite."""
-    return xp.clip(x, _TINY, None)
+    """`x` with zeros replaced by the least normal number of its type: 0 ln 0 is 0 and its gradient finite."""
+    return xp.clip(x, xp.finfo(x.dtype).tiny, None)
+
+
+def _root(xp: Any, x: Array) -> Array:
+    """Square root whose gradient at 0 is 0 instead of infinite."""
+    return xp.sqrt(_at_least(xp, x)) * (x > 0)
 
 
 def _in_base(nats: Array, base: float | None) -> Array:
@@ -196,7 +211,8 @@ def _prepare(*arrays: Array) -> tuple[Any, ...]:
     torch = sys.modules.get("torch")
     if torch is not None and any(isinstance(array, torch.Tensor) for array in arrays):
         xp = torch
-        arrays = tuple(torch.as_tensor(array) for array in arrays)
+        device = next(array.device for array in arrays if isinstance(array, torch.Tensor))
+        arrays = tuple(torch.as_tensor(array, device=device) for array in arrays)
         wide = torch.float64 if any(array.dtype == torch.float64 for array in arrays) else torch.float32
         arrays = tuple(array.to(wide) for array in arrays)
     else:
@@ -204,7 +220,9 @@ def _prepare(*arrays: Array) -> tuple[Any, ...]:
         arrays = tuple(np.asarray(array) for array in arrays)
         narrow = all(array.dtype in (np.float16, np.float32) for array in arrays)
         arrays = tuple(array.astype(np.float32 if narrow else np.float64, copy=False) for array in arrays)
-    sizes = {array.shape[-1] if array.ndim else 0 for array in arrays}
+    if any(array.ndim == 0 for array in arrays):
+        raise ValueError("A single number is not a distribution; give arrays whose last axis is the support.")
+    sizes = {array.shape[-1] for array in arrays}
     if len(sizes) > 1:
         raise ValueError(f"The last axes have {' and '.join(map(str, sorted(sizes)))} entries; give equal supports.")
     return xp, *arrays

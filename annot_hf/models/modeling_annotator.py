@@ -168,7 +168,9 @@ class AnnotatorModel(OpinionPreTrainedModel):
             mean = torch.where(given, padded, 0.0).sum(1) / count.clip(1)
             mean = torch.where(count > 0, mean, torch.nan)  # nobody rated it: no consensus to learn
             kind = self.config.rating_loss
-            return rating_loss(answers, ratings, kind) + self.config.consensus_weight * rating_loss(consensus, mean, kind)
+            return rating_loss(answers, ratings, kind) + self.config.consensus_weight * rating_loss(
+                consensus, mean, kind
+            )
         votes = nn.functional.one_hot(ratings[:, 0].long(), len(self.config.support)).float()
         padded, present = pad_pairs(votes, pair_item, items)
         fractions = padded.sum(1) / present.sum(1, keepdim=True)

@@ -34,6 +34,7 @@ class OpinionPreTrainedModel(PreTrainedModel):
                 width,
                 config.pooling_size,
                 kernel=config.pooling_kernel,
+                stride=config.pooling_stride,
                 bidirectional=config.pooling_bidirectional,
                 attention=config.pooling_attention,
                 dropout=config.dropout,
@@ -57,9 +58,7 @@ class OpinionPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: The checkpoint does not hold the trunk's weights.
         """
-        config = cls.config_class(
-            trunk_config=AutoConfig.from_pretrained(trunk), questions=questions, **options
-        )
+        config = cls.config_class(trunk_config=AutoConfig.from_pretrained(trunk), questions=questions, **options)
         model, info = cls.from_pretrained(trunk, config=config, output_loading_info=True)
         missing = [name for name in info["missing_keys"] if name.startswith("trunk.")]
         if missing:

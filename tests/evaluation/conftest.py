@@ -1,7 +1,9 @@
 import numpy as np
+import pandas as pd
 import pytest
 
 from annot_hf.data.questions import Question
+from annot_hf.data.simulate import Truth
 from annot_hf.data.targets import make_targets
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.predictions import Predictions
@@ -85,9 +87,12 @@ def grid_run():
         rater_fallback=who.ravel() == 15,
         meta={},
     )
-    truth = {
-        "annotators": {
-            f"rater{code:02d}": {"bias": {"activation": bias[code, 0], "valence": bias[code, 1]}} for code in range(raters)
-        }
-    }
+    truth = Truth(
+        raters=pd.DataFrame(
+            bias / 2,  # from points of the 1 to 5 scale to [-1, 1]
+            columns=["bias_activation", "bias_valence"],
+            index=[f"rater{code:02d}" for code in range(raters)],
+        ),
+        items=pd.DataFrame(),
+    )
     return votes, targets, predictions, speakers, truth

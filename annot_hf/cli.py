@@ -1,0 +1,232 @@
+"""The flow spelled as verbs: `annot-hf quickstart | corpus | agree | train | predict | report`.
+
+Each command reads files, calls a public function, writes files and prints one table. Heavy imports wait until a command
+runs, so that `--help` answers at once.
+"""
+
+import logging
+import sys
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+app = typer.Typer(
+    name="annot-hf",
+    help="Votes in, a distribution of human opinion out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+console = Console()
+
+Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides such as learning_rate=1e-3.")]
+
+
+@app.command()
+def quickstart(
+    corpus: Annotated[Path | None, typer.Option(help="Corpus script; a simulated corpus when left out.")] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder of the corpus that the script reads.")] = None,
+    out: Out = Path("quickstart"),
+    recipe: Annotated[str | None, typer.Option(help="Recipe file or name.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """The whole way: corpus, training, predictions on unseen speakers, report.
+
+    Example: `annot-hf quickstart --corpus dataset_scripts/cremad/cremad.py --root ../CREMA-D --out cremad`
+    """
+    if (corpus is None) != (root is None):
+        raise ValueError("--corpus and --root go together; give both, or neither for a simulated corpus.")
+    from annot_hf.data.corpus import load_corpus_script
+    from annot_hf.data.export import export_corpus, read_export
+    from annot_hf.data.simulate import SimulatedCorpus, simulate_corpus
+
+    if corpus is None:
+        console.rule("Simulate a corpus whose truth is known")
+        root = simulate_corpus(out / "simulated")
+        reader, recipe = SimulatedCorpus(root), recipe or "simulated-annotator"
+    else:
+        reader = load_corpus_script(corpus)(root)
+    console.rule("Export it")
+    _print_rows(f"Corpus {reader.name}", export_corpus(reader, out / "corpus").rows())
+    if recipe is None:
+        exported = read_export(out / "corpus")
+        named = exported.votes.select(questions=exported.default_questions)
+        recipe = "speech-annotator" if (named.annotator_codes >= 0).all() else "speech-distribution"
+    console.rule(f"Train, recipe {recipe}")
+    words = [
+        f"corpus={out / 'corpus'}",
+        f"output_dir={out / 'run'}",
+        f"features={out / 'features'}",
+        *(overrides or []),
+    ]
+    model = _train(recipe, words, resume=False)
+    console.rule("Predict the test split")
+    _predict(model, out / "corpus", "test", out / "predictions", out / "features")
+    console.rule("Report")
+    folder = _report(out / "predictions", out / "corpus", out / "report", root if corpus is None else None)
+    console.print(str(folder.resolve()), soft_wrap=True, highlight=False)
+
+
+@app.command()
+def corpus(
+    script: Annotated[Path, typer.Argument(help="Python file that defines a VoteCorpus.")],
+    root: Annotated[Path, typer.Option(help="Folder of the corpus.")],
+    out: Out,
+    embed_audio: Annotated[bool, typer.Option(help="Put the audio into the parquet files; mind the licence.")] = False,
+    keep_without_audio: Annotated[bool, typer.Option(help="Keep items whose audio is missing.")] = False,
+    allow_unmatched: Annotated[bool, typer.Option(help="Leave out, and count, votes on unlisted items.")] = False,
+) -> None:
+    """Export a corpus as parquet that `load_dataset(DIR, "votes" | "items" | "histograms")` reads.
+
+    Example: `annot-hf corpus dataset_scripts/cremad/cremad.py --root ../CREMA-D --out data/cremad`
+    """
+    from annot_hf.data.corpus import load_corpus_script
+    from annot_hf.data.export import export_corpus
+
+    report = export_corpus(
+        load_corpus_script(script)(root),
+        out,
+        embed_audio=embed_audio,
+        require_audio=not keep_without_audio,
+        allow_unmatched=allow_unmatched,
+    )
+    _print_rows(f"Corpus {report.name}", report.rows())
+    console.print(str(out.resolve()), soft_wrap=True, highlight=False)
+
+
+@app.command()
+def agree(folder: Annotated[Path, typer.Argument(help="Folder of an exported corpus.")]) -> None:
+    """How far raters agree on each question: Krippendorff's alpha and pairwise agreement.
+
+    Example: `annot-hf agree data/cremad`
+    """
+    from annot_hf.data.agreement import agreement
+    from annot_hf.data.export import read_export
+    from annot_hf.evaluation.tables import agreement_table
+
+    votes = read_export(folder).votes
+    found = [agreement(votes, question.name) for question in votes.questions if not question.multiple]
+    for table in agreement_table(found):
+        shown = Table(title=table.title, *table.header)
+        for row in table.rows:
+            shown.add_row(*(str(cell.text) if hasattr(cell, "text") else str(cell) for cell in row))
+        console.print(shown)
+
+
+@app.command()
+def train(
+    recipe: Annotated[str, typer.Argument(help="Recipe file, or the name of one that comes with the package.")],
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the newest checkpoint of output_dir.")] = False,
+) -> None:
+    """Train as a recipe says; the checkpoint is output_dir/model.
+
+    Example: `annot-hf train speech-distribution corpus=data/cremad output_dir=runs/cremad num_train_epochs=5`
+    """
+    console.print(str(_train(recipe, overrides or [], resume=resume).resolve()), soft_wrap=True, highlight=False)
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="Checkpoint folder.")],
+    corpus: Annotated[Path, typer.Option(help="Folder of an exported corpus.")],
+    out: Out,
+    split: Annotated[str, typer.Option(help="Which split.")] = "test",
+    features: Annotated[Path | None, typer.Option(help="Folder that keeps computed features.")] = None,
+) -> None:
+    """Predict a split: a distribution per item, and each rater's answer if the model has raters.
+
+    Example: `annot-hf predict runs/cremad/model --corpus data/cremad --out runs/cremad/predictions`
+    """
+    _predict(model, corpus, split, out, features)
+    console.print(str(out.resolve()), soft_wrap=True, highlight=False)
+
+
+@app.command()
+def report(
+    predictions: Annotated[Path, typer.Argument(help="Folder that predict wrote.")],
+    corpus: Annotated[Path, typer.Option(help="Folder of the exported corpus that was predicted.")],
+    out: Out,
+    truth: Annotated[Path | None, typer.Option(help="Folder of the simulation, if the corpus is simulated.")] = None,
+) -> None:
+    """Hold predictions against the votes: report.json, report.md, report.html and plots.
+
+    Example: `annot-hf report runs/cremad/predictions --corpus data/cremad --out runs/cremad/report`
+    """
+    console.print(str(_report(predictions, corpus, out, truth).resolve()), soft_wrap=True, highlight=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; errors in what the user gave are one line and exit status 2."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    try:
+        app(args=arguments)
+    except (ValueError, FileNotFoundError) as error:
+        Console(stderr=True).print(f"[bold red]Error[/]: {error}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+
+
+def _train(recipe: str, words: Iterable[str], *, resume: bool) -> Path:
+    from annot_hf.training.recipe import load_recipe
+    from annot_hf.training.train import train as run_training
+
+    result = run_training(load_recipe(recipe, list(words)), resume=resume)
+    rows = [(name, f"{value:.4f}", "") for name, value in result.metrics.items() if isinstance(value, float)]
+    _print_rows("Validation (nats; tvd is a distance)", rows)
+    return result.model
+
+
+def _predict(model: Path, corpus: Path, split: str, out: Path, features: Path | None) -> None:
+    from annot_hf.training.inference import predict as run_prediction
+
+    predictions, targets = run_prediction(model, corpus, split=split, features=features)
+    predictions.save(out)
+    rows = [("items predicted", f"{len(predictions):,}", "")]
+    rows += [(reason, f"{count:,}", "left out") for reason, count in targets.excluded.items()]
+    if len(predictions.rater_items):
+        own = int((~predictions.rater_fallback).sum())
+        rows.append(("rater answers by own head", f"{own:,}", ""))
+        rows.append(
+            ("rater answers by consensus", f"{len(predictions.rater_items) - own:,}", "rater unseen in training")
+        )
+    _print_rows(f"Predictions, split {split}", rows)
+
+
+def _report(folder: Path, corpus: Path, out: Path, truth: Path | None) -> Path:
+    from annot_hf.data.export import read_export
+    from annot_hf.data.simulate import read_truth
+    from annot_hf.evaluation.predictions import Predictions
+    from annot_hf.evaluation.report import build_report
+
+    predictions, exported = Predictions.load(folder), read_export(corpus)
+    names = [question.name for question in predictions.questions]
+    bins = round(len(predictions.support) ** (1 / len(names)))
+    split = predictions.meta.get("split", "test")
+    targets = exported.targets(split, names, bins=bins)
+    meta = dict(predictions.meta)
+    built = build_report(
+        predictions,
+        targets,
+        out,
+        title=f"{exported.name}: {' and '.join(names)}, split {split}",
+        items=exported.items,
+        marginal=meta.pop("marginal", None),
+        votes=exported.votes,
+        truth=None if truth is None else read_truth(truth),
+    )
+    console.print(built.summary, highlight=False)
+    return built.folder
+
+
+def _print_rows(title: str, rows: Iterable[tuple[str, str, str]]) -> None:
+    table = Table("what", "how many", "", title=title, title_justify="left")
+    table.columns[1].justify = "right"
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)

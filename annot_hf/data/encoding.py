@@ -1,0 +1,188 @@
+"""Columns from outside to integer codes: Arrow arrays, their vocabularies, and the rules that votes obey."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.csv
+
+from annot_hf.data.questions import Question, nearest
+
+NO_LABEL = -1  # a scale vote, or "none of them"
+_UNKNOWN = -2
+
+
+def resolve_values(
+    questions: tuple[Question, ...],
+    question_codes: np.ndarray,
+    text_codes: np.ndarray,
+    words: np.ndarray,
+    numbers: pa.Array | None,
+    *,
+    strict: bool,
+    where: str,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Check every value against its own question.
+
+    Args:
+        questions: What was asked.
+        question_codes: Index into `questions` `(V,)`.
+        text_codes: Index into `words` `(V,)`, -1 for null.
+        words: The different values, as text.
+        numbers: The values as numbers `(V,)`, where they came so; scale questions read `words` otherwise.
+        strict: Raise at a value that breaks its question's rule.
+        where: How messages call the table.
+
+    Returns:
+        Label codes, ratings and validity, each `(V,)`.
+    """
+    length = len(question_codes)
+    label_codes = np.full(length, NO_LABEL, dtype=np.int32)
+    ratings = np.full(length, np.nan)
+    valid = np.ones(length, dtype=bool)
+    for index, question in enumerate(questions):
+        rows = slice(None) if len(questions) == 1 else np.flatnonzero(question_codes == index)
+        if question.is_scale:
+            if numbers is None:
+                values = np.append(pd.to_numeric(pd.Series(words), errors="coerce"), np.nan)[text_codes[rows]]
+            else:
+                values = numbers.to_numpy(zero_copy_only=False)[rows].astype(np.float64)
+            good = (values >= question.low) & (values <= question.high)
+            ratings[rows] = values if good.all() else np.where(good, values, np.nan)
+            rule = f"a number from {question.low:g} to {question.high:g}"
+        else:
+            position = {label: code for code, label in enumerate(question.labels)}
+            null = NO_LABEL if question.multiple else _UNKNOWN
+            lookup = np.array([*(position.get(word, _UNKNOWN) for word in words), null], dtype=np.int32)
+            values = lookup[text_codes[rows]]  # -1 reads the last entry
+            good = values != _UNKNOWN
+            label_codes[rows] = values if good.all() else np.maximum(values, NO_LABEL)
+            rule = "one of " + ", ".join(question.labels)
+        if good.all():
+            continue
+        valid[rows] = good
+        if strict:
+            row = int(np.arange(length)[rows][np.argmin(good)])
+            if question.is_scale and numbers is not None:
+                value = numbers[row].as_py()
+            else:
+                value = words[text_codes[row]] if text_codes[row] >= 0 else None
+            hint = nearest(value, question.labels) if question.labels and value is not None else ""
+            raise ValueError(
+                f"{where}: row {row} has value {value!r} for question {question.name!r}{hint}; it must be {rule}. Correct the "
+                'value, or pass unknown="drop" to leave such rows out and count them.'
+            )
+    return label_codes, ratings, valid
+
+
+def repeated_votes(
+    questions: tuple[Question, ...],
+    item_codes: np.ndarray,
+    annotator_codes: np.ndarray,
+    question_codes: np.ndarray,
+    label_codes: np.ndarray,
+    annotators: int,
+) -> np.ndarray:
+    """Rows `(V,)` that repeat an earlier vote of the same named annotator; anonymous votes never do."""
+    if not annotators:
+        return np.zeros(len(item_codes), dtype=bool)
+    multiple = np.array([question.multiple for question in questions])
+    labels = 2 + max((len(question.labels) for question in questions), default=0)
+    key = item_codes.astype(np.int64) * (annotators + 1) + annotator_codes
+    key = (key * len(questions) + question_codes) * labels + np.where(multiple[question_codes], label_codes + 1, 0)
+    return pd.Series(key).duplicated().to_numpy() & (annotator_codes >= 0)
+
+
+def check_weights(array: pa.Array | None, where: str) -> np.ndarray | None:
+    """Checked weights, or None when all are one."""
+    if array is None:
+        return None
+    if is_text(array.type):
+        raise ValueError(f"{where}: column weight is not numeric; give one number a row.")
+    weights = array.to_numpy(zero_copy_only=False).astype(np.float64)
+    bad = ~(np.isfinite(weights) & (weights >= 0))
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise ValueError(f"{where}: row {row} has weight {weights[row]}; weights are finite and not negative.")
+    return None if (weights == 1).all() else weights
+
+
+def read_csv(path: str | os.PathLike) -> dict[str, pa.ChunkedArray]:
+    """The columns of a long CSV of votes; everything but weights stays text, and an empty field is null."""
+    text = pa.csv.ConvertOptions(
+        column_types={name: pa.string() for name in ("item", "annotator", "question", "value", "source")},
+        strings_can_be_null=True,
+        null_values=[""],
+    )
+    try:
+        table = pa.csv.read_csv(path, convert_options=text)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path}: not a readable CSV file ({error}); save it as UTF-8 with one header row.") from None
+    known = ("item", "value", "annotator", "question", "weight", "source")
+    for name in table.column_names:
+        if name not in known:
+            raise ValueError(
+                f"{path}: unknown column {name!r}{nearest(name, known)}; the columns are {', '.join(known)}."
+            )
+        if table.column_names.count(name) > 1:
+            raise ValueError(f"{path}: column {name!r} occurs twice; keep one of them.")
+    for name in ("item", "value"):
+        if name not in table.column_names:
+            raise ValueError(f"{path}: there is no column {name!r}; the file needs at least item and value.")
+    return {name: table.column(name) for name in table.column_names}
+
+
+def is_text(kind: pa.DataType) -> bool:
+    """Whether an Arrow type holds text, plain or dictionary-encoded."""
+    return pa.types.is_string(kind) or pa.types.is_dictionary(kind)
+
+
+def as_arrow(column: Any, name: str, where: str) -> pa.Array:
+    """A flat Arrow array; text comes out as string or as a dictionary of strings."""
+    if not isinstance(column, pa.Array | pa.ChunkedArray):
+        try:
+            column = pa.array(column, from_pandas=True)
+        except (pa.ArrowInvalid, pa.ArrowTypeError):  # numbers and text mixed
+            column = pa.array([None if pd.isna(value) else str(value) for value in column], pa.string())
+    if isinstance(column, pa.ChunkedArray):
+        column = (column.unify_dictionaries() if pa.types.is_dictionary(column.type) else column).combine_chunks()
+    if pa.types.is_dictionary(column.type) and not pa.types.is_string(column.type.value_type):
+        column = column.dictionary_decode()
+    kind = column.type
+    textual = pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or pa.types.is_null(kind)
+    if textual or (name not in ("value", "weight", "rating") and not is_text(kind)):
+        try:
+            column = column.cast(pa.string())
+        except pa.ArrowNotImplementedError:
+            raise ValueError(f"{where}: column {name} holds values of type {kind}; give text or numbers.") from None
+    return column
+
+
+def encode(array: pa.Array | None, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Codes `(V,)` (null is -1) and the words they stand for, in order of first appearance; no array is all null."""
+    if array is None:
+        return np.full(length, -1, dtype=np.int32), np.array([], dtype=object)
+    encoded = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
+    indices = encoded.indices.fill_null(-1) if encoded.null_count else encoded.indices
+    codes = indices.to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
+    return codes, encoded.dictionary.to_numpy(zero_copy_only=False).astype(object, copy=False)
+
+
+def dictionary(codes: np.ndarray, words: Sequence[str]) -> pa.DictionaryArray:
+    """Codes `(V,)` (-1 is null) into `words` as a dictionary column."""
+    mask = codes < 0
+    indices = pa.array(codes.astype(np.int32), mask=mask if mask.any() else None)
+    return pa.DictionaryArray.from_arrays(indices, pa.array([str(word) for word in words], pa.string()))
+
+
+def compact(codes: np.ndarray, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Codes into only those words that still occur, order kept."""
+    used = np.zeros(len(words) + 1, dtype=bool)
+    used[codes] = True  # -1 marks the spare last place
+    if used[:-1].all():
+        return codes, words
+    position = np.cumsum(used[:-1], dtype=np.int32) - 1
+    return np.append(position, np.int32(-1))[codes].astype(np.int32), words[used[:-1]]

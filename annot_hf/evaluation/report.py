@@ -1,0 +1,337 @@
+"""A report of one run: report.json, report.md, a self-contained report.html, items.csv and plots/*.png."""
+
+import base64
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from annot_hf.data.agreement import agreement
+from annot_hf.data.targets import Targets
+from annot_hf.data.votes import VoteTable
+from annot_hf.evaluation import plots
+from annot_hf.evaluation.alignment import align
+from annot_hf.evaluation.predictions import Predictions
+from annot_hf.evaluation.raters import recovered_bias
+from annot_hf.evaluation.scoring import Scores, score
+from annot_hf.evaluation.tables import (
+    agreement_table,
+    bias_table,
+    class_table,
+    interval,
+    rater_table,
+    score_table,
+)
+
+if TYPE_CHECKING:  # the simulation reads and writes audio, which a report need not import
+    from annot_hf.data.simulate import Truth
+
+DPI = 160
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]|#~$!])")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `build_report` wrote.
+
+    Attributes:
+        folder: Where it lies.
+        title: Its heading.
+        summary: The paragraph on top, with the headline.
+        scores: All numbers.
+        files: Paths of json, markdown, html, csv and of each plot, by name.
+    """
+
+    folder: Path
+    title: str
+    summary: str
+    scores: Scores
+    files: dict[str, Path]
+
+
+def build_report(
+    predictions: Predictions,
+    targets: Targets,
+    out: str | os.PathLike[str],
+    *,
+    title: str,
+    items: pd.DataFrame | None = None,
+    marginal: Sequence[float] | np.ndarray | None = None,
+    votes: VoteTable | None = None,
+    truth: "Truth | None" = None,
+    notes: Mapping[str, Any] | None = None,
+    n_resamples: int = 1000,
+    seed: int = 0,
+    on_missing: str = "error",
+) -> Report:
+    """Score predictions against the votes and write everything a reader needs into one folder.
+
+    Args:
+        predictions: What the model says.
+        targets: What the votes say.
+        out: Folder to write; made if need be.
+        title: Heading of the report.
+        items: Table with a column `item` and, if known, `speaker` (intervals resample speakers) and `split`.
+        marginal: Distribution of the training votes `(K,)`, the baseline.
+        votes: The votes behind the targets, for a table of the raters' agreement on the evaluated items.
+        truth: Truth of a simulated corpus (`read_truth`), to see which biases of raters were recovered.
+        notes: Further facts on the run to print at the end.
+        n_resamples: Bootstrap resamples.
+        seed: Seed of the resampling.
+        on_missing: "error" or "exclude"; see `score`.
+
+    Raises:
+        ValueError: The inputs do not fit together.
+    """
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    about = None if items is None else _about(items)
+    speakers = None if about is None or "speaker" not in about else about["speaker"]
+    scores = score(
+        predictions,
+        targets,
+        speakers=speakers,
+        marginal=marginal,
+        n_resamples=n_resamples,
+        seed=seed,
+        on_missing=on_missing,
+    )
+    found = None
+    if truth is not None and predictions.is_scale and (~predictions.rater_fallback).any():
+        found = recovered_bias(predictions, truth.raters, n_resamples=n_resamples, seed=seed)
+    agreed = []
+    if votes is not None:
+        heard = votes.select(items=scores.per_item["item"])
+        agreed = [agreement(heard, question.name) for question in targets.questions if not question.multiple]
+    excluded = _excluded(scores, targets, votes)
+    summary = _summary(scores, targets, about, excluded)
+    tables = [score_table(scores), *rater_table(scores), *class_table(scores, predictions.is_scale)]
+    tables += agreement_table(agreed) + bias_table(found)
+
+    files = {"json": folder / "report.json", "markdown": folder / "report.md", "html": folder / "report.html"}
+    files["csv"] = folder / "items.csv"
+    figures = []
+    for name, (draw, caption) in _figures(predictions, targets, scores, found, marginal, on_missing).items():
+        path = plots.save_figure(draw, folder / "plots" / f"{name}.png", dpi=DPI)
+        files[name] = path
+        figures.append(_inline(path, caption))
+    details = {**predictions.meta, **(notes or {})}
+    page = {
+        "title": title,
+        "summary": summary,
+        "tables": tables,
+        "figures": figures,
+        "notes": scores.notes,
+        "details": [
+            (key, value if isinstance(value, str) else json.dumps(_plain(value))) for key, value in details.items()
+        ],
+    }
+    environment = Environment(
+        loader=PackageLoader("annot_hf"),
+        autoescape=lambda name: name is not None and ".html" in name,
+        undefined=StrictUndefined,
+        finalize=lambda value: plots.printable(value) if type(value) is str else value,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["md"] = markdown_safe
+    environment.filters["md_row"] = lambda cells: f"| {' | '.join(map(markdown_safe, cells))} |"
+    for kind, template in (("markdown", "report.md.j2"), ("html", "report.html.j2")):
+        files[kind].write_text(environment.get_template(template).render(page), encoding="utf-8")
+    data = {
+        "title": title,
+        "summary": summary,
+        "questions": [question.to_dict() for question in targets.questions],
+        "support": list(targets.support),
+        "target_method": targets.method,
+        "scores": scores.to_dict(),
+        "excluded": excluded,
+        "agreement": [one.to_dict() for one in agreed],
+        "recovered_bias": found,
+        "resampling": {"n_resamples": n_resamples, "seed": seed},
+        "run": details,
+        "plots": [figure["path"] for figure in figures],
+    }
+    text = json.dumps(_plain(data), indent=2, ensure_ascii=False, allow_nan=False)
+    files["json"].write_text(text + "\n", encoding="utf-8")
+    scores.per_item.map(csv_safe).to_csv(files["csv"], index=False, float_format="%.6g", lineterminator="\n")
+    return Report(folder, title, summary, scores, files)
+
+
+def markdown_safe(text: object) -> str:
+    """Text that Markdown shows as it is: no markup, no HTML, no line break."""
+    line = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _MARKDOWN.sub(r"\\\1", line)
+
+
+def csv_safe(cell: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula: text starting with = + - @, tab or CR gets an apostrophe."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+
+
+def _about(items: pd.DataFrame) -> pd.DataFrame:
+    """The item table by item name."""
+    if "item" not in items:
+        raise ValueError(f"The item table has columns {', '.join(map(str, items.columns))}; it needs a column 'item'.")
+    if items["item"].duplicated().any():
+        twice = items["item"][items["item"].duplicated()].iloc[0]
+        raise ValueError(f"The item table lists {twice!r} twice; give each item one row.")
+    return items.set_index("item")
+
+
+def _excluded(scores: Scores, targets: Targets, votes: VoteTable | None) -> dict[str, int]:
+    """Everything left out, by reason."""
+    reasons = dict(targets.excluded)
+    reasons["predicted items without target"] = scores.counts["predicted_without_target"]
+    reasons["items with votes but no prediction"] = scores.counts["target_without_prediction"]
+    reasons |= {} if votes is None else {f"votes: {reason}": rows for reason, rows in votes.exclusions.items()}
+    return {reason: count for reason, count in reasons.items() if count}
+
+
+def _summary(scores: Scores, targets: Targets, about: pd.DataFrame | None, excluded: Mapping[str, int]) -> str:
+    """What was evaluated on what, what was left out, and the headline with its interval."""
+    counts, names = scores.counts, " and ".join(f"\u201c{question.name}\u201d" for question in targets.questions)
+    kind = f"{len(targets.support)} {'grid cells' if targets.questions[0].is_scale else 'labels'}"
+    said = _many(counts["votes"], "vote")
+    if counts["raters_voting"]:
+        some = "" if counts["rater_votes"] == counts["votes"] else f", {counts['rater_votes']:,} of them"
+        said += f"{some} by {_many(counts['raters_voting'], 'named rater')}"
+    else:
+        said += " without rater names"
+    spoken = f" by {_many(counts['speakers'], 'speaker')}" if counts["speakers"] else " (speakers not given)"
+    splits = ""
+    if about is not None and "split" in about:
+        found = about["split"].reindex(scores.per_item["item"]).dropna().astype(str).value_counts()
+        each = " and ".join(name if len(found) == 1 else f"{name} ({count:,})" for name, count in found.items())
+        splits = f" of the split{'s' if len(found) > 1 else ''} {each}" if len(found) else ""
+    left_out = "; ".join(f"{reason}: {count:,}" for reason, count in excluded.items())
+    jsd, gap = scores["jsd"], scores["gap_closed"]
+    text = (
+        f"Predictions for {_many(counts['n_evaluated'], 'item')}{spoken}{splits} were compared with {said} on the question"
+        f"{'s' if len(targets.questions) > 1 else ''} {names} ({kind}). Left out: {left_out or 'nothing'}. "
+        f"The mean Jensen-Shannon divergence from the votes is {interval(jsd, 3, ' nats')}, or "
+        f"{scores['jsd_bits']['value']:.3f} bits, against {jsd['marginal']['value']:.3f} nats for {scores.baseline}. "
+    )
+    if gap["value"] is not None:
+        text += (
+            f"The model closes {interval(gap, 1, ' %')} of the gap in cross-entropy between that baseline and the votes' "
+            "own entropy. "
+        )
+    low, high = jsd["difference"]["low"], jsd["difference"]["high"]
+    if low is None:
+        return text + next(note for note in scores.notes if note.startswith("No intervals"))
+    text += f"The difference in divergence, model - marginal, is {interval(jsd['difference'], 3, ' nats')}"
+    if low <= 0 <= high:
+        return text + ": the data do not tell the model from the marginal."
+    return text + "." if high < 0 else text + ": the model is worse than the marginal."
+
+
+def _many(count: float, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _figures(
+    predictions: Predictions,
+    targets: Targets,
+    scores: Scores,
+    found: dict[str, dict[str, Any]] | None,
+    marginal: Sequence[float] | np.ndarray | None,
+    on_missing: str,
+) -> dict[str, tuple[Callable[[], Figure], str]]:
+    """Every figure that the data allow: what draws it, and its caption."""
+    pairing = align(predictions, targets, on_missing=on_missing)
+    p, q, table = pairing.p, pairing.q, scores.per_item
+    base = q.mean(0) if marginal is None else np.asarray(marginal, dtype=float)
+    names = [question.name for question in targets.questions]
+    grid = names if len(names) == 2 else ()
+    rows, ranks = _examples(table["jsd"].to_numpy())
+    titles = [
+        f"{rank} JSD: {table['jsd'][row]:.3f} nats\n{plots.short(table['item'][row], 28)}\n"
+        f"{_many(table['votes'][row], 'vote')}"
+        for row, rank in zip(rows, ranks, strict=True)
+    ]
+    figures: dict[str, tuple[Callable[[], Figure], str]] = {
+        "examples": (
+            lambda: plots.plot_examples(targets.support, q[rows], p[rows], titles, grid),
+            "Votes and prediction for the items with the lowest, median and highest divergence.",
+        )
+    }
+    if grid:
+        bins = round(len(base) ** 0.5)
+        means = {"votes": q.mean(0), "mean prediction": p.mean(0), "marginal": base}
+        shaped = {name: mean.reshape(bins, bins) for name, mean in means.items()}
+        figures["mean_grid"] = (
+            lambda: plots.plot_grids(shaped, names),
+            "Mean distribution over all evaluated items, and the marginal baseline, on one colour scale.",
+        )
+    else:
+        figures["mean_distribution"] = (
+            lambda: plots.plot_mean_distribution(targets.support, q.mean(0), p.mean(0), base),
+            "Mean distribution of the votes and of the predictions over all evaluated items, and the marginal baseline.",
+        )
+    figures["reliability"] = (
+        lambda: plots.plot_reliability(q, p, unit="cell" if predictions.is_scale else "label"),
+        "Calibration: points on the diagonal mean that labels get the share of votes that the model predicts for them.",
+    )
+    figures["entropy"] = (
+        lambda: plots.plot_entropy(
+            table["entropy_votes"].to_numpy(),
+            table["entropy_predicted"].to_numpy(),
+            q.shape[1],
+            scores["entropy_correlation"]["value"],
+        ),
+        "Does the model know where people disagree? Entropy of its prediction against entropy of the votes.",
+    )
+    if scores.counts["speakers"] > 1:
+        means = table.groupby("speaker").agg(
+            model=("jsd", "mean"), marginal=("jsd_marginal", "mean"), n=("jsd", "size")
+        )
+        speakers = {str(name): (row.model, row.marginal, int(row.n)) for name, row in means.iterrows()}
+        figures["speakers"] = (
+            lambda: plots.plot_speakers(speakers),
+            "Mean divergence of model and marginal for each speaker, the best predicted on top.",
+        )
+    if found is not None:
+        figures["rater_bias"] = (
+            lambda: plots.plot_rater_bias(found),
+            "Bias that the simulation gave each rater, against the mean difference between the model's prediction for "
+            "that rater and its consensus prediction.",
+        )
+    return figures
+
+
+def _examples(divergence: np.ndarray) -> tuple[list[int], list[str]]:
+    """Rows of the lowest, median and highest values, each row once, and what to call them."""
+    order = np.argsort(divergence, kind="stable")
+    if len(order) < 3:
+        return order.tolist(), ["only"] if len(order) == 1 else ["lowest", "highest"]
+    return order[[0, (len(order) - 1) // 2, -1]].tolist(), ["lowest", "median", "highest"]
+
+
+def _inline(path: Path, caption: str) -> dict[str, Any]:
+    """A figure for the templates, with its bytes in base64 and its width in CSS pixels from the PNG header."""
+    content = path.read_bytes()
+    width = int.from_bytes(content[16:20], "big") * 96 // DPI
+    encoded = base64.b64encode(content).decode("ascii")
+    return {"path": f"plots/{path.name}", "caption": caption, "alt": caption, "base64": encoded, "width": width}
+
+
+def _plain(value: Any) -> Any:
+    """Values that strict JSON holds: NumPy becomes Python, and what is not finite becomes null."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(entry) for key, entry in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return _plain(value.tolist())
+    if isinstance(value, list | tuple | set):
+        return [_plain(entry) for entry in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | bool | None) else str(value)

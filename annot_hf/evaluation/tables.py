@@ -1,0 +1,168 @@
+"""The tables of a report as plain text cells; the templates escape and lay them out."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from annot_hf.data.agreement import Agreement
+from annot_hf.evaluation.scoring import Scores
+
+_ARROWS = {"lower": " \u2193", "higher": " \u2191", "": ""}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: a value and, smaller, its interval or unit."""
+
+    main: str
+    small: str = ""
+
+    @property
+    def text(self) -> str:
+        """Both on one line."""
+        return f"{self.main} {self.small}".strip()
+
+
+@dataclass(frozen=True)
+class Table:
+    """Title, column heads, rows of cells (the first is the row's name) and a sentence below."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[Cell, ...]]
+    note: str = ""
+
+
+def interval(entry: Mapping[str, Any], digits: int, unit: str) -> str:
+    """Value with its interval in words, such as "0.118 nats (95 % interval 0.110 to 0.126)"."""
+    value = f"{number(entry['value'], digits)}{unit}"
+    if entry["low"] is None:
+        return value
+    return f"{value} (95 % interval {number(entry['low'], digits)} to {number(entry['high'], digits)})"
+
+
+def number(value: float | None, digits: int) -> str:
+    """A number with a fixed count of decimals and a real minus sign; a dash where it is not defined."""
+    return "\u2013" if value is None else f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "\u2212")
+
+
+def score_table(scores: Scores) -> Table:
+    """Measures over items: model, marginal, and their difference."""
+    rows = [
+        (
+            _head(record),
+            _cell(record),
+            _cell(record["marginal"], record["unit"]),
+            _cell(record["difference"], record["unit"]),
+        )
+        for record in scores.measures.values()
+    ]
+    note = f"\u2193 lower is better, \u2191 higher. In brackets: 95 % intervals. The marginal is {scores.baseline}."
+    return Table(
+        "Predicted distributions against the votes", ("Measure", "Model", "Marginal", "Difference"), rows, note
+    )
+
+
+def rater_table(scores: Scores) -> list[Table]:
+    """Measures over single answers of named raters; nothing when no vote of a named rater was predicted."""
+    if not scores.raters:
+        return []
+    rows = [
+        (
+            _head(record),
+            *(
+                _cell(record[system], record["unit"]) if system else _cell(record)
+                for system in ("", "consensus", "marginal")
+            ),
+            _cell(record["difference"], record["unit"]),
+            _cell(record["difference_to_consensus"], record["unit"]),
+        )
+        for record in scores.raters.values()
+    ]
+    counts = scores.counts
+    note = (
+        f"Of {counts['rater_votes']:,} votes by named raters, {counts['rater_votes_own_head']:,} were predicted by the "
+        f"rater's own head, {counts['rater_votes_consensus_fallback']:,} by the consensus head because the rater was not "
+        f"seen in training, and {counts['rater_votes_without_prediction']:,} were not predicted. All systems are scored on "
+        "the same votes. Intervals resample speakers (items when speakers are unknown), and raters for means over raters."
+    )
+    columns = (
+        "Measure",
+        "Rater's prediction",
+        "Consensus",
+        "Marginal",
+        "Difference to marginal",
+        "Difference to consensus",
+    )
+    return [Table("Predicted answers of single raters", columns, rows, note)]
+
+
+def class_table(scores: Scores, grid: bool) -> list[Table]:
+    """Shares and F1 per label; a grid's cells are in its heat maps instead."""
+    if grid:
+        return []
+    columns = ("Label", "Votes", "Predicted", "Items won", "Items predicted", "Precision", "Recall", "F1")
+    rows = [
+        (
+            Cell(line["label"]),
+            Cell(f"{100 * line['votes']:.1f} %"),
+            Cell(f"{100 * line['predicted']:.1f} %"),
+            Cell(f"{line['plurality_items']:,}"),
+            Cell(f"{line['predicted_items']:,}"),
+            *(Cell(number(line[name], 3)) for name in ("precision", "recall", "f1")),
+        )
+        for line in scores.classes
+    ]
+    ties = scores.counts["plurality_ties"]
+    note = (
+        "Votes, predicted: mean share over items. Items won: items whose plurality is the label; in "
+        f"{ties:,} of {scores.counts['n_evaluated']:,} items labels tie, and the first in the support wins."
+    )
+    return [Table("Label by label", columns, rows, note)]
+
+
+def agreement_table(found: Sequence[Agreement]) -> list[Table]:
+    """How far the raters themselves agree on the evaluated items."""
+    if not found:
+        return []
+    columns = ("Question", "Krippendorff's alpha", "Pairwise agreement", "Fleiss' kappa", "Items", "Votes", "Raters")
+    rows = [
+        (
+            Cell(one.question),
+            Cell(number(one.alpha, 3), one.level),
+            Cell(number(one.pairwise, 3)),
+            Cell(number(one.fleiss_kappa, 3)),
+            Cell(f"{one.pairable_items:,}", f"of {one.items:,}"),
+            Cell(f"{one.votes:,}"),
+            Cell(f"{one.annotators:,}"),
+        )
+        for one in found
+    ]
+    note = "Over items with at least two votes. Agreement and kappa count equal answers only, also on scales."
+    return [Table("How far the raters agree", columns, rows, note)]
+
+
+def bias_table(found: Mapping[str, Mapping[str, Any]] | None) -> list[Table]:
+    """Correlation of true and recovered biases of simulated raters."""
+    if not found:
+        return []
+    rows = [
+        (Cell(question), _cell(one["correlation"]), Cell(f"{len(one['true']):,}")) for question, one in found.items()
+    ]
+    note = "Pearson correlation between the simulated bias and the one found; the interval resamples raters."
+    return [Table("Biases of raters recovered", ("Question", "Correlation", "Raters"), rows, note)]
+
+
+def _head(record: Mapping[str, Any]) -> Cell:
+    return Cell(record["title"] + _ARROWS[record["better"]], record["unit"])
+
+
+def _cell(entry: Mapping[str, Any] | None, unit: str | None = None) -> Cell:
+    """A value over its interval: one decimal for per cent, three otherwise."""
+    if entry is None:
+        return Cell("")
+    digits = 1 if (unit or entry.get("unit")) == "%" else 3
+    value = number(entry["value"], digits)
+    if entry["low"] is None or entry["low"] == entry["high"]:
+        return Cell(value)
+    return Cell(value, f"[{number(entry['low'], digits)}, {number(entry['high'], digits)}]")

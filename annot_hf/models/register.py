@@ -1,0 +1,21 @@
+"""With the package installed, `AutoModel` knows our models without trusting remote code."""
+
+from transformers import AutoConfig, AutoModel
+
+from .configuration_annotator import AnnotatorConfig
+from .configuration_distribution import DistributionConfig
+from .configuration_log_mel import LogMelConfig
+from .modeling_annotator import AnnotatorModel
+from .modeling_distribution import DistributionModel
+from .modeling_log_mel import LogMelModel
+
+
+def register_models() -> None:
+    """Register every configuration and model with the library's Auto classes; calling it again is harmless."""
+    for config, model in (
+        (LogMelConfig, LogMelModel),
+        (DistributionConfig, DistributionModel),
+        (AnnotatorConfig, AnnotatorModel),
+    ):
+        AutoConfig.register(config.model_type, config, exist_ok=True)
+        AutoModel.register(config, model, exist_ok=True)

@@ -1,0 +1,155 @@
+"""From items and targets to batches: the only place where raw rows become tensors."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import Dataset, Sampler
+
+from annot_hf.data.targets import Targets, item_seeds
+
+FRAME_MULTIPLE = 16
+MIN_SAMPLES = 8_000  # half a second at 16 kHz: SpecAugment of the wav2vec 2.0 family needs at least ten frames
+
+
+class OpinionDataset(Dataset):
+    """Rows `{"input", "labels", "annotators", "ratings", "seed"}`, one an item that has a target.
+
+    Args:
+        targets: Targets of the items.
+        inputs: What `read` takes for each item, aligned with the targets.
+        read: Turns an entry of `inputs` into the model's input: reads features, decodes audio, or passes text on.
+        lengths: Length of each input (frames, samples or characters), for bucketing.
+        annotators: The model's raters; answers of others get index -1.
+        seed: Seed of the resampling, that of the targets.
+    """
+
+    def __init__(
+        self,
+        targets: Targets,
+        inputs: Sequence[Any],
+        read: Callable[[Any], Any],
+        lengths: Sequence[int],
+        *,
+        annotators: Sequence[str] = (),
+        seed: int = 0,
+    ) -> None:
+        self.targets, self.inputs, self.read = targets, inputs, read
+        self.lengths = np.asarray(lengths)
+        index = {name: code for code, name in enumerate(annotators)}
+        codes = np.array([index.get(name, -1) for name in targets.annotators], dtype=np.int64)
+        self.annotators = codes[targets.ratings.annotator] if len(codes) else np.zeros(0, np.int64)
+        self.bounds = np.searchsorted(targets.ratings.item, np.arange(len(targets) + 1))
+        self.seeds = item_seeds(targets.items, seed)
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        rows = slice(self.bounds[index], self.bounds[index + 1])
+        return {
+            "input": self.read(self.inputs[index]),
+            "labels": self.targets.probs[index],
+            "annotators": self.annotators[rows],
+            "ratings": self.targets.ratings.value[rows],
+            "seed": self.seeds[index],
+        }
+
+
+@dataclass
+class VoteCollator:
+    """Pads inputs and joins the (item, rater) pairs of a batch.
+
+    Args:
+        input_name: "input_features", "input_values" or "input_ids".
+        tokenizer: Tokenizer of a text trunk.
+        panel: For annotator models, how many raters to ask about an item that no named rater rated; None for models
+            without raters.
+    """
+
+    input_name: str
+    tokenizer: Any = None
+    panel: int | None = None
+
+    def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
+        """Batch with the trunk's input, `attention_mask`, `labels` `(B, K)` and, for annotator models, the pairs."""
+        batch = self._inputs([row["input"] for row in rows])
+        batch["labels"] = torch.from_numpy(np.stack([row["labels"] for row in rows])).float()
+        if self.panel is None:
+            return batch
+        pairs = [self._pairs(row) for row in rows]
+        counts = torch.tensor([len(annotators) for annotators, _ in pairs])
+        batch["pair_item"] = torch.arange(len(rows)).repeat_interleave(counts)
+        batch["pair_annotator"] = torch.from_numpy(np.concatenate([annotators for annotators, _ in pairs]))
+        batch["ratings"] = torch.from_numpy(np.concatenate([ratings for _, ratings in pairs])).float()
+        batch["item_seed"] = torch.tensor([int(row["seed"]) for row in rows])
+        return batch
+
+    def _inputs(self, inputs: list[Any]) -> dict[str, torch.Tensor]:
+        if self.input_name == "input_ids":
+            return dict(self.tokenizer(inputs, padding=True, truncation=True, return_tensors="pt"))
+        tensors = [torch.from_numpy(np.asarray(value, dtype=np.float32)) for value in inputs]
+        padded = pad_sequence(tensors, batch_first=True)  # (B, T, D) or (B, samples)
+        if self.input_name == "input_values" and padded.shape[1] < MIN_SAMPLES:
+            padded = torch.nn.functional.pad(padded, (0, MIN_SAMPLES - padded.shape[1]))
+        if self.input_name == "input_features":  # few distinct lengths: the CPU's convolutions are set up once for each
+            padded = torch.nn.functional.pad(padded, (0, 0, 0, -padded.shape[1] % FRAME_MULTIPLE))
+        lengths = torch.tensor([len(tensor) for tensor in tensors])
+        mask = (torch.arange(padded.shape[1]) < lengths[:, None]).long()
+        return {self.input_name: padded, "attention_mask": mask}
+
+    def _pairs(self, row: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        """An item's raters and their answers; the panel, with answers unknown, where nobody with a name rated it."""
+        if len(row["annotators"]):
+            return row["annotators"], row["ratings"]
+        panel = np.arange(self.panel) if self.panel else np.array([-1])
+        return panel, np.full((len(panel), row["ratings"].shape[1]), np.nan)
+
+
+class BucketSampler(Sampler[int]):
+    """Shuffled indices whose consecutive batches hold inputs of similar length, the same for a seed and an epoch.
+
+    Within groups of `group` batches, drawn at random, items are sorted by length; then the batches are shuffled. The
+    order depends on nothing but seed and epoch, which is what makes a resumed run exact.
+
+    Args:
+        lengths: Length of each item.
+        batch_size: Items per batch.
+        seed: Seed.
+        group: Batches per group; more means less padding and less shuffling.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, *, seed: int = 0, group: int = 50) -> None:
+        self.lengths, self.batch_size, self.seed, self.group = np.asarray(lengths), batch_size, seed, group
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order comes next."""
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        generator = np.random.default_rng([self.seed, self.epoch])
+        order = generator.permutation(len(self.lengths))
+        span = self.batch_size * self.group
+        groups = [order[start : start + span] for start in range(0, len(order), span)]
+        order = np.concatenate([group[np.argsort(self.lengths[group], kind="stable")] for group in groups])
+        batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
+        whole, rest = batches[: len(order) // self.batch_size], batches[len(order) // self.batch_size :]
+        generator.shuffle(whole)  # a short last batch stays last, so that the others keep their bounds
+        return iter(np.concatenate(whole + rest).tolist())
+
+
+def padding_factor(lengths: Sequence[int], order: Sequence[int], batch_size: int) -> float:
+    """Padded over real length of an epoch; 1 is no padding at all."""
+    lengths = np.asarray(lengths)[list(order)]
+    starts = range(0, len(lengths), batch_size)
+    padded = sum(
+        lengths[start : start + batch_size].max() * len(lengths[start : start + batch_size]) for start in starts
+    )
+    return float(padded / lengths.sum())

@@ -1,0 +1,115 @@
+"""Frames computed once and kept: half-precision matrices in safetensors shards, written in parallel, resumable."""
+
+import functools
+import hashlib
+import json
+import logging
+import os
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+from safetensors.numpy import save_file
+from tqdm.auto import tqdm
+from transformers import SequenceFeatureExtractor
+
+from annot_hf.data.audio import AudioLimits, load_audio
+
+logger = logging.getLogger(__name__)
+
+SHARD_ITEMS = 256
+
+
+class FeatureStore:
+    """Frames `(T, D)` of items, read one at a time from memory-mapped shards.
+
+    Args:
+        folder: Where `build_features` wrote them.
+        items: Number of items.
+    """
+
+    def __init__(self, folder: Path, items: int) -> None:
+        self.folder = folder
+        shards = [folder / _shard_name(start) for start in range(0, items, SHARD_ITEMS)]
+        self._shards = [safe_open(shard, framework="numpy") for shard in shards]
+        ends = [np.cumsum(shard.get_tensor("lengths")) for shard in self._shards]
+        self._ends = [np.concatenate([[0], end]) for end in ends]
+        self._frames = [shard.get_slice("frames") for shard in self._shards]
+        self.lengths = np.concatenate([np.diff(end) for end in self._ends])
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def __getitem__(self, index: int) -> np.ndarray:
+        shard, row = divmod(index, SHARD_ITEMS)
+        start, stop = self._ends[shard][row : row + 2]
+        return self._frames[shard][int(start) : int(stop)]
+
+
+def build_features(
+    folder: str | os.PathLike[str],
+    sources: Sequence[Any],
+    extractor: SequenceFeatureExtractor,
+    *,
+    key: str,
+    max_seconds: float = 30.0,
+    processes: int | None = None,
+) -> FeatureStore:
+    """Compute the features of every clip, or go on where an earlier call stopped.
+
+    Args:
+        folder: Where features are kept; one sub-folder per key.
+        sources: Audio of each clip, as `load_audio` takes it.
+        extractor: Feature extractor that gives `input_features`.
+        key: Stands for what the clips are (the corpus's digest); with the extractor's settings it names the sub-folder.
+        max_seconds: Longest clip that is accepted (s).
+        processes: Worker processes; one per core by default.
+
+    Raises:
+        AudioError: A clip cannot be read; the message names it.
+    """
+    settings = json.dumps([key, len(sources), extractor.to_dict()], sort_keys=True, default=str)
+    folder = Path(folder) / hashlib.sha256(settings.encode()).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    starts = [start for start in range(0, len(sources), SHARD_ITEMS) if not (folder / _shard_name(start)).exists()]
+    work = functools.partial(_write_shard, folder, extractor, max_seconds)
+    parts = [sources[start : start + SHARD_ITEMS] for start in starts]
+    processes = min(processes or os.cpu_count() or 1, len(starts))
+    progress = functools.partial(
+        tqdm, total=len(starts), desc="features", unit=f"{SHARD_ITEMS} clips", disable=not starts
+    )
+    if processes > 1:
+        with ProcessPoolExecutor(processes) as pool:
+            list(progress(pool.map(work, starts, parts)))
+    else:
+        list(progress(map(work, starts, parts)))
+    return FeatureStore(folder, len(sources))
+
+
+def log_mel(wave: np.ndarray, extractor: SequenceFeatureExtractor) -> np.ndarray:
+    """Log-mel frames `(T, bands)` of a waveform `(samples,)` at the extractor's rate; at least one frame."""
+    rate = extractor.sampling_rate
+    wave = np.pad(wave, (0, max(0, rate // 20 - len(wave))))  # shorter than one analysis window gives no frame
+    return extractor(wave, sampling_rate=rate, return_tensors="np", padding=False)["input_features"][0]
+
+
+def _write_shard(
+    folder: Path, extractor: SequenceFeatureExtractor, max_seconds: float, start: int, sources: Sequence[Any]
+) -> None:
+    limits, rate = AudioLimits(max_seconds=max_seconds), extractor.sampling_rate
+    frames = []
+    for source in sources:
+        wave = load_audio(source, sampling_rate=rate, limits=limits)
+        frames.append(log_mel(wave, extractor).astype(np.float16))
+    lengths = np.array([len(clip) for clip in frames], np.int64)
+    target = folder / _shard_name(start)
+    partial = target.with_suffix(f".{os.getpid()}.part")
+    save_file({"frames": np.concatenate(frames), "lengths": lengths}, partial)
+    os.replace(partial, target)
+
+
+def _shard_name(start: int) -> str:
+    return f"features-{start // SHARD_ITEMS:05d}.safetensors"

@@ -1,0 +1,176 @@
+"""Predictions of a checkpoint: on a split of a corpus, or on any clips or texts."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
+from transformers import AutoModel
+
+from annot_hf.data.export import read_export
+from annot_hf.data.questions import Question
+from annot_hf.data.targets import Ratings, Targets
+from annot_hf.evaluation.predictions import Predictions
+from annot_hf.models.configuration_annotator import AnnotatorConfig
+from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
+from annot_hf.models.register import register_models
+from annot_hf.training.collator import OpinionDataset
+from annot_hf.training.inputs import corpus_inputs, make_processor, read_inputs
+from annot_hf.training.train import FACTS, make_collator
+
+
+def load_model(folder: str | Path) -> tuple[OpinionPreTrainedModel, Any, dict[str, Any]]:
+    """A checkpoint folder's model, its processor and the facts of its training (empty if it has none).
+
+    Raises:
+        ValueError: The folder holds no checkpoint of this package.
+    """
+    register_models()
+    folder = Path(folder)
+    if not (folder / "config.json").is_file():
+        raise ValueError(f"{folder} is not a checkpoint folder: it has no config.json; give output_dir/model of a run.")
+    model = AutoModel.from_pretrained(folder)
+    if not isinstance(model, OpinionPreTrainedModel):
+        raise ValueError(f"{folder} holds a {type(model).__name__}; give a checkpoint trained with annot-hf.")
+    facts = json.loads((folder / FACTS).read_text(encoding="utf-8")) if (folder / FACTS).is_file() else {}
+    return model.eval(), make_processor(model.config.trunk_config, folder), facts
+
+
+def predict(
+    model_folder: str | Path,
+    corpus_folder: str | Path,
+    *,
+    split: str = "test",
+    batch_size: int = 32,
+    features: str | Path | None = None,
+    max_seconds: float = 30.0,
+) -> tuple[Predictions, Targets]:
+    """Predict one split of an exported corpus, and give the targets to hold the predictions against.
+
+    An annotator model answers for the raters who rated each item; a rater it was not trained on is answered for by the
+    consensus head and marked so.
+
+    Args:
+        model_folder: Checkpoint folder.
+        corpus_folder: Folder of the exported corpus.
+        split: Which split.
+        batch_size: Items per batch.
+        features: Folder for computed log-mel features; `corpus_folder`/../features by default.
+        max_seconds: Longest clip that is accepted (s).
+
+    Raises:
+        ValueError: The corpus does not ask the checkpoint's questions, or in another way.
+    """
+    model, processor, facts = load_model(model_folder)
+    corpus = read_export(corpus_folder)
+    config = model.config
+    questions = tuple(Question.from_dict(question) for question in config.questions)
+    for question in questions:
+        asked = corpus.votes.question(question.name)
+        if (asked.labels, asked.low, asked.high) != (question.labels, question.low, question.high):
+            raise ValueError(
+                f"The checkpoint's question {question.name!r} has {_describe(question)} and the corpus's has "
+                f"{_describe(asked)}; predict a corpus with the same support, or train on this one."
+            )
+    targets = corpus.targets(split, [question.name for question in questions], bins=config.bins)
+    inputs = corpus_inputs(
+        corpus,
+        targets.items,
+        config.trunk_config,
+        processor,
+        features=features or Path(corpus_folder).parent / "features",
+        max_seconds=max_seconds,
+    )
+    dataset = OpinionDataset(
+        targets, inputs.entries, inputs.read, inputs.lengths, annotators=getattr(config, "annotators", ())
+    )
+    meta = {"model": str(model_folder), "corpus": corpus.name, "split": split, "marginal": facts.get("marginal")}
+    return _run(model, processor, dataset, questions, batch_size, meta), targets
+
+
+def predict_inputs(
+    model: OpinionPreTrainedModel,
+    processor: Any,
+    sources: Sequence[Any],
+    *,
+    batch_size: int = 32,
+    max_seconds: float = 30,
+) -> Predictions:
+    """Predict clips (anything `load_audio` takes) or texts that no corpus knows; items are named by their number.
+
+    An annotator model answers for its whole panel of raters.
+    """
+    inputs = read_inputs(sources, model.config.trunk_config, processor, max_seconds=max_seconds)
+    names = np.array([str(number) for number in range(len(sources))], dtype=object)
+    questions = tuple(Question.from_dict(question) for question in model.config.questions)
+    size, width = len(model.config.support), len(questions) if model.config.is_scale else 1
+    empty = Ratings(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, width)))
+    flat = np.full((len(sources), size), 1 / size)
+    targets = Targets(questions, model.config.support, names, flat, np.zeros(len(names), int), empty, (), "none")
+    dataset = OpinionDataset(targets, inputs.entries, inputs.read, inputs.lengths)
+    return _run(model, processor, dataset, questions, batch_size, {})
+
+
+@torch.inference_mode()
+def _run(
+    model: OpinionPreTrainedModel,
+    processor: Any,
+    dataset: OpinionDataset,
+    questions: tuple[Question, ...],
+    batch_size: int,
+    meta: dict[str, Any],
+) -> Predictions:
+    """Batches of similar length, results in the order of the items."""
+    order = np.argsort(dataset.lengths, kind="stable")[::-1]  # longest first: too little memory shows at once
+    loader = DataLoader(dataset, batch_size, sampler=order.tolist(), collate_fn=make_collator(model, processor))
+    names = getattr(model.config, "annotators", ())[: getattr(model.config, "max_panel", 0)]
+    panel = np.array(names or ["consensus"], dtype=object)
+    probs = np.zeros((len(dataset), len(model.config.support)))
+    consensus, pairs = None, []
+    for start, batch in zip(range(0, len(order), batch_size), tqdm(loader, desc="predict", unit="batch"), strict=True):
+        rows = order[start : start + batch_size]
+        batch.pop("ratings", None)
+        output = model(**{key: value.to(model.device) for key, value in batch.items() if key != "labels"})
+        probs[rows] = output.probs.double().cpu()
+        if isinstance(model.config, AnnotatorConfig):
+            agreed = output.consensus.double().cpu().numpy()
+            consensus = np.zeros((len(dataset), agreed.shape[1])) if consensus is None else consensus
+            consensus[rows] = agreed
+            item, codes = rows[output.pair_item.cpu().numpy()], output.pair_annotator.cpu().numpy()
+            names = np.concatenate([_pair_names(dataset, row, panel) for row in rows])
+            pairs.append((item, names, codes, output.ratings.double().cpu().numpy()))
+    answers = {}
+    if pairs:
+        item, names, codes, values = (np.concatenate(part) for part in zip(*pairs, strict=True))
+        by_item = np.argsort(item, kind="stable")
+        answers = {
+            "rater_items": item[by_item],
+            "rater_names": names[by_item],
+            "rater_values": values[by_item],
+            "rater_fallback": codes[by_item] < 0,
+        }
+    return Predictions(
+        items=dataset.targets.items,
+        support=model.config.support,
+        probs=probs / probs.sum(1, keepdims=True),
+        questions=questions,
+        consensus=consensus,
+        meta=meta,
+        **answers,
+    )
+
+
+def _pair_names(dataset: OpinionDataset, row: int, panel: np.ndarray) -> np.ndarray:
+    """Names of the raters asked about an item, as the collator orders them: those who rated it, else the panel."""
+    ratings = dataset.targets.ratings.annotator[dataset.bounds[row] : dataset.bounds[row + 1]]
+    return np.array(dataset.targets.annotators, dtype=object)[ratings] if len(ratings) else panel
+
+
+def _describe(question: Question) -> str:
+    return (
+        f"scale {question.low:g} to {question.high:g}" if question.is_scale else f"labels {', '.join(question.labels)}"
+    )

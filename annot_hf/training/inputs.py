@@ -1,0 +1,117 @@
+"""Which input a trunk takes and how an item's audio or text becomes it."""
+
+import functools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from transformers import (
+    AutoFeatureExtractor,
+    AutoTokenizer,
+    PreTrainedConfig,
+    Speech2TextFeatureExtractor,
+)
+
+from annot_hf.data.audio import AudioLimits, audio_info, load_audio
+from annot_hf.data.export import ExportedCorpus
+from annot_hf.models.configuration_log_mel import LogMelConfig
+from annot_hf.models.trunks import input_name_of
+from annot_hf.training.features import build_features, log_mel
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Inputs of a list of items, read one at a time.
+
+    Attributes:
+        entries: What `read` takes, one an item.
+        read: Gives the model's input of an entry.
+        lengths: Length of each input: frames, samples or characters.
+    """
+
+    entries: Sequence[Any]
+    read: Callable[[Any], Any]
+    lengths: np.ndarray
+
+
+def make_processor(trunk_config: PreTrainedConfig, source: str | Path) -> Any:
+    """The feature extractor or tokenizer of a trunk.
+
+    Args:
+        trunk_config: The trunk's configuration.
+        source: Hub id or folder that holds it; not needed for the log-mel trunk.
+    """
+    if trunk_config.model_type == LogMelConfig.model_type:
+        bins = trunk_config.num_mel_bins
+        return Speech2TextFeatureExtractor(feature_size=bins, num_mel_bins=bins, do_ceptral_normalize=False)
+    if input_name_of(trunk_config) == "input_ids":
+        return AutoTokenizer.from_pretrained(source)
+    return AutoFeatureExtractor.from_pretrained(source)
+
+
+def corpus_inputs(
+    corpus: ExportedCorpus,
+    items: Sequence[str],
+    trunk_config: PreTrainedConfig,
+    processor: Any,
+    *,
+    features: str | Path,
+    max_seconds: float,
+) -> Inputs:
+    """Inputs of the corpus's items, in the order given.
+
+    Raises:
+        ValueError: The corpus lacks the text or audio that the trunk takes.
+        AudioError: A clip cannot be read, or is longer than `max_seconds`.
+    """
+    name = input_name_of(trunk_config)
+    column = "text" if name == "input_ids" else "audio"
+    table = corpus.items.set_index("item")
+    values = table[column].reindex(items) if column in table else pd.Series([None] * len(items), index=items)
+    absent = values.isna()
+    if absent.any():
+        raise ValueError(
+            f"{int(absent.sum())} of {len(items)} items of {corpus.name} have no {column}, for instance "
+            f"{values.index[absent][0]!r}, which a {trunk_config.model_type} trunk needs; leave them out of the export or "
+            "choose another trunk."
+        )
+    key = "\n".join([corpus.digest, *items])  # features are kept per list of items
+    return read_inputs(list(values), trunk_config, processor, features=features, key=key, max_seconds=max_seconds)
+
+
+def read_inputs(
+    entries: Sequence[Any],
+    trunk_config: PreTrainedConfig,
+    processor: Any,
+    *,
+    features: str | Path | None = None,
+    key: str = "",
+    max_seconds: float = 30.0,
+) -> Inputs:
+    """Inputs from texts or audio sources; with a `features` folder, log-mel frames are computed once and kept there."""
+    name = input_name_of(trunk_config)
+    if name == "input_ids":
+        return Inputs(entries, str, np.array([len(text) for text in entries]))
+    limits, rate = AudioLimits(max_seconds=max_seconds), processor.sampling_rate
+    if name == "input_values":
+        seconds = np.array([audio_info(entry, limits=limits).seconds for entry in entries])
+        read = functools.partial(_waveform, processor, limits)
+        return Inputs(entries, read, np.round(seconds * rate).astype(int))
+    if features is None:
+        read = functools.partial(_log_mel, processor, limits)
+        seconds = np.array([audio_info(entry, limits=limits).seconds for entry in entries])
+        return Inputs(entries, read, np.round(seconds * 100).astype(int))
+    store = build_features(features, entries, processor, key=key, max_seconds=max_seconds)
+    return Inputs(range(len(entries)), store.__getitem__, store.lengths)
+
+
+def _waveform(processor: Any, limits: AudioLimits, source: Any) -> np.ndarray:
+    wave = load_audio(source, sampling_rate=processor.sampling_rate, limits=limits)
+    return processor(wave, sampling_rate=processor.sampling_rate, return_tensors="np")["input_values"][0]
+
+
+def _log_mel(processor: Any, limits: AudioLimits, source: Any) -> np.ndarray:
+    return log_mel(load_audio(source, sampling_rate=processor.sampling_rate, limits=limits), processor)

@@ -1,0 +1,184 @@
+"""One flat YAML file says everything about a run: data and targets, architecture, optimisation."""
+
+import dataclasses
+import inspect
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+from annot_hf.data.questions import nearest
+from annot_hf.models.configuration_annotator import AnnotatorConfig
+from annot_hf.models.configuration_log_mel import LogMelConfig
+from annot_hf.models.configuration_opinion import OpinionConfig
+
+RECIPES = Path(__file__).parent.parent / "recipes"
+LOG_MEL = "log-mel"
+
+# What suits these models better than the library's own defaults; a recipe may say otherwise.
+_TRAINING_DEFAULTS = {
+    "output_dir": "runs/recipe",
+    "eval_strategy": "epoch",
+    "save_strategy": "epoch",
+    "save_total_limit": 1,
+    "load_best_model_at_end": True,
+    "metric_for_best_model": "jsd",
+    "greater_is_better": False,
+    "logging_strategy": "epoch",
+    "remove_unused_columns": False,
+    "label_names": ["labels"],
+}
+
+
+@dataclass
+class Recipe:
+    """Data, question and targets of a run; the model's options and the optimisation stand beside it.
+
+    Args:
+        corpus: Folder of an exported corpus.
+        model: "distribution" or "annotator".
+        trunk: "log-mel", or the Hub id or folder of a plain WavLM, HuBERT, wav2vec 2.0 or text encoder.
+        question: The question, or two scale questions, to learn; the corpus's default when empty.
+        target: Target method of `make_targets`; "soft" for a category and "kde" for scales when empty.
+        smoothing: Pseudo-votes of target "smoothed".
+        task_schedule: How an annotator model learns its two tasks: "alternate" takes an optimiser step for each on every
+            batch (arXiv 2408.11956), "joint" adds the losses, "ratings" and "distribution" learn one alone.
+        max_seconds: Longest clip that is accepted (s).
+        features: Folder for computed log-mel features; `output_dir`/features when empty.
+    """
+
+    corpus: str = ""
+    model: str = "distribution"
+    trunk: str = LOG_MEL
+    question: list[str] = field(default_factory=list)
+    target: str = ""
+    smoothing: float = 1.0
+    task_schedule: str = "alternate"
+    max_seconds: float = 30.0
+    features: str = ""
+
+    def __post_init__(self) -> None:
+        choices = {
+            "model": ("distribution", "annotator"),
+            "task_schedule": ("alternate", "joint", "ratings", "distribution"),
+        }
+        for name, allowed in choices.items():
+            if getattr(self, name) not in allowed:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; use one of {', '.join(allowed)}.")
+        if isinstance(self.question, str):
+            self.question = [self.question]
+
+
+@dataclass
+class Run:
+    """A recipe ready to run.
+
+    Attributes:
+        recipe: Data, question and targets.
+        options: Options of the model's configuration.
+        trunk_options: Options of the log-mel trunk.
+        training: Stock `TrainingArguments`.
+        values: Every key as the file and the overrides gave it, for the record.
+    """
+
+    recipe: Recipe
+    options: dict[str, Any]
+    trunk_options: dict[str, Any]
+    training: TrainingArguments
+    values: dict[str, Any]
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(path.stem for path in RECIPES.glob("*.yaml"))
+
+
+def load_recipe(recipe: str | os.PathLike[str], overrides: Mapping[str, Any] | Sequence[str] = ()) -> Run:
+    """Read a recipe, apply overrides, and check every key and value.
+
+    Args:
+        recipe: Path of a YAML file, or the name of a recipe that comes with the package.
+        overrides: A mapping, or words such as "learning_rate=1e-3" (values are read as YAML).
+
+    Raises:
+        ValueError: The file does not exist or is not a flat mapping, a key is unknown (the message offers the nearest),
+            or a value does not fit.
+    """
+    path = Path(recipe)
+    if not path.suffix and not path.exists():
+        path = RECIPES / f"{recipe}.yaml"
+    if not path.is_file():
+        raise ValueError(
+            f"There is no recipe {os.fspath(recipe)!r}{nearest(str(recipe), recipe_names())}; give a YAML file or one of "
+            f"{', '.join(recipe_names())}."
+        )
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {str(error).splitlines()[0]}.") from None
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} holds a {type(values).__name__}; a recipe is a flat mapping of keys to values.")
+    values |= dict(overrides) if isinstance(overrides, Mapping) else _read_words(overrides)
+    return make_run(values, where=os.fspath(path))
+
+
+def make_run(values: Mapping[str, Any], *, where: str = "recipe") -> Run:
+    """Check a flat mapping of keys to values and sort it into its three homes."""
+    model_class = AnnotatorConfig if values.get("model") == "annotator" else None
+    homes = {
+        "recipe": {entry.name: entry.type for entry in dataclasses.fields(Recipe)},
+        "training": {entry.name: entry.type for entry in dataclasses.fields(TrainingArguments) if entry.init},
+        "options": _parameters(OpinionConfig) | (_parameters(model_class) if model_class else {}),
+        "trunk_options": _parameters(LogMelConfig) if values.get("trunk", LOG_MEL) == LOG_MEL else {},
+    }
+    known = [name for home in homes.values() for name in home]
+    parts: dict[str, dict[str, Any]] = {home: {} for home in homes}
+    for name, value in values.items():
+        home = next((home for home, names in homes.items() if name in names), None)
+        if home is None:
+            raise ValueError(f"{where}: unknown key {name!r}{nearest(name, known)}; remove or correct it.")
+        parts[home][name] = _coerce(name, value, homes[home][name], where)
+    parser = HfArgumentParser((Recipe, TrainingArguments))
+    try:
+        recipe, training = parser.parse_dict(parts["recipe"] | _TRAINING_DEFAULTS | parts["training"])
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from None
+    return Run(recipe, parts["options"], parts["trunk_options"], training, dict(values))
+
+
+def _parameters(config: type) -> dict[str, Any]:
+    """Option names and annotations of a configuration class that a recipe may set."""
+    outside = ("self", "kwargs", "trunk_config", "questions", "annotators")
+    return {
+        name: parameter.annotation
+        for name, parameter in inspect.signature(config.__init__).parameters.items()
+        if name not in outside
+    }
+
+
+def _coerce(name: str, value: Any, kind: Any, where: str) -> Any:
+    """Numbers that YAML reads as text (1e-3) become numbers; a wrong kind is an error that names the key."""
+    kinds = {part.strip() for part in getattr(kind, "__name__", str(kind)).split("|")}
+    wanted = next((number for number in (float, int) if number.__name__ in kinds), None)
+    if wanted is None or value is None or isinstance(value, bool) or kinds - {"float", "int", "None", "NoneType"}:
+        return value
+    try:
+        number = float(value)
+        return int(number) if wanted is int and number == int(number) else number
+    except (TypeError, ValueError):
+        raise ValueError(f"{where}: {name} is {value!r}; it must be a number.") from None
+
+
+def _read_words(words: Sequence[str]) -> dict[str, Any]:
+    """`key=value` or `--key=value` words as a mapping."""
+    values = {}
+    for word in words:
+        name, sign, value = word.lstrip("-").partition("=")
+        if not sign or not name:
+            raise ValueError(f"Cannot read the override {word!r}; write key=value, for instance learning_rate=1e-3.")
+        values[name] = yaml.safe_load(value)
+    return values

@@ -1,0 +1,192 @@
+"""From a recipe to a checkpoint folder that loads with one line."""
+
+import hashlib
+import json
+import logging
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from transformers import AutoConfig, set_seed
+
+from annot_hf.data.export import ExportedCorpus, read_export
+from annot_hf.data.targets import Targets
+from annot_hf.models.configuration_annotator import AnnotatorConfig
+from annot_hf.models.configuration_distribution import DistributionConfig
+from annot_hf.models.configuration_log_mel import LogMelConfig
+from annot_hf.models.modeling_annotator import AnnotatorModel
+from annot_hf.models.modeling_distribution import DistributionModel
+from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
+from annot_hf.models.trunks import input_name_of
+from annot_hf.training.collator import OpinionDataset, VoteCollator
+from annot_hf.training.inputs import corpus_inputs, make_processor
+from annot_hf.training.recipe import LOG_MEL, Run
+from annot_hf.training.trainer import OpinionTrainer
+
+logger = logging.getLogger(__name__)
+
+MODELS = {"distribution": (DistributionConfig, DistributionModel), "annotator": (AnnotatorConfig, AnnotatorModel)}
+FACTS = "training.json"
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """What a run leaves behind.
+
+    Attributes:
+        model: Folder of the best checkpoint, with its processor, code and facts.
+        metrics: Measures on the validation split, in nats but for the distance.
+        facts: What `training.json` in the folder says: corpus, splits, marginal, exclusions.
+    """
+
+    model: Path
+    metrics: dict[str, float]
+    facts: dict[str, Any]
+
+
+def train(run: Run, *, resume: bool = False) -> TrainingResult:
+    """Train as the recipe says, and keep the best epoch in `output_dir`/model.
+
+    Args:
+        run: From `load_recipe`.
+        resume: Go on from the newest checkpoint in `output_dir`; the result equals that of an uninterrupted run.
+
+    Raises:
+        ValueError: The corpus, the recipe or a checkpoint do not fit together.
+    """
+    recipe, arguments = run.recipe, run.training
+    if not recipe.corpus:
+        raise ValueError("The recipe names no corpus; set corpus to the folder of an exported corpus.")
+    corpus = read_export(recipe.corpus)
+    set_seed(arguments.seed)
+    targets = {
+        split: corpus.targets(
+            split, recipe.question, recipe.target, bins=run.options.get("bins", 4), smoothing=recipe.smoothing
+        )
+        for split in ("train", "validation")
+    }
+    if recipe.model == "annotator":
+        targets = {split: _with_raters(split_target, split) for split, split_target in targets.items()}
+    model, processor = _build(run, targets["train"])
+    features = recipe.features or Path(arguments.output_dir) / "features"
+    datasets = {}
+    for split, split_target in targets.items():
+        items = split_target.items
+        inputs = corpus_inputs(
+            corpus, items, model.config.trunk_config, processor, features=features, max_seconds=recipe.max_seconds
+        )
+        if split != "train":  # longest last, so that evaluation pads little
+            order = np.argsort(inputs.lengths, kind="stable")
+            split_target = split_target.select(items[order])
+            inputs = type(inputs)([inputs.entries[row] for row in order], inputs.read, inputs.lengths[order])
+        annotators = getattr(model.config, "annotators", ())
+        datasets[split] = OpinionDataset(
+            split_target, inputs.entries, inputs.read, inputs.lengths, annotators=annotators
+        )
+    if model.config.trunk_config.model_type == LogMelConfig.model_type and "mel_mean" not in run.trunk_options:
+        _standardise(model, datasets["train"])
+    if model.config.freeze_trunk:
+        model.trunk.requires_grad_(False)
+    collator = make_collator(model, processor)
+    trainer = OpinionTrainer(
+        task_schedule=recipe.task_schedule if recipe.model == "annotator" else None,
+        model=model,
+        args=arguments,
+        train_dataset=datasets["train"],
+        eval_dataset=datasets["validation"],
+        data_collator=collator,
+    )
+    trainer.train(resume_from_checkpoint=resume or None)
+    metrics = {key.removeprefix("eval_"): value for key, value in trainer.evaluate().items()}
+    facts = _facts(run, corpus, targets, metrics)
+    folder = Path(arguments.output_dir) / "model"
+    if trainer.is_world_process_zero():
+        save_model(trainer.accelerator.unwrap_model(trainer.model), processor, facts, folder)
+        (Path(arguments.output_dir) / "recipe.yaml").write_text(yaml.safe_dump(run.values, sort_keys=False))
+    return TrainingResult(folder, metrics, facts)
+
+
+def make_collator(model: OpinionPreTrainedModel, processor: Any) -> VoteCollator:
+    """The collator that feeds `model`."""
+    config = model.config
+    name = input_name_of(config.trunk_config)
+    panel = min(len(config.annotators), config.max_panel) if isinstance(config, AnnotatorConfig) else None
+    return VoteCollator(name, processor if name == "input_ids" else None, panel)
+
+
+def save_model(model: OpinionPreTrainedModel, processor: Any, facts: dict[str, Any], folder: Path) -> None:
+    """Write a fresh checkpoint folder: weights as safetensors, code, processor and facts."""
+    shutil.rmtree(folder, ignore_errors=True)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+    (folder / FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _build(run: Run, targets: Targets) -> tuple[OpinionPreTrainedModel, Any]:
+    """The untrained model and its processor."""
+    config_class, model_class = MODELS[run.recipe.model]
+    options = dict(run.options, questions=[question.to_dict() for question in targets.questions])
+    if run.recipe.model == "annotator":
+        options["annotators"] = _annotators(targets)
+    if run.recipe.trunk == LOG_MEL:
+        trunk_config = LogMelConfig(**run.trunk_options)
+        model = model_class(config_class(trunk_config=trunk_config, **options))
+    else:
+        trunk_config = AutoConfig.from_pretrained(run.recipe.trunk)
+        model = model_class.from_trunk(run.recipe.trunk, **options)
+    if model.config.support != targets.support:
+        raise ValueError(f"The model's support {model.config.support} is not that of the targets {targets.support}.")
+    return model, make_processor(trunk_config, run.recipe.trunk)
+
+
+def _annotators(targets: Targets) -> list[str]:
+    """Raters of the training split, those with most answers first."""
+    answers = np.bincount(targets.ratings.annotator, minlength=len(targets.annotators))
+    order = np.argsort(-answers, kind="stable")
+    return [targets.annotators[code] for code in order if answers[code]]
+
+
+def _with_raters(targets: Targets, split: str) -> Targets:
+    """The targets of items that a named rater rated; an annotator model has nothing to learn from the others."""
+    rated = np.bincount(targets.ratings.item, minlength=len(targets)) > 0
+    if not rated.any():
+        raise ValueError(
+            f"No item of split {split!r} has a vote of a named rater on {targets.questions[0].name}; "
+            "set model to distribution."
+        )
+    if not rated.all():
+        logger.warning("%d of %d %s items have no named rater and are left out.", (~rated).sum(), len(rated), split)
+        targets.excluded["items without a named rater"] = int((~rated).sum())
+    return targets.select(targets.items[rated])
+
+
+def _standardise(model: OpinionPreTrainedModel, dataset: OpinionDataset, clips: int = 512) -> None:
+    """Set the trunk's per-band mean and deviation from evenly spaced training clips."""
+    rows = np.unique(np.linspace(0, len(dataset) - 1, min(clips, len(dataset))).astype(int))
+    frames = np.concatenate([dataset.read(dataset.inputs[row]).astype(np.float64) for row in rows])
+    config = model.trunk.config
+    config.mel_mean, config.mel_std = frames.mean(0).round(4).tolist(), (frames.std(0) + 1e-3).round(4).tolist()
+    model.config.trunk_config = config
+
+
+def _facts(run: Run, corpus: ExportedCorpus, targets: dict[str, Targets], metrics: dict[str, float]) -> dict[str, Any]:
+    """What a reader of the checkpoint must know: data, splits, marginal, exclusions."""
+    return {
+        "corpus": corpus.name,
+        "corpus_digest": corpus.digest,
+        "target": targets["train"].method,
+        "splits": {
+            split: {
+                "items": len(split_target),
+                "sha256": hashlib.sha256("\n".join(sorted(split_target.items)).encode()).hexdigest(),
+                "excluded": split_target.excluded,
+            }
+            for split, split_target in targets.items()
+        },
+        "marginal": targets["train"].probs.mean(0).tolist(),
+        "validation": metrics,
+        "recipe": run.values,
+    }

@@ -1,0 +1,226 @@
+"""Audio: what decodes, at which rates, and what is refused with which words."""
+
+import io
+import os
+import struct
+
+import numpy as np
+import pytest
+import soundfile
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from annot_hf.data.audio import AudioError, AudioLimits, audio_info, load_audio, resolve_inside
+
+RATE = 16_000
+
+
+def tone(rate=RATE, seconds=1.0, frequency=440.0):
+    return 0.3 * np.sin(2 * np.pi * frequency * np.arange(int(rate * seconds)) / rate)
+
+
+def encode(wave, rate=RATE, kind="WAV", subtype=None):
+    file = io.BytesIO()
+    soundfile.write(file, wave, rate, format=kind, subtype=subtype)
+    return file.getvalue()
+
+
+def raw_wav(rate=RATE, channels=1, data=b"\0\0" * 100):
+    form = struct.pack("<IHHIIHH", 16, 1, channels, rate, rate * 2 * channels, 2 * channels, 16)
+    return (
+        b"RIFF" + struct.pack("<I", 36 + len(data)) + b"WAVEfmt " + form + b"data" + struct.pack("<I", len(data)) + data
+    )
+
+
+@pytest.mark.parametrize("rate", [8_000, 16_000, 22_050, 44_100, 48_000])
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_tone_keeps_pitch_level_and_length(rate, subtype, channels):
+    wave = np.repeat(tone(rate)[:, None], channels, axis=1)
+    loaded = load_audio(encode(wave, rate, subtype=subtype))
+    assert loaded.dtype == np.float32 and loaded.ndim == 1 and loaded.flags.c_contiguous
+    assert abs(len(loaded) - RATE) <= 1
+    middle = loaded[2000:14000]
+    assert np.sqrt(np.mean(middle**2)) == pytest.approx(0.3 / np.sqrt(2), rel=0.01)
+    spectrum = np.abs(np.fft.rfft(middle * np.hanning(len(middle))))
+    assert np.argmax(spectrum) * RATE / len(middle) == pytest.approx(440, abs=2)
+
+
+@pytest.mark.parametrize("kind, subtype", [("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", None)])
+def test_compressed_formats(kind, subtype):
+    loaded = load_audio(encode(tone(), kind=kind, subtype=subtype))
+    assert len(loaded) == RATE
+    assert np.sqrt(np.mean(loaded**2)) == pytest.approx(0.3 / np.sqrt(2), rel=0.02)
+
+
+def test_sources_agree(tmp_path):
+    data = encode(tone())
+    (tmp_path / "a.wav").write_bytes(data)
+    path = tmp_path / "a.wav"
+    first = load_audio(path)
+    with open(path, "rb") as handle:
+        sources = [str(path), data, bytearray(data), io.BytesIO(data), handle, {"bytes": data, "path": "a.wav"}]
+        sources.append({"bytes": None, "path": str(path)})
+        for source in sources:
+            np.testing.assert_array_equal(load_audio(source), first)
+        assert not handle.closed
+    assert audio_info(path).seconds == 1.0 and audio_info(path).format == "WAV"
+
+
+def test_channels_are_averaged():
+    wave = np.stack([np.full(100, 0.5), np.full(100, -0.25)], axis=1)
+    np.testing.assert_allclose(load_audio(encode(wave, subtype="FLOAT")), 0.125)
+
+
+def test_silence_is_accepted():
+    assert not load_audio(encode(np.zeros(RATE))).any()
+
+
+def test_a_header_that_promises_hours_is_not_decoded():
+    hours = encode(np.zeros(16_000 * 601, dtype=np.int16), kind="FLAC")
+    assert len(hours) < 60_000
+    with pytest.raises(AudioError, match=r"601\.0 s\); at most 600 s"):
+        load_audio(hours)
+    assert len(load_audio(hours, limits=AudioLimits(max_seconds=700))) == 16_000 * 601
+
+
+REFUSED = {
+    "empty file": (b"", r"empty \(0 bytes\)"),
+    "no samples": (raw_wav(data=b""), "no samples"),
+    "garbage": (b"not audio at all " * 50, "cannot be decoded"),
+    "zeros": (bytes(5000), "cannot be decoded"),
+    "header only": (b"RIFF", "truncated"),
+    "lfs pointer": (b"version https://git-lfs.github.com/spec/v1\noid sha256:00", "git lfs pull"),
+    "zero rate": (raw_wav(rate=0), "sampling rate of 0 Hz"),
+    "tiny rate": (raw_wav(rate=10), "sampling rate of 10 Hz"),
+    "huge rate": (raw_wav(rate=2_000_000_000), "2000000000 Hz"),
+    "no channel": (raw_wav(channels=0), "cannot be decoded"),
+    "nine channels": (raw_wav(channels=9, data=bytes(1800)), "9 channels; at most 8"),
+    "nan": (encode(np.array([0.1, np.nan, 0.2] * 100), subtype="FLOAT"), "holds nan at frame 1"),
+    "infinity": (encode(np.array([0.1, 0.2, np.inf] * 100), subtype="FLOAT"), "holds inf at frame 2"),
+    "over-long": (encode(np.zeros(1000 * 601), 1000), "601000 frames"),
+    "not a path": (3, "none of: path"),
+    "null": (None, "none of: path"),
+    "null in a row": ({"bytes": None, "path": None}, "none of: path"),
+    "missing": ("/nowhere/a.wav", "/nowhere/a.wav' cannot be opened"),
+    "a folder": (os.sep, "cannot be opened"),
+    "nul in the name": ("a\0b.wav", "cannot be opened"),
+}
+
+
+@pytest.mark.parametrize("source, message", REFUSED.values(), ids=REFUSED)
+def test_refused(source, message):
+    with pytest.raises(AudioError, match=message):
+        load_audio(source)
+
+
+@pytest.mark.parametrize("share", [0.02, 0.3, 0.5, 0.9, 0.99])
+@pytest.mark.parametrize("kind, subtype", [("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS")])
+def test_truncated_files_are_named(tmp_path, kind, subtype, share):
+    data = encode(tone(seconds=2), kind=kind, subtype=subtype)
+    path = tmp_path / "cut.audio"
+    path.write_bytes(data[: int(len(data) * share)])
+    with pytest.raises(AudioError, match="cut.audio"):
+        load_audio(path)
+
+
+def test_a_truncated_mp3_is_an_error_or_lacks_one_frame_at_most():
+    data = encode(tone(seconds=2), kind="MP3")
+    with pytest.raises(AudioError, match="truncated"):
+        load_audio(data[: len(data) // 2])
+    assert len(load_audio(data[: int(len(data) * 0.9)])) >= 32_000 - 1152
+
+
+def test_a_stream_of_unknown_length_says_so():
+    data = bytearray(encode(tone(), kind="FLAC"))
+    data[21] &= 0xF0
+    data[22:26] = bytes(4)  # total samples: 0 stands for unknown
+    with pytest.raises(AudioError, match="length|cannot be decoded"):
+        load_audio(bytes(data))
+
+
+def test_wav_that_states_a_streaming_length_is_read():
+    data = bytearray(encode(tone(), subtype="PCM_16"))
+    data[4:8] = b"\xff" * 4
+    assert len(load_audio(bytes(data))) == RATE
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.sampled_from([("WAV", None), ("FLAC", None), ("OGG", "OPUS")]), st.lists(st.integers(0, 1 << 20), max_size=8))
+def test_damaged_bytes_give_samples_or_an_audio_error(form, positions):
+    data = bytearray(encode(tone(seconds=0.2), kind=form[0], subtype=form[1]))
+    for position in positions:
+        data[position % len(data)] ^= 0x5A
+    try:
+        wave = load_audio(bytes(data))
+    except AudioError:
+        return
+    assert np.isfinite(wave).all() and len(wave) <= 600 * RATE
+
+
+def test_shorter_than_one_sample():
+    with pytest.raises(AudioError, match="shorter than one sample"):
+        load_audio(encode(np.zeros(1), 48_000), sampling_rate=1)
+
+
+def test_sampling_rate_must_be_positive():
+    with pytest.raises(ValueError, match="positive number of Hz"):
+        load_audio(encode(tone()), sampling_rate=0)
+
+
+@pytest.mark.parametrize("name", ["a.wav", "AudioWAV/a b.wav", "ä/ö.opus", "a..b.wav", "...wav"])
+def test_plain_names_resolve(tmp_path, name):
+    assert resolve_inside(tmp_path, name) == (tmp_path / name).resolve()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "../a.wav",
+        "..",
+        "a/../../b.wav",
+        "a/../b.wav",
+        "/etc/passwd",
+        "//server/share",
+        "C:/a.wav",
+        "C:a.wav",
+        "..\\a.wav",
+        "a\\b.wav",
+        "a\0.wav",
+        "a\n.wav",
+        "~/a.wav",
+        "~root/a.wav",
+        "http://host/a.wav",
+        "file:///etc/passwd",
+        "zip://a.wav::http://host/b.zip",
+        "\u2025/a.wav",  # two dot leader
+        "\uff0e\uff0e/a.wav",  # full-width dots
+        "..\uff0fa.wav",  # full-width solidus
+        "",
+        "  ",
+        ".",
+        None,
+        7,
+    ],
+)
+def test_hostile_names_are_refused(tmp_path, name):
+    with pytest.raises(ValueError, match="plain relative path inside"):
+        resolve_inside(tmp_path, name)
+
+
+def test_links_out_of_the_folder_are_refused(tmp_path):
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    root.mkdir()
+    outside.mkdir()
+    (outside / "a.wav").write_bytes(b"x")
+    (root / "link.wav").symlink_to(outside / "a.wav")
+    (root / "folder").symlink_to(outside)
+    (root / "loop").symlink_to(root / "loop")
+    (root / "inner.wav").symlink_to(root / "real.wav")
+    for name in ("link.wav", "folder/a.wav"):
+        with pytest.raises(ValueError, match="is a link out"):
+            resolve_inside(root, name)
+    assert resolve_inside(root, "inner.wav") == root.resolve() / "real.wav"
+    resolve_inside(root, "loop")  # stays inside; opening it is an AudioError
+    with pytest.raises(AudioError, match="cannot be opened"):
+        load_audio(root / "loop")

@@ -1,0 +1,425 @@
+"""Corpora: readers, export, what plain load_dataset sees, what is refused, and that a failed export leaves no trace."""
+
+import json
+import shutil
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+import soundfile
+from datasets import Audio, ClassLabel, load_dataset
+
+from annot_hf.data.audio import load_audio
+from annot_hf.data.corpus import VoteCorpus, load_corpus_script
+from annot_hf.data.export import export_corpus, read_export
+from annot_hf.data.questions import Question
+from annot_hf.data.votes import VoteTable
+
+EMOTION = Question.category("emotion", ("anger", "calm"))
+VALENCE = Question.scale("valence", 0, 5)
+ITEMS = ["a", "b", "c", "d"]
+
+
+class Small(VoteCorpus):
+    """Four clips of three speakers; tests change its items and votes."""
+
+    name = "small"
+    license = "cc-by-4.0"
+    questions = (EMOTION, VALENCE)
+    default_questions = ("emotion",)
+    items: pd.DataFrame
+    votes: VoteTable
+
+    def read_items(self):
+        return self.items
+
+    def read_votes(self):
+        return self.votes
+
+
+def vote_rows():
+    return {
+        "item": ["a", "a", "a", "b", "b", "c", "d", "a"],
+        "annotator": ["r1", "r2", None, "r1", None, "r2", "r1", "r1"],
+        "question": ["emotion"] * 7 + ["valence"],
+        "value": ["anger", "anger", "calm", "calm", "calm", "anger", "calm", "2.5"],
+    }
+
+
+@pytest.fixture
+def corpus(tmp_path):
+    root = tmp_path / "root"
+    root.mkdir()
+    for item in ITEMS:
+        soundfile.write(root / f"{item}.wav", np.full(1600, 0.1), 16_000)
+    small = Small(root)
+    small.items = pd.DataFrame(
+        {
+            "item": ITEMS,
+            "audio": [f"{item}.wav" for item in ITEMS],
+            "speaker": ["s1", "s1", "s2", "s3"],
+            "split": ["train", "train", "validation", "test"],
+            "age": [30, 30, None, 50],
+        }
+    )
+    small.votes = VoteTable.from_columns([EMOTION, VALENCE], **vote_rows())
+    return small
+
+
+def load(folder, config, tmp_path, **options):
+    return load_dataset(str(folder), config, cache_dir=str(tmp_path / "cache"), **options)
+
+
+def findings(report):
+    return {finding.reason: finding for finding in report.findings}
+
+
+def test_load_dataset_reads_votes_items_and_histograms(corpus, tmp_path):
+    report = export_corpus(corpus, tmp_path / "out")
+    assert (report.items, report.votes, report.annotators) == (4, 8, 2)
+    votes = load(tmp_path / "out", "votes", tmp_path)
+    assert {split: len(rows) for split, rows in votes.items()} == {"train": 6, "validation": 1, "test": 1}
+    train = votes["train"]
+    assert isinstance(train.features["label"], ClassLabel) and train.features["label"].names == ["anger", "calm"]
+    assert train[2]["annotator"] is None and train[2]["label"] == 1 and train[2]["rating"] is None
+    assert train[5]["rating"] == 2.5 and train[5]["label"] is None and train[5]["weight"] == 1
+    items = load(tmp_path / "out", "items", tmp_path)["train"]
+    assert items.features["audio"] == Audio(16_000, decode=False)
+    assert items[0]["audio"] == {"bytes": None, "path": str(tmp_path / "root" / "a.wav")}
+    assert (items[0]["file"], items[0]["speaker"], items[0]["age"]) == ("a.wav", "s1", 30)
+    row = load(tmp_path / "out", "histograms", tmp_path)["train"][0]
+    assert (row["counts"], row["votes"], row["labels"]) == ([2, 1], 3, [0, 1])
+    assert row["distribution"] == pytest.approx([2 / 3, 1 / 3])
+    assert row["entropy"] == pytest.approx(0.9182958340544896)  # of (2/3, 1/3), in bits
+    assert load_audio(row["audio"]).shape == (1600,)
+
+
+def test_the_default_configuration_is_votes_and_streaming_works(corpus, tmp_path):
+    export_corpus(corpus, tmp_path / "out")
+    assert len(load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))) == 6
+    assert len(list(load(tmp_path / "out", "votes", tmp_path, split="train", streaming=True))) == 6
+
+
+def test_a_second_export_is_not_masked_by_the_datasets_cache(corpus, tmp_path):
+    export_corpus(corpus, tmp_path / "out")
+    assert len(load(tmp_path / "out", "votes", tmp_path, split="train")) == 6
+    rows = vote_rows()
+    rows["value"][0] = "calm"  # as many rows, one other label
+    corpus.votes = VoteTable.from_columns([EMOTION, VALENCE], **rows)
+    export_corpus(corpus, tmp_path / "out")
+    assert load(tmp_path / "out", "votes", tmp_path, split="train")[0]["label"] == 1
+    assert load(tmp_path / "out", "histograms", tmp_path, split="train")[0]["counts"] == [1, 2]
+    for values in rows.values():
+        values.pop(0)
+    corpus.votes = VoteTable.from_columns([EMOTION, VALENCE], **rows)
+    export_corpus(corpus, tmp_path / "out")
+    assert len(load(tmp_path / "out", "votes", tmp_path, split="train")) == 5
+
+
+def test_read_export_returns_what_went_in(corpus, tmp_path):
+    report = export_corpus(corpus, tmp_path / "out")
+    back = read_export(tmp_path / "out")
+    assert back.questions == (EMOTION, VALENCE) and back.default_questions == ("emotion",) and back.name == "small"
+    rows = [
+        votes.to_pandas().astype(str).sort_values(["item", "question", "annotator"]).to_numpy().tolist()
+        for votes in (corpus.votes, back.votes)
+    ]
+    assert rows[0] == rows[1]
+    assert back.report == json.loads(json.dumps(report.to_dict()))
+    assert back.items["audio"].tolist() == [str(tmp_path / "root" / f"{item}.wav") for item in ITEMS]
+    assert back.items["seconds"].tolist() == [0.1] * 4
+
+
+def test_the_digest_follows_labels_and_not_places(corpus, tmp_path):
+    export_corpus(corpus, tmp_path / "one")
+    moved = Small(shutil.copytree(tmp_path / "root", tmp_path / "elsewhere"))
+    moved.items, moved.votes = corpus.read_items(), corpus.votes
+    export_corpus(moved, tmp_path / "two", embed_audio=True)
+    assert read_export(tmp_path / "one").digest == read_export(tmp_path / "two").digest
+    rows = vote_rows()
+    rows["value"][3] = "anger"
+    corpus.votes = VoteTable.from_columns([EMOTION, VALENCE], **rows)
+    export_corpus(corpus, tmp_path / "one")
+    assert read_export(tmp_path / "one").digest != read_export(tmp_path / "two").digest
+
+
+def test_audio_is_embedded_only_on_request(corpus, tmp_path):
+    export_corpus(corpus, tmp_path / "out", embed_audio=True)
+    shutil.rmtree(tmp_path / "root")
+    for config in ("items", "histograms"):
+        audio = load(tmp_path / "out", config, tmp_path)["train"][0]["audio"]
+        assert audio["path"] == "a.wav" and load_audio(audio).shape == (1600,)
+    assert load_audio(read_export(tmp_path / "out").items["audio"][0]).shape == (1600,)
+
+
+def test_embedded_audio_is_stored_once_per_item(corpus, tmp_path):
+    again = Question.category("again", EMOTION.labels)
+    rng = np.random.default_rng(0)
+    for item in ITEMS:
+        soundfile.write(tmp_path / "root" / f"{item}.wav", rng.uniform(-1, 1, 160_000), 16_000)
+    tables = [VoteTable.from_counts(question, ITEMS, np.ones((4, 2), int)) for question in (EMOTION, again)]
+    corpus.votes = VoteTable.concat(tables)
+    export_corpus(corpus, tmp_path / "out", embed_audio=True)
+    once, twice = (sum(p.stat().st_size for p in (tmp_path / "out" / c).iterdir()) for c in ("items", "histograms"))
+    assert twice < 1.1 * once
+
+
+def test_scales_have_no_histogram(corpus, tmp_path):
+    corpus.votes = corpus.votes.select(questions=["valence"])
+    corpus.__class__ = type("Scaled", (Small,), {"default_questions": ("valence",)})
+    export_corpus(corpus, tmp_path / "out")
+    assert not (tmp_path / "out" / "histograms").exists()
+    row = load(tmp_path / "out", "votes", tmp_path, split="train")[0]
+    assert (row["label"], row["rating"]) == (None, 2.5)
+    assert read_export(tmp_path / "out").votes.ratings.tolist() == [2.5]
+    assert list(load(tmp_path / "out", "votes", tmp_path)) == ["train"]  # no vote in the other splits
+
+
+def test_label_sets_of_several_questions_and_multiple_choice(corpus, tmp_path):
+    several = Question.category("several", ("calm", "tired", "sad"), multiple=True)
+    rows = {"item": ["a", "a", "b"], "annotator": ["r1", "r1", "r2"], "value": ["tired", "sad", None]}
+    corpus.votes = VoteTable.concat([corpus.votes, VoteTable.from_columns(several, **rows)])
+    export_corpus(corpus, tmp_path / "out")
+    histograms = load(tmp_path / "out", "histograms", tmp_path, split="train")
+    assert histograms.features["labels"].feature.names == ["anger", "calm", "tired", "sad"]
+    row = next(row for row in histograms if row["question"] == "several")
+    assert (row["labels"], row["counts"]) == ([1, 2, 3], [0, 1, 1])
+    back = read_export(tmp_path / "out").votes
+    np.testing.assert_array_equal(back.counts("several", items=ITEMS), corpus.votes.counts("several", items=ITEMS))
+    assert len(back) == len(corpus.votes)
+
+
+def test_weights_travel(corpus, tmp_path):
+    rows = {key: values[:7] for key, values in vote_rows().items()}
+    corpus.votes = VoteTable.from_columns(EMOTION, **rows, weight=[0.5, 1, 1, 1, 1, 1, 2])
+    export_corpus(corpus, tmp_path / "out")
+    assert load(tmp_path / "out", "histograms", tmp_path, split="train")[0]["counts"] == [1.5, 1]
+    assert read_export(tmp_path / "out").votes.weights.tolist() == [0.5, 1, 1, 1, 1, 1, 2]
+
+
+def test_text_without_audio(corpus, tmp_path):
+    corpus.items = corpus.items.drop(columns="audio").assign(text=["=1+1", "ä|ö", "", None])
+    export_corpus(corpus, tmp_path / "out")
+    items = load(tmp_path / "out", "items", tmp_path, split="train")
+    assert items["text"][:] == ["=1+1", "ä|ö"] and "audio" not in items.column_names
+    assert load(tmp_path / "out", "histograms", tmp_path, split="train")[0]["text"] == "=1+1"
+
+
+def test_splits_of_other_names(corpus, tmp_path):
+    corpus.items["split"] = ["test2", "train", "test1", "train"]
+    assert list(export_corpus(corpus, tmp_path / "out").splits) == ["train", "test1", "test2"]
+    assert len(load(tmp_path / "out", "items", tmp_path, split="test2")) == 1
+
+
+def test_votes_on_unlisted_items_are_an_error_unless_allowed(corpus, tmp_path):
+    corpus.items = corpus.items.iloc[1:]
+    with pytest.raises(ValueError, match=r"4 votes are on 1 items that the corpus does not list \(a\)"):
+        export_corpus(corpus, tmp_path / "out")
+    report = export_corpus(corpus, tmp_path / "out", allow_unmatched=True)
+    assert findings(report)["items with votes that the corpus does not list"].votes == 4
+    assert report.votes + report.votes_left_out == len(corpus.votes)
+
+
+def test_items_without_votes_stay_and_are_reported(corpus, tmp_path):
+    corpus.votes = corpus.votes.select(items=["a", "b", "d"])
+    report = export_corpus(corpus, tmp_path / "out")
+    assert findings(report)["items without votes"].examples == ("c",)
+    assert len(load(tmp_path / "out", "items", tmp_path, split="validation")) == 1
+    assert list(load(tmp_path / "out", "histograms", tmp_path)) == ["train", "test"]
+
+
+def test_missing_and_unreadable_audio_is_left_out_with_its_votes_or_kept(corpus, tmp_path):
+    (corpus.root / "a.wav").unlink()
+    (corpus.root / "b.wav").write_bytes(b"")
+    corpus.items.loc[2, "audio"] = None
+    report = export_corpus(corpus, tmp_path / "out")
+    found = findings(report)
+    assert (found["items without audio"].count, found["items without audio"].votes) == (2, 5)
+    assert found["items with unreadable audio"].examples == ("b.wav is empty (0 bytes). Copy the file again.",)
+    assert report.items == 1 and report.votes + report.votes_left_out == len(corpus.votes)
+    report = export_corpus(corpus, tmp_path / "out", require_audio=False)
+    assert report.items == 4 and report.votes == 8 and report.votes_left_out == 0
+    assert findings(report)["items without audio"].count == 2
+    assert read_export(tmp_path / "out").items["audio"].isna().sum() == 3
+
+
+def test_no_audio_at_all(corpus, tmp_path):
+    for item in ITEMS:
+        (corpus.root / f"{item}.wav").unlink()
+    with pytest.raises(ValueError, match="no item has readable audio .no audio file under"):
+        export_corpus(corpus, tmp_path / "out")
+    assert export_corpus(corpus, tmp_path / "out", require_audio=False).votes == 8
+
+
+def test_shared_audio_and_speakers_in_two_splits_are_reported(corpus, tmp_path):
+    corpus.items.loc[1, "audio"] = "a.wav"
+    corpus.items.loc[1, "split"] = "test"
+    found = findings(export_corpus(corpus, tmp_path / "out"))
+    assert found["items that share an audio file"].examples == ("b",)
+    assert found["speakers in several splits"].examples == ("s1",)
+
+
+def test_excluded_votes_are_in_the_report(corpus, tmp_path):
+    rows = vote_rows()
+    rows["value"][0] = "joy"
+    corpus.votes = VoteTable.from_columns([EMOTION, VALENCE], **rows, unknown="drop")
+    report = export_corpus(corpus, tmp_path / "out")
+    assert findings(report)["values outside the question"].votes == 1
+    assert report.votes + report.votes_left_out == 8
+    assert any("1 votes left out" in row[2] for row in report.rows())
+
+
+def break_items(**columns):
+    def change(corpus):
+        corpus.items = corpus.items.assign(**columns)
+
+    return change
+
+
+BAD_ITEMS = {
+    "twice": (break_items(item=["a", "b", "b", "d"]), "item 'b' is listed twice"),
+    "no name": (break_items(item=["a", None, "c", "d"]), "item row 1 has no name"),
+    "blank name": (break_items(item=["a", "b", " ", "d"]), "item row 2 has no name"),
+    "no split": (break_items(split=["train", None, "test", "test"]), "item 'b' is in split nan; name a split"),
+    "odd split": (break_items(split=["train", "../x", "test", "test"]), "in split '../x'"),
+    "escape": (break_items(audio=["../secret.wav", None, None, None]), "leads to a parent folder"),
+    "absolute": (break_items(audio=["/etc/passwd", None, None, None]), "leads to a parent folder"),
+    "url": (break_items(audio=["http://x/a.wav", None, None, None]), "URL scheme"),
+    "backslash": (break_items(audio=["..\\a.wav", None, None, None]), "backslash"),
+    "mixed column": (break_items(extra=[1, "x", 2.5, None]), "column 'extra' mixes types"),
+    "nested column": (break_items(extra=[[1], [2], [3], [4]]), "column 'extra' holds list"),
+    "none": (lambda corpus: setattr(corpus, "items", corpus.items.iloc[:0]), "there are no items"),
+    "no modality": (lambda corpus: corpus.items.pop("audio"), "audio or text"),
+    "no split column": (lambda corpus: corpus.items.pop("split"), "no column 'split'"),
+    "no vote left": (
+        lambda corpus: setattr(corpus, "votes", corpus.votes.select(items=["a"])) or (corpus.root / "a.wav").unlink(),
+        "no vote is on a listed item",
+    ),
+    "default question": (
+        lambda corpus: setattr(corpus, "votes", corpus.votes.select(questions=["valence"])),
+        "no question 'emotion'",
+    ),
+}
+
+
+@pytest.mark.parametrize("change, message", BAD_ITEMS.values(), ids=BAD_ITEMS)
+def test_bad_corpora_are_refused_and_leave_nothing_behind(corpus, tmp_path, change, message):
+    change(corpus)
+    with pytest.raises(ValueError, match=message):
+        export_corpus(corpus, tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["root"]
+
+
+def test_reading_leaves_the_corpus_frame_alone(corpus, tmp_path):
+    before = corpus.items.copy()
+    export_corpus(corpus, tmp_path / "out")
+    pd.testing.assert_frame_equal(corpus.items, before)
+
+
+def test_absolute_paths_inside_the_corpus_are_accepted(corpus, tmp_path):
+    corpus.items["audio"] = [str(corpus.root / name) for name in corpus.items["audio"]]
+    export_corpus(corpus, tmp_path / "out")
+    assert read_export(tmp_path / "out").items["file"].tolist() == ["a.wav", "b.wav", "c.wav", "d.wav"]
+
+
+def test_a_failed_export_keeps_the_earlier_one(corpus, tmp_path, monkeypatch):
+    export_corpus(corpus, tmp_path / "out")
+    before = (tmp_path / "out" / "corpus.json").read_bytes()
+    monkeypatch.setattr(pq, "write_table", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+    with pytest.raises(OSError, match="disk full"):
+        export_corpus(corpus, tmp_path / "out")
+    assert (tmp_path / "out" / "corpus.json").read_bytes() == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "root"]
+
+
+def test_folders_that_are_no_export_are_left_alone(corpus, tmp_path):
+    other = tmp_path / "thesis"
+    other.mkdir()
+    export_corpus(corpus, other)  # an empty folder is fine
+    (other / "notes.txt").write_text("mine")
+    with pytest.raises(ValueError, match="it holds notes.txt. and is left alone"):
+        export_corpus(corpus, other)
+    (other / "corpus.json").write_text('{"kind": "something else"}')
+    (other / "notes.txt").unlink()
+    with pytest.raises(ValueError, match="not an earlier annot-hf corpus export"):
+        export_corpus(corpus, other)
+    (other / "corpus.json").unlink()
+    with pytest.raises(ValueError, match="it has no corpus.json"):
+        export_corpus(corpus, other)
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(ValueError, match="is a file"):
+        export_corpus(corpus, tmp_path / "file")
+    for folder in (corpus.root, tmp_path):
+        with pytest.raises(ValueError, match="holds the corpus itself"):
+            export_corpus(corpus, folder)
+
+
+def test_a_damaged_export_is_named(corpus, tmp_path):
+    with pytest.raises(ValueError, match="is not an exported corpus"):
+        read_export(tmp_path)
+    export_corpus(corpus, tmp_path / "out")
+    (tmp_path / "out" / "votes" / "test.parquet").unlink()
+    with pytest.raises(ValueError, match="lacks votes/test.parquet; export the corpus again"):
+        read_export(tmp_path / "out")
+    (tmp_path / "out" / "corpus.json").write_text("[]")
+    with pytest.raises(ValueError, match="is not an exported corpus"):
+        read_export(tmp_path / "out")
+
+
+def test_the_card_states_licence_report_and_escapes_names(corpus, tmp_path):
+    corpus.items.loc[3, "item"] = "<script>|`x`\n!"
+    corpus.votes = corpus.votes.select(items=["a", "b", "c"])
+    export_corpus(corpus, tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "license: cc-by-4.0" in card and "items without votes" in card
+    assert "&lt;script&gt;\\|'x' ! |" in card and "<script>" not in card
+    assert read_export(tmp_path / "out").digest in card
+
+
+def test_label_files_are_recorded(corpus, tmp_path):
+    (corpus.root / "labels.csv").write_text("x")
+    assert corpus.label_file("gone.csv", "labels.csv") == corpus.root / "labels.csv"
+    assert corpus.label_file("gone.csv", required=False) is None
+    export_corpus(corpus, tmp_path / "out")
+    facts = json.loads((tmp_path / "out" / "corpus.json").read_text())
+    assert facts["label_files"] == {"labels.csv": "2d711642b726b04401627ca9fbac32f5c8530fb1903cc4db02258717921a4881"}
+    with pytest.raises(ValueError, match="gone.csv or lost.csv is not in"):
+        corpus.label_file("gone.csv", "lost.csv")
+
+
+def test_notes(corpus):
+    corpus.note("nothing", [])
+    corpus.note("nothing", 0)
+    corpus.note("rows", ["x", "y", "z", "w"], votes=7)
+    assert list(corpus.findings) == ["rows"]
+    assert corpus.findings["rows"].examples == ("x", "y", "z") and corpus.findings["rows"].count == 4
+
+
+def test_unfinished_corpora(tmp_path):
+    with pytest.raises(ValueError, match="VoteCorpus has no name"):
+        VoteCorpus(tmp_path)
+    named = type("Named", (VoteCorpus,), {"name": "named"})
+    with pytest.raises(ValueError, match="no corpus folder"):
+        named(tmp_path / "gone")
+    for reader in ("read_items", "read_votes"):
+        with pytest.raises(NotImplementedError, match=reader):
+            getattr(named(tmp_path), reader)()
+
+
+def test_corpus_scripts(tmp_path):
+    base = "from annot_hf.data.corpus import VoteCorpus\n"
+    (tmp_path / "one.py").write_text(base + "class One(VoteCorpus):\n    name = 'one'\n")
+    assert load_corpus_script(tmp_path / "one.py").name == "one"
+    (tmp_path / "folder").mkdir()
+    shutil.copy(tmp_path / "one.py", tmp_path / "folder" / "folder.py")
+    assert load_corpus_script(tmp_path / "folder").name == "one"
+    (tmp_path / "none.py").write_text(base)
+    with pytest.raises(ValueError, match="exactly one VoteCorpus subclass; it defines none"):
+        load_corpus_script(tmp_path / "none.py")
+    (tmp_path / "two.py").write_text(base + "class A(VoteCorpus): pass\nclass B(VoteCorpus): pass\n")
+    with pytest.raises(ValueError, match="it defines A, B"):
+        load_corpus_script(tmp_path / "two.py")
+    for missing in ("gone.py", "one.txt", "."):
+        with pytest.raises(ValueError, match="no corpus script"):
+            load_corpus_script(tmp_path / missing)

@@ -1,0 +1,187 @@
+"""Targets against hand counts, the kernel density they promise, and every refusal."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from annot_hf.data.questions import Question
+from annot_hf.data.targets import item_seeds, make_targets, pad_ratings, scale_answers
+from annot_hf.data.votes import VoteTable
+from annot_hf.models.kde import cell_masses, cell_names, draw_observations
+
+EMOTION = Question.category("emotion", ["anger", "joy", "sad"])
+AROUSAL, VALENCE = Question.scale("arousal", 1, 5), Question.scale("valence", 1, 5)
+
+
+def emotions(**options):
+    return VoteTable.from_columns(
+        EMOTION,
+        item=["a", "a", "a", "b", "b", "c"],
+        annotator=["r", "s", None, "r", "s", "t"],
+        value=["joy", "joy", "sad", "anger", "sad", "joy"],
+        **options,
+    )
+
+
+def scales(seed=0, items=5, raters=4):
+    generator = np.random.default_rng(seed)
+    item, rater = (index.ravel() for index in np.mgrid[:items, :raters])
+    columns = {"item": [f"i{i}" for i in item] * 2, "annotator": [f"r{r}" for r in rater] * 2}
+    question = ["arousal"] * len(item) + ["valence"] * len(item)
+    value = generator.integers(1, 6, 2 * len(item)).astype(float)
+    return VoteTable.from_columns([AROUSAL, VALENCE, EMOTION], **columns, question=question, value=value)
+
+
+# --- categories
+
+
+def test_vote_fractions_and_each_rater():
+    targets = make_targets(emotions(), "emotion")
+    np.testing.assert_allclose(targets.probs, [[0, 2 / 3, 1 / 3], [0.5, 0, 0.5], [0, 1, 0]])
+    assert targets.support == EMOTION.labels and targets.votes_per_item.tolist() == [3, 2, 1] and len(targets) == 3
+    assert targets.ratings.item.tolist() == [0, 0, 1, 1, 2] and targets.ratings.annotator.tolist() == [0, 1, 0, 1, 2]
+    assert targets.ratings.value.tolist() == [[1], [1], [0], [2], [1]] and targets.annotators == ("r", "s", "t")
+    assert targets.excluded == {} and targets.method == "soft"
+
+
+def test_majority_shares_ties_and_smoothing_adds_the_marginal():
+    votes = emotions()
+    np.testing.assert_allclose(make_targets(votes, "emotion", "majority").probs, [[0, 1, 0], [0.5, 0, 0.5], [0, 1, 0]])
+    marginal = np.array([1, 3, 2]) / 6
+    smoothed = make_targets(votes, "emotion", "smoothed", smoothing=2.0).probs
+    np.testing.assert_allclose(
+        smoothed, (votes.counts("emotion") + 2 * marginal) / (votes.counts("emotion").sum(1) + 2)[:, None]
+    )
+
+
+def test_weights_move_the_target_but_not_the_number_of_votes():
+    targets = make_targets(emotions(weight=[1, 1, 2, 1, 0.5, 0]), "emotion")
+    np.testing.assert_allclose(targets.probs, [[0, 0.5, 0.5], [2 / 3, 0, 1 / 3]])
+    assert targets.votes_per_item.tolist() == [3, 2] and targets.votes_per_item.dtype.kind == "i"
+    assert targets.excluded == {"items without votes": 1}
+
+
+def test_chosen_items_come_in_the_order_asked_and_missing_ones_are_counted():
+    targets = make_targets(emotions(), "emotion", items=["c", "nowhere", "a"])
+    assert list(targets.items) == ["c", "a"] and targets.excluded == {"items without votes": 1}
+    np.testing.assert_allclose(targets.probs, [[0, 1, 0], [0, 2 / 3, 1 / 3]])
+    assert targets.ratings.item.tolist() == [0, 1, 1]
+
+
+def test_several_labels_per_rater():
+    question = Question.category("all", ["x", "y"], multiple=True)
+    votes = VoteTable.from_columns(question, item=["a", "a", "b"], annotator=["r", "r", "r"], value=["x", "y", None])
+    targets = make_targets(votes, "all")
+    assert targets.probs.tolist() == [[0.5, 0.5]] and targets.excluded == {"items without votes": 1}
+
+
+@given(
+    counts=st.lists(st.lists(st.integers(0, 5), min_size=3, max_size=3).filter(any), min_size=1, max_size=6),
+    method=st.sampled_from(["soft", "majority", "smoothed"]),
+)
+def test_rows_are_distributions(counts, method):
+    votes = VoteTable.from_counts(EMOTION, [str(i) for i in range(len(counts))], counts)
+    probs = make_targets(votes, "emotion", method).probs
+    np.testing.assert_allclose(probs.sum(1), 1)
+    assert (probs >= 0).all()
+
+
+# --- scales
+
+
+def test_grid_targets_are_the_kernel_density_of_each_item():
+    votes = scales()
+    targets = make_targets(votes, ["arousal", "valence"], "kde", seed=3)
+    assert targets.probs.shape == (5, 16) and targets.support == cell_names(["arousal", "valence"], 4)
+    assert targets.support[1] == "arousal 1/4, valence 2/4" and targets.votes_per_item.tolist() == [4] * 5
+    ratings = targets.ratings.value.reshape(5, 4, 2)
+    expected = cell_masses(draw_observations(ratings, seed=item_seeds(targets.items, 3)))
+    np.testing.assert_allclose(targets.probs, expected.reshape(5, 16), atol=1e-12)
+    raw = votes.ratings.reshape(2, 5, 4).transpose(1, 2, 0)
+    np.testing.assert_allclose(ratings, (raw - 3) / 2)
+
+
+def test_an_items_target_does_not_depend_on_the_others():
+    whole = make_targets(scales(), ["arousal", "valence"], "kde")
+    part = make_targets(scales(), ["arousal", "valence"], "kde", items=["i3", "i1"])
+    np.testing.assert_allclose(part.probs, whole.probs[[3, 1]], atol=1e-12)
+    again = whole.select(["i3", "i1"])
+    np.testing.assert_allclose(again.probs, part.probs, atol=1e-12)
+    np.testing.assert_array_equal(again.ratings.value, part.ratings.value)
+    np.testing.assert_array_equal(again.ratings.item, part.ratings.item)
+
+
+def test_one_scale_may_be_anonymous_and_two_may_not():
+    votes = VoteTable.from_columns(
+        [AROUSAL, VALENCE],
+        item=["a", "a", "a", "b"],
+        question=["arousal", "arousal", "valence", "arousal"],
+        value=[1, 5, 3, 2],
+    )
+    targets = make_targets(votes, "arousal", "kde", bins=3)
+    assert targets.probs.shape == (2, 3) and targets.votes_per_item.tolist() == [2, 1] and len(targets.ratings) == 0
+    with pytest.raises(ValueError, match="anonymous votes, which cannot be paired"):
+        make_targets(votes, ["arousal", "valence"], "kde")
+
+
+def test_half_answers_and_repeated_answers():
+    votes = VoteTable.from_columns(
+        [AROUSAL, VALENCE],
+        item=["a", "a", "a", "b", "a"],
+        annotator=["r", "r", "s", "s", "r"],
+        question=["arousal", "valence", "arousal", "valence", "arousal"],
+        value=[1, 5, 3, 2, 2],
+        duplicates="keep",
+    )
+    pairs = scale_answers(votes, ["arousal", "valence"])
+    np.testing.assert_array_equal(pairs.value, [[-0.75, 1], [0, np.nan], [np.nan, -0.5]])
+    assert scale_answers(votes, ["arousal"]).value.tolist() == [[-0.75], [0]]
+    targets = make_targets(votes, ["arousal", "valence"], "kde")
+    assert list(targets.items) == ["a"] and targets.votes_per_item.tolist() == [1]
+    assert targets.excluded == {"items without votes": 1}
+
+
+def test_padding():
+    padded, mask = pad_ratings(np.array([2, 0, 2]), np.array([[1.0], [2.0], [3.0]]), 3)
+    assert padded[..., 0].tolist() == [[2, 0], [0, 0], [1, 3]]
+    assert mask.tolist() == [[True, False], [False, False], [True, True]]
+
+
+# --- refusals
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: make_targets(emotions(), "emotoin"), "no question 'emotoin' .did you mean 'emotion'"),
+        (lambda: make_targets(emotions(), []), "No question is named"),
+        (
+            lambda: make_targets(emotions(), "emotion", "kde"),
+            "'kde' does not fit question 'emotion', a category; use soft",
+        ),
+        (lambda: make_targets(scales(), "valence"), "'soft' does not fit question 'valence', a scale; use kde"),
+        (lambda: make_targets(scales(), ["valence", "emotion"], "kde"), "do not go together"),
+        (lambda: make_targets(scales(), ["valence", "valence"], "kde"), "do not go together"),
+        (lambda: make_targets(emotions(), "emotion", items=["nowhere"]), "None of 1 items has a vote on emotion"),
+        (lambda: make_targets(scales(), "emotion"), "None of 5 items has a vote"),
+        (lambda: make_targets(emotions(), "emotion", items=["a", "a"]), "Item 'a' is asked for twice"),
+        (lambda: make_targets(emotions(), "emotion", "smoothed", smoothing=0), "smoothing is 0"),
+        (lambda: make_targets(emotions(), "emotion", "smoothed", smoothing=np.inf), "smoothing is inf"),
+        (lambda: make_targets(scales(), "valence", "kde", bins=0), "at least 1 bin"),
+        (
+            lambda: make_targets(emotions(), "emotion").select(["a", "z"]),
+            "1 of 2 items have no target, for instance 'z'",
+        ),
+        (lambda: make_targets(emotions(), "emotion").select(["a", "a"]), "Item 'a' is asked for twice"),
+    ],
+)
+def test_what_is_refused_and_why(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
+
+
+def test_weights_do_not_resample():
+    votes = VoteTable.from_columns(VALENCE, item=["a"], annotator=["r"], value=[3], weight=[2])
+    with pytest.raises(ValueError, match="weights, which the resampling"):
+        make_targets(votes, "valence", "kde")

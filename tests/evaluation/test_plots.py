@@ -1,0 +1,98 @@
+import numpy as np
+import pytest
+
+from annot_hf.evaluation import plots
+
+RNG = np.random.default_rng(0)
+
+
+def boxes(figure, axis_name):
+    """Pixel boxes of an axis's visible tick labels."""
+    plots.FigureCanvasAgg(figure).draw()
+    axis = getattr(figure.axes[0], axis_name)
+    return [label.get_window_extent() for label in axis.get_ticklabels() if label.get_text()]
+
+
+def drawn(call):
+    with plots._style():
+        figure = call()
+        plots.FigureCanvasAgg(figure).draw()
+        return figure
+
+
+def dirichlet(n, k):
+    return RNG.dirichlet(np.ones(k), n)
+
+
+CALLS = {
+    "examples": lambda: plots.plot_examples("abc", dirichlet(3, 3), dirichlet(3, 3), ["x", "y", "z"]),
+    "grids of examples": lambda: plots.plot_examples(
+        [str(k) for k in range(16)], dirichlet(3, 16), dirichlet(3, 16), ["x", "y", "z"], ("activation", "valence")
+    ),
+    "mean": lambda: plots.plot_mean_distribution("abc", *dirichlet(3, 3)),
+    "reliability": lambda: plots.plot_reliability(dirichlet(50, 3), dirichlet(50, 3)),
+    "entropy": lambda: plots.plot_entropy(RNG.random(50), RNG.random(50), 3, 0.1),
+    "entropy of many": lambda: plots.plot_entropy(RNG.random(3000), RNG.random(3000), 3),
+    "speakers": lambda: plots.plot_speakers({f"s{i}": (0.1, 0.2, 3) for i in range(8)}),
+    "many speakers": lambda: plots.plot_speakers({f"s{i}": (0.1 * i, 0.2, 3) for i in range(80)}),
+    "grids": lambda: plots.plot_grids({"votes": dirichlet(4, 4) / 4, "model": dirichlet(4, 4) / 4}, ("a", "v")),
+    "fine grid": lambda: plots.plot_grids({"votes": dirichlet(9, 9) / 9}, ("a", "v")),
+    "bias": lambda: plots.plot_rater_bias(
+        {"a": {"true": RNG.random(9), "recovered": RNG.random(9), "correlation": {"value": 0.5}}}
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_axes_are_labelled_and_tick_labels_do_not_overlap(name):
+    figure = drawn(CALLS[name])
+    assert any(axis.get_xlabel() for axis in figure.axes)
+    for direction, first, last in (("xaxis", "x0", "x1"), ("yaxis", "y0", "y1")):
+        ends = sorted((getattr(box, first), getattr(box, last)) for box in boxes(figure, direction))
+        assert all(before[1] <= after[0] + 0.5 for before, after in zip(ends, ends[1:], strict=False)), direction
+
+
+def test_nothing_reaches_outside_the_figure():
+    names = ["a label with a really rather long name indeed"] * 5
+    figure = drawn(lambda: plots.plot_mean_distribution(names, *dirichlet(3, 5)))
+    assert all(box.x0 >= 0 for box in boxes(figure, "yaxis"))
+
+
+def test_png_is_the_same_each_time(tmp_path):
+    votes = dirichlet(50, 3)
+    one, two = (plots.save_figure(lambda: plots.plot_reliability(votes, votes), tmp_path / f"{i}.png") for i in (1, 2))
+    assert one.read_bytes() == two.read_bytes() and len(one.read_bytes()) > 5000
+
+
+def test_global_style_is_left_alone(tmp_path):
+    import matplotlib
+
+    before = dict(matplotlib.rcParams)
+    plots.save_figure(CALLS["mean"], tmp_path / "x.png")
+    assert dict(matplotlib.rcParams) == before
+
+
+def test_many_labels_show_the_largest():
+    figure = drawn(lambda: plots.plot_mean_distribution([str(k) for k in range(40)], *dirichlet(3, 40)))
+    assert len(boxes(figure, "yaxis")) == plots.MAX_BARS
+
+
+def test_names_are_cut_and_never_formulas(tmp_path):
+    assert plots.short("a" * 40, 12) == "aaaaaaa…aaaa"
+    assert plots.short("a\nb\u202ec") == "a b c"
+    plots.save_figure(
+        lambda: plots.plot_mean_distribution(["$\\frac{", "$$", "_^"], *dirichlet(3, 3)), tmp_path / "x.png"
+    )
+
+
+def test_hardly_any_data(tmp_path):
+    one = np.array([[1.0, 0.0]])
+    for name, call in {
+        "reliability": lambda: plots.plot_reliability(one, one),
+        "entropy": lambda: plots.plot_entropy(np.zeros(1), np.zeros(1), 2, 0.0),
+        "examples": lambda: plots.plot_examples(("a", "b"), one, one, ["only"]),
+        "bias": lambda: plots.plot_rater_bias(
+            {"a": {"true": np.zeros(1), "recovered": np.zeros(1), "correlation": {"value": 0.0}}}
+        ),
+    }.items():
+        assert plots.save_figure(call, tmp_path / f"{name}.png").is_file()

@@ -1,0 +1,128 @@
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from annot_hf.data.questions import Question
+from annot_hf.evaluation.predictions import Predictions
+
+EMOTION = Question.category("emotion", ("a", "b"))
+SCALES = (Question.scale("activation", 1, 5), Question.scale("valence", 1, 5))
+
+
+def small(**changes):
+    fields = {
+        "items": ["x", "y"],
+        "support": ("a", "b"),
+        "probs": [[0.25, 0.75], [1, 0]],
+        "questions": (EMOTION,),
+        "rater_items": [0, 0, 1],
+        "rater_names": ["p", "q", "p"],
+        "rater_values": [[0.5, 0.5], [0.1, 0.9], [1, 0]],
+        "rater_fallback": [False, True, False],
+    }
+    return Predictions(**fields | changes)
+
+
+def assert_same(one, other):
+    assert (one.support, one.questions, one.meta) == (other.support, other.questions, other.meta)
+    for name in ("items", "probs", "rater_items", "rater_names", "rater_values", "rater_fallback"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(other, name))
+        assert getattr(one, name).shape == getattr(other, name).shape
+    assert (one.consensus is None) == (other.consensus is None)
+    if one.consensus is not None:
+        np.testing.assert_array_equal(one.consensus, other.consensus)
+
+
+def test_save_and_load(tmp_path, emotion_run, grid_run):
+    for number, predictions in enumerate((small(), emotion_run[2], grid_run[2])):
+        assert predictions.save(tmp_path / str(number)) == tmp_path / str(number)
+        assert_same(Predictions.load(tmp_path / str(number)), predictions)
+
+
+def test_save_and_load_without_raters(tmp_path):
+    predictions = Predictions(items=["x"], support=("a", "b"), probs=[[0.5, 0.5]], questions=(EMOTION,))
+    predictions.save(tmp_path)
+    assert_same(Predictions.load(tmp_path), predictions)
+    assert predictions.rater_values.shape == (0, 2)
+
+
+@given(st.lists(st.text(min_size=1, max_size=8), min_size=2, max_size=5, unique=True))
+@settings(max_examples=25, deadline=None)
+def test_any_item_name_survives(tmp_path_factory, names):
+    names = [name.encode("utf-8", "ignore").decode() or str(i) for i, name in enumerate(names)]
+    names = [f"{i}{name}" for i, name in enumerate(names)]
+    folder = tmp_path_factory.mktemp("predictions")
+    probs = np.full((len(names), 2), 0.5)
+    Predictions(items=names, support=("a", "b"), probs=probs, questions=(EMOTION,)).save(folder)
+    assert Predictions.load(folder).items.tolist() == names
+
+
+def test_what_it_says_about_itself():
+    assert repr(small()) == "Predictions(2 items, 3 rater answers, K=2: emotion)"
+    assert len(small()) == 2 and not small().is_scale
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"probs": [[0.5, 0.4], [1, 0]]}, "Predictions: row 0 does not sum to 1 within 0.001: [0.5, 0.4]."),
+        ({"probs": [[0.5, 0.5], [np.nan, 1]]}, "Predictions: row 1 holds a value that is not finite: [nan, 1.0]."),
+        ({"probs": [[0.5, 0.5], [1.5, -0.5]]}, "Predictions: row 1 holds a negative probability: [1.5, -0.5]."),
+        ({"probs": np.zeros((0, 2))}, "Predictions has shape (0, 2); give a non-empty table (items, labels)."),
+        (
+            {"probs": [[1, 0]]},
+            "Predictions have probs of shape (1, 2) for 2 items and 2 labels; give (2, 2).",
+        ),
+        ({"items": ["x", "x"]}, "Predictions' items lists 'x' a second time at position 1; give each name once."),
+        ({"support": ("a", "a")}, "Predictions' support lists 'a' a second time at position 1; give each name once."),
+        ({"consensus": [[0.5], [0.5]]}, "Predictions have consensus of shape (2, 1); give (2, 2)."),
+        (
+            {"rater_names": ["p"]},
+            "Predictions have rater_names of shape (1,) for 3 rater answers; give (3,).",
+        ),
+        (
+            {"rater_values": [[0.5], [0.5], [0.5]]},
+            "Predictions have rater_values of shape (3, 1) for 3 rater answers; give (3, 2).",
+        ),
+        ({"rater_items": [0, 1, 2]}, "Predictions' rater_items run from 0 to 2; they must index the 2 items."),
+        (
+            {"rater_values": [[0.5, 0.5], [0.5, np.inf], [1, 0]]},
+            "Predictions' rater answer 1 is not finite; leave the pair out or repair the model.",
+        ),
+        (
+            {"rater_values": [[0.5, 0.5], [0.5, 0.6], [1, 0]]},
+            "Predictions' rater answers: row 1 does not sum to 1 within 0.001: [0.5, 0.6].",
+        ),
+    ],
+)
+def test_bad_predictions(changes, message):
+    with pytest.raises(ValueError) as error:
+        small(**changes)
+    assert str(error.value).startswith(message)
+
+
+def test_bad_folders(tmp_path):
+    with pytest.raises(ValueError) as error:
+        Predictions.load(tmp_path)
+    assert str(error.value) == (
+        f"There is no predictions.json in {tmp_path}; give the folder that Predictions.save wrote."
+    )
+    small().save(tmp_path)
+    about = json.loads((tmp_path / "predictions.json").read_text())
+    (tmp_path / "predictions.json").write_text(json.dumps(about | {"format": 99}))
+    with pytest.raises(ValueError, match=r"has format 99; this version reads 1: update annot_hf\."):
+        Predictions.load(tmp_path)
+    about["counts"]["items"] = 3
+    (tmp_path / "predictions.json").write_text(json.dumps(about))
+    with pytest.raises(ValueError, match=r"announces 3 items and holds 2; save the predictions again\."):
+        Predictions.load(tmp_path)
+
+
+def test_arguments_are_not_changed():
+    probs = np.array([[0.25, 0.75], [1, 0]])
+    replace(small(), probs=probs)
+    assert probs.tolist() == [[0.25, 0.75], [1, 0]]

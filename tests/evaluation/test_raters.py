@@ -1,0 +1,149 @@
+from dataclasses import replace
+
+import audmetric
+import numpy as np
+import pandas as pd
+import pytest
+import scipy.stats
+
+from annot_hf.evaluation.alignment import dimensions, expectation
+from annot_hf.evaluation.raters import rater_bias, recovered_bias
+from annot_hf.evaluation.scoring import score
+
+
+def answers(targets, predictions):
+    """(rater, vote, prediction, consensus) of every vote, by an explicit loop."""
+    row = {
+        (predictions.items[item], name): k
+        for k, (item, name) in enumerate(zip(predictions.rater_items, predictions.rater_names, strict=True))
+    }
+    ratings, out = targets.ratings, []
+    for item, annotator, value in zip(ratings.item, ratings.annotator, ratings.value, strict=True):
+        name = targets.annotators[annotator]
+        k = row[targets.items[item], name]
+        out.append(
+            (name, value, predictions.rater_values[k], predictions.rater_items[k], predictions.rater_fallback[k])
+        )
+    return out
+
+
+def test_scale_answers_equal_explicit_loops(grid_run):
+    _, targets, predictions, speakers = grid_run[:4]
+    scores = score(predictions, targets, speakers=speakers, n_resamples=100)
+    rows = answers(targets, predictions)
+    for d, name in enumerate(("activation", "valence")):
+        vote = np.array([row[1][d] for row in rows])
+        said = np.array([row[2][d] for row in rows])
+        common = np.array([predictions.consensus[row[3], d] for row in rows])
+        pooled, error = scores[f"rater_ccc_{name}"], scores[f"rater_mae_{name}"]
+        assert pooled["value"] == pytest.approx(audmetric.concordance_cc(vote, said))
+        assert pooled["consensus"]["value"] == pytest.approx(audmetric.concordance_cc(vote, common))
+        assert pooled["marginal"]["value"] == 0
+        assert error["value"] == pytest.approx(2 * np.mean(abs(said - vote)))  # half the width of the 1 to 5 scale
+        assert error["unit"] == "points on 1 to 5"
+        who = np.array([row[0] for row in rows])
+        own = [audmetric.concordance_cc(vote[who == r], said[who == r]) for r in set(who) if (who == r).sum() >= 2]
+        assert scores[f"rater_mean_ccc_{name}"]["value"] == pytest.approx(np.mean(own))
+        assert scores.counts[f"raters_with_own_ccc_{name}"] == len(own)
+        assert pooled["low"] < pooled["value"] < pooled["high"]
+    counts = scores.counts
+    fallback = sum(row[4] for row in rows)
+    assert (counts["rater_votes"], counts["rater_votes_consensus_fallback"]) == (len(rows), fallback)
+    assert counts["rater_votes_own_head"] == len(rows) - fallback
+
+
+def test_category_answers_equal_explicit_loops(emotion_run):
+    _, targets, predictions, _ = emotion_run
+    scores = score(predictions, targets, n_resamples=50)
+    rows = answers(targets, predictions)
+    right = np.mean([row[2].argmax() == row[1][0] for row in rows])
+    loss = np.mean([-np.log(row[2][int(row[1][0])]) for row in rows])
+    common = np.mean([-np.log(predictions.probs[row[3], int(row[1][0])]) for row in rows])
+    assert scores["rater_accuracy"]["value"] == pytest.approx(right)
+    assert scores["rater_cross_entropy"]["value"] == pytest.approx(loss)
+    assert scores["rater_cross_entropy"]["consensus"]["value"] == pytest.approx(common)
+    assert scores["rater_cross_entropy"]["difference_to_consensus"]["value"] == pytest.approx(loss - common)
+
+
+def test_votes_without_prediction_are_counted(grid_run):
+    _, targets, predictions, _ = grid_run[:4]
+    keep = np.arange(len(predictions.rater_items)) % 3 > 0
+    fields = ("rater_items", "rater_names", "rater_values", "rater_fallback")
+    fewer = replace(predictions, **{name: getattr(predictions, name)[keep] for name in fields})
+    counts = score(fewer, targets, n_resamples=0).counts
+    routes = ("rater_votes_own_head", "rater_votes_consensus_fallback", "rater_votes_without_prediction")
+    assert counts["rater_votes"] == sum(counts[route] for route in routes) == 900
+    assert counts["rater_votes_without_prediction"] == 300
+
+
+def test_no_rater_answers_no_rater_measures(emotion_run):
+    _, targets, predictions, _ = emotion_run
+    empty = {"rater_items": np.zeros(0, int), "rater_names": [], "rater_values": None, "rater_fallback": None}
+    scores = score(replace(predictions, **empty), targets, n_resamples=0)
+    assert scores.raters == {} and scores.counts["rater_votes_without_prediction"] == 1680
+
+
+def test_only_common_items_count(grid_run):
+    _, targets, predictions, _ = grid_run[:4]
+    subset = targets.select(targets.items[:40])
+    counts = score(predictions, subset, on_missing="exclude", n_resamples=0).counts
+    assert (counts["rater_votes"], counts["n_evaluated"], counts["predicted_without_target"]) == (240, 40, 110)
+
+
+def test_a_missing_dimension_is_left_out_of_that_dimension_only(grid_run):
+    _, targets, predictions, _ = grid_run[:4]
+    value = targets.ratings.value.copy()
+    value[:300, 1] = np.nan
+    holes = replace(targets, ratings=replace(targets.ratings, value=value))
+    scores, full = score(predictions, holes, n_resamples=0), score(predictions, targets, n_resamples=0)
+    assert scores["rater_ccc_activation"]["value"] == full["rater_ccc_activation"]["value"]
+    assert scores["rater_ccc_valence"]["value"] != full["rater_ccc_valence"]["value"]
+
+
+def test_a_pair_answered_twice_is_refused(emotion_run):
+    _, targets, predictions, _ = emotion_run
+    names = predictions.rater_names.copy()
+    names[1] = names[0]
+    with pytest.raises(ValueError) as error:
+        score(replace(predictions, rater_names=names), targets)
+    assert str(error.value) == (
+        f"Predictions answer twice for rater {names[0]!r} on item 'clip000'; give one answer a pair."
+    )
+
+
+def test_bias_equals_an_explicit_loop(grid_run):
+    predictions, truth = grid_run[2], grid_run[4]
+    table = rater_bias(predictions)
+    assert "rater15" not in table.index  # answered by the consensus head, so it has no bias of its own
+    rows = [k for k, name in enumerate(predictions.rater_names) if name == "rater03"]
+    mine = [2 * (predictions.rater_values[k] - predictions.consensus[predictions.rater_items[k]]) for k in rows]
+    np.testing.assert_allclose(table.loc["rater03", ["activation", "valence"]].astype(float), np.mean(mine, axis=0))
+    assert table.loc["rater03", "items"] == len(rows)
+    found = recovered_bias(predictions, truth.raters)["valence"]
+    true = 2 * truth.raters.loc[found["raters"], "bias_valence"]
+    np.testing.assert_allclose(found["true"], true)
+    r = scipy.stats.pearsonr(true, table.loc[found["raters"], "valence"]).statistic
+    assert found["correlation"]["value"] == pytest.approx(r) and r > 0.9
+    assert found["correlation"]["low"] <= r <= found["correlation"]["high"]
+
+
+def test_without_a_consensus_head_the_expectation_stands_in(grid_run):
+    predictions = grid_run[2]
+    without = replace(predictions, consensus=None)
+    expected = np.stack([expectation(one) for one in dimensions(predictions.probs, predictions.questions)], axis=1)
+    with_it = replace(predictions, consensus=expected)
+    np.testing.assert_allclose(rater_bias(without), rater_bias(with_it))
+
+
+def test_bias_needs_scales_and_known_raters(emotion_run, grid_run):
+    with pytest.raises(ValueError, match="Rater bias needs scale questions; the predictions are over labels."):
+        rater_bias(emotion_run[2])
+    unknown = pd.DataFrame({"bias_activation": [0.0], "bias_valence": [0.0]}, index=["nobody"])
+    with pytest.raises(ValueError) as error:
+        recovered_bias(grid_run[2], unknown)
+    assert str(error.value) == (
+        "None of the raters in the truth has a predicted answer; check that the rater names agree."
+    )
+    with pytest.raises(ValueError) as error:
+        recovered_bias(grid_run[2], grid_run[4].raters[["bias_activation"]])
+    assert str(error.value) == "The truth has columns bias_activation; it needs 'bias_valence'."

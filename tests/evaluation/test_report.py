@@ -1,0 +1,263 @@
+import csv
+import json
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+
+import numpy as np
+import pandas as pd
+import pytest
+from markdown_it import MarkdownIt
+
+from annot_hf.data.questions import Question
+from annot_hf.data.targets import make_targets
+from annot_hf.data.votes import VoteTable
+from annot_hf.evaluation.predictions import Predictions
+from annot_hf.evaluation.report import build_report, csv_safe, markdown_safe
+from annot_hf.evaluation.tables import number
+
+HOSTILE = (
+    "=cmd|' /C calc'!A0",
+    "<script>alert(1)</script>",
+    "$\\frac{",
+    "[x](javascript:1)",
+    "@user | `a`",
+    "\u202eevil\n# x",
+)
+
+
+def item_table(speakers, **columns):
+    return pd.DataFrame({"item": list(speakers), "speaker": list(speakers.values())} | columns)
+
+
+class Page(HTMLParser):
+    """Tags and attributes of a page."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.tags, self.links = [], []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.links += [value for name, value in attrs if name in ("src", "href")]
+
+
+@pytest.fixture(scope="module")
+def grid_report(tmp_path_factory, grid_run):
+    votes, targets, predictions, speakers, truth = grid_run
+    items = item_table(speakers, split="test")
+    folder = tmp_path_factory.mktemp("report")
+    notes = {"checkpoint": "none", "epochs": 3}
+    return build_report(
+        predictions,
+        targets,
+        folder,
+        title="A run",
+        items=items,
+        marginal=np.full(16, 1 / 16),
+        votes=votes,
+        truth=truth,
+        notes=notes,
+        n_resamples=200,
+    )
+
+
+def test_files(grid_report):
+    names = {"report.json", "report.md", "report.html", "items.csv", "plots"}
+    assert {path.name for path in grid_report.folder.iterdir()} == names
+    plots = {path.stem for path in (grid_report.folder / "plots").iterdir()}
+    assert plots == {"examples", "mean_grid", "reliability", "entropy", "speakers", "rater_bias"}
+    assert all(path.is_file() for path in grid_report.files.values())
+    assert all(path.read_bytes().startswith(b"\x89PNG") for path in (grid_report.folder / "plots").iterdir())
+
+
+def test_summary_says_what_was_evaluated(grid_report):
+    scores = grid_report.scores
+    jsd, gap = scores["jsd"], scores["gap_closed"]
+    assert grid_report.summary == (
+        "Predictions for 150 items by 10 speakers of the split test were compared with 900 votes by 16 named raters on the "
+        "questions “activation” and “valence” (16 grid cells). Left out: nothing. The mean Jensen-Shannon divergence from "
+        f"the votes is {jsd['value']:.3f} nats (95 % interval {jsd['low']:.3f} to {jsd['high']:.3f}), or "
+        f"{scores['jsd_bits']['value']:.3f} bits, against {jsd['marginal']['value']:.3f} nats for the marginal distribution "
+        f"of the training votes. The model closes {gap['value']:.1f} % (95 % interval {gap['low']:.1f} to "
+        f"{gap['high']:.1f}) of the gap in cross-entropy between that baseline and the votes' own entropy. The difference "
+        f"in divergence, model - marginal, is {number(jsd['difference']['value'], 3)} nats (95 % interval "
+        f"{number(jsd['difference']['low'], 3)} to {number(jsd['difference']['high'], 3)})."
+    )
+    for name in ("report.md", "report.html"):
+        assert "of the gap in cross-entropy" in (grid_report.folder / name).read_text(encoding="utf-8")
+
+
+def test_json_holds_every_number(grid_report):
+    data = json.loads((grid_report.folder / "report.json").read_text(encoding="utf-8"))
+    assert data["scores"]["measures"]["jsd"]["value"] == grid_report.scores["jsd"]["value"]
+    assert data["scores"]["counts"]["n_evaluated"] == data["scores"]["counts"]["n_expected"] == 150
+    assert data["recovered_bias"]["valence"]["correlation"]["value"] > 0.9
+    assert [one["question"] for one in data["agreement"]] == ["activation", "valence"]
+    assert data["run"] == {"checkpoint": "none", "epochs": 3} and data["target_method"] == "kde"
+    assert len(data["plots"]) == 6 and data["excluded"] == {}
+
+
+def test_html_stands_alone(grid_report):
+    text = (grid_report.folder / "report.html").read_text(encoding="utf-8")
+    page = Page(text)
+    assert not {"script", "link", "iframe", "a"} & set(page.tags)
+    assert len(page.links) == 6 and all(link.startswith("data:image/png;base64,") for link in page.links)
+    assert "http://" not in text and "https://" not in text and "url(" not in text
+    assert 'name="viewport"' in text and "prefers-color-scheme: dark" in text and "default-src 'none'" in text
+    assert page.tags.count("table") == 5
+
+
+def test_markdown_tables_are_tables(grid_report):
+    text = (grid_report.folder / "report.md").read_text(encoding="utf-8")
+    html = MarkdownIt("commonmark").enable("table").render(text)
+    assert html.count("<table>") == 5 and html.count("<img") == 6
+    for path in re.findall(r"\]\((plots/[^)]+)\)", text):
+        assert (grid_report.folder / path).is_file()
+
+
+def test_same_data_same_bytes(tmp_path, emotion_run):
+    votes, targets, predictions, speakers = emotion_run
+    for name in ("one", "two"):
+        build_report(predictions, targets, tmp_path / name, title="t", items=item_table(speakers), n_resamples=50)
+    for path in (tmp_path / "one").rglob("*.*"):
+        assert path.read_bytes() == (tmp_path / "two" / path.relative_to(tmp_path / "one")).read_bytes(), path
+
+
+def test_category_report(tmp_path, emotion_run):
+    votes, targets, predictions, speakers = emotion_run
+    items = item_table(speakers, split=["validation"] * 100 + ["test"] * 140)
+    report = build_report(predictions, targets, tmp_path, title="t", items=items, votes=votes, n_resamples=50)
+    assert "of the splits test (140) and validation (100) were compared" in report.summary
+    text = (tmp_path / "report.md").read_text(encoding="utf-8")
+    assert "## Label by label" in text and "| anger |" in text and "Krippendorff's alpha" in text
+    assert {"mean\\_distribution", "rater\\_bias"}.isdisjoint(text.split())
+    assert not (tmp_path / "plots" / "rater_bias.png").exists()
+
+
+def hostile_run():
+    question = Question.category("=1+1<b>", HOSTILE)
+    items = [f"{name}{i}" for i, name in enumerate(HOSTILE)]
+    votes = VoteTable.from_columns(
+        question, item=np.repeat(items, 3), value=[HOSTILE[(i + j // 2) % 6] for i in range(6) for j in range(3)]
+    )
+    targets = make_targets(votes, question.name)
+    probs = np.full((6, 6), 0.1) + 0.4 * np.eye(6)
+    predictions = Predictions(
+        items=items, support=HOSTILE, probs=probs, questions=(question,), meta={"<i>": "<b>x</b>"}
+    )
+    return votes, targets, predictions, pd.DataFrame({"item": items, "speaker": HOSTILE})
+
+
+def test_hostile_names_stay_text(tmp_path):
+    votes, targets, predictions, items = hostile_run()
+    build_report(
+        predictions, targets, tmp_path, title="<img src=x onerror=1>", items=items, votes=votes, n_resamples=20
+    )
+    html = (tmp_path / "report.html").read_text(encoding="utf-8")
+    page = Page(html)
+    assert not {"script", "b", "i", "a"} & set(page.tags) and page.tags.count("img") == 5
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+    assert "\u202e" not in html + (tmp_path / "report.md").read_text(encoding="utf-8")
+    rendered = Page(MarkdownIt("commonmark").enable("table").render((tmp_path / "report.md").read_text("utf-8")))
+    assert not {"script", "b", "i", "a", "code", "em"} & set(rendered.tags)
+    assert rendered.tags.count("img") == 5 and rendered.tags.count("h1") == 1
+    with (tmp_path / "items.csv").open(encoding="utf-8", newline="") as stream:
+        rows = list(csv.reader(stream))
+    assert len(rows) == 7
+    assert not any(cell[:1] in set("=+@\t\r") for row in rows for cell in row)
+    assert rows[1][0] == "'=cmd|' /C calc'!A00"
+
+
+@pytest.mark.parametrize("text", ["=1", "+1", "-1", "@x", "\tx", "\rx"])
+def test_formulas_are_prefixed(text):
+    assert csv_safe(text) == "'" + text
+    assert csv_safe(-1.5) == -1.5 and csv_safe("a=1") == "a=1"
+
+
+def test_markdown_safe():
+    assert markdown_safe("a|b_*c*\n<x>&[d](e)") == "a\\|b\\_\\*c\\* &lt;x&gt;&amp;\\[d\\](e)"
+
+
+@pytest.mark.parametrize(("items", "speakers"), [(1, 1), (1, None), (2, 1), (2, 2), (3, 1)])
+def test_tiny_runs_give_a_report(tmp_path, emotion_run, items, speakers):
+    votes, targets, predictions, _ = emotion_run
+    few = targets.select(targets.items[:items])
+    table = pd.DataFrame({"item": few.items})
+    if speakers:
+        table["speaker"] = [f"s{i % speakers}" for i in range(items)]
+    report = build_report(
+        predictions, few, tmp_path, title="t", items=table, votes=votes, n_resamples=20, on_missing="exclude"
+    )
+    assert f"Predictions for {items} item{'s' if items > 1 else ''}" in report.summary
+    assert f"Left out: predicted items without target: {240 - items}." in report.summary
+    if speakers == 1:
+        assert report.summary.endswith("No intervals: there is only 1 speaker.") and "95 %" not in report.summary
+    if speakers is None:
+        assert report.summary.endswith("No intervals: there is only 1 item.")
+        assert "(speakers not given)" in report.summary
+
+
+def test_tiny_grid(tmp_path, grid_run):
+    votes, targets, predictions, _, truth = grid_run
+    few = targets.select(targets.items[:1])
+    build_report(predictions, few, tmp_path, title="t", truth=truth, votes=votes, on_missing="exclude")
+    assert (tmp_path / "plots" / "mean_grid.png").is_file()
+
+
+def test_one_scale_question(tmp_path, grid_run):
+    votes = grid_run[0]
+    targets = make_targets(votes, "valence", "kde")
+    predictions = Predictions(
+        items=targets.items, support=targets.support, probs=targets.probs[::-1], questions=targets.questions
+    )
+    report = build_report(predictions, targets, tmp_path, title="t", n_resamples=20)
+    assert "ccc_valence" in report.scores and "jsd_valence" not in report.scores
+    assert (tmp_path / "plots" / "mean_distribution.png").is_file()
+
+
+def test_a_model_no_better_than_the_marginal_is_called_so(tmp_path, emotion_run):
+    _, targets, predictions, _ = emotion_run
+    base = np.tile(targets.probs.mean(0), (240, 1))
+    report = build_report(replace(predictions, probs=base), targets, tmp_path / "a", title="t", n_resamples=20)
+    assert report.summary.endswith("the data do not tell the model from the marginal.")
+    worse = replace(predictions, probs=np.roll(predictions.probs, 3, axis=1))
+    report = build_report(worse, targets, tmp_path / "b", title="t", n_resamples=20)
+    assert report.summary.endswith("the model is worse than the marginal.")
+
+
+def test_exclusions_are_reported(tmp_path):
+    question = Question.category("emotion", ("a", "b"))
+    votes = VoteTable.from_columns(
+        question, item=["x", "y", "y"], value=["a", "b", "?"], annotator=["p", "p", "q"], unknown="drop"
+    )
+    targets = make_targets(votes, "emotion", items=["x", "y", "z"])
+    predictions = Predictions(items=["x", "y"], support=("a", "b"), probs=[[0.5, 0.5]] * 2, questions=(question,))
+    report = build_report(predictions, targets, tmp_path, title="t", votes=votes)
+    assert "Left out: items without votes: 1; votes: values outside the question: 1." in report.summary
+
+
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        (pd.DataFrame({"clip": ["x"]}), "The item table has columns clip; it needs a column 'item'."),
+        (pd.DataFrame({"item": ["x", "x"]}), "The item table lists 'x' twice; give each item one row."),
+    ],
+)
+def test_bad_item_table(tmp_path, emotion_run, items, message):
+    with pytest.raises(ValueError) as error:
+        build_report(emotion_run[2], emotion_run[1], tmp_path, title="t", items=items)
+    assert str(error.value) == message
+
+
+def test_an_item_table_without_some_speakers(tmp_path, emotion_run):
+    _, targets, predictions, speakers = emotion_run
+    with pytest.raises(
+        ValueError, match=r"239 evaluated items have no speaker \(such as 'clip001', 'clip002', 'clip003'\)"
+    ):
+        build_report(predictions, targets, tmp_path, title="t", items=item_table(speakers).head(1))
+
+
+def test_numbers_in_tables():
+    assert [number(value, 3) for value in (None, -0.0001, -1.5, 12)] == ["–", "0.000", "−1.500", "12.000"]

@@ -1,0 +1,197 @@
+import time
+
+import audmetric
+import numpy as np
+import pytest
+import scipy.stats
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from annot_hf.evaluation.statistics import (
+    accuracy_of,
+    ccc_of,
+    class_counts,
+    estimate,
+    f1_of,
+    macro_f1_of,
+    moments,
+    pearson_of,
+    ratio,
+    resample_sums,
+    uar_of,
+)
+from annot_hf.models import measures
+
+RNG = np.random.default_rng(5)
+PAIRS = hnp.arrays(np.float64, st.tuples(st.just(2), st.integers(1, 20)), elements=st.floats(-1, 1, width=32))
+CLASSES = hnp.arrays(np.int64, st.tuples(st.just(2), st.integers(1, 30)), elements=st.integers(0, 3))
+
+
+@given(PAIRS)
+@settings(deadline=None)
+def test_ccc_of_sums_equals_the_measure(pair):
+    found = float(ccc_of(moments(*pair).sum(0)))
+    assert -1 - 1e-9 <= found <= 1 + 1e-9
+    if min(pair.std(axis=1)) > 1e-4:
+        assert found == pytest.approx(float(measures.ccc(*pair)), abs=1e-6)
+    if pair[0].std() == 0 or pair[1].std() == 0:
+        assert found == 0
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+def test_ccc_and_pearson_against_libraries(offset):
+    y = RNG.normal(size=500)
+    x = 0.6 * y + 0.5 * RNG.normal(size=500) + 0.2
+    sums = moments(x + offset, y + offset).sum(0)
+    assert float(ccc_of(sums)) == pytest.approx(audmetric.concordance_cc(y, x), abs=1e-7)
+    assert float(pearson_of(sums)) == pytest.approx(scipy.stats.pearsonr(x, y).statistic, abs=1e-7)
+
+
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [
+        ([0.1] * 9, [0.1] * 9),
+        ([0.1] * 9, [0.3] * 9),
+        ([0.1] * 3, [0.0, 0.5, 1.0]),
+        ([0.0, 1.0], [0.7, 0.7]),
+        ([0.4], [0.2]),
+    ],
+)
+def test_ccc_and_pearson_of_constants_are_zero(x, y):
+    sums = moments(np.array(x), np.array(y)).sum(0)
+    assert ccc_of(sums) == 0 and pearson_of(sums) == 0
+
+
+def loop_scores(predicted, true, n):
+    """Accuracy, per-class F1 and average recall, written out."""
+    f1, recalls = [], []
+    for label in range(n):
+        hits = sum(p == label == t for p, t in zip(predicted, true, strict=True))
+        said, real = sum(p == label for p in predicted), sum(t == label for t in true)
+        f1.append(2 * hits / (said + real) if said + real else 0.0)
+        if real:
+            recalls.append(hits / real)
+    return np.mean(predicted == true), f1, np.mean(recalls)
+
+
+@given(CLASSES)
+@settings(deadline=None)
+def test_class_measures_equal_explicit_loops(codes):
+    predicted, true = codes
+    sums = class_counts(predicted, true, 4).sum(0)
+    accuracy, f1, recall = loop_scores(predicted, true, 4)
+    assert float(accuracy_of(sums)) == pytest.approx(accuracy)
+    np.testing.assert_allclose(f1_of(sums), f1)
+    assert float(macro_f1_of(sums)) == pytest.approx(np.mean(f1))
+    assert float(uar_of(sums)) == pytest.approx(recall)
+
+
+def test_class_measures_equal_audmetric():
+    true, predicted = RNG.integers(4, size=300), RNG.integers(4, size=300)
+    sums = class_counts(predicted, true, 4).sum(0)
+    labels = list(range(4))
+    assert float(macro_f1_of(sums)) == pytest.approx(audmetric.unweighted_average_fscore(true, predicted, labels))
+    assert float(uar_of(sums)) == pytest.approx(audmetric.unweighted_average_recall(true, predicted, labels))
+    assert float(accuracy_of(sums)) == pytest.approx(audmetric.accuracy(true, predicted, labels))
+
+
+def test_macro_f1_keeps_a_class_that_nobody_predicts():
+    sums = class_counts(np.zeros(4, int), np.array([0, 0, 1, 2]), 9).sum(0)
+    assert float(macro_f1_of(sums)) == pytest.approx((2 * 2 / 6) / 9)
+
+
+def test_row_zero_is_the_data_and_rows_are_resamples_of_clusters():
+    values = np.arange(12.0)
+    clusters = np.repeat(["a", "b", "c"], 4)
+    sums = resample_sums({"x": values, "n": np.ones(12)}, clusters, n_resamples=200, seed=1)
+    assert sums["x"][0] == values.sum() and sums["n"].tolist() == [12] * 201
+    totals = np.array([values[clusters == name].sum() for name in "abc"])
+    possible = {totals[list(draw)].sum() for draw in np.ndindex(3, 3, 3)}
+    assert set(sums["x"][1:]) == possible
+
+
+def test_resampling_equals_an_explicit_loop_with_the_same_draws():
+    values, clusters = RNG.normal(size=(50, 2, 3)), RNG.integers(7, size=50)
+    sums = resample_sums({"x": values}, clusters, n_resamples=30, seed=9)["x"]
+    draws = np.random.default_rng(9).integers(7, size=(30, 7), dtype=np.int32)
+    for row, draw in enumerate(draws):
+        expected = sum(values[clusters == code].sum(axis=0) for code in draw)
+        np.testing.assert_allclose(sums[1 + row], expected)
+
+
+def test_standard_error_of_a_mean_equals_theory():
+    values = RNG.normal(size=400)
+    sums = resample_sums({"x": values, "n": np.ones(400)}, n_resamples=4000)
+    means = sums["x"][1:] / sums["n"][1:]
+    assert means.std() == pytest.approx(values.std() / 20, rel=0.05)
+    found = estimate(sums["x"] / sums["n"])
+    assert found.high - found.low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.07)
+
+
+def test_interval_equals_scipy_bootstrap():
+    values = RNG.exponential(size=80)
+    theirs = scipy.stats.bootstrap(
+        (values,), np.mean, n_resamples=5000, method="percentile", rng=np.random.default_rng(0)
+    ).confidence_interval
+    sums = resample_sums({"x": values, "n": np.ones(80)}, n_resamples=5000)
+    ours = estimate(sums["x"] / sums["n"])
+    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), rel=0.03)
+
+
+def test_clustered_items_give_wider_intervals():
+    speakers = np.repeat(np.arange(20), 30)
+    values = np.repeat(RNG.normal(size=20), 30) + 0.1 * RNG.normal(size=600)
+    widths = []
+    for clusters in (None, speakers):
+        sums = resample_sums({"x": values}, clusters, n_resamples=2000)["x"] / 600
+        widths.append(estimate(sums).high - estimate(sums).low)
+    assert widths[1] > 4 * widths[0]
+
+
+def test_seeds_and_order_of_clusters():
+    values, clusters = RNG.normal(size=40), RNG.integers(5, size=40)
+    one = resample_sums({"x": values}, clusters, n_resamples=20, seed=3)["x"]
+    assert (one == resample_sums({"x": values}, clusters, n_resamples=20, seed=3)["x"]).all()
+    assert (one != resample_sums({"x": values}, clusters, n_resamples=20, seed=4)["x"]).any()
+    order = RNG.permutation(40)
+    shuffled = resample_sums({"x": values[order]}, clusters[order], n_resamples=20, seed=3)["x"]
+    np.testing.assert_allclose(shuffled, one)
+
+
+def test_one_cluster_or_no_resamples_gives_no_interval():
+    for clusters, resamples in ((["s"] * 5, 100), (None, 0)):
+        sums = resample_sums({"x": np.arange(5.0)}, clusters, n_resamples=resamples)["x"]
+        assert sums.tolist() == [10.0]
+        assert estimate(sums).to_dict() == {"value": 10.0, "low": None, "high": None}
+
+
+def test_estimate_of_what_is_not_defined():
+    assert estimate(np.array([np.nan, 1.0, 2.0])).value is None
+    assert estimate(np.array([1.0, np.nan, 2.0])).to_dict() == {"value": 1.0, "low": None, "high": None}
+    assert ratio(np.array([1.0, 0.0]), np.array([2.0, 0.0]), empty=0.0).tolist() == [0.5, 0.0]
+
+
+@pytest.mark.parametrize(
+    ("columns", "clusters", "message"),
+    [
+        ({"x": []}, None, "There are no items to resample; give at least one."),
+        ({"x": [1, 2], "y": [1]}, None, "Column 'y' has 1 rows and the first has 2; give one value an item."),
+        ({"x": [1, 2]}, ["a"], "Column 'clusters' has 1 rows and the first has 2; give one value an item."),
+    ],
+)
+def test_bad_columns(columns, clusters, message):
+    with pytest.raises(ValueError) as error:
+        resample_sums(columns, clusters)
+    assert str(error.value) == message
+
+
+def test_ten_thousand_resamples_of_a_large_test_set_are_quick():
+    speakers = RNG.integers(2500, size=46_286)
+    columns = {"x": RNG.normal(size=46_286), "n": np.ones(46_286)}
+    best = np.inf
+    for _ in range(2):
+        start = time.perf_counter()
+        resample_sums(columns, speakers, n_resamples=10_000)
+        best = min(best, time.perf_counter() - start)
+    assert best < 3  # about 0.3 s alone on two cores; the bound leaves room for a busy machine

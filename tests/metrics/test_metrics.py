@@ -1,0 +1,190 @@
+"""One harness for every folder of metrics/: it loads anywhere, agrees with the package, and refuses bad input."""
+
+import importlib.util
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import evaluate
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from hub_stub import serve
+from scipy.spatial.distance import jensenshannon
+
+from annot_hf.models import measures
+
+ROOT = pathlib.Path(__file__).parents[2]
+FOLDERS = sorted(path.parent for path in ROOT.glob("metrics/*/measures.py"))
+
+
+def example(folder: pathlib.Path) -> dict:
+    """Two items or pairs, as the metric takes them."""
+    if folder.name == "ccc":
+        return {"predictions": [0.1, 0.4, 0.9], "references": [0.2, 0.3, 1.0]}
+    return {"predictions": [[0.6, 0.2, 0.1, 0.1], [0.5, 0.5, 0, 0]], "references": [[1, 0, 0, 0], [0.5, 0.5, 0, 0]]}
+
+
+@pytest.fixture(params=FOLDERS, ids=lambda folder: folder.name)
+def folder(request):
+    return request.param
+
+
+def test_there_is_a_folder_for_every_metric():
+    assert [folder.name for folder in FOLDERS] == ["ccc", "jsd", "tvd"]
+    assert {path.name for path in (ROOT / "metrics").iterdir() if path.is_dir()} == {f.name for f in FOLDERS}
+
+
+def test_the_folder_is_a_space_and_the_formula_stands_once(folder):
+    front = yaml.safe_load((folder / "README.md").read_text().split("---")[1])
+    assert front["sdk"] == "gradio" and front["app_file"] == "app.py" and front["tags"] == ["evaluate", "metric"]
+    assert len(front["title"]) > 2 and len(front["description"]) > 20
+    assert (folder / "measures.py").is_symlink()
+    assert (folder / "measures.py").resolve() == ROOT / "annot_hf" / "models" / "measures.py"
+    assert os.readlink(folder / "measures.py") == "../../annot_hf/models/measures.py"
+    assert "evaluate" in (folder / "requirements.txt").read_text()
+
+
+def test_it_agrees_with_the_package(folder):
+    given = example(folder)
+    result = evaluate.load(str(folder)).compute(**given)
+    expected = getattr(measures, folder.name)(*map(np.asarray, given.values())).mean()
+    assert result[folder.name] == pytest.approx(expected, abs=1e-12)
+    assert set(result) == {folder.name, "unit"} and isinstance(result["unit"], str)
+    json.dumps(result)
+
+
+def test_batches_give_what_one_call_gives(folder):
+    given = example(folder)
+    metric = evaluate.load(str(folder / f"{folder.name}.py"))
+    for prediction, reference in zip(*given.values(), strict=True):
+        metric.add(prediction=prediction, reference=reference)
+    assert metric.compute() == metric.compute(**given)
+
+
+def test_the_readme_example_is_true(folder):
+    blocks = (folder / "README.md").read_text().split("```python")[1].split("```")[0]
+    code = blocks.replace(f"annot-hf/{folder.name}", str(folder))
+    lines = [line for line in code.splitlines() if line]
+    scope: dict = {}
+    for i, line in enumerate(lines):
+        if not line.startswith("#"):
+            if i + 1 < len(lines) and lines[i + 1].startswith("#"):
+                claimed = lines[i + 1][2:].split(f"'{folder.name}': ")[1]
+                value = eval(line, scope)[folder.name]
+                assert str(value).startswith(claimed.split(",")[0].rstrip(".}"))
+            else:
+                exec(line, scope)
+
+
+def test_jsd_in_nats_bits_and_against_scipy():
+    jsd = evaluate.load(str(ROOT / "metrics" / "jsd"))
+    given = {"predictions": [[0.6, 0.2, 0.1, 0.1]], "references": [[1, 0, 0, 0]]}
+    assert jsd.compute(**given) == {"jsd": pytest.approx(0.1639, abs=5e-5), "unit": "nats"}
+    assert jsd.compute(**given, base=2) == {"jsd": pytest.approx(0.2365, abs=5e-5), "unit": "bits"}
+    assert jsd.compute(**given, base=10)["unit"] == "base 10"
+    rows = np.random.default_rng(0).dirichlet(np.ones(5), (2, 30))
+    result = jsd.compute(predictions=rows[0], references=rows[1], per_item=True)
+    np.testing.assert_allclose(result["per_item"], jensenshannon(*rows, axis=1) ** 2, atol=1e-12)
+    assert result["jsd"] == pytest.approx(np.mean(result["per_item"]))
+    rounded = jsd.compute(predictions=rows[0].astype(np.float32), references=rows[1].astype(np.float32))
+    assert rounded["jsd"] == pytest.approx(result["jsd"], abs=1e-7)
+
+
+def test_combined_metrics_share_options():
+    both = evaluate.combine([evaluate.load(str(ROOT / "metrics" / name)) for name in ("jsd", "tvd")])
+    result = both.compute(predictions=[[0.6, 0.2, 0.1, 0.1]], references=[[1, 0, 0, 0]], base=2)
+    assert result["jsd"] == pytest.approx(0.2365, abs=5e-5) and result["tvd"] == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("name", ["jsd", "tvd"])
+@pytest.mark.parametrize(
+    ("row", "words"),
+    [
+        ([0.6, 0.2], "row 0 does not sum to 1"),
+        ([1.2, -0.2], "row 0 holds a negative probability"),
+        ([float("nan"), 1.0], "row 0 holds a value that is not finite"),
+        ([0.0, 0.0], "does not sum to 1"),
+        ([0.2, 0.3, 0.5], "2 and 3 entries"),
+    ],
+)
+def test_rows_that_are_no_distributions_are_refused(name, row, words):
+    metric = evaluate.load(
+        str(ROOT / "metrics" / name), experiment_id=words
+    )  # a failed call keeps its cache file locked
+    with pytest.raises(ValueError, match=words):
+        metric.compute(predictions=[row], references=[[0.5, 0.5]])
+
+
+def test_other_bad_input_is_refused():
+    jsd, ccc = (evaluate.load(str(ROOT / "metrics" / name), experiment_id="bad") for name in ("jsd", "ccc"))
+    with pytest.raises(ValueError, match=r"rows of \[2, 3\] probabilities"):
+        jsd.compute(predictions=[[0.5, 0.5], [0.2, 0.3, 0.5]], references=[[0.5, 0.5], [0.5, 0.5]])
+    with pytest.raises(ValueError, match="base is 1"):
+        jsd.compute(predictions=[[0.5, 0.5]], references=[[0.5, 0.5]], base=1)
+    with pytest.raises(ValueError, match="non-empty"):
+        jsd.compute(predictions=[], references=[])
+    with pytest.raises(ValueError, match="references: row 1 is not a finite number"):
+        ccc.compute(predictions=[1.0, 2.0], references=[1.0, float("inf")])
+
+
+def test_app_answers_and_explains(folder):
+    spec = importlib.util.spec_from_file_location(f"{folder.name}_app", folder / "app.py")
+    app = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(app)
+    answer = app.compute(pd.DataFrame(app.EXAMPLE, columns=app.names))
+    assert answer.startswith(f"{{'{folder.name}': ")
+    bad = [["[0.1, 0.2]", "[0.5, 0.5]"]] if folder.name != "ccc" else [[float("inf"), 1.0]]
+    with pytest.raises(app.gr.Error, match="row 0"):
+        app.compute(pd.DataFrame(bad, columns=app.names))
+
+
+BARE = """
+import sys, json
+from importlib.machinery import PathFinder
+HIDDEN = ("annot_hf", "scipy", "torch", "transformers")
+class Bare(PathFinder):  # as if these were not installed
+    @classmethod
+    def find_spec(cls, name, path=None, target=None):
+        return None if name.split(".")[0] in HIDDEN else super().find_spec(name, path, target)
+sys.meta_path = [Bare if finder is PathFinder else finder for finder in sys.meta_path if "ditable" not in repr(finder)]
+import evaluate
+print(json.dumps([evaluate.load(path).compute(**given) for path, given in json.loads(sys.argv[1])]))
+assert not [name for name in HIDDEN if name in sys.modules], sys.modules
+"""
+
+
+def test_modules_load_from_a_space_with_only_evaluate_and_numpy(tmp_path):
+    """upload_folder follows the link to measures.py, and evaluate.load fetches it as a sibling of the module."""
+    upload = "\n".join(
+        [
+            "import sys",
+            "from huggingface_hub import HfApi",
+            "for folder in sys.argv[1:]:",
+            "    name = 'me/' + folder.rsplit('/', 1)[1]",
+            "    HfApi().create_repo(name, repo_type='space', space_sdk='gradio')",
+            "    HfApi().upload_folder(repo_id=name, repo_type='space', folder_path=folder, ignore_patterns='__pycache__/*')",
+        ]
+    )
+    spaces: dict = {}
+    with serve(spaces) as address:
+        online = {"HF_ENDPOINT": address, "HF_TOKEN": "x", "HF_HUB_OFFLINE": "0", "HF_EVALUATE_OFFLINE": "0"}
+        environment = os.environ | online | {"HF_HOME": str(tmp_path), "HF_HUB_DISABLE_XET": "1"}
+
+        def run(code, *arguments):
+            command = [sys.executable, "-c", code, *arguments]
+            done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+            assert done.returncode == 0, done.stderr
+            return done.stdout
+
+        run(upload, *map(str, FOLDERS))
+        for folder in FOLDERS:
+            assert spaces[f"spaces/me/{folder.name}"]["measures.py"] == (folder / "measures.py").read_bytes()
+        places = [(str(folder), example(folder)) for folder in FOLDERS]
+        places += [(f"me/{folder.name}", example(folder)) for folder in FOLDERS]
+        results = json.loads(run(BARE, json.dumps(places)))
+    assert results[: len(FOLDERS)] == results[len(FOLDERS) :]
+    assert [list(result)[0] for result in results[: len(FOLDERS)]] == [folder.name for folder in FOLDERS]

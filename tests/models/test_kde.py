@@ -1,0 +1,279 @@
+"""The kernel density of a few ratings: closed form against quadrature, moments of the draws, gradients."""
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.integrate import quad
+from scipy.stats import norm
+
+from annot_hf.models.kde import cell_masses, draw_observations
+
+RATINGS = np.random.default_rng(0).uniform(-1, 1, (6, 8, 2))
+MASK = np.arange(8) < np.array([8, 5, 1, 3, 8, 2])[:, None]
+
+
+def scott(observations):
+    n, dimensions = observations.shape
+    return np.maximum(observations.std(0, ddof=1) * n ** (-1 / (dimensions + 4)), 0.02)
+
+
+def reference_masses(observations, bins, low=-1.0, high=1.0, h=None):
+    """Cell masses by quadrature: each kernel integrated numerically over each cell, the outer cells open."""
+    h = scott(observations) if h is None else np.broadcast_to(h, observations.shape[1:])
+    edges = np.linspace(low, high, bins + 1)
+    edges[0], edges[-1] = -40, 40
+    axes = []
+    for values, width in zip(observations.T, h, strict=True):
+        masses = np.empty((len(values), bins))
+        for row, value in enumerate(values):
+            for cell in range(bins):
+                a, b = np.clip(edges[cell : cell + 2], value - 12 * width, value + 12 * width)
+                masses[row, cell] = quad(norm(value, width).pdf, a, b, points=[value] if a < value < b else None)[0]
+        axes.append(masses)
+    return axes[0].mean(0) if len(axes) == 1 else np.einsum("ni,nj->ij", *axes) / len(observations)
+
+
+# --- the masses
+
+
+@pytest.mark.parametrize("dimensions", [1, 2])
+@pytest.mark.parametrize(("bins", "h"), [(4, None), (3, 0.1), (1, 0.3)])
+def test_masses_are_the_integral_of_the_density(dimensions, bins, h):
+    observations = np.random.default_rng(1).uniform(-1, 1, (2, 12, dimensions))
+    ours = cell_masses(observations, bins=bins, bandwidth="scott" if h is None else h)
+    for row in range(2):
+        np.testing.assert_allclose(ours[row], reference_masses(observations[row], bins, h=h), atol=1e-6)
+
+
+def test_masses_on_a_dense_grid_of_the_plane():
+    """The same density summed over a fine grid of points, without any use of the product form."""
+    observations = np.random.default_rng(2).uniform(-0.9, 0.9, (1, 20, 2))
+    h = scott(observations[0])
+    fine = np.linspace(-3, 3, 1201)[:-1] + 0.0025
+    density = np.zeros((1200, 1200))
+    for a, v in observations[0]:
+        density += np.outer(norm(a, h[0]).pdf(fine), norm(v, h[1]).pdf(fine)) / 20
+    cell = np.clip(((fine + 1) * 2).astype(int), 0, 3) * (fine > -1)
+    onto = (cell[:, None] == np.arange(4)).astype(float)
+    np.testing.assert_allclose(cell_masses(observations)[0], onto.T @ density @ onto * 0.005**2, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(5, 50, 2), (5, 50, 1), (5, 50), (1, 1, 2), (0, 50, 2)])
+@pytest.mark.parametrize("bins", [1, 2, 4, 7])
+def test_shapes_and_total(shape, bins):
+    observations = np.random.default_rng(0).uniform(-1, 1, shape)
+    for given_, atol in ((observations, 1e-12), (torch.tensor(observations, dtype=torch.float32), 1e-6)):
+        masses = cell_masses(given_, bins=bins)
+        assert tuple(masses.shape) == (shape[0], bins, bins)[: 3 if len(shape) == 3 and shape[2] == 2 else 2]
+        assert type(masses) is type(given_) and bool((masses >= 0).all())
+        np.testing.assert_allclose(
+            np.asarray(masses).reshape(shape[0], bins**2 if masses.ndim == 3 else bins).sum(1), 1, atol=atol
+        )
+
+
+def test_other_scales_and_bandwidths():
+    observations = np.random.default_rng(0).uniform(-1, 1, (3, 40, 2))
+    moved = cell_masses(observations * 2 + 3, low=1, high=5)
+    np.testing.assert_allclose(moved, cell_masses(observations), atol=1e-12)
+    np.testing.assert_allclose(cell_masses(observations, bandwidth=[0.1, 0.3])[:, 0].shape, (3, 4))
+    per_axis = cell_masses(observations, bandwidth=np.array([0.1, 0.3]))
+    np.testing.assert_allclose(per_axis[0], reference_masses(observations[0], 4, h=[0.1, 0.3]), atol=1e-6)
+    own = cell_masses(observations, bandwidth=torch.full((3, 1, 1), 0.2).numpy())
+    np.testing.assert_allclose(own, cell_masses(observations, bandwidth=0.2), atol=1e-6)
+    learned = torch.tensor(0.2, requires_grad=True, dtype=torch.float64)
+    cell_masses(torch.tensor(observations), bandwidth=learned)[:, 0, 0].sum().backward()
+    assert learned.grad != 0
+
+
+def test_an_extreme_rater_keeps_all_weight():
+    masses = cell_masses(np.ones((1, 10, 2)))
+    assert masses[0, 3, 3] == pytest.approx(1)
+
+
+# --- the draws
+
+
+@pytest.mark.parametrize("raters", [2, 3, 8])
+def test_moments_of_the_draws(raters):
+    """Var[o] = s^2 [(H_R - 1) / R + 1/12] and mean = mean of the ratings, over many seeds."""
+    ratings = np.random.default_rng(raters).uniform(-0.4, 0.4, (1, raters, 2)).repeat(600, 0)
+    observations = draw_observations(ratings, seed=1)
+    spread = ratings[0].var(0, ddof=1)
+    expected = spread * ((np.sum(1 / np.arange(1, raters + 1)) - 1) / raters + 1 / 12)
+    np.testing.assert_allclose(observations.reshape(-1, 2).var(0), expected, rtol=0.03)
+    np.testing.assert_allclose(observations.mean((0, 1)), ratings[0].mean(0), atol=0.02 * spread.max() ** 0.5)
+
+
+def test_every_draw_is_a_subset_mean_plus_noise():
+    ratings = np.array([[[-0.5], [0.1], [0.3]]])
+    subsets = [(0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2)]
+    means = np.array([ratings[0, list(subset), 0].mean() for subset in subsets])
+    half = ratings.std(ddof=1) / 2
+    observations = draw_observations(ratings)[0, :, 0]
+    assert (np.abs(observations[:, None] - means).min(1) <= half + 1e-6).all()
+    assert observations.shape == (200,) and np.abs(observations).max() <= 1
+
+
+def test_raters_are_exchangeable():
+    ratings = np.random.default_rng(0).uniform(-1, 1, (1, 5, 2)).repeat(800, 0)
+    order = [3, 1, 4, 0, 2]
+    first, second = (
+        cell_masses(draw_observations(r, seed=s)).mean(0) for r, s in ((ratings, 0), (ratings[:, order], 9999))
+    )
+    np.testing.assert_allclose(first, second, atol=0.006)
+
+
+def test_items_do_not_see_their_batch():
+    seeds = np.arange(6) * 17 + 3
+    whole = draw_observations(RATINGS, MASK, seed=seeds)
+    for row in range(6):
+        alone = draw_observations(RATINGS[row : row + 1, : MASK[row].sum()], seed=seeds[row : row + 1])
+        np.testing.assert_allclose(whole[row], alone[0], atol=1e-12)
+    np.testing.assert_allclose(draw_observations(RATINGS, seed=5)[2], draw_observations(RATINGS[2:3], seed=7)[0])
+
+
+def test_a_mask_may_lie_anywhere():
+    """Absent raters before, between or after: the present ones in order decide."""
+    scattered, mask = np.full((1, 6, 2), np.nan), np.array([[False, True, False, True, True, False]])
+    scattered[mask] = RATINGS[0, :3]
+    np.testing.assert_array_equal(draw_observations(scattered, mask), draw_observations(RATINGS[:1, :3]))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_numpy_and_torch_draw_the_same(dtype):
+    ours = draw_observations(torch.tensor(RATINGS, dtype=dtype), torch.tensor(MASK), seed=3)
+    assert ours.dtype == dtype
+    theirs = draw_observations(RATINGS, MASK, seed=3)
+    atol = 1e-6 if dtype == torch.float32 else 1e-12
+    np.testing.assert_allclose(ours.numpy(), theirs, atol=atol)
+    np.testing.assert_allclose(cell_masses(ours).numpy(), cell_masses(theirs), atol=1e-5 if atol > 1e-9 else 1e-12)
+    np.testing.assert_array_equal(theirs, draw_observations(RATINGS, MASK, seed=3))
+    assert not np.array_equal(theirs, draw_observations(RATINGS, MASK, seed=4))
+
+
+def test_one_dimension_and_half_precision():
+    one = draw_observations(RATINGS[..., 0], MASK)
+    np.testing.assert_array_equal(one, draw_observations(RATINGS[..., :1], MASK))
+    assert one.shape == (6, 200, 1) and cell_masses(one).shape == (6, 4)
+    half = draw_observations(torch.tensor(RATINGS).half(), n=50)
+    assert half.dtype == torch.float32 and cell_masses(half.half()).dtype == torch.float32
+
+
+@given(
+    raters=st.integers(1, 6),
+    values=st.lists(st.floats(-1, 1), min_size=12, max_size=12),
+    seed=st.integers(-(2**40), 2**40),
+)
+def test_any_ratings_give_a_distribution(raters, values, seed):
+    ratings = np.array(values).reshape(1, 6, 2)[:, :raters]
+    observations = draw_observations(ratings, n=30, seed=seed)
+    assert np.isfinite(observations).all() and np.abs(observations).max() <= 1
+    assert cell_masses(observations).sum() == pytest.approx(1)
+
+
+def test_inputs_are_never_written():
+    ratings, mask = RATINGS.copy(), MASK.copy()
+    ratings[~mask] = np.nan
+    before = ratings.copy()
+    observations = draw_observations(ratings, mask)
+    kept = observations.copy()
+    cell_masses(observations), draw_observations(torch.from_numpy(ratings), torch.from_numpy(mask))
+    np.testing.assert_array_equal(ratings, before)
+    np.testing.assert_array_equal(observations, kept)
+
+
+# --- the gradients
+
+
+@pytest.mark.parametrize("dimensions", [1, 2])
+def test_gradients_match_finite_differences(dimensions):
+    ratings = torch.tensor(RATINGS[:3, :, :dimensions] * 0.6, requires_grad=True)
+    mask = torch.tensor(MASK[:3])
+
+    def masses(ratings):
+        return cell_masses(draw_observations(ratings, mask, n=20), bandwidth=0.2)
+
+    assert torch.autograd.gradcheck(masses, (ratings,))
+
+
+def test_scott_bandwidth_carries_no_gradient_of_its_own():
+    observations = torch.tensor(np.random.default_rng(0).uniform(-1, 1, (2, 30, 2)), requires_grad=True)
+    h = torch.tensor(np.stack([scott(rows) for rows in observations.detach().numpy()])[:, None])
+    weights = torch.arange(16.0).reshape(4, 4)
+    gradients = [
+        torch.autograd.grad((cell_masses(observations, bandwidth=b) * weights).sum(), observations)[0]
+        for b in ("scott", h)
+    ]
+    torch.testing.assert_close(*gradients)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize(
+    "ratings",
+    [[[-1.0], [1.0]], [[0.5], [0.5]], [[0.0]], [[1.0]], [[-0.5], [-0.5], [-0.5 + 1e-9]], [[1.0], [1.0], [-1.0]]],
+    ids=[
+        "ends",
+        "unanimous on an edge",
+        "one rater on an edge",
+        "one rater at the end",
+        "nearly unanimous",
+        "two to one",
+    ],
+)
+def test_gradients_are_finite_where_ratings_are_awkward(ratings, dtype):
+    ratings = torch.tensor([ratings], dtype=dtype).repeat(1, 1, 2).requires_grad_()
+    masses = cell_masses(draw_observations(ratings))
+    (masses * torch.arange(16.0).reshape(4, 4)).sum().backward()
+    assert torch.isfinite(masses).all() and torch.isfinite(ratings.grad).all()
+    assert masses.sum().item() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("rubbish", [np.nan, 1e30, np.inf])
+def test_masked_raters_have_no_influence_and_no_gradient(rubbish):
+    ratings = torch.tensor(np.where(MASK[..., None], RATINGS, rubbish), requires_grad=True)
+    mask = torch.tensor(MASK)
+    masses = cell_masses(draw_observations(ratings, mask, seed=2))
+    np.testing.assert_allclose(masses.detach(), cell_masses(draw_observations(RATINGS, MASK, seed=2)), atol=1e-12)
+    (masses * torch.arange(16.0).reshape(4, 4)).sum().backward()
+    assert (ratings.grad[~mask] == 0).all() and torch.isfinite(ratings.grad).all()
+    assert (ratings.grad[0] != 0).any(1).all()  # every present rater is reached
+
+
+def test_training_moves_predictions_to_the_target():
+    target = cell_masses(draw_observations(torch.tensor(RATINGS)))
+    guess = (torch.tensor(RATINGS) * 0.2).requires_grad_()
+    optimiser = torch.optim.Adam([guess], lr=0.05)
+    losses = []
+    for _ in range(60):
+        masses = cell_masses(draw_observations(guess))
+        losses.append(-(target * masses.clamp_min(1e-8).log()).sum((1, 2)).mean())
+        optimiser.zero_grad()
+        losses[-1].backward()
+        optimiser.step()
+    floor = -(target * target.clamp_min(1e-8).log()).sum((1, 2)).mean()
+    assert losses[-1] - floor < 0.2 * (losses[0] - floor)
+
+
+# --- errors
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: draw_observations(np.zeros(3)), "must be .items, raters, dimensions"),
+        (lambda: draw_observations(np.zeros((2, 3)), np.ones((3, 2))), "mask has shape"),
+        (lambda: draw_observations(np.zeros((2, 3)), [[1, 1, 1], [0, 0, 0]]), "Item 1 has no rating"),
+        (lambda: draw_observations(np.zeros((2, 3)), seed=[1, 2, 3]), "seed has shape"),
+        (lambda: cell_masses(np.zeros((2, 5, 3))), "1 or 2"),
+        (lambda: cell_masses(np.zeros((2, 0, 2))), "observations have shape"),
+        (lambda: cell_masses(np.zeros((2, 5, 2)), bandwidth="silverman"), "Unknown bandwidth 'silverman'"),
+        (lambda: cell_masses(np.zeros((2, 5, 2)), bandwidth=0.0), "bandwidth is 0.0; it must be above 0"),
+        (lambda: cell_masses(np.zeros((2, 5, 2)), bins=0), "at least 1 bin"),
+        (lambda: cell_masses(np.zeros((2, 5, 2)), low=1, high=-1), "low below high"),
+    ],
+)
+def test_bad_arguments(call, words):
+    with pytest.raises(ValueError, match=words):
+        call()
