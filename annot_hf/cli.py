@@ -5,6 +5,7 @@ runs, so that `--help` answers at once.
 """
 
 import logging
+import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 app = typer.Typer(
     name="annot-hf",
@@ -59,6 +61,7 @@ def quickstart(
         named = exported.votes.select(questions=exported.default_questions)
         recipe = "speech-annotator" if (named.annotator_codes >= 0).all() else "speech-distribution"
     console.rule(f"Train, recipe {recipe}")
+    shutil.rmtree(out / "run", ignore_errors=True)
     words = [
         f"corpus={out / 'corpus'}",
         f"output_dir={out / 'run'}",
@@ -70,7 +73,7 @@ def quickstart(
     _predict(model, out / "corpus", "test", out / "predictions", out / "features")
     console.rule("Report")
     folder = _report(out / "predictions", out / "corpus", out / "report", root if corpus is None else None)
-    console.print(str(folder.resolve()), soft_wrap=True, highlight=False)
+    console.print(str(folder.resolve()), soft_wrap=True, highlight=False, markup=False)
 
 
 @app.command()
@@ -97,7 +100,7 @@ def corpus(
         allow_unmatched=allow_unmatched,
     )
     _print_rows(f"Corpus {report.name}", report.rows())
-    console.print(str(out.resolve()), soft_wrap=True, highlight=False)
+    console.print(str(out.resolve()), soft_wrap=True, highlight=False, markup=False)
 
 
 @app.command()
@@ -113,10 +116,11 @@ def agree(folder: Annotated[Path, typer.Argument(help="Folder of an exported cor
     votes = read_export(folder).votes
     found = [agreement(votes, question.name) for question in votes.questions if not question.multiple]
     for table in agreement_table(found):
-        shown = Table(title=table.title, *table.header)
+        shown = Table(*table.columns, title=table.title, title_justify="left")
         for row in table.rows:
-            shown.add_row(*(str(cell.text) if hasattr(cell, "text") else str(cell) for cell in row))
+            shown.add_row(*(Text(cell.text) for cell in row))
         console.print(shown)
+        console.print(table.note, highlight=False, markup=False)
 
 
 @app.command()
@@ -129,7 +133,9 @@ def train(
 
     Example: `annot-hf train speech-distribution corpus=data/cremad output_dir=runs/cremad num_train_epochs=5`
     """
-    console.print(str(_train(recipe, overrides or [], resume=resume).resolve()), soft_wrap=True, highlight=False)
+    console.print(
+        str(_train(recipe, overrides or [], resume=resume).resolve()), soft_wrap=True, highlight=False, markup=False
+    )
 
 
 @app.command()
@@ -145,7 +151,7 @@ def predict(
     Example: `annot-hf predict runs/cremad/model --corpus data/cremad --out runs/cremad/predictions`
     """
     _predict(model, corpus, split, out, features)
-    console.print(str(out.resolve()), soft_wrap=True, highlight=False)
+    console.print(str(out.resolve()), soft_wrap=True, highlight=False, markup=False)
 
 
 @app.command()
@@ -159,7 +165,9 @@ def report(
 
     Example: `annot-hf report runs/cremad/predictions --corpus data/cremad --out runs/cremad/report`
     """
-    console.print(str(_report(predictions, corpus, out, truth).resolve()), soft_wrap=True, highlight=False)
+    console.print(
+        str(_report(predictions, corpus, out, truth).resolve()), soft_wrap=True, highlight=False, markup=False
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -167,8 +175,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         app(args=arguments)
-    except (ValueError, FileNotFoundError) as error:
-        Console(stderr=True).print(f"[bold red]Error[/]: {error}", highlight=False, soft_wrap=True)
+    except (ValueError, OSError) as error:
+        message = " ".join(str(error).split())
+        Console(stderr=True).print(Text.assemble(("Error", "bold red"), f": {message}"), soft_wrap=True)
         sys.exit(2)
 
 
@@ -220,7 +229,7 @@ def _report(folder: Path, corpus: Path, out: Path, truth: Path | None) -> Path:
         votes=exported.votes,
         truth=None if truth is None else read_truth(truth),
     )
-    console.print(built.summary, highlight=False)
+    console.print(built.summary, highlight=False, markup=False)
     return built.folder
 
 
@@ -228,5 +237,5 @@ def _print_rows(title: str, rows: Iterable[tuple[str, str, str]]) -> None:
     table = Table("what", "how many", "", title=title, title_justify="left")
     table.columns[1].justify = "right"
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*map(Text, row))
     console.print(table)

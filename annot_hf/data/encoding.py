@@ -1,7 +1,11 @@
 """Columns from outside to integer codes: Arrow arrays, their vocabularies, and the rules that votes obey."""
 
+import csv
+import json
 import os
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,6 +17,7 @@ from annot_hf.data.questions import Question, nearest
 
 NO_LABEL = -1  # a scale vote, or "none of them"
 _UNKNOWN = -2
+BLOCK = 1 << 23  # bytes of a text file in memory at a time
 
 
 def resolve_values(
@@ -186,3 +191,94 @@ def compact(codes: np.ndarray, words: np.ndarray) -> tuple[np.ndarray, np.ndarra
         return codes, words
     position = np.cumsum(used[:-1], dtype=np.int32) - 1
     return np.append(position, np.int32(-1))[codes].astype(np.int32), words[used[:-1]]
+
+
+def csv_batches(path: str | os.PathLike, *headers: Sequence[str]) -> Iterator[dict[str, pa.Array]]:
+    """Stream a CSV file as text columns, nothing interpreted, a block at a time.
+
+    Args:
+        path: The file, UTF-8 with one header row.
+        *headers: Sets of column names of which the file has one; the first that it has is read, other columns are not.
+
+    Yields:
+        The columns of that header, and `row`: the row of the file, the header being row 1.
+
+    Raises:
+        ValueError: The file has none of the headers, or a row has too few or too many fields.
+    """
+    try:
+        with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
+            found = next(csv.reader(file), [])
+    except csv.Error as error:
+        raise ValueError(f"{path}: not a readable CSV file ({error}); save it as UTF-8 with one header row.") from None
+    names = next((list(header) for header in headers if set(header) <= set(found)), None)
+    if names is None:
+        wanted = " or ".join(",".join(header) for header in headers)
+        raise ValueError(f"{path}: the header is {','.join(found)!r:.200}; it must have the columns {wanted}.")
+    yield from _text_batches(path, names, pa.csv.ParseOptions(newlines_in_values=True), first=2)
+
+
+def line_batches(path: str | os.PathLike) -> Iterator[dict[str, pa.Array]]:
+    """Stream the lines of a UTF-8 text file as column `line`, and `row`, the number of the line from 1."""
+    plain = pa.csv.ParseOptions(delimiter="\x1f", quote_char=False, ignore_empty_lines=False)
+    yield from _text_batches(path, ["line"], plain, first=1, header=["line"])
+
+
+def _text_batches(
+    path: str | os.PathLike, names: list[str], parse: pa.csv.ParseOptions, *, first: int, header: Sequence[str] = ()
+) -> Iterator[dict[str, pa.Array]]:
+    """The columns `names` as text, and the row of the file that each came from."""
+    text = pa.csv.ConvertOptions(include_columns=names, column_types=dict.fromkeys(names, pa.string()))
+    # one thread is as fast here, and errors then name the row
+    blocks = pa.csv.ReadOptions(use_threads=False, block_size=BLOCK, column_names=header or None)
+    try:
+        for batch in pa.csv.open_csv(path, read_options=blocks, parse_options=parse, convert_options=text):
+            rows = pa.array(np.arange(first, first + len(batch), dtype=np.int32))
+            first += len(batch)
+            yield {"row": rows} | {name: batch.column(name) for name in names}
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{path}: not a readable file ({error}); restore the upstream file.") from None
+
+
+def json_entries(path: str | os.PathLike) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Stream name and value of each entry of a JSON object of objects; numbers come as text.
+
+    Raises:
+        ValueError: The file is not such an object; the message says where.
+    """
+    decoder = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str)
+    between = re.compile(r"[\s,:]*")
+    try:
+        text = Path(path).read_text("utf-8-sig")
+        place = between.match(text, text.index("{") + 1).end()
+        while text[place] != "}":
+            name, place = decoder.raw_decode(text, place)
+            value, place = decoder.raw_decode(text, between.match(text, place).end())
+            if not isinstance(name, str) or not isinstance(value, dict):
+                raise ValueError(f"the entry {name!r:.100} is no object")
+            yield name, value
+            place = between.match(text, place).end()
+    except (ValueError, IndexError) as error:
+        raise ValueError(f"{path}: not a JSON object of objects ({error}); restore the upstream file.") from None
+
+
+def refuse_row(path: str | os.PathLike, rows: Any, what: str, values: Any, bad: Any, rule: str) -> None:
+    """Raise about the first bad row, if there is one.
+
+    Args:
+        path: The file.
+        rows: Where in the file each value stands.
+        what: Name of the column.
+        values: The values.
+        bad: Which values break the rule.
+        rule: What they must be, as in "must be 1 to 7".
+
+    Raises:
+        ValueError: At least one is bad.
+    """
+    bad = np.asarray(bad)
+    if bad.any():
+        first = int(np.argmax(bad))
+        value = values[first].as_py() if isinstance(values, pa.Array | pa.ChunkedArray) else np.asarray(values)[first]
+        row = np.asarray(rows)[first]
+        raise ValueError(f"{path}: row {row} has {what} {value!r:.200}; it {rule}, so restore the upstream file.")

@@ -58,7 +58,7 @@ class SimulatedCorpus(VoteCorpus):
         Question.scale("valence", 1, 5, prompt="How does the speaker feel, from 1 (negative) to 5 (positive)?"),
         Question.category("emotion", EMOTIONS, prompt="Which emotion do you hear?"),
     )
-    default_questions = ("emotion",)
+    default_questions = ("activation", "valence")
 
     def read_items(self) -> pd.DataFrame:
         """Clips with speaker and split."""
@@ -73,7 +73,7 @@ def simulate_corpus(
     out: str | os.PathLike,
     *,
     speakers: int = 24,
-    clips_per_speaker: int = 12,
+    clips_per_speaker: int = 20,
     annotators: int = 20,
     ratings: tuple[int, int] = (6, 8),
     seed: int = 0,

@@ -62,8 +62,8 @@ def align(predictions: Predictions, targets: Targets, *, on_missing: Literal["er
     extra[rows[found]] = False
     if on_missing == "error" and (extra.any() or not found.all()):
         raise ValueError(
-            f"Items differ: {extra.sum()} predicted without target{_examples(predictions.items[extra])}, "
-            f"{(~found).sum()} targets without prediction{_examples(np.asarray(targets.items)[~found])}; "
+            f"Items differ: {extra.sum()} predicted without target{examples(predictions.items[extra])}, "
+            f"{(~found).sum()} targets without prediction{examples(np.asarray(targets.items)[~found])}; "
             'predict exactly the target items, or pass on_missing="exclude" to score the common ones and count the rest.'
         )
     if not found.any():
@@ -97,10 +97,29 @@ def speakers_of(
     missing = pairing.items[[bool(pd.isna(name)) for name in named]]
     if len(missing):
         raise ValueError(
-            f"{len(missing)} evaluated items have no speaker{_examples(missing)}; name the speaker of every item, or "
+            f"{len(missing)} evaluated items have no speaker{examples(missing)}; name the speaker of every item, or "
             "pass speakers=None to resample items."
         )
     return np.array([str(name) for name in named], dtype=object)
+
+
+def marginal_of(marginal: Sequence[float] | np.ndarray | None, q: np.ndarray) -> tuple[np.ndarray, str]:
+    """The marginal distribution `(K,)`, exactly normalised, and what it is; without one, the mean of `q` `(n, K)`."""
+    said = "the marginal distribution of the training votes"
+    if marginal is None:
+        said = "the mean distribution of the evaluated votes themselves (no training marginal was given)"
+        marginal = q.mean(axis=0)
+    marginal, classes = np.asarray(marginal, dtype=np.float64), q.shape[1]
+    if marginal.shape != (classes,):
+        raise ValueError(f"The marginal has shape {marginal.shape} for {classes} labels; give one probability a label.")
+    check_distributions(marginal[None], "The marginal")
+    return marginal / marginal.sum(), said
+
+
+def floored(p: np.ndarray) -> np.ndarray:
+    """Distributions `(..., K)` with every probability at least about `FLOOR`, for use under a logarithm."""
+    raised = np.maximum(p, FLOOR)
+    return raised / raised.sum(axis=-1, keepdims=True)
 
 
 def dimensions(probs: np.ndarray, questions: Sequence[Question]) -> list[np.ndarray]:
@@ -120,5 +139,6 @@ def expectation(probs: np.ndarray) -> np.ndarray:
     return probs @ ((2 * np.arange(bins) + 1) / bins - 1)
 
 
-def _examples(names: np.ndarray) -> str:
+def examples(names: Sequence[str] | np.ndarray) -> str:
+    """Up to three of the names in brackets, for an error message; nothing without names."""
     return f" (such as {', '.join(repr(name) for name in names[:3])})" if len(names) else ""

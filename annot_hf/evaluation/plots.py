@@ -18,7 +18,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-VOTES, MODEL, MARGINAL, FAINT = "#333333", "#0072B2", "#E69F00", "#BBBBBB"
+VOTES, MODEL, MARGINAL, FAINT, GRID = "#333333", "#0072B2", "#E69F00", "#BBBBBB", "#E6E6E6"
 MAX_BARS = 20
 STYLE = {
     "font.family": ["DejaVu Sans"],
@@ -104,7 +104,7 @@ def plot_examples(
     axes[0].set_yticks(range(len(shown)), [short(support[k]) for k in shown])
     axes[0].invert_yaxis()
     axes[0].set(xlim=(0, 1), xticks=[0, 0.5, 1], xticklabels=["0", "0.5", "1"])
-    _legend(figure, axes[0], 2)
+    legend(figure, axes[0], 2)
     return figure
 
 
@@ -124,7 +124,7 @@ def plot_mean_distribution(
     axis.set_yticks(range(len(shown)), [short(support[k], 32) for k in shown])
     axis.invert_yaxis()
     axis.set_xlabel("mean probability over items")
-    _legend(figure, axis, 3)
+    legend(figure, axis, 3)
     return figure
 
 
@@ -149,9 +149,9 @@ def plot_reliability(votes: np.ndarray, predicted: np.ndarray, *, bins: int = 10
     axis.plot(x, y, "o-", color=MODEL, markersize=5, linewidth=1.2, label=f"mean of {share} of the predictions")
     axis.set(xlabel=f"predicted probability of a {unit}", ylabel=f"share of votes for that {unit}")
     axis.set(xlim=(-0.02 * top, top), ylim=(-0.02 * top, top))
-    axis.grid(color="#E6E6E6", linewidth=0.7)
+    axis.grid(color=GRID, linewidth=0.7)
     axis.set_aspect("equal")
-    _legend(figure, axis, 1)
+    legend(figure, axis, 1)
     return figure
 
 
@@ -182,7 +182,7 @@ def plot_entropy(votes: np.ndarray, predicted: np.ndarray, n_labels: int, correl
     axis.set_title(f"{r}{len(votes):,} item{'' if len(votes) == 1 else 's'}")
     axis.axhline(top, color=VOTES, linestyle=":", linewidth=0.9, label=f"largest possible, ln {n_labels}")
     axis.axvline(top, color=VOTES, linestyle=":", linewidth=0.9)
-    _legend(figure, axis, 2)
+    legend(figure, axis, 2)
     return figure
 
 
@@ -209,7 +209,7 @@ def plot_speakers(per_speaker: Mapping[str, tuple[float, float, int]], *, most: 
     axis.set_ylim(len(shown) - 0.3, -0.7)
     axis.set(xlabel="mean Jensen-Shannon divergence (nats)", ylabel="speaker (items)")
     axis.set_xlim(left=0)
-    _legend(figure, axis, 2)
+    legend(figure, axis, 2)
     return figure
 
 
@@ -250,7 +250,7 @@ def _bars(axis: Axes, shown: Sequence[int], series: Mapping[str, np.ndarray], co
     for index, ((name, values), colour) in enumerate(zip(series.items(), colours, strict=True)):
         offset = (index - (len(series) - 1) / 2) * height
         axis.barh(np.arange(len(shown)) + offset, values[list(shown)], 0.92 * height, color=colour, label=name)
-    axis.grid(axis="x", color="#E6E6E6", linewidth=0.7)
+    axis.grid(axis="x", color=GRID, linewidth=0.7)
     axis.tick_params(axis="y", length=0)
 
 
@@ -279,6 +279,7 @@ def _diagonal(axis: Axes, low: float, high: float, label: str) -> None:
     axis.plot([low, high], [low, high], "--", color=VOTES, linewidth=0.9, label=label, zorder=1)
 
 
-def _legend(figure: Figure, axis: Axes, columns: int) -> None:
+def legend(figure: Figure, axis: Axes, columns: int) -> None:
+    """A legend above the axes, out of the data's way."""
     handles, labels = axis.get_legend_handles_labels()
     figure.legend(handles, [textwrap.shorten(name, 40) for name in labels], loc="outside upper center", ncols=columns)

@@ -9,7 +9,7 @@ from scipy import sparse
 from annot_hf.data.targets import Targets
 from annot_hf.evaluation.alignment import FLOOR, Pairing, dimensions, expectation
 from annot_hf.evaluation.predictions import Predictions
-from annot_hf.evaluation.statistics import ccc_of, estimate, moments, pearson_of, resample_sums
+from annot_hf.evaluation.statistics import Measured, ccc_of, estimate, moments, pearson_of, resample_sums
 
 MIN_VOTES = 2  # fewest votes of a rater for a CCC of their own
 
@@ -34,6 +34,23 @@ def rater_scores(
     Returns:
         Records as in `Scores`, empty without any such vote, and the counts.
     """
+    measured, counts, _ = rater_measures(
+        predictions, targets, pairing, clusters=clusters, marginal=marginal, n_resamples=n_resamples, seed=seed
+    )
+    return {name: _record(one) for name, one in measured.items()}, counts
+
+
+def rater_measures(
+    predictions: Predictions,
+    targets: Targets,
+    pairing: Pairing,
+    *,
+    clusters: np.ndarray | None,
+    marginal: np.ndarray,
+    n_resamples: int,
+    seed: int,
+) -> tuple[dict[str, Measured], dict[str, int], np.ndarray]:
+    """`rater_scores` with all resamples, and which of `targets.ratings` were scored."""
     ratings = targets.ratings
     evaluated = np.full(len(targets.items), -1)
     evaluated[pairing.target] = np.arange(len(pairing.target))
@@ -53,15 +70,15 @@ def rater_scores(
         "rater_votes_without_prediction": len(votes) - len(scored),
     }
     if not len(scored):
-        return {}, counts
+        return {}, counts, scored
     rater = ratings.annotator[scored]
     counts["raters_scored"] = len(np.unique(rater))
     options = {"n_resamples": n_resamples, "seed": seed}
     spoken_by = item[scored] if clusters is None else clusters[item[scored]]
     systems = _systems(predictions, targets, pairing, item[scored], rows, marginal)
     if targets.questions[0].is_scale:
-        return _scale_records(targets, value[scored], systems, rater, spoken_by, options, counts), counts
-    return _category_records(value[scored, 0].astype(int), systems, spoken_by, options), counts
+        return _scale_measures(targets, value[scored], systems, rater, spoken_by, options, counts), counts, scored
+    return _category_measures(value[scored, 0].astype(int), systems, spoken_by, options), counts, scored
 
 
 def rater_bias(predictions: Predictions) -> pd.DataFrame:
@@ -165,7 +182,7 @@ def _consensus(predictions: Predictions) -> np.ndarray:
     return np.stack([expectation(one) for one in dimensions(predictions.probs, predictions.questions)], axis=1)
 
 
-def _scale_records(
+def _scale_measures(
     targets: Targets,
     value: np.ndarray,
     systems: dict[str, np.ndarray],
@@ -173,7 +190,7 @@ def _scale_records(
     clusters: np.ndarray,
     options: dict[str, int],
     counts: dict[str, int],
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Measured]:
     records = {}
     for index, question in enumerate(targets.questions):
         rated = np.isfinite(value[:, index])
@@ -187,7 +204,7 @@ def _scale_records(
         sums = resample_sums(columns, clusters[rated], **options)
         pooled = {name: ccc_of(sums[f"{name}/pairs"]) for name in systems}
         error = {name: sums[f"{name}/error"] / sums["count"] for name in systems}
-        records[f"rater_ccc_{question.name}"] = _record(
+        records[f"rater_ccc_{question.name}"] = Measured(
             f"CCC over all votes of named raters, {question.name}", "-1 to 1", "higher", pooled
         )
         _, codes = np.unique(rater[rated], return_inverse=True)
@@ -197,20 +214,20 @@ def _scale_records(
             by_rater = sparse.csr_array((np.ones(len(codes)), (codes, np.arange(len(codes)))))
             own = {name: ccc_of(by_rater @ column)[several] for name, column in pairs.items()}
             sums = resample_sums(own | {"count": np.ones(int(several.sum()))}, **options)
-            records[f"rater_mean_ccc_{question.name}"] = _record(
+            records[f"rater_mean_ccc_{question.name}"] = Measured(
                 f"Mean of each rater's CCC (at least {MIN_VOTES} votes), {question.name}",
                 "-1 to 1",
                 "higher",
                 {name: sums[name] / sums["count"] for name in systems},
             )
         unit = f"points on {question.low:g} to {question.high:g}"
-        records[f"rater_mae_{question.name}"] = _record(f"Mean absolute error, {question.name}", unit, "lower", error)
+        records[f"rater_mae_{question.name}"] = Measured(f"Mean absolute error, {question.name}", unit, "lower", error)
     return records
 
 
-def _category_records(
+def _category_measures(
     label: np.ndarray, systems: dict[str, np.ndarray], clusters: np.ndarray, options: dict[str, int]
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Measured]:
     columns = {"count": np.ones(len(label))}
     for name, probs in systems.items():
         columns[f"{name}/right"] = (probs.argmax(axis=1) == label).astype(np.float64)
@@ -218,15 +235,15 @@ def _category_records(
     sums = resample_sums(columns, clusters, **options)
     right, loss = ({name: sums[f"{name}/{what}"] / sums["count"] for name in systems} for what in ("right", "loss"))
     return {
-        "rater_accuracy": _record("Accuracy of each rater's own label", "0 to 1", "higher", right),
-        "rater_cross_entropy": _record("Cross-entropy of each rater's own label", "nats", "lower", loss),
+        "rater_accuracy": Measured("Accuracy of each rater's own label", "0 to 1", "higher", right),
+        "rater_cross_entropy": Measured("Cross-entropy of each rater's own label", "nats", "lower", loss),
     }
 
 
-def _record(title: str, unit: str, better: str, draws: dict[str, np.ndarray]) -> dict[str, Any]:
-    """One line of the rater table: the model, both baselines, and the paired difference model - marginal."""
-    record: dict[str, Any] = {"title": title, "unit": unit, "better": better} | estimate(draws["model"]).to_dict()
-    record |= {name: estimate(draws[name]).to_dict() for name in ("consensus", "marginal")}
-    record["difference"] = estimate(draws["model"] - draws["marginal"]).to_dict()
-    record["difference_to_consensus"] = estimate(draws["model"] - draws["consensus"]).to_dict()
-    return record
+def _record(measured: Measured) -> dict[str, Any]:
+    """One line of the rater table: the model, both baselines, and the paired differences model - baseline."""
+    consensus = estimate(measured.draws["consensus"]).to_dict()
+    return measured.record() | {
+        "consensus": consensus,
+        "difference_to_consensus": measured.difference("model", "consensus"),
+    }

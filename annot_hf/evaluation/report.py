@@ -1,24 +1,22 @@
 """A report of one run: report.json, report.md, a self-contained report.html, items.csv and plots/*.png."""
 
-import base64
-import json
 import os
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
-from matplotlib.figure import Figure
 
 from annot_hf.data.agreement import agreement
 from annot_hf.data.targets import Targets
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation import plots
 from annot_hf.evaluation.alignment import align
+from annot_hf.evaluation.breakdown import Breakdown, Groups, break_down
+from annot_hf.evaluation.breakdown_sections import breakdown_sections
+from annot_hf.evaluation.pages import Figures, Section, csv_safe, markdown_safe, write_pages
 from annot_hf.evaluation.predictions import Predictions
 from annot_hf.evaluation.raters import recovered_bias
 from annot_hf.evaluation.scoring import Scores, score
@@ -31,11 +29,12 @@ from annot_hf.evaluation.tables import (
     score_table,
 )
 
+__all__ = ["Report", "build_report", "csv_safe", "items_by_name", "groups_of", "markdown_safe"]
+
 if TYPE_CHECKING:  # the simulation reads and writes audio, which a report need not import
     from annot_hf.data.simulate import Truth
 
-DPI = 160
-_MARKDOWN = re.compile(r"([\\`*_{}\[\]|#~$!])")
+GROUPS = ("sex", "gender")
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,7 @@ class Report:
         summary: The paragraph on top, with the headline.
         scores: All numbers.
         files: Paths of json, markdown, html, csv and of each plot, by name.
+        breakdown: What lies behind the scores of a category question; None for scales.
     """
 
     folder: Path
@@ -55,6 +55,7 @@ class Report:
     summary: str
     scores: Scores
     files: dict[str, Path]
+    breakdown: Breakdown | None = None
 
 
 def build_report(
@@ -71,6 +72,7 @@ def build_report(
     n_resamples: int = 1000,
     seed: int = 0,
     on_missing: str = "error",
+    groups: Sequence[str] | None = None,
 ) -> Report:
     """Score predictions against the votes and write everything a reader needs into one folder.
 
@@ -87,23 +89,21 @@ def build_report(
         n_resamples: Bootstrap resamples.
         seed: Seed of the resampling.
         on_missing: "error" or "exclude"; see `score`.
+        groups: Columns of `items` by which speakers are told apart; `sex` and `gender`, if there, when None.
 
     Raises:
         ValueError: The inputs do not fit together.
     """
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
-    about = None if items is None else _about(items)
+    about = None if items is None else items_by_name(items)
     speakers = None if about is None or "speaker" not in about else about["speaker"]
-    scores = score(
-        predictions,
-        targets,
-        speakers=speakers,
-        marginal=marginal,
-        n_resamples=n_resamples,
-        seed=seed,
-        on_missing=on_missing,
-    )
+    options = {"marginal": marginal, "n_resamples": n_resamples, "seed": seed, "on_missing": on_missing}
+    scores = score(predictions, targets, speakers=speakers, **options)
+    behind = None
+    if not predictions.is_scale:
+        columns = groups_of(about, groups)
+        behind = break_down(predictions, targets, speakers=speakers, groups=columns, votes=votes, **options)
     found = None
     if truth is not None and predictions.is_scale and (~predictions.rater_fallback).any():
         found = recovered_bias(predictions, truth.raters, n_resamples=n_resamples, seed=seed)
@@ -112,79 +112,63 @@ def build_report(
         heard = votes.select(items=scores.per_item["item"])
         agreed = [agreement(heard, question.name) for question in targets.questions if not question.multiple]
     excluded = _excluded(scores, targets, votes)
-    summary = _summary(scores, targets, about, excluded)
+    summary = _summary(scores, targets, about, excluded, behind)
     tables = [score_table(scores), *rater_table(scores), *class_table(scores, predictions.is_scale)]
     tables += agreement_table(agreed) + bias_table(found)
 
-    files = {"json": folder / "report.json", "markdown": folder / "report.md", "html": folder / "report.html"}
-    files["csv"] = folder / "items.csv"
-    figures = []
-    for name, (draw, caption) in _figures(predictions, targets, scores, found, marginal, on_missing).items():
-        path = plots.save_figure(draw, folder / "plots" / f"{name}.png", dpi=DPI)
-        files[name] = path
-        figures.append(_inline(path, caption))
-    details = {**predictions.meta, **(notes or {})}
-    page = {
-        "title": title,
-        "summary": summary,
-        "tables": tables,
-        "figures": figures,
-        "notes": scores.notes,
-        "details": [
-            (key, value if isinstance(value, str) else json.dumps(_plain(value))) for key, value in details.items()
-        ],
-    }
-    environment = Environment(
-        loader=PackageLoader("annot_hf"),
-        autoescape=lambda name: name is not None and ".html" in name,
-        undefined=StrictUndefined,
-        finalize=lambda value: plots.printable(value) if type(value) is str else value,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters["md"] = markdown_safe
-    environment.filters["md_row"] = lambda cells: f"| {' | '.join(map(markdown_safe, cells))} |"
-    for kind, template in (("markdown", "report.md.j2"), ("html", "report.html.j2")):
-        files[kind].write_text(environment.get_template(template).render(page), encoding="utf-8")
+    figures = _figures(predictions, targets, scores, found, marginal, on_missing)
+    sections = [Section(tables, figures)]
+    if behind is not None:
+        sections += breakdown_sections(behind, {"reliability": figures.pop("reliability")})
     data = {
-        "title": title,
-        "summary": summary,
         "questions": [question.to_dict() for question in targets.questions],
         "support": list(targets.support),
         "target_method": targets.method,
         "scores": scores.to_dict(),
+        "breakdown": None if behind is None else behind.to_dict(),
         "excluded": excluded,
         "agreement": [one.to_dict() for one in agreed],
         "recovered_bias": found,
         "resampling": {"n_resamples": n_resamples, "seed": seed},
-        "run": details,
-        "plots": [figure["path"] for figure in figures],
     }
-    text = json.dumps(_plain(data), indent=2, ensure_ascii=False, allow_nan=False)
-    files["json"].write_text(text + "\n", encoding="utf-8")
+    files = write_pages(
+        folder,
+        title=title,
+        summary=summary,
+        sections=sections,
+        notes=scores.notes,
+        details={**predictions.meta, **(notes or {})},
+        data=data,
+    )
+    files["csv"] = folder / "items.csv"
     scores.per_item.map(csv_safe).to_csv(files["csv"], index=False, float_format="%.6g", lineterminator="\n")
-    return Report(folder, title, summary, scores, files)
+    return Report(folder, title, summary, scores, files, behind)
 
 
-def markdown_safe(text: object) -> str:
-    """Text that Markdown shows as it is: no markup, no HTML, no line break."""
-    line = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    return _MARKDOWN.sub(r"\\\1", line)
-
-
-def csv_safe(cell: Any) -> Any:
-    """A cell that no spreadsheet takes for a formula: text starting with = + - @, tab or CR gets an apostrophe."""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
-
-
-def _about(items: pd.DataFrame) -> pd.DataFrame:
-    """The item table by item name."""
+def items_by_name(items: pd.DataFrame) -> pd.DataFrame:
+    """The item table by item name; raises when it has no column `item` or lists an item twice."""
     if "item" not in items:
         raise ValueError(f"The item table has columns {', '.join(map(str, items.columns))}; it needs a column 'item'.")
     if items["item"].duplicated().any():
         twice = items["item"][items["item"].duplicated()].iloc[0]
         raise ValueError(f"The item table lists {twice!r} twice; give each item one row.")
     return items.set_index("item")
+
+
+def groups_of(about: pd.DataFrame | None, names: Sequence[str] | None = None) -> Groups:
+    """The named metadata columns, or `sex` and `gender` if there: column -> item -> value.
+
+    Raises:
+        ValueError: A named column is not in the item table.
+    """
+    have = [] if about is None else list(about.columns)
+    for name in names or ():
+        if name not in have:
+            raise ValueError(
+                f"The item table has no column {name!r} to group speakers by; it has {', '.join(map(str, have)) or 'none'}."
+            )
+    chosen = [name for name in GROUPS if name in have] if names is None else names
+    return {name: about[name] for name in chosen}
 
 
 def _excluded(scores: Scores, targets: Targets, votes: VoteTable | None) -> dict[str, int]:
@@ -196,7 +180,13 @@ def _excluded(scores: Scores, targets: Targets, votes: VoteTable | None) -> dict
     return {reason: count for reason, count in reasons.items() if count}
 
 
-def _summary(scores: Scores, targets: Targets, about: pd.DataFrame | None, excluded: Mapping[str, int]) -> str:
+def _summary(
+    scores: Scores,
+    targets: Targets,
+    about: pd.DataFrame | None,
+    excluded: Mapping[str, int],
+    behind: Breakdown | None,
+) -> str:
     """What was evaluated on what, what was left out, and the headline with its interval."""
     counts, names = scores.counts, " and ".join(f"\u201c{question.name}\u201d" for question in targets.questions)
     kind = f"{len(targets.support)} {'grid cells' if targets.questions[0].is_scale else 'labels'}"
@@ -225,6 +215,9 @@ def _summary(scores: Scores, targets: Targets, about: pd.DataFrame | None, exclu
             f"The model closes {interval(gap, 1, ' %')} of the gap in cross-entropy between that baseline and the votes' "
             "own entropy. "
         )
+    if behind is not None and behind.equivalence is not None:
+        worth = behind.equivalence.systems["model"]["worth"]["text"]
+        text += f"At forecasting a rater's vote it equals {worth} other raters of the same item. "
     low, high = jsd["difference"]["low"], jsd["difference"]["high"]
     if low is None:
         return text + next(note for note in scores.notes if note.startswith("No intervals"))
@@ -245,7 +238,7 @@ def _figures(
     found: dict[str, dict[str, Any]] | None,
     marginal: Sequence[float] | np.ndarray | None,
     on_missing: str,
-) -> dict[str, tuple[Callable[[], Figure], str]]:
+) -> Figures:
     """Every figure that the data allow: what draws it, and its caption."""
     pairing = align(predictions, targets, on_missing=on_missing)
     p, q, table = pairing.p, pairing.q, scores.per_item
@@ -258,7 +251,7 @@ def _figures(
         f"{_many(table['votes'][row], 'vote')}"
         for row, rank in zip(rows, ranks, strict=True)
     ]
-    figures: dict[str, tuple[Callable[[], Figure], str]] = {
+    figures = {
         "examples": (
             lambda: plots.plot_examples(targets.support, q[rows], p[rows], titles, grid),
             "Votes and prediction for the items with the lowest, median and highest divergence.",
@@ -314,24 +307,3 @@ def _examples(divergence: np.ndarray) -> tuple[list[int], list[str]]:
     if len(order) < 3:
         return order.tolist(), ["only"] if len(order) == 1 else ["lowest", "highest"]
     return order[[0, (len(order) - 1) // 2, -1]].tolist(), ["lowest", "median", "highest"]
-
-
-def _inline(path: Path, caption: str) -> dict[str, Any]:
-    """A figure for the templates, with its bytes in base64 and its width in CSS pixels from the PNG header."""
-    content = path.read_bytes()
-    width = int.from_bytes(content[16:20], "big") * 96 // DPI
-    encoded = base64.b64encode(content).decode("ascii")
-    return {"path": f"plots/{path.name}", "caption": caption, "alt": caption, "base64": encoded, "width": width}
-
-
-def _plain(value: Any) -> Any:
-    """Values that strict JSON holds: NumPy becomes Python, and what is not finite becomes null."""
-    if isinstance(value, Mapping):
-        return {str(key): _plain(entry) for key, entry in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        return _plain(value.tolist())
-    if isinstance(value, list | tuple | set):
-        return [_plain(entry) for entry in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value if isinstance(value, str | int | float | bool | None) else str(value)

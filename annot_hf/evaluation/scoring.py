@@ -9,14 +9,23 @@ import pandas as pd
 
 from annot_hf.data.questions import Question
 from annot_hf.data.targets import Targets
-from annot_hf.evaluation.alignment import FLOOR, Pairing, align, dimensions, expectation, speakers_of
+from annot_hf.evaluation.alignment import (
+    FLOOR,
+    Pairing,
+    align,
+    dimensions,
+    expectation,
+    floored,
+    marginal_of,
+    speakers_of,
+)
 from annot_hf.evaluation.predictions import Predictions
 from annot_hf.evaluation.raters import rater_scores
 from annot_hf.evaluation.statistics import (
+    Measured,
     accuracy_of,
     ccc_of,
     class_counts,
-    estimate,
     f1_of,
     macro_f1_of,
     moments,
@@ -26,7 +35,6 @@ from annot_hf.evaluation.statistics import (
     uar_of,
 )
 from annot_hf.models import measures
-from annot_hf.models.measures import check_distributions
 
 MEASURES: dict[str, tuple[str, str, str]] = {  # title, unit, which way is better
     "jsd": ("Jensen-Shannon divergence", "nats", "lower"),
@@ -121,24 +129,11 @@ def score(
     """
     pairing = align(predictions, targets, on_missing=on_missing)
     clusters = speakers_of(speakers, predictions, pairing)
-    size, classes = pairing.q.shape
-    baseline = "the marginal distribution of the training votes"
-    if marginal is None:
-        baseline = "the mean distribution of the evaluated votes themselves (no training marginal was given)"
-        marginal = pairing.q.mean(axis=0)
-    marginal = np.asarray(marginal, dtype=np.float64)
-    if marginal.shape != (classes,):
-        raise ValueError(f"The marginal has shape {marginal.shape} for {classes} labels; give one probability a label.")
-    check_distributions(marginal[None], "The marginal")
-    marginal = marginal / marginal.sum()
+    size = len(pairing.q)
+    marginal, baseline = marginal_of(marginal, pairing.q)
     systems = {"model": pairing.p, "marginal": np.tile(marginal, (size, 1))}
-
-    columns = {"count": np.ones(size), "vote_entropy": measures.entropy(pairing.q)}
-    for system, p in systems.items():
-        columns |= {f"{system}/{name}": column for name, column in _columns(p, pairing.q, targets.questions).items()}
-    sums = resample_sums(columns, clusters, n_resamples=n_resamples, seed=seed)
-    draws = {system: _statistics(sums, system, targets.questions) for system in systems}
-    table = {name: _record(name, draws) for name in _ordered(draws["model"], targets.questions)}
+    measured, columns = measure(systems, pairing.q, targets.questions, clusters, n_resamples=n_resamples, seed=seed)
+    table = {name: one.record(paired=not name.startswith("gap_closed")) for name, one in measured.items()}
 
     votes = np.asarray(targets.votes_per_item)[pairing.target]
     counts = {
@@ -164,19 +159,47 @@ def score(
         raters=raters,
         classes=_per_class(pairing, targets.support, columns["model/classes"].sum(axis=0)),
         counts=counts | rater_counts,
-        notes=_notes(clusters, size, n_resamples, targets.method),
+        notes=describe(clusters, size, n_resamples, targets.method),
         baseline=baseline,
         per_item=per_item,
     )
 
 
+def measure(
+    systems: Mapping[str, np.ndarray],
+    q: np.ndarray,
+    questions: Sequence[Question],
+    clusters: np.ndarray | None,
+    *,
+    n_resamples: int,
+    seed: int,
+) -> tuple[dict[str, Measured], dict[str, np.ndarray]]:
+    """Every measure over items, of all systems on the same resamples, and the per-item columns behind them.
+
+    Args:
+        systems: What each system predicts `(n, K)`; one of them is "marginal".
+        q: Distributions of the votes `(n, K)`.
+        questions: What was asked.
+        clusters: Speaker of each item `(n,)`, or None.
+        n_resamples: Bootstrap resamples.
+        seed: Seed of the resampling.
+    """
+    columns = {"count": np.ones(len(q)), "vote_entropy": measures.entropy(q)}
+    for system, p in systems.items():
+        columns |= {f"{system}/{name}": column for name, column in _columns(p, q, questions).items()}
+    sums = resample_sums(columns, clusters, n_resamples=n_resamples, seed=seed)
+    draws = {system: _statistics(sums, system, questions) for system in systems}
+    first = next(iter(systems))
+    return {name: _measured(name, draws) for name in _ordered(draws[first], questions)}, columns
+
+
 def _columns(p: np.ndarray, q: np.ndarray, questions: Sequence[Question]) -> dict[str, np.ndarray]:
     """Per-item values and moments of one system, whose sums give all its measures."""
-    floored = _floored(p)
+    safe = floored(p)
     columns = {
         "jsd": measures.jsd(p, q),
-        "cross_entropy": measures.cross_entropy(q, floored),
-        "kl": measures.kl(q, floored),
+        "cross_entropy": measures.cross_entropy(q, safe),
+        "kl": measures.kl(q, safe),
         "tvd": measures.tvd(p, q),
         "bhattacharyya": measures.bhattacharyya(p, q),
         "entropies": moments(measures.entropy(p), measures.entropy(q)),
@@ -187,7 +210,7 @@ def _columns(p: np.ndarray, q: np.ndarray, questions: Sequence[Question]) -> dic
     for index, (one_p, one_q) in enumerate(zip(dimensions(p, questions), dimensions(q, questions), strict=True)):
         columns[f"expectation{index}"] = moments(expectation(one_p), expectation(one_q))
         columns[f"jsd{index}"] = measures.jsd(one_p, one_q)
-        columns[f"kl{index}"] = measures.kl(one_q, _floored(one_p))
+        columns[f"kl{index}"] = measures.kl(one_q, floored(one_p))
     return columns
 
 
@@ -201,7 +224,7 @@ def _statistics(sums: dict[str, np.ndarray], system: str, questions: Sequence[Qu
     out |= {"accuracy": accuracy_of(counts), "macro_f1": macro_f1_of(counts), "uar": uar_of(counts)}
     # Cross-entropy minus the votes' entropy is KL, so the gap that is closed is 1 - KL(model) / KL(marginal).
     out["gap_closed"] = 100 * (1 - ratio(sums[f"{system}/kl"], sums["marginal/kl"]))
-    if system == "model":
+    if system != "marginal":
         out["vote_entropy"] = sums["vote_entropy"] / count
     for index, question in enumerate(questions if questions[0].is_scale else ()):
         out[f"ccc_{question.name}"] = ccc_of(sums[f"{system}/expectation{index}"])
@@ -219,19 +242,12 @@ def _ordered(draws: dict[str, np.ndarray], questions: Sequence[Question]) -> lis
     ]
 
 
-def _record(name: str, draws: dict[str, dict[str, np.ndarray]]) -> dict[str, Any]:
-    """One line of the table: the model, the marginal, and their paired difference."""
+def _measured(name: str, draws: dict[str, dict[str, np.ndarray]]) -> Measured:
     base = name if name in MEASURES else next(m for m in ("ccc", "jsd", "gap_closed") if name.startswith(f"{m}_"))
     title, unit, better = MEASURES[base]
     question = name.removeprefix(f"{base}_") if name != base else None
-    record = {"title": title if question is None else f"{title}, {question}", "unit": unit, "better": better}
-    record |= estimate(draws["model"][name]).to_dict()
-    record["marginal"] = record["difference"] = None
-    if name in draws["marginal"]:
-        record["marginal"] = estimate(draws["marginal"][name]).to_dict()
-    if name in draws["marginal"] and base != "gap_closed":  # the marginal closes 0 % by definition
-        record["difference"] = estimate(draws["model"][name] - draws["marginal"][name]).to_dict()
-    return record
+    title = title if question is None else f"{title}, {question}"
+    return Measured(title, unit, better, {system: found[name] for system, found in draws.items() if name in found})
 
 
 def _per_class(pairing: Pairing, support: Sequence[str], counts: np.ndarray) -> list[dict[str, Any]]:
@@ -253,7 +269,8 @@ def _per_class(pairing: Pairing, support: Sequence[str], counts: np.ndarray) -> 
     ]
 
 
-def _notes(clusters: np.ndarray | None, size: int, n_resamples: int, method: str) -> list[str]:
+def describe(clusters: np.ndarray | None, size: int, n_resamples: int, method: str) -> list[str]:
+    """Definitions and caveats behind the numbers, a sentence or two each."""
     units = "item" if clusters is None else "speaker"
     count = size if clusters is None else len(set(clusters))
     if not n_resamples or count < 2:
@@ -279,8 +296,3 @@ def _notes(clusters: np.ndarray | None, size: int, n_resamples: int, method: str
         "that is neither the plurality of an item nor predicted counts 0; average recall is over pluralities only.",
         "A correlation or CCC with a constant (as of the marginal) counts 0.",
     ]
-
-
-def _floored(p: np.ndarray) -> np.ndarray:
-    floored = np.maximum(p, FLOOR)
-    return floored / floored.sum(axis=1, keepdims=True)

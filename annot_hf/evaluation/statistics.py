@@ -3,11 +3,13 @@
 Every measure of a report is a function of sums over items: of losses, of moments, of counts per class. So a resample
 needs no pass over the items: draw speakers with replacement, and the new sums are `multiplicities @ per-speaker sums`.
 All measures and all systems read the same draws, which makes their differences paired. Items of one speaker are not
-independent, hence the cluster bootstrap (Field & Welsh 2007) with percentile intervals.
+independent, hence the cluster bootstrap (Field & Welsh 2007) with percentile intervals. Where items resample on their own
+and only the cell of a confusion table matters, the counts of the cells are drawn instead of the items: one multinomial.
 """
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import sparse
@@ -34,6 +36,37 @@ class Estimate:
     def to_dict(self) -> dict[str, float | None]:
         """Plain numbers for JSON."""
         return {"value": self.value, "low": self.low, "high": self.high}
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """One measure of several systems on the same resamples, so that differences are paired.
+
+    Attributes:
+        title: Its name in a table.
+        unit: Its unit or range.
+        better: "lower", "higher" or "" where neither is better.
+        draws: System -> values `(1 + B,)`, as `resample_sums` orders them.
+    """
+
+    title: str
+    unit: str
+    better: str
+    draws: Mapping[str, np.ndarray]
+
+    def difference(self, one: str, other: str) -> dict[str, float | None]:
+        """Value and interval of `one` - `other`."""
+        return estimate(self.draws[one] - self.draws[other]).to_dict()
+
+    def record(self, *, paired: bool = True) -> dict[str, Any]:
+        """The line of a score table: the model, the marginal baseline if it has this measure, and their difference."""
+        record: dict[str, Any] = {"title": self.title, "unit": self.unit, "better": self.better}
+        record |= estimate(self.draws["model"]).to_dict()
+        record["marginal"] = record["difference"] = None
+        if "marginal" in self.draws:
+            record["marginal"] = estimate(self.draws["marginal"]).to_dict()
+            record["difference"] = self.difference("model", "marginal") if paired else None
+        return record
 
 
 def resample_sums(
@@ -92,6 +125,51 @@ def resample_sums(
         out[name] = sums[:, at : at + width].reshape(len(sums), *array.shape[1:])
         at += width
     return out
+
+
+def resample_cells(
+    columns: Mapping[str, np.ndarray],
+    cells: np.ndarray,
+    clusters: Sequence[object] | np.ndarray | None = None,
+    *,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """`resample_sums` for columns that are equal within a cell, such as one of a confusion table: far fewer draws.
+
+    Items of one cell are interchangeable, so resampling items is one multinomial over the cells (the same law, other
+    draws). Clusters are drawn exactly as `resample_sums` draws them.
+
+    Args:
+        columns: Per-item values, each `(N,)` or `(N, M)`.
+        cells: Cell of each item `(N,)`, any integers.
+        clusters: What each item belongs to; items themselves when None.
+        n_resamples: Number of resamples B.
+        seed: Seed of the draws.
+
+    Returns:
+        As `resample_sums`.
+    """
+    size = len(cells)
+    if not size:
+        raise ValueError("There are no items to resample; give at least one.")
+    _, first, code = np.unique(np.asarray(cells), return_index=True, return_inverse=True)
+    values = {name: np.asarray(column, dtype=np.float64)[first] for name, column in columns.items()}
+    if clusters is None:
+        counts = np.bincount(code)
+        drawn = np.zeros((0, len(first)), dtype=np.int64)
+        if size > 1:
+            drawn = np.random.default_rng(seed).multinomial(size, counts / size, size=n_resamples)
+        held = np.concatenate([counts[None], drawn]).astype(np.float64)
+    else:
+        _, cluster = np.unique(np.asarray(clusters).astype(str), return_inverse=True)
+        shape = (int(cluster.max()) + 1, len(first))
+        table = np.bincount(cluster * shape[1] + code, minlength=shape[0] * shape[1]).reshape(shape)
+        held = resample_sums({"cells": table}, n_resamples=n_resamples, seed=seed)["cells"]
+    return {
+        name: (held @ value.reshape(len(first), -1)).reshape(len(held), *value.shape[1:])
+        for name, value in values.items()
+    }
 
 
 def estimate(draws: np.ndarray, level: float = LEVEL) -> Estimate:
@@ -173,6 +251,12 @@ def f1_of(counts: np.ndarray) -> np.ndarray:
 def macro_f1_of(counts: np.ndarray) -> np.ndarray:
     """Mean F1 over the fixed list of K classes, also in resamples where a class vanishes."""
     return f1_of(counts).mean(axis=-1)
+
+
+def macro_f1_present_of(counts: np.ndarray) -> np.ndarray:
+    """Mean F1 over the classes that occur among the true ones; rests on fewer classes than the fixed list may have."""
+    present = counts[..., 2, :] > 0
+    return ratio((f1_of(counts) * present).sum(-1), present.sum(-1))
 
 
 def uar_of(counts: np.ndarray) -> np.ndarray:

@@ -7,7 +7,7 @@ from typing import Any
 from annot_hf.data.agreement import Agreement
 from annot_hf.evaluation.scoring import Scores
 
-_ARROWS = {"lower": " \u2193", "higher": " \u2191", "": ""}
+ARROWS = {"lower": "\u00a0\u2193", "higher": "\u00a0\u2191", "": ""}
 
 
 @dataclass(frozen=True)
@@ -50,10 +50,10 @@ def score_table(scores: Scores) -> Table:
     """Measures over items: model, marginal, and their difference."""
     rows = [
         (
-            _head(record),
-            _cell(record),
-            _cell(record["marginal"], record["unit"]),
-            _cell(record["difference"], record["unit"]),
+            head_cell(record),
+            value_cell(record),
+            value_cell(record["marginal"], record["unit"]),
+            value_cell(record["difference"], record["unit"]),
         )
         for record in scores.measures.values()
     ]
@@ -69,13 +69,13 @@ def rater_table(scores: Scores) -> list[Table]:
         return []
     rows = [
         (
-            _head(record),
+            head_cell(record),
             *(
-                _cell(record[system], record["unit"]) if system else _cell(record)
+                value_cell(record[system], record["unit"]) if system else value_cell(record)
                 for system in ("", "consensus", "marginal")
             ),
-            _cell(record["difference"], record["unit"]),
-            _cell(record["difference_to_consensus"], record["unit"]),
+            value_cell(record["difference"], record["unit"]),
+            value_cell(record["difference_to_consensus"], record["unit"]),
         )
         for record in scores.raters.values()
     ]
@@ -147,17 +147,19 @@ def bias_table(found: Mapping[str, Mapping[str, Any]] | None) -> list[Table]:
     if not found:
         return []
     rows = [
-        (Cell(question), _cell(one["correlation"]), Cell(f"{len(one['true']):,}")) for question, one in found.items()
+        (Cell(question), value_cell(one["correlation"]), Cell(f"{len(one['true']):,}"))
+        for question, one in found.items()
     ]
     note = "Pearson correlation between the simulated bias and the one found; the interval resamples raters."
     return [Table("Biases of raters recovered", ("Question", "Correlation", "Raters"), rows, note)]
 
 
-def _head(record: Mapping[str, Any]) -> Cell:
-    return Cell(record["title"] + _ARROWS[record["better"]], record["unit"])
+def head_cell(record: Mapping[str, Any]) -> Cell:
+    """Title of a measure with an arrow that says which way is better, and its unit."""
+    return Cell(record["title"] + ARROWS[record["better"]], record["unit"])
 
 
-def _cell(entry: Mapping[str, Any] | None, unit: str | None = None) -> Cell:
+def value_cell(entry: Mapping[str, Any] | None, unit: str | None = None) -> Cell:
     """A value over its interval: one decimal for per cent, three otherwise."""
     if entry is None:
         return Cell("")

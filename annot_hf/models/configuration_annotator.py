@@ -16,6 +16,7 @@ class AnnotatorConfig(OpinionConfig):
         tower_layers: Linear and ReLU layers before the heads, one tower per scale question.
         rating_loss: "ccc" or "mse" for scale questions; a category question always uses cross-entropy.
         consensus_weight: Weight of the consensus head's loss beside the raters'.
+        distribution_weight: Weight of the distribution's loss.
         draws: Observations resampled per item for the distribution.
         max_panel: Most raters asked when an item comes without raters; the first of `annotators`.
         sparse_raters: Sparse gradients for the rater table, worth it with thousands of raters.
@@ -26,6 +27,8 @@ class AnnotatorConfig(OpinionConfig):
     """
 
     model_type = "annot-annotator"
+    # an evaluation loop gathers the rest: the pairs of a batch vary in number, which several processes cannot gather
+    keys_to_ignore_at_inference = ["consensus", "ratings", "pair_item", "pair_annotator"]
 
     def __init__(
         self,
@@ -34,6 +37,7 @@ class AnnotatorConfig(OpinionConfig):
         tower_layers: int = 2,
         rating_loss: str = "ccc",
         consensus_weight: float = 1.0,
+        distribution_weight: float = 1.0,
         draws: int = 200,
         max_panel: int = 128,
         sparse_raters: bool = False,
@@ -50,6 +54,7 @@ class AnnotatorConfig(OpinionConfig):
         self.tower_layers = tower_layers
         self.rating_loss = rating_loss
         self.consensus_weight = consensus_weight
+        self.distribution_weight = distribution_weight
         self.draws = draws
         self.max_panel = max_panel
         self.sparse_raters = sparse_raters

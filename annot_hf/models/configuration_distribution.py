@@ -9,6 +9,7 @@ class DistributionConfig(OpinionConfig):
     """A distribution of opinion over labels or grid cells; all options are those of `OpinionConfig`."""
 
     model_type = "annot-distribution"
+    keys_to_ignore_at_inference = ["logits"]
 
     def __init__(
         self, **kwargs: Any

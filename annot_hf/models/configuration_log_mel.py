@@ -21,8 +21,12 @@ class LogMelConfig(PreTrainedConfig):
         mask_time_length: Longest hidden span, in frames.
         mask_feature_prob: Share of bands that SpecAugment hides in training.
         mask_feature_length: Highest hidden span, in bands.
-        gain_jitter: In training, each clip's features shift by a normal of this deviation (of the standardised features),
-            as if the microphone were nearer or further.
+        conv_dropout: Dropout of whole channels after the convolutions, and of single values after the projection.
+        speed_jitter: In training, each clip's tempo changes by a factor of up to exp(+-speed_jitter).
+        gain_jitter: In training, each clip's standardised features shift by a normal of this deviation, as if the
+            microphone were nearer or further.
+        tilt_jitter: In training, each clip's spectrum tilts: a line over the bands, from -x to x with x normal of this
+            deviation, is added to the standardised features.
         **kwargs: Passed on.
 
     Raises:
@@ -42,14 +46,18 @@ class LogMelConfig(PreTrainedConfig):
         mel_std: float | Sequence[float] = 4.0,
         mask_time_prob: float = 0.1,
         mask_time_length: int = 20,
-        mask_feature_prob: float = 0.05,
+        mask_feature_prob: float = 0.1,
         mask_feature_length: int = 8,
+        conv_dropout: float = 0.1,
+        speed_jitter: float = 0.0,
         gain_jitter: float = 0.0,
+        tilt_jitter: float = 0.0,
         **kwargs: Any,
     ) -> None:
         if len(conv_channels) != len(conv_strides) or not conv_channels:
             raise ValueError(
-                f"conv_channels has {len(conv_channels)} entries and conv_strides {len(conv_strides)}; give one of each a layer."
+                f"conv_channels has {len(conv_channels)} entries and conv_strides {len(conv_strides)}; give one of each "
+                "per layer."
             )
         self.num_mel_bins = num_mel_bins
         self.conv_channels = list(conv_channels)
@@ -62,7 +70,10 @@ class LogMelConfig(PreTrainedConfig):
         self.mask_time_length = mask_time_length
         self.mask_feature_prob = mask_feature_prob
         self.mask_feature_length = mask_feature_length
+        self.conv_dropout = conv_dropout
+        self.speed_jitter = speed_jitter
         self.gain_jitter = gain_jitter
+        self.tilt_jitter = tilt_jitter
         super().__init__(**kwargs)
 
 

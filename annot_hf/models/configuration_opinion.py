@@ -27,12 +27,13 @@ class OpinionConfig(PreTrainedConfig):
         pooling_attention: Add attentive statistics over the GRU's outputs.
         embedding_size: Width of the shared embedding.
         dropout: Dropout in the pooling and before the heads.
-        freeze_trunk: Train the heads only (applied by training, since a loaded model does not keep it).
+        freeze_trunk: Train the heads only: the trunk stays in evaluation mode, and training takes its gradients away
+            (a loaded model does not keep that).
         loss: Distribution loss: "kl", "cross_entropy" or "jsd".
         **kwargs: Passed on.
 
     Raises:
-        ValueError: An option is unknown.
+        ValueError: An option is unknown, or the kernel even.
     """
 
     sub_configs = {"trunk_config": AutoConfig}
@@ -56,6 +57,8 @@ class OpinionConfig(PreTrainedConfig):
     ) -> None:
         if pooling not in POOLINGS:
             raise ValueError(f"pooling is {pooling!r}; use one of {', '.join(POOLINGS)}.")
+        if pooling_kernel % 2 == 0:
+            raise ValueError(f"pooling_kernel is {pooling_kernel}; it must be odd, so that frames stay in the middle.")
         if loss not in LOSSES:
             raise ValueError(f"loss is {loss!r}; use one of {', '.join(LOSSES)}.")
         self.trunk_config = trunk_config_from(trunk_config)

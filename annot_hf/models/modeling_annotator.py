@@ -62,7 +62,7 @@ class AnnotatorModel(OpinionPreTrainedModel):
             token_type_ids: Segments `(B, T)`, for text trunks that use them.
             pair_item: Item of each (item, rater) pair, an ascending index into the batch `(P,)`; every item needs a pair.
             pair_annotator: Rater of each pair, an index into `config.annotators`; -1 asks the consensus head `(P,)`.
-            ratings: The raters' answers: `(P, D)` on [-1, 1] with NaN where missing, or label codes `(P, 1)`.
+            ratings: The raters' answers: `(P, D)` on [-1, 1], or label codes `(P, 1)`; NaN where missing.
             labels: Target distributions `(B, K)`.
             item_seed: Seed of each item's resampling `(B,)`; the one of its target removes sampling noise.
             task: Which loss: "ratings" (task 1 of the paper), "distribution" (task 3) or "both".
@@ -135,7 +135,7 @@ class AnnotatorModel(OpinionPreTrainedModel):
         padded, present = pad_pairs(values, pair_item, items)
         if not self.config.is_scale:
             return padded.sum(1) / present.sum(1, keepdim=True)
-        seed = 0 if item_seed is None else item_seed
+        seed = torch.zeros(items) if item_seed is None else item_seed  # one for all: no matter the place in the batch
         observations = draw_observations(padded, present, n=self.config.draws, seed=seed)
         return cell_masses(observations, bins=self.config.bins).flatten(1)
 
@@ -154,7 +154,7 @@ class AnnotatorModel(OpinionPreTrainedModel):
         if task != "distribution" and ratings is not None:
             losses.append(self._rating_task(consensus, answers, pair_item, ratings, len(probs)))
         if task != "ratings" and labels is not None:
-            losses.append(distribution_loss(probs, labels, self.config.loss))
+            losses.append(self.config.distribution_weight * distribution_loss(probs, labels, self.config.loss))
         return sum(losses) if losses else None
 
     def _rating_task(
@@ -171,12 +171,14 @@ class AnnotatorModel(OpinionPreTrainedModel):
             return rating_loss(answers, ratings, kind) + self.config.consensus_weight * rating_loss(
                 consensus, mean, kind
             )
-        votes = nn.functional.one_hot(ratings[:, 0].long(), len(self.config.support)).float()
-        padded, present = pad_pairs(votes, pair_item, items)
-        fractions = padded.sum(1) / present.sum(1, keepdim=True)
-        own = cross_entropy(votes, answers.float().softmax(-1) + EPSILON).mean()
-        shared = cross_entropy(fractions, consensus.float().softmax(-1) + EPSILON).mean()
-        return own + self.config.consensus_weight * shared
+        given = ratings[:, 0] >= 0  # NaN is unknown, -1 none of the labels
+        codes = torch.where(given, ratings[:, 0], 0).long()
+        votes = nn.functional.one_hot(codes, len(self.config.support)).float() * given[:, None]
+        counts = pad_pairs(votes, pair_item, items)[0].sum(1)
+        voted = counts.sum(-1, keepdim=True)
+        own = cross_entropy(votes, answers.float().softmax(-1) + EPSILON).sum() / given.sum().clip(1)
+        shared = cross_entropy(counts / voted.clip(1), consensus.float().softmax(-1) + EPSILON).sum()
+        return own + self.config.consensus_weight * shared / (voted > 0).sum().clip(1)
 
 
 def _tower(width: int, layers: int) -> nn.Sequential:

@@ -34,6 +34,8 @@ class LogMelModel(PreTrainedModel):
             bands = (bands + 1) // 2
         self.projection = nn.Linear(widths[-1] * bands, config.hidden_size, bias=False)
         self.frame_norm = nn.BatchNorm1d(config.hidden_size)
+        self.channel_dropout = nn.Dropout2d(config.conv_dropout)
+        self.dropout = nn.Dropout(config.conv_dropout)
         self.post_init()
 
     def forward(self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None) -> TrunkOutput:
@@ -51,28 +53,49 @@ class LogMelModel(PreTrainedModel):
         mean, std = input_features.new_tensor(self.config.mel_mean), input_features.new_tensor(self.config.mel_std)
         frames = (input_features.clip(self.config.mel_floor) - mean) / std
         if self.training:
-            frames = self._spec_augment(frames, mask)
+            frames, mask = self._augment(frames, mask)
         maps = (frames * mask[..., None])[:, None]  # (B, 1, T, bands)
         for conv, norm in zip(self.convs, self.norms, strict=True):
             mask = mask[:, :: conv.stride[0]]
             maps = nn.functional.relu(norm(conv(maps))) * mask[:, None, :, None]
+        maps = self.channel_dropout(maps)
         frames = self.projection(maps.transpose(1, 2).flatten(2))  # (B, T', H)
         normed = torch.zeros_like(frames)
-        normed[mask] = nn.functional.relu(self.frame_norm(frames[mask]))
+        normed[mask] = self.dropout(nn.functional.relu(self.frame_norm(frames[mask])))
         return TrunkOutput(last_hidden_state=normed, frame_mask=mask)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         init_as_torch(module)
 
-    def _spec_augment(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Shift each clip's level, and hide spans of time and of bands (Park et al. 2019) by their mean, which is 0."""
-        lengths, config = mask.sum(1), self.config
-        frames = frames + config.gain_jitter * torch.randn(len(frames), 1, 1, device=frames.device)
+    def _augment(self, frames: torch.Tensor, mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Change tempo, level and tilt of each clip, and hide spans of time and of bands (SpecAugment, Park et al. 2019)."""
+        config, (items, _, bands) = self.config, frames.shape
+        if config.speed_jitter:
+            frames, mask = _change_speed(frames, mask, config.speed_jitter)
+        line = torch.linspace(-1, 1, bands, device=frames.device)
+        level, tilt = torch.randn(2, items, 1, 1, device=frames.device)
+        frames = frames + config.gain_jitter * level + config.tilt_jitter * tilt * line
+        lengths = mask.sum(1)
         time = _random_spans(lengths, frames.shape[1], config.mask_time_prob, config.mask_time_length)
-        bands = torch.full_like(lengths, frames.shape[2])
-        band = _random_spans(bands, frames.shape[2], config.mask_feature_prob, config.mask_feature_length)
-        return frames.masked_fill(time[..., None] | band[:, None], 0.0)
+        sizes = torch.full_like(lengths, bands)
+        band = _random_spans(sizes, bands, config.mask_feature_prob, config.mask_feature_length)
+        return frames.masked_fill(time[..., None] | band[:, None], 0.0), mask  # 0 is the mean of standardised features
+
+
+def _change_speed(frames: torch.Tensor, mask: torch.Tensor, jitter: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Frames `(B, T', bands)` at a tempo faster by exp(uniform(-jitter, jitter)) per clip, linearly interpolated."""
+    lengths = mask.sum(1)
+    factor = torch.exp((2 * torch.rand(len(lengths), device=frames.device) - 1) * jitter)
+    changed = (lengths / factor).round().long().clip(1)
+    width = -(-int(changed.max()) // 16) * 16  # few distinct lengths: the CPU's convolutions are set up once for each
+    place = torch.arange(width, device=frames.device)
+    source = torch.minimum(place * factor[:, None], (lengths - 1)[:, None].to(factor))
+    before = source.long()
+    after = torch.minimum(before + 1, (lengths - 1)[:, None])
+    rows = torch.arange(len(lengths), device=frames.device)[:, None]
+    frames = torch.lerp(frames[rows, before], frames[rows, after], (source - before)[..., None])
+    return frames, place < changed[:, None]
 
 
 def _random_spans(sizes: torch.Tensor, width: int, share: float, length: int) -> torch.Tensor:

@@ -4,7 +4,7 @@ from typing import Any, Self
 
 import torch
 from torch import nn
-from transformers import AutoConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedModel
 
 from .configuration_opinion import OpinionConfig
 from .heads import AttentivePooling, MeanPooling, TcGruPooling
@@ -40,6 +40,7 @@ class OpinionPreTrainedModel(PreTrainedModel):
                 dropout=config.dropout,
             )
         self.embedding = nn.Sequential(
+            nn.LayerNorm(self.pooling.output_size),
             nn.Dropout(config.dropout),
             nn.Linear(self.pooling.output_size, config.embedding_size),
             nn.GELU(),
@@ -56,17 +57,36 @@ class OpinionPreTrainedModel(PreTrainedModel):
             **options: Any option of the configuration class.
 
         Raises:
-            ValueError: The checkpoint does not hold the trunk's weights.
+            ValueError: There is no such checkpoint, its family is not supported, or it lacks the trunk's weights.
         """
-        config = cls.config_class(trunk_config=AutoConfig.from_pretrained(trunk), questions=questions, **options)
-        model, info = cls.from_pretrained(trunk, config=config, output_loading_info=True)
-        missing = [name for name in info["missing_keys"] if name.startswith("trunk.")]
+        try:
+            trunk_config = AutoConfig.from_pretrained(trunk)
+            model = cls(cls.config_class(trunk_config=trunk_config, questions=questions, **options))
+            # through the library's own class, which also reads checkpoints with a head of their own ("bert.encoder...")
+            encoder, info = AutoModel.from_pretrained(trunk, output_loading_info=True)
+        except OSError as error:
+            raise ValueError(f"There is no checkpoint {str(trunk)!r}; give a Hub id or a checkpoint folder.") from error
+        model.trunk.load_state_dict(encoder.state_dict(), strict=False)  # `build_trunk` left the pooler out
+        needed = set(model.trunk.state_dict()) - {"masked_spec_embed"}  # a fresh one does: only training uses it
+        missing = sorted(needed & set(info["missing_keys"]))
         if missing:
             raise ValueError(
-                f"{trunk} lacks {len(missing)} weights of a {config.trunk_config.model_type}, for instance {missing[0]}; "
-                "give a checkpoint of the plain encoder."
+                f"{trunk} lacks {len(missing)} weights of a {trunk_config.model_type}, for instance {missing[0]}; give a "
+                "checkpoint of the plain encoder."
             )
-        return model
+        return model.eval()
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
+        """As the library's, but weights come from safetensors only: a pickle can run code when it is read."""
+        return super().from_pretrained(*args, **{"use_safetensors": True, **kwargs})
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode, but for a frozen trunk: its dropout and running statistics stay as they are."""
+        super().train(mode)
+        if self.config.freeze_trunk:
+            self.trunk.eval()
+        return self
 
     def embed(self, **inputs: torch.Tensor | None) -> torch.Tensor:
         """One vector per item `(B, embedding_size)` from the trunk's inputs."""

@@ -5,7 +5,7 @@ A trunk is our log-mel model, a raw-waveform encoder of the wav2vec 2.0 family, 
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from .configuration_log_mel import LogMelConfig
 from .modeling_log_mel import LogMelModel
@@ -39,12 +39,16 @@ def build_trunk(config: PreTrainedConfig) -> PreTrainedModel:
     """
     if config.model_type == LogMelConfig.model_type:
         return LogMelModel(config)
-    trunk = AutoModel.from_config(config)
-    if trunk.main_input_name != input_name_of(config) or config.is_encoder_decoder:
+    family = MODEL_MAPPING.get(type(config), None)  # asked before it is built: it may be too large for this machine
+    takes = getattr(family, "main_input_name", None)
+    if takes != input_name_of(config) or config.is_encoder_decoder or not hasattr(config, "hidden_size"):
         raise ValueError(
-            f"A {config.model_type} trunk is not supported: it takes {trunk.main_input_name}; use a text encoder such as "
-            f"bert, or one of {', '.join(WAVEFORM_TRUNKS)}, or the log-mel trunk."
+            f"A {config.model_type} trunk is not supported; use a text encoder such as bert, or one of "
+            f"{', '.join(WAVEFORM_TRUNKS)}, or the log-mel trunk."
         )
+    trunk = AutoModel.from_config(config)
+    if getattr(trunk, "pooler", None) is not None:
+        trunk.pooler = None  # a text encoder's; nothing here reads it, and a weight without a gradient stops DDP
     if getattr(config, "feat_extract_norm", None) == "group":
         first = trunk.feature_extractor.conv_layers[0]
         first.layer_norm = MaskedGroupNorm(config.conv_dim[0], config.conv_kernel[0], config.conv_stride[0])
@@ -82,13 +86,24 @@ def encode(
         extra = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         frames = trunk(input_ids=input_ids, attention_mask=attention_mask, **extra).last_hidden_state
         return frames, attention_mask.bool()
+    # SpecAugment needs `mask_time_length` frames in the batch, and every clip one frame: silence makes up for them
+    lacking = samples_for(trunk.config, trunk.config.mask_time_length) - input_values.shape[1]
+    input_values = nn.functional.pad(input_values * attention_mask, (0, max(lacking, 0)))
+    samples = attention_mask.sum(1).clip(min=samples_for(trunk.config, 1))
+    attention_mask = (torch.arange(input_values.shape[1], device=samples.device) < samples[:, None]).long()
     for module in trunk.modules():
         if isinstance(module, MaskedGroupNorm):
-            module.samples = attention_mask.sum(1)
-    frames = trunk(input_values * attention_mask, attention_mask=attention_mask).last_hidden_state
-    lengths = trunk._get_feat_extract_output_lengths(attention_mask.sum(1))
-    mask = torch.arange(frames.shape[1], device=frames.device) < lengths[:, None]
-    return frames, mask
+            module.samples = samples
+    frames = trunk(input_values, attention_mask=attention_mask).last_hidden_state
+    lengths = trunk._get_feat_extract_output_lengths(samples)
+    return frames, torch.arange(frames.shape[1], device=frames.device) < lengths[:, None]
+
+
+def samples_for(config: PreTrainedConfig, frames: int) -> int:
+    """Samples that a waveform trunk's convolutions turn into `frames` frames."""
+    for kernel, stride in zip(reversed(config.conv_kernel), reversed(config.conv_stride), strict=True):
+        frames = (frames - 1) * stride + kernel
+    return frames
 
 
 class MaskedGroupNorm(nn.GroupNorm):
@@ -96,7 +111,7 @@ class MaskedGroupNorm(nn.GroupNorm):
 
     The base models of the wav2vec 2.0 family normalise their first convolution over time; over padding too, a clip's
     prediction would depend on the clips it is batched with. Parameters have the names of the layer it replaces.
-    `samples` holds the number of real samples of each clip and is set before every call.
+    `samples` holds the number of real samples of each clip; `encode` sets it before every call.
     """
 
     samples: torch.Tensor | None = None
@@ -107,6 +122,8 @@ class MaskedGroupNorm(nn.GroupNorm):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Normalise `(B, C, T)`; frames that reach beyond a clip's end are left out of its mean and variance."""
+        if self.samples is None:  # the trunk was called by itself
+            return super().forward(hidden_states)
         lengths = (self.samples - self.kernel) // self.stride + 1
         mask = (torch.arange(hidden_states.shape[-1], device=lengths.device) < lengths[:, None])[:, None].float()
         values, count = hidden_states.float(), mask.sum(-1, keepdim=True).clip(1)

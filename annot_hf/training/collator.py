@@ -11,8 +11,7 @@ from torch.utils.data import Dataset, Sampler
 
 from annot_hf.data.targets import Targets, item_seeds
 
-FRAME_MULTIPLE = 16
-MIN_SAMPLES = 8_000  # half a second at 16 kHz: SpecAugment of the wav2vec 2.0 family needs at least ten frames
+FRAME_MULTIPLE = 4
 
 
 class OpinionDataset(Dataset):
@@ -93,8 +92,6 @@ class VoteCollator:
             return dict(self.tokenizer(inputs, padding=True, truncation=True, return_tensors="pt"))
         tensors = [torch.from_numpy(np.asarray(value, dtype=np.float32)) for value in inputs]
         padded = pad_sequence(tensors, batch_first=True)  # (B, T, D) or (B, samples)
-        if self.input_name == "input_values" and padded.shape[1] < MIN_SAMPLES:
-            padded = torch.nn.functional.pad(padded, (0, MIN_SAMPLES - padded.shape[1]))
         if self.input_name == "input_features":  # few distinct lengths: the CPU's convolutions are set up once for each
             padded = torch.nn.functional.pad(padded, (0, 0, 0, -padded.shape[1] % FRAME_MULTIPLE))
         lengths = torch.tensor([len(tensor) for tensor in tensors])
@@ -136,7 +133,8 @@ class BucketSampler(Sampler[int]):
     def __iter__(self) -> Iterator[int]:
         generator = np.random.default_rng([self.seed, self.epoch])
         order = generator.permutation(len(self.lengths))
-        span = self.batch_size * self.group
+        # four groups at least: one group would hold the same batches in every epoch
+        span = self.batch_size * max(min(self.group, len(order) // (4 * self.batch_size)), 1)
         groups = [order[start : start + span] for start in range(0, len(order), span)]
         order = np.concatenate([group[np.argsort(self.lengths[group], kind="stable")] for group in groups])
         batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from safetensors import safe_open
 from safetensors.numpy import save_file
 from tqdm.auto import tqdm
@@ -64,14 +65,16 @@ def build_features(
         folder: Where features are kept; one sub-folder per key.
         sources: Audio of each clip, as `load_audio` takes it.
         extractor: Feature extractor that gives `input_features`.
-        key: Stands for what the clips are (the corpus's digest); with the extractor's settings it names the sub-folder.
+        key: Stands for what the clips are and their order (the corpus's digest and the items); with the extractor's
+            settings and the files' sizes and times it names the sub-folder.
         max_seconds: Longest clip that is accepted (s).
         processes: Worker processes; one per core by default.
 
     Raises:
         AudioError: A clip cannot be read; the message names it.
     """
-    settings = json.dumps([key, len(sources), extractor.to_dict()], sort_keys=True, default=str)
+    stamps = [_stamp(source) for source in sources]
+    settings = json.dumps([key, stamps, extractor.to_dict()], sort_keys=True, default=str)
     folder = Path(folder) / hashlib.sha256(settings.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
     starts = [start for start in range(0, len(sources), SHARD_ITEMS) if not (folder / _shard_name(start)).exists()]
@@ -82,11 +85,20 @@ def build_features(
         tqdm, total=len(starts), desc="features", unit=f"{SHARD_ITEMS} clips", disable=not starts
     )
     if processes > 1:
-        with ProcessPoolExecutor(processes) as pool:
+        # one thread a process: they fill the cores already, and a forked OpenMP pool can hang
+        with ProcessPoolExecutor(processes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             list(progress(pool.map(work, starts, parts)))
     else:
         list(progress(map(work, starts, parts)))
     return FeatureStore(folder, len(sources))
+
+
+def _stamp(source: Any) -> tuple[int, int] | int:
+    """What changes when a clip does: size and time of a file, size of embedded bytes."""
+    if isinstance(source, str | os.PathLike):
+        about = os.stat(source) if os.path.exists(source) else None  # reading it will name the file
+        return (about.st_size, about.st_mtime_ns) if about else 0
+    return len(source["bytes"] or b"") if isinstance(source, dict) else 0
 
 
 def log_mel(wave: np.ndarray, extractor: SequenceFeatureExtractor) -> np.ndarray:

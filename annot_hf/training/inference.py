@@ -33,10 +33,20 @@ def load_model(folder: str | Path) -> tuple[OpinionPreTrainedModel, Any, dict[st
     folder = Path(folder)
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} is not a checkpoint folder: it has no config.json; give output_dir/model of a run.")
-    model = AutoModel.from_pretrained(folder)
+    try:
+        model, info = AutoModel.from_pretrained(folder, trust_remote_code=False, output_loading_info=True)
+    except OSError as error:
+        raise ValueError(f"{folder} holds no safetensors; save the model again with save_pretrained.") from error
     if not isinstance(model, OpinionPreTrainedModel):
         raise ValueError(f"{folder} holds a {type(model).__name__}; give a checkpoint trained with annot-hf.")
+    odd = sorted([*info["missing_keys"], *info["unexpected_keys"], *(name for name, *_ in info["mismatched_keys"])])
+    if odd:
+        raise ValueError(
+            f"{folder} does not fit this version of annot-hf: {len(odd)} weights differ, for instance {odd[0]}; train again, "
+            "or load it with the code it carries (AutoModel.from_pretrained with trust_remote_code=True)."
+        )
     facts = json.loads((folder / FACTS).read_text(encoding="utf-8")) if (folder / FACTS).is_file() else {}
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
     return model.eval(), make_processor(model.config.trunk_config, folder), facts
 
 
@@ -129,6 +139,7 @@ def _run(
     loader = DataLoader(dataset, batch_size, sampler=order.tolist(), collate_fn=make_collator(model, processor))
     names = getattr(model.config, "annotators", ())[: getattr(model.config, "max_panel", 0)]
     panel = np.array(names or ["consensus"], dtype=object)
+    raters = np.array(dataset.targets.annotators, dtype=object)
     probs = np.zeros((len(dataset), len(model.config.support)))
     consensus, pairs = None, []
     for start, batch in zip(range(0, len(order), batch_size), tqdm(loader, desc="predict", unit="batch"), strict=True):
@@ -141,7 +152,7 @@ def _run(
             consensus = np.zeros((len(dataset), agreed.shape[1])) if consensus is None else consensus
             consensus[rows] = agreed
             item, codes = rows[output.pair_item.cpu().numpy()], output.pair_annotator.cpu().numpy()
-            names = np.concatenate([_pair_names(dataset, row, panel) for row in rows])
+            names = np.concatenate([_pair_names(dataset, row, raters, panel) for row in rows])
             pairs.append((item, names, codes, output.ratings.double().cpu().numpy()))
     answers = {}
     if pairs:
@@ -164,10 +175,10 @@ def _run(
     )
 
 
-def _pair_names(dataset: OpinionDataset, row: int, panel: np.ndarray) -> np.ndarray:
+def _pair_names(dataset: OpinionDataset, row: int, raters: np.ndarray, panel: np.ndarray) -> np.ndarray:
     """Names of the raters asked about an item, as the collator orders them: those who rated it, else the panel."""
-    ratings = dataset.targets.ratings.annotator[dataset.bounds[row] : dataset.bounds[row + 1]]
-    return np.array(dataset.targets.annotators, dtype=object)[ratings] if len(ratings) else panel
+    codes = dataset.targets.ratings.annotator[dataset.bounds[row] : dataset.bounds[row + 1]]
+    return raters[codes] if len(codes) else panel
 
 
 def _describe(question: Question) -> str:

@@ -43,13 +43,19 @@ def make_processor(trunk_config: PreTrainedConfig, source: str | Path) -> Any:
     Args:
         trunk_config: The trunk's configuration.
         source: Hub id or folder that holds it; not needed for the log-mel trunk.
+
+    Raises:
+        ValueError: `source` does not hold it.
     """
     if trunk_config.model_type == LogMelConfig.model_type:
         bins = trunk_config.num_mel_bins
         return Speech2TextFeatureExtractor(feature_size=bins, num_mel_bins=bins, do_ceptral_normalize=False)
-    if input_name_of(trunk_config) == "input_ids":
-        return AutoTokenizer.from_pretrained(source)
-    return AutoFeatureExtractor.from_pretrained(source)
+    kind = AutoTokenizer if input_name_of(trunk_config) == "input_ids" else AutoFeatureExtractor
+    try:
+        return kind.from_pretrained(source)
+    except OSError as error:
+        what = "tokenizer" if kind is AutoTokenizer else "feature extractor"
+        raise ValueError(f"{source} holds no {what}; save the trunk's own there with save_pretrained.") from error
 
 
 def corpus_inputs(

@@ -3,11 +3,14 @@
 import dataclasses
 import inspect
 import os
+import types
+import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
@@ -18,6 +21,7 @@ from annot_hf.models.configuration_opinion import OpinionConfig
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 LOG_MEL = "log-mel"
+_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 # What suits these models better than the library's own defaults; a recipe may say otherwise.
 _TRAINING_DEFAULTS = {
@@ -31,6 +35,7 @@ _TRAINING_DEFAULTS = {
     "logging_strategy": "epoch",
     "remove_unused_columns": False,
     "label_names": ["labels"],
+    "dataloader_pin_memory": torch.cuda.is_available(),  # elsewhere it does nothing but warn
 }
 
 
@@ -160,17 +165,32 @@ def _parameters(config: type) -> dict[str, Any]:
     }
 
 
-def _coerce(name: str, value: Any, kind: Any, where: str) -> Any:
+def _coerce(name: str, value: Any, annotation: Any, where: str) -> Any:
     """Numbers that YAML reads as text (1e-3) become numbers; a wrong kind is an error that names the key."""
-    kinds = {part.strip() for part in getattr(kind, "__name__", str(kind)).split("|")}
-    wanted = next((number for number in (float, int) if number.__name__ in kinds), None)
-    if wanted is None or value is None or isinstance(value, bool) or kinds - {"float", "int", "None", "NoneType"}:
-        return value
-    try:
-        number = float(value)
-        return int(number) if wanted is int and number == int(number) else number
-    except (TypeError, ValueError):
-        raise ValueError(f"{where}: {name} is {value!r}; it must be a number.") from None
+    union = typing.get_origin(annotation) in (types.UnionType, typing.Union)
+    kinds = set(typing.get_args(annotation) if union else (annotation,))
+    rows = {kind for kind in kinds if typing.get_origin(kind) in (list, Sequence)}
+    for kind in rows:  # conv_channels: [16, 32]; question: emotion is short for [emotion]
+        (entry,) = typing.get_args(kind)
+        if isinstance(value, list) or (isinstance(value, str) and entry is str):
+            return [_coerce(name, part, entry, where) for part in (value if isinstance(value, list) else [value])]
+    if kinds - rows - set(_KINDS) - {types.NoneType} or (value is None and types.NoneType in kinds):
+        return value  # what else there is, TrainingArguments checks
+    plain = [kind for kind in _KINDS if kind in kinds]
+    for kind in plain:
+        try:
+            if isinstance(value, bool) or kind is bool:
+                fitting = isinstance(value, bool) and kind is bool
+                converted = value
+            else:
+                converted = int(float(value)) if kind is int else kind(value)
+                fitting = isinstance(value, str | int | float) and (kind is not int or converted == float(value))
+        except (TypeError, ValueError, OverflowError):
+            continue
+        if fitting:
+            return converted
+    expected = [_KINDS[kind] for kind in plain] + ["a list"] * bool(rows)
+    raise ValueError(f"{where}: {name} is {value!r}; it must be {' or '.join(expected)}.")
 
 
 def _read_words(words: Sequence[str]) -> dict[str, Any]:
@@ -180,5 +200,8 @@ def _read_words(words: Sequence[str]) -> dict[str, Any]:
         name, sign, value = word.lstrip("-").partition("=")
         if not sign or not name:
             raise ValueError(f"Cannot read the override {word!r}; write key=value, for instance learning_rate=1e-3.")
-        values[name] = yaml.safe_load(value)
+        try:
+            values[name] = yaml.safe_load(value)
+        except yaml.YAMLError:
+            raise ValueError(f"Cannot read the override {word!r}; its value must be YAML, or be quoted.") from None
     return values

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from transformers import AutoConfig, set_seed
+from transformers import set_seed
 
 from annot_hf.data.export import ExportedCorpus, read_export
 from annot_hf.data.targets import Targets
@@ -30,6 +30,7 @@ logger = logging.getLogger(__name__)
 
 MODELS = {"distribution": (DistributionConfig, DistributionModel), "annotator": (AnnotatorConfig, AnnotatorModel)}
 FACTS = "training.json"
+MEASURES = ("loss", "cross_entropy", "jsd", "tvd")
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,12 @@ def train(run: Run, *, resume: bool = False) -> TrainingResult:
     recipe, arguments = run.recipe, run.training
     if not recipe.corpus:
         raise ValueError("The recipe names no corpus; set corpus to the folder of an exported corpus.")
+    earlier = sorted(Path(arguments.output_dir).glob("checkpoint-*"))
+    if earlier and not resume:
+        raise ValueError(
+            f"{arguments.output_dir} holds {earlier[0].name} of an earlier run; go on with it (--resume), name another "
+            "output_dir, or remove it."
+        )
     corpus = read_export(recipe.corpus)
     set_seed(arguments.seed)
     targets = {
@@ -100,7 +107,8 @@ def train(run: Run, *, resume: bool = False) -> TrainingResult:
         data_collator=collator,
     )
     trainer.train(resume_from_checkpoint=resume or None)
-    metrics = {key.removeprefix("eval_"): value for key, value in trainer.evaluate().items()}
+    metrics = trainer.evaluate()
+    metrics = {name: metrics[f"eval_{name}"] for name in MEASURES}
     facts = _facts(run, corpus, targets, metrics)
     folder = Path(arguments.output_dir) / "model"
     if trainer.is_world_process_zero():
@@ -132,14 +140,12 @@ def _build(run: Run, targets: Targets) -> tuple[OpinionPreTrainedModel, Any]:
     if run.recipe.model == "annotator":
         options["annotators"] = _annotators(targets)
     if run.recipe.trunk == LOG_MEL:
-        trunk_config = LogMelConfig(**run.trunk_options)
-        model = model_class(config_class(trunk_config=trunk_config, **options))
+        model = model_class(config_class(trunk_config=LogMelConfig(**run.trunk_options), **options))
     else:
-        trunk_config = AutoConfig.from_pretrained(run.recipe.trunk)
         model = model_class.from_trunk(run.recipe.trunk, **options)
     if model.config.support != targets.support:
         raise ValueError(f"The model's support {model.config.support} is not that of the targets {targets.support}.")
-    return model, make_processor(trunk_config, run.recipe.trunk)
+    return model, make_processor(model.config.trunk_config, run.recipe.trunk)
 
 
 def _annotators(targets: Targets) -> list[str]:

@@ -6,6 +6,7 @@ from annot_hf.data.questions import Question
 from annot_hf.data.simulate import Truth
 from annot_hf.data.targets import make_targets
 from annot_hf.data.votes import VoteTable
+from annot_hf.evaluation import pages, plots
 from annot_hf.evaluation.predictions import Predictions
 
 EMOTIONS = ("anger", "disgust", "fear", "happy", "neutral", "sad")
@@ -15,6 +16,38 @@ ACTIVATION, VALENCE = Question.scale("activation", 1, 5), Question.scale("valenc
 def softmax(logits):
     e = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return e / e.sum(axis=-1, keepdims=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def coarse_plots():
+    """Reports draw their figures small and without arranging them, which is most of their time; test_plots arranges."""
+
+    def save(draw, path, *, dpi):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with plots._style():
+            figure = draw()
+            figure.set_layout_engine("none")
+            plots.FigureCanvasAgg(figure)
+            figure.savefig(path, dpi=40, metadata={"Software": None})
+        return path
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pages, "save_figure", save)
+        yield
+
+
+@pytest.fixture
+def unrendered(monkeypatch):
+    """Reports draw their figures and write a dot in their place, for tests that read the text only."""
+
+    def save(draw, path, *, dpi):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with plots._style():
+            draw()
+            plots.Figure(figsize=(0.1, 0.1)).savefig(path, metadata={"Software": None})
+        return path
+
+    monkeypatch.setattr(pages, "save_figure", save)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,10 @@
 import numpy as np
+import pandas as pd
 import pytest
 
-from annot_hf.evaluation import plots
+from annot_hf.evaluation import breakdown_plots, comparison_plots, plots
+from annot_hf.evaluation.equivalence import rater_equivalence
+from annot_hf.evaluation.strata import entropy_strata, measure_strata
 
 RNG = np.random.default_rng(0)
 
@@ -24,7 +27,54 @@ def dirichlet(n, k):
     return RNG.dirichlet(np.ones(k), n)
 
 
+def strata_figure(n=60, k=4):
+    q, p = dirichlet(n, k), dirichlet(n, k)
+    strata = entropy_strata(q, range(k))
+    found = measure_strata({"model": p, "marginal": q}, q, strata, None, n_resamples=20, seed=0)
+    return breakdown_plots.plot_strata(strata, {name: one.record() for name, one in found.items()})
+
+
+def confusion_figure(k):
+    shares, items = dirichlet(k, k), RNG.integers(1, 2000, k)
+    items[0], shares[0] = 0, np.nan
+    names = [f"label number {index}" for index in range(k)]
+    return breakdown_plots.plot_confusion(names, {"votes": shares, "predicted": shares, "items": items})
+
+
+def equivalence_figure(votes=6, resamples=20, models=("a", "b")):
+    opinion = dirichlet(50, 3)
+    counts = RNG.multinomial(votes, opinion)
+    systems = {"a": opinion, "b": np.full((50, 3), 1 / 3)}
+    told = rater_equivalence(systems, counts, np.full(3, 1 / 3), n_resamples=resamples)
+    return breakdown_plots.plot_equivalence(told, {name: f"the run {name}" for name in models})
+
+
+def difference(value, verdict, better="higher"):
+    ends = {"value": value, "low": value - 0.1, "high": value + 0.1}
+    return {"title": f"Measure {value}", "unit": "%", "better": better, "difference": ends, "verdict": verdict}
+
+
 CALLS = {
+    "strata": strata_figure,
+    "strata of one item": lambda: strata_figure(1),
+    "speaker recall": lambda: breakdown_plots.plot_speaker_recall(
+        pd.DataFrame({f"uar_{n}_best": RNG.random(30) for n in (1, 2, 3)})
+    ),
+    "speaker recall of two": lambda: breakdown_plots.plot_speaker_recall(pd.DataFrame({"uar_1_best": [0.0, 1.0]})),
+    "confusion": lambda: confusion_figure(6),
+    "confusion of two": lambda: confusion_figure(2),
+    "confusion of many": lambda: confusion_figure(30),
+    "equivalence": equivalence_figure,
+    "equivalence of two votes": lambda: equivalence_figure(2, 0, "a"),
+    "equivalence of many votes": lambda: equivalence_figure(40),
+    "differences": lambda: comparison_plots.plot_differences(
+        {"x": difference(0.2, "a"), "y": difference(0.3, "b", "lower"), "z": difference(0.0, "")}, ("A", "B")
+    ),
+    "no differences": lambda: comparison_plots.plot_differences(
+        {"x": difference(0.0, "") | {"difference": {"value": 0.0, "low": None, "high": None}}}, ("A", "B")
+    ),
+    "speaker pairs": lambda: comparison_plots.plot_speaker_pairs(RNG.random(20), RNG.random(20), ("A", "B")),
+    "equal speakers": lambda: comparison_plots.plot_speaker_pairs(np.full(2, 0.1), np.full(2, 0.1), ("A", "B")),
     "examples": lambda: plots.plot_examples("abc", dirichlet(3, 3), dirichlet(3, 3), ["x", "y", "z"]),
     "grids of examples": lambda: plots.plot_examples(
         [str(k) for k in range(16)], dirichlet(3, 16), dirichlet(3, 16), ["x", "y", "z"], ("activation", "valence")
@@ -96,3 +146,17 @@ def test_hardly_any_data(tmp_path):
         ),
     }.items():
         assert plots.save_figure(call, tmp_path / f"{name}.png").is_file()
+
+
+def test_paUAR_is_read_off_the_speaker_curve():
+    figure = drawn(lambda: breakdown_plots.plot_speaker_recall(pd.DataFrame({"uar_1_best": [0.2, 0.5, 0.6, 0.9]})))
+    x, y = figure.axes[0].lines[0].get_data()
+    for level, share in ((0.5, 50), (0.75, 25)):  # one of four lies exactly on .50 and does not exceed it
+        assert y[np.searchsorted(x, level, side="right") - 1] == share
+
+
+def test_differences_turn_towards_the_better_run():
+    records = {"loss": difference(-0.3, "a", "lower"), "score": difference(0.4, "a"), "none": difference(1.0, "", "")}
+    figure = drawn(lambda: comparison_plots.plot_differences(records, ("A", "B")))
+    points = [line.get_xdata()[0] for line in figure.axes[0].lines if len(line.get_xdata()) == 1]
+    assert points == pytest.approx([0.003, 0.004])  # per cents as shares

@@ -9,15 +9,18 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from annot_hf.evaluation.statistics import (
+    Measured,
     accuracy_of,
     ccc_of,
     class_counts,
     estimate,
     f1_of,
     macro_f1_of,
+    macro_f1_present_of,
     moments,
     pearson_of,
     ratio,
+    resample_cells,
     resample_sums,
     uar_of,
 )
@@ -195,3 +198,67 @@ def test_ten_thousand_resamples_of_a_large_test_set_are_quick():
         resample_sums(columns, speakers, n_resamples=10_000)
         best = min(best, time.perf_counter() - start)
     assert best < 3  # about 0.3 s alone on two cores; the bound leaves room for a busy machine
+
+
+def cells_of(n=500, k=4, seed=2):
+    rng = np.random.default_rng(seed)
+    true, predicted = rng.integers(k, size=n), rng.integers(k, size=n)
+    return {"classes": class_counts(predicted, true, k)}, true * k + predicted
+
+
+def test_cells_of_clusters_are_drawn_as_their_items_are():
+    columns, cells = cells_of()
+    speakers = RNG.integers(11, size=500)
+    options = {"n_resamples": 50, "seed": 4}
+    by_cell = resample_cells(columns, cells, speakers, **options)["classes"]
+    np.testing.assert_allclose(by_cell, resample_sums(columns, speakers, **options)["classes"])
+
+
+def test_cells_of_items_have_the_law_of_resampled_items():
+    columns, cells = cells_of()
+    options = {"n_resamples": 4000, "seed": 1}
+    by_cell, by_item = (
+        macro_f1_of(resample(columns, *given, **options)["classes"])
+        for resample, given in ((resample_cells, (cells,)), (resample_sums, ()))
+    )
+    assert by_cell[0] == pytest.approx(by_item[0])
+    assert scipy.stats.ks_2samp(by_cell[1:], by_item[1:]).pvalue > 1e-3
+    drawn = resample_cells(columns, cells, **options)["classes"]
+    assert (drawn[:, 2].sum(-1) == 500).all() and (drawn == np.round(drawn)).all()
+
+
+@pytest.mark.parametrize("clusters", [None, ["s"]])
+def test_one_item_has_no_interval_by_cells(clusters):
+    sums = resample_cells({"x": np.ones((1, 3))}, np.zeros(1, int), clusters)["x"]
+    assert sums.tolist() == [[1.0, 1.0, 1.0]]
+
+
+def test_no_cells():
+    with pytest.raises(ValueError, match="There are no items to resample; give at least one."):
+        resample_cells({"x": []}, [])
+
+
+def test_ten_thousand_resamples_of_a_confusion_table_are_quick():
+    columns, cells = cells_of(46_286, 9)
+    best = np.inf
+    for _ in range(2):
+        start = time.perf_counter()
+        macro_f1_of(resample_cells(columns, cells, n_resamples=10_000)["classes"])
+        best = min(best, time.perf_counter() - start)
+    assert best < 1  # about 0.15 s alone
+
+
+def test_macro_f1_of_the_labels_present():
+    sums = class_counts(np.array([0, 0, 1, 2]), np.array([0, 1, 1, 1]), 4).sum(0)
+    f1 = f1_of(sums)
+    assert float(macro_f1_present_of(sums)) == pytest.approx((f1[0] + f1[1]) / 2)
+    assert np.isnan(macro_f1_present_of(np.zeros((3, 4))))
+
+
+def test_records_of_measures():
+    draws = {"model": np.array([3.0, 2, 4]), "marginal": np.array([1.0, 1, 1])}
+    record = Measured("title", "nats", "lower", draws).record()
+    assert (record["value"], record["marginal"]["value"], record["difference"]["value"]) == (3, 1, 2)
+    assert Measured("t", "", "", draws).record(paired=False)["difference"] is None
+    alone = Measured("t", "", "", {"model": draws["model"]}).record()
+    assert alone["marginal"] is None and alone["difference"] is None

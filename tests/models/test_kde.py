@@ -277,3 +277,18 @@ def test_training_moves_predictions_to_the_target():
 def test_bad_arguments(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_float32_gradients_of_a_log_loss_match_float64():
+    """Nearly empty cells must not drown in rounding: their logarithm amplifies it by up to 1e8."""
+    rng = np.random.default_rng(0)
+    truth = rng.integers(1, 6, (64, 7, 2)) / 2 - 1.5
+    predicted = torch.tensor((truth + rng.normal(0, 0.5, truth.shape)).clip(-1.2, 1.2))
+    labels = torch.tensor(cell_masses(draw_observations(truth, seed=1)))
+    gradients = []
+    for dtype in (torch.float64, torch.float32):
+        x = predicted.to(dtype).clone().requires_grad_()
+        probs = cell_masses(draw_observations(x, seed=1))
+        (-(labels.to(dtype) * (probs + 1e-8).log()).sum((1, 2)).mean()).backward()
+        gradients.append(x.grad.double())
+    assert (gradients[0] - gradients[1]).norm() < 1e-3 * gradients[0].norm()

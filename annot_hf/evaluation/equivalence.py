@@ -1,0 +1,203 @@
+"""Rater equivalence: how many human raters forecast another rater's vote as well as the model does.
+
+Survey equivalence (Resnick, Kong, Schoenebeck & Weninger 2021, arXiv 2106.01254). One vote of an item is held out; k
+other votes of the item, drawn without replacement, make a histogram; the score is the logarithm of the probability that
+the histogram gives the held-out vote. The model is scored on the same held-out votes. It is worth the k at which the
+raters' curve reaches its score.
+
+Nothing is simulated. Given the item's counts n_c with sum n, the held-out vote is c with probability n_c / n, and the
+number m of c among k of the other n - 1 votes is hypergeometric. So the expectation is a sum over m, and anonymous counts
+are enough.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import gammaln
+
+from annot_hf.evaluation.alignment import floored
+from annot_hf.evaluation.statistics import LEVEL, estimate, resample_sums
+from annot_hf.models import measures
+
+KEEP = 0.8
+MOST = 50
+_ALPHA = (1e-3, 1e4)
+
+
+@dataclass(frozen=True, eq=False)
+class Equivalence:
+    """The raters' curve and where each system's score meets it.
+
+    Attributes:
+        raters: k = 0 ... K; 0 is the marginal alone.
+        curve: For each k, value and interval of the mean loss (nats) of the k-rater histogram.
+        systems: System -> `loss` (nats, with interval) and `worth`: `value`, `low`, `high` in raters, where 0 means
+            fewer than 1 and None more than K or not defined, and `text`, which says which.
+        alpha: Pseudo-votes, spread by the marginal, that smooth each histogram.
+        items: Items with at least K + 1 votes: all numbers are over them.
+        share: Their share of the evaluated items.
+        draws: System -> worth `(1 + B,)` on every resample, 0 below 1 and infinite above K.
+    """
+
+    raters: np.ndarray
+    curve: list[dict[str, float | None]]
+    systems: dict[str, dict[str, Any]]
+    alpha: float
+    items: int
+    share: float
+    draws: Mapping[str, np.ndarray] = field(repr=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        names = ("curve", "systems", "alpha", "items", "share")
+        return {"raters": self.raters.tolist()} | {name: getattr(self, name) for name in names}
+
+
+def rater_equivalence(
+    systems: Mapping[str, np.ndarray],
+    counts: np.ndarray,
+    marginal: np.ndarray,
+    clusters: np.ndarray | None = None,
+    *,
+    keep: float = KEEP,
+    most: int = MOST,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> Equivalence | None:
+    """How many raters each system is worth, by the mean log score on held-out votes.
+
+    A histogram of k votes gives label c (m_c + alpha pi_c) / (k + alpha), with pi the marginal and one alpha for all k:
+    the one that gives the raters the best mean score, which favours the raters. The largest k, K, is such that at least
+    a share `keep` of the items has K + 1 votes (and at least 1), and all numbers are over those items.
+
+    Args:
+        systems: What each system predicts `(N, K)`.
+        counts: Votes per label of each item `(N, K)`, whole numbers.
+        marginal: Distribution of the training votes `(K,)`.
+        clusters: Speaker of each item `(N,)`, or None.
+        keep: Least share of the items that the curve must rest on.
+        most: Largest k to look at.
+        n_resamples: Bootstrap resamples.
+        seed: Seed of the resampling.
+
+    Returns:
+        The curve and the systems' worth, or None when no item has two votes.
+
+    Raises:
+        ValueError: Counts are not whole numbers, or `keep` is not a share.
+    """
+    counts = np.asarray(counts, dtype=np.float64)
+    bad = ~((counts >= 0) & (counts == np.floor(counts)))
+    if bad.any():
+        row, column = np.argwhere(bad)[0]
+        raise ValueError(
+            f"Item {row} has count {counts[row, column]:g}; rater equivalence needs whole votes: give unweighted counts."
+        )
+    if not 0 < keep <= 1:
+        raise ValueError(f"keep is {keep:g}; it is a share of the items: give a number above 0 and up to 1.")
+    votes = counts.sum(axis=1)
+    if votes.max(initial=0) < 2:
+        return None
+    reach = [k for k in range(1, most + 1) if (votes > k).mean() >= keep]
+    largest = max(reach, default=1)
+    rows = votes > largest
+    counts, prior = counts[rows], floored(np.asarray(marginal, dtype=np.float64))
+    clusters = None if clusters is None else clusters[rows]
+    losses, alpha = _rater_losses(counts, prior, largest)
+    columns = {"count": np.ones(len(counts)), "raters": losses}
+    shares = counts / counts.sum(axis=1, keepdims=True)
+    columns |= {f"system/{name}": measures.cross_entropy(shares, floored(p[rows])) for name, p in systems.items()}
+    sums = resample_sums(columns, clusters, n_resamples=n_resamples, seed=seed)
+    curve = sums["raters"] / sums["count"][:, None]
+    told, draws = {}, {}
+    for name in systems:
+        loss = sums[f"system/{name}"] / sums["count"]
+        draws[name] = crossing(curve, loss)
+        told[name] = {"loss": estimate(loss).to_dict(), "worth": _worth(draws[name], largest)}
+    return Equivalence(
+        raters=np.arange(largest + 1),
+        curve=[estimate(column).to_dict() for column in curve.T],
+        systems=told,
+        alpha=alpha,
+        items=len(counts),
+        share=float(rows.mean()),
+        draws=draws,
+    )
+
+
+def crossing(curve: np.ndarray, loss: np.ndarray) -> np.ndarray:
+    """The k `(...)`, linearly interpolated, at which a curve over k = 0 ... K `(..., K + 1)` first falls to `loss` `(...)`.
+
+    0 where the loss is above that of k = 1, infinite where the curve never gets there.
+    """
+    reached = curve[..., 1:] <= loss[..., None]
+    first = reached.argmax(axis=-1)[..., None] + 1
+    before, after = (np.take_along_axis(curve, index, axis=-1)[..., 0] for index in (first - 1, first))
+    drop = before - after
+    step = np.where(drop > 0, (before - loss) / np.where(drop > 0, drop, 1.0), 1.0)
+    between = first[..., 0] - 1 + np.clip(step, 0.0, 1.0)
+    worse = curve[..., 1] < loss
+    return np.where(worse, 0.0, np.where(reached.any(axis=-1), between, np.inf))
+
+
+def worth_text(value: float, largest: int) -> str:
+    """A number of raters in words: "< 1", "> K" or one decimal."""
+    return "< 1" if value < 1 else f"> {largest}" if np.isinf(value) else f"{value:.1f}"
+
+
+def _worth(draws: np.ndarray, largest: int) -> dict[str, Any]:
+    """Value and percentile interval of censored numbers of raters."""
+    ends = [draws[0], None, None]
+    if len(draws) > 1:
+        quantiles = np.quantile(draws[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="inverted_cdf")
+        ends[1:] = quantiles.tolist()
+    text = worth_text(draws[0], largest)
+    if ends[1] is not None:
+        text += f" (95 % interval {worth_text(ends[1], largest)} to {worth_text(ends[2], largest)})"
+    plain = [None if end is None or not np.isfinite(end) else float(end) for end in ends]
+    return dict(zip(("value", "low", "high"), plain, strict=True)) | {"text": text}
+
+
+def _rater_losses(counts: np.ndarray, prior: np.ndarray, largest: int) -> tuple[np.ndarray, float]:
+    """Expected loss of k-rater histograms for every item `(N, K + 1)`, and the best alpha.
+
+    The loss depends on an item and a label through (n, n_c, c) only, and items share few such triples.
+    """
+    item, label = np.nonzero(counts)
+    own, total = counts[item, label], counts.sum(axis=1)[item]
+    kinds, kind = np.unique(np.stack([total, own], axis=1), axis=0, return_inverse=True)
+    chance = [_others(kinds, k) for k in range(largest + 1)]  # k -> (kinds, k + 1)
+    weight = np.zeros((len(kinds), len(prior)))
+    np.add.at(weight, (kind.ravel(), label), own / total)
+    heard = [table.T @ weight for table in chance]  # k -> (k + 1, labels)
+
+    def loss(m: np.ndarray, k: int, alpha: float) -> np.ndarray:
+        return np.log(k + alpha) - np.log(m[:, None] + alpha * prior)
+
+    def mean_loss(log_alpha: float) -> float:
+        alpha = float(np.exp(log_alpha))
+        return sum(float((heard[k] * loss(np.arange(k + 1), k, alpha)).sum()) for k in range(1, largest + 1))
+
+    alpha = float(np.exp(minimize_scalar(mean_loss, bounds=np.log(_ALPHA), method="bounded").x))
+    out = np.empty((len(counts), largest + 1))
+    for k, table in enumerate(chance):
+        expected = table @ loss(np.arange(k + 1), k, alpha)  # (kinds, labels)
+        out[:, k] = np.bincount(item, (own / total) * expected[kind.ravel(), label], minlength=len(counts))
+    return out, alpha
+
+
+def _others(kinds: np.ndarray, k: int) -> np.ndarray:
+    """Chance of m = 0 ... k votes like the held-out one among k of the n - 1 others `(kinds, k + 1)`; kinds = (n, n_c)."""
+    total, own = kinds[:, :1] - 1, kinds[:, 1:] - 1
+    m = np.arange(k + 1)
+    possible = (m <= own) & (k - m <= total - own)
+    log = _log_choose(own, m) + _log_choose(total - own, k - m) - _log_choose(total, np.array([k]))
+    return np.where(possible, np.exp(np.where(possible, log, 0.0)), 0.0)
+
+
+def _log_choose(n: np.ndarray, m: np.ndarray) -> np.ndarray:
+    """Logarithm of the binomial coefficient; meaningless, and masked by the caller, where m > n."""
+    return gammaln(n + 1) - gammaln(m + 1) - gammaln(np.maximum(n - m, 0) + 1)

@@ -1,0 +1,125 @@
+"""How a report gets into files: figures, Markdown, self-contained HTML, strict JSON; hostile names stay text."""
+
+import base64
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from annot_hf.evaluation.plots import printable, save_figure
+from annot_hf.evaluation.tables import Table
+
+DPI = 160
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]|#~$!])")
+
+Figures = Mapping[str, tuple[Callable[[], Figure], str]]  # name -> what draws it, and its caption
+
+
+@dataclass(frozen=True)
+class Section:
+    """Tables and the figures that belong to them."""
+
+    tables: Sequence[Table] = ()
+    figures: Figures = field(default_factory=dict)
+
+
+def write_pages(
+    folder: str | os.PathLike[str],
+    *,
+    title: str,
+    summary: str,
+    sections: Sequence[Section],
+    notes: Sequence[str],
+    details: Mapping[str, Any],
+    data: Mapping[str, Any],
+) -> dict[str, Path]:
+    """Write report.json, report.md, report.html and plots/*.png.
+
+    Args:
+        folder: Where; made if need be.
+        title: Heading.
+        summary: Paragraph on top.
+        sections: Tables and figures, in order.
+        notes: How to read the numbers, a sentence or two each.
+        details: Facts on the run, for the last table.
+        data: What report.json holds, besides title, summary, details and the list of plots.
+
+    Returns:
+        Paths by name: json, markdown, html and every figure.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {"json": folder / "report.json", "markdown": folder / "report.md", "html": folder / "report.html"}
+    drawn = []
+    for section in sections:
+        drawn.append([])
+        for name, (draw, caption) in section.figures.items():
+            files[name] = save_figure(draw, folder / "plots" / f"{name}.png", dpi=DPI)
+            drawn[-1].append(_inline(files[name], caption))
+    page = {
+        "title": title,
+        "summary": summary,
+        "sections": [
+            {"tables": section.tables, "figures": figures} for section, figures in zip(sections, drawn, strict=True)
+        ],
+        "notes": notes,
+        "details": [
+            (key, value if isinstance(value, str) else json.dumps(plain(value))) for key, value in details.items()
+        ],
+    }
+    environment = Environment(
+        loader=PackageLoader("annot_hf"),
+        autoescape=lambda name: name is not None and ".html" in name,
+        undefined=StrictUndefined,
+        finalize=lambda value: printable(value) if type(value) is str else value,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["md"] = markdown_safe
+    environment.filters["md_row"] = lambda cells: f"| {' | '.join(map(markdown_safe, cells))} |"
+    for kind, template in (("markdown", "report.md.j2"), ("html", "report.html.j2")):
+        files[kind].write_text(environment.get_template(template).render(page), encoding="utf-8")
+    told = {"title": title, "summary": summary, **data, "run": details}
+    told["plots"] = [figure["path"] for figures in drawn for figure in figures]
+    text = json.dumps(plain(told), indent=2, ensure_ascii=False, allow_nan=False)
+    files["json"].write_text(text + "\n", encoding="utf-8")
+    return files
+
+
+def markdown_safe(text: object) -> str:
+    """Text that Markdown shows as it is: no markup, no HTML, no line break."""
+    line = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _MARKDOWN.sub(r"\\\1", line)
+
+
+def csv_safe(cell: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula: text starting with = + - @, tab or CR gets an apostrophe."""
+    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+
+
+def plain(value: Any) -> Any:
+    """Values that strict JSON holds: NumPy becomes Python, and what is not finite becomes null."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple | set):
+        return [plain(entry) for entry in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def _inline(path: Path, caption: str) -> dict[str, Any]:
+    """A figure for the templates, with its bytes in base64 and its width in CSS pixels from the PNG header."""
+    content = path.read_bytes()
+    width = int.from_bytes(content[16:20], "big") * 96 // DPI
+    encoded = base64.b64encode(content).decode("ascii")
+    return {"path": f"plots/{path.name}", "caption": caption, "alt": caption, "base64": encoded, "width": width}

@@ -1,0 +1,236 @@
+import numpy as np
+import pytest
+import tiny
+import torch
+from torch import nn
+from torch.nn import functional
+
+from annot_hf.data.questions import Question
+from annot_hf.data.targets import make_targets
+from annot_hf.data.votes import VoteTable
+from annot_hf.models.kde import cell_masses, draw_observations
+from annot_hf.models.losses import EPSILON, rating_loss
+from annot_hf.training.collator import OpinionDataset, VoteCollator
+
+ITEM = torch.tensor([0, 0, 1, 2, 2, 2])
+RATER = torch.tensor([0, 2, 2, 0, 1, 2])
+RATINGS = torch.tensor([[0.5, 0.0], [-0.5, 0.5], [1.0, -1.0], [0.0, 0.5], [0.5, 0.5], [-1.0, 0.0]])
+CODES = torch.tensor([[0.0], [1.0], [1.0], [2.0], [0.0], [2.0]])
+GRID = torch.rand(3, 16, generator=torch.Generator().manual_seed(0)).softmax(-1)
+SEEDS = torch.tensor([7, 8, 9])
+
+
+def batch(kind="log-mel", **more):
+    return (
+        tiny.inputs(kind, tiny.lengths(kind)) | {"pair_item": ITEM, "pair_annotator": RATER, "item_seed": SEEDS} | more
+    )
+
+
+@pytest.mark.parametrize(
+    "questions", [tiny.SCALES, tiny.SCALES[:1], tiny.CATEGORY], ids=["two scales", "scale", "category"]
+)
+@pytest.mark.parametrize("kind", tiny.TRUNKS)
+def test_batching_does_not_change_a_prediction(kind, questions):
+    model, lengths = tiny.annotator(kind, questions=questions), tiny.lengths(kind)
+    inputs = tiny.inputs(kind, lengths, width=max(lengths) + 29)
+    together = model(**inputs, pair_item=ITEM, pair_annotator=RATER)
+    torch.testing.assert_close(together.probs.sum(1), torch.ones(3))
+    for row, length in enumerate(lengths):
+        alone = model(
+            **{name: value[row : row + 1, :length] for name, value in inputs.items()},
+            pair_item=torch.zeros_like(ITEM[ITEM == row]),
+            pair_annotator=RATER[ITEM == row],
+        )
+        torch.testing.assert_close(together.probs[row], alone.probs[0], rtol=1e-4, atol=2e-5)
+        torch.testing.assert_close(together.ratings[ITEM == row], alone.ratings, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(together.consensus[row], alone.consensus[0], rtol=1e-4, atol=1e-5)
+
+
+def test_answers_are_each_raters_own_layer_over_the_tower():
+    model = tiny.annotator()
+    embedding = model.embed(**tiny.inputs("log-mel", tiny.lengths("log-mel")))
+    output = model(**batch())
+    for pair, (item, rater) in enumerate(zip(ITEM, RATER, strict=True)):
+        for column, (tower, heads) in enumerate(zip(model.towers, model.raters, strict=True)):
+            row = heads.table[rater]
+            expected = functional.linear(tower(embedding[item]), row[None, :-1], row[-1:])
+            torch.testing.assert_close(output.ratings[pair, column], expected[0], rtol=1e-4, atol=1e-5)
+
+
+def test_distribution_is_the_kde_of_the_answers():
+    output = tiny.annotator(bins=3, draws=50)(**batch())
+    for item in range(3):
+        answers = output.ratings[ITEM == item].double().detach().numpy()[None]
+        observations = draw_observations(answers, n=50, seed=SEEDS[item : item + 1].numpy())
+        expected = cell_masses(observations, bins=3).reshape(-1)
+        np.testing.assert_allclose(output.probs[item].detach().numpy(), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("names", [("activation", "valence"), ("valence",)])
+def test_raters_who_answer_as_they_voted_reproduce_the_target(names):
+    """Targets and predictions share their draws, their order of raters and their grid."""
+    votes = {"zoe": (5, 2), "ann": (2, 4), "bob": (1, 1), "mia": (3, 5)}  # each rater always says the same
+    rated = {
+        "one": ["zoe", "ann", "bob"],
+        "two": ["mia", "ann"],
+        "three": ["bob"],
+        "four": ["zoe", "mia", "bob", "ann"],
+    }
+    questions = [Question.scale(name, 1, 5) for name in ("activation", "valence")]
+    rows = [
+        (item, rater, question.name, votes[rater][column])
+        for item, raters in rated.items()
+        for rater in raters
+        for column, question in enumerate(questions)
+    ]
+    item, rater, question, value = zip(*rows, strict=True)
+    table = VoteTable.from_columns(questions, item=item, annotator=rater, question=question, value=value)
+    targets = make_targets(table, names, "kde")
+    model = tiny.annotator(questions=[q.to_dict() for q in questions if q.name in names], annotators=sorted(votes))
+    for column, name in enumerate(names):
+        place = ("activation", "valence").index(name)
+        nn.init.zeros_(model.raters[column].table)
+        says = torch.tensor([votes[rater][place] for rater in sorted(votes)])
+        model.raters[column].table.data[:, -1] = (says - 3) / 2
+    frames = [np.zeros((20, 8), np.float32)] * len(targets)
+    dataset = OpinionDataset(targets, frames, lambda frame: frame, [20] * 4, annotators=sorted(votes))
+    order = [2, 0, 3, 1]
+    collated = VoteCollator("input_features", panel=4)([dataset[row] for row in order])
+    output = model(**collated, task="distribution")
+    np.testing.assert_allclose(output.probs.detach().numpy(), targets.probs[order], atol=2e-6)
+    torch.testing.assert_close(output.ratings, collated["ratings"], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("task", ["ratings", "distribution", "both"])
+@pytest.mark.parametrize("questions", [tiny.SCALES, tiny.CATEGORY], ids=["scales", "category"])
+def test_raters_who_are_not_there_get_no_gradient(questions, task):
+    model = tiny.annotator(questions=questions, annotators=[f"r{number}" for number in range(9)])
+    scale = questions is tiny.SCALES
+    labels = GRID if scale else torch.eye(3)
+    model(**batch(ratings=RATINGS if scale else CODES, labels=labels), task=task).loss.backward()
+    for heads in model.raters:
+        assert heads.table.grad.any(1).nonzero().flatten().tolist() == [0, 1, 2]
+
+
+@pytest.mark.parametrize("kind", ["ccc", "mse"])
+def test_a_dimension_that_a_rater_left_out_carries_no_gradient(kind):
+    ratings = RATINGS.clone()
+    ratings[4, 0] = torch.nan  # the only answer of rater 1, on activation
+    model = tiny.annotator(rating_loss=kind, consensus_weight=0.0)
+    model(**batch(ratings=ratings), task="ratings").loss.backward()
+    assert not model.raters[0].table.grad[1].any()
+    assert model.raters[1].table.grad[1].any()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_ratings_task_against_its_formula():
+    model = tiny.annotator(consensus_weight=0.5)
+    output = model(**batch(ratings=RATINGS), task="ratings")
+    means = torch.stack([RATINGS[ITEM == item].mean(0) for item in range(3)])
+    expected = rating_loss(output.ratings, RATINGS, "ccc") + 0.5 * rating_loss(output.consensus, means, "ccc")
+    torch.testing.assert_close(output.loss, expected)
+    both = model(**batch(ratings=RATINGS, labels=GRID)).loss
+    alone = model(**batch(ratings=RATINGS, labels=GRID), task="distribution").loss
+    torch.testing.assert_close(both, output.loss + alone)
+    assert model(**batch()).loss is None
+    assert model(**batch(labels=GRID), task="ratings").loss is None
+
+
+def test_ratings_loss_does_not_depend_on_the_order_of_raters():
+    order = torch.tensor([1, 0, 2, 5, 3, 4])  # within each item
+    for questions, ratings in ((tiny.SCALES, RATINGS), (tiny.CATEGORY, CODES)):
+        model = tiny.annotator(questions=questions)
+        expected = model(**batch(ratings=ratings), task="ratings").loss
+        moved = batch(ratings=ratings[order], pair_annotator=RATER[order])
+        torch.testing.assert_close(model(**moved, task="ratings").loss, expected)
+
+
+@pytest.mark.parametrize("questions", [tiny.SCALES, tiny.CATEGORY], ids=["scales", "category"])
+def test_unseen_raters_are_answered_for_by_the_consensus(questions):
+    model = tiny.annotator(questions=questions)
+    unseen = model(**batch(pair_annotator=torch.tensor([0, -1, -1, 0, -1, 2])))
+    for pair, known in enumerate([True, False, False, True, False, True]):
+        same = torch.allclose(unseen.ratings[pair], unseen.consensus[ITEM[pair]], atol=1e-6)
+        assert same != known
+
+
+@pytest.mark.parametrize("questions", [tiny.SCALES, tiny.CATEGORY], ids=["scales", "category"])
+def test_residual_heads_start_as_the_consensus(questions):
+    model = tiny.annotator(questions=questions, rater_head="residual")
+    output = model(**batch())
+    torch.testing.assert_close(output.ratings, output.consensus[ITEM], rtol=0, atol=0)
+    assert not torch.allclose((other := tiny.annotator(questions=questions)(**batch())).ratings, other.consensus[ITEM])
+    model.train()
+    scale = questions is tiny.SCALES
+    model(**batch(ratings=RATINGS if scale else CODES), task="ratings").loss.backward()
+    assert all(heads.table.grad.any() for heads in model.raters)  # they can leave it
+
+
+def test_without_pairs_the_panel_answers():
+    inputs = tiny.inputs("log-mel", [40, 30])
+    output = tiny.annotator(max_panel=2)(**inputs)
+    assert output.pair_item.tolist() == [0, 0, 1, 1] and output.pair_annotator.tolist() == [0, 1, 0, 1]
+    output = tiny.annotator(annotators=[])(**inputs)
+    assert output.pair_annotator.tolist() == [-1, -1]
+    torch.testing.assert_close(output.ratings, output.consensus)
+    torch.testing.assert_close(output.probs.sum(1), torch.ones(2))
+
+
+def test_a_category_question_is_the_mean_of_its_raters():
+    model = tiny.annotator(questions=tiny.CATEGORY, consensus_weight=2.0)
+    output = model(**batch(ratings=CODES, labels=torch.eye(3)))
+    torch.testing.assert_close(output.ratings.sum(1), torch.ones(6))
+    fractions = torch.zeros(3, 3)
+    for item in range(3):
+        torch.testing.assert_close(output.probs[item], output.ratings[ITEM == item].mean(0))
+        fractions[item] = functional.one_hot(CODES[ITEM == item, 0].long(), 3).float().mean(0)
+    own = functional.nll_loss((output.ratings + EPSILON).log(), CODES[:, 0].long())
+    shared = functional.cross_entropy((output.consensus + EPSILON).log(), fractions)
+    label = functional.kl_div((output.probs + EPSILON).log(), torch.eye(3), reduction="batchmean")
+    torch.testing.assert_close(output.loss, own + 2 * shared + label, rtol=1e-4, atol=1e-5)
+
+
+def test_unknown_answers_to_a_category_question_count_for_nothing():
+    model = tiny.annotator(questions=tiny.CATEGORY)
+    codes = CODES.clone()
+    codes[2], codes[4] = torch.nan, -1.0  # the only answer about item 1 is unknown; -1 is none of the labels
+    loss = model(**batch(ratings=codes), task="ratings").loss
+    loss.backward()
+    assert not model.raters[0].table.grad[1].any()  # rater 1 gave only that answer
+    output = model(**batch())
+    known = torch.tensor([0, 1, 3, 5])
+    own = functional.nll_loss((output.ratings[known] + EPSILON).log(), codes[known, 0].long())
+    fractions = torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.0, 1.0]])
+    shared = functional.cross_entropy((output.consensus[[0, 2]] + EPSILON).log(), fractions)
+    torch.testing.assert_close(loss, own + shared, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", tiny.TRUNKS)
+@pytest.mark.parametrize("questions", [tiny.SCALES, tiny.CATEGORY], ids=["scales", "category"])
+def test_bfloat16_autocast_keeps_kde_and_loss_in_single_precision(kind, questions):
+    model = tiny.annotator(kind, questions=questions).train()
+    scale = questions is tiny.SCALES
+    with torch.autocast("cpu", torch.bfloat16):
+        output = model(**batch(kind, ratings=RATINGS if scale else CODES, labels=GRID if scale else torch.eye(3)))
+    assert output.probs.dtype == output.loss.dtype == torch.float32
+    assert output.loss.isfinite()
+    output.loss.backward()
+    assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
+
+
+def test_sparse_tables_answer_alike_and_have_sparse_gradients():
+    outputs = []
+    for sparse in (False, True):
+        model = tiny.annotator(sparse_raters=sparse)
+        outputs.append(model(**batch(ratings=RATINGS, labels=GRID)))
+        outputs[-1].loss.backward()
+        assert model.raters[0].table.grad.is_sparse == sparse
+    torch.testing.assert_close(outputs[0].loss, outputs[1].loss)
+
+
+def test_every_weight_learns_in_either_task():
+    """A weight without a gradient stops distributed training."""
+    for task in ("ratings", "distribution"):
+        model = tiny.annotator().train()
+        model(**batch(ratings=RATINGS, labels=GRID), task=task).loss.backward()
+        assert all(parameter.grad is not None for parameter in model.parameters())

@@ -1,0 +1,101 @@
+import pytest
+import tiny
+import torch
+from torch import nn
+
+from annot_hf.models.heads import (
+    AttentivePooling,
+    MeanPooling,
+    RaterHeads,
+    TcGruPooling,
+    masked_mean,
+    pad_pairs,
+)
+
+torch.manual_seed(0)
+FRAMES = torch.randn(3, 11, 6)
+LENGTHS = [11, 4, 1]
+MASK = torch.arange(11) < torch.tensor(LENGTHS)[:, None]
+
+
+def tcgru(**options):
+    settings = {"kernel": 3, "stride": 1, "bidirectional": True, "attention": True, "dropout": 0.0} | options
+    torch.manual_seed(1)
+    return TcGruPooling(6, 5, **settings).eval()
+
+
+def poolings():
+    torch.manual_seed(1)
+    yield "mean", MeanPooling(6)
+    yield "attention", AttentivePooling(6)
+    for stride in (1, 2, 3):
+        for bidirectional in (True, False):
+            for attention in (True, False):
+                options = {"stride": stride, "bidirectional": bidirectional, "attention": attention}
+                yield f"tcgru {options}", tcgru(**options)
+    yield "tcgru of kernel 5", tcgru(kernel=5, stride=2)
+
+
+@pytest.mark.parametrize(("name", "pooling"), poolings(), ids=lambda part: part if isinstance(part, str) else "")
+def test_pooling_has_its_width_and_ignores_padding(name, pooling):
+    rubbish = torch.where(MASK[..., None], FRAMES, 1e3)
+    pooled = pooling(rubbish, MASK)
+    assert pooled.shape == (3, pooling.output_size)
+    for row, length in enumerate(LENGTHS):
+        alone = pooling(FRAMES[row : row + 1, :length], MASK[row : row + 1, :length])
+        torch.testing.assert_close(pooled[row], alone[0], rtol=1e-5, atol=1e-6)
+
+
+def test_mean_and_attention_against_plain_statistics():
+    torch.testing.assert_close(masked_mean(FRAMES, MASK)[1], FRAMES[1, :4].mean(0))
+    pooling = AttentivePooling(6)
+    weights = pooling.score(FRAMES[:1])[0, :, 0].softmax(0)
+    mean = (weights[:, None] * FRAMES[0]).sum(0)
+    deviation = ((weights[:, None] * FRAMES[0] ** 2).sum(0) - mean**2).clip(0).sqrt()
+    torch.testing.assert_close(pooling(FRAMES[:1], MASK[:1])[0], torch.cat([mean, deviation]), rtol=1e-4, atol=1e-3)
+
+
+def test_rater_heads_are_linear_layers_of_their_own():
+    heads = RaterHeads(4, 6, 2)
+    nn.init.normal_(heads.table)
+    x, who = torch.randn(5, 6), torch.tensor([3, 0, 0, 2, 3])
+    answers = heads(x, who)
+    for row, rater in enumerate(who):
+        layer = nn.Linear(6, 2)
+        table = heads.table[rater].view(2, 7)
+        layer.weight.data, layer.bias.data = table[:, :-1], table[:, -1]
+        torch.testing.assert_close(answers[row], layer(x[row]))
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+def test_absent_raters_have_no_gradient(sparse):
+    heads = RaterHeads(1000, 6, 2, sparse=sparse)
+    heads(torch.randn(3, 6), torch.tensor([5, 7, 5])).sum().backward()
+    assert heads.table.grad.is_sparse == sparse
+    if sparse:  # and their rows are not even looked at
+        assert heads.table.grad._values().shape == (3, 14)
+    touched = heads.table.grad.to_dense() if sparse else heads.table.grad
+    assert touched.any(1).nonzero().flatten().tolist() == [5, 7]
+
+
+def test_pairs_are_padded_in_their_order():
+    values = torch.arange(10.0).view(5, 2)
+    padded, mask = pad_pairs(values, torch.tensor([0, 0, 2, 2, 2]), 4)
+    assert mask.tolist() == [[True, True, False], [False] * 3, [True] * 3, [False] * 3]
+    assert torch.equal(padded[mask], values)
+    assert not padded[~mask].any()
+    padded, mask = pad_pairs(values[:0], torch.zeros(0, dtype=torch.long), 2)
+    assert padded.shape == (2, 0, 2) and mask.shape == (2, 0)
+
+
+def test_an_even_kernel_or_an_unknown_option_is_refused():
+    for options, message in (
+        ({"pooling_kernel": 4}, "pooling_kernel is 4; it must be odd"),
+        ({"pooling": "max"}, "pooling is 'max'; use one of mean"),
+        ({"loss": "emd"}, "loss is 'emd'; use one of kl"),
+        ({"rater_head": "own"}, "rater_head is 'own'; use 'independent'"),
+        ({"rating_loss": "mae"}, "rating_loss is 'mae'; use 'ccc'"),
+        ({"annotators": ["a", "a"]}, "names a rater twice"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            tiny.annotator(**options)

@@ -1,0 +1,130 @@
+"""The command line: help with examples, errors of one line, and the whole way on a tiny corpus."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from annot_hf import cli
+from annot_hf.data.simulate import simulate_corpus
+
+COMMANDS = [command.name or command.callback.__name__ for command in cli.app.registered_commands]
+SMALL = [
+    "num_train_epochs=1",
+    "conv_channels=[4, 4, 4]",
+    "hidden_size=8",
+    "pooling_size=4",
+    "embedding_size=6",
+    "use_cpu=true",
+    "disable_tqdm=true",
+]
+
+
+def run(capsys, *words):
+    """Exit status, standard output and standard error of a command."""
+    try:
+        cli.main([str(word) for word in words])
+        status = 0
+    except SystemExit as end:
+        status = end.code or 0
+    return status, *capsys.readouterr()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example(command):
+    result = CliRunner().invoke(cli.app, [command, "--help"])
+    assert result.exit_code == 0
+    assert f"annot-hf {command}" in " ".join(result.output.split("Example:")[1].split())
+
+
+def test_all_verbs_are_there():
+    assert {"quickstart", "corpus", "agree", "train", "predict", "report"} <= set(COMMANDS)
+    shown = subprocess.run(
+        [sys.executable, "-m", "annot_hf", "--help"], capture_output=True, text=True, check=True
+    ).stdout
+    assert all(command in shown for command in COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["train", "nothing"], "There is no recipe 'nothing'"),
+        (["train", "speech-distribution"], "The recipe names no corpus"),
+        (["train", "speech-distribution", "learning_rat=1"], "unknown key 'learning_rat'"),
+        (["train", "speech-distribution", "corpus=nowhere"], "nowhere is not an exported corpus"),
+        (["predict", "nowhere", "--corpus", "nowhere", "--out", "out"], "nowhere is not a checkpoint folder"),
+        (["report", "nowhere", "--corpus", "nowhere", "--out", "out"], "nowhere"),
+        (["agree", "nowhere"], "nowhere is not an exported corpus"),
+        (["corpus", "nowhere.py", "--root", "nowhere", "--out", "out"], "nowhere"),
+        (["quickstart", "--root", "nowhere"], "--corpus and --root go together"),
+        (["train", "speech-distribution", "conv_channels=[/b]"], "conv_channels is '/b'"),
+        (["train", "speech-distribution", "conv_channels=[a, [/b]]"], "conv_channels is"),
+    ],
+)
+def test_errors_are_one_line_and_status_2(words, message, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    status, _, error = run(capsys, *words)
+    assert status == 2 and message in error
+    assert error.startswith("Error") and error.count("\n") == 1
+
+
+def test_wrong_usage_is_status_2(capsys):
+    status, _, error = run(capsys, "predict", "model")
+    assert status == 2 and "--corpus" in error and "Traceback" not in error
+
+
+def test_an_error_in_a_process_of_its_own_has_no_traceback(tmp_path):
+    command = [sys.executable, "-m", "annot_hf", "agree", "a [bold]folder[/bold]"]
+    result = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert result.returncode == 2 and "Traceback" not in result.stderr
+    assert "a [bold]folder[/bold] is not an exported corpus" in result.stderr
+
+
+@pytest.fixture(scope="module")
+def walked(tmp_path_factory):
+    """The quickstart on a tiny simulated corpus."""
+    out = tmp_path_factory.mktemp("walk") / "out"
+    with pytest.MonkeyPatch.context() as patch:
+        import annot_hf.data.simulate as simulate
+
+        def small(folder):
+            return simulate_corpus(folder, speakers=3, clips_per_speaker=4, annotators=4, ratings=(2, 3))
+
+        patch.setattr(simulate, "simulate_corpus", small)
+        with pytest.raises(SystemExit) as end:
+            cli.main(["quickstart", "--out", str(out), *SMALL])
+    assert not end.value.code
+    return out
+
+
+def test_quickstart_goes_the_whole_way(walked):
+    assert {"simulated", "corpus", "features", "run", "predictions", "report"} <= {
+        path.name for path in walked.iterdir()
+    }
+    assert {"report.json", "report.md", "report.html"} <= {path.name for path in (walked / "report").iterdir()}
+    assert json.loads((walked / "run" / "model" / "training.json").read_text())["corpus"] == "simulated"
+    assert yaml.safe_load((walked / "run" / "recipe.yaml").read_text())["num_train_epochs"] == 1
+
+
+def test_each_step_on_its_own(walked, capsys, tmp_path):
+    corpus = walked / "corpus"
+    status, shown, _ = run(capsys, "agree", corpus)
+    assert status == 0 and "activation" in shown
+    words = ["speech-distribution", f"corpus={corpus}", f"output_dir={tmp_path / 'run'}", "question=emotion", *SMALL]
+    status, shown, error = run(capsys, "train", *words)
+    assert status == 0, error
+    assert "jsd" in shown and str(tmp_path / "run" / "model") in shown
+    assert run(capsys, "train", *words, "num_train_epochs=2", "--resume")[0] == 0
+    predictions = tmp_path / "predictions"
+    status, shown, error = run(capsys, "predict", tmp_path / "run" / "model", "--corpus", corpus, "--out", predictions)
+    assert status == 0 and "items predicted" in shown, error
+    words = [predictions, "--corpus", corpus, "--out", tmp_path / "report", "--truth", walked / "simulated"]
+    status, shown, error = run(capsys, "report", *words)
+    assert status == 0 and (tmp_path / "report" / "report.html").is_file(), error
+    status, _, error = run(
+        capsys, "predict", tmp_path / "run" / "model", "--corpus", corpus, "--out", predictions, "--split", "dev"
+    )
+    assert status == 2 and "has no split 'dev'" in error

@@ -1,0 +1,84 @@
+"""Models and batches small enough that a test takes milliseconds."""
+
+import torch
+from transformers import BertConfig, HubertConfig, PreTrainedConfig, Wav2Vec2Config, WavLMConfig
+
+from annot_hf.models.configuration_annotator import AnnotatorConfig
+from annot_hf.models.configuration_distribution import DistributionConfig
+from annot_hf.models.configuration_log_mel import LogMelConfig
+from annot_hf.models.modeling_annotator import AnnotatorModel
+from annot_hf.models.modeling_distribution import DistributionModel
+
+torch.set_num_threads(1)
+
+SCALES = [{"name": "activation", "low": 1, "high": 5}, {"name": "valence", "low": 1, "high": 5}]
+CATEGORY = [{"name": "emotion", "labels": ["angry", "happy", "sad"]}]
+HEADS = {"pooling_size": 8, "embedding_size": 12}
+TRUNKS = ("log-mel", "wavlm", "wavlm-layer", "bert")
+
+TRANSFORMER = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
+_WAVEFORM = TRANSFORMER | {
+    "conv_dim": (16, 16, 16),
+    "conv_kernel": (10, 3, 3),
+    "conv_stride": (5, 2, 2),
+    "num_feat_extract_layers": 3,
+    "num_conv_pos_embeddings": 16,
+    "num_conv_pos_embedding_groups": 2,
+    "layerdrop": 0.0,
+}
+
+
+def trunk_config(kind: str) -> PreTrainedConfig:
+    """A tiny trunk: "log-mel", "wavlm" (group norm), "wavlm-layer", "hubert", "wav2vec2" or "bert"."""
+    if kind == "log-mel":
+        return LogMelConfig(num_mel_bins=8, conv_channels=(4, 4), conv_strides=(2, 1), hidden_size=16, mel_mean=10.0)
+    if kind == "bert":
+        return BertConfig(vocab_size=50, **TRANSFORMER)
+    if kind == "wavlm-layer":
+        return WavLMConfig(feat_extract_norm="layer", do_stable_layer_norm=True, **_WAVEFORM)
+    return {"wavlm": WavLMConfig, "hubert": HubertConfig, "wav2vec2": Wav2Vec2Config}[kind](**_WAVEFORM)
+
+
+def annotator(kind: str = "log-mel", *, seed: int = 0, trunk=None, **options) -> AnnotatorModel:
+    """An annotator model over scales with three raters, in evaluation mode."""
+    torch.manual_seed(seed)
+    options = {
+        "questions": SCALES,
+        "annotators": ["ann", "bob", "cy"],
+        "trunk_config": trunk or trunk_config(kind),
+    } | options
+    return AnnotatorModel(AnnotatorConfig(**HEADS | options)).eval()
+
+
+def distribution(kind: str = "log-mel", *, seed: int = 0, trunk=None, **options) -> DistributionModel:
+    """A distribution model over three labels, in evaluation mode."""
+    torch.manual_seed(seed)
+    options = {"questions": CATEGORY, "trunk_config": trunk or trunk_config(kind)} | options
+    return DistributionModel(DistributionConfig(**HEADS | options)).eval()
+
+
+def inputs(kind: str, lengths: list[int], *, width: int | None = None, seed: int = 0) -> dict[str, torch.Tensor]:
+    """A batch of items of these lengths, padded to the longest or to `width`; padding holds rubbish, not zeros.
+
+    An item depends on its place in the batch and its length only, so that a longer padding keeps it.
+    """
+    width = width or max(lengths)
+    mask = (torch.arange(width) < torch.tensor(lengths)[:, None]).long()
+    rows = []
+    for row, length in enumerate(lengths):
+        draw = torch.Generator().manual_seed(1000 * seed + row)
+        if kind == "bert":
+            value, rest = torch.randint(1, 50, (length,), generator=draw), torch.full((width - length,), 7)
+        elif kind == "log-mel":
+            value = 10 + 4 * torch.randn(length, 8, generator=draw)
+            rest = torch.full((width - length, 8), 99.0)
+        else:
+            value, rest = torch.randn(length, generator=draw), torch.full((width - length,), 9.0)
+        rows.append(torch.cat([value, rest]))
+    name = {"bert": "input_ids", "log-mel": "input_features"}.get(kind, "input_values")
+    return {name: torch.stack(rows), "attention_mask": mask}
+
+
+def lengths(kind: str) -> list[int]:
+    """Three unequal lengths that suit a trunk."""
+    return {"bert": [5, 9, 2], "log-mel": [40, 64, 23]}.get(kind, [700, 1000, 431])

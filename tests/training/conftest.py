@@ -1,0 +1,94 @@
+import shutil
+
+import pytest
+import tiny
+from transformers import BertTokenizerFast, Wav2Vec2FeatureExtractor
+
+from annot_hf.data.export import export_corpus
+from annot_hf.data.simulate import SimulatedCorpus, simulate_corpus
+from annot_hf.models.trunks import build_trunk
+from annot_hf.training.recipe import load_recipe
+from annot_hf.training.train import train
+
+# A model of some thousand weights; dropout and every augmentation are on, so that a resumed run must restore every generator.
+SMALL = {
+    "conv_channels": [4, 4],
+    "conv_strides": [2, 2],
+    "hidden_size": 8,
+    "pooling_size": 4,
+    "embedding_size": 6,
+    "mask_time_prob": 0.4,
+    "gain_jitter": 0.1,
+    "tilt_jitter": 0.1,
+    "speed_jitter": 0.1,
+    "per_device_train_batch_size": 2,
+    "num_train_epochs": 2,
+    "use_cpu": True,
+    "report_to": "none",
+    "disable_tqdm": True,
+}
+RECIPES = {"annotator": "simulated-annotator", "distribution": "speech-distribution"}
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    """An exported corpus: 3 speakers with 5 clips each (a split a speaker), 4 raters, 2 or 3 of whom rate a clip."""
+    home = tmp_path_factory.mktemp("corpus")
+    root = simulate_corpus(home / "simulated", speakers=3, clips_per_speaker=5, annotators=4, ratings=(2, 3))
+    export_corpus(SimulatedCorpus(root), home / "export")
+    return home / "export"
+
+
+@pytest.fixture(scope="session")
+def features(tmp_path_factory):
+    """A folder for features that runs share."""
+    return tmp_path_factory.mktemp("features")
+
+
+@pytest.fixture(scope="session")
+def small_run(corpus, features):
+    """Makes a small run: model, output folder, overrides."""
+
+    def make(model, out, **overrides):
+        question = "emotion" if model == "distribution" else ["activation", "valence"]
+        values = (
+            SMALL
+            | {"question": question, "corpus": str(corpus), "output_dir": str(out), "features": str(features)}
+            | overrides
+        )
+        return load_recipe(RECIPES[model], values)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def checkpoints(small_run, tmp_path_factory):
+    """Folders of a trained annotator and distribution model."""
+    home = tmp_path_factory.mktemp("runs")
+    return {model: train(small_run(model, home / model)).model for model in RECIPES}
+
+
+@pytest.fixture
+def copied(checkpoints, tmp_path):
+    """Copies of the trained checkpoints, to be spoilt."""
+    return {model: shutil.copytree(folder, tmp_path / model) for model, folder in checkpoints.items()}
+
+
+@pytest.fixture(scope="session")
+def wavlm_folder(tmp_path_factory):
+    """A plain tiny WavLM with its feature extractor, as on the Hub."""
+    folder = tmp_path_factory.mktemp("wavlm")
+    build_trunk(tiny.trunk_config("wavlm")).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bert_folder(tmp_path_factory):
+    """A plain tiny BERT with its tokenizer."""
+    folder = tmp_path_factory.mktemp("bert")
+    build_trunk(tiny.trunk_config("bert")).save_pretrained(folder)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "so", "very", "!"]
+    (folder / "words.txt").write_text("\n".join(words))
+    BertTokenizerFast(vocab_file=str(folder / "words.txt"), model_max_length=32).save_pretrained(folder)
+    return folder

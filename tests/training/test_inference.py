@@ -1,0 +1,174 @@
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tiny
+import torch
+from transformers import AutoTokenizer
+
+from annot_hf.data.audio import AudioError
+from annot_hf.data.export import read_export
+from annot_hf.data.targets import Ratings
+from annot_hf.evaluation.predictions import Predictions
+from annot_hf.models.trunks import build_trunk
+from annot_hf.training import features as features_module
+from annot_hf.training import inference
+from annot_hf.training.inference import load_model, predict, predict_inputs
+
+
+def changed(folder, **fields):
+    """A checkpoint whose configuration says something else."""
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | fields))
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["annotator", "distribution"])
+def test_predictions_come_in_item_order_whatever_the_batches(checkpoints, corpus, features, kind):
+    found, targets = predict(checkpoints[kind], corpus, features=features)
+    assert found.items.tolist() == targets.items.tolist() and found.support == targets.support
+    np.testing.assert_allclose(found.probs.sum(1), 1)
+    for batch_size in (1, 2):
+        other, _ = predict(checkpoints[kind], corpus, features=features, batch_size=batch_size)
+        np.testing.assert_allclose(other.probs, found.probs, atol=1e-5)
+        assert other.items.tolist() == found.items.tolist()
+        assert other.rater_names.tolist() == found.rater_names.tolist()
+        np.testing.assert_allclose(other.rater_values, found.rater_values, atol=1e-5)
+    np.testing.assert_allclose(found.meta["marginal"], load_model(checkpoints[kind])[2]["marginal"])
+
+
+def test_raters_who_voted_are_asked_and_named(checkpoints, corpus, features, tmp_path):
+    found, targets = predict(checkpoints["annotator"], corpus, features=features)
+    names = [targets.annotators[code] for code in targets.ratings.annotator]
+    assert found.rater_names.tolist() == names
+    assert found.rater_items.tolist() == targets.ratings.item.tolist()
+    assert not found.rater_fallback.any()
+    found.save(tmp_path)
+    np.testing.assert_array_equal(Predictions.load(tmp_path).rater_values, found.rater_values)
+
+
+def test_unseen_raters_are_marked_named_and_answered_by_the_consensus(copied, corpus, features):
+    names = json.loads((copied["annotator"] / "config.json").read_text())["annotators"]
+    stranger = names[0]
+    found, _ = predict(
+        changed(copied["annotator"], annotators=["somebody else", *names[1:]]), corpus, features=features
+    )
+    unseen = found.rater_names == stranger
+    assert unseen.any() and (found.rater_fallback == unseen).all()
+    np.testing.assert_allclose(found.rater_values[unseen], found.consensus[found.rater_items[unseen]], atol=1e-6)
+
+
+def test_items_of_anonymous_raters_are_put_to_the_panel(copied, corpus, features, monkeypatch):
+    folder = changed(copied["annotator"], max_panel=2)
+
+    def anonymous(path):
+        exported = read_export(path)
+        stock = exported.targets
+
+        def targets(*arguments, **options):
+            found = stock(*arguments, **options)
+            none = Ratings(found.ratings.item[:0], found.ratings.annotator[:0], found.ratings.value[:0])
+            return replace(found, ratings=none, annotators=())
+
+        object.__setattr__(exported, "targets", targets)
+        return exported
+
+    monkeypatch.setattr(inference, "read_export", anonymous)
+    found, _ = predict(folder, corpus, features=features)
+    panel = load_model(folder)[0].config.annotators[:2]
+    assert found.rater_names.tolist() == panel * len(found) and not found.rater_fallback.any()
+
+
+@pytest.mark.parametrize("kind", ["annotator", "distribution"])
+def test_clips_that_no_corpus_knows(checkpoints, corpus, features, kind):
+    exported = read_export(corpus)
+    clips = exported.items.set_index("item")["audio"]
+    model, processor, _ = load_model(checkpoints[kind])
+    expected, targets = predict(checkpoints[kind], corpus, features=features)
+    found = predict_inputs(model, processor, list(clips[targets.items]), batch_size=2)
+    assert found.items.tolist() == [str(number) for number in range(len(targets))]
+    if kind == "distribution":
+        np.testing.assert_allclose(found.probs, expected.probs, atol=2e-3)  # features of an exported corpus are halves
+    else:
+        assert found.rater_names.tolist() == model.config.annotators * len(targets)
+        np.testing.assert_allclose(found.consensus, expected.consensus, atol=2e-3)
+
+
+def test_texts_that_no_corpus_knows(bert_folder):
+    model, tokenizer = tiny.distribution("bert"), AutoTokenizer.from_pretrained(bert_folder)
+    texts = ["so good !", "bad", "very very bad !"]
+    found = predict_inputs(model, tokenizer, texts, batch_size=2)
+    with torch.inference_mode():
+        one = model(**tokenizer(["bad"], return_tensors="pt")).probs[0].numpy()
+    np.testing.assert_allclose(found.probs[1], one, atol=1e-5)
+    assert found.items.tolist() == ["0", "1", "2"] and found.support == ("angry", "happy", "sad")
+
+
+def question(copied, **fields):
+    return [json.loads((copied / "config.json").read_text())["questions"][0] | fields]
+
+
+def test_a_corpus_that_asks_something_else_is_one_sentence(copied, corpus, features):
+    folder = copied["distribution"]
+    others = (
+        (
+            question(folder, labels=["anger", "happy", "neutral", "calm"]),
+            "'emotion' has labels anger, happy, neutral, calm and",
+        ),
+        (question(folder, labels=["happy", "anger", "neutral", "sad"]), "the corpus's has labels anger, happy"),
+        (question(folder, name="mood"), "mood"),
+    )
+    for questions, message in others:
+        with pytest.raises(ValueError, match=message):
+            predict(changed(folder, questions=questions), corpus, features=features)
+    folder = copied["annotator"]
+    scales = json.loads((folder / "config.json").read_text())["questions"]
+    with pytest.raises(ValueError, match="has scale 1 to 7 and the corpus's has scale 1 to 5; predict a corpus with"):
+        predict(changed(folder, questions=[scales[0] | {"high": 7}, scales[1]]), corpus, features=features)
+
+
+def test_what_is_missing_is_one_sentence(checkpoints, copied, corpus, tmp_path):
+    with pytest.raises(ValueError, match=r"nowhere is not a checkpoint folder: it has no config\.json"):
+        predict(tmp_path / "nowhere", corpus)
+    with pytest.raises(ValueError, match="has no split 'dev'; it has test, train, validation"):
+        predict(checkpoints["distribution"], corpus, split="dev")
+    with pytest.raises(ValueError, match="is not an exported corpus"):
+        predict(checkpoints["distribution"], tmp_path)
+    folder = copied["distribution"]
+    torch.save({}, folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(ValueError, match="holds no safetensors"):
+        load_model(folder)
+    build_trunk(tiny.trunk_config("bert")).save_pretrained(tmp_path / "bert")
+    with pytest.raises(ValueError, match="holds a BertModel; give a checkpoint trained with annot-hf"):
+        load_model(tmp_path / "bert")
+
+
+def test_features_are_kept_per_split(checkpoints, corpus, tmp_path):
+    """The splits have equally many clips, which must not make them share features."""
+    for split in ("test", "validation", "test"):
+        predict(checkpoints["distribution"], corpus, split=split, features=tmp_path)
+    assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_corrupt_clip_is_named_and_the_rest_is_kept(checkpoints, corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(features_module, "SHARD_ITEMS", 2)
+    copy = shutil.copytree(corpus, tmp_path / "export")
+    exported = read_export(copy)
+    items = exported.items.loc[exported.items["split"] == "test"]
+    last = Path(items["audio"].iloc[-1])
+    whole = last.read_bytes()
+    try:
+        last.write_bytes(whole[:100])
+        with pytest.raises(AudioError, match=last.name):
+            predict(checkpoints["distribution"], copy, features=tmp_path / "features")
+    finally:
+        last.write_bytes(whole)
+    first = {path: path.stat().st_mtime_ns for path in (tmp_path / "features").rglob("*.safetensors")}
+    assert first
+    predict(checkpoints["distribution"], copy, features=tmp_path / "features")
+    now = {path: path.stat().st_mtime_ns for path in (tmp_path / "features").rglob("*.safetensors")}
+    assert len(now) == 3 and now.items() >= first.items()

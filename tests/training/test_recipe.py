@@ -1,0 +1,137 @@
+import pytest
+from transformers import TrainingArguments
+
+from annot_hf.models.configuration_annotator import AnnotatorConfig
+from annot_hf.models.configuration_log_mel import LogMelConfig
+from annot_hf.training.recipe import load_recipe, recipe_names
+from annot_hf.training.train import MODELS
+
+SCALES = [{"name": "activation", "low": 1, "high": 5}, {"name": "valence", "low": 1, "high": 5}]
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Writes a recipe and gives its path."""
+
+    def make(text):
+        path = tmp_path / "mine.yaml"
+        path.write_text(text, encoding="utf-8")
+        return path
+
+    return make
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_packaged_recipe_loads_and_its_model_builds(name, tmp_path):
+    run = load_recipe(name, {"output_dir": str(tmp_path)})
+    assert isinstance(run.training, TrainingArguments)
+    config_class, model_class = MODELS[run.recipe.model]
+    options = dict(run.options, questions=SCALES)
+    if config_class is AnnotatorConfig:
+        options["annotators"] = ["a", "b"]
+    if run.recipe.trunk == "log-mel":
+        options["trunk_config"] = LogMelConfig(**run.trunk_options)
+    model_class(config_class(**options))
+
+
+def test_the_three_homes_and_the_record(write):
+    path = write("corpus: here\nmodel: annotator\nquestion: emotion\nlearning_rate: 1e-3\nhidden_size: 32\ndraws: 20\n")
+    run = load_recipe(path, ["--num_train_epochs=3", "conv_channels=[4, 8, 8]", "run_name=1e-3"])
+    assert (run.recipe.corpus, run.recipe.model, run.recipe.question) == ("here", "annotator", ["emotion"])
+    assert (run.options, run.trunk_options) == ({"draws": 20}, {"hidden_size": 32, "conv_channels": [4, 8, 8]})
+    assert (run.training.learning_rate, run.training.num_train_epochs) == (0.001, 3)
+    assert run.training.run_name == "1e-3"
+    assert run.values == {
+        "corpus": "here",
+        "model": "annotator",
+        "question": "emotion",
+        "learning_rate": "1e-3",
+        "hidden_size": 32,
+        "draws": 20,
+        "num_train_epochs": 3,
+        "conv_channels": [4, 8, 8],
+        "run_name": "1e-3",
+    }
+    assert load_recipe(path, {"draws": 7}).options == {"draws": 7}
+
+
+@pytest.mark.parametrize(
+    ("line", "value"),
+    [
+        ("learning_rate: 1e-3", 0.001),
+        ("learning_rate: 1", 1.0),
+        ("learning_rate: '0.5'", 0.5),
+        ("seed: '7'", 7),
+        ("seed: 1e3", 1000),
+        ("max_steps: 5.0", 5),
+        ("warmup_steps: 0.1", 0.1),
+        ("dropout: 1e-1", 0.1),
+        ("freeze_trunk: yes", True),
+        ("mel_mean: 1e1", 10.0),
+        ("mel_mean: [1, 2e0]", [1.0, 2.0]),
+        ("corpus: 2024", "2024"),
+        ("question: [a, b]", ["a", "b"]),
+    ],
+)
+def test_numbers_are_read_as_numbers(write, line, value):
+    run, name = load_recipe(write(line)), line.partition(":")[0]
+    homes = (vars(run.recipe), run.options, run.trunk_options, vars(run.training))
+    (found,) = [home[name] for home in homes if name in home]
+    assert found == value and type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("learning_rat: 1", r"mine\.yaml: unknown key 'learning_rat'.*learning_rate"),
+        ("rater_head: residual", "unknown key 'rater_head'"),  # an option of annotator models
+        ("model: annotator\nrater_hed: residual", "unknown key 'rater_hed'.*rater_head"),
+        ("trunk: some/wavlm\nnum_mel_bins: 40", "unknown key 'num_mel_bins'"),
+        ("annotators: [a]", "unknown key 'annotators'"),
+        ("1: 2", "unknown key 1"),
+        ("training:\n  seed: 1", "unknown key 'training'"),
+        ("learning_rate: fast", "learning_rate is 'fast'; it must be a number"),
+        ("learning_rate: [1]", r"learning_rate is \[1\]; it must be a number"),
+        ("learning_rate: true", "learning_rate is True; it must be a number"),
+        ("learning_rate:", "learning_rate is None; it must be a number"),
+        ("seed: 1.5", "seed is 1.5; it must be a whole number"),
+        ("seed: .inf", "seed is inf; it must be a whole number"),
+        ("embedding_size: wide", "embedding_size is 'wide'; it must be a whole number"),
+        ("freeze_trunk: 'maybe'", "freeze_trunk is 'maybe'; it must be true or false"),
+        ("freeze_trunk: 1", "freeze_trunk is 1; it must be true or false"),
+        ("corpus: [a]", r"corpus is \['a'\]; it must be text"),
+        ("conv_channels: 16", "conv_channels is 16; it must be a list"),
+        ("conv_channels: [a]", "conv_channels is 'a'; it must be a whole number"),
+        ("mel_mean: loud", "mel_mean is 'loud'; it must be a number or a list"),
+        ("model: transformer", "model is 'transformer'; use one of distribution, annotator"),
+        ("task_schedule: both", "task_schedule is 'both'; use one of alternate"),
+        ("lr_scheduler_type: cosin", "mine.yaml: .*cosin"),
+        ("- a\n- b", "holds a list; a recipe is a flat mapping"),
+        ("", "holds a NoneType; a recipe is a flat mapping"),
+        ("a: b: c", "is not YAML"),
+        ("{a", "is not YAML"),
+    ],
+)
+def test_what_is_wrong_is_said(write, text, message):
+    with pytest.raises(ValueError, match=message):
+        load_recipe(write(text))
+
+
+def test_a_recipe_that_is_not_there():
+    with pytest.raises(ValueError, match="There is no recipe 'speech-distributio'.*speech-distribution"):
+        load_recipe("speech-distributio")
+    with pytest.raises(ValueError, match=r"There is no recipe 'nowhere\.yaml'"):
+        load_recipe("nowhere.yaml")
+    with pytest.raises(ValueError, match="There is no recipe ''"):
+        load_recipe("")
+
+
+@pytest.mark.parametrize("word", ["learning_rate", "=3", "--", "seed=[1"])
+def test_an_override_that_cannot_be_read(write, word):
+    with pytest.raises(ValueError, match="Cannot read the override"):
+        load_recipe(write("seed: 1"), [word])
+
+
+def test_an_override_is_named_as_the_place_of_an_error(write):
+    with pytest.raises(ValueError, match="unknown key 'sed'.*seed"):
+        load_recipe(write("seed: 1"), ["sed=2"])

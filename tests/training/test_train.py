@@ -1,0 +1,187 @@
+"""Whole runs, and above all: a run that was killed and resumed ends where an uninterrupted one does."""
+
+import inspect
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+
+from annot_hf.data.export import read_export
+from annot_hf.models.configuration_log_mel import LogMelConfig
+from annot_hf.models.modeling_annotator import AnnotatorModel
+from annot_hf.models.modeling_distribution import DistributionModel
+from annot_hf.training import train as train_module
+from annot_hf.training.inference import load_model
+from annot_hf.training.recipe import load_recipe
+from annot_hf.training.train import train
+from annot_hf.training.trainer import OpinionTrainer
+
+MID_EPOCH = {
+    "save_strategy": "steps",
+    "save_steps": 2,
+    "eval_strategy": "steps",
+    "eval_steps": 2,
+    "num_train_epochs": 3,
+}
+ACCUMULATED = MID_EPOCH | {
+    "task_schedule": "joint",
+    "gradient_accumulation_steps": 2,
+    "save_steps": 3,
+    "eval_steps": 3,
+    "num_train_epochs": 4,
+}
+RUNS = {
+    "alternate, epoch": ("annotator", {"num_train_epochs": 3}, 7),
+    "alternate, mid-epoch": ("annotator", MID_EPOCH, 5),
+    "sparse raters, mid-epoch": ("annotator", MID_EPOCH | {"sparse_raters": True}, 5),
+    "joint, accumulated, mid-epoch": ("annotator", ACCUMULATED, 9),
+    "one task, epoch": ("annotator", {"num_train_epochs": 3, "task_schedule": "ratings"}, 7),
+    "category, mid-epoch": ("annotator", MID_EPOCH | {"question": "emotion"}, 5),
+    "distribution, epoch": ("distribution", {"num_train_epochs": 3}, 4),
+    "distribution, mid-epoch": ("distribution", MID_EPOCH, 8),
+}
+
+LOG_MEL_OPTIONS = {"trunk", *inspect.signature(LogMelConfig).parameters}
+
+
+def weights(folder):
+    return load_file(folder / "model.safetensors")
+
+
+def killed_at(monkeypatch, step):
+    """Training stops like a killed process, in the middle of the `step`-th batch (5 items and batches of 2: 3 an epoch)."""
+    seen, stock = [], OpinionTrainer.training_step
+
+    def training_step(self, *arguments):
+        seen.append(None)
+        if len(seen) == step:
+            raise KeyboardInterrupt
+        return stock(self, *arguments)
+
+    monkeypatch.setattr(OpinionTrainer, "training_step", training_step)
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_killed_run_resumes_exactly(name, small_run, tmp_path, monkeypatch):
+    model, options, step = RUNS[name]
+    straight = train(small_run(model, tmp_path / "straight", **options))
+    with monkeypatch.context() as patch:
+        killed_at(patch, step)
+        with pytest.raises(KeyboardInterrupt):
+            train(small_run(model, tmp_path / "killed", **options))
+    assert list((tmp_path / "killed").glob("checkpoint-*"))
+    torch.manual_seed(12345)  # a new process knows nothing of the old one's generators
+    resumed = train(small_run(model, tmp_path / "killed", **options), resume=True)
+    expected, found = weights(straight.model), weights(resumed.model)
+    assert all(torch.equal(found[key], value) for key, value in expected.items())
+    assert resumed.metrics == straight.metrics
+    last = [sorted((tmp_path / run).glob("checkpoint-*"))[-1] for run in ("straight", "killed")]
+    assert last[0].name == last[1].name
+    optimisers = [torch.load(folder / "optimizer.pt")["state"] for folder in last]  # the end, whichever epoch was best
+    for key, state in optimisers[0].items():
+        for part, value in state.items():
+            assert torch.equal(torch.as_tensor(value), torch.as_tensor(optimisers[1][key][part]))
+
+
+def test_training_changes_the_weights_and_differs_by_seed(small_run, tmp_path):
+    found = [weights(train(small_run("distribution", tmp_path / str(seed), seed=seed)).model) for seed in (0, 1)]
+    assert not torch.equal(found[0]["head.weight"], found[1]["head.weight"])
+
+
+def test_what_a_run_leaves_behind(small_run, tmp_path, corpus):
+    result = train(small_run("annotator", tmp_path, report_to="tensorboard", logging_strategy="steps", logging_steps=1))
+    assert result.model == tmp_path / "model"
+    assert list(tmp_path.rglob("events.out.tfevents*"))
+    assert set(result.metrics) == {"loss", "cross_entropy", "jsd", "tvd"}
+    facts = json.loads((result.model / "training.json").read_text())
+    assert facts == json.loads(json.dumps(result.facts))
+    assert {split: part["items"] for split, part in facts["splits"].items()} == {"train": 5, "validation": 5}
+    assert sum(facts["marginal"]) == pytest.approx(1) and facts["recipe"]["corpus"] == str(corpus)
+    assert yaml.safe_load((tmp_path / "recipe.yaml").read_text()) == facts["recipe"]
+    files = {path.suffix for path in result.model.iterdir()}
+    assert files == {".json", ".safetensors", ".py"}
+    model, processor, again = load_model(result.model)
+    assert isinstance(model, AnnotatorModel) and again == facts and processor.num_mel_bins == 80
+    assert len(model.config.trunk_config.mel_mean) == 80  # standardised by the training clips
+    assert len(model.config.annotators) == 4
+
+
+def test_raters_with_most_answers_come_first(checkpoints, corpus):
+    model, _, _ = load_model(checkpoints["annotator"])
+    exported = read_export(corpus)
+    targets = exported.targets("train", ["activation", "valence"])
+    answers = {name: 0 for name in model.config.annotators}
+    for code in targets.ratings.annotator:
+        answers[targets.annotators[code]] += 1
+    assert list(answers.values()) == sorted(answers.values(), reverse=True)
+
+
+@pytest.fixture
+def over_trunk(small_run, tmp_path):
+    """Makes a small run over a plain checkpoint instead of the log-mel trunk."""
+
+    def make(trunk, **overrides):
+        values = small_run("distribution", tmp_path / "run").values
+        values = {name: value for name, value in values.items() if name not in LOG_MEL_OPTIONS}
+        recipe = tmp_path / "other.yaml"
+        recipe.write_text(yaml.safe_dump(values))
+        return load_recipe(recipe, {"trunk": str(trunk), "num_train_epochs": 1} | overrides)
+
+    return make
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_waveform_trunk_learns_unless_it_is_frozen(over_trunk, wavlm_folder, frozen):
+    result = train(over_trunk(wavlm_folder, freeze_trunk=frozen, activation_checkpointing=True))
+    plain, found = load_file(wavlm_folder / "model.safetensors"), weights(result.model)
+    equal = [torch.equal(found[f"trunk.{name}"], value) for name, value in plain.items()]
+    assert all(equal) == frozen and (frozen or sum(equal) < len(equal) / 4)
+    assert isinstance(load_model(result.model)[0], DistributionModel)
+
+
+def test_what_does_not_fit_is_said(small_run, tmp_path):
+    for overrides, message in (
+        ({"corpus": ""}, "The recipe names no corpus"),
+        ({"corpus": str(tmp_path)}, "is not an exported corpus"),
+        ({"question": "emotio"}, "emotion"),
+        ({"target": "kde"}, "Method 'kde' does not fit"),
+        ({"loss": "emd"}, "loss is 'emd'"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            train(small_run("distribution", tmp_path / "run", **overrides))
+    with pytest.raises(ValueError, match="gradient_accumulation_steps is 2"):
+        train(small_run("annotator", tmp_path / "run", gradient_accumulation_steps=2))
+    with pytest.raises(ValueError, match="(?i)no valid checkpoint"):
+        train(small_run("distribution", tmp_path / "fresh"), resume=True)
+
+
+def test_trunks_that_do_not_fit_are_said(over_trunk, tmp_path, bert_folder, wavlm_folder):
+    with pytest.raises(ValueError, match="5 of 5 items of simulated have no text.*which a bert trunk needs"):
+        train(over_trunk(bert_folder))
+    with pytest.raises(ValueError, match="There is no checkpoint .*nowhere"):
+        train(over_trunk(tmp_path / "nowhere"))
+    bare = tmp_path / "bare"
+    for file in ("config.json", "model.safetensors"):
+        bare.mkdir(exist_ok=True)
+        (bare / file).write_bytes((wavlm_folder / file).read_bytes())
+    with pytest.raises(ValueError, match="bare holds no feature extractor"):
+        train(over_trunk(bare))
+
+
+def test_an_annotator_model_needs_named_raters(small_run, tmp_path, monkeypatch):
+    stock = train_module.read_export
+
+    def anonymous(folder):
+        exported = stock(folder)
+        votes = exported.votes.select(questions=["emotion"])
+        table = votes.to_arrow().set_column(1, "annotator", [[None] * len(votes)])
+        return replace(exported, votes=type(votes).from_arrow(table, votes.questions))
+
+    monkeypatch.setattr(train_module, "read_export", anonymous)
+    with pytest.raises(
+        ValueError, match="No item of split 'train' has a vote of a named rater.*set model to distribution"
+    ):
+        train(small_run("annotator", tmp_path, question="emotion"))

@@ -1,0 +1,277 @@
+import copy
+
+import numpy as np
+import pytest
+import scipy.spatial
+import scipy.stats
+import tiny
+import torch
+from torch.utils.data import SequentialSampler
+from transformers import EvalPrediction, TrainingArguments
+
+from annot_hf.data.questions import Question
+from annot_hf.data.targets import make_targets
+from annot_hf.data.votes import VoteTable
+from annot_hf.training.collator import BucketSampler, OpinionDataset, VoteCollator
+from annot_hf.training.trainer import DenseAndSparse, OpinionTrainer, distribution_metrics
+
+RATERS = [f"r{number}" for number in range(8)]
+TRAINED = RATERS[:6]
+# nothing at random in training
+RANDOM = ("mask_time_prob", "mask_feature_prob", "conv_dropout", "gain_jitter", "tilt_jitter", "speed_jitter")
+PLAIN = tiny.trunk_config("log-mel").to_diff_dict() | dict.fromkeys(RANDOM, 0.0)
+QUIET = {"dropout": 0.0, "trunk": tiny.LogMelConfig(**PLAIN)}
+
+
+def scale_votes(raters, items=12):
+    rng = np.random.default_rng(0)
+    rows = [
+        (f"item{item}", rater, question, int(rng.integers(1, 6)))
+        for item in range(items)
+        for rater in rng.choice(raters, 3, replace=False)
+        for question in ("activation", "valence")
+    ]
+    item, rater, question, value = zip(*rows, strict=True)
+    questions = [Question.scale("activation", 1, 5), Question.scale("valence", 1, 5)]
+    return VoteTable.from_columns(questions, item=item, annotator=rater, question=question, value=value)
+
+
+@pytest.fixture(scope="module")
+def dataset():
+    """Twelve items of unequal length, each rated by three of six raters; the model knows eight."""
+    targets = make_targets(scale_votes(TRAINED), ["activation", "valence"], "kde")
+    draw = torch.Generator().manual_seed(0)
+    frames = [(10 + 4 * torch.randn(20 + 3 * row, 8, generator=draw)).numpy() for row in range(len(targets))]
+    return OpinionDataset(targets, frames, lambda frame: frame, [len(frame) for frame in frames], annotators=RATERS)
+
+
+def trainer_for(model, dataset, folder, *, task_schedule=None, kind=OpinionTrainer, **arguments):
+    settings = {
+        "output_dir": str(folder),
+        "per_device_train_batch_size": 4,
+        "num_train_epochs": 2,
+        "learning_rate": 1e-2,
+        "lr_scheduler_type": "constant",
+        "use_cpu": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "remove_unused_columns": False,
+        "label_names": ["labels"],
+    }
+    panel = len(model.config.annotators) if hasattr(model.config, "annotators") else None
+    return kind(
+        task_schedule=task_schedule,
+        model=model,
+        args=TrainingArguments(**settings | arguments),
+        train_dataset=dataset,
+        eval_dataset=dataset,
+        data_collator=VoteCollator("input_features", panel=panel),
+    )
+
+
+def annotator(**options):
+    return tiny.annotator(**QUIET | {"annotators": RATERS, "rating_loss": "mse"} | options)
+
+
+def manual_loop(model, dataset, tasks, epochs=2, clip=1.0):
+    """The schedule of arXiv 2408.11956, written out."""
+    optimiser = torch.optim.SGD(model.parameters(), lr=0.1)  # Adam would blow up the rounding of gradients that are 0
+    collator = VoteCollator("input_features", panel=len(RATERS))
+    model.train()
+    for epoch in range(epochs):
+        sampler = BucketSampler(dataset.lengths, 4, seed=42)
+        sampler.set_epoch(epoch)
+        order = list(sampler)
+        for start in range(0, len(order), 4):
+            batch = collator([dataset[row] for row in order[start : start + 4]])
+            for task in tasks:
+                model(**batch, task=task).loss.backward()
+                torch.nn.utils.clip_grad_norm_(model.parameters(), clip)
+                optimiser.step()
+                optimiser.zero_grad()
+    return model
+
+
+def assert_same_weights(found, expected, **tolerance):
+    for (name, value), other in zip(found.state_dict().items(), expected.state_dict().values(), strict=True):
+        torch.testing.assert_close(value, other, msg=lambda text, name=name: f"{name}: {text}", **tolerance)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "tasks"),
+    [
+        ("alternate", ["ratings", "distribution"]),
+        ("joint", ["both"]),
+        ("ratings", ["ratings"]),
+        ("distribution", ["distribution"]),
+    ],
+)
+def test_schedules_against_a_loop_written_out(schedule, tasks, dataset, tmp_path):
+    model = annotator()
+    expected = manual_loop(copy.deepcopy(model), dataset, tasks)
+    trainer_for(model, dataset, tmp_path, task_schedule=schedule, optim="sgd", learning_rate=0.1).train()
+    assert_same_weights(model, expected, rtol=1e-3, atol=1e-5)
+    if schedule == "alternate":  # the order of the two steps matters
+        with pytest.raises(AssertionError):
+            assert_same_weights(manual_loop(annotator(), dataset, tasks[::-1]), expected, rtol=1e-3, atol=1e-5)
+
+
+def test_alternating_tasks_cannot_accumulate(dataset, tmp_path):
+    with pytest.raises(ValueError, match="gradient_accumulation_steps is 2; alternating tasks step on every batch"):
+        trainer_for(annotator(), dataset, tmp_path, task_schedule="alternate", gradient_accumulation_steps=2)
+    trainer_for(annotator(), dataset, tmp_path, task_schedule="joint", gradient_accumulation_steps=2)
+
+
+class InOrder(OpinionTrainer):
+    def _get_train_sampler(self, train_dataset=None):
+        return SequentialSampler(self.train_dataset)
+
+
+def test_accumulated_batches_equal_a_large_one(dataset, tmp_path):
+    """The trap: a model whose forward takes loss arguments gets a gradient that is too large by the number of steps."""
+    found = {}
+    for batch_size, steps in ((4, 1), (2, 2), (1, 4)):
+        model = tiny.distribution(questions=tiny.SCALES, pooling="mean", **QUIET)
+        for module in model.modules():  # batch norm is the one thing that may depend on the batch
+            if isinstance(module, torch.nn.modules.batchnorm._BatchNorm):
+                module.momentum = 0.0
+        model.config.freeze_trunk = True  # which keeps it in evaluation mode, but still learning
+        arguments = {
+            "optim": "sgd",
+            "learning_rate": 0.5,
+            "num_train_epochs": 1,
+            "max_grad_norm": 0.0,
+            "logging_steps": 1,
+        }
+        trainer = trainer_for(
+            model,
+            dataset,
+            tmp_path,
+            kind=InOrder,
+            per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=steps,
+            **arguments,
+        )
+        trainer.train()
+        found[steps] = (model, [entry["loss"] for entry in trainer.state.log_history if "loss" in entry])
+    for steps in (2, 4):
+        assert found[steps][1] == pytest.approx(found[1][1], abs=1e-4)
+        assert_same_weights(found[steps][0], found[1][0], rtol=1e-4, atol=1e-5)
+
+
+def test_the_order_changes_with_the_epoch(dataset, tmp_path):
+    read = []
+
+    class Recorded(OpinionDataset):
+        def __getitem__(self, index):
+            read.append(index)
+            return super().__getitem__(index)
+
+    recorded = copy.copy(dataset)
+    recorded.__class__ = Recorded
+    trainer_for(
+        annotator(),
+        recorded,
+        tmp_path,
+        task_schedule="joint",
+        num_train_epochs=3,
+        seed=5,
+        per_device_train_batch_size=2,
+    ).train()
+    epochs = [read[start : start + 12] for start in (0, 12, 24)]
+    sampler = BucketSampler(dataset.lengths, 2, seed=5)
+    for epoch, order in enumerate(epochs):
+        sampler.set_epoch(epoch)
+        assert order == list(sampler)
+    assert len({tuple(order) for order in epochs}) == 3
+
+
+def test_metrics_are_the_measures():
+    rng = np.random.default_rng(0)
+    p, q = rng.dirichlet(np.ones(5), 30), rng.dirichlet(np.ones(5), 30)
+    q[0] = np.eye(5)[0]
+    expected = {
+        "cross_entropy": -(q * np.log(p)).sum(1).mean(),
+        "jsd": (scipy.spatial.distance.jensenshannon(p, q, axis=1) ** 2).mean(),
+        "tvd": 0.5 * abs(p - q).sum(1).mean(),
+    }
+    for predictions in (p, (p, rng.random(3))):
+        assert distribution_metrics(EvalPrediction(predictions, q)) == pytest.approx(expected, abs=1e-5)
+
+
+def test_evaluation_equals_the_measures_of_the_model(dataset, tmp_path):
+    model = annotator()
+    found = trainer_for(model, dataset, tmp_path, per_device_eval_batch_size=5).evaluate()
+    collator = VoteCollator("input_features", panel=len(RATERS))
+    with torch.inference_mode():
+        batch = collator([dataset[row] for row in range(len(dataset))])
+        probs = model.eval()(**batch).probs.numpy()
+    expected = distribution_metrics(EvalPrediction(probs, dataset.targets.probs))
+    assert {name: found[f"eval_{name}"] for name in expected} == pytest.approx(expected, abs=1e-5)
+
+
+def test_evaluation_gathers_the_distributions_only(dataset, tmp_path):
+    """Pairs vary in number from batch to batch, which several processes could not gather."""
+    for model in (annotator(), tiny.distribution(questions=tiny.SCALES, **QUIET)):
+        found = trainer_for(model, dataset, tmp_path).predict(dataset).predictions
+        assert isinstance(found, np.ndarray) and found.shape == (12, 16)
+
+
+def test_sparse_tables_learn_as_dense_ones_and_absent_raters_stay_where_they_are(dataset, tmp_path):
+    models = {}
+    for sparse in (False, True):
+        model = models[sparse] = annotator(sparse_raters=sparse)
+        before = [heads.table.detach().clone() for heads in model.raters]
+        trainer = trainer_for(model, dataset, tmp_path, task_schedule="alternate", max_grad_norm=0.0, weight_decay=0.0)
+        trainer.train()
+    assert isinstance(trainer.optimizer.optimizer, DenseAndSparse)
+    for table, heads in zip(before, models[True].raters, strict=True):
+        moved = (heads.table != table).any(1).tolist()
+        assert moved == [True] * 6 + [False] * 2
+    # a rater who is absent from a batch moves on by momentum in the one and not in the other: close, not equal
+    for dense, rows in zip(models[False].raters, models[True].raters, strict=True):
+        torch.testing.assert_close(dense.table, rows.table, rtol=0, atol=0.05)
+    trainer_for(
+        annotator(sparse_raters=True), dataset, tmp_path, task_schedule="joint", lr_scheduler_type="cosine"
+    ).train()
+
+
+def test_dense_and_sparse_are_adam_when_every_row_is_there():
+    """Both parts follow Adam, the schedule reaches both, and the state survives a checkpoint."""
+
+    def parts():
+        torch.manual_seed(0)
+        return torch.nn.Parameter(torch.randn(4, 3)), torch.nn.Parameter(torch.randn(3))
+
+    def optimiser_of(table, weight):
+        dense = torch.optim.AdamW([{"params": [weight], "weight_decay": 0.0}], lr=0.1)
+        return DenseAndSparse(dense, torch.optim.SparseAdam([table], lr=0.1))
+
+    def steps(table, weight, optimiser, schedule, count, *, sparse):
+        for _ in range(count):
+            rows = torch.nn.functional.embedding(torch.tensor([0, 1, 2, 3, 1]), table, sparse=sparse)
+            ((rows * weight).sum(1) ** 2).sum().backward()
+            optimiser.step()
+            schedule.step()
+            optimiser.zero_grad()
+
+    table, weight = parts()
+    optimiser = optimiser_of(table, weight)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, 0.5)
+    steps(table, weight, optimiser, schedule, 3, sparse=True)
+    saved = copy.deepcopy((optimiser.state_dict(), schedule.state_dict(), table.data, weight.data))
+    steps(table, weight, optimiser, schedule, 2, sparse=True)
+
+    other_table, other_weight = parts()
+    adam = torch.optim.AdamW([other_weight, other_table], lr=0.1, weight_decay=0.0)
+    steps(other_table, other_weight, adam, torch.optim.lr_scheduler.ExponentialLR(adam, 0.5), 5, sparse=False)
+    torch.testing.assert_close((table.data, weight.data), (other_table.data, other_weight.data), rtol=1e-4, atol=1e-5)
+
+    again_table, again_weight = (torch.nn.Parameter(value.clone()) for value in saved[2:])
+    again = optimiser_of(again_table, again_weight)
+    again_schedule = torch.optim.lr_scheduler.ExponentialLR(again, 0.5)
+    again.load_state_dict(saved[0])
+    again_schedule.load_state_dict(saved[1])
+    steps(again_table, again_weight, again, again_schedule, 2, sparse=True)
+    assert torch.equal(again_table, table) and torch.equal(again_weight, weight)
