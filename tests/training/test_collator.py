@@ -72,14 +72,20 @@ def test_every_index_exactly_once_and_the_same_for_a_seed_and_an_epoch():
     assert len({tuple(order) for order in orders.values()}) == 6
 
 
-def test_batches_hold_similar_lengths_and_the_short_one_comes_last():
-    lengths = np.arange(100, 203)
+def test_batches_hold_similar_lengths_differ_between_epochs_and_the_short_one_comes_last():
+    lengths = np.arange(100, 503)
     np.random.default_rng(0).shuffle(lengths)
-    order = list(BucketSampler(lengths, 10, group=100))
-    spans = [np.ptp(lengths[order[start : start + 10]]) for start in range(0, 100, 10)]
-    assert spans == [9] * 10 and len(order[100:]) == 3
-    starts = [lengths[order[start]] for start in range(0, 100, 10)]
+    sampler = BucketSampler(lengths, 10, group=100)
+    order = list(sampler)
+    batches = [order[start : start + 10] for start in range(0, 400, 10)]
+    assert np.mean([np.ptp(lengths[batch]) for batch in batches]) < 60  # about 330 without buckets
+    assert len(order[400:]) == 3
+    starts = [lengths[batch[0]] for batch in batches]
     assert starts != sorted(starts)  # the batches are shuffled
+    sampler.set_epoch(1)
+    later = list(sampler)
+    together = {frozenset(batch) for batch in batches}
+    assert not together & {frozenset(later[start : start + 10]) for start in range(0, 400, 10)}
 
 
 @pytest.mark.parametrize("batch_size", [16, 32, 48])
