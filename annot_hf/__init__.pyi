@@ -1,33 +1,24 @@
 """Public names, for editors and type checkers; `__init__.py` binds the same list lazily."""
 
 from annot_hf.data.agreement import agreement as agreement
-from annot_hf.data.audio import AudioError as AudioError
-from annot_hf.data.audio import AudioLimits as AudioLimits
-from annot_hf.data.audio import load_audio as load_audio
-from annot_hf.data.corpus import VoteCorpus as VoteCorpus
-from annot_hf.data.corpus import load_corpus_script as load_corpus_script
+from annot_hf.data.audio import AudioError as AudioError, AudioLimits as AudioLimits, load_audio as load_audio
+from annot_hf.data.corpus import VoteCorpus as VoteCorpus, load_corpus_script as load_corpus_script
 from annot_hf.data.export import (
     ExportedCorpus as ExportedCorpus,
-)
-from annot_hf.data.export import (
     export_corpus as export_corpus,
-)
-from annot_hf.data.export import (
     read_export as read_export,
 )
 from annot_hf.data.questions import Question as Question
 from annot_hf.data.simulate import (
     SimulatedCorpus as SimulatedCorpus,
-)
-from annot_hf.data.simulate import (
     read_truth as read_truth,
-)
-from annot_hf.data.simulate import (
     simulate_corpus as simulate_corpus,
 )
-from annot_hf.data.targets import Targets as Targets
-from annot_hf.data.targets import make_targets as make_targets
+from annot_hf.data.targets import Targets as Targets, make_targets as make_targets
 from annot_hf.data.votes import VoteTable as VoteTable
+from annot_hf.evaluation.breakdown import break_down as break_down
+from annot_hf.evaluation.comparison import compare as compare
+from annot_hf.evaluation.comparison_report import build_comparison as build_comparison
 from annot_hf.evaluation.predictions import Predictions as Predictions
 from annot_hf.evaluation.report import build_report as build_report
 from annot_hf.evaluation.scoring import score as score
@@ -38,9 +29,7 @@ from annot_hf.models.modeling_annotator import AnnotatorModel as AnnotatorModel
 from annot_hf.models.modeling_distribution import DistributionModel as DistributionModel
 from annot_hf.models.register import register_models as register_models
 from annot_hf.training.collator import VoteCollator as VoteCollator
-from annot_hf.training.inference import load_model as load_model
-from annot_hf.training.inference import predict as predict
-from annot_hf.training.inference import predict_inputs as predict_inputs
+from annot_hf.training.inference import load_model as load_model, predict as predict, predict_inputs as predict_inputs
 from annot_hf.training.recipe import load_recipe as load_recipe
 from annot_hf.training.train import train as train
 

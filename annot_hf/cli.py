@@ -9,12 +9,17 @@ import shutil
 import sys
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+if TYPE_CHECKING:
+    from annot_hf.data.export import ExportedCorpus
+    from annot_hf.data.targets import Targets
+    from annot_hf.evaluation.predictions import Predictions
 
 app = typer.Typer(
     name="annot-hf",
@@ -159,15 +164,15 @@ def report(
     predictions: Annotated[Path, typer.Argument(help="Folder that predict wrote.")],
     corpus: Annotated[Path, typer.Option(help="Folder of the exported corpus that was predicted.")],
     out: Out,
+    other: Annotated[Path | None, typer.Argument(help="Predictions of a second run, to compare the two.")] = None,
     truth: Annotated[Path | None, typer.Option(help="Folder of the simulation, if the corpus is simulated.")] = None,
 ) -> None:
-    """Hold predictions against the votes: report.json, report.md, report.html and plots.
+    """Hold predictions against the votes, or two runs against each other: JSON, Markdown, HTML and plots.
 
     Example: `annot-hf report runs/cremad/predictions --corpus data/cremad --out runs/cremad/report`
     """
-    console.print(
-        str(_report(predictions, corpus, out, truth).resolve()), soft_wrap=True, highlight=False, markup=False
-    )
+    folder = _report(predictions, corpus, out, truth) if other is None else _compare(predictions, other, corpus, out)
+    console.print(str(folder.resolve()), soft_wrap=True, highlight=False, markup=False)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -214,23 +219,51 @@ def _report(folder: Path, corpus: Path, out: Path, truth: Path | None) -> Path:
     from annot_hf.evaluation.report import build_report
 
     predictions, exported = Predictions.load(folder), read_export(corpus)
-    names = [question.name for question in predictions.questions]
-    bins = round(len(predictions.support) ** (1 / len(names)))
-    split = predictions.meta.get("split", "test")
-    targets = exported.targets(split, names, bins=bins)
-    meta = dict(predictions.meta)
     built = build_report(
         predictions,
-        targets,
+        _targets(predictions, exported),
         out,
-        title=f"{exported.name}: {' and '.join(names)}, split {split}",
+        title=f"{exported.name}: {_about(predictions)}",
         items=exported.items,
-        marginal=meta.pop("marginal", None),
+        marginal=predictions.meta.pop("marginal", None),
         votes=exported.votes,
         truth=None if truth is None else read_truth(truth),
     )
     console.print(built.summary, highlight=False, markup=False)
     return built.folder
+
+
+def _compare(first: Path, second: Path, corpus: Path, out: Path) -> Path:
+    from annot_hf.data.export import read_export
+    from annot_hf.evaluation.comparison_report import build_comparison
+    from annot_hf.evaluation.predictions import Predictions
+
+    exported, runs = read_export(corpus), [Predictions.load(first), Predictions.load(second)]
+    marginals = [run.meta.pop("marginal", None) for run in runs]
+    built = build_comparison(
+        *runs,
+        _targets(runs[0], exported),
+        out,
+        title=f"{exported.name}: {_about(runs[0])}",
+        names=(str(first), str(second)),
+        items=exported.items,
+        marginal=marginals[0],
+        votes=exported.votes,
+    )
+    console.print(built.summary, highlight=False, markup=False)
+    return built.folder
+
+
+def _targets(predictions: "Predictions", exported: "ExportedCorpus") -> "Targets":
+    """The targets of the split that was predicted, on the grid of the predictions."""
+    names = [question.name for question in predictions.questions]
+    bins = round(len(predictions.support) ** (1 / len(names)))
+    return exported.targets(predictions.meta.get("split", "test"), names, bins=bins)
+
+
+def _about(predictions: "Predictions") -> str:
+    names = " and ".join(question.name for question in predictions.questions)
+    return f"{names}, split {predictions.meta.get('split', 'test')}"
 
 
 def _print_rows(title: str, rows: Iterable[tuple[str, str, str]]) -> None:

@@ -64,7 +64,7 @@ def plot_speaker_recall(per_speaker: pd.DataFrame) -> Figure:
     for level in LEVELS:
         axis.axvline(level / 100, color=VOTES, linestyle=":", linewidth=0.9)
         axis.text(level / 100, 104, f".{level}", ha="center", va="bottom", color=VOTES, fontsize=8)
-    axis.set(xlabel="a speaker's average recall (UAR)", ylabel="speakers above it (%)", xlim=(0, 1), ylim=(0, 103))
+    axis.set(xlabel="a speaker's average recall (UAR)", ylabel="speakers above it (%)", xlim=(0, 1.01), ylim=(0, 103))
     axis.grid(color=GRID, linewidth=0.7)
     legend(figure, axis, 3)
     return figure

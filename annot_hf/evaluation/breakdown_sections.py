@@ -1,7 +1,6 @@
 """A breakdown as sections of a report: the tables, and the figures with their captions."""
 
-from annot_hf.evaluation import breakdown_plots as plots
-from annot_hf.evaluation import breakdown_tables as tables
+from annot_hf.evaluation import breakdown_plots as plots, breakdown_tables as tables
 from annot_hf.evaluation.breakdown import Breakdown
 from annot_hf.evaluation.pages import Figures, Section
 

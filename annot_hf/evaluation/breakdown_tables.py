@@ -17,8 +17,8 @@ def strata_table(found: Breakdown) -> Table:
         "JSD\u00a0\u2193",
         "JSD of the marginal",
         "Accuracy\u00a0\u2191",
-        "Macro-F1\u00a0\u2191",
-        "Macro-F1, labels present",
+        "Macro\u2011F1\u00a0\u2191",
+        "Macro\u2011F1, labels present",
     )
     rows = []
     for stratum in found.strata:
@@ -115,7 +115,7 @@ def residual_table(found: Breakdown) -> list[Table]:
             Cell(str(label)),
             value_cell(found[f"residual_{label}"]),
             value_cell(found[f"residual_{label}"]["votes"], "%"),
-            value_cell(found[f"residual_{label}"]["marginal"], "%"),
+            Cell(number(found[f"residual_{label}"]["marginal"]["value"], 1)),  # the same for every item
         )
         for label in found.support
     ]

@@ -144,7 +144,7 @@ def _top(p: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _gaps(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     """Vote share minus probability of every item and label in the bin of p, 0 in the other bins `(N, K, bins)`."""
-    code = np.minimum((p * BINS + 1e-9).astype(np.int64), BINS - 1)  # .3 * 10 may round below 3
+    code = np.minimum((p * BINS + 1e-9).astype(np.int64), BINS - 1)  # 1 - .9 lies a rounding below .1
     out = np.zeros((*p.shape, BINS))
     np.put_along_axis(out, code[..., None], (q - p)[..., None], axis=-1)
     return out

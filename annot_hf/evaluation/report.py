@@ -217,7 +217,7 @@ def _summary(
         )
     if behind is not None and behind.equivalence is not None:
         worth = behind.equivalence.systems["model"]["worth"]["text"]
-        text += f"At forecasting a rater's vote it equals {worth} other raters of the same item. "
+        text += f"At forecasting a rater's vote it is worth {worth} other raters of the same item. "
     low, high = jsd["difference"]["low"], jsd["difference"]["high"]
     if low is None:
         return text + next(note for note in scores.notes if note.startswith("No intervals"))

@@ -23,10 +23,11 @@ class OpinionConfig(PreTrainedConfig):
         pooling_size: Width of the TC-GRU.
         pooling_kernel: Kernel of its convolution, odd.
         pooling_stride: Stride of its convolution; 2 halves the steps of the GRU.
+        pooling_dropout: Dropout after its convolution and between its GRU layers.
         pooling_bidirectional: Run the GRU both ways.
         pooling_attention: Add attentive statistics over the GRU's outputs.
         embedding_size: Width of the shared embedding.
-        dropout: Dropout in the pooling and before the heads.
+        dropout: Dropout before and after the shared embedding.
         freeze_trunk: Train the heads only: the trunk stays in evaluation mode, and training takes its gradients away
             (a loaded model does not keep that).
         loss: Distribution loss: "kl", "cross_entropy" or "jsd".
@@ -47,6 +48,7 @@ class OpinionConfig(PreTrainedConfig):
         pooling_size: int = 128,
         pooling_kernel: int = 3,
         pooling_stride: int = 1,
+        pooling_dropout: float = 0.1,
         pooling_bidirectional: bool = True,
         pooling_attention: bool = True,
         embedding_size: int = 128,
@@ -68,6 +70,7 @@ class OpinionConfig(PreTrainedConfig):
         self.pooling_size = pooling_size
         self.pooling_kernel = pooling_kernel
         self.pooling_stride = pooling_stride
+        self.pooling_dropout = pooling_dropout
         self.pooling_bidirectional = pooling_bidirectional
         self.pooling_attention = pooling_attention
         self.embedding_size = embedding_size

@@ -56,18 +56,18 @@ class TcGruPooling(nn.Module):
         dropout: float,
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv1d(width, size, kernel, stride, padding=kernel // 2)
-        self.dropout = nn.Dropout(dropout)
-        self.gru = nn.GRU(size, size, 2, batch_first=True, bidirectional=bidirectional, dropout=dropout)
         wide = size * (1 + bidirectional)
+        self.conv = nn.Conv1d(width, wide, kernel, stride, padding=kernel // 2)
+        self.dropout = nn.Dropout(dropout)
+        self.gru = nn.GRU(wide, size, 2, batch_first=True, bidirectional=bidirectional, dropout=dropout)
         self.attention = AttentivePooling(wide) if attention else None
-        self.output_size = wide + size + (2 * wide if attention else 0)
+        self.output_size = wide * (4 if attention else 2)
 
     def forward(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Pool `frames` `(B, T, H)` where `mask` `(B, T)` is True; padding has no influence."""
         frames = (frames * mask[..., None]).transpose(1, 2)
         mask = mask[:, :: self.conv.stride[0]]
-        convolved = self.dropout(nn.functional.relu(self.conv(frames).transpose(1, 2)))  # (B, T', size)
+        convolved = self.dropout(nn.functional.relu(self.conv(frames).transpose(1, 2)))  # (B, T', wide)
         packed = pack_padded_sequence(convolved, mask.sum(1).cpu(), batch_first=True, enforce_sorted=False)
         output, state = self.gru(packed)
         final = torch.cat([state[-2], state[-1]], -1) if self.gru.bidirectional else state[-1]

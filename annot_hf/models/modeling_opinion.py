@@ -37,7 +37,7 @@ class OpinionPreTrainedModel(PreTrainedModel):
                 stride=config.pooling_stride,
                 bidirectional=config.pooling_bidirectional,
                 attention=config.pooling_attention,
-                dropout=config.dropout,
+                dropout=config.pooling_dropout,
             )
         self.embedding = nn.Sequential(
             nn.LayerNorm(self.pooling.output_size),

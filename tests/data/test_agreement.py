@@ -4,8 +4,7 @@ import time
 import krippendorff
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 
 from annot_hf.data.agreement import agreement, fleiss_kappa, krippendorff_alpha, pairwise_agreement

@@ -7,8 +7,7 @@ import struct
 import numpy as np
 import pytest
 import soundfile
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from annot_hf.data.audio import AudioError, AudioLimits, audio_info, load_audio, resolve_inside
 

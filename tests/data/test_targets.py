@@ -2,8 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from annot_hf.data.questions import Question
 from annot_hf.data.targets import item_seeds, make_targets, pad_ratings, scale_answers

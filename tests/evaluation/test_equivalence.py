@@ -3,8 +3,7 @@ from itertools import combinations
 import numpy as np
 import pytest
 import scipy.stats
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 
 from annot_hf.evaluation.equivalence import _others, _rater_losses, crossing, rater_equivalence, worth_text

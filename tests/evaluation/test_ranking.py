@@ -1,8 +1,7 @@
 import audmetric
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as hnp
 
 from annot_hf.evaluation.ranking import (

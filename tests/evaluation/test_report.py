@@ -134,6 +134,28 @@ def test_category_report(tmp_path, emotion_run):
     assert "## Label by label" in text and "| anger |" in text and "Krippendorff's alpha" in text
     assert {"mean\\_distribution", "rater\\_bias"}.isdisjoint(text.split())
     assert not (tmp_path / "plots" / "rater_bias.png").exists()
+    behind = report.breakdown
+    data = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["breakdown"]
+    assert data["measures"]["ece"]["value"] == behind["ece"]["value"] and len(data["per_speaker"]) == 12
+    assert f"it is worth {behind.equivalence.systems['model']['worth']['text']} other raters" in report.summary
+    for heading in ("Results by how much the raters disagree", "Speaker by speaker", "Calibration", "How many raters"):
+        assert f"## {heading}" in text
+    drawn = {path.stem for path in (tmp_path / "plots").iterdir()}
+    assert {"strata", "speaker_recall", "confusion", "equivalence", "reliability"} < drawn
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_speakers_are_grouped_by_metadata(tmp_path, emotion_run):
+    _, targets, predictions, speakers = emotion_run
+    items = item_table(speakers, sex=["f", "m"] * 120, age=[30, 40, 50] * 80)
+    plain = build_report(predictions, targets, tmp_path, title="t", items=items, n_resamples=0).breakdown
+    assert "pauar50_1_best_sex=f" in plain and "pauar50_1_best_age=30" not in plain
+    options = {"title": "t", "items": items, "n_resamples": 0}
+    chosen = build_report(predictions, targets, tmp_path, groups=["age"], **options).breakdown
+    assert [group.key for group in chosen.groups][3:] == ["age=30", "age=40", "age=50"]
+    with pytest.raises(ValueError) as error:
+        build_report(predictions, targets, tmp_path, groups=["region"], **options)
+    assert str(error.value) == ("The item table has no column 'region' to group speakers by; it has speaker, sex, age.")
 
 
 def hostile_run():

@@ -7,8 +7,7 @@ import pandas as pd
 import pytest
 import scipy.spatial.distance
 import scipy.stats
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 
 from annot_hf.data.questions import Question

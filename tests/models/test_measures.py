@@ -6,13 +6,10 @@ import audmetric
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 from hypothesis.extra.numpy import arrays
-from scipy.spatial.distance import cosine as cosine_distance
-from scipy.spatial.distance import jensenshannon
-from scipy.stats import entropy as scipy_entropy
-from scipy.stats import wasserstein_distance
+from scipy.spatial.distance import cosine as cosine_distance, jensenshannon
+from scipy.stats import entropy as scipy_entropy, wasserstein_distance
 from torchmetrics.functional import concordance_corrcoef, kl_divergence
 
 from annot_hf.models import measures

@@ -14,8 +14,7 @@ from annot_hf.data.export import read_export
 from annot_hf.data.targets import Ratings
 from annot_hf.evaluation.predictions import Predictions
 from annot_hf.models.trunks import build_trunk
-from annot_hf.training import features as features_module
-from annot_hf.training import inference
+from annot_hf.training import features as features_module, inference
 from annot_hf.training.inference import load_model, predict, predict_inputs
 
 
