@@ -29,13 +29,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-console = Console()
+console = Console(width=None if sys.stdout.isatty() else 120)  # a pipe has no width; 80 would cut names
 
+_WORDS = {"ignore_unknown_options": True}  # --learning_rate=1e-3 is an override like learning_rate=1e-3
 Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides such as learning_rate=1e-3.")]
 
 
-@app.command()
+@app.command(context_settings=_WORDS)
 def quickstart(
     corpus: Annotated[Path | None, typer.Option(help="Corpus script; a simulated corpus when left out.")] = None,
     root: Annotated[Path | None, typer.Option(help="Folder of the corpus that the script reads.")] = None,
@@ -87,7 +88,9 @@ def corpus(
     root: Annotated[Path, typer.Option(help="Folder of the corpus.")],
     out: Out,
     embed_audio: Annotated[bool, typer.Option(help="Put the audio into the parquet files; mind the licence.")] = False,
-    keep_without_audio: Annotated[bool, typer.Option(help="Keep items whose audio is missing.")] = False,
+    missing_audio: Annotated[
+        str, typer.Option(help="Items without readable audio: error, drop (counted) or keep.")
+    ] = "error",
     allow_unmatched: Annotated[bool, typer.Option(help="Leave out, and count, votes on unlisted items.")] = False,
 ) -> None:
     """Export a corpus as parquet that `load_dataset(DIR, "votes" | "items" | "histograms")` reads.
@@ -101,7 +104,7 @@ def corpus(
         load_corpus_script(script)(root),
         out,
         embed_audio=embed_audio,
-        require_audio=not keep_without_audio,
+        missing_audio=missing_audio,
         allow_unmatched=allow_unmatched,
     )
     _print_rows(f"Corpus {report.name}", report.rows())
@@ -122,13 +125,14 @@ def agree(folder: Annotated[Path, typer.Argument(help="Folder of an exported cor
     found = [agreement(votes, question.name) for question in votes.questions if not question.multiple]
     for table in agreement_table(found):
         shown = Table(*table.columns, title=table.title, title_justify="left")
+        shown.columns[0].overflow = "fold"
         for row in table.rows:
             shown.add_row(*(Text(cell.text) for cell in row))
         console.print(shown)
         console.print(table.note, highlight=False, markup=False)
 
 
-@app.command()
+@app.command(context_settings=_WORDS)
 def train(
     recipe: Annotated[str, typer.Argument(help="Recipe file, or the name of one that comes with the package.")],
     overrides: Overrides = None,
@@ -150,12 +154,13 @@ def predict(
     out: Out,
     split: Annotated[str, typer.Option(help="Which split.")] = "test",
     features: Annotated[Path | None, typer.Option(help="Folder that keeps computed features.")] = None,
+    max_seconds: Annotated[float | None, typer.Option(help="Longest clip (s); as in training by default.")] = None,
 ) -> None:
     """Predict a split: a distribution per item, and each rater's answer if the model has raters.
 
     Example: `annot-hf predict runs/cremad/model --corpus data/cremad --out runs/cremad/predictions`
     """
-    _predict(model, corpus, split, out, features)
+    _predict(model, corpus, split, out, features, max_seconds)
     console.print(str(out.resolve()), soft_wrap=True, highlight=False, markup=False)
 
 
@@ -196,10 +201,12 @@ def _train(recipe: str, words: Iterable[str], *, resume: bool) -> Path:
     return result.model
 
 
-def _predict(model: Path, corpus: Path, split: str, out: Path, features: Path | None) -> None:
+def _predict(
+    model: Path, corpus: Path, split: str, out: Path, features: Path | None, max_seconds: float | None = None
+) -> None:
     from annot_hf.training.inference import predict as run_prediction
 
-    predictions, targets = run_prediction(model, corpus, split=split, features=features)
+    predictions, targets = run_prediction(model, corpus, split=split, features=features, max_seconds=max_seconds)
     predictions.save(out)
     rows = [("items predicted", f"{len(predictions):,}", "")]
     rows += [(reason, f"{count:,}", "left out") for reason, count in targets.excluded.items()]

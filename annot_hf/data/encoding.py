@@ -101,6 +101,43 @@ def repeated_votes(
     return pd.Series(key).duplicated().to_numpy() & (annotator_codes >= 0)
 
 
+def check_choice(name: str, value: Any, allowed: Sequence[str], where: str) -> None:
+    """Raise a ValueError unless `value` is one of `allowed`; `name` is what the option is called."""
+    if value not in allowed:
+        raise ValueError(
+            f"{where}: {name} is {value!r}{nearest(value, allowed)}; use {' or '.join(map(repr, allowed))}."
+        )
+
+
+def check_counts(question: Question, items: Sequence[str], counts: Any) -> np.ndarray:
+    """Counts `(items, labels)` as int64, or an error that names the item and label of the first bad one."""
+    if question.is_scale:
+        raise ValueError(
+            f"Question {question.name!r} is a scale; only a category question has counts, so give its ratings to "
+            "from_columns."
+        )
+    rule = "counts are whole numbers from 0 up"
+    try:
+        given = np.asarray(counts)
+        counts = given.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"Counts for question {question.name!r} are no table of numbers ({error}); {rule}.") from None
+    if given.dtype.kind not in "biufO":
+        raise ValueError(f"Counts for question {question.name!r} have type {given.dtype}; {rule}.")
+    if counts.shape != (len(items), len(question.labels)):
+        raise ValueError(
+            f"Counts for question {question.name!r} have shape {counts.shape}; "
+            f"they must be (items, labels) = ({len(items)}, {len(question.labels)})."
+        )
+    bad = ~((counts >= 0) & (counts == np.floor(counts)) & (counts < 2**53))  # 2**53: whole floats end there; inf
+    if bad.any():
+        row, column = np.argwhere(bad)[0]
+        raise ValueError(
+            f"Item {list(items)[row]!r} has count {given[row, column]} for label {question.labels[column]!r}; {rule}."
+        )
+    return counts.astype(np.int64)
+
+
 def check_weights(array: pa.Array | None, where: str) -> np.ndarray | None:
     """Checked weights, or None when all are one."""
     if array is None:
@@ -151,6 +188,12 @@ def as_arrow(column: Any, name: str, where: str) -> pa.Array:
         try:
             column = pa.array(column, from_pandas=True)
         except (pa.ArrowInvalid, pa.ArrowTypeError):  # numbers and text mixed
+            nested = next(
+                (value for value in column if isinstance(value, list | tuple | dict | set | np.ndarray)), None
+            )
+            if nested is not None:
+                kind = type(nested).__name__
+                raise ValueError(f"{where}: column {name} holds values of type {kind}; give text or numbers.") from None
             column = pa.array([None if pd.isna(value) else str(value) for value in column], pa.string())
     if isinstance(column, pa.ChunkedArray):
         column = (column.unify_dictionaries() if pa.types.is_dictionary(column.type) else column).combine_chunks()
@@ -158,6 +201,10 @@ def as_arrow(column: Any, name: str, where: str) -> pa.Array:
         column = column.dictionary_decode()
     kind = column.type
     textual = pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or pa.types.is_null(kind)
+    numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    numeric |= pa.types.is_boolean(kind)
+    if name in ("value", "weight", "rating") and not (numeric or textual or is_text(kind)):
+        raise ValueError(f"{where}: column {name} holds values of type {kind}; give text or numbers.")
     if textual or (name not in ("value", "weight", "rating") and not is_text(kind)):
         try:
             column = column.cast(pa.string())
@@ -174,6 +221,14 @@ def encode(array: pa.Array | None, length: int) -> tuple[np.ndarray, np.ndarray]
     indices = encoded.indices.fill_null(-1) if encoded.null_count else encoded.indices
     codes = indices.to_numpy(zero_copy_only=False).astype(np.int32, copy=False)
     return codes, encoded.dictionary.to_numpy(zero_copy_only=False).astype(object, copy=False)
+
+
+def blank_to_null(codes: np.ndarray, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The same codes and words without the empty string, which is no name: its codes become -1."""
+    blank = words == ""
+    if not blank.any():
+        return codes, words
+    return compact(np.where(np.append(blank, False)[codes], -1, codes), words)  # -1 reads the last place
 
 
 def dictionary(codes: np.ndarray, words: Sequence[str]) -> pa.DictionaryArray:

@@ -15,7 +15,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -26,6 +26,7 @@ import pyarrow.parquet as pq
 from annot_hf.data.audio import AudioError, audio_info, resolve_inside
 from annot_hf.data.card import dataset_card
 from annot_hf.data.corpus import SPLITS, CorpusReport, Finding, VoteCorpus, add_finding, check_items, replace_folder
+from annot_hf.data.encoding import check_choice
 from annot_hf.data.questions import Question
 from annot_hf.data.tables import audio_column, histograms_table, items_table, table_features, votes_table
 from annot_hf.data.targets import Targets, make_targets
@@ -35,6 +36,7 @@ KIND = "annot-hf corpus export"
 MARKER = "corpus.json"
 ENTRIES = ("README.md", MARKER, "votes", "items", "histograms")
 MISSING = "missing"
+LONG = 30  # seconds (s) of a clip beyond which training wants a max_seconds
 EMBED_ROWS = 256  # rows whose audio is in memory at a time
 
 
@@ -73,7 +75,8 @@ class ExportedCorpus:
             questions: Question names; the corpus's default when empty.
             method: Target method of `make_targets`; "soft" for a category and "kde" for scales when empty.
             bins: Grid cells per scale question.
-            smoothing: Pseudo-votes of "smoothed".
+            smoothing: Pseudo-votes of "smoothed"; they follow the votes of the split "train", if there is one, and those
+                of this split otherwise.
 
         Raises:
             ValueError: There is no such split or question, or the method does not fit.
@@ -84,7 +87,12 @@ class ExportedCorpus:
             raise ValueError(f"{self.name} has no split {split!r}; it has {have}.")
         names = tuple(questions) or self.default_questions
         method = method or ("kde" if self.votes.question(names[0]).is_scale else "soft")
-        return make_targets(self.votes, names, method, items=items, bins=bins, smoothing=smoothing)
+        prior = None
+        train = self.items.loc[self.items["split"] == "train", "item"]
+        if method == "smoothed" and not self.votes.question(names[0]).is_scale and len(train):
+            totals = self.votes.counts(names[0], items=train).sum(0)
+            prior = totals if totals.any() else None
+        return make_targets(self.votes, names, method, items=items, bins=bins, smoothing=smoothing, prior=prior)
 
 
 def export_corpus(
@@ -92,7 +100,7 @@ def export_corpus(
     out: str | os.PathLike,
     *,
     embed_audio: bool = False,
-    require_audio: bool = True,
+    missing_audio: Literal["error", "drop", "keep"] = "error",
     allow_unmatched: bool = False,
 ) -> CorpusReport:
     """Write `votes`, `items` and `histograms` as parquet with a dataset card; an earlier export is replaced.
@@ -102,16 +110,18 @@ def export_corpus(
         out: Folder to write.
         embed_audio: Put the audio bytes into the parquet files. Mind the licence: whoever has the files has the audio.
             Otherwise they hold paths on this machine.
-        require_audio: Leave out items whose audio is missing or unreadable, with their votes; the report counts them.
-            False keeps them, with null audio.
+        missing_audio: What to do with items whose audio is missing or unreadable: raise, leave them out with their votes
+            ("drop"), or keep them with null audio; the report counts them.
         allow_unmatched: Leave out votes on items that the corpus does not list; the report counts them. False raises.
 
     Returns:
         What was found, missing, unmatched and duplicated.
 
     Raises:
-        ValueError: Items or votes break a rule, nothing is left to export, or `out` is not an earlier export.
+        ValueError: Items or votes break a rule, audio is missing, nothing is left to export, or `out` is not an earlier
+                export.
     """
+    check_choice("missing_audio", missing_audio, ("error", "drop", "keep"), corpus.name)
     out = Path(out).resolve()
     if corpus.root.is_relative_to(out):
         raise ValueError(f"{out} holds the corpus itself ({corpus.root}); export into another folder.")
@@ -125,7 +135,7 @@ def export_corpus(
         add_finding(findings, reason, rows, votes=rows)
     votes = _listed_votes(corpus, items, votes, findings, allow_unmatched)
     if problems is not None:
-        items, votes = _with_audio(corpus, items, votes, findings, problems, require_audio)
+        items, votes = _with_audio(corpus, items, votes, findings, problems, missing_audio)
     if not len(votes):
         raise ValueError(f"{corpus.name}: no vote is on a listed item with audio; check item names and audio files.")
     _note_oddities(items, votes, findings)
@@ -179,22 +189,35 @@ def read_export(folder: str | os.PathLike) -> ExportedCorpus:
     """Read what `export_corpus` wrote.
 
     Raises:
-        ValueError: The folder is not an export, or a file of it is missing.
+        ValueError: The folder is not an export, or a file of it is missing or damaged; the message names the file.
     """
     folder = Path(folder).resolve()
+    path = folder / MARKER
+    if not path.is_file():
+        raise ValueError(f"{folder} is not an exported corpus: it has no {MARKER}; write one with `annot-hf corpus`.")
     try:
-        facts = json.loads((folder / MARKER).read_text(encoding="utf-8"))
-        if facts["kind"] != KIND:
-            raise KeyError(KIND)
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder} is not an exported corpus; write one with `annot-hf corpus`.") from error
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged ({error}); export the corpus again.") from error
+    if not isinstance(facts, dict) or facts.get("kind") != KIND:
+        raise ValueError(
+            f"{folder} is not an exported corpus: {path} is of another kind; write one with `annot-hf corpus`."
+        )
+    try:
+        return _read(folder, facts)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}); export the corpus again.") from error
+
+
+def _read(folder: Path, facts: dict[str, Any]) -> ExportedCorpus:
+    """The export whose `corpus.json` holds `facts`."""
     tables = {}
     for config in ("votes", "items"):
         paths = [folder / config / f"{split}.parquet" for split in facts["splits"][config]]
         gone = [path for path in paths if not path.is_file()]
         if gone:
             raise ValueError(f"The export {folder} lacks {gone[0].relative_to(folder)}; export the corpus again.")
-        tables[config] = pa.concat_tables([pq.read_table(path) for path in paths])
+        tables[config] = pa.concat_tables([_read_table(path) for path in paths])
     votes = tables["votes"]
     if facts["labels"]:
         codes = votes["label"].combine_chunks().cast(pa.int32())
@@ -214,6 +237,13 @@ def read_export(folder: str | os.PathLike) -> ExportedCorpus:
         report=facts["report"],
         digest=facts["digest"],
     )
+
+
+def _read_table(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path} is damaged ({error}); export the corpus again.") from error
 
 
 def _find_audio(corpus: VoteCorpus, items: pd.DataFrame) -> pd.Series | None:
@@ -265,24 +295,31 @@ def _with_audio(
     votes: VoteTable,
     findings: dict[str, Finding],
     problems: pd.Series,
-    require: bool,
+    missing_audio: str,
 ) -> tuple[pd.DataFrame, VoteTable]:
     """Items whose audio can be read, and their votes, or all of them; the rest is noted either way."""
     per_item = pd.Series(np.bincount(votes.item_codes, minlength=len(votes.items)), index=votes.items)
     good = problems.isna().to_numpy()
     missing = (problems == MISSING).to_numpy()
+    if missing_audio == "error" and not good.all():
+        pairs = list(zip(items["item"][~good], problems[~good], strict=True))[:3]
+        raise ValueError(
+            f"{corpus.name}: {int((~good).sum())} of {len(items)} items have no readable audio "
+            f"({'; '.join(f'{item}: {problem}'.rstrip('.') for item, problem in pairs)}); restore the files, or export with "
+            'missing_audio="drop" to leave such items out with their votes, or "keep" to keep them without audio.'
+        )
     for rows, reason, examples in (
         (missing, "items without audio", items["item"]),
         (~good & ~missing, "items with unreadable audio", problems),
     ):
-        lost = int(per_item.reindex(items["item"][rows]).sum()) if require else 0
+        lost = int(per_item.reindex(items["item"][rows]).sum()) if missing_audio == "drop" else 0
         add_finding(findings, reason, list(examples[rows]), votes=lost)
-    if not require:
+    if missing_audio == "keep":
         return items, votes
     if not good.any():
         unreadable = problems[~missing]
         first = unreadable.iloc[0] if len(unreadable) else f"no audio file under {corpus.root}"
-        raise ValueError(f"{corpus.name}: no item has readable audio ({first}); export without require_audio.")
+        raise ValueError(f"{corpus.name}: no item has readable audio ({first}); export with missing_audio='keep'.")
     items = items[good].reset_index(drop=True)
     return items, votes.select(mask=pd.Index(votes.items).isin(items["item"])[votes.item_codes])
 
@@ -294,6 +331,9 @@ def _note_oddities(items: pd.DataFrame, votes: VoteTable, findings: dict[str, Fi
     if "file" in items:
         shared = items["file"].duplicated() & items["file"].notna()
         add_finding(findings, "items that share an audio file", list(names[shared]))
+        reason = f"clips longer than {LONG} s, which need max_seconds in training"
+        add_finding(findings, reason, list(names[items["seconds"] > LONG]))
+    add_finding(findings, "items without a speaker", list(names[items["speaker"].isna()]))
     splits = items[items["speaker"].notna()].groupby("speaker")["split"].nunique()
     add_finding(findings, "speakers in several splits", list(splits.index[splits > 1]))
 

@@ -95,6 +95,7 @@ def make_targets(
     *,
     items: Iterable[str] | None = None,
     smoothing: float = 1.0,
+    prior: Sequence[float] | None = None,
     bins: int = 4,
     seed: int = 0,
 ) -> Targets:
@@ -104,12 +105,14 @@ def make_targets(
         votes: The votes.
         questions: Name of one category question, or of one or two scale questions.
         method: For a category question "soft" (vote fractions), "majority" (all mass on the most frequent label; a tie is
-            shared equally among the tied labels) or "smoothed" (`smoothing` pseudo-votes spread over the labels by the
-            marginal of all votes). For scale questions "kde": cell masses of a `bins` (by `bins`) grid, from resampled
+            shared equally among the tied labels) or "smoothed" (`smoothing` pseudo-votes spread over the labels by
+            `prior`). For scale questions "kde": cell masses of a `bins` (by `bins`) grid, from resampled
             ratings (arXiv 2408.11956, see `annot_hf.models.kde`).
         items: Items to make targets for, in this order; all voted items by default.
         smoothing: Pseudo-votes per item of "smoothed".
-        bins: Grid cells per scale question.
+        prior: Distribution `(K,)` that the pseudo-votes follow; by default that of the votes on `items`. For items held
+            out, give that of the training votes.
+        bins: Grid cells per scale question, 1 or more.
         seed: Seed of the resampling; items draw independently of each other.
 
     Raises:
@@ -128,6 +131,8 @@ def make_targets(
         raise ValueError(
             f"Method {method!r} does not fit question {names[0]!r}, a {asked[0].kind}; use {' or '.join(allowed)}."
         )
+    if not isinstance(bins, int | np.integer) or isinstance(bins, bool) or bins < 1:
+        raise ValueError(f"bins is {bins!r}; it is a whole number of grid cells from 1 up, such as 4.")
     wanted = votes.items if items is None else _unique(items)
     excluded: dict[str, int] = {}
     if scale:
@@ -157,10 +162,8 @@ def make_targets(
         probs = _grid_probs(position[answers.item[inside]], answers.value[inside], wanted, bins, seed)
         support = cell_names(names, bins)
     else:
-        probs, support = (
-            _label_probs(counts[rows].astype(np.float64), counts.sum(0), method, smoothing),
-            asked[0].labels,
-        )
+        support = asked[0].labels
+        probs = _label_probs(counts[rows].astype(np.float64), support, method, smoothing, prior)
     return Targets(
         questions=asked,
         support=support,
@@ -226,13 +229,20 @@ def _unique(items: Iterable[str]) -> np.ndarray:
     return wanted.to_numpy()
 
 
-def _label_probs(counts: np.ndarray, totals: np.ndarray, method: str, smoothing: float) -> np.ndarray:
+def _label_probs(
+    counts: np.ndarray, support: Sequence[str], method: str, smoothing: float, prior: Sequence[float] | None
+) -> np.ndarray:
     if method == "majority":
         counts = (counts == counts.max(1, keepdims=True)).astype(np.float64)
     elif method == "smoothed":
         if not 0 < smoothing < np.inf:
             raise ValueError(f"smoothing is {smoothing}; it is a positive, finite number of pseudo-votes.")
-        counts = counts + smoothing * totals / totals.sum()
+        weights = counts.sum(0) if prior is None else np.asarray(prior, dtype=np.float64)
+        if weights.shape != (len(support),) or not ((weights >= 0) & np.isfinite(weights)).all() or not weights.any():
+            raise ValueError(
+                f"prior is {prior}; give one finite number from 0 up for each of the {len(support)} labels, not all 0."
+            )
+        counts = counts + smoothing * weights / weights.sum()
     return counts / counts.sum(1, keepdims=True)
 
 

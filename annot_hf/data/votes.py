@@ -80,7 +80,7 @@ class VoteTable:
 
         Args:
             questions: The question, or all questions that may occur.
-            item: Item name of each vote.
+            item: Item name of each vote; an empty name is none, here and below.
             value: The label, or the number on the scale.
             question: Question name of each vote, or one name for all; may be left out when there is one question.
             annotator: Rater name of each vote; null where the rater is unknown.
@@ -129,24 +129,12 @@ class VoteTable:
         """Anonymous votes from a table of counts `(items, labels)`, expanded to one row a vote.
 
         Raises:
-            ValueError: The shape does not fit, an item is listed twice, or a count is negative or not whole.
+            ValueError: The question is a scale, the shape does not fit, an item is listed twice, or a count is not a
+                whole number from 0 up.
         """
-        counts = np.asarray(counts)
-        if counts.shape != (len(items), len(question.labels)):
-            raise ValueError(
-                f"Counts for question {question.name!r} have shape {counts.shape}; "
-                f"they must be (items, labels) = ({len(items)}, {len(question.labels)})."
-            )
-        bad = ~((counts >= 0) & (counts == np.floor(counts)))
-        if bad.any():
-            row, column = np.argwhere(bad)[0]
-            raise ValueError(
-                f"Item {items[row]!r} has count {counts[row, column]} for label {question.labels[column]!r}; "
-                "counts are whole numbers from 0 up."
-            )
-        flat = counts.astype(np.int64).ravel()
+        flat = encoding.check_counts(question, items, counts).ravel()
         codes = np.repeat(np.arange(flat.size, dtype=np.int64), flat)
-        item, label = np.divmod(codes, max(counts.shape[1], 1))
+        item, label = np.divmod(codes, len(question.labels))
         return cls.from_columns(
             question,
             item=encoding.dictionary(item, items),
@@ -186,6 +174,8 @@ class VoteTable:
     def concat(cls, tables: Iterable["VoteTable"]) -> "VoteTable":
         """Stack vote tables; questions of the same name must be the same question."""
         tables = list(tables)
+        if not tables:
+            raise ValueError("There is no vote table to join; give at least one.")
         questions: dict[str, Question] = {}
         exclusions: dict[str, int] = {}
         for votes in tables:
@@ -315,6 +305,8 @@ def _build(
     where: str,
 ) -> VoteTable:
     """Encode, check and, where asked, drop rows; the one place where a VoteTable is made from outside values."""
+    encoding.check_choice("duplicates", duplicates, ("error", "first", "keep"), where)
+    encoding.check_choice("unknown", unknown, ("error", "drop"), where)
     names = [question.name for question in questions]
     if len(set(names)) < len(names):
         raise ValueError(f"{where}: two questions are called {next(n for n in names if names.count(n) > 1)!r}.")
@@ -326,6 +318,8 @@ def _build(
         encoded = dict(
             zip(columns, pool.map(lambda column: encoding.encode(column, length), columns.values()), strict=True)
         )
+    for name in ("item", "annotator", "source", "question"):
+        encoded[name] = encoding.blank_to_null(*encoded[name])
     item_codes, items = encoded["item"]
     if (item_codes < 0).any():
         raise ValueError(f"{where}: row {int(np.argmax(item_codes < 0))} has no item; give each vote its item's name.")
@@ -356,6 +350,11 @@ def _build(
     if not valid.all():
         exclusions["values outside the question"] = int((~valid).sum())
         keep &= valid
+    if not valid.any():
+        raise ValueError(
+            f"{where}: the table has no rows left, since none of {length} values fits its question; correct the labels or "
+            "the scale of the questions."
+        )
     if duplicates != "keep":
         repeated = encoding.repeated_votes(
             questions, item_codes, annotator_codes, question_codes, label_codes, len(annotators)

@@ -83,22 +83,29 @@ def align(predictions: Predictions, targets: Targets, *, on_missing: Literal["er
 def speakers_of(
     speakers: Mapping[str, str] | Sequence[str] | np.ndarray | None, predictions: Predictions, pairing: Pairing
 ) -> np.ndarray | None:
-    """Speaker of every evaluated item `(n,)`."""
+    """Speaker of every evaluated item `(n,)`; None, so that items are resampled, when every one of them is null.
+
+    Raises:
+        ValueError: Some evaluated items have a speaker and others do not, or the items are not those predicted.
+    """
     if speakers is None:
         return None
     if isinstance(speakers, Mapping | pd.Series):
         named = [speakers.get(item) for item in pairing.items]
+        known = all(item in speakers for item in pairing.items)
     else:
         if len(speakers) != len(predictions):
             raise ValueError(
                 f"There are {len(speakers)} speakers for {len(predictions)} predicted items; give one an item."
             )
-        named = np.asarray(speakers, dtype=object)[pairing.predicted]
+        named, known = np.asarray(speakers, dtype=object)[pairing.predicted], True
     missing = pairing.items[[bool(pd.isna(name)) for name in named]]
+    if known and len(missing) == len(named):
+        return None
     if len(missing):
         raise ValueError(
             f"{len(missing)} evaluated items have no speaker{examples(missing)}; name the speaker of every item, or "
-            "pass speakers=None to resample items."
+            "of none (speakers=None, or a column without any) to resample items."
         )
     return np.array([str(name) for name in named], dtype=object)
 

@@ -72,7 +72,8 @@ def build_comparison(
         out: Folder to write; made if need be.
         title: Heading of the report.
         names: What to call the runs.
-        items: Table with a column `item` and, if known, `speaker` (intervals resample speakers) and metadata.
+        items: Table with a column `item` and, if known, `speaker` (intervals resample speakers, or items when all
+            are null) and metadata.
         marginal: Distribution of the training votes `(K,)`, the baseline.
         votes: The votes behind the targets, for rater equivalence.
         notes: Further facts to print at the end.

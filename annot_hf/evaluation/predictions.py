@@ -145,18 +145,34 @@ class Predictions:
         """Read what `save` wrote.
 
         Raises:
-            ValueError: The folder holds no predictions, or they were cut short or written by a later version.
+            ValueError: The folder holds no predictions, or they were damaged, cut short or written by a later version; the
+                message names the file.
         """
         folder = Path(folder)
-        if not (folder / "predictions.json").is_file():
+        path = folder / "predictions.json"
+        if not path.is_file():
             raise ValueError(f"There is no predictions.json in {folder}; give the folder that Predictions.save wrote.")
-        about = json.loads((folder / "predictions.json").read_text(encoding="utf-8"))
+        try:
+            about = json.loads(path.read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{path} is damaged ({error}); save the predictions again.") from error
+        if not isinstance(about, dict):
+            raise ValueError(f"{path} is damaged (no JSON object); save the predictions again.")
         if about.get("format") != FORMAT:
             raise ValueError(
                 f"{folder} has format {about.get('format')!r}; this version reads {FORMAT}: update annot_hf."
             )
-        items = pq.read_table(folder / "predictions.parquet")
-        raters = pq.read_table(folder / "raters.parquet")
+        try:
+            return cls._read(folder, about)
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(
+                f"{path} is damaged ({type(error).__name__}: {error}); save the predictions again."
+            ) from error
+
+    @classmethod
+    def _read(cls, folder: Path, about: dict[str, Any]) -> "Predictions":
+        """The predictions whose `predictions.json` holds `about`."""
+        items, raters = _table(folder / "predictions.parquet"), _table(folder / "raters.parquet")
         for name, table in (("items", items), ("rater answers", raters)):
             if len(table) != about["counts"][name]:
                 raise ValueError(
@@ -184,6 +200,13 @@ def check_unique(names: np.ndarray, what: str) -> None:
         if name in seen:
             raise ValueError(f"{what} lists {name!r} a second time at position {row}; give each name once.")
         seen.add(name)
+
+
+def _table(path: Path) -> pa.Table:
+    try:
+        return pq.read_table(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path} is missing or damaged ({error}); save the predictions again.") from error
 
 
 def _rows(matrix: np.ndarray) -> pa.FixedSizeListArray:

@@ -7,9 +7,10 @@ import pandas as pd
 from scipy import sparse
 
 from annot_hf.data.targets import Targets
+from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.alignment import FLOOR, Pairing, dimensions, expectation
 from annot_hf.evaluation.predictions import Predictions
-from annot_hf.evaluation.statistics import Measured, ccc_of, estimate, moments, pearson_of, resample_sums
+from annot_hf.evaluation.statistics import Measured, ccc_of, estimate, moments, pearson_of, resample_sums, slope_of
 
 MIN_VOTES = 2  # fewest votes of a rater for a CCC of their own
 
@@ -101,20 +102,45 @@ def rater_bias(predictions: Predictions) -> pd.DataFrame:
     return table
 
 
+def vote_bias(votes: VoteTable, question: str) -> pd.Series:
+    """How far each named rater's votes lie from the mean vote on the same items, on average, without any model.
+
+    Items with one vote tell nothing and are left out; raters with no other votes are absent.
+
+    Returns:
+        One value a rater (index), in units of the question's scale.
+    """
+    rows = votes.rows_of(question)
+    table = pd.DataFrame({"item": votes.item_codes[rows], "rater": votes.annotator_codes[rows]})
+    table["rating"] = votes.ratings[rows]
+    per_item = table.groupby("item")["rating"]
+    table["deviation"] = table["rating"] - per_item.transform("mean")
+    table = table[(table["rater"] >= 0) & (per_item.transform("size") > 1)]
+    found = table.groupby("rater")["deviation"].mean()
+    return found.set_axis(votes.annotators[found.index])
+
+
 def recovered_bias(
-    predictions: Predictions, raters: pd.DataFrame, *, n_resamples: int = 1000, seed: int = 0
+    predictions: Predictions,
+    raters: pd.DataFrame,
+    *,
+    votes: VoteTable | None = None,
+    n_resamples: int = 1000,
+    seed: int = 0,
 ) -> dict[str, dict[str, Any]]:
     """Compare `rater_bias` with the bias that a simulation gave each rater.
 
     Args:
         predictions: Answers predicted for simulated raters.
         raters: `Truth.raters` of the simulation: a row a rater (index) and a column `bias_<question>`, on [-1, 1].
+        votes: Votes for the simple baseline, `vote_bias`.
         n_resamples: Resamples of raters behind the interval.
         seed: Seed of the resampling.
 
     Returns:
-        Per question: `correlation` (Pearson, with interval), and `raters`, `true`, `recovered` `(A,)`, in units of the
-        question's scale.
+        Per question: `correlation` (Pearson) and `slope` (of recovered on true bias), both with interval, and `raters`,
+        `true`, `recovered` `(A,)`, in units of the question's scale. `baseline` has the same for `vote_bias`, over those
+        of the raters who voted; it is None without votes.
 
     Raises:
         ValueError: The table has no bias for a question, or none of its raters was predicted.
@@ -130,10 +156,26 @@ def recovered_bias(
             raise ValueError(f"The truth has columns {', '.join(raters.columns)}; it needs {column!r}.")
         true = raters.loc[known, column].to_numpy(dtype=np.float64) * (question.high - question.low) / 2
         recovered = found.loc[known, question.name].to_numpy()
-        sums = resample_sums({"pairs": moments(recovered, true)}, n_resamples=n_resamples, seed=seed)
-        correlation = estimate(pearson_of(sums["pairs"])).to_dict()
-        out[question.name] = {"correlation": correlation, "raters": known, "true": true, "recovered": recovered}
+        options = {"n_resamples": n_resamples, "seed": seed}
+        baseline = None
+        if votes is not None:
+            simple = vote_bias(votes, question.name).reindex(known).to_numpy()
+            voted = np.isfinite(simple)
+            if voted.any():
+                baseline = _agreement(simple[voted], true[voted], **options) | {"raters": int(voted.sum())}
+        out[question.name] = _agreement(recovered, true, **options) | {
+            "raters": known,
+            "true": true,
+            "recovered": recovered,
+            "baseline": baseline,
+        }
     return out
+
+
+def _agreement(found: np.ndarray, true: np.ndarray, *, n_resamples: int, seed: int) -> dict[str, dict[str, Any]]:
+    """Correlation of found and true biases `(A,)`, and slope of found on true, resampling raters."""
+    pairs = resample_sums({"pairs": moments(found, true)}, n_resamples=n_resamples, seed=seed)["pairs"]
+    return {"correlation": estimate(pearson_of(pairs)).to_dict(), "slope": estimate(slope_of(pairs)).to_dict()}
 
 
 def _answers(predictions: Predictions, targets: Targets, pairing: Pairing) -> tuple[pd.Index, np.ndarray]:

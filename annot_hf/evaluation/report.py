@@ -81,9 +81,11 @@ def build_report(
         targets: What the votes say.
         out: Folder to write; made if need be.
         title: Heading of the report.
-        items: Table with a column `item` and, if known, `speaker` (intervals resample speakers) and `split`.
+        items: Table with a column `item` and, if known, `speaker` (intervals resample speakers, or items when all are
+            null) and `split`.
         marginal: Distribution of the training votes `(K,)`, the baseline.
-        votes: The votes behind the targets, for a table of the raters' agreement on the evaluated items.
+        votes: The votes behind the targets, for a table of the raters' agreement on the evaluated items, and for what
+            these votes alone tell of the raters' biases.
         truth: Truth of a simulated corpus (`read_truth`), to see which biases of raters were recovered.
         notes: Further facts on the run to print at the end.
         n_resamples: Bootstrap resamples.
@@ -104,12 +106,12 @@ def build_report(
     if not predictions.is_scale:
         columns = groups_of(about, groups)
         behind = break_down(predictions, targets, speakers=speakers, groups=columns, votes=votes, **options)
+    heard = None if votes is None else votes.select(items=scores.per_item["item"])
     found = None
     if truth is not None and predictions.is_scale and (~predictions.rater_fallback).any():
-        found = recovered_bias(predictions, truth.raters, n_resamples=n_resamples, seed=seed)
+        found = recovered_bias(predictions, truth.raters, votes=heard, n_resamples=n_resamples, seed=seed)
     agreed = []
-    if votes is not None:
-        heard = votes.select(items=scores.per_item["item"])
+    if heard is not None:
         agreed = [agreement(heard, question.name) for question in targets.questions if not question.multiple]
     excluded = _excluded(scores, targets, votes)
     summary = _summary(scores, targets, about, excluded, behind)
@@ -213,8 +215,10 @@ def _summary(
     if gap["value"] is not None:
         text += (
             f"The model closes {interval(gap, 1, ' %')} of the gap in cross-entropy between that baseline and the votes' "
-            "own entropy. "
+            "own entropy"
         )
+        unsure = gap["low"] is not None and gap["low"] <= 0 <= gap["high"]
+        text += "; the interval includes 0, so the data do not show that it closes any. " if unsure else ". "
     if behind is not None and behind.equivalence is not None:
         worth = behind.equivalence.systems["model"]["worth"]["text"]
         text += f"At forecasting a rater's vote it is worth {worth} other raters of the same item. "

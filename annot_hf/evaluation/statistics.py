@@ -223,6 +223,12 @@ def pearson_of(sums: np.ndarray) -> np.ndarray:
     return ratio(covariance, np.sqrt(var_x * var_y), empty=0.0)
 
 
+def slope_of(sums: np.ndarray) -> np.ndarray:
+    """Least-squares slope of x on y of summed `moments` `(..., 6)`; 0 when either side is constant."""
+    _, _, var_y, covariance = _central(sums)
+    return ratio(covariance, var_y, empty=0.0)
+
+
 def _central(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     """Difference of means, both variances (rounding set to zero) and the covariance."""
     count, *rest = np.moveaxis(np.asarray(sums), -1, 0)

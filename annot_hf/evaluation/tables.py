@@ -143,15 +143,34 @@ def agreement_table(found: Sequence[Agreement]) -> list[Table]:
 
 
 def bias_table(found: Mapping[str, Mapping[str, Any]] | None) -> list[Table]:
-    """Correlation of true and recovered biases of simulated raters."""
+    """Correlation and slope of true and recovered biases of simulated raters, beside the votes' own."""
     if not found:
         return []
-    rows = [
-        (Cell(question), value_cell(one["correlation"]), Cell(f"{len(one['true']):,}"))
-        for question, one in found.items()
-    ]
-    note = "Pearson correlation between the simulated bias and the one found; the interval resamples raters."
-    return [Table("Biases of raters recovered", ("Question", "Correlation", "Raters"), rows, note)]
+    rows = []
+    for question, one in found.items():
+        simple = one["baseline"]
+        rows.append(
+            (
+                Cell(question),
+                value_cell(one["correlation"]),
+                value_cell(one["slope"]),
+                Cell(f"{len(one['true']):,}"),
+                *(
+                    (Cell("\u2013"),) * 2
+                    if simple is None
+                    else (value_cell(simple[name]) for name in ("correlation", "slope"))
+                ),
+                Cell("\u2013" if simple is None else f"{simple['raters']:,}"),
+            )
+        )
+    columns = ("Question", "Correlation", "Slope", "Raters", "Votes: correlation", "Votes: slope", "Votes: raters")
+    note = (
+        "Pearson correlation between the simulated bias and the one that the model found, and slope of the found on the "
+        "simulated bias: 1 is its full size, less is shrunk towards 0. \u201cVotes\u201d is the simple baseline without a "
+        "model: the mean deviation of a rater's votes from the mean vote on the same evaluated items (of two votes or "
+        "more). Intervals resample raters."
+    )
+    return [Table("Biases of raters recovered", columns, rows, note)]
 
 
 def head_cell(record: Mapping[str, Any]) -> Cell:

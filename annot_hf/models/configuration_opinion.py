@@ -34,7 +34,7 @@ class OpinionConfig(PreTrainedConfig):
         **kwargs: Passed on.
 
     Raises:
-        ValueError: An option is unknown, or the kernel even.
+        ValueError: An option is unknown, the kernel even, or the questions do not go together.
     """
 
     sub_configs = {"trunk_config": AutoConfig}
@@ -65,6 +65,7 @@ class OpinionConfig(PreTrainedConfig):
             raise ValueError(f"loss is {loss!r}; use one of {', '.join(LOSSES)}.")
         self.trunk_config = trunk_config_from(trunk_config)
         self.questions = [dict(question) for question in questions]
+        _check_questions(self.questions, bins)
         self.bins = bins
         self.pooling = pooling
         self.pooling_size = pooling_size
@@ -92,3 +93,16 @@ class OpinionConfig(PreTrainedConfig):
     def support(self) -> tuple[str, ...]:
         """Names of the K entries of the support."""
         return tuple(self.id2label[index] for index in range(len(self.id2label)))
+
+
+def _check_questions(questions: Sequence[dict[str, Any]], bins: int) -> None:
+    """One category, or one or two scales; none at all is what the library makes to tell defaults apart."""
+    for question in questions:
+        if "name" not in question or ("labels" in question) == ({"low", "high"} <= set(question)):
+            raise ValueError(f"Question {question} needs a name and either labels, or low and high.")
+    scales = sum("low" in question for question in questions)
+    if len(questions) > 2 or (len(questions) == 2 and scales < 2):
+        names = ", ".join(question["name"] for question in questions)
+        raise ValueError(f"questions are {names}; a model answers one category, or one or two scales.")
+    if bins < 1:
+        raise ValueError(f"bins is {bins}; a scale needs at least one cell.")

@@ -22,7 +22,7 @@ except ImportError:  # a process that only loads a checkpoint needs torch alone
 
 Array = Any  # numpy.ndarray or torch.Tensor
 
-_BANK_NUMBERS = 1 << 21  # how many numbers a bank may hold, which bounds its memory at 8 MB
+_BANK_NUMBERS = 1 << 21  # how many numbers a bank holds (8 MB), unless eight variants of it need more
 _FLOOR = 0.02  # least bandwidth on the [-1, 1] scale: a unanimous item stays a narrow peak with finite gradients
 
 
@@ -168,7 +168,7 @@ def cell_names(dimensions: Sequence[str], bins: int) -> tuple[str, ...]:
     return tuple(", ".join(cells) for cells in itertools.product(*axes))
 
 
-@functools.lru_cache(maxsize=64)
+@functools.lru_cache(maxsize=32)
 def _bank(raters: int, n: int, dimensions: int) -> tuple[np.ndarray, np.ndarray]:
     """Subset-mean matrices `(variants, n, raters)` and noise `(variants, n, dimensions)`, the same in every process."""
     variants = max(8, min(256, _BANK_NUMBERS // (n * raters)))

@@ -80,6 +80,8 @@ class AnnotatorModel(OpinionPreTrainedModel):
         )
         if pair_item is None or pair_annotator is None:
             pair_item, pair_annotator = self._panel(len(embedding), embedding.device)
+        else:
+            self._check_pairs(pair_item, pair_annotator, len(embedding))
         consensus, answers = self._answers(embedding, pair_item, pair_annotator)
         with torch.autocast(embedding.device.type, enabled=False):
             probs = self._distribution(answers.float(), pair_item, len(embedding), item_seed)
@@ -103,6 +105,18 @@ class AnnotatorModel(OpinionPreTrainedModel):
         elif isinstance(module, RaterHeads):
             bound = 1 / math.sqrt(module.width)  # as `raters` separate linear layers would start
             init.uniform_(module.table, -bound, bound)
+
+    def _check_pairs(self, pair_item: torch.Tensor, pair_annotator: torch.Tensor, items: int) -> None:
+        """Every item needs a pair, pairs are ordered by item, and raters have a head."""
+        counts = torch.bincount(pair_item, minlength=items)
+        if len(counts) > items or not counts.all() or (pair_item.diff() < 0).any():
+            raise ValueError(f"pair_item is {pair_item.tolist()}; it must ascend and name each of {items} items.")
+        raters = len(self.config.annotators)
+        if (pair_annotator >= raters).any():
+            raise ValueError(
+                f"pair_annotator names rater {int(pair_annotator.max())}; there are {raters}, counted from 0, and -1 asks the "
+                "consensus."
+            )
 
     def _panel(self, items: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Every rater (up to `max_panel`) on every item; the consensus head alone when there are no raters."""

@@ -22,6 +22,8 @@ class OpinionPreTrainedModel(PreTrainedModel):
 
     def __init__(self, config: OpinionConfig) -> None:
         super().__init__(config)
+        if not config.questions:
+            raise ValueError('The configuration asks no question; give questions=[{"name": ..., "labels": [...]}].')
         self.trunk = build_trunk(config.trunk_config)
         self.main_input_name = input_name_of(config.trunk_config)
         width = config.trunk_config.hidden_size

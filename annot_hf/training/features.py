@@ -28,13 +28,10 @@ class FeatureStore:
     """Frames `(T, D)` of items, read one at a time from memory-mapped shards.
 
     Args:
-        folder: Where `build_features` wrote them.
-        items: Number of items.
+        shards: The files that `build_features` wrote, in order.
     """
 
-    def __init__(self, folder: Path, items: int) -> None:
-        self.folder = folder
-        shards = [folder / _shard_name(start) for start in range(0, items, SHARD_ITEMS)]
+    def __init__(self, shards: Sequence[Path]) -> None:
         self._shards = [safe_open(shard, framework="numpy") for shard in shards]
         ends = [np.cumsum(shard.get_tensor("lengths")) for shard in self._shards]
         self._ends = [np.concatenate([[0], end]) for end in ends]
@@ -66,31 +63,32 @@ def build_features(
         sources: Audio of each clip, as `load_audio` takes it.
         extractor: Feature extractor that gives `input_features`.
         key: Stands for what the clips are and their order (the corpus's digest and the items); with the extractor's
-            settings and the files' sizes and times it names the sub-folder.
+            settings it names the sub-folder. A clip whose file changes is computed again.
         max_seconds: Longest clip that is accepted (s).
         processes: Worker processes; one per core by default.
 
     Raises:
         AudioError: A clip cannot be read; the message names it.
     """
-    stamps = [_stamp(source) for source in sources]
-    settings = json.dumps([key, stamps, extractor.to_dict()], sort_keys=True, default=str)
+    settings = json.dumps([key, len(sources), extractor.to_dict()], sort_keys=True, default=str)
     folder = Path(folder) / hashlib.sha256(settings.encode()).hexdigest()[:16]
     folder.mkdir(parents=True, exist_ok=True)
-    starts = [start for start in range(0, len(sources), SHARD_ITEMS) if not (folder / _shard_name(start)).exists()]
-    work = functools.partial(_write_shard, folder, extractor, max_seconds)
-    parts = [sources[start : start + SHARD_ITEMS] for start in starts]
-    processes = min(processes or os.cpu_count() or 1, len(starts))
+    parts = [sources[start : start + SHARD_ITEMS] for start in range(0, len(sources), SHARD_ITEMS)]
+    shards = [folder / _shard_name(number, part) for number, part in enumerate(parts)]
+    todo = [number for number, shard in enumerate(shards) if not shard.exists()]
+    work = functools.partial(_write_shard, extractor, max_seconds)
+    targets, parts = [shards[number] for number in todo], [parts[number] for number in todo]
+    processes = min(processes or os.cpu_count() or 1, len(targets))
     progress = functools.partial(
-        tqdm, total=len(starts), desc="features", unit=f"{SHARD_ITEMS} clips", disable=not starts
+        tqdm, total=len(targets), desc="features", unit=f"{SHARD_ITEMS} clips", disable=not targets
     )
     if processes > 1:
         # one thread a process: they fill the cores already, and a forked OpenMP pool can hang
         with ProcessPoolExecutor(processes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            list(progress(pool.map(work, starts, parts)))
+            list(progress(pool.map(work, targets, parts)))
     else:
-        list(progress(map(work, starts, parts)))
-    return FeatureStore(folder, len(sources))
+        list(progress(map(work, targets, parts)))
+    return FeatureStore(shards)
 
 
 def _stamp(source: Any) -> tuple[int, int] | int:
@@ -108,20 +106,19 @@ def log_mel(wave: np.ndarray, extractor: SequenceFeatureExtractor) -> np.ndarray
     return extractor(wave, sampling_rate=rate, return_tensors="np", padding=False)["input_features"][0]
 
 
-def _write_shard(
-    folder: Path, extractor: SequenceFeatureExtractor, max_seconds: float, start: int, sources: Sequence[Any]
-) -> None:
+def _write_shard(extractor: SequenceFeatureExtractor, max_seconds: float, target: Path, sources: Sequence[Any]) -> None:
     limits, rate = AudioLimits(max_seconds=max_seconds), extractor.sampling_rate
     frames = []
     for source in sources:
         wave = load_audio(source, sampling_rate=rate, limits=limits)
         frames.append(log_mel(wave, extractor).astype(np.float16))
     lengths = np.array([len(clip) for clip in frames], np.int64)
-    target = folder / _shard_name(start)
     partial = target.with_suffix(f".{os.getpid()}.part")
     save_file({"frames": np.concatenate(frames), "lengths": lengths}, partial)
     os.replace(partial, target)
 
 
-def _shard_name(start: int) -> str:
-    return f"features-{start // SHARD_ITEMS:05d}.safetensors"
+def _shard_name(number: int, sources: Sequence[Any]) -> str:
+    """A name that changes with the shard's own clips, so that only their frames are computed again."""
+    stamp = hashlib.sha256(repr([_stamp(source) for source in sources]).encode()).hexdigest()[:8]
+    return f"features-{number:05d}-{stamp}.safetensors"

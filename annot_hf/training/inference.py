@@ -7,9 +7,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import AutoModel
+from transformers import AutoConfig, AutoModel
 
 from annot_hf.data.export import read_export
 from annot_hf.data.questions import Question
@@ -20,6 +21,7 @@ from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.register import register_models
 from annot_hf.training.collator import OpinionDataset
 from annot_hf.training.inputs import corpus_inputs, make_processor, read_inputs
+from annot_hf.training.recipe import Recipe
 from annot_hf.training.train import FACTS, make_collator
 
 
@@ -34,9 +36,15 @@ def load_model(folder: str | Path) -> tuple[OpinionPreTrainedModel, Any, dict[st
     if not (folder / "config.json").is_file():
         raise ValueError(f"{folder} is not a checkpoint folder: it has no config.json; give output_dir/model of a run.")
     try:
-        model, info = AutoModel.from_pretrained(folder, trust_remote_code=False, output_loading_info=True)
-    except OSError as error:
-        raise ValueError(f"{folder} holds no safetensors; save the model again with save_pretrained.") from error
+        AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{folder / 'config.json'} cannot be read ({error}); restore the checkpoint.") from error
+    try:
+        model, info = AutoModel.from_pretrained(
+            folder, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{folder} holds no readable safetensors ({error}); restore the checkpoint.") from error
     if not isinstance(model, OpinionPreTrainedModel):
         raise ValueError(f"{folder} holds a {type(model).__name__}; give a checkpoint trained with annot-hf.")
     odd = sorted([*info["missing_keys"], *info["unexpected_keys"], *(name for name, *_ in info["mismatched_keys"])])
@@ -45,7 +53,12 @@ def load_model(folder: str | Path) -> tuple[OpinionPreTrainedModel, Any, dict[st
             f"{folder} does not fit this version of annot-hf: {len(odd)} weights differ, for instance {odd[0]}; train again, "
             "or load it with the code it carries (AutoModel.from_pretrained with trust_remote_code=True)."
         )
-    facts = json.loads((folder / FACTS).read_text(encoding="utf-8")) if (folder / FACTS).is_file() else {}
+    facts = {}
+    if (folder / FACTS).is_file():
+        try:
+            facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        except ValueError as error:
+            raise ValueError(f"{folder / FACTS} is not JSON ({error}); restore or remove it.") from error
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     return model.eval(), make_processor(model.config.trunk_config, folder), facts
 
@@ -57,7 +70,7 @@ def predict(
     split: str = "test",
     batch_size: int = 32,
     features: str | Path | None = None,
-    max_seconds: float = 30.0,
+    max_seconds: float | None = None,
 ) -> tuple[Predictions, Targets]:
     """Predict one split of an exported corpus, and give the targets to hold the predictions against.
 
@@ -70,12 +83,14 @@ def predict(
         split: Which split.
         batch_size: Items per batch.
         features: Folder for computed log-mel features; `corpus_folder`/../features by default.
-        max_seconds: Longest clip that is accepted (s).
+        max_seconds: Longest clip that is accepted (s); by default what training accepted.
 
     Raises:
         ValueError: The corpus does not ask the checkpoint's questions, or in another way.
     """
     model, processor, facts = load_model(model_folder)
+    if max_seconds is None:
+        max_seconds = float(facts.get("recipe", {}).get("max_seconds", Recipe.max_seconds))
     corpus = read_export(corpus_folder)
     config = model.config
     questions = tuple(Question.from_dict(question) for question in config.questions)
@@ -114,6 +129,8 @@ def predict_inputs(
 
     An annotator model answers for its whole panel of raters.
     """
+    if isinstance(sources, str | bytes) or not len(sources):
+        raise ValueError(f"sources is {sources!r}; give a list with at least one clip or text.")
     inputs = read_inputs(sources, model.config.trunk_config, processor, max_seconds=max_seconds)
     names = np.array([str(number) for number in range(len(sources))], dtype=object)
     questions = tuple(Question.from_dict(question) for question in model.config.questions)

@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import logging
 import os
 import types
 import typing
@@ -18,6 +19,8 @@ from annot_hf.data.questions import nearest
 from annot_hf.models.configuration_annotator import AnnotatorConfig
 from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.configuration_opinion import OpinionConfig
+
+logger = logging.getLogger(__name__)
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 LOG_MEL = "log-mel"
@@ -127,7 +130,13 @@ def load_recipe(recipe: str | os.PathLike[str], overrides: Mapping[str, Any] | S
         raise ValueError(f"{path} is not YAML: {str(error).splitlines()[0]}.") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds a {type(values).__name__}; a recipe is a flat mapping of keys to values.")
-    values |= dict(overrides) if isinstance(overrides, Mapping) else _read_words(overrides)
+    overrides = dict(overrides) if isinstance(overrides, Mapping) else _read_words(overrides)
+    if overrides.get("trunk", LOG_MEL) != LOG_MEL:  # another trunk has no use for what the file says of the log-mel one
+        aside = [name for name in values if name in _parameters(LogMelConfig)]
+        if aside:
+            logger.warning("trunk is %s: %s of %s left aside.", overrides["trunk"], ", ".join(aside), path.name)
+        values = {name: value for name, value in values.items() if name not in aside}
+    values |= overrides
     return make_run(values, where=os.fspath(path))
 
 
@@ -145,6 +154,10 @@ def make_run(values: Mapping[str, Any], *, where: str = "recipe") -> Run:
     for name, value in values.items():
         home = next((home for home, names in homes.items() if name in names), None)
         if home is None:
+            if name in _parameters(LogMelConfig):
+                raise ValueError(
+                    f"{where}: {name} is an option of the log-mel trunk, and trunk is {values['trunk']!r}."
+                )
             raise ValueError(f"{where}: unknown key {name!r}{nearest(name, known)}; remove or correct it.")
         parts[home][name] = _coerce(name, value, homes[home][name], where)
     parser = HfArgumentParser((Recipe, TrainingArguments))

@@ -67,6 +67,8 @@ def train(run: Run, *, resume: bool = False) -> TrainingResult:
             f"{arguments.output_dir} holds {earlier[0].name} of an earlier run; go on with it (--resume), name another "
             "output_dir, or remove it."
         )
+    if resume and not earlier:
+        raise ValueError(f"{arguments.output_dir} holds no checkpoint to go on from; train without --resume first.")
     corpus = read_export(recipe.corpus)
     set_seed(arguments.seed)
     targets = {
@@ -109,7 +111,9 @@ def train(run: Run, *, resume: bool = False) -> TrainingResult:
     trainer.train(resume_from_checkpoint=resume or None)
     metrics = trainer.evaluate()
     metrics = {name: metrics[f"eval_{name}"] for name in MEASURES}
-    facts = _facts(run, corpus, targets, metrics)
+    # every report's baseline: the distribution of the training votes, whatever the model was trained towards
+    marginal = corpus.targets("train", recipe.question, bins=model.config.bins).probs.mean(0)
+    facts = _facts(run, corpus, targets, metrics, marginal)
     folder = Path(arguments.output_dir) / "model"
     if trainer.is_world_process_zero():
         save_model(trainer.accelerator.unwrap_model(trainer.model), processor, facts, folder)
@@ -178,7 +182,9 @@ def _standardise(model: OpinionPreTrainedModel, dataset: OpinionDataset, clips: 
     model.config.trunk_config = config
 
 
-def _facts(run: Run, corpus: ExportedCorpus, targets: dict[str, Targets], metrics: dict[str, float]) -> dict[str, Any]:
+def _facts(
+    run: Run, corpus: ExportedCorpus, targets: dict[str, Targets], metrics: dict[str, float], marginal: np.ndarray
+) -> dict[str, Any]:
     """What a reader of the checkpoint must know: data, splits, marginal, exclusions."""
     return {
         "corpus": corpus.name,
@@ -192,7 +198,7 @@ def _facts(run: Run, corpus: ExportedCorpus, targets: dict[str, Targets], metric
             }
             for split, split_target in targets.items()
         },
-        "marginal": targets["train"].probs.mean(0).tolist(),
+        "marginal": marginal.tolist(),
         "validation": metrics,
         "recipe": run.values,
     }

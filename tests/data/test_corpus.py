@@ -229,16 +229,23 @@ def test_items_without_votes_stay_and_are_reported(corpus, tmp_path):
     assert list(load(tmp_path / "out", "histograms", tmp_path)) == ["train", "test"]
 
 
-def test_missing_and_unreadable_audio_is_left_out_with_its_votes_or_kept(corpus, tmp_path):
+def test_missing_and_unreadable_audio_is_an_error_or_left_out_with_its_votes_or_kept(corpus, tmp_path):
     (corpus.root / "a.wav").unlink()
     (corpus.root / "b.wav").write_bytes(b"")
     corpus.items.loc[2, "audio"] = None
-    report = export_corpus(corpus, tmp_path / "out")
+    with pytest.raises(ValueError) as error:
+        export_corpus(corpus, tmp_path / "out")
+    assert str(error.value) == (
+        "small: 3 of 4 items have no readable audio (a: missing; b: b.wav is empty (0 bytes). Copy the file again; "
+        'c: missing); restore the files, or export with missing_audio="drop" to leave such items out with their votes, or '
+        '"keep" to keep them without audio.'
+    )
+    report = export_corpus(corpus, tmp_path / "out", missing_audio="drop")
     found = findings(report)
     assert (found["items without audio"].count, found["items without audio"].votes) == (2, 5)
     assert found["items with unreadable audio"].examples == ("b.wav is empty (0 bytes). Copy the file again.",)
     assert report.items == 1 and report.votes + report.votes_left_out == len(corpus.votes)
-    report = export_corpus(corpus, tmp_path / "out", require_audio=False)
+    report = export_corpus(corpus, tmp_path / "out", missing_audio="keep")
     assert report.items == 4 and report.votes == 8 and report.votes_left_out == 0
     assert findings(report)["items without audio"].count == 2
     assert read_export(tmp_path / "out").items["audio"].isna().sum() == 3
@@ -248,8 +255,51 @@ def test_no_audio_at_all(corpus, tmp_path):
     for item in ITEMS:
         (corpus.root / f"{item}.wav").unlink()
     with pytest.raises(ValueError, match="no item has readable audio .no audio file under"):
-        export_corpus(corpus, tmp_path / "out")
-    assert export_corpus(corpus, tmp_path / "out", require_audio=False).votes == 8
+        export_corpus(corpus, tmp_path / "out", missing_audio="drop")
+    assert export_corpus(corpus, tmp_path / "out", missing_audio="keep").votes == 8
+    with pytest.raises(ValueError, match="small: missing_audio is 'skip'; use 'error' or 'drop' or 'keep'"):
+        export_corpus(corpus, tmp_path / "out", missing_audio="skip")
+
+
+def test_long_clips_and_missing_speakers_are_reported(corpus, tmp_path):
+    soundfile.write(corpus.root / "b.wav", np.full(30 * 1000 + 1, 0.1), 1000)
+    soundfile.write(corpus.root / "c.wav", np.full(30 * 1000, 0.1), 1000)
+    corpus.items.loc[3, "speaker"] = None
+    found = findings(export_corpus(corpus, tmp_path / "out"))
+    assert found["clips longer than 30 s, which need max_seconds in training"].examples == ("b",)
+    assert (found["items without a speaker"].count, found["items without a speaker"].examples) == (1, ("d",))
+
+
+def test_pseudo_votes_follow_the_training_votes_only(corpus, tmp_path):
+    export_corpus(corpus, tmp_path / "out")
+    back = read_export(tmp_path / "out")
+    train = np.array([2, 3]) / 5  # votes on a and b
+    np.testing.assert_allclose(back.targets("test", method="smoothed").probs, [(np.array([0, 1]) + train) / 2])
+    np.testing.assert_allclose(
+        back.targets("train", method="smoothed", smoothing=2.0).probs,
+        [(np.array([2, 1]) + 2 * train) / 5, (np.array([0, 2]) + 2 * train) / 4],
+    )
+    corpus.items["split"] = ["one", "one", "two", "two"]
+    export_corpus(corpus, tmp_path / "out")
+    two = read_export(tmp_path / "out").targets("two", method="smoothed").probs
+    np.testing.assert_allclose(two, [[1.5 / 2, 0.5 / 2], [0.5 / 2, 1.5 / 2]])
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("corpus.json", "{"),
+        ("corpus.json", json.dumps({"kind": "annot-hf corpus export"})),
+        ("votes/train.parquet", "not parquet"),
+    ],
+)
+def test_a_damaged_export_names_the_file(name, content, corpus, tmp_path):
+    export_corpus(corpus, tmp_path / "out")
+    (tmp_path / "out" / name).write_text(content)
+    with pytest.raises(ValueError) as error:
+        read_export(tmp_path / "out")
+    assert str(error.value).startswith(f"{tmp_path / 'out' / name} is damaged (")
+    assert str(error.value).endswith("export the corpus again.")
 
 
 def test_shared_audio_and_speakers_in_two_splits_are_reported(corpus, tmp_path):
@@ -293,7 +343,7 @@ BAD_ITEMS = {
     "no modality": (lambda corpus: corpus.items.pop("audio"), "audio or text"),
     "no split column": (lambda corpus: corpus.items.pop("split"), "no column 'split'"),
     "no vote left": (
-        lambda corpus: setattr(corpus, "votes", corpus.votes.select(items=["a"])) or (corpus.root / "a.wav").unlink(),
+        lambda corpus: setattr(corpus, "votes", corpus.votes.select(items=[])),
         "no vote is on a listed item",
     ),
     "default question": (

@@ -35,6 +35,15 @@ def scales(seed=0, items=5, raters=4):
 # --- categories
 
 
+def test_pseudo_votes_follow_the_votes_asked_for_or_the_prior():
+    counts = np.array([[0, 2, 1], [1, 0, 1]])
+    mean = counts.sum(0) / 5
+    asked = make_targets(emotions(), "emotion", "smoothed", items=["a", "b"])
+    np.testing.assert_allclose(asked.probs, (counts + mean) / (counts.sum(1, keepdims=True) + 1))
+    given = make_targets(emotions(), "emotion", "smoothed", items=["a", "b"], prior=[2, 1, 1])
+    np.testing.assert_allclose(given.probs, (counts + [0.5, 0.25, 0.25]) / (counts.sum(1, keepdims=True) + 1))
+
+
 def test_vote_fractions_and_each_rater():
     targets = make_targets(emotions(), "emotion")
     np.testing.assert_allclose(targets.probs, [[0, 2 / 3, 1 / 3], [0.5, 0, 0.5], [0, 1, 0]])
@@ -167,7 +176,14 @@ def test_padding():
         (lambda: make_targets(emotions(), "emotion", items=["a", "a"]), "Item 'a' is asked for twice"),
         (lambda: make_targets(emotions(), "emotion", "smoothed", smoothing=0), "smoothing is 0"),
         (lambda: make_targets(emotions(), "emotion", "smoothed", smoothing=np.inf), "smoothing is inf"),
-        (lambda: make_targets(scales(), "valence", "kde", bins=0), "at least 1 bin"),
+        (
+            lambda: make_targets(emotions(), "emotion", "smoothed", prior=[1, 0]),
+            "one finite number from 0 up for each of",
+        ),
+        (lambda: make_targets(emotions(), "emotion", "smoothed", prior=[0, 0, 0]), "not all 0"),
+        (lambda: make_targets(emotions(), "emotion", "smoothed", prior=[1, 0, np.nan]), "prior is .*finite"),
+        (lambda: make_targets(scales(), "valence", "kde", bins=2.5), "bins is 2.5; it is a whole number"),
+        (lambda: make_targets(scales(), "valence", "kde", bins=0), "bins is 0; it is a whole number"),
         (
             lambda: make_targets(emotions(), "emotion").select(["a", "z"]),
             "1 of 2 items have no target, for instance 'z'",

@@ -256,13 +256,40 @@ def build(questions=EMOTION, **columns):
         (lambda: mixed().select(questions=["mood"]), "no question 'mood'"),
         (lambda: mixed().select(mask=[True]), "one boolean per vote .6."),
         (lambda: mixed().select(mask=np.arange(6)), "mask has type int64"),
-        (lambda: VoteTable.concat([]), "at least one"),
+        (lambda: VoteTable.concat([]), "no vote table to join; give at least one."),
+        (
+            build(duplicates="firstt"),
+            "duplicates is 'firstt' .did you mean 'first'.*; use 'error' or 'first' or 'keep'",
+        ),
+        (build(unknown="ignore"), "unknown is 'ignore'; use 'error' or 'drop'"),
+        (build(value=["hapy", "x"], unknown="drop"), "no rows left, since none of 2 values fits its question"),
+        (build(value=[["joy"], ["sad"]]), "column value holds values of type list.*; give text or numbers"),
+        (build(VALENCE, value=[[1], [2]]), "column value holds values of type list.*; give text or numbers"),
+        (build(value=["joy", ["sad"]]), "column value holds values of type list; give text or numbers"),
+        (build(weight=[[1], [2]]), "column weight holds values of type list"),
+        (build(item=["a", ""]), "row 1 has no item"),
+        (lambda: VoteTable.from_counts(EMOTION, ["a"], [[1, np.inf, 0]]), "Item 'a' has count inf for label 'joy'"),
+        (lambda: VoteTable.from_counts(EMOTION, ["a"], [["1", "2", "x"]]), "no table of numbers.*whole numbers from 0"),
+        (lambda: VoteTable.from_counts(EMOTION, ["a"], [["1", "2", "3"]]), "have type <U1; counts are whole numbers"),
+        (lambda: VoteTable.from_counts(EMOTION, ["a", "b"], [[1, 2, 3], [1]]), "no table of numbers"),
+        (
+            lambda: VoteTable.from_counts(VALENCE, ["a"], [[1]]),
+            "'valence' is a scale; only a category question has counts",
+        ),
         (lambda: VoteTable.from_arrow(pa.table({"item": ["a"]}), [EMOTION]), "no column 'question'"),
     ],
 )
 def test_what_is_refused_and_why(call, words):
     with pytest.raises(ValueError, match=words):
         call()
+
+
+def test_an_empty_name_is_no_name():
+    votes = VoteTable.from_columns(
+        EMOTION, item=["a", "a", "a"], annotator=["", "r", ""], value=["joy", "sad", "joy"], source=["x", "", "x"]
+    )
+    assert list(votes.annotators) == ["r"] and votes.annotator_codes.tolist() == [-1, 0, -1]
+    assert list(votes.sources) == ["x"] and votes.source_codes.tolist() == [0, -1, 0]
 
 
 def test_two_meanings_of_one_question_do_not_join():

@@ -53,8 +53,9 @@ def test_constants(case):
 
 def test_readme_names_what_a_user_must_know(case):
     text = (SCRIPTS / case[0] / "README.md").read_text(encoding="utf-8").lower()
-    for word in ("access", "licence", "citation", "split"):
+    for word in ("access", "licence", "citation", "split", f"annot-hf corpus dataset_scripts/{case[0]} --root "):
         assert word in text
+    assert " --out " in text
 
 
 def test_counts_in_are_counts_out(case):

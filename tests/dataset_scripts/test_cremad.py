@@ -174,12 +174,14 @@ def test_clips_without_audio_and_audio_without_votes(root):
     (root / "AudioWAV" / f"{CLIPS[0]}.wav").unlink()
     (root / "AudioWAV" / f"{CLIPS[1]}.wav").write_text("version https://git-lfs.github.com/spec/v1\noid")
     write_audio(root / "AudioWAV" / "1002_TSI_SAD_XX.wav")
-    report, back, findings = export(root)
+    with pytest.raises(ValueError, match="cremad: 2 of 7 items have no readable audio"):
+        export(root)
+    report, back, findings = export(root, missing_audio="drop")
     assert findings["items without audio"].examples == (CLIPS[0],)
     assert "git lfs pull" in findings["items with unreadable audio"].examples[0]
     assert findings["items without votes"].examples == ("1002_TSI_SAD_XX",)
     assert report.votes + report.votes_left_out == 3 * 6 * 8 + 2 * 9
-    assert len(export(root, require_audio=False)[1].votes) == 3 * 6 * 8 + 2 * 9
+    assert len(export(root, missing_audio="keep")[1].votes) == 3 * 6 * 8 + 2 * 9
 
 
 def test_bad_responses_are_counted(root):

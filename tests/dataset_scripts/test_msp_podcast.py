@@ -228,7 +228,9 @@ def test_export_with_unlabelled_test_turns_and_missing_audio(root):
     write_audio(root, [withheld, listed, stray])
     (root / "Audios" / TWO).unlink()
     (root / "Audios" / "._MSP-PODCAST_0001_0008.wav").write_bytes(b"mac")
-    report = export_corpus(MspPodcast(root), root.parent / "out")
+    with pytest.raises(ValueError, match=f"1 of 7 items have no readable audio .{TWO}: missing"):
+        export_corpus(MspPodcast(root), root.parent / "out")
+    report = export_corpus(MspPodcast(root), root.parent / "out", missing_audio="drop")
     assert report.splits == {"train": 1, "validation": 1, "test1": 1, "test2": 1, "test3": 2}
     findings = {finding.reason: finding for finding in report.findings}
     assert findings["audio without labels"].count == 3

@@ -203,8 +203,8 @@ def test_speakers_in_every_form(emotion_run):
     [
         (
             {"speakers": {"i0": "s", "i2": None}},
-            "2 evaluated items have no speaker (such as 'i1', 'i2'); name the speaker of every item, or pass speakers=None "
-            "to resample items.",
+            "2 evaluated items have no speaker (such as 'i1', 'i2'); name the speaker of every item, or of none "
+            "(speakers=None, or a column without any) to resample items.",
         ),
         ({"speakers": ["s"]}, "There are 1 speakers for 3 predicted items; give one an item."),
         ({"marginal": [0.5, 0.5]}, "The marginal has shape (2,) for 3 labels; give one probability a label."),

@@ -8,8 +8,10 @@ from torch.nn import functional
 from annot_hf.data.questions import Question
 from annot_hf.data.targets import make_targets
 from annot_hf.data.votes import VoteTable
+from annot_hf.models.configuration_annotator import AnnotatorConfig
 from annot_hf.models.kde import cell_masses, draw_observations
 from annot_hf.models.losses import EPSILON, rating_loss
+from annot_hf.models.modeling_annotator import AnnotatorModel
 from annot_hf.training.collator import OpinionDataset, VoteCollator
 
 ITEM = torch.tensor([0, 0, 1, 2, 2, 2])
@@ -234,3 +236,32 @@ def test_every_weight_learns_in_either_task():
         model = tiny.annotator().train()
         model(**batch(ratings=RATINGS, labels=GRID), task=task).loss.backward()
         assert all(parameter.grad is not None for parameter in model.parameters())
+
+
+def test_pairs_that_do_not_fit_are_one_sentence():
+    model, x = tiny.annotator(questions=tiny.CATEGORY), torch.randn(3, 20, 8)
+    for item, rater, message in (
+        ([0, 2], [0, 1], "name each of 3 items"),
+        ([0, 2, 1], [0, 0, 0], "must ascend"),
+        ([0, 1, 2, 3], [0, 0, 0, 0], "name each of 3 items"),
+        ([0, 1, 2], [0, 1, 3], "names rater 3; there are 3"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            model(input_features=x, pair_item=torch.tensor(item), pair_annotator=torch.tensor(rater))
+
+
+@pytest.mark.parametrize(
+    ("questions", "message"),
+    [
+        (tiny.CATEGORY * 2, "one category, or one or two scales"),
+        ([*tiny.SCALES, tiny.SCALES[0]], "one category, or one or two scales"),
+        ([{"name": "emotion", "lables": ["a"]}], "needs a name and either labels"),
+    ],
+)
+def test_questions_that_do_not_go_together(questions, message):
+    with pytest.raises(ValueError, match=message):
+        AnnotatorConfig(questions=questions)
+    with pytest.raises(ValueError, match="bins is 0"):
+        AnnotatorConfig(questions=tiny.SCALES, bins=0)
+    with pytest.raises(ValueError, match="asks no question"):
+        AnnotatorModel(AnnotatorConfig(trunk_config=tiny.trunk_config("log-mel")))

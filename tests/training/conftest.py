@@ -23,6 +23,7 @@ SMALL = {
     "speed_jitter": 0.1,
     "per_device_train_batch_size": 2,
     "num_train_epochs": 2,
+    "weight_decay": 0.01,
     "use_cpu": True,
     "report_to": "none",
     "disable_tqdm": True,

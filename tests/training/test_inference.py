@@ -139,7 +139,7 @@ def test_what_is_missing_is_one_sentence(checkpoints, copied, corpus, tmp_path):
     folder = copied["distribution"]
     torch.save({}, folder / "pytorch_model.bin")
     (folder / "model.safetensors").unlink()
-    with pytest.raises(ValueError, match="holds no safetensors"):
+    with pytest.raises(ValueError, match="holds no readable safetensors"):
         load_model(folder)
     build_trunk(tiny.trunk_config("bert")).save_pretrained(tmp_path / "bert")
     with pytest.raises(ValueError, match="holds a BertModel; give a checkpoint trained with annot-hf"):
@@ -171,3 +171,27 @@ def test_a_corrupt_clip_is_named_and_the_rest_is_kept(checkpoints, corpus, tmp_p
     predict(checkpoints["distribution"], copy, features=tmp_path / "features")
     now = {path: path.stat().st_mtime_ns for path in (tmp_path / "features").rglob("*.safetensors")}
     assert len(now) == 3 and now.items() >= first.items()
+
+
+def test_a_damaged_checkpoint_is_one_sentence_that_names_what(copied, tmp_path):
+    folder = copied["distribution"]
+    weights, config, facts = (folder / name for name in ("model.safetensors", "config.json", "training.json"))
+    whole = {path: path.read_bytes() for path in (weights, config, facts)}
+    for path, damaged, message in (
+        (weights, whole[weights][:200], "no readable safetensors"),
+        (config, b"{", r"config\.json cannot be read"),
+        (config, whole[config].replace(b'"embedding_size": 6', b'"embedding_size": 7'), "weights differ"),
+        (facts, b"{", r"training\.json is not JSON"),
+    ):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=message):
+            load_model(folder)
+        path.write_bytes(whole[path])
+    load_model(folder)
+
+
+def test_sources_must_be_a_list(checkpoints):
+    model, processor, _ = load_model(checkpoints["distribution"])
+    for sources in ("one.wav", []):
+        with pytest.raises(ValueError, match="give a list with at least one"):
+            predict_inputs(model, processor, sources)

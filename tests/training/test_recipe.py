@@ -86,7 +86,7 @@ def test_numbers_are_read_as_numbers(write, line, value):
         ("learning_rat: 1", r"mine\.yaml: unknown key 'learning_rat'.*learning_rate"),
         ("rater_head: residual", "unknown key 'rater_head'"),  # an option of annotator models
         ("model: annotator\nrater_hed: residual", "unknown key 'rater_hed'.*rater_head"),
-        ("trunk: some/wavlm\nnum_mel_bins: 40", "unknown key 'num_mel_bins'"),
+        ("trunk: some/wavlm\nnum_mel_bins: 40", "num_mel_bins is an option of the log-mel trunk"),
         ("annotators: [a]", "unknown key 'annotators'"),
         ("1: 2", "unknown key 1"),
         ("training:\n  seed: 1", "unknown key 'training'"),
@@ -135,3 +135,12 @@ def test_an_override_that_cannot_be_read(write, word):
 def test_an_override_is_named_as_the_place_of_an_error(write):
     with pytest.raises(ValueError, match="unknown key 'sed'.*seed"):
         load_recipe(write("seed: 1"), ["sed=2"])
+
+
+def test_another_trunk_leaves_the_options_of_the_log_mel_one_aside(caplog):
+    run = load_recipe("speech-distribution", ["trunk=microsoft/wavlm-base-plus", "learning_rate=1e-4"])
+    assert run.trunk_options == {} and run.recipe.trunk == "microsoft/wavlm-base-plus"
+    assert run.options["pooling_size"] == load_recipe("speech-distribution").options["pooling_size"]
+    assert "mask_time_prob" in caplog.text and "left aside" in caplog.text
+    with pytest.raises(ValueError, match="speed_jitter is an option of the log-mel trunk"):
+        load_recipe("speech-distribution", ["trunk=some/wavlm", "speed_jitter=0.2"])

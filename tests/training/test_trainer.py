@@ -20,7 +20,7 @@ TRAINED = RATERS[:6]
 # nothing at random in training
 RANDOM = ("mask_time_prob", "mask_feature_prob", "conv_dropout", "gain_jitter", "tilt_jitter", "speed_jitter")
 PLAIN = tiny.trunk_config("log-mel").to_diff_dict() | dict.fromkeys(RANDOM, 0.0)
-QUIET = {"dropout": 0.0, "trunk": tiny.LogMelConfig(**PLAIN)}
+QUIET = {"dropout": 0.0, "pooling_dropout": 0.0, "trunk": tiny.LogMelConfig(**PLAIN)}
 
 
 def scale_votes(raters, items=12):

@@ -1,1 +1,0 @@
-"""What is published: cards, folders, Spaces."""
