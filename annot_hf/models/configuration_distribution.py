@@ -1,19 +1,58 @@
 """Configuration of `DistributionModel`."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from .configuration_opinion import OpinionConfig
 
+HEADS = ("linear", "mlp")
+
 
 class DistributionConfig(OpinionConfig):
-    """A distribution of opinion over labels or grid cells; all options are those of `OpinionConfig`."""
+    """A distribution of opinion over labels or grid cells; the other options are those of `OpinionConfig`.
+
+    Args:
+        head: "linear", or "mlp" for the heads of arXiv 2606.27536 (section 2.1): linear, layer norm, GELU, dropout 0.2,
+            linear.
+        scale_questions: Scale questions answered beside, such as valence, as dictionaries with `name`, `low` and
+            `high`: for each a mean and a log-variance.
+        scale_weight: Weight of their loss beside the distribution's.
+        scale_ccc_weight: Weight of the CCC term in their loss.
+        scale_question_weights: Weight of each of them in their loss; all 1 when None. The paper has 1.4, 1, 1 for
+            valence, activation and dominance.
+        **kwargs: Options of `OpinionConfig`.
+
+    Raises:
+        ValueError: An option is unknown, or a scale question is none.
+    """
 
     model_type = "annot-distribution"
-    keys_to_ignore_at_inference = ["logits"]
+    keys_to_ignore_at_inference = ["logits", "scale_log_variance"]
 
     def __init__(
-        self, **kwargs: Any
-    ) -> None:  # without its own, the library would generate one that ignores the base's
+        self,
+        head: str = "linear",
+        scale_questions: Sequence[dict[str, Any]] = (),
+        scale_weight: float = 0.3,
+        scale_ccc_weight: float = 0.1,
+        scale_question_weights: Sequence[float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        if head not in HEADS:
+            raise ValueError(f"head is {head!r}; use one of {', '.join(HEADS)}.")
+        for question in scale_questions:
+            if not {"name", "low", "high"} <= set(question):
+                raise ValueError(f"Scale question {question} needs a name, low and high.")
+        if scale_question_weights is not None and len(scale_question_weights) != len(scale_questions):
+            raise ValueError(
+                f"There are {len(scale_question_weights)} scale_question_weights for {len(scale_questions)} scale questions; "
+                "give each one."
+            )
+        self.head = head
+        self.scale_questions = [dict(question) for question in scale_questions]
+        self.scale_weight = scale_weight
+        self.scale_ccc_weight = scale_ccc_weight
+        self.scale_question_weights = scale_question_weights
         super().__init__(**kwargs)
 
 

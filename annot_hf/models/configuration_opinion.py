@@ -7,7 +7,7 @@ from transformers import AutoConfig, PreTrainedConfig
 
 from .heads import POOLINGS
 from .kde import cell_names
-from .losses import LOSSES
+from .losses import CLASS_WEIGHTED, LOSSES
 from .trunks import trunk_config_from
 
 
@@ -30,11 +30,13 @@ class OpinionConfig(PreTrainedConfig):
         dropout: Dropout before and after the shared embedding.
         freeze_trunk: Train the heads only: the trunk stays in evaluation mode, and training takes its gradients away
             (a loaded model does not keep that).
-        loss: Distribution loss: "kl", "cross_entropy" or "jsd".
+        loss: Distribution loss: "kl", "cross_entropy", "jsd", or "ccc" (see `losses.distribution_loss`).
+        class_weights: Weight of each entry of the support in that loss (K,), for "kl" and "cross_entropy".
         **kwargs: Passed on.
 
     Raises:
-        ValueError: An option is unknown, the kernel even, or the questions do not go together.
+        ValueError: An option is unknown, the kernel even, the weights are not one a label, or the questions do not go
+            together.
     """
 
     sub_configs = {"trunk_config": AutoConfig}
@@ -55,6 +57,7 @@ class OpinionConfig(PreTrainedConfig):
         dropout: float = 0.3,
         freeze_trunk: bool = False,
         loss: str = "kl",
+        class_weights: Sequence[float] | None = None,
         **kwargs: Any,
     ) -> None:
         if pooling not in POOLINGS:
@@ -63,6 +66,8 @@ class OpinionConfig(PreTrainedConfig):
             raise ValueError(f"pooling_kernel is {pooling_kernel}; it must be odd, so that frames stay in the middle.")
         if loss not in LOSSES:
             raise ValueError(f"loss is {loss!r}; use one of {', '.join(LOSSES)}.")
+        if class_weights is not None and loss not in CLASS_WEIGHTED:
+            raise ValueError(f"loss is {loss!r}, which takes no class_weights; use one of {', '.join(CLASS_WEIGHTED)}.")
         self.trunk_config = trunk_config_from(trunk_config)
         self.questions = [dict(question) for question in questions]
         _check_questions(self.questions, bins)
@@ -78,11 +83,16 @@ class OpinionConfig(PreTrainedConfig):
         self.dropout = dropout
         self.freeze_trunk = freeze_trunk
         self.loss = loss
+        self.class_weights = None if class_weights is None else [float(weight) for weight in class_weights]
         if self.questions and "id2label" not in kwargs:
             names = [question["name"] for question in self.questions]
             labels = self.questions[0]["labels"] if not self.is_scale else cell_names(names, bins)
             kwargs["id2label"] = dict(enumerate(labels))
         super().__init__(**kwargs)
+        if self.questions and class_weights is not None and len(class_weights) != len(self.support):
+            raise ValueError(
+                f"There are {len(class_weights)} class_weights for {len(self.support)} labels; give each one."
+            )
 
     @property
     def is_scale(self) -> bool:

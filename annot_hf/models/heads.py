@@ -78,6 +78,15 @@ class TcGruPooling(nn.Module):
         return torch.cat(parts, -1)
 
 
+def make_head(width: int, outputs: int, kind: str) -> nn.Module:
+    """A head `(B, width)` to `(B, outputs)`: "linear", or "mlp" as in arXiv 2606.27536 (section 2.1)."""
+    if kind == "linear":
+        return nn.Linear(width, outputs)
+    return nn.Sequential(
+        nn.Linear(width, width), nn.LayerNorm(width), nn.GELU(), nn.Dropout(0.2), nn.Linear(width, outputs)
+    )
+
+
 class RaterHeads(nn.Module):
     """One linear layer per rater, evaluated only for the (item, rater) pairs that exist (arXiv 2408.11956).
 

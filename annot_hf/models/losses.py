@@ -1,25 +1,90 @@
 """Training losses: the measures of `measures.py`, averaged over a batch, in float32."""
 
+from collections.abc import Sequence
+
 import torch
 
 from .measures import ccc, cross_entropy, jsd, kl
 
 EPSILON = 1e-8  # added to a prediction (arXiv 2408.11956), so that an empty cell costs much but not infinitely much
-LOSSES = {"kl": kl, "cross_entropy": cross_entropy, "jsd": jsd}
+LEAST_VARIANCE = 1e-6  # of a column's targets over a batch, below which its CCC says nothing
+LOG_VARIANCE = 10.0  # a predicted log-variance is clipped to +- this (arXiv 2606.27536)
+LOSSES = ("kl", "cross_entropy", "jsd", "ccc")
+CLASS_WEIGHTED = ("kl", "cross_entropy")
 
 
-def distribution_loss(probs: torch.Tensor, labels: torch.Tensor, kind: str) -> torch.Tensor:
+def distribution_loss(
+    probs: torch.Tensor,
+    labels: torch.Tensor,
+    kind: str,
+    *,
+    class_weights: Sequence[float] | None = None,
+    item_weights: torch.Tensor | None = None,
+) -> torch.Tensor:
     """Mean divergence of predicted from target distributions.
 
     Args:
         probs: Predictions `(B, K)`.
-        labels: Targets `(B, K)`, rows sum to 1.
-        kind: "kl" (of the targets from the predictions), "cross_entropy" or "jsd", in nats.
+        labels: Targets `(B, K)`, rows sum to 1; one-hot rows make "cross_entropy" the usual hard one.
+        kind: "kl" (of the targets from the predictions), "cross_entropy" or "jsd", in nats; or "ccc", 1 - CCC over the
+            batch of each label's column, averaged over the columns whose targets vary (arXiv 2503.22711).
+        class_weights: Weight of each label `(K,)` for "kl" and "cross_entropy", applied to the label's term before the
+            sum over labels (arXiv 2606.27536, section 2.3). A weighted "kl" is no divergence and can be negative.
+        item_weights: Weight of each item `(B,)`, of mean 1; not for "ccc", which has no loss per item.
 
     Returns:
-        Scalar >= 0.
+        Scalar; >= 0 unless `class_weights` are given.
+
+    Raises:
+        ValueError: The loss knows no such weights.
     """
-    return LOSSES[kind](labels.float(), probs.float() + EPSILON).mean()
+    labels, probs = labels.float(), probs.float()
+    if kind == "ccc":
+        if item_weights is not None or class_weights is not None:
+            raise ValueError(
+                'Loss "ccc" compares whole columns and takes no weights; use "kl", "cross_entropy" or "jsd".'
+            )
+        varied = labels.var(0, correction=0) >= LEAST_VARIANCE
+        return ((1 - ccc(probs.T, labels.T)) * varied).sum() / varied.sum().clip(1)
+    if class_weights is not None:
+        if kind not in CLASS_WEIGHTED:
+            raise ValueError(f"Loss {kind!r} takes no class weights; use one of {', '.join(CLASS_WEIGHTED)}.")
+        weighted = labels * torch.as_tensor(class_weights, dtype=labels.dtype, device=labels.device)
+        loss = cross_entropy(weighted, probs + EPSILON)
+        if kind == "kl":
+            loss = loss - cross_entropy(weighted, labels.clip(torch.finfo(labels.dtype).tiny))
+    else:
+        loss = {"kl": kl, "cross_entropy": cross_entropy, "jsd": jsd}[kind](labels, probs + EPSILON)
+    return (loss if item_weights is None else loss * item_weights).mean()
+
+
+def effective_number_weights(counts: Sequence[float], beta: float = 0.9999) -> list[float]:
+    """Class-balanced weights (1 - beta) / (1 - beta^n), of mean 1 (Cui et al. 2019; arXiv 2606.27536, section 2.3).
+
+    Args:
+        counts: Training items of each class `(K,)`; a class without any counts as one item.
+        beta: In [0, 1): 0 weighs all classes alike, towards 1 they are weighed by inverse frequency.
+
+    Raises:
+        ValueError: beta is out of range.
+    """
+    if not 0 <= beta < 1:
+        raise ValueError(f"beta is {beta}; it must be at least 0 and below 1, such as 0.9999.")
+    counts = torch.as_tensor(counts, dtype=torch.float64).clip(1)
+    weights = (1 - beta) / (1 - beta**counts)
+    return (weights / weights.mean()).tolist()
+
+
+def inverse_frequency_weights(counts: Sequence[float], low: float = 0.25, high: float = 5.0) -> list[float]:
+    """Weights 1 / n of mean 1, then clipped to [low, high] (arXiv 2606.27536, section 2.3).
+
+    Args:
+        counts: Training items, or votes, of each class `(K,)`; a class without any counts as one.
+        low: Least weight.
+        high: Largest weight.
+    """
+    weights = 1 / torch.as_tensor(counts, dtype=torch.float64).clip(1)
+    return (weights / weights.mean()).clip(low, high).tolist()
 
 
 def rating_loss(prediction: torch.Tensor, ratings: torch.Tensor, kind: str) -> torch.Tensor:
@@ -38,3 +103,38 @@ def rating_loss(prediction: torch.Tensor, ratings: torch.Tensor, kind: str) -> t
     if kind == "mse":
         return ((prediction - ratings) ** 2 * present).sum() / present.sum().clip(1)
     return (1 - ccc(prediction.T, ratings.T, mask=present.T)).sum()
+
+
+def scale_loss(
+    mean: torch.Tensor,
+    log_variance: torch.Tensor,
+    targets: torch.Tensor,
+    *,
+    dimension_weights: Sequence[float] | None = None,
+    ccc_weight: float = 0.1,
+) -> torch.Tensor:
+    """Gaussian negative log-likelihood of scale targets plus a CCC term (arXiv 2606.27536, section 2.3).
+
+    mean_b,d w_d 1/2 (exp(-s) (mean - y)^2 + s) + ccc_weight max(0, 1 - sum_d w_d CCC_d / sum_d w_d), where s is the
+    log-variance clipped to +- 10 and the constant ln(2 pi) / 2 is left out.
+
+    Args:
+        mean: Predicted means `(B, D)` on [-1, 1].
+        log_variance: Predicted log-variances `(B, D)`.
+        targets: Mean ratings `(B, D)` on [-1, 1]; NaN where an item has none, which then counts nowhere.
+        dimension_weights: w `(D,)`; all 1 when None.
+        ccc_weight: Weight of the CCC term.
+
+    Returns:
+        Scalar; it can be negative.
+    """
+    present = ~targets.isnan()
+    mean, targets = mean.float(), torch.where(present, targets, 0.0).float()
+    log_variance = log_variance.float().clip(-LOG_VARIANCE, LOG_VARIANCE)
+    weights = torch.ones(mean.shape[-1]) if dimension_weights is None else torch.as_tensor(dimension_weights)
+    weights = weights.to(mean)
+    likelihood = 0.5 * ((-log_variance).exp() * (mean - targets) ** 2 + log_variance)
+    loss = (likelihood * weights * present).sum() / present.sum().clip(1)
+    rated = weights * present.any(0)
+    agreement = (rated * ccc(mean.T, targets.T, mask=present.T)).sum() / rated.sum().clip(EPSILON)
+    return loss + ccc_weight * (1 - agreement).clip(0)

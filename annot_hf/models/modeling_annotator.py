@@ -1,6 +1,8 @@
 """Every rater's own answer, and the distribution that the raters form together (arXiv 2408.11956)."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -24,6 +26,7 @@ class AnnotatorModel(OpinionPreTrainedModel):
     """
 
     config_class = AnnotatorConfig
+    loss_inputs = ("ratings", "labels", "item_weights", "task")
 
     def __init__(self, config: AnnotatorConfig) -> None:
         super().__init__(config)
@@ -49,6 +52,7 @@ class AnnotatorModel(OpinionPreTrainedModel):
         ratings: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         item_seed: torch.Tensor | None = None,
+        item_weights: torch.Tensor | None = None,
         task: str = "both",
         return_dict: bool = True,
     ) -> AnnotatorOutput:
@@ -65,6 +69,7 @@ class AnnotatorModel(OpinionPreTrainedModel):
             ratings: The raters' answers: `(P, D)` on [-1, 1], or label codes `(P, 1)`; NaN where missing.
             labels: Target distributions `(B, K)`.
             item_seed: Seed of each item's resampling `(B,)`; the one of its target removes sampling noise.
+            item_weights: Weight of each item in the distribution's loss `(B,)`, of mean 1.
             task: Which loss: "ratings" (task 1 of the paper), "distribution" (task 3) or "both".
             return_dict: Only True is supported.
 
@@ -85,7 +90,9 @@ class AnnotatorModel(OpinionPreTrainedModel):
         consensus, answers = self._answers(embedding, pair_item, pair_annotator)
         with torch.autocast(embedding.device.type, enabled=False):
             probs = self._distribution(answers.float(), pair_item, len(embedding), item_seed)
-            loss = self._loss(probs, consensus, answers, pair_item, ratings, labels, task)
+            predicted = {"probs": probs, "consensus": consensus, "ratings": answers, "pair_item": pair_item}
+            given = {"ratings": ratings, "labels": labels, "item_weights": item_weights, "task": task}
+            loss = self.loss_of(predicted, given)
         if not self.config.is_scale:
             consensus, answers = consensus.float().softmax(-1), answers.float().softmax(-1)
         return AnnotatorOutput(
@@ -96,6 +103,37 @@ class AnnotatorModel(OpinionPreTrainedModel):
             pair_item=pair_item,
             pair_annotator=pair_annotator,
         )
+
+    @property
+    def loss_spans_batch(self) -> bool:
+        """Whether the loss compares the items of a batch with each other, so that its size matters (CCC)."""
+        return self.config.loss == "ccc" or (self.config.is_scale and self.config.rating_loss == "ccc")
+
+    def loss_of(self, predicted: Mapping[str, torch.Tensor], given: Mapping[str, Any]) -> torch.Tensor | None:
+        """Loss of a prediction, also of several batches joined, as far as its targets are given, else None.
+
+        Args:
+            predicted: `probs`, `consensus`, `ratings` and `pair_item` as `forward` returns them for scales; for a
+                category question, consensus and ratings are scores before the softmax.
+            given: `ratings`, `labels`, `item_weights` and `task` as `forward` takes them.
+        """
+        probs, task, losses = predicted["probs"], given["task"], []
+        if task != "distribution" and given.get("ratings") is not None:
+            losses.append(
+                self._rating_task(
+                    predicted["consensus"], predicted["ratings"], predicted["pair_item"], given["ratings"], len(probs)
+                )
+            )
+        if task != "ratings" and given.get("labels") is not None:
+            loss = distribution_loss(
+                probs,
+                given["labels"],
+                self.config.loss,
+                class_weights=self.config.class_weights,
+                item_weights=given.get("item_weights"),
+            )
+            losses.append(self.config.distribution_weight * loss)
+        return sum(losses) if losses else None
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -152,24 +190,6 @@ class AnnotatorModel(OpinionPreTrainedModel):
         seed = torch.zeros(items) if item_seed is None else item_seed  # one for all: no matter the place in the batch
         observations = draw_observations(padded, present, n=self.config.draws, seed=seed)
         return cell_masses(observations, bins=self.config.bins).flatten(1)
-
-    def _loss(
-        self,
-        probs: torch.Tensor,
-        consensus: torch.Tensor,
-        answers: torch.Tensor,
-        pair_item: torch.Tensor,
-        ratings: torch.Tensor | None,
-        labels: torch.Tensor | None,
-        task: str,
-    ) -> torch.Tensor | None:
-        """The loss of `task` as far as its targets are given, else None."""
-        losses = []
-        if task != "distribution" and ratings is not None:
-            losses.append(self._rating_task(consensus, answers, pair_item, ratings, len(probs)))
-        if task != "ratings" and labels is not None:
-            losses.append(self.config.distribution_weight * distribution_loss(probs, labels, self.config.loss))
-        return sum(losses) if losses else None
 
     def _rating_task(
         self, consensus: torch.Tensor, answers: torch.Tensor, pair_item: torch.Tensor, ratings: torch.Tensor, items: int

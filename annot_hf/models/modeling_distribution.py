@@ -1,16 +1,18 @@
 """One distribution of opinion per item, over any trunk."""
 
+from collections.abc import Mapping
+
 import torch
-from torch import nn
 
 from .configuration_distribution import DistributionConfig
-from .losses import distribution_loss
+from .heads import make_head
+from .losses import distribution_loss, scale_loss
 from .modeling_opinion import OpinionPreTrainedModel
 from .outputs import DistributionOutput
 
 
 class DistributionModel(OpinionPreTrainedModel):
-    """Softmax over the support, trained towards the distribution of votes.
+    """Softmax over the support, trained towards the distribution of votes; beside it, if asked, scales such as valence.
 
     Example:
         >>> from annot_hf import DistributionModel
@@ -22,10 +24,13 @@ class DistributionModel(OpinionPreTrainedModel):
     """
 
     config_class = DistributionConfig
+    loss_inputs = ("labels", "scale_labels", "item_weights")
 
     def __init__(self, config: DistributionConfig) -> None:
         super().__init__(config)
-        self.head = nn.Linear(config.embedding_size, len(config.support))
+        self.head = make_head(config.embedding_size, len(config.support), config.head)
+        if config.scale_questions:
+            self.scale_head = make_head(config.embedding_size, 2 * len(config.scale_questions), config.head)
         self.post_init()
 
     def forward(
@@ -36,6 +41,8 @@ class DistributionModel(OpinionPreTrainedModel):
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
+        scale_labels: torch.Tensor | None = None,
+        item_weights: torch.Tensor | None = None,
         return_dict: bool = True,
     ) -> DistributionOutput:
         """Predict, and score against target distributions if there are any.
@@ -47,6 +54,8 @@ class DistributionModel(OpinionPreTrainedModel):
             attention_mask: 1 where the input is real `(B, T)`.
             token_type_ids: Segments `(B, T)`, for text trunks that use them.
             labels: Target distributions `(B, K)`.
+            scale_labels: Mean ratings of the scale questions beside `(B, D)` on [-1, 1]; NaN where there are none.
+            item_weights: Weight of each item in the distribution's loss `(B,)`, of mean 1.
             return_dict: Only True is supported.
 
         Returns:
@@ -60,9 +69,48 @@ class DistributionModel(OpinionPreTrainedModel):
             token_type_ids=token_type_ids,
         )
         logits = self.head(embedding)
-        probs = logits.float().softmax(-1)
-        loss = None if labels is None else distribution_loss(probs, labels, self.config.loss)
-        return DistributionOutput(loss=loss, probs=probs, logits=logits)
+        predicted = {"probs": logits.float().softmax(-1), "logits": logits}
+        if self.config.scale_questions:
+            predicted["scale_mean"], predicted["scale_log_variance"] = self.scale_head(embedding).float().chunk(2, -1)
+        given = {"labels": labels, "scale_labels": scale_labels, "item_weights": item_weights}
+        return DistributionOutput(loss=self.loss_of(predicted, given), **predicted)
+
+    @property
+    def loss_spans_batch(self) -> bool:
+        """Whether the loss compares the items of a batch with each other, so that its size matters (CCC)."""
+        config = self.config
+        return config.loss == "ccc" or bool(config.scale_questions and config.scale_weight and config.scale_ccc_weight)
+
+    def loss_of(
+        self, predicted: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor | None]
+    ) -> torch.Tensor | None:
+        """Loss of what `forward` returned, also of several batches joined; None without targets.
+
+        Args:
+            predicted: `probs` and, if the model has scale questions, `scale_mean` and `scale_log_variance`.
+            given: `labels`, `scale_labels` and `item_weights` as `forward` takes them, as far as there are any.
+        """
+        config, losses = self.config, []
+        if given.get("labels") is not None:
+            losses.append(
+                distribution_loss(
+                    predicted["probs"],
+                    given["labels"],
+                    config.loss,
+                    class_weights=config.class_weights,
+                    item_weights=given.get("item_weights"),
+                )
+            )
+        if given.get("scale_labels") is not None and config.scale_questions:
+            loss = scale_loss(
+                predicted["scale_mean"],
+                predicted["scale_log_variance"],
+                given["scale_labels"],
+                dimension_weights=config.scale_question_weights,
+                ccc_weight=config.scale_ccc_weight,
+            )
+            losses.append(config.scale_weight * loss)
+        return sum(losses) if losses else None
 
 
 DistributionModel.register_for_auto_class("AutoModel")

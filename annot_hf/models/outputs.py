@@ -27,11 +27,15 @@ class DistributionOutput(ModelOutput):
         loss: Scalar, present when `labels` were given.
         probs: Distribution over the K entries of the support `(B, K)`; rows sum to 1.
         logits: Scores before the softmax `(B, K)`.
+        scale_mean: Mean rating expected on each of the D scale questions beside `(B, D)`, on [-1, 1] but not squashed.
+        scale_log_variance: Log of the variance around it `(B, D)`.
     """
 
     loss: torch.FloatTensor | None = None
     probs: torch.FloatTensor | None = None
     logits: torch.FloatTensor | None = None
+    scale_mean: torch.FloatTensor | None = None
+    scale_log_variance: torch.FloatTensor | None = None
 
 
 @dataclass

@@ -24,6 +24,7 @@ class OpinionDataset(Dataset):
         lengths: Length of each input (frames, samples or characters), for bucketing.
         annotators: The model's raters; answers of others get index -1.
         seed: Seed of the resampling, that of the targets.
+        scales: Mean ratings of the scale questions beside `(N, D)` on [-1, 1]; rows then have `scale_labels`.
     """
 
     def __init__(
@@ -35,7 +36,9 @@ class OpinionDataset(Dataset):
         *,
         annotators: Sequence[str] = (),
         seed: int = 0,
+        scales: np.ndarray | None = None,
     ) -> None:
+        self.scales = scales
         self.targets, self.inputs, self.read = targets, inputs, read
         self.lengths = np.asarray(lengths)
         index = {name: code for code, name in enumerate(annotators)}
@@ -49,13 +52,14 @@ class OpinionDataset(Dataset):
 
     def __getitem__(self, index: int) -> dict[str, Any]:
         rows = slice(self.bounds[index], self.bounds[index + 1])
-        return {
+        row = {
             "input": self.read(self.inputs[index]),
             "labels": self.targets.probs[index],
             "annotators": self.annotators[rows],
             "ratings": self.targets.ratings.value[rows],
             "seed": self.seeds[index],
         }
+        return row if self.scales is None else row | {"scale_labels": self.scales[index]}
 
 
 @dataclass
@@ -77,6 +81,8 @@ class VoteCollator:
         """Batch with the trunk's input, `attention_mask`, `labels` `(B, K)` and, for annotator models, the pairs."""
         batch = self._inputs([row["input"] for row in rows])
         batch["labels"] = torch.from_numpy(np.stack([row["labels"] for row in rows])).float()
+        if "scale_labels" in rows[0]:
+            batch["scale_labels"] = torch.from_numpy(np.stack([row["scale_labels"] for row in rows])).float()
         if self.panel is None:
             return batch
         pairs = [self._pairs(row) for row in rows]

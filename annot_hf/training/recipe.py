@@ -17,8 +17,11 @@ from transformers import HfArgumentParser, TrainingArguments
 
 from annot_hf.data.questions import nearest
 from annot_hf.models.configuration_annotator import AnnotatorConfig
+from annot_hf.models.configuration_distribution import DistributionConfig
 from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.configuration_opinion import OpinionConfig
+from annot_hf.training.curriculum import CURRICULA, EntropyCurriculum
+from annot_hf.training.schedules import NEWBOB, StagedLearning
 
 logger = logging.getLogger(__name__)
 
@@ -53,6 +56,29 @@ class Recipe:
         question: The question, or two scale questions, to learn; the corpus's default when empty.
         target: Target method of `make_targets`; "soft" for a category and "kde" for scales when empty.
         smoothing: Pseudo-votes of target "smoothed".
+        scales: Scale questions that a distribution model answers beside, such as valence; learnt from the mean rating.
+        class_weighting: Weights of the labels in the loss, from the training targets: "effective" number of items (Cui et
+            al. 2019; with loss "cross_entropy" and target "majority" the class-balanced cross-entropy of arXiv
+            2606.27536), "inverse" frequency clipped to [0.25, 5] (its weighted KL), or none when empty.
+        class_beta: Beta of "effective".
+        curriculum: "filter", "weight" (arXiv 2606.27536), "reverse-filter", "reverse-weight", or none when empty; see
+            `EntropyCurriculum`, also for the next five.
+        curriculum_by: What "filter" compares an item with: "batch", "corpus" or "threshold".
+        curriculum_epochs: Epochs at which the share of items changes, from 1.
+        curriculum_shares: Share of items from each of these on.
+        curriculum_warmup: Epochs before the ramp of "weight" and "threshold".
+        curriculum_ramp: Epochs of the ramp.
+        trunk_learning_rate: Learning rate of the trunk; `learning_rate` for all when null.
+        newbob: Learning rates fall when the validation loss stops to: "compose" or "overwrite" (see `StagedLearning`), or
+            not when empty. Choose lr_scheduler_type constant beside it.
+        newbob_factor: What they fall by.
+        newbob_threshold: Relative improvement below which they fall.
+        unfreeze_epochs: Finished epochs after which the top layers of the trunk are unfrozen, frozen before; none when
+            empty.
+        unfreeze_layers: How many top layers from each of these on.
+        unfreeze_factors: Factor of the trunk's learning rate from each of these on; 1 when empty.
+        early_stopping_patience: Epochs without an improvement of `metric_for_best_model` after which training ends; 0
+            for never.
         task_schedule: How an annotator model learns its two tasks: "alternate" takes an optimiser step for each on every
             batch (arXiv 2408.11956), "joint" adds the losses, "ratings" and "distribution" learn one alone.
         max_seconds: Longest clip that is accepted (s).
@@ -65,6 +91,23 @@ class Recipe:
     question: list[str] = field(default_factory=list)
     target: str = ""
     smoothing: float = 1.0
+    scales: list[str] = field(default_factory=list)
+    class_weighting: str = ""
+    class_beta: float = 0.9999
+    curriculum: str = ""
+    curriculum_by: str = "batch"
+    curriculum_epochs: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 12])
+    curriculum_shares: list[float] = field(default_factory=lambda: [0.5, 0.625, 0.75, 0.875, 1.0])
+    curriculum_warmup: int = 5
+    curriculum_ramp: int = 6
+    trunk_learning_rate: float | None = None
+    newbob: str = ""
+    newbob_factor: float = 0.9
+    newbob_threshold: float = 0.0025
+    unfreeze_epochs: list[int] = field(default_factory=list)
+    unfreeze_layers: list[int] = field(default_factory=list)
+    unfreeze_factors: list[float] = field(default_factory=list)
+    early_stopping_patience: int = 0
     task_schedule: str = "alternate"
     max_seconds: float = 30.0
     features: str = ""
@@ -73,12 +116,50 @@ class Recipe:
         choices = {
             "model": ("distribution", "annotator"),
             "task_schedule": ("alternate", "joint", "ratings", "distribution"),
+            "class_weighting": ("", "effective", "inverse"),
+            "curriculum": ("", *CURRICULA, *(f"reverse-{kind}" for kind in CURRICULA)),
+            "newbob": ("", *NEWBOB),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; use one of {', '.join(allowed)}.")
-        if isinstance(self.question, str):
-            self.question = [self.question]
+                known = ", ".join(filter(None, allowed))
+                raise ValueError(f"{name} is {getattr(self, name)!r}; use one of {known}.")
+        for name in ("question", "scales"):
+            if isinstance(getattr(self, name), str):
+                setattr(self, name, [getattr(self, name)])
+        if self.model == "annotator":
+            for name in ("scales", "curriculum"):
+                if getattr(self, name):
+                    raise ValueError(f"{name} is for distribution models, and model is annotator; remove {name}.")
+        self.make_curriculum()
+        self.make_staging()
+
+    def make_curriculum(self) -> EntropyCurriculum | None:
+        """The curriculum, if the recipe has one."""
+        if not self.curriculum:
+            return None
+        return EntropyCurriculum(
+            kind=self.curriculum.removeprefix("reverse-"),
+            reverse=self.curriculum.startswith("reverse-"),
+            by=self.curriculum_by,
+            epochs=tuple(self.curriculum_epochs),
+            shares=tuple(self.curriculum_shares),
+            warmup=self.curriculum_warmup,
+            ramp=self.curriculum_ramp,
+        )
+
+    def make_staging(self) -> StagedLearning | None:
+        """NewBob and the stages of unfreezing, if the recipe has any."""
+        if not (self.newbob or self.unfreeze_epochs or self.unfreeze_layers or self.unfreeze_factors):
+            return None
+        return StagedLearning(
+            self.newbob or None,
+            self.newbob_factor,
+            self.newbob_threshold,
+            self.unfreeze_epochs,
+            self.unfreeze_layers,
+            self.unfreeze_factors,
+        )
 
 
 @dataclass
@@ -142,11 +223,11 @@ def load_recipe(recipe: str | os.PathLike[str], overrides: Mapping[str, Any] | S
 
 def make_run(values: Mapping[str, Any], *, where: str = "recipe") -> Run:
     """Check a flat mapping of keys to values and sort it into its three homes."""
-    model_class = AnnotatorConfig if values.get("model") == "annotator" else None
+    config = AnnotatorConfig if values.get("model") == "annotator" else DistributionConfig
     homes = {
         "recipe": {entry.name: entry.type for entry in dataclasses.fields(Recipe)},
         "training": {entry.name: entry.type for entry in dataclasses.fields(TrainingArguments) if entry.init},
-        "options": _parameters(OpinionConfig) | (_parameters(model_class) if model_class else {}),
+        "options": _parameters(OpinionConfig) | _parameters(config),
         "trunk_options": _parameters(LogMelConfig) if values.get("trunk", LOG_MEL) == LOG_MEL else {},
     }
     known = [name for home in homes.values() for name in home]
@@ -170,7 +251,7 @@ def make_run(values: Mapping[str, Any], *, where: str = "recipe") -> Run:
 
 def _parameters(config: type) -> dict[str, Any]:
     """Option names and annotations of a configuration class that a recipe may set."""
-    outside = ("self", "kwargs", "trunk_config", "questions", "annotators")
+    outside = ("self", "kwargs", "trunk_config", "questions", "scale_questions", "annotators", "class_weights")
     return {
         name: parameter.annotation
         for name, parameter in inspect.signature(config.__init__).parameters.items()

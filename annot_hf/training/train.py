@@ -4,33 +4,36 @@ import hashlib
 import json
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import yaml
-from transformers import set_seed
+from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
 
 from annot_hf.data.export import ExportedCorpus, read_export
-from annot_hf.data.targets import Targets
+from annot_hf.data.questions import Question
+from annot_hf.data.targets import Targets, scale_means
 from annot_hf.models.configuration_annotator import AnnotatorConfig
 from annot_hf.models.configuration_distribution import DistributionConfig
 from annot_hf.models.configuration_log_mel import LogMelConfig
+from annot_hf.models.losses import effective_number_weights, inverse_frequency_weights
 from annot_hf.models.modeling_annotator import AnnotatorModel
 from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.trunks import input_name_of
 from annot_hf.training.collator import OpinionDataset, VoteCollator
 from annot_hf.training.inputs import corpus_inputs, make_processor
-from annot_hf.training.recipe import LOG_MEL, Run
+from annot_hf.training.recipe import LOG_MEL, Recipe, Run
 from annot_hf.training.trainer import OpinionTrainer
 
 logger = logging.getLogger(__name__)
 
 MODELS = {"distribution": (DistributionConfig, DistributionModel), "annotator": (AnnotatorConfig, AnnotatorModel)}
 FACTS = "training.json"
-MEASURES = ("loss", "cross_entropy", "jsd", "tvd")
+MEASURES = ("loss", "cross_entropy", "kl", "jsd", "tvd", "macro_f1", "ccc")
 
 
 @dataclass(frozen=True)
@@ -71,15 +74,18 @@ def train(run: Run, *, resume: bool = False) -> TrainingResult:
         raise ValueError(f"{arguments.output_dir} holds no checkpoint to go on from; train without --resume first.")
     corpus = read_export(recipe.corpus)
     set_seed(arguments.seed)
+    bins = run.options.get("bins", 4)
     targets = {
-        split: corpus.targets(
-            split, recipe.question, recipe.target, bins=run.options.get("bins", 4), smoothing=recipe.smoothing
-        )
-        for split in ("train", "validation")
+        "train": corpus.targets("train", recipe.question, recipe.target, bins=bins, smoothing=recipe.smoothing),
+        # whatever a model learns from, it is measured against the votes
+        "validation": corpus.targets("validation", recipe.question, bins=bins),
     }
     if recipe.model == "annotator":
         targets = {split: _with_raters(split_target, split) for split, split_target in targets.items()}
-    model, processor = _build(run, targets["train"])
+    scales = [corpus.votes.question(name) for name in recipe.scales]
+    if scales:
+        arguments.label_names = ["labels", "scale_labels"]
+    model, processor = _build(run, targets["train"], scales)
     features = recipe.features or Path(arguments.output_dir) / "features"
     datasets = {}
     for split, split_target in targets.items():
@@ -93,7 +99,12 @@ def train(run: Run, *, resume: bool = False) -> TrainingResult:
             inputs = type(inputs)([inputs.entries[row] for row in order], inputs.read, inputs.lengths[order])
         annotators = getattr(model.config, "annotators", ())
         datasets[split] = OpinionDataset(
-            split_target, inputs.entries, inputs.read, inputs.lengths, annotators=annotators
+            split_target,
+            inputs.entries,
+            inputs.read,
+            inputs.lengths,
+            annotators=annotators,
+            scales=scale_means(corpus.votes, recipe.scales, split_target.items) if scales else None,
         )
     if model.config.trunk_config.model_type == LogMelConfig.model_type and "mel_mean" not in run.trunk_options:
         _standardise(model, datasets["train"])
@@ -102,15 +113,18 @@ def train(run: Run, *, resume: bool = False) -> TrainingResult:
     collator = make_collator(model, processor)
     trainer = OpinionTrainer(
         task_schedule=recipe.task_schedule if recipe.model == "annotator" else None,
+        curriculum=recipe.make_curriculum(),
+        trunk_learning_rate=recipe.trunk_learning_rate,
         model=model,
         args=arguments,
         train_dataset=datasets["train"],
         eval_dataset=datasets["validation"],
         data_collator=collator,
+        callbacks=_callbacks(run),
     )
     trainer.train(resume_from_checkpoint=resume or None)
     metrics = trainer.evaluate()
-    metrics = {name: metrics[f"eval_{name}"] for name in MEASURES}
+    metrics = {name: metrics[f"eval_{name}"] for name in MEASURES if f"eval_{name}" in metrics}
     # every report's baseline: the distribution of the training votes, whatever the model was trained towards
     marginal = corpus.targets("train", recipe.question, bins=model.config.bins).probs.mean(0)
     facts = _facts(run, corpus, targets, metrics, marginal)
@@ -137,10 +151,28 @@ def save_model(model: OpinionPreTrainedModel, processor: Any, facts: dict[str, A
     (folder / FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
-def _build(run: Run, targets: Targets) -> tuple[OpinionPreTrainedModel, Any]:
+def _callbacks(run: Run) -> list[TrainerCallback]:
+    """What watches the validation passes."""
+    staging, patience = run.recipe.make_staging(), run.recipe.early_stopping_patience
+    stopping = [EarlyStoppingCallback(patience)] if patience else []
+    return ([staging] if staging else []) + stopping
+
+
+def _class_weights(recipe: Recipe, targets: Targets) -> list[float] | None:
+    """Weights of the labels, from how much of the training targets each has."""
+    mass = targets.probs.sum(0)
+    if recipe.class_weighting == "effective":
+        return effective_number_weights(mass, recipe.class_beta)
+    return inverse_frequency_weights(mass) if recipe.class_weighting else None
+
+
+def _build(run: Run, targets: Targets, scales: Sequence[Question]) -> tuple[OpinionPreTrainedModel, Any]:
     """The untrained model and its processor."""
     config_class, model_class = MODELS[run.recipe.model]
     options = dict(run.options, questions=[question.to_dict() for question in targets.questions])
+    options["class_weights"] = _class_weights(run.recipe, targets)
+    if scales:
+        options["scale_questions"] = [question.to_dict() for question in scales]
     if run.recipe.model == "annotator":
         options["annotators"] = _annotators(targets)
     if run.recipe.trunk == LOG_MEL:

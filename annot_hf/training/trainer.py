@@ -2,13 +2,18 @@
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from transformers import EvalPrediction, Trainer
 
+from annot_hf.evaluation.statistics import class_counts, macro_f1_of
 from annot_hf.models.heads import RaterHeads
-from annot_hf.models.measures import cross_entropy, jsd, tvd
+from annot_hf.models.measures import ccc, cross_entropy, jsd, kl, tvd
 from annot_hf.training.collator import BucketSampler
+from annot_hf.training.curriculum import EntropyCurriculum, normalised_entropy
+from annot_hf.training.effective_batch import EffectiveBatch
+from annot_hf.training.schedules import HEADS, TRUNK
 
 
 class OpinionTrainer(Trainer):
@@ -18,12 +23,30 @@ class OpinionTrainer(Trainer):
         task_schedule: "alternate" takes an optimiser step on the raters' answers and then one on the distribution, for
             every batch (arXiv 2408.11956); "joint" adds the losses; "ratings" and "distribution" learn one alone.
             Only annotator models have a schedule; None for others.
+        curriculum: Which items the distribution's loss hears in which epoch; all when None.
+        trunk_learning_rate: Learning rate of the trunk, beside that of the heads; one for both when None.
         **kwargs: Arguments of `Trainer`.
     """
 
-    def __init__(self, *, task_schedule: str | None = None, **kwargs: Any) -> None:
+    def __init__(
+        self,
+        *,
+        task_schedule: str | None = None,
+        curriculum: EntropyCurriculum | None = None,
+        trunk_learning_rate: float | None = None,
+        **kwargs: Any,
+    ) -> None:
         super().__init__(compute_metrics=distribution_metrics, **kwargs)
-        self.task_schedule = task_schedule
+        self.task_schedule, self.curriculum, self.trunk_learning_rate = task_schedule, curriculum, trunk_learning_rate
+        self._effective: EffectiveBatch | None = None
+        self._entropies = None
+        if curriculum is not None:
+            self._entropies = normalised_entropy(torch.from_numpy(self.train_dataset.targets.probs))
+            if self._entropies.max() - self._entropies.min() < 1e-6:
+                raise ValueError(
+                    f"All {len(self._entropies)} training targets have the same entropy, which leaves a curriculum nothing to "
+                    "go by; choose a target that keeps disagreement, such as soft, or remove curriculum."
+                )
         if task_schedule == "alternate" and self.args.gradient_accumulation_steps > 1:
             raise ValueError(
                 f"gradient_accumulation_steps is {self.args.gradient_accumulation_steps}; alternating tasks step on every "
@@ -40,6 +63,8 @@ class OpinionTrainer(Trainer):
             modules = (self.model if model is None else model).modules()
             tables = [module.table for module in modules if isinstance(module, RaterHeads) and module.sparse]
             dense = super().create_optimizer(model)
+            if self.trunk_learning_rate is not None:
+                _split_trunk(dense, self.model if model is None else model, self.trunk_learning_rate)
             if tables:
                 args, apart = self.args, {id(table) for table in tables}
                 for group in dense.param_groups:
@@ -53,11 +78,9 @@ class OpinionTrainer(Trainer):
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | None = None
     ) -> torch.Tensor:
         """One step; under "alternate" the first task's optimiser step happens here, the second's in the usual place."""
-        if self.task_schedule is None:
-            return super().training_step(model, inputs, num_items_in_batch)
         if self.task_schedule != "alternate":
-            task = "both" if self.task_schedule == "joint" else self.task_schedule
-            return super().training_step(model, {**inputs, "task": task}, num_items_in_batch)
+            return super().training_step(model, self._with_extras(inputs), num_items_in_batch)
+        inputs = self._with_extras(inputs)
         first = super().training_step(model, {**inputs, "task": "ratings"}, num_items_in_batch)
         if self.args.max_grad_norm:
             self._clip_grad_norm(model)
@@ -65,11 +88,66 @@ class OpinionTrainer(Trainer):
         model.zero_grad()
         return first + super().training_step(model, {**inputs, "task": "distribution"}, num_items_in_batch)
 
+    def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
+        """The stock ones; a loss that compares items with each other is prepared for all of the step's items."""
+        batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
+        core = self.accelerator.unwrap_model(self.model_wrapped)
+        processes = self.accelerator.num_processes
+        alone = len(batches) == 1 and processes == 1
+        self._effective = None
+        if core.loss_spans_batch and not alone and self.task_schedule != "alternate" and batches:
+            self._effective = batches
+        return batches, count
+
+    def compute_loss(self, model: nn.Module, inputs: dict[str, Any], **kwargs: Any) -> Any:
+        """The stock loss, or this micro-batch's part of the loss over the effective batch."""
+        if self._effective is None or not model.training:
+            return super().compute_loss(model, inputs, **kwargs)
+        core = self.accelerator.unwrap_model(model)
+        if isinstance(self._effective, list):  # the first of the step
+            self._effective = EffectiveBatch(
+                model,
+                core,
+                [self._prepare_inputs(self._with_extras(batch)) for batch in self._effective],
+                processes=self.accelerator.num_processes,
+                rank=self.accelerator.process_index,
+                context=self.compute_loss_context_manager,
+            )
+        surrogate = self._effective.surrogate(model, core, inputs)
+        parts = self.current_gradient_accumulation_steps
+        # the stock step divides by the number of parts; their gradients are to be added up, their values averaged
+        return surrogate.detach() + parts * (surrogate - surrogate.detach())
+
+    @property
+    def _task(self) -> str:
+        return "both" if self.task_schedule == "joint" else self.task_schedule
+
+    def _with_extras(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        """What `training_step` adds to a batch."""
+        extras = {} if self.curriculum is None else {"item_weights": self._item_weights(inputs)}
+        return {**inputs, **extras} if self.task_schedule is None else {**inputs, **extras, "task": self._task}
+
+    def _item_weights(self, inputs: dict[str, Any]) -> torch.Tensor:
+        epoch = int((self.state.epoch or 0) + 1e-6) + 1
+        return self.curriculum.weights(inputs["labels"], epoch, self._entropies)
+
     def _clip_grad_norm(self, model: nn.Module) -> torch.Tensor:
         return super()._clip_grad_norm(_without_sparse(model))
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         return super()._get_grad_norm(_without_sparse(model), grad_norm)
+
+
+def _split_trunk(optimizer: torch.optim.Optimizer, model: nn.Module, rate: float) -> None:
+    """Give the trunk's parameters groups of their own, with their own learning rate."""
+    trunk = {id(parameter) for parameter in model.trunk.parameters()}
+    for group in list(optimizer.param_groups):
+        inside = [parameter for parameter in group["params"] if id(parameter) in trunk]
+        group["params"] = [parameter for parameter in group["params"] if id(parameter) not in trunk]
+        group["name"] = HEADS
+        if inside:
+            rest = {name: value for name, value in group.items() if name not in ("params", "name", "lr")}
+            optimizer.add_param_group({"params": inside, "name": TRUNK, "lr": rate, **rest})
 
 
 class DenseAndSparse(torch.optim.Optimizer):
@@ -102,11 +180,22 @@ def _without_sparse(model: nn.Module) -> nn.ParameterList:
 
 
 def distribution_metrics(evaluation: EvalPrediction) -> dict[str, float]:
-    """Means over the evaluation set, in nats but for the distance: cross-entropy, JSD and TVD of the predictions."""
+    """What a validation pass reports, one reference for every loss: the validation set's target distributions.
+
+    Means over items of cross-entropy, KL and JSD (nats) and of TVD, macro-F1 against the plurality over all labels, and
+    with scale questions beside, the mean of their CCCs.
+    """
     probs, labels = evaluation.predictions, evaluation.label_ids
-    probs = probs[0] if isinstance(probs, tuple) else probs
-    return {
+    probs, *scales = probs if isinstance(probs, tuple) else (probs,)
+    labels, *ratings = labels if isinstance(labels, tuple) else (labels,)
+    counts = class_counts(probs.argmax(-1), labels.argmax(-1), labels.shape[-1]).sum(0)
+    found = {
         "cross_entropy": float(cross_entropy(labels, probs + 1e-8).mean()),
+        "kl": float(kl(labels, probs + 1e-8).mean()),
         "jsd": float(jsd(probs, labels).mean()),
         "tvd": float(tvd(probs, labels).mean()),
+        "macro_f1": float(macro_f1_of(counts)),
     }
+    if scales and ratings:
+        found["ccc"] = float(ccc(scales[0].T, ratings[0].T, mask=~np.isnan(ratings[0].T)).mean())
+    return found

@@ -5,7 +5,14 @@ import scipy.stats
 import torch
 from scipy.spatial.distance import jensenshannon
 
-from annot_hf.models.losses import EPSILON, distribution_loss, rating_loss
+from annot_hf.models.losses import (
+    EPSILON,
+    distribution_loss,
+    effective_number_weights,
+    inverse_frequency_weights,
+    rating_loss,
+    scale_loss,
+)
 
 torch.manual_seed(0)
 P = torch.rand(7, 5).softmax(-1)
@@ -96,3 +103,118 @@ def test_the_order_of_pairs_does_not_matter():
         torch.testing.assert_close(
             rating_loss(PREDICTED[order], RATED[order], kind), rating_loss(PREDICTED, RATED, kind)
         )
+
+
+ONE_HOT = torch.nn.functional.one_hot(torch.arange(7) % 5, 5).float()
+WEIGHTS = [0.5, 2.0, 1.0, 0.25, 1.25]
+
+
+def test_hard_weighted_cross_entropy_is_the_library_s_summed_over_items():
+    expected = torch.nn.functional.nll_loss(
+        (P + EPSILON).log(), ONE_HOT.argmax(1), torch.tensor(WEIGHTS), reduction="sum"
+    )
+    found = distribution_loss(P, ONE_HOT, "cross_entropy", class_weights=WEIGHTS)
+    assert float(found) == pytest.approx(float(expected) / 7, rel=1e-6)  # not divided by the sum of the weights
+
+
+def test_weighted_kl_weighs_each_term_before_the_sum():
+    q, p = Q.double().numpy(), P.double().numpy() + EPSILON
+    expected = np.mean(
+        [sum(w * a * np.log(a / b) for w, a, b in zip(WEIGHTS, x, y, strict=True)) for x, y in zip(q, p, strict=True)]
+    )
+    assert float(distribution_loss(P, Q, "kl", class_weights=WEIGHTS)) == pytest.approx(expected, abs=1e-6)
+    assert distribution_loss(P, ONE_HOT, "kl", class_weights=WEIGHTS).isfinite()
+    lopsided = torch.tensor([[0.9, 0.1]]), torch.tensor([[0.1, 0.9]])
+    assert distribution_loss(*lopsided, "kl", class_weights=[5.0, 0.25]) < 0  # no divergence
+
+
+@pytest.mark.parametrize("kind", ["kl", "cross_entropy", "jsd"])
+def test_item_weights_weigh_items(kind):
+    weights = torch.tensor([0.0, 0, 0, 0, 0, 0, 7])
+    assert float(distribution_loss(P, Q, kind, item_weights=weights)) == pytest.approx(
+        float(distribution_loss(P[-1:], Q[-1:], kind)), rel=1e-6
+    )
+
+
+def test_ccc_over_columns_that_vary():
+    q = Q.clone()
+    q[:, 2] = 0.2  # a label that has the same share everywhere
+    columns = [0, 1, 3, 4]
+    expected = np.mean([1 - audmetric.concordance_cc(q[:, e].numpy(), P[:, e].numpy()) for e in columns])
+    probs = P.clone().requires_grad_()
+    loss = distribution_loss(probs, q, "ccc")
+    loss.backward()
+    assert float(loss.detach()) == pytest.approx(expected, abs=1e-5)
+    assert not probs.grad[:, 2].any() and probs.grad[:, columns].all()
+    flat = distribution_loss(P, torch.full_like(P, 0.2), "ccc")
+    assert float(flat) == 0
+
+
+@pytest.mark.parametrize(
+    "kind, options",
+    [
+        ("ccc", {"item_weights": torch.ones(7)}),
+        ("ccc", {"class_weights": WEIGHTS}),
+        ("jsd", {"class_weights": WEIGHTS}),
+    ],
+)
+def test_weights_that_a_loss_does_not_know_are_refused(kind, options):
+    with pytest.raises(ValueError, match="takes no"):
+        distribution_loss(P, Q, kind, **options)
+
+
+def test_class_weights_of_the_paper_s_training_counts():
+    counts = [50747, 45328, 28919, 24910, 8001, 4278, 3734, 2066, 1207]
+    weights = np.array(effective_number_weights(counts, 0.9999))
+    raw = np.array([(1 - 0.9999) / (1 - 0.9999**n) for n in counts])
+    np.testing.assert_allclose(weights, raw / raw.mean(), rtol=1e-9)
+    assert weights[:4].max() / weights[:4].min() < 1.15  # methods: the four large classes end up within about 15 %
+    np.testing.assert_allclose(effective_number_weights([5, 500], 0.0), [1, 1])
+    inverse = np.array(inverse_frequency_weights(counts))
+    np.testing.assert_allclose(inverse, np.clip(1 / np.array(counts) / np.mean(1 / np.array(counts)), 0.25, 5))
+    assert (
+        np.isfinite(effective_number_weights([0, 10])).all() and np.isfinite(inverse_frequency_weights([0, 10])).all()
+    )
+    with pytest.raises(ValueError, match="beta is 1"):
+        effective_number_weights(counts, 1)
+
+
+def scale_oracle(mean, log_variance, targets, weights, ccc_weight):
+    terms = [
+        w * 0.5 * (np.exp(-s) * (m - y) ** 2 + s)
+        for row in zip(mean.tolist(), log_variance.tolist(), targets.tolist(), strict=True)
+        for m, s, y, w in zip(*row, weights, strict=True)
+        if not np.isnan(y)
+    ]
+    agreed = [
+        audmetric.concordance_cc(targets[rows, d].numpy(), mean[rows, d].numpy())
+        for d in range(3)
+        for rows in [~targets[:, d].isnan()]
+    ]
+    return np.mean(terms) + ccc_weight * max(0, 1 - np.dot(weights, agreed) / sum(weights))
+
+
+def test_scale_loss_against_the_formula_written_out():
+    torch.manual_seed(1)
+    mean, log_variance, targets = torch.randn(3, 20, 3)
+    targets[3:6, 0] = torch.nan
+    mean.requires_grad_()
+    weights = (1.4, 1.0, 1.0)
+    loss = scale_loss(mean, log_variance, targets, dimension_weights=weights, ccc_weight=0.1)
+    loss.backward()
+    expected = scale_oracle(mean.detach(), log_variance, targets, weights, 0.1)
+    assert float(loss.detach()) == pytest.approx(expected, abs=1e-5)
+    assert not mean.grad[3:6, 0].any() and mean.grad.isfinite().all()
+    gaussian = torch.nn.functional.gaussian_nll_loss(mean[:, 1:], targets[:, 1:], log_variance[:, 1:].exp())
+    assert float(scale_loss(mean[:, 1:], log_variance[:, 1:], targets[:, 1:], ccc_weight=0).detach()) == pytest.approx(
+        float(gaussian.detach()), rel=1e-5
+    )
+
+
+def test_scale_loss_clips_the_log_variance_and_survives_no_targets():
+    mean = torch.zeros(4, 2, requires_grad=True)
+    wild = torch.full((4, 2), -1000.0)
+    assert scale_loss(mean, wild, torch.ones(4, 2)).isfinite()
+    loss = scale_loss(mean, torch.zeros(4, 2), torch.full((4, 2), torch.nan))
+    loss.backward()
+    assert loss.isfinite() and not mean.grad.any()

@@ -1,0 +1,83 @@
+import numpy as np
+import pytest
+import torch
+
+from annot_hf.training.curriculum import EntropyCurriculum, normalised_entropy
+
+LABELS = torch.tensor(  # normalised entropies 0, .46, .92, 1, .81 of ln 4 and so on, all different
+    [[1.0, 0, 0, 0], [0.9, 0.1, 0, 0], [0.6, 0.2, 0.1, 0.1], [0.25, 0.25, 0.25, 0.25], [0.5, 0.5, 0, 0]]
+)
+H = np.array([-(row[row > 0] * np.log(row[row > 0])).sum() / np.log(4) for row in LABELS.double().numpy()])
+
+
+def test_entropy_is_over_the_whole_support():
+    np.testing.assert_allclose(normalised_entropy(LABELS), H, atol=1e-6)
+
+
+@pytest.mark.parametrize("epoch, kept", [(1, 3), (2, 4), (4, 4), (7, 4), (8, 5), (12, 5), (40, 5)])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_filter_keeps_the_ceiling_of_the_share_of_the_batch(epoch, kept, reverse):
+    weights = EntropyCurriculum("filter", reverse).weights(LABELS, epoch)
+    order = np.argsort(-H if reverse else H)
+    expected = np.zeros(5)
+    expected[order[:kept]] = 5 / kept
+    np.testing.assert_allclose(weights, expected, rtol=1e-6)
+
+
+def test_ceiling_is_not_fooled_by_rounding():
+    assert (
+        EntropyCurriculum(shares=(0.7,), epochs=(1,)).weights(LABELS.repeat(2, 1), 1) > 0
+    ).sum() == 7  # 0.7 * 10 > 7
+
+
+def test_equal_entropies_keep_the_first_ones():
+    weights = EntropyCurriculum().weights(torch.full((4, 2), 0.5), 1)
+    assert weights.tolist() == [2, 2, 0, 0]
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_corpus_filter_compares_with_the_training_set(reverse):
+    corpus = torch.linspace(0, 1, 101)
+    curriculum = EntropyCurriculum("filter", reverse, by="corpus", epochs=(1,), shares=(0.5,))
+    kept = curriculum.weights(LABELS, 1, corpus) > 0
+    np.testing.assert_array_equal(kept, H >= 0.5 if reverse else H <= 0.5)
+    everything = EntropyCurriculum("filter", by="corpus").weights(LABELS, 12, normalised_entropy(LABELS))
+    assert everything.tolist() == [1] * 5
+
+
+@pytest.mark.parametrize("epoch, threshold", [(1, 0.5), (6, 0.5), (9, 0.725), (12, 0.95), (30, 0.95)])
+def test_threshold_rises_after_the_warm_up(epoch, threshold):
+    curriculum = EntropyCurriculum("filter", by="threshold")
+    np.testing.assert_array_equal(curriculum.weights(LABELS, epoch) > 0, threshold >= H)
+    reverse = EntropyCurriculum("filter", True, by="threshold")
+    np.testing.assert_array_equal(reverse.weights(LABELS, epoch) > 0, 1 - threshold <= H)
+
+
+def test_a_filter_that_keeps_nothing_keeps_everything():
+    flat = torch.full((3, 4), 0.25)
+    assert EntropyCurriculum("filter", by="threshold").weights(flat, 1).tolist() == [1, 1, 1]
+
+
+@pytest.mark.parametrize("epoch, exponent", [(1, 2), (6, 2), (9, 1), (12, 0), (20, 0)])
+@pytest.mark.parametrize("reverse", [False, True])
+def test_weights_fade_to_uniform(epoch, exponent, reverse):
+    raw = np.clip((H if reverse else 1 - H) ** exponent, 0.15, 1)
+    weights = EntropyCurriculum("weight", reverse).weights(LABELS, epoch)
+    np.testing.assert_allclose(weights, raw / raw.mean(), atol=1e-5)
+    assert float(weights.mean()) == pytest.approx(1, abs=1e-6)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"kind": "sort"}, "curriculum is 'sort'; use one of filter, weight"),
+        ({"by": "epoch"}, "curriculum_by is 'epoch'"),
+        ({"epochs": (2, 1), "shares": (0.5, 1)}, "ascending epochs"),
+        ({"epochs": (1, 2), "shares": (0.5,)}, "one share for each"),
+        ({"epochs": (1,), "shares": (0.0,)}, "above 0 and up to 1"),
+        ({"ramp": 0}, "curriculum_ramp 0"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        EntropyCurriculum(**options)

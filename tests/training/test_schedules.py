@@ -1,0 +1,100 @@
+from types import SimpleNamespace
+
+import pytest
+import tiny
+import torch
+from transformers import get_constant_schedule
+
+from annot_hf.training.schedules import HEADS, TRUNK, StagedLearning, encoder_layers, newbob_factor
+
+
+def newbob_written_out(losses, factor=0.9, threshold=0.0025):
+    rate, previous = 1.0, None
+    for loss in losses:
+        if previous is not None and (previous - loss) / previous < threshold:
+            rate *= factor
+        previous = loss
+    return rate
+
+
+@pytest.mark.parametrize(
+    "losses", [[], [1.0], [1.0, 0.9], [1.0, 0.999], [1.0, 1.2, 1.1], [2.0, 2.0, 2.0, 1.0, 0.9999], [1.0, 0.9975]]
+)
+def test_newbob(losses):
+    assert newbob_factor(losses) == pytest.approx(newbob_written_out(losses))
+
+
+class Stage:
+    """What a Trainer hands to its callbacks, epoch by epoch."""
+
+    def __init__(self, callback, layers=4):
+        self.callback = callback
+        self.model = tiny.distribution(trunk=tiny.WavLMConfig(**tiny._WAVEFORM | {"num_hidden_layers": layers}))
+        trunk, heads = list(self.model.trunk.parameters()), list(self.model.head.parameters())
+        groups = [{"params": heads, "lr": 1e-2, "name": HEADS}, {"params": trunk, "lr": 1e-3, "name": TRUNK}]
+        self.optimizer = torch.optim.SGD(groups)
+        self.scheduler = get_constant_schedule(self.optimizer)
+        self.state = SimpleNamespace(epoch=0.0, log_history=[])
+
+    def epoch(self, loss):
+        """Rates in the middle of an epoch, and trainable layers; then its validation."""
+        kwargs = {"model": self.model, "optimizer": self.optimizer, "lr_scheduler": self.scheduler}
+        self.callback.on_epoch_begin(None, self.state, None, **kwargs)
+        self.optimizer.step()
+        self.scheduler.step()
+        rates = {group["name"]: group["lr"] for group in self.optimizer.param_groups}
+        layers = [all(p.requires_grad for p in layer.parameters()) for layer in encoder_layers(self.model.trunk)]
+        front = any(p.requires_grad for p in self.model.trunk.feature_extractor.parameters())
+        self.state.epoch += 1
+        self.state.log_history.append({"eval_loss": loss})
+        self.callback.on_evaluate(None, self.state, None, **kwargs)
+        return rates, layers, front
+
+
+STAGES = {"epochs": [1, 2, 4], "layers": [1, 2, 9], "factors": [1.0, 0.9, 0.5]}
+
+
+def test_the_trunk_thaws_from_the_top_and_its_front_end_never():
+    stage = Stage(StagedLearning(**STAGES))
+    seen = [stage.epoch(1.0)[1:] for _ in range(6)]
+    assert [sum(layers) for layers, _ in seen] == [0, 1, 2, 2, 4, 4]
+    assert seen[2][0] == [False, False, True, True]
+    assert not any(front for _, front in seen)
+    assert all(parameter.requires_grad for parameter in stage.model.head.parameters())
+
+
+@pytest.mark.parametrize(
+    "newbob, trunk", [("compose", [1, 1, 0.9, 0.9 * 0.9, 0.5 * 0.9]), ("overwrite", [1, 1, 0.9, 0.9, 0.5 * 0.9])]
+)
+def test_newbob_with_stages_as_corrected_and_as_published(newbob, trunk):
+    stage = Stage(StagedLearning(newbob, **STAGES))
+    rates = [stage.epoch(loss)[0] for loss in (1.0, 0.9, 0.9, 0.8, 0.7)]  # the third is no better than the second
+    assert [rate[HEADS] for rate in rates] == pytest.approx([1e-2, 1e-2, 1e-2, 0.9e-2, 0.9e-2])
+    assert [rate[TRUNK] for rate in rates] == pytest.approx([1e-3 * factor for factor in trunk])
+
+
+def test_going_on_from_a_log_gives_the_same_rates():
+    whole = Stage(StagedLearning("compose", **STAGES))
+    losses = [1.0, 1.0, 0.9, 0.9, 0.9]
+    expected = [whole.epoch(loss) for loss in losses]
+    resumed = Stage(StagedLearning("compose", **STAGES))
+    resumed.state.epoch, resumed.state.log_history = 3.0, [{"eval_loss": loss} for loss in losses[:3]]
+    assert [resumed.epoch(loss) for loss in losses[3:]] == expected[3:]
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"newbob": "newton"}, "newbob is 'newton'; use one of compose, overwrite"),
+        ({"epochs": [1, 2], "layers": [2]}, "for each the number of top layers"),
+        ({"epochs": [2, 1], "layers": [2, 4]}, "ascending epochs"),
+    ],
+)
+def test_bad_options(options, message):
+    with pytest.raises(ValueError, match=message):
+        StagedLearning(**options)
+
+
+def test_a_trunk_without_layers_cannot_thaw():
+    with pytest.raises(ValueError, match="no transformer layers"):
+        encoder_layers(tiny.distribution("log-mel").trunk)
