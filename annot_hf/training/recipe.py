@@ -15,7 +15,9 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
+from annot_hf.data.merging import Ties
 from annot_hf.data.questions import nearest
+from annot_hf.data.targets import MajorityOf
 from annot_hf.models.configuration_annotator import AnnotatorConfig
 from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.configuration_opinion import OpinionConfig
@@ -53,6 +55,9 @@ class Recipe:
         question: The question, or two scale questions, to learn; the corpus's default when empty.
         target: Target method of `make_targets`; "soft" for a category and "kde" for scales when empty.
         smoothing: Pseudo-votes of target "smoothed".
+        primary_weight: Share of the primary votes in target "merged", from 0 to 1: .9 is M90 of arXiv 2606.27536.
+        ties: How target "majority" breaks ties: "share", "other" or "guarded" (`annot_hf.data.merging.winners`).
+        majority_of: What target "majority" looks at: the "primary" votes, or what "merged" makes of them.
         task_schedule: How an annotator model learns its two tasks: "alternate" takes an optimiser step for each on every
             batch (arXiv 2408.11956), "joint" adds the losses, "ratings" and "distribution" learn one alone.
         max_seconds: Longest clip that is accepted (s).
@@ -65,6 +70,9 @@ class Recipe:
     question: list[str] = field(default_factory=list)
     target: str = ""
     smoothing: float = 1.0
+    primary_weight: float = 0.9
+    ties: str = "share"
+    majority_of: str = "primary"
     task_schedule: str = "alternate"
     max_seconds: float = 30.0
     features: str = ""
@@ -73,6 +81,8 @@ class Recipe:
         choices = {
             "model": ("distribution", "annotator"),
             "task_schedule": ("alternate", "joint", "ratings", "distribution"),
+            "ties": typing.get_args(Ties),
+            "majority_of": typing.get_args(MajorityOf),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:

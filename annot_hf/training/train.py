@@ -73,7 +73,14 @@ def train(run: Run, *, resume: bool = False) -> TrainingResult:
     set_seed(arguments.seed)
     targets = {
         split: corpus.targets(
-            split, recipe.question, recipe.target, bins=run.options.get("bins", 4), smoothing=recipe.smoothing
+            split,
+            recipe.question,
+            recipe.target,
+            bins=run.options.get("bins", 4),
+            smoothing=recipe.smoothing,
+            primary_weight=recipe.primary_weight,
+            ties=recipe.ties,
+            majority_of=recipe.majority_of,
         )
         for split in ("train", "validation")
     }

@@ -9,7 +9,11 @@ import torch
 import yaml
 from safetensors.torch import load_file
 
-from annot_hf.data.export import read_export
+from annot_hf.data.export import export_corpus, read_export
+from annot_hf.data.questions import Question
+from annot_hf.data.simulate import EMOTIONS, SimulatedCorpus
+from annot_hf.data.targets import make_targets
+from annot_hf.data.votes import VoteTable
 from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.modeling_annotator import AnnotatorModel
 from annot_hf.models.modeling_distribution import DistributionModel
@@ -109,6 +113,51 @@ def test_what_a_run_leaves_behind(small_run, tmp_path, corpus):
     assert len(model.config.annotators) == 4
 
 
+class Further(SimulatedCorpus):
+    """Every rater hears sadness and boredom besides."""
+
+    questions = (
+        *SimulatedCorpus.questions,
+        Question.category("further", [*EMOTIONS, "bored"], multiple=True, secondary_to="emotion"),
+    )
+
+    def read_votes(self):
+        votes = super().read_votes()
+        rows = votes.to_pandas()[["item", "annotator"]].drop_duplicates()
+        further = [
+            VoteTable.from_columns(
+                self.questions,
+                item=rows["item"],
+                annotator=rows["annotator"],
+                value=[label] * len(rows),
+                question="further",
+            )
+            for label in ("sad", "bored")
+        ]
+        return VoteTable.concat([votes, *further])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"target": "merged", "primary_weight": 0.3},
+        {"target": "majority", "majority_of": "merged", "primary_weight": 0.3},
+        {"target": "majority", "majority_of": "merged", "primary_weight": 0.3, "ties": "guarded"},
+    ],
+)
+def test_a_recipe_says_what_is_learnt(options, corpus, small_run, tmp_path, monkeypatch):
+    export_corpus(Further(corpus.parent / "simulated"), tmp_path / "export")
+    learnt, build = [], train_module._build
+    monkeypatch.setattr(train_module, "_build", lambda run, targets: learnt.append(targets) or build(run, targets))
+    run = small_run("distribution", tmp_path / "run", corpus=str(tmp_path / "export"), num_train_epochs=1, **options)
+    result = train(run)
+    votes = read_export(tmp_path / "export").votes
+    expected = make_targets(votes, "emotion", options.pop("target"), items=learnt[0].items, **options)
+    assert (learnt[0].probs == expected.probs).all() and result.facts["target"] == expected.method
+    assert (expected.probs != make_targets(votes, "emotion", expected.method, items=learnt[0].items).probs).any()
+    assert len(expected.excluded) == 1 and result.facts["splits"]["train"]["excluded"] == expected.excluded
+
+
 def test_raters_with_most_answers_come_first(checkpoints, corpus):
     model, _, _ = load_model(checkpoints["annotator"])
     exported = read_export(corpus)
@@ -148,6 +197,8 @@ def test_what_does_not_fit_is_said(small_run, tmp_path):
         ({"corpus": str(tmp_path)}, "is not an exported corpus"),
         ({"question": "emotio"}, "emotion"),
         ({"target": "kde"}, "Method 'kde' does not fit"),
+        ({"target": "merged"}, "Questions with secondary_to='emotion': none"),
+        ({"target": "majority", "ties": "other"}, "ties is 'other', which needs a label 'other'"),
         ({"loss": "emd"}, "loss is 'emd'"),
     ):
         with pytest.raises(ValueError, match=message):
