@@ -334,6 +334,10 @@ def refuse_row(path: str | os.PathLike, rows: Any, what: str, values: Any, bad: 
     bad = np.asarray(bad)
     if bad.any():
         first = int(np.argmax(bad))
-        value = values[first].as_py() if isinstance(values, pa.Array | pa.ChunkedArray) else np.asarray(values)[first]
+        value = (
+            values[first].as_py()
+            if isinstance(values, pa.Array | pa.ChunkedArray)
+            else np.asarray(values, object)[first]
+        )
         row = np.asarray(rows)[first]
         raise ValueError(f"{path}: row {row} has {what} {value!r:.200}; it {rule}, so restore the upstream file.")

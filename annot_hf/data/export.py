@@ -27,9 +27,10 @@ from annot_hf.data.audio import AudioError, audio_info, resolve_inside
 from annot_hf.data.card import dataset_card
 from annot_hf.data.corpus import SPLITS, CorpusReport, Finding, VoteCorpus, add_finding, check_items, replace_folder
 from annot_hf.data.encoding import check_choice
+from annot_hf.data.merging import Ties
 from annot_hf.data.questions import Question
 from annot_hf.data.tables import audio_column, histograms_table, items_table, table_features, votes_table
-from annot_hf.data.targets import Targets, make_targets
+from annot_hf.data.targets import MajorityOf, Targets, make_targets
 from annot_hf.data.votes import VoteTable
 
 KIND = "annot-hf corpus export"
@@ -66,7 +67,16 @@ class ExportedCorpus:
     digest: str
 
     def targets(
-        self, split: str, questions: Sequence[str] = (), method: str = "", *, bins: int = 4, smoothing: float = 1.0
+        self,
+        split: str,
+        questions: Sequence[str] = (),
+        method: str = "",
+        *,
+        bins: int = 4,
+        smoothing: float = 1.0,
+        primary_weight: float = 0.9,
+        ties: Ties = "share",
+        majority_of: MajorityOf = "primary",
     ) -> Targets:
         """Targets of the items of one split.
 
@@ -77,6 +87,9 @@ class ExportedCorpus:
             bins: Grid cells per scale question.
             smoothing: Pseudo-votes of "smoothed"; they follow the votes of the split "train", if there is one, and those
                 of this split otherwise.
+            primary_weight: Share of the primary votes in "merged".
+            ties: How "majority" breaks ties.
+            majority_of: What "majority" looks at, "primary" votes or "merged" ones.
 
         Raises:
             ValueError: There is no such split or question, or the method does not fit.
@@ -92,7 +105,18 @@ class ExportedCorpus:
         if method == "smoothed" and not self.votes.question(names[0]).is_scale and len(train):
             totals = self.votes.counts(names[0], items=train).sum(0)
             prior = totals if totals.any() else None
-        return make_targets(self.votes, names, method, items=items, bins=bins, smoothing=smoothing, prior=prior)
+        return make_targets(
+            self.votes,
+            names,
+            method,
+            items=items,
+            smoothing=smoothing,
+            prior=prior,
+            primary_weight=primary_weight,
+            ties=ties,
+            majority_of=majority_of,
+            bins=bins,
+        )
 
 
 def export_corpus(

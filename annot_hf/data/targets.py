@@ -3,16 +3,19 @@
 import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
 
+from annot_hf.data.encoding import check_choice
+from annot_hf.data.merging import Ties, merge_votes, rater_weights, secondary_votes, winners
 from annot_hf.data.questions import Question
-from annot_hf.data.votes import VoteTable
+from annot_hf.data.votes import VoteTable, align_rows
 from annot_hf.models.kde import cell_masses, cell_names, draw_observations
 
-Method = Literal["soft", "majority", "smoothed", "kde"]
+Method = Literal["soft", "majority", "smoothed", "merged", "kde"]
+MajorityOf = Literal["primary", "merged"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,6 +99,9 @@ def make_targets(
     items: Iterable[str] | None = None,
     smoothing: float = 1.0,
     prior: Sequence[float] | None = None,
+    primary_weight: float = 0.9,
+    ties: Ties = "share",
+    majority_of: MajorityOf = "primary",
     bins: int = 4,
     seed: int = 0,
 ) -> Targets:
@@ -104,14 +110,21 @@ def make_targets(
     Args:
         votes: The votes.
         questions: Name of one category question, or of one or two scale questions.
-        method: For a category question "soft" (vote fractions), "majority" (all mass on the most frequent label; a tie is
-            shared equally among the tied labels) or "smoothed" (`smoothing` pseudo-votes spread over the labels by
-            `prior`). For scale questions "kde": cell masses of a `bins` (by `bins`) grid, from resampled
-            ratings (arXiv 2408.11956, see `annot_hf.models.kde`).
+        method: For a category question "soft" (vote fractions), "majority" (all mass on the most frequent label, see
+            `ties`), "smoothed" (`smoothing` pseudo-votes spread over the labels by `prior`) or "merged"
+            (`primary_weight` of the vote fractions and the rest of what raters heard besides, item by item: an item
+            without secondary votes has its vote fractions; arXiv 2606.27536, see `annot_hf.data.merging`). For scale
+            questions "kde": cell masses of a `bins` (by `bins`) grid, from resampled ratings (arXiv 2408.11956, see
+            `annot_hf.models.kde`).
         items: Items to make targets for, in this order; all voted items by default.
         smoothing: Pseudo-votes per item of "smoothed".
         prior: Distribution `(K,)` that the pseudo-votes follow; by default that of the votes on `items`. For items held
             out, give that of the training votes.
+        primary_weight: Alpha of merged votes, from 0 to 1: .9 is the paper's M90, .8 its M80.
+        ties: Who wins "majority": tied labels share the mass ("share"), no single winner means label "other"
+            ("other"), or label "neutral" wins by a clear lead only ("guarded"); `annot_hf.data.merging.winners` has the
+            rules.
+        majority_of: What "majority" looks at: the votes ("primary"), or what "merged" makes of them.
         bins: Grid cells per scale question, 1 or more.
         seed: Seed of the resampling; items draw independently of each other.
 
@@ -126,13 +139,17 @@ def make_targets(
     mixed = len({question.is_scale for question in asked}) > 1 or len(set(names)) < len(names)
     if mixed or len(asked) > (2 if scale else 1):
         raise ValueError(f"Questions {', '.join(names)} do not go together; give one category or one or two scales.")
-    allowed = ("kde",) if scale else ("soft", "majority", "smoothed")
+    allowed = ("kde",) if scale else ("soft", "majority", "smoothed", "merged")
     if method not in allowed:
         raise ValueError(
             f"Method {method!r} does not fit question {names[0]!r}, a {asked[0].kind}; use {' or '.join(allowed)}."
         )
     if not isinstance(bins, int | np.integer) or isinstance(bins, bool) or bins < 1:
         raise ValueError(f"bins is {bins!r}; it is a whole number of grid cells from 1 up, such as 4.")
+    check_choice("ties", ties, get_args(Ties), "targets")
+    check_choice("majority_of", majority_of, get_args(MajorityOf), "targets")
+    if not 0 <= primary_weight <= 1:
+        raise ValueError(f"primary_weight is {primary_weight}; it is a share from 0 to 1, such as .9.")
     wanted = votes.items if items is None else _unique(items)
     excluded: dict[str, int] = {}
     if scale:
@@ -163,7 +180,17 @@ def make_targets(
         support = cell_names(names, bins)
     else:
         support = asked[0].labels
-        probs = _label_probs(counts[rows].astype(np.float64), support, method, smoothing, prior)
+        counts = counts[rows].astype(np.float64)
+        if method == "smoothed":
+            counts = counts + _pseudo_votes(counts, support, smoothing, prior)
+        probs = counts / counts.sum(1, keepdims=True)
+        if method == "merged" or (method == "majority" and majority_of == "merged"):
+            secondary, left_out = secondary_votes(votes, names[0])
+            probs = merge_votes(counts, secondary[rows], primary_weight)
+            found = {reason: int(per_item[rows].sum()) for reason, per_item in left_out.items()}
+            excluded |= {reason: number for reason, number in found.items() if number}
+        if method == "majority":
+            probs = winners(probs, counts, support, ties)
     return Targets(
         questions=asked,
         support=support,
@@ -210,6 +237,45 @@ def scale_answers(votes: VoteTable, questions: Sequence[str]) -> Ratings:
     return Ratings(key // len(votes.annotators), key % len(votes.annotators), joined.to_numpy())
 
 
+def scale_means(votes: VoteTable, questions: str | Sequence[str], items: Sequence[str]) -> np.ndarray:
+    """Point targets: what raters marked on scale questions, on average over the raters of each item.
+
+    Repeated answers of one rater are averaged first; an anonymous answer is a rater of its own. Weights weigh raters.
+
+    Args:
+        votes: The votes.
+        questions: Names of D scale questions, for instance valence, activation and dominance.
+        items: Items to align the rows to `(N,)`, such as `Targets.items`.
+
+    Returns:
+        Means `(N, D)` on [-1, 1], by the scale's ends (`Question.normalise`); NaN where nobody rated the item.
+
+    Raises:
+        ValueError: A question is none of the table's, or no scale; or none of the items is rated on it.
+
+    Example:
+        >>> valence = Question.scale("valence", 1, 5)
+        >>> votes = VoteTable.from_columns(valence, item=["a", "a"], annotator=["r", "s"], value=[5, 4])
+        >>> scale_means(votes, "valence", ["a", "b"]).tolist()
+        [[0.75], [nan]]
+    """
+    names = (questions,) if isinstance(questions, str) else tuple(questions)
+    means = np.full((len(items), len(names)), np.nan)
+    for column, name in enumerate(names):
+        asked = votes.question(name)
+        if not asked.is_scale:
+            raise ValueError(f"Question {name!r} is a category, which has no mean; name scale questions only.")
+        rows = np.arange(len(votes))[votes.rows_of(name)]
+        item, weight = votes.item_codes[rows], rater_weights(votes, rows)
+        total = np.bincount(item, weight, minlength=len(votes.items))
+        marked = np.bincount(item, weight * asked.normalise(votes.ratings[rows]), minlength=len(votes.items))
+        marked, total = align_rows(np.stack([marked, total], axis=1), votes.items, items).T
+        if not total.any():
+            raise ValueError(f"None of {len(items)} items has a rating on {name}; check the item names.")
+        np.divide(marked, total, out=means[:, column], where=total > 0)
+    return means
+
+
 def pad_ratings(item: np.ndarray, value: np.ndarray, items: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows `(P, D)` grouped by item into `(items, R, D)` with a mask `(items, R)`; absent raters are 0."""
     order = np.argsort(item, kind="stable")
@@ -229,21 +295,18 @@ def _unique(items: Iterable[str]) -> np.ndarray:
     return wanted.to_numpy()
 
 
-def _label_probs(
-    counts: np.ndarray, support: Sequence[str], method: str, smoothing: float, prior: Sequence[float] | None
+def _pseudo_votes(
+    counts: np.ndarray, support: Sequence[str], smoothing: float, prior: Sequence[float] | None
 ) -> np.ndarray:
-    if method == "majority":
-        counts = (counts == counts.max(1, keepdims=True)).astype(np.float64)
-    elif method == "smoothed":
-        if not 0 < smoothing < np.inf:
-            raise ValueError(f"smoothing is {smoothing}; it is a positive, finite number of pseudo-votes.")
-        weights = counts.sum(0) if prior is None else np.asarray(prior, dtype=np.float64)
-        if weights.shape != (len(support),) or not ((weights >= 0) & np.isfinite(weights)).all() or not weights.any():
-            raise ValueError(
-                f"prior is {prior}; give one finite number from 0 up for each of the {len(support)} labels, not all 0."
-            )
-        counts = counts + smoothing * weights / weights.sum()
-    return counts / counts.sum(1, keepdims=True)
+    """`smoothing` votes `(K,)` that follow the prior, or the votes at hand."""
+    if not 0 < smoothing < np.inf:
+        raise ValueError(f"smoothing is {smoothing}; it is a positive, finite number of pseudo-votes.")
+    weights = counts.sum(0) if prior is None else np.asarray(prior, dtype=np.float64)
+    if weights.shape != (len(support),) or not ((weights >= 0) & np.isfinite(weights)).all() or not weights.any():
+        raise ValueError(
+            f"prior is {prior}; give one finite number from 0 up for each of the {len(support)} labels, not all 0."
+        )
+    return smoothing * weights / weights.sum()
 
 
 def _grid_probs(item: np.ndarray, value: np.ndarray, items: np.ndarray, bins: int, seed: int) -> np.ndarray:

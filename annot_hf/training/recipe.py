@@ -15,7 +15,9 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
+from annot_hf.data.merging import Ties
 from annot_hf.data.questions import nearest
+from annot_hf.data.targets import MajorityOf
 from annot_hf.models.configuration_annotator import AnnotatorConfig
 from annot_hf.models.configuration_distribution import DistributionConfig
 from annot_hf.models.configuration_log_mel import LogMelConfig
@@ -79,6 +81,9 @@ class Recipe:
         unfreeze_factors: Factor of the trunk's learning rate from each of these on; 1 when empty.
         early_stopping_patience: Epochs without an improvement of `metric_for_best_model` after which training ends; 0
             for never.
+        primary_weight: Share of the primary votes in target "merged", from 0 to 1: .9 is M90 of arXiv 2606.27536.
+        ties: How target "majority" breaks ties: "share", "other" or "guarded" (`annot_hf.data.merging.winners`).
+        majority_of: What target "majority" looks at: the "primary" votes, or what "merged" makes of them.
         task_schedule: How an annotator model learns its two tasks: "alternate" takes an optimiser step for each on every
             batch (arXiv 2408.11956), "joint" adds the losses, "ratings" and "distribution" learn one alone.
         max_seconds: Longest clip that is accepted (s).
@@ -108,6 +113,9 @@ class Recipe:
     unfreeze_layers: list[int] = field(default_factory=list)
     unfreeze_factors: list[float] = field(default_factory=list)
     early_stopping_patience: int = 0
+    primary_weight: float = 0.9
+    ties: str = "share"
+    majority_of: str = "primary"
     task_schedule: str = "alternate"
     max_seconds: float = 30.0
     features: str = ""
@@ -119,6 +127,8 @@ class Recipe:
             "class_weighting": ("", "effective", "inverse"),
             "curriculum": ("", *CURRICULA, *(f"reverse-{kind}" for kind in CURRICULA)),
             "newbob": ("", *NEWBOB),
+            "ties": typing.get_args(Ties),
+            "majority_of": typing.get_args(MajorityOf),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:

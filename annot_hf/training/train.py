@@ -76,7 +76,16 @@ def train(run: Run, *, resume: bool = False) -> TrainingResult:
     set_seed(arguments.seed)
     bins = run.options.get("bins", 4)
     targets = {
-        "train": corpus.targets("train", recipe.question, recipe.target, bins=bins, smoothing=recipe.smoothing),
+        "train": corpus.targets(
+            "train",
+            recipe.question,
+            recipe.target,
+            bins=bins,
+            smoothing=recipe.smoothing,
+            primary_weight=recipe.primary_weight,
+            ties=recipe.ties,
+            majority_of=recipe.majority_of,
+        ),
         # whatever a model learns from, it is measured against the votes
         "validation": corpus.targets("validation", recipe.question, bins=bins),
     }

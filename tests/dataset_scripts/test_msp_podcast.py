@@ -11,6 +11,7 @@ import soundfile
 
 from annot_hf.data.corpus import load_corpus_script
 from annot_hf.data.export import export_corpus, read_export
+from annot_hf.data.targets import make_targets, scale_means
 
 SCRIPT = Path(__file__).parents[2] / "dataset_scripts" / "msp_podcast"
 MspPodcast = load_corpus_script(SCRIPT)
@@ -185,6 +186,28 @@ def test_every_form_gives_the_same_votes(form, tmp_path):
     for name in ("item_codes", "annotator_codes", "question_codes", "label_codes", "ratings"):
         np.testing.assert_array_equal(getattr(votes, name), getattr(other, name))
     assert votes.questions == other.questions == MspPodcast.questions
+
+
+def test_merged_and_point_targets(tmp_path):
+    detailed_2_0(tmp_path)
+    votes, *_ = read_votes(tmp_path)
+    targets = make_targets(votes, "emotion", "merged", items=[ONE, TWO, THREE, FOUR, FIVE])
+    labels = [dict(zip(targets.support, row, strict=True)) for row in targets.probs.round(6)]
+    assert [{label: mass for label, mass in row.items() if mass} for row in labels] == [
+        {"neutral": 1},
+        {
+            "angry": 0.55,
+            "happy": 0.45,
+        },  # one rater heard nothing besides, the other's two further labels are no primary ones
+        {"other": 0.975, "sad": 0.025},
+        {"sad": 1},
+        {"contempt": 0.925, "disgust": 0.025, "surprise": 0.025, "fear": 0.025},
+    ]
+    assert targets.excluded == {"secondary votes on labels outside the question": 6}
+    hard = make_targets(votes, "emotion", "majority", items=[TWO], ties="other")
+    assert hard.support[hard.probs[0].argmax()] == "other"  # no agreement, as in the consensus
+    means = scale_means(votes, ("valence", "activation", "dominance"), [ONE, TWO])
+    np.testing.assert_allclose(means, [[0, -2 / 3, -0.5], [-1, 0.5, 1]])
 
 
 def test_primary_labels_have_the_same_codes_among_the_secondary_ones():

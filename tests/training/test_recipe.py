@@ -71,6 +71,9 @@ def test_the_three_homes_and_the_record(write):
         ("mel_mean: [1, 2e0]", [1.0, 2.0]),
         ("corpus: 2024", "2024"),
         ("question: [a, b]", ["a", "b"]),
+        ("primary_weight: 1", 1.0),
+        ("ties: guarded", "guarded"),
+        ("majority_of: merged", "merged"),
     ],
 )
 def test_numbers_are_read_as_numbers(write, line, value):
@@ -105,6 +108,9 @@ def test_numbers_are_read_as_numbers(write, line, value):
         ("mel_mean: loud", "mel_mean is 'loud'; it must be a number or a list"),
         ("model: transformer", "model is 'transformer'; use one of distribution, annotator"),
         ("task_schedule: both", "task_schedule is 'both'; use one of alternate"),
+        ("ties: gaurded", "ties is 'gaurded'; use one of share, other, guarded"),
+        ("majority_of: all", "majority_of is 'all'; use one of primary, merged"),
+        ("primary_weight: M90", "primary_weight is 'M90'; it must be a number"),
         ("lr_scheduler_type: cosin", "mine.yaml: .*cosin"),
         ("- a\n- b", "holds a list; a recipe is a flat mapping"),
         ("", "holds a NoneType; a recipe is a flat mapping"),

@@ -4,12 +4,17 @@ import inspect
 import json
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
 
-from annot_hf.data.export import read_export
+from annot_hf.data.export import export_corpus, read_export
+from annot_hf.data.questions import Question
+from annot_hf.data.simulate import EMOTIONS, SimulatedCorpus
+from annot_hf.data.targets import make_targets
+from annot_hf.data.votes import VoteTable
 from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.modeling_annotator import AnnotatorModel
 from annot_hf.models.modeling_distribution import DistributionModel
@@ -42,6 +47,23 @@ RUNS = {
     "category, mid-epoch": ("annotator", MID_EPOCH | {"question": "emotion"}, 5),
     "distribution, epoch": ("distribution", {"num_train_epochs": 3}, 4),
     "distribution, mid-epoch": ("distribution", MID_EPOCH, 8),
+    "curriculum, scales, effective batch": (
+        "distribution",
+        MID_EPOCH
+        | {
+            "scales": ["valence", "activation"],
+            "curriculum": "filter",
+            "gradient_accumulation_steps": 2,
+            "newbob": "compose",
+            "newbob_threshold": 0.5,
+            "trunk_learning_rate": 1e-3,
+            "lr_scheduler_type": "constant",
+            "save_steps": 3,
+            "eval_steps": 3,
+            "num_train_epochs": 4,
+        },
+        9,
+    ),
 }
 
 LOG_MEL_OPTIONS = {"trunk", *inspect.signature(LogMelConfig).parameters}
@@ -95,7 +117,7 @@ def test_what_a_run_leaves_behind(small_run, tmp_path, corpus):
     result = train(small_run("annotator", tmp_path, report_to="tensorboard", logging_strategy="steps", logging_steps=1))
     assert result.model == tmp_path / "model"
     assert list(tmp_path.rglob("events.out.tfevents*"))
-    assert set(result.metrics) == {"loss", "cross_entropy", "jsd", "tvd"}
+    assert set(result.metrics) == {"loss", "cross_entropy", "kl", "jsd", "tvd", "macro_f1"}
     facts = json.loads((result.model / "training.json").read_text())
     assert facts == json.loads(json.dumps(result.facts))
     assert {split: part["items"] for split, part in facts["splits"].items()} == {"train": 5, "validation": 5}
@@ -107,6 +129,51 @@ def test_what_a_run_leaves_behind(small_run, tmp_path, corpus):
     assert isinstance(model, AnnotatorModel) and again == facts and processor.num_mel_bins == 80
     assert len(model.config.trunk_config.mel_mean) == 80  # standardised by the training clips
     assert len(model.config.annotators) == 4
+
+
+class Further(SimulatedCorpus):
+    """Every rater hears sadness and boredom besides."""
+
+    questions = (
+        *SimulatedCorpus.questions,
+        Question.category("further", [*EMOTIONS, "bored"], multiple=True, secondary_to="emotion"),
+    )
+
+    def read_votes(self):
+        votes = super().read_votes()
+        rows = votes.to_pandas()[["item", "annotator"]].drop_duplicates()
+        further = [
+            VoteTable.from_columns(
+                self.questions,
+                item=rows["item"],
+                annotator=rows["annotator"],
+                value=[label] * len(rows),
+                question="further",
+            )
+            for label in ("sad", "bored")
+        ]
+        return VoteTable.concat([votes, *further])
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"target": "merged", "primary_weight": 0.3},
+        {"target": "majority", "majority_of": "merged", "primary_weight": 0.3},
+        {"target": "majority", "majority_of": "merged", "primary_weight": 0.3, "ties": "guarded"},
+    ],
+)
+def test_a_recipe_says_what_is_learnt(options, corpus, small_run, tmp_path, monkeypatch):
+    export_corpus(Further(corpus.parent / "simulated"), tmp_path / "export")
+    learnt, build = [], train_module._build
+    monkeypatch.setattr(train_module, "_build", lambda run, targets: learnt.append(targets) or build(run, targets))
+    run = small_run("distribution", tmp_path / "run", corpus=str(tmp_path / "export"), num_train_epochs=1, **options)
+    result = train(run)
+    votes = read_export(tmp_path / "export").votes
+    expected = make_targets(votes, "emotion", options.pop("target"), items=learnt[0].items, **options)
+    assert (learnt[0].probs == expected.probs).all() and result.facts["target"] == expected.method
+    assert (expected.probs != make_targets(votes, "emotion", expected.method, items=learnt[0].items).probs).any()
+    assert len(expected.excluded) == 1 and result.facts["splits"]["train"]["excluded"] == expected.excluded
 
 
 def test_raters_with_most_answers_come_first(checkpoints, corpus):
@@ -148,6 +215,8 @@ def test_what_does_not_fit_is_said(small_run, tmp_path):
         ({"corpus": str(tmp_path)}, "is not an exported corpus"),
         ({"question": "emotio"}, "emotion"),
         ({"target": "kde"}, "Method 'kde' does not fit"),
+        ({"target": "merged"}, "Questions with secondary_to='emotion': none"),
+        ({"target": "majority", "ties": "other"}, "ties is 'other', which needs a label 'other'"),
         ({"loss": "emd"}, "loss is 'emd'"),
     ):
         with pytest.raises(ValueError, match=message):
@@ -185,3 +254,46 @@ def test_an_annotator_model_needs_named_raters(small_run, tmp_path, monkeypatch)
         ValueError, match="No item of split 'train' has a vote of a named rater.*set model to distribution"
     ):
         train(small_run("annotator", tmp_path, question="emotion"))
+
+
+PAPER = {  # the rows of arXiv 2606.27536 that a corpus without secondary votes has
+    "hard": {"target": "majority", "loss": "cross_entropy"},
+    "class-balanced": {"target": "majority", "loss": "cross_entropy", "class_weighting": "effective"},
+    "kl": {"loss": "kl"},
+    "weighted kl": {"loss": "kl", "class_weighting": "inverse"},
+    "jsd": {"loss": "jsd"},
+    "ccc": {"loss": "ccc"},
+    "filter": {"curriculum": "filter"},
+    "reverse weight": {"curriculum": "reverse-weight"},
+    "corpus filter": {"curriculum": "reverse-filter", "curriculum_by": "corpus"},
+}
+
+
+@pytest.mark.parametrize("options", PAPER.values(), ids=PAPER)
+def test_every_system_trains_and_is_measured_against_the_votes(small_run, corpus, tmp_path, options):
+    result = train(small_run("distribution", tmp_path, num_train_epochs=1, head="mlp", **options))
+    model, _, facts = load_model(result.model)
+    reference = read_export(corpus).targets("validation", "emotion")
+    floor = -(reference.probs * np.log(reference.probs.clip(1e-12))).sum(1).mean()
+    assert result.metrics["cross_entropy"] - result.metrics["kl"] == pytest.approx(floor, abs=1e-4)
+    weights = model.config.class_weights
+    assert (weights is None) == ("class_weighting" not in options)
+    assert weights is None or (len(weights) == len(EMOTIONS) and len(set(weights)) > 1)
+
+
+def test_scales_beside_the_distribution(small_run, corpus, tmp_path):
+    overrides = {"scales": ["valence", "activation"], "scale_question_weights": [1.4, 1.0]}
+    result = train(
+        small_run("distribution", tmp_path, early_stopping_patience=1, metric_for_best_model="ccc", **overrides)
+    )
+    model, _, _ = load_model(result.model)
+    assert [question["name"] for question in model.config.scale_questions] == ["valence", "activation"]
+    assert -1 <= result.metrics["ccc"] <= 1
+    output = model(input_features=torch.randn(2, 60, 80))
+    assert output.scale_mean.shape == output.scale_log_variance.shape == (2, 2)
+
+
+def test_a_curriculum_needs_targets_that_differ_in_entropy(small_run, tmp_path):
+    votes_alone = small_run("distribution", tmp_path, curriculum="filter", target="majority", ties="guarded")
+    with pytest.raises(ValueError, match="same entropy"):
+        train(votes_alone)

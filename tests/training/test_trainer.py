@@ -1,5 +1,7 @@
+import contextlib
 import copy
 
+import audmetric
 import numpy as np
 import pytest
 import scipy.spatial
@@ -13,6 +15,9 @@ from annot_hf.data.questions import Question
 from annot_hf.data.targets import make_targets
 from annot_hf.data.votes import VoteTable
 from annot_hf.training.collator import BucketSampler, OpinionDataset, VoteCollator
+from annot_hf.training.curriculum import EntropyCurriculum
+from annot_hf.training.effective_batch import EffectiveBatch
+from annot_hf.training.schedules import StagedLearning
 from annot_hf.training.trainer import DenseAndSparse, OpinionTrainer, distribution_metrics
 
 RATERS = [f"r{number}" for number in range(8)]
@@ -193,11 +198,21 @@ def test_metrics_are_the_measures():
     q[0] = np.eye(5)[0]
     expected = {
         "cross_entropy": -(q * np.log(p)).sum(1).mean(),
+        "kl": (q * np.log(q.clip(1e-300) / p)).sum(1).mean(),
+        "macro_f1": audmetric.unweighted_average_fscore(q.argmax(1), p.argmax(1), labels=list(range(5))),
         "jsd": (scipy.spatial.distance.jensenshannon(p, q, axis=1) ** 2).mean(),
         "tvd": 0.5 * abs(p - q).sum(1).mean(),
     }
     for predictions in (p, (p, rng.random(3))):
         assert distribution_metrics(EvalPrediction(predictions, q)) == pytest.approx(expected, abs=1e-5)
+    means, ratings = rng.normal(size=(2, 30, 2))
+    ratings[:5, 1] = np.nan
+    agreed = [
+        audmetric.concordance_cc(ratings[:, 0], means[:, 0]),
+        audmetric.concordance_cc(ratings[5:, 1], means[5:, 1]),
+    ]
+    found = distribution_metrics(EvalPrediction((p, means), (q, ratings)))
+    assert found == pytest.approx(expected | {"ccc": np.mean(agreed)}, abs=1e-5)
 
 
 def test_evaluation_equals_the_measures_of_the_model(dataset, tmp_path):
@@ -275,3 +290,209 @@ def test_dense_and_sparse_are_adam_when_every_row_is_there():
     again_schedule.load_state_dict(saved[1])
     steps(again_table, again_weight, again, again_schedule, 2, sparse=True)
     assert torch.equal(again_table, table) and torch.equal(again_weight, weight)
+
+
+def speech_batches(sizes, seed=0):
+    """Micro-batches of waveforms with distributions and scale ratings, some of which are missing."""
+    draw = torch.Generator().manual_seed(seed)
+    batches = []
+    for size in sizes:
+        ratings = torch.randn(size, 2, generator=draw)
+        ratings[0, 1] = torch.nan
+        batches.append(
+            {
+                "input_values": torch.randn(size, 800, generator=draw),
+                "attention_mask": torch.ones(size, 800, dtype=torch.long),
+                "labels": torch.rand(size, 3, generator=draw).softmax(-1),
+                "scale_labels": ratings,
+            }
+        )
+    return batches
+
+
+def speech_model(**options):
+    options = {"loss": "ccc", "scale_questions": tiny.SCALES, "dropout": 0.3, "pooling": "mean"} | options
+    return tiny.distribution("wavlm-layer", **options)
+
+
+def gradients(model):
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_effective_batch_gives_the_gradient_of_all_items_together():
+    batches, model = speech_batches([4, 4, 3]), speech_model().train()
+    torch.manual_seed(5)
+    effective = EffectiveBatch(model, model, batches, context=contextlib.nullcontext)
+    for batch in batches:
+        effective.surrogate(model, model, batch).backward()
+    after, found = torch.get_rng_state(), gradients(model)
+    model.zero_grad()
+    torch.manual_seed(5)  # the same dropout, all at once in memory
+    outputs = [model(input_values=b["input_values"], attention_mask=b["attention_mask"]) for b in batches]
+    names = ("probs", "scale_mean", "scale_log_variance")
+    joined = {name: torch.cat([output[name] for output in outputs]) for name in names}
+    given = {name: torch.cat([batch[name] for batch in batches]) for name in ("labels", "scale_labels")}
+    loss = model.loss_of(joined, given)
+    loss.backward()
+    assert torch.equal(after, torch.get_rng_state())
+    torch.testing.assert_close(effective.loss, loss.detach())
+    for name, gradient in gradients(model).items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-7)
+    alone = [model.loss_of(o, b) for o, b in zip(outputs, batches, strict=True)]
+    assert abs(float(sum(alone)) / 3 - float(loss)) > 1e-3  # the mean over micro-batches is another loss
+
+
+def test_effective_batch_leaves_running_statistics_to_the_second_pass():
+    model, twin = (tiny.distribution("log-mel", loss="ccc", **{"dropout": 0.0}).train() for _ in range(2))
+    draw = torch.Generator().manual_seed(0)
+    batches = [
+        {
+            "input_features": torch.randn(3, 40, 8, generator=draw) + 10,
+            "labels": torch.rand(3, 3, generator=draw).softmax(-1),
+        }
+        for _ in range(2)
+    ]
+    torch.manual_seed(1)
+    effective = EffectiveBatch(model, model, batches, context=contextlib.nullcontext)
+    for batch in batches:
+        effective.surrogate(model, model, batch)
+    torch.manual_seed(1)
+    for batch in batches:
+        twin(**batch)
+    torch.testing.assert_close(model.trunk.norms[0].running_mean, twin.trunk.norms[0].running_mean)
+
+
+@pytest.fixture(scope="module")
+def labelled():
+    """Twelve clips of equal length with category targets."""
+    rng = np.random.default_rng(3)
+    question = Question.category("emotion", ["angry", "happy", "sad"])
+    rows = [(f"item{i}", f"r{r}", question.labels[rng.integers(3)]) for i in range(12) for r in range(5)]
+    item, rater, value = zip(*rows, strict=True)
+    targets = make_targets(VoteTable.from_columns(question, item=item, annotator=rater, value=value), "emotion")
+    waves = rng.normal(size=(12, 800)).astype(np.float32)
+    scales = rng.uniform(-1, 1, (12, 2))
+    return OpinionDataset(targets, waves, lambda wave: wave, [800] * 12, scales=scales)
+
+
+def speech_trainer(model, dataset, folder, *, curriculum=None, trunk_learning_rate=None, callbacks=None, **arguments):
+    settings = {
+        "output_dir": str(folder),
+        "optim": "sgd",
+        "learning_rate": 0.1,
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": 0.0,
+        "use_cpu": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "save_strategy": "no",
+        "remove_unused_columns": False,
+        "label_names": ["labels", "scale_labels"],
+        "logging_steps": 1,
+        "num_train_epochs": 1,
+    }
+    return InOrder(
+        curriculum=curriculum,
+        trunk_learning_rate=trunk_learning_rate,
+        model=model,
+        args=TrainingArguments(**settings | arguments),
+        train_dataset=dataset,
+        eval_dataset=dataset,
+        callbacks=callbacks,
+        data_collator=VoteCollator("input_values"),
+    )
+
+
+QUIET_SPEECH = {"dropout": 0.0, "head": "linear"}
+
+
+def quiet_speech_model(**options):
+    model = speech_model(**QUIET_SPEECH | options)
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.0
+    for name in (
+        "mask_time_prob",
+        "mask_feature_prob",
+        "hidden_dropout",
+        "attention_dropout",
+        "feat_proj_dropout",
+        "layerdrop",
+    ):
+        setattr(model.trunk.config, name, 0.0)
+    for module in model.trunk.modules():
+        if hasattr(module, "dropout") and isinstance(module.dropout, float):
+            module.dropout = 0.0
+    return model
+
+
+def test_ccc_over_accumulated_batches_equals_one_large_batch(labelled, tmp_path):
+    found = {}
+    for size, steps in ((12, 1), (4, 3), (5, 3)):
+        model = quiet_speech_model()
+        trainer = speech_trainer(
+            model, labelled, tmp_path, per_device_train_batch_size=size, gradient_accumulation_steps=steps
+        )
+        trainer.train()
+        found[size] = model, trainer.state.log_history[0]["loss"]
+    for size in (4, 5):
+        assert_same_weights(found[size][0], found[12][0], rtol=1e-4, atol=1e-6)
+        assert found[size][1] == pytest.approx(found[12][1], abs=1e-4)
+    start = quiet_speech_model()
+    with pytest.raises(AssertionError):
+        assert_same_weights(start, found[12][0], rtol=1e-4, atol=1e-6)
+
+
+def test_curriculum_against_a_loop_written_out(labelled, tmp_path):
+    curriculum = EntropyCurriculum("filter", by="batch", epochs=(1, 2), shares=(0.25, 0.75))
+    options = {"loss": "kl", "scale_questions": []}
+    model = quiet_speech_model(**options)
+    expected = copy.deepcopy(model).train()
+    speech_trainer(
+        model,
+        labelled,
+        tmp_path,
+        curriculum=curriculum,
+        per_device_train_batch_size=4,
+        num_train_epochs=2,
+        label_names=["labels"],
+    ).train()
+    optimiser = torch.optim.SGD(expected.parameters(), lr=0.1)
+    labels = torch.from_numpy(labelled.targets.probs).float()
+    waves = torch.from_numpy(labelled.inputs)
+    for kept in (1, 3):
+        for start in range(0, 12, 4):
+            part = labels[start : start + 4]
+            rows = start + torch.special.entr(part).sum(1).argsort(stable=True)[:kept]
+            loss = expected(input_values=waves[rows], labels=labels[rows]).loss
+            loss.backward()
+            optimiser.step()
+            optimiser.zero_grad()
+    assert_same_weights(model, expected, rtol=1e-3, atol=1e-6)
+
+
+def test_trunk_and_heads_have_their_own_rates(labelled, tmp_path):
+    model = quiet_speech_model()
+    trainer = speech_trainer(model, labelled, tmp_path, trunk_learning_rate=1e-3, weight_decay=0.5)
+    groups = trainer.create_optimizer().param_groups
+    trunk = {id(parameter) for parameter in model.trunk.parameters()}
+    assert sum(len(group["params"]) for group in groups) == len(list(model.parameters()))
+    for group in groups:
+        inside = {id(parameter) in trunk for parameter in group["params"]}
+        assert inside == {group["name"] == "trunk"}
+        assert group["lr"] == (1e-3 if group["name"] == "trunk" else 0.1)
+    assert sorted(group["weight_decay"] for group in groups) == [0.0, 0.0, 0.5, 0.5]
+
+
+def test_staged_trunk_starts_frozen_and_learns_later(labelled, tmp_path):
+    moved = {}
+    for epochs in (1, 2):
+        model = quiet_speech_model()
+        before = copy.deepcopy(model.trunk.state_dict())
+        staging = StagedLearning(epochs=[1], layers=[1])
+        speech_trainer(model, labelled, tmp_path, callbacks=[staging], num_train_epochs=epochs).train()
+        moved[epochs] = {
+            name for name, value in model.trunk.state_dict().items() if not torch.equal(value, before[name])
+        }
+    assert not moved[1]
+    assert moved[2] and all(name.startswith("encoder.layers.1.") for name in moved[2])
