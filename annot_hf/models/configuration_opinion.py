@@ -28,8 +28,8 @@ class OpinionConfig(PreTrainedConfig):
         pooling_attention: Add attentive statistics over the GRU's outputs.
         embedding_size: Width of the shared embedding.
         dropout: Dropout before and after the shared embedding.
-        freeze_trunk: Train the heads only: the trunk stays in evaluation mode, and training takes its gradients away
-            (a loaded model does not keep that).
+        freeze_trunk: Train the heads only: the trunk stays in evaluation mode, its frames are rounded to half precision
+            (as a cache of them is), and training takes its gradients away (a loaded model does not keep that).
         loss: Distribution loss: "kl", "cross_entropy" or "jsd".
         trunk_layer: Which hidden state of the trunk is read, of 0 to L: 0 enters the first transformer layer, k leaves the
             k-th, and the model then has only the first k (`trunk_config` keeps saying how many there were). "weighted" is

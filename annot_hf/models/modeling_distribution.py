@@ -35,6 +35,8 @@ class DistributionModel(OpinionPreTrainedModel):
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
+        trunk_frames: torch.Tensor | None = None,
+        trunk_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         return_dict: bool = True,
     ) -> DistributionOutput:
@@ -46,6 +48,8 @@ class DistributionModel(OpinionPreTrainedModel):
             input_ids: Tokens `(B, T)`, for text trunks.
             attention_mask: 1 where the input is real `(B, T)`.
             token_type_ids: Segments `(B, T)`, for text trunks that use them.
+            trunk_frames: Frames that the trunk gave before `(B, T, H)`, instead of its inputs.
+            trunk_mask: 1 where they are real `(B, T)`.
             labels: Target distributions `(B, K)`.
             return_dict: Only True is supported.
 
@@ -58,6 +62,8 @@ class DistributionModel(OpinionPreTrainedModel):
             input_ids=input_ids,
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
+            trunk_frames=trunk_frames,
+            trunk_mask=trunk_mask,
         )
         logits = self.head(embedding)
         probs = logits.float().softmax(-1)

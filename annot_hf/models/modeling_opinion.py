@@ -81,16 +81,52 @@ class OpinionPreTrainedModel(PreTrainedModel):
         return self
 
     def frames(self, **inputs: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Frames `(B, T, H)` of the chosen layer from the trunk's inputs, and True where they are real `(B, T)`."""
+        """Frames `(B, T, H)` of the chosen layer from the trunk's inputs, and True where they are real `(B, T)`.
+
+        Those of a frozen trunk are rounded to half precision, as a cache keeps them: heads trained from a cache see what
+        they see here.
+        """
         if self.layers is None:
-            return encode(self.trunk, **inputs)
+            frames, mask = encode(self.trunk, **inputs)
+            return self._rounded(frames), mask
         states, mask = encode_layers(self.trunk, **inputs)
         return self.layers(states), mask
 
-    def embed(self, **inputs: torch.Tensor | None) -> torch.Tensor:
-        """One vector per item `(B, embedding_size)` from the trunk's inputs."""
-        frames, mask = self.frames(**inputs)
-        return self.embedding(self.pooling(frames, mask))
+    def embed(
+        self,
+        trunk_frames: torch.Tensor | None = None,
+        trunk_mask: torch.Tensor | None = None,
+        **inputs: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """One vector per item `(B, embedding_size)` from the trunk's inputs, or from frames it gave before.
+
+        Args:
+            trunk_frames: What `frames` gave `(B, T, H)`, or its mean over time `(B, 1, H)`; the trunk is then left out.
+            trunk_mask: True where they are real `(B, T)`; everywhere when None.
+            **inputs: The trunk's inputs.
+
+        Raises:
+            ValueError: The frames are not as wide as the trunk's.
+        """
+        if trunk_frames is None:
+            frames, mask = self.frames(**inputs)
+        else:
+            width = self.config.trunk_config.hidden_size
+            if trunk_frames.dim() != 3 or trunk_frames.shape[-1] != width:
+                raise ValueError(
+                    f"trunk_frames has shape {tuple(trunk_frames.shape)}; give frames of this model's trunk, (items, frames, "
+                    f"{width})."
+                )
+            frames = trunk_frames.to(self.dtype)
+            mask = torch.ones_like(frames[..., 0]).bool() if trunk_mask is None else trunk_mask.bool()
+        pooled = self.pooling(frames, mask)
+        if isinstance(self.pooling, MeanPooling):
+            pooled = self._rounded(pooled)
+        return self.embedding(pooled)
+
+    def _rounded(self, values: torch.Tensor) -> torch.Tensor:
+        """Half precision for what a cache may keep: a frozen trunk's frames of one layer, and their mean over time."""
+        return values.half().to(values.dtype) if self.config.freeze_trunk and self.layers is None else values
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

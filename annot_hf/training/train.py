@@ -4,11 +4,12 @@ import hashlib
 import json
 import logging
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from transformers import set_seed
 
@@ -22,6 +23,7 @@ from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.trunks import input_name_of
 from annot_hf.training.collator import OpinionDataset, VoteCollator
+from annot_hf.training.frozen import encode_once
 from annot_hf.training.inputs import corpus_inputs, make_processor
 from annot_hf.training.recipe import LOG_MEL, Run
 from annot_hf.training.trainer import OpinionTrainer
@@ -80,6 +82,7 @@ def train(run: Run, *, resume: bool = False) -> TrainingResult:
     if recipe.model == "annotator":
         targets = {split: _with_raters(split_target, split) for split, split_target in targets.items()}
     model, processor = _build(run, targets["train"])
+    collator = make_collator(model, processor)
     features = recipe.features or Path(arguments.output_dir) / "features"
     datasets = {}
     for split, split_target in targets.items():
@@ -87,6 +90,18 @@ def train(run: Run, *, resume: bool = False) -> TrainingResult:
         inputs = corpus_inputs(
             corpus, items, model.config.trunk_config, processor, features=features, max_seconds=recipe.max_seconds
         )
+        if recipe.cache_features != "none":
+            inputs = encode_once(
+                model.to(arguments.device),
+                inputs,
+                collator,
+                folder=features,
+                key=[corpus.digest, *items, str(processor)],
+                kind=recipe.cache_features,
+                batch_size=arguments.per_device_eval_batch_size,
+                dtype=torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else None,
+                workers=arguments.dataloader_num_workers,
+            )
         if split != "train":  # longest last, so that evaluation pads little
             order = np.argsort(inputs.lengths, kind="stable")
             split_target = split_target.select(items[order])
@@ -99,7 +114,8 @@ def train(run: Run, *, resume: bool = False) -> TrainingResult:
         _standardise(model, datasets["train"])
     if model.config.freeze_trunk:
         model.trunk.requires_grad_(False)
-    collator = make_collator(model, processor)
+    if recipe.cache_features != "none":
+        collator = replace(collator, input_name="trunk_frames", tokenizer=None)
     trainer = OpinionTrainer(
         task_schedule=recipe.task_schedule if recipe.model == "annotator" else None,
         model=model,
