@@ -16,6 +16,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from annot_hf.data.questions import nearest
+from annot_hf.evaluation.saliency import read_layer
 from annot_hf.models.configuration_annotator import AnnotatorConfig
 from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.configuration_opinion import OpinionConfig
@@ -172,6 +173,11 @@ def make_run(values: Mapping[str, Any], *, where: str = "recipe") -> Run:
         recipe, training = parser.parse_dict(parts["recipe"] | _TRAINING_DEFAULTS | parts["training"])
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from None
+    layer = parts["options"].get("trunk_layer")
+    if isinstance(layer, str) and layer != WEIGHTED:  # a file that `annot-hf saliency` wrote
+        parts["options"]["trunk_layer"], measured = read_layer(layer)
+        if measured != recipe.trunk:
+            logger.warning("%s was measured on %s, and trunk is %s.", layer, measured, recipe.trunk)
     _check_cache(recipe, parts["options"], where)
     return Run(recipe, parts["options"], parts["trunk_options"], training, dict(values))
 
