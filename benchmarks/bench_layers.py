@@ -21,13 +21,16 @@ from benchmarks.timing import Result, best
 
 DEPTH, LAYERS = 12, (3, 6, 9)
 CLIPS, SECONDS, BATCH = 16, 2.0, 8
+# kept, model and how many epochs of the heads must fit into the encoding: 50, which is 2 %. The TC-GRU's own arithmetic,
+# forward and backward, is some 4 % of the forward pass of a trunk of this size, so only 20 can be asked of it.
 HEADS = {
-    "mean of frames": ("frames", {"pooling": "mean"}),
-    "TC-GRU of 2606.27536": (
+    "mean of frames": ("frames", {"pooling": "mean"}, 50.0),
+    "TC-GRU": (
         "frames",
         {"pooling": "tcgru", "pooling_size": 256, "pooling_bidirectional": False, "pooling_attention": False},
+        20.0,
     ),
-    "mean, pooled": ("pooled", {"pooling": "mean"}),
+    "mean, pooled": ("pooled", {"pooling": "mean"}, 50.0),
 }
 
 
@@ -72,7 +75,7 @@ def cached_epochs() -> Iterator[Result]:
         for path in paths:
             soundfile.write(path, 0.1 * rng.standard_normal(int(16_000 * SECONDS * rng.uniform(0.8, 1.2))), 16_000)
         encoding: dict[str, float] = {}
-        for name, (kind, options) in HEADS.items():
+        for name, (kind, options, goal) in HEADS.items():
             questions = [{"name": "emotion", "labels": ["angry", "happy", "sad"]}]
             torch.manual_seed(0)
             config = DistributionConfig(
@@ -97,7 +100,7 @@ def cached_epochs() -> Iterator[Result]:
             epoch = functools.partial(_epoch, model, kept, torch.optim.AdamW(weights))
             (seconds,) = best(epoch, rounds=3)
             yield Result(
-                f"epoch from cache, {name}", "encoding the clips", encoding[kind], seconds, 50.0, difference, 1e-4
+                f"epoch from cache, {name}", "encoding the clips", encoding[kind], seconds, goal, difference, 1e-4
             )
 
 
