@@ -32,6 +32,7 @@ _HOMES = {
     "training.collator": ["VoteCollator"],
     "training.inference": ["load_model", "predict", "predict_inputs"],
     "training.recipe": ["load_recipe"],
+    "training.salient": ["measure_saliency"],
     "training.train": ["train"],
 }
 _HOME_OF = {name: f"annot_hf.{home}" for home, names in _HOMES.items() for name in names}

@@ -1,4 +1,4 @@
-"""The flow spelled as verbs: `annot-hf quickstart | corpus | agree | train | predict | report`.
+"""The flow spelled as verbs: `annot-hf quickstart | corpus | agree | saliency | train | predict | report`.
 
 Each command reads files, calls a public function, writes files and prints one table. Heavy imports wait until a command
 runs, so that `--help` answers at once.
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from annot_hf.data.export import ExportedCorpus
     from annot_hf.data.targets import Targets
     from annot_hf.evaluation.predictions import Predictions
+    from annot_hf.evaluation.tables import Table as ReportTable
 
 app = typer.Typer(
     name="annot-hf",
@@ -124,12 +125,46 @@ def agree(folder: Annotated[Path, typer.Argument(help="Folder of an exported cor
     votes = read_export(folder).votes
     found = [agreement(votes, question.name) for question in votes.questions if not question.multiple]
     for table in agreement_table(found):
-        shown = Table(*table.columns, title=table.title, title_justify="left")
-        shown.columns[0].overflow = "fold"
-        for row in table.rows:
-            shown.add_row(*(Text(cell.text) for cell in row))
-        console.print(shown)
-        console.print(table.note, highlight=False, markup=False)
+        _print_table(table)
+
+
+@app.command()
+def saliency(
+    model: Annotated[str, typer.Argument(help="Plain trunk (Hub id or folder), or a trained checkpoint folder.")],
+    corpus: Annotated[Path, typer.Option(help="Folder of an exported corpus.")],
+    out: Out,
+    split: Annotated[str, typer.Option(help="Which split.")] = "train",
+    items: Annotated[int, typer.Option(help="Most items, drawn at random.")] = 30_000,
+    question: Annotated[list[str] | None, typer.Option(help="Question; may be given several times.")] = None,
+    formula: Annotated[str, typer.Option(help="absolute or penalised; both are our choice.")] = "absolute",
+    gamma: Annotated[float, typer.Option(help="Weight of the penalty of penalised.")] = 0.1,
+    batch_size: Annotated[int, typer.Option(help="Items per batch.")] = 16,
+    max_seconds: Annotated[float, typer.Option(help="Longest clip (s).")] = 30.0,
+) -> None:
+    """Which layer of a trunk goes best with what raters said: table, plot, and the file that `trunk_layer` reads.
+
+    Example: `annot-hf saliency microsoft/wavlm-base-plus --corpus data/cremad --out runs/saliency`, and then
+    `annot-hf train speech-distribution trunk=microsoft/wavlm-base-plus trunk_layer=runs/saliency/saliency.json ...`
+    """
+    from annot_hf.evaluation.plots import save_figure
+    from annot_hf.evaluation.saliency_plots import plot_saliency
+    from annot_hf.training.salient import measure_saliency
+
+    found = measure_saliency(
+        model,
+        corpus,
+        split=split,
+        items=items,
+        questions=question or (),
+        formula=formula,
+        gamma=gamma,
+        batch_size=batch_size,
+        max_seconds=max_seconds,
+    )
+    path = found.save(out)
+    save_figure(lambda: plot_saliency(found), out / "saliency.png")
+    _print_table(found.table())
+    console.print(f"trunk_layer={path}", soft_wrap=True, highlight=False, markup=False)
 
 
 @app.command(context_settings=_WORDS)
@@ -271,6 +306,16 @@ def _targets(predictions: "Predictions", exported: "ExportedCorpus") -> "Targets
 def _about(predictions: "Predictions") -> str:
     names = " and ".join(question.name for question in predictions.questions)
     return f"{names}, split {predictions.meta.get('split', 'test')}"
+
+
+def _print_table(table: "ReportTable") -> None:
+    """A table of the evaluation with its note."""
+    shown = Table(*table.columns, title=table.title, title_justify="left")
+    shown.columns[0].overflow = "fold"
+    for row in table.rows:
+        shown.add_row(*(Text(cell.text) for cell in row))
+    console.print(shown)
+    console.print(table.note, highlight=False, markup=False)
 
 
 def _print_rows(title: str, rows: Iterable[tuple[str, str, str]]) -> None:

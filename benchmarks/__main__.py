@@ -6,7 +6,15 @@ import sys
 os.environ.setdefault("POLARS_MAX_THREADS", "2")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
-from benchmarks import bench_divergence, bench_import, bench_kde, bench_msp_podcast, bench_votes
+from benchmarks import (
+    bench_divergence,
+    bench_import,
+    bench_kde,
+    bench_layers,
+    bench_msp_podcast,
+    bench_saliency,
+    bench_votes,
+)
 from benchmarks.timing import HEADER
 
 SUBJECTS = {
@@ -15,6 +23,8 @@ SUBJECTS = {
     "kde": bench_kde.run,
     "import": bench_import.run,
     "msp_podcast": bench_msp_podcast.run,
+    "layers": bench_layers.run,
+    "saliency": bench_saliency.run,
 }
 
 

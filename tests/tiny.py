@@ -1,7 +1,21 @@
 """Models and batches small enough that a test takes milliseconds."""
 
 import torch
-from transformers import BertConfig, HubertConfig, PreTrainedConfig, Wav2Vec2Config, WavLMConfig
+from transformers import (
+    BertConfig,
+    CamembertConfig,
+    DistilBertConfig,
+    ElectraConfig,
+    HubertConfig,
+    MPNetConfig,
+    PreTrainedConfig,
+    RobertaConfig,
+    UniSpeechConfig,
+    UniSpeechSatConfig,
+    Wav2Vec2Config,
+    WavLMConfig,
+    XLMRobertaConfig,
+)
 
 from annot_hf.models.configuration_annotator import AnnotatorConfig
 from annot_hf.models.configuration_distribution import DistributionConfig
@@ -28,15 +42,38 @@ _WAVEFORM = TRANSFORMER | {
 }
 
 
-def trunk_config(kind: str) -> PreTrainedConfig:
-    """A tiny trunk: "log-mel", "wavlm" (group norm), "wavlm-layer", "hubert", "wav2vec2" or "bert"."""
+_WAVEFORM_FAMILIES = {
+    "wavlm": WavLMConfig,
+    "hubert": HubertConfig,
+    "wav2vec2": Wav2Vec2Config,
+    "unispeech": UniSpeechConfig,
+    "unispeech-sat": UniSpeechSatConfig,
+}
+_TEXT_FAMILIES = {
+    "bert": BertConfig,
+    "roberta": RobertaConfig,
+    "xlm-roberta": XLMRobertaConfig,
+    "camembert": CamembertConfig,
+    "electra": ElectraConfig,
+    "mpnet": MPNetConfig,
+    "distilbert": DistilBertConfig,
+}
+TEXT = tuple(_TEXT_FAMILIES)
+WAVEFORM = (*_WAVEFORM_FAMILIES, "wavlm-layer", "hubert-layer", "wav2vec2-layer")
+
+
+def trunk_config(kind: str, **options) -> PreTrainedConfig:
+    """A tiny trunk: "log-mel", one of `WAVEFORM` (group norm, or "...-layer": the stable variant) or one of `TEXT`."""
     if kind == "log-mel":
         return LogMelConfig(num_mel_bins=8, conv_channels=(4, 4), conv_strides=(2, 1), hidden_size=16, mel_mean=10.0)
-    if kind == "bert":
-        return BertConfig(vocab_size=50, **TRANSFORMER)
-    if kind == "wavlm-layer":
-        return WavLMConfig(feat_extract_norm="layer", do_stable_layer_norm=True, **_WAVEFORM)
-    return {"wavlm": WavLMConfig, "hubert": HubertConfig, "wav2vec2": Wav2Vec2Config}[kind](**_WAVEFORM)
+    if kind == "distilbert":
+        return DistilBertConfig(vocab_size=50, dim=16, n_layers=2, n_heads=2, hidden_dim=32, **options)
+    if kind in _TEXT_FAMILIES:
+        return _TEXT_FAMILIES[kind](**{"vocab_size": 50} | TRANSFORMER | options)
+    family = kind.removesuffix("-layer")
+    if family != kind:
+        options = {"feat_extract_norm": "layer", "do_stable_layer_norm": True} | options
+    return _WAVEFORM_FAMILIES[family](**_WAVEFORM | options)
 
 
 def annotator(kind: str = "log-mel", *, seed: int = 0, trunk=None, **options) -> AnnotatorModel:
@@ -67,7 +104,7 @@ def inputs(kind: str, lengths: list[int], *, width: int | None = None, seed: int
     rows = []
     for row, length in enumerate(lengths):
         draw = torch.Generator().manual_seed(1000 * seed + row)
-        if kind == "bert":
+        if kind in TEXT:
             value, rest = torch.randint(1, 50, (length,), generator=draw), torch.full((width - length,), 7)
         elif kind == "log-mel":
             value = 10 + 4 * torch.randn(length, 8, generator=draw)
@@ -75,10 +112,10 @@ def inputs(kind: str, lengths: list[int], *, width: int | None = None, seed: int
         else:
             value, rest = torch.randn(length, generator=draw), torch.full((width - length,), 9.0)
         rows.append(torch.cat([value, rest]))
-    name = {"bert": "input_ids", "log-mel": "input_features"}.get(kind, "input_values")
+    name = "input_ids" if kind in TEXT else {"log-mel": "input_features"}.get(kind, "input_values")
     return {name: torch.stack(rows), "attention_mask": mask}
 
 
 def lengths(kind: str) -> list[int]:
     """Three unequal lengths that suit a trunk."""
-    return {"bert": [5, 9, 2], "log-mel": [40, 64, 23]}.get(kind, [700, 1000, 431])
+    return [5, 9, 2] if kind in TEXT else {"log-mel": [40, 64, 23]}.get(kind, [700, 1000, 431])

@@ -8,7 +8,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from .heads import POOLINGS
 from .kde import cell_names
 from .losses import CLASS_WEIGHTED, LOSSES
-from .trunks import trunk_config_from
+from .trunks import check_layer, trunk_config_from
 
 
 class OpinionConfig(PreTrainedConfig):
@@ -28,15 +28,19 @@ class OpinionConfig(PreTrainedConfig):
         pooling_attention: Add attentive statistics over the GRU's outputs.
         embedding_size: Width of the shared embedding.
         dropout: Dropout before and after the shared embedding.
-        freeze_trunk: Train the heads only: the trunk stays in evaluation mode, and training takes its gradients away
-            (a loaded model does not keep that).
+        freeze_trunk: Train the heads only: the trunk stays in evaluation mode, its frames are rounded to half precision
+            (as a cache of them is), and training takes its gradients away (a loaded model does not keep that).
         loss: Distribution loss: "kl", "cross_entropy", "jsd", or "ccc" (see `losses.distribution_loss`).
         class_weights: Weight of each entry of the support in that loss (K,), for "kl" and "cross_entropy".
+        trunk_layer: Which hidden state of the trunk is read, of 0 to L: 0 enters the first transformer layer, k leaves the
+            k-th, and the model then has only the first k (`trunk_config` keeps saying how many there were). "weighted" is
+            a softmax-weighted sum of all L + 1, learned from equal weights. None is the trunk's own output, which is
+            hidden state L but for the stable-layer-norm variants of wav2vec 2.0: these have one more norm after it.
         **kwargs: Passed on.
 
     Raises:
-        ValueError: An option is unknown, the kernel even, the weights are not one a label, or the questions do not go
-            together.
+        ValueError: An option is unknown, the kernel even, the trunk has no such layer, the weights are not one a label, or
+            the questions do not go together.
     """
 
     sub_configs = {"trunk_config": AutoConfig}
@@ -58,6 +62,7 @@ class OpinionConfig(PreTrainedConfig):
         freeze_trunk: bool = False,
         loss: str = "kl",
         class_weights: Sequence[float] | None = None,
+        trunk_layer: int | str | None = None,
         **kwargs: Any,
     ) -> None:
         if pooling not in POOLINGS:
@@ -69,6 +74,8 @@ class OpinionConfig(PreTrainedConfig):
         if class_weights is not None and loss not in CLASS_WEIGHTED:
             raise ValueError(f"loss is {loss!r}, which takes no class_weights; use one of {', '.join(CLASS_WEIGHTED)}.")
         self.trunk_config = trunk_config_from(trunk_config)
+        check_layer(self.trunk_config, trunk_layer)
+        self.trunk_layer = trunk_layer
         self.questions = [dict(question) for question in questions]
         _check_questions(self.questions, bins)
         self.bins = bins

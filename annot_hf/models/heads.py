@@ -1,10 +1,25 @@
-"""What sits on a trunk: pooling over time, and the heads of a distribution and of individual raters."""
+"""What sits on a trunk: a weighting of its layers, pooling over time, and the heads of a distribution and of raters."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 POOLINGS = ("mean", "attention", "tcgru")
+
+
+class LayerSum(nn.Module):
+    """Softmax-weighted sum of a trunk's hidden states, learned from equal weights (as in SUPERB, Yang et al. 2021)."""
+
+    def __init__(self, states: int) -> None:
+        super().__init__()
+        self.scores = nn.Parameter(torch.zeros(states))
+
+    def forward(self, states: Sequence[torch.Tensor]) -> torch.Tensor:
+        """Sum `states`, each `(B, T, H)`, one after the other, so that no copy of them all is made."""
+        weights = self.scores.softmax(0)
+        return sum(weight * state for weight, state in zip(weights, states, strict=True))
 
 
 class MeanPooling(nn.Module):

@@ -47,6 +47,8 @@ class AnnotatorModel(OpinionPreTrainedModel):
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
+        trunk_frames: torch.Tensor | None = None,
+        trunk_mask: torch.Tensor | None = None,
         pair_item: torch.Tensor | None = None,
         pair_annotator: torch.Tensor | None = None,
         ratings: torch.Tensor | None = None,
@@ -64,6 +66,8 @@ class AnnotatorModel(OpinionPreTrainedModel):
             input_ids: Tokens `(B, T)`, for text trunks.
             attention_mask: 1 where the input is real `(B, T)`.
             token_type_ids: Segments `(B, T)`, for text trunks that use them.
+            trunk_frames: Frames that the trunk gave before `(B, T, H)`, instead of its inputs.
+            trunk_mask: 1 where they are real `(B, T)`.
             pair_item: Item of each (item, rater) pair, an ascending index into the batch `(P,)`; every item needs a pair.
             pair_annotator: Rater of each pair, an index into `config.annotators`; -1 asks the consensus head `(P,)`.
             ratings: The raters' answers: `(P, D)` on [-1, 1], or label codes `(P, 1)`; NaN where missing.
@@ -82,6 +86,8 @@ class AnnotatorModel(OpinionPreTrainedModel):
             input_ids=input_ids,
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
+            trunk_frames=trunk_frames,
+            trunk_mask=trunk_mask,
         )
         if pair_item is None or pair_annotator is None:
             pair_item, pair_annotator = self._panel(len(embedding), embedding.device)

@@ -40,6 +40,8 @@ class DistributionModel(OpinionPreTrainedModel):
         input_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         token_type_ids: torch.Tensor | None = None,
+        trunk_frames: torch.Tensor | None = None,
+        trunk_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         scale_labels: torch.Tensor | None = None,
         item_weights: torch.Tensor | None = None,
@@ -53,6 +55,8 @@ class DistributionModel(OpinionPreTrainedModel):
             input_ids: Tokens `(B, T)`, for text trunks.
             attention_mask: 1 where the input is real `(B, T)`.
             token_type_ids: Segments `(B, T)`, for text trunks that use them.
+            trunk_frames: Frames that the trunk gave before `(B, T, H)`, instead of its inputs.
+            trunk_mask: 1 where they are real `(B, T)`.
             labels: Target distributions `(B, K)`.
             scale_labels: Mean ratings of the scale questions beside `(B, D)` on [-1, 1]; NaN where there are none.
             item_weights: Weight of each item in the distribution's loss `(B,)`, of mean 1.
@@ -67,6 +71,8 @@ class DistributionModel(OpinionPreTrainedModel):
             input_ids=input_ids,
             attention_mask=attention_mask,
             token_type_ids=token_type_ids,
+            trunk_frames=trunk_frames,
+            trunk_mask=trunk_mask,
         )
         logits = self.head(embedding)
         predicted = {"probs": logits.float().softmax(-1), "logits": logits}

@@ -4,11 +4,11 @@ from typing import Any, Self
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import PreTrainedModel, initialization as init
 
 from .configuration_opinion import OpinionConfig
-from .heads import AttentivePooling, MeanPooling, TcGruPooling
-from .trunks import build_trunk, encode, input_name_of
+from .heads import AttentivePooling, LayerSum, MeanPooling, TcGruPooling
+from .trunks import WEIGHTED, build_trunk, encode, encode_layers, input_name_of, load_trunk_weights, read_trunk_config
 from .weights import init_as_torch
 
 
@@ -24,7 +24,9 @@ class OpinionPreTrainedModel(PreTrainedModel):
         super().__init__(config)
         if not config.questions:
             raise ValueError('The configuration asks no question; give questions=[{"name": ..., "labels": [...]}].')
-        self.trunk = build_trunk(config.trunk_config)
+        self.trunk = build_trunk(config.trunk_config, config.trunk_layer)
+        weighted = config.trunk_layer == WEIGHTED
+        self.layers = LayerSum(config.trunk_config.num_hidden_layers + 1) if weighted else None
         self.main_input_name = input_name_of(config.trunk_config)
         width = config.trunk_config.hidden_size
         if config.pooling == "mean":
@@ -61,21 +63,9 @@ class OpinionPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: There is no such checkpoint, its family is not supported, or it lacks the trunk's weights.
         """
-        try:
-            trunk_config = AutoConfig.from_pretrained(trunk)
-            model = cls(cls.config_class(trunk_config=trunk_config, questions=questions, **options))
-            # through the library's own class, which also reads checkpoints with a head of their own ("bert.encoder...")
-            encoder, info = AutoModel.from_pretrained(trunk, output_loading_info=True)
-        except OSError as error:
-            raise ValueError(f"There is no checkpoint {str(trunk)!r}; give a Hub id or a checkpoint folder.") from error
-        model.trunk.load_state_dict(encoder.state_dict(), strict=False)  # `build_trunk` left the pooler out
-        needed = set(model.trunk.state_dict()) - {"masked_spec_embed"}  # a fresh one does: only training uses it
-        missing = sorted(needed & set(info["missing_keys"]))
-        if missing:
-            raise ValueError(
-                f"{trunk} lacks {len(missing)} weights of a {trunk_config.model_type}, for instance {missing[0]}; give a "
-                "checkpoint of the plain encoder."
-            )
+        trunk_config = read_trunk_config(trunk)
+        model = cls(cls.config_class(trunk_config=trunk_config, questions=questions, **options))
+        load_trunk_weights(model.trunk, trunk)
         return model.eval()
 
     @classmethod
@@ -90,11 +80,56 @@ class OpinionPreTrainedModel(PreTrainedModel):
             self.trunk.eval()
         return self
 
-    def embed(self, **inputs: torch.Tensor | None) -> torch.Tensor:
-        """One vector per item `(B, embedding_size)` from the trunk's inputs."""
-        frames, mask = encode(self.trunk, **inputs)
-        return self.embedding(self.pooling(frames, mask))
+    def frames(self, **inputs: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+        """Frames `(B, T, H)` of the chosen layer from the trunk's inputs, and True where they are real `(B, T)`.
+
+        Those of a frozen trunk are rounded to half precision, as a cache keeps them: heads trained from a cache see what
+        they see here.
+        """
+        if self.layers is None:
+            frames, mask = encode(self.trunk, **inputs)
+            return self._rounded(frames), mask
+        states, mask = encode_layers(self.trunk, **inputs)
+        return self.layers(states), mask
+
+    def embed(
+        self,
+        trunk_frames: torch.Tensor | None = None,
+        trunk_mask: torch.Tensor | None = None,
+        **inputs: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """One vector per item `(B, embedding_size)` from the trunk's inputs, or from frames it gave before.
+
+        Args:
+            trunk_frames: What `frames` gave `(B, T, H)`, or its mean over time `(B, 1, H)`; the trunk is then left out.
+            trunk_mask: True where they are real `(B, T)`; everywhere when None.
+            **inputs: The trunk's inputs.
+
+        Raises:
+            ValueError: The frames are not as wide as the trunk's.
+        """
+        if trunk_frames is None:
+            frames, mask = self.frames(**inputs)
+        else:
+            width = self.config.trunk_config.hidden_size
+            if trunk_frames.dim() != 3 or trunk_frames.shape[-1] != width:
+                raise ValueError(
+                    f"trunk_frames has shape {tuple(trunk_frames.shape)}; give frames of this model's trunk, (items, frames, "
+                    f"{width})."
+                )
+            frames = trunk_frames.to(self.dtype)
+            mask = torch.ones_like(frames[..., 0]).bool() if trunk_mask is None else trunk_mask.bool()
+        pooled = self.pooling(frames, mask)
+        if isinstance(self.pooling, MeanPooling):
+            pooled = self._rounded(pooled)
+        return self.embedding(pooled)
+
+    def _rounded(self, values: torch.Tensor) -> torch.Tensor:
+        """Half precision for what a cache may keep: a frozen trunk's frames of one layer, and their mean over time."""
+        return values.half().to(values.dtype) if self.config.freeze_trunk and self.layers is None else values
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         init_as_torch(module)
+        if isinstance(module, LayerSum):
+            init.zeros_(module.scores)

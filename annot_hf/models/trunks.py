@@ -1,16 +1,23 @@
 """How a trunk is built and called, and where its frames and their mask are.
 
-A trunk is our log-mel model, a raw-waveform encoder of the wav2vec 2.0 family, or a text encoder.
+A trunk is our log-mel model, a raw-waveform encoder of the wav2vec 2.0 family, or a text encoder. Hidden states are
+numbered as the library's `output_hidden_states` does: 0 enters the first transformer layer, k leaves the k-th.
 """
+
+import copy
 
 import torch
 from torch import nn
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers.utils import ModelOutput
 
 from .configuration_log_mel import LogMelConfig
 from .modeling_log_mel import LogMelModel
 
 WAVEFORM_TRUNKS = ("wavlm", "hubert", "wav2vec2", "unispeech", "unispeech-sat")
+# text encoders whose last hidden state is what the last layer gives, with no norm after it: any number of first layers do
+LAYERED_TEXT_TRUNKS = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "mpnet")
+WEIGHTED = "weighted"
 
 
 def trunk_config_from(config: dict | PreTrainedConfig | None) -> PreTrainedConfig:
@@ -31,12 +38,43 @@ def input_name_of(config: PreTrainedConfig) -> str:
     return "input_values" if config.model_type in WAVEFORM_TRUNKS else "input_ids"
 
 
-def build_trunk(config: PreTrainedConfig) -> PreTrainedModel:
-    """A trunk with fresh weights.
+def check_layer(config: PreTrainedConfig, layer: int | str | None) -> None:
+    """Whether a trunk of this configuration has such a layer: None (its last), 0 to L, or "weighted".
 
     Raises:
-        ValueError: The family is neither a waveform nor a text encoder.
+        ValueError: It has not, or its family does not let one choose.
     """
+    if layer is None:
+        return
+    if config.model_type not in (*WAVEFORM_TRUNKS, *LAYERED_TEXT_TRUNKS):
+        raise ValueError(
+            f"trunk_layer is {layer!r}, and a {config.model_type} trunk has no choice of layers; leave trunk_layer out, or "
+            f"use one of {', '.join((*WAVEFORM_TRUNKS, *LAYERED_TEXT_TRUNKS))}."
+        )
+    whole = isinstance(layer, int) and not isinstance(layer, bool)
+    if layer != WEIGHTED and not (whole and 0 <= layer <= config.num_hidden_layers):
+        raise ValueError(
+            f"trunk_layer is {layer!r}; this {config.model_type} trunk has hidden states 0 to {config.num_hidden_layers}: "
+            f"give one of these numbers, {WEIGHTED!r} for a learned weighting of all, or nothing for the last."
+        )
+
+
+def build_trunk(config: PreTrainedConfig, layer: int | str | None = None) -> PreTrainedModel:
+    """A trunk with fresh weights.
+
+    Args:
+        config: The whole trunk's configuration; it is not changed.
+        layer: Which hidden state is wanted. None: the last, as the trunk itself gives it. A number k: the trunk has only
+            its first k transformer layers, and its output is hidden state k of the whole one. "weighted": the trunk is
+            whole, for `encode_layers`, and never skips a layer in training.
+
+    With a layer chosen, nothing comes after the transformer layers: the last norm of the stable-layer-norm variants
+    belongs to the whole trunk's output and to none of its hidden states, and an adapter likewise.
+
+    Raises:
+        ValueError: The family is neither a waveform nor a text encoder, or has no such layer.
+    """
+    check_layer(config, layer)
     if config.model_type == LogMelConfig.model_type:
         return LogMelModel(config)
     family = MODEL_MAPPING.get(type(config), None)  # asked before it is built: it may be too large for this machine
@@ -46,16 +84,90 @@ def build_trunk(config: PreTrainedConfig) -> PreTrainedModel:
             f"A {config.model_type} trunk is not supported; use a text encoder such as bert, or one of "
             f"{', '.join(WAVEFORM_TRUNKS)}, or the log-mel trunk."
         )
+    if layer is not None:
+        config = copy.deepcopy(config)
+        config.add_adapter = False
+        if layer == WEIGHTED:
+            config.layerdrop = 0.0  # a layer that is skipped gives no hidden state to weight
+        else:
+            config.num_hidden_layers = layer
     trunk = AutoModel.from_config(config)
     if getattr(trunk, "pooler", None) is not None:
         trunk.pooler = None  # a text encoder's; nothing here reads it, and a weight without a gradient stops DDP
+    if layer is not None and getattr(config, "do_stable_layer_norm", False):
+        trunk.encoder.layer_norm = nn.Identity()
     if getattr(config, "feat_extract_norm", None) == "group":
         first = trunk.feature_extractor.conv_layers[0]
         first.layer_norm = MaskedGroupNorm(config.conv_dim[0], config.conv_kernel[0], config.conv_stride[0])
     return trunk
 
 
-def encode(
+def read_trunk_config(source: str) -> PreTrainedConfig:
+    """Configuration of a plain checkpoint.
+
+    Args:
+        source: Hub id or folder, such as "microsoft/wavlm-base-plus".
+
+    Raises:
+        ValueError: There is no such checkpoint.
+    """
+    try:
+        return AutoConfig.from_pretrained(source)
+    except OSError as error:
+        raise _no_checkpoint(source) from error
+
+
+def load_trunk_weights(trunk: PreTrainedModel, source: str) -> None:
+    """Give a trunk the weights of a plain checkpoint; those of layers that the trunk was built without stay aside.
+
+    Raises:
+        ValueError: There is no such checkpoint, or it lacks weights of the trunk.
+    """
+    try:  # through the library's own class, which also reads checkpoints with a head of their own ("bert.encoder...")
+        encoder, info = AutoModel.from_pretrained(source, output_loading_info=True)
+    except OSError as error:
+        raise _no_checkpoint(source) from error
+    trunk.load_state_dict(encoder.state_dict(), strict=False)  # `build_trunk` left out what is not used
+    needed = set(trunk.state_dict()) - {"masked_spec_embed"}  # a fresh one does: only training uses it
+    missing = sorted(needed & set(info["missing_keys"]))
+    if missing:
+        raise ValueError(
+            f"{source} lacks {len(missing)} weights of a {trunk.config.model_type}, for instance {missing[0]}; give a "
+            "checkpoint of the plain encoder."
+        )
+
+
+def _no_checkpoint(source: str) -> ValueError:
+    return ValueError(f"There is no checkpoint {str(source)!r}; give a Hub id or a checkpoint folder.")
+
+
+def encode(trunk: PreTrainedModel, **inputs: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
+    """Frames `(B, T, H)` of the trunk's last layer and True where they are real `(B, T)`.
+
+    Args:
+        trunk: From `build_trunk`.
+        **inputs: `input_features`, `input_values` or `input_ids`, `attention_mask`, `token_type_ids`; None is left out.
+
+    Raises:
+        ValueError: The input that this trunk takes is missing.
+    """
+    output, mask = _call(trunk, **inputs)
+    return output.last_hidden_state, mask
+
+
+def encode_layers(
+    trunk: PreTrainedModel, **inputs: torch.Tensor | None
+) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
+    """Hidden states 0 to L, each `(B, T, H)`, of a trunk built with layer "weighted", and their mask `(B, T)`.
+
+    Raises:
+        ValueError: The input that this trunk takes is missing.
+    """
+    output, mask = _call(trunk, output_hidden_states=True, **inputs)
+    return output.hidden_states, mask
+
+
+def _call(
     trunk: PreTrainedModel,
     *,
     input_features: torch.Tensor | None = None,
@@ -63,12 +175,9 @@ def encode(
     input_ids: torch.Tensor | None = None,
     attention_mask: torch.Tensor | None = None,
     token_type_ids: torch.Tensor | None = None,
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Frames `(B, T, H)` of the trunk's last layer and True where they are real `(B, T)`.
-
-    Raises:
-        ValueError: The input that this trunk takes is missing.
-    """
+    **options: bool,
+) -> tuple[ModelOutput, torch.Tensor]:
+    """The trunk's own output, and True where its frames are real `(B, T)`."""
     name = input_name_of(trunk.config)
     given = {"input_features": input_features, "input_values": input_values, "input_ids": input_ids}
     if given[name] is None:
@@ -79,13 +188,12 @@ def encode(
         )
     if name == "input_features":
         output = trunk(input_features, attention_mask=attention_mask)
-        return output.last_hidden_state, output.frame_mask
+        return output, output.frame_mask
     if attention_mask is None:
         attention_mask = torch.ones(given[name].shape[:2], dtype=torch.long, device=given[name].device)
     if name == "input_ids":
         extra = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        frames = trunk(input_ids=input_ids, attention_mask=attention_mask, **extra).last_hidden_state
-        return frames, attention_mask.bool()
+        return trunk(input_ids=input_ids, attention_mask=attention_mask, **extra, **options), attention_mask.bool()
     # SpecAugment needs `mask_time_length` frames in the batch, and every clip one frame: silence makes up for them
     lacking = samples_for(trunk.config, trunk.config.mask_time_length) - input_values.shape[1]
     input_values = nn.functional.pad(input_values * attention_mask, (0, max(lacking, 0)))
@@ -94,9 +202,9 @@ def encode(
     for module in trunk.modules():
         if isinstance(module, MaskedGroupNorm):
             module.samples = samples
-    frames = trunk(input_values, attention_mask=attention_mask).last_hidden_state
-    lengths = trunk._get_feat_extract_output_lengths(samples)
-    return frames, torch.arange(frames.shape[1], device=frames.device) < lengths[:, None]
+    output = trunk(input_values, attention_mask=attention_mask, **options)
+    width, lengths = output.last_hidden_state.shape[1], trunk._get_feat_extract_output_lengths(samples)
+    return output, torch.arange(width, device=lengths.device) < lengths[:, None]
 
 
 def samples_for(config: PreTrainedConfig, frames: int) -> int:

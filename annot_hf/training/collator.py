@@ -67,7 +67,7 @@ class VoteCollator:
     """Pads inputs and joins the (item, rater) pairs of a batch.
 
     Args:
-        input_name: "input_features", "input_values" or "input_ids".
+        input_name: "input_features", "input_values", "input_ids", or "trunk_frames" for what a trunk has encoded already.
         tokenizer: Tokenizer of a text trunk.
         panel: For annotator models, how many raters to ask about an item that no named rater rated; None for models
             without raters.
@@ -78,8 +78,8 @@ class VoteCollator:
     panel: int | None = None
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
-        """Batch with the trunk's input, `attention_mask`, `labels` `(B, K)` and, for annotator models, the pairs."""
-        batch = self._inputs([row["input"] for row in rows])
+        """Batch with the trunk's input, its mask, `labels` `(B, K)` and, for annotator models, the pairs."""
+        batch = self.pad([row["input"] for row in rows])
         batch["labels"] = torch.from_numpy(np.stack([row["labels"] for row in rows])).float()
         if "scale_labels" in rows[0]:
             batch["scale_labels"] = torch.from_numpy(np.stack([row["scale_labels"] for row in rows])).float()
@@ -93,7 +93,8 @@ class VoteCollator:
         batch["item_seed"] = torch.tensor([int(row["seed"]) for row in rows])
         return batch
 
-    def _inputs(self, inputs: list[Any]) -> dict[str, torch.Tensor]:
+    def pad(self, inputs: list[Any]) -> dict[str, torch.Tensor]:
+        """What the model takes of these items' inputs: the padded inputs and their mask."""
         if self.input_name == "input_ids":
             return dict(self.tokenizer(inputs, padding=True, truncation=True, return_tensors="pt"))
         tensors = [torch.from_numpy(np.asarray(value, dtype=np.float32)) for value in inputs]
@@ -102,7 +103,7 @@ class VoteCollator:
             padded = torch.nn.functional.pad(padded, (0, 0, 0, -padded.shape[1] % FRAME_MULTIPLE))
         lengths = torch.tensor([len(tensor) for tensor in tensors])
         mask = (torch.arange(padded.shape[1]) < lengths[:, None]).long()
-        return {self.input_name: padded, "attention_mask": mask}
+        return {self.input_name: padded, "trunk_mask" if self.input_name == "trunk_frames" else "attention_mask": mask}
 
     def _pairs(self, row: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
         """An item's raters and their answers; the panel, with answers unknown, where nobody with a name rated it."""

@@ -7,6 +7,7 @@ import logging
 import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,27 +25,78 @@ logger = logging.getLogger(__name__)
 SHARD_ITEMS = 256
 
 
+@dataclass(frozen=True, eq=False)
+class Shard:
+    """A file that holds the frames of some of the items.
+
+    Attributes:
+        path: The file; it appears in one step, when all its items are computed.
+        rows: Which items, in the order of the file.
+    """
+
+    path: Path
+    rows: np.ndarray
+
+
 class FeatureStore:
     """Frames `(T, D)` of items, read one at a time from memory-mapped shards.
 
     Args:
-        shards: The files that `build_features` wrote, in order.
+        shards: From `plan_shards`; all of them written.
     """
 
-    def __init__(self, shards: Sequence[Path]) -> None:
-        self._shards = [safe_open(shard, framework="numpy") for shard in shards]
-        ends = [np.cumsum(shard.get_tensor("lengths")) for shard in self._shards]
-        self._ends = [np.concatenate([[0], end]) for end in ends]
-        self._frames = [shard.get_slice("frames") for shard in self._shards]
-        self.lengths = np.concatenate([np.diff(end) for end in self._ends])
+    def __init__(self, shards: Sequence[Shard]) -> None:
+        files = [safe_open(shard.path, framework="numpy") for shard in shards]
+        lengths = [file.get_tensor("lengths") for file in files]
+        items = np.concatenate([shard.rows for shard in shards])
+        stops = np.concatenate([np.cumsum(part) for part in lengths])
+        self._frames = [file.get_slice("frames") for file in files]
+        self.lengths, self._stops, self._files = (np.empty(len(items), np.int64) for _ in range(3))
+        self.lengths[items], self._stops[items] = np.concatenate(lengths), stops
+        self._files[items] = np.repeat(np.arange(len(files)), [len(part) for part in lengths])
 
     def __len__(self) -> int:
         return len(self.lengths)
 
     def __getitem__(self, index: int) -> np.ndarray:
-        shard, row = divmod(index, SHARD_ITEMS)
-        start, stop = self._ends[shard][row : row + 2]
-        return self._frames[shard][int(start) : int(stop)]
+        stop = int(self._stops[index])
+        return self._frames[self._files[index]][stop - int(self.lengths[index]) : stop]
+
+
+def plan_shards(
+    folder: str | os.PathLike[str],
+    settings: Sequence[Any],
+    sources: Sequence[Any],
+    *,
+    order: np.ndarray | None = None,
+    size: int | None = None,
+) -> list[Shard]:
+    """Which file holds which items.
+
+    Args:
+        folder: Where features are kept; one sub-folder per settings.
+        settings: Everything the features depend on besides the items themselves, as JSON holds it.
+        sources: The items' audio, as `load_audio` takes it, or their texts. A shard's name changes with the size or time of
+            its files, or with what is embedded, so that only its frames are computed again.
+        order: Items in the order of the shards `(N,)`; as they are by default.
+        size: Items per shard; `SHARD_ITEMS` by default.
+    """
+    about = json.dumps([*settings, len(sources)], sort_keys=True, default=str)
+    folder = Path(folder) / hashlib.sha256(about.encode()).hexdigest()[:16]
+    folder.mkdir(parents=True, exist_ok=True)
+    order, size = np.arange(len(sources)) if order is None else order, size or SHARD_ITEMS
+    parts = [order[start : start + size] for start in range(0, len(order), size)]
+    return [
+        Shard(folder / _shard_name(number, [sources[row] for row in rows]), rows) for number, rows in enumerate(parts)
+    ]
+
+
+def write_shard(path: Path, frames: Sequence[np.ndarray]) -> None:
+    """Write the frames `(T, D)` of a shard's items in one step: a killed process leaves no half file behind."""
+    lengths = np.array([len(clip) for clip in frames], np.int64)
+    partial = path.with_suffix(f".{os.getpid()}.part")
+    save_file({"frames": np.concatenate(frames), "lengths": lengths}, partial)
+    os.replace(partial, path)
 
 
 def build_features(
@@ -70,14 +122,10 @@ def build_features(
     Raises:
         AudioError: A clip cannot be read; the message names it.
     """
-    settings = json.dumps([key, len(sources), extractor.to_dict()], sort_keys=True, default=str)
-    folder = Path(folder) / hashlib.sha256(settings.encode()).hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
-    parts = [sources[start : start + SHARD_ITEMS] for start in range(0, len(sources), SHARD_ITEMS)]
-    shards = [folder / _shard_name(number, part) for number, part in enumerate(parts)]
-    todo = [number for number, shard in enumerate(shards) if not shard.exists()]
+    shards = plan_shards(folder, [key, extractor.to_dict()], sources)
+    todo = [shard for shard in shards if not shard.path.exists()]
     work = functools.partial(_write_shard, extractor, max_seconds)
-    targets, parts = [shards[number] for number in todo], [parts[number] for number in todo]
+    targets, parts = [shard.path for shard in todo], [[sources[row] for row in shard.rows] for shard in todo]
     processes = min(processes or os.cpu_count() or 1, len(targets))
     progress = functools.partial(
         tqdm, total=len(targets), desc="features", unit=f"{SHARD_ITEMS} clips", disable=not targets
@@ -91,12 +139,17 @@ def build_features(
     return FeatureStore(shards)
 
 
-def _stamp(source: Any) -> tuple[int, int] | int:
-    """What changes when a clip does: size and time of a file, size of embedded bytes."""
-    if isinstance(source, str | os.PathLike):
-        about = os.stat(source) if os.path.exists(source) else None  # reading it will name the file
-        return (about.st_size, about.st_mtime_ns) if about else 0
-    return len(source["bytes"] or b"") if isinstance(source, dict) else 0
+def _stamp(source: Any) -> Any:
+    """What changes when an item does: size and time of a file, a digest of embedded bytes or of a text."""
+    if isinstance(source, dict) and source.get("bytes") is None:
+        source = source.get("path")
+    held = source["bytes"] if isinstance(source, dict) else source
+    if isinstance(held, bytes):
+        return hashlib.sha256(held).hexdigest()
+    if isinstance(held, str | os.PathLike) and os.path.exists(held):
+        about = os.stat(held)
+        return about.st_size, about.st_mtime_ns
+    return hashlib.sha256(str(held).encode()).hexdigest()  # a text, or a file that reading will name
 
 
 def log_mel(wave: np.ndarray, extractor: SequenceFeatureExtractor) -> np.ndarray:
@@ -112,10 +165,7 @@ def _write_shard(extractor: SequenceFeatureExtractor, max_seconds: float, target
     for source in sources:
         wave = load_audio(source, sampling_rate=rate, limits=limits)
         frames.append(log_mel(wave, extractor).astype(np.float16))
-    lengths = np.array([len(clip) for clip in frames], np.int64)
-    partial = target.with_suffix(f".{os.getpid()}.part")
-    save_file({"frames": np.concatenate(frames), "lengths": lengths}, partial)
-    os.replace(partial, target)
+    write_shard(target, frames)
 
 
 def _shard_name(number: int, sources: Sequence[Any]) -> str:

@@ -18,10 +18,12 @@ from transformers import HfArgumentParser, TrainingArguments
 from annot_hf.data.merging import Ties
 from annot_hf.data.questions import nearest
 from annot_hf.data.targets import MajorityOf
+from annot_hf.evaluation.saliency import read_layer
 from annot_hf.models.configuration_annotator import AnnotatorConfig
 from annot_hf.models.configuration_distribution import DistributionConfig
 from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.configuration_opinion import OpinionConfig
+from annot_hf.models.trunks import WEIGHTED
 from annot_hf.training.curriculum import CURRICULA, EntropyCurriculum
 from annot_hf.training.schedules import NEWBOB, StagedLearning
 
@@ -29,6 +31,7 @@ logger = logging.getLogger(__name__)
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 LOG_MEL = "log-mel"
+CACHES = ("frames", "pooled")
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 # What suits these models better than the library's own defaults; a recipe may say otherwise.
@@ -87,7 +90,10 @@ class Recipe:
         task_schedule: How an annotator model learns its two tasks: "alternate" takes an optimiser step for each on every
             batch (arXiv 2408.11956), "joint" adds the losses, "ratings" and "distribution" learn one alone.
         max_seconds: Longest clip that is accepted (s).
-        features: Folder for computed log-mel features; `output_dir`/features when empty.
+        features: Folder for computed log-mel features and for the frames of a frozen trunk; `output_dir`/features when
+            empty.
+        cache_features: With `freeze_trunk`, encode every clip once and train the heads from what is kept: "frames" of the
+            chosen layer, or "pooled", their mean over time, for pooling "mean". Both in half precision.
     """
 
     corpus: str = ""
@@ -119,6 +125,7 @@ class Recipe:
     task_schedule: str = "alternate"
     max_seconds: float = 30.0
     features: str = ""
+    cache_features: str = "none"
 
     def __post_init__(self) -> None:
         choices = {
@@ -129,6 +136,7 @@ class Recipe:
             "newbob": ("", *NEWBOB),
             "ties": typing.get_args(Ties),
             "majority_of": typing.get_args(MajorityOf),
+            "cache_features": ("none", *CACHES),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -256,7 +264,34 @@ def make_run(values: Mapping[str, Any], *, where: str = "recipe") -> Run:
         recipe, training = parser.parse_dict(parts["recipe"] | _TRAINING_DEFAULTS | parts["training"])
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from None
+    layer = parts["options"].get("trunk_layer")
+    if isinstance(layer, str) and layer != WEIGHTED:  # a file that `annot-hf saliency` wrote
+        parts["options"]["trunk_layer"], measured = read_layer(layer)
+        if measured != recipe.trunk:
+            logger.warning("%s was measured on %s, and trunk is %s.", layer, measured, recipe.trunk)
+    _check_cache(recipe, parts["options"], where)
     return Run(recipe, parts["options"], parts["trunk_options"], training, dict(values))
+
+
+def _check_cache(recipe: Recipe, options: Mapping[str, Any], where: str) -> None:
+    """Whether what is to be kept of the trunk stays the same while the heads learn."""
+    if recipe.cache_features == "none":
+        return
+    rules = {
+        f"freeze_trunk is {options.get('freeze_trunk', False)}": (options.get("freeze_trunk"), "freeze_trunk to true"),
+        "trunk is log-mel, which starts untrained": (recipe.trunk != LOG_MEL, "trunk to a pre-trained one"),
+        "trunk_layer is weighted, which takes all layers": (
+            options.get("trunk_layer") != WEIGHTED,
+            "trunk_layer to a number",
+        ),
+        f"pooling is {options.get('pooling', 'tcgru')}, which takes frames": (
+            recipe.cache_features == "frames" or options.get("pooling") == "mean",
+            "pooling to mean, or cache_features to frames",
+        ),
+    }
+    for found, (holds, fix) in rules.items():
+        if not holds:
+            raise ValueError(f"{where}: cache_features is {recipe.cache_features} and {found}; set {fix}.")
 
 
 def _parameters(config: type) -> dict[str, Any]:

@@ -5,11 +5,12 @@ import json
 import logging
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
 
@@ -25,6 +26,7 @@ from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.trunks import input_name_of
 from annot_hf.training.collator import OpinionDataset, VoteCollator
+from annot_hf.training.frozen import encode_once
 from annot_hf.training.inputs import corpus_inputs, make_processor
 from annot_hf.training.recipe import LOG_MEL, Recipe, Run
 from annot_hf.training.trainer import OpinionTrainer
@@ -95,6 +97,7 @@ def train(run: Run, *, resume: bool = False) -> TrainingResult:
     if scales:
         arguments.label_names = ["labels", "scale_labels"]
     model, processor = _build(run, targets["train"], scales)
+    collator = make_collator(model, processor)
     features = recipe.features or Path(arguments.output_dir) / "features"
     datasets = {}
     for split, split_target in targets.items():
@@ -102,6 +105,18 @@ def train(run: Run, *, resume: bool = False) -> TrainingResult:
         inputs = corpus_inputs(
             corpus, items, model.config.trunk_config, processor, features=features, max_seconds=recipe.max_seconds
         )
+        if recipe.cache_features != "none":
+            inputs = encode_once(
+                model.to(arguments.device),
+                inputs,
+                collator,
+                folder=features,
+                key=[corpus.digest, *items, str(processor)],
+                kind=recipe.cache_features,
+                batch_size=arguments.per_device_eval_batch_size,
+                dtype=torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else None,
+                workers=arguments.dataloader_num_workers,
+            )
         if split != "train":  # longest last, so that evaluation pads little
             order = np.argsort(inputs.lengths, kind="stable")
             split_target = split_target.select(items[order])
@@ -119,7 +134,8 @@ def train(run: Run, *, resume: bool = False) -> TrainingResult:
         _standardise(model, datasets["train"])
     if model.config.freeze_trunk:
         model.trunk.requires_grad_(False)
-    collator = make_collator(model, processor)
+    if recipe.cache_features != "none":
+        collator = replace(collator, input_name="trunk_frames", tokenizer=None)
     trainer = OpinionTrainer(
         task_schedule=recipe.task_schedule if recipe.model == "annotator" else None,
         curriculum=recipe.make_curriculum(),

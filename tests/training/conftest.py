@@ -1,11 +1,14 @@
+import inspect
 import shutil
 
 import pytest
 import tiny
+import yaml
 from transformers import BertTokenizerFast, Wav2Vec2FeatureExtractor
 
 from annot_hf.data.export import export_corpus
 from annot_hf.data.simulate import SimulatedCorpus, simulate_corpus
+from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.trunks import build_trunk
 from annot_hf.training.recipe import load_recipe
 from annot_hf.training.train import train
@@ -93,3 +96,18 @@ def bert_folder(tmp_path_factory):
     (folder / "words.txt").write_text("\n".join(words))
     BertTokenizerFast(vocab_file=str(folder / "words.txt"), model_max_length=32).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture
+def over_trunk(small_run, tmp_path):
+    """Makes a small run over a plain checkpoint instead of the log-mel trunk."""
+
+    def make(trunk, **overrides):
+        values = small_run("distribution", tmp_path / "run").values
+        aside = {"trunk", *inspect.signature(LogMelConfig).parameters}
+        values = {name: value for name, value in values.items() if name not in aside}
+        recipe = tmp_path / "other.yaml"
+        recipe.write_text(yaml.safe_dump(values))
+        return load_recipe(recipe, {"trunk": str(trunk), "num_train_epochs": 1} | overrides)
+
+    return make

@@ -1,6 +1,5 @@
 """Whole runs, and above all: a run that was killed and resumed ends where an uninterrupted one does."""
 
-import inspect
 import json
 from dataclasses import replace
 
@@ -15,12 +14,10 @@ from annot_hf.data.questions import Question
 from annot_hf.data.simulate import EMOTIONS, SimulatedCorpus
 from annot_hf.data.targets import make_targets
 from annot_hf.data.votes import VoteTable
-from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.modeling_annotator import AnnotatorModel
 from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.training import train as train_module
 from annot_hf.training.inference import load_model
-from annot_hf.training.recipe import load_recipe
 from annot_hf.training.train import train
 from annot_hf.training.trainer import OpinionTrainer
 
@@ -65,8 +62,6 @@ RUNS = {
         9,
     ),
 }
-
-LOG_MEL_OPTIONS = {"trunk", *inspect.signature(LogMelConfig).parameters}
 
 
 def weights(folder):
@@ -184,20 +179,6 @@ def test_raters_with_most_answers_come_first(checkpoints, corpus):
     for code in targets.ratings.annotator:
         answers[targets.annotators[code]] += 1
     assert list(answers.values()) == sorted(answers.values(), reverse=True)
-
-
-@pytest.fixture
-def over_trunk(small_run, tmp_path):
-    """Makes a small run over a plain checkpoint instead of the log-mel trunk."""
-
-    def make(trunk, **overrides):
-        values = small_run("distribution", tmp_path / "run").values
-        values = {name: value for name, value in values.items() if name not in LOG_MEL_OPTIONS}
-        recipe = tmp_path / "other.yaml"
-        recipe.write_text(yaml.safe_dump(values))
-        return load_recipe(recipe, {"trunk": str(trunk), "num_train_epochs": 1} | overrides)
-
-    return make
 
 
 @pytest.mark.parametrize("frozen", [True, False])
