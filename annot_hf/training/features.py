@@ -18,6 +18,7 @@ from tqdm.auto import tqdm
 from transformers import SequenceFeatureExtractor
 
 from annot_hf.data.audio import AudioLimits, load_audio
+from annot_hf.data.conditions import ConditionedClip
 
 logger = logging.getLogger(__name__)
 
@@ -91,8 +92,10 @@ def build_features(
     return FeatureStore(shards)
 
 
-def _stamp(source: Any) -> tuple[int, int] | int:
-    """What changes when a clip does: size and time of a file, size of embedded bytes."""
+def _stamp(source: Any) -> tuple[Any, ...] | int:
+    """What changes when a clip does: size and time of a file, size of embedded bytes, and the acoustic condition."""
+    if isinstance(source, ConditionedClip):
+        return source.condition, source.item, _stamp(source.source)
     if isinstance(source, str | os.PathLike):
         about = os.stat(source) if os.path.exists(source) else None  # reading it will name the file
         return (about.st_size, about.st_mtime_ns) if about else 0
