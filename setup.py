@@ -11,10 +11,12 @@ version = re.search(r'__version__ = "(.+)"', (here / "annot_hf/__init__.py").rea
 models = ["torch>=2.11", "transformers>=5.23,<6", "accelerate>=1.15,<2", "safetensors", "evaluate==0.4.6"]
 app = ["gradio>=6.31,<7"]
 peft = ["peft>=0.21.2,<0.22"]
+conditions = ["audiomentations>=0.43.1,<0.44", "fast-mp3-augment>=0.2,<0.3"]
 dev = [
     *models,
     *app,
     *peft,
+    *conditions,
     "audmetric",
     "build",
     "codespell",
@@ -55,6 +57,6 @@ setup(
         "soxr",
         "typer",
     ],
-    extras_require={"models": models, "app": app, "peft": peft, "dev": dev},
+    extras_require={"models": models, "app": app, "peft": peft, "conditions": conditions, "dev": dev},
     entry_points={"console_scripts": ["annot-hf = annot_hf.cli:main"]},
 )

@@ -11,6 +11,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "data.agreement": ["agreement"],
     "data.audio": ["AudioError", "AudioLimits", "load_audio"],
+    "data.conditions": ["Condition"],
     "data.corpus": ["VoteCorpus", "load_corpus_script"],
     "data.export": ["ExportedCorpus", "export_corpus", "read_export"],
     "data.questions": ["Question"],
@@ -22,6 +23,7 @@ _HOMES = {
     "evaluation.comparison_report": ["build_comparison"],
     "evaluation.predictions": ["Predictions"],
     "evaluation.report": ["build_report"],
+    "evaluation.robustness": ["measure_conditions", "read_conditions"],
     "evaluation.scoring": ["score"],
     "models.configuration_annotator": ["AnnotatorConfig"],
     "models.configuration_distribution": ["DistributionConfig"],

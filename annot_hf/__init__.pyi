@@ -2,6 +2,7 @@
 
 from annot_hf.data.agreement import agreement as agreement
 from annot_hf.data.audio import AudioError as AudioError, AudioLimits as AudioLimits, load_audio as load_audio
+from annot_hf.data.conditions import Condition as Condition
 from annot_hf.data.corpus import VoteCorpus as VoteCorpus, load_corpus_script as load_corpus_script
 from annot_hf.data.export import (
     ExportedCorpus as ExportedCorpus,
@@ -21,6 +22,10 @@ from annot_hf.evaluation.comparison import compare as compare
 from annot_hf.evaluation.comparison_report import build_comparison as build_comparison
 from annot_hf.evaluation.predictions import Predictions as Predictions
 from annot_hf.evaluation.report import build_report as build_report
+from annot_hf.evaluation.robustness import (
+    measure_conditions as measure_conditions,
+    read_conditions as read_conditions,
+)
 from annot_hf.evaluation.scoring import score as score
 from annot_hf.models.configuration_annotator import AnnotatorConfig as AnnotatorConfig
 from annot_hf.models.configuration_distribution import DistributionConfig as DistributionConfig

@@ -17,6 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
+    from annot_hf.data.conditions import Condition
     from annot_hf.data.export import ExportedCorpus
     from annot_hf.data.targets import Targets
     from annot_hf.evaluation.predictions import Predictions
@@ -190,12 +191,28 @@ def predict(
     split: Annotated[str, typer.Option(help="Which split.")] = "test",
     features: Annotated[Path | None, typer.Option(help="Folder that keeps computed features.")] = None,
     max_seconds: Annotated[float | None, typer.Option(help="Longest clip (s); as in training by default.")] = None,
+    condition: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Acoustic condition to put the clips under: noise:DB, reverb:SECONDS, telephone, mp3:KBITS or clean. "
+            "Several, each with an option of its own, go into a folder each under --out, such as OUT/noise-10."
+        ),
+    ] = None,
+    condition_seed: Annotated[int, typer.Option(help="Seed of what is random in a condition.")] = 0,
 ) -> None:
     """Predict a split: a distribution per item, and each rater's answer if the model has raters.
 
     Example: `annot-hf predict runs/cremad/model --corpus data/cremad --out runs/cremad/predictions`
     """
-    _predict(model, corpus, split, out, features, max_seconds)
+    from annot_hf.data.conditions import CLEAN, Condition
+
+    asked = [Condition.parse(text, condition_seed) for text in condition or [CLEAN]]
+    for one in asked:
+        if asked.count(one) > 1:
+            raise ValueError(f"Condition {str(one)!r} is asked for twice; give each condition once.")
+    for one in asked:
+        where = out / one.folder if len(asked) > 1 else out
+        _predict(model, corpus, split, where, features, max_seconds, one)
     console.print(str(out.resolve()), soft_wrap=True, highlight=False, markup=False)
 
 
@@ -206,12 +223,23 @@ def report(
     out: Out,
     other: Annotated[Path | None, typer.Argument(help="Predictions of a second run, to compare the two.")] = None,
     truth: Annotated[Path | None, typer.Option(help="Folder of the simulation, if the corpus is simulated.")] = None,
+    conditions: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with predictions of the same model under acoustic conditions, for a robustness table."
+        ),
+    ] = None,
 ) -> None:
     """Hold predictions against the votes, or two runs against each other: JSON, Markdown, HTML and plots.
 
     Example: `annot-hf report runs/cremad/predictions --corpus data/cremad --out runs/cremad/report`
     """
-    folder = _report(predictions, corpus, out, truth) if other is None else _compare(predictions, other, corpus, out)
+    if other is not None and conditions is not None:
+        raise ValueError("--conditions belongs to the report of one run; leave it or the second predictions out.")
+    if other is None:
+        folder = _report(predictions, corpus, out, truth, conditions)
+    else:
+        folder = _compare(predictions, other, corpus, out)
     console.print(str(folder.resolve()), soft_wrap=True, highlight=False, markup=False)
 
 
@@ -237,11 +265,20 @@ def _train(recipe: str, words: Iterable[str], *, resume: bool) -> Path:
 
 
 def _predict(
-    model: Path, corpus: Path, split: str, out: Path, features: Path | None, max_seconds: float | None = None
+    model: Path,
+    corpus: Path,
+    split: str,
+    out: Path,
+    features: Path | None,
+    max_seconds: float | None = None,
+    condition: "Condition | None" = None,
 ) -> None:
     from annot_hf.training.inference import predict as run_prediction
 
-    predictions, targets = run_prediction(model, corpus, split=split, features=features, max_seconds=max_seconds)
+    heard = {} if condition is None else {"condition": str(condition), "condition_seed": condition.seed}
+    predictions, targets = run_prediction(
+        model, corpus, split=split, features=features, max_seconds=max_seconds, **heard
+    )
     predictions.save(out)
     rows = [("items predicted", f"{len(predictions):,}", "")]
     rows += [(reason, f"{count:,}", "left out") for reason, count in targets.excluded.items()]
@@ -251,14 +288,16 @@ def _predict(
         rows.append(
             ("rater answers by consensus", f"{len(predictions.rater_items) - own:,}", "rater unseen in training")
         )
-    _print_rows(f"Predictions, split {split}", rows)
+    under = "" if condition is None or condition.is_clean else f", {condition}"
+    _print_rows(f"Predictions, split {split}{under}", rows)
 
 
-def _report(folder: Path, corpus: Path, out: Path, truth: Path | None) -> Path:
+def _report(folder: Path, corpus: Path, out: Path, truth: Path | None, conditions: Path | None = None) -> Path:
     from annot_hf.data.export import read_export
     from annot_hf.data.simulate import read_truth
     from annot_hf.evaluation.predictions import Predictions
     from annot_hf.evaluation.report import build_report
+    from annot_hf.evaluation.robustness import read_conditions
 
     predictions, exported = Predictions.load(folder), read_export(corpus)
     built = build_report(
@@ -270,6 +309,7 @@ def _report(folder: Path, corpus: Path, out: Path, truth: Path | None) -> Path:
         marginal=predictions.meta.pop("marginal", None),
         votes=exported.votes,
         truth=None if truth is None else read_truth(truth),
+        conditions=None if conditions is None else read_conditions(conditions),
     )
     console.print(built.summary, highlight=False, markup=False)
     return built.folder

@@ -18,6 +18,8 @@ import numpy as np
 import soundfile
 import soxr
 
+from annot_hf.data.conditions import ConditionedClip
+
 BLOCK = 1 << 20  # frames decoded at a time: several channels are mixed down before the next block is read
 UNKNOWN_LENGTH = 1 << 62  # libsndfile reports the largest integer for a stream that does not state its length
 
@@ -78,7 +80,8 @@ def load_audio(source: Any, *, sampling_rate: int = 16_000, limits: AudioLimits 
     """Decode to one channel at the wanted rate; channels are averaged, silence is accepted.
 
     Args:
-        source: Path, bytes, binary file object, or a row of a `datasets` Audio column (`{"bytes", "path"}`).
+        source: Path, bytes, binary file object, a row of a `datasets` Audio column (`{"bytes", "path"}`), or one of these
+            under an acoustic condition (`ConditionedClip`), which acts on the decoded and resampled clip.
         sampling_rate: Rate to resample to (Hz).
         limits: What is accepted; the defaults of `AudioLimits`.
 
@@ -91,6 +94,9 @@ def load_audio(source: Any, *, sampling_rate: int = 16_000, limits: AudioLimits 
     if sampling_rate < 1:
         raise ValueError(f"sampling_rate is {sampling_rate}; it must be a positive number of Hz, for instance 16000.")
     limits = limits or AudioLimits()
+    if isinstance(source, ConditionedClip):
+        wave = load_audio(source.source, sampling_rate=sampling_rate, limits=limits)
+        return source.condition.apply(wave, sampling_rate, item=source.item)
     with _open(source) as (name, file):
         info = _check_header(name, file, limits)
         blocks, frames = [], 0
@@ -175,6 +181,8 @@ def _open(source: Any) -> Iterator[tuple[str, soundfile.SoundFile]]:
 
 def _handle(source: Any) -> tuple[str, BinaryIO]:
     """What to call the source in messages, and a seekable binary handle on it."""
+    if isinstance(source, ConditionedClip):
+        source = source.source
     if isinstance(source, Mapping):  # a row of a datasets Audio column
         if source.get("bytes") is not None:
             return str(source.get("path") or "<bytes>"), io.BytesIO(source["bytes"])

@@ -19,6 +19,8 @@ from annot_hf.evaluation.breakdown_sections import breakdown_sections
 from annot_hf.evaluation.pages import Figures, Section, csv_safe, markdown_safe, write_pages
 from annot_hf.evaluation.predictions import Predictions
 from annot_hf.evaluation.raters import recovered_bias
+from annot_hf.evaluation.robustness import measure_conditions
+from annot_hf.evaluation.robustness_section import robustness_section
 from annot_hf.evaluation.scoring import Scores, score
 from annot_hf.evaluation.tables import (
     agreement_table,
@@ -73,6 +75,7 @@ def build_report(
     seed: int = 0,
     on_missing: str = "error",
     groups: Sequence[str] | None = None,
+    conditions: Mapping[str, Predictions] | None = None,
 ) -> Report:
     """Score predictions against the votes and write everything a reader needs into one folder.
 
@@ -92,6 +95,7 @@ def build_report(
         seed: Seed of the resampling.
         on_missing: "error" or "exclude"; see `score`.
         groups: Columns of `items` by which speakers are told apart; `sex` and `gender`, if there, when None.
+        conditions: Predictions of the same model for the same clips under acoustic conditions; see `read_conditions`.
 
     Raises:
         ValueError: The inputs do not fit together.
@@ -122,12 +126,17 @@ def build_report(
     sections = [Section(tables, figures)]
     if behind is not None:
         sections += breakdown_sections(behind, {"reliability": figures.pop("reliability")})
+    robust = None
+    if conditions is not None:
+        robust = measure_conditions(predictions, conditions, targets, speakers=speakers, **options)
+        sections.append(robustness_section(robust))
     data = {
         "questions": [question.to_dict() for question in targets.questions],
         "support": list(targets.support),
         "target_method": targets.method,
         "scores": scores.to_dict(),
         "breakdown": None if behind is None else behind.to_dict(),
+        "robustness": None if robust is None else robust.to_dict(),
         "excluded": excluded,
         "agreement": [one.to_dict() for one in agreed],
         "recovered_bias": found,

@@ -20,14 +20,17 @@ class DistributionConfig(OpinionConfig):
         scale_ccc_weight: Weight of the CCC term in their loss.
         scale_question_weights: Weight of each of them in their loss; all 1 when None. The paper has 1.4, 1, 1 for
             valence, activation and dominance.
+        auxiliary_questions: Category questions answered beside, as dictionaries with `name` and `labels`: what else was
+            asked about the items helps the shared embedding when votes are few.
+        auxiliary_weight: Weight of the mean of their KL divergences.
         **kwargs: Options of `OpinionConfig`.
 
     Raises:
-        ValueError: An option is unknown, or a scale question is none.
+        ValueError: An option is unknown, or a question is of the wrong kind.
     """
 
     model_type = "annot-distribution"
-    keys_to_ignore_at_inference = ["logits", "scale_log_variance"]
+    keys_to_ignore_at_inference = ["logits", "scale_log_variance", "auxiliary_probs"]
 
     def __init__(
         self,
@@ -36,6 +39,8 @@ class DistributionConfig(OpinionConfig):
         scale_weight: float = 0.3,
         scale_ccc_weight: float = 0.1,
         scale_question_weights: Sequence[float] | None = None,
+        auxiliary_questions: Sequence[dict[str, Any]] = (),
+        auxiliary_weight: float = 0.5,
         **kwargs: Any,
     ) -> None:
         if head not in HEADS:
@@ -43,6 +48,9 @@ class DistributionConfig(OpinionConfig):
         for question in scale_questions:
             if not {"name", "low", "high"} <= set(question):
                 raise ValueError(f"Scale question {question} needs a name, low and high.")
+        for question in auxiliary_questions:
+            if not {"name", "labels"} <= set(question):
+                raise ValueError(f"Auxiliary question {question} needs a name and labels.")
         if scale_question_weights is not None and len(scale_question_weights) != len(scale_questions):
             raise ValueError(
                 f"There are {len(scale_question_weights)} scale_question_weights for {len(scale_questions)} scale questions; "
@@ -53,6 +61,8 @@ class DistributionConfig(OpinionConfig):
         self.scale_weight = scale_weight
         self.scale_ccc_weight = scale_ccc_weight
         self.scale_question_weights = scale_question_weights
+        self.auxiliary_questions = [dict(question) for question in auxiliary_questions]
+        self.auxiliary_weight = auxiliary_weight
         super().__init__(**kwargs)
 
 

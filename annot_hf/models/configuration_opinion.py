@@ -32,6 +32,7 @@ class OpinionConfig(PreTrainedConfig):
             (as a cache of them is), and training takes its gradients away (a loaded model does not keep that).
         loss: Distribution loss: "kl", "cross_entropy", "jsd", or "ccc" (see `losses.distribution_loss`).
         class_weights: Weight of each entry of the support in that loss (K,), for "kl" and "cross_entropy".
+        jsd_share: How much of that loss is 4 JSD instead, in [0, 1]; not for "ccc".
         trunk_layer: Which hidden state of the trunk is read, of 0 to L: 0 enters the first transformer layer, k leaves the
             k-th, and the model then has only the first k (`trunk_config` keeps saying how many there were). "weighted" is
             a softmax-weighted sum of all L + 1, learned from equal weights. None is the trunk's own output, which is
@@ -62,6 +63,7 @@ class OpinionConfig(PreTrainedConfig):
         freeze_trunk: bool = False,
         loss: str = "kl",
         class_weights: Sequence[float] | None = None,
+        jsd_share: float = 0.0,
         trunk_layer: int | str | None = None,
         **kwargs: Any,
     ) -> None:
@@ -73,6 +75,8 @@ class OpinionConfig(PreTrainedConfig):
             raise ValueError(f"loss is {loss!r}; use one of {', '.join(LOSSES)}.")
         if class_weights is not None and loss not in CLASS_WEIGHTED:
             raise ValueError(f"loss is {loss!r}, which takes no class_weights; use one of {', '.join(CLASS_WEIGHTED)}.")
+        if not 0 <= jsd_share <= 1 or (jsd_share and loss == "ccc"):
+            raise ValueError(f"jsd_share is {jsd_share} with loss {loss!r}; it lies in [0, 1], and is 0 with 'ccc'.")
         self.trunk_config = trunk_config_from(trunk_config)
         check_layer(self.trunk_config, trunk_layer)
         self.trunk_layer = trunk_layer
@@ -90,6 +94,7 @@ class OpinionConfig(PreTrainedConfig):
         self.dropout = dropout
         self.freeze_trunk = freeze_trunk
         self.loss = loss
+        self.jsd_share = jsd_share
         self.class_weights = None if class_weights is None else [float(weight) for weight in class_weights]
         if self.questions and "id2label" not in kwargs:
             names = [question["name"] for question in self.questions]

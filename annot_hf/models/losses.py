@@ -20,6 +20,7 @@ def distribution_loss(
     *,
     class_weights: Sequence[float] | None = None,
     item_weights: torch.Tensor | None = None,
+    jsd_share: float = 0.0,
 ) -> torch.Tensor:
     """Mean divergence of predicted from target distributions.
 
@@ -31,6 +32,8 @@ def distribution_loss(
         class_weights: Weight of each label `(K,)` for "kl" and "cross_entropy", applied to the label's term before the
             sum over labels (arXiv 2606.27536, section 2.3). A weighted "kl" is no divergence and can be negative.
         item_weights: Weight of each item `(B,)`, of mean 1; not for "ccc", which has no loss per item.
+        jsd_share: Mixes in the JSD, in [0, 1]: (1 - share) loss + share 4 JSD. Near the target 4 JSD equals the KL
+            divergence to second order; far from it, it forgives where the KL divergence does not. Not for "ccc".
 
     Returns:
         Scalar; >= 0 unless `class_weights` are given.
@@ -55,6 +58,8 @@ def distribution_loss(
             loss = loss - cross_entropy(weighted, labels.clip(torch.finfo(labels.dtype).tiny))
     else:
         loss = {"kl": kl, "cross_entropy": cross_entropy, "jsd": jsd}[kind](labels, probs + EPSILON)
+    if jsd_share:
+        loss = (1 - jsd_share) * loss + jsd_share * 4 * jsd(labels, probs + EPSILON)
     return (loss if item_weights is None else loss * item_weights).mean()
 
 
@@ -138,3 +143,10 @@ def scale_loss(
     rated = weights * present.any(0)
     agreement = (rated * ccc(mean.T, targets.T, mask=present.T)).sum() / rated.sum().clip(EPSILON)
     return loss + ccc_weight * (1 - agreement).clip(0)
+
+
+def auxiliary_loss(probs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+    """Mean KL divergence (nats) of predictions `(B, K)` from distributions `(B, K)`, over the rows that are not NaN."""
+    present = ~labels.isnan().any(-1)
+    loss = kl(torch.where(present[:, None], labels, 1.0 / labels.shape[-1]).float(), probs.float() + EPSILON)
+    return (loss * present).sum() / present.sum().clip(1)

@@ -137,6 +137,7 @@ class AnnotatorModel(OpinionPreTrainedModel):
                 self.config.loss,
                 class_weights=self.config.class_weights,
                 item_weights=given.get("item_weights"),
+                jsd_share=self.config.jsd_share,
             )
             losses.append(self.config.distribution_weight * loss)
         return sum(losses) if losses else None

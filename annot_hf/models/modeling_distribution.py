@@ -6,7 +6,7 @@ import torch
 
 from .configuration_distribution import DistributionConfig
 from .heads import make_head
-from .losses import distribution_loss, scale_loss
+from .losses import auxiliary_loss, distribution_loss, scale_loss
 from .modeling_opinion import OpinionPreTrainedModel
 from .outputs import DistributionOutput
 
@@ -24,13 +24,15 @@ class DistributionModel(OpinionPreTrainedModel):
     """
 
     config_class = DistributionConfig
-    loss_inputs = ("labels", "scale_labels", "item_weights")
+    loss_inputs = ("labels", "scale_labels", "auxiliary_labels", "item_weights")
 
     def __init__(self, config: DistributionConfig) -> None:
         super().__init__(config)
         self.head = make_head(config.embedding_size, len(config.support), config.head)
         if config.scale_questions:
             self.scale_head = make_head(config.embedding_size, 2 * len(config.scale_questions), config.head)
+        if config.auxiliary_questions:
+            self.auxiliary_head = make_head(config.embedding_size, sum(self.auxiliary_sizes), config.head)
         self.post_init()
 
     def forward(
@@ -44,6 +46,7 @@ class DistributionModel(OpinionPreTrainedModel):
         trunk_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
         scale_labels: torch.Tensor | None = None,
+        auxiliary_labels: torch.Tensor | None = None,
         item_weights: torch.Tensor | None = None,
         return_dict: bool = True,
     ) -> DistributionOutput:
@@ -59,6 +62,8 @@ class DistributionModel(OpinionPreTrainedModel):
             trunk_mask: 1 where they are real `(B, T)`.
             labels: Target distributions `(B, K)`.
             scale_labels: Mean ratings of the scale questions beside `(B, D)` on [-1, 1]; NaN where there are none.
+            auxiliary_labels: Distributions of the votes on the auxiliary questions side by side `(B, sum of K)`; NaN where
+                nobody voted.
             item_weights: Weight of each item in the distribution's loss `(B,)`, of mean 1.
             return_dict: Only True is supported.
 
@@ -78,8 +83,21 @@ class DistributionModel(OpinionPreTrainedModel):
         predicted = {"probs": logits.float().softmax(-1), "logits": logits}
         if self.config.scale_questions:
             predicted["scale_mean"], predicted["scale_log_variance"] = self.scale_head(embedding).float().chunk(2, -1)
-        given = {"labels": labels, "scale_labels": scale_labels, "item_weights": item_weights}
+        if self.config.auxiliary_questions:
+            scores = self.auxiliary_head(embedding).float().split(self.auxiliary_sizes, -1)
+            predicted["auxiliary_probs"] = torch.cat([score.softmax(-1) for score in scores], -1)
+        given = {
+            "labels": labels,
+            "scale_labels": scale_labels,
+            "auxiliary_labels": auxiliary_labels,
+            "item_weights": item_weights,
+        }
         return DistributionOutput(loss=self.loss_of(predicted, given), **predicted)
+
+    @property
+    def auxiliary_sizes(self) -> list[int]:
+        """Number of labels of each auxiliary question."""
+        return [len(question["labels"]) for question in self.config.auxiliary_questions]
 
     @property
     def loss_spans_batch(self) -> bool:
@@ -93,8 +111,10 @@ class DistributionModel(OpinionPreTrainedModel):
         """Loss of what `forward` returned, also of several batches joined; None without targets.
 
         Args:
-            predicted: `probs` and, if the model has scale questions, `scale_mean` and `scale_log_variance`.
-            given: `labels`, `scale_labels` and `item_weights` as `forward` takes them, as far as there are any.
+            predicted: `probs` and, if the model has scale questions, `scale_mean` and `scale_log_variance`; if it
+                has auxiliary questions, `auxiliary_probs`.
+            given: `labels`, `scale_labels`, `auxiliary_labels` and `item_weights` as `forward` takes them, as far as there
+                are any.
         """
         config, losses = self.config, []
         if given.get("labels") is not None:
@@ -105,6 +125,7 @@ class DistributionModel(OpinionPreTrainedModel):
                     config.loss,
                     class_weights=config.class_weights,
                     item_weights=given.get("item_weights"),
+                    jsd_share=config.jsd_share,
                 )
             )
         if given.get("scale_labels") is not None and config.scale_questions:
@@ -116,6 +137,13 @@ class DistributionModel(OpinionPreTrainedModel):
                 ccc_weight=config.scale_ccc_weight,
             )
             losses.append(config.scale_weight * loss)
+        if given.get("auxiliary_labels") is not None and config.auxiliary_questions:
+            sizes = self.auxiliary_sizes
+            parts = zip(
+                predicted["auxiliary_probs"].split(sizes, -1), given["auxiliary_labels"].split(sizes, -1), strict=True
+            )
+            loss = sum(auxiliary_loss(probs, labels) for probs, labels in parts) / len(sizes)
+            losses.append(config.auxiliary_weight * loss)
         return sum(losses) if losses else None
 
 

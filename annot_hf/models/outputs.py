@@ -29,6 +29,7 @@ class DistributionOutput(ModelOutput):
         logits: Scores before the softmax `(B, K)`.
         scale_mean: Mean rating expected on each of the D scale questions beside `(B, D)`, on [-1, 1] but not squashed.
         scale_log_variance: Log of the variance around it `(B, D)`.
+        auxiliary_probs: Distributions over the labels of the auxiliary questions, side by side `(B, sum of K)`.
     """
 
     loss: torch.FloatTensor | None = None
@@ -36,6 +37,7 @@ class DistributionOutput(ModelOutput):
     logits: torch.FloatTensor | None = None
     scale_mean: torch.FloatTensor | None = None
     scale_log_variance: torch.FloatTensor | None = None
+    auxiliary_probs: torch.FloatTensor | None = None
 
 
 @dataclass

@@ -25,6 +25,7 @@ class OpinionDataset(Dataset):
         annotators: The model's raters; answers of others get index -1.
         seed: Seed of the resampling, that of the targets.
         scales: Mean ratings of the scale questions beside `(N, D)` on [-1, 1]; rows then have `scale_labels`.
+        auxiliary: Distributions of the votes on auxiliary questions `(N, sum of K)`; rows then have `auxiliary_labels`.
     """
 
     def __init__(
@@ -37,8 +38,10 @@ class OpinionDataset(Dataset):
         annotators: Sequence[str] = (),
         seed: int = 0,
         scales: np.ndarray | None = None,
+        auxiliary: np.ndarray | None = None,
     ) -> None:
-        self.scales = scales
+        given = {"scale_labels": scales, "auxiliary_labels": auxiliary}
+        self.beside = {name: values for name, values in given.items() if values is not None}
         self.targets, self.inputs, self.read = targets, inputs, read
         self.lengths = np.asarray(lengths)
         index = {name: code for code, name in enumerate(annotators)}
@@ -59,7 +62,7 @@ class OpinionDataset(Dataset):
             "ratings": self.targets.ratings.value[rows],
             "seed": self.seeds[index],
         }
-        return row if self.scales is None else row | {"scale_labels": self.scales[index]}
+        return row | {name: values[index] for name, values in self.beside.items()}
 
 
 @dataclass
@@ -81,8 +84,9 @@ class VoteCollator:
         """Batch with the trunk's input, its mask, `labels` `(B, K)` and, for annotator models, the pairs."""
         batch = self.pad([row["input"] for row in rows])
         batch["labels"] = torch.from_numpy(np.stack([row["labels"] for row in rows])).float()
-        if "scale_labels" in rows[0]:
-            batch["scale_labels"] = torch.from_numpy(np.stack([row["scale_labels"] for row in rows])).float()
+        for name in ("scale_labels", "auxiliary_labels"):
+            if name in rows[0]:
+                batch[name] = torch.from_numpy(np.stack([row[name] for row in rows])).float()
         if self.panel is None:
             return batch
         pairs = [self._pairs(row) for row in rows]

@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from transformers import SequenceFeatureExtractor
 
 from annot_hf.data.audio import AudioLimits, load_audio
+from annot_hf.data.conditions import ConditionedClip
 
 logger = logging.getLogger(__name__)
 
@@ -140,7 +141,9 @@ def build_features(
 
 
 def _stamp(source: Any) -> Any:
-    """What changes when an item does: size and time of a file, a digest of embedded bytes or of a text."""
+    """What changes when an item does: size and time of a file, a digest of embedded bytes or of a text, the condition."""
+    if isinstance(source, ConditionedClip):
+        return source.condition, source.item, _stamp(source.source)
     if isinstance(source, dict) and source.get("bytes") is None:
         source = source.get("path")
     held = source["bytes"] if isinstance(source, dict) else source

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModel
 
+from annot_hf.data.conditions import CLEAN, Condition
 from annot_hf.data.export import read_export
 from annot_hf.data.questions import Question
 from annot_hf.data.targets import Ratings, Targets
@@ -71,6 +72,8 @@ def predict(
     batch_size: int = 32,
     features: str | Path | None = None,
     max_seconds: float | None = None,
+    condition: str = CLEAN,
+    condition_seed: int = 0,
 ) -> tuple[Predictions, Targets]:
     """Predict one split of an exported corpus, and give the targets to hold the predictions against.
 
@@ -84,10 +87,13 @@ def predict(
         batch_size: Items per batch.
         features: Folder for computed log-mel features; `corpus_folder`/../features by default.
         max_seconds: Longest clip that is accepted (s); by default what training accepted.
+        condition: Acoustic condition to put the clips under, such as "noise:10"; see `Condition`.
+        condition_seed: Seed of what is random in it.
 
     Raises:
-        ValueError: The corpus does not ask the checkpoint's questions, or in another way.
+        ValueError: The corpus does not ask the checkpoint's questions, or in another way; or there is no such condition.
     """
+    heard = Condition.parse(condition, condition_seed)
     model, processor, facts = load_model(model_folder)
     if max_seconds is None:
         max_seconds = float(facts.get("recipe", {}).get("max_seconds", Recipe.max_seconds))
@@ -109,11 +115,15 @@ def predict(
         processor,
         features=features or Path(corpus_folder).parent / "features",
         max_seconds=max_seconds,
+        condition=heard,
     )
     dataset = OpinionDataset(
         targets, inputs.entries, inputs.read, inputs.lengths, annotators=getattr(config, "annotators", ())
     )
     meta = {"model": str(model_folder), "corpus": corpus.name, "split": split, "marginal": facts.get("marginal")}
+    meta["condition"] = str(heard)
+    if not heard.is_clean:
+        meta["condition_seed"] = heard.seed
     return _run(model, processor, dataset, questions, batch_size, meta), targets
 
 

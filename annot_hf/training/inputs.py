@@ -16,6 +16,7 @@ from transformers import (
 )
 
 from annot_hf.data.audio import AudioLimits, audio_info, load_audio
+from annot_hf.data.conditions import Condition, put_under
 from annot_hf.data.export import ExportedCorpus
 from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.trunks import input_name_of
@@ -66,11 +67,12 @@ def corpus_inputs(
     *,
     features: str | Path,
     max_seconds: float,
+    condition: Condition | None = None,
 ) -> Inputs:
-    """Inputs of the corpus's items, in the order given.
+    """Inputs of the corpus's items, in the order given; clean unless an acoustic condition is named.
 
     Raises:
-        ValueError: The corpus lacks the text or audio that the trunk takes.
+        ValueError: The corpus lacks the text or audio that the trunk takes, or a text is put under an acoustic condition.
         AudioError: A clip cannot be read, or is longer than `max_seconds`.
     """
     name = input_name_of(trunk_config)
@@ -85,7 +87,14 @@ def corpus_inputs(
             "choose another trunk."
         )
     key = "\n".join([corpus.digest, *items])  # features are kept per list of items
-    return read_inputs(list(values), trunk_config, processor, features=features, key=key, max_seconds=max_seconds)
+    sources = list(values)
+    if condition is not None and not condition.is_clean:
+        if column == "text":
+            raise ValueError(
+                f"Condition {str(condition)!r} alters audio and a {trunk_config.model_type} trunk reads text; leave it out."
+            )
+        key, sources = f"{condition!r}\n{key}", put_under(condition, sources, items)
+    return read_inputs(sources, trunk_config, processor, features=features, key=key, max_seconds=max_seconds)
 
 
 def read_inputs(

@@ -62,6 +62,8 @@ class Recipe:
         target: Target method of `make_targets`; "soft" for a category and "kde" for scales when empty.
         smoothing: Pseudo-votes of target "smoothed".
         scales: Scale questions that a distribution model answers beside, such as valence; learnt from the mean rating.
+        auxiliary: Category questions that it answers beside, such as the same clip seen as well as heard; learnt from the
+            fractions of their votes.
         class_weighting: Weights of the labels in the loss, from the training targets: "effective" number of items (Cui et
             al. 2019; with loss "cross_entropy" and target "majority" the class-balanced cross-entropy of arXiv
             2606.27536), "inverse" frequency clipped to [0.25, 5] (its weighted KL), or none when empty.
@@ -103,6 +105,7 @@ class Recipe:
     target: str = ""
     smoothing: float = 1.0
     scales: list[str] = field(default_factory=list)
+    auxiliary: list[str] = field(default_factory=list)
     class_weighting: str = ""
     class_beta: float = 0.9999
     curriculum: str = ""
@@ -142,11 +145,11 @@ class Recipe:
             if getattr(self, name) not in allowed:
                 known = ", ".join(filter(None, allowed))
                 raise ValueError(f"{name} is {getattr(self, name)!r}; use one of {known}.")
-        for name in ("question", "scales"):
+        for name in ("question", "scales", "auxiliary"):
             if isinstance(getattr(self, name), str):
                 setattr(self, name, [getattr(self, name)])
         if self.model == "annotator":
-            for name in ("scales", "curriculum"):
+            for name in ("scales", "auxiliary", "curriculum"):
                 if getattr(self, name):
                     raise ValueError(f"{name} is for distribution models, and model is annotator; remove {name}.")
         self.make_curriculum()
@@ -296,7 +299,16 @@ def _check_cache(recipe: Recipe, options: Mapping[str, Any], where: str) -> None
 
 def _parameters(config: type) -> dict[str, Any]:
     """Option names and annotations of a configuration class that a recipe may set."""
-    outside = ("self", "kwargs", "trunk_config", "questions", "scale_questions", "annotators", "class_weights")
+    outside = (
+        "self",
+        "kwargs",
+        "trunk_config",
+        "questions",
+        "scale_questions",
+        "auxiliary_questions",
+        "annotators",
+        "class_weights",
+    )
     return {
         name: parameter.annotation
         for name, parameter in inspect.signature(config.__init__).parameters.items()

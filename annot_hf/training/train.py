@@ -96,7 +96,8 @@ def train(run: Run, *, resume: bool = False) -> TrainingResult:
     scales = [corpus.votes.question(name) for name in recipe.scales]
     if scales:
         arguments.label_names = ["labels", "scale_labels"]
-    model, processor = _build(run, targets["train"], scales)
+    auxiliary = [corpus.votes.question(name) for name in recipe.auxiliary]
+    model, processor = _build(run, targets["train"], scales, auxiliary)
     collator = make_collator(model, processor)
     features = recipe.features or Path(arguments.output_dir) / "features"
     datasets = {}
@@ -129,6 +130,7 @@ def train(run: Run, *, resume: bool = False) -> TrainingResult:
             inputs.lengths,
             annotators=annotators,
             scales=scale_means(corpus.votes, recipe.scales, split_target.items) if scales else None,
+            auxiliary=_auxiliary(corpus, auxiliary, split_target.items) if auxiliary else None,
         )
     if model.config.trunk_config.model_type == LogMelConfig.model_type and "mel_mean" not in run.trunk_options:
         _standardise(model, datasets["train"])
@@ -191,13 +193,27 @@ def _class_weights(recipe: Recipe, targets: Targets) -> list[float] | None:
     return inverse_frequency_weights(mass) if recipe.class_weighting else None
 
 
-def _build(run: Run, targets: Targets, scales: Sequence[Question]) -> tuple[OpinionPreTrainedModel, Any]:
+def _auxiliary(corpus: ExportedCorpus, questions: Sequence[Question], items: Sequence[str]) -> np.ndarray:
+    """Fractions of the votes on auxiliary questions, side by side `(N, sum of K)`; NaN where nobody voted."""
+    parts = []
+    for question in questions:
+        counts = corpus.votes.counts(question.name, items=items)
+        total = counts.sum(1, keepdims=True)
+        parts.append(np.where(total > 0, counts / np.maximum(total, 1e-12), np.nan))
+    return np.concatenate(parts, 1)
+
+
+def _build(
+    run: Run, targets: Targets, scales: Sequence[Question], auxiliary: Sequence[Question]
+) -> tuple[OpinionPreTrainedModel, Any]:
     """The untrained model and its processor."""
     config_class, model_class = MODELS[run.recipe.model]
     options = dict(run.options, questions=[question.to_dict() for question in targets.questions])
     options["class_weights"] = _class_weights(run.recipe, targets)
     if scales:
         options["scale_questions"] = [question.to_dict() for question in scales]
+    if auxiliary:
+        options["auxiliary_questions"] = [question.to_dict() for question in auxiliary]
     if run.recipe.model == "annotator":
         options["annotators"] = _annotators(targets)
     if run.recipe.trunk == LOG_MEL:

@@ -4,6 +4,7 @@ import pytest
 
 from annot_hf.evaluation import breakdown_plots, comparison_plots, plots
 from annot_hf.evaluation.equivalence import rater_equivalence
+from annot_hf.evaluation.robustness_section import plot_conditions
 from annot_hf.evaluation.strata import entropy_strata, measure_strata
 
 RNG = np.random.default_rng(0)
@@ -54,7 +55,14 @@ def difference(value, verdict, better="higher"):
     return {"title": f"Measure {value}", "unit": "%", "better": better, "difference": ends, "verdict": verdict}
 
 
+def conditions_figure(names, spread=0.02):
+    value = {"value": 0.2, "low": spread and 0.2 - spread, "high": spread and 0.2 + spread}
+    return plot_conditions(names, dict.fromkeys((*names, "marginal"), value))
+
+
 CALLS = {
+    "conditions": lambda: conditions_figure(["clean", *(f"noise:{level}" for level in range(20))]),
+    "one condition without interval": lambda: conditions_figure(["clean", "reverb:0.1234567"], None),
     "strata": strata_figure,
     "strata of one item": lambda: strata_figure(1),
     "speaker recall": lambda: breakdown_plots.plot_speaker_recall(

@@ -1,0 +1,286 @@
+"""Acoustic conditions that training did not see, put on decoded clips: noise, reverberation, telephone band, codec.
+
+The signal processing is audiomentations' (extra `conditions`), libsndfile's and soxr's; what is decided here is which
+settings, at which level, and that a clip's randomness depends on its own name only. A condition changes neither length,
+sampling rate nor timing. Nothing is clipped: samples are floating point and may exceed full scale. Silence stays as it is.
+"""
+
+import hashlib
+import io
+import random
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import soundfile
+import soxr
+
+from annot_hf.data.questions import nearest
+
+CLEAN = "clean"
+MP3_RATES = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)  # kbit/s of MPEG-2 Layer III (16 to 24 kHz)
+TELEPHONE_BAND, TELEPHONE_RATE, TELEPHONE_SLOPE = (300, 3400), 8000, 24  # Hz, Hz, dB per octave
+SILENCE = 1e-10  # peak (full scale is 1) below which a clip has no level to set noise against
+_SHORTEST = 0.1  # seconds that LAME needs; shorter clips are padded for it and cut again
+
+
+@dataclass(frozen=True)
+class _Kind:
+    """What the number behind a condition's name is: none, one from low to high, or one of `choices`."""
+
+    unit: str = ""
+    example: str = ""
+    low: float = 0.0
+    high: float = 0.0
+    choices: tuple[int, ...] = ()
+    falling: bool = False  # whether a smaller number is the harder condition
+
+    @property
+    def rule(self) -> str:
+        """The numbers that are accepted, in words."""
+        if self.choices:
+            return f"one of {', '.join(map(str, self.choices))} {self.unit}"
+        return f"a number of {self.unit} from {self.low:g} to {self.high:g}"
+
+    def takes(self, value: float) -> bool:
+        """Whether the number is accepted; NaN is not."""
+        return value in self.choices if self.choices else self.low <= value <= self.high
+
+
+KINDS = {
+    CLEAN: _Kind(),
+    "noise": _Kind("dB", "10", -20, 60, falling=True),
+    "reverb": _Kind("seconds", "0.5", 0.05, 10),
+    "telephone": _Kind(),
+    "mp3": _Kind("kbit/s", "16", choices=MP3_RATES, falling=True),
+}
+
+
+@dataclass(frozen=True)
+class Condition:
+    """An acoustic condition, written `name` or `name:number`.
+
+    - `clean`: nothing is done.
+    - `noise:DB`: white Gaussian noise at this signal-to-noise ratio (dB), of mean powers over the whole clip with its
+      pauses.
+    - `reverb:S`: a room in which sound decays by 60 dB in S seconds (RT60), heard at the critical distance, where direct
+      and reverberant sound carry equal energy. The response is exponentially decaying Gaussian noise (Polack 1988; Moorer
+      1979), drawn anew for each clip. The clip keeps its mean power, so that a change of level is no part of it.
+    - `telephone`: 8 kHz sampling, 300 to 3400 Hz (Butterworth, -3 dB at the edges, 24 dB an octave), G.711 mu-law.
+    - `mp3:KBITS`: encoded by LAME at this rate (kbit/s) and decoded again, without the codec's delay.
+
+    Args:
+        name: One of `KINDS`.
+        value: Its number; None where it takes none.
+        seed: Another seed draws other noise and other rooms.
+
+    Raises:
+        ValueError: There is no such condition, or it does not take this number.
+
+    Example:
+        >>> str(Condition.parse("noise:10.0"))
+        'noise:10'
+    """
+
+    name: str
+    value: float | None = None
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.value is not None:
+            object.__setattr__(
+                self, "value", float(self.value) + 0.0
+            )  # 10 and 10.0 are one condition, and so are 0 and -0
+        _check(str(self), self.name, self.value)
+
+    def __str__(self) -> str:
+        return self.name if self.value is None else f"{self.name}:{np.format_float_positional(self.value, trim='-')}"
+
+    @classmethod
+    def parse(cls, text: str, seed: int = 0) -> "Condition":
+        """Read `name` or `name:number`.
+
+        Raises:
+            ValueError: There is no such condition, or what follows the colon is not a number that it takes.
+        """
+        name, colon, number = text.strip().partition(":")
+        try:
+            value = float(number) if colon else None
+        except ValueError:
+            value = np.nan
+        _check(text, name, value)
+        return cls(name, value, seed)
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether nothing is done."""
+        return self.name == CLEAN
+
+    @property
+    def folder(self) -> str:
+        """Its name as a folder, such as "noise-10"."""
+        return str(self).replace(":", "-")
+
+    @property
+    def rank(self) -> tuple[int, float]:
+        """Sorts conditions by kind and, within a kind, from mild to hard."""
+        value = self.value or 0.0
+        return list(KINDS).index(self.name), -value if KINDS[self.name].falling else value
+
+    def apply(self, wave: np.ndarray, sampling_rate: int, *, item: str) -> np.ndarray:
+        """The clip as it sounds under the condition.
+
+        Args:
+            wave: Samples `(time,)`, float32, full scale at 1.
+            sampling_rate: Their rate (Hz).
+            item: Name of the clip: with the condition and its seed it fixes all that is random, so that a result depends
+                on neither order nor batch.
+
+        Returns:
+            Samples `(time,)`, float32, finite; they may exceed full scale.
+
+        Raises:
+            ValueError: The libraries of the extra `conditions` are not installed.
+        """
+        if self.is_clean:
+            return wave
+        library = load_library()
+        if not len(wave) or np.abs(wave).max() < SILENCE:
+            return wave
+        digest = hashlib.sha256("\0".join([str(self), str(self.seed), item]).encode()).digest()
+        seed = int.from_bytes(digest[:4], "big")
+        with _seeded(seed):
+            return self._alter(library, wave, sampling_rate, np.random.default_rng(seed))
+
+    def _alter(
+        self, library: ModuleType, wave: np.ndarray, sampling_rate: int, generator: np.random.Generator
+    ) -> np.ndarray:
+        if self.name == "noise":
+            return library.AddGaussianSNR(self.value, self.value, p=1.0)(wave, sampling_rate)
+        if self.name == "reverb":
+            return _reverberate(library, wave, sampling_rate, self.value, generator)
+        size, lacking = len(wave), int(np.ceil(_SHORTEST * sampling_rate)) - len(wave)
+        wave = np.pad(wave, (0, max(lacking, 0)))
+        if self.name == "telephone":
+            return _telephone(library, wave, sampling_rate)[:size]
+        return library.Mp3Compression(int(self.value), int(self.value), p=1.0)(wave, sampling_rate)[:size]
+
+
+@dataclass(frozen=True)
+class ConditionedClip:
+    """A clip under a condition; `load_audio` takes it like any other source.
+
+    Attributes:
+        source: The clip, as `load_audio` takes it.
+        item: Its name, which fixes what is random.
+        condition: The condition.
+    """
+
+    source: Any
+    item: str
+    condition: Condition
+
+
+def put_under(condition: Condition, sources: Sequence[Any], items: Sequence[str]) -> list[Any]:
+    """The clips under the condition; the clips themselves when it is clean.
+
+    Args:
+        condition: The condition.
+        sources: Clips as `load_audio` takes them.
+        items: Their names.
+
+    Raises:
+        ValueError: The libraries of the extra `conditions` are not installed.
+    """
+    if condition.is_clean:
+        return list(sources)
+    load_library()
+    return [ConditionedClip(source, item, condition) for source, item in zip(sources, items, strict=True)]
+
+
+def load_library() -> ModuleType:
+    """The module `audiomentations`.
+
+    Raises:
+        ValueError: It, or its MP3 codec, is not installed.
+    """
+    try:
+        import audiomentations
+        import fast_mp3_augment  # noqa: F401 - audiomentations imports it late and prints its own advice
+    except ImportError as error:
+        raise ValueError(
+            f"Acoustic conditions need the package {error.name}, which is not installed; pip install 'annot-hf[conditions]'."
+        ) from error
+    return audiomentations
+
+
+def impulse_response(seconds: float, sampling_rate: int, generator: np.random.Generator) -> np.ndarray:
+    """Direct sound at sample 0, and exponentially decaying Gaussian noise of the same energy after it.
+
+    Args:
+        seconds: RT60, the time in which sound decays by 60 dB (s), and the length of the response.
+        sampling_rate: Rate (Hz).
+        generator: Draws the noise.
+
+    Returns:
+        `(1 + seconds * sampling_rate,)`, float64.
+    """
+    time = np.arange(1, 1 + max(1, round(seconds * sampling_rate))) / sampling_rate
+    tail = generator.normal(size=len(time)) * 10 ** (-3 * time / seconds)
+    return np.concatenate([[1.0], tail / np.sqrt((tail**2).sum())])
+
+
+def _reverberate(
+    library: ModuleType, wave: np.ndarray, sampling_rate: int, seconds: float, generator: np.random.Generator
+) -> np.ndarray:
+    """The clip in a room, at its own mean power; audiomentations reads responses from files only."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "response.wav"
+        soundfile.write(path, impulse_response(seconds, sampling_rate, generator), sampling_rate, subtype="FLOAT")
+        out = library.ApplyImpulseResponse(str(path), p=1.0)(wave, sampling_rate)
+    gain = np.sqrt(np.square(wave, dtype=np.float64).mean() / np.square(out, dtype=np.float64).mean())
+    return (out * gain).astype(np.float32)
+
+
+def _telephone(library: ModuleType, wave: np.ndarray, sampling_rate: int) -> np.ndarray:
+    """Narrow-band mu-law speech at the old rate; what exceeds full scale is turned down for the codec and up again."""
+    low, high = TELEPHONE_BAND
+    centre, width = (low + high) / 2, (high - low) / ((low + high) / 2)
+    band = library.BandPassFilter(centre, centre, width, width, TELEPHONE_SLOPE, TELEPHONE_SLOPE, p=1.0)
+    narrow = band(soxr.resample(wave, sampling_rate, TELEPHONE_RATE), TELEPHONE_RATE)
+    peak = max(1.0, float(np.abs(narrow).max()))
+    coded = io.BytesIO()
+    soundfile.write(coded, narrow / peak, TELEPHONE_RATE, format="WAV", subtype="ULAW")
+    coded.seek(0)
+    heard = soxr.resample(soundfile.read(coded, dtype="float32")[0] * np.float32(peak), TELEPHONE_RATE, sampling_rate)
+    return np.pad(heard, (0, max(0, len(wave) - len(heard))))[: len(wave)]  # resampling may round a sample away
+
+
+def _check(text: str, name: str, value: float | None) -> None:
+    """Raise a ValueError about the condition written `text` unless there is one of that name that takes the number."""
+    if name not in KINDS:
+        known = ", ".join(f"{name}:{kind.example}" if kind.unit else name for name, kind in KINDS.items())
+        raise ValueError(f"Condition {text!r} is not known{nearest(name, KINDS)}; conditions are such as {known}.")
+    kind = KINDS[name]
+    if not kind.unit and value is not None:
+        raise ValueError(f"Condition {text!r} takes no number; write {name}.")
+    if kind.unit and (value is None or not kind.takes(value)):
+        raise ValueError(f"Condition {text!r} needs {kind.rule}; write for instance {name}:{kind.example}.")
+
+
+@contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed the global generators, which every transform of audiomentations draws from, and leave them as they were."""
+    states = random.getstate(), np.random.get_state()  # noqa: NPY002 - the library's, not ours
+    try:
+        random.seed(seed)
+        np.random.seed(seed)  # noqa: NPY002
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])  # noqa: NPY002

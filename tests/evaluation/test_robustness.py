@@ -1,0 +1,159 @@
+"""One model under several acoustic conditions against the same votes."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+from markdown_it import MarkdownIt
+
+from annot_hf.evaluation.comparison import compare
+from annot_hf.evaluation.report import build_report
+from annot_hf.evaluation.robustness import measure_conditions, read_conditions
+from annot_hf.evaluation.robustness_section import robustness_section
+from annot_hf.evaluation.scoring import score
+
+META = {"model": "runs/m", "corpus": "made up", "split": "test"}
+
+
+def under(predictions, condition, noise=0.0, **meta):
+    """The predictions as they might be under a condition."""
+    logits = np.log(predictions.probs + 1e-6)
+    logits = logits + noise * np.random.default_rng(1).normal(size=logits.shape)
+    probs = np.exp(logits) if noise else predictions.probs
+    return replace(predictions, probs=probs / probs.sum(1, keepdims=True), meta=META | {"condition": condition} | meta)
+
+
+def runs(predictions):
+    clean = under(predictions, "clean")
+    return clean, {
+        "P/telephone": under(predictions, "telephone", 0.5),
+        "P/noise-0": under(predictions, "noise:0", 2.0),
+        "P/noise-20": under(predictions, "noise:20", 0.2),
+        "P/clean": clean,
+    }
+
+
+@pytest.fixture(scope="module")
+def found(emotion_run):
+    _, targets, predictions, speakers = emotion_run
+    clean, altered = runs(predictions)
+    return measure_conditions(clean, altered, targets, speakers=speakers, n_resamples=200)
+
+
+def test_every_condition_equals_its_own_scores_and_its_comparison_with_clean(emotion_run, found):
+    _, targets, predictions, speakers = emotion_run
+    clean, altered = runs(predictions)
+    marginal = np.array([0.1, 0.1, 0.1, 0.3, 0.3, 0.1])
+    options = {"speakers": speakers, "n_resamples": 200, "marginal": marginal}
+    found = measure_conditions(clean, altered, targets, **options)
+    assert found.conditions == ("clean", "noise:20", "noise:0", "telephone")
+    assert list(found.measures) == ["jsd", "gap_closed", "accuracy", "uar"]
+    for name, path in (("telephone", "P/telephone"), ("noise:0", "P/noise-0")):
+        alone = score(altered[path], targets, **options)
+        paired = compare(altered[path], clean, targets, **options)
+        for measure, record in found.measures.items():
+            assert record["values"][name] == {end: alone[measure][end] for end in ("value", "low", "high")}
+            assert record["differences"][name] == paired[measure]["difference"]
+            assert record["values"]["marginal"] == alone[measure]["marginal"]
+    assert found.counts == {"items": 240, "speakers": 12}
+
+
+def test_worse_predictions_are_found_worse(found):
+    jsd = found.measures["jsd"]
+    assert jsd["differences"]["noise:0"]["low"] > 0 and "clean" not in jsd["differences"]
+    values = [jsd["values"][name]["value"] for name in ("clean", "noise:20", "telephone", "noise:0")]
+    assert values == sorted(values)
+
+
+def test_scales_have_ccc(grid_run):
+    _, targets, predictions, speakers, _ = grid_run
+    clean, altered = runs(predictions)
+    found = measure_conditions(clean, altered, targets, speakers=speakers, n_resamples=50)
+    assert list(found.measures) == ["jsd", "gap_closed", "ccc_activation", "ccc_valence"]
+    assert found.measures["ccc_valence"]["differences"]["noise:0"]["high"] < 0
+
+
+@pytest.mark.parametrize(
+    ("altered", "message"),
+    [
+        ({}, "All predictions are for clean clips; predict under a condition too, such as noise:10."),
+        (
+            {"P/a": ("noise:1", 0.1, {}), "P/b": ("noise:1", 0.2, {"condition_seed": 1})},
+            "P/b and P/a are both under noise:1",
+        ),
+        ({"P/a": ("clean", 0.1, {})}, "P/a is clean and differs from the clean predictions given first"),
+        ({"P/a": ("noise:1", 0.1, {"model": "runs/other"})}, "P/a has model '.*runs/other' and the clean .*runs/m'"),
+        ({"P/a": ("noise:1", 0.1, {"split": "train"})}, "P/a has split 'train' and the clean predictions have 'test'"),
+        ({"P/a": ("nois:1", 0.1, {})}, "Condition 'nois:1' is not known .did you mean 'noise'"),
+    ],
+)
+def test_what_does_not_belong_together_is_refused(emotion_run, altered, message):
+    _, targets, predictions, _ = emotion_run
+    others = {name: under(predictions, condition, noise, **meta) for name, (condition, noise, meta) in altered.items()}
+    with pytest.raises(ValueError, match=message):
+        measure_conditions(under(predictions, "clean"), others, targets, n_resamples=0)
+
+
+def test_other_items_and_an_altered_reference_are_refused(emotion_run):
+    _, targets, predictions, _ = emotion_run
+    clean, altered = runs(predictions)
+    with pytest.raises(ValueError, match="compare with are under noise:0; give those for clean clips first"):
+        measure_conditions(altered["P/noise-0"], {}, targets)
+    empty = {"rater_items": [], "rater_names": [], "rater_values": None, "rater_fallback": None}
+    noisy = altered["P/noise-0"]
+    fewer = replace(noisy, items=noisy.items[1:], probs=noisy.probs[1:], **empty)
+    with pytest.raises(ValueError, match="Condition noise:0 and clean cover different items"):
+        measure_conditions(clean, {"P/noise-0": fewer}, targets, on_missing="exclude", n_resamples=0)
+
+
+def test_predictions_without_a_named_condition_are_clean(emotion_run):
+    _, targets, predictions, _ = emotion_run
+    noisy = replace(under(predictions, "noise:5", 0.5), meta={"condition": "noise:5"})
+    found = measure_conditions(replace(predictions, meta={}), {"noisy": noisy}, targets, n_resamples=0)
+    assert found.conditions == ("clean", "noise:5")
+    assert found.measures["jsd"]["values"]["clean"]["low"] is None
+
+
+def test_folders_are_read(emotion_run, tmp_path):
+    predictions = emotion_run[2]
+    for name in ("noise:10", "telephone"):
+        under(predictions, name).save(tmp_path / name.replace(":", "-"))
+    (tmp_path / "report").mkdir()
+    found = read_conditions(tmp_path)
+    assert [run.meta["condition"] for run in found.values()] == ["noise:10", "telephone"]
+    assert list(found) == [str(tmp_path / "noise-10"), str(tmp_path / "telephone")]
+    with pytest.raises(ValueError, match=r"No folder in .*report holds predictions; write them with annot-hf predict"):
+        read_conditions(tmp_path / "report")
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_report(emotion_run, tmp_path):
+    _, targets, predictions, speakers = emotion_run
+    clean, altered = runs(predictions)
+    items = pd.DataFrame({"item": list(speakers), "speaker": list(speakers.values())})
+    options = {"title": "t", "items": items, "n_resamples": 50}
+    build_report(clean, targets, tmp_path / "plain", **options)
+    assert json.loads((tmp_path / "plain" / "report.json").read_text())["robustness"] is None
+    report = build_report(clean, targets, tmp_path / "all", conditions=altered, **options)
+    told = json.loads((tmp_path / "all" / "report.json").read_text())["robustness"]
+    assert told["measures"]["jsd"]["differences"]["noise:0"]["value"] > 0
+    assert report.files["conditions"].is_file()
+    text = (tmp_path / "all" / "report.md").read_text(encoding="utf-8")
+    part = text.split("## Unseen acoustic conditions")[1].split("## How to read")[0]
+    html = MarkdownIt("commonmark").enable("table").render(part)
+    assert html.count("<table>") == 2 and html.count("<img") == 1
+    rows = [line.split("|")[1].strip() for line in part.splitlines() if line.startswith("| ")]
+    names = ["clean", "noise:20", "noise:0", "telephone", "marginal"]
+    assert rows == ["Condition", "---", *names, "Condition", "---", *names[1:-1]]
+    page = (tmp_path / "all" / "report.html").read_text(encoding="utf-8")
+    assert "Unseen acoustic conditions" in page and "What each condition changes" in page
+
+
+def test_rows_show_the_numbers(found):
+    scores, differences = robustness_section(found).tables
+    jsd = found.measures["jsd"]
+    assert scores.rows[2][1].main == f"{jsd['values']['noise:0']['value']:.3f}"
+    assert differences.rows[1][1].main == f"{jsd['differences']['noise:0']['value']:.3f}"
+    assert scores.columns[1:] == differences.columns[1:]

@@ -1,0 +1,147 @@
+"""Predictions under acoustic conditions: what the model hears, what is kept of it, and what is written down."""
+
+import json
+
+import numpy as np
+import pytest
+import tiny
+from typer.testing import CliRunner
+
+from annot_hf import cli
+from annot_hf.data import conditions
+from annot_hf.data.audio import load_audio
+from annot_hf.data.conditions import Condition
+from annot_hf.data.export import read_export
+from annot_hf.evaluation.predictions import Predictions
+from annot_hf.training.inference import predict
+from annot_hf.training.inputs import corpus_inputs, make_processor
+
+
+@pytest.fixture
+def hushed(monkeypatch):
+    """Every condition turns clips down instead, to 1/16 or by seed 1 to 1/256, so that no extra is needed; who was heard."""
+    heard = []
+
+    def apply(self, wave, sampling_rate, *, item):
+        heard.append((str(self), item))
+        return wave * np.float32(2.0 ** (-4 - 4 * self.seed))
+
+    monkeypatch.setattr(Condition, "apply", apply)
+    monkeypatch.setattr(conditions, "load_library", lambda: None)
+    return heard
+
+
+def folders(home):
+    return {path.name for path in home.iterdir()}
+
+
+def test_conditions_never_share_features(checkpoints, corpus, tmp_path, hushed):
+    clean, targets = predict(checkpoints["distribution"], corpus, features=tmp_path)
+    kept = folders(tmp_path)
+    assert hushed == [] and clean.meta["condition"] == "clean" and "condition_seed" not in clean.meta
+    noisy, _ = predict(checkpoints["distribution"], corpus, features=tmp_path, condition="noise:10.0")
+    assert hushed == [("noise:10", item) for item in targets.items]
+    assert (noisy.meta["condition"], noisy.meta["condition_seed"]) == ("noise:10", 0)
+    assert np.abs(noisy.probs - clean.probs).max() > 1e-4
+    other, _ = predict(checkpoints["distribution"], corpus, features=tmp_path, condition="noise:10", condition_seed=1)
+    assert np.abs(other.probs - noisy.probs).max() > 1e-4 and other.meta["condition_seed"] == 1
+    predict(checkpoints["distribution"], corpus, features=tmp_path, condition="noise:9")
+    assert len(folders(tmp_path)) == 4 and kept < folders(tmp_path)
+    hushed.clear()
+    for condition, expected in (("noise:10", noisy), ("clean", clean)):
+        again, _ = predict(checkpoints["distribution"], corpus, features=tmp_path, condition=condition)
+        np.testing.assert_array_equal(again.probs, expected.probs)
+    assert hushed == [] and len(folders(tmp_path)) == 4
+
+
+def test_a_shard_belongs_to_its_condition(tmp_path, corpus, hushed):
+    """Also where a caller's key says nothing of conditions."""
+    from annot_hf.data.conditions import put_under
+    from annot_hf.training.features import build_features
+
+    extractor = make_processor(tiny.trunk_config("log-mel"), tmp_path)
+    items = read_export(corpus).items
+    sources, names = list(items["audio"]), list(items["item"])
+    clean = build_features(tmp_path, sources, extractor, key="same")
+    noisy = build_features(tmp_path, put_under(Condition("telephone"), sources, names), extractor, key="same")
+    assert np.abs(noisy[0] - clean[0]).max() > 1
+
+
+def test_waveform_trunks_hear_the_condition(corpus, wavlm_folder, tmp_path, hushed):
+    exported = read_export(corpus)
+    item = exported.items["item"].iloc[0]
+    config = tiny.trunk_config("wavlm")
+    processor = make_processor(config, wavlm_folder)
+    processor.do_normalize = False
+    options = {"features": tmp_path, "max_seconds": 30}
+    clean = corpus_inputs(exported, [item], config, processor, **options)
+    noisy = corpus_inputs(exported, [item], config, processor, condition=Condition("noise", 3), **options)
+    np.testing.assert_array_equal(noisy.read(noisy.entries[0]), clean.read(clean.entries[0]) / 16)
+    assert noisy.lengths.tolist() == clean.lengths.tolist()
+
+
+def test_texts_have_no_acoustic_condition(corpus, bert_folder, tmp_path):
+    exported = read_export(corpus)
+    exported.items["text"] = "words"
+    config = tiny.trunk_config("bert")
+    processor = make_processor(config, bert_folder)
+    items, options = list(exported.items["item"]), {"features": tmp_path, "max_seconds": 30}
+    with pytest.raises(ValueError) as error:
+        corpus_inputs(exported, items, config, processor, condition=Condition("noise", 3), **options)
+    assert str(error.value) == "Condition 'noise:3' alters audio and a bert trunk reads text; leave it out."
+    assert corpus_inputs(exported, items, config, processor, condition=Condition("clean"), **options).entries
+
+
+def test_an_unknown_condition_stops_before_anything_is_loaded(tmp_path):
+    with pytest.raises(ValueError, match="'telefone' is not known .did you mean 'telephone'"):
+        predict(tmp_path / "nowhere", tmp_path, condition="telefone")
+
+
+def run(*words):
+    return CliRunner().invoke(cli.app, [str(word) for word in words], catch_exceptions=True)
+
+
+def test_command_line_writes_a_folder_a_condition(checkpoints, corpus, features, tmp_path, hushed):
+    model, out = checkpoints["distribution"], tmp_path / "out"
+    words = ["predict", model, "--corpus", corpus, "--features", features, "--out"]
+    result = run(*words, out, "--condition", "clean", "--condition", "noise:10", "--condition", "telephone")
+    assert result.exit_code == 0 and "split test, noise:10" in result.output, result.output
+    assert folders(out) == {"clean", "noise-10", "telephone"}
+    assert Predictions.load(out / "noise-10").meta["condition"] == "noise:10"
+    assert run(*words, tmp_path / "one", "--condition", "mp3:8", "--condition-seed", 3).exit_code == 0
+    meta = Predictions.load(tmp_path / "one").meta
+    assert (meta["condition"], meta["condition_seed"]) == ("mp3:8", 3)
+    result = run(*words, out, "--condition", "noise:10", "--condition", "noise:10.0")
+    assert str(result.exception) == "Condition 'noise:10' is asked for twice; give each condition once."
+
+
+def test_from_clips_to_the_report(checkpoints, corpus, features, tmp_path):
+    """The whole way with the library itself."""
+    for name in ("audiomentations", "fast_mp3_augment"):
+        pytest.importorskip(name, reason="audiomentations is not installed; install annot-hf[conditions]")
+    model, out, asked = (
+        checkpoints["distribution"],
+        tmp_path / "out",
+        ("clean", "noise:0", "reverb:1", "telephone", "mp3:8"),
+    )
+    options = [word for name in asked for word in ("--condition", name)]
+    result = run("predict", model, "--corpus", corpus, "--features", features, "--out", out, *options)
+    assert result.exit_code == 0, result.exception
+    result = run("report", out / "clean", "--corpus", corpus, "--out", tmp_path / "report", "--conditions", out)
+    assert result.exit_code == 0, result.exception
+    told = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))["robustness"]
+    assert told["conditions"] == list(asked)
+    changes = [one["value"] for one in told["measures"]["jsd"]["differences"].values()]
+    assert len(changes) == 4 and all(change != 0 for change in changes)
+    again = Predictions.load(out / "noise-0")
+    exported = read_export(corpus)
+    clip = exported.items.set_index("item")["audio"][again.items[0]]
+    noisy = load_audio(conditions.ConditionedClip(clip, again.items[0], Condition("noise", 0)))
+    assert np.isfinite(noisy).all() and not np.array_equal(noisy, load_audio(clip))
+    alone, _ = predict(model, corpus, features=tmp_path / "fresh", condition="noise:0", batch_size=1)
+    np.testing.assert_allclose(alone.probs, again.probs, atol=1e-5)
+
+
+def test_two_runs_and_conditions_do_not_go_together(tmp_path):
+    words = ["report", tmp_path, tmp_path, "--corpus", tmp_path, "--out", tmp_path, "--conditions", tmp_path]
+    assert "--conditions belongs to the report of one run" in str(run(*words).exception)
