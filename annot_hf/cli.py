@@ -43,7 +43,7 @@ def quickstart(
     corpus: Annotated[Path | None, typer.Option(help="Corpus script; a simulated corpus when left out.")] = None,
     root: Annotated[Path | None, typer.Option(help="Folder of the corpus that the script reads.")] = None,
     out: Out = Path("quickstart"),
-    recipe: Annotated[str | None, typer.Option(help="Recipe file or name.")] = None,
+    recipe: Annotated[str | None, typer.Option(help="Recipe file or name; the corpus's own if there is one.")] = None,
     overrides: Overrides = None,
 ) -> None:
     """The whole way: corpus, training, predictions on unseen speakers, report.
@@ -55,6 +55,7 @@ def quickstart(
     from annot_hf.data.corpus import load_corpus_script
     from annot_hf.data.export import export_corpus, read_export
     from annot_hf.data.simulate import SimulatedCorpus, simulate_corpus
+    from annot_hf.training.recipe import recipe_names
 
     if corpus is None:
         console.rule("Simulate a corpus whose truth is known")
@@ -64,7 +65,9 @@ def quickstart(
         reader = load_corpus_script(corpus)(root)
     console.rule("Export it")
     _print_rows(f"Corpus {reader.name}", export_corpus(reader, out / "corpus").rows())
-    if recipe is None:
+    if recipe is None and reader.name in recipe_names():
+        recipe = reader.name
+    elif recipe is None:
         exported = read_export(out / "corpus")
         named = exported.votes.select(questions=exported.default_questions)
         recipe = "speech-annotator" if (named.annotator_codes >= 0).all() else "speech-distribution"

@@ -32,6 +32,9 @@ class Predictions:
         rater_names: Name of the rater `(P,)`.
         rater_values: The answers: `(P, D)` for scales, P(label) `(P, K)` for a category question.
         rater_fallback: True where the rater was not seen in training and the consensus head answered `(P,)`.
+        scales: Scale questions answered beside, such as valence beside emotion: D' of them.
+        scale_means: Mean rating expected on each `(N, D')`, on [-1, 1] but not clipped.
+        scale_deviations: Standard deviation that the model expects around it `(N, D')`.
         meta: Anything JSON can hold: model, checkpoint, seed.
 
     Raises:
@@ -48,6 +51,9 @@ class Predictions:
     rater_values: np.ndarray | None = None
     rater_fallback: np.ndarray | None = None
     meta: dict[str, Any] = field(default_factory=dict)
+    scales: tuple[Question, ...] = ()
+    scale_means: np.ndarray | None = None
+    scale_deviations: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         pairs, width = len(self.rater_items), self.rater_width
@@ -64,6 +70,9 @@ class Predictions:
             "rater_names": np.asarray(self.rater_names, dtype=object),
             "rater_values": np.asarray(values, dtype=np.float64),
             "rater_fallback": np.asarray(fallback, dtype=bool),
+            "scales": tuple(self.scales),
+            "scale_means": _beside(self.scale_means, len(self.items)),
+            "scale_deviations": _beside(self.scale_deviations, len(self.items)),
         }.items():
             object.__setattr__(self, name, value)
         self._check()
@@ -97,6 +106,10 @@ class Predictions:
             check_unique(names, f"Predictions' {what}")
         if self.consensus is not None and self.consensus.shape != (size[0], width):
             raise ValueError(f"Predictions have consensus of shape {self.consensus.shape}; give {(size[0], width)}.")
+        for name in ("scale_means", "scale_deviations"):
+            found, expected = getattr(self, name), (size[0], len(self.scales))
+            if found.shape != expected or not np.isfinite(found).all():
+                raise ValueError(f"Predictions have {name} of shape {found.shape}; give finite numbers {expected}.")
         pairs = len(self.rater_items)
         shapes = {"rater_names": (pairs,), "rater_values": (pairs, width), "rater_fallback": (pairs,)}
         for name, shape in shapes.items():
@@ -121,6 +134,8 @@ class Predictions:
         columns = {"item": pa.array(self.items, pa.string()), "probs": _rows(self.probs)}
         if self.consensus is not None:
             columns["consensus"] = _rows(self.consensus)
+        if self.scales:
+            columns |= {name: _rows(getattr(self, name)) for name in ("scale_means", "scale_deviations")}
         raters = {
             "item": pa.array(self.rater_items, pa.int32()),
             "annotator": pa.array(self.rater_names, pa.string()).dictionary_encode(),
@@ -133,6 +148,7 @@ class Predictions:
             "format": FORMAT,
             "support": list(self.support),
             "questions": [question.to_dict() for question in self.questions],
+            "scales": [question.to_dict() for question in self.scales],
             "counts": {"items": len(self), "rater answers": len(self.rater_items)},
             "meta": self.meta,
         }
@@ -190,6 +206,10 @@ class Predictions:
             rater_values=_matrix(raters["value"]),
             rater_fallback=raters["fallback"].to_numpy(),
             meta=about["meta"],
+            scales=tuple(Question.from_dict(question) for question in about.get("scales", ())),
+            **{
+                name: _matrix(items[name]) for name in ("scale_means", "scale_deviations") if name in items.column_names
+            },
         )
 
 
@@ -207,6 +227,10 @@ def _table(path: Path) -> pa.Table:
         return pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path} is missing or damaged ({error}); save the predictions again.") from error
+
+
+def _beside(values: np.ndarray | None, items: int) -> np.ndarray:
+    return np.zeros((items, 0)) if values is None else np.asarray(values, dtype=np.float64)
 
 
 def _rows(matrix: np.ndarray) -> pa.FixedSizeListArray:

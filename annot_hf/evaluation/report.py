@@ -21,6 +21,7 @@ from annot_hf.evaluation.predictions import Predictions
 from annot_hf.evaluation.raters import recovered_bias
 from annot_hf.evaluation.robustness import measure_conditions
 from annot_hf.evaluation.robustness_section import robustness_section
+from annot_hf.evaluation.scales import scale_table, score_scales
 from annot_hf.evaluation.scoring import Scores, score
 from annot_hf.evaluation.tables import (
     agreement_table,
@@ -117,10 +118,21 @@ def build_report(
     agreed = []
     if heard is not None:
         agreed = [agreement(heard, question.name) for question in targets.questions if not question.multiple]
+    beside = []
+    if predictions.scales and votes is not None:
+        spoken = scores.per_item["speaker"]
+        beside = score_scales(
+            predictions,
+            votes,
+            scores.per_item["item"].to_numpy(),
+            speakers=None if spoken.isna().any() else spoken.to_numpy(),
+            n_resamples=n_resamples,
+            seed=seed,
+        )
     excluded = _excluded(scores, targets, votes)
     summary = _summary(scores, targets, about, excluded, behind)
     tables = [score_table(scores), *rater_table(scores), *class_table(scores, predictions.is_scale)]
-    tables += agreement_table(agreed) + bias_table(found)
+    tables += scale_table(beside) + agreement_table(agreed) + bias_table(found)
 
     figures = _figures(predictions, targets, scores, found, marginal, on_missing)
     sections = [Section(tables, figures)]
@@ -137,6 +149,7 @@ def build_report(
         "scores": scores.to_dict(),
         "breakdown": None if behind is None else behind.to_dict(),
         "robustness": None if robust is None else robust.to_dict(),
+        "scales": beside,
         "excluded": excluded,
         "agreement": [one.to_dict() for one in agreed],
         "recovered_bias": found,

@@ -43,9 +43,9 @@ def distribution_loss(
     """
     labels, probs = labels.float(), probs.float()
     if kind == "ccc":
-        if item_weights is not None or class_weights is not None:
+        if item_weights is not None or class_weights is not None or jsd_share:
             raise ValueError(
-                'Loss "ccc" compares whole columns and takes no weights; use "kl", "cross_entropy" or "jsd".'
+                'Loss "ccc" compares whole columns and takes no weights and no jsd_share; use "kl", "cross_entropy" or "jsd".'
             )
         varied = labels.var(0, correction=0) >= LEAST_VARIANCE
         return ((1 - ccc(probs.T, labels.T)) * varied).sum() / varied.sum().clip(1)

@@ -5,10 +5,12 @@ gradients, the loss of all of them together gives the gradient of every predicti
 micro-batch's part back to the weights: the memory is that of one micro-batch, the time that of one more forward pass.
 """
 
+import random
 from collections.abc import Callable, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate.utils import gather_object
 from torch import nn
@@ -135,11 +137,16 @@ def _frozen_statistics(model: nn.Module) -> Any:
             norm.momentum = momentum
 
 
-def _random_state() -> tuple[torch.Tensor, list[torch.Tensor]]:
-    return torch.get_rng_state(), torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+def _random_state() -> tuple[Any, ...]:
+    """Of every generator that a forward pass draws from: SpecAugment of the wav2vec 2.0 family uses NumPy's."""
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return torch.get_rng_state(), np.random.get_state(), random.getstate(), devices  # noqa: NPY002
 
 
-def _restore(state: tuple[torch.Tensor, list[torch.Tensor]]) -> None:
-    torch.set_rng_state(state[0])
-    if state[1]:
-        torch.cuda.set_rng_state_all(state[1])
+def _restore(state: tuple[Any, ...]) -> None:
+    host, numbers, plain, devices = state
+    torch.set_rng_state(host)
+    np.random.set_state(numbers)  # noqa: NPY002
+    random.setstate(plain)
+    if devices:
+        torch.cuda.set_rng_state_all(devices)

@@ -18,6 +18,7 @@ from annot_hf.data.questions import Question
 from annot_hf.data.targets import Ratings, Targets
 from annot_hf.evaluation.predictions import Predictions
 from annot_hf.models.configuration_annotator import AnnotatorConfig
+from annot_hf.models.losses import LOG_VARIANCE
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.register import register_models
 from annot_hf.training.collator import OpinionDataset
@@ -168,12 +169,17 @@ def _run(
     panel = np.array(names or ["consensus"], dtype=object)
     raters = np.array(dataset.targets.annotators, dtype=object)
     probs = np.zeros((len(dataset), len(model.config.support)))
+    scales = tuple(Question.from_dict(question) for question in getattr(model.config, "scale_questions", ()))
+    means, deviations = np.zeros((2, len(dataset), len(scales)))
     consensus, pairs = None, []
     for start, batch in zip(range(0, len(order), batch_size), tqdm(loader, desc="predict", unit="batch"), strict=True):
         rows = order[start : start + batch_size]
         batch.pop("ratings", None)
         output = model(**{key: value.to(model.device) for key, value in batch.items() if key != "labels"})
         probs[rows] = output.probs.double().cpu()
+        if scales:
+            means[rows] = output.scale_mean.double().cpu()
+            deviations[rows] = (0.5 * output.scale_log_variance.double().clip(-LOG_VARIANCE, LOG_VARIANCE)).exp().cpu()
         if isinstance(model.config, AnnotatorConfig):
             agreed = output.consensus.double().cpu().numpy()
             consensus = np.zeros((len(dataset), agreed.shape[1])) if consensus is None else consensus
@@ -198,6 +204,9 @@ def _run(
         questions=questions,
         consensus=consensus,
         meta=meta,
+        scales=scales,
+        scale_means=means,
+        scale_deviations=deviations,
         **answers,
     )
 

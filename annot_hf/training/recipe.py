@@ -214,10 +214,25 @@ def load_recipe(recipe: str | os.PathLike[str], overrides: Mapping[str, Any] | S
         recipe: Path of a YAML file, or the name of a recipe that comes with the package.
         overrides: A mapping, or words such as "learning_rate=1e-3" (values are read as YAML).
 
+    A file may name another recipe as `base` and state only what differs.
+
     Raises:
         ValueError: The file does not exist or is not a flat mapping, a key is unknown (the message offers the nearest),
             or a value does not fit.
     """
+    path, values = _read_recipe(recipe)
+    overrides = dict(overrides) if isinstance(overrides, Mapping) else _read_words(overrides)
+    if overrides.get("trunk", LOG_MEL) != LOG_MEL:  # another trunk has no use for what the file says of the log-mel one
+        aside = [name for name in values if name in _parameters(LogMelConfig)]
+        if aside:
+            logger.warning("trunk is %s: %s of %s left aside.", overrides["trunk"], ", ".join(aside), path.name)
+        values = {name: value for name, value in values.items() if name not in aside}
+    values |= overrides
+    return make_run(values, where=os.fspath(path))
+
+
+def _read_recipe(recipe: str | os.PathLike[str], above: tuple[Path, ...] = ()) -> tuple[Path, dict[str, Any]]:
+    """Path and values of a recipe on top of those of its `base`, which stands beside it or comes with the package."""
     path = Path(recipe)
     if not path.suffix and not path.exists():
         path = RECIPES / f"{recipe}.yaml"
@@ -232,14 +247,14 @@ def load_recipe(recipe: str | os.PathLike[str], overrides: Mapping[str, Any] | S
         raise ValueError(f"{path} is not YAML: {str(error).splitlines()[0]}.") from None
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds a {type(values).__name__}; a recipe is a flat mapping of keys to values.")
-    overrides = dict(overrides) if isinstance(overrides, Mapping) else _read_words(overrides)
-    if overrides.get("trunk", LOG_MEL) != LOG_MEL:  # another trunk has no use for what the file says of the log-mel one
-        aside = [name for name in values if name in _parameters(LogMelConfig)]
-        if aside:
-            logger.warning("trunk is %s: %s of %s left aside.", overrides["trunk"], ", ".join(aside), path.name)
-        values = {name: value for name, value in values.items() if name not in aside}
-    values |= overrides
-    return make_run(values, where=os.fspath(path))
+    base = values.pop("base", None)
+    if base is None:
+        return path, values
+    if path.resolve() in above:
+        raise ValueError(f"{path} is its own base; name another recipe.")
+    beside = path.parent / str(base)
+    _, under = _read_recipe(beside if beside.is_file() else str(base), (*above, path.resolve()))
+    return path, under | values
 
 
 def make_run(values: Mapping[str, Any], *, where: str = "recipe") -> Run:

@@ -17,6 +17,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
 from annot_hf.data.export import ExportedCorpus, read_export
 from annot_hf.data.questions import Question
 from annot_hf.data.targets import Targets, scale_means
+from annot_hf.data.votes import VoteTable
 from annot_hf.models.configuration_annotator import AnnotatorConfig
 from annot_hf.models.configuration_distribution import DistributionConfig
 from annot_hf.models.configuration_log_mel import LogMelConfig
@@ -130,7 +131,7 @@ def train(run: Run, *, resume: bool = False) -> TrainingResult:
             inputs.lengths,
             annotators=annotators,
             scales=scale_means(corpus.votes, recipe.scales, split_target.items) if scales else None,
-            auxiliary=_auxiliary(corpus, auxiliary, split_target.items) if auxiliary else None,
+            auxiliary=_fractions(corpus.votes, auxiliary, split_target.items) if auxiliary else None,
         )
     if model.config.trunk_config.model_type == LogMelConfig.model_type and "mel_mean" not in run.trunk_options:
         _standardise(model, datasets["train"])
@@ -193,11 +194,11 @@ def _class_weights(recipe: Recipe, targets: Targets) -> list[float] | None:
     return inverse_frequency_weights(mass) if recipe.class_weighting else None
 
 
-def _auxiliary(corpus: ExportedCorpus, questions: Sequence[Question], items: Sequence[str]) -> np.ndarray:
+def _fractions(votes: VoteTable, questions: Sequence[Question], items: Sequence[str]) -> np.ndarray:
     """Fractions of the votes on auxiliary questions, side by side `(N, sum of K)`; NaN where nobody voted."""
     parts = []
     for question in questions:
-        counts = corpus.votes.counts(question.name, items=items)
+        counts = votes.counts(question.name, items=items)
         total = counts.sum(1, keepdims=True)
         parts.append(np.where(total > 0, counts / np.maximum(total, 1e-12), np.nan))
     return np.concatenate(parts, 1)

@@ -7,6 +7,7 @@ from scipy.spatial.distance import jensenshannon
 
 from annot_hf.models.losses import (
     EPSILON,
+    auxiliary_loss,
     distribution_loss,
     effective_number_weights,
     inverse_frequency_weights,
@@ -156,6 +157,7 @@ def test_ccc_over_columns_that_vary():
         ("ccc", {"item_weights": torch.ones(7)}),
         ("ccc", {"class_weights": WEIGHTS}),
         ("jsd", {"class_weights": WEIGHTS}),
+        ("ccc", {"jsd_share": 0.1}),
     ],
 )
 def test_weights_that_a_loss_does_not_know_are_refused(kind, options):
@@ -218,3 +220,22 @@ def test_scale_loss_clips_the_log_variance_and_survives_no_targets():
     loss = scale_loss(mean, torch.zeros(4, 2), torch.full((4, 2), torch.nan))
     loss.backward()
     assert loss.isfinite() and not mean.grad.any()
+
+
+def test_a_share_of_jsd_is_mixed_in():
+    expected = 0.7 * oracle("kl") + 0.3 * 4 * oracle("jsd")
+    assert float(distribution_loss(P, Q, "kl", jsd_share=0.3)) == pytest.approx(expected, abs=1e-6)
+    near = (Q + 1e-3 * torch.tensor([1, -1, 0, 0, 0])).double()  # where the two agree to second order
+    kl_of, jsd_of = (float(distribution_loss(near, Q, kind)) for kind in ("kl", "jsd"))
+    assert 4 * jsd_of == pytest.approx(kl_of, rel=0.1)
+
+
+def test_auxiliary_loss_leaves_out_items_without_votes():
+    labels, probs = Q.clone(), P.clone().requires_grad_()
+    labels[2] = torch.nan
+    loss = auxiliary_loss(probs, labels)
+    loss.backward()
+    kept = [0, 1, 3, 4, 5, 6]
+    assert float(loss.detach()) == pytest.approx(float(distribution_loss(P[kept], Q[kept], "kl")), abs=1e-6)
+    assert not probs.grad[2].any() and probs.grad[kept].any()
+    assert float(auxiliary_loss(P, torch.full_like(P, torch.nan))) == 0

@@ -278,3 +278,24 @@ def test_a_curriculum_needs_targets_that_differ_in_entropy(small_run, tmp_path):
     votes_alone = small_run("distribution", tmp_path, curriculum="filter", target="majority", ties="guarded")
     with pytest.raises(ValueError, match="same entropy"):
         train(votes_alone)
+
+
+def test_auxiliary_questions_teach_the_embedding(small_run, corpus, tmp_path):
+    """The simulated emotion is asked twice here, once as the question and once beside it."""
+    with pytest.raises(ValueError, match="no question 'mood'"):
+        train(small_run("distribution", tmp_path / "a", auxiliary="mood"))
+    with pytest.raises(ValueError, match="auxiliary is for distribution models"):
+        small_run("annotator", tmp_path, auxiliary="emotion")
+    result = train(small_run("distribution", tmp_path / "b", auxiliary="emotion", jsd_share=0.4, num_train_epochs=1))
+    model, _, _ = load_model(result.model)
+    assert model.config.jsd_share == 0.4
+    assert [question["name"] for question in model.config.auxiliary_questions] == ["emotion"]
+    output = model(input_features=torch.randn(2, 60, 80))
+    torch.testing.assert_close(output.auxiliary_probs.sum(-1), torch.ones(2))
+
+
+def test_auxiliary_fractions_are_those_of_the_votes():
+    question = Question.category("emotion", ["a", "b"])
+    votes = VoteTable.from_columns(question, item=["x", "x", "x", "y"], value=["a", "b", "b", "a"])
+    found = train_module._fractions(votes, [question], ["y", "z", "x"])
+    np.testing.assert_allclose(found, [[1, 0], [np.nan, np.nan], [1 / 3, 2 / 3]])

@@ -9,7 +9,7 @@ import scipy.stats
 import tiny
 import torch
 from torch.utils.data import SequentialSampler
-from transformers import EvalPrediction, TrainingArguments
+from transformers import EvalPrediction, TrainingArguments, set_seed
 
 from annot_hf.data.questions import Question
 from annot_hf.data.targets import make_targets
@@ -321,13 +321,13 @@ def gradients(model):
 
 def test_effective_batch_gives_the_gradient_of_all_items_together():
     batches, model = speech_batches([4, 4, 3]), speech_model().train()
-    torch.manual_seed(5)
+    set_seed(5)
     effective = EffectiveBatch(model, model, batches, context=contextlib.nullcontext)
     for batch in batches:
         effective.surrogate(model, model, batch).backward()
     after, found = torch.get_rng_state(), gradients(model)
     model.zero_grad()
-    torch.manual_seed(5)  # the same dropout, all at once in memory
+    set_seed(5)  # the same dropout, all at once in memory
     outputs = [model(input_values=b["input_values"], attention_mask=b["attention_mask"]) for b in batches]
     names = ("probs", "scale_mean", "scale_log_variance")
     joined = {name: torch.cat([output[name] for output in outputs]) for name in names}
