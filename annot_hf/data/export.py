@@ -69,7 +69,7 @@ class ExportedCorpus:
     def targets(
         self,
         split: str,
-        questions: Sequence[str] = (),
+        questions: str | Sequence[str] = (),
         method: str = "",
         *,
         bins: int = 4,
@@ -98,7 +98,7 @@ class ExportedCorpus:
         if not len(items):
             have = ", ".join(sorted(self.items["split"].unique()))
             raise ValueError(f"{self.name} has no split {split!r}; it has {have}.")
-        names = tuple(questions) or self.default_questions
+        names = ((questions,) if isinstance(questions, str) else tuple(questions)) or self.default_questions
         method = method or ("kde" if self.votes.question(names[0]).is_scale else "soft")
         prior = None
         train = self.items.loc[self.items["split"] == "train", "item"]

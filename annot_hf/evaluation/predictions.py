@@ -71,8 +71,8 @@ class Predictions:
             "rater_values": np.asarray(values, dtype=np.float64),
             "rater_fallback": np.asarray(fallback, dtype=bool),
             "scales": tuple(self.scales),
-            "scale_means": _beside(self.scale_means, len(self.items)),
-            "scale_deviations": _beside(self.scale_deviations, len(self.items)),
+            "scale_means": self._beside(self.scale_means),
+            "scale_deviations": self._beside(self.scale_deviations),
         }.items():
             object.__setattr__(self, name, value)
         self._check()
@@ -93,6 +93,10 @@ class Predictions:
     def __repr__(self) -> str:
         names = ", ".join(question.name for question in self.questions)
         return f"Predictions({len(self)} items, {len(self.rater_items)} rater answers, K={len(self.support)}: {names})"
+
+    def _beside(self, values: np.ndarray | None) -> np.ndarray:
+        """Numbers a scale question beside; none without such questions."""
+        return np.zeros((len(self.items), 0)) if not self.scales else np.asarray(values, dtype=np.float64)
 
     def _check(self) -> None:
         check_distributions(self.probs, "Predictions")
@@ -227,10 +231,6 @@ def _table(path: Path) -> pa.Table:
         return pq.read_table(path)
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path} is missing or damaged ({error}); save the predictions again.") from error
-
-
-def _beside(values: np.ndarray | None, items: int) -> np.ndarray:
-    return np.zeros((items, 0)) if values is None else np.asarray(values, dtype=np.float64)
 
 
 def _rows(matrix: np.ndarray) -> pa.FixedSizeListArray:

@@ -76,7 +76,7 @@ class OpinionConfig(PreTrainedConfig):
         if class_weights is not None and loss not in CLASS_WEIGHTED:
             raise ValueError(f"loss is {loss!r}, which takes no class_weights; use one of {', '.join(CLASS_WEIGHTED)}.")
         if not 0 <= jsd_share <= 1 or (jsd_share and loss == "ccc"):
-            raise ValueError(f"jsd_share is {jsd_share} with loss {loss!r}; it lies in [0, 1], and is 0 with 'ccc'.")
+            raise ValueError(f"jsd_share is {jsd_share} with loss {loss!r}; it lies in [0, 1]; with 'ccc' set it to 0.")
         self.trunk_config = trunk_config_from(trunk_config)
         check_layer(self.trunk_config, trunk_layer)
         self.trunk_layer = trunk_layer

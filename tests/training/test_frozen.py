@@ -239,7 +239,7 @@ def test_the_trunk_is_not_called_again(over_trunk, wavlm_folder, monkeypatch):
 
 def test_annotators_and_texts_learn_from_a_cache_too(over_trunk, wavlm_folder, bert_folder, tmp_path):
     run = over_trunk(wavlm_folder, cache_features="frames", freeze_trunk=True, model="annotator")
-    assert set(train(run).metrics) == {"loss", "cross_entropy", "jsd", "tvd"}
+    assert set(train(run).metrics) == {"loss", "cross_entropy", "kl", "jsd", "tvd", "macro_f1"}
     model = tiny.distribution("bert", freeze_trunk=True)
     tokenizer = make_processor(model.config.trunk_config, bert_folder)
     inputs = read_inputs(["so good", "very very bad !", "good"], model.config.trunk_config, tokenizer)
