@@ -257,6 +257,25 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
 
 
+@app.command(context_settings=_WORDS)
+def results(
+    plan: Annotated[Path, typer.Argument(help="YAML file with recipe, seeds and systems.")],
+    corpus: Annotated[Path, typer.Option(help="Folder of an exported corpus.")],
+    out: Out,
+    overrides: Overrides = None,
+    split: Annotated[str, typer.Option(help="Which split is scored.")] = "test",
+    resamples: Annotated[int, typer.Option(help="Bootstrap resamples of speakers.")] = 1000,
+) -> None:
+    """Train several systems with several seeds and score them in one table; goes on where it was interrupted.
+
+    Example: `annot-hf results benchmarks/plans/cremad.yaml --corpus data/cremad --out runs/results`
+    """
+    from annot_hf.training.systems import read_plan, run_plan
+
+    _, page = run_plan(read_plan(plan), corpus, out, overrides or [], split=split, n_resamples=resamples)
+    console.print(str(page.resolve()), soft_wrap=True, highlight=False, markup=False)
+
+
 def _train(recipe: str, words: Iterable[str], *, resume: bool) -> Path:
     from annot_hf.training.recipe import load_recipe
     from annot_hf.training.train import train as run_training

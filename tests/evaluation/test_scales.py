@@ -5,7 +5,6 @@ import audmetric
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ACTIVATION, VALENCE
 
 from annot_hf.data.questions import Question
 from annot_hf.data.targets import make_targets
@@ -14,6 +13,7 @@ from annot_hf.evaluation.predictions import Predictions
 from annot_hf.evaluation.report import build_report
 from annot_hf.evaluation.scales import scale_table, score_scales
 
+ACTIVATION, VALENCE = Question.scale("activation", 1, 5), Question.scale("valence", 1, 5)
 ITEMS = [f"clip{i}" for i in range(30)]
 SPEAKERS = [f"s{i % 6}" for i in range(30)]
 

@@ -1,0 +1,232 @@
+"""Several systems, each trained with several seeds, in one table: one reference, one set of resamples, seeds averaged.
+
+A resample draws speakers and reads every run of every system on them; a system's value is the mean over its seeds, so an
+interval is that of the mean, and the deviation between seeds is told beside it. Differences are paired.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from annot_hf.data.targets import Targets
+from annot_hf.data.votes import VoteTable
+from annot_hf.evaluation.alignment import align, marginal_of, speakers_of
+from annot_hf.evaluation.breakdown import Groups, Speakers, make_reference, measure_categories, worth_in_raters
+from annot_hf.evaluation.predictions import Predictions
+from annot_hf.evaluation.scoring import describe, measure
+from annot_hf.evaluation.statistics import estimate
+from annot_hf.evaluation.tables import number
+
+MAIN = (
+    ("gap_closed", "Gap closed (%)", 1),
+    ("jsd", "JSD (nats)", 3),
+    ("kl", "KLD (nats)", 3),
+    ("tvd", "TVD", 3),
+    ("accuracy", "Accuracy", 3),
+    ("macro_f1", "Macro-F1", 3),
+    ("uar", "UAR", 3),
+)
+BEHIND = (
+    ("jsd_thirds_low", "JSD, low entropy", 3),
+    ("jsd_thirds_mid", "JSD, middle", 3),
+    ("jsd_thirds_high", "JSD, high", 3),
+    ("accuracy_2_best", "Accuracy, 2-best", 3),
+    ("uar_2_best", "UAR, 2-best", 3),
+    ("pauar75_1_best", "paUAR-75", 2),
+    ("pauar50_1_best", "paUAR-50", 2),
+)
+_SEPARATOR = "\x1f"  # between the names of a system and of a run
+
+
+@dataclass(frozen=True, eq=False)
+class SystemScores:
+    """What `measure_systems` found.
+
+    Attributes:
+        records: Measure -> system -> `value`, `low`, `high` (of the mean over seeds), `seeds` (the value of each run),
+            `deviation` (between runs, None for one) and `difference` to the first system, with its interval.
+        worth: System -> how many other raters it is worth, in the same form; None without whole votes.
+        titles: Measure -> title, unit and which way is better.
+        counts: Items and speakers evaluated, and runs of each system.
+        notes: Definitions and caveats.
+    """
+
+    records: dict[str, dict[str, dict[str, Any]]]
+    worth: dict[str, dict[str, Any]] | None
+    titles: dict[str, dict[str, str]]
+    counts: dict[str, Any]
+    notes: list[str]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {name: getattr(self, name) for name in ("records", "worth", "titles", "counts", "notes")}
+
+
+def measure_systems(
+    runs: Mapping[str, Sequence[Predictions]],
+    targets: Targets,
+    *,
+    speakers: Speakers = None,
+    groups: Groups | None = None,
+    votes: VoteTable | None = None,
+    marginal: Sequence[float] | np.ndarray | None = None,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> SystemScores:
+    """Every measure of every system, averaged over its runs, on the same votes and resamples.
+
+    Args:
+        runs: System -> predictions of its runs, which differ in their seed; all about exactly the target items. The
+            first system is the one that others are compared with.
+        targets: What the votes say: the one reference of all.
+        speakers: Speaker of each item, by name; resampling is then by speaker.
+        groups: Metadata columns for paUAR: column such as "sex" -> item -> value.
+        votes: The votes behind the targets, for rater equivalence.
+        marginal: Distribution of the training votes `(K,)`, which the gap starts from.
+        n_resamples: Bootstrap resamples.
+        seed: Seed of the resampling.
+
+    Raises:
+        ValueError: There is no run, or the items differ.
+    """
+    empty = [name for name, several in runs.items() if not several]
+    if not runs or empty:
+        raise ValueError(
+            f"System {empty[0]!r} has no run; give one at least." if empty else "There is no system to score."
+        )
+    pairings = {
+        f"{name}{_SEPARATOR}{index}": align(run, targets)
+        for name, several in runs.items()
+        for index, run in enumerate(several)
+    }
+    pairing = next(iter(pairings.values()))
+    clusters = speakers_of(speakers, next(iter(runs.values()))[0], pairing)
+    base, baseline = marginal_of(marginal, pairing.q)
+    predicted = {key: one.p for key, one in pairings.items()}
+    systems = predicted | {"marginal": np.tile(base, (len(pairing.q), 1))}
+    options = {"n_resamples": n_resamples, "seed": seed}
+    measured, _ = measure(systems, pairing.q, targets.questions, clusters, **options)
+    worth = None
+    if not targets.questions[0].is_scale:
+        reference = make_reference(pairing, targets, clusters, groups, votes, base)
+        measured |= measure_categories(systems, reference, **options)
+        found = worth_in_raters(predicted, reference, **options)
+        worth = None if found is None else _worth(found.draws, list(runs), len(found.raters) - 1)
+    records = {name: _records(one.draws, list(runs)) for name, one in measured.items() if name != "vote_entropy"}
+    return SystemScores(
+        records=records,
+        worth=worth,
+        titles={
+            name: {"title": measured[name].title, "unit": measured[name].unit, "better": measured[name].better}
+            for name in records
+        },
+        counts={
+            "items": len(pairing.q),
+            "speakers": 0 if clusters is None else len(set(clusters)),
+            "runs": {name: len(several) for name, several in runs.items()},
+        },
+        notes=[
+            *(
+                note
+                for note in describe(clusters, len(pairing.q), n_resamples, targets.method)
+                if "model - marginal" not in note
+            ),
+            f"The gap starts from {baseline}. Differences are on the same resamples (paired).",
+        ],
+    )
+
+
+def systems_markdown(found: SystemScores) -> str:
+    """The tables of a results page: scores, what is behind them, and differences to the first system."""
+    names = [name for name in next(iter(found.records.values())) if name != "marginal"]
+    seeds = ", ".join(f"{name}: {count}" for name, count in found.counts["runs"].items())
+    parts = [
+        f"{found.counts['items']:,} items of {found.counts['speakers']:,} speakers. Runs with different seeds: {seeds}. Each "
+        "value is the mean over a system's runs; in brackets its 95 % interval over resampled speakers; ± the standard "
+        "deviation between runs.",
+        _markdown(found, MAIN, [*names, "marginal"]),
+    ]
+    behind = [column for column in BEHIND if column[0] in found.records]
+    if behind:
+        parts.append(_markdown(found, behind, [*names, "marginal"], worth=found.worth))
+    if len(names) > 1:
+        rows = ["| System | " + " | ".join(f"{title}" for _, title, _ in MAIN) + " |", "|---|" + "---|" * len(MAIN)]
+        for name in names[1:]:
+            cells = [_cell(found.records[measure][name]["difference"], digits) for measure, _, digits in MAIN]
+            rows.append(f"| {name} | " + " | ".join(cells) + " |")
+        parts.append(f"Difference to {names[0]}, paired:\n\n" + "\n".join(rows))
+    return "\n\n".join([*parts, "\n".join(f"- {note}" for note in found.notes)]) + "\n"
+
+
+def _markdown(
+    found: SystemScores,
+    columns: Sequence[tuple[str, str, int]],
+    names: Sequence[str],
+    worth: Mapping[str, Mapping[str, Any]] | None = None,
+) -> str:
+    arrows = {"lower": " ↓", "higher": " ↑", "": ""}
+    heads = [title + arrows[found.titles[name]["better"]] for name, title, _ in columns] + ["Worth in raters ↑"] * bool(
+        worth
+    )
+    rows = ["| System | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
+    for system in names:
+        cells = [_cell(found.records[name].get(system), digits) for name, _, digits in columns]
+        if worth:
+            cells.append(worth[system]["text"] if system in worth else "–")
+        rows.append(f"| {system} | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def _cell(record: Mapping[str, Any] | None, digits: int) -> str:
+    """Value, interval and deviation between runs."""
+    if record is None or record["value"] is None:
+        return "–"
+    text = number(record["value"], digits)
+    if record["low"] is not None:
+        text += f" ({number(record['low'], digits)} to {number(record['high'], digits)})"
+    return text if record.get("deviation") is None else f"{text} ± {number(record['deviation'], digits)}"
+
+
+def _records(draws: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Records of one measure."""
+    by_system = {name: _of(draws, name) for name in names}
+    means = {name: several.mean(axis=0) for name, several in by_system.items()}
+    first, out = means[names[0]], {}
+    for name, several in by_system.items():
+        out[name] = estimate(means[name]).to_dict() | _between(several[:, 0])
+        out[name]["difference"] = estimate(means[name] - first).to_dict()
+    if "marginal" in draws:
+        out["marginal"] = estimate(draws["marginal"]).to_dict()
+    return out
+
+
+def _worth(draws: Mapping[str, np.ndarray], names: Sequence[str], most: int) -> dict[str, dict[str, Any]]:
+    """Worth in raters of every system; infinite is more than `most`."""
+    out = {}
+    for name in names:
+        several = _of(draws, name)
+        mean = several.mean(axis=0)
+        ends = np.quantile(mean[1:], [0.025, 0.975], method="nearest") if len(mean) > 1 else []
+        texts = [number(float(end), 1) if np.isfinite(end) else f"> {most}" for end in (mean[0], *ends)]
+        text = texts[0] + (f" ({texts[1]} to {texts[2]})" if len(ends) else "")
+        finite = [float(value) if np.isfinite(value) else None for value in (mean[0], *ends)]
+        value, low, high = [*finite, None, None][:3]
+        out[name] = {"value": value, "low": low, "high": high, "text": text}
+    return out
+
+
+def _of(draws: Mapping[str, np.ndarray], name: str) -> np.ndarray:
+    """Draws `(runs, 1 + B)` of a system's runs."""
+    return np.stack([values for key, values in draws.items() if key.startswith(name + _SEPARATOR)])
+
+
+def _between(values: np.ndarray) -> dict[str, Any]:
+    """The value of each run, and their standard deviation."""
+    finite = np.isfinite(values)
+    spread = float(values.std(ddof=1)) if len(values) > 1 and finite.all() else None
+    return {
+        "seeds": [float(value) if known else None for value, known in zip(values, finite, strict=True)],
+        "deviation": spread,
+    }

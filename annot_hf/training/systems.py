@@ -1,0 +1,162 @@
+"""Train several systems with several seeds, predict one split with all of them, and score them in one table."""
+
+import json
+import logging
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from annot_hf.data.export import read_export
+from annot_hf.evaluation.predictions import Predictions
+from annot_hf.evaluation.report import groups_of, items_by_name
+from annot_hf.evaluation.systems import SystemScores, measure_systems, systems_markdown
+from annot_hf.training.inference import predict
+from annot_hf.training.recipe import load_recipe
+from annot_hf.training.train import train
+
+logger = logging.getLogger(__name__)
+
+_KEYS = {"title", "recipe", "seeds", "systems"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to compare.
+
+    Attributes:
+        title: Heading of the results.
+        recipe: The recipe that all systems share.
+        seeds: Seeds of the runs of every system.
+        systems: System -> what it changes of the recipe; the first is the one that others are compared with.
+    """
+
+    title: str
+    recipe: str
+    seeds: tuple[int, ...]
+    systems: Mapping[str, Mapping[str, Any]]
+
+
+def read_plan(path: str | os.PathLike[str]) -> Plan:
+    """Read a plan: a YAML mapping of `recipe`, `seeds` and `systems`, and a `title` if wanted.
+
+    Raises:
+        ValueError: The file is missing or holds something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"There is no plan {path}; give a YAML file with recipe, seeds and systems.")
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {str(error).splitlines()[0]}.") from None
+    if not isinstance(values, dict) or not _KEYS - {"title"} <= set(values) <= _KEYS:
+        raise ValueError(f"{path} is no plan; it holds recipe, seeds and systems, and perhaps a title.")
+    systems = values["systems"]
+    if not isinstance(systems, dict) or not systems or not all(isinstance(v, dict | None) for v in systems.values()):
+        raise ValueError(f"{path}: systems is {systems!r}; give each system's name and what it changes of the recipe.")
+    seeds = values["seeds"]
+    if (
+        not isinstance(seeds, list)
+        or not seeds
+        or not all(type(seed) is int for seed in seeds)
+        or len(set(seeds)) < len(seeds)
+    ):
+        raise ValueError(f"{path}: seeds is {seeds!r}; give a list of different whole numbers, such as [0, 1, 2].")
+    systems = {str(name): dict(changes or {}) for name, changes in systems.items()}
+    return Plan(str(values.get("title", path.stem)), str(values["recipe"]), tuple(seeds), systems)
+
+
+def run_plan(
+    plan: Plan,
+    corpus: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    overrides: Sequence[str] = (),
+    *,
+    split: str = "test",
+    n_resamples: int = 1000,
+) -> tuple[SystemScores, Path]:
+    """Train, predict and score what a plan says; runs that are there already are kept, so an interrupted plan goes on.
+
+    Args:
+        plan: From `read_plan`.
+        corpus: Folder of an exported corpus.
+        out: Folder to write: a folder a run, `results.json` and `results.md`.
+        overrides: Words such as "num_train_epochs=5" for every run.
+        split: The split that is predicted and scored.
+        n_resamples: Bootstrap resamples of speakers.
+
+    Returns:
+        The scores and the path of `results.md`.
+
+    Raises:
+        ValueError: A recipe, the corpus or an earlier run in `out` does not fit.
+    """
+    out, corpus = Path(out), Path(corpus)
+    runs: dict[str, list[Predictions]] = {}
+    for name, changes in plan.systems.items():
+        for seed in plan.seeds:
+            folder = out / _folder_name(name) / f"seed{seed}"
+            words = [*(f"{key}={json.dumps(value)}" for key, value in changes.items()), *overrides, f"seed={seed}"]
+            runs.setdefault(name, []).append(_run(folder, plan.recipe, words, corpus, out / "features", split))
+    exported = read_export(corpus)
+    first = next(iter(runs.values()))[0]
+    targets = exported.targets(split, [question.name for question in first.questions])
+    about = items_by_name(exported.items)
+    found = measure_systems(
+        runs,
+        targets,
+        speakers=about["speaker"],
+        groups=groups_of(about),
+        votes=exported.votes,
+        marginal=first.meta.get("marginal"),
+        n_resamples=n_resamples,
+    )
+    facts = {
+        "title": plan.title,
+        "corpus": exported.name,
+        "split": split,
+        "recipe": plan.recipe,
+        "overrides": list(overrides),
+    }
+    (out / "results.json").write_text(
+        json.dumps(facts | {"systems": plan.systems} | found.to_dict(), indent=1, allow_nan=False) + "\n"
+    )
+    page = out / "results.md"
+    changes = "\n".join(f"- {name}: {_said(changes)}" for name, changes in plan.systems.items())
+    page.write_text(
+        f"## {plan.title}\n\n{systems_markdown(found)}\nWhat each system changes of `{plan.recipe}`:\n\n{changes}\n",
+        encoding="utf-8",
+    )
+    return found, page
+
+
+def _run(folder: Path, recipe: str, words: Sequence[str], corpus: Path, features: Path, split: str) -> Predictions:
+    """One run's predictions, from disk if it is done."""
+    marker = folder / "plan.json"
+    wanted = json.dumps([recipe, list(words), read_export(corpus).digest, split])
+    if marker.is_file():
+        if marker.read_text() != wanted:
+            raise ValueError(f"{folder} holds a run of another plan or corpus; name another folder, or remove it.")
+        return Predictions.load(folder / "predictions")
+    logger.info("%s", folder)
+    where = [f"corpus={corpus}", f"features={features}", f"output_dir={folder}"]
+    result = train(load_recipe(recipe, [*words, *where]), resume=any(folder.glob("checkpoint-*")))
+    predictions, _ = predict(result.model, corpus, split=split, features=features)
+    predictions.save(folder / "predictions")
+    for checkpoint in folder.glob("checkpoint-*"):  # the model stays; the optimiser states of many runs would not fit
+        shutil.rmtree(checkpoint)
+    marker.write_text(wanted)
+    return predictions
+
+
+def _folder_name(system: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in system)
+
+
+def _said(changes: Mapping[str, Any]) -> str:
+    return ", ".join(f"`{name}: {json.dumps(value)}`" for name, value in changes.items()) or "nothing"

@@ -1,0 +1,74 @@
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from annot_hf.evaluation.scoring import score
+from annot_hf.evaluation.systems import measure_systems, systems_markdown
+
+
+@pytest.fixture(scope="module")
+def runs(emotion_run):
+    """Two systems with two runs each: flatter and flatter versions of the predictions."""
+    _, targets, predictions, speakers = emotion_run
+    flat = [replace(predictions, probs=(1 - w) * predictions.probs + w / 6) for w in (0.0, 0.1, 0.3, 0.5)]
+    return {"sharp": flat[:2], "flat": flat[2:]}, targets, speakers
+
+
+def test_a_system_is_the_mean_of_its_runs(runs):
+    systems, targets, speakers = runs
+    found = measure_systems(systems, targets, speakers=speakers, n_resamples=200)
+    for name, several in systems.items():
+        alone = [score(run, targets, speakers=speakers, n_resamples=200) for run in several]
+        for measure in ("jsd", "kl", "macro_f1", "gap_closed"):
+            record = found.records[measure][name]
+            values = [one[measure]["value"] for one in alone]
+            assert record["seeds"] == pytest.approx(values)
+            assert record["value"] == pytest.approx(np.mean(values))
+            assert record["deviation"] == pytest.approx(np.std(values, ddof=1))
+    first, second = (found.records["jsd"][name]["value"] for name in systems)
+    difference = found.records["jsd"]["flat"]["difference"]
+    assert difference["value"] == pytest.approx(second - first)
+    assert difference["low"] < difference["value"] < difference["high"]
+    assert found.records["jsd"]["sharp"]["difference"] == {"value": 0, "low": 0, "high": 0}
+    assert found.counts["runs"] == {"sharp": 2, "flat": 2}
+
+
+def test_one_run_has_the_interval_of_its_own_report(runs):
+    systems, targets, speakers = runs
+    run = systems["flat"][0]
+    found = measure_systems({"one": [run]}, targets, speakers=speakers, n_resamples=200)
+    expected = score(run, targets, speakers=speakers, n_resamples=200)
+    for measure in ("jsd", "accuracy"):
+        record = found.records[measure]["one"]
+        assert [record[end] for end in ("value", "low", "high")] == [
+            expected[measure][end] for end in ("value", "low", "high")
+        ]
+        assert record["deviation"] is None
+
+
+def test_tables_say_everything(runs):
+    systems, targets, speakers = runs
+    found = measure_systems(systems, targets, speakers=speakers, n_resamples=50)
+    page = systems_markdown(found)
+    for word in (
+        "JSD (nats) ↓",
+        "| sharp |",
+        "| flat |",
+        "| marginal |",
+        "Difference to sharp",
+        "Worth in raters",
+        "paUAR-50",
+        "JSD, middle",
+    ):
+        assert word in page
+    widths = [line.count("|") for line in page.splitlines() if line.startswith("|")]
+    assert len(set(widths)) <= 3  # three tables, each of one width
+
+
+def test_bad_systems(runs):
+    systems, targets, speakers = runs
+    with pytest.raises(ValueError, match="'none' has no run"):
+        measure_systems(systems | {"none": []}, targets)
+    with pytest.raises(ValueError, match="no system"):
+        measure_systems({}, targets)

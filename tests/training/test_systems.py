@@ -1,0 +1,57 @@
+import json
+
+import pytest
+import yaml
+from conftest import SMALL
+
+from annot_hf.training import systems as systems_module
+from annot_hf.training.systems import read_plan, run_plan
+
+WORDS = [f"{name}={json.dumps(value)}" for name, value in (SMALL | {"num_train_epochs": 1}).items()]
+PLAN = {
+    "recipe": "speech-distribution",
+    "seeds": [0, 1],
+    "systems": {"soft": {"question": "emotion"}, "hard, CE": {"question": "emotion", "target": "majority"}},
+}
+
+
+@pytest.fixture
+def plan(tmp_path):
+    path = tmp_path / "plan.yaml"
+    path.write_text(yaml.safe_dump(PLAN))
+    return read_plan(path)
+
+
+def test_a_plan_runs_and_goes_on_where_it_was(plan, corpus, tmp_path, monkeypatch):
+    found, page = run_plan(plan, corpus, tmp_path / "out", WORDS, n_resamples=20)
+    assert found.counts["runs"] == {"soft": 2, "hard, CE": 2}
+    seeds = found.records["jsd"]["soft"]["seeds"]
+    assert seeds[0] != seeds[1]
+    text = page.read_text()
+    assert "| hard, CE |" in text and '`target: "majority"`' in text
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["records"]["jsd"]["soft"]["seeds"] == seeds
+    monkeypatch.setattr(systems_module, "train", lambda *_, **__: pytest.fail("a finished run was trained again"))
+    again, _ = run_plan(plan, corpus, tmp_path / "out", WORDS, n_resamples=20)
+    assert again.records == found.records
+    with pytest.raises(ValueError, match="run of another plan"):
+        run_plan(plan, corpus, tmp_path / "out", [*WORDS, "learning_rate=1e-4"])
+
+
+@pytest.mark.parametrize(
+    "text, message",
+    [
+        ("seeds: [0]", "is no plan; it holds recipe, seeds and systems"),
+        ("recipe: a\nseeds: [0, 0]\nsystems: {a: {}}", "list of different whole numbers"),
+        ("recipe: a\nseeds: 3\nsystems: {a: {}}", "list of different whole numbers"),
+        ("recipe: a\nseeds: [0]\nsystems: [a]", "give each system's name"),
+        ("recipe: a\nseeds: [0]\nsystems: {a: {}}\nmore: 1", "is no plan"),
+        ("recipe: [", "is not YAML"),
+    ],
+)
+def test_bad_plans(tmp_path, text, message):
+    path = tmp_path / "plan.yaml"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=message):
+        read_plan(path)
+    with pytest.raises(ValueError, match="There is no plan"):
+        read_plan(tmp_path / "none.yaml")
