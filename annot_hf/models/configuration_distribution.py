@@ -17,6 +17,7 @@ class DistributionConfig(OpinionConfig):
         scale_questions: Scale questions answered beside, such as valence, as dictionaries with `name`, `low` and
             `high`: for each a mean and a log-variance.
         scale_weight: Weight of their loss beside the distribution's.
+        scale_nll_weight: Weight of the Gaussian likelihood in their loss; without it, the variances are not learnt.
         scale_ccc_weight: Weight of the CCC term in their loss.
         scale_question_weights: Weight of each of them in their loss; all 1 when None. The paper has 1.4, 1, 1 for
             valence, activation and dominance.
@@ -37,6 +38,7 @@ class DistributionConfig(OpinionConfig):
         head: str = "linear",
         scale_questions: Sequence[dict[str, Any]] = (),
         scale_weight: float = 0.3,
+        scale_nll_weight: float = 1.0,
         scale_ccc_weight: float = 0.1,
         scale_question_weights: Sequence[float] | None = None,
         auxiliary_questions: Sequence[dict[str, Any]] = (),
@@ -59,6 +61,7 @@ class DistributionConfig(OpinionConfig):
         self.head = head
         self.scale_questions = [dict(question) for question in scale_questions]
         self.scale_weight = scale_weight
+        self.scale_nll_weight = scale_nll_weight
         self.scale_ccc_weight = scale_ccc_weight
         self.scale_question_weights = scale_question_weights
         self.auxiliary_questions = [dict(question) for question in auxiliary_questions]

@@ -26,7 +26,11 @@ class OpinionConfig(PreTrainedConfig):
         pooling_dropout: Dropout after its convolution and between its GRU layers.
         pooling_bidirectional: Run the GRU both ways.
         pooling_attention: Add attentive statistics over the GRU's outputs.
+        pooling_skip: How the GRU's state and the mean of its convolution meet: side by side ("concat"), or summed ("add",
+            as in arXiv 2606.27536).
         embedding_size: Width of the shared embedding.
+        embedding_kind: "normed" for layer norm, dropout, linear, GELU, dropout; "plain" for linear, ReLU, dropout (arXiv
+            2606.27536).
         dropout: Dropout before and after the shared embedding.
         freeze_trunk: Train the heads only: the trunk stays in evaluation mode, its frames are rounded to half precision
             (as a cache of them is), and training takes its gradients away (a loaded model does not keep that).
@@ -58,7 +62,9 @@ class OpinionConfig(PreTrainedConfig):
         pooling_dropout: float = 0.1,
         pooling_bidirectional: bool = True,
         pooling_attention: bool = True,
+        pooling_skip: str = "concat",
         embedding_size: int = 128,
+        embedding_kind: str = "normed",
         dropout: float = 0.3,
         freeze_trunk: bool = False,
         loss: str = "kl",
@@ -69,6 +75,12 @@ class OpinionConfig(PreTrainedConfig):
     ) -> None:
         if pooling not in POOLINGS:
             raise ValueError(f"pooling is {pooling!r}; use one of {', '.join(POOLINGS)}.")
+        for name, value, allowed in (
+            ("pooling_skip", pooling_skip, ("concat", "add")),
+            ("embedding_kind", embedding_kind, ("normed", "plain")),
+        ):
+            if value not in allowed:
+                raise ValueError(f"{name} is {value!r}; use {' or '.join(allowed)}.")
         if pooling_kernel % 2 == 0:
             raise ValueError(f"pooling_kernel is {pooling_kernel}; it must be odd, so that frames stay in the middle.")
         if loss not in LOSSES:
@@ -90,7 +102,9 @@ class OpinionConfig(PreTrainedConfig):
         self.pooling_dropout = pooling_dropout
         self.pooling_bidirectional = pooling_bidirectional
         self.pooling_attention = pooling_attention
+        self.pooling_skip = pooling_skip
         self.embedding_size = embedding_size
+        self.embedding_kind = embedding_kind
         self.dropout = dropout
         self.freeze_trunk = freeze_trunk
         self.loss = loss

@@ -54,9 +54,9 @@ class AttentivePooling(nn.Module):
 class TcGruPooling(nn.Module):
     """Temporal convolution and two GRU layers (arXiv 2606.27536 and 2503.22711), then statistics over time.
 
-    The result holds the last layer's final state, the masked mean of the convolution (the skip of 2606.27536) and, with
-    `attention`, attentive statistics over the GRU's outputs. The papers leave the stride at 1; 2 halves the steps of the
-    GRU, which are most of the time on a CPU.
+    The result holds the last layer's final state, the masked mean of the convolution and, with `attention`, attentive
+    statistics over the GRU's outputs, side by side; with `add`, the first two are summed (the skip of 2606.27536). The
+    papers leave the stride at 1; 2 halves the steps of the GRU, which are most of the time on a CPU.
     """
 
     def __init__(
@@ -68,6 +68,7 @@ class TcGruPooling(nn.Module):
         stride: int,
         bidirectional: bool,
         attention: bool,
+        add: bool,
         dropout: float,
     ) -> None:
         super().__init__()
@@ -76,7 +77,8 @@ class TcGruPooling(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.gru = nn.GRU(wide, size, 2, batch_first=True, bidirectional=bidirectional, dropout=dropout)
         self.attention = AttentivePooling(wide) if attention else None
-        self.output_size = wide * (4 if attention else 2)
+        self.add = add
+        self.output_size = wide * (2 - add + 2 * attention)
 
     def forward(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Pool `frames` `(B, T, H)` where `mask` `(B, T)` is True; padding has no influence."""
@@ -86,7 +88,8 @@ class TcGruPooling(nn.Module):
         packed = pack_padded_sequence(convolved, mask.sum(1).cpu(), batch_first=True, enforce_sorted=False)
         output, state = self.gru(packed)
         final = torch.cat([state[-2], state[-1]], -1) if self.gru.bidirectional else state[-1]
-        parts = [final, masked_mean(convolved, mask)]
+        skip = masked_mean(convolved, mask)
+        parts = [final + skip] if self.add else [final, skip]
         if self.attention is not None:
             output, _ = pad_packed_sequence(output, batch_first=True, total_length=mask.shape[1])
             parts.append(self.attention(output, mask))

@@ -116,11 +116,12 @@ def scale_loss(
     targets: torch.Tensor,
     *,
     dimension_weights: Sequence[float] | None = None,
+    nll_weight: float = 1.0,
     ccc_weight: float = 0.1,
 ) -> torch.Tensor:
     """Gaussian negative log-likelihood of scale targets plus a CCC term (arXiv 2606.27536, section 2.3).
 
-    mean_b,d w_d 1/2 (exp(-s) (mean - y)^2 + s) + ccc_weight max(0, 1 - sum_d w_d CCC_d / sum_d w_d), where s is the
+    nll_weight mean_b,d w_d 1/2 (exp(-s) (mean - y)^2 + s) + ccc_weight max(0, 1 - sum_d w_d CCC_d / sum_d w_d), where s is the
     log-variance clipped to +- 10 and the constant ln(2 pi) / 2 is left out.
 
     Args:
@@ -128,6 +129,7 @@ def scale_loss(
         log_variance: Predicted log-variances `(B, D)`.
         targets: Mean ratings `(B, D)` on [-1, 1]; NaN where an item has none, which then counts nowhere.
         dimension_weights: w `(D,)`; all 1 when None.
+        nll_weight: Weight of the likelihood; 0 leaves the CCC loss of arXiv 2503.22711, and variances unlearnt.
         ccc_weight: Weight of the CCC term.
 
     Returns:
@@ -142,7 +144,7 @@ def scale_loss(
     loss = (likelihood * weights * present).sum() / present.sum().clip(1)
     rated = weights * present.any(0)
     agreement = (rated * ccc(mean.T, targets.T, mask=present.T)).sum() / rated.sum().clip(EPSILON)
-    return loss + ccc_weight * (1 - agreement).clip(0)
+    return nll_weight * loss + ccc_weight * (1 - agreement).clip(0)
 
 
 def auxiliary_loss(probs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

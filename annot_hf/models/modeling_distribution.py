@@ -134,6 +134,7 @@ class DistributionModel(OpinionPreTrainedModel):
                 predicted["scale_log_variance"],
                 given["scale_labels"],
                 dimension_weights=config.scale_question_weights,
+                nll_weight=config.scale_nll_weight,
                 ccc_weight=config.scale_ccc_weight,
             )
             losses.append(config.scale_weight * loss)

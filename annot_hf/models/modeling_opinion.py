@@ -41,15 +41,17 @@ class OpinionPreTrainedModel(PreTrainedModel):
                 stride=config.pooling_stride,
                 bidirectional=config.pooling_bidirectional,
                 attention=config.pooling_attention,
+                add=config.pooling_skip == "add",
                 dropout=config.pooling_dropout,
             )
-        self.embedding = nn.Sequential(
-            nn.LayerNorm(self.pooling.output_size),
-            nn.Dropout(config.dropout),
-            nn.Linear(self.pooling.output_size, config.embedding_size),
-            nn.GELU(),
-            nn.Dropout(config.dropout),
-        )
+        linear = nn.Linear(self.pooling.output_size, config.embedding_size)
+        if config.embedding_kind == "plain":
+            self.embedding = nn.Sequential(linear, nn.ReLU(), nn.Dropout(config.dropout))
+        else:
+            norm = nn.LayerNorm(self.pooling.output_size)
+            self.embedding = nn.Sequential(
+                norm, nn.Dropout(config.dropout), linear, nn.GELU(), nn.Dropout(config.dropout)
+            )
 
     @classmethod
     def from_trunk(cls, trunk: str, *, questions: list[dict[str, Any]], **options: Any) -> Self:

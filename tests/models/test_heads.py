@@ -19,7 +19,14 @@ MASK = torch.arange(11) < torch.tensor(LENGTHS)[:, None]
 
 
 def tcgru(**options):
-    settings = {"kernel": 3, "stride": 1, "bidirectional": True, "attention": True, "dropout": 0.0} | options
+    settings = {
+        "kernel": 3,
+        "stride": 1,
+        "bidirectional": True,
+        "attention": True,
+        "add": False,
+        "dropout": 0.0,
+    } | options
     torch.manual_seed(1)
     return TcGruPooling(6, 5, **settings).eval()
 
@@ -34,6 +41,7 @@ def poolings():
                 options = {"stride": stride, "bidirectional": bidirectional, "attention": attention}
                 yield f"tcgru {options}", tcgru(**options)
     yield "tcgru of kernel 5", tcgru(kernel=5, stride=2)
+    yield "tcgru that adds", tcgru(add=True)
 
 
 @pytest.mark.parametrize(("name", "pooling"), poolings(), ids=lambda part: part if isinstance(part, str) else "")
@@ -44,6 +52,11 @@ def test_pooling_has_its_width_and_ignores_padding(name, pooling):
     for row, length in enumerate(LENGTHS):
         alone = pooling(FRAMES[row : row + 1, :length], MASK[row : row + 1, :length])
         torch.testing.assert_close(pooled[row], alone[0], rtol=1e-5, atol=1e-6)
+
+
+def test_the_skip_is_added_or_set_beside():
+    apart, summed = (tcgru(attention=False, add=add)(FRAMES, MASK) for add in (False, True))
+    torch.testing.assert_close(apart[:, :10] + apart[:, 10:], summed)
 
 
 def test_mean_and_attention_against_plain_statistics():

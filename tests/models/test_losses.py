@@ -207,6 +207,9 @@ def test_scale_loss_against_the_formula_written_out():
     expected = scale_oracle(mean.detach(), log_variance, targets, weights, 0.1)
     assert float(loss.detach()) == pytest.approx(expected, abs=1e-5)
     assert not mean.grad[3:6, 0].any() and mean.grad.isfinite().all()
+    alone = scale_loss(mean, log_variance, targets, dimension_weights=weights, nll_weight=0, ccc_weight=1)
+    with_ccc, without = (scale_oracle(mean.detach(), log_variance, targets, weights, share) for share in (1, 0))
+    assert float(alone.detach()) == pytest.approx(with_ccc - without, abs=1e-5)
     gaussian = torch.nn.functional.gaussian_nll_loss(mean[:, 1:], targets[:, 1:], log_variance[:, 1:].exp())
     assert float(scale_loss(mean[:, 1:], log_variance[:, 1:], targets[:, 1:], ccc_weight=0).detach()) == pytest.approx(
         float(gaussian.detach()), rel=1e-5

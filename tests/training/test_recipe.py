@@ -1,8 +1,11 @@
 import pytest
+import tiny
 from transformers import TrainingArguments
 
 from annot_hf.models.configuration_annotator import AnnotatorConfig
+from annot_hf.models.configuration_distribution import DistributionConfig
 from annot_hf.models.configuration_log_mel import LogMelConfig
+from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.training.recipe import load_recipe, recipe_names
 from annot_hf.training.train import MODELS
 
@@ -29,9 +32,55 @@ def test_every_packaged_recipe_loads_and_its_model_builds(name, tmp_path):
     options = dict(run.options, questions=SCALES)
     if config_class is AnnotatorConfig:
         options["annotators"] = ["a", "b"]
+    if run.recipe.scales:
+        options["scale_questions"] = [{"name": name, "low": 1, "high": 7} for name in run.recipe.scales]
     if run.recipe.trunk == "log-mel":
         options["trunk_config"] = LogMelConfig(**run.trunk_options)
+    else:  # as deep as the smallest trunk that a recipe names
+        options["trunk_config"] = tiny.WavLMConfig(
+            **tiny.trunk_config("wavlm").to_diff_dict() | {"num_hidden_layers": 12}
+        )
     model_class(config_class(**options))
+
+
+def test_the_uncertainty_model_is_as_large_as_published():
+    """95.96 M parameters in all (arXiv 2606.27536), of which WavLM-Base has 94,381,936."""
+    run = load_recipe("uncertainty")
+    wide = tiny.trunk_config("wavlm").to_diff_dict() | {"hidden_size": 768, "num_attention_heads": 2}
+    options = run.options | {
+        "questions": [{"name": "emotion", "labels": [str(number) for number in range(9)]}],
+        "scale_questions": [{"name": name, "low": 1, "high": 7} for name in run.recipe.scales],
+        "trunk_config": tiny.WavLMConfig(**wide),
+    }
+    model = DistributionModel(DistributionConfig(**options))
+    heads = sum(p.numel() for name, p in model.named_parameters() if not name.startswith("trunk."))
+    assert (94_381_936 + heads) / 1e6 == pytest.approx(95.96, abs=0.005)
+
+
+def test_rows_of_the_paper_state_what_differs():
+    base = load_recipe("uncertainty")
+    found = {name: load_recipe(name) for name in recipe_names() if name.startswith("uncertainty-")}
+    assert len(found) == 9
+    for run in found.values():
+        differing = {key for key in base.values | run.values if base.values.get(key) != run.values.get(key)}
+        assert 1 <= len(differing) <= 5 and differing <= {
+            "target", "ties", "loss", "class_weighting", "class_beta", "primary_weight", "curriculum"
+        }  # fmt: skip
+
+
+def test_bases(tmp_path):
+    (tmp_path / "under.yaml").write_text("base: speech-distribution\nlearning_rate: 1e-4\ndropout: 0.5\n")
+    (tmp_path / "over.yaml").write_text("base: under.yaml\ndropout: 0.4\n")
+    run = load_recipe(tmp_path / "over.yaml")
+    assert (run.training.learning_rate, run.options["dropout"]) == (1e-4, 0.4)
+    assert run.options["pooling_size"] == load_recipe("speech-distribution").options["pooling_size"]
+    assert "base" not in run.values
+    (tmp_path / "round.yaml").write_text("base: round.yaml\n")
+    with pytest.raises(ValueError, match="its own base"):
+        load_recipe(tmp_path / "round.yaml")
+    (tmp_path / "lost.yaml").write_text("base: speech-distributio\n")
+    with pytest.raises(ValueError, match="did you mean 'speech-distribution'"):
+        load_recipe(tmp_path / "lost.yaml")
 
 
 def test_the_three_homes_and_the_record(write):
