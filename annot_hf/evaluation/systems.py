@@ -34,8 +34,8 @@ BEHIND = (
     ("jsd_thirds_high", "JSD, high", 3),
     ("accuracy_2_best", "Accuracy, 2-best", 3),
     ("uar_2_best", "UAR, 2-best", 3),
-    ("pauar75_1_best", "paUAR-75", 2),
-    ("pauar50_1_best", "paUAR-50", 2),
+    ("pauar75_1_best", "paUAR-75 (%)", 1),
+    ("pauar50_1_best", "paUAR-50 (%)", 1),
 )
 _SEPARATOR = "\x1f"  # between the names of a system and of a run
 
