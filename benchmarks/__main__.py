@@ -12,6 +12,7 @@ from benchmarks import (
     bench_kde,
     bench_layers,
     bench_msp_podcast,
+    bench_predict,
     bench_saliency,
     bench_votes,
 )
@@ -24,6 +25,7 @@ SUBJECTS = {
     "import": bench_import.run,
     "msp_podcast": bench_msp_podcast.run,
     "layers": bench_layers.run,
+    "predict": bench_predict.run,
     "saliency": bench_saliency.run,
 }
 
