@@ -288,7 +288,15 @@ def make_run(values: Mapping[str, Any], *, where: str = "recipe") -> Run:
         if measured != recipe.trunk:
             logger.warning("%s was measured on %s, and trunk is %s.", layer, measured, recipe.trunk)
     _check_cache(recipe, parts["options"], where)
+    _check_frozen(recipe, parts["options"], where)
     return Run(recipe, parts["options"], parts["trunk_options"], training, dict(values))
+
+
+def _check_frozen(recipe: Recipe, options: Mapping[str, Any], where: str) -> None:
+    """A trunk that stays frozen has no learning rate and no stages."""
+    for name in ("trunk_learning_rate", "unfreeze_epochs"):
+        if options.get("freeze_trunk") and getattr(recipe, name):
+            raise ValueError(f"{where}: freeze_trunk is true, which {name} contradicts; remove one of them.")
 
 
 def _check_cache(recipe: Recipe, options: Mapping[str, Any], where: str) -> None:

@@ -142,7 +142,7 @@ def train(run: Run, *, resume: bool = False) -> TrainingResult:
     trainer = OpinionTrainer(
         task_schedule=recipe.task_schedule if recipe.model == "annotator" else None,
         curriculum=recipe.make_curriculum(),
-        trunk_learning_rate=recipe.trunk_learning_rate,
+        trunk_learning_rate=_trunk_rate(run),
         model=model,
         args=arguments,
         train_dataset=datasets["train"],
@@ -177,6 +177,12 @@ def save_model(model: OpinionPreTrainedModel, processor: Any, facts: dict[str, A
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     (folder / FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _trunk_rate(run: Run) -> float | None:
+    """Learning rate of the trunk; it needs a group of its own where stages change it."""
+    rate = run.recipe.trunk_learning_rate
+    return run.training.learning_rate if rate is None and run.recipe.unfreeze_epochs else rate
 
 
 def _callbacks(run: Run) -> list[TrainerCallback]:

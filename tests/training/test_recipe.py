@@ -68,6 +68,13 @@ def test_rows_of_the_paper_state_what_differs():
         }  # fmt: skip
 
 
+@pytest.mark.parametrize("option", ["trunk_learning_rate=1e-5", "unfreeze_epochs=[1]"])
+def test_a_frozen_trunk_has_no_rate_and_no_stages(option):
+    words = ["freeze_trunk=true", "unfreeze_layers=[2]" if "unfreeze" in option else "seed=1", option]
+    with pytest.raises(ValueError, match=f"freeze_trunk is true, which {option.split('=')[0]} contradicts"):
+        load_recipe("speech-distribution", words)
+
+
 def test_bases(tmp_path):
     (tmp_path / "under.yaml").write_text("base: speech-distribution\nlearning_rate: 1e-4\ndropout: 0.5\n")
     (tmp_path / "over.yaml").write_text("base: under.yaml\ndropout: 0.4\n")

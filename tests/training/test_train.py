@@ -301,3 +301,10 @@ def test_auxiliary_fractions_are_those_of_the_votes():
     votes = VoteTable.from_columns(question, item=["x", "x", "x", "y"], value=["a", "b", "b", "a"])
     found = train_module._fractions(votes, [question], ["y", "z", "x"])
     np.testing.assert_allclose(found, [[1, 0], [np.nan, np.nan], [1 / 3, 2 / 3]])
+
+
+def test_stages_give_the_trunk_a_rate_of_its_own(small_run, tmp_path):
+    plain = small_run("distribution", tmp_path)
+    assert train_module._trunk_rate(plain) is None
+    staged = small_run("distribution", tmp_path, unfreeze_epochs=[1], unfreeze_layers=[2], unfreeze_factors=[0.5])
+    assert train_module._trunk_rate(staged) == staged.training.learning_rate
