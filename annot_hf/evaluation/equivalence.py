@@ -74,7 +74,7 @@ def rater_equivalence(
     a share `keep` of the items has K + 1 votes (and at least 1), and all numbers are over those items.
 
     Args:
-        systems: What each system predicts `(N, K)`.
+        systems: What each system predicts `(N, K)`, or each of its R runs `(R, N, K)`, whose losses are averaged.
         counts: Votes per label of each item `(N, K)`, whole numbers.
         marginal: Distribution of the training votes `(K,)`.
         clusters: Speaker of each item `(N,)`, or None.
@@ -109,7 +109,9 @@ def rater_equivalence(
     losses, alpha = _rater_losses(counts, prior, largest)
     columns = {"count": np.ones(len(counts)), "raters": losses}
     shares = counts / counts.sum(axis=1, keepdims=True)
-    columns |= {f"system/{name}": measures.cross_entropy(shares, floored(p[rows])) for name, p in systems.items()}
+    for name, p in systems.items():
+        losses = measures.cross_entropy(*np.broadcast_arrays(shares, floored(p[..., rows, :])))
+        columns[f"system/{name}"] = losses.reshape(-1, len(shares)).mean(axis=0)
     sums = resample_sums(columns, clusters, n_resamples=n_resamples, seed=seed)
     curve = sums["raters"] / sums["count"][:, None]
     told, draws = {}, {}

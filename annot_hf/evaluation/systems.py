@@ -47,7 +47,8 @@ class SystemScores:
     Attributes:
         records: Measure -> system -> `value`, `low`, `high` (of the mean over seeds), `seeds` (the value of each run),
             `deviation` (between runs, None for one) and `difference` to the first system, with its interval.
-        worth: System -> how many other raters it is worth, in the same form; None without whole votes.
+        worth: System -> how many other raters it is worth by the mean loss of its runs, as `Equivalence.systems` tells
+            it; None without whole votes.
         titles: Measure -> title, unit and which way is better.
         counts: Items and speakers evaluated, and runs of each system.
         notes: Definitions and caveats.
@@ -91,6 +92,8 @@ def measure_systems(
     Raises:
         ValueError: There is no run, or the items differ.
     """
+    if "marginal" in runs:
+        raise ValueError("A system is called 'marginal', which is the name of the baseline; give it another.")
     empty = [name for name, several in runs.items() if not several]
     if not runs or empty:
         raise ValueError(
@@ -112,8 +115,9 @@ def measure_systems(
     if not targets.questions[0].is_scale:
         reference = make_reference(pairing, targets, clusters, groups, votes, base)
         measured |= measure_categories(systems, reference, **options)
-        found = worth_in_raters(predicted, reference, **options)
-        worth = None if found is None else _worth(found.draws, list(runs), len(found.raters) - 1)
+        stacked = {name: np.stack([p for key, p in predicted.items() if _system(key) == name]) for name in runs}
+        found = worth_in_raters(stacked, reference, **options)
+        worth = None if found is None else {name: one["worth"] for name, one in found.systems.items()}
     records = {name: _records(one.draws, list(runs)) for name, one in measured.items() if name != "vote_entropy"}
     return SystemScores(
         records=records,
@@ -143,8 +147,8 @@ def systems_markdown(found: SystemScores) -> str:
     names = [name for name in next(iter(found.records.values())) if name != "marginal"]
     seeds = ", ".join(f"{name}: {count}" for name, count in found.counts["runs"].items())
     parts = [
-        f"{found.counts['items']:,} items of {found.counts['speakers']:,} speakers. Runs with different seeds: {seeds}. Each "
-        "value is the mean over a system's runs; in brackets its 95 % interval over resampled speakers; ± the standard "
+        f"{found.counts['items']:,} items, {found.counts['speakers']:,} speakers. Runs with different seeds: {seeds}. Each "
+        "value is the mean over a system's runs; in brackets its 95 % interval, if there is one; ± the standard "
         "deviation between runs.",
         _markdown(found, MAIN, [*names, "marginal"]),
     ]
@@ -174,7 +178,7 @@ def _markdown(
     for system in names:
         cells = [_cell(found.records[name].get(system), digits) for name, _, digits in columns]
         if worth:
-            cells.append(worth[system]["text"] if system in worth else "–")
+            cells.append(worth[system]["text"].replace("95 % interval ", "") if system in worth else "–")
         rows.append(f"| {system} | " + " | ".join(cells) + " |")
     return "\n".join(rows)
 
@@ -202,24 +206,14 @@ def _records(draws: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str,
     return out
 
 
-def _worth(draws: Mapping[str, np.ndarray], names: Sequence[str], most: int) -> dict[str, dict[str, Any]]:
-    """Worth in raters of every system; infinite is more than `most`."""
-    out = {}
-    for name in names:
-        several = _of(draws, name)
-        mean = several.mean(axis=0)
-        ends = np.quantile(mean[1:], [0.025, 0.975], method="nearest") if len(mean) > 1 else []
-        texts = [number(float(end), 1) if np.isfinite(end) else f"> {most}" for end in (mean[0], *ends)]
-        text = texts[0] + (f" ({texts[1]} to {texts[2]})" if len(ends) else "")
-        finite = [float(value) if np.isfinite(value) else None for value in (mean[0], *ends)]
-        value, low, high = [*finite, None, None][:3]
-        out[name] = {"value": value, "low": low, "high": high, "text": text}
-    return out
+def _system(key: str) -> str:
+    """Name of the system that a run belongs to."""
+    return key.rpartition(_SEPARATOR)[0]
 
 
 def _of(draws: Mapping[str, np.ndarray], name: str) -> np.ndarray:
     """Draws `(runs, 1 + B)` of a system's runs."""
-    return np.stack([values for key, values in draws.items() if key.startswith(name + _SEPARATOR)])
+    return np.stack([values for key, values in draws.items() if _system(key) == name])
 
 
 def _between(values: np.ndarray) -> dict[str, Any]:

@@ -28,7 +28,14 @@ class AnnotatorConfig(OpinionConfig):
 
     model_type = "annot-annotator"
     # an evaluation loop gathers the rest: the pairs of a batch vary in number, which several processes cannot gather
-    keys_to_ignore_at_inference = ["consensus", "ratings", "pair_item", "pair_annotator"]
+    keys_to_ignore_at_inference = [
+        "consensus",
+        "ratings",
+        "consensus_logits",
+        "rating_logits",
+        "pair_item",
+        "pair_annotator",
+    ]
 
     def __init__(
         self,

@@ -97,6 +97,8 @@ class AnnotatorModel(OpinionPreTrainedModel):
         with torch.autocast(embedding.device.type, enabled=False):
             probs = self._distribution(answers.float(), pair_item, len(embedding), item_seed)
             predicted = {"probs": probs, "consensus": consensus, "ratings": answers, "pair_item": pair_item}
+            logits = {} if self.config.is_scale else {"consensus_logits": consensus, "rating_logits": answers}
+            predicted |= logits
             given = {"ratings": ratings, "labels": labels, "item_weights": item_weights, "task": task}
             loss = self.loss_of(predicted, given)
         if not self.config.is_scale:
@@ -108,6 +110,7 @@ class AnnotatorModel(OpinionPreTrainedModel):
             ratings=answers,
             pair_item=pair_item,
             pair_annotator=pair_annotator,
+            **logits,
         )
 
     @property
@@ -119,17 +122,15 @@ class AnnotatorModel(OpinionPreTrainedModel):
         """Loss of a prediction, also of several batches joined, as far as its targets are given, else None.
 
         Args:
-            predicted: `probs`, `consensus`, `ratings` and `pair_item` as `forward` returns them for scales; for a
-                category question, consensus and ratings are scores before the softmax.
+            predicted: What `forward` returned: `probs`, `pair_item`, and `consensus` and `ratings`, or for a category
+                question their logits.
             given: `ratings`, `labels`, `item_weights` and `task` as `forward` takes them.
         """
         probs, task, losses = predicted["probs"], given["task"], []
         if task != "distribution" and given.get("ratings") is not None:
-            losses.append(
-                self._rating_task(
-                    predicted["consensus"], predicted["ratings"], predicted["pair_item"], given["ratings"], len(probs)
-                )
-            )
+            names = ("consensus", "ratings") if self.config.is_scale else ("consensus_logits", "rating_logits")
+            consensus, answers = (predicted[name] for name in names)
+            losses.append(self._rating_task(consensus, answers, predicted["pair_item"], given["ratings"], len(probs)))
         if task != "ratings" and given.get("labels") is not None:
             loss = distribution_loss(
                 probs,

@@ -49,6 +49,8 @@ class AnnotatorOutput(ModelOutput):
         probs: Distribution of the raters' answers over the support `(B, K)`; rows sum to 1.
         consensus: What the average rater says: `(B, D)` on [-1, 1] for scales, probabilities `(B, K)` for a category.
         ratings: Answer of each (item, rater) pair: `(P, D)` on [-1, 1] (not squashed), or probabilities `(P, K)`.
+        consensus_logits: Scores of the consensus before the softmax `(B, K)`, for a category.
+        rating_logits: Scores of each pair before the softmax `(P, K)`, for a category.
         pair_item: Item of each pair, an index into the batch `(P,)`.
         pair_annotator: Rater of each pair, an index into `config.annotators`, -1 for the consensus fallback `(P,)`.
     """
@@ -57,5 +59,7 @@ class AnnotatorOutput(ModelOutput):
     probs: torch.FloatTensor | None = None
     consensus: torch.FloatTensor | None = None
     ratings: torch.FloatTensor | None = None
+    consensus_logits: torch.FloatTensor | None = None
+    rating_logits: torch.FloatTensor | None = None
     pair_item: torch.LongTensor | None = None
     pair_annotator: torch.LongTensor | None = None

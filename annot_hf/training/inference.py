@@ -101,7 +101,9 @@ def predict(
     corpus = read_export(corpus_folder)
     config = model.config
     questions = tuple(Question.from_dict(question) for question in config.questions)
-    for question in questions:
+    beside = [Question.from_dict(question) for question in getattr(config, "scale_questions", ())]
+    there = {question.name for question in corpus.votes.questions}
+    for question in (*questions, *(one for one in beside if one.name in there)):
         asked = corpus.votes.question(question.name)
         if (asked.labels, asked.low, asked.high) != (question.labels, question.low, question.high):
             raise ValueError(

@@ -32,6 +32,18 @@ logger = logging.getLogger(__name__)
 RECIPES = Path(__file__).parent.parent / "recipes"
 LOG_MEL = "log-mel"
 CACHES = ("frames", "pooled")
+MEASURES = ("loss", "cross_entropy", "kl", "jsd", "tvd", "macro_f1", "ccc")  # of a validation pass
+_ELSEWHERE = {
+    "corpus",
+    "features",
+    "output_dir",
+    "report_to",
+    "run_name",
+    "disable_tqdm",
+    "logging_strategy",
+    "logging_steps",
+}
+GREATER = ("macro_f1", "ccc")  # of which more is better
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 # What suits these models better than the library's own defaults; a recipe may say otherwise.
@@ -42,7 +54,6 @@ _TRAINING_DEFAULTS = {
     "save_total_limit": 1,
     "load_best_model_at_end": True,
     "metric_for_best_model": "jsd",
-    "greater_is_better": False,
     "logging_strategy": "epoch",
     "remove_unused_columns": False,
     "label_names": ["labels"],
@@ -201,6 +212,11 @@ class Run:
     training: TrainingArguments
     values: dict[str, Any]
 
+    def differing(self, other: Mapping[str, Any]) -> list[str]:
+        """Keys in which the values of another run differ; where things lie and what is logged does not count."""
+        keys = (self.values.keys() | other.keys()) - _ELSEWHERE
+        return sorted(key for key in keys if self.values.get(key) != other.get(key))
+
 
 def recipe_names() -> list[str]:
     """Names of the recipes that come with the package."""
@@ -222,13 +238,17 @@ def load_recipe(recipe: str | os.PathLike[str], overrides: Mapping[str, Any] | S
     """
     path, values = _read_recipe(recipe)
     overrides = dict(overrides) if isinstance(overrides, Mapping) else _read_words(overrides)
-    if overrides.get("trunk", LOG_MEL) != LOG_MEL:  # another trunk has no use for what the file says of the log-mel one
-        aside = [name for name in values if name in _parameters(LogMelConfig)]
+    return make_run(_laid_over(values, overrides, path.name), where=os.fspath(path))
+
+
+def _laid_over(under: dict[str, Any], over: Mapping[str, Any], name: str) -> dict[str, Any]:
+    """Values on top of others; another trunk has no use for what those below say of the log-mel one."""
+    if over.get("trunk", LOG_MEL) != LOG_MEL:
+        aside = [key for key in under if key in _parameters(LogMelConfig)]
         if aside:
-            logger.warning("trunk is %s: %s of %s left aside.", overrides["trunk"], ", ".join(aside), path.name)
-        values = {name: value for name, value in values.items() if name not in aside}
-    values |= overrides
-    return make_run(values, where=os.fspath(path))
+            logger.warning("trunk is %s: %s of %s left aside.", over["trunk"], ", ".join(aside), name)
+        under = {key: value for key, value in under.items() if key not in aside}
+    return under | dict(over)
 
 
 def _read_recipe(recipe: str | os.PathLike[str], above: tuple[Path, ...] = ()) -> tuple[Path, dict[str, Any]]:
@@ -253,8 +273,8 @@ def _read_recipe(recipe: str | os.PathLike[str], above: tuple[Path, ...] = ()) -
     if path.resolve() in above:
         raise ValueError(f"{path} is its own base; name another recipe.")
     beside = path.parent / str(base)
-    _, under = _read_recipe(beside if beside.is_file() else str(base), (*above, path.resolve()))
-    return path, under | values
+    below, under = _read_recipe(beside if beside.is_file() else str(base), (*above, path.resolve()))
+    return path, _laid_over(under, values, below.name)
 
 
 def make_run(values: Mapping[str, Any], *, where: str = "recipe") -> Run:
@@ -277,6 +297,16 @@ def make_run(values: Mapping[str, Any], *, where: str = "recipe") -> Run:
                 )
             raise ValueError(f"{where}: unknown key {name!r}{nearest(name, known)}; remove or correct it.")
         parts[home][name] = _coerce(name, value, homes[home][name], where)
+    measure = parts["training"].get("metric_for_best_model", _TRAINING_DEFAULTS["metric_for_best_model"])
+    measure = str(measure).removeprefix("eval_")
+    if measure not in MEASURES or (measure == "ccc" and not parts["recipe"].get("scales")):
+        raise ValueError(
+            f"{where}: metric_for_best_model is {measure!r}{nearest(measure, MEASURES)}; use one of {', '.join(MEASURES)} "
+            "(ccc needs scales)."
+        )
+    parts["training"].setdefault("greater_is_better", measure in GREATER)
+    if parts["recipe"].get("curriculum") and parts["options"].get("loss") == "ccc":
+        raise ValueError(f"{where}: loss is ccc, which has no loss per item for a curriculum to weigh; use kl or jsd.")
     parser = HfArgumentParser((Recipe, TrainingArguments))
     try:
         recipe, training = parser.parse_dict(parts["recipe"] | _TRAINING_DEFAULTS | parts["training"])

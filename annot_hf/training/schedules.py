@@ -18,7 +18,8 @@ def newbob_factor(losses: Sequence[float], factor: float = 0.9, threshold: float
     Each time a loss is not lower than the one before by at least `threshold` of it, the rate falls by `factor`.
     """
     pairs = zip(losses, losses[1:], strict=False)
-    return factor ** sum((before - now) / before < threshold if before else now >= before for before, now in pairs)
+    # a loss may be negative (a likelihood, a weighted KL), and NaN is no improvement
+    return factor ** sum(not before - now >= threshold * abs(before) for before, now in pairs)
 
 
 def encoder_layers(trunk: PreTrainedModel) -> nn.ModuleList:

@@ -16,11 +16,12 @@ from annot_hf.evaluation.predictions import Predictions
 from annot_hf.evaluation.report import groups_of, items_by_name
 from annot_hf.evaluation.systems import SystemScores, measure_systems, systems_markdown
 from annot_hf.training.inference import predict
-from annot_hf.training.recipe import load_recipe
+from annot_hf.training.recipe import Run, load_recipe
 from annot_hf.training.train import train
 
 logger = logging.getLogger(__name__)
 
+_OURS = {"corpus", "features", "output_dir", "seed"}
 _KEYS = {"title", "recipe", "seeds", "systems"}
 
 
@@ -68,6 +69,17 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
     ):
         raise ValueError(f"{path}: seeds is {seeds!r}; give a list of different whole numbers, such as [0, 1, 2].")
     systems = {str(name): dict(changes or {}) for name, changes in systems.items()}
+    folders = [_folder_name(name) for name in systems]
+    if "marginal" in systems or len(set(folders)) < len(values["systems"]):
+        raise ValueError(
+            f"{path}: systems are {', '.join(systems)}; their names must differ in letters and digits, and none may be "
+            "'marginal', the baseline."
+        )
+    for name, changes in systems.items():
+        if _OURS & set(changes):
+            raise ValueError(
+                f"{path}: system {name!r} sets {sorted(_OURS & set(changes))[0]}, which the plan itself sets."
+            )
     return Plan(str(values.get("title", path.stem)), str(values["recipe"]), tuple(seeds), systems)
 
 
@@ -97,15 +109,12 @@ def run_plan(
         ValueError: A recipe, the corpus or an earlier run in `out` does not fit.
     """
     out, corpus = Path(out), Path(corpus)
-    runs: dict[str, list[Predictions]] = {}
-    for name, changes in plan.systems.items():
-        for seed in plan.seeds:
-            folder = out / _folder_name(name) / f"seed{seed}"
-            words = [*(f"{key}={json.dumps(value)}" for key, value in changes.items()), *overrides, f"seed={seed}"]
-            runs.setdefault(name, []).append(_run(folder, plan.recipe, words, corpus, out / "features", split))
+    planned = _planned(plan, corpus, out, overrides)  # a wrong key shows before the first is trained
+    runs = {name: [_predictions(run, corpus, split) for run in several] for name, several in planned.items()}
     exported = read_export(corpus)
     first = next(iter(runs.values()))[0]
-    targets = exported.targets(split, [question.name for question in first.questions])
+    bins = next(iter(planned.values()))[0].options.get("bins", 4)
+    targets = exported.targets(split, [question.name for question in first.questions], bins=bins)
     about = items_by_name(exported.items)
     found = measure_systems(
         runs,
@@ -135,22 +144,49 @@ def run_plan(
     return found, page
 
 
-def _run(folder: Path, recipe: str, words: Sequence[str], corpus: Path, features: Path, split: str) -> Predictions:
-    """One run's predictions, from disk if it is done."""
-    marker = folder / "plan.json"
-    wanted = json.dumps([recipe, list(words), read_export(corpus).digest, split])
-    if marker.is_file():
-        if marker.read_text() != wanted:
+def _planned(plan: Plan, corpus: Path, out: Path, overrides: Sequence[str]) -> dict[str, list[Run]]:
+    """The recipe of every run."""
+    said = [word.lstrip("-").partition("=")[0] for word in overrides]
+    for key in said:
+        if key in _OURS:
+            raise ValueError(f"The override {key} is set for every run by the plan itself; remove it.")
+        users = [name for name, changes in plan.systems.items() if key in changes]
+        if users:
+            raise ValueError(
+                f"The override {key} would undo what system {users[0]!r} changes; remove it, or edit the plan."
+            )
+    planned: dict[str, list[Run]] = {}
+    for name, changes in plan.systems.items():
+        words = [*(f"{key}={json.dumps(value)}" for key, value in changes.items()), *overrides]
+        words += [f"corpus={corpus}", f"features={out / 'features'}"]
+        for seed in plan.seeds:
+            folder = out / _folder_name(name) / f"seed{seed}"
+            run = load_recipe(plan.recipe, [*words, f"seed={seed}", f"output_dir={folder}"])
+            planned.setdefault(name, []).append(run)
+    return planned
+
+
+def _predictions(run: Run, corpus: Path, split: str) -> Predictions:
+    """One run's predictions, from disk if they are there; what is half done is finished."""
+    folder = Path(run.training.output_dir)
+    done, kept = folder / "done.json", folder / f"predictions-{split}"
+    about = {"recipe": json.loads(json.dumps(run.values, default=str)), "corpus_digest": read_export(corpus).digest}
+    if done.is_file():
+        earlier = json.loads(done.read_text(encoding="utf-8"))
+        if run.differing(earlier["recipe"]) or earlier["corpus_digest"] != about["corpus_digest"]:
             raise ValueError(f"{folder} holds a run of another plan or corpus; name another folder, or remove it.")
-        return Predictions.load(folder / "predictions")
-    logger.info("%s", folder)
-    where = [f"corpus={corpus}", f"features={features}", f"output_dir={folder}"]
-    result = train(load_recipe(recipe, [*words, *where]), resume=any(folder.glob("checkpoint-*")))
-    predictions, _ = predict(result.model, corpus, split=split, features=features)
-    predictions.save(folder / "predictions")
-    for checkpoint in folder.glob("checkpoint-*"):  # the model stays; the optimiser states of many runs would not fit
-        shutil.rmtree(checkpoint)
-    marker.write_text(wanted)
+        if (kept / "predictions.json").is_file():
+            return Predictions.load(kept)
+    else:
+        logger.info("%s", folder)
+        train(run, resume=any(folder.glob("checkpoint-*")))
+        for checkpoint in folder.glob(
+            "checkpoint-*"
+        ):  # the model stays; the optimiser states of many runs would not fit
+            shutil.rmtree(checkpoint)
+        done.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+    predictions, _ = predict(folder / "model", corpus, split=split, features=run.recipe.features)
+    predictions.save(kept)
     return predictions
 
 

@@ -29,14 +29,14 @@ from annot_hf.models.trunks import input_name_of
 from annot_hf.training.collator import OpinionDataset, VoteCollator
 from annot_hf.training.frozen import encode_once
 from annot_hf.training.inputs import corpus_inputs, make_processor
-from annot_hf.training.recipe import LOG_MEL, Recipe, Run
+from annot_hf.training.recipe import LOG_MEL, MEASURES, Recipe, Run
 from annot_hf.training.trainer import OpinionTrainer
 
 logger = logging.getLogger(__name__)
 
 MODELS = {"distribution": (DistributionConfig, DistributionModel), "annotator": (AnnotatorConfig, AnnotatorModel)}
 FACTS = "training.json"
-MEASURES = ("loss", "cross_entropy", "kl", "jsd", "tvd", "macro_f1", "ccc")
+STARTED = "started.json"
 
 
 @dataclass(frozen=True)
@@ -76,6 +76,7 @@ def train(run: Run, *, resume: bool = False) -> TrainingResult:
     if resume and not earlier:
         raise ValueError(f"{arguments.output_dir} holds no checkpoint to go on from; train without --resume first.")
     corpus = read_export(recipe.corpus)
+    _check_started(run, corpus, resume)
     set_seed(arguments.seed)
     bins = run.options.get("bins", 4)
     targets = {
@@ -177,6 +178,24 @@ def save_model(model: OpinionPreTrainedModel, processor: Any, facts: dict[str, A
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
     (folder / FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def _check_started(run: Run, corpus: ExportedCorpus, resume: bool) -> None:
+    """Leave word of what a run is when it starts; going on with another recipe or corpus is refused."""
+    path = Path(run.training.output_dir) / STARTED
+    about = {"recipe": json.loads(json.dumps(run.values, default=str)), "corpus_digest": corpus.digest}
+    if resume and path.is_file():
+        earlier = json.loads(path.read_text(encoding="utf-8"))
+        changed = replace(run, values=about["recipe"]).differing(earlier["recipe"])
+        changed += ["the corpus"] if earlier["corpus_digest"] != corpus.digest else []
+        if changed:
+            raise ValueError(
+                f"{run.training.output_dir} was started with another recipe or corpus: {', '.join(changed)} changed; go on "
+                "with what it was started with, or name another output_dir."
+            )
+    elif run.training.process_index == 0:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
 
 
 def _trunk_rate(run: Run) -> float | None:

@@ -3,6 +3,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from annot_hf.evaluation.equivalence import crossing, rater_equivalence
 from annot_hf.evaluation.scoring import score
 from annot_hf.evaluation.systems import measure_systems, systems_markdown
 
@@ -70,5 +71,24 @@ def test_bad_systems(runs):
     systems, targets, speakers = runs
     with pytest.raises(ValueError, match="'none' has no run"):
         measure_systems(systems | {"none": []}, targets)
+    with pytest.raises(ValueError, match="name of the baseline"):
+        measure_systems({"marginal": systems["flat"]}, targets)
     with pytest.raises(ValueError, match="no system"):
         measure_systems({}, targets)
+
+
+def test_worth_is_where_the_mean_loss_of_the_runs_meets_the_raters(emotion_run):
+    votes, targets, predictions, speakers = emotion_run
+    for weights in ((0.6, 0.9), (0.3, 0.8)):
+        runs = [replace(predictions, probs=(1 - w) * predictions.probs + w / 6) for w in weights]
+        reference = targets.probs * targets.votes_per_item[:, None]
+        options = {"marginal": targets.probs.mean(0), "n_resamples": 0}
+        found = rater_equivalence({"both": np.stack([run.probs for run in runs])}, reference, **options)
+        alone = [rater_equivalence({"one": run.probs}, reference, **options) for run in runs]
+        loss = np.mean([one.systems["one"]["loss"]["value"] for one in alone])
+        assert found.systems["both"]["loss"]["value"] == pytest.approx(loss)
+        curve = np.array([point["value"] for point in found.curve])
+        worth = measure_systems({"both": runs}, targets, votes=votes, speakers=speakers, n_resamples=50).worth["both"]
+        expected = crossing(curve, np.array(loss))
+        assert worth["value"] == (pytest.approx(float(expected), abs=0.2) if np.isfinite(expected) else None)
+        assert "95 % interval" in worth["text"]

@@ -46,6 +46,23 @@ def test_a_plan_runs_and_goes_on_where_it_was(plan, corpus, tmp_path, monkeypatc
     assert again.records == found.records
     with pytest.raises(ValueError, match="run of another plan"):
         run_plan(plan, corpus, tmp_path / "out", [*WORDS, "learning_rate=1e-4"])
+    other, _ = run_plan(plan, corpus, tmp_path / "out", WORDS, split="validation", n_resamples=20)
+    assert other.records["jsd"]["soft"]["value"] != found.records["jsd"]["soft"]["value"]
+
+
+@pytest.mark.parametrize(
+    "word, message",
+    [
+        ("target=soft", "would undo what system 'hard, CE' changes"),
+        ("seed=3", "set for every run by the plan"),
+        ("output_dir=x", "set for every run by the plan"),
+        ("learning_rat=1", "unknown key 'learning_rat'"),
+    ],
+)
+def test_overrides_that_do_not_go_with_a_plan(plan, corpus, tmp_path, monkeypatch, word, message):
+    monkeypatch.setattr(systems_module, "train", lambda *_, **__: pytest.fail("trained before the plan was checked"))
+    with pytest.raises(ValueError, match=message):
+        run_plan(plan, corpus, tmp_path / "out", [word])
 
 
 @pytest.mark.parametrize(
@@ -57,6 +74,10 @@ def test_a_plan_runs_and_goes_on_where_it_was(plan, corpus, tmp_path, monkeypatc
         ("recipe: a\nseeds: [0]\nsystems: [a]", "give each system's name"),
         ("recipe: a\nseeds: [0]\nsystems: {a: {}}\nmore: 1", "is no plan"),
         ("recipe: [", "is not YAML"),
+        ("recipe: a\nseeds: [0]\nsystems: {marginal: {}}", "none may be 'marginal'"),
+        ("recipe: a\nseeds: [0]\nsystems: {'a, b': {}, 'a; b': {}}", "must differ in letters and digits"),
+        ("recipe: a\nseeds: [0]\nsystems: {1: {}, '1': {}}", "must differ in letters and digits"),
+        ("recipe: a\nseeds: [0]\nsystems: {a: {seed: 1}}", "which the plan itself sets"),
     ],
 )
 def test_bad_plans(tmp_path, text, message):

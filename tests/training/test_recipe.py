@@ -212,3 +212,23 @@ def test_another_trunk_leaves_the_options_of_the_log_mel_one_aside(caplog):
     assert "mask_time_prob" in caplog.text and "left aside" in caplog.text
     with pytest.raises(ValueError, match="speed_jitter is an option of the log-mel trunk"):
         load_recipe("speech-distribution", ["trunk=some/wavlm", "speed_jitter=0.2"])
+
+
+def test_measures_know_which_way_is_better():
+    assert load_recipe("speech-distribution").training.greater_is_better is False
+    assert load_recipe("speech-distribution", ["metric_for_best_model=macro_f1"]).training.greater_is_better is True
+    assert load_recipe("uncertainty").training.greater_is_better is True
+    for word in ("metric_for_best_model=f1", "metric_for_best_model=ccc"):
+        with pytest.raises(ValueError, match="metric_for_best_model is .*ccc needs scales"):
+            load_recipe("speech-distribution", [word])
+
+
+def test_a_curriculum_needs_a_loss_per_item():
+    with pytest.raises(ValueError, match="no loss per item for a curriculum"):
+        load_recipe("speech-distribution", ["curriculum=filter", "loss=ccc"])
+
+
+def test_a_file_may_change_the_trunk_of_its_base(tmp_path):
+    (tmp_path / "child.yaml").write_text("base: speech-distribution\ntrunk: some/wavlm\n")
+    run = load_recipe(tmp_path / "child.yaml")
+    assert run.recipe.trunk == "some/wavlm" and not run.trunk_options and run.options["pooling_size"] == 128

@@ -11,7 +11,7 @@ from annot_hf.training.schedules import HEADS, TRUNK, StagedLearning, encoder_la
 def newbob_written_out(losses, factor=0.9, threshold=0.0025):
     rate, previous = 1.0, None
     for loss in losses:
-        if previous is not None and (previous - loss) / previous < threshold:
+        if previous is not None and not previous - loss >= threshold * abs(previous):
             rate *= factor
         previous = loss
     return rate
@@ -22,6 +22,12 @@ def newbob_written_out(losses, factor=0.9, threshold=0.0025):
 )
 def test_newbob(losses):
     assert newbob_factor(losses) == pytest.approx(newbob_written_out(losses))
+
+
+def test_newbob_with_negative_losses_and_without_numbers():
+    assert newbob_factor([-1, -2, -3]) == 1
+    assert newbob_factor([-3, -2, -1]) == pytest.approx(0.81)
+    assert newbob_factor([1.0, float("nan"), 0.5]) == pytest.approx(0.81)
 
 
 class Stage:

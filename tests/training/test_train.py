@@ -308,3 +308,11 @@ def test_stages_give_the_trunk_a_rate_of_its_own(small_run, tmp_path):
     assert train_module._trunk_rate(plain) is None
     staged = small_run("distribution", tmp_path, unfreeze_epochs=[1], unfreeze_layers=[2], unfreeze_factors=[0.5])
     assert train_module._trunk_rate(staged) == staged.training.learning_rate
+
+
+def test_another_recipe_or_corpus_is_not_gone_on_with(small_run, tmp_path):
+    train(small_run("distribution", tmp_path, num_train_epochs=1))
+    other = small_run("distribution", tmp_path, num_train_epochs=1, loss="cross_entropy", target="majority")
+    with pytest.raises(ValueError, match="another recipe or corpus: loss, target changed"):
+        train(other, resume=True)
+    train(small_run("distribution", tmp_path, num_train_epochs=1, logging_steps=3), resume=True)

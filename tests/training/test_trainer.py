@@ -496,3 +496,32 @@ def test_staged_trunk_starts_frozen_and_learns_later(labelled, tmp_path):
         }
     assert not moved[1]
     assert moved[2] and all(name.startswith("encoder.layers.1.") for name in moved[2])
+
+
+def test_effective_batch_of_raters_on_a_category(dataset):
+    """Answers are probabilities outside and scores inside the model; the loss over all items needs the scores."""
+    options = {"questions": tiny.CATEGORY, "annotators": RATERS, "loss": "ccc", "dropout": 0.0}
+    model = tiny.annotator("wavlm-layer", **options).train()
+    draw = torch.Generator().manual_seed(0)
+    batches = [
+        {
+            "input_values": torch.randn(3, 800, generator=draw),
+            "pair_item": torch.tensor([0, 0, 1, 2]),
+            "pair_annotator": torch.tensor([0, 1, 2, 0]),
+            "ratings": torch.randint(3, (4, 1), generator=draw).float(),
+            "labels": torch.rand(3, 3, generator=draw).softmax(-1),
+            "task": "both",
+        }
+        for _ in range(2)
+    ]
+    set_seed(2)
+    effective = EffectiveBatch(model, model, batches, context=contextlib.nullcontext)
+    set_seed(2)
+    outputs = [model(**{k: v for k, v in batch.items() if k not in model.loss_inputs}) for batch in batches]
+    joined = {
+        name: torch.cat([output[name] for output in outputs]) for name in ("probs", "consensus_logits", "rating_logits")
+    }
+    joined["pair_item"] = torch.cat([batches[0]["pair_item"], batches[1]["pair_item"] + 3])
+    given = {name: torch.cat([batch[name] for batch in batches]) for name in ("ratings", "labels")}
+    torch.testing.assert_close(effective.loss, model.loss_of(joined, given | {"task": "both"}).detach())
+    torch.testing.assert_close(joined["rating_logits"].softmax(-1), torch.cat([output.ratings for output in outputs]))
