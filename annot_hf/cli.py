@@ -246,17 +246,6 @@ def report(
     console.print(str(folder.resolve()), soft_wrap=True, highlight=False, markup=False)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; errors in what the user gave are one line and exit status 2."""
-    logging.basicConfig(format="%(message)s", level=logging.WARNING)
-    try:
-        app(args=arguments)
-    except (ValueError, OSError) as error:
-        message = " ".join(str(error).split())
-        Console(stderr=True).print(Text.assemble(("Error", "bold red"), f": {message}"), soft_wrap=True)
-        sys.exit(2)
-
-
 @app.command(context_settings=_WORDS)
 def results(
     plan: Annotated[Path, typer.Argument(help="YAML file with recipe, seeds and systems.")],
@@ -274,6 +263,17 @@ def results(
 
     _, page = run_plan(read_plan(plan), corpus, out, overrides or [], split=split, n_resamples=resamples)
     console.print(str(page.resolve()), soft_wrap=True, highlight=False, markup=False)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line; errors in what the user gave are one line and exit status 2."""
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    try:
+        app(args=arguments)
+    except (ValueError, OSError) as error:
+        message = " ".join(str(error).split())
+        Console(stderr=True).print(Text.assemble(("Error", "bold red"), f": {message}"), soft_wrap=True)
+        sys.exit(2)
 
 
 def _train(recipe: str, words: Iterable[str], *, resume: bool) -> Path:

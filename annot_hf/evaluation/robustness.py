@@ -43,12 +43,15 @@ class Robustness:
 
 
 def read_conditions(folder: str | os.PathLike[str]) -> dict[str, Predictions]:
-    """Predictions in the folders of `folder`, by path: what `annot-hf predict` wrote, a folder a condition.
+    """Predictions that `annot-hf predict` wrote, by path: in the folders of `folder`, or in `folder` itself.
 
     Raises:
         ValueError: There are none.
     """
-    found = sorted(path.parent for path in Path(folder).glob("*/predictions.json"))
+    alone = Path(folder) / "predictions.json"  # of a single condition
+    found = (
+        [alone.parent] if alone.is_file() else sorted(path.parent for path in Path(folder).glob("*/predictions.json"))
+    )
     if not found:
         raise ValueError(
             f"No folder in {folder} holds predictions; write them with annot-hf predict --condition noise:10 --condition "

@@ -223,7 +223,8 @@ def _statistics(sums: dict[str, np.ndarray], system: str, questions: Sequence[Qu
     counts = sums[f"{system}/classes"]
     out |= {"accuracy": accuracy_of(counts), "macro_f1": macro_f1_of(counts), "uar": uar_of(counts)}
     # Cross-entropy minus the votes' entropy is KL, so the gap that is closed is 1 - KL(model) / KL(marginal).
-    out["gap_closed"] = 100 * (1 - ratio(sums[f"{system}/kl"], sums["marginal/kl"]))
+    gap = np.where(sums["marginal/kl"] > 1e-6 * count, sums["marginal/kl"], 0.0)  # votes that the marginal explains
+    out["gap_closed"] = 100 * (1 - ratio(sums[f"{system}/kl"], gap))
     if system != "marginal":
         out["vote_entropy"] = sums["vote_entropy"] / count
     for index, question in enumerate(questions if questions[0].is_scale else ()):

@@ -212,9 +212,9 @@ class Run:
     training: TrainingArguments
     values: dict[str, Any]
 
-    def differing(self, other: Mapping[str, Any]) -> list[str]:
-        """Keys in which the values of another run differ; where things lie and what is logged does not count."""
-        keys = (self.values.keys() | other.keys()) - _ELSEWHERE
+    def differing(self, other: Mapping[str, Any], *, aside: Sequence[str] = ()) -> list[str]:
+        """Keys in which the values of another run differ, but for where things lie, what is logged and those `aside`."""
+        keys = (self.values.keys() | other.keys()) - _ELSEWHERE - set(aside)
         return sorted(key for key in keys if self.values.get(key) != other.get(key))
 
 

@@ -37,6 +37,7 @@ logger = logging.getLogger(__name__)
 MODELS = {"distribution": (DistributionConfig, DistributionModel), "annotator": (AnnotatorConfig, AnnotatorModel)}
 FACTS = "training.json"
 STARTED = "started.json"
+LENGTH = ("num_train_epochs", "max_steps", "early_stopping_patience")  # a run may be gone on with for longer
 
 
 @dataclass(frozen=True)
@@ -186,7 +187,7 @@ def _check_started(run: Run, corpus: ExportedCorpus, resume: bool) -> None:
     about = {"recipe": json.loads(json.dumps(run.values, default=str)), "corpus_digest": corpus.digest}
     if resume and path.is_file():
         earlier = json.loads(path.read_text(encoding="utf-8"))
-        changed = replace(run, values=about["recipe"]).differing(earlier["recipe"])
+        changed = replace(run, values=about["recipe"]).differing(earlier["recipe"], aside=LENGTH)
         changed += ["the corpus"] if earlier["corpus_digest"] != corpus.digest else []
         if changed:
             raise ValueError(

@@ -9,6 +9,7 @@ from transformers import EvalPrediction, Trainer
 
 from annot_hf.evaluation.statistics import class_counts, macro_f1_of
 from annot_hf.models.heads import RaterHeads
+from annot_hf.models.losses import EPSILON
 from annot_hf.models.measures import ccc, cross_entropy, jsd, kl, tvd
 from annot_hf.training.collator import BucketSampler
 from annot_hf.training.curriculum import EntropyCurriculum, normalised_entropy
@@ -190,8 +191,8 @@ def distribution_metrics(evaluation: EvalPrediction) -> dict[str, float]:
     labels, *ratings = labels if isinstance(labels, tuple) else (labels,)
     counts = class_counts(probs.argmax(-1), labels.argmax(-1), labels.shape[-1]).sum(0)
     found = {
-        "cross_entropy": float(cross_entropy(labels, probs + 1e-8).mean()),
-        "kl": float(kl(labels, probs + 1e-8).mean()),
+        "cross_entropy": float(cross_entropy(labels, probs + EPSILON).mean()),
+        "kl": float(kl(labels, probs + EPSILON).mean()),
         "jsd": float(jsd(probs, labels).mean()),
         "tvd": float(tvd(probs, labels).mean()),
         "macro_f1": float(macro_f1_of(counts)),

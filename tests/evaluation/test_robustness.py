@@ -124,6 +124,7 @@ def test_folders_are_read(emotion_run, tmp_path):
     found = read_conditions(tmp_path)
     assert [run.meta["condition"] for run in found.values()] == ["noise:10", "telephone"]
     assert list(found) == [str(tmp_path / "noise-10"), str(tmp_path / "telephone")]
+    assert list(read_conditions(tmp_path / "telephone")) == [str(tmp_path / "telephone")]  # of a single condition
     with pytest.raises(ValueError, match=r"No folder in .*report holds predictions; write them with annot-hf predict"):
         read_conditions(tmp_path / "report")
 

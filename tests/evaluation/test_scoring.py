@@ -68,6 +68,11 @@ def test_every_number_of_a_small_example():
     assert scores["jsd"]["low"] is None and scores.notes[2] == "No intervals: no resampling was asked for."
 
 
+def test_no_gap_where_the_marginal_explains_the_votes():
+    predictions, targets = run([[1, 0, 0]] * 3, [[0.8, 0.1, 0.1]] * 3)
+    assert score(predictions, targets, n_resamples=0)["gap_closed"]["value"] is None
+
+
 def test_units_and_form(emotion_run):
     _, targets, predictions, speakers = emotion_run
     scores = score(predictions, targets, speakers=speakers, marginal=np.full(6, 1 / 6), n_resamples=200)
