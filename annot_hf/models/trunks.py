@@ -229,13 +229,16 @@ class MaskedGroupNorm(nn.GroupNorm):
         self.kernel, self.stride = kernel, stride
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Normalise `(B, C, T)`; frames that reach beyond a clip's end are left out of its mean and variance."""
+        """Normalise `(B, C, T)`; frames that reach beyond a clip's end count for nothing and become 0."""
         if self.samples is None:  # the trunk was called by itself
             return super().forward(hidden_states)
-        lengths = (self.samples - self.kernel) // self.stride + 1
-        mask = (torch.arange(hidden_states.shape[-1], device=lengths.device) < lengths[:, None])[:, None].float()
-        values, count = hidden_states.float(), mask.sum(-1, keepdim=True).clip(1)
-        mean = (values * mask).sum(-1, keepdim=True) / count
-        variance = ((values - mean) ** 2 * mask).sum(-1, keepdim=True) / count
-        normed = (values - mean) * torch.rsqrt(variance + self.eps)
-        return (normed * self.weight[:, None] + self.bias[:, None]).to(hidden_states.dtype)
+        total = hidden_states.shape[-1]
+        lengths = ((self.samples - self.kernel) // self.stride + 1).clip(1, total).tolist()
+        if min(lengths) == total:
+            return super().forward(hidden_states)
+        # clip by clip through the library's kernel: several times faster than a masked mean and variance
+        normed = [
+            nn.functional.pad(super(MaskedGroupNorm, self).forward(clip[None, :, :length]), (0, total - length))
+            for clip, length in zip(hidden_states, lengths, strict=True)
+        ]
+        return torch.cat(normed)
