@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import json
 import logging
 import os
 import types
@@ -212,10 +213,16 @@ class Run:
     training: TrainingArguments
     values: dict[str, Any]
 
-    def differing(self, other: Mapping[str, Any], *, aside: Sequence[str] = ()) -> list[str]:
-        """Keys in which the values of another run differ, but for where things lie, what is logged and those `aside`."""
-        keys = (self.values.keys() | other.keys()) - _ELSEWHERE - set(aside)
-        return sorted(key for key in keys if self.values.get(key) != other.get(key))
+    def record(self, corpus_digest: str) -> dict[str, Any]:
+        """What a run is, as JSON holds it: every key, and the corpus it learns from."""
+        return {"recipe": json.loads(json.dumps(self.values, default=str)), "corpus_digest": corpus_digest}
+
+    def changes(self, earlier: Mapping[str, Any], corpus_digest: str, *, aside: Sequence[str] = ()) -> list[str]:
+        """Keys that differ from an earlier record, but for where things lie, what is logged and those `aside`."""
+        mine, theirs = self.record(corpus_digest)["recipe"], earlier["recipe"]
+        keys = (mine.keys() | theirs.keys()) - _ELSEWHERE - set(aside)
+        changed = sorted(key for key in keys if mine.get(key) != theirs.get(key))
+        return changed + ["the corpus"] * (earlier["corpus_digest"] != corpus_digest)
 
 
 def recipe_names() -> list[str]:

@@ -110,8 +110,11 @@ def run_plan(
     """
     out, corpus = Path(out), Path(corpus)
     planned = _planned(plan, corpus, out, overrides)  # a wrong key shows before the first is trained
-    runs = {name: [_predictions(run, corpus, split) for run in several] for name, several in planned.items()}
     exported = read_export(corpus)
+    runs = {
+        name: [_predictions(run, corpus, exported.digest, split) for run in several]
+        for name, several in planned.items()
+    }
     first = next(iter(runs.values()))[0]
     bins = next(iter(planned.values()))[0].options.get("bins", 4)
     targets = exported.targets(split, [question.name for question in first.questions], bins=bins)
@@ -166,25 +169,22 @@ def _planned(plan: Plan, corpus: Path, out: Path, overrides: Sequence[str]) -> d
     return planned
 
 
-def _predictions(run: Run, corpus: Path, split: str) -> Predictions:
+def _predictions(run: Run, corpus: Path, digest: str, split: str) -> Predictions:
     """One run's predictions, from disk if they are there; what is half done is finished."""
     folder = Path(run.training.output_dir)
     done, kept = folder / "done.json", folder / f"predictions-{split}"
-    about = {"recipe": json.loads(json.dumps(run.values, default=str)), "corpus_digest": read_export(corpus).digest}
     if done.is_file():
-        earlier = json.loads(done.read_text(encoding="utf-8"))
-        if run.differing(earlier["recipe"]) or earlier["corpus_digest"] != about["corpus_digest"]:
+        if run.changes(json.loads(done.read_text(encoding="utf-8")), digest):
             raise ValueError(f"{folder} holds a run of another plan or corpus; name another folder, or remove it.")
         if (kept / "predictions.json").is_file():
             return Predictions.load(kept)
     else:
         logger.info("%s", folder)
         train(run, resume=any(folder.glob("checkpoint-*")))
-        for checkpoint in folder.glob(
-            "checkpoint-*"
-        ):  # the model stays; the optimiser states of many runs would not fit
+        # the model stays; the optimiser states of many runs would not fit
+        for checkpoint in folder.glob("checkpoint-*"):
             shutil.rmtree(checkpoint)
-        done.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        done.write_text(json.dumps(run.record(digest), indent=1) + "\n", encoding="utf-8")
     predictions, _ = predict(folder / "model", corpus, split=split, features=run.recipe.features)
     predictions.save(kept)
     return predictions

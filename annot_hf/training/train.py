@@ -17,7 +17,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
 from annot_hf.data.export import ExportedCorpus, read_export
 from annot_hf.data.questions import Question
 from annot_hf.data.targets import Targets, scale_means
-from annot_hf.data.votes import VoteTable
+from annot_hf.evaluation.saliency import opinion_columns
 from annot_hf.models.configuration_annotator import AnnotatorConfig
 from annot_hf.models.configuration_distribution import DistributionConfig
 from annot_hf.models.configuration_log_mel import LogMelConfig
@@ -133,7 +133,7 @@ def train(run: Run, *, resume: bool = False) -> TrainingResult:
             inputs.lengths,
             annotators=annotators,
             scales=scale_means(corpus.votes, recipe.scales, split_target.items) if scales else None,
-            auxiliary=_fractions(corpus.votes, auxiliary, split_target.items) if auxiliary else None,
+            auxiliary=opinion_columns(corpus.votes, recipe.auxiliary, split_target.items)[1] if auxiliary else None,
         )
     if model.config.trunk_config.model_type == LogMelConfig.model_type and "mel_mean" not in run.trunk_options:
         _standardise(model, datasets["train"])
@@ -184,11 +184,8 @@ def save_model(model: OpinionPreTrainedModel, processor: Any, facts: dict[str, A
 def _check_started(run: Run, corpus: ExportedCorpus, resume: bool) -> None:
     """Leave word of what a run is when it starts; going on with another recipe or corpus is refused."""
     path = Path(run.training.output_dir) / STARTED
-    about = {"recipe": json.loads(json.dumps(run.values, default=str)), "corpus_digest": corpus.digest}
     if resume and path.is_file():
-        earlier = json.loads(path.read_text(encoding="utf-8"))
-        changed = replace(run, values=about["recipe"]).differing(earlier["recipe"], aside=LENGTH)
-        changed += ["the corpus"] if earlier["corpus_digest"] != corpus.digest else []
+        changed = run.changes(json.loads(path.read_text(encoding="utf-8")), corpus.digest, aside=LENGTH)
         if changed:
             raise ValueError(
                 f"{run.training.output_dir} was started with another recipe or corpus: {', '.join(changed)} changed; go on "
@@ -196,7 +193,7 @@ def _check_started(run: Run, corpus: ExportedCorpus, resume: bool) -> None:
             )
     elif run.training.process_index == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(about, indent=1) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(run.record(corpus.digest), indent=1) + "\n", encoding="utf-8")
 
 
 def _trunk_rate(run: Run) -> float | None:
@@ -218,16 +215,6 @@ def _class_weights(recipe: Recipe, targets: Targets) -> list[float] | None:
     if recipe.class_weighting == "effective":
         return effective_number_weights(mass, recipe.class_beta)
     return inverse_frequency_weights(mass) if recipe.class_weighting else None
-
-
-def _fractions(votes: VoteTable, questions: Sequence[Question], items: Sequence[str]) -> np.ndarray:
-    """Fractions of the votes on auxiliary questions, side by side `(N, sum of K)`; NaN where nobody voted."""
-    parts = []
-    for question in questions:
-        counts = votes.counts(question.name, items=items)
-        total = counts.sum(1, keepdims=True)
-        parts.append(np.where(total > 0, counts / np.maximum(total, 1e-12), np.nan))
-    return np.concatenate(parts, 1)
 
 
 def _build(

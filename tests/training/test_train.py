@@ -14,6 +14,7 @@ from annot_hf.data.questions import Question
 from annot_hf.data.simulate import EMOTIONS, SimulatedCorpus
 from annot_hf.data.targets import make_targets
 from annot_hf.data.votes import VoteTable
+from annot_hf.evaluation.saliency import opinion_columns
 from annot_hf.models.modeling_annotator import AnnotatorModel
 from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.training import train as train_module
@@ -299,7 +300,7 @@ def test_auxiliary_questions_teach_the_embedding(small_run, corpus, tmp_path):
 def test_auxiliary_fractions_are_those_of_the_votes():
     question = Question.category("emotion", ["a", "b"])
     votes = VoteTable.from_columns(question, item=["x", "x", "x", "y"], value=["a", "b", "b", "a"])
-    found = train_module._fractions(votes, [question], ["y", "z", "x"])
+    _, found = opinion_columns(votes, ["emotion"], ["y", "z", "x"])
     np.testing.assert_allclose(found, [[1, 0], [np.nan, np.nan], [1 / 3, 2 / 3]])
 
 
