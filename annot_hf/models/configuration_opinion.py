@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from .heads import POOLINGS
+from .heads import EMBEDDINGS, POOLINGS
 from .kde import cell_names
 from .losses import CLASS_WEIGHTED, LOSSES
 from .trunks import check_layer, trunk_config_from
@@ -19,7 +19,7 @@ class OpinionConfig(PreTrainedConfig):
         questions: The questions answered, as dictionaries with `name` and either `labels` or `low` and `high`: one
             category, or one or two scales.
         bins: Grid cells per scale question.
-        pooling: "mean", "attention" (attentive statistics) or "tcgru".
+        pooling: "mean", "first" (the [CLS] token of a BERT), "attention" (attentive statistics) or "tcgru".
         pooling_size: Width of the TC-GRU.
         pooling_kernel: Kernel of its convolution, odd.
         pooling_stride: Stride of its convolution; 2 halves the steps of the GRU.
@@ -30,7 +30,7 @@ class OpinionConfig(PreTrainedConfig):
             as in arXiv 2606.27536).
         embedding_size: Width of the shared embedding.
         embedding_kind: "normed" for layer norm, dropout, linear, GELU, dropout; "plain" for linear, ReLU, dropout (arXiv
-            2606.27536).
+            2606.27536); "none" for dropout alone, the heads on what the pooling gives.
         dropout: Dropout before and after the shared embedding.
         freeze_trunk: Train the heads only: the trunk stays in evaluation mode, its frames are rounded to half precision
             (as a cache of them is), and training takes its gradients away (a loaded model does not keep that).
@@ -77,10 +77,10 @@ class OpinionConfig(PreTrainedConfig):
             raise ValueError(f"pooling is {pooling!r}; use one of {', '.join(POOLINGS)}.")
         for name, value, allowed in (
             ("pooling_skip", pooling_skip, ("concat", "add")),
-            ("embedding_kind", embedding_kind, ("normed", "plain")),
+            ("embedding_kind", embedding_kind, EMBEDDINGS),
         ):
             if value not in allowed:
-                raise ValueError(f"{name} is {value!r}; use {' or '.join(allowed)}.")
+                raise ValueError(f"{name} is {value!r}; use one of {', '.join(allowed)}.")
         if pooling_kernel % 2 == 0:
             raise ValueError(f"pooling_kernel is {pooling_kernel}; it must be odd, so that frames stay in the middle.")
         if loss not in LOSSES:

@@ -1,12 +1,14 @@
 """What sits on a trunk: a weighting of its layers, pooling over time, and the heads of a distribution and of raters."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
-POOLINGS = ("mean", "attention", "tcgru")
+POOLINGS = ("mean", "first", "attention", "tcgru")
+EMBEDDINGS = ("normed", "plain", "none")
 
 
 class LayerSum(nn.Module):
@@ -32,6 +34,18 @@ class MeanPooling(nn.Module):
     def forward(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Pool `frames` `(B, T, H)` where `mask` `(B, T)` is True."""
         return masked_mean(frames, mask)
+
+
+class FirstPooling(nn.Module):
+    """The first frame, `(B, T, H)` to `(B, H)`: the [CLS] token of a BERT."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.output_size = width
+
+    def forward(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """The first of `frames` `(B, T, H)`; the collator pads on the right, so it is always real."""
+        return frames[:, 0]
 
 
 class AttentivePooling(nn.Module):
@@ -94,6 +108,34 @@ class TcGruPooling(nn.Module):
             output, _ = pad_packed_sequence(output, batch_first=True, total_length=mask.shape[1])
             parts.append(self.attention(output, mask))
         return torch.cat(parts, -1)
+
+
+def make_pooling(config: Any) -> nn.Module:
+    """The pooling that an `OpinionConfig` asks for; its `output_size` is the width of what it gives."""
+    width = config.trunk_config.hidden_size
+    plain = {"mean": MeanPooling, "first": FirstPooling, "attention": AttentivePooling}
+    if config.pooling in plain:
+        return plain[config.pooling](width)
+    return TcGruPooling(
+        width,
+        config.pooling_size,
+        kernel=config.pooling_kernel,
+        stride=config.pooling_stride,
+        bidirectional=config.pooling_bidirectional,
+        attention=config.pooling_attention,
+        add=config.pooling_skip == "add",
+        dropout=config.pooling_dropout,
+    )
+
+
+def make_embedding(config: Any, width: int) -> nn.Module:
+    """What turns a pooled vector `(B, width)` into the shared embedding, `(B, embedding_size)`, or itself."""
+    if config.embedding_kind == "none":
+        return nn.Dropout(config.dropout)
+    linear = nn.Linear(width, config.embedding_size)
+    if config.embedding_kind == "plain":
+        return nn.Sequential(linear, nn.ReLU(), nn.Dropout(config.dropout))
+    return nn.Sequential(nn.LayerNorm(width), nn.Dropout(config.dropout), linear, nn.GELU(), nn.Dropout(config.dropout))
 
 
 def make_head(width: int, outputs: int, kind: str) -> nn.Module:

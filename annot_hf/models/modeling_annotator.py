@@ -30,7 +30,7 @@ class AnnotatorModel(OpinionPreTrainedModel):
 
     def __init__(self, config: AnnotatorConfig) -> None:
         super().__init__(config)
-        width = config.embedding_size
+        width = self.width
         towers, outputs = (len(config.questions), 1) if config.is_scale else (1, len(config.support))
         self.towers = nn.ModuleList(_tower(width, config.tower_layers) for _ in range(towers))
         self.consensus = nn.ModuleList(nn.Linear(width, outputs) for _ in range(towers))

@@ -28,11 +28,11 @@ class DistributionModel(OpinionPreTrainedModel):
 
     def __init__(self, config: DistributionConfig) -> None:
         super().__init__(config)
-        self.head = make_head(config.embedding_size, len(config.support), config.head)
+        self.head = make_head(self.width, len(config.support), config.head)
         if config.scale_questions:
-            self.scale_head = make_head(config.embedding_size, 2 * len(config.scale_questions), config.head)
+            self.scale_head = make_head(self.width, 2 * len(config.scale_questions), config.head)
         if config.auxiliary_questions:
-            self.auxiliary_head = make_head(config.embedding_size, sum(self.auxiliary_sizes), config.head)
+            self.auxiliary_head = make_head(self.width, sum(self.auxiliary_sizes), config.head)
         self.post_init()
 
     def forward(

@@ -7,7 +7,7 @@ from torch import nn
 from transformers import PreTrainedModel, initialization as init
 
 from .configuration_opinion import OpinionConfig
-from .heads import AttentivePooling, LayerSum, MeanPooling, TcGruPooling
+from .heads import LayerSum, MeanPooling, make_embedding, make_pooling
 from .trunks import WEIGHTED, build_trunk, encode, encode_layers, input_name_of, load_trunk_weights, read_trunk_config
 from .weights import init_as_torch
 
@@ -28,30 +28,9 @@ class OpinionPreTrainedModel(PreTrainedModel):
         weighted = config.trunk_layer == WEIGHTED
         self.layers = LayerSum(config.trunk_config.num_hidden_layers + 1) if weighted else None
         self.main_input_name = input_name_of(config.trunk_config)
-        width = config.trunk_config.hidden_size
-        if config.pooling == "mean":
-            self.pooling = MeanPooling(width)
-        elif config.pooling == "attention":
-            self.pooling = AttentivePooling(width)
-        else:
-            self.pooling = TcGruPooling(
-                width,
-                config.pooling_size,
-                kernel=config.pooling_kernel,
-                stride=config.pooling_stride,
-                bidirectional=config.pooling_bidirectional,
-                attention=config.pooling_attention,
-                add=config.pooling_skip == "add",
-                dropout=config.pooling_dropout,
-            )
-        linear = nn.Linear(self.pooling.output_size, config.embedding_size)
-        if config.embedding_kind == "plain":
-            self.embedding = nn.Sequential(linear, nn.ReLU(), nn.Dropout(config.dropout))
-        else:
-            norm = nn.LayerNorm(self.pooling.output_size)
-            self.embedding = nn.Sequential(
-                norm, nn.Dropout(config.dropout), linear, nn.GELU(), nn.Dropout(config.dropout)
-            )
+        self.pooling = make_pooling(config)
+        self.embedding = make_embedding(config, self.pooling.output_size)
+        self.width = self.pooling.output_size if config.embedding_kind == "none" else config.embedding_size
 
     @classmethod
     def from_trunk(cls, trunk: str, *, questions: list[dict[str, Any]], **options: Any) -> Self:
@@ -100,7 +79,7 @@ class OpinionPreTrainedModel(PreTrainedModel):
         trunk_mask: torch.Tensor | None = None,
         **inputs: torch.Tensor | None,
     ) -> torch.Tensor:
-        """One vector per item `(B, embedding_size)` from the trunk's inputs, or from frames it gave before.
+        """One vector per item `(B, width)` from the trunk's inputs, or from frames it gave before.
 
         Args:
             trunk_frames: What `frames` gave `(B, T, H)`, or its mean over time `(B, 1, H)`; the trunk is then left out.

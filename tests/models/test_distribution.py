@@ -8,7 +8,7 @@ from annot_hf.models.losses import EPSILON
 LABELS = torch.tensor([[0.5, 0.5, 0.0], [0.0, 1.0, 0.0], [0.2, 0.2, 0.6]])
 
 
-@pytest.mark.parametrize("pooling", ["mean", "attention", "tcgru"])
+@pytest.mark.parametrize("pooling", ["mean", "first", "attention", "tcgru"])
 @pytest.mark.parametrize("kind", tiny.TRUNKS)
 def test_batching_does_not_change_a_prediction(kind, pooling):
     model, lengths = tiny.distribution(kind, pooling=pooling), tiny.lengths(kind)
@@ -97,3 +97,11 @@ def test_every_weight_learns():
         model(**tiny.inputs(kind, tiny.lengths(kind)), labels=LABELS).loss.backward()
         idle = {name for name, parameter in model.named_parameters() if parameter.grad is None}
         assert idle <= {"trunk.masked_spec_embed"}
+
+
+def test_first_without_an_embedding_is_a_linear_layer_on_the_cls_token():
+    model = tiny.distribution("bert", pooling="first", embedding_kind="none")
+    inputs = tiny.inputs("bert", tiny.lengths("bert"))
+    first = model.trunk(**inputs).last_hidden_state[:, 0]
+    torch.testing.assert_close(model(**inputs).logits, model.head(first))
+    assert not list(model.embedding.parameters())
