@@ -141,7 +141,7 @@ def saliency(
     items: Annotated[int, typer.Option(help="Most items, drawn at random.")] = 30_000,
     question: Annotated[list[str] | None, typer.Option(help="Question; may be given several times.")] = None,
     formula: Annotated[str, typer.Option(help="absolute or penalised; both are our choice.")] = "absolute",
-    gamma: Annotated[float, typer.Option(help="Weight of the penalty of penalised.")] = 0.1,
+    gamma: Annotated[float | None, typer.Option(help="Weight of the penalty of penalised; 0.1 by default.")] = None,
     batch_size: Annotated[int, typer.Option(help="Items per batch.")] = 16,
     max_seconds: Annotated[float, typer.Option(help="Longest clip (s).")] = 30.0,
 ) -> None:
@@ -239,6 +239,8 @@ def report(
     """
     if other is not None and conditions is not None:
         raise ValueError("--conditions belongs to the report of one run; leave it or the second predictions out.")
+    if other is not None and truth is not None:
+        raise ValueError("--truth belongs to the report of one run; leave it or the second predictions out.")
     if other is None:
         folder = _report(predictions, corpus, out, truth, conditions)
     else:

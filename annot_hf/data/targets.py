@@ -148,8 +148,8 @@ def make_targets(
         raise ValueError(f"bins is {bins!r}; it is a whole number of grid cells from 1 up, such as 4.")
     check_choice("ties", ties, get_args(Ties), "targets")
     check_choice("majority_of", majority_of, get_args(MajorityOf), "targets")
-    if not 0 <= primary_weight <= 1:
-        raise ValueError(f"primary_weight is {primary_weight}; it is a share from 0 to 1, such as .9.")
+    if not isinstance(primary_weight, int | float | np.number) or not 0 <= primary_weight <= 1:
+        raise ValueError(f"primary_weight is {primary_weight!r}; it is a share from 0 to 1, such as .9.")
     wanted = votes.items if items is None else _unique(items)
     excluded: dict[str, int] = {}
     if scale:

@@ -17,6 +17,13 @@ from annot_hf.evaluation.raters import rater_measures
 from annot_hf.evaluation.scoring import describe, measure
 from annot_hf.evaluation.statistics import Measured, estimate
 
+_DIFFERENCES = (
+    "Differences are {} - {} on the same resamples (paired); a run is called better when the 95 % interval of the "
+    "difference leaves out 0. With many measures, some do so by chance: one in twenty of those without a difference. What "
+    "another seed would change in training is not in the intervals."
+)
+_OTHER_VOTES = "The runs answer for different votes of named raters, so answers of single raters are not compared."
+
 
 @dataclass(frozen=True, eq=False)  # equality is that of mappings
 class Comparison(Mapping[str, dict[str, Any]]):
@@ -138,7 +145,10 @@ def compare(
             "target_without_prediction": pairing.only_target,
             "speakers": 0 if clusters is None else len(set(clusters)),
         },
-        notes=_notes(describe(clusters, len(pairing.q), n_resamples, targets.method), names, same_votes),
+        notes=[
+            *describe(clusters, len(pairing.q), n_resamples, targets.method, differences=_DIFFERENCES.format(*names)),
+            *([] if same_votes else [_OTHER_VOTES]),
+        ],
         baseline=baseline,
         per_item=per_item,
     )
@@ -184,18 +194,3 @@ def _record(measured: Measured) -> dict[str, Any]:
     if measured.better and difference["low"] is not None and (difference["low"] > 0 or difference["high"] < 0):
         verdict = "a" if (difference["low"] > 0) == (measured.better == "higher") else "b"
     return record | {"difference": difference, "verdict": verdict}
-
-
-def _notes(described: Sequence[str], names: tuple[str, str], same_votes: bool) -> list[str]:
-    """The notes of `score`, with the difference that is told here."""
-    notes = [note for note in described if not note.startswith("Differences are")]
-    notes.append(
-        f"Differences are {names[0]} - {names[1]} on the same resamples (paired); a run is called better when the 95 % "
-        "interval of the difference leaves out 0. With many measures, some do so by chance: one in twenty of those "
-        "without a difference. What another seed would change in training is not in the intervals."
-    )
-    if not same_votes:
-        notes.append(
-            "The runs answer for different votes of named raters, so answers of single raters are not compared."
-        )
-    return notes

@@ -16,11 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from annot_hf.data.votes import VoteTable, align_rows
+from annot_hf.data.targets import scale_means
+from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.pages import csv_safe, plain
 from annot_hf.evaluation.tables import Cell, Table, number
 
 FORMULAS = ("absolute", "penalised")
+GAMMA = 0.1  # of "penalised", our choice
 FILE = "saliency.json"
 _FLAT = 1e-7  # deviation over mean below which single-precision values are one value
 
@@ -154,18 +156,18 @@ class Saliency:
         return folder / FILE
 
 
-def layer_scores(moments: CrossMoments, formula: str = "absolute", gamma: float = 0.1) -> np.ndarray:
+def layer_scores(moments: CrossMoments, formula: str = "absolute", gamma: float | None = None) -> np.ndarray:
     """Saliency of each layer for each target, the mean over its units `(layers, targets)`.
 
     Args:
         moments: Of at least two items.
         formula: "absolute", |r|; or "penalised", r² - gamma * mean |r| with the layer's other units. See the module.
-        gamma: Weight of the penalty.
+        gamma: Weight of the penalty of "penalised", `GAMMA` when None; "absolute" has none.
 
     Raises:
         ValueError: The formula is unknown, or there are too few items or no target that changes.
     """
-    check_formula(formula)
+    gamma = check_formula(formula, gamma)
     if moments.count < 2:
         raise ValueError(f"There are {moments.count} items; a correlation needs at least 2.")
     correlations = moments.correlations()
@@ -176,16 +178,21 @@ def layer_scores(moments: CrossMoments, formula: str = "absolute", gamma: float 
     return (correlations**2).mean(1) - gamma * moments.redundancy().mean(1)[:, None]
 
 
-def check_formula(formula: str) -> None:
-    """Raise a ValueError when there is no such formula."""
+def check_formula(formula: str, gamma: float | None) -> float | None:
+    """The gamma that a formula takes; raise a ValueError when there is no such formula, or it takes none."""
     if formula not in FORMULAS:
         raise ValueError(f"formula is {formula!r}; use one of {', '.join(FORMULAS)}.")
+    if formula == "absolute" and gamma is not None:
+        raise ValueError(
+            f"gamma is {gamma} and formula absolute, which has no penalty; use penalised, or leave gamma out."
+        )
+    return GAMMA if formula == "penalised" and gamma is None else gamma
 
 
 def opinion_columns(
     votes: VoteTable, questions: Sequence[str], items: Sequence[str]
 ) -> tuple[tuple[str, ...], np.ndarray]:
-    """What is correlated: the share of votes of every label, and the mean rating of every scale.
+    """What is correlated: the share of votes of every label, and the mean rating of every scale, on [-1, 1].
 
     Args:
         votes: The votes.
@@ -198,20 +205,15 @@ def opinion_columns(
     names: list[str] = []
     columns = []
     for name in questions:
-        question, rows = votes.question(name), votes.rows_of(name)
+        question = votes.question(name)
         if question.is_scale:
-            weights = np.ones(len(votes)) if votes.weights is None else votes.weights
-            codes, weights, size = votes.item_codes[rows], weights[rows], len(votes.items)
-            sums = np.stack(
-                [np.bincount(codes, x, minlength=size) for x in (weights * votes.ratings[rows], weights)], 1
-            )
-            values, total = np.split(align_rows(sums, votes.items, items), 2, 1)
             names.append(name)
+            columns.append(scale_means(votes, name, items))
         else:
             values = votes.counts(name, items).astype(np.float64)
             total = values.sum(1, keepdims=True)
             names += question.labels if len(questions) == 1 else [f"{name}: {label}" for label in question.labels]
-        columns.append(np.divide(values, total, out=np.full(values.shape, np.nan), where=total > 0))
+            columns.append(np.divide(values, total, out=np.full(values.shape, np.nan), where=total > 0))
     return tuple(names), np.concatenate(columns, 1)
 
 

@@ -51,6 +51,7 @@ MEASURES: dict[str, tuple[str, str, str]] = {  # title, unit, which way is bette
     "uar": ("Unweighted average recall", "0 to 1", "higher"),
     "ccc": ("CCC of the expectation", "-1 to 1", "higher"),
 }
+DIFFERENCES = "Differences are model - marginal on the same resamples (paired)."
 REFERENCES = {
     "soft": "the fractions of the votes",
     "majority": "the most frequent label of the votes (ties shared), which hides disagreement",
@@ -270,8 +271,10 @@ def _per_class(pairing: Pairing, support: Sequence[str], counts: np.ndarray) -> 
     ]
 
 
-def describe(clusters: np.ndarray | None, size: int, n_resamples: int, method: str) -> list[str]:
-    """Definitions and caveats behind the numbers, a sentence or two each."""
+def describe(
+    clusters: np.ndarray | None, size: int, n_resamples: int, method: str, differences: str = DIFFERENCES
+) -> list[str]:
+    """Definitions and caveats behind the numbers, a sentence or two each; `differences` tells what is compared."""
     units = "item" if clusters is None else "speaker"
     count = size if clusters is None else len(set(clusters))
     if not n_resamples or count < 2:
@@ -290,7 +293,7 @@ def describe(clusters: np.ndarray | None, size: int, n_resamples: int, method: s
         f"One reference for every system: {REFERENCES[method]}, each item counting once.",
         *([floor] if method == "soft" else []),
         interval,
-        "Differences are model - marginal on the same resamples (paired).",
+        differences,
         "JSD is the divergence, not its square root: 0 to ln 2 = 0.693 nats, or 0 to 1 bit.",
         f"Predicted probabilities are floored at {FLOOR:g} and renormalised for KL and cross-entropy.",
         "Plurality ties go to the label that comes first in the support. Macro-F1 averages over all labels, and a label "

@@ -132,12 +132,14 @@ def measure_systems(
             "runs": {name: len(several) for name, several in runs.items()},
         },
         notes=[
-            *(
-                note
-                for note in describe(clusters, len(pairing.q), n_resamples, targets.method)
-                if "model - marginal" not in note
+            *describe(
+                clusters,
+                len(pairing.q),
+                n_resamples,
+                targets.method,
+                differences="Differences are on the same resamples (paired).",
             ),
-            f"The gap starts from {baseline}. Differences are on the same resamples (paired).",
+            f"The gap starts from {baseline}.",
         ],
     )
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from .checks import check_counts, check_not_negative
 from .configuration_opinion import OpinionConfig
 
 
@@ -23,7 +24,7 @@ class AnnotatorConfig(OpinionConfig):
         **kwargs: Options of `OpinionConfig`.
 
     Raises:
-        ValueError: An option is unknown, or a rater is named twice.
+        ValueError: An option is unknown or out of range, or a rater is named twice.
     """
 
     model_type = "annot-annotator"
@@ -56,6 +57,10 @@ class AnnotatorConfig(OpinionConfig):
             raise ValueError(f"rating_loss is {rating_loss!r}; use 'ccc' or 'mse'.")
         if len(set(annotators)) < len(annotators):
             raise ValueError("annotators names a rater twice; list each rater once.")
+        check_counts(draws=draws, max_panel=max_panel)
+        check_not_negative(
+            tower_layers=tower_layers, consensus_weight=consensus_weight, distribution_weight=distribution_weight
+        )
         self.annotators = list(annotators)
         self.rater_head = rater_head
         self.tower_layers = tower_layers

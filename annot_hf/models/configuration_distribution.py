@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
+from .checks import check_not_negative
 from .configuration_opinion import OpinionConfig
 
 HEADS = ("linear", "mlp")
@@ -58,6 +59,12 @@ class DistributionConfig(OpinionConfig):
                 f"There are {len(scale_question_weights)} scale_question_weights for {len(scale_questions)} scale questions; "
                 "give each one."
             )
+        check_not_negative(
+            scale_weight=scale_weight,
+            scale_nll_weight=scale_nll_weight,
+            scale_ccc_weight=scale_ccc_weight,
+            auxiliary_weight=auxiliary_weight,
+        )
         self.head = head
         self.scale_questions = [dict(question) for question in scale_questions]
         self.scale_weight = scale_weight

@@ -5,6 +5,8 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
+from .checks import check_counts, check_not_negative, check_shares
+
 
 class LogMelConfig(PreTrainedConfig):
     """A small convolutional trunk over log-mel frames, which learns on a laptop CPU.
@@ -30,7 +32,7 @@ class LogMelConfig(PreTrainedConfig):
         **kwargs: Passed on.
 
     Raises:
-        ValueError: `conv_channels` and `conv_strides` differ in length or are empty.
+        ValueError: `conv_channels` and `conv_strides` differ in length or are empty, or a number is out of range.
     """
 
     model_type = "annot-log-mel"
@@ -59,6 +61,17 @@ class LogMelConfig(PreTrainedConfig):
                 f"conv_channels has {len(conv_channels)} entries and conv_strides {len(conv_strides)}; give one of each "
                 "per layer."
             )
+        check_counts(num_mel_bins=num_mel_bins, hidden_size=hidden_size)
+        for channels, stride in zip(conv_channels, conv_strides, strict=True):
+            check_counts(conv_channels=channels, conv_strides=stride)
+        check_shares(mask_time_prob=mask_time_prob, mask_feature_prob=mask_feature_prob, conv_dropout=conv_dropout)
+        check_not_negative(
+            mask_time_length=mask_time_length,
+            mask_feature_length=mask_feature_length,
+            speed_jitter=speed_jitter,
+            gain_jitter=gain_jitter,
+            tilt_jitter=tilt_jitter,
+        )
         self.num_mel_bins = num_mel_bins
         self.conv_channels = list(conv_channels)
         self.conv_strides = list(conv_strides)

@@ -5,6 +5,7 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
+from .checks import check_counts, check_shares
 from .heads import EMBEDDINGS, POOLINGS
 from .kde import cell_names
 from .losses import CLASS_WEIGHTED, LOSSES
@@ -44,8 +45,8 @@ class OpinionConfig(PreTrainedConfig):
         **kwargs: Passed on.
 
     Raises:
-        ValueError: An option is unknown, the kernel even, the trunk has no such layer, the weights are not one a label, or
-            the questions do not go together.
+        ValueError: An option is unknown or out of range, the kernel even, the trunk has no such layer, the weights are not
+            one a label, or the questions do not go together.
     """
 
     sub_configs = {"trunk_config": AutoConfig}
@@ -81,6 +82,14 @@ class OpinionConfig(PreTrainedConfig):
         ):
             if value not in allowed:
                 raise ValueError(f"{name} is {value!r}; use one of {', '.join(allowed)}.")
+        check_shares(pooling_dropout=pooling_dropout, dropout=dropout)
+        check_counts(
+            pooling_size=pooling_size,
+            pooling_kernel=pooling_kernel,
+            pooling_stride=pooling_stride,
+            embedding_size=embedding_size,
+            bins=bins,
+        )
         if pooling_kernel % 2 == 0:
             raise ValueError(f"pooling_kernel is {pooling_kernel}; it must be odd, so that frames stay in the middle.")
         if loss not in LOSSES:
@@ -93,7 +102,7 @@ class OpinionConfig(PreTrainedConfig):
         check_layer(self.trunk_config, trunk_layer)
         self.trunk_layer = trunk_layer
         self.questions = [dict(question) for question in questions]
-        _check_questions(self.questions, bins)
+        _check_questions(self.questions)
         self.bins = bins
         self.pooling = pooling
         self.pooling_size = pooling_size
@@ -131,7 +140,7 @@ class OpinionConfig(PreTrainedConfig):
         return tuple(self.id2label[index] for index in range(len(self.id2label)))
 
 
-def _check_questions(questions: Sequence[dict[str, Any]], bins: int) -> None:
+def _check_questions(questions: Sequence[dict[str, Any]]) -> None:
     """One category, or one or two scales; none at all is what the library makes to tell defaults apart."""
     for question in questions:
         if "name" not in question or ("labels" in question) == ({"low", "high"} <= set(question)):
@@ -140,5 +149,3 @@ def _check_questions(questions: Sequence[dict[str, Any]], bins: int) -> None:
     if len(questions) > 2 or (len(questions) == 2 and scales < 2):
         names = ", ".join(question["name"] for question in questions)
         raise ValueError(f"questions are {names}; a model answers one category, or one or two scales.")
-    if bins < 1:
-        raise ValueError(f"bins is {bins}; a scale needs at least one cell.")

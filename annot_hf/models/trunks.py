@@ -48,8 +48,8 @@ def check_layer(config: PreTrainedConfig, layer: int | str | None) -> None:
         return
     if config.model_type not in (*WAVEFORM_TRUNKS, *LAYERED_TEXT_TRUNKS):
         raise ValueError(
-            f"trunk_layer is {layer!r}, and a {config.model_type} trunk has no choice of layers; leave trunk_layer out, or "
-            f"use one of {', '.join((*WAVEFORM_TRUNKS, *LAYERED_TEXT_TRUNKS))}."
+            f"trunk_layer is {layer!r}, and a trunk of type {config.model_type} has no choice of layers; leave trunk_layer "
+            f"out, or use one of {', '.join((*WAVEFORM_TRUNKS, *LAYERED_TEXT_TRUNKS))}."
         )
     whole = isinstance(layer, int) and not isinstance(layer, bool)
     if layer != WEIGHTED and not (whole and 0 <= layer <= config.num_hidden_layers):

@@ -88,16 +88,16 @@ class Recipe:
         curriculum_warmup: Epochs before the ramp of "weight" and "threshold".
         curriculum_ramp: Epochs of the ramp.
         trunk_learning_rate: Learning rate of the trunk; `learning_rate` for all when null.
-        newbob: Learning rates fall when the validation loss stops to: "compose" or "overwrite" (see `StagedLearning`), or
-            not when empty. Choose lr_scheduler_type constant beside it.
+        newbob: Learning rates fall when the validation loss stops to, from one validation pass to the next: "compose" or
+            "overwrite" (see `StagedLearning`), or not when empty. Choose lr_scheduler_type constant beside it.
         newbob_factor: What they fall by.
         newbob_threshold: Relative improvement below which they fall.
         unfreeze_epochs: Finished epochs after which the top layers of the trunk are unfrozen, frozen before; none when
             empty.
         unfreeze_layers: How many top layers from each of these on.
         unfreeze_factors: Factor of the trunk's learning rate from each of these on; 1 when empty.
-        early_stopping_patience: Epochs without an improvement of `metric_for_best_model` after which training ends; 0
-            for never.
+        early_stopping_patience: Validation passes without an improvement of `metric_for_best_model` after which training
+            ends; 0 for never.
         primary_weight: Share of the primary votes in target "merged", from 0 to 1: .9 is M90 of arXiv 2606.27536.
         ties: How target "majority" breaks ties: "share", "other" or "guarded" (`annot_hf.data.merging.winners`).
         majority_of: What target "majority" looks at: the "primary" votes, or what "merged" makes of them.
@@ -164,6 +164,25 @@ class Recipe:
             for name in ("scales", "auxiliary", "curriculum"):
                 if getattr(self, name):
                     raise ValueError(f"{name} is for distribution models, and model is annotator; remove {name}.")
+        asked = [*self.question, *self.scales, *self.auxiliary]
+        twice = [name for name in asked if asked.count(name) > 1]
+        if twice:
+            raise ValueError(
+                f"question, scales and auxiliary name {twice[0]!r} twice; a model answers each question once."
+            )
+        if self.early_stopping_patience < 0:
+            raise ValueError(
+                f"early_stopping_patience is {self.early_stopping_patience}; it counts validation passes, and 0 is never."
+            )
+        for switch in ("curriculum", "newbob"):
+            idle = [key for key, value in _defaults(switch).items() if getattr(self, key) != value]
+            if idle and not getattr(self, switch):
+                raise ValueError(f"{idle[0]} is set, and there is no {switch}; set {switch}, or remove {idle[0]}.")
+        if self.curriculum and self.target == "majority":
+            raise ValueError(
+                "curriculum goes by the entropy of the targets, and target is majority, which has none; learn from soft, "
+                "smoothed or merged votes, or remove the curriculum."
+            )
         self.make_curriculum()
         self.make_staging()
 
@@ -193,6 +212,15 @@ class Recipe:
             self.unfreeze_layers,
             self.unfreeze_factors,
         )
+
+
+def _defaults(switch: str) -> dict[str, Any]:
+    """What the keys `switch`_... of a recipe are when nobody sets them."""
+    return {
+        entry.name: entry.default_factory() if callable(entry.default_factory) else entry.default
+        for entry in dataclasses.fields(Recipe)
+        if entry.name.startswith(f"{switch}_")
+    }
 
 
 @dataclass
@@ -302,6 +330,10 @@ def make_run(values: Mapping[str, Any], *, where: str = "recipe") -> Run:
                 raise ValueError(
                     f"{where}: {name} is an option of the log-mel trunk, and trunk is {values['trunk']!r}."
                 )
+            if name == "base":
+                raise ValueError(
+                    f"{where}: base stands in a recipe file, not among overrides; name {value!r} as the recipe instead."
+                )
             raise ValueError(f"{where}: unknown key {name!r}{nearest(name, known)}; remove or correct it.")
         parts[home][name] = _coerce(name, value, homes[home][name], where)
     measure = parts["training"].get("metric_for_best_model", _TRAINING_DEFAULTS["metric_for_best_model"])
@@ -324,9 +356,34 @@ def make_run(values: Mapping[str, Any], *, where: str = "recipe") -> Run:
         parts["options"]["trunk_layer"], measured = read_layer(layer)
         if measured != recipe.trunk:
             logger.warning("%s was measured on %s, and trunk is %s.", layer, measured, recipe.trunk)
+    if training.eval_strategy == "no" and (recipe.newbob or recipe.early_stopping_patience):
+        watching = "newbob" if recipe.newbob else "early_stopping_patience"
+        raise ValueError(f"{where}: {watching} watches validation passes, and eval_strategy is no; set it to epoch.")
+    _check_options(config, recipe, parts["options"], parts["trunk_options"], where)
     _check_cache(recipe, parts["options"], where)
     _check_frozen(recipe, parts["options"], where)
     return Run(recipe, parts["options"], parts["trunk_options"], training, dict(values))
+
+
+def _check_options(
+    config: type[OpinionConfig],
+    recipe: Recipe,
+    options: Mapping[str, Any],
+    trunk_options: Mapping[str, Any],
+    where: str,
+) -> None:
+    """Let the configuration check its options before a corpus or a trunk is read; stand-ins for what these will say."""
+    options = dict(options, questions=[{"name": "question", "labels": ["a", "b"]}])
+    if recipe.trunk != LOG_MEL:
+        options.pop("trunk_layer", None)  # how many layers there are, the checkpoint knows
+    if recipe.class_weighting:
+        options["class_weights"] = [1.0, 1.0]
+    if recipe.scales:
+        options["scale_questions"] = [{"name": name, "low": 0, "high": 1} for name in recipe.scales]
+    try:
+        config(trunk_config=LogMelConfig(**trunk_options), **options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from None
 
 
 def _check_frozen(recipe: Recipe, options: Mapping[str, Any], where: str) -> None:

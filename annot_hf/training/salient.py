@@ -38,7 +38,7 @@ def measure_saliency(
     items: int = 30_000,
     questions: Sequence[str] = (),
     formula: str = "absolute",
-    gamma: float = 0.1,
+    gamma: float | None = None,
     batch_size: int = 16,
     max_seconds: float = 30.0,
     seed: int = 0,
@@ -53,7 +53,7 @@ def measure_saliency(
         questions: Any number of questions; the corpus's default when empty. A category gives a target per label, a scale
             its mean rating.
         formula: "absolute" or "penalised", see `annot_hf.evaluation.saliency`.
-        gamma: Weight of the penalty of "penalised".
+        gamma: Weight of the penalty of "penalised", 0.1 when None; "absolute" has none.
         batch_size: Items per batch.
         max_seconds: Longest clip that is accepted (s).
         seed: Seed of the draw.
@@ -61,9 +61,11 @@ def measure_saliency(
     Raises:
         ValueError: The trunk has no choice of layers, or corpus, split or question are not there.
     """
-    check_formula(formula)
+    gamma = check_formula(formula, gamma)
     if items < 2:
         raise ValueError(f"items is {items}; a correlation needs at least 2.")
+    if batch_size < 1:
+        raise ValueError(f"batch_size is {batch_size}; it is a number of items from 1 up.")
     trunk, processor = _load(source)
     corpus = read_export(corpus_folder)
     names = tuple(questions) or corpus.default_questions
@@ -94,8 +96,7 @@ def measure_saliency(
         "questions": list(names),
         "items_without_votes": len(candidates) - len(rated),
     }
-    scores = layer_scores(moments, formula, gamma)
-    return Saliency(scores, targets, formula, gamma if formula == "penalised" else None, moments.count, about)
+    return Saliency(layer_scores(moments, formula, gamma), targets, formula, gamma, moments.count, about)
 
 
 @torch.inference_mode()

@@ -32,7 +32,8 @@ def encoder_layers(trunk: PreTrainedModel) -> nn.ModuleList:
     layers = getattr(encoder, "layers", getattr(encoder, "layer", getattr(trunk, "layers", None)))
     if layers is None:
         raise ValueError(
-            f"A {trunk.config.model_type} trunk has no transformer layers to unfreeze in stages; remove unfreeze_epochs."
+            f"A trunk of type {trunk.config.model_type} has no transformer layers to unfreeze in stages; remove "
+            "unfreeze_epochs."
         )
     return layers
 
@@ -68,6 +69,11 @@ class StagedLearning(TrainerCallback):
     ) -> None:
         if newbob is not None and newbob not in NEWBOB:
             raise ValueError(f"newbob is {newbob!r}; use one of {', '.join(NEWBOB)}, or leave it out.")
+        if not 0 < factor < 1 or threshold < 0:
+            raise ValueError(
+                f"newbob_factor is {factor} and newbob_threshold {threshold}; rates fall by a factor between 0 and 1, when a "
+                "loss improves by less than a share of 0 or more."
+            )
         factors = list(factors) or [1.0] * len(epochs)
         if not len(epochs) == len(layers) == len(factors) or list(epochs) != sorted(set(epochs)):
             raise ValueError(

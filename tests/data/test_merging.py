@@ -213,6 +213,7 @@ def unrelated(*questions):
         (lambda: merged(table([("a", "r", "sad")], [("a", "r", None)])), "so there is nothing to merge"),
         (lambda: merged(unrelated(), -0.1), "primary_weight is -0.1; it is a share from 0 to 1"),
         (lambda: merged(unrelated(), 1.5), "primary_weight is 1.5"),
+        (lambda: merged(unrelated(), "M90"), "primary_weight is 'M90'; it is a share"),
         (lambda: merged(unrelated(), np.nan), "primary_weight is nan"),
         (
             lambda: make_targets(unrelated(Question.scale("valence", 1, 5)), "valence", "merged"),

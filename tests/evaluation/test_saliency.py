@@ -101,6 +101,8 @@ def test_what_is_wrong_is_said():
         layer_scores(moments)
     with pytest.raises(ValueError, match="formula is 'squared'; use one of absolute, penalised"):
         layer_scores(moments, "squared")
+    with pytest.raises(ValueError, match=r"gamma is 0\.3 and formula absolute, which has no penalty"):
+        layer_scores(moments, "absolute", 0.3)
     with pytest.raises(ValueError, match="hold NaN or infinity"):
         moments.update(units * np.nan, targets)
     with pytest.raises(ValueError, match=r"use CrossMoments\(among_units=True\)"):
@@ -119,7 +121,7 @@ def test_columns_are_shares_of_votes_and_mean_ratings():
     np.testing.assert_allclose(columns, [[0, 1, 0], [0.75, 0, 0.25], [np.nan] * 3, [np.nan] * 3])
     names, columns = opinion_columns(votes, ["valence", "emotion"], ["b", "c"])
     assert names == ("valence", "emotion: angry", "emotion: calm", "emotion: joy")
-    np.testing.assert_allclose(columns, [[3.5, 0, 1, 0], [7, *[np.nan] * 3]])
+    np.testing.assert_allclose(columns, [[-1 / 6, 0, 1, 0], [1, *[np.nan] * 3]])
 
 
 @pytest.fixture

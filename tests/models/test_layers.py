@@ -166,7 +166,7 @@ def test_a_layer_that_is_not_there_is_said(layer):
 @pytest.mark.parametrize("config", [tiny.trunk_config("log-mel"), LlamaConfig(vocab_size=20, **tiny.TRANSFORMER)])
 def test_trunks_without_a_choice_say_so(config, layer):
     with pytest.raises(
-        ValueError, match=rf"a {config.model_type} trunk has no choice of layers; leave trunk_layer out"
+        ValueError, match=rf"a trunk of type {config.model_type} has no choice of layers; leave trunk_layer out"
     ):
         DistributionConfig(trunk_config=config, questions=tiny.CATEGORY, trunk_layer=layer)
 

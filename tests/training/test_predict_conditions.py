@@ -145,3 +145,5 @@ def test_from_clips_to_the_report(checkpoints, corpus, features, tmp_path):
 def test_two_runs_and_conditions_do_not_go_together(tmp_path):
     words = ["report", tmp_path, tmp_path, "--corpus", tmp_path, "--out", tmp_path, "--conditions", tmp_path]
     assert "--conditions belongs to the report of one run" in str(run(*words).exception)
+    words[-2] = "--truth"
+    assert "--truth belongs to the report of one run" in str(run(*words).exception)

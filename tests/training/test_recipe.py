@@ -124,9 +124,9 @@ def test_the_three_homes_and_the_record(write):
         ("dropout: 1e-1", 0.1),
         ("freeze_trunk: yes", True),
         ("mel_mean: 1e1", 10.0),
-        ("trunk_layer: 6", 6),
-        ("trunk_layer: '6'", 6),
-        ("trunk_layer: weighted", "weighted"),
+        ("trunk: some/wavlm\ntrunk_layer: 6", 6),
+        ("trunk: some/wavlm\ntrunk_layer: '6'", 6),
+        ("trunk: some/wavlm\ntrunk_layer: weighted", "weighted"),
         ("trunk_layer:", None),
         ("mel_mean: [1, 2e0]", [1.0, 2.0]),
         ("corpus: 2024", "2024"),
@@ -137,7 +137,7 @@ def test_the_three_homes_and_the_record(write):
     ],
 )
 def test_numbers_are_read_as_numbers(write, line, value):
-    run, name = load_recipe(write(line)), line.partition(":")[0]
+    run, name = load_recipe(write(line)), line.splitlines()[-1].partition(":")[0]
     homes = (vars(run.recipe), run.options, run.trunk_options, vars(run.training))
     (found,) = [home[name] for home in homes if name in home]
     assert found == value and type(found) is type(value)
@@ -173,6 +173,30 @@ def test_numbers_are_read_as_numbers(write, line, value):
         ("ties: gaurded", "ties is 'gaurded'; use one of share, other, guarded"),
         ("majority_of: all", "majority_of is 'all'; use one of primary, merged"),
         ("primary_weight: M90", "primary_weight is 'M90'; it must be a number"),
+        ("trunk_layer: 6", "a trunk of type annot-log-mel has no choice of layers"),
+        ("head: deep", "mine.yaml: head is 'deep'; use one of linear, mlp"),
+        ("pooling: max", "mine.yaml: pooling is 'max'; use one of mean"),
+        ("class_weighting: inverse\nloss: jsd", "loss is 'jsd', which takes no class_weights"),
+        ("scales: [valence]\nscale_question_weights: [1, 2]", "2 scale_question_weights for 1 scale questions"),
+        ("dropout: 5", "dropout is 5.0; it is a share from 0 to 1"),
+        ("mask_time_prob: 5", "mask_time_prob is 5.0; it is a share from 0 to 1"),
+        ("embedding_size: 0", "embedding_size is 0; it must be 1 or more"),
+        ("conv_strides: [2, 2, 0]", "conv_strides is 0; it must be 1 or more"),
+        ("tilt_jitter: -1", "tilt_jitter is -1.0; it must be 0 or more"),
+        ("auxiliary_weight: .nan", "auxiliary_weight is nan; it must be 0 or more"),
+        ("model: annotator\ndraws: 0", "draws is 0; it must be 1 or more"),
+        ("early_stopping_patience: -1", "early_stopping_patience is -1; it counts validation passes"),
+        ("newbob: compose\nnewbob_factor: 3", "newbob_factor is 3.0 .* between 0 and 1"),
+        ("newbob_factor: 0.5", "newbob_factor is set, and there is no newbob"),
+        ("curriculum_shares: [1]", "curriculum_shares is set, and there is no curriculum"),
+        ("curriculum: filter\ntarget: majority", "target is majority, which has none"),
+        ("scales: [valence, valence]", "name 'valence' twice"),
+        ("question: voice\nauxiliary: voice", "name 'voice' twice"),
+        ("newbob: compose\neval_strategy: 'no'\nload_best_model_at_end: false", "newbob watches validation passes"),
+        (
+            "early_stopping_patience: 2\neval_strategy: 'no'\nload_best_model_at_end: false",
+            "patience watches validation",
+        ),
         ("lr_scheduler_type: cosin", "mine.yaml: .*cosin"),
         ("- a\n- b", "holds a list; a recipe is a flat mapping"),
         ("", "holds a NoneType; a recipe is a flat mapping"),
@@ -203,6 +227,8 @@ def test_an_override_that_cannot_be_read(write, word):
 def test_an_override_is_named_as_the_place_of_an_error(write):
     with pytest.raises(ValueError, match="unknown key 'sed'.*seed"):
         load_recipe(write("seed: 1"), ["sed=2"])
+    with pytest.raises(ValueError, match="base stands in a recipe file.*name 'cremad' as the recipe"):
+        load_recipe(write("seed: 1"), ["base=cremad"])
 
 
 def test_another_trunk_leaves_the_options_of_the_log_mel_one_aside(caplog):
