@@ -74,6 +74,17 @@ def write_pages(
             (key, value if isinstance(value, str) else json.dumps(plain(value))) for key, value in details.items()
         ],
     }
+    for kind, template in (("markdown", "report.md.j2"), ("html", "report.html.j2")):
+        files[kind].write_text(render(template, page), encoding="utf-8")
+    told = {"title": title, "summary": summary, **data, "run": details}
+    told["plots"] = [figure["path"] for figures in drawn for figure in figures]
+    text = json.dumps(plain(told), indent=2, ensure_ascii=False, allow_nan=False)
+    files["json"].write_text(text + "\n", encoding="utf-8")
+    return files
+
+
+def render(template: str, page: Mapping[str, Any]) -> str:
+    """A template of the package, filled; in HTML every text is escaped."""
     environment = Environment(
         loader=PackageLoader("annot_hf"),
         autoescape=lambda name: name is not None and ".html" in name,
@@ -84,13 +95,7 @@ def write_pages(
     )
     environment.filters["md"] = markdown_safe
     environment.filters["md_row"] = lambda cells: f"| {' | '.join(map(markdown_safe, cells))} |"
-    for kind, template in (("markdown", "report.md.j2"), ("html", "report.html.j2")):
-        files[kind].write_text(environment.get_template(template).render(page), encoding="utf-8")
-    told = {"title": title, "summary": summary, **data, "run": details}
-    told["plots"] = [figure["path"] for figures in drawn for figure in figures]
-    text = json.dumps(plain(told), indent=2, ensure_ascii=False, allow_nan=False)
-    files["json"].write_text(text + "\n", encoding="utf-8")
-    return files
+    return environment.get_template(template).render(page)
 
 
 def markdown_safe(text: object) -> str:
