@@ -12,8 +12,8 @@ The folder appears in one step, and its digest depends on the labels and items o
 import hashlib
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -54,7 +54,9 @@ class ExportedCorpus:
             split, seconds and metadata, as far as the corpus has them.
         votes: All votes.
         report: `CorpusReport.to_dict()` of the export.
-        digest: SHA-256 of questions, votes and items.
+        digest: SHA-256 of questions, votes and items of the whole export.
+        part: What a view of it is, such as a fold of a cross-validation (see `with_splits`); empty for the export as it
+            lies on disk.
     """
 
     folder: Path
@@ -65,6 +67,27 @@ class ExportedCorpus:
     votes: VoteTable
     report: dict[str, Any]
     digest: str
+    part: Mapping[str, Any] = field(default_factory=dict)
+
+    def with_splits(self, splits: Mapping[str, str], part: Mapping[str, Any]) -> "ExportedCorpus":
+        """A view in memory of some items under other splits; nothing is written.
+
+        Args:
+            splits: Item -> its split in the view; items that are not named are not part of it.
+            part: What the view is, as JSON holds it: it is written into the record of a run, which is refused to go on
+                with another one.
+
+        Raises:
+            ValueError: An item is not in the corpus, or `part` is empty.
+        """
+        if not part:
+            raise ValueError("A view of a corpus has no part; say what it is, such as {'fold': 0, 'folds': 5}.")
+        unknown = set(splits) - set(self.items["item"])
+        if unknown:
+            raise ValueError(f"{self.name} has no item {min(unknown)!r}; name items of the export only.")
+        items = self.items[self.items["item"].isin(splits.keys())]
+        items = items.assign(split=items["item"].map(splits)).reset_index(drop=True)
+        return replace(self, items=items, part=dict(part))
 
     def targets(
         self,

@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from transformers import AutoConfig, AutoModel
 
 from annot_hf.data.conditions import CLEAN, Condition
-from annot_hf.data.export import read_export
+from annot_hf.data.export import ExportedCorpus, read_export
 from annot_hf.data.questions import Question
 from annot_hf.data.targets import Ratings, Targets
 from annot_hf.evaluation.predictions import Predictions
@@ -22,7 +22,7 @@ from annot_hf.models.losses import LOG_VARIANCE
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.register import register_models
 from annot_hf.training.collator import OpinionDataset
-from annot_hf.training.inputs import corpus_inputs, make_processor, read_inputs
+from annot_hf.training.inputs import corpus_inputs, make_processor, read_inputs, read_together
 from annot_hf.training.recipe import Recipe
 from annot_hf.training.train import FACTS, make_collator
 
@@ -67,7 +67,7 @@ def load_model(folder: str | Path) -> tuple[OpinionPreTrainedModel, Any, dict[st
 
 def predict(
     model_folder: str | Path,
-    corpus_folder: str | Path,
+    corpus: str | Path | ExportedCorpus,
     *,
     split: str = "test",
     batch_size: int = 32,
@@ -83,10 +83,10 @@ def predict(
 
     Args:
         model_folder: Checkpoint folder.
-        corpus_folder: Folder of the exported corpus.
+        corpus: Folder of the exported corpus, or the corpus if it is open already.
         split: Which split.
         batch_size: Items per batch.
-        features: Folder for computed log-mel features; `corpus_folder`/../features by default.
+        features: Folder for computed log-mel features; "features" beside the corpus's folder by default.
         max_seconds: Longest clip that is accepted (s); by default what training accepted.
         condition: Acoustic condition to put the clips under, such as "noise:10"; see `Condition`.
         condition_seed: Seed of what is random in it.
@@ -98,7 +98,7 @@ def predict(
     model, processor, facts = load_model(model_folder)
     if max_seconds is None:
         max_seconds = float(facts.get("recipe", {}).get("max_seconds", Recipe.max_seconds))
-    corpus = read_export(corpus_folder)
+    corpus = corpus if isinstance(corpus, ExportedCorpus) else read_export(corpus)
     config = model.config
     questions = tuple(Question.from_dict(question) for question in config.questions)
     beside = [Question.from_dict(question) for question in getattr(config, "scale_questions", ())]
@@ -111,15 +111,16 @@ def predict(
                 f"{_describe(asked)}; predict a corpus with the same support, or train on this one."
             )
     targets = corpus.targets(split, [question.name for question in questions], bins=config.bins)
+    held, rows = read_together(corpus, targets.items)
     inputs = corpus_inputs(
         corpus,
-        targets.items,
+        held,
         config.trunk_config,
         processor,
-        features=features or Path(corpus_folder).parent / "features",
+        features=features or corpus.folder.parent / "features",
         max_seconds=max_seconds,
         condition=heard,
-    )
+    ).select(rows)
     dataset = OpinionDataset(
         targets, inputs.entries, inputs.read, inputs.lengths, annotators=getattr(config, "annotators", ())
     )

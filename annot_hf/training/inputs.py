@@ -37,6 +37,10 @@ class Inputs:
     read: Callable[[Any], Any]
     lengths: np.ndarray
 
+    def select(self, rows: Sequence[int] | np.ndarray) -> "Inputs":
+        """The inputs of these rows, in that order."""
+        return Inputs([self.entries[row] for row in rows], self.read, self.lengths[rows])
+
 
 def make_processor(trunk_config: PreTrainedConfig, source: str | Path) -> Any:
     """The feature extractor or tokenizer of a trunk.
@@ -59,6 +63,37 @@ def make_processor(trunk_config: PreTrainedConfig, source: str | Path) -> Any:
         raise ValueError(f"{source} holds no {what}; save the trunk's own there with save_pretrained.") from error
 
 
+def item_sources(corpus: ExportedCorpus, items: Sequence[str], trunk_config: PreTrainedConfig) -> pd.Series:
+    """Text or audio of the items, by name, whichever the trunk takes.
+
+    Raises:
+        ValueError: An item lacks it.
+    """
+    column = "text" if input_name_of(trunk_config) == "input_ids" else "audio"
+    table = corpus.items.set_index("item")
+    values = table[column].reindex(items) if column in table else pd.Series([None] * len(items), index=items)
+    absent = values.isna()
+    if absent.any():
+        raise ValueError(
+            f"{int(absent.sum())} of {len(items)} items of {corpus.name} have no {column}, for instance "
+            f"{values.index[absent][0]!r}, which a {trunk_config.model_type} trunk needs; leave them out of the export or "
+            "choose another trunk."
+        )
+    return values
+
+
+def read_together(corpus: ExportedCorpus, items: Sequence[str]) -> tuple[Sequence[str], np.ndarray]:
+    """The list of items whose inputs are computed and kept as one, and the rows of `items` in it.
+
+    What is computed is kept per list of items. The views of one corpus differ only in their splits, so in a view it is
+    the list of all its items: what the first fold of a cross-validation computes serves every other.
+    """
+    if not corpus.part:
+        return items, np.arange(len(items))
+    held = corpus.items["item"].to_numpy()
+    return held, pd.Index(held).get_indexer(pd.Index(items))
+
+
 def corpus_inputs(
     corpus: ExportedCorpus,
     items: Sequence[str],
@@ -75,21 +110,10 @@ def corpus_inputs(
         ValueError: The corpus lacks the text or audio that the trunk takes, or a text is put under an acoustic condition.
         AudioError: A clip cannot be read, or is longer than `max_seconds`.
     """
-    name = input_name_of(trunk_config)
-    column = "text" if name == "input_ids" else "audio"
-    table = corpus.items.set_index("item")
-    values = table[column].reindex(items) if column in table else pd.Series([None] * len(items), index=items)
-    absent = values.isna()
-    if absent.any():
-        raise ValueError(
-            f"{int(absent.sum())} of {len(items)} items of {corpus.name} have no {column}, for instance "
-            f"{values.index[absent][0]!r}, which a {trunk_config.model_type} trunk needs; leave them out of the export or "
-            "choose another trunk."
-        )
+    sources = list(item_sources(corpus, items, trunk_config))
     key = "\n".join([corpus.digest, *items])  # features are kept per list of items
-    sources = list(values)
     if condition is not None and not condition.is_clean:
-        if column == "text":
+        if input_name_of(trunk_config) == "input_ids":
             raise ValueError(
                 f"Condition {str(condition)!r} alters audio and a {trunk_config.model_type} trunk reads text; leave it out."
             )

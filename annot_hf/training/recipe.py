@@ -16,6 +16,7 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
+from annot_hf.data.export import ExportedCorpus
 from annot_hf.data.merging import Ties
 from annot_hf.data.questions import nearest
 from annot_hf.data.targets import MajorityOf
@@ -241,16 +242,26 @@ class Run:
     training: TrainingArguments
     values: dict[str, Any]
 
-    def record(self, corpus_digest: str) -> dict[str, Any]:
-        """What a run is, as JSON holds it: every key, and the corpus it learns from."""
-        return {"recipe": json.loads(json.dumps(self.values, default=str)), "corpus_digest": corpus_digest}
+    def record(self, corpus: ExportedCorpus) -> dict[str, Any]:
+        """What a run is, as JSON holds it: every key, the corpus it learns from, and which part of it if not the whole."""
+        part = {"part": dict(corpus.part)} if corpus.part else {}
+        said = {"recipe": self.values, "corpus_digest": corpus.digest} | part
+        return json.loads(json.dumps(said, default=str))
 
-    def changes(self, earlier: Mapping[str, Any], corpus_digest: str, *, aside: Sequence[str] = ()) -> list[str]:
+    def changes(self, earlier: Mapping[str, Any], corpus: ExportedCorpus, *, aside: Sequence[str] = ()) -> list[str]:
         """Keys that differ from an earlier record, but for where things lie, what is logged and those `aside`."""
-        mine, theirs = self.record(corpus_digest)["recipe"], earlier["recipe"]
-        keys = (mine.keys() | theirs.keys()) - _ELSEWHERE - set(aside)
-        changed = sorted(key for key in keys if mine.get(key) != theirs.get(key))
-        return changed + ["the corpus"] * (earlier["corpus_digest"] != corpus_digest)
+        now = self.record(corpus)
+        changed = set(_differing(now["recipe"], earlier["recipe"])) - _ELSEWHERE - set(aside)
+        return [
+            *sorted(changed),
+            *_differing(now.get("part", {}), earlier.get("part", {})),
+            *["the corpus"] * (earlier["corpus_digest"] != corpus.digest),
+        ]
+
+
+def _differing(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """Keys whose values are not the same on both sides."""
+    return sorted(key for key in mine.keys() | theirs.keys() if mine.get(key) != theirs.get(key))
 
 
 def recipe_names() -> list[str]:

@@ -1,9 +1,7 @@
 """Train several systems with several seeds, predict one split with all of them, and score them in one table."""
 
 import json
-import logging
 import os
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,14 +10,10 @@ from typing import Any
 import yaml
 
 from annot_hf.data.export import read_export
-from annot_hf.evaluation.predictions import Predictions
 from annot_hf.evaluation.report import groups_of, items_by_name
 from annot_hf.evaluation.systems import SystemScores, measure_systems, systems_markdown
-from annot_hf.training.inference import predict
 from annot_hf.training.recipe import Run, load_recipe
-from annot_hf.training.train import train
-
-logger = logging.getLogger(__name__)
+from annot_hf.training.runs import predictions_of
 
 _OURS = {"corpus", "features", "output_dir", "seed"}
 _KEYS = {"title", "recipe", "seeds", "systems"}
@@ -111,10 +105,7 @@ def run_plan(
     out, corpus = Path(out), Path(corpus)
     planned = _planned(plan, corpus, out, overrides)  # a wrong key shows before the first is trained
     exported = read_export(corpus)
-    runs = {
-        name: [_predictions(run, corpus, exported.digest, split) for run in several]
-        for name, several in planned.items()
-    }
+    runs = {name: [predictions_of(run, exported, split) for run in several] for name, several in planned.items()}
     first = next(iter(runs.values()))[0]
     bins = next(iter(planned.values()))[0].options.get("bins", 4)
     targets = exported.targets(split, [question.name for question in first.questions], bins=bins)
@@ -167,27 +158,6 @@ def _planned(plan: Plan, corpus: Path, out: Path, overrides: Sequence[str]) -> d
             run = load_recipe(plan.recipe, [*words, f"seed={seed}", f"output_dir={folder}"])
             planned.setdefault(name, []).append(run)
     return planned
-
-
-def _predictions(run: Run, corpus: Path, digest: str, split: str) -> Predictions:
-    """One run's predictions, from disk if they are there; what is half done is finished."""
-    folder = Path(run.training.output_dir)
-    done, kept = folder / "done.json", folder / f"predictions-{split}"
-    if done.is_file():
-        if run.changes(json.loads(done.read_text(encoding="utf-8")), digest):
-            raise ValueError(f"{folder} holds a run of another plan or corpus; name another folder, or remove it.")
-        if (kept / "predictions.json").is_file():
-            return Predictions.load(kept)
-    else:
-        logger.info("%s", folder)
-        train(run, resume=any(folder.glob("checkpoint-*")))
-        # the model stays; the optimiser states of many runs would not fit
-        for checkpoint in folder.glob("checkpoint-*"):
-            shutil.rmtree(checkpoint)
-        done.write_text(json.dumps(run.record(digest), indent=1) + "\n", encoding="utf-8")
-    predictions, _ = predict(folder / "model", corpus, split=split, features=run.recipe.features)
-    predictions.save(kept)
-    return predictions
 
 
 def _folder_name(system: str) -> str:

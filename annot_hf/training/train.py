@@ -28,7 +28,7 @@ from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.trunks import input_name_of
 from annot_hf.training.collator import OpinionDataset, VoteCollator
 from annot_hf.training.frozen import encode_once
-from annot_hf.training.inputs import corpus_inputs, make_processor
+from annot_hf.training.inputs import corpus_inputs, make_processor, read_together
 from annot_hf.training.recipe import LOG_MEL, MEASURES, Recipe, Run
 from annot_hf.training.trainer import OpinionTrainer
 
@@ -55,18 +55,20 @@ class TrainingResult:
     facts: dict[str, Any]
 
 
-def train(run: Run, *, resume: bool = False) -> TrainingResult:
+def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = None) -> TrainingResult:
     """Train as the recipe says, and keep the best epoch in `output_dir`/model.
 
     Args:
         run: From `load_recipe`.
         resume: Go on from the newest checkpoint in `output_dir`; the result equals that of an uninterrupted run.
+        corpus: The corpus that the recipe names, if it is open already, or a view of it under other splits; read from
+            disk by default.
 
     Raises:
         ValueError: The corpus, the recipe or a checkpoint do not fit together.
     """
     recipe, arguments = run.recipe, run.training
-    if not recipe.corpus:
+    if not recipe.corpus and corpus is None:
         raise ValueError("The recipe names no corpus; set corpus to the folder of an exported corpus.")
     earlier = sorted(Path(arguments.output_dir).glob("checkpoint-*"))
     if earlier and not resume:
@@ -76,7 +78,7 @@ def train(run: Run, *, resume: bool = False) -> TrainingResult:
         )
     if resume and not earlier:
         raise ValueError(f"{arguments.output_dir} holds no checkpoint to go on from; train without --resume first.")
-    corpus = read_export(recipe.corpus)
+    corpus = corpus or read_export(recipe.corpus)
     _check_started(run, corpus, resume)
     set_seed(arguments.seed)
     bins = run.options.get("bins", 4)
@@ -105,7 +107,7 @@ def train(run: Run, *, resume: bool = False) -> TrainingResult:
     features = recipe.features or Path(arguments.output_dir) / "features"
     datasets = {}
     for split, split_target in targets.items():
-        items = split_target.items
+        items, rows = read_together(corpus, split_target.items)
         inputs = corpus_inputs(
             corpus, items, model.config.trunk_config, processor, features=features, max_seconds=recipe.max_seconds
         )
@@ -121,10 +123,10 @@ def train(run: Run, *, resume: bool = False) -> TrainingResult:
                 dtype=torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else None,
                 workers=arguments.dataloader_num_workers,
             )
+        inputs = inputs.select(rows)
         if split != "train":  # longest last, so that evaluation pads little
             order = np.argsort(inputs.lengths, kind="stable")
-            split_target = split_target.select(items[order])
-            inputs = type(inputs)([inputs.entries[row] for row in order], inputs.read, inputs.lengths[order])
+            split_target, inputs = split_target.select(split_target.items[order]), inputs.select(order)
         annotators = getattr(model.config, "annotators", ())
         datasets[split] = OpinionDataset(
             split_target,
@@ -185,7 +187,7 @@ def _check_started(run: Run, corpus: ExportedCorpus, resume: bool) -> None:
     """Leave word of what a run is when it starts; going on with another recipe or corpus is refused."""
     path = Path(run.training.output_dir) / STARTED
     if resume and path.is_file():
-        changed = run.changes(json.loads(path.read_text(encoding="utf-8")), corpus.digest, aside=LENGTH)
+        changed = run.changes(json.loads(path.read_text(encoding="utf-8")), corpus, aside=LENGTH)
         if changed:
             raise ValueError(
                 f"{run.training.output_dir} was started with another recipe or corpus: {', '.join(changed)} changed; go on "
@@ -193,7 +195,7 @@ def _check_started(run: Run, corpus: ExportedCorpus, resume: bool) -> None:
             )
     elif run.training.process_index == 0:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(run.record(corpus.digest), indent=1) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(run.record(corpus), indent=1) + "\n", encoding="utf-8")
 
 
 def _trunk_rate(run: Run) -> float | None:
@@ -276,6 +278,7 @@ def _facts(
     return {
         "corpus": corpus.name,
         "corpus_digest": corpus.digest,
+        **({"part": dict(corpus.part)} if corpus.part else {}),
         "target": targets["train"].method,
         "splits": {
             split: {

@@ -3,7 +3,7 @@ import json
 import pytest
 import yaml
 
-from annot_hf.training import systems as systems_module
+from annot_hf.training import runs as runs_module
 from annot_hf.training.systems import read_plan, run_plan
 
 SMALL = {
@@ -41,7 +41,7 @@ def test_a_plan_runs_and_goes_on_where_it_was(plan, corpus, tmp_path, monkeypatc
     text = page.read_text()
     assert "| hard, CE |" in text and '`target: "majority"`' in text
     assert json.loads((tmp_path / "out" / "results.json").read_text())["records"]["jsd"]["soft"]["seeds"] == seeds
-    monkeypatch.setattr(systems_module, "train", lambda *_, **__: pytest.fail("a finished run was trained again"))
+    monkeypatch.setattr(runs_module, "train", lambda *_, **__: pytest.fail("a finished run was trained again"))
     again, _ = run_plan(plan, corpus, tmp_path / "out", WORDS, n_resamples=20)
     assert again.records == found.records
     with pytest.raises(ValueError, match="run of another plan"):
@@ -60,7 +60,7 @@ def test_a_plan_runs_and_goes_on_where_it_was(plan, corpus, tmp_path, monkeypatc
     ],
 )
 def test_overrides_that_do_not_go_with_a_plan(plan, corpus, tmp_path, monkeypatch, word, message):
-    monkeypatch.setattr(systems_module, "train", lambda *_, **__: pytest.fail("trained before the plan was checked"))
+    monkeypatch.setattr(runs_module, "train", lambda *_, **__: pytest.fail("trained before the plan was checked"))
     with pytest.raises(ValueError, match=message):
         run_plan(plan, corpus, tmp_path / "out", [word])
 
