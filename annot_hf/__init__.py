@@ -32,6 +32,7 @@ _HOMES = {
     "models.modeling_distribution": ["DistributionModel"],
     "models.register": ["register_models"],
     "training.collator": ["VoteCollator"],
+    "training.crossval": ["crossval"],
     "training.inference": ["load_model", "predict", "predict_inputs"],
     "training.recipe": ["load_recipe"],
     "training.salient": ["measure_saliency"],

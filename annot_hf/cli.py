@@ -118,7 +118,7 @@ def corpus(
 
 @app.command()
 def agree(folder: Annotated[Path, typer.Argument(help="Folder of an exported corpus.")]) -> None:
-    """How far raters agree on each question: Krippendorff's alpha and pairwise agreement.
+    """How far raters agree on each question: Krippendorff's alpha, pairwise agreement, Fleiss' and Cohen's kappa.
 
     Example: `annot-hf agree data/cremad`
     """
@@ -127,7 +127,7 @@ def agree(folder: Annotated[Path, typer.Argument(help="Folder of an exported cor
     from annot_hf.evaluation.tables import agreement_table
 
     votes = read_export(folder).votes
-    found = [agreement(votes, question.name) for question in votes.questions if not question.multiple]
+    found = [agreement(votes, question.name) for question in votes.questions]
     for table in agreement_table(found):
         _print_table(table)
 
@@ -264,6 +264,57 @@ def results(
     from annot_hf.training.systems import read_plan, run_plan
 
     _, page = run_plan(read_plan(plan), corpus, out, overrides or [], split=split, n_resamples=resamples)
+    console.print(str(page.resolve()), soft_wrap=True, highlight=False, markup=False)
+
+
+@app.command(context_settings=_WORDS)
+def crossval(
+    recipe: Annotated[str, typer.Argument(help="Recipe (a name or a file), or a plan with several systems.")],
+    corpus: Annotated[Path, typer.Option(help="Folder of an exported corpus.")],
+    out: Out,
+    overrides: Overrides = None,
+    folds: Annotated[int, typer.Option(help="Folds a repeat.")] = 5,
+    repeats: Annotated[int, typer.Option(help="How often the items are divided anew.")] = 5,
+    group: Annotated[
+        str,
+        typer.Option(
+            help="Column of the items that no fold boundary may cut; conversation, document, speaker or item by default."
+        ),
+    ] = "",
+    split: Annotated[
+        list[str] | None,
+        typer.Option(help="Released split that takes part; may be given several times; all by default."),
+    ] = None,
+    validation: Annotated[float, typer.Option(help="Share of a fold's other items that is set aside.")] = 0.1,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of folds and runs; the plan's first, or 0, by default.")
+    ] = None,
+    resamples: Annotated[int, typer.Option(help="Bootstrap resamples of groups.")] = 1000,
+    keep_models: Annotated[bool, typer.Option(help="Keep the model of every run.")] = False,
+) -> None:
+    """Repeated cross-validation of one recipe or several systems: a table and a plot; goes on where it was interrupted.
+
+    Example: `annot-hf crossval speech-distribution --corpus data/cremad --out runs/crossval --group speaker`
+    """
+    from annot_hf.training.crossval import crossval as run_crossval
+
+    found, page = run_crossval(
+        recipe,
+        corpus,
+        out,
+        overrides or [],
+        folds=folds,
+        repeats=repeats,
+        group=group,
+        splits=split or (),
+        validation=validation,
+        seed=seed,
+        n_resamples=resamples,
+        keep_models=keep_models,
+    )
+    counts = found.counts
+    grouped = f"{counts['groups']:,} groups, by {counts['unit']}"
+    console.print(f"{counts['items']:,} items of {grouped}; {repeats} x {folds} folds.", highlight=False, markup=False)
     console.print(str(page.resolve()), soft_wrap=True, highlight=False, markup=False)
 
 

@@ -31,6 +31,7 @@ from annot_hf.evaluation.statistics import (
     moments,
     pearson_of,
     ratio,
+    resample_spearman,
     resample_sums,
     uar_of,
 )
@@ -194,6 +195,25 @@ def measure(
     return {name: _measured(name, draws) for name in _ordered(draws[first], questions)}, columns
 
 
+def measure_entropy_ranks(
+    systems: Mapping[str, np.ndarray],
+    q: np.ndarray,
+    clusters: np.ndarray | None,
+    *,
+    n_resamples: int,
+    seed: int,
+) -> Measured:
+    """Spearman's correlation of predicted and true entropies, on the resamples of `measure` and with its arguments.
+
+    Where `entropy_correlation` asks for a line between the two entropies, this asks only whether the items that divide
+    people more are those that are said to. Entropies that differ by rounding alone (1e-12) count as equal.
+    """
+    predicted = {system: measures.entropy(p).round(12) for system, p in systems.items()}
+    truth = measures.entropy(q).round(12)
+    draws = resample_spearman(predicted, truth, clusters, n_resamples=n_resamples, seed=seed)
+    return Measured("Rank correlation of entropies", "-1 to 1", "higher", draws)
+
+
 def _columns(p: np.ndarray, q: np.ndarray, questions: Sequence[Question]) -> dict[str, np.ndarray]:
     """Per-item values and moments of one system, whose sums give all its measures."""
     safe = floored(p)
@@ -272,10 +292,18 @@ def _per_class(pairing: Pairing, support: Sequence[str], counts: np.ndarray) -> 
 
 
 def describe(
-    clusters: np.ndarray | None, size: int, n_resamples: int, method: str, differences: str = DIFFERENCES
+    clusters: np.ndarray | None,
+    size: int,
+    n_resamples: int,
+    method: str,
+    differences: str = DIFFERENCES,
+    unit: str = "speaker",
 ) -> list[str]:
-    """Definitions and caveats behind the numbers, a sentence or two each; `differences` tells what is compared."""
-    units = "item" if clusters is None else "speaker"
+    """Definitions and caveats behind the numbers, a sentence or two each.
+
+    `differences` tells what is compared, and `unit` what a cluster is called.
+    """
+    units = "item" if clusters is None else unit
     count = size if clusters is None else len(set(clusters))
     if not n_resamples or count < 2:
         why = f"there is only {count} {units}" if n_resamples else "no resampling was asked for"
@@ -284,10 +312,10 @@ def describe(
         interval = f"Intervals are 95 % percentile intervals over {n_resamples:,} resamples of {count:,} {units}s."
         if clusters is None:
             interval += (
-                " Without speakers, items count as independent; with several items a speaker, that is too narrow."
+                f" Without {unit}s, items count as independent; with several items a {unit}, that is too narrow."
             )
         elif count < 10:
-            interval += " With so few speakers they are rough."
+            interval += f" With so few {unit}s they are rough."
     floor = "An item has few votes, whose entropy lies below that of opinion: the floor is out of a model's reach."
     return [
         f"One reference for every system: {REFERENCES[method]}, each item counting once.",

@@ -7,7 +7,7 @@ independent, hence the cluster bootstrap (Field & Welsh 2007) with percentile in
 and only the cell of a confusion table matters, the counts of the cells are drawn instead of the items: one multinomial.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -105,9 +105,19 @@ def resample_sums(
     if clusters is not None:
         _, codes = np.unique(np.asarray(clusters).astype(str), return_inverse=True)
         stacked = sparse.csr_array((np.ones(size), (codes, np.arange(size)))) @ stacked
-    count = len(stacked)
     total = stacked.sum(axis=0, keepdims=True)
-    blocks = [total]
+    drawn = _multiplicities(len(stacked), n_resamples, seed)
+    sums = np.concatenate([total, *(multiplicity @ stacked for multiplicity in drawn)])
+    out, at = {}, 0
+    for name, array in arrays.items():
+        width = int(np.prod(array.shape[1:], dtype=int))
+        out[name] = sums[:, at : at + width].reshape(len(sums), *array.shape[1:])
+        at += width
+    return out
+
+
+def _multiplicities(count: int, n_resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each of `count` clusters is drawn in each resample, in blocks `(rows, count)`; none of a single one."""
     generator = np.random.default_rng(seed)
     step, block = max(1, _CACHED // count), max(1, _HELD // count)
     for start in range(0, n_resamples if count > 1 else 0, block):
@@ -117,14 +127,72 @@ def resample_sums(
             draws = generator.integers(count, size=(rows, count), dtype=np.int32)
             draws += np.arange(0, rows * count, count, dtype=np.int32)[:, None]
             multiplicity[first : first + rows] = np.bincount(draws.ravel(), minlength=rows * count).reshape(rows, count)
-        blocks.append(multiplicity @ stacked)
-    sums = np.concatenate(blocks)
-    out, at = {}, 0
-    for name, array in arrays.items():
-        width = int(np.prod(array.shape[1:], dtype=int))
-        out[name] = sums[:, at : at + width].reshape(len(sums), *array.shape[1:])
-        at += width
-    return out
+        yield multiplicity
+
+
+def resample_spearman(
+    columns: Mapping[str, np.ndarray],
+    reference: np.ndarray,
+    clusters: Sequence[object] | np.ndarray | None = None,
+    *,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """Spearman's correlation of each column with the reference, in the data and on the resamples of `resample_sums`.
+
+    The one measure here that is no function of sums over items: a resample has ranks of its own. A value's (mid-)rank is
+    the weight of smaller values and half that of equal ones, so one sort serves all resamples.
+
+    Args:
+        columns: Values `(N,)` of each system.
+        reference: Values `(N,)`.
+        clusters: What each item belongs to `(N,)`; items themselves when None.
+        n_resamples: Number of resamples B.
+        seed: Seed of the draws.
+
+    Returns:
+        For each column `(1 + B,)` in [-1, 1]; 0 where either side is constant. With a single cluster only entry 0.
+    """
+    size = len(reference)
+    code = np.arange(size)
+    if clusters is not None:
+        _, code = np.unique(np.asarray(clusters).astype(str), return_inverse=True)
+    orders = {name: np.argsort(column, kind="stable") for name, column in columns.items()}
+    blocks: dict[str, list[np.ndarray]] = {name: [] for name in columns}
+    for weights in _item_weights(code, n_resamples, seed):
+        theirs = np.empty_like(weights)
+        order = np.argsort(reference, kind="stable")
+        theirs[:, order] = _ranks(weights[:, order], np.asarray(reference)[order])
+        for name, column in columns.items():
+            order = orders[name]
+            weight, y = weights[:, order], theirs[:, order]
+            x = _ranks(weight, np.asarray(column)[order])
+            weighted = weight * x
+            xx, xy = (np.einsum("bn,bn->b", weighted, other) for other in (x, y))
+            yy = np.einsum("bn,bn,bn->b", weight, y, y)
+            nothing = np.zeros(len(weight))  # ranks count from their mean
+            sums = np.stack([np.ones(len(weight)), nothing, nothing, xx, yy, xy], axis=1)
+            blocks[name].append(pearson_of(sums))
+    return {name: np.concatenate(parts) for name, parts in blocks.items()}
+
+
+def _item_weights(code: np.ndarray, n_resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Multiplicity of each item, as shares `(rows, N)`: first in the data, then in the resamples, a few at a time."""
+    yield np.full((1, len(code)), 1 / len(code))
+    rows = max(1, _HELD // (4 * len(code)))
+    for multiplicity in _multiplicities(int(code.max()) + 1, n_resamples, seed):
+        for start in range(0, len(multiplicity), rows):
+            weights = multiplicity[start : start + rows][:, code]
+            yield weights / weights.sum(axis=1, keepdims=True)
+
+
+def _ranks(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Mid-ranks `(rows, N)`, as shares less 1/2, of ascending `values` `(N,)` under each row of `weights` `(rows, N)`."""
+    first = np.flatnonzero(np.r_[True, values[1:] != values[:-1]])
+    if len(first) < len(values):
+        weights = np.add.reduceat(weights, first, axis=1)
+    ranks = np.cumsum(weights, axis=1) - weights / 2 - 0.5
+    return ranks if len(first) == len(values) else np.repeat(ranks, np.diff(np.r_[first, len(values)]), axis=1)
 
 
 def resample_cells(

@@ -15,7 +15,7 @@ from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.alignment import align, marginal_of, speakers_of
 from annot_hf.evaluation.breakdown import Groups, Speakers, make_reference, measure_categories, worth_in_raters
 from annot_hf.evaluation.predictions import Predictions
-from annot_hf.evaluation.scoring import describe, measure
+from annot_hf.evaluation.scoring import describe, measure, measure_entropy_ranks
 from annot_hf.evaluation.statistics import estimate
 from annot_hf.evaluation.tables import number
 
@@ -28,7 +28,12 @@ MAIN = (
     ("macro_f1", "Macro-F1", 3),
     ("uar", "UAR", 3),
 )
+ENTROPIES = (
+    ("entropy_correlation", "Entropies, r", 2),
+    ("entropy_rank_correlation", "Entropies, rank r", 2),
+)
 BEHIND = (
+    *ENTROPIES,
     ("jsd_thirds_low", "JSD, low entropy", 3),
     ("jsd_thirds_mid", "JSD, middle", 3),
     ("jsd_thirds_high", "JSD, high", 3),
@@ -37,6 +42,7 @@ BEHIND = (
     ("pauar75_1_best", "paUAR-75 (%)", 1),
     ("pauar50_1_best", "paUAR-50 (%)", 1),
 )
+PAIRED = "Differences are on the same resamples (paired)."
 _SEPARATOR = "\x1f"  # between the names of a system and of a run
 
 
@@ -45,7 +51,7 @@ class SystemScores:
     """What `measure_systems` found.
 
     Attributes:
-        records: Measure -> system -> `value`, `low`, `high` (of the mean over seeds), `seeds` (the value of each run),
+        records: Measure -> system -> `value`, `low`, `high` (of the mean over seeds), `runs` (the value of each),
             `deviation` (between runs, None for one) and `difference` to the first system, with its interval.
         worth: System -> how many other raters it is worth by the mean loss of its runs, as `Equivalence.systems` tells
             it; None without whole votes.
@@ -100,9 +106,7 @@ def measure_systems(
             f"System {empty[0]!r} has no run; give one at least." if empty else "There is no system to score."
         )
     pairings = {
-        f"{name}{_SEPARATOR}{index}": align(run, targets)
-        for name, several in runs.items()
-        for index, run in enumerate(several)
+        run_key(name, index): align(run, targets) for name, several in runs.items() for index, run in enumerate(several)
     }
     pairing = next(iter(pairings.values()))
     clusters = speakers_of(speakers, next(iter(runs.values()))[0], pairing)
@@ -111,6 +115,7 @@ def measure_systems(
     systems = predicted | {"marginal": np.tile(base, (len(pairing.q), 1))}
     options = {"n_resamples": n_resamples, "seed": seed}
     measured, _ = measure(systems, pairing.q, targets.questions, clusters, **options)
+    measured["entropy_rank_correlation"] = measure_entropy_ranks(systems, pairing.q, clusters, **options)
     worth = None
     if not targets.questions[0].is_scale:
         reference = make_reference(pairing, targets, clusters, groups, votes, base)
@@ -118,7 +123,7 @@ def measure_systems(
         stacked = {name: np.stack([p for key, p in predicted.items() if _system(key) == name]) for name in runs}
         found = worth_in_raters(stacked, reference, **options)
         worth = None if found is None else {name: one["worth"] for name, one in found.systems.items()}
-    records = {name: _records(one.draws, list(runs)) for name, one in measured.items() if name != "vote_entropy"}
+    records = {name: records_of(one.draws, list(runs)) for name, one in measured.items() if name != "vote_entropy"}
     return SystemScores(
         records=records,
         worth=worth,
@@ -132,13 +137,7 @@ def measure_systems(
             "runs": {name: len(several) for name, several in runs.items()},
         },
         notes=[
-            *describe(
-                clusters,
-                len(pairing.q),
-                n_resamples,
-                targets.method,
-                differences="Differences are on the same resamples (paired).",
-            ),
+            *describe(clusters, len(pairing.q), n_resamples, targets.method, differences=PAIRED),
             f"The gap starts from {baseline}.",
         ],
     )
@@ -152,26 +151,23 @@ def systems_markdown(found: SystemScores) -> str:
         f"{found.counts['items']:,} items, {found.counts['speakers']:,} speakers. Runs with different seeds: {seeds}. Each "
         "value is the mean over a system's runs; in brackets its 95 % interval, if there is one; ± the standard "
         "deviation between runs.",
-        _markdown(found, MAIN, [*names, "marginal"]),
+        scores_markdown(found, MAIN, [*names, "marginal"]),
     ]
     behind = [column for column in BEHIND if column[0] in found.records]
     if behind:
-        parts.append(_markdown(found, behind, [*names, "marginal"], worth=found.worth))
+        parts.append(scores_markdown(found, behind, [*names, "marginal"], worth=found.worth))
     if len(names) > 1:
-        rows = ["| System | " + " | ".join(f"{title}" for _, title, _ in MAIN) + " |", "|---|" + "---|" * len(MAIN)]
-        for name in names[1:]:
-            cells = [_cell(found.records[measure][name]["difference"], digits) for measure, _, digits in MAIN]
-            rows.append(f"| {name} | " + " | ".join(cells) + " |")
-        parts.append(f"Difference to {names[0]}, paired:\n\n" + "\n".join(rows))
+        parts.append(f"Difference to {names[0]}, paired:\n\n{differences_markdown(found, MAIN, names)}")
     return "\n\n".join([*parts, "\n".join(f"- {note}" for note in found.notes)]) + "\n"
 
 
-def _markdown(
+def scores_markdown(
     found: SystemScores,
     columns: Sequence[tuple[str, str, int]],
     names: Sequence[str],
     worth: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> str:
+    """A row a system: values with intervals and deviations of `columns` (measure, heading, decimals), and its worth."""
     arrows = {"lower": " ↓", "higher": " ↑", "": ""}
     heads = [title + arrows[found.titles[name]["better"]] for name, title, _ in columns] + ["Worth in raters ↑"] * bool(
         worth
@@ -185,6 +181,15 @@ def _markdown(
     return "\n".join(rows)
 
 
+def differences_markdown(found: SystemScores, columns: Sequence[tuple[str, str, int]], names: Sequence[str]) -> str:
+    """A row for each of `names` but the first: its differences to the first, with their intervals."""
+    rows = ["| System | " + " | ".join(title for _, title, _ in columns) + " |", "|---|" + "---|" * len(columns)]
+    for name in names[1:]:
+        cells = [_cell(found.records[measure][name]["difference"], digits) for measure, _, digits in columns]
+        rows.append(f"| {name} | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
 def _cell(record: Mapping[str, Any] | None, digits: int) -> str:
     """Value, interval and deviation between runs."""
     if record is None or record["value"] is None:
@@ -195,8 +200,13 @@ def _cell(record: Mapping[str, Any] | None, digits: int) -> str:
     return text if record.get("deviation") is None else f"{text} ± {number(record['deviation'], digits)}"
 
 
-def _records(draws: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, dict[str, Any]]:
-    """Records of one measure."""
+def records_of(draws: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Records of one measure: mean over the runs of each system, interval, runs, difference to the first system.
+
+    Args:
+        draws: Values `(1 + B,)` by `run_key`, and of "marginal" if that is one and the same for all runs.
+        names: The systems.
+    """
     by_system = {name: _of(draws, name) for name in names}
     means = {name: several.mean(axis=0) for name, several in by_system.items()}
     first, out = means[names[0]], {}
@@ -206,6 +216,11 @@ def _records(draws: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[str,
     if "marginal" in draws:
         out["marginal"] = estimate(draws["marginal"]).to_dict()
     return out
+
+
+def run_key(system: str, run: int) -> str:
+    """What the run of a system is called among draws."""
+    return f"{system}{_SEPARATOR}{run}"
 
 
 def _system(key: str) -> str:
@@ -223,6 +238,6 @@ def _between(values: np.ndarray) -> dict[str, Any]:
     finite = np.isfinite(values)
     spread = float(values.std(ddof=1)) if len(values) > 1 and finite.all() else None
     return {
-        "seeds": [float(value) if known else None for value, known in zip(values, finite, strict=True)],
+        "runs": [float(value) if known else None for value, known in zip(values, finite, strict=True)],
         "deviation": spread,
     }

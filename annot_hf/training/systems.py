@@ -26,7 +26,7 @@ class Plan:
     Attributes:
         title: Heading of the results.
         recipe: The recipe that all systems share.
-        seeds: Seeds of the runs of every system.
+        seeds: Seeds of the runs of every system; a cross-validation, whose runs have seeds of their own, needs none.
         systems: System -> what it changes of the recipe; the first is the one that others are compared with.
     """
 
@@ -37,7 +37,7 @@ class Plan:
 
 
 def read_plan(path: str | os.PathLike[str]) -> Plan:
-    """Read a plan: a YAML mapping of `recipe`, `seeds` and `systems`, and a `title` if wanted.
+    """Read a plan: a YAML mapping of `recipe`, `systems`, and `seeds` and a `title` if wanted.
 
     Raises:
         ValueError: The file is missing or holds something else.
@@ -45,19 +45,16 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"There is no plan {path}; give a YAML file with recipe, seeds and systems.")
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {str(error).splitlines()[0]}.") from None
-    if not isinstance(values, dict) or not _KEYS - {"title"} <= set(values) <= _KEYS:
+    values = _read_yaml(path)
+    if not isinstance(values, dict) or not {"recipe", "systems"} <= set(values) <= _KEYS:
         raise ValueError(f"{path} is no plan; it holds recipe, seeds and systems, and perhaps a title.")
     systems = values["systems"]
     if not isinstance(systems, dict) or not systems or not all(isinstance(v, dict | None) for v in systems.values()):
         raise ValueError(f"{path}: systems is {systems!r}; give each system's name and what it changes of the recipe.")
-    seeds = values["seeds"]
+    seeds = values.get("seeds", [])
     if (
         not isinstance(seeds, list)
-        or not seeds
+        or (not seeds and "seeds" in values)
         or not all(type(seed) is int for seed in seeds)
         or len(set(seeds)) < len(seeds)
     ):
@@ -75,6 +72,27 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
                 f"{path}: system {name!r} sets {sorted(_OURS & set(changes))[0]}, which the plan itself sets."
             )
     return Plan(str(values.get("title", path.stem)), str(values["recipe"]), tuple(seeds), systems)
+
+
+def plan_of(source: str | os.PathLike[str]) -> Plan:
+    """The plan of a file that has `systems`, or one that holds a recipe (a file or a name) as its only system.
+
+    Raises:
+        ValueError: There is neither, or the plan holds something else.
+    """
+    path = Path(source)
+    values = _read_yaml(path) if path.is_file() else None
+    if isinstance(values, dict) and "systems" in values:
+        return read_plan(path)
+    load_recipe(source)  # says what is wrong with it
+    return Plan(path.stem, os.fspath(source), (), {path.stem: {}})
+
+
+def _read_yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} is not YAML: {str(error).splitlines()[0]}.") from None
 
 
 def run_plan(
@@ -103,7 +121,10 @@ def run_plan(
         ValueError: A recipe, the corpus or an earlier run in `out` does not fit.
     """
     out, corpus = Path(out), Path(corpus)
-    planned = _planned(plan, corpus, out, overrides)  # a wrong key shows before the first is trained
+    if not plan.seeds:
+        raise ValueError(f"The plan {plan.title!r} names no seeds; give a list of whole numbers, such as [0, 1, 2].")
+    places = {f"seed{seed}": seed for seed in plan.seeds}
+    planned = planned_runs(plan, corpus, out, overrides, places)  # a wrong key shows before the first is trained
     exported = read_export(corpus)
     runs = {name: [predictions_of(run, exported, split) for run in several] for name, several in planned.items()}
     first = next(iter(runs.values()))[0]
@@ -130,16 +151,31 @@ def run_plan(
         json.dumps(facts | {"systems": plan.systems} | found.to_dict(), indent=1, allow_nan=False) + "\n"
     )
     page = out / "results.md"
-    changes = "\n".join(f"- {name}: {_said(changes)}" for name, changes in plan.systems.items())
-    page.write_text(
-        f"## {plan.title}\n\n{systems_markdown(found)}\nWhat each system changes of `{plan.recipe}`:\n\n{changes}\n",
-        encoding="utf-8",
-    )
+    page.write_text(f"## {plan.title}\n\n{systems_markdown(found)}\n{changes_markdown(plan)}", encoding="utf-8")
     return found, page
 
 
-def _planned(plan: Plan, corpus: Path, out: Path, overrides: Sequence[str]) -> dict[str, list[Run]]:
-    """The recipe of every run."""
+def changes_markdown(plan: Plan) -> str:
+    """What each system of a plan is."""
+    changes = "\n".join(f"- {name}: {_said(changes)}" for name, changes in plan.systems.items())
+    return f"What each system changes of `{plan.recipe}`:\n\n{changes}\n"
+
+
+def planned_runs(
+    plan: Plan, corpus: Path, out: Path, overrides: Sequence[str], places: Mapping[str, int]
+) -> dict[str, list[Run]]:
+    """The runs of every system.
+
+    Args:
+        plan: From `read_plan`.
+        corpus: Folder of the exported corpus.
+        out: Folder that holds a folder a system.
+        overrides: Words such as "num_train_epochs=5" for every run.
+        places: Folder of each run in that of its system, and its seed.
+
+    Raises:
+        ValueError: A recipe is wrong, or an override is not for the user to set.
+    """
     said = [word.lstrip("-").partition("=")[0] for word in overrides]
     for key in said:
         if key in _OURS:
@@ -153,8 +189,8 @@ def _planned(plan: Plan, corpus: Path, out: Path, overrides: Sequence[str]) -> d
     for name, changes in plan.systems.items():
         words = [*(f"{key}={json.dumps(value)}" for key, value in changes.items()), *overrides]
         words += [f"corpus={corpus}", f"features={out / 'features'}"]
-        for seed in plan.seeds:
-            folder = out / _folder_name(name) / f"seed{seed}"
+        for place, seed in places.items():
+            folder = out / _folder_name(name) / place
             run = load_recipe(plan.recipe, [*words, f"seed={seed}", f"output_dir={folder}"])
             planned.setdefault(name, []).append(run)
     return planned

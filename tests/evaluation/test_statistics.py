@@ -20,6 +20,7 @@ from annot_hf.evaluation.statistics import (
     pearson_of,
     ratio,
     resample_cells,
+    resample_spearman,
     resample_sums,
     uar_of,
 )
@@ -261,3 +262,24 @@ def test_records_of_measures():
     assert Measured("t", "", "", draws).record(paired=False)["difference"] is None
     alone = Measured("t", "", "", {"model": draws["model"]}).record()
     assert alone["marginal"] is None and alone["difference"] is None
+
+
+@pytest.mark.parametrize("clustered", [True, False])
+def test_spearman_of_resamples_equals_scipy_on_the_same_draws(clustered):
+    rng = np.random.default_rng(5)
+    x = rng.normal(size=60)
+    columns = {"fine": x, "tied": np.round(x), "constant": np.ones(60)}
+    y = np.round(2 * x + rng.normal(size=60))
+    clusters = rng.integers(0, 9, 60) if clustered else None
+    found = resample_spearman(columns, y, clusters, n_resamples=40, seed=3)
+    code = np.arange(60) if clusters is None else np.unique(clusters.astype(str), return_inverse=True)[1]
+    # how often each cluster is drawn, read off the resamples of indicators
+    counts = resample_sums({"is": np.eye(code.max() + 1)[code]}, clusters, n_resamples=40, seed=3)["is"]
+    counts = np.round(counts / np.bincount(code)).astype(int)
+    for row, drawn in enumerate(counts):
+        rows = np.repeat(np.arange(60), drawn[code])
+        for name in ("fine", "tied"):
+            expected = scipy.stats.spearmanr(columns[name][rows], y[rows]).statistic
+            assert found[name][row] == pytest.approx(expected)
+    assert (found["constant"] == 0).all()
+    assert len(resample_spearman(columns, y, np.zeros(60))["fine"]) == 1

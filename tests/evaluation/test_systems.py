@@ -24,7 +24,7 @@ def test_a_system_is_the_mean_of_its_runs(runs):
         for measure in ("jsd", "kl", "macro_f1", "gap_closed"):
             record = found.records[measure][name]
             values = [one[measure]["value"] for one in alone]
-            assert record["seeds"] == pytest.approx(values)
+            assert record["runs"] == pytest.approx(values)
             assert record["value"] == pytest.approx(np.mean(values))
             assert record["deviation"] == pytest.approx(np.std(values, ddof=1))
     first, second = (found.records["jsd"][name]["value"] for name in systems)

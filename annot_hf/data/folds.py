@@ -1,0 +1,154 @@
+"""Folds for cross-validation: whole groups of items (conversations, documents, speakers) go to one fold or another."""
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from annot_hf.data.questions import nearest
+
+GROUPS = ("conversation", "document", "speaker", "item")  # the first of these that items have groups them by default
+PARTS = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, eq=False)
+class Fold:
+    """One fold of one repeat.
+
+    Attributes:
+        repeat: Number of the repeat, from 0.
+        number: Number of the fold in it, from 0.
+        parts: "train", "validation" or "test" for each item `(N,)`.
+    """
+
+    repeat: int
+    number: int
+    parts: np.ndarray
+
+    def digest(self, items: Sequence[str]) -> str:
+        """SHA-256 of which item is in which part."""
+        lines = sorted(f"{item}\t{part}" for item, part in zip(items, self.parts, strict=True))
+        return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+
+
+def group_items(about: pd.DataFrame, items: Sequence[str], column: str = "") -> tuple[str, np.ndarray]:
+    """The column that groups items, and the group of each item `(N,)`.
+
+    Args:
+        about: One row an item: column `item` and metadata.
+        items: The items that take part.
+        column: A column of `about`, or "item" so that each item stands alone; the first of `GROUPS` that any of the items
+            has a value of when empty.
+
+    Raises:
+        ValueError: There is no such column, or some items have no value in it.
+    """
+    rows = about.set_index("item", drop=False).loc[list(items)]
+    if not column:
+        column = next(name for name in GROUPS if name in rows and rows[name].notna().any())
+    if column not in rows:
+        raise ValueError(
+            f"The items have no column {column!r}{nearest(column, rows.columns)} to group them by; they have "
+            f"{', '.join(map(str, rows.columns))}. Folds are over items, never over raters."
+        )
+    missing = rows["item"][rows[column].isna()]
+    if len(missing):
+        raise ValueError(
+            f"{len(missing)} of {len(rows)} items have no {column}, for instance {missing.iloc[0]!r}; name it for every item, "
+            "or group by another column (by item, if no two items belong together)."
+        )
+    return column, rows[column].astype(str).to_numpy(dtype=object)
+
+
+def check_division(folds: int, repeats: int, validation: float) -> None:
+    """Whether these numbers describe a division into folds; see `make_folds`.
+
+    Raises:
+        ValueError: One of them is out of range.
+    """
+    for name, value, least in (("folds", folds, 2), ("repeats", repeats, 1)):
+        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
+            raise ValueError(f"{name} is {value!r}; it is a whole number from {least} up, such as 5.")
+    if not 0 < validation < 1:
+        raise ValueError(f"validation is {validation!r}; it is a share between 0 and 1, such as 0.1.")
+
+
+def make_folds(
+    groups: Sequence[str] | np.ndarray,
+    *,
+    folds: int = 5,
+    repeats: int = 5,
+    validation: float = 0.1,
+    seed: int = 0,
+    unit: str = "group",
+) -> Iterator[Fold]:
+    """Every fold of every repeat: each item is tested once a repeat, and no group is in two parts of a fold.
+
+    Groups are dealt out at random within ranks of size: the `folds` largest go one to each fold, then the next ones.
+    So the sizes of two folds differ by no more than the largest group has items, as with the usual greedy assignment
+    (largest group into the smallest fold), which however gives the same folds in every repeat where sizes differ. A
+    part of the training groups is set aside for validation: groups in random order until the share is nearest.
+
+    Args:
+        groups: Group of each item `(N,)`.
+        folds: Folds a repeat, 2 or more.
+        repeats: How often the items are divided anew, 1 or more.
+        validation: Share of the items that are not tested which is set aside, between 0 and 1; one group at least.
+        seed: Seed of the first repeat.
+        unit: What a group is called in messages.
+
+    Raises:
+        ValueError: A number is out of range, or there are too few groups.
+    """
+    check_division(folds, repeats, validation)
+    names, code = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
+    left = len(names) - -(-len(names) // folds)  # where most are tested
+    if len(names) < folds or left < 2:
+        why = "each fold tests one at least" if len(names) < folds else "training and validation need one each"
+        raise ValueError(
+            f"There are {len(names)} {unit}s for {folds} folds, and {why}; ask for fewer folds, or group by a column with "
+            "more values."
+        )
+    return _folds(code, np.bincount(code), folds, repeats, validation, seed)
+
+
+def _folds(
+    code: np.ndarray, sizes: np.ndarray, folds: int, repeats: int, validation: float, seed: int
+) -> Iterator[Fold]:
+    for repeat in range(repeats):
+        generator = np.random.default_rng([seed, repeat])
+        fold_of = _deal(sizes, folds, generator)
+        for number in range(folds):
+            held = _set_aside(np.flatnonzero(fold_of != number), sizes, validation, generator)
+            part = np.where(fold_of == number, "test", "train").astype(object)
+            part[held] = "validation"
+            yield Fold(repeat, number, part[code])
+
+
+def _deal(sizes: np.ndarray, folds: int, generator: np.random.Generator) -> np.ndarray:
+    """Fold of each group `(G,)`."""
+    shuffled = generator.permutation(len(sizes))
+    ranked = shuffled[np.argsort(-sizes[shuffled], kind="stable")]
+    fold_of = np.empty(len(sizes), dtype=np.int64)
+    for start in range(0, len(ranked), folds):
+        rank = ranked[start : start + folds]
+        fold_of[rank] = generator.permutation(folds)[: len(rank)]
+    return fold_of
+
+
+def _set_aside(groups: np.ndarray, sizes: np.ndarray, share: float, generator: np.random.Generator) -> np.ndarray:
+    """Some of the groups, in random order until their share of the items is nearest; not none and not all."""
+    order = generator.permutation(groups)
+    held = np.cumsum(sizes[order])[:-1]
+    return order[: int(np.argmin(abs(held - share * sizes[groups].sum()))) + 1]
+
+
+def sizes_of(fold: Fold, groups: np.ndarray) -> dict[str, Any]:
+    """Items and groups of each part of a fold."""
+    return {
+        part: {"items": int((fold.parts == part).sum()), "groups": len(set(groups[fold.parts == part]))}
+        for part in PARTS
+    }

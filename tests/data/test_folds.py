@@ -1,0 +1,95 @@
+import numpy as np
+import pandas as pd
+import pytest
+from hypothesis import given, strategies as st
+
+from annot_hf.data.folds import group_items, make_folds
+
+GROUP_SIZES = st.lists(st.integers(1, 30), min_size=3, max_size=25)
+
+
+def groups_of(sizes):
+    return np.repeat([f"g{number}" for number in range(len(sizes))], sizes)
+
+
+@given(GROUP_SIZES, st.integers(2, 6), st.integers(0, 5))
+def test_every_item_is_tested_once_a_repeat_and_no_group_is_cut(sizes, folds, seed):
+    folds = max(3, min(folds, len(sizes))) if len(sizes) < 4 else min(folds, len(sizes))
+    groups = groups_of(sizes)
+    divided = list(make_folds(groups, folds=folds, repeats=2, seed=seed))
+    assert [(fold.repeat, fold.number) for fold in divided] == [(r, f) for r in range(2) for f in range(folds)]
+    for repeat in range(2):
+        tested = np.stack([fold.parts == "test" for fold in divided if fold.repeat == repeat])
+        assert (tested.sum(0) == 1).all()
+        counts, numbers = tested.sum(1), [len(set(groups[row])) for row in tested]
+        assert max(counts) - min(counts) <= max(sizes) and max(numbers) - min(numbers) <= 1
+    for fold in divided:
+        inside = [set(groups[fold.parts == part]) for part in ("train", "validation", "test")]
+        assert all(inside) and sum(map(len, inside)) == len(sizes)
+
+
+def test_repeats_differ_although_every_group_has_a_size_of_its_own():
+    """Largest group into the smallest fold would give one and the same division: only its seed would differ."""
+    groups = groups_of(range(1, 16))
+    divided = make_folds(groups, folds=5, repeats=6)
+    tests = {frozenset(groups[fold.parts == "test"]) for fold in divided}
+    assert len(tests) > 20
+
+
+def test_folds_follow_from_the_seed_and_not_from_how_many_repeats_there_are():
+    groups = groups_of([4] * 10)
+    few, many, other = (
+        [fold.parts.tolist() for fold in make_folds(groups, repeats=repeats, seed=seed)]
+        for repeats, seed in ((1, 0), (3, 0), (1, 1))
+    )
+    assert many[:5] == few and other != few
+    fold = next(make_folds(groups))
+    items = [f"i{number}" for number in range(40)]
+    assert fold.digest(items) == fold.digest(items) != next(make_folds(groups, seed=1)).digest(items)
+
+
+@pytest.mark.parametrize("share", [0.1, 0.25, 0.6])
+def test_the_validation_part_is_the_share_that_was_asked_for(share):
+    groups = groups_of([3] * 100)
+    for fold in make_folds(groups, repeats=1, validation=share):
+        held, train = ((fold.parts == part).sum() for part in ("validation", "train"))
+        assert held / (held + train) == pytest.approx(share, abs=0.01)
+
+
+@pytest.mark.parametrize(
+    ("sizes", "options", "message"),
+    [
+        ([2, 2, 2], {"folds": 5}, "There are 3 conversations for 5 folds"),
+        ([2, 2], {"folds": 2}, "training and validation need one each"),
+        ([2, 2, 2], {"folds": 2}, "There are 3 conversations for 2 folds, and training and validation need one each"),
+        ([2] * 9, {"folds": 1}, "folds is 1; it is a whole number from 2 up"),
+        ([2] * 9, {"folds": True}, "folds is True"),
+        ([2] * 9, {"repeats": 0}, "repeats is 0; it is a whole number from 1 up"),
+        ([2] * 9, {"validation": 0.0}, "validation is 0.0; it is a share between 0 and 1"),
+    ],
+)
+def test_divisions_that_cannot_be(sizes, options, message):
+    with pytest.raises(ValueError, match=message):
+        make_folds(groups_of(sizes), unit="conversation", **options)
+
+
+ABOUT = pd.DataFrame(
+    {"item": ["a", "b", "c"], "speaker": [None] * 3, "conversation": [1, 1, 2], "room": ["x", None, "y"]}
+)
+
+
+def test_the_column_that_groups_items():
+    assert group_items(ABOUT, ["c", "a"])[0] == "conversation"
+    assert group_items(ABOUT, ["c", "a"])[1].tolist() == ["2", "1"]
+    assert group_items(ABOUT.drop(columns="conversation"), ["a", "b"])[0] == "item"  # no speaker is named
+    named = ABOUT.assign(speaker=["s", "t", "t"]).drop(columns="conversation")
+    assert group_items(named, ["a", "b"])[0] == "speaker"
+    assert group_items(named.assign(document="d"), ["a", "b"])[0] == "document"
+    assert group_items(ABOUT, ["a", "b"], "item")[1].tolist() == ["a", "b"]
+    assert group_items(ABOUT, ["a", "c"], "room")[1].tolist() == ["x", "y"]  # an item that takes no part needs none
+    with pytest.raises(ValueError, match=r"no column 'conversatin' \(did you mean 'conversation'\?\)"):
+        group_items(ABOUT, ["a"], "conversatin")
+    with pytest.raises(ValueError, match="never over raters"):
+        group_items(ABOUT, ["a"], "annotator")
+    with pytest.raises(ValueError, match="1 of 3 items have no room, for instance 'b'"):
+        group_items(ABOUT, ["a", "b", "c"], "room")

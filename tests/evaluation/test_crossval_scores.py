@@ -1,0 +1,218 @@
+from dataclasses import replace
+
+import audmetric
+import numpy as np
+import pytest
+from scipy.stats import pearsonr, spearmanr
+
+from annot_hf.data.folds import make_folds
+from annot_hf.evaluation.crossval import (
+    count_folds,
+    crossval_markdown,
+    fold_marginals,
+    measure_repeats,
+    pool_predictions,
+)
+from annot_hf.evaluation.crossval_plots import PANELS, plot_crossval
+from annot_hf.evaluation.plots import save_figure
+from annot_hf.evaluation.scoring import measure_entropy_ranks
+from annot_hf.models import measures
+
+
+def part_of(predictions, rows):
+    """The predictions of some items, in any order."""
+    place = {row: new for new, row in enumerate(rows)}
+    answers = [index for index, item in enumerate(predictions.rater_items) if item in place]
+    return replace(
+        predictions,
+        items=predictions.items[rows],
+        probs=predictions.probs[rows],
+        rater_items=[place[item] for item in predictions.rater_items[answers]],
+        rater_names=predictions.rater_names[answers],
+        rater_values=predictions.rater_values[answers],
+        rater_fallback=predictions.rater_fallback[answers],
+        scale_means=None,
+        scale_deviations=None,
+    )
+
+
+@pytest.fixture(scope="module")
+def crossed(emotion_run):
+    """Two systems, three repeats of four folds over twelve speakers; predictions come fold by fold, shuffled."""
+    _, targets, predictions, speakers = emotion_run
+    groups = np.array([speakers[item] for item in targets.items], dtype=object)
+    folds = list(make_folds(groups, folds=4, repeats=3))
+    rng = np.random.default_rng(0)
+    runs = {"sharp": [], "flat": []}
+    for repeat in range(3):
+        for name, share in (("sharp", 0.1 * repeat), ("flat", 0.4 + 0.1 * repeat)):
+            probs = (1 - share) * predictions.probs + share / predictions.probs.shape[1]
+            parts = [
+                part_of(replace(predictions, probs=probs), rng.permutation(np.flatnonzero(fold.parts == "test")))
+                for fold in folds[4 * repeat : 4 * repeat + 4]
+            ]
+            runs[name].append(pool_predictions(parts))
+    return runs, targets, folds, groups, measure_repeats(runs, targets, folds, groups, unit="speaker", n_resamples=200)
+
+
+def in_order(run, targets):
+    rows = {item: row for row, item in enumerate(run.items)}
+    return run.probs[[rows[item] for item in targets.items]]
+
+
+def test_scores_of_pooled_folds_against_libraries(crossed):
+    runs, targets, _, _, found = crossed
+    labels, q = list(range(len(targets.support))), targets.probs
+    for name, several in runs.items():
+        pooled = [in_order(run, targets) for run in several]
+        expected = {
+            "accuracy": [audmetric.accuracy(q.argmax(1), p.argmax(1)) for p in pooled],
+            "macro_f1": [
+                audmetric.unweighted_average_fscore(q.argmax(1), p.argmax(1), labels=labels, zero_division=0)
+                for p in pooled
+            ],
+            "jsd": [measures.jsd(p, q).mean() for p in pooled],
+            "entropy_correlation": [pearsonr(measures.entropy(p), measures.entropy(q)).statistic for p in pooled],
+            "entropy_rank_correlation": [
+                spearmanr(measures.entropy(p).round(12), measures.entropy(q).round(12)).statistic for p in pooled
+            ],
+        }
+        for measure, values in expected.items():
+            record = found.records[measure][name]
+            assert record["runs"] == pytest.approx(values, abs=1e-6), measure
+            assert record["value"] == pytest.approx(np.mean(values), abs=1e-6)
+            assert record["deviation"] == pytest.approx(np.std(values, ddof=1), abs=1e-6)
+            assert record["low"] < record["value"] < record["high"]
+    gap = found.records["jsd"]
+    assert gap["flat"]["difference"]["value"] == pytest.approx(gap["flat"]["value"] - gap["sharp"]["value"])
+    widths = [one["high"] - one["low"] for one in (gap["flat"]["difference"], gap["flat"], gap["sharp"])]
+    assert widths[0] < 0.8 * np.hypot(*widths[1:])  # paired: narrower than of two independent samples
+
+
+def test_the_marginal_knows_its_own_training_part_only(crossed):
+    _, targets, folds, _, found = crossed
+    marginals = fold_marginals(targets, folds)
+    for fold in folds:
+        expected = targets.probs[fold.parts == "train"].mean(0)
+        assert marginals[fold.repeat][fold.parts == "test"] == pytest.approx(np.tile(expected, (60, 1)))
+    expected = [measures.jsd(marginal, targets.probs).mean() for marginal in marginals]
+    assert found.records["jsd"]["marginal"]["runs"] == pytest.approx(expected)
+    assert found.records["gap_closed"]["marginal"]["value"] == pytest.approx(0)
+    assert "marginal" not in found.records["entropy_correlation"]  # it differs between folds only
+
+
+def test_groups_are_resampled_whole_and_alike_in_all_repeats(crossed):
+    runs, targets, folds, groups, found = crossed
+    same = {"one": runs["sharp"][:1] * 3}
+    once = measure_repeats(same, targets, folds, groups, unit="speaker", n_resamples=200).records["jsd"]["one"]
+    drawn = np.random.default_rng(1).integers(12, size=(20_000, 12))
+    values = measures.jsd(in_order(same["one"][0], targets), targets.probs)
+    means = np.array([values[groups == group].mean() for group in np.unique(groups)])[drawn].mean(1)
+    assert [once["low"], once["high"]] == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.002)
+    assert once["deviation"] == 0
+    by_item = measure_repeats(runs, targets, folds, groups, unit="item", n_resamples=50)
+    assert "items count as independent" in " ".join(by_item.notes)
+
+
+def test_pooled_predictions_keep_what_belongs_to_an_item(emotion_run):
+    _, _, predictions, _ = emotion_run
+    rows = np.random.default_rng(0).permutation(len(predictions))
+    pooled = pool_predictions([part_of(predictions, rows[:100]), part_of(predictions, rows[100:])])
+    assert pooled.items.tolist() == predictions.items[rows].tolist() and np.array_equal(
+        pooled.probs, predictions.probs[rows]
+    )
+    answers = {
+        (run.items[item], name): (fallback, *value)
+        for run in (pooled, predictions)
+        for item, name, fallback, value in zip(
+            run.rater_items, run.rater_names, run.rater_fallback, run.rater_values, strict=True
+        )
+    }
+    assert len(answers) == len(pooled.rater_items) == len(predictions.rater_items)
+    with pytest.raises(ValueError, match="a second time"):
+        pool_predictions([predictions, predictions])
+    with pytest.raises(ValueError, match="do not go together"):
+        pool_predictions([predictions, replace(predictions, support=tuple("abcdef"))])
+    with pytest.raises(ValueError, match="no predictions to pool"):
+        pool_predictions([])
+
+
+def test_what_training_parts_lack_is_counted(emotion_run, crossed):
+    _, targets, predictions, _ = emotion_run
+    groups = np.repeat([f"g{number}" for number in range(6)], 40).astype(object)
+    probs = targets.probs.copy()
+    probs += 0.01
+    probs[:, 2] = 0
+    probs[:40, 2] = 0.1  # "fear" is heard in the first group only, and wins no item of it
+    probs[:40, 0] += 1
+    probs /= probs.sum(1, keepdims=True)
+    ratings = replace(
+        targets.ratings, annotator=np.where(targets.ratings.item < 40, 0, 1 + targets.ratings.annotator % 5)
+    )
+    spoilt = replace(targets, probs=probs, ratings=ratings)
+    folds = list(make_folds(groups, folds=6, repeats=2))
+    told = count_folds(spoilt, folds, groups)
+    without = [fold for fold in told["folds"] if fold["labels_without_votes"]]
+    assert all(fold["labels_without_votes"] == ["fear"] for fold in without)
+    held = [fold for fold in folds if (fold.parts[:40] != "train").all()]
+    assert len(without) == len(held) and 2 <= len(held) <= 4  # tested in each repeat once, sometimes set aside
+    assert all("fear" in fold["labels_that_win_no_item"] for fold in told["folds"])
+    unseen = [fold for fold in told["folds"] if fold["raters_unseen"]]
+    assert [fold["answers_of_raters_unseen"] for fold in unseen] == [40 * 7] * 2
+    assert told["partitions"] == 1  # six groups in six folds: there is one division
+    runs = {"one": [predictions, predictions]}
+    page = crossval_markdown(measure_repeats(runs, spoilt, folds, groups, unit="group", n_resamples=20))
+    for text in (
+        f"Label fear has no vote in {len(without)} of 12 training parts; macro-F1 keeps it.",
+        "Label fear is the most frequent of no item in 12 of 12",
+        "560 answers to test items",
+        "divide the items in 1 different ways only",
+        f"one: {2 * predictions.rater_fallback.sum()} of {2 * len(predictions.rater_items):,} predicted rater answers",
+        "240 items of 6 groups, divided into 6 folds 2 times",
+    ):
+        assert text in page
+    assert np.isfinite(
+        list(measure_repeats(runs, spoilt, folds, groups, unit="group").records["macro_f1"]["one"]["runs"])
+    ).all()
+
+
+def test_page_and_figure_say_everything(crossed, tmp_path):
+    found = crossed[-1]
+    page = crossval_markdown(found)
+    for text in (
+        "Macro-F1 ↑",
+        "Entropies, r ↑",
+        "KLD (nats) ↓",
+        "Difference to sharp",
+        "| test | 60 | 3 |",
+        "| marginal |",
+    ):
+        assert text in page
+    assert "raters" not in page.split("|")[-1] or "consensus" in page
+    figure = plot_crossval(found)
+    assert len(figure.axes) == len(PANELS)
+    drawn = [line.get_xdata()[0] for line in figure.axes[3].lines if line.get_marker() == "o"]
+    assert drawn == [found.records["jsd"][name]["value"] for name in ("sharp", "flat")]
+    assert save_figure(lambda: plot_crossval(found), tmp_path / "plot.png").stat().st_size > 10_000
+
+
+def test_a_system_called_marginal(crossed):
+    runs, targets, folds, groups, _ = crossed
+    with pytest.raises(ValueError, match="name of the baseline"):
+        measure_repeats({"marginal": runs["flat"]}, targets, folds, groups, unit="speaker")
+
+
+def test_rank_correlation_ignores_rounding_and_bends():
+    rng = np.random.default_rng(0)
+    q = rng.dirichlet(np.ones(3), 50)
+    bent = {"bent": (q**3) / (q**3).sum(1, keepdims=True)}
+    found = measure_entropy_ranks(bent | {"flat": np.full_like(q, 1 / 3)}, q, None, n_resamples=10, seed=0)
+    assert found.draws["flat"] == pytest.approx(0)
+    expected = spearmanr(measures.entropy(bent["bent"]), measures.entropy(q)).statistic
+    assert found.draws["bent"][0] == pytest.approx(expected)
+    votes = np.array([[0.6, 0.3, 0.1], [0.1, 0.6, 0.3], [0.3, 0.1, 0.6], [1, 0, 0]])  # three are equal but for rounding
+    assert measure_entropy_ranks({"one": votes}, votes, None, n_resamples=0, seed=0).draws["one"][0] == pytest.approx(1)
+    turned = votes[[1, 2, 0, 3]]
+    assert measure_entropy_ranks({"one": turned}, votes, None, n_resamples=0, seed=0).draws["one"][0] == pytest.approx(
+        1
+    )

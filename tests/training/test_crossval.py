@@ -1,0 +1,262 @@
+import json
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from annot_hf.data.corpus import VoteCorpus
+from annot_hf.data.export import export_corpus, read_export
+from annot_hf.data.questions import Question
+from annot_hf.data.votes import VoteTable
+from annot_hf.training import runs as runs_module, train as train_module
+from annot_hf.training.crossval import crossval
+from annot_hf.training.inputs import read_together
+from annot_hf.training.systems import read_plan, run_plan
+
+WORDS = ("good", "bad", "so", "very")
+
+
+class Chats(VoteCorpus):
+    """Six conversations of four texts; ann, bob and cy rate every text and dee the first conversation, alone in "odd"."""
+
+    name = "chats"
+    questions = (Question.category("tone", ["good", "bad", "odd"]),)
+    default_questions = ("tone",)
+
+    def read_items(self):
+        names = [f"t{number:02d}" for number in range(24)]
+        table = pd.DataFrame({"item": names, "split": "train"})
+        table["text"] = [" ".join(WORDS[(number + step) % 4] for step in range(1 + number % 3)) for number in range(24)]
+        table["conversation"] = [f"c{number // 4}" for number in range(24)]
+        table["half"] = [None if number == 3 else number % 4 for number in range(24)]
+        table.loc[20:, "split"] = "test"
+        return table
+
+    def read_votes(self):
+        rows = [
+            (f"t{number:02d}", rater, "bad" if (number + shift) % 3 else "good")
+            for number in range(23)  # the last text has no vote
+            for shift, rater in enumerate(("ann", "bob", "cy"))
+        ]
+        rows += [(f"t{number:02d}", "dee", "odd") for number in range(4)]
+        item, annotator, value = zip(*rows, strict=True)
+        return VoteTable.from_columns(self.questions, item=item, annotator=annotator, value=value)
+
+
+@pytest.fixture(scope="module")
+def chats(tmp_path_factory):
+    home = tmp_path_factory.mktemp("chats")
+    export_corpus(Chats(home), home / "export")
+    return home / "export"
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory, bert_folder):
+    path = tmp_path_factory.mktemp("recipes") / "tiny.yaml"
+    values = {
+        "trunk": str(bert_folder),
+        "pooling": "mean",
+        "embedding_size": 6,
+        "num_train_epochs": 1,
+        "per_device_train_batch_size": 8,
+        "use_cpu": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+    path.write_text(yaml.safe_dump(values))
+    return path
+
+
+@pytest.fixture
+def plan(tmp_path, recipe):
+    systems = {"soft": {}, "raters": {"model": "annotator", "task_schedule": "joint"}}
+    path = tmp_path / "plan.yaml"
+    path.write_text(yaml.safe_dump({"recipe": str(recipe), "systems": systems}, sort_keys=False))
+    return path
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """Every training as (folder, corpus, seed, whether it went on from a checkpoint), in order."""
+    seen, true = [], runs_module.train
+
+    def train(run, *, resume, corpus):
+        seen.append((run.training.output_dir, corpus, run.training.seed, resume))
+        return true(run, resume=resume, corpus=corpus)
+
+    monkeypatch.setattr(runs_module, "train", train)
+    return seen
+
+
+SMALL = {"folds": 2, "repeats": 1, "n_resamples": 20}
+
+
+def test_all_systems_learn_the_same_folds_which_cut_no_conversation(plan, chats, tmp_path, trained):
+    found, page = crossval(plan, chats, tmp_path / "out", **SMALL)
+    assert len(trained) == 4 and len({seed for *_, seed, _ in trained}) == 2
+    tested = []
+    for number in range(2):
+        one, other = (
+            [place for place in trained if place[0].endswith(f"{name}/repeat0/fold{number}")]
+            for name in ("soft", "raters")
+        )
+        assert one[0][1].items.equals(other[0][1].items) and one[0][2] == other[0][2]
+        parts = one[0][1].items.groupby("split")["conversation"].agg(set)
+        assert not parts["train"] & parts["test"] and not (parts["train"] | parts["test"]) & parts["validation"]
+        tested += list(one[0][1].items.query("split == 'test'")["item"])
+    assert sorted(tested) == [f"t{number:02d}" for number in range(23)]  # of all released splits, but with votes
+    assert found.counts["items"] == 23 and found.counts["unit"] == "conversation" and found.counts["groups"] == 6
+    text = page.read_text()
+    for said in (
+        "1 items without votes are left out",
+        "Items of all released splits of chats take part",
+        "Label odd has no vote in",
+        "raters: 4 of 73 predicted rater answers are those of the consensus head",
+        '`model: "annotator"',
+        "![Measures of every system](crossval.png)",
+    ):
+        assert said in text
+    saved = json.loads((tmp_path / "out" / "crossval.json").read_text())
+    assert saved["group"] == "conversation" and len(saved["counts"]["folds"]) == 2
+    assert (
+        saved["records"]["entropy_correlation"]["soft"]["runs"] == found.records["entropy_correlation"]["soft"]["runs"]
+    )
+    assert (tmp_path / "out" / "crossval.png").is_file()
+    assert not list((tmp_path / "out").rglob("*.safetensors"))  # models of all folds would not fit
+    facts = json.loads((tmp_path / "out" / "soft" / "repeat0" / "fold1" / "training.json").read_text())
+    assert facts["part"]["fold"] == 1 and facts["part"]["folds"] == 2
+    train_part = trained[2][1].targets("train").probs.mean(0)
+    assert facts["marginal"] == pytest.approx(train_part.tolist())
+
+
+def test_an_interrupted_one_goes_on_and_another_division_is_refused(recipe, chats, tmp_path, trained, monkeypatch):
+    true, calls = runs_module.predict, []
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # within the first training
+        patch.setattr(train_module, "save_model", killed)
+        crossval(recipe, chats, tmp_path / "out", **SMALL)
+    with pytest.raises(ValueError, match="was started with another recipe or corpus: division, folds changed"):
+        crossval(recipe, chats, tmp_path / "out", **SMALL | {"folds": 3})
+    assert [resume for *_, resume in trained] == [False, True]
+    trained.clear()
+
+    def predict(*arguments, **options):
+        calls.append(arguments)
+        if len(calls) == 2:
+            raise KeyboardInterrupt
+        return true(*arguments, **options)
+
+    monkeypatch.setattr(runs_module, "predict", predict)
+    with pytest.raises(KeyboardInterrupt):
+        crossval(recipe, chats, tmp_path / "out", **SMALL)
+    found, _ = crossval(recipe, chats, tmp_path / "out", **SMALL)
+    assert [(folder[-5:], resume) for folder, *_, resume in trained] == [("fold0", True), ("fold1", False)]
+    assert list(found.counts["runs"]) == ["tiny"]
+    again, _ = crossval(recipe, chats, tmp_path / "out", **SMALL)
+    assert again.records == found.records and len(trained) == 2
+    for options, changed in (
+        ({"folds": 3}, "division, folds changed"),
+        ({"group": "item"}, "division, group changed"),
+        ({"validation": 0.6}, "division changed"),
+        ({"splits": ["train"]}, "division changed"),
+        ({"seed": 1}, "seed, division changed"),
+    ):
+        with pytest.raises(ValueError, match=f"another plan or corpus \\({changed}\\)"):
+            crossval(recipe, chats, tmp_path / "out", **SMALL | options)
+    assert len(trained) == 2
+
+
+def test_more_repeats_keep_those_that_are_there(recipe, chats, tmp_path, trained):
+    """Also: one released split alone, and models that are kept."""
+    options = {"folds": 2, "splits": ["train"], "n_resamples": 20, "keep_models": True}
+    first, _ = crossval(recipe, chats, tmp_path / "out", repeats=1, **options)
+    assert first.counts["items"] == 20 and (tmp_path / "out" / "tiny" / "repeat0" / "fold1" / "model").is_dir()
+    second, page = crossval(recipe, chats, tmp_path / "out", repeats=2, **options)
+    assert len(trained) == 4 and [seed for *_, seed, _ in trained] == [0, 1, 2, 3]
+    assert second.records["jsd"]["tiny"]["runs"][0] == first.records["jsd"]["tiny"]["runs"][0]
+    assert second.records["jsd"]["tiny"]["deviation"] > 0
+    assert "Items of the released splits train of chats take part" in page.read_text()
+    halves = [set(corpus.items.query("split == 'test'")["item"]) for _, corpus, *_ in trained]
+    assert halves[0] | halves[1] == halves[2] | halves[3] and halves[0] not in halves[2:]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"folds": 7}, "There are 6 conversations for 7 folds"),
+        ({"folds": 1}, "folds is 1; it is a whole number from 2 up"),
+        ({"repeats": 0}, "repeats is 0"),
+        ({"group": "conversatoin"}, r"no column 'conversatoin' \(did you mean 'conversation'"),
+        ({"group": "half"}, "1 of 23 items have no half, for instance 't03'"),
+        ({"splits": ["tets"]}, r"no split 'tets' \(did you mean 'test'\?\)"),
+        ({"overrides": ["seed=1"]}, "The override seed is set"),
+        ({"overrides": ["learning_rat=1"]}, "unknown key 'learning_rat'"),
+        ({"overrides": ["trunk=log-mel", "pooling=tcgru"]}, "23 of 23 items of chats have no audio"),
+        ({"overrides": ["question=tune"]}, "tune"),
+    ],
+)
+def test_what_cannot_be_is_said_before_the_first_training(recipe, chats, tmp_path, trained, options, message):
+    with pytest.raises(ValueError, match=message):
+        crossval(recipe, chats, tmp_path / "out", **SMALL | options)
+    assert not trained
+
+
+def test_a_corpus_without_text_and_systems_that_do_not_go_together(recipe, corpus, tmp_path, trained):
+    with pytest.raises(ValueError, match="15 of 15 items of simulated have no text"):
+        crossval(recipe, corpus, tmp_path / "out", ["question=emotion"], **SMALL | {"folds": 3})
+    path = tmp_path / "plan.yaml"
+    systems = {"one": {"question": "emotion"}, "other": {"question": "valence"}}
+    path.write_text(yaml.safe_dump({"recipe": "speech-distribution", "systems": systems}, sort_keys=False))
+    with pytest.raises(ValueError, match="System 'other' learns valence in 4 bins and 'one' emotion"):
+        crossval(path, corpus, tmp_path / "out", **SMALL)
+    with pytest.raises(ValueError, match="There is no recipe 'speech-distributio' .did you mean 'speech-distribution'"):
+        crossval("speech-distributio", corpus, tmp_path / "out", **SMALL)
+    path.with_name("marginal.yaml").write_text(recipe.read_text())
+    with pytest.raises(ValueError, match="name of the baseline"):
+        crossval(path.with_name("marginal.yaml"), corpus, tmp_path / "out", **SMALL)
+    assert not trained
+
+
+def test_a_plan_without_seeds_is_for_cross_validation_only(plan, chats, tmp_path):
+    with pytest.raises(ValueError, match="names no seeds"):
+        run_plan(read_plan(plan), chats, tmp_path / "out")
+
+
+def test_a_view_shares_what_is_computed_and_leaves_the_corpus_alone(chats):
+    whole = read_export(chats)
+    names = whole.items["item"].to_numpy()
+    view = whole.with_splits({name: "test" if row % 2 else "train" for row, name in enumerate(names[:10])}, {"fold": 0})
+    assert whole.items["split"].tolist() == ["train"] * 20 + ["test"] * 4 and not whole.part
+    assert view.targets("test").items.tolist() == names[1:10:2].tolist() and view.digest == whole.digest
+    held, rows = read_together(view, names[[7, 3]])
+    assert held.tolist() == names[:10].tolist() and rows.tolist() == [7, 3]
+    held, rows = read_together(whole, names[[7, 3]])
+    assert held.tolist() == names[[7, 3]].tolist() and np.array_equal(rows, [0, 1])
+    with pytest.raises(ValueError, match="no item 'none'"):
+        whole.with_splits({"none": "train"}, {"fold": 0})
+    with pytest.raises(ValueError, match="say what it is"):
+        whole.with_splits({names[0]: "train"}, {})
+
+
+def test_features_are_computed_once_for_all_folds(corpus, tmp_path):
+    words = [
+        f"{name}={json.dumps(value)}"
+        for name, value in {
+            "question": "emotion",
+            "conv_channels": [4, 4],
+            "conv_strides": [2, 2],
+            "hidden_size": 8,
+            "pooling_size": 4,
+            "embedding_size": 6,
+            "num_train_epochs": 1,
+            "use_cpu": True,
+            "disable_tqdm": True,
+        }.items()
+    ]
+    found, _ = crossval("speech-distribution", corpus, tmp_path / "out", words, **SMALL | {"folds": 3})
+    assert found.counts["unit"] == "speaker" and found.counts["items"] == 15
+    assert len(list((tmp_path / "out" / "features").rglob("*.safetensors"))) == 1
