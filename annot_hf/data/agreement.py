@@ -1,16 +1,21 @@
-"""How far raters agree: Krippendorff's alpha in closed form, pairwise agreement, Fleiss' kappa.
+"""How far raters agree: Krippendorff's alpha in closed form, pairwise agreement, the kappas of Fleiss and of Cohen.
 
 Alpha = 1 - observed / expected disagreement. Written out over coincidences it takes every pair of values; over sums it
 takes one pass: within an item, sum_ij [v_i != v_j] = n^2 - sum_c n_c^2 and
 sum_ij (v_i - v_j)^2 = 2 (n sum_i v_i^2 - (sum_i v_i)^2).
 The ordinal metric is the interval metric on mid-ranks, because the ranks between two values are what it counts.
 Source: Krippendorff (2011), "Computing Krippendorff's Alpha-Reliability".
+
+Cohen's kappa belongs to two named raters: (p_o - p_e) / (1 - p_e) over the items that both answered, p_e from each
+rater's own shares of answers on them (Cohen 1960). How several raters become one number is our choice, since papers that
+give one (arXiv 2211.13196, Table 1) do not say: the mean over pairs of raters, weighted by the items a pair shares.
 """
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
+import pandas as pd
 from scipy import sparse
 
 from annot_hf.data.votes import VoteTable
@@ -25,13 +30,18 @@ class Agreement:
 
     Attributes:
         question: Its name.
-        level: Metric of alpha: nominal for categories, interval or ordinal for scales.
+        level: Metric of alpha: nominal for categories, interval or ordinal for scales; "per label" for a multi-select
+            question, which has Cohen's kappa only.
         alpha: Krippendorff's alpha: 1 perfect, 0 chance; None when undefined (no pairs, or every vote is the same).
         pairwise: Chance that two raters of one item give the same answer, mean over items, in [0, 1].
         fleiss_kappa: The same corrected for chance; None when undefined.
+        cohen_kappa: Cohen's kappa, mean over pairs of named raters (see `cohen_kappa`); None when undefined.
+        rater_pairs: Pairs of named raters who share an item.
+        undefined_pairs: Those of them that have no kappa and are left out of its mean.
         items: Items with at least one vote on this question.
-        pairable_items: Items with at least two, which alone say anything about agreement.
-        votes: Votes on this question (people, not weights).
+        pairable_items: Items with at least two, which alone say anything about agreement; of a multi-select question,
+            items with at least two named raters.
+        votes: Votes on this question (people, not weights; of a multi-select question, labels).
         annotators: Named raters among them.
     """
 
@@ -40,6 +50,9 @@ class Agreement:
     alpha: float | None
     pairwise: float | None
     fleiss_kappa: float | None
+    cohen_kappa: float | None
+    rater_pairs: int
+    undefined_pairs: int
     items: int
     pairable_items: int
     votes: int
@@ -55,15 +68,19 @@ def agreement(votes: VoteTable, question: str, *, level: Level | None = None) ->
 
     Args:
         votes: The votes.
-        question: Name of a question that takes one answer per rater.
+        question: Name of a question; of a multi-select one only Cohen's kappa is known.
         level: Metric of alpha; nominal for a category question and interval for a scale when None.
 
     Raises:
-        ValueError: The question is multi-select, or the level does not fit it.
+        ValueError: The level does not fit the question.
     """
     asked = votes.question(question)
     if asked.multiple:
-        raise ValueError(f"Question {question!r} is multi-select; agreement needs questions with one answer per rater.")
+        if level is not None:
+            raise ValueError(
+                f"Question {question!r} is multi-select, which has no alpha of level {level!r}; give none."
+            )
+        return _several_answers(votes, question)
     level = level or ("interval" if asked.is_scale else "nominal")
     if not asked.is_scale and level != "nominal":
         raise ValueError(f"Question {question!r} has unordered labels; level {level!r} needs a scale: use 'nominal'.")
@@ -77,17 +94,86 @@ def agreement(votes: VoteTable, question: str, *, level: Level | None = None) ->
     table = sparse.csr_array((np.ones(len(items)), (items, answers)), shape=shape)  # repeats add up to counts
     sizes = np.asarray(table @ np.ones(len(values)))
     pairwise, kappa = _pairwise_and_kappa(table, sizes)
+    cohen = cohen_kappa(votes, question)
     return Agreement(
         question=question,
         level=level,
         alpha=_or_none(_alpha(table, sizes, values.astype(np.float64), level)),
         pairwise=_or_none(pairwise),
         fleiss_kappa=_or_none(kappa),
+        cohen_kappa=_or_none(cohen.kappa),
+        rater_pairs=cohen.pairs,
+        undefined_pairs=cohen.undefined_pairs,
         items=int((sizes > 0).sum()),
         pairable_items=int((sizes >= 2).sum()),
         votes=len(items),
         annotators=len(np.unique(raters[raters >= 0])),
     )
+
+
+@dataclass(frozen=True)
+class CohenKappa:
+    """Cohen's kappa of more than two raters.
+
+    Attributes:
+        kappa: Mean over pairs of raters in [-1, 1]; NaN when no pair has one.
+        pairs: Pairs of named raters who share an item.
+        undefined_pairs: Those left out of the mean, because they share one item only or gave one and the same answer to all
+            that they share.
+    """
+
+    kappa: float
+    pairs: int
+    undefined_pairs: int
+
+
+def cohen_kappa(votes: VoteTable, question: str) -> CohenKappa:
+    """Cohen's kappa, unweighted, mean over pairs of named raters weighted by the items that a pair shares.
+
+    Of a multi-select question each label is a yes/no question of its own, answered by every rater who answered the
+    question; the kappas of the labels that have one are averaged, each label alike. A pair is undefined there if it is
+    for every label. A rater's first answer to an item counts (of a multi-select question: all labels they ever gave).
+    Equal answers only count as agreement, also on a scale. Anonymous votes are in no pair.
+
+    A pair that shares one item has no kappa: it would be 0 where they differ and undefined where they agree. Where pairs
+    share a handful of items, those who agree on all are still undefined more often, so that the mean is too low: read it
+    with the number of pairs beside it, or read Fleiss' kappa or alpha instead.
+
+    Args:
+        votes: The votes.
+        question: Name of the question.
+
+    Example:
+        >>> from annot_hf.data.questions import Question
+        >>> said = dict(item=["x", "y", "z", "x", "y", "z"], annotator=list("aaabbb"), value=list("yynyny"))
+        >>> round(cohen_kappa(VoteTable.from_columns(Question.category("q", ["y", "n"]), **said), "q").kappa, 3)
+        -0.5
+    """
+    asked, rows = votes.question(question), np.arange(len(votes))[votes.rows_of(question)]
+    rows = rows[votes.annotator_codes[rows] >= 0]
+    raters = max(len(votes.annotators), 1)
+    key = votes.item_codes[rows].astype(np.int64) * raters + votes.annotator_codes[rows]
+    replies, first, reply = np.unique(key, return_index=True, return_inverse=True)
+    if asked.multiple:
+        label = votes.label_codes[rows]
+        answers = np.zeros((len(asked.labels), len(replies)), dtype=np.int8)
+        answers[label[label >= 0], reply[label >= 0]] = 1
+    elif asked.is_scale:
+        answers = np.unique(votes.ratings[rows[first]], return_inverse=True)[1][None]
+    else:
+        answers = votes.label_codes[rows[first]][None]
+    item, rater = np.divmod(replies, raters)
+    left, right = _pairs_within(item)
+    names, pair = np.unique(rater[left] * raters + rater[right], return_inverse=True)
+    shared = np.bincount(pair, minlength=len(names))
+    means, defined = [], np.zeros(len(names), dtype=bool)
+    for answer in answers if len(names) else ():
+        kappas = _kappas(pair, shared, answer[left], answer[right])
+        known = ~np.isnan(kappas)
+        defined |= known
+        if known.any():
+            means.append(np.average(kappas[known], weights=shared[known]))
+    return CohenKappa(float(np.mean(means)) if means else float("nan"), len(names), int((~defined).sum()))
 
 
 def krippendorff_alpha(counts: np.ndarray, *, level: Level = "nominal", values: np.ndarray | None = None) -> float:
@@ -132,6 +218,59 @@ def fleiss_kappa(counts: np.ndarray) -> float:
         Kappa in (-inf, 1]; NaN where undefined: no item with two votes, or one value only.
     """
     return _of_table(counts)[1]
+
+
+def _several_answers(votes: VoteTable, question: str) -> Agreement:
+    """Agreement on a multi-select question."""
+    rows = votes.rows_of(question)
+    items, raters = votes.item_codes[rows], votes.annotator_codes[rows]
+    named = pd.DataFrame({"item": items, "rater": raters})[raters >= 0].drop_duplicates()
+    cohen = cohen_kappa(votes, question)
+    return Agreement(
+        question=question,
+        level="per label",
+        alpha=None,
+        pairwise=None,
+        fleiss_kappa=None,
+        cohen_kappa=_or_none(cohen.kappa),
+        rater_pairs=cohen.pairs,
+        undefined_pairs=cohen.undefined_pairs,
+        items=len(np.unique(items)),
+        pairable_items=int((named["item"].value_counts() >= 2).sum()),
+        votes=len(items),
+        annotators=int(named["rater"].nunique()),
+    )
+
+
+def _pairs_within(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Places `(P,)`, `(P,)` of every two entries of one group, the earlier on the left; `groups` `(R,)` is sorted."""
+    lefts, rights = [np.arange(0)], [np.arange(0)]
+    left, step = np.arange(len(groups)), 1
+    while len(left := left[left + step < len(groups)]) and len(left := left[groups[left] == groups[left + step]]):
+        lefts.append(left)
+        rights.append(left + step)
+        step += 1
+    return np.concatenate(lefts), np.concatenate(rights)
+
+
+def _kappas(pair: np.ndarray, shared: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """Cohen's kappa of every pair of raters.
+
+    Args:
+        pair: Which pair `(P,)`, an entry for every item that a pair shares.
+        shared: Items that each pair shares `(Q,)`.
+        left: Answer code of the one rater `(P,)`.
+        right: Answer code of the other `(P,)`.
+
+    Returns:
+        `(Q,)`, NaN where one item only is shared, or both gave one and the same answer, so that chance agrees fully.
+    """
+    shape = (len(shared), int(max(left.max(), right.max())) + 1)
+    ones = np.ones(len(pair))
+    tables = [sparse.csr_array((ones, (pair, codes)), shape=shape) for codes in (left, right)]
+    chance = np.asarray((tables[0] * tables[1]).sum(axis=1)) / shared**2  # whole numbers below, so 1 is exact
+    observed = np.bincount(pair, left == right, minlength=len(shared)) / shared
+    return np.divide(observed - chance, 1 - chance, out=np.full(len(shared), np.nan), where=(chance < 1) & (shared > 1))
 
 
 def _of_table(counts: np.ndarray) -> tuple[float, float]:

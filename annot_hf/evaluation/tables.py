@@ -125,21 +125,36 @@ def agreement_table(found: Sequence[Agreement]) -> list[Table]:
     """How far the raters themselves agree on the evaluated items."""
     if not found:
         return []
-    columns = ("Question", "Krippendorff's alpha", "Pairwise agreement", "Fleiss' kappa", "Items", "Votes", "Raters")
+    columns = ("Question", "Krippendorff's alpha", "Pairwise agreement", "Fleiss' kappa", "Cohen's kappa")
+    columns = (*columns, "Items", "Votes", "Raters")
     rows = [
         (
             Cell(one.question),
             Cell(number(one.alpha, 3), one.level),
             Cell(number(one.pairwise, 3)),
             Cell(number(one.fleiss_kappa, 3)),
+            Cell(number(one.cohen_kappa, 3), _pairs(one)),
             Cell(f"{one.pairable_items:,}", f"of {one.items:,}"),
             Cell(f"{one.votes:,}"),
             Cell(f"{one.annotators:,}"),
         )
         for one in found
     ]
-    note = "Over items with at least two votes. Agreement and kappa count equal answers only, also on scales."
+    note = (
+        "Over items with at least two votes. Agreement and both kappas count equal answers only, also on scales. Cohen's "
+        "kappa is the mean over pairs of named raters weighted by the items they share, without pairs who share one item "
+        "or gave one and the same answer throughout; of a multi-select question, the mean over its labels as yes/no "
+        "questions."
+    )
     return [Table("How far the raters agree", columns, rows, note)]
+
+
+def _pairs(one: Agreement) -> str:
+    """How many pairs of raters a kappa is from, such as "27 of 28 pairs"."""
+    if not one.rater_pairs:
+        return ""
+    of = f" of {one.rater_pairs:,}" if one.undefined_pairs else ""
+    return f"{one.rater_pairs - one.undefined_pairs:,}{of} {'pair' if one.rater_pairs == 1 else 'pairs'}"
 
 
 def bias_table(found: Mapping[str, Mapping[str, Any]] | None) -> list[Table]:
