@@ -96,9 +96,10 @@ def corpus(
     missing_audio: Annotated[
         str, typer.Option(help="Items without readable audio: error, drop (counted) or keep.")
     ] = "error",
+    missing_text: Annotated[str, typer.Option(help="Items of a written corpus without text: the same.")] = "error",
     allow_unmatched: Annotated[bool, typer.Option(help="Leave out, and count, votes on unlisted items.")] = False,
 ) -> None:
-    """Export a corpus as parquet that `load_dataset(DIR, "votes" | "items" | "histograms")` reads.
+    """Export a corpus as parquet that `load_dataset(DIR, "votes" | "items" | "histograms" | "spans")` reads.
 
     Example: `annot-hf corpus dataset_scripts/cremad/cremad.py --root ../CREMA-D --out data/cremad`
     """
@@ -110,6 +111,7 @@ def corpus(
         out,
         embed_audio=embed_audio,
         missing_audio=missing_audio,
+        missing_text=missing_text,
         allow_unmatched=allow_unmatched,
     )
     _print_rows(f"Corpus {report.name}", report.rows())
@@ -118,7 +120,7 @@ def corpus(
 
 @app.command()
 def agree(folder: Annotated[Path, typer.Argument(help="Folder of an exported corpus.")]) -> None:
-    """How far raters agree on each question: Krippendorff's alpha and pairwise agreement.
+    """How far raters agree on each question: Krippendorff's alpha, pairwise agreement, Fleiss' and Cohen's kappa.
 
     Example: `annot-hf agree data/cremad`
     """
@@ -127,7 +129,7 @@ def agree(folder: Annotated[Path, typer.Argument(help="Folder of an exported cor
     from annot_hf.evaluation.tables import agreement_table
 
     votes = read_export(folder).votes
-    found = [agreement(votes, question.name) for question in votes.questions if not question.multiple]
+    found = [agreement(votes, question.name) for question in votes.questions]
     for table in agreement_table(found):
         _print_table(table)
 
