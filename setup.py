@@ -28,6 +28,7 @@ dev = [
     "pre-commit",
     "pytest",
     "ruff",
+    "scikit-learn",
     "tensorboard",
     "torchmetrics",
 ]

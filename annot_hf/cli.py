@@ -96,9 +96,10 @@ def corpus(
     missing_audio: Annotated[
         str, typer.Option(help="Items without readable audio: error, drop (counted) or keep.")
     ] = "error",
+    missing_text: Annotated[str, typer.Option(help="Items of a written corpus without text: the same.")] = "error",
     allow_unmatched: Annotated[bool, typer.Option(help="Leave out, and count, votes on unlisted items.")] = False,
 ) -> None:
-    """Export a corpus as parquet that `load_dataset(DIR, "votes" | "items" | "histograms")` reads.
+    """Export a corpus as parquet that `load_dataset(DIR, "votes" | "items" | "histograms" | "spans")` reads.
 
     Example: `annot-hf corpus dataset_scripts/cremad/cremad.py --root ../CREMA-D --out data/cremad`
     """
@@ -110,6 +111,7 @@ def corpus(
         out,
         embed_audio=embed_audio,
         missing_audio=missing_audio,
+        missing_text=missing_text,
         allow_unmatched=allow_unmatched,
     )
     _print_rows(f"Corpus {report.name}", report.rows())

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 
+import pandas as pd
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -107,6 +108,29 @@ def test_quickstart_goes_the_whole_way(walked):
     assert {"report.json", "report.md", "report.html"} <= {path.name for path in (walked / "report").iterdir()}
     assert json.loads((walked / "run" / "model" / "training.json").read_text())["corpus"] == "simulated"
     assert yaml.safe_load((walked / "run" / "recipe.yaml").read_text())["num_train_epochs"] == 1
+
+
+def test_agreement_of_several_answers_is_shown(tmp_path, capsys):
+    from annot_hf.data.corpus import VoteCorpus
+    from annot_hf.data.export import export_corpus
+    from annot_hf.data.questions import Question
+    from annot_hf.data.votes import VoteTable
+
+    class Tagged(VoteCorpus):
+        name = "tagged"
+
+        def read_items(self):
+            return pd.DataFrame({"item": ["x", "y"], "text": ["one", "two"], "split": "train"})
+
+        def read_votes(self):
+            tags = Question.category("tags", ("a", "b"), multiple=True)
+            said = {"item": list("xxyy"), "annotator": ["ann", "ben"] * 2, "value": ["a", "a", "b", "b"]}
+            return VoteTable.from_columns(tags, **said)
+
+    export_corpus(Tagged(tmp_path), tmp_path / "out")
+    status, shown, _ = run(capsys, "agree", tmp_path / "out")
+    row = next(line for line in shown.splitlines() if "tags" in line)
+    assert status == 0 and "1.000 1 pair " in row and "per label" in row
 
 
 def test_each_step_on_its_own(walked, capsys, tmp_path):

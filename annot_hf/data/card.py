@@ -27,7 +27,7 @@ votes = load_dataset("FOLDER", "votes")  # or {configs}
 - `votes`: item, annotator (null: anonymous), question, label (null on a scale), rating (null for a label), weight,
   source.
 - `items`: item, file (relative to the corpus), seconds, speaker, split and metadata.
-{histograms}
+{further}
 ## Questions
 
 {questions}
@@ -49,6 +49,9 @@ Digest of questions, votes and items (SHA-256): `{digest}`
 
 HISTOGRAMS = """- `histograms`: item, question, labels, counts, distribution, entropy (divided by ln K, so 0 to 1) and
   votes (the sum of the counts); one row an item and category question that has votes.
+"""
+SPANS = """- `spans`: item, annotator, start, end and words: what a rater highlighted, `text[start:end]` of the item, in
+  Unicode characters from 0.
 """
 
 
@@ -105,7 +108,7 @@ def dataset_card(
         homepage=corpus.homepage or "not stated",
         citation=corpus.citation or "Not stated.",
         digest=facts["digest"],
-        histograms=HISTOGRAMS if "histograms" in features else "",
+        further="".join(text for name, text in (("histograms", HISTOGRAMS), ("spans", SPANS)) if name in features),
     )
 
 

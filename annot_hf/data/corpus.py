@@ -7,6 +7,7 @@
 
         def read_items(self): ...   # data frame: item, audio and/or text, speaker, split, anything else
         def read_votes(self): ...   # VoteTable
+        def read_spans(self): ...   # optional: the words that raters highlighted
 
 What a reader leaves out or repairs it notes with `note`, so that the report of an export accounts for every vote.
 """
@@ -24,6 +25,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pandas as pd
 
 from annot_hf.data.questions import Question
@@ -70,6 +72,7 @@ class CorpusReport:
         questions: Per question its votes, items, and the fewest, median and most votes on an item.
         findings: What is missing, unmatched, duplicated or repaired.
         seconds: Total duration of the audio (s), 0 without audio.
+        spans: Highlighted spans of text, 0 where raters highlighted none.
         folder: Where the export is.
     """
 
@@ -81,6 +84,7 @@ class CorpusReport:
     questions: dict[str, dict[str, float]]
     findings: tuple[Finding, ...] = ()
     seconds: float = 0.0
+    spans: int = 0
     folder: str = field(default="", compare=False)
 
     @property
@@ -100,6 +104,8 @@ class CorpusReport:
         for name, row in self.questions.items():
             spread = f"{row['fewest']:.0f} / {row['median']:g} / {row['most']:.0f}"
             rows.append((f"question {name}", f"{row['votes']:,}", f"{row['items']:,} items, {spread} votes an item"))
+        if self.spans:
+            rows.append(("spans", f"{self.spans:,}", "highlighted in the text"))
         for finding in self.findings:
             left_out = [f"{finding.votes:,} votes left out"] if finding.votes else []
             rows.append((finding.reason, f"{finding.count:,}", "; ".join([*left_out, ", ".join(finding.examples)])))
@@ -147,6 +153,10 @@ class VoteCorpus:
     def read_votes(self) -> VoteTable:
         """All votes."""
         raise NotImplementedError(f"{type(self).__name__} must define read_votes.")
+
+    def read_spans(self) -> pd.DataFrame | None:
+        """What raters highlighted in the text, one row a span, or None; `annot_hf.data.spans` has columns and rules."""
+        return None
 
     def split_of(self, items: pd.DataFrame) -> pd.Series:
         """The split of each item; by default what `read_items` put in the column `split`."""
@@ -211,7 +221,66 @@ def check_items(corpus: VoteCorpus, items: pd.DataFrame) -> pd.DataFrame:
     items["split"] = split.astype(str).to_numpy()
     if "speaker" not in items:
         items["speaker"] = None
+    if "text" in items:
+        items["text"] = _checked_texts(corpus, items)
     return items
+
+
+def _checked_texts(corpus: VoteCorpus, items: pd.DataFrame) -> pd.Series:
+    """The texts with None for missing and blank ones.
+
+    Raises:
+        ValueError: A text is no string, or one that cannot be written as UTF-8.
+    """
+    texts = items["text"].astype(object).where(items["text"].notna(), None)
+    for item, text in zip(items["item"], texts, strict=True):
+        if text is not None and not isinstance(text, str):
+            raise ValueError(
+                f"{corpus.name}: the text of item {item!r} is {text!r}, of type {type(text).__name__}; give a string, or "
+                "None where there is no text."
+            )
+        try:
+            (text or "").encode()
+        except UnicodeEncodeError as error:
+            raise ValueError(
+                f"{corpus.name}: the text of item {item!r} is no valid Unicode ({error.reason} at character {error.start}); "
+                "restore the upstream file."
+            ) from None
+    blank = texts.map(lambda text: text is not None and not text.strip()).astype(bool)
+    if "audio" in items:  # where there is none, the export asks what to do with items without text
+        corpus.note("items with a blank text, which is none", list(items["item"][blank]))
+    return texts.where(~blank, None)
+
+
+def split_by_group(groups: pd.Series, shares: Sequence[float] = (0.8, 0.1, 0.1)) -> pd.Series:
+    """A split of every item such that no group (conversation, document, thread) is in two, the same on every machine.
+
+    A group's name alone decides, by its SHA-256: a part of a corpus therefore has the splits of the whole, and groups
+    differ in size, so the shares are met on average only.
+
+    Args:
+        groups: Name of each item's group `(N,)`.
+        shares: Shares of train, validation and test, which sum to 1.
+
+    Returns:
+        Names of splits `(N,)`, on the index of `groups`.
+
+    Raises:
+        ValueError: A group has no name.
+
+    Example:
+        >>> split_by_group(pd.Series(["talk 2", "talk 2", "talk 4"])).tolist()
+        ['train', 'train', 'test']
+    """
+    unnamed = groups.isna() | (groups.astype(str).str.strip() == "")
+    if unnamed.any():
+        raise ValueError(f"Item row {int(np.argmax(unnamed))} has no group to split by; name the group of each item.")
+    limits = np.cumsum(shares)
+    found = {}
+    for group in groups.unique():
+        place = int.from_bytes(hashlib.sha256(str(group).encode()).digest()[:8]) / 2**64
+        found[group] = SPLITS[min(int(np.searchsorted(limits, place, side="right")), len(SPLITS) - 1)]
+    return groups.map(found)
 
 
 def load_corpus_script(path: str | os.PathLike) -> type[VoteCorpus]:

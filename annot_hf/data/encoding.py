@@ -1,6 +1,7 @@
 """Columns from outside to integer codes: Arrow arrays, their vocabularies, and the rules that votes obey."""
 
 import csv
+import gzip
 import json
 import os
 import re
@@ -248,12 +249,15 @@ def compact(codes: np.ndarray, words: np.ndarray) -> tuple[np.ndarray, np.ndarra
     return np.append(position, np.int32(-1))[codes].astype(np.int32), words[used[:-1]]
 
 
-def csv_batches(path: str | os.PathLike, *headers: Sequence[str]) -> Iterator[dict[str, pa.Array]]:
+def csv_batches(
+    path: str | os.PathLike, *headers: Sequence[str], further: bool = False
+) -> Iterator[dict[str, pa.Array]]:
     """Stream a CSV file as text columns, nothing interpreted, a block at a time.
 
     Args:
-        path: The file, UTF-8 with one header row.
-        *headers: Sets of column names of which the file has one; the first that it has is read, other columns are not.
+        path: The file, UTF-8 with one header row; may be compressed (`.gz`), and separated by tabs (`.tsv`).
+        *headers: Sets of column names of which the file has one; the first that it has is read.
+        further: Read all other columns too.
 
     Yields:
         The columns of that header, and `row`: the row of the file, the header being row 1.
@@ -261,16 +265,45 @@ def csv_batches(path: str | os.PathLike, *headers: Sequence[str]) -> Iterator[di
     Raises:
         ValueError: The file has none of the headers, or a row has too few or too many fields.
     """
+    suffixes = Path(path).suffixes
+    separator = "\t" if ".tsv" in suffixes else ","
     try:
-        with open(path, encoding="utf-8-sig", errors="replace", newline="") as file:
-            found = next(csv.reader(file), [])
-    except csv.Error as error:
+        opened = gzip.open if suffixes[-1:] == [".gz"] else open
+        with opened(path, "rt", encoding="utf-8-sig", errors="replace", newline="") as file:
+            found = next(csv.reader(file, delimiter=separator), [])
+    except (csv.Error, gzip.BadGzipFile, EOFError) as error:
         raise ValueError(f"{path}: not a readable CSV file ({error}); save it as UTF-8 with one header row.") from None
     names = next((list(header) for header in headers if set(header) <= set(found)), None)
     if names is None:
         wanted = " or ".join(",".join(header) for header in headers)
         raise ValueError(f"{path}: the header is {','.join(found)!r:.200}; it must have the columns {wanted}.")
-    yield from _text_batches(path, names, pa.csv.ParseOptions(newlines_in_values=True), first=2)
+    names += [name for name in found if name not in names] if further else []
+    if twice := [name for name in names if found.count(name) > 1]:
+        raise ValueError(f"{path}: column {twice[0]!r} occurs twice; keep one of them.")
+    yield from _text_batches(path, names, pa.csv.ParseOptions(delimiter=separator, newlines_in_values=True), first=2)
+
+
+def csv_frame(path: str | os.PathLike, columns: Sequence[str], *, further: bool = False) -> pd.DataFrame:
+    """All rows of a CSV file as text, for files that fit into memory; an empty field is the empty string.
+
+    Args:
+        path: The file, as `csv_batches` takes it.
+        columns: Names of columns that it must have.
+        further: Read all other columns too.
+
+    Returns:
+        The columns, and `row`: the row of the file, the header being row 1.
+
+    Raises:
+        ValueError: A column is missing, a row has too few or too many fields, or there are no rows.
+    """
+    parts = [
+        pd.DataFrame({name: array.to_numpy(zero_copy_only=False) for name, array in batch.items()})
+        for batch in csv_batches(path, columns, further=further)
+    ]
+    if not sum(map(len, parts)):
+        raise ValueError(f"{path} has no rows; restore the upstream file.")
+    return pd.concat(parts, ignore_index=True)
 
 
 def line_batches(path: str | os.PathLike) -> Iterator[dict[str, pa.Array]]:
@@ -291,7 +324,7 @@ def _text_batches(
             rows = pa.array(np.arange(first, first + len(batch), dtype=np.int32))
             first += len(batch)
             yield {"row": rows} | {name: batch.column(name) for name in names}
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowInvalid, OSError) as error:  # OSError: a compressed file that ends too early
         raise ValueError(f"{path}: not a readable file ({error}); restore the upstream file.") from None
 
 

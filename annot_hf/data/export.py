@@ -5,6 +5,7 @@
     FOLDER/votes/<split>.parquet         one row a vote
     FOLDER/items/<split>.parquet         one row an item: audio, text, speaker, metadata
     FOLDER/histograms/<split>.parquet    one row an item and category question: counts, distribution, entropy
+    FOLDER/spans/<split>.parquet         one row a span of text that a rater highlighted, where the corpus has any
 
 The folder appears in one step, and its digest depends on the labels and items only, not on where the audio lies.
 """
@@ -29,13 +30,14 @@ from annot_hf.data.corpus import SPLITS, CorpusReport, Finding, VoteCorpus, add_
 from annot_hf.data.encoding import check_choice
 from annot_hf.data.merging import Ties
 from annot_hf.data.questions import Question
+from annot_hf.data.spans import spans_table
 from annot_hf.data.tables import audio_column, histograms_table, items_table, table_features, votes_table
 from annot_hf.data.targets import MajorityOf, Targets, make_targets
 from annot_hf.data.votes import VoteTable
 
 KIND = "annot-hf corpus export"
 MARKER = "corpus.json"
-ENTRIES = ("README.md", MARKER, "votes", "items", "histograms")
+ENTRIES = ("README.md", MARKER, "votes", "items", "histograms", "spans")
 MISSING = "missing"
 LONG = 30  # seconds (s) of a clip beyond which training wants a max_seconds
 EMBED_ROWS = 256  # rows whose audio is in memory at a time
@@ -54,7 +56,9 @@ class ExportedCorpus:
             split, seconds and metadata, as far as the corpus has them.
         votes: All votes.
         report: `CorpusReport.to_dict()` of the export.
-        digest: SHA-256 of questions, votes and items of the whole export.
+        digest: SHA-256 of questions, votes, items and spans of the whole export.
+        spans: What raters highlighted: data frame with columns item, annotator, start, end (places in the item's text)
+            and words, or None.
         part: What a view of it is, such as a fold of a cross-validation (see `with_splits`); empty for the export as it
             lies on disk.
     """
@@ -67,6 +71,7 @@ class ExportedCorpus:
     votes: VoteTable
     report: dict[str, Any]
     digest: str
+    spans: pd.DataFrame | None = None
     part: Mapping[str, Any] = field(default_factory=dict)
 
     def with_splits(self, splits: Mapping[str, str], part: Mapping[str, Any]) -> "ExportedCorpus":
@@ -148,6 +153,7 @@ def export_corpus(
     *,
     embed_audio: bool = False,
     missing_audio: Literal["error", "drop", "keep"] = "error",
+    missing_text: Literal["error", "drop", "keep"] = "error",
     allow_unmatched: bool = False,
 ) -> CorpusReport:
     """Write `votes`, `items` and `histograms` as parquet with a dataset card; an earlier export is replaced.
@@ -159,38 +165,48 @@ def export_corpus(
             Otherwise they hold paths on this machine.
         missing_audio: What to do with items whose audio is missing or unreadable: raise, leave them out with their votes
             ("drop"), or keep them with null audio; the report counts them.
+        missing_text: The same for items without text, or with a blank one, of a corpus that has no audio.
         allow_unmatched: Leave out votes on items that the corpus does not list; the report counts them. False raises.
 
     Returns:
         What was found, missing, unmatched and duplicated.
 
     Raises:
-        ValueError: Items or votes break a rule, audio is missing, nothing is left to export, or `out` is not an earlier
-                export.
+        ValueError: Items, votes or spans break a rule, audio or text is missing, nothing is left to export, or `out` is
+                not an earlier export.
     """
     check_choice("missing_audio", missing_audio, ("error", "drop", "keep"), corpus.name)
+    check_choice("missing_text", missing_text, ("error", "drop", "keep"), corpus.name)
     out = Path(out).resolve()
     if corpus.root.is_relative_to(out):
         raise ValueError(f"{out} holds the corpus itself ({corpus.root}); export into another folder.")
     items = check_items(corpus, corpus.read_items())
+    kind, missing = ("audio", missing_audio) if "audio" in items else ("text", missing_text)
     problems = _find_audio(corpus, items)
+    if problems is None:
+        problems = items["text"].isna().map({True: MISSING, False: None}).astype(object)
     votes = corpus.read_votes()
+    spans = corpus.read_spans()
     for name in corpus.default_questions:
         votes.question(name)
     findings = dict(corpus.findings)  # a copy: the corpus can be exported again, in another way
     for reason, rows in votes.exclusions.items():
         add_finding(findings, reason, rows, votes=rows)
     votes = _listed_votes(corpus, items, votes, findings, allow_unmatched)
-    if problems is not None:
-        items, votes = _with_audio(corpus, items, votes, findings, problems, missing_audio)
+    listed = items["item"]
+    items, votes = _with_source(corpus, items, votes, findings, problems, kind, missing)
     if not len(votes):
-        raise ValueError(f"{corpus.name}: no vote is on a listed item with audio; check item names and audio files.")
+        raise ValueError(f"{corpus.name}: no vote is on a listed item with {kind}; check item names and {kind}.")
+    if spans is not None:
+        spans = spans_table(corpus.name, _kept_spans(spans, listed, items["item"], findings), items, votes)
     _note_oddities(items, votes, findings)
-    report = _report(corpus, items, votes, findings, out)
+    report = _report(corpus, items, votes, findings, out, 0 if spans is None else len(spans))
     labels = list(dict.fromkeys(label for question in votes.questions for label in question.labels))
     tables = {"votes": votes_table(votes, labels), "items": items_table(corpus, items)}
     if labels:
         tables["histograms"] = histograms_table(votes, labels, tables["items"])
+    if spans is not None and len(spans):
+        tables["spans"] = spans
     features = {config: table_features(config, table, labels, corpus.sampling_rate) for config, table in tables.items()}
     split_of_item = dict(zip(items["item"], items["split"], strict=True))
     questions = [asdict(question) for question in votes.questions]
@@ -259,7 +275,7 @@ def read_export(folder: str | os.PathLike) -> ExportedCorpus:
 def _read(folder: Path, facts: dict[str, Any]) -> ExportedCorpus:
     """The export whose `corpus.json` holds `facts`."""
     tables = {}
-    for config in ("votes", "items"):
+    for config in ("votes", "items", *({"spans"} & set(facts["splits"]))):
         paths = [folder / config / f"{split}.parquet" for split in facts["splits"][config]]
         gone = [path for path in paths if not path.is_file()]
         if gone:
@@ -283,6 +299,7 @@ def _read(folder: Path, facts: dict[str, Any]) -> ExportedCorpus:
         votes=VoteTable.from_arrow(votes, questions),
         report=facts["report"],
         digest=facts["digest"],
+        spans=tables["spans"].to_pandas() if "spans" in tables else None,
     )
 
 
@@ -336,39 +353,50 @@ def _listed_votes(
     return votes.select(mask=keep)
 
 
-def _with_audio(
+def _with_source(
     corpus: VoteCorpus,
     items: pd.DataFrame,
     votes: VoteTable,
     findings: dict[str, Finding],
     problems: pd.Series,
-    missing_audio: str,
+    kind: str,
+    wanted: str,
 ) -> tuple[pd.DataFrame, VoteTable]:
-    """Items whose audio can be read, and their votes, or all of them; the rest is noted either way."""
+    """Items whose audio (or text, by `kind`) can be read, and their votes, or all of them; the rest is noted either way."""
     per_item = pd.Series(np.bincount(votes.item_codes, minlength=len(votes.items)), index=votes.items)
     good = problems.isna().to_numpy()
     missing = (problems == MISSING).to_numpy()
-    if missing_audio == "error" and not good.all():
+    readable = "readable audio" if kind == "audio" else "text"
+    if wanted == "error" and not good.all():
         pairs = list(zip(items["item"][~good], problems[~good], strict=True))[:3]
         raise ValueError(
-            f"{corpus.name}: {int((~good).sum())} of {len(items)} items have no readable audio "
+            f"{corpus.name}: {int((~good).sum())} of {len(items)} items have no {readable} "
             f"({'; '.join(f'{item}: {problem}'.rstrip('.') for item, problem in pairs)}); restore the files, or export with "
-            'missing_audio="drop" to leave such items out with their votes, or "keep" to keep them without audio.'
+            f'missing_{kind}="drop" to leave such items out with their votes, or "keep" to keep them without {kind}.'
         )
     for rows, reason, examples in (
-        (missing, "items without audio", items["item"]),
-        (~good & ~missing, "items with unreadable audio", problems),
+        (missing, f"items without {kind}", items["item"]),
+        (~good & ~missing, f"items with unreadable {kind}", problems),
     ):
-        lost = int(per_item.reindex(items["item"][rows]).sum()) if missing_audio == "drop" else 0
+        lost = int(per_item.reindex(items["item"][rows]).sum()) if wanted == "drop" else 0
         add_finding(findings, reason, list(examples[rows]), votes=lost)
-    if missing_audio == "keep":
+    if wanted == "keep":
         return items, votes
     if not good.any():
         unreadable = problems[~missing]
-        first = unreadable.iloc[0] if len(unreadable) else f"no audio file under {corpus.root}"
-        raise ValueError(f"{corpus.name}: no item has readable audio ({first}); export with missing_audio='keep'.")
+        nothing = f"no audio file under {corpus.root}" if kind == "audio" else f"no text in {len(items)} items"
+        first = unreadable.iloc[0] if len(unreadable) else nothing
+        raise ValueError(f"{corpus.name}: no item has {readable} ({first}); export with missing_{kind}='keep'.")
     items = items[good].reset_index(drop=True)
     return items, votes.select(mask=pd.Index(votes.items).isin(items["item"])[votes.item_codes])
+
+
+def _kept_spans(spans: pd.DataFrame, listed: pd.Series, kept: pd.Series, findings: dict[str, Finding]) -> pd.DataFrame:
+    """The spans without those on items that were listed and are left out, which are noted."""
+    item = spans.get("item", pd.Series(index=spans.index, dtype=object)).astype(str)
+    lost = item.isin(listed) & ~item.isin(kept)
+    add_finding(findings, "spans on items that are left out", int(lost.sum()))
+    return spans[~lost]
 
 
 def _note_oddities(items: pd.DataFrame, votes: VoteTable, findings: dict[str, Finding]) -> None:
@@ -380,13 +408,14 @@ def _note_oddities(items: pd.DataFrame, votes: VoteTable, findings: dict[str, Fi
         add_finding(findings, "items that share an audio file", list(names[shared]))
         reason = f"clips longer than {LONG} s, which need max_seconds in training"
         add_finding(findings, reason, list(names[items["seconds"] > LONG]))
-    add_finding(findings, "items without a speaker", list(names[items["speaker"].isna()]))
+    if "file" in items or items["speaker"].notna().any():  # a written text need not have one
+        add_finding(findings, "items without a speaker", list(names[items["speaker"].isna()]))
     splits = items[items["speaker"].notna()].groupby("speaker")["split"].nunique()
     add_finding(findings, "speakers in several splits", list(splits.index[splits > 1]))
 
 
 def _report(
-    corpus: VoteCorpus, items: pd.DataFrame, votes: VoteTable, findings: dict[str, Finding], out: Path
+    corpus: VoteCorpus, items: pd.DataFrame, votes: VoteTable, findings: dict[str, Finding], out: Path, spans: int
 ) -> CorpusReport:
     """Count what is exported."""
     found = items["split"].value_counts()
@@ -410,6 +439,7 @@ def _report(
         questions=questions,
         findings=tuple(findings.values()),
         seconds=round(float(items["seconds"].sum()), 3) if "seconds" in items else 0.0,
+        spans=spans,
         folder=str(out),
     )
 
@@ -431,9 +461,9 @@ def _write(table: pa.Table, schema: pa.Schema, path: Path, root: Path | None) ->
 
 
 def _digest(questions: Sequence[dict[str, Any]], tables: dict[str, pa.Table]) -> str:
-    """SHA-256 of questions, votes and items, audio paths aside; the same on every machine."""
+    """SHA-256 of questions, votes, items and spans, audio paths aside; the same on every machine."""
     digest = hashlib.sha256(json.dumps(questions, sort_keys=True).encode())
-    for table in (tables["votes"], tables["items"]):
+    for table in (tables[name] for name in ("votes", "items", "spans") if name in tables):
         text = pa.BufferOutputStream()
         pa.csv.write_csv(table.drop_columns([name for name in ("audio",) if name in table.column_names]), text)
         digest.update(text.getvalue())

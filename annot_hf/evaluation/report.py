@@ -117,7 +117,7 @@ def build_report(
         found = recovered_bias(predictions, truth.raters, votes=heard, n_resamples=n_resamples, seed=seed)
     agreed = []
     if heard is not None:
-        agreed = [agreement(heard, question.name) for question in targets.questions if not question.multiple]
+        agreed = [agreement(heard, question.name) for question in targets.questions]
     beside = []
     if predictions.scales and votes is not None:
         spoken = scores.per_item["speaker"]

@@ -142,8 +142,9 @@ def agreement_table(found: Sequence[Agreement]) -> list[Table]:
     ]
     note = (
         "Over items with at least two votes. Agreement and both kappas count equal answers only, also on scales. Cohen's "
-        "kappa is the mean over pairs of named raters weighted by the items they share, without pairs who gave one and "
-        "the same answer throughout; of a multi-select question, the mean over its labels as yes/no questions."
+        "kappa is the mean over pairs of named raters weighted by the items they share, without pairs who share one item "
+        "or gave one and the same answer throughout; of a multi-select question, the mean over its labels as yes/no "
+        "questions."
     )
     return [Table("How far the raters agree", columns, rows, note)]
 
@@ -153,7 +154,7 @@ def _pairs(one: Agreement) -> str:
     if not one.rater_pairs:
         return ""
     of = f" of {one.rater_pairs:,}" if one.undefined_pairs else ""
-    return f"{one.rater_pairs - one.undefined_pairs:,}{of} pairs"
+    return f"{one.rater_pairs - one.undefined_pairs:,}{of} {'pair' if one.rater_pairs == 1 else 'pairs'}"
 
 
 def bias_table(found: Mapping[str, Mapping[str, Any]] | None) -> list[Table]:

@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
+from sklearn.metrics import cohen_kappa_score
 
-from annot_hf.data.agreement import agreement, fleiss_kappa, krippendorff_alpha, pairwise_agreement
+from annot_hf.data.agreement import agreement, cohen_kappa, fleiss_kappa, krippendorff_alpha, pairwise_agreement
 from annot_hf.data.questions import Question
 from annot_hf.data.votes import VoteTable
 
@@ -106,6 +107,9 @@ def test_agreement_counts_what_it_used():
         "alpha": pytest.approx(krippendorff_alpha([[2, 1, 0], [0, 0, 2]])),
         "pairwise": pytest.approx((1 / 3 + 1) / 2),
         "fleiss_kappa": pytest.approx(fleiss_kappa([[2, 1, 0], [0, 0, 2]])),
+        "cohen_kappa": None,  # nobody has a name
+        "rater_pairs": 0,
+        "undefined_pairs": 0,
         "items": 3,
         "pairable_items": 2,
         "votes": 6,
@@ -134,6 +138,107 @@ def test_agreement_of_one_question_of_several():
     assert agreement(votes, "valence").votes == 2
 
 
+def named(question, answers):
+    """Votes from {(item, rater): answer}; a list answers a multi-select question."""
+    rows = [
+        (*who, value)
+        for who, given in answers.items()
+        for value in (given if isinstance(given, list) and given else [given or None])
+    ]
+    item, annotator, value = zip(*rows, strict=True)
+    return VoteTable.from_columns(question, item=item, annotator=annotator, value=value)
+
+
+def mean_over_pairs(answers):
+    """Mean of sklearn's kappa over pairs of raters, weighted by shared items, and the pairs with and without one."""
+    kappas, weights, undefined = [], [], 0
+    for one, other in itertools.combinations(sorted({rater for _, rater in answers}), 2):
+        items = [item for item, rater in answers if rater == one and (item, other) in answers]
+        pairs = [(answers[item, one], answers[item, other]) for item in items]
+        if not pairs:
+            continue
+        if len(pairs) == 1 or len(set(itertools.chain(*pairs))) == 1:  # of the latter sklearn answers NaN, and warns
+            undefined += 1
+            continue
+        kappas.append(cohen_kappa_score(*zip(*pairs, strict=True)))
+        weights.append(len(pairs))
+    mean = np.average(kappas, weights=weights) if kappas else np.nan
+    return mean, len(kappas) + undefined, undefined
+
+
+FORMS = st.dictionaries(
+    st.tuples(st.sampled_from("uvwxyz"), st.sampled_from(["ann", "ben", "cy", "di"])), st.integers(0, 2), min_size=1
+)
+
+
+@given(FORMS)
+@settings(max_examples=60, deadline=None)
+def test_cohen_kappa_is_the_weighted_mean_of_sklearns(answers):
+    words = {who: "abc"[answer] for who, answer in answers.items()}
+    expected, pairs, undefined = mean_over_pairs(words)
+    for question, said in ((Question.category("q", ("a", "b", "c")), words), (Question.scale("q", 1, 3), answers)):
+        if question.is_scale:
+            said = {who: 1 + answer for who, answer in said.items()}
+        found = cohen_kappa(named(question, said), "q")
+        assert found.kappa == pytest.approx(expected, nan_ok=True)
+        assert (found.pairs, found.undefined_pairs) == (pairs, undefined)
+
+
+@given(
+    st.dictionaries(
+        st.tuples(st.sampled_from("uvwx"), st.sampled_from(["ann", "ben", "cy"])),
+        st.lists(st.sampled_from(["a", "b", "c"]), unique=True),
+        min_size=1,
+    )
+)
+@settings(max_examples=60, deadline=None)
+def test_cohen_kappa_of_several_answers_is_the_mean_over_yes_no_questions(answers):
+    question = Question.category("q", ("a", "b", "c"), multiple=True)
+    by_label = [mean_over_pairs({who: label in chosen for who, chosen in answers.items()}) for label in "abc"]
+    defined = [kappa for kappa, *_ in by_label if not np.isnan(kappa)]
+    votes = named(question, answers)
+    found = cohen_kappa(votes, "q")
+    assert found.kappa == pytest.approx(np.mean(defined) if defined else np.nan, nan_ok=True)
+    assert found.pairs == by_label[0][1]
+    whole = agreement(votes, "q")
+    assert (whole.alpha, whole.pairwise, whole.fleiss_kappa, whole.level) == (None, None, None, "per label")
+    assert whole.cohen_kappa == (None if np.isnan(found.kappa) else pytest.approx(found.kappa))
+    per_item = [sum(item == other for other, _ in answers) for item in {item for item, _ in answers}]
+    assert (whole.items, whole.pairable_items) == (len(per_item), sum(count > 1 for count in per_item))
+    assert whole.annotators == len({rater for _, rater in answers})
+
+
+def test_cohen_kappa_of_the_worked_example():
+    # Cohen's example on Wikipedia: 20 yes/yes, 5 yes/no, 10 no/yes, 15 no/no of 50 proposals, kappa 0.40
+    cells = [("yes", "yes")] * 20 + [("yes", "no")] * 5 + [("no", "yes")] * 10 + [("no", "no")] * 15
+    answers = {(str(item), rater): pair[place] for item, pair in enumerate(cells) for place, rater in enumerate("ab")}
+    found = agreement(named(Question.category("q", ("yes", "no")), answers), "q")
+    assert found.cohen_kappa == pytest.approx(0.4) and (found.rater_pairs, found.undefined_pairs) == (1, 0)
+
+
+def test_cohen_kappa_where_there_is_none():
+    question = Question.category("q", ("a", "b"))
+    alone = cohen_kappa(named(question, {("x", "ann"): "a", ("y", "ann"): "b"}), "q")
+    apart = cohen_kappa(named(question, {("x", "ann"): "a", ("y", "ben"): "b"}), "q")
+    once = cohen_kappa(named(question, {("x", "ann"): "a", ("x", "ben"): "b"}), "q")
+    same = cohen_kappa(named(question, {(item, rater): "a" for item in "xyz" for rater in ("ann", "ben")}), "q")
+    assert [np.isnan(one.kappa) for one in (alone, apart, once, same)] == [True] * 4
+    assert [(one.pairs, one.undefined_pairs) for one in (alone, apart, once, same)] == [(0, 0), (0, 0), (1, 1), (1, 1)]
+    found = agreement(named(question, {(item, rater): "a" for item in "xyz" for rater in ("ann", "ben")}), "q")
+    assert (found.cohen_kappa, found.rater_pairs, found.undefined_pairs) == (None, 1, 1)
+
+
+def test_cohen_kappa_takes_first_answers_and_leaves_anonymous_votes_out():
+    question = Question.category("q", ("a", "b"))
+    rows = {
+        "item": list("xyxyx") + ["x"],
+        "annotator": ["ann", "ann", "ben", "ben", "ann", None],
+        "value": list("ababba"),
+    }
+    votes = VoteTable.from_columns(question, **rows, duplicates="keep")
+    assert cohen_kappa(votes, "q").kappa == pytest.approx(1) and cohen_kappa(votes, "q").pairs == 1
+
+
 @pytest.mark.parametrize(
     ("counts", "options", "message"),
     [
@@ -154,8 +259,10 @@ def test_bad_counts(counts, options, message):
 def test_questions_that_do_not_fit():
     several = Question.category("tags", ("a", "b"), multiple=True)
     votes = VoteTable.from_columns(several, item=["x", "x"], value=["a", "b"], annotator=["p", "p"])
-    with pytest.raises(ValueError, match="Question 'tags' is multi-select; agreement needs questions with one answer"):
-        agreement(votes, "tags")
+    with pytest.raises(
+        ValueError, match="Question 'tags' is multi-select, which has no alpha of level 'nominal'; give n"
+    ):
+        agreement(votes, "tags", level="nominal")
     votes = VoteTable.from_counts(Question.category("emotion", ("a", "b")), ["x"], [[1, 1]])
     with pytest.raises(ValueError, match="Question 'emotion' has unordered labels; level 'interval' needs a scale"):
         agreement(votes, "emotion", level="interval")

@@ -11,7 +11,7 @@ import soundfile
 from datasets import Audio, ClassLabel, load_dataset
 
 from annot_hf.data.audio import load_audio
-from annot_hf.data.corpus import VoteCorpus, load_corpus_script
+from annot_hf.data.corpus import VoteCorpus, load_corpus_script, split_by_group
 from annot_hf.data.export import export_corpus, read_export
 from annot_hf.data.questions import Question
 from annot_hf.data.votes import VoteTable
@@ -199,11 +199,78 @@ def test_weights_travel(corpus, tmp_path):
 
 
 def test_text_without_audio(corpus, tmp_path):
-    corpus.items = corpus.items.drop(columns="audio").assign(text=["=1+1", "ä|ö", "", None])
-    export_corpus(corpus, tmp_path / "out")
+    corpus.items = corpus.items.drop(columns=["audio", "speaker"]).assign(text=["=1+1", "ä|ö", "NA", "\n x"])
+    report = export_corpus(corpus, tmp_path / "out")
+    assert report.findings == ()  # a text needs no speaker
     items = load(tmp_path / "out", "items", tmp_path, split="train")
     assert items["text"][:] == ["=1+1", "ä|ö"] and "audio" not in items.column_names
     assert load(tmp_path / "out", "histograms", tmp_path, split="train")[0]["text"] == "=1+1"
+    assert read_export(tmp_path / "out").items["text"].tolist()[2:] == ["NA", "\n x"]
+
+
+@pytest.mark.parametrize("nothing", ["", " \n\t", None, np.nan])
+def test_items_without_text_are_an_error_or_left_out_with_their_votes_or_kept(nothing, corpus, tmp_path):
+    corpus.items = corpus.items.drop(columns="audio").assign(text=[nothing, "b", "c", "d"])
+    with pytest.raises(ValueError, match=r"small: 1 of 4 items have no text \(a: missing\); .*missing_text=.drop."):
+        export_corpus(corpus, tmp_path / "out")
+    report = export_corpus(corpus, tmp_path / "out", missing_text="drop")
+    found = findings(report)["items without text"]
+    assert (found.count, found.votes, found.examples) == (1, 4, ("a",))
+    assert report.items == 3 and report.votes + report.votes_left_out == len(corpus.votes)
+    report = export_corpus(corpus, tmp_path / "out", missing_text="keep")
+    assert (report.items, report.votes, findings(report)["items without text"].votes) == (4, 8, 0)
+    assert read_export(tmp_path / "out").items["text"].isna().tolist() == [True, False, False, False]
+    with pytest.raises(ValueError, match="small: missing_text is 'skip'; use 'error' or 'drop' or 'keep'"):
+        export_corpus(corpus, tmp_path / "out", missing_text="skip")
+
+
+def test_no_text_at_all(corpus, tmp_path):
+    corpus.items = corpus.items.drop(columns="audio").assign(text="")
+    with pytest.raises(ValueError, match="no item has text .no text in 4 items.*missing_text='keep'"):
+        export_corpus(corpus, tmp_path / "out", missing_text="drop")
+
+
+def test_blank_transcripts_of_clips_are_reported(corpus, tmp_path):
+    corpus.items["text"] = ["hello", " ", None, ""]
+    report = export_corpus(corpus, tmp_path / "out")
+    assert findings(report)["items with a blank text, which is none"].examples == ("b", "d")
+    assert report.items == 4 and read_export(tmp_path / "out").items["text"].isna().sum() == 3
+
+
+@pytest.mark.parametrize("audio", [True, False])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        (7, "small: the text of item 'b' is 7, of type int; give a string, or None where there is no text."),
+        (["x"], "small: the text of item 'b' is ['x'], of type list; give a string, or None where there is no text."),
+        (b"x", "small: the text of item 'b' is b'x', of type bytes; give a string, or None where there is no text."),
+        (
+            "x\ud800",
+            "small: the text of item 'b' is no valid Unicode (surrogates not allowed at character 1); restore the upstream "
+            "file.",
+        ),
+    ],
+)
+def test_texts_that_are_no_text_are_refused(audio, text, message, corpus, tmp_path):
+    corpus.items["text"] = pd.Series(["a", text, "c", "d"], dtype=object)
+    corpus.items = corpus.items if audio else corpus.items.drop(columns="audio")
+    with pytest.raises(ValueError) as error:
+        export_corpus(corpus, tmp_path / "out")
+    assert str(error.value) == message
+
+
+def test_groups_stay_in_one_split_that_their_name_decides():
+    groups = pd.Series([f"talk {n % 4000}" for n in range(8000)], index=range(5, 8005))
+    split = split_by_group(groups)
+    assert split.groupby(groups).nunique().max() == 1 and (split.index == groups.index).all()
+    shares = split.value_counts(normalize=True)
+    assert shares.to_dict() == pytest.approx({"train": 0.8, "validation": 0.1, "test": 0.1}, abs=0.02)
+    part = groups[::7].sample(frac=1, random_state=0)
+    pd.testing.assert_series_equal(split_by_group(part), split[part.index], check_names=False)
+    assert set(split_by_group(groups, (0, 0, 1))) == {"test"}
+    for nothing in (None, " "):
+        with pytest.raises(ValueError, match="Item row 1 has no group to split by; name the group of each item"):
+            split_by_group(pd.Series(["a", nothing]))
 
 
 def test_splits_of_other_names(corpus, tmp_path):

@@ -1,6 +1,7 @@
 """Columns to codes and back, files to columns, and what each step refuses."""
 
 import datetime
+import gzip
 import json
 
 import numpy as np
@@ -351,3 +352,42 @@ def test_the_first_bad_row_is_named(values):
     encoding.refuse_row("file", [2, 3, 4], "label", values, [False] * 3, "must be a")
     with pytest.raises(ValueError, match="^file: row 3 has label 'b'; it must be a, so restore the upstream file.$"):
         encoding.refuse_row("file", pa.array([2, 3, 4]), "label", values, [False, True, True], "must be a")
+
+
+@pytest.mark.parametrize("name", ["votes.csv", "votes.csv.gz", "votes.tsv"])
+def test_a_csv_frame_is_text_with_rows(name, tmp_path):
+    text = 'a,b,c\n1,"x, ""y""\nz",NA\n,2.0,\n'
+    if name.endswith("tsv"):
+        text = 'a\tb\tc\n1\t"x, ""y""\nz"\tNA\n\t2.0\t\n'
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
+    frame = encoding.csv_frame(path, ["c", "b"])
+    assert frame.to_dict("list") == {"row": [2, 3], "c": ["NA", ""], "b": ['x, "y"\nz', "2.0"]}
+    assert encoding.csv_frame(path, ["c"], further=True)["a"].tolist() == ["1", ""]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"", "the header is ''; it must have the columns a,b"),
+        (b"a,c\n1,2\n", "the header is 'a,c'; it must have the columns a,b"),
+        (b"a,b\n", "has no rows; restore the upstream file"),
+        (b"a,b\n1\n", "not a readable file .*Expected 2 columns, got 1"),
+        (b"a,b\n1,\xe9\n", "not a readable file .*UTF8"),
+        (b"a,b,a\n1,2,3\n", "column 'a' occurs twice; keep one of them"),
+    ],
+)
+@pytest.mark.parametrize("zipped", [False, True])
+def test_csv_frames_that_cannot_be_read_are_named(zipped, content, message, tmp_path):
+    path = tmp_path / ("votes.csv.gz" if zipped else "votes.csv")
+    path.write_bytes(gzip.compress(content) if zipped else content)
+    with pytest.raises(ValueError, match=f"{path.name}:? .*{message}"):
+        encoding.csv_frame(path, ["a", "b"])
+
+
+@pytest.mark.parametrize("content", [b"a,b\n1,2\n", gzip.compress(b"a,b\n" + b"1,2\n" * 9)[:-9]])
+def test_damaged_gzip_files_are_named(content, tmp_path):
+    path = tmp_path / "votes.csv.gz"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="votes.csv.gz: not a readable"):
+        encoding.csv_frame(path, ["a", "b"])

@@ -1,0 +1,111 @@
+"""MOSI-Subjectivity: a form about the emotions of a short clip, filled in by several raters, with highlighted words.
+
+The form is that of arXiv 2211.13196: which of six emotions is most present, which are present at all, whether there is
+any emotion, and which words show it. Its authors published no files. The layout read here is ours: see the README.
+"""
+
+from functools import cached_property
+
+import pandas as pd
+
+from annot_hf.data.corpus import VoteCorpus, split_by_group
+from annot_hf.data.encoding import csv_frame, refuse_row
+from annot_hf.data.questions import Question
+from annot_hf.data.votes import VoteTable
+
+EMOTIONS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise")
+BETWEEN = ";"  # between the labels of all_present
+
+
+class MosiSubjectivity(VoteCorpus):
+    """Reader of `clips.csv`, `answers.csv` and `highlights.csv`."""
+
+    name = "mosi_subjectivity"
+    version = "1.0.0"
+    license = "other"
+    homepage = "https://arxiv.org/abs/2211.13196"
+    access = (
+        "The votes of the paper were never published; collect your own in the layout of the README. The clips are those of "
+        "CMU-MOSI (http://multicomp.cs.cmu.edu/resources/cmu-mosi-dataset/), whose terms hold for its transcripts."
+    )
+    citation = (
+        "Sampath, Lin, Morency: SeedBERT: Recovering Annotator Rating Distributions from an Aggregated Label. "
+        "arXiv:2211.13196, 2022."
+    )
+    questions = (
+        Question.category("most_present", EMOTIONS, prompt="Which emotion is most present?"),
+        Question.category(
+            "all_present", EMOTIONS, multiple=True, secondary_to="most_present", prompt="Which emotions are present?"
+        ),
+        Question.category("any_emotion", ("yes", "no"), prompt="Is there any emotion?"),
+    )
+    default_questions = ("most_present",)
+
+    def read_items(self) -> pd.DataFrame:
+        """One row a clip, with all further columns of the file; clips of a video are in one split."""
+        path = self.label_file("clips.csv")
+        clips = csv_frame(path, ["clip", "video", "text"], further=True)
+        refuse_row(path, clips["row"], "clip", clips["clip"], clips["clip"].duplicated(), "must be listed once")
+        refuse_row(path, clips["row"], "video", clips["video"], clips["video"].str.strip() == "", "must name the video")
+        items = clips.drop(columns="row").rename(columns={"clip": "item"})
+        items = items.where(items != "", None)
+        return items if "split" in items else items.assign(split=split_by_group(items["video"]))
+
+    def read_votes(self) -> VoteTable:
+        """The three questions of the form; a rater fills in one form a clip."""
+        form = self._answers
+        chosen = (
+            form["all_present"].str.split(BETWEEN).map(lambda words: [word.strip() for word in words if word.strip()])
+        )
+        several = form.assign(value=chosen.map(lambda words: words or [None])).explode("value")
+        named = {"most_present": form, "any_emotion": form}
+        rows = {name: table[table[name] != ""].assign(value=table[name]) for name, table in named.items()}
+        most, every, some = form["most_present"], chosen.map(set), form["any_emotion"]
+        who = form["clip"] + " by " + form["rater"]
+        without = every.map(lambda words: not words)
+        outside = pd.Series([bool(one) and one not in words for one, words in zip(most, every, strict=True)])
+        for reason, found in (
+            ("forms with no most present emotion, no vote on it", most == ""),
+            ("forms that do not say whether there is any emotion, no vote on it", some == ""),
+            ("forms that see no emotion and name one, kept", (some == "no") & ((most != "") | ~without)),
+            ("forms that see an emotion and name none, kept", (some == "yes") & (most == "") & without),
+            ("forms whose most present emotion is not among all present, kept", outside),
+        ):
+            self.note(reason, list(who[found]))
+        tables = []
+        for question in self.questions:
+            table = {**rows, "all_present": several}[question.name]
+            if len(table):
+                columns = {"item": table["clip"], "annotator": table["rater"], "value": table["value"]}
+                tables.append(VoteTable.from_columns(question, **columns, duplicates="first", where="answers.csv"))
+        return VoteTable.concat(tables)
+
+    def read_spans(self) -> pd.DataFrame | None:
+        """The highlighted words, or None without `highlights.csv`."""
+        path = self.label_file("highlights.csv", required=False)
+        if path is None:
+            return None
+        table = csv_frame(path, ["clip", "rater", "start", "end"], further=True)
+        columns = [name for name in ("clip", "rater", "start", "end", "words") if name in table]
+        return table[columns].rename(columns={"clip": "item", "rater": "annotator"})
+
+    @cached_property
+    def _answers(self) -> pd.DataFrame:
+        """The forms as text, one row each."""
+        path = self.label_file("answers.csv")
+        form = csv_frame(path, ["clip", "rater", *(question.name for question in self.questions)])
+        form = form.apply(lambda column: column.str.strip() if column.name != "row" else column)
+        for name in ("clip", "rater"):
+            refuse_row(path, form["row"], name, form[name], form[name] == "", "must be a name")
+        again = form.duplicated(["clip", "rater"])
+        refuse_row(path, form["row"], "rater", form["rater"], again, "must fill in one form a clip")
+        for name in ("most_present", "any_emotion"):
+            labels = next(question.labels for question in self.questions if question.name == name)
+            rule = f"must be {', '.join(labels)} or blank"
+            refuse_row(path, form["row"], name, form[name], ~form[name].isin([*labels, ""]), rule)
+        odd = form["all_present"].map(
+            lambda words: not {word.strip() for word in words.split(BETWEEN)} <= {*EMOTIONS, ""}
+        )
+        rule = f"must be labels with {BETWEEN!r} between them, of {', '.join(EMOTIONS)}, or blank"
+        refuse_row(path, form["row"], "all_present", form["all_present"], odd, rule)
+        return form
