@@ -4,13 +4,15 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from annot_hf.data.targets import scale_means
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.predictions import Predictions
-from annot_hf.evaluation.statistics import ccc_of, estimate, moments, pearson_of, resample_sums
+from annot_hf.evaluation.statistics import Measured, ccc_of, estimate, moments, pearson_of, resample_sums
 from annot_hf.evaluation.tables import Cell, Table, number, value_cell
 
+KINDS = {"ccc": ("CCC", "higher"), "pearson": ("Pearson", "higher"), "rmse": ("RMSE", "lower")}
 COVERED = 1.96  # deviations on either side that hold 95 % of a normal distribution
 
 
@@ -37,31 +39,77 @@ def score_scales(
         Dictionaries with `question`, `items` (rated ones), `ccc` and `pearson` with their intervals, `rmse` on [-1, 1]
         with its interval, and `covered`: the share of items whose mean rating lies within 1.96 predicted deviations.
     """
-    row = {name: index for index, name in enumerate(predictions.items)}
-    rows = np.array([row[item] for item in items])
-    asked = {question.name for question in votes.questions if question.is_scale}
-    found = []
-    for column, question in enumerate(predictions.scales):
-        if question.name not in asked:
-            continue
-        true = scale_means(votes, question.name, items)[:, 0]
-        rated = np.isfinite(true)
-        true, mean = true[rated], predictions.scale_means[rows[rated], column]
-        deviation = predictions.scale_deviations[rows[rated], column]
-        clusters = None if speakers is None else np.asarray(speakers)[rated]
-        columns = {"pairs": moments(mean, true), "square": (mean - true) ** 2, "count": np.ones(len(true))}
-        sums = resample_sums(columns, clusters, n_resamples=n_resamples, seed=seed)
+    one, found = {"model": predictions}, []
+    measured = measure_scales(one, votes, items, speakers=speakers, n_resamples=n_resamples, seed=seed)
+    for name in scale_names(one, votes):
+        true, mean, deviation, _ = _rated(predictions, votes, items, name)
         found.append(
             {
-                "question": question.name,
-                "items": int(rated.sum()),
-                "ccc": estimate(ccc_of(sums["pairs"])).to_dict(),
-                "pearson": estimate(pearson_of(sums["pairs"])).to_dict(),
-                "rmse": estimate(np.sqrt(sums["square"] / sums["count"])).to_dict(),
+                "question": name,
+                "items": len(true),
+                **{kind: estimate(measured[f"{kind}_{name}"].draws["model"]).to_dict() for kind in KINDS},
                 "covered": float((abs(mean - true) <= COVERED * deviation).mean()),
             }
         )
     return found
+
+
+def scale_names(systems: Mapping[str, Predictions], votes: VoteTable) -> list[str]:
+    """Scale questions of the votes that some of the systems answer beside their distribution, in the order of the votes."""
+    answered = {question.name for one in systems.values() for question in one.scales}
+    return [question.name for question in votes.questions if question.is_scale and question.name in answered]
+
+
+def measure_scales(
+    systems: Mapping[str, Predictions],
+    votes: VoteTable,
+    items: Sequence[str],
+    *,
+    speakers: Sequence[str] | None = None,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Measured]:
+    """CCC, Pearson's r and RMSE on [-1, 1] of every scale question, all systems on the same resamples of rated items.
+
+    Args:
+        systems: System -> predictions; one without the question is not among its draws.
+        votes: The votes.
+        items: Evaluated items `(n,)`.
+        speakers: Speaker of each of them `(n,)`, whom resamples draw; the items themselves when None.
+        n_resamples: Bootstrap resamples.
+        seed: Seed of the resampling.
+
+    Returns:
+        Measures by name, such as "ccc_valence".
+    """
+    found = {}
+    for name in scale_names(systems, votes):
+        draws: dict[str, dict[str, np.ndarray]] = {kind: {} for kind in KINDS}
+        for system, predictions in systems.items():
+            if name not in [question.name for question in predictions.scales]:
+                continue
+            true, mean, _, rated = _rated(predictions, votes, items, name)
+            clusters = None if speakers is None else np.asarray(speakers)[rated]
+            columns = {"pairs": moments(mean, true), "square": (mean - true) ** 2, "count": np.ones(len(true))}
+            sums = resample_sums(columns, clusters, n_resamples=n_resamples, seed=seed)
+            draws["ccc"][system] = ccc_of(sums["pairs"])
+            draws["pearson"][system] = pearson_of(sums["pairs"])
+            draws["rmse"][system] = np.sqrt(sums["square"] / sums["count"])
+        for kind, (title, better) in KINDS.items():
+            found[f"{kind}_{name}"] = Measured(f"{title}, {name}", "on [-1, 1]", better, draws[kind])
+    return found
+
+
+def _rated(
+    predictions: Predictions, votes: VoteTable, items: Sequence[str], name: str
+) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Mean rating, predicted mean and deviation of the rated items `(r,)`, and which of the items they are `(n,)`."""
+    column = [question.name for question in predictions.scales].index(name)
+    rows = pd.Index(predictions.items).get_indexer(pd.Index(items))
+    true = scale_means(votes, name, items)[:, 0]
+    rated = np.isfinite(true)
+    rows = rows[rated]
+    return true[rated], predictions.scale_means[rows, column], predictions.scale_deviations[rows, column], rated
 
 
 def scale_table(found: Sequence[Mapping[str, Any]]) -> list[Table]:

@@ -14,7 +14,9 @@ from annot_hf.data.targets import Targets
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.alignment import align, marginal_of, speakers_of
 from annot_hf.evaluation.breakdown import Groups, Speakers, make_reference, measure_categories, worth_in_raters
+from annot_hf.evaluation.pages import markdown_safe
 from annot_hf.evaluation.predictions import Predictions
+from annot_hf.evaluation.scales import KINDS, measure_scales
 from annot_hf.evaluation.scoring import describe, measure, measure_entropy_ranks
 from annot_hf.evaluation.statistics import estimate
 from annot_hf.evaluation.tables import number
@@ -116,6 +118,9 @@ def measure_systems(
     options = {"n_resamples": n_resamples, "seed": seed}
     measured, _ = measure(systems, pairing.q, targets.questions, clusters, **options)
     measured["entropy_rank_correlation"] = measure_entropy_ranks(systems, pairing.q, clusters, **options)
+    if votes is not None:
+        alone = {run_key(name, index): run for name, several in runs.items() for index, run in enumerate(several)}
+        measured |= measure_scales(alone, votes, pairing.items, speakers=clusters, **options)
     worth = None
     if not targets.questions[0].is_scale:
         reference = make_reference(pairing, targets, clusters, groups, votes, base)
@@ -156,6 +161,10 @@ def systems_markdown(found: SystemScores) -> str:
     behind = [column for column in BEHIND if column[0] in found.records]
     if behind:
         parts.append(scores_markdown(found, behind, [*names, "marginal"], worth=found.worth))
+    scales = [name.removeprefix("ccc_") for name in found.records if name.startswith("ccc_")]
+    if scales:
+        columns = [(f"{kind}_{name}", found.titles[f"{kind}_{name}"]["title"], 3) for name in scales for kind in KINDS]
+        parts.append("Scales answered beside, against mean ratings:\n\n" + scores_markdown(found, columns, names))
     if len(names) > 1:
         parts.append(f"Difference to {names[0]}, paired:\n\n{differences_markdown(found, MAIN, names)}")
     return "\n\n".join([*parts, "\n".join(f"- {note}" for note in found.notes)]) + "\n"
@@ -177,7 +186,7 @@ def scores_markdown(
         cells = [_cell(found.records[name].get(system), digits) for name, _, digits in columns]
         if worth:
             cells.append(worth[system]["text"].replace("95 % interval ", "") if system in worth else "–")
-        rows.append(f"| {system} | " + " | ".join(cells) + " |")
+        rows.append(f"| {markdown_safe(system)} | " + " | ".join(cells) + " |")
     return "\n".join(rows)
 
 
@@ -186,7 +195,7 @@ def differences_markdown(found: SystemScores, columns: Sequence[tuple[str, str, 
     rows = ["| System | " + " | ".join(title for _, title, _ in columns) + " |", "|---|" + "---|" * len(columns)]
     for name in names[1:]:
         cells = [_cell(found.records[measure][name]["difference"], digits) for measure, _, digits in columns]
-        rows.append(f"| {name} | " + " | ".join(cells) + " |")
+        rows.append(f"| {markdown_safe(name)} | " + " | ".join(cells) + " |")
     return "\n".join(rows)
 
 
@@ -205,14 +214,15 @@ def records_of(draws: Mapping[str, np.ndarray], names: Sequence[str]) -> dict[st
 
     Args:
         draws: Values `(1 + B,)` by `run_key`, and of "marginal" if that is one and the same for all runs.
-        names: The systems.
+        names: The systems; one without draws, which does not have the measure, is left out.
     """
-    by_system = {name: _of(draws, name) for name in names}
+    by_system = {name: several for name in names if len(several := _of(draws, name))}
     means = {name: several.mean(axis=0) for name, several in by_system.items()}
-    first, out = means[names[0]], {}
+    out = {}
     for name, several in by_system.items():
         out[name] = estimate(means[name]).to_dict() | _between(several[:, 0])
-        out[name]["difference"] = estimate(means[name] - first).to_dict()
+        if names[0] in means:
+            out[name]["difference"] = estimate(means[name] - means[names[0]]).to_dict()
     if "marginal" in draws:
         out["marginal"] = estimate(draws["marginal"]).to_dict()
     return out
@@ -230,7 +240,7 @@ def _system(key: str) -> str:
 
 def _of(draws: Mapping[str, np.ndarray], name: str) -> np.ndarray:
     """Draws `(runs, 1 + B)` of a system's runs."""
-    return np.stack([values for key, values in draws.items() if _system(key) == name])
+    return np.array([values for key, values in draws.items() if _system(key) == name])
 
 
 def _between(values: np.ndarray) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.predictions import Predictions
 from annot_hf.evaluation.report import build_report
 from annot_hf.evaluation.scales import scale_table, score_scales
+from annot_hf.evaluation.systems import measure_systems, systems_markdown
 
 ACTIVATION, VALENCE = Question.scale("activation", 1, 5), Question.scale("valence", 1, 5)
 ITEMS = [f"clip{i}" for i in range(30)]
@@ -87,3 +88,28 @@ def test_in_a_report_and_on_disk(run, tmp_path, unrendered):
 def test_shapes_and_numbers_are_checked(run, change):
     with pytest.raises(ValueError, match="Predictions have scale_"):
         replace(run[0], **change)
+
+
+def test_systems_have_their_scales_side_by_side(run):
+    predictions, votes, _, _ = run
+    targets = make_targets(votes, "emotion", items=ITEMS)
+    speakers = dict(zip(ITEMS, SPEAKERS, strict=True))
+    flat = replace(predictions, scale_means=predictions.scale_means / 2)
+    bare = replace(predictions, scales=(), scale_means=None, scale_deviations=None)
+    systems = {"a|b": [predictions, flat], "flat": [flat], "bare": [bare]}
+    found = measure_systems(systems, targets, speakers=speakers, votes=votes, n_resamples=50)
+    alone = [score_scales(one, votes, ITEMS, speakers=SPEAKERS, n_resamples=50) for one in (predictions, flat)]
+    for column, name in enumerate(("valence", "activation")):
+        record = found.records[f"ccc_{name}"]
+        values = [one[column]["ccc"]["value"] for one in alone]
+        assert record["a|b"]["value"] == pytest.approx(np.mean(values)) and "bare" not in record
+        assert record["flat"]["difference"]["value"] == pytest.approx(values[1] - np.mean(values))
+        assert [record["flat"][end] for end in ("low", "high")] == [
+            alone[1][column]["ccc"][end] for end in ("low", "high")
+        ]
+    page = systems_markdown(found)
+    assert (
+        "CCC, valence ↑ | Pearson, valence ↑ | RMSE, valence ↓" in page
+        and r"| a\|b |" in page
+        and "| bare | – |" in page
+    )
