@@ -19,7 +19,8 @@ from annot_hf.data.targets import disagreement
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.predictions import Predictions
 from annot_hf.models.modeling_distribution import DistributionModel
-from annot_hf.training.collator import BucketSampler, VoteCollator, padding_factor
+from annot_hf.training import trainer as trainer_module
+from annot_hf.training.collator import TEXT_GROUP, BucketSampler, VoteCollator, padding_factor
 from annot_hf.training.inference import load_model, predict, predict_inputs
 from annot_hf.training.inputs import make_processor, read_inputs
 from annot_hf.training.recipe import load_recipe
@@ -149,13 +150,25 @@ def test_a_limit_that_does_not_fit_is_said(bert_folder, recipe):
 
 
 def test_buckets_of_tokens_pad_little():
-    """Lengths like those of comments, 5 to 80 tokens; by characters, words of unequal length would pad more."""
-    lengths = np.random.default_rng(0).lognormal(2.9, 0.5, 4000).clip(5, 80).astype(int)
+    """Lengths like those of ConvAbuse: 33 tokens on average, with a long tail up to 205."""
+    lengths = np.random.default_rng(0).lognormal(3.32, 0.6, 8000).clip(4, 205).astype(int)
     for epoch in range(2):
-        sampler = BucketSampler(lengths, 16)
+        sampler = BucketSampler(lengths, 16, group=TEXT_GROUP)
         sampler.set_epoch(epoch)
         assert padding_factor(lengths, list(sampler), 16) <= 1.05
-    assert padding_factor(lengths, range(4000), 16) > 1.5
+    assert padding_factor(lengths, range(8000), 16) > 1.5
+
+
+def test_texts_are_sorted_by_tokens_in_large_groups(recipe, bert_folder, monkeypatch):
+    samplers = []
+    monkeypatch.setattr(
+        trainer_module, "BucketSampler", lambda *a, **b: samplers.append(BucketSampler(*a, **b)) or samplers[-1]
+    )
+    train(recipe("text-bert", per_device_train_batch_size=2))
+    assert samplers[0].group == TEXT_GROUP
+    tokenizer = make_processor(CONFIG, bert_folder)
+    tokens = tokenizer(list(Sayings.texts[:18]), truncation=True)["input_ids"]
+    assert samplers[0].lengths.tolist() == [len(row) for row in tokens]
 
 
 @pytest.mark.parametrize("name", RECIPES)
