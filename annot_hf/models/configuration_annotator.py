@@ -6,6 +6,8 @@ from typing import Any
 from .checks import check_counts, check_not_negative
 from .configuration_opinion import OpinionConfig
 
+AGGREGATES = ("mean", "votes")
+
 
 class AnnotatorConfig(OpinionConfig):
     """Individual raters and their distribution; the other options are those of `OpinionConfig`.
@@ -14,6 +16,11 @@ class AnnotatorConfig(OpinionConfig):
         annotators: Names of the raters that have a head.
         rater_head: "independent", a linear layer per rater (arXiv 2408.11956), or "residual", the consensus plus a
             linear layer per rater that starts at zero: raters with few votes stay close to the consensus.
+        aggregate: What the distribution of a category question is made of: "mean" of the answers of the raters asked, or
+            "votes" of all raters (up to `max_panel`, whoever was asked): the share of heads whose likeliest label it is.
+            Its largest entry is then the majority of the heads (Davani et al. 2022), of tied labels the one that the heads
+            think likelier on average, and 1 - sum p^2 the variance of their votes, summed over labels. Votes have no
+            gradient: learn by task "ratings". There is no consensus head; the mean of the raters' heads stands in for it.
         tower_layers: Linear and ReLU layers before the heads, one tower per scale question.
         rating_loss: "ccc" or "mse" for scale questions; a category question always uses cross-entropy.
         consensus_weight: Weight of the consensus head's loss beside the raters'.
@@ -42,6 +49,7 @@ class AnnotatorConfig(OpinionConfig):
         self,
         annotators: Sequence[str] = (),
         rater_head: str = "independent",
+        aggregate: str = "mean",
         tower_layers: int = 2,
         rating_loss: str = "ccc",
         consensus_weight: float = 1.0,
@@ -53,6 +61,12 @@ class AnnotatorConfig(OpinionConfig):
     ) -> None:
         if rater_head not in ("independent", "residual"):
             raise ValueError(f"rater_head is {rater_head!r}; use 'independent' or 'residual'.")
+        if aggregate not in AGGREGATES:
+            raise ValueError(f"aggregate is {aggregate!r}; use one of {', '.join(AGGREGATES)}.")
+        if aggregate == "votes" and rater_head != "independent":
+            raise ValueError(
+                f'rater_head is {rater_head!r} and aggregate "votes", which has no consensus; use rater_head "independent".'
+            )
         if rating_loss not in ("ccc", "mse"):
             raise ValueError(f"rating_loss is {rating_loss!r}; use 'ccc' or 'mse'.")
         if len(set(annotators)) < len(annotators):
@@ -63,6 +77,7 @@ class AnnotatorConfig(OpinionConfig):
         )
         self.annotators = list(annotators)
         self.rater_head = rater_head
+        self.aggregate = aggregate
         self.tower_layers = tower_layers
         self.rating_loss = rating_loss
         self.consensus_weight = consensus_weight
@@ -71,6 +86,8 @@ class AnnotatorConfig(OpinionConfig):
         self.max_panel = max_panel
         self.sparse_raters = sparse_raters
         super().__init__(**kwargs)
+        if aggregate == "votes" and self.is_scale:
+            raise ValueError('aggregate is "votes" and the questions are scales, which have no labels; use "mean".')
 
 
 AnnotatorConfig.register_for_auto_class()

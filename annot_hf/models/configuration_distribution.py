@@ -6,7 +6,8 @@ from typing import Any
 from .checks import check_not_negative
 from .configuration_opinion import OpinionConfig
 
-HEADS = ("linear", "mlp")
+HEADS = ("linear", "mlp", "bayesian")
+DISAGREEMENTS = ("entropy", "deviation")
 
 
 class DistributionConfig(OpinionConfig):
@@ -14,7 +15,13 @@ class DistributionConfig(OpinionConfig):
 
     Args:
         head: "linear", or "mlp" for the heads of arXiv 2606.27536 (section 2.1): linear, layer norm, GELU, dropout 0.2,
-            linear.
+            linear; or "bayesian" for linear layers of uncertain weights (Bayes by backprop, Blundell et al. 2015; for
+            raters' disagreement Raj Prabhu et al. 2022).
+        prior_std: Standard deviation of the normal prior of a Bayesian head's weights.
+        bayesian_samples: How often a Bayesian head draws its weights for a prediction: the mean of the draws'
+            distributions is the distribution. The draws are the same for every item.
+        kl_weight: Weight of the KL divergence of a Bayesian head's weights from their prior, in the loss: 1 / number of
+            training items makes the loss the evidence lower bound an item; `train` fills that in.
         scale_questions: Scale questions answered beside, such as valence, as dictionaries with `name`, `low` and
             `high`: for each a mean and a log-variance.
         scale_weight: Weight of their loss beside the distribution's.
@@ -25,6 +32,10 @@ class DistributionConfig(OpinionConfig):
         auxiliary_questions: Category questions answered beside, as dictionaries with `name` and `labels`: what else was
             asked about the items helps the shared embedding when votes are few.
         auxiliary_weight: Weight of the mean of their KL divergences.
+        disagreement: How far raters disagree on an item, answered beside (multi-task of Han et al. 2017): the normalised
+            "entropy" of their votes on a category question, or the "deviation" of their answers (see
+            `annot_hf.data.targets.disagreement`); not when None.
+        disagreement_weight: Weight of its mean squared error; the paper's is not known to us, 1 is ours.
         **kwargs: Options of `OpinionConfig`.
 
     Raises:
@@ -32,11 +43,14 @@ class DistributionConfig(OpinionConfig):
     """
 
     model_type = "annot-distribution"
-    keys_to_ignore_at_inference = ["logits", "scale_log_variance", "auxiliary_probs"]
+    keys_to_ignore_at_inference = ["logits", "scale_log_variance", "auxiliary_probs", "disagreement", "weight_kl"]
 
     def __init__(
         self,
         head: str = "linear",
+        prior_std: float = 1.0,
+        bayesian_samples: int = 30,
+        kl_weight: float | None = None,
         scale_questions: Sequence[dict[str, Any]] = (),
         scale_weight: float = 0.3,
         scale_nll_weight: float = 1.0,
@@ -44,10 +58,23 @@ class DistributionConfig(OpinionConfig):
         scale_question_weights: Sequence[float] | None = None,
         auxiliary_questions: Sequence[dict[str, Any]] = (),
         auxiliary_weight: float = 0.5,
+        disagreement: str | None = None,
+        disagreement_weight: float = 1.0,
         **kwargs: Any,
     ) -> None:
         if head not in HEADS:
             raise ValueError(f"head is {head!r}; use one of {', '.join(HEADS)}.")
+        if prior_std <= 0 or bayesian_samples < 1:
+            raise ValueError(
+                f"prior_std is {prior_std} and bayesian_samples {bayesian_samples}; give a deviation above 0 and at least "
+                "1 draw."
+            )
+        if kl_weight is not None and (kl_weight < 0 or head != "bayesian"):
+            raise ValueError(
+                f"kl_weight is {kl_weight} with head {head!r}; it is 0 or more, and only head bayesian has a prior."
+            )
+        if disagreement is not None and disagreement not in DISAGREEMENTS:
+            raise ValueError(f"disagreement is {disagreement!r}; use one of {', '.join(DISAGREEMENTS)}.")
         for question in scale_questions:
             if not {"name", "low", "high"} <= set(question):
                 raise ValueError(f"Scale question {question} needs a name, low and high.")
@@ -66,6 +93,9 @@ class DistributionConfig(OpinionConfig):
             auxiliary_weight=auxiliary_weight,
         )
         self.head = head
+        self.prior_std = prior_std
+        self.bayesian_samples = bayesian_samples
+        self.kl_weight = kl_weight
         self.scale_questions = [dict(question) for question in scale_questions]
         self.scale_weight = scale_weight
         self.scale_nll_weight = scale_nll_weight
@@ -73,7 +103,11 @@ class DistributionConfig(OpinionConfig):
         self.scale_question_weights = scale_question_weights
         self.auxiliary_questions = [dict(question) for question in auxiliary_questions]
         self.auxiliary_weight = auxiliary_weight
+        self.disagreement = disagreement
+        self.disagreement_weight = disagreement_weight
         super().__init__(**kwargs)
+        if disagreement == "entropy" and self.is_scale:
+            raise ValueError('disagreement is "entropy" and the questions are scales; use "deviation".')
 
 
 DistributionConfig.register_for_auto_class()

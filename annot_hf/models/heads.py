@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.distributions import Normal, kl_divergence
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 POOLINGS = ("mean", "first", "attention", "tcgru")
@@ -138,10 +139,58 @@ def make_embedding(config: Any, width: int) -> nn.Module:
     return nn.Sequential(nn.LayerNorm(width), nn.Dropout(config.dropout), linear, nn.GELU(), nn.Dropout(config.dropout))
 
 
-def make_head(width: int, outputs: int, kind: str) -> nn.Module:
-    """A head `(B, width)` to `(B, outputs)`: "linear", or "mlp" as in arXiv 2606.27536 (section 2.1)."""
+class BayesianLinear(nn.Module):
+    """A linear layer whose weights are normally distributed, each by itself (Bayes by backprop, Blundell et al. 2015).
+
+    The posterior of a weight is N(mu, softplus(rho)^2), its prior N(0, prior_std^2). In training, a call draws the weights
+    once, from torch's generator. In evaluation it draws them `samples` times from a generator of its own with a fixed
+    seed: the same weights for every item in every call, so that a prediction neither changes when it is repeated nor
+    depends on its batch.
+
+    Args:
+        width: Inputs.
+        outputs: Outputs.
+        prior_std: Standard deviation of the prior.
+        samples: Draws of the weights in evaluation.
+    """
+
+    def __init__(self, width: int, outputs: int, *, prior_std: float = 1.0, samples: int = 30) -> None:
+        super().__init__()
+        self.prior_std, self.samples = prior_std, samples
+        self.mu = nn.Parameter(torch.zeros(outputs, width + 1))  # the last column is the bias
+        self.rho = nn.Parameter(torch.zeros(outputs, width + 1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Answers `(S, B, outputs)` of S drawn layers to `x` `(B, width)`: 1 in training, `samples` in evaluation."""
+        generator = None if self.training else torch.Generator().manual_seed(0)
+        shape = (1 if self.training else self.samples, *self.mu.shape)
+        device = self.mu.device if self.training else "cpu"  # one stream of numbers for every device
+        noise = torch.randn(shape, generator=generator, device=device).to(self.mu)
+        drawn = self.mu + nn.functional.softplus(self.rho) * noise
+        return torch.einsum("sow,bw->sbo", drawn[..., :-1], x) + drawn[:, None, :, -1]
+
+    def kl(self) -> torch.Tensor:
+        """KL divergence (nats) of the posterior from the prior, summed over the weights: a scalar >= 0, in float32."""
+        mu, std = self.mu.float(), nn.functional.softplus(self.rho.float())
+        prior = Normal(torch.zeros_like(mu), torch.full_like(std, self.prior_std), validate_args=False)
+        return kl_divergence(Normal(mu, std, validate_args=False), prior).sum()
+
+
+def make_head(width: int, outputs: int, kind: str, *, prior_std: float = 1.0, samples: int = 30) -> nn.Module:
+    """A head over `(B, width)`.
+
+    Args:
+        width: Inputs.
+        outputs: Outputs.
+        kind: "linear"; "mlp" as in arXiv 2606.27536 (section 2.1); or "bayesian", a `BayesianLinear`. The first two give
+            `(B, outputs)`, the last one `(S, B, outputs)`.
+        prior_std: Standard deviation of the prior of "bayesian".
+        samples: Draws of its weights in evaluation.
+    """
     if kind == "linear":
         return nn.Linear(width, outputs)
+    if kind == "bayesian":
+        return BayesianLinear(width, outputs, prior_std=prior_std, samples=samples)
     return nn.Sequential(
         nn.Linear(width, width), nn.LayerNorm(width), nn.GELU(), nn.Dropout(0.2), nn.Linear(width, outputs)
     )
@@ -158,6 +207,11 @@ class RaterHeads(nn.Module):
         super().__init__()
         self.width, self.outputs, self.sparse = width, outputs, sparse
         self.table = nn.Parameter(torch.zeros(raters, outputs * (width + 1)))
+
+    def average(self, x: torch.Tensor) -> torch.Tensor:
+        """Answers `(B, outputs)` of the mean of all layers to embeddings `x` `(B, width)`."""
+        row = self.table.mean(0).view(self.outputs, self.width + 1)
+        return nn.functional.linear(x, row[:, :-1], row[:, -1])
 
     def forward(self, x: torch.Tensor, annotator: torch.Tensor) -> torch.Tensor:
         """Answers `(P, outputs)` of raters `annotator` `(P,)` to embeddings `x` `(P, width)`."""

@@ -16,13 +16,15 @@ from .measures import cross_entropy
 from .modeling_opinion import OpinionPreTrainedModel
 from .outputs import AnnotatorOutput
 
+TIE = 1e-6  # how much of the heads' mean answer is mixed into their votes, so that no two labels tie
+
 
 class AnnotatorModel(OpinionPreTrainedModel):
     """A head per rater over a shared embedding, and a consensus head for raters it has never seen.
 
     Scale questions: each rater's answer is a number on [-1, 1] per question; the distribution is the KDE of the answers
     (see `kde.py`), differentiable towards every head. A category question: each rater's answer is a distribution over
-    the labels, and the raters' mean is the distribution of opinion.
+    the labels, and the raters' mean, or the histogram of their votes, is the distribution of opinion.
     """
 
     config_class = AnnotatorConfig
@@ -33,7 +35,8 @@ class AnnotatorModel(OpinionPreTrainedModel):
         width = self.width
         towers, outputs = (len(config.questions), 1) if config.is_scale else (1, len(config.support))
         self.towers = nn.ModuleList(_tower(width, config.tower_layers) for _ in range(towers))
-        self.consensus = nn.ModuleList(nn.Linear(width, outputs) for _ in range(towers))
+        shared = 0 if config.aggregate == "votes" else towers
+        self.consensus = nn.ModuleList(nn.Linear(width, outputs) for _ in range(shared))
         raters = max(len(config.annotators), 1)
         self.raters = nn.ModuleList(
             RaterHeads(raters, width, outputs, sparse=config.sparse_raters) for _ in range(towers)
@@ -79,7 +82,15 @@ class AnnotatorModel(OpinionPreTrainedModel):
 
         Returns:
             `AnnotatorOutput`.
+
+        Raises:
+            ValueError: The pairs do not fit the batch, or votes of heads are to be trained towards a distribution.
         """
+        if self.training and self.config.aggregate == "votes" and labels is not None and task != "ratings":
+            raise ValueError(
+                f'task is {task!r} and aggregate "votes", which has no gradient to learn a distribution by; train by task '
+                '"ratings" (task_schedule: ratings in a recipe), or set aggregate to "mean".'
+            )
         embedding = self.embed(
             input_features=input_features,
             input_values=input_values,
@@ -95,7 +106,10 @@ class AnnotatorModel(OpinionPreTrainedModel):
             self._check_pairs(pair_item, pair_annotator, len(embedding))
         consensus, answers = self._answers(embedding, pair_item, pair_annotator)
         with torch.autocast(embedding.device.type, enabled=False):
-            probs = self._distribution(answers.float(), pair_item, len(embedding), item_seed)
+            if self.config.aggregate == "votes":
+                probs = self._votes(embedding)
+            else:
+                probs = self._distribution(answers.float(), pair_item, len(embedding), item_seed)
             predicted = {"probs": probs, "consensus": consensus, "ratings": answers, "pair_item": pair_item}
             logits = {} if self.config.is_scale else {"consensus_logits": consensus, "rating_logits": answers}
             predicted |= logits
@@ -176,9 +190,10 @@ class AnnotatorModel(OpinionPreTrainedModel):
         """Consensus `(B, D)` and pair answers `(P, D)`; logits `(., K)` for a category question."""
         known = pair_annotator >= 0
         consensus, answers = [], []
-        for tower, shared, raters in zip(self.towers, self.consensus, self.raters, strict=True):
+        heads = self.consensus or [None] * len(self.towers)
+        for tower, shared, raters in zip(self.towers, heads, self.raters, strict=True):
             x = tower(embedding)
-            agreed = shared(x)
+            agreed = raters.average(x.detach()).detach() if shared is None else shared(x)
             own = raters(x[pair_item], pair_annotator.clip(0))
             fallback = agreed[pair_item]
             if self.config.rater_head == "residual":
@@ -198,6 +213,16 @@ class AnnotatorModel(OpinionPreTrainedModel):
         seed = torch.zeros(items) if item_seed is None else item_seed  # one for all: no matter the place in the batch
         observations = draw_observations(padded, present, n=self.config.draws, seed=seed)
         return cell_masses(observations, bins=self.config.bins).flatten(1)
+
+    @torch.no_grad()
+    def _votes(self, embedding: torch.Tensor) -> torch.Tensor:
+        """Share of the panel's heads whose likeliest label each is `(B, K)`."""
+        items = len(embedding)
+        pair_item, pair_annotator = self._panel(items, embedding.device)
+        answers = self._answers(embedding, pair_item, pair_annotator)[1].float()
+        votes = nn.functional.one_hot(answers.argmax(-1), answers.shape[-1]).float()
+        votes, likely = (rows.view(items, -1, rows.shape[-1]).mean(1) for rows in (votes, answers.softmax(-1)))
+        return (1 - TIE) * votes + TIE * likely
 
     def _rating_task(
         self, consensus: torch.Tensor, answers: torch.Tensor, pair_item: torch.Tensor, ratings: torch.Tensor, items: int
@@ -219,6 +244,8 @@ class AnnotatorModel(OpinionPreTrainedModel):
         counts = pad_pairs(votes, pair_item, items)[0].sum(1)
         voted = counts.sum(-1, keepdim=True)
         own = cross_entropy(votes, answers.float().softmax(-1) + EPSILON).sum() / given.sum().clip(1)
+        if not self.consensus:
+            return own
         shared = cross_entropy(counts / voted.clip(1), consensus.float().softmax(-1) + EPSILON).sum()
         return own + self.config.consensus_weight * shared / (voted > 0).sum().clip(1)
 

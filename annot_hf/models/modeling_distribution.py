@@ -3,16 +3,20 @@
 from collections.abc import Mapping
 
 import torch
+from torch import nn
 
 from .configuration_distribution import DistributionConfig
-from .heads import make_head
-from .losses import auxiliary_loss, distribution_loss, scale_loss
+from .heads import BayesianLinear, make_head
+from .losses import EPSILON, LOG_VARIANCE, auxiliary_loss, distribution_loss, rating_loss, scale_loss
 from .modeling_opinion import OpinionPreTrainedModel
 from .outputs import DistributionOutput
 
 
 class DistributionModel(OpinionPreTrainedModel):
     """Softmax over the support, trained towards the distribution of votes; beside it, if asked, scales such as valence.
+
+    A Bayesian head predicts with several draws of its weights: the distribution is the mean of their softmaxes, a scale's
+    mean and variance are those of the mixture of their normal distributions.
 
     Example:
         >>> from annot_hf import DistributionModel
@@ -24,15 +28,17 @@ class DistributionModel(OpinionPreTrainedModel):
     """
 
     config_class = DistributionConfig
-    loss_inputs = ("labels", "scale_labels", "auxiliary_labels", "item_weights")
+    loss_inputs = ("labels", "scale_labels", "auxiliary_labels", "disagreement_labels", "item_weights")
 
     def __init__(self, config: DistributionConfig) -> None:
         super().__init__(config)
-        self.head = make_head(self.width, len(config.support), config.head)
+        self.head = self._make_head(len(config.support))
         if config.scale_questions:
-            self.scale_head = make_head(self.width, 2 * len(config.scale_questions), config.head)
+            self.scale_head = self._make_head(2 * len(config.scale_questions))
         if config.auxiliary_questions:
-            self.auxiliary_head = make_head(self.width, sum(self.auxiliary_sizes), config.head)
+            self.auxiliary_head = self._make_head(sum(self.auxiliary_sizes))
+        if config.disagreement:
+            self.disagreement_head = self._make_head(1)
         self.post_init()
 
     def forward(
@@ -47,6 +53,7 @@ class DistributionModel(OpinionPreTrainedModel):
         labels: torch.Tensor | None = None,
         scale_labels: torch.Tensor | None = None,
         auxiliary_labels: torch.Tensor | None = None,
+        disagreement_labels: torch.Tensor | None = None,
         item_weights: torch.Tensor | None = None,
         return_dict: bool = True,
     ) -> DistributionOutput:
@@ -64,6 +71,7 @@ class DistributionModel(OpinionPreTrainedModel):
             scale_labels: Mean ratings of the scale questions beside `(B, D)` on [-1, 1]; NaN where there are none.
             auxiliary_labels: Distributions of the votes on the auxiliary questions side by side `(B, sum of K)`; NaN where
                 nobody voted.
+            disagreement_labels: How far raters disagree `(B,)`, in [0, 1]; NaN where fewer than two voted.
             item_weights: Weight of each item in the distribution's loss `(B,)`, of mean 1.
             return_dict: Only True is supported.
 
@@ -79,17 +87,25 @@ class DistributionModel(OpinionPreTrainedModel):
             trunk_frames=trunk_frames,
             trunk_mask=trunk_mask,
         )
-        logits = self.head(embedding)
-        predicted = {"probs": logits.float().softmax(-1), "logits": logits}
+        logits = _draws(self.head, embedding)  # (S, B, K), as all heads here: one draw, or several of a Bayesian head
+        probs = logits.float().softmax(-1).mean(0)
+        predicted = {"probs": probs, "logits": logits[0] if len(logits) == 1 else (probs + EPSILON).log()}
         if self.config.scale_questions:
-            predicted["scale_mean"], predicted["scale_log_variance"] = self.scale_head(embedding).float().chunk(2, -1)
+            means, log_variances = _draws(self.scale_head, embedding).float().chunk(2, -1)
+            predicted["scale_mean"], predicted["scale_log_variance"] = _mixture(means, log_variances)
         if self.config.auxiliary_questions:
-            scores = self.auxiliary_head(embedding).float().split(self.auxiliary_sizes, -1)
-            predicted["auxiliary_probs"] = torch.cat([score.softmax(-1) for score in scores], -1)
+            scores = _draws(self.auxiliary_head, embedding).float().split(self.auxiliary_sizes, -1)
+            predicted["auxiliary_probs"] = torch.cat([score.softmax(-1).mean(0) for score in scores], -1)
+        if self.config.disagreement:
+            predicted["disagreement"] = _draws(self.disagreement_head, embedding).float().sigmoid().mean(0)[:, 0]
+        if self.config.head == "bayesian":  # a prediction like the others, of one row: the loss may see several batches
+            layers = [module for module in self.modules() if isinstance(module, BayesianLinear)]
+            predicted["weight_kl"] = sum(layer.kl() for layer in layers)[None]
         given = {
             "labels": labels,
             "scale_labels": scale_labels,
             "auxiliary_labels": auxiliary_labels,
+            "disagreement_labels": disagreement_labels,
             "item_weights": item_weights,
         }
         return DistributionOutput(loss=self.loss_of(predicted, given), **predicted)
@@ -112,9 +128,12 @@ class DistributionModel(OpinionPreTrainedModel):
 
         Args:
             predicted: `probs` and, if the model has scale questions, `scale_mean` and `scale_log_variance`; if it
-                has auxiliary questions, `auxiliary_probs`.
-            given: `labels`, `scale_labels`, `auxiliary_labels` and `item_weights` as `forward` takes them, as far as there
-                are any.
+                has auxiliary questions, `auxiliary_probs`; likewise `disagreement` and `weight_kl`.
+            given: `labels`, `scale_labels`, `auxiliary_labels`, `disagreement_labels` and `item_weights` as `forward` takes
+                them, as far as there are any.
+
+        Raises:
+            ValueError: The head is Bayesian and the configuration has no `kl_weight`.
         """
         config, losses = self.config, []
         if given.get("labels") is not None:
@@ -145,7 +164,34 @@ class DistributionModel(OpinionPreTrainedModel):
             )
             loss = sum(auxiliary_loss(probs, labels) for probs, labels in parts) / len(sizes)
             losses.append(config.auxiliary_weight * loss)
+        if given.get("disagreement_labels") is not None and config.disagreement:
+            predictions, truth = predicted["disagreement"][:, None], given["disagreement_labels"][:, None]
+            losses.append(config.disagreement_weight * rating_loss(predictions, truth, "mse"))
+        if losses and "weight_kl" in predicted:
+            if config.kl_weight is None:
+                raise ValueError(
+                    "kl_weight is None, which leaves the loss of a Bayesian head open; set it to 1 / number of training items."
+                )
+            losses.append(config.kl_weight * predicted["weight_kl"].mean())
         return sum(losses) if losses else None
+
+    def _make_head(self, outputs: int) -> nn.Module:
+        config = self.config
+        return make_head(self.width, outputs, config.head, prior_std=config.prior_std, samples=config.bayesian_samples)
+
+
+def _draws(head: nn.Module, embedding: torch.Tensor) -> torch.Tensor:
+    """A head's answers `(S, B, outputs)`: one, unless it is Bayesian."""
+    answers = head(embedding)
+    return answers if answers.dim() == 3 else answers[None]
+
+
+def _mixture(means: torch.Tensor, log_variances: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and log-variance `(B, D)` of the equal mixture of S normal distributions, each `(S, B, D)`."""
+    if len(means) == 1:
+        return means[0], log_variances[0]
+    variances = log_variances.clip(-LOG_VARIANCE, LOG_VARIANCE).exp()
+    return means.mean(0), (variances.mean(0) + means.var(0, correction=0)).log()
 
 
 DistributionModel.register_for_auto_class("AutoModel")

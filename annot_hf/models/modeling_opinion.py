@@ -1,5 +1,6 @@
 """The trunk, its pooling and the shared embedding, under every head."""
 
+import math
 from typing import Any, Self
 
 import torch
@@ -7,9 +8,11 @@ from torch import nn
 from transformers import PreTrainedModel, initialization as init
 
 from .configuration_opinion import OpinionConfig
-from .heads import LayerSum, MeanPooling, make_embedding, make_pooling
+from .heads import BayesianLinear, LayerSum, MeanPooling, make_embedding, make_pooling
 from .trunks import WEIGHTED, build_trunk, encode, encode_layers, input_name_of, load_trunk_weights, read_trunk_config
 from .weights import init_as_torch
+
+INITIAL_RHO = -3.0  # of a Bayesian layer: a deviation of 0.049
 
 
 class OpinionPreTrainedModel(PreTrainedModel):
@@ -114,3 +117,7 @@ class OpinionPreTrainedModel(PreTrainedModel):
         init_as_torch(module)
         if isinstance(module, LayerSum):
             init.zeros_(module.scores)
+        elif isinstance(module, BayesianLinear):
+            bound = 1 / math.sqrt(module.mu.shape[1] - 1)  # as a linear layer starts, all but certain of it
+            init.uniform_(module.mu, -bound, bound)
+            init.constant_(module.rho, INITIAL_RHO)

@@ -26,10 +26,12 @@ class DistributionOutput(ModelOutput):
     Attributes:
         loss: Scalar, present when `labels` were given.
         probs: Distribution over the K entries of the support `(B, K)`; rows sum to 1.
-        logits: Scores before the softmax `(B, K)`.
+        logits: Scores before the softmax `(B, K)`; of several draws of a Bayesian head, the log of their mean softmax.
         scale_mean: Mean rating expected on each of the D scale questions beside `(B, D)`, on [-1, 1] but not squashed.
         scale_log_variance: Log of the variance around it `(B, D)`.
         auxiliary_probs: Distributions over the labels of the auxiliary questions, side by side `(B, sum of K)`.
+        disagreement: How far raters are expected to disagree `(B,)`, in [0, 1].
+        weight_kl: KL divergence (nats) of a Bayesian head's weights from their prior `(1,)`.
     """
 
     loss: torch.FloatTensor | None = None
@@ -38,6 +40,8 @@ class DistributionOutput(ModelOutput):
     scale_mean: torch.FloatTensor | None = None
     scale_log_variance: torch.FloatTensor | None = None
     auxiliary_probs: torch.FloatTensor | None = None
+    disagreement: torch.FloatTensor | None = None
+    weight_kl: torch.FloatTensor | None = None
 
 
 @dataclass

@@ -17,6 +17,16 @@ from .modeling_log_mel import LogMelModel
 WAVEFORM_TRUNKS = ("wavlm", "hubert", "wav2vec2", "unispeech", "unispeech-sat")
 # text encoders whose last hidden state is what the last layer gives, with no norm after it: any number of first layers do
 LAYERED_TEXT_TRUNKS = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "mpnet")
+# their positions are counted from behind the padding token's number
+OFFSET_TEXT_TRUNKS = (
+    "roberta",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "roberta-prelayernorm",
+    "camembert",
+    "mpnet",
+    "longformer",
+)
 WEIGHTED = "weighted"
 
 
@@ -36,6 +46,14 @@ def input_name_of(config: PreTrainedConfig) -> str:
     if config.model_type == LogMelConfig.model_type:
         return "input_features"
     return "input_values" if config.model_type in WAVEFORM_TRUNKS else "input_ids"
+
+
+def most_tokens(config: PreTrainedConfig) -> int | None:
+    """How many tokens a text trunk has positions for; None where its configuration sets no limit."""
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is None or positions < 1:
+        return None
+    return positions - config.pad_token_id - 1 if config.model_type in OFFSET_TEXT_TRUNKS else positions
 
 
 def check_layer(config: PreTrainedConfig, layer: int | str | None) -> None:

@@ -12,6 +12,11 @@ from torch.utils.data import Dataset, Sampler
 from annot_hf.data.targets import Targets, item_seeds
 
 FRAME_MULTIPLE = 4
+GROUP = 50  # batches that share one sorting by length
+TEXT_GROUP = (
+    100  # texts vary more in length than clips: 1.04 of padding on ConvAbuse in batches of 16, and 1.07 with 50
+)
+BESIDE = ("scale_labels", "auxiliary_labels", "disagreement_labels")  # targets beside the distribution
 
 
 class OpinionDataset(Dataset):
@@ -21,11 +26,12 @@ class OpinionDataset(Dataset):
         targets: Targets of the items.
         inputs: What `read` takes for each item, aligned with the targets.
         read: Turns an entry of `inputs` into the model's input: reads features, decodes audio, or passes text on.
-        lengths: Length of each input (frames, samples or characters), for bucketing.
+        lengths: Length of each input (frames, samples or tokens), for bucketing.
         annotators: The model's raters; answers of others get index -1.
         seed: Seed of the resampling, that of the targets.
         scales: Mean ratings of the scale questions beside `(N, D)` on [-1, 1]; rows then have `scale_labels`.
         auxiliary: Distributions of the votes on auxiliary questions `(N, sum of K)`; rows then have `auxiliary_labels`.
+        disagreement: How far raters disagree on each item `(N,)`; rows then have `disagreement_labels`.
     """
 
     def __init__(
@@ -39,8 +45,9 @@ class OpinionDataset(Dataset):
         seed: int = 0,
         scales: np.ndarray | None = None,
         auxiliary: np.ndarray | None = None,
+        disagreement: np.ndarray | None = None,
     ) -> None:
-        given = {"scale_labels": scales, "auxiliary_labels": auxiliary}
+        given = dict(zip(BESIDE, (scales, auxiliary, disagreement), strict=True))
         self.beside = {name: values for name, values in given.items() if values is not None}
         self.targets, self.inputs, self.read = targets, inputs, read
         self.lengths = np.asarray(lengths)
@@ -71,7 +78,8 @@ class VoteCollator:
 
     Args:
         input_name: "input_features", "input_values", "input_ids", or "trunk_frames" for what a trunk has encoded already.
-        tokenizer: Tokenizer of a text trunk.
+        tokenizer: Tokenizer of a text trunk, for the number of its padding token: texts come as tokens (see
+            `annot_hf.training.inputs.read_inputs`).
         panel: For annotator models, how many raters to ask about an item that no named rater rated; None for models
             without raters.
     """
@@ -84,7 +92,7 @@ class VoteCollator:
         """Batch with the trunk's input, its mask, `labels` `(B, K)` and, for annotator models, the pairs."""
         batch = self.pad([row["input"] for row in rows])
         batch["labels"] = torch.from_numpy(np.stack([row["labels"] for row in rows])).float()
-        for name in ("scale_labels", "auxiliary_labels"):
+        for name in BESIDE:
             if name in rows[0]:
                 batch[name] = torch.from_numpy(np.stack([row[name] for row in rows])).float()
         if self.panel is None:
@@ -100,13 +108,17 @@ class VoteCollator:
     def pad(self, inputs: list[Any]) -> dict[str, torch.Tensor]:
         """What the model takes of these items' inputs: the padded inputs and their mask."""
         if self.input_name == "input_ids":
-            return dict(self.tokenizer(inputs, padding=True, truncation=True, return_tensors="pt"))
+            fill = {"input_ids": self.tokenizer.pad_token_id or 0, "token_type_ids": self.tokenizer.pad_token_type_id}
+            columns = {name: [torch.tensor(tokens[name]) for tokens in inputs] for name in fill if name in inputs[0]}
+            batch = {
+                name: pad_sequence(rows, batch_first=True, padding_value=fill[name]) for name, rows in columns.items()
+            }
+            return batch | {"attention_mask": _mask(columns["input_ids"])}
         tensors = [torch.from_numpy(np.asarray(value, dtype=np.float32)) for value in inputs]
         padded = pad_sequence(tensors, batch_first=True)  # (B, T, D) or (B, samples)
         if self.input_name == "input_features":  # few distinct lengths: the CPU's convolutions are set up once for each
             padded = torch.nn.functional.pad(padded, (0, 0, 0, -padded.shape[1] % FRAME_MULTIPLE))
-        lengths = torch.tensor([len(tensor) for tensor in tensors])
-        mask = (torch.arange(padded.shape[1]) < lengths[:, None]).long()
+        mask = _mask(tensors, padded.shape[1])
         return {self.input_name: padded, "trunk_mask" if self.input_name == "trunk_frames" else "attention_mask": mask}
 
     def _pairs(self, row: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -115,6 +127,12 @@ class VoteCollator:
             return row["annotators"], row["ratings"]
         panel = np.arange(self.panel) if self.panel else np.array([-1])
         return panel, np.full((len(panel), row["ratings"].shape[1]), np.nan)
+
+
+def _mask(rows: Sequence[torch.Tensor], width: int = 0) -> torch.Tensor:
+    """1 where padded rows are real `(B, width)`; as wide as the longest at least."""
+    lengths = torch.tensor([len(row) for row in rows])
+    return (torch.arange(max(width, int(lengths.max()))) < lengths[:, None]).long()
 
 
 class BucketSampler(Sampler[int]):
@@ -130,7 +148,7 @@ class BucketSampler(Sampler[int]):
         group: Batches per group; more means less padding and less shuffling.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, *, seed: int = 0, group: int = 50) -> None:
+    def __init__(self, lengths: Sequence[int], batch_size: int, *, seed: int = 0, group: int = GROUP) -> None:
         self.lengths, self.batch_size, self.seed, self.group = np.asarray(lengths), batch_size, seed, group
         self.epoch = 0
 

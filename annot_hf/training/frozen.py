@@ -8,6 +8,7 @@ killed run goes on with the next one; processes of a distributed run compute dif
 import hashlib
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,7 +69,7 @@ def encode_once(
     if mine:
         _write(mine, model.eval(), inputs, collator, kind, batch_size, dtype, workers, quiet=not state.is_main_process)
     state.wait_for_everyone()
-    return Inputs(range(len(inputs.entries)), FeatureStore(shards).__getitem__, inputs.lengths)
+    return replace(inputs, entries=range(len(inputs.entries)), read=FeatureStore(shards).__getitem__)
 
 
 def trunk_digest(model: OpinionPreTrainedModel) -> str:

@@ -125,6 +125,8 @@ def predict(
         targets, inputs.entries, inputs.read, inputs.lengths, annotators=getattr(config, "annotators", ())
     )
     meta = {"model": str(model_folder), "corpus": corpus.name, "split": split, "marginal": facts.get("marginal")}
+    if inputs.truncated is not None:
+        meta["texts cut short"] = inputs.truncated
     meta["condition"] = str(heard)
     if not heard.is_clean:
         meta["condition_seed"] = heard.seed
@@ -153,7 +155,8 @@ def predict_inputs(
     flat = np.full((len(sources), size), 1 / size)
     targets = Targets(questions, model.config.support, names, flat, np.zeros(len(names), int), empty, (), "none")
     dataset = OpinionDataset(targets, inputs.entries, inputs.read, inputs.lengths)
-    return _run(model, processor, dataset, questions, batch_size, {})
+    meta = {} if inputs.truncated is None else {"texts cut short": inputs.truncated}
+    return _run(model, processor, dataset, questions, batch_size, meta)
 
 
 @torch.inference_mode()
@@ -174,6 +177,8 @@ def _run(
     probs = np.zeros((len(dataset), len(model.config.support)))
     scales = tuple(Question.from_dict(question) for question in getattr(model.config, "scale_questions", ()))
     means, deviations = np.zeros((2, len(dataset), len(scales)))
+    kind = getattr(model.config, "disagreement", None)
+    disagreement = np.zeros(len(dataset)) if kind else None
     consensus, pairs = None, []
     for start, batch in zip(range(0, len(order), batch_size), tqdm(loader, desc="predict", unit="batch"), strict=True):
         rows = order[start : start + batch_size]
@@ -183,6 +188,8 @@ def _run(
         if scales:
             means[rows] = output.scale_mean.double().cpu()
             deviations[rows] = (0.5 * output.scale_log_variance.double().clip(-LOG_VARIANCE, LOG_VARIANCE)).exp().cpu()
+        if kind:
+            disagreement[rows] = output.disagreement.double().cpu()
         if isinstance(model.config, AnnotatorConfig):
             agreed = output.consensus.double().cpu().numpy()
             consensus = np.zeros((len(dataset), agreed.shape[1])) if consensus is None else consensus
@@ -210,6 +217,8 @@ def _run(
         scales=scales,
         scale_means=means,
         scale_deviations=deviations,
+        disagreement=disagreement,
+        disagreement_kind=kind,
         **answers,
     )
 

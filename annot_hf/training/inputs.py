@@ -1,6 +1,7 @@
 """Which input a trunk takes and how an item's audio or text becomes it."""
 
 import functools
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ from transformers import (
     AutoFeatureExtractor,
     AutoTokenizer,
     PreTrainedConfig,
+    PreTrainedTokenizerBase,
     Speech2TextFeatureExtractor,
 )
 
@@ -19,8 +21,12 @@ from annot_hf.data.audio import AudioLimits, audio_info, load_audio
 from annot_hf.data.conditions import Condition, put_under
 from annot_hf.data.export import ExportedCorpus
 from annot_hf.models.configuration_log_mel import LogMelConfig
-from annot_hf.models.trunks import input_name_of
+from annot_hf.models.trunks import input_name_of, most_tokens
 from annot_hf.training.features import build_features, log_mel
+
+logger = logging.getLogger(__name__)
+
+UNLIMITED = 2**31 - 1  # tokens; tokenizers without a limit say 10^30, which truncation does not take
 
 
 @dataclass(frozen=True)
@@ -30,37 +36,65 @@ class Inputs:
     Attributes:
         entries: What `read` takes, one an item.
         read: Gives the model's input of an entry.
-        lengths: Length of each input: frames, samples or characters.
+        lengths: Length of each input: frames, samples or tokens.
+        cut: Which texts had more tokens than the limit and were cut to it; None where there are no texts.
     """
 
     entries: Sequence[Any]
     read: Callable[[Any], Any]
     lengths: np.ndarray
+    cut: np.ndarray | None = None
+
+    @property
+    def truncated(self) -> int | None:
+        """How many texts were cut; None where there are no texts."""
+        return None if self.cut is None else int(self.cut.sum())
 
     def select(self, rows: Sequence[int] | np.ndarray) -> "Inputs":
         """The inputs of these rows, in that order."""
-        return Inputs([self.entries[row] for row in rows], self.read, self.lengths[rows])
+        cut = None if self.cut is None else self.cut[rows]
+        return Inputs([self.entries[row] for row in rows], self.read, self.lengths[rows], cut)
 
 
-def make_processor(trunk_config: PreTrainedConfig, source: str | Path) -> Any:
+def make_processor(trunk_config: PreTrainedConfig, source: str | Path, *, max_tokens: int | None = None) -> Any:
     """The feature extractor or tokenizer of a trunk.
 
     Args:
         trunk_config: The trunk's configuration.
         source: Hub id or folder that holds it; not needed for the log-mel trunk.
+        max_tokens: Most tokens of a text, special ones included; as many as the trunk takes when None. The tokenizer keeps
+            it, also when it is saved.
 
     Raises:
-        ValueError: `source` does not hold it.
+        ValueError: `source` does not hold it, or the trunk does not take so many tokens.
     """
+    if max_tokens is not None and input_name_of(trunk_config) != "input_ids":
+        raise ValueError(
+            f"max_tokens is {max_tokens} and a trunk of type {trunk_config.model_type} reads no text; leave max_tokens out."
+        )
     if trunk_config.model_type == LogMelConfig.model_type:
         bins = trunk_config.num_mel_bins
         return Speech2TextFeatureExtractor(feature_size=bins, num_mel_bins=bins, do_ceptral_normalize=False)
     kind = AutoTokenizer if input_name_of(trunk_config) == "input_ids" else AutoFeatureExtractor
     try:
-        return kind.from_pretrained(source)
+        processor = kind.from_pretrained(source)
     except OSError as error:
         what = "tokenizer" if kind is AutoTokenizer else "feature extractor"
         raise ValueError(f"{source} holds no {what}; save the trunk's own there with save_pretrained.") from error
+    if max_tokens is not None:
+        least, most = processor.num_special_tokens_to_add() + 1, token_limit(trunk_config, processor)
+        if not least <= max_tokens <= most:
+            raise ValueError(
+                f"max_tokens is {max_tokens}; {source} takes {least} to {most} tokens a text, special ones included: give one "
+                "of these numbers, or nothing for the most."
+            )
+        processor.model_max_length = max_tokens
+    return processor
+
+
+def token_limit(trunk_config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Most tokens of a text, special ones included, that tokenizer and trunk both take."""
+    return min(tokenizer.model_max_length, most_tokens(trunk_config) or UNLIMITED, UNLIMITED)
 
 
 def item_sources(corpus: ExportedCorpus, items: Sequence[str], trunk_config: PreTrainedConfig) -> pd.Series:
@@ -107,7 +141,8 @@ def corpus_inputs(
     """Inputs of the corpus's items, in the order given; clean unless an acoustic condition is named.
 
     Raises:
-        ValueError: The corpus lacks the text or audio that the trunk takes, or a text is put under an acoustic condition.
+        ValueError: The corpus lacks the text or audio that the trunk takes, a text is empty, or it is put under an acoustic
+            condition.
         AudioError: A clip cannot be read, or is longer than `max_seconds`.
     """
     sources = list(item_sources(corpus, items, trunk_config))
@@ -118,7 +153,9 @@ def corpus_inputs(
                 f"Condition {str(condition)!r} alters audio and a {trunk_config.model_type} trunk reads text; leave it out."
             )
         key, sources = f"{condition!r}\n{key}", put_under(condition, sources, items)
-    return read_inputs(sources, trunk_config, processor, features=features, key=key, max_seconds=max_seconds)
+    return read_inputs(
+        sources, trunk_config, processor, names=items, features=features, key=key, max_seconds=max_seconds
+    )
 
 
 def read_inputs(
@@ -126,14 +163,23 @@ def read_inputs(
     trunk_config: PreTrainedConfig,
     processor: Any,
     *,
+    names: Sequence[str] | None = None,
     features: str | Path | None = None,
     key: str = "",
     max_seconds: float = 30.0,
 ) -> Inputs:
-    """Inputs from texts or audio sources; with a `features` folder, log-mel frames are computed once and kept there."""
+    """Inputs from texts or audio sources.
+
+    With a `features` folder, log-mel frames are computed once and kept there. Texts become tokens here, all at once; what
+    a text has beyond the limit of tokens is cut off and counted.
+
+    Raises:
+        ValueError: What should be a text is none, or is empty; the message has its name of `names`, or its number.
+        AudioError: A clip cannot be read, or is longer than `max_seconds`.
+    """
     name = input_name_of(trunk_config)
     if name == "input_ids":
-        return Inputs(entries, str, np.array([len(text) for text in entries]))
+        return _tokens(entries, trunk_config, processor, range(len(entries)) if names is None else names)
     limits, rate = AudioLimits(max_seconds=max_seconds), processor.sampling_rate
     if name == "input_values":
         seconds = np.array([audio_info(entry, limits=limits).seconds for entry in entries])
@@ -145,6 +191,34 @@ def read_inputs(
         return Inputs(entries, read, np.round(seconds * 100).astype(int))
     store = build_features(features, entries, processor, key=key, max_seconds=max_seconds)
     return Inputs(range(len(entries)), store.__getitem__, store.lengths)
+
+
+def _tokens(
+    texts: Sequence[Any], trunk_config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase, names: Sequence[Any]
+) -> Inputs:
+    """Tokens of every text."""
+    for name, text in zip(names, texts, strict=True):
+        if not isinstance(text, str):
+            raise ValueError(
+                f"Item {str(name)!r} is a {type(text).__name__}, and a {trunk_config.model_type} trunk reads text; give a "
+                "string."
+            )
+    limit = token_limit(trunk_config, tokenizer)
+    rows = tokenizer(list(texts), truncation=True, max_length=limit, return_attention_mask=False)
+    lengths = np.array([len(tokens) for tokens in rows["input_ids"]])
+    special = tokenizer.num_special_tokens_to_add()
+    for name, text, length in zip(names, texts, lengths, strict=True):
+        if not text.strip() or length <= special:
+            raise ValueError(f"Item {str(name)!r} has an empty text ({text!r}); give it words or leave the item out.")
+    full = np.flatnonzero(lengths == limit)
+    whole = tokenizer([texts[row] for row in full], verbose=False)["input_ids"] if len(full) else []
+    cut = np.zeros(len(texts), dtype=bool)
+    cut[full] = [len(tokens) > limit for tokens in whole]
+    if cut.any():
+        logger.warning("%d of %d texts have more than %d tokens and are cut to as many.", cut.sum(), len(texts), limit)
+    kept = [name for name in ("input_ids", "token_type_ids") if name in rows]
+    tokens = {text: {name: rows[name][row] for name in kept} for row, text in enumerate(texts)}
+    return Inputs(texts, tokens.__getitem__, lengths, cut)
 
 
 def _waveform(processor: Any, limits: AudioLimits, source: Any) -> np.ndarray:

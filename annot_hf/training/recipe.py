@@ -105,6 +105,8 @@ class Recipe:
         task_schedule: How an annotator model learns its two tasks: "alternate" takes an optimiser step for each on every
             batch (arXiv 2408.11956), "joint" adds the losses, "ratings" and "distribution" learn one alone.
         max_seconds: Longest clip that is accepted (s).
+        max_tokens: Most tokens of a text, special ones included, beyond which it is cut short and counted; as many as the
+            trunk takes when null.
         features: Folder for computed log-mel features and for the frames of a frozen trunk; `output_dir`/features when
             empty.
         cache_features: With `freeze_trunk`, encode every clip once and train the heads from what is kept: "frames" of the
@@ -140,6 +142,7 @@ class Recipe:
     majority_of: str = "primary"
     task_schedule: str = "alternate"
     max_seconds: float = 30.0
+    max_tokens: int | None = None
     features: str = ""
     cache_features: str = "none"
 

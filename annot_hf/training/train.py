@@ -16,7 +16,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
 
 from annot_hf.data.export import ExportedCorpus, read_export
 from annot_hf.data.questions import Question
-from annot_hf.data.targets import Targets, scale_means
+from annot_hf.data.targets import Targets, disagreement, scale_means
 from annot_hf.evaluation.saliency import opinion_columns
 from annot_hf.models.configuration_annotator import AnnotatorConfig
 from annot_hf.models.configuration_distribution import DistributionConfig
@@ -105,7 +105,7 @@ def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = Non
     model, processor = _build(run, targets["train"], scales, auxiliary)
     collator = make_collator(model, processor)
     features = recipe.features or Path(arguments.output_dir) / "features"
-    datasets = {}
+    datasets, truncated = {}, {}
     for split, split_target in targets.items():
         items, rows = read_together(corpus, split_target.items)
         inputs = corpus_inputs(
@@ -124,6 +124,7 @@ def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = Non
                 workers=arguments.dataloader_num_workers,
             )
         inputs = inputs.select(rows)
+        truncated[split] = inputs.truncated
         if split != "train":  # longest last, so that evaluation pads little
             order = np.argsort(inputs.lengths, kind="stable")
             split_target, inputs = split_target.select(split_target.items[order]), inputs.select(order)
@@ -136,6 +137,7 @@ def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = Non
             annotators=annotators,
             scales=scale_means(corpus.votes, recipe.scales, split_target.items) if scales else None,
             auxiliary=opinion_columns(corpus.votes, recipe.auxiliary, split_target.items)[1] if auxiliary else None,
+            disagreement=_disagreement(corpus, model, split_target),
         )
     if model.config.trunk_config.model_type == LogMelConfig.model_type and "mel_mean" not in run.trunk_options:
         _standardise(model, datasets["train"])
@@ -159,7 +161,7 @@ def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = Non
     metrics = {name: metrics[f"eval_{name}"] for name in MEASURES if f"eval_{name}" in metrics}
     # every report's baseline: the distribution of the training votes, whatever the model was trained towards
     marginal = corpus.targets("train", recipe.question, bins=model.config.bins).probs.mean(0)
-    facts = _facts(run, corpus, targets, metrics, marginal)
+    facts = _facts(run, corpus, targets, truncated, metrics, marginal)
     folder = Path(arguments.output_dir) / "model"
     if trainer.is_world_process_zero():
         save_model(trainer.accelerator.unwrap_model(trainer.model), processor, facts, folder)
@@ -232,13 +234,31 @@ def _build(
         options["auxiliary_questions"] = [question.to_dict() for question in auxiliary]
     if run.recipe.model == "annotator":
         options["annotators"] = _annotators(targets)
+    elif run.options.get("head") == "bayesian" and run.options.get("kl_weight") is None:
+        options["kl_weight"] = 1 / len(
+            targets
+        )  # the rest of the loss is a mean over items, the divergence is of them all
     if run.recipe.trunk == LOG_MEL:
         model = model_class(config_class(trunk_config=LogMelConfig(**run.trunk_options), **options))
     else:
         model = model_class.from_trunk(run.recipe.trunk, **options)
     if model.config.support != targets.support:
         raise ValueError(f"The model's support {model.config.support} is not that of the targets {targets.support}.")
-    return model, make_processor(model.config.trunk_config, run.recipe.trunk)
+    return model, make_processor(model.config.trunk_config, run.recipe.trunk, max_tokens=run.recipe.max_tokens)
+
+
+def _disagreement(corpus: ExportedCorpus, model: OpinionPreTrainedModel, targets: Targets) -> np.ndarray | None:
+    """How far raters disagree on each item, whatever the target makes of their votes, if the model is to learn it."""
+    kind = getattr(model.config, "disagreement", None)
+    if kind is None:
+        return None
+    names = [question.name for question in targets.questions]
+    found = disagreement(corpus.votes, names, targets.items, kind)
+    if np.isnan(found).all():
+        raise ValueError(
+            f"disagreement is {kind!r}, and none of {len(found)} items has two votes on {' and '.join(names)}; remove it."
+        )
+    return found
 
 
 def _annotators(targets: Targets) -> list[str]:
@@ -272,9 +292,14 @@ def _standardise(model: OpinionPreTrainedModel, dataset: OpinionDataset, clips: 
 
 
 def _facts(
-    run: Run, corpus: ExportedCorpus, targets: dict[str, Targets], metrics: dict[str, float], marginal: np.ndarray
+    run: Run,
+    corpus: ExportedCorpus,
+    targets: dict[str, Targets],
+    truncated: dict[str, int | None],
+    metrics: dict[str, float],
+    marginal: np.ndarray,
 ) -> dict[str, Any]:
-    """What a reader of the checkpoint must know: data, splits, marginal, exclusions."""
+    """What a reader of the checkpoint must know: data, splits, marginal, exclusions, texts cut short."""
     return {
         "corpus": corpus.name,
         "corpus_digest": corpus.digest,
@@ -286,6 +311,7 @@ def _facts(
                 "sha256": hashlib.sha256("\n".join(sorted(split_target.items)).encode()).hexdigest(),
                 "excluded": split_target.excluded,
             }
+            | ({} if truncated[split] is None else {"texts cut short": truncated[split]})
             for split, split_target in targets.items()
         },
         "marginal": marginal.tolist(),

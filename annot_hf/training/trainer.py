@@ -8,10 +8,10 @@ from torch import nn
 from transformers import EvalPrediction, Trainer
 
 from annot_hf.evaluation.statistics import class_counts, macro_f1_of
-from annot_hf.models.heads import RaterHeads
+from annot_hf.models.heads import BayesianLinear, RaterHeads
 from annot_hf.models.losses import EPSILON
 from annot_hf.models.measures import ccc, cross_entropy, jsd, kl, tvd
-from annot_hf.training.collator import BucketSampler
+from annot_hf.training.collator import GROUP, TEXT_GROUP, BucketSampler
 from annot_hf.training.curriculum import EntropyCurriculum, normalised_entropy
 from annot_hf.training.effective_batch import EffectiveBatch
 from annot_hf.training.schedules import HEADS, TRUNK
@@ -56,7 +56,14 @@ class OpinionTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset: Any = None) -> BucketSampler:
         dataset = self.train_dataset if train_dataset is None else train_dataset
-        return BucketSampler(dataset.lengths, self.args.train_batch_size, seed=self.args.seed)
+        core = self.accelerator.unwrap_model(self.model)
+        group = TEXT_GROUP if core.main_input_name == "input_ids" else GROUP
+        return BucketSampler(dataset.lengths, self.args.train_batch_size, seed=self.args.seed, group=group)
+
+    def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
+        """The stock ones, but for Bayesian layers: their prior pulls at them, and a decayed rho is a larger deviation."""
+        bayesian = [name for name, module in model.named_modules() if isinstance(module, BayesianLinear)]
+        return [name for name in super().get_decay_parameter_names(model) if name.rpartition(".")[0] not in bayesian]
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The stock optimiser, with `SparseAdam` beside it for rater tables that have sparse gradients."""

@@ -53,10 +53,11 @@ def test_waves_and_texts(bert_folder):
     rows = dataset([np.ones(30, np.float32), np.ones(50, np.float32), np.ones(1, np.float32)])
     batch = VoteCollator("input_values")([rows[0], rows[2]])
     assert batch["input_values"].shape == (2, 30) and batch["attention_mask"].sum(1).tolist() == [30, 1]
-    rows = dataset(["so good !", "bad", ""])
-    batch = VoteCollator("input_ids", AutoTokenizer.from_pretrained(bert_folder))([rows[index] for index in range(3)])
-    assert batch["attention_mask"].sum(1).tolist() == [5, 3, 2]
-    assert batch["input_ids"].shape == (3, 5)
+    tokenizer, texts = AutoTokenizer.from_pretrained(bert_folder), ["so good !", "bad", "very bad"]
+    rows = OpinionDataset(make_targets(VOTES, "emotion"), texts, tokenizer, [5, 3, 4])
+    batch = VoteCollator("input_ids", tokenizer)([rows[index] for index in range(3)])
+    for name, value in tokenizer(texts, padding=True, return_tensors="pt").items():  # as the tokenizer itself pads
+        assert torch.equal(batch[name], value) and batch[name].dtype == value.dtype
 
 
 def test_every_index_exactly_once_and_the_same_for_a_seed_and_an_epoch():

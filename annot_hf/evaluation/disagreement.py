@@ -1,0 +1,75 @@
+"""Scores of the disagreement that a model predicts beside its distribution."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from annot_hf.data.targets import disagreement
+from annot_hf.data.votes import VoteTable
+from annot_hf.evaluation.predictions import Predictions
+from annot_hf.evaluation.statistics import ccc_of, estimate, moments, pearson_of, resample_sums
+from annot_hf.evaluation.tables import Cell, Table, value_cell
+
+
+def score_disagreement(
+    predictions: Predictions,
+    votes: VoteTable,
+    items: Sequence[str],
+    *,
+    speakers: Sequence[str] | None = None,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any] | None:
+    """Compare predicted disagreement with that of the votes.
+
+    Args:
+        predictions: With `disagreement`, or there is nothing to compare.
+        votes: The votes.
+        items: Evaluated items `(n,)`.
+        speakers: Speaker of each of them `(n,)`, whom intervals resample; the items themselves when None.
+        n_resamples: Bootstrap resamples.
+        seed: Seed of the resampling.
+
+    Returns:
+        `kind`, `items` (those with two votes or more), and `ccc`, `pearson` and `rmse` with their intervals; None without
+        such predictions or items.
+    """
+    if predictions.disagreement is None:
+        return None
+    row = {name: index for index, name in enumerate(predictions.items)}
+    names = [question.name for question in predictions.questions]
+    true = disagreement(votes, names, items, predictions.disagreement_kind)
+    voted = np.isfinite(true)
+    if not voted.any():
+        return None
+    true, predicted = true[voted], predictions.disagreement[[row[item] for item in items]][voted]
+    clusters = None if speakers is None else np.asarray(speakers)[voted]
+    columns = {"pairs": moments(predicted, true), "square": (predicted - true) ** 2, "count": np.ones(len(true))}
+    sums = resample_sums(columns, clusters, n_resamples=n_resamples, seed=seed)
+    return {
+        "kind": predictions.disagreement_kind,
+        "items": int(voted.sum()),
+        "ccc": estimate(ccc_of(sums["pairs"])).to_dict(),
+        "pearson": estimate(pearson_of(sums["pairs"])).to_dict(),
+        "rmse": estimate(np.sqrt(sums["square"] / sums["count"])).to_dict(),
+    }
+
+
+def disagreement_table(found: Mapping[str, Any] | None) -> list[Table]:
+    """One line; nothing without predictions of disagreement."""
+    if found is None:
+        return []
+    cells = (value_cell(found[name]) for name in ("ccc", "pearson", "rmse"))
+    note = (
+        "Predicted against actual disagreement of the raters, over items with two votes or more: the entropy of the votes "
+        "over ln K, or the standard deviation of the answers on [\u22121, 1]."
+    )
+    return [
+        Table(
+            "Disagreement beside the distribution",
+            ("Disagreement", "CCC", "Pearson", "RMSE", "Items"),
+            [(Cell(found["kind"]), *cells, Cell(f"{found['items']:,}"))],
+            note,
+        )
+    ]
