@@ -14,6 +14,7 @@ from benchmarks import (
     bench_msp_podcast,
     bench_predict,
     bench_saliency,
+    bench_seedbert,
     bench_votes,
 )
 from benchmarks.timing import HEADER
@@ -27,6 +28,7 @@ SUBJECTS = {
     "layers": bench_layers.run,
     "predict": bench_predict.run,
     "saliency": bench_saliency.run,
+    "seedbert": bench_seedbert.run,
 }
 
 

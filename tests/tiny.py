@@ -22,8 +22,10 @@ from transformers import (
 from annot_hf.models.configuration_annotator import AnnotatorConfig
 from annot_hf.models.configuration_distribution import DistributionConfig
 from annot_hf.models.configuration_log_mel import LogMelConfig
+from annot_hf.models.configuration_seedbert import SeedBertConfig
 from annot_hf.models.modeling_annotator import AnnotatorModel
 from annot_hf.models.modeling_distribution import DistributionModel
+from annot_hf.models.modeling_seedbert import SeedBert
 
 torch.set_num_threads(1)
 
@@ -103,6 +105,13 @@ def distribution(kind: str = "log-mel", *, seed: int = 0, trunk=None, **options)
     torch.manual_seed(seed)
     options = {"questions": CATEGORY, "trunk_config": trunk or trunk_config(kind)} | options
     return DistributionModel(DistributionConfig(**HEADS | options)).eval()
+
+
+def seedbert(kind: str = "bert", *, seed: int = 0, trunk=None, **options) -> SeedBert:
+    """Three members that vote on three labels, in evaluation mode."""
+    torch.manual_seed(seed)
+    options = {"questions": CATEGORY, "trunk_config": trunk or trunk_config(kind), "num_members": 3} | options
+    return SeedBert(SeedBertConfig(**HEADS | options)).eval()
 
 
 def inputs(kind: str, lengths: list[int], *, width: int | None = None, seed: int = 0) -> dict[str, torch.Tensor]:

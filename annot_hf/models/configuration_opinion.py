@@ -34,7 +34,7 @@ class OpinionConfig(PreTrainedConfig):
             2606.27536); "none" for dropout alone, the heads on what the pooling gives.
         dropout: Dropout before and after the shared embedding.
         freeze_trunk: Train the heads only: the trunk stays in evaluation mode, its frames are rounded to half precision
-            (as a cache of them is), and training takes its gradients away (a loaded model does not keep that).
+            (as a cache of them is), and its weights take no gradients.
         loss: Distribution loss: "kl", "cross_entropy", "jsd", or "ccc" (see `losses.distribution_loss`).
         class_weights: Weight of each entry of the support in that loss (K,), for "kl" and "cross_entropy".
         jsd_share: How much of that loss is 4 JSD instead, in [0, 1]; not for "ccc".

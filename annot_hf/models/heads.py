@@ -36,6 +36,11 @@ class MeanPooling(nn.Module):
         """Pool `frames` `(B, T, H)` where `mask` `(B, T)` is True."""
         return masked_mean(frames, mask)
 
+    def weights(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Weight of each frame in the result `(B, T)`; rows sum to 1, padding has none."""
+        real = mask.to(frames.dtype)
+        return real / real.sum(1, keepdim=True).clip(1)
+
 
 class FirstPooling(nn.Module):
     """The first frame, `(B, T, H)` to `(B, H)`: the [CLS] token of a BERT."""
@@ -48,6 +53,12 @@ class FirstPooling(nn.Module):
         """The first of `frames` `(B, T, H)`; the collator pads on the right, so it is always real."""
         return frames[:, 0]
 
+    def weights(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Weight of each frame in the result `(B, T)`: 1 for the first, 0 for the others."""
+        weights = torch.zeros_like(frames[..., 0])
+        weights[:, 0] = 1
+        return weights
+
 
 class AttentivePooling(nn.Module):
     """Attentive statistics (Okabe et al. 2018): weighted mean and deviation, `(B, T, H)` to `(B, 2 H)`."""
@@ -59,11 +70,14 @@ class AttentivePooling(nn.Module):
 
     def forward(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Pool `frames` `(B, T, H)` where `mask` `(B, T)` is True."""
-        scores = self.score(frames)[..., 0].masked_fill(~mask, torch.finfo(frames.dtype).min)
-        weights = scores.softmax(-1)[..., None]  # (B, T, 1)
+        weights = self.weights(frames, mask)[..., None]  # (B, T, 1)
         mean = (weights * frames).sum(1)
         variance = (weights * (frames - mean[:, None]) ** 2).sum(1)
         return torch.cat([mean, (variance + 1e-6).sqrt()], -1)
+
+    def weights(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Weight of each frame in the mean `(B, T)`; rows sum to 1, padding has none."""
+        return self.score(frames)[..., 0].masked_fill(~mask, torch.finfo(frames.dtype).min).softmax(-1)
 
 
 class TcGruPooling(nn.Module):

@@ -9,7 +9,16 @@ from transformers import PreTrainedModel, initialization as init
 
 from .configuration_opinion import OpinionConfig
 from .heads import BayesianLinear, LayerSum, MeanPooling, make_embedding, make_pooling
-from .trunks import WEIGHTED, build_trunk, encode, encode_layers, input_name_of, load_trunk_weights, read_trunk_config
+from .trunks import (
+    WEIGHTED,
+    build_trunk,
+    encode,
+    encode_attended,
+    encode_layers,
+    input_name_of,
+    load_trunk_weights,
+    read_trunk_config,
+)
 from .weights import init_as_torch
 
 INITIAL_RHO = -3.0  # of a Bayesian layer: a deviation of 0.049
@@ -27,13 +36,27 @@ class OpinionPreTrainedModel(PreTrainedModel):
         super().__init__(config)
         if not config.questions:
             raise ValueError('The configuration asks no question; give questions=[{"name": ..., "labels": [...]}].')
-        self.trunk = build_trunk(config.trunk_config, config.trunk_layer)
-        weighted = config.trunk_layer == WEIGHTED
-        self.layers = LayerSum(config.trunk_config.num_hidden_layers + 1) if weighted else None
         self.main_input_name = input_name_of(config.trunk_config)
+        self._build()
+
+    def _build(self) -> None:
+        """Make what lies under the heads."""
+        config = self.config
+        self._build_trunk()
         self.pooling = make_pooling(config)
         self.embedding = make_embedding(config, self.pooling.output_size)
         self.width = self.pooling.output_size if config.embedding_kind == "none" else config.embedding_size
+
+    def _build_trunk(self, **options: bool) -> None:
+        config = self.config
+        self.trunk = build_trunk(config.trunk_config, config.trunk_layer, **options)
+        weighted = config.trunk_layer == WEIGHTED
+        self.layers = LayerSum(config.trunk_config.num_hidden_layers + 1) if weighted else None
+
+    @property
+    def trunks(self) -> list[PreTrainedModel]:
+        """The trunks of the model, one but for an ensemble of whole models."""
+        return [self.trunk]
 
     @classmethod
     def from_trunk(cls, trunk: str, *, questions: list[dict[str, Any]], **options: Any) -> Self:
@@ -49,7 +72,10 @@ class OpinionPreTrainedModel(PreTrainedModel):
         """
         trunk_config = read_trunk_config(trunk)
         model = cls(cls.config_class(trunk_config=trunk_config, questions=questions, **options))
-        load_trunk_weights(model.trunk, trunk)
+        first, *others = model.trunks
+        load_trunk_weights(first, trunk)
+        for other in others:
+            other.load_state_dict(first.state_dict())
         return model.eval()
 
     @classmethod
@@ -58,10 +84,12 @@ class OpinionPreTrainedModel(PreTrainedModel):
         return super().from_pretrained(*args, **{"use_safetensors": True, **kwargs})
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode, but for a frozen trunk: its dropout and running statistics stay as they are."""
+        """Training mode, but for a frozen trunk: its weights, dropout and running statistics stay as they are."""
         super().train(mode)
         if self.config.freeze_trunk:
-            self.trunk.eval()
+            for trunk in self.trunks:
+                trunk.requires_grad_(False)
+                trunk.eval()
         return self
 
     def frames(self, **inputs: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
@@ -75,6 +103,23 @@ class OpinionPreTrainedModel(PreTrainedModel):
             return self._rounded(frames), mask
         states, mask = encode_layers(self.trunk, **inputs)
         return self.layers(states), mask
+
+    def attended(self, **inputs: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
+        """What `frames` gives, and what share of each frame comes from which position `(B, T, T)`.
+
+        The last layer's attention, averaged over its heads; with a weighting of all layers, that weighting of their
+        attentions. None for a trunk without attention: its frames stand for themselves.
+
+        Raises:
+            ValueError: The trunk does not tell its attention.
+        """
+        if self.main_input_name == "input_features":
+            return *self.frames(**inputs), None
+        output, mask, attentions = encode_attended(self.trunk, **inputs)
+        if self.layers is None:
+            return self._rounded(output.last_hidden_state), mask, attentions[-1] if attentions else None
+        identity = torch.eye(mask.shape[1], device=mask.device).expand(len(mask), -1, -1)
+        return self.layers(output.hidden_states), mask, self.layers([identity, *attentions])
 
     def embed(
         self,
@@ -92,25 +137,35 @@ class OpinionPreTrainedModel(PreTrainedModel):
         Raises:
             ValueError: The frames are not as wide as the trunk's.
         """
+        frames, mask = self._frames_or(trunk_frames, trunk_mask, **inputs)
+        return self._embedded(self, frames, mask)
+
+    def _frames_or(
+        self, trunk_frames: torch.Tensor | None, trunk_mask: torch.Tensor | None, **inputs: torch.Tensor | None
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """The given frames and their mask, or those of the inputs."""
         if trunk_frames is None:
-            frames, mask = self.frames(**inputs)
-        else:
-            width = self.config.trunk_config.hidden_size
-            if trunk_frames.dim() != 3 or trunk_frames.shape[-1] != width:
-                raise ValueError(
-                    f"trunk_frames has shape {tuple(trunk_frames.shape)}; give frames of this model's trunk, (items, frames, "
-                    f"{width})."
-                )
-            frames = trunk_frames.to(self.dtype)
-            mask = torch.ones_like(frames[..., 0]).bool() if trunk_mask is None else trunk_mask.bool()
-        pooled = self.pooling(frames, mask)
-        if isinstance(self.pooling, MeanPooling):
+            return self.frames(**inputs)
+        width = self.config.trunk_config.hidden_size
+        if trunk_frames.dim() != 3 or trunk_frames.shape[-1] != width:
+            raise ValueError(
+                f"trunk_frames has shape {tuple(trunk_frames.shape)}; give frames of this model's trunk, (items, frames, "
+                f"{width})."
+            )
+        frames = trunk_frames.to(self.dtype)
+        return frames, torch.ones_like(frames[..., 0]).bool() if trunk_mask is None else trunk_mask.bool()
+
+    def _embedded(self, part: nn.Module, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """One vector per item `(B, width)` through the pooling and embedding of `part`."""
+        pooled = part.pooling(frames, mask)
+        if isinstance(part.pooling, MeanPooling):
             pooled = self._rounded(pooled)
-        return self.embedding(pooled)
+        return part.embedding(pooled)
 
     def _rounded(self, values: torch.Tensor) -> torch.Tensor:
         """Half precision for what a cache may keep: a frozen trunk's frames of one layer, and their mean over time."""
-        return values.half().to(values.dtype) if self.config.freeze_trunk and self.layers is None else values
+        kept = self.config.freeze_trunk and self.config.trunk_layer != WEIGHTED
+        return values.half().to(values.dtype) if kept else values
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

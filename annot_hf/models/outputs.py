@@ -67,3 +67,29 @@ class AnnotatorOutput(ModelOutput):
     rating_logits: torch.FloatTensor | None = None
     pair_item: torch.LongTensor | None = None
     pair_annotator: torch.LongTensor | None = None
+
+
+@dataclass
+class SeedBertOutput(ModelOutput):
+    """What n members say, and the distribution that they form.
+
+    Attributes:
+        loss: Scalar, present when `labels` were given: the mean of the members' own losses.
+        probs: The distribution of opinion `(B, K)`, rows sum to 1: `histogram` or `mean_probs`, as the configuration says.
+        histogram: Share of the members whose most probable label is k `(B, K)`, in steps of 1 / n (arXiv 2211.13196).
+        mean_probs: Mean of the members' softmax `(B, K)`.
+        member_logits: Scores of each member before its softmax `(B, n, K)`.
+        votes: Label that each member votes for, an index into the support `(B, n)`.
+        label: Majority vote `(B,)`; of labels with equally many votes, the one of the largest mean softmax.
+        token_attention: With `explain`, how much each member leaned on each input position `(B, n, T)`; rows sum to 1,
+            padding has 0.
+    """
+
+    loss: torch.FloatTensor | None = None
+    probs: torch.FloatTensor | None = None
+    histogram: torch.FloatTensor | None = None
+    mean_probs: torch.FloatTensor | None = None
+    member_logits: torch.FloatTensor | None = None
+    votes: torch.LongTensor | None = None
+    label: torch.LongTensor | None = None
+    token_attention: torch.FloatTensor | None = None

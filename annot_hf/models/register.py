@@ -5,9 +5,11 @@ from transformers import AutoConfig, AutoModel
 from .configuration_annotator import AnnotatorConfig
 from .configuration_distribution import DistributionConfig
 from .configuration_log_mel import LogMelConfig
+from .configuration_seedbert import SeedBertConfig
 from .modeling_annotator import AnnotatorModel
 from .modeling_distribution import DistributionModel
 from .modeling_log_mel import LogMelModel
+from .modeling_seedbert import SeedBert
 
 
 def register_models() -> None:
@@ -16,6 +18,7 @@ def register_models() -> None:
         (LogMelConfig, LogMelModel),
         (DistributionConfig, DistributionModel),
         (AnnotatorConfig, AnnotatorModel),
+        (SeedBertConfig, SeedBert),
     ):
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModel.register(config, model, exist_ok=True)

@@ -5,6 +5,8 @@ numbered as the library's `output_hidden_states` does: 0 enters the first transf
 """
 
 import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 from torch import nn
@@ -28,6 +30,8 @@ OFFSET_TEXT_TRUNKS = (
     "longformer",
 )
 WEIGHTED = "weighted"
+# entries of a configuration that say where it comes from and nothing of what its model computes
+PROVENANCE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "auto_map")
 
 
 def trunk_config_from(config: dict | PreTrainedConfig | None) -> PreTrainedConfig:
@@ -77,7 +81,9 @@ def check_layer(config: PreTrainedConfig, layer: int | str | None) -> None:
         )
 
 
-def build_trunk(config: PreTrainedConfig, layer: int | str | None = None) -> PreTrainedModel:
+def build_trunk(
+    config: PreTrainedConfig, layer: int | str | None = None, *, skip_layers: bool = True
+) -> PreTrainedModel:
     """A trunk with fresh weights.
 
     Args:
@@ -85,6 +91,7 @@ def build_trunk(config: PreTrainedConfig, layer: int | str | None = None) -> Pre
         layer: Which hidden state is wanted. None: the last, as the trunk itself gives it. A number k: the trunk has only
             its first k transformer layers, and its output is hidden state k of the whole one. "weighted": the trunk is
             whole, for `encode_layers`, and never skips a layer in training.
+        skip_layers: Whether training may skip layers at random, as the configuration says (LayerDrop).
 
     With a layer chosen, nothing comes after the transformer layers: the last norm of the stable-layer-norm variants
     belongs to the whole trunk's output and to none of its hidden states, and an adapter likewise.
@@ -102,12 +109,13 @@ def build_trunk(config: PreTrainedConfig, layer: int | str | None = None) -> Pre
             f"A {config.model_type} trunk is not supported; use a text encoder such as bert, or one of "
             f"{', '.join(WAVEFORM_TRUNKS)}, or the log-mel trunk."
         )
-    if layer is not None:
+    if layer is not None or not skip_layers:
         config = copy.deepcopy(config)
+    if layer == WEIGHTED or not skip_layers:
+        config.layerdrop = 0.0  # a layer that is skipped gives no hidden state to weight
+    if layer is not None:
         config.add_adapter = False
-        if layer == WEIGHTED:
-            config.layerdrop = 0.0  # a layer that is skipped gives no hidden state to weight
-        else:
+        if layer != WEIGHTED:
             config.num_hidden_layers = layer
     trunk = AutoModel.from_config(config)
     if getattr(trunk, "pooler", None) is not None:
@@ -183,6 +191,46 @@ def encode_layers(
     """
     output, mask = _call(trunk, output_hidden_states=True, **inputs)
     return output.hidden_states, mask
+
+
+def encode_attended(
+    trunk: PreTrainedModel, **inputs: torch.Tensor | None
+) -> tuple[ModelOutput, torch.Tensor, tuple[torch.Tensor, ...]]:
+    """Output of a text or waveform trunk with its hidden states, their mask `(B, T)`, and where each layer looked.
+
+    Returns:
+        The trunk's output with `hidden_states`; the mask; for each layer the attention of every position to every other,
+        `(B, T, T)`, averaged over the layer's heads: rows sum to 1 in evaluation mode, and real ones have 0 on padding.
+
+    Raises:
+        ValueError: The input that this trunk takes is missing, or the trunk does not tell its attention.
+    """
+    with _eager_attention(trunk):  # faster kernels never form the matrix
+        output, mask = _call(trunk, output_hidden_states=True, output_attentions=True, **inputs)
+    attentions = output.attentions or ()
+    if len(attentions) != trunk.config.num_hidden_layers:
+        raise ValueError(f"A {trunk.config.model_type} trunk does not tell its attention; leave explain out.")
+    return output, mask, tuple(attention.mean(1) for attention in attentions)
+
+
+@contextmanager
+def _eager_attention(trunk: PreTrainedModel) -> Iterator[None]:
+    """The trunk with its plain attention, and afterwards with what it had."""
+    before = trunk.config._attn_implementation
+    if before == "eager":
+        yield
+        return
+    trunk.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        trunk.set_attn_implementation(before)
+
+
+def transformer_layers(trunk: PreTrainedModel) -> nn.ModuleList | None:
+    """The transformer layers of a trunk, the lowest first, or None if there are none."""
+    encoder = getattr(trunk, "encoder", getattr(trunk, "transformer", None))
+    return getattr(encoder, "layers", getattr(encoder, "layer", getattr(trunk, "layers", None)))
 
 
 def _call(

@@ -20,12 +20,12 @@ from tqdm.auto import tqdm
 
 from annot_hf.models.heads import masked_mean
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
+from annot_hf.models.trunks import PROVENANCE
 from annot_hf.training.collator import VoteCollator
 from annot_hf.training.features import FeatureStore, Shard, plan_shards, write_shard
 from annot_hf.training.inputs import Inputs
 
 SHARD_ITEMS = 64  # clips in memory at a time: 64 of 30 s and 768 units are 150 MB
-_ASIDE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures")  # say nothing of the frames
 
 
 def encode_once(
@@ -74,7 +74,7 @@ def encode_once(
 
 def trunk_digest(model: OpinionPreTrainedModel) -> str:
     """SHA-256 of everything the frames depend on: the trunk's weights and configuration, and the layer."""
-    config = {name: value for name, value in model.trunk.config.to_dict().items() if name not in _ASIDE}
+    config = {name: value for name, value in model.trunk.config.to_dict().items() if name not in PROVENANCE}
     digest = hashlib.sha256(json.dumps([config, model.config.trunk_layer], sort_keys=True, default=str).encode())
     for name, weight in sorted(model.trunk.state_dict().items()):
         if name != "masked_spec_embed":  # only training a trunk uses it, and many checkpoints have a random one

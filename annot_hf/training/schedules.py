@@ -7,6 +7,8 @@ from typing import Any
 from torch import nn
 from transformers import PreTrainedModel, TrainerCallback
 
+from annot_hf.models.trunks import transformer_layers
+
 NEWBOB = ("compose", "overwrite")
 TRUNK, HEADS = "trunk", "heads"  # names of the optimiser's parameter groups
 _ROUNDING = 1e-6  # of a count of epochs
@@ -28,8 +30,7 @@ def encoder_layers(trunk: PreTrainedModel) -> nn.ModuleList:
     Raises:
         ValueError: The trunk has none.
     """
-    encoder = getattr(trunk, "encoder", None)
-    layers = getattr(encoder, "layers", getattr(encoder, "layer", getattr(trunk, "layers", None)))
+    layers = transformer_layers(trunk)
     if layers is None:
         raise ValueError(
             f"A trunk of type {trunk.config.model_type} has no transformer layers to unfreeze in stages; remove "

@@ -148,7 +148,7 @@ class OpinionTrainer(Trainer):
 
 def _split_trunk(optimizer: torch.optim.Optimizer, model: nn.Module, rate: float) -> None:
     """Give the trunk's parameters groups of their own, with their own learning rate."""
-    trunk = {id(parameter) for parameter in model.trunk.parameters()}
+    trunk = {id(parameter) for trunk in model.trunks for parameter in trunk.parameters()}
     for group in list(optimizer.param_groups):
         inside = [parameter for parameter in group["params"] if id(parameter) in trunk]
         group["params"] = [parameter for parameter in group["params"] if id(parameter) not in trunk]

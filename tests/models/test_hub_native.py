@@ -41,6 +41,8 @@ assert "annot_hf" not in sys.modules
 CASES = [(kind, build) for kind in ("log-mel", "wavlm", "bert") for build in (tiny.annotator, tiny.distribution)]
 LAYERS = {"wavlm-layer": 1, "hubert": "weighted", "roberta": 0}  # cases with a layer chosen
 CASES += [(kind, tiny.distribution) for kind in LAYERS]
+MEMBERS = {"bert": "lora", "wavlm-layer": "lora", "wavlm": "shared", "log-mel": "independent"}
+CASES += [(kind, tiny.seedbert) for kind in MEMBERS]
 
 
 def disturbed(model):
@@ -73,6 +75,8 @@ def saved(tmp_path_factory):
     for kind, build in CASES:
         name = f"{kind}-{build.__name__}.v1"
         options = {"bins": 3, "draws": 20, "rater_head": "residual"} if build is tiny.annotator else {"loss": "jsd"}
+        if build is tiny.seedbert:
+            options = {"members": MEMBERS[kind], "lora_layers": 1}
         model = disturbed(build(kind, pooling_stride=2, trunk_layer=LAYERS.get(kind), **options))
         model.save_pretrained(home / name)
         inputs = tiny.inputs(kind, tiny.lengths(kind))

@@ -1,5 +1,6 @@
 import contextlib
 import copy
+import functools
 
 import audmetric
 import numpy as np
@@ -120,6 +121,24 @@ def test_schedules_against_a_loop_written_out(schedule, tasks, dataset, tmp_path
     if schedule == "alternate":  # the order of the two steps matters
         with pytest.raises(AssertionError):
             assert_same_weights(manual_loop(annotator(), dataset, tasks[::-1]), expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("members", ["independent", "shared"])
+def test_every_trunk_of_an_ensemble_has_the_trunks_rate(members, dataset, tmp_path):
+    model = tiny.seedbert("log-mel", questions=tiny.SCALES, members=members, **QUIET)
+    before = {name: value.clone() for name, value in model.named_parameters()}
+    kind = functools.partial(OpinionTrainer, trunk_learning_rate=0.0)
+    trainer = trainer_for(model, dataset, tmp_path, kind=kind)
+    trainer.train()
+    moved = {name for name, value in model.named_parameters() if not torch.equal(value, before[name])}
+    assert not {name for name in moved if "trunk" in name} and {f"members.{n}.head.weight" for n in range(3)} <= moved
+    found = trainer.evaluate()
+    probs = model.eval()(**VoteCollator("input_features").pad([dataset.read(frame) for frame in dataset.inputs])).probs
+    assert found["eval_jsd"] == pytest.approx(jsd_of(probs.detach().numpy(), dataset.targets.probs), rel=1e-3)
+
+
+def jsd_of(probs, labels):
+    return np.mean(scipy.spatial.distance.jensenshannon(probs, labels, axis=1) ** 2)
 
 
 def test_alternating_tasks_cannot_accumulate(dataset, tmp_path):

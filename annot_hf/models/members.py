@@ -1,0 +1,133 @@
+"""Whether separately trained models can be members of one ensemble."""
+
+import json
+import reprlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoFeatureExtractor, AutoTokenizer
+
+from .configuration_seedbert import MEMBER_OPTIONS
+from .modeling_distribution import DistributionModel
+from .trunks import PROVENANCE
+
+# the file that a saved tokenizer or feature extractor always has
+_PROCESSORS = {
+    "input_ids": ("tokenizer", "tokenizer_config.json"),
+    "input_values": ("feature extractor", "preprocessor_config.json"),
+    "input_features": ("feature extractor", "preprocessor_config.json"),
+}
+
+
+def read_member(source: str | Path | DistributionModel, number: int) -> tuple[str, DistributionModel]:
+    """A member's name for messages, and the member.
+
+    Args:
+        source: A checkpoint folder of a `DistributionModel`, or the model itself.
+        number: Its place among the members.
+
+    Raises:
+        ValueError: The folder is not such a checkpoint, its weights do not fit, or the model is of another kind.
+    """
+    if not isinstance(source, str | Path):
+        if not isinstance(source, DistributionModel):
+            raise ValueError(f"Member {number} is a {type(source).__name__}; give DistributionModels or their folders.")
+        name, model = f"member {number}", source
+    else:
+        name, path = str(source), Path(source) / "config.json"
+        if not path.is_file():
+            raise ValueError(
+                f"{source} is not a checkpoint folder: it has no config.json; give one of a DistributionModel."
+            )
+        kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
+        if kind != DistributionModel.config_class.model_type:
+            raise ValueError(f"{source} holds a model of type {kind!r}; members are checkpoints of DistributionModel.")
+        model, info = DistributionModel.from_pretrained(source, output_loading_info=True)
+        odd = sorted([*info["missing_keys"], *info["unexpected_keys"]])
+        if odd:
+            raise ValueError(
+                f"{source} does not fit its configuration: {len(odd)} weights differ, for instance {odd[0]}."
+            )
+    for beside in ("scale_questions", "auxiliary_questions"):
+        if getattr(model.config, beside):
+            raise ValueError(
+                f"{name} answers {beside} beside its distribution, and an ensemble votes on the distribution alone; train its "
+                f"members without {beside}."
+            )
+    return name, model
+
+
+def check_alike(name: str, model: DistributionModel, first_name: str, first: DistributionModel) -> None:
+    """Members differ in their weights only.
+
+    Raises:
+        ValueError: Another thing differs: questions, support, trunk, pooling, precision, ...
+    """
+    ours, theirs = _facts(first), _facts(model)
+    different = [key for key in ours | theirs if ours.get(key) != theirs.get(key)]
+    if different:
+        key = different[0]
+        more = f" (and {len(different) - 1} more)" if len(different) > 1 else ""
+        raise ValueError(
+            f"{name} has {key} {reprlib.repr(theirs.get(key))} and {first_name} {reprlib.repr(ours.get(key))}{more}; members "
+            "may differ in their weights only, so train them with the same recipe."
+        )
+
+
+def check_processors(folders: Sequence[str | Path], input_name: str) -> None:
+    """Members that come from folders read their input in the same way; folders without a processor have none to differ.
+
+    Raises:
+        ValueError: Their tokenizers or feature extractors differ, or only some have one.
+    """
+    what, file = _PROCESSORS[input_name]
+    there = [(Path(folder) / file).is_file() for folder in folders]
+    if not any(there):
+        return
+    if not all(there):
+        raise ValueError(
+            f"{folders[there.index(False)]} holds no {what} and {folders[there.index(True)]} does; save it with every member."
+        )
+    read = _tokenizer_facts if input_name == "input_ids" else _extractor_facts
+    first = read(folders[0])
+    for folder in folders[1:]:
+        facts = read(folder)
+        different = [key for key in first | facts if first.get(key) != facts.get(key)]
+        if different:
+            raise ValueError(
+                f"{folder} and {folders[0]} have different {what}s: {', '.join(different)} differ; members must read the same "
+                f"input, so train them with one {what}."
+            )
+
+
+def _facts(model: DistributionModel) -> dict[str, Any]:
+    """Everything but the weights, what matters most to a reader first."""
+    config, trunk = model.config, model.config.trunk_config
+    options = {name: getattr(config, name) for name in MEMBER_OPTIONS if name != "trunk_config"}
+    inside = {f"trunk {name}": value for name, value in trunk.to_dict().items() if name not in PROVENANCE}
+    return {
+        "questions": options.pop("questions"),
+        "support": config.support,
+        "trunk": trunk.model_type,
+        **options,
+        **inside,
+        "dtype": model.dtype,
+    }
+
+
+def _tokenizer_facts(folder: str | Path) -> dict[str, Any]:
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    facts = {
+        "vocabulary": tokenizer.get_vocab(),
+        "special tokens": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
+        "longest input": tokenizer.model_max_length,
+    }
+    if tokenizer.is_fast:  # its truncation and padding are those of its last call
+        whole = json.loads(tokenizer.backend_tokenizer.to_str())
+        facts |= {name: whole[name] for name in ("normalizer", "pre_tokenizer", "post_processor", "model")}
+    return facts
+
+
+def _extractor_facts(folder: str | Path) -> dict[str, Any]:
+    return AutoFeatureExtractor.from_pretrained(folder).to_dict()
