@@ -204,6 +204,12 @@ def predict(
         ),
     ] = None,
     condition_seed: Annotated[int, typer.Option(help="Seed of what is random in a condition.")] = 0,
+    explain: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Show for this many texts, the most divided, what each member of an ensemble leaned on."
+        ),
+    ] = 0,
 ) -> None:
     """Predict a split: a distribution per item, and each rater's answer if the model has raters.
 
@@ -215,9 +221,11 @@ def predict(
     for one in asked:
         if asked.count(one) > 1:
             raise ValueError(f"Condition {str(one)!r} is asked for twice; give each condition once.")
+    if explain:
+        _check_explainable(model, asked)
     for one in asked:
         where = out / one.folder if len(asked) > 1 else out
-        _predict(model, corpus, split, where, features, max_seconds, one)
+        _predict(model, corpus, split, where, features, max_seconds, one, explain)
     console.print(str(out.resolve()), soft_wrap=True, highlight=False, markup=False)
 
 
@@ -349,6 +357,7 @@ def _predict(
     features: Path | None,
     max_seconds: float | None = None,
     condition: "Condition | None" = None,
+    explain: int = 0,
 ) -> None:
     from annot_hf.training.inference import predict as run_prediction
 
@@ -357,6 +366,8 @@ def _predict(
         model, corpus, split=split, features=features, max_seconds=max_seconds, **heard
     )
     predictions.save(out)
+    if explain:
+        _explain(model, corpus, predictions, targets, explain, out / "explanations.html")
     rows = [("items predicted", f"{len(predictions):,}", "")]
     rows += [(reason, f"{count:,}", "left out") for reason, count in targets.excluded.items()]
     if len(predictions.rater_items):
@@ -367,6 +378,37 @@ def _predict(
         )
     under = "" if condition is None or condition.is_clean else f", {condition}"
     _print_rows(f"Predictions, split {split}{under}", rows)
+
+
+def _check_explainable(model: Path, conditions: "Sequence[Condition]") -> None:
+    """Say before anything is predicted that nothing could be explained."""
+    from transformers import AutoConfig
+
+    from annot_hf.models.register import register_models
+    from annot_hf.training.explaining import check_explainable
+
+    if len(conditions) > 1 or not conditions[0].is_clean:
+        raise ValueError("--explain shows words, which no acoustic condition alters; leave --condition out.")
+    register_models()
+    if (model / "config.json").is_file():  # if there is none, prediction says so
+        check_explainable(AutoConfig.from_pretrained(model), model)
+
+
+def _explain(model: Path, corpus: Path, predictions: "Predictions", targets: "Targets", count: int, page: Path) -> None:
+    from annot_hf.data.export import read_export
+    from annot_hf.evaluation.explanations import write_explanations
+    from annot_hf.training.explaining import explain, most_divided
+
+    exported = read_export(corpus)
+    chosen = most_divided(predictions, count)
+    texts = exported.items.set_index("item")["text"].reindex(chosen)
+    found = explain(model, chosen, list(texts), targets)
+    write_explanations(
+        found,
+        predictions.support,
+        page,
+        title=f"{exported.name}: what members leaned on, {len(chosen)} most divided texts",
+    )
 
 
 def _report(folder: Path, corpus: Path, out: Path, truth: Path | None, conditions: Path | None = None) -> Path:

@@ -9,6 +9,7 @@ from torch.distributions import Normal, kl_divergence
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 
 POOLINGS = ("mean", "first", "attention", "tcgru")
+TIE = 1e-6  # how much of the mean answer is mixed into votes, so that no two labels tie
 EMBEDDINGS = ("normed", "plain", "none")
 
 
@@ -232,6 +233,15 @@ class RaterHeads(nn.Module):
         rows = nn.functional.embedding(annotator, self.table, sparse=self.sparse)
         rows = rows.view(-1, self.outputs, self.width + 1)
         return torch.einsum("pow,pw->po", rows[..., :-1], x) + rows[..., -1]
+
+
+def vote_shares(probs: torch.Tensor) -> torch.Tensor:
+    """Share of voters whose likeliest label each is, from what each of n says `(B, n, K)`: `(B, K)`.
+
+    A millionth of their mean answer is mixed in, so that of tied labels the one that they find likelier comes first.
+    """
+    votes = nn.functional.one_hot(probs.argmax(-1), probs.shape[-1]).to(probs)
+    return (1 - TIE) * votes.mean(1) + TIE * probs.mean(1)
 
 
 def masked_mean(frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -9,14 +9,12 @@ from torch import nn
 from transformers import initialization as init
 
 from .configuration_annotator import AnnotatorConfig
-from .heads import RaterHeads, pad_pairs
+from .heads import RaterHeads, pad_pairs, vote_shares
 from .kde import cell_masses, draw_observations
 from .losses import EPSILON, distribution_loss, rating_loss
 from .measures import cross_entropy
 from .modeling_opinion import OpinionPreTrainedModel
 from .outputs import AnnotatorOutput
-
-TIE = 1e-6  # how much of the heads' mean answer is mixed into their votes, so that no two labels tie
 
 
 class AnnotatorModel(OpinionPreTrainedModel):
@@ -220,9 +218,7 @@ class AnnotatorModel(OpinionPreTrainedModel):
         items = len(embedding)
         pair_item, pair_annotator = self._panel(items, embedding.device)
         answers = self._answers(embedding, pair_item, pair_annotator)[1].float()
-        votes = nn.functional.one_hot(answers.argmax(-1), answers.shape[-1]).float()
-        votes, likely = (rows.view(items, -1, rows.shape[-1]).mean(1) for rows in (votes, answers.softmax(-1)))
-        return (1 - TIE) * votes + TIE * likely
+        return vote_shares(answers.softmax(-1).view(items, -1, answers.shape[-1]))
 
     def _rating_task(
         self, consensus: torch.Tensor, answers: torch.Tensor, pair_item: torch.Tensor, ratings: torch.Tensor, items: int

@@ -10,7 +10,7 @@ from transformers import PreTrainedModel
 
 from .adapters import MemberAdapter, MemberAdapters
 from .configuration_seedbert import MEMBER_OPTIONS, SeedBertConfig
-from .heads import make_embedding, make_head, make_pooling
+from .heads import make_embedding, make_head, make_pooling, vote_shares
 from .losses import distribution_loss
 from .members import check_alike, check_processors, read_member
 from .modeling_distribution import DistributionModel
@@ -223,13 +223,13 @@ class SeedBert(OpinionPreTrainedModel):
         probs = logits.float().softmax(-1)
         votes, mean = probs.argmax(-1), probs.mean(1)
         histogram = nn.functional.one_hot(votes, probs.shape[-1]).to(mean).mean(1)
-        most = histogram == histogram.amax(-1, keepdim=True)
+        shares = vote_shares(probs)
         return {
-            "probs": histogram if self.config.distribution == "votes" else mean,
+            "probs": shares if self.config.distribution == "votes" else mean,
             "histogram": histogram,
             "mean_probs": mean,
             "votes": votes,
-            "label": mean.masked_fill(~most, -1).argmax(-1),
+            "label": shares.argmax(-1),
         }
 
     def _rounded(self, values: torch.Tensor) -> torch.Tensor:

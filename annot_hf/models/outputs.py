@@ -75,7 +75,8 @@ class SeedBertOutput(ModelOutput):
 
     Attributes:
         loss: Scalar, present when `labels` were given: the mean of the members' own losses.
-        probs: The distribution of opinion `(B, K)`, rows sum to 1: `histogram` or `mean_probs`, as the configuration says.
+        probs: The distribution of opinion `(B, K)`, rows sum to 1. As the configuration says, the `histogram`, with a
+            millionth of `mean_probs` in it so that its largest entry is `label`, or `mean_probs`.
         histogram: Share of the members whose most probable label is k `(B, K)`, in steps of 1 / n (arXiv 2211.13196).
         mean_probs: Mean of the members' softmax `(B, K)`.
         member_logits: Scores of each member before its softmax `(B, n, K)`.

@@ -9,6 +9,7 @@ fold computes serve all. Runs that are there already are kept, so an interrupted
 
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -26,6 +27,7 @@ from annot_hf.evaluation.systems import SystemScores
 from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.trunks import read_trunk_config
 from annot_hf.training.inputs import item_sources
+from annot_hf.training.members import members_folder, trains_members
 from annot_hf.training.recipe import LOG_MEL, Run
 from annot_hf.training.runs import predictions_of
 from annot_hf.training.systems import Plan, changes_markdown, plan_of, planned_runs
@@ -179,6 +181,9 @@ def _predict_all(
                 found = predictions_of(runs[index], view, keep_model=keep_models)
                 parts[name].setdefault(fold.repeat, []).append(found)
                 progress.update()
+            for runs in planned.values():
+                if trains_members(runs[index]) and not keep_models:
+                    shutil.rmtree(members_folder(runs[index]), ignore_errors=True)
     return {name: [pool_predictions(found) for found in repeats.values()] for name, repeats in parts.items()}
 
 

@@ -25,6 +25,7 @@ from annot_hf.models.configuration_annotator import AnnotatorConfig
 from annot_hf.models.configuration_distribution import DistributionConfig
 from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.configuration_opinion import OpinionConfig
+from annot_hf.models.configuration_seedbert import SeedBertConfig
 from annot_hf.models.trunks import WEIGHTED
 from annot_hf.training.curriculum import CURRICULA, EntropyCurriculum
 from annot_hf.training.schedules import NEWBOB, StagedLearning
@@ -33,11 +34,14 @@ logger = logging.getLogger(__name__)
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 LOG_MEL = "log-mel"
+CONFIGURATIONS = {"distribution": DistributionConfig, "annotator": AnnotatorConfig, "seedbert": SeedBertConfig}
 CACHES = ("frames", "pooled")
 MEASURES = ("loss", "cross_entropy", "kl", "jsd", "tvd", "macro_f1", "ccc")  # of a validation pass
 _ELSEWHERE = {
     "corpus",
     "features",
+    "member_folder",
+    "member_jobs",
     "output_dir",
     "report_to",
     "run_name",
@@ -69,7 +73,7 @@ class Recipe:
 
     Args:
         corpus: Folder of an exported corpus.
-        model: "distribution" or "annotator".
+        model: "distribution", "annotator" or "seedbert".
         trunk: "log-mel", or the Hub id or folder of a plain WavLM, HuBERT, wav2vec 2.0 or text encoder.
         question: The question, or two scale questions, to learn; the corpus's default when empty.
         target: Target method of `make_targets`; "soft" for a category and "kde" for scales when empty.
@@ -111,6 +115,12 @@ class Recipe:
             empty.
         cache_features: With `freeze_trunk`, encode every clip once and train the heads from what is kept: "frames" of the
             chosen layer, or "pooled", their mean over time, for pooling "mean". Both in half precision.
+        head_seed: Seed that fresh weights are drawn with (the heads, and a log-mel trunk); `seed` when null, which also
+            decides the order of the items and the dropout.
+        members_differ: What independent members of a seedbert model differ in: "init", the fresh weights alone
+            (arXiv 2211.13196), or "all", the order of the items and the dropout too: a deep ensemble.
+        member_folder: Where they are kept; `output_dir`/members when empty. Ensembles that name one folder share members.
+        member_jobs: How many are trained at a time, each in a process of its own; one a CUDA device when 0.
     """
 
     corpus: str = ""
@@ -145,10 +155,15 @@ class Recipe:
     max_tokens: int | None = None
     features: str = ""
     cache_features: str = "none"
+    head_seed: int | None = None
+    members_differ: str = "init"
+    member_folder: str = ""
+    member_jobs: int = 0
 
     def __post_init__(self) -> None:
         choices = {
-            "model": ("distribution", "annotator"),
+            "model": ("distribution", "annotator", "seedbert"),
+            "members_differ": ("init", "all"),
             "task_schedule": ("alternate", "joint", "ratings", "distribution"),
             "class_weighting": ("", "effective", "inverse"),
             "curriculum": ("", *CURRICULA, *(f"reverse-{kind}" for kind in CURRICULA)),
@@ -164,10 +179,10 @@ class Recipe:
         for name in ("question", "scales", "auxiliary"):
             if isinstance(getattr(self, name), str):
                 setattr(self, name, [getattr(self, name)])
-        if self.model == "annotator":
+        if self.model != "distribution":
             for name in ("scales", "auxiliary", "curriculum"):
                 if getattr(self, name):
-                    raise ValueError(f"{name} is for distribution models, and model is annotator; remove {name}.")
+                    raise ValueError(f"{name} is for distribution models, and model is {self.model}; remove {name}.")
         asked = [*self.question, *self.scales, *self.auxiliary]
         twice = [name for name in asked if asked.count(name) > 1]
         if twice:
@@ -177,6 +192,10 @@ class Recipe:
         if self.early_stopping_patience < 0:
             raise ValueError(
                 f"early_stopping_patience is {self.early_stopping_patience}; it counts validation passes, and 0 is never."
+            )
+        if self.member_jobs < 0:
+            raise ValueError(
+                f"member_jobs is {self.member_jobs}; it counts members trained at a time, and 0 is one a device."
             )
         for switch in ("curriculum", "newbob"):
             idle = [key for key, value in _defaults(switch).items() if getattr(self, key) != value]
@@ -250,6 +269,11 @@ class Run:
         part = {"part": dict(corpus.part)} if corpus.part else {}
         said = {"recipe": self.values, "corpus_digest": corpus.digest} | part
         return json.loads(json.dumps(said, default=str))
+
+    def identity(self, corpus: ExportedCorpus) -> dict[str, Any]:
+        """What a run is, apart from where things lie and what is logged."""
+        said = self.record(corpus)
+        return said | {"recipe": {key: value for key, value in said["recipe"].items() if key not in _ELSEWHERE}}
 
     def changes(self, earlier: Mapping[str, Any], corpus: ExportedCorpus, *, aside: Sequence[str] = ()) -> list[str]:
         """Keys that differ from an earlier record, but for where things lie, what is logged and those `aside`."""
@@ -328,7 +352,7 @@ def _read_recipe(recipe: str | os.PathLike[str], above: tuple[Path, ...] = ()) -
 
 def make_run(values: Mapping[str, Any], *, where: str = "recipe") -> Run:
     """Check a flat mapping of keys to values and sort it into its three homes."""
-    config = AnnotatorConfig if values.get("model") == "annotator" else DistributionConfig
+    config = CONFIGURATIONS.get(values.get("model"), DistributionConfig)
     homes = {
         "recipe": {entry.name: entry.type for entry in dataclasses.fields(Recipe)},
         "training": {entry.name: entry.type for entry in dataclasses.fields(TrainingArguments) if entry.init},
@@ -389,7 +413,10 @@ def _check_options(
     """Let the configuration check its options before a corpus or a trunk is read; stand-ins for what these will say."""
     options = dict(options, questions=[{"name": "question", "labels": ["a", "b"]}])
     if recipe.trunk != LOG_MEL:
-        options.pop("trunk_layer", None)  # how many layers there are, the checkpoint knows
+        options.pop(
+            "trunk_layer", None
+        )  # how many layers there are, and whether they take adapters, the checkpoint knows
+        options |= {"members": "shared"} if options.get("members") == "lora" else {}
     if recipe.class_weighting:
         options["class_weights"] = [1.0, 1.0]
     if recipe.scales:
@@ -402,9 +429,11 @@ def _check_options(
 
 def _check_frozen(recipe: Recipe, options: Mapping[str, Any], where: str) -> None:
     """A trunk that stays frozen has no learning rate and no stages."""
+    lora = options.get("members") == "lora" and options.get("freeze_trunk") is None
     for name in ("trunk_learning_rate", "unfreeze_epochs"):
-        if options.get("freeze_trunk") and getattr(recipe, name):
-            raise ValueError(f"{where}: freeze_trunk is true, which {name} contradicts; remove one of them.")
+        if (options.get("freeze_trunk") or lora) and getattr(recipe, name):
+            frozen = "members is lora, whose trunk is frozen" if lora else "freeze_trunk is true"
+            raise ValueError(f"{where}: {frozen}, which {name} contradicts; remove one of them.")
 
 
 def _check_cache(recipe: Recipe, options: Mapping[str, Any], where: str) -> None:

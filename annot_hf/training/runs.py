@@ -8,6 +8,7 @@ from pathlib import Path
 from annot_hf.data.export import ExportedCorpus
 from annot_hf.evaluation.predictions import Predictions
 from annot_hf.training.inference import predict
+from annot_hf.training.members import trains_members
 from annot_hf.training.recipe import Run
 from annot_hf.training.train import FACTS, train
 
@@ -43,7 +44,7 @@ def predictions_of(run: Run, corpus: ExportedCorpus, split: str = "test", *, kee
     if not (kept / "predictions.json").is_file():
         if not (done.is_file() and model.is_dir()):
             logger.info("%s", folder)
-            train(run, resume=any(folder.glob("checkpoint-*")), corpus=corpus)
+            train(run, resume=any(folder.glob("checkpoint-*")) or trains_members(run), corpus=corpus)
             # the model stays; the optimiser states of many runs would not fit
             for checkpoint in folder.glob("checkpoint-*"):
                 shutil.rmtree(checkpoint)

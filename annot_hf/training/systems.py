@@ -15,7 +15,7 @@ from annot_hf.evaluation.systems import SystemScores, measure_systems, systems_m
 from annot_hf.training.recipe import Run, load_recipe
 from annot_hf.training.runs import predictions_of
 
-_OURS = {"corpus", "features", "output_dir", "seed"}
+_OURS = {"corpus", "features", "member_folder", "output_dir", "seed"}
 _KEYS = {"title", "recipe", "seeds", "systems"}
 
 
@@ -27,7 +27,8 @@ class Plan:
         title: Heading of the results.
         recipe: The recipe that all systems share.
         seeds: Seeds of the runs of every system; a cross-validation, whose runs have seeds of their own, needs none.
-        systems: System -> what it changes of the recipe; the first is the one that others are compared with.
+        systems: System -> what it changes of the recipe, or of a `recipe` of its own; the first is the one that others are
+            compared with.
     """
 
     title: str
@@ -187,11 +188,14 @@ def planned_runs(
             )
     planned: dict[str, list[Run]] = {}
     for name, changes in plan.systems.items():
-        words = [*(f"{key}={json.dumps(value)}" for key, value in changes.items()), *overrides]
-        words += [f"corpus={corpus}", f"features={out / 'features'}"]
+        recipe = changes.get("recipe", plan.recipe)
+        words = [f"{key}={json.dumps(value)}" for key, value in changes.items() if key != "recipe"]
+        words += [*overrides, f"corpus={corpus}", f"features={out / 'features'}"]
         for place, seed in places.items():
             folder = out / _folder_name(name) / place
-            run = load_recipe(plan.recipe, [*words, f"seed={seed}", f"output_dir={folder}"])
+            # ensembles of the same members share them: five of ten, their votes or their mean
+            own = [f"seed={seed}", f"output_dir={folder}", f"member_folder={out / 'members' / place}"]
+            run = load_recipe(recipe, [*words, *own])
             planned.setdefault(name, []).append(run)
     return planned
 

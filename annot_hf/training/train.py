@@ -19,22 +19,23 @@ from annot_hf.data.questions import Question
 from annot_hf.data.targets import Targets, disagreement, scale_means
 from annot_hf.evaluation.saliency import opinion_columns
 from annot_hf.models.configuration_annotator import AnnotatorConfig
-from annot_hf.models.configuration_distribution import DistributionConfig
 from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.losses import effective_number_weights, inverse_frequency_weights
 from annot_hf.models.modeling_annotator import AnnotatorModel
 from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
+from annot_hf.models.modeling_seedbert import SeedBert
 from annot_hf.models.trunks import input_name_of
 from annot_hf.training.collator import OpinionDataset, VoteCollator
 from annot_hf.training.frozen import encode_once
 from annot_hf.training.inputs import corpus_inputs, make_processor, read_together
+from annot_hf.training.members import members_folder, train_members, trains_members
 from annot_hf.training.recipe import LOG_MEL, MEASURES, Recipe, Run
 from annot_hf.training.trainer import OpinionTrainer
 
 logger = logging.getLogger(__name__)
 
-MODELS = {"distribution": (DistributionConfig, DistributionModel), "annotator": (AnnotatorConfig, AnnotatorModel)}
+MODELS = {"distribution": DistributionModel, "annotator": AnnotatorModel, "seedbert": SeedBert}
 FACTS = "training.json"
 STARTED = "started.json"
 LENGTH = ("num_train_epochs", "max_steps", "early_stopping_patience")  # a run may be gone on with for longer
@@ -58,6 +59,8 @@ class TrainingResult:
 def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = None) -> TrainingResult:
     """Train as the recipe says, and keep the best epoch in `output_dir`/model.
 
+    Independent members of a seedbert model are trained one by one (see `annot_hf.training.members`) and assembled.
+
     Args:
         run: From `load_recipe`.
         resume: Go on from the newest checkpoint in `output_dir`; the result equals that of an uninterrupted run.
@@ -70,13 +73,14 @@ def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = Non
     recipe, arguments = run.recipe, run.training
     if not recipe.corpus and corpus is None:
         raise ValueError("The recipe names no corpus; set corpus to the folder of an exported corpus.")
-    earlier = sorted(Path(arguments.output_dir).glob("checkpoint-*"))
-    if earlier and not resume:
+    ensemble = trains_members(run)
+    earlier = sorted(members_folder(run).glob("*") if ensemble else Path(arguments.output_dir).glob("checkpoint-*"))
+    if earlier and not resume and not recipe.member_folder:
         raise ValueError(
             f"{arguments.output_dir} holds {earlier[0].name} of an earlier run; go on with it (--resume), name another "
             "output_dir, or remove it."
         )
-    if resume and not earlier:
+    if resume and not earlier and not ensemble:
         raise ValueError(f"{arguments.output_dir} holds no checkpoint to go on from; train without --resume first.")
     corpus = corpus or read_export(recipe.corpus)
     _check_started(run, corpus, resume)
@@ -102,16 +106,22 @@ def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = Non
     if scales:
         arguments.label_names = ["labels", "scale_labels"]
     auxiliary = [corpus.votes.question(name) for name in recipe.auxiliary]
-    model, processor = _build(run, targets["train"], scales, auxiliary)
+    if ensemble:
+        folders = train_members(run, corpus, train)
+        model = SeedBert.from_members(folders, distribution=run.options.get("distribution", "votes"))
+        processor = make_processor(model.config.trunk_config, folders[0])
+    else:
+        model, processor = _build(run, targets["train"], scales, auxiliary)
     collator = make_collator(model, processor)
     features = recipe.features or Path(arguments.output_dir) / "features"
+    cached = recipe.cache_features != "none" and not ensemble  # its members had theirs
     datasets, truncated = {}, {}
     for split, split_target in targets.items():
         items, rows = read_together(corpus, split_target.items)
         inputs = corpus_inputs(
             corpus, items, model.config.trunk_config, processor, features=features, max_seconds=recipe.max_seconds
         )
-        if recipe.cache_features != "none":
+        if cached:
             inputs = encode_once(
                 model.to(arguments.device),
                 inputs,
@@ -139,11 +149,10 @@ def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = Non
             auxiliary=opinion_columns(corpus.votes, recipe.auxiliary, split_target.items)[1] if auxiliary else None,
             disagreement=_disagreement(corpus, model, split_target),
         )
-    if model.config.trunk_config.model_type == LogMelConfig.model_type and "mel_mean" not in run.trunk_options:
+    log_mel = model.config.trunk_config.model_type == LogMelConfig.model_type
+    if log_mel and "mel_mean" not in run.trunk_options and not ensemble:
         _standardise(model, datasets["train"])
-    if model.config.freeze_trunk:
-        model.trunk.requires_grad_(False)
-    if recipe.cache_features != "none":
+    if cached:
         collator = replace(collator, input_name="trunk_frames", tokenizer=None)
     trainer = OpinionTrainer(
         task_schedule=recipe.task_schedule if recipe.model == "annotator" else None,
@@ -156,7 +165,8 @@ def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = Non
         data_collator=collator,
         callbacks=_callbacks(run),
     )
-    trainer.train(resume_from_checkpoint=resume or None)
+    if not ensemble:
+        trainer.train(resume_from_checkpoint=resume or None)
     metrics = trainer.evaluate()
     metrics = {name: metrics[f"eval_{name}"] for name in MEASURES if f"eval_{name}" in metrics}
     # every report's baseline: the distribution of the training votes, whatever the model was trained towards
@@ -225,7 +235,9 @@ def _build(
     run: Run, targets: Targets, scales: Sequence[Question], auxiliary: Sequence[Question]
 ) -> tuple[OpinionPreTrainedModel, Any]:
     """The untrained model and its processor."""
-    config_class, model_class = MODELS[run.recipe.model]
+    if run.recipe.head_seed is not None:
+        set_seed(run.recipe.head_seed)
+    model_class = MODELS[run.recipe.model]
     options = dict(run.options, questions=[question.to_dict() for question in targets.questions])
     options["class_weights"] = _class_weights(run.recipe, targets)
     if scales:
@@ -235,15 +247,16 @@ def _build(
     if run.recipe.model == "annotator":
         options["annotators"] = _annotators(targets)
     elif run.options.get("head") == "bayesian" and run.options.get("kl_weight") is None:
-        options["kl_weight"] = 1 / len(
-            targets
-        )  # the rest of the loss is a mean over items, the divergence is of them all
+        # the rest of the loss is a mean over items, the divergence is of them all
+        options["kl_weight"] = 1 / len(targets)
     if run.recipe.trunk == LOG_MEL:
-        model = model_class(config_class(trunk_config=LogMelConfig(**run.trunk_options), **options))
+        model = model_class(model_class.config_class(trunk_config=LogMelConfig(**run.trunk_options), **options))
     else:
         model = model_class.from_trunk(run.recipe.trunk, **options)
     if model.config.support != targets.support:
         raise ValueError(f"The model's support {model.config.support} is not that of the targets {targets.support}.")
+    if run.recipe.head_seed is not None:  # what comes now, dropout and all, is that of the other seed
+        set_seed(run.training.seed)
     return model, make_processor(model.config.trunk_config, run.recipe.trunk, max_tokens=run.recipe.max_tokens)
 
 
@@ -286,9 +299,9 @@ def _standardise(model: OpinionPreTrainedModel, dataset: OpinionDataset, clips: 
     """Set the trunk's per-band mean and deviation from evenly spaced training clips."""
     rows = np.unique(np.linspace(0, len(dataset) - 1, min(clips, len(dataset))).astype(int))
     frames = np.concatenate([dataset.read(dataset.inputs[row]).astype(np.float64) for row in rows])
-    config = model.trunk.config
-    config.mel_mean, config.mel_std = frames.mean(0).round(4).tolist(), (frames.std(0) + 1e-3).round(4).tolist()
-    model.config.trunk_config = config
+    mean, std = frames.mean(0).round(4).tolist(), (frames.std(0) + 1e-3).round(4).tolist()
+    for config in (model.config.trunk_config, *(trunk.config for trunk in model.trunks)):
+        config.mel_mean, config.mel_std = mean, std
 
 
 def _facts(

@@ -77,7 +77,9 @@ def test_votes_histogram_and_mean_are_counted_from_the_members(members):
         assert output.votes[row].tolist() == voted
         assert output.histogram[row].tolist() == [voted.count(label) / 4 for label in range(3)]
     torch.testing.assert_close(output.mean_probs, sum(softmax) / 4)
-    assert torch.equal(output.probs, output.histogram) and output.loss is output.token_attention is None
+    assert torch.equal(output.probs.argmax(-1), output.label)
+    torch.testing.assert_close(output.probs, output.histogram, rtol=0, atol=2e-6)
+    assert output.loss is output.token_attention is None
     other = tiny.seedbert(members=members, num_members=4, seed=2, distribution="mean_softmax")(**batch_of("bert"))
     assert torch.equal(other.probs, other.mean_probs) and torch.equal(other.histogram, output.histogram)
 

@@ -4,6 +4,7 @@ import shutil
 import pytest
 import tiny
 import yaml
+from sayings import Sayings
 from transformers import BertTokenizerFast, Wav2Vec2FeatureExtractor
 
 from annot_hf.data.export import export_corpus
@@ -111,3 +112,12 @@ def over_trunk(small_run, tmp_path):
         return load_recipe(recipe, {"trunk": str(trunk), "num_train_epochs": 1} | overrides)
 
     return make
+
+
+@pytest.fixture(scope="session")
+def sayings(tmp_path_factory):
+    """The corpus, exported."""
+    home = tmp_path_factory.mktemp("sayings")
+    (home / "root").mkdir()
+    export_corpus(Sayings(home / "root"), home / "export")
+    return home / "export"

@@ -2,7 +2,6 @@ import pytest
 import tiny
 from transformers import TrainingArguments
 
-from annot_hf.models.configuration_annotator import AnnotatorConfig
 from annot_hf.models.configuration_distribution import DistributionConfig
 from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.modeling_distribution import DistributionModel
@@ -28,9 +27,9 @@ def write(tmp_path):
 def test_every_packaged_recipe_loads_and_its_model_builds(name, tmp_path):
     run = load_recipe(name, {"output_dir": str(tmp_path)})
     assert isinstance(run.training, TrainingArguments)
-    config_class, model_class = MODELS[run.recipe.model]
-    options = dict(run.options, questions=tiny.CATEGORY if name.startswith("text-") else SCALES)
-    if config_class is AnnotatorConfig:
+    model_class = MODELS[run.recipe.model]
+    options = dict(run.options, questions=tiny.CATEGORY if name.startswith(("text-", "seedbert")) else SCALES)
+    if run.recipe.model == "annotator":
         options["annotators"] = ["a", "b"]
     if run.recipe.scales:
         options["scale_questions"] = [{"name": name, "low": 1, "high": 7} for name in run.recipe.scales]
@@ -40,7 +39,7 @@ def test_every_packaged_recipe_loads_and_its_model_builds(name, tmp_path):
         options["trunk_config"] = tiny.WavLMConfig(
             **tiny.trunk_config("wavlm").to_diff_dict() | {"num_hidden_layers": 12}
         )
-    model_class(config_class(**options))
+    model_class(model_class.config_class(**options))
 
 
 def test_the_uncertainty_model_is_as_large_as_published():

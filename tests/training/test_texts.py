@@ -6,17 +6,14 @@ import logging
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import pytest
 import tiny
 import torch
+from sayings import Sayings
 from transformers import AutoModel, AutoTokenizer
 
-from annot_hf.data.corpus import VoteCorpus
 from annot_hf.data.export import export_corpus, read_export
-from annot_hf.data.questions import Question
 from annot_hf.data.targets import disagreement
-from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.predictions import Predictions
 from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.training import trainer as trainer_module
@@ -28,42 +25,6 @@ from annot_hf.training.train import train
 
 CONFIG = tiny.trunk_config("bert")
 RECIPES = ("text-bert", "text-ldl", "text-multitask", "text-bnn", "text-davani")
-WORDS = ("good", "bad", "so", "very", "!")
-LEVELS = Question.category("severity", ["none", "mild", "severe"])
-SCALES = tuple(Question.scale(name, 1, 5) for name in ("valence", "activation"))
-
-
-class Sayings(VoteCorpus):
-    """Thirty texts of 1 to 40 words, each judged by three of four raters."""
-
-    name = "sayings"
-    questions = (LEVELS, *SCALES)
-    default_questions = ("severity",)
-    texts = tuple(" ".join(WORDS[(row + word) % 5] for word in range(1 + row * 4 // 3)) for row in range(30))
-
-    def read_items(self):
-        split = ["train"] * 18 + ["validation"] * 6 + ["test"] * 6
-        names = [f"t{row}" for row in range(30)]
-        return pd.DataFrame({"item": names, "text": self.texts, "speaker": names, "split": split})
-
-    def read_votes(self):
-        rng, rows = np.random.default_rng(0), []
-        for item in range(30):
-            for rater in rng.choice(4, 3, replace=False):
-                level = LEVELS.labels[min(2, (item % 3 + int(rng.random() < 0.4)))]
-                rows.append((f"t{item}", f"r{rater}", "severity", level))
-                rows += [(f"t{item}", f"r{rater}", scale.name, str(rng.integers(1, 6))) for scale in SCALES]
-        item, rater, question, value = zip(*rows, strict=True)
-        return VoteTable.from_columns(self.questions, item=item, annotator=rater, question=question, value=value)
-
-
-@pytest.fixture(scope="module")
-def sayings(tmp_path_factory):
-    """The corpus, exported."""
-    home = tmp_path_factory.mktemp("sayings")
-    (home / "root").mkdir()
-    export_corpus(Sayings(home / "root"), home / "export")
-    return home / "export"
 
 
 @pytest.fixture
