@@ -28,7 +28,8 @@ from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.trunks import read_trunk_config
 from annot_hf.training.inputs import item_sources
 from annot_hf.training.members import members_folder, trains_members
-from annot_hf.training.recipe import LOG_MEL, Run
+from annot_hf.training.recipe import Run
+from annot_hf.training.recipe_values import LOG_MEL
 from annot_hf.training.runs import predictions_of
 from annot_hf.training.systems import Plan, changes_markdown, plan_of, planned_runs
 

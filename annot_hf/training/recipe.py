@@ -1,11 +1,9 @@
 """One flat YAML file says everything about a run: data and targets, architecture, optimisation."""
 
 import dataclasses
-import inspect
 import json
 import logging
 import os
-import types
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -28,14 +26,14 @@ from annot_hf.models.configuration_opinion import OpinionConfig
 from annot_hf.models.configuration_seedbert import SeedBertConfig
 from annot_hf.models.trunks import WEIGHTED
 from annot_hf.training.curriculum import CURRICULA, EntropyCurriculum
+from annot_hf.training.recipe_rules import check_cache, check_frozen, check_options
+from annot_hf.training.recipe_values import CACHES, LOG_MEL, coerce, parameters_of, read_words
 from annot_hf.training.schedules import NEWBOB, StagedLearning
 
 logger = logging.getLogger(__name__)
 
 RECIPES = Path(__file__).parent.parent / "recipes"
-LOG_MEL = "log-mel"
 CONFIGURATIONS = {"distribution": DistributionConfig, "annotator": AnnotatorConfig, "seedbert": SeedBertConfig}
-CACHES = ("frames", "pooled")
 MEASURES = ("loss", "cross_entropy", "kl", "jsd", "tvd", "macro_f1", "ccc")  # of a validation pass
 _ELSEWHERE = {
     "corpus",
@@ -50,7 +48,6 @@ _ELSEWHERE = {
     "logging_steps",
 }
 GREATER = ("macro_f1", "ccc")  # of which more is better
-_KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
 # What suits these models better than the library's own defaults; a recipe may say otherwise.
 _TRAINING_DEFAULTS = {
@@ -310,14 +307,14 @@ def load_recipe(recipe: str | os.PathLike[str], overrides: Mapping[str, Any] | S
             or a value does not fit.
     """
     path, values = _read_recipe(recipe)
-    overrides = dict(overrides) if isinstance(overrides, Mapping) else _read_words(overrides)
+    overrides = dict(overrides) if isinstance(overrides, Mapping) else read_words(overrides)
     return make_run(_laid_over(values, overrides, path.name), where=os.fspath(path))
 
 
 def _laid_over(under: dict[str, Any], over: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Values on top of others; another trunk has no use for what those below say of the log-mel one."""
     if over.get("trunk", LOG_MEL) != LOG_MEL:
-        aside = [key for key in under if key in _parameters(LogMelConfig)]
+        aside = [key for key in under if key in parameters_of(LogMelConfig)]
         if aside:
             logger.warning("trunk is %s: %s of %s left aside.", over["trunk"], ", ".join(aside), name)
         under = {key: value for key, value in under.items() if key not in aside}
@@ -356,15 +353,15 @@ def make_run(values: Mapping[str, Any], *, where: str = "recipe") -> Run:
     homes = {
         "recipe": {entry.name: entry.type for entry in dataclasses.fields(Recipe)},
         "training": {entry.name: entry.type for entry in dataclasses.fields(TrainingArguments) if entry.init},
-        "options": _parameters(OpinionConfig) | _parameters(config),
-        "trunk_options": _parameters(LogMelConfig) if values.get("trunk", LOG_MEL) == LOG_MEL else {},
+        "options": parameters_of(OpinionConfig) | parameters_of(config),
+        "trunk_options": parameters_of(LogMelConfig) if values.get("trunk", LOG_MEL) == LOG_MEL else {},
     }
     known = [name for home in homes.values() for name in home]
     parts: dict[str, dict[str, Any]] = {home: {} for home in homes}
     for name, value in values.items():
         home = next((home for home, names in homes.items() if name in names), None)
         if home is None:
-            if name in _parameters(LogMelConfig):
+            if name in parameters_of(LogMelConfig):
                 raise ValueError(
                     f"{where}: {name} is an option of the log-mel trunk, and trunk is {values['trunk']!r}."
                 )
@@ -373,7 +370,7 @@ def make_run(values: Mapping[str, Any], *, where: str = "recipe") -> Run:
                     f"{where}: base stands in a recipe file, not among overrides; name {value!r} as the recipe instead."
                 )
             raise ValueError(f"{where}: unknown key {name!r}{nearest(name, known)}; remove or correct it.")
-        parts[home][name] = _coerce(name, value, homes[home][name], where)
+        parts[home][name] = coerce(name, value, homes[home][name], where)
     measure = parts["training"].get("metric_for_best_model", _TRAINING_DEFAULTS["metric_for_best_model"])
     measure = str(measure).removeprefix("eval_")
     if measure not in MEASURES or (measure == "ccc" and not parts["recipe"].get("scales")):
@@ -397,122 +394,7 @@ def make_run(values: Mapping[str, Any], *, where: str = "recipe") -> Run:
     if training.eval_strategy == "no" and (recipe.newbob or recipe.early_stopping_patience):
         watching = "newbob" if recipe.newbob else "early_stopping_patience"
         raise ValueError(f"{where}: {watching} watches validation passes, and eval_strategy is no; set it to epoch.")
-    _check_options(config, recipe, parts["options"], parts["trunk_options"], where)
-    _check_cache(recipe, parts["options"], where)
-    _check_frozen(recipe, parts["options"], where)
+    check_options(config, recipe, parts["options"], parts["trunk_options"], where)
+    check_cache(recipe, parts["options"], where)
+    check_frozen(recipe, parts["options"], where)
     return Run(recipe, parts["options"], parts["trunk_options"], training, dict(values))
-
-
-def _check_options(
-    config: type[OpinionConfig],
-    recipe: Recipe,
-    options: Mapping[str, Any],
-    trunk_options: Mapping[str, Any],
-    where: str,
-) -> None:
-    """Let the configuration check its options before a corpus or a trunk is read; stand-ins for what these will say."""
-    options = dict(options, questions=[{"name": "question", "labels": ["a", "b"]}])
-    if recipe.trunk != LOG_MEL:
-        options.pop(
-            "trunk_layer", None
-        )  # how many layers there are, and whether they take adapters, the checkpoint knows
-        options |= {"members": "shared"} if options.get("members") == "lora" else {}
-    if recipe.class_weighting:
-        options["class_weights"] = [1.0, 1.0]
-    if recipe.scales:
-        options["scale_questions"] = [{"name": name, "low": 0, "high": 1} for name in recipe.scales]
-    try:
-        config(trunk_config=LogMelConfig(**trunk_options), **options)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}: {error}") from None
-
-
-def _check_frozen(recipe: Recipe, options: Mapping[str, Any], where: str) -> None:
-    """A trunk that stays frozen has no learning rate and no stages."""
-    lora = options.get("members") == "lora" and options.get("freeze_trunk") is None
-    for name in ("trunk_learning_rate", "unfreeze_epochs"):
-        if (options.get("freeze_trunk") or lora) and getattr(recipe, name):
-            frozen = "members is lora, whose trunk is frozen" if lora else "freeze_trunk is true"
-            raise ValueError(f"{where}: {frozen}, which {name} contradicts; remove one of them.")
-
-
-def _check_cache(recipe: Recipe, options: Mapping[str, Any], where: str) -> None:
-    """Whether what is to be kept of the trunk stays the same while the heads learn."""
-    if recipe.cache_features == "none":
-        return
-    rules = {
-        f"freeze_trunk is {options.get('freeze_trunk', False)}": (options.get("freeze_trunk"), "freeze_trunk to true"),
-        "trunk is log-mel, which starts untrained": (recipe.trunk != LOG_MEL, "trunk to a pre-trained one"),
-        "trunk_layer is weighted, which takes all layers": (
-            options.get("trunk_layer") != WEIGHTED,
-            "trunk_layer to a number",
-        ),
-        f"pooling is {options.get('pooling', 'tcgru')}, which takes frames": (
-            recipe.cache_features == "frames" or options.get("pooling") == "mean",
-            "pooling to mean, or cache_features to frames",
-        ),
-    }
-    for found, (holds, fix) in rules.items():
-        if not holds:
-            raise ValueError(f"{where}: cache_features is {recipe.cache_features} and {found}; set {fix}.")
-
-
-def _parameters(config: type) -> dict[str, Any]:
-    """Option names and annotations of a configuration class that a recipe may set."""
-    outside = (
-        "self",
-        "kwargs",
-        "trunk_config",
-        "questions",
-        "scale_questions",
-        "auxiliary_questions",
-        "annotators",
-        "class_weights",
-    )
-    return {
-        name: parameter.annotation
-        for name, parameter in inspect.signature(config.__init__).parameters.items()
-        if name not in outside
-    }
-
-
-def _coerce(name: str, value: Any, annotation: Any, where: str) -> Any:
-    """Numbers that YAML reads as text (1e-3) become numbers; a wrong kind is an error that names the key."""
-    union = typing.get_origin(annotation) in (types.UnionType, typing.Union)
-    kinds = set(typing.get_args(annotation) if union else (annotation,))
-    rows = {kind for kind in kinds if typing.get_origin(kind) in (list, Sequence)}
-    for kind in rows:  # conv_channels: [16, 32]; question: emotion is short for [emotion]
-        (entry,) = typing.get_args(kind)
-        if isinstance(value, list) or (isinstance(value, str) and entry is str):
-            return [_coerce(name, part, entry, where) for part in (value if isinstance(value, list) else [value])]
-    if kinds - rows - set(_KINDS) - {types.NoneType} or (value is None and types.NoneType in kinds):
-        return value  # what else there is, TrainingArguments checks
-    plain = [kind for kind in _KINDS if kind in kinds]
-    for kind in plain:
-        try:
-            if isinstance(value, bool) or kind is bool:
-                fitting = isinstance(value, bool) and kind is bool
-                converted = value
-            else:
-                converted = int(float(value)) if kind is int else kind(value)
-                fitting = isinstance(value, str | int | float) and (kind is not int or converted == float(value))
-        except (TypeError, ValueError, OverflowError):
-            continue
-        if fitting:
-            return converted
-    expected = [_KINDS[kind] for kind in plain] + ["a list"] * bool(rows)
-    raise ValueError(f"{where}: {name} is {value!r}; it must be {' or '.join(expected)}.")
-
-
-def _read_words(words: Sequence[str]) -> dict[str, Any]:
-    """`key=value` or `--key=value` words as a mapping."""
-    values = {}
-    for word in words:
-        name, sign, value = word.lstrip("-").partition("=")
-        if not sign or not name:
-            raise ValueError(f"Cannot read the override {word!r}; write key=value, for instance learning_rate=1e-3.")
-        try:
-            values[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ValueError(f"Cannot read the override {word!r}; its value must be YAML, or be quoted.") from None
-    return values

@@ -30,7 +30,8 @@ from annot_hf.training.collator import OpinionDataset, VoteCollator
 from annot_hf.training.frozen import encode_once
 from annot_hf.training.inputs import corpus_inputs, make_processor, read_together
 from annot_hf.training.members import members_folder, train_members, trains_members
-from annot_hf.training.recipe import LOG_MEL, MEASURES, Recipe, Run
+from annot_hf.training.recipe import MEASURES, Recipe, Run
+from annot_hf.training.recipe_values import LOG_MEL
 from annot_hf.training.trainer import OpinionTrainer
 
 logger = logging.getLogger(__name__)

@@ -1,0 +1,66 @@
+"""What the keys of a recipe must be together, checked before a corpus or a trunk is read."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from annot_hf.models.configuration_log_mel import LogMelConfig
+from annot_hf.models.configuration_opinion import OpinionConfig
+from annot_hf.models.trunks import WEIGHTED
+from annot_hf.training.recipe_values import LOG_MEL
+
+if TYPE_CHECKING:
+    from annot_hf.training.recipe import Recipe
+
+
+def check_options(
+    config: type[OpinionConfig],
+    recipe: "Recipe",
+    options: Mapping[str, Any],
+    trunk_options: Mapping[str, Any],
+    where: str,
+) -> None:
+    """Let the configuration check its options before a corpus or a trunk is read; stand-ins for what these will say."""
+    options = dict(options, questions=[{"name": "question", "labels": ["a", "b"]}])
+    if recipe.trunk != LOG_MEL:
+        options.pop(
+            "trunk_layer", None
+        )  # how many layers there are, and whether they take adapters, the checkpoint knows
+        options |= {"members": "shared"} if options.get("members") == "lora" else {}
+    if recipe.class_weighting:
+        options["class_weights"] = [1.0, 1.0]
+    if recipe.scales:
+        options["scale_questions"] = [{"name": name, "low": 0, "high": 1} for name in recipe.scales]
+    try:
+        config(trunk_config=LogMelConfig(**trunk_options), **options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{where}: {error}") from None
+
+
+def check_frozen(recipe: "Recipe", options: Mapping[str, Any], where: str) -> None:
+    """A trunk that stays frozen has no learning rate and no stages."""
+    lora = options.get("members") == "lora" and options.get("freeze_trunk") is None
+    for name in ("trunk_learning_rate", "unfreeze_epochs"):
+        if (options.get("freeze_trunk") or lora) and getattr(recipe, name):
+            frozen = "members is lora, whose trunk is frozen" if lora else "freeze_trunk is true"
+            raise ValueError(f"{where}: {frozen}, which {name} contradicts; remove one of them.")
+
+
+def check_cache(recipe: "Recipe", options: Mapping[str, Any], where: str) -> None:
+    """Whether what is to be kept of the trunk stays the same while the heads learn."""
+    if recipe.cache_features == "none":
+        return
+    rules = {
+        f"freeze_trunk is {options.get('freeze_trunk', False)}": (options.get("freeze_trunk"), "freeze_trunk to true"),
+        "trunk is log-mel, which starts untrained": (recipe.trunk != LOG_MEL, "trunk to a pre-trained one"),
+        "trunk_layer is weighted, which takes all layers": (
+            options.get("trunk_layer") != WEIGHTED,
+            "trunk_layer to a number",
+        ),
+        f"pooling is {options.get('pooling', 'tcgru')}, which takes frames": (
+            recipe.cache_features == "frames" or options.get("pooling") == "mean",
+            "pooling to mean, or cache_features to frames",
+        ),
+    }
+    for found, (holds, fix) in rules.items():
+        if not holds:
+            raise ValueError(f"{where}: cache_features is {recipe.cache_features} and {found}; set {fix}.")
