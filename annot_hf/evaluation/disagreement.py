@@ -8,7 +8,7 @@ import numpy as np
 from annot_hf.data.targets import disagreement
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.predictions import Predictions
-from annot_hf.evaluation.statistics import ccc_of, estimate, moments, pearson_of, resample_sums
+from annot_hf.evaluation.statistics import estimate, resample_fit
 from annot_hf.evaluation.tables import Cell, Table, value_cell
 
 
@@ -45,15 +45,9 @@ def score_disagreement(
         return None
     true, predicted = true[voted], predictions.disagreement[[row[item] for item in items]][voted]
     clusters = None if speakers is None else np.asarray(speakers)[voted]
-    columns = {"pairs": moments(predicted, true), "square": (predicted - true) ** 2, "count": np.ones(len(true))}
-    sums = resample_sums(columns, clusters, n_resamples=n_resamples, seed=seed)
-    return {
-        "kind": predictions.disagreement_kind,
-        "items": int(voted.sum()),
-        "ccc": estimate(ccc_of(sums["pairs"])).to_dict(),
-        "pearson": estimate(pearson_of(sums["pairs"])).to_dict(),
-        "rmse": estimate(np.sqrt(sums["square"] / sums["count"])).to_dict(),
-    }
+    fit = resample_fit(predicted, true, clusters, n_resamples=n_resamples, seed=seed)
+    scores = {name: estimate(draws).to_dict() for name, draws in fit.items()}
+    return {"kind": predictions.disagreement_kind, "items": int(voted.sum()), **scores}
 
 
 def disagreement_table(found: Mapping[str, Any] | None) -> list[Table]:

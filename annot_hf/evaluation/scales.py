@@ -9,7 +9,7 @@ import pandas as pd
 from annot_hf.data.targets import scale_means
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.predictions import Predictions
-from annot_hf.evaluation.statistics import Measured, ccc_of, estimate, moments, pearson_of, resample_sums
+from annot_hf.evaluation.statistics import Measured, estimate, resample_fit
 from annot_hf.evaluation.tables import Cell, Table, number, value_cell
 
 KINDS = {"ccc": ("CCC", "higher"), "pearson": ("Pearson", "higher"), "rmse": ("RMSE", "lower")}
@@ -90,11 +90,9 @@ def measure_scales(
                 continue
             true, mean, _, rated = _rated(predictions, votes, items, name)
             clusters = None if speakers is None else np.asarray(speakers)[rated]
-            columns = {"pairs": moments(mean, true), "square": (mean - true) ** 2, "count": np.ones(len(true))}
-            sums = resample_sums(columns, clusters, n_resamples=n_resamples, seed=seed)
-            draws["ccc"][system] = ccc_of(sums["pairs"])
-            draws["pearson"][system] = pearson_of(sums["pairs"])
-            draws["rmse"][system] = np.sqrt(sums["square"] / sums["count"])
+            fit = resample_fit(mean, true, clusters, n_resamples=n_resamples, seed=seed)
+            for kind in KINDS:
+                draws[kind][system] = fit[kind]
         for kind, (title, better) in KINDS.items():
             found[f"{kind}_{name}"] = Measured(f"{title}, {name}", "on [-1, 1]", better, draws[kind])
     return found

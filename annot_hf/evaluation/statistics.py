@@ -130,6 +130,24 @@ def _multiplicities(count: int, n_resamples: int, seed: int) -> Iterator[np.ndar
         yield multiplicity
 
 
+def resample_fit(
+    predicted: np.ndarray,
+    true: np.ndarray,
+    clusters: Sequence[object] | np.ndarray | None = None,
+    *,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """How predicted numbers `(n,)` fit true ones: `ccc`, `pearson`, `rmse`, each `(1 + B,)` as of `resample_sums`."""
+    columns = {"pairs": moments(predicted, true), "square": (predicted - true) ** 2, "count": np.ones(len(true))}
+    sums = resample_sums(columns, clusters, n_resamples=n_resamples, seed=seed)
+    return {
+        "ccc": ccc_of(sums["pairs"]),
+        "pearson": pearson_of(sums["pairs"]),
+        "rmse": np.sqrt(sums["square"] / sums["count"]),
+    }
+
+
 def resample_spearman(
     columns: Mapping[str, np.ndarray],
     reference: np.ndarray,
