@@ -29,6 +29,18 @@ from annot_hf.models.modeling_seedbert import SeedBert
 
 torch.set_num_threads(1)
 
+# Recipe keys of a speech model of some thousand weights
+SMALL = {
+    "conv_channels": [4, 4],
+    "conv_strides": [2, 2],
+    "hidden_size": 8,
+    "pooling_size": 4,
+    "embedding_size": 6,
+    "per_device_train_batch_size": 2,
+    "use_cpu": True,
+    "report_to": "none",
+    "disable_tqdm": True,
+}
 SCALES = [{"name": "activation", "low": 1, "high": 5}, {"name": "valence", "low": 1, "high": 5}]
 CATEGORY = [{"name": "emotion", "labels": ["angry", "happy", "sad"]}]
 HEADS = {"pooling_size": 8, "embedding_size": 12}

@@ -14,23 +14,14 @@ from annot_hf.models.trunks import build_trunk
 from annot_hf.training.recipe import load_recipe
 from annot_hf.training.train import train
 
-# A model of some thousand weights; dropout and every augmentation are on, so that a resumed run must restore every generator.
-SMALL = {
-    "conv_channels": [4, 4],
-    "conv_strides": [2, 2],
-    "hidden_size": 8,
-    "pooling_size": 4,
-    "embedding_size": 6,
+# Dropout and every augmentation are on, so that a resumed run must restore every generator.
+SMALL = tiny.SMALL | {
     "mask_time_prob": 0.4,
     "gain_jitter": 0.1,
     "tilt_jitter": 0.1,
     "speed_jitter": 0.1,
-    "per_device_train_batch_size": 2,
     "num_train_epochs": 2,
     "weight_decay": 0.01,
-    "use_cpu": True,
-    "report_to": "none",
-    "disable_tqdm": True,
 }
 RECIPES = {"annotator": "simulated-annotator", "distribution": "speech-distribution"}
 

@@ -3,6 +3,7 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+import tiny
 import yaml
 
 from annot_hf.data.corpus import VoteCorpus
@@ -243,20 +244,8 @@ def test_a_view_shares_what_is_computed_and_leaves_the_corpus_alone(chats):
 
 
 def test_features_are_computed_once_for_all_folds(corpus, tmp_path):
-    words = [
-        f"{name}={json.dumps(value)}"
-        for name, value in {
-            "question": "emotion",
-            "conv_channels": [4, 4],
-            "conv_strides": [2, 2],
-            "hidden_size": 8,
-            "pooling_size": 4,
-            "embedding_size": 6,
-            "num_train_epochs": 1,
-            "use_cpu": True,
-            "disable_tqdm": True,
-        }.items()
-    ]
+    values = {**tiny.SMALL, "question": "emotion", "num_train_epochs": 1}
+    words = [f"{name}={json.dumps(value)}" for name, value in values.items()]
     found, _ = crossval("speech-distribution", corpus, tmp_path / "out", words, **SMALL | {"folds": 3})
     assert found.counts["unit"] == "speaker" and found.counts["items"] == 15
     assert len(list((tmp_path / "out" / "features").rglob("*.safetensors"))) == 1

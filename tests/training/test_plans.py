@@ -1,24 +1,13 @@
 import json
 
 import pytest
+import tiny
 import yaml
 
 from annot_hf.training import runs as runs_module
 from annot_hf.training.systems import read_plan, run_plan
 
-SMALL = {
-    "conv_channels": [4, 4],
-    "conv_strides": [2, 2],
-    "hidden_size": 8,
-    "pooling_size": 4,
-    "embedding_size": 6,
-    "per_device_train_batch_size": 2,
-    "num_train_epochs": 1,
-    "use_cpu": True,
-    "report_to": "none",
-    "disable_tqdm": True,
-}
-WORDS = [f"{name}={json.dumps(value)}" for name, value in SMALL.items()]
+WORDS = [f"{name}={json.dumps(value)}" for name, value in {**tiny.SMALL, "num_train_epochs": 1}.items()]
 PLAN = {
     "recipe": "speech-distribution",
     "seeds": [0, 1],

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from annot_hf.data.export import export_corpus, read_export
 from annot_hf.data.questions import Question
-from annot_hf.data.simulate import EMOTIONS, SimulatedCorpus
+from annot_hf.data.simulate import EMOTIONS, SimulatedCorpus, simulate_corpus
 from annot_hf.data.targets import make_targets
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.saliency import opinion_columns
@@ -278,9 +278,11 @@ def test_scales_beside_the_distribution(small_run, corpus, tmp_path):
 
 
 def test_a_curriculum_needs_targets_that_differ_in_entropy(small_run, tmp_path):
-    votes_alone = small_run("distribution", tmp_path, curriculum="filter", target="majority", ties="guarded")
+    root = simulate_corpus(tmp_path / "alone", speakers=3, clips_per_speaker=2, annotators=2, ratings=(1, 1))
+    export_corpus(SimulatedCorpus(root), tmp_path / "export")  # one vote a clip
+    alone = {"corpus": str(tmp_path / "export"), "features": ""}
     with pytest.raises(ValueError, match="same entropy"):
-        train(votes_alone)
+        train(small_run("distribution", tmp_path / "out", curriculum="filter", **alone))
 
 
 def test_auxiliary_questions_teach_the_embedding(small_run, corpus, tmp_path):
