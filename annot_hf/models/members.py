@@ -6,11 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from transformers import AutoFeatureExtractor, AutoTokenizer
 
+from .configuration_opinion import OpinionConfig
 from .configuration_seedbert import MEMBER_OPTIONS
 from .modeling_distribution import DistributionModel
-from .trunks import PROVENANCE
+from .trunks import PROVENANCE, input_name_of
+
+_RESTORE = "restore this member or train it again"
 
 # the file that a saved tokenizer or feature extractor always has
 _PROCESSORS = {
@@ -28,27 +32,15 @@ def read_member(source: str | Path | DistributionModel, number: int) -> tuple[st
         number: Its place among the members.
 
     Raises:
-        ValueError: The folder is not such a checkpoint, its weights do not fit, or the model is of another kind.
+        ValueError: The folder is not such a checkpoint, it is damaged, its weights do not fit, or the model is of another
+            kind.
     """
     if not isinstance(source, str | Path):
         if not isinstance(source, DistributionModel):
             raise ValueError(f"Member {number} is a {type(source).__name__}; give DistributionModels or their folders.")
         name, model = f"member {number}", source
     else:
-        name, path = str(source), Path(source) / "config.json"
-        if not path.is_file():
-            raise ValueError(
-                f"{source} is not a checkpoint folder: it has no config.json; give one of a DistributionModel."
-            )
-        kind = json.loads(path.read_text(encoding="utf-8")).get("model_type")
-        if kind != DistributionModel.config_class.model_type:
-            raise ValueError(f"{source} holds a model of type {kind!r}; members are checkpoints of DistributionModel.")
-        model, info = DistributionModel.from_pretrained(source, output_loading_info=True)
-        odd = sorted([*info["missing_keys"], *info["unexpected_keys"]])
-        if odd:
-            raise ValueError(
-                f"{source} does not fit its configuration: {len(odd)} weights differ, for instance {odd[0]}."
-            )
+        name, model = str(source), _from_folder(Path(source))
     for beside in ("scale_questions", "auxiliary_questions"):
         if getattr(model.config, beside):
             raise ValueError(
@@ -56,6 +48,23 @@ def read_member(source: str | Path | DistributionModel, number: int) -> tuple[st
                 f"members without {beside}."
             )
     return name, model
+
+
+def check_different(members: Sequence[str | Path | DistributionModel]) -> None:
+    """No member stands for two.
+
+    Raises:
+        ValueError: A folder, however it is spelt, or a model is given twice.
+    """
+    seen: dict[Any, str | Path] = {}
+    for number, source in enumerate(members):
+        folder = isinstance(source, str | Path)
+        key, name = (Path(source).resolve(), source) if folder else (id(source), f"member {number}")
+        if key in seen:
+            raise ValueError(
+                f"{name} is the same as {seen[key]}, and a member has one vote; give each folder or model once."
+            )
+        seen[key] = name
 
 
 def check_alike(name: str, model: DistributionModel, first_name: str, first: DistributionModel) -> None:
@@ -75,12 +84,17 @@ def check_alike(name: str, model: DistributionModel, first_name: str, first: Dis
         )
 
 
-def check_processors(folders: Sequence[str | Path], input_name: str) -> None:
+def check_processors(folders: Sequence[str | Path], config: OpinionConfig) -> None:
     """Members that come from folders read their input in the same way; folders without a processor have none to differ.
 
+    Args:
+        folders: Of the members.
+        config: Of any of them, or of their ensemble.
+
     Raises:
-        ValueError: Their tokenizers or feature extractors differ, or only some have one.
+        ValueError: Their tokenizers or feature extractors differ, only some have one, or one cannot be read.
     """
+    input_name = input_name_of(config.trunk_config)
     what, file = _PROCESSORS[input_name]
     there = [(Path(folder) / file).is_file() for folder in folders]
     if not any(there):
@@ -90,15 +104,60 @@ def check_processors(folders: Sequence[str | Path], input_name: str) -> None:
             f"{folders[there.index(False)]} holds no {what} and {folders[there.index(True)]} does; save it with every member."
         )
     read = _tokenizer_facts if input_name == "input_ids" else _extractor_facts
-    first = read(folders[0])
+
+    def facts_of(folder: str | Path) -> dict[str, Any]:
+        try:
+            return read(folder, config)
+        except Exception as error:  # the tokenizers library raises plain ones
+            raise ValueError(f"{folder} holds a {what} that cannot be read ({_said(error)}); {_RESTORE}.") from error
+
+    first = facts_of(folders[0])
     for folder in folders[1:]:
-        facts = read(folder)
+        facts = facts_of(folder)
         different = [key for key in first | facts if first.get(key) != facts.get(key)]
         if different:
             raise ValueError(
                 f"{folder} and {folders[0]} have different {what}s: {', '.join(different)} differ; members must read the same "
                 f"input, so train them with one {what}."
             )
+
+
+def _from_folder(folder: Path) -> DistributionModel:
+    """The model in a checkpoint folder.
+
+    Raises:
+        ValueError: There is none, or not a whole one.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ValueError(
+            f"{folder} is not a checkpoint folder: it has no config.json; give one of a DistributionModel."
+        )
+    try:
+        kind = dict(json.loads(path.read_text(encoding="utf-8"))).get("model_type")
+        ours = kind == DistributionModel.config_class.model_type
+        config = DistributionModel.config_class.from_pretrained(folder) if ours else None
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({_said(error)}); {_RESTORE}.") from error
+    if config is None:
+        raise ValueError(f"{folder} holds a model of type {kind!r}; members are checkpoints of DistributionModel.")
+    try:  # weights of another shape are told of like all that differ
+        model, info = DistributionModel.from_pretrained(
+            folder, config=config, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{folder} holds no readable safetensors ({_said(error)}); {_RESTORE}.") from error
+    odd = sorted([*info["missing_keys"], *info["unexpected_keys"], *(name for name, *_ in info["mismatched_keys"])])
+    if odd:
+        raise ValueError(
+            f"{folder} does not fit its configuration: {len(odd)} weights differ, for instance {odd[0]}; {_RESTORE}."
+        )
+    return model
+
+
+def _said(error: Exception) -> str:
+    """An error's message on one line."""
+    return " ".join(str(error).split()).removesuffix(".") or type(error).__name__
 
 
 def _facts(model: DistributionModel) -> dict[str, Any]:
@@ -116,8 +175,9 @@ def _facts(model: DistributionModel) -> dict[str, Any]:
     }
 
 
-def _tokenizer_facts(folder: str | Path) -> dict[str, Any]:
-    tokenizer = AutoTokenizer.from_pretrained(folder)
+def _tokenizer_facts(folder: str | Path, config: OpinionConfig) -> dict[str, Any]:
+    # the configuration is given so that nobody is asked whether the code in the folder may run
+    tokenizer = AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False)
     facts = {
         "vocabulary": tokenizer.get_vocab(),
         "special tokens": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
@@ -129,5 +189,5 @@ def _tokenizer_facts(folder: str | Path) -> dict[str, Any]:
     return facts
 
 
-def _extractor_facts(folder: str | Path) -> dict[str, Any]:
-    return AutoFeatureExtractor.from_pretrained(folder).to_dict()
+def _extractor_facts(folder: str | Path, config: OpinionConfig) -> dict[str, Any]:
+    return AutoFeatureExtractor.from_pretrained(folder, config=config, trust_remote_code=False).to_dict()

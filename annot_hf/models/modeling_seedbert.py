@@ -1,6 +1,6 @@
 """An ensemble that recovers disagreement from single labels: members differ by a seed, and vote (arXiv 2211.13196)."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -12,7 +12,7 @@ from .adapters import MemberAdapter, MemberAdapters
 from .configuration_seedbert import MEMBER_OPTIONS, SeedBertConfig
 from .heads import make_embedding, make_head, make_pooling, vote_shares
 from .losses import distribution_loss
-from .members import check_alike, check_processors, read_member
+from .members import check_alike, check_different, check_processors, read_member
 from .modeling_distribution import DistributionModel
 from .modeling_opinion import OpinionPreTrainedModel
 from .outputs import SeedBertOutput
@@ -62,17 +62,25 @@ class SeedBert(OpinionPreTrainedModel):
     def from_members(cls, members: Sequence[str | Path | DistributionModel], *, distribution: str = "votes") -> Self:
         """One model from separately trained ones; its members answer exactly as they did.
 
+        A model has no processor: save that of a member beside it, as in
+        `AutoTokenizer.from_pretrained(member).save_pretrained(folder)` (`AutoFeatureExtractor` for audio), for a folder
+        that `annot-hf predict` reads.
+
         Args:
             members: Checkpoint folders of `DistributionModel`, or the models themselves, which are copied.
             distribution: See `SeedBertConfig`.
 
         Raises:
-            ValueError: There is no member, one is no `DistributionModel`, or two differ in more than their weights:
-                questions, trunk, any option, or, for folders, the tokenizer or feature extractor.
+            ValueError: There is no member, one is given twice, is damaged or no `DistributionModel`, or two differ in more
+                than their weights: questions, trunk, any option, or, for folders, the tokenizer or feature extractor.
         """
-        members = [members] if isinstance(members, str | Path) else list(members)
+        members = [members] if isinstance(members, str | Path | DistributionModel) else members
+        if not isinstance(members, Iterable):
+            raise ValueError(f"members is {members!r}; give a list of checkpoint folders or models.")
+        members = list(members)
         if not members:
             raise ValueError("members is empty; give at least one checkpoint folder or model.")
+        check_different(members)
         model, first_name, first = None, "", None
         for number, source in enumerate(members):
             name, member = read_member(source, number)
@@ -83,7 +91,7 @@ class SeedBert(OpinionPreTrainedModel):
                 model = cls(config).to(device=member.device, dtype=member.dtype)
             check_alike(name, member, first_name, first)
             model.members[number].load_state_dict(member.state_dict())
-        check_processors([source for source in members if isinstance(source, str | Path)], model.main_input_name)
+        check_processors([source for source in members if isinstance(source, str | Path)], model.config)
         return model.eval()
 
     @property

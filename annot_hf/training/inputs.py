@@ -66,7 +66,8 @@ def make_processor(trunk_config: PreTrainedConfig, source: str | Path, *, max_to
             it, also when it is saved.
 
     Raises:
-        ValueError: `source` does not hold it, or the trunk does not take so many tokens.
+        ValueError: `source` does not hold it, or not so that it can be read without running code that lies beside it, or
+            the trunk does not take so many tokens.
     """
     if max_tokens is not None and input_name_of(trunk_config) != "input_ids":
         raise ValueError(
@@ -77,10 +78,13 @@ def make_processor(trunk_config: PreTrainedConfig, source: str | Path, *, max_to
         return Speech2TextFeatureExtractor(feature_size=bins, num_mel_bins=bins, do_ceptral_normalize=False)
     kind = AutoTokenizer if input_name_of(trunk_config) == "input_ids" else AutoFeatureExtractor
     try:
-        processor = kind.from_pretrained(source)
-    except OSError as error:
+        processor = kind.from_pretrained(source, trust_remote_code=False)
+    except Exception as error:  # of many kinds; the tokenizers library raises plain ones
         what = "tokenizer" if kind is AutoTokenizer else "feature extractor"
-        raise ValueError(f"{source} holds no {what}; save the trunk's own there with save_pretrained.") from error
+        raise ValueError(
+            f"{source} holds no {what} that can be read; save the trunk's own, or that of an ensemble's member, there with "
+            "save_pretrained."
+        ) from error
     if max_tokens is not None:
         least, most = processor.num_special_tokens_to_add() + 1, token_limit(trunk_config, processor)
         if not least <= max_tokens <= most:

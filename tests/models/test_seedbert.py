@@ -1,5 +1,9 @@
 import copy
 import json
+import os
+import re
+import subprocess
+import sys
 
 import pytest
 import tiny
@@ -474,9 +478,82 @@ def test_tokenizers_must_be_one(tmp_path):
         SeedBert.from_members(folders)
 
 
+def test_a_member_has_one_vote(tmp_path, monkeypatch):
+    folders = save_members(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "link").symlink_to(folders[0], target_is_directory=True)
+    for other in (str(folders[0]), "member0", "member1/../member0", "link"):
+        with pytest.raises(ValueError, match=f"^{other} is the same as .*member0, and a member has one vote"):
+            SeedBert.from_members([folders[0], folders[1], other])
+    model = tiny.distribution("bert")
+    with pytest.raises(ValueError, match="^member 1 is the same as member 0, and a member has one vote"):
+        SeedBert.from_members([model, model])
+    assert SeedBert.from_members(model).config.num_members == 1
+
+
+def damage_config(**values):
+    def damage(folder):
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps(config | values))
+
+    return damage
+
+
+def cut_off(name, size):
+    return lambda folder: (folder / name).write_bytes((folder / name).read_bytes()[:size])
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (cut_off("model.safetensors", 5000), "member1 holds no readable safetensors"),
+        (cut_off("model.safetensors", 0), "member1 holds no readable safetensors"),
+        (lambda folder: (folder / "model.safetensors").unlink(), "member1 holds no readable safetensors"),
+        (cut_off("config.json", 50), "member1/config.json cannot be read"),
+        (lambda folder: (folder / "config.json").write_text("[1]"), "member1/config.json cannot be read"),
+        (damage_config(head="tree"), "member1/config.json cannot be read .head is 'tree'"),
+        (damage_config(head="mlp"), "member1 does not fit its configuration: .* weights differ, for instance head"),
+        (damage_config(pooling_size=4), "member1 does not fit its configuration: .* for instance embedding"),
+        (cut_off("tokenizer.json", 50), "member1 holds a tokenizer that cannot be read"),
+        (
+            lambda folder: (folder / "tokenizer.json").write_text('{"version": 1}'),
+            "member1 holds a tokenizer that cannot be read",
+        ),
+    ],
+)
+def test_a_damaged_member_is_named(damage, message, tmp_path):
+    folders = save_members(tmp_path)
+    damage(folders[1])
+    with pytest.raises(ValueError, match=message) as error:
+        SeedBert.from_members(folders)
+    said = str(error.value)
+    assert str(folders[1]) in said and "\n" not in said and said.endswith("; restore this member or train it again.")
+
+
+def test_assembling_asks_nothing(tmp_path):
+    """A process of its own: here the models are registered, and code beside them counts for nothing."""
+    script = (
+        f"from annot_hf import SeedBert; SeedBert.from_members({[str(folder) for folder in save_members(tmp_path)]})"
+    )
+    environment = os.environ | {"TRANSFORMERS_VERBOSITY": "warning"}
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        env=environment,
+        timeout=120,
+    )
+    said = [line for line in re.split("[\r\n]", done.stdout) if not line.startswith("Loading weights")]  # progress
+    assert done.returncode == 0 and not "".join(said).strip()
+
+
 def test_what_is_no_member_is_said(tmp_path):
     with pytest.raises(ValueError, match="members is empty"):
         SeedBert.from_members([])
+    with pytest.raises(ValueError, match="members is None; give a list"):
+        SeedBert.from_members(None)
     with pytest.raises(ValueError, match="nowhere is not a checkpoint folder"):
         SeedBert.from_members([tmp_path / "nowhere"])
     with pytest.raises(ValueError, match="Member 0 is a AnnotatorModel"):
