@@ -26,7 +26,7 @@ from annot_hf.models.configuration_opinion import OpinionConfig
 from annot_hf.models.configuration_seedbert import SeedBertConfig
 from annot_hf.models.trunks import WEIGHTED
 from annot_hf.training.curriculum import CURRICULA, EntropyCurriculum
-from annot_hf.training.recipe_rules import check_cache, check_frozen, check_options
+from annot_hf.training.recipe_rules import check_cache, check_frozen, check_members, check_options
 from annot_hf.training.recipe_values import CACHES, LOG_MEL, coerce, parameters_of, read_words
 from annot_hf.training.schedules import NEWBOB, StagedLearning
 
@@ -113,7 +113,7 @@ class Recipe:
         cache_features: With `freeze_trunk`, encode every clip once and train the heads from what is kept: "frames" of the
             chosen layer, or "pooled", their mean over time, for pooling "mean". Both in half precision.
         head_seed: Seed that fresh weights are drawn with (the heads, and a log-mel trunk); `seed` when null, which also
-            decides the order of the items and the dropout.
+            decides the order of the items and the dropout. Independent members of a seedbert model have seeds of their own.
         members_differ: What independent members of a seedbert model differ in: "init", the fresh weights alone
             (arXiv 2211.13196), or "all", the order of the items and the dropout too: a deep ensemble.
         member_folder: Where they are kept; `output_dir`/members when empty. Ensembles that name one folder share members.
@@ -394,6 +394,7 @@ def make_run(values: Mapping[str, Any], *, where: str = "recipe") -> Run:
     if training.eval_strategy == "no" and (recipe.newbob or recipe.early_stopping_patience):
         watching = "newbob" if recipe.newbob else "early_stopping_patience"
         raise ValueError(f"{where}: {watching} watches validation passes, and eval_strategy is no; set it to epoch.")
+    check_members(recipe, parts["options"], where)
     check_options(config, recipe, parts["options"], parts["trunk_options"], where)
     check_cache(recipe, parts["options"], where)
     check_frozen(recipe, parts["options"], where)

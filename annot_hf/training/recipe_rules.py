@@ -1,10 +1,12 @@
 """What the keys of a recipe must be together, checked before a corpus or a trunk is read."""
 
+import dataclasses
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.configuration_opinion import OpinionConfig
+from annot_hf.models.configuration_seedbert import SeedBertConfig
 from annot_hf.models.trunks import WEIGHTED
 from annot_hf.training.recipe_values import LOG_MEL
 
@@ -34,6 +36,30 @@ def check_options(
         config(trunk_config=LogMelConfig(**trunk_options), **options)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from None
+
+
+def check_members(recipe: "Recipe", options: Mapping[str, Any], where: str) -> None:
+    """What is said of members is for members of that kind; `member_folder` is not looked at, which a plan sets for all."""
+    members = options.get("members", SeedBertConfig().members) if recipe.model == "seedbert" else None
+    kind = "model is " + recipe.model if members is None else "members is " + members
+    unset = {entry.name: entry.default for entry in dataclasses.fields(recipe)}
+    for name in ("members_differ", "member_jobs"):
+        if members != "independent" and getattr(recipe, name) != unset[name]:
+            raise ValueError(
+                f"{where}: {name} is {getattr(recipe, name)!r} and {kind}, but it is for independent members of a seedbert "
+                f"model; remove {name}, or set model to seedbert and members to independent."
+            )
+    for name in ("lora_layers", "lora_rank", "lora_alpha"):
+        if members != "lora" and name in options:
+            raise ValueError(
+                f"{where}: {name} is {options[name]!r} and {kind}, but only members lora have adapters; remove {name} (of "
+                "the packaged recipes only seedbert-lora sets any), or set members to lora."
+            )
+    if members == "independent" and recipe.head_seed is not None:
+        raise ValueError(
+            f"{where}: head_seed is {recipe.head_seed} and members is independent, but each member has a seed of its own, "
+            "which follows from seed; remove head_seed, or set seed."
+        )
 
 
 def check_frozen(recipe: "Recipe", options: Mapping[str, Any], where: str) -> None:
