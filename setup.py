@@ -8,7 +8,14 @@ from setuptools import find_packages, setup
 here = pathlib.Path(__file__).parent
 version = re.search(r'__version__ = "(.+)"', (here / "annot_hf/__init__.py").read_text(encoding="utf-8"))[1]
 
-models = ["torch>=2.11", "transformers>=5.23,<6", "accelerate>=1.15,<2", "safetensors", "evaluate==0.4.6"]
+models = [
+    "torch>=2.11",
+    "transformers>=5.23,<6",
+    "accelerate>=1.15,<2",
+    "safetensors",
+    "filelock>=4",
+    "evaluate==0.4.6",
+]
 app = ["gradio>=6.31,<7"]
 peft = ["peft>=0.21.2,<0.22"]
 conditions = ["audiomentations>=0.43.1,<0.44", "fast-mp3-augment>=0.2,<0.3"]

@@ -1,7 +1,7 @@
 """Members of an ensemble that are trained one by one, kept, and assembled (arXiv 2211.13196).
 
 A member is a run of its own, in a folder named after what it is: an ensemble of ten takes the first five from one of five,
-an interrupted one goes on, and a member that fails takes no other with it.
+an interrupted one goes on, a damaged one is trained again, and a member that fails takes no other with it.
 """
 
 import hashlib
@@ -15,14 +15,20 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
+from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import PartialState
+from filelock import SoftFileLock, Timeout
 
 from annot_hf.data.export import ExportedCorpus
 from annot_hf.models.configuration_seedbert import SeedBertConfig
+from annot_hf.models.members import read_member
+from annot_hf.training.checkpoints import checkpoints_of
+from annot_hf.training.inputs import make_processor
 from annot_hf.training.recipe import Run, make_run
 
 logger = logging.getLogger(__name__)
@@ -30,6 +36,8 @@ logger = logging.getLogger(__name__)
 Train = Callable[..., object]  # `annot_hf.training.train.train`
 COMPLETE = "training.json"  # the last file that a run writes into its model folder
 _FAILED = "failed.txt"
+_LOCK = "training.lock"
+_PATIENCE = 1.0  # seconds to look at the lock of another process, whose death does not always show at once
 # keys of an ensemble that a member alone does not have
 _TOGETHER = ("members", "num_members", "members_differ", "member_folder", "member_jobs", "distribution", "head_seed")
 _STARTING = threading.Lock()  # the environment is the whole process's
@@ -66,7 +74,10 @@ def members_folder(run: Run) -> Path:
 
 
 def train_members(run: Run, corpus: ExportedCorpus, train: Train) -> list[Path]:
-    """Train the members that are not there yet, several at a time where there are devices.
+    """Train the members that are not there yet, or are damaged, several at a time where there are devices.
+
+    Several processes, as `accelerate launch` starts them, train one member together after the other; there a failure ends
+    them all.
 
     Args:
         run: Of an ensemble whose members are independent.
@@ -77,13 +88,24 @@ def train_members(run: Run, corpus: ExportedCorpus, train: Train) -> list[Path]:
         Checkpoint folders of all members, in order.
 
     Raises:
-        ValueError: Members failed; the others are trained and kept.
+        ValueError: Members failed, or another process trains them; the others are trained and kept. Or several processes
+            are to train several members at a time.
     """
-    runs = member_runs(run, corpus)
-    missing = [one for one in runs if not (_model(one) / COMPLETE).is_file()]
+    runs, state = member_runs(run, corpus), PartialState()
+    jobs = run.recipe.member_jobs or (max(torch.cuda.device_count(), 1) if state.num_processes == 1 else 1)
+    if jobs > 1 and state.num_processes > 1:
+        raise ValueError(
+            f"member_jobs is {jobs} and {state.num_processes} processes train each member together; set member_jobs to 1, or "
+            "start one process."
+        )
+    damage = [_damage(one) for one in runs]
+    for one, what in zip(runs, damage, strict=True):
+        if what:
+            logger.warning("%s is damaged and is trained again: %s", one.training.output_dir, what)
+    missing = [one for one, what in zip(runs, damage, strict=True) if what != ""]
     if len(missing) < len(runs):
         logger.warning("%d of %d members are there already.", len(runs) - len(missing), len(runs))
-    jobs = run.recipe.member_jobs or max(torch.cuda.device_count(), 1)
+    state.wait_for_everyone()  # all have looked
     if jobs > 1 and len(missing) > 1:
         places = queue.Queue()
         for place in range(jobs):
@@ -92,12 +114,14 @@ def train_members(run: Run, corpus: ExportedCorpus, train: Train) -> list[Path]:
             errors = list(pool.map(lambda one: _apart(one, corpus, train, places, jobs), missing))
     else:
         errors = [_here(one, corpus, train) for one in missing]
-    failed = [(one, error) for one, error in zip(missing, errors, strict=True) if error]
+    failed = [(Path(one.training.output_dir), error) for one, error in zip(missing, errors, strict=True) if error]
     if failed:
-        folder = Path(failed[0][0].training.output_dir)
+        folder, error = failed[0]
+        error = error.removesuffix(".")
+        more = f" (all of it is in {folder / _FAILED})" if (folder / _FAILED).is_file() else ""
         raise ValueError(
-            f"{len(failed)} of {len(runs)} members failed, the first ({folder.name}) with: {failed[0][1]} (all of it is in "
-            f"{folder / _FAILED}); the others are kept in {folder.parent}, and --resume trains what is missing."
+            f"{len(failed)} of {len(runs)} members failed, the first ({folder.name}) with: {error}{more}; the others are kept "
+            f"in {folder.parent}, and --resume trains what is missing."
         )
     return [_model(one) for one in runs]
 
@@ -106,44 +130,128 @@ def _model(run: Run) -> Path:
     return Path(run.training.output_dir) / "model"
 
 
+def _damage(run: Run) -> str | None:
+    """What is wrong with a member that is there; nothing if it is whole, None if there is none."""
+    folder = _model(run)
+    if not (folder / COMPLETE).is_file():
+        return None
+    try:
+        _, model = read_member(folder, 0)
+        make_processor(model.config.trunk_config, folder)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
 def _here(run: Run, corpus: ExportedCorpus, train: Train) -> str:
     """Train a member; what went wrong, or nothing."""
-    folder = Path(run.training.output_dir)
+    folder, state = Path(run.training.output_dir), PartialState()
     logger.info("%s", folder)
-    (folder / _FAILED).unlink(missing_ok=True)
     try:
-        train(run, resume=any(folder.glob("checkpoint-*")), corpus=corpus)
+        # of several processes that train it together the main one holds it for all
+        with _held(folder) if state.is_main_process else nullcontext():
+            state.wait_for_everyone()
+            return _train_here(run, corpus, train, state)
+    except (OSError, ValueError) as error:
+        if state.num_processes > 1:
+            raise
+        return str(error)
+
+
+def _train_here(run: Run, corpus: ExportedCorpus, train: Train, state: PartialState) -> str:
+    """Train a member that this run holds; what went wrong, or nothing."""
+    folder = Path(run.training.output_dir)
+    if _damage(run) == "":  # another run has trained it meanwhile
+        return ""
+    resume = bool(checkpoints_of(folder))
+    state.wait_for_everyone()  # all have looked
+    try:
+        if state.is_main_process:
+            (folder / _FAILED).unlink(missing_ok=True)
+            (_model(run) / COMPLETE).unlink(missing_ok=True)
+        train(run, resume=resume, corpus=corpus)
+        state.wait_for_everyone()  # the main process has saved it
+        # the model stays; optimiser states of many members would not fit
+        for checkpoint in checkpoints_of(folder) if state.is_main_process else ():
+            shutil.rmtree(checkpoint)
+        state.wait_for_everyone()
     except Exception as error:  # whatever it is, it is this member's alone
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / _FAILED).write_text(traceback.format_exc(), encoding="utf-8")
+        if state.is_main_process:
+            _leave_word(folder)
+        if state.num_processes > 1:  # the others may be in the middle of a step, and wait
+            raise
         return f"{type(error).__name__}: {error}"
-    for checkpoint in folder.glob("checkpoint-*"):  # the model stays; optimiser states of many members would not fit
-        shutil.rmtree(checkpoint)
     return ""
+
+
+def _leave_word(folder: Path) -> None:
+    """Write down the error that is being handled, if there is room for it."""
+    try:
+        (folder / _FAILED).write_text(traceback.format_exc(), encoding="utf-8")
+    except OSError as error:
+        logger.warning("%s cannot be written: %s", folder / _FAILED, error)
+
+
+@contextmanager
+def _held(folder: Path) -> Iterator[None]:
+    """Keep a member's folder from other runs; the lock of a process that is gone counts for nothing.
+
+    Raises:
+        ValueError: Another process trains the member, or something else is in the folder's place.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ValueError(f"{error.filename} is no folder and stands where a member belongs; move it away.") from None
+    lock = SoftFileLock(folder / _LOCK, timeout=_PATIENCE)
+    try:
+        lock.acquire()
+    except Timeout:
+        pid, host = [*_lines(folder / _LOCK), "unknown", "unknown"][:2]
+        raise ValueError(
+            f"{folder / _LOCK} says that process {pid} on {host} trains this member; wait for it and go on with --resume, or "
+            "remove that file if the process is gone."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _lines(path: Path) -> list[str]:
+    """Lines of a file that may be gone."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").split()
+    except OSError:
+        return []
 
 
 def _apart(run: Run, corpus: ExportedCorpus, train: Train, places: "queue.Queue[int]", jobs: int) -> str:
     """Train a member in a process of its own, on a device of its own if there are any; what went wrong, or nothing."""
-    place = places.get()
+    with suppress(OSError):  # a process that dies at once does not get to removing what an earlier one said
+        (Path(run.training.output_dir) / _FAILED).unlink()
+    place, context = places.get(), multiprocessing.get_context("spawn")
+    listening, speaking = context.Pipe(duplex=False)
     try:
-        process = multiprocessing.get_context("spawn").Process(target=_worker, args=(run.values, corpus, train, jobs))
+        process = context.Process(target=_worker, args=(run.values, corpus, train, jobs, speaking))
         with _STARTING, _only_device(place):
             process.start()
+        speaking.close()  # the process has its own, and when that closes there is nothing more to hear
+        try:
+            error = listening.recv()
+        except EOFError:
+            error = None
         process.join()
     finally:
+        listening.close()
         places.put(place)
-    if (_model(run) / COMPLETE).is_file():
-        return ""
-    said = Path(run.training.output_dir) / _FAILED
-    if said.is_file():
-        return said.read_text(encoding="utf-8").strip().splitlines()[-1]
-    return f"its process ended with status {process.exitcode}"
+    return f"its process ended with status {process.exitcode}" if error is None else error
 
 
-def _worker(values: dict[str, Any], corpus: ExportedCorpus, train: Train, jobs: int) -> None:
+def _worker(values: dict[str, Any], corpus: ExportedCorpus, train: Train, jobs: int, speaking: Connection) -> None:
     """What runs in a member's process."""
     torch.set_num_threads(max(torch.get_num_threads() // jobs, 1))
-    _here(make_run(values), corpus, train)
+    speaking.send(_here(make_run(values), corpus, train))
 
 
 @contextmanager

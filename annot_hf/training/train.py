@@ -25,7 +25,9 @@ from annot_hf.models.modeling_annotator import AnnotatorModel
 from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.modeling_seedbert import SeedBert
+from annot_hf.models.register import register_models
 from annot_hf.models.trunks import input_name_of
+from annot_hf.training.checkpoints import newest_checkpoint
 from annot_hf.training.collator import OpinionDataset, VoteCollator
 from annot_hf.training.frozen import encode_once
 from annot_hf.training.inputs import corpus_inputs, make_processor, read_together
@@ -40,6 +42,7 @@ MODELS = {"distribution": DistributionModel, "annotator": AnnotatorModel, "seedb
 FACTS = "training.json"
 STARTED = "started.json"
 LENGTH = ("num_train_epochs", "max_steps", "early_stopping_patience")  # a run may be gone on with for longer
+ASSEMBLED = ("num_members", "distribution")  # what an ensemble does with its members, and none of them knows
 
 
 @dataclass(frozen=True)
@@ -64,13 +67,16 @@ def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = Non
 
     Args:
         run: From `load_recipe`.
-        resume: Go on from the newest checkpoint in `output_dir`; the result equals that of an uninterrupted run.
+        resume: Go on from the newest complete checkpoint in `output_dir`, or afresh if the only one was cut off while it
+            was written; the result equals that of an uninterrupted run. Of independent members, train those that are
+            missing or damaged.
         corpus: The corpus that the recipe names, if it is open already, or a view of it under other splits; read from
             disk by default.
 
     Raises:
         ValueError: The corpus, the recipe or a checkpoint do not fit together.
     """
+    register_models()  # a member's folder is read without asking whether the code in it may run
     recipe, arguments = run.recipe, run.training
     if not recipe.corpus and corpus is None:
         raise ValueError("The recipe names no corpus; set corpus to the folder of an exported corpus.")
@@ -167,7 +173,8 @@ def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = Non
         callbacks=_callbacks(run),
     )
     if not ensemble:
-        trainer.train(resume_from_checkpoint=resume or None)
+        newest = newest_checkpoint(arguments.output_dir) if resume else None
+        trainer.train(resume_from_checkpoint=newest and str(newest))
     metrics = trainer.evaluate()
     metrics = {name: metrics[f"eval_{name}"] for name in MEASURES if f"eval_{name}" in metrics}
     # every report's baseline: the distribution of the training votes, whatever the model was trained towards
@@ -200,7 +207,14 @@ def _check_started(run: Run, corpus: ExportedCorpus, resume: bool) -> None:
     """Leave word of what a run is when it starts; going on with another recipe or corpus is refused."""
     path = Path(run.training.output_dir) / STARTED
     if resume and path.is_file():
-        changed = run.changes(json.loads(path.read_text(encoding="utf-8")), corpus, aside=LENGTH)
+        earlier, ensemble = json.loads(path.read_text(encoding="utf-8")), trains_members(run)
+        changed = run.changes(earlier, corpus, aside=ASSEMBLED if ensemble else LENGTH)
+        longer = [name for name in changed if name in LENGTH] if ensemble else []
+        if longer:
+            raise ValueError(
+                f"{run.training.output_dir} was started with another {longer[0]}, and how long a member is trained is part of "
+                "what it is, so that none would be gone on with; take the change back, or name another output_dir."
+            )
         if changed:
             raise ValueError(
                 f"{run.training.output_dir} was started with another recipe or corpus: {', '.join(changed)} changed; go on "

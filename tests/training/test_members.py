@@ -1,7 +1,11 @@
 """Independent members: one run each, kept, shared, resumed, and assembled; and what they leaned on."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,10 +15,12 @@ from typer.testing import CliRunner
 from annot_hf.cli import app
 from annot_hf.data.export import read_export
 from annot_hf.evaluation.predictions import Predictions
+from annot_hf.models.modeling_seedbert import SeedBert
 from annot_hf.training import members as members_module, train as train_module
 from annot_hf.training.crossval import crossval
 from annot_hf.training.explaining import explain
 from annot_hf.training.inference import load_model, predict
+from annot_hf.training.inputs import make_processor
 from annot_hf.training.members import member_runs
 from annot_hf.training.recipe import load_recipe
 from annot_hf.training.train import train
@@ -108,6 +114,242 @@ def test_a_member_that_fails_takes_no_other_with_it_and_is_trained_on_resuming(e
     assert not (second / "failed.txt").exists()
 
 
+@pytest.fixture
+def trained(monkeypatch):
+    """Seeds of the members' heads, in the order in which they are trained."""
+    seeds, stock = [], members_module._train_here
+
+    def train_here(run, *rest):
+        seeds.append(run.recipe.head_seed)
+        return stock(run, *rest)
+
+    monkeypatch.setattr(members_module, "_train_here", train_here)
+    return seeds
+
+
+def fails(member, **options):
+    raise RuntimeError("out of memory")
+
+
+def cut_off(file, size=1000):
+    file.write_bytes(file.read_bytes()[:size])
+
+
+def test_damaged_members_are_trained_again(ensemble, sayings, caplog, trained):
+    run = ensemble()
+    before = predict(train(run).model, sayings)[0].probs
+    first, second, third = (folder / "model" for folder in folders_of(run))
+    cut_off(first / "model.safetensors")
+    cut_off(second / "tokenizer.json")
+    kept = (third / "training.json").stat().st_mtime_ns
+    trained.clear()
+    model = train(run, resume=True).model
+    assert f"{first.parent} is damaged and is trained again: {first} holds no readable safetensors" in caplog.text
+    assert f"{second.parent} is damaged and is trained again: {second} holds no tokenizer" in caplog.text
+    assert "1 of 3 members are there already" in caplog.text
+    assert trained == [1000, 2000]
+    assert (third / "training.json").stat().st_mtime_ns == kept
+    np.testing.assert_array_equal(predict(model, sayings)[0].probs, before)
+
+
+def test_a_damaged_member_whose_training_fails_is_not_there(ensemble, monkeypatch):
+    run = ensemble(num_members=1)
+    train(run)
+    (folder,) = folders_of(run)
+    cut_off(folder / "model" / "config.json", 50)
+    with pytest.raises(ValueError, match="1 of 1 members failed"):
+        members_module.train_members(run, read_export(run.recipe.corpus), fails)
+    assert members_module._damage(member_runs(run, read_export(run.recipe.corpus))[0]) is None
+
+
+@pytest.mark.parametrize("earlier", [True, False])
+def test_a_member_killed_while_its_checkpoint_was_written_goes_on(ensemble, sayings, caplog, earlier):
+    run = ensemble(num_members=1, max_steps=3)  # an epoch is a step
+    before = predict(train(run).model, sayings)[0].probs
+    (folder,) = folders_of(run)
+    shutil.rmtree(folder / "model")
+    (cut,) = [folder / "checkpoint-2"]
+    if earlier:
+        member = member_runs(run, read_export(sayings))[0]
+        train_to(member, 1)
+    cut.mkdir()
+    (cut / "config.json").write_text("{")
+    model = train(run, resume=True).model
+    assert f"{cut} was cut off while it was written, and is removed" in caplog.text
+    np.testing.assert_array_equal(predict(model, sayings)[0].probs, before)
+    assert not list(folder.glob("checkpoint-*"))
+
+
+def train_to(run, step):
+    """Train a run, and leave its checkpoint as if it had been killed after it."""
+    stock = train_module.OpinionTrainer.training_step
+
+    def training_step(self, *given):
+        if self.state.global_step == step:
+            raise KeyboardInterrupt
+        return stock(self, *given)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_module.OpinionTrainer, "training_step", training_step)
+        with pytest.raises(KeyboardInterrupt):
+            train(run)
+
+
+def test_what_stands_in_a_members_place_is_that_members_trouble(ensemble):
+    run = ensemble(num_members=2)
+    corpus, seeds = read_export(run.recipe.corpus), []
+    first = members_module.members_folder(run) / member_runs(run, corpus)[0].training.output_dir.rpartition("/")[2]
+    first.parent.mkdir(parents=True)
+    first.write_text("")
+    with pytest.raises(ValueError, match=f"1 of 2 members failed.*: {first} is no folder .* move it away; the oth"):
+        members_module.train_members(run, corpus, lambda member, **_: seeds.append(member.recipe.head_seed))
+    assert seeds == [2000] and first.is_file()
+
+    def spoiling(member, **options):
+        shutil.rmtree(member.training.output_dir)
+        open(member.training.output_dir, "w").close()
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(ValueError, match="1 of 1 members failed.* with: RuntimeError: out of memory; the others"):
+        members_module.train_members(ensemble(out="other", num_members=1), corpus, spoiling)
+
+
+def lock_of(folder, pid):
+    """What a process that trains a member leaves in its folder when it is killed; the number is that of another one."""
+    script = "import os, sys, filelock; lock = filelock.SoftFileLock(sys.argv[1]); lock.acquire(); os._exit(0)"
+    subprocess.run([sys.executable, "-c", script, str(folder / "training.lock")], check=True)
+    lock = folder / "training.lock"
+    _, host, *_ = lock.read_text().split()
+    if pid is not None:
+        lock.write_text(f"{pid}\n{host}\n")
+
+
+def test_a_member_that_another_process_trains_is_left_alone(ensemble, monkeypatch, trained):
+    monkeypatch.setattr(members_module, "_PATIENCE", 0.1)
+    run = ensemble(num_members=2)
+    folders = [one.training.output_dir for one in member_runs(run, read_export(run.recipe.corpus))]
+    mine = members_module.Path(folders[0])
+    (mine / "checkpoint-1").mkdir(parents=True)
+    live = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
+    try:
+        lock_of(mine, live.pid)
+        with pytest.raises(
+            ValueError, match=rf"training\.lock says that process {live.pid} on .* trains this member"
+        ) as error:
+            train(run, resume=True)
+    finally:
+        live.communicate(b"\n")
+    assert "1 of 2 members failed" in str(error.value) and "failed.txt" not in str(error.value)
+    assert (mine / "checkpoint-1").is_dir() and (mine / "training.lock").is_file()
+    assert trained == [2000]
+    trained.clear()
+    train(run, resume=True)  # now that process is gone
+    assert trained == [1000] and not (mine / "training.lock").exists()
+
+
+def test_the_lock_of_a_process_that_is_gone_counts_for_nothing(ensemble, trained):
+    run = ensemble(num_members=1)
+    folder = members_module.Path(member_runs(run, read_export(run.recipe.corpus))[0].training.output_dir)
+    folder.mkdir(parents=True)
+    lock_of(folder, None)
+    train(ensemble(num_members=1, member_folder=str(folder.parent)))
+    assert trained == [1000] and not (folder / "training.lock").exists()
+
+
+def test_a_member_that_another_process_trained_meanwhile_is_taken(ensemble):
+    run = ensemble(num_members=1)
+    train(run)
+    member = member_runs(run, read_export(run.recipe.corpus))[0]
+    assert members_module._here(member, None, None) == ""  # which trains nothing
+
+
+class Processes(SimpleNamespace):
+    """What accelerate says in one of two processes."""
+
+    num_processes = 2
+
+    def wait_for_everyone(self):
+        self.waits = getattr(self, "waits", 0) + 1
+
+
+@pytest.mark.parametrize("main", [True, False])
+def test_of_several_processes_the_main_one_writes_and_a_failure_ends_all(ensemble, monkeypatch, main):
+    state = Processes(is_main_process=main)
+    monkeypatch.setattr(members_module, "PartialState", lambda: state)
+    run = ensemble(num_members=2)
+    corpus = read_export(run.recipe.corpus)
+    folder = members_module.Path(member_runs(run, corpus)[0].training.output_dir)
+    folder.mkdir(parents=True)
+    found = []
+
+    def saving(member, **options):
+        place = members_module.Path(member.training.output_dir)
+        (place / "checkpoint-1").mkdir(parents=True)
+        found.append((place / "training.lock").is_file())
+
+    members_module.train_members(run, corpus, saving)
+    assert found == [main, main] and state.waits == 1 + 2 * 4
+    assert (folder / "checkpoint-1").is_dir() is not main
+    with pytest.raises(RuntimeError, match="out of memory"):
+        members_module.train_members(run, corpus, fails)
+    assert (folder / "failed.txt").exists() is main
+    several = ensemble(num_members=2, member_jobs=2)
+    with pytest.raises(
+        ValueError, match="member_jobs is 2 and 2 processes train each member together; set member_jobs"
+    ):
+        members_module.train_members(several, corpus, saving)
+
+
+def test_a_process_that_dies_is_not_taken_for_what_an_earlier_one_said(ensemble, monkeypatch):
+    run = ensemble(num_members=2, member_jobs=2)
+    corpus = read_export(run.recipe.corpus)
+    for member in member_runs(run, corpus):
+        members_module.Path(member.training.output_dir).mkdir(parents=True)
+        (members_module.Path(member.training.output_dir) / "failed.txt").write_text("ValueError: something of old")
+    fork = members_module.multiprocessing.get_context("fork")  # at once, and with what is patched here
+    monkeypatch.setattr(members_module.multiprocessing, "get_context", lambda kind: fork)
+    with monkeypatch.context() as patch:
+        patch.setattr(members_module, "_worker", lambda *given: os._exit(3))  # before it comes to anything
+        with pytest.raises(
+            ValueError, match="2 of 2 members failed, .* with: its process ended with status 3; the oth"
+        ):
+            members_module.train_members(run, corpus, None)
+    assert not list(members_module.members_folder(run).glob("*/failed.txt"))
+    with pytest.raises(
+        ValueError, match=r"with: RuntimeError: out of memory \(all of it is in .*failed.txt\); the others"
+    ):
+        members_module.train_members(run, corpus, fails)
+
+
+def test_going_on_with_an_ensemble(ensemble, trained):
+    train(ensemble(num_members=2))
+    for length in ({"max_steps": 3}, {"max_steps": 2, "num_train_epochs": 9}, {"early_stopping_patience": 2}):
+        name = list(length)[-1]
+        with pytest.raises(
+            ValueError, match=f"was started with another {name}, and how long .*; take the change back, or"
+        ):
+            train(ensemble(num_members=2, **length), resume=True)
+    with pytest.raises(ValueError, match="another recipe or corpus: learning_rate changed"):
+        train(ensemble(num_members=2, learning_rate=1e-3), resume=True)
+    assert trained == [1000, 2000]
+    model = train(ensemble(num_members=3, distribution="mean_softmax"), resume=True).model
+    assert trained == [1000, 2000, 3000]
+    config = load_model(model)[0].config
+    assert (config.num_members, config.distribution) == (3, "mean_softmax")
+    assert load_model(train(ensemble(num_members=1), resume=True).model)[0].config.num_members == 1
+
+
+def test_an_assembled_folder_needs_a_processor(ensemble, sayings, bert_folder, tmp_path):
+    run = ensemble(num_members=1)
+    train(run)
+    model = SeedBert.from_members([folder / "model" for folder in folders_of(run)])
+    model.save_pretrained(tmp_path / "assembled")
+    with pytest.raises(ValueError, match="assembled holds no tokenizer that can be read; save .* an ensemble's member"):
+        load_model(tmp_path / "assembled")
+    make_processor(model.config.trunk_config, folders_of(run)[0] / "model").save_pretrained(tmp_path / "assembled")
+    assert np.isfinite(predict(tmp_path / "assembled", sayings)[0].probs).all()
+
+
 def test_members_in_processes_of_their_own_equal_those_trained_here(ensemble, sayings):
     here, apart = train(ensemble()).model, train(ensemble(out="apart", member_jobs=2)).model
     np.testing.assert_array_equal(predict(here, sayings)[0].probs, predict(apart, sayings)[0].probs)
@@ -150,12 +392,31 @@ def test_members_on_one_trunk_are_one_run(ensemble, sayings, name):
             "members is lora, whose trunk is frozen, which unfreeze_epochs",
         ),
         ({"curriculum": "filter"}, "curriculum is for distribution models, and model is seedbert"),
+        ({"head_seed": 0}, "head_seed is 0 and members is independent, but each member has a seed of its own"),
+        ({"lora_rank": 8}, "lora_rank is 8 and members is independent, but only members lora have adapters"),
+        ({"members": "shared", "lora_alpha": 2}, "lora_alpha is 2.0 and members is shared, but only members lora"),
+        ({"members": "shared", "member_jobs": 2}, "member_jobs is 2 and members is shared, but it is for independent"),
+        ({"members": "lora", "members_differ": "all"}, "members_differ is 'all' and members is lora, but it is for"),
     ],
 )
 def test_what_does_not_fit_is_said(ensemble, values, message):
-    name = "seedbert-lora" if "lora" in message else "seedbert"
-    with pytest.raises(ValueError, match=message):
+    name = "seedbert-lora" if message.startswith("members is lora") else "seedbert"
+    with pytest.raises(ValueError, match=message) as error:
         ensemble(name, **values)
+    assert "\n" not in str(error.value)
+
+
+def test_members_options_are_for_members(ensemble):
+    with pytest.raises(ValueError, match="lora_layers is 2 and members is independent, but only members lora have"):
+        ensemble("seedbert-lora", members="independent")
+    with pytest.raises(
+        ValueError, match="member_jobs is 2 and model is distribution, but it is for independent members"
+    ):
+        load_recipe("text-bert", {"member_jobs": 2})
+    for name in ("seedbert-shared", "seedbert-lora"):  # of which each is one run
+        assert ensemble(name, head_seed=3).recipe.head_seed == 3
+    assert load_recipe("text-bert", {"member_folder": "anywhere"}).recipe.member_folder  # a plan sets it for all
+    assert ensemble("text-ensemble", members="shared", members_differ="init").options["members"] == "shared"
 
 
 def test_the_page_of_explanations(ensemble, sayings, tmp_path):

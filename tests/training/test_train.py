@@ -1,6 +1,7 @@
 """Whole runs, and above all: a run that was killed and resumed ends where an uninterrupted one does."""
 
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -18,6 +19,7 @@ from annot_hf.evaluation.saliency import opinion_columns
 from annot_hf.models.modeling_annotator import AnnotatorModel
 from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.training import train as train_module
+from annot_hf.training.checkpoints import checkpoints_of, newest_checkpoint
 from annot_hf.training.inference import load_model
 from annot_hf.training.train import train
 from annot_hf.training.trainer import OpinionTrainer
@@ -102,6 +104,41 @@ def test_a_killed_run_resumes_exactly(name, small_run, tmp_path, monkeypatch):
     for key, state in optimisers[0].items():
         for part, value in state.items():
             assert torch.equal(torch.as_tensor(value), torch.as_tensor(optimisers[1][key][part]))
+
+
+def test_a_checkpoint_that_was_cut_off_is_not_gone_on_from(small_run, tmp_path, monkeypatch, caplog):
+    options = {"num_train_epochs": 3}
+    straight = train(small_run("distribution", tmp_path / "straight", **options))
+    with monkeypatch.context() as patch:
+        killed_at(patch, 5)
+        with pytest.raises(KeyboardInterrupt):
+            train(small_run("distribution", tmp_path / "killed", **options))
+    (first,) = (tmp_path / "killed").glob("checkpoint-*")
+    second = shutil.copytree(first, tmp_path / "killed" / "checkpoint-6")
+    (second / "trainer_state.json").write_text((first / "trainer_state.json").read_text()[:100])
+    steps, stock = [], OpinionTrainer.training_step
+    monkeypatch.setattr(
+        OpinionTrainer,
+        "training_step",
+        lambda self, *given: steps.append(self.state.global_step) or stock(self, *given),
+    )
+    other = shutil.copytree(tmp_path / "killed", tmp_path / "afresh")
+    (other / first.name / "model.safetensors").unlink()  # and now none is complete
+    for folder, seen in ((tmp_path / "killed", 3), (other, 0)):
+        steps.clear()
+        resumed = train(small_run("distribution", folder, **options), resume=True)
+        assert steps == list(range(seen, 9))
+        expected, found = weights(straight.model), weights(resumed.model)
+        assert all(torch.equal(found[key], value) for key, value in expected.items())
+    assert f"{second} was cut off while it was written, and is removed" in caplog.text
+    assert f"{other / first.name} was cut off" in caplog.text
+
+
+def test_a_part_of_a_checkpoint_that_is_no_number_is_none(tmp_path):
+    for name in ("checkpoint-10", "checkpoint-9", "checkpoint-best", "other-1"):
+        (tmp_path / name).mkdir()
+    assert [path.name for path in checkpoints_of(tmp_path)] == ["checkpoint-9", "checkpoint-10"]
+    assert newest_checkpoint(tmp_path) is None and (tmp_path / "checkpoint-best").is_dir()
 
 
 def test_training_changes_the_weights_and_differs_by_seed(small_run, tmp_path):
