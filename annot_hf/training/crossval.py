@@ -85,6 +85,8 @@ def crossval(
         )
     out, corpus = Path(out), Path(corpus)
     base = seed if seed is not None else (*plan.seeds, 0)[0]
+    if base < 0:
+        raise ValueError(f"seed is {base}; give a whole number from 0 up.")
     exported = read_export(corpus)
     places = {
         f"repeat{repeat}/fold{number}": base + repeat * folds + number

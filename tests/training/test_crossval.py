@@ -192,6 +192,7 @@ def test_more_repeats_keep_those_that_are_there(recipe, chats, tmp_path, trained
         ({"folds": 7}, "There are 6 conversations for 7 folds"),
         ({"folds": 1}, "folds is 1; it is a whole number from 2 up"),
         ({"repeats": 0}, "repeats is 0"),
+        ({"seed": -1}, "seed is -1; give a whole number from 0 up"),
         ({"group": "conversatoin"}, r"no column 'conversatoin' \(did you mean 'conversation'"),
         ({"group": "half"}, "1 of 23 items have no half, for instance 't03'"),
         ({"splits": ["tets"]}, r"no split 'tets' \(did you mean 'test'\?\)"),
