@@ -42,7 +42,7 @@ def spans_table(name: str, spans: pd.DataFrame, items: pd.DataFrame, votes: Vote
     def refuse(bad: pd.Series | np.ndarray, what: Callable[[int], str]) -> None:
         if np.any(bad):
             row = int(np.argmax(bad))
-            raise ValueError(f"{name}: span row {row}, of {annotator[row]!r} on {item[row]!r}, {what(row)}.")
+            raise ValueError(f"{name}: span row {row} {what(row)}.")
 
     refuse(
         ~item.isin(items["item"]),
