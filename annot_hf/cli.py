@@ -35,6 +35,7 @@ console = Console(width=None if sys.stdout.isatty() else 120)  # a pipe has no w
 
 _WORDS = {"ignore_unknown_options": True}  # --learning_rate=1e-3 is an override like learning_rate=1e-3
 Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
+Without = Annotated[list[str] | None, typer.Option(help="System of the plan to leave out; may be given several times.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides such as learning_rate=1e-3.")]
 
 
@@ -266,6 +267,7 @@ def results(
     overrides: Overrides = None,
     split: Annotated[str, typer.Option(help="Which split is scored.")] = "test",
     resamples: Annotated[int, typer.Option(help="Bootstrap resamples of speakers.")] = 1000,
+    without: Without = None,
 ) -> None:
     """Train several systems with several seeds and score them in one table; goes on where it was interrupted.
 
@@ -273,7 +275,9 @@ def results(
     """
     from annot_hf.training.systems import read_plan, run_plan
 
-    _, page = run_plan(read_plan(plan), corpus, out, overrides or [], split=split, n_resamples=resamples)
+    _, page = run_plan(
+        read_plan(plan).without(without or ()), corpus, out, overrides or [], split=split, n_resamples=resamples
+    )
     console.print(str(page.resolve()), soft_wrap=True, highlight=False, markup=False)
 
 
@@ -301,15 +305,17 @@ def crossval(
     ] = None,
     resamples: Annotated[int, typer.Option(help="Bootstrap resamples of groups.")] = 1000,
     keep_models: Annotated[bool, typer.Option(help="Keep the model of every run.")] = False,
+    without: Without = None,
 ) -> None:
     """Repeated cross-validation of one recipe or several systems: a table and a plot; goes on where it was interrupted.
 
     Example: `annot-hf crossval speech-distribution --corpus data/cremad --out runs/crossval --group speaker`
     """
     from annot_hf.training.crossval import crossval as run_crossval
+    from annot_hf.training.systems import plan_of
 
     found, page = run_crossval(
-        recipe,
+        plan_of(recipe).without(without or ()),
         corpus,
         out,
         overrides or [],

@@ -9,7 +9,7 @@ import pandas as pd
 from annot_hf.data.questions import Question
 from annot_hf.data.votes import VoteTable
 
-Ties = Literal["share", "other", "guarded"]
+Ties = Literal["share", "draw", "other", "guarded"]
 
 OTHER, NEUTRAL = "other", "neutral"
 GUARD_VOTES, GUARD_MASS, GUARD_MARGIN = 2, 0.35, 0.1  # what "neutral" needs in order to win with ties="guarded"
@@ -84,17 +84,21 @@ def merge_votes(primary: np.ndarray, secondary: np.ndarray, primary_weight: floa
     return primary + (1 - primary_weight) * (heard - primary)  # exactly P where nothing was heard, or alpha is 1
 
 
-def winners(masses: np.ndarray, counts: np.ndarray, support: Sequence[str], ties: Ties) -> np.ndarray:
-    """All mass on the label that has most, by one of three rules (the last two are published: arXiv 2606.27536).
+def winners(
+    masses: np.ndarray, counts: np.ndarray, support: Sequence[str], ties: Ties, seeds: np.ndarray | None = None
+) -> np.ndarray:
+    """All mass on the label that has most, by one of four rules (the last two are published: arXiv 2606.27536).
 
     Args:
         masses: Distributions `(N, K)`. Masses that differ by 1e-9 or less are equal.
         counts: Primary votes behind them `(N, K)`, or their summed weights, which only "guarded" looks at.
         support: Names of the K labels.
-        ties: "share": tied labels share the mass equally. "other": an item without a single winner goes to the label
+        ties: "share": tied labels share the mass equally. "draw": one of them, drawn for each item, has it all, so that
+            every item has a single label. "other": an item without a single winner goes to the label
             "other". "guarded": label "neutral" wins with 2 or more primary votes, a mass of .35 or more and a lead of .10
             or more over every other label, and else the best other label does, of tied ones the last by alphabet. Where
             no other label has any mass, "neutral" keeps what it has: the published rule does not say.
+        seeds: Seed of each item `(N,)` for "draw", such as `item_seeds` gives.
 
     Returns:
         Distributions `(N, K)`: one-hot, but for shared ties.
@@ -109,6 +113,11 @@ def winners(masses: np.ndarray, counts: np.ndarray, support: Sequence[str], ties
     tied = masses >= masses.max(1, keepdims=True) - _SLACK
     if ties == "share":
         return tied / tied.sum(1, keepdims=True)
+    if ties == "draw":
+        winner = masses.argmax(1)
+        for row in np.flatnonzero(tied.sum(1) > 1):
+            winner[row] = np.random.default_rng(seeds[row]).choice(np.flatnonzero(tied[row]))
+        return np.eye(len(support))[winner]
     special = _place({"other": OTHER, "guarded": NEUTRAL}[ties], support, ties)
     if ties == "other":
         winner = np.where(tied.sum(1) > 1, special, masses.argmax(1))

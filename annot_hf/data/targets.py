@@ -17,7 +17,7 @@ from annot_hf.models.measures import entropy
 
 Method = Literal["soft", "majority", "smoothed", "merged", "kde"]
 MajorityOf = Literal["primary", "merged"]
-Disagreement = Literal["entropy", "deviation"]
+Disagreement = Literal["entropy", "deviation", "variance"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -123,9 +123,9 @@ def make_targets(
         prior: Distribution `(K,)` that the pseudo-votes follow; by default that of the votes on `items`. For items held
             out, give that of the training votes.
         primary_weight: Alpha of merged votes, from 0 to 1: .9 is the paper's M90, .8 its M80.
-        ties: Who wins "majority": tied labels share the mass ("share"), no single winner means label "other"
-            ("other"), or label "neutral" wins by a clear lead only ("guarded"); `annot_hf.data.merging.winners` has the
-            rules.
+        ties: Who wins "majority": tied labels share the mass ("share"), one of them drawn for the item has it ("draw"), no
+            single winner means label "other" ("other"), or label "neutral" wins by a clear lead only ("guarded");
+            `annot_hf.data.merging.winners` has the rules.
         majority_of: What "majority" looks at: the votes ("primary"), or what "merged" makes of them.
         bins: Grid cells per scale question, 1 or more.
         seed: Seed of the resampling; items draw independently of each other.
@@ -192,7 +192,7 @@ def make_targets(
             found = {reason: int(per_item[rows].sum()) for reason, per_item in left_out.items()}
             excluded |= {reason: number for reason, number in found.items() if number}
         if method == "majority":
-            probs = winners(probs, counts, support, ties)
+            probs = winners(probs, counts, support, ties, item_seeds(wanted, seed))
     return Targets(
         questions=asked,
         support=support,
@@ -289,13 +289,15 @@ def disagreement(
         items: Items to align the rows to `(N,)`, such as `Targets.items`.
         kind: "entropy": that of a category question's vote fractions over ln K (K labels). "deviation": the population
             standard deviation of the answers on [-1, 1], the mean of both with two scales; the labels of a category question
-            count as equal steps in their order, so ask for it where they have one.
+            count as equal steps in their order, so ask for it where they have one. "variance": that of the votes on the
+            labels of a category question, summed over them: 1 - sum of squared vote fractions (for two labels twice that of
+            Davani et al. 2022).
 
     Returns:
         `(N,)` in [0, 1]: 0 where all agree. NaN where fewer than two votes say nothing about it.
 
     Raises:
-        ValueError: A name or the kind is unknown, the entropy of a scale is asked for, or scale votes have weights.
+        ValueError: A name or the kind is unknown, entropy or variance of a scale is asked for, or scale votes have weights.
 
     Example:
         >>> mood = Question.category("mood", ["low", "high"])
@@ -314,8 +316,9 @@ def disagreement(
             fractions = counts / counts.sum(1, keepdims=True).clip(1e-12)
             steps = np.linspace(-1, 1, len(asked.labels))
             spread = (fractions * (steps - fractions @ steps[:, None]) ** 2).sum(1) ** 0.5
-            value = entropy(fractions, normalised=True) if kind == "entropy" else spread
-        elif kind == "entropy" or votes.weights is not None:
+            variance = np.where(counts.any(1), 1 - (fractions**2).sum(1), 0)
+            value = {"entropy": entropy(fractions, normalised=True), "deviation": spread, "variance": variance}[kind]
+        elif kind != "deviation" or votes.weights is not None:
             raise ValueError(
                 f"Question {name!r} is a scale: its disagreement is the deviation of answers without weights; set "
                 "disagreement to deviation, and drop the weight column if there is one."

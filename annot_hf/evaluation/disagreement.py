@@ -57,7 +57,7 @@ def disagreement_table(found: Mapping[str, Any] | None) -> list[Table]:
     cells = (value_cell(found[name]) for name in ("ccc", "pearson", "rmse"))
     note = (
         "Predicted against actual disagreement of the raters, over items with two votes or more: the entropy of the votes "
-        "over ln K, or the standard deviation of the answers on [\u22121, 1]."
+        "over ln K, the standard deviation of the answers on [\u22121, 1], or the variance of the votes summed over labels."
     )
     return [
         Table(

@@ -117,12 +117,14 @@ def _item(one: Explanation, support: Sequence[str]) -> dict[str, Any]:
     spans, weights, rest = word_weights(one.text, one.offsets, one.attention)
     said = one.probs.argmax(1)
     strongest = weights.max(initial=0) or 1.0
+    read = int(one.offsets[:, 1].max(initial=0))
+    unread = sum(start >= read for start, _ in spans)
     members = [
         {
             "name": support[said[index]],
             "note": f"member {index}, p {number(one.probs[index, said[index]], 2)}, not on words "
             f"{number(100 * rest[index], 0)} %",
-            "pieces": _pieces(one.text, spans, row, strongest),
+            "pieces": _pieces(one.text[:read], [span for span in spans if span[1] <= read], row, strongest),
         }
         for index, row in enumerate(weights)
     ]
@@ -136,7 +138,15 @@ def _item(one: Explanation, support: Sequence[str]) -> dict[str, Any]:
         }
         for k, name in enumerate(support)
     ]
-    return {"name": one.item, "members": members, "labels": labels, "rated": one.raters is not None}
+    return {
+        "name": one.item,
+        "members": members,
+        "labels": labels,
+        "rated": one.raters is not None,
+        "unread": f"{unread:,} further words lie beyond the model's limit: it did not read {one.text[read:].strip()!r}."
+        if unread
+        else "",
+    }
 
 
 def _pieces(

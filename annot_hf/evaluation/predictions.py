@@ -36,7 +36,7 @@ class Predictions:
         scale_means: Mean rating expected on each `(N, D')`, on [-1, 1] but not clipped.
         scale_deviations: Standard deviation that the model expects around it `(N, D')`.
         disagreement: How far raters are expected to disagree `(N,)`, in [0, 1]; None if the model does not say.
-        disagreement_kind: What that is: "entropy" or "deviation" (see `annot_hf.data.targets.disagreement`).
+        disagreement_kind: What that is: "entropy", "deviation" or "variance" (see `annot_hf.data.targets.disagreement`).
         meta: Anything JSON can hold: model, checkpoint, seed.
 
     Raises:

@@ -206,12 +206,17 @@ def measure_entropy_ranks(
     """Spearman's correlation of predicted and true entropies, on the resamples of `measure` and with its arguments.
 
     Where `entropy_correlation` asks for a line between the two entropies, this asks only whether the items that divide
-    people more are those that are said to. Entropies that differ by rounding alone (1e-12) count as equal.
+    people more are those that are said to.
     """
-    predicted = {system: measures.entropy(p).round(12) for system, p in systems.items()}
-    truth = measures.entropy(q).round(12)
+    predicted = {system: _entropies(p) for system, p in systems.items()}
+    truth = _entropies(q)
     draws = resample_spearman(predicted, truth, clusters, n_resamples=n_resamples, seed=seed)
     return Measured("Rank correlation of entropies", "-1 to 1", "higher", draws)
+
+
+def _entropies(p: np.ndarray) -> np.ndarray:
+    """Entropy of each row (nats); rows that differ by rounding alone, or by what orders tied votes, have the same."""
+    return measures.entropy(p).round(9)
 
 
 def _columns(p: np.ndarray, q: np.ndarray, questions: Sequence[Question]) -> dict[str, np.ndarray]:
@@ -223,7 +228,7 @@ def _columns(p: np.ndarray, q: np.ndarray, questions: Sequence[Question]) -> dic
         "kl": measures.kl(q, safe),
         "tvd": measures.tvd(p, q),
         "bhattacharyya": measures.bhattacharyya(p, q),
-        "entropies": moments(measures.entropy(p), measures.entropy(q)),
+        "entropies": moments(_entropies(p), _entropies(q)),
         "classes": class_counts(p.argmax(axis=1), q.argmax(axis=1), p.shape[1]),
     }
     if not questions[0].is_scale:

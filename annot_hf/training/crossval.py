@@ -31,7 +31,7 @@ from annot_hf.training.members import members_folder, trains_members
 from annot_hf.training.recipe import Run
 from annot_hf.training.recipe_values import LOG_MEL
 from annot_hf.training.runs import predictions_of
-from annot_hf.training.systems import Plan, changes_markdown, plan_of, planned_runs
+from annot_hf.training.systems import TAKEN, Plan, changes_markdown, plan_of, planned_runs
 
 
 def crossval(
@@ -78,10 +78,15 @@ def crossval(
     """
     check_division(folds, repeats, validation)
     plan = recipe if isinstance(recipe, Plan) else plan_of(recipe)
-    if "marginal" in plan.systems:
-        raise ValueError("A system is called 'marginal', which is the name of the baseline; give it another.")
+    taken = TAKEN & set(plan.systems)
+    if taken:
+        raise ValueError(
+            f"A system is called {taken.pop()!r}, which has another meaning; give the recipe or system another."
+        )
     out, corpus = Path(out), Path(corpus)
     base = seed if seed is not None else (*plan.seeds, 0)[0]
+    if base < 0:
+        raise ValueError(f"seed is {base}; give a whole number from 0 up.")
     exported = read_export(corpus)
     places = {
         f"repeat{repeat}/fold{number}": base + repeat * folds + number
@@ -151,7 +156,13 @@ def _targets(planned: Mapping[str, Sequence[Run]], corpus: ExportedCorpus, split
 
 
 def _check_inputs(planned: Mapping[str, Sequence[Run]], corpus: ExportedCorpus, targets: Targets) -> None:
-    """Whether every system's trunk finds what it reads; otherwise the last one would fail after hours."""
+    """Whether every system finds what it reads and whom it learns from; otherwise the last one would fail after hours."""
+    for name, runs in planned.items():
+        if runs[0].recipe.model == "annotator" and not len(targets.ratings):
+            raise ValueError(
+                f"System {name!r} has a head for every rater, and the votes of {corpus.name} on "
+                f"{targets.questions[0].name} name none; leave the system out (--without)."
+            )
     for trunk in dict.fromkeys(runs[0].recipe.trunk for runs in planned.values()):
         item_sources(corpus, targets.items, LogMelConfig() if trunk == LOG_MEL else read_trunk_config(trunk))
 

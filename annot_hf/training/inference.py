@@ -18,6 +18,7 @@ from annot_hf.data.questions import Question
 from annot_hf.data.targets import Ratings, Targets
 from annot_hf.evaluation.predictions import Predictions
 from annot_hf.models.configuration_annotator import AnnotatorConfig
+from annot_hf.models.configuration_seedbert import SeedBertConfig
 from annot_hf.models.losses import LOG_VARIANCE
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.register import register_models
@@ -25,6 +26,10 @@ from annot_hf.training.collator import OpinionDataset
 from annot_hf.training.inputs import corpus_inputs, make_processor, read_inputs, read_together
 from annot_hf.training.recipe import Recipe
 from annot_hf.training.train import FACTS, make_collator
+
+ORDER = (
+    1e-6  # what is left of the mean answer that models mix into votes: of tied labels, the likelier is still the first
+)
 
 
 def load_model(folder: str | Path) -> tuple[OpinionPreTrainedModel, Any, dict[str, Any]]:
@@ -197,6 +202,11 @@ def _run(
             item, codes = rows[output.pair_item.cpu().numpy()], output.pair_annotator.cpu().numpy()
             names = np.concatenate([_pair_names(dataset, row, raters, panel) for row in rows])
             pairs.append((item, names, codes, output.ratings.double().cpu().numpy()))
+    voters = _voters(model)
+    if voters:  # votes are votes: what orders tied labels stays far below all that is scored
+        votes = np.round(probs * voters) / voters
+        probs = votes + ORDER * (probs - votes)
+        kind, disagreement = "variance", 1 - (votes**2).sum(1)
     answers = {}
     if pairs:
         item, names, codes, values = (np.concatenate(part) for part in zip(*pairs, strict=True))
@@ -221,6 +231,16 @@ def _run(
         disagreement_kind=kind,
         **answers,
     )
+
+
+def _voters(model: OpinionPreTrainedModel) -> int:
+    """How many votes a model's distribution is counted from; 0 where it is none of votes."""
+    config = model.config
+    if isinstance(config, SeedBertConfig):
+        return config.num_members if config.distribution == "votes" else 0
+    if isinstance(config, AnnotatorConfig) and config.aggregate == "votes":
+        return min(len(config.annotators), config.max_panel)
+    return 0
 
 
 def _pair_names(dataset: OpinionDataset, row: int, raters: np.ndarray, panel: np.ndarray) -> np.ndarray:

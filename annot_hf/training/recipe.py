@@ -26,7 +26,7 @@ from annot_hf.models.configuration_opinion import OpinionConfig
 from annot_hf.models.configuration_seedbert import SeedBertConfig
 from annot_hf.models.trunks import WEIGHTED
 from annot_hf.training.curriculum import CURRICULA, EntropyCurriculum
-from annot_hf.training.recipe_rules import check_cache, check_frozen, check_members, check_options
+from annot_hf.training.recipe_rules import check_cache, check_frozen, check_members, check_options, check_votes
 from annot_hf.training.recipe_values import CACHES, LOG_MEL, coerce, parameters_of, read_words
 from annot_hf.training.schedules import NEWBOB, StagedLearning
 
@@ -101,7 +101,7 @@ class Recipe:
         early_stopping_patience: Validation passes without an improvement of `metric_for_best_model` after which training
             ends; 0 for never.
         primary_weight: Share of the primary votes in target "merged", from 0 to 1: .9 is M90 of arXiv 2606.27536.
-        ties: How target "majority" breaks ties: "share", "other" or "guarded" (`annot_hf.data.merging.winners`).
+        ties: How target "majority" breaks ties: "share", "draw", "other" or "guarded" (`annot_hf.data.merging.winners`).
         majority_of: What target "majority" looks at: the "primary" votes, or what "merged" makes of them.
         task_schedule: How an annotator model learns its two tasks: "alternate" takes an optimiser step for each on every
             batch (arXiv 2408.11956), "joint" adds the losses, "ratings" and "distribution" learn one alone.
@@ -396,6 +396,7 @@ def make_run(values: Mapping[str, Any], *, where: str = "recipe") -> Run:
         raise ValueError(f"{where}: {watching} watches validation passes, and eval_strategy is no; set it to epoch.")
     check_members(recipe, parts["options"], where)
     check_options(config, recipe, parts["options"], parts["trunk_options"], where)
+    check_votes(recipe, parts["options"], where)
     check_cache(recipe, parts["options"], where)
     check_frozen(recipe, parts["options"], where)
     return Run(recipe, parts["options"], parts["trunk_options"], training, dict(values))

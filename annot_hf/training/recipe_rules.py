@@ -71,6 +71,15 @@ def check_frozen(recipe: "Recipe", options: Mapping[str, Any], where: str) -> No
             raise ValueError(f"{where}: {frozen}, which {name} contradicts; remove one of them.")
 
 
+def check_votes(recipe: "Recipe", options: Mapping[str, Any], where: str) -> None:
+    """Votes of heads have no gradient, so only the raters' answers teach."""
+    if options.get("aggregate") == "votes" and recipe.task_schedule != "ratings":
+        raise ValueError(
+            f"{where}: task_schedule is {recipe.task_schedule} and aggregate votes, which have no gradient; set task_schedule "
+            "to ratings."
+        )
+
+
 def check_cache(recipe: "Recipe", options: Mapping[str, Any], where: str) -> None:
     """Whether what is to be kept of the trunk stays the same while the heads learn."""
     if recipe.cache_features == "none":

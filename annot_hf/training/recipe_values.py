@@ -35,6 +35,8 @@ def parameters_of(config: type) -> dict[str, Any]:
 def coerce(name: str, value: Any, annotation: Any, where: str) -> Any:
     """Numbers that YAML reads as text (1e-3) become numbers; a wrong kind is an error that names the key."""
     union = typing.get_origin(annotation) in (types.UnionType, typing.Union)
+    if value is False and name.endswith("_strategy"):
+        return "no"  # which YAML reads as false
     kinds = set(typing.get_args(annotation) if union else (annotation,))
     rows = {kind for kind in kinds if typing.get_origin(kind) in (list, Sequence)}
     for kind in rows:  # conv_channels: [16, 32]; question: emotion is short for [emotion]

@@ -3,19 +3,21 @@
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from annot_hf.data.export import read_export
+from annot_hf.data.questions import nearest
 from annot_hf.evaluation.report import groups_of, items_by_name
 from annot_hf.evaluation.systems import SystemScores, measure_systems, systems_markdown
 from annot_hf.training.recipe import Run, load_recipe
 from annot_hf.training.runs import predictions_of
 
 _OURS = {"corpus", "features", "member_folder", "output_dir", "seed"}
+TAKEN = {"marginal", "members", "features"}  # the baseline, and folders beside those of the systems
 _KEYS = {"title", "recipe", "seeds", "systems"}
 
 
@@ -35,6 +37,20 @@ class Plan:
     recipe: str
     seeds: tuple[int, ...]
     systems: Mapping[str, Mapping[str, Any]]
+
+    def without(self, names: Sequence[str]) -> "Plan":
+        """The plan without these systems, such as one that needs named raters where there are none.
+
+        Raises:
+            ValueError: There is no such system, or none is left.
+        """
+        for name in names:
+            if name not in self.systems:
+                raise ValueError(f"The plan has no system {name!r}{nearest(name, self.systems)}; leave out one it has.")
+        kept = {name: changes for name, changes in self.systems.items() if name not in names}
+        if not kept:
+            raise ValueError("Every system of the plan is left out; keep one.")
+        return replace(self, systems=kept)
 
 
 def read_plan(path: str | os.PathLike[str]) -> Plan:
@@ -62,17 +78,24 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
         raise ValueError(f"{path}: seeds is {seeds!r}; give a list of different whole numbers, such as [0, 1, 2].")
     systems = {str(name): dict(changes or {}) for name, changes in systems.items()}
     folders = [_folder_name(name) for name in systems]
-    if "marginal" in systems or len(set(folders)) < len(values["systems"]):
+    if TAKEN & set(folders) or len(set(folders)) < len(values["systems"]):
         raise ValueError(
             f"{path}: systems are {', '.join(systems)}; their names must differ in letters and digits, and none may be "
-            "'marginal', the baseline."
+            f"{', '.join(sorted(TAKEN))}, which have another meaning."
         )
     for name, changes in systems.items():
         if _OURS & set(changes):
             raise ValueError(
                 f"{path}: system {name!r} sets {sorted(_OURS & set(changes))[0]}, which the plan itself sets."
             )
-    return Plan(str(values.get("title", path.stem)), str(values["recipe"]), tuple(seeds), systems)
+        recipes = [values["recipe"], *([changes["recipe"]] if "recipe" in changes else [])]
+        if not all(isinstance(recipe, str) for recipe in recipes):
+            raise ValueError(f"{path}: system {name!r} has recipe {recipes[-1]!r}; give a recipe's name or file.")
+        if (
+            "recipe" in changes and (path.parent / changes["recipe"]).is_file()
+        ):  # beside the plan, as a recipe's base is
+            changes["recipe"] = str(path.parent / changes["recipe"])
+    return Plan(str(values.get("title", path.stem)), values["recipe"], tuple(seeds), systems)
 
 
 def plan_of(source: str | os.PathLike[str]) -> Plan:

@@ -30,11 +30,13 @@ def test_categories_against_scipy(answers):
     np.testing.assert_allclose(disagreement(votes, "level", items, "entropy"), entropies, atol=1e-12)
     deviations = [np.std(np.array(codes) - 1.0) for codes in answers]
     np.testing.assert_allclose(disagreement(votes, "level", items, "deviation"), deviations, atol=1e-12)
+    variances = [sum(np.var(np.array(codes) == label) for label in range(3)) for codes in answers]
+    np.testing.assert_allclose(disagreement(votes, "level", items, "variance"), variances, atol=1e-12)
 
 
 def test_items_without_two_votes_say_nothing():
     votes = levels([[0, 0], [1], [0, 2]])
-    for kind, most in (("entropy", np.log(2) / np.log(3)), ("deviation", 1.0)):
+    for kind, most in (("entropy", np.log(2) / np.log(3)), ("deviation", 1.0), ("variance", 0.5)):
         found = disagreement(votes, "level", ["c", "b", "nowhere", "a"], kind)
         np.testing.assert_allclose(found, [most, np.nan, np.nan, 0.0], atol=1e-12)
 

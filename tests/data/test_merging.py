@@ -321,6 +321,20 @@ def test_equal_masses_tie_in_spite_of_rounding():
     assert winners(masses, masses, LABELS, "other").tolist() == [[0, 0, 0, 0, 1]]
 
 
+def test_a_drawn_label_is_one_of_the_tied_and_the_items_own():
+    rows = [(f"i{item}", f"r{rater}", ("angry", "sad")[rater]) for item in range(200) for rater in range(2)]
+    item, rater, value = zip(*[*rows, ("sure", "a", "sad")], strict=True)
+    votes = VoteTable.from_columns(Question.category("emotion", LABELS), item=item, annotator=rater, value=value)
+    drawn = make_targets(votes, "emotion", "majority", ties="draw")
+    assert set(drawn.probs.max(1)) == {1.0} and drawn.select(["sure"]).probs[0, LABELS.index("sad")] == 1
+    angry = drawn.probs[:, LABELS.index("angry")].mean()
+    assert 0.4 < angry < 0.6 and drawn.probs[:, [LABELS.index("angry"), LABELS.index("sad")]].sum() == 201
+    some = make_targets(
+        votes, "emotion", "majority", ties="draw", items=drawn.items[50:60]
+    )  # whatever else is asked for
+    np.testing.assert_array_equal(some.probs, drawn.probs[50:60])
+
+
 @pytest.mark.parametrize(("ties", "label"), [("other", "other"), ("guarded", "neutral")])
 def test_a_rule_needs_its_label(ties, label):
     votes = VoteTable.from_columns(Question.category("mood", ["up", "down"]), item=["a"], value=["up"])

@@ -59,5 +59,9 @@ def test_the_page_holds_members_words_and_votes(tmp_path):
     assert page.count(">Don&#39;t</span>") == 2 and "25.0 %" in page
     assert "raters 0.75" in page and "not on words 17 %" in page
     assert "Between two members, 0.0 % of the attention" in page
+    assert "did not read" not in page
+    cut = Explanation("a", TEXT, np.array(OFFSETS[:5] + OFFSETS[-1:]), np.full((1, 6), 1 / 6), np.eye(2)[:1])
+    text = write_explanations([cut], ["a", "b"], tmp_path / "c.html", title="T").read_text()
+    assert "5 further words lie beyond" in text and "did not read &#39;&lt;b&gt;, you!&#39;" in text
     plain = write_explanations([explanation(attention)], ["a", "b"], tmp_path / "e.html", title="T").read_text()
     assert "raters" not in plain.split("</style>")[1]

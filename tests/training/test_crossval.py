@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import tiny
 import yaml
+from sayings import LEVELS, Sayings
 
 from annot_hf.data.corpus import VoteCorpus
 from annot_hf.data.export import export_corpus, read_export
@@ -191,6 +192,7 @@ def test_more_repeats_keep_those_that_are_there(recipe, chats, tmp_path, trained
         ({"folds": 7}, "There are 6 conversations for 7 folds"),
         ({"folds": 1}, "folds is 1; it is a whole number from 2 up"),
         ({"repeats": 0}, "repeats is 0"),
+        ({"seed": -1}, "seed is -1; give a whole number from 0 up"),
         ({"group": "conversatoin"}, r"no column 'conversatoin' \(did you mean 'conversation'"),
         ({"group": "half"}, "1 of 23 items have no half, for instance 't03'"),
         ({"splits": ["tets"]}, r"no split 'tets' \(did you mean 'test'\?\)"),
@@ -217,7 +219,7 @@ def test_a_corpus_without_text_and_systems_that_do_not_go_together(recipe, corpu
     with pytest.raises(ValueError, match="There is no recipe 'speech-distributio' .did you mean 'speech-distribution'"):
         crossval("speech-distributio", corpus, tmp_path / "out", **SMALL)
     path.with_name("marginal.yaml").write_text(recipe.read_text())
-    with pytest.raises(ValueError, match="name of the baseline"):
+    with pytest.raises(ValueError, match="called 'marginal', which has another meaning"):
         crossval(path.with_name("marginal.yaml"), corpus, tmp_path / "out", **SMALL)
     assert not trained
 
@@ -249,3 +251,20 @@ def test_features_are_computed_once_for_all_folds(corpus, tmp_path):
     found, _ = crossval("speech-distribution", corpus, tmp_path / "out", words, **SMALL | {"folds": 3})
     assert found.counts["unit"] == "speaker" and found.counts["items"] == 15
     assert len(list((tmp_path / "out" / "features").rglob("*.safetensors"))) == 1
+
+
+def test_heads_of_raters_need_names_before_anything_is_trained(bert_folder, tmp_path):
+    class Anonymous(Sayings):
+        def read_votes(self):
+            named = super().read_votes().select(questions=["severity"])
+            counts = named.counts("severity", named.items)
+            return VoteTable.from_counts(LEVELS, named.items, counts)
+
+    (tmp_path / "root").mkdir()
+    export_corpus(Anonymous(tmp_path / "root"), tmp_path / "export")
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("recipe: text-bert\nsystems: {BERT: {}, Davani: {recipe: text-davani}}")
+    words = [f"trunk={bert_folder}", "max_steps=1"]
+    with pytest.raises(ValueError, match="System 'Davani' has a head for every rater.*severity name none.*--without"):
+        crossval(plan, tmp_path / "export", tmp_path / "out", words, **SMALL)
+    assert not list((tmp_path / "out").glob("*/*/*/model"))

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 from annot_hf.cli import app
 from annot_hf.data.export import read_export
 from annot_hf.evaluation.predictions import Predictions
+from annot_hf.evaluation.scoring import measure_entropy_ranks
 from annot_hf.models.modeling_seedbert import SeedBert
 from annot_hf.training import members as members_module, train as train_module
 from annot_hf.training.crossval import crossval
@@ -61,6 +62,21 @@ def test_members_are_models_of_their_own_and_answer_as_they_do_alone(ensemble, s
     np.testing.assert_allclose(together.probs, votes, atol=2e-6)
     assert result.metrics["jsd"] > 0 and len(targets) == 6
     assert len({one.probs.tobytes() for one in alone}) == 3
+
+
+def test_votes_are_scored_as_votes_alone(ensemble, sayings):
+    """Only the order of tied labels comes from the mean softmax; entropies, which rank items, must not."""
+    predictions, _ = predict(train(ensemble(num_members=2)).model, sayings)
+    histogram = np.round(predictions.probs * 2) / 2
+    np.testing.assert_allclose(predictions.probs, histogram, rtol=0, atol=2e-12)
+    np.testing.assert_allclose(predictions.disagreement, 1 - (histogram**2).sum(1), atol=1e-9)
+    assert predictions.disagreement_kind == "variance"
+    q = np.random.default_rng(0).dirichlet(np.ones(3), len(histogram))
+    ranks = [
+        measure_entropy_ranks({"a": p}, q, n_resamples=0, clusters=None, seed=0).draws["a"][0]
+        for p in (predictions.probs, histogram)
+    ]
+    assert ranks[0] == ranks[1]
 
 
 def test_init_differs_in_the_fresh_layers_alone_and_all_in_the_order_too(ensemble, sayings):

@@ -63,7 +63,10 @@ def test_overrides_that_do_not_go_with_a_plan(plan, corpus, tmp_path, monkeypatc
         ("recipe: a\nseeds: [0]\nsystems: [a]", "give each system's name"),
         ("recipe: a\nseeds: [0]\nsystems: {a: {}}\nmore: 1", "is no plan"),
         ("recipe: [", "is not YAML"),
-        ("recipe: a\nseeds: [0]\nsystems: {marginal: {}}", "none may be 'marginal'"),
+        ("recipe: a\nseeds: [0]\nsystems: {marginal: {}}", "none may be features, marginal, members"),
+        ("recipe: a\nseeds: [0]\nsystems: {members: {}}", "none may be features, marginal, members"),
+        ("recipe: a\nseeds: [0]\nsystems: {b: {recipe: [a]}}", r"system 'b' has recipe \['a'\]; give a recipe's name"),
+        ("recipe:\nseeds: [0]\nsystems: {b: {}}", "system 'b' has recipe None"),
         ("recipe: a\nseeds: [0]\nsystems: {'a, b': {}, 'a; b': {}}", "must differ in letters and digits"),
         ("recipe: a\nseeds: [0]\nsystems: {1: {}, '1': {}}", "must differ in letters and digits"),
         ("recipe: a\nseeds: [0]\nsystems: {a: {seed: 1}}", "which the plan itself sets"),
@@ -76,3 +79,19 @@ def test_bad_plans(tmp_path, text, message):
         read_plan(path)
     with pytest.raises(ValueError, match="There is no plan"):
         read_plan(tmp_path / "none.yaml")
+
+
+def test_systems_may_be_left_out(plan):
+    assert list(plan.without(["soft"]).systems) == ["hard, CE"]
+    with pytest.raises(ValueError, match="no system 'sof'.*did you mean 'soft'"):
+        plan.without(["sof"])
+    with pytest.raises(ValueError, match="Every system of the plan is left out"):
+        plan.without(["soft", "hard, CE"])
+
+
+def test_a_recipe_beside_the_plan_is_found_from_anywhere(tmp_path):
+    (tmp_path / "mine.yaml").write_text("base: speech-distribution\n")
+    path = tmp_path / "plan.yaml"
+    path.write_text("recipe: speech-distribution\nsystems: {a: {recipe: mine.yaml}, b: {recipe: text-bert}}")
+    systems = read_plan(path).systems
+    assert systems["a"]["recipe"] == str(tmp_path / "mine.yaml") and systems["b"]["recipe"] == "text-bert"
