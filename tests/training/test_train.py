@@ -323,15 +323,16 @@ def test_a_curriculum_needs_targets_that_differ_in_entropy(small_run, tmp_path):
 
 
 def test_auxiliary_questions_teach_the_embedding(small_run, corpus, tmp_path):
-    """The simulated emotion is asked twice here, once as the question and once beside it."""
     with pytest.raises(ValueError, match="no question 'mood'"):
         train(small_run("distribution", tmp_path / "a", auxiliary="mood"))
     with pytest.raises(ValueError, match="auxiliary is for distribution models"):
         small_run("annotator", tmp_path, auxiliary="emotion")
-    result = train(small_run("distribution", tmp_path / "b", auxiliary="emotion", jsd_share=0.4, num_train_epochs=1))
+    export_corpus(Further(corpus.parent / "simulated"), tmp_path / "export")
+    beside = {"corpus": str(tmp_path / "export"), "auxiliary": "further"}
+    result = train(small_run("distribution", tmp_path / "b", jsd_share=0.4, num_train_epochs=1, **beside))
     model, _, _ = load_model(result.model)
     assert model.config.jsd_share == 0.4
-    assert [question["name"] for question in model.config.auxiliary_questions] == ["emotion"]
+    assert [question["name"] for question in model.config.auxiliary_questions] == ["further"]
     output = model(input_features=torch.randn(2, 60, 80))
     torch.testing.assert_close(output.auxiliary_probs.sum(-1), torch.ones(2))
 
