@@ -30,7 +30,8 @@ targets = make_targets(votes, "emotion")
 assert np.allclose(targets.probs, [[2 / 3, 0, 1 / 3], [0, 1, 0]])
 import annot_hf.evaluation.report
 from jinja2 import PackageLoader
-assert PackageLoader("annot_hf").list_templates() == ["report.html.j2", "report.md.j2"]
+templates = ["explanations.html.j2", "report.html.j2", "report.md.j2", "style.css.j2"]
+assert PackageLoader("annot_hf").list_templates() == templates
 ours = [module.__file__ for name, module in sys.modules.items() if name.partition(".")[0] == "annot_hf"]
 assert all(Path(file).is_relative_to({site!r}) for file in ours), ours
 print("used")

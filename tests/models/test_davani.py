@@ -5,7 +5,8 @@ import tiny
 import torch
 from torch.nn import functional
 
-from annot_hf.models.modeling_annotator import TIE, AnnotatorModel
+from annot_hf.models.heads import TIE
+from annot_hf.models.modeling_annotator import AnnotatorModel
 
 RATERS = [f"r{number}" for number in range(5)]
 INPUTS = tiny.inputs("bert", tiny.lengths("bert"))

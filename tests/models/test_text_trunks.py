@@ -48,7 +48,7 @@ def test_the_limit_of_tokens_is_where_the_trunk_breaks(kind):
 
 @pytest.mark.parametrize("kind", tiny.NO_LAYERS)
 def test_families_without_a_choice_of_layers_say_so(kind):
-    with pytest.raises(ValueError, match=f"trunk_layer is 1, and a {kind} trunk has no choice of layers"):
+    with pytest.raises(ValueError, match=f"trunk_layer is 1, and a trunk of type {kind} has no choice of layers"):
         tiny.distribution(kind, trunk_layer=1)
 
 

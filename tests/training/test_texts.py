@@ -149,7 +149,8 @@ def test_a_text_recipe_trains_predicts_and_counts(name, recipe, sayings):
     if name == "text-davani":
         assert len(model.config.annotators) == 4
         np.testing.assert_allclose(found.probs * 4, np.round(found.probs * 4), atol=1e-4)
-    assert (found.disagreement is not None) == (name == "text-multitask")
+    kinds = {"text-multitask": "entropy", "text-davani": "variance"}  # of the raters, and of the heads' votes
+    assert found.disagreement_kind == kinds.get(name) and (found.disagreement is None) == (name not in kinds)
 
 
 def test_recipes_say_what_the_paper_says():
