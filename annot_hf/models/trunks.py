@@ -138,7 +138,7 @@ def read_trunk_config(source: str) -> PreTrainedConfig:
         ValueError: There is no such checkpoint.
     """
     try:
-        return AutoConfig.from_pretrained(source)
+        return AutoConfig.from_pretrained(source, trust_remote_code=False)
     except OSError as error:
         raise _no_checkpoint(source) from error
 
@@ -150,7 +150,7 @@ def load_trunk_weights(trunk: PreTrainedModel, source: str) -> None:
         ValueError: There is no such checkpoint, or it lacks weights of the trunk.
     """
     try:  # through the library's own class, which also reads checkpoints with a head of their own ("bert.encoder...")
-        encoder, info = AutoModel.from_pretrained(source, output_loading_info=True)
+        encoder, info = AutoModel.from_pretrained(source, output_loading_info=True, trust_remote_code=False)
     except OSError as error:
         raise _no_checkpoint(source) from error
     trunk.load_state_dict(encoder.state_dict(), strict=False)  # `build_trunk` left out what is not used

@@ -45,7 +45,7 @@ def explain(
     texts: Sequence[str],
     targets: Targets | None = None,
     *,
-    batch_size: int = 16,
+    batch_size: int = 4,
 ) -> list[Explanation]:
     """Let the members of a text ensemble say what they say of these texts, and where they look.
 
@@ -54,7 +54,7 @@ def explain(
         items: Names of the texts.
         texts: The texts.
         targets: What raters said, where they did.
-        batch_size: Texts per batch.
+        batch_size: Texts per batch; the attention of every layer and head is in memory for each.
 
     Raises:
         ValueError: The checkpoint is no such model, or its tokenizer does not say where its tokens are.
