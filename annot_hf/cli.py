@@ -85,7 +85,7 @@ def quickstart(
     _predict(model, out / "corpus", "test", out / "predictions", out / "features")
     console.rule("Report")
     folder = _report(out / "predictions", out / "corpus", out / "report", root if corpus is None else None)
-    console.print(str(folder.resolve()), soft_wrap=True, highlight=False, markup=False)
+    _print_path(folder)
 
 
 @app.command()
@@ -116,7 +116,7 @@ def corpus(
         allow_unmatched=allow_unmatched,
     )
     _print_rows(f"Corpus {report.name}", report.rows())
-    console.print(str(out.resolve()), soft_wrap=True, highlight=False, markup=False)
+    _print_path(out)
 
 
 @app.command()
@@ -184,9 +184,7 @@ def train(
 
     Example: `annot-hf train speech-distribution corpus=data/cremad output_dir=runs/cremad num_train_epochs=5`
     """
-    console.print(
-        str(_train(recipe, overrides or [], resume=resume).resolve()), soft_wrap=True, highlight=False, markup=False
-    )
+    _print_path(_train(recipe, overrides or [], resume=resume))
 
 
 @app.command()
@@ -227,7 +225,7 @@ def predict(
     for one in asked:
         where = out / one.folder if len(asked) > 1 else out
         _predict(model, corpus, split, where, features, max_seconds, one, explain)
-    console.print(str(out.resolve()), soft_wrap=True, highlight=False, markup=False)
+    _print_path(out)
 
 
 @app.command()
@@ -256,7 +254,7 @@ def report(
         folder = _report(predictions, corpus, out, truth, conditions)
     else:
         folder = _compare(predictions, other, corpus, out)
-    console.print(str(folder.resolve()), soft_wrap=True, highlight=False, markup=False)
+    _print_path(folder)
 
 
 @app.command(context_settings=_WORDS)
@@ -278,7 +276,7 @@ def results(
     _, page = run_plan(
         read_plan(plan).without(without or ()), corpus, out, overrides or [], split=split, n_resamples=resamples
     )
-    console.print(str(page.resolve()), soft_wrap=True, highlight=False, markup=False)
+    _print_path(page)
 
 
 @app.command(context_settings=_WORDS)
@@ -331,7 +329,7 @@ def crossval(
     counts = found.counts
     grouped = f"{counts['groups']:,} groups, by {counts['unit']}"
     console.print(f"{counts['items']:,} items of {grouped}; {repeats} x {folds} folds.", highlight=False, markup=False)
-    console.print(str(page.resolve()), soft_wrap=True, highlight=False, markup=False)
+    _print_path(page)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -481,6 +479,11 @@ def _print_table(table: "ReportTable") -> None:
         shown.add_row(*(Text(cell.text) for cell in row))
     console.print(shown)
     console.print(table.note, highlight=False, markup=False)
+
+
+def _print_path(path: Path) -> None:
+    """The last line of a command that writes: where to look, on one line however long."""
+    console.print(str(path.resolve()), soft_wrap=True, highlight=False, markup=False)
 
 
 def _print_rows(title: str, rows: Iterable[tuple[str, str, str]]) -> None:

@@ -9,6 +9,8 @@ from accelerate import PartialState
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
+FACTS = "training.json"  # what a run says of itself; the last file that it writes into its model folder
+
 logger = logging.getLogger(__name__)
 
 

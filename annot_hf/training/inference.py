@@ -22,10 +22,11 @@ from annot_hf.models.configuration_seedbert import SeedBertConfig
 from annot_hf.models.losses import LOG_VARIANCE
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.register import register_models
+from annot_hf.training.checkpoints import FACTS
 from annot_hf.training.collator import OpinionDataset
 from annot_hf.training.inputs import corpus_inputs, make_processor, read_inputs, read_together
 from annot_hf.training.recipe import Recipe
-from annot_hf.training.train import FACTS, make_collator
+from annot_hf.training.train import make_collator
 
 ORDER = (
     1e-6  # what is left of the mean answer that models mix into votes: of tied labels, the likelier is still the first

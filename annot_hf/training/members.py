@@ -27,14 +27,13 @@ from filelock import SoftFileLock, Timeout
 from annot_hf.data.export import ExportedCorpus
 from annot_hf.models.configuration_seedbert import SeedBertConfig
 from annot_hf.models.members import read_member
-from annot_hf.training.checkpoints import checkpoints_of
+from annot_hf.training.checkpoints import FACTS, checkpoints_of
 from annot_hf.training.inputs import make_processor
 from annot_hf.training.recipe import Run, make_run
 
 logger = logging.getLogger(__name__)
 
 Train = Callable[..., object]  # `annot_hf.training.train.train`
-COMPLETE = "training.json"  # the last file that a run writes into its model folder
 _FAILED = "failed.txt"
 _LOCK = "training.lock"
 _PATIENCE = 1.0  # seconds to look at the lock of another process, whose death does not always show at once
@@ -133,7 +132,7 @@ def _model(run: Run) -> Path:
 def _damage(run: Run) -> str | None:
     """What is wrong with a member that is there; nothing if it is whole, None if there is none."""
     folder = _model(run)
-    if not (folder / COMPLETE).is_file():
+    if not (folder / FACTS).is_file():
         return None
     try:
         _, model = read_member(folder, 0)
@@ -168,7 +167,7 @@ def _train_here(run: Run, corpus: ExportedCorpus, train: Train, state: PartialSt
     try:
         if state.is_main_process:
             (folder / _FAILED).unlink(missing_ok=True)
-            (_model(run) / COMPLETE).unlink(missing_ok=True)
+            (_model(run) / FACTS).unlink(missing_ok=True)
         train(run, resume=resume, corpus=corpus)
         state.wait_for_everyone()  # the main process has saved it
         # the model stays; optimiser states of many members would not fit

@@ -7,10 +7,11 @@ from pathlib import Path
 
 from annot_hf.data.export import ExportedCorpus
 from annot_hf.evaluation.predictions import Predictions
+from annot_hf.training.checkpoints import FACTS
 from annot_hf.training.inference import predict
 from annot_hf.training.members import trains_members
 from annot_hf.training.recipe import Run
-from annot_hf.training.train import FACTS, train
+from annot_hf.training.train import train
 
 logger = logging.getLogger(__name__)
 

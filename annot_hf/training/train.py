@@ -27,7 +27,7 @@ from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.modeling_seedbert import SeedBert
 from annot_hf.models.register import register_models
 from annot_hf.models.trunks import input_name_of
-from annot_hf.training.checkpoints import newest_checkpoint
+from annot_hf.training.checkpoints import FACTS, newest_checkpoint
 from annot_hf.training.collator import OpinionDataset, VoteCollator
 from annot_hf.training.frozen import encode_once
 from annot_hf.training.inputs import corpus_inputs, make_processor, read_together
@@ -39,7 +39,6 @@ from annot_hf.training.trainer import OpinionTrainer
 logger = logging.getLogger(__name__)
 
 MODELS = {"distribution": DistributionModel, "annotator": AnnotatorModel, "seedbert": SeedBert}
-FACTS = "training.json"
 STARTED = "started.json"
 LENGTH = ("num_train_epochs", "max_steps", "early_stopping_patience")  # a run may be gone on with for longer
 ASSEMBLED = ("num_members", "distribution")  # what an ensemble does with its members, and none of them knows
