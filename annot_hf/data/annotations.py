@@ -1,0 +1,188 @@
+"""Votes of simulated annotators on the items of a corpus, as a folder.
+
+    FOLDER/annotations.json    questions, the corpus and its digest, what made the votes, counts
+    FOLDER/votes.parquet       one row a vote (`VoteTable.to_arrow`), every one of source "synthetic"
+    FOLDER/replies.parquet     one row an asked item and annotator: what was said, and how it came about
+
+What asks the annotators may keep files of its own beside them. Each file appears in one step, `annotations.json` last; it
+holds the digest of the votes, so that votes which were cut off or edited are noticed.
+"""
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from annot_hf.data import encoding
+from annot_hf.data.questions import Question
+from annot_hf.data.sources import SYNTHETIC
+from annot_hf.data.votes import VoteTable
+
+KIND = "annot-hf annotations"
+MARKER, VOTES, REPLIES = "annotations.json", "votes.parquet", "replies.parquet"
+OURS = ("kind", "questions", "counts", "votes_sha256")  # entries of annotations.json that no fact may have
+_FIX = "write it again with `annot-hf annotate`"
+
+
+@dataclass(frozen=True, eq=False)
+class Annotations:
+    """Synthetic votes read back.
+
+    Attributes:
+        folder: Where they are.
+        votes: The votes, every one of source "synthetic".
+        facts: What annotations.json says: `corpus` (its name), `corpus_digest`, `counts`, and what made the votes.
+    """
+
+    folder: Path
+    votes: VoteTable
+    facts: dict[str, Any]
+
+
+def write_annotations(
+    folder: str | os.PathLike[str], votes: VoteTable, replies: pa.Table, facts: Mapping[str, Any]
+) -> None:
+    """Write synthetic votes; what is in the folder of an earlier run is replaced, other files are left alone.
+
+    Args:
+        folder: Folder to write.
+        votes: At least one vote, every one of source "synthetic"; an annotator answers a question about an item once.
+        replies: One row an asked item and annotator; it is kept as it is.
+        facts: For annotations.json, as JSON holds them; `corpus` (its name) and `corpus_digest` must be among them.
+
+    Raises:
+        ValueError: The votes break one of these rules, a fact is missing or no JSON, or the folder holds something else.
+    """
+    folder = Path(folder)
+    _check_votes(votes, "votes")
+    for name in ("corpus", "corpus_digest"):
+        if not isinstance(facts.get(name), str) or not facts[name]:
+            raise ValueError(f"The fact {name!r} of annotations is {facts.get(name)!r}; give that of the export.")
+    taken = sorted(set(OURS) & set(facts))
+    if taken:
+        raise ValueError(f"The fact {taken[0]!r} of annotations is written by itself; give it another name.")
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; give a folder for the annotations.")
+    if (folder / MARKER).exists() and _read_facts(folder / MARKER, damaged_is_none=True) is False:
+        raise ValueError(f"{folder / MARKER} is of another kind than {KIND!r}; give a new folder.")
+    record = {
+        "kind": KIND,
+        **facts,
+        "questions": [question.to_dict() for question in votes.questions],
+        "counts": _counts(votes) | {"replies": replies.num_rows},
+    }
+    try:
+        json.dumps(record, allow_nan=False)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"The facts of annotations are no JSON ({error}); give plain, finite values.") from None
+    folder.mkdir(parents=True, exist_ok=True)
+    _replace(folder / REPLIES, lambda path: pq.write_table(replies, path))
+    record["votes_sha256"] = _replace(folder / VOTES, lambda path: pq.write_table(votes.to_arrow(), path))
+    text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    _replace(folder / MARKER, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def read_annotations(folder: str | os.PathLike[str]) -> Annotations:
+    """Read what `write_annotations` wrote.
+
+    Raises:
+        ValueError: The folder holds no annotations, a file of it is missing, damaged or was edited, or its votes do not fit
+            its questions; the message names the file.
+    """
+    folder = Path(folder)
+    path, votes_path = folder / MARKER, folder / VOTES
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no annotations: it has no {MARKER}; write one with `annot-hf annotate`.")
+    facts = _read_facts(path)
+    if facts is False:
+        raise ValueError(f"{path} is of another kind than {KIND!r}; give a folder that `annot-hf annotate` wrote.")
+    if not votes_path.is_file():
+        raise ValueError(f"The annotations {folder} lack {VOTES}; {_FIX}.")
+    data = votes_path.read_bytes()
+    if hashlib.sha256(data).hexdigest() != facts.get("votes_sha256"):
+        raise ValueError(
+            f"{votes_path} is not the file that {MARKER} was written for: it was edited, or writing was cut off; {_FIX}."
+        )
+    try:
+        questions = tuple(Question.from_dict(fields) for fields in facts["questions"])
+        missing = {"corpus", "corpus_digest", "counts"} - set(facts)
+        if missing or not questions:
+            raise KeyError(min(missing, default="questions"))
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}); {_FIX}.") from error
+    try:
+        votes = VoteTable.from_arrow(pq.read_table(pa.BufferReader(data)), questions)
+    except (ValueError, pa.ArrowException) as error:  # pa.ArrowInvalid is a ValueError
+        raise ValueError(f"{votes_path} does not fit the questions of {MARKER} ({error}); {_FIX}.") from error
+    _check_votes(votes, str(votes_path))
+    counted = {name: facts["counts"].get(name) for name in _counts(votes)}
+    if counted != _counts(votes):
+        raise ValueError(f"{path} counts {counted} and {VOTES} holds {_counts(votes)}; {_FIX}.")
+    return Annotations(folder, votes, facts)
+
+
+def _counts(votes: VoteTable) -> dict[str, int]:
+    return {"votes": len(votes), "items": len(votes.items), "annotators": len(votes.annotators)}
+
+
+def _check_votes(votes: VoteTable, where: str) -> None:
+    """There is a vote, all are synthetic, and no annotator answers twice."""
+    if not len(votes):
+        raise ValueError(f"{where}: there is no vote; annotations need at least one reply that could be read.")
+    names = np.append(votes.sources, None)[votes.source_codes]  # -1 reads the last place
+    other = names != SYNTHETIC
+    if other.any():
+        row = int(np.argmax(other))
+        raise ValueError(
+            f"{where}: row {row} (item {votes.items[votes.item_codes[row]]!r}) has source {names[row]!r}; annotations hold "
+            f"votes of source {SYNTHETIC!r} only."
+        )
+    repeated = encoding.repeated_votes(
+        votes.questions,
+        votes.item_codes,
+        votes.annotator_codes,
+        votes.question_codes,
+        votes.label_codes,
+        len(votes.annotators),
+    )
+    if repeated.any():
+        row = int(np.argmax(repeated))
+        raise ValueError(
+            f"{where}: row {row} repeats annotator {votes.annotators[votes.annotator_codes[row]]!r} on item "
+            f"{votes.items[votes.item_codes[row]]!r}; keep one vote of an annotator on an item and question."
+        )
+
+
+def _read_facts(path: Path, *, damaged_is_none: bool = False) -> Any:
+    """The entries of annotations.json; False if it is of another kind, None if that cannot be told."""
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        if damaged_is_none:
+            return None
+        raise ValueError(f"{path} is damaged ({error}); {_FIX}.") from error
+    return facts if isinstance(facts, dict) and facts.get("kind") == KIND else False
+
+
+def _replace(path: Path, write: Callable[[Path], Any]) -> str:
+    """Let `write` fill a temporary sibling that then takes the place of `path`; gives its SHA-256."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    partial = Path(name)
+    try:
+        write(partial)
+        with partial.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        partial.chmod(0o644)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return digest
