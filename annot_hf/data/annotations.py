@@ -113,7 +113,8 @@ def read_annotations(folder: str | os.PathLike[str]) -> Annotations:
         )
     try:
         questions = tuple(Question.from_dict(fields) for fields in facts["questions"])
-        missing = {"corpus", "corpus_digest", "counts"} - set(facts)
+        counted = {name: facts["counts"][name] for name in ("votes", "items", "annotators")}
+        missing = {"corpus", "corpus_digest"} - set(facts)
         if missing or not questions:
             raise KeyError(min(missing, default="questions"))
     except (KeyError, TypeError, AttributeError, ValueError) as error:
@@ -123,7 +124,6 @@ def read_annotations(folder: str | os.PathLike[str]) -> Annotations:
     except (ValueError, pa.ArrowException) as error:  # pa.ArrowInvalid is a ValueError
         raise ValueError(f"{votes_path} does not fit the questions of {MARKER} ({error}); {_FIX}.") from error
     _check_votes(votes, str(votes_path))
-    counted = {name: facts["counts"].get(name) for name in _counts(votes)}
     if counted != _counts(votes):
         raise ValueError(f"{path} counts {counted} and {VOTES} holds {_counts(votes)}; {_FIX}.")
     return Annotations(folder, votes, facts)

@@ -207,8 +207,14 @@ def make_targets(
 
 
 def label_answers(votes: VoteTable, question: str) -> Ratings:
-    """Every answer to a category question, codes `(P, 1)`; item and annotator index the vote table (-1: anonymous)."""
+    """Every answer to a category question, codes `(P, 1)`; item and annotator index the vote table (-1: anonymous).
+
+    Votes of weight 0 do not exist.
+    """
     rows = votes.rows_of(question)
+    if votes.weights is not None:
+        rows = np.arange(len(votes))[rows]
+        rows = rows[votes.weights[rows] > 0]
     value = votes.label_codes[rows][:, None]
     return Ratings(votes.item_codes[rows], votes.annotator_codes[rows], value)
 

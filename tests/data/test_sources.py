@@ -1,0 +1,139 @@
+"""Human and synthetic votes in one table: every target against the paper's formula, and every refusal."""
+
+import numpy as np
+import pytest
+from hypothesis import given, strategies as st
+
+from annot_hf.data.questions import Question
+from annot_hf.data.sources import answers_to, combine_votes, is_synthetic, weigh_sources
+from annot_hf.data.targets import disagreement, make_targets
+from annot_hf.data.votes import VoteTable
+
+EMOTION = Question.category("emotion", ["anger", "joy", "sad"])
+VALENCE = Question.scale("valence", 1, 5)
+COUNTS = st.lists(st.tuples(*[st.integers(0, 3)] * 3).filter(any), min_size=1, max_size=4)
+
+
+def people(rows, source=None):
+    return VoteTable.from_counts(EMOTION, [f"i{row}" for row in range(len(rows))], rows, source=source)
+
+
+def test_what_counts_as_synthetic():
+    votes = VoteTable.from_columns(
+        EMOTION, item=list("abcd"), value=["joy"] * 4, source=[None, "synthetic", "Synthetic", "crowd"]
+    )
+    assert is_synthetic(votes).tolist() == [False, True, False, False]
+    assert is_synthetic(people([[1, 0, 0]])).tolist() == [False]
+
+
+@given(human=COUNTS, synthetic=COUNTS, weight=st.sampled_from([0.0, 0.25, 1.0, 3.0]))
+def test_combined_targets_are_those_of_the_paper(human, synthetic, weight):
+    votes = combine_votes(people(human), people(synthetic, "synthetic"), weight)
+    targets = make_targets(votes, "emotion")
+    rows = max(len(human), len(synthetic))
+    for row in range(rows):
+        mine = np.array(human[row] if row < len(human) else [0, 0, 0], dtype=float)
+        theirs = np.array(synthetic[row] if row < len(synthetic) else [0, 0, 0], dtype=float)
+        n_h, n_s = mine.sum(), theirs.sum()
+        if n_h + weight * n_s == 0:
+            assert f"i{row}" not in targets.items
+            continue
+        q_h, q_s = mine / max(n_h, 1), theirs / max(n_s, 1)
+        place = list(targets.items).index(f"i{row}")
+        np.testing.assert_allclose(targets.probs[place], (n_h * q_h + weight * n_s * q_s) / (n_h + weight * n_s))
+        assert targets.votes_per_item[place] == n_h + (n_s if weight else 0)
+
+
+def test_one_weight_gives_each_kind_of_target():
+    votes = combine_votes(people([[3, 1, 0]]), people([[0, 5, 1]], "synthetic"))
+    assert votes.weights is None  # each vote once: nothing is weighed
+    soft = {
+        name: make_targets(weigh_sources(votes, **weights), "emotion").probs[0].tolist()
+        for name, weights in {"human": {"synthetic": 0}, "synthetic": {"human": 0}, "combined": {}}.items()
+    }
+    assert soft == {"human": [0.75, 0.25, 0], "synthetic": [0, 5 / 6, 1 / 6], "combined": [0.3, 0.6, 0.1]}
+    light = weigh_sources(votes, synthetic=0.1)
+    assert make_targets(light, "emotion", "majority").probs[0].tolist() == [1, 0, 0]
+    assert make_targets(votes, "emotion", "majority").probs[0].tolist() == [0, 1, 0]
+    np.testing.assert_allclose(disagreement(light, "emotion", ["i0"], "variance"), [1 - (9 + 2.25 + 0.01) / 4.6**2])
+
+
+def test_votes_without_weight_do_not_exist():
+    votes = VoteTable.from_columns(
+        EMOTION,
+        item=["a", "a", "a", "b"],
+        annotator=["r", "s", "t", "s"],
+        value=["joy", "sad", "joy", "sad"],
+        weight=[1, 0, 2, 1],
+    )
+    targets = make_targets(votes, "emotion")
+    assert targets.votes_per_item.tolist() == [2, 1]
+    pairs = zip(targets.ratings.item, targets.ratings.annotator, strict=True)
+    said = [(targets.items[item], targets.annotators[rater]) for item, rater in pairs]
+    assert said == [("a", "r"), ("a", "t"), ("b", "s")]
+    one = votes.select(mask=votes.weights != 2)  # of item a, one vote is left: it says nothing about disagreement
+    assert np.isnan(disagreement(one, "emotion", ["a"], "entropy")).all()
+
+
+def test_a_simulated_annotator_is_not_the_person_of_the_same_name():
+    human = VoteTable.from_columns(VALENCE, item=["a"], annotator=["1"], value=[1])
+    synthetic = VoteTable.from_columns(VALENCE, item=["a"], annotator=["1"], value=[5], source="synthetic")
+    votes = combine_votes(human, synthetic)
+    assert list(votes.annotators) == ["1", "synthetic:1"]
+    assert make_targets(votes, "valence", "kde").votes_per_item.tolist() == [
+        2
+    ]  # not one rater whose answers are averaged
+
+
+def test_labels_in_another_order_are_the_same_labels():
+    turned = Question.category("emotion", ["sad", "anger", "joy"], prompt="What do you hear?")
+    synthetic = VoteTable.from_columns(turned, item=["i0", "i0"], value=["sad", "joy"], source="synthetic")
+    votes = combine_votes(people([[2, 0, 0]]), synthetic)
+    assert votes.questions == (EMOTION,) and votes.counts("emotion").tolist() == [[2, 1, 1]]
+
+
+def test_questions_that_only_people_answer_stay():
+    human = VoteTable.from_columns(
+        [EMOTION, VALENCE], item=["a", "a"], question=["emotion", "valence"], value=["joy", "3"], annotator=["r", "r"]
+    )
+    votes = combine_votes(human, people([[0, 0, 1]], "synthetic"))
+    assert votes.questions == (EMOTION, VALENCE) and len(votes) == 3
+
+
+@pytest.mark.parametrize(
+    "question, message",
+    [
+        (
+            Question.category("emotion", ["anger", "joy"]),
+            "has the labels anger, joy and the corpus asks for the labels",
+        ),
+        (Question.category("emotion", ["anger", "joy", "sad"], multiple=True), "several of the labels"),
+        (Question.category("mood", ["anger", "joy", "sad"]), "question 'mood' is not asked there; it asks emotion"),
+        (Question.scale("emotion", 1, 2), "has a scale from 1 to 2"),
+    ],
+)
+def test_other_questions_are_refused(question, message):
+    value = [1] if question.is_scale else ["joy"]
+    votes = VoteTable.from_columns(question, item=["i0"], value=value, source="synthetic")
+    with pytest.raises(ValueError, match=message):
+        answers_to(votes, (EMOTION,), "synthetic votes")
+
+
+def test_votes_of_the_wrong_side_are_refused():
+    with pytest.raises(ValueError, match="human votes hold votes of another source"):
+        combine_votes(people([[1, 0, 0]], "synthetic"), people([[1, 0, 0]], "synthetic"))
+    with pytest.raises(ValueError, match="synthetic votes hold votes of another source"):
+        combine_votes(people([[1, 0, 0]]), people([[1, 0, 0]]))
+
+
+@pytest.mark.parametrize("weight", [-1, float("nan"), float("inf"), "1", None, True])
+def test_bad_weights(weight):
+    with pytest.raises(ValueError, match="finite number from 0 up"):
+        weigh_sources(people([[1, 0, 0]]), synthetic=weight)
+
+
+def test_nothing_left():
+    with pytest.raises(ValueError, match="No vote is left of 2"):
+        weigh_sources(people([[1, 1, 0]]), human=0)
+    with pytest.raises(ValueError, match="No vote is left"):
+        weigh_sources(people([[1, 1, 0]], "synthetic"), human=0, synthetic=0)
