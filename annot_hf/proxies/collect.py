@@ -1,0 +1,94 @@
+"""From the log to what others read: a vote table, and every reply with its provenance."""
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from annot_hf.data import encoding
+from annot_hf.data.annotations import write_annotations
+from annot_hf.data.questions import Question
+from annot_hf.data.sources import SYNTHETIC
+from annot_hf.data.votes import VoteTable
+from annot_hf.proxies.ledger import STATUSES, Ledger
+from annot_hf.proxies.log import LOG, read_log
+
+REPLIES = pa.schema(
+    {
+        "item": pa.string(),
+        "annotator": pa.string(),
+        "status": pa.string(),
+        "label": pa.string(),
+        "reply": pa.string(),
+        "reason": pa.string(),
+        "model": pa.string(),
+        "revision": pa.string(),
+        "instruction": pa.string(),
+        "temperature": pa.float64(),
+        "seed": pa.int64(),
+        "prompt_sha256": pa.string(),
+        "at": pa.string(),
+        "seconds": pa.float64(),
+        "tries": pa.int64(),
+        "input_tokens": pa.int64(),
+        "output_tokens": pa.int64(),
+        "cost": pa.float64(),
+    }
+)
+_ROWS = 20_000  # replies in memory at a time
+
+
+def collect(folder: Path, question: Question, ledger: Ledger, facts: Mapping[str, Any]) -> VoteTable | None:
+    """Write votes, replies and facts of a folder from its log; None, and nothing written, while there is no vote.
+
+    Args:
+        folder: Folder of the log.
+        question: What was asked.
+        ledger: State of every question.
+        facts: For annotations.json.
+    """
+    if not (ledger.status == STATUSES.index("label")).any():
+        return None
+    votes = votes_of(question, ledger, facts["model"])
+    replies = pa.RecordBatchReader.from_batches(REPLIES, _replies(folder / LOG, facts["model"]))
+    tokens = {"input_tokens": ledger.input_tokens, "output_tokens": ledger.output_tokens}
+    write_annotations(folder, votes, replies, dict(facts) | {"statuses": ledger.counts(), **tokens})
+    return votes
+
+
+def votes_of(question: Question, ledger: Ledger, model: str) -> VoteTable:
+    """One vote for each question that was answered by a label; annotators are named after the model and their number."""
+    rows, annotators = np.nonzero(ledger.status == STATUSES.index("label"))
+    items, place = np.unique(rows, return_inverse=True)
+    used = np.unique(annotators)
+    return VoteTable.from_columns(
+        question,
+        item=encoding.dictionary(place, [ledger.items[row] for row in items]),
+        value=encoding.dictionary(ledger.label[rows, annotators], question.labels),
+        annotator=encoding.dictionary(np.searchsorted(used, annotators), [annotator_name(model, one) for one in used]),
+        source=SYNTHETIC,
+        where="replies",
+    )
+
+
+def annotator_name(model: str, index: int) -> str:
+    """Name of a simulated annotator in a vote table."""
+    return f"{model}#{index}"
+
+
+def _replies(path: Path, model: str) -> Iterator[pa.RecordBatch]:
+    """Everything that came of a question, in the order of the log, a block at a time."""
+    rows: list[dict[str, Any]] = []
+    for record in read_log(path):
+        if record["kind"] not in ("answer", "closed"):
+            continue
+        row = {name: record.get(name) for name in REPLIES.names}
+        row |= {"annotator": annotator_name(model, record["annotator"]), "model": record.get("model") or model}
+        rows.append(row)
+        if len(rows) == _ROWS:
+            yield pa.RecordBatch.from_pylist(rows, REPLIES)
+            rows = []
+    if rows:
+        yield pa.RecordBatch.from_pylist(rows, REPLIES)

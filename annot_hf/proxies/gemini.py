@@ -1,0 +1,114 @@
+"""Gemini, through Google's own client; arXiv 2601.14620 asked Gemini 2.5 Pro."""
+
+import json
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from annot_hf.proxies.backend import Answer, Ask, Busy, Rejected, Stopped, needs
+from annot_hf.proxies.openai_server import LONGEST_BODY, retry_after
+
+KEY = "GEMINI_API_KEY"
+_BLOCKED = ("SAFETY", "PROHIBITED_CONTENT", "BLOCKLIST", "RECITATION", "SPII")
+
+
+class Gemini:
+    """Questions as `generateContent` with the clip as inline data.
+
+    Args:
+        model: Such as "gemini-2.5-pro".
+        base_url: Address of a proxy; Google's own when None.
+        key_name: Environment variable that holds the key.
+        timeout: Seconds (s) until an answer is given up.
+        max_tokens: Most tokens of a reply, thoughts included where the model thinks.
+        revision: For the record.
+
+    Raises:
+        ValueError: The library is not installed, or the environment has no key.
+    """
+
+    batch_size = 1
+    max_concurrency = None
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        base_url: str | None = None,
+        key_name: str = KEY,
+        timeout: float = 60.0,
+        max_tokens: int = 64,
+        revision: str = "",
+    ) -> None:
+        genai = needs("google.genai")
+        self.types, self.errors, self.httpx = genai.types, needs("google.genai.errors"), needs("httpx2")
+        self._key = os.environ.get(key_name)
+        if not self._key:
+            raise ValueError(f"The environment has no {key_name}; set it to your key.")
+        self.model, self.revision, self.max_tokens = model, revision, max_tokens
+        options = self.types.HttpOptions(
+            base_url=base_url, timeout=round(timeout * 1000), retry_options=self.types.HttpRetryOptions(attempts=1)
+        )
+        self.client = genai.Client(api_key=self._key, vertexai=False, http_options=options)
+
+    async def ask(self, asks: Sequence[Ask]) -> list[Answer]:
+        """See `Backend.ask`."""
+        (ask,) = asks
+        types = self.types
+        config = types.GenerateContentConfig(
+            system_instruction=ask.system,
+            temperature=ask.temperature,
+            seed=ask.seed,
+            max_output_tokens=self.max_tokens,
+            automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),
+        )
+        contents = [types.Part.from_bytes(data=ask.audio, mime_type="audio/wav"), types.Part.from_text(text=ask.user)]
+        try:
+            found = await self.client.aio.models.generate_content(model=self.model, contents=contents, config=config)
+        except self.errors.APIError as error:
+            raise self._failure(error) from None
+        except (self.httpx.HTTPError, TimeoutError, OSError) as error:
+            raise Busy(f"{type(error).__name__}: {self._safe(str(error))}") from None
+        except (json.JSONDecodeError, self.errors.UnknownApiResponseError, ValueError, TypeError) as error:
+            shown = self._safe(str(error))[:LONGEST_BODY]
+            raise Busy(f"the body is no generateContent response ({type(error).__name__})", body=shown) from None
+        return [_answer(found)]
+
+    async def close(self) -> None:
+        """See `Backend.close`."""
+        await self.client.aio.aclose()
+
+    def _failure(self, error: Any) -> Exception:
+        """What an HTTP status means for the questions."""
+        status, said = error.code, self._safe(str(error.message))[:300]
+        if status in (401, 403, 404) or (status == 400 and "api key" in said.lower()):
+            return Stopped(
+                f"Gemini answers {status} to a question for model {self.model!r} ({said}); check the key and the name of the "
+                "model."
+            )
+        if status in (400, 413, 415, 422):
+            return Rejected(f"{status}: {said}")
+        headers = getattr(error.response, "headers", None) or {}
+        return Busy(f"{status}: {said}", retry_after=retry_after(headers))
+
+    def _safe(self, text: str) -> str:
+        return text.replace(self._key, "[key]")
+
+
+def _answer(found: Any) -> Answer:
+    """What a `GenerateContentResponse` says; without a candidate it is an answer without a reply."""
+    candidate = found.candidates[0] if found.candidates else None
+    parts = (candidate.content.parts or []) if candidate is not None and candidate.content is not None else []
+    texts = [part.text for part in parts if part.text is not None and not part.thought]
+    usage = found.usage_metadata
+    blocked = found.prompt_feedback is not None and found.prompt_feedback.block_reason is not None
+    finish = getattr(getattr(candidate, "finish_reason", None), "name", "")
+    written = [usage.candidates_token_count, usage.thoughts_token_count] if usage is not None else []
+    return Answer(
+        "".join(texts) if texts else None,
+        model=found.model_version or "",
+        revision=found.model_version or "",
+        refused=blocked or finish in _BLOCKED,
+        input_tokens=None if usage is None else usage.prompt_token_count,
+        output_tokens=sum(count or 0 for count in written) if any(count is not None for count in written) else None,
+    )

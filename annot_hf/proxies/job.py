@@ -1,0 +1,151 @@
+"""What is asked about which items by whom, checked before anything is asked."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import pandas as pd
+
+from annot_hf.data.export import ExportedCorpus
+from annot_hf.data.questions import Question, nearest
+from annot_hf.proxies.backend import Backend
+from annot_hf.proxies.ledger import Ledger
+from annot_hf.proxies.parsing import Parsing, ambiguous_labels
+from annot_hf.proxies.plan import SimulatedAnnotator, make_plan
+from annot_hf.proxies.prompts import Prompt, Prompts
+
+# what a run is: going on with another one in the same folder is refused
+IDENTITY = ("corpus_digest", "question", "plan", "model", "revision", "prompts", "parsing", "seed", "max_tokens")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is asked about which items by whom.
+
+    Attributes:
+        corpus: The exported corpus.
+        question: The category question.
+        rows: Rows of `corpus.items` that are asked about, in order.
+        plan: Name of the plan.
+        annotators: The simulated annotators.
+        prompts: The prompts.
+        parsing: How replies are read.
+        seed: Seed of the choice of items and of the sampling.
+        max_seconds: Longest clip that is sent (s).
+    """
+
+    corpus: ExportedCorpus
+    question: Question
+    rows: np.ndarray
+    plan: str
+    annotators: tuple[SimulatedAnnotator, ...]
+    prompts: Prompts
+    parsing: Parsing = "strict"
+    seed: int = 0
+    max_seconds: float = 30.0
+
+    def facts(self, backend: Backend) -> dict[str, Any]:
+        """What the run is, as JSON holds it; no address and no key."""
+        return {
+            "corpus": self.corpus.name,
+            "corpus_digest": self.corpus.digest,
+            "question": self.question.to_dict(),
+            "plan": self.plan,
+            "backend": type(backend).__name__,
+            "model": backend.model,
+            "revision": backend.revision,
+            "prompts": self.prompts.digest,
+            "parsing": self.parsing,
+            "seed": self.seed,
+            "max_tokens": backend.max_tokens,
+            "annotators": [asdict(one) for one in self.annotators],
+        }
+
+    def prompt(self, row: int, annotator: int) -> Prompt:
+        """What is said to an annotator about an item."""
+        item = self.corpus.items.iloc[row]
+        known = {name: item[name] for name in ("text", "speaker") if name in item.index and isinstance(item[name], str)}
+        return self.prompts.render(
+            self.question,
+            self.annotators[annotator].instruction,
+            transcript=known.get("text"),
+            speaker=known.get("speaker"),
+        )
+
+
+def make_job(
+    corpus: ExportedCorpus,
+    *,
+    question: str = "",
+    splits: Sequence[str] = (),
+    items: int | None = None,
+    plan: str = "paper",
+    annotators: int = 10,
+    prompts: str | Path | None = None,
+    parsing: Parsing = "strict",
+    seed: int = 0,
+    max_seconds: float = 30.0,
+) -> Job:
+    """Check what is to be asked.
+
+    Args:
+        corpus: The exported corpus; its items need audio.
+        question: A category question with one answer; the corpus's default by default.
+        splits: Whose items; all but "test" by default, which is for human votes.
+        items: How many of them, drawn by the seed; more of them later include these. All by default.
+        plan: "paper" or "crossed" (see `make_plan`).
+        annotators: How many simulated annotators; more of them later include these.
+        prompts: Folder of prompts; the package's own by default.
+        parsing: "strict" or "published" (see `parse_reply`).
+        seed: Seed of the choice of items and of the sampling.
+        max_seconds: Longest clip that is sent (s).
+
+    Raises:
+        ValueError: Something of it is unknown, or does not fit.
+    """
+    name = question or corpus.default_questions[0]
+    asked = corpus.votes.question(name)
+    if asked.is_scale or asked.multiple:
+        kind = "a scale" if asked.is_scale else "multi-select"
+        raise ValueError(
+            f"Question {name!r} is {kind}, and an annotator is asked for one label; name another question."
+        )
+    alike = ambiguous_labels(asked.labels)
+    if alike:
+        raise ValueError(
+            f"Labels {alike[0]!r} and {alike[1]!r} of question {name!r} differ in case or punctuation only, which a reply "
+            "does not tell apart; rename one."
+        )
+    if parsing not in get_args(Parsing):
+        raise ValueError(f"parsing is {parsing!r}; use strict or published.")
+    have = sorted(corpus.items["split"].unique())
+    for split in splits:
+        if split not in have:
+            raise ValueError(f"{corpus.name} has no split {split!r}{nearest(split, have)}; it has {', '.join(have)}.")
+    wanted = list(splits) or [split for split in have if split != "test"] or have
+    rows = np.flatnonzero(corpus.items["split"].isin(wanted))
+    if items is not None:
+        if not 1 <= items <= len(rows):
+            raise ValueError(
+                f"items is {items}; splits {', '.join(wanted)} have {len(rows)}: give a number from 1 to that."
+            )
+        rows = np.random.default_rng(seed).permutation(rows)[:items]
+    audio = corpus.items["audio"] if "audio" in corpus.items else pd.Series([None] * len(corpus.items))
+    silent = audio.iloc[rows].isna().to_numpy()
+    if silent.any():
+        raise ValueError(
+            f"{int(silent.sum())} of {len(rows)} items of {corpus.name} have no audio, for instance "
+            f"{corpus.items['item'].iloc[rows[silent][0]]!r}; leave them out of the export."
+        )
+    return Job(
+        corpus, asked, rows, plan, make_plan(plan, annotators), Prompts(prompts), parsing, seed, float(max_seconds)
+    )
+
+
+def open_ledger(job: Job) -> Ledger:
+    """A ledger of the whole corpus in which nothing was asked."""
+    names = job.corpus.items["item"].tolist()
+    counts = job.corpus.votes.counts(job.question.name, items=names).astype(np.float64)
+    return Ledger(names, counts / counts.sum(1, keepdims=True).clip(1e-12))

@@ -1,0 +1,156 @@
+"""What was asked, what came of it, and what it cost: a few bytes a question, rebuilt from the log when a run goes on."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from annot_hf.proxies.backend import Answer
+from annot_hf.proxies.plan import MOST
+
+# What may come of a question. Only "label" is a vote; the two last are asked again when the run goes on.
+STATUSES = ("label", "refusal", "off-list", "echo", "empty", "rejected", "wrong-model", "failed")
+SETTLED = STATUSES[:6]
+_OPEN, _ASKED = -1, -2
+
+
+@dataclass(frozen=True)
+class Prices:
+    """What tokens cost (USD per million), where the server does not report what an answer cost.
+
+    Raises:
+        ValueError: A price is negative, or one is given without the other.
+    """
+
+    input: float | None = None
+    output: float | None = None
+
+    def __post_init__(self) -> None:
+        given = [price for price in (self.input, self.output) if price is not None]
+        if len(given) == 1 or any(not 0 <= price < np.inf for price in given):
+            raise ValueError(
+                f"Prices are {self.input} and {self.output}; give both, USD per million tokens read and written, 0 or more."
+            )
+
+    def of(self, answer: Answer) -> float | None:
+        """What an answer cost (USD): as reported, else by its tokens, else unknown."""
+        if answer.cost is not None:
+            return answer.cost
+        if self.input is None or answer.input_tokens is None or answer.output_tokens is None:
+            return None
+        return (self.input * answer.input_tokens + self.output * answer.output_tokens) / 1e6
+
+
+@dataclass
+class Ledger:
+    """State of every question, and sums.
+
+    Args:
+        items: Names of all items of the corpus `(N,)`.
+        human: Fractions of the human votes `(N, K)`; a zero row where nobody voted.
+
+    Attributes:
+        status: Index into `STATUSES` `(N, A)`; -1 where a question is open, -2 where it is under way.
+        label: Index of the label `(N, A)`; -1 where there is none.
+        spent: What answers cost so far (USD), as far as it is known.
+        dearest: The dearest answer (USD); None while no cost is known.
+        unpriced: Answers whose cost is not known.
+        unreadable: Bodies that were no answer, and may have been paid for.
+        cut: Items whose transcript was cut `(N,)`.
+        cut_off: Questions that were under way when an earlier run was killed.
+    """
+
+    items: Sequence[str]
+    human: np.ndarray
+    status: np.ndarray = field(init=False)
+    label: np.ndarray = field(init=False)
+    cut: np.ndarray = field(init=False)
+    spent: float = 0.0
+    dearest: float | None = None
+    unpriced: int = 0
+    unreadable: int = 0
+    cut_off: int = 0
+    input_tokens: int = 0
+    output_tokens: int = 0
+    _agreed: float = 0.0
+    _compared: int = 0
+
+    def __post_init__(self) -> None:
+        self.status = np.full((len(self.items), MOST), _OPEN, np.int8)
+        self.label = np.full((len(self.items), MOST), -1, np.int16)
+        self.row = {name: row for row, name in enumerate(self.items)}
+        self.cut = np.zeros(len(self.items), dtype=bool)
+        self._voted = self.human.any(1)
+
+    def replay(self, records: Iterable[Mapping[str, Any]], accepts: Callable[[str], bool]) -> None:
+        """Take in the records of a log.
+
+        Args:
+            records: From `read_log`.
+            accepts: Says of a model's name whether it is the one that is asked.
+
+        Raises:
+            ValueError: A record is of an item or annotator that there is not.
+        """
+        for record in records:
+            if record["kind"] == "run":
+                continue
+            row = self.row.get(record["item"])
+            if row is None or not 0 <= record["annotator"] < MOST:
+                raise ValueError(
+                    f"The log has a record of item {record['item']!r} and annotator {record['annotator']}, which the corpus "
+                    "or the plan does not know; name another folder."
+                )
+            place = row, record["annotator"]
+            if record["kind"] == "asked":
+                self.status[place] = _ASKED
+            elif record["kind"] == "unreadable":
+                self.unreadable += 1
+            else:
+                status = record["status"]
+                if status == "wrong-model" and accepts(record["model"]):
+                    status = record["would_be"]
+                self.settle(*place, status, record.get("label_index", -1), record)
+        asked = self.status == _ASKED
+        self.cut_off = int(asked.sum())
+        self.status[asked] = _OPEN
+
+    def ask(self, row: int, annotator: int) -> None:
+        """A question is under way."""
+        self.status[row, annotator] = _ASKED
+
+    def settle(self, row: int, annotator: int, status: str, label: int, record: Mapping[str, Any]) -> None:
+        """A question has come to an end, for good or for now."""
+        self.status[row, annotator] = STATUSES.index(status)
+        self.label[row, annotator] = label if status == "label" else -1
+        if status == "label" and self._voted[row]:
+            self._agreed += float(self.human[row, label])
+            self._compared += 1
+        self.cut[row] |= record.get("transcript_cut", False)
+        self.input_tokens += record.get("input_tokens") or 0
+        self.output_tokens += record.get("output_tokens") or 0
+        if record["kind"] == "answer":
+            cost = record.get("cost")
+            if cost is None:
+                self.unpriced += 1
+            else:
+                self.spent += cost
+                self.dearest = max(cost, self.dearest or 0.0)
+
+    def open(self, rows: np.ndarray, annotators: int) -> np.ndarray:
+        """Questions still to be asked `(Q, 2)`: row and annotator, item by item."""
+        settled = np.isin(self.status[rows, :annotators], range(len(SETTLED)))
+        places = np.argwhere(~settled)
+        return np.stack([rows[places[:, 0]], places[:, 1]], axis=1)
+
+    def counts(self, rows: np.ndarray | None = None, annotators: int = MOST) -> dict[str, int]:
+        """Questions by what came of them, and those not asked yet."""
+        status = self.status[:, :annotators] if rows is None else self.status[rows, :annotators]
+        counts = {name: int((status == code).sum()) for code, name in enumerate(STATUSES)}
+        return counts if rows is None else counts | {"not asked": int((status < 0).sum())}
+
+    @property
+    def agreement(self) -> float | None:
+        """Mean share of an item's human votes that a synthetic vote agrees with; None while there is nothing to compare."""
+        return self._agreed / self._compared if self._compared else None

@@ -1,0 +1,139 @@
+"""A Qwen2-Audio on the device at hand, several questions at a time."""
+
+import asyncio
+import io
+from collections.abc import Sequence
+
+import soundfile
+import torch
+from transformers import (
+    AutoConfig,
+    AutoProcessor,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    Qwen2AudioForConditionalGeneration,
+)
+
+from annot_hf.proxies.backend import Answer, Ask, Stopped
+
+
+class LocalModel:
+    """Questions as batches of a transformers model, in bfloat16 on a CUDA device and float32 elsewhere.
+
+    Every question has its own temperature and its own seed, whatever it is batched with: what is drawn does not depend
+    on when a run was cut off.
+
+    Args:
+        model: Hub id or folder of a Qwen2-Audio checkpoint.
+        batch_size: Questions at a time.
+        max_tokens: Most tokens of a reply.
+        revision: Revision on the Hub.
+
+    Raises:
+        ValueError: There is no such checkpoint, or it is of another kind.
+    """
+
+    max_concurrency = 1
+
+    def __init__(self, model: str, *, batch_size: int = 8, max_tokens: int = 64, revision: str = "") -> None:
+        self.model, self.batch_size, self.max_tokens = model, batch_size, max_tokens
+        where = {"trust_remote_code": False} | ({"revision": revision} if revision else {})
+        try:
+            config = AutoConfig.from_pretrained(model, **where)
+            if config.model_type != "qwen2_audio":
+                raise ValueError(
+                    f"{model} is a {config.model_type}; backend local takes a Qwen2-Audio: serve others by vLLM, say, and use "
+                    "backend openai."
+                )
+            self.processor = AutoProcessor.from_pretrained(model, **where)
+            device = "cuda" if torch.cuda.is_available() else "cpu"
+            dtype = torch.bfloat16 if device == "cuda" else torch.float32
+            self.lalm = (
+                Qwen2AudioForConditionalGeneration.from_pretrained(model, dtype=dtype, **where).to(device).eval()
+            )
+        except OSError as error:
+            raise ValueError(
+                f"There is no checkpoint {model!r} ({str(error).splitlines()[0]}); give a Hub id or a folder."
+            ) from error
+        self.revision = revision or getattr(config, "_commit_hash", None) or ""
+        self.processor.tokenizer.padding_side = "left"
+        tokens = self.lalm.generation_config
+        # a fresh configuration: that of the checkpoint has a temperature, a top-k and a repetition penalty of its own
+        self._generation = GenerationConfig(
+            max_new_tokens=max_tokens,
+            do_sample=False,
+            pad_token_id=self.processor.tokenizer.pad_token_id,
+            eos_token_id=tokens.eos_token_id or self.processor.tokenizer.eos_token_id,
+        )
+
+    async def ask(self, asks: Sequence[Ask]) -> list[Answer]:
+        """See `Backend.ask`."""
+        try:
+            return await asyncio.to_thread(self._generate, asks)
+        except torch.OutOfMemoryError:
+            raise Stopped(
+                f"The device has too little memory for {len(asks)} questions at a time; lower --batch-size."
+            ) from None
+
+    async def close(self) -> None:
+        """See `Backend.close`; there is nothing to let go of."""
+
+    @torch.inference_mode()
+    def _generate(self, asks: Sequence[Ask]) -> list[Answer]:
+        texts = [
+            self.processor.apply_chat_template(
+                [
+                    {"role": "system", "content": ask.system},
+                    {
+                        "role": "user",
+                        "content": [{"type": "audio", "audio_url": "clip.wav"}, {"type": "text", "text": ask.user}],
+                    },
+                ],
+                add_generation_prompt=True,
+                tokenize=False,
+            )
+            for ask in asks
+        ]
+        extractor = self.processor.feature_extractor
+        waves = [soundfile.read(io.BytesIO(ask.audio), dtype="float32")[0] for ask in asks]
+        batch = self.processor(
+            text=texts, audio=waves, sampling_rate=extractor.sampling_rate, return_tensors="pt", padding=True
+        ).to(self.lalm.device)
+        batch["input_features"] = batch["input_features"].to(self.lalm.dtype)
+        sampler = RowSampler([ask.temperature for ask in asks], [ask.seed for ask in asks])
+        found = self.lalm.generate(
+            **batch, generation_config=self._generation, logits_processor=LogitsProcessorList([sampler])
+        )
+        written = found[:, batch["input_ids"].shape[1] :]
+        replies = self.processor.batch_decode(written, skip_special_tokens=True)
+        return [
+            Answer(
+                reply,
+                revision=self.revision,
+                input_tokens=int(batch["attention_mask"][row].sum()),
+                output_tokens=int((written[row] != self._generation.pad_token_id).sum()),
+            )
+            for row, reply in enumerate(replies)
+        ]
+
+
+class RowSampler(LogitsProcessor):
+    """Makes the likeliest token of each row a sample at its own temperature, from its own generator.
+
+    The token with the largest logit / T + g, with g standard Gumbel noise, is a draw from softmax(logits / T).
+
+    Args:
+        temperatures: T of each row.
+        seeds: Seed of each row.
+    """
+
+    def __init__(self, temperatures: Sequence[float], seeds: Sequence[int]) -> None:
+        self.temperatures = torch.tensor(temperatures)
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
+        """Scores `(B, vocabulary)` with the noise in them."""
+        uniform = torch.stack([torch.rand(scores.shape[-1], generator=one) for one in self.generators])
+        gumbel = -(-uniform.clip(1e-20).log()).clip(1e-20).log()
+        return scores.float() / self.temperatures.to(scores.device)[:, None] + gumbel.to(scores.device)

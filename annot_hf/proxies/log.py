@@ -1,0 +1,179 @@
+"""The log of a run of `annotate`: one line of JSON a record, only ever appended to, so that no paid answer is lost.
+
+A record is written in one call before the next thing happens, and ends with a checksum of itself: a line that was cut off
+or changed by hand is found out. A little room on the disk is kept in reserve, so that what is under way when the disk is
+full still finds its place.
+"""
+
+import errno
+import json
+import os
+import time
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, Self
+
+from filelock import FileLock, Timeout
+
+LOG, LOCK, RESERVE = "log.jsonl", "log.lock", "log.reserve"
+RESERVED = 1 << 20  # bytes: many times what the questions under way can answer
+SYNC_SECONDS = 1.0  # at most so much can be lost when the machine, not only the process, goes down
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_MARK = ', "crc": "'
+
+
+class AnswerLog:
+    """The log of one folder, open for appending by this process alone; use it as a context manager.
+
+    Args:
+        folder: The folder; it is made if it is not there.
+
+    Attributes:
+        full: Whether the disk was full at the last record, which the reserve then took.
+        torn: Bytes at the end that were no whole record and were cut off: a record that was being written when the
+            machine went down.
+
+    Raises:
+        ValueError: Another run has the folder, or it cannot be written.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        self.folder = Path(folder)
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise ValueError(f"{self.folder} cannot be made ({error.strerror}); name another folder.") from None
+        self.path = self.folder / LOG
+        self._lock = FileLock(self.folder / LOCK, blocking=False)
+        self.full, self.torn, self._synced = False, 0, 0.0
+
+    def __enter__(self) -> Self:
+        try:
+            self._lock.acquire()
+        except Timeout:
+            raise ValueError(
+                f"Another run is writing to {self.folder}; wait for it, or name another folder with --out."
+            ) from None
+        try:
+            self.torn = self._mend()
+            self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            self._keep_reserve()
+        except BaseException:
+            self._lock.release()
+            raise
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._file)
+        (self.folder / RESERVE).unlink(missing_ok=True)
+        self._lock.release()
+
+    def append(self, record: Mapping[str, Any]) -> None:
+        """Write one record.
+
+        Raises:
+            OSError: The disk is full and the reserve is used up; the log then ends with the record before this one.
+        """
+        data = line_of(record).encode()
+        start = os.lseek(self._file, 0, os.SEEK_END)
+        try:
+            self._write(data)
+        except OSError as error:
+            os.ftruncate(self._file, start)
+            if error.errno not in _FULL or self.full:
+                raise
+            self.full = True
+            (self.folder / RESERVE).unlink(missing_ok=True)
+            try:
+                self._write(data)
+            except OSError:
+                os.ftruncate(self._file, start)
+                raise
+        if time.monotonic() - self._synced > SYNC_SECONDS or self.full:
+            os.fsync(self._file)
+            self._synced = time.monotonic()
+
+    def _write(self, data: bytes) -> None:
+        while data:
+            data = data[os.write(self._file, data) :]
+
+    def _keep_reserve(self) -> None:
+        """Real bytes, not a hole; without room for them there is none for answers either."""
+        path = self.folder / RESERVE
+        try:
+            with path.open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, RESERVED)
+        except OSError as error:
+            path.unlink(missing_ok=True)
+            raise ValueError(
+                f"{self.folder} has no room for {RESERVED >> 20} MB ({error.strerror}); free some before anything is asked."
+            ) from None
+
+    def _mend(self) -> int:
+        """Cut off a last line that was not written to its end; keeps it aside in `log.torn` and gives its bytes."""
+        if not self.path.is_file():
+            return 0
+        with self.path.open("rb+") as file:
+            size = file.seek(0, os.SEEK_END)
+            start, tail = size, b""
+            while start and b"\n" not in tail:
+                step = min(start, 1 << 16)
+                start -= step
+                file.seek(start)
+                tail = file.read(step) + tail
+            torn = tail[tail.rfind(b"\n") + 1 :]
+            if not torn:
+                return 0
+            try:
+                record_of(torn.decode())
+            except ValueError:
+                with (self.folder / "log.torn").open("ab") as aside:
+                    aside.write(torn + b"\n")
+                file.truncate(size - len(torn))
+                return len(torn)
+            file.seek(0, os.SEEK_END)  # whole but for its end of line
+            file.write(b"\n")
+            return 0
+
+
+def read_log(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
+    """Records of a log, one at a time; a last line without its end, which a run in progress may be writing, is left out.
+
+    Raises:
+        ValueError: A line is no record, or was changed since it was written; the message has its number.
+    """
+    with open(path, encoding="utf-8", errors="replace") as lines:
+        for number, line in enumerate(lines, 1):
+            if not line.endswith("\n"):
+                return
+            try:
+                yield record_of(line[:-1])
+            except ValueError as error:
+                raise ValueError(
+                    f"{os.fspath(path)}, line {number}: {error}; restore the log, or take the line out to have the question "
+                    "asked again."
+                ) from None
+
+
+def line_of(record: Mapping[str, Any]) -> str:
+    """A record as a line with its checksum."""
+    body = json.dumps(record, ensure_ascii=True)
+    return body[:-1] + _seal(body) + "\n"
+
+
+def record_of(line: str) -> dict[str, Any]:
+    """The record of a line without its end.
+
+    Raises:
+        ValueError: It is none, or its checksum is of another one.
+    """
+    body = line.rpartition(_MARK)[0] + "}"
+    if line != body[:-1] + _seal(body):
+        raise ValueError("the record was cut off or changed by hand (its checksum does not fit)")
+    return json.loads(body)
+
+
+def _seal(body: str) -> str:
+    """What ends a record instead of its brace: the checksum as its last entry."""
+    return f'{_MARK}{zlib.crc32(body.encode()):08x}"' + "}"

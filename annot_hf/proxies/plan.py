@@ -1,0 +1,67 @@
+"""Who is simulated: what each annotator attends to, and how freely it answers (arXiv 2601.14620, section 3)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from annot_hf.data.questions import nearest
+
+INSTRUCTIONS = ("both", "voice", "wording", "subtle", "what-and-how")
+BANDS = ((0.1, 0.3), (0.3, 0.5), (0.5, 0.7), (0.7, 0.9), (0.9, 0.93))  # of temperature
+JITTER, LOWEST, HIGHEST = 0.05, 0.1, 1.0
+PLANS = ("paper", "crossed")
+MOST = 100  # annotators; more would only repeat the 25 combinations again
+
+
+@dataclass(frozen=True)
+class SimulatedAnnotator:
+    """One stand-in for a rater, the same for every item.
+
+    Attributes:
+        index: Number from 0; it alone decides the rest, so that a larger plan begins with the smaller one.
+        instruction: What it attends to, one of `INSTRUCTIONS`.
+        band: Index into `BANDS`.
+        temperature: Sampling temperature, in [0.1, 1].
+    """
+
+    index: int
+    instruction: str
+    band: int
+    temperature: float
+
+
+def make_plan(name: str, annotators: int) -> tuple[SimulatedAnnotator, ...]:
+    """The simulated annotators of a plan.
+
+    - "paper": annotator i has instruction i mod 5 and temperature band i mod 5, as published. The two cannot be told apart:
+      whatever an instruction does, its temperature may have done.
+    - "crossed": annotator i has instruction i mod 5 and band (i + i div 5) mod 5, a Latin square: every 5 in a row have all
+      instructions and all bands once, every 25 each combination once. Ours.
+
+    The temperature is uniform in the band, plus a jitter of +- 0.05, clipped to [0.1, 1], drawn with the annotator's index
+    as the seed.
+
+    Args:
+        name: "paper" or "crossed".
+        annotators: How many; the paper has 6 to 10.
+
+    Raises:
+        ValueError: There is no such plan, or it cannot have so many.
+
+    Example:
+        >>> [(one.instruction, one.band) for one in make_plan("crossed", 7)][4:]
+        [('what-and-how', 4), ('both', 1), ('voice', 2)]
+    """
+    if name not in PLANS:
+        raise ValueError(f"plan is {name!r}{nearest(name, PLANS)}; use one of {', '.join(PLANS)}.")
+    if isinstance(annotators, bool) or not isinstance(annotators, int) or not 1 <= annotators <= MOST:
+        raise ValueError(f"annotators is {annotators!r}; give a whole number from 1 to {MOST}, such as 10.")
+    return tuple(_annotator(index, turn=index // 5 if name == "crossed" else 0) for index in range(annotators))
+
+
+def _annotator(index: int, turn: int) -> SimulatedAnnotator:
+    band = (index + turn) % len(BANDS)
+    generator = np.random.default_rng(index)
+    drawn = generator.uniform(*BANDS[band]) + generator.uniform(-JITTER, JITTER)
+    temperature = round(float(np.clip(drawn, LOWEST, HIGHEST)), 4)
+    return SimulatedAnnotator(index, INSTRUCTIONS[index % len(INSTRUCTIONS)], band, temperature)
