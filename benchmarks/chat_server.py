@@ -1,4 +1,4 @@
-"""A local server that speaks the OpenAI chat protocol over HTTP/1.1, with audio in the request; what it says is up to you.
+"""A local server that speaks the OpenAI chat protocol, with audio in the request; what it says is up to you.
 
 It runs in a thread of its own. A `Reply` may also be what servers do on a bad day: another status, half a body, no JSON, a
 stall, a connection that is cut.
@@ -28,8 +28,8 @@ class Question:
     @property
     def text(self) -> str:
         """What the user message says beside the audio."""
-        parts = self.body["messages"][-1]["content"]
-        return "\n".join(part["text"] for part in parts if part["type"] == "text")
+        parts = self.body["messages"][-1]["content"] if "messages" in self.body else self.body["contents"][-1]["parts"]
+        return "\n".join(part["text"] for part in parts if "text" in part)
 
 
 @dataclass(frozen=True)
@@ -97,7 +97,7 @@ async def _talk(
             reply = Reply(status=400, text="no audio") if question is None else answer(question)
             if reply.stall:
                 await asyncio.sleep(reply.stall)
-            model = reply.model if reply.model is not None else (question.body["model"] if question else "")
+            model = reply.model if reply.model is not None else (question.body.get("model", "") if question else "")
             body = reply.body if reply.body is not None else _completion(reply, model)
             lines = {"content-type": "application/json", **reply.headers, "content-length": str(len(body))}
             head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
@@ -112,10 +112,13 @@ async def _talk(
 def _read(path: str, headers: dict[str, str], data: bytes) -> Question | None:
     """The question in a request; None without audio."""
     body = json.loads(data)
-    for message in body["messages"]:
-        for part in message["content"] if isinstance(message["content"], list) else []:
-            if part["type"] == "input_audio":
-                return Question(body, base64.b64decode(part["input_audio"]["data"]), headers, path)
+    for turn in body.get("messages") or body.get("contents") or ():
+        parts = turn.get("content") or turn.get("parts")
+        for part in parts if isinstance(parts, list) else []:
+            found = part.get("input_audio") or part.get("inlineData")  # OpenAI's name, Gemini's name
+            if found:
+                data = found["data"].replace("-", "+").replace("_", "/")  # Gemini's client writes the URL-safe kind
+                return Question(body, base64.b64decode(data), headers, path)
     return None
 
 

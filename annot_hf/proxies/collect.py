@@ -37,7 +37,7 @@ REPLIES = pa.schema(
         "cost": pa.float64(),
     }
 )
-_ROWS = 20_000  # replies in memory at a time
+_ROWS = 2_000  # replies in memory at a time
 
 
 def collect(folder: Path, question: Question, ledger: Ledger, facts: Mapping[str, Any]) -> VoteTable | None:

@@ -47,7 +47,11 @@ class Gemini:
             raise ValueError(f"The environment has no {key_name}; set it to your key.")
         self.model, self.revision, self.max_tokens = model, revision, max_tokens
         options = self.types.HttpOptions(
-            base_url=base_url, timeout=round(timeout * 1000), retry_options=self.types.HttpRetryOptions(attempts=1)
+            base_url=base_url,
+            timeout=round(timeout * 1000),
+            retry_options=self.types.HttpRetryOptions(attempts=1),
+            # named, or the client would take aiohttp where that happens to be installed, whose errors are others
+            httpx_async_client=self.httpx.AsyncClient(timeout=timeout),
         )
         self.client = genai.Client(api_key=self._key, vertexai=False, http_options=options)
 

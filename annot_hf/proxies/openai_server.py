@@ -103,7 +103,8 @@ class OpenAIServer:
 
     def _failure(self, error: Any) -> Exception:
         """What an HTTP status means for the questions."""
-        status, said = error.status_code, self._safe(str(error.message))[:300]
+        said = error.body.get("message") if isinstance(error.body, Mapping) else None
+        status, said = error.status_code, self._safe(str(said or error.message))[:300]
         if status == 429 and error.code == "insufficient_quota":
             return Stopped(f"The server says that the account has no credit left ({said}); add some and run again.")
         if status in _STOPPING:

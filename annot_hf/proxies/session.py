@@ -35,6 +35,17 @@ LONGEST_REPLY = 10_000  # characters kept of a reply
 PATIENCE = 20  # questions in a row that the server may reject, from the first, before the run stops
 
 
+def as_sent(source: Any, max_seconds: float) -> bytes:
+    """A clip as the WAV file that is sent: 16 kHz, mono, 16 bit.
+
+    Raises:
+        AudioError: It cannot be decoded, or is too long; it is then not sent.
+    """
+    wave, file = load_audio(source, sampling_rate=RATE, limits=AudioLimits(max_seconds=max_seconds)), io.BytesIO()
+    soundfile.write(file, wave, RATE, format="WAV", subtype="PCM_16")
+    return file.getvalue()
+
+
 class Session:
     """One go at the open questions of a job.
 
@@ -294,12 +305,7 @@ class Session:
         )
 
     def _audio(self, row: int) -> bytes:
-        """The clip as it is sent: what cannot be decoded here is not sent."""
-        source = self.job.corpus.items["audio"].iloc[row]
-        wave = load_audio(source, sampling_rate=RATE, limits=AudioLimits(max_seconds=self.job.max_seconds))
-        file = io.BytesIO()
-        soundfile.write(file, wave, RATE, format="WAV", subtype="PCM_16")
-        return file.getvalue()
+        return as_sent(self.job.corpus.items["audio"].iloc[row], self.job.max_seconds)
 
     def _take(
         self, row: int, annotator: int, prompt: Prompt, ask: Ask, answer: Answer, seconds: float, tries: int

@@ -22,6 +22,20 @@ EMOTIONS = {"A": "anger", "D": "disgust", "F": "fear", "H": "happy", "N": "neutr
 ACTED = {"ANG": "anger", "DIS": "disgust", "FEA": "fear", "HAP": "happy", "NEU": "neutral", "SAD": "sad"}
 LEVELS = {"LO": "low", "MD": "medium", "HI": "high", "XX": "unspecified"}
 MODALITIES = {"1": "voice", "2": "face", "3": "audiovisual"}
+SENTENCES = {
+    "IEO": "It's eleven o'clock.",
+    "TIE": "That is exactly what happened.",
+    "IOM": "I'm on my way to the meeting.",
+    "IWW": "I wonder what this is about.",
+    "TAI": "The airplane is almost full.",
+    "MTI": "Maybe tomorrow it will be cold.",
+    "IWL": "I would like a new alarm clock.",
+    "ITH": "I think I have a doctor's appointment.",
+    "DFA": "Don't forget a jacket.",
+    "ITS": "I think I've seen this before.",
+    "TSI": "The surface is slick.",
+    "WSI": "We'll stop in a couple of minutes.",
+}
 AUDIO_FOLDERS = {"AudioWAV": ".wav", "AudioMP3": ".mp3", "AudioOpus": ".opus"}
 CLIP = re.compile(rf"(\d{{4}})_([A-Z]{{3}})_({'|'.join(ACTED)})_({'|'.join(LEVELS)})")
 
@@ -59,9 +73,11 @@ class CremaD(VoteCorpus):
         clips = sorted({*self._counts["clip"], *self._responses["clip"], *self._audio})
         parts = [CLIP.fullmatch(clip).groups() for clip in clips]
         items = pd.DataFrame(parts, columns=["speaker", "sentence", "acted", "level"])
+        items["text"] = items["sentence"].map(SENTENCES)
         items["acted"] = items["acted"].map(ACTED)
         items["level"] = items["level"].map(LEVELS)
         items.insert(0, "item", clips)
+        self.note("clips of a sentence that upstream does not list", list(items["item"][items["text"].isna()]))
         items["audio"] = items["item"].map(self._audio)
         actors = pd.DataFrame(columns=["ActorID", "Sex", "Age"], dtype=str)
         if path := self.label_file("VideoDemographics.csv", required=False):

@@ -1,0 +1,44 @@
+import pytest
+
+from annot_hf.proxies.estimate import estimate
+from annot_hf.proxies.ledger import Prices
+from benchmarks.chat_server import Reply
+
+
+def test_before_anything_is_asked_it_is_a_rule_of_thumb(job, corpus, tmp_path):
+    made = job(annotators=5)
+    found = estimate(made, tmp_path / "out", concurrency=4, prices=Prices(2.0, 10.0))
+    assert (found.questions, found.done, found.measured) == (8 * 5, 0, False)
+    seconds = corpus.items["seconds"][corpus.items["split"] != "test"].sum()
+    assert found.audio_hours == pytest.approx(seconds * 5 / 3600)
+    prompt = made.prompt(int(made.rows[0]), 0)
+    text = (len(prompt.system) + len(prompt.user)) / 4
+    assert found.input_tokens == pytest.approx(seconds * 5 * 32 + 40 * text)
+    assert found.cost == pytest.approx((2 * found.input_tokens + 10 * found.output_tokens) / 1e6)
+    assert found.seconds == 40 * 2.0 / 4
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_rate_may_be_what_limits(job, tmp_path):
+    assert estimate(job(annotators=5), tmp_path, concurrency=100, rate=0.5).seconds == 80
+
+
+def test_answers_that_are_there_tell_what_others_take(ask, job, tmp_path):
+    ask(lambda *_: Reply("anger", usage={"prompt_tokens": 70, "completion_tokens": 3, "cost": 0.02}), job(items=2))
+    found = estimate(job(), tmp_path / "out", prices=Prices(1e6, 1e6))
+    assert (found.questions, found.done, found.measured) == (18, 6, True)
+    assert (found.input_tokens, found.output_tokens) == (18 * 70, 18 * 3)
+    assert found.cost == pytest.approx(18 * 0.02)  # what the server charged, not the prices
+    assert "0.36 USD" in str(found.rows())
+
+
+def test_nothing_is_left_to_ask(ask, job, tmp_path):
+    ask(lambda *_: "anger")
+    found = estimate(job(), tmp_path / "out")
+    assert (found.questions, found.seconds, found.audio_hours) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("prices", [(1.0, None), (None, 1.0), (-1.0, 1.0), (float("nan"), 1.0)])
+def test_prices_that_cannot_be(prices):
+    with pytest.raises(ValueError, match="give both"):
+        Prices(*prices)

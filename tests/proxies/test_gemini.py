@@ -1,0 +1,106 @@
+import json
+
+import pyarrow.parquet as pq
+import pytest
+
+from annot_hf.proxies.annotate import annotate
+from annot_hf.proxies.gemini import Gemini
+from benchmarks.chat_server import Reply, serve
+
+
+def said(text=None, **more):
+    """A generateContent response."""
+    candidate = {"content": {"role": "model", "parts": [{"text": text}]}, "finishReason": "STOP", "index": 0}
+    usage = {"promptTokenCount": 90, "candidatesTokenCount": 2, "thoughtsTokenCount": 30, "totalTokenCount": 122}
+    body = {"candidates": [candidate], "usageMetadata": usage, "modelVersion": "gemini-9-pro"} | more
+    return Reply(body=json.dumps(body).encode())
+
+
+def failed(status, message, **more):
+    return Reply(status=status, body=json.dumps({"error": {"code": status, "message": message}}).encode(), **more)
+
+
+@pytest.fixture
+def run(job, tmp_path, monkeypatch):
+    monkeypatch.setenv("GEMINI_API_KEY", "g-secret")
+    monkeypatch.setattr("annot_hf.proxies.pacing.LONGEST_WAIT", 0.02)
+
+    def make(answer, **options):
+        questions = []
+
+        def count(question):
+            questions.append(question)
+            return answer(len(questions))
+
+        with serve(count) as url:
+            backend = Gemini("gemini-9-pro", base_url=url.removesuffix("/v1"), timeout=2.0)
+            return annotate(job(items=4), backend, tmp_path / "out", **options), questions
+
+    return make
+
+
+def test_questions_and_answers(run, tmp_path):
+    report, questions = run(lambda number: said("anger"))
+    assert report.counts["label"] == len(questions) == 12
+    question = questions[0]
+    assert question.path.endswith("/models/gemini-9-pro:generateContent")
+    assert question.headers["x-goog-api-key"] == "g-secret"
+    assert question.audio.startswith(b"RIFF")
+    assert question.body["generationConfig"].keys() >= {"temperature", "seed", "maxOutputTokens"}
+    assert "expert" in json.dumps(question.body["systemInstruction"])
+    replies = pq.read_table(tmp_path / "out" / "replies.parquet").to_pandas()
+    assert set(replies["input_tokens"]) == {90}
+    assert set(replies["output_tokens"]) == {32}  # thoughts are paid for too
+    assert set(replies["model"]) == {"gemini-9-pro"}
+    for path in (tmp_path / "out").iterdir():
+        assert b"g-secret" not in path.read_bytes()
+
+
+def test_what_is_blocked_is_a_refusal_and_what_is_empty_is_empty(run):
+    blocked = said(candidates=[], promptFeedback={"blockReason": "SAFETY"})
+    unsafe = said(candidates=[{"finishReason": "SAFETY", "index": 0}])
+    empty = said(candidates=[])
+    long = said(candidates=[{"finishReason": "MAX_TOKENS", "index": 0, "content": {"role": "model"}}])
+    replies = [blocked, unsafe, empty, long]
+    report, _ = run(lambda number: replies[number % 4])
+    assert (report.counts["refusal"], report.counts["empty"]) == (6, 6)
+
+
+@pytest.mark.parametrize(
+    "trouble",
+    [
+        failed(429, "slow down", headers={"retry-after": "0.05"}),
+        failed(500, "oh"),
+        Reply(body=b"<html>hello</html>", headers={"content-type": "text/html"}),
+        Reply(body=b'{"candidates": [{"con'),
+        Reply(body=b'{"candidates": 3}'),
+        Reply(body=said("anger").body, cut=True),
+        Reply(body=said("anger").body, stall=3.0),
+    ],
+    ids=["429", "500", "html", "half-json", "no-list", "half-body", "stall"],
+)
+def test_a_bad_day_costs_no_question(run, trouble):
+    report, questions = run(lambda number: trouble if number == 2 else said("anger"))
+    assert report.counts["label"] == 12
+    assert len(questions) == 13
+
+
+@pytest.mark.parametrize(
+    ("status", "message"), [(403, "no"), (404, "no such model"), (400, "API key not valid. g-secret")]
+)
+def test_what_no_question_can_mend_stops(run, status, message):
+    report, questions = run(lambda number: failed(status, message), concurrency=1)
+    assert len(questions) == 1
+    assert str(status) in report.stopped
+    assert "g-secret" not in report.stopped
+
+
+def test_rejected_audio_is_counted(run):
+    report, _ = run(lambda number: failed(400, "cannot process audio") if number == 1 else said("anger"))
+    assert (report.counts["rejected"], report.counts["label"]) == (1, 11)
+
+
+def test_without_a_key(monkeypatch):
+    monkeypatch.delenv("GEMINI_API_KEY", raising=False)
+    with pytest.raises(ValueError, match="The environment has no GEMINI_API_KEY"):
+        Gemini("gemini-9-pro")
