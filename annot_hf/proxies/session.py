@@ -125,13 +125,13 @@ class Session:
     def accepts(self, model: str) -> bool:
         """Whether an answer by a model of this name is one of the model that was asked.
 
-        It may have its name, that of a dated version of it, or the last part of its path; a server that does not tell is
-        believed.
+        It may have its name, that of a dated version or a revision of it, or the last part of its path; a server that does
+        not tell is believed.
         """
         asked = self.backend.model
         return (
             model in ("", asked, self.answers_as or asked)
-            or re.fullmatch(rf"{re.escape(asked)}(-preview|-exp|-latest)?(-\d[\d-]*)?", model) is not None
+            or re.fullmatch(rf"{re.escape(asked)}((-preview|-exp|-latest)?(-\d[\d-]*)?|@[^/]+)", model) is not None
             or asked.rstrip("/").endswith(f"/{model}")
             or model.rstrip("/").endswith(f"/{asked}")
         )

@@ -236,7 +236,7 @@ def test_the_wrong_model_is_no_vote_and_what_it_said_counts_once_it_is_called_ri
     assert len(more.questions) == 23  # the first was paid for
 
 
-@pytest.mark.parametrize("name", ["listener-2026-11-24", "listener-preview-05-06", "org/listener", ""])
+@pytest.mark.parametrize("name", ["listener-2026-11-24", "listener-preview-05-06", "org/listener", "listener@main", ""])
 def test_other_spellings_of_the_same_model(ask, name):
     report, _ = ask(lambda *_: Reply("anger", model=name))
     assert report.counts["label"] == 24
