@@ -1,4 +1,4 @@
-"""The flow spelled as verbs: `annot-hf quickstart | corpus | agree | saliency | train | predict | report`.
+"""The flow spelled as verbs: `annot-hf quickstart | corpus | agree | saliency | saturation | train | predict | report`.
 
 Each command reads files, calls a public function, writes files and prints one table. Heavy imports wait until a command
 runs, so that `--help` answers at once.
@@ -172,6 +172,47 @@ def saliency(
     save_figure(lambda: plot_saliency(found), out / "saliency.png")
     _print_table(found.table())
     console.print(f"trunk_layer={path}", soft_wrap=True, highlight=False, markup=False)
+
+
+@app.command()
+def saturation(
+    annotations: Annotated[Path, typer.Argument(help="Folder of synthetic votes that annotate wrote.")],
+    corpus: Annotated[Path, typer.Option(help="Folder of the exported corpus that was annotated.")],
+    out: Out,
+    split: Annotated[
+        list[str] | None,
+        typer.Option(help="Split whose items take part; may be given several times; all by default."),
+    ] = None,
+    question: Annotated[str, typer.Option(help="Category question; may be left out when there is one.")] = "",
+    votes: Annotated[
+        int | None, typer.Option(min=1, help="Most votes an item; as many as 90 % of the items have by default.")
+    ] = None,
+    runs: Annotated[int, typer.Option(min=1, help="How often votes are drawn of an item.")] = 5,
+    resamples: Annotated[int, typer.Option(help="Bootstrap resamples of speakers.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+) -> None:
+    """How many synthetic votes an item are enough, what they are worth in people, and where they agree with people.
+
+    Example: `annot-hf saturation data/cremad-votes --corpus data/cremad --out runs/saturation --split train`
+    """
+    from annot_hf.data.annotations import read_annotations
+    from annot_hf.data.export import read_export
+    from annot_hf.evaluation.saturation import measure_saturation
+
+    found = measure_saturation(
+        read_annotations(annotations),
+        read_export(corpus),
+        question=question,
+        splits=split or (),
+        votes=votes,
+        resamples=runs,
+        n_resamples=resamples,
+        seed=seed,
+    )
+    folder = found.save(out)
+    for table in found.tables():
+        _print_table(table)
+    _print_path(folder)
 
 
 @app.command(context_settings=_WORDS)
