@@ -143,9 +143,9 @@ class Saturation:
         if self.held_out is not None:
             held = self.held_out
             notes.append(
-                f"Held out: {len(held.human.mean)} people an item are drawn, and all its others ({held.fewest} or more) are what "
-                f"both they and synthetic votes are held against, on {held.items:,} items. The reference is smaller than all "
-                "human votes, so these two curves compare with each other only."
+                f"Held out: {len(held.human.mean)} people an item are drawn, and all its others ({held.fewest} or more) are "
+                f"what both they and synthetic votes are held against, on {held.items:,} items. The reference is smaller than "
+                "all human votes, so these two curves compare with each other only."
             )
         unit = "speakers" if about["speakers"] else "items"
         return [*notes, f"Intervals resample {unit}. JSD is the divergence, not its root; 1 bit is ln 2 nats."]

@@ -34,8 +34,8 @@ NOTE = (
     "another person. Kappa: (P - P_e) / (1 - P_e) of it, P_e by the shares of labels in the column; of people, Fleiss'. Among "
     "a kind: two different annotators, or two people. Low, mid, high: tertiles of the items by the entropy of people's votes, "
     "whose range is in brackets, ties kept together. Mind that the tertiles are cut by the very votes of these people, who "
-    "agree the more in low and the less in high for that alone: a difference to them is fair over all items only. Entropies of "
-    "few votes are too low. In square brackets: 95 % intervals."
+    "agree the more in low and the less in high for that alone: a difference to them is fair over all items only. Entropies "
+    "of few votes are too low. In square brackets: 95 % intervals."
 )
 
 
@@ -69,12 +69,14 @@ class SyntheticAgreement:
                     cells = [value_cell(by_stratum[stratum][who], unit) for stratum in self.strata]
                     rows.append((Cell(title + ARROWS[better] if who == SYNTHETIC else ""), Cell(who), *cells))
         columns = [f"{name} {_range(one)}" for name, one in self.strata.items()]
+        few = self.counts["items with fewer than 2 people"]
+        note = f"{NOTE} {few:,} items with fewer than 2 people are left out." if few else NOTE
         sizes = [Cell(f"{one['items']:,}") for one in self.strata.values()]
         return Table(
             "Synthetic annotators and people",
             ("Measure", "of", *columns),
             [(Cell("Items"), Cell(""), *sizes), *rows],
-            NOTE,
+            note,
         )
 
 
