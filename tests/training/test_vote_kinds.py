@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
@@ -14,16 +15,17 @@ from annot_hf.data.export import read_export
 from annot_hf.data.questions import Question
 from annot_hf.data.targets import make_targets
 from annot_hf.data.votes import VoteTable
+from annot_hf.training.members import member_runs
 from annot_hf.training.recipe import load_recipe
 from annot_hf.training.systems import read_plan, run_plan
 from annot_hf.training.train import train
 from annot_hf.training.vote_kinds import vote_views
 
 
-def annotate(folder, corpus, *, questions=None, items=None, seed=0, facts=None):
+def annotate(folder, corpus, *, name="emotion", questions=None, items=None, seed=0, facts=None):
     """Four synthetic votes an item, at random."""
     exported, rng = read_export(corpus), np.random.default_rng(seed)
-    question = questions or exported.votes.question("emotion")
+    question = questions or exported.votes.question(name)
     names = list(exported.items["item"]) if items is None else list(items)
     votes = VoteTable.from_columns(
         question,
@@ -182,6 +184,49 @@ def test_an_export_that_holds_synthetic_votes_itself(views, corpus):
     votes = VoteTable.from_counts(exported.votes.question("emotion"), ["x"], [[1, 0, 0, 0]], source="synthetic")
     with pytest.raises(ValueError, match="itself holds 1 votes of source 'synthetic'"):
         views(replace(exported, votes=VoteTable.concat([exported.votes, votes])))
+
+
+def test_views_of_a_cross_validation(views, corpus, annotations):
+    exported = read_export(corpus)
+    items = list(exported.items["item"])
+    fold = exported.with_splits(dict(zip(items[:9], ["train"] * 6 + ["validation"] * 3, strict=True)), {"fold": 0})
+    seen, _ = views(fold, votes="synthetic")  # votes on items outside the view are no error, and no item of it
+    assert list(seen["train"].targets("train", "emotion").items) == items[:6]
+    assert seen["validation"].targets("validation", "emotion").votes_per_item.tolist() == [4, 4, 4]
+    assert seen["train"].part == {"fold": 0}
+
+
+def test_members_of_an_ensemble_learn_from_the_votes_once(sayings, bert_folder, tmp_path):
+    folder = annotate(tmp_path / "votes", sayings, name="severity")
+    values = {
+        "trunk": str(bert_folder),
+        "corpus": str(sayings),
+        "output_dir": str(tmp_path / "run"),
+        "annotations": str(folder),
+        "num_members": 2,
+        "max_steps": 1,
+        "use_cpu": True,
+        "disable_tqdm": True,
+    }
+    run, exported = load_recipe("seedbert", values), read_export(sayings)
+    facts = train(run).facts
+    assert facts["splits"]["train"]["votes"] == {"human": 3 * 18, "synthetic": 4 * 18}
+    before = [one.training.output_dir for one in member_runs(run, exported)]
+    for member in before:
+        record = json.loads((Path(member) / "model" / "training.json").read_text())
+        assert record["splits"] == facts["splits"] and record["votes"] == "combined"
+    annotate(folder, sayings, name="severity", seed=1)
+    assert not set(before) & {one.training.output_dir for one in member_runs(run, exported)}
+    human = load_recipe("seedbert", values | {"votes": "human"})
+    assert not set(before) & {one.training.output_dir for one in member_runs(human, exported)}
+
+
+@pytest.mark.parametrize("target", ["majority", "smoothed"])
+def test_every_target_honours_the_weight(small_run, annotations, corpus, views, target):
+    exported = read_export(corpus)
+    light = views(synthetic_weight=1e-9)[0]["train"].targets("train", "emotion", target)
+    human = exported.targets("train", "emotion", target)
+    np.testing.assert_allclose(light.select(human.items).probs, human.probs, atol=1e-6)
 
 
 def test_the_plan_scores_three_systems_against_people(repository, corpus, annotations, tmp_path):
