@@ -191,7 +191,7 @@ def saturation(
     resamples: Annotated[int, typer.Option(help="Bootstrap resamples of speakers.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
 ) -> None:
-    """How many synthetic votes an item are enough, what they are worth in people, and where they agree with people.
+    """How many synthetic votes an item are suggested, how many people they are worth, and where they agree with people.
 
     Example: `annot-hf saturation data/cremad-votes --corpus data/cremad --out runs/saturation --split train`
     """

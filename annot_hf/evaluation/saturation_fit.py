@@ -38,7 +38,7 @@ class Finding:
     """What a curve says.
 
     Attributes:
-        suggested: Votes an item that are enough; None where the curve does not tell.
+        suggested: Votes an item by the paper's rule; None where the curve does not tell.
         text: The same as a sentence, or why it does not tell.
         fit: The fitted curve, if there is one.
         threshold: Divergence (nats) that the suggested n comes down to, if there is a fall.
@@ -97,8 +97,8 @@ def find_saturation(curve: np.ndarray) -> Finding:
         )
     return Finding(
         first,
-        f"{first} synthetic votes an item are enough: the fitted divergence is then within a tenth of its fall from "
-        f"{top:.4f} to {bottom:.4f} nats.",
+        f"The rule of arXiv 2601.14620 suggests {first} synthetic {'vote' if first == 1 else 'votes'} an item: the fitted "
+        f"divergence is then within a tenth of its fall from {top:.4f} to {bottom:.4f} nats.",
         fit,
         threshold,
     )

@@ -19,7 +19,7 @@ def test_an_exponential_is_found_again(c, first):
     assert found.suggested == first == int(np.flatnonzero(curve <= found.threshold)[0]) + 1
     assert found.fit.c == pytest.approx(c, rel=1e-3) and found.fit.r2 == pytest.approx(1)
     np.testing.assert_allclose(found.fit.at(N), curve, atol=1e-6)
-    assert f"{first} synthetic votes an item are enough" in found.text
+    assert f"suggests {first} synthetic votes an item" in found.text
 
 
 def test_the_rule_of_the_paper_as_printed():
