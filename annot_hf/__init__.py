@@ -10,12 +10,14 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "data.agreement": ["agreement"],
+    "data.annotations": ["Annotations", "read_annotations", "write_annotations"],
     "data.audio": ["AudioError", "AudioLimits", "load_audio"],
     "data.conditions": ["Condition"],
     "data.corpus": ["VoteCorpus", "load_corpus_script"],
     "data.export": ["ExportedCorpus", "export_corpus", "read_export"],
     "data.questions": ["Question"],
     "data.simulate": ["SimulatedCorpus", "read_truth", "simulate_corpus"],
+    "data.sources": ["combine_votes", "weigh_sources"],
     "data.targets": ["Targets", "make_targets"],
     "data.votes": ["VoteTable"],
     "evaluation.breakdown": ["break_down"],
@@ -24,6 +26,7 @@ _HOMES = {
     "evaluation.predictions": ["Predictions"],
     "evaluation.report": ["build_report"],
     "evaluation.robustness": ["measure_conditions", "read_conditions"],
+    "evaluation.saturation": ["measure_saturation"],
     "evaluation.scoring": ["score"],
     "models.configuration_annotator": ["AnnotatorConfig"],
     "models.configuration_distribution": ["DistributionConfig"],

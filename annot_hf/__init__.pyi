@@ -1,6 +1,11 @@
 """Public names, for editors and type checkers; `__init__.py` binds the same list lazily."""
 
 from annot_hf.data.agreement import agreement as agreement
+from annot_hf.data.annotations import (
+    Annotations as Annotations,
+    read_annotations as read_annotations,
+    write_annotations as write_annotations,
+)
 from annot_hf.data.audio import AudioError as AudioError, AudioLimits as AudioLimits, load_audio as load_audio
 from annot_hf.data.conditions import Condition as Condition
 from annot_hf.data.corpus import VoteCorpus as VoteCorpus, load_corpus_script as load_corpus_script
@@ -15,6 +20,7 @@ from annot_hf.data.simulate import (
     read_truth as read_truth,
     simulate_corpus as simulate_corpus,
 )
+from annot_hf.data.sources import combine_votes as combine_votes, weigh_sources as weigh_sources
 from annot_hf.data.targets import Targets as Targets, make_targets as make_targets
 from annot_hf.data.votes import VoteTable as VoteTable
 from annot_hf.evaluation.breakdown import break_down as break_down
@@ -26,6 +32,7 @@ from annot_hf.evaluation.robustness import (
     measure_conditions as measure_conditions,
     read_conditions as read_conditions,
 )
+from annot_hf.evaluation.saturation import measure_saturation as measure_saturation
 from annot_hf.evaluation.scoring import score as score
 from annot_hf.models.configuration_annotator import AnnotatorConfig as AnnotatorConfig
 from annot_hf.models.configuration_distribution import DistributionConfig as DistributionConfig

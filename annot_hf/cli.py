@@ -1,4 +1,4 @@
-"""The flow spelled as verbs: `annot-hf quickstart | corpus | agree | saliency | annotate | train | predict | report`.
+"""The flow as verbs: `annot-hf quickstart | corpus | agree | saliency | annotate | saturation | train | predict | report`.
 
 Each command reads files, calls a public function, writes files and prints one table. Heavy imports wait until a command
 runs, so that `--help` answers at once.
@@ -177,6 +177,47 @@ def saliency(
     console.print(f"trunk_layer={path}", soft_wrap=True, highlight=False, markup=False)
 
 
+@app.command()
+def saturation(
+    annotations: Annotated[Path, typer.Argument(help="Folder of synthetic votes that annotate wrote.")],
+    corpus: Annotated[Path, typer.Option(help="Folder of the exported corpus that was annotated.")],
+    out: Out,
+    split: Annotated[
+        list[str] | None,
+        typer.Option(help="Split whose items take part; may be given several times; all by default."),
+    ] = None,
+    question: Annotated[str, typer.Option(help="Category question; may be left out when there is one.")] = "",
+    votes: Annotated[
+        int | None, typer.Option(min=1, help="Most votes an item; as many as 90 % of the items have by default.")
+    ] = None,
+    runs: Annotated[int, typer.Option(min=1, help="How often votes are drawn of an item.")] = 5,
+    resamples: Annotated[int, typer.Option(help="Bootstrap resamples of speakers.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+) -> None:
+    """How many synthetic votes an item are suggested, how many people they are worth, and where they agree with people.
+
+    Example: `annot-hf saturation data/cremad-votes --corpus data/cremad --out runs/saturation --split train`
+    """
+    from annot_hf.data.annotations import read_annotations
+    from annot_hf.data.export import read_export
+    from annot_hf.evaluation.saturation import measure_saturation
+
+    found = measure_saturation(
+        read_annotations(annotations),
+        read_export(corpus),
+        question=question,
+        splits=split or (),
+        votes=votes,
+        resamples=runs,
+        n_resamples=resamples,
+        seed=seed,
+    )
+    folder = found.save(out)
+    for table in found.tables():
+        _print_table(table)
+    print_path(folder)
+
+
 @app.command(context_settings=_WORDS)
 def train(
     recipe: Annotated[str, typer.Argument(help="Recipe file, or the name of one that comes with the package.")],
@@ -300,6 +341,12 @@ def crossval(
         list[str] | None,
         typer.Option(help="Released split that takes part; may be given several times; all by default."),
     ] = None,
+    items: Annotated[
+        int | None, typer.Option(help="How many items take part, in whole groups drawn at random; all by default.")
+    ] = None,
+    test_folds: Annotated[
+        int | None, typer.Option(help="How many folds of a single repeat are tested, for a first look; all by default.")
+    ] = None,
     validation: Annotated[float, typer.Option(help="Share of a fold's other items that is set aside.")] = 0.1,
     seed: Annotated[
         int | None, typer.Option(help="Seed of folds and runs; the plan's first, or 0, by default.")
@@ -324,6 +371,8 @@ def crossval(
         repeats=repeats,
         group=group,
         splits=split or (),
+        items=items,
+        test_folds=test_folds,
         validation=validation,
         seed=seed,
         n_resamples=resamples,
@@ -331,7 +380,8 @@ def crossval(
     )
     counts = found.counts
     grouped = f"{counts['groups']:,} groups, by {counts['unit']}"
-    console.print(f"{counts['items']:,} items of {grouped}; {repeats} x {folds} folds.", highlight=False, markup=False)
+    tested = f"{repeats} x {test_folds or folds} folds"
+    console.print(f"{counts['items']:,} items of {grouped}; {tested}.", highlight=False, markup=False)
     print_path(page)
 
 

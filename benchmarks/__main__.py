@@ -15,6 +15,7 @@ from benchmarks import (
     bench_msp_podcast,
     bench_predict,
     bench_saliency,
+    bench_saturation,
     bench_seedbert,
     bench_votes,
 )
@@ -29,6 +30,7 @@ SUBJECTS = {
     "layers": bench_layers.run,
     "predict": bench_predict.run,
     "saliency": bench_saliency.run,
+    "saturation": bench_saturation.run,
     "seedbert": bench_seedbert.run,
     "annotate": bench_annotate.run,
 }

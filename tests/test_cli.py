@@ -42,7 +42,7 @@ def test_help_has_an_example(command):
 
 
 def test_all_verbs_are_there():
-    assert {"quickstart", "corpus", "agree", "saliency", "train", "predict", "report"} <= set(COMMANDS)
+    assert {"quickstart", "corpus", "agree", "saliency", "saturation", "train", "predict", "report"} <= set(COMMANDS)
     shown = subprocess.run(
         [sys.executable, "-m", "annot_hf", "--help"], capture_output=True, text=True, check=True
     ).stdout

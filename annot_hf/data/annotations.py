@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from annot_hf.data import encoding
+from annot_hf.data.export import ExportedCorpus
 from annot_hf.data.questions import Question
 from annot_hf.data.sources import SYNTHETIC
 from annot_hf.data.votes import VoteTable
@@ -71,7 +72,7 @@ def write_annotations(
         raise ValueError(f"The fact {taken[0]!r} of annotations is written by itself; give it another name.")
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; give a folder for the annotations.")
-    if (folder / MARKER).exists() and _read_facts(folder / MARKER, damaged_is_none=True) is False:
+    if (folder / MARKER).exists() and _facts_or_false(folder / MARKER, damaged_is_none=True) is False:
         raise ValueError(f"{folder / MARKER} is of another kind than {KIND!r}; give a new folder.")
     record = {
         "kind": KIND,
@@ -99,11 +100,7 @@ def read_annotations(folder: str | os.PathLike[str]) -> Annotations:
     """
     folder = Path(folder)
     path, votes_path = folder / MARKER, folder / VOTES
-    if not path.is_file():
-        raise ValueError(f"{folder} holds no annotations: it has no {MARKER}; write one with `annot-hf annotate`.")
-    facts = _read_facts(path)
-    if facts is False:
-        raise ValueError(f"{path} is of another kind than {KIND!r}; give a folder that `annot-hf annotate` wrote.")
+    facts = read_facts(folder)
     if not votes_path.is_file():
         raise ValueError(f"The annotations {folder} lack {VOTES}; {_FIX}.")
     data = votes_path.read_bytes()
@@ -127,6 +124,37 @@ def read_annotations(folder: str | os.PathLike[str]) -> Annotations:
     if counted != _counts(votes):
         raise ValueError(f"{path} counts {counted} and {VOTES} holds {_counts(votes)}; {_FIX}.")
     return Annotations(folder, votes, facts)
+
+
+def read_facts(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """What annotations.json of a folder says; the votes are not looked at.
+
+    Raises:
+        ValueError: There is no such file, it is damaged, or of another kind.
+    """
+    path = Path(folder) / MARKER
+    if not path.is_file():
+        raise ValueError(f"{folder} holds no annotations: it has no {MARKER}; write one with `annot-hf annotate`.")
+    facts = _facts_or_false(path)
+    if facts is False:
+        raise ValueError(f"{path} is of another kind than {KIND!r}; give a folder that `annot-hf annotate` wrote.")
+    return facts
+
+
+def check_corpus(annotations: Annotations, corpus: ExportedCorpus) -> None:
+    """Raise a ValueError unless the annotations were made for this export, or for the one that it is a view of."""
+    facts = annotations.facts
+    if facts["corpus_digest"] != corpus.digest:
+        raise ValueError(
+            f"The annotations {annotations.folder} are of {facts['corpus']} (digest {facts['corpus_digest'][:12]}) and the "
+            f"corpus is {corpus.name} (digest {corpus.digest[:12]}); name the export that was annotated, or annotate this one."
+        )
+    unknown = ~np.isin(annotations.votes.items, corpus.items["item"].to_numpy())
+    if unknown.any() and not corpus.part:  # a view may leave items out
+        raise ValueError(
+            f"The annotations {annotations.folder} have votes on {int(unknown.sum())} items that {corpus.name} does not list, "
+            f"such as {annotations.votes.items[unknown][0]!r}; {_FIX}."
+        )
 
 
 def _counts(votes: VoteTable) -> dict[str, int]:
@@ -171,7 +199,7 @@ def _write_batches(path: Path, rows: pa.Table | pa.RecordBatchReader) -> int:
     return count
 
 
-def _read_facts(path: Path, *, damaged_is_none: bool = False) -> Any:
+def _facts_or_false(path: Path, *, damaged_is_none: bool = False) -> Any:
     """The entries of annotations.json; False if it is of another kind, None if that cannot be told."""
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))

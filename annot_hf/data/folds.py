@@ -63,6 +63,25 @@ def group_items(about: pd.DataFrame, items: Sequence[str], column: str = "") -> 
     return column, rows[column].astype(str).to_numpy(dtype=object)
 
 
+def draw_groups(groups: np.ndarray, items: int, seed: int) -> np.ndarray:
+    """Items `(N,)`, True for those of whole groups in random order until there are `items` of them or more.
+
+    Args:
+        groups: Group of each item `(N,)`.
+        items: How many items, 1 to N.
+        seed: Seed of the order.
+
+    Raises:
+        ValueError: There are not so many.
+    """
+    if isinstance(items, bool) or not isinstance(items, int | np.integer) or not 1 <= items <= len(groups):
+        raise ValueError(f"items is {items!r}; {len(groups)} take part: give a whole number from 1 to that.")
+    names, code = np.unique(groups.astype(str), return_inverse=True)
+    order = np.random.default_rng(seed).permutation(len(names))
+    reached = np.cumsum(np.bincount(code)[order])
+    return np.isin(code, order[: int(np.searchsorted(reached, items)) + 1])
+
+
 def check_division(folds: int, repeats: int, validation: float) -> None:
     """Whether these numbers describe a division into folds; see `make_folds`.
 

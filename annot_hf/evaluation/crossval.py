@@ -96,9 +96,9 @@ def measure_repeats(
     """Every measure of every system, averaged over the repeats.
 
     Args:
-        runs: System -> predictions of all items, one of each repeat. The first system is what others are compared with.
+        runs: System -> predictions of all tested items, one of each repeat. The first system is what others are compared with.
         targets: What the votes say of all items.
-        folds: The folds of all repeats.
+        folds: The folds of all repeats; of one repeat, some may be missing: what is not tested is then not scored.
         groups: Group of each item `(N,)`, in the targets' order: resampling is by group.
         unit: What a group is, such as "conversation"; "item" if each item stands alone.
         n_resamples: Bootstrap resamples.
@@ -113,14 +113,15 @@ def measure_repeats(
     """
     if "marginal" in runs:
         raise ValueError("A system is called 'marginal', which is the name of the baseline; give it another.")
-    clusters = None if unit == "item" else groups
+    tested = np.any([fold.parts == "test" for fold in folds], axis=0)
+    scored, clusters = targets.select(targets.items[tested]), None if unit == "item" else groups[tested]
     options = {"n_resamples": n_resamples, "seed": seed}
     draws: dict[str, dict[str, np.ndarray]] = {}
     about: dict[str, Measured] = {}
     for repeat, marginal in enumerate(fold_marginals(targets, folds)):
-        pairings = {name: align(several[repeat], targets) for name, several in runs.items()}
+        pairings = {name: align(several[repeat], scored) for name, several in runs.items()}
         q = next(iter(pairings.values())).q
-        systems = {name: one.p for name, one in pairings.items()} | {"marginal": marginal}
+        systems = {name: one.p for name, one in pairings.items()} | {"marginal": marginal[tested]}
         measured, _ = measure(systems, q, targets.questions, clusters, **options)
         measured["entropy_rank_correlation"] = measure_entropy_ranks(systems, q, clusters, **options)
         about = {name: one for name, one in measured.items() if name != "vote_entropy"}
@@ -134,7 +135,8 @@ def measure_repeats(
         records=records,
         worth=None,
         titles={name: {"title": one.title, "unit": one.unit, "better": one.better} for name, one in about.items()},
-        counts={"items": len(targets), "groups": len(set(groups)), "unit": unit}
+        counts={"items": len(scored), "groups": len(set(groups[tested])), "unit": unit}
+        | {"items not tested": int((~tested).sum())}
         | {"runs": {name: len(several) for name, several in runs.items()}}
         | {"rater answers": {name: _rater_answers(several) for name, several in runs.items()}}
         | count_folds(targets, folds, groups),
@@ -142,7 +144,7 @@ def measure_repeats(
             "Every item is predicted once a repeat, by a model that learned from no item of its "
             f"{unit}; the folds of a repeat are scored as one. A value is the mean over repeats, ± the standard deviation "
             "between them (other folds, other seeds). Repeats share their items, so this is no standard error.",
-            *describe(clusters, len(targets), n_resamples, targets.method, PAIRED, "group" if unit == "item" else unit),
+            *describe(clusters, len(scored), n_resamples, targets.method, PAIRED, "group" if unit == "item" else unit),
             "Intervals do not hold what other training data would change.",
             "The marginal is that of the votes in the training part of an item's fold, where the gap starts from. It "
             "differs between folds only, so its entropies are not correlated with anything.",
@@ -187,10 +189,14 @@ def crossval_markdown(found: SystemScores) -> str:
     repeats, unit, folds = found.counts["runs"][names[0]], found.counts["unit"], found.counts["folds"]
     grouped = "" if unit == "item" else f" of {found.counts['groups']:,} {unit}s"
     times = "once" if repeats == 1 else f"{repeats} times"
-    head = (
-        f"{found.counts['items']:,} items{grouped}, divided into {len(folds) // repeats} folds {times}. In brackets the 95 % "
-        "interval, if there is one."
-    )
+    left_out = found.counts["items not tested"]
+    divided = f"divided into {len(folds) // repeats} folds {times}"
+    if left_out:
+        divided = (
+            f"the test parts of {len(folds)} folds; {left_out:,} more items, which other folds would test, are only learned "
+            "from"
+        )
+    head = f"{found.counts['items']:,} items{grouped}, {divided}. In brackets the 95 % interval, if there is one."
     parts = [head, *(scores_markdown(found, columns, [*names, "marginal"]) for columns in (LABELS, DISTRIBUTIONS))]
     if len(names) > 1:
         parts += [

@@ -118,7 +118,7 @@ def rater_equivalence(
     for name in systems:
         loss = sums[f"system/{name}"] / sums["count"]
         draws[name] = crossing(curve, loss)
-        told[name] = {"loss": estimate(loss).to_dict(), "worth": _worth(draws[name], largest)}
+        told[name] = {"loss": estimate(loss).to_dict(), "worth": worth_record(draws[name], largest)}
     return Equivalence(
         raters=np.arange(largest + 1),
         curve=[estimate(column).to_dict() for column in curve.T],
@@ -150,8 +150,8 @@ def worth_text(value: float, largest: int) -> str:
     return "< 1" if value < 1 else f"> {largest}" if np.isinf(value) else f"{value:.1f}"
 
 
-def _worth(draws: np.ndarray, largest: int) -> dict[str, Any]:
-    """Value and percentile interval of censored numbers of raters."""
+def worth_record(draws: np.ndarray, largest: int) -> dict[str, Any]:
+    """Value and percentile interval of censored numbers of raters `(1 + B,)`, as `crossing` gives them."""
     ends = [draws[0], None, None]
     if len(draws) > 1:
         quantiles = np.quantile(draws[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="inverted_cdf")

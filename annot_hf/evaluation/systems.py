@@ -44,6 +44,11 @@ BEHIND = (
     ("pauar75_1_best", "paUAR-75 (%)", 1),
     ("pauar50_1_best", "paUAR-50 (%)", 1),
 )
+TERTILES = tuple(
+    (f"{measure}_tertiles_{name}", f"{title}, {name} tertile", 3)
+    for measure, title in (("jsd", "JSD"), ("accuracy", "Accuracy"))
+    for name in ("low", "mid", "high")
+)
 PAIRED = "Differences are on the same resamples (paired)."
 _SEPARATOR = "\x1f"  # between the names of a system and of a run
 
@@ -161,6 +166,12 @@ def systems_markdown(found: SystemScores) -> str:
     behind = [column for column in BEHIND if column[0] in found.records]
     if behind:
         parts.append(scores_markdown(found, behind, [*names, "marginal"], worth=found.worth))
+    tertiles = [column for column in TERTILES if column[0] in found.records]
+    if tertiles:
+        parts.append(
+            "By ambiguity: tertiles of the items by the entropy of their votes, ties kept together.\n\n"
+            + scores_markdown(found, tertiles, [*names, "marginal"])
+        )
     scales = [name.removeprefix("ccc_") for name in found.records if name.startswith("ccc_")]
     if scales:
         columns = [(f"{kind}_{name}", found.titles[f"{kind}_{name}"]["title"], 3) for name in scales for kind in KINDS]

@@ -16,7 +16,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from annot_hf.data.export import ExportedCorpus, read_export
-from annot_hf.data.folds import Fold, check_division, group_items, make_folds
+from annot_hf.data.folds import Fold, check_division, draw_groups, group_items, make_folds
 from annot_hf.data.questions import nearest
 from annot_hf.data.targets import Targets
 from annot_hf.evaluation.crossval import crossval_markdown, measure_repeats, pool_predictions
@@ -44,6 +44,8 @@ def crossval(
     repeats: int = 5,
     group: str = "",
     splits: Sequence[str] = (),
+    items: int | None = None,
+    test_folds: int | None = None,
     validation: float = 0.1,
     seed: int | None = None,
     n_resamples: int = 1000,
@@ -65,6 +67,9 @@ def crossval(
         group: Column of the items that no fold boundary may cut; the first that there is of conversation, document and
             speaker by default, else the item itself.
         splits: Released splits whose items take part; all by default.
+        items: How many of these items take part, in whole groups drawn at random until there are as many; all by default.
+        test_folds: How many folds of a single repeat are tested, for a look that costs less: the items of the others are
+            only learned from. More may follow later. All by default.
         validation: Share of the items that are not tested, in whole groups, which is set aside for validation.
         seed: Seed of folds and runs; the first of the plan's seeds, or 0, by default.
         n_resamples: Bootstrap resamples of groups.
@@ -77,6 +82,11 @@ def crossval(
         ValueError: A recipe, the corpus, a number or an earlier run in `out` does not fit.
     """
     check_division(folds, repeats, validation)
+    if test_folds is not None and (not 1 <= test_folds <= folds or (test_folds < folds and repeats > 1)):
+        raise ValueError(
+            f"test_folds is {test_folds} with {folds} folds and {repeats} repeats; give 1 to {folds}, and a single repeat if "
+            "not all folds are tested."
+        )
     plan = recipe if isinstance(recipe, Plan) else plan_of(recipe)
     taken = TAKEN & set(plan.systems)
     if taken:
@@ -96,10 +106,14 @@ def crossval(
     planned = planned_runs(plan, corpus, out, overrides, places)  # a wrong key shows before the first is trained
     targets = _targets(planned, exported, splits)
     unit, groups = group_items(exported.items, targets.items, group)
+    if items is not None:
+        drawn = draw_groups(groups, items, base)
+        targets, groups = targets.select(targets.items[drawn]), groups[drawn]
     divided = list(make_folds(groups, folds=folds, repeats=repeats, validation=validation, seed=base, unit=unit))
+    divided = [fold for fold in divided if test_folds is None or fold.number < test_folds]
     _check_inputs(planned, exported, targets)
     found = measure_repeats(
-        _predict_all(planned, exported, targets, divided, unit, keep_models),
+        _predict_all(planned, exported, targets, divided, folds, unit, keep_models),
         targets,
         divided,
         groups,
@@ -107,6 +121,8 @@ def crossval(
         n_resamples=n_resamples,
     )
     found.notes.extend(_about(exported, targets, splits))
+    if items is not None:
+        found.notes.append(f"{len(targets):,} items take part, whole {unit}s drawn at random.")
     facts = {
         "title": plan.title,
         "corpus": exported.name,
@@ -114,6 +130,8 @@ def crossval(
         "overrides": list(overrides),
         "splits": list(splits),
         "group": unit,
+        "items": items,
+        "test_folds": test_folds,
         "validation": validation,
         "seed": base,
         "excluded": targets.excluded,
@@ -172,12 +190,12 @@ def _predict_all(
     corpus: ExportedCorpus,
     targets: Targets,
     folds: Sequence[Fold],
+    count: int,
     unit: str,
     keep_models: bool,
 ) -> dict[str, list[Predictions]]:
     """Predictions of all items in each repeat, by system; one repeat is finished before the next begins."""
     parts: dict[str, dict[int, list[Predictions]]] = {name: {} for name in planned}
-    count = len({fold.number for fold in folds})
     with tqdm(total=len(folds) * len(planned), desc="crossval", unit="run") as progress:
         for index, fold in enumerate(folds):
             part = {

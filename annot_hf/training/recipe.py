@@ -14,6 +14,7 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
+from annot_hf.data.annotations import read_facts
 from annot_hf.data.export import ExportedCorpus
 from annot_hf.data.merging import Ties
 from annot_hf.data.questions import nearest
@@ -26,7 +27,14 @@ from annot_hf.models.configuration_opinion import OpinionConfig
 from annot_hf.models.configuration_seedbert import SeedBertConfig
 from annot_hf.models.trunks import WEIGHTED
 from annot_hf.training.curriculum import CURRICULA, EntropyCurriculum
-from annot_hf.training.recipe_rules import check_cache, check_frozen, check_members, check_options, check_votes
+from annot_hf.training.recipe_rules import (
+    check_annotations,
+    check_cache,
+    check_frozen,
+    check_members,
+    check_options,
+    check_votes,
+)
 from annot_hf.training.recipe_values import CACHES, LOG_MEL, coerce, parameters_of, read_words
 from annot_hf.training.schedules import NEWBOB, StagedLearning
 
@@ -36,6 +44,7 @@ RECIPES = Path(__file__).parent.parent / "recipes"
 CONFIGURATIONS = {"distribution": DistributionConfig, "annotator": AnnotatorConfig, "seedbert": SeedBertConfig}
 MEASURES = ("loss", "cross_entropy", "kl", "jsd", "tvd", "macro_f1", "ccc")  # of a validation pass
 _ELSEWHERE = {
+    "annotations",  # what they hold is in the record beside
     "corpus",
     "features",
     "member_folder",
@@ -75,6 +84,11 @@ class Recipe:
         question: The question, or two scale questions, to learn; the corpus's default when empty.
         target: Target method of `make_targets`; "soft" for a category and "kde" for scales when empty.
         smoothing: Pseudo-votes of target "smoothed".
+        annotations: Folder of synthetic votes on the corpus (see `annot_hf.data.annotations`); none when empty.
+        votes: Whose votes it learns from: "human", "synthetic" or "combined"; when empty "combined" with `annotations` and
+            "human" without. "synthetic" never sees a person's vote, also not for choosing the epoch, which goes by synthetic
+            votes of the validation split; the other two are validated by people's votes. Tests are against people's votes.
+        synthetic_weight: Weight of a synthetic vote in "combined", where a person's is 1.
         scales: Scale questions that a distribution model answers beside, such as valence; learnt from the mean rating.
         auxiliary: Category questions that it answers beside, such as the same clip seen as well as heard; learnt from the
             fractions of their votes.
@@ -126,6 +140,9 @@ class Recipe:
     question: list[str] = field(default_factory=list)
     target: str = ""
     smoothing: float = 1.0
+    annotations: str = ""
+    votes: str = ""
+    synthetic_weight: float = 1.0
     scales: list[str] = field(default_factory=list)
     auxiliary: list[str] = field(default_factory=list)
     class_weighting: str = ""
@@ -167,6 +184,7 @@ class Recipe:
             "newbob": ("", *NEWBOB),
             "ties": typing.get_args(Ties),
             "majority_of": typing.get_args(MajorityOf),
+            "votes": ("", "human", "synthetic", "combined"),
             "cache_features": ("none", *CACHES),
         }
         for name, allowed in choices.items():
@@ -205,6 +223,11 @@ class Recipe:
             )
         self.make_curriculum()
         self.make_staging()
+
+    @property
+    def kind_of_votes(self) -> str:
+        """Whose votes it learns from: "human", "synthetic" or "combined"."""
+        return self.votes or ("combined" if self.annotations else "human")
 
     def make_curriculum(self) -> EntropyCurriculum | None:
         """The curriculum, if the recipe has one."""
@@ -264,6 +287,8 @@ class Run:
     def record(self, corpus: ExportedCorpus) -> dict[str, Any]:
         """What a run is, as JSON holds it: every key, the corpus it learns from, and which part of it if not the whole."""
         part = {"part": dict(corpus.part)} if corpus.part else {}
+        if self.recipe.kind_of_votes != "human":
+            part["annotations"] = read_facts(self.recipe.annotations)["votes_sha256"]
         said = {"recipe": self.values, "corpus_digest": corpus.digest} | part
         return json.loads(json.dumps(said, default=str))
 
@@ -280,6 +305,7 @@ class Run:
             *sorted(changed),
             *_differing(now.get("part", {}), earlier.get("part", {})),
             *["the corpus"] * (earlier["corpus_digest"] != corpus.digest),
+            *["the annotations"] * (earlier.get("annotations") != now.get("annotations")),
         ]
 
 
@@ -396,6 +422,7 @@ def make_run(values: Mapping[str, Any], *, where: str = "recipe") -> Run:
         raise ValueError(f"{where}: {watching} watches validation passes, and eval_strategy is no; set it to epoch.")
     check_members(recipe, parts["options"], where)
     check_options(config, recipe, parts["options"], parts["trunk_options"], where)
+    check_annotations(recipe, where)
     check_votes(recipe, parts["options"], where)
     check_cache(recipe, parts["options"], where)
     check_frozen(recipe, parts["options"], where)

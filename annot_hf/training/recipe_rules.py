@@ -1,9 +1,11 @@
 """What the keys of a recipe must be together, checked before a corpus or a trunk is read."""
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from annot_hf.data.annotations import read_facts
 from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.configuration_opinion import OpinionConfig
 from annot_hf.models.configuration_seedbert import SeedBertConfig
@@ -78,6 +80,34 @@ def check_votes(recipe: "Recipe", options: Mapping[str, Any], where: str) -> Non
             f"{where}: task_schedule is {recipe.task_schedule} and aggregate votes, which have no gradient; set task_schedule "
             "to ratings."
         )
+
+
+def check_annotations(recipe: "Recipe", where: str) -> None:
+    """Synthetic votes are there where they are asked for, and go with the model."""
+    kind = recipe.kind_of_votes
+    if not recipe.annotations:
+        set_anyway = {"votes": kind != "human", "synthetic_weight": recipe.synthetic_weight != 1}
+        for name in (name for name, is_set in set_anyway.items() if is_set):
+            raise ValueError(
+                f"{where}: {name} is {getattr(recipe, name)!r}, and there are no annotations; set annotations to a folder "
+                f"that annot-hf annotate wrote, or remove {name}."
+            )
+    if not 0 < recipe.synthetic_weight < math.inf:
+        raise ValueError(
+            f"{where}: synthetic_weight is {recipe.synthetic_weight}; it is a finite number above 0 (for none of their votes, "
+            "set votes to human)."
+        )
+    if kind == "human":
+        return
+    if recipe.model == "annotator":
+        raise ValueError(
+            f"{where}: model is annotator, which learns each person's own answers, and votes is {kind}; set model to "
+            "distribution, or votes to human."
+        )
+    try:
+        read_facts(recipe.annotations)  # a wrong folder shows before anything is trained
+    except ValueError as error:
+        raise ValueError(f"{where}: annotations: {error}") from None
 
 
 def check_cache(recipe: "Recipe", options: Mapping[str, Any], where: str) -> None:

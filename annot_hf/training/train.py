@@ -35,6 +35,7 @@ from annot_hf.training.members import members_folder, train_members, trains_memb
 from annot_hf.training.recipe import MEASURES, Recipe, Run
 from annot_hf.training.recipe_values import LOG_MEL
 from annot_hf.training.trainer import OpinionTrainer
+from annot_hf.training.vote_kinds import count_votes, vote_views
 
 logger = logging.getLogger(__name__)
 
@@ -92,8 +93,9 @@ def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = Non
     _check_started(run, corpus, resume)
     set_seed(arguments.seed)
     bins = run.options.get("bins", 4)
+    views, about_votes = vote_views(recipe, corpus)
     targets = {
-        "train": corpus.targets(
+        "train": views["train"].targets(
             "train",
             recipe.question,
             recipe.target,
@@ -104,7 +106,7 @@ def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = Non
             majority_of=recipe.majority_of,
         ),
         # whatever a model learns from, it is measured against the votes
-        "validation": corpus.targets("validation", recipe.question, bins=bins),
+        "validation": views["validation"].targets("validation", recipe.question, bins=bins),
     }
     if recipe.model == "annotator":
         targets = {split: _with_raters(split_target, split) for split, split_target in targets.items()}
@@ -151,9 +153,11 @@ def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = Non
             inputs.read,
             inputs.lengths,
             annotators=annotators,
-            scales=scale_means(corpus.votes, recipe.scales, split_target.items) if scales else None,
-            auxiliary=opinion_columns(corpus.votes, recipe.auxiliary, split_target.items)[1] if auxiliary else None,
-            disagreement=_disagreement(corpus, model, split_target),
+            scales=scale_means(views[split].votes, recipe.scales, split_target.items) if scales else None,
+            auxiliary=opinion_columns(views[split].votes, recipe.auxiliary, split_target.items)[1]
+            if auxiliary
+            else None,
+            disagreement=_disagreement(views[split], model, split_target),
         )
     log_mel = model.config.trunk_config.model_type == LogMelConfig.model_type
     if log_mel and "mel_mean" not in run.trunk_options and not ensemble:
@@ -177,8 +181,10 @@ def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = Non
     metrics = trainer.evaluate()
     metrics = {name: metrics[f"eval_{name}"] for name in MEASURES if f"eval_{name}" in metrics}
     # every report's baseline: the distribution of the training votes, whatever the model was trained towards
-    marginal = corpus.targets("train", recipe.question, bins=model.config.bins).probs.mean(0)
-    facts = _facts(run, corpus, targets, truncated, metrics, marginal)
+    marginal = views["train"].targets("train", recipe.question, bins=model.config.bins).probs.mean(0)
+    facts = _facts(run, corpus, targets, truncated, metrics, marginal) | about_votes
+    for split, view in views.items():
+        facts["splits"][split]["votes"] = count_votes(view.votes, targets[split])
     folder = Path(arguments.output_dir) / "model"
     if trainer.is_world_process_zero():
         save_model(trainer.accelerator.unwrap_model(trainer.model), processor, facts, folder)

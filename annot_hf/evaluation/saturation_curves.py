@@ -1,0 +1,250 @@
+"""How many synthetic votes an item needs: divergence from people's votes as votes are added (arXiv 2601.14620).
+
+For n = 1..N, n of an item's synthetic votes are drawn without replacement, and the Jensen-Shannon divergence of their
+histogram from the distribution of all its human votes is averaged over items; a - b exp(-c n) is fitted to what the mean
+curve has fallen, and the first n whose fitted divergence is within a tenth of the whole fall is the suggested one.
+
+Mind what such a curve is. A histogram of few votes lies far from any distribution, also from that which its votes are drawn
+from (the plug-in bias, about (K - 1) / (8 n) nats for K labels that all occur). So every curve falls, whoever votes, and the
+suggested n tells when more votes of these annotators stop to help, not that they agree with people. Two curves beside it
+tell what the votes are worth. The ideal one is of votes drawn from the human distribution itself: what lies above it is the
+annotators' own. The held-out ones are of n people, and of n synthetic votes, against the same people who are among neither;
+that reference is smaller, hence noisier, so that these two are comparable with each other only.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from annot_hf.data.targets import item_seeds
+from annot_hf.evaluation.equivalence import crossing, worth_record
+from annot_hf.evaluation.statistics import Estimate, estimate, resample_sums
+from annot_hf.models.measures import jsd
+
+COVERED = 0.9  # share of the items that have N votes when nobody says what N is; our choice
+
+_BLOCK = 1 << 15  # numbers of histograms at a time: they stay in the cache
+
+
+@dataclass(frozen=True, eq=False)
+class Curve:
+    """Mean divergence (nats) after n votes, n = 1..N, on the same items at every n.
+
+    Attributes:
+        runs: Mean over items in each resample of the votes `(R, N)`.
+        draws: Mean over items and resamples `(1 + B, N)`, as `resample_sums` orders them: row 0 is the curve, the others are
+            on resamples of speakers or items.
+    """
+
+    runs: np.ndarray
+    draws: np.ndarray = field(repr=False)
+
+    @property
+    def mean(self) -> np.ndarray:
+        """The curve `(N,)`."""
+        return self.draws[0]
+
+    def estimates(self) -> list[Estimate]:
+        """Its value and 95 % interval at every n."""
+        return [estimate(column) for column in self.draws.T]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        return {"unit": "nats", "values": [one.to_dict() for one in self.estimates()], "runs": self.runs.tolist()}
+
+
+@dataclass(frozen=True, eq=False)
+class HeldOut:
+    """Synthetic and human votes against the same people, who are among neither.
+
+    Attributes:
+        human: Curve of n people, n = 1..M.
+        synthetic: Curve of n synthetic votes, n = 1..N.
+        items: Items that both are measured on.
+        fewest: Fewest people in the reference of an item.
+        worth: How many people N synthetic votes are worth: where the human curve reaches the last value of the other;
+            `value`, `low`, `high`, where 0 is fewer than 1 and None more than M, and `text`.
+    """
+
+    human: Curve
+    synthetic: Curve
+    items: int
+    fewest: int
+    worth: dict[str, Any]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        curves = {name: getattr(self, name).to_dict() for name in ("human", "synthetic")}
+        return curves | {"items": self.items, "fewest_people_held_out": self.fewest, "worth": self.worth}
+
+
+def votes_that_most_have(votes: np.ndarray) -> int:
+    """The largest n that `COVERED` of the items have, of votes per item `(I,)`."""
+    return int(np.sort(votes)[::-1][math.ceil(COVERED * len(votes)) - 1])
+
+
+def measure_curve(
+    counts: np.ndarray,
+    reference: np.ndarray,
+    items: Sequence[str],
+    votes: int,
+    clusters: np.ndarray | None = None,
+    *,
+    resamples: int = 5,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> Curve:
+    """Divergence from fixed distributions of n = 1..N votes drawn without replacement.
+
+    The draws of one resample are nested: n + 1 votes are n votes and another. An item's draws follow from its name, so
+    neither the order of items nor that of votes matters.
+
+    Args:
+        counts: Votes per item and label `(I, K)`, whole numbers, at least N an item.
+        reference: Distributions `(I, K)`.
+        items: Names `(I,)`.
+        votes: N.
+        clusters: Speaker of each item `(I,)`, or None.
+        resamples: R; 5 in the paper.
+        n_resamples: Bootstrap resamples of speakers (items where there are none), for the interval.
+        seed: Seed of the draws.
+
+    Raises:
+        ValueError: An item has fewer votes, or a number is below 1.
+    """
+    _check(counts, votes, resamples)
+    item, run = [], []
+    for rows, drawn in _blocks(counts, items, votes, resamples, seed, stream=0):
+        found = _divergences(
+            drawn[:, :, :votes], np.broadcast_to(reference[rows, None], (*drawn.shape[:2], counts.shape[1]))
+        )
+        item.append(found.mean(1))
+        run.append(found.sum(0))
+    return _curve(np.concatenate(item), np.sum(run, axis=0) / len(counts), clusters, n_resamples, seed)
+
+
+def measure_held_out(
+    human: np.ndarray,
+    synthetic: np.ndarray,
+    items: Sequence[str],
+    people: int,
+    votes: int,
+    clusters: np.ndarray | None = None,
+    *,
+    resamples: int = 5,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> HeldOut:
+    """People against other people, and synthetic votes against the same others.
+
+    In each resample, M people of an item are drawn; all its others are the reference, which does not change with n.
+
+    Args:
+        human: People's votes per item and label `(I, K)`, whole numbers, more than M an item.
+        synthetic: Synthetic votes `(I, K)`, at least N an item.
+        items: Names `(I,)`.
+        people: M.
+        votes: N.
+        clusters: Speaker of each item `(I,)`, or None.
+        resamples: R.
+        n_resamples: Bootstrap resamples.
+        seed: Seed of the draws.
+
+    Raises:
+        ValueError: An item has fewer votes, or a number is below 1.
+    """
+    _check(human, people + 1, resamples)
+    _check(synthetic, votes, resamples)
+    found: dict[str, list[np.ndarray]] = {"human": [], "synthetic": []}
+    pairs = zip(
+        _blocks(human, items, max(people, votes), resamples, seed, stream=1),
+        _blocks(synthetic, items, max(people, votes), resamples, seed, stream=0),
+        strict=True,
+    )
+    for (_, persons), (_, models) in pairs:
+        rest = _one_hot(persons[:, :, people:], human.shape[1]).sum(2)
+        rest /= rest.sum(-1, keepdims=True)
+        found["human"].append(_divergences(persons[:, :, :people], rest))
+        found["synthetic"].append(_divergences(models[:, :, :votes], rest))
+    curves = {}
+    for name, parts in found.items():
+        per_item = np.concatenate(parts)
+        curves[name] = _curve(per_item.mean(1), per_item.mean(0), clusters, n_resamples, seed)
+    reached = curves["human"].draws
+    reached = np.concatenate([reached[:, :1], reached], axis=1)  # no curve has a value for no vote
+    worth = worth_record(crossing(reached, curves["synthetic"].draws[:, -1]), people)
+    return HeldOut(**curves, items=len(human), fewest=int(human.sum(1).min()) - people, worth=worth)
+
+
+def measure_ideal(
+    reference: np.ndarray,
+    items: Sequence[str],
+    votes: int,
+    clusters: np.ndarray | None = None,
+    *,
+    resamples: int = 5,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> Curve:
+    """The curve of annotators who vote as people do: N votes an item drawn from its `reference` `(I, K)` itself.
+
+    It is above 0 for the number of votes alone (the plug-in bias): what a curve of synthetic votes has beyond it is theirs.
+    Other arguments are those of `measure_curve`.
+    """
+    pairs = zip(item_seeds(items, seed), np.asarray(reference, dtype=np.float64), strict=True)
+    drawn = np.array([np.random.default_rng([one, 2]).multinomial(votes, q / q.sum()) for one, q in pairs])
+    options = {"resamples": resamples, "n_resamples": n_resamples, "seed": seed}
+    return measure_curve(drawn, reference, items, votes, clusters, **options)
+
+
+def _check(counts: np.ndarray, votes: int, resamples: int) -> None:
+    for name, value in (("votes", votes), ("resamples", resamples)):
+        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
+            raise ValueError(f"The number of {name} is {value!r}; give a whole number from 1 up.")
+    if not len(counts) or counts.sum(1).min() < votes:
+        fewest = "there is no item" if not len(counts) else f"an item has {int(counts.sum(1).min())}"
+        raise ValueError(f"{votes} votes are to be drawn of each item and {fewest}; leave such items out.")
+
+
+def _blocks(
+    counts: np.ndarray, items: Sequence[str], votes: int, resamples: int, seed: int, *, stream: int
+) -> Iterator[tuple[slice, np.ndarray]]:
+    """Rows of a block of items, and their votes in random orders: label codes `(B, R, V)`, -1 after the last."""
+    counts = np.asarray(counts, dtype=np.int64)
+    seeds, sizes = item_seeds(items, seed), counts.sum(1)
+    step = max(1, _BLOCK // (resamples * max(votes, 1) * counts.shape[1]))
+    for start in range(0, len(counts), step):
+        rows = slice(start, start + step)
+        size = sizes[rows]
+        codes = np.full((len(size), size.max()), -1)
+        codes[np.arange(size.max()) < size[:, None]] = np.repeat(
+            np.tile(np.arange(counts.shape[1]), len(size)), counts[rows].ravel()
+        )  # by label, so that the order of the votes in their table does not matter
+        keys = np.full((len(size), resamples, size.max()), np.inf)
+        for row, (item_seed, number) in enumerate(zip(seeds[rows], size, strict=True)):
+            keys[row, :, :number] = np.random.default_rng([item_seed, stream]).random((resamples, number))
+        order = np.argsort(keys, axis=-1)
+        yield rows, np.take_along_axis(np.broadcast_to(codes[:, None], keys.shape), order, axis=-1)
+
+
+def _one_hot(codes: np.ndarray, classes: int) -> np.ndarray:
+    """`(..., classes)`; zeros for the code -1."""
+    return np.concatenate([np.eye(classes), np.zeros((1, classes))])[codes]
+
+
+def _divergences(codes: np.ndarray, reference: np.ndarray) -> np.ndarray:
+    """JSD `(B, R, N)` of the first n votes from the reference `(B, R, K)`."""
+    classes = reference.shape[-1]
+    sums = np.cumsum(_one_hot(codes, classes), axis=2)
+    sums /= np.arange(1, codes.shape[2] + 1)[:, None]
+    return jsd(sums, reference[:, :, None])
+
+
+def _curve(per_item: np.ndarray, runs: np.ndarray, clusters: np.ndarray | None, n_resamples: int, seed: int) -> Curve:
+    """Mean over resamples with its interval, from divergences per item `(I, N)` and per resample `(R, N)`."""
+    columns = {"sum": per_item, "items": np.ones(len(per_item))}
+    sums = resample_sums(columns, clusters, n_resamples=n_resamples, seed=seed)
+    return Curve(runs, sums["sum"] / sums["items"][:, None])
