@@ -58,7 +58,7 @@ class Ledger:
         unpriced: Answers whose cost is not known.
         unreadable: Bodies that were no answer, and may have been paid for.
         cut: Items whose transcript was cut `(N,)`.
-        cut_off: Questions that were under way when an earlier run was killed.
+        cut_off: Questions that were under way when earlier runs were killed.
     """
 
     items: Sequence[str]
@@ -104,6 +104,7 @@ class Ledger:
                 )
             place = row, record["annotator"]
             if record["kind"] == "asked":
+                self.cut_off += self.status[place] == _ASKED  # by the run before
                 self.status[place] = _ASKED
             elif record["kind"] == "unreadable":
                 self.unreadable += 1
@@ -113,7 +114,7 @@ class Ledger:
                     status = record["would_be"]
                 self.settle(*place, status, record.get("label_index", -1), record)
         asked = self.status == _ASKED
-        self.cut_off = int(asked.sum())
+        self.cut_off = int(self.cut_off + asked.sum())
         self.status[asked] = _OPEN
 
     def ask(self, row: int, annotator: int) -> None:

@@ -141,7 +141,7 @@ class Session:
         ledger = self.ledger
         said = {
             f"{int(ledger.cut.sum())} transcripts were cut to the {LONGEST} characters that a prompt takes.": ledger.cut.any(),
-            f"{ledger.cut_off} questions were under way when an earlier run was killed; they were asked again under the same "
+            f"{ledger.cut_off} questions were under way when earlier runs were killed; they were asked again under the same "
             "Idempotency-Key, and may have been paid for twice.": ledger.cut_off,
             f"{ledger.unreadable} bodies were no answer; they are in the log, and may have been paid for.": ledger.unreadable,
             f"The cost of {ledger.unpriced} answers is not known: the server does not report it, and no prices were given.": (
