@@ -3,7 +3,7 @@ import pandas as pd
 import pytest
 from hypothesis import given, strategies as st
 
-from annot_hf.data.folds import group_items, make_folds
+from annot_hf.data.folds import draw_groups, group_items, make_folds
 
 GROUP_SIZES = st.lists(st.integers(1, 30), min_size=3, max_size=25)
 
@@ -93,3 +93,21 @@ def test_the_column_that_groups_items():
         group_items(ABOUT, ["a"], "annotator")
     with pytest.raises(ValueError, match="1 of 3 items have no room, for instance 'b'"):
         group_items(ABOUT, ["a", "b", "c"], "room")
+
+
+@given(GROUP_SIZES, st.integers(0, 5), st.data())
+def test_drawn_groups_are_whole_and_no_more_than_needed(sizes, seed, data):
+    groups = groups_of(sizes)
+    items = data.draw(st.integers(1, len(groups)))
+    drawn = draw_groups(groups, items, seed)
+    kept, left = set(groups[drawn]), set(groups[~drawn])
+    assert not kept & left
+    assert items <= drawn.sum() < items + max(sizes)
+    more = draw_groups(groups, min(items + 1, len(groups)), seed)
+    assert not (drawn & ~more).any()  # more items include these
+
+
+@pytest.mark.parametrize("items", [0, 7, True, 2.5])
+def test_items_that_cannot_be_drawn(items):
+    with pytest.raises(ValueError, match=f"items is {items}; 6 take part"):
+        draw_groups(groups_of([2, 2, 2]), items, 0)

@@ -216,3 +216,20 @@ def test_rank_correlation_ignores_rounding_and_bends():
     assert measure_entropy_ranks({"one": turned}, votes, None, n_resamples=0, seed=0).draws["one"][0] == pytest.approx(
         1
     )
+
+
+def test_folds_that_are_not_tested_are_not_scored(crossed):
+    runs, targets, folds, groups, _ = crossed
+    first = folds[:2]
+    tested = np.any([fold.parts == "test" for fold in first], axis=0)
+    some = {
+        name: [part_of(several[0], np.flatnonzero(np.isin(several[0].items, targets.items[tested])))]
+        for name, several in runs.items()
+    }
+    found = measure_repeats(some, targets, first, groups, unit="speaker", n_resamples=50)
+    assert found.counts["items"] == tested.sum()
+    assert found.counts["items not tested"] == (~tested).sum() > 0
+    p = {item: row for item, row in zip(some["sharp"][0].items, some["sharp"][0].probs, strict=True)}
+    expected = measures.jsd(np.stack([p[item] for item in targets.items[tested]]), targets.probs[tested]).mean()
+    assert found.records["jsd"]["sharp"]["value"] == pytest.approx(expected)
+    assert f"{(~tested).sum():,} more items" in crossval_markdown(found)

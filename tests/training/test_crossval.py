@@ -172,6 +172,27 @@ def test_an_interrupted_one_goes_on_and_another_division_is_refused(recipe, chat
     assert len(trained) == 2
 
 
+def test_part_of_the_folds_on_part_of_the_items(recipe, chats, tmp_path, trained):
+    """A look that costs less, and goes on to the whole."""
+    found, page = crossval(recipe, chats, tmp_path, repeats=1, folds=3, test_folds=1, items=14, n_resamples=20)
+    assert len(trained) == 1
+    facts = json.loads((tmp_path / "crossval.json").read_text())
+    assert (facts["items"], facts["test_folds"]) == (14, 1)
+    counts = found.counts
+    assert counts["items"] + counts["items not tested"] in (15, 16)  # whole conversations of four, one without a vote
+    assert "items take part, whole conversations drawn at random" in page.read_text()
+    found, _ = crossval(recipe, chats, tmp_path, repeats=1, folds=3, items=14, n_resamples=20)
+    assert len(trained) == 3  # the first one is kept
+    assert found.counts["items not tested"] == 0
+
+
+@pytest.mark.parametrize("options", [{"test_folds": 0}, {"test_folds": 4}, {"test_folds": 2, "repeats": 2}])
+def test_folds_that_cannot_be_left_out(recipe, chats, tmp_path, trained, options):
+    with pytest.raises(ValueError, match="test_folds is"):
+        crossval(recipe, chats, tmp_path, **{"repeats": 1, "folds": 3} | options)
+    assert not trained
+
+
 def test_more_repeats_keep_those_that_are_there(recipe, chats, tmp_path, trained):
     """Also: one released split alone, and models that are kept."""
     options = {"folds": 2, "splits": ["train"], "n_resamples": 20, "keep_models": True}
