@@ -42,6 +42,9 @@ from annot_hf.models.modeling_annotator import AnnotatorModel as AnnotatorModel
 from annot_hf.models.modeling_distribution import DistributionModel as DistributionModel
 from annot_hf.models.modeling_seedbert import SeedBert as SeedBert
 from annot_hf.models.register import register_models as register_models
+from annot_hf.proxies.annotate import annotate as annotate
+from annot_hf.proxies.backend import make_backend as make_backend
+from annot_hf.proxies.job import make_job as make_job
 from annot_hf.training.collator import VoteCollator as VoteCollator
 from annot_hf.training.crossval import crossval as crossval
 from annot_hf.training.inference import load_model as load_model, predict as predict, predict_inputs as predict_inputs
