@@ -84,11 +84,16 @@ def _replies(path: Path, model: str) -> Iterator[pa.RecordBatch]:
     for record in read_log(path):
         if record["kind"] not in ("answer", "closed"):
             continue
-        row = {name: record.get(name) for name in REPLIES.names}
-        row |= {"annotator": annotator_name(model, record["annotator"]), "model": record.get("model") or model}
+        row = {name: _text(record.get(name)) for name in REPLIES.names}
+        row |= {"annotator": annotator_name(model, record["annotator"]), "model": row["model"] or model}
         rows.append(row)
         if len(rows) == _ROWS:
             yield pa.RecordBatch.from_pylist(rows, REPLIES)
             rows = []
     if rows:
         yield pa.RecordBatch.from_pylist(rows, REPLIES)
+
+
+def _text(value: Any) -> Any:
+    """A value whose text, if it is one, is Unicode: half of a surrogate pair, which JSON can hold and Arrow cannot, is `?`."""
+    return value.encode(errors="replace").decode() if isinstance(value, str) else value

@@ -95,16 +95,19 @@ class AnswerLog:
             self._synced = time.monotonic()
 
     def _write(self, data: bytes) -> None:
-        while data:
-            data = data[os.write(self._file, data) :]
+        _write_all(self._file, data)
 
     def _keep_reserve(self) -> None:
         """Real bytes, not a hole; without room for them there is none for answers either."""
         path = self.folder / RESERVE
         try:
-            with path.open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, RESERVED)
+            file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+            try:
+                _write_all(file, bytes(RESERVED))
+            finally:
+                os.close(file)
         except OSError as error:
+            os.close(self._file)
             path.unlink(missing_ok=True)
             raise ValueError(
                 f"{self.folder} has no room for {RESERVED >> 20} MB ({error.strerror}); free some before anything is asked."
@@ -135,6 +138,11 @@ class AnswerLog:
             file.seek(0, os.SEEK_END)  # whole but for its end of line
             file.write(b"\n")
             return 0
+
+
+def _write_all(file: int, data: bytes) -> None:
+    while data:
+        data = data[os.write(file, data) :]
 
 
 def read_log(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:

@@ -4,6 +4,7 @@ import base64
 import email.utils
 import functools
 import json
+import math
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -148,7 +149,9 @@ def read_completion(body: Mapping[str, Any]) -> Answer:
         refused=bool(message.get("refusal")) or choice.get("finish_reason") == "content_filter",
         input_tokens=_count(usage.get("prompt_tokens")),
         output_tokens=_count(usage.get("completion_tokens")),
-        cost=float(cost) if isinstance(cost, int | float) and not isinstance(cost, bool) else None,
+        cost=float(cost)
+        if isinstance(cost, int | float) and not isinstance(cost, bool) and 0 <= cost < math.inf
+        else None,
     )
 
 
@@ -175,4 +178,4 @@ def _encoded(audio: bytes) -> str:
 
 
 def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None

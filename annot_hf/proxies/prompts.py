@@ -97,7 +97,7 @@ class Prompts:
             "question": question.prompt or question.name,
             "labels": list(question.labels),
             "transcript": said,
-            "speaker": speaker,
+            "speaker": clean_transcript(speaker)[0] or None,
         }
         try:
             return Prompt(self._system.render(values).strip(), self._user.render(values).strip(), cut)

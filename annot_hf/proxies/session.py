@@ -31,7 +31,7 @@ from annot_hf.proxies.prompts import LONGEST, Prompt
 logger = logging.getLogger(__name__)
 
 RATE = 16_000  # Hz of the audio that is sent
-LONGEST_REPLY = 10_000  # characters kept of a reply
+LONGEST_REPLY = 10_000  # characters of a reply that are read and kept
 PATIENCE = 20  # questions in a row that the server may reject, from the first, before the run stops
 
 
@@ -236,6 +236,8 @@ class Session:
                         for row, annotator, _ in prompts:
                             self._append({"kind": "asked", "item": self.ledger.items[row], "annotator": annotator})
                             self.ledger.ask(row, annotator)
+                        if self.stopped:  # what cannot be written down is not asked
+                            return
                     tries += 1
                     started = time.monotonic()
                     answers = await self._answers(asks)
@@ -312,9 +314,8 @@ class Session:
     ) -> None:
         """Write down an answer that was paid for."""
         labels = self.job.question.labels
-        status, label = parse_reply(
-            answer.reply, labels, prompt=f"{prompt.system}\n{prompt.user}", parsing=self.job.parsing
-        )
+        reply = None if answer.reply is None else answer.reply[:LONGEST_REPLY]
+        status, label = parse_reply(reply, labels, prompt=f"{prompt.system}\n{prompt.user}", parsing=self.job.parsing)
         if answer.refused:
             status, label = "refusal", -1
         record = self._record(row, annotator, prompt, ask) | {
@@ -322,7 +323,7 @@ class Session:
             "status": status,
             "label": labels[label] if label >= 0 else None,
             "label_index": label,
-            "reply": None if answer.reply is None else answer.reply[:LONGEST_REPLY],
+            "reply": reply,
             "model": answer.model,
             "revision": answer.revision,
             "seconds": round(seconds, 3),

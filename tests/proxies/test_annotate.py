@@ -313,7 +313,7 @@ def test_a_full_disk_ends_the_run_and_keeps_what_was_under_way(ask, tmp_path, mo
 
     def write(file, data):
         calls.append(data)
-        if len(calls) > 30 and (out / "log.reserve").exists():
+        if len(data) < 1 << 20 and len(calls) > 30 and (out / "log.reserve").exists():
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(file, data)
 
@@ -343,6 +343,22 @@ def test_a_log_that_takes_nothing_at_all_says_what_it_did_not_take(ask, tmp_path
     unsaved = [line for line in caplog.messages if '"kind": "answer"' in line]
     assert answers + len(unsaved) == len(server.questions)
     assert unsaved
+
+
+def test_odd_text_in_a_reply_reaches_the_table(ask, tmp_path):
+    odd = Reply(body=b'{"choices": [{"message": {"content": "\\ud83d odd \\u0000"}}], "model": ""}')
+    long = Reply("x" * 200_000)
+    report, _ = ask(lambda question, number: (odd, long, "anger")[number % 3])
+    assert (report.counts["off-list"], report.counts["label"]) == (16, 8)
+    replies = pq.read_table(tmp_path / "out" / "replies.parquet")["reply"].to_pylist()
+    assert set(replies) == {"? odd \0", "x" * 10_000, "anger"}
+
+
+@pytest.mark.parametrize("cost", [float("nan"), -1.0, True, "0.1", float("inf")])
+def test_a_cost_that_is_none(ask, cost):
+    report, _ = ask(lambda *_: Reply("anger", usage={"prompt_tokens": -1, "completion_tokens": True, "cost": cost}))
+    assert report.spent == 0
+    assert report.counts["label"] == 24
 
 
 def test_an_unreadable_clip_is_rejected_here_and_never_sent(ask, corpus, job, tmp_path):

@@ -119,7 +119,7 @@ def test_nothing_starts_without_room_for_the_reserve(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("annot_hf.proxies.log.os.posix_fallocate", full)
+    monkeypatch.setattr("annot_hf.proxies.log.os.write", full)
     with pytest.raises(ValueError, match="has no room for 1 MB"), AnswerLog(tmp_path):
         pass
     assert not (tmp_path / RESERVE).exists()
