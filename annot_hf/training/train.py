@@ -1,5 +1,6 @@
 """From a recipe to a checkpoint folder that loads with one line."""
 
+import functools
 import hashlib
 import json
 import logging
@@ -27,10 +28,11 @@ from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.modeling_seedbert import SeedBert
 from annot_hf.models.register import register_models
 from annot_hf.models.trunks import input_name_of
+from annot_hf.training.augment import MIXTURES, augmentation_facts, mixture_inputs, plan_augmentation
 from annot_hf.training.checkpoints import FACTS, newest_checkpoint
 from annot_hf.training.collator import OpinionDataset, VoteCollator
 from annot_hf.training.frozen import encode_once
-from annot_hf.training.inputs import corpus_inputs, make_processor, read_together
+from annot_hf.training.inputs import Inputs, corpus_inputs, join_inputs, make_processor, read_together
 from annot_hf.training.members import members_folder, train_members, trains_members
 from annot_hf.training.recipe import MEASURES, Recipe, Run
 from annot_hf.training.recipe_values import LOG_MEL
@@ -121,26 +123,42 @@ def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = Non
     collator = make_collator(model, processor)
     features = recipe.features or Path(arguments.output_dir) / "features"
     cached = recipe.cache_features != "none" and not ensemble  # its members had theirs
-    datasets, truncated = {}, {}
+    encode = functools.partial(_encode, run, corpus, model, processor, collator, features)
+    datasets, truncated, mixtures = {}, {}, None
     for split, split_target in targets.items():
         items, rows = read_together(corpus, split_target.items)
         inputs = corpus_inputs(
             corpus, items, model.config.trunk_config, processor, features=features, max_seconds=recipe.max_seconds
         )
         if cached:
-            inputs = encode_once(
-                model.to(arguments.device),
-                inputs,
-                collator,
-                folder=features,
-                key=[corpus.digest, *items, str(processor)],
-                kind=recipe.cache_features,
-                batch_size=arguments.per_device_eval_batch_size,
-                dtype=torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else None,
-                workers=arguments.dataloader_num_workers,
-            )
-        inputs = inputs.select(rows)
+            inputs = encode(inputs, items, recipe.cache_features)
+        every, inputs = inputs, inputs.select(rows)
         truncated[split] = inputs.truncated
+        if split == "train" and recipe.augment and not ensemble:
+            mixtures = plan_augmentation(
+                run,
+                corpus,
+                split_target,
+                model.config.trunk_config,
+                folder=features,
+                encoded=lambda: (every if cached else encode(every, items, "pooled")).select(rows),  # noqa: B023
+            )
+            split_target = mixtures.extend(split_target)
+            for name, value in _from_targets(run, split_target).items():
+                setattr(model.config, name, value)
+            if len(mixtures):
+                mixed = mixture_inputs(
+                    mixtures,
+                    inputs,
+                    corpus,
+                    model.config.trunk_config,
+                    processor,
+                    features=features,
+                    max_seconds=recipe.max_seconds,
+                )
+                if cached and collator.input_name != "input_ids":  # a text is there already, encoded
+                    mixed = encode(mixed, mixtures.items, recipe.cache_features)
+                inputs = join_inputs([inputs, mixed])
         if split != "train":  # longest last, so that evaluation pads little
             order = np.argsort(inputs.lengths, kind="stable")
             split_target, inputs = split_target.select(split_target.items[order]), inputs.select(order)
@@ -179,10 +197,14 @@ def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = Non
     # every report's baseline: the distribution of the training votes, whatever the model was trained towards
     marginal = corpus.targets("train", recipe.question, bins=model.config.bins).probs.mean(0)
     facts = _facts(run, corpus, targets, truncated, metrics, marginal)
+    if mixtures is not None:
+        facts["augmentation"] = augmentation_facts(mixtures)
     folder = Path(arguments.output_dir) / "model"
     if trainer.is_world_process_zero():
         save_model(trainer.accelerator.unwrap_model(trainer.model), processor, facts, folder)
         (Path(arguments.output_dir) / "recipe.yaml").write_text(yaml.safe_dump(run.values, sort_keys=False))
+        if mixtures is not None:
+            mixtures.to_frame().to_parquet(Path(arguments.output_dir) / MIXTURES, index=False)
     return TrainingResult(folder, metrics, facts)
 
 
@@ -237,6 +259,41 @@ def _callbacks(run: Run) -> list[TrainerCallback]:
     return ([staging] if staging else []) + stopping
 
 
+def _encode(
+    run: Run,
+    corpus: ExportedCorpus,
+    model: OpinionPreTrainedModel,
+    processor: Any,
+    collator: VoteCollator,
+    folder: str | Path,
+    inputs: Inputs,
+    items: Sequence[str],
+    kind: str,
+) -> Inputs:
+    """What the run's trunk makes of items, frames or "pooled", computed once and kept."""
+    arguments = run.training
+    return encode_once(
+        model.to(arguments.device),
+        inputs,
+        collator,
+        folder=folder,
+        key=[corpus.digest, *items, str(processor)],
+        kind=kind,
+        batch_size=arguments.per_device_eval_batch_size,
+        dtype=torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else None,
+        workers=arguments.dataloader_num_workers,
+    )
+
+
+def _from_targets(run: Run, targets: Targets) -> dict[str, Any]:
+    """Options of the model that follow from what it learns from."""
+    options: dict[str, Any] = {"class_weights": _class_weights(run.recipe, targets)}
+    if run.options.get("head") == "bayesian" and run.options.get("kl_weight") is None:
+        # the rest of the loss is a mean over items, the divergence is of them all
+        options["kl_weight"] = 1 / len(targets)
+    return options
+
+
 def _class_weights(recipe: Recipe, targets: Targets) -> list[float] | None:
     """Weights of the labels, from how much of the training targets each has."""
     mass = targets.probs.sum(0)
@@ -253,16 +310,13 @@ def _build(
         set_seed(run.recipe.head_seed)
     model_class = MODELS[run.recipe.model]
     options = dict(run.options, questions=[question.to_dict() for question in targets.questions])
-    options["class_weights"] = _class_weights(run.recipe, targets)
+    options |= _from_targets(run, targets)
     if scales:
         options["scale_questions"] = [question.to_dict() for question in scales]
     if auxiliary:
         options["auxiliary_questions"] = [question.to_dict() for question in auxiliary]
     if run.recipe.model == "annotator":
         options["annotators"] = _annotators(targets)
-    elif run.options.get("head") == "bayesian" and run.options.get("kl_weight") is None:
-        # the rest of the loss is a mean over items, the divergence is of them all
-        options["kl_weight"] = 1 / len(targets)
     if run.recipe.trunk == LOG_MEL:
         model = model_class(model_class.config_class(trunk_config=LogMelConfig(**run.trunk_options), **options))
     else:
