@@ -7,6 +7,7 @@ os.environ.setdefault("POLARS_MAX_THREADS", "2")
 os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 from benchmarks import (
+    bench_dime,
     bench_divergence,
     bench_import,
     bench_kde,
@@ -29,6 +30,7 @@ SUBJECTS = {
     "predict": bench_predict.run,
     "saliency": bench_saliency.run,
     "seedbert": bench_seedbert.run,
+    "dime": bench_dime.run,
 }
 
 

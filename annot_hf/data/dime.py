@@ -100,7 +100,7 @@ def plan_mixtures(
                 made=int(made[code]),
                 mass_added=float(mixed[:, code].sum()),
                 alone=int(alone[code]),
-                skipped=_why_skipped(int(wanted[code]), int(made[code]), int(counts[code]), partners),
+                skipped=_why_skipped(int(wanted[code]), int(made[code]), int(counts[code])),
             )
             for code, name in enumerate(support)
         ),
@@ -213,12 +213,12 @@ def _names(names: np.ndarray, label: np.ndarray, support: tuple[str, ...], seed:
     return np.array(made, dtype=object)
 
 
-def _why_skipped(wanted: int, made: int, items: int, partners: str) -> str:
+def _why_skipped(wanted: int, made: int, items: int) -> str:
     if not wanted or made:
         return ""
     if not items:
         return "no item has this label most"
-    return "only one item has this label most" if items == 1 else f"no two items have the same speaker ({partners=!s})"
+    return "only one item has this label most" if items == 1 else "no two items have the same speaker"
 
 
 def _across(first: np.ndarray, second: np.ndarray) -> int:

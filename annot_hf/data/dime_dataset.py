@@ -100,7 +100,7 @@ def mix_dataset(
     rows = {
         "item": plan.items.tolist(),
         "probs": plan.probs.tolist(),
-        "text": [data[text][int(row)] for row in plan.text_from] if "text" in columns else None,
+        "text": data.select(plan.text_from)[text][:] if "text" in columns else None,
         **{PREFIX + name: origin[name].tolist() for name in PROVENANCE},
     }
     own = {columns.get(name, name): values for name, values in rows.items() if values is not None}
@@ -108,7 +108,7 @@ def mix_dataset(
     mixed = Dataset.from_dict(own, features=Features(kinds | _ORIGIN))
     if "audio" in columns:
         mixed = _with_audio(mixed, data, plan, columns, sampling_rate, processes)
-    mixed = concatenate_datasets([data, mixed])
+    mixed = concatenate_datasets([data, mixed]) if len(plan) else _unmixed(data)
     if splits is None:
         return mixed, plan.report
     return DatasetDict(
@@ -117,7 +117,7 @@ def mix_dataset(
 
 
 def _unmixed(data: Dataset) -> Dataset:
-    """Another split with the same columns, so that all splits have one schema."""
+    """Rows that nobody mixed, with the same columns, so that all splits have one schema."""
     nothing = {name: [None] * len(data) for name in _ORIGIN}
     return concatenate_datasets([data, Dataset.from_dict(nothing, features=Features(_ORIGIN))], axis=1)
 
@@ -162,7 +162,7 @@ def _features(data: Dataset, features: Any, columns: dict[str, str], processes: 
             raise ValueError(
                 f"There is no column {features!r} of features; name one, give an array, or say {PUBLISHED!r}."
             )
-        return lambda rows: np.array(data.select(rows)[features][:])
+        return functools.partial(_column, data, features)
     work = functools.partial(_published, columns=columns)
 
     def compute(rows: np.ndarray) -> np.ndarray:
@@ -173,6 +173,15 @@ def _features(data: Dataset, features: Any, columns: dict[str, str], processes: 
         return np.array(found["features"][:])
 
     return compute
+
+
+def _column(data: Dataset, name: str, rows: np.ndarray) -> np.ndarray:
+    """Rows of a column of lists of numbers `(R, D)`."""
+    values = data.select(rows)[name][:]
+    lengths = {len(value) if isinstance(value, list) else -1 for value in values}
+    if len(lengths) > 1 or -1 in lengths:
+        raise ValueError(f"Column {name!r} must have a list of numbers in each row, all of one length.")
+    return np.array(values)
 
 
 def _published(row: dict[str, Any], columns: dict[str, str]) -> dict[str, np.ndarray]:

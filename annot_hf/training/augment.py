@@ -148,7 +148,7 @@ def published_features(
         ValueError: Some items have a clip and others have none.
         AudioError: A clip cannot be read; the message names the item.
     """
-    asked, table = np.asarray(items)[rows], corpus.items.set_index("item")
+    asked, table = np.asarray(items, dtype=object)[rows], corpus.items.set_index("item")
     parts = []
     if "audio" in table and table["audio"].notna().any():
         # views of one corpus share what is computed; a whole corpus needs its rare classes only
@@ -162,12 +162,11 @@ def published_features(
         parts.append(_clip_table(list(held), list(clips), folder, [corpus.digest, *held], max_seconds)[places])
     if "text" in table and table["text"].notna().any():
         texts = table["text"].reindex(asked)
-        if texts.isna().any():
-            logger.warning(
-                "%d of %d items to mix have no text: theirs counts as empty.", texts.isna().sum(), len(texts)
-            )
+        absent = texts.isna()
+        if absent.any():
+            logger.warning("%d of %d items to mix have no text: theirs counts as empty.", absent.sum(), len(texts))
         parts.append(
-            np.stack([text_features(None if text is None else text) for text in texts.where(texts.notna(), None)])
+            np.stack([text_features(None if gone else text) for text, gone in zip(texts, absent, strict=True)])
         )
     return np.concatenate(parts, 1)
 
@@ -195,7 +194,7 @@ def _means(encoded: Callable[[], Inputs], rows: np.ndarray) -> np.ndarray:
 
 
 def _from_file(path: str, items: Sequence[str], rows: np.ndarray) -> np.ndarray:
-    return read_features(path, np.asarray(items)[rows])
+    return read_features(path, np.asarray(items, dtype=object)[rows])
 
 
 def _speakers(corpus: ExportedCorpus, items: Sequence[str], reads_text: bool) -> np.ndarray:
