@@ -17,10 +17,9 @@ import pandas as pd
 
 from annot_hf.data.encoding import check_choice
 from annot_hf.data.mixtures import ClassMass, MixtureReport, Mixtures
-from annot_hf.data.neighbours import nearest_rows, standardise
+from annot_hf.data.neighbours import Partners, draw_pairs, pools_of, standardise
 
 TextRule = Literal["dominant", "first"]
-Partners = Literal["any", "same"]
 ROUNDING = 1e-9  # of shares and probabilities, so that .29 of 100 is 29 and equal labels tie
 
 
@@ -68,9 +67,11 @@ def plan_mixtures(
     classes = best.argmax(1)
     counts = np.bincount(classes, minlength=len(support))
     wanted = np.maximum(int(np.floor(share * counts.max() + ROUNDING)) - counts, 0)
-    by_name = np.argsort(names.astype(str), kind="stable")  # the order of the items then has no say in what is drawn
+    by_name = np.array(
+        sorted(range(len(names)), key=names.__getitem__)
+    )  # so that the items' order has no say in the draws
     members = [by_name[classes[by_name] == code] for code in range(len(support))]
-    pools = [_pools(rows, speakers, partners) if need else [] for rows, need in zip(members, wanted, strict=True)]
+    pools = [pools_of(speakers[rows], partners) if need else [] for rows, need in zip(members, wanted, strict=True)]
     asked = np.concatenate([np.zeros(0, np.int64), *(row for pool, row in zip(pools, members, strict=True) if pool)])
     table = _features_of(features, asked, names)
     drawn, start = [], 0
@@ -79,7 +80,7 @@ def plan_mixtures(
             own = standardise(table[start : start + len(rows)])
             start += len(rows)
             rng = np.random.default_rng([seed, code])
-            first, second, weight = _draw(own, groups, int(wanted[code]), neighbours, rng)
+            first, second, weight = draw_pairs(own, groups, int(wanted[code]), neighbours, rng)
             drawn.append((np.full(len(first), code), rows[first], rows[second], weight))
     nothing = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
     label, first, second, weight = (np.concatenate(parts) for parts in zip(nothing, *drawn, strict=True))
@@ -138,42 +139,6 @@ def check_apart(speakers: Sequence[str | None], others: Sequence[str | None]) ->
             f"{len(both)} speakers of the training split, for instance {both[0]!r}, are in another split too, and mixtures "
             "must not carry a voice across; split by speaker (crossval: --group speaker), or leave the augmentation out."
         )
-
-
-def _draw(
-    features: np.ndarray, pools: list[np.ndarray], count: int, neighbours: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """First and second rows and the second's share of `count` mixtures within pools of rows that may be mixed."""
-    able = np.sort(np.concatenate(pools))
-    first = able[rng.integers(len(able), size=count)]
-    pick, share = rng.random(count), rng.random(count)
-    second, pool_of = np.empty(count, np.int64), np.empty(len(features), np.int64)
-    for number, pool in enumerate(pools):
-        pool_of[pool] = number
-    drawn = pool_of[first]
-    order = np.argsort(drawn, kind="stable")
-    bounds = np.searchsorted(drawn[order], np.arange(len(pools) + 1))
-    for number, pool in enumerate(pools):
-        mine = order[bounds[number] : bounds[number + 1]]
-        if not len(mine):
-            continue
-        queries, inverse = np.unique(np.searchsorted(pool, first[mine]), return_inverse=True)
-        near = nearest_rows(features[pool], queries, neighbours)
-        column = (pick[mine] * near.shape[1]).astype(int)
-        second[mine] = pool[near[inverse, column]]
-    return first, second, share
-
-
-def _pools(rows: np.ndarray, speakers: np.ndarray, partners: str) -> list[np.ndarray]:
-    """Which of a class's `rows`, by place among them, may be mixed with each other; pools of one are none."""
-    if partners == "any":
-        pools = [np.arange(len(rows))]
-    else:
-        codes, _ = pd.factorize(speakers[rows])  # -1 where not known
-        order = np.argsort(codes, kind="stable")
-        bounds = np.searchsorted(codes[order], np.arange(codes.max(initial=-1) + 2))
-        pools = [order[start:stop] for start, stop in zip(bounds[:-1], bounds[1:], strict=True)]
-    return [pool for pool in pools if len(pool) > 1]
 
 
 def _features_of(features: Any, rows: np.ndarray, names: np.ndarray) -> np.ndarray:

@@ -1,7 +1,10 @@
 """DiME-Aug as a transform of a `datasets.Dataset`: the rows as they are, and mixed rows after them."""
 
 import functools
+import hashlib
 import io
+import logging
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,7 +16,9 @@ from annot_hf.data.audio import load_audio
 from annot_hf.data.dime import Partners, TextRule, check_apart, plan_mixtures
 from annot_hf.data.dime_features import RATE, features_of_clip, text_features
 from annot_hf.data.mixed_clips import MixedClip
-from annot_hf.data.mixtures import MixtureReport
+from annot_hf.data.mixtures import MixtureReport, Mixtures
+
+logger = logging.getLogger(__name__)
 
 PREFIX = "mixed_"  # of the columns that say where a row comes from; they are null in rows that nobody mixed
 PROVENANCE = ("first", "second", "share", "label", "text_from", "first_speaker", "second_speaker", "seed")
@@ -53,7 +58,7 @@ def mix_dataset(
         support: Names of the K labels, in the order of the distributions.
         probs: Column of the distributions, lists of K numbers.
         item: Column of names, each once.
-        audio: Column of audio with `decode=False`, or of paths; None, or a column that is not there, for none.
+        audio: Column of type `Audio(decode=False)`; None, or a column that is not there, for none.
         text: Column of texts; likewise.
         speaker: Column of speakers; likewise.
         features: "published" computes `clip_features` and `text_features` of the rows to mix; else a column of lists of
@@ -75,6 +80,8 @@ def mix_dataset(
         AudioError: A clip cannot be read; the message names the item.
     """
     splits = None
+    if not isinstance(data, Dataset | DatasetDict):
+        raise ValueError(f"The data are of type {type(data).__name__}; load them as a Dataset, without streaming.")
     if isinstance(data, DatasetDict):
         if split not in data:
             raise ValueError(f"There is no split {split!r}; the data have {', '.join(data)}.")
@@ -106,8 +113,8 @@ def mix_dataset(
     own = {columns.get(name, name): values for name, values in rows.items() if values is not None}
     kinds = {name: kind for name, kind in data.features.items() if name in own}
     mixed = Dataset.from_dict(own, features=Features(kinds | _ORIGIN))
-    if "audio" in columns:
-        mixed = _with_audio(mixed, data, plan, columns, sampling_rate, processes)
+    if "audio" in columns and len(plan):
+        mixed = concatenate_datasets([mixed, _clips(data, plan, columns, sampling_rate, processes)], axis=1)
     mixed = concatenate_datasets([data, mixed]) if len(plan) else _unmixed(data)
     if splits is None:
         return mixed, plan.report
@@ -135,8 +142,16 @@ def _columns(data: Dataset, **columns: str | None) -> dict[str, str]:
     found = {what: name for what, name in columns.items() if name in data.column_names}
     if not {"audio", "text"} & set(found):
         raise ValueError("The data have neither audio nor text to mix; name the columns with audio= and text=.")
-    if "audio" in found and getattr(data.features[found["audio"]], "decode", False):
-        name = found["audio"]
+    if "audio" not in found:
+        return found
+    name = found["audio"]
+    kind = data.features[name]
+    if not isinstance(kind, Audio):
+        raise ValueError(
+            f"Column {name!r} is of type {kind}, which holds no bytes of mixed clips; cast_column({name!r}, "
+            "Audio(decode=False)) reads paths as audio."
+        )
+    if kind.decode:
         raise ValueError(
             f"Column {name!r} decodes its audio; cast_column({name!r}, Audio(decode=False)) lets it be read here."
         )
@@ -169,7 +184,11 @@ def _features(data: Dataset, features: Any, columns: dict[str, str], processes: 
         part = data.select(rows).select_columns(
             [columns[name] for name in ("item", "audio", "text") if name in columns]
         )
-        found = part.map(work, remove_columns=part.column_names, num_proc=processes, desc="features")
+        blank = sum(not (words or "").strip() for words in part[columns["text"]]) if "text" in columns else 0
+        if blank:
+            logger.warning("%d of %d items to mix have no text: theirs counts as empty.", blank, len(part))
+        stamp = {"stamp": _stamp(part, columns["audio"]) if "audio" in columns else ""}
+        found = part.map(work, remove_columns=part.column_names, num_proc=processes, fn_kwargs=stamp, desc="features")
         return np.array(found["features"][:])
 
     return compute
@@ -184,7 +203,16 @@ def _column(data: Dataset, name: str, rows: np.ndarray) -> np.ndarray:
     return np.array(values)
 
 
-def _published(row: dict[str, Any], columns: dict[str, str]) -> dict[str, np.ndarray]:
+def _stamp(data: Dataset, name: str) -> str:
+    """Changes when a clip's file does: what `map` keeps is found again by its arguments, and knows of no files."""
+    paths = [
+        clip["path"] for clip in data[name] if clip and clip["bytes"] is None and os.path.exists(clip["path"] or "")
+    ]
+    about = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in zip(paths, map(os.stat, paths), strict=True)]
+    return hashlib.sha256(repr(about).encode()).hexdigest()
+
+
+def _published(row: dict[str, Any], stamp: str, columns: dict[str, str]) -> dict[str, np.ndarray]:
     parts = []
     if "audio" in columns:
         parts.append(features_of_clip(row[columns["audio"]], item=row[columns["item"]]))
@@ -193,28 +221,24 @@ def _published(row: dict[str, Any], columns: dict[str, str]) -> dict[str, np.nda
     return {"features": np.concatenate(parts)}
 
 
-def _with_audio(
-    mixed: Dataset, data: Dataset, plan: Any, columns: dict[str, str], sampling_rate: int, processes: int | None
+def _clips(
+    data: Dataset, plan: Mixtures, columns: dict[str, str], sampling_rate: int, processes: int | None
 ) -> Dataset:
-    """The rows with their clips, rendered a few at a time, in the type of the data's own column."""
-    name = columns["audio"]
-    kind = data.features[name]
-    if not isinstance(kind, Audio):
-        raise ValueError(
-            f"Column {name!r} is of type {kind}, which holds no bytes of mixed clips; cast_column({name!r}, "
-            "Audio(decode=False)) reads paths as audio."
-        )
-    clips = data.select_columns([name])
-    work = functools.partial(_render, clips=clips, name=name, plan=plan, sampling_rate=sampling_rate)
-    features = Features(mixed.features | {name: _STORED})
-    return mixed.map(work, with_indices=True, features=features, num_proc=processes, desc="mix").cast_column(name, kind)
+    """The mixed clips, rendered a few at a time and kept where `data` lie: on disk, unless they are in memory."""
+    clips = data.select_columns([columns["audio"]])
+    part = clips.select(plan.first)
+    work = functools.partial(_render, clips=clips, name=columns["audio"], plan=plan, sampling_rate=sampling_rate)
+    stamp = {"stamp": _stamp(part, columns["audio"]) + _stamp(clips.select(plan.second), columns["audio"])}
+    kind = Features({columns["audio"]: _STORED})
+    mixed = part.map(work, with_indices=True, features=kind, num_proc=processes, fn_kwargs=stamp, desc="mix")
+    return mixed.cast_column(columns["audio"], data.features[columns["audio"]])
 
 
 def _render(
-    row: dict[str, Any], index: int, *, clips: Dataset, name: str, plan: Any, sampling_rate: int
+    row: dict[str, Any], index: int, stamp: str, *, clips: Dataset, name: str, plan: Mixtures, sampling_rate: int
 ) -> dict[str, Any]:
-    first, second = (clips[int(rows[index])][name] for rows in (plan.first, plan.second))
-    wave = load_audio(MixedClip(first, second, float(plan.share[index])), sampling_rate=sampling_rate)
+    mixed = MixedClip(row[name], clips[int(plan.second[index])][name], float(plan.share[index]))
     coded = io.BytesIO()
-    wavfile.write(coded, sampling_rate, wave)  # libsndfile would write the time of day into a floating-point file
+    # libsndfile would write the time of day into a floating-point file
+    wavfile.write(coded, sampling_rate, load_audio(mixed, sampling_rate=sampling_rate))
     return {name: {"bytes": coded.getvalue(), "path": f"{plan.items[index]}.wav"}}

@@ -1,9 +1,12 @@
-"""Nearest other rows of a feature table, found by scikit-learn (extra `augment`)."""
+"""Nearest other rows of a feature table, found by scikit-learn (extra `augment`), and pairs drawn among them."""
 
 from types import ModuleType
+from typing import Literal
 
 import numpy as np
+import pandas as pd
 
+Partners = Literal["any", "same"]
 EXTRA = "pip install 'annot-hf[augment]'"
 
 
@@ -50,6 +53,61 @@ def nearest_rows(features: np.ndarray, queries: np.ndarray, neighbours: int) -> 
     itself = found == np.asarray(queries)[:, None]
     itself[~itself.any(1), -1] = True  # so many equal rows that it is not among those found: the last one makes room
     return found[~itself].reshape(len(queries), size - 1)
+
+
+def draw_pairs(
+    features: np.ndarray, pools: list[np.ndarray], count: int, neighbours: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draw pairs of an item and one of its nearest neighbours, with replacement.
+
+    Args:
+        features: Standardised features `(N, D)`.
+        pools: Rows that may be paired with each other, two or more in each; a row is in one of them at most.
+        count: How many pairs.
+        neighbours: How many nearest rows of its pool an item's partner is drawn from.
+        rng: Draws the first, which of its neighbours, and the share, in this order.
+
+    Returns:
+        Rows of the first and of the second, and the share of the second in [0, 1): each `(count,)`.
+
+    Raises:
+        ValueError: scikit-learn is not installed.
+    """
+    able = np.sort(np.concatenate(pools))
+    first = able[rng.integers(len(able), size=count)]
+    pick, share = rng.random(count), rng.random(count)
+    second, pool_of = np.empty(count, np.int64), np.empty(len(features), np.int64)
+    for number, pool in enumerate(pools):
+        pool_of[pool] = number
+    drawn = pool_of[first]
+    order = np.argsort(drawn, kind="stable")
+    bounds = np.searchsorted(drawn[order], np.arange(len(pools) + 1))
+    for number, pool in enumerate(pools):
+        mine = order[bounds[number] : bounds[number + 1]]
+        if not len(mine):
+            continue
+        queries, inverse = np.unique(np.searchsorted(pool, first[mine]), return_inverse=True)
+        near = nearest_rows(features[pool], queries, neighbours)
+        column = (pick[mine] * near.shape[1]).astype(int)
+        second[mine] = pool[near[inverse, column]]
+    return first, second, share
+
+
+def pools_of(speakers: np.ndarray, partners: Partners) -> list[np.ndarray]:
+    """Which of a class's items may be mixed with each other: row numbers, two or more in each pool.
+
+    Args:
+        speakers: Speaker of each item `(N,)`, None where not known.
+        partners: "any" puts all in one pool; "same" makes one for each known speaker.
+    """
+    if partners == "any":
+        pools = [np.arange(len(speakers))]
+    else:
+        codes, _ = pd.factorize(speakers)  # -1 where not known
+        order = np.argsort(codes, kind="stable")
+        bounds = np.searchsorted(codes[order], np.arange(codes.max(initial=-1) + 2))
+        pools = [order[start:stop] for start, stop in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [pool for pool in pools if len(pool) > 1]
 
 
 def load_neighbours() -> ModuleType:

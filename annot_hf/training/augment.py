@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from transformers import PreTrainedConfig
 
 from annot_hf.data.dime import check_apart, plan_mixtures
@@ -24,7 +25,7 @@ from annot_hf.data.mixtures import Mixtures
 from annot_hf.data.targets import Targets
 from annot_hf.models.trunks import WEIGHTED, input_name_of
 from annot_hf.training.features import FeatureStore, fill_shards, plan_shards, write_shard
-from annot_hf.training.inputs import Inputs, item_sources, read_inputs, read_together
+from annot_hf.training.inputs import Inputs, item_sources, join_inputs, read_inputs, read_together
 from annot_hf.training.recipe import Run
 
 logger = logging.getLogger(__name__)
@@ -40,7 +41,7 @@ def plan_augmentation(
     trunk_config: PreTrainedConfig,
     *,
     folder: str | Path,
-    encoded: Callable[[], Inputs],
+    encoded: Callable[[np.ndarray], Inputs],
 ) -> Mixtures:
     """Mixtures of the training split, as the recipe says; the plan is the same whenever it is made again.
 
@@ -50,7 +51,7 @@ def plan_augmentation(
         targets: Targets of the training split.
         trunk_config: The trunk's configuration, which says whether audio is heard.
         folder: Where published features are kept.
-        encoded: Gives what the trunk makes of the training items, frames or their mean; asked for only where the recipe
+        encoded: Gives what the trunk makes of these rows of the targets, frames or their mean; asked only where the recipe
             goes by it.
 
     Raises:
@@ -92,7 +93,7 @@ def plan_augmentation(
     return mixtures
 
 
-def mixture_inputs(
+def with_mixtures(
     mixtures: Mixtures,
     inputs: Inputs,
     corpus: ExportedCorpus,
@@ -101,8 +102,9 @@ def mixture_inputs(
     *,
     features: str | Path,
     max_seconds: float,
+    encode: Callable[[Inputs, Sequence[str]], Inputs] | None = None,
 ) -> Inputs:
-    """Inputs of the mixtures: audio is mixed when it is read, a text is that of one of the two.
+    """The inputs, and those of the mixtures after them: audio is mixed when it is read, a text is that of one of the two.
 
     Args:
         mixtures: From `plan_augmentation`.
@@ -112,22 +114,45 @@ def mixture_inputs(
         processor: Its feature extractor or tokenizer.
         features: Folder for log-mel frames.
         max_seconds: Longest clip that is accepted (s).
+        encode: Gives what a frozen trunk makes of inputs, if that is what `inputs` are.
     """
+    if not len(mixtures):
+        return inputs
     if input_name_of(trunk_config) == "input_ids":
-        return inputs.select(mixtures.text_from)
+        return join_inputs([inputs, inputs.select(mixtures.text_from)])
     sources = list(item_sources(corpus, mixtures.sources, trunk_config))
     pairs = zip(mixtures.first, mixtures.second, mixtures.share, strict=True)
     clips = [MixedClip(sources[first], sources[second], float(share)) for first, second, share in pairs]
     key = "\n".join(["dime", corpus.digest, *mixtures.items])  # a shard's name changes with its clips and their shares
-    return read_inputs(
+    mixed = read_inputs(
         clips, trunk_config, processor, names=mixtures.items, features=features, key=key, max_seconds=max_seconds
     )
+    return join_inputs([inputs, encode(mixed, mixtures.items) if encode else mixed])
+
+
+def keep_mixtures(mixtures: Mixtures, folder: str | Path, *, resume: bool) -> None:
+    """Leave the table of the mixtures in a run's folder; a run that goes on must have the same.
+
+    Raises:
+        ValueError: It was started with others, since features or clips have changed.
+    """
+    path = Path(folder) / MIXTURES
+    if resume and path.is_file() and _digest(pd.read_parquet(path)) != _digest(mixtures.to_frame()):
+        raise ValueError(
+            f"{path} holds other mixtures than are planned now, so that features or clips changed since the run was started; "
+            "restore them, or name another output_dir."
+        )
+    mixtures.to_frame().to_parquet(path, index=False)
 
 
 def augmentation_facts(mixtures: Mixtures) -> dict[str, Any]:
     """What a checkpoint says of the mixtures it learnt from: settings, classes before and after, digest of the table."""
-    digest = hashlib.sha256(mixtures.to_frame().to_csv(index=False).encode()).hexdigest()
+    digest = _digest(mixtures.to_frame())
     return {**mixtures.settings, "mixtures": len(mixtures), "sha256": digest, **mixtures.report.to_dict()}
+
+
+def _digest(table: pd.DataFrame) -> str:
+    return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()
 
 
 def published_features(
@@ -188,9 +213,9 @@ def _write_clips(max_seconds: float, target: Path, clips: Sequence[tuple[str, An
     write_shard(target, rows)
 
 
-def _means(encoded: Callable[[], Inputs], rows: np.ndarray) -> np.ndarray:
-    inputs = encoded()
-    return np.stack([inputs.read(inputs.entries[row]).astype(np.float32).mean(0) for row in rows])
+def _means(encoded: Callable[[np.ndarray], Inputs], rows: np.ndarray) -> np.ndarray:
+    inputs = encoded(rows)
+    return np.stack([inputs.read(entry).astype(np.float32).mean(0) for entry in inputs.entries])
 
 
 def _from_file(path: str, items: Sequence[str], rows: np.ndarray) -> np.ndarray:

@@ -5,7 +5,7 @@ import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,11 +28,11 @@ from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.modeling_seedbert import SeedBert
 from annot_hf.models.register import register_models
 from annot_hf.models.trunks import input_name_of
-from annot_hf.training.augment import MIXTURES, augmentation_facts, mixture_inputs, plan_augmentation
+from annot_hf.training.augment import augmentation_facts, keep_mixtures, plan_augmentation, with_mixtures
 from annot_hf.training.checkpoints import FACTS, newest_checkpoint
 from annot_hf.training.collator import OpinionDataset, VoteCollator
 from annot_hf.training.frozen import encode_once
-from annot_hf.training.inputs import Inputs, corpus_inputs, join_inputs, make_processor, read_together
+from annot_hf.training.inputs import Inputs, corpus_inputs, make_processor, read_together
 from annot_hf.training.members import members_folder, train_members, trains_members
 from annot_hf.training.recipe import MEASURES, Recipe, Run
 from annot_hf.training.recipe_values import LOG_MEL
@@ -131,34 +131,29 @@ def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = Non
             corpus, items, model.config.trunk_config, processor, features=features, max_seconds=recipe.max_seconds
         )
         if cached:
-            inputs = encode(inputs, items, recipe.cache_features)
-        every, inputs = inputs, inputs.select(rows)
+            inputs = encode(inputs, items)
+        inputs = inputs.select(rows)
         truncated[split] = inputs.truncated
         if split == "train" and recipe.augment and not ensemble:
+            encoded = functools.partial(_encoded_rows, inputs, split_target.items, None if cached else encode)
             mixtures = plan_augmentation(
-                run,
+                run, corpus, split_target, model.config.trunk_config, folder=features, encoded=encoded
+            )
+            if arguments.process_index == 0:
+                keep_mixtures(mixtures, arguments.output_dir, resume=resume)
+            inputs = with_mixtures(
+                mixtures,
+                inputs,
                 corpus,
-                split_target,
                 model.config.trunk_config,
-                folder=features,
-                encoded=lambda: (every if cached else encode(every, items, "pooled")).select(rows),  # noqa: B023
+                processor,
+                features=features,
+                max_seconds=recipe.max_seconds,
+                encode=encode if cached else None,
             )
             split_target = mixtures.extend(split_target)
             for name, value in _from_targets(run, split_target).items():
                 setattr(model.config, name, value)
-            if len(mixtures):
-                mixed = mixture_inputs(
-                    mixtures,
-                    inputs,
-                    corpus,
-                    model.config.trunk_config,
-                    processor,
-                    features=features,
-                    max_seconds=recipe.max_seconds,
-                )
-                if cached and collator.input_name != "input_ids":  # a text is there already, encoded
-                    mixed = encode(mixed, mixtures.items, recipe.cache_features)
-                inputs = join_inputs([inputs, mixed])
         if split != "train":  # longest last, so that evaluation pads little
             order = np.argsort(inputs.lengths, kind="stable")
             split_target, inputs = split_target.select(split_target.items[order]), inputs.select(order)
@@ -203,8 +198,6 @@ def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = Non
     if trainer.is_world_process_zero():
         save_model(trainer.accelerator.unwrap_model(trainer.model), processor, facts, folder)
         (Path(arguments.output_dir) / "recipe.yaml").write_text(yaml.safe_dump(run.values, sort_keys=False))
-        if mixtures is not None:
-            mixtures.to_frame().to_parquet(Path(arguments.output_dir) / MIXTURES, index=False)
     return TrainingResult(folder, metrics, facts)
 
 
@@ -268,21 +261,28 @@ def _encode(
     folder: str | Path,
     inputs: Inputs,
     items: Sequence[str],
-    kind: str,
 ) -> Inputs:
-    """What the run's trunk makes of items, frames or "pooled", computed once and kept."""
-    arguments = run.training
+    """What the run's trunk makes of items, computed once and kept: what the recipe caches, or else the mean of frames."""
+    arguments, kind = run.training, run.recipe.cache_features
     return encode_once(
         model.to(arguments.device),
         inputs,
         collator,
         folder=folder,
         key=[corpus.digest, *items, str(processor)],
-        kind=kind,
+        kind="pooled" if kind == "none" else kind,
         batch_size=arguments.per_device_eval_batch_size,
         dtype=torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else None,
         workers=arguments.dataloader_num_workers,
     )
+
+
+def _encoded_rows(
+    inputs: Inputs, items: np.ndarray, encode: Callable[[Inputs, Sequence[str]], Inputs] | None, rows: np.ndarray
+) -> Inputs:
+    """What the trunk makes of some of the items; their inputs themselves where they are that already."""
+    chosen = inputs.select(rows)
+    return encode(chosen, items[rows]) if encode else chosen
 
 
 def _from_targets(run: Run, targets: Targets) -> dict[str, Any]:

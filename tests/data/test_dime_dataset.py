@@ -111,6 +111,20 @@ def test_only_the_training_split_is_mixed_and_speakers_do_not_cross(data):
     assert len(mix_dataset(swapped, support=SUPPORT, split="dev", share=0.9)[0]["dev"]) == 19
 
 
+def test_clips_lie_on_disk_and_follow_their_files(data, rows, tmp_path):
+    data.to_parquet(tmp_path / "plain.parquet")
+    stored = load_dataset("parquet", data_files=str(tmp_path / "plain.parquet"), cache_dir=str(tmp_path), split="train")
+    stored = stored.cast_column("audio", Audio(RATE, decode=False))
+    before, _ = mix_dataset(stored, support=SUPPORT, share=0.9)
+    assert before.to_list() == mix_dataset(data, support=SUPPORT, share=0.9)[0].to_list()
+    assert len(before.cache_files) > len(stored.cache_files)
+    for row in rows[10:]:  # another take under the same name
+        wave, _ = soundfile.read(row["audio"], dtype="float32")
+        soundfile.write(row["audio"], wave[::-1].copy() + 0.01, RATE, subtype="FLOAT")
+    after, _ = mix_dataset(stored, support=SUPPORT, share=0.9)
+    assert after.to_list() == mix_dataset(data, support=SUPPORT, share=0.9)[0].to_list() != before.to_list()
+
+
 @pytest.mark.parametrize("of", ["column", "array"])
 def test_encoder_features_are_taken_as_they_are(of, data):
     features = np.random.default_rng(0).standard_normal((14, 6))
@@ -134,6 +148,15 @@ def test_texts_alone_are_mixed_too(data):
             whose = "mixed_first" if rule == "first" or row["mixed_share"] < 0.5 else "mixed_second"
             assert row["mixed_text_from"] == row[whose] and row["text"] == said[row[whose]]
     assert report.without_speaker == 14
+
+
+def test_rows_without_text_are_counted(rows, caplog):
+    rows[11]["text"], rows[12]["text"], rows[0]["text"] = None, " ", None
+    data = Dataset.from_list(rows).cast_column("audio", Audio(RATE, decode=False))
+    mixed, _ = mix_dataset(data, support=SUPPORT, share=0.9, seed=2)
+    said = dict(zip(data["item"], data["text"], strict=True))
+    assert mixed["text"][14:] == [said[name] for name in mixed["mixed_text_from"][14:]]
+    assert "2 of 4 items to mix have no text" in caplog.text
 
 
 def test_nothing_to_mix_leaves_the_rows_and_says_so(data):
@@ -166,6 +189,7 @@ BAD = {
     "few features": (lambda data: data, {"features": np.zeros((2, 2))}, r"shape \(2, 2\) for 14 items"),
     "mixed twice": (lambda data: data.rename_column("room", "mixed_room"), {}, "'mixed_room' already; mix them once"),
     "names twice": (lambda data: data.map(lambda row: {"item": "same"}), {}, "Item 'same' is given twice"),
+    "streamed": (lambda data: data.to_iterable_dataset(), {}, "of type IterableDataset; load them as a Dataset"),
     "share": (lambda data: data, {"share": 0}, "share is 0"),
 }
 

@@ -136,6 +136,19 @@ def test_another_recipe_is_not_gone_on_with(dime_run):
         train(dime_run(num_train_epochs=2, augment_share=0.5), resume=True)
 
 
+def test_other_features_are_not_gone_on_with(dime_run, spoken, tmp_path):
+    items, rng = read_export(spoken).targets("train", "emotion").items, np.random.default_rng(0)
+    path = tmp_path / "own.parquet"
+    kept = rng.standard_normal((len(items), 3))
+    write_features(path, items, kept)
+    train(dime_run(augment_features=str(path), augment_neighbours=1, num_train_epochs=1))
+    write_features(path, items, rng.standard_normal((len(items), 3)))
+    with pytest.raises(ValueError, match="mixtures.parquet holds other mixtures than are planned now"):
+        train(dime_run(augment_features=str(path), augment_neighbours=1, num_train_epochs=2), resume=True)
+    write_features(path, items, kept)
+    train(dime_run(augment_features=str(path), augment_neighbours=1, num_train_epochs=2), resume=True)
+
+
 def test_seeds_draw_other_mixtures(dime_run):
     runs = [dime_run(str(seed), seed=seed, num_train_epochs=1) for seed in (0, 1)]
     for run in runs:
