@@ -150,6 +150,18 @@ def test_each_class_gets_what_it_lacks(percent, large, small):
         assert bool(entry.skipped) == (entry.wanted > 0 and held < 2)
 
 
+def test_a_share_of_a_number_is_not_rounded_away():
+    probs = np.repeat([[1.0, 0.0], [0.0, 1.0]], [100, 2], axis=0)  # .29 * 100 is 28.999999999999996
+    plan = plan_mixtures([str(n) for n in range(102)], probs, np.zeros((102, 1)), support=["a", "b"], share=0.29)
+    assert len(plan) == 27
+
+
+def test_classes_draw_independently():
+    probs = np.repeat(np.eye(3), [50, 2, 2], axis=0)
+    plan = plan_mixtures([str(n) for n in range(54)], probs, np.zeros((54, 1)), support=list("abc"), share=1.0)
+    assert len(set(plan.share)) == 96
+
+
 def test_the_text_is_that_of_the_dominant_or_of_the_first(corpus):
     _, given = corpus
     dominant, first = (plan_mixtures(**given, share=1.0, text=rule) for rule in ("dominant", "first"))

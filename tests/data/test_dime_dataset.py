@@ -117,12 +117,15 @@ def test_clips_lie_on_disk_and_follow_their_files(data, rows, tmp_path):
     stored = stored.cast_column("audio", Audio(RATE, decode=False))
     before, _ = mix_dataset(stored, support=SUPPORT, share=0.9)
     assert before.to_list() == mix_dataset(data, support=SUPPORT, share=0.9)[0].to_list()
+    same = {"support": SUPPORT, "share": 0.9, "features": np.arange(14.0)[:, None]}  # and so the same plan
+    rendered = mix_dataset(stored, **same)[0].to_list()
     assert len(before.cache_files) > len(stored.cache_files)
     for row in rows[10:]:  # another take under the same name
         wave, _ = soundfile.read(row["audio"], dtype="float32")
         soundfile.write(row["audio"], wave[::-1].copy() + 0.01, RATE, subtype="FLOAT")
     after, _ = mix_dataset(stored, support=SUPPORT, share=0.9)
     assert after.to_list() == mix_dataset(data, support=SUPPORT, share=0.9)[0].to_list() != before.to_list()
+    assert mix_dataset(stored, **same)[0].to_list() == mix_dataset(data, **same)[0].to_list() != rendered
 
 
 @pytest.mark.parametrize("of", ["column", "array"])
