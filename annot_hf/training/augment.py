@@ -203,7 +203,7 @@ def _clip_table(
     load_librosa()
     shards = plan_shards(folder, ["published features", CLIP_FEATURES, *key], clips)
     work = functools.partial(_write_clips, max_seconds)
-    fill_shards(shards, work, list(zip(names, clips, strict=True)))
+    fill_shards(shards, work, list(zip(names, clips, strict=True)), desc="neighbour features")
     store = FeatureStore(shards)
     return np.concatenate([store[row] for row in range(len(store))])
 

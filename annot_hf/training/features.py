@@ -135,6 +135,7 @@ def fill_shards(
     sources: Sequence[Any],
     *,
     processes: int | None = None,
+    desc: str = "features",
 ) -> None:
     """Let several processes write the shards that are not there yet.
 
@@ -143,13 +144,12 @@ def fill_shards(
         work: Writes the shard at a path from its part of the sources; it must pickle.
         sources: What the rows of the shards number.
         processes: Worker processes; one per core by default.
+        desc: What the progress bar says.
     """
     todo = [shard for shard in shards if not shard.path.exists()]
     targets, parts = [shard.path for shard in todo], [[sources[row] for row in shard.rows] for shard in todo]
     processes = min(processes or os.cpu_count() or 1, len(targets))
-    progress = functools.partial(
-        tqdm, total=len(targets), desc="features", unit=f"{SHARD_ITEMS} clips", disable=not targets
-    )
+    progress = functools.partial(tqdm, total=len(targets), desc=desc, unit=f"{SHARD_ITEMS} clips", disable=not targets)
     if processes > 1:
         # one thread a process: they fill the cores already, and a forked OpenMP pool can hang
         with ProcessPoolExecutor(processes, initializer=torch.set_num_threads, initargs=(1,)) as pool:

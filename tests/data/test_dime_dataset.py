@@ -11,7 +11,9 @@ from annot_hf.data.audio import AudioError, load_audio
 from annot_hf.data.dime import plan_mixtures
 from annot_hf.data.dime_dataset import PROVENANCE, mix_dataset
 from annot_hf.data.dime_features import clip_features, text_features
+from annot_hf.data.export import export_corpus
 from annot_hf.data.mixed_clips import MixedClip
+from annot_hf.data.simulate import SimulatedCorpus, simulate_corpus
 
 RATE = 16_000
 SUPPORT = ["often", "rare"]
@@ -126,6 +128,18 @@ def test_clips_lie_on_disk_and_follow_their_files(data, rows, tmp_path):
     after, _ = mix_dataset(stored, support=SUPPORT, share=0.9)
     assert after.to_list() == mix_dataset(data, support=SUPPORT, share=0.9)[0].to_list() != before.to_list()
     assert mix_dataset(stored, **same)[0].to_list() == mix_dataset(data, **same)[0].to_list() != rendered
+
+
+def test_an_exported_corpus_is_mixed(tmp_path):
+    root = simulate_corpus(tmp_path / "simulated", speakers=4, clips_per_speaker=8, annotators=5, ratings=(3, 4))
+    export_corpus(SimulatedCorpus(root), tmp_path / "export")
+    data = load_dataset(str(tmp_path / "export"), "histograms", cache_dir=str(tmp_path))
+    mixed, report = mix_dataset(data, support=SimulatedCorpus.questions[2].labels, share=1.0)
+    assert len(mixed["train"]) == len(data["train"]) + sum(entry.made for entry in report.classes) > len(data["train"])
+    assert mixed["test"].select_columns(data["test"].column_names).to_list() == data["test"].to_list()
+    for row in mixed["train"].select(range(len(data["train"]), len(mixed["train"]))):
+        assert sum(row["distribution"]) == pytest.approx(1) and row["votes"] is None
+        assert np.isfinite(load_audio(row["audio"])).all()
 
 
 @pytest.mark.parametrize("of", ["column", "array"])
