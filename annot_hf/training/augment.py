@@ -22,6 +22,7 @@ from annot_hf.data.dime_features import (
 from annot_hf.data.export import ExportedCorpus
 from annot_hf.data.mixed_clips import MixedClip
 from annot_hf.data.mixtures import Mixtures
+from annot_hf.data.neighbours import load_neighbours
 from annot_hf.data.targets import Targets
 from annot_hf.models.trunks import WEIGHTED, input_name_of
 from annot_hf.training.features import FeatureStore, fill_shards, plan_shards, write_shard
@@ -201,6 +202,7 @@ def _clip_table(
 ) -> np.ndarray:
     """Published features `(N, 72)` of clips."""
     load_librosa()
+    load_neighbours()  # before hours of features, for which there would be no search
     shards = plan_shards(folder, ["published features", CLIP_FEATURES, *key], clips)
     work = functools.partial(_write_clips, max_seconds)
     fill_shards(shards, work, list(zip(names, clips, strict=True)), desc="neighbour features")
@@ -209,7 +211,10 @@ def _clip_table(
 
 
 def _write_clips(max_seconds: float, target: Path, clips: Sequence[tuple[str, Any]]) -> None:
-    rows = [features_of_clip(clip, item=name, max_seconds=max_seconds)[None] for name, clip in clips]
+    from threadpoolctl import threadpool_limits  # which scikit-learn brings along
+
+    with threadpool_limits(1):  # the processes fill the cores already
+        rows = [features_of_clip(clip, item=name, max_seconds=max_seconds)[None] for name, clip in clips]
     write_shard(target, rows)
 
 
