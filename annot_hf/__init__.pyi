@@ -9,6 +9,9 @@ from annot_hf.data.annotations import (
 from annot_hf.data.audio import AudioError as AudioError, AudioLimits as AudioLimits, load_audio as load_audio
 from annot_hf.data.conditions import Condition as Condition
 from annot_hf.data.corpus import VoteCorpus as VoteCorpus, load_corpus_script as load_corpus_script
+from annot_hf.data.dime import plan_mixtures as plan_mixtures
+from annot_hf.data.dime_dataset import mix_dataset as mix_dataset
+from annot_hf.data.dime_features import write_features as write_features
 from annot_hf.data.export import (
     ExportedCorpus as ExportedCorpus,
     export_corpus as export_corpus,

@@ -8,6 +8,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 from benchmarks import (
     bench_annotate,
+    bench_dime,
     bench_divergence,
     bench_import,
     bench_kde,
@@ -33,6 +34,7 @@ SUBJECTS = {
     "saturation": bench_saturation.run,
     "seedbert": bench_seedbert.run,
     "annotate": bench_annotate.run,
+    "dime": bench_dime.run,
 }
 
 

@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,6 +19,7 @@ import soundfile
 import soxr
 
 from annot_hf.data.conditions import ConditionedClip
+from annot_hf.data.mixed_clips import MixedClip, mix_waves
 
 BLOCK = 1 << 20  # frames decoded at a time: several channels are mixed down before the next block is read
 UNKNOWN_LENGTH = 1 << 62  # libsndfile reports the largest integer for a stream that does not state its length
@@ -66,12 +67,17 @@ def audio_info(source: Any, *, limits: AudioLimits | None = None) -> AudioInfo:
     """Read the header only, and hold it against the limits.
 
     Args:
-        source: Path, bytes, binary file object, or a row of a `datasets` Audio column (`{"bytes", "path"}`).
+        source: As `load_audio` takes it. Of a `MixedClip` both headers are read, and it is as long as the shorter.
         limits: What is accepted; the defaults of `AudioLimits`.
 
     Raises:
         AudioError: The file is missing, empty, truncated, no audio, or over a limit.
     """
+    if isinstance(source, ConditionedClip):
+        return audio_info(source.source, limits=limits)
+    if isinstance(source, MixedClip):
+        both = [audio_info(clip, limits=limits) for clip in (source.first, source.second)]
+        return replace(min(both, key=lambda info: info.seconds), channels=1)
     with _open(source) as (name, file):
         return _check_header(name, file, limits or AudioLimits())
 
@@ -80,8 +86,9 @@ def load_audio(source: Any, *, sampling_rate: int = 16_000, limits: AudioLimits 
     """Decode to one channel at the wanted rate; channels are averaged, silence is accepted.
 
     Args:
-        source: Path, bytes, binary file object, a row of a `datasets` Audio column (`{"bytes", "path"}`), or one of these
-            under an acoustic condition (`ConditionedClip`), which acts on the decoded and resampled clip.
+        source: Path, bytes, binary file object, a row of a `datasets` Audio column (`{"bytes", "path"}`), one of these
+            under an acoustic condition (`ConditionedClip`), which acts on the decoded and resampled clip, or two of them
+            mixed (`MixedClip`).
         sampling_rate: Rate to resample to (Hz).
         limits: What is accepted; the defaults of `AudioLimits`.
 
@@ -97,6 +104,11 @@ def load_audio(source: Any, *, sampling_rate: int = 16_000, limits: AudioLimits 
     if isinstance(source, ConditionedClip):
         wave = load_audio(source.source, sampling_rate=sampling_rate, limits=limits)
         return source.condition.apply(wave, sampling_rate, item=source.item)
+    if isinstance(source, MixedClip):
+        first, second = (
+            load_audio(clip, sampling_rate=sampling_rate, limits=limits) for clip in (source.first, source.second)
+        )
+        return mix_waves(first, second, source.share)
     with _open(source) as (name, file):
         info = _check_header(name, file, limits)
         blocks, frames = [], 0
@@ -181,8 +193,6 @@ def _open(source: Any) -> Iterator[tuple[str, soundfile.SoundFile]]:
 
 def _handle(source: Any) -> tuple[str, BinaryIO]:
     """What to call the source in messages, and a seekable binary handle on it."""
-    if isinstance(source, ConditionedClip):
-        source = source.source
     if isinstance(source, Mapping):  # a row of a datasets Audio column
         if source.get("bytes") is not None:
             return str(source.get("path") or "<bytes>"), io.BytesIO(source["bytes"])

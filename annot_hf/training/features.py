@@ -5,7 +5,7 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +20,7 @@ from transformers import SequenceFeatureExtractor
 
 from annot_hf.data.audio import AudioLimits, load_audio
 from annot_hf.data.conditions import ConditionedClip
+from annot_hf.data.mixed_clips import MixedClip
 
 logger = logging.getLogger(__name__)
 
@@ -124,26 +125,45 @@ def build_features(
         AudioError: A clip cannot be read; the message names it.
     """
     shards = plan_shards(folder, [key, extractor.to_dict()], sources)
+    fill_shards(shards, functools.partial(_write_shard, extractor, max_seconds), sources, processes=processes)
+    return FeatureStore(shards)
+
+
+def fill_shards(
+    shards: Sequence[Shard],
+    work: Callable[[Path, Sequence[Any]], None],
+    sources: Sequence[Any],
+    *,
+    processes: int | None = None,
+    desc: str = "features",
+) -> None:
+    """Let several processes write the shards that are not there yet.
+
+    Args:
+        shards: From `plan_shards`.
+        work: Writes the shard at a path from its part of the sources; it must pickle.
+        sources: What the rows of the shards number.
+        processes: Worker processes; one per core by default.
+        desc: What the progress bar says.
+    """
     todo = [shard for shard in shards if not shard.path.exists()]
-    work = functools.partial(_write_shard, extractor, max_seconds)
     targets, parts = [shard.path for shard in todo], [[sources[row] for row in shard.rows] for shard in todo]
     processes = min(processes or os.cpu_count() or 1, len(targets))
-    progress = functools.partial(
-        tqdm, total=len(targets), desc="features", unit=f"{SHARD_ITEMS} clips", disable=not targets
-    )
+    progress = functools.partial(tqdm, total=len(targets), desc=desc, unit=f"{SHARD_ITEMS} clips", disable=not targets)
     if processes > 1:
         # one thread a process: they fill the cores already, and a forked OpenMP pool can hang
         with ProcessPoolExecutor(processes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
             list(progress(pool.map(work, targets, parts)))
     else:
         list(progress(map(work, targets, parts)))
-    return FeatureStore(shards)
 
 
 def _stamp(source: Any) -> Any:
     """What changes when an item does: size and time of a file, a digest of embedded bytes or of a text, the condition."""
     if isinstance(source, ConditionedClip):
         return source.condition, source.item, _stamp(source.source)
+    if isinstance(source, MixedClip):
+        return source.share, _stamp(source.first), _stamp(source.second)
     if isinstance(source, dict) and source.get("bytes") is None:
         source = source.get("path")
     held = source["bytes"] if isinstance(source, dict) else source

@@ -56,6 +56,18 @@ class Inputs:
         return Inputs([self.entries[row] for row in rows], self.read, self.lengths[rows], cut)
 
 
+def join_inputs(parts: Sequence[Inputs]) -> Inputs:
+    """The inputs of several lists of items, one list after the other."""
+    entries = [(part, entry) for part, inputs in enumerate(parts) for entry in inputs.entries]
+    cuts = [inputs.cut for inputs in parts]
+    return Inputs(
+        entries,
+        functools.partial(_read_of, [inputs.read for inputs in parts]),
+        np.concatenate([inputs.lengths for inputs in parts]),
+        None if any(cut is None for cut in cuts) else np.concatenate(cuts),
+    )
+
+
 def make_processor(trunk_config: PreTrainedConfig, source: str | Path, *, max_tokens: int | None = None) -> Any:
     """The feature extractor or tokenizer of a trunk.
 
@@ -223,6 +235,11 @@ def _tokens(
     kept = [name for name in ("input_ids", "token_type_ids") if name in rows]
     tokens = {text: {name: rows[name][row] for name in kept} for row, text in enumerate(texts)}
     return Inputs(texts, tokens.__getitem__, lengths, cut)
+
+
+def _read_of(reads: Sequence[Callable[[Any], Any]], entry: tuple[int, Any]) -> Any:
+    part, inner = entry
+    return reads[part](inner)
 
 
 def _waveform(processor: Any, limits: AudioLimits, source: Any) -> np.ndarray:

@@ -15,6 +15,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from annot_hf.data.annotations import read_facts
+from annot_hf.data.dime import Partners, TextRule
 from annot_hf.data.export import ExportedCorpus
 from annot_hf.data.merging import Ties
 from annot_hf.data.questions import nearest
@@ -29,6 +30,7 @@ from annot_hf.models.trunks import WEIGHTED
 from annot_hf.training.curriculum import CURRICULA, EntropyCurriculum
 from annot_hf.training.recipe_rules import (
     check_annotations,
+    check_augment,
     check_cache,
     check_frozen,
     check_members,
@@ -126,6 +128,14 @@ class Recipe:
             empty.
         cache_features: With `freeze_trunk`, encode every clip once and train the heads from what is kept: "frames" of the
             chosen layer, or "pooled", their mean over time, for pooling "mean". Both in half precision.
+        augment: "dime" mixes items of rare classes of the training split with near items of their class (DiME-Aug, arXiv
+            2601.14620; see `annot_hf.data.dime`), or nothing when empty; `seed` draws the mixtures.
+        augment_share: Part of the largest class's number that rarer classes are filled up to.
+        augment_neighbours: Nearest other items that a partner is drawn from.
+        augment_text: Whose text a mixture has, for text trunks: the "dominant" item's, or that of the "first".
+        augment_partners: Neighbours of "any" training speaker, or of the "same" one.
+        augment_features: What says who is near: the "published" set (72 numbers of a clip, 10 of its text); "trunk", what
+            the pre-trained trunk gives before training, averaged over time; or a parquet file of `write_features`.
         head_seed: Seed that fresh weights are drawn with (the heads, and a log-mel trunk); `seed` when null, which also
             decides the order of the items and the dropout. Independent members of a seedbert model have seeds of their own.
         members_differ: What independent members of a seedbert model differ in: "init", the fresh weights alone
@@ -169,6 +179,12 @@ class Recipe:
     max_tokens: int | None = None
     features: str = ""
     cache_features: str = "none"
+    augment: str = ""
+    augment_share: float = 0.3
+    augment_neighbours: int = 2
+    augment_text: str = "dominant"
+    augment_partners: str = "any"
+    augment_features: str = "published"
     head_seed: int | None = None
     members_differ: str = "init"
     member_folder: str = ""
@@ -186,6 +202,9 @@ class Recipe:
             "majority_of": typing.get_args(MajorityOf),
             "votes": ("", "human", "synthetic", "combined"),
             "cache_features": ("none", *CACHES),
+            "augment": ("", "dime"),
+            "augment_text": typing.get_args(TextRule),
+            "augment_partners": typing.get_args(Partners),
         }
         for name, allowed in choices.items():
             if getattr(self, name) not in allowed:
@@ -212,7 +231,7 @@ class Recipe:
             raise ValueError(
                 f"member_jobs is {self.member_jobs}; it counts members trained at a time, and 0 is one a device."
             )
-        for switch in ("curriculum", "newbob"):
+        for switch in ("curriculum", "newbob", "augment"):
             idle = [key for key, value in _defaults(switch).items() if getattr(self, key) != value]
             if idle and not getattr(self, switch):
                 raise ValueError(f"{idle[0]} is set, and there is no {switch}; set {switch}, or remove {idle[0]}.")
@@ -223,6 +242,7 @@ class Recipe:
             )
         self.make_curriculum()
         self.make_staging()
+        check_augment(self)
 
     @property
     def kind_of_votes(self) -> str:

@@ -129,3 +129,24 @@ def check_cache(recipe: "Recipe", options: Mapping[str, Any], where: str) -> Non
     for found, (holds, fix) in rules.items():
         if not holds:
             raise ValueError(f"{where}: cache_features is {recipe.cache_features} and {found}; set {fix}.")
+
+
+def check_augment(recipe: "Recipe") -> None:
+    """Whether mixtures can be planned, and whether the model can learn from them."""
+    if not recipe.augment:
+        return
+    if not 0 < recipe.augment_share <= 1:
+        raise ValueError(
+            f"augment_share is {recipe.augment_share}; it is a part of the largest class, above 0 and up to 1, such as .3."
+        )
+    if recipe.augment_neighbours < 1:
+        raise ValueError(f"augment_neighbours is {recipe.augment_neighbours}; it counts other items, from 1 up.")
+    if recipe.model == "annotator":
+        raise ValueError(
+            f"augment is {recipe.augment} and model annotator, which learns what each rater answered, and nobody rated a "
+            "mixture; remove augment, or set model to distribution."
+        )
+    if recipe.augment_features == "trunk" and recipe.trunk == LOG_MEL:
+        raise ValueError(
+            "augment_features is trunk and trunk is log-mel, which starts untrained; set augment_features to published."
+        )

@@ -1,10 +1,11 @@
 """From a recipe to a checkpoint folder that loads with one line."""
 
+import functools
 import hashlib
 import json
 import logging
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -27,10 +28,11 @@ from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.modeling_seedbert import SeedBert
 from annot_hf.models.register import register_models
 from annot_hf.models.trunks import input_name_of
+from annot_hf.training.augment import augmentation_facts, keep_mixtures, plan_augmentation, with_mixtures
 from annot_hf.training.checkpoints import FACTS, newest_checkpoint
 from annot_hf.training.collator import OpinionDataset, VoteCollator
 from annot_hf.training.frozen import encode_once
-from annot_hf.training.inputs import corpus_inputs, make_processor, read_together
+from annot_hf.training.inputs import Inputs, corpus_inputs, make_processor, read_together
 from annot_hf.training.members import members_folder, train_members, trains_members
 from annot_hf.training.recipe import MEASURES, Recipe, Run
 from annot_hf.training.recipe_values import LOG_MEL
@@ -123,26 +125,37 @@ def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = Non
     collator = make_collator(model, processor)
     features = recipe.features or Path(arguments.output_dir) / "features"
     cached = recipe.cache_features != "none" and not ensemble  # its members had theirs
-    datasets, truncated = {}, {}
+    encode = functools.partial(_encode, run, corpus, model, processor, collator, features)
+    datasets, truncated, mixtures = {}, {}, None
     for split, split_target in targets.items():
         items, rows = read_together(corpus, split_target.items)
         inputs = corpus_inputs(
             corpus, items, model.config.trunk_config, processor, features=features, max_seconds=recipe.max_seconds
         )
         if cached:
-            inputs = encode_once(
-                model.to(arguments.device),
-                inputs,
-                collator,
-                folder=features,
-                key=[corpus.digest, *items, str(processor)],
-                kind=recipe.cache_features,
-                batch_size=arguments.per_device_eval_batch_size,
-                dtype=torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else None,
-                workers=arguments.dataloader_num_workers,
-            )
+            inputs = encode(inputs, items)
         inputs = inputs.select(rows)
         truncated[split] = inputs.truncated
+        if split == "train" and recipe.augment and not ensemble:
+            encoded = functools.partial(_encoded_rows, inputs, split_target.items, None if cached else encode)
+            mixtures = plan_augmentation(
+                run, corpus, split_target, model.config.trunk_config, folder=features, encoded=encoded
+            )
+            if arguments.process_index == 0:
+                keep_mixtures(mixtures, arguments.output_dir, resume=resume)
+            inputs = with_mixtures(
+                mixtures,
+                inputs,
+                corpus,
+                model.config.trunk_config,
+                processor,
+                features=features,
+                max_seconds=recipe.max_seconds,
+                encode=encode if cached else None,
+            )
+            split_target = mixtures.extend(split_target)
+            for name, value in _from_targets(run, split_target).items():
+                setattr(model.config, name, value)
         if split != "train":  # longest last, so that evaluation pads little
             order = np.argsort(inputs.lengths, kind="stable")
             split_target, inputs = split_target.select(split_target.items[order]), inputs.select(order)
@@ -185,6 +198,8 @@ def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = Non
     facts = _facts(run, corpus, targets, truncated, metrics, marginal) | about_votes
     for split, view in views.items():
         facts["splits"][split]["votes"] = count_votes(view.votes, targets[split])
+    if mixtures is not None:
+        facts["augmentation"] = augmentation_facts(mixtures)
     folder = Path(arguments.output_dir) / "model"
     if trainer.is_world_process_zero():
         save_model(trainer.accelerator.unwrap_model(trainer.model), processor, facts, folder)
@@ -243,6 +258,48 @@ def _callbacks(run: Run) -> list[TrainerCallback]:
     return ([staging] if staging else []) + stopping
 
 
+def _encode(
+    run: Run,
+    corpus: ExportedCorpus,
+    model: OpinionPreTrainedModel,
+    processor: Any,
+    collator: VoteCollator,
+    folder: str | Path,
+    inputs: Inputs,
+    items: Sequence[str],
+) -> Inputs:
+    """What the run's trunk makes of items, computed once and kept: what the recipe caches, or else the mean of frames."""
+    arguments, kind = run.training, run.recipe.cache_features
+    return encode_once(
+        model.to(arguments.device),
+        inputs,
+        collator,
+        folder=folder,
+        key=[corpus.digest, *items, str(processor)],
+        kind="pooled" if kind == "none" else kind,
+        batch_size=arguments.per_device_eval_batch_size,
+        dtype=torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else None,
+        workers=arguments.dataloader_num_workers,
+    )
+
+
+def _encoded_rows(
+    inputs: Inputs, items: np.ndarray, encode: Callable[[Inputs, Sequence[str]], Inputs] | None, rows: np.ndarray
+) -> Inputs:
+    """What the trunk makes of some of the items; their inputs themselves where they are that already."""
+    chosen = inputs.select(rows)
+    return encode(chosen, items[rows]) if encode else chosen
+
+
+def _from_targets(run: Run, targets: Targets) -> dict[str, Any]:
+    """Options of the model that follow from what it learns from."""
+    options: dict[str, Any] = {"class_weights": _class_weights(run.recipe, targets)}
+    if run.options.get("head") == "bayesian" and run.options.get("kl_weight") is None:
+        # the rest of the loss is a mean over items, the divergence is of them all
+        options["kl_weight"] = 1 / len(targets)
+    return options
+
+
 def _class_weights(recipe: Recipe, targets: Targets) -> list[float] | None:
     """Weights of the labels, from how much of the training targets each has."""
     mass = targets.probs.sum(0)
@@ -259,16 +316,13 @@ def _build(
         set_seed(run.recipe.head_seed)
     model_class = MODELS[run.recipe.model]
     options = dict(run.options, questions=[question.to_dict() for question in targets.questions])
-    options["class_weights"] = _class_weights(run.recipe, targets)
+    options |= _from_targets(run, targets)
     if scales:
         options["scale_questions"] = [question.to_dict() for question in scales]
     if auxiliary:
         options["auxiliary_questions"] = [question.to_dict() for question in auxiliary]
     if run.recipe.model == "annotator":
         options["annotators"] = _annotators(targets)
-    elif run.options.get("head") == "bayesian" and run.options.get("kl_weight") is None:
-        # the rest of the loss is a mean over items, the divergence is of them all
-        options["kl_weight"] = 1 / len(targets)
     if run.recipe.trunk == LOG_MEL:
         model = model_class(model_class.config_class(trunk_config=LogMelConfig(**run.trunk_options), **options))
     else:

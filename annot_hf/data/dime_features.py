@@ -1,0 +1,172 @@
+"""What decides who is near whom in DiME-Aug: 72 numbers of a clip and 10 of its text, or a table of one's own.
+
+The set is that of the code that came with arXiv 2601.14620 (section 2.3 names it): librosa's defaults at 16 kHz. Unlike
+there, a clip that cannot be read is an error and no row of zeros, and capitals are counted before a text is lower-cased.
+"""
+
+import os
+import warnings
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from annot_hf.data.audio import AudioError, AudioLimits, load_audio
+from annot_hf.data.neighbours import EXTRA
+
+RATE = 16_000  # Hz
+SHORTEST = RATE // 2  # samples; shorter clips are padded with silence
+WINDOW, HOP = 2048, 512  # samples
+CLIP_FEATURES = tuple(
+    f"{statistic} of {name}"
+    for names in (
+        [f"MFCC {number}" for number in range(13)],
+        [f"chroma {number}" for number in range(12)],
+        [f"contrast {number}" for number in range(7)],
+        ["zero crossings"],
+        ["roll-off"],
+        ["centroid"],
+        ["RMS"],
+    )
+    for statistic in ("mean", "deviation")
+    for name in names
+)
+TEXT_FEATURES = ("characters", "words", "!", "?", ".", ",", "vowels", "consonants", "word length", "capitals")
+
+
+def clip_features(wave: np.ndarray) -> np.ndarray:
+    """Means over time and deviations of what librosa measures in a clip, `(72,)` float32, as `CLIP_FEATURES` names them.
+
+    One spectrum serves all; the numbers are those of librosa's functions called one by one.
+
+    Args:
+        wave: Samples `(time,)` at 16 kHz, full scale at 1.
+
+    Raises:
+        ValueError: librosa is not installed.
+    """
+    library = load_librosa()
+    wave = np.pad(np.asarray(wave, np.float32), (0, max(0, SHORTEST - len(wave))))
+    feature, frames = library.feature, {"n_fft": WINDOW, "hop_length": HOP}
+    spectrum = np.abs(library.stft(wave, **frames))
+    mel = feature.melspectrogram(S=spectrum**2, sr=RATE)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Trying to estimate tuning from empty frequency set")  # silence has none
+        chroma = feature.chroma_stft(S=spectrum**2, sr=RATE, **frames)
+    measured = [
+        feature.mfcc(S=library.power_to_db(mel), n_mfcc=13),
+        chroma,
+        feature.spectral_contrast(S=spectrum, sr=RATE, n_bands=6),
+        feature.zero_crossing_rate(wave, frame_length=WINDOW, hop_length=HOP),
+        feature.spectral_rolloff(S=spectrum, sr=RATE),
+        feature.spectral_centroid(S=spectrum, sr=RATE),
+        feature.rms(y=wave, frame_length=WINDOW, hop_length=HOP),
+    ]
+    return np.concatenate([part for rows in measured for part in (rows.mean(1), rows.std(1))]).astype(np.float32)
+
+
+def features_of_clip(source: Any, *, item: str, max_seconds: float = 600.0) -> np.ndarray:
+    """`clip_features` of a clip as `load_audio` takes it.
+
+    Raises:
+        AudioError: It cannot be read; the message names the item.
+    """
+    try:
+        wave = load_audio(source, sampling_rate=RATE, limits=AudioLimits(max_seconds=max_seconds))
+    except AudioError as error:
+        raise AudioError(f"Item {item!r}: {error}") from error
+    return clip_features(wave)
+
+
+def text_features(text: str | None) -> np.ndarray:
+    """Ten counts of a text `(10,)` float32, as `TEXT_FEATURES` names them; zeros where there is no text.
+
+    Vowels, consonants and capitals are shares of its characters.
+
+    Example:
+        >>> text_features("Oh, No!!").tolist()
+        [8.0, 2.0, 2.0, 0.0, 0.0, 1.0, 0.25, 0.25, 3.5, 0.25]
+    """
+    text = (text or "").strip()
+    if not text:
+        return np.zeros(len(TEXT_FEATURES), np.float32)
+    capitals, lower, words = sum(map(str.isupper, text)), text.lower(), text.split()
+    vowels = sum(character in "aeiou" for character in lower)
+    letters = sum(map(str.isalpha, lower))
+    counts = [len(text), len(words), *(text.count(mark) for mark in "!?.,")]
+    shares = [vowels / len(lower), (letters - vowels) / len(lower)]
+    return np.array([*counts, *shares, np.mean([len(word) for word in words]), capitals / len(text)], np.float32)
+
+
+def write_features(path: str | os.PathLike[str], items: Sequence[str], features: np.ndarray) -> None:
+    """Keep features of one's own, such as those of an encoder, as parquet: columns item and features.
+
+    Args:
+        path: File to write.
+        items: Names `(N,)`, each once.
+        features: `(N, D)`.
+
+    Raises:
+        ValueError: There is not one row an item, or a name is repeated.
+    """
+    features, names = np.asarray(features), pd.Index(list(items), dtype=object)
+    if features.ndim != 2 or len(features) != len(names) or names.has_duplicates:
+        raise ValueError(
+            f"features has shape {features.shape} for {len(set(names))} items; give one row an item, (N, D)."
+        )
+    rows = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), features.shape[1])
+    pq.write_table(pa.table({"item": pa.array(names, pa.string()), "features": rows}), path)
+
+
+def read_features(path: str | os.PathLike[str], items: Sequence[str]) -> np.ndarray:
+    """Features `(N, D)` of these items from a parquet file with columns item and features (a list of numbers).
+
+    Raises:
+        ValueError: The file cannot be read or has no such columns, an item is missing or there twice, or rows differ in
+            length.
+    """
+    try:
+        table = pq.read_table(path, columns=["item", "features"])
+    except (OSError, pa.ArrowInvalid, pa.ArrowKeyError) as error:
+        raise ValueError(
+            f"{os.fspath(path)} holds no features ({str(error).splitlines()[0]}); write it with write_features."
+        ) from error
+    index = pd.Index(table["item"].to_pylist(), dtype=object)
+    if index.has_duplicates:
+        raise ValueError(f"{os.fspath(path)} has item {index[index.duplicated()][0]!r} twice; keep one row an item.")
+    rows = index.get_indexer(pd.Index(list(items), dtype=object))
+    if (rows < 0).any():
+        raise ValueError(
+            f"{os.fspath(path)} lacks {int((rows < 0).sum())} of {len(rows)} items, for instance "
+            f"{items[int(np.argmax(rows < 0))]!r}; write the features of all of them."
+        )
+    column = table["features"].combine_chunks().take(pa.array(rows))
+    nested = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
+    if not nested and not pa.types.is_fixed_size_list(column.type):
+        raise ValueError(f"{os.fspath(path)} has features of type {column.type}; each row is a list of numbers.")
+    values = column.flatten().to_numpy(zero_copy_only=False)
+    width = len(values) // max(len(rows), 1)
+    lengths = column.value_lengths().fill_null(-1).to_numpy(zero_copy_only=False) if nested else None
+    if column.null_count or len(values) != width * len(rows) or (nested and (lengths != width).any()):
+        raise ValueError(f"{os.fspath(path)} has rows of different lengths; give every item as many features.")
+    return values.reshape(len(rows), width)
+
+
+def load_librosa() -> ModuleType:
+    """The module `librosa`.
+
+    Raises:
+        ValueError: It is not installed.
+    """
+    try:
+        import librosa
+        import librosa.feature
+    except ImportError as error:
+        raise ValueError(
+            f"The published features of a clip are librosa's, and {error.name} is not installed; {EXTRA}."
+        ) from error
+    return librosa

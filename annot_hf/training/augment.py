@@ -1,0 +1,240 @@
+"""DiME-Aug in a run: mixtures are planned from the training split alone, and read like any other input."""
+
+import functools
+import hashlib
+import logging
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from transformers import PreTrainedConfig
+
+from annot_hf.data.dime import check_apart, plan_mixtures
+from annot_hf.data.dime_features import (
+    CLIP_FEATURES,
+    features_of_clip,
+    load_librosa,
+    read_features,
+    text_features,
+)
+from annot_hf.data.export import ExportedCorpus
+from annot_hf.data.mixed_clips import MixedClip
+from annot_hf.data.mixtures import Mixtures
+from annot_hf.data.neighbours import load_neighbours
+from annot_hf.data.targets import Targets
+from annot_hf.models.trunks import WEIGHTED, input_name_of
+from annot_hf.training.features import FeatureStore, fill_shards, plan_shards, write_shard
+from annot_hf.training.inputs import Inputs, item_sources, join_inputs, read_inputs, read_together
+from annot_hf.training.recipe import Run
+
+logger = logging.getLogger(__name__)
+
+MIXTURES = "mixtures.parquet"  # in a run's folder: where each mixture comes from
+PUBLISHED, TRUNK = "published", "trunk"
+
+
+def plan_augmentation(
+    run: Run,
+    corpus: ExportedCorpus,
+    targets: Targets,
+    trunk_config: PreTrainedConfig,
+    *,
+    folder: str | Path,
+    encoded: Callable[[np.ndarray], Inputs],
+) -> Mixtures:
+    """Mixtures of the training split, as the recipe says; the plan is the same whenever it is made again.
+
+    Args:
+        run: Its recipe has `augment`.
+        corpus: The corpus, or a view of it.
+        targets: Targets of the training split.
+        trunk_config: The trunk's configuration, which says whether audio is heard.
+        folder: Where published features are kept.
+        encoded: Gives what the trunk makes of these rows of the targets, frames or their mean; asked only where the recipe
+            goes by it.
+
+    Raises:
+        ValueError: A speaker is in another split too (counted where the trunk reads text), or a setting does not fit.
+        AudioError: A clip cannot be read; the message names the item.
+    """
+    recipe, reads_text = run.recipe, input_name_of(trunk_config) == "input_ids"
+    if recipe.augment_text == "first" and not reads_text:
+        raise ValueError(
+            f"augment_text is first and a {trunk_config.model_type} trunk reads no text; remove augment_text, or choose a "
+            "text trunk."
+        )
+    if recipe.augment_features == TRUNK and run.options.get("trunk_layer") == WEIGHTED:
+        raise ValueError(
+            "augment_features is trunk and trunk_layer weighted, which takes all layers; set it to a number."
+        )
+    speakers = _speakers(corpus, targets.items, reads_text)
+    if recipe.augment_features == PUBLISHED:
+        features = functools.partial(published_features, corpus, targets.items, folder, recipe.max_seconds)
+    elif recipe.augment_features == TRUNK:
+        features = functools.partial(_means, encoded)
+    else:
+        features = functools.partial(_from_file, recipe.augment_features, targets.items)
+    mixtures = plan_mixtures(
+        targets.items,
+        targets.probs,
+        features,
+        support=targets.support,
+        speakers=speakers,
+        share=recipe.augment_share,
+        neighbours=recipe.augment_neighbours,
+        text=recipe.augment_text,
+        partners=recipe.augment_partners,
+        seed=run.training.seed,
+    )
+    if run.training.process_index == 0:
+        lines = "; ".join(mixtures.report.lines())
+        logger.warning("%s: %d mixtures of %d training items. %s", recipe.augment, len(mixtures), len(targets), lines)
+    return mixtures
+
+
+def with_mixtures(
+    mixtures: Mixtures,
+    inputs: Inputs,
+    corpus: ExportedCorpus,
+    trunk_config: PreTrainedConfig,
+    processor: Any,
+    *,
+    features: str | Path,
+    max_seconds: float,
+    encode: Callable[[Inputs, Sequence[str]], Inputs] | None = None,
+) -> Inputs:
+    """The inputs, and those of the mixtures after them: audio is mixed when it is read, a text is that of one of the two.
+
+    Args:
+        mixtures: From `plan_augmentation`.
+        inputs: Inputs of the items that they were planned from.
+        corpus: Has these items.
+        trunk_config: The trunk's configuration.
+        processor: Its feature extractor or tokenizer.
+        features: Folder for log-mel frames.
+        max_seconds: Longest clip that is accepted (s).
+        encode: Gives what a frozen trunk makes of inputs, if that is what `inputs` are.
+    """
+    if not len(mixtures):
+        return inputs
+    if input_name_of(trunk_config) == "input_ids":
+        return join_inputs([inputs, inputs.select(mixtures.text_from)])
+    sources = list(item_sources(corpus, mixtures.sources, trunk_config))
+    pairs = zip(mixtures.first, mixtures.second, mixtures.share, strict=True)
+    clips = [MixedClip(sources[first], sources[second], float(share)) for first, second, share in pairs]
+    key = "\n".join(["dime", corpus.digest, *mixtures.items])  # a shard's name changes with its clips and their shares
+    mixed = read_inputs(
+        clips, trunk_config, processor, names=mixtures.items, features=features, key=key, max_seconds=max_seconds
+    )
+    return join_inputs([inputs, encode(mixed, mixtures.items) if encode else mixed])
+
+
+def keep_mixtures(mixtures: Mixtures, folder: str | Path, *, resume: bool) -> None:
+    """Leave the table of the mixtures in a run's folder; a run that goes on must have the same.
+
+    Raises:
+        ValueError: It was started with others, since features or clips have changed.
+    """
+    path = Path(folder) / MIXTURES
+    if resume and path.is_file() and _digest(pd.read_parquet(path)) != _digest(mixtures.to_frame()):
+        raise ValueError(
+            f"{path} holds other mixtures than are planned now, so that features or clips changed since the run was started; "
+            "restore them, or name another output_dir."
+        )
+    mixtures.to_frame().to_parquet(path, index=False)
+
+
+def augmentation_facts(mixtures: Mixtures) -> dict[str, Any]:
+    """What a checkpoint says of the mixtures it learnt from: settings, classes before and after, digest of the table."""
+    digest = _digest(mixtures.to_frame())
+    return {**mixtures.settings, "mixtures": len(mixtures), "sha256": digest, **mixtures.report.to_dict()}
+
+
+def _digest(table: pd.DataFrame) -> str:
+    return hashlib.sha256(table.to_csv(index=False).encode()).hexdigest()
+
+
+def published_features(
+    corpus: ExportedCorpus, items: Sequence[str], folder: str | Path, max_seconds: float, rows: np.ndarray
+) -> np.ndarray:
+    """The published features of some items `(R, D)`: 72 of the clip, 10 of the text, as far as the corpus has either.
+
+    Those of clips are computed in parallel, kept in `folder`, and gone on with where an earlier call stopped.
+
+    Args:
+        corpus: The corpus, or a view of it.
+        items: Names `(N,)`.
+        folder: Where features are kept.
+        max_seconds: Longest clip that is accepted (s).
+        rows: Which of the items are asked about `(R,)`.
+
+    Raises:
+        ValueError: Some items have a clip and others have none.
+        AudioError: A clip cannot be read; the message names the item.
+    """
+    asked, table = np.asarray(items, dtype=object)[rows], corpus.items.set_index("item")
+    parts = []
+    if "audio" in table and table["audio"].notna().any():
+        # views of one corpus share what is computed; a whole corpus needs its rare classes only
+        held, places = read_together(corpus, asked)
+        clips = table["audio"].reindex(held)
+        if clips.isna().any():
+            raise ValueError(
+                f"Item {clips.index[clips.isna()][0]!r} has no audio and others of {corpus.name} have; leave such items out "
+                "of the export, or set augment_features to a file of features."
+            )
+        parts.append(_clip_table(list(held), list(clips), folder, [corpus.digest, *held], max_seconds)[places])
+    if "text" in table and table["text"].notna().any():
+        texts = table["text"].reindex(asked)
+        absent = texts.isna()
+        if absent.any():
+            logger.warning("%d of %d items to mix have no text: theirs counts as empty.", absent.sum(), len(texts))
+        parts.append(
+            np.stack([text_features(None if gone else text) for text, gone in zip(texts, absent, strict=True)])
+        )
+    return np.concatenate(parts, 1)
+
+
+def _clip_table(
+    names: Sequence[str], clips: Sequence[Any], folder: str | Path, key: Sequence[str], max_seconds: float
+) -> np.ndarray:
+    """Published features `(N, 72)` of clips."""
+    load_librosa()
+    load_neighbours()  # before hours of features, for which there would be no search
+    shards = plan_shards(folder, ["published features", CLIP_FEATURES, *key], clips)
+    work = functools.partial(_write_clips, max_seconds)
+    fill_shards(shards, work, list(zip(names, clips, strict=True)), desc="neighbour features")
+    store = FeatureStore(shards)
+    return np.concatenate([store[row] for row in range(len(store))])
+
+
+def _write_clips(max_seconds: float, target: Path, clips: Sequence[tuple[str, Any]]) -> None:
+    from threadpoolctl import threadpool_limits  # which scikit-learn brings along
+
+    with threadpool_limits(1):  # the processes fill the cores already
+        rows = [features_of_clip(clip, item=name, max_seconds=max_seconds)[None] for name, clip in clips]
+    write_shard(target, rows)
+
+
+def _means(encoded: Callable[[np.ndarray], Inputs], rows: np.ndarray) -> np.ndarray:
+    inputs = encoded(rows)
+    return np.stack([inputs.read(entry).astype(np.float32).mean(0) for entry in inputs.entries])
+
+
+def _from_file(path: str, items: Sequence[str], rows: np.ndarray) -> np.ndarray:
+    return read_features(path, np.asarray(items, dtype=object)[rows])
+
+
+def _speakers(corpus: ExportedCorpus, items: Sequence[str], reads_text: bool) -> np.ndarray:
+    """Speaker of each item, after a look at the other splits."""
+    table = corpus.items.set_index("item")
+    mine = table["speaker"].reindex(items).to_numpy(dtype=object)
+    try:
+        check_apart(mine, table.loc[table["split"] != "train", "speaker"])
+    except ValueError as error:
+        if not reads_text:
+            raise
+        logger.warning("The trunk reads text, and no voice is mixed: %s", error)
+    return mine
