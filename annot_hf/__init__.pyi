@@ -29,10 +29,14 @@ from annot_hf.evaluation.robustness import (
 from annot_hf.evaluation.scoring import score as score
 from annot_hf.models.configuration_annotator import AnnotatorConfig as AnnotatorConfig
 from annot_hf.models.configuration_distribution import DistributionConfig as DistributionConfig
+from annot_hf.models.configuration_distribution_qwen2_audio import (
+    DistributionQwen2AudioConfig as DistributionQwen2AudioConfig,
+)
 from annot_hf.models.configuration_log_mel import LogMelConfig as LogMelConfig
 from annot_hf.models.configuration_seedbert import SeedBertConfig as SeedBertConfig
 from annot_hf.models.modeling_annotator import AnnotatorModel as AnnotatorModel
 from annot_hf.models.modeling_distribution import DistributionModel as DistributionModel
+from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio as DistributionQwen2Audio
 from annot_hf.models.modeling_seedbert import SeedBert as SeedBert
 from annot_hf.models.register import register_models as register_models
 from annot_hf.training.collator import VoteCollator as VoteCollator
