@@ -42,6 +42,7 @@ from annot_hf.models.register import register_models as register_models
 from annot_hf.training.collator import VoteCollator as VoteCollator
 from annot_hf.training.crossval import crossval as crossval
 from annot_hf.training.inference import load_model as load_model, predict as predict, predict_inputs as predict_inputs
+from annot_hf.training.lora import add_lora as add_lora, merge_lora as merge_lora
 from annot_hf.training.recipe import load_recipe as load_recipe
 from annot_hf.training.salient import measure_saliency as measure_saliency
 from annot_hf.training.train import train as train

@@ -21,6 +21,7 @@ from .prompting import prepare_inputs
 from .weights import init_as_torch
 
 ADAPTER = "adapter_config.json"  # a folder with it and without weights of its own holds adapters
+HEAD = "distribution_head."
 
 
 class DistributionQwen2Audio(PreTrainedModel):
@@ -100,7 +101,7 @@ class DistributionQwen2Audio(PreTrainedModel):
             model, info = cls.from_pretrained(source, config=config, dtype=dtype, output_loading_info=True)
         except OSError as error:
             raise ValueError(f"{source} has no weights in safetensors ({error}); give a whole checkpoint.") from error
-        odd = [name for name in info["missing_keys"] if not name.startswith("distribution_head.")]
+        odd = [name for name in info["missing_keys"] if not name.startswith(HEAD)]
         odd += [*info["unexpected_keys"], *(name for name, *_ in info["mismatched_keys"])]
         if odd:
             raise ValueError(
@@ -132,7 +133,12 @@ class DistributionQwen2Audio(PreTrainedModel):
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.distribution_head.float()  # a fresh one comes in the precision of the rest
         if lora and adapters:
-            model.load_adapter(os.fspath(folder))
+            found = model.load_adapter(os.fspath(folder))
+            if isinstance(loaded, tuple):  # the head came with the adapters
+                info = loaded[1]
+                info["missing_keys"] = {name for name in info["missing_keys"] if not name.startswith(HEAD)}
+                for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+                    info[kind] = info[kind] | set(getattr(found, kind))
         return loaded
 
     def load_adapter(self, *args: Any, **kwargs: Any) -> Any:
