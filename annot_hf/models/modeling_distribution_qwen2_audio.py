@@ -46,7 +46,9 @@ class DistributionQwen2Audio(PreTrainedModel):
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False  # the losses are means over the batch; Trainer must divide by accumulation steps
     loss_inputs = ("labels",)
-    lora_targets = r".*language_model\.layers\.\d+\.self_attn\.(q|k|v|o)_proj"  # and not the audio tower's of these names
+    lora_targets = (
+        r".*language_model\.layers\.\d+\.self_attn\.(q|k|v|o)_proj"  # and not the audio tower's of these names
+    )
     lora_saved = ("distribution_head",)
     _keep_in_fp32_modules_strict = {"distribution_head"}
     _keys_to_ignore_on_load_unexpected = [r"lm_head\.weight$"]
@@ -111,9 +113,7 @@ class DistributionQwen2Audio(PreTrainedModel):
         return model.eval()
 
     @classmethod
-    def from_pretrained(
-        cls, source: str | os.PathLike[str], *args: Any, adapters: bool = True, **kwargs: Any
-    ) -> Any:
+    def from_pretrained(cls, source: str | os.PathLike[str], *args: Any, adapters: bool = True, **kwargs: Any) -> Any:
         """As the library's, from safetensors only; a folder of adapters is read onto the checkpoint that they name.
 
         Args:
@@ -127,11 +127,16 @@ class DistributionQwen2Audio(PreTrainedModel):
         if lora:
             if not isinstance(kwargs.get("config"), cls.config_class):
                 kwargs["config"] = cls.config_class.from_pretrained(folder)
-            kwargs["adapter_kwargs"] = None  # what `AutoModel` would have the library do, before the head is what it must be
+            kwargs["adapter_kwargs"] = (
+                None  # what `AutoModel` would have the library do, before the head is what it must be
+            )
             source = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"]
         loaded = super().from_pretrained(source, *args, **{"use_safetensors": True, **kwargs})
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         model.distribution_head.float()  # a fresh one comes in the precision of the rest
+        model.lalm.model.audio_tower.embed_positions.requires_grad_(
+            False
+        )  # sinusoids; the library's loading forgets it
         if lora and adapters:
             found = model.load_adapter(os.fspath(folder))
             if isinstance(loaded, tuple):  # the head came with the adapters

@@ -17,7 +17,9 @@ PROMPT = (  # our choice: the paper's summary does not give its words
     "Possible answers: {labels}. How did their answers spread?"
 )
 PLACEHOLDERS = ("question", "labels", "transcript")
-LEAST_SECONDS = 0.1  # shorter clips are followed by silence: the library takes a clip of a single token for a plain text
+LEAST_SECONDS = (
+    0.1  # shorter clips are followed by silence: the library takes a clip of a single token for a plain text
+)
 
 
 def check_prompt(prompt: str) -> None:
@@ -73,8 +75,8 @@ def conversation(config: Any, tokens: Sequence[str], transcript: str = "") -> li
         for token in tokens:
             if token in text:
                 raise ValueError(
-                    f"The prompt reads {text!r}, and {token} is a token of its own for this tokenizer; leave it out of prompt, "
-                    "system, question and labels."
+                    f"The prompt reads {text!r}, and {token} is a token of its own for this tokenizer; leave it out of "
+                    "prompt, system, question and labels."
                 )
     shown = as_data(transcript[: config.transcript_characters], tokens)
     content = [{"type": "audio"}, {"type": "text", "text": config.prompt.format(**said, transcript=shown)}]

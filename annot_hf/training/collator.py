@@ -80,8 +80,8 @@ class VoteCollator:
     Args:
         input_name: "input_features", "input_values", "input_ids", "prompted_audio" for clips with a question about each
             (see `annot_hf.models.prompting`), or "trunk_frames" for what a trunk has encoded already.
-        tokenizer: Tokenizer of a text trunk or audio-language model, for the number of its padding token: texts come as tokens (see
-            `annot_hf.training.inputs.read_inputs`).
+        tokenizer: Tokenizer of a text trunk or audio-language model, for the number of its padding token: texts come as
+            tokens (see `annot_hf.training.inputs.read_inputs`).
         panel: For annotator models, how many raters to ask about an item that no named rater rated; None for models
             without raters.
     """

@@ -242,7 +242,9 @@ def _prompted(
     extractor = processor.feature_extractor
     longest = extractor.n_samples / extractor.sampling_rate
     if max_seconds > longest:
-        raise ValueError(f"max_seconds is {max_seconds:g}, and this model hears {longest:g} s; set it to as much at most.")
+        raise ValueError(
+            f"max_seconds is {max_seconds:g}, and this model hears {longest:g} s; set it to as much at most."
+        )
     limits = AudioLimits(max_seconds=max_seconds)
     pairs = [entry if isinstance(entry, tuple) else (entry, None) for entry in entries]
     lengths, cut = np.zeros(len(pairs), int), None
@@ -258,7 +260,9 @@ def _prompted(
         if cut.any():
             logger.warning("%d of %d transcripts have more than %d characters and are cut.", cut.sum(), len(cut), limit)
         if not said.all():
-            logger.warning("%d of %d items have no transcript; the prompt shows an empty one.", (said == 0).sum(), len(cut))
+            logger.warning(
+                "%d of %d items have no transcript; the prompt shows an empty one.", (said == 0).sum(), len(cut)
+            )
     return Inputs(pairs, functools.partial(_prompted_clip, config, processor, limits), lengths, cut)
 
 

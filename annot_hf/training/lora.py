@@ -70,6 +70,7 @@ def save_lora(model: "PeftModel", folder: str | os.PathLike[str], *, weights: di
     """
     base: PreTrainedModel = model.get_base_model()
     model.save_pretrained(folder, state_dict=weights, save_embedding_layers=False)
+    (Path(folder) / "README.md").unlink(missing_ok=True)  # a form with nothing filled in
     base.config.architectures = [type(base).__name__]
     custom_object_save(base, os.fspath(folder), config=base.config)
     base.config.save_pretrained(folder)

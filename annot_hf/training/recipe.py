@@ -392,6 +392,8 @@ def make_run(values: Mapping[str, Any], *, where: str = "recipe") -> Run:
             "(ccc needs scales)."
         )
     parts["training"].setdefault("greater_is_better", measure in GREATER)
+    if parts["recipe"].get("model") == LALM:  # 7B in float32 fit no common GPU
+        parts["training"].setdefault("bf16", torch.cuda.is_available())
     if parts["recipe"].get("curriculum") and parts["options"].get("loss") == "ccc":
         raise ValueError(f"{where}: loss is ccc, which has no loss per item for a curriculum to weigh; use kl or jsd.")
     parser = HfArgumentParser((Recipe, TrainingArguments))

@@ -187,7 +187,9 @@ def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = Non
     marginal = corpus.targets("train", recipe.question, bins=model.config.bins).probs.mean(0)
     facts = _facts(run, corpus, targets, truncated, metrics, marginal)
     folder = Path(arguments.output_dir) / "model"
-    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled  # then every process takes part in collecting them
+    sharded = (
+        trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    )  # then every process takes part in collecting them
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if sharded else None
     if trainer.is_world_process_zero():
         save_model(trainer.accelerator.unwrap_model(trainer.model), processor, facts, folder, weights=weights)
