@@ -146,6 +146,14 @@ class DistributionQwen2Audio(PreTrainedModel):
                     info[kind] = info[kind] | set(getattr(found, kind))
         return loaded
 
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """As the library's, but weights keep the names that they have here, and not those of older checkpoints.
+
+        `Trainer` reads a checkpoint without translating names, and leaves out, with a warning, what it does not know: it
+        would go on from a fresh language model.
+        """
+        super().save_pretrained(*args, **{"save_original_format": False, **kwargs})
+
     def load_adapter(self, *args: Any, **kwargs: Any) -> Any:
         """As the library's, but adapters stay in single precision, in which they were trained, on weights in bfloat16."""
         plan = dict.fromkeys(("lora_A", "lora_B", "distribution_head"), torch.float32)

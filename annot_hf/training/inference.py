@@ -26,7 +26,7 @@ from annot_hf.models.register import register_models
 from annot_hf.training.checkpoints import FACTS
 from annot_hf.training.collator import OpinionDataset
 from annot_hf.training.inputs import corpus_inputs, make_processor, read_inputs, read_together
-from annot_hf.training.lora import has_lora, load_library
+from annot_hf.training.lora import base_of, has_lora, load_library
 from annot_hf.training.recipe import Recipe
 from annot_hf.training.train import make_collator
 
@@ -53,13 +53,19 @@ def load_model(
         AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder / 'config.json'} cannot be read ({error}); restore the checkpoint.") from error
-    if has_lora(folder):
+    lora = has_lora(folder)
+    if lora:
         load_library()
     try:
         model, info = AutoModel.from_pretrained(
             folder, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True
         )
     except (OSError, SafetensorError) as error:
+        if lora:
+            raise ValueError(
+                f"{folder} holds adapters for {base_of(folder)}, which cannot be read, or cannot be read itself ({error}); "
+                "restore what is missing."
+            ) from error
         raise ValueError(f"{folder} holds no readable safetensors ({error}); restore the checkpoint.") from error
     if not isinstance(model, OpinionPreTrainedModel | DistributionQwen2Audio):
         raise ValueError(f"{folder} holds a {type(model).__name__}; give a checkpoint trained with annot-hf.")

@@ -1,5 +1,6 @@
 """Low-rank adapters (LoRA) on an audio-language model: put on, saved, and merged."""
 
+import json
 import os
 from pathlib import Path
 from types import ModuleType
@@ -58,6 +59,11 @@ def add_lora(model: DistributionQwen2Audio) -> "PeftModel":
 def has_lora(folder: str | os.PathLike[str]) -> bool:
     """Whether a checkpoint folder holds adapters instead of whole weights."""
     return (Path(folder) / ADAPTER).is_file()
+
+
+def base_of(folder: str | os.PathLike[str]) -> str:
+    """Hub id or folder of the checkpoint that the adapters of a folder sit on."""
+    return json.loads((Path(folder) / ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"]
 
 
 def save_lora(model: "PeftModel", folder: str | os.PathLike[str], *, weights: dict[str, Any] | None = None) -> None:

@@ -290,6 +290,7 @@ def test_a_round_trip_keeps_every_weight_and_buffer_and_the_prompt(source, proce
     model.save_pretrained(tmp_path)
     loaded, info = DistributionQwen2Audio.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(info.values())
+    assert load_file(tmp_path / "model.safetensors").keys() == model.state_dict().keys()  # `Trainer` reads them by name
     for name, value in (model.state_dict() | dict(model.named_buffers())).items():
         assert torch.equal((loaded.state_dict() | dict(loaded.named_buffers()))[name], value), name
     assert loaded.config.prompt == WITH_WORDS and loaded.config.entropy_weight == 0.08
