@@ -1,24 +1,23 @@
 """Memory of one training step of `DistributionQwen2Audio` with LoRA on one GPU, worked out without one.
 
 Parameters are counted on the architecture itself, without data. What autograd keeps of a layer and of the head is counted on
-the real code at the real shape too, with tensors that have no data (fake tensors), in autocast to bfloat16.
+the real code, for one layer of the real width and few positions, in autocast to bfloat16, and scaled to all positions.
 """
 
 from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import Qwen2AudioConfig
 
 from annot_hf.models.configuration_distribution_qwen2_audio import DistributionQwen2AudioConfig
-from annot_hf.models.heads import SequenceHead
 from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
 from annot_hf.training.lora import add_lora
 
 QUESTIONS = [{"name": "emotion", "labels": ["angry", "happy", "neutral", "sad"]}]
 FRAMES = 1500  # of the audio tower, for 30 s
 PROMPT_TOKENS = 70
+FEW = 64  # positions that are really computed
 GB = 1e9
 
 
@@ -32,7 +31,13 @@ def shape_7b(layers: int = 32, encoder_layers: int = 32) -> Qwen2AudioConfig:
 def tiny_shape() -> Qwen2AudioConfig:
     """A shape to run the code with on a CPU."""
     audio = {"model_type": "qwen2_audio_encoder", "encoder_layers": 2, "d_model": 32, "encoder_attention_heads": 4}
-    text = {"model_type": "qwen2", "vocab_size": 200, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2}
+    text = {
+        "model_type": "qwen2",
+        "vocab_size": 200,
+        "hidden_size": 64,
+        "intermediate_size": 96,
+        "num_hidden_layers": 2,
+    }
     heads = {"num_attention_heads": 8, "num_key_value_heads": 8}
     return Qwen2AudioConfig(
         audio_config=audio | {"encoder_ffn_dim": 64}, text_config=text | heads, audio_token_index=199
@@ -72,26 +77,26 @@ def counts(shape: Qwen2AudioConfig) -> Counts:
 def kept_bytes(shape: Qwen2AudioConfig, batch: int, tokens: int) -> tuple[int, int]:
     """Bytes that autograd keeps of one decoder layer with adapters, and of the head, for `(batch, tokens)`."""
     one = shape.to_dict()
-    one["text_config"]["num_hidden_layers"] = one["audio_config"]["encoder_layers"] = 1
+    one["text_config"] |= {"num_hidden_layers": 1, "vocab_size": 256}
+    one["audio_config"] |= {"encoder_layers": 1}
     one["text_config"].pop("layer_types", None)
-    with FakeTensorMode():
-        config = DistributionQwen2AudioConfig(lalm_config=Qwen2AudioConfig(**one), questions=QUESTIONS)
-        torch.set_default_dtype(torch.bfloat16)
-        try:  # fake weights cannot be converted
-            model = DistributionQwen2Audio(config)
-        finally:
-            torch.set_default_dtype(torch.float32)
-        model.distribution_head = SequenceHead(config.hidden_size, len(config.support), config.attention_heads)
-        add_lora(model).train()
-        width = config.hidden_size
-        states = torch.empty(batch, tokens, width, dtype=torch.bfloat16, requires_grad=True)
-        turn = torch.empty(batch, tokens, width // config.lalm_config.text_config.num_attention_heads)
-        mask = torch.ones(batch, 1, tokens, tokens, dtype=torch.bool)
-        layer = model.lalm.model.language_model.layers[0]
-        turned = (turn.bfloat16(), turn.bfloat16())
-        in_layer = _kept(model, lambda: layer(states, attention_mask=mask, position_embeddings=turned))
-        real = torch.ones(batch, tokens, dtype=torch.bool)
-        in_head = _kept(model, lambda: model.distribution_head(states, real))
+    config = DistributionQwen2AudioConfig(lalm_config=Qwen2AudioConfig(**one), questions=QUESTIONS)
+    model = DistributionQwen2Audio(config)
+    model.lalm.to(torch.bfloat16)
+    add_lora(model).train()
+    width = config.hidden_size
+    layer = model.lalm.model.language_model.layers[0]
+    found = []
+    for few in (FEW, 2 * FEW):
+        states = torch.randn(1, few, width, dtype=torch.bfloat16, requires_grad=True)
+        turn = torch.zeros(1, few, width // config.lalm_config.text_config.num_attention_heads, dtype=torch.bfloat16)
+        mask = torch.ones(1, few, dtype=torch.bool)
+        in_layer = _kept(model, lambda x=states, t=turn: layer(x, position_embeddings=(t, t)))
+        in_head = _kept(model, lambda x=states, m=mask: model.distribution_head(x, m))
+        found.append((in_layer, in_head))
+    # what is kept whatever the positions, such as weights in bfloat16, and what grows with them
+    more = batch * tokens / FEW - 1
+    in_layer, in_head = (round(one + (two - one) * more) for one, two in zip(*found, strict=True))
     return in_layer, in_head
 
 
