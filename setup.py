@@ -52,7 +52,16 @@ setup(
     license="Apache-2.0",
     python_requires=">=3.11",
     packages=find_packages(include=["annot_hf", "annot_hf.*"]),
-    package_data={"annot_hf": ["py.typed", "*.pyi", "recipes/*.yaml", "templates/*.j2", "templates/annotate/*"]},
+    package_data={
+        "annot_hf": [
+            "py.typed",
+            "*.pyi",
+            "recipes/*.yaml",
+            "recipes/accelerate/*.yaml",
+            "templates/*.j2",
+            "templates/annotate/*",
+        ]
+    },
     install_requires=[
         "datasets>=5.2,<6",
         "huggingface-hub>=2.4,<3",

@@ -39,10 +39,14 @@ from annot_hf.evaluation.saturation import measure_saturation as measure_saturat
 from annot_hf.evaluation.scoring import score as score
 from annot_hf.models.configuration_annotator import AnnotatorConfig as AnnotatorConfig
 from annot_hf.models.configuration_distribution import DistributionConfig as DistributionConfig
+from annot_hf.models.configuration_distribution_qwen2_audio import (
+    DistributionQwen2AudioConfig as DistributionQwen2AudioConfig,
+)
 from annot_hf.models.configuration_log_mel import LogMelConfig as LogMelConfig
 from annot_hf.models.configuration_seedbert import SeedBertConfig as SeedBertConfig
 from annot_hf.models.modeling_annotator import AnnotatorModel as AnnotatorModel
 from annot_hf.models.modeling_distribution import DistributionModel as DistributionModel
+from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio as DistributionQwen2Audio
 from annot_hf.models.modeling_seedbert import SeedBert as SeedBert
 from annot_hf.models.register import register_models as register_models
 from annot_hf.proxies.annotate import annotate as annotate
@@ -51,6 +55,7 @@ from annot_hf.proxies.job import make_job as make_job
 from annot_hf.training.collator import VoteCollator as VoteCollator
 from annot_hf.training.crossval import crossval as crossval
 from annot_hf.training.inference import load_model as load_model, predict as predict, predict_inputs as predict_inputs
+from annot_hf.training.lora import add_lora as add_lora, merge_lora as merge_lora
 from annot_hf.training.recipe import load_recipe as load_recipe
 from annot_hf.training.salient import measure_saliency as measure_saliency
 from annot_hf.training.train import train as train

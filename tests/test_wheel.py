@@ -81,7 +81,7 @@ def run(site, tmp_path, *arguments):
 def test_contents(wheel, repository):
     names = set(zipfile.ZipFile(wheel).namelist())
     package = repository / "annot_hf"
-    patterns = ("**/*.py", "*.pyi", "py.typed", "recipes/*.yaml", "templates/*.j2")
+    patterns = ("**/*.py", "*.pyi", "py.typed", "recipes/*.yaml", "recipes/accelerate/*.yaml", "templates/*.j2")
     wanted = {path.relative_to(repository).as_posix() for pattern in patterns for path in package.glob(pattern)}
     assert {"annot_hf/py.typed", "annot_hf/cli.py"} < wanted
     assert any(name.endswith(".yaml") for name in wanted) and any(name.endswith(".j2") for name in wanted)

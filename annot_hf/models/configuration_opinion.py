@@ -6,14 +6,13 @@ from typing import Any
 from transformers import AutoConfig, PreTrainedConfig
 
 from .checks import check_counts, check_shares
+from .configuration_support import SupportConfig
 from .heads import EMBEDDINGS, POOLINGS
-from .kde import cell_names
-from .losses import CLASS_WEIGHTED, LOSSES
 from .trunks import check_layer, trunk_config_from
 
 
-class OpinionConfig(PreTrainedConfig):
-    """Base configuration; `id2label` names the K entries of the support.
+class OpinionConfig(SupportConfig):
+    """Base configuration over a trunk; `id2label` names the K entries of the support.
 
     Args:
         trunk_config: Configuration of the trunk, or its dictionary; the log-mel trunk when None.
@@ -88,22 +87,12 @@ class OpinionConfig(PreTrainedConfig):
             pooling_kernel=pooling_kernel,
             pooling_stride=pooling_stride,
             embedding_size=embedding_size,
-            bins=bins,
         )
         if pooling_kernel % 2 == 0:
             raise ValueError(f"pooling_kernel is {pooling_kernel}; it must be odd, so that frames stay in the middle.")
-        if loss not in LOSSES:
-            raise ValueError(f"loss is {loss!r}; use one of {', '.join(LOSSES)}.")
-        if class_weights is not None and loss not in CLASS_WEIGHTED:
-            raise ValueError(f"loss is {loss!r}, which takes no class_weights; use one of {', '.join(CLASS_WEIGHTED)}.")
-        if not 0 <= jsd_share <= 1 or (jsd_share and loss == "ccc"):
-            raise ValueError(f"jsd_share is {jsd_share} with loss {loss!r}; it lies in [0, 1]; with 'ccc' set it to 0.")
         self.trunk_config = trunk_config_from(trunk_config)
         check_layer(self.trunk_config, trunk_layer)
         self.trunk_layer = trunk_layer
-        self.questions = [dict(question) for question in questions]
-        _check_questions(self.questions)
-        self.bins = bins
         self.pooling = pooling
         self.pooling_size = pooling_size
         self.pooling_kernel = pooling_kernel
@@ -116,36 +105,6 @@ class OpinionConfig(PreTrainedConfig):
         self.embedding_kind = embedding_kind
         self.dropout = dropout
         self.freeze_trunk = freeze_trunk
-        self.loss = loss
-        self.jsd_share = jsd_share
-        self.class_weights = None if class_weights is None else [float(weight) for weight in class_weights]
-        if self.questions and "id2label" not in kwargs:
-            names = [question["name"] for question in self.questions]
-            labels = self.questions[0]["labels"] if not self.is_scale else cell_names(names, bins)
-            kwargs["id2label"] = dict(enumerate(labels))
-        super().__init__(**kwargs)
-        if self.questions and class_weights is not None and len(class_weights) != len(self.support):
-            raise ValueError(
-                f"There are {len(class_weights)} class_weights for {len(self.support)} labels; give each one."
-            )
-
-    @property
-    def is_scale(self) -> bool:
-        """Whether the questions are scales, and so the support a grid."""
-        return bool(self.questions) and "low" in self.questions[0]
-
-    @property
-    def support(self) -> tuple[str, ...]:
-        """Names of the K entries of the support."""
-        return tuple(self.id2label[index] for index in range(len(self.id2label)))
-
-
-def _check_questions(questions: Sequence[dict[str, Any]]) -> None:
-    """One category, or one or two scales; none at all is what the library makes to tell defaults apart."""
-    for question in questions:
-        if "name" not in question or ("labels" in question) == ({"low", "high"} <= set(question)):
-            raise ValueError(f"Question {question} needs a name and either labels, or low and high.")
-    scales = sum("low" in question for question in questions)
-    if len(questions) > 2 or (len(questions) == 2 and scales < 2):
-        names = ", ".join(question["name"] for question in questions)
-        raise ValueError(f"questions are {names}; a model answers one category, or one or two scales.")
+        super().__init__(
+            questions=questions, bins=bins, loss=loss, class_weights=class_weights, jsd_share=jsd_share, **kwargs
+        )

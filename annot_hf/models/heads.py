@@ -211,6 +211,41 @@ def make_head(width: int, outputs: int, kind: str, *, prior_std: float = 1.0, sa
     )
 
 
+class SequenceHead(nn.Module):
+    """Answers from the hidden states of a language model (arXiv 2601.14620, the authors' code).
+
+    Self-attention over the sequence, of which the first position is kept; a residual block; two linear layers. Padding is
+    masked, which the authors left out. As only the first position is read, only its query is formed: the result is the same,
+    and the attention costs T times less.
+
+    Args:
+        width: d, width of the hidden states.
+        outputs: Outputs.
+        heads: Attention heads, a divisor of d.
+    """
+
+    def __init__(self, width: int, outputs: int, heads: int = 8) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(width, heads, batch_first=True)
+        self.residual = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, width), nn.Dropout(0.15), nn.GELU())
+        self.classifier = nn.Sequential(
+            nn.LayerNorm(width),
+            nn.Linear(width, width // 2),
+            nn.Dropout(0.1),
+            nn.GELU(),
+            nn.LayerNorm(width // 2),
+            nn.Linear(width // 2, outputs),
+        )
+
+    def forward(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """Answers `(B, outputs)` from `states` `(B, T, d)` where `mask` `(B, T)` is True; padding may be on either side."""
+        states = states.to(self.attention.in_proj_weight.dtype)
+        first = states[torch.arange(len(states), device=states.device), mask.int().argmax(1)][:, None]  # (B, 1, d)
+        attended, _ = self.attention(first, states, states, key_padding_mask=~mask, need_weights=False)
+        attended = attended[:, 0]
+        return self.classifier(attended + self.residual(attended))
+
+
 class RaterHeads(nn.Module):
     """One linear layer per rater, evaluated only for the (item, rater) pairs that exist (arXiv 2408.11956).
 

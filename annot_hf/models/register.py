@@ -4,10 +4,12 @@ from transformers import AutoConfig, AutoModel
 
 from .configuration_annotator import AnnotatorConfig
 from .configuration_distribution import DistributionConfig
+from .configuration_distribution_qwen2_audio import DistributionQwen2AudioConfig
 from .configuration_log_mel import LogMelConfig
 from .configuration_seedbert import SeedBertConfig
 from .modeling_annotator import AnnotatorModel
 from .modeling_distribution import DistributionModel
+from .modeling_distribution_qwen2_audio import DistributionQwen2Audio
 from .modeling_log_mel import LogMelModel
 from .modeling_seedbert import SeedBert
 
@@ -19,6 +21,7 @@ def register_models() -> None:
         (DistributionConfig, DistributionModel),
         (AnnotatorConfig, AnnotatorModel),
         (SeedBertConfig, SeedBert),
+        (DistributionQwen2AudioConfig, DistributionQwen2Audio),
     ):
         AutoConfig.register(config.model_type, config, exist_ok=True)
         AutoModel.register(config, model, exist_ok=True)

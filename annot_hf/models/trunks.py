@@ -29,6 +29,8 @@ OFFSET_TEXT_TRUNKS = (
     "mpnet",
     "longformer",
 )
+PROMPTED = "prompted_audio"  # the input of an audio-language model: a clip, and a question about it
+PROMPTED_TRUNKS = ("qwen2_audio", "annot-distribution-qwen2-audio")
 WEIGHTED = "weighted"
 # entries of a configuration that say where it comes from and nothing of what its model computes
 PROVENANCE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "auto_map")
@@ -46,7 +48,9 @@ def trunk_config_from(config: dict | PreTrainedConfig | None) -> PreTrainedConfi
 
 
 def input_name_of(config: PreTrainedConfig) -> str:
-    """Which input the trunk takes: "input_features", "input_values" (a waveform) or "input_ids" (text)."""
+    """Which input the trunk takes: "input_features", "input_values" (a waveform), "input_ids" (text) or `PROMPTED`."""
+    if config.model_type in PROMPTED_TRUNKS:
+        return PROMPTED
     if config.model_type == LogMelConfig.model_type:
         return "input_features"
     return "input_values" if config.model_type in WAVEFORM_TRUNKS else "input_ids"
@@ -104,6 +108,11 @@ def build_trunk(
         return LogMelModel(config)
     family = MODEL_MAPPING.get(type(config), None)  # asked before it is built: it may be too large for this machine
     takes = getattr(family, "main_input_name", None)
+    if input_name_of(config) == PROMPTED:
+        raise ValueError(
+            f"A {config.model_type} is a model of its own and no trunk; set model to qwen2-audio, or use "
+            "DistributionQwen2Audio.from_lalm."
+        )
     if takes != input_name_of(config) or config.is_encoder_decoder or not hasattr(config, "hidden_size"):
         raise ValueError(
             f"A {config.model_type} trunk is not supported; use a text encoder such as bert, or one of "

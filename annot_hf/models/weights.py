@@ -17,6 +17,9 @@ def init_as_torch(module: nn.Module) -> None:
         if module.bias is not None:
             bound = 1 / math.sqrt(module.weight[0].numel())
             init.uniform_(module.bias, -bound, bound)
+    elif isinstance(module, nn.MultiheadAttention):
+        init.xavier_uniform_(module.in_proj_weight)
+        init.zeros_(module.in_proj_bias)
     elif isinstance(module, nn.GRU):
         bound = 1 / math.sqrt(module.hidden_size)
         for parameter in module.parameters():

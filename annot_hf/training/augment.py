@@ -24,9 +24,9 @@ from annot_hf.data.mixed_clips import MixedClip
 from annot_hf.data.mixtures import Mixtures
 from annot_hf.data.neighbours import load_neighbours
 from annot_hf.data.targets import Targets
-from annot_hf.models.trunks import WEIGHTED, input_name_of
+from annot_hf.models.trunks import PROMPTED, WEIGHTED, input_name_of
 from annot_hf.training.features import FeatureStore, fill_shards, plan_shards, write_shard
-from annot_hf.training.inputs import Inputs, item_sources, join_inputs, read_inputs, read_together
+from annot_hf.training.inputs import Inputs, item_sources, join_inputs, read_inputs, read_together, transcripts
 from annot_hf.training.recipe import Run
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,7 @@ def plan_augmentation(
         AudioError: A clip cannot be read; the message names the item.
     """
     recipe, reads_text = run.recipe, input_name_of(trunk_config) == "input_ids"
-    if recipe.augment_text == "first" and not reads_text:
+    if recipe.augment_text == "first" and input_name_of(trunk_config) not in ("input_ids", PROMPTED):
         raise ValueError(
             f"augment_text is first and a {trunk_config.model_type} trunk reads no text; remove augment_text, or choose a "
             "text trunk."
@@ -124,6 +124,9 @@ def with_mixtures(
     sources = list(item_sources(corpus, mixtures.sources, trunk_config))
     pairs = zip(mixtures.first, mixtures.second, mixtures.share, strict=True)
     clips = [MixedClip(sources[first], sources[second], float(share)) for first, second, share in pairs]
+    if input_name_of(trunk_config) == PROMPTED:
+        said = transcripts(corpus, mixtures.sources)
+        clips = [(clip, said[row]) for clip, row in zip(clips, mixtures.text_from, strict=True)]
     key = "\n".join(["dime", corpus.digest, *mixtures.items])  # a shard's name changes with its clips and their shares
     mixed = read_inputs(
         clips, trunk_config, processor, names=mixtures.items, features=features, key=key, max_seconds=max_seconds

@@ -7,9 +7,10 @@ from pathlib import Path
 
 from accelerate import PartialState
 from transformers.trainer import TRAINER_STATE_NAME
-from transformers.utils import SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 FACTS = "training.json"  # what a run says of itself; the last file that it writes into its model folder
+WEIGHTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, ADAPTER_SAFE_WEIGHTS_NAME)
 
 logger = logging.getLogger(__name__)
 
@@ -43,4 +44,4 @@ def _is_complete(checkpoint: Path) -> bool:
         json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return False
-    return any((checkpoint / name).is_file() for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME))
+    return any((checkpoint / name).is_file() for name in WEIGHTS)

@@ -10,6 +10,7 @@ from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, Sampler
 
 from annot_hf.data.targets import Targets, item_seeds
+from annot_hf.models.trunks import PROMPTED
 
 FRAME_MULTIPLE = 4
 GROUP = 50  # batches that share one sorting by length
@@ -77,9 +78,10 @@ class VoteCollator:
     """Pads inputs and joins the (item, rater) pairs of a batch.
 
     Args:
-        input_name: "input_features", "input_values", "input_ids", or "trunk_frames" for what a trunk has encoded already.
-        tokenizer: Tokenizer of a text trunk, for the number of its padding token: texts come as tokens (see
-            `annot_hf.training.inputs.read_inputs`).
+        input_name: "input_features", "input_values", "input_ids", "prompted_audio" for clips with a question about each
+            (see `annot_hf.models.prompting`), or "trunk_frames" for what a trunk has encoded already.
+        tokenizer: Tokenizer of a text trunk or audio-language model, for the number of its padding token: texts come as
+            tokens (see `annot_hf.training.inputs.read_inputs`).
         panel: For annotator models, how many raters to ask about an item that no named rater rated; None for models
             without raters.
     """
@@ -114,6 +116,14 @@ class VoteCollator:
                 name: pad_sequence(rows, batch_first=True, padding_value=fill[name]) for name, rows in columns.items()
             }
             return batch | {"attention_mask": _mask(columns["input_ids"])}
+        if self.input_name == PROMPTED:
+            tokens = [torch.tensor(row["input_ids"]) for row in inputs]
+            padded = pad_sequence(tokens, batch_first=True, padding_value=self.tokenizer.pad_token_id or 0)
+            clips = {
+                name: torch.from_numpy(np.stack([row[name] for row in inputs]))
+                for name in ("input_features", "feature_attention_mask")
+            }
+            return {"input_ids": padded, "attention_mask": _mask(tokens), **clips}
         tensors = [torch.from_numpy(np.asarray(value, dtype=np.float32)) for value in inputs]
         padded = pad_sequence(tensors, batch_first=True)  # (B, T, D) or (B, samples)
         if self.input_name == "input_features":  # few distinct lengths: the CPU's convolutions are set up once for each

@@ -20,11 +20,13 @@ from annot_hf.evaluation.predictions import Predictions
 from annot_hf.models.configuration_annotator import AnnotatorConfig
 from annot_hf.models.configuration_seedbert import SeedBertConfig
 from annot_hf.models.losses import LOG_VARIANCE
+from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.register import register_models
 from annot_hf.training.checkpoints import FACTS
 from annot_hf.training.collator import OpinionDataset
 from annot_hf.training.inputs import corpus_inputs, make_processor, read_inputs, read_together
+from annot_hf.training.lora import base_of, has_lora, load_library
 from annot_hf.training.recipe import Recipe
 from annot_hf.training.train import make_collator
 
@@ -33,11 +35,15 @@ ORDER = (
 )
 
 
-def load_model(folder: str | Path) -> tuple[OpinionPreTrainedModel, Any, dict[str, Any]]:
+def load_model(
+    folder: str | Path,
+) -> tuple[OpinionPreTrainedModel | DistributionQwen2Audio, Any, dict[str, Any]]:
     """A checkpoint folder's model, its processor and the facts of its training (empty if it has none).
 
+    A folder of adapters is read onto the checkpoint that they were trained on.
+
     Raises:
-        ValueError: The folder holds no checkpoint of this package.
+        ValueError: The folder holds no checkpoint of this package, or adapters whose checkpoint is not there.
     """
     register_models()
     folder = Path(folder)
@@ -47,13 +53,21 @@ def load_model(folder: str | Path) -> tuple[OpinionPreTrainedModel, Any, dict[st
         AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder / 'config.json'} cannot be read ({error}); restore the checkpoint.") from error
+    lora = has_lora(folder)
+    if lora:
+        load_library()
     try:
         model, info = AutoModel.from_pretrained(
             folder, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True
         )
     except (OSError, SafetensorError) as error:
+        if lora:
+            raise ValueError(
+                f"{folder} holds adapters for {base_of(folder)}, which cannot be read, or cannot be read itself ({error}); "
+                "restore what is missing."
+            ) from error
         raise ValueError(f"{folder} holds no readable safetensors ({error}); restore the checkpoint.") from error
-    if not isinstance(model, OpinionPreTrainedModel):
+    if not isinstance(model, OpinionPreTrainedModel | DistributionQwen2Audio):
         raise ValueError(f"{folder} holds a {type(model).__name__}; give a checkpoint trained with annot-hf.")
     odd = sorted([*info["missing_keys"], *info["unexpected_keys"], *(name for name, *_ in info["mismatched_keys"])])
     if odd:
@@ -61,14 +75,23 @@ def load_model(folder: str | Path) -> tuple[OpinionPreTrainedModel, Any, dict[st
             f"{folder} does not fit this version of annot-hf: {len(odd)} weights differ, for instance {odd[0]}; train again, "
             "or load it with the code it carries (AutoModel.from_pretrained with trust_remote_code=True)."
         )
-    facts = {}
-    if (folder / FACTS).is_file():
-        try:
-            facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-        except ValueError as error:
-            raise ValueError(f"{folder / FACTS} is not JSON ({error}); restore or remove it.") from error
+    facts = read_facts(folder)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     return model.eval(), make_processor(model.config.trunk_config, folder), facts
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """The facts of a checkpoint's training; empty if it has none.
+
+    Raises:
+        ValueError: They are not JSON.
+    """
+    if not (folder / FACTS).is_file():
+        return {}
+    try:
+        return json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{folder / FACTS} is not JSON ({error}); restore or remove it.") from error
 
 
 def predict(

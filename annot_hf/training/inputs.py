@@ -11,21 +11,24 @@ import numpy as np
 import pandas as pd
 from transformers import (
     AutoFeatureExtractor,
+    AutoProcessor,
     AutoTokenizer,
     PreTrainedConfig,
     PreTrainedTokenizerBase,
     Speech2TextFeatureExtractor,
 )
 
-from annot_hf.data.audio import AudioLimits, audio_info, load_audio
+from annot_hf.data.audio import AudioError, AudioLimits, audio_info, load_audio
 from annot_hf.data.conditions import Condition, put_under
 from annot_hf.data.export import ExportedCorpus
 from annot_hf.models.configuration_log_mel import LogMelConfig
-from annot_hf.models.trunks import input_name_of, most_tokens
+from annot_hf.models.prompting import prepare_inputs, shows_transcript
+from annot_hf.models.trunks import PROMPTED, input_name_of, most_tokens
 from annot_hf.training.features import build_features, log_mel
 
 logger = logging.getLogger(__name__)
 
+AUDIO_TOKENS = 25  # a second
 UNLIMITED = 2**31 - 1  # tokens; tokenizers without a limit say 10^30, which truncation does not take
 
 
@@ -69,7 +72,7 @@ def join_inputs(parts: Sequence[Inputs]) -> Inputs:
 
 
 def make_processor(trunk_config: PreTrainedConfig, source: str | Path, *, max_tokens: int | None = None) -> Any:
-    """The feature extractor or tokenizer of a trunk.
+    """The feature extractor or tokenizer of a trunk; both, as one processor, of an audio-language model.
 
     Args:
         trunk_config: The trunk's configuration.
@@ -88,11 +91,12 @@ def make_processor(trunk_config: PreTrainedConfig, source: str | Path, *, max_to
     if trunk_config.model_type == LogMelConfig.model_type:
         bins = trunk_config.num_mel_bins
         return Speech2TextFeatureExtractor(feature_size=bins, num_mel_bins=bins, do_ceptral_normalize=False)
-    kind = AutoTokenizer if input_name_of(trunk_config) == "input_ids" else AutoFeatureExtractor
+    kinds = {"input_ids": AutoTokenizer, PROMPTED: AutoProcessor}
+    kind = kinds.get(input_name_of(trunk_config), AutoFeatureExtractor)
     try:
         processor = kind.from_pretrained(source, trust_remote_code=False)
     except Exception as error:  # of many kinds; the tokenizers library raises plain ones
-        what = "tokenizer" if kind is AutoTokenizer else "feature extractor"
+        what = {AutoTokenizer: "tokenizer", AutoProcessor: "processor"}.get(kind, "feature extractor")
         raise ValueError(
             f"{source} holds no {what} that can be read; save the trunk's own, or that of an ensemble's member, there with "
             "save_pretrained."
@@ -169,9 +173,18 @@ def corpus_inputs(
                 f"Condition {str(condition)!r} alters audio and a {trunk_config.model_type} trunk reads text; leave it out."
             )
         key, sources = f"{condition!r}\n{key}", put_under(condition, sources, items)
+    if input_name_of(trunk_config) == PROMPTED:
+        sources = list(zip(sources, transcripts(corpus, items), strict=True))
     return read_inputs(
         sources, trunk_config, processor, names=items, features=features, key=key, max_seconds=max_seconds
     )
+
+
+def transcripts(corpus: ExportedCorpus, items: Sequence[str]) -> list[str | None]:
+    """What is said in the items' clips, as far as the corpus knows."""
+    table = corpus.items.set_index("item")
+    said = table["text"].reindex(items) if "text" in table else pd.Series([None] * len(items), index=items)
+    return list(said.where(said.notna(), None))
 
 
 def read_inputs(
@@ -184,7 +197,7 @@ def read_inputs(
     key: str = "",
     max_seconds: float = 30.0,
 ) -> Inputs:
-    """Inputs from texts or audio sources.
+    """Inputs from texts or audio sources; for an audio-language model, a source may be a pair of a clip and what is said.
 
     With a `features` folder, log-mel frames are computed once and kept there. Texts become tokens here, all at once; what
     a text has beyond the limit of tokens is cut off and counted.
@@ -196,6 +209,8 @@ def read_inputs(
     name = input_name_of(trunk_config)
     if name == "input_ids":
         return _tokens(entries, trunk_config, processor, range(len(entries)) if names is None else names)
+    if name == PROMPTED:
+        return _prompted(entries, trunk_config, processor, range(len(entries)) if names is None else names, max_seconds)
     limits, rate = AudioLimits(max_seconds=max_seconds), processor.sampling_rate
     if name == "input_values":
         seconds = np.array([audio_info(entry, limits=limits).seconds for entry in entries])
@@ -240,6 +255,48 @@ def _tokens(
 def _read_of(reads: Sequence[Callable[[Any], Any]], entry: tuple[int, Any]) -> Any:
     part, inner = entry
     return reads[part](inner)
+
+
+def _prompted(
+    entries: Sequence[Any], config: PreTrainedConfig, processor: Any, names: Sequence[Any], max_seconds: float
+) -> Inputs:
+    """Clips with the question that the configuration puts about each."""
+    extractor = processor.feature_extractor
+    longest = extractor.n_samples / extractor.sampling_rate
+    if max_seconds > longest:
+        raise ValueError(
+            f"max_seconds is {max_seconds:g}, and this model hears {longest:g} s; set it to as much at most."
+        )
+    limits = AudioLimits(max_seconds=max_seconds)
+    pairs = [entry if isinstance(entry, tuple) else (entry, None) for entry in entries]
+    lengths, cut = np.zeros(len(pairs), int), None
+    for row, (name, (source, _)) in enumerate(zip(names, pairs, strict=True)):
+        try:
+            lengths[row] = round(audio_info(source, limits=limits).seconds * AUDIO_TOKENS)
+        except AudioError as error:
+            raise AudioError(f"Item {str(name)!r}: {error}") from error
+    if shows_transcript(config):
+        said, limit = np.array([len(text or "") for _, text in pairs]), config.transcript_characters
+        cut = said > limit
+        lengths += said.clip(max=limit) // 4  # about as many tokens; it is for batches of like length only
+        if cut.any():
+            logger.warning("%d of %d transcripts have more than %d characters and are cut.", cut.sum(), len(cut), limit)
+        if not said.all():
+            logger.warning(
+                "%d of %d items have no transcript; the prompt shows an empty one.", (said == 0).sum(), len(cut)
+            )
+    return Inputs(pairs, functools.partial(_prompted_clip, config, processor, limits), lengths, cut)
+
+
+def _prompted_clip(
+    config: PreTrainedConfig, processor: Any, limits: AudioLimits, pair: tuple[Any, str | None]
+) -> dict[str, np.ndarray]:
+    source, transcript = pair
+    extractor = processor.feature_extractor
+    wave = load_audio(source, sampling_rate=extractor.sampling_rate, limits=limits)
+    wave = wave[: extractor.n_samples]  # `limits` holds; resampling a clip of just that length may add a sample
+    inputs = prepare_inputs(config, processor, [wave], [transcript], tensors="np")
+    return {name: inputs[name][0] for name in ("input_ids", "input_features", "feature_attention_mask")}
 
 
 def _waveform(processor: Any, limits: AudioLimits, source: Any) -> np.ndarray:

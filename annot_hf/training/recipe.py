@@ -23,8 +23,8 @@ from annot_hf.data.targets import MajorityOf
 from annot_hf.evaluation.saliency import read_layer
 from annot_hf.models.configuration_annotator import AnnotatorConfig
 from annot_hf.models.configuration_distribution import DistributionConfig
+from annot_hf.models.configuration_distribution_qwen2_audio import DistributionQwen2AudioConfig
 from annot_hf.models.configuration_log_mel import LogMelConfig
-from annot_hf.models.configuration_opinion import OpinionConfig
 from annot_hf.models.configuration_seedbert import SeedBertConfig
 from annot_hf.models.trunks import WEIGHTED
 from annot_hf.training.curriculum import CURRICULA, EntropyCurriculum
@@ -33,17 +33,23 @@ from annot_hf.training.recipe_rules import (
     check_augment,
     check_cache,
     check_frozen,
+    check_lalm,
     check_members,
     check_options,
     check_votes,
 )
-from annot_hf.training.recipe_values import CACHES, LOG_MEL, coerce, parameters_of, read_words
+from annot_hf.training.recipe_values import CACHES, LALM, LOG_MEL, coerce, options_of, parameters_of, read_words
 from annot_hf.training.schedules import NEWBOB, StagedLearning
 
 logger = logging.getLogger(__name__)
 
 RECIPES = Path(__file__).parent.parent / "recipes"
-CONFIGURATIONS = {"distribution": DistributionConfig, "annotator": AnnotatorConfig, "seedbert": SeedBertConfig}
+CONFIGURATIONS = {
+    "distribution": DistributionConfig,
+    "annotator": AnnotatorConfig,
+    "seedbert": SeedBertConfig,
+    LALM: DistributionQwen2AudioConfig,
+}
 MEASURES = ("loss", "cross_entropy", "kl", "jsd", "tvd", "macro_f1", "ccc")  # of a validation pass
 _ELSEWHERE = {
     "annotations",  # what they hold is in the record beside
@@ -81,8 +87,9 @@ class Recipe:
 
     Args:
         corpus: Folder of an exported corpus.
-        model: "distribution", "annotator" or "seedbert".
-        trunk: "log-mel", or the Hub id or folder of a plain WavLM, HuBERT, wav2vec 2.0 or text encoder.
+        model: "distribution", "annotator", "seedbert" or "qwen2-audio".
+        trunk: "log-mel", or the Hub id or folder of a plain WavLM, HuBERT, wav2vec 2.0 or text encoder; for "qwen2-audio",
+            of a plain Qwen2-Audio.
         question: The question, or two scale questions, to learn; the corpus's default when empty.
         target: Target method of `make_targets`; "soft" for a category and "kde" for scales when empty.
         smoothing: Pseudo-votes of target "smoothed".
@@ -192,7 +199,7 @@ class Recipe:
 
     def __post_init__(self) -> None:
         choices = {
-            "model": ("distribution", "annotator", "seedbert"),
+            "model": tuple(CONFIGURATIONS),
             "members_differ": ("init", "all"),
             "task_schedule": ("alternate", "joint", "ratings", "distribution"),
             "class_weighting": ("", "effective", "inverse"),
@@ -399,7 +406,7 @@ def make_run(values: Mapping[str, Any], *, where: str = "recipe") -> Run:
     homes = {
         "recipe": {entry.name: entry.type for entry in dataclasses.fields(Recipe)},
         "training": {entry.name: entry.type for entry in dataclasses.fields(TrainingArguments) if entry.init},
-        "options": parameters_of(OpinionConfig) | parameters_of(config),
+        "options": options_of(config),
         "trunk_options": parameters_of(LogMelConfig) if values.get("trunk", LOG_MEL) == LOG_MEL else {},
     }
     known = [name for home in homes.values() for name in home]
@@ -425,6 +432,8 @@ def make_run(values: Mapping[str, Any], *, where: str = "recipe") -> Run:
             "(ccc needs scales)."
         )
     parts["training"].setdefault("greater_is_better", measure in GREATER)
+    if parts["recipe"].get("model") == LALM:  # 7B in float32 fit no common GPU
+        parts["training"].setdefault("bf16", torch.cuda.is_available())
     if parts["recipe"].get("curriculum") and parts["options"].get("loss") == "ccc":
         raise ValueError(f"{where}: loss is ccc, which has no loss per item for a curriculum to weigh; use kl or jsd.")
     parser = HfArgumentParser((Recipe, TrainingArguments))
@@ -440,6 +449,7 @@ def make_run(values: Mapping[str, Any], *, where: str = "recipe") -> Run:
     if training.eval_strategy == "no" and (recipe.newbob or recipe.early_stopping_patience):
         watching = "newbob" if recipe.newbob else "early_stopping_patience"
         raise ValueError(f"{where}: {watching} watches validation passes, and eval_strategy is no; set it to epoch.")
+    check_lalm(recipe, where)
     check_members(recipe, parts["options"], where)
     check_options(config, recipe, parts["options"], parts["trunk_options"], where)
     check_annotations(recipe, where)

@@ -7,17 +7,19 @@ from typing import TYPE_CHECKING, Any
 
 from annot_hf.data.annotations import read_facts
 from annot_hf.models.configuration_log_mel import LogMelConfig
-from annot_hf.models.configuration_opinion import OpinionConfig
 from annot_hf.models.configuration_seedbert import SeedBertConfig
+from annot_hf.models.configuration_support import SupportConfig
 from annot_hf.models.trunks import WEIGHTED
-from annot_hf.training.recipe_values import LOG_MEL
+from annot_hf.training.recipe_values import LALM, LOG_MEL
 
 if TYPE_CHECKING:
     from annot_hf.training.recipe import Recipe
 
+LALM_SECONDS = 30  # one window of its audio tower
+
 
 def check_options(
-    config: type[OpinionConfig],
+    config: type[SupportConfig],
     recipe: "Recipe",
     options: Mapping[str, Any],
     trunk_options: Mapping[str, Any],
@@ -35,7 +37,7 @@ def check_options(
     if recipe.scales:
         options["scale_questions"] = [{"name": name, "low": 0, "high": 1} for name in recipe.scales]
     try:
-        config(trunk_config=LogMelConfig(**trunk_options), **options)
+        config(**({} if recipe.model == LALM else {"trunk_config": LogMelConfig(**trunk_options)}), **options)
     except (TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from None
 
@@ -52,7 +54,7 @@ def check_members(recipe: "Recipe", options: Mapping[str, Any], where: str) -> N
                 f"model; remove {name}, or set model to seedbert and members to independent."
             )
     for name in ("lora_layers", "lora_rank", "lora_alpha"):
-        if members != "lora" and name in options:
+        if members != "lora" and recipe.model != LALM and name in options:
             raise ValueError(
                 f"{where}: {name} is {options[name]!r} and {kind}, but only members lora have adapters; remove {name} (of "
                 "the packaged recipes only seedbert-lora sets any), or set members to lora."
@@ -61,6 +63,33 @@ def check_members(recipe: "Recipe", options: Mapping[str, Any], where: str) -> N
         raise ValueError(
             f"{where}: head_seed is {recipe.head_seed} and members is independent, but each member has a seed of its own, "
             "which follows from seed; remove head_seed, or set seed."
+        )
+
+
+def check_lalm(recipe: "Recipe", where: str) -> None:
+    """An audio-language model starts from a checkpoint, hears so long, and is no trunk with heads on it."""
+    if recipe.model != LALM:
+        return
+    if recipe.trunk == LOG_MEL:
+        raise ValueError(
+            f"{where}: model is {LALM} and trunk log-mel; set trunk to a plain Qwen2-Audio, such as "
+            "Qwen/Qwen2-Audio-7B-Instruct."
+        )
+    unset = {entry.name: entry.default for entry in dataclasses.fields(recipe)}
+    idle = ("trunk_learning_rate", "cache_features", "max_tokens")
+    found = [name for name in idle if getattr(recipe, name) != unset[name]]
+    found += [name for name in ("unfreeze_epochs", "unfreeze_layers", "unfreeze_factors") if getattr(recipe, name)]
+    if found:
+        raise ValueError(f"{where}: {found[0]} is for models over a trunk, and model is {LALM}; remove {found[0]}.")
+    if recipe.augment_features == "trunk":
+        raise ValueError(
+            f"{where}: augment_features is trunk, and model {LALM} has none that encodes clips; set it to published, or to a "
+            "file."
+        )
+    if recipe.max_seconds > LALM_SECONDS:
+        raise ValueError(
+            f"{where}: max_seconds is {recipe.max_seconds:g}, and a Qwen2-Audio hears {LALM_SECONDS} s; set max_seconds to as "
+            "much at most."
         )
 
 

@@ -8,7 +8,10 @@ from typing import Any
 
 import yaml
 
+from annot_hf.models.configuration_support import SupportConfig
+
 LOG_MEL = "log-mel"  # the trunk that needs no checkpoint
+LALM = "qwen2-audio"  # the model that is an audio-language model
 CACHES = ("frames", "pooled")
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}
 
@@ -19,6 +22,7 @@ def parameters_of(config: type) -> dict[str, Any]:
         "self",
         "kwargs",
         "trunk_config",
+        "lalm_config",
         "questions",
         "scale_questions",
         "auxiliary_questions",
@@ -30,6 +34,12 @@ def parameters_of(config: type) -> dict[str, Any]:
         for name, parameter in inspect.signature(config.__init__).parameters.items()
         if name not in outside
     }
+
+
+def options_of(config: type[SupportConfig]) -> dict[str, Any]:
+    """Option names and annotations of a configuration class and of those it extends."""
+    classes = [base for base in reversed(config.__mro__) if issubclass(base, SupportConfig)]
+    return {name: kind for base in classes for name, kind in parameters_of(base).items()}
 
 
 def coerce(name: str, value: Any, annotation: Any, where: str) -> Any:

@@ -24,24 +24,31 @@ from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.losses import effective_number_weights, inverse_frequency_weights
 from annot_hf.models.modeling_annotator import AnnotatorModel
 from annot_hf.models.modeling_distribution import DistributionModel
+from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.modeling_seedbert import SeedBert
 from annot_hf.models.register import register_models
-from annot_hf.models.trunks import input_name_of
+from annot_hf.models.trunks import PROMPTED, input_name_of
 from annot_hf.training.augment import augmentation_facts, keep_mixtures, plan_augmentation, with_mixtures
 from annot_hf.training.checkpoints import FACTS, newest_checkpoint
 from annot_hf.training.collator import OpinionDataset, VoteCollator
 from annot_hf.training.frozen import encode_once
 from annot_hf.training.inputs import Inputs, corpus_inputs, make_processor, read_together
+from annot_hf.training.lora import add_lora, save_lora
 from annot_hf.training.members import members_folder, train_members, trains_members
 from annot_hf.training.recipe import MEASURES, Recipe, Run
-from annot_hf.training.recipe_values import LOG_MEL
+from annot_hf.training.recipe_values import LALM, LOG_MEL
 from annot_hf.training.trainer import OpinionTrainer
 from annot_hf.training.vote_kinds import count_votes, vote_views
 
 logger = logging.getLogger(__name__)
 
-MODELS = {"distribution": DistributionModel, "annotator": AnnotatorModel, "seedbert": SeedBert}
+MODELS = {
+    "distribution": DistributionModel,
+    "annotator": AnnotatorModel,
+    "seedbert": SeedBert,
+    LALM: DistributionQwen2Audio,
+}
 STARTED = "started.json"
 LENGTH = ("num_train_epochs", "max_steps", "early_stopping_patience")  # a run may be gone on with for longer
 ASSEMBLED = ("num_members", "distribution")  # what an ensemble does with its members, and none of them knows
@@ -201,8 +208,12 @@ def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = Non
     if mixtures is not None:
         facts["augmentation"] = augmentation_facts(mixtures)
     folder = Path(arguments.output_dir) / "model"
+    sharded = (
+        trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    )  # then every process takes part in collecting them
+    weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if sharded else None
     if trainer.is_world_process_zero():
-        save_model(trainer.accelerator.unwrap_model(trainer.model), processor, facts, folder)
+        save_model(trainer.accelerator.unwrap_model(trainer.model), processor, facts, folder, weights=weights)
         (Path(arguments.output_dir) / "recipe.yaml").write_text(yaml.safe_dump(run.values, sort_keys=False))
     return TrainingResult(folder, metrics, facts)
 
@@ -212,13 +223,27 @@ def make_collator(model: OpinionPreTrainedModel, processor: Any) -> VoteCollator
     config = model.config
     name = input_name_of(config.trunk_config)
     panel = min(len(config.annotators), config.max_panel) if isinstance(config, AnnotatorConfig) else None
-    return VoteCollator(name, processor if name == "input_ids" else None, panel)
+    tokenizers = {"input_ids": processor, PROMPTED: getattr(processor, "tokenizer", None)}
+    return VoteCollator(name, tokenizers.get(name), panel)
 
 
-def save_model(model: OpinionPreTrainedModel, processor: Any, facts: dict[str, Any], folder: Path) -> None:
-    """Write a fresh checkpoint folder: weights as safetensors, code, processor and facts."""
+def save_model(
+    model: Any, processor: Any, facts: dict[str, Any], folder: Path, *, weights: dict[str, Any] | None = None
+) -> None:
+    """Write a fresh checkpoint folder: weights as safetensors (adapters alone, if it has any), code, processor and facts.
+
+    Args:
+        model: The model, or the `PeftModel` around it.
+        processor: Its processor.
+        facts: Facts of its training.
+        folder: Folder to write.
+        weights: Its weights, where several processes hold parts of them.
+    """
     shutil.rmtree(folder, ignore_errors=True)
-    model.save_pretrained(folder)
+    if hasattr(model, "get_base_model"):
+        save_lora(model, folder, weights=weights)
+    else:
+        model.save_pretrained(folder, state_dict=weights)
     processor.save_pretrained(folder)
     (folder / FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
@@ -323,7 +348,9 @@ def _build(
         options["auxiliary_questions"] = [question.to_dict() for question in auxiliary]
     if run.recipe.model == "annotator":
         options["annotators"] = _annotators(targets)
-    if run.recipe.trunk == LOG_MEL:
+    if run.recipe.model == LALM:
+        model = _build_lalm(run, options)
+    elif run.recipe.trunk == LOG_MEL:
         model = model_class(model_class.config_class(trunk_config=LogMelConfig(**run.trunk_options), **options))
     else:
         model = model_class.from_trunk(run.recipe.trunk, **options)
@@ -332,6 +359,14 @@ def _build(
     if run.recipe.head_seed is not None:  # what comes now, dropout and all, is that of the other seed
         set_seed(run.training.seed)
     return model, make_processor(model.config.trunk_config, run.recipe.trunk, max_tokens=run.recipe.max_tokens)
+
+
+def _build_lalm(run: Run, options: dict[str, Any]) -> Any:
+    """An audio-language model, with adapters if the recipe has any; only weights that stay as they are may be bfloat16."""
+    adapted = options.get("lora_rank", DistributionQwen2Audio.config_class().lora_rank) > 0
+    dtype = torch.bfloat16 if adapted and run.training.bf16 else torch.float32
+    model = DistributionQwen2Audio.from_lalm(run.recipe.trunk, dtype=dtype, **options)
+    return add_lora(model) if adapted else model
 
 
 def _disagreement(corpus: ExportedCorpus, model: OpinionPreTrainedModel, targets: Targets) -> np.ndarray | None:

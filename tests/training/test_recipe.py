@@ -1,5 +1,6 @@
 import pytest
 import tiny
+from tiny_qwen2_audio import make_tokenizer, tiny_config
 from transformers import TrainingArguments
 
 from annot_hf.models.configuration_distribution import DistributionConfig
@@ -33,7 +34,9 @@ def test_every_packaged_recipe_loads_and_its_model_builds(name, tmp_path):
         options["annotators"] = ["a", "b"]
     if run.recipe.scales:
         options["scale_questions"] = [{"name": name, "low": 1, "high": 7} for name in run.recipe.scales]
-    if run.recipe.trunk == "log-mel":
+    if run.recipe.model == "qwen2-audio":
+        options["lalm_config"] = tiny_config(make_tokenizer())
+    elif run.recipe.trunk == "log-mel":
         options["trunk_config"] = LogMelConfig(**run.trunk_options)
     else:  # as deep as the smallest trunk that a recipe names
         options["trunk_config"] = tiny.WavLMConfig(

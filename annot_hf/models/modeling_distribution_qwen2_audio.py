@@ -1,0 +1,270 @@
+"""One distribution of opinion per clip, from an audio-language model."""
+
+import inspect
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import AutoConfig, BatchFeature, PreTrainedModel, Qwen2AudioForConditionalGeneration
+
+from .configuration_distribution_qwen2_audio import DistributionQwen2AudioConfig
+from .heads import SequenceHead
+from .losses import EPSILON, distribution_loss
+from .measures import entropy
+from .outputs import DistributionOutput
+from .prompting import prepare_inputs
+from .weights import init_as_torch
+
+ADAPTER = "adapter_config.json"  # a folder with it and without weights of its own holds adapters
+HEAD = "distribution_head."
+
+
+class DistributionQwen2Audio(PreTrainedModel):
+    """Softmax over the support on the hidden states of a Qwen2-Audio, trained towards the distribution of votes.
+
+    The model of arXiv 2601.14620 (section 4 and the authors' code). The language model's own output layer is left out: no
+    scores over its 156,032 tokens are formed, and no weight is without a gradient. The head stays in single precision
+    whatever the rest is in; steps as small as the paper's vanish in bfloat16.
+
+    Example:
+        >>> from annot_hf import DistributionQwen2Audio
+        >>> emotion = {"name": "emotion", "labels": ["angry", "happy", "neutral", "sad"]}
+        >>> model = DistributionQwen2Audio.from_lalm("Qwen/Qwen2-Audio-7B-Instruct", questions=[emotion])  # doctest: +SKIP
+        >>> model(**model.prepare(processor, [wave])).probs.shape  # doctest: +SKIP
+        torch.Size([1, 4])
+    """
+
+    config_class = DistributionQwen2AudioConfig
+    base_model_prefix = "lalm"
+    main_input_name = "input_ids"
+    input_modalities = ("audio", "text")
+    supports_gradient_checkpointing = True
+    accepts_loss_kwargs = False  # the losses are means over the batch; Trainer must divide by accumulation steps
+    loss_inputs = ("labels",)
+    lora_targets = (
+        r".*language_model\.layers\.\d+\.self_attn\.(q|k|v|o)_proj"  # and not the audio tower's of these names
+    )
+    lora_saved = ("distribution_head",)
+    _keep_in_fp32_modules_strict = {"distribution_head"}
+    _keys_to_ignore_on_load_unexpected = [r"lm_head\.weight$"]
+    _supports_sdpa = True
+    _supports_flash_attn = True
+
+    def __init__(self, config: DistributionQwen2AudioConfig) -> None:
+        super().__init__(config)
+        if not config.questions:
+            raise ValueError('The configuration asks no question; give questions=[{"name": ..., "labels": [...]}].')
+        self.lalm = Qwen2AudioForConditionalGeneration(config.lalm_config)
+        self.lalm.lm_head = nn.Identity()
+        self.distribution_head = SequenceHead(config.hidden_size, len(config.support), config.attention_heads)
+        self.post_init()
+
+    @classmethod
+    def from_lalm(
+        cls,
+        source: str | os.PathLike[str],
+        *,
+        questions: Sequence[dict[str, Any]],
+        dtype: torch.dtype | str = torch.float32,
+        **options: Any,
+    ) -> Self:
+        """A model over a plain Qwen2-Audio checkpoint, with a fresh head.
+
+        Args:
+            source: Hub id or folder, such as "Qwen/Qwen2-Audio-7B-Instruct".
+            questions: The questions, as dictionaries.
+            dtype: Precision of all but the head. Weights that are trained need float32; under adapters, and to predict,
+                `torch.bfloat16` halves the memory.
+            **options: Any option of `DistributionQwen2AudioConfig`.
+
+        Raises:
+            ValueError: There is no such checkpoint, it is not a whole Qwen2-Audio, or there is no such option.
+        """
+        source = os.path.abspath(source) if os.path.isdir(source) else os.fspath(source)  # adapters will name it
+        known = set(inspect.signature(cls.config_class.__init__).parameters) - {"self", "kwargs", "lalm_config"}
+        unknown = sorted(set(options) - known)
+        if unknown:
+            raise ValueError(f"There is no option {unknown[0]!r}; there are {', '.join(sorted(known))}.")
+        try:
+            lalm_config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        except (OSError, ValueError) as error:
+            raise ValueError(f"There is no checkpoint {source!r}; give a Hub id or a checkpoint folder.") from error
+        if lalm_config.model_type != "qwen2_audio":
+            raise ValueError(
+                f"{source} is a {lalm_config.model_type}; give a plain Qwen2-Audio, such as Qwen/Qwen2-Audio-7B-Instruct."
+            )
+        config = cls.config_class(lalm_config=lalm_config, questions=questions, **options)
+        try:
+            model, info = cls.from_pretrained(source, config=config, dtype=dtype, output_loading_info=True)
+        except OSError as error:
+            raise ValueError(f"{source} has no weights in safetensors ({error}); give a whole checkpoint.") from error
+        odd = [name for name in info["missing_keys"] if not name.startswith(HEAD)]
+        odd += [*info["unexpected_keys"], *(name for name, *_ in info["mismatched_keys"])]
+        if odd:
+            raise ValueError(
+                f"{source} is not a whole Qwen2-Audio: {len(odd)} weights differ, for instance {sorted(odd)[0]}; give a plain "
+                "checkpoint."
+            )
+        return model.eval()
+
+    @classmethod
+    def from_pretrained(cls, source: str | os.PathLike[str], *args: Any, adapters: bool = True, **kwargs: Any) -> Any:
+        """As the library's, from safetensors only; a folder of adapters is read onto the checkpoint that they name.
+
+        Args:
+            source: Hub id or folder of this model, of a plain Qwen2-Audio (with `config`), or folder of adapters.
+            *args: Passed on.
+            adapters: Load the adapters of such a folder; without them, the model that they are made for.
+            **kwargs: Passed on.
+        """
+        folder = Path(source)
+        lora = (folder / ADAPTER).is_file() and (folder / "config.json").is_file()
+        if lora:
+            if not isinstance(kwargs.get("config"), cls.config_class):
+                kwargs["config"] = cls.config_class.from_pretrained(folder)
+            kwargs["adapter_kwargs"] = (
+                None  # what `AutoModel` would have the library do, before the head is what it must be
+            )
+            source = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"]
+        loaded = super().from_pretrained(source, *args, **{"use_safetensors": True, **kwargs})
+        model = loaded[0] if isinstance(loaded, tuple) else loaded
+        model.distribution_head.float()  # a fresh one comes in the precision of the rest
+        model.lalm.model.audio_tower.embed_positions.requires_grad_(
+            False
+        )  # sinusoids; the library's loading forgets it
+        if lora and adapters:
+            found = model.load_adapter(os.fspath(folder))
+            if isinstance(loaded, tuple):  # the head came with the adapters
+                info = loaded[1]
+                info["missing_keys"] = {name for name in info["missing_keys"] if not name.startswith(HEAD)}
+                for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
+                    info[kind] = info[kind] | set(getattr(found, kind))
+        return loaded
+
+    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+        """As the library's, but weights keep the names that they have here, and not those of older checkpoints.
+
+        `Trainer` reads a checkpoint without translating names, and leaves out, with a warning, what it does not know: it
+        would go on from a fresh language model.
+        """
+        super().save_pretrained(*args, **{"save_original_format": False, **kwargs})
+
+    def load_adapter(self, *args: Any, **kwargs: Any) -> Any:
+        """As the library's, but adapters stay in single precision, in which they were trained, on weights in bfloat16."""
+        plan = dict.fromkeys(("lora_A", "lora_B", "distribution_head"), torch.float32)
+        return super().load_adapter(*args, **{"dtype_plan": plan, **kwargs})
+
+    def prepare(
+        self, processor: Any, waves: Sequence[np.ndarray], transcripts: Sequence[str | None] | None = None
+    ) -> BatchFeature:
+        """Inputs of `forward` for clips, on the model's device; see `prompting.prepare_inputs`."""
+        return prepare_inputs(self.config, processor, waves, transcripts).to(self.device)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        input_features: torch.Tensor | None = None,
+        feature_attention_mask: torch.Tensor | None = None,
+        labels: torch.Tensor | None = None,
+        return_dict: bool = True,
+    ) -> DistributionOutput:
+        """Predict, and score against target distributions if there are any.
+
+        Args:
+            input_ids: Tokens `(B, T)`, with as many audio tokens as each clip needs, as the processor writes them.
+            attention_mask: 1 where a token is real `(B, T)`; padding may be on either side.
+            input_features: Log-mel frames `(B, 128, 3000)`, one clip an item.
+            feature_attention_mask: 1 where they are real `(B, 3000)`.
+            labels: Target distributions `(B, K)`.
+            return_dict: Only True is supported.
+
+        Returns:
+            `DistributionOutput` with `probs`, `logits` and, with labels, `loss`.
+
+        Raises:
+            ValueError: There is no audio, or an item has not as many audio tokens as its clip.
+        """
+        self._check_inputs(input_ids, input_features, feature_attention_mask)
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        core = self.lalm.model
+        states = core(
+            input_ids=input_ids,
+            attention_mask=mask,
+            input_features=input_features.to(core.audio_tower.conv1.weight.dtype),
+            feature_attention_mask=feature_attention_mask,
+            position_ids=(mask.cumsum(-1) - 1).clip(0),  # the same for an item, whichever side is padded
+            use_cache=False,
+        ).last_hidden_state
+        logits = self.distribution_head(states, mask.bool())
+        predicted = {"probs": logits.float().softmax(-1), "logits": logits}
+        return DistributionOutput(loss=self.loss_of(predicted, {"labels": labels}), **predicted)
+
+    @property
+    def loss_spans_batch(self) -> bool:
+        """Whether the loss compares the items of a batch with each other, so that its size matters (CCC)."""
+        return self.config.loss == "ccc"
+
+    def loss_of(
+        self, predicted: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor | None]
+    ) -> torch.Tensor | None:
+        """Loss of what `forward` returned, also of several batches joined; None without targets.
+
+        The distribution loss plus `entropy_weight` times the mean entropy of the predictions (nats).
+
+        Args:
+            predicted: `probs`.
+            given: `labels` as `forward` takes them, or nothing.
+        """
+        if given.get("labels") is None:
+            return None
+        config, probs = self.config, predicted["probs"]
+        loss = distribution_loss(
+            probs, given["labels"], config.loss, class_weights=config.class_weights, jsd_share=config.jsd_share
+        )
+        return loss + config.entropy_weight * entropy(probs + EPSILON).mean() if config.entropy_weight else loss
+
+    def _check_inputs(
+        self,
+        input_ids: torch.Tensor | None,
+        input_features: torch.Tensor | None,
+        feature_attention_mask: torch.Tensor | None,
+    ) -> None:
+        """One clip an item, and as many audio tokens as it has frames; without, the library would answer from the text."""
+        given = {
+            "input_ids": input_ids,
+            "input_features": input_features,
+            "feature_attention_mask": feature_attention_mask,
+        }
+        absent = [name for name, value in given.items() if value is None]
+        if absent:
+            raise ValueError(
+                f"A Qwen2-Audio takes a clip with each prompt, and {absent[0]} is missing; make the inputs with "
+                "model.prepare(processor, waves)."
+            )
+        if len(input_features) != len(input_ids):
+            raise ValueError(
+                f"There are {len(input_ids)} prompts and {len(input_features)} clips; give one clip with each prompt."
+            )
+        tower = self.lalm.model.audio_tower
+        needed = tower._get_feat_extract_output_lengths(feature_attention_mask.sum(-1).long())[1].to(input_ids.device)
+        there = (input_ids == self.config.lalm_config.audio_token_index).sum(1)
+        wrong = ((there != needed) | (needed < 2)).nonzero()
+        if len(wrong):
+            item = int(wrong[0])
+            raise ValueError(
+                f"Item {item} of the batch has {int(there[item])} audio tokens and its clip needs {int(needed[item])} (2 at "
+                "least); make the inputs with model.prepare(processor, waves)."
+            )
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        init_as_torch(module)
+
+
+DistributionQwen2Audio.register_for_auto_class("AutoModel")

@@ -1,0 +1,133 @@
+"""What an audio-language model is asked about a clip, and how clip, question and transcript become its inputs.
+
+A transcript is data. It is shown as a JSON string, cut to a length, and whatever spells one of the tokenizer's own tokens in
+it, such as `<|im_end|>`, is escaped as JSON allows: it stays the same text and never becomes a control token.
+"""
+
+import json
+from collections.abc import Sequence
+from string import Formatter
+from typing import Any
+
+import numpy as np
+from transformers import BatchFeature
+
+PROMPT = (  # our choice: the paper's summary does not give its words
+    "Several people listened to this recording, and each answered by themselves. Question: {question}. "
+    "Possible answers: {labels}. How did their answers spread?"
+)
+PLACEHOLDERS = ("question", "labels", "transcript")
+LEAST_SECONDS = (
+    0.1  # shorter clips are followed by silence: the library takes a clip of a single token for a plain text
+)
+
+
+def check_prompt(prompt: str) -> None:
+    """Whether a prompt is text with no placeholders but the known ones.
+
+    Raises:
+        ValueError: It is not.
+    """
+    try:
+        names = [name for _, name, *_ in Formatter().parse(prompt) if name is not None]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"prompt is {prompt!r}, which cannot be read ({error}); write {{{{ for a brace.") from None
+    unknown = [name for name in names if name not in PLACEHOLDERS]
+    if unknown:
+        raise ValueError(
+            f"prompt has the placeholder {{{unknown[0]}}}; use {', '.join(f'{{{name}}}' for name in PLACEHOLDERS)}, and "
+            "write {{ for a brace."
+        )
+
+
+def shows_transcript(config: Any) -> bool:
+    """Whether the prompt of a `DistributionQwen2AudioConfig` has a place for the transcript."""
+    return any(name == "transcript" for _, name, *_ in Formatter().parse(config.prompt))
+
+
+def as_data(text: str, tokens: Sequence[str]) -> str:
+    """`text` as a JSON string in which none of `tokens` is spelt out; `json.loads` gives the text back."""
+    quoted = json.dumps(text.encode("utf-8", "replace").decode(), ensure_ascii=False)
+    for token in sorted(filter(None, tokens), key=len, reverse=True):
+        quoted = quoted.replace(token, f"\\u{ord(token[0]):04x}{token[1:]}")
+    return quoted
+
+
+def conversation(config: Any, tokens: Sequence[str], transcript: str = "") -> list[dict[str, Any]]:
+    """The turns of a chat that puts the question of a `DistributionQwen2AudioConfig` about one clip.
+
+    Args:
+        config: The configuration.
+        tokens: Spellings of the tokenizer's own tokens.
+        transcript: What is said in the clip; empty where it is not known.
+
+    Raises:
+        ValueError: The prompt, the system turn, a question or a label spells one of the tokens.
+    """
+    questions = config.questions
+    scales = [question for question in questions if "low" in question]
+    spans = [f"{scale['name']} from {scale['low']:g} to {scale['high']:g}" for scale in scales]
+    said = {
+        "question": " and ".join(question.get("prompt") or question["name"] for question in questions),
+        "labels": "; ".join(spans) if spans else ", ".join(config.support),
+    }
+    for text in (config.prompt.format(**said, transcript=""), config.system or ""):
+        for token in tokens:
+            if token in text:
+                raise ValueError(
+                    f"The prompt reads {text!r}, and {token} is a token of its own for this tokenizer; leave it out of "
+                    "prompt, system, question and labels."
+                )
+    shown = as_data(transcript[: config.transcript_characters], tokens)
+    content = [{"type": "audio"}, {"type": "text", "text": config.prompt.format(**said, transcript=shown)}]
+    system = [] if config.system is None else [{"role": "system", "content": config.system}]
+    return [*system, {"role": "user", "content": content}]
+
+
+def prepare_inputs(
+    config: Any,
+    processor: Any,
+    waves: Sequence[np.ndarray],
+    transcripts: Sequence[str | None] | None = None,
+    *,
+    tensors: str | None = "pt",
+) -> BatchFeature:
+    """The inputs of `DistributionQwen2Audio` for clips.
+
+    Args:
+        config: Its configuration, which holds the prompt.
+        processor: The checkpoint's `Qwen2AudioProcessor`.
+        waves: Samples of each clip `(time,)` at the processor's rate, at most as long as it takes (30 s).
+        transcripts: What is said in each; None where it is not known, which shows as an empty one.
+        tensors: "pt", or "np".
+
+    Returns:
+        `input_ids` and `attention_mask` `(B, T)`, `input_features` `(B, 128, 3000)`, `feature_attention_mask` `(B, 3000)`.
+
+    Raises:
+        ValueError: A clip is not one channel of samples, or too long; the transcripts are not as many; a prompt spells a
+            control token.
+    """
+    extractor, tokens = processor.feature_extractor, list(processor.tokenizer.get_added_vocab())
+    transcripts = [None] * len(waves) if transcripts is None else list(transcripts)
+    if len(transcripts) != len(waves):
+        raise ValueError(f"There are {len(transcripts)} transcripts for {len(waves)} clips; give one a clip, or None.")
+    clips = []
+    for number, wave in enumerate(waves):
+        wave = np.asarray(wave, dtype=np.float32)
+        if wave.ndim != 1 or not 0 < len(wave) <= extractor.n_samples:
+            raise ValueError(
+                f"Clip {number} has shape {wave.shape}; give one channel of 1 to {extractor.n_samples} samples, "
+                f"{extractor.n_samples / extractor.sampling_rate:g} s at {extractor.sampling_rate} Hz."
+            )
+        least = round(LEAST_SECONDS * extractor.sampling_rate)
+        clips.append(np.pad(wave, (0, max(least - len(wave), 0))))
+    texts = [
+        processor.apply_chat_template(
+            conversation(config, tokens, transcript or ""), add_generation_prompt=True, tokenize=False
+        )
+        for transcript in transcripts
+    ]
+    return processor(
+        text=texts, audio=clips, sampling_rate=extractor.sampling_rate, padding=True, return_tensors=tensors
+    )
