@@ -40,7 +40,7 @@ def annotate(
     concurrency: Annotated[int, typer.Option(help="Questions under way at a time.")] = 16,
     rate: Annotated[float | None, typer.Option(help="Most questions a second.")] = None,
     attempts: Annotated[int, typer.Option(help="Tries of one question while the server is busy or broken.")] = 8,
-    timeout: Annotated[float, typer.Option(help="Seconds until an answer is given up.")] = 60.0,
+    timeout: Annotated[float, typer.Option(help="Seconds until an answer is given up, to its last byte.")] = 60.0,
     max_tokens: Annotated[int, typer.Option(help="Most tokens of a reply; more for a model that thinks first.")] = 64,
     batch_size: Annotated[int, typer.Option(help="Questions at a time, for backend local.")] = 8,
     revision: Annotated[str, typer.Option(help="Revision of the model.")] = "",
@@ -48,6 +48,7 @@ def annotate(
     max_cost: Annotated[float | None, typer.Option(help="Most that the answers may cost together (USD).")] = None,
     input_price: Annotated[float | None, typer.Option(help="USD per million tokens read.")] = None,
     output_price: Annotated[float | None, typer.Option(help="USD per million tokens written.")] = None,
+    retry_rejected: Annotated[bool, typer.Option(help="Ask again what the server rejected before.")] = False,
     dry_run: Annotated[bool, typer.Option(help="Say what it would take, and ask nothing.")] = False,
 ) -> None:
     """Ask an audio-language model for labels, as several simulated annotators an item; goes on where it was cut off.
@@ -56,8 +57,8 @@ def annotate(
     """
     from annot_hf.cli import console, print_path, print_rows
     from annot_hf.data.export import read_export
-    from annot_hf.proxies.annotate import annotate as run_annotation
-    from annot_hf.proxies.backend import make_backend
+    from annot_hf.proxies.annotate import annotate as run_annotation, check_pace
+    from annot_hf.proxies.backend import check_backend, make_backend
     from annot_hf.proxies.estimate import estimate
     from annot_hf.proxies.job import make_job
     from annot_hf.proxies.ledger import Prices
@@ -76,7 +77,19 @@ def annotate(
     )
     prices = Prices(input_price, output_price)
     if dry_run:
-        found = estimate(job, out, concurrency=concurrency, rate=rate, prices=prices)
+        check_backend(backend, model, base_url=base_url, timeout=timeout, max_tokens=max_tokens, batch_size=batch_size)
+        check_pace(concurrency, rate, attempts, max_cost)
+        found = estimate(
+            job,
+            out,
+            model=model,
+            revision=revision,
+            max_tokens=max_tokens,
+            answers_as=answers_as,
+            concurrency=concurrency,
+            rate=rate,
+            prices=prices,
+        )
         print_rows(f"What {model} would be asked about {job.question.name}", found.rows())
         return
     asked = make_backend(
@@ -99,6 +112,7 @@ def annotate(
         max_cost=max_cost,
         prices=prices,
         answers_as=answers_as,
+        retry_rejected=retry_rejected,
     )
     total = sum(report.counts.values())
     rows = [(name, f"{count:,}", f"{count / total:.1%}") for name, count in report.counts.items() if count]

@@ -45,6 +45,8 @@ class Reply:
     cut: bool = False
     usage: dict[str, Any] | None = None
     choices: list[Any] | None = None
+    finish: str = "stop"
+    drip: float = 0.0  # seconds between two bytes
 
 
 @contextlib.contextmanager
@@ -102,7 +104,12 @@ async def _talk(
             lines = {"content-type": "application/json", **reply.headers, "content-length": str(len(body))}
             head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
             writer.write(f"HTTP/1.1 {reply.status} {REASONS.get(reply.status, 'Status')}\r\n{head}\r\n".encode())
-            writer.write(body[: len(body) // 2] if reply.cut else body)
+            for byte in body if reply.drip else b"":
+                writer.write(bytes([byte]))
+                await writer.drain()
+                await asyncio.sleep(reply.drip)
+            if not reply.drip:
+                writer.write(body[: len(body) // 2] if reply.cut else body)
             await writer.drain()
             if reply.cut:
                 break
@@ -126,7 +133,9 @@ def _completion(reply: Reply, model: str) -> bytes:
     if reply.status != 200:
         return json.dumps({"error": {"message": reply.text or "an error", "type": "error", "code": None}}).encode()
     message = {"role": "assistant", "content": reply.text}
-    choices = [{"index": 0, "message": message, "finish_reason": "stop"}] if reply.choices is None else reply.choices
+    choices = (
+        [{"index": 0, "message": message, "finish_reason": reply.finish}] if reply.choices is None else reply.choices
+    )
     usage = reply.usage or {"prompt_tokens": 100, "completion_tokens": 2, "total_tokens": 102}
     answer = {"id": "chatcmpl-0", "object": "chat.completion", "created": 0, "model": model, "choices": choices}
     return json.dumps(answer | {"usage": usage}).encode()

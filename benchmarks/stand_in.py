@@ -58,7 +58,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=0.0, help="How long an answer takes (s).")
     parser.add_argument("--port", type=int, default=0)
     options = parser.parse_args()
-    answer = lambda question: Reply(question.text.split("Labels: ")[1].split(",")[0])  # noqa: E731
+    answer = lambda question: Reply(question.text.split("\n- ")[1].split("\n")[0])  # noqa: E731
     if options.corpus:
         answer = StandIn(options.corpus, options.question, options.sharpen, options.seconds)
     signal.signal(signal.SIGTERM, lambda *_: exit(0))

@@ -145,9 +145,9 @@ def _features_of(features: Any, rows: np.ndarray, names: np.ndarray) -> np.ndarr
     """Finite features `(R, D)` of these rows."""
     if not callable(features):
         features = np.asarray(features)
-        if features.ndim != 2 or len(features) != len(names):
+        if features.ndim != 2 or len(features) != len(names) or not features.shape[1]:
             raise ValueError(
-                f"features has shape {features.shape} for {len(names)} items; give one row an item, (N, D)."
+                f"features has shape {features.shape} for {len(names)} items; give one row an item, (N, D), D from 1 up."
             )
         found = features[rows]
     else:

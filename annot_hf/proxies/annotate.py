@@ -9,17 +9,17 @@ A run that ends in any way, killed ones too, goes on when it is started again: n
 """
 
 import asyncio
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from annot_hf.data.agreement import pairwise_agreement
 from annot_hf.proxies.backend import Backend
+from annot_hf.proxies.budget import Budget
 from annot_hf.proxies.collect import collect
-from annot_hf.proxies.job import IDENTITY, Job, open_ledger
+from annot_hf.proxies.earlier import check_earlier, names_in
+from annot_hf.proxies.job import Job, open_ledger
 from annot_hf.proxies.ledger import Prices
 from annot_hf.proxies.log import LOG, AnswerLog, read_log
 from annot_hf.proxies.session import Session, now
@@ -68,6 +68,7 @@ def annotate(
     max_cost: float | None = None,
     prices: Prices | None = None,
     answers_as: str = "",
+    retry_rejected: bool = False,
 ) -> AnnotationReport:
     """Ask what was not asked yet, and write the votes of all answers so far.
 
@@ -81,27 +82,27 @@ def annotate(
         max_cost: Most that all answers in the folder may cost together (USD). Nothing is asked whose cost could exceed it,
             by the dearest answer so far; while no cost is known, one question is under way at a time.
         prices: What tokens cost, where the server does not report what an answer cost.
-        answers_as: Name under which the model answers, if it is another than the one that is asked for.
+        answers_as: Name under which the model answers, if it is another than the one that is asked for; later runs in the
+            folder know it.
+        retry_rejected: Ask again what the server rejected before.
 
     Raises:
         ValueError: A number is out of range, the folder holds another run, or a file in it was changed.
     """
-    for name, value, least in (("concurrency", concurrency, 1), ("attempts", attempts, 1)):
-        if value < least:
-            raise ValueError(f"{name} is {value}; give a whole number from {least} up.")
-    for name, value in (("rate", rate), ("max_cost", max_cost)):
-        if value is not None and not 0 < value < np.inf:
-            raise ValueError(f"{name} is {value}; give a positive number.")
+    check_pace(concurrency, rate, attempts, max_cost)
     out = Path(out)
-    facts = job.facts(backend)
+    facts = job.facts(backend.model, backend.revision, backend.max_tokens)
     with AnswerLog(out) as log:
-        ledger = open_ledger(job)
-        _check_earlier(out, facts)
-        session = Session(job, backend, log, ledger, prices or Prices(), max_cost, attempts, answers_as)
-        if (out / LOG).stat().st_size:
-            ledger.replay(read_log(out / LOG), session.accepts)
-        log.append({"kind": "run", "at": now()} | facts)
+        ledger = open_ledger(job, prices)
+        check_earlier(out, facts)
+        accepts = names_in(out, backend.model, answers_as)
+        ledger.replay(read_log(out / LOG), accepts)
+        if retry_rejected:
+            ledger.reopen_rejected()
+        session = Session(job, backend, log, ledger, Budget(max_cost, ledger), attempts, accepts)
+        log.append({"kind": "run", "at": now(), "answers_as": answers_as} | facts)
         asyncio.run(session.run(min(concurrency, backend.max_concurrency or concurrency), rate))
+        log.give_up_reserve()
         notes = session.notes()
         if log.torn:
             notes.append(
@@ -109,7 +110,13 @@ def annotate(
             )
         human = _human_agreement(job)
         extent = {"agreement": ledger.agreement, "human_agreement": human, "spent": round(ledger.spent, 6)}
-        collect(out, job.question, ledger, facts | extent | {"notes": notes})
+        try:
+            collect(out, job.question, ledger, facts | extent | {"notes": notes})
+        except OSError as error:
+            raise ValueError(
+                f"The votes of {out} cannot be written ({error.strerror or error}); {LOG} has every answer: free some room "
+                "and run again."
+            ) from None
     return AnnotationReport(
         out,
         ledger.counts(job.rows, len(job.annotators)),
@@ -122,18 +129,20 @@ def annotate(
     )
 
 
-def _check_earlier(out: Path, facts: Mapping[str, Any]) -> None:
-    """Refuse to go on with a run of something else."""
-    path = out / LOG
-    first = next(read_log(path), None) if path.stat().st_size else None
-    if first is None:
-        return
-    changed = [name for name in IDENTITY if first.get(name) != facts[name]]
-    if changed:
-        raise ValueError(
-            f"{out} holds a run of another {' and another '.join(changed)}; go on with what it was started with, or name "
-            "another folder."
-        )
+def check_pace(
+    concurrency: int, rate: float | None = None, attempts: int = ATTEMPTS, max_cost: float | None = None
+) -> None:
+    """Whether these numbers, as of `annotate`, are in range.
+
+    Raises:
+        ValueError: One is not.
+    """
+    for name, value in (("concurrency", concurrency), ("attempts", attempts)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}; give a whole number from 1 up.")
+    for name, value in (("rate", rate), ("max_cost", max_cost)):
+        if value is not None and not 0 < value < np.inf:
+            raise ValueError(f"{name} is {value}; give a positive number.")
 
 
 def _human_agreement(job: Job) -> float | None:

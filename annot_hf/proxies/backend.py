@@ -1,10 +1,12 @@
 """What a backend is: it takes questions with audio, and gives replies, or says why there are none."""
 
 import importlib
+import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Protocol
+from urllib.parse import urlsplit
 
 from annot_hf.data.questions import nearest
 
@@ -45,6 +47,7 @@ class Answer:
         model: Which model says it answered; "" where the server does not tell.
         revision: Which revision of it, if the server tells.
         refused: Whether the server marked the reply as refused or filtered.
+        cut: Whether the reply ends where it does for want of tokens.
         input_tokens: Tokens read, if the server reports them.
         output_tokens: Tokens written, if the server reports them.
         cost: What the server charged (USD), if it reports that.
@@ -54,6 +57,7 @@ class Answer:
     model: str = ""
     revision: str = ""
     refused: bool = False
+    cut: bool = False
     input_tokens: int | None = None
     output_tokens: int | None = None
     cost: float | None = None
@@ -66,6 +70,7 @@ class Backend(Protocol):
         model: Name of the model that is asked.
         revision: Revision that was asked for, or "".
         max_tokens: Most tokens of a reply.
+        timeout: Seconds (s) until an answer is given up, from the question to its last byte; None for never.
         batch_size: How many questions `ask` takes at a time.
         max_concurrency: How many calls of `ask` may be under way at a time; None for any number.
     """
@@ -73,6 +78,7 @@ class Backend(Protocol):
     model: str
     revision: str
     max_tokens: int
+    timeout: float | None
     batch_size: int
     max_concurrency: int | None
 
@@ -94,12 +100,15 @@ class Backend(Protocol):
 class Busy(Exception):  # noqa: N818 - it says what the server is
     """The server is overloaded, broken or slow: ask again, after `retry_after` seconds if it said so.
 
-    `body` is what it sent instead of an answer, where that cannot be read: it may have been paid for.
+    `paid` says that an answer may have been paid for all the same: it was cut off, came too late, or cannot be read;
+    `body` is then what there was of it.
     """
 
-    def __init__(self, reason: str, *, retry_after: float | None = None, body: str | None = None) -> None:
+    def __init__(
+        self, reason: str, *, retry_after: float | None = None, paid: bool = False, body: str | None = None
+    ) -> None:
         super().__init__(reason)
-        self.retry_after, self.body = retry_after, body
+        self.retry_after, self.paid, self.body = retry_after, paid, body
 
 
 class Rejected(Exception):  # noqa: N818
@@ -108,6 +117,58 @@ class Rejected(Exception):  # noqa: N818
 
 class Stopped(ValueError):  # noqa: N818
     """No question can be answered: a wrong key, address or model, or no credit; an error for the user."""
+
+
+class Key:
+    """A key from the environment, which nothing that is written down may hold.
+
+    Args:
+        name: Environment variable.
+        needed: Whether there must be one.
+
+    Raises:
+        ValueError: There is none, or it holds what no key does; the message has its name only.
+    """
+
+    def __init__(self, name: str, *, needed: bool) -> None:
+        self.value = os.environ.get(name, "").strip()
+        if needed and not self.value:
+            raise ValueError(f"The environment has no {name}; set it to your key.")
+        if not (self.value.isascii() and self.value.isprintable() and " " not in self.value):
+            raise ValueError(
+                f"{name} in the environment has a blank, a control character or one that is not ASCII; set it to the key "
+                "alone."
+            )
+
+    def mask(self, text: str) -> str:
+        """The text without the key, which some servers repeat."""
+        return text.replace(self.value, "[key]") if self.value else text
+
+    def mask_answer(self, answer: Answer) -> Answer:
+        """The answer without the key."""
+        return replace(
+            answer,
+            reply=None if answer.reply is None else self.mask(answer.reply),
+            model=self.mask(answer.model),
+            revision=self.mask(answer.revision),
+        )
+
+
+def check_address(base_url: str | None) -> None:
+    """Whether it is the address of a server, or None.
+
+    Raises:
+        ValueError: It is not; the message leaves it out, as it may hold a key.
+    """
+    if base_url is None:
+        return
+    try:
+        parts = urlsplit(base_url)
+        fits = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError("base_url is no address of a server; write it as http://host:port/v1.")
 
 
 def needs(name: str) -> ModuleType:
@@ -150,16 +211,8 @@ def make_backend(
     Raises:
         ValueError: There is no such backend, its library is missing, the environment has no key, or a number is out of range.
     """
-    if kind not in KINDS:
-        raise ValueError(f"backend is {kind!r}{nearest(kind, KINDS)}; use one of {', '.join(KINDS)}.")
-    for name, value in (("timeout", timeout), ("max_tokens", max_tokens), ("batch_size", batch_size)):
-        if not 0 < value < float("inf"):
-            raise ValueError(f"{name} is {value}; give a positive number.")
+    check_backend(kind, model, base_url=base_url, timeout=timeout, max_tokens=max_tokens, batch_size=batch_size)
     if kind == "local":
-        if base_url is not None:
-            raise ValueError(
-                f"base_url is {base_url!r} and backend is local, which has no address; leave one of them out."
-            )
         from annot_hf.proxies.local import LocalModel
 
         return LocalModel(model, batch_size=batch_size, max_tokens=max_tokens, revision=revision)
@@ -175,3 +228,23 @@ def make_backend(
         max_tokens=max_tokens,
         revision=revision,
     )
+
+
+def check_backend(
+    kind: str, model: str, *, base_url: str | None, timeout: float, max_tokens: int, batch_size: int
+) -> None:
+    """Whether there is such a backend, before any library, key or server is looked for; see `make_backend`.
+
+    Raises:
+        ValueError: There is none, or a value is out of range.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"backend is {kind!r}{nearest(kind, KINDS)}; use one of {', '.join(KINDS)}.")
+    if not model.strip():
+        raise ValueError("model is empty; give the name of the model that is asked.")
+    for name, value in (("timeout", timeout), ("max_tokens", max_tokens), ("batch_size", batch_size)):
+        if not 0 < value < float("inf"):
+            raise ValueError(f"{name} is {value}; give a positive number.")
+    if kind == "local" and base_url is not None:
+        raise ValueError("base_url is set and backend is local, which has no address; leave one of them out.")
+    check_address(base_url)

@@ -52,7 +52,7 @@ def collect(folder: Path, question: Question, ledger: Ledger, facts: Mapping[str
     if not (ledger.status == STATUSES.index("label")).any():
         return None
     votes = votes_of(question, ledger, facts["model"])
-    replies = pa.RecordBatchReader.from_batches(REPLIES, _replies(folder / LOG, facts["model"]))
+    replies = pa.RecordBatchReader.from_batches(REPLIES, _replies(folder / LOG, facts["model"], ledger))
     tokens = {"input_tokens": ledger.input_tokens, "output_tokens": ledger.output_tokens}
     write_annotations(folder, votes, replies, dict(facts) | {"statuses": ledger.counts(), **tokens})
     return votes
@@ -78,12 +78,19 @@ def annotator_name(model: str, index: int) -> str:
     return f"{model}#{index}"
 
 
-def _replies(path: Path, model: str) -> Iterator[pa.RecordBatch]:
-    """Everything that came of a question, in the order of the log, a block at a time."""
+def _replies(path: Path, model: str, ledger: Ledger) -> Iterator[pa.RecordBatch]:
+    """What came of each question in the end, in the order of the log, a block at a time."""
     rows: list[dict[str, Any]] = []
+    written = np.zeros(ledger.status.shape, dtype=bool)
     for record in read_log(path):
         if record["kind"] not in ("answer", "closed"):
             continue
+        place, ways = (ledger.row[record["item"]], record["annotator"]), (record["status"], record.get("would_be"))
+        status = STATUSES[ledger.status[place]] if ledger.status[place] >= 0 else ""
+        if status not in ways or written[place]:
+            continue  # it was asked again afterwards, or is there already
+        written[place] = True
+        record = record | {"status": status}
         row = {name: _text(record.get(name)) for name in REPLIES.names}
         row |= {"annotator": annotator_name(model, record["annotator"]), "model": row["model"] or model}
         rows.append(row)

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 
 from annot_hf.data.audio import audio_info
+from annot_hf.proxies.annotate import check_pace
+from annot_hf.proxies.earlier import check_earlier, names_in
 from annot_hf.proxies.job import Job, open_ledger
 from annot_hf.proxies.ledger import Prices
 from annot_hf.proxies.log import LOG, read_log
@@ -31,6 +33,7 @@ class Estimate:
         output_tokens: Tokens written.
         seconds: Time (s), at the concurrency and rate given.
         cost: USD; None where neither prices nor earlier answers tell.
+        without_transcript: Items without a transcript, whose annotators all have the instruction for audio alone.
         measured: Whether tokens, time and cost follow from answers that are there already; else from rules of thumb.
     """
 
@@ -41,6 +44,7 @@ class Estimate:
     output_tokens: float
     seconds: float
     cost: float | None
+    without_transcript: int
     measured: bool
 
     def rows(self) -> list[tuple[str, str, str]]:
@@ -50,6 +54,7 @@ class Estimate:
         return [
             ("questions to ask", f"{self.questions:,}", ""),
             ("questions done", f"{self.done:,}", ""),
+            ("items without transcript", f"{self.without_transcript:,}", "one instruction for all annotators"),
             ("audio to send", f"{self.audio_hours:,.2f} h", ""),
             ("tokens to read", f"{self.input_tokens:,.0f}", how),
             ("tokens to write", f"{self.output_tokens:,.0f}", how),
@@ -59,20 +64,40 @@ class Estimate:
 
 
 def estimate(
-    job: Job, out: str | Path, *, concurrency: int = 16, rate: float | None = None, prices: Prices | None = None
+    job: Job,
+    out: str | Path,
+    *,
+    model: str,
+    revision: str = "",
+    max_tokens: int = 64,
+    answers_as: str = "",
+    concurrency: int = 16,
+    rate: float | None = None,
+    prices: Prices | None = None,
 ) -> Estimate:
     """What is still to be asked for a job, and what that takes; nothing is asked and nothing written.
 
     Args:
         job: From `make_job`.
         out: Folder of the run, which may hold answers already: they then tell what an answer takes.
+        model: Model that would be asked.
+        revision: Its revision.
+        max_tokens: Most tokens of a reply.
+        answers_as: Another name under which it answers.
         concurrency: Questions under way at a time.
         rate: Most questions a second.
         prices: What tokens cost.
+
+    Raises:
+        ValueError: A number is out of range, or the folder holds another run.
     """
-    ledger, path, taken = open_ledger(job), Path(out) / LOG, {"answers": 0, "seconds": 0.0, "costs": 0}
+    check_pace(concurrency, rate)
+    out = Path(out)
+    # the revision of a local model is known once it is loaded
+    check_earlier(out, job.facts(model, revision, max_tokens), aside=() if revision else ("revision",))
+    ledger, path, taken = open_ledger(job, prices), out / LOG, {"answers": 0, "seconds": 0.0}
     if path.is_file():
-        ledger.replay(_counted(path, taken), lambda model: False)  # what another model answered is asked again
+        ledger.replay(_counted(path, taken), names_in(out, model, answers_as))
     answers = taken["answers"]
     open_ = ledger.open(job.rows, len(job.annotators))
     clips = _seconds(job)
@@ -88,8 +113,9 @@ def estimate(
         if prices is None or prices.input is None
         else ((prices.input * tokens[0] + prices.output * tokens[1]) / 1e6)
     )
-    if taken["costs"]:
-        cost = len(open_) * ledger.spent / taken["costs"]
+    priced = answers - ledger.unpriced
+    if priced > 0:
+        cost = len(open_) * ledger.spent / priced
     each = taken["seconds"] / answers if answers else SECONDS
     return Estimate(
         questions=len(open_),
@@ -99,6 +125,7 @@ def estimate(
         output_tokens=tokens[1],
         seconds=max(len(open_) * each / concurrency, len(open_) / rate if rate else 0.0),
         cost=cost,
+        without_transcript=job.without_transcript,
         measured=bool(answers),
     )
 
@@ -109,7 +136,6 @@ def _counted(path: Path, taken: dict[str, float]) -> Iterator[dict[str, Any]]:
         if record["kind"] == "answer":
             taken["answers"] += 1
             taken["seconds"] += record["seconds"]
-            taken["costs"] += record["cost"] is not None
         yield record
 
 

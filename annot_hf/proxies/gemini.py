@@ -1,11 +1,9 @@
 """Gemini, through Google's own client; arXiv 2601.14620 asked Gemini 2.5 Pro."""
 
-import json
-import os
 from collections.abc import Sequence
 from typing import Any
 
-from annot_hf.proxies.backend import Answer, Ask, Busy, Rejected, Stopped, needs
+from annot_hf.proxies.backend import Answer, Ask, Busy, Key, Rejected, Stopped, check_address, needs
 from annot_hf.proxies.openai_server import LONGEST_BODY, retry_after
 
 KEY = "GEMINI_API_KEY"
@@ -42,10 +40,9 @@ class Gemini:
     ) -> None:
         genai = needs("google.genai")
         self.types, self.errors, self.httpx = genai.types, needs("google.genai.errors"), needs("httpx2")
-        self._key = os.environ.get(key_name)
-        if not self._key:
-            raise ValueError(f"The environment has no {key_name}; set it to your key.")
-        self.model, self.revision, self.max_tokens = model, revision, max_tokens
+        check_address(base_url)
+        self.key = Key(key_name, needed=True)
+        self.model, self.revision, self.max_tokens, self.timeout = model, revision, max_tokens, timeout
         options = self.types.HttpOptions(
             base_url=base_url,
             timeout=round(timeout * 1000),
@@ -53,7 +50,7 @@ class Gemini:
             # named, or the client would take aiohttp where that happens to be installed, whose errors are others
             httpx_async_client=self.httpx.AsyncClient(timeout=timeout),
         )
-        self.client = genai.Client(api_key=self._key, vertexai=False, http_options=options)
+        self.client = genai.Client(api_key=self.key.value, vertexai=False, http_options=options)
 
     async def ask(self, asks: Sequence[Ask]) -> list[Answer]:
         """See `Backend.ask`."""
@@ -72,11 +69,12 @@ class Gemini:
         except self.errors.APIError as error:
             raise self._failure(error) from None
         except (self.httpx.HTTPError, TimeoutError, OSError) as error:
-            raise Busy(f"{type(error).__name__}: {self._safe(str(error))}") from None
-        except (json.JSONDecodeError, self.errors.UnknownApiResponseError, ValueError, TypeError) as error:
-            shown = self._safe(str(error))[:LONGEST_BODY]
-            raise Busy(f"the body is no generateContent response ({type(error).__name__})", body=shown) from None
-        return [_answer(found)]
+            reached = not isinstance(error, self.httpx.ConnectError | self.httpx.ConnectTimeout)
+            raise Busy(f"{type(error).__name__}: {self.key.mask(str(error))}", paid=reached) from None
+        except (self.errors.UnknownApiResponseError, ValueError, TypeError, RecursionError) as error:
+            shown, name = self.key.mask(str(error))[:LONGEST_BODY], type(error).__name__
+            raise Busy(f"the body is no generateContent response ({name})", paid=True, body=shown) from None
+        return [self.key.mask_answer(_answer(found))]
 
     async def close(self) -> None:
         """See `Backend.close`."""
@@ -84,8 +82,8 @@ class Gemini:
 
     def _failure(self, error: Any) -> Exception:
         """What an HTTP status means for the questions."""
-        status, said = error.code, self._safe(str(error.message))[:300]
-        if status in (401, 403, 404) or (status == 400 and "api key" in said.lower()):
+        status, said = error.code, self.key.mask(str(error.message))[:300]
+        if status in (401, 402, 403, 404) or (status == 400 and "api key" in said.lower()):
             return Stopped(
                 f"Gemini answers {status} to a question for model {self.model!r} ({said}); check the key and the name of the "
                 "model."
@@ -94,9 +92,6 @@ class Gemini:
             return Rejected(f"{status}: {said}")
         headers = getattr(error.response, "headers", None) or {}
         return Busy(f"{status}: {said}", retry_after=retry_after(headers))
-
-    def _safe(self, text: str) -> str:
-        return text.replace(self._key, "[key]")
 
 
 def _answer(found: Any) -> Answer:
@@ -113,6 +108,7 @@ def _answer(found: Any) -> Answer:
         model=found.model_version or "",
         revision=found.model_version or "",
         refused=blocked or finish in _BLOCKED,
+        cut=finish == "MAX_TOKENS",
         input_tokens=None if usage is None else usage.prompt_token_count,
         output_tokens=sum(count or 0 for count in written) if any(count is not None for count in written) else None,
     )

@@ -10,11 +10,10 @@ import pandas as pd
 
 from annot_hf.data.export import ExportedCorpus
 from annot_hf.data.questions import Question, nearest
-from annot_hf.proxies.backend import Backend
-from annot_hf.proxies.ledger import Ledger
+from annot_hf.proxies.ledger import Ledger, Prices
 from annot_hf.proxies.parsing import Parsing, ambiguous_labels
 from annot_hf.proxies.plan import SimulatedAnnotator, make_plan
-from annot_hf.proxies.prompts import Prompt, Prompts
+from annot_hf.proxies.prompts import Prompt, Prompts, clean_transcript
 
 # what a run is: going on with another one in the same folder is refused
 IDENTITY = ("corpus_digest", "question", "plan", "model", "revision", "prompts", "parsing", "seed", "max_tokens")
@@ -46,22 +45,28 @@ class Job:
     seed: int = 0
     max_seconds: float = 30.0
 
-    def facts(self, backend: Backend) -> dict[str, Any]:
+    def facts(self, model: str, revision: str, max_tokens: int) -> dict[str, Any]:
         """What the run is, as JSON holds it; no address and no key."""
         return {
             "corpus": self.corpus.name,
             "corpus_digest": self.corpus.digest,
             "question": self.question.to_dict(),
             "plan": self.plan,
-            "backend": type(backend).__name__,
-            "model": backend.model,
-            "revision": backend.revision,
+            "model": model,
+            "revision": revision,
             "prompts": self.prompts.digest,
             "parsing": self.parsing,
             "seed": self.seed,
-            "max_tokens": backend.max_tokens,
+            "max_tokens": max_tokens,
             "annotators": [asdict(one) for one in self.annotators],
         }
+
+    @property
+    def without_transcript(self) -> int:
+        """Items that are asked about and have no transcript: all their annotators have the instruction for audio alone."""
+        if "text" not in self.corpus.items:
+            return len(self.rows)
+        return sum(not clean_transcript(text)[0] for text in self.corpus.items["text"].iloc[self.rows])
 
     def prompt(self, row: int, annotator: int) -> Prompt:
         """What is said to an annotator about an item."""
@@ -113,6 +118,10 @@ def make_job(
             f"Question {name!r} is {kind}, and an annotator is asked for one label; name another question."
         )
     alike = ambiguous_labels(asked.labels)
+    if alike and not alike[1]:
+        raise ValueError(
+            f"Label {alike[0]!r} of question {name!r} is punctuation only, which no reply names; rename it."
+        )
     if alike:
         raise ValueError(
             f"Labels {alike[0]!r} and {alike[1]!r} of question {name!r} differ in case or punctuation only, which a reply "
@@ -120,6 +129,10 @@ def make_job(
         )
     if parsing not in get_args(Parsing):
         raise ValueError(f"parsing is {parsing!r}; use strict or published.")
+    if not 0 < max_seconds < np.inf:
+        raise ValueError(f"max_seconds is {max_seconds}; give a positive number of seconds.")
+    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
+        raise ValueError(f"seed is {seed!r}; give a whole number from 0 up.")
     have = sorted(corpus.items["split"].unique())
     for split in splits:
         if split not in have:
@@ -144,8 +157,8 @@ def make_job(
     )
 
 
-def open_ledger(job: Job) -> Ledger:
+def open_ledger(job: Job, prices: Prices | None = None) -> Ledger:
     """A ledger of the whole corpus in which nothing was asked."""
     names = job.corpus.items["item"].tolist()
     counts = job.corpus.votes.counts(job.question.name, items=names).astype(np.float64)
-    return Ledger(names, counts / counts.sum(1, keepdims=True).clip(1e-12))
+    return Ledger(names, counts / counts.sum(1, keepdims=True).clip(1e-12), prices or Prices())

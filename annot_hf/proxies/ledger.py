@@ -1,16 +1,17 @@
 """What was asked, what came of it, and what it cost: a few bytes a question, rebuilt from the log when a run goes on."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from annot_hf.proxies.backend import Answer
 from annot_hf.proxies.plan import MOST
 
-# What may come of a question. Only "label" is a vote; the two last are asked again when the run goes on.
-STATUSES = ("label", "refusal", "off-list", "echo", "empty", "rejected", "wrong-model", "failed")
+# What may come of a question. Only "label" is a vote. After the first six, it is asked again when the run goes on: a clip
+# that could not be read here was never "sent", another model answered, or nobody did.
+STATUSES = ("label", "refusal", "off-list", "echo", "empty", "rejected", "not sent", "wrong-model", "failed")
 SETTLED = STATUSES[:6]
 _OPEN, _ASKED = -1, -2
 
@@ -33,13 +34,12 @@ class Prices:
                 f"Prices are {self.input} and {self.output}; give both, USD per million tokens read and written, 0 or more."
             )
 
-    def of(self, answer: Answer) -> float | None:
-        """What an answer cost (USD): as reported, else by its tokens, else unknown."""
-        if answer.cost is not None:
-            return answer.cost
-        if self.input is None or answer.input_tokens is None or answer.output_tokens is None:
-            return None
-        return (self.input * answer.input_tokens + self.output * answer.output_tokens) / 1e6
+    def of(self, answer: Mapping[str, Any]) -> float | None:
+        """What an answer in the log cost (USD): as the server reported, else by its tokens, else unknown."""
+        read, written = answer.get("input_tokens"), answer.get("output_tokens")
+        if answer.get("cost") is not None or self.input is None or read is None or written is None:
+            return answer.get("cost")
+        return (self.input * read + self.output * written) / 1e6
 
 
 @dataclass
@@ -49,6 +49,7 @@ class Ledger:
     Args:
         items: Names of all items of the corpus `(N,)`.
         human: Fractions of the human votes `(N, K)`; a zero row where nobody voted.
+        prices: What tokens cost, for answers whose cost the server did not report.
 
     Attributes:
         status: Index into `STATUSES` `(N, A)`; -1 where a question is open, -2 where it is under way.
@@ -56,20 +57,25 @@ class Ledger:
         spent: What answers cost so far (USD), as far as it is known.
         dearest: The dearest answer (USD); None while no cost is known.
         unpriced: Answers whose cost is not known.
-        unreadable: Bodies that were no answer, and may have been paid for.
+        lost: Tries whose answer was cut off, came too late or was unreadable, and may have been paid for.
+        repeated: Records of a question that had come to an end before, which count nowhere.
+        reasons: How often the server rejected a question, by what it said.
         cut: Items whose transcript was cut `(N,)`.
         cut_off: Questions that were under way when earlier runs were killed.
     """
 
     items: Sequence[str]
     human: np.ndarray
+    prices: Prices = field(default_factory=Prices)
     status: np.ndarray = field(init=False)
     label: np.ndarray = field(init=False)
     cut: np.ndarray = field(init=False)
     spent: float = 0.0
     dearest: float | None = None
     unpriced: int = 0
-    unreadable: int = 0
+    lost: int = 0
+    repeated: int = 0
+    reasons: Counter[str] = field(default_factory=Counter)
     cut_off: int = 0
     input_tokens: int = 0
     output_tokens: int = 0
@@ -106,8 +112,10 @@ class Ledger:
             if record["kind"] == "asked":
                 self.cut_off += self.status[place] == _ASKED  # by the run before
                 self.status[place] = _ASKED
-            elif record["kind"] == "unreadable":
-                self.unreadable += 1
+            elif record["kind"] == "lost":
+                self.lost += 1
+            elif 0 <= self.status[place] < len(SETTLED):
+                self.repeated += 1
             else:
                 status = record["status"]
                 if status == "wrong-model" and accepts(record["model"]):
@@ -131,13 +139,20 @@ class Ledger:
         self.cut[row] |= record.get("transcript_cut", False)
         self.input_tokens += record.get("input_tokens") or 0
         self.output_tokens += record.get("output_tokens") or 0
+        if status == "rejected":
+            self.reasons[record.get("reason", "")] += 1
         if record["kind"] == "answer":
-            cost = record.get("cost")
+            cost = self.prices.of(record)
             if cost is None:
                 self.unpriced += 1
             else:
                 self.spent += cost
                 self.dearest = max(cost, self.dearest or 0.0)
+
+    def reopen_rejected(self) -> None:
+        """Have the questions asked again that the server rejected."""
+        self.status[self.status == STATUSES.index("rejected")] = _OPEN
+        self.reasons.clear()
 
     def open(self, rows: np.ndarray, annotators: int) -> np.ndarray:
         """Questions still to be asked `(Q, 2)`: row and annotator, item by item."""

@@ -35,6 +35,7 @@ class LocalModel:
     """
 
     max_concurrency = 1
+    timeout = None
 
     def __init__(self, model: str, *, batch_size: int = 8, max_tokens: int = 64, revision: str = "") -> None:
         self.model, self.batch_size, self.max_tokens = model, batch_size, max_tokens
@@ -66,6 +67,9 @@ class LocalModel:
             pad_token_id=self.processor.tokenizer.pad_token_id,
             eos_token_id=tokens.eos_token_id or self.processor.tokenizer.eos_token_id,
         )
+
+        ends = self._generation.eos_token_id
+        self._ends = torch.tensor(ends if isinstance(ends, list) else [ends]).to(self.lalm.device)
 
     async def ask(self, asks: Sequence[Ask]) -> list[Answer]:
         """See `Backend.ask`."""
@@ -111,6 +115,7 @@ class LocalModel:
             Answer(
                 reply,
                 revision=self.revision,
+                cut=not bool(torch.isin(written[row], self._ends).any()),
                 input_tokens=int(batch["attention_mask"][row].sum()),
                 output_tokens=int((written[row] != self._generation.pad_token_id).sum()),
             )

@@ -66,8 +66,12 @@ class AnswerLog:
 
     def __exit__(self, *_: object) -> None:
         os.close(self._file)
-        (self.folder / RESERVE).unlink(missing_ok=True)
+        self.give_up_reserve()
         self._lock.release()
+
+    def give_up_reserve(self) -> None:
+        """Let others have the room that was kept: nothing more is asked."""
+        (self.folder / RESERVE).unlink(missing_ok=True)
 
     def append(self, record: Mapping[str, Any]) -> None:
         """Write one record.
@@ -84,7 +88,7 @@ class AnswerLog:
             if error.errno not in _FULL or self.full:
                 raise
             self.full = True
-            (self.folder / RESERVE).unlink(missing_ok=True)
+            self.give_up_reserve()
             try:
                 self._write(data)
             except OSError:
@@ -158,10 +162,10 @@ def read_log(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
             try:
                 yield record_of(line[:-1])
             except ValueError as error:
-                raise ValueError(
-                    f"{os.fspath(path)}, line {number}: {error}; restore the log, or take the line out to have the question "
-                    "asked again."
-                ) from None
+                fix = (
+                    "restore the log" if number == 1 else "restore it, or take it out to have the question asked again"
+                )
+                raise ValueError(f"{os.fspath(path)}, line {number}: {error}; {fix}.") from None
 
 
 def line_of(record: Mapping[str, Any]) -> str:

@@ -4,18 +4,17 @@ import base64
 import email.utils
 import functools
 import json
-import math
-import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from annot_hf.proxies.backend import Answer, Ask, Busy, Rejected, Stopped, needs
+from annot_hf.proxies.backend import Answer, Ask, Busy, Key, Rejected, Stopped, check_address, needs
 
 KEY = "OPENAI_API_KEY"
 LONGEST_BODY = 2000  # characters kept of a body that is no answer
 _REJECTING = (400, 413, 415, 422)  # what a server says of a question that it will never take
-_STOPPING = (401, 403, 404)
+_STOPPING = (401, 402, 403, 404)
+_LARGEST = 10**9  # tokens, or USD, of one answer: more is no report
 
 
 class OpenAIServer:
@@ -28,12 +27,12 @@ class OpenAIServer:
         model: Name of the model on the server.
         base_url: Address such as "http://127.0.0.1:8000/v1"; that of OpenAI when None.
         key_name: Environment variable that holds the key. A server of one's own may do without.
-        timeout: Seconds (s) until an answer is given up.
+        timeout: Seconds (s) until an answer is given up, from the question to its last byte.
         max_tokens: Most tokens of a reply.
         revision: Revision of the model, for the record; the protocol has no way to ask for one.
 
     Raises:
-        ValueError: The library is not installed, or OpenAI itself is asked without a key.
+        ValueError: The library is not installed, the address is none, or OpenAI itself is asked without a key.
     """
 
     batch_size = 1
@@ -49,21 +48,13 @@ class OpenAIServer:
         max_tokens: int = 64,
         revision: str = "",
     ) -> None:
-        self.library = needs("openai")
-        self._key = os.environ.get(key_name)
-        if not self._key and base_url is None:
-            raise ValueError(
-                f"The environment has no {key_name}; set it to your key, or name a server with --base-url."
-            )
-        self.model, self.revision, self.max_tokens = model, revision, max_tokens
-        try:
-            self.client = self.library.AsyncOpenAI(
-                api_key=self._key or "none", base_url=base_url, timeout=timeout, max_retries=0
-            )
-        except Exception as error:  # of several kinds, depending on what is wrong with the address
-            raise ValueError(
-                f"base_url is {base_url!r}, which is no address ({error}); write it as http://host:port/v1."
-            ) from None
+        self.library, self.http = needs("openai"), needs("httpx2")
+        check_address(base_url)
+        self.key = Key(key_name, needed=base_url is None)
+        self.model, self.revision, self.max_tokens, self.timeout = model, revision, max_tokens, timeout
+        self.client = self.library.AsyncOpenAI(
+            api_key=self.key.value or "none", base_url=base_url, timeout=timeout, max_retries=0
+        )
 
     async def ask(self, asks: Sequence[Ask]) -> list[Answer]:
         """See `Backend.ask`."""
@@ -91,12 +82,16 @@ class OpenAIServer:
         except openai.APIStatusError as error:
             raise self._failure(error) from None
         except openai.APIConnectionError as error:  # a time-out too
-            raise Busy(f"{type(error).__name__}: {self._safe(str(error.__cause__ or error))}") from None
+            cause = error.__cause__ or error
+            reached = not isinstance(cause, self.http.ConnectError | self.http.ConnectTimeout)
+            raise Busy(f"{type(cause).__name__}: {self.key.mask(str(cause))}", paid=reached) from None
+        except (self.http.HTTPError, UnicodeDecodeError) as error:  # while the body comes
+            raise Busy(f"{type(error).__name__}: {self.key.mask(str(error))}", paid=True) from None
         try:
-            return [read_completion(json.loads(body))]
-        except (ValueError, TypeError, KeyError, AttributeError) as error:
-            shown = self._safe(body[:LONGEST_BODY])
-            raise Busy(f"the body is no chat completion ({type(error).__name__})", body=shown) from None
+            return [self.key.mask_answer(read_completion(json.loads(body)))]
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
+            shown = self.key.mask(body)[:LONGEST_BODY]
+            raise Busy(f"the body is no chat completion ({type(error).__name__})", paid=True, body=shown) from None
 
     async def close(self) -> None:
         """See `Backend.close`."""
@@ -105,7 +100,7 @@ class OpenAIServer:
     def _failure(self, error: Any) -> Exception:
         """What an HTTP status means for the questions."""
         said = error.body.get("message") if isinstance(error.body, Mapping) else None
-        status, said = error.status_code, self._safe(str(said or error.message))[:300]
+        status, said = error.status_code, self.key.mask(str(said or error.message))[:300]
         if status == 429 and error.code == "insufficient_quota":
             return Stopped(f"The server says that the account has no credit left ({said}); add some and run again.")
         if status in _STOPPING:
@@ -116,10 +111,6 @@ class OpenAIServer:
         if status in _REJECTING:
             return Rejected(f"{status}: {said}")
         return Busy(f"{status}: {said}", retry_after=retry_after(error.response.headers))
-
-    def _safe(self, text: str) -> str:
-        """The text without the key, which some servers repeat."""
-        return text.replace(self._key, "[key]") if self._key else text
 
 
 def read_completion(body: Mapping[str, Any]) -> Answer:
@@ -146,11 +137,12 @@ def read_completion(body: Mapping[str, Any]) -> Answer:
         reply,
         model=str(body.get("model") or ""),
         revision=str(body.get("system_fingerprint") or ""),
+        cut=choice.get("finish_reason") == "length",
         refused=bool(message.get("refusal")) or choice.get("finish_reason") == "content_filter",
         input_tokens=_count(usage.get("prompt_tokens")),
         output_tokens=_count(usage.get("completion_tokens")),
         cost=float(cost)
-        if isinstance(cost, int | float) and not isinstance(cost, bool) and 0 <= cost < math.inf
+        if isinstance(cost, int | float) and not isinstance(cost, bool) and 0 <= cost <= _LARGEST
         else None,
     )
 
@@ -178,4 +170,4 @@ def _encoded(audio: bytes) -> str:
 
 
 def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST else None

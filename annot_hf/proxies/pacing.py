@@ -1,4 +1,4 @@
-"""When the next question may go out: a rate, pauses that the server asks for, and a cap on what is spent."""
+"""When the next question may go out: a rate, and pauses that the server asks for."""
 
 import time
 from collections.abc import Awaitable, Callable

@@ -13,7 +13,7 @@ _FRAME = re.compile(
     r"^(?:(?:the\s+)?(?:final\s+)?(?:answer|label|emotion|response)\s*(?::|=|\bis\b)\s*)?(?P<core>.*?)$",
     re.IGNORECASE | re.DOTALL,
 )
-_EDGES = " \t\r\n\"'`*_.,;:!()[]{}<>“”‘’«»"  # no minus: "-1" is a label of its own
+_EDGES = " \t\r\n\"'`*_.,;:!?()[]{}<>“”‘’«»„。、，！？：；「」『』"  # no minus: "-1" is a label of its own
 _REFUSAL = re.compile(
     r"\b(?:i(?:'m| am)\s+(?:sorry|unable|not able)|i\s+(?:can(?:'t|not| not)|could(?:n't| not)|won't|will not)|unable to|"
     r"cannot\s+(?:answer|determine|assist|help|process|hear)|as an ai|not (?:able|allowed) to|no audio)\b",
@@ -23,7 +23,7 @@ _ECHO = 40  # characters in a row that stand in the prompt too
 
 
 def parse_reply(
-    reply: str | None, labels: Sequence[str], *, prompt: str = "", parsing: Parsing = "strict"
+    reply: str | None, labels: Sequence[str], *, prompt: str = "", parsing: Parsing = "strict", cut: bool = False
 ) -> tuple[Kind, int]:
     """What kind of reply it is, and the index of its label, -1 if it is none.
 
@@ -38,6 +38,7 @@ def parse_reply(
         labels: Labels of the question.
         prompt: What it was asked; a reply that repeats 40 characters of it or more is an "echo", unless it is a label.
         parsing: Which rule.
+        cut: Whether the reply ended for want of tokens: what is the beginning of another label is then no label.
 
     Returns:
         Kind, and label index or -1.
@@ -55,7 +56,8 @@ def parse_reply(
     for text in (reply, core):
         found = known.get(_plain(text))
         if found is not None:
-            return "label", found
+            longer = any(label != _plain(text) and label.startswith(_plain(text)) for label in known)
+            return ("off-list", -1) if cut and longer else ("label", found)
     whole = _plain(reply)
     contained = next((index for label, index in known.items() if label in whole), None)
     if parsing == "published" and contained is not None:

@@ -22,7 +22,11 @@ AUDIO_ONLY = "audio-only"
 LONGEST = 1000  # characters of a transcript: a longer one is cut, and counted
 _FILES = ("system.txt.j2", "user.txt.j2", "instructions.yaml")
 # what could end the part that holds the transcript, or pass for a control token of a chat template
-_CONTROL = re.compile(r"<\s*/?\s*transcript[^>]*>|<\|[^|<>]{0,40}\|>|</?s>|\[/?INST\]", re.IGNORECASE)
+_CONTROL = re.compile(
+    r"<\s*/?\s*transcript\b\s*>?|<\|[^|<>]{0,40}\|>|</?s>|<</?SYS>>|</?\w+_\w+>|"
+    r"\[/?(?:INST|(?:BEGIN_|END_)?AUDIO|[A-Z]+_[A-Z_]+)\]",
+    re.IGNORECASE,
+)
 
 
 @dataclass(frozen=True)
@@ -32,11 +36,13 @@ class Prompt:
     Attributes:
         system: The system message.
         user: The user message.
+        instruction: Name of the wording that it has: the annotator's, or "audio-only" where there is no transcript.
         cut: Whether the transcript was cut to `LONGEST` characters.
     """
 
     system: str
     user: str
+    instruction: str
     cut: bool = False
 
     @property
@@ -92,15 +98,16 @@ class Prompts:
             ValueError: A template uses a variable that there is not.
         """
         said, cut = clean_transcript(transcript)
+        wording = instruction if said else AUDIO_ONLY
         values = {
-            "instruction": self._wording[instruction if said else AUDIO_ONLY],
+            "instruction": self._wording[wording],
             "question": question.prompt or question.name,
             "labels": list(question.labels),
             "transcript": said,
             "speaker": clean_transcript(speaker)[0] or None,
         }
         try:
-            return Prompt(self._system.render(values).strip(), self._user.render(values).strip(), cut)
+            return Prompt(self._system.render(values).strip(), self._user.render(values).strip(), wording, cut)
         except jinja2.TemplateError as error:
             raise ValueError(f"{self.folder}: a prompt cannot be filled in ({error}); correct the template.") from error
 

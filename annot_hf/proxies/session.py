@@ -6,11 +6,11 @@ import hashlib
 import io
 import json
 import logging
-import re
 import signal
 import time
 import zlib
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
@@ -21,8 +21,9 @@ from tqdm.auto import tqdm
 
 from annot_hf.data.audio import AudioError, AudioLimits, load_audio
 from annot_hf.proxies.backend import Answer, Ask, Backend, Busy, Rejected, Stopped
+from annot_hf.proxies.budget import Budget
 from annot_hf.proxies.job import IDENTITY, Job
-from annot_hf.proxies.ledger import Ledger, Prices
+from annot_hf.proxies.ledger import Ledger
 from annot_hf.proxies.log import AnswerLog, line_of
 from annot_hf.proxies.pacing import LONGEST_PAUSE, Pacer, waiting
 from annot_hf.proxies.parsing import parse_reply
@@ -32,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 RATE = 16_000  # Hz of the audio that is sent
 LONGEST_REPLY = 10_000  # characters of a reply that are read and kept
-PATIENCE = 20  # questions in a row that the server may reject, from the first, before the run stops
+PATIENCE = 20  # questions in a row that may be rejected, by the server or here, before the run stops
 
 
 def as_sent(source: Any, max_seconds: float) -> bytes:
@@ -54,10 +55,9 @@ class Session:
         backend: Whom to ask.
         log: Where everything is written down at once.
         ledger: State of every question, as far as the log tells.
-        prices: What tokens cost.
-        max_cost: Most that all answers may cost together (USD).
+        budget: What may be spent.
         attempts: Tries of one question.
-        answers_as: Another name under which the model answers.
+        accepts: Says of a model's name whether it is the one that is asked.
 
     Attributes:
         stopped: Why it ended before everything was asked; "" if it did not.
@@ -70,20 +70,19 @@ class Session:
         backend: Backend,
         log: AnswerLog,
         ledger: Ledger,
-        prices: Prices,
-        max_cost: float | None,
+        budget: Budget,
         attempts: int,
-        answers_as: str,
+        accepts: Callable[[str], bool],
     ) -> None:
-        self.job, self.backend, self.log, self.ledger, self.prices = job, backend, log, ledger, prices
-        self.max_cost, self.attempts, self.answers_as = max_cost, attempts, answers_as
+        self.job, self.backend, self.log, self.ledger = job, backend, log, ledger
+        self.budget, self.attempts, self.accepts = budget, attempts, accepts
         self.stopped, self.asked = "", 0
         self.unsaved: list[Mapping[str, Any]] = []
-        self.under_way = self.failed_in_a_row = self.rejected = 0
-        self.answered = False
-        self.identity = hashlib.sha256(
-            json.dumps({name: job.facts(backend)[name] for name in IDENTITY}, sort_keys=True).encode()
-        ).hexdigest()
+        self.under_way = 0
+        self.in_a_row: Counter[str] = Counter()  # questions since the last answer, by what came of them instead
+        facts = job.facts(backend.model, backend.revision, backend.max_tokens)
+        identity = json.dumps({name: facts[name] for name in IDENTITY}, sort_keys=True)
+        self.identity = hashlib.sha256(identity.encode()).hexdigest()
         self.audio = functools.lru_cache(maxsize=8)(self._audio)
 
     async def run(self, concurrency: int, rate: float | None) -> None:
@@ -122,28 +121,20 @@ class Session:
         self.stopped = self.stopped or reason
         self.stopping.set()
 
-    def accepts(self, model: str) -> bool:
-        """Whether an answer by a model of this name is one of the model that was asked.
-
-        It may have its name, that of a dated version or a revision of it, or the last part of its path; a server that does
-        not tell is believed.
-        """
-        asked = self.backend.model
-        return (
-            model in ("", asked, self.answers_as or asked)
-            or re.fullmatch(rf"{re.escape(asked)}((-preview|-exp|-latest)?(-\d[\d-]*)?|@[^/]+)", model) is not None
-            or asked.rstrip("/").endswith(f"/{model}")
-            or model.rstrip("/").endswith(f"/{asked}")
-        )
-
     def notes(self) -> list[str]:
         """What should be known beside the counts."""
-        ledger = self.ledger
+        ledger, alone = self.ledger, self.job.without_transcript
         said = {
             f"{int(ledger.cut.sum())} transcripts were cut to the {LONGEST} characters that a prompt takes.": ledger.cut.any(),
             f"{ledger.cut_off} questions were under way when earlier runs were killed; they were asked again under the same "
             "Idempotency-Key, and may have been paid for twice.": ledger.cut_off,
-            f"{ledger.unreadable} bodies were no answer; they are in the log, and may have been paid for.": ledger.unreadable,
+            f"{ledger.lost} answers were cut off, too late or unreadable; they may have been paid for.": ledger.lost,
+            f"{ledger.repeated} records of the log repeat a question that was settled before; they count nowhere.": (
+                ledger.repeated
+            ),
+            _rejections(ledger): ledger.reasons,
+            f"{alone} of {len(self.job.rows)} items have no transcript: all their annotators have the instruction for audio "
+            "alone, and only the temperature differs.": alone,
             f"The cost of {ledger.unpriced} answers is not known: the server does not report it, and no prices were given.": (
                 ledger.unpriced and ledger.dearest is not None
             ),
@@ -170,8 +161,10 @@ class Session:
 
     async def _take_turns(self, todo: Iterator[list[tuple[int, int]]], concurrency: int) -> None:
         while not self.stopped:
-            while not self._affordable():
-                if self.stopped or not self.under_way:
+            while not self.budget.allows(self.backend.batch_size, self.under_way):
+                if not self.under_way:
+                    self.stop(self.budget.reason)
+                if self.stopped:
                     return
                 await self._sleep(0.01)
             batch = next(todo, None)
@@ -183,25 +176,6 @@ class Session:
             finally:
                 self.under_way -= len(batch)
 
-    def _affordable(self) -> bool:
-        """Whether one more question fits under the cap, whatever comes of those under way."""
-        if self.max_cost is None:
-            return True
-        ledger = self.ledger
-        if ledger.unpriced:
-            self.stop("the cost of an answer is not known, and there is a cap; give --input-price and --output-price")
-            return False
-        if ledger.dearest is None:
-            return self.under_way == 0
-        could = ledger.spent + (self.under_way + ledger.unreadable + self.backend.batch_size) * ledger.dearest
-        if could <= self.max_cost:
-            return True
-        if not self.under_way:
-            self.stop(
-                f"the next question could cost more than the cap of {self.max_cost:g} USD ({ledger.spent:.4f} spent)"
-            )
-        return False
-
     async def _ask(self, places: list[tuple[int, int]], concurrency: int) -> None:
         """Ask one batch, try again while the server is busy, and write down what comes of it."""
         asks, prompts = [], []
@@ -210,7 +184,8 @@ class Session:
             try:
                 asks.append(self._make(row, annotator, prompt))
             except AudioError as error:
-                self._close(row, annotator, "rejected", str(error), prompt, tried=0)
+                self._close(row, annotator, "not sent", str(error), prompt, tried=0)
+                self._count("not sent", 1, PATIENCE, f"clips could not be read here, the last one: {error}")
                 continue
             prompts.append((row, annotator, prompt))
         if not asks:
@@ -244,46 +219,47 @@ class Session:
         except Busy as error:
             for row, annotator, prompt in prompts:
                 self._close(row, annotator, "failed", str(error), prompt, tried=tries)
-            self.failed_in_a_row += len(asks)
-            if self.failed_in_a_row >= max(3, concurrency):
-                self.stop(
-                    f"the server failed at {self.failed_in_a_row} questions in a row, the last time with: {error}"
-                )
+            self._count("failed", len(asks), max(3, concurrency), f"questions failed, the last one with: {error}")
             return
         except Rejected as error:
             for row, annotator, prompt in prompts:
                 self._close(row, annotator, "rejected", str(error), prompt, tried=tries)
-            self.rejected += len(asks)
-            if self.rejected >= PATIENCE and not self.answered:
-                self.stop(f"the server rejected the first {self.rejected} questions, the last one with: {error}")
+            self._count(
+                "rejected",
+                len(asks),
+                max(PATIENCE, concurrency),
+                f"questions were rejected by the server, the last one with: {error} (--retry-rejected asks them again)",
+            )
             return
         except Stopped as error:
             for row, annotator, prompt in prompts:
                 self._close(row, annotator, "failed", str(error), prompt, tried=tries)
             self.stop(str(error))
             return
-        self.failed_in_a_row, self.answered = 0, True
+        self.in_a_row.clear()
         seconds = (time.monotonic() - started) / len(asks)
         for (row, annotator, prompt), ask, answer in zip(prompts, asks, answers, strict=True):
             self._take(row, annotator, prompt, ask, answer, seconds, tries)
 
+    def _count(self, kind: str, questions: int, most: int, said: str) -> None:
+        """Stop when too many questions in a row came to nothing in the same way."""
+        self.in_a_row[kind] += questions
+        if self.in_a_row[kind] >= most:
+            self.stop(f"{self.in_a_row[kind]} in a row: {said}")
+
     async def _answers(self, asks: list[Ask]) -> list[Answer]:
         """Ask once; a pause that the server wants is everybody's."""
         try:
-            return await self.backend.ask(asks)
+            try:
+                async with asyncio.timeout(self.backend.timeout):  # the library's own is one between two bytes
+                    return await self.backend.ask(asks)
+            except TimeoutError:
+                raise Busy(f"no whole answer in {self.backend.timeout:g} seconds", paid=True) from None
         except Busy as error:
-            if error.body is not None:
-                for ask in asks:
-                    self._append(
-                        {
-                            "kind": "unreadable",
-                            "at": now(),
-                            "item": ask.item,
-                            "annotator": ask.annotator,
-                            "body": error.body,
-                        }
-                    )
-                    self.ledger.unreadable += 1
+            for ask in asks if error.paid else ():
+                lost = {"kind": "lost", "at": now(), "item": ask.item, "annotator": ask.annotator}
+                self._append(lost | {"reason": str(error), "body": error.body})
+                self.ledger.lost += 1
             if error.retry_after is not None:
                 if error.retry_after > LONGEST_PAUSE:
                     raise Stopped(
@@ -315,7 +291,9 @@ class Session:
         """Write down an answer that was paid for."""
         labels = self.job.question.labels
         reply = None if answer.reply is None else answer.reply[:LONGEST_REPLY]
-        status, label = parse_reply(reply, labels, prompt=f"{prompt.system}\n{prompt.user}", parsing=self.job.parsing)
+        status, label = parse_reply(
+            reply, labels, prompt=f"{prompt.system}\n{prompt.user}", parsing=self.job.parsing, cut=answer.cut
+        )
         if answer.refused:
             status, label = "refusal", -1
         record = self._record(row, annotator, prompt, ask) | {
@@ -327,10 +305,11 @@ class Session:
             "model": answer.model,
             "revision": answer.revision,
             "seconds": round(seconds, 3),
+            "cut": answer.cut,
             "tries": tries,
             "input_tokens": answer.input_tokens,
             "output_tokens": answer.output_tokens,
-            "cost": self.prices.of(answer),
+            "cost": answer.cost,
         }
         if not self.accepts(answer.model):
             record |= {"would_be": status, "status": "wrong-model"}
@@ -357,7 +336,7 @@ class Session:
             "at": now(),
             "item": self.ledger.items[row],
             "annotator": annotator,
-            "instruction": one.instruction,
+            "instruction": prompt.instruction,
             "temperature": one.temperature,
             "seed": None if ask is None else ask.seed,
             "prompt_sha256": prompt.digest,
@@ -393,6 +372,14 @@ class Session:
         if agreement is not None:
             self.progress.set_postfix_str(f"agrees with humans {agreement:.3f}", refresh=False)
         self.progress.update(int(done))
+
+
+def _rejections(ledger: Ledger) -> str:
+    """What the server said most often of what it rejected."""
+    if not ledger.reasons:
+        return ""
+    (reason, count), total = ledger.reasons.most_common(1)[0], ledger.reasons.total()
+    return f"{total} questions were rejected by the server, {count} of them with: {reason} (--retry-rejected asks them again)."
 
 
 def now() -> str:

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from annot_hf.data.annotations import read_facts
@@ -126,6 +127,11 @@ def check_annotations(recipe: "Recipe", where: str) -> None:
             f"{where}: synthetic_weight is {recipe.synthetic_weight}; it is a finite number above 0 (for none of their votes, "
             "set votes to human)."
         )
+    if recipe.synthetic_weight != 1 and kind != "combined":
+        raise ValueError(
+            f"{where}: synthetic_weight is {recipe.synthetic_weight} and votes is {kind}, where nothing is weighed against "
+            "them; remove synthetic_weight, or set votes to combined."
+        )
     if kind == "human":
         return
     if recipe.model == "annotator":
@@ -178,4 +184,13 @@ def check_augment(recipe: "Recipe") -> None:
     if recipe.augment_features == "trunk" and recipe.trunk == LOG_MEL:
         raise ValueError(
             "augment_features is trunk and trunk is log-mel, which starts untrained; set augment_features to published."
+        )
+    if recipe.augment_text == "first" and recipe.trunk == LOG_MEL:
+        raise ValueError(
+            "augment_text is first and trunk is log-mel, which reads no text; remove augment_text, or choose a text trunk."
+        )
+    if recipe.augment_features not in ("published", "trunk") and not Path(recipe.augment_features).is_file():
+        raise ValueError(
+            f"augment_features is {recipe.augment_features!r}, and there is no such file; write one with write_features, or "
+            "set it to published or trunk."
         )

@@ -3,6 +3,7 @@ import json
 import os
 
 import numpy as np
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
@@ -16,7 +17,7 @@ WORDS = ("anger", "joy", "neutral", "sadness")
 
 
 def first(question, number):
-    return question.text.split("Labels: ")[1].split(",")[0]
+    return question.text.split("\n- ")[1].split("\n")[0]
 
 
 def total(report):
@@ -36,6 +37,10 @@ def test_every_question_gets_a_vote_with_its_provenance(ask, job, corpus, tmp_pa
     replies = pq.read_table(tmp_path / "out" / "replies.parquet").to_pandas()
     assert len(replies) == 24
     assert not replies.drop(columns=["reason", "cost"]).isna().any().any()
+    assert set(replies["instruction"]) == {
+        "audio-only"
+    }  # what was said, not what the plan had for items with a transcript
+    assert "8 of 8 items have no transcript" in " ".join(report.notes)
     by_key = {question.headers["idempotency-key"]: question for question in server.questions}
     assert len(by_key) == 24
     asked = {(question.body["seed"], question.body["temperature"]) for question in server.questions}
@@ -145,10 +150,10 @@ def test_a_bad_day_of_the_server_costs_no_question(ask, tmp_path, trouble):
     assert report.counts["label"] == total(report) == 24
     assert len(server.questions) == 27
     assert len(server.keys) == 24  # asked again under the same key
-    bodies = [record["body"] for record in read_log(tmp_path / "out" / "log.jsonl") if record["kind"] == "unreadable"]
-    readable = trouble.status != 200 or trouble.cut or trouble.stall
-    assert len(bodies) == (0 if readable else 3)
-    assert all(body == trouble.body.decode() for body in bodies)
+    lost = [record["body"] for record in read_log(tmp_path / "out" / "log.jsonl") if record["kind"] == "lost"]
+    assert len(lost) == (0 if trouble.status != 200 else 3)  # may have been paid for
+    came = None if trouble.cut or trouble.stall or trouble.body is None else trouble.body.decode()
+    assert set(lost) <= {came}
 
 
 def test_retry_after_pauses_everybody(ask, tmp_path):
@@ -167,7 +172,7 @@ def test_retry_after_pauses_everybody(ask, tmp_path):
 def test_a_server_that_is_down_stops_the_run_which_then_goes_on(ask):
     report, server = ask(lambda question, number: Reply(status=500), attempts=2, concurrency=2)
     assert not report.complete
-    assert "failed at" in report.stopped
+    assert "questions failed" in report.stopped
     assert "500" in report.stopped
     assert report.counts["failed"] + report.counts["not asked"] == 24
     assert len(server.questions) < 24
@@ -219,13 +224,25 @@ def test_audio_that_the_server_rejects_is_counted_and_not_asked_again(ask, tmp_p
     assert not again.questions
 
 
-def test_a_server_that_rejects_everything_is_not_asked_everything(ask):
-    report, server = ask(lambda *_: Reply("no such parameter", status=400), concurrency=1)
-    assert len(server.questions) == 20
+@pytest.mark.parametrize("good", [0, 3])
+def test_a_server_that_rejects_everything_is_not_asked_everything(ask, job, good):
+    made = job(annotators=10)
+    report, server = ask(
+        lambda question, number: "anger" if number <= good else Reply("no such parameter", status=400),
+        made,
+        concurrency=4,
+    )
+    assert good + 20 <= len(server.questions) <= good + 23
     assert "no such parameter" in report.stopped
+    assert "--retry-rejected" in " ".join(report.notes)
+    report, _ = ask(first, made)
+    assert report.counts["rejected"] == len(server.questions) - good
+    report, again = ask(first, made, retry_rejected=True)
+    assert report.counts["label"] == 80
+    assert len(again.questions) == len(server.questions) - good
 
 
-@pytest.mark.parametrize("name", ["another", "listener-mini", "listener2"])
+@pytest.mark.parametrize("name", ["another", "listener-mini", "listener2", "listener-5"])
 def test_the_wrong_model_is_no_vote_and_what_it_said_counts_once_it_is_called_right(ask, name, tmp_path):
     report, server = ask(lambda *_: Reply("anger", model=name), concurrency=1)
     assert name in report.stopped
@@ -234,6 +251,9 @@ def test_the_wrong_model_is_no_vote_and_what_it_said_counts_once_it_is_called_ri
     report, more = ask(lambda *_: Reply("anger", model=name), answers_as=name)
     assert report.counts["label"] == 24
     assert len(more.questions) == 23  # the first was paid for
+    assert len(pq.read_table(tmp_path / "out" / "replies.parquet").filter(pc.field("status") == "label")) == 24
+    report, again = ask(lambda *_: Reply("anger", model=name))  # the name is remembered
+    assert (report.counts["label"], again.questions) == (24, [])
 
 
 @pytest.mark.parametrize("name", ["listener-2026-11-24", "listener-preview-05-06", "org/listener", "listener@main", ""])
@@ -262,8 +282,8 @@ def test_a_cap_by_prices_and_none_without_them(ask):
     report, server = ask(lambda *_: "anger", max_cost=1.0, concurrency=4)
     assert len(server.questions) == 1
     assert "--input-price" in report.stopped
-    report, server = ask(lambda *_: "anger", out=None, max_cost=1e-3, prices=Prices(1.0, 5.0), concurrency=4)
-    assert "not known" in report.stopped  # the first answer's cost stays unknown
+    report, server = ask(lambda *_: "anger", max_cost=1.15e-3, prices=Prices(1.0, 5.0), concurrency=4)
+    assert report.counts["label"] == 10  # prices count for answers that came before them too
 
 
 def test_prices_make_costs(ask):
@@ -370,8 +390,134 @@ def test_an_unreadable_clip_is_rejected_here_and_never_sent(ask, corpus, job, tm
     items.loc[0, "audio"] = str(tmp_path / "bad.wav")
     made = job()
     report, server = ask(first, replace(made, corpus=replace(corpus, items=items)))
-    assert report.counts["rejected"] == (3 if items["split"][0] != "test" else 0)
-    assert len(server.questions) == 24 - report.counts["rejected"]
+    assert items["split"][0] != "test"
+    assert report.counts["not sent"] == 3
+    assert len(server.questions) == 21
+    assert report.complete
+    report, server = ask(first)  # the clip is whole again
+    assert (report.counts["label"], len(server.questions)) == (24, 3)
+
+
+def test_when_no_clip_can_be_read_it_stops_and_nothing_is_closed(ask, corpus, job):
+    from dataclasses import replace
+
+    items = corpus.items.copy()
+    items["audio"] = "/nowhere.wav"
+    made = job(annotators=10)
+    report, server = ask(first, replace(made, corpus=replace(corpus, items=items)), concurrency=1)
+    assert not server.questions
+    assert report.counts["not sent"] == 20
+    assert "clips could not be read here" in report.stopped
+    report, _ = ask(first, made)
+    assert report.counts["label"] == 80
+
+
+def test_a_server_that_drips_is_given_up(ask, job):
+    report, server = ask(
+        lambda question, number: Reply("anger", drip=0.05) if number == 1 else "anger", job(items=2), timeout=0.5
+    )
+    assert report.counts["label"] == 6
+    assert len(server.questions) == 7
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply("my key is sk-secret-key"),
+        Reply("anger", model="sk-secret-key"),
+        Reply(body=b"x" * 1995 + b"sk-secret-key"),
+        Reply("sk-secret-key", status=400),
+        Reply("sk-secret-key", status=500),
+    ],
+)
+def test_a_server_that_repeats_the_key(ask, tmp_path, monkeypatch, capsys, reply):
+    monkeypatch.setenv("OPENAI_API_KEY", " sk-secret-key\n")
+    report, server = ask(lambda question, number: reply if number < 3 else "anger", attempts=2)
+    assert server.questions[0].headers["authorization"] == "Bearer sk-secret-key"
+    for path in (tmp_path / "out").iterdir():
+        assert b"sk-secret" not in path.read_bytes()
+    assert "sk-secret" not in report.stopped + " ".join(report.notes) + capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key", ["sk secret", "sk-\x07secret", "sk-sécret", "sk\nsecret"])
+def test_what_is_no_key(key, monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(ValueError, match="OPENAI_API_KEY in the environment has") as caught:
+        OpenAIServer("m", base_url="http://127.0.0.1:9/v1")
+    assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("address", ["notaurl", "ftp://host", "http://", "http://host:port/v1", "127.0.0.1:8000/v1"])
+def test_what_is_no_address(address):
+    with pytest.raises(ValueError, match="no address of a server"):
+        OpenAIServer("m", base_url=address)
+
+
+def test_answers_that_were_lost_count_towards_the_cap(ask):
+    paid = {"prompt_tokens": 1, "completion_tokens": 1, "cost": 0.01}
+
+    def answer(question, number):
+        return Reply(body=b"<html>") if number in (2, 3, 4) else Reply("anger", usage=paid)
+
+    report, server = ask(answer, max_cost=0.105, concurrency=1)
+    assert report.counts["label"] + 3 == len(server.questions) == 10
+    assert "3 answers that never came" in report.stopped
+
+
+def test_a_repeated_line_of_the_log_counts_once(ask, tmp_path):
+    report, _ = ask(first)
+    path = tmp_path / "out" / "log.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    answer = next(line for line in lines if '"kind": "answer"' in line)
+    path.write_text("".join([*lines, answer]))
+    again, _ = ask(first)
+    assert again.agreement == report.agreement
+    assert "1 records of the log repeat" in " ".join(again.notes)
+    assert len(pq.read_table(tmp_path / "out" / "replies.parquet")) == 24
+
+
+def test_a_question_that_failed_first_has_one_row(ask, tmp_path):
+    ask(lambda question, number: Reply(status=500) if number < 4 else "anger", attempts=1, concurrency=8)
+    report, _ = ask(first)
+    assert report.counts["label"] == len(pq.read_table(tmp_path / "out" / "replies.parquet")) == 24
+
+
+def test_a_disk_that_is_full_when_the_votes_are_written(ask, monkeypatch):
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("annot_hf.proxies.annotate.collect", full)
+        with pytest.raises(
+            ValueError, match=r"votes of .* cannot be written \(No space left on device\); log.jsonl has"
+        ):
+            ask(first)
+    report, server = ask(first)
+    assert (report.counts["label"], server.questions) == (24, [])
+
+
+@pytest.mark.parametrize(
+    "body", [b"[" * 100_000, b'{"choices": [{"message": {"content": "anger"}}], "usage": {"prompt_tokens": 1e400}}']
+)
+def test_hostile_bodies(ask, body):
+    report, _ = ask(lambda question, number: Reply(body=body) if number == 1 else "anger")
+    assert report.counts["label"] == 24
+
+
+def test_hostile_numbers(ask):
+    usage = {"prompt_tokens": 10**30, "completion_tokens": -5, "cost": 1e308}
+    report, _ = ask(lambda *_: Reply("anger", usage=usage))
+    assert (report.counts["label"], report.spent) == (24, 0)
+    report, again = ask(first)
+    assert not again.questions
+
+
+def test_a_log_without_its_first_line(ask, tmp_path):
+    ask(first)
+    path = tmp_path / "out" / "log.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
+    with pytest.raises(ValueError, match="does not begin with the record of a run"):
+        ask(first)
 
 
 @pytest.mark.parametrize(
@@ -384,6 +530,8 @@ def test_an_unreadable_clip_is_rejected_here_and_never_sent(ask, corpus, job, tm
         ({"items": 99}, "from 1 to"),
         ({"plan": "papers"}, "did you mean"),
         ({"parsing": "lax"}, "strict"),
+        ({"max_seconds": 0}, "max_seconds is 0"),
+        ({"seed": -1}, "seed is -1"),
     ],
 )
 def test_jobs_that_cannot_be(job, options, message):

@@ -7,7 +7,7 @@ from benchmarks.chat_server import Reply
 
 def test_before_anything_is_asked_it_is_a_rule_of_thumb(job, corpus, tmp_path):
     made = job(annotators=5)
-    found = estimate(made, tmp_path / "out", concurrency=4, prices=Prices(2.0, 10.0))
+    found = estimate(made, tmp_path / "out", model="listener", concurrency=4, prices=Prices(2.0, 10.0))
     assert (found.questions, found.done, found.measured) == (8 * 5, 0, False)
     seconds = corpus.items["seconds"][corpus.items["split"] != "test"].sum()
     assert found.audio_hours == pytest.approx(seconds * 5 / 3600)
@@ -20,12 +20,12 @@ def test_before_anything_is_asked_it_is_a_rule_of_thumb(job, corpus, tmp_path):
 
 
 def test_a_rate_may_be_what_limits(job, tmp_path):
-    assert estimate(job(annotators=5), tmp_path, concurrency=100, rate=0.5).seconds == 80
+    assert estimate(job(annotators=5), tmp_path, model="m", concurrency=100, rate=0.5).seconds == 80
 
 
 def test_answers_that_are_there_tell_what_others_take(ask, job, tmp_path):
     ask(lambda *_: Reply("anger", usage={"prompt_tokens": 70, "completion_tokens": 3, "cost": 0.02}), job(items=2))
-    found = estimate(job(), tmp_path / "out", prices=Prices(1e6, 1e6))
+    found = estimate(job(), tmp_path / "out", model="listener", prices=Prices(1e6, 1e6))
     assert (found.questions, found.done, found.measured) == (18, 6, True)
     assert (found.input_tokens, found.output_tokens) == (18 * 70, 18 * 3)
     assert found.cost == pytest.approx(18 * 0.02)  # what the server charged, not the prices
@@ -34,7 +34,7 @@ def test_answers_that_are_there_tell_what_others_take(ask, job, tmp_path):
 
 def test_nothing_is_left_to_ask(ask, job, tmp_path):
     ask(lambda *_: "anger")
-    found = estimate(job(), tmp_path / "out")
+    found = estimate(job(), tmp_path / "out", model="listener")
     assert (found.questions, found.seconds, found.audio_hours) == (0, 0, 0)
 
 
@@ -42,3 +42,13 @@ def test_nothing_is_left_to_ask(ask, job, tmp_path):
 def test_prices_that_cannot_be(prices):
     with pytest.raises(ValueError, match="give both"):
         Prices(*prices)
+
+
+def test_it_refuses_what_the_run_would_refuse(ask, job, tmp_path):
+    ask(lambda *_: "anger")
+    with pytest.raises(ValueError, match="holds a run of another model"):
+        estimate(job(), tmp_path / "out", model="other")
+    for options in ({"concurrency": 0}, {"rate": -5.0}):
+        with pytest.raises(ValueError, match=next(iter(options))):
+            estimate(job(), tmp_path / "out", model="listener", **options)
+    assert "one instruction for all" in str(estimate(job(), tmp_path / "out", model="listener").rows())

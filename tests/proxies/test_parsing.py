@@ -60,6 +60,18 @@ def test_numbers_with_signs_are_labels_of_their_own():
     assert [parse_reply(reply, ["1", "0", "-1"])[1] for reply in ("1", "-1", "0.", "-2")] == [0, 2, 1, -1]
 
 
+def test_a_reply_that_was_cut_short_is_not_taken_for_a_shorter_label():
+    labels = ["happy", "happy and surprised", "sad"]
+    assert parse_reply("happy", labels, cut=True) == ("off-list", -1)
+    assert parse_reply("happy", labels) == ("label", 0)
+    assert parse_reply("sad", labels, cut=True) == ("label", 2)
+
+
+@pytest.mark.parametrize("reply", ["愤怒。", "「愤怒」", "愤怒！", "愤怒、"])
+def test_full_stops_of_other_scripts(reply):
+    assert parse_reply(reply, ["高兴", "愤怒"]) == ("label", 1)
+
+
 @given(st.text(max_size=60), st.sampled_from(NESTED))
 def test_a_label_inside_other_words_never_counts(around, label):
     kind, found = parse_reply(f"x{around}{label}y", NESTED)

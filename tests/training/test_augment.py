@@ -401,8 +401,12 @@ def test_raters_answered_no_mixture(small_run, tmp_path):
 
 
 def test_what_only_the_trunk_tells_is_refused_before_training(dime_run, over_trunk, wavlm_folder, spoken):
-    with pytest.raises(ValueError, match="augment_text is first and a .* trunk reads no text"):
-        train(dime_run(augment_text="first"))
+    with pytest.raises(ValueError, match="augment_text is first and trunk is log-mel"):
+        dime_run(augment_text="first")
+    with pytest.raises(ValueError, match="there is no such file"):
+        dime_run(augment_features="nowhere.parquet")
+    with pytest.raises(ValueError, match="augment_text is first and a wavlm trunk reads no text"):
+        train(over_trunk(wavlm_folder, **DIME, corpus=str(spoken), augment_text="first"))
     run = over_trunk(wavlm_folder, **DIME, corpus=str(spoken), trunk_layer="weighted", augment_features="trunk")
     with pytest.raises(ValueError, match="trunk_layer weighted"):
         train(run)

@@ -246,3 +246,8 @@ def test_the_plan_scores_three_systems_against_people(repository, corpus, annota
     assert "| combined |" in text and "JSD, low tertile" in text
     dime = yaml.safe_load((repository / "benchmarks" / "plans" / "synthetic_dime.yaml").read_text())
     assert list(dime["systems"])[:3] == list(plan.systems) and len(dime["systems"]) == 6
+
+
+def test_a_weight_with_nothing_to_weigh_against(small_run, tmp_path):
+    with pytest.raises(ValueError, match=r"synthetic_weight is 0.5 and votes is synthetic"):
+        small_run("distribution", tmp_path, annotations=str(tmp_path), votes="synthetic", synthetic_weight=0.5)

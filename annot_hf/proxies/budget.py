@@ -1,0 +1,40 @@
+"""A cap on what is spent, held before a question goes out."""
+
+from dataclasses import dataclass
+
+from annot_hf.proxies.ledger import Ledger
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Most that all answers may cost together.
+
+    Every question under way, cut off by a kill, or lost on its way back counts as much as the dearest answer so far.
+
+    Attributes:
+        most: USD; None for no cap.
+        ledger: What was spent.
+    """
+
+    most: float | None
+    ledger: Ledger
+
+    def allows(self, questions: int, under_way: int) -> bool:
+        """Whether so many more questions fit, whatever comes of those under way; while no cost is known, one at a time."""
+        if self.most is None:
+            return True
+        if self.ledger.unpriced:
+            return False
+        if self.ledger.dearest is None:
+            return under_way == 0
+        unknown = under_way + self.ledger.lost + self.ledger.cut_off + questions
+        return self.ledger.spent + unknown * self.ledger.dearest <= self.most
+
+    @property
+    def reason(self) -> str:
+        """Why it allows nothing more."""
+        if self.ledger.unpriced:
+            return "the cost of an answer is not known, and there is a cap; give --input-price and --output-price"
+        unknown = self.ledger.lost + self.ledger.cut_off
+        perhaps = f", and perhaps as much as {unknown} answers that never came" if unknown else ""
+        return f"the next question could cost more than the cap of {self.most:g} USD ({self.ledger.spent:.4f} spent{perhaps})"
