@@ -1,0 +1,130 @@
+import asyncio
+import os
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import chisquare
+from tiny_qwen2_audio import build_tiny_qwen2_audio
+
+from annot_hf.proxies.annotate import annotate
+from annot_hf.proxies.backend import Ask, make_backend
+from annot_hf.proxies.local import RowSampler
+from annot_hf.proxies.log import read_log
+from annot_hf.proxies.session import as_sent
+
+
+@pytest.fixture(scope="module")
+def lalm(tmp_path_factory):
+    return build_tiny_qwen2_audio(tmp_path_factory.mktemp("lalm"))
+
+
+def asks(corpus, count=5):
+    rows = range(count)
+    clips = [as_sent(corpus.items["audio"].iloc[row], 30.0) for row in rows]
+    return [
+        Ask(
+            str(row),
+            row,
+            "You listen.",
+            f"How does it sound? {'again ' * row}",
+            clips[row],
+            0.3 + 0.1 * row,
+            7 + row,
+            "k",
+        )
+        for row in rows
+    ]
+
+
+def test_what_is_drawn_does_not_depend_on_the_batch(corpus, lalm):
+    backend = make_backend("local", str(lalm), max_tokens=6)
+    questions = asks(corpus)
+    together = asyncio.run(backend.ask(questions))
+    alone = [asyncio.run(backend.ask([question]))[0] for question in questions]
+    assert together == alone
+    assert len({answer.reply for answer in together}) > 1
+    assert all(0 < answer.output_tokens <= 6 for answer in together)
+    assert all(answer.cut for answer in together if answer.output_tokens == 6 and "<|im_end|>" not in answer.reply)
+
+
+def test_the_clip_is_heard(corpus, lalm):
+    from dataclasses import replace
+
+    backend = make_backend("local", str(lalm), max_tokens=8)
+    question = replace(asks(corpus, 2)[1], temperature=0.1)
+    other = replace(question, audio=asks(corpus, 1)[0].audio)
+    assert asyncio.run(backend.ask([question])) != asyncio.run(backend.ask([other]))
+
+
+def test_a_row_is_a_draw_from_the_softmax_at_its_own_temperature():
+    scores = torch.tensor([0.0, 1.0, 2.0, -1.0])
+    for temperature in (0.5, 1.0):
+        drawn = np.zeros(4)
+        for seed in range(2000):
+            drawn[int(RowSampler([temperature], [seed])(None, scores[None]).argmax())] += 1
+        expected = (scores / temperature).softmax(0).double().numpy()
+        assert chisquare(drawn, 2000 * expected / expected.sum()).pvalue > 1e-3
+
+
+def test_a_job_goes_through_and_goes_on(job, lalm, tmp_path):
+    backend = make_backend("local", str(lalm), batch_size=4, max_tokens=4)
+    report = annotate(job(items=3), backend, tmp_path / "out")
+    assert sum(report.counts.values()) == report.asked == 9
+    assert report.counts["failed"] == report.counts["not asked"] == 0
+    assert annotate(job(items=4), backend, tmp_path / "out").asked == 3
+
+
+@pytest.mark.parametrize("name", ["nowhere/at-all", "bert"])
+def test_what_is_no_qwen2_audio(name, tmp_path):
+    if name == "bert":
+        from transformers import BertConfig
+
+        BertConfig().save_pretrained(tmp_path / name)
+        name = str(tmp_path / name)
+    with pytest.raises(ValueError, match="no checkpoint|takes a Qwen2-Audio"):
+        make_backend("local", name)
+
+
+def test_the_library_s_own_server(job, lalm, tmp_path):
+    """`transformers serve` takes audio in its chat completions; it answers under the model's name and revision."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        sys.executable,
+        "-m",
+        "transformers.cli.transformers",
+        "serve",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+    ]
+    with (tmp_path / "serve.log").open("w") as log:
+        server = subprocess.Popen(
+            [*command, "--device", "cpu"], stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"}
+        )
+    try:
+        for _ in range(600):
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
+                break
+            except OSError:
+                assert server.poll() is None, (tmp_path / "serve.log").read_text()
+                time.sleep(0.1)
+        backend = make_backend("openai", str(lalm), base_url=f"http://127.0.0.1:{port}/v1", max_tokens=4)
+        report = annotate(job(items=2), backend, tmp_path / "out", concurrency=2)
+    finally:
+        server.terminate()
+        server.wait()
+    answers = [record for record in read_log(tmp_path / "out" / "log.jsonl") if record["kind"] == "answer"]
+    assert len(answers) == report.asked == 6, report.stopped
+    assert report.counts["wrong-model"] == report.counts["failed"] == 0
+    assert {record["model"] for record in answers} == {f"{lalm}@main"}
+    assert all(record["input_tokens"] > 50 for record in answers)  # the clip is among them
