@@ -31,7 +31,9 @@ assert np.allclose(targets.probs, [[2 / 3, 0, 1 / 3], [0, 1, 0]])
 import annot_hf.evaluation.report
 from jinja2 import PackageLoader
 templates = ["explanations.html.j2", "report.html.j2", "report.md.j2", "style.css.j2"]
-assert PackageLoader("annot_hf").list_templates() == templates
+assert [name for name in PackageLoader("annot_hf").list_templates() if "/" not in name] == templates
+from annot_hf.proxies.prompts import Prompts
+assert Prompts().render(Question.category("mood", ["low"]), "voice", transcript=None, speaker=None).user
 ours = [module.__file__ for name, module in sys.modules.items() if name.partition(".")[0] == "annot_hf"]
 assert all(Path(file).is_relative_to({site!r}) for file in ours), ours
 print("used")
@@ -81,7 +83,8 @@ def run(site, tmp_path, *arguments):
 def test_contents(wheel, repository):
     names = set(zipfile.ZipFile(wheel).namelist())
     package = repository / "annot_hf"
-    patterns = ("**/*.py", "*.pyi", "py.typed", "recipes/*.yaml", "recipes/accelerate/*.yaml", "templates/*.j2")
+    data = ("recipes/*.yaml", "recipes/accelerate/*.yaml", "templates/*.j2", "templates/annotate/*")
+    patterns = ("**/*.py", "*.pyi", "py.typed", *data)
     wanted = {path.relative_to(repository).as_posix() for pattern in patterns for path in package.glob(pattern)}
     assert {"annot_hf/py.typed", "annot_hf/cli.py"} < wanted
     assert any(name.endswith(".yaml") for name in wanted) and any(name.endswith(".j2") for name in wanted)

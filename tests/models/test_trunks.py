@@ -122,12 +122,18 @@ def test_from_trunk_takes_a_checkpoint_with_a_head(kind, family, tmp_path):
     assert all(torch.equal(value, expected[name]) for name, value in model.trunk.state_dict().items())
 
 
-@pytest.mark.parametrize("config", [T5Config, WhisperConfig, ViTConfig, CLIPConfig, Qwen2AudioConfig])
+@pytest.mark.parametrize("config", [T5Config, WhisperConfig, ViTConfig, CLIPConfig])
 def test_an_unsupported_family_is_one_clear_sentence(config, tmp_path):
     config().save_pretrained(tmp_path)  # at its full size: nothing is built before it is refused
     with pytest.raises(ValueError, match=rf"A {config.model_type} trunk is not supported; use a text encoder") as error:
         DistributionModel.from_trunk(tmp_path, questions=tiny.CATEGORY)
     assert "\n" not in str(error.value)
+
+
+def test_an_audio_language_model_is_no_trunk(tmp_path):
+    Qwen2AudioConfig().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="no trunk; set model to qwen2-audio, or use DistributionQwen2Audio.from_lalm"):
+        DistributionModel.from_trunk(tmp_path, questions=tiny.CATEGORY)
 
 
 def test_a_checkpoint_that_is_not_there_or_lacks_the_trunk_is_one_clear_sentence(tmp_path):

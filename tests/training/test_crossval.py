@@ -135,7 +135,7 @@ def test_all_systems_learn_the_same_folds_which_cut_no_conversation(plan, chats,
 def test_an_interrupted_one_goes_on_and_another_division_is_refused(recipe, chats, tmp_path, trained, monkeypatch):
     true, calls = runs_module.predict, []
 
-    def killed(*_):
+    def killed(*_, **__):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):  # within the first training
