@@ -1,7 +1,7 @@
 """Five members over a MiniLM-L6-shaped BERT against one: time of a prediction, size of a checkpoint, memory of training.
 
-What the cheap members cost in JSD against independent ones (nats, n = 5, paired, 95 %; docs/results.md): shared 0.007 (0.000 to
-0.016) on ConvAbuse and 0.029 (0.015 to 0.045) on EmoBank, LoRA 0.009 (0.001 to 0.017) and 0.001 (-0.005 to 0.007).
+What the cheap members cost in JSD against independent ones (nats, n = 5, paired, 95 %; docs/results.md): shared 0.007 (0.000
+to 0.016) on ConvAbuse and 0.029 (0.015 to 0.045) on EmoBank, LoRA 0.009 (0.001 to 0.017) and 0.001 (-0.005 to 0.007).
 """
 
 import copy
