@@ -116,7 +116,14 @@ def annotate(
     )
     total = sum(report.counts.values())
     rows = [(name, f"{count:,}", f"{count / total:.1%}") for name, count in report.counts.items() if count]
-    rows += [("questions in all", f"{total:,}", ""), ("cost", f"{report.spent:.4f} USD", "as far as it is known")]
+    rows.append(("questions in all", f"{total:,}", ""))
+    rows.append(
+        (
+            "cost",
+            f"{report.spent:.4f} USD" if report.spent else "not known",
+            "as far as it is known" if report.spent else "",
+        )
+    )
     if report.agreement is not None:
         among = "" if report.human_agreement is None else f"two humans {report.human_agreement:.3f}"
         rows.append(("agreement with a human vote", f"{report.agreement:.3f}", among))
