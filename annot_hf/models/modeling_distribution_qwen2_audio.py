@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import nn
 from transformers import AutoConfig, BatchFeature, PreTrainedModel, Qwen2AudioForConditionalGeneration
+from transformers.dynamic_module_utils import custom_object_save
 
 from .configuration_distribution_qwen2_audio import DistributionQwen2AudioConfig
 from .heads import SequenceHead
@@ -123,7 +124,9 @@ class DistributionQwen2Audio(PreTrainedModel):
             **kwargs: Passed on.
         """
         folder = Path(source)
-        lora = (folder / ADAPTER).is_file() and (folder / "config.json").is_file()
+        lora = (folder / ADAPTER).is_file()
+        if lora and not (folder / "config.json").is_file():
+            raise ValueError(f"{folder} has adapters and no config.json, which says what they are for; restore it.")
         if lora:
             if not isinstance(kwargs.get("config"), cls.config_class):
                 kwargs["config"] = cls.config_class.from_pretrained(folder)
@@ -146,13 +149,18 @@ class DistributionQwen2Audio(PreTrainedModel):
                     info[kind] = info[kind] | set(getattr(found, kind))
         return loaded
 
-    def save_pretrained(self, *args: Any, **kwargs: Any) -> None:
+    def save_pretrained(self, folder: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """As the library's, but weights keep the names that they have here, and not those of older checkpoints.
 
         `Trainer` reads a checkpoint without translating names, and leaves out, with a warning, what it does not know: it
-        would go on from a fresh language model.
+        would go on from a fresh language model. With adapters loaded, they and the head are written, and the configuration
+        too, which the library leaves out.
         """
-        super().save_pretrained(*args, **{"save_original_format": False, **kwargs})
+        super().save_pretrained(folder, *args, **{"save_original_format": False, **kwargs})
+        if (Path(folder) / ADAPTER).is_file():
+            self.config.architectures = [type(self).__name__]
+            custom_object_save(self, os.fspath(folder), config=self.config)
+            self.config.save_pretrained(folder)
 
     def load_adapter(self, *args: Any, **kwargs: Any) -> Any:
         """As the library's, but adapters stay in single precision, in which they were trained, on weights in bfloat16."""
@@ -202,6 +210,11 @@ class DistributionQwen2Audio(PreTrainedModel):
             use_cache=False,
         ).last_hidden_state
         logits = self.distribution_head(states, mask.bool())
+        if labels is not None and labels.shape != logits.shape:
+            raise ValueError(
+                f"labels have shape {tuple(labels.shape)} for {len(logits)} items and {logits.shape[-1]} entries of the "
+                "support; give one distribution an item."
+            )
         predicted = {"probs": logits.float().softmax(-1), "logits": logits}
         return DistributionOutput(loss=self.loss_of(predicted, {"labels": labels}), **predicted)
 

@@ -29,14 +29,20 @@ def check_prompt(prompt: str) -> None:
         ValueError: It is not.
     """
     try:
-        names = [name for _, name, *_ in Formatter().parse(prompt) if name is not None]
+        parts = [part for part in Formatter().parse(prompt) if part[1] is not None]
     except (TypeError, ValueError) as error:
         raise ValueError(f"prompt is {prompt!r}, which cannot be read ({error}); write {{{{ for a brace.") from None
-    unknown = [name for name in names if name not in PLACEHOLDERS]
+    unknown = [name for _, name, *_ in parts if name not in PLACEHOLDERS]
     if unknown:
         raise ValueError(
             f"prompt has the placeholder {{{unknown[0]}}}; use {', '.join(f'{{{name}}}' for name in PLACEHOLDERS)}, and "
             "write {{ for a brace."
+        )
+    formatted = [name for _, name, spec, conversion in parts if spec or conversion]
+    if formatted:
+        raise ValueError(
+            f"prompt formats the placeholder {{{formatted[0]}}}, which could cut a transcript out of its quotes; write it "
+            "plain."
         )
 
 
@@ -109,7 +115,14 @@ def prepare_inputs(
             control token.
     """
     extractor, tokens = processor.feature_extractor, list(processor.tokenizer.get_added_vocab())
+    if isinstance(transcripts, str):
+        raise ValueError(f"transcripts is {transcripts!r}; give a list, one a clip.")
     transcripts = [None] * len(waves) if transcripts is None else list(transcripts)
+    if not len(waves):
+        raise ValueError("There is no clip; give one at least.")
+    odd = [text for text in transcripts if text is not None and not isinstance(text, str)]
+    if odd:
+        raise ValueError(f"A transcript is {odd[0]!r}; give text, or None where it is not known.")
     if len(transcripts) != len(waves):
         raise ValueError(f"There are {len(transcripts)} transcripts for {len(waves)} clips; give one a clip, or None.")
     clips = []
@@ -120,6 +133,8 @@ def prepare_inputs(
                 f"Clip {number} has shape {wave.shape}; give one channel of 1 to {extractor.n_samples} samples, "
                 f"{extractor.n_samples / extractor.sampling_rate:g} s at {extractor.sampling_rate} Hz."
             )
+        if not np.isfinite(wave).all():
+            raise ValueError(f"Clip {number} holds NaN or infinity; samples must be finite.")
         least = round(LEAST_SECONDS * extractor.sampling_rate)
         clips.append(np.pad(wave, (0, max(least - len(wave), 0))))
     texts = [

@@ -56,6 +56,7 @@ def load_model(
     lora = has_lora(folder)
     if lora:
         load_library()
+        base_of(folder)  # which says so if it cannot be read
     try:
         model, info = AutoModel.from_pretrained(
             folder, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 from transformers.dynamic_module_utils import custom_object_save
 
@@ -63,7 +64,11 @@ def has_lora(folder: str | os.PathLike[str]) -> bool:
 
 def base_of(folder: str | os.PathLike[str]) -> str:
     """Hub id or folder of the checkpoint that the adapters of a folder sit on."""
-    return json.loads((Path(folder) / ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    path = Path(folder) / ADAPTER
+    try:
+        return str(json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} does not say what the adapters are for ({error}); restore the checkpoint.") from None
 
 
 def save_lora(model: "PeftModel", folder: str | os.PathLike[str], *, weights: dict[str, Any] | None = None) -> None:
@@ -95,7 +100,7 @@ def merge_lora(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> P
         `out`.
 
     Raises:
-        ValueError: `folder` holds no adapters, or `out` is there already.
+        ValueError: `folder` holds no adapters, or not all of them, or `out` is there already.
     """
     from annot_hf.training.inference import read_facts
     from annot_hf.training.inputs import make_processor
@@ -106,7 +111,21 @@ def merge_lora(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> P
         raise ValueError(f"{folder} has no {ADAPTER}; give output_dir/model of a run with lora_rank above 0.")
     if out.exists():
         raise ValueError(f"{out} is there already; name another folder, or remove it.")
-    base = DistributionQwen2Audio.from_pretrained(folder, adapters=False)
-    model = load_library().PeftModel.from_pretrained(base, folder).merge_and_unload()
+    peft, source = load_library(), base_of(folder)
+    try:
+        base = DistributionQwen2Audio.from_pretrained(folder, adapters=False)
+        model = peft.PeftModel.from_pretrained(base, folder)
+        with safe_open(folder / "adapter_model.safetensors", "pt") as file:
+            found = set(file.keys())
+    except (OSError, SafetensorError, KeyError) as error:
+        raise ValueError(
+            f"The adapters of {folder} for {source} cannot be read ({type(error).__name__}: {error}); restore what is missing."
+        ) from None
+    odd = sorted(found ^ set(peft.get_peft_model_state_dict(model, save_embedding_layers=False)))
+    if odd:
+        raise ValueError(
+            f"{folder} has {len(odd)} adapter weights too few or too many, for instance {odd[0]}; restore it."
+        )
+    model = model.merge_and_unload()
     save_model(model, make_processor(model.config, folder), read_facts(folder), out)
     return out

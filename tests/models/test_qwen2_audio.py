@@ -20,7 +20,7 @@ from annot_hf.models.configuration_distribution_qwen2_audio import DistributionQ
 from annot_hf.models.heads import SequenceHead
 from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
-from annot_hf.models.prompting import as_data, prepare_inputs
+from annot_hf.models.prompting import as_data, check_prompt, prepare_inputs
 from annot_hf.models.register import register_models
 from annot_hf.training.lora import add_lora, save_lora
 
@@ -424,3 +424,9 @@ def test_adapters_need_a_rank_and_their_library(source, monkeypatch):
     monkeypatch.setitem(sys.modules, "peft", None)
     with pytest.raises(ValueError, match=r"Adapters need the package peft, .*pip install 'annot-hf\[peft\]'"):
         add_lora(build(source))
+
+
+@pytest.mark.parametrize("prompt", ["{question!r}", "{labels:>9}", "x {transcript:.3}", "{question:{transcript}}"])
+def test_placeholders_are_not_formatted(prompt):
+    with pytest.raises(ValueError, match="formats the placeholder"):
+        check_prompt(prompt)

@@ -384,3 +384,34 @@ def test_the_layers_that_fsdp_wraps_are_those_of_the_model(lalm, monkeypatch):
     plugin.set_auto_wrap_policy(model)
     kinds = {type(module).__name__ for module in model.modules()}
     assert set(values["fsdp_transformer_layer_cls_to_wrap"].split(",")) <= kinds
+
+
+def test_a_model_with_adapters_that_is_saved_again_is_the_same(adapted, corpus, tmp_path):
+    model, processor, _ = load_model(adapted / "model")
+    model.save_pretrained(tmp_path / "again")
+    processor.save_pretrained(tmp_path / "again")
+    expected = predict(adapted / "model", corpus, split="test")[0].probs
+    np.testing.assert_allclose(predict(tmp_path / "again", corpus, split="test")[0].probs, expected, atol=1e-6)
+    merged = merge_lora(tmp_path / "again", tmp_path / "merged")
+    np.testing.assert_allclose(predict(merged, corpus, split="test")[0].probs, expected, atol=1e-5)
+    (tmp_path / "again" / "config.json").unlink()
+    with pytest.raises(ValueError, match="has adapters and no config.json"):
+        DistributionQwen2Audio.from_pretrained(tmp_path / "again")
+
+
+@pytest.mark.parametrize("damage", ["v_proj", "distribution_head", "half", "empty", "json"])
+def test_damaged_adapters_are_not_merged(adapted, tmp_path, damage):
+    folder = shutil.copytree(adapted / "model", tmp_path / "model")
+    path = folder / "adapter_model.safetensors"
+    if damage == "json":
+        (folder / "adapter_config.json").write_text('{"peft_type": "LORA"')
+    elif damage in ("half", "empty"):
+        path.write_bytes(path.read_bytes()[: path.stat().st_size // 2 if damage == "half" else 0])
+    else:
+        save_file({name: value for name, value in load_file(path).items() if damage not in name}, path)
+    with pytest.raises(ValueError, match="restore"):
+        merge_lora(folder, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    if damage == "json":
+        with pytest.raises(ValueError, match="does not say what the adapters are for"):
+            load_model(folder)
