@@ -167,6 +167,19 @@ class DistributionQwen2Audio(PreTrainedModel):
         plan = dict.fromkeys(("lora_A", "lora_B", "distribution_head"), torch.float32)
         return super().load_adapter(*args, **{"dtype_plan": plan, **kwargs})
 
+    def enable_adapters(self) -> None:
+        """As the library's, which leaves the head that came with the adapters switched off."""
+        super().enable_adapters()
+        self.distribution_head.enable_adapters(True)
+
+    def enable_input_require_grads(self) -> None:
+        """For checkpointed layers, of the language model only: the library's would send gradients through the audio tower."""
+        self.lalm.model.language_model.enable_input_require_grads()
+
+    def disable_input_require_grads(self) -> None:
+        """Undo `enable_input_require_grads`."""
+        self.lalm.model.language_model.disable_input_require_grads()
+
     def prepare(
         self, processor: Any, waves: Sequence[np.ndarray], transcripts: Sequence[str | None] | None = None
     ) -> BatchFeature:

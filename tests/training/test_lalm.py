@@ -415,3 +415,38 @@ def test_damaged_adapters_are_not_merged(adapted, tmp_path, damage):
     if damage == "json":
         with pytest.raises(ValueError, match="does not say what the adapters are for"):
             load_model(folder)
+
+
+def test_checkpointed_layers_send_no_gradient_through_the_audio_tower(lalm, clips):
+    grads, tower = [], []
+    for checkpointed in (False, True):
+        torch.manual_seed(0)
+        model = add_lora(DistributionQwen2Audio.from_lalm(lalm, questions=QUESTION, lora_dropout=0.0))
+        base = model.get_base_model()
+        processor = make_processor(base.config.trunk_config, lalm)
+        base.lalm.model.audio_tower.register_forward_hook(lambda *parts: tower.append(parts[-1][0].requires_grad))
+        if checkpointed:
+            base.gradient_checkpointing_enable()
+            base.enable_input_require_grads()
+        model.train()
+        for module in model.modules():
+            if isinstance(module, torch.nn.Dropout):
+                module.p = 0.0
+        inputs = base.prepare(processor, [clip(0.7)])
+        model(**inputs, labels=torch.tensor([[0.2, 0.3, 0.5]])).loss.backward()
+        grads.append({name: one.grad for name, one in model.named_parameters() if "lora_B" in name})
+    assert tower == [False, False]
+    assert all(one.any() for one in grads[1].values())
+    for name, grad in grads[0].items():
+        torch.testing.assert_close(grads[1][name], grad)
+
+
+def test_adapters_that_were_off_come_back_with_their_head(adapted, clips):
+    model, processor, _ = load_model(adapted / "model")
+    inputs = model.prepare(processor, [clip(0.7)])
+    with torch.no_grad():
+        before = model(**inputs).probs
+        model.disable_adapters()
+        assert not torch.allclose(model(**inputs).probs, before)
+        model.enable_adapters()
+        torch.testing.assert_close(model(**inputs).probs, before)
