@@ -1,6 +1,6 @@
-"""A Hub in sixty lines: enough of its protocol to create a repository, upload a folder and download its files.
+"""A Hub in eighty lines: enough of its protocol to create a repository, upload a folder and download a commit of its files.
 
-Text files only (no LFS, no Xet): set `HF_ENDPOINT` to the address that `serve` yields.
+No LFS, no Xet: set `HF_ENDPOINT` to the address that `serve` yields.
 """
 
 import base64
@@ -12,31 +12,49 @@ import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-COMMIT = "0" * 40
-
 
 @contextlib.contextmanager
 def serve(repositories: dict[str, dict[str, bytes]]) -> Iterator[str]:
-    """Serve `repositories` ("spaces/me/jsd" -> file name -> content) on a free local port; uploads land in the mapping."""
+    """Serve `repositories` ("spaces/me/jsd" -> file name -> content) on a free local port; uploads land in the mapping.
+
+    A repository's commit is a digest of its files; each that was asked for can be read again, whatever they are by now.
+    """
+    commits: dict[str, dict[str, bytes]] = {}
+
+    def commit_of(files: dict[str, bytes]) -> str:
+        digest = hashlib.sha1()
+        for name, content in sorted(files.items()):
+            digest.update(f"{name} {len(content)} ".encode() + content)
+        commits[digest.hexdigest()] = dict(files)
+        return digest.hexdigest()
+
+    def files_of(name: str) -> dict[str, bytes] | None:
+        return repositories.get(name, repositories.get(f"models/{name}"))
 
     class Handler(BaseHTTPRequestHandler):
         def do_HEAD(self):
             self.do_GET()
 
         def do_GET(self):
-            found = re.fullmatch(r"/(.+?)/resolve/[^/]+/(.+)", self.path)
-            files = repositories.get(found[1]) if found else None
-            if files is None or found[2] not in files:
+            about = re.fullmatch(r"/api/(models/[^/]+/[^/]+)(?:/revision/(.+))?", self.path)
+            if about and files_of(about[1]) is not None:
+                sha = about[2] if about[2] in commits else commit_of(files_of(about[1]))
+                return self.json({"id": about[1].removeprefix("models/"), "sha": sha, "private": False})
+            if "/tree/" in self.path:  # of a folder that there is not
+                return self.answer(404, b"", {"X-Error-Code": "EntryNotFound"})
+            found = re.fullmatch(r"/(.+?)/resolve/([^/]+)/(.+)", self.path)
+            files = commits.get(found[2], files_of(found[1])) if found else None
+            if files is None or found[3] not in files:
                 return self.answer(404, b"", {"X-Error-Code": "RepoNotFound" if files is None else "EntryNotFound"})
-            content = files[found[2]]
+            content = files[found[3]]
             etag = f'"{hashlib.sha1(content).hexdigest()}"'
-            return self.answer(200, content, {"X-Repo-Commit": COMMIT, "ETag": etag})
+            return self.answer(200, content, {"X-Repo-Commit": commit_of(files), "ETag": etag})
 
         def do_POST(self):
             body = self.body()
             if self.path == "/api/repos/create":
                 asked = json.loads(body)
-                name = f"{asked['type']}s/{asked['organization']}/{asked['name']}"
+                name = f"{asked.get('type', 'model')}s/{asked['organization']}/{asked['name']}"
                 repositories.setdefault(name, {})
                 return self.json({"url": f"http://{self.headers['Host']}/{name}", "name": name, "id": name})
             if self.path == "/api/validate-yaml":
@@ -51,13 +69,9 @@ def serve(repositories: dict[str, dict[str, bytes]]) -> Iterator[str]:
                 if entry["key"] == "file":
                     content = base64.b64decode(entry["value"]["content"])
                     repositories[repository][entry["value"]["path"]] = content
-            return self.json(
-                {
-                    "success": True,
-                    "commitOid": COMMIT,
-                    "commitUrl": f"http://{self.headers['Host']}/{repository}/commit/{COMMIT}",
-                }
-            )
+            sha = commit_of(repositories[repository])
+            url = f"http://{self.headers['Host']}/{repository}/commit/{sha}"
+            return self.json({"success": True, "commitOid": sha, "commitUrl": url})
 
         def body(self) -> bytes:
             if self.headers.get("Transfer-Encoding") != "chunked":

@@ -32,6 +32,8 @@ class DistributionQwen2AudioConfig(SupportConfig):
             language model; 0 trains all weights. The paper has 8.
         lora_alpha: Scale of the adapters, before it is divided by their rank.
         lora_dropout: Dropout before the adapters.
+        lalm_revision: Commit on the Hub of the Qwen2-Audio that this started from; None of a folder.
+        lalm_digest: Digest of its weights (see `digest_of`): adapters are not put on others.
         **kwargs: Passed on.
 
     Raises:
@@ -59,6 +61,8 @@ class DistributionQwen2AudioConfig(SupportConfig):
         lora_rank: int = 8,
         lora_alpha: float = 16.0,
         lora_dropout: float = 0.2,
+        lalm_revision: str | None = None,
+        lalm_digest: str | None = None,
         **kwargs: Any,
     ) -> None:
         check_not_negative(entropy_weight=entropy_weight, lora_rank=lora_rank, lora_dropout=lora_dropout)
@@ -84,6 +88,8 @@ class DistributionQwen2AudioConfig(SupportConfig):
         self.lora_rank = lora_rank
         self.lora_alpha = lora_alpha
         self.lora_dropout = lora_dropout
+        self.lalm_revision = lalm_revision
+        self.lalm_digest = lalm_digest
         super().__init__(
             questions=questions, bins=bins, loss=loss, class_weights=class_weights, jsd_share=jsd_share, **kwargs
         )

@@ -49,10 +49,15 @@ class SupportConfig(PreTrainedConfig):
         self.loss = loss
         self.jsd_share = jsd_share
         self.class_weights = None if class_weights is None else [float(weight) for weight in class_weights]
-        if self.questions and "id2label" not in kwargs:
+        if self.questions:
             names = [question["name"] for question in self.questions]
             labels = self.questions[0]["labels"] if not self.is_scale else cell_names(names, bins)
-            kwargs["id2label"] = dict(enumerate(labels))
+            numbered = kwargs.setdefault("id2label", dict(enumerate(labels)))
+            if sorted(map(int, numbered)) != list(range(len(labels))):
+                raise ValueError(
+                    f"id2label has the numbers {', '.join(map(str, numbered))} for {len(labels)} labels; number them 0 to "
+                    f"{len(labels) - 1}, or leave it out."
+                )
         super().__init__(**kwargs)
         if self.questions and class_weights is not None and len(class_weights) != len(self.support):
             raise ValueError(

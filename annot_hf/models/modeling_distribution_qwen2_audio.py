@@ -1,7 +1,7 @@
 """One distribution of opinion per clip, from an audio-language model."""
 
+import contextlib
 import inspect
-import json
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,10 +9,13 @@ from typing import Any, Self
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, BatchFeature, PreTrainedModel, Qwen2AudioForConditionalGeneration
 from transformers.dynamic_module_utils import custom_object_save
+from transformers.utils.hub import resolve_revision
 
+from .adapter_files import ADAPTERS, check_finite, digest_of, find_adapters, without_report
 from .configuration_distribution_qwen2_audio import DistributionQwen2AudioConfig
 from .heads import SequenceHead
 from .losses import EPSILON, distribution_loss
@@ -21,8 +24,8 @@ from .outputs import DistributionOutput
 from .prompting import prepare_inputs
 from .weights import init_as_torch
 
-ADAPTER = "adapter_config.json"  # a folder with it and without weights of its own holds adapters
 HEAD = "distribution_head."
+HUB = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")  # how files are found there
 
 
 class DistributionQwen2Audio(PreTrainedModel):
@@ -71,7 +74,9 @@ class DistributionQwen2Audio(PreTrainedModel):
         source: str | os.PathLike[str],
         *,
         questions: Sequence[dict[str, Any]],
+        revision: str | None = None,
         dtype: torch.dtype | str = torch.float32,
+        attn_implementation: str | None = None,
         **options: Any,
     ) -> Self:
         """A model over a plain Qwen2-Audio checkpoint, with a fresh head.
@@ -79,29 +84,95 @@ class DistributionQwen2Audio(PreTrainedModel):
         Args:
             source: Hub id or folder, such as "Qwen/Qwen2-Audio-7B-Instruct".
             questions: The questions, as dictionaries.
+            revision: Branch, tag or commit on the Hub. The commit that it stands for is kept: adapters are read onto it.
             dtype: Precision of all but the head. Weights that are trained need float32; under adapters, and to predict,
                 `torch.bfloat16` halves the memory.
+            attn_implementation: "sdpa", "eager" or "flash_attention_2"; the library's choice when None.
             **options: Any option of `DistributionQwen2AudioConfig`.
 
         Raises:
             ValueError: There is no such checkpoint, it is not a whole Qwen2-Audio, or there is no such option.
         """
         source = os.path.abspath(source) if os.path.isdir(source) else os.fspath(source)  # adapters will name it
-        known = set(inspect.signature(cls.config_class.__init__).parameters) - {"self", "kwargs", "lalm_config"}
+        known = set(inspect.signature(cls.config_class.__init__).parameters)
+        known -= {"self", "kwargs", "lalm_config", "lalm_revision", "lalm_digest"}
         unknown = sorted(set(options) - known)
         if unknown:
             raise ValueError(f"There is no option {unknown[0]!r}; there are {', '.join(sorted(known))}.")
+        revision = resolve_revision(source, revision)
         try:
-            lalm_config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+            lalm_config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
         except (OSError, ValueError) as error:
-            raise ValueError(f"There is no checkpoint {source!r}; give a Hub id or a checkpoint folder.") from error
+            asked = source if revision is None else f"{source} at {revision}"
+            raise ValueError(f"There is no checkpoint {asked!r}; give a Hub id or a checkpoint folder.") from error
         if lalm_config.model_type != "qwen2_audio":
             raise ValueError(
                 f"{source} is a {lalm_config.model_type}; give a plain Qwen2-Audio, such as Qwen/Qwen2-Audio-7B-Instruct."
             )
-        config = cls.config_class(lalm_config=lalm_config, questions=questions, **options)
+        commit = getattr(revision, "resolved", None)
+        config = cls.config_class(lalm_config=lalm_config, questions=questions, lalm_revision=commit, **options)
+        how = {"revision": revision, "dtype": dtype, "attn_implementation": attn_implementation}
+        model = cls._over(source, config, how)
+        model.config.lalm_digest = digest_of(model.lalm)  # the library copies configurations
+        return model.eval()
+
+    @classmethod
+    def from_pretrained(cls, source: str | os.PathLike[str], *args: Any, adapters: bool = True, **kwargs: Any) -> Any:
+        """As the library's, from safetensors only; adapters are read onto the checkpoint that they name.
+
+        Args:
+            source: Hub id or folder of this model, or of adapters for it, whose folder is beside or around `config.json`.
+            *args: Passed on.
+            adapters: Load them; without, the model that they are made for, with a head that is not trained.
+            **kwargs: Passed on.
+
+        Raises:
+            ValueError: Adapters have no configuration, do not fit the checkpoint that they name, or were trained on other
+                weights than it has.
+        """
+        hub = {name: kwargs[name] for name in HUB if kwargs.get(name) is not None}
+        asked = (
+            kwargs.pop("adapter_kwargs", None) or {}
+        )  # of `AutoModel`; the library would read adapters before the head
+        where = asked.get("_adapter_model_path") or source
+        at = hub | {name: asked[name] for name in ("token", "revision") if asked.get(name) is not None}
+        found = find_adapters(where, **at)
+        if found is None:
+            loaded = super().from_pretrained(source, *args, **{"use_safetensors": True, **kwargs})
+            (loaded[0] if isinstance(loaded, tuple) else loaded)._settle()
+            return loaded
+        wants_info = kwargs.pop("output_loading_info", False)
+        config = kwargs.pop("config", None)
+        if not isinstance(config, cls.config_class):
+            try:
+                config = cls.config_class.from_pretrained(where, **at)  # of the base, where there is none
+            except ValueError as error:
+                raise ValueError(f"The config.json of {where} cannot be read ({error}); restore it.") from error
+        if not config.questions:
+            raise ValueError(f"{where} has adapters and no config.json, which says what they are for; restore it.")
         try:
-            model, info = cls.from_pretrained(source, config=config, dtype=dtype, output_loading_info=True)
+            model = cls._over(found.base, config, kwargs | {"revision": found.revision}, *args, heard=False)
+        except ValueError as error:
+            raise ValueError(f"{where} holds adapters for {found.base}, and: {error}") from error
+        digest = digest_of(model.lalm)
+        if None not in (digest, config.lalm_digest) and digest != config.lalm_digest:
+            raise ValueError(
+                f"The adapters of {where} were trained on other weights than those that are now in {found.base}; restore the "
+                "checkpoint that they name, or train again."
+            )
+        info = model.load_adapter(os.fspath(where), adapter_kwargs=at) if adapters else None
+        none = dict.fromkeys(("missing_keys", "unexpected_keys", "mismatched_keys"), set())
+        return (model, none | {"error_msgs": [] if info is None else info.error_msgs}) if wants_info else model
+
+    @classmethod
+    def _over(
+        cls, source: str, config: DistributionQwen2AudioConfig, how: dict[str, Any], *args: Any, heard: bool = True
+    ) -> Self:
+        """The weights of a plain checkpoint, all of them, and a fresh head; the library says that it is, if it is `heard`."""
+        how = {"use_safetensors": True, **how, "ignore_mismatched_sizes": True, "output_loading_info": True}
+        try:
+            with contextlib.nullcontext() if heard else without_report():
+                model, info = super().from_pretrained(source, *args, config=config, **how)
         except OSError as error:
             raise ValueError(f"{source} has no weights in safetensors ({error}); give a whole checkpoint.") from error
         odd = [name for name in info["missing_keys"] if not name.startswith(HEAD)]
@@ -111,61 +182,57 @@ class DistributionQwen2Audio(PreTrainedModel):
                 f"{source} is not a whole Qwen2-Audio: {len(odd)} weights differ, for instance {sorted(odd)[0]}; give a plain "
                 "checkpoint."
             )
-        return model.eval()
+        model._settle()
+        return model
 
-    @classmethod
-    def from_pretrained(cls, source: str | os.PathLike[str], *args: Any, adapters: bool = True, **kwargs: Any) -> Any:
-        """As the library's, from safetensors only; a folder of adapters is read onto the checkpoint that they name.
-
-        Args:
-            source: Hub id or folder of this model, of a plain Qwen2-Audio (with `config`), or folder of adapters.
-            *args: Passed on.
-            adapters: Load the adapters of such a folder; without them, the model that they are made for.
-            **kwargs: Passed on.
-        """
-        folder = Path(source)
-        lora = (folder / ADAPTER).is_file()
-        if lora and not (folder / "config.json").is_file():
-            raise ValueError(f"{folder} has adapters and no config.json, which says what they are for; restore it.")
-        if lora:
-            if not isinstance(kwargs.get("config"), cls.config_class):
-                kwargs["config"] = cls.config_class.from_pretrained(folder)
-            kwargs["adapter_kwargs"] = (
-                None  # what `AutoModel` would have the library do, before the head is what it must be
-            )
-            source = json.loads((folder / ADAPTER).read_text(encoding="utf-8"))["base_model_name_or_path"]
-        loaded = super().from_pretrained(source, *args, **{"use_safetensors": True, **kwargs})
-        model = loaded[0] if isinstance(loaded, tuple) else loaded
-        model.distribution_head.float()  # a fresh one comes in the precision of the rest
-        model.lalm.model.audio_tower.embed_positions.requires_grad_(
-            False
-        )  # sinusoids; the library's loading forgets it
-        if lora and adapters:
-            found = model.load_adapter(os.fspath(folder))
-            if isinstance(loaded, tuple):  # the head came with the adapters
-                info = loaded[1]
-                info["missing_keys"] = {name for name in info["missing_keys"] if not name.startswith(HEAD)}
-                for kind in ("missing_keys", "unexpected_keys", "mismatched_keys"):
-                    info[kind] = info[kind] | set(getattr(found, kind))
-        return loaded
+    def _settle(self) -> None:
+        """What the library's loading leaves otherwise than a new model has it."""
+        self.distribution_head.float()  # a fresh one comes in the precision of the rest
+        self.lalm.model.audio_tower.embed_positions.requires_grad_(False)  # sinusoids
 
     def save_pretrained(self, folder: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """As the library's, but weights keep the names that they have here, and not those of older checkpoints.
 
         `Trainer` reads a checkpoint without translating names, and leaves out, with a warning, what it does not know: it
-        would go on from a fresh language model. With adapters loaded, they and the head are written, and the configuration
-        too, which the library leaves out.
+        would go on from a fresh language model. With adapters loaded, they and the head are written, to a folder of their
+        own beside the configuration, as `save_lora` does.
         """
-        super().save_pretrained(folder, *args, **{"save_original_format": False, **kwargs})
-        if (Path(folder) / ADAPTER).is_file():
-            self.config.architectures = [type(self).__name__]
-            custom_object_save(self, os.fspath(folder), config=self.config)
-            self.config.save_pretrained(folder)
+        kwargs = {"save_original_format": False, **kwargs}
+        if not getattr(self, "_hf_peft_config_loaded", False):
+            return super().save_pretrained(folder, *args, **kwargs)
+        super().save_pretrained(Path(folder) / ADAPTERS, *args, **kwargs | {"push_to_hub": False})
+        return self.save_config(folder)
 
-    def load_adapter(self, *args: Any, **kwargs: Any) -> Any:
-        """As the library's, but adapters stay in single precision, in which they were trained, on weights in bfloat16."""
+    def save_config(self, folder: str | os.PathLike[str]) -> None:
+        """Write the configuration and the code that reads it, for adapters, which are no model without."""
+        self.config.architectures = [type(self).__name__]
+        custom_object_save(self, os.fspath(folder), config=self.config)
+        self.config.save_pretrained(folder)
+
+    def load_adapter(self, source: str | None = None, *args: Any, **kwargs: Any) -> Any:
+        """As the library's, but adapters stay in single precision, in which they were trained, on weights in bfloat16.
+
+        Raises:
+            ValueError: They are not those of this model, not all of them, or not finite.
+        """
+        at = kwargs.pop("adapter_kwargs", None) or {}
+        found = None if source is None else find_adapters(source, **at)
+        if found is not None:
+            kwargs["adapter_kwargs"] = at | {"subfolder": found.subfolder}
         plan = dict.fromkeys(("lora_A", "lora_B", "distribution_head"), torch.float32)
-        return super().load_adapter(*args, **{"dtype_plan": plan, **kwargs})
+        try:
+            with without_report():
+                info = super().load_adapter(source, *args, **{"dtype_plan": plan, **kwargs})
+        except (RuntimeError, SafetensorError) as error:  # of another shape, or cut off
+            raise ValueError(f"The adapters of {source} do not fit the model ({error}); restore them.") from error
+        odd = sorted(info.missing_keys | info.unexpected_keys)
+        if odd:
+            raise ValueError(
+                f"The adapters of {source} do not fit the model: {len(odd)} weights differ, for instance {odd[0]}; restore "
+                "them."
+            )
+        check_finite(self, source)
+        return info
 
     def enable_adapters(self) -> None:
         """As the library's, which leaves the head that came with the adapters switched off."""

@@ -17,6 +17,7 @@ from annot_hf.data.export import ExportedCorpus, read_export
 from annot_hf.data.questions import Question
 from annot_hf.data.targets import Ratings, Targets
 from annot_hf.evaluation.predictions import Predictions
+from annot_hf.models.adapter_files import find_adapters
 from annot_hf.models.configuration_annotator import AnnotatorConfig
 from annot_hf.models.configuration_seedbert import SeedBertConfig
 from annot_hf.models.losses import LOG_VARIANCE
@@ -26,7 +27,7 @@ from annot_hf.models.register import register_models
 from annot_hf.training.checkpoints import FACTS
 from annot_hf.training.collator import OpinionDataset
 from annot_hf.training.inputs import corpus_inputs, make_processor, read_inputs, read_together
-from annot_hf.training.lora import base_of, has_lora, load_library
+from annot_hf.training.lora import load_library
 from annot_hf.training.recipe import Recipe
 from annot_hf.training.train import make_collator
 
@@ -53,18 +54,17 @@ def load_model(
         AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError) as error:
         raise ValueError(f"{folder / 'config.json'} cannot be read ({error}); restore the checkpoint.") from error
-    lora = has_lora(folder)
-    if lora:
+    adapters = find_adapters(folder)
+    if adapters is not None:
         load_library()
-        base_of(folder)  # which says so if it cannot be read
     try:
         model, info = AutoModel.from_pretrained(
             folder, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True
         )
     except (OSError, SafetensorError) as error:
-        if lora:
+        if adapters is not None:
             raise ValueError(
-                f"{folder} holds adapters for {base_of(folder)}, which cannot be read, or cannot be read itself ({error}); "
+                f"{folder} holds adapters for {adapters.base}, which cannot be read, or cannot be read itself ({error}); "
                 "restore what is missing."
             ) from error
         raise ValueError(f"{folder} holds no readable safetensors ({error}); restore the checkpoint.") from error

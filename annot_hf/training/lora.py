@@ -1,19 +1,20 @@
 """Low-rank adapters (LoRA) on an audio-language model: put on, saved, and merged."""
 
-import json
 import os
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from safetensors import SafetensorError, safe_open
-from transformers import PreTrainedModel
-from transformers.dynamic_module_utils import custom_object_save
+from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
 
-from annot_hf.models.modeling_distribution_qwen2_audio import ADAPTER, DistributionQwen2Audio
+from annot_hf.models.adapter_files import ADAPTERS, check_finite, find_adapters
+from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
 
 if TYPE_CHECKING:
     from peft import PeftModel
+
+    from annot_hf.training.adapted import AdaptedQwen2Audio
 
 
 def load_library() -> ModuleType:
@@ -31,7 +32,7 @@ def load_library() -> ModuleType:
     return peft
 
 
-def add_lora(model: DistributionQwen2Audio) -> "PeftModel":
+def add_lora(model: DistributionQwen2Audio) -> "AdaptedQwen2Audio":
     """The model with the adapters that its configuration asks for; they and the head are trained, nothing else is.
 
     Adapters are on the query, key, value and output projections of the language model (arXiv 2601.14620), and not on the
@@ -47,44 +48,35 @@ def add_lora(model: DistributionQwen2Audio) -> "PeftModel":
     if config.lora_rank < 1:
         raise ValueError(f"lora_rank is {config.lora_rank}, which is no adapter; set it to 1 or more, 8 in the paper.")
     peft = load_library()
+    from annot_hf.training.adapted import AdaptedQwen2Audio
+
     adapters = peft.LoraConfig(
+        base_model_name_or_path=model.name_or_path or None,
+        revision=config.lalm_revision,
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
         target_modules=model.lora_targets,
         modules_to_save=list(model.lora_saved),
     )
-    return peft.get_peft_model(model, adapters)
-
-
-def has_lora(folder: str | os.PathLike[str]) -> bool:
-    """Whether a checkpoint folder holds adapters instead of whole weights."""
-    return (Path(folder) / ADAPTER).is_file()
-
-
-def base_of(folder: str | os.PathLike[str]) -> str:
-    """Hub id or folder of the checkpoint that the adapters of a folder sit on."""
-    path = Path(folder) / ADAPTER
-    try:
-        return str(json.loads(path.read_text(encoding="utf-8"))["base_model_name_or_path"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{path} does not say what the adapters are for ({error}); restore the checkpoint.") from None
+    return AdaptedQwen2Audio(model, adapters)
 
 
 def save_lora(model: "PeftModel", folder: str | os.PathLike[str], *, weights: dict[str, Any] | None = None) -> None:
-    """Write adapters and head, configuration and code; the weights they sit on stay in the checkpoint they came from.
+    """Write adapters and head to a folder of their own, and beside it configuration and code.
+
+    The weights they sit on stay in the checkpoint that they came from. The folder loads with `AutoModel.from_pretrained`,
+    also from the Hub; with `PeftModel.from_pretrained(base, folder, subfolder="adapter")`.
 
     Args:
         model: From `add_lora`.
         folder: Folder to write.
         weights: All weights of the model, if several processes hold parts of them.
     """
-    base: PreTrainedModel = model.get_base_model()
-    model.save_pretrained(folder, state_dict=weights, save_embedding_layers=False)
-    (Path(folder) / "README.md").unlink(missing_ok=True)  # a form with nothing filled in
-    base.config.architectures = [type(base).__name__]
-    custom_object_save(base, os.fspath(folder), config=base.config)
-    base.config.save_pretrained(folder)
+    inner = Path(folder) / ADAPTERS
+    load_library().PeftModel.save_pretrained(model, inner, state_dict=weights, save_embedding_layers=False)
+    (inner / "README.md").unlink(missing_ok=True)  # a form with nothing filled in
+    model.get_base_model().save_config(folder)
 
 
 def merge_lora(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
@@ -107,25 +99,27 @@ def merge_lora(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> P
     from annot_hf.training.train import save_model
 
     folder, out = Path(folder), Path(out)
-    if not has_lora(folder):
-        raise ValueError(f"{folder} has no {ADAPTER}; give output_dir/model of a run with lora_rank above 0.")
+    found = find_adapters(folder)
+    if found is None:
+        raise ValueError(f"{folder} has no adapters; give output_dir/model of a run with lora_rank above 0.")
     if out.exists():
         raise ValueError(f"{out} is there already; name another folder, or remove it.")
-    peft, source = load_library(), base_of(folder)
+    peft, inner = load_library(), folder / found.subfolder
     try:
-        base = DistributionQwen2Audio.from_pretrained(folder, adapters=False)
-        model = peft.PeftModel.from_pretrained(base, folder)
-        with safe_open(folder / "adapter_model.safetensors", "pt") as file:
-            found = set(file.keys())
-    except (OSError, SafetensorError, KeyError) as error:
+        with safe_open(inner / ADAPTER_SAFE_WEIGHTS_NAME, "pt") as file:
+            names = set(file.keys())
+        model = peft.PeftModel.from_pretrained(DistributionQwen2Audio.from_pretrained(folder, adapters=False), inner)
+    except (OSError, SafetensorError, KeyError, RuntimeError) as error:
         raise ValueError(
-            f"The adapters of {folder} for {source} cannot be read ({type(error).__name__}: {error}); restore what is missing."
+            f"The adapters of {folder} for {found.base} cannot be read ({type(error).__name__}: {error}); restore what is "
+            "missing."
         ) from None
-    odd = sorted(found ^ set(peft.get_peft_model_state_dict(model, save_embedding_layers=False)))
+    odd = sorted(names ^ set(peft.get_peft_model_state_dict(model, save_embedding_layers=False)))
     if odd:
         raise ValueError(
             f"{folder} has {len(odd)} adapter weights too few or too many, for instance {odd[0]}; restore it."
         )
+    check_finite(model, folder)
     model = model.merge_and_unload()
     save_model(model, make_processor(model.config, folder), read_facts(folder), out)
     return out

@@ -199,17 +199,23 @@ def test_adapters_reload_equal_through_every_door(source, processor, tmp_path, d
     probs = taught(adapted, inputs)(**inputs).probs.detach()
     assert (probs - before).abs().max() > 1e-2
     save_lora(adapted, tmp_path / "adapter")
-    assert (tmp_path / "adapter" / "adapter_model.safetensors").stat().st_size < 100_000
-    assert not (tmp_path / "adapter" / "README.md").exists()  # a form with nothing filled in
+    adapted.save_pretrained(tmp_path / "peft")  # as `Trainer` does
+    assert (tmp_path / "adapter" / "adapter" / "adapter_model.safetensors").stat().st_size < 100_000
+    assert not list(tmp_path.rglob("README.md"))  # a form with nothing filled in
     register_models()
-    by_hand = build(source, dtype=dtype)
-    by_hand.load_adapter(str(tmp_path / "adapter"))
-    doors = {
-        "from_pretrained": DistributionQwen2Audio.from_pretrained(tmp_path / "adapter"),
-        "AutoModel": AutoModel.from_pretrained(tmp_path / "adapter"),
-        "PeftModel": peft.PeftModel.from_pretrained(build(source, dtype=dtype), tmp_path / "adapter"),
-        "load_adapter": by_hand,
-    }
+    doors = {}
+    for name in ("adapter", "peft"):
+        folder, inner = tmp_path / name, {"adapter": {"subfolder": "adapter"}, "peft": {}}[name]
+        by_hand, own = build(source, dtype=dtype), build(source, dtype=dtype)
+        by_hand.load_adapter(str(folder))
+        doors |= {
+            f"from_pretrained {name}": DistributionQwen2Audio.from_pretrained(folder),
+            f"AutoModel {name}": AutoModel.from_pretrained(folder),
+            f"PeftModel {name}": peft.PeftModel.from_pretrained(own, folder, **inner),
+            f"load_adapter {name}": by_hand,
+        }
+        doors[f"AutoModel {name}"].save_pretrained(tmp_path / name / "again")
+        doors[f"saved again {name}"] = AutoModel.from_pretrained(tmp_path / name / "again")
     for door, loaded in doors.items():
         torch.testing.assert_close(loaded.eval()(**inputs).probs, probs, rtol=0, atol=1e-6, msg=door)
         assert {weight.dtype for name, weight in loaded.named_parameters() if "lora_" in name} == {torch.float32}
@@ -272,8 +278,9 @@ def test_a_process_without_the_package_loads_the_folders(source, processor, tmp_
     taught(adapted, adapted.prepare(processor, WAVES))
     model.save_pretrained(tmp_path / "whole.v1")
     save_lora(adapted, tmp_path / "adapter.v1")
-    folders = [tmp_path / "whole.v1", tmp_path / "adapter.v1"]
-    for folder, made in zip(folders, (model, adapted), strict=True):
+    adapted.save_pretrained(tmp_path / "peft.v1")
+    folders = [tmp_path / "whole.v1", tmp_path / "adapter.v1", tmp_path / "peft.v1"]
+    for folder, made in zip(folders, (model, adapted, adapted), strict=True):
         processor.save_pretrained(folder)
         with torch.no_grad():
             probs = made(**made.prepare(processor, [WAVES[0]])).probs

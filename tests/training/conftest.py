@@ -5,6 +5,7 @@ import pytest
 import tiny
 import yaml
 from sayings import Sayings
+from tiny_qwen2_audio import build_tiny_qwen2_audio
 from transformers import BertTokenizerFast, Wav2Vec2FeatureExtractor
 
 from annot_hf.data.export import export_corpus
@@ -112,3 +113,40 @@ def sayings(tmp_path_factory):
     (home / "root").mkdir()
     export_corpus(Sayings(home / "root"), home / "export")
     return home / "export"
+
+
+@pytest.fixture(scope="session")
+def lalm(tmp_path_factory):
+    return build_tiny_qwen2_audio(tmp_path_factory.mktemp("lalm"))
+
+
+@pytest.fixture(scope="session")
+def lalm_run(lalm, corpus):
+    """Makes a small run of the packaged recipe."""
+
+    def make(out, **overrides):
+        small = {
+            "trunk": str(lalm),
+            "corpus": str(corpus),
+            "output_dir": str(out),
+            "question": "emotion",
+            "num_train_epochs": 2,
+            "per_device_train_batch_size": 2,
+            "gradient_accumulation_steps": 2,
+            "learning_rate": 1e-2,
+            "dataloader_num_workers": 0,
+            "use_cpu": True,
+            "report_to": "none",
+            "disable_tqdm": True,
+        }
+        return load_recipe("qwen2-audio", small | overrides)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def adapted(lalm_run, tmp_path_factory):
+    """The folder of a run with adapters."""
+    folder = tmp_path_factory.mktemp("adapted")
+    train(lalm_run(folder))
+    return folder

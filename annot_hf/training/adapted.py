@@ -1,0 +1,62 @@
+"""`PeftModel` around a `DistributionQwen2Audio`, whose folders say what they are."""
+
+import os
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from huggingface_hub import CommitInfo, HfApi
+from peft import PeftModel
+
+from annot_hf.training.lora import save_lora
+
+
+class AdaptedQwen2Audio(PeftModel):
+    """As `PeftModel`, but folders have the configuration and its code, so that `AutoModel` finds the head.
+
+    `add_lora` makes it. `Trainer` writes its checkpoints through it.
+    """
+
+    def save_pretrained(self, folder: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Adapters at the top of `folder`, where `Trainer` and `PeftModel.from_pretrained` look for them.
+
+        This is for folders. On the Hub `AutoModel` would take them for those of a plain Qwen2-Audio and drop the head
+        without an error: publish with `push_to_hub`, or what `save_lora` writes.
+        """
+        super().save_pretrained(folder, *args, **{"save_embedding_layers": False, **kwargs})
+        if kwargs.get("is_main_process", True):
+            self.get_base_model().save_config(folder)
+
+    def create_or_update_model_card(self, output_dir: str) -> None:
+        """None: it would be a form with nothing filled in."""
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        commit_message: str = "Upload adapters",
+        private: bool | None = None,
+        token: bool | str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+    ) -> CommitInfo:
+        """Upload what `save_lora` writes; `AutoModel.from_pretrained(repo_id)` reads it.
+
+        Args:
+            repo_id: Repository of the Hub, created if it is not there.
+            commit_message: Message of the commit.
+            private: Whether a new repository is private.
+            token: Token of the Hub; that of the login when None.
+            revision: Branch.
+            create_pr: Open a pull request instead.
+        """
+        api = HfApi(token=token)
+        repository = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        with TemporaryDirectory() as folder:
+            save_lora(self, folder)
+            return api.upload_folder(
+                repo_id=repository,
+                folder_path=folder,
+                commit_message=commit_message,
+                revision=revision,
+                create_pr=create_pr,
+            )

@@ -1,0 +1,270 @@
+"""Folders and repositories of adapters: through every door the same, and what is damaged is refused at each."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from hub_stub import serve
+from safetensors.torch import load_file, save_file
+from tiny_qwen2_audio import build_tiny_qwen2_audio
+from transformers import AutoModel, Qwen2AudioForConditionalGeneration, Trainer, TrainingArguments
+
+from annot_hf.models.adapter_files import digest_of, find_adapters
+from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
+from annot_hf.models.register import register_models
+from annot_hf.training.inference import load_model, predict
+from annot_hf.training.inputs import make_processor
+from annot_hf.training.lora import add_lora, merge_lora, save_lora
+
+QUESTION = [{"name": "emotion", "labels": ["angry", "happy", "sad"]}]
+DOORS = {
+    "load_model": lambda folder, out: load_model(folder),
+    "class": lambda folder, out: DistributionQwen2Audio.from_pretrained(folder),
+    "AutoModel": lambda folder, out: AutoModel.from_pretrained(folder),
+    "merge": merge_lora,
+}
+DAMAGES = {
+    "settings cut": "does not say what the adapters are for",
+    "no base": "does not say what the adapters are for",
+    "base of null": "says that the adapters are for None",
+    "base of 5": "says that the adapters are for 5",
+    "base gone": "gone",
+    "base of another family": "is not a whole Qwen2-Audio",
+    "base of another size": "is not a whole Qwen2-Audio",
+    "base of other weights": "were trained on other weights than those that are now in",
+    "no weights": "adapter_model",
+    "weights cut": "do not fit|cannot be read",
+    "weights empty": "do not fit|cannot be read",
+    "not weights": "do not fit|cannot be read",
+    "no v_proj": "weights (differ|too few or too many)",
+    "no lora_B of one": "weights (differ|too few or too many), for instance .*lora_B",
+    "no head": "(weights differ, for instance|cannot be read) .*head",
+    "another rank": "do not fit|cannot be read",
+    "five labels": "do not fit|cannot be read",
+    "a label's number is lost": "id2label",
+    "not finite": "is not finite",
+    "no configuration": "config.json",
+}
+ON_THE_HUB = """
+import sys, torch
+from transformers import AutoModel
+from annot_hf import DistributionQwen2Audio, add_lora, register_models
+from annot_hf.training.inputs import make_processor
+step, out = sys.argv[1:]
+register_models()
+wave = torch.linspace(-0.5, 0.5, 16_000).sin().numpy()
+questions = [{"name": "emotion", "labels": ["angry", "happy", "sad"]}]
+if step == "publish":
+    model = DistributionQwen2Audio.from_lalm("me/base", questions=questions, lora_rank=2)
+    adapted = add_lora(model)
+    torch.manual_seed(1)
+    for weight in adapted.parameters():
+        if weight.requires_grad:
+            weight.data += 0.1 * torch.randn_like(weight)
+    adapted.push_to_hub("me/adapters")
+    models = [adapted.eval()]
+else:
+    assert not set(sys.modules) & {"peft.auto"}
+    by_hand = DistributionQwen2Audio.from_lalm("me/base", questions=questions, revision=step)
+    by_hand.load_adapter("me/adapters")
+    models = [AutoModel.from_pretrained("me/adapters"), DistributionQwen2Audio.from_pretrained("me/adapters"), by_hand]
+    assert {type(model) for model in models} == {DistributionQwen2Audio}
+processor = make_processor(models[0].config, "me/base")
+with torch.inference_mode():
+    probs = [model.eval()(**models[0].prepare(processor, [wave])).probs for model in models]
+torch.save((probs, models[0].config.lalm_revision), out)
+"""
+
+
+def changed(path, **values):
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def damaged(kind, folder, adapted, bert_folder, tmp_path):
+    """A copy of a run's checkpoint with one thing wrong."""
+    shutil.copytree(adapted / "model", folder)
+    settings, weights = folder / "adapter" / "adapter_config.json", folder / "adapter" / "adapter_model.safetensors"
+    held = {name: value.clone() for name, value in load_file(weights).items()}
+    if kind.startswith("base"):
+        if kind == "base of another size":
+            base = build_tiny_qwen2_audio(tmp_path / "base")
+            model = Qwen2AudioForConditionalGeneration.from_pretrained(base)
+            model.resize_token_embeddings(500)
+            model.save_pretrained(base)
+        named = {
+            "base of null": None,
+            "base of 5": 5,
+            "base gone": str(tmp_path / "gone"),
+            "base of another family": str(bert_folder),
+            "base of another size": str(tmp_path / "base"),
+        }
+        if kind == "base of other weights":
+            named[kind] = str(build_tiny_qwen2_audio(tmp_path / "base", seed=1))
+        changed(settings, base_model_name_or_path=named[kind])
+    elif kind == "settings cut":
+        settings.write_text('{"peft_type": "LORA"')
+    elif kind == "no base":
+        values = json.loads(settings.read_text())
+        del values["base_model_name_or_path"]
+        settings.write_text(json.dumps(values))
+    elif kind == "no weights":
+        weights.unlink()
+    elif kind in ("weights cut", "weights empty"):
+        weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2 if kind == "weights cut" else 0])
+    elif kind == "not weights":
+        weights.write_bytes(b"not weights")
+    elif kind == "no configuration":
+        (folder / "config.json").unlink()
+    elif kind == "another rank":
+        changed(settings, r=4)
+    elif kind == "five labels":
+        labels = ["a", "b", "c", "d", "e"]
+        questions = [{"name": "emotion", "labels": labels}]
+        changed(folder / "config.json", questions=questions, id2label=dict(enumerate(labels)), label2id=None)
+    elif kind == "a label's number is lost":
+        changed(folder / "config.json", id2label={"0": "angry", "2": "sad"}, label2id=None)
+    elif kind == "not finite":
+        name = next(name for name in held if "lora_A" in name)
+        held[name][0, 0] = float("nan")
+        save_file(held, weights)
+    else:
+        lost = {"no v_proj": "v_proj", "no lora_B of one": "layers.0.self_attn.q_proj.lora_B", "no head": "head"}[kind]
+        save_file({name: value for name, value in held.items() if lost not in name}, weights)
+    return folder
+
+
+@pytest.mark.parametrize("kind", DAMAGES)
+def test_what_is_damaged_is_said_at_every_door(kind, adapted, bert_folder, tmp_path):
+    register_models()
+    folder = damaged(kind, tmp_path / "model", adapted, bert_folder, tmp_path)
+    for door, opened in DOORS.items():
+        if door == "AutoModel" and kind == "no configuration":
+            continue  # the library's own words
+        with pytest.raises((ValueError, OSError), match=DAMAGES[kind]) as caught:
+            opened(folder, tmp_path / "out")
+        if door in ("load_model", "merge"):
+            assert type(caught.value) is ValueError and str(folder) in str(caught.value), (door, caught.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_without_the_library_that_is_said(adapted, monkeypatch):
+    monkeypatch.setitem(sys.modules, "peft", None)
+    with pytest.raises(ValueError, match=r"pip install 'annot-hf\[peft\]'"):
+        load_model(adapted / "model")
+
+
+def test_a_model_with_adapters_that_is_saved_again_is_the_same(adapted, corpus, tmp_path):
+    model, processor, _ = load_model(adapted / "model")
+    model.save_pretrained(tmp_path / "again")
+    processor.save_pretrained(tmp_path / "again")
+    expected = predict(adapted / "model", corpus, split="test")[0].probs
+    np.testing.assert_allclose(predict(tmp_path / "again", corpus, split="test")[0].probs, expected, atol=1e-6)
+    merged = merge_lora(tmp_path / "again", tmp_path / "merged")
+    np.testing.assert_allclose(predict(merged, corpus, split="test")[0].probs, expected, atol=1e-5)
+    (tmp_path / "again" / "config.json").unlink()
+    with pytest.raises(ValueError, match="has adapters and no config.json"):
+        DistributionQwen2Audio.from_pretrained(tmp_path / "again")
+
+
+def test_published_adapters_load_by_name_and_stay_with_their_base(tmp_path):
+    """Also when the repository of the base has moved on to other weights."""
+    first = {path.name: path.read_bytes() for path in build_tiny_qwen2_audio(tmp_path / "first").iterdir()}
+    other = {path.name: path.read_bytes() for path in build_tiny_qwen2_audio(tmp_path / "other", seed=1).iterdir()}
+    repositories = {"models/me/base": first}
+    with serve(repositories) as address:
+        online = {"HF_ENDPOINT": address, "HF_TOKEN": "x", "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_XET": "1"}
+        online["TRANSFORMERS_VERBOSITY"] = "warning"
+
+        def run(step, home):
+            environment = os.environ | online | {"HF_HOME": str(tmp_path / home)}
+            command = [sys.executable, "-c", ON_THE_HUB, step, str(tmp_path / "seen.pt")]
+            done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120, check=False)
+            assert done.returncode == 0, done.stderr[-3000:]
+            return *torch.load(tmp_path / "seen.pt"), done.stderr
+
+        (expected,), commit, _ = run("publish", "mine")
+        files = set(repositories["models/me/adapters"])
+        assert {"config.json", "adapter/adapter_config.json", "adapter/adapter_model.safetensors"} <= files
+        assert not {"adapter_config.json", "README.md", "model.safetensors"} & files
+        assert json.loads(repositories["models/me/adapters"]["adapter/adapter_config.json"])["revision"] == commit
+        repositories["models/me/base"] = other
+        found, of, said = run(commit, "somebody's")
+    assert of == commit and len(commit) == 40
+    for probs in found:
+        torch.testing.assert_close(probs, expected, rtol=0, atol=1e-6)
+    assert said.count("LOAD REPORT") == 1  # of `from_lalm`, whose head is fresh, and not of the adapters' models
+
+
+def test_the_stock_trainer_resumes_and_keeps_the_best(lalm, tmp_path):
+    """Its checkpoints hold all that `AutoModel` needs."""
+    wave = np.sin(np.linspace(0, 500, 16_000)).astype(np.float32)
+    base = DistributionQwen2Audio.from_lalm(lalm, questions=QUESTION, lora_dropout=0.0)
+    row = {name: value[0] for name, value in base.prepare(make_processor(base.config, lalm), [wave]).items()}
+    rows = [row | {"labels": torch.tensor([0.6, 0.3, 0.1])}] * 4
+
+    def trainer(epochs):
+        torch.manual_seed(0)
+        model = add_lora(DistributionQwen2Audio.from_lalm(lalm, questions=QUESTION, lora_dropout=0.0))
+        arguments = TrainingArguments(
+            str(tmp_path),
+            num_train_epochs=epochs,
+            per_device_train_batch_size=2,
+            learning_rate=1e-2,
+            lr_scheduler_type="constant",
+            save_strategy="epoch",
+            eval_strategy="epoch",
+            load_best_model_at_end=True,
+            use_cpu=True,
+            report_to="none",
+            disable_tqdm=True,
+        )
+        return Trainer(model=model, args=arguments, train_dataset=rows, eval_dataset=rows)
+
+    trainer(1).train()
+    went_on = trainer(2)
+    went_on.train(resume_from_checkpoint=True)
+    register_models()
+    loaded = AutoModel.from_pretrained(went_on.state.best_model_checkpoint).eval()
+    batch = {name: value[None] for name, value in row.items()}
+    expected = went_on.model.eval()(**batch).probs
+    torch.testing.assert_close(loaded(**batch).probs, expected, rtol=0, atol=1e-6)
+    start = base(**batch).probs
+    assert (expected - start).abs().max() > 1e-2
+
+
+def test_the_digest_is_that_of_the_weights_in_either_precision(lalm):
+    models = [
+        DistributionQwen2Audio.from_lalm(lalm, questions=QUESTION, dtype=dtype)
+        for dtype in (torch.float32, torch.bfloat16)
+    ]
+    first, second = (digest_of(model.lalm) for model in models)
+    assert first == second == models[0].config.lalm_digest
+    with torch.no_grad():
+        models[0].lalm.model.language_model.layers[1].self_attn.o_proj.weight[0, 3] += 0.5
+    assert digest_of(models[0].lalm) != first
+    assert digest_of(models[1].lalm.half()) is None and digest_of(models[1].lalm.to("meta")) is None
+
+
+def test_adapters_are_found_where_they_lie(adapted, lalm, tmp_path):
+    assert find_adapters(lalm) is None and find_adapters(tmp_path) is None
+    found = find_adapters(adapted / "model")
+    assert (found.base, found.revision, found.subfolder) == (str(lalm), None, "adapter")
+    (checkpoint,) = adapted.glob("checkpoint-*")
+    assert find_adapters(checkpoint).subfolder == ""
+
+
+def test_an_adapted_model_of_peft_itself_is_saved_alike(adapted, lalm, tmp_path):
+    import peft
+
+    base = DistributionQwen2Audio.from_pretrained(adapted / "model", adapters=False)
+    model = peft.PeftModel.from_pretrained(base, adapted / "model", subfolder="adapter")
+    save_lora(model, tmp_path)
+    held = [load_file(folder / "adapter" / "adapter_model.safetensors") for folder in (tmp_path, adapted / "model")]
+    assert held[0].keys() == held[1].keys() and all(
+        torch.equal(held[1][name], value) for name, value in held[0].items()
+    )
