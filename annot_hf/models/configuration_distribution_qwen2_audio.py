@@ -65,13 +65,16 @@ class DistributionQwen2AudioConfig(SupportConfig):
         lalm_digest: str | None = None,
         **kwargs: Any,
     ) -> None:
-        check_not_negative(entropy_weight=entropy_weight, lora_rank=lora_rank, lora_dropout=lora_dropout)
+        check_not_negative(entropy_weight=entropy_weight, lora_alpha=lora_alpha, lora_dropout=lora_dropout)
         check_counts(attention_heads=attention_heads, transcript_characters=transcript_characters)
-        if not lora_alpha > 0 or lora_dropout >= 1:
+        check_counts(0, lora_rank=lora_rank)
+        if lora_alpha == 0 or lora_dropout >= 1:
             raise ValueError(
                 f"lora_alpha is {lora_alpha} and lora_dropout {lora_dropout}; give a scale above 0 and a dropout below 1."
             )
         check_prompt(prompt)
+        if not (system is None or isinstance(system, str)):
+            raise ValueError(f"system is {system!r}; give text, or None for the processor's own.")
         if not isinstance(lalm_config, Qwen2AudioConfig):
             lalm_config = Qwen2AudioConfig(**(lalm_config or {}))
         self.lalm_config = lalm_config

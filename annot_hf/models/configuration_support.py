@@ -80,6 +80,9 @@ def _check_questions(questions: Sequence[dict[str, Any]]) -> None:
     for question in questions:
         if "name" not in question or ("labels" in question) == ({"low", "high"} <= set(question)):
             raise ValueError(f"Question {question} needs a name and either labels, or low and high.")
+        labels = question.get("labels")
+        if labels is not None and (len(labels) < 2 or len(set(labels)) < len(labels)):
+            raise ValueError(f"Question {question['name']!r} has the labels {labels}; give two or more, each once.")
     scales = sum("low" in question for question in questions)
     if len(questions) > 2 or (len(questions) == 2 and scales < 2):
         names = ", ".join(question["name"] for question in questions)

@@ -216,7 +216,8 @@ class SequenceHead(nn.Module):
 
     Self-attention over the sequence, of which the first position is kept; a residual block; two linear layers. Padding is
     masked, which the authors left out. As only the first position is read, only its query is formed: the result is the same,
-    and the attention costs T times less.
+    and the attention costs T times less. In a causal model that position has heard nothing, and its query is the same for
+    every clip; what it attends to is the clip's.
 
     Args:
         width: d, width of the hidden states.

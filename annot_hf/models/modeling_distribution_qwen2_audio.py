@@ -276,10 +276,10 @@ class DistributionQwen2Audio(PreTrainedModel):
             `DistributionOutput` with `probs`, `logits` and, with labels, `loss`.
 
         Raises:
-            ValueError: There is no audio, or an item has not as many audio tokens as its clip.
+            ValueError: There is no audio, it has another shape, or an item has not as many audio tokens as its clip, or the
+                mask hides some.
         """
-        self._check_inputs(input_ids, input_features, feature_attention_mask)
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        mask = self._check_inputs(input_ids, attention_mask, input_features, feature_attention_mask)
         core = self.lalm.model
         states = core(
             input_ids=input_ids,
@@ -325,10 +325,14 @@ class DistributionQwen2Audio(PreTrainedModel):
     def _check_inputs(
         self,
         input_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
         input_features: torch.Tensor | None,
         feature_attention_mask: torch.Tensor | None,
-    ) -> None:
-        """One clip an item, and as many audio tokens as it has frames; without, the library would answer from the text."""
+    ) -> torch.Tensor:
+        """The mask of tokens: one clip an item, as many audio tokens as it has frames, and all of them seen.
+
+        Without, the library would answer from the text alone.
+        """
         given = {
             "input_ids": input_ids,
             "input_features": input_features,
@@ -344,9 +348,30 @@ class DistributionQwen2Audio(PreTrainedModel):
             raise ValueError(
                 f"There are {len(input_ids)} prompts and {len(input_features)} clips; give one clip with each prompt."
             )
-        tower = self.lalm.model.audio_tower
+        tower, audio = self.lalm.model.audio_tower, self.config.lalm_config.audio_config
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        size = (len(input_ids), audio.num_mel_bins, 2 * audio.max_source_positions)
+        shapes = {
+            "attention_mask": (mask, tuple(input_ids.shape)),
+            "input_features": (input_features, size),
+            "feature_attention_mask": (feature_attention_mask, (size[0], size[2])),
+        }
+        for name, (value, shape) in shapes.items():
+            if tuple(value.shape) != shape:
+                raise ValueError(
+                    f"{name} has shape {tuple(value.shape)}, and this model takes {shape}; make the inputs with "
+                    "model.prepare(processor, waves) and the processor of its checkpoint."
+                )
         needed = tower._get_feat_extract_output_lengths(feature_attention_mask.sum(-1).long())[1].to(input_ids.device)
-        there = (input_ids == self.config.lalm_config.audio_token_index).sum(1)
+        heard = input_ids == self.config.lalm_config.audio_token_index
+        hidden = (heard & (mask == 0)).sum(1)
+        if hidden.any():
+            item = int(hidden.nonzero()[0])
+            raise ValueError(
+                f"The attention mask of item {item} of the batch hides {int(hidden[item])} of its audio tokens; make the "
+                "inputs with model.prepare(processor, waves)."
+            )
+        there = heard.sum(1)
         wrong = ((there != needed) | (needed < 2)).nonzero()
         if len(wrong):
             item = int(wrong[0])
@@ -354,6 +379,7 @@ class DistributionQwen2Audio(PreTrainedModel):
                 f"Item {item} of the batch has {int(there[item])} audio tokens and its clip needs {int(needed[item])} (2 at "
                 "least); make the inputs with model.prepare(processor, waves)."
             )
+        return mask
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

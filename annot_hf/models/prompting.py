@@ -13,8 +13,8 @@ import numpy as np
 from transformers import BatchFeature
 
 PROMPT = (  # our choice: the paper's summary does not give its words
-    "Several people listened to this recording, and each answered by themselves. Question: {question}. "
-    "Possible answers: {labels}. How did their answers spread?"
+    "Several people listened to this recording, and each answered by themselves.\nQuestion: {question}\n"
+    "Possible answers: {labels}\nHow did their answers spread?"
 )
 PLACEHOLDERS = ("question", "labels", "transcript")
 LEAST_SECONDS = (

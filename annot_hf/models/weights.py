@@ -20,6 +20,7 @@ def init_as_torch(module: nn.Module) -> None:
     elif isinstance(module, nn.MultiheadAttention):
         init.xavier_uniform_(module.in_proj_weight)
         init.zeros_(module.in_proj_bias)
+        init.zeros_(module.out_proj.bias)
     elif isinstance(module, nn.GRU):
         bound = 1 / math.sqrt(module.hidden_size)
         for parameter in module.parameters():

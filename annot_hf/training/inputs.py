@@ -71,7 +71,13 @@ def join_inputs(parts: Sequence[Inputs]) -> Inputs:
     )
 
 
-def make_processor(trunk_config: PreTrainedConfig, source: str | Path, *, max_tokens: int | None = None) -> Any:
+def make_processor(
+    trunk_config: PreTrainedConfig,
+    source: str | Path,
+    *,
+    max_tokens: int | None = None,
+    revision: str | None = None,
+) -> Any:
     """The feature extractor or tokenizer of a trunk; both, as one processor, of an audio-language model.
 
     Args:
@@ -79,6 +85,7 @@ def make_processor(trunk_config: PreTrainedConfig, source: str | Path, *, max_to
         source: Hub id or folder that holds it; not needed for the log-mel trunk.
         max_tokens: Most tokens of a text, special ones included; as many as the trunk takes when None. The tokenizer keeps
             it, also when it is saved.
+        revision: Branch, tag or commit on the Hub.
 
     Raises:
         ValueError: `source` does not hold it, or not so that it can be read without running code that lies beside it, or
@@ -94,7 +101,7 @@ def make_processor(trunk_config: PreTrainedConfig, source: str | Path, *, max_to
     kinds = {"input_ids": AutoTokenizer, PROMPTED: AutoProcessor}
     kind = kinds.get(input_name_of(trunk_config), AutoFeatureExtractor)
     try:
-        processor = kind.from_pretrained(source, trust_remote_code=False)
+        processor = kind.from_pretrained(source, revision=revision, trust_remote_code=False)
     except Exception as error:  # of many kinds; the tokenizers library raises plain ones
         what = {AutoTokenizer: "tokenizer", AutoProcessor: "processor"}.get(kind, "feature extractor")
         raise ValueError(
@@ -257,6 +264,21 @@ def _read_of(reads: Sequence[Callable[[Any], Any]], entry: tuple[int, Any]) -> A
     return reads[part](inner)
 
 
+def clip_seconds(sources: Sequence[Any], names: Sequence[Any], limits: AudioLimits) -> np.ndarray:
+    """Length of every clip (s).
+
+    Raises:
+        AudioError: One cannot be read or is too long; the message has its name.
+    """
+    seconds = np.zeros(len(sources))
+    for row, (name, source) in enumerate(zip(names, sources, strict=True)):
+        try:
+            seconds[row] = audio_info(source, limits=limits).seconds
+        except AudioError as error:
+            raise AudioError(f"Item {str(name)!r}: {error}") from error
+    return seconds
+
+
 def _prompted(
     entries: Sequence[Any], config: PreTrainedConfig, processor: Any, names: Sequence[Any], max_seconds: float
 ) -> Inputs:
@@ -269,12 +291,8 @@ def _prompted(
         )
     limits = AudioLimits(max_seconds=max_seconds)
     pairs = [entry if isinstance(entry, tuple) else (entry, None) for entry in entries]
-    lengths, cut = np.zeros(len(pairs), int), None
-    for row, (name, (source, _)) in enumerate(zip(names, pairs, strict=True)):
-        try:
-            lengths[row] = round(audio_info(source, limits=limits).seconds * AUDIO_TOKENS)
-        except AudioError as error:
-            raise AudioError(f"Item {str(name)!r}: {error}") from error
+    seconds = clip_seconds([source for source, _ in pairs], names, limits)
+    lengths, cut = np.round(seconds * AUDIO_TOKENS).astype(int), None
     if shows_transcript(config):
         said, limit = np.array([len(text or "") for _, text in pairs]), config.transcript_characters
         cut = said > limit

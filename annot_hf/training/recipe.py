@@ -433,7 +433,7 @@ def make_run(values: Mapping[str, Any], *, where: str = "recipe") -> Run:
         )
     parts["training"].setdefault("greater_is_better", measure in GREATER)
     if parts["recipe"].get("model") == LALM:  # 7B in float32 fit no common GPU
-        parts["training"].setdefault("bf16", torch.cuda.is_available())
+        parts["training"].setdefault("bf16", torch.cuda.is_available() and torch.cuda.is_bf16_supported())
     if parts["recipe"].get("curriculum") and parts["options"].get("loss") == "ccc":
         raise ValueError(f"{where}: loss is ccc, which has no loss per item for a curriculum to weigh; use kl or jsd.")
     parser = HfArgumentParser((Recipe, TrainingArguments))

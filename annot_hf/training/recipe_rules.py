@@ -33,6 +33,7 @@ def check_options(
             "trunk_layer", None
         )  # how many layers there are, and whether they take adapters, the checkpoint knows
         options |= {"members": "shared"} if options.get("members") == "lora" else {}
+        options.pop("attention_heads", None)  # how wide it is, likewise
     if recipe.class_weighting:
         options["class_weights"] = [1.0, 1.0]
     if recipe.scales:

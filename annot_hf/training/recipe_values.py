@@ -23,6 +23,7 @@ def parameters_of(config: type) -> dict[str, Any]:
         "kwargs",
         "trunk_config",
         "lalm_config",
+        "lalm_digest",
         "questions",
         "scale_questions",
         "auxiliary_questions",

@@ -15,11 +15,13 @@ import torch
 import yaml
 from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
 
+from annot_hf.data.audio import AudioLimits
 from annot_hf.data.export import ExportedCorpus, read_export
 from annot_hf.data.questions import Question
 from annot_hf.data.targets import Targets, disagreement, scale_means
 from annot_hf.evaluation.saliency import opinion_columns
 from annot_hf.models.configuration_annotator import AnnotatorConfig
+from annot_hf.models.configuration_distribution_qwen2_audio import DistributionQwen2AudioConfig
 from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.losses import effective_number_weights, inverse_frequency_weights
 from annot_hf.models.modeling_annotator import AnnotatorModel
@@ -33,7 +35,14 @@ from annot_hf.training.augment import augmentation_facts, keep_mixtures, plan_au
 from annot_hf.training.checkpoints import FACTS, newest_checkpoint
 from annot_hf.training.collator import OpinionDataset, VoteCollator
 from annot_hf.training.frozen import encode_once
-from annot_hf.training.inputs import Inputs, corpus_inputs, make_processor, read_together
+from annot_hf.training.inputs import (
+    Inputs,
+    clip_seconds,
+    corpus_inputs,
+    item_sources,
+    make_processor,
+    read_together,
+)
 from annot_hf.training.lora import add_lora, save_lora
 from annot_hf.training.members import members_folder, train_members, trains_members
 from annot_hf.training.recipe import MEASURES, Recipe, Run
@@ -128,6 +137,9 @@ def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = Non
         model = SeedBert.from_members(folders, distribution=run.options.get("distribution", "votes"))
         processor = make_processor(model.config.trunk_config, folders[0])
     else:
+        for split_target in targets.values() if recipe.model == LALM else ():  # before 16 GB of it are read
+            clips = item_sources(corpus, split_target.items, DistributionQwen2AudioConfig())
+            clip_seconds(clips, split_target.items, AudioLimits(max_seconds=recipe.max_seconds))
         model, processor = _build(run, targets["train"], scales, auxiliary)
     collator = make_collator(model, processor)
     features = recipe.features or Path(arguments.output_dir) / "features"
@@ -358,14 +370,19 @@ def _build(
         raise ValueError(f"The model's support {model.config.support} is not that of the targets {targets.support}.")
     if run.recipe.head_seed is not None:  # what comes now, dropout and all, is that of the other seed
         set_seed(run.training.seed)
-    return model, make_processor(model.config.trunk_config, run.recipe.trunk, max_tokens=run.recipe.max_tokens)
+    revision = getattr(model.config, "lalm_revision", None)
+    processor = make_processor(
+        model.config.trunk_config, run.recipe.trunk, max_tokens=run.recipe.max_tokens, revision=revision
+    )
+    return model, processor
 
 
 def _build_lalm(run: Run, options: dict[str, Any]) -> Any:
     """An audio-language model, with adapters if the recipe has any; only weights that stay as they are may be bfloat16."""
     adapted = options.get("lora_rank", DistributionQwen2Audio.config_class().lora_rank) > 0
     dtype = torch.bfloat16 if adapted and run.training.bf16 else torch.float32
-    model = DistributionQwen2Audio.from_lalm(run.recipe.trunk, dtype=dtype, **options)
+    revision = options.pop("lalm_revision", None)
+    model = DistributionQwen2Audio.from_lalm(run.recipe.trunk, revision=revision, dtype=dtype, **options)
     return add_lora(model) if adapted else model
 
 

@@ -349,12 +349,21 @@ def test_the_words_that_raters_read_stand_in_the_prompt(source, processor):
         ({"entropy_weight": -1}, "entropy_weight is -1; it must be 0 or more"),
         ({"attention_heads": 7}, "attention_heads is 7 and the language model 32 wide"),
         ({"lora_dropout": 1.0}, "lora_alpha is 16.0 and lora_dropout 1.0"),
-        ({"lora_rank": -1}, "lora_rank is -1; it must be 0 or more"),
+        ({"lora_rank": -1}, "lora_rank is -1; it must be a whole number, 0 or more"),
+        ({"lora_rank": 2.5}, "lora_rank is 2.5; it must be a whole number"),
+        ({"lora_rank": "8"}, "lora_rank is '8'; it must be a whole number"),
+        ({"lora_alpha": "16"}, "lora_alpha is '16'; it must be 0 or more"),
+        ({"lora_alpha": 0}, "lora_alpha is 0 and lora_dropout 0.2; give a scale above 0"),
+        ({"transcript_characters": True}, "transcript_characters is True; it must be a whole number"),
+        ({"system": 5}, "system is 5; give text"),
         ({"loss": "emd"}, "loss is 'emd'; use one of kl"),
-        ({"transcript_characters": 0}, "transcript_characters is 0; it must be 1 or more"),
+        ({"transcript_characters": 0}, "transcript_characters is 0; it must be a whole number, 1 or more"),
         ({"pooling": "mean"}, "There is no option 'pooling'; there are attention_heads, bins"),
         ({"questions": []}, "The configuration asks no question"),
         ({"questions": [{"name": "emotion"}]}, "needs a name and either labels, or low and high"),
+        ({"questions": [{"name": "emotion", "labels": []}]}, r"'emotion' has the labels \[\]; give two or more"),
+        ({"questions": [{"name": "emotion", "labels": ["a", "b", "a"]}]}, "give two or more, each once"),
+        ({"lalm_revision": "main"}, "There is no option 'lalm_revision'"),
     ],
 )
 def test_options_are_checked(source, options, rule):
@@ -397,6 +406,24 @@ def test_inputs_without_their_audio_are_refused(model, processor):
     text = processor.tokenizer("<|audio_bos|><|AUDIO|><|audio_eos|>Well?", return_tensors="pt")
     with pytest.raises(ValueError, match="Item 0 of the batch has 1 audio tokens and its clip needs 25"):
         model(**text, **{name: one[name] for name in ("input_features", "feature_attention_mask")})
+
+
+def test_inputs_whose_audio_is_hidden_or_of_another_shape_are_refused(model, processor):
+    inputs = dict(model.prepare(processor, WAVES[:2]))
+    heard = inputs["input_ids"] == model.config.lalm_config.audio_token_index
+    mask = inputs["attention_mask"].clone()
+    mask[1, heard[1].nonzero()[-3:, 0]] = 0
+    with pytest.raises(ValueError, match="attention mask of item 1 of the batch hides 3 of its audio tokens"):
+        model(**inputs | {"attention_mask": mask})
+    with pytest.raises(ValueError, match="attention mask of item 0 of the batch hides 25 of its audio tokens"):
+        model(**inputs | {"attention_mask": torch.zeros_like(mask)})
+    for name, value, shapes in (
+        ("input_features", inputs["input_features"][:, :80], r"\(2, 80, 3000\).* takes \(2, 128, 3000\)"),
+        ("feature_attention_mask", inputs["feature_attention_mask"][:1], r"\(1, 3000\).* takes \(2, 3000\)"),
+        ("attention_mask", mask[:, 1:], r"attention_mask has shape"),
+    ):
+        with pytest.raises(ValueError, match=shapes):
+            model(**inputs | {name: value})
 
 
 @pytest.mark.parametrize(

@@ -252,6 +252,33 @@ def test_a_long_clip_is_named(lalm, clips):
     assert inputs.read(inputs.entries[0])["input_features"].shape == (128, 3000)
 
 
+def test_a_clip_that_is_too_long_shows_before_the_checkpoint_is_read(lalm_run, tmp_path, monkeypatch):
+    def reads(*arguments, **options):
+        raise AssertionError("the checkpoint is read")
+
+    monkeypatch.setattr(DistributionQwen2Audio, "from_lalm", reads)
+    with pytest.raises(AudioError, match="Item '.*': .*at most 0.2 s"):
+        train(lalm_run(tmp_path / "run", max_seconds=0.2))
+    with pytest.raises(AssertionError, match="the checkpoint is read"):
+        train(lalm_run(tmp_path / "other"))
+
+
+def test_the_commit_of_a_recipe_is_that_of_model_and_processor(lalm_run, tmp_path, monkeypatch):
+    asked = []
+
+    def of(kind, stock):
+        def reads(*arguments, revision=None, **options):
+            asked.append((kind, revision))
+            return stock(*arguments, **options)
+
+        return reads
+
+    monkeypatch.setattr(DistributionQwen2Audio, "from_lalm", of("model", DistributionQwen2Audio.from_lalm))
+    monkeypatch.setattr("annot_hf.training.train.make_processor", of("processor", make_processor))
+    train(lalm_run(tmp_path / "run", lalm_revision="abc", num_train_epochs=1))
+    assert asked == [("model", "abc"), ("processor", None)]  # None: a folder has no commit
+
+
 @pytest.mark.parametrize(
     ("overrides", "rule"),
     [
@@ -262,8 +289,9 @@ def test_a_long_clip_is_named(lalm, clips):
         ({"unfreeze_epochs": [1], "unfreeze_layers": [1]}, "unfreeze_epochs is for models over a trunk"),
         ({"max_tokens": 100}, "max_tokens is for models over a trunk"),
         ({"pooling": "mean"}, "unknown key 'pooling'"),
+        ({"lalm_digest": "abc"}, "unknown key 'lalm_digest'"),
         ({"lora_rnak": 4}, "unknown key 'lora_rnak'.*lora_rank"),
-        ({"lora_rank": -1}, "lora_rank is -1; it must be 0 or more"),
+        ({"lora_rank": -1}, "lora_rank is -1; it must be a whole number, 0 or more"),
         ({"prompt": "{emotion}?"}, r"prompt has the placeholder \{emotion\}"),
         ({"scales": ["valence"]}, "scales is for distribution models, and model is qwen2-audio"),
         ({"num_mel_bins": 80}, "num_mel_bins is an option of the log-mel trunk"),
