@@ -87,7 +87,8 @@ def _replies(path: Path, model: str, ledger: Ledger) -> Iterator[pa.RecordBatch]
             continue
         place, ways = (ledger.row[record["item"]], record["annotator"]), (record["status"], record.get("would_be"))
         status = STATUSES[ledger.status[place]] if ledger.status[place] >= 0 else ""
-        if status not in ways or written[place]:
+        label = record.get("label_index", -1) if status == "label" else -1
+        if status not in ways or label != ledger.label[place] or written[place]:
             continue  # it was asked again afterwards, or is there already
         written[place] = True
         record = record | {"status": status}
