@@ -476,6 +476,35 @@ def test_a_repeated_line_of_the_log_counts_once(ask, tmp_path):
     assert len(pq.read_table(tmp_path / "out" / "replies.parquet")) == 24
 
 
+def test_the_log_is_read_once_before_anything_is_asked_and_once_for_the_replies(ask, monkeypatch):
+    import builtins
+    import io
+
+    ask(lambda *_: Reply("anger", model="other"), concurrency=1)
+    real, opened = builtins.open, []
+
+    def counting(file, mode="r", *args, **kwargs):
+        opened.extend([file] * (str(file).endswith("log.jsonl") and mode == "r"))
+        return real(file, mode, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "open", counting)
+    monkeypatch.setattr(io, "open", counting)
+    report, _ = ask(first, answers_as="other")
+    assert report.counts["label"] == 24
+    assert len(opened) == 2
+
+
+def test_a_name_that_is_told_when_the_question_was_asked_again_does_not_undo_the_later_answer(ask, corpus, tmp_path):
+    early, late = corpus.votes.question("emotion").labels[:2]
+    ask(lambda *_: Reply(early, model="other"), concurrency=1)
+    report, _ = ask(lambda *_: late)
+    assert report.counts["label"] == 24
+    report, again = ask(first, answers_as="other")
+    assert (report.counts["label"], again.questions) == (24, [])
+    assert read_annotations(tmp_path / "out").votes.counts("emotion").sum(0)[:2].tolist() == [0, 24]
+    assert set(pq.read_table(tmp_path / "out" / "replies.parquet")["label"].to_pylist()) == {late}
+
+
 def test_a_question_that_failed_first_has_one_row(ask, tmp_path):
     ask(lambda question, number: Reply(status=500) if number < 4 else "anger", attempts=1, concurrency=8)
     report, _ = ask(first)
