@@ -138,7 +138,7 @@ def _load(model: str, revision: str) -> tuple[ProcessorMixin, Qwen2AudioForCondi
 def _check_kind(model: str, revision: str) -> str:
     """Raise a ValueError unless its config.json says that it is a Qwen2-Audio; gives the revision that was found."""
     try:
-        path = cached_file(model, "config.json", **({"revision": revision} if revision else {}))
+        path = cached_file(model, "config.json", revision=revision or None)
         config = {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ValueError(
@@ -161,7 +161,7 @@ def _check_kind(model: str, revision: str) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).splitlines()[0].rstrip(".:")
+    return str(error).partition("\n")[0].rstrip(".:")
 
 
 class RowSampler(LogitsProcessor):
