@@ -132,11 +132,12 @@ def annotate(
         console.print(note, highlight=False, markup=False)
     if not report.complete:
         raise ValueError(
-            f"{report.stopped or 'Some questions could not be answered'}. {report.counts['not asked']:,} questions are not "
-            f"asked and {report.counts['failed'] + report.counts['wrong-model']:,} failed; the same command goes on."
+            f"{report.stopped or 'Some questions could not be answered'}. There are {report.counts['label']:,} votes; "
+            f"{report.counts['not asked']:,} questions are not asked and "
+            f"{report.counts['failed'] + report.counts['wrong-model']:,} failed; the same command goes on."
         )
     if not report.counts["label"]:
         raise ValueError(
-            f"No reply was a label, so that there are no votes; read {out / 'log.jsonl'} for what was said."
+            f"There are 0 votes, since no reply was a label; read {out / 'replies.parquet'} for what was said."
         )
     print_path(out)

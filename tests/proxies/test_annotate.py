@@ -1,17 +1,19 @@
 import errno
 import json
 import os
+import re
 
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from annot_hf import cli
 from annot_hf.data.annotations import read_annotations
 from annot_hf.proxies.annotate import annotate
 from annot_hf.proxies.log import read_log
 from annot_hf.proxies.openai_server import OpenAIServer
-from benchmarks.chat_server import Reply
+from benchmarks.chat_server import Reply, serve
 
 WORDS = ("anger", "joy", "neutral", "sadness")
 
@@ -109,6 +111,39 @@ def test_every_kind_of_reply_is_counted_and_kept(ask, tmp_path):
     }
     report, again = ask(lambda question, number: "joy")
     assert not again.questions  # a reply that is no vote is an answer all the same
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "then_asked"),
+    [("I cannot say", "refusal", 0), (Reply(status=500), "failed", 24), (Reply("anger", model="b"), "wrong-model", 24)],
+)
+def test_replies_are_written_without_any_vote_and_the_next_run_goes_on(ask, tmp_path, answer, status, then_asked):
+    report, server = ask(lambda *_: answer, attempts=1, concurrency=1)
+    assert report.counts["label"] == 0
+    replies = pq.read_table(tmp_path / "out" / "replies.parquet").to_pandas()
+    assert replies["status"].tolist() == [status] * report.counts[status]
+    assert len(replies) == len(server.questions)
+    with pytest.raises(ValueError, match="holds no annotations"):
+        read_annotations(tmp_path / "out")
+    report, more = ask(first)
+    assert len(more.questions) == report.counts["label"] == then_asked
+    replies = pq.read_table(tmp_path / "out" / "replies.parquet")
+    assert replies["status"].to_pylist() == ["label" if then_asked else status] * 24
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ("I cannot say", "There are 0 votes, since no reply was a label; read .*out/replies.parquet for what was said"),
+        (Reply(status=404), "There are 0 votes; 23 questions are not asked and 1 failed; the same command goes on"),
+    ],
+)
+def test_the_command_says_that_there_is_no_vote(corpus, tmp_path, capsys, answer, message):
+    with serve(lambda _: Reply(answer) if isinstance(answer, str) else answer) as url:
+        words = ["--out", tmp_path / "out", "--model", "m", "--base-url", url, "--question", "emotion"]
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(["annotate", *map(str, [corpus.folder, *words, "--annotators", 3, "--concurrency", 1])])
+    assert re.search(message, " ".join(capsys.readouterr().err.split()))
 
 
 @pytest.mark.parametrize(
