@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from annot_hf.cli_output import console, print_path, print_rows
+
 
 def annotate(
     corpus: Annotated[Path, typer.Argument(help="Folder of an exported corpus, with audio.")],
@@ -55,7 +57,6 @@ def annotate(
 
     Example: `annot-hf annotate data/cremad --out runs/annotated --base-url http://127.0.0.1:8000/v1 --model qwen2-audio`
     """
-    from annot_hf.cli import console, print_path, print_rows
     from annot_hf.data.export import read_export
     from annot_hf.proxies.annotate import annotate as run_annotation, check_pace
     from annot_hf.proxies.backend import check_backend, make_backend
