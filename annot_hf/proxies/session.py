@@ -262,14 +262,14 @@ class Session:
             self._close(question, status, str(error), tries=batch.tries)
         if isinstance(error, Stopped):
             self.stop(str(error))
-            return
-        most, said = max(3, concurrency), f"questions failed, the last one with: {error}"
-        if status == "rejected":
-            most = max(PATIENCE, concurrency)
+        elif isinstance(error, Rejected):
             said = (
                 f"questions were rejected by the server, the last one with: {error} (--retry-rejected asks them again)"
             )
-        self._count(status, len(batch.questions), most, said)
+            self._count(status, len(batch.questions), max(PATIENCE, concurrency), said)
+        else:
+            said = f"questions failed, the last one with: {error}"
+            self._count(status, len(batch.questions), max(3, concurrency), said)
 
     def _count(self, kind: str, questions: int, most: int, said: str) -> None:
         """Stop when too many questions in a row came to nothing in the same way."""
