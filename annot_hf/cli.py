@@ -7,23 +7,17 @@ runs, so that `--help` answers at once.
 import logging
 import shutil
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
+from annot_hf import cli_steps as steps
 from annot_hf.cli_annotate import annotate
-
-if TYPE_CHECKING:
-    from annot_hf.data.conditions import Condition
-    from annot_hf.data.export import ExportedCorpus
-    from annot_hf.data.targets import Targets
-    from annot_hf.evaluation.predictions import Predictions
-    from annot_hf.evaluation.tables import Table as ReportTable
+from annot_hf.cli_output import console, print_path, print_rows, print_table
 
 app = typer.Typer(
     name="annot-hf",
@@ -33,7 +27,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-console = Console(width=None if sys.stdout.isatty() else 120)  # a pipe has no width; 80 would cut names
 
 _WORDS = {"ignore_unknown_options": True}  # --learning_rate=1e-3 is an override like learning_rate=1e-3
 Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
@@ -83,11 +76,11 @@ def quickstart(
         f"features={out / 'features'}",
         *(overrides or []),
     ]
-    model = _train(recipe, words, resume=False)
+    model = steps.train(recipe, words, resume=False)
     console.rule("Predict the test split")
-    _predict(model, out / "corpus", "test", out / "predictions", out / "features")
+    steps.predict(model, out / "corpus", "test", out / "predictions", out / "features")
     console.rule("Report")
-    folder = _report(out / "predictions", out / "corpus", out / "report", root if corpus is None else None)
+    folder = steps.report(out / "predictions", out / "corpus", out / "report", root if corpus is None else None)
     print_path(folder)
 
 
@@ -135,7 +128,7 @@ def agree(folder: Annotated[Path, typer.Argument(help="Folder of an exported cor
     votes = read_export(folder).votes
     found = [agreement(votes, question.name) for question in votes.questions]
     for table in agreement_table(found):
-        _print_table(table)
+        print_table(table)
 
 
 @app.command()
@@ -173,7 +166,7 @@ def saliency(
     )
     path = found.save(out)
     save_figure(lambda: plot_saliency(found), out / "saliency.png")
-    _print_table(found.table())
+    print_table(found.table())
     console.print(f"trunk_layer={path}", soft_wrap=True, highlight=False, markup=False)
 
 
@@ -214,7 +207,7 @@ def saturation(
     )
     folder = found.save(out)
     for table in found.tables():
-        _print_table(table)
+        print_table(table)
     print_path(folder)
 
 
@@ -228,7 +221,7 @@ def train(
 
     Example: `annot-hf train speech-distribution corpus=data/cremad output_dir=runs/cremad num_train_epochs=5`
     """
-    print_path(_train(recipe, overrides or [], resume=resume))
+    print_path(steps.train(recipe, overrides or [], resume=resume))
 
 
 @app.command()
@@ -265,10 +258,10 @@ def predict(
         if asked.count(one) > 1:
             raise ValueError(f"Condition {str(one)!r} is asked for twice; give each condition once.")
     if explain:
-        _check_explainable(model, asked)
+        steps.check_explainable(model, asked)
     for one in asked:
         where = out / one.folder if len(asked) > 1 else out
-        _predict(model, corpus, split, where, features, max_seconds, one, explain)
+        steps.predict(model, corpus, split, where, features, max_seconds, one, explain)
     print_path(out)
 
 
@@ -295,9 +288,9 @@ def report(
     if other is not None and truth is not None:
         raise ValueError("--truth belongs to the report of one run; leave it or the second predictions out.")
     if other is None:
-        folder = _report(predictions, corpus, out, truth, conditions)
+        folder = steps.report(predictions, corpus, out, truth, conditions)
     else:
-        folder = _compare(predictions, other, corpus, out)
+        folder = steps.compare(predictions, other, corpus, out)
     print_path(folder)
 
 
@@ -394,155 +387,3 @@ def main(arguments: Sequence[str] | None = None) -> None:
         message = " ".join(str(error).split())
         Console(stderr=True).print(Text.assemble(("Error", "bold red"), f": {message}"), soft_wrap=True)
         sys.exit(2)
-
-
-def _train(recipe: str, words: Iterable[str], *, resume: bool) -> Path:
-    from annot_hf.training.recipe import load_recipe
-    from annot_hf.training.train import train as run_training
-
-    result = run_training(load_recipe(recipe, list(words)), resume=resume)
-    rows = [(name, f"{value:.4f}", "") for name, value in result.metrics.items() if isinstance(value, float)]
-    print_rows("Validation (nats; tvd is a distance)", rows)
-    return result.model
-
-
-def _predict(
-    model: Path,
-    corpus: Path,
-    split: str,
-    out: Path,
-    features: Path | None,
-    max_seconds: float | None = None,
-    condition: "Condition | None" = None,
-    explain: int = 0,
-) -> None:
-    from annot_hf.training.inference import predict as run_prediction
-
-    heard = {} if condition is None else {"condition": str(condition), "condition_seed": condition.seed}
-    predictions, targets = run_prediction(
-        model, corpus, split=split, features=features, max_seconds=max_seconds, **heard
-    )
-    predictions.save(out)
-    if explain:
-        _explain(model, corpus, predictions, targets, explain, out / "explanations.html")
-    rows = [("items predicted", f"{len(predictions):,}", "")]
-    rows += [(reason, f"{count:,}", "left out") for reason, count in targets.excluded.items()]
-    if len(predictions.rater_items):
-        own = int((~predictions.rater_fallback).sum())
-        rows.append(("rater answers by own head", f"{own:,}", ""))
-        rows.append(
-            ("rater answers by consensus", f"{len(predictions.rater_items) - own:,}", "rater unseen in training")
-        )
-    under = "" if condition is None or condition.is_clean else f", {condition}"
-    print_rows(f"Predictions, split {split}{under}", rows)
-
-
-def _check_explainable(model: Path, conditions: "Sequence[Condition]") -> None:
-    """Say before anything is predicted that nothing could be explained."""
-    from transformers import AutoConfig
-
-    from annot_hf.models.register import register_models
-    from annot_hf.training.explaining import check_explainable
-
-    if len(conditions) > 1 or not conditions[0].is_clean:
-        raise ValueError("--explain shows words, which no acoustic condition alters; leave --condition out.")
-    register_models()
-    if (model / "config.json").is_file():  # if there is none, prediction says so
-        check_explainable(AutoConfig.from_pretrained(model), model)
-
-
-def _explain(model: Path, corpus: Path, predictions: "Predictions", targets: "Targets", count: int, page: Path) -> None:
-    from annot_hf.data.export import read_export
-    from annot_hf.evaluation.explanations import write_explanations
-    from annot_hf.training.explaining import explain, most_divided
-
-    exported = read_export(corpus)
-    chosen = most_divided(predictions, count)
-    texts = exported.items.set_index("item")["text"].reindex(chosen)
-    found = explain(model, chosen, list(texts), targets)
-    write_explanations(
-        found,
-        predictions.support,
-        page,
-        title=f"{exported.name}: what members leaned on, {len(chosen)} most divided texts",
-    )
-
-
-def _report(folder: Path, corpus: Path, out: Path, truth: Path | None, conditions: Path | None = None) -> Path:
-    from annot_hf.data.export import read_export
-    from annot_hf.data.simulate import read_truth
-    from annot_hf.evaluation.predictions import Predictions
-    from annot_hf.evaluation.report import build_report
-    from annot_hf.evaluation.robustness import read_conditions
-
-    predictions, exported = Predictions.load(folder), read_export(corpus)
-    built = build_report(
-        predictions,
-        _targets(predictions, exported),
-        out,
-        title=f"{exported.name}: {_about(predictions)}",
-        items=exported.items,
-        marginal=predictions.meta.pop("marginal", None),
-        votes=exported.votes,
-        truth=None if truth is None else read_truth(truth),
-        conditions=None if conditions is None else read_conditions(conditions),
-    )
-    console.print(built.summary, highlight=False, markup=False)
-    return built.folder
-
-
-def _compare(first: Path, second: Path, corpus: Path, out: Path) -> Path:
-    from annot_hf.data.export import read_export
-    from annot_hf.evaluation.comparison_report import build_comparison
-    from annot_hf.evaluation.predictions import Predictions
-
-    exported, runs = read_export(corpus), [Predictions.load(first), Predictions.load(second)]
-    marginals = [run.meta.pop("marginal", None) for run in runs]
-    built = build_comparison(
-        *runs,
-        _targets(runs[0], exported),
-        out,
-        title=f"{exported.name}: {_about(runs[0])}",
-        names=(str(first), str(second)),
-        items=exported.items,
-        marginal=marginals[0],
-        votes=exported.votes,
-    )
-    console.print(built.summary, highlight=False, markup=False)
-    return built.folder
-
-
-def _targets(predictions: "Predictions", exported: "ExportedCorpus") -> "Targets":
-    """The targets of the split that was predicted, on the grid of the predictions."""
-    names = [question.name for question in predictions.questions]
-    bins = round(len(predictions.support) ** (1 / len(names)))
-    return exported.targets(predictions.meta.get("split", "test"), names, bins=bins)
-
-
-def _about(predictions: "Predictions") -> str:
-    names = " and ".join(question.name for question in predictions.questions)
-    return f"{names}, split {predictions.meta.get('split', 'test')}"
-
-
-def _print_table(table: "ReportTable") -> None:
-    """A table of the evaluation with its note."""
-    shown = Table(*table.columns, title=table.title, title_justify="left")
-    shown.columns[0].overflow = "fold"
-    for row in table.rows:
-        shown.add_row(*(Text(cell.text) for cell in row))
-    console.print(shown)
-    console.print(table.note, highlight=False, markup=False)
-
-
-def print_path(path: Path) -> None:
-    """The last line of a command that writes: where to look, on one line however long."""
-    console.print(str(path.resolve()), soft_wrap=True, highlight=False, markup=False)
-
-
-def print_rows(title: str, rows: Iterable[tuple[str, str, str]]) -> None:
-    """What, how many, and a remark: the one table of a command."""
-    table = Table("what", "how many", "", title=title, title_justify="left")
-    table.columns[1].justify = "right"
-    for row in rows:
-        table.add_row(*map(Text, row))
-    console.print(table)

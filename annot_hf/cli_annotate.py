@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+from annot_hf.cli_output import console, print_path, print_rows
+
 
 def annotate(
     corpus: Annotated[Path, typer.Argument(help="Folder of an exported corpus, with audio.")],
@@ -55,7 +57,6 @@ def annotate(
 
     Example: `annot-hf annotate data/cremad --out runs/annotated --base-url http://127.0.0.1:8000/v1 --model qwen2-audio`
     """
-    from annot_hf.cli import console, print_path, print_rows
     from annot_hf.data.export import read_export
     from annot_hf.proxies.annotate import annotate as run_annotation, check_pace
     from annot_hf.proxies.backend import check_backend, make_backend
@@ -132,11 +133,12 @@ def annotate(
         console.print(note, highlight=False, markup=False)
     if not report.complete:
         raise ValueError(
-            f"{report.stopped or 'Some questions could not be answered'}. {report.counts['not asked']:,} questions are not "
-            f"asked and {report.counts['failed'] + report.counts['wrong-model']:,} failed; the same command goes on."
+            f"{report.stopped or 'Some questions could not be answered'}. There are {report.counts['label']:,} votes; "
+            f"{report.counts['not asked']:,} questions are not asked and "
+            f"{report.counts['failed'] + report.counts['wrong-model']:,} failed; the same command goes on."
         )
     if not report.counts["label"]:
         raise ValueError(
-            f"No reply was a label, so that there are no votes; read {out / 'log.jsonl'} for what was said."
+            f"There are 0 votes, since no reply was a label; read {out / 'replies.parquet'} for what was said."
         )
     print_path(out)

@@ -85,10 +85,17 @@ def write_annotations(
     except (TypeError, ValueError) as error:
         raise ValueError(f"The facts of annotations are no JSON ({error}); give plain, finite values.") from None
     folder.mkdir(parents=True, exist_ok=True)
-    _replace(folder / REPLIES, lambda path: record["counts"].update(replies=_write_batches(path, replies)))
+    record["counts"]["replies"] = write_replies(folder, replies)
     record["votes_sha256"] = _replace(folder / VOTES, lambda path: pq.write_table(votes.to_arrow(), path))
     text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     _replace(folder / MARKER, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def write_replies(folder: Path, replies: pa.Table | pa.RecordBatchReader) -> int:
+    """Write replies alone, as long as none of them is a vote; gives the number of rows."""
+    rows: list[int] = []
+    _replace(folder / REPLIES, lambda path: rows.append(_write_batches(path, replies)))
+    return rows[0]
 
 
 def read_annotations(folder: str | os.PathLike[str]) -> Annotations:

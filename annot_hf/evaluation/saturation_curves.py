@@ -13,7 +13,7 @@ that reference is smaller, hence noisier, so that these two are comparable with 
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -116,14 +116,11 @@ def measure_curve(
         ValueError: An item has fewer votes, or a number is below 1.
     """
     _check(counts, votes, resamples)
-    item, run = [], []
-    for rows, drawn in _blocks(counts, items, votes, resamples, seed, stream=0):
-        found = _divergences(
-            drawn[:, :, :votes], np.broadcast_to(reference[rows, None], (*drawn.shape[:2], counts.shape[1]))
-        )
-        item.append(found.mean(1))
-        run.append(found.sum(0))
-    return _curve(np.concatenate(item), np.sum(run, axis=0) / len(counts), clusters, n_resamples, seed)
+    found = (
+        [_divergences(drawn[:, :, :votes], reference[rows, None])]
+        for rows, drawn in _blocks(counts, items, votes, resamples, seed, stream=0)
+    )
+    return _curves(found, clusters, n_resamples, seed)[0]
 
 
 def measure_held_out(
@@ -158,25 +155,22 @@ def measure_held_out(
     """
     _check(human, people + 1, resamples)
     _check(synthetic, votes, resamples)
-    found: dict[str, list[np.ndarray]] = {"human": [], "synthetic": []}
     pairs = zip(
         _blocks(human, items, max(people, votes), resamples, seed, stream=1),
         _blocks(synthetic, items, max(people, votes), resamples, seed, stream=0),
         strict=True,
     )
-    for (_, persons), (_, models) in pairs:
+
+    def against_the_rest(persons: np.ndarray, models: np.ndarray) -> list[np.ndarray]:
         rest = _one_hot(persons[:, :, people:], human.shape[1]).sum(2)
         rest /= rest.sum(-1, keepdims=True)
-        found["human"].append(_divergences(persons[:, :, :people], rest))
-        found["synthetic"].append(_divergences(models[:, :, :votes], rest))
-    curves = {}
-    for name, parts in found.items():
-        per_item = np.concatenate(parts)
-        curves[name] = _curve(per_item.mean(1), per_item.mean(0), clusters, n_resamples, seed)
-    reached = curves["human"].draws
-    reached = np.concatenate([reached[:, :1], reached], axis=1)  # no curve has a value for no vote
-    worth = worth_record(crossing(reached, curves["synthetic"].draws[:, -1]), people)
-    return HeldOut(**curves, items=len(human), fewest=int(human.sum(1).min()) - people, worth=worth)
+        return [_divergences(persons[:, :, :people], rest), _divergences(models[:, :, :votes], rest)]
+
+    found = (against_the_rest(persons, models) for (_, persons), (_, models) in pairs)
+    human_curve, synthetic_curve = _curves(found, clusters, n_resamples, seed)
+    reached = np.concatenate([human_curve.draws[:, :1], human_curve.draws], axis=1)  # no curve has a value for no vote
+    worth = worth_record(crossing(reached, synthetic_curve.draws[:, -1]), people)
+    return HeldOut(human_curve, synthetic_curve, items=len(human), fewest=int(human.sum(1).min()) - people, worth=worth)
 
 
 def measure_ideal(
@@ -236,15 +230,22 @@ def _one_hot(codes: np.ndarray, classes: int) -> np.ndarray:
 
 
 def _divergences(codes: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """JSD `(B, R, N)` of the first n votes from the reference `(B, R, K)`."""
-    classes = reference.shape[-1]
-    sums = np.cumsum(_one_hot(codes, classes), axis=2)
+    """JSD `(B, R, N)` of the first n votes from the reference `(B, R or 1, K)`."""
+    sums = np.cumsum(_one_hot(codes, reference.shape[-1]), axis=2)
     sums /= np.arange(1, codes.shape[2] + 1)[:, None]
     return jsd(sums, reference[:, :, None])
 
 
-def _curve(per_item: np.ndarray, runs: np.ndarray, clusters: np.ndarray | None, n_resamples: int, seed: int) -> Curve:
-    """Mean over resamples with its interval, from divergences per item `(I, N)` and per resample `(R, N)`."""
-    columns = {"sum": per_item, "items": np.ones(len(per_item))}
-    sums = resample_sums(columns, clusters, n_resamples=n_resamples, seed=seed)
-    return Curve(runs, sums["sum"] / sums["items"][:, None])
+def _curves(
+    blocks: Iterable[Sequence[np.ndarray]], clusters: np.ndarray | None, n_resamples: int, seed: int
+) -> list[Curve]:
+    """Means over items with their intervals, from blocks of items with the divergences `(B, R, N)` of each curve."""
+    sums = [[(part.mean(1), part.sum(0)) for part in block] for block in blocks]
+    curves = []
+    for parts in zip(*sums, strict=True):
+        per_item = np.concatenate([item for item, _ in parts])
+        columns = {"sum": per_item, "items": np.ones(len(per_item))}
+        found = resample_sums(columns, clusters, n_resamples=n_resamples, seed=seed)
+        runs = np.sum([run for _, run in parts], axis=0) / len(per_item)
+        curves.append(Curve(runs, found["sum"] / found["items"][:, None]))
+    return curves

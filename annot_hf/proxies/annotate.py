@@ -18,10 +18,10 @@ from annot_hf.data.agreement import pairwise_agreement
 from annot_hf.proxies.backend import Backend
 from annot_hf.proxies.budget import Budget
 from annot_hf.proxies.collect import collect
-from annot_hf.proxies.earlier import check_earlier, names_in
+from annot_hf.proxies.earlier import take_in
 from annot_hf.proxies.job import Job, open_ledger
 from annot_hf.proxies.ledger import Prices
-from annot_hf.proxies.log import LOG, AnswerLog, read_log
+from annot_hf.proxies.log import LOG, AnswerLog
 from annot_hf.proxies.session import Session, now
 
 ATTEMPTS = 8
@@ -94,9 +94,7 @@ def annotate(
     facts = job.facts(backend.model, backend.revision, backend.max_tokens)
     with AnswerLog(out) as log:
         ledger = open_ledger(job, prices)
-        check_earlier(out, facts)
-        accepts = names_in(out, backend.model, answers_as)
-        ledger.replay(read_log(out / LOG), accepts)
+        accepts = take_in(out, facts, ledger, answers_as=answers_as)
         if retry_rejected:
             ledger.reopen_rejected()
         session = Session(job, backend, log, ledger, Budget(max_cost, ledger), attempts, accepts)

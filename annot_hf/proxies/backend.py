@@ -1,10 +1,7 @@
 """What a backend is: it takes questions with audio, and gives replies, or says why there are none."""
 
-import importlib
-import os
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from types import ModuleType
+from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -119,41 +116,6 @@ class Stopped(ValueError):  # noqa: N818
     """No question can be answered: a wrong key, address or model, or no credit; an error for the user."""
 
 
-class Key:
-    """A key from the environment, which nothing that is written down may hold.
-
-    Args:
-        name: Environment variable.
-        needed: Whether there must be one.
-
-    Raises:
-        ValueError: There is none, or it holds what no key does; the message has its name only.
-    """
-
-    def __init__(self, name: str, *, needed: bool) -> None:
-        self.value = os.environ.get(name, "").strip()
-        if needed and not self.value:
-            raise ValueError(f"The environment has no {name}; set it to your key.")
-        if not (self.value.isascii() and self.value.isprintable() and " " not in self.value):
-            raise ValueError(
-                f"{name} in the environment has a blank, a control character or one that is not ASCII; set it to the key "
-                "alone."
-            )
-
-    def mask(self, text: str) -> str:
-        """The text without the key, which some servers repeat."""
-        return text.replace(self.value, "[key]") if self.value else text
-
-    def mask_answer(self, answer: Answer) -> Answer:
-        """The answer without the key."""
-        return replace(
-            answer,
-            reply=None if answer.reply is None else self.mask(answer.reply),
-            model=self.mask(answer.model),
-            revision=self.mask(answer.revision),
-        )
-
-
 def check_address(base_url: str | None) -> None:
     """Whether it is the address of a server, or None.
 
@@ -169,20 +131,6 @@ def check_address(base_url: str | None) -> None:
         fits = False
     if not fits:
         raise ValueError("base_url is no address of a server; write it as http://host:port/v1.")
-
-
-def needs(name: str) -> ModuleType:
-    """An optional library.
-
-    Raises:
-        ValueError: It is not installed.
-    """
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ValueError(
-            f"This backend needs the package {error.name}, which is not installed; pip install 'annot-hf[alm]'."
-        ) from error
 
 
 def make_backend(
@@ -216,17 +164,12 @@ def make_backend(
         from annot_hf.proxies.local import LocalModel
 
         return LocalModel(model, batch_size=batch_size, max_tokens=max_tokens, revision=revision)
-    from annot_hf.proxies.gemini import KEY as GEMINI_KEY, Gemini
-    from annot_hf.proxies.openai_server import KEY as OPENAI_KEY, OpenAIServer
+    from annot_hf.proxies.gemini import Gemini
+    from annot_hf.proxies.openai_server import OpenAIServer
 
-    server, usual = (Gemini, GEMINI_KEY) if kind == "gemini" else (OpenAIServer, OPENAI_KEY)
+    server = Gemini if kind == "gemini" else OpenAIServer
     return server(
-        model,
-        base_url=base_url,
-        key_name=key_name or usual,
-        timeout=timeout,
-        max_tokens=max_tokens,
-        revision=revision,
+        model, base_url=base_url, key_name=key_name, timeout=timeout, max_tokens=max_tokens, revision=revision
     )
 
 

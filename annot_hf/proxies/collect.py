@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 
 from annot_hf.data import encoding
-from annot_hf.data.annotations import write_annotations
+from annot_hf.data.annotations import write_annotations, write_replies
 from annot_hf.data.questions import Question
 from annot_hf.data.sources import SYNTHETIC
 from annot_hf.data.votes import VoteTable
@@ -41,7 +41,7 @@ _ROWS = 2_000  # replies in memory at a time
 
 
 def collect(folder: Path, question: Question, ledger: Ledger, facts: Mapping[str, Any]) -> VoteTable | None:
-    """Write votes, replies and facts of a folder from its log; None, and nothing written, while there is no vote.
+    """Write votes, replies and facts of a folder from its log; the replies alone, and None, while there is no vote.
 
     Args:
         folder: Folder of the log.
@@ -49,10 +49,11 @@ def collect(folder: Path, question: Question, ledger: Ledger, facts: Mapping[str
         ledger: State of every question.
         facts: For annotations.json.
     """
+    replies = pa.RecordBatchReader.from_batches(REPLIES, _replies(folder / LOG, facts["model"], ledger))
     if not (ledger.status == STATUSES.index("label")).any():
+        write_replies(folder, replies)
         return None
     votes = votes_of(question, ledger, facts["model"])
-    replies = pa.RecordBatchReader.from_batches(REPLIES, _replies(folder / LOG, facts["model"], ledger))
     tokens = {"input_tokens": ledger.input_tokens, "output_tokens": ledger.output_tokens}
     write_annotations(folder, votes, replies, dict(facts) | {"statuses": ledger.counts(), **tokens})
     return votes
@@ -87,7 +88,8 @@ def _replies(path: Path, model: str, ledger: Ledger) -> Iterator[pa.RecordBatch]
             continue
         place, ways = (ledger.row[record["item"]], record["annotator"]), (record["status"], record.get("would_be"))
         status = STATUSES[ledger.status[place]] if ledger.status[place] >= 0 else ""
-        if status not in ways or written[place]:
+        label = record.get("label_index", -1) if status == "label" else -1
+        if status not in ways or label != ledger.label[place] or written[place]:
             continue  # it was asked again afterwards, or is there already
         written[place] = True
         record = record | {"status": status}

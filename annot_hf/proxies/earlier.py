@@ -1,19 +1,17 @@
-"""What a folder already holds: which run it is of, and under which names its model answered."""
+"""What a folder already holds: which run it is of, under which names its model answered, and what came of its questions."""
 
-import json
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from annot_hf.proxies.job import IDENTITY
+from annot_hf.proxies.ledger import Ledger
 from annot_hf.proxies.log import LOG, read_log
 
-_RUN = '{"kind": "run"'
 
-
-@dataclass(frozen=True)
+@dataclass
 class ModelNames:
     """Under which names the model that is asked may answer.
 
@@ -23,7 +21,7 @@ class ModelNames:
     """
 
     asked: str
-    others: Sequence[str] = ()
+    others: set[str] = field(default_factory=set)
 
     def __call__(self, model: str) -> bool:
         """Whether an answer by a model of this name is one of the model that was asked.
@@ -39,24 +37,45 @@ class ModelNames:
         )
 
 
-def check_earlier(out: Path, facts: Mapping[str, Any], *, aside: Sequence[str] = ()) -> None:
-    """Refuse to go on with a run of something else.
+def take_in(
+    out: Path, facts: Mapping[str, Any], ledger: Ledger, *, answers_as: str = "", aside: Sequence[str] = ()
+) -> ModelNames:
+    """Take in, in one reading, what the log of a folder has; a run of something else is refused before that.
 
     Args:
         out: Folder, which may be new.
         facts: What the run is (`Job.facts`).
+        ledger: Takes in what came of the questions.
+        answers_as: Another name of the model that the user gives now.
         aside: Entries of `IDENTITY` that are not known.
 
+    Returns:
+        The names of the model: what it is asked by, what the user says now, and what they said in earlier runs.
+
     Raises:
-        ValueError: The folder holds another run, or its log does not begin with a run.
+        ValueError: The folder holds another run, its log does not begin with a run, or a record of it was changed or is of
+            an item that there is not.
     """
-    path = out / LOG
-    first = next(read_log(path), None) if path.is_file() else None
-    if first is None:
-        return
+    names = ModelNames(facts["model"], {answers_as} - {""})
+    if (out / LOG).is_file():
+        ledger.replay(_checked(out, facts, aside, names), names)
+    return names
+
+
+def _checked(out: Path, facts: Mapping[str, Any], aside: Sequence[str], names: ModelNames) -> Iterator[dict[str, Any]]:
+    """The records of a log once the first is known to be of the same run; `names` gathers what they call the model."""
+    for number, record in enumerate(read_log(out / LOG)):
+        if number == 0:
+            _check_first(out, record, facts, aside)
+        if record["kind"] == "run":
+            names.others |= {record.get("answers_as", "")} - {""}
+        yield record
+
+
+def _check_first(out: Path, first: Mapping[str, Any], facts: Mapping[str, Any], aside: Sequence[str]) -> None:
     if first.get("kind") != "run":
         raise ValueError(
-            f"{path} does not begin with the record of a run; restore its first line, or name another folder."
+            f"{out / LOG} does not begin with the record of a run; restore its first line, or name another folder."
         )
     changed = [name for name in IDENTITY if name not in aside and first.get(name) != facts[name]]
     if changed:
@@ -64,12 +83,3 @@ def check_earlier(out: Path, facts: Mapping[str, Any], *, aside: Sequence[str] =
             f"{out} holds a run of another {' and another '.join(changed)}; go on with what it was started with, or name "
             "another folder."
         )
-
-
-def names_in(out: Path, asked: str, answers_as: str) -> ModelNames:
-    """The names of the model: what it is asked by, what the user says now, and what they said in earlier runs."""
-    others = {answers_as} - {""}
-    if (out / LOG).is_file():
-        with (out / LOG).open(encoding="utf-8", errors="replace") as lines:
-            others |= {json.loads(line).get("answers_as", "") for line in lines if line.startswith(_RUN)} - {""}
-    return ModelNames(asked, tuple(sorted(others)))

@@ -1,18 +1,15 @@
 """What a run of `annotate` will take: questions, audio, tokens, time and money, before anything is asked."""
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from annot_hf.data.audio import audio_info
 from annot_hf.proxies.annotate import check_pace
-from annot_hf.proxies.earlier import check_earlier, names_in
+from annot_hf.proxies.earlier import take_in
 from annot_hf.proxies.job import Job, open_ledger
 from annot_hf.proxies.ledger import Prices
-from annot_hf.proxies.log import LOG, read_log
 
 AUDIO_TOKENS = 32  # a second of audio: Gemini's; Qwen2-Audio has 25
 CHARACTERS = 4  # a token of English text, about
@@ -92,13 +89,11 @@ def estimate(
         ValueError: A number is out of range, or the folder holds another run.
     """
     check_pace(concurrency, rate)
-    out = Path(out)
+    ledger = open_ledger(job, prices)
+    facts = job.facts(model, revision, max_tokens)
     # the revision of a local model is known once it is loaded
-    check_earlier(out, job.facts(model, revision, max_tokens), aside=() if revision else ("revision",))
-    ledger, path, taken = open_ledger(job, prices), out / LOG, {"answers": 0, "seconds": 0.0}
-    if path.is_file():
-        ledger.replay(_counted(path, taken), names_in(out, model, answers_as))
-    answers = taken["answers"]
+    take_in(Path(out), facts, ledger, answers_as=answers_as, aside=() if revision else ("revision",))
+    answers = ledger.answers
     open_ = ledger.open(job.rows, len(job.annotators))
     clips = _seconds(job)
     audio = float(clips[open_[:, 0]].sum())
@@ -116,7 +111,7 @@ def estimate(
     priced = answers - ledger.unpriced
     if priced > 0:
         cost = len(open_) * ledger.spent / priced
-    each = taken["seconds"] / answers if answers else SECONDS
+    each = ledger.seconds / answers if answers else SECONDS
     return Estimate(
         questions=len(open_),
         done=len(job.rows) * len(job.annotators) - len(open_),
@@ -128,15 +123,6 @@ def estimate(
         without_transcript=job.without_transcript,
         measured=bool(answers),
     )
-
-
-def _counted(path: Path, taken: dict[str, float]) -> Iterator[dict[str, Any]]:
-    """The records of a log, while the answers among them are added up."""
-    for record in read_log(path):
-        if record["kind"] == "answer":
-            taken["answers"] += 1
-            taken["seconds"] += record["seconds"]
-        yield record
 
 
 def _seconds(job: Job) -> np.ndarray:

@@ -3,54 +3,31 @@
 from collections.abc import Sequence
 from typing import Any
 
-from annot_hf.proxies.backend import Answer, Ask, Busy, Key, Rejected, Stopped, check_address, needs
-from annot_hf.proxies.openai_server import LONGEST_BODY, retry_after
+from annot_hf.proxies.backend import Answer, Ask, Busy, Rejected, Stopped
+from annot_hf.proxies.server import LONGEST_BODY, REJECTING, STOPPING, Server, retry_after
 
-KEY = "GEMINI_API_KEY"
 _BLOCKED = ("SAFETY", "PROHIBITED_CONTENT", "BLOCKLIST", "RECITATION", "SPII")
 
 
-class Gemini:
+class Gemini(Server):
     """Questions as `generateContent` with the clip as inline data.
 
-    Args:
-        model: Such as "gemini-2.5-pro".
-        base_url: Address of a proxy; Google's own when None.
-        key_name: Environment variable that holds the key.
-        timeout: Seconds (s) until an answer is given up.
-        max_tokens: Most tokens of a reply, thoughts included where the model thinks.
-        revision: For the record.
-
-    Raises:
-        ValueError: The library is not installed, or the environment has no key.
+    For its arguments see `Server`; `base_url` is that of a proxy, and `max_tokens` has room for the thoughts of a model that
+    thinks.
     """
 
-    batch_size = 1
-    max_concurrency = None
+    needed_library, usual_key, needs_key = "google.genai", "GEMINI_API_KEY", True
 
-    def __init__(
-        self,
-        model: str,
-        *,
-        base_url: str | None = None,
-        key_name: str = KEY,
-        timeout: float = 60.0,
-        max_tokens: int = 64,
-        revision: str = "",
-    ) -> None:
-        genai = needs("google.genai")
-        self.types, self.errors, self.httpx = genai.types, needs("google.genai.errors"), needs("httpx2")
-        check_address(base_url)
-        self.key = Key(key_name, needed=True)
-        self.model, self.revision, self.max_tokens, self.timeout = model, revision, max_tokens, timeout
+    def _connect(self, base_url: str | None) -> Any:
+        self.types, self.errors = self.library.types, self.library.errors
         options = self.types.HttpOptions(
             base_url=base_url,
-            timeout=round(timeout * 1000),
+            timeout=round(self.timeout * 1000),
             retry_options=self.types.HttpRetryOptions(attempts=1),
             # named, or the client would take aiohttp where that happens to be installed, whose errors are others
-            httpx_async_client=self.httpx.AsyncClient(timeout=timeout),
+            httpx_async_client=self.http.AsyncClient(timeout=self.timeout),
         )
-        self.client = genai.Client(api_key=self.key.value, vertexai=False, http_options=options)
+        return self.library.Client(api_key=self.key.value, vertexai=False, http_options=options)
 
     async def ask(self, asks: Sequence[Ask]) -> list[Answer]:
         """See `Backend.ask`."""
@@ -68,8 +45,8 @@ class Gemini:
             found = await self.client.aio.models.generate_content(model=self.model, contents=contents, config=config)
         except self.errors.APIError as error:
             raise self._failure(error) from None
-        except (self.httpx.HTTPError, TimeoutError, OSError) as error:
-            reached = not isinstance(error, self.httpx.ConnectError | self.httpx.ConnectTimeout)
+        except (self.http.HTTPError, TimeoutError, OSError) as error:
+            reached = not isinstance(error, self.http.ConnectError | self.http.ConnectTimeout)
             raise Busy(f"{type(error).__name__}: {self.key.mask(str(error))}", paid=reached) from None
         except (self.errors.UnknownApiResponseError, ValueError, TypeError, RecursionError) as error:
             shown, name = self.key.mask(str(error))[:LONGEST_BODY], type(error).__name__
@@ -83,12 +60,12 @@ class Gemini:
     def _failure(self, error: Any) -> Exception:
         """What an HTTP status means for the questions."""
         status, said = error.code, self.key.mask(str(error.message))[:300]
-        if status in (401, 402, 403, 404) or (status == 400 and "api key" in said.lower()):
+        if status in STOPPING or (status == 400 and "api key" in said.lower()):
             return Stopped(
                 f"Gemini answers {status} to a question for model {self.model!r} ({said}); check the key and the name of the "
                 "model."
             )
-        if status in (400, 413, 415, 422):
+        if status in REJECTING:
             return Rejected(f"{status}: {said}")
         headers = getattr(error.response, "headers", None) or {}
         return Busy(f"{status}: {said}", retry_after=retry_after(headers))

@@ -62,6 +62,10 @@ class Ledger:
         reasons: How often the server rejected a question, by what it said.
         cut: Items whose transcript was cut `(N,)`.
         cut_off: Questions that were under way when earlier runs were killed.
+        answers: Answers that count.
+        seconds: What they took (s).
+        input_tokens: Tokens read for them, as far as the server reports them.
+        output_tokens: Tokens written.
     """
 
     items: Sequence[str]
@@ -77,6 +81,8 @@ class Ledger:
     repeated: int = 0
     reasons: Counter[str] = field(default_factory=Counter)
     cut_off: int = 0
+    answers: int = 0
+    seconds: float = 0.0
     input_tokens: int = 0
     output_tokens: int = 0
     _agreed: float = 0.0
@@ -94,36 +100,51 @@ class Ledger:
 
         Args:
             records: From `read_log`.
-            accepts: Says of a model's name whether it is the one that is asked.
+            accepts: Says of a model's name whether it is the one that is asked; it may know only when the last record is read.
 
         Raises:
             ValueError: A record is of an item or annotator that there is not.
         """
+        # what a wrong model's answer is in the end, a name in a later record tells: it waits, with all that came after it
+        waiting: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
         for record in records:
             if record["kind"] == "run":
                 continue
-            row = self.row.get(record["item"])
-            if row is None or not 0 <= record["annotator"] < MOST:
-                raise ValueError(
-                    f"The log has a record of item {record['item']!r} and annotator {record['annotator']}, which the corpus "
-                    "or the plan does not know; name another folder."
-                )
-            place = row, record["annotator"]
-            if record["kind"] == "asked":
-                self.cut_off += self.status[place] == _ASKED  # by the run before
-                self.status[place] = _ASKED
-            elif record["kind"] == "lost":
-                self.lost += 1
-            elif 0 <= self.status[place] < len(SETTLED):
-                self.repeated += 1
+            place = self._place(record)
+            if place in waiting or record.get("status") == "wrong-model":
+                waiting.setdefault(place, []).append(record)
             else:
-                status = record["status"]
-                if status == "wrong-model" and accepts(record["model"]):
-                    status = record["would_be"]
-                self.settle(*place, status, record.get("label_index", -1), record)
+                self._take_in(place, record, accepts)
+        for place, later in waiting.items():
+            for record in later:
+                self._take_in(place, record, accepts)
         asked = self.status == _ASKED
         self.cut_off = int(self.cut_off + asked.sum())
         self.status[asked] = _OPEN
+
+    def _place(self, record: Mapping[str, Any]) -> tuple[int, int]:
+        """Row and annotator that a record of the log is about."""
+        row = self.row.get(record["item"])
+        if row is None or not 0 <= record["annotator"] < MOST:
+            raise ValueError(
+                f"The log has a record of item {record['item']!r} and annotator {record['annotator']}, which the corpus "
+                "or the plan does not know; name another folder."
+            )
+        return row, record["annotator"]
+
+    def _take_in(self, place: tuple[int, int], record: Mapping[str, Any], accepts: Callable[[str], bool]) -> None:
+        if record["kind"] == "asked":
+            self.cut_off += self.status[place] == _ASKED  # by the run before
+            self.status[place] = _ASKED
+        elif record["kind"] == "lost":
+            self.lost += 1
+        elif 0 <= self.status[place] < len(SETTLED):
+            self.repeated += 1
+        else:
+            status = record["status"]
+            if status == "wrong-model" and accepts(record["model"]):
+                status = record["would_be"]
+            self.settle(*place, status, record.get("label_index", -1), record)
 
     def ask(self, row: int, annotator: int) -> None:
         """A question is under way."""
@@ -142,6 +163,8 @@ class Ledger:
         if status == "rejected":
             self.reasons[record.get("reason", "")] += 1
         if record["kind"] == "answer":
+            self.answers += 1
+            self.seconds += record["seconds"]
             cost = self.prices.of(record)
             if cost is None:
                 self.unpriced += 1

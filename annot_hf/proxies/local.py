@@ -2,18 +2,23 @@
 
 import asyncio
 import io
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 import soundfile
 import torch
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 from transformers import (
-    AutoConfig,
     AutoProcessor,
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
+    ProcessorMixin,
     Qwen2AudioForConditionalGeneration,
 )
+from transformers.utils.hub import cached_file, extract_commit_hash
 
 from annot_hf.proxies.backend import Answer, Ask, Stopped
 
@@ -31,7 +36,7 @@ class LocalModel:
         revision: Revision on the Hub.
 
     Raises:
-        ValueError: There is no such checkpoint, or it is of another kind.
+        ValueError: There is no such checkpoint, it is of another kind, or lacks something.
     """
 
     max_concurrency = 1
@@ -39,25 +44,8 @@ class LocalModel:
 
     def __init__(self, model: str, *, batch_size: int = 8, max_tokens: int = 64, revision: str = "") -> None:
         self.model, self.batch_size, self.max_tokens = model, batch_size, max_tokens
-        where = {"trust_remote_code": False} | ({"revision": revision} if revision else {})
-        try:
-            config = AutoConfig.from_pretrained(model, **where)
-            if config.model_type != "qwen2_audio":
-                raise ValueError(
-                    f"{model} is a {config.model_type}; backend local takes a Qwen2-Audio: serve others by vLLM, say, and use "
-                    "backend openai."
-                )
-            self.processor = AutoProcessor.from_pretrained(model, **where)
-            device = "cuda" if torch.cuda.is_available() else "cpu"
-            dtype = torch.bfloat16 if device == "cuda" else torch.float32
-            self.lalm = (
-                Qwen2AudioForConditionalGeneration.from_pretrained(model, dtype=dtype, **where).to(device).eval()
-            )
-        except OSError as error:
-            raise ValueError(
-                f"There is no checkpoint {model!r} ({str(error).splitlines()[0]}); give a Hub id or a folder."
-            ) from error
-        self.revision = revision or getattr(config, "_commit_hash", None) or ""
+        self.revision = _check_kind(model, revision)
+        self.processor, self.lalm = _load(model, self.revision)
         self.processor.tokenizer.padding_side = "left"
         tokens = self.lalm.generation_config
         # a fresh configuration: that of the checkpoint has a temperature, a top-k and a repetition penalty of its own
@@ -121,6 +109,59 @@ class LocalModel:
             )
             for row, reply in enumerate(replies)
         ]
+
+
+def _load(model: str, revision: str) -> tuple[ProcessorMixin, Qwen2AudioForConditionalGeneration]:
+    """The processor and the whole model of a Hub id or folder."""
+    where = {"trust_remote_code": False} | ({"revision": revision} if revision else {})
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    try:
+        processor = AutoProcessor.from_pretrained(model, **where)
+        lalm, info = Qwen2AudioForConditionalGeneration.from_pretrained(
+            model, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **where
+        )
+    except (OSError, ValueError, SafetensorError, StrictDataclassError) as error:
+        raise ValueError(
+            f"{model!r} cannot be loaded as a Qwen2-Audio ({_first_line(error)}); give a Hub id or a folder with processor, "
+            "configuration and weights."
+        ) from error
+    odd = sorted([*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])])
+    if odd:  # the library would draw them at random
+        raise ValueError(
+            f"{model!r} lacks {len(odd)} weights of a Qwen2-Audio of its configuration, for instance {odd[0]}; give a whole "
+            "checkpoint."
+        )
+    return processor, lalm.to(device).eval()
+
+
+def _check_kind(model: str, revision: str) -> str:
+    """Raise a ValueError unless its config.json says that it is a Qwen2-Audio; gives the revision that was found."""
+    try:
+        path = cached_file(model, "config.json", revision=revision or None)
+        config = {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"There is no checkpoint {model!r} with a readable config.json ({_first_line(error)}); give a Hub id or a folder."
+        ) from error
+    kind = config.get("model_type") if isinstance(config, dict) else None
+    if not isinstance(kind, str):
+        raise ValueError(f"{model!r} has no config.json with a model_type; give a Hub id or folder of a Qwen2-Audio.")
+    if kind.startswith("annot-"):
+        adapters = "adapters of " if (Path(model) / "adapter_config.json").is_file() else ""
+        raise ValueError(
+            f"{model!r} holds {adapters}a model of distributions, which gives no text answers; name a plain Qwen2-Audio, such "
+            "as Qwen/Qwen2-Audio-7B-Instruct."
+        )
+    if kind != "qwen2_audio":
+        raise ValueError(
+            f"{model} is a {kind}; backend local takes a Qwen2-Audio: serve others by vLLM, say, and use backend openai."
+        )
+    return revision or extract_commit_hash(path, None) or ""
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0].rstrip(".:")
 
 
 class RowSampler(LogitsProcessor):

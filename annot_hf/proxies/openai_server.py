@@ -1,59 +1,28 @@
 """Any server that speaks the OpenAI chat protocol and takes audio: vLLM, llama.cpp, LiteLLM, OpenAI itself."""
 
 import base64
-import email.utils
 import functools
 import json
-import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from annot_hf.proxies.backend import Answer, Ask, Busy, Key, Rejected, Stopped, check_address, needs
+from annot_hf.proxies.backend import Answer, Ask, Busy, Rejected, Stopped
+from annot_hf.proxies.server import LONGEST_BODY, REJECTING, STOPPING, Server, retry_after
 
-KEY = "OPENAI_API_KEY"
-LONGEST_BODY = 2000  # characters kept of a body that is no answer
-_REJECTING = (400, 413, 415, 422)  # what a server says of a question that it will never take
-_STOPPING = (401, 402, 403, 404)
 _LARGEST = 10**9  # tokens, or USD, of one answer: more is no report
 
 
-class OpenAIServer:
+class OpenAIServer(Server):
     """Questions as chat completions with an `input_audio` part.
 
-    The key comes from the environment. The library's own retries are off: waiting is the business of `annotate`, which
-    knows of all questions under way.
-
-    Args:
-        model: Name of the model on the server.
-        base_url: Address such as "http://127.0.0.1:8000/v1"; that of OpenAI when None.
-        key_name: Environment variable that holds the key. A server of one's own may do without.
-        timeout: Seconds (s) until an answer is given up, from the question to its last byte.
-        max_tokens: Most tokens of a reply.
-        revision: Revision of the model, for the record; the protocol has no way to ask for one.
-
-    Raises:
-        ValueError: The library is not installed, the address is none, or OpenAI itself is asked without a key.
+    For its arguments see `Server`; a server of one's own, at a `base_url`, may do without a key.
     """
 
-    batch_size = 1
-    max_concurrency = None
+    needed_library, usual_key = "openai", "OPENAI_API_KEY"
 
-    def __init__(
-        self,
-        model: str,
-        *,
-        base_url: str | None = None,
-        key_name: str = KEY,
-        timeout: float = 60.0,
-        max_tokens: int = 64,
-        revision: str = "",
-    ) -> None:
-        self.library, self.http = needs("openai"), needs("httpx2")
-        check_address(base_url)
-        self.key = Key(key_name, needed=base_url is None)
-        self.model, self.revision, self.max_tokens, self.timeout = model, revision, max_tokens, timeout
-        self.client = self.library.AsyncOpenAI(
-            api_key=self.key.value or "none", base_url=base_url, timeout=timeout, max_retries=0
+    def _connect(self, base_url: str | None) -> Any:
+        return self.library.AsyncOpenAI(
+            api_key=self.key.value or "none", base_url=base_url, timeout=self.timeout, max_retries=0
         )
 
     async def ask(self, asks: Sequence[Ask]) -> list[Answer]:
@@ -103,12 +72,12 @@ class OpenAIServer:
         status, said = error.status_code, self.key.mask(str(said or error.message))[:300]
         if status == 429 and error.code == "insufficient_quota":
             return Stopped(f"The server says that the account has no credit left ({said}); add some and run again.")
-        if status in _STOPPING:
+        if status in STOPPING:
             return Stopped(
                 f"The server answers {status} to a question for model {self.model!r} ({said}); check the key, the address and "
                 "the name of the model."
             )
-        if status in _REJECTING:
+        if status in REJECTING:
             return Rejected(f"{status}: {said}")
         return Busy(f"{status}: {said}", retry_after=retry_after(error.response.headers))
 
@@ -145,22 +114,6 @@ def read_completion(body: Mapping[str, Any]) -> Answer:
         if isinstance(cost, int | float) and not isinstance(cost, bool) and 0 <= cost <= _LARGEST
         else None,
     )
-
-
-def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
-    """Seconds that a Retry-After header asks for, as a number or a date; None without a readable one."""
-    said = headers.get("retry-after-ms")
-    try:
-        if said is not None:
-            return max(float(said) / 1000, 0.0)
-        said = headers.get("retry-after")
-        return None if said is None else max(float(said), 0.0)
-    except ValueError:
-        pass
-    try:
-        return max(email.utils.parsedate_to_datetime(said).timestamp() - (time.time() if now is None else now), 0.0)
-    except (TypeError, ValueError):
-        return None
 
 
 @functools.lru_cache(maxsize=8)

@@ -11,6 +11,7 @@ import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -45,6 +46,25 @@ def as_sent(source: Any, max_seconds: float) -> bytes:
     wave, file = load_audio(source, sampling_rate=RATE, limits=AudioLimits(max_seconds=max_seconds)), io.BytesIO()
     soundfile.write(file, wave, RATE, format="WAV", subtype="PCM_16")
     return file.getvalue()
+
+
+@dataclass(frozen=True)
+class _Question:
+    """An annotator's question about the item of a row; without `ask` it cannot be sent."""
+
+    row: int
+    annotator: int
+    prompt: Prompt
+    ask: Ask | None = None
+
+
+@dataclass
+class _Batch:
+    """Questions that are sent together, how often they were, and when last (s)."""
+
+    questions: list[_Question]
+    tries: int = 0
+    started: float = 0.0
 
 
 class Session:
@@ -177,69 +197,79 @@ class Session:
                 self.under_way -= len(batch)
 
     async def _ask(self, places: list[tuple[int, int]], concurrency: int) -> None:
-        """Ask one batch, try again while the server is busy, and write down what comes of it."""
-        asks, prompts = [], []
+        """Ask one batch, and write down what comes of it."""
+        batch = _Batch(self._questions(places))
+        if not batch.questions:
+            return
+        try:
+            answers = await self._try(batch)
+        except (Busy, Rejected, Stopped) as error:
+            self._give_up(batch, error, concurrency)
+            return
+        if answers is None:
+            return
+        self.in_a_row.clear()
+        seconds = (time.monotonic() - batch.started) / len(answers)
+        for question, answer in zip(batch.questions, answers, strict=True):
+            self._take(question, answer, seconds, batch.tries)
+
+    def _questions(self, places: list[tuple[int, int]]) -> list[_Question]:
+        """What is sent; a question whose clip cannot be read is closed instead."""
+        questions = []
         for row, annotator in places:
             prompt = self.job.prompt(row, annotator)
             try:
-                asks.append(self._make(row, annotator, prompt))
+                questions.append(_Question(row, annotator, prompt, self._make(row, annotator, prompt)))
             except AudioError as error:
-                self._close(row, annotator, "not sent", str(error), prompt, tried=0)
+                self._close(_Question(row, annotator, prompt), "not sent", str(error), tries=0)
                 self._count("not sent", 1, PATIENCE, f"clips could not be read here, the last one: {error}")
-                continue
-            prompts.append((row, annotator, prompt))
-        if not asks:
-            return
-        tries, started = 0, time.monotonic()
-        try:
-            retrying = tenacity.AsyncRetrying(
-                retry=tenacity.retry_if_exception(lambda error: isinstance(error, Busy) and not self.stopped),
-                stop=tenacity.stop_after_attempt(self.attempts),
-                wait=waiting,
-                sleep=self._sleep,
-                reraise=True,
-            )
-            async for attempt in retrying:
-                with attempt:
-                    await self.pacer.turn()
-                    if self.stopped and tries == 0:
-                        return
-                    if self.stopped:
-                        raise Busy(f"stopped before try {tries + 1}")
-                    if tries == 0:
-                        self.asked += len(asks)
-                        for row, annotator, _ in prompts:
-                            self._append({"kind": "asked", "item": self.ledger.items[row], "annotator": annotator})
-                            self.ledger.ask(row, annotator)
-                        if self.stopped:  # what cannot be written down is not asked
-                            return
-                    tries += 1
-                    started = time.monotonic()
-                    answers = await self._answers(asks)
-        except Busy as error:
-            for row, annotator, prompt in prompts:
-                self._close(row, annotator, "failed", str(error), prompt, tried=tries)
-            self._count("failed", len(asks), max(3, concurrency), f"questions failed, the last one with: {error}")
-            return
-        except Rejected as error:
-            for row, annotator, prompt in prompts:
-                self._close(row, annotator, "rejected", str(error), prompt, tried=tries)
-            self._count(
-                "rejected",
-                len(asks),
-                max(PATIENCE, concurrency),
-                f"questions were rejected by the server, the last one with: {error} (--retry-rejected asks them again)",
-            )
-            return
-        except Stopped as error:
-            for row, annotator, prompt in prompts:
-                self._close(row, annotator, "failed", str(error), prompt, tried=tries)
+        return questions
+
+    async def _try(self, batch: _Batch) -> list[Answer] | None:
+        """Send a batch, again and again while the server is busy; None if the run ended before it was sent at all."""
+        retrying = tenacity.AsyncRetrying(
+            retry=tenacity.retry_if_exception(lambda error: isinstance(error, Busy) and not self.stopped),
+            stop=tenacity.stop_after_attempt(self.attempts),
+            wait=waiting,
+            sleep=self._sleep,
+            reraise=True,
+        )
+        async for attempt in retrying:
+            with attempt:
+                await self.pacer.turn()
+                if self.stopped and batch.tries:
+                    raise Busy(f"stopped before try {batch.tries + 1}")
+                if not self.stopped and not batch.tries:
+                    self._begin(batch)
+                if self.stopped:  # what cannot be written down is not asked
+                    return None
+                batch.tries += 1
+                batch.started = time.monotonic()
+                return await self._answers([question.ask for question in batch.questions])
+
+    def _begin(self, batch: _Batch) -> None:
+        """Write down that a batch is under way."""
+        self.asked += len(batch.questions)
+        for question in batch.questions:
+            item = self.ledger.items[question.row]
+            self._append({"kind": "asked", "item": item, "annotator": question.annotator})
+            self.ledger.ask(question.row, question.annotator)
+
+    def _give_up(self, batch: _Batch, error: Busy | Rejected | Stopped, concurrency: int) -> None:
+        """Write down that a batch has no answers; whether the run goes on depends on why."""
+        status = "rejected" if isinstance(error, Rejected) else "failed"
+        for question in batch.questions:
+            self._close(question, status, str(error), tries=batch.tries)
+        if isinstance(error, Stopped):
             self.stop(str(error))
-            return
-        self.in_a_row.clear()
-        seconds = (time.monotonic() - started) / len(asks)
-        for (row, annotator, prompt), ask, answer in zip(prompts, asks, answers, strict=True):
-            self._take(row, annotator, prompt, ask, answer, seconds, tries)
+        elif isinstance(error, Rejected):
+            said = (
+                f"questions were rejected by the server, the last one with: {error} (--retry-rejected asks them again)"
+            )
+            self._count(status, len(batch.questions), max(PATIENCE, concurrency), said)
+        else:
+            said = f"questions failed, the last one with: {error}"
+            self._count(status, len(batch.questions), max(3, concurrency), said)
 
     def _count(self, kind: str, questions: int, most: int, said: str) -> None:
         """Stop when too many questions in a row came to nothing in the same way."""
@@ -285,19 +315,18 @@ class Session:
     def _audio(self, row: int) -> bytes:
         return as_sent(self.job.corpus.items["audio"].iloc[row], self.job.max_seconds)
 
-    def _take(
-        self, row: int, annotator: int, prompt: Prompt, ask: Ask, answer: Answer, seconds: float, tries: int
-    ) -> None:
+    def _take(self, question: _Question, answer: Answer, seconds: float, tries: int) -> None:
         """Write down an answer that was paid for."""
-        labels = self.job.question.labels
+        labels, prompt = self.job.question.labels, question.prompt
         reply = None if answer.reply is None else answer.reply[:LONGEST_REPLY]
         status, label = parse_reply(
             reply, labels, prompt=f"{prompt.system}\n{prompt.user}", parsing=self.job.parsing, cut=answer.cut
         )
         if answer.refused:
             status, label = "refusal", -1
-        record = self._record(row, annotator, prompt, ask) | {
+        record = self._record(question) | {
             "kind": "answer",
+            "seed": question.ask.seed,
             "status": status,
             "label": labels[label] if label >= 0 else None,
             "label_index": label,
@@ -318,29 +347,27 @@ class Session:
                 f"{answer.model!r} if it is the same one"
             )
         self._append(record)
-        self.ledger.settle(row, annotator, record["status"], label, record)
+        self.ledger.settle(question.row, question.annotator, record["status"], label, record)
         self._show()
 
-    def _close(self, row: int, annotator: int, status: str, reason: str, prompt: Prompt, *, tried: int) -> None:
+    def _close(self, question: _Question, status: str, reason: str, *, tries: int) -> None:
         """Write down a question that has no answer."""
-        record = self._record(row, annotator, prompt, None)
-        record |= {"kind": "closed", "status": status, "reason": reason, "tries": tried}
+        record = self._record(question) | {"kind": "closed", "status": status, "reason": reason, "tries": tries}
         self._append(record)
-        self.ledger.settle(row, annotator, status, -1, record)
+        self.ledger.settle(question.row, question.annotator, status, -1, record)
         self._show(done=status != "failed")
 
-    def _record(self, row: int, annotator: int, prompt: Prompt, ask: Ask | None) -> dict[str, Any]:
-        one = self.job.annotators[annotator]
+    def _record(self, question: _Question) -> dict[str, Any]:
         return {
             "kind": "",
             "at": now(),
-            "item": self.ledger.items[row],
-            "annotator": annotator,
-            "instruction": prompt.instruction,
-            "temperature": one.temperature,
-            "seed": None if ask is None else ask.seed,
-            "prompt_sha256": prompt.digest,
-            "transcript_cut": prompt.cut,
+            "item": self.ledger.items[question.row],
+            "annotator": question.annotator,
+            "instruction": question.prompt.instruction,
+            "temperature": self.job.annotators[question.annotator].temperature,
+            "seed": None,
+            "prompt_sha256": question.prompt.digest,
+            "transcript_cut": question.prompt.cut,
         }
 
     def _append(self, record: Mapping[str, Any]) -> None:

@@ -1,17 +1,19 @@
 import errno
 import json
 import os
+import re
 
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 
+from annot_hf import cli
 from annot_hf.data.annotations import read_annotations
 from annot_hf.proxies.annotate import annotate
 from annot_hf.proxies.log import read_log
 from annot_hf.proxies.openai_server import OpenAIServer
-from benchmarks.chat_server import Reply
+from benchmarks.chat_server import Reply, serve
 
 WORDS = ("anger", "joy", "neutral", "sadness")
 
@@ -109,6 +111,39 @@ def test_every_kind_of_reply_is_counted_and_kept(ask, tmp_path):
     }
     report, again = ask(lambda question, number: "joy")
     assert not again.questions  # a reply that is no vote is an answer all the same
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "then_asked"),
+    [("I cannot say", "refusal", 0), (Reply(status=500), "failed", 24), (Reply("anger", model="b"), "wrong-model", 24)],
+)
+def test_replies_are_written_without_any_vote_and_the_next_run_goes_on(ask, tmp_path, answer, status, then_asked):
+    report, server = ask(lambda *_: answer, attempts=1, concurrency=1)
+    assert report.counts["label"] == 0
+    replies = pq.read_table(tmp_path / "out" / "replies.parquet").to_pandas()
+    assert replies["status"].tolist() == [status] * report.counts[status]
+    assert len(replies) == len(server.questions)
+    with pytest.raises(ValueError, match="holds no annotations"):
+        read_annotations(tmp_path / "out")
+    report, more = ask(first)
+    assert len(more.questions) == report.counts["label"] == then_asked
+    replies = pq.read_table(tmp_path / "out" / "replies.parquet")
+    assert replies["status"].to_pylist() == ["label" if then_asked else status] * 24
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        ("I cannot say", "There are 0 votes, since no reply was a label; read .*out/replies.parquet for what was said"),
+        (Reply(status=404), "There are 0 votes; 23 questions are not asked and 1 failed; the same command goes on"),
+    ],
+)
+def test_the_command_says_that_there_is_no_vote(corpus, tmp_path, capsys, answer, message):
+    with serve(lambda _: Reply(answer) if isinstance(answer, str) else answer) as url:
+        words = ["--out", tmp_path / "out", "--model", "m", "--base-url", url, "--question", "emotion"]
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(["annotate", *map(str, [corpus.folder, *words, "--annotators", 3, "--concurrency", 1])])
+    assert re.search(message, " ".join(capsys.readouterr().err.split()))
 
 
 @pytest.mark.parametrize(
@@ -474,6 +509,35 @@ def test_a_repeated_line_of_the_log_counts_once(ask, tmp_path):
     assert again.agreement == report.agreement
     assert "1 records of the log repeat" in " ".join(again.notes)
     assert len(pq.read_table(tmp_path / "out" / "replies.parquet")) == 24
+
+
+def test_the_log_is_read_once_before_anything_is_asked_and_once_for_the_replies(ask, monkeypatch):
+    import builtins
+    import io
+
+    ask(lambda *_: Reply("anger", model="other"), concurrency=1)
+    real, opened = builtins.open, []
+
+    def counting(file, mode="r", *args, **kwargs):
+        opened.extend([file] * (str(file).endswith("log.jsonl") and mode == "r"))
+        return real(file, mode, *args, **kwargs)
+
+    monkeypatch.setattr(builtins, "open", counting)
+    monkeypatch.setattr(io, "open", counting)
+    report, _ = ask(first, answers_as="other")
+    assert report.counts["label"] == 24
+    assert len(opened) == 2
+
+
+def test_a_name_that_is_told_when_the_question_was_asked_again_does_not_undo_the_later_answer(ask, corpus, tmp_path):
+    early, late = corpus.votes.question("emotion").labels[:2]
+    ask(lambda *_: Reply(early, model="other"), concurrency=1)
+    report, _ = ask(lambda *_: late)
+    assert report.counts["label"] == 24
+    report, again = ask(first, answers_as="other")
+    assert (report.counts["label"], again.questions) == (24, [])
+    assert read_annotations(tmp_path / "out").votes.counts("emotion").sum(0)[:2].tolist() == [0, 24]
+    assert set(pq.read_table(tmp_path / "out" / "replies.parquet")["label"].to_pylist()) == {late}
 
 
 def test_a_question_that_failed_first_has_one_row(ask, tmp_path):

@@ -30,6 +30,10 @@ def test_answers_that_are_there_tell_what_others_take(ask, job, tmp_path):
     assert (found.input_tokens, found.output_tokens) == (18 * 70, 18 * 3)
     assert found.cost == pytest.approx(18 * 0.02)  # what the server charged, not the prices
     assert "0.36 USD" in str(found.rows())
+    path = tmp_path / "out" / "log.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join([*lines, next(line for line in lines if '"kind": "answer"' in line)]))
+    assert estimate(job(), tmp_path / "out", model="listener") == found  # a repeated line counts nowhere
 
 
 def test_nothing_is_left_to_ask(ask, job, tmp_path):

@@ -1,5 +1,7 @@
 import asyncio
+import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -9,6 +11,7 @@ import urllib.request
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from scipy.stats import chisquare
 from tiny_qwen2_audio import build_tiny_qwen2_audio
 
@@ -80,15 +83,76 @@ def test_a_job_goes_through_and_goes_on(job, lalm, tmp_path):
     assert annotate(job(items=4), backend, tmp_path / "out").asked == 3
 
 
-@pytest.mark.parametrize("name", ["nowhere/at-all", "bert"])
-def test_what_is_no_qwen2_audio(name, tmp_path):
-    if name == "bert":
-        from transformers import BertConfig
+def edited(folder, **changes):
+    """Writes changed entries into its config.json; those that are None go."""
+    path = folder / "config.json"
+    config = json.loads(path.read_text()) | changes
+    path.write_text(json.dumps({name: value for name, value in config.items() if value is not None}))
 
-        BertConfig().save_pretrained(tmp_path / name)
-        name = str(tmp_path / name)
-    with pytest.raises(ValueError, match="no checkpoint|takes a Qwen2-Audio"):
-        make_backend("local", name)
+
+def without_some_weights(folder):
+    path = folder / "model.safetensors"
+    save_file(dict(list(load_file(path).items())[3:]), path, metadata={"format": "pt"})
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (shutil.rmtree, "There is no checkpoint '.*' with a readable config.json"),
+        (lambda folder: (folder / "config.json").write_text("{"), "There is no checkpoint"),
+        (lambda folder: (folder / "config.json").write_text("[1]"), "has no config.json with a model_type"),
+        (lambda folder: (folder / "config.json").unlink(), "has no config.json with a model_type"),
+        (lambda folder: edited(folder, model_type=None), "has no config.json with a model_type"),
+        (lambda folder: edited(folder, model_type="bert"), "is a bert; backend local takes a Qwen2-Audio"),
+        (lambda folder: edited(folder, model_type="unheard-of"), "is a unheard-of; backend local takes a Qwen2-Audio"),
+        (lambda folder: edited(folder, text_config="small"), "cannot be loaded as a Qwen2-Audio"),
+        (lambda folder: (folder / "tokenizer.json").unlink(), "cannot be loaded as a Qwen2-Audio"),
+        (
+            lambda folder: (folder / "model.safetensors").unlink(),
+            "cannot be loaded as a Qwen2-Audio .*no file named model",
+        ),
+        (lambda folder: os.truncate(folder / "model.safetensors", 99), "cannot be loaded as a Qwen2-Audio"),
+        (without_some_weights, "lacks 3 weights of a Qwen2-Audio"),
+        (lambda folder: edited(folder, vocab_size=None, text_config={"hidden_size": 64}), "lacks .* weights"),
+    ],
+)
+def test_what_is_no_qwen2_audio(damage, message, lalm, tmp_path):
+    folder = shutil.copytree(lalm, tmp_path / "damaged")
+    damage(folder)
+    with pytest.raises(ValueError, match=message) as caught:
+        make_backend("local", str(folder))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_model_of_distributions_gives_no_answers(corpus, lalm, tmp_path, capsys):
+    from annot_hf import cli
+    from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
+    from annot_hf.training.lora import add_lora, save_lora
+
+    asked = [{"name": "emotion", "labels": ["anger", "joy"]}]
+    DistributionQwen2Audio.from_lalm(lalm, questions=asked).save_pretrained(tmp_path / "whole")
+    save_lora(add_lora(DistributionQwen2Audio.from_lalm(lalm, questions=asked)), tmp_path / "lora")
+    for name, what in (
+        ("whole", "holds a model of distributions"),
+        ("lora", "holds adapters of a model of distributions"),
+    ):
+        words = [corpus.folder, "--out", tmp_path / "out", "--backend", "local", "--model", tmp_path / name]
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(["annotate", *map(str, words), "--question", "emotion"])
+        error = " ".join(capsys.readouterr().err.split())
+        assert what in error and "name a plain Qwen2-Audio" in error
+        assert "trust_remote_code" not in error
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_revision_of_a_model_of_the_hub_is_written_down(lalm, tmp_path, monkeypatch):
+    commit, home = "0123456789" * 4, tmp_path / "models--someone--lalm"
+    shutil.copytree(lalm, home / "snapshots" / commit)
+    (home / "refs").mkdir()
+    (home / "refs" / "main").write_text(commit)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert make_backend("local", "someone/lalm").revision == commit
+    assert make_backend("local", str(lalm)).revision == ""
 
 
 def test_the_library_s_own_server(job, lalm, tmp_path):

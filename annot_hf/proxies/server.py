@@ -1,0 +1,125 @@
+"""What the backends that ask a server have in common."""
+
+import email.utils
+import importlib
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from types import ModuleType
+from typing import Any, ClassVar
+
+from annot_hf.proxies.backend import Answer, check_address
+
+LONGEST_BODY = 2000  # characters kept of a body that is no answer
+REJECTING = (400, 413, 415, 422)  # what a server says of a question that it will never take
+STOPPING = (401, 402, 403, 404)
+
+
+class Server:
+    """A backend that asks a server through a library, one question at a time.
+
+    The library's own retries are off: waiting is the business of `annotate`, which knows of all questions under way.
+
+    Args:
+        model: Name of the model on the server.
+        base_url: Address of the server; that of whoever makes the library when None.
+        key_name: Environment variable that holds the key; `usual_key` by default.
+        timeout: Seconds (s) until an answer is given up, from the question to its last byte.
+        max_tokens: Most tokens of a reply.
+        revision: Revision of the model, for the record; no server can be asked for one.
+
+    Raises:
+        ValueError: The library is not installed, the address is none, or there is no key where one is needed.
+    """
+
+    needed_library: ClassVar[str]
+    usual_key: ClassVar[str]
+    needs_key: ClassVar[bool] = False  # at any address: a server of one's own may do without
+    batch_size = 1
+    max_concurrency = None
+
+    def __init__(
+        self,
+        model: str,
+        *,
+        base_url: str | None = None,
+        key_name: str = "",
+        timeout: float = 60.0,
+        max_tokens: int = 64,
+        revision: str = "",
+    ) -> None:
+        self.library, self.http = needs(self.needed_library), needs("httpx2")
+        check_address(base_url)
+        self.key = Key(key_name or self.usual_key, needed=self.needs_key or base_url is None)
+        self.model, self.revision, self.max_tokens, self.timeout = model, revision, max_tokens, timeout
+        self.client = self._connect(base_url)
+
+    def _connect(self, base_url: str | None) -> Any:
+        """The library's client."""
+        raise NotImplementedError
+
+
+class Key:
+    """A key from the environment, which nothing that is written down may hold.
+
+    Args:
+        name: Environment variable.
+        needed: Whether there must be one.
+
+    Raises:
+        ValueError: There is none, or it holds what no key does; the message has its name only.
+    """
+
+    def __init__(self, name: str, *, needed: bool) -> None:
+        self.value = os.environ.get(name, "").strip()
+        if needed and not self.value:
+            raise ValueError(f"The environment has no {name}; set it to your key.")
+        if not (self.value.isascii() and self.value.isprintable() and " " not in self.value):
+            raise ValueError(
+                f"{name} in the environment has a blank, a control character or one that is not ASCII; set it to the key "
+                "alone."
+            )
+
+    def mask(self, text: str) -> str:
+        """The text without the key, which some servers repeat."""
+        return text.replace(self.value, "[key]") if self.value else text
+
+    def mask_answer(self, answer: Answer) -> Answer:
+        """The answer without the key."""
+        return replace(
+            answer,
+            reply=None if answer.reply is None else self.mask(answer.reply),
+            model=self.mask(answer.model),
+            revision=self.mask(answer.revision),
+        )
+
+
+def needs(name: str) -> ModuleType:
+    """An optional library.
+
+    Raises:
+        ValueError: It is not installed.
+    """
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ValueError(
+            f"This backend needs the package {error.name}, which is not installed; pip install 'annot-hf[alm]'."
+        ) from error
+
+
+def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
+    """Seconds that a Retry-After header asks for, as a number or a date; None without a readable one."""
+    said = headers.get("retry-after-ms")
+    try:
+        if said is not None:
+            return max(float(said) / 1000, 0.0)
+        said = headers.get("retry-after")
+        return None if said is None else max(float(said), 0.0)
+    except ValueError:
+        pass
+    try:
+        return max(email.utils.parsedate_to_datetime(said).timestamp() - (time.time() if now is None else now), 0.0)
+    except (TypeError, ValueError):
+        return None
