@@ -256,7 +256,7 @@ class Recipe:
             )
         self.make_curriculum()
         self.make_staging()
-        Perturbation(self.perturb_share)
+        Perturbation(self.perturb_share)  # which checks it
         check_augment(self)
 
     @property

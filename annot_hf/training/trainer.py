@@ -157,7 +157,7 @@ class EpochOfSampler(TrainerCallback):
         """Reach the sampler below what cuts its batches into shares of the processes."""
         batches = train_dataloader.batch_sampler
         sampler = getattr(batches, "batch_sampler", batches).sampler
-        if isinstance(sampler, BucketSampler):
+        if hasattr(sampler, "set_epoch"):
             sampler.set_epoch(int((state.epoch or 0) + 1e-6))
 
 
