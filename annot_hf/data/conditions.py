@@ -152,9 +152,8 @@ class Condition:
         library = load_library()
         if not len(wave) or np.abs(wave).max() < SILENCE:
             return wave
-        digest = hashlib.sha256("\0".join([str(self), str(self.seed), item]).encode()).digest()
-        seed = int.from_bytes(digest[:4], "big")
-        with _seeded(seed):
+        seed = seed_of(str(self), str(self.seed), item)
+        with seeded(seed):
             return self._alter(library, wave, sampling_rate, np.random.default_rng(seed))
 
     def _alter(
@@ -203,8 +202,11 @@ def put_under(condition: Condition, sources: Sequence[Any], items: Sequence[str]
     return [ConditionedClip(source, item, condition) for source, item in zip(sources, items, strict=True)]
 
 
-def load_library() -> ModuleType:
+def load_library(needed: str = "Acoustic conditions need") -> ModuleType:
     """The module `audiomentations`.
+
+    Args:
+        needed: What needs it, as an error begins.
 
     Raises:
         ValueError: It, or its MP3 codec, is not installed.
@@ -214,7 +216,7 @@ def load_library() -> ModuleType:
         import fast_mp3_augment  # noqa: F401 - audiomentations imports it late and prints its own advice
     except ImportError as error:
         raise ValueError(
-            f"Acoustic conditions need the package {error.name}, which is not installed; pip install 'annot-hf[conditions]'."
+            f"{needed} the package {error.name}, which is not installed; pip install 'annot-hf[conditions]'."
         ) from error
     return audiomentations
 
@@ -273,8 +275,13 @@ def _check(text: str, name: str, value: float | None) -> None:
         raise ValueError(f"Condition {text!r} needs {kind.rule}; write for instance {name}:{kind.example}.")
 
 
+def seed_of(*names: str) -> int:
+    """A number below 2^32 that depends on these names and their order only."""
+    return int.from_bytes(hashlib.sha256("\0".join(names).encode()).digest()[:4], "big")
+
+
 @contextmanager
-def _seeded(seed: int) -> Iterator[None]:
+def seeded(seed: int) -> Iterator[None]:
     """Seed the global generators, which every transform of audiomentations draws from, and leave them as they were."""
     states = random.getstate(), np.random.get_state()  # noqa: NPY002 - the library's, not ours
     try:

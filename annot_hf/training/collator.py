@@ -1,5 +1,7 @@
 """From items and targets to batches: the only place where raw rows become tensors."""
 
+import functools
+import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +11,7 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, Sampler
 
+from annot_hf.data.perturbation import Perturbation
 from annot_hf.data.targets import Targets, item_seeds
 from annot_hf.models.trunks import PROMPTED
 
@@ -33,6 +36,8 @@ class OpinionDataset(Dataset):
         scales: Mean ratings of the scale questions beside `(N, D)` on [-1, 1]; rows then have `scale_labels`.
         auxiliary: Distributions of the votes on auxiliary questions `(N, sum of K)`; rows then have `auxiliary_labels`.
         disagreement: How far raters disagree on each item `(N,)`; rows then have `disagreement_labels`.
+        perturbation: What happens to clips in an epoch; `read` then takes, after an entry, a function of a waveform and its
+            rate. A row is asked for by its number, which gives the clean clip, or by number and epoch.
     """
 
     def __init__(
@@ -47,10 +52,11 @@ class OpinionDataset(Dataset):
         scales: np.ndarray | None = None,
         auxiliary: np.ndarray | None = None,
         disagreement: np.ndarray | None = None,
+        perturbation: Perturbation | None = None,
     ) -> None:
         given = dict(zip(BESIDE, (scales, auxiliary, disagreement), strict=True))
         self.beside = {name: values for name, values in given.items() if values is not None}
-        self.targets, self.inputs, self.read = targets, inputs, read
+        self.targets, self.inputs, self.read, self.perturbation = targets, inputs, read, perturbation
         self.lengths = np.asarray(lengths)
         index = {name: code for code, name in enumerate(annotators)}
         codes = np.array([index.get(name, -1) for name in targets.annotators], dtype=np.int64)
@@ -61,16 +67,23 @@ class OpinionDataset(Dataset):
     def __len__(self) -> int:
         return len(self.targets)
 
-    def __getitem__(self, index: int) -> dict[str, Any]:
+    def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
+        index, epoch = index if isinstance(index, tuple) else (index, None)
         rows = slice(self.bounds[index], self.bounds[index + 1])
         row = {
-            "input": self.read(self.inputs[index]),
+            "input": self._read(index, epoch),
             "labels": self.targets.probs[index],
             "annotators": self.annotators[rows],
             "ratings": self.targets.ratings.value[rows],
             "seed": self.seeds[index],
         }
         return row | {name: values[index] for name, values in self.beside.items()}
+
+    def _read(self, index: int, epoch: int | None) -> Any:
+        if self.perturbation is None or epoch is None:
+            return self.read(self.inputs[index])
+        alter = functools.partial(self.perturbation.apply, item=self.targets.items[index], epoch=epoch)
+        return self.read(self.inputs[index], alter)
 
 
 @dataclass
@@ -145,7 +158,7 @@ def _mask(rows: Sequence[torch.Tensor], width: int = 0) -> torch.Tensor:
     return (torch.arange(max(width, int(lengths.max()))) < lengths[:, None]).long()
 
 
-class BucketSampler(Sampler[int]):
+class BucketSampler(Sampler[int | tuple[int, int]]):
     """Shuffled indices whose consecutive batches hold inputs of similar length, the same for a seed and an epoch.
 
     Within groups of `group` batches, drawn at random, items are sorted by length; then the batches are shuffled. The
@@ -156,11 +169,20 @@ class BucketSampler(Sampler[int]):
         batch_size: Items per batch.
         seed: Seed.
         group: Batches per group; more means less padding and less shuffling.
+        with_epoch: Give pairs of index and epoch. With the index, the epoch also reaches workers that outlive an epoch.
     """
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, *, seed: int = 0, group: int = GROUP) -> None:
+    def __init__(
+        self,
+        lengths: Sequence[int],
+        batch_size: int,
+        *,
+        seed: int = 0,
+        group: int = GROUP,
+        with_epoch: bool = False,
+    ) -> None:
         self.lengths, self.batch_size, self.seed, self.group = np.asarray(lengths), batch_size, seed, group
-        self.epoch = 0
+        self.with_epoch, self.epoch = with_epoch, 0
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -169,7 +191,7 @@ class BucketSampler(Sampler[int]):
         """Choose the epoch whose order comes next."""
         self.epoch = epoch
 
-    def __iter__(self) -> Iterator[int]:
+    def __iter__(self) -> Iterator[int | tuple[int, int]]:
         generator = np.random.default_rng([self.seed, self.epoch])
         order = generator.permutation(len(self.lengths))
         # four groups at least: one group would hold the same batches in every epoch
@@ -179,7 +201,8 @@ class BucketSampler(Sampler[int]):
         batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
         whole, rest = batches[: len(order) // self.batch_size], batches[len(order) // self.batch_size :]
         generator.shuffle(whole)  # a short last batch stays last, so that the others keep their bounds
-        return iter(np.concatenate(whole + rest).tolist())
+        order = np.concatenate(whole + rest).tolist()
+        return zip(order, itertools.repeat(self.epoch)) if self.with_epoch else iter(order)
 
 
 def padding_factor(lengths: Sequence[int], order: Sequence[int], batch_size: int) -> float:

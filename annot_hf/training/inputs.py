@@ -29,6 +29,7 @@ from annot_hf.training.features import build_features, log_mel
 logger = logging.getLogger(__name__)
 
 AUDIO_TOKENS = 25  # a second
+Alter = Callable[[np.ndarray, int], np.ndarray]  # makes another waveform of one and its sampling rate
 UNLIMITED = 2**31 - 1  # tokens; tokenizers without a limit say 10^30, which truncation does not take
 
 
@@ -38,13 +39,14 @@ class Inputs:
 
     Attributes:
         entries: What `read` takes, one an item.
-        read: Gives the model's input of an entry.
+        read: Gives the model's input of an entry. Where clips are read afresh, it takes a second argument that makes another
+            waveform of one and its rate before the model's limit of length is applied.
         lengths: Length of each input: frames, samples or tokens.
         cut: Which texts had more tokens than the limit and were cut to it; None where there are no texts.
     """
 
     entries: Sequence[Any]
-    read: Callable[[Any], Any]
+    read: Callable[..., Any]
     lengths: np.ndarray
     cut: np.ndarray | None = None
 
@@ -259,9 +261,9 @@ def _tokens(
     return Inputs(texts, tokens.__getitem__, lengths, cut)
 
 
-def _read_of(reads: Sequence[Callable[[Any], Any]], entry: tuple[int, Any]) -> Any:
+def _read_of(reads: Sequence[Callable[..., Any]], entry: tuple[int, Any], *alter: Alter) -> Any:
     part, inner = entry
-    return reads[part](inner)
+    return reads[part](inner, *alter)
 
 
 def clip_seconds(sources: Sequence[Any], names: Sequence[Any], limits: AudioLimits) -> np.ndarray:
@@ -307,19 +309,28 @@ def _prompted(
 
 
 def _prompted_clip(
-    config: PreTrainedConfig, processor: Any, limits: AudioLimits, pair: tuple[Any, str | None]
+    config: PreTrainedConfig,
+    processor: Any,
+    limits: AudioLimits,
+    pair: tuple[Any, str | None],
+    alter: Alter | None = None,
 ) -> dict[str, np.ndarray]:
     source, transcript = pair
     extractor = processor.feature_extractor
-    wave = load_audio(source, sampling_rate=extractor.sampling_rate, limits=limits)
-    wave = wave[: extractor.n_samples]  # `limits` holds; resampling a clip of just that length may add a sample
+    wave = _load(source, extractor.sampling_rate, limits, alter)
+    wave = wave[: extractor.n_samples]  # `limits` holds; resampling or a slower tempo may make a clip longer than that
     inputs = prepare_inputs(config, processor, [wave], [transcript], tensors="np")
     return {name: inputs[name][0] for name in ("input_ids", "input_features", "feature_attention_mask")}
 
 
-def _waveform(processor: Any, limits: AudioLimits, source: Any) -> np.ndarray:
-    wave = load_audio(source, sampling_rate=processor.sampling_rate, limits=limits)
+def _waveform(processor: Any, limits: AudioLimits, source: Any, alter: Alter | None = None) -> np.ndarray:
+    wave = _load(source, processor.sampling_rate, limits, alter)
     return processor(wave, sampling_rate=processor.sampling_rate, return_tensors="np")["input_values"][0]
+
+
+def _load(source: Any, rate: int, limits: AudioLimits, alter: Alter | None) -> np.ndarray:
+    wave = load_audio(source, sampling_rate=rate, limits=limits)
+    return wave if alter is None else alter(wave, rate)
 
 
 def _log_mel(processor: Any, limits: AudioLimits, source: Any) -> np.ndarray:

@@ -18,6 +18,7 @@ from annot_hf.data.annotations import read_facts
 from annot_hf.data.dime import Partners, TextRule
 from annot_hf.data.export import ExportedCorpus
 from annot_hf.data.merging import Ties
+from annot_hf.data.perturbation import Perturbation
 from annot_hf.data.questions import nearest
 from annot_hf.data.targets import MajorityOf
 from annot_hf.evaluation.saliency import read_layer
@@ -36,6 +37,7 @@ from annot_hf.training.recipe_rules import (
     check_lalm,
     check_members,
     check_options,
+    check_perturb,
     check_votes,
 )
 from annot_hf.training.recipe_values import CACHES, LALM, LOG_MEL, coerce, options_of, parameters_of, read_words
@@ -135,6 +137,10 @@ class Recipe:
             empty.
         cache_features: With `freeze_trunk`, encode every clip once and train the heads from what is kept: "frames" of the
             chosen layer, or "pooled", their mean over time, for pooling "mean". Both in half precision.
+        perturb_share: Probability, each time a training clip is read, with which one of three is drawn: pitch shifted by up to
+            a semitone, tempo changed by up to 5 %, or nothing (arXiv 2601.14620; see `annot_hf.data.perturbation`); 0 for
+            never. For models that read clips afresh in every epoch; a clip that becomes longer than a model hears is cut.
+            `seed`, the item and the epoch fix what is drawn. Validation and prediction hear the clips as they are.
         augment: "dime" mixes items of rare classes of the training split with near items of their class (DiME-Aug, arXiv
             2601.14620; see `annot_hf.data.dime`), or nothing when empty; `seed` draws the mixtures.
         augment_share: Part of the largest class's number that rarer classes are filled up to.
@@ -186,6 +192,7 @@ class Recipe:
     max_tokens: int | None = None
     features: str = ""
     cache_features: str = "none"
+    perturb_share: float = 0.0
     augment: str = ""
     augment_share: float = 0.3
     augment_neighbours: int = 2
@@ -249,6 +256,7 @@ class Recipe:
             )
         self.make_curriculum()
         self.make_staging()
+        Perturbation(self.perturb_share)  # which checks it
         check_augment(self)
 
     @property
@@ -456,4 +464,5 @@ def make_run(values: Mapping[str, Any], *, where: str = "recipe") -> Run:
     check_votes(recipe, parts["options"], where)
     check_cache(recipe, parts["options"], where)
     check_frozen(recipe, parts["options"], where)
+    check_perturb(recipe, where)
     return Run(recipe, parts["options"], parts["trunk_options"], training, dict(values))

@@ -167,6 +167,20 @@ def check_cache(recipe: "Recipe", options: Mapping[str, Any], where: str) -> Non
             raise ValueError(f"{where}: cache_features is {recipe.cache_features} and {found}; set {fix}.")
 
 
+def check_perturb(recipe: "Recipe", where: str) -> None:
+    """Clips that are computed once and kept are the same in every epoch."""
+    kept = {
+        "trunk is log-mel": (recipe.trunk == LOG_MEL, "choose a waveform trunk"),
+        f"cache_features is {recipe.cache_features}": (recipe.cache_features != "none", "set it to none"),
+    }
+    for found, (holds, fix) in kept.items():
+        if recipe.perturb_share and holds:
+            raise ValueError(
+                f"{where}: perturb_share is {recipe.perturb_share} and {found}, so that what is heard of a clip is computed "
+                f"once and kept; {fix}, or remove perturb_share."
+            )
+
+
 def check_augment(recipe: "Recipe") -> None:
     """Whether mixtures can be planned, and whether the model can learn from them."""
     if not recipe.augment:

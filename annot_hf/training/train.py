@@ -17,6 +17,7 @@ from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
 
 from annot_hf.data.audio import AudioLimits
 from annot_hf.data.export import ExportedCorpus, read_export
+from annot_hf.data.perturbation import make_perturbation
 from annot_hf.data.questions import Question
 from annot_hf.data.targets import Targets, disagreement, scale_means
 from annot_hf.evaluation.saliency import opinion_columns
@@ -107,6 +108,7 @@ def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = Non
         )
     if resume and not earlier and not ensemble:
         raise ValueError(f"{arguments.output_dir} holds no checkpoint to go on from; train without --resume first.")
+    perturbation = make_perturbation(recipe.perturb_share, arguments.seed)
     corpus = corpus or read_export(recipe.corpus)
     _check_started(run, corpus, resume)
     set_seed(arguments.seed)
@@ -141,6 +143,11 @@ def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = Non
             clips = item_sources(corpus, split_target.items, DistributionQwen2AudioConfig())
             clip_seconds(clips, split_target.items, AudioLimits(max_seconds=recipe.max_seconds))
         model, processor = _build(run, targets["train"], scales, auxiliary)
+    if perturbation and input_name_of(model.config.trunk_config) == "input_ids":
+        raise ValueError(
+            f"perturb_share is {recipe.perturb_share}, and a {model.config.trunk_config.model_type} trunk reads text, which "
+            "has no pitch; remove perturb_share, or choose a trunk that hears."
+        )
     collator = make_collator(model, processor)
     features = recipe.features or Path(arguments.output_dir) / "features"
     cached = recipe.cache_features != "none" and not ensemble  # its members had theirs
@@ -190,6 +197,7 @@ def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = Non
             if auxiliary
             else None,
             disagreement=_disagreement(views[split], model, split_target),
+            perturbation=perturbation if split == "train" else None,
         )
     log_mel = model.config.trunk_config.model_type == LogMelConfig.model_type
     if log_mel and "mel_mean" not in run.trunk_options and not ensemble:

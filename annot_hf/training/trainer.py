@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import nn
-from transformers import EvalPrediction, Trainer
+from transformers import EvalPrediction, Trainer, TrainerCallback
 
 from annot_hf.evaluation.statistics import class_counts, macro_f1_of
 from annot_hf.models.heads import BayesianLinear, RaterHeads
@@ -38,6 +38,7 @@ class OpinionTrainer(Trainer):
         **kwargs: Any,
     ) -> None:
         super().__init__(compute_metrics=distribution_metrics, **kwargs)
+        self.add_callback(EpochOfSampler())
         self.task_schedule, self.curriculum, self.trunk_learning_rate = task_schedule, curriculum, trunk_learning_rate
         self._effective: EffectiveBatch | None = None
         self._entropies = None
@@ -58,7 +59,10 @@ class OpinionTrainer(Trainer):
         dataset = self.train_dataset if train_dataset is None else train_dataset
         core = self.accelerator.unwrap_model(self.model)
         group = TEXT_GROUP if core.main_input_name == "input_ids" else GROUP
-        return BucketSampler(dataset.lengths, self.args.train_batch_size, seed=self.args.seed, group=group)
+        perturbed = dataset.perturbation is not None
+        return BucketSampler(
+            dataset.lengths, self.args.train_batch_size, seed=self.args.seed, group=group, with_epoch=perturbed
+        )
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
         """The stock ones, but for Bayesian layers: their prior pulls at them, and a decayed rho is a larger deviation."""
@@ -144,6 +148,17 @@ class OpinionTrainer(Trainer):
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         return super()._get_grad_norm(_without_sparse(model), grad_norm)
+
+
+class EpochOfSampler(TrainerCallback):
+    """Tells the sampler which epoch begins, which the stock loop does not where several processes resume inside an epoch."""
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **kwargs: Any) -> None:
+        """Reach the sampler below what cuts its batches into shares of the processes."""
+        batches = train_dataloader.batch_sampler
+        sampler = getattr(batches, "batch_sampler", batches).sampler
+        if hasattr(sampler, "set_epoch"):
+            sampler.set_epoch(int((state.epoch or 0) + 1e-6))
 
 
 def _split_trunk(optimizer: torch.optim.Optimizer, model: nn.Module, rate: float) -> None:

@@ -67,6 +67,7 @@ def test_the_recipe_is_the_paper_s():
     assert training.per_device_train_batch_size * training.gradient_accumulation_steps == 64
     assert (training.num_train_epochs, run.recipe.early_stopping_patience) == (60, 8)
     assert training.metric_for_best_model == "loss" and not training.greater_is_better
+    assert run.recipe.perturb_share == run.values["perturb_share"] == 0.3  # `values` is what training.json keeps
     assert options["loss"] == "jsd" and options["entropy_weight"] == 0 and training.activation_checkpointing
 
 
@@ -80,7 +81,8 @@ def test_a_run_with_adapters_leaves_only_them_and_predicts_alike_through_every_d
     assert (checkpoint / "adapter_model.safetensors").is_file() and not (checkpoint / "model.safetensors").exists()
     model, processor, facts = load_model(adapted / "model")
     assert type(model) is DistributionQwen2Audio and not model.training
-    assert facts["recipe"]["model"] == "qwen2-audio" and facts["splits"]["train"]["items"] == 5
+    assert facts["recipe"]["model"] == "qwen2-audio" and facts["recipe"]["perturb_share"] == 0.3
+    assert facts["splits"]["train"]["items"] == 5
     validation, _ = predict(adapted / "model", corpus, split="validation")
     probs = {tuple(validation.items): validation.probs}
     register_models()

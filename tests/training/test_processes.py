@@ -2,11 +2,14 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from annot_hf.training.inference import load_model
 from annot_hf.training.recipe import load_recipe
@@ -59,3 +62,24 @@ def test_two_processes_train_each_member_together_and_ask_nothing(sayings, bert_
     assert len(members) == 2 and not {
         name for name in left if name.startswith(("checkpoint", "failed", "training.lock"))
     }
+
+
+def test_two_processes_that_go_on_inside_an_epoch_end_where_they_would_have(over_trunk, wavlm_folder, tmp_path):
+    """5 clips, one a process and step: 3 steps an epoch; gone on with from step 4, as if all after it had been lost."""
+    pytest.importorskip("audiomentations", reason="audiomentations is not installed; install annot-hf[conditions]")
+    options = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 9, "load_best_model_at_end": False}
+    options |= {"eval_strategy": "no", "num_train_epochs": 2, "perturb_share": 1.0}
+    options |= {"per_device_train_batch_size": 1, "per_device_eval_batch_size": 2}
+    run = over_trunk(wavlm_folder, **options)
+    found = {}
+    for name, words in {"straight": [], "again": ["--resume"]}.items():
+        if words:
+            shutil.copytree(tmp_path / "straight", tmp_path / name)
+            shutil.rmtree(tmp_path / name / "model")
+            for step in (5, 6):
+                shutil.rmtree(tmp_path / name / f"checkpoint-{step}")
+        (tmp_path / "values.json").write_text(json.dumps(run.values | {"output_dir": str(tmp_path / name)}))
+        launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", str(TRAIN)]
+        said_by(*launch, str(tmp_path / "values.json"), *words)
+        found[name] = load_file(tmp_path / name / "checkpoint-6" / "model.safetensors")
+    assert all(torch.equal(found["again"][name], value) for name, value in found["straight"].items())
