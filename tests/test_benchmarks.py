@@ -6,7 +6,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks import __main__ as command
+from benchmarks.qwen2_audio_memory import counts, estimate, shape_7b
 
+PAGE = Path(command.__file__).parents[1] / "docs" / "qwen2_audio.md"
 RUN = [
     path
     for path in Path(command.__file__).parent.glob("bench_*.py")
@@ -31,3 +33,33 @@ def test_an_unknown_benchmark_is_told_before_any_runs(capsys):
     out, error = capsys.readouterr()
     assert not out and "there is no benchmark 'vote'" in error
     assert all(f"  {name} " in error for name in command.SUBJECTS)
+
+
+def test_the_page_states_the_memory_that_is_worked_out():
+    page, shape = PAGE.read_text(), shape_7b()
+    found, parts = counts(shape), estimate(shape, 8)
+    frozen = found.audio_tower + found.projector + found.language_model
+    for number in (frozen, found.adapters, found.head, found.plain):
+        assert f"{number:,}" in page
+    rows = [float(row) for row in re.findall(r"\| ([\d.]+) \|$", page, re.M)]
+    assert rows == [round(size / 1e9, 2) for size in (*parts.values(), sum(parts.values()))]
+    assert rows[-1] == pytest.approx(sum(rows[:-1]), abs=0.02)
+    smaller = [sum(estimate(shape, size).values()) / 1e9 for size in (4, 1)]
+    assert re.search(r"Batch 4 takes (\d+\.\d), batch 1 (\d+\.\d)", page).groups() == tuple(
+        f"{size:.1f}" for size in smaller
+    )
+
+
+def test_the_parameters_counted_are_those_of_the_published_checkpoint():
+    """By hand, from its shapes: two convolutions and 32 layers; a projector; 32 layers and an embedding; a head."""
+    d, wide, words, layers = 4096, 11_008, 156_032, 32
+    found, a = counts(shape_7b()), 1280
+    attention = 4 * a * a + 3 * a  # the key has no bias
+    layer = attention + 2 * 4 * a * a + 4 * a + a + 4 * a
+    assert found.audio_tower == 3 * 128 * a + a + 3 * a * a + a + 1500 * a + layers * layer + 2 * a
+    assert found.projector == a * d + d
+    assert found.language_model == words * d + layers * (4 * d * d + 3 * d + 3 * d * wide + 2 * d) + d
+    assert found.output_layer == words * d
+    assert found.adapters == layers * 4 * 2 * 8 * d
+    norms = 2 * d + 2 * d + 2 * (d // 2)
+    assert found.head == 4 * d * d + 4 * d + d * d + d + norms + d * (d // 2) + d // 2 + (d // 2) * 4 + 4

@@ -5,6 +5,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from accelerate import Accelerator
 from safetensors import SafetensorError, safe_open
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
 
@@ -60,6 +61,28 @@ def add_lora(model: DistributionQwen2Audio) -> "AdaptedQwen2Audio":
         modules_to_save=list(model.lora_saved),
     )
     return AdaptedQwen2Audio(model, adapters)
+
+
+def check_sharding(accelerator: Accelerator) -> None:
+    """Whether adapters can be trained as `accelerate launch` was told to share out the model.
+
+    Raises:
+        ValueError: FSDP checkpoints the activations itself, or DeepSpeed shares out weights of two precisions.
+    """
+    state, other = (
+        accelerator.state,
+        "; use ddp.yaml, fsdp2.yaml or deepspeed-zero2.yaml, or train all weights (lora_rank=0).",
+    )
+    fsdp, deepspeed = getattr(state, "fsdp_plugin", None), state.deepspeed_plugin
+    if fsdp is not None and fsdp.activation_checkpointing:
+        raise ValueError(
+            "fsdp_activation_checkpointing is true, which draws the dropout of adapters anew in the backward pass and "
+            "hides their names from the checkpoint; set it to false and activation_checkpointing to true" + other
+        )
+    if deepspeed is not None and deepspeed.zero_stage == 3 and accelerator.mixed_precision != "no":
+        raise ValueError(
+            "DeepSpeed ZeRO 3 takes weights of one precision, and adapters have another than what they sit on" + other
+        )
 
 
 def save_lora(model: "PeftModel", folder: str | os.PathLike[str], *, weights: dict[str, Any] | None = None) -> None:

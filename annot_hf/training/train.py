@@ -44,7 +44,7 @@ from annot_hf.training.inputs import (
     make_processor,
     read_together,
 )
-from annot_hf.training.lora import add_lora, save_lora
+from annot_hf.training.lora import add_lora, check_sharding, save_lora
 from annot_hf.training.members import members_folder, train_members, trains_members
 from annot_hf.training.recipe import MEASURES, Recipe, Run
 from annot_hf.training.recipe_values import LALM, LOG_MEL
@@ -215,6 +215,8 @@ def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = Non
         data_collator=collator,
         callbacks=_callbacks(run),
     )
+    if hasattr(model, "get_base_model"):
+        check_sharding(trainer.accelerator)
     if not ensemble:
         newest = newest_checkpoint(arguments.output_dir) if resume else None
         trainer.train(resume_from_checkpoint=newest and str(newest))

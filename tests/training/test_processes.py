@@ -6,14 +6,19 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+from accelerate.utils.launch import prepare_multi_gpu_env
 from safetensors.torch import load_file
 
 from annot_hf.training.inference import load_model
-from annot_hf.training.recipe import load_recipe
+from annot_hf.training.lora import check_sharding
+from annot_hf.training.recipe import RECIPES, load_recipe
 
+SHARDED = Path(__file__).with_name("train_sharded.py")
 SCRIPT = Path(__file__).with_name("two_processes.py")
 TRAIN = Path(__file__).with_name("train_process.py")
 
@@ -83,3 +88,50 @@ def test_two_processes_that_go_on_inside_an_epoch_end_where_they_would_have(over
         said_by(*launch, str(tmp_path / "values.json"), *words)
         found[name] = load_file(tmp_path / name / "checkpoint-6" / "model.safetensors")
     assert all(torch.equal(found["again"][name], value) for name, value in found["straight"].items())
+
+
+def launched(name):
+    """Environment that `accelerate launch` makes of a configuration, but for the precision."""
+    arguments = launch_command_parser().parse_args(["--config_file", str(RECIPES / "accelerate" / name), "x.py"])
+    made = prepare_multi_gpu_env(_validate_launch_command(arguments)[0])
+    changed = {key: value for key, value in made.items() if os.environ.get(key) != value}
+    return changed | {"ACCELERATE_MIXED_PRECISION": "no"}
+
+
+@pytest.mark.parametrize("rank", [8, 0], ids=["adapters", "all weights"])
+def test_sharded_weights_are_trained_as_whole_ones(rank, lalm, corpus, tmp_path, monkeypatch):
+    """FSDP2 against DDP, which the same two processes do with the whole model each."""
+    found = {}
+    for name in ("ddp", "fsdp2"):
+        values = {"trunk": str(lalm), "corpus": str(corpus), "output_dir": str(tmp_path / name), "question": "emotion"}
+        values |= {"num_train_epochs": 2, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
+        values |= {"learning_rate": 1e-3, "lora_rank": rank, "bf16": False, "perturb_share": 0, "report_to": "none"}
+        values |= {"dataloader_num_workers": 0, "disable_tqdm": True, "use_cpu": name == "ddp"}
+        (tmp_path / f"{name}.json").write_text(json.dumps(load_recipe("qwen2-audio", values).values))
+        with monkeypatch.context() as patch:
+            for key, value in launched(f"{name}.yaml").items():
+                patch.setenv(key, value)
+            torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2")
+            said = said_by(*torchrun, str(SHARDED), str(tmp_path / f"{name}.json"))
+        assert "find_unused_parameters=True" not in said
+        (path,) = (tmp_path / name / "model").rglob("*model.safetensors")
+        found[name] = load_file(path)
+        assert load_model(tmp_path / name / "model")[0].config.lora_rank == rank
+    assert len(found["ddp"]) == (32 if rank else 81) and found["ddp"].keys() == found["fsdp2"].keys()
+    for name, weight in found["ddp"].items():
+        torch.testing.assert_close(found["fsdp2"][name], weight, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("state", "rule"),
+    [
+        ({"fsdp_plugin": SimpleNamespace(activation_checkpointing=True)}, "fsdp_activation_checkpointing is true"),
+        ({"deepspeed_plugin": SimpleNamespace(zero_stage=3)}, "ZeRO 3 takes weights of one precision"),
+    ],
+)
+def test_ways_of_sharing_out_that_adapters_do_not_take_are_said(state, rule):
+    with pytest.raises(ValueError, match=rf"{rule}.*use ddp\.yaml, fsdp2\.yaml or deepspeed-zero2\.yaml"):
+        check_sharding(
+            SimpleNamespace(state=SimpleNamespace(**{"deepspeed_plugin": None} | state), mixed_precision="bf16")
+        )
+    check_sharding(SimpleNamespace(state=SimpleNamespace(deepspeed_plugin=None), mixed_precision="bf16"))

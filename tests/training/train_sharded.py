@@ -1,0 +1,35 @@
+"""Trains a recipe as `accelerate launch` would on several GPUs, with processes on a CPU in their place. Argument: the file.
+
+Dropout is off, so that what differs is how the model is shared out. Run through torchrun, with the environment of a
+configuration of Accelerate.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from accelerate.state import PartialState
+from accelerate.utils import DistributedType
+
+from annot_hf.training.recipe import make_run
+from annot_hf.training.train import train
+
+
+def on_cpu(state: PartialState) -> None:
+    state.device = torch.device("cpu")
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    values = json.loads(Path(sys.argv[1]).read_text())
+    if not values.get("use_cpu"):
+        PartialState._prepare_backend = lambda *arguments, **options: ("gloo", DistributedType.MULTI_GPU)
+        PartialState.set_device = on_cpu
+    torch.nn.Dropout.forward = lambda module, x: x
+    try:
+        train(make_run(values))
+    finally:
+        torch.distributed.destroy_process_group()
+    assert int(os.environ["WORLD_SIZE"]) == 2
