@@ -112,7 +112,7 @@ class DistributionQwen2Audio(PreTrainedModel):
         commit = getattr(revision, "resolved", None)
         config = cls.config_class(lalm_config=lalm_config, questions=questions, lalm_revision=commit, **options)
         how = {"revision": revision, "dtype": dtype, "attn_implementation": attn_implementation}
-        model = cls._over(source, config, how)
+        model, _ = cls._over(source, config, how)
         model.config.lalm_digest = digest_of(model.lalm)  # the library copies configurations
         return model.eval()
 
@@ -131,9 +131,8 @@ class DistributionQwen2Audio(PreTrainedModel):
                 weights than it has.
         """
         hub = {name: kwargs[name] for name in HUB if kwargs.get(name) is not None}
-        asked = (
-            kwargs.pop("adapter_kwargs", None) or {}
-        )  # of `AutoModel`; the library would read adapters before the head
+        # what `AutoModel` asks of the library, which would read adapters before the head is what it must be
+        asked = kwargs.pop("adapter_kwargs", None) or {}
         where = asked.get("_adapter_model_path") or source
         at = hub | {name: asked[name] for name in ("token", "revision") if asked.get(name) is not None}
         found = find_adapters(where, **at)
@@ -151,7 +150,7 @@ class DistributionQwen2Audio(PreTrainedModel):
         if not config.questions:
             raise ValueError(f"{where} has adapters and no config.json, which says what they are for; restore it.")
         try:
-            model = cls._over(found.base, config, kwargs | {"revision": found.revision}, *args, heard=False)
+            model, info = cls._over(found.base, config, kwargs | {"revision": found.revision}, *args, heard=False)
         except ValueError as error:
             raise ValueError(f"{where} holds adapters for {found.base}, and: {error}") from error
         digest = digest_of(model.lalm)
@@ -160,15 +159,19 @@ class DistributionQwen2Audio(PreTrainedModel):
                 f"The adapters of {where} were trained on other weights than those that are now in {found.base}; restore the "
                 "checkpoint that they name, or train again."
             )
-        info = model.load_adapter(os.fspath(where), adapter_kwargs=at) if adapters else None
-        none = dict.fromkeys(("missing_keys", "unexpected_keys", "mismatched_keys"), set())
-        return (model, none | {"error_msgs": [] if info is None else info.error_msgs}) if wants_info else model
+        if adapters:
+            model.load_adapter(os.fspath(where), adapter_kwargs=at)
+            info["missing_keys"] = set()  # the head, which came with them
+        return (model, info) if wants_info else model
 
     @classmethod
     def _over(
         cls, source: str, config: DistributionQwen2AudioConfig, how: dict[str, Any], *args: Any, heard: bool = True
-    ) -> Self:
-        """The weights of a plain checkpoint, all of them, and a fresh head; the library says that it is, if it is `heard`."""
+    ) -> tuple[Self, dict[str, Any]]:
+        """A model of the weights of a plain checkpoint, all of them, and a fresh head, and what the library found missing.
+
+        Unless it is to be `heard`, nobody is told that the head is.
+        """
         how = {"use_safetensors": True, **how, "ignore_mismatched_sizes": True, "output_loading_info": True}
         try:
             with contextlib.nullcontext() if heard else without_report():
@@ -183,7 +186,7 @@ class DistributionQwen2Audio(PreTrainedModel):
                 "checkpoint."
             )
         model._settle()
-        return model
+        return model, info
 
     def _settle(self) -> None:
         """What the library's loading leaves otherwise than a new model has it."""
@@ -196,11 +199,16 @@ class DistributionQwen2Audio(PreTrainedModel):
         `Trainer` reads a checkpoint without translating names, and leaves out, with a warning, what it does not know: it
         would go on from a fresh language model. With adapters loaded, they and the head are written, to a folder of their
         own beside the configuration, as `save_lora` does.
+
+        Raises:
+            ValueError: Adapters are to be pushed to the Hub too.
         """
         kwargs = {"save_original_format": False, **kwargs}
         if not getattr(self, "_hf_peft_config_loaded", False):
             return super().save_pretrained(folder, *args, **kwargs)
-        super().save_pretrained(Path(folder) / ADAPTERS, *args, **kwargs | {"push_to_hub": False})
+        if kwargs.get("push_to_hub"):
+            raise ValueError("push_to_hub is set, and adapters are saved in two steps; call model.push_to_hub instead.")
+        super().save_pretrained(Path(folder) / ADAPTERS, *args, **kwargs)
         return self.save_config(folder)
 
     def save_config(self, folder: str | os.PathLike[str]) -> None:
@@ -209,29 +217,31 @@ class DistributionQwen2Audio(PreTrainedModel):
         custom_object_save(self, os.fspath(folder), config=self.config)
         self.config.save_pretrained(folder)
 
-    def load_adapter(self, source: str | None = None, *args: Any, **kwargs: Any) -> Any:
+    def load_adapter(self, peft_model_id: str | None = None, *args: Any, **kwargs: Any) -> Any:
         """As the library's, but adapters stay in single precision, in which they were trained, on weights in bfloat16.
 
         Raises:
             ValueError: They are not those of this model, not all of them, or not finite.
         """
         at = kwargs.pop("adapter_kwargs", None) or {}
-        found = None if source is None else find_adapters(source, **at)
+        found = None if peft_model_id is None else find_adapters(peft_model_id, **at)
         if found is not None:
             kwargs["adapter_kwargs"] = at | {"subfolder": found.subfolder}
         plan = dict.fromkeys(("lora_A", "lora_B", "distribution_head"), torch.float32)
         try:
             with without_report():
-                info = super().load_adapter(source, *args, **{"dtype_plan": plan, **kwargs})
+                info = super().load_adapter(peft_model_id, *args, **{"dtype_plan": plan, **kwargs})
         except (RuntimeError, SafetensorError) as error:  # of another shape, or cut off
-            raise ValueError(f"The adapters of {source} do not fit the model ({error}); restore them.") from error
+            raise ValueError(
+                f"The adapters of {peft_model_id} do not fit the model ({error}); restore them."
+            ) from error
         odd = sorted(info.missing_keys | info.unexpected_keys)
         if odd:
             raise ValueError(
-                f"The adapters of {source} do not fit the model: {len(odd)} weights differ, for instance {odd[0]}; restore "
-                "them."
+                f"The adapters of {peft_model_id} do not fit the model: {len(odd)} weights differ, for instance {odd[0]}; "
+                "restore them."
             )
-        check_finite(self, source)
+        check_finite(self, peft_model_id)
         return info
 
     def enable_adapters(self) -> None:

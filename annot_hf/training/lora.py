@@ -122,7 +122,7 @@ def merge_lora(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> P
     from annot_hf.training.train import save_model
 
     folder, out = Path(folder), Path(out)
-    found = find_adapters(folder)
+    found = find_adapters(folder) if folder.is_dir() else None
     if found is None:
         raise ValueError(f"{folder} has no adapters; give output_dir/model of a run with lora_rank above 0.")
     if out.exists():

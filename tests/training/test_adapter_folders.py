@@ -250,6 +250,18 @@ def test_the_digest_is_that_of_the_weights_in_either_precision(lalm):
     assert digest_of(models[1].lalm.half()) is None and digest_of(models[1].lalm.to("meta")) is None
 
 
+def test_what_loading_says_and_saving_refuses(adapted, tmp_path):
+    folder, read = adapted / "model", DistributionQwen2Audio.from_pretrained
+    model, info = read(folder, output_loading_info=True)
+    assert not any(info.values())
+    _, info = read(folder, adapters=False, output_loading_info=True)
+    assert info["missing_keys"] and all(name.startswith("distribution_head") for name in info["missing_keys"])
+    with pytest.raises(ValueError, match=r"push_to_hub is set.*call model\.push_to_hub"):
+        model.save_pretrained(tmp_path / "again", push_to_hub=True)
+    with pytest.raises(ValueError, match="nowhere has no adapters; give output_dir"):
+        merge_lora(tmp_path / "nowhere", tmp_path / "out")
+
+
 def test_adapters_are_found_where_they_lie(adapted, lalm, tmp_path):
     assert find_adapters(lalm) is None and find_adapters(tmp_path) is None
     found = find_adapters(adapted / "model")
