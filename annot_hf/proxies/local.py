@@ -148,9 +148,8 @@ def _check_kind(model: str, revision: str) -> str:
     if not isinstance(kind, str):
         raise ValueError(f"{model!r} has no config.json with a model_type; give a Hub id or folder of a Qwen2-Audio.")
     if kind.startswith("annot-"):
-        adapters = "adapters of " if (Path(model) / "adapter_config.json").is_file() else ""
         raise ValueError(
-            f"{model!r} holds {adapters}a model of distributions, which gives no text answers; name a plain Qwen2-Audio, such "
+            f"{model!r} holds a model of distributions, which gives no text answers; name a plain Qwen2-Audio, such "
             "as Qwen/Qwen2-Audio-7B-Instruct."
         )
     if kind != "qwen2_audio":

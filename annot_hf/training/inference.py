@@ -24,12 +24,12 @@ from annot_hf.models.losses import LOG_VARIANCE
 from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.register import register_models
+from annot_hf.training.building import make_collator
 from annot_hf.training.checkpoints import FACTS
 from annot_hf.training.collator import OpinionDataset
 from annot_hf.training.inputs import corpus_inputs, make_processor, read_inputs, read_together
 from annot_hf.training.lora import load_library
 from annot_hf.training.recipe import Recipe
-from annot_hf.training.train import make_collator
 
 ORDER = (
     1e-6  # what is left of the mean answer that models mix into votes: of tied labels, the likelier is still the first

@@ -132,15 +132,12 @@ def test_a_model_of_distributions_gives_no_answers(corpus, lalm, tmp_path, capsy
     asked = [{"name": "emotion", "labels": ["anger", "joy"]}]
     DistributionQwen2Audio.from_lalm(lalm, questions=asked).save_pretrained(tmp_path / "whole")
     save_lora(add_lora(DistributionQwen2Audio.from_lalm(lalm, questions=asked)), tmp_path / "lora")
-    for name, what in (
-        ("whole", "holds a model of distributions"),
-        ("lora", "holds adapters of a model of distributions"),
-    ):
+    for name in ("whole", "lora"):
         words = [corpus.folder, "--out", tmp_path / "out", "--backend", "local", "--model", tmp_path / name]
         with pytest.raises(SystemExit, match="2"):
             cli.main(["annotate", *map(str, words), "--question", "emotion"])
         error = " ".join(capsys.readouterr().err.split())
-        assert what in error and "name a plain Qwen2-Audio" in error
+        assert "holds a model of distributions" in error and "name a plain Qwen2-Audio" in error
         assert "trust_remote_code" not in error
     assert not (tmp_path / "out").exists()
 

@@ -17,7 +17,7 @@ from annot_hf.data.export import read_export
 from annot_hf.evaluation.predictions import Predictions
 from annot_hf.evaluation.scoring import measure_entropy_ranks
 from annot_hf.models.modeling_seedbert import SeedBert
-from annot_hf.training import members as members_module, train as train_module
+from annot_hf.training import building, members as members_module, train as train_module
 from annot_hf.training.crossval import crossval
 from annot_hf.training.explaining import explain
 from annot_hf.training.inference import load_model, predict
@@ -83,7 +83,7 @@ def test_init_differs_in_the_fresh_layers_alone_and_all_in_the_order_too(ensembl
     corpus = read_export(sayings)
     one, two, _ = member_runs(ensemble(), corpus)
     assert (one.training.seed, two.training.seed) == (0, 0) and one.recipe.head_seed != two.recipe.head_seed
-    models = [train_module._build(run, corpus.targets("train", "severity"), [], [])[0] for run in (one, two)]
+    models = [building.build_model(run, corpus.targets("train", "severity"), [], [])[0] for run in (one, two)]
     state = [model.state_dict() for model in models]
     same = {name for name in state[0] if torch.equal(state[0][name], state[1][name])}
     assert {name.split(".")[0] for name in same} == {"trunk"} and not any(name.startswith("head") for name in same)

@@ -182,10 +182,10 @@ def test_the_prior_is_the_only_decay_of_a_bayesian_head(recipe, monkeypatch):
 
 
 def test_disagreement_comes_from_the_votes_whatever_the_target(recipe, sayings, monkeypatch):
-    from annot_hf.training import train as train_module
+    from annot_hf.training import splits
 
-    datasets, stock = [], train_module.OpinionDataset
-    monkeypatch.setattr(train_module, "OpinionDataset", lambda *a, **b: datasets.append(stock(*a, **b)) or datasets[-1])
+    datasets, stock = [], splits.OpinionDataset
+    monkeypatch.setattr(splits, "OpinionDataset", lambda *a, **b: datasets.append(stock(*a, **b)) or datasets[-1])
     for kind in ("entropy", "deviation"):
         result = train(recipe("text-multitask", disagreement=kind, output_dir=str(sayings.parent / kind)))
         targets = datasets[-2].targets

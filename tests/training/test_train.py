@@ -198,9 +198,9 @@ class Further(SimulatedCorpus):
 )
 def test_a_recipe_says_what_is_learnt(options, corpus, small_run, tmp_path, monkeypatch):
     export_corpus(Further(corpus.parent / "simulated"), tmp_path / "export")
-    learnt, build = [], train_module._build
+    learnt, build = [], train_module.build_model
     monkeypatch.setattr(
-        train_module, "_build", lambda run, targets, *rest: learnt.append(targets) or build(run, targets, *rest)
+        train_module, "build_model", lambda run, targets, *rest: learnt.append(targets) or build(run, targets, *rest)
     )
     run = small_run("distribution", tmp_path / "run", corpus=str(tmp_path / "export"), num_train_epochs=1, **options)
     result = train(run)
