@@ -12,6 +12,7 @@ from transformers import Qwen2AudioConfig
 
 from annot_hf.models.configuration_distribution_qwen2_audio import DistributionQwen2AudioConfig
 from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
+from annot_hf.training.inputs import AUDIO_TOKENS
 from annot_hf.training.lora import add_lora
 
 QUESTIONS = [{"name": "emotion", "labels": ["angry", "happy", "neutral", "sad"]}]
@@ -127,7 +128,7 @@ def estimate(shape: Qwen2AudioConfig, batch: int = 8, seconds: float = 30.0) -> 
         seconds: Length of the longest (s); its 25 tokens a second and those of the prompt are what all are padded to.
     """
     found, text, audio = counts(shape), shape.text_config, shape.audio_config
-    tokens = round(25 * seconds) + PROMPT_TOKENS
+    tokens = round(AUDIO_TOKENS * seconds) + PROMPT_TOKENS
     positions = batch * tokens
     in_layer, in_head = kept_bytes(shape, batch, tokens)
     frozen = found.audio_tower + found.projector + found.language_model
