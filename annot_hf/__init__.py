@@ -47,7 +47,7 @@ _HOMES = {
     "training.collator": ["VoteCollator"],
     "training.crossval": ["crossval"],
     "training.inference": ["load_model", "predict", "predict_inputs"],
-    "training.lora": ["add_lora", "merge_lora", "save_lora"],
+    "training.lora": ["add_lora", "load_lora", "merge_lora", "save_lora"],
     "training.recipe": ["load_recipe"],
     "training.salient": ["measure_saliency"],
     "training.train": ["train"],

@@ -55,7 +55,12 @@ from annot_hf.proxies.job import make_job as make_job
 from annot_hf.training.collator import VoteCollator as VoteCollator
 from annot_hf.training.crossval import crossval as crossval
 from annot_hf.training.inference import load_model as load_model, predict as predict, predict_inputs as predict_inputs
-from annot_hf.training.lora import add_lora as add_lora, merge_lora as merge_lora, save_lora as save_lora
+from annot_hf.training.lora import (
+    add_lora as add_lora,
+    load_lora as load_lora,
+    merge_lora as merge_lora,
+    save_lora as save_lora,
+)
 from annot_hf.training.recipe import load_recipe as load_recipe
 from annot_hf.training.salient import measure_saliency as measure_saliency
 from annot_hf.training.train import train as train

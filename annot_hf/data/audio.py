@@ -10,7 +10,7 @@ import re
 import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -46,6 +46,11 @@ class AudioLimits:
     max_channels: int = 8
     min_rate: int = 1_000
     max_rate: int = 768_000
+
+    def __post_init__(self) -> None:
+        for entry in fields(self):
+            if not getattr(self, entry.name) > 0:  # which NaN is not
+                raise ValueError(f"{entry.name} is {getattr(self, entry.name)}; it is a number above 0.")
 
 
 @dataclass(frozen=True)

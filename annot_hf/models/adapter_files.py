@@ -1,4 +1,4 @@
-"""Where low-rank adapters of a checkpoint lie, and what they sit on.
+"""Where low-rank adapters of a checkpoint lie, what they sit on, and whether they fit.
 
 They have a folder of their own beside the configuration: where `adapter_config.json` lies at the top of a repository of the
 Hub, `AutoModel` reads the configuration of the checkpoint that it names instead, and drops the head without an error.
@@ -9,16 +9,22 @@ import hashlib
 import json
 import logging
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import nn
+from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils.hub import cached_file, has_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
 ADAPTERS = "adapter"
+PREFIX = "base_model.model."  # of every name in a file of adapters
+PLAIN = {"use_rslora": False, "use_dora": False, "bias": "none"}  # what the numbers of a file mean
 
 
 @dataclass(frozen=True)
@@ -26,28 +32,38 @@ class Adapters:
     """Adapters that a folder or a repository holds.
 
     Attributes:
+        source: The folder, or the Hub id.
         base: Hub id or folder of the checkpoint that they sit on.
         revision: Its commit on the Hub.
-        subfolder: Where they lie; "" at the top, where `Trainer` and `PeftModel` write them.
+        folder: Folder of `source` that has the configuration; "" at its top.
+        subfolder: Where the adapters lie; the same where `Trainer` and `PeftModel` write them.
+        settings: What `adapter_config.json` says.
+        hub: How files of the Hub are found.
     """
 
+    source: str
     base: str
     revision: str | None
+    folder: str
     subfolder: str
+    settings: Mapping[str, Any]
+    hub: Mapping[str, Any] = field(default_factory=dict)
 
 
-def find_adapters(source: str | os.PathLike[str], **hub: Any) -> Adapters | None:
+def find_adapters(source: str | os.PathLike[str], *, subfolder: str = "", **hub: Any) -> Adapters | None:
     """The adapters of a folder, or of a repository of the Hub; None if it has none.
 
     Args:
         source: Folder or Hub id.
+        subfolder: Folder in it.
         **hub: How files of the Hub are found: `revision`, `token`, `cache_dir`.
 
     Raises:
-        ValueError: They do not say what they are for.
+        ValueError: They do not say what they are for, or lie beside whole weights, so that nobody knows which are meant.
     """
-    for subfolder in (ADAPTERS, ""):
-        path = find_adapter_config_file(os.fspath(source), subfolder=subfolder, **hub)
+    source = os.fspath(source)
+    for inner in (os.path.join(subfolder, ADAPTERS), subfolder):
+        path = find_adapter_config_file(source, subfolder=inner, **hub)
         if path is None:
             continue
         try:
@@ -57,27 +73,98 @@ def find_adapters(source: str | os.PathLike[str], **hub: Any) -> Adapters | None
             raise ValueError(f"{path} does not say what the adapters are for ({error!r}); restore it.") from None
         if not isinstance(base, str) or not base:
             raise ValueError(f"{path} says that the adapters are for {base!r}; restore it.")
-        return Adapters(base, settings.get("revision"), subfolder)
+        asked = {name: value for name, value in hub.items() if name != "force_download"}
+        for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME):
+            if has_file(source, os.path.join(subfolder, name), **asked):
+                raise ValueError(
+                    f"{source} has adapters and whole weights ({name}), and nobody knows which are meant; remove either."
+                )
+        return Adapters(source, base, settings.get("revision"), subfolder, inner, settings, hub)
     return None
 
 
-def digest_of(model: nn.Module, values: int = 16) -> str | None:
-    """A digest of the first values of every weight, rounded to bfloat16: the same in whatever precision they are read.
+def check_adapters(found: Adapters, model: nn.Module, *, rank: int, alpha: float, targets: str, head: str) -> None:
+    """Whether adapters are those that a model of this configuration would have, all of them and finite.
+
+    Looked at before a model is touched; what a library puts on in part is hard to take off.
+
+    Args:
+        found: The adapters.
+        model: The model, without adapters.
+        rank: Their rank.
+        alpha: Their scale.
+        targets: Regular expression of the layers that have them.
+        head: Name of the module that is kept whole beside them.
+
+    Raises:
+        ValueError: They are not.
+    """
+    asked = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "target_modules": targets, "modules_to_save": [head]}
+    for name, value in (asked | PLAIN).items():
+        if found.settings.get(name) != value:
+            raise ValueError(
+                f"The adapters of {found.source} do not fit the model: {name} is {found.settings.get(name)!r} where they have "
+                f"{value!r}; restore adapter_config.json."
+            )
+    shapes = {f"{PREFIX}{name}": value.shape for name, value in model.state_dict().items() if name.startswith(head)}
+    for name, layer in model.named_modules():
+        if re.fullmatch(targets, name):
+            shapes[f"{PREFIX}{name}.lora_A.weight"] = torch.Size([rank, layer.in_features])
+            shapes[f"{PREFIX}{name}.lora_B.weight"] = torch.Size([layer.out_features, rank])
+    try:
+        path = cached_file(found.source, ADAPTER_SAFE_WEIGHTS_NAME, subfolder=found.subfolder, **found.hub)
+        with safe_open(path, "pt") as file:
+            there = {name: torch.Size(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no mapping
+            odd = sorted(name for name in {*shapes, *there} if shapes.get(name) != there.get(name))
+            if odd:
+                raise ValueError(
+                    f"The adapters of {found.source} do not fit the model: {len(odd)} weights differ, for instance "
+                    f"{odd[0].removeprefix(PREFIX)}; restore them."
+                )
+            broken = [name for name in sorted(there) if not file.get_tensor(name).isfinite().all()]
+    except (OSError, SafetensorError) as error:
+        raise ValueError(
+            f"{ADAPTER_SAFE_WEIGHTS_NAME} of {found.source} cannot be read ({error}); restore it."
+        ) from error
+    if broken:
+        raise ValueError(
+            f"The adapters of {found.source} are broken: {broken[0].removeprefix(PREFIX)} is not finite; restore them."
+        )
+
+
+def digest_of(model: nn.Module, values: int = 64) -> str | None:
+    """A digest of values spread over every weight, rounded to bfloat16: the same in whichever precision they are read.
 
     None where that does not hold: weights in half precision, quantised, or not in memory.
     """
-    weights = [weight.detach() for weight in model.parameters()]
+    weights = [weight.detach().flatten() for weight in model.parameters()]
     if any(weight.is_meta or weight.dtype not in (torch.float32, torch.bfloat16) for weight in weights):
         return None
-    first = torch.cat([weight.flatten()[:values].cpu().bfloat16() for weight in weights])
-    return hashlib.sha256(first.view(torch.int16).numpy().tobytes()).hexdigest()[:16]
+    parts = [weight[:: max(1, len(weight) // values)][:values].cpu().bfloat16() for weight in weights]
+    return hashlib.sha256(torch.cat(parts).view(torch.int16).numpy().tobytes()).hexdigest()[:16]
 
 
-def check_finite(model: nn.Module, source: Any) -> None:
-    """Raise a ValueError that names the first weight of adapters, or of the head beside them, that is not finite."""
-    for name, weight in model.named_parameters():
-        if (".lora_" in name or ".modules_to_save." in name) and not weight.isfinite().all():
-            raise ValueError(f"The adapters of {source} are broken: {name} is not finite; restore them.")
+def check_folder(folder: str | os.PathLike[str], kind: str) -> None:
+    """Whether nothing of another kind lies where a model is to be saved; nobody could say later which is meant.
+
+    Args:
+        folder: Folder to write.
+        kind: What is written: "whole weights", "adapters" in a folder of their own, or "adapters at the top".
+
+    Raises:
+        ValueError: Something does.
+    """
+    folder = Path(folder)
+    there = {
+        "whole weights": [folder / SAFE_WEIGHTS_NAME, folder / SAFE_WEIGHTS_INDEX_NAME],
+        "adapters": [folder / ADAPTERS / "adapter_config.json"],
+        "adapters at the top": [folder / "adapter_config.json"],
+    }
+    for other, paths in there.items():
+        if other != kind and any(path.is_file() for path in paths):
+            raise ValueError(
+                f"{folder} holds {other} of a model, and {kind} would lie beside them; name another folder."
+            )
 
 
 @contextlib.contextmanager

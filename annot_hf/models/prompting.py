@@ -103,7 +103,8 @@ def prepare_inputs(
     Args:
         config: Its configuration, which holds the prompt.
         processor: The checkpoint's `Qwen2AudioProcessor`.
-        waves: Samples of each clip `(time,)` at the processor's rate, at most as long as it takes (30 s).
+        waves: Samples of each clip `(time,)`, floating-point with full scale at 1, at the processor's rate, at most as long
+            as it takes (30 s).
         transcripts: What is said in each; None where it is not known, which shows as an empty one.
         tensors: "pt", or "np".
 
@@ -127,7 +128,12 @@ def prepare_inputs(
         raise ValueError(f"There are {len(transcripts)} transcripts for {len(waves)} clips; give one a clip, or None.")
     clips = []
     for number, wave in enumerate(waves):
-        wave = np.asarray(wave, dtype=np.float32)
+        wave = np.asarray(wave)
+        if wave.dtype.kind != "f":
+            raise ValueError(
+                f"Clip {number} has {wave.dtype} samples; give floating-point ones with full scale at 1 (int16 over 32768)."
+            )
+        wave = wave.astype(np.float32)
         if wave.ndim != 1 or not 0 < len(wave) <= extractor.n_samples:
             raise ValueError(
                 f"Clip {number} has shape {wave.shape}; give one channel of 1 to {extractor.n_samples} samples, "

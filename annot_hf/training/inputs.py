@@ -107,8 +107,8 @@ def make_processor(
     except Exception as error:  # of many kinds; the tokenizers library raises plain ones
         what = {AutoTokenizer: "tokenizer", AutoProcessor: "processor"}.get(kind, "feature extractor")
         raise ValueError(
-            f"{source} holds no {what} that can be read; save the trunk's own, or that of an ensemble's member, there with "
-            "save_pretrained."
+            f"{source} holds no {what} that can be read; save that of the checkpoint the model came from (of an ensemble's "
+            "member) there with save_pretrained."
         ) from error
     if max_tokens is not None:
         least, most = processor.num_special_tokens_to_add() + 1, token_limit(trunk_config, processor)

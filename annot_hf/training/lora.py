@@ -6,11 +6,9 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from accelerate import Accelerator
-from safetensors import SafetensorError, safe_open
-from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
 
-from annot_hf.models.adapter_files import ADAPTERS, check_finite, find_adapters
-from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
+from annot_hf.models.adapter_files import ADAPTERS, check_folder, digest_of, find_adapters
+from annot_hf.models.modeling_distribution_qwen2_audio import HUB, DistributionQwen2Audio
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -43,24 +41,60 @@ def add_lora(model: DistributionQwen2Audio) -> "AdaptedQwen2Audio":
         model: From `DistributionQwen2Audio.from_lalm`; its layers are changed in place.
 
     Raises:
-        ValueError: Its `lora_rank` is 0, or `peft` is not installed.
+        ValueError: Its `lora_rank` is 0, it has adapters already, its weights are no longer those that it was read with, or
+            `peft` is not installed.
     """
     config = model.config
     if config.lora_rank < 1:
         raise ValueError(f"lora_rank is {config.lora_rank}, which is no adapter; set it to 1 or more, 8 in the paper.")
+    if any(".lora_" in name for name, _ in model.named_parameters()):
+        raise ValueError("This model has adapters already, which would be lost; go on with them by load_lora(folder).")
     peft = load_library()
+    read = hasattr(model, "came_from")
+    revision, digest = model.came_from if read else (None, None)
+    if digest is not None and digest != digest_of(model.lalm):
+        raise ValueError(
+            f"The weights are no longer those of {model.name_or_path}, which adapters would name; save the model, and read it "
+            "again with from_pretrained before add_lora."
+        )
+    # the model may be read from a checkpoint of its own, and not from the one that `from_lalm` took
+    config.lalm_revision, config.lalm_digest = revision, digest
+    base = model.name_or_path if read else ""
     from annot_hf.training.adapted import AdaptedQwen2Audio
 
     adapters = peft.LoraConfig(
-        base_model_name_or_path=model.name_or_path or None,
-        revision=config.lalm_revision,
+        revision=revision,
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
         target_modules=model.lora_targets,
         modules_to_save=list(model.lora_saved),
     )
-    return AdaptedQwen2Audio(model, adapters)
+    adapted = AdaptedQwen2Audio(model, adapters)
+    adapters.base_model_name_or_path = os.path.abspath(base) if os.path.isdir(base) else base or None
+    return adapted
+
+
+def load_lora(source: str | os.PathLike[str], **options: Any) -> "AdaptedQwen2Audio":
+    """What `add_lora` gave and was saved, to train it further.
+
+    Args:
+        source: Folder of adapters, or Hub id.
+        **options: As `DistributionQwen2Audio.from_pretrained` takes them: `dtype` of the weights below, `revision`, `token`.
+
+    Raises:
+        ValueError: There are no adapters, they are damaged, or they do not fit the checkpoint that they name.
+    """
+    hub = {name: options[name] for name in HUB if options.get(name) is not None}
+    found = None if isinstance(source, Path) and not source.is_dir() else find_adapters(source, **hub)
+    if found is None:
+        raise ValueError(f"{source} has no adapters; give output_dir/model of a run with lora_rank above 0.")
+    load_library()
+    from annot_hf.training.adapted import AdaptedQwen2Audio
+
+    base = DistributionQwen2Audio.from_pretrained(source, adapters=False, **options)
+    where = {"subfolder": found.subfolder} if found.subfolder else {}
+    return AdaptedQwen2Audio.from_pretrained(base, found.source, is_trainable=True, **where, **hub)
 
 
 def check_sharding(accelerator: Accelerator) -> None:
@@ -69,11 +103,8 @@ def check_sharding(accelerator: Accelerator) -> None:
     Raises:
         ValueError: FSDP checkpoints the activations itself, or DeepSpeed shares out weights of two precisions.
     """
-    state, other = (
-        accelerator.state,
-        "; use ddp.yaml, fsdp2.yaml or deepspeed-zero2.yaml, or train all weights (lora_rank=0).",
-    )
-    fsdp, deepspeed = getattr(state, "fsdp_plugin", None), state.deepspeed_plugin
+    other = "; use ddp.yaml, fsdp2.yaml or deepspeed-zero2.yaml, or train all weights (lora_rank=0)."
+    fsdp, deepspeed = getattr(accelerator.state, "fsdp_plugin", None), accelerator.state.deepspeed_plugin
     if fsdp is not None and fsdp.activation_checkpointing:
         raise ValueError(
             "fsdp_activation_checkpointing is true, which draws the dropout of adapters anew in the backward pass and "
@@ -85,7 +116,30 @@ def check_sharding(accelerator: Accelerator) -> None:
         )
 
 
-def save_lora(model: "PeftModel", folder: str | os.PathLike[str], *, weights: dict[str, Any] | None = None) -> None:
+def check_saved(model: "PeftModel") -> None:
+    """Whether a model's adapters can be read again: one set of them, for a checkpoint that has a name.
+
+    Raises:
+        ValueError: They cannot.
+    """
+    if list(model.peft_config) != ["default"]:
+        raise ValueError(
+            f"The model has the adapters {', '.join(model.peft_config)}; save one of those that add_lora gives."
+        )
+    if not model.peft_config["default"].base_model_name_or_path:
+        raise ValueError(
+            "The weights below the adapters are in no checkpoint that they could name; save the model, and read it again with "
+            "from_pretrained before add_lora."
+        )
+
+
+def save_lora(
+    model: "PeftModel",
+    folder: str | os.PathLike[str],
+    *,
+    processor: Any = None,
+    weights: dict[str, Any] | None = None,
+) -> None:
     """Write adapters and head to a folder of their own, and beside it configuration and code.
 
     The weights they sit on stay in the checkpoint that they came from. The folder loads with `AutoModel.from_pretrained`,
@@ -94,12 +148,21 @@ def save_lora(model: "PeftModel", folder: str | os.PathLike[str], *, weights: di
     Args:
         model: From `add_lora`.
         folder: Folder to write.
+        processor: The processor of its checkpoint, which `load_model` and `annot-hf predict` need beside it.
         weights: All weights of the model, if several processes hold parts of them.
+
+    Raises:
+        ValueError: The model has other adapters than those of `add_lora`, its weights are in no checkpoint, or the folder
+            holds whole weights, or adapters where `peft` writes them.
     """
+    check_saved(model)
+    check_folder(folder, "adapters")
     inner = Path(folder) / ADAPTERS
     load_library().PeftModel.save_pretrained(model, inner, state_dict=weights, save_embedding_layers=False)
     (inner / "README.md").unlink(missing_ok=True)  # a form with nothing filled in
     model.get_base_model().save_config(folder)
+    if processor is not None:
+        processor.save_pretrained(folder)
 
 
 def merge_lora(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
@@ -122,27 +185,8 @@ def merge_lora(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> P
     from annot_hf.training.train import save_model
 
     folder, out = Path(folder), Path(out)
-    found = find_adapters(folder) if folder.is_dir() else None
-    if found is None:
-        raise ValueError(f"{folder} has no adapters; give output_dir/model of a run with lora_rank above 0.")
     if out.exists():
         raise ValueError(f"{out} is there already; name another folder, or remove it.")
-    peft, inner = load_library(), folder / found.subfolder
-    try:
-        with safe_open(inner / ADAPTER_SAFE_WEIGHTS_NAME, "pt") as file:
-            names = set(file.keys())
-        model = peft.PeftModel.from_pretrained(DistributionQwen2Audio.from_pretrained(folder, adapters=False), inner)
-    except (OSError, SafetensorError, KeyError, RuntimeError) as error:
-        raise ValueError(
-            f"The adapters of {folder} for {found.base} cannot be read ({type(error).__name__}: {error}); restore what is "
-            "missing."
-        ) from None
-    odd = sorted(names ^ set(peft.get_peft_model_state_dict(model, save_embedding_layers=False)))
-    if odd:
-        raise ValueError(
-            f"{folder} has {len(odd)} adapter weights too few or too many, for instance {odd[0]}; restore it."
-        )
-    check_finite(model, folder)
-    model = model.merge_and_unload()
+    model = load_lora(folder).merge_and_unload()
     save_model(model, make_processor(model.config, folder), read_facts(folder), out)
     return out

@@ -15,6 +15,7 @@ import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from annot_hf.data.annotations import read_facts
+from annot_hf.data.audio import AudioLimits
 from annot_hf.data.dime import Partners, TextRule
 from annot_hf.data.export import ExportedCorpus
 from annot_hf.data.merging import Ties
@@ -38,6 +39,7 @@ from annot_hf.training.recipe_rules import (
     check_members,
     check_options,
     check_perturb,
+    check_training,
     check_votes,
 )
 from annot_hf.training.recipe_values import CACHES, LALM, LOG_MEL, coerce, options_of, parameters_of, read_words
@@ -256,7 +258,8 @@ class Recipe:
             )
         self.make_curriculum()
         self.make_staging()
-        Perturbation(self.perturb_share)  # which checks it
+        Perturbation(self.perturb_share)  # which checks it, as these do
+        AudioLimits(max_seconds=self.max_seconds)
         check_augment(self)
 
     @property
@@ -457,7 +460,8 @@ def make_run(values: Mapping[str, Any], *, where: str = "recipe") -> Run:
     if training.eval_strategy == "no" and (recipe.newbob or recipe.early_stopping_patience):
         watching = "newbob" if recipe.newbob else "early_stopping_patience"
         raise ValueError(f"{where}: {watching} watches validation passes, and eval_strategy is no; set it to epoch.")
-    check_lalm(recipe, where)
+    check_training(training, where)
+    check_lalm(recipe, parts["options"], training, where)
     check_members(recipe, parts["options"], where)
     check_options(config, recipe, parts["options"], parts["trunk_options"], where)
     check_annotations(recipe, where)

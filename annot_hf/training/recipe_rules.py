@@ -14,6 +14,8 @@ from annot_hf.models.trunks import WEIGHTED
 from annot_hf.training.recipe_values import LALM, LOG_MEL
 
 if TYPE_CHECKING:
+    from transformers import TrainingArguments
+
     from annot_hf.training.recipe import Recipe
 
 LALM_SECONDS = 30  # one window of its audio tower
@@ -68,7 +70,17 @@ def check_members(recipe: "Recipe", options: Mapping[str, Any], where: str) -> N
         )
 
 
-def check_lalm(recipe: "Recipe", where: str) -> None:
+def check_training(training: "TrainingArguments", where: str) -> None:
+    """What the trainer does to a model, and what is saved, are the same."""
+    for name in ("bf16_full_eval", "fp16_full_eval"):
+        if getattr(training, name):
+            raise ValueError(
+                f"{where}: {name} is true, which turns the weights themselves into half precision, as they would be saved; "
+                f"remove it, and set {name.removesuffix('_full_eval')} instead."
+            )
+
+
+def check_lalm(recipe: "Recipe", options: Mapping[str, Any], training: "TrainingArguments", where: str) -> None:
     """An audio-language model starts from a checkpoint, hears so long, and is no trunk with heads on it."""
     if recipe.model != LALM:
         return
@@ -87,6 +99,11 @@ def check_lalm(recipe: "Recipe", where: str) -> None:
         raise ValueError(
             f"{where}: augment_features is trunk, and model {LALM} has none that encodes clips; set it to published, or to a "
             "file."
+        )
+    if training.push_to_hub and options.get("lora_rank", 1):
+        raise ValueError(
+            f"{where}: push_to_hub is true, and checkpoints with adapters are no folders for the Hub; remove it, and upload "
+            "output_dir/model when the run has ended."
         )
     if recipe.max_seconds > LALM_SECONDS:
         raise ValueError(

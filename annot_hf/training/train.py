@@ -133,6 +133,7 @@ def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = Non
         train_dataset=datasets["train"],
         eval_dataset=datasets["validation"],
         data_collator=collator,
+        processing_class=processor,  # of every checkpoint, so that it loads as it is
         callbacks=_callbacks(run),
     )
     if hasattr(model, "get_base_model"):
@@ -173,10 +174,10 @@ def save_model(
     """
     shutil.rmtree(folder, ignore_errors=True)
     if hasattr(model, "get_base_model"):
-        save_lora(model, folder, weights=weights)
+        save_lora(model, folder, processor=processor, weights=weights)
     else:
         model.save_pretrained(folder, state_dict=weights)
-    processor.save_pretrained(folder)
+        processor.save_pretrained(folder)
     (folder / FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 

@@ -437,6 +437,8 @@ def test_inputs_whose_audio_is_hidden_or_of_another_shape_are_refused(model, pro
         ([wave(1), np.zeros((2, 100))], None, r"Clip 1 has shape \(2, 100\)"),
         ([np.zeros(0)], None, r"Clip 0 has shape \(0,\)"),
         ([wave(1)], ["a", "b"], "There are 2 transcripts for 1 clips"),
+        ([(wave(1) * 32767).astype(np.int16)], None, "Clip 0 has int16 samples; give floating-point ones"),
+        ([wave(1) * 1j], None, "Clip 0 has complex64 samples"),
     ],
 )
 def test_clips_that_do_not_fit_are_said(model, processor, waves, transcripts, rule):

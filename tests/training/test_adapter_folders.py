@@ -19,7 +19,7 @@ from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2A
 from annot_hf.models.register import register_models
 from annot_hf.training.inference import load_model, predict
 from annot_hf.training.inputs import make_processor
-from annot_hf.training.lora import add_lora, merge_lora, save_lora
+from annot_hf.training.lora import add_lora, load_lora, merge_lora, save_lora
 
 QUESTION = [{"name": "emotion", "labels": ["angry", "happy", "sad"]}]
 DOORS = {
@@ -36,7 +36,7 @@ DAMAGES = {
     "base gone": "gone",
     "base of another family": "is not a whole Qwen2-Audio",
     "base of another size": "is not a whole Qwen2-Audio",
-    "base of other weights": "were trained on other weights than those that are now in",
+    "base of other weights": "were trained on other weights than those of this model",
     "no weights": "adapter_model",
     "weights cut": "do not fit|cannot be read",
     "weights empty": "do not fit|cannot be read",
@@ -66,7 +66,7 @@ if step == "publish":
     for weight in adapted.parameters():
         if weight.requires_grad:
             weight.data += 0.1 * torch.randn_like(weight)
-    adapted.push_to_hub("me/adapters")
+    adapted.push_to_hub("me/adapters", processor=make_processor(model.config, "me/base"))
     models = [adapted.eval()]
 else:
     assert not set(sys.modules) & {"peft.auto"}
@@ -74,7 +74,7 @@ else:
     by_hand.load_adapter("me/adapters")
     models = [AutoModel.from_pretrained("me/adapters"), DistributionQwen2Audio.from_pretrained("me/adapters"), by_hand]
     assert {type(model) for model in models} == {DistributionQwen2Audio}
-processor = make_processor(models[0].config, "me/base")
+processor = make_processor(models[0].config, "me/adapters")
 with torch.inference_mode():
     probs = [model.eval()(**models[0].prepare(processor, [wave])).probs for model in models]
 torch.save((probs, models[0].config.lalm_revision), out)
@@ -150,6 +150,149 @@ def test_what_is_damaged_is_said_at_every_door(kind, adapted, bert_folder, tmp_p
         if door in ("load_model", "merge"):
             assert type(caught.value) is ValueError and str(folder) in str(caught.value), (door, caught.value)
     assert not (tmp_path / "out").exists()
+
+
+def taught(model, batch, steps=3):
+    """The model, some steps on."""
+    torch.manual_seed(0)
+    optimiser = torch.optim.AdamW([one for one in model.parameters() if one.requires_grad], lr=1e-2)
+    for _ in range(steps):
+        model.train()(**batch, labels=torch.tensor([[0.7, 0.2, 0.1]])).loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    return model.eval()
+
+
+@pytest.fixture
+def plain(lalm):
+    """Makes a fresh model over the plain checkpoint."""
+    return lambda **options: DistributionQwen2Audio.from_lalm(lalm, questions=QUESTION, lora_dropout=0.0, **options)
+
+
+@pytest.fixture
+def batch(plain, lalm):
+    model = plain()
+    wave = np.sin(np.linspace(0, 500, 16_000)).astype(np.float32)
+    return dict(model.prepare(make_processor(model.config, lalm), [wave]))
+
+
+def test_nothing_is_saved_beside_something_else(plain, batch, tmp_path):
+    """Whichever was read later would be right for somebody."""
+    register_models()
+    adapted = taught(add_lora(plain()), batch)
+    whole = plain()
+    writers = {
+        "whole": lambda folder: whole.save_pretrained(folder),
+        "lora": lambda folder: save_lora(adapted, folder),
+        "peft": lambda folder: adapted.save_pretrained(folder),
+    }
+    for first, writes in writers.items():
+        writes(tmp_path / first)
+        writes(tmp_path / first)  # the same kind is written over
+        expected = AutoModel.from_pretrained(tmp_path / first).eval()(**batch).probs
+        for second, also in writers.items():
+            if second != first:
+                with pytest.raises(ValueError, match="holds .* of a model, and .* would lie beside them; name another"):
+                    also(tmp_path / first)
+        assert torch.equal(AutoModel.from_pretrained(tmp_path / first).eval()(**batch).probs, expected)
+    shutil.copy(tmp_path / "whole" / "model.safetensors", tmp_path / "lora")
+    for door in (AutoModel.from_pretrained, load_model, DistributionQwen2Audio.from_pretrained):
+        with pytest.raises(ValueError, match=r"has adapters and whole weights \(model\.safetensors\)"):
+            door(tmp_path / "lora")
+
+
+def test_adapters_name_the_weights_that_they_were_trained_on(plain, batch, tmp_path):
+    register_models()
+    merged = taught(add_lora(plain()), batch).merge_and_unload()
+    for moved in (merged, taught(plain(), batch)):
+        with pytest.raises(ValueError, match="weights are no longer those of .*; save the model, and read it again"):
+            add_lora(moved)
+    merged.save_pretrained(tmp_path / "own")
+    own = DistributionQwen2Audio.from_pretrained(tmp_path / "own")
+    adapted = taught(add_lora(own), batch)
+    save_lora(adapted, tmp_path / "further")
+    assert find_adapters(tmp_path / "further").base == str(tmp_path / "own")
+    again = AutoModel.from_pretrained(tmp_path / "further").eval()
+    torch.testing.assert_close(again(**batch).probs, adapted(**batch).probs, rtol=0, atol=1e-6)
+    nameless = add_lora(DistributionQwen2Audio(plain().config))
+    for save in (nameless.save_pretrained, lambda folder: save_lora(nameless, folder)):
+        with pytest.raises(ValueError, match="in no checkpoint that they could name"):
+            save(tmp_path / "nameless")
+
+
+def test_training_goes_on_from_adapters(plain, batch, tmp_path):
+    straight = taught(add_lora(plain()), batch)
+    save_lora(straight, tmp_path)
+    gone_on = load_lora(tmp_path)
+    torch.testing.assert_close(gone_on.eval()(**batch).probs, straight(**batch).probs, rtol=0, atol=1e-6)
+    for model in (gone_on, straight):
+        taught(model, batch)
+    torch.testing.assert_close(gone_on(**batch).probs, straight(**batch).probs, rtol=0, atol=1e-6)
+    half = load_lora(tmp_path, dtype=torch.bfloat16)
+    assert {one.dtype for one in half.parameters() if one.requires_grad} == {torch.float32}
+    assert half.get_base_model().lalm.dtype == torch.bfloat16
+    trained = [{name for name, one in model.named_parameters() if one.requires_grad} for model in (straight, gone_on)]
+    assert trained[0] == trained[1]
+    to_predict = DistributionQwen2Audio.from_pretrained(tmp_path)
+    assert not any(one.requires_grad for one in to_predict.parameters())
+    for model in (to_predict, straight):
+        with pytest.raises(
+            ValueError, match=r"has adapters already, which would be lost; go on with them by load_lora"
+        ):
+            add_lora(model)
+    with pytest.raises(ValueError, match="has adapters around its weights"):
+        straight.get_base_model().save_pretrained(tmp_path / "inner")
+
+
+def test_a_refused_adapter_leaves_the_model_as_it_was(adapted, lalm, batch, bert_folder, tmp_path):
+    for kind in ("not finite", "no v_proj", "no head", "another rank"):
+        folder = damaged(kind, tmp_path / kind, adapted, bert_folder, tmp_path)
+        fresh = DistributionQwen2Audio.from_lalm(lalm, **asked_of(adapted))
+        before = fresh(**batch).probs
+        with pytest.raises(ValueError, match=r"not finite|do not fit"):
+            fresh.load_adapter(str(folder))
+        assert torch.equal(fresh(**batch).probs, before)
+        fresh.load_adapter(str(adapted / "model"))
+        with pytest.raises(ValueError, match="has adapters already"):
+            fresh.load_adapter(str(adapted / "model"), adapter_name="second")
+
+
+def asked_of(adapted):
+    """What the model of a run was asked, as `from_lalm` takes it."""
+    config = json.loads((adapted / "model" / "config.json").read_text())
+    return {"questions": config["questions"]}
+
+
+def test_adapters_of_a_model_that_was_asked_otherwise_are_refused(adapted, lalm, tmp_path):
+    (question,) = asked_of(adapted)["questions"]
+    others = {
+        "questions": {"questions": [question | {"labels": question["labels"][::-1]}]},
+        "prompt": {"questions": [question], "prompt": "And? {labels}"},
+        "attention_heads": {"questions": [question], "attention_heads": 4},
+    }
+    for name, options in others.items():
+        model = DistributionQwen2Audio.from_lalm(lalm, **options)
+        with pytest.raises(ValueError, match=f"are for a model whose {name} is"):
+            model.load_adapter(str(adapted / "model"))
+    other = build_tiny_qwen2_audio(tmp_path / "other", seed=1)
+    with pytest.raises(ValueError, match="trained on other weights"):
+        DistributionQwen2Audio.from_lalm(other, questions=[question]).load_adapter(str(adapted / "model"))
+
+
+def test_options_and_folders_within_folders(adapted, batch, tmp_path):
+    shutil.copytree(adapted / "model", tmp_path / "all" / "one")
+    expected = DistributionQwen2Audio.from_pretrained(adapted / "model").eval()(**batch).probs
+    model = DistributionQwen2Audio.from_pretrained(tmp_path / "all", subfolder="one", entropy_weight=0.5)
+    assert model.config.entropy_weight == 0.5 and torch.equal(model.eval()(**batch).probs, expected)
+    with pytest.raises(ValueError, match=r"lora_alpha is 16\.0 where they have 32"):
+        changed(tmp_path / "all" / "one" / "config.json", lora_alpha=32)
+        DistributionQwen2Audio.from_pretrained(tmp_path / "all", subfolder="one")
+
+
+def test_a_run_s_checkpoint_predicts(adapted, corpus):
+    (checkpoint,) = adapted.glob("checkpoint-*")
+    expected = predict(adapted / "model", corpus)[0].probs
+    np.testing.assert_allclose(predict(checkpoint, corpus)[0].probs, expected, atol=1e-6)
 
 
 def test_without_the_library_that_is_said(adapted, monkeypatch):
@@ -245,7 +388,7 @@ def test_the_digest_is_that_of_the_weights_in_either_precision(lalm):
     first, second = (digest_of(model.lalm) for model in models)
     assert first == second == models[0].config.lalm_digest
     with torch.no_grad():
-        models[0].lalm.model.language_model.layers[1].self_attn.o_proj.weight[0, 3] += 0.5
+        models[0].lalm.model.language_model.layers[1].self_attn.o_proj.weight[5] += 0.5
     assert digest_of(models[0].lalm) != first
     assert digest_of(models[1].lalm.half()) is None and digest_of(models[1].lalm.to("meta")) is None
 
