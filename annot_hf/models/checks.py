@@ -1,5 +1,6 @@
 """Ranges that configurations check, so that a wrong number is named before a model is built."""
 
+import math
 from numbers import Integral, Real
 from typing import Any
 
@@ -19,9 +20,9 @@ def check_counts(least: int = 1, **values: int) -> None:
 
 
 def check_not_negative(**values: float) -> None:
-    """Raise a ValueError that names the first value below 0 (or NaN)."""
+    """Raise a ValueError that names the first value below 0, NaN or infinite."""
     for name, value in values.items():
-        if not _is_number(value) or not value >= 0:
+        if not _is_number(value) or not 0 <= value < math.inf:
             raise ValueError(f"{name} is {value!r}; it must be 0 or more.")
 
 

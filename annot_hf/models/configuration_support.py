@@ -53,10 +53,10 @@ class SupportConfig(PreTrainedConfig):
             names = [question["name"] for question in self.questions]
             labels = self.questions[0]["labels"] if not self.is_scale else cell_names(names, bins)
             numbered = kwargs.setdefault("id2label", dict(enumerate(labels)))
-            if sorted(map(int, numbered)) != list(range(len(labels))):
+            if {int(number): label for number, label in numbered.items()} != dict(enumerate(labels)):
                 raise ValueError(
-                    f"id2label has the numbers {', '.join(map(str, numbered))} for {len(labels)} labels; number them 0 to "
-                    f"{len(labels) - 1}, or leave it out."
+                    f"id2label is {numbered} and the questions' answers are {', '.join(labels)}; number them from 0 in their "
+                    "order, or leave it out."
                 )
         super().__init__(**kwargs)
         if self.questions and class_weights is not None and len(class_weights) != len(self.support):
@@ -80,9 +80,18 @@ def _check_questions(questions: Sequence[dict[str, Any]]) -> None:
     for question in questions:
         if "name" not in question or ("labels" in question) == ({"low", "high"} <= set(question)):
             raise ValueError(f"Question {question} needs a name and either labels, or low and high.")
+        texts = [question["name"], question.get("prompt") or "", *question.get("labels", ())]
+        if not all(isinstance(text, str) for text in texts) or isinstance(question.get("labels"), str):
+            raise ValueError(
+                f"Question {question} has something else than text for its name, prompt or labels; give text."
+            )
         labels = question.get("labels")
-        if labels is not None and (len(labels) < 2 or len(set(labels)) < len(labels)):
+        if labels is not None and (len(labels) < 2 or len(set(labels)) < len(labels) or not all(labels)):
             raise ValueError(f"Question {question['name']!r} has the labels {labels}; give two or more, each once.")
+        if labels is None and not question["low"] < question["high"]:
+            raise ValueError(
+                f"Question {question['name']!r} goes from {question['low']} to {question['high']}; low is below high."
+            )
     scales = sum("low" in question for question in questions)
     if len(questions) > 2 or (len(questions) == 2 and scales < 2):
         names = ", ".join(question["name"] for question in questions)

@@ -48,8 +48,8 @@ class DistributionQwen2Audio(PreTrainedModel):
     """Softmax over the support on the hidden states of a Qwen2-Audio, trained towards the distribution of votes.
 
     The model of arXiv 2601.14620 (section 4 and the authors' code). The language model's own output layer is left out: no
-    scores over its 156,032 tokens are formed, and no weight is without a gradient. The head stays in single precision
-    whatever the rest is in; steps as small as the paper's vanish in bfloat16.
+    scores over its 156,032 tokens are formed, and no weight is without a gradient. The weights of the
+    head stay in single precision whatever the rest is in; steps as small as the paper's vanish in bfloat16.
 
     Example:
         >>> from annot_hf import DistributionQwen2Audio
@@ -338,7 +338,7 @@ class DistributionQwen2Audio(PreTrainedModel):
 
         Args:
             input_ids: Tokens `(B, T)`, with as many audio tokens as each clip needs, as the processor writes them.
-            attention_mask: 1 where a token is real `(B, T)`; padding may be on either side.
+            attention_mask: 1 where a token is real `(B, T)`, all of them when None; padding may be on either side.
             input_features: Log-mel frames `(B, 128, 3000)`, one clip an item.
             feature_attention_mask: 1 where they are real `(B, 3000)`.
             labels: Target distributions `(B, K)`.

@@ -363,6 +363,13 @@ def test_the_words_that_raters_read_stand_in_the_prompt(source, processor):
         ({"questions": [{"name": "emotion"}]}, "needs a name and either labels, or low and high"),
         ({"questions": [{"name": "emotion", "labels": []}]}, r"'emotion' has the labels \[\]; give two or more"),
         ({"questions": [{"name": "emotion", "labels": ["a", "b", "a"]}]}, "give two or more, each once"),
+        ({"questions": [{"name": 5, "labels": ["a", "b"]}]}, "something else than text"),
+        ({"questions": [{"name": "emotion", "labels": "ab"}]}, "something else than text"),
+        ({"questions": [{"name": "emotion", "labels": [1, 2]}]}, "something else than text"),
+        ({"questions": [{"name": "emotion", "labels": ["a", ""]}]}, "give two or more, each once"),
+        ({"questions": [{"name": "valence", "low": 5, "high": 1}]}, "goes from 5 to 1; low is below high"),
+        ({"id2label": {0: "sad", 1: "happy", 2: "angry"}}, "There is no option 'id2label'"),
+        ({"entropy_weight": float("inf")}, "entropy_weight is inf; it must be 0 or more"),
         ({"lalm_revision": "main"}, "There is no option 'lalm_revision'"),
     ],
 )
