@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 from accelerate import Accelerator
 
 from annot_hf.models.adapter_files import ADAPTERS, check_folder, digest_of, find_adapters
-from annot_hf.models.modeling_distribution_qwen2_audio import HUB, DistributionQwen2Audio
+from annot_hf.models.lalm_checkpoints import HUB
+from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
 
 if TYPE_CHECKING:
     from peft import PeftModel
