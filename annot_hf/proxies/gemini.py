@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from annot_hf.proxies.backend import Answer, Ask, Busy, Rejected, Stopped
-from annot_hf.proxies.server import LONGEST_BODY, REJECTING, STOPPING, Server, retry_after
+from annot_hf.proxies.server import GAVE_UP, LONGEST_BODY, REJECTING, STOPPING, Server, retry_after
 
 _BLOCKED = ("SAFETY", "PROHIBITED_CONTENT", "BLOCKLIST", "RECITATION", "SPII")
 
@@ -68,7 +68,7 @@ class Gemini(Server):
         if status in REJECTING:
             return Rejected(f"{status}: {said}")
         headers = getattr(error.response, "headers", None) or {}
-        return Busy(f"{status}: {said}", retry_after=retry_after(headers))
+        return Busy(f"{status}: {said}", retry_after=retry_after(headers), paid=status in GAVE_UP)
 
 
 def _answer(found: Any) -> Answer:

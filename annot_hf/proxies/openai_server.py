@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from annot_hf.proxies.backend import Answer, Ask, Busy, Rejected, Stopped
-from annot_hf.proxies.server import LONGEST_BODY, REJECTING, STOPPING, Server, retry_after
+from annot_hf.proxies.server import GAVE_UP, LONGEST_BODY, REJECTING, STOPPING, Server, retry_after
 
 _LARGEST = 10**9  # tokens, or USD, of one answer: more is no report
 
@@ -79,7 +79,7 @@ class OpenAIServer(Server):
             )
         if status in REJECTING:
             return Rejected(f"{status}: {said}")
-        return Busy(f"{status}: {said}", retry_after=retry_after(error.response.headers))
+        return Busy(f"{status}: {said}", retry_after=retry_after(error.response.headers), paid=status in GAVE_UP)
 
 
 def read_completion(body: Mapping[str, Any]) -> Answer:

@@ -14,6 +14,8 @@ from annot_hf.proxies.backend import Answer, check_address
 LONGEST_BODY = 2000  # characters kept of a body that is no answer
 REJECTING = (400, 413, 415, 422)  # what a server says of a question that it will never take
 STOPPING = (401, 402, 403, 404)
+# somebody in between gave up waiting, and what stands behind may have answered; 408 is LiteLLM's, 520 and 524 Cloudflare's
+GAVE_UP = (408, 502, 504, 520, 524)
 
 
 class Server:

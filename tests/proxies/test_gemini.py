@@ -104,3 +104,9 @@ def test_without_a_key(monkeypatch):
     monkeypatch.delenv("GEMINI_API_KEY", raising=False)
     with pytest.raises(ValueError, match="The environment has no GEMINI_API_KEY"):
         Gemini("gemini-9-pro")
+
+
+def test_a_gateway_that_gave_up_may_have_been_served(run):
+    report, _ = run(lambda number: failed(504, "DEADLINE_EXCEEDED") if number == 2 else said("anger"))
+    assert report.counts["label"] == 12
+    assert "1 answers were cut off, too late or unreadable; they may have been paid for." in report.notes
