@@ -2,6 +2,7 @@
 
 import email.utils
 import importlib
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -11,6 +12,7 @@ from typing import Any, ClassVar
 
 from annot_hf.proxies.backend import Answer, check_address
 
+LARGEST = 10**9  # tokens, or USD, of one answer: more is no report
 LONGEST_BODY = 2000  # characters kept of a body that is no answer
 REJECTING = (400, 413, 415, 422)  # what a server says of a question that it will never take
 STOPPING = (401, 402, 403, 404)
@@ -113,15 +115,27 @@ def needs(name: str) -> ModuleType:
 
 def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
     """Seconds that a Retry-After header asks for, as a number or a date; None without a readable one."""
-    said = headers.get("retry-after-ms")
-    try:
-        if said is not None:
-            return max(float(said) / 1000, 0.0)
-        said = headers.get("retry-after")
-        return None if said is None else max(float(said), 0.0)
-    except ValueError:
-        pass
+    said = headers.get("retry-after")
+    milliseconds, seconds = seconds_of(headers.get("retry-after-ms")), seconds_of(said)
+    if milliseconds is not None:
+        return milliseconds / 1000
+    if seconds is not None:
+        return seconds
     try:
         return max(email.utils.parsedate_to_datetime(said).timestamp() - (time.time() if now is None else now), 0.0)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def seconds_of(said: Any) -> float | None:
+    """A number of seconds (s), 0 or more, from its text; None if it is none."""
+    try:
+        seconds = float(said)
     except (TypeError, ValueError):
         return None
+    return max(seconds, 0.0) if math.isfinite(seconds) else None
+
+
+def count_of(value: Any) -> int | None:
+    """A number of tokens as a server reports it; None if it is none, or one that no answer has."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST else None

@@ -1,6 +1,7 @@
 import pytest
 
 from annot_hf.proxies.log import read_log
+from annot_hf.proxies.server import retry_after
 from benchmarks.chat_server import Reply
 
 PAID = {"prompt_tokens": 1, "completion_tokens": 1, "cost": 0.01}
@@ -25,3 +26,28 @@ def test_a_server_that_did_not_begin_is_not_paid(ask, status):
     )
     assert (report.counts["label"], len(server.questions)) == (24, 25)
     assert "may have been paid" not in " ".join(report.notes)
+
+
+@pytest.mark.parametrize("usage", [b'"none"', b"[1]", b"7", b"true"])
+def test_an_answer_with_odd_counts_is_an_answer(ask, usage):
+    body = b'{"choices": [{"message": {"content": "anger"}}], "model": "listener", "usage": ' + usage + b"}"
+    report, server = ask(lambda *_: Reply(body=body))
+    assert report.counts["label"] == len(server.questions) == 24
+
+
+@pytest.mark.parametrize(
+    ("headers", "seconds"),
+    [
+        ({"retry-after": "4"}, 4),
+        ({"retry-after-ms": "250", "retry-after": "4"}, 0.25),
+        ({"retry-after-ms": "soon", "retry-after": "4"}, 4),
+        ({"retry-after-ms": "nan", "retry-after": "Thu, 01 Jan 1970 00:00:30 GMT"}, 20),
+        ({"retry-after-ms": "", "retry-after": "inf"}, None),
+        ({"retry-after": "-3"}, 0),
+        ({"retry-after": "Thu, 01 Jan 1970 00:00:02 GMT"}, 0),
+        ({"retry-after-ms": "100"}, 0.1),
+        ({}, None),
+    ],
+)
+def test_how_long_a_server_asks_to_wait(headers, seconds):
+    assert retry_after(headers, now=10.0) == seconds
