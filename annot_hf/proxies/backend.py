@@ -48,6 +48,7 @@ class Answer:
         input_tokens: Tokens read, if the server reports them.
         output_tokens: Tokens written, if the server reports them.
         cost: What the server charged (USD), if it reports that.
+        said: The raw text with a key that `reply` leaves out: labels are read off it, and it is written nowhere.
     """
 
     reply: str | None
@@ -58,6 +59,7 @@ class Answer:
     input_tokens: int | None = None
     output_tokens: int | None = None
     cost: float | None = None
+    said: str | None = None
 
 
 class Backend(Protocol):

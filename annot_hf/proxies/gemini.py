@@ -71,7 +71,7 @@ class Gemini(Server):
     def _failure(self, error: Any) -> Exception:
         """What an HTTP status means for the questions."""
         status, said = error.code, self.key.mask(str(error.message))[:300]
-        if status in STOPPING or (status == 400 and "api key" in said.lower()):
+        if status in STOPPING or (status == 400 and "api key" in str(error.message).lower()):
             return Stopped(
                 f"Gemini answers {status} to a question for model {self.model!r} ({said}); check the key and the name of the "
                 "model."

@@ -170,3 +170,9 @@ def test_how_long_gemini_asks_to_wait(monkeypatch, reply, seconds):
         with pytest.raises(Busy) as caught:
             asyncio.run(backend.ask([Ask("i", 0, "s", "u", b"RIFF", 0.5, 1, "k")]))
     assert caught.value.retry_after == seconds
+
+
+def test_what_is_wrong_with_a_key_is_read_before_the_key_is_left_out(run, monkeypatch):
+    monkeypatch.setenv("GEMINI_API_KEY", "key")
+    report, questions = run(lambda number: failed(400, "API key not valid"), concurrency=1)
+    assert len(questions) == 1 and "400" in report.stopped

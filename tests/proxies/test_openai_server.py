@@ -1,6 +1,8 @@
+import pyarrow.parquet as pq
 import pytest
 
 from annot_hf.proxies.log import read_log
+from annot_hf.proxies.openai_server import OpenAIServer
 from annot_hf.proxies.server import retry_after
 from benchmarks.chat_server import Reply
 
@@ -51,3 +53,51 @@ def test_an_answer_with_odd_counts_is_an_answer(ask, usage):
 )
 def test_how_long_a_server_asks_to_wait(headers, seconds):
     assert retry_after(headers, now=10.0) == seconds
+
+
+@pytest.mark.parametrize("key", ["a", "x", "EMPTY", "none", "anger", "sk-no-key-required"])
+def test_a_key_that_is_part_of_replies_costs_no_label(ask, tmp_path, monkeypatch, key):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    report, server = ask(lambda *_: "anger")
+    assert report.counts["label"] == 24
+    assert server.questions[0].headers["authorization"] == f"Bearer {key}"
+    replies = pq.read_table(tmp_path / "out" / "replies.parquet").to_pandas()
+    assert set(replies["label"]) == {"anger"}
+
+
+def test_a_long_key_that_is_a_label_costs_no_label(ask, corpus, tmp_path, monkeypatch):
+    label = max(corpus.votes.question("emotion").labels, key=len)
+    monkeypatch.setattr("annot_hf.proxies.server.SHORTEST", len(label))
+    monkeypatch.setenv("OPENAI_API_KEY", label)
+    report, _ = ask(lambda *_: f"Answer: {label}.")
+    assert report.counts["label"] == 24
+    replies = pq.read_table(tmp_path / "out" / "replies.parquet").to_pandas()
+    assert set(replies["reply"]) == {"Answer: [key]."} and set(replies["label"]) == {label}
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply("your key is s3cr3t."),
+        Reply("anger", model="s3cr3t"),
+        Reply(body=b'{"key": "s3cr3t"}'),
+        Reply("Incorrect API key: s3cr3t", status=400),
+        Reply("Bearer s3cr3t", status=500),
+        Reply("s3cr3t", status=504),
+    ],
+)
+def test_a_short_key_that_a_server_repeats_stands_in_no_file(ask, tmp_path, monkeypatch, capsys, reply):
+    monkeypatch.setenv("OPENAI_API_KEY", "s3cr3t")
+    report, _ = ask(lambda question, number: reply if number < 3 else "anger", attempts=2, concurrency=1)
+    written = [path for path in (tmp_path / "out").iterdir() if path.name != "log.lock"]
+    assert all(b"s3cr3t" not in path.read_bytes() for path in written)
+    assert any(b"[key]" in path.read_bytes() for path in written)
+    assert "s3cr3t" not in report.stopped + " ".join(report.notes) + capsys.readouterr().err
+
+
+@pytest.mark.parametrize("key, model", [("x", "x-large"), ("listener", "org/listener"), ("gpt-audio", "my-gpt-audio2")])
+def test_a_key_that_the_model_is_called_by_is_refused(monkeypatch, key, model):
+    monkeypatch.setenv("OPENAI_API_KEY", key)
+    with pytest.raises(ValueError, match="OPENAI_API_KEY in the environment stands in the name of the model"):
+        OpenAIServer(model, base_url="http://127.0.0.1:9/v1")
+    OpenAIServer("xylophone", base_url="http://127.0.0.1:9/v1")
