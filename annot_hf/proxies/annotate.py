@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from annot_hf.data.agreement import pairwise_agreement
+from annot_hf.data.annotations import check_folder
 from annot_hf.proxies.backend import Backend
 from annot_hf.proxies.budget import Budget
 from annot_hf.proxies.collect import collect
@@ -91,6 +92,7 @@ def annotate(
     """
     check_pace(concurrency, rate, attempts, max_cost)
     out = Path(out)
+    check_folder(out)
     facts = job.facts(backend.model, backend.revision, backend.max_tokens)
     with AnswerLog(out) as log:
         ledger = open_ledger(job, prices)

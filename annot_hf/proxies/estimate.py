@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
+from annot_hf.data.annotations import check_folder
 from annot_hf.data.audio import audio_info
 from annot_hf.proxies.annotate import check_pace
 from annot_hf.proxies.earlier import take_in
@@ -89,6 +90,7 @@ def estimate(
         ValueError: A number is out of range, or the folder holds another run.
     """
     check_pace(concurrency, rate)
+    check_folder(out)
     ledger = open_ledger(job, prices)
     facts = job.facts(model, revision, max_tokens)
     # the revision of a local model is known once it is loaded

@@ -56,3 +56,28 @@ def test_it_refuses_what_the_run_would_refuse(ask, job, tmp_path):
         with pytest.raises(ValueError, match=next(iter(options))):
             estimate(job(), tmp_path / "out", model="listener", **options)
     assert "one instruction for all" in str(estimate(job(), tmp_path / "out", model="listener").rows())
+
+
+@pytest.mark.parametrize("text", ['{"tool": "other"}', "{}"])
+def test_a_folder_that_cannot_be_written_is_told_before_the_first_question(ask, job, tmp_path, text):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "annotations.json").write_text(text)
+    asked = []
+    for go in (
+        lambda: estimate(job(), tmp_path / "out", model="listener"),
+        lambda: ask(lambda *_: asked.append(1) or "anger"),
+    ):
+        with pytest.raises(ValueError, match="is of another kind .*; move that file away or give a new folder"):
+            go()
+    assert not asked and [path.name for path in (tmp_path / "out").iterdir()] == ["annotations.json"]
+    (tmp_path / "out" / "annotations.json").unlink()
+    assert ask(lambda *_: "anger")[0].counts["label"] == 24
+
+
+def test_the_export_is_no_folder_for_its_annotations(ask, job, corpus):
+    before = sorted(corpus.folder.iterdir())
+    with pytest.raises(ValueError, match="holds an exported corpus"):
+        ask(lambda *_: "anger", out=corpus.folder)
+    with pytest.raises(ValueError, match="holds an exported corpus"):
+        estimate(job(), corpus.folder, model="listener")
+    assert sorted(corpus.folder.iterdir()) == before
