@@ -41,6 +41,7 @@ class AnnotationReport:
         human_agreement: How often two human votes on an item agree; None where no item has two.
         stopped: Why it ended before everything was asked; "" if it did not.
         notes: What else should be known.
+        cost_known: Whether the cost of any answer is.
     """
 
     folder: Path
@@ -51,6 +52,7 @@ class AnnotationReport:
     human_agreement: float | None
     stopped: str = ""
     notes: list[str] = field(default_factory=list)
+    cost_known: bool = False
 
     @property
     def complete(self) -> bool:
@@ -126,6 +128,7 @@ def annotate(
         human,
         session.stopped,
         notes,
+        ledger.dearest is not None,
     )
 
 

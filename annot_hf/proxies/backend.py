@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from annot_hf.data.questions import nearest
 
 KINDS = ("openai", "gemini", "local")
+AT_ONCE = {"local": 1}  # `max_concurrency` of those kinds that have one
 
 
 @dataclass(frozen=True)

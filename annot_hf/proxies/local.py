@@ -20,7 +20,7 @@ from transformers import (
 )
 from transformers.utils.hub import cached_file, extract_commit_hash
 
-from annot_hf.proxies.backend import Answer, Ask, Stopped
+from annot_hf.proxies.backend import AT_ONCE, Answer, Ask, Stopped
 
 
 class LocalModel:
@@ -39,7 +39,7 @@ class LocalModel:
         ValueError: There is no such checkpoint, it is of another kind, or lacks something.
     """
 
-    max_concurrency = 1
+    max_concurrency = AT_ONCE["local"]
     timeout = None
 
     def __init__(self, model: str, *, batch_size: int = 8, max_tokens: int = 64, revision: str = "") -> None:

@@ -1,10 +1,13 @@
+import re
+
 import pyarrow.parquet as pq
 import pytest
 
+from annot_hf import cli
 from annot_hf.proxies.log import read_log
 from annot_hf.proxies.openai_server import OpenAIServer
 from annot_hf.proxies.server import retry_after
-from benchmarks.chat_server import Reply
+from benchmarks.chat_server import Reply, serve
 
 PAID = {"prompt_tokens": 1, "completion_tokens": 1, "cost": 0.01}
 
@@ -101,3 +104,12 @@ def test_a_key_that_the_model_is_called_by_is_refused(monkeypatch, key, model):
     with pytest.raises(ValueError, match="OPENAI_API_KEY in the environment stands in the name of the model"):
         OpenAIServer(model, base_url="http://127.0.0.1:9/v1")
     OpenAIServer("xylophone", base_url="http://127.0.0.1:9/v1")
+
+
+@pytest.mark.parametrize("cost, shown", [(0, "0.0000 USD"), (0.01, "0.1200 USD"), (None, "not known")])
+def test_a_cost_of_nothing_is_a_cost(corpus, tmp_path, capsys, cost, shown):
+    with serve(lambda _: Reply("anger", usage=PAID | {"cost": cost})) as url:
+        words = [corpus.folder, "--out", tmp_path / "out", "--model", "m", "--base-url", url, "--question", "emotion"]
+        with pytest.raises(SystemExit, match="0"):
+            cli.main(["annotate", *map(str, [*words, "--items", 4, "--annotators", 3])])
+    assert re.search(rf"cost\W+{shown}", capsys.readouterr().out)
