@@ -99,7 +99,13 @@ def estimate(
     ledger = open_ledger(job, prices)
     facts = job.facts(model, revision, max_tokens)
     # the revision of a local model is known once it is loaded
-    take_in(Path(out), facts, ledger, answers_as=answers_as, aside=() if revision else ("revision",))
+    take_in(
+        Path(out),
+        facts,
+        ledger,
+        answers_as=answers_as,
+        aside=("revision",) if backend == "local" or not revision else (),
+    )
     if retry_rejected:
         ledger.reopen_rejected()
     answers = ledger.answers
