@@ -84,12 +84,14 @@ def annotate(
             job,
             out,
             model=model,
+            backend=backend,
             revision=revision,
             max_tokens=max_tokens,
             answers_as=answers_as,
             concurrency=concurrency,
             rate=rate,
             prices=prices,
+            retry_rejected=retry_rejected,
         )
         print_rows(f"What {model} would be asked about {job.question.name}", found.rows())
         return
@@ -121,8 +123,8 @@ def annotate(
     rows.append(
         (
             "cost",
-            f"{report.spent:.4f} USD" if report.spent else "not known",
-            "as far as it is known" if report.spent else "",
+            f"{report.spent:.4f} USD" if report.cost_known else "not known",
+            "as far as it is known" if report.cost_known else "",
         )
     )
     if report.agreement is not None:

@@ -68,9 +68,11 @@ def serve(answer: Callable[[Question], Reply], port: int = 0) -> Iterator[str]:
         stopping.append(task)
         with contextlib.suppress(asyncio.CancelledError):
             loop.run_until_complete(task)
-        for rest in asyncio.all_tasks(loop):
-            rest.cancel()
-        loop.run_until_complete(asyncio.sleep(0))
+        rest = asyncio.all_tasks(loop)
+        for one in rest:
+            one.cancel()
+        if rest:
+            loop.run_until_complete(asyncio.wait(rest))
         loop.close()
 
     stopping: list[asyncio.Task] = []
@@ -88,7 +90,8 @@ async def _talk(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, answer: Callable[[Question], Reply]
 ) -> None:
     """Answer the requests of one connection."""
-    with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
+    # cancelled at the end: asyncio 3.11 prints the traceback of a connection that says so
+    with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError, asyncio.CancelledError):
         while head := await reader.readuntil(b"\r\n\r\n"):
             first, *lines = head.decode("latin-1").split("\r\n")
             headers = {

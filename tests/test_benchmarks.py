@@ -1,11 +1,18 @@
 """The command of the benchmarks; what they measure is not run here."""
 
+import base64
+import http.client
+import json
 import re
+import threading
+import time
+import urllib.request
 from pathlib import Path
 
 import pytest
 
 from benchmarks import __main__ as command
+from benchmarks.chat_server import Reply, serve
 from benchmarks.qwen2_audio_memory import counts, estimate, shape_7b
 
 PAGE = Path(command.__file__).parents[1] / "docs" / "qwen2_audio.md"
@@ -63,3 +70,32 @@ def test_the_parameters_counted_are_those_of_the_published_checkpoint():
     assert found.adapters == layers * 4 * 2 * 8 * d
     norms = 2 * d + 2 * d + 2 * (d // 2)
     assert found.head == 4 * d * d + 4 * d + d * d + d + norms + d * (d // 2) + d // 2 + (d // 2) * 4 + 4
+
+
+@pytest.mark.parametrize("slow", [{"stall": 30.0}, {"drip": 30.0}])
+def test_the_chat_server_goes_quietly_while_it_stalls(caplog, slow):
+    came, ended = threading.Semaphore(0), []
+    audio = {"input_audio": {"data": base64.b64encode(b"RIFF").decode()}}
+    body = json.dumps({"messages": [{"content": [audio]}]}).encode()
+
+    def answer(_):
+        came.release()
+        return Reply("late", **slow)
+
+    def ask(url):
+        try:
+            urllib.request.urlopen(urllib.request.Request(url, body), timeout=20).read()
+        except (OSError, http.client.HTTPException) as error:
+            ended.append(error)
+
+    start = time.monotonic()
+    with serve(answer) as url:
+        asking = [threading.Thread(target=ask, args=(url,)) for _ in range(3)]
+        for one in asking:
+            one.start()
+        for _ in asking:
+            assert came.acquire(timeout=10)
+    for one in asking:
+        one.join(10)
+    assert len(ended) == 3 and time.monotonic() - start < 5  # connections are closed, not left to time out
+    assert not caplog.records

@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from annot_hf.data import encoding
-from annot_hf.data.export import ExportedCorpus
+from annot_hf.data.export import MARKER as EXPORTED, ExportedCorpus
 from annot_hf.data.questions import Question
 from annot_hf.data.sources import SYNTHETIC
 from annot_hf.data.votes import VoteTable
@@ -70,10 +70,7 @@ def write_annotations(
     taken = sorted(set(OURS) & set(facts))
     if taken:
         raise ValueError(f"The fact {taken[0]!r} of annotations is written by itself; give it another name.")
-    if folder.exists() and not folder.is_dir():
-        raise ValueError(f"{folder} is a file; give a folder for the annotations.")
-    if (folder / MARKER).exists() and _facts_or_false(folder / MARKER, damaged_is_none=True) is False:
-        raise ValueError(f"{folder / MARKER} is of another kind than {KIND!r}; give a new folder.")
+    check_folder(folder)
     record = {
         "kind": KIND,
         **facts,
@@ -89,6 +86,23 @@ def write_annotations(
     record["votes_sha256"] = _replace(folder / VOTES, lambda path: pq.write_table(votes.to_arrow(), path))
     text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
     _replace(folder / MARKER, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def check_folder(folder: str | os.PathLike[str]) -> None:
+    """Whether annotations may be written to a folder, which may be new.
+
+    Raises:
+        ValueError: It is a file or an exported corpus, or its annotations.json is somebody else's.
+    """
+    folder = Path(folder)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder} is a file; give a folder for the annotations.")
+    if (folder / EXPORTED).exists():
+        raise ValueError(f"{folder} holds an exported corpus ({EXPORTED}); give the annotations a folder of their own.")
+    if (folder / MARKER).exists() and _facts_or_false(folder / MARKER, damaged_is_none=True) is False:
+        raise ValueError(
+            f"{folder / MARKER} is of another kind than {KIND!r}; move that file away or give a new folder."
+        )
 
 
 def write_replies(folder: Path, replies: pa.Table | pa.RecordBatchReader) -> int:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from datasets import Audio, Dataset, DatasetDict, Features, Value, concatenate_datasets
 from scipy.io import wavfile
 
@@ -54,7 +55,8 @@ def mix_dataset(
     mixed_text_from, mixed_first_speaker, mixed_second_speaker and mixed_seed say where they come from.
 
     Args:
-        data: The training split, or all splits: then only `split` is mixed and its speakers are held against the others'.
+        data: The training split, or all splits: then only `split` is mixed and its speakers are held against the others',
+            with a warning about rows whose speaker is not known.
         support: Names of the K labels, in the order of the distributions.
         probs: Column of the distributions, lists of K numbers.
         item: Column of names, each once.
@@ -86,9 +88,7 @@ def mix_dataset(
         if split not in data:
             raise ValueError(f"There is no split {split!r}; the data have {', '.join(data)}.")
         splits, data = data, data[split]
-        others = [other for name, other in splits.items() if name != split and speaker in other.column_names]
-        if speaker in data.column_names:
-            check_apart(data[speaker][:], [one for other in others for one in other[speaker][:]])
+        _check_speakers(splits, split, speaker)
     columns = _columns(data, item=item, probs=probs, audio=audio, text=text, speaker=speaker)
     names = data[item][:]
     plan = plan_mixtures(
@@ -121,6 +121,28 @@ def mix_dataset(
     return DatasetDict(
         {name: mixed if name == split else _unmixed(other) for name, other in splits.items()}
     ), plan.report
+
+
+def _check_speakers(splits: DatasetDict, split: str, speaker: str | None) -> None:
+    """Hold the speakers of a split against those of the others, and say of how many rows they are not known."""
+    speakers = {
+        name: data[speaker][:] if speaker in data.column_names else [None] * len(data) for name, data in splits.items()
+    }
+    mine = speakers.pop(split)
+    others = [one for theirs in speakers.values() for one in theirs]
+    check_apart(mine, others)
+    unknown, beside = int(pd.isna(mine).sum()), int(pd.isna(others).sum())
+    if others and (unknown or beside):
+        logger.warning(
+            "%d of %d rows of split %s and %d of %d rows of the others have no speaker (speaker=%r), so that mixtures may "
+            "carry a voice across.",
+            unknown,
+            len(mine),
+            split,
+            beside,
+            len(others),
+            speaker,
+        )
 
 
 def _unmixed(data: Dataset) -> Dataset:

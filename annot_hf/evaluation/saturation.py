@@ -13,6 +13,7 @@ from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.alignment import examples
 from annot_hf.evaluation.saturation_curves import (
     HeldOut,
+    check_whole,
     measure_curve,
     measure_held_out,
     measure_ideal,
@@ -48,9 +49,13 @@ def measure_saturation(
         seed: Seed of all draws.
 
     Raises:
-        ValueError: The annotations are of another corpus, the question has no histogram, human votes have weights, there is no
-            item with votes of both, or no such split.
+        ValueError: A number is out of range, the annotations are of another corpus, the question has no histogram, human votes
+            have weights, there is no item with votes of both, or no such split.
     """
+    check_whole("seed", seed, 0)
+    check_whole("number of votes", votes if votes is not None else 1)
+    check_whole("number of resamples", resamples)
+    check_whole("number of bootstrap resamples", n_resamples)
     check_corpus(annotations, corpus)
     if is_synthetic(corpus.votes).any():
         raise ValueError(f"{corpus.name} itself holds votes of source {SYNTHETIC!r}; export people's votes only.")

@@ -194,10 +194,15 @@ def measure_ideal(
     return measure_curve(drawn, reference, items, votes, clusters, **options)
 
 
+def check_whole(name: str, value: Any, least: int = 1) -> None:
+    """Raise a ValueError unless it is a whole number from `least` up."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+        raise ValueError(f"The {name} is {value!r}; give a whole number from {least} up.")
+
+
 def _check(counts: np.ndarray, votes: int, resamples: int) -> None:
-    for name, value in (("votes", votes), ("resamples", resamples)):
-        if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < 1:
-            raise ValueError(f"The number of {name} is {value!r}; give a whole number from 1 up.")
+    check_whole("number of votes", votes)
+    check_whole("number of resamples", resamples)
     if not len(counts) or counts.sum(1).min() < votes:
         fewest = "there is no item" if not len(counts) else f"an item has {int(counts.sum(1).min())}"
         raise ValueError(f"{votes} votes are to be drawn of each item and {fewest}; leave such items out.")

@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from annot_hf.data.agreement import pairwise_agreement
+from annot_hf.data.annotations import check_folder
 from annot_hf.proxies.backend import Backend
 from annot_hf.proxies.budget import Budget
 from annot_hf.proxies.collect import collect
@@ -40,6 +41,7 @@ class AnnotationReport:
         human_agreement: How often two human votes on an item agree; None where no item has two.
         stopped: Why it ended before everything was asked; "" if it did not.
         notes: What else should be known.
+        cost_known: Whether the cost of any answer is.
     """
 
     folder: Path
@@ -50,6 +52,7 @@ class AnnotationReport:
     human_agreement: float | None
     stopped: str = ""
     notes: list[str] = field(default_factory=list)
+    cost_known: bool = False
 
     @property
     def complete(self) -> bool:
@@ -91,6 +94,7 @@ def annotate(
     """
     check_pace(concurrency, rate, attempts, max_cost)
     out = Path(out)
+    check_folder(out)
     facts = job.facts(backend.model, backend.revision, backend.max_tokens)
     with AnswerLog(out) as log:
         ledger = open_ledger(job, prices)
@@ -124,6 +128,7 @@ def annotate(
         human,
         session.stopped,
         notes,
+        ledger.dearest is not None,
     )
 
 

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from annot_hf.data.questions import nearest
 
 KINDS = ("openai", "gemini", "local")
+AT_ONCE = {"local": 1}  # `max_concurrency` of those kinds that have one
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,7 @@ class Answer:
         input_tokens: Tokens read, if the server reports them.
         output_tokens: Tokens written, if the server reports them.
         cost: What the server charged (USD), if it reports that.
+        said: The raw text with a key that `reply` leaves out: labels are read off it, and it is written nowhere.
     """
 
     reply: str | None
@@ -58,6 +60,7 @@ class Answer:
     input_tokens: int | None = None
     output_tokens: int | None = None
     cost: float | None = None
+    said: str | None = None
 
 
 class Backend(Protocol):

@@ -5,8 +5,10 @@ from pathlib import Path
 
 import numpy as np
 
+from annot_hf.data.annotations import check_folder
 from annot_hf.data.audio import audio_info
 from annot_hf.proxies.annotate import check_pace
+from annot_hf.proxies.backend import AT_ONCE
 from annot_hf.proxies.earlier import take_in
 from annot_hf.proxies.job import Job, open_ledger
 from annot_hf.proxies.ledger import Prices
@@ -65,12 +67,14 @@ def estimate(
     out: str | Path,
     *,
     model: str,
+    backend: str = "openai",
     revision: str = "",
     max_tokens: int = 64,
     answers_as: str = "",
     concurrency: int = 16,
     rate: float | None = None,
     prices: Prices | None = None,
+    retry_rejected: bool = False,
 ) -> Estimate:
     """What is still to be asked for a job, and what that takes; nothing is asked and nothing written.
 
@@ -78,21 +82,32 @@ def estimate(
         job: From `make_job`.
         out: Folder of the run, which may hold answers already: they then tell what an answer takes.
         model: Model that would be asked.
+        backend: Kind of the backend (see `make_backend`).
         revision: Its revision.
         max_tokens: Most tokens of a reply.
         answers_as: Another name under which it answers.
-        concurrency: Questions under way at a time.
+        concurrency: Questions under way at a time, as far as the backend takes them.
         rate: Most questions a second.
         prices: What tokens cost.
+        retry_rejected: Count what the server rejected before among what is asked.
 
     Raises:
         ValueError: A number is out of range, or the folder holds another run.
     """
     check_pace(concurrency, rate)
+    check_folder(out)
     ledger = open_ledger(job, prices)
     facts = job.facts(model, revision, max_tokens)
     # the revision of a local model is known once it is loaded
-    take_in(Path(out), facts, ledger, answers_as=answers_as, aside=() if revision else ("revision",))
+    take_in(
+        Path(out),
+        facts,
+        ledger,
+        answers_as=answers_as,
+        aside=("revision",) if backend == "local" or not revision else (),
+    )
+    if retry_rejected:
+        ledger.reopen_rejected()
     answers = ledger.answers
     open_ = ledger.open(job.rows, len(job.annotators))
     clips = _seconds(job)
@@ -111,6 +126,7 @@ def estimate(
     priced = answers - ledger.unpriced
     if priced > 0:
         cost = len(open_) * ledger.spent / priced
+    at_once = min(concurrency, AT_ONCE.get(backend, concurrency))
     each = ledger.seconds / answers if answers else SECONDS
     return Estimate(
         questions=len(open_),
@@ -118,7 +134,7 @@ def estimate(
         audio_hours=audio / 3600,
         input_tokens=tokens[0],
         output_tokens=tokens[1],
-        seconds=max(len(open_) * each / concurrency, len(open_) / rate if rate else 0.0),
+        seconds=max(len(open_) * each / at_once, len(open_) / rate if rate else 0.0),
         cost=cost,
         without_transcript=job.without_transcript,
         measured=bool(answers),

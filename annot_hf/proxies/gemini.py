@@ -1,12 +1,22 @@
 """Gemini, through Google's own client; arXiv 2601.14620 asked Gemini 2.5 Pro."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from annot_hf.proxies.backend import Answer, Ask, Busy, Rejected, Stopped
-from annot_hf.proxies.server import LONGEST_BODY, REJECTING, STOPPING, Server, retry_after
+from annot_hf.proxies.server import (
+    GAVE_UP,
+    LONGEST_BODY,
+    REJECTING,
+    STOPPING,
+    Server,
+    count_of,
+    retry_after,
+    seconds_of,
+)
 
 _BLOCKED = ("SAFETY", "PROHIBITED_CONTENT", "BLOCKLIST", "RECITATION", "SPII")
+_ODD = (ValueError, TypeError, AttributeError, LookupError, RecursionError)  # what odd bodies raise in the client
 
 
 class Gemini(Server):
@@ -43,15 +53,16 @@ class Gemini(Server):
         contents = [types.Part.from_bytes(data=ask.audio, mime_type="audio/wav"), types.Part.from_text(text=ask.user)]
         try:
             found = await self.client.aio.models.generate_content(model=self.model, contents=contents, config=config)
+            answer = _answer(found)
         except self.errors.APIError as error:
             raise self._failure(error) from None
         except (self.http.HTTPError, TimeoutError, OSError) as error:
             reached = not isinstance(error, self.http.ConnectError | self.http.ConnectTimeout)
             raise Busy(f"{type(error).__name__}: {self.key.mask(str(error))}", paid=reached) from None
-        except (self.errors.UnknownApiResponseError, ValueError, TypeError, RecursionError) as error:
+        except (self.errors.UnknownApiResponseError, *_ODD) as error:
             shown, name = self.key.mask(str(error))[:LONGEST_BODY], type(error).__name__
             raise Busy(f"the body is no generateContent response ({name})", paid=True, body=shown) from None
-        return [self.key.mask_answer(_answer(found))]
+        return [self.key.mask_answer(answer)]
 
     async def close(self) -> None:
         """See `Backend.close`."""
@@ -60,15 +71,26 @@ class Gemini(Server):
     def _failure(self, error: Any) -> Exception:
         """What an HTTP status means for the questions."""
         status, said = error.code, self.key.mask(str(error.message))[:300]
-        if status in STOPPING or (status == 400 and "api key" in said.lower()):
+        if status in STOPPING or (status == 400 and "api key" in str(error.message).lower()):
             return Stopped(
                 f"Gemini answers {status} to a question for model {self.model!r} ({said}); check the key and the name of the "
                 "model."
             )
         if status in REJECTING:
             return Rejected(f"{status}: {said}")
-        headers = getattr(error.response, "headers", None) or {}
-        return Busy(f"{status}: {said}", retry_after=retry_after(headers))
+        pause = retry_after(getattr(error.response, "headers", None) or {})
+        pause = _retry_delay(error.details) if pause is None else pause
+        return Busy(f"{status}: {said}", retry_after=pause, paid=status in GAVE_UP)
+
+
+def _retry_delay(body: Any) -> float | None:
+    """Seconds that the google.rpc.RetryInfo of an error's JSON asks for, such as "34s"; None without a readable one."""
+    error = body.get("error") if isinstance(body, Mapping) else None
+    details = error.get("details") if isinstance(error, Mapping) else None
+    for one in details if isinstance(details, list) else ():
+        if isinstance(one, Mapping) and str(one.get("@type")).endswith("google.rpc.RetryInfo"):
+            return seconds_of(str(one.get("retryDelay")).removesuffix("s"))
+    return None
 
 
 def _answer(found: Any) -> Answer:
@@ -79,13 +101,14 @@ def _answer(found: Any) -> Answer:
     usage = found.usage_metadata
     blocked = found.prompt_feedback is not None and found.prompt_feedback.block_reason is not None
     finish = getattr(getattr(candidate, "finish_reason", None), "name", "")
-    written = [usage.candidates_token_count, usage.thoughts_token_count] if usage is not None else []
+    names = ("prompt_token_count", "candidates_token_count", "thoughts_token_count")
+    read, *written = (count_of(getattr(usage, name, None)) for name in names)
     return Answer(
         "".join(texts) if texts else None,
         model=found.model_version or "",
         revision=found.model_version or "",
         refused=blocked or finish in _BLOCKED,
         cut=finish == "MAX_TOKENS",
-        input_tokens=None if usage is None else usage.prompt_token_count,
+        input_tokens=read,
         output_tokens=sum(count or 0 for count in written) if any(count is not None for count in written) else None,
     )

@@ -20,7 +20,8 @@ from transformers import (
 )
 from transformers.utils.hub import cached_file, extract_commit_hash
 
-from annot_hf.proxies.backend import Answer, Ask, Stopped
+from annot_hf.models.adapter_files import digest_of
+from annot_hf.proxies.backend import AT_ONCE, Answer, Ask, Stopped
 
 
 class LocalModel:
@@ -33,19 +34,28 @@ class LocalModel:
         model: Hub id or folder of a Qwen2-Audio checkpoint.
         batch_size: Questions at a time.
         max_tokens: Most tokens of a reply.
-        revision: Revision on the Hub.
+        revision: Revision on the Hub; of a folder, the digest that an earlier run wrote down.
+
+    Attributes:
+        revision: The commit on the Hub; of a folder, a digest of its weights, so that others in their place are noticed.
 
     Raises:
-        ValueError: There is no such checkpoint, it is of another kind, or lacks something.
+        ValueError: There is no such checkpoint, it is of another kind or revision, or lacks something.
     """
 
-    max_concurrency = 1
+    max_concurrency = AT_ONCE["local"]
     timeout = None
 
     def __init__(self, model: str, *, batch_size: int = 8, max_tokens: int = 64, revision: str = "") -> None:
         self.model, self.batch_size, self.max_tokens = model, batch_size, max_tokens
-        self.revision = _check_kind(model, revision)
-        self.processor, self.lalm = _load(model, self.revision)
+        commit = _check_kind(model, revision)
+        self.processor, self.lalm = _load(model, commit)
+        self.revision = commit or digest_of(self.lalm) or ""
+        if not commit and revision not in ("", self.revision):
+            raise ValueError(
+                f"revision is {revision!r} and the weights in the folder {model} are {self.revision}; put those back, or "
+                "leave the revision out."
+            )
         self.processor.tokenizer.padding_side = "left"
         tokens = self.lalm.generation_config
         # a fresh configuration: that of the checkpoint has a temperature, a top-k and a repetition penalty of its own
@@ -136,7 +146,7 @@ def _load(model: str, revision: str) -> tuple[ProcessorMixin, Qwen2AudioForCondi
 
 
 def _check_kind(model: str, revision: str) -> str:
-    """Raise a ValueError unless its config.json says that it is a Qwen2-Audio; gives the revision that was found."""
+    """Raise a ValueError unless its config.json says that it is a Qwen2-Audio; gives its commit, "" for a plain folder."""
     try:
         path = cached_file(model, "config.json", revision=revision or None)
         config = {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
@@ -156,7 +166,7 @@ def _check_kind(model: str, revision: str) -> str:
         raise ValueError(
             f"{model} is a {kind}; backend local takes a Qwen2-Audio: serve others by vLLM, say, and use backend openai."
         )
-    return revision or extract_commit_hash(path, None) or ""
+    return extract_commit_hash(path, None) or ""
 
 
 def _first_line(error: Exception) -> str:

@@ -7,9 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from annot_hf.proxies.backend import Answer, Ask, Busy, Rejected, Stopped
-from annot_hf.proxies.server import LONGEST_BODY, REJECTING, STOPPING, Server, retry_after
-
-_LARGEST = 10**9  # tokens, or USD, of one answer: more is no report
+from annot_hf.proxies.server import GAVE_UP, LARGEST, LONGEST_BODY, REJECTING, STOPPING, Server, count_of, retry_after
 
 
 class OpenAIServer(Server):
@@ -79,7 +77,7 @@ class OpenAIServer(Server):
             )
         if status in REJECTING:
             return Rejected(f"{status}: {said}")
-        return Busy(f"{status}: {said}", retry_after=retry_after(error.response.headers))
+        return Busy(f"{status}: {said}", retry_after=retry_after(error.response.headers), paid=status in GAVE_UP)
 
 
 def read_completion(body: Mapping[str, Any]) -> Answer:
@@ -91,7 +89,8 @@ def read_completion(body: Mapping[str, Any]) -> Answer:
     choices = body["choices"]
     if not isinstance(choices, list):
         raise TypeError(f"choices is a {type(choices).__name__}")
-    usage = body.get("usage") or {}
+    usage = body.get("usage")
+    usage = usage if isinstance(usage, Mapping) else {}  # what was paid for is not thrown away for want of its counts
     choice = choices[0] if choices else {}
     message = choice.get("message") or {}
     reply = message.get("content")
@@ -108,10 +107,10 @@ def read_completion(body: Mapping[str, Any]) -> Answer:
         revision=str(body.get("system_fingerprint") or ""),
         cut=choice.get("finish_reason") == "length",
         refused=bool(message.get("refusal")) or choice.get("finish_reason") == "content_filter",
-        input_tokens=_count(usage.get("prompt_tokens")),
-        output_tokens=_count(usage.get("completion_tokens")),
+        input_tokens=count_of(usage.get("prompt_tokens")),
+        output_tokens=count_of(usage.get("completion_tokens")),
         cost=float(cost)
-        if isinstance(cost, int | float) and not isinstance(cost, bool) and 0 <= cost <= _LARGEST
+        if isinstance(cost, int | float) and not isinstance(cost, bool) and 0 <= cost <= LARGEST
         else None,
     )
 
@@ -120,7 +119,3 @@ def read_completion(body: Mapping[str, Any]) -> Answer:
 def _encoded(audio: bytes) -> str:
     """Base64; the annotators of an item follow each other."""
     return base64.b64encode(audio).decode()
-
-
-def _count(value: Any) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _LARGEST else None

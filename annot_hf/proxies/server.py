@@ -2,7 +2,9 @@
 
 import email.utils
 import importlib
+import math
 import os
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -11,9 +13,13 @@ from typing import Any, ClassVar
 
 from annot_hf.proxies.backend import Answer, check_address
 
+LARGEST = 10**9  # tokens, or USD, of one answer: more is no report
 LONGEST_BODY = 2000  # characters kept of a body that is no answer
+SHORTEST = 8  # characters of a key that is taken for one inside other words too
 REJECTING = (400, 413, 415, 422)  # what a server says of a question that it will never take
 STOPPING = (401, 402, 403, 404)
+# somebody in between gave up waiting, and what stands behind may have answered; 408 is LiteLLM's, 520 and 524 Cloudflare's
+GAVE_UP = (408, 502, 504, 520, 524)
 
 
 class Server:
@@ -51,7 +57,7 @@ class Server:
     ) -> None:
         self.library, self.http = needs(self.needed_library), needs("httpx2")
         check_address(base_url)
-        self.key = Key(key_name or self.usual_key, needed=self.needs_key or base_url is None)
+        self.key = Key(key_name or self.usual_key, needed=self.needs_key or base_url is None, model=model)
         self.model, self.revision, self.max_tokens, self.timeout = model, revision, max_tokens, timeout
         self.client = self._connect(base_url)
 
@@ -63,15 +69,19 @@ class Server:
 class Key:
     """A key from the environment, which nothing that is written down may hold.
 
+    A short one, such as the "a" or "none" that servers of one's own are given, is left out where it is a word of its own,
+    not inside other words.
+
     Args:
         name: Environment variable.
         needed: Whether there must be one.
+        model: Name of the model, which is written down.
 
     Raises:
-        ValueError: There is none, or it holds what no key does; the message has its name only.
+        ValueError: There is none, it holds what no key does, or the model is called so; the message has its name only.
     """
 
-    def __init__(self, name: str, *, needed: bool) -> None:
+    def __init__(self, name: str, *, needed: bool, model: str = "") -> None:
         self.value = os.environ.get(name, "").strip()
         if needed and not self.value:
             raise ValueError(f"The environment has no {name}; set it to your key.")
@@ -80,16 +90,25 @@ class Key:
                 f"{name} in the environment has a blank, a control character or one that is not ASCII; set it to the key "
                 "alone."
             )
+        word = re.escape(self.value)
+        self._found = re.compile(word if len(self.value) >= SHORTEST else rf"(?<!\w){word}(?!\w)")
+        if self.mask(model) != model:
+            raise ValueError(
+                f"{name} in the environment stands in the name of the model, which is written down; set it to the key alone, "
+                "or to another word for a server that wants none."
+            )
 
     def mask(self, text: str) -> str:
         """The text without the key, which some servers repeat."""
-        return text.replace(self.value, "[key]") if self.value else text
+        return self._found.sub("[key]", text) if self.value else text
 
     def mask_answer(self, answer: Answer) -> Answer:
-        """The answer without the key."""
+        """The answer without the key, but for `said`."""
+        reply = None if answer.reply is None else self.mask(answer.reply)
         return replace(
             answer,
-            reply=None if answer.reply is None else self.mask(answer.reply),
+            reply=reply,
+            said=None if reply == answer.reply else answer.reply,
             model=self.mask(answer.model),
             revision=self.mask(answer.revision),
         )
@@ -111,15 +130,27 @@ def needs(name: str) -> ModuleType:
 
 def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
     """Seconds that a Retry-After header asks for, as a number or a date; None without a readable one."""
-    said = headers.get("retry-after-ms")
-    try:
-        if said is not None:
-            return max(float(said) / 1000, 0.0)
-        said = headers.get("retry-after")
-        return None if said is None else max(float(said), 0.0)
-    except ValueError:
-        pass
+    said = headers.get("retry-after")
+    milliseconds, seconds = seconds_of(headers.get("retry-after-ms")), seconds_of(said)
+    if milliseconds is not None:
+        return milliseconds / 1000
+    if seconds is not None:
+        return seconds
     try:
         return max(email.utils.parsedate_to_datetime(said).timestamp() - (time.time() if now is None else now), 0.0)
+    except (TypeError, ValueError, OverflowError):
+        return None
+
+
+def seconds_of(said: Any) -> float | None:
+    """A number of seconds (s), 0 or more, from its text; None if it is none."""
+    try:
+        seconds = float(said)
     except (TypeError, ValueError):
         return None
+    return max(seconds, 0.0) if math.isfinite(seconds) else None
+
+
+def count_of(value: Any) -> int | None:
+    """A number of tokens as a server reports it; None if it is none, or one that no answer has."""
+    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST else None

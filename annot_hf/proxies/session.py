@@ -320,7 +320,11 @@ class Session:
         labels, prompt = self.job.question.labels, question.prompt
         reply = None if answer.reply is None else answer.reply[:LONGEST_REPLY]
         status, label = parse_reply(
-            reply, labels, prompt=f"{prompt.system}\n{prompt.user}", parsing=self.job.parsing, cut=answer.cut
+            (answer.said or reply or "")[:LONGEST_REPLY],
+            labels,
+            prompt=f"{prompt.system}\n{prompt.user}",
+            parsing=self.job.parsing,
+            cut=answer.cut,
         )
         if answer.refused:
             status, label = "refusal", -1

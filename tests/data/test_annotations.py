@@ -9,7 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from annot_hf.data import annotations as module
-from annot_hf.data.annotations import read_annotations, write_annotations
+from annot_hf.data.annotations import check_folder, read_annotations, write_annotations
 from annot_hf.data.questions import Question
 from annot_hf.data.votes import VoteTable
 
@@ -173,3 +173,26 @@ def test_folders_of_others_are_left_alone(tmp_path):
     (tmp_path / "annotations.json").write_text('{"kind": "mine"}')
     with pytest.raises(ValueError, match="is of another kind"):
         write_annotations(tmp_path, votes_of(), REPLIES, FACTS)
+
+
+@pytest.mark.parametrize(
+    "name, text, message",
+    [
+        (
+            "annotations.json",
+            "{}",
+            r"annotations.json is of another kind than .*; move that file away or give a new folder",
+        ),
+        ("annotations.json", '{"tool": "other"}', "move that file away"),
+        ("corpus.json", "{}", "holds an exported corpus .corpus.json.; give the annotations a folder of their own"),
+    ],
+)
+def test_whether_a_folder_may_be_written_is_told_beforehand(tmp_path, name, text, message):
+    check_folder(tmp_path)
+    check_folder(tmp_path / "new")
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        check_folder(tmp_path)
+    with pytest.raises(ValueError, match=message):
+        write_annotations(tmp_path, votes_of(), REPLIES, FACTS)
+    assert os.listdir(tmp_path) == [name]

@@ -97,7 +97,7 @@ def test_it_is_the_same_again_and_in_several_processes_and_from_parquet(data, tm
     assert back.cast_column("audio", Audio(RATE, decode=False)).to_list() == expected.to_list()
 
 
-def test_only_the_training_split_is_mixed_and_speakers_do_not_cross(data):
+def test_only_the_training_split_is_mixed_and_speakers_do_not_cross(data, caplog):
     others = data.map(lambda row: {"item": "v" + row["item"], "speaker": "v" + row["speaker"]})
     mixed, report = mix_dataset(DatasetDict(train=data, validation=others), support=SUPPORT, share=0.9)
     assert {name: len(split) for name, split in mixed.items()} == {"train": 19, "validation": 14}
@@ -109,8 +109,29 @@ def test_only_the_training_split_is_mixed_and_speakers_do_not_cross(data):
         mix_dataset(DatasetDict(train=data, test=data), support=SUPPORT)
     with pytest.raises(ValueError, match="no split 'train'; the data have dev"):
         mix_dataset(DatasetDict(dev=data), support=SUPPORT)
+    assert not caplog.messages
     swapped = DatasetDict(dev=data, train=others)
     assert len(mix_dataset(swapped, support=SUPPORT, split="dev", share=0.9)[0]["dev"]) == 19
+
+
+def test_speakers_that_cannot_be_held_apart_are_told(data, caplog):
+    test = data.select(range(6)).map(lambda row, at: {"speaker": f"v{at}" if at < 4 else None}, with_indices=True)
+    for splits, options, said in [
+        ({"train": data, "test": data.remove_columns("speaker")}, {}, "0 of 14 rows of split train and 14 of 14 rows"),
+        ({"train": data, "test": data}, {"speaker": None}, "14 of 14 rows of split train and 14 of 14 rows"),
+        ({"train": data.remove_columns("speaker"), "test": test}, {}, "14 of 14 rows of split train and 2 of 6 rows"),
+        (
+            {"train": data, "test": test},
+            {},
+            "0 of 14 rows of split train and 2 of 6 rows of the others have no speaker",
+        ),
+    ]:
+        caplog.clear()
+        mix_dataset(DatasetDict(splits), support=SUPPORT, share=0.9, **options)
+        assert said in caplog.text and f"speaker={options.get('speaker', 'speaker')!r}" in caplog.text
+    caplog.clear()
+    mix_dataset(DatasetDict(train=data.remove_columns("speaker")), support=SUPPORT, share=0.9)
+    assert not caplog.messages  # there is nobody to keep apart from
 
 
 def test_clips_lie_on_disk_and_follow_their_files(data, rows, tmp_path):

@@ -185,6 +185,10 @@ def test_one_item(corpus, tmp_path):
         ({"votes": 13}, "No item has 13 synthetic votes; the most are 12"),
         ({"votes": 0}, "number of votes is 0"),
         ({"resamples": 0}, "number of resamples is 0"),
+        ({"n_resamples": 0}, "number of bootstrap resamples is 0; give a whole number from 1 up"),
+        ({"n_resamples": -5}, "number of bootstrap resamples is -5"),
+        ({"seed": -1}, "seed is -1; give a whole number from 0 up"),
+        ({"seed": 1.5}, "seed is 1.5; give"),
     ],
 )
 def test_bad_requests(annotations, corpus, options, message):
@@ -244,3 +248,8 @@ def test_the_command(annotations, exports, tmp_path, capsys):
     with pytest.raises(SystemExit) as end:
         cli.main(["saturation", str(tmp_path), *words[1:]])
     assert end.value.code == 2 and "holds no annotations" in capsys.readouterr().err
+    for option, value, least in (("--seed", "-1", 0), ("--resamples", "0", 1), ("--resamples", "-5", 1)):
+        with pytest.raises(SystemExit) as end:
+            cli.main(["saturation", *words, option, value])
+        error = " ".join(capsys.readouterr().err.split())
+        assert end.value.code == 2 and f" is {value}; give a whole number from {least} up" in error

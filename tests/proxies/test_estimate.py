@@ -1,5 +1,8 @@
+import re
+
 import pytest
 
+from annot_hf import cli
 from annot_hf.proxies.estimate import estimate
 from annot_hf.proxies.ledger import Prices
 from benchmarks.chat_server import Reply
@@ -56,3 +59,51 @@ def test_it_refuses_what_the_run_would_refuse(ask, job, tmp_path):
         with pytest.raises(ValueError, match=next(iter(options))):
             estimate(job(), tmp_path / "out", model="listener", **options)
     assert "one instruction for all" in str(estimate(job(), tmp_path / "out", model="listener").rows())
+
+
+@pytest.mark.parametrize("text", ['{"tool": "other"}', "{}"])
+def test_a_folder_that_cannot_be_written_is_told_before_the_first_question(ask, job, tmp_path, text):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "annotations.json").write_text(text)
+    asked = []
+    for go in (
+        lambda: estimate(job(), tmp_path / "out", model="listener"),
+        lambda: ask(lambda *_: asked.append(1) or "anger"),
+    ):
+        with pytest.raises(ValueError, match="is of another kind .*; move that file away or give a new folder"):
+            go()
+    assert not asked and [path.name for path in (tmp_path / "out").iterdir()] == ["annotations.json"]
+    (tmp_path / "out" / "annotations.json").unlink()
+    assert ask(lambda *_: "anger")[0].counts["label"] == 24
+
+
+def test_the_export_is_no_folder_for_its_annotations(ask, job, corpus):
+    before = sorted(corpus.folder.iterdir())
+    with pytest.raises(ValueError, match="holds an exported corpus"):
+        ask(lambda *_: "anger", out=corpus.folder)
+    with pytest.raises(ValueError, match="holds an exported corpus"):
+        estimate(job(), corpus.folder, model="listener")
+    assert sorted(corpus.folder.iterdir()) == before
+
+
+def test_a_model_here_answers_one_batch_at_a_time_whatever_the_concurrency(job, tmp_path, corpus, capsys):
+    found = estimate(job(annotators=5), tmp_path / "out", model="m", backend="local", concurrency=16)
+    assert found.seconds == 40 * 2.0
+    words = [corpus.folder, "--out", tmp_path / "out", "--model", "m", "--question", "emotion", "--annotators", 5]
+    for more, time in (([], "0 min 5 s"), (["--backend", "local"], "1 min 20 s")):
+        with pytest.raises(SystemExit, match="0"):
+            cli.main(["annotate", *map(str, words), *more, "--dry-run"])
+        assert time in capsys.readouterr().out
+
+
+def test_what_was_rejected_is_asked_again_only_where_it_is_asked_for(ask, job, corpus, tmp_path, capsys):
+    ask(lambda *_: Reply("bad", status=400), job(items=4))
+    counts = []
+    for again in (False, True):
+        found = estimate(job(items=4), tmp_path / "out", model="listener", retry_rejected=again)
+        counts.append((found.questions, found.done))
+    assert counts == [(0, 12), (12, 0)]
+    words = [corpus.folder, "--out", tmp_path / "out", "--model", "listener", "--question", "emotion", "--items", 4]
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["annotate", *map(str, words), "--annotators", "3", "--retry-rejected", "--dry-run"])
+    assert re.search(r"questions to ask\W+12 ", capsys.readouterr().out)

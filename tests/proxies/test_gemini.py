@@ -1,9 +1,11 @@
+import asyncio
 import json
 
 import pyarrow.parquet as pq
 import pytest
 
 from annot_hf.proxies.annotate import annotate
+from annot_hf.proxies.backend import Ask, Busy
 from annot_hf.proxies.gemini import Gemini
 from benchmarks.chat_server import Reply, serve
 
@@ -104,3 +106,73 @@ def test_without_a_key(monkeypatch):
     monkeypatch.delenv("GEMINI_API_KEY", raising=False)
     with pytest.raises(ValueError, match="The environment has no GEMINI_API_KEY"):
         Gemini("gemini-9-pro")
+
+
+def test_a_gateway_that_gave_up_may_have_been_served(run):
+    report, _ = run(lambda number: failed(504, "DEADLINE_EXCEEDED") if number == 2 else said("anger"))
+    assert report.counts["label"] == 12
+    assert "1 answers were cut off, too late or unreadable; they may have been paid for." in report.notes
+
+
+@pytest.mark.parametrize(
+    "candidate",
+    [
+        {"content": {"parts": [{"text": "anger"}]}, "finishReason": 1},
+        {"content": {"parts": [{"text": "anger"}]}, "finishReason": ["STOP"]},
+        {"content": {"parts": 3}, "finishReason": "STOP"},
+        {"content": [], "finishReason": "STOP"},
+    ],
+)
+def test_a_body_that_the_client_chokes_on_is_a_lost_answer(run, candidate):
+    report, questions = run(lambda number: said(candidates=[candidate]) if number == 5 else said("anger"))
+    assert (report.counts["label"], len(questions)) == (12, 13)
+    assert "1 answers were cut off, too late or unreadable; they may have been paid for." in report.notes
+
+
+def test_counts_that_no_answer_has(run, tmp_path):
+    usage = {"promptTokenCount": 10**30, "candidatesTokenCount": -5, "thoughtsTokenCount": 3}
+    report, _ = run(lambda number: said("anger", usageMetadata=usage))
+    assert report.counts["label"] == 12
+    replies = pq.read_table(tmp_path / "out" / "replies.parquet").to_pandas()
+    assert replies["input_tokens"].isna().all() and set(replies["output_tokens"]) == {3}
+
+
+def busy(delay, **more):
+    details = [{"@type": "type.googleapis.com/google.rpc.Help"}, None, delay]
+    return Reply(
+        status=429, body=json.dumps({"error": {"code": 429, "message": "q", "details": details}}).encode(), **more
+    )
+
+
+@pytest.mark.parametrize(
+    ("reply", "seconds"),
+    [
+        (busy({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "34s"}), 34),
+        (busy({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "0.5s"}), 0.5),
+        (
+            busy(
+                {"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": "34s"}, headers={"retry-after": "2"}
+            ),
+            2,
+        ),
+        (busy({"@type": "type.googleapis.com/google.rpc.RetryInfo", "retryDelay": {"seconds": 3}}), None),
+        (busy({"@type": "type.googleapis.com/google.rpc.RetryInfo"}), None),
+        (busy(7), None),
+        (failed(429, "q"), None),
+        (Reply(status=429, body=b'{"error": "q"}'), None),
+        (Reply(status=429, body=b"[3]"), None),
+    ],
+)
+def test_how_long_gemini_asks_to_wait(monkeypatch, reply, seconds):
+    monkeypatch.setenv("GEMINI_API_KEY", "g-secret")
+    with serve(lambda _: reply) as url:
+        backend = Gemini("gemini-9-pro", base_url=url.removesuffix("/v1"), timeout=2.0)
+        with pytest.raises(Busy) as caught:
+            asyncio.run(backend.ask([Ask("i", 0, "s", "u", b"RIFF", 0.5, 1, "k")]))
+    assert caught.value.retry_after == seconds
+
+
+def test_what_is_wrong_with_a_key_is_read_before_the_key_is_left_out(run, monkeypatch):
+    monkeypatch.setenv("GEMINI_API_KEY", "key")
+    report, questions = run(lambda number: failed(400, "API key not valid"), concurrency=1)
+    assert len(questions) == 1 and "400" in report.stopped

@@ -17,6 +17,7 @@ from tiny_qwen2_audio import build_tiny_qwen2_audio
 
 from annot_hf.proxies.annotate import annotate
 from annot_hf.proxies.backend import Ask, make_backend
+from annot_hf.proxies.estimate import estimate
 from annot_hf.proxies.local import RowSampler
 from annot_hf.proxies.log import read_log
 from annot_hf.proxies.session import as_sent
@@ -149,7 +150,34 @@ def test_the_revision_of_a_model_of_the_hub_is_written_down(lalm, tmp_path, monk
     (home / "refs" / "main").write_text(commit)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
     assert make_backend("local", "someone/lalm").revision == commit
-    assert make_backend("local", str(lalm)).revision == ""
+    assert make_backend("local", "someone/lalm", revision="main").revision == commit  # a branch moves on
+
+
+def test_other_weights_in_the_same_folder_are_another_revision(job, lalm, tmp_path):
+    folder = shutil.copytree(lalm, tmp_path / "lalm")
+    first = make_backend("local", str(folder), max_tokens=4)
+    assert first.revision == make_backend("local", str(lalm)).revision != ""
+    assert annotate(job(items=2), first, tmp_path / "out").asked == 6
+    again = make_backend("local", str(folder), max_tokens=4, revision=first.revision)
+    assert annotate(job(items=3), again, tmp_path / "out").asked == 3
+    answers = [record for record in read_log(tmp_path / "out" / "log.jsonl") if record["kind"] == "answer"]
+    assert {record["revision"] for record in answers} == {first.revision}
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    name = max(weights)
+    save_file(weights | {name: weights[name] + 0.5}, path, metadata={"format": "pt"})
+    other = make_backend("local", str(folder), max_tokens=4)
+    with pytest.raises(ValueError, match="holds a run of another revision"):
+        annotate(job(items=4), other, tmp_path / "out")
+    with pytest.raises(
+        ValueError, match=f"revision is '{first.revision}' and the weights in .* are {other.revision}; put"
+    ):
+        make_backend("local", str(folder), revision=first.revision)
+    for revision in ("", "main"):  # what a model here is, a dry run does not load it to find out
+        found = estimate(
+            job(items=4), tmp_path / "out", model=str(folder), backend="local", revision=revision, max_tokens=4
+        )
+        assert found.questions == 3
 
 
 def test_the_library_s_own_server(job, lalm, tmp_path):
