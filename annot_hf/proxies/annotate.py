@@ -106,6 +106,12 @@ def annotate(
             notes.append(
                 f"The log ended in {log.torn} bytes of a record that was never finished; they are in log.torn."
             )
+        others = sorted(accepts.others)
+        if others:
+            notes.append(
+                f"Answers by {', '.join(map(repr, others))} count as those of {backend.model!r}, as --answers-as said; this "
+                "folder knows that for good: if it was a mistake, name another folder."
+            )
         human = _human_agreement(job)
         extent = {"agreement": ledger.agreement, "human_agreement": human, "spent": round(ledger.spent, 6)}
         try:

@@ -8,7 +8,7 @@ from typing import Any
 
 from annot_hf.proxies.job import IDENTITY
 from annot_hf.proxies.ledger import Ledger
-from annot_hf.proxies.log import LOG, read_log
+from annot_hf.proxies.log import LOG, Entry, read_entries
 
 
 @dataclass
@@ -62,14 +62,14 @@ def take_in(
     return names
 
 
-def _checked(out: Path, facts: Mapping[str, Any], aside: Sequence[str], names: ModelNames) -> Iterator[dict[str, Any]]:
+def _checked(out: Path, facts: Mapping[str, Any], aside: Sequence[str], names: ModelNames) -> Iterator[Entry]:
     """The records of a log once the first is known to be of the same run; `names` gathers what they call the model."""
-    for number, record in enumerate(read_log(out / LOG)):
+    for number, entry in enumerate(read_entries(out / LOG)):
         if number == 0:
-            _check_first(out, record, facts, aside)
-        if record["kind"] == "run":
-            names.others |= {record.get("answers_as", "")} - {""}
-        yield record
+            _check_first(out, entry.record, facts, aside)
+        if entry.record.get("kind") == "run":
+            names.others |= {entry.record.get("answers_as", "")} - {""}
+        yield entry
 
 
 def _check_first(out: Path, first: Mapping[str, Any], facts: Mapping[str, Any], aside: Sequence[str]) -> None:
