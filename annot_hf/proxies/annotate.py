@@ -79,8 +79,8 @@ def annotate(
         concurrency: Most questions under way at a time.
         rate: Most questions a second.
         attempts: Tries of one question that the server is too busy or broken to answer; then the next run asks it.
-        max_cost: Most that all answers in the folder may cost together (USD). Nothing is asked whose cost could exceed it,
-            by the dearest answer so far; while no cost is known, one question is under way at a time.
+        max_cost: Most that all answers in the folder may cost together (USD). Nothing is asked, or tried again, whose cost
+            could exceed it, by the dearest answer so far; while no cost is known, one question is under way at a time.
         prices: What tokens cost, where the server does not report what an answer cost.
         answers_as: Name under which the model answers, if it is another than the one that is asked for; later runs in the
             folder know it.

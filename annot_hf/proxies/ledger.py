@@ -2,20 +2,18 @@
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
-from annot_hf.proxies.log import Entry
 from annot_hf.proxies.plan import MOST
 
 # What may come of a question. Only "label" is a vote. After the first six, it is asked again when the run goes on: a clip
 # that could not be read here was never "sent", another model answered, or nobody did.
 STATUSES = ("label", "refusal", "off-list", "echo", "empty", "rejected", "not sent", "wrong-model", "failed")
-SETTLED = STATUSES[:6]
+ANSWERED, SETTLED = STATUSES[:5], STATUSES[:6]
 _OPEN, _ASKED = -1, -2
 _NO_ANSWER, _LATER, _AT_ONCE = 1, 2, 3  # of an answer: whether its model was known to be the right one
 
@@ -105,42 +103,12 @@ class Ledger:
         self._voted = self.human.any(1)
         self._rejected: dict[tuple[int, int], str] = {}
 
-    def replay(self, entries: Iterable[Entry], accepts: Callable[[str], bool]) -> None:
-        """Take in what a log has; a record that is there twice counts once.
-
-        Args:
-            entries: From `read_entries`.
-            accepts: Says of a model's name whether it is the one that is asked; it may know only when the last one is read.
+    def place(self, record: Mapping[str, Any]) -> tuple[int, int]:
+        """Row and annotator that a record of the log is about.
 
         Raises:
-            ValueError: A record is of an item, annotator or label that there is not, or lacks something.
+            ValueError: There is no such item or annotator.
         """
-        shape = self.status.shape
-        seen, unended = _Seen(shape), np.zeros(shape, np.int16, order="F")
-        wrong: list[Entry] = []  # whether a wrong model was the right one, a name in a later record tells
-        for entry in entries:
-            record = entry.record
-            if record.get("kind") == "run":
-                continue
-            with _named(entry):
-                place = self._place(record)
-                if not seen.first(place, entry.seal):
-                    self.repeated += 1
-                elif record["kind"] == "asked":
-                    unended[place] += 1
-                else:
-                    unended[place] -= record.get("status") not in (None, "not sent")
-                    if record.get("status") == "wrong-model":
-                        wrong.append(entry)
-                    else:
-                        self.take_in(entry.offset, record)
-        for entry in wrong:
-            with _named(entry):
-                self.take_in(entry.offset, entry.record, accepted=accepts(entry.record["model"]))
-        self.cut_off = int(unended.clip(0).sum())
-
-    def _place(self, record: Mapping[str, Any]) -> tuple[int, int]:
-        """Row and annotator that a record of the log is about."""
         row = self.row.get(record["item"])
         if row is None or not 0 <= record["annotator"] < MOST:
             raise ValueError(
@@ -164,15 +132,19 @@ class Ledger:
             offset: Where in the log it begins.
             record: A lost answer, an answer, or a question that was closed without one.
             accepted: Whether the model of a "wrong-model" answer is the one that was asked after all.
+
+        Raises:
+            ValueError: The record is of an item, annotator or label that there is not.
+            KeyError, TypeError, IndexError: It is none that `annotate` writes.
         """
-        place = self._place(record)
+        place = self.place(record)
         if record["kind"] == "lost":
             self.lost += 1
             return
         status, rank = record["status"], _NO_ANSWER
         if status == "wrong-model" and accepted:
             status, rank = record["would_be"], _LATER
-        elif status in STATUSES[:5]:
+        elif status in ANSWERED:
             rank = _AT_ONCE
         if record["kind"] not in ("answer", "closed") or status not in STATUSES:
             raise KeyError(f"{record['kind']}, {status}")
@@ -254,38 +226,3 @@ class Ledger:
     def agreement(self) -> float | None:
         """Mean share of an item's human votes that a synthetic vote agrees with; None while there is nothing to compare."""
         return self._agreed / self._compared if self._compared else None
-
-
-@contextmanager
-def _named(entry: Entry) -> Iterator[None]:
-    """Say where a record is that `annotate` never wrote."""
-    try:
-        yield
-    except (KeyError, TypeError, IndexError) as error:
-        raise ValueError(
-            f"The record at byte {entry.offset} of the log is none of annotate ({type(error).__name__}: {error}); restore the "
-            "log, or take that line out."
-        ) from None
-
-
-class _Seen:
-    """Which records there were: 4 bytes a question for its first two, more only for those with more."""
-
-    def __init__(self, shape: tuple[int, int]) -> None:
-        self._seals = np.zeros((2, *shape[::-1]), np.uint32)
-        self._others: set[tuple[int, int, int]] = set()
-
-    def first(self, place: tuple[int, int], seal: int) -> bool:
-        """Whether a record of this question and checksum comes for the first time."""
-        for seals in self._seals:
-            known = seals[place[::-1]]
-            if known == seal:
-                return False
-            if not known:
-                seals[place[::-1]] = seal
-                return True
-        other = (*place, seal)
-        if other in self._others:
-            return False
-        self._others.add(other)
-        return True

@@ -169,8 +169,8 @@ def read_entries(path: str | os.PathLike[str]) -> Iterator[Entry]:
         for number, data in enumerate(lines, 1):
             if not data.endswith(b"\n"):
                 return
-            line = data[:-1].decode(errors="replace")
-            if line.strip():
+            line = data.decode(errors="replace").strip()  # what was put back by hand may have spaces around it
+            if line:
                 try:
                     yield Entry(offset, seal_of(line), record_of(line))
                 except ValueError as error:

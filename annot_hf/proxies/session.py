@@ -345,8 +345,8 @@ class Session:
     def _make(self, row: int, annotator: int, prompt: Prompt) -> Ask:
         item, one = self.ledger.items[row], self.job.annotators[annotator]
         name, audio = f"{item}\0{annotator}", self.audio(row)
-        if isinstance(audio, AudioError):
-            raise audio
+        if isinstance(audio, str):
+            raise AudioError(audio)
         return Ask(
             item=item,
             annotator=annotator,
@@ -358,12 +358,12 @@ class Session:
             key=hashlib.sha256(f"{self.identity}\0{name}".encode()).hexdigest()[:32],
         )
 
-    def _audio(self, row: int) -> bytes | AudioError:
+    def _audio(self, row: int) -> bytes | str:
         """A clip, or why there is none: it is read once for all its annotators."""
         try:
             return as_sent(self.job.corpus.items["audio"].iloc[row], self.job.max_seconds)
         except AudioError as error:
-            return error
+            return str(error)
 
     def _take(self, question: _Question, answer: Answer, seconds: float, tries: int) -> None:
         """Write down an answer that was paid for."""
@@ -469,5 +469,5 @@ def _rejections(ledger: Ledger) -> str:
 
 
 def now() -> str:
-    """The time as the log has it."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    """The time as the log has it: fine enough that no two tries of a question have the same."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

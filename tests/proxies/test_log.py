@@ -125,9 +125,9 @@ def test_nothing_starts_without_room_for_the_reserve(tmp_path, monkeypatch):
     assert not (tmp_path / RESERVE).exists()
 
 
-def test_a_blank_line_is_no_record(tmp_path):
+def test_a_blank_line_is_no_record_and_space_around_one_does_no_harm(tmp_path):
     path = write(tmp_path)
-    path.write_text("".join(line + "\n\n" for line in path.read_text().splitlines()) + " \n")
+    path.write_text("".join(f" {line}\t\r\n\n" for line in path.read_text().splitlines()) + " \n", newline="")
     assert list(read_log(path)) == RECORDS
 
 
