@@ -98,7 +98,12 @@ def annotate(
         if retry_rejected:
             ledger.reopen_rejected()
         session = Session(job, backend, log, ledger, Budget(max_cost, ledger), attempts, accepts)
-        log.append({"kind": "run", "at": now(), "answers_as": answers_as} | facts)
+        try:
+            log.append({"kind": "run", "at": now(), "answers_as": answers_as} | facts)
+        except OSError as error:
+            raise ValueError(
+                f"The log of {out} cannot be written ({error.strerror}); nothing was asked: free some room and run again."
+            ) from None
         asyncio.run(session.run(min(concurrency, backend.max_concurrency or concurrency), rate))
         log.give_up_reserve()
         notes = session.notes()

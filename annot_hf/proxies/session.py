@@ -244,13 +244,8 @@ class Session:
             except AudioError as error:
                 question = _Question(row, annotator, prompt)
                 self._close(question, "not sent", str(error), tries=0)
-                self._count(
-                    "not sent",
-                    [question],
-                    PATIENCE,
-                    1,
-                    f"have clips that could not be read here, the last one: {error}",
-                )
+                said = f"have clips that could not be read here, the last one: {error} (the next run asks about all others first)"
+                self._count("not sent", [question], PATIENCE, 1, said)
         return questions
 
     async def _try(self, batch: _Batch) -> list[Answer] | None:

@@ -884,6 +884,15 @@ def test_only_what_is_in_the_log_is_a_vote_and_the_rest_can_be_put_back(ask, tmp
     assert "under way" not in " ".join(report.notes)
 
 
+def test_a_disk_that_is_full_before_the_run_begins(ask, monkeypatch):
+    with monkeypatch.context() as patch:
+        full_disk(patch, "run", 0)
+        with pytest.raises(ValueError, match=r"cannot be written \(No space left on device\); nothing was asked"):
+            ask(first)
+    report, _ = ask(first)
+    assert report.counts["label"] == 24
+
+
 @pytest.mark.parametrize("takes", ["the reserve", "nothing"])
 def test_a_disk_that_is_full_before_a_question_goes_out(ask, tmp_path, monkeypatch, takes):
     with monkeypatch.context() as patch:
