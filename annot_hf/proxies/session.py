@@ -244,7 +244,7 @@ class Session:
             except AudioError as error:
                 question = _Question(row, annotator, prompt)
                 self._close(question, "not sent", str(error), tries=0)
-                said = f"have clips that could not be read here, the last one: {error} (the next run asks about all others first)"
+                said = f"have clips that could not be read here (the next run asks about them last), such as {error}"
                 self._count("not sent", [question], PATIENCE, 1, said)
         return questions
 
