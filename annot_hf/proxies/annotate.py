@@ -82,8 +82,8 @@ def annotate(
         concurrency: Most questions under way at a time.
         rate: Most questions a second.
         attempts: Tries of one question that the server is too busy or broken to answer; then the next run asks it.
-        max_cost: Most that all answers in the folder may cost together (USD). Nothing is asked whose cost could exceed it,
-            by the dearest answer so far; while no cost is known, one question is under way at a time.
+        max_cost: Most that all answers in the folder may cost together (USD). Nothing is asked, or tried again, whose cost
+            could exceed it, by the dearest answer so far; while no cost is known, one question is under way at a time.
         prices: What tokens cost, where the server does not report what an answer cost.
         answers_as: Name under which the model answers, if it is another than the one that is asked for; later runs in the
             folder know it.
@@ -102,13 +102,24 @@ def annotate(
         if retry_rejected:
             ledger.reopen_rejected()
         session = Session(job, backend, log, ledger, Budget(max_cost, ledger), attempts, accepts)
-        log.append({"kind": "run", "at": now(), "answers_as": answers_as} | facts)
+        try:
+            log.append({"kind": "run", "at": now(), "answers_as": answers_as} | facts)
+        except OSError as error:
+            raise ValueError(
+                f"The log of {out} cannot be written ({error.strerror}); nothing was asked: free some room and run again."
+            ) from None
         asyncio.run(session.run(min(concurrency, backend.max_concurrency or concurrency), rate))
         log.give_up_reserve()
         notes = session.notes()
         if log.torn:
             notes.append(
                 f"The log ended in {log.torn} bytes of a record that was never finished; they are in log.torn."
+            )
+        others = sorted(accepts.others)
+        if others:
+            notes.append(
+                f"Answers by {', '.join(map(repr, others))} count as those of {backend.model!r}, as --answers-as said; this "
+                "folder knows that for good: if it was a mistake, name another folder."
             )
         human = _human_agreement(job)
         extent = {"agreement": ledger.agreement, "human_agreement": human, "spent": round(ledger.spent, 6)}

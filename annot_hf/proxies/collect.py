@@ -13,7 +13,7 @@ from annot_hf.data.questions import Question
 from annot_hf.data.sources import SYNTHETIC
 from annot_hf.data.votes import VoteTable
 from annot_hf.proxies.ledger import STATUSES, Ledger
-from annot_hf.proxies.log import LOG, read_log
+from annot_hf.proxies.log import LOG, read_entries
 
 REPLIES = pa.schema(
     {
@@ -82,17 +82,14 @@ def annotator_name(model: str, index: int) -> str:
 def _replies(path: Path, model: str, ledger: Ledger) -> Iterator[pa.RecordBatch]:
     """What came of each question in the end, in the order of the log, a block at a time."""
     rows: list[dict[str, Any]] = []
-    written = np.zeros(ledger.status.shape, dtype=bool)
-    for record in read_log(path):
+    for offset, _, record in read_entries(path):
         if record["kind"] not in ("answer", "closed"):
             continue
-        place, ways = (ledger.row[record["item"]], record["annotator"]), (record["status"], record.get("would_be"))
-        status = STATUSES[ledger.status[place]] if ledger.status[place] >= 0 else ""
-        label = record.get("label_index", -1) if status == "label" else -1
-        if status not in ways or label != ledger.label[place] or written[place]:
-            continue  # it was asked again afterwards, or is there already
-        written[place] = True
-        record = record | {"status": status}
+        place = ledger.row[record["item"]], record["annotator"]
+        if ledger.by[place] != offset or ledger.status[place] < 0:
+            continue  # something else came of it, or it is asked again
+        status = STATUSES[ledger.status[place]]
+        record = record | {"status": status, "label": record["label"] if status == "label" else None}
         row = {name: _text(record.get(name)) for name in REPLIES.names}
         row |= {"annotator": annotator_name(model, record["annotator"]), "model": row["model"] or model}
         rows.append(row)

@@ -1,14 +1,17 @@
 """What a folder already holds: which run it is of, under which names its model answered, and what came of its questions."""
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from annot_hf.proxies.job import IDENTITY
 from annot_hf.proxies.ledger import Ledger
-from annot_hf.proxies.log import LOG, read_log
+from annot_hf.proxies.log import LOG, Entry, read_entries
 
 
 @dataclass
@@ -58,18 +61,18 @@ def take_in(
     """
     names = ModelNames(facts["model"], {answers_as} - {""})
     if (out / LOG).is_file():
-        ledger.replay(_checked(out, facts, aside, names), names)
+        _replay(ledger, _checked(out, facts, aside, names), names)
     return names
 
 
-def _checked(out: Path, facts: Mapping[str, Any], aside: Sequence[str], names: ModelNames) -> Iterator[dict[str, Any]]:
+def _checked(out: Path, facts: Mapping[str, Any], aside: Sequence[str], names: ModelNames) -> Iterator[Entry]:
     """The records of a log once the first is known to be of the same run; `names` gathers what they call the model."""
-    for number, record in enumerate(read_log(out / LOG)):
+    for number, entry in enumerate(read_entries(out / LOG)):
         if number == 0:
-            _check_first(out, record, facts, aside)
-        if record["kind"] == "run":
-            names.others |= {record.get("answers_as", "")} - {""}
-        yield record
+            _check_first(out, entry.record, facts, aside)
+        if entry.record.get("kind") == "run":
+            names.others |= {entry.record.get("answers_as", "")} - {""}
+        yield entry
 
 
 def _check_first(out: Path, first: Mapping[str, Any], facts: Mapping[str, Any], aside: Sequence[str]) -> None:
@@ -83,3 +86,69 @@ def _check_first(out: Path, first: Mapping[str, Any], facts: Mapping[str, Any], 
             f"{out} holds a run of another {' and another '.join(changed)}; go on with what it was started with, or name "
             "another folder."
         )
+
+
+def _replay(ledger: Ledger, entries: Iterable[Entry], accepts: Callable[[str], bool]) -> None:
+    """Take in what a log has; a record that is there twice counts once.
+
+    Raises:
+        ValueError: A record is of an item, annotator or label that there is not, or none that `annotate` writes.
+    """
+    shape = ledger.status.shape
+    seen, unended = _Seen(shape), np.zeros(shape, np.int16, order="F")
+    wrong: list[Entry] = []  # whether a wrong model was the right one, a name in a later record tells
+    for entry in entries:
+        record = entry.record
+        if record.get("kind") == "run":
+            continue
+        with _named(entry):
+            place = ledger.place(record)
+            if not seen.first(place, entry.seal):
+                ledger.repeated += 1
+            elif record["kind"] == "asked":
+                unended[place] += 1
+            else:
+                unended[place] -= record.get("status") not in (None, "not sent")
+                if record.get("status") == "wrong-model":
+                    wrong.append(entry)
+                else:
+                    ledger.take_in(entry.offset, record)
+    for entry in wrong:
+        with _named(entry):
+            ledger.take_in(entry.offset, entry.record, accepted=accepts(entry.record["model"]))
+    ledger.cut_off = int(unended.clip(0).sum())
+
+
+@contextmanager
+def _named(entry: Entry) -> Iterator[None]:
+    """Say where a record is that `annotate` never wrote."""
+    try:
+        yield
+    except (KeyError, TypeError, IndexError) as error:
+        raise ValueError(
+            f"The record at byte {entry.offset} of the log is none of annotate ({type(error).__name__}: {error}); restore the "
+            "log, or take that line out."
+        ) from None
+
+
+class _Seen:
+    """Which records there were: 4 bytes a question for its first two, more only for those with more."""
+
+    def __init__(self, shape: tuple[int, int]) -> None:
+        self._seals = np.zeros((2, *shape[::-1]), np.uint32)
+        self._others: set[tuple[int, int, int]] = set()
+
+    def first(self, place: tuple[int, int], seal: int) -> bool:
+        """Whether a record of this question and checksum comes for the first time."""
+        for seals in self._seals:
+            known = seals[place[::-1]]
+            if known == seal:
+                return False
+            if not known:
+                seals[place[::-1]] = seal
+                return True
+        other = (*place, seal)
+        if other in self._others:
+            return False
+        self._others.add(other)
+        return True

@@ -1,7 +1,8 @@
 """What was asked, what came of it, and what it cost: a few bytes a question, rebuilt from the log when a run goes on."""
 
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,8 +13,9 @@ from annot_hf.proxies.plan import MOST
 # What may come of a question. Only "label" is a vote. After the first six, it is asked again when the run goes on: a clip
 # that could not be read here was never "sent", another model answered, or nobody did.
 STATUSES = ("label", "refusal", "off-list", "echo", "empty", "rejected", "not sent", "wrong-model", "failed")
-SETTLED = STATUSES[:6]
+ANSWERED, SETTLED = STATUSES[:5], STATUSES[:6]
 _OPEN, _ASKED = -1, -2
+_NO_ANSWER, _LATER, _AT_ONCE = 1, 2, 3  # of an answer: whether its model was known to be the right one
 
 
 @dataclass(frozen=True)
@@ -54,15 +56,16 @@ class Ledger:
     Attributes:
         status: Index into `STATUSES` `(N, A)`; -1 where a question is open, -2 where it is under way.
         label: Index of the label `(N, A)`; -1 where there is none.
+        by: Where in the log the record begins that says so `(N, A)`; 0 where there is none.
         spent: What answers cost so far (USD), as far as it is known.
         dearest: The dearest answer (USD); None while no cost is known.
         unpriced: Answers whose cost is not known.
         lost: Tries whose answer was cut off, came too late or was unreadable, and may have been paid for.
-        repeated: Records of a question that had come to an end before, which count nowhere.
-        reasons: How often the server rejected a question, by what it said.
+        repeated: Records that were there before, word for word, which count nowhere.
+        spare: Answers to questions that had one, which were paid for and are no votes.
         cut: Items whose transcript was cut `(N,)`.
-        cut_off: Questions that were under way when earlier runs were killed.
-        answers: Answers that count.
+        cut_off: How often a question was under way when an earlier run was killed.
+        answers: Answers that were paid for.
         seconds: What they took (s).
         input_tokens: Tokens read for them, as far as the server reports them.
         output_tokens: Tokens written.
@@ -73,13 +76,14 @@ class Ledger:
     prices: Prices = field(default_factory=Prices)
     status: np.ndarray = field(init=False)
     label: np.ndarray = field(init=False)
+    by: np.ndarray = field(init=False)
     cut: np.ndarray = field(init=False)
     spent: float = 0.0
     dearest: float | None = None
     unpriced: int = 0
     lost: int = 0
     repeated: int = 0
-    reasons: Counter[str] = field(default_factory=Counter)
+    spare: int = 0
     cut_off: int = 0
     answers: int = 0
     seconds: float = 0.0
@@ -89,41 +93,22 @@ class Ledger:
     _compared: int = 0
 
     def __post_init__(self) -> None:
-        self.status = np.full((len(self.items), MOST), _OPEN, np.int8)
-        self.label = np.full((len(self.items), MOST), -1, np.int16)
+        shape = len(self.items), MOST
+        self.status = np.full(shape, _OPEN, np.int8)
+        self.label = np.full(shape, -1, np.int16)
+        # by columns: annotators that nobody asked take no memory
+        self.by, self._rank = np.zeros(shape, np.int64, order="F"), np.zeros(shape, np.int8, order="F")
         self.row = {name: row for row, name in enumerate(self.items)}
         self.cut = np.zeros(len(self.items), dtype=bool)
         self._voted = self.human.any(1)
+        self._rejected: dict[tuple[int, int], str] = {}
 
-    def replay(self, records: Iterable[Mapping[str, Any]], accepts: Callable[[str], bool]) -> None:
-        """Take in the records of a log.
-
-        Args:
-            records: From `read_log`.
-            accepts: Says of a model's name whether it is the one that is asked; it may know only when the last record is read.
+    def place(self, record: Mapping[str, Any]) -> tuple[int, int]:
+        """Row and annotator that a record of the log is about.
 
         Raises:
-            ValueError: A record is of an item or annotator that there is not.
+            ValueError: There is no such item or annotator.
         """
-        # what a wrong model's answer is in the end, a name in a later record tells: it waits, with all that came after it
-        waiting: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
-        for record in records:
-            if record["kind"] == "run":
-                continue
-            place = self._place(record)
-            if place in waiting or record.get("status") == "wrong-model":
-                waiting.setdefault(place, []).append(record)
-            else:
-                self._take_in(place, record, accepts)
-        for place, later in waiting.items():
-            for record in later:
-                self._take_in(place, record, accepts)
-        asked = self.status == _ASKED
-        self.cut_off = int(self.cut_off + asked.sum())
-        self.status[asked] = _OPEN
-
-    def _place(self, record: Mapping[str, Any]) -> tuple[int, int]:
-        """Row and annotator that a record of the log is about."""
         row = self.row.get(record["item"])
         if row is None or not 0 <= record["annotator"] < MOST:
             raise ValueError(
@@ -132,36 +117,72 @@ class Ledger:
             )
         return row, record["annotator"]
 
-    def _take_in(self, place: tuple[int, int], record: Mapping[str, Any], accepts: Callable[[str], bool]) -> None:
-        if record["kind"] == "asked":
-            self.cut_off += self.status[place] == _ASKED  # by the run before
-            self.status[place] = _ASKED
-        elif record["kind"] == "lost":
-            self.lost += 1
-        elif 0 <= self.status[place] < len(SETTLED):
-            self.repeated += 1
-        else:
-            status = record["status"]
-            if status == "wrong-model" and accepts(record["model"]):
-                status = record["would_be"]
-            self.settle(*place, status, record.get("label_index", -1), record)
-
     def ask(self, row: int, annotator: int) -> None:
         """A question is under way."""
         self.status[row, annotator] = _ASKED
 
-    def settle(self, row: int, annotator: int, status: str, label: int, record: Mapping[str, Any]) -> None:
-        """A question has come to an end, for good or for now."""
-        self.status[row, annotator] = STATUSES.index(status)
-        self.label[row, annotator] = label if status == "label" else -1
-        if status == "label" and self._voted[row]:
-            self._agreed += float(self.human[row, label])
-            self._compared += 1
-        self.cut[row] |= record.get("transcript_cut", False)
+    def take_in(self, offset: int, record: Mapping[str, Any], *, accepted: bool = False) -> None:
+        """Take in a record of the log: what it cost, and whether it says what came of its question in the end.
+
+        That is the only place where this is decided, whatever the order of the records. The first answer of the right model
+        comes before the first of a model that was found to be the right one later, and both before whatever else there is,
+        of which the last counts.
+
+        Args:
+            offset: Where in the log it begins.
+            record: A lost answer, an answer, or a question that was closed without one.
+            accepted: Whether the model of a "wrong-model" answer is the one that was asked after all.
+
+        Raises:
+            ValueError: The record is of an item, annotator or label that there is not.
+            KeyError, TypeError, IndexError: It is none that `annotate` writes.
+        """
+        place = self.place(record)
+        if record["kind"] == "lost":
+            self.lost += 1
+            return
+        status, rank = record["status"], _NO_ANSWER
+        if status == "wrong-model" and accepted:
+            status, rank = record["would_be"], _LATER
+        elif status in ANSWERED:
+            rank = _AT_ONCE
+        if record["kind"] not in ("answer", "closed") or status not in STATUSES:
+            raise KeyError(f"{record['kind']}, {status}")
+        label = self._label(record) if status == "label" else -1
+        self._add(place, record)
+        before = self._rank[place]
+        self.spare += bool(before > _NO_ANSWER and rank > _NO_ANSWER)
+        later = offset > self.by[place]
+        if rank < before or (rank == before and later != (rank == _NO_ANSWER)):
+            return
+        self._count(place, -1)
+        self._rank[place], self.by[place] = rank, offset
+        self.status[place], self.label[place] = STATUSES.index(status), label
+        self._rejected.pop(place, None)
+        if status == "rejected":
+            self._rejected[place] = sys.intern(record.get("reason", ""))
+        self._count(place, 1)
+
+    def _label(self, record: Mapping[str, Any]) -> int:
+        label = record["label_index"]
+        if not isinstance(label, int) or not 0 <= label < self.human.shape[1]:
+            raise ValueError(
+                f"The log has an answer with label {label} about item {record['item']!r}, and the question has "
+                f"{self.human.shape[1]} labels; restore the log, or take that line out."
+            )
+        return label
+
+    def _count(self, place: tuple[int, int], sign: int) -> None:
+        """Add a vote to the agreement with people, or take it back."""
+        if self.label[place] >= 0 and self._voted[place[0]]:
+            self._agreed += sign * float(self.human[place[0], self.label[place]])
+            self._compared += sign
+
+    def _add(self, place: tuple[int, int], record: Mapping[str, Any]) -> None:
+        """Add what a record says to the sums."""
+        self.cut[place[0]] |= record.get("transcript_cut", False)
         self.input_tokens += record.get("input_tokens") or 0
         self.output_tokens += record.get("output_tokens") or 0
-        if status == "rejected":
-            self.reasons[record.get("reason", "")] += 1
         if record["kind"] == "answer":
             self.answers += 1
             self.seconds += record["seconds"]
@@ -175,12 +196,19 @@ class Ledger:
     def reopen_rejected(self) -> None:
         """Have the questions asked again that the server rejected."""
         self.status[self.status == STATUSES.index("rejected")] = _OPEN
-        self.reasons.clear()
+        self._rejected.clear()
 
     def open(self, rows: np.ndarray, annotators: int) -> np.ndarray:
-        """Questions still to be asked `(Q, 2)`: row and annotator, item by item."""
-        settled = np.isin(self.status[rows, :annotators], range(len(SETTLED)))
+        """Questions still to be asked `(Q, 2)`: row and annotator, item by item.
+
+        Those that failed, and those whose clip could not be read, come last: they keep no other from being asked.
+        """
+        status = self.status[rows, :annotators]
+        settled = np.isin(status, range(len(SETTLED)))
         places = np.argwhere(~settled)
+        again = status[places[:, 0], places[:, 1]]
+        last = (again == STATUSES.index("failed")) + 2 * (again == STATUSES.index("not sent"))
+        places = places[np.argsort(last, kind="stable")]
         return np.stack([rows[places[:, 0]], places[:, 1]], axis=1)
 
     def counts(self, rows: np.ndarray | None = None, annotators: int = MOST) -> dict[str, int]:
@@ -188,6 +216,11 @@ class Ledger:
         status = self.status[:, :annotators] if rows is None else self.status[rows, :annotators]
         counts = {name: int((status == code).sum()) for code, name in enumerate(STATUSES)}
         return counts if rows is None else counts | {"not asked": int((status < 0).sum())}
+
+    @property
+    def reasons(self) -> Counter[str]:
+        """How many questions the server rejected in the end, by what it said."""
+        return Counter(self._rejected.values())
 
     @property
     def agreement(self) -> float | None:

@@ -12,7 +12,7 @@ import time
 import zlib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from filelock import FileLock, Timeout
 
@@ -73,8 +73,8 @@ class AnswerLog:
         """Let others have the room that was kept: nothing more is asked."""
         (self.folder / RESERVE).unlink(missing_ok=True)
 
-    def append(self, record: Mapping[str, Any]) -> None:
-        """Write one record.
+    def append(self, record: Mapping[str, Any]) -> int:
+        """Write one record; gives the byte that it begins at.
 
         Raises:
             OSError: The disk is full and the reserve is used up; the log then ends with the record before this one.
@@ -97,6 +97,7 @@ class AnswerLog:
         if time.monotonic() - self._synced > SYNC_SECONDS or self.full:
             os.fsync(self._file)
             self._synced = time.monotonic()
+        return start
 
     def _write(self, data: bytes) -> None:
         _write_all(self._file, data)
@@ -149,23 +150,42 @@ def _write_all(file: int, data: bytes) -> None:
         data = data[os.write(file, data) :]
 
 
-def read_log(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
-    """Records of a log, one at a time; a last line without its end, which a run in progress may be writing, is left out.
+class Entry(NamedTuple):
+    """A record, the byte of the log that it begins at, and its checksum."""
+
+    offset: int
+    seal: int
+    record: dict[str, Any]
+
+
+def read_entries(path: str | os.PathLike[str]) -> Iterator[Entry]:
+    """Records of a log, one at a time; blank lines, and a last line without its end, which may be being written, are left out.
 
     Raises:
         ValueError: A line is no record, or was changed since it was written; the message has its number.
     """
-    with open(path, encoding="utf-8", errors="replace") as lines:
-        for number, line in enumerate(lines, 1):
-            if not line.endswith("\n"):
+    offset = 0
+    with open(path, "rb") as lines:
+        for number, data in enumerate(lines, 1):
+            if not data.endswith(b"\n"):
                 return
-            try:
-                yield record_of(line[:-1])
-            except ValueError as error:
-                fix = (
-                    "restore the log" if number == 1 else "restore it, or take it out to have the question asked again"
-                )
-                raise ValueError(f"{os.fspath(path)}, line {number}: {error}; {fix}.") from None
+            line = data.decode(errors="replace").strip()  # what was put back by hand may have spaces around it
+            if line:
+                try:
+                    yield Entry(offset, seal_of(line), record_of(line))
+                except ValueError as error:
+                    fix = (
+                        "restore the log"
+                        if number == 1
+                        else "restore it, or take it out to have the question asked again, if it was one"
+                    )
+                    raise ValueError(f"{os.fspath(path)}, line {number}: {error}; {fix}.") from None
+            offset += len(data)
+
+
+def read_log(path: str | os.PathLike[str]) -> Iterator[dict[str, Any]]:
+    """The records of `read_entries` alone."""
+    return (entry.record for entry in read_entries(path))
 
 
 def line_of(record: Mapping[str, Any]) -> str:
@@ -184,6 +204,14 @@ def record_of(line: str) -> dict[str, Any]:
     if line != body[:-1] + _seal(body):
         raise ValueError("the record was cut off or changed by hand (its checksum does not fit)")
     return json.loads(body)
+
+
+def seal_of(line: str) -> int:
+    """The checksum that a line ends with; 0 if it is no record."""
+    try:
+        return int(line[-10:-2], 16)
+    except ValueError:
+        return 0
 
 
 def _seal(body: str) -> str:

@@ -23,14 +23,14 @@ class Pacer:
         self._gap, self._sleep = 0.0 if rate is None else 1 / rate, sleep
         self._next = 0.0
 
-    async def turn(self) -> None:
-        """Wait until a question may go out, or the run ends."""
+    async def turn(self, questions: int = 1) -> None:
+        """Wait until so many questions may go out together, or the run ends."""
         while (now := time.monotonic()) < self._next:
             before = self._next
             await self._sleep(before - now)
             if time.monotonic() < before:
                 return  # the run ends
-        self._next = now + self._gap
+        self._next = now + self._gap * questions
 
     def pause(self, seconds: float) -> None:
         """Let no question out for so long."""

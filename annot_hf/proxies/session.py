@@ -9,7 +9,7 @@ import logging
 import signal
 import time
 import zlib
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -34,7 +34,8 @@ logger = logging.getLogger(__name__)
 
 RATE = 16_000  # Hz of the audio that is sent
 LONGEST_REPLY = 10_000  # characters of a reply that are read and kept
-PATIENCE = 20  # questions in a row that may be rejected, by the server or here, before the run stops
+PATIENCE = 20  # clips in a row that the server may reject, or that cannot be read here, before the run stops
+FAILING = 3  # clips in a row about which all questions may fail
 
 
 def as_sent(source: Any, max_seconds: float) -> bytes:
@@ -60,9 +61,10 @@ class _Question:
 
 @dataclass
 class _Batch:
-    """Questions that are sent together, how often they were, and when last (s)."""
+    """Questions that are sent together, how often they were, and when last (s); `held` of them count as under way."""
 
     questions: list[_Question]
+    held: int = 0
     tries: int = 0
     started: float = 0.0
 
@@ -99,7 +101,8 @@ class Session:
         self.stopped, self.asked = "", 0
         self.unsaved: list[Mapping[str, Any]] = []
         self.under_way = 0
-        self.in_a_row: Counter[str] = Counter()  # questions since the last answer, by what came of them instead
+        # clips since the last answer, by what came of them instead, and how many questions about each
+        self.in_a_row: dict[str, Counter[int]] = defaultdict(Counter)
         facts = job.facts(backend.model, backend.revision, backend.max_tokens)
         identity = json.dumps({name: facts[name] for name in IDENTITY}, sort_keys=True)
         self.identity = hashlib.sha256(identity.encode()).hexdigest()
@@ -111,6 +114,7 @@ class Session:
         self.pacer = Pacer(rate, self._sleep)
         open_ = self.ledger.open(self.job.rows, len(self.job.annotators))
         total = len(self.job.rows) * len(self.job.annotators)
+        self.clips = len(np.unique(open_[:, 0]))
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             try:  # the first signal lets what is under way come home; the second one ends the process as ever
@@ -138,7 +142,7 @@ class Session:
 
     def stop(self, reason: str) -> None:
         """Ask nothing more; the first reason is the one that is told."""
-        self.stopped = self.stopped or reason
+        self.stopped = self.stopped or reason.rstrip(".")
         self.stopping.set()
 
     def notes(self) -> list[str]:
@@ -146,12 +150,16 @@ class Session:
         ledger, alone = self.ledger, self.job.without_transcript
         said = {
             f"{int(ledger.cut.sum())} transcripts were cut to the {LONGEST} characters that a prompt takes.": ledger.cut.any(),
-            f"{ledger.cut_off} questions were under way when earlier runs were killed; they were asked again under the same "
-            "Idempotency-Key, and may have been paid for twice.": ledger.cut_off,
+            f"{ledger.cut_off} questions were under way when earlier runs were killed, and may have been paid for; those that "
+            "are still open are asked again under the same Idempotency-Key.": ledger.cut_off,
             f"{ledger.lost} answers were cut off, too late or unreadable; they may have been paid for.": ledger.lost,
-            f"{ledger.repeated} records of the log repeat a question that was settled before; they count nowhere.": (
-                ledger.repeated
+            f"{ledger.repeated} records of the log repeat another one word for word; they count nowhere.": ledger.repeated,
+            f"{ledger.spare} answers are to questions that had one before; they were paid for, and the first counts.": (
+                ledger.spare
             ),
+            f"{len(self.unsaved)} records could not be written to {self.log.path} and count nowhere; each is a line on the "
+            "terminal: append them to that file as they are before the next run, or what they answer is asked and paid for "
+            "again.": self.unsaved,
             _rejections(ledger): ledger.reasons,
             f"{alone} of {len(self.job.rows)} items have no transcript: all their annotators have the instruction for audio "
             "alone, and only the temperature differs.": alone,
@@ -181,25 +189,38 @@ class Session:
 
     async def _take_turns(self, todo: Iterator[list[tuple[int, int]]], concurrency: int) -> None:
         while not self.stopped:
-            while not self.budget.allows(self.backend.batch_size, self.under_way):
-                if not self.under_way:
-                    self.stop(self.budget.reason)
-                if self.stopped:
-                    return
-                await self._sleep(0.01)
-            batch = next(todo, None)
-            if batch is None:
+            if not await self._afford(self.backend.batch_size):
                 return
-            self.under_way += len(batch)
+            places = next(todo, None)
+            if places is None:
+                return
+            batch = _Batch([])
+            self._hold(batch, len(places))
             try:
+                batch.questions = self._questions(places)
                 await self._ask(batch, concurrency)
             finally:
-                self.under_way -= len(batch)
+                self._hold(batch, 0)
 
-    async def _ask(self, places: list[tuple[int, int]], concurrency: int) -> None:
+    async def _afford(self, questions: int) -> bool:
+        """Wait until the budget has room for so many; False if it never will, or the run stops before."""
+        while not self.budget.allows(questions, self.under_way):
+            if not self.under_way:
+                self.stop(self.budget.reason)
+            if self.stopped:
+                return False
+            await self._sleep(0.01)
+        return True
+
+    def _hold(self, batch: _Batch, questions: int) -> None:
+        """So many questions of a batch are under way, as the budget counts them: not while it waits for its next try."""
+        self.under_way += questions - batch.held
+        batch.held = questions
+
+    async def _ask(self, batch: _Batch, concurrency: int) -> None:
         """Ask one batch, and write down what comes of it."""
-        batch = _Batch(self._questions(places))
         if not batch.questions:
+            await asyncio.sleep(0)  # what is under way comes home between clips that cannot be read
             return
         try:
             answers = await self._try(batch)
@@ -221,8 +242,10 @@ class Session:
             try:
                 questions.append(_Question(row, annotator, prompt, self._make(row, annotator, prompt)))
             except AudioError as error:
-                self._close(_Question(row, annotator, prompt), "not sent", str(error), tries=0)
-                self._count("not sent", 1, PATIENCE, f"clips could not be read here, the last one: {error}")
+                question = _Question(row, annotator, prompt)
+                self._close(question, "not sent", str(error), tries=0)
+                said = f"have clips that could not be read here (the next run asks about them last), such as {error}"
+                self._count("not sent", [question], PATIENCE, 1, said)
         return questions
 
     async def _try(self, batch: _Batch) -> list[Answer] | None:
@@ -236,24 +259,38 @@ class Session:
         )
         async for attempt in retrying:
             with attempt:
-                await self.pacer.turn()
+                questions = len(batch.questions)
+                if batch.tries and await self._afford(questions):  # an answer that was lost may have been paid for
+                    self._hold(batch, questions)
+                await self.pacer.turn(questions)
                 if self.stopped and batch.tries:
                     raise Busy(f"stopped before try {batch.tries + 1}")
-                if not self.stopped and not batch.tries:
-                    self._begin(batch)
-                if self.stopped:  # what cannot be written down is not asked
+                if self.stopped or not batch.tries and not self._begin(batch):
                     return None
                 batch.tries += 1
                 batch.started = time.monotonic()
-                return await self._answers([question.ask for question in batch.questions])
+                try:
+                    return await self._answers(batch)
+                except Busy:
+                    self._hold(batch, 0)
+                    raise
 
-    def _begin(self, batch: _Batch) -> None:
-        """Write down that a batch is under way."""
-        self.asked += len(batch.questions)
+    def _begin(self, batch: _Batch) -> bool:
+        """Write down that a batch is under way; False if that has no room: it is then not sent, and closed again."""
+        begun = []
         for question in batch.questions:
             item = self.ledger.items[question.row]
-            self._append({"kind": "asked", "item": item, "annotator": question.annotator})
+            record = {"kind": "asked", "at": now(), "item": item, "annotator": question.annotator}
+            if self._append(record) is None:
+                break
             self.ledger.ask(question.row, question.annotator)
+            begun.append(question)
+        if not self.stopped:
+            self.asked += len(begun)
+            return True
+        for question in begun:
+            self._close(question, "failed", f"not sent, since {self.stopped}", tries=0)
+        return False
 
     def _give_up(self, batch: _Batch, error: Busy | Rejected | Stopped, concurrency: int) -> None:
         """Write down that a batch has no answers; whether the run goes on depends on why."""
@@ -263,22 +300,25 @@ class Session:
         if isinstance(error, Stopped):
             self.stop(str(error))
         elif isinstance(error, Rejected):
-            said = (
-                f"questions were rejected by the server, the last one with: {error} (--retry-rejected asks them again)"
-            )
-            self._count(status, len(batch.questions), max(PATIENCE, concurrency), said)
+            said = f"were rejected by the server, the last one with: {error} (--retry-rejected asks about them again)"
+            self._count(status, batch.questions, PATIENCE, concurrency, said)
         else:
-            said = f"questions failed, the last one with: {error}"
-            self._count(status, len(batch.questions), max(3, concurrency), said)
+            said = f"failed, the last one with: {error}"
+            self._count(status, batch.questions, min(FAILING, self.clips), max(FAILING, concurrency), said)
 
-    def _count(self, kind: str, questions: int, most: int, said: str) -> None:
-        """Stop when too many questions in a row came to nothing in the same way."""
-        self.in_a_row[kind] += questions
-        if self.in_a_row[kind] >= most:
-            self.stop(f"{self.in_a_row[kind]} in a row: {said}")
+    def _count(self, kind: str, questions: list[_Question], clips: int, most: int, said: str) -> None:
+        """Stop when all questions come to nothing in the same way: so many in a row, about so many clips.
 
-    async def _answers(self, asks: list[Ask]) -> list[Answer]:
+        A clip or two that nobody takes, by however many annotators, are no reason to leave out the others.
+        """
+        so_far = self.in_a_row[kind]
+        so_far.update(question.row for question in questions)
+        if len(so_far) >= clips and so_far.total() >= most:
+            self.stop(f"all {so_far.total()} questions in a row, about {len(so_far)} clips, {said}")
+
+    async def _answers(self, batch: _Batch) -> list[Answer]:
         """Ask once; a pause that the server wants is everybody's."""
+        asks = [question.ask for question in batch.questions]
         try:
             try:
                 async with asyncio.timeout(self.backend.timeout):  # the library's own is one between two bytes
@@ -287,9 +327,8 @@ class Session:
                 raise Busy(f"no whole answer in {self.backend.timeout:g} seconds", paid=True) from None
         except Busy as error:
             for ask in asks if error.paid else ():
-                lost = {"kind": "lost", "at": now(), "item": ask.item, "annotator": ask.annotator}
-                self._append(lost | {"reason": str(error), "body": error.body})
-                self.ledger.lost += 1
+                lost = {"kind": "lost", "at": now(), "item": ask.item, "annotator": ask.annotator, "tries": batch.tries}
+                self._keep(lost | {"reason": str(error), "body": error.body})
             if error.retry_after is not None:
                 if error.retry_after > LONGEST_PAUSE:
                     raise Stopped(
@@ -300,20 +339,26 @@ class Session:
 
     def _make(self, row: int, annotator: int, prompt: Prompt) -> Ask:
         item, one = self.ledger.items[row], self.job.annotators[annotator]
-        name = f"{item}\0{annotator}"
+        name, audio = f"{item}\0{annotator}", self.audio(row)
+        if isinstance(audio, str):
+            raise AudioError(audio)
         return Ask(
             item=item,
             annotator=annotator,
             system=prompt.system,
             user=prompt.user,
-            audio=self.audio(row),
+            audio=audio,
             temperature=one.temperature,
             seed=zlib.crc32(f"{self.job.seed}\0{name}".encode()) & 0x7FFFFFFF,
             key=hashlib.sha256(f"{self.identity}\0{name}".encode()).hexdigest()[:32],
         )
 
-    def _audio(self, row: int) -> bytes:
-        return as_sent(self.job.corpus.items["audio"].iloc[row], self.job.max_seconds)
+    def _audio(self, row: int) -> bytes | str:
+        """A clip, or why there is none: it is read once for all its annotators."""
+        try:
+            return as_sent(self.job.corpus.items["audio"].iloc[row], self.job.max_seconds)
+        except AudioError as error:
+            return str(error)
 
     def _take(self, question: _Question, answer: Answer, seconds: float, tries: int) -> None:
         """Write down an answer that was paid for."""
@@ -348,18 +393,14 @@ class Session:
             record |= {"would_be": status, "status": "wrong-model"}
             self.stop(
                 f"model {self.backend.model!r} was asked and {answer.model!r} answered; correct --model, or say --answers-as "
-                f"{answer.model!r} if it is the same one"
+                f"{answer.model!r} if it is the same one (this folder then knows it for good)"
             )
-        self._append(record)
-        self.ledger.settle(question.row, question.annotator, record["status"], label, record)
-        self._show()
+        self._show(done=self._keep(record))
 
     def _close(self, question: _Question, status: str, reason: str, *, tries: int) -> None:
         """Write down a question that has no answer."""
         record = self._record(question) | {"kind": "closed", "status": status, "reason": reason, "tries": tries}
-        self._append(record)
-        self.ledger.settle(question.row, question.annotator, status, -1, record)
-        self._show(done=status != "failed")
+        self._show(done=self._keep(record) and status != "failed")
 
     def _record(self, question: _Question) -> dict[str, Any]:
         return {
@@ -374,22 +415,35 @@ class Session:
             "transcript_cut": question.prompt.cut,
         }
 
-    def _append(self, record: Mapping[str, Any]) -> None:
-        try:
-            self.log.append(record)
-        except OSError as error:
+    def _keep(self, record: Mapping[str, Any]) -> bool:
+        """Write down what came of a question, and count it if that went well: what is in no log is no vote."""
+        offset = self._append(record)
+        if offset is None:
             self.unsaved.append(record)
+            return False
+        self.ledger.take_in(offset, record)
+        return True
+
+    def _append(self, record: Mapping[str, Any]) -> int | None:
+        """Write a record to the log; where it begins there, None if it does not take it."""
+        offset = None
+        try:
+            offset = self.log.append(record)
+        except OSError as error:
             self.stop(f"the log of {self.log.folder} cannot be written ({error.strerror})")
         if self.log.full:
             self.stop(f"the disk of {self.log.folder} is full; free some room and run again: what was answered is kept")
+        return offset
 
     def _save_rest(self) -> None:
         """Write what the log did not take before; what it still does not take goes to the terminal, as its last place."""
         rest, self.unsaved = self.unsaved, []
         for record in rest:
-            self._append(record)
+            self._keep(record)
+        if self.unsaved:
+            logger.error("not saved; append these lines as they are to %s before the next run:", self.log.path)
         for record in self.unsaved:
-            logger.error("not saved in %s: %s", self.log.path, line_of(record).rstrip())
+            logger.error("%s", line_of(record).rstrip())
 
     async def _sleep(self, seconds: float) -> None:
         """Wait, but not beyond the end of the run."""
@@ -414,5 +468,5 @@ def _rejections(ledger: Ledger) -> str:
 
 
 def now() -> str:
-    """The time as the log has it."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
+    """The time as the log has it: fine enough that no two tries of a question have the same."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,17 +1,24 @@
 import errno
+import itertools
 import json
 import os
 import re
+import time
+from dataclasses import replace
 
 import numpy as np
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given, strategies as st
 
 from annot_hf import cli
 from annot_hf.data.annotations import read_annotations
+from annot_hf.proxies import session
 from annot_hf.proxies.annotate import annotate
-from annot_hf.proxies.log import read_log
+from annot_hf.proxies.backend import Answer
+from annot_hf.proxies.ledger import Ledger
+from annot_hf.proxies.log import AnswerLog, line_of, read_log
 from annot_hf.proxies.openai_server import OpenAIServer
 from benchmarks.chat_server import Reply, serve
 
@@ -20,6 +27,21 @@ WORDS = ("anger", "joy", "neutral", "sadness")
 
 def first(question, number):
     return question.text.split("\n- ")[1].split("\n")[0]
+
+
+@pytest.fixture
+def broken(tmp_path):
+    """Makes a job of which some clips, by their place in it, cannot be read."""
+    (tmp_path / "bad.wav").write_bytes(b"RIFF")
+
+    def make(job, *places):
+        items = job.corpus.items.copy()
+        items["audio"] = items["audio"].astype(object)
+        for place in places:
+            items.loc[items.index[job.rows[place]], "audio"] = str(tmp_path / "bad.wav")
+        return replace(job, corpus=replace(job.corpus, items=items))
+
+    return make
 
 
 def total(report):
@@ -207,7 +229,7 @@ def test_retry_after_pauses_everybody(ask, tmp_path):
 def test_a_server_that_is_down_stops_the_run_which_then_goes_on(ask):
     report, server = ask(lambda question, number: Reply(status=500), attempts=2, concurrency=2)
     assert not report.complete
-    assert "questions failed" in report.stopped
+    assert re.search(r"all \d questions in a row, about 3 clips, failed", report.stopped)
     assert "500" in report.stopped
     assert report.counts["failed"] + report.counts["not asked"] == 24
     assert len(server.questions) < 24
@@ -260,14 +282,16 @@ def test_audio_that_the_server_rejects_is_counted_and_not_asked_again(ask, tmp_p
 
 
 @pytest.mark.parametrize("good", [0, 3])
-def test_a_server_that_rejects_everything_is_not_asked_everything(ask, job, good):
+def test_a_server_that_rejects_everything_is_not_asked_everything(ask, job, good, monkeypatch):
+    monkeypatch.setattr("annot_hf.proxies.session.PATIENCE", 4)
     made = job(annotators=10)
     report, server = ask(
         lambda question, number: "anger" if number <= good else Reply("no such parameter", status=400),
         made,
         concurrency=4,
     )
-    assert good + 20 <= len(server.questions) <= good + 23
+    assert 31 <= len(server.questions) <= 31 + 3  # the first about a fourth clip, and what was under way
+    assert "about 4 clips, were rejected" in report.stopped
     assert "no such parameter" in report.stopped
     assert "--retry-rejected" in " ".join(report.notes)
     report, _ = ask(first, made)
@@ -275,6 +299,34 @@ def test_a_server_that_rejects_everything_is_not_asked_everything(ask, job, good
     report, again = ask(first, made, retry_rejected=True)
     assert report.counts["label"] == 80
     assert len(again.questions) == len(server.questions) - good
+    report, _ = ask(first, made)
+    assert "rejected" not in " ".join(report.notes)
+    assert "rejected" not in " ".join(json.loads((report.folder / "annotations.json").read_text())["notes"])
+
+
+def test_clips_that_the_server_does_not_take_keep_no_other_from_being_asked(ask, job):
+    bad, made = [], job(annotators=12)
+
+    def answer(question, number):
+        if len(bad) < 2 and question.audio not in bad:
+            bad.append(question.audio)
+        return Reply("bad audio", status=400) if question.audio in bad else "anger"
+
+    report, _ = ask(answer, made, concurrency=1)
+    assert (report.stopped, report.counts["rejected"], report.counts["label"]) == ("", 24, 72)
+
+
+@pytest.mark.parametrize("bad", [1, 2])
+def test_clips_that_break_the_server_keep_no_other_from_being_asked(ask, job, bad):
+    clips, made = [], job(annotators=10)
+
+    def answer(question, number):
+        if question.audio not in clips:
+            clips.append(question.audio)
+        return Reply(status=500) if question.audio in clips[:bad] else "anger"
+
+    report, _ = ask(answer, made, concurrency=4, attempts=1)
+    assert (report.stopped, report.counts["failed"], report.counts["label"]) == ("", bad * 10, 80 - bad * 10)
 
 
 @pytest.mark.parametrize("name", ["another", "listener-mini", "listener2", "listener-5"])
@@ -416,16 +468,8 @@ def test_a_cost_that_is_none(ask, cost):
     assert report.counts["label"] == 24
 
 
-def test_an_unreadable_clip_is_rejected_here_and_never_sent(ask, corpus, job, tmp_path):
-    from dataclasses import replace
-
-    items = corpus.items.copy()
-    items["audio"] = items["audio"].astype(object)
-    (tmp_path / "bad.wav").write_bytes(b"RIFF")
-    items.loc[0, "audio"] = str(tmp_path / "bad.wav")
-    made = job()
-    report, server = ask(first, replace(made, corpus=replace(corpus, items=items)))
-    assert items["split"][0] != "test"
+def test_an_unreadable_clip_is_rejected_here_and_never_sent(ask, job, broken):
+    report, server = ask(first, broken(job(), 0))
     assert report.counts["not sent"] == 3
     assert len(server.questions) == 21
     assert report.complete
@@ -433,18 +477,46 @@ def test_an_unreadable_clip_is_rejected_here_and_never_sent(ask, corpus, job, tm
     assert (report.counts["label"], len(server.questions)) == (24, 3)
 
 
-def test_when_no_clip_can_be_read_it_stops_and_nothing_is_closed(ask, corpus, job):
-    from dataclasses import replace
-
-    items = corpus.items.copy()
-    items["audio"] = "/nowhere.wav"
+def test_when_no_clip_can_be_read_it_stops_and_nothing_is_closed(ask, job, broken, monkeypatch):
+    monkeypatch.setattr("annot_hf.proxies.session.PATIENCE", 4)
     made = job(annotators=10)
-    report, server = ask(first, replace(made, corpus=replace(corpus, items=items)), concurrency=1)
+    report, server = ask(first, broken(made, *range(8)), concurrency=1)
     assert not server.questions
-    assert report.counts["not sent"] == 20
-    assert "clips could not be read here" in report.stopped
+    assert report.counts["not sent"] == 31
+    assert "all 31 questions in a row, about 4 clips, have clips that could not be read here" in report.stopped
     report, _ = ask(first, made)
     assert report.counts["label"] == 80
+
+
+@pytest.mark.parametrize("annotators", [10, 20])
+def test_clips_that_cannot_be_read_keep_no_other_from_being_asked_and_are_read_once(
+    ask, job, broken, annotators, monkeypatch
+):
+    read = []
+    real = session.as_sent
+
+    def reading(source, max_seconds):
+        read.append(source)
+        return real(source, max_seconds)
+
+    monkeypatch.setattr("annot_hf.proxies.session.as_sent", reading)
+    report, server = ask(first, broken(job(annotators=annotators), 2, 3))
+    assert report.stopped == ""
+    assert (report.counts["not sent"], report.counts["label"]) == (2 * annotators, 6 * annotators)
+    assert len(read) == 8
+
+
+def test_a_killed_run_goes_on_beside_clips_that_cannot_be_read(ask, job, broken, tmp_path):
+    made = broken(job(annotators=20), 1, 3)
+    _, server = ask(first, made, concurrency=1)
+    path = tmp_path / "out" / "log.jsonl"
+    lines = path.read_text().splitlines(keepends=True)
+    last = max(number for number, line in enumerate(lines) if '"not sent"' in line)
+    path.write_text("".join(lines[: last + 10]))  # killed soon after
+    answered = sum('"kind": "answer"' in line for line in lines[: last + 10])
+    report, more = ask(first, made, concurrency=1)
+    assert (report.stopped, report.counts["not sent"], report.counts["label"]) == ("", 40, 120)
+    assert len(more.questions) == 120 - answered
 
 
 def test_a_server_that_drips_is_given_up(ask, job):
@@ -507,7 +579,7 @@ def test_a_repeated_line_of_the_log_counts_once(ask, tmp_path):
     path.write_text("".join([*lines, answer]))
     again, _ = ask(first)
     assert again.agreement == report.agreement
-    assert "1 records of the log repeat" in " ".join(again.notes)
+    assert "1 records of the log repeat another one word for word" in " ".join(again.notes)
     assert len(pq.read_table(tmp_path / "out" / "replies.parquet")) == 24
 
 
@@ -519,7 +591,7 @@ def test_the_log_is_read_once_before_anything_is_asked_and_once_for_the_replies(
     real, opened = builtins.open, []
 
     def counting(file, mode="r", *args, **kwargs):
-        opened.extend([file] * (str(file).endswith("log.jsonl") and mode == "r"))
+        opened.extend([file] * (str(file).endswith("log.jsonl") and mode == "rb"))
         return real(file, mode, *args, **kwargs)
 
     monkeypatch.setattr(builtins, "open", counting)
@@ -622,3 +694,330 @@ def test_a_rate_is_kept(ask, job):
 
     ask(answer, job(items=4, annotators=3), rate=40.0)
     assert times[-1] - times[0] >= 11 / 40 - 0.03
+
+
+PAID = {"prompt_tokens": 100, "completion_tokens": 2, "cost": 1.0}
+
+
+def log_lines(folder, kind=""):
+    lines = (folder / "log.jsonl").read_text().splitlines(keepends=True)
+    return [line for line in lines if f'"kind": "{kind}' in line]
+
+
+def true_agreement(corpus, out):
+    """Mean share of an item's human votes that a vote in the folder agrees with, from the files alone."""
+    votes, labels = pq.read_table(out / "votes.parquet").to_pandas(), list(corpus.votes.question("emotion").labels)
+    shares = corpus.votes.counts("emotion", items=sorted(set(votes["item"])))
+    shares = dict(zip(sorted(set(votes["item"])), shares / shares.sum(1, keepdims=True), strict=True))
+    return np.mean(
+        [shares[item][labels.index(label)] for item, label in zip(votes["item"], votes["label"], strict=True)]
+    )
+
+
+def test_tries_count_towards_the_cap(ask):
+    def answer(question, number):
+        return Reply("anger", usage=PAID) if number == 1 else Reply("anger", usage=PAID, cut=True)
+
+    report, server = ask(answer, max_cost=5, concurrency=4)
+    assert len(server.questions) == 5  # each of them may have been paid for
+    assert "cap of 5 USD" in report.stopped
+    report, more = ask(answer, max_cost=5)
+    assert not more.questions
+
+
+def test_tries_that_cost_nothing_do_not_count_towards_the_cap(ask):
+    def answer(question, number):
+        return Reply(status=429) if number % 3 == 0 else Reply("anger", usage=PAID)
+
+    report, server = ask(answer, max_cost=24, concurrency=4)
+    assert (report.counts["label"], report.spent) == (24, 24)
+
+
+def test_an_answer_that_was_lost_before_any_cost_is_known_ends_a_run_with_a_cap(ask):
+    def answer(question, number):
+        return Reply("anger", usage=PAID, cut=True) if number == 1 else Reply("anger", usage=PAID)
+
+    report, server = ask(answer, max_cost=10, concurrency=4)
+    assert len(server.questions) == 1
+    assert "lost before the cost of any was known" in report.stopped
+    report, more = ask(lambda *_: Reply("anger", usage=PAID), max_cost=10, concurrency=4)
+    assert len(more.questions) == 9  # and the lost one
+
+
+def test_a_reply_is_that_of_the_answer_that_counts(ask, tmp_path):
+    ask(lambda *_: Reply("anger", model="impostor", usage=PAID), concurrency=8)
+    replies = pq.read_table(tmp_path / "out" / "replies.parquet").to_pandas()
+    assert set(replies["status"]) == {"wrong-model"}
+    assert replies["label"].isna().all()
+    ask(lambda *_: Reply("ANGER", model="listener"))
+    replies = pq.read_table(tmp_path / "out" / "replies.parquet").to_pandas()
+    assert len(replies) == 24
+    assert set(zip(replies["status"], replies["label"], replies["reply"], replies["model"], strict=True)) == {
+        ("label", "anger", "ANGER", "listener")
+    }
+    assert replies["cost"].isna().all()
+
+
+def test_of_a_question_that_failed_twice_the_last_failure_is_shown(ask, job, tmp_path):
+    for status in (500, 503):
+        ask(lambda *_, status=status: Reply(status=status), job(items=1, annotators=2), attempts=1)
+    replies = pq.read_table(tmp_path / "out" / "replies.parquet")
+    assert [reason[:3] for reason in replies["reason"].to_pylist()] == ["503", "503"]
+
+
+def test_a_run_that_was_killed_does_not_drop_the_answers_of_a_model_that_is_called_right_later(ask, tmp_path):
+    ask(lambda *_: Reply("anger", model="impostor"), concurrency=8)
+    wrong = len(log_lines(tmp_path / "out", "answer"))
+    with (tmp_path / "out" / "log.jsonl").open("a") as log:  # another run, killed with its questions under way
+        for line in log_lines(tmp_path / "out", "answer"):
+            record = json.loads(line)
+            log.write(line_of({"kind": "asked", "at": "2026-11-24", **{k: record[k] for k in ("item", "annotator")}}))
+    report, more = ask(lambda *_: Reply("sad", model="impostor"), answers_as="impostor")
+    assert (report.counts["label"], len(more.questions)) == (24, 24 - wrong)
+    assert f"{wrong} questions were under way" in " ".join(report.notes)
+    assert "this folder knows that for good" in " ".join(report.notes)
+
+
+def test_a_log_that_is_there_twice_counts_once(ask, corpus, job, tmp_path):
+    def answer(question, number):
+        trouble = {3: Reply(body=b"<html>"), 5: Reply(status=400), 7: Reply("anger", model="impostor", usage=PAID)}
+        return trouble.get(number, Reply(("anger", "sad")[number % 2], usage=PAID))
+
+    ask(answer, concurrency=1)
+    report, _ = ask(lambda *_: Reply("sad", usage=PAID))
+    out = tmp_path / "out"
+    before = json.loads((out / "annotations.json").read_text()), pq.read_table(out / "replies.parquet")
+    (out / "log.jsonl").write_bytes((out / "log.jsonl").read_bytes() * 2)
+    again, server = ask(answer)
+    assert (server.questions, again.spent, again.counts) == ([], report.spent, report.counts)
+    assert again.agreement == pytest.approx(true_agreement(corpus, out))
+    after = json.loads((out / "annotations.json").read_text())
+    assert [note for note in after["notes"] if "word for word" not in note] == before[0]["notes"]
+    assert len(after["notes"]) == len(before[0]["notes"]) + 1
+    same = set(after) - {"notes", "agreement", "created"}
+    assert {name: after[name] for name in same} == {name: before[0][name] for name in same}
+    assert pq.read_table(out / "replies.parquet").equals(before[1])
+
+
+@pytest.mark.parametrize("order", ["reversed", "asked twice"])
+def test_the_order_of_the_log_asks_nothing_again(ask, tmp_path, order):
+    report, _ = ask(lambda *_: Reply("anger", usage=PAID))
+    path = tmp_path / "out" / "log.jsonl"
+    head, *lines = log_lines(tmp_path / "out")
+    extra = log_lines(tmp_path / "out", "asked") if order == "asked twice" else []
+    path.write_text("".join([head, *(lines[::-1] if order == "reversed" else lines), *extra]))
+    again, server = ask(first, max_cost=24)
+    assert (server.questions, again.counts, again.spent) == ([], report.counts, 24)
+    assert "under way" not in " ".join(again.notes)
+
+
+def test_agreement_is_of_the_answers_that_count_whatever_was_answered_before(ask, corpus, tmp_path):
+    early, late = corpus.votes.question("emotion").labels[:2]
+    for word in (early, late):
+        ask(lambda *_, word=word: Reply(word, model="impostor"), concurrency=8)
+    report, _ = ask(lambda *_: Reply(late, model="impostor"), answers_as="impostor")
+    assert report.agreement == pytest.approx(true_agreement(corpus, tmp_path / "out"))
+    assert report.counts["label"] == 24
+    assert "word for word" not in " ".join(report.notes)  # runs within a second write different records
+
+
+def test_two_different_answers_to_a_question_are_both_paid_for_and_the_first_counts(ask, tmp_path):
+    ask(lambda *_: Reply("anger", usage=PAID))
+    record = json.loads(log_lines(tmp_path / "out", "answer")[0])
+    del record["crc"]
+    with (tmp_path / "out" / "log.jsonl").open("a") as log:
+        log.write(line_of(record | {"label": "sad", "label_index": 1, "reply": "sad", "at": "later"}))
+    report, server = ask(first)
+    assert (report.counts["label"], report.spent, server.questions) == (24, 25, [])
+    assert set(pq.read_table(tmp_path / "out" / "replies.parquet")["label"].to_pylist()) == {"anger"}
+    assert "1 answers are to questions that had one before" in " ".join(report.notes)
+
+
+def test_questions_that_the_server_takes_in_the_end_are_not_said_to_be_rejected(ask, tmp_path):
+    ask(lambda *_: Reply("bad", status=400))
+    report, _ = ask(first, retry_rejected=True)
+    assert report.counts["label"] == 24
+    report, server = ask(first)
+    assert server.questions == []
+    assert "rejected" not in " ".join(report.notes)
+
+
+def test_questions_are_rejected_as_the_server_said_last(ask, tmp_path):
+    for word in ("one", "two"):
+        report, server = ask(lambda *_, word=word: Reply(word, status=400), retry_rejected=True)
+        assert len(server.questions) == 24
+        assert f"24 of them with: 400: {word}" in " ".join(report.notes)
+    replies = pq.read_table(tmp_path / "out" / "replies.parquet")
+    assert set(replies["reason"].to_pylist()) == {"400: two"}
+
+
+def full_disk(monkeypatch, kind, records):
+    """From so many records of a kind on, the log takes none of this kind."""
+    real, count = AnswerLog.append, []
+
+    def append(self, record):
+        count.extend([1] * (record["kind"] == kind))
+        if record["kind"] == kind and len(count) > records:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(self, record)
+
+    monkeypatch.setattr(AnswerLog, "append", append)
+
+
+def test_only_what_is_in_the_log_is_a_vote_and_the_rest_can_be_put_back(ask, tmp_path, monkeypatch, caplog):
+    with monkeypatch.context() as patch:
+        full_disk(patch, "answer", 5)
+        report, server = ask(lambda *_: Reply("anger", usage=PAID), concurrency=4)
+    asked = len(server.questions)
+    assert 5 < asked < 24
+    assert report.counts == dict.fromkeys(report.counts, 0) | {"label": 5, "not asked": 19}
+    assert report.spent == 5
+    assert f"{asked - 5} records could not be written" in " ".join(report.notes)
+    assert len(read_annotations(tmp_path / "out").votes) == 5
+    assert len(pq.read_table(tmp_path / "out" / "replies.parquet")) == 5
+    lines = [line for line in caplog.messages if line.startswith("{")]
+    with (tmp_path / "out" / "log.jsonl").open("a") as log:
+        log.writelines(line + "\n" for line in lines)
+    report, more = ask(lambda *_: Reply("anger", usage=PAID))
+    assert (report.counts["label"], report.spent) == (24, 24)
+    assert not set(more.keys) & set(server.keys)
+    assert "under way" not in " ".join(report.notes)
+
+
+def test_a_disk_that_is_full_before_the_run_begins(ask, monkeypatch):
+    with monkeypatch.context() as patch:
+        full_disk(patch, "run", 0)
+        with pytest.raises(ValueError, match=r"cannot be written \(No space left on device\); nothing was asked"):
+            ask(first)
+    report, _ = ask(first)
+    assert report.counts["label"] == 24
+
+
+@pytest.mark.parametrize("takes", ["the reserve", "nothing"])
+def test_a_disk_that_is_full_before_a_question_goes_out(ask, tmp_path, monkeypatch, takes):
+    with monkeypatch.context() as patch:
+        if takes == "nothing":
+            full_disk(patch, "asked", 5)
+        else:
+            real, count = AnswerLog._write, []
+
+            def write(self, data):
+                count.extend([1] * (b'"kind": "asked"' in data))
+                if len(count) == 6 and not self.full:
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                real(self, data)
+
+            patch.setattr(AnswerLog, "_write", write)
+        report, server = ask(lambda *_: Reply("anger", usage=PAID), concurrency=1)
+    assert report.asked == len(server.questions) == report.counts["label"] == 5
+    assert report.counts["failed"] == (takes == "the reserve")
+    report, more = ask(lambda *_: Reply("anger", usage=PAID), max_cost=24, concurrency=1)
+    assert report.counts["label"] == 24
+    assert "under way" not in " ".join(report.notes)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"label_index": 99},
+        {"label_index": "x"},
+        {"status": "good"},
+        {"annotator": "x"},
+        {"seconds": "x"},
+        {"kind": "x"},
+    ],
+)
+def test_a_record_that_annotate_never_wrote(ask, tmp_path, change):
+    ask(first)
+    record = json.loads(log_lines(tmp_path / "out", "answer")[0]) | change
+    del record["crc"]
+    with (tmp_path / "out" / "log.jsonl").open("a") as log:
+        log.write(line_of(record))
+    with pytest.raises(ValueError, match=r"take that line out|name another folder"):
+        ask(first)
+
+
+class Batches:
+    """A backend that takes several questions at a time, and knows when it was asked."""
+
+    model, revision, max_tokens, timeout, batch_size, max_concurrency = "batches", "", 8, None, 4, 1
+
+    def __init__(self):
+        self.times = []
+
+    async def ask(self, asks):
+        self.times.append(time.monotonic())
+        return [Answer("anger") for _ in asks]
+
+    async def close(self):
+        pass
+
+
+def test_a_rate_is_of_questions_and_not_of_batches(job, tmp_path):
+    backend = Batches()
+    annotate(job(items=4, annotators=3), backend, tmp_path / "out", rate=40.0)
+    assert len(backend.times) == 3
+    assert backend.times[-1] - backend.times[0] >= 8 / 40 - 0.01
+
+
+def test_a_message_ends_in_one_full_stop(corpus, tmp_path, capsys):
+    with serve(lambda _: Reply("no such model.", status=404)) as url:
+        words = ["--out", tmp_path / "out", "--model", "m", "--base-url", url, "--question", "emotion"]
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(["annotate", *map(str, [corpus.folder, *words, "--annotators", 3, "--concurrency", 1])])
+    said = " ".join(capsys.readouterr().err.split())
+    assert "There are 0 votes" in said
+    assert ".." not in said
+
+
+ENDS = st.one_of(
+    st.builds(
+        lambda place, status, label, cost: (
+            {"kind": "answer", "item": "ab"[place[0]], "annotator": place[1], "status": status, "label_index": label}
+            | {"would_be": "label", "model": "m", "seconds": 1.0, "cost": cost}
+        ),
+        st.tuples(st.integers(0, 1), st.integers(0, 1)),
+        st.sampled_from(["label", "refusal", "wrong-model"]),
+        st.integers(0, 2),
+        st.sampled_from([0.5, 2.0, None]),
+    ),
+    st.builds(
+        lambda place, status: {"kind": "closed", "item": "ab"[place[0]], "annotator": place[1], "status": status},
+        st.tuples(st.integers(0, 1), st.integers(0, 1)),
+        st.sampled_from(["rejected", "failed", "not sent"]),
+    ),
+)
+
+
+@given(st.lists(ENDS, max_size=12), st.booleans(), st.randoms(use_true_random=False))
+def test_what_came_of_a_question_is_the_same_in_whatever_order_it_is_learnt(records, accepted, random):
+    def learn(order):
+        ledger = Ledger(["a", "b"], np.array([[0.5, 0.25, 0.25], [0, 0, 1.0]]))
+        for offset, record in order:
+            ledger.take_in(offset, record, accepted=accepted)
+        return ledger
+
+    numbered = list(enumerate(records, 1))
+    mixed = list(numbered)
+    random.shuffle(mixed)
+    one, other = learn(numbered), learn(mixed)
+    for name in ("status", "label", "by"):
+        assert np.array_equal(getattr(one, name), getattr(other, name))
+    assert (one.spent, one.dearest, one.unpriced, one.reasons) == (
+        other.spent,
+        other.dearest,
+        other.unpriced,
+        other.reasons,
+    )
+    assert one.agreement == pytest.approx(other.agreement)
+    # by hand: the first answer of the right model, else the first that was accepted later, else the last of the others
+    votes = []
+    for item, annotator in itertools.product("ab", range(2)):
+        mine = [(n, r) for n, r in numbered if (r["item"], r["annotator"]) == (item, annotator)]
+        right = [(n, r) for n, r in mine if r["status"] in ("label", "refusal")]
+        later = [(n, r) for n, r in mine if r["status"] == "wrong-model" and accepted]
+        chosen = (right + later or mine[-1:] or [(0, {})])[0]
+        assert one.by[one.row[item], annotator] == chosen[0]
+        if chosen in later or chosen[1].get("status") == "label":
+            votes.append(one.human[one.row[item], chosen[1]["label_index"]])
+    assert one.agreement == (pytest.approx(np.mean(votes)) if votes else None)

@@ -7,7 +7,7 @@ import sys
 import pytest
 from hypothesis import given, strategies as st
 
-from annot_hf.proxies.log import RESERVE, AnswerLog, line_of, read_log, record_of
+from annot_hf.proxies.log import RESERVE, AnswerLog, line_of, read_entries, read_log, record_of
 
 RECORDS = [{"kind": "asked", "item": f"a{number}", "text": 'é "x" \n, "crc": "0"'} for number in range(3)]
 
@@ -123,3 +123,22 @@ def test_nothing_starts_without_room_for_the_reserve(tmp_path, monkeypatch):
     with pytest.raises(ValueError, match="has no room for 1 MB"), AnswerLog(tmp_path):
         pass
     assert not (tmp_path / RESERVE).exists()
+
+
+def test_a_blank_line_is_no_record_and_space_around_one_does_no_harm(tmp_path):
+    path = write(tmp_path)
+    path.write_text("".join(f" {line}\t\r\n\n" for line in path.read_text().splitlines()) + " \n", newline="")
+    assert list(read_log(path)) == RECORDS
+
+
+def test_an_entry_has_its_place_and_checksum(tmp_path):
+    path = write(tmp_path)
+    whole = path.read_bytes()
+    with AnswerLog(tmp_path) as log:
+        assert log.append(RECORDS[0]) == len(whole)
+    found = list(read_entries(path))
+    for entry in found:
+        line = path.read_bytes()[entry.offset :].split(b"\n")[0]
+        assert record_of(line.decode()) == entry.record
+        assert line.endswith(f'"crc": "{entry.seal:08x}"}}'.encode())
+    assert found[0].seal == found[3].seal != found[1].seal
