@@ -392,8 +392,8 @@ class Session:
         if not self.accepts(answer.model):
             record |= {"would_be": status, "status": "wrong-model"}
             self.stop(
-                f"model {self.backend.model!r} was asked and {answer.model!r} answered; correct --model, or say --answers-as "
-                f"{answer.model!r} if it is the same one (this folder then knows it for good)"
+                f"model {self.backend.model!r} was asked and {answer.model!r} answered; run again with the right --model and a "
+                f"new --out, or say --answers-as {answer.model!r} if it is the same one (this folder then knows it for good)"
             )
         self._show(done=self._keep(record))
 
