@@ -23,6 +23,7 @@ from annot_hf.proxies.earlier import take_in
 from annot_hf.proxies.job import Job, open_ledger
 from annot_hf.proxies.ledger import Prices
 from annot_hf.proxies.log import LOG, AnswerLog
+from annot_hf.proxies.notes import notes_of
 from annot_hf.proxies.session import Session, now
 
 ATTEMPTS = 8
@@ -110,7 +111,7 @@ def annotate(
             ) from None
         asyncio.run(session.run(min(concurrency, backend.max_concurrency or concurrency), rate))
         log.give_up_reserve()
-        notes = session.notes()
+        notes = notes_of(session)
         if log.torn:
             notes.append(
                 f"The log ended in {log.torn} bytes of a record that was never finished; they are in log.torn."

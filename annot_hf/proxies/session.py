@@ -1,14 +1,9 @@
 """Asking: many questions under way, each answer written down before anything else happens to it."""
 
 import asyncio
-import functools
-import hashlib
-import io
-import json
 import logging
 import signal
 import time
-import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,19 +11,17 @@ from datetime import UTC, datetime
 from typing import Any
 
 import numpy as np
-import soundfile
 import tenacity
 from tqdm.auto import tqdm
 
-from annot_hf.data.audio import AudioError, AudioLimits, load_audio
-from annot_hf.proxies.backend import Answer, Ask, Backend, Busy, Rejected, Stopped
+from annot_hf.proxies.backend import Answer, Backend, Busy, Rejected, Stopped
 from annot_hf.proxies.budget import Budget
-from annot_hf.proxies.job import IDENTITY, Job
+from annot_hf.proxies.job import Job
 from annot_hf.proxies.ledger import Ledger
 from annot_hf.proxies.log import AnswerLog, line_of
 from annot_hf.proxies.pacing import LONGEST_PAUSE, Pacer, waiting
 from annot_hf.proxies.parsing import parse_reply
-from annot_hf.proxies.prompts import LONGEST, Prompt
+from annot_hf.proxies.questions import Question, QuestionMaker
 
 logger = logging.getLogger(__name__)
 
@@ -38,32 +31,11 @@ PATIENCE = 20  # clips in a row that the server may reject, or that cannot be re
 FAILING = 3  # clips in a row about which all questions may fail
 
 
-def as_sent(source: Any, max_seconds: float) -> bytes:
-    """A clip as the WAV file that is sent: 16 kHz, mono, 16 bit.
-
-    Raises:
-        AudioError: It cannot be decoded, or is too long; it is then not sent.
-    """
-    wave, file = load_audio(source, sampling_rate=RATE, limits=AudioLimits(max_seconds=max_seconds)), io.BytesIO()
-    soundfile.write(file, wave, RATE, format="WAV", subtype="PCM_16")
-    return file.getvalue()
-
-
-@dataclass(frozen=True)
-class _Question:
-    """An annotator's question about the item of a row; without `ask` it cannot be sent."""
-
-    row: int
-    annotator: int
-    prompt: Prompt
-    ask: Ask | None = None
-
-
 @dataclass
 class _Batch:
     """Questions that are sent together, how often they were, and when last (s); `held` of them count as under way."""
 
-    questions: list[_Question]
+    questions: list[Question]
     held: int = 0
     tries: int = 0
     started: float = 0.0
@@ -103,10 +75,7 @@ class Session:
         self.under_way = 0
         # clips since the last answer, by what came of them instead, and how many questions about each
         self.in_a_row: dict[str, Counter[int]] = defaultdict(Counter)
-        facts = job.facts(backend.model, backend.revision, backend.max_tokens)
-        identity = json.dumps({name: facts[name] for name in IDENTITY}, sort_keys=True)
-        self.identity = hashlib.sha256(identity.encode()).hexdigest()
-        self.audio = functools.lru_cache(maxsize=8)(self._audio)
+        self.maker = QuestionMaker(job, backend)
 
     async def run(self, concurrency: int, rate: float | None) -> None:
         """Ask everything that is open, until it is done or something stops it; what is under way then comes home."""
@@ -144,30 +113,6 @@ class Session:
         """Ask nothing more; the first reason is the one that is told."""
         self.stopped = self.stopped or reason.rstrip(".")
         self.stopping.set()
-
-    def notes(self) -> list[str]:
-        """What should be known beside the counts."""
-        ledger, alone = self.ledger, self.job.without_transcript
-        said = {
-            f"{int(ledger.cut.sum())} transcripts were cut to the {LONGEST} characters that a prompt takes.": ledger.cut.any(),
-            f"{ledger.cut_off} questions were under way when earlier runs were killed, and may have been paid for; those that "
-            "are still open are asked again under the same Idempotency-Key.": ledger.cut_off,
-            f"{ledger.lost} answers were cut off, too late or unreadable; they may have been paid for.": ledger.lost,
-            f"{ledger.repeated} records of the log repeat another one word for word; they count nowhere.": ledger.repeated,
-            f"{ledger.spare} answers are to questions that had one before; they were paid for, and the first counts.": (
-                ledger.spare
-            ),
-            f"{len(self.unsaved)} records could not be written to {self.log.path} and count nowhere; each is a line on the "
-            "terminal: append them to that file as they are before the next run, or what they answer is asked and paid for "
-            "again.": self.unsaved,
-            _rejections(ledger): ledger.reasons,
-            f"{alone} of {len(self.job.rows)} items have no transcript: all their annotators have the instruction for audio "
-            "alone, and only the temperature differs.": alone,
-            f"The cost of {ledger.unpriced} answers is not known: the server does not report it, and no prices were given.": (
-                ledger.unpriced and ledger.dearest is not None
-            ),
-        }
-        return [note for note, holds in said.items() if holds]
 
     def _interrupt(self, number: int) -> None:
         self.stop(f"{signal.Signals(number).name} came")
@@ -234,18 +179,19 @@ class Session:
         for question, answer in zip(batch.questions, answers, strict=True):
             self._take(question, answer, seconds, batch.tries)
 
-    def _questions(self, places: list[tuple[int, int]]) -> list[_Question]:
+    def _questions(self, places: list[tuple[int, int]]) -> list[Question]:
         """What is sent; a question whose clip cannot be read is closed instead."""
         questions = []
         for row, annotator in places:
-            prompt = self.job.prompt(row, annotator)
-            try:
-                questions.append(_Question(row, annotator, prompt, self._make(row, annotator, prompt)))
-            except AudioError as error:
-                question = _Question(row, annotator, prompt)
-                self._close(question, "not sent", str(error), tries=0)
-                said = f"have clips that could not be read here (the next run asks about them last), such as {error}"
-                self._count("not sent", [question], PATIENCE, 1, said)
+            question = self.maker.make(row, annotator)
+            if question.ask is not None:
+                questions.append(question)
+                continue
+            self._close(question, "not sent", question.reason, tries=0)
+            said = (
+                f"have clips that could not be read here (the next run asks about them last), such as {question.reason}"
+            )
+            self._count("not sent", [question], PATIENCE, 1, said)
         return questions
 
     async def _try(self, batch: _Batch) -> list[Answer] | None:
@@ -306,7 +252,7 @@ class Session:
             said = f"failed, the last one with: {error}"
             self._count(status, batch.questions, min(FAILING, self.clips), max(FAILING, concurrency), said)
 
-    def _count(self, kind: str, questions: list[_Question], clips: int, most: int, said: str) -> None:
+    def _count(self, kind: str, questions: list[Question], clips: int, most: int, said: str) -> None:
         """Stop when all questions come to nothing in the same way: so many in a row, about so many clips.
 
         A clip or two that nobody takes, by however many annotators, are no reason to leave out the others.
@@ -337,30 +283,7 @@ class Session:
                 self.pacer.pause(error.retry_after)
             raise
 
-    def _make(self, row: int, annotator: int, prompt: Prompt) -> Ask:
-        item, one = self.ledger.items[row], self.job.annotators[annotator]
-        name, audio = f"{item}\0{annotator}", self.audio(row)
-        if isinstance(audio, str):
-            raise AudioError(audio)
-        return Ask(
-            item=item,
-            annotator=annotator,
-            system=prompt.system,
-            user=prompt.user,
-            audio=audio,
-            temperature=one.temperature,
-            seed=zlib.crc32(f"{self.job.seed}\0{name}".encode()) & 0x7FFFFFFF,
-            key=hashlib.sha256(f"{self.identity}\0{name}".encode()).hexdigest()[:32],
-        )
-
-    def _audio(self, row: int) -> bytes | str:
-        """A clip, or why there is none: it is read once for all its annotators."""
-        try:
-            return as_sent(self.job.corpus.items["audio"].iloc[row], self.job.max_seconds)
-        except AudioError as error:
-            return str(error)
-
-    def _take(self, question: _Question, answer: Answer, seconds: float, tries: int) -> None:
+    def _take(self, question: Question, answer: Answer, seconds: float, tries: int) -> None:
         """Write down an answer that was paid for."""
         labels, prompt = self.job.question.labels, question.prompt
         reply = None if answer.reply is None else answer.reply[:LONGEST_REPLY]
@@ -392,17 +315,17 @@ class Session:
         if not self.accepts(answer.model):
             record |= {"would_be": status, "status": "wrong-model"}
             self.stop(
-                f"model {self.backend.model!r} was asked and {answer.model!r} answered; run again with the right --model and a "
-                f"new --out, or say --answers-as {answer.model!r} if it is the same one (this folder then knows it for good)"
+                f"model {self.backend.model!r} was asked and {answer.model!r} answered; run again with the right --model and "
+                f"a new --out, or say --answers-as {answer.model!r} if it is the same one (this folder then knows it for good)"
             )
         self._show(done=self._keep(record))
 
-    def _close(self, question: _Question, status: str, reason: str, *, tries: int) -> None:
+    def _close(self, question: Question, status: str, reason: str, *, tries: int) -> None:
         """Write down a question that has no answer."""
         record = self._record(question) | {"kind": "closed", "status": status, "reason": reason, "tries": tries}
         self._show(done=self._keep(record) and status != "failed")
 
-    def _record(self, question: _Question) -> dict[str, Any]:
+    def _record(self, question: Question) -> dict[str, Any]:
         return {
             "kind": "",
             "at": now(),
@@ -457,14 +380,6 @@ class Session:
         if agreement is not None:
             self.progress.set_postfix_str(f"agrees with humans {agreement:.3f}", refresh=False)
         self.progress.update(int(done))
-
-
-def _rejections(ledger: Ledger) -> str:
-    """What the server said most often of what it rejected."""
-    if not ledger.reasons:
-        return ""
-    (reason, count), total = ledger.reasons.most_common(1)[0], ledger.reasons.total()
-    return f"{total} questions were rejected by the server, {count} of them with: {reason} (--retry-rejected asks them again)."
 
 
 def now() -> str:

@@ -14,7 +14,7 @@ from hypothesis import given, strategies as st
 
 from annot_hf import cli
 from annot_hf.data.annotations import read_annotations
-from annot_hf.proxies import session
+from annot_hf.proxies import questions
 from annot_hf.proxies.annotate import annotate
 from annot_hf.proxies.backend import Answer
 from annot_hf.proxies.ledger import Ledger
@@ -493,13 +493,13 @@ def test_clips_that_cannot_be_read_keep_no_other_from_being_asked_and_are_read_o
     ask, job, broken, annotators, monkeypatch
 ):
     read = []
-    real = session.as_sent
+    real = questions.as_sent
 
     def reading(source, max_seconds):
         read.append(source)
         return real(source, max_seconds)
 
-    monkeypatch.setattr("annot_hf.proxies.session.as_sent", reading)
+    monkeypatch.setattr("annot_hf.proxies.questions.as_sent", reading)
     report, server = ask(first, broken(job(annotators=annotators), 2, 3))
     assert report.stopped == ""
     assert (report.counts["not sent"], report.counts["label"]) == (2 * annotators, 6 * annotators)

@@ -20,7 +20,7 @@ from annot_hf.proxies.backend import Ask, make_backend
 from annot_hf.proxies.estimate import estimate
 from annot_hf.proxies.local import RowSampler
 from annot_hf.proxies.log import read_log
-from annot_hf.proxies.session import as_sent
+from annot_hf.proxies.questions import as_sent
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,38 @@
+"""What should be known of a run beside its counts."""
+
+from annot_hf.proxies.ledger import Ledger
+from annot_hf.proxies.prompts import LONGEST
+from annot_hf.proxies.session import Session
+
+
+def notes_of(session: Session) -> list[str]:
+    """What should be known beside the counts."""
+    ledger, alone = session.ledger, session.job.without_transcript
+    said = {
+        f"{int(ledger.cut.sum())} transcripts were cut to the {LONGEST} characters that a prompt takes.": ledger.cut.any(),
+        f"{ledger.cut_off} questions were under way when earlier runs were killed, and may have been paid for; those that "
+        "are still open are asked again under the same Idempotency-Key.": ledger.cut_off,
+        f"{ledger.lost} answers were cut off, too late or unreadable; they may have been paid for.": ledger.lost,
+        f"{ledger.repeated} records of the log repeat another one word for word; they count nowhere.": ledger.repeated,
+        f"{ledger.spare} answers are to questions that had one before; they were paid for, and the first counts.": (
+            ledger.spare
+        ),
+        f"{len(session.unsaved)} records could not be written to {session.log.path} and count nowhere; each is a line on the "
+        "terminal: append them to that file as they are before the next run, or what they answer is asked and paid for "
+        "again.": session.unsaved,
+        _rejections(ledger): ledger.reasons,
+        f"{alone} of {len(session.job.rows)} items have no transcript: all their annotators have the instruction for audio "
+        "alone, and only the temperature differs.": alone,
+        f"The cost of {ledger.unpriced} answers is not known: the server does not report it, and no prices were given.": (
+            ledger.unpriced and ledger.dearest is not None
+        ),
+    }
+    return [note for note, holds in said.items() if holds]
+
+
+def _rejections(ledger: Ledger) -> str:
+    """What the server said most often of what it rejected."""
+    if not ledger.reasons:
+        return ""
+    (reason, count), total = ledger.reasons.most_common(1)[0], ledger.reasons.total()
+    return f"{total} questions were rejected by the server, {count} of them with: {reason} (--retry-rejected asks them again)."
