@@ -18,13 +18,25 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from torch import nn
-from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+from transformers.utils import (
+    ADAPTER_CONFIG_NAME,
+    ADAPTER_SAFE_WEIGHTS_NAME,
+    SAFE_WEIGHTS_INDEX_NAME,
+    SAFE_WEIGHTS_NAME,
+)
 from transformers.utils.hub import cached_file, has_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
 ADAPTERS = "adapter"
 PREFIX = "base_model.model."  # of every name in a file of adapters
-PLAIN = {"use_rslora": False, "use_dora": False, "bias": "none"}  # what the numbers of a file mean
+PLAIN = {  # what the numbers of a file mean
+    "use_rslora": False,
+    "use_dora": False,
+    "bias": "none",
+    "rank_pattern": {},
+    "alpha_pattern": {},
+    "layers_to_transform": None,
+}
 
 
 @dataclass(frozen=True)
@@ -37,6 +49,7 @@ class Adapters:
         revision: Its commit on the Hub.
         folder: Folder of `source` that has the configuration; "" at its top.
         subfolder: Where the adapters lie; the same where `Trainer` and `PeftModel` write them.
+        path: Where the files are on this machine.
         settings: What `adapter_config.json` says.
         hub: How files of the Hub are found.
     """
@@ -46,6 +59,7 @@ class Adapters:
     revision: str | None
     folder: str
     subfolder: str
+    path: Path
     settings: Mapping[str, Any]
     hub: Mapping[str, Any] = field(default_factory=dict)
 
@@ -74,13 +88,28 @@ def find_adapters(source: str | os.PathLike[str], *, subfolder: str = "", **hub:
         if not isinstance(base, str) or not base:
             raise ValueError(f"{path} says that the adapters are for {base!r}; restore it.")
         asked = {name: value for name, value in hub.items() if name != "force_download"}
-        for name in (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME):
+        others = {"whole weights": SAFE_WEIGHTS_NAME, "whole weights in parts": SAFE_WEIGHTS_INDEX_NAME}
+        if inner != subfolder:
+            others["others at the top"] = ADAPTER_CONFIG_NAME
+        for what, name in others.items():
             if has_file(source, os.path.join(subfolder, name), **asked):
                 raise ValueError(
-                    f"{source} has adapters and whole weights ({name}), and nobody knows which are meant; remove either."
+                    f"{source} has adapters and {what} ({name}), and nobody knows which are meant; remove either."
                 )
-        return Adapters(source, base, settings.get("revision"), subfolder, inner, settings, hub)
+        return Adapters(source, base, settings.get("revision"), subfolder, inner, Path(path).parent, settings, hub)
     return None
+
+
+def check_settings(settings: Mapping[str, Any], *, rank: int, alpha: float, targets: str, head: str) -> None:
+    """Whether settings of adapters are those that a configuration asks for.
+
+    Raises:
+        ValueError: They are not.
+    """
+    asked = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "target_modules": targets, "modules_to_save": [head]}
+    for name, value in (asked | PLAIN).items():
+        if (settings.get(name) or None) != (value or None):
+            raise ValueError(f"{name} is {settings.get(name)!r}, where the configuration has {value!r}.")
 
 
 def check_adapters(found: Adapters, model: nn.Module, *, rank: int, alpha: float, targets: str, head: str) -> None:
@@ -99,13 +128,12 @@ def check_adapters(found: Adapters, model: nn.Module, *, rank: int, alpha: float
     Raises:
         ValueError: They are not.
     """
-    asked = {"peft_type": "LORA", "r": rank, "lora_alpha": alpha, "target_modules": targets, "modules_to_save": [head]}
-    for name, value in (asked | PLAIN).items():
-        if found.settings.get(name) != value:
-            raise ValueError(
-                f"The adapters of {found.source} do not fit the model: {name} is {found.settings.get(name)!r} where they have "
-                f"{value!r}; restore adapter_config.json."
-            )
+    try:
+        check_settings(found.settings, rank=rank, alpha=alpha, targets=targets, head=head)
+    except ValueError as error:
+        raise ValueError(
+            f"The adapters of {found.source} do not fit the model: {error} Restore config.json or adapter_config.json."
+        ) from None
     shapes = {f"{PREFIX}{name}": value.shape for name, value in model.state_dict().items() if name.startswith(head)}
     for name, layer in model.named_modules():
         if re.fullmatch(targets, name):
@@ -135,13 +163,43 @@ def check_adapters(found: Adapters, model: nn.Module, *, rank: int, alpha: float
 def digest_of(model: nn.Module, values: int = 64) -> str | None:
     """A digest of values spread over every weight, rounded to bfloat16: the same in whichever precision they are read.
 
-    None where that does not hold: weights in half precision, quantised, or not in memory.
+    Adapters on the weights are left out. None where that does not hold: weights in half precision, quantised, not in memory,
+    or shared out among processes.
     """
-    weights = [weight.detach().flatten() for weight in model.parameters()]
-    if any(weight.is_meta or weight.dtype not in (torch.float32, torch.bfloat16) for weight in weights):
+    weights = [weight.detach() for name, weight in model.named_parameters() if ".lora_" not in name]
+    if any(
+        weight.is_meta or weight.dtype not in (torch.float32, torch.bfloat16) or hasattr(weight, "device_mesh")
+        for weight in weights
+    ):
         return None
+    weights = [weight.flatten() for weight in weights]
     parts = [weight[:: max(1, len(weight) // values)][:values].cpu().bfloat16() for weight in weights]
     return hashlib.sha256(torch.cat(parts).view(torch.int16).numpy().tobytes()).hexdigest()[:16]
+
+
+def has_adapters(model: nn.Module) -> bool:
+    """Whether there are low-rank adapters on a model."""
+    return any(".lora_" in name for name, _ in model.named_parameters())
+
+
+def check_repository(repo_id: str, kind: str, **hub: Any) -> None:
+    """As `check_folder`, for a repository of the Hub that is pushed to; one that is not there yet is fine.
+
+    Raises:
+        ValueError: It holds something of another kind.
+    """
+    others = {
+        "whole weights": (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME),
+        "adapters": (f"{ADAPTERS}/{ADAPTER_CONFIG_NAME}",),
+    }
+    for other, names in others.items():
+        for name in names if other != kind else ():
+            with contextlib.suppress(OSError):  # no such repository
+                if has_file(repo_id, name, **hub):
+                    raise ValueError(
+                        f"{repo_id} holds {other} of a model, and {kind} would lie beside them; name another repository, or "
+                        f"remove them there first (hf repo-files delete {repo_id} ...)."
+                    )
 
 
 def check_folder(folder: str | os.PathLike[str], kind: str) -> None:

@@ -17,8 +17,11 @@ from .adapter_files import (
     Adapters,
     check_adapters,
     check_folder,
+    check_repository,
+    check_settings,
     digest_of,
     find_adapters,
+    has_adapters,
     without_report,
 )
 from .configuration_distribution_qwen2_audio import DistributionQwen2AudioConfig
@@ -32,7 +35,7 @@ SAME = (
     "system",
     "transcript_characters",
 )  # what adapters learnt with
-LORA = ("lora_rank", "lora_alpha", "lora_dropout", "lalm_revision", "lalm_digest")  # and what they bring
+LORA = ("lora_rank", "lora_alpha", "lalm_digest")  # and what they bring
 HUB = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")  # how files are found there
 
 
@@ -42,9 +45,10 @@ class LalmCheckpoints(PreTrainedModel):
     Attributes:
         lalm: The audio-language model.
         distribution_head: The head, which is saved whole beside adapters.
-        came_from: Commit on the Hub and digest of the weights that `lalm` was read with.
+        came_from: Commit on the Hub and digest of the weights that `lalm` was read with; None where it was not read.
     """
 
+    came_from: tuple[str | None, str | None] | None = None
     lora_targets = (
         r".*language_model\.layers\.\d+\.self_attn\.(q|k|v|o)_proj"  # and not the audio tower's of these names
     )
@@ -75,7 +79,7 @@ class LalmCheckpoints(PreTrainedModel):
         Raises:
             ValueError: There is no such checkpoint, it is not a whole Qwen2-Audio, or there is no such option.
         """
-        source = os.path.abspath(source) if os.path.isdir(source) else os.fspath(source)  # adapters will name it
+        source = os.fspath(source)
         unknown = sorted(set(options) - cls._options())
         if unknown:
             raise ValueError(f"There is no option {unknown[0]!r}; there are {', '.join(sorted(cls._options()))}.")
@@ -118,20 +122,25 @@ class LalmCheckpoints(PreTrainedModel):
         if found is None:
             loaded = super().from_pretrained(source, *args, **{"use_safetensors": True, **kwargs})
             model = loaded[0] if isinstance(loaded, tuple) else loaded
-            model._settle(resolve_revision(source, kwargs.get("revision"), token=kwargs.get("token")))
+            where = {name: kwargs[name] for name in ("token", "cache_dir", "local_files_only") if name in kwargs}
+            model._settle(resolve_revision(source, kwargs.get("revision"), **where))
             return loaded
         kwargs.pop("subfolder", None)
         wants_info, config = kwargs.pop("output_loading_info", False), kwargs.pop("config", None)
+        fixed = next((name for name in (*SAME, *LORA) if name in kwargs), None)
+        if fixed is not None:
+            raise ValueError(f"{fixed} is what the adapters of {where} were trained with; leave it out.")
+        beside = cls._config_of(found)
         if not isinstance(config, cls.config_class):
             changed = {name: kwargs.pop(name) for name in cls._options() if name in kwargs}
-            config = cls._config_of(found, **changed)
-        if not config.questions:
-            raise ValueError(f"{where} has adapters and no config.json, which says what they are for; restore it.")
+            config = cls._config_of(found, **changed) if changed else beside
         try:
             model, info = cls._over(found.base, config, kwargs | {"revision": found.revision}, *args, heard=False)
         except ValueError as error:
-            raise ValueError(f"{where} holds adapters for {found.base}, and: {error}") from error
-        model._check_adapters(found, config)
+            raise ValueError(
+                f"{where} holds adapters for {found.base} (base_model_name_or_path of its adapter_config.json), and: {error}"
+            ) from error
+        model._check_adapters(found, beside)
         if adapters:
             model._put_on(found)
             info["missing_keys"] = set()  # the head, which came with them
@@ -145,11 +154,17 @@ class LalmCheckpoints(PreTrainedModel):
 
     @classmethod
     def _config_of(cls, found: Adapters, **changed: Any) -> DistributionQwen2AudioConfig:
-        """The configuration beside adapters; without questions, which is the base's, where there is none."""
+        """The configuration beside adapters."""
         try:
-            return cls.config_class.from_pretrained(found.source, subfolder=found.folder, **found.hub, **changed)
+            config = cls.config_class.from_pretrained(found.source, subfolder=found.folder, **found.hub, **changed)
         except ValueError as error:
             raise ValueError(f"The config.json of {found.source} cannot be read ({error}); restore it.") from error
+        if not config.questions:  # it is that of the base, where there is none
+            raise ValueError(
+                f"{os.path.join(found.source, found.folder)} has adapters and no config.json, which says what they are for; "
+                "restore it, or give the folder that has it."
+            )
+        return config
 
     @classmethod
     def _over(
@@ -166,7 +181,7 @@ class LalmCheckpoints(PreTrainedModel):
         except OSError as error:
             raise ValueError(f"{source} has no weights in safetensors ({error}); give a whole checkpoint.") from error
         odd = [name for name in info["missing_keys"] if not name.startswith(HEAD)]
-        odd += [*info["unexpected_keys"], *(name for name, *_ in info["mismatched_keys"])]
+        odd += [*info["unexpected_keys"], *(name for name, *_ in info["mismatched_keys"] if not name.startswith(HEAD))]
         if odd:
             raise ValueError(
                 f"{source} is not a whole Qwen2-Audio: {len(odd)} weights differ, for instance {sorted(odd)[0]}; give a plain "
@@ -180,6 +195,8 @@ class LalmCheckpoints(PreTrainedModel):
         self.distribution_head.float()  # a fresh one comes in the precision of the rest
         self.lalm.model.audio_tower.embed_positions.requires_grad_(False)  # sinusoids
         self.came_from = getattr(revision, "resolved", revision), digest_of(self.lalm)
+        if os.path.isdir(self.name_or_path):
+            self.name_or_path = os.path.abspath(self.name_or_path)  # adapters will name it
 
     def save_pretrained(self, folder: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """As the library's, but weights keep the names that they have here, and not those of older checkpoints.
@@ -199,15 +216,16 @@ class LalmCheckpoints(PreTrainedModel):
                     "push_to_hub is set, and adapters are saved in two steps; call model.push_to_hub instead."
                 )
             check_folder(folder, "adapters")
+            self.check_below()
             super().save_pretrained(Path(folder) / ADAPTERS, *args, **kwargs)
             if kwargs.get("is_main_process", True):
                 self.save_config(folder)
             return
-        within = next((name for name, _ in self.named_parameters() if ".base_layer." in name or ".lora_" in name), None)
+        within = next((name for name, _ in self.named_parameters() if ".base_layer." in name), None)
         if within is not None:
             raise ValueError(
-                f"The model has adapters around its weights ({within}); save what add_lora gave, or merge them first "
-                "(merge_and_unload)."
+                f"The model has adapters around its weights, or what is left of some ({within}); save what add_lora or "
+                "load_lora gave, or merge them first (merge_and_unload)."
             )
         check_folder(folder, "whole weights")
         super().save_pretrained(folder, *args, **kwargs)
@@ -218,58 +236,96 @@ class LalmCheckpoints(PreTrainedModel):
         custom_object_save(self, os.fspath(folder), config=self.config)
         self.config.save_pretrained(folder)
 
+    def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
+        """As the library's, but not whole weights beside adapters, or these beside those.
+
+        Raises:
+            ValueError: The repository holds the other kind.
+        """
+        kind = "adapters" if getattr(self, "_hf_peft_config_loaded", False) else "whole weights"
+        check_repository(repo_id, kind, **{name: kwargs[name] for name in ("token", "revision") if kwargs.get(name)})
+        return super().push_to_hub(repo_id, **kwargs)
+
+    def check_below(self) -> None:
+        """Whether adapters can be read again: they are those of the configuration, on the weights that they were put on.
+
+        Raises:
+            ValueError: They are not.
+        """
+        (settings,) = (one.to_dict() for one in self.peft_config.values())
+        try:
+            check_settings(settings, **self._lora(self.config))
+        except ValueError as error:
+            raise ValueError(
+                f"These adapters could not be read again: {error} Save those that add_lora gives."
+            ) from None
+        if any(getattr(module, "merged", False) for module in self.modules()):
+            return  # the weights have them in; taken out again they are what they were
+        digest = digest_of(self.lalm)
+        if None not in (digest, self.config.lalm_digest) and digest != self.config.lalm_digest:
+            raise ValueError(
+                "The weights below the adapters have changed since these were put on, and would not be saved; train the "
+                "adapters and the head alone, or save the merged model (merge_and_unload)."
+            )
+
     def load_adapter(self, peft_model_id: str | None = None, *args: Any, **kwargs: Any) -> Any:
-        """As the library's, for one set of adapters, which stay in single precision on weights in bfloat16.
+        """As the library's, for one set of adapters, which stay in single precision on weights in bfloat16; to predict.
 
         Raises:
             ValueError: There are adapters on the model already; or these are not those of a model like this one, with other
-                questions say, not all of them, not finite, or were trained on other weights. The model stays as it was.
+                questions say, not all of them, not finite, or were trained on other weights; or they are to be trained. The
+                model stays as it was.
         """
-        if getattr(self, "_hf_peft_config_loaded", False) and not kwargs.get("hotswap"):
-            raise ValueError("This model has adapters already; read another model for others, or pass hotswap=True.")
+        if has_adapters(self):
+            raise ValueError("This model has adapters already; read another model for others.")
+        if kwargs.get("is_trainable"):
+            raise ValueError("Trainer could not go on with adapters loaded so; train what load_lora(folder) gives.")
         at = dict(kwargs.pop("adapter_kwargs", None) or {})
         found = None if peft_model_id is None else find_adapters(peft_model_id, subfolder=at.pop("subfolder", ""), **at)
-        if found is None or kwargs.get("hotswap"):
-            at |= {} if found is None else {"subfolder": found.subfolder}
+        if found is None:
             return super().load_adapter(peft_model_id, *args, adapter_kwargs=at, **kwargs)
         beside = self._config_of(found)
         self._check_adapters(found, beside)
-        for name in LORA if beside.questions else ():  # so that what is saved says so
+        info = self._put_on(found, *args, **kwargs)
+        for name in LORA:  # so that what is saved says so
             setattr(self.config, name, getattr(beside, name))
-        return self._put_on(found, *args, **kwargs)
+        return info
 
     def _check_adapters(self, found: Adapters, config: DistributionQwen2AudioConfig) -> None:
         """Whether adapters, with the configuration that lies beside them, are for this model and its weights."""
-        for name in SAME if config.questions else ():
+        for name in SAME:
             if getattr(config, name) != getattr(self.config, name):
                 raise ValueError(
                     f"The adapters of {found.source} are for a model whose {name} is {getattr(config, name)!r}, here it is "
                     f"{getattr(self.config, name)!r}; read them with from_pretrained."
                 )
-        _, digest = self.came_from if hasattr(self, "came_from") else (None, None)
+        digest = digest_of(self.lalm)
         if None not in (digest, config.lalm_digest) and digest != config.lalm_digest:
             raise ValueError(
                 f"The adapters of {found.source} were trained on other weights than those of this model, which are now in "
                 f"{self.name_or_path}; restore the checkpoint that they name, or train again."
             )
-        lora = config if config.questions else self.config
-        check_adapters(
-            found,
-            self,
-            rank=lora.lora_rank,
-            alpha=lora.lora_alpha,
-            targets=self.lora_targets,
-            head=self.lora_saved[0],
-        )
+        if any(weight.is_meta for weight in self.lalm.parameters()):
+            raise ValueError(
+                "Weights of the model are not in memory, where adapters need them; load it without offloading."
+            )
+        check_adapters(found, self, **self._lora(config))
 
-    def _put_on(self, found: Adapters, *args: Any, is_trainable: bool = False, **kwargs: Any) -> Any:
+    def _lora(self, config: DistributionQwen2AudioConfig) -> dict[str, Any]:
+        """What adapters of a configuration are."""
+        rank, alpha = config.lora_rank, config.lora_alpha
+        return {"rank": rank, "alpha": alpha, "targets": self.lora_targets, "head": self.lora_saved[0]}
+
+    def _put_on(self, found: Adapters, *args: Any, **kwargs: Any) -> Any:
         """Have the library load adapters that fit."""
         plan = dict.fromkeys(("lora_A", "lora_B", "distribution_head"), torch.float32)
         kwargs = {"dtype_plan": plan, **kwargs, "adapter_kwargs": found.hub | {"subfolder": found.subfolder}}
         with without_report():
-            info = super().load_adapter(found.source, *args, is_trainable=is_trainable, **kwargs)
-        if not is_trainable:
-            self.distribution_head.requires_grad_(False)  # as the library has it for adapters
+            info = super().load_adapter(found.source, *args, **kwargs)
+        self.distribution_head.requires_grad_(False)  # as the library has it for adapters
+        if self.came_from is not None:  # which may be elsewhere than where they were trained
+            for settings in self.peft_config.values():
+                settings.base_model_name_or_path, settings.revision = self.name_or_path, self.came_from[0]
         return info
 
     def enable_adapters(self) -> None:

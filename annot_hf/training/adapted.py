@@ -8,7 +8,7 @@ from typing import Any
 from huggingface_hub import CommitInfo, HfApi
 from peft import PeftModel
 
-from annot_hf.models.adapter_files import check_folder
+from annot_hf.models.adapter_files import check_folder, check_repository
 from annot_hf.training.lora import check_saved, save_lora
 
 logger = logging.getLogger(__name__)
@@ -31,7 +31,7 @@ class AdaptedQwen2Audio(PeftModel):
         """
         if kwargs.get("push_to_hub"):
             raise ValueError("push_to_hub is set, and adapters lie elsewhere on the Hub; call push_to_hub instead.")
-        check_saved(self)
+        check_saved(self, kwargs.get("state_dict"))
         check_folder(folder, "adapters at the top")
         super().save_pretrained(folder, *args, **{"save_embedding_layers": False, **kwargs})
         if kwargs.get("is_main_process", True):
@@ -67,6 +67,7 @@ class AdaptedQwen2Audio(PeftModel):
             logger.warning(
                 "The adapters name the folder %s, which others do not have; merge them, or start from the Hub.", base
             )
+        check_repository(repo_id, "adapters", token=token, revision=revision)
         api = HfApi(token=token)
         repository = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
         with TemporaryDirectory() as folder:

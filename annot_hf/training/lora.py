@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from accelerate import Accelerator
 
-from annot_hf.models.adapter_files import ADAPTERS, check_folder, digest_of, find_adapters
+from annot_hf.models.adapter_files import ADAPTERS, check_folder, digest_of, find_adapters, has_adapters
 from annot_hf.models.lalm_checkpoints import HUB
 from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
 
@@ -48,11 +48,10 @@ def add_lora(model: DistributionQwen2Audio) -> "AdaptedQwen2Audio":
     config = model.config
     if config.lora_rank < 1:
         raise ValueError(f"lora_rank is {config.lora_rank}, which is no adapter; set it to 1 or more, 8 in the paper.")
-    if any(".lora_" in name for name, _ in model.named_parameters()):
+    if has_adapters(model):
         raise ValueError("This model has adapters already, which would be lost; go on with them by load_lora(folder).")
     peft = load_library()
-    read = hasattr(model, "came_from")
-    revision, digest = model.came_from if read else (None, None)
+    revision, digest = model.came_from or (None, None)
     if digest is not None and digest != digest_of(model.lalm):
         raise ValueError(
             f"The weights are no longer those of {model.name_or_path}, which adapters would name; save the model, and read it "
@@ -60,7 +59,7 @@ def add_lora(model: DistributionQwen2Audio) -> "AdaptedQwen2Audio":
         )
     # the model may be read from a checkpoint of its own, and not from the one that `from_lalm` took
     config.lalm_revision, config.lalm_digest = revision, digest
-    base = model.name_or_path if read else ""
+    base = model.name_or_path if model.came_from else None
     from annot_hf.training.adapted import AdaptedQwen2Audio
 
     adapters = peft.LoraConfig(
@@ -72,7 +71,7 @@ def add_lora(model: DistributionQwen2Audio) -> "AdaptedQwen2Audio":
         modules_to_save=list(model.lora_saved),
     )
     adapted = AdaptedQwen2Audio(model, adapters)
-    adapters.base_model_name_or_path = os.path.abspath(base) if os.path.isdir(base) else base or None
+    adapters.base_model_name_or_path = base  # the library takes it from the configuration, also of what was not read
     return adapted
 
 
@@ -87,15 +86,17 @@ def load_lora(source: str | os.PathLike[str], **options: Any) -> "AdaptedQwen2Au
         ValueError: There are no adapters, they are damaged, or they do not fit the checkpoint that they name.
     """
     hub = {name: options[name] for name in HUB if options.get(name) is not None}
-    found = None if isinstance(source, Path) and not source.is_dir() else find_adapters(source, **hub)
+    try:
+        found = find_adapters(source, subfolder=options.get("subfolder") or "", **hub)
+    except OSError as error:
+        raise ValueError(f"There is neither a folder nor a repository {os.fspath(source)!r} ({error}).") from error
     if found is None:
         raise ValueError(f"{source} has no adapters; give output_dir/model of a run with lora_rank above 0.")
     load_library()
     from annot_hf.training.adapted import AdaptedQwen2Audio
 
-    base = DistributionQwen2Audio.from_pretrained(source, adapters=False, **options)
-    where = {"subfolder": found.subfolder} if found.subfolder else {}
-    return AdaptedQwen2Audio.from_pretrained(base, found.source, is_trainable=True, **where, **hub)
+    base = DistributionQwen2Audio.from_pretrained(source, adapters=False, **options)  # which fetches and checks them
+    return AdaptedQwen2Audio.from_pretrained(base, found.path, is_trainable=True)
 
 
 def check_sharding(accelerator: Accelerator) -> None:
@@ -117,8 +118,12 @@ def check_sharding(accelerator: Accelerator) -> None:
         )
 
 
-def check_saved(model: "PeftModel") -> None:
-    """Whether a model's adapters can be read again: one set of them, for a checkpoint that has a name.
+def check_saved(model: "PeftModel", weights: dict[str, Any] | None = None) -> None:
+    """Whether a model's adapters can be read again: one set of them, for the weights of a checkpoint that has a name.
+
+    Args:
+        model: The model.
+        weights: Its weights, if several processes hold parts of them.
 
     Raises:
         ValueError: They cannot.
@@ -132,6 +137,8 @@ def check_saved(model: "PeftModel") -> None:
             "The weights below the adapters are in no checkpoint that they could name; save the model, and read it again with "
             "from_pretrained before add_lora."
         )
+    if weights is None:  # where processes share them out, none has them to look at
+        model.get_base_model().check_below()
 
 
 def save_lora(
@@ -156,7 +163,7 @@ def save_lora(
         ValueError: The model has other adapters than those of `add_lora`, its weights are in no checkpoint, or the folder
             holds whole weights, or adapters where `peft` writes them.
     """
-    check_saved(model)
+    check_saved(model, weights)
     check_folder(folder, "adapters")
     inner = Path(folder) / ADAPTERS
     load_library().PeftModel.save_pretrained(model, inner, state_dict=weights, save_embedding_layers=False)

@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import numpy as np
+import peft
 import pytest
 import torch
 from hub_stub import serve
@@ -53,7 +54,7 @@ DAMAGES = {
 ON_THE_HUB = """
 import sys, torch
 from transformers import AutoModel
-from annot_hf import DistributionQwen2Audio, add_lora, register_models
+from annot_hf import DistributionQwen2Audio, add_lora, load_lora, register_models
 from annot_hf.training.inputs import make_processor
 step, out = sys.argv[1:]
 register_models()
@@ -68,6 +69,17 @@ if step == "publish":
             weight.data += 0.1 * torch.randn_like(weight)
     adapted.push_to_hub("me/adapters", processor=make_processor(model.config, "me/base"))
     models = [adapted.eval()]
+    whole = DistributionQwen2Audio.from_lalm("me/base", questions=questions)
+    whole.push_to_hub("me/whole")
+    for pushed, name in ((whole, "me/adapters"), (adapted, "me/whole")):
+        try:
+            pushed.push_to_hub(name)
+        except ValueError as error:
+            assert "would lie beside them; name another repository" in str(error)
+        else:
+            raise AssertionError(name)
+elif step == "offline":
+    models = [load_lora("me/adapters")]
 else:
     assert not set(sys.modules) & {"peft.auto"}
     by_hand = DistributionQwen2Audio.from_lalm("me/base", questions=questions, revision=step)
@@ -257,6 +269,83 @@ def test_a_refused_adapter_leaves_the_model_as_it_was(adapted, lalm, batch, bert
             fresh.load_adapter(str(adapted / "model"), adapter_name="second")
 
 
+def test_adapters_go_only_on_weights_that_are_as_they_were(plain, batch, tmp_path):
+    save_lora(taught(add_lora(plain()), batch), tmp_path / "one")
+    merged = load_lora(tmp_path / "one").merge_and_unload()
+    moved = plain()
+    with torch.no_grad():
+        moved.lalm.model.multi_modal_projector.linear.weight += 0.1
+    for model in (merged, moved):
+        with pytest.raises(ValueError, match="trained on other weights than those of this model"):
+            model.load_adapter(str(tmp_path / "one"))
+    adapted = add_lora(plain())
+    projector = adapted.get_base_model().lalm.model.multi_modal_projector.linear.weight
+    with torch.no_grad():
+        projector += 0.1
+    for save in (adapted.save_pretrained, lambda folder: save_lora(adapted, folder)):
+        with pytest.raises(ValueError, match="weights below the adapters have changed since these were put on"):
+            save(tmp_path / "changed")
+    with torch.no_grad():
+        projector -= 0.1
+    adapted.merge_adapter()
+    save_lora(adapted, tmp_path / "merged in place")
+    loaded = DistributionQwen2Audio.from_pretrained(tmp_path / "merged in place").eval()
+    torch.testing.assert_close(loaded(**batch).probs, adapted.eval()(**batch).probs, rtol=0, atol=1e-5)
+
+
+def test_adapters_that_could_not_be_read_again_are_not_saved(plain, tmp_path):
+    model = plain()
+    model.add_adapter(peft.LoraConfig(r=4, target_modules=["q_proj"]))
+    other = peft.get_peft_model(plain(), peft.LoraConfig(r=4, target_modules=["q_proj"]))
+    for save in (model.save_pretrained, lambda folder: save_lora(other, folder)):
+        with pytest.raises(ValueError, match="could not be read again: r is 4, where the configuration has 8"):
+            save(tmp_path / "other")
+    assert not (tmp_path / "other" / "config.json").exists()
+
+
+def test_no_way_round_the_checks(adapted, lalm, batch, tmp_path):
+    (question,) = asked_of(adapted)["questions"]
+    fresh = DistributionQwen2Audio.from_lalm(lalm, questions=[question])
+    for source, at in (("model/adapter", {}), ("model", {"subfolder": "adapter"})):
+        with pytest.raises(ValueError, match="has adapters and no config.json.* or give the folder that has it"):
+            fresh.load_adapter(str(adapted / source), adapter_kwargs=at)
+    with pytest.raises(ValueError, match="train what load_lora"):
+        fresh.load_adapter(str(adapted / "model"), is_trainable=True)
+    for options in ({"questions": [question | {"labels": ["x", "y"]}]}, {"prompt": "{labels}?"}, {"lora_alpha": 32}):
+        with pytest.raises(ValueError, match=f"{next(iter(options))} is what the adapters of .* were trained with"):
+            DistributionQwen2Audio.from_pretrained(adapted / "model", **options)
+    both = shutil.copytree(adapted / "model", tmp_path / "both")
+    for path in (both / "adapter").iterdir():
+        shutil.copy(path, both)
+    with pytest.raises(ValueError, match="has adapters and others at the top"):
+        load_model(both)
+
+
+def test_a_base_that_moved_and_one_with_another_head(plain, batch, lalm, tmp_path):
+    shutil.copytree(lalm, tmp_path / "base")
+    ask = {"questions": QUESTION, "lora_dropout": 0.0}
+    model = taught(add_lora(DistributionQwen2Audio.from_lalm(tmp_path / "base", **ask)), batch)
+    save_lora(model, tmp_path / "all" / "one")
+    (tmp_path / "base").rename(tmp_path / "moved")
+    with pytest.raises(ValueError, match=r"holds adapters for .*base \(base_model_name_or_path of its adapter_config"):
+        DistributionQwen2Audio.from_pretrained(tmp_path / "all" / "one")
+    onto = DistributionQwen2Audio.from_lalm(tmp_path / "moved", **ask)
+    onto.load_adapter(str(tmp_path / "all" / "one"))
+    onto.save_pretrained(tmp_path / "all" / "two")
+    assert find_adapters(tmp_path / "all" / "two").base == str(tmp_path / "moved")
+    for loaded in (
+        DistributionQwen2Audio.from_pretrained(tmp_path / "all" / "two"),
+        load_lora(tmp_path / "all", subfolder="two"),
+    ):
+        torch.testing.assert_close(loaded.eval()(**batch).probs, model(**batch).probs, rtol=0, atol=1e-6)
+    plain().save_pretrained(tmp_path / "whole")
+    asked = [{"name": "emotion", "labels": ["a", "b", "c", "d"]}]
+    config = DistributionQwen2Audio.from_lalm(lalm, questions=asked).config
+    other = DistributionQwen2Audio.from_pretrained(tmp_path / "whole", config=config, ignore_mismatched_sizes=True)
+    save_lora(add_lora(other), tmp_path / "four")
+    assert DistributionQwen2Audio.from_pretrained(tmp_path / "four").eval()(**batch).probs.shape == (1, 4)
+
+
 def asked_of(adapted):
     """What the model of a run was asked, as `from_lalm` takes it."""
     config = json.loads((adapted / "model" / "config.json").read_text())
@@ -284,7 +373,7 @@ def test_options_and_folders_within_folders(adapted, batch, tmp_path):
     expected = DistributionQwen2Audio.from_pretrained(adapted / "model").eval()(**batch).probs
     model = DistributionQwen2Audio.from_pretrained(tmp_path / "all", subfolder="one", entropy_weight=0.5)
     assert model.config.entropy_weight == 0.5 and torch.equal(model.eval()(**batch).probs, expected)
-    with pytest.raises(ValueError, match=r"lora_alpha is 16\.0 where they have 32"):
+    with pytest.raises(ValueError, match=r"lora_alpha is 16\.0, where the configuration has 32"):
         changed(tmp_path / "all" / "one" / "config.json", lora_alpha=32)
         DistributionQwen2Audio.from_pretrained(tmp_path / "all", subfolder="one")
 
@@ -337,6 +426,8 @@ def test_published_adapters_load_by_name_and_stay_with_their_base(tmp_path):
         assert json.loads(repositories["models/me/adapters"]["adapter/adapter_config.json"])["revision"] == commit
         repositories["models/me/base"] = other
         found, of, said = run(commit, "somebody's")
+        online["HF_HUB_OFFLINE"] = "1"
+        found += run("offline", "somebody's")[0]
     assert of == commit and len(commit) == 40
     for probs in found:
         torch.testing.assert_close(probs, expected, rtol=0, atol=1e-6)
@@ -401,7 +492,7 @@ def test_what_loading_says_and_saving_refuses(adapted, tmp_path):
     assert info["missing_keys"] and all(name.startswith("distribution_head") for name in info["missing_keys"])
     with pytest.raises(ValueError, match=r"push_to_hub is set.*call model\.push_to_hub"):
         model.save_pretrained(tmp_path / "again", push_to_hub=True)
-    with pytest.raises(ValueError, match="nowhere has no adapters; give output_dir"):
+    with pytest.raises(ValueError, match="There is neither a folder nor a repository '.*nowhere'"):
         merge_lora(tmp_path / "nowhere", tmp_path / "out")
 
 
@@ -414,8 +505,6 @@ def test_adapters_are_found_where_they_lie(adapted, lalm, tmp_path):
 
 
 def test_an_adapted_model_of_peft_itself_is_saved_alike(adapted, lalm, tmp_path):
-    import peft
-
     base = DistributionQwen2Audio.from_pretrained(adapted / "model", adapters=False)
     model = peft.PeftModel.from_pretrained(base, adapted / "model", subfolder="adapter")
     save_lora(model, tmp_path)
