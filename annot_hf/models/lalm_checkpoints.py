@@ -198,7 +198,7 @@ class LalmCheckpoints(PreTrainedModel):
         if os.path.isdir(self.name_or_path):
             self.name_or_path = os.path.abspath(self.name_or_path)  # adapters will name it
 
-    def save_pretrained(self, folder: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
         """As the library's, but weights keep the names that they have here, and not those of older checkpoints.
 
         `Trainer` reads a checkpoint without translating names, and leaves out, with a warning, what it does not know: it
@@ -215,11 +215,11 @@ class LalmCheckpoints(PreTrainedModel):
                 raise ValueError(
                     "push_to_hub is set, and adapters are saved in two steps; call model.push_to_hub instead."
                 )
-            check_folder(folder, "adapters")
+            check_folder(save_directory, "adapters")
             self.check_below()
-            super().save_pretrained(Path(folder) / ADAPTERS, *args, **kwargs)
+            super().save_pretrained(Path(save_directory) / ADAPTERS, *args, **kwargs)
             if kwargs.get("is_main_process", True):
-                self.save_config(folder)
+                self.save_config(save_directory)
             return
         within = next((name for name, _ in self.named_parameters() if ".base_layer." in name), None)
         if within is not None:
@@ -227,8 +227,8 @@ class LalmCheckpoints(PreTrainedModel):
                 f"The model has adapters around its weights, or what is left of some ({within}); save what add_lora or "
                 "load_lora gave, or merge them first (merge_and_unload)."
             )
-        check_folder(folder, "whole weights")
-        super().save_pretrained(folder, *args, **kwargs)
+        check_folder(save_directory, "whole weights")
+        super().save_pretrained(save_directory, *args, **kwargs)
 
     def save_config(self, folder: str | os.PathLike[str]) -> None:
         """Write the configuration and the code that reads it, for adapters, which are no model without."""

@@ -20,8 +20,8 @@ class AdaptedQwen2Audio(PeftModel):
     `add_lora` makes it. `Trainer` writes its checkpoints through it.
     """
 
-    def save_pretrained(self, folder: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """Adapters at the top of `folder`, where `Trainer` and `PeftModel.from_pretrained` look for them.
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Adapters at the top of the folder, where `Trainer` and `PeftModel.from_pretrained` look for them.
 
         This is for folders. On the Hub `AutoModel` would take them for those of a plain Qwen2-Audio and drop the head
         without an error: publish with `push_to_hub`, or what `save_lora` writes.
@@ -32,10 +32,10 @@ class AdaptedQwen2Audio(PeftModel):
         if kwargs.get("push_to_hub"):
             raise ValueError("push_to_hub is set, and adapters lie elsewhere on the Hub; call push_to_hub instead.")
         check_saved(self, kwargs.get("state_dict"))
-        check_folder(folder, "adapters at the top")
-        super().save_pretrained(folder, *args, **{"save_embedding_layers": False, **kwargs})
+        check_folder(save_directory, "adapters at the top")
+        super().save_pretrained(save_directory, *args, **{"save_embedding_layers": False, **kwargs})
         if kwargs.get("is_main_process", True):
-            self.get_base_model().save_config(folder)
+            self.get_base_model().save_config(save_directory)
 
     def create_or_update_model_card(self, output_dir: str) -> None:
         """None: it would be a form with nothing filled in."""
