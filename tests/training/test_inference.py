@@ -121,8 +121,11 @@ def test_a_corpus_that_asks_something_else_is_one_sentence(copied, corpus, featu
         (question(folder, name="mood"), "mood"),
     )
     for questions, message in others:
+        numbered = dict(enumerate(questions[0]["labels"]))
         with pytest.raises(ValueError, match=message):
-            predict(changed(folder, questions=questions), corpus, features=features)
+            predict(changed(folder, questions=questions, id2label=numbered), corpus, features=features)
+    with pytest.raises(ValueError, match="id2label is .* and the questions' answers are anger, happy, neutral, calm"):
+        predict(changed(folder, questions=others[0][0], id2label={0: "anger", 1: "happy"}), corpus, features=features)
     folder = copied["annotator"]
     scales = json.loads((folder / "config.json").read_text())["questions"]
     with pytest.raises(ValueError, match="has scale 1 to 7 and the corpus's has scale 1 to 5; predict a corpus with"):
