@@ -60,6 +60,7 @@ def annotate(
     from annot_hf.data.export import read_export
     from annot_hf.proxies.annotate import annotate as run_annotation, check_pace
     from annot_hf.proxies.backend import check_backend, make_backend
+    from annot_hf.proxies.budget import OVER
     from annot_hf.proxies.estimate import estimate
     from annot_hf.proxies.job import make_job
     from annot_hf.proxies.ledger import Prices
@@ -134,10 +135,12 @@ def annotate(
     for note in report.notes:
         console.print(note, highlight=False, markup=False)
     if not report.complete:
+        higher = report.stopped.startswith(OVER)
+        going_on = "a higher --max-cost goes on" if higher else "the same command goes on"
         raise ValueError(
             f"{report.stopped or 'Some questions could not be answered'}. There are {report.counts['label']:,} votes; "
             f"{report.counts['not asked']:,} questions are not asked and "
-            f"{report.counts['failed'] + report.counts['wrong-model']:,} failed; the same command goes on."
+            f"{report.counts['failed'] + report.counts['wrong-model']:,} failed; {going_on}."
         )
     if not report.counts["label"]:
         raise ValueError(

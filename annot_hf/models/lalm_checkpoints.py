@@ -206,8 +206,8 @@ class LalmCheckpoints(PreTrainedModel):
         own beside the configuration, as `save_lora` does.
 
         Raises:
-            ValueError: Adapters are to be pushed to the Hub too, the model has some that the library does not know of, or the
-                folder holds whole weights where these are adapters, or adapters.
+            ValueError: Adapters are to be pushed to the Hub too, the model has some that the library does not know of, the
+                weights below them have changed, or the folder holds something of another kind.
         """
         kwargs = {"save_original_format": False, **kwargs}
         if getattr(self, "_hf_peft_config_loaded", False):

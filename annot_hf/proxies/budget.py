@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 from annot_hf.proxies.ledger import Ledger
 
+OVER = "the next question could cost"  # how the reason begins that only a higher cap takes away
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -46,4 +48,4 @@ class Budget:
             return "an answer was lost before the cost of any was known, and there is a cap; run again to ask one more"
         unknown = self.ledger.lost + self.ledger.cut_off
         perhaps = f", and perhaps as much as {unknown} answers that never came" if unknown else ""
-        return f"the next question could cost more than the cap of {self.most:g} USD ({self.ledger.spent:.4f} spent{perhaps})"
+        return f"{OVER} more than the cap of {self.most:g} USD ({self.ledger.spent:.4f} spent{perhaps})"

@@ -103,7 +103,7 @@ def _replay(ledger: Ledger, entries: Iterable[Entry], accepts: Callable[[str], b
             continue
         with _named(entry):
             place = ledger.place(record)
-            if not seen.first(place, entry.seal):
+            if _tells(record) and not seen.first(place, entry.seal):
                 ledger.repeated += 1
             elif record["kind"] == "asked":
                 unended[place] += 1
@@ -117,6 +117,11 @@ def _replay(ledger: Ledger, entries: Iterable[Entry], accepts: Callable[[str], b
         with _named(entry):
             ledger.take_in(entry.offset, entry.record, accepted=accepts(entry.record["model"]))
     ledger.cut_off = int(unended.clip(0).sum())
+
+
+def _tells(record: Mapping[str, Any]) -> bool:
+    """Whether a record differs from that of another try; those of earlier versions do not, and each of them counts."""
+    return {"asked": "at", "lost": "tries"}.get(record.get("kind"), "kind") in record
 
 
 @contextmanager

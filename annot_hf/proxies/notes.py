@@ -8,7 +8,10 @@ from annot_hf.proxies.session import Session
 def notes_of(session: Session) -> list[str]:
     """What should be known beside the counts."""
     ledger, alone = session.ledger, session.job.without_transcript
+    unsent = ledger.counts(session.job.rows, len(session.job.annotators))["not sent"]
     said = {
+        f"{unsent} questions were not sent, since their clips could not be read here; replies.parquet says why, and the next "
+        "run tries again.": unsent,
         f"{int(ledger.cut.sum())} transcripts were cut to the {LONGEST} characters that a prompt takes.": ledger.cut.any(),
         f"{ledger.cut_off} questions were under way when earlier runs were killed, and may have been paid for; those that "
         "are still open are asked again under the same Idempotency-Key.": ledger.cut_off,

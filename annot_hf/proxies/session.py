@@ -97,6 +97,7 @@ class Session:
                 *(self._work(todo, concurrency) for _ in range(concurrency)), return_exceptions=True
             )
         finally:
+            self._save_rest()  # first of all: it may be ended at any moment now
             self.progress.close()
             for number in (signal.SIGINT, signal.SIGTERM):
                 try:
@@ -104,7 +105,6 @@ class Session:
                 except (ValueError, RuntimeError, NotImplementedError):
                     break
             await self.backend.close()
-        self._save_rest()
         for error in ends:
             if isinstance(error, BaseException):
                 raise error
@@ -250,7 +250,8 @@ class Session:
             self._count(status, batch.questions, PATIENCE, concurrency, said)
         else:
             said = f"failed, the last one with: {error}"
-            self._count(status, batch.questions, min(FAILING, self.clips), max(FAILING, concurrency), said)
+            clips = 1 if error.paid else min(FAILING, self.clips)  # what may have been paid for is not tried on and on
+            self._count(status, batch.questions, clips, max(FAILING, concurrency), said)
 
     def _count(self, kind: str, questions: list[Question], clips: int, most: int, said: str) -> None:
         """Stop when all questions come to nothing in the same way: so many in a row, about so many clips.

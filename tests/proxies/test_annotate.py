@@ -473,8 +473,32 @@ def test_an_unreadable_clip_is_rejected_here_and_never_sent(ask, job, broken):
     assert report.counts["not sent"] == 3
     assert len(server.questions) == 21
     assert report.complete
+    assert any("3 questions were not sent, since their clips could not be read here" in note for note in report.notes)
     report, server = ask(first)  # the clip is whole again
     assert (report.counts["label"], len(server.questions)) == (24, 3)
+
+
+@pytest.mark.parametrize(("paid", "most"), [(True, 5), (False, 40)])
+def test_what_may_have_been_paid_for_is_not_tried_about_clip_after_clip(ask, job, paid, most):
+    """A server that stalls ends the run after a few questions, one that says 500 after those about three clips."""
+    trouble = Reply("anger", stall=0.5) if paid else Reply("no", status=500)
+    report, server = ask(lambda question, number: trouble, job(annotators=10), timeout=0.1, concurrency=1, attempts=1)
+    assert "questions in a row, about" in report.stopped
+    assert len(server.questions) <= most and (paid or len(server.questions) > 20)
+    assert any("they may have been paid for" in note for note in report.notes) == paid
+
+
+def test_records_of_earlier_versions_that_look_alike_each_count(ask, job, tmp_path):
+    """They had no time or try, so that a question cut off twice has the same line twice."""
+    ask(first, job(items=1), tmp_path / "out")
+    log = tmp_path / "out" / "log.jsonl"
+    asked = {"kind": "asked", "item": json.loads(log.read_text().splitlines()[1])["item"], "annotator": 0}
+    line = line_of(asked)
+    log.write_text(log.read_text() + line * 3)
+    report, server = ask(first, job(items=1), tmp_path / "out")
+    assert not server.questions
+    assert any(note.startswith("3 questions were under way") for note in report.notes)
+    assert not any("word for word" in note for note in report.notes)
 
 
 def test_when_no_clip_can_be_read_it_stops_and_nothing_is_closed(ask, job, broken, monkeypatch):
