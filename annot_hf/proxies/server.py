@@ -90,7 +90,8 @@ class Key:
                 f"{name} in the environment has a blank, a control character or one that is not ASCII; set it to the key "
                 "alone."
             )
-        word = re.escape(self.value)
+        # as it is, or as JSON may spell it: a backslash before a character, or the character's number
+        word = "".join(rf"(?:\\?{re.escape(letter)}|\\u(?i:{ord(letter):04x}))" for letter in self.value)
         self._found = re.compile(word if len(self.value) >= SHORTEST else rf"(?<!\w){word}(?!\w)")
         if self.mask(model) != model:
             raise ValueError(
@@ -99,7 +100,7 @@ class Key:
             )
 
     def mask(self, text: str) -> str:
-        """The text without the key, which some servers repeat."""
+        """The text without the key, which some servers repeat, also as JSON spells it."""
         return self._found.sub("[key]", text) if self.value else text
 
     def mask_answer(self, answer: Answer) -> Answer:

@@ -113,3 +113,12 @@ def test_a_cost_of_nothing_is_a_cost(corpus, tmp_path, capsys, cost, shown):
         with pytest.raises(SystemExit, match="0"):
             cli.main(["annotate", *map(str, [*words, "--items", 4, "--annotators", 3])])
     assert re.search(rf"cost\W+{shown}", capsys.readouterr().out)
+
+
+@pytest.mark.parametrize("spelt", [r"sk-AB/CD+12345==", r"sk-AB\/CD+12345\u003d\u003D", r"\u0073k-AB/CD\u002b12345=="])
+def test_a_key_that_comes_back_as_json_spells_it_is_in_no_file(ask, tmp_path, monkeypatch, spelt):
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-AB/CD+12345==")
+    body = b'{"oops": "your key is ' + spelt.encode() + b'"}'
+    ask(lambda question, number: Reply(body=body) if number == 1 else "anger", concurrency=1)
+    log = (tmp_path / "out" / "log.jsonl").read_text()
+    assert "your key is [key]" in log and "12345" not in log
