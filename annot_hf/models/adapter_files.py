@@ -28,6 +28,11 @@ from transformers.utils.hub import cached_file, has_file
 from transformers.utils.peft_utils import find_adapter_config_file
 
 ADAPTERS = "adapter"
+KINDS = {  # what a folder can hold of a model, and the files that tell
+    "whole weights": (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME),
+    "adapters": (f"{ADAPTERS}/{ADAPTER_CONFIG_NAME}",),
+    "adapters at the top": (ADAPTER_CONFIG_NAME,),
+}
 PREFIX = "base_model.model."  # of every name in a file of adapters
 PLAIN = {  # what the numbers of a file mean
     "use_rslora": False,
@@ -188,12 +193,8 @@ def check_repository(repo_id: str, kind: str, **hub: Any) -> None:
     Raises:
         ValueError: It holds something of another kind.
     """
-    others = {
-        "whole weights": (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME),
-        "adapters": (f"{ADAPTERS}/{ADAPTER_CONFIG_NAME}",),
-    }
-    for other, names in others.items():
-        for name in names if other != kind else ():
+    for other in ("whole weights", "adapters"):
+        for name in KINDS[other] if other != kind else ():
             with contextlib.suppress(OSError):  # no such repository
                 if has_file(repo_id, name, **hub):
                     raise ValueError(
@@ -207,19 +208,13 @@ def check_folder(folder: str | os.PathLike[str], kind: str) -> None:
 
     Args:
         folder: Folder to write.
-        kind: What is written: "whole weights", "adapters" in a folder of their own, or "adapters at the top".
+        kind: What is written, of `KINDS`.
 
     Raises:
         ValueError: Something does.
     """
-    folder = Path(folder)
-    there = {
-        "whole weights": [folder / SAFE_WEIGHTS_NAME, folder / SAFE_WEIGHTS_INDEX_NAME],
-        "adapters": [folder / ADAPTERS / "adapter_config.json"],
-        "adapters at the top": [folder / "adapter_config.json"],
-    }
-    for other, paths in there.items():
-        if other != kind and any(path.is_file() for path in paths):
+    for other, names in KINDS.items():
+        if other != kind and any((Path(folder) / name).is_file() for name in names):
             raise ValueError(
                 f"{folder} holds {other} of a model, and {kind} would lie beside them; name another folder."
             )

@@ -27,16 +27,10 @@ from .adapter_files import (
 from .configuration_distribution_qwen2_audio import DistributionQwen2AudioConfig
 
 HEAD = "distribution_head."
-SAME = (
-    "questions",
-    "bins",
-    "attention_heads",
-    "prompt",
-    "system",
-    "transcript_characters",
-)  # what adapters learnt with
-LORA = ("lora_rank", "lora_alpha", "lalm_digest")  # and what they bring
-HUB = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")  # how files are found there
+# what adapters learnt with, and what they bring; how files are found on the Hub
+SAME = ("questions", "bins", "attention_heads", "prompt", "system", "transcript_characters")
+LORA = ("lora_rank", "lora_alpha", "lalm_digest")
+HUB = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "token")
 
 
 class LalmCheckpoints(PreTrainedModel):
@@ -49,9 +43,8 @@ class LalmCheckpoints(PreTrainedModel):
     """
 
     came_from: tuple[str | None, str | None] | None = None
-    lora_targets = (
-        r".*language_model\.layers\.\d+\.self_attn\.(q|k|v|o)_proj"  # and not the audio tower's of these names
-    )
+    # and not the audio tower's of these names
+    lora_targets = r".*language_model\.layers\.\d+\.self_attn\.(q|k|v|o)_proj"
     lora_saved = ("distribution_head",)
 
     @classmethod
@@ -122,8 +115,8 @@ class LalmCheckpoints(PreTrainedModel):
         if found is None:
             loaded = super().from_pretrained(source, *args, **{"use_safetensors": True, **kwargs})
             model = loaded[0] if isinstance(loaded, tuple) else loaded
-            where = {name: kwargs[name] for name in ("token", "cache_dir", "local_files_only") if name in kwargs}
-            model._settle(resolve_revision(source, kwargs.get("revision"), **where))
+            at = {name: hub[name] for name in ("revision", "token", "cache_dir", "local_files_only") if name in hub}
+            model._settle(resolve_revision(source, **at))
             return loaded
         kwargs.pop("subfolder", None)
         wants_info, config = kwargs.pop("output_loading_info", False), kwargs.pop("config", None)
@@ -261,8 +254,7 @@ class LalmCheckpoints(PreTrainedModel):
             ) from None
         if any(getattr(module, "merged", False) for module in self.modules()):
             return  # the weights have them in; taken out again they are what they were
-        digest = digest_of(self.lalm)
-        if None not in (digest, self.config.lalm_digest) and digest != self.config.lalm_digest:
+        if self._differs_from(self.config):
             raise ValueError(
                 "The weights below the adapters have changed since these were put on, and would not be saved; train the "
                 "adapters and the head alone, or save the merged model (merge_and_unload)."
@@ -299,8 +291,7 @@ class LalmCheckpoints(PreTrainedModel):
                     f"The adapters of {found.source} are for a model whose {name} is {getattr(config, name)!r}, here it is "
                     f"{getattr(self.config, name)!r}; read them with from_pretrained."
                 )
-        digest = digest_of(self.lalm)
-        if None not in (digest, config.lalm_digest) and digest != config.lalm_digest:
+        if self._differs_from(config):
             raise ValueError(
                 f"The adapters of {found.source} were trained on other weights than those of this model, which are now in "
                 f"{self.name_or_path}; restore the checkpoint that they name, or train again."
@@ -310,6 +301,11 @@ class LalmCheckpoints(PreTrainedModel):
                 "Weights of the model are not in memory, where adapters need them; load it without offloading."
             )
         check_adapters(found, self, **self._lora(config))
+
+    def _differs_from(self, config: DistributionQwen2AudioConfig) -> bool:
+        """Whether the weights are known to be others than those of a configuration."""
+        digest = digest_of(self.lalm)
+        return None not in (digest, config.lalm_digest) and digest != config.lalm_digest
 
     def _lora(self, config: DistributionQwen2AudioConfig) -> dict[str, Any]:
         """What adapters of a configuration are."""
