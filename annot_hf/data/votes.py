@@ -356,10 +356,11 @@ def _build(
             "the scale of the questions."
         )
     if duplicates != "keep":
-        repeated = encoding.repeated_votes(
-            questions, item_codes, annotator_codes, question_codes, label_codes, len(annotators)
+        repeated = np.zeros(length, dtype=bool)
+        # a value that is no answer is dropped above, and repeats nothing
+        repeated[keep] = encoding.repeated_votes(
+            questions, item_codes[keep], annotator_codes[keep], question_codes[keep], label_codes[keep], len(annotators)
         )
-        repeated &= keep
         if repeated.any() and duplicates == "error":
             row = int(np.argmax(repeated))
             raise ValueError(

@@ -122,6 +122,16 @@ def test_repeats_and_unknown_values_can_be_dropped_and_are_counted():
     assert several.counts("all").tolist() == [[1, 1]]
 
 
+@pytest.mark.parametrize("duplicates", ["error", "first", "keep"])
+@pytest.mark.parametrize("values", [["??", "joy"], ["joy", "??"], ["??", "joy", "??"], ["??", "??"]])
+def test_a_dropped_value_repeats_nothing_and_makes_no_vote_a_repeat(values, duplicates):
+    rows = {"item": ["a"] * len(values) + ["b"], "annotator": ["r"] * (len(values) + 1), "value": [*values, "sad"]}
+    votes = VoteTable.from_columns(EMOTION, **rows, duplicates=duplicates, unknown="drop")
+    assert votes.exclusions == {"values outside the question": values.count("??")}
+    assert votes.counts("emotion", ["a", "b"]).tolist() == [[0, values.count("joy"), 0], [0, 0, 1]]
+    assert len(votes) + sum(votes.exclusions.values()) == len(values) + 1
+
+
 # --- counts, round trips, laws
 
 
