@@ -198,20 +198,61 @@ def as_arrow(column: Any, name: str, where: str) -> pa.Array:
             column = pa.array([None if pd.isna(value) else str(value) for value in column], pa.string())
     if isinstance(column, pa.ChunkedArray):
         column = (column.unify_dictionaries() if pa.types.is_dictionary(column.type) else column).combine_chunks()
-    if pa.types.is_dictionary(column.type) and not pa.types.is_string(column.type.value_type):
-        column = column.dictionary_decode()
+    named = pa.types.is_dictionary(column.type)
+    if named:
+        words = column.dictionary
+        # an item listed twice is an error that needs both entries
+        twice = name != "item" and len(words.unique()) < len(words)
+        if twice or words.null_count or not pa.types.is_string(words.type):
+            column = column.dictionary_decode()
     kind = column.type
     textual = pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or pa.types.is_null(kind)
     numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
     numeric |= pa.types.is_boolean(kind)
     if name in ("value", "weight", "rating") and not (numeric or textual or is_text(kind)):
         raise ValueError(f"{where}: column {name} holds values of type {kind}; give text or numbers.")
-    if textual or (name not in ("value", "weight", "rating") and not is_text(kind)):
+    # the entries of a dictionary are labels, also if they are numbers: it has its codes beside them
+    if textual or (not is_text(kind) and (named or name not in ("value", "weight", "rating"))):
         try:
             column = column.cast(pa.string())
         except pa.ArrowNotImplementedError:
             raise ValueError(f"{where}: column {name} holds values of type {kind}; give text or numbers.") from None
     return column
+
+
+def named_codes(table: pa.Table) -> dict[str, pa.DictionaryArray]:
+    """The columns of integer codes to which the schema of `datasets` gives names (`ClassLabel`), as text.
+
+    Raises:
+        ValueError: A code has no name.
+    """
+    described = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
+    features = described.get("info", {}).get("features", {})
+    found = {}
+    for name in table.column_names:
+        feature, column = features.get(name), table.column(name)
+        if isinstance(feature, dict) and feature.get("_type") == "ClassLabel" and pa.types.is_integer(column.type):
+            names = pa.array(feature["names"], pa.string())
+            try:
+                found[name] = pa.DictionaryArray.from_arrays(column.combine_chunks(), names)
+            except IndexError as error:
+                raise ValueError(
+                    f"votes: column {name} has a code beyond its {len(names)} names ({error}); write the table again."
+                ) from None
+    return found
+
+
+def check_numbers(questions: tuple[Question, ...], question_codes: np.ndarray, where: str) -> None:
+    """Raise where a number may be a label or a place in a list of labels: the question's own, or that of all questions."""
+    together = list(dict.fromkeys(label for question in questions for label in question.labels))
+    for question in (questions[code] for code in np.unique(question_codes)):
+        for listed in (question.labels, together):
+            for place, label in enumerate(listed):
+                if label != str(place) and {label, str(place)} <= set(question.labels):
+                    raise ValueError(
+                        f"{where}: values are numbers, and {place} may be label {str(place)!r} of question "
+                        f"{question.name!r} or the place of its label {label!r}; give labels as text."
+                    )
 
 
 def encode(array: pa.Array | None, length: int) -> tuple[np.ndarray, np.ndarray]:

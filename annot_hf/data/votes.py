@@ -81,7 +81,8 @@ class VoteTable:
         Args:
             questions: The question, or all questions that may occur.
             item: Item name of each vote; an empty name is none, here and below.
-            value: The label, or the number on the scale.
+            value: The label, or the number on the scale. Numbers are taken for labels only where no list of labels has
+                another one in that place.
             question: Question name of each vote, or one name for all; may be left out when there is one question.
             annotator: Rater name of each vote; null where the rater is unknown.
             weight: Non-negative weight of each vote.
@@ -159,13 +160,26 @@ class VoteTable:
 
     @classmethod
     def from_arrow(cls, table: pa.Table, questions: Sequence[Question]) -> "VoteTable":
-        """Read back what `to_arrow` wrote; further columns are ignored."""
+        """Read back what `to_arrow` wrote, or a table of an export's "votes"; further columns are ignored.
+
+        Raises:
+            ValueError: A column is missing, a row breaks a rule, or labels are codes that the schema gives no names.
+        """
         for name in ("item", "question", "label", "rating"):
             if name not in table.column_names:
                 raise ValueError(f"votes: there is no column {name!r}; give the table that to_arrow wrote.")
         columns = ("item", "annotator", "question", "label", "rating", "weight", "source")
+        named, label = encoding.named_codes(table), table.column("label")
+        coded = pa.types.is_integer(label.type) or pa.types.is_floating(label.type)
+        if coded and "label" not in named and label.null_count < len(label):
+            raise ValueError(
+                f"votes: column label holds {label.type}, and which labels the numbers stand for is not said; keep the "
+                "schema that `datasets` wrote (ClassLabel), or give labels as text."
+            )
         arrays = {
-            name: encoding.as_arrow(table.column(name), name, "votes") for name in columns if name in table.column_names
+            name: encoding.as_arrow(named.get(name, table.column(name)), name, "votes")
+            for name in columns
+            if name in table.column_names
         }
         text, numbers = arrays.pop("label"), arrays.pop("rating")
         return _build(tuple(questions), arrays, text, numbers, duplicates="keep", unknown="error", where="votes")
@@ -326,7 +340,7 @@ def _build(
     if pa.types.is_dictionary(arrays["item"].type) and len(set(items)) < len(items):
         twice = items[pd.Index(items).duplicated()][0]
         raise ValueError(f"{where}: item {twice!r} is listed twice; name each item once.")
-    annotator_codes, annotators = encoded["annotator"]
+    annotator_codes, annotators = encoding.compact(*encoded["annotator"])
     source_codes, sources = encoded["source"]
     asked_codes, asked = encoding.compact(*encoded["question"])
     for code, name in enumerate([*asked, None]):
@@ -339,9 +353,9 @@ def _build(
     weights = encoding.check_weights(arrays.get("weight"), where)
     text_codes, words = encoded["text"]
     if text is None and not all(question.is_scale for question in questions):
-        text_codes, words = encoding.encode(
-            numbers.cast(pa.string()), length
-        )  # labels such as 0 and 1, given as numbers
+        encoding.check_numbers(questions, question_codes, where)
+        # labels such as 0 and 1, given as numbers
+        text_codes, words = encoding.encode(numbers.cast(pa.string()), length)
     label_codes, ratings, valid = encoding.resolve_values(
         questions, question_codes, text_codes, words, numbers, strict=unknown == "error", where=where
     )

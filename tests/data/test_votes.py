@@ -2,12 +2,16 @@
 
 from collections import Counter
 
+import datasets
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, strategies as st
 
+from annot_hf.data.corpus import VoteCorpus
+from annot_hf.data.export import export_corpus
 from annot_hf.data.questions import Question
 from annot_hf.data.votes import VoteTable, align_rows
 
@@ -99,6 +103,73 @@ def test_labels_given_as_numbers():
     digits = Question.category("level", ["0", "1"])
     for column in ([0, 1, 1], [0.0, 1.0, 1.0], pd.Categorical([0, 1, 1])):
         assert VoteTable.from_columns(digits, item=list("abc"), value=column).label_codes.tolist() == [0, 1, 1]
+
+
+FIVE = Question.category("level", ["1", "2", "3", "4", "5"])
+
+
+@pytest.mark.parametrize("questions", [(FIVE,), (EMOTION, FIVE), (Question.category("digit", list("0123")), FIVE)])
+@pytest.mark.parametrize("column", [[1, 2], [1.0, 2.0], np.array([1, 2]), pd.Series([1, None]), pa.array([1, 2])])
+def test_numbers_that_may_be_labels_or_places_are_refused(questions, column):
+    with pytest.raises(ValueError, match="1 may be label '1' of question 'level' or the place of its label '2'"):
+        VoteTable.from_columns(questions, item=["a", "b"], question="level", value=column)
+    named = VoteTable.from_columns(questions, item=["a", "b"], question="level", value=pd.Categorical([1, 5]))
+    assert named.counts("level").tolist() == [[1, 0, 0, 0, 0], [0, 0, 0, 0, 1]]
+
+
+def test_numbers_for_a_scale_beside_labels_of_digits():
+    questions = (Question.scale("sure", 0, 9), FIVE)
+    assert VoteTable.from_columns(questions, item=["a"], question="sure", value=[3]).ratings.tolist() == [3]
+
+
+class Levels(VoteCorpus):
+    name, questions, default_questions = "levels", (EMOTION, FIVE), ("level",)
+
+    def read_items(self):
+        return pd.DataFrame({"item": ["a", "b"], "text": ["x", "y"], "speaker": ["p", "q"], "split": "train"})
+
+    def read_votes(self):
+        said = {"item": ["a", "a", "b", "b"], "question": ["level"] * 3 + ["emotion"], "value": ["1", "4", "5", "sad"]}
+        return VoteTable.from_columns(self.questions, **said)
+
+
+def test_codes_of_an_export_are_read_by_the_names_of_its_schema(tmp_path):
+    export_corpus(Levels(tmp_path), tmp_path / "out")
+    dataset = datasets.load_dataset(str(tmp_path / "out"), "votes", split="train", cache_dir=str(tmp_path / "cache"))
+    table = pq.read_table(tmp_path / "out" / "votes" / "train.parquet")
+    for one in (table, table.slice(0, 4), dataset.data, dataset.data.table, dataset.with_format("arrow")[:]):
+        votes = VoteTable.from_arrow(one, Levels.questions)
+        assert votes.counts("level").tolist() == [[1, 0, 0, 1, 0], [0, 0, 0, 0, 1]]
+        assert votes.counts("emotion", ["b"]).tolist() == [[0, 0, 1]]
+    with pytest.raises(
+        ValueError, match="column label holds int64, and which labels the numbers stand for is not said"
+    ):
+        VoteTable.from_arrow(table.replace_schema_metadata(), Levels.questions)
+    far = pa.array([0, 1, 2, 8])
+    with pytest.raises(ValueError, match="column label has a code beyond its 8 names"):
+        VoteTable.from_arrow(table.set_column(table.column_names.index("label"), "label", far), Levels.questions)
+
+
+def test_every_coded_column_has_its_names():
+    names = {"item": ["x", "y"], "annotator": ["ann", "ben"], "question": ["emotion"], "label": ["joy", "sad"]}
+    features = {name: datasets.ClassLabel(names=one) for name, one in names.items()} | {
+        "rating": datasets.Value("float64")
+    }
+    columns = {"item": [0, 1], "annotator": [1, None], "question": [0, 0], "label": [0, 1], "rating": [None, None]}
+    votes = VoteTable.from_arrow(pa.table(columns, datasets.Features(features).arrow_schema), [EMOTION])
+    assert list(votes.items) == ["x", "y"] and list(votes.annotators) == ["ben"]
+    assert votes.counts("emotion").tolist() == [[0, 1, 0], [0, 0, 1]]
+
+
+def test_a_dictionary_that_lists_a_name_twice_or_a_null():
+    raters = pa.DictionaryArray.from_arrays([0, 1, 2], pa.array(["r", "r", None]))
+    said = {"item": ["a", "b", "b"], "value": pa.DictionaryArray.from_arrays([0, 1, 1], ["joy", "joy"])}
+    votes = VoteTable.from_columns(EMOTION, annotator=raters, **said)
+    assert list(votes.annotators) == ["r"] and votes.annotator_codes.tolist() == [0, 0, -1]
+    with pytest.raises(ValueError, match="row 1 has no item"):
+        VoteTable.from_columns(
+            EMOTION, item=pa.DictionaryArray.from_arrays([0, 1], pa.array(["a", None])), value=["joy", "joy"]
+        )
 
 
 def test_weights_and_sources():
