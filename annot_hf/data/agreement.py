@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from annot_hf.data.encoding import as_frame
 from annot_hf.data.votes import VoteTable
 
 Level = Literal["nominal", "ordinal", "interval"]
@@ -183,24 +184,36 @@ def krippendorff_alpha(counts: np.ndarray, *, level: Level = "nominal", values: 
         counts: How many raters gave each value `(items, values)`, whole numbers; items with fewer than two votes are
             left out, as the definition asks.
         level: "nominal", "ordinal" (columns in ascending order) or "interval".
-        values: The numbers that the columns stand for `(values,)`, for interval; 0, 1, 2 ... when None.
+        values: The numbers that the columns stand for `(values,)`, for ordinal and interval; when None, the names of
+            columns that have any, as in a data frame, and 0, 1, 2 ... otherwise.
 
     Returns:
         Alpha in (-inf, 1]; NaN where it is undefined: no item with two votes, or one value only.
 
     Raises:
-        ValueError: The table is not one of counts, or the level is unknown.
+        ValueError: The table is not one of counts, the level is unknown, or a name of a column is no number.
 
     Example:
         >>> krippendorff_alpha([[2, 0], [0, 2], [1, 1]])
         0.4444444444444444
     """
+    named = as_frame(counts)
+    if values is None and level != "nominal" and isinstance(named, pd.DataFrame):
+        values = pd.to_numeric(pd.Series(named.columns), errors="coerce").to_numpy(np.float64)
+        if np.isnan(values).any():
+            raise ValueError(
+                f"Column {named.columns[np.argmax(np.isnan(values))]!r} of the counts is no number, which level {level!r} "
+                "asks for; name each column by its value, or give values."
+            )
     counts = _checked(counts)
     values = np.arange(counts.shape[1], dtype=np.float64) if values is None else np.asarray(values, dtype=np.float64)
     if values.shape != (counts.shape[1],):
         raise ValueError(
             f"There are {counts.shape[1]} columns and values of shape {values.shape}; give one per column."
         )
+    if level == "ordinal":
+        order = np.argsort(values)
+        counts, values = counts[:, order], values[order]
     return _alpha(counts, counts @ np.ones(len(values)), values, level)
 
 
@@ -312,7 +325,7 @@ def _pairwise_and_kappa(table: Table, sizes: np.ndarray) -> tuple[float, float]:
 
 
 def _checked(counts: np.ndarray) -> np.ndarray:
-    counts = np.asarray(counts, dtype=np.float64)
+    counts = np.asarray(as_frame(counts), dtype=np.float64)
     if counts.ndim != 2 or not counts.size:
         raise ValueError(f"Counts have shape {counts.shape}; give a non-empty table (items, values).")
     bad = ~(np.isfinite(counts) & (counts >= 0) & (counts == np.round(counts)))

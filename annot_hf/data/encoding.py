@@ -5,7 +5,7 @@ import gzip
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -110,6 +110,75 @@ def check_choice(name: str, value: Any, allowed: Sequence[str], where: str) -> N
         )
 
 
+def as_frame(values: Any) -> Any:
+    """Columns of Arrow or of a mapping, and rows that each name their values, as pandas has them; others as they are."""
+    if isinstance(values, pd.DataFrame | pd.Series):
+        return values
+    if isinstance(values, Mapping):
+        flat = all(np.ndim(value) == 0 and not isinstance(value, Mapping) for value in values.values())
+        return pd.Series(values) if flat else pd.DataFrame(values)
+    if hasattr(values, "__arrow_c_stream__") or isinstance(values, pa.RecordBatch):
+        return pa.table(values).to_pandas()
+    if isinstance(values, list | tuple) and values and isinstance(values[0], Mapping | pd.Series):
+        return pd.DataFrame(list(values))
+    return values
+
+
+def by_name(values: Any, axes: Sequence[Sequence[str] | None], what: str) -> Any:
+    """Values whose rows and columns have names, in the order that is wanted; an array has none and stays as it is.
+
+    Args:
+        values: An array, or anything with names: a frame or series of pandas, Arrow columns, a mapping.
+        axes: The names wanted along each axis, or None where names do not matter. A series of them also fits rows
+            that have its index.
+        what: How messages call the values.
+
+    Raises:
+        ValueError: The names are not those wanted; or they are only row numbers, in another order than wanted.
+    """
+    values = as_frame(values)
+    if not isinstance(values, pd.DataFrame | pd.Series):
+        return values
+    for place, wanted in enumerate(axes[: values.ndim]):
+        found = values.axes[place]
+        if wanted is None or (isinstance(wanted, pd.Series) and found.equals(wanted.index)):
+            continue
+        names, order = pd.Index([str(name) for name in found]), pd.Index([str(name) for name in wanted])
+        numbered, same = np.array_equal(found, np.arange(len(found))), set(names) == set(order)
+        if names.equals(order) or (numbered and not same):  # numbers of rows, which name nothing
+            continue
+        axis = ("row", "column")[place] if values.ndim == 2 else "entry"
+        problem = f"the {axis} numbers are among the names, in another order" if numbered else ""
+        for odd, said in (
+            (names[names.duplicated()], f"{axis} %r is there twice"),
+            (order.difference(names), f"there is no {axis} %r"),
+            (names.difference(order), f"nothing asks for {axis} %r"),
+        ):
+            problem = problem or (said % odd[0] if len(odd) else "")
+        if problem:
+            raise ValueError(
+                f"{what}: {problem}; name each {axis} once, as in {', '.join(order[:3])}, or give an array without names."
+            )
+        values = values.take(names.get_indexer(order), axis=place)
+    return values.to_numpy()
+
+
+def check_aligned(columns: Mapping[str, Any], where: str) -> None:
+    """Raise where columns, which are matched by position, are series of pandas whose indexes say otherwise."""
+    series = {name: column.index for name, column in columns.items() if isinstance(column, pd.Series)}
+    for name, index in series.items():
+        first, other = next(iter(series.items()))
+        if index.equals(other):
+            continue
+        # of row numbers, those of a fresh series say nothing, unless the other has the same in another order
+        fresh = any(np.array_equal(one, np.arange(len(one))) for one in (index, other))
+        numbers = pd.api.types.is_integer_dtype(index) and pd.api.types.is_integer_dtype(other)
+        if not (fresh and numbers) or set(index) == set(other):
+            raise ValueError(
+                f"{where}: column {name} has another index than {first}; take both from one frame, or give arrays."
+            )
+
+
 def check_counts(question: Question, items: Sequence[str], counts: Any) -> np.ndarray:
     """Counts `(items, labels)` as int64, or an error that names the item and label of the first bad one."""
     if question.is_scale:
@@ -118,6 +187,7 @@ def check_counts(question: Question, items: Sequence[str], counts: Any) -> np.nd
             "from_columns."
         )
     rule = "counts are whole numbers from 0 up"
+    counts = by_name(counts, (items, question.labels), f"Counts for question {question.name!r}")
     try:
         given = np.asarray(counts)
         counts = given.astype(np.float64)

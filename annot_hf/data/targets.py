@@ -1,14 +1,14 @@
 """From votes to what a model learns: a distribution per item, and each named rater's own answer."""
 
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 import numpy as np
 import pandas as pd
 
-from annot_hf.data.encoding import check_choice
+from annot_hf.data.encoding import by_name, check_choice
 from annot_hf.data.merging import Ties, merge_votes, rater_weights, secondary_votes, winners
 from annot_hf.data.questions import Question
 from annot_hf.data.votes import VoteTable, align_rows
@@ -100,7 +100,7 @@ def make_targets(
     *,
     items: Iterable[str] | None = None,
     smoothing: float = 1.0,
-    prior: Sequence[float] | None = None,
+    prior: Sequence[float] | Mapping[str, float] | None = None,
     primary_weight: float = 0.9,
     ties: Ties = "share",
     majority_of: MajorityOf = "primary",
@@ -120,8 +120,8 @@ def make_targets(
             `annot_hf.models.kde`).
         items: Items to make targets for, in this order; all voted items by default.
         smoothing: Pseudo-votes per item of "smoothed".
-        prior: Distribution `(K,)` that the pseudo-votes follow; by default that of the votes on `items`. For items held
-            out, give that of the training votes.
+        prior: Distribution `(K,)` that the pseudo-votes follow, or label -> share; by default that of the votes on
+            `items`. For items held out, give that of the training votes.
         primary_weight: Alpha of merged votes, from 0 to 1: .9 is the paper's M90, .8 its M80.
         ties: Who wins "majority": tied labels share the mass ("share"), one of them drawn for the item has it ("draw"), no
             single winner means label "other" ("other"), or label "neutral" wins by a clear lead only ("guarded");
@@ -360,12 +360,12 @@ def _unique(items: Iterable[str]) -> np.ndarray:
 
 
 def _pseudo_votes(
-    counts: np.ndarray, support: Sequence[str], smoothing: float, prior: Sequence[float] | None
+    counts: np.ndarray, support: Sequence[str], smoothing: float, prior: Sequence[float] | Mapping[str, float] | None
 ) -> np.ndarray:
     """`smoothing` votes `(K,)` that follow the prior, or the votes at hand."""
     if not 0 < smoothing < np.inf:
         raise ValueError(f"smoothing is {smoothing}; it is a positive, finite number of pseudo-votes.")
-    weights = counts.sum(0) if prior is None else np.asarray(prior, dtype=np.float64)
+    weights = counts.sum(0) if prior is None else np.asarray(by_name(prior, [support], "prior"), dtype=np.float64)
     if weights.shape != (len(support),) or not ((weights >= 0) & np.isfinite(weights)).all() or not weights.any():
         raise ValueError(
             f"prior is {prior}; give one finite number from 0 up for each of the {len(support)} labels, not all 0."

@@ -97,6 +97,7 @@ class VoteTable:
         """
         columns = {"item": item, "value": value, "annotator": annotator, "weight": weight}
         columns |= {"question": question, "source": source}
+        encoding.check_aligned(columns, where)
         arrays = {
             name: encoding.as_arrow(column, name, where)
             for name, column in columns.items()
@@ -129,9 +130,12 @@ class VoteTable:
     ) -> "VoteTable":
         """Anonymous votes from a table of counts `(items, labels)`, expanded to one row a vote.
 
+        Rows and columns that have names, in a data frame, an Arrow table or a mapping, go by them: each item and label is
+        there once. Those of an array go by position.
+
         Raises:
-            ValueError: The question is a scale, the shape does not fit, an item is listed twice, or a count is not a
-                whole number from 0 up.
+            ValueError: The question is a scale, the shape or a name does not fit, an item is listed twice, or a count is
+                not a whole number from 0 up.
         """
         flat = encoding.check_counts(question, items, counts).ravel()
         codes = np.repeat(np.arange(flat.size, dtype=np.int64), flat)
@@ -265,7 +269,8 @@ class VoteTable:
         mask: np.ndarray | None = None,
     ) -> "VoteTable":
         """The votes that meet every condition given; vocabularies shrink to what is left."""
-        keep = np.ones(len(self), dtype=bool) if mask is None else np.array(mask)
+        rows = [range(len(self))]
+        keep = np.ones(len(self), dtype=bool) if mask is None else np.array(encoding.by_name(mask, rows, "mask"))
         if keep.dtype != bool or keep.shape != (len(self),):
             raise ValueError(
                 f"mask has type {keep.dtype} and shape {keep.shape}; give one boolean per vote ({len(self)})."

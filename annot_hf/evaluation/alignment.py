@@ -7,6 +7,7 @@ from typing import Literal
 import numpy as np
 import pandas as pd
 
+from annot_hf.data.encoding import by_name
 from annot_hf.data.questions import Question
 from annot_hf.data.targets import Targets
 from annot_hf.evaluation.predictions import Predictions, check_unique
@@ -110,13 +111,16 @@ def speakers_of(
     return np.array([str(name) for name in named], dtype=object)
 
 
-def marginal_of(marginal: Sequence[float] | np.ndarray | None, q: np.ndarray) -> tuple[np.ndarray, str]:
+def marginal_of(
+    marginal: Sequence[float] | Mapping[str, float] | np.ndarray | None, q: np.ndarray, support: Sequence[str]
+) -> tuple[np.ndarray, str]:
     """The marginal distribution `(K,)`, exactly normalised, and what it is; without one, the mean of `q` `(n, K)`."""
     said = "the marginal distribution of the training votes"
     if marginal is None:
         said = "the mean distribution of the evaluated votes themselves (no training marginal was given)"
         marginal = q.mean(axis=0)
-    marginal, classes = np.asarray(marginal, dtype=np.float64), q.shape[1]
+    marginal = np.asarray(by_name(marginal, [support], "The marginal"), dtype=np.float64)
+    classes = q.shape[1]
     if marginal.shape != (classes,):
         raise ValueError(f"The marginal has shape {marginal.shape} for {classes} labels; give one probability a label.")
     check_distributions(marginal[None], "The marginal")

@@ -125,7 +125,7 @@ def break_down(
     speakers: Speakers = None,
     groups: Groups | None = None,
     votes: VoteTable | None = None,
-    marginal: Sequence[float] | np.ndarray | None = None,
+    marginal: Sequence[float] | Mapping[str, float] | np.ndarray | None = None,
     residual: str = "other",
     keep: float = KEEP,
     n_resamples: int = 1000,
@@ -189,7 +189,7 @@ def make_reference(
     clusters: np.ndarray | None,
     groups: Groups | None = None,
     votes: VoteTable | None = None,
-    marginal: Sequence[float] | np.ndarray | None = None,
+    marginal: Sequence[float] | Mapping[str, float] | np.ndarray | None = None,
     residual: str = "other",
 ) -> Reference:
     """The votes on the evaluated items, cut into strata and speaker groups."""
@@ -202,7 +202,7 @@ def make_reference(
         strata=entropy_strata(pairing.q, targets.support),
         groups=speaker_groups(clusters, pairing.items, groups) if several else [],
         counts=None if counts is None else counts[pairing.target],
-        marginal=marginal_of(marginal, pairing.q)[0],
+        marginal=marginal_of(marginal, pairing.q, targets.support)[0],
         residual=find_residual(targets.support, residual),
     )
 

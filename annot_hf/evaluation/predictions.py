@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from annot_hf.data.encoding import by_name
 from annot_hf.data.questions import Question
 from annot_hf.models.measures import check_distributions
 
@@ -20,6 +21,7 @@ FORMAT = 1
 class Predictions:
     """Predicted distributions of votes, one row an item, and predicted answers of named raters, one row a pair.
 
+    Rows and columns of data frames go by their names (items; labels, grid cells or questions), those of arrays by position.
     D is the number of questions; a scale value lies in [-1, 1], the normalised scale of `Question.normalise`.
 
     Attributes:
@@ -60,6 +62,17 @@ class Predictions:
     disagreement_kind: str | None = None
 
     def __post_init__(self) -> None:
+        asked = [question.name for question in self.questions] if self.is_scale else self.support
+        beside = [question.name for question in self.scales]
+        for name, axes in {
+            "probs": (self.items, self.support),
+            "consensus": (self.items, asked),
+            "rater_values": (None, asked),
+            "scale_means": (self.items, beside),
+            "scale_deviations": (self.items, beside),
+            "disagreement": (self.items,),
+        }.items():
+            object.__setattr__(self, name, by_name(getattr(self, name), axes, f"Predictions' {name}"))
         pairs, width = len(self.rater_items), self.rater_width
         values = np.zeros((0, width)) if self.rater_values is None else self.rater_values
         fallback = np.zeros(pairs, bool) if self.rater_fallback is None else self.rater_fallback

@@ -66,7 +66,7 @@ def measure_conditions(
     targets: Targets,
     *,
     speakers: Mapping[str, str] | Sequence[str] | np.ndarray | None = None,
-    marginal: Sequence[float] | np.ndarray | None = None,
+    marginal: Sequence[float] | Mapping[str, float] | np.ndarray | None = None,
     n_resamples: int = 1000,
     seed: int = 0,
     on_missing: Literal["error", "exclude"] = "error",
@@ -97,7 +97,7 @@ def measure_conditions(
         if not np.array_equal(other.items, pairing.items):
             raise ValueError(f"Condition {name} and clean cover different items; predict the same items under both.")
     clusters = speakers_of(speakers, predictions, pairing)
-    base, baseline = marginal_of(marginal, pairing.q)
+    base, baseline = marginal_of(marginal, pairing.q, targets.support)
     systems = {name: other.p for name, other in pairings.items()}
     systems[MARGINAL] = np.tile(base, (len(pairing.q), 1))
     measured, _ = measure(systems, pairing.q, targets.questions, clusters, n_resamples=n_resamples, seed=seed)

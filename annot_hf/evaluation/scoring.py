@@ -108,7 +108,7 @@ def score(
     targets: Targets,
     *,
     speakers: Mapping[str, str] | Sequence[str] | np.ndarray | None = None,
-    marginal: Sequence[float] | np.ndarray | None = None,
+    marginal: Sequence[float] | Mapping[str, float] | np.ndarray | None = None,
     n_resamples: int = 1000,
     seed: int = 0,
     on_missing: Literal["error", "exclude"] = "error",
@@ -132,7 +132,7 @@ def score(
     pairing = align(predictions, targets, on_missing=on_missing)
     clusters = speakers_of(speakers, predictions, pairing)
     size = len(pairing.q)
-    marginal, baseline = marginal_of(marginal, pairing.q)
+    marginal, baseline = marginal_of(marginal, pairing.q, targets.support)
     systems = {"model": pairing.p, "marginal": np.tile(marginal, (size, 1))}
     measured, columns = measure(systems, pairing.q, targets.questions, clusters, n_resamples=n_resamples, seed=seed)
     table = {name: one.record(paired=not name.startswith("gap_closed")) for name, one in measured.items()}

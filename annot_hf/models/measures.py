@@ -161,6 +161,28 @@ def ccc(prediction: Array, reference: Array, *, mask: Array | None = None) -> Ar
     return 2 * covariance / xp.where(spread > 0, spread, xp.ones_like(spread))
 
 
+def same_order(*arrays: Array) -> tuple[Array, ...]:
+    """The arguments, frames, series and Arrow tables as arrays: they go by position, so names must be the same in all.
+
+    Raises:
+        ValueError: Rows, columns or entries have other names in one than in another, or stand in another order.
+    """
+    arrays = tuple(array.to_pandas() if hasattr(array, "column_names") else array for array in arrays)
+    named = [array for array in arrays if hasattr(array, "axes") and hasattr(array, "to_numpy")]
+    for array in named[1:]:
+        # from the last axis; an axis that only numbers its entries names nothing
+        for one, other in zip(named[0].axes[::-1], array.axes[::-1], strict=False):
+            one, other = list(one), list(other)
+            numbered = list(range(len(one))) in (one, other)
+            if one != other and not (numbered and set(one) != set(other)):
+                odd = next(pair for pair in zip([*one, None], [*other, None], strict=False) if pair[0] != pair[1])
+                raise ValueError(
+                    f"Names differ, {odd[0]!r} in one where another has {odd[1]!r}; bring rows and labels into one order "
+                    "(frame.reindex_like), or give arrays."
+                )
+    return tuple(array.to_numpy() if any(array is one for one in named) else array for array in arrays)
+
+
 def check_distributions(p: Array, name: str, tolerance: float = 1e-3) -> None:
     """Raise a ValueError that names the first row of `p` `(N, K)` that is not a distribution.
 
@@ -208,6 +230,7 @@ def _in_base(nats: Array, base: float | None) -> Array:
 
 def _prepare(*arrays: Array) -> tuple[Any, ...]:
     """The namespace of the arguments and the arguments as floating arrays of at least 32 bits that fit together."""
+    arrays = same_order(*arrays)
     torch = sys.modules.get("torch")
     if torch is not None and any(isinstance(array, torch.Tensor) for array in arrays):
         xp = torch

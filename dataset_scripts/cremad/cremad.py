@@ -93,9 +93,8 @@ class CremaD(VoteCorpus):
         tables = []
         for modality, rows in self._counts.groupby("modality", sort=False):
             question = next(question for question in self.questions if question.name == modality)
-            tables.append(
-                VoteTable.from_counts(question, rows["clip"].tolist(), rows[list(EMOTIONS)], source="tabulatedVotes")
-            )
+            counts = rows[list(EMOTIONS)].to_numpy()  # letters, in the order of the labels
+            tables.append(VoteTable.from_counts(question, rows["clip"], counts, source="tabulatedVotes"))
         for answer, column in (("responses", "emotion"), ("level", "level")):
             if len(self._responses):
                 tables.append(

@@ -4,7 +4,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from .measures import ccc
+from .measures import ccc, same_order
 
 _DESCRIPTION = """\
 Concordance correlation coefficient (Lin 1989) with population moments: -1 to 1; 0 for a constant input.
@@ -38,6 +38,11 @@ class ConcordanceCorrelationCoefficient(evaluate.Metric):
                 {"predictions": datasets.Value("float64"), "references": datasets.Value("float64")}
             ),
         )
+
+    def add_batch(self, *, predictions: object = None, references: object = None, **others: object) -> None:
+        """Add items; data frames and series must have the same names in the same order."""
+        predictions, references = same_order(predictions, references)
+        super().add_batch(predictions=predictions, references=references, **others)
 
     def _compute(
         self,

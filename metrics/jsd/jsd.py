@@ -4,7 +4,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from .measures import check_distributions, jsd
+from .measures import check_distributions, jsd, same_order
 
 _DESCRIPTION = """\
 Jensen-Shannon divergence (not its square root) between predicted and voted distributions, averaged over items.
@@ -44,6 +44,11 @@ class JensenShannonDivergence(evaluate.Metric):
                 }
             ),
         )
+
+    def add_batch(self, *, predictions: object = None, references: object = None, **others: object) -> None:
+        """Add items; data frames and series must have the same names in the same order."""
+        predictions, references = same_order(predictions, references)
+        super().add_batch(predictions=predictions, references=references, **others)
 
     def _compute(
         self,

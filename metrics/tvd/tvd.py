@@ -4,7 +4,7 @@ import datasets
 import evaluate
 import numpy as np
 
-from .measures import check_distributions, tvd
+from .measures import check_distributions, same_order, tvd
 
 _DESCRIPTION = """\
 Total variation distance 1/2 sum |p - q| between predicted and voted distributions, averaged over items: 0 to 1.
@@ -42,6 +42,11 @@ class TotalVariationDistance(evaluate.Metric):
                 }
             ),
         )
+
+    def add_batch(self, *, predictions: object = None, references: object = None, **others: object) -> None:
+        """Add items; data frames and series must have the same names in the same order."""
+        predictions, references = same_order(predictions, references)
+        super().add_batch(predictions=predictions, references=references, **others)
 
     def _compute(
         self,

@@ -3,6 +3,7 @@ import time
 
 import krippendorff
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
@@ -72,6 +73,19 @@ def test_order_of_items_and_nominal_labels_does_not_matter(counts, random):
     shuffled = counts[items][:, labels]
     np.testing.assert_allclose(krippendorff_alpha(shuffled), krippendorff_alpha(counts), atol=1e-12)
     np.testing.assert_allclose(fleiss_kappa(shuffled), fleiss_kappa(counts), atol=1e-12)
+
+
+@pytest.mark.parametrize("level", ["ordinal", "interval"])
+def test_columns_stand_for_the_values_that_they_are_named_after(level):
+    values = np.array([[1, 1, 10], [2, 10, 2], [1, 2, 2], [10, 10, 10]])
+    said = pd.DataFrame({"item": np.repeat(list("wxyz"), 3), "value": values.ravel().astype(str)})
+    table = pd.crosstab(said["item"], said["value"])  # columns 1, 10, 2
+    expected = krippendorff.alpha(values.T, level_of_measurement=level)
+    assert krippendorff_alpha(table, level=level) == pytest.approx(expected, abs=1e-12)
+    numbers = krippendorff_alpha(table.to_numpy(), level=level, values=[1, 10, 2])
+    assert numbers == pytest.approx(expected, abs=1e-12)
+    with pytest.raises(ValueError, match="Column 'much' of the counts is no number"):
+        krippendorff_alpha(table.rename(columns={"10": "much"}), level=level)
 
 
 @pytest.mark.parametrize("level", ["nominal", "ordinal", "interval"])

@@ -1,6 +1,7 @@
 """Targets against hand counts, the kernel density they promise, and every refusal."""
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, strategies as st
 
@@ -40,6 +41,11 @@ def test_pseudo_votes_follow_the_votes_asked_for_or_the_prior():
     mean = counts.sum(0) / 5
     asked = make_targets(emotions(), "emotion", "smoothed", items=["a", "b"])
     np.testing.assert_allclose(asked.probs, (counts + mean) / (counts.sum(1, keepdims=True) + 1))
+    for prior in ({"sad": 1, "anger": 2, "joy": 1}, pd.Series([1, 1, 2], index=["sad", "joy", "anger"])):
+        named = make_targets(emotions(), "emotion", "smoothed", items=["a", "b"], prior=prior)
+        np.testing.assert_allclose(named.probs, (counts + np.array([2, 1, 1]) / 4) / (counts.sum(1, keepdims=True) + 1))
+    with pytest.raises(ValueError, match="prior: there is no entry 'sad'"):
+        make_targets(emotions(), "emotion", "smoothed", prior={"anger": 1, "joy": 1, "bored": 1})
     given = make_targets(emotions(), "emotion", "smoothed", items=["a", "b"], prior=[2, 1, 1])
     np.testing.assert_allclose(given.probs, (counts + [0.5, 0.25, 0.25]) / (counts.sum(1, keepdims=True) + 1))
 

@@ -216,6 +216,69 @@ def test_counts_round_trip(counts):
     assert list(votes.items) == items and len(votes) == np.sum(counts) and (votes.annotator_codes < 0).all()
 
 
+SAID = pd.DataFrame({"item": list("aaaabbb"), "label": ["joy", "joy", "joy", "anger", "sad", "sad", "anger"]})
+TRUTH = {"a": [1, 3, 0], "b": [1, 0, 2]}
+CROSS = pd.crosstab(SAID["item"], SAID["label"])[["sad", "joy", "anger"]]
+
+
+@pytest.mark.parametrize(
+    "counts",
+    [
+        CROSS,
+        CROSS.iloc[::-1],
+        CROSS.astype("Int64"),
+        CROSS.rename(columns=str).to_dict("series"),
+        list(CROSS.to_dict("index").values()),
+        [row for _, row in CROSS.iterrows()],
+        pa.table(CROSS.reset_index(drop=True)),
+        pa.record_batch(CROSS.reset_index(drop=True)),
+        CROSS.to_dict("list"),
+    ],
+    ids=["frame", "rows turned", "nullable", "series", "dicts", "rows", "arrow", "batch", "lists"],
+)
+def test_counts_go_by_the_names_they_have(counts):
+    votes = VoteTable.from_counts(EMOTION, ["a", "b"], counts)
+    assert dict(zip(votes.items, votes.counts("emotion").tolist(), strict=True)) == TRUTH
+
+
+def test_counts_of_a_frame_in_another_order_of_items():
+    votes = VoteTable.from_counts(EMOTION, ["b", "a"], CROSS)
+    assert list(votes.items) == ["b", "a"] and votes.counts("emotion").tolist() == [TRUTH["b"], TRUTH["a"]]
+    frame = CROSS.reset_index().set_index(pd.Index([7, 3]))
+    votes = VoteTable.from_counts(EMOTION, frame["item"], frame[list(EMOTION.labels)])
+    assert votes.counts("emotion", ["a", "b"]).tolist() == [TRUTH["a"], TRUTH["b"]]
+
+
+@pytest.mark.parametrize(
+    ("items", "counts", "words"),
+    [
+        (["a", "b"], CROSS.drop(columns="sad"), "question 'emotion': there is no column 'sad'; name each column once"),
+        (["a", "b"], CROSS.rename(columns={"sad": "Sad"}), "there is no column 'sad'"),
+        (["a", "b"], CROSS.assign(other=0), "nothing asks for column 'other'"),
+        (["a", "b"], CROSS[["sad", "sad", "joy", "anger"]], "column 'sad' is there twice"),
+        (["a"], CROSS, "nothing asks for row 'b'"),
+        (["a", "b", "c"], CROSS, "there is no row 'c'"),
+        (["x", "y"], CROSS, "there is no row 'x'"),
+        (["x", "y"], CROSS.set_index(pd.Index([4, 5])), "there is no row 'x'"),
+        (["1", "0"], CROSS.reset_index(drop=True), "the row numbers are among the names, in another order"),
+    ],
+)
+def test_counts_whose_names_do_not_fit_are_refused(items, counts, words):
+    with pytest.raises(ValueError, match=words):
+        VoteTable.from_counts(EMOTION, items, counts)
+
+
+def test_series_of_two_orders_are_refused_as_columns_and_as_a_mask():
+    for value in (SAID["label"].sort_values(), SAID["label"].set_axis(SAID["item"])):
+        with pytest.raises(ValueError, match="column value has another index than item; take both from one frame"):
+            VoteTable.from_columns(EMOTION, item=SAID["item"], value=value)
+    part = SAID.iloc[[0, 4]]
+    votes = VoteTable.from_columns(EMOTION, item=part["item"], value=part["label"].reset_index(drop=True))
+    assert votes.counts("emotion").tolist() == [[0, 1, 0], [0, 0, 1]]
+    frame = votes.to_pandas()
+    assert list(votes.select(mask=(frame["item"] == "b")[::-1]).items) == ["b"]
+
+
 @given(rows=ROWS)
 def test_arrow_round_trip(rows):
     votes = table(rows, source="lab")

@@ -2,6 +2,7 @@ import json
 from dataclasses import replace
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
 
@@ -58,6 +59,20 @@ def test_any_item_name_survives(tmp_path_factory, names):
     probs = np.full((len(names), 2), 0.5)
     Predictions(items=names, support=("a", "b"), probs=probs, questions=(EMOTION,)).save(folder)
     assert Predictions.load(folder).items.tolist() == names
+
+
+def test_frames_go_by_the_names_of_items_and_labels():
+    probs = pd.DataFrame({"b": [0.75, 0], "a": [0.25, 1]}, index=["x", "y"])
+    raters = pd.DataFrame({"b": [0.5, 0.9, 0], "a": [0.5, 0.1, 1]}, index=[5, 3, 9])
+    assert_same(small(probs=probs, rater_values=raters, consensus=probs), small(consensus=small().probs))
+    turned = small(probs=probs[::-1], disagreement=pd.Series([0.2, 0.1], index=["y", "x"]))
+    assert_same(turned, small())
+    assert turned.disagreement.tolist() == [0.1, 0.2]
+    with pytest.raises(ValueError, match="Predictions' probs: there is no column 'b'"):
+        small(probs=probs.rename(columns={"b": "c"}))
+    grid = {"support": ("l", "h"), "questions": SCALES, "rater_values": [[1, 2], [3, 4], [5, 6]]}
+    scales = pd.DataFrame({"valence": [2, 4, 6], "activation": [1, 3, 5]})
+    assert_same(small(**grid | {"rater_values": scales}), small(**grid))
 
 
 def test_what_it_says_about_itself():
