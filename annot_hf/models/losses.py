@@ -105,7 +105,7 @@ def rating_loss(prediction: torch.Tensor, ratings: torch.Tensor, kind: str) -> t
     """
     present = ~ratings.isnan()
     prediction, ratings = prediction.float(), torch.where(present, ratings, 0.0).float()
-    if kind == "mse":
+    if kind == "mse" or not len(prediction):  # there is no CCC of no answers
         return ((prediction - ratings) ** 2 * present).sum() / present.sum().clip(1)
     return (1 - ccc(prediction.T, ratings.T, mask=present.T)).sum()
 

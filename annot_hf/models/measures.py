@@ -2,7 +2,7 @@
 
 Every function takes arrays whose last axis is the support and returns one number per distribution, in nats unless a
 `base` is given. The namespace is picked from the arguments; torch is never imported, so losses, metrics and reports
-share these lines. Definitions follow Lin (1991) for the Jensen-Shannon *divergence* (SciPy's `jensenshannon` is its
+share these lines. No measure has a value for an empty support, or for no pairs. Definitions follow Lin (1991) for the Jensen-Shannon *divergence* (SciPy's `jensenshannon` is its
 square root) and Lin (1989) for the concordance correlation coefficient.
 """
 
@@ -137,11 +137,9 @@ def ccc(prediction: Array, reference: Array, *, mask: Array | None = None) -> Ar
         mask: True where a pair counts `(..., n)`; all when None.
 
     Returns:
-        `(...)` in [-1, 1]. A constant input, a single pair or no pair at all gives 0, never NaN.
+        `(...)` in [-1, 1]. A constant input, a single pair or none but masked ones gives 0, never NaN.
     """
     xp, prediction, reference = _prepare(prediction, reference)
-    if not prediction.shape[-1]:
-        return (prediction * reference).sum(-1)
     # CCC does not change when both move together. Counting from a value of the data keeps float32 exact for values such
     # as 1000 +- 0.001, and makes constants exactly 0.
     pivot, total = reference[..., :1], prediction.shape[-1]
@@ -248,4 +246,8 @@ def _prepare(*arrays: Array) -> tuple[Any, ...]:
     sizes = {array.shape[-1] for array in arrays}
     if len(sizes) > 1:
         raise ValueError(f"The last axes have {' and '.join(map(str, sorted(sizes)))} entries; give equal supports.")
+    if not all(sizes):
+        raise ValueError(
+            "The last axis has no entries; there is no measure of nothing: give one label or pair at least."
+        )
     return xp, *arrays

@@ -131,6 +131,23 @@ def test_other_bad_input_is_refused():
         ccc.compute(predictions=[1.0, 2.0], references=[1.0, float("inf")])
 
 
+def test_nothing_has_no_metric(folder):
+    metric = evaluate.load(str(folder), experiment_id="nothing")
+    with pytest.raises(ValueError, match="non-empty|no entries"):
+        metric.compute(predictions=[], references=[])
+
+
+def test_frames_and_series_need_the_same_names(folder):
+    metric = evaluate.load(str(folder), experiment_id="names")
+    predictions, references = (pd.DataFrame(values) for values in example(folder).values())
+    if folder.name == "ccc":
+        predictions, references = predictions[0], references[0]
+    predictions, references = (one.set_axis(list("zyx")[: len(one)]) for one in (predictions, references))
+    assert metric.compute(predictions=predictions, references=references) == metric.compute(**example(folder))
+    with pytest.raises(ValueError, match="Names differ, 'z' in one where another has 'y'"):
+        metric.compute(predictions=predictions.iloc[:2], references=references.iloc[[1, 0]])
+
+
 def test_app_answers_and_explains(folder):
     spec = importlib.util.spec_from_file_location(f"{folder.name}_app", folder / "app.py")
     app = importlib.util.module_from_spec(spec)

@@ -4,6 +4,8 @@ import math
 
 import audmetric
 import numpy as np
+import pandas as pd
+import pyarrow as pa
 import pytest
 import torch
 from hypothesis import given, strategies as st
@@ -249,7 +251,7 @@ def test_ccc_of_float32_with_a_large_offset(kind):
 @pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])
 def test_degenerate_ccc_is_zero(kind):
     constant, line = kind([0.1, 0.1, 0.1]), kind([0.1, 0.2, 0.3])
-    for pair in ((constant, constant), (constant, line), (line, constant), (line[:1], line[:1]), (line[:0], line[:0])):
+    for pair in ((constant, constant), (constant, line), (line, constant), (line[:1], line[:1])):
         assert float(ccc(*pair)) == pytest.approx(0, abs=1e-12)
     assert float(ccc(constant, constant)) == 0
     assert float(ccc(line, line, mask=kind([False, False, False]))) == 0
@@ -295,6 +297,30 @@ def test_arguments_that_do_not_fit():
         jsd([0.5, 0.5], [0.2, 0.3, 0.5])
     with pytest.raises(ValueError, match="A single number is not a distribution"):
         tvd(0.5, 0.5)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])
+@by_name(PAIRWISE | {"ccc": ccc, "entropy": lambda p, _: entropy(p)})
+def test_nothing_has_no_measure(function, kind):
+    for nothing in ([], np.zeros((3, 0))):
+        with pytest.raises(ValueError, match="The last axis has no entries"):
+            function(kind(nothing), kind(nothing))
+
+
+@by_name(PAIRWISE | {"ccc": ccc})
+def test_names_of_two_frames_must_be_the_same(function):
+    p = pd.DataFrame([[0.6, 0.4], [0.1, 0.9], [0.3, 0.7]], index=list("xyz"), columns=["a", "b"])
+    q = p.set_axis(list("xyz")) * 0.5 + 0.25
+    expected = function(p.to_numpy(), q.to_numpy())
+    for other in (q, q.reset_index(drop=True), q.to_numpy()):
+        np.testing.assert_array_equal(function(p, other), expected)
+    np.testing.assert_array_equal(function(p.loc["x"], q.loc["x"]), expected[0])
+    np.testing.assert_array_equal(function(pa.table(p.reset_index(drop=True)), q), expected)
+    for other in (q[["b", "a"]], q[::-1], q.rename(columns={"b": "c"}), pa.table(q[["b", "a"]].reset_index(drop=True))):
+        with pytest.raises(ValueError, match="Names differ, '.' in one where another has '.'; bring"):
+            function(p, other)
+    with pytest.raises(ValueError, match="Names differ, 'a' in one where another has 'b'"):
+        function(p.loc["x"], q.loc["x", ["b", "a"]])
 
 
 @pytest.mark.parametrize(
