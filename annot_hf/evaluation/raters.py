@@ -208,11 +208,14 @@ def _systems(
     if predictions.is_scale:
         constant = np.stack([expectation(one) for one in dimensions(constant, targets.questions)], axis=1)
     consensus = _consensus(predictions)[pairing.predicted[item]]
-    return {
+    found = {
         "model": predictions.rater_values[rows],
         "consensus": consensus,
         "marginal": np.broadcast_to(constant, consensus.shape),
     }
+    if predictions.is_scale:
+        return found
+    return {name: probs / probs.sum(axis=1, keepdims=True) for name, probs in found.items()}  # undo rounding
 
 
 def _consensus(predictions: Predictions) -> np.ndarray:
@@ -221,7 +224,8 @@ def _consensus(predictions: Predictions) -> np.ndarray:
         return predictions.consensus
     if not predictions.is_scale:
         return predictions.probs
-    return np.stack([expectation(one) for one in dimensions(predictions.probs, predictions.questions)], axis=1)
+    probs = predictions.probs / predictions.probs.sum(axis=1, keepdims=True)
+    return np.stack([expectation(one) for one in dimensions(probs, predictions.questions)], axis=1)
 
 
 def _scale_measures(

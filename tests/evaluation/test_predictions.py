@@ -83,7 +83,7 @@ def test_what_it_says_about_itself():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"probs": [[0.5, 0.4], [1, 0]]}, "Predictions: row 0 does not sum to 1 within 0.001: [0.5, 0.4]."),
+        ({"probs": [[0.5, 0.4], [1, 0]]}, "Predictions: row 0 does not sum to 1 within 0.004: [0.5, 0.4]."),
         ({"probs": [[0.5, 0.5], [np.nan, 1]]}, "Predictions: row 1 holds a value that is not finite: [nan, 1.0]."),
         ({"probs": [[0.5, 0.5], [1.5, -0.5]]}, "Predictions: row 1 holds a negative probability: [1.5, -0.5]."),
         ({"probs": np.zeros((0, 2))}, "Predictions has shape (0, 2); give a non-empty table (items, labels)."),
@@ -109,7 +109,7 @@ def test_what_it_says_about_itself():
         ),
         (
             {"rater_values": [[0.5, 0.5], [0.5, 0.6], [1, 0]]},
-            "Predictions' rater answers: row 1 does not sum to 1 within 0.001: [0.5, 0.6].",
+            "Predictions' rater answers: row 1 does not sum to 1 within 0.004: [0.5, 0.6].",
         ),
     ],
 )

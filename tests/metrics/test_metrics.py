@@ -11,6 +11,7 @@ import evaluate
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from hub_stub import serve
 from scipy.spatial.distance import jensenshannon
@@ -92,6 +93,22 @@ def test_jsd_in_nats_bits_and_against_scipy():
     assert result["jsd"] == pytest.approx(np.mean(result["per_item"]))
     rounded = jsd.compute(predictions=rows[0].astype(np.float32), references=rows[1].astype(np.float32))
     assert rounded["jsd"] == pytest.approx(result["jsd"], abs=1e-7)
+
+
+@pytest.mark.parametrize("name", ["jsd", "tvd"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_rows_of_half_precision_are_normalised(name, dtype):
+    rows = torch.softmax(3 * torch.randn(400, 8, generator=torch.Generator().manual_seed(0)).double(), -1)
+    half = rows.to(dtype).double()
+    assert dtype == torch.float16 or 1e-3 < (half.sum(-1) - 1).abs().max() < 2**-8
+    found = evaluate.load(str(ROOT / "metrics" / name)).compute(predictions=half.numpy(), references=rows.numpy())
+    exact = getattr(measures, name)(half / half.sum(-1, keepdim=True), rows).mean().item()
+    assert found[name] == pytest.approx(exact, abs=1e-12)
+    wrong = rows.numpy() * 1.005
+    with pytest.raises(ValueError, match="references: row 0 does not sum to 1"):
+        evaluate.load(str(ROOT / "metrics" / name), experiment_id=str(dtype)).compute(
+            predictions=half.numpy(), references=wrong
+        )
 
 
 def test_combined_metrics_share_options():
