@@ -25,9 +25,10 @@ from annot_hf.data.questions import Question
 from annot_hf.data.votes import VoteTable
 
 LETTERS = dict(zip("ASHUFDCNO", "angry sad happy surprise fear disgust contempt neutral other".split(), strict=True))
-FURTHER = ("frustrated", "annoyed", "disappointed", "depressed", "confused", "concerned", "amused", "excited")
-LABELS = (*LETTERS.values(), *FURTHER)  # a primary label has the same code among the secondary labels
+LABELS = tuple(LETTERS.values())
 OTHER = LABELS.index("other")
+NEAR = dict.fromkeys(("annoyed", "frustrated", "hostile"), "angry")  # arXiv 2606.27536: what further words count as
+NEAR |= dict.fromkeys(("depressed", "disappointed", "concerned"), "sad") | dict.fromkeys(("excited", "amused"), "happy")
 SCALES = {"activation": "EmoAct", "valence": "EmoVal", "dominance": "EmoDom"}
 ANSWERS = ("EmoClass_Major", "EmoClass_Second", *SCALES.values())
 CONSENSUS = ("EmoClass", *SCALES.values(), "SpkrID", "Gender", "Split_Set")
@@ -116,10 +117,17 @@ class MspPodcast(VoteCorpus):
         parts = [self._primary(*coded["EmoClass_Major"]), self._secondary(*coded["EmoClass_Second"])]
         for name, column in SCALES.items():
             parts.append(self._ratings(path, rows, name, *coded[column]))
-        repeated = self._repeated(items.astype(np.int64) * len(workers) + raters, coded)
-        lost = sum(int(repeated[line].sum()) for line, _ in parts)
-        self.note("rater lines that repeat a file and rater, left out", int(repeated.sum()), votes=lost)
-        parts = [(line[~repeated[line]], values[~repeated[line]]) for line, values in parts]
+        keys = items.astype(np.int64) * len(workers) + raters
+        repeated = self._repeated(keys, coded)
+        # what the first line does not answer, a later one may
+        kept = [
+            line == pd.Series(line).groupby(keys[line]).transform("first").to_numpy() if repeated.any() else line >= 0
+            for line, _ in parts
+        ]
+        lost = sum(int((~keep).sum()) for keep in kept)
+        reason = "rater lines that repeat a file and rater, used where the first has no answer"
+        self.note(reason, int(repeated.sum()), votes=lost)
+        parts = [(line[keep], values[keep]) for keep, (line, values) in zip(kept, parts, strict=True)]
         line = np.concatenate([line.astype(np.int32) for line, _ in parts])
         asked = np.repeat(np.arange(len(parts), dtype=np.int32), [len(line) for line, _ in parts])
         label, rating = np.full(len(line), -1, np.int32), np.full(len(line), np.nan)
@@ -138,26 +146,30 @@ class MspPodcast(VoteCorpus):
         """Lines with a primary label, and the code of each."""
         labels, free_text = _label_codes(pa.array(words, pa.string()))
         self.note("primary labels Other with free text", int(free_text[codes].sum()))
-        odd = ((labels < 0) | (labels > OTHER))[codes]
+        odd = (labels < 0)[codes]
         self.note("primary labels outside the nine, left out", list(words[np.unique(codes[odd])]), votes=int(odd.sum()))
         return np.flatnonzero(~odd), labels[codes[~odd]]
 
     def _secondary(self, codes: np.ndarray, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Lines and label codes of the secondary votes, each label once a line; -1 where a rater chose nothing."""
-        lists = pc.split_pattern_regex(pa.array(words, pa.string()), "[,;]")
+        lists = pc.split_pattern_regex(pa.array(words, pa.string()), r"[,;/+&]|(?i:\band\b)")
         texts, owner = pc.utf8_trim_whitespace(lists.flatten()), pc.list_parent_indices(lists).to_numpy()
         labels, free_text = _label_codes(texts)
         first = np.diff(owner, prepend=-1) > 0  # "other" when the primary label is Other, see _coded_lines
         others = np.cumsum(labels == OTHER)
         others -= (others - (labels == OTHER))[first][owner]  # now the number up to here in the same line
+        near = _near_codes(texts)
+        labels, free_text = np.where(near >= 0, near, labels), free_text & (near < 0)
         odd = (labels < 0) & (others == 0) & ~_matches(texts, "^$")  # what follows Other is its free text
         chosen = (labels >= 0) & ~first
-        chosen[np.flatnonzero(chosen)[pd.Series((owner * len(LABELS) + labels)[chosen]).duplicated()]] = False
-        told = np.bincount(owner, chosen & free_text, minlength=len(words))[codes]
+        again = np.zeros(len(texts), dtype=bool)
+        again[chosen] = pd.Series((owner * len(LABELS) + labels)[chosen]).duplicated()
+        chosen &= ~again
+        told, lost, repeats = (np.bincount(owner, part, len(words))[codes] for part in (chosen & free_text, odd, again))
         self.note("secondary labels Other with free text", int(np.count_nonzero(told)))
-        lost = int(np.bincount(owner, odd, minlength=len(words))[codes].sum())
         names = texts.filter(pa.array(odd)).unique().to_pylist()
-        self.note("secondary labels outside the 17, left out", names, votes=lost)
+        self.note("secondary words like none of the nine labels, left out", names, votes=int(lost.sum()))
+        self.note("secondary words for a label that the rater gave before, one vote", int(repeats.sum()))
         silent = np.setdiff1d(np.arange(len(words)), owner[chosen | odd])
         owner, labels = np.append(owner[chosen], silent), np.append(labels[chosen], np.full(len(silent), -1))
         labels, sizes = labels[np.argsort(owner, kind="stable")], np.bincount(owner, minlength=len(words))
@@ -359,3 +371,10 @@ def _label_codes(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
     other = pc.match_substring_regex(lower, r"^other\b")
     codes = pc.index_in(pc.if_else(other, "other", lower), pa.array(LABELS)).fill_null(-1)
     return np.asarray(codes, np.int64), np.asarray(pc.and_(other, pc.not_equal(lower, "other")))
+
+
+def _near_codes(texts: pa.Array) -> np.ndarray:
+    """Index into `LABELS` of what each secondary word counts as, -1 for nothing; Other-sad goes by what follows Other."""
+    words = pc.replace_substring_regex(pc.utf8_lower(texts), r"^other\b\W*|\W+$", "")
+    codes = [*range(len(LABELS)), *(LABELS.index(label) for label in NEAR.values()), -1]
+    return np.array(codes)[pc.index_in(words, pa.array([*LABELS, *NEAR])).fill_null(-1)]
