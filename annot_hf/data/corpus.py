@@ -12,6 +12,7 @@
 What a reader leaves out or repairs it notes with `note`, so that the report of an export accounts for every vote.
 """
 
+import glob
 import hashlib
 import importlib.util
 import inspect
@@ -27,11 +28,13 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock, Timeout
 
 from annot_hf.data.questions import Question
 from annot_hf.data.votes import VoteTable
 
 SPLITS = ("train", "validation", "test")
+LOCK = ".lock"  # in a folder while it is written
 
 
 @dataclass(frozen=True)
@@ -314,6 +317,8 @@ def load_corpus_script(path: str | os.PathLike) -> type[VoteCorpus]:
 def replace_folder(out: str | os.PathLike, *, marker: str, kind: str, entries: Sequence[str]) -> Iterator[Path]:
     """Write a folder in one step: yields a temporary sibling that takes the place of `out` when the block succeeds.
 
+    What a killed process left is cleared: of two folders the earlier one, if there is only that, takes its place again.
+
     Args:
         out: The folder to write; an earlier one of the same kind is replaced, anything else is left alone.
         marker: JSON file of the folder whose entry `kind` tells what the folder is.
@@ -321,34 +326,62 @@ def replace_folder(out: str | os.PathLike, *, marker: str, kind: str, entries: S
         entries: Everything that such a folder may hold; a folder that holds more is left alone.
 
     Raises:
-        ValueError: `out` is there and is not an earlier folder of this kind.
+        ValueError: `out` is there and is not an earlier folder of this kind, or another process is writing it.
     """
     out = Path(out).resolve()
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; pass a new folder.")
+    _clear_leftovers(out, marker, kind)
     if out.is_dir() and any(out.iterdir()):
-        try:
-            found = json.loads((out / marker).read_text(encoding="utf-8")).get("kind")
-        except (OSError, ValueError, AttributeError):
-            found = None
-        foreign = sorted(entry.name for entry in out.iterdir() if entry.name not in entries)
-        if found != kind or foreign:
+        foreign = sorted(entry.name for entry in out.iterdir() if entry.name not in (*entries, LOCK))
+        if _kind_of(out, marker) != kind or foreign:
             what = f"it holds {', '.join(foreign[:3])}" if foreign else f"it has no {marker} of that kind"
             raise ValueError(f"{out} is not an earlier {kind} ({what}) and is left alone; pass a new or empty folder.")
     out.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         fresh.chmod(0o755)
-        yield fresh
-        old = fresh.with_name(f"{fresh.name}.old")
-        if out.exists():
-            out.rename(old)
-        try:
-            fresh.rename(out)
-        except OSError:
-            if old.exists():
-                old.rename(out)
-            raise
+        with FileLock(fresh / LOCK):
+            yield fresh
+            old = fresh.with_name(f"{fresh.name}.old")
+            if out.exists():
+                out.rename(old)
+            try:
+                fresh.rename(out)
+            except OSError:
+                if old.exists():
+                    old.rename(out)
+                raise
+            (out / LOCK).unlink(missing_ok=True)
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _kind_of(folder: Path, marker: str) -> Any:
+    """What the JSON file `marker` of a folder calls the folder, or None."""
+    try:
+        return json.loads((folder / marker).read_text(encoding="utf-8")).get("kind")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _clear_leftovers(out: Path, marker: str, kind: str) -> None:
+    """Remove what a killed process left beside `out`: it holds the lock file, or is the folder that was to be replaced.
+
+    Raises:
+        ValueError: Another process is writing `out`.
+    """
+    names = f".{glob.escape(out.name)}.????????"
+    for left in out.parent.glob(names):
+        if (left / LOCK).is_file():
+            try:
+                with FileLock(left / LOCK, blocking=False):
+                    shutil.rmtree(left, ignore_errors=True)
+            except Timeout:
+                raise ValueError(f"Another process is writing {out}; wait for it, or pass another folder.") from None
+    for left in out.parent.glob(f"{names}.old"):
+        if _kind_of(left, marker) == kind and out.exists():
+            shutil.rmtree(left, ignore_errors=True)
+        elif _kind_of(left, marker) == kind:
+            left.rename(out)

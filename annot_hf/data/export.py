@@ -201,7 +201,7 @@ def export_corpus(
         spans = spans_table(corpus.name, _kept_spans(spans, listed, items["item"], findings), items, votes)
     _note_oddities(items, votes, findings)
     report = _report(corpus, items, votes, findings, out, 0 if spans is None else len(spans))
-    labels = list(dict.fromkeys(label for question in votes.questions for label in question.labels))
+    labels = _labels(votes.questions)
     tables = {"votes": votes_table(votes, labels), "items": items_table(corpus, items)}
     if labels:
         tables["histograms"] = histograms_table(votes, labels, tables["items"])
@@ -218,13 +218,12 @@ def export_corpus(
         "default_questions": list(corpus.default_questions),
         "labels": labels,
         "embedded_audio": embed_audio,
-        "digest": _digest(questions, tables),
         "label_files": corpus.label_files,
         "report": report.to_dict(),
     }
     with replace_folder(out, marker=MARKER, kind=KIND, entries=ENTRIES) as folder:
         sizes: dict[str, dict[str, tuple[int, int]]] = {}
-        hashes = {config: hashlib.sha256() for config in tables}
+        files = facts["files"] = {}
         for config, table in tables.items():
             split = pd.Series(table["item"].to_pandas()).map(split_of_item).to_numpy()
             sizes[config] = {}
@@ -237,13 +236,14 @@ def export_corpus(
                 path = folder / config / f"{name}.parquet"
                 _write(part, features[config].arrow_schema, path, root)
                 with path.open("rb") as file:
-                    hashes[config].update(hashlib.file_digest(file, "sha256").digest())
+                    files[f"{config}/{name}.parquet"] = hashlib.file_digest(file, "sha256").hexdigest()
                 sizes[config][name] = (part.num_rows, part.nbytes)
         facts["splits"] = {config: list(splits) for config, splits in sizes.items()}
+        # of what was written and not of what was meant to be, for it is computed again when the export is read
+        facts["digest"] = _digest(questions, _read_tables(folder, facts["splits"], audio=False))
         text = json.dumps(facts, indent=1, ensure_ascii=False)
         (folder / MARKER).write_text(text + "\n", encoding="utf-8")
-        hexadecimal = {config: value.hexdigest() for config, value in hashes.items()}
-        card = dataset_card(corpus, report, facts, features, sizes, hexadecimal)
+        card = dataset_card(corpus, report, facts, features, sizes)
         (folder / "README.md").write_text(card, encoding="utf-8")
     return report
 
@@ -274,19 +274,26 @@ def read_export(folder: str | os.PathLike) -> ExportedCorpus:
 
 def _read(folder: Path, facts: dict[str, Any]) -> ExportedCorpus:
     """The export whose `corpus.json` holds `facts`."""
-    tables = {}
-    for config in ("votes", "items", *({"spans"} & set(facts["splits"]))):
-        paths = [folder / config / f"{split}.parquet" for split in facts["splits"][config]]
-        gone = [path for path in paths if not path.is_file()]
-        if gone:
-            raise ValueError(f"The export {folder} lacks {gone[0].relative_to(folder)}; export the corpus again.")
-        tables[config] = pa.concat_tables([_read_table(path) for path in paths])
+    for name, digest in facts["files"].items():
+        if not (folder / name).is_file():
+            raise ValueError(f"The export {folder} lacks {name}; export the corpus again.")
+        with (folder / name).open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                raise ValueError(
+                    f"{folder / name} is damaged ({MARKER} states another SHA-256); export the corpus again."
+                )
+    tables = _read_tables(folder, facts["splits"])
+    stated = facts["digest"], facts["report"]["items"], facts["report"]["votes"]
+    if stated != (_digest(facts["questions"], tables), len(tables["items"]), len(tables["votes"])):
+        raise ValueError(
+            f"{folder / MARKER} is damaged (its digest or its counts are not those of the tables); export the corpus again."
+        )
     votes = tables["votes"]
-    if facts["labels"]:
-        codes = votes["label"].combine_chunks().cast(pa.int32())
-        label = pa.DictionaryArray.from_arrays(codes, pa.array(facts["labels"], pa.string()))
-        votes = votes.set_column(votes.column_names.index("label"), "label", label)
     questions = tuple(Question.from_dict(fields) for fields in facts["questions"])
+    if labels := _labels(questions):
+        codes = votes["label"].combine_chunks().cast(pa.int32())
+        label = pa.DictionaryArray.from_arrays(codes, pa.array(labels, pa.string()))
+        votes = votes.set_column(votes.column_names.index("label"), "label", label)
     items = tables["items"].to_pandas()
     if "audio" in items and not facts["embedded_audio"]:
         items["audio"] = [None if audio is None else audio["path"] for audio in items["audio"]]
@@ -303,11 +310,17 @@ def _read(folder: Path, facts: dict[str, Any]) -> ExportedCorpus:
     )
 
 
-def _read_table(path: Path) -> pa.Table:
-    try:
-        return pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path} is damaged ({error}); export the corpus again.") from error
+def _read_tables(folder: Path, splits: dict[str, list[str]], *, audio: bool = True) -> dict[str, pa.Table]:
+    """The tables that an export is read from, all splits of each."""
+    tables = {}
+    for config in [name for name in ("votes", "items", "spans") if name in splits]:
+        paths = [folder / config / f"{split}.parquet" for split in splits[config]]
+        try:
+            names = [name for name in pq.read_schema(paths[0]).names if audio or name != "audio"]
+            tables[config] = pa.concat_tables([pq.read_table(path, columns=names) for path in paths])
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ValueError(f"{folder / config} is damaged ({error}); export the corpus again.") from error
+    return tables
 
 
 def _find_audio(corpus: VoteCorpus, items: pd.DataFrame) -> pd.Series | None:
@@ -460,8 +473,13 @@ def _write(table: pa.Table, schema: pa.Schema, path: Path, root: Path | None) ->
             writer.write_table(part.set_column(place, "audio", audio).cast(schema), row_group_size=EMBED_ROWS)
 
 
+def _labels(questions: Sequence[Question]) -> list[str]:
+    """All labels in the order of their codes in the tables."""
+    return list(dict.fromkeys(label for question in questions for label in question.labels))
+
+
 def _digest(questions: Sequence[dict[str, Any]], tables: dict[str, pa.Table]) -> str:
-    """SHA-256 of questions, votes, items and spans, audio paths aside; the same on every machine."""
+    """SHA-256 of questions, votes, items and spans as read back, audio aside; the same on every machine."""
     digest = hashlib.sha256(json.dumps(questions, sort_keys=True).encode())
     for table in (tables[name] for name in ("votes", "items", "spans") if name in tables):
         text = pa.BufferOutputStream()

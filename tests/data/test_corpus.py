@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
@@ -14,6 +16,7 @@ from annot_hf.data.audio import load_audio
 from annot_hf.data.corpus import VoteCorpus, load_corpus_script, split_by_group
 from annot_hf.data.export import export_corpus, read_export
 from annot_hf.data.questions import Question
+from annot_hf.data.simulate import simulate_corpus
 from annot_hf.data.votes import VoteTable
 
 EMOTION = Question.category("emotion", ("anger", "calm"))
@@ -367,6 +370,107 @@ def test_a_damaged_export_names_the_file(name, content, corpus, tmp_path):
         read_export(tmp_path / "out")
     assert str(error.value).startswith(f"{tmp_path / 'out' / name} is damaged (")
     assert str(error.value).endswith("export the corpus again.")
+
+
+def edit_table(out, config, change):
+    path = out / config / "train.parquet"
+    pq.write_table(change(pq.read_table(path)), path)
+
+
+def edit_facts(out, change):
+    facts = json.loads((out / "corpus.json").read_text())
+    change(facts)
+    (out / "corpus.json").write_text(json.dumps(facts))
+
+
+OTHER = r"(votes|items|spans)/train.parquet is damaged \(corpus.json states another SHA-256\); export the corpus again"
+FACTS = r"corpus.json is damaged \(its digest or its counts are not those of the tables\); export the corpus again"
+EDITS = {
+    "a vote less": (lambda out: edit_table(out, "votes", lambda table: table.slice(1)), OTHER),
+    "items in another order": (lambda out: edit_table(out, "items", lambda table: table.take([1, 0])), OTHER),
+    "half copied": (lambda out: shutil.copy(out.with_name("new") / "votes/train.parquet", out / "votes"), OTHER),
+    "facts of another": (lambda out: shutil.copy(out.with_name("new") / "corpus.json", out), OTHER),
+    "the digest": (lambda out: edit_facts(out, lambda facts: facts.update(digest="True")), FACTS),
+    "the labels of a question": (
+        lambda out: edit_facts(out, lambda facts: facts["questions"][0].update(labels=["calm", "anger"])),
+        FACTS,
+    ),
+    "votes of the report": (lambda out: edit_facts(out, lambda facts: facts["report"].update(votes=9)), FACTS),
+    "items of the report": (lambda out: edit_facts(out, lambda facts: facts["report"].update(items=9)), FACTS),
+    "a split that is gone": (lambda out: edit_facts(out, lambda facts: facts["splits"]["votes"].pop()), FACTS),
+    "no digests": (lambda out: edit_facts(out, lambda facts: facts.pop("files")), "is damaged .KeyError: 'files'"),
+}
+
+
+@pytest.mark.parametrize(("edit", "message"), EDITS.values(), ids=EDITS)
+def test_an_export_that_was_edited_or_copied_in_part_is_not_read(corpus, tmp_path, edit, message):
+    out = tmp_path / "out"
+    export_corpus(corpus, out)
+    rows = vote_rows()
+    rows["value"][0] = "calm"
+    corpus.votes = VoteTable.from_columns([EMOTION, VALENCE], **rows)
+    export_corpus(corpus, tmp_path / "new")
+    edit(out)
+    with pytest.raises(ValueError, match=message):
+        read_export(out)
+
+
+def test_labels_are_those_of_the_questions(corpus, tmp_path):
+    export_corpus(corpus, tmp_path / "out")
+    edit_facts(tmp_path / "out", lambda facts: facts.update(labels=["calm", "anger"]))
+    back = read_export(tmp_path / "out").votes
+    np.testing.assert_array_equal(back.counts("emotion", items=ITEMS), corpus.votes.counts("emotion", items=ITEMS))
+
+
+KILLED = """
+import os, pathlib, sys
+import pyarrow.parquet as pq
+from annot_hf.data.export import export_corpus
+from annot_hf.data.simulate import SimulatedCorpus
+
+def kill(*_): os.kill(os.getpid(), 9)
+if sys.argv[1] == "while it is written":
+    pq.write_table = kill
+else:  # between the two renames
+    rename = pathlib.Path.rename
+    pathlib.Path.rename = lambda path, to: rename(path, to) if to.name.endswith(".old") else kill()
+export_corpus(SimulatedCorpus(sys.argv[2]), sys.argv[3])
+"""
+
+
+@pytest.mark.parametrize("when", ["while it is written", "before it is in place"])
+def test_a_killed_export_leaves_the_earlier_one_and_is_cleared_by_the_next(when, corpus, tmp_path):
+    root, out = simulate_corpus(tmp_path / "simulated", speakers=3, clips_per_speaker=2), tmp_path / "out"
+    export_corpus(corpus, out)
+    (tmp_path / ".out.abcdefgh").mkdir()  # of somebody else
+    before = read_export(out).digest
+    ended = subprocess.run([sys.executable, "-c", KILLED, when, str(root), str(out)], capture_output=True, text=True)
+    assert ended.returncode == -9, ended.stderr
+    assert len([path for path in tmp_path.iterdir() if path.name.startswith(".out.")]) > 1
+    votes, corpus.votes = corpus.votes, corpus.votes.select(items=[])
+    with pytest.raises(ValueError, match="no vote is on a listed item"):
+        export_corpus(corpus, out)
+    corpus.votes = votes
+    with pytest.raises(OSError, match="disk full"), pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pq, "write_table", lambda *_: (_ for _ in ()).throw(OSError("disk full")))
+        export_corpus(corpus, out)
+    assert read_export(out).digest == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".out.abcdefgh", "out", "root", "simulated"]
+
+
+def test_two_exports_into_one_folder_at_a_time_are_refused(corpus, tmp_path, monkeypatch):
+    write, out = pq.write_table, tmp_path / "out"
+
+    def again(*args):
+        monkeypatch.setattr(pq, "write_table", write)
+        with pytest.raises(ValueError, match="Another process is writing .*out; wait for it"):
+            export_corpus(corpus, out)
+        write(*args)
+
+    monkeypatch.setattr(pq, "write_table", again)
+    export_corpus(corpus, out)
+    assert read_export(out).report["votes"] == 8
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "root"] and not (out / ".lock").exists()
 
 
 def test_shared_audio_and_speakers_in_two_splits_are_reported(corpus, tmp_path):
