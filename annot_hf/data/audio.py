@@ -133,19 +133,19 @@ def load_audio(source: Any, *, sampling_rate: int = 16_000, limits: AudioLimits 
     return np.ascontiguousarray(wave, dtype=np.float32)
 
 
-def resolve_inside(root: str | os.PathLike, name: str) -> Path:
-    """The file `name` under `root`, or an error when the name leads anywhere else.
+def check_name(name: str, root: str | os.PathLike) -> None:
+    """Raise unless `name` is one of a file under `root`, whatever is on the disk.
 
-    Names come from label files, which are data: refused are parent folders (also spelt with look-alike dots), absolute
-    paths, drives and URLs, backslashes, control characters, and symbolic links that leave `root`.
+    Names come from label files and from exports of other people, which are data: refused are parent folders (also spelt
+    with look-alike dots), absolute paths, drives and URLs, backslashes and control characters.
 
     Raises:
-        ValueError: The name is not a plain relative path inside `root`.
+        ValueError: The name is not a plain relative path.
     """
     text = os.fspath(name) if isinstance(name, str | os.PathLike) else ""
     plain = unicodedata.normalize("NFKC", text)  # full-width and two-dot look-alikes become what they imitate
     rule = None
-    if not plain.strip():
+    if not plain.strip() or os.path.normpath(plain) == ".":
         rule = "is not a file name"
     elif any(unicodedata.category(character) == "Cc" for character in text):
         rule = "has control characters"
@@ -157,13 +157,32 @@ def resolve_inside(root: str | os.PathLike, name: str) -> Path:
         rule = "is not relative"
     elif ".." in plain.split("/"):
         rule = "leads to a parent folder"
-    else:
-        base = os.path.realpath(root)
-        path = os.path.realpath(os.path.join(base, text))
-        if path.startswith(os.path.join(base, "")):
-            return Path(path)
-        rule = "is a link out of the folder"
-    raise ValueError(f"The path {name!r} {rule}; it must be a plain relative path inside {os.fspath(root)}.")
+    if rule:
+        raise ValueError(f"The path {name!r} {rule}; it must be a plain relative path inside {os.fspath(root)}.")
+
+
+def resolve_inside(root: str | os.PathLike, name: str, *, follow_links: bool = False) -> Path:
+    """The file `name` under `root`, or an error when the name leads anywhere else.
+
+    Args:
+        root: The folder.
+        name: A name that `check_name` accepts.
+        follow_links: Follow links out of `root`. Links into the blobs of the same repository are followed in any case: they
+            are how the cache of the Hugging Face Hub keeps files (`snapshots/REVISION/x` is a link to `blobs/DIGEST`).
+
+    Raises:
+        ValueError: The name is not a plain relative path, or is a link out of `root` and links are not followed.
+    """
+    check_name(name, root)
+    base = Path(os.path.realpath(root))
+    path = Path(os.path.realpath(base / name))
+    blobs = [above.parents[1] / "blobs" for above in (base, *base.parents) if above.parent.name == "snapshots"]
+    if follow_links or any(path.is_relative_to(folder) for folder in (base, *blobs)):
+        return path
+    raise ValueError(
+        f"The path {name!r} is a link out of {os.fspath(root)}, to {path}; if that is meant, export with follow_links "
+        "(--follow-links)."
+    )
 
 
 @contextmanager

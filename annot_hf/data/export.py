@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from annot_hf.data.audio import AudioError, audio_info, resolve_inside
+from annot_hf.data.audio import AudioError, audio_info, check_name, resolve_inside
 from annot_hf.data.card import dataset_card
 from annot_hf.data.corpus import SPLITS, CorpusReport, Finding, VoteCorpus, add_finding, check_items, replace_folder
 from annot_hf.data.encoding import check_choice
@@ -155,6 +155,7 @@ def export_corpus(
     missing_audio: Literal["error", "drop", "keep"] = "error",
     missing_text: Literal["error", "drop", "keep"] = "error",
     allow_unmatched: bool = False,
+    follow_links: bool = False,
 ) -> CorpusReport:
     """Write `votes`, `items` and `histograms` as parquet with a dataset card; an earlier export is replaced.
 
@@ -167,6 +168,8 @@ def export_corpus(
             ("drop"), or keep them with null audio; the report counts them.
         missing_text: The same for items without text, or with a blank one, of a corpus that has no audio.
         allow_unmatched: Leave out votes on items that the corpus does not list; the report counts them. False raises.
+        follow_links: Read audio through links that lead out of the corpus folder, such as to another disk. Links of the
+            Hub's cache need no option.
 
     Returns:
         What was found, missing, unmatched and duplicated.
@@ -182,7 +185,7 @@ def export_corpus(
         raise ValueError(f"{out} holds the corpus itself ({corpus.root}); export into another folder.")
     items = check_items(corpus, corpus.read_items())
     kind, missing = ("audio", missing_audio) if "audio" in items else ("text", missing_text)
-    problems = _find_audio(corpus, items)
+    problems = _find_audio(corpus, items, follow_links)
     if problems is None:
         problems = items["text"].isna().map({True: MISSING, False: None}).astype(object)
     votes = corpus.read_votes()
@@ -248,11 +251,16 @@ def export_corpus(
     return report
 
 
-def read_export(folder: str | os.PathLike) -> ExportedCorpus:
+def read_export(folder: str | os.PathLike, *, root: str | os.PathLike | None = None) -> ExportedCorpus:
     """Read what `export_corpus` wrote.
 
+    Args:
+        folder: The export.
+        root: Folder of the audio that is not embedded; by default the one that the corpus was exported from.
+
     Raises:
-        ValueError: The folder is not an export, or a file of it is missing or damaged; the message names the file.
+        ValueError: The folder is not an export, a file of it is missing or damaged, or its audio is not under one root;
+            the message names the file.
     """
     folder = Path(folder).resolve()
     path = folder / MARKER
@@ -267,12 +275,12 @@ def read_export(folder: str | os.PathLike) -> ExportedCorpus:
             f"{folder} is not an exported corpus: {path} is of another kind; write one with `annot-hf corpus`."
         )
     try:
-        return _read(folder, facts)
+        return _read(folder, facts, root)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}); export the corpus again.") from error
 
 
-def _read(folder: Path, facts: dict[str, Any]) -> ExportedCorpus:
+def _read(folder: Path, facts: dict[str, Any], root: str | os.PathLike | None) -> ExportedCorpus:
     """The export whose `corpus.json` holds `facts`."""
     for name, digest in facts["files"].items():
         if not (folder / name).is_file():
@@ -295,8 +303,8 @@ def _read(folder: Path, facts: dict[str, Any]) -> ExportedCorpus:
         label = pa.DictionaryArray.from_arrays(codes, pa.array(labels, pa.string()))
         votes = votes.set_column(votes.column_names.index("label"), "label", label)
     items = tables["items"].to_pandas()
-    if "audio" in items and not facts["embedded_audio"]:
-        items["audio"] = [None if audio is None else audio["path"] for audio in items["audio"]]
+    if "audio" in items:
+        items["audio"] = _audio(folder, items, root)
     return ExportedCorpus(
         folder=folder,
         name=facts["name"],
@@ -323,7 +331,25 @@ def _read_tables(folder: Path, splits: dict[str, list[str]], *, audio: bool = Tr
     return tables
 
 
-def _find_audio(corpus: VoteCorpus, items: pd.DataFrame) -> pd.Series | None:
+def _audio(folder: Path, items: pd.DataFrame, root: str | os.PathLike | None) -> list[Any]:
+    """Embedded audio, or the path of the file: its name under the one root of all, and nothing else on this machine."""
+    sources, given = list(items["audio"]), root is not None
+    base = os.path.join(os.path.abspath(root), "") if given else ""
+    for row, (file, audio) in enumerate(zip(items["file"], sources, strict=True)):
+        if audio is None or audio["bytes"] is not None:
+            continue
+        check_name(file, folder)
+        base = base or audio["path"].removesuffix(file)
+        sources[row] = base + file
+        if not given and (audio["path"] != sources[row] or not base.endswith(os.sep)):
+            raise ValueError(
+                f"The export {folder} has audio {audio['path']!r} for file {file!r} of item {items['item'].iloc[row]!r}; the "
+                "audio of an export is under one root by its file names, so export the corpus again, or pass its root."
+            )
+    return sources
+
+
+def _find_audio(corpus: VoteCorpus, items: pd.DataFrame, follow_links: bool) -> pd.Series | None:
     """Replace column `audio` by `file` (relative path or null) and `seconds`; returns what is wrong per item."""
     if "audio" not in items:
         return None
@@ -333,7 +359,7 @@ def _find_audio(corpus: VoteCorpus, items: pd.DataFrame) -> pd.Series | None:
         problem = MISSING
         if isinstance(audio, str | os.PathLike):
             inside = os.path.relpath(audio, corpus.root) if os.path.isabs(audio) else os.fspath(audio)
-            path = resolve_inside(corpus.root, inside)
+            path = resolve_inside(corpus.root, inside, follow_links=follow_links)
             if path.is_file():
                 try:
                     duration = audio_info(path).seconds

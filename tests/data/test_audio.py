@@ -219,3 +219,6 @@ def test_links_out_of_the_folder_are_refused(tmp_path):
     resolve_inside(root, "loop")  # stays inside; opening it is an AudioError
     with pytest.raises(AudioError, match="cannot be opened"):
         load_audio(root / "loop")
+    assert resolve_inside(root, "folder/a.wav", follow_links=True) == (outside / "a.wav").resolve()
+    with pytest.raises(ValueError, match="leads to a parent folder"):
+        resolve_inside(root, "../outside/a.wav", follow_links=True)

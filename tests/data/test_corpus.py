@@ -1,12 +1,15 @@
 """Corpora: readers, export, what plain load_dataset sees, what is refused, and that a failed export leaves no trace."""
 
+import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import soundfile
@@ -542,6 +545,76 @@ def test_absolute_paths_inside_the_corpus_are_accepted(corpus, tmp_path):
     corpus.items["audio"] = [str(corpus.root / name) for name in corpus.items["audio"]]
     export_corpus(corpus, tmp_path / "out")
     assert read_export(tmp_path / "out").items["file"].tolist() == ["a.wav", "b.wav", "c.wav", "d.wav"]
+
+
+def hub_cache(corpus, repository):
+    """The corpus as the cache of the Hub keeps it: names are links to blobs."""
+    snapshot = repository / "snapshots" / "0123abc"
+    snapshot.mkdir(parents=True)
+    (repository / "blobs").mkdir()
+    for path in corpus.root.iterdir():
+        blob = repository / "blobs" / hashlib.sha256(path.name.encode()).hexdigest()
+        shutil.copy(path, blob)
+        (snapshot / path.name).symlink_to(os.path.relpath(blob, snapshot))
+    return snapshot
+
+
+@pytest.mark.parametrize("embed_audio", [True, False])
+def test_a_corpus_in_the_cache_of_the_hub_is_exported(embed_audio, corpus, tmp_path):
+    snapshot = hub_cache(corpus, tmp_path / "datasets--me--talk")
+    corpus.root = snapshot
+    assert export_corpus(corpus, tmp_path / "out", embed_audio=embed_audio).items == 4
+    back = read_export(tmp_path / "out").items
+    assert back["file"].tolist() == [f"{item}.wav" for item in ITEMS]
+    assert all(len(load_audio(source)) == 1600 for source in back["audio"])
+
+
+def test_links_elsewhere_are_followed_on_request(corpus, tmp_path):
+    other = hub_cache(corpus, tmp_path / "datasets--me--other")
+    shutil.move(tmp_path / "root" / "b.wav", tmp_path / "b.wav")
+    (corpus.root / "b.wav").symlink_to(other / "b.wav")  # into the blobs of another repository
+    with pytest.raises(ValueError, match=r"'b.wav' is a link out of .*blobs.*; if that is meant, .*--follow-links"):
+        export_corpus(corpus, tmp_path / "out")
+    export_corpus(corpus, tmp_path / "out", follow_links=True)
+    assert read_export(tmp_path / "out").items["audio"][1] == str(corpus.root / "b.wav")
+
+
+def foreign(out, paths):
+    """An export of somebody else, whose digests are in order."""
+
+    def change(table):
+        place = table.column_names.index("audio")
+        audio = pa.array([{"bytes": None, "path": path} for path in paths], table["audio"].type)
+        return table.set_column(place, "audio", audio)
+
+    edit_table(out, "items", change)
+    content = hashlib.sha256((out / "items/train.parquet").read_bytes()).hexdigest()
+    edit_facts(out, lambda facts: facts["files"].update({"items/train.parquet": content}))
+
+
+@pytest.mark.parametrize("embed_audio", [True, False])
+@pytest.mark.parametrize(
+    "paths", [["/home/me/secret.wav", "ROOT/b.wav"], ["/home/me/a.wav", "ROOT/b.wav"], ["a.wav", "b.wav"]]
+)
+def test_an_export_names_audio_under_one_root_only(paths, embed_audio, corpus, tmp_path):
+    out = tmp_path / "out"
+    export_corpus(corpus, out, embed_audio=embed_audio)
+    foreign(out, [path.replace("ROOT", str(corpus.root)) for path in paths])
+    with pytest.raises(ValueError, match="the audio of an export is under one root by its file names"):
+        read_export(out)
+    (tmp_path / "moved").mkdir()
+    read = read_export(out, root=tmp_path / "moved").items["audio"].tolist()
+    assert read[:2] == [str(tmp_path / "moved" / name) for name in ("a.wav", "b.wav")]
+
+
+def test_files_of_an_export_are_plain_names(corpus, tmp_path, monkeypatch):
+    shutil.copy(corpus.root / "a.wav", tmp_path / "secret.wav")
+    corpus.items.loc[0, "audio"] = "../secret.wav"
+    monkeypatch.setattr("annot_hf.data.export.resolve_inside", lambda root, name, **_: root / name)
+    export_corpus(corpus, tmp_path / "out")
+    for root in (None, corpus.root):
+        with pytest.raises(ValueError, match="'../secret.wav' leads to a parent folder"):
+            read_export(tmp_path / "out", root=root)
 
 
 def test_a_failed_export_keeps_the_earlier_one(corpus, tmp_path, monkeypatch):
