@@ -34,6 +34,7 @@ from annot_hf.data.questions import Question
 from annot_hf.data.votes import VoteTable
 
 SPLITS = ("train", "validation", "test")
+OWN = ("file", "seconds")  # columns that an export adds to the items
 LOCK = ".lock"  # in a folder while it is written
 
 
@@ -150,7 +151,10 @@ class VoteCorpus:
         self.label_files: dict[str, str] = {}
 
     def read_items(self) -> pd.DataFrame:
-        """One row an item: `item` (unique), `audio` (path in the root, or null) and/or `text`, `speaker`, metadata."""
+        """One row an item: `item` (unique), `audio` (path in the root, or null) and/or `text`, `speaker`, metadata.
+
+        Metadata have any names but `file` and `seconds`, which the export writes.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define read_items.")
 
     def read_votes(self) -> VoteTable:
@@ -161,8 +165,8 @@ class VoteCorpus:
         """What raters highlighted in the text, one row a span, or None; `annot_hf.data.spans` has columns and rules."""
         return None
 
-    def split_of(self, items: pd.DataFrame) -> pd.Series:
-        """The split of each item; by default what `read_items` put in the column `split`."""
+    def split_of(self, items: pd.DataFrame) -> pd.Series | Sequence[str]:
+        """The split of each item, as a Series with the index of `items` or a list in their order; by default what `read_items` put in the column `split`."""
         if "split" not in items:
             raise ValueError(f"{self.name}: items have no column 'split'; read it, or define split_of.")
         return items["split"]
@@ -204,6 +208,12 @@ def check_items(corpus: VoteCorpus, items: pd.DataFrame) -> pd.DataFrame:
     if "item" not in items or not {"audio", "text"} & set(items):
         raise ValueError(f"{corpus.name}: items have columns {', '.join(items)}; needed are item, and audio or text.")
     items = items.reset_index(drop=True)
+    names = pd.Index(items.columns.map(str))
+    for name in (*names[names.duplicated()], *names.intersection(OWN)):
+        what = "a column that the export writes itself" if name in OWN else "two columns of one name"
+        raise ValueError(
+            f"{corpus.name}: items have {what}, {name!r}; give it another name, such as 'upstream_{name}'."
+        )
     unnamed = items["item"].isna() | (items["item"].astype(str).str.strip() == "")
     if unnamed.any():
         raise ValueError(f"{corpus.name}: item row {int(unnamed.idxmax())} has no name; name every item.")
@@ -214,7 +224,7 @@ def check_items(corpus: VoteCorpus, items: pd.DataFrame) -> pd.DataFrame:
             f"{corpus.name}: item {items['item'][repeated].iloc[0]!r} is listed twice ({int(repeated.sum())} repeats); "
             "list each item once."
         )
-    split = corpus.split_of(items)
+    split = _checked_splits(corpus, items)
     odd = ~split.astype(str).str.fullmatch(r"\w+").astype(bool) | split.isna()
     if odd.any():
         raise ValueError(
@@ -227,6 +237,27 @@ def check_items(corpus: VoteCorpus, items: pd.DataFrame) -> pd.DataFrame:
     if "text" in items:
         items["text"] = _checked_texts(corpus, items)
     return items
+
+
+def _checked_splits(corpus: VoteCorpus, items: pd.DataFrame) -> pd.Series:
+    """What `split_of` returns, on the index of the items: a Series goes by its index, a list by its order.
+
+    Raises:
+        ValueError: It is not one split an item.
+    """
+    split = corpus.split_of(items)
+    if (
+        isinstance(split, pd.Series)
+        and len(split) == len(items)
+        and split.index.symmetric_difference(items.index).empty
+    ):
+        return split.reindex(items.index)
+    if isinstance(split, list | tuple | np.ndarray) and len(split) == len(items):
+        return pd.Series(list(split), items.index, dtype=object)
+    raise ValueError(
+        f"{corpus.name}: split_of returns {type(split).__name__} of {len(split) if hasattr(split, '__len__') else 'no'} splits "
+        f"for {len(items)} items; return one an item, as a list in their order or a Series with their index."
+    )
 
 
 def _checked_texts(corpus: VoteCorpus, items: pd.DataFrame) -> pd.Series:

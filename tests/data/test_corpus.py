@@ -279,6 +279,39 @@ def test_groups_stay_in_one_split_that_their_name_decides():
             split_by_group(pd.Series(["a", nothing]))
 
 
+OWN_SPLITS = {
+    "list": lambda items: ["train", "train", "validation", "test"],
+    "array": lambda items: np.array(["train", "train", "validation", "test"]),
+    "series": lambda items: items["item"].map({"a": "train", "b": "train", "c": "validation", "d": "test"}),
+    "series in another order": lambda items: items.sort_values("item", ascending=False)["split"],
+}
+
+
+@pytest.mark.parametrize("split_of", OWN_SPLITS.values(), ids=OWN_SPLITS)
+def test_split_of_returns_a_list_or_a_series(split_of, corpus, tmp_path):
+    corpus.split_of = split_of
+    export_corpus(corpus, tmp_path / "out")
+    items = read_export(tmp_path / "out").items
+    assert dict(zip(items["item"], items["split"], strict=True)) == dict(
+        zip(ITEMS, OWN_SPLITS["list"](None), strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        (["train"], "list of 1 splits for 4 items; return one an item"),
+        (pd.Series(["train"] * 4, ITEMS), "Series of 4 splits for 4 items; return one an item"),
+        ({"a": "train"}, "dict of 1 splits"),
+        (None, "NoneType of no splits"),
+    ],
+)
+def test_split_of_that_does_not_fit_the_items_is_refused(split, message, corpus, tmp_path):
+    corpus.split_of = lambda items: split
+    with pytest.raises(ValueError, match=message):
+        export_corpus(corpus, tmp_path / "out")
+
+
 def test_splits_of_other_names(corpus, tmp_path):
     corpus.items["split"] = ["test2", "train", "test1", "train"]
     assert list(export_corpus(corpus, tmp_path / "out").splits) == ["train", "test1", "test2"]
@@ -516,6 +549,16 @@ BAD_ITEMS = {
     "none": (lambda corpus: setattr(corpus, "items", corpus.items.iloc[:0]), "there are no items"),
     "no modality": (lambda corpus: corpus.items.pop("audio"), "audio or text"),
     "no split column": (lambda corpus: corpus.items.pop("split"), "no column 'split'"),
+    "a column file": (break_items(file="x"), "a column that the export writes itself, 'file'; give it another name"),
+    "a column file of texts": (
+        lambda corpus: setattr(corpus, "items", corpus.items.rename(columns={"audio": "text"}).assign(file="x")),
+        "a column that the export writes itself, 'file'",
+    ),
+    "a column seconds": (break_items(seconds=3.0), "a column that the export writes itself, 'seconds'; give it"),
+    "columns of one name": (
+        lambda corpus: corpus.items.insert(0, 1, 2) or corpus.items.insert(0, "1", 3),
+        "two columns of one name, .1.",
+    ),
     "no vote left": (
         lambda corpus: setattr(corpus, "votes", corpus.votes.select(items=[])),
         "no vote is on a listed item",
