@@ -12,15 +12,18 @@
 What a reader leaves out or repairs it notes with `note`, so that the report of an export accounts for every vote.
 """
 
+import builtins
 import glob
 import hashlib
+import importlib
 import importlib.util
 import inspect
 import json
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -166,7 +169,7 @@ class VoteCorpus:
         return None
 
     def split_of(self, items: pd.DataFrame) -> pd.Series | Sequence[str]:
-        """The split of each item, as a Series with the index of `items` or a list in their order; by default what `read_items` put in the column `split`."""
+        """The split of each item, a Series on the index of `items` or a list; by default its column `split`."""
         if "split" not in items:
             raise ValueError(f"{self.name}: items have no column 'split'; read it, or define split_of.")
         return items["split"]
@@ -255,8 +258,8 @@ def _checked_splits(corpus: VoteCorpus, items: pd.DataFrame) -> pd.Series:
     if isinstance(split, list | tuple | np.ndarray) and len(split) == len(items):
         return pd.Series(list(split), items.index, dtype=object)
     raise ValueError(
-        f"{corpus.name}: split_of returns {type(split).__name__} of {len(split) if hasattr(split, '__len__') else 'no'} splits "
-        f"for {len(items)} items; return one an item, as a list in their order or a Series with their index."
+        f"{corpus.name}: split_of returns {type(split).__name__} of {len(split) if hasattr(split, '__len__') else 'no'} "
+        f"splits for {len(items)} items; return one an item, as a list in their order or a Series with their index."
     )
 
 
@@ -320,7 +323,8 @@ def split_by_group(groups: pd.Series, shares: Sequence[float] = (0.8, 0.1, 0.1))
 def load_corpus_script(path: str | os.PathLike) -> type[VoteCorpus]:
     """The one `VoteCorpus` subclass that a Python file defines; a folder stands for the file of its own name.
 
-    The file is executed: load only scripts that you have read.
+    The file is executed: load only scripts that you have read. It may import files beside it; those of another script that
+    have the same names are others.
 
     Raises:
         ValueError: There is no such file, or it defines no corpus or several.
@@ -330,9 +334,16 @@ def load_corpus_script(path: str | os.PathLike) -> type[VoteCorpus]:
         script = script / f"{script.resolve().name}.py"
     if script.suffix != ".py" or not script.is_file():
         raise ValueError(f"There is no corpus script {script}; pass a .py file that defines a VoteCorpus subclass.")
-    spec = importlib.util.spec_from_file_location(f"annot_hf_corpus_{script.stem}", script)
+    place = hashlib.sha256(str(script.resolve()).encode()).hexdigest()[:12]
+    spec = importlib.util.spec_from_file_location(f"annot_hf_corpus_{script.stem}_{place}", script)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module.__builtins__ = {**vars(builtins), "__import__": _import_beside(script.resolve())}
+    sys.modules[spec.name] = module  # where a dataclass looks its annotations up
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[spec.name]
+        raise
     found = [
         value
         for value in vars(module).values()
@@ -342,6 +353,32 @@ def load_corpus_script(path: str | os.PathLike) -> type[VoteCorpus]:
         names = ", ".join(value.__name__ for value in found) or "none"
         raise ValueError(f"{script} must define exactly one VoteCorpus subclass; it defines {names}.")
     return found[0]
+
+
+def _import_beside(script: Path) -> Callable[..., Any]:
+    """An `__import__` that finds the files of the script's folder first, and keeps them from other scripts and programs."""
+    folder, mine = script.parent, {}
+    own = {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/__init__.py")}
+    own -= {script.stem, "annot_hf", *sys.stdlib_module_names}
+
+    def taken() -> dict[str, Any]:
+        return {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in own}
+
+    def import_beside(name: str, *args: Any) -> Any:
+        if name.partition(".")[0] not in own:
+            return builtins.__import__(name, *args)
+        others = taken()
+        sys.modules.update(mine)
+        sys.path.insert(0, str(folder))
+        importlib.invalidate_caches()
+        try:
+            return builtins.__import__(name, *args)
+        finally:
+            sys.path.remove(str(folder))
+            mine.update(taken())
+            sys.modules.update(others)
+
+    return import_beside
 
 
 @contextmanager

@@ -1,8 +1,10 @@
 """Corpora: readers, export, what plain load_dataset sees, what is refused, and that a failed export leaves no trace."""
 
 import hashlib
+import importlib
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -760,3 +762,59 @@ def test_corpus_scripts(tmp_path):
     for missing in ("gone.py", "one.txt", "."):
         with pytest.raises(ValueError, match="no corpus script"):
             load_corpus_script(tmp_path / missing)
+
+
+POSTPONED = """
+from __future__ import annotations
+from dataclasses import dataclass, field
+from typing import ClassVar
+from annot_hf import Question, VoteCorpus
+from labels import LABELS, base
+
+@dataclass(frozen=True)
+class Row:
+    shown: ClassVar[int] = 0
+    clip: str = field(default="x")
+
+class Talk(VoteCorpus):
+    name, row, base = "talk", Row(), base
+    questions = (Question.category("tone", LABELS),)
+
+    def read_items(self):
+        import inner.deep
+        import labels
+        assert labels.LABELS is LABELS
+        return inner.deep.base
+"""
+
+
+def test_a_corpus_script_imports_the_files_beside_it_and_no_others_of_their_names(tmp_path, monkeypatch):
+    (tmp_path / "labels.py").write_text("LABELS = 'of the program'")
+    monkeypatch.syspath_prepend(tmp_path)
+    program = importlib.import_module("labels")
+    for folder in ("one", "two"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "talk.py").write_text(POSTPONED)
+        (tmp_path / folder / "labels.py").write_text(f"from inner.deep import base\nLABELS = ['low', '{folder}']")
+        (tmp_path / folder / "inner").mkdir()
+        (tmp_path / folder / "inner" / "__init__.py").write_text("")
+        (tmp_path / folder / "inner" / "deep.py").write_text(f"base = '{folder}'")
+        (tmp_path / folder / "numpy").mkdir()  # a folder of data
+    before, path = set(sys.modules), list(sys.path)
+    one, two, again = (load_corpus_script(tmp_path / folder / "talk.py") for folder in ("one", "two", "one"))
+    assert [talk.questions[0].labels for talk in (one, two, again)] == [("low", "one"), ("low", "two"), ("low", "one")]
+    assert [talk.base for talk in (one, two, again)] == ["one", "two", "one"]
+    assert one.row.clip == "x" and one.__module__ != two.__module__
+    assert pickle.loads(pickle.dumps(two)) is two
+    assert [talk(tmp_path).read_items() for talk in (one, two, again)] == ["one", "two", "one"]
+    assert sys.modules["labels"] is program and sys.path == path
+    assert all(name.startswith("annot_hf_corpus_talk_") for name in set(sys.modules) - before)
+
+
+def test_a_corpus_script_that_fails_leaves_nothing(tmp_path):
+    (tmp_path / "broken.py").write_text("import helper\n1 / 0")
+    (tmp_path / "helper.py").write_text("")
+    before, path = set(sys.modules), list(sys.path)
+    with pytest.raises(ZeroDivisionError):
+        load_corpus_script(tmp_path / "broken.py")
+    assert set(sys.modules) == before and sys.path == path
