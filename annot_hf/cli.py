@@ -236,7 +236,9 @@ def predict(
     corpus: Annotated[Path, typer.Option(help="Folder of an exported corpus.")],
     out: Out,
     split: Annotated[str, typer.Option(help="Which split.")] = "test",
-    features: Annotated[Path | None, typer.Option(help="Folder that keeps computed features.")] = None,
+    features: Annotated[
+        Path | None, typer.Option(help="Folder that keeps computed features; 'features' beside --out by default.")
+    ] = None,
     max_seconds: Annotated[float | None, typer.Option(help="Longest clip (s); as in training by default.")] = None,
     condition: Annotated[
         list[str] | None,
@@ -265,6 +267,7 @@ def predict(
             raise ValueError(f"Condition {str(one)!r} is asked for twice; give each condition once.")
     if explain:
         steps.check_explainable(model, asked)
+    features = features or out.resolve().parent / "features"  # the corpus's own folder may be read-only
     for one in asked:
         where = out / one.folder if len(asked) > 1 else out
         steps.predict(model, corpus, split, where, features, max_seconds, one, explain)
