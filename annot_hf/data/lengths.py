@@ -177,13 +177,16 @@ def _flac(name: str, data: bytes) -> BinaryIO:
 
 def _samples_until(frame: bytes, block: int) -> int:
     """Samples up to the end of a flac frame, by its header; 0 if it is none. A block has `block` samples if all are equal."""
-    longer = {6: 1, 7: 2}.get(frame[2] >> 4, 0)
+    code = frame[2] >> 4
+    if not code:
+        return 0
+    longer = {6: 1, 7: 2}.get(code, 0)
     ones = 8 - (frame[4] ^ 0xFF).bit_length()  # the number is coded as UTF-8 codes a character
     number = frame[4] & 0xFF >> ones + 1
     at = 4 + max(1, ones)
     for byte in frame[5:at]:
         number = number << 6 | byte & 0x3F
-    code, here = frame[2] >> 4, int.from_bytes(frame[at : at + longer]) + 1
+    here = int.from_bytes(frame[at : at + longer]) + 1
     here = here if longer else 192 if code == 1 else 576 << code - 2 if code < 6 else 256 << code - 8
     at += longer + {12: 1, 13: 2, 14: 2}.get(frame[2] & 15, 0)
     remainder = 0
@@ -191,9 +194,7 @@ def _samples_until(frame: bytes, block: int) -> int:
         remainder ^= byte
         for _ in range(8):
             remainder = (remainder << 1) ^ (0x107 if remainder & 0x80 else 0)
-    if remainder or not code:
-        return 0
-    return (number if frame[1] & 1 else number * block) + here
+    return 0 if remainder else (number if frame[1] & 1 else number * block) + here
 
 
 def _tags(data: bytes, at: int = 0) -> int:

@@ -178,6 +178,17 @@ def test_a_flac_that_states_no_length_or_too_little_is_read_whole():
         audio_info(flac_states(data, 100_000))
 
 
+def test_what_looks_like_a_frame_behind_a_flac_is_none():
+    data = encode(speech(3.3), kind="FLAC")
+    start, last = 4, 0  # of the metadata, behind which the first frame is
+    while not last:
+        last = data[start] & 0x80
+        start += 4 + int.from_bytes(data[start + 1 : start + 4])
+    for code in range(16):
+        looks = patched(data[start : start + 16], (2, bytes([code << 4 | data[start + 2] & 15])), (4, b"\x77"))
+        np.testing.assert_array_equal(load_audio(data + looks), load_audio(data))
+
+
 def test_a_wav_without_samples_is_still_empty():
     with pytest.raises(AudioError, match="no samples"):
         load_audio(raw_wav(data=b"") + b"LIST\x1a\0\0\0INFO" + bytes(22))
