@@ -37,7 +37,9 @@ app.command()(annotate)
 
 @app.command(context_settings=_WORDS)
 def quickstart(
-    corpus: Annotated[Path | None, typer.Option(help="Corpus script; a simulated corpus when left out.")] = None,
+    corpus: Annotated[
+        Path | None, typer.Option(help="Corpus script, which is run; a simulated corpus when left out.")
+    ] = None,
     root: Annotated[Path | None, typer.Option(help="Folder of the corpus that the script reads.")] = None,
     out: Out = Path("quickstart"),
     recipe: Annotated[str | None, typer.Option(help="Recipe file or name; the corpus's own if there is one.")] = None,
@@ -86,7 +88,7 @@ def quickstart(
 
 @app.command()
 def corpus(
-    script: Annotated[Path, typer.Argument(help="Python file that defines a VoteCorpus.")],
+    script: Annotated[Path, typer.Argument(help="Python file that defines a VoteCorpus; it is run.")],
     root: Annotated[Path, typer.Option(help="Folder of the corpus.")],
     out: Out,
     embed_audio: Annotated[bool, typer.Option(help="Put the audio into the parquet files; mind the licence.")] = False,
@@ -95,8 +97,11 @@ def corpus(
     ] = "error",
     missing_text: Annotated[str, typer.Option(help="Items of a written corpus without text: the same.")] = "error",
     allow_unmatched: Annotated[bool, typer.Option(help="Leave out, and count, votes on unlisted items.")] = False,
+    follow_links: Annotated[bool, typer.Option(help="Read audio through links that lead out of the root.")] = False,
 ) -> None:
     """Export a corpus as parquet that `load_dataset(DIR, "votes" | "items" | "histograms" | "spans")` reads.
+
+    SCRIPT is Python and is run: pass only a file that you have read.
 
     Example: `annot-hf corpus dataset_scripts/cremad/cremad.py --root ../CREMA-D --out data/cremad`
     """
@@ -110,6 +115,7 @@ def corpus(
         missing_audio=missing_audio,
         missing_text=missing_text,
         allow_unmatched=allow_unmatched,
+        follow_links=follow_links,
     )
     print_rows(f"Corpus {report.name}", report.rows())
     print_path(out)
@@ -230,7 +236,9 @@ def predict(
     corpus: Annotated[Path, typer.Option(help="Folder of an exported corpus.")],
     out: Out,
     split: Annotated[str, typer.Option(help="Which split.")] = "test",
-    features: Annotated[Path | None, typer.Option(help="Folder that keeps computed features.")] = None,
+    features: Annotated[
+        Path | None, typer.Option(help="Folder that keeps computed features; 'features' beside --out by default.")
+    ] = None,
     max_seconds: Annotated[float | None, typer.Option(help="Longest clip (s); as in training by default.")] = None,
     condition: Annotated[
         list[str] | None,
@@ -259,6 +267,7 @@ def predict(
             raise ValueError(f"Condition {str(one)!r} is asked for twice; give each condition once.")
     if explain:
         steps.check_explainable(model, asked)
+    features = features or out.resolve().parent / "features"  # the corpus's own folder may be read-only
     for one in asked:
         where = out / one.folder if len(asked) > 1 else out
         steps.predict(model, corpus, split, where, features, max_seconds, one, explain)

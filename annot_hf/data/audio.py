@@ -1,7 +1,8 @@
 """Read audio safely: what a file claims is checked before it is decoded, what is decoded is checked before it is used.
 
 A ten-hour FLAC of silence has 1.9 MB and decodes to 2.3 GB, so limits are held against the header; no more is decoded
-than the header states, and less is an error. Decoding is libsndfile's (wav, flac, ogg, opus, mp3), resampling soxr's.
+than the header states, less is an error, and `lengths` sees to it that the header states what the file holds. Decoding
+is libsndfile's (wav, flac, ogg, opus, mp3), resampling soxr's.
 """
 
 import io
@@ -19,14 +20,12 @@ import soundfile
 import soxr
 
 from annot_hf.data.conditions import ConditionedClip
+from annot_hf.data.lengths import AudioError, whole
 from annot_hf.data.mixed_clips import MixedClip, mix_waves
 
 BLOCK = 1 << 20  # frames decoded at a time: several channels are mixed down before the next block is read
-UNKNOWN_LENGTH = 1 << 62  # libsndfile reports the largest integer for a stream that does not state its length
-
-
-class AudioError(ValueError):
-    """Audio that cannot be used; the message names the file, the rule and the fix."""
+# of these, `whole` knows when a file is cut
+FORMATS = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "NIST", "FLAC", "OGG", "MP3")
 
 
 @dataclass(frozen=True)
@@ -55,7 +54,7 @@ class AudioLimits:
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What the header says: samples per channel, sampling rate (Hz), channels and file format."""
+    """What a file holds: samples per channel, sampling rate (Hz), channels and file format."""
 
     frames: int
     sampling_rate: int
@@ -69,7 +68,7 @@ class AudioInfo:
 
 
 def audio_info(source: Any, *, limits: AudioLimits | None = None) -> AudioInfo:
-    """Read the header only, and hold it against the limits.
+    """Find out what a file holds without decoding it, and hold it against the limits.
 
     Args:
         source: As `load_audio` takes it. Of a `MixedClip` both headers are read, and it is as long as the shorter.
@@ -134,19 +133,19 @@ def load_audio(source: Any, *, sampling_rate: int = 16_000, limits: AudioLimits 
     return np.ascontiguousarray(wave, dtype=np.float32)
 
 
-def resolve_inside(root: str | os.PathLike, name: str) -> Path:
-    """The file `name` under `root`, or an error when the name leads anywhere else.
+def check_name(name: str, root: str | os.PathLike) -> None:
+    """Raise unless `name` is one of a file under `root`, whatever is on the disk.
 
-    Names come from label files, which are data: refused are parent folders (also spelt with look-alike dots), absolute
-    paths, drives and URLs, backslashes, control characters, and symbolic links that leave `root`.
+    Names come from label files and from exports of other people, which are data: refused are parent folders (also spelt
+    with look-alike dots), absolute paths, drives and URLs, backslashes and control characters.
 
     Raises:
-        ValueError: The name is not a plain relative path inside `root`.
+        ValueError: The name is not a plain relative path.
     """
     text = os.fspath(name) if isinstance(name, str | os.PathLike) else ""
     plain = unicodedata.normalize("NFKC", text)  # full-width and two-dot look-alikes become what they imitate
     rule = None
-    if not plain.strip():
+    if not plain.strip() or os.path.normpath(plain) == ".":
         rule = "is not a file name"
     elif any(unicodedata.category(character) == "Cc" for character in text):
         rule = "has control characters"
@@ -158,13 +157,32 @@ def resolve_inside(root: str | os.PathLike, name: str) -> Path:
         rule = "is not relative"
     elif ".." in plain.split("/"):
         rule = "leads to a parent folder"
-    else:
-        base = os.path.realpath(root)
-        path = os.path.realpath(os.path.join(base, text))
-        if path.startswith(os.path.join(base, "")):
-            return Path(path)
-        rule = "is a link out of the folder"
-    raise ValueError(f"The path {name!r} {rule}; it must be a plain relative path inside {os.fspath(root)}.")
+    if rule:
+        raise ValueError(f"The path {name!r} {rule}; it must be a plain relative path inside {os.fspath(root)}.")
+
+
+def resolve_inside(root: str | os.PathLike, name: str, *, follow_links: bool = False) -> Path:
+    """The file `name` under `root`, or an error when the name leads anywhere else.
+
+    Args:
+        root: The folder.
+        name: A name that `check_name` accepts.
+        follow_links: Follow links out of `root`. Links into the blobs of the same repository are followed in any case: they
+            are how the cache of the Hugging Face Hub keeps files (`snapshots/REVISION/x` is a link to `blobs/DIGEST`).
+
+    Raises:
+        ValueError: The name is not a plain relative path, or is a link out of `root` and links are not followed.
+    """
+    check_name(name, root)
+    base = Path(os.path.realpath(root))
+    path = Path(os.path.realpath(base / name))
+    blobs = [above.parents[1] / "blobs" for above in (base, *base.parents) if above.parent.name == "snapshots"]
+    if follow_links or any(path.is_relative_to(folder) for folder in (base, *blobs)):
+        return path
+    raise ValueError(
+        f"The path {name!r} is a link out of {os.fspath(root)}, to {path}; if that is meant, export with follow_links "
+        "(--follow-links)."
+    )
 
 
 @contextmanager
@@ -179,12 +197,10 @@ def _open(source: Any) -> Iterator[tuple[str, soundfile.SoundFile]]:
             raise AudioError(f"{name} is empty (0 bytes). Copy the file again.")
         if head.startswith(b"version https://git-lfs"):
             raise AudioError(f"{name} is a Git LFS pointer and not the audio. Run `git lfs pull` in its repository.")
-        if _is_cut(head, size, handle):
-            raise AudioError(f"{name} is truncated: its {size} bytes end too early. Copy the file again.")
         if head[:4] == b"RIFF" and b"fmt " in head and head[head.index(b"fmt ") + 12 :][:4] == bytes(4):
             raise AudioError(f"{name} has a sampling rate of 0 Hz. Write the file again with its true rate.")
         try:
-            with soundfile.SoundFile(handle) as file:
+            with soundfile.SoundFile(whole(name, handle)) as file:
                 yield name, file
         except soundfile.SoundFileError as error:
             reason = str(error).rsplit(":", 1)[-1].strip().rstrip(".") or "unknown format"
@@ -215,24 +231,13 @@ def _handle(source: Any) -> tuple[str, BinaryIO]:
     raise AudioError(f"Audio source {source!r} is none of: path, bytes, seekable binary file, {{'bytes', 'path'}} row.")
 
 
-def _is_cut(head: bytes, size: int, handle: BinaryIO) -> bool:
-    """Whether a wav or ogg file ends before its stated end; libsndfile would return the rest in silence."""
-    if head[:4] == b"RIFF":
-        stated = int.from_bytes(head[4:8], "little") + 8
-        return size + 1 < stated < 0x7FFF0000  # recorders that stream write a huge length, for want of the true one
-    if head[:4] != b"OggS":
-        return False
-    handle.seek(max(0, size - (1 << 16) - 282))  # the largest page, with its header
-    tail = handle.read()
-    handle.seek(0)
-    last = tail[max(tail.rfind(b"OggS\0" + bytes([flags])) for flags in range(8)) :]
-    length = 27 + last[26] + sum(last[27 : 27 + last[26]]) if len(last) > 26 else size
-    return length > len(last) or not last[5] & 4  # 4 marks the last page of a stream
-
-
 def _check_header(name: str, file: soundfile.SoundFile, limits: AudioLimits) -> AudioInfo:
     """The header's figures, when they are within the limits."""
     info = AudioInfo(file.frames, file.samplerate, file.channels, file.format)
+    if info.format not in FORMATS:
+        raise AudioError(
+            f"{name} is a {info.format} file; accepted are {', '.join(FORMATS)}. Write it as one of these."
+        )
     if not limits.min_rate <= info.sampling_rate <= limits.max_rate:
         raise AudioError(
             f"{name} has a sampling rate of {info.sampling_rate} Hz; accepted are {limits.min_rate} to "
@@ -245,8 +250,6 @@ def _check_header(name: str, file: soundfile.SoundFile, limits: AudioLimits) -> 
         )
     if info.frames < 1:
         raise AudioError(f"{name} is empty (no samples). Remove it from the item list, or copy the file again.")
-    if info.frames >= UNKNOWN_LENGTH:
-        raise AudioError(f"{name} does not state its length. Write it again with a complete header.")
     if info.frames > min(limits.max_frames, limits.max_seconds * info.sampling_rate):
         raise AudioError(
             f"{name} has {info.frames} frames ({info.seconds:.1f} s); at most {limits.max_seconds:g} s and "

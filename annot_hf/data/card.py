@@ -61,7 +61,6 @@ def dataset_card(
     facts: dict[str, Any],
     features: dict[str, Features],
     sizes: dict[str, dict[str, tuple[int, int]]],
-    hashes: dict[str, str],
 ) -> str:
     """The README of an export: the YAML that `load_dataset` reads, then what people read.
 
@@ -71,7 +70,6 @@ def dataset_card(
         facts: Contents of `corpus.json`.
         features: The `datasets` features of each table.
         sizes: Rows and bytes per table and split.
-        hashes: SHA-256 of the files of each table.
     """
     metadata = DatasetCardData(license=corpus.license, pretty_name=corpus.name)
     infos, configs = {}, {}
@@ -83,7 +81,8 @@ def dataset_card(
         files = [{"split": split, "path": f"{config}/{split}.parquet"} for split in splits]
         # `datasets` keys its cache by this YAML and not by the files: without the hash, an export of changed labels
         # with as many rows would be masked by what it cached before
-        configs[config] = {"data_files": files, "description": f"SHA-256 {hashes[config]}"}
+        hashes = ", ".join(facts["files"][file["path"]] for file in files)
+        configs[config] = {"data_files": files, "description": f"SHA-256 {hashes}"}
     configs["votes"]["default"] = True
     DatasetInfosDict(infos).to_dataset_card_data(metadata)
     MetadataConfigs(configs).to_dataset_card_data(metadata)

@@ -12,14 +12,18 @@
 What a reader leaves out or repairs it notes with `note`, so that the report of an export accounts for every vote.
 """
 
+import builtins
+import glob
 import hashlib
+import importlib
 import importlib.util
 import inspect
 import json
 import os
 import shutil
+import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -27,11 +31,14 @@ from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
+from filelock import FileLock, Timeout
 
 from annot_hf.data.questions import Question
 from annot_hf.data.votes import VoteTable
 
 SPLITS = ("train", "validation", "test")
+OWN = ("file", "seconds")  # columns that an export adds to the items
+LOCK = ".lock"  # in a folder while it is written
 
 
 @dataclass(frozen=True)
@@ -147,7 +154,10 @@ class VoteCorpus:
         self.label_files: dict[str, str] = {}
 
     def read_items(self) -> pd.DataFrame:
-        """One row an item: `item` (unique), `audio` (path in the root, or null) and/or `text`, `speaker`, metadata."""
+        """One row an item: `item` (unique), `audio` (path in the root, or null) and/or `text`, `speaker`, metadata.
+
+        Metadata have any names but `file` and `seconds`, which the export writes.
+        """
         raise NotImplementedError(f"{type(self).__name__} must define read_items.")
 
     def read_votes(self) -> VoteTable:
@@ -158,8 +168,8 @@ class VoteCorpus:
         """What raters highlighted in the text, one row a span, or None; `annot_hf.data.spans` has columns and rules."""
         return None
 
-    def split_of(self, items: pd.DataFrame) -> pd.Series:
-        """The split of each item; by default what `read_items` put in the column `split`."""
+    def split_of(self, items: pd.DataFrame) -> pd.Series | Sequence[str]:
+        """The split of each item, a Series on the index of `items` or a list; by default its column `split`."""
         if "split" not in items:
             raise ValueError(f"{self.name}: items have no column 'split'; read it, or define split_of.")
         return items["split"]
@@ -201,6 +211,12 @@ def check_items(corpus: VoteCorpus, items: pd.DataFrame) -> pd.DataFrame:
     if "item" not in items or not {"audio", "text"} & set(items):
         raise ValueError(f"{corpus.name}: items have columns {', '.join(items)}; needed are item, and audio or text.")
     items = items.reset_index(drop=True)
+    names = pd.Index(items.columns.map(str))
+    for name in (*names[names.duplicated()], *names.intersection(OWN)):
+        what = "a column that the export writes itself" if name in OWN else "two columns of one name"
+        raise ValueError(
+            f"{corpus.name}: items have {what}, {name!r}; give it another name, such as 'upstream_{name}'."
+        )
     unnamed = items["item"].isna() | (items["item"].astype(str).str.strip() == "")
     if unnamed.any():
         raise ValueError(f"{corpus.name}: item row {int(unnamed.idxmax())} has no name; name every item.")
@@ -211,7 +227,7 @@ def check_items(corpus: VoteCorpus, items: pd.DataFrame) -> pd.DataFrame:
             f"{corpus.name}: item {items['item'][repeated].iloc[0]!r} is listed twice ({int(repeated.sum())} repeats); "
             "list each item once."
         )
-    split = corpus.split_of(items)
+    split = _checked_splits(corpus, items)
     odd = ~split.astype(str).str.fullmatch(r"\w+").astype(bool) | split.isna()
     if odd.any():
         raise ValueError(
@@ -224,6 +240,27 @@ def check_items(corpus: VoteCorpus, items: pd.DataFrame) -> pd.DataFrame:
     if "text" in items:
         items["text"] = _checked_texts(corpus, items)
     return items
+
+
+def _checked_splits(corpus: VoteCorpus, items: pd.DataFrame) -> pd.Series:
+    """What `split_of` returns, on the index of the items: a Series goes by its index, a list by its order.
+
+    Raises:
+        ValueError: It is not one split an item.
+    """
+    split = corpus.split_of(items)
+    if (
+        isinstance(split, pd.Series)
+        and len(split) == len(items)
+        and split.index.symmetric_difference(items.index).empty
+    ):
+        return split.reindex(items.index)
+    if isinstance(split, list | tuple | np.ndarray) and len(split) == len(items):
+        return pd.Series(list(split), items.index, dtype=object)
+    raise ValueError(
+        f"{corpus.name}: split_of returns {type(split).__name__} of {len(split) if hasattr(split, '__len__') else 'no'} "
+        f"splits for {len(items)} items; return one an item, as a list in their order or a Series with their index."
+    )
 
 
 def _checked_texts(corpus: VoteCorpus, items: pd.DataFrame) -> pd.Series:
@@ -286,7 +323,8 @@ def split_by_group(groups: pd.Series, shares: Sequence[float] = (0.8, 0.1, 0.1))
 def load_corpus_script(path: str | os.PathLike) -> type[VoteCorpus]:
     """The one `VoteCorpus` subclass that a Python file defines; a folder stands for the file of its own name.
 
-    The file is executed: load only scripts that you have read.
+    The file is executed: load only scripts that you have read. It may import files beside it; those of another script that
+    have the same names are others.
 
     Raises:
         ValueError: There is no such file, or it defines no corpus or several.
@@ -296,9 +334,16 @@ def load_corpus_script(path: str | os.PathLike) -> type[VoteCorpus]:
         script = script / f"{script.resolve().name}.py"
     if script.suffix != ".py" or not script.is_file():
         raise ValueError(f"There is no corpus script {script}; pass a .py file that defines a VoteCorpus subclass.")
-    spec = importlib.util.spec_from_file_location(f"annot_hf_corpus_{script.stem}", script)
+    place = hashlib.sha256(str(script.resolve()).encode()).hexdigest()[:12]
+    spec = importlib.util.spec_from_file_location(f"annot_hf_corpus_{script.stem}_{place}", script)
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    module.__builtins__ = {**vars(builtins), "__import__": _import_beside(script.resolve())}
+    sys.modules[spec.name] = module  # where a dataclass looks its annotations up
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[spec.name]
+        raise
     found = [
         value
         for value in vars(module).values()
@@ -310,9 +355,37 @@ def load_corpus_script(path: str | os.PathLike) -> type[VoteCorpus]:
     return found[0]
 
 
+def _import_beside(script: Path) -> Callable[..., Any]:
+    """An `__import__` that finds the files of the script's folder first, and keeps them from other scripts and programs."""
+    folder, mine = script.parent, {}
+    own = {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/__init__.py")}
+    own -= {script.stem, "annot_hf", *sys.stdlib_module_names}
+
+    def taken() -> dict[str, Any]:
+        return {name: sys.modules.pop(name) for name in list(sys.modules) if name.partition(".")[0] in own}
+
+    def import_beside(name: str, *args: Any) -> Any:
+        if name.partition(".")[0] not in own:
+            return builtins.__import__(name, *args)
+        others = taken()
+        sys.modules.update(mine)
+        sys.path.insert(0, str(folder))
+        importlib.invalidate_caches()
+        try:
+            return builtins.__import__(name, *args)
+        finally:
+            sys.path.remove(str(folder))
+            mine.update(taken())
+            sys.modules.update(others)
+
+    return import_beside
+
+
 @contextmanager
 def replace_folder(out: str | os.PathLike, *, marker: str, kind: str, entries: Sequence[str]) -> Iterator[Path]:
     """Write a folder in one step: yields a temporary sibling that takes the place of `out` when the block succeeds.
+
+    What a killed process left is cleared: of two folders the earlier one, if there is only that, takes its place again.
 
     Args:
         out: The folder to write; an earlier one of the same kind is replaced, anything else is left alone.
@@ -321,34 +394,62 @@ def replace_folder(out: str | os.PathLike, *, marker: str, kind: str, entries: S
         entries: Everything that such a folder may hold; a folder that holds more is left alone.
 
     Raises:
-        ValueError: `out` is there and is not an earlier folder of this kind.
+        ValueError: `out` is there and is not an earlier folder of this kind, or another process is writing it.
     """
     out = Path(out).resolve()
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; pass a new folder.")
+    _clear_leftovers(out, marker, kind)
     if out.is_dir() and any(out.iterdir()):
-        try:
-            found = json.loads((out / marker).read_text(encoding="utf-8")).get("kind")
-        except (OSError, ValueError, AttributeError):
-            found = None
-        foreign = sorted(entry.name for entry in out.iterdir() if entry.name not in entries)
-        if found != kind or foreign:
+        foreign = sorted(entry.name for entry in out.iterdir() if entry.name not in (*entries, LOCK))
+        if _kind_of(out, marker) != kind or foreign:
             what = f"it holds {', '.join(foreign[:3])}" if foreign else f"it has no {marker} of that kind"
             raise ValueError(f"{out} is not an earlier {kind} ({what}) and is left alone; pass a new or empty folder.")
     out.parent.mkdir(parents=True, exist_ok=True)
     fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         fresh.chmod(0o755)
-        yield fresh
-        old = fresh.with_name(f"{fresh.name}.old")
-        if out.exists():
-            out.rename(old)
-        try:
-            fresh.rename(out)
-        except OSError:
-            if old.exists():
-                old.rename(out)
-            raise
+        with FileLock(fresh / LOCK):
+            yield fresh
+            old = fresh.with_name(f"{fresh.name}.old")
+            if out.exists():
+                out.rename(old)
+            try:
+                fresh.rename(out)
+            except OSError:
+                if old.exists():
+                    old.rename(out)
+                raise
+            (out / LOCK).unlink(missing_ok=True)
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
+
+
+def _kind_of(folder: Path, marker: str) -> Any:
+    """What the JSON file `marker` of a folder calls the folder, or None."""
+    try:
+        return json.loads((folder / marker).read_text(encoding="utf-8")).get("kind")
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def _clear_leftovers(out: Path, marker: str, kind: str) -> None:
+    """Remove what a killed process left beside `out`: it holds the lock file, or is the folder that was to be replaced.
+
+    Raises:
+        ValueError: Another process is writing `out`.
+    """
+    names = f".{glob.escape(out.name)}.????????"
+    for left in out.parent.glob(names):
+        if (left / LOCK).is_file():
+            try:
+                with FileLock(left / LOCK, blocking=False):
+                    shutil.rmtree(left, ignore_errors=True)
+            except Timeout:
+                raise ValueError(f"Another process is writing {out}; wait for it, or pass another folder.") from None
+    for left in out.parent.glob(f"{names}.old"):
+        if _kind_of(left, marker) == kind and out.exists():
+            shutil.rmtree(left, ignore_errors=True)
+        elif _kind_of(left, marker) == kind:
+            left.rename(out)

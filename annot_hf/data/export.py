@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.csv
 import pyarrow.parquet as pq
 
-from annot_hf.data.audio import AudioError, audio_info, resolve_inside
+from annot_hf.data.audio import AudioError, audio_info, check_name, resolve_inside
 from annot_hf.data.card import dataset_card
 from annot_hf.data.corpus import SPLITS, CorpusReport, Finding, VoteCorpus, add_finding, check_items, replace_folder
 from annot_hf.data.encoding import alike, check_choice
@@ -155,6 +155,7 @@ def export_corpus(
     missing_audio: Literal["error", "drop", "keep"] = "error",
     missing_text: Literal["error", "drop", "keep"] = "error",
     allow_unmatched: bool = False,
+    follow_links: bool = False,
 ) -> CorpusReport:
     """Write `votes`, `items` and `histograms` as parquet with a dataset card; an earlier export is replaced.
 
@@ -167,6 +168,8 @@ def export_corpus(
             ("drop"), or keep them with null audio; the report counts them.
         missing_text: The same for items without text, or with a blank one, of a corpus that has no audio.
         allow_unmatched: Leave out votes on items that the corpus does not list; the report counts them. False raises.
+        follow_links: Read audio through links that lead out of the corpus folder, such as to another disk. Links of the
+            Hub's cache need no option.
 
     Returns:
         What was found, missing, unmatched and duplicated.
@@ -182,7 +185,7 @@ def export_corpus(
         raise ValueError(f"{out} holds the corpus itself ({corpus.root}); export into another folder.")
     items = check_items(corpus, corpus.read_items())
     kind, missing = ("audio", missing_audio) if "audio" in items else ("text", missing_text)
-    problems = _find_audio(corpus, items)
+    problems = _find_audio(corpus, items, follow_links)
     if problems is None:
         problems = items["text"].isna().map({True: MISSING, False: None}).astype(object)
     votes = corpus.read_votes()
@@ -201,7 +204,7 @@ def export_corpus(
         spans = spans_table(corpus.name, _kept_spans(spans, listed, items["item"], findings), items, votes)
     _note_oddities(items, votes, findings)
     report = _report(corpus, items, votes, findings, out, 0 if spans is None else len(spans))
-    labels = list(dict.fromkeys(label for question in votes.questions for label in question.labels))
+    labels = _labels(votes.questions)
     tables = {"votes": votes_table(votes, labels), "items": items_table(corpus, items)}
     if labels:
         tables["histograms"] = histograms_table(votes, labels, tables["items"])
@@ -218,13 +221,12 @@ def export_corpus(
         "default_questions": list(corpus.default_questions),
         "labels": labels,
         "embedded_audio": embed_audio,
-        "digest": _digest(questions, tables),
         "label_files": corpus.label_files,
         "report": report.to_dict(),
     }
     with replace_folder(out, marker=MARKER, kind=KIND, entries=ENTRIES) as folder:
         sizes: dict[str, dict[str, tuple[int, int]]] = {}
-        hashes = {config: hashlib.sha256() for config in tables}
+        files = facts["files"] = {}
         for config, table in tables.items():
             split = pd.Series(table["item"].to_pandas()).map(split_of_item).to_numpy()
             sizes[config] = {}
@@ -237,22 +239,28 @@ def export_corpus(
                 path = folder / config / f"{name}.parquet"
                 _write(part, features[config].arrow_schema, path, root)
                 with path.open("rb") as file:
-                    hashes[config].update(hashlib.file_digest(file, "sha256").digest())
+                    files[f"{config}/{name}.parquet"] = hashlib.file_digest(file, "sha256").hexdigest()
                 sizes[config][name] = (part.num_rows, part.nbytes)
         facts["splits"] = {config: list(splits) for config, splits in sizes.items()}
+        # of what was written and not of what was meant to be, for it is computed again when the export is read
+        facts["digest"] = _digest(questions, _read_tables(folder, facts["splits"], audio=False))
         text = json.dumps(facts, indent=1, ensure_ascii=False)
         (folder / MARKER).write_text(text + "\n", encoding="utf-8")
-        hexadecimal = {config: value.hexdigest() for config, value in hashes.items()}
-        card = dataset_card(corpus, report, facts, features, sizes, hexadecimal)
+        card = dataset_card(corpus, report, facts, features, sizes)
         (folder / "README.md").write_text(card, encoding="utf-8")
     return report
 
 
-def read_export(folder: str | os.PathLike) -> ExportedCorpus:
+def read_export(folder: str | os.PathLike, *, root: str | os.PathLike | None = None) -> ExportedCorpus:
     """Read what `export_corpus` wrote.
 
+    Args:
+        folder: The export.
+        root: Folder of the audio that is not embedded; by default the one that the corpus was exported from.
+
     Raises:
-        ValueError: The folder is not an export, or a file of it is missing or damaged; the message names the file.
+        ValueError: The folder is not an export, a file of it is missing or damaged, or its audio is not under one root;
+            the message names the file.
     """
     folder = Path(folder).resolve()
     path = folder / MARKER
@@ -267,29 +275,36 @@ def read_export(folder: str | os.PathLike) -> ExportedCorpus:
             f"{folder} is not an exported corpus: {path} is of another kind; write one with `annot-hf corpus`."
         )
     try:
-        return _read(folder, facts)
+        return _read(folder, facts, root)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}); export the corpus again.") from error
 
 
-def _read(folder: Path, facts: dict[str, Any]) -> ExportedCorpus:
+def _read(folder: Path, facts: dict[str, Any], root: str | os.PathLike | None) -> ExportedCorpus:
     """The export whose `corpus.json` holds `facts`."""
-    tables = {}
-    for config in ("votes", "items", *({"spans"} & set(facts["splits"]))):
-        paths = [folder / config / f"{split}.parquet" for split in facts["splits"][config]]
-        gone = [path for path in paths if not path.is_file()]
-        if gone:
-            raise ValueError(f"The export {folder} lacks {gone[0].relative_to(folder)}; export the corpus again.")
-        tables[config] = pa.concat_tables([_read_table(path) for path in paths])
+    for name, digest in facts["files"].items():
+        if not (folder / name).is_file():
+            raise ValueError(f"The export {folder} lacks {name}; export the corpus again.")
+        with (folder / name).open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
+                raise ValueError(
+                    f"{folder / name} is damaged ({MARKER} states another SHA-256); export the corpus again."
+                )
+    tables = _read_tables(folder, facts["splits"])
+    stated = facts["digest"], facts["report"]["items"], facts["report"]["votes"]
+    if stated != (_digest(facts["questions"], tables), len(tables["items"]), len(tables["votes"])):
+        raise ValueError(
+            f"{folder / MARKER} is damaged (its digest or its counts are not those of the tables); export the corpus again."
+        )
     votes = tables["votes"]
-    if facts["labels"]:
-        codes = votes["label"].combine_chunks().cast(pa.int32())
-        label = pa.DictionaryArray.from_arrays(codes, pa.array(facts["labels"], pa.string()))
-        votes = votes.set_column(votes.column_names.index("label"), "label", label)
     questions = tuple(Question.from_dict(fields) for fields in facts["questions"])
+    if labels := _labels(questions):
+        codes = votes["label"].combine_chunks().cast(pa.int32())
+        label = pa.DictionaryArray.from_arrays(codes, pa.array(labels, pa.string()))
+        votes = votes.set_column(votes.column_names.index("label"), "label", label)
     items = tables["items"].to_pandas()
-    if "audio" in items and not facts["embedded_audio"]:
-        items["audio"] = [None if audio is None else audio["path"] for audio in items["audio"]]
+    if "audio" in items:
+        items["audio"] = _audio(folder, items, root)
     return ExportedCorpus(
         folder=folder,
         name=facts["name"],
@@ -303,14 +318,38 @@ def _read(folder: Path, facts: dict[str, Any]) -> ExportedCorpus:
     )
 
 
-def _read_table(path: Path) -> pa.Table:
-    try:
-        return pq.read_table(path)
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path} is damaged ({error}); export the corpus again.") from error
+def _read_tables(folder: Path, splits: dict[str, list[str]], *, audio: bool = True) -> dict[str, pa.Table]:
+    """The tables that an export is read from, all splits of each."""
+    tables = {}
+    for config in [name for name in ("votes", "items", "spans") if name in splits]:
+        paths = [folder / config / f"{split}.parquet" for split in splits[config]]
+        try:
+            names = [name for name in pq.read_schema(paths[0]).names if audio or name != "audio"]
+            tables[config] = pa.concat_tables([pq.read_table(path, columns=names) for path in paths])
+        except (pa.ArrowInvalid, OSError) as error:
+            raise ValueError(f"{folder / config} is damaged ({error}); export the corpus again.") from error
+    return tables
 
 
-def _find_audio(corpus: VoteCorpus, items: pd.DataFrame) -> pd.Series | None:
+def _audio(folder: Path, items: pd.DataFrame, root: str | os.PathLike | None) -> list[Any]:
+    """Embedded audio, or the path of the file: its name under the one root of all, and nothing else on this machine."""
+    sources, given = list(items["audio"]), root is not None
+    base = os.path.join(os.path.abspath(root), "") if given else ""
+    for row, (file, audio) in enumerate(zip(items["file"], sources, strict=True)):
+        if audio is None or audio["bytes"] is not None:
+            continue
+        check_name(file, folder)
+        base = base or audio["path"].removesuffix(file)
+        sources[row] = base + file
+        if not given and (audio["path"] != sources[row] or not base.endswith(os.sep)):
+            raise ValueError(
+                f"The export {folder} has audio {audio['path']!r} for file {file!r} of item {items['item'].iloc[row]!r}; the "
+                "audio of an export is under one root by its file names, so export the corpus again, or pass its root."
+            )
+    return sources
+
+
+def _find_audio(corpus: VoteCorpus, items: pd.DataFrame, follow_links: bool) -> pd.Series | None:
     """Replace column `audio` by `file` (relative path or null) and `seconds`; returns what is wrong per item."""
     if "audio" not in items:
         return None
@@ -320,7 +359,7 @@ def _find_audio(corpus: VoteCorpus, items: pd.DataFrame) -> pd.Series | None:
         problem = MISSING
         if isinstance(audio, str | os.PathLike):
             inside = os.path.relpath(audio, corpus.root) if os.path.isabs(audio) else os.fspath(audio)
-            path = resolve_inside(corpus.root, inside)
+            path = resolve_inside(corpus.root, inside, follow_links=follow_links)
             if path.is_file():
                 try:
                     duration = audio_info(path).seconds
@@ -467,8 +506,13 @@ def _write(table: pa.Table, schema: pa.Schema, path: Path, root: Path | None) ->
             writer.write_table(part.set_column(place, "audio", audio).cast(schema), row_group_size=EMBED_ROWS)
 
 
+def _labels(questions: Sequence[Question]) -> list[str]:
+    """All labels in the order of their codes in the tables."""
+    return list(dict.fromkeys(label for question in questions for label in question.labels))
+
+
 def _digest(questions: Sequence[dict[str, Any]], tables: dict[str, pa.Table]) -> str:
-    """SHA-256 of questions, votes, items and spans, audio paths aside; the same on every machine."""
+    """SHA-256 of questions, votes, items and spans as read back, audio aside; the same on every machine."""
     digest = hashlib.sha256(json.dumps(questions, sort_keys=True).encode())
     for table in (tables[name] for name in ("votes", "items", "spans") if name in tables):
         text = pa.BufferOutputStream()

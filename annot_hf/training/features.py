@@ -82,10 +82,19 @@ def plan_shards(
             its files, or with what is embedded, so that only its frames are computed again.
         order: Items in the order of the shards `(N,)`; as they are by default.
         size: Items per shard; `SHARD_ITEMS` by default.
+
+    Raises:
+        ValueError: The folder cannot be made.
     """
     about = json.dumps([*settings, len(sources)], sort_keys=True, default=str)
     folder = Path(folder) / hashlib.sha256(about.encode()).hexdigest()[:16]
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ValueError(
+            f"Features cannot be kept in {folder.parent} ({error.strerror}); name a folder that can be written, with "
+            "--features or features=..."
+        ) from error
     order, size = np.arange(len(sources)) if order is None else order, size or SHARD_ITEMS
     parts = [order[start : start + size] for start in range(0, len(order), size)]
     return [

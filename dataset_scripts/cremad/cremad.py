@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 
 from annot_hf.data.corpus import VoteCorpus
+from annot_hf.data.encoding import csv_frame
 from annot_hf.data.questions import Question
 from annot_hf.data.votes import VoteTable
 
@@ -203,13 +204,7 @@ class CremaD(VoteCorpus):
 
 
 def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """The named columns of a CSV file as text, with the first column, which upstream leaves unnamed, as `key`."""
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, skipinitialspace=True)
-    except (pd.errors.EmptyDataError, pd.errors.ParserError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path} is not a CSV table ({error}); restore the upstream file.") from error
-    if missing := [column for column in columns if column not in table]:
-        raise ValueError(f"{path} has no column {missing[0]!r}; restore the upstream file.")
-    if not len(table):
-        raise ValueError(f"{path} has no rows; restore the upstream file.")
-    return table[list(columns)].assign(key=table.iloc[:, 0])
+    """The named columns of a CSV file as text, and as `key` the first other one, which upstream leaves unnamed."""
+    table = csv_frame(path, columns, further=True).drop(columns="row")
+    table = table.apply(lambda column: column.str.strip())
+    return table[list(columns)].assign(key=table.iloc[:, -1 if len(table.columns) == len(columns) else len(columns)])

@@ -98,6 +98,7 @@ REFUSED = {
     "nan": (encode(np.array([0.1, np.nan, 0.2] * 100), subtype="FLOAT"), "holds nan at frame 1"),
     "infinity": (encode(np.array([0.1, 0.2, np.inf] * 100), subtype="FLOAT"), "holds inf at frame 2"),
     "over-long": (encode(np.zeros(1000 * 601), 1000), "601000 frames"),
+    "a format whose length is not checked": (encode(tone(), kind="MAT5"), "is a MAT5 file; accepted are WAV,"),
     "not a path": (3, "none of: path"),
     "null": (None, "none of: path"),
     "null in a row": ({"bytes": None, "path": None}, "none of: path"),
@@ -123,19 +124,11 @@ def test_truncated_files_are_named(tmp_path, kind, subtype, share):
         load_audio(path)
 
 
-def test_a_truncated_mp3_is_an_error_or_lacks_one_frame_at_most():
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.9, 0.99])
+def test_a_truncated_mp3_is_named(share):
     data = encode(tone(seconds=2), kind="MP3")
     with pytest.raises(AudioError, match="truncated"):
-        load_audio(data[: len(data) // 2])
-    assert len(load_audio(data[: int(len(data) * 0.9)])) >= 32_000 - 1152
-
-
-def test_a_stream_of_unknown_length_says_so():
-    data = bytearray(encode(tone(), kind="FLAC"))
-    data[21] &= 0xF0
-    data[22:26] = bytes(4)  # total samples: 0 stands for unknown
-    with pytest.raises(AudioError, match="length|cannot be decoded"):
-        load_audio(bytes(data))
+        load_audio(data[: int(len(data) * share)])
 
 
 def test_wav_that_states_a_streaming_length_is_read():
@@ -145,7 +138,10 @@ def test_wav_that_states_a_streaming_length_is_read():
 
 
 @settings(max_examples=40, deadline=None)
-@given(st.sampled_from([("WAV", None), ("FLAC", None), ("OGG", "OPUS")]), st.lists(st.integers(0, 1 << 20), max_size=8))
+@given(
+    st.sampled_from([("WAV", None), ("FLAC", None), ("OGG", "OPUS"), ("MP3", None)]),
+    st.lists(st.integers(0, 1 << 20), max_size=8),
+)
 def test_damaged_bytes_give_samples_or_an_audio_error(form, positions):
     data = bytearray(encode(tone(seconds=0.2), kind=form[0], subtype=form[1]))
     for position in positions:
@@ -223,3 +219,6 @@ def test_links_out_of_the_folder_are_refused(tmp_path):
     resolve_inside(root, "loop")  # stays inside; opening it is an AudioError
     with pytest.raises(AudioError, match="cannot be opened"):
         load_audio(root / "loop")
+    assert resolve_inside(root, "folder/a.wav", follow_links=True) == (outside / "a.wav").resolve()
+    with pytest.raises(ValueError, match="leads to a parent folder"):
+        resolve_inside(root, "../outside/a.wav", follow_links=True)

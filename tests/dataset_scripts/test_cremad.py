@@ -210,9 +210,12 @@ def test_a_sum_that_disagrees_is_reported(root):
 
 BROKEN = {
     "no table": (None, "processedResults/tabulatedVotes.csv is not in"),
-    "empty file": ("", "is not a CSV table"),
+    "empty file": ("", "it must have the columns A,D,F,H,N,S,fileName,numResponses"),
     "no rows": (",".join(HEADER) + "\n", "has no rows"),
-    "column missing": ("key,A,D,F,H,N,fileName,numResponses\n100001,1,0,0,0,0,x,1\n", "no column 'S'"),
+    "column missing": (
+        "key,A,D,F,H,N,fileName,numResponses\n100001,1,0,0,0,0,x,1\n",
+        "must have the columns A,D,F,H,N,S",
+    ),
     "unknown modality": ([table_row("400001", CLIPS[0])], "row key '400001'"),
     "key is no number": ([table_row("1x", CLIPS[0])], "row key '1x'"),
     "negative": ([table_row("100001", CLIPS[0], [-1, 0, 0, 0, 0, 1])], "row 100001 has '-1' votes for anger"),
@@ -236,6 +239,20 @@ def test_broken_tables(root, content, message):
     with pytest.raises(ValueError, match=message):
         export(root)
     assert not (root.parent / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "name", ["finishedResponses.csv", "processedResults/tabulatedVotes.csv", "VideoDemographics.csv"]
+)
+@pytest.mark.parametrize("spoil", [lambda row: [*row, "x"], lambda row: row[:-1]], ids=["longer", "shorter"])
+@pytest.mark.parametrize("rows", [slice(1, None), slice(2, 3)], ids=["every", "one"])
+def test_rows_of_another_length_than_the_header_are_refused(root, name, spoil, rows):
+    with open(root / name, newline="") as file:
+        table = list(csv.reader(file))
+    table[rows] = [spoil(row) for row in table[rows]]
+    write_csv(root / name, table)
+    with pytest.raises(ValueError, match=rf"{name}: not a readable file .*Expected {len(table[0])} columns, got"):
+        export(root)
 
 
 def test_unknown_query_type(root):

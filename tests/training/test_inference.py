@@ -8,7 +8,9 @@ import pytest
 import tiny
 import torch
 from transformers import AutoTokenizer
+from typer.testing import CliRunner
 
+from annot_hf import cli
 from annot_hf.data.audio import AudioError
 from annot_hf.data.export import read_export
 from annot_hf.data.targets import Ratings
@@ -154,6 +156,16 @@ def test_features_are_kept_per_split(checkpoints, corpus, tmp_path):
     for split in ("test", "validation", "test"):
         predict(checkpoints["distribution"], corpus, split=split, features=tmp_path)
     assert len(list(tmp_path.iterdir())) == 2
+
+
+def test_a_corpus_whose_folder_cannot_be_written_is_predicted(checkpoints, corpus, tmp_path):
+    locked = shutil.copytree(corpus, tmp_path / "locked" / "export")
+    (tmp_path / "locked" / "features").touch()  # root writes into read-only folders, but makes no folder of a file
+    with pytest.raises(ValueError, match="Features cannot be kept in .*locked/features .*--features or features="):
+        predict(checkpoints["distribution"], locked)
+    words = ["predict", checkpoints["distribution"], "--corpus", locked, "--out", tmp_path / "run" / "predictions"]
+    assert CliRunner().invoke(cli.app, [str(word) for word in words]).exit_code == 0
+    assert list((tmp_path / "run" / "features").rglob("*.safetensors"))
 
 
 def test_a_corrupt_clip_is_named_and_the_rest_is_kept(checkpoints, corpus, tmp_path, monkeypatch):
