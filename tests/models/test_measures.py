@@ -305,6 +305,7 @@ def test_arguments_that_do_not_fit():
         ([[0.5, 0.5], [np.nan, 1]], "row 1 holds a value that is not finite"),
         ([[0.5, 0.5], [np.inf, 1]], "row 1 holds a value that is not finite"),
         ([[1.5, -0.5]], "row 0 holds a negative"),
+        ([[0.5, 0.5], [1.5, -0.5]], "row 1 holds a negative"),
         ([[0.5, 0.5], [0.5, 0.6]], "row 1 does not sum to 1"),
         ([[0.0, 0.0]], "does not sum to 1"),
     ],
