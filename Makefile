@@ -6,7 +6,7 @@ export HF_HUB_DISABLE_TELEMETRY := 1
 export GRADIO_ANALYTICS_ENABLED := False
 export DO_NOT_TRACK := 1
 
-.PHONY: quickstart test check style bench clean
+.PHONY: quickstart test check style bench mutants clean
 
 # Simulate, export, train, predict, report; the last line is the folder of the report.
 quickstart: $(VENV)/.installed
@@ -29,6 +29,13 @@ style: $(VENV)/.installed
 bench: $(VENV)/.installed
 	$(BIN)/python -m benchmarks
 
+# Small faults that no test notices, listed at the end; tests/MUTANTS.md says which may stay.
+mutants: $(VENV)/.installed
+	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt mutmut==3.8.1
+	rm -rf mutants
+	$(BIN)/mutmut run
+	$(BIN)/mutmut results
+
 $(VENV)/.installed: setup.py pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check "setuptools>=77" wheel
@@ -39,4 +46,4 @@ $(VENV)/.installed: setup.py pyproject.toml constraints.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info quickstart
+	rm -rf $(VENV) build dist *.egg-info quickstart mutants

@@ -179,10 +179,56 @@ def test_half_answers_and_repeated_answers():
     assert targets.excluded == {"items without votes": 1}
 
 
+def test_selected_targets_equal_those_made_for_these_items():
+    for table, questions, method in ((emotions(), "emotion", "soft"), (scales(), ["arousal", "valence"], "kde")):
+        whole = make_targets(table, questions, method)
+        names = [whole.items[2], whole.items[0]]
+        part, made = whole.select(names), make_targets(table, questions, method, items=names)
+        np.testing.assert_array_equal(part.items, names)
+        np.testing.assert_allclose(part.probs, made.probs)
+        for name in ("item", "annotator", "value"):
+            np.testing.assert_array_equal(getattr(part.ratings, name), getattr(made.ratings, name))
+        np.testing.assert_array_equal(part.votes_per_item, made.votes_per_item)
+        assert (part.annotators, part.support, part.questions) == (made.annotators, made.support, made.questions)
+
+
+def test_items_with_few_ratings_are_not_padded_into_their_density():
+    answers = {"a": [1.0], "b": [5.0, 4.0, 1.0], "c": [2.0, 2.0]}
+    rows = [(item, f"r{rater}", value) for item, values in answers.items() for rater, value in enumerate(values)]
+    item, annotator, value = zip(*rows, strict=True)
+    targets = make_targets(
+        VoteTable.from_columns(VALENCE, item=item, annotator=annotator, value=value), "valence", "kde", bins=5, seed=4
+    )
+    for row, name in enumerate("abc"):
+        ratings = (np.array([answers[name]]) - 3) / 2
+        expected = cell_masses(draw_observations(ratings, seed=item_seeds([name], 4)), bins=5)
+        np.testing.assert_allclose(targets.probs[row], expected[0], atol=1e-12)
+
+
+def test_more_items_than_one_block_of_densities():
+    value = np.random.default_rng(0).integers(1, 6, 2100).astype(float)
+    votes = VoteTable.from_columns(VALENCE, item=np.arange(2100), annotator=["r"] * 2100, value=value)
+    probs = make_targets(votes, "valence", "kde", bins=2).probs
+    few = [str(item) for item in (0, 2047, 2048, 2099)]
+    np.testing.assert_allclose(
+        probs[[0, 2047, 2048, 2099]], make_targets(votes, "valence", "kde", items=few, bins=2).probs
+    )
+
+
 def test_padding():
     padded, mask = pad_ratings(np.array([2, 0, 2]), np.array([[1.0], [2.0], [3.0]]), 3)
     assert padded[..., 0].tolist() == [[2, 0], [0, 0], [1, 3]]
     assert mask.tolist() == [[True, False], [False, False], [True, True]]
+    later, mask = pad_ratings(np.array([0]), np.ones((1, 2), np.float32), 3)
+    assert later.shape == (3, 1, 2) and later.dtype == np.float32 and mask.tolist() == [[True], [False], [False]]
+    assert [pad_ratings(np.zeros(0, int), np.zeros((0, 2)), items)[0].shape for items in (2, 0)] == [
+        (2, 0, 2),
+        (0, 0, 2),
+    ]
+    item = np.random.default_rng(0).integers(0, 3, 3000)
+    padded, mask = pad_ratings(item, np.arange(3000.0)[:, None], 3)
+    for row in range(3):
+        np.testing.assert_array_equal(padded[row, mask[row], 0], np.flatnonzero(item == row))
 
 
 # --- refusals

@@ -151,6 +151,23 @@ def test_ccc_over_columns_that_vary():
     assert float(flat) == 0
 
 
+def test_ccc_leaves_out_columns_that_hardly_vary():
+    """The threshold is 1e-6 of population variance; two rows that differ by d have (d / 2)^2."""
+    for variance, counts in ((0.8e-6, False), (1.2e-6, True)):
+        labels = torch.full((2, 4), 0.25)
+        labels[0] += 2 * variance**0.5 * torch.tensor([1, -1 / 3, -1 / 3, -1 / 3])  # one column above it at most
+        loss = float(distribution_loss(P[:2, :4], labels, "ccc"))
+        expected = 1 - audmetric.concordance_cc(labels[:, 0].numpy(), P[:2, 0].numpy())
+        assert loss == pytest.approx(expected if counts else 0, abs=1e-4)
+
+
+def test_class_weights_of_an_impossible_label_and_of_another_type():
+    probs, labels = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    for kind in ("kl", "cross_entropy"):
+        loss = distribution_loss(probs, labels, kind, class_weights=np.array([1.0, 2.0]))
+        assert loss.dtype == torch.float32 and float(loss) == pytest.approx(-2 * np.log(EPSILON), rel=1e-6)
+
+
 @pytest.mark.parametrize(
     "kind, options",
     [
@@ -237,6 +254,57 @@ def test_a_share_of_jsd_is_mixed_in():
     near = (Q + 1e-3 * torch.tensor([1, -1, 0, 0, 0])).double()  # where the two agree to second order
     kl_of, jsd_of = (float(distribution_loss(near, Q, kind)) for kind in ("kl", "jsd"))
     assert 4 * jsd_of == pytest.approx(kl_of, rel=0.1)
+
+
+def test_class_weights_of_absent_and_of_rare_classes():
+    np.testing.assert_allclose(inverse_frequency_weights([0, 3]), [1.5, 0.5], rtol=1e-12)
+    np.testing.assert_allclose(inverse_frequency_weights([1] + [1000] * 8), [5] + [0.25] * 8, rtol=1e-12)
+    raw = 9 / (1 + 8 / 15)
+    np.testing.assert_allclose(
+        inverse_frequency_weights([1] + [15] * 8, low=0.1, high=10), [raw] + [raw / 15] * 8, rtol=1e-12
+    )
+    one, ten = 1 / (1 - 0.99), 1 / (1 - 0.99**10)
+    np.testing.assert_allclose(
+        effective_number_weights([0, 10], 0.99), np.array([one, ten]) * 2 / (one + ten), rtol=1e-12
+    )
+
+
+def test_one_answer_is_a_mean_of_one():
+    one = torch.tensor([[0.5, torch.nan]]), torch.tensor([[0.25, torch.nan]])
+    assert float(rating_loss(torch.zeros(1, 2), one[0], "mse")) == pytest.approx(0.25)
+    assert float(scale_loss(torch.zeros(1, 2), torch.zeros(1, 2), one[0], ccc_weight=0)) == pytest.approx(0.125)
+    labels = torch.stack([Q[0], torch.full((5,), torch.nan)])
+    assert float(auxiliary_loss(P[:2], labels)) == pytest.approx(float(distribution_loss(P[:1], Q[:1], "kl")), rel=1e-6)
+    empty = torch.tensor([[1.0, 0.0]]), torch.tensor([[0.0, 1.0]])
+    assert float(auxiliary_loss(*empty)) == pytest.approx(-np.log(EPSILON), rel=1e-6)
+
+
+def test_scale_loss_of_good_predictions_and_its_defaults():
+    torch.manual_seed(2)
+    targets, log_variance, noise = torch.randn(3, 20, 3)
+    mean = targets + 0.3 * noise
+    ones = (1.0, 1.0, 1.0)
+    assert float(scale_loss(mean, log_variance, targets)) == pytest.approx(
+        scale_oracle(mean, log_variance, targets, ones, 0.1), abs=1e-5
+    )
+    weighted = scale_loss(mean, log_variance, targets, dimension_weights=np.array([2.0, 1.0, 0.5]))
+    assert weighted.dtype == torch.float32
+    assert float(weighted) == pytest.approx(scale_oracle(mean, log_variance, targets, (2, 1, 0.5), 0.1), abs=1e-5)
+
+
+def test_a_scale_that_nobody_rated_counts_nowhere():
+    torch.manual_seed(3)
+    mean, log_variance, targets = torch.randn(3, 20, 3)
+    targets[:, 2] = torch.nan
+    all_three = scale_loss(mean, log_variance, targets, dimension_weights=(1.4, 1.0, 3.0), ccc_weight=0.5)
+    two = scale_loss(mean[:, :2], log_variance[:, :2], targets[:, :2], dimension_weights=(1.4, 1.0), ccc_weight=0.5)
+    assert float(all_three) == pytest.approx(float(two), rel=1e-6)
+
+
+@pytest.mark.parametrize("log_variance, s", [(1000.0, 10), (-1000.0, -10), (9.0, 9)])
+def test_log_variances_are_clipped_at_both_ends(log_variance, s):
+    loss = scale_loss(torch.zeros(2, 1), torch.full((2, 1), log_variance), torch.full((2, 1), 0.5), ccc_weight=0)
+    assert float(loss) == pytest.approx(0.5 * (np.exp(-s) * 0.25 + s), rel=1e-6)
 
 
 def test_auxiliary_loss_leaves_out_items_without_votes():

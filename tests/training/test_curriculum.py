@@ -35,6 +35,19 @@ def test_equal_entropies_keep_the_first_ones():
     assert weights.tolist() == [2, 2, 0, 0]
 
 
+def test_corpus_filter_keeps_another_number_than_the_batch_filter():
+    curriculum = EntropyCurriculum("filter", by="corpus", epochs=(1,), shares=(0.5,))
+    easy, hard = torch.linspace(0, 0.2, 11), torch.linspace(0.9, 1, 11)  # the batch has .0, .23, .5, .79 and 1
+    assert (curriculum.weights(LABELS, 1, easy) > 0).tolist() == [True, False, False, False, False]
+    assert (curriculum.weights(LABELS, 1, hard) > 0).tolist() == [True, True, True, False, True]
+
+
+def test_all_items_before_the_first_share_and_one_at_the_least():
+    curriculum = EntropyCurriculum(epochs=(3, 5), shares=(0.1, 1.0))
+    assert [(curriculum.weights(LABELS, epoch) > 0).sum().item() for epoch in range(1, 7)] == [5, 5, 1, 1, 5, 5]
+    assert [curriculum.share(epoch) for epoch in (1, 3, 5)] == [1.0, 0.1, 1.0]
+
+
 @pytest.mark.parametrize("reverse", [False, True])
 def test_corpus_filter_compares_with_the_training_set(reverse):
     corpus = torch.linspace(0, 1, 101)
@@ -75,9 +88,15 @@ def test_weights_fade_to_uniform(epoch, exponent, reverse):
         ({"epochs": (2, 1), "shares": (0.5, 1)}, "ascending epochs"),
         ({"epochs": (1, 2), "shares": (0.5,)}, "one share for each"),
         ({"epochs": (1,), "shares": (0.0,)}, "above 0 and up to 1"),
+        ({"epochs": (1,), "shares": (1.5,)}, "above 0 and up to 1"),
+        ({"warmup": -1}, "curriculum_warmup is -1"),
         ({"ramp": 0}, "curriculum_ramp 0"),
     ],
 )
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         EntropyCurriculum(**options)
+
+
+def test_the_shortest_warm_up_and_ramp_are_allowed():
+    assert EntropyCurriculum(warmup=0, ramp=1).ramp == 1

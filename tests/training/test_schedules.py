@@ -24,6 +24,11 @@ def test_newbob(losses):
     assert newbob_factor(losses) == pytest.approx(newbob_written_out(losses))
 
 
+def test_newbob_s_threshold_is_a_share_of_the_loss_before():
+    assert newbob_factor([100.0, 99.9]) == pytest.approx(0.9) and newbob_factor([100.0, 99.0]) == 1
+    assert newbob_factor([1.0, 0.75], threshold=0.25) == 1 == newbob_factor([0.0, -1.0])
+
+
 def test_newbob_with_negative_losses_and_without_numbers():
     assert newbob_factor([-1, -2, -3]) == 1
     assert newbob_factor([-3, -2, -1]) == pytest.approx(0.81)
@@ -79,6 +84,64 @@ def test_newbob_with_stages_as_corrected_and_as_published(newbob, trunk):
     assert [rate[TRUNK] for rate in rates] == pytest.approx([1e-3 * factor for factor in trunk])
 
 
+@pytest.mark.parametrize("newbob", [None, "compose", "overwrite"])
+def test_rates_of_every_step_and_after_every_evaluation(newbob):
+    """Two evaluations an epoch under a falling schedule; the log's epochs are rounded."""
+    factors = [1, 0.8, 0.3]
+    callback = StagedLearning(newbob, 0.5, 0.1, epochs=[1, 2], layers=[1, 2], factors=factors[1:])
+    stage = Stage(callback)
+    stage.scheduler = torch.optim.lr_scheduler.LambdaLR(stage.optimizer, lambda step: 0.9**step)
+    kwargs = {"model": stage.model, "optimizer": stage.optimizer, "lr_scheduler": stage.scheduler}
+    losses = iter([1.0, 0.95, 0.5, 0.47, 0.2, 0.1])  # the second and the fourth improve by less than a tenth
+    shared = iter([1, 0.5, 0.5, 0.25, 0.25, 0.25])
+    share, steps = 1, 0
+
+    def check(trunk):
+        expected = [1e-2 * share * 0.9**steps, 1e-3 * share * trunk * 0.9**steps]
+        assert [group["lr"] for group in stage.optimizer.param_groups] == pytest.approx(expected)
+
+    for epoch, factor in enumerate(factors):
+        stage.state.epoch = epoch - 1e-9 if epoch else None
+        callback.on_epoch_begin(None, stage.state, None, **kwargs)
+        check(factor)
+        for part in (0.5, 1):
+            stage.optimizer.step()
+            stage.scheduler.step()
+            steps += 1
+            check(factor)
+            stage.state.epoch = epoch + part + 1e-9
+            stage.state.log_history += [{"loss": 9.0}, {"eval_loss": next(losses)}]
+            callback.on_evaluate(None, stage.state, None, **kwargs)
+            share = next(shared) if newbob else 1
+            factor = 1 if newbob == "overwrite" else factor
+            check(factor)
+
+
+def test_an_evaluation_before_and_outside_of_training_changes_nothing():
+    stage = Stage(StagedLearning("compose", epochs=[1], layers=[1], factors=[0.5]))
+    stage.callback.on_evaluate(None, SimpleNamespace(epoch=None, log_history=[]), None, model=stage.model)
+    kwargs = {"model": stage.model, "optimizer": stage.optimizer}
+    stage.callback.on_evaluate(None, stage.state, None, **kwargs)
+    stage.callback.on_evaluate(None, stage.state, None, **kwargs, lr_scheduler=stage.scheduler)
+    assert [group["lr"] for group in stage.optimizer.param_groups] == [1e-2, 1e-3]
+
+
+def test_a_wrapped_model_thaws_and_rates_of_zero_stay():
+    stage = Stage(StagedLearning(epochs=[0], layers=[2]))
+    stage.optimizer.param_groups[1].update(initial_lr=0.0, lr=0.0)
+    stage.scheduler.base_lrs[1] = 0.0
+    kwargs = {"model": SimpleNamespace(module=stage.model), "optimizer": stage.optimizer}
+    stage.callback.on_epoch_begin(None, stage.state, None, **kwargs, lr_scheduler=stage.scheduler)
+    layers = [layer.parameters() for layer in encoder_layers(stage.model.trunk)]
+    assert [all(p.requires_grad for p in layer) for layer in layers] == [False, False, True, True]
+    assert [group["lr"] for group in stage.optimizer.param_groups] == [1e-2, 0.0]
+
+
+def test_stages_without_factors_keep_the_rate():
+    stage = Stage(StagedLearning(epochs=[0, 1], layers=[1, 2]))
+    assert [stage.epoch(1.0)[0][TRUNK] for _ in range(3)] == [1e-3] * 3
+
+
 def test_going_on_from_a_log_gives_the_same_rates():
     whole = Stage(StagedLearning("compose", **STAGES))
     losses = [1.0, 1.0, 0.9, 0.9, 0.9]
@@ -94,11 +157,19 @@ def test_going_on_from_a_log_gives_the_same_rates():
         ({"newbob": "newton"}, "newbob is 'newton'; use one of compose, overwrite"),
         ({"epochs": [1, 2], "layers": [2]}, "for each the number of top layers"),
         ({"epochs": [2, 1], "layers": [2, 4]}, "ascending epochs"),
+        ({"newbob": "compose", "factor": 0}, "newbob_factor is 0 and"),
+        ({"newbob": "compose", "factor": 1}, "newbob_factor is 1 and"),
+        ({"newbob": "compose", "factor": 1.5}, "a factor between 0 and 1"),
+        ({"newbob": "compose", "threshold": -0.1}, "newbob_threshold -0.1"),
     ],
 )
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
         StagedLearning(**options)
+
+
+def test_a_threshold_of_zero_is_allowed():
+    assert StagedLearning("compose", threshold=0.0).threshold == 0
 
 
 def test_a_trunk_without_layers_cannot_thaw():
