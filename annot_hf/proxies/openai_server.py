@@ -94,8 +94,8 @@ def read_completion(body: Mapping[str, Any]) -> Answer:
     choice = choices[0] if choices else {}
     message = choice.get("message") or {}
     reply = message.get("content")
-    if isinstance(reply, list):  # some servers send parts
-        reply = "".join(part.get("text", "") for part in reply)
+    if isinstance(reply, list):  # some servers send parts, of which thoughts are no answer
+        reply = "".join(part.get("text", "") for part in reply if part.get("type", "text") in ("text", "output_text"))
     if reply is None:
         reply = message.get("refusal")
     if reply is not None and not isinstance(reply, str):

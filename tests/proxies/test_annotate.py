@@ -468,6 +468,24 @@ def test_a_cost_that_is_none(ask, cost):
     assert report.counts["label"] == 24
 
 
+@pytest.mark.parametrize("parsing", ["strict", "published"])
+def test_what_a_model_thinks_is_no_vote(ask, job, corpus, tmp_path, parsing):
+    labels = corpus.votes.question("emotion").labels
+    thoughts = f"<think>{labels[0]}? " + "Let me listen again. " * 1000
+    parts = [
+        {"type": "thinking", "thinking": [{"type": "text", "text": labels[0]}]},
+        {"type": "text", "text": labels[1]},
+    ]
+    parts = Reply(choices=[{"message": {"content": [{"type": "reasoning", "text": labels[0]}, *parts]}}])
+    said = [Reply(thoughts, finish="length"), f"{thoughts}</think>- {labels[1]}", parts]
+    report, _ = ask(lambda question, number: said[number % 3], job(parsing=parsing))
+    assert (report.counts["empty"], report.counts["label"]) == (8, 16)
+    replies = pq.read_table(tmp_path / "out" / "replies.parquet").to_pandas()
+    assert set(replies["label"].dropna()) == {labels[1]}
+    kept = set(replies["reply"][replies["status"] == "label"].str[-len(labels[1]) :])
+    assert kept == {labels[1]}  # of a long reply the end is kept, where the answer stands
+
+
 def test_an_unreadable_clip_is_rejected_here_and_never_sent(ask, job, broken):
     report, server = ask(first, broken(job(), 0))
     assert report.counts["not sent"] == 3
