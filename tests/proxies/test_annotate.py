@@ -3,6 +3,7 @@ import itertools
 import json
 import os
 import re
+import shutil
 import time
 from dataclasses import replace
 
@@ -924,6 +925,34 @@ def test_only_what_is_in_the_log_is_a_vote_and_the_rest_can_be_put_back(ask, tmp
     assert (report.counts["label"], report.spent) == (24, 24)
     assert not set(more.keys) & set(server.keys)
     assert "under way" not in " ".join(report.notes)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda log: log.unlink(),
+        lambda log: log.rename(log.with_name("mine.jsonl")),
+        lambda log: log.parent.rename(log.parent.with_name("moved")),
+        lambda log: (shutil.copy(log, log.with_name("copy")), log.with_name("copy").replace(log)),
+        lambda log: log.write_bytes(b""),
+        lambda log: log.write_bytes(log.read_bytes() + b"\n"),
+    ],
+    ids=["deleted", "renamed", "folder", "replaced", "emptied", "edited"],
+)
+def test_a_log_that_goes_away_ends_the_run_at_once(ask, tmp_path, caplog, change):
+    asked = []
+
+    def answer(question, number):
+        asked.append(number)
+        if number == 5:
+            change(tmp_path / "out" / "log.jsonl")
+        return Reply("anger", usage=PAID)
+
+    with pytest.raises(ValueError, match=r"out/log.jsonl is not as it was written \(it was .* meanwhile\)"):
+        ask(answer, concurrency=2)
+    assert len(asked) <= 7  # what was under way, and what was already begun
+    assert not (tmp_path / "out" / "votes.parquet").exists()
+    assert any('"kind": "answer"' in line for line in caplog.messages)  # paid for, and shown
 
 
 def test_a_disk_that_is_full_before_the_run_begins(ask, monkeypatch):
