@@ -7,6 +7,7 @@ from urllib.parse import urlsplit
 
 from annot_hf.data.questions import nearest
 
+NO_ADDRESS = "base_url is no address of a server; write it as http://host:port/v1."
 KINDS = ("openai", "gemini", "local")
 AT_ONCE = {"local": 1}  # `max_concurrency` of those kinds that have one
 
@@ -119,6 +120,11 @@ class Stopped(ValueError):  # noqa: N818
     """No question can be answered: a wrong key, address or model, or no credit; an error for the user."""
 
 
+def printable(text: str) -> str:
+    """Text of somebody else's without what a terminal would obey: a space for each control or formatting character."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
 def check_address(base_url: str | None) -> None:
     """Whether it is the address of a server, or None.
 
@@ -133,7 +139,7 @@ def check_address(base_url: str | None) -> None:
     except ValueError:
         fits = False
     if not fits:
-        raise ValueError("base_url is no address of a server; write it as http://host:port/v1.")
+        raise ValueError(NO_ADDRESS)
 
 
 def make_backend(

@@ -1,5 +1,6 @@
 """Gemini, through Google's own client; arXiv 2601.14620 asked Gemini 2.5 Pro."""
 
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -27,6 +28,7 @@ class Gemini(Server):
     """
 
     needed_library, usual_key, needs_key = "google.genai", "GEMINI_API_KEY", True
+    usual_address = "GOOGLE_GEMINI_BASE_URL"
 
     def _connect(self, base_url: str | None) -> Any:
         self.types, self.errors = self.library.types, self.library.errors
@@ -35,7 +37,7 @@ class Gemini(Server):
             timeout=round(self.timeout * 1000),
             retry_options=self.types.HttpRetryOptions(attempts=1),
             # named, or the client would take aiohttp where that happens to be installed, whose errors are others
-            httpx_async_client=self.http.AsyncClient(timeout=self.timeout),
+            httpx_async_client=self.web,
         )
         return self.library.Client(api_key=self.key.value, vertexai=False, http_options=options)
 
@@ -54,12 +56,14 @@ class Gemini(Server):
         try:
             found = await self.client.aio.models.generate_content(model=self.model, contents=contents, config=config)
             answer = _answer(found)
+        except Stopped:
+            raise
         except self.errors.APIError as error:
             raise self._failure(error) from None
         except (self.http.HTTPError, TimeoutError, OSError) as error:
             reached = not isinstance(error, self.http.ConnectError | self.http.ConnectTimeout)
-            raise Busy(f"{type(error).__name__}: {self.key.mask(str(error))}", paid=reached) from None
-        except (self.errors.UnknownApiResponseError, *_ODD) as error:
+            raise Busy(f"{type(error).__name__}: {self.said(str(error))}", paid=reached) from None
+        except (self.errors.UnknownApiResponseError, zlib.error, *_ODD) as error:
             shown, name = self.key.mask(str(error))[:LONGEST_BODY], type(error).__name__
             raise Busy(f"the body is no generateContent response ({name})", paid=True, body=shown) from None
         return [self.key.mask_answer(answer)]
@@ -67,10 +71,11 @@ class Gemini(Server):
     async def close(self) -> None:
         """See `Backend.close`."""
         await self.client.aio.aclose()
+        await super().close()
 
     def _failure(self, error: Any) -> Exception:
         """What an HTTP status means for the questions."""
-        status, said = error.code, self.key.mask(str(error.message))[:300]
+        status, said = error.code, self.said(str(error.message))
         if status in STOPPING or (status == 400 and "api key" in str(error.message).lower()):
             return Stopped(
                 f"Gemini answers {status} to a question for model {self.model!r} ({said}); check the key and the name of the "

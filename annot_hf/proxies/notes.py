@@ -1,5 +1,6 @@
 """What should be known of a run beside its counts."""
 
+from annot_hf.proxies.backend import printable
 from annot_hf.proxies.ledger import Ledger
 from annot_hf.proxies.prompts import LONGEST
 from annot_hf.proxies.session import Session
@@ -38,4 +39,5 @@ def _rejections(ledger: Ledger) -> str:
     if not ledger.reasons:
         return ""
     (reason, count), total = ledger.reasons.most_common(1)[0], ledger.reasons.total()
-    return f"{total} questions were rejected by the server, {count} of them with: {reason} (--retry-rejected asks them again)."
+    said = printable(reason)  # earlier versions wrote it down as it came
+    return f"{total} questions were rejected by the server, {count} of them with: {said} (--retry-rejected asks them again)."

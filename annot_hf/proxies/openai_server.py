@@ -3,6 +3,7 @@
 import base64
 import functools
 import json
+import zlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -16,11 +17,15 @@ class OpenAIServer(Server):
     For its arguments see `Server`; a server of one's own, at a `base_url`, may do without a key.
     """
 
-    needed_library, usual_key = "openai", "OPENAI_API_KEY"
+    needed_library, usual_key, usual_address = "openai", "OPENAI_API_KEY", "OPENAI_BASE_URL"
 
     def _connect(self, base_url: str | None) -> Any:
         return self.library.AsyncOpenAI(
-            api_key=self.key.value or "none", base_url=base_url, timeout=self.timeout, max_retries=0
+            api_key=self.key.value or "none",
+            base_url=base_url,
+            timeout=self.timeout,
+            max_retries=0,
+            http_client=self.web,
         )
 
     async def ask(self, asks: Sequence[Ask]) -> list[Answer]:
@@ -51,23 +56,19 @@ class OpenAIServer(Server):
         except openai.APIConnectionError as error:  # a time-out too
             cause = error.__cause__ or error
             reached = not isinstance(cause, self.http.ConnectError | self.http.ConnectTimeout)
-            raise Busy(f"{type(cause).__name__}: {self.key.mask(str(cause))}", paid=reached) from None
-        except (self.http.HTTPError, UnicodeDecodeError) as error:  # while the body comes
-            raise Busy(f"{type(error).__name__}: {self.key.mask(str(error))}", paid=True) from None
+            raise Busy(f"{type(cause).__name__}: {self.said(str(cause))}", paid=reached) from None
+        except (self.http.HTTPError, UnicodeDecodeError, zlib.error) as error:  # while the body comes
+            raise Busy(f"{type(error).__name__}: {self.said(str(error))}", paid=True) from None
         try:
             return [self.key.mask_answer(read_completion(json.loads(body)))]
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             shown = self.key.mask(body)[:LONGEST_BODY]
             raise Busy(f"the body is no chat completion ({type(error).__name__})", paid=True, body=shown) from None
 
-    async def close(self) -> None:
-        """See `Backend.close`."""
-        await self.client.close()
-
     def _failure(self, error: Any) -> Exception:
         """What an HTTP status means for the questions."""
         said = error.body.get("message") if isinstance(error.body, Mapping) else None
-        status, said = error.status_code, self.key.mask(str(said or error.message))[:300]
+        status, said = error.status_code, self.said(str(said or error.message))
         if status == 429 and error.code == "insufficient_quota":
             return Stopped(f"The server says that the account has no credit left ({said}); add some and run again.")
         if status in STOPPING:

@@ -1,4 +1,5 @@
 import asyncio
+import gzip
 import json
 
 import pyarrow.parquet as pq
@@ -176,3 +177,24 @@ def test_what_is_wrong_with_a_key_is_read_before_the_key_is_left_out(run, monkey
     monkeypatch.setenv("GEMINI_API_KEY", "key")
     report, questions = run(lambda number: failed(400, "API key not valid"), concurrency=1)
     assert len(questions) == 1 and "400" in report.stopped
+
+
+def test_another_host_gets_no_clip(run):
+    elsewhere = []
+    with serve(lambda question: elsewhere.append(question) or said("joy")) as other:
+        moved = Reply(status=307, headers={"location": f"{other}/models/gemini-9-pro:generateContent"})
+        report, questions = run(lambda number: moved, concurrency=1)
+    assert (elsewhere, len(questions), report.counts["label"]) == ([], 1, 0)
+    assert "which is not the one that was named" in report.stopped
+
+
+def test_a_response_without_end_is_given_up(run):
+    packed = Reply(body=gzip.compress(b" " * (1 << 26)), headers={"content-encoding": "gzip"})
+    report, questions = run(lambda number: packed if number == 2 else said("anger"), concurrency=1)
+    assert (report.counts["label"], len(questions)) == (12, 13)
+    assert "1 answers were cut off, too late or unreadable; they may have been paid for." in report.notes
+
+
+def test_what_a_terminal_would_obey_is_not_shown(run):
+    report, _ = run(lambda number: failed(403, "\x1b[31mno\x07 g-secret"), concurrency=1)
+    assert " [31mno  [key]" in report.stopped

@@ -1,9 +1,15 @@
+import base64
+import gzip
 import re
+import tracemalloc
+import zlib
+from urllib.parse import unquote
 
 import pyarrow.parquet as pq
 import pytest
 
 from annot_hf import cli
+from annot_hf.proxies.annotate import annotate
 from annot_hf.proxies.log import read_log
 from annot_hf.proxies.openai_server import OpenAIServer
 from annot_hf.proxies.server import retry_after
@@ -122,3 +128,101 @@ def test_a_key_that_comes_back_as_json_spells_it_is_in_no_file(ask, tmp_path, mo
     ask(lambda question, number: Reply(body=body) if number == 1 else "anger", concurrency=1)
     log = (tmp_path / "out" / "log.jsonl").read_text()
     assert "your key is [key]" in log and "12345" not in log
+
+
+def test_another_host_gets_no_clip(ask):
+    elsewhere = []
+    with serve(lambda question: elsewhere.append(question) or Reply("joy")) as other:
+        moved = Reply(status=307, headers={"location": f"{other}/chat/completions"})
+        report, server = ask(lambda *_: moved, concurrency=1)
+    assert (elsewhere, len(server.questions), report.counts["label"]) == ([], 1, 0)
+    assert f"passes questions on to {other.removesuffix('/v1')}, which is not the one that was named" in report.stopped
+
+
+def test_another_path_of_the_same_host_is_followed(ask):
+    def answer(question, number):
+        moved = question.path.endswith("completions")
+        return Reply(status=308, headers={"location": f"{question.path}/"}) if moved else "anger"
+
+    report, server = ask(answer)
+    assert (report.counts["label"], len(server.questions)) == (24, 48)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    [
+        Reply(body=b" " * (5 << 20)),
+        Reply("no " * (2 << 20), status=500),
+        Reply(body=gzip.compress(b" " * (1 << 28)), headers={"content-encoding": "gzip"}),
+        Reply(body=gzip.compress(b" " * (1 << 28)), headers={"content-encoding": "gzip"}, status=400),
+    ],
+    ids=["long", "long-error", "packed", "packed-error"],
+)
+def test_a_response_without_end_is_given_up(ask, job, tmp_path, reply):
+    tracemalloc.start()
+    ask(lambda *_: reply, job(items=1, annotators=1), attempts=1)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    (lost,) = (record for record in read_log(tmp_path / "out" / "log.jsonl") if record["kind"] == "lost")
+    assert lost["reason"] == "the response is longer than 4 MB"
+    assert peak < 1 << 26
+
+
+def test_a_packed_answer_is_an_answer(ask, tmp_path):
+    body = b'{"choices": [{"message": {"content": "anger"}}], "model": "listener"}'
+    packed = {"gzip": gzip.compress(body), "deflate": zlib.compress(body), "br": body}
+    for packing, data in packed.items():
+        report, server = ask(
+            lambda *_, packing=packing, data=data: Reply(body=data, headers={"content-encoding": packing}),
+            out=tmp_path / packing,
+            attempts=1,
+            concurrency=1,
+        )
+        assert server.questions[0].headers["accept-encoding"] == "identity"
+        assert report.counts["label"] == (0 if packing == "br" else 24)
+    assert "the response is packed as br, which was not asked for" in report.stopped
+
+
+@pytest.mark.parametrize("status", [400, 401, 500])
+def test_what_a_terminal_would_obey_is_not_shown(corpus, tmp_path, capsys, status):
+    hostile = "no\x1b]0;title\x07 \x1b[31mred\u202e\u0090\n" * 3
+    with serve(lambda _: Reply(hostile, status=status)) as url:
+        words = [corpus.folder, "--out", tmp_path / "out", "--model", "m", "--base-url", url, "--question", "emotion"]
+        with pytest.raises(SystemExit, match="2"):
+            cli.main(["annotate", *map(str, [*words, "--attempts", 1, "--items", 4, "--annotators", 30])])
+    shown = capsys.readouterr()
+    assert "title" in shown.out + shown.err and not re.search("[\x1b\x07\x90\u202e]", shown.out + shown.err)
+    reasons = pq.read_table(tmp_path / "out" / "replies.parquet")["reason"].to_pylist()
+    assert all(reason.isprintable() for reason in reasons)
+
+
+@pytest.mark.parametrize("login", ["me:p4ss-w%2Frd", "t0ken-only"])
+def test_a_password_in_the_address_is_in_no_file_and_no_message(job, tmp_path, monkeypatch, caplog, capsys, login):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    caplog.set_level("DEBUG")
+    name, _, password = map(unquote, login.partition(":"))
+    basic = base64.b64encode(f"{name}:{password}".encode()).decode()
+    spelt, asked = [login, unquote(login), basic, basic.replace("=", "%3D")], []
+
+    def answer(question):
+        assert question.headers["authorization"] == f"Basic {basic}"
+        asked.append(question)
+        said = spelt[len(asked) % 4]
+        return Reply(said, status=400) if len(asked) < 9 else Reply(said, model=said if len(asked) == 20 else None)
+
+    with serve(answer) as url:
+        backend = OpenAIServer("listener", base_url=url.replace("://", f"://{login}@"), timeout=60.0)
+        report = annotate(job(), backend, tmp_path / "out", attempts=1, concurrency=1)
+    assert (len(asked), report.counts["wrong-model"]) == (20, 1)
+    written = b"".join(path.read_bytes() for path in (tmp_path / "out").iterdir()) + caplog.text.encode()
+    shown = report.stopped + " ".join(report.notes) + capsys.readouterr().err
+    for secret in (password or name, login.rpartition(":")[2], basic):
+        assert secret not in shown and secret.encode() not in written
+    assert "[key]" in shown
+
+
+def test_an_address_from_the_environment_is_one_that_was_named(ask, monkeypatch):
+    monkeypatch.setenv("OPENAI_BASE_URL", "http://me:secret@host:port/v1")
+    with pytest.raises(ValueError, match="base_url is no address of a server") as caught:
+        OpenAIServer("m")
+    assert "secret" not in str(caught.value)
