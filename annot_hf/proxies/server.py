@@ -8,13 +8,23 @@ import os
 import re
 import time
 import zlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence, Set
 from dataclasses import replace
 from types import ModuleType
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
-from annot_hf.proxies.backend import NO_ADDRESS, Answer, Busy, Stopped, check_address, printable
+from annot_hf.proxies.backend import (
+    NO_ADDRESS,
+    OMITTABLE,
+    Answer,
+    Ask,
+    Busy,
+    Rejected,
+    Stopped,
+    check_address,
+    printable,
+)
 
 LARGEST = 10**9  # tokens, or USD, of one answer: more is no report
 LONGEST_BODY = 2000  # characters kept of a body that is no answer
@@ -25,6 +35,36 @@ REJECTING = (400, 413, 415, 422)  # what a server says of a question that it wil
 STOPPING = (401, 402, 403, 404)
 # somebody in between gave up waiting, and what stands behind may have answered; 408 is LiteLLM's, 520 and 524 Cloudflare's
 GAVE_UP = (408, 502, 504, 520, 524)
+
+
+# how a server names what it does not take, and how it says so, near to each other
+_NAMES = {
+    "seed": r"\bseed\b",
+    "system": r"\bsystem\b|\broles?\b|\bdeveloper instruction",
+    "max_tokens": r"\bmax_tokens\b",
+    "temperature": r"\btemperature\b",
+}
+_NOT = (
+    r"n['’]t\b|\b(?:not|no longer|un(?:supported|known|recogni[sz]ed|expected)|cannot|invalid|extra|forbidden|only|must|"
+    r"should|instead|deprecated|disabled|remove|omit|reject(?:s|ed)?)\b"
+)
+
+
+def refused_parts(said: str) -> list[str]:
+    """What of a question an error of a server says that it does not take, in the order that it says so.
+
+    Example:
+        >>> refused_parts("Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.")
+        ['max_tokens']
+        >>> refused_parts("The audio is longer than 30 seconds.")
+        []
+    """
+    found = {}
+    for name, words in _NAMES.items():
+        hit = re.search(rf"(?P<a>{words}).{{0,80}}?(?:{_NOT})|(?:{_NOT}).{{0,80}}?(?P<b>{words})", said, re.IGNORECASE)
+        if hit:
+            found[name] = hit.start("a" if hit["a"] else "b")
+    return sorted(found, key=found.get)
 
 
 class Server:
@@ -39,11 +79,16 @@ class Server:
         timeout: Seconds (s) until an answer is given up, from the question to its last byte.
         max_tokens: Most tokens of a reply.
         revision: Revision of the model, for the record; no server can be asked for one.
+        omit: What is left out of every question (`backend.OMITTABLE`).
+
+    Attributes:
+        omitted: What is left out: that, and what the server was found not to take.
 
     Raises:
         ValueError: The library is not installed, the address is none, or there is no key where one is needed.
     """
 
+    kind: ClassVar[str]
     needed_library: ClassVar[str]
     usual_key: ClassVar[str]
     usual_address: ClassVar[str]  # environment variable that the library takes the address from
@@ -60,12 +105,14 @@ class Server:
         timeout: float = 60.0,
         max_tokens: int = 64,
         revision: str = "",
+        omit: Sequence[str] = (),
     ) -> None:
         self.library, self.http = needs(self.needed_library), needs("httpx2")
         needed, base_url = self.needs_key or base_url is None, base_url or os.environ.get(self.usual_address) or None
         check_address(base_url)
         self.key = Key(key_name or self.usual_key, needed=needed, model=model, base_url=base_url)
         self.model, self.revision, self.max_tokens, self.timeout = model, revision, max_tokens, timeout
+        self.omitted, self._needed = set(omit), set[str]()
         self._origin: tuple[Any, ...] | None = None
         try:
             self.web = self._web(base_url)
@@ -121,6 +168,28 @@ class Server:
             follow_redirects=True,
             event_hooks={"request": [stay], "response": [bound]},
         )
+
+    async def ask(self, asks: Sequence[Ask]) -> list[Answer]:
+        """See `Backend.ask`; what the server says that it does not take is left out, once, and for good if that helps."""
+        (ask,) = asks
+        omit = set(self.omitted)
+        while True:
+            try:
+                answer = self.key.mask_answer(await self._answer(ask, omit))
+            except Rejected as error:
+                named = [name for name in refused_parts(str(error)) if name in OMITTABLE[self.kind]]
+                new = [name for name in named if name not in omit | self._needed]
+                if not new:
+                    self._needed |= (omit - self.omitted) & set(named)  # it is named still: that was not what is wrong
+                    raise
+                omit.add(new[0])
+            else:
+                self.omitted |= omit
+                return [replace(answer, omitted=tuple(sorted(omit)))]
+
+    async def _answer(self, ask: Ask, omit: Set[str]) -> Answer:
+        """The answer to a question that goes out without what is in `omit`; the key may stand in it."""
+        raise NotImplementedError
 
     def said(self, text: str) -> str:
         """What a server says, as it may be shown: without the key and what a terminal would obey, and not for ever."""

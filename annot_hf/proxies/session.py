@@ -299,6 +299,7 @@ class Session:
         record = self._record(question) | {
             "kind": "answer",
             "seed": question.ask.seed,
+            "omitted": ", ".join(answer.omitted),
             "status": status,
             "label": labels[label] if label >= 0 else None,
             "label_index": label,
@@ -312,6 +313,9 @@ class Session:
             "output_tokens": answer.output_tokens,
             "cost": answer.cost,
         }
+        record |= {
+            name: None for name in ("seed", "temperature") if name in answer.omitted
+        }  # nobody knows which it was
         if not self.accepts(answer.model):
             record |= {"would_be": status, "status": "wrong-model"}
             self.stop(

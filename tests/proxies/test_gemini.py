@@ -28,11 +28,12 @@ def run(job, tmp_path, monkeypatch):
     monkeypatch.setenv("GEMINI_API_KEY", "g-secret")
     monkeypatch.setattr("annot_hf.proxies.pacing.LONGEST_WAIT", 0.02)
 
-    def make(answer, **options):
+    def make(answer, seen=None, **options):
         questions = []
 
         def count(question):
             questions.append(question)
+            (seen if seen is not None else []).append(question.body)
             return answer(len(questions))
 
         with serve(count) as url:
@@ -198,3 +199,16 @@ def test_a_response_without_end_is_given_up(run):
 def test_what_a_terminal_would_obey_is_not_shown(run):
     report, _ = run(lambda number: failed(403, "\x1b[31mno\x07 g-secret"), concurrency=1)
     assert " [31mno  [key]" in report.stopped
+
+
+def test_what_a_model_does_not_take_is_left_out_once_it_says_so(run, tmp_path):
+    def answer(number):
+        body = bodies[-1]
+        if "systemInstruction" in body:
+            return failed(400, "Developer instruction is not enabled for models/gemini-9-pro")
+        return failed(400, "seed is not supported") if "seed" in body["generationConfig"] else said("anger")
+
+    report, questions = run(answer, concurrency=1, seen=(bodies := []))
+    assert (report.counts["label"], len(questions)) == (12, 14)
+    assert "expert" in json.dumps(bodies[-1]["contents"])
+    assert set(pq.read_table(tmp_path / "out" / "replies.parquet")["omitted"].to_pylist()) == {"seed, system"}
