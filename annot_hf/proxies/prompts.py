@@ -22,8 +22,9 @@ AUDIO_ONLY = "audio-only"
 LONGEST = 1000  # characters of a transcript: a longer one is cut, and counted
 _FILES = ("system.txt.j2", "user.txt.j2", "instructions.yaml")
 # what could end the part that holds the transcript, or pass for a control token of a chat template
+# (white space is one space by then); no mark left in its place makes another, so that once is enough
 _CONTROL = re.compile(
-    r"<\s*/?\s*transcript\b\s*>?|<\|[^|<>]{0,40}\|>|</?s>|<</?SYS>>|</?\w+_\w+>|"
+    r"< ?/? ?transcript\b ?>?|<\|(?:[^|<>]{0,40}\|>)?|\|>|</?s>|<</?SYS>>|</?\w(?=\w*_\w)\w*>|"
     r"\[/?(?:INST|(?:BEGIN_|END_)?AUDIO|[A-Z]+_[A-Z_]+)\]",
     re.IGNORECASE,
 )
@@ -124,13 +125,12 @@ def clean_transcript(text: str | None, longest: int = LONGEST) -> tuple[str, boo
     """
     if not isinstance(text, str):
         return "", False
+    # in pieces: what normalising a run of combining characters takes grows with the square of its length
+    text = "".join(unicodedata.normalize("NFKC", piece) for piece in re.findall(r"\S{1,256}|\s+", text))
     plain = "".join(
         " " if letter.isspace() else letter
-        for letter in unicodedata.normalize("NFKC", text)
+        for letter in text
         if letter.isspace() or unicodedata.category(letter) not in ("Cc", "Cf", "Cs", "Co", "Cn")
     )
-    before = None
-    while before != plain:  # what is left when one is taken out may be another
-        before, plain = plain, _CONTROL.sub("[...]", plain)
-    plain = " ".join(plain.split())
+    plain = " ".join(_CONTROL.sub("[...]", " ".join(plain.split())).split())
     return plain[:longest], len(plain) > longest

@@ -83,6 +83,22 @@ def test_no_text_at_all_leaves_its_place(text):
     assert clean_transcript(said)[0] == said
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<|" * 100_000 + "|>" * 100_000,
+        "<" + "a_" * 100_000,
+        "<" + " " * 200_000 + "transcript",
+        "a" + "\u0301\u0316" * 100_000,
+        "</tran" * 50_000 + "</transcript>" + "script>" * 50_000,
+    ],
+    ids=["nested", "name", "spaces", "accents", "tags"],
+)
+def test_a_hostile_transcript_takes_time_by_its_length_alone(text):
+    said, cut = clean_transcript(text)
+    assert not re.search(r"<\||\|>|transcript>", said) and cut == (len(said) == 1000)
+
+
 def test_a_long_transcript_is_cut_and_says_so():
     assert clean_transcript("word " * 300) == (("word " * 300)[:1000], True)
     assert render("word " * 300).cut
