@@ -44,6 +44,13 @@ def annotate(
     attempts: Annotated[int, typer.Option(help="Tries of one question while the server is busy or broken.")] = 8,
     timeout: Annotated[float, typer.Option(help="Seconds until an answer is given up, to its last byte.")] = 60.0,
     max_tokens: Annotated[int, typer.Option(help="Most tokens of a reply; more for a model that thinks first.")] = 64,
+    omit: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="What the server does not take: seed, system, max_tokens (max_completion_tokens is sent) or temperature; may "
+            "be given several times; what it says so itself is left out anyway."
+        ),
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Questions at a time, for backend local.")] = 8,
     revision: Annotated[str, typer.Option(help="Revision of the model.")] = "",
     answers_as: Annotated[str, typer.Option(help="Name under which the model answers, if it is another.")] = "",
@@ -79,7 +86,15 @@ def annotate(
     )
     prices = Prices(input_price, output_price)
     if dry_run:
-        check_backend(backend, model, base_url=base_url, timeout=timeout, max_tokens=max_tokens, batch_size=batch_size)
+        check_backend(
+            backend,
+            model,
+            base_url=base_url,
+            timeout=timeout,
+            max_tokens=max_tokens,
+            batch_size=batch_size,
+            omit=omit or (),
+        )
         check_pace(concurrency, rate, attempts, max_cost)
         found = estimate(
             job,
@@ -105,6 +120,7 @@ def annotate(
         max_tokens=max_tokens,
         revision=revision,
         batch_size=batch_size,
+        omit=omit or (),
     )
     report = run_annotation(
         job,

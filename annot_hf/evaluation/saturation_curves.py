@@ -2,7 +2,7 @@
 
 For n = 1..N, n of an item's synthetic votes are drawn without replacement, and the Jensen-Shannon divergence of their
 histogram from the distribution of all its human votes is averaged over items; a - b exp(-c n) is fitted to what the mean
-curve has fallen, and the first n whose fitted divergence is within a tenth of the whole fall is the suggested one.
+curve has fallen, and the first n whose fitted divergence is within a tenth of the fitted fall is the suggested one.
 
 Mind what such a curve is. A histogram of few votes lies far from any distribution, also from that which its votes are drawn
 from (the plug-in bias, about (K - 1) / (8 n) nats for K labels that all occur). So every curve falls, whoever votes, and the

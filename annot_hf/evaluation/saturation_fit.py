@@ -41,7 +41,7 @@ class Finding:
         suggested: Votes an item by the paper's rule; None where the curve does not tell.
         text: The same as a sentence, or why it does not tell.
         fit: The fitted curve, if there is one.
-        threshold: Divergence (nats) that the suggested n comes down to, if there is a fall.
+        threshold: Divergence (nats) that the suggested n comes down to, if there is a fit.
     """
 
     suggested: int | None
@@ -53,9 +53,9 @@ class Finding:
 def find_saturation(curve: np.ndarray) -> Finding:
     """Fit a curve `(N,)` (nats) and say after how many votes it is saturated, or why that cannot be told.
 
-    Of the paper: the form, fitted to max(y) - y, and the rule, the first n = 1..N whose fitted divergence is at most
-    min(y) + .1 (max(y) - min(y)). Ours: no n is suggested where the fit explains less than .9 of the variance, or where it
-    goes on falling after N by more than a tenth of its whole fall, which the rule, relative to N, cannot see.
+    Of the paper: the form, fitted to max(y) - y, and the rule, the first n whose fitted divergence is at most
+    y_inf + .1 (max(y) - y_inf), where y_inf = max(y) - a is the fit's asymptote and not the smallest y seen. Ours: no n is
+    suggested where the fit explains less than .9 of the variance, or where it comes down so far only after N.
     """
     y = np.asarray(curve, dtype=np.float64)
     count, top, bottom = len(y), float(y.max()), float(y.min())
@@ -73,32 +73,26 @@ def find_saturation(curve: np.ndarray) -> Finding:
         return Finding(
             None, f"The curve does not fall: {y[0]:.4f} nats after 1 vote, {y[-1]:.4f} after {count}; more do not help."
         )
-    fit, threshold = _fit(y), bottom + WITHIN * (top - bottom)
+    fit = _fit(y)
     if fit is None:
-        return Finding(None, "No exponential could be fitted to the curve; look at it.", None, threshold)
+        return Finding(None, "No exponential could be fitted to the curve; look at it.")
+    limit, threshold = top - fit.a, top - (1 - WITHIN) * fit.a
     if fit.r2 < LEAST_R2:
         return Finding(None, f"An exponential does not fit the curve (R² = {fit.r2:.2f}); look at it.", fit, threshold)
     below = np.flatnonzero(fit.at(np.arange(1, count + 1)) <= threshold)
-    first = int(below[0]) + 1 if len(below) else None
-    limit = float(fit.at(np.inf))
-    left = float(fit.at(count)) - limit
-    if left > WITHIN * (float(fit.at(1)) - limit):
-        rule = "the paper's rule finds none" if first is None else f"the paper's rule would say {first}"
+    if not len(below):
         return Finding(
             None,
-            f"The curve is not saturated after {count} votes: the fit falls by another {left:.4f} nats "
-            f"({rule}); ask for more.",
+            f"The curve is not saturated after {count} votes: the fit falls by another {float(fit.at(count)) - limit:.4f} "
+            "nats; ask for more.",
             fit,
             threshold,
         )
-    if first is None:
-        return Finding(
-            None, f"The fit does not come down to {threshold:.4f} nats within {count} votes.", fit, threshold
-        )
+    first = int(below[0]) + 1
     return Finding(
         first,
         f"The rule of arXiv 2601.14620 suggests {first} synthetic {'vote' if first == 1 else 'votes'} an item: the fitted "
-        f"divergence is then within a tenth of its fall from {top:.4f} to {bottom:.4f} nats.",
+        f"divergence is then within a tenth of its fall from {top:.4f} to {limit:.4f} nats, where it ends.",
         fit,
         threshold,
     )

@@ -135,7 +135,7 @@ class Saturation:
         notes = [
             f"{count} synthetic votes an item at most, which every item of the curve has; of each, n are drawn without "
             f"replacement, {about['resamples']} times. The rule is that of arXiv 2601.14620: the first n whose fitted "
-            "divergence is within a tenth of the curve's fall.",
+            "divergence is within a tenth of the fall to where the fit ends.",
             "A histogram of few votes lies far from every distribution, so that a curve falls whoever votes: the suggested n "
             "tells when more votes of these annotators stop to help, not that they agree with people. The ideal curve is of "
             "votes drawn from the human distribution itself; what lies above it is the annotators' own.",

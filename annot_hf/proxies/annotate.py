@@ -91,7 +91,7 @@ def annotate(
         retry_rejected: Ask again what the server rejected before.
 
     Raises:
-        ValueError: A number is out of range, the folder holds another run, or a file in it was changed.
+        ValueError: A number is out of range, the folder holds another run, or a file in it was changed, before or meanwhile.
     """
     check_pace(concurrency, rate, attempts, max_cost)
     out = Path(out)
@@ -110,6 +110,13 @@ def annotate(
                 f"The log of {out} cannot be written ({error.strerror}); nothing was asked: free some room and run again."
             ) from None
         asyncio.run(session.run(min(concurrency, backend.max_concurrency or concurrency), rate))
+        try:
+            log.check()
+        except OSError as error:
+            raise ValueError(
+                f"The run has ended, since {log.path} is not as it was written ({error.strerror}): put it back, append the "
+                "lines that were shown as not saved, if any, and run again."
+            ) from None
         log.give_up_reserve()
         notes = notes_of(session)
         if log.torn:

@@ -7,7 +7,10 @@ from urllib.parse import urlsplit
 
 from annot_hf.data.questions import nearest
 
+NO_ADDRESS = "base_url is no address of a server; write it as http://host:port/v1."
 KINDS = ("openai", "gemini", "local")
+# what servers may not take of a question: each kind can do without it
+OMITTABLE = {"openai": ("seed", "system", "max_tokens", "temperature"), "gemini": ("seed", "system", "temperature")}
 AT_ONCE = {"local": 1}  # `max_concurrency` of those kinds that have one
 
 
@@ -50,6 +53,7 @@ class Answer:
         output_tokens: Tokens written, if the server reports them.
         cost: What the server charged (USD), if it reports that.
         said: The raw text with a key that `reply` leaves out: labels are read off it, and it is written nowhere.
+        omitted: What the question went out without (`OMITTABLE`), since the server does not take it.
     """
 
     reply: str | None
@@ -61,6 +65,7 @@ class Answer:
     output_tokens: int | None = None
     cost: float | None = None
     said: str | None = None
+    omitted: tuple[str, ...] = ()
 
 
 class Backend(Protocol):
@@ -119,6 +124,11 @@ class Stopped(ValueError):  # noqa: N818
     """No question can be answered: a wrong key, address or model, or no credit; an error for the user."""
 
 
+def printable(text: str) -> str:
+    """Text of somebody else's without what a terminal would obey: a space for each control or formatting character."""
+    return "".join(letter if letter.isprintable() else " " for letter in text)
+
+
 def check_address(base_url: str | None) -> None:
     """Whether it is the address of a server, or None.
 
@@ -133,7 +143,7 @@ def check_address(base_url: str | None) -> None:
     except ValueError:
         fits = False
     if not fits:
-        raise ValueError("base_url is no address of a server; write it as http://host:port/v1.")
+        raise ValueError(NO_ADDRESS)
 
 
 def make_backend(
@@ -146,6 +156,7 @@ def make_backend(
     max_tokens: int = 64,
     revision: str = "",
     batch_size: int = 8,
+    omit: Sequence[str] = (),
 ) -> Backend:
     """A backend by name.
 
@@ -158,11 +169,14 @@ def make_backend(
         max_tokens: Most tokens of a reply.
         revision: Revision of the model.
         batch_size: Questions at a time, for "local".
+        omit: What is left out of every question (`OMITTABLE`); what a server says that it does not take is left out anyway.
 
     Raises:
         ValueError: There is no such backend, its library is missing, the environment has no key, or a number is out of range.
     """
-    check_backend(kind, model, base_url=base_url, timeout=timeout, max_tokens=max_tokens, batch_size=batch_size)
+    check_backend(
+        kind, model, base_url=base_url, timeout=timeout, max_tokens=max_tokens, batch_size=batch_size, omit=omit
+    )
     if kind == "local":
         from annot_hf.proxies.local import LocalModel
 
@@ -172,12 +186,25 @@ def make_backend(
 
     server = Gemini if kind == "gemini" else OpenAIServer
     return server(
-        model, base_url=base_url, key_name=key_name, timeout=timeout, max_tokens=max_tokens, revision=revision
+        model,
+        base_url=base_url,
+        key_name=key_name,
+        timeout=timeout,
+        max_tokens=max_tokens,
+        revision=revision,
+        omit=omit,
     )
 
 
 def check_backend(
-    kind: str, model: str, *, base_url: str | None, timeout: float, max_tokens: int, batch_size: int
+    kind: str,
+    model: str,
+    *,
+    base_url: str | None,
+    timeout: float,
+    max_tokens: int,
+    batch_size: int,
+    omit: Sequence[str] = (),
 ) -> None:
     """Whether there is such a backend, before any library, key or server is looked for; see `make_backend`.
 
@@ -193,4 +220,10 @@ def check_backend(
             raise ValueError(f"{name} is {value}; give a positive number.")
     if kind == "local" and base_url is not None:
         raise ValueError("base_url is set and backend is local, which has no address; leave one of them out.")
+    may = OMITTABLE.get(kind, ())
+    for name in omit:
+        if name not in may:
+            raise ValueError(
+                f"omit is {name!r}{nearest(name, may)}, and backend {kind} can leave out {', '.join(may) or 'nothing'}."
+            )
     check_address(base_url)

@@ -28,6 +28,7 @@ REPLIES = pa.schema(
         "instruction": pa.string(),
         "temperature": pa.float64(),
         "seed": pa.int64(),
+        "omitted": pa.string(),
         "prompt_sha256": pa.string(),
         "at": pa.string(),
         "seconds": pa.float64(),
@@ -55,7 +56,9 @@ def collect(folder: Path, question: Question, ledger: Ledger, facts: Mapping[str
         return None
     votes = votes_of(question, ledger, facts["model"])
     tokens = {"input_tokens": ledger.input_tokens, "output_tokens": ledger.output_tokens}
-    write_annotations(folder, votes, replies, dict(facts) | {"statuses": ledger.counts(), **tokens})
+    write_annotations(
+        folder, votes, replies, dict(facts) | {"statuses": ledger.counts(), "omitted": dict(ledger.omitted), **tokens}
+    )
     return votes
 
 

@@ -1,6 +1,7 @@
 """Gemini, through Google's own client; arXiv 2601.14620 asked Gemini 2.5 Pro."""
 
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Mapping, Set
 from typing import Any
 
 from annot_hf.proxies.backend import Answer, Ask, Busy, Rejected, Stopped
@@ -26,7 +27,8 @@ class Gemini(Server):
     thinks.
     """
 
-    needed_library, usual_key, needs_key = "google.genai", "GEMINI_API_KEY", True
+    kind, needed_library, usual_key, needs_key = "gemini", "google.genai", "GEMINI_API_KEY", True
+    usual_address = "GOOGLE_GEMINI_BASE_URL"
 
     def _connect(self, base_url: str | None) -> Any:
         self.types, self.errors = self.library.types, self.library.errors
@@ -35,42 +37,43 @@ class Gemini(Server):
             timeout=round(self.timeout * 1000),
             retry_options=self.types.HttpRetryOptions(attempts=1),
             # named, or the client would take aiohttp where that happens to be installed, whose errors are others
-            httpx_async_client=self.http.AsyncClient(timeout=self.timeout),
+            httpx_async_client=self.web,
         )
         return self.library.Client(api_key=self.key.value, vertexai=False, http_options=options)
 
-    async def ask(self, asks: Sequence[Ask]) -> list[Answer]:
-        """See `Backend.ask`."""
-        (ask,) = asks
+    async def _answer(self, ask: Ask, omit: Set[str]) -> Answer:
         types = self.types
         config = types.GenerateContentConfig(
-            system_instruction=ask.system,
-            temperature=ask.temperature,
-            seed=ask.seed,
+            system_instruction=None if "system" in omit else ask.system,
+            temperature=None if "temperature" in omit else ask.temperature,
+            seed=None if "seed" in omit else ask.seed,
             max_output_tokens=self.max_tokens,
             automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),
         )
-        contents = [types.Part.from_bytes(data=ask.audio, mime_type="audio/wav"), types.Part.from_text(text=ask.user)]
+        text = f"{ask.system}\n\n{ask.user}" if "system" in omit else ask.user
+        contents = [types.Part.from_bytes(data=ask.audio, mime_type="audio/wav"), types.Part.from_text(text=text)]
         try:
             found = await self.client.aio.models.generate_content(model=self.model, contents=contents, config=config)
-            answer = _answer(found)
+            return _answer_in(found)
+        except Stopped:
+            raise
         except self.errors.APIError as error:
             raise self._failure(error) from None
         except (self.http.HTTPError, TimeoutError, OSError) as error:
             reached = not isinstance(error, self.http.ConnectError | self.http.ConnectTimeout)
-            raise Busy(f"{type(error).__name__}: {self.key.mask(str(error))}", paid=reached) from None
-        except (self.errors.UnknownApiResponseError, *_ODD) as error:
+            raise Busy(f"{type(error).__name__}: {self.said(str(error))}", paid=reached) from None
+        except (self.errors.UnknownApiResponseError, zlib.error, *_ODD) as error:
             shown, name = self.key.mask(str(error))[:LONGEST_BODY], type(error).__name__
             raise Busy(f"the body is no generateContent response ({name})", paid=True, body=shown) from None
-        return [self.key.mask_answer(answer)]
 
     async def close(self) -> None:
         """See `Backend.close`."""
         await self.client.aio.aclose()
+        await super().close()
 
     def _failure(self, error: Any) -> Exception:
         """What an HTTP status means for the questions."""
-        status, said = error.code, self.key.mask(str(error.message))[:300]
+        status, said = error.code, self.said(str(error.message))
         if status in STOPPING or (status == 400 and "api key" in str(error.message).lower()):
             return Stopped(
                 f"Gemini answers {status} to a question for model {self.model!r} ({said}); check the key and the name of the "
@@ -93,7 +96,7 @@ def _retry_delay(body: Any) -> float | None:
     return None
 
 
-def _answer(found: Any) -> Answer:
+def _answer_in(found: Any) -> Answer:
     """What a `GenerateContentResponse` says; without a candidate it is an answer without a reply."""
     candidate = found.candidates[0] if found.candidates else None
     parts = (candidate.content.parts or []) if candidate is not None and candidate.content is not None else []

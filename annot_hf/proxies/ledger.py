@@ -64,6 +64,7 @@ class Ledger:
         repeated: Records that were there before, word for word, which count nowhere.
         spare: Answers to questions that had one, which were paid for and are no votes.
         cut: Items whose transcript was cut `(N,)`.
+        omitted: Answers to questions that went out without something that the server does not take, by its name.
         cut_off: How often a question was under way when an earlier run was killed.
         answers: Answers that were paid for.
         seconds: What they took (s).
@@ -78,6 +79,7 @@ class Ledger:
     label: np.ndarray = field(init=False)
     by: np.ndarray = field(init=False)
     cut: np.ndarray = field(init=False)
+    omitted: Counter[str] = field(default_factory=Counter)
     spent: float = 0.0
     dearest: float | None = None
     unpriced: int = 0
@@ -185,6 +187,7 @@ class Ledger:
         self.output_tokens += record.get("output_tokens") or 0
         if record["kind"] == "answer":
             self.answers += 1
+            self.omitted.update(filter(None, str(record.get("omitted") or "").split(", ")))
             self.seconds += record["seconds"]
             cost = self.prices.of(record)
             if cost is None:

@@ -46,7 +46,7 @@ class AnswerLog:
             raise ValueError(f"{self.folder} cannot be made ({error.strerror}); name another folder.") from None
         self.path = self.folder / LOG
         self._lock = FileLock(self.folder / LOCK, blocking=False)
-        self.full, self.torn, self._synced = False, 0, 0.0
+        self.full, self.torn, self._synced, self._end = False, 0, 0.0, 0
 
     def __enter__(self) -> Self:
         try:
@@ -58,6 +58,7 @@ class AnswerLog:
         try:
             self.torn = self._mend()
             self._file = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            self._end = os.fstat(self._file).st_size
             self._keep_reserve()
         except BaseException:
             self._lock.release()
@@ -73,14 +74,28 @@ class AnswerLog:
         """Let others have the room that was kept: nothing more is asked."""
         (self.folder / RESERVE).unlink(missing_ok=True)
 
+    def check(self) -> None:
+        """Whether what was written is still there under its name: a deleted file takes records that nobody will read.
+
+        Raises:
+            OSError: It is not.
+        """
+        try:
+            there, here = os.stat(self.path), os.fstat(self._file)
+        except FileNotFoundError:
+            raise OSError(errno.ESTALE, "it was deleted or moved meanwhile") from None
+        if not os.path.samestat(there, here) or here.st_size != self._end:
+            raise OSError(errno.ESTALE, "it was replaced or changed meanwhile")
+
     def append(self, record: Mapping[str, Any]) -> int:
         """Write one record; gives the byte that it begins at.
 
         Raises:
-            OSError: The disk is full and the reserve is used up; the log then ends with the record before this one.
+            OSError: The disk is full and the reserve is used up; the log then ends with the record before this one. Or the
+                log is no longer there as it was written.
         """
-        data = line_of(record).encode()
-        start = os.lseek(self._file, 0, os.SEEK_END)
+        self.check()
+        data, start = line_of(record).encode(), self._end
         try:
             self._write(data)
         except OSError as error:
@@ -97,6 +112,7 @@ class AnswerLog:
         if time.monotonic() - self._synced > SYNC_SECONDS or self.full:
             os.fsync(self._file)
             self._synced = time.monotonic()
+        self._end = start + len(data)
         return start
 
     def _write(self, data: bytes) -> None:

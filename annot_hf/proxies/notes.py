@@ -1,8 +1,16 @@
 """What should be known of a run beside its counts."""
 
+from annot_hf.proxies.backend import printable
 from annot_hf.proxies.ledger import Ledger
 from annot_hf.proxies.prompts import LONGEST
 from annot_hf.proxies.session import Session
+
+_WITHOUT = {
+    "seed": "a seed: asked again, it may be answered otherwise",
+    "system": "a system message: its words stood before the question",
+    "max_tokens": "max_tokens: max_completion_tokens was sent",
+    "temperature": "a temperature: all annotators had that of the server, and only their instructions differ",
+}
 
 
 def notes_of(session: Session) -> list[str]:
@@ -30,7 +38,12 @@ def notes_of(session: Session) -> list[str]:
             ledger.unpriced and ledger.dearest is not None
         ),
     }
-    return [note for note, holds in said.items() if holds]
+    omitted = [
+        f"{count} of {ledger.answers} answers are to questions without {_WITHOUT[name]}; the server does not take it, or "
+        "--omit said so."
+        for name, count in sorted(ledger.omitted.items())
+    ]
+    return [*(note for note, holds in said.items() if holds), *omitted]
 
 
 def _rejections(ledger: Ledger) -> str:
@@ -38,4 +51,5 @@ def _rejections(ledger: Ledger) -> str:
     if not ledger.reasons:
         return ""
     (reason, count), total = ledger.reasons.most_common(1)[0], ledger.reasons.total()
-    return f"{total} questions were rejected by the server, {count} of them with: {reason} (--retry-rejected asks them again)."
+    said = printable(reason)  # earlier versions wrote it down as it came
+    return f"{total} questions were rejected by the server, {count} of them with: {said} (--retry-rejected asks them again)."

@@ -3,7 +3,8 @@
 import base64
 import functools
 import json
-from collections.abc import Mapping, Sequence
+import zlib
+from collections.abc import Mapping, Set
 from typing import Any
 
 from annot_hf.proxies.backend import Answer, Ask, Busy, Rejected, Stopped
@@ -16,34 +17,33 @@ class OpenAIServer(Server):
     For its arguments see `Server`; a server of one's own, at a `base_url`, may do without a key.
     """
 
-    needed_library, usual_key = "openai", "OPENAI_API_KEY"
+    kind, needed_library, usual_key, usual_address = "openai", "openai", "OPENAI_API_KEY", "OPENAI_BASE_URL"
 
     def _connect(self, base_url: str | None) -> Any:
         return self.library.AsyncOpenAI(
-            api_key=self.key.value or "none", base_url=base_url, timeout=self.timeout, max_retries=0
+            api_key=self.key.value or "none",
+            base_url=base_url,
+            timeout=self.timeout,
+            max_retries=0,
+            http_client=self.web,
         )
 
-    async def ask(self, asks: Sequence[Ask]) -> list[Answer]:
-        """See `Backend.ask`."""
-        (ask,) = asks
+    async def _answer(self, ask: Ask, omit: Set[str]) -> Answer:
         openai = self.library
+        text = f"{ask.system}\n\n{ask.user}" if "system" in omit else ask.user
+        system = [] if "system" in omit else [{"role": "system", "content": ask.system}]
+        content = [
+            {"type": "input_audio", "input_audio": {"data": _encoded(ask.audio), "format": "wav"}},
+            {"type": "text", "text": text},
+        ]
+        most = "max_completion_tokens" if "max_tokens" in omit else "max_tokens"
+        options = {"temperature": ask.temperature, "seed": ask.seed, most: self.max_tokens}
         try:
             raw = await self.client.chat.completions.with_raw_response.create(
                 model=self.model,
-                messages=[
-                    {"role": "system", "content": ask.system},
-                    {
-                        "role": "user",
-                        "content": [
-                            {"type": "input_audio", "input_audio": {"data": _encoded(ask.audio), "format": "wav"}},
-                            {"type": "text", "text": ask.user},
-                        ],
-                    },
-                ],
-                temperature=ask.temperature,
-                seed=ask.seed,
-                max_tokens=self.max_tokens,
+                messages=[*system, {"role": "user", "content": content}],
                 extra_headers={"Idempotency-Key": ask.key},
+                **{name: value for name, value in options.items() if name not in omit},
             )
             body = raw.http_response.text
         except openai.APIStatusError as error:
@@ -51,23 +51,21 @@ class OpenAIServer(Server):
         except openai.APIConnectionError as error:  # a time-out too
             cause = error.__cause__ or error
             reached = not isinstance(cause, self.http.ConnectError | self.http.ConnectTimeout)
-            raise Busy(f"{type(cause).__name__}: {self.key.mask(str(cause))}", paid=reached) from None
-        except (self.http.HTTPError, UnicodeDecodeError) as error:  # while the body comes
-            raise Busy(f"{type(error).__name__}: {self.key.mask(str(error))}", paid=True) from None
+            raise Busy(f"{type(cause).__name__}: {self.said(str(cause))}", paid=reached) from None
+        except (self.http.HTTPError, UnicodeDecodeError, zlib.error) as error:  # while the body comes
+            raise Busy(f"{type(error).__name__}: {self.said(str(error))}", paid=True) from None
         try:
-            return [self.key.mask_answer(read_completion(json.loads(body)))]
+            return read_completion(json.loads(body))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             shown = self.key.mask(body)[:LONGEST_BODY]
             raise Busy(f"the body is no chat completion ({type(error).__name__})", paid=True, body=shown) from None
 
-    async def close(self) -> None:
-        """See `Backend.close`."""
-        await self.client.close()
-
     def _failure(self, error: Any) -> Exception:
         """What an HTTP status means for the questions."""
-        said = error.body.get("message") if isinstance(error.body, Mapping) else None
-        status, said = error.status_code, self.key.mask(str(said or error.message))[:300]
+        # FastAPI and others have no message, but a list of what is wrong
+        said = error.body.get("message", error.body) if isinstance(error.body, Mapping) else error.body
+        named = f" ({error.param})" if error.param and str(error.param) not in str(said) else ""
+        status, said = error.status_code, self.said(f"{said or error.message}{named}")
         if status == 429 and error.code == "insufficient_quota":
             return Stopped(f"The server says that the account has no credit left ({said}); add some and run again.")
         if status in STOPPING:
@@ -94,8 +92,8 @@ def read_completion(body: Mapping[str, Any]) -> Answer:
     choice = choices[0] if choices else {}
     message = choice.get("message") or {}
     reply = message.get("content")
-    if isinstance(reply, list):  # some servers send parts
-        reply = "".join(part.get("text", "") for part in reply)
+    if isinstance(reply, list):  # some servers send parts, of which thoughts are no answer
+        reply = "".join(part.get("text", "") for part in reply if part.get("type", "text") in ("text", "output_text"))
     if reply is None:
         reply = message.get("refusal")
     if reply is not None and not isinstance(reply, str):

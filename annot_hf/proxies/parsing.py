@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from typing import Literal
 
 Kind = Literal["label", "refusal", "off-list", "echo", "empty"]
@@ -20,6 +20,21 @@ _REFUSAL = re.compile(
     re.IGNORECASE,
 )
 _ECHO = 40  # characters in a row that stand in the prompt too
+LONGEST_REPLY = 10_000  # characters of an answer that are read, and of a reply that are kept
+# what models write around their thoughts: tags, Mistral's, Kimi's and gpt-oss's tokens, the last also without its brackets
+_TAG = r"(?:(?:seed:)?think(?:ing)?|thoughts?|reason(?:ing)?|reflection|analysis|scratchpad)"
+_THOUGHTS_BEGIN = re.compile(
+    rf"<{_TAG}\b[^<>]{{0,40}}>|\[think\]|◁think▷|<\|begin_of_thought\|>|<\|channel\|>", re.IGNORECASE
+)
+_THOUGHTS_END = re.compile(
+    rf"</\s?{_TAG}\s?>|\[/think\]|◁/think▷|<\|end_of_thought\|>|<\|channel\|>\s?final\s?<\|message\|>|assistantfinal",
+    re.IGNORECASE,
+)
+# around an answer: tokens that begin or end a turn, and a tag that says what it is
+_TOKENS = re.compile(r"\A(?:\s*<\|\w{1,40}\|>)+|(?:<\|\w{1,40}\|>\s*|</s>\s*)+\Z")
+_ANSWER = re.compile(r"\s*<answer>(?P<core>[^<>]*)</answer>\s*", re.IGNORECASE)
+# before an answer: the mark of a list, as the prompt lists the labels; "-1" is a label of its own
+_LISTED = re.compile(r"(?P<mark>[-+•·–—]|#{1,6}|(?P<number>\d{1,3})[.)])[*_]*\s+")
 
 
 def parse_reply(
@@ -27,11 +42,14 @@ def parse_reply(
 ) -> tuple[Kind, int]:
     """What kind of reply it is, and the index of its label, -1 if it is none.
 
-    "strict": the reply is one label, whatever its case, perhaps announced ("Answer: joy"), quoted, emphasised or closed
-    with a full stop. Anything else is no vote: a reply that names two labels, negates one, or argues is "off-list", so that a
-    label inside another's name ("happy" in "unhappy") is never taken for it.
+    "strict": the reply is one label, whatever its case, perhaps announced ("Answer: joy"), listed ("- joy", "1. joy"),
+    quoted, emphasised or closed with a full stop. Anything else is no vote: a reply that names two labels, negates one, or
+    argues is "off-list", so that a label inside another's name ("happy" in "unhappy") is never taken for it.
     "published": the rule of arXiv 2601.14620: an exact match, or else the first label, in the order of the question, that
-    the reply contains.
+    the reply contains; of a reply that was cut short only an exact match, since it may be thoughts without their end.
+
+    By either rule, the answer of a model that thinks is what stands after its thoughts (`</think>`, `[/THINK]`,
+    `<|channel|>final<|message|>` ...); where they never end, the reply is "empty".
 
     Args:
         reply: What the model wrote.
@@ -48,19 +66,22 @@ def parse_reply(
         ('label', 1)
         >>> parse_reply("not happy", ["happy", "unhappy"])
         ('off-list', -1)
+        >>> parse_reply("<think>joy? no.</think> - anger", ["anger", "joy"])
+        ('label', 0)
     """
-    if reply is None or not reply.strip(_EDGES):
+    reply = _after_thoughts(reply or "")
+    if not reply.strip(_EDGES):
         return "empty", -1
     known = {_plain(label): index for index, label in enumerate(labels)}
     core = _FRAME.match(reply.strip(_EDGES))["core"]
-    for text in (reply, core):
+    for text in (reply, core, _unlisted(core, known)):
         found = known.get(_plain(text))
         if found is not None:
             longer = any(label != _plain(text) and label.startswith(_plain(text)) for label in known)
             return ("off-list", -1) if cut and longer else ("label", found)
     whole = _plain(reply)
     contained = next((index for label, index in known.items() if label in whole), None)
-    if parsing == "published" and contained is not None:
+    if parsing == "published" and contained is not None and not cut:
         return "label", contained
     if _repeats(whole, _plain(prompt)):
         return "echo", -1
@@ -84,6 +105,27 @@ def ambiguous_labels(labels: Sequence[str]) -> tuple[str, str] | None:
 def _plain(text: str) -> str:
     """Case, width, white space and the punctuation around it make no difference."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().strip(_EDGES).split())
+
+
+def _after_thoughts(reply: str) -> str:
+    """The answer in a reply; "" where its thoughts do not end."""
+    answer = reply
+    for end in _THOUGHTS_END.finditer(reply):
+        answer = reply[end.end() :]
+    if _THOUGHTS_BEGIN.search(answer):
+        return ""
+    answer = _TOKENS.sub("", answer[:LONGEST_REPLY])
+    tagged = _ANSWER.fullmatch(answer)
+    return tagged["core"] if tagged else answer
+
+
+def _unlisted(core: str, known: Container[str]) -> str:
+    """A reply without the mark of a list before it, unless mark and label together may be another label: "- 1", "1. 2"."""
+    listed = _LISTED.match(core)
+    if listed is None:
+        return core
+    rest = core[listed.end() :]
+    return core if _plain(listed["mark"] + rest) in known or listed["number"] in known else rest
 
 
 def _repeats(reply: str, prompt: str) -> bool:

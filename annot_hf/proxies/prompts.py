@@ -1,32 +1,118 @@
 """What an audio-language model is told: templates in files, and transcripts that stay data.
 
 A folder of prompts holds `system.txt.j2` and `user.txt.j2` (Jinja2; variables `instruction`, `question`, `labels`,
-`transcript`, `speaker`) and `instructions.yaml`, which words what each annotator attends to.
+`transcript`, `speaker`) and `instructions.yaml`, which words what each annotator attends to. A template has conditions, loops,
+filters and `set`; it includes nothing, defines no macro, multiplies nothing, and its loops and its text have an end.
+
+The package's own prompts say what arXiv 2601.14620 describes: an expert on emotion is asked for exactly one label, by its name
+only, and attends as its instruction says. On purpose they differ in this: the words are ours; the speaker is not named, though
+the paper tells who it is; a transcript stands in tags as data, cleaned, and cut to 1,000
+characters; the question is put in the words that the corpus's raters read, and the labels are listed one a line.
 """
 
 import hashlib
 import os
 import re
 import unicodedata
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import jinja2.sandbox
 import yaml
+from jinja2 import nodes
 
 from annot_hf.data.questions import Question
 from annot_hf.proxies.plan import INSTRUCTIONS
 
 TEMPLATES = Path(__file__).parent.parent / "templates" / "annotate"
 AUDIO_ONLY = "audio-only"
+LONGEST_PROMPT = 100_000  # characters
+MOST_ROUNDS = 10_000  # of all loops of a template together; also the largest number that one may hold
 LONGEST = 1000  # characters of a transcript: a longer one is cut, and counted
 _FILES = ("system.txt.j2", "user.txt.j2", "instructions.yaml")
 # what could end the part that holds the transcript, or pass for a control token of a chat template
+# (white space is one space by then); no mark left in its place makes another, so that once is enough
 _CONTROL = re.compile(
-    r"<\s*/?\s*transcript\b\s*>?|<\|[^|<>]{0,40}\|>|</?s>|<</?SYS>>|</?\w+_\w+>|"
+    r"< ?/? ?transcript\b ?>?|<\|(?:[^|<>]{0,40}\|>)?|\|>|</?s>|<</?SYS>>|</?\w(?=\w*_\w)\w*>|"
     r"\[/?(?:INST|(?:BEGIN_|END_)?AUDIO|[A-Z]+_[A-Z_]+)\]",
     re.IGNORECASE,
 )
+
+
+_REFUSED = (nodes.Macro, nodes.CallBlock, nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends, nodes.Block)
+_REFUSED += (nodes.AssignBlock,)
+
+
+class _Templates(jinja2.sandbox.SandboxedEnvironment):
+    """Templates, which may come with a corpus of somebody else's: sandboxed, and bounded."""
+
+    intercepted_binops = frozenset(("*", "**", "%"))  # there is no other: a prompt has nothing to multiply
+
+    def __init__(self) -> None:
+        super().__init__(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=False)
+        for name in ("batch", "center", "format", "indent", "slice"):  # they make much of a number
+            del self.filters[name]
+        self.filters |= {"rounds": self._rounds, "bounded": self._bounded}
+        self._left = 0
+
+    def read(self, text: str) -> jinja2.Template:
+        """A template whose loops and assignments are counted.
+
+        Raises:
+            jinja2.TemplateError: It cannot be read, or has what a prompt has not.
+        """
+        tree = self.parse(text)
+        for node in list(tree.find_all(nodes.Node)):
+            if isinstance(node, _REFUSED) or getattr(node, "recursive", False):
+                raise jinja2.TemplateSyntaxError(f"a prompt has no {type(node).__name__.lower()}", node.lineno)
+            if isinstance(node, nodes.Const) and isinstance(node.value, int | float) and abs(node.value) > MOST_ROUNDS:
+                raise jinja2.TemplateSyntaxError(f"a prompt has no number above {MOST_ROUNDS}", node.lineno)
+            if isinstance(node, nodes.For):
+                node.iter = nodes.Filter(node.iter, "rounds", [], [], None, None, lineno=node.lineno)
+            if isinstance(node, nodes.Assign):
+                node.node = nodes.Filter(node.node, "bounded", [], [], None, None, lineno=node.lineno)
+        return self.from_string(tree)
+
+    def fill(self, template: jinja2.Template, values: dict[str, Any]) -> str:
+        """The text of a template.
+
+        Raises:
+            Exception: Whatever a template can do wrong.
+        """
+        self._left, parts, size = MOST_ROUNDS, [], 0
+        for part in template.generate(values):
+            parts.append(part)
+            size += len(part)
+            if size > LONGEST_PROMPT:
+                raise jinja2.TemplateRuntimeError(f"it is longer than {LONGEST_PROMPT} characters")
+        return "".join(parts).strip()
+
+    def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+        """No product, power or remainder, of which a few characters make gigabytes."""
+        raise jinja2.TemplateRuntimeError(f"a prompt has no operator {operator}")
+
+    def wrap_str_format(self, value: Any) -> None:
+        """No `format`, which pads a text to any length."""
+        if super().wrap_str_format(value) is not None:
+            raise jinja2.TemplateRuntimeError("a prompt has no format")
+
+    def _rounds(self, items: Iterable[Any]) -> Iterator[Any]:
+        for item in items:
+            self._left -= 1
+            if self._left < 0:
+                raise jinja2.TemplateRuntimeError(f"its loops go round more than {MOST_ROUNDS} times")
+            yield item
+
+    def _bounded(self, value: Any) -> Any:
+        """A value that is set: a text no longer than a prompt, or a list of no lists, which cannot grow by doubling."""
+        parts = value if isinstance(value, list | tuple) else ()
+        if len(value if isinstance(value, str) else parts) > LONGEST_PROMPT or any(
+            isinstance(part, list | tuple | dict) for part in parts
+        ):
+            raise jinja2.TemplateRuntimeError("it sets what is too large for a prompt")
+        return value
 
 
 @dataclass(frozen=True)
@@ -66,17 +152,14 @@ class Prompts:
         for name in _FILES:
             if not (self.folder / name).is_file():
                 raise ValueError(f"{self.folder} has no {name}; a folder of prompts holds {', '.join(_FILES)}.")
-        texts = [(self.folder / name).read_text(encoding="utf-8") for name in _FILES]
-        self.digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
-        # sandboxed: templates may come with a corpus of somebody else's
-        environment = jinja2.sandbox.SandboxedEnvironment(
-            undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=False
-        )
+        self._templates = _Templates()
         try:
-            self._system, self._user = (environment.from_string(text) for text in texts[:2])
+            texts = [(self.folder / name).read_text(encoding="utf-8") for name in _FILES]
+            self._system, self._user = map(self._templates.read, texts[:2])
             wording = yaml.safe_load(texts[2])
-        except (jinja2.TemplateError, yaml.YAMLError) as error:
-            raise ValueError(f"{self.folder}: a prompt cannot be read ({error}); correct it.") from error
+        except (jinja2.TemplateError, yaml.YAMLError, UnicodeError, SyntaxError, RecursionError) as error:
+            raise ValueError(f"{self.folder}: a prompt cannot be read ({_short(error)}); correct it.") from error
+        self.digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
         needed = (*INSTRUCTIONS, AUDIO_ONLY)
         if not isinstance(wording, dict) or not all(isinstance(wording.get(name), str) for name in needed):
             raise ValueError(
@@ -95,7 +178,7 @@ class Prompts:
             speaker: Who said it; the package's own templates do not tell.
 
         Raises:
-            ValueError: A template uses a variable that there is not.
+            ValueError: A template uses a variable that there is not, fails, or does not end.
         """
         said, cut = clean_transcript(transcript)
         wording = instruction if said else AUDIO_ONLY
@@ -107,9 +190,17 @@ class Prompts:
             "speaker": clean_transcript(speaker)[0] or None,
         }
         try:
-            return Prompt(self._system.render(values).strip(), self._user.render(values).strip(), wording, cut)
-        except jinja2.TemplateError as error:
-            raise ValueError(f"{self.folder}: a prompt cannot be filled in ({error}); correct the template.") from error
+            system, user = (self._templates.fill(template, values) for template in (self._system, self._user))
+        except Exception as error:  # a template can do whatever an expression of Python's can
+            raise ValueError(
+                f"{self.folder}: a prompt cannot be filled in ({_short(error)}); correct the template."
+            ) from error
+        return Prompt(system, user, wording, cut)
+
+
+def _short(error: Exception) -> str:
+    """What is wrong, in a line."""
+    return " ".join(str(error).split())[:200].rstrip(".") or type(error).__name__
 
 
 def clean_transcript(text: str | None, longest: int = LONGEST) -> tuple[str, bool]:
@@ -124,13 +215,12 @@ def clean_transcript(text: str | None, longest: int = LONGEST) -> tuple[str, boo
     """
     if not isinstance(text, str):
         return "", False
+    # in pieces: what normalising a run of combining characters takes grows with the square of its length
+    text = "".join(unicodedata.normalize("NFKC", piece) for piece in re.findall(r"\S{1,256}|\s+", text))
     plain = "".join(
         " " if letter.isspace() else letter
-        for letter in unicodedata.normalize("NFKC", text)
+        for letter in text
         if letter.isspace() or unicodedata.category(letter) not in ("Cc", "Cf", "Cs", "Co", "Cn")
     )
-    before = None
-    while before != plain:  # what is left when one is taken out may be another
-        before, plain = plain, _CONTROL.sub("[...]", plain)
-    plain = " ".join(plain.split())
+    plain = " ".join(_CONTROL.sub("[...]", " ".join(plain.split())).split())
     return plain[:longest], len(plain) > longest

@@ -20,13 +20,12 @@ from annot_hf.proxies.job import Job
 from annot_hf.proxies.ledger import Ledger
 from annot_hf.proxies.log import AnswerLog, line_of
 from annot_hf.proxies.pacing import LONGEST_PAUSE, Pacer, waiting
-from annot_hf.proxies.parsing import parse_reply
+from annot_hf.proxies.parsing import LONGEST_REPLY, parse_reply
 from annot_hf.proxies.questions import Question, QuestionMaker
 
 logger = logging.getLogger(__name__)
 
 RATE = 16_000  # Hz of the audio that is sent
-LONGEST_REPLY = 10_000  # characters of a reply that are read and kept
 PATIENCE = 20  # clips in a row that the server may reject, or that cannot be read here, before the run stops
 FAILING = 3  # clips in a row about which all questions may fail
 
@@ -287,9 +286,9 @@ class Session:
     def _take(self, question: Question, answer: Answer, seconds: float, tries: int) -> None:
         """Write down an answer that was paid for."""
         labels, prompt = self.job.question.labels, question.prompt
-        reply = None if answer.reply is None else answer.reply[:LONGEST_REPLY]
+        reply = None if answer.reply is None else answer.reply[-LONGEST_REPLY:]  # an answer stands after its thoughts
         status, label = parse_reply(
-            (answer.said or reply or "")[:LONGEST_REPLY],
+            answer.said or answer.reply,
             labels,
             prompt=f"{prompt.system}\n{prompt.user}",
             parsing=self.job.parsing,
@@ -300,6 +299,7 @@ class Session:
         record = self._record(question) | {
             "kind": "answer",
             "seed": question.ask.seed,
+            "omitted": ", ".join(answer.omitted),
             "status": status,
             "label": labels[label] if label >= 0 else None,
             "label_index": label,
@@ -313,6 +313,9 @@ class Session:
             "output_tokens": answer.output_tokens,
             "cost": answer.cost,
         }
+        record |= {
+            name: None for name in ("seed", "temperature") if name in answer.omitted
+        }  # nobody knows which it was
         if not self.accepts(answer.model):
             record |= {"would_be": status, "status": "wrong-model"}
             self.stop(

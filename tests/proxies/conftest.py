@@ -1,5 +1,7 @@
+import asyncio
 import collections
 import threading
+from types import SimpleNamespace
 
 import pytest
 
@@ -8,6 +10,7 @@ from annot_hf.data.simulate import SimulatedCorpus, simulate_corpus
 from annot_hf.proxies.annotate import annotate
 from annot_hf.proxies.job import make_job
 from annot_hf.proxies.openai_server import OpenAIServer
+from annot_hf.proxies.session import Session
 from benchmarks.chat_server import Reply, serve
 
 
@@ -51,7 +54,7 @@ def ask(job, tmp_path, monkeypatch):
     """Runs a job against a server that answers by a function; gives the report and the server."""
     monkeypatch.setattr("annot_hf.proxies.pacing.LONGEST_WAIT", 0.02)
 
-    def run(answer, made=None, out=None, timeout=5.0, model="listener", **options):
+    def run(answer, made=None, out=None, timeout=60.0, model="listener", **options):
         server = Server(answer)
         with serve(server) as url:
             backend = OpenAIServer(model, base_url=url, timeout=timeout)
@@ -59,3 +62,34 @@ def ask(job, tmp_path, monkeypatch):
         return report, server
 
     return run
+
+
+@pytest.fixture
+def run_out(monkeypatch):
+    """Has the time of the question under way run out, whatever the clock says; for one question at a time."""
+    real, latest = asyncio.timeout, []
+
+    def timeout(_):
+        latest[:] = [(asyncio.get_running_loop(), real(None))]
+        return latest[0][1]
+
+    def now():
+        loop, limit = latest[0]
+        loop.call_soon_threadsafe(limit.reschedule, loop.time())
+
+    monkeypatch.setattr("annot_hf.proxies.session.asyncio.timeout", timeout)
+    return now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    """The seconds that a run has waited: a clock that stands still while it works."""
+    waited = [0.0]
+
+    async def sleep(self, seconds):
+        waited[0] += seconds + 1e-9
+        await asyncio.sleep(0)
+
+    monkeypatch.setattr(Session, "_sleep", sleep)
+    monkeypatch.setattr("annot_hf.proxies.pacing.time", SimpleNamespace(monotonic=lambda: waited[0]))
+    return lambda: waited[0]

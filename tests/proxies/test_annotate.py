@@ -3,7 +3,7 @@ import itertools
 import json
 import os
 import re
-import time
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -182,7 +182,7 @@ def test_the_command_says_that_there_is_no_vote(corpus, tmp_path, capsys, answer
         Reply(body=b'["list"]'),
         Reply(body=b'{"choices": [{"message": {"content": {"a": 1}}}]}'),
         Reply(body=b""),
-        Reply("anger", stall=1.0),
+        Reply("anger", stall=600.0),
     ],
     ids=[
         "429-after",
@@ -199,11 +199,15 @@ def test_the_command_says_that_there_is_no_vote(corpus, tmp_path, capsys, answer
         "stall",
     ],
 )
-def test_a_bad_day_of_the_server_costs_no_question(ask, tmp_path, trouble):
+def test_a_bad_day_of_the_server_costs_no_question(ask, tmp_path, run_out, trouble):
     def answer(question, number):
-        return trouble if number in (2, 5, 6) else "anger"
+        if number not in (2, 5, 6):
+            return "anger"
+        if trouble.stall:
+            run_out()
+        return trouble
 
-    report, server = ask(answer, timeout=0.3 if trouble.stall else 5.0)
+    report, server = ask(answer, concurrency=1 if trouble.stall else 16)
     assert report.counts["label"] == total(report) == 24
     assert len(server.questions) == 27
     assert len(server.keys) == 24  # asked again under the same key
@@ -213,17 +217,15 @@ def test_a_bad_day_of_the_server_costs_no_question(ask, tmp_path, trouble):
     assert set(lost) <= {came}
 
 
-def test_retry_after_pauses_everybody(ask, tmp_path):
+def test_retry_after_pauses_everybody(ask, clock):
     times = []
 
     def answer(question, number):
-        import time
-
-        times.append(time.monotonic())
+        times.append(clock())
         return Reply(status=429, headers={"retry-after": "0.6"}) if number == 1 else "anger"
 
     ask(answer, concurrency=1)
-    assert times[1] - times[0] >= 0.6
+    assert times[0] < 0.6 <= times[1] - times[0]
 
 
 def test_a_server_that_is_down_stops_the_run_which_then_goes_on(ask):
@@ -468,6 +470,24 @@ def test_a_cost_that_is_none(ask, cost):
     assert report.counts["label"] == 24
 
 
+@pytest.mark.parametrize("parsing", ["strict", "published"])
+def test_what_a_model_thinks_is_no_vote(ask, job, corpus, tmp_path, parsing):
+    labels = corpus.votes.question("emotion").labels
+    thoughts = f"<think>{labels[0]}? " + "Let me listen again. " * 1000
+    parts = [
+        {"type": "thinking", "thinking": [{"type": "text", "text": labels[0]}]},
+        {"type": "text", "text": labels[1]},
+    ]
+    parts = Reply(choices=[{"message": {"content": [{"type": "reasoning", "text": labels[0]}, *parts]}}])
+    said = [Reply(thoughts, finish="length"), f"{thoughts}</think>- {labels[1]}", parts]
+    report, _ = ask(lambda question, number: said[number % 3], job(parsing=parsing))
+    assert (report.counts["empty"], report.counts["label"]) == (8, 16)
+    replies = pq.read_table(tmp_path / "out" / "replies.parquet").to_pandas()
+    assert set(replies["label"].dropna()) == {labels[1]}
+    kept = set(replies["reply"][replies["status"] == "label"].str[-len(labels[1]) :])
+    assert kept == {labels[1]}  # of a long reply the end is kept, where the answer stands
+
+
 def test_an_unreadable_clip_is_rejected_here_and_never_sent(ask, job, broken):
     report, server = ask(first, broken(job(), 0))
     assert report.counts["not sent"] == 3
@@ -479,10 +499,15 @@ def test_an_unreadable_clip_is_rejected_here_and_never_sent(ask, job, broken):
 
 
 @pytest.mark.parametrize(("paid", "most"), [(True, 5), (False, 40)])
-def test_what_may_have_been_paid_for_is_not_tried_about_clip_after_clip(ask, job, paid, most):
+def test_what_may_have_been_paid_for_is_not_tried_about_clip_after_clip(ask, job, run_out, paid, most):
     """A server that stalls ends the run after a few questions, one that says 500 after those about three clips."""
-    trouble = Reply("anger", stall=0.5) if paid else Reply("no", status=500)
-    report, server = ask(lambda question, number: trouble, job(annotators=10), timeout=0.1, concurrency=1, attempts=1)
+
+    def answer(*_):
+        if paid:
+            run_out()
+        return Reply("anger", stall=600.0) if paid else Reply("no", status=500)
+
+    report, server = ask(answer, job(annotators=10), concurrency=1, attempts=1)
     assert "questions in a row, about" in report.stopped
     assert len(server.questions) <= most and (paid or len(server.questions) > 20)
     assert any("they may have been paid for" in note for note in report.notes) == paid
@@ -543,10 +568,14 @@ def test_a_killed_run_goes_on_beside_clips_that_cannot_be_read(ask, job, broken,
     assert len(more.questions) == 120 - answered
 
 
-def test_a_server_that_drips_is_given_up(ask, job):
-    report, server = ask(
-        lambda question, number: Reply("anger", drip=0.05) if number == 1 else "anger", job(items=2), timeout=0.5
-    )
+def test_a_server_that_drips_is_given_up(ask, job, run_out):
+    def answer(question, number):
+        if number > 1:
+            return "anger"
+        run_out()
+        return Reply("anger", drip=0.5)
+
+    report, server = ask(answer, job(items=2), concurrency=1)
     assert report.counts["label"] == 6
     assert len(server.questions) == 7
 
@@ -707,17 +736,15 @@ def test_numbers_out_of_range(ask, options):
         ask(first, **options)
 
 
-def test_a_rate_is_kept(ask, job):
-    import time
-
+def test_a_rate_is_kept(ask, job, clock):
     times = []
 
     def answer(*_):
-        times.append(time.monotonic())
+        times.append(clock())
         return "anger"
 
-    ask(answer, job(items=4, annotators=3), rate=40.0)
-    assert times[-1] - times[0] >= 11 / 40 - 0.03
+    ask(answer, job(items=4, annotators=3), rate=40.0, concurrency=1)
+    assert times[-1] - times[0] == pytest.approx(11 / 40, abs=1e-6)
 
 
 PAID = {"prompt_tokens": 100, "completion_tokens": 2, "cost": 1.0}
@@ -908,6 +935,34 @@ def test_only_what_is_in_the_log_is_a_vote_and_the_rest_can_be_put_back(ask, tmp
     assert "under way" not in " ".join(report.notes)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda log: log.unlink(),
+        lambda log: log.rename(log.with_name("mine.jsonl")),
+        lambda log: log.parent.rename(log.parent.with_name("moved")),
+        lambda log: (shutil.copy(log, log.with_name("copy")), log.with_name("copy").replace(log)),
+        lambda log: log.write_bytes(b""),
+        lambda log: log.write_bytes(log.read_bytes() + b"\n"),
+    ],
+    ids=["deleted", "renamed", "folder", "replaced", "emptied", "edited"],
+)
+def test_a_log_that_goes_away_ends_the_run_at_once(ask, tmp_path, caplog, change):
+    asked = []
+
+    def answer(question, number):
+        asked.append(number)
+        if number == 5:
+            change(tmp_path / "out" / "log.jsonl")
+        return Reply("anger", usage=PAID)
+
+    with pytest.raises(ValueError, match=r"out/log.jsonl is not as it was written \(it was .* meanwhile\)"):
+        ask(answer, concurrency=2)
+    assert len(asked) <= 7  # what was under way, and what was already begun
+    assert not (tmp_path / "out" / "votes.parquet").exists()
+    assert any('"kind": "answer"' in line for line in caplog.messages)  # paid for, and shown
+
+
 def test_a_disk_that_is_full_before_the_run_begins(ask, monkeypatch):
     with monkeypatch.context() as patch:
         full_disk(patch, "run", 0)
@@ -966,22 +1021,22 @@ class Batches:
 
     model, revision, max_tokens, timeout, batch_size, max_concurrency = "batches", "", 8, None, 4, 1
 
-    def __init__(self):
-        self.times = []
+    def __init__(self, clock):
+        self.times, self.clock = [], clock
 
     async def ask(self, asks):
-        self.times.append(time.monotonic())
+        self.times.append(self.clock())
         return [Answer("anger") for _ in asks]
 
     async def close(self):
         pass
 
 
-def test_a_rate_is_of_questions_and_not_of_batches(job, tmp_path):
-    backend = Batches()
+def test_a_rate_is_of_questions_and_not_of_batches(job, tmp_path, clock):
+    backend = Batches(clock)
     annotate(job(items=4, annotators=3), backend, tmp_path / "out", rate=40.0)
     assert len(backend.times) == 3
-    assert backend.times[-1] - backend.times[0] >= 8 / 40 - 0.01
+    assert backend.times[-1] - backend.times[0] == pytest.approx(8 / 40, abs=1e-6)
 
 
 def test_a_message_ends_in_one_full_stop(corpus, tmp_path, capsys):

@@ -1,4 +1,5 @@
 import asyncio
+import gzip
 import json
 
 import pyarrow.parquet as pq
@@ -27,15 +28,16 @@ def run(job, tmp_path, monkeypatch):
     monkeypatch.setenv("GEMINI_API_KEY", "g-secret")
     monkeypatch.setattr("annot_hf.proxies.pacing.LONGEST_WAIT", 0.02)
 
-    def make(answer, **options):
+    def make(answer, seen=None, **options):
         questions = []
 
         def count(question):
             questions.append(question)
+            (seen if seen is not None else []).append(question.body)
             return answer(len(questions))
 
         with serve(count) as url:
-            backend = Gemini("gemini-9-pro", base_url=url.removesuffix("/v1"), timeout=2.0)
+            backend = Gemini("gemini-9-pro", base_url=url.removesuffix("/v1"), timeout=60.0)
             return annotate(job(items=4), backend, tmp_path / "out", **options), questions
 
     return make
@@ -77,12 +79,17 @@ def test_what_is_blocked_is_a_refusal_and_what_is_empty_is_empty(run):
         Reply(body=b'{"candidates": [{"con'),
         Reply(body=b'{"candidates": 3}'),
         Reply(body=said("anger").body, cut=True),
-        Reply(body=said("anger").body, stall=3.0),
+        Reply(body=said("anger").body, stall=600.0),
     ],
     ids=["429", "500", "html", "half-json", "no-list", "half-body", "stall"],
 )
-def test_a_bad_day_costs_no_question(run, trouble):
-    report, questions = run(lambda number: trouble if number == 2 else said("anger"))
+def test_a_bad_day_costs_no_question(run, run_out, trouble):
+    def answer(number):
+        if number == 2 and trouble.stall:
+            run_out()
+        return trouble if number == 2 else said("anger")
+
+    report, questions = run(answer, concurrency=1 if trouble.stall else 16)
     assert report.counts["label"] == 12
     assert len(questions) == 13
 
@@ -166,7 +173,7 @@ def busy(delay, **more):
 def test_how_long_gemini_asks_to_wait(monkeypatch, reply, seconds):
     monkeypatch.setenv("GEMINI_API_KEY", "g-secret")
     with serve(lambda _: reply) as url:
-        backend = Gemini("gemini-9-pro", base_url=url.removesuffix("/v1"), timeout=2.0)
+        backend = Gemini("gemini-9-pro", base_url=url.removesuffix("/v1"), timeout=60.0)
         with pytest.raises(Busy) as caught:
             asyncio.run(backend.ask([Ask("i", 0, "s", "u", b"RIFF", 0.5, 1, "k")]))
     assert caught.value.retry_after == seconds
@@ -176,3 +183,37 @@ def test_what_is_wrong_with_a_key_is_read_before_the_key_is_left_out(run, monkey
     monkeypatch.setenv("GEMINI_API_KEY", "key")
     report, questions = run(lambda number: failed(400, "API key not valid"), concurrency=1)
     assert len(questions) == 1 and "400" in report.stopped
+
+
+def test_another_host_gets_no_clip(run):
+    elsewhere = []
+    with serve(lambda question: elsewhere.append(question) or said("joy")) as other:
+        moved = Reply(status=307, headers={"location": f"{other}/models/gemini-9-pro:generateContent"})
+        report, questions = run(lambda number: moved, concurrency=1)
+    assert (elsewhere, len(questions), report.counts["label"]) == ([], 1, 0)
+    assert "which is not the one that was named" in report.stopped
+
+
+def test_a_response_without_end_is_given_up(run):
+    packed = Reply(body=gzip.compress(b" " * (1 << 26)), headers={"content-encoding": "gzip"})
+    report, questions = run(lambda number: packed if number == 2 else said("anger"), concurrency=1)
+    assert (report.counts["label"], len(questions)) == (12, 13)
+    assert "1 answers were cut off, too late or unreadable; they may have been paid for." in report.notes
+
+
+def test_what_a_terminal_would_obey_is_not_shown(run):
+    report, _ = run(lambda number: failed(403, "\x1b[31mno\x07 g-secret"), concurrency=1)
+    assert " [31mno  [key]" in report.stopped
+
+
+def test_what_a_model_does_not_take_is_left_out_once_it_says_so(run, tmp_path):
+    def answer(number):
+        body = bodies[-1]
+        if "systemInstruction" in body:
+            return failed(400, "Developer instruction is not enabled for models/gemini-9-pro")
+        return failed(400, "seed is not supported") if "seed" in body["generationConfig"] else said("anger")
+
+    report, questions = run(answer, concurrency=1, seen=(bodies := []))
+    assert (report.counts["label"], len(questions)) == (12, 14)
+    assert "expert" in json.dumps(bodies[-1]["contents"])
+    assert set(pq.read_table(tmp_path / "out" / "replies.parquet")["omitted"].to_pylist()) == {"seed, system"}

@@ -200,14 +200,14 @@ def test_the_library_s_own_server(job, lalm, tmp_path):
             [*command, "--device", "cpu"], stdout=log, stderr=log, env=os.environ | {"OMP_NUM_THREADS": "1"}
         )
     try:
-        for _ in range(600):
+        for _ in range(6000):
             try:
                 urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
                 break
             except OSError:
                 assert server.poll() is None, (tmp_path / "serve.log").read_text()
                 time.sleep(0.1)
-        backend = make_backend("openai", str(lalm), base_url=f"http://127.0.0.1:{port}/v1", max_tokens=4)
+        backend = make_backend("openai", str(lalm), base_url=f"http://127.0.0.1:{port}/v1", max_tokens=4, timeout=600.0)
         report = annotate(job(items=2), backend, tmp_path / "out", concurrency=2)
     finally:
         server.terminate()

@@ -72,6 +72,80 @@ def test_full_stops_of_other_scripts(reply):
     assert parse_reply(reply, ["高兴", "愤怒"]) == ("label", 1)
 
 
+MOODS = ["anger", "joy", "sadness"]
+
+
+@pytest.mark.parametrize("parsing", ["strict", "published"])
+@pytest.mark.parametrize(
+    ("reply", "label"),
+    [
+        ("<think>The prompt lists anger first. I hear joy.</think>\n\njoy", 1),
+        ("I hear joy, not anger.\n</think>\n- sadness", 2),
+        ("<think>anger</think> hm <think>joy</think>**Sadness**", 2),
+        ("<thinking>anger?</thinking><answer>joy</answer>", 1),
+        ("<THOUGHT>anger</THOUGHT>\nAnswer: joy.", 1),
+        ("[THINK]anger[/THINK]joy", 1),
+        ("◁think▷anger◁/think▷joy", 1),
+        ("<seed:think>anger</seed:think>joy", 1),
+        ("<|channel|>analysis<|message|>anger<|end|><|start|>assistant<|channel|>final<|message|>joy<|return|>", 1),
+        ("analysisThey sound like anger.assistantfinaljoy", 1),
+        ("<|begin_of_thought|>anger<|end_of_thought|><|begin_of_solution|>joy<|end_of_solution|>", 1),
+        ("<think>" + "anger or joy? " * 5_000 + "</think>joy", 1),
+    ],
+)
+def test_the_answer_stands_after_the_thoughts(reply, label, parsing):
+    assert parse_reply(reply, MOODS, parsing=parsing) == ("label", label)
+
+
+@pytest.mark.parametrize("parsing", ["strict", "published"])
+@pytest.mark.parametrize(
+    "reply",
+    [
+        "<think>anger",
+        "<think>anger</think>",
+        "joy</think>",
+        "joy <think>or anger",
+        "<think>anger</think>joy<think>or sadness",
+        "<think>anger</think>\n <thinking> joy",
+        "<|channel|>analysis<|message|>joy",
+        "[THINK]joy",
+        "<reasoning effort=low>joy",
+    ],
+)
+def test_thoughts_are_no_answer(reply, parsing):
+    assert parse_reply(reply, MOODS, parsing=parsing) == ("empty", -1)
+
+
+def test_a_published_vote_is_not_read_off_a_reply_that_may_be_thoughts_cut_short():
+    assert parse_reply("They might mean joy, or", MOODS, parsing="published", cut=True) == ("off-list", -1)
+    assert parse_reply("They might mean joy, or", MOODS, parsing="published") == ("label", 1)
+    assert parse_reply("joy", MOODS, parsing="published", cut=True) == ("label", 1)
+
+
+@pytest.mark.parametrize(
+    "reply",
+    ["- joy", "* joy", "+ joy", "• joy", "– Joy.", "1. joy", "2) joy", "**1.** joy", "## joy", "- **joy**", '- "joy"']
+    + ["Answer: - joy", "-\tjoy", "\n- joy\n", "<answer> joy </answer>", "> joy", "joy<|im_end|>", "joy</s>"],
+)
+def test_a_label_may_be_marked_as_the_prompt_lists_it(reply):
+    assert parse_reply(reply, MOODS) == ("label", 1)
+
+
+@pytest.mark.parametrize(
+    "reply", ["- joy\n- anger", "1. joy 2. anger", "- not joy", "- joy - anger", "not - joy", "joy -", "1 joy", "-"]
+)
+def test_a_list_is_no_answer(reply):
+    assert parse_reply(reply, MOODS) == ("off-list", -1)
+
+
+def test_a_mark_that_may_be_part_of_a_number_is_none():
+    signed = ["1", "0", "-1", "2"]
+    for reply in ("- 1", "1. 2", "0) 1"):
+        assert parse_reply(reply, signed) == ("off-list", -1)
+    assert parse_reply("- 2", signed) == ("label", 3)
+    assert parse_reply("- joy", ["joy", "- joy"]) == ("label", 1)
+
+
 @given(st.text(max_size=60), st.sampled_from(NESTED))
 def test_a_label_inside_other_words_never_counts(around, label):
     kind, found = parse_reply(f"x{around}{label}y", NESTED)

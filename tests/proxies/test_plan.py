@@ -34,6 +34,10 @@ def test_temperatures_are_in_their_band_but_for_the_jitter():
     assert len({one.temperature for one in make_plan("crossed", 100)}) > 90
 
 
+def test_the_temperatures_of_folders_that_were_begun_stay():
+    assert [one.temperature for one in make_plan("paper", 4)] == [0.2044, 0.4474, 0.5322, 0.6908]
+
+
 @pytest.mark.parametrize(
     ("name", "annotators", "message"),
     [

@@ -11,6 +11,9 @@ from annot_hf.proxies.prompts import TEMPLATES, Prompts, clean_transcript
 EMOTION = Question.category("emotion", ["anger", "joy"], prompt="Which emotion do you hear?")
 
 
+LOOPS = "{{% for a in {0} %}}{{% for b in {0} %}}{{% for c in {0} %}}{{% endfor %}}{{% endfor %}}{{% endfor %}}"
+
+
 def render(transcript=None, instruction="voice", speaker=None, folder=None):
     return Prompts(folder).render(EMOTION, instruction, transcript=transcript, speaker=speaker)
 
@@ -83,6 +86,22 @@ def test_no_text_at_all_leaves_its_place(text):
     assert clean_transcript(said)[0] == said
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<|" * 100_000 + "|>" * 100_000,
+        "<" + "a_" * 100_000,
+        "<" + " " * 200_000 + "transcript",
+        "a" + "\u0301\u0316" * 100_000,
+        "</tran" * 50_000 + "</transcript>" + "script>" * 50_000,
+    ],
+    ids=["nested", "name", "spaces", "accents", "tags"],
+)
+def test_a_hostile_transcript_takes_time_by_its_length_alone(text):
+    said, cut = clean_transcript(text)
+    assert not re.search(r"<\||\|>|transcript>", said) and cut == (len(said) == 1000)
+
+
 def test_a_long_transcript_is_cut_and_says_so():
     assert clean_transcript("word " * 300) == (("word " * 300)[:1000], True)
     assert render("word " * 300).cut
@@ -96,6 +115,37 @@ def test_a_long_transcript_is_cut_and_says_so():
         ("user.txt.j2", "{{ open", "cannot be read"),
         ("user.txt.j2", "{{ unknown }}", "cannot be filled in"),
         ("user.txt.j2", "{{ ''.__class__.__mro__[1].__subclasses__() }}", "cannot be filled in"),
+        ("user.txt.j2", "{% include 'other.txt' %}", "cannot be read .a prompt has no include"),
+        ("user.txt.j2", "{% import 'other.txt' as x %}", "cannot be read .a prompt has no import"),
+        ("user.txt.j2", "{% macro f() %}{{ f() }}{{ f() }}{% endmacro %}{{ f() }}", "a prompt has no macro"),
+        ("user.txt.j2", "{% for a in labels recursive %}{{ loop(labels) }}{% endfor %}", "a prompt has no for"),
+        ("user.txt.j2", "{{ 1/0 }}", "cannot be filled in .division by zero"),
+        ("user.txt.j2", "{{ 1 // 0 }}", "cannot be filled in"),
+        ("user.txt.j2", "{{ labels + 1 }}", "cannot be filled in"),
+        ("user.txt.j2", "{{ labels[7] }}{{ none.x }}{{ 'a'.index('b') }}", "cannot be filled in"),
+        ("user.txt.j2", "{{ 'a' * 9999 * 9999 * 9999 }}", r"has no operator \*"),
+        ("user.txt.j2", "{{ 9 ** 9 ** 9 }}", "has no operator"),
+        ("user.txt.j2", "{{ '%9999999999d' % 1 }}", "has no operator %"),
+        ("user.txt.j2", "{{ '{:9999999999}'.format(1) }}", "a prompt has no format"),
+        ("user.txt.j2", "{{ '{:9999999999}'['format'](1) }}", "a prompt has no format"),
+        ("user.txt.j2", "{{ 'a'.ljust(9999999999) }}", "no number above 10000"),
+        ("user.txt.j2", "{{ 'a'|center(9999999999) }}", "cannot be"),
+        ("user.txt.j2", LOOPS.format("range(9999)"), "loops go round more than 10000 times"),
+        ("user.txt.j2", LOOPS.format("range(99999)"), "cannot be"),
+        ("user.txt.j2", LOOPS.format("transcript"), "loops go round more than 10000 times"),
+        ("user.txt.j2", "{% for a in labels %}" * 30 + "{% endfor %}" * 30, "cannot be"),
+        ("user.txt.j2", "(" * 5000 + "{{" + "(" * 5000 + "1" + ")" * 5000 + "}}", "cannot be read"),
+        ("user.txt.j2", "{% for a in range(9000) %}" + "a" * 20 + "{% endfor %}", "longer than 100000 characters"),
+        ("user.txt.j2", "{% set a = 'ab' %}" + "{% set a = a ~ a %}" * 60 + "{{ a }}", "too large for a prompt"),
+        ("user.txt.j2", "{% set a = [1] %}" + "{% set a = [a, a] %}" * 60 + "{{ a }}", "too large for a prompt"),
+        (
+            "user.txt.j2",
+            "{% set n = namespace(a='a') %}{% for i in range(60) %}{% set n.a = n.a ~ n.a %}{% endfor %}{{ n.a }}",
+            "too large for a prompt",
+        ),
+        ("system.txt.j2", LOOPS.format("range(9999)"), "loops go round"),
+        ("user.txt.j2", b"\xff\xfe", "cannot be read"),
+        ("instructions.yaml", "[" * 500, "cannot be read"),
         ("instructions.yaml", "both: listen", "does not word every instruction"),
         ("instructions.yaml", "[", "cannot be read"),
     ],
@@ -103,6 +153,21 @@ def test_a_long_transcript_is_cut_and_says_so():
 def test_prompts_that_cannot_be_used(tmp_path, name, text, message):
     folder = tmp_path / "mine"
     shutil.copytree(TEMPLATES, folder)
-    (folder / name).unlink() if text is None else (folder / name).write_text(text)
-    with pytest.raises(ValueError, match=message):
-        render("hello", folder=folder)
+    if text is None:
+        (folder / name).unlink()
+    else:
+        (folder / name).write_bytes(text if isinstance(text, bytes) else text.encode())
+    with pytest.raises(ValueError, match=message) as caught:
+        render("hello " * 50, folder=folder)
+    assert str(folder) in str(caught.value) and "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+def test_a_template_may_have_conditions_loops_and_filters(tmp_path):
+    shutil.copytree(TEMPLATES, tmp_path / "mine")
+    (tmp_path / "mine" / "user.txt.j2").write_text(
+        "{% set all = labels | map('upper') | join(', ') %}{{ all }}: {% for one in labels %}{{ loop.index }}/"
+        "{{ loop.length }} {{ one.title() }}{% if not loop.last %}, {% endif %}{% endfor %}; {{ range(3) | sum + 1 }} "
+        "{{ transcript[:5] }}"
+    )
+    said = render("hello there", folder=tmp_path / "mine").user
+    assert said == "ANGER, JOY: 1/2 Anger, 2/2 Joy; 4 hello"
