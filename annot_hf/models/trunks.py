@@ -252,7 +252,12 @@ def _call(
     token_type_ids: torch.Tensor | None = None,
     **options: bool,
 ) -> tuple[ModelOutput, torch.Tensor]:
-    """The trunk's own output, and True where its frames are real `(B, T)`."""
+    """The trunk's own output, and True where its frames are real `(B, T)`.
+
+    Raises:
+        ValueError: The input that this trunk takes is missing, or has padding before what is real: positions are counted
+            from the left.
+    """
     name = input_name_of(trunk.config)
     given = {"input_features": input_features, "input_values": input_values, "input_ids": input_ids}
     if given[name] is None:
@@ -261,6 +266,13 @@ def _call(
             f"A {trunk.config.model_type} trunk takes {name}, got {' and '.join(present) or 'nothing'}; call "
             f"model({name}=..., attention_mask=...)."
         )
+    if attention_mask is not None:
+        late = (attention_mask[:, 1:].bool() & ~attention_mask[:, :-1].bool()).any(1)
+        if late.any():
+            raise ValueError(
+                f"The attention mask of item {int(late.nonzero()[0])} of the batch has a 1 after a 0, and padding comes last; "
+                'set padding_side of the tokenizer or feature extractor to "right".'
+            )
     if name == "input_features":
         output = trunk(input_features, attention_mask=attention_mask)
         return output, output.frame_mask

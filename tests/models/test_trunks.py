@@ -90,6 +90,15 @@ def test_samples_for_frames_is_the_inverse_of_the_library():
         assert trunk._get_feat_extract_output_lengths(samples).tolist() == [frames - 1, frames]
 
 
+@pytest.mark.parametrize("kind", tiny.TRUNKS)
+def test_padding_on_the_left_is_refused(kind):
+    batch = tiny.inputs(kind, tiny.lengths(kind))
+    short = tiny.lengths(kind).index(min(tiny.lengths(kind)))
+    batch["attention_mask"][short] = batch["attention_mask"][short].flip(0)
+    with pytest.raises(ValueError, match=rf"mask of item {short} of the batch has a 1 after a 0, .*padding_side"):
+        encode(trunk_of(kind), **batch)
+
+
 def test_the_wrong_input_is_named():
     with pytest.raises(ValueError, match=r"A bert trunk takes input_ids, got input_values; call model\(input_ids="):
         encode(trunk_of("bert"), input_values=torch.zeros(1, 500))

@@ -5,9 +5,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import tiny
 import torch
-from transformers import AutoTokenizer
+from transformers import (
+    AutoFeatureExtractor,
+    AutoModel,
+    AutoTokenizer,
+    BertTokenizerFast,
+    Wav2Vec2FeatureExtractor,
+)
 
 from annot_hf.data.audio import AudioError
 from annot_hf.data.export import read_export
@@ -16,6 +23,7 @@ from annot_hf.evaluation.predictions import Predictions
 from annot_hf.models.trunks import build_trunk
 from annot_hf.training import features as features_module, inference
 from annot_hf.training.inference import load_model, predict, predict_inputs
+from annot_hf.training.train import train
 
 
 def changed(folder, **fields):
@@ -104,6 +112,47 @@ def test_texts_that_no_corpus_knows(bert_folder):
         one = model(**tokenizer(["bad"], return_tensors="pt")).probs[0].numpy()
     np.testing.assert_allclose(found.probs[1], one, atol=1e-5)
     assert found.items.tolist() == ["0", "1", "2"] and found.support == ("angry", "happy", "sad")
+
+
+def test_padded_batches_of_clips_need_no_package(over_trunk, wavlm_folder, tmp_path):
+    """The library's extractors give no mask unless told, and some pad on the left; the trunk was trained with neither."""
+    source = shutil.copytree(wavlm_folder, tmp_path / "trunk")
+    Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=False, padding_side="left").save_pretrained(
+        source
+    )
+    folder = train(over_trunk(source, max_steps=1)).model
+    generator = np.random.default_rng(0)
+    waves = [generator.uniform(-1, 1, size).astype(np.float32) for size in (4000, 9000, 16000)]
+    clips = [tmp_path / f"{len(wave)}.wav" for wave in waves]
+    for clip, wave in zip(clips, waves, strict=True):
+        soundfile.write(clip, wave, 16000, subtype="FLOAT")
+    extractor, model = AutoFeatureExtractor.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    batch = extractor(waves, sampling_rate=16000, padding=True, return_tensors="pt")
+    found = predict_inputs(*load_model(folder)[:2], clips)
+    with torch.inference_mode():
+        np.testing.assert_allclose(model(**batch).probs, found.probs, atol=1e-5)
+        for row, wave in enumerate(waves):
+            alone = model(**extractor(wave, sampling_rate=16000, return_tensors="pt")).probs[0]
+            np.testing.assert_allclose(alone, found.probs[row], atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["first", "mean"])
+def test_padded_batches_of_texts_need_no_package(recipe, bert_folder, tmp_path, pooling):
+    source = shutil.copytree(bert_folder, tmp_path / "trunk")
+    BertTokenizerFast(
+        vocab_file=str(source / "words.txt"),
+        padding_side="left",
+        model_input_names=["input_ids", "token_type_ids"],
+        model_max_length=int(1e30),
+    ).save_pretrained(source)
+    folder = train(recipe("text-ldl", trunk=str(source), pooling=pooling)).model
+    texts = ["bad", "so good !", "good " * 600]
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    batch = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+    assert batch["input_ids"].shape == (3, 512)  # as many as the trunk has positions
+    found = predict_inputs(*load_model(folder)[:2], texts)
+    with torch.inference_mode():
+        np.testing.assert_allclose(model(**batch).probs, found.probs, atol=1e-5)
 
 
 def question(copied, **fields):

@@ -27,24 +27,6 @@ CONFIG = tiny.trunk_config("bert")
 RECIPES = ("text-bert", "text-ldl", "text-multitask", "text-bnn", "text-davani")
 
 
-@pytest.fixture
-def recipe(sayings, bert_folder, tmp_path):
-    """Makes a run of a packaged text recipe over the tiny BERT, two steps long."""
-
-    def make(name, **overrides):
-        values = {
-            "trunk": str(bert_folder),
-            "corpus": str(sayings),
-            "output_dir": str(tmp_path / name),
-            "max_steps": 2,
-            "use_cpu": True,
-            "disable_tqdm": True,
-        }
-        return load_recipe(name, values | overrides)
-
-    return make
-
-
 def inputs(texts, folder, **options):
     return read_inputs(texts, CONFIG, make_processor(CONFIG, folder, **options))
 
