@@ -70,7 +70,8 @@ class AnnotatorModel(OpinionPreTrainedModel):
             trunk_frames: Frames that the trunk gave before `(B, T, H)`, instead of its inputs.
             trunk_mask: 1 where they are real `(B, T)`.
             pair_item: Item of each (item, rater) pair, an ascending index into the batch `(P,)`; every item needs a pair.
-            pair_annotator: Rater of each pair, an index into `config.annotators`; -1 asks the consensus head `(P,)`.
+            pair_annotator: Rater of each pair, an index into `config.annotators` `(P,)`; -1 is a rater without a head: the
+                consensus answers, and the panel of all raters forms the item's distribution.
             ratings: The raters' answers: `(P, D)` on [-1, 1], or label codes `(P, 1)`; NaN where missing.
             labels: Target distributions `(B, K)`.
             item_seed: Seed of each item's resampling `(B,)`; the one of its target removes sampling noise.
@@ -103,11 +104,9 @@ class AnnotatorModel(OpinionPreTrainedModel):
         else:
             self._check_pairs(pair_item, pair_annotator, len(embedding))
         consensus, answers = self._answers(embedding, pair_item, pair_annotator)
+        voter_item, heard = self._heard(embedding, answers, pair_item, pair_annotator)
         with torch.autocast(embedding.device.type, enabled=False):
-            if self.config.aggregate == "votes":
-                probs = self._votes(embedding)
-            else:
-                probs = self._distribution(answers.float(), pair_item, len(embedding), item_seed)
+            probs = self._distribution(heard.float(), voter_item, len(embedding), item_seed)
             predicted = {"probs": probs, "consensus": consensus, "ratings": answers, "pair_item": pair_item}
             logits = {} if self.config.is_scale else {"consensus_logits": consensus, "rating_logits": answers}
             predicted |= logits
@@ -200,10 +199,32 @@ class AnnotatorModel(OpinionPreTrainedModel):
             answers.append(torch.where(known[:, None], own, fallback))
         return torch.cat(consensus, -1), torch.cat(answers, -1)
 
+    def _heard(
+        self, embedding: torch.Tensor, answers: torch.Tensor, pair_item: torch.Tensor, pair_annotator: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Item `(P',)` and answer of each pair that has a part in the distribution.
+
+        They are the pairs asked for, and the whole panel for an item with a rater who has no head: the consensus says where
+        raters are on average and nothing of how far they spread. Where heads vote, they are the panel for every item.
+        """
+        items, votes = len(embedding), self.config.aggregate == "votes"
+        unseen = torch.bincount(pair_item[pair_annotator < 0], minlength=items) > 0
+        if not votes and not unseen.any():
+            return pair_item, answers
+        panel_item, panel_annotator = self._panel(items, embedding.device)
+        own, added = ~(unseen | votes)[pair_item], (unseen | votes)[panel_item]
+        item = torch.cat([pair_item[own], panel_item[added]])
+        order = item.argsort(stable=True)
+        item, annotator = item[order], torch.cat([pair_annotator[own], panel_annotator[added]])[order]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not votes):
+            return item, self._answers(embedding, item, annotator)[1]
+
     def _distribution(
         self, answers: torch.Tensor, pair_item: torch.Tensor, items: int, item_seed: torch.Tensor | None
     ) -> torch.Tensor:
         """Distribution over the support `(B, K)`."""
+        if self.config.aggregate == "votes":
+            return vote_shares(answers.softmax(-1).view(items, -1, answers.shape[-1]))
         values = answers if self.config.is_scale else answers.softmax(-1)
         padded, present = pad_pairs(values, pair_item, items)
         if not self.config.is_scale:
@@ -211,14 +232,6 @@ class AnnotatorModel(OpinionPreTrainedModel):
         seed = torch.zeros(items) if item_seed is None else item_seed  # one for all: no matter the place in the batch
         observations = draw_observations(padded, present, n=self.config.draws, seed=seed)
         return cell_masses(observations, bins=self.config.bins).flatten(1)
-
-    @torch.no_grad()
-    def _votes(self, embedding: torch.Tensor) -> torch.Tensor:
-        """Share of the panel's heads whose likeliest label each is `(B, K)`."""
-        items = len(embedding)
-        pair_item, pair_annotator = self._panel(items, embedding.device)
-        answers = self._answers(embedding, pair_item, pair_annotator)[1].float()
-        return vote_shares(answers.softmax(-1).view(items, -1, answers.shape[-1]))
 
     def _rating_task(
         self, consensus: torch.Tensor, answers: torch.Tensor, pair_item: torch.Tensor, ratings: torch.Tensor, items: int

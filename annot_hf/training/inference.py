@@ -109,7 +109,7 @@ def predict(
     """Predict one split of an exported corpus, and give the targets to hold the predictions against.
 
     An annotator model answers for the raters who rated each item; a rater it was not trained on is answered for by the
-    consensus head and marked so.
+    consensus head and marked so, and the distribution of their items is that of the panel of all its raters.
 
     Args:
         model_folder: Checkpoint folder.

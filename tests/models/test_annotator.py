@@ -156,6 +156,19 @@ def test_unseen_raters_are_answered_for_by_the_consensus(questions):
         assert same != known
 
 
+@pytest.mark.parametrize("head", ["independent", "residual"])
+@pytest.mark.parametrize("questions", [tiny.SCALES, tiny.CATEGORY], ids=["scales", "category"])
+def test_the_panel_forms_the_distribution_of_items_with_unseen_raters(questions, head):
+    """The consensus of one head, asked several times, would be a peak where raters are spread."""
+    model = tiny.annotator(questions=questions, rater_head=head)
+    nn.init.normal_(model.raters[0].table)
+    unseen = model(**batch(pair_annotator=torch.tensor([-1, -1, 2, 0, -1, 2]))).probs
+    inputs = tiny.inputs("log-mel", tiny.lengths("log-mel"))
+    torch.testing.assert_close(unseen[[0, 2]], model(**inputs, item_seed=SEEDS).probs[[0, 2]])
+    torch.testing.assert_close(unseen[1], model(**batch()).probs[1])
+    assert (unseen[0] - model(**batch()).probs[0]).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize("questions", [tiny.SCALES, tiny.CATEGORY], ids=["scales", "category"])
 def test_residual_heads_start_as_the_consensus(questions):
     model = tiny.annotator(questions=questions, rater_head="residual")

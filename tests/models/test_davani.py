@@ -48,6 +48,14 @@ def test_the_distribution_is_the_histogram_of_the_heads_whoever_was_asked():
     torch.testing.assert_close(1 - (output.probs**2).sum(-1), votes.var(1, correction=0).sum(-1), rtol=0, atol=1e-5)
 
 
+def test_votes_in_mixed_precision():
+    found = tiny.annotator(**OPTIONS | {"tower_layers": 1, "pooling": "mean"})  # over log-mel: its GELU gives bfloat16
+    inputs = tiny.inputs("log-mel", tiny.lengths("log-mel"))
+    with torch.autocast("cpu", torch.bfloat16):
+        probs = found(**inputs, **PAIRS, ratings=CODES, task="ratings").probs
+    torch.testing.assert_close(probs, found(**inputs).probs, rtol=0, atol=0.25)  # one of five heads may tip over
+
+
 def test_a_tie_goes_to_the_label_that_heads_think_likelier():
     found = model(annotators=RATERS[:2])
     table = found.raters[0].table

@@ -18,11 +18,12 @@ from transformers import (
 
 from annot_hf.data.audio import AudioError
 from annot_hf.data.export import read_export
-from annot_hf.data.targets import Ratings
+from annot_hf.data.targets import Ratings, item_seeds
 from annot_hf.evaluation.predictions import Predictions
 from annot_hf.models.trunks import build_trunk
 from annot_hf.training import features as features_module, inference
 from annot_hf.training.inference import load_model, predict, predict_inputs
+from annot_hf.training.inputs import read_inputs
 from annot_hf.training.train import train
 
 
@@ -66,6 +67,23 @@ def test_unseen_raters_are_marked_named_and_answered_by_the_consensus(copied, co
     unseen = found.rater_names == stranger
     assert unseen.any() and (found.rater_fallback == unseen).all()
     np.testing.assert_allclose(found.rater_values[unseen], found.consensus[found.rater_items[unseen]], atol=1e-6)
+
+
+def test_renamed_raters_leave_the_distribution_to_the_panel(copied, corpus, features):
+    names = json.loads((copied["annotator"] / "config.json").read_text())["annotators"]
+    folder = changed(copied["annotator"], annotators=[f"{name} elsewhere" for name in names])
+    model, processor, _ = load_model(folder)
+    for heads in model.raters:  # two epochs have hardly told the raters apart
+        torch.nn.init.normal_(heads.table)
+    model.save_pretrained(folder)
+    found, targets = predict(folder, corpus, features=features)
+    assert found.rater_fallback.all()
+    clips = read_export(corpus).items.set_index("item")["audio"][targets.items]
+    frames = [torch.from_numpy(read_inputs([clip], model.config.trunk_config, processor).read(clip)) for clip in clips]
+    for row, seed in enumerate(item_seeds(targets.items)):
+        with torch.inference_mode():
+            alone = model(input_features=frames[row][None], item_seed=torch.tensor([int(seed)]))
+        np.testing.assert_allclose(found.probs[row], alone.probs[0], atol=2e-3)  # kept features are halves
 
 
 def test_items_of_anonymous_raters_are_put_to_the_panel(copied, corpus, features, monkeypatch):
