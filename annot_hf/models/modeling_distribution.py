@@ -28,7 +28,7 @@ class DistributionModel(OpinionPreTrainedModel):
     """
 
     config_class = DistributionConfig
-    loss_inputs = ("labels", "scale_labels", "auxiliary_labels", "disagreement_labels", "item_weights")
+    loss_inputs = ("labels", "scale_targets", "auxiliary_targets", "disagreement_targets", "item_weights")
 
     def __init__(self, config: DistributionConfig) -> None:
         super().__init__(config)
@@ -51,9 +51,9 @@ class DistributionModel(OpinionPreTrainedModel):
         trunk_frames: torch.Tensor | None = None,
         trunk_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        scale_labels: torch.Tensor | None = None,
-        auxiliary_labels: torch.Tensor | None = None,
-        disagreement_labels: torch.Tensor | None = None,
+        scale_targets: torch.Tensor | None = None,
+        auxiliary_targets: torch.Tensor | None = None,
+        disagreement_targets: torch.Tensor | None = None,
         item_weights: torch.Tensor | None = None,
         return_dict: bool = True,
     ) -> DistributionOutput:
@@ -68,10 +68,10 @@ class DistributionModel(OpinionPreTrainedModel):
             trunk_frames: Frames that the trunk gave before `(B, T, H)`, instead of its inputs.
             trunk_mask: 1 where they are real `(B, T)`.
             labels: Target distributions `(B, K)`.
-            scale_labels: Mean ratings of the scale questions beside `(B, D)` on [-1, 1]; NaN where there are none.
-            auxiliary_labels: Distributions of the votes on the auxiliary questions side by side `(B, sum of K)`; NaN where
+            scale_targets: Mean ratings of the scale questions beside `(B, D)` on [-1, 1]; NaN where there are none.
+            auxiliary_targets: Distributions of the votes on the auxiliary questions side by side `(B, sum of K)`; NaN where
                 nobody voted.
-            disagreement_labels: How far raters disagree `(B,)`, in [0, 1]; NaN where fewer than two voted.
+            disagreement_targets: How far raters disagree `(B,)`, in [0, 1]; NaN where fewer than two voted.
             item_weights: Weight of each item in the distribution's loss `(B,)`, of mean 1.
             return_dict: Only True is supported.
 
@@ -103,9 +103,9 @@ class DistributionModel(OpinionPreTrainedModel):
             predicted["weight_kl"] = sum(layer.kl() for layer in layers)[None]
         given = {
             "labels": labels,
-            "scale_labels": scale_labels,
-            "auxiliary_labels": auxiliary_labels,
-            "disagreement_labels": disagreement_labels,
+            "scale_targets": scale_targets,
+            "auxiliary_targets": auxiliary_targets,
+            "disagreement_targets": disagreement_targets,
             "item_weights": item_weights,
         }
         return DistributionOutput(loss=self.loss_of(predicted, given), **predicted)
@@ -129,7 +129,7 @@ class DistributionModel(OpinionPreTrainedModel):
         Args:
             predicted: `probs` and, if the model has scale questions, `scale_mean` and `scale_log_variance`; if it
                 has auxiliary questions, `auxiliary_probs`; likewise `disagreement` and `weight_kl`.
-            given: `labels`, `scale_labels`, `auxiliary_labels`, `disagreement_labels` and `item_weights` as `forward` takes
+            given: `labels`, `scale_targets`, `auxiliary_targets`, `disagreement_targets` and `item_weights` as `forward` takes
                 them, as far as there are any.
 
         Raises:
@@ -147,25 +147,25 @@ class DistributionModel(OpinionPreTrainedModel):
                     jsd_share=config.jsd_share,
                 )
             )
-        if given.get("scale_labels") is not None and config.scale_questions:
+        if given.get("scale_targets") is not None and config.scale_questions:
             loss = scale_loss(
                 predicted["scale_mean"],
                 predicted["scale_log_variance"],
-                given["scale_labels"],
+                given["scale_targets"],
                 dimension_weights=config.scale_question_weights,
                 nll_weight=config.scale_nll_weight,
                 ccc_weight=config.scale_ccc_weight,
             )
             losses.append(config.scale_weight * loss)
-        if given.get("auxiliary_labels") is not None and config.auxiliary_questions:
+        if given.get("auxiliary_targets") is not None and config.auxiliary_questions:
             sizes = self.auxiliary_sizes
             parts = zip(
-                predicted["auxiliary_probs"].split(sizes, -1), given["auxiliary_labels"].split(sizes, -1), strict=True
+                predicted["auxiliary_probs"].split(sizes, -1), given["auxiliary_targets"].split(sizes, -1), strict=True
             )
             loss = sum(auxiliary_loss(probs, labels) for probs, labels in parts) / len(sizes)
             losses.append(config.auxiliary_weight * loss)
-        if given.get("disagreement_labels") is not None and config.disagreement:
-            predictions, truth = predicted["disagreement"][:, None], given["disagreement_labels"][:, None]
+        if given.get("disagreement_targets") is not None and config.disagreement:
+            predictions, truth = predicted["disagreement"][:, None], given["disagreement_targets"][:, None]
             losses.append(config.disagreement_weight * rating_loss(predictions, truth, "mse"))
         if losses and "weight_kl" in predicted:
             if config.kl_weight is None:

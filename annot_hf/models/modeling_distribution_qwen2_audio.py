@@ -105,11 +105,6 @@ class DistributionQwen2Audio(LalmCheckpoints):
             use_cache=False,
         ).last_hidden_state
         logits = self.distribution_head(states, mask.bool())
-        if labels is not None and labels.shape != logits.shape:
-            raise ValueError(
-                f"labels have shape {tuple(labels.shape)} for {len(logits)} items and {logits.shape[-1]} entries of the "
-                "support; give one distribution an item."
-            )
         predicted = {"probs": logits.float().softmax(-1), "logits": logits}
         return DistributionOutput(loss=self.loss_of(predicted, {"labels": labels}), **predicted)
 

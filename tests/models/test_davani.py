@@ -107,7 +107,7 @@ def test_votes_round_trip_and_what_they_cannot_do_is_said(tmp_path):
 def test_the_disagreement_head_learns_by_squared_error_where_it_is_known():
     labels, known = torch.eye(3), torch.tensor([0.7, torch.nan, 0.2])
     found = tiny.distribution("bert", disagreement="entropy", disagreement_weight=3.0)
-    output = found(**INPUTS, labels=labels, disagreement_labels=known)
+    output = found(**INPUTS, labels=labels, disagreement_targets=known)
     embedding = found.embed(**INPUTS)
     torch.testing.assert_close(output.disagreement, found.disagreement_head(embedding)[:, 0].sigmoid())
     error = functional.mse_loss(output.disagreement[[0, 2]], known[[0, 2]])

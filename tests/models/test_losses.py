@@ -165,6 +165,22 @@ def test_weights_that_a_loss_does_not_know_are_refused(kind, options):
         distribution_loss(P, Q, kind, **options)
 
 
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda targets: distribution_loss(P[:5], targets, "kl"),
+        lambda targets: auxiliary_loss(P[:5], targets),
+        lambda targets: rating_loss(P[:5], targets, "mse"),
+        lambda targets: scale_loss(P[:5], P[:5], targets),
+    ],
+)
+def test_targets_of_another_shape_are_refused(loss):
+    """Of five items with five entries, a vector would broadcast."""
+    for targets in (torch.arange(5), torch.rand(5), torch.rand(5, 1)):
+        with pytest.raises(ValueError, match=r"Targets have shape \(5.*\) and predictions \(5, 5\)"):
+            loss(targets)
+
+
 def test_class_weights_of_the_paper_s_training_counts():
     counts = [50747, 45328, 28919, 24910, 8001, 4278, 3734, 2066, 1207]
     weights = np.array(effective_number_weights(counts, 0.9999))

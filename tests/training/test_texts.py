@@ -174,7 +174,7 @@ def test_disagreement_comes_from_the_votes_whatever_the_target(recipe, sayings, 
         assert targets.method == "majority"
         expected = disagreement(read_export(sayings).votes, "severity", targets.items, kind)
         assert np.ptp(expected) > 0
-        rows = [datasets[-2][row]["disagreement_labels"] for row in range(len(targets))]
+        rows = [datasets[-2][row]["disagreement_targets"] for row in range(len(targets))]
         np.testing.assert_array_equal(rows, expected)
         found, _ = predict(result.model, sayings)
         assert found.disagreement_kind == kind and found.disagreement.shape == (6,)
