@@ -1,8 +1,11 @@
-"""Ranges that configurations check, so that a wrong number is named before a model is built."""
+"""What configurations check, so that a wrong value is named before a model is built."""
 
 import math
 from numbers import Integral, Real
 from typing import Any
+
+from transformers import PreTrainedConfig
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 
 def check_shares(**values: float) -> None:
@@ -24,6 +27,22 @@ def check_not_negative(**values: float) -> None:
     for name, value in values.items():
         if not _is_number(value) or not 0 <= value < math.inf:
             raise ValueError(f"{name} is {value!r}; it must be 0 or more.")
+
+
+def check_attention(config: PreTrainedConfig) -> None:
+    """Raise a ValueError if a configuration, or one inside it, names an attention that is no built-in one.
+
+    The library takes "owner/name" for code on the Hub, and a `config.json` may name it.
+    """
+    name, known = config._attn_implementation, ("eager", "paged|eager", *ALL_ATTENTION_FUNCTIONS.valid_keys())
+    if name is not None and (name not in known or "/" in name):
+        raise ValueError(
+            f"attn_implementation is {name!r} for a {config.model_type}, and may be code on the Hub; use a built-in one, such "
+            'as "eager" or "sdpa".'
+        )
+    for part in config.sub_configs:
+        if getattr(config, part, None) is not None:
+            check_attention(getattr(config, part))
 
 
 def _is_number(value: Any, kind: type = Real) -> bool:

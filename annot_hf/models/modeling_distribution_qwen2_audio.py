@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers import BatchFeature, Qwen2AudioForConditionalGeneration
 
+from .checks import check_attention
 from .configuration_distribution_qwen2_audio import DistributionQwen2AudioConfig
 from .heads import SequenceHead
 from .lalm_checkpoints import LalmCheckpoints
@@ -46,6 +47,7 @@ class DistributionQwen2Audio(LalmCheckpoints):
     _supports_flash_attn = True
 
     def __init__(self, config: DistributionQwen2AudioConfig) -> None:
+        check_attention(config)
         super().__init__(config)
         if not config.questions:
             raise ValueError('The configuration asks no question; give questions=[{"name": ..., "labels": [...]}].')

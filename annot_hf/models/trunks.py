@@ -13,6 +13,7 @@ from torch import nn
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from .checks import check_attention
 from .configuration_log_mel import LogMelConfig
 from .modeling_log_mel import LogMelModel
 
@@ -101,9 +102,11 @@ def build_trunk(
     belongs to the whole trunk's output and to none of its hidden states, and an adapter likewise.
 
     Raises:
-        ValueError: The family is neither a waveform nor a text encoder, or has no such layer.
+        ValueError: The family is neither a waveform nor a text encoder, or has no such layer, or its attention is no built-in
+            one.
     """
     check_layer(config, layer)
+    check_attention(config)
     if config.model_type == LogMelConfig.model_type:
         return LogMelModel(config)
     family = MODEL_MAPPING.get(type(config), None)  # asked before it is built: it may be too large for this machine
