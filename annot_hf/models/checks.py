@@ -1,7 +1,11 @@
 """What configurations check, so that a wrong value is named before a model is built."""
 
+import json
 import math
+import reprlib
+import textwrap
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig
@@ -43,6 +47,22 @@ def check_attention(config: PreTrainedConfig) -> None:
     for part in config.sub_configs:
         if getattr(config, part, None) is not None:
             check_attention(getattr(config, part))
+
+
+def read_object(path: Path, fix: str = "restore it") -> dict[str, Any]:
+    """The object in a JSON file, or a ValueError that says what is there instead, and ends with the fix."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({said(error)}); {fix}.") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} cannot be read (it holds {reprlib.repr(found)} and no object); {fix}.")
+    return found
+
+
+def said(error: Exception) -> str:
+    """An error's message on one line, shortened if it is long."""
+    return textwrap.shorten(str(error), 300, placeholder=" ...").removesuffix(".") or type(error).__name__
 
 
 def _is_number(value: Any, kind: type = Real) -> bool:

@@ -5,15 +5,17 @@ numbered as the library's `output_hidden_states` does: 0 enters the first transf
 """
 
 import copy
+import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
-from .checks import check_attention
+from .checks import check_attention, said
 from .configuration_log_mel import LogMelConfig
 from .modeling_log_mel import LogMelModel
 
@@ -43,8 +45,12 @@ def trunk_config_from(config: dict | PreTrainedConfig | None) -> PreTrainedConfi
         return LogMelConfig()
     if isinstance(config, PreTrainedConfig):
         return config
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise ValueError(
+            f"trunk_config is {reprlib.repr(config)}; give a configuration, or its dictionary with model_type."
+        )
     config = dict(config)
-    kind = config.pop("model_type", None)
+    kind = config.pop("model_type")
     return LogMelConfig(**config) if kind == LogMelConfig.model_type else AutoConfig.for_model(kind, **config)
 
 
@@ -147,12 +153,17 @@ def read_trunk_config(source: str) -> PreTrainedConfig:
         source: Hub id or folder, such as "microsoft/wavlm-base-plus".
 
     Raises:
-        ValueError: There is no such checkpoint.
+        ValueError: There is no such checkpoint, or its config.json cannot be read.
     """
     try:
         return AutoConfig.from_pretrained(source, trust_remote_code=False)
     except OSError as error:
         raise _no_checkpoint(source) from error
+    except Exception as error:  # of many kinds: it may say anything
+        raise ValueError(
+            f"The config.json of {str(source)!r} cannot be read ({said(error)}); give a checkpoint of a model "
+            "that transformers knows."
+        ) from error
 
 
 def load_trunk_weights(trunk: PreTrainedModel, source: str) -> None:
@@ -165,6 +176,8 @@ def load_trunk_weights(trunk: PreTrainedModel, source: str) -> None:
         encoder, info = AutoModel.from_pretrained(source, output_loading_info=True, trust_remote_code=False)
     except OSError as error:
         raise _no_checkpoint(source) from error
+    except SafetensorError as error:
+        raise ValueError(f"{str(source)!r} holds no readable safetensors ({said(error)}); restore it.") from error
     trunk.load_state_dict(encoder.state_dict(), strict=False)  # `build_trunk` left out what is not used
     needed = set(trunk.state_dict()) - {"masked_spec_embed"}  # a fresh one does: only training uses it
     missing = sorted(needed & set(info["missing_keys"]))

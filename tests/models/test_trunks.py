@@ -151,6 +151,14 @@ def test_a_checkpoint_that_is_not_there_or_lacks_the_trunk_is_one_clear_sentence
     tiny.trunk_config("bert").save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="There is no checkpoint"):
         DistributionModel.from_trunk(tmp_path, questions=tiny.CATEGORY)
+    (tmp_path / "model.safetensors").write_bytes(b"{}")
+    with pytest.raises(ValueError, match="holds no readable safetensors"):
+        DistributionModel.from_trunk(tmp_path, questions=tiny.CATEGORY)
+    for text in ("null", "[1]", "{", '{"model_type": "unheard-of"}', "5"):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(ValueError, match=r"config\.json of .* cannot be read|There is no checkpoint") as error:
+            DistributionModel.from_trunk(tmp_path, questions=tiny.CATEGORY)
+        assert "\n" not in str(error.value)
     AutoModel.from_config(tiny.trunk_config("wavlm")).save_pretrained(tmp_path)
     tiny.trunk_config("bert").save_pretrained(tmp_path)  # another model's weights
     with pytest.raises(ValueError, match=r"lacks \d+ weights of a bert, for instance embeddings"):

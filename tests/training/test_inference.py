@@ -251,11 +251,29 @@ def test_a_damaged_checkpoint_is_one_sentence_that_names_what(copied, tmp_path):
         (weights, whole[weights][:200], "no readable safetensors"),
         (config, b"{", r"config\.json cannot be read"),
         (config, whole[config].replace(b'"embedding_size": 6', b'"embedding_size": 7'), "weights differ"),
-        (facts, b"{", r"training\.json is not JSON"),
+        (config, b"null", r"config\.json cannot be read \(it holds None and no object\)"),
+        (config, b'"DistributionModel"', r"config\.json cannot be read \(it holds 'DistributionModel' and no object\)"),
+        (config, whole[config].replace(b'"annot-distribution"', b'["a"]'), r"config\.json cannot be read"),
+        (config, whole[config].replace(b'"annot-distribution"', b'"unheard-of"'), r"config\.json cannot be read"),
+        (config, whole[config].replace(b'"questions": [', b'"questions": [null, '), r"config\.json cannot be read"),
+        (
+            config,
+            whole[config].replace(b'"trunk_config": {', b'"trunk_config": 5, "was": {'),
+            "trunk_config is 5; give a",
+        ),
+        (
+            config,
+            whole[config].replace(b'"questions": [', b'"pooling_attention": null, "questions": ['),
+            r"config\.json makes no model",
+        ),
+        (facts, b"{", r"training\.json cannot be read"),
+        (facts, b"[1, 2]", r"training\.json cannot be read \(it holds \[1, 2\] and no object\)"),
     ):
+        assert damaged != whole[path]
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=message) as error:
             load_model(folder)
+        assert "\n" not in str(error.value)
         path.write_bytes(whole[path])
     load_model(folder)
 
