@@ -9,7 +9,7 @@ from torch import nn
 from transformers import initialization as init
 
 from .configuration_annotator import AnnotatorConfig
-from .heads import RaterHeads, pad_pairs, vote_shares
+from .heads import Each, RaterHeads, pad_pairs, vote_shares
 from .kde import cell_masses, draw_observations
 from .losses import EPSILON, distribution_loss, rating_loss
 from .measures import cross_entropy
@@ -31,13 +31,13 @@ class AnnotatorModel(OpinionPreTrainedModel):
     def __init__(self, config: AnnotatorConfig) -> None:
         super().__init__(config)
         width = self.width
-        towers, outputs = (len(config.questions), 1) if config.is_scale else (1, len(config.support))
-        self.towers = nn.ModuleList(_tower(width, config.tower_layers) for _ in range(towers))
-        shared = 0 if config.aggregate == "votes" else towers
-        self.consensus = nn.ModuleList(nn.Linear(width, outputs) for _ in range(shared))
+        self.columns, outputs = (len(config.questions), 1) if config.is_scale else (1, len(config.support))
+        self.towers = Each(*(_tower(width, config.tower_layers) for _ in range(self.columns)))
+        shared = 0 if config.aggregate == "votes" else self.columns
+        self.consensus = Each(*(nn.Linear(width, outputs) for _ in range(shared)))
         raters = max(len(config.annotators), 1)
-        self.raters = nn.ModuleList(
-            RaterHeads(raters, width, outputs, sparse=config.sparse_raters) for _ in range(towers)
+        self.raters = Each(
+            *(RaterHeads(raters, width, outputs, sparse=config.sparse_raters) for _ in range(self.columns))
         )
         self.post_init()
 
@@ -185,19 +185,15 @@ class AnnotatorModel(OpinionPreTrainedModel):
         self, embedding: torch.Tensor, pair_item: torch.Tensor, pair_annotator: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Consensus `(B, D)` and pair answers `(P, D)`; logits `(., K)` for a category question."""
-        known = pair_annotator >= 0
-        consensus, answers = [], []
-        heads = self.consensus or [None] * len(self.towers)
-        for tower, shared, raters in zip(self.towers, heads, self.raters, strict=True):
-            x = tower(embedding)
-            agreed = raters.average(x.detach()).detach() if shared is None else shared(x)
-            own = raters(x[pair_item], pair_annotator.clip(0))
-            fallback = agreed[pair_item]
-            if self.config.rater_head == "residual":
-                own = own + fallback
-            consensus.append(agreed)
-            answers.append(torch.where(known[:, None], own, fallback))
-        return torch.cat(consensus, -1), torch.cat(answers, -1)
+        inner = self.towers([embedding] * self.columns).chunk(self.columns, -1)
+        if self.config.aggregate == "votes":
+            consensus = self.raters([x.detach() for x in inner], None).detach()
+        else:
+            consensus = self.consensus(inner)
+        own, fallback = self.raters([x[pair_item] for x in inner], pair_annotator.clip(0)), consensus[pair_item]
+        if self.config.rater_head == "residual":
+            own = own + fallback
+        return consensus, torch.where(pair_annotator[:, None] >= 0, own, fallback)
 
     def _heard(
         self, embedding: torch.Tensor, answers: torch.Tensor, pair_item: torch.Tensor, pair_annotator: torch.Tensor
@@ -253,7 +249,7 @@ class AnnotatorModel(OpinionPreTrainedModel):
         counts = pad_pairs(votes, pair_item, items)[0].sum(1)
         voted = counts.sum(-1, keepdim=True)
         own = cross_entropy(votes, answers.float().softmax(-1) + EPSILON).sum() / given.sum().clip(1)
-        if not self.consensus:
+        if self.config.aggregate == "votes":
             return own
         shared = cross_entropy(counts / voted.clip(1), consensus.float().softmax(-1) + EPSILON).sum()
         return own + self.config.consensus_weight * shared / (voted > 0).sum().clip(1)

@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from .configuration_distribution import DistributionConfig
-from .heads import BayesianLinear, make_head
+from .heads import make_head
 from .losses import EPSILON, LOG_VARIANCE, auxiliary_loss, distribution_loss, rating_loss, scale_loss
 from .modeling_opinion import OpinionPreTrainedModel
 from .outputs import DistributionOutput
@@ -99,8 +99,8 @@ class DistributionModel(OpinionPreTrainedModel):
         if self.config.disagreement:
             predicted["disagreement"] = _draws(self.disagreement_head, embedding).float().sigmoid().mean(0)[:, 0]
         if self.config.head == "bayesian":  # a prediction like the others, of one row: the loss may see several batches
-            layers = [module for module in self.modules() if isinstance(module, BayesianLinear)]
-            predicted["weight_kl"] = sum(layer.kl() for layer in layers)[None]
+            heads = [layer for name, layer in self.named_children() if name.endswith("head")]
+            predicted["weight_kl"] = sum(head.kl() for head in heads)[None]
         given = {
             "labels": labels,
             "scale_targets": scale_targets,
