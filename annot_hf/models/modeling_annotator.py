@@ -23,6 +23,8 @@ class AnnotatorModel(OpinionPreTrainedModel):
     Scale questions: each rater's answer is a number on [-1, 1] per question; the distribution is the KDE of the answers
     (see `kde.py`), differentiable towards every head. A category question: each rater's answer is a distribution over
     the labels, and the raters' mean, or the histogram of their votes, is the distribution of opinion.
+
+    The paper joins audio with a BERT's vector of the words; this model has one trunk, which hears or reads.
     """
 
     config_class = AnnotatorConfig

@@ -1,5 +1,6 @@
 """One distribution of opinion per item, over any trunk."""
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -92,7 +93,12 @@ class DistributionModel(OpinionPreTrainedModel):
         predicted = {"probs": probs, "logits": logits[0] if len(logits) == 1 else (probs + EPSILON).log()}
         if self.config.scale_questions:
             means, log_variances = _draws(self.scale_head, embedding).float().chunk(2, -1)
-            predicted["scale_mean"], predicted["scale_log_variance"] = _mixture(means, log_variances)
+            mean, log_variance = _mixture(means, log_variances)
+            stretch = self.config.scale_stretch
+            predicted["scale_mean"], predicted["scale_log_variance"] = (
+                mean / stretch,
+                log_variance - 2 * math.log(stretch),
+            )
         if self.config.auxiliary_questions:
             scores = _draws(self.auxiliary_head, embedding).float().split(self.auxiliary_sizes, -1)
             predicted["auxiliary_probs"] = torch.cat([score.softmax(-1).mean(0) for score in scores], -1)
@@ -148,10 +154,11 @@ class DistributionModel(OpinionPreTrainedModel):
                 )
             )
         if given.get("scale_targets") is not None and config.scale_questions:
+            stretch = config.scale_stretch
             loss = scale_loss(
-                predicted["scale_mean"],
-                predicted["scale_log_variance"],
-                given["scale_targets"],
+                stretch * predicted["scale_mean"],
+                predicted["scale_log_variance"] + 2 * math.log(stretch),
+                (stretch * given["scale_targets"]).clip(-1, 1),
                 dimension_weights=config.scale_question_weights,
                 nll_weight=config.scale_nll_weight,
                 ccc_weight=config.scale_ccc_weight,
