@@ -232,6 +232,18 @@ def test_scale_loss_against_the_formula_written_out():
     )
 
 
+def test_a_scale_that_nobody_rated_has_no_part_in_the_agreement():
+    """And one that some rated has its whole part."""
+    torch.manual_seed(2)
+    mean, targets = torch.randn(2, 30, 3)
+    targets[:, 2], targets[:20, 1] = torch.nan, torch.nan
+    one = audmetric.concordance_cc(targets[:, 0].numpy(), mean[:, 0].numpy())
+    other = audmetric.concordance_cc(targets[20:, 1].numpy(), mean[20:, 1].numpy())
+    weights = (1.4, 1.0, 1.0)
+    loss = scale_loss(mean, mean, targets, dimension_weights=weights, nll_weight=0.0, ccc_weight=1.0)
+    assert float(loss) == pytest.approx(1 - (1.4 * one + other) / 2.4, abs=1e-5)
+
+
 def test_scale_loss_clips_the_log_variance_and_survives_no_targets():
     mean = torch.zeros(4, 2, requires_grad=True)
     wild = torch.full((4, 2), -1000.0)
