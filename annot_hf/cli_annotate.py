@@ -28,7 +28,10 @@ def annotate(
     ] = None,
     items: Annotated[int | None, typer.Option(help="How many items, drawn at random; all by default.")] = None,
     plan: Annotated[
-        str, typer.Option(help="paper (as published) or crossed (instruction and temperature apart).")
+        str,
+        typer.Option(
+            help="paper (as published; words and draws are ours) or crossed (instruction and temperature apart)."
+        ),
     ] = "paper",
     annotators: Annotated[int, typer.Option(help="Simulated annotators an item; the paper has 6 to 10.")] = 10,
     prompts: Annotated[

@@ -1,8 +1,15 @@
-"""Ranges that configurations check, so that a wrong number is named before a model is built."""
+"""What configurations check, so that a wrong value is named before a model is built."""
 
+import json
 import math
+import reprlib
+import textwrap
 from numbers import Integral, Real
+from pathlib import Path
 from typing import Any
+
+from transformers import PreTrainedConfig
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 
 def check_shares(**values: float) -> None:
@@ -24,6 +31,38 @@ def check_not_negative(**values: float) -> None:
     for name, value in values.items():
         if not _is_number(value) or not 0 <= value < math.inf:
             raise ValueError(f"{name} is {value!r}; it must be 0 or more.")
+
+
+def check_attention(config: PreTrainedConfig) -> None:
+    """Raise a ValueError if a configuration, or one inside it, names an attention that is no built-in one.
+
+    The library takes "owner/name" for code on the Hub, and a `config.json` may name it.
+    """
+    name, known = config._attn_implementation, ("eager", "paged|eager", *ALL_ATTENTION_FUNCTIONS.valid_keys())
+    if name is not None and (name not in known or "/" in name):
+        raise ValueError(
+            f"attn_implementation is {name!r} for a {config.model_type}, and may be code on the Hub; use a built-in one, such "
+            'as "eager" or "sdpa".'
+        )
+    for part in config.sub_configs:
+        if getattr(config, part, None) is not None:
+            check_attention(getattr(config, part))
+
+
+def read_object(path: Path, fix: str = "restore it") -> dict[str, Any]:
+    """The object in a JSON file, or a ValueError that says what is there instead, and ends with the fix."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be read ({said(error)}); {fix}.") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} cannot be read (it holds {reprlib.repr(found)} and no object); {fix}.")
+    return found
+
+
+def said(error: Exception) -> str:
+    """An error's message on one line, shortened if it is long."""
+    return textwrap.shorten(str(error), 300, placeholder=" ...").removesuffix(".") or type(error).__name__
 
 
 def _is_number(value: Any, kind: type = Real) -> bool:

@@ -26,7 +26,8 @@ class AnnotatorConfig(OpinionConfig):
         consensus_weight: Weight of the consensus head's loss beside the raters'.
         distribution_weight: Weight of the distribution's loss.
         draws: Observations resampled per item for the distribution.
-        max_panel: Most raters asked when an item comes without raters; the first of `annotators`.
+        max_panel: Most raters asked when an item comes without raters, or with one who has no head; the first of
+            `annotators`.
         sparse_raters: Sparse gradients for the rater table, worth it with thousands of raters.
         **kwargs: Options of `OpinionConfig`.
 

@@ -16,7 +16,8 @@ class DistributionConfig(OpinionConfig):
     Args:
         head: "linear", or "mlp" for the heads of arXiv 2606.27536 (section 2.1): linear, layer norm, GELU, dropout 0.2,
             linear; or "bayesian" for linear layers of uncertain weights (Bayes by backprop, Blundell et al. 2015; for
-            raters' disagreement Raj Prabhu et al. 2022).
+            raters' disagreement Raj Prabhu et al. 2022, without their third loss, the divergence of a normal over the
+            raters' answers from one over the draws: the loss here compares with the raters' whole distribution).
         prior_std: Standard deviation of the normal prior of a Bayesian head's weights.
         bayesian_samples: How often a Bayesian head draws its weights for a prediction: the mean of the draws'
             distributions is the distribution. The draws are the same for every item.
@@ -29,6 +30,9 @@ class DistributionConfig(OpinionConfig):
         scale_ccc_weight: Weight of the CCC term in their loss.
         scale_question_weights: Weight of each of them in their loss; all 1 when None. The paper has 1.4, 1, 1 for
             valence, activation and dominance.
+        scale_stretch: What their targets on [-1, 1] are multiplied by in the loss, and then clipped to [-1, 1]; predictions
+            are divided by it, and stay on the scale. 1 is ours; 1.5 makes (r - 4) / 3 of seven points the (r - 4) / 2 that
+            the authors of arXiv 2606.27536 clip.
         auxiliary_questions: Category questions answered beside, as dictionaries with `name` and `labels`: what else was
             asked about the items helps the shared embedding when votes are few.
         auxiliary_weight: Weight of the mean of their KL divergences.
@@ -56,6 +60,7 @@ class DistributionConfig(OpinionConfig):
         scale_nll_weight: float = 1.0,
         scale_ccc_weight: float = 0.1,
         scale_question_weights: Sequence[float] | None = None,
+        scale_stretch: float = 1.0,
         auxiliary_questions: Sequence[dict[str, Any]] = (),
         auxiliary_weight: float = 0.5,
         disagreement: str | None = None,
@@ -87,11 +92,14 @@ class DistributionConfig(OpinionConfig):
                 "give each one."
             )
         check_not_negative(
+            scale_stretch=scale_stretch,
             scale_weight=scale_weight,
             scale_nll_weight=scale_nll_weight,
             scale_ccc_weight=scale_ccc_weight,
             auxiliary_weight=auxiliary_weight,
         )
+        if scale_stretch < 1:
+            raise ValueError(f"scale_stretch is {scale_stretch}; give 1 for targets as they are, or more, such as 1.5.")
         self.head = head
         self.prior_std = prior_std
         self.bayesian_samples = bayesian_samples
@@ -101,6 +109,7 @@ class DistributionConfig(OpinionConfig):
         self.scale_nll_weight = scale_nll_weight
         self.scale_ccc_weight = scale_ccc_weight
         self.scale_question_weights = scale_question_weights
+        self.scale_stretch = scale_stretch
         self.auxiliary_questions = [dict(question) for question in auxiliary_questions]
         self.auxiliary_weight = auxiliary_weight
         self.disagreement = disagreement

@@ -58,6 +58,14 @@ class SupportConfig(PreTrainedConfig):
                     f"id2label is {numbered} and the questions' answers are {', '.join(labels)}; number them from 0 in their "
                     "order, or leave it out."
                 )
+            names = {label: number for number, label in enumerate(labels)}
+            if kwargs.get("label2id") not in (None, names):
+                raise ValueError(
+                    f"label2id is {kwargs['label2id']} and id2label {numbered}; give its inverse, or leave it out."
+                )
+            kwargs["label2id"] = names
+        # without, the library would take away what the configurations inside say of their attention
+        kwargs.setdefault("attn_implementation", {})
         super().__init__(**kwargs)
         if self.questions and class_weights is not None and len(class_weights) != len(self.support):
             raise ValueError(

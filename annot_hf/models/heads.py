@@ -247,6 +247,14 @@ class SequenceHead(nn.Module):
         return self.classifier(attended + self.residual(attended))
 
 
+class Each(nn.Sequential):
+    """Layers side by side, one a question. `peft` can keep them whole (`modules_to_save`), which it cannot a `ModuleList`."""
+
+    def forward(self, inputs: Sequence[torch.Tensor], *more: Any) -> torch.Tensor:
+        """Each layer's answers `(., outputs)` to its own of `inputs` and what all are given, side by side."""
+        return torch.cat([layer(x, *more) for layer, x in zip(self, inputs, strict=True)], -1)
+
+
 class RaterHeads(nn.Module):
     """One linear layer per rater, evaluated only for the (item, rater) pairs that exist (arXiv 2408.11956).
 
@@ -259,13 +267,11 @@ class RaterHeads(nn.Module):
         self.width, self.outputs, self.sparse = width, outputs, sparse
         self.table = nn.Parameter(torch.zeros(raters, outputs * (width + 1)))
 
-    def average(self, x: torch.Tensor) -> torch.Tensor:
-        """Answers `(B, outputs)` of the mean of all layers to embeddings `x` `(B, width)`."""
-        row = self.table.mean(0).view(self.outputs, self.width + 1)
-        return nn.functional.linear(x, row[:, :-1], row[:, -1])
-
-    def forward(self, x: torch.Tensor, annotator: torch.Tensor) -> torch.Tensor:
-        """Answers `(P, outputs)` of raters `annotator` `(P,)` to embeddings `x` `(P, width)`."""
+    def forward(self, x: torch.Tensor, annotator: torch.Tensor | None) -> torch.Tensor:
+        """Answers `(P, outputs)` of raters `annotator` `(P,)`, or of the mean of all layers, to `x` `(P, width)`."""
+        if annotator is None:
+            row = self.table.mean(0).view(self.outputs, self.width + 1)
+            return nn.functional.linear(x, row[:, :-1], row[:, -1])
         rows = nn.functional.embedding(annotator, self.table, sparse=self.sparse)
         rows = rows.view(-1, self.outputs, self.width + 1)
         return torch.einsum("pow,pw->po", rows[..., :-1], x) + rows[..., -1]

@@ -24,6 +24,7 @@ from .adapter_files import (
     has_adapters,
     without_report,
 )
+from .checks import said
 from .configuration_distribution_qwen2_audio import DistributionQwen2AudioConfig
 
 HEAD = "distribution_head."
@@ -79,7 +80,7 @@ class LalmCheckpoints(PreTrainedModel):
         revision = resolve_revision(source, revision)
         try:
             lalm_config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
-        except (OSError, ValueError) as error:
+        except Exception as error:  # of many kinds: a config.json may say anything
             asked = source if revision is None else f"{source} at {revision}"
             raise ValueError(f"There is no checkpoint {asked!r}; give a Hub id or a checkpoint folder.") from error
         if lalm_config.model_type != "qwen2_audio":
@@ -150,8 +151,10 @@ class LalmCheckpoints(PreTrainedModel):
         """The configuration beside adapters."""
         try:
             config = cls.config_class.from_pretrained(found.source, subfolder=found.folder, **found.hub, **changed)
-        except ValueError as error:
-            raise ValueError(f"The config.json of {found.source} cannot be read ({error}); restore it.") from error
+        except (ValueError, TypeError, AttributeError, LookupError) as error:
+            raise ValueError(
+                f"The config.json of {found.source} cannot be read ({said(error)}); restore it."
+            ) from error
         if not config.questions:  # it is that of the base, where there is none
             raise ValueError(
                 f"{os.path.join(found.source, found.folder)} has adapters and no config.json, which says what they are for; "

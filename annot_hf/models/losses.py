@@ -39,8 +39,9 @@ def distribution_loss(
         Scalar; >= 0 unless `class_weights` are given.
 
     Raises:
-        ValueError: The loss knows no such weights.
+        ValueError: The loss knows no such weights, or the targets are no distributions over the labels.
     """
+    _check_shape(labels, probs)
     labels, probs = labels.float(), probs.float()
     if kind == "ccc":
         if item_weights is not None or class_weights is not None or jsd_share:
@@ -103,6 +104,7 @@ def rating_loss(prediction: torch.Tensor, ratings: torch.Tensor, kind: str) -> t
     Returns:
         Scalar >= 0; answers that are not there carry no gradient.
     """
+    _check_shape(ratings, prediction)
     present = ~ratings.isnan()
     prediction, ratings = prediction.float(), torch.where(present, ratings, 0.0).float()
     if kind == "mse" or not len(prediction):  # there is no CCC of no answers
@@ -135,6 +137,7 @@ def scale_loss(
     Returns:
         Scalar; it can be negative.
     """
+    _check_shape(targets, mean)
     present = ~targets.isnan()
     mean, targets = mean.float(), torch.where(present, targets, 0.0).float()
     log_variance = log_variance.float().clip(-LOG_VARIANCE, LOG_VARIANCE)
@@ -149,6 +152,16 @@ def scale_loss(
 
 def auxiliary_loss(probs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
     """Mean KL divergence (nats) of predictions `(B, K)` from distributions `(B, K)`, over the rows that are not NaN."""
+    _check_shape(labels, probs)
     present = ~labels.isnan().any(-1)
     loss = kl(torch.where(present[:, None], labels, 1.0 / labels.shape[-1]).float(), probs.float() + EPSILON)
     return (loss * present).sum() / present.sum().clip(1)
+
+
+def _check_shape(targets: torch.Tensor, predictions: torch.Tensor) -> None:
+    """Targets of another shape, such as one label an item, would be spread over the predictions without a word."""
+    if targets.shape != predictions.shape:
+        raise ValueError(
+            f"Targets have shape {tuple(targets.shape)} and predictions {tuple(predictions.shape)}; give as many numbers an "
+            "item as are predicted."
+        )

@@ -9,6 +9,7 @@ from typing import Any
 from safetensors import SafetensorError
 from transformers import AutoFeatureExtractor, AutoTokenizer
 
+from .checks import read_object, said
 from .configuration_opinion import OpinionConfig
 from .configuration_seedbert import MEMBER_OPTIONS
 from .modeling_distribution import DistributionModel
@@ -109,7 +110,7 @@ def check_processors(folders: Sequence[str | Path], config: OpinionConfig) -> No
         try:
             return read(folder, config)
         except Exception as error:  # the tokenizers library raises plain ones
-            raise ValueError(f"{folder} holds a {what} that cannot be read ({_said(error)}); {_RESTORE}.") from error
+            raise ValueError(f"{folder} holds a {what} that cannot be read ({said(error)}); {_RESTORE}.") from error
 
     first = facts_of(folders[0])
     for folder in folders[1:]:
@@ -133,31 +134,27 @@ def _from_folder(folder: Path) -> DistributionModel:
         raise ValueError(
             f"{folder} is not a checkpoint folder: it has no config.json; give one of a DistributionModel."
         )
-    try:
-        kind = dict(json.loads(path.read_text(encoding="utf-8"))).get("model_type")
-        ours = kind == DistributionModel.config_class.model_type
-        config = DistributionModel.config_class.from_pretrained(folder) if ours else None
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"{path} cannot be read ({_said(error)}); {_RESTORE}.") from error
-    if config is None:
+    kind = read_object(path, _RESTORE).get("model_type")
+    if kind != DistributionModel.config_class.model_type:
         raise ValueError(f"{folder} holds a model of type {kind!r}; members are checkpoints of DistributionModel.")
+    try:
+        config = DistributionModel.config_class.from_pretrained(folder)
+    except Exception as error:  # of many kinds: it may say anything
+        raise ValueError(f"{path} cannot be read ({said(error)}); {_RESTORE}.") from error
     try:  # weights of another shape are told of like all that differ
         model, info = DistributionModel.from_pretrained(
             folder, config=config, output_loading_info=True, ignore_mismatched_sizes=True
         )
     except (OSError, SafetensorError) as error:
-        raise ValueError(f"{folder} holds no readable safetensors ({_said(error)}); {_RESTORE}.") from error
+        raise ValueError(f"{folder} holds no readable safetensors ({said(error)}); {_RESTORE}.") from error
+    except (TypeError, AttributeError, LookupError, ArithmeticError) as error:
+        raise ValueError(f"{path} makes no model ({said(error)}); {_RESTORE}.") from error
     odd = sorted([*info["missing_keys"], *info["unexpected_keys"], *(name for name, *_ in info["mismatched_keys"])])
     if odd:
         raise ValueError(
             f"{folder} does not fit its configuration: {len(odd)} weights differ, for instance {odd[0]}; {_RESTORE}."
         )
     return model
-
-
-def _said(error: Exception) -> str:
-    """An error's message on one line."""
-    return " ".join(str(error).split()).removesuffix(".") or type(error).__name__
 
 
 def _facts(model: DistributionModel) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from torch import nn
 from transformers import initialization as init
 
 from .configuration_annotator import AnnotatorConfig
-from .heads import RaterHeads, pad_pairs, vote_shares
+from .heads import Each, RaterHeads, pad_pairs, vote_shares
 from .kde import cell_masses, draw_observations
 from .losses import EPSILON, distribution_loss, rating_loss
 from .measures import cross_entropy
@@ -23,6 +23,8 @@ class AnnotatorModel(OpinionPreTrainedModel):
     Scale questions: each rater's answer is a number on [-1, 1] per question; the distribution is the KDE of the answers
     (see `kde.py`), differentiable towards every head. A category question: each rater's answer is a distribution over
     the labels, and the raters' mean, or the histogram of their votes, is the distribution of opinion.
+
+    The paper joins audio with a BERT's vector of the words; this model has one trunk, which hears or reads.
     """
 
     config_class = AnnotatorConfig
@@ -31,13 +33,13 @@ class AnnotatorModel(OpinionPreTrainedModel):
     def __init__(self, config: AnnotatorConfig) -> None:
         super().__init__(config)
         width = self.width
-        towers, outputs = (len(config.questions), 1) if config.is_scale else (1, len(config.support))
-        self.towers = nn.ModuleList(_tower(width, config.tower_layers) for _ in range(towers))
-        shared = 0 if config.aggregate == "votes" else towers
-        self.consensus = nn.ModuleList(nn.Linear(width, outputs) for _ in range(shared))
+        self.columns, outputs = (len(config.questions), 1) if config.is_scale else (1, len(config.support))
+        self.towers = Each(*(_tower(width, config.tower_layers) for _ in range(self.columns)))
+        shared = 0 if config.aggregate == "votes" else self.columns
+        self.consensus = Each(*(nn.Linear(width, outputs) for _ in range(shared)))
         raters = max(len(config.annotators), 1)
-        self.raters = nn.ModuleList(
-            RaterHeads(raters, width, outputs, sparse=config.sparse_raters) for _ in range(towers)
+        self.raters = Each(
+            *(RaterHeads(raters, width, outputs, sparse=config.sparse_raters) for _ in range(self.columns))
         )
         self.post_init()
 
@@ -70,7 +72,8 @@ class AnnotatorModel(OpinionPreTrainedModel):
             trunk_frames: Frames that the trunk gave before `(B, T, H)`, instead of its inputs.
             trunk_mask: 1 where they are real `(B, T)`.
             pair_item: Item of each (item, rater) pair, an ascending index into the batch `(P,)`; every item needs a pair.
-            pair_annotator: Rater of each pair, an index into `config.annotators`; -1 asks the consensus head `(P,)`.
+            pair_annotator: Rater of each pair, an index into `config.annotators` `(P,)`; -1 is a rater without a head: the
+                consensus answers, and the panel of all raters forms the item's distribution.
             ratings: The raters' answers: `(P, D)` on [-1, 1], or label codes `(P, 1)`; NaN where missing.
             labels: Target distributions `(B, K)`.
             item_seed: Seed of each item's resampling `(B,)`; the one of its target removes sampling noise.
@@ -103,11 +106,9 @@ class AnnotatorModel(OpinionPreTrainedModel):
         else:
             self._check_pairs(pair_item, pair_annotator, len(embedding))
         consensus, answers = self._answers(embedding, pair_item, pair_annotator)
+        voter_item, heard = self._heard(embedding, answers, pair_item, pair_annotator)
         with torch.autocast(embedding.device.type, enabled=False):
-            if self.config.aggregate == "votes":
-                probs = self._votes(embedding)
-            else:
-                probs = self._distribution(answers.float(), pair_item, len(embedding), item_seed)
+            probs = self._distribution(heard.float(), voter_item, len(embedding), item_seed)
             predicted = {"probs": probs, "consensus": consensus, "ratings": answers, "pair_item": pair_item}
             logits = {} if self.config.is_scale else {"consensus_logits": consensus, "rating_logits": answers}
             predicted |= logits
@@ -186,24 +187,42 @@ class AnnotatorModel(OpinionPreTrainedModel):
         self, embedding: torch.Tensor, pair_item: torch.Tensor, pair_annotator: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Consensus `(B, D)` and pair answers `(P, D)`; logits `(., K)` for a category question."""
-        known = pair_annotator >= 0
-        consensus, answers = [], []
-        heads = self.consensus or [None] * len(self.towers)
-        for tower, shared, raters in zip(self.towers, heads, self.raters, strict=True):
-            x = tower(embedding)
-            agreed = raters.average(x.detach()).detach() if shared is None else shared(x)
-            own = raters(x[pair_item], pair_annotator.clip(0))
-            fallback = agreed[pair_item]
-            if self.config.rater_head == "residual":
-                own = own + fallback
-            consensus.append(agreed)
-            answers.append(torch.where(known[:, None], own, fallback))
-        return torch.cat(consensus, -1), torch.cat(answers, -1)
+        inner = self.towers([embedding] * self.columns).chunk(self.columns, -1)
+        if self.config.aggregate == "votes":
+            consensus = self.raters([x.detach() for x in inner], None).detach()
+        else:
+            consensus = self.consensus(inner)
+        own, fallback = self.raters([x[pair_item] for x in inner], pair_annotator.clip(0)), consensus[pair_item]
+        if self.config.rater_head == "residual":
+            own = own + fallback
+        return consensus, torch.where(pair_annotator[:, None] >= 0, own, fallback)
+
+    def _heard(
+        self, embedding: torch.Tensor, answers: torch.Tensor, pair_item: torch.Tensor, pair_annotator: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Item `(P',)` and answer of each pair that has a part in the distribution.
+
+        They are the pairs asked for, and the whole panel for an item with a rater who has no head: the consensus says where
+        raters are on average and nothing of how far they spread. Where heads vote, they are the panel for every item.
+        """
+        items, votes = len(embedding), self.config.aggregate == "votes"
+        unseen = torch.bincount(pair_item[pair_annotator < 0], minlength=items) > 0
+        if not votes and not unseen.any():
+            return pair_item, answers
+        panel_item, panel_annotator = self._panel(items, embedding.device)
+        own, added = ~(unseen | votes)[pair_item], (unseen | votes)[panel_item]
+        item = torch.cat([pair_item[own], panel_item[added]])
+        order = item.argsort(stable=True)
+        item, annotator = item[order], torch.cat([pair_annotator[own], panel_annotator[added]])[order]
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not votes):
+            return item, self._answers(embedding, item, annotator)[1]
 
     def _distribution(
         self, answers: torch.Tensor, pair_item: torch.Tensor, items: int, item_seed: torch.Tensor | None
     ) -> torch.Tensor:
         """Distribution over the support `(B, K)`."""
+        if self.config.aggregate == "votes":
+            return vote_shares(answers.softmax(-1).view(items, -1, answers.shape[-1]))
         values = answers if self.config.is_scale else answers.softmax(-1)
         padded, present = pad_pairs(values, pair_item, items)
         if not self.config.is_scale:
@@ -211,14 +230,6 @@ class AnnotatorModel(OpinionPreTrainedModel):
         seed = torch.zeros(items) if item_seed is None else item_seed  # one for all: no matter the place in the batch
         observations = draw_observations(padded, present, n=self.config.draws, seed=seed)
         return cell_masses(observations, bins=self.config.bins).flatten(1)
-
-    @torch.no_grad()
-    def _votes(self, embedding: torch.Tensor) -> torch.Tensor:
-        """Share of the panel's heads whose likeliest label each is `(B, K)`."""
-        items = len(embedding)
-        pair_item, pair_annotator = self._panel(items, embedding.device)
-        answers = self._answers(embedding, pair_item, pair_annotator)[1].float()
-        return vote_shares(answers.softmax(-1).view(items, -1, answers.shape[-1]))
 
     def _rating_task(
         self, consensus: torch.Tensor, answers: torch.Tensor, pair_item: torch.Tensor, ratings: torch.Tensor, items: int
@@ -240,7 +251,7 @@ class AnnotatorModel(OpinionPreTrainedModel):
         counts = pad_pairs(votes, pair_item, items)[0].sum(1)
         voted = counts.sum(-1, keepdim=True)
         own = cross_entropy(votes, answers.float().softmax(-1) + EPSILON).sum() / given.sum().clip(1)
-        if not self.consensus:
+        if self.config.aggregate == "votes":
             return own
         shared = cross_entropy(counts / voted.clip(1), consensus.float().softmax(-1) + EPSILON).sum()
         return own + self.config.consensus_weight * shared / (voted > 0).sum().clip(1)

@@ -1,12 +1,13 @@
 """One distribution of opinion per item, over any trunk."""
 
+import math
 from collections.abc import Mapping
 
 import torch
 from torch import nn
 
 from .configuration_distribution import DistributionConfig
-from .heads import BayesianLinear, make_head
+from .heads import make_head
 from .losses import EPSILON, LOG_VARIANCE, auxiliary_loss, distribution_loss, rating_loss, scale_loss
 from .modeling_opinion import OpinionPreTrainedModel
 from .outputs import DistributionOutput
@@ -28,7 +29,7 @@ class DistributionModel(OpinionPreTrainedModel):
     """
 
     config_class = DistributionConfig
-    loss_inputs = ("labels", "scale_labels", "auxiliary_labels", "disagreement_labels", "item_weights")
+    loss_inputs = ("labels", "scale_targets", "auxiliary_targets", "disagreement_targets", "item_weights")
 
     def __init__(self, config: DistributionConfig) -> None:
         super().__init__(config)
@@ -51,9 +52,9 @@ class DistributionModel(OpinionPreTrainedModel):
         trunk_frames: torch.Tensor | None = None,
         trunk_mask: torch.Tensor | None = None,
         labels: torch.Tensor | None = None,
-        scale_labels: torch.Tensor | None = None,
-        auxiliary_labels: torch.Tensor | None = None,
-        disagreement_labels: torch.Tensor | None = None,
+        scale_targets: torch.Tensor | None = None,
+        auxiliary_targets: torch.Tensor | None = None,
+        disagreement_targets: torch.Tensor | None = None,
         item_weights: torch.Tensor | None = None,
         return_dict: bool = True,
     ) -> DistributionOutput:
@@ -68,10 +69,10 @@ class DistributionModel(OpinionPreTrainedModel):
             trunk_frames: Frames that the trunk gave before `(B, T, H)`, instead of its inputs.
             trunk_mask: 1 where they are real `(B, T)`.
             labels: Target distributions `(B, K)`.
-            scale_labels: Mean ratings of the scale questions beside `(B, D)` on [-1, 1]; NaN where there are none.
-            auxiliary_labels: Distributions of the votes on the auxiliary questions side by side `(B, sum of K)`; NaN where
+            scale_targets: Mean ratings of the scale questions beside `(B, D)` on [-1, 1]; NaN where there are none.
+            auxiliary_targets: Distributions of the votes on the auxiliary questions side by side `(B, sum of K)`; NaN where
                 nobody voted.
-            disagreement_labels: How far raters disagree `(B,)`, in [0, 1]; NaN where fewer than two voted.
+            disagreement_targets: How far raters disagree `(B,)`, in [0, 1]; NaN where fewer than two voted.
             item_weights: Weight of each item in the distribution's loss `(B,)`, of mean 1.
             return_dict: Only True is supported.
 
@@ -92,20 +93,25 @@ class DistributionModel(OpinionPreTrainedModel):
         predicted = {"probs": probs, "logits": logits[0] if len(logits) == 1 else (probs + EPSILON).log()}
         if self.config.scale_questions:
             means, log_variances = _draws(self.scale_head, embedding).float().chunk(2, -1)
-            predicted["scale_mean"], predicted["scale_log_variance"] = _mixture(means, log_variances)
+            mean, log_variance = _mixture(means, log_variances)
+            stretch = self.config.scale_stretch
+            predicted["scale_mean"], predicted["scale_log_variance"] = (
+                mean / stretch,
+                log_variance - 2 * math.log(stretch),
+            )
         if self.config.auxiliary_questions:
             scores = _draws(self.auxiliary_head, embedding).float().split(self.auxiliary_sizes, -1)
             predicted["auxiliary_probs"] = torch.cat([score.softmax(-1).mean(0) for score in scores], -1)
         if self.config.disagreement:
             predicted["disagreement"] = _draws(self.disagreement_head, embedding).float().sigmoid().mean(0)[:, 0]
         if self.config.head == "bayesian":  # a prediction like the others, of one row: the loss may see several batches
-            layers = [module for module in self.modules() if isinstance(module, BayesianLinear)]
-            predicted["weight_kl"] = sum(layer.kl() for layer in layers)[None]
+            heads = [layer for name, layer in self.named_children() if name.endswith("head")]
+            predicted["weight_kl"] = sum(head.kl() for head in heads)[None]
         given = {
             "labels": labels,
-            "scale_labels": scale_labels,
-            "auxiliary_labels": auxiliary_labels,
-            "disagreement_labels": disagreement_labels,
+            "scale_targets": scale_targets,
+            "auxiliary_targets": auxiliary_targets,
+            "disagreement_targets": disagreement_targets,
             "item_weights": item_weights,
         }
         return DistributionOutput(loss=self.loss_of(predicted, given), **predicted)
@@ -129,7 +135,7 @@ class DistributionModel(OpinionPreTrainedModel):
         Args:
             predicted: `probs` and, if the model has scale questions, `scale_mean` and `scale_log_variance`; if it
                 has auxiliary questions, `auxiliary_probs`; likewise `disagreement` and `weight_kl`.
-            given: `labels`, `scale_labels`, `auxiliary_labels`, `disagreement_labels` and `item_weights` as `forward` takes
+            given: `labels`, `scale_targets`, `auxiliary_targets`, `disagreement_targets` and `item_weights` as `forward` takes
                 them, as far as there are any.
 
         Raises:
@@ -147,25 +153,26 @@ class DistributionModel(OpinionPreTrainedModel):
                     jsd_share=config.jsd_share,
                 )
             )
-        if given.get("scale_labels") is not None and config.scale_questions:
+        if given.get("scale_targets") is not None and config.scale_questions:
+            stretch = config.scale_stretch
             loss = scale_loss(
-                predicted["scale_mean"],
-                predicted["scale_log_variance"],
-                given["scale_labels"],
+                stretch * predicted["scale_mean"],
+                predicted["scale_log_variance"] + 2 * math.log(stretch),
+                (stretch * given["scale_targets"]).clip(-1, 1),
                 dimension_weights=config.scale_question_weights,
                 nll_weight=config.scale_nll_weight,
                 ccc_weight=config.scale_ccc_weight,
             )
             losses.append(config.scale_weight * loss)
-        if given.get("auxiliary_labels") is not None and config.auxiliary_questions:
+        if given.get("auxiliary_targets") is not None and config.auxiliary_questions:
             sizes = self.auxiliary_sizes
             parts = zip(
-                predicted["auxiliary_probs"].split(sizes, -1), given["auxiliary_labels"].split(sizes, -1), strict=True
+                predicted["auxiliary_probs"].split(sizes, -1), given["auxiliary_targets"].split(sizes, -1), strict=True
             )
             loss = sum(auxiliary_loss(probs, labels) for probs, labels in parts) / len(sizes)
             losses.append(config.auxiliary_weight * loss)
-        if given.get("disagreement_labels") is not None and config.disagreement:
-            predictions, truth = predicted["disagreement"][:, None], given["disagreement_labels"][:, None]
+        if given.get("disagreement_targets") is not None and config.disagreement:
+            predictions, truth = predicted["disagreement"][:, None], given["disagreement_targets"][:, None]
             losses.append(config.disagreement_weight * rating_loss(predictions, truth, "mse"))
         if losses and "weight_kl" in predicted:
             if config.kl_weight is None:

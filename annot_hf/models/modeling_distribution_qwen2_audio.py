@@ -8,6 +8,7 @@ import torch
 from torch import nn
 from transformers import BatchFeature, Qwen2AudioForConditionalGeneration
 
+from .checks import check_attention
 from .configuration_distribution_qwen2_audio import DistributionQwen2AudioConfig
 from .heads import SequenceHead
 from .lalm_checkpoints import LalmCheckpoints
@@ -46,6 +47,7 @@ class DistributionQwen2Audio(LalmCheckpoints):
     _supports_flash_attn = True
 
     def __init__(self, config: DistributionQwen2AudioConfig) -> None:
+        check_attention(config)
         super().__init__(config)
         if not config.questions:
             raise ValueError('The configuration asks no question; give questions=[{"name": ..., "labels": [...]}].')
@@ -105,11 +107,6 @@ class DistributionQwen2Audio(LalmCheckpoints):
             use_cache=False,
         ).last_hidden_state
         logits = self.distribution_head(states, mask.bool())
-        if labels is not None and labels.shape != logits.shape:
-            raise ValueError(
-                f"labels have shape {tuple(labels.shape)} for {len(logits)} items and {logits.shape[-1]} entries of the "
-                "support; give one distribution an item."
-            )
         predicted = {"probs": logits.float().softmax(-1), "logits": logits}
         return DistributionOutput(loss=self.loss_of(predicted, {"labels": labels}), **predicted)
 

@@ -4,6 +4,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
+from .checks import check_attention
 from .configuration_log_mel import LogMelConfig
 from .outputs import TrunkOutput
 from .weights import init_as_torch
@@ -22,6 +23,7 @@ class LogMelModel(PreTrainedModel):
     main_input_name = "input_features"
 
     def __init__(self, config: LogMelConfig) -> None:
+        check_attention(config)
         super().__init__(config)
         widths = [1, *config.conv_channels]
         self.convs = nn.ModuleList(

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, initialization as init
 
+from .checks import check_attention
 from .configuration_opinion import OpinionConfig
 from .heads import BayesianLinear, LayerSum, MeanPooling, make_embedding, make_pooling
 from .trunks import (
@@ -31,8 +32,10 @@ class OpinionPreTrainedModel(PreTrainedModel):
     base_model_prefix = "trunk"
     supports_gradient_checkpointing = True
     accepts_loss_kwargs = False  # the losses are means over the batch; Trainer must divide by accumulation steps
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True  # the trunk says what it supports
 
     def __init__(self, config: OpinionConfig) -> None:
+        check_attention(config)
         super().__init__(config)
         if not config.questions:
             raise ValueError('The configuration asks no question; give questions=[{"name": ..., "labels": [...]}].')

@@ -5,14 +5,17 @@ numbered as the library's `output_hidden_states` does: 0 enters the first transf
 """
 
 import copy
+import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
 
+from .checks import check_attention, said
 from .configuration_log_mel import LogMelConfig
 from .modeling_log_mel import LogMelModel
 
@@ -42,8 +45,12 @@ def trunk_config_from(config: dict | PreTrainedConfig | None) -> PreTrainedConfi
         return LogMelConfig()
     if isinstance(config, PreTrainedConfig):
         return config
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise ValueError(
+            f"trunk_config is {reprlib.repr(config)}; give a configuration, or its dictionary with model_type."
+        )
     config = dict(config)
-    kind = config.pop("model_type", None)
+    kind = config.pop("model_type")
     return LogMelConfig(**config) if kind == LogMelConfig.model_type else AutoConfig.for_model(kind, **config)
 
 
@@ -101,9 +108,11 @@ def build_trunk(
     belongs to the whole trunk's output and to none of its hidden states, and an adapter likewise.
 
     Raises:
-        ValueError: The family is neither a waveform nor a text encoder, or has no such layer.
+        ValueError: The family is neither a waveform nor a text encoder, or has no such layer, or its attention is no built-in
+            one.
     """
     check_layer(config, layer)
+    check_attention(config)
     if config.model_type == LogMelConfig.model_type:
         return LogMelModel(config)
     family = MODEL_MAPPING.get(type(config), None)  # asked before it is built: it may be too large for this machine
@@ -144,12 +153,17 @@ def read_trunk_config(source: str) -> PreTrainedConfig:
         source: Hub id or folder, such as "microsoft/wavlm-base-plus".
 
     Raises:
-        ValueError: There is no such checkpoint.
+        ValueError: There is no such checkpoint, or its config.json cannot be read.
     """
     try:
         return AutoConfig.from_pretrained(source, trust_remote_code=False)
     except OSError as error:
         raise _no_checkpoint(source) from error
+    except Exception as error:  # of many kinds: it may say anything
+        raise ValueError(
+            f"The config.json of {str(source)!r} cannot be read ({said(error)}); give a checkpoint of a model "
+            "that transformers knows."
+        ) from error
 
 
 def load_trunk_weights(trunk: PreTrainedModel, source: str) -> None:
@@ -162,6 +176,8 @@ def load_trunk_weights(trunk: PreTrainedModel, source: str) -> None:
         encoder, info = AutoModel.from_pretrained(source, output_loading_info=True, trust_remote_code=False)
     except OSError as error:
         raise _no_checkpoint(source) from error
+    except SafetensorError as error:
+        raise ValueError(f"{str(source)!r} holds no readable safetensors ({said(error)}); restore it.") from error
     trunk.load_state_dict(encoder.state_dict(), strict=False)  # `build_trunk` left out what is not used
     needed = set(trunk.state_dict()) - {"masked_spec_embed"}  # a fresh one does: only training uses it
     missing = sorted(needed & set(info["missing_keys"]))
@@ -252,7 +268,12 @@ def _call(
     token_type_ids: torch.Tensor | None = None,
     **options: bool,
 ) -> tuple[ModelOutput, torch.Tensor]:
-    """The trunk's own output, and True where its frames are real `(B, T)`."""
+    """The trunk's own output, and True where its frames are real `(B, T)`.
+
+    Raises:
+        ValueError: The input that this trunk takes is missing, or has padding before what is real: positions are counted
+            from the left.
+    """
     name = input_name_of(trunk.config)
     given = {"input_features": input_features, "input_values": input_values, "input_ids": input_ids}
     if given[name] is None:
@@ -261,6 +282,13 @@ def _call(
             f"A {trunk.config.model_type} trunk takes {name}, got {' and '.join(present) or 'nothing'}; call "
             f"model({name}=..., attention_mask=...)."
         )
+    if attention_mask is not None:
+        late = (attention_mask[:, 1:].bool() & ~attention_mask[:, :-1].bool()).any(1)
+        if late.any():
+            raise ValueError(
+                f"The attention mask of item {int(late.nonzero()[0])} of the batch has a 1 after a 0, and padding comes last; "
+                'set padding_side of the tokenizer or feature extractor to "right".'
+            )
     if name == "input_features":
         output = trunk(input_features, attention_mask=attention_mask)
         return output, output.frame_mask

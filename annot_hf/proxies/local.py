@@ -11,6 +11,7 @@ import torch
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from transformers import (
+    AutoConfig,
     AutoProcessor,
     GenerationConfig,
     LogitsProcessor,
@@ -21,6 +22,7 @@ from transformers import (
 from transformers.utils.hub import cached_file, extract_commit_hash
 
 from annot_hf.models.adapter_files import digest_of
+from annot_hf.models.checks import check_attention
 from annot_hf.proxies.backend import AT_ONCE, Answer, Ask, Stopped
 
 
@@ -127,6 +129,7 @@ def _load(model: str, revision: str) -> tuple[ProcessorMixin, Qwen2AudioForCondi
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" else torch.float32
     try:
+        check_attention(AutoConfig.from_pretrained(model, **where))
         processor = AutoProcessor.from_pretrained(model, **where)
         lalm, info = Qwen2AudioForConditionalGeneration.from_pretrained(
             model, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **where

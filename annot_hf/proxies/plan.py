@@ -40,8 +40,8 @@ def make_plan(name: str, annotators: int) -> tuple[SimulatedAnnotator, ...]:
 
     The temperature is uniform in the band, plus a jitter of +- 0.05, clipped to [0.1, 1], drawn with the annotator's index
     as the seed, as published. The numbers are not those of the authors' run, whose first four are 0.231, 0.405, 0.540 and
-    0.831 (NumPy's older generator draws them): ours are 0.2044, 0.4474, 0.5322 and 0.6908, and stay so, since a folder that
-    was begun with them goes on with them.
+    0.831 (NumPy's older generator draws them): ours are 0.2044, 0.4474, 0.5322 and 0.6908. The words of the instructions
+    (`annot_hf/templates/annotate`) are ours too.
 
     Args:
         name: "paper" or "crossed".

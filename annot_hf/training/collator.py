@@ -20,7 +20,7 @@ GROUP = 50  # batches that share one sorting by length
 TEXT_GROUP = (
     100  # texts vary more in length than clips: 1.04 of padding on ConvAbuse in batches of 16, and 1.07 with 50
 )
-BESIDE = ("scale_labels", "auxiliary_labels", "disagreement_labels")  # targets beside the distribution
+BESIDE = ("scale_targets", "auxiliary_targets", "disagreement_targets")  # targets beside the distribution
 
 
 class OpinionDataset(Dataset):
@@ -33,9 +33,9 @@ class OpinionDataset(Dataset):
         lengths: Length of each input (frames, samples or tokens), for bucketing.
         annotators: The model's raters; answers of others get index -1.
         seed: Seed of the resampling, that of the targets.
-        scales: Mean ratings of the scale questions beside `(N, D)` on [-1, 1]; rows then have `scale_labels`.
-        auxiliary: Distributions of the votes on auxiliary questions `(N, sum of K)`; rows then have `auxiliary_labels`.
-        disagreement: How far raters disagree on each item `(N,)`; rows then have `disagreement_labels`.
+        scales: Mean ratings of the scale questions beside `(N, D)` on [-1, 1]; rows then have `scale_targets`.
+        auxiliary: Distributions of the votes on auxiliary questions `(N, sum of K)`; rows then have `auxiliary_targets`.
+        disagreement: How far raters disagree on each item `(N,)`; rows then have `disagreement_targets`.
         perturbation: What happens to clips in an epoch; `read` then takes, after an entry, a function of a waveform and its
             rate. A row is asked for by its number, which gives the clean clip, or by number and epoch.
     """

@@ -1,6 +1,5 @@
 """Predictions of a checkpoint: on a split of a corpus, or on any clips or texts."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from annot_hf.data.questions import Question
 from annot_hf.data.targets import Ratings, Targets
 from annot_hf.evaluation.predictions import Predictions
 from annot_hf.models.adapter_files import find_adapters
+from annot_hf.models.checks import read_object, said
 from annot_hf.models.configuration_annotator import AnnotatorConfig
 from annot_hf.models.configuration_seedbert import SeedBertConfig
 from annot_hf.models.losses import LOG_VARIANCE
@@ -48,12 +48,14 @@ def load_model(
     """
     register_models()
     folder = Path(folder)
-    if not (folder / "config.json").is_file():
+    path = folder / "config.json"
+    if not path.is_file():
         raise ValueError(f"{folder} is not a checkpoint folder: it has no config.json; give output_dir/model of a run.")
+    read_object(path)
     try:
         AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{folder / 'config.json'} cannot be read ({error}); restore the checkpoint.") from error
+    except Exception as error:  # of many kinds: it may say anything
+        raise ValueError(f"{path} cannot be read ({said(error)}); restore the checkpoint.") from error
     adapters = find_adapters(folder)
     if adapters is not None:
         load_library()
@@ -64,10 +66,12 @@ def load_model(
     except (OSError, SafetensorError) as error:
         if adapters is not None:
             raise ValueError(
-                f"{folder} holds adapters for {adapters.base}, which cannot be read, or cannot be read itself ({error}); "
-                "restore what is missing."
+                f"{folder} holds adapters for {adapters.base}, which cannot be read, or cannot be read itself ("
+                f"{said(error)}); restore what is missing."
             ) from error
-        raise ValueError(f"{folder} holds no readable safetensors ({error}); restore the checkpoint.") from error
+        raise ValueError(f"{folder} holds no readable safetensors ({said(error)}); restore the checkpoint.") from error
+    except (TypeError, AttributeError, LookupError, ArithmeticError) as error:
+        raise ValueError(f"{path} makes no model ({said(error)}); restore the checkpoint.") from error
     if not isinstance(model, OpinionPreTrainedModel | DistributionQwen2Audio):
         raise ValueError(f"{folder} holds a {type(model).__name__}; give a checkpoint trained with annot-hf.")
     odd = sorted([*info["missing_keys"], *info["unexpected_keys"], *(name for name, *_ in info["mismatched_keys"])])
@@ -85,14 +89,9 @@ def read_facts(folder: Path) -> dict[str, Any]:
     """The facts of a checkpoint's training; empty if it has none.
 
     Raises:
-        ValueError: They are not JSON.
+        ValueError: They are no JSON object.
     """
-    if not (folder / FACTS).is_file():
-        return {}
-    try:
-        return json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{folder / FACTS} is not JSON ({error}); restore or remove it.") from error
+    return read_object(folder / FACTS) if (folder / FACTS).is_file() else {}
 
 
 def predict(
@@ -109,7 +108,7 @@ def predict(
     """Predict one split of an exported corpus, and give the targets to hold the predictions against.
 
     An annotator model answers for the raters who rated each item; a rater it was not trained on is answered for by the
-    consensus head and marked so.
+    consensus head and marked so, and the distribution of their items is that of the panel of all its raters.
 
     Args:
         model_folder: Checkpoint folder.

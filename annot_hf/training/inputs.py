@@ -82,11 +82,13 @@ def make_processor(
 ) -> Any:
     """The feature extractor or tokenizer of a trunk; both, as one processor, of an audio-language model.
 
+    It does what training does, also when it is saved and read without this package: it pads on the right and gives a mask,
+    and a tokenizer that is asked to truncate cuts where training did.
+
     Args:
         trunk_config: The trunk's configuration.
         source: Hub id or folder that holds it; not needed for the log-mel trunk.
-        max_tokens: Most tokens of a text, special ones included; as many as the trunk takes when None. The tokenizer keeps
-            it, also when it is saved.
+        max_tokens: Most tokens of a text, special ones included; as many as the trunk takes when None.
         revision: Branch, tag or commit on the Hub.
 
     Raises:
@@ -117,7 +119,17 @@ def make_processor(
                 f"max_tokens is {max_tokens}; {source} takes {least} to {most} tokens a text, special ones included: give one "
                 "of these numbers, or nothing for the most."
             )
-        processor.model_max_length = max_tokens
+    if kind is AutoTokenizer:
+        facts = {
+            "padding_side": "right",
+            "model_input_names": list(dict.fromkeys([*processor.model_input_names, "attention_mask"])),
+            "model_max_length": max_tokens or token_limit(trunk_config, processor),
+        }
+        for name, value in facts.items():
+            setattr(processor, name, value)
+        processor.init_kwargs |= facts  # what a tokenizer saves; the attributes of others are forgotten
+    elif kind is AutoFeatureExtractor:
+        processor.padding_side, processor.return_attention_mask = "right", True
     return processor
 
 

@@ -90,7 +90,7 @@ def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = Non
     targets = make_split_targets(run, views)
     scales = [corpus.votes.question(name) for name in recipe.scales]
     if scales:
-        arguments.label_names = ["labels", "scale_labels"]
+        arguments.label_names = ["labels", "scale_targets"]
     auxiliary = [corpus.votes.question(name) for name in recipe.auxiliary]
     if ensemble:
         folders = train_members(run, corpus, train)

@@ -2,6 +2,7 @@ import numpy as np
 import pytest
 import tiny
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from torch.nn import functional
 
@@ -156,6 +157,19 @@ def test_unseen_raters_are_answered_for_by_the_consensus(questions):
         assert same != known
 
 
+@pytest.mark.parametrize("head", ["independent", "residual"])
+@pytest.mark.parametrize("questions", [tiny.SCALES, tiny.CATEGORY], ids=["scales", "category"])
+def test_the_panel_forms_the_distribution_of_items_with_unseen_raters(questions, head):
+    """The consensus of one head, asked several times, would be a peak where raters are spread."""
+    model = tiny.annotator(questions=questions, rater_head=head)
+    nn.init.normal_(model.raters[0].table)
+    unseen = model(**batch(pair_annotator=torch.tensor([-1, -1, 2, 0, -1, 2]))).probs
+    inputs = tiny.inputs("log-mel", tiny.lengths("log-mel"))
+    torch.testing.assert_close(unseen[[0, 2]], model(**inputs, item_seed=SEEDS).probs[[0, 2]])
+    torch.testing.assert_close(unseen[1], model(**batch()).probs[1])
+    assert (unseen[0] - model(**batch()).probs[0]).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize("questions", [tiny.SCALES, tiny.CATEGORY], ids=["scales", "category"])
 def test_residual_heads_start_as_the_consensus(questions):
     model = tiny.annotator(questions=questions, rater_head="residual")
@@ -265,3 +279,35 @@ def test_questions_that_do_not_go_together(questions, message):
         AnnotatorConfig(questions=tiny.SCALES, bins=0)
     with pytest.raises(ValueError, match="asks no question"):
         AnnotatorModel(AnnotatorConfig(trunk_config=tiny.trunk_config("log-mel")))
+
+
+@pytest.mark.parametrize("sparse", [False, True])
+@pytest.mark.parametrize(
+    ("questions", "saved", "options"),
+    [
+        (tiny.SCALES, ["raters", "consensus", "towers"], {"rater_head": "residual"}),
+        (tiny.CATEGORY, ["raters", "consensus", "towers"], {}),
+        (tiny.CATEGORY, ["raters"], {"aggregate": "votes"}),
+    ],
+    ids=["scales", "category", "votes"],
+)
+def test_peft_keeps_raters_beside_adapters(questions, saved, options, sparse, tmp_path):
+    def fresh():
+        return tiny.annotator("bert", questions=questions, sparse_raters=sparse, **options)
+
+    targets = r"trunk\..*attention\.self\.(query|value)"
+    adapted = get_peft_model(fresh(), LoraConfig(r=2, target_modules=targets, modules_to_save=saved)).train()
+    rate = torch.optim.SGD([weight for weight in adapted.parameters() if weight.requires_grad], lr=0.5)
+    for _ in range(2):  # the adapters' first step leaves half of them where they are
+        adapted(**batch("bert", ratings=RATINGS if questions is tiny.SCALES else CODES), task="ratings").loss.backward()
+        rate.step()
+        rate.zero_grad()
+    adapted.save_pretrained(tmp_path / "adapters")
+    with torch.inference_mode():
+        before, after = fresh()(**batch("bert")), adapted.eval()(**batch("bert"))
+        assert (before.ratings - after.ratings).abs().max() > 1e-2
+        again = PeftModel.from_pretrained(fresh(), tmp_path / "adapters").eval()
+        torch.testing.assert_close(again(**batch("bert")).to_tuple(), after.to_tuple())
+        again.merge_and_unload().save_pretrained(tmp_path / "merged")
+        merged = AnnotatorModel.from_pretrained(tmp_path / "merged")
+        torch.testing.assert_close(merged(**batch("bert")).to_tuple(), after.to_tuple(), rtol=1e-3, atol=1e-5)

@@ -6,6 +6,7 @@ from contextlib import nullcontext
 import pytest
 import tiny
 import torch
+from peft import LoraConfig, get_peft_model
 from torch.nn import functional
 
 from annot_hf.models.heads import BayesianLinear
@@ -38,6 +39,15 @@ def test_its_divergence_is_the_mean_log_ratio_of_posterior_and_prior():
     torch.nn.init.zeros_(found.mu)
     torch.nn.init.constant_(found.rho, math.log(math.expm1(0.7)))
     assert float(found.kl().detach()) == pytest.approx(0, abs=1e-4)
+
+
+def test_a_head_that_peft_keeps_counts_once():
+    beside = {"scale_questions": tiny.SCALES, "disagreement": "entropy"}
+    found = tiny.distribution("bert", **OPTIONS | beside)
+    expected = sum(head.kl() for head in (found.head, found.scale_head, found.disagreement_head))
+    saved = ["head", "scale_head", "disagreement_head"]
+    adapted = get_peft_model(found, LoraConfig(target_modules=r"trunk\..*query", modules_to_save=saved)).eval()
+    torch.testing.assert_close(adapted(**INPUTS).weight_kl, expected[None])
 
 
 def test_in_evaluation_its_draws_have_the_posterior_moments_and_leave_other_generators_alone():

@@ -48,6 +48,14 @@ def test_the_distribution_is_the_histogram_of_the_heads_whoever_was_asked():
     torch.testing.assert_close(1 - (output.probs**2).sum(-1), votes.var(1, correction=0).sum(-1), rtol=0, atol=1e-5)
 
 
+def test_votes_in_mixed_precision():
+    found = tiny.annotator(**OPTIONS | {"tower_layers": 1, "pooling": "mean"})  # over log-mel: its GELU gives bfloat16
+    inputs = tiny.inputs("log-mel", tiny.lengths("log-mel"))
+    with torch.autocast("cpu", torch.bfloat16):
+        probs = found(**inputs, **PAIRS, ratings=CODES, task="ratings").probs
+    torch.testing.assert_close(probs, found(**inputs).probs, rtol=0, atol=0.25)  # one of five heads may tip over
+
+
 def test_a_tie_goes_to_the_label_that_heads_think_likelier():
     found = model(annotators=RATERS[:2])
     table = found.raters[0].table
@@ -99,7 +107,7 @@ def test_votes_round_trip_and_what_they_cannot_do_is_said(tmp_path):
 def test_the_disagreement_head_learns_by_squared_error_where_it_is_known():
     labels, known = torch.eye(3), torch.tensor([0.7, torch.nan, 0.2])
     found = tiny.distribution("bert", disagreement="entropy", disagreement_weight=3.0)
-    output = found(**INPUTS, labels=labels, disagreement_labels=known)
+    output = found(**INPUTS, labels=labels, disagreement_targets=known)
     embedding = found.embed(**INPUTS)
     torch.testing.assert_close(output.disagreement, found.disagreement_head(embedding)[:, 0].sigmoid())
     error = functional.mse_loss(output.disagreement[[0, 2]], known[[0, 2]])

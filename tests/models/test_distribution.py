@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import tiny
 import torch
@@ -18,6 +20,23 @@ def test_batching_does_not_change_a_prediction(kind, pooling):
     for row, length in enumerate(lengths):
         alone = model(**{name: value[row : row + 1, :length] for name, value in batch.items()}).probs
         torch.testing.assert_close(together[row], alone[0], rtol=1e-4, atol=1e-6)
+
+
+def test_stretched_scales_are_those_of_the_authors_in_the_loss_and_ours_outside():
+    """(r - 4) / 2, clipped, in the loss; the mean rating on the scale's own [-1, 1] in what is predicted."""
+    options = {"scale_questions": [{"name": name, "low": 1, "high": 7} for name in "vad"], "scale_weight": 1.0}
+    plain, stretched = (tiny.distribution(**options, scale_stretch=stretch) for stretch in (1.0, 1.5))
+    ratings = torch.tensor([[1.0, 2.0, 2.5], [4.0, 5.0, 6.0], [6.5, 7.0, torch.nan]])
+    inputs = tiny.inputs("log-mel", tiny.lengths("log-mel"))
+    before, after = (model(**inputs, scale_targets=(ratings - 4) / 3) for model in (plain, stretched))
+    torch.testing.assert_close(1.5 * after.scale_mean, before.scale_mean)  # the same weights
+    torch.testing.assert_close(after.scale_log_variance, before.scale_log_variance - 2 * math.log(1.5))
+    theirs = ((ratings - 4) / 2).clip(-1, 1)
+    torch.testing.assert_close(after.loss, plain(**inputs, scale_targets=theirs).loss)
+    assert abs(float(after.loss - before.loss)) > 1e-3
+    for stretch in (0.9, -1.5, float("nan"), "1.5"):
+        with pytest.raises(ValueError, match="scale_stretch is"):
+            tiny.distribution(scale_stretch=stretch)
 
 
 @pytest.mark.parametrize("kind", ["kl", "cross_entropy", "jsd"])

@@ -10,11 +10,13 @@ import pytest
 import tiny
 import torch
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModel
+from transformers import AutoConfig, AutoModel, modeling_utils
 
 from annot_hf.models.modeling_annotator import AnnotatorModel
+from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.models.modeling_log_mel import LogMelModel
 from annot_hf.models.register import register_models
+from annot_hf.training.inference import load_model
 
 READER = """
 import importlib.abc, sys
@@ -151,6 +153,55 @@ def test_weights_come_from_safetensors_only(tmp_path):
     torch.save({}, tmp_path / "inputs.pt")
     result = run([tmp_path], tmp_path)
     assert result.returncode and "no file named model.safetensors" in result.stderr
+
+
+@pytest.mark.parametrize("kind", ["eager", "sdpa"])
+@pytest.mark.parametrize("build", [tiny.distribution, tiny.annotator, tiny.seedbert])
+def test_the_trunk_has_the_attention_that_is_asked_for(build, kind, tmp_path):
+    register_models()
+    build("bert").save_pretrained(tmp_path)
+    for load in (AutoModel.from_pretrained, build("bert").from_pretrained):
+        assert {one.config._attn_implementation for one in load(tmp_path, attn_implementation=kind).trunks} == {kind}
+    trunk = tiny.trunk_config("bert", attn_implementation=kind)
+    assert build("bert", trunk=trunk).trunks[0].config._attn_implementation == kind
+    with pytest.raises(ValueError, match="WavLMModel does not support an attention implementation"):
+        tiny.distribution("wavlm", attn_implementation="sdpa")
+
+
+@pytest.mark.parametrize("place", [(), ("trunk_config",)])
+@pytest.mark.parametrize("key", ["_attn_implementation", "attn_implementation"])
+@pytest.mark.parametrize("name", ["me/mine@main:attention", "fast"])
+def test_an_attention_that_is_code_on_the_hub_is_refused(name, key, place, tmp_path, monkeypatch):
+    register_models()
+    monkeypatch.setattr(modeling_utils, "lazy_import_flash_attention", lambda *a, **b: pytest.fail("it was fetched"))
+    for model in (tiny.distribution("bert"), tiny.annotator()):
+        model.save_pretrained(tmp_path)
+        config = json.loads((tmp_path / "config.json").read_text())
+        (config[place[0]] if place else config)[key] = name
+        (tmp_path / "config.json").write_text(json.dumps(config))
+        for load in (AutoModel.from_pretrained, type(model).from_pretrained, load_model, AutoModel.from_config):
+            with pytest.raises(ValueError, match=f"attn_implementation is '{name}' for a .*; use a built-in one"):
+                load(AutoConfig.from_pretrained(tmp_path) if load == AutoModel.from_config else tmp_path)
+        model.save_pretrained(tmp_path)
+        with pytest.raises(ValueError, match=f"attn_implementation is '{name}'"):
+            AutoModel.from_pretrained(tmp_path, attn_implementation=name)
+    trunk = tmp_path / "trunk"
+    tiny.distribution("bert").trunk.save_pretrained(trunk)
+    config = json.loads((trunk / "config.json").read_text()) | {key: name}
+    (trunk / "config.json").write_text(json.dumps(config))
+    with pytest.raises(ValueError, match=f"attn_implementation is '{name}' for a bert"):
+        DistributionModel.from_trunk(str(trunk), questions=tiny.CATEGORY)
+
+
+@pytest.mark.parametrize("build", [tiny.distribution, tiny.annotator, tiny.seedbert])
+def test_labels_are_numbered_both_ways(build, tmp_path):
+    model = build("bert")
+    model.save_pretrained(tmp_path)
+    for config in (model.config, AutoConfig.from_pretrained(tmp_path)):
+        assert config.label2id == {label: number for number, label in config.id2label.items()}
+        assert list(config.label2id) == list(config.support)
+    with pytest.raises(ValueError, match="label2id is {'low': 0} and id2label .*; give its inverse, or leave it out"):
+        build("bert", label2id={"low": 0})
 
 
 def test_training_starts_where_it_was_told_after_a_round_trip(tmp_path):

@@ -37,6 +37,19 @@ def reference_masses(observations, bins, low=-1.0, high=1.0, h=None):
 # --- the masses
 
 
+@pytest.mark.parametrize("backend", [np.asarray, torch.as_tensor])
+@pytest.mark.parametrize(("low", "high"), [(-1, 1), (1, 5)])
+def test_the_least_bandwidth_is_a_hundredth_of_the_scale(backend, low, high):
+    """Answers that agree, or nearly, are no wider and no narrower a peak than that."""
+    half = (high - low) / 2
+    near = low + half * (1.5 - 0.02)  # one bandwidth below the edge between the last two of four cells
+    for spread in (0.0, 1e-4):
+        observations = np.full((1, 50, 1), near) + spread * half * np.linspace(-1, 1, 50)[None, :, None]
+        masses = cell_masses(backend(observations), bins=4, low=low, high=high)
+        expected = [0.0, 0.0, norm.cdf(1), norm.sf(1)]
+        np.testing.assert_allclose(np.asarray(masses)[0], expected, atol=1e-4)
+
+
 @pytest.mark.parametrize("dimensions", [1, 2])
 @pytest.mark.parametrize(("bins", "h"), [(4, None), (3, 0.1), (1, 0.3)])
 def test_masses_are_the_integral_of_the_density(dimensions, bins, h):

@@ -182,6 +182,22 @@ def test_weights_that_a_loss_does_not_know_are_refused(kind, options):
         distribution_loss(P, Q, kind, **options)
 
 
+@pytest.mark.parametrize(
+    "loss",
+    [
+        lambda targets: distribution_loss(P[:5], targets, "kl"),
+        lambda targets: auxiliary_loss(P[:5], targets),
+        lambda targets: rating_loss(P[:5], targets, "mse"),
+        lambda targets: scale_loss(P[:5], P[:5], targets),
+    ],
+)
+def test_targets_of_another_shape_are_refused(loss):
+    """Of five items with five entries, a vector would broadcast."""
+    for targets in (torch.arange(5), torch.rand(5), torch.rand(5, 1)):
+        with pytest.raises(ValueError, match=r"Targets have shape \(5.*\) and predictions \(5, 5\)"):
+            loss(targets)
+
+
 def test_class_weights_of_the_paper_s_training_counts():
     counts = [50747, 45328, 28919, 24910, 8001, 4278, 3734, 2066, 1207]
     weights = np.array(effective_number_weights(counts, 0.9999))
@@ -237,6 +253,18 @@ def test_scale_loss_against_the_formula_written_out():
     assert float(scale_loss(mean[:, 1:], log_variance[:, 1:], targets[:, 1:], ccc_weight=0).detach()) == pytest.approx(
         float(gaussian.detach()), rel=1e-5
     )
+
+
+def test_a_scale_that_nobody_rated_has_no_part_in_the_agreement():
+    """And one that some rated has its whole part."""
+    torch.manual_seed(2)
+    mean, targets = torch.randn(2, 30, 3)
+    targets[:, 2], targets[:20, 1] = torch.nan, torch.nan
+    one = audmetric.concordance_cc(targets[:, 0].numpy(), mean[:, 0].numpy())
+    other = audmetric.concordance_cc(targets[20:, 1].numpy(), mean[20:, 1].numpy())
+    weights = (1.4, 1.0, 1.0)
+    loss = scale_loss(mean, mean, targets, dimension_weights=weights, nll_weight=0.0, ccc_weight=1.0)
+    assert float(loss) == pytest.approx(1 - (1.4 * one + other) / 2.4, abs=1e-5)
 
 
 def test_scale_loss_clips_the_log_variance_and_survives_no_targets():

@@ -511,6 +511,11 @@ def cut_off(name, size):
         (lambda folder: (folder / "model.safetensors").unlink(), "member1 holds no readable safetensors"),
         (cut_off("config.json", 50), "member1/config.json cannot be read"),
         (lambda folder: (folder / "config.json").write_text("[1]"), "member1/config.json cannot be read"),
+        (
+            lambda folder: (folder / "config.json").write_text("null"),
+            "config.json cannot be read .it holds None and no",
+        ),
+        (damage_config(questions=5), "member1/config.json cannot be read"),
         (damage_config(head="tree"), "member1/config.json cannot be read .head is 'tree'"),
         (damage_config(head="mlp"), "member1 does not fit its configuration: .* weights differ, for instance head"),
         (damage_config(pooling_size=4), "member1 does not fit its configuration: .* for instance embedding"),

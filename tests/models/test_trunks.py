@@ -90,6 +90,15 @@ def test_samples_for_frames_is_the_inverse_of_the_library():
         assert trunk._get_feat_extract_output_lengths(samples).tolist() == [frames - 1, frames]
 
 
+@pytest.mark.parametrize("kind", tiny.TRUNKS)
+def test_padding_on_the_left_is_refused(kind):
+    batch = tiny.inputs(kind, tiny.lengths(kind))
+    short = tiny.lengths(kind).index(min(tiny.lengths(kind)))
+    batch["attention_mask"][short] = batch["attention_mask"][short].flip(0)
+    with pytest.raises(ValueError, match=rf"mask of item {short} of the batch has a 1 after a 0, .*padding_side"):
+        encode(trunk_of(kind), **batch)
+
+
 def test_the_wrong_input_is_named():
     with pytest.raises(ValueError, match=r"A bert trunk takes input_ids, got input_values; call model\(input_ids="):
         encode(trunk_of("bert"), input_values=torch.zeros(1, 500))
@@ -142,6 +151,14 @@ def test_a_checkpoint_that_is_not_there_or_lacks_the_trunk_is_one_clear_sentence
     tiny.trunk_config("bert").save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="There is no checkpoint"):
         DistributionModel.from_trunk(tmp_path, questions=tiny.CATEGORY)
+    (tmp_path / "model.safetensors").write_bytes(b"{}")
+    with pytest.raises(ValueError, match="holds no readable safetensors"):
+        DistributionModel.from_trunk(tmp_path, questions=tiny.CATEGORY)
+    for text in ("null", "[1]", "{", '{"model_type": "unheard-of"}', "5"):
+        (tmp_path / "config.json").write_text(text)
+        with pytest.raises(ValueError, match=r"config\.json of .* cannot be read|There is no checkpoint") as error:
+            DistributionModel.from_trunk(tmp_path, questions=tiny.CATEGORY)
+        assert "\n" not in str(error.value)
     AutoModel.from_config(tiny.trunk_config("wavlm")).save_pretrained(tmp_path)
     tiny.trunk_config("bert").save_pretrained(tmp_path)  # another model's weights
     with pytest.raises(ValueError, match=r"lacks \d+ weights of a bert, for instance embeddings"):

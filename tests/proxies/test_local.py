@@ -107,6 +107,7 @@ def without_some_weights(folder):
         (lambda folder: edited(folder, model_type="bert"), "is a bert; backend local takes a Qwen2-Audio"),
         (lambda folder: edited(folder, model_type="unheard-of"), "is a unheard-of; backend local takes a Qwen2-Audio"),
         (lambda folder: edited(folder, text_config="small"), "cannot be loaded as a Qwen2-Audio"),
+        (lambda folder: edited(folder, _attn_implementation="me/mine"), "attn_implementation is 'me/mine'"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "cannot be loaded as a Qwen2-Audio"),
         (
             lambda folder: (folder / "model.safetensors").unlink(),

@@ -150,3 +150,21 @@ def adapted(lalm_run, tmp_path_factory):
     folder = tmp_path_factory.mktemp("adapted")
     train(lalm_run(folder))
     return folder
+
+
+@pytest.fixture
+def recipe(sayings, bert_folder, tmp_path):
+    """Makes a run of a packaged text recipe over the tiny BERT, two steps long."""
+
+    def make(name, **overrides):
+        values = {
+            "trunk": str(bert_folder),
+            "corpus": str(sayings),
+            "output_dir": str(tmp_path / name),
+            "max_steps": 2,
+            "use_cpu": True,
+            "disable_tqdm": True,
+        }
+        return load_recipe(name, values | overrides)
+
+    return make

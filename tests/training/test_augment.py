@@ -227,7 +227,9 @@ def test_class_weights_are_of_what_is_learnt(dime_run, seen):
 def test_mixtures_teach_the_distribution_alone(dime_run, seen, spoken):
     result = train(dime_run(scales=["valence"], num_train_epochs=1))
     data, real = seen[0]["train_dataset"], result.facts["splits"]["train"]["items"]
-    assert np.isnan(data.beside["scale_labels"][real:]).all() and not np.isnan(data.beside["scale_labels"][:real]).any()
+    assert (
+        np.isnan(data.beside["scale_targets"][real:]).all() and not np.isnan(data.beside["scale_targets"][:real]).any()
+    )
     assert np.isfinite(list(result.metrics.values())).all()
     assert all(torch.isfinite(value).all() for value in weights(result.model).values())
     votes = read_export(spoken).votes

@@ -12,6 +12,8 @@ H = np.array([-(row[row > 0] * np.log(row[row > 0])).sum() / np.log(4) for row i
 
 def test_entropy_is_over_the_whole_support():
     np.testing.assert_allclose(normalised_entropy(LABELS), H, atol=1e-6)
+    two = torch.tensor([[0.5, 0.5], [0.1, 0.9], [1.0, 0.0]])  # in bits: one bit is all that two labels have
+    np.testing.assert_allclose(normalised_entropy(two), [1, 0.468996, 0], atol=1e-6)
 
 
 @pytest.mark.parametrize("epoch, kept", [(1, 3), (2, 4), (4, 4), (7, 4), (8, 5), (12, 5), (40, 5)])

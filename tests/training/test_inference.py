@@ -5,19 +5,28 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import soundfile
 import tiny
 import torch
-from transformers import AutoTokenizer
+from transformers import (
+    AutoFeatureExtractor,
+    AutoModel,
+    AutoTokenizer,
+    BertTokenizerFast,
+    Wav2Vec2FeatureExtractor,
+)
 from typer.testing import CliRunner
 
 from annot_hf import cli
 from annot_hf.data.audio import AudioError
 from annot_hf.data.export import read_export
-from annot_hf.data.targets import Ratings
+from annot_hf.data.targets import Ratings, item_seeds
 from annot_hf.evaluation.predictions import Predictions
 from annot_hf.models.trunks import build_trunk
 from annot_hf.training import features as features_module, inference
 from annot_hf.training.inference import load_model, predict, predict_inputs
+from annot_hf.training.inputs import read_inputs
+from annot_hf.training.train import train
 
 
 def changed(folder, **fields):
@@ -60,6 +69,23 @@ def test_unseen_raters_are_marked_named_and_answered_by_the_consensus(copied, co
     unseen = found.rater_names == stranger
     assert unseen.any() and (found.rater_fallback == unseen).all()
     np.testing.assert_allclose(found.rater_values[unseen], found.consensus[found.rater_items[unseen]], atol=1e-6)
+
+
+def test_renamed_raters_leave_the_distribution_to_the_panel(copied, corpus, features):
+    names = json.loads((copied["annotator"] / "config.json").read_text())["annotators"]
+    folder = changed(copied["annotator"], annotators=[f"{name} elsewhere" for name in names])
+    model, processor, _ = load_model(folder)
+    for heads in model.raters:  # two epochs have hardly told the raters apart
+        torch.nn.init.normal_(heads.table)
+    model.save_pretrained(folder)
+    found, targets = predict(folder, corpus, features=features)
+    assert found.rater_fallback.all()
+    clips = read_export(corpus).items.set_index("item")["audio"][targets.items]
+    frames = [torch.from_numpy(read_inputs([clip], model.config.trunk_config, processor).read(clip)) for clip in clips]
+    for row, seed in enumerate(item_seeds(targets.items)):
+        with torch.inference_mode():
+            alone = model(input_features=frames[row][None], item_seed=torch.tensor([int(seed)]))
+        np.testing.assert_allclose(found.probs[row], alone.probs[0], atol=2e-3)  # kept features are halves
 
 
 def test_items_of_anonymous_raters_are_put_to_the_panel(copied, corpus, features, monkeypatch):
@@ -106,6 +132,47 @@ def test_texts_that_no_corpus_knows(bert_folder):
         one = model(**tokenizer(["bad"], return_tensors="pt")).probs[0].numpy()
     np.testing.assert_allclose(found.probs[1], one, atol=1e-5)
     assert found.items.tolist() == ["0", "1", "2"] and found.support == ("angry", "happy", "sad")
+
+
+def test_padded_batches_of_clips_need_no_package(over_trunk, wavlm_folder, tmp_path):
+    """The library's extractors give no mask unless told, and some pad on the left; the trunk was trained with neither."""
+    source = shutil.copytree(wavlm_folder, tmp_path / "trunk")
+    Wav2Vec2FeatureExtractor(do_normalize=True, return_attention_mask=False, padding_side="left").save_pretrained(
+        source
+    )
+    folder = train(over_trunk(source, max_steps=1)).model
+    generator = np.random.default_rng(0)
+    waves = [generator.uniform(-1, 1, size).astype(np.float32) for size in (4000, 9000, 16000)]
+    clips = [tmp_path / f"{len(wave)}.wav" for wave in waves]
+    for clip, wave in zip(clips, waves, strict=True):
+        soundfile.write(clip, wave, 16000, subtype="FLOAT")
+    extractor, model = AutoFeatureExtractor.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    batch = extractor(waves, sampling_rate=16000, padding=True, return_tensors="pt")
+    found = predict_inputs(*load_model(folder)[:2], clips)
+    with torch.inference_mode():
+        np.testing.assert_allclose(model(**batch).probs, found.probs, atol=1e-5)
+        for row, wave in enumerate(waves):
+            alone = model(**extractor(wave, sampling_rate=16000, return_tensors="pt")).probs[0]
+            np.testing.assert_allclose(alone, found.probs[row], atol=1e-5)
+
+
+@pytest.mark.parametrize("pooling", ["first", "mean"])
+def test_padded_batches_of_texts_need_no_package(recipe, bert_folder, tmp_path, pooling):
+    source = shutil.copytree(bert_folder, tmp_path / "trunk")
+    BertTokenizerFast(
+        vocab_file=str(source / "words.txt"),
+        padding_side="left",
+        model_input_names=["input_ids", "token_type_ids"],
+        model_max_length=int(1e30),
+    ).save_pretrained(source)
+    folder = train(recipe("text-ldl", trunk=str(source), pooling=pooling)).model
+    texts = ["bad", "so good !", "good " * 600]
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModel.from_pretrained(folder).eval()
+    batch = tokenizer(texts, padding=True, truncation=True, return_tensors="pt")
+    assert batch["input_ids"].shape == (3, 512)  # as many as the trunk has positions
+    found = predict_inputs(*load_model(folder)[:2], texts)
+    with torch.inference_mode():
+        np.testing.assert_allclose(model(**batch).probs, found.probs, atol=1e-5)
 
 
 def question(copied, **fields):
@@ -196,11 +263,29 @@ def test_a_damaged_checkpoint_is_one_sentence_that_names_what(copied, tmp_path):
         (weights, whole[weights][:200], "no readable safetensors"),
         (config, b"{", r"config\.json cannot be read"),
         (config, whole[config].replace(b'"embedding_size": 6', b'"embedding_size": 7'), "weights differ"),
-        (facts, b"{", r"training\.json is not JSON"),
+        (config, b"null", r"config\.json cannot be read \(it holds None and no object\)"),
+        (config, b'"DistributionModel"', r"config\.json cannot be read \(it holds 'DistributionModel' and no object\)"),
+        (config, whole[config].replace(b'"annot-distribution"', b'["a"]'), r"config\.json cannot be read"),
+        (config, whole[config].replace(b'"annot-distribution"', b'"unheard-of"'), r"config\.json cannot be read"),
+        (config, whole[config].replace(b'"questions": [', b'"questions": [null, '), r"config\.json cannot be read"),
+        (
+            config,
+            whole[config].replace(b'"trunk_config": {', b'"trunk_config": 5, "was": {'),
+            "trunk_config is 5; give a",
+        ),
+        (
+            config,
+            whole[config].replace(b'"questions": [', b'"pooling_attention": null, "questions": ['),
+            r"config\.json makes no model",
+        ),
+        (facts, b"{", r"training\.json cannot be read"),
+        (facts, b"[1, 2]", r"training\.json cannot be read \(it holds \[1, 2\] and no object\)"),
     ):
+        assert damaged != whole[path]
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=message) as error:
             load_model(folder)
+        assert "\n" not in str(error.value)
         path.write_bytes(whole[path])
     load_model(folder)
 

@@ -27,24 +27,6 @@ CONFIG = tiny.trunk_config("bert")
 RECIPES = ("text-bert", "text-ldl", "text-multitask", "text-bnn", "text-davani")
 
 
-@pytest.fixture
-def recipe(sayings, bert_folder, tmp_path):
-    """Makes a run of a packaged text recipe over the tiny BERT, two steps long."""
-
-    def make(name, **overrides):
-        values = {
-            "trunk": str(bert_folder),
-            "corpus": str(sayings),
-            "output_dir": str(tmp_path / name),
-            "max_steps": 2,
-            "use_cpu": True,
-            "disable_tqdm": True,
-        }
-        return load_recipe(name, values | overrides)
-
-    return make
-
-
 def inputs(texts, folder, **options):
     return read_inputs(texts, CONFIG, make_processor(CONFIG, folder, **options))
 
@@ -192,7 +174,7 @@ def test_disagreement_comes_from_the_votes_whatever_the_target(recipe, sayings, 
         assert targets.method == "majority"
         expected = disagreement(read_export(sayings).votes, "severity", targets.items, kind)
         assert np.ptp(expected) > 0
-        rows = [datasets[-2][row]["disagreement_labels"] for row in range(len(targets))]
+        rows = [datasets[-2][row]["disagreement_targets"] for row in range(len(targets))]
         np.testing.assert_array_equal(rows, expected)
         found, _ = predict(result.model, sayings)
         assert found.disagreement_kind == kind and found.disagreement.shape == (6,)

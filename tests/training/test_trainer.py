@@ -9,12 +9,23 @@ import scipy.spatial
 import scipy.stats
 import tiny
 import torch
+from safetensors.torch import load_file
+from tiny_qwen2_audio import CHAT_TEMPLATE, make_tokenizer, tiny_config
 from torch.utils.data import SequentialSampler
-from transformers import EvalPrediction, TrainingArguments, set_seed
+from transformers import (
+    EvalPrediction,
+    Qwen2AudioProcessor,
+    Trainer,
+    TrainingArguments,
+    WhisperFeatureExtractor,
+    set_seed,
+)
 
 from annot_hf.data.questions import Question
 from annot_hf.data.targets import make_targets
 from annot_hf.data.votes import VoteTable
+from annot_hf.models.configuration_distribution_qwen2_audio import DistributionQwen2AudioConfig
+from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
 from annot_hf.training.collator import BucketSampler, OpinionDataset, VoteCollator
 from annot_hf.training.curriculum import EntropyCurriculum
 from annot_hf.training.effective_batch import EffectiveBatch
@@ -323,7 +334,7 @@ def speech_batches(sizes, seed=0):
                 "input_values": torch.randn(size, 800, generator=draw),
                 "attention_mask": torch.ones(size, 800, dtype=torch.long),
                 "labels": torch.rand(size, 3, generator=draw).softmax(-1),
-                "scale_labels": ratings,
+                "scale_targets": ratings,
             }
         )
     return batches
@@ -350,7 +361,7 @@ def test_effective_batch_gives_the_gradient_of_all_items_together():
     outputs = [model(input_values=b["input_values"], attention_mask=b["attention_mask"]) for b in batches]
     names = ("probs", "scale_mean", "scale_log_variance")
     joined = {name: torch.cat([output[name] for output in outputs]) for name in names}
-    given = {name: torch.cat([batch[name] for batch in batches]) for name in ("labels", "scale_labels")}
+    given = {name: torch.cat([batch[name] for batch in batches]) for name in ("labels", "scale_targets")}
     loss = model.loss_of(joined, given)
     loss.backward()
     assert torch.equal(after, torch.get_rng_state())
@@ -406,7 +417,7 @@ def speech_trainer(model, dataset, folder, *, curriculum=None, trunk_learning_ra
         "disable_tqdm": True,
         "save_strategy": "no",
         "remove_unused_columns": False,
-        "label_names": ["labels", "scale_labels"],
+        "label_names": ["labels", "scale_targets"],
         "logging_steps": 1,
         "num_train_epochs": 1,
     }
@@ -544,3 +555,75 @@ def test_effective_batch_of_raters_on_a_category(dataset):
     given = {name: torch.cat([batch[name] for batch in batches]) for name in ("ratings", "labels")}
     torch.testing.assert_close(effective.loss, model.loss_of(joined, given | {"task": "both"}).detach())
     torch.testing.assert_close(joined["rating_logits"].softmax(-1), torch.cat([output.ratings for output in outputs]))
+
+
+def make_lalm(kind):
+    config = DistributionQwen2AudioConfig(tiny_config(make_tokenizer()), questions=tiny.CATEGORY, attention_heads=2)
+    return DistributionQwen2Audio(config)
+
+
+BESIDE = {"scale_questions": tiny.SCALES, "auxiliary_questions": tiny.CATEGORY, "disagreement": "entropy"}
+STOCK = {
+    "distribution": tiny.distribution,
+    "beside": functools.partial(tiny.distribution, **BESIDE),
+    "bayesian": functools.partial(tiny.distribution, head="bayesian", kl_weight=0.01),
+    "annotator": tiny.annotator,
+    "seedbert": tiny.seedbert,
+    "lalm": make_lalm,
+}
+
+
+def stock_batch(name, model, kind, size=6):
+    if name == "lalm":
+        extractor = WhisperFeatureExtractor(feature_size=128)
+        processor = Qwen2AudioProcessor(extractor, make_tokenizer(), chat_template=CHAT_TEMPLATE)
+        batch = dict(model.prepare(processor, [np.ones(8000, np.float32)] * size))
+    else:
+        batch = tiny.inputs(kind, [max(tiny.lengths(kind))] * size)
+    if name == "beside":
+        batch |= {"scale_targets": torch.zeros(size, 2), "auxiliary_targets": torch.full((size, 3), 1 / 3)}
+        batch["disagreement_targets"] = torch.full((size,), 0.5)
+    return batch | {"labels": torch.rand(size, len(model.config.support)).softmax(-1)}
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [(name, kind) for kind in ("bert", "log-mel") for name in STOCK if (name, kind) != ("lalm", "bert")],
+)
+def test_the_librarys_own_trainer_evaluates_and_keeps_the_best(name, kind, tmp_path):
+    """Without `label_names`: it takes every argument of `forward` with "label" in its name for one that must be there."""
+    model = STOCK[name](kind)
+    batch, seen = stock_batch(name, model, kind), []
+    rows = [{key: value[row] for key, value in batch.items()} for row in range(6)]
+    arguments = TrainingArguments(
+        str(tmp_path),
+        num_train_epochs=2,
+        eval_strategy="epoch",
+        save_strategy="epoch",
+        load_best_model_at_end=True,
+        metric_for_best_model="seen",
+        greater_is_better=False,  # the first epoch is the best
+        per_device_eval_batch_size=4,
+        use_cpu=True,
+        report_to="none",
+        disable_tqdm=True,
+    )
+    trainer = Trainer(
+        model=model,
+        args=arguments,
+        train_dataset=rows,
+        eval_dataset=rows,
+        compute_metrics=lambda found: seen.append(found) or {"seen": float(len(seen))},
+    )
+    trainer.train()
+    best = load_file(tmp_path / "checkpoint-1" / "model.safetensors")
+    for key, weight in model.state_dict().items():
+        torch.testing.assert_close(weight, best[key], rtol=0, atol=0)
+    numbers = trainer.evaluate()
+    with torch.inference_mode():
+        output = model.eval()(**batch)
+    *_, found = seen
+    np.testing.assert_allclose(found.predictions[0] if name == "beside" else found.predictions, output.probs, atol=1e-5)
+    np.testing.assert_allclose(found.label_ids, batch["labels"])
+    rounded = 0.3 if name == "beside" else 1e-4  # its CCC sees batches of 4 and 2
+    assert numbers["eval_loss"] == pytest.approx(float(output.loss), rel=rounded)

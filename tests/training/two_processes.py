@@ -66,7 +66,7 @@ def main(batch_size, steps):
             disable_tqdm=True,
             save_strategy="no",
             remove_unused_columns=False,
-            label_names=["labels", "scale_labels"],
+            label_names=["labels", "scale_targets"],
             num_train_epochs=2,
             per_device_train_batch_size=batch_size,
             gradient_accumulation_steps=steps,
