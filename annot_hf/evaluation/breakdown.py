@@ -202,7 +202,7 @@ def make_reference(
         strata=entropy_strata(pairing.q, targets.support),
         groups=speaker_groups(clusters, pairing.items, groups) if several else [],
         counts=None if counts is None else counts[pairing.target],
-        marginal=marginal_of(marginal, pairing.q)[0],
+        marginal=marginal_of(marginal, pairing.q, targets.support)[0],
         residual=find_residual(targets.support, residual),
     )
 

@@ -116,7 +116,7 @@ def compare(
     pairings["b"] = align(predictions_b, targets, on_missing=on_missing)
     pairing = pairings["a"]
     clusters = speakers_of(speakers, predictions_a, pairing)
-    base, baseline = marginal_of(marginal, pairing.q)
+    base, baseline = marginal_of(marginal, pairing.q, targets.support)
     runs = {name: one.p for name, one in pairings.items()}
     systems = runs | {"marginal": np.tile(base, (len(pairing.q), 1))}
     options = {"n_resamples": n_resamples, "seed": seed}

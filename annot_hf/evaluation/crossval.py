@@ -45,6 +45,8 @@ def pool_predictions(parts: Sequence[Predictions]) -> Predictions:
     if not parts:
         raise ValueError("There are no predictions to pool; give those of one part at least.")
     first = parts[0]
+    alike = sorted(first.support)
+    parts = [part.in_order(first.support) if sorted(part.support) == alike else part for part in parts]
     for part in parts[1:]:
         if (part.support, part.questions, part.scales) != (first.support, first.questions, first.scales):
             raise ValueError(

@@ -52,7 +52,7 @@ def rater_measures(
     seed: int,
 ) -> tuple[dict[str, Measured], dict[str, int], np.ndarray]:
     """`rater_scores` with all resamples, and which of `targets.ratings` were scored."""
-    ratings = targets.ratings
+    predictions, ratings = predictions.in_order(targets.support), targets.ratings
     evaluated = np.full(len(targets.items), -1)
     evaluated[pairing.target] = np.arange(len(pairing.target))
     item = evaluated[ratings.item]

@@ -13,7 +13,7 @@ from annot_hf.data.agreement import agreement
 from annot_hf.data.targets import Targets
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation import plots
-from annot_hf.evaluation.alignment import align
+from annot_hf.evaluation.alignment import align, marginal_of
 from annot_hf.evaluation.breakdown import Breakdown, Groups, break_down
 from annot_hf.evaluation.breakdown_sections import breakdown_sections
 from annot_hf.evaluation.disagreement import disagreement_table, score_disagreement
@@ -269,7 +269,7 @@ def _figures(
     """Every figure that the data allow: what draws it, and its caption."""
     pairing = align(predictions, targets, on_missing=on_missing)
     p, q, table = pairing.p, pairing.q, scores.per_item
-    base = q.mean(0) if marginal is None else np.asarray(marginal, dtype=float)
+    base = marginal_of(marginal, q, targets.support)[0]
     names = [question.name for question in targets.questions]
     grid = names if len(names) == 2 else ()
     rows, ranks = _examples(table["jsd"].to_numpy())

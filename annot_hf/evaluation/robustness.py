@@ -97,7 +97,7 @@ def measure_conditions(
         if not np.array_equal(other.items, pairing.items):
             raise ValueError(f"Condition {name} and clean cover different items; predict the same items under both.")
     clusters = speakers_of(speakers, predictions, pairing)
-    base, baseline = marginal_of(marginal, pairing.q)
+    base, baseline = marginal_of(marginal, pairing.q, targets.support)
     systems = {name: other.p for name, other in pairings.items()}
     systems[MARGINAL] = np.tile(base, (len(pairing.q), 1))
     measured, _ = measure(systems, pairing.q, targets.questions, clusters, n_resamples=n_resamples, seed=seed)
@@ -131,7 +131,8 @@ def _by_condition(predictions: Predictions, altered: Mapping[str, Predictions]) 
                 )
         if condition.is_clean:
             same = np.array_equal(run.items, predictions.items)
-            if not same or not np.allclose(run.probs, predictions.probs, atol=1e-5):  # devices round differently
+            probs = run.in_order(predictions.support).probs
+            if not same or not np.allclose(probs, predictions.probs, atol=1e-5):  # devices round differently
                 raise ValueError(
                     f"{name} is clean and differs from the clean predictions given first; keep one of them."
                 )

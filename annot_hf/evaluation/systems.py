@@ -117,7 +117,7 @@ def measure_systems(
     }
     pairing = next(iter(pairings.values()))
     clusters = speakers_of(speakers, next(iter(runs.values()))[0], pairing)
-    base, baseline = marginal_of(marginal, pairing.q)
+    base, baseline = marginal_of(marginal, pairing.q, targets.support)
     predicted = {key: one.p for key, one in pairings.items()}
     systems = predicted | {"marginal": np.tile(base, (len(pairing.q), 1))}
     options = {"n_resamples": n_resamples, "seed": seed}

@@ -135,7 +135,8 @@ def predict(
     there = {question.name for question in corpus.votes.questions}
     for question in (*questions, *(one for one in beside if one.name in there)):
         asked = corpus.votes.question(question.name)
-        if (asked.labels, asked.low, asked.high) != (question.labels, question.low, question.high):
+        # the order of labels is the checkpoint's, also in the predictions: scores go by name
+        if (sorted(asked.labels), asked.low, asked.high) != (sorted(question.labels), question.low, question.high):
             raise ValueError(
                 f"The checkpoint's question {question.name!r} has {_describe(question)} and the corpus's has "
                 f"{_describe(asked)}; predict a corpus with the same support, or train on this one."

@@ -161,7 +161,7 @@ def run_plan(
         speakers=about["speaker"],
         groups=groups_of(about),
         votes=exported.votes,
-        marginal=first.meta.get("marginal"),
+        marginal=first.in_order(targets.support).meta.get("marginal"),
         n_resamples=n_resamples,
     )
     facts = {
