@@ -27,10 +27,14 @@ def rater_scores(
 ) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
     """Measures over the votes of named raters for which the model predicts an answer, and how many took which route.
 
-    For scales, per question: CCC over all votes, the mean of each rater's own CCC (raters with at least two votes; its
-    interval resamples raters), and the mean absolute error in units of the scale. For a category question: accuracy
-    and cross-entropy of the rater's own label. Beside the rater's prediction stand the consensus prediction and the
-    marginal, on the same votes.
+    Each vote counts: a rater who chose several labels of an item, or voted on it several times, gave one answer in the
+    prediction, against which each of the votes is held (targets hold a rater's mean where repeated ratings of a scale can be
+    told). Where the rater was unseen in training, the consensus is the rater's answer.
+
+    For scales, per question: CCC over all votes; CCC over items of the mean of the raters' answers, predicted and given
+    (arXiv 2408.11956); the mean of each rater's own CCC (raters with at least two votes; its interval resamples raters); and
+    the mean absolute error in units of the scale. For a category question: accuracy and cross-entropy of the rater's own
+    label. Beside the rater's prediction stand the consensus prediction and the marginal, on the same votes.
 
     Returns:
         Records as in `Scores`, empty without any such vote, and the counts.
@@ -60,7 +64,8 @@ def rater_measures(
     answered = np.isfinite(value).any(axis=1) if targets.questions[0].is_scale else value[:, 0] >= 0
     votes = np.flatnonzero((item >= 0) & answered)
     keys, rows = _answers(predictions, targets, pairing)
-    answers = keys.get_indexer(item[votes] * len(targets.annotators) + ratings.annotator[votes])
+    pairs = item[votes] * len(targets.annotators) + ratings.annotator[votes]
+    answers = keys.get_indexer(pairs)
     scored, rows = votes[answers >= 0], rows[answers[answers >= 0]]
     fallback = predictions.rater_fallback[rows]
     counts = {
@@ -69,6 +74,8 @@ def rater_measures(
         "rater_votes_own_head": int((~fallback).sum()),
         "rater_votes_consensus_fallback": int(fallback.sum()),
         "rater_votes_without_prediction": len(votes) - len(scored),
+        "rater_votes_repeated": len(votes) - len(np.unique(pairs)),
+        "raters_unseen": len(np.unique(ratings.annotator[scored[fallback]])),
     }
     if not len(scored):
         return {}, counts, scored

@@ -11,13 +11,16 @@ from transformers import AutoTokenizer
 
 from annot_hf import cli_steps
 from annot_hf.data.audio import AudioError
-from annot_hf.data.export import read_export
+from annot_hf.data.export import export_corpus, read_export
+from annot_hf.data.simulate import SimulatedCorpus
 from annot_hf.data.targets import Ratings
+from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.predictions import Predictions
 from annot_hf.models.measures import jsd
 from annot_hf.models.trunks import build_trunk
 from annot_hf.training import features as features_module, inference
 from annot_hf.training.inference import load_model, predict, predict_inputs
+from annot_hf.training.train import train
 
 
 def changed(folder, **fields):
@@ -81,6 +84,30 @@ def test_items_of_anonymous_raters_are_put_to_the_panel(copied, corpus, features
     found, _ = predict(folder, corpus, features=features)
     panel = load_model(folder)[0].config.annotators[:2]
     assert found.rater_names.tolist() == panel * len(found) and not found.rater_fallback.any()
+
+
+class Again(SimulatedCorpus):
+    """Every rater votes twice on the emotion of a clip."""
+
+    def read_votes(self):
+        votes = super().read_votes()
+        return VoteTable.concat([votes, votes.select(questions=["emotion"])])
+
+
+def test_a_rater_who_votes_again_answers_once_and_each_vote_counts(corpus, small_run, features, tmp_path):
+    export_corpus(Again(corpus.parent / "simulated"), tmp_path / "export")
+    again = {"corpus": str(tmp_path / "export"), "question": "emotion", "num_train_epochs": 1}
+    model = train(small_run("annotator", tmp_path / "run", **again)).model
+    found, targets = predict(model, tmp_path / "export", features=features)
+    assert (
+        len(targets.ratings)
+        == 2 * len(found.rater_items)
+        == 2 * len(set(zip(found.rater_items, found.rater_names, strict=True)))
+    )
+    cli_steps.report(found.save(tmp_path / "predictions"), tmp_path / "export", tmp_path / "report", None)
+    scores = json.loads((tmp_path / "report" / "report.json").read_text())["scores"]
+    assert scores["counts"]["rater_votes"] == 2 * scores["counts"]["rater_votes_repeated"] == len(targets.ratings)
+    assert f"{len(found.rater_items)} of the votes are further" in (tmp_path / "report" / "report.md").read_text()
 
 
 @pytest.mark.parametrize("kind", ["annotator", "distribution"])
