@@ -85,7 +85,8 @@ def rater_measures(
     spoken_by = item[scored] if clusters is None else clusters[item[scored]]
     systems = _systems(predictions, targets, pairing, item[scored], rows, marginal)
     if targets.questions[0].is_scale:
-        return _scale_measures(targets, value[scored], systems, rater, spoken_by, options, counts), counts, scored
+        measured = _scale_measures(targets, value[scored], systems, rater, item[scored], spoken_by, options, counts)
+        return measured, counts, scored
     return _category_measures(value[scored, 0].astype(int), systems, spoken_by, options), counts, scored
 
 
@@ -236,6 +237,7 @@ def _scale_measures(
     value: np.ndarray,
     systems: dict[str, np.ndarray],
     rater: np.ndarray,
+    item: np.ndarray,
     clusters: np.ndarray,
     options: dict[str, int],
     counts: dict[str, int],
@@ -255,6 +257,16 @@ def _scale_measures(
         error = {name: sums[f"{name}/error"] / sums["count"] for name in systems}
         records[f"rater_ccc_{question.name}"] = Measured(
             f"CCC over all votes of named raters, {question.name}", "-1 to 1", "higher", pooled
+        )
+        _, first, of = np.unique(item[rated], return_index=True, return_inverse=True)
+        share = sparse.csr_array((1 / np.bincount(of)[of], (of, np.arange(len(of)))))
+        means = {name: moments(share @ said[rated, index], share @ vote) for name, said in systems.items()}
+        sums = resample_sums(means, clusters[rated][first], **options)
+        records[f"mean_answer_ccc_{question.name}"] = Measured(
+            f"CCC of the mean of the raters' answers to an item, {question.name}",
+            "-1 to 1",
+            "higher",
+            {name: ccc_of(sums[name]) for name in systems},
         )
         _, codes = np.unique(rater[rated], return_inverse=True)
         several = np.bincount(codes) >= MIN_VOTES

@@ -6,9 +6,14 @@ import pandas as pd
 import pytest
 import scipy.stats
 
+from annot_hf.data.questions import Question
+from annot_hf.data.targets import make_targets
+from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.alignment import dimensions, expectation
+from annot_hf.evaluation.predictions import Predictions
 from annot_hf.evaluation.raters import rater_bias, recovered_bias
 from annot_hf.evaluation.scoring import score
+from annot_hf.models.measures import ccc
 
 
 def answers(targets, predictions):
@@ -45,7 +50,13 @@ def test_scale_answers_equal_explicit_loops(grid_run):
         own = [audmetric.concordance_cc(vote[who == r], said[who == r]) for r in set(who) if (who == r).sum() >= 2]
         assert scores[f"rater_mean_ccc_{name}"]["value"] == pytest.approx(np.mean(own))
         assert scores.counts[f"raters_with_own_ccc_{name}"] == len(own)
-        assert pooled["low"] < pooled["value"] < pooled["high"]
+        item = np.array([row[3] for row in rows])
+        given, predicted = (np.array([x[item == i].mean() for i in range(len(predictions))]) for x in (vote, said))
+        mean = scores[f"mean_answer_ccc_{name}"]
+        assert mean["value"] == pytest.approx(ccc(predicted, given))
+        assert mean["consensus"]["value"] == pytest.approx(ccc(predictions.consensus[:, d], given))
+        for one in (pooled, mean):
+            assert one["low"] < one["value"] < one["high"]
     counts = scores.counts
     fallback = sum(row[4] for row in rows)
     assert (counts["rater_votes"], counts["rater_votes_consensus_fallback"]) == (len(rows), fallback)
@@ -63,6 +74,29 @@ def test_category_answers_equal_explicit_loops(emotion_run):
     assert scores["rater_cross_entropy"]["value"] == pytest.approx(loss)
     assert scores["rater_cross_entropy"]["consensus"]["value"] == pytest.approx(common)
     assert scores["rater_cross_entropy"]["difference_to_consensus"]["value"] == pytest.approx(loss - common)
+
+
+def test_each_vote_of_a_rater_is_held_against_the_one_answer():
+    question = Question.category("emotion", ("a", "b"))
+    votes = VoteTable.from_columns(
+        question, item=list("xxxy"), value=list("aaba"), annotator=list("pppq"), duplicates="keep"
+    )
+    predictions = Predictions(
+        items=["x", "y"],
+        support=("a", "b"),
+        probs=[[0.5, 0.5]] * 2,
+        questions=(question,),
+        rater_items=[0, 1],
+        rater_names=["p", "q"],
+        rater_values=[[0.8, 0.2], [0.4, 0.6]],
+        rater_fallback=[False, True],
+    )
+    scores = score(predictions, make_targets(votes, "emotion"), n_resamples=0)
+    assert scores["rater_accuracy"]["value"] == 2 / 4
+    assert scores["rater_cross_entropy"]["value"] == pytest.approx(-np.log([0.8, 0.8, 0.2, 0.4]).mean())
+    counts = scores.counts
+    assert (counts["rater_votes"], counts["rater_votes_repeated"], counts["raters_unseen"]) == (4, 2, 1)
+    assert (counts["rater_votes_own_head"], counts["rater_votes_consensus_fallback"]) == (3, 1)
 
 
 def test_votes_without_prediction_are_counted(grid_run):
