@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import re
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from annot_hf.evaluation.plots import printable, save_figure
+from annot_hf.evaluation.plots import number_key, printable, readable, save_figure
 from annot_hf.evaluation.tables import Table
 
 DPI = 160
@@ -57,12 +58,17 @@ def write_pages(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     files = {"json": folder / "report.json", "markdown": folder / "report.md", "html": folder / "report.html"}
-    drawn = []
+    drawn, numbered = [], {}
     for section in sections:
         drawn.append([])
         for name, (draw, caption) in section.figures.items():
-            files[name] = save_figure(draw, folder / "plots" / f"{name}.png", dpi=DPI)
+            files[name] = save_figure(
+                lambda draw=draw: readable(draw(), numbered), folder / "plots" / f"{name}.png", dpi=DPI
+            )
             drawn[-1].append(_inline(files[name], caption))
+    if numbered:
+        notes = [*notes, number_key(numbered)]
+        warnings.warn(notes[-1], stacklevel=2)
     page = {
         "title": title,
         "summary": summary,

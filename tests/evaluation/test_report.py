@@ -193,6 +193,19 @@ def test_hostile_names_stay_text(tmp_path):
     assert rows[1][0] == "'=cmd|' /C calc'!A00"
 
 
+@pytest.mark.usefixtures("own_fonts")
+def test_names_that_figures_number_are_told(tmp_path, emotion_run):
+    _, targets, predictions, _ = emotion_run
+    labels = ("生气", "b", "c", "d", "高兴", "e")
+    turned = {"support": labels, "questions": (Question.category("emotion", labels),)}
+    with pytest.warns(UserWarning, match="No font here") as caught:
+        build_report(replace(predictions, **turned), replace(targets, **turned), tmp_path, title="t", n_resamples=0)
+    assert len(caught) == 1
+    said = "for which figures have numbers: [1] 生气, [2] 高兴."
+    assert said in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert said.replace("[", "\\[").replace("]", "\\]") in (tmp_path / "report.md").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize("text", ["=1", "+1", "-1", "@x", "\tx", "\rx"])
 def test_formulas_are_prefixed(text):
     assert csv_safe(text) == "'" + text
