@@ -312,3 +312,4 @@ def test_the_readme_is_a_space_card():
 
     card = yaml.safe_load(io.StringIO((SPACE / "README.md").read_text(encoding="utf-8").split("---")[1]))
     assert (SPACE / card["app_file"]).is_file() and card["sdk"] == "gradio" and len(card["short_description"]) <= 60
+    assert card["python_version"] == "3.11"  # the least that the package takes; a Space has 3.10 by default
