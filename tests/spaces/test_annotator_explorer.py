@@ -295,6 +295,9 @@ def test_names_are_escaped(charts):
     predictions = two_scales(np.full(4, 0.25), [[0.0, 0.0]], ["<script>x</script>"])
     drawn = charts.draw_grid(predictions) + charts.draw_raters(predictions)
     assert "<script" not in drawn and "&lt;script" in drawn
+    labels = ("<b>*x*", "y")
+    one = Predictions(["0"], labels, [[0.7, 0.3]], (Question.category("mood", labels),))
+    assert charts.summarise(one) == "Most votes: **&lt;b&gt;\\*x\\***, 70 % of them."
 
 
 def test_without_a_checkpoint_the_page_says_what_to_run(app, monkeypatch, tmp_path, caplog):
