@@ -49,6 +49,8 @@ def align(predictions: Predictions, targets: Targets, *, on_missing: Literal["er
     Raises:
         ValueError: The supports differ, items do not match, a target is not a distribution, or nothing is left.
     """
+    if on_missing not in ("error", "exclude"):
+        raise ValueError(f"on_missing is {on_missing!r}; it is error or exclude.")
     predictions = predictions.in_order(targets.support)
     check_distributions(targets.probs, "Targets")
     check_unique(targets.items, "Targets' items")
@@ -79,7 +81,7 @@ def align(predictions: Predictions, targets: Targets, *, on_missing: Literal["er
 def speakers_of(
     speakers: Mapping[str, str] | Sequence[str] | np.ndarray | None, predictions: Predictions, pairing: Pairing
 ) -> np.ndarray | None:
-    """Speaker of every evaluated item `(n,)`; None, so that items are resampled, when every one of them is null.
+    """Speaker of every evaluated item `(n,)`; None, so that items are resampled, when every one of them is null or blank.
 
     Raises:
         ValueError: Some evaluated items have a speaker and others do not, or the items are not those predicted.
@@ -95,7 +97,7 @@ def speakers_of(
                 f"There are {len(speakers)} speakers for {len(predictions)} predicted items; give one an item."
             )
         named, known = np.asarray(speakers, dtype=object)[pairing.predicted], True
-    missing = pairing.items[[bool(pd.isna(name)) for name in named]]
+    missing = pairing.items[[bool(pd.isna(name)) or not str(name).strip() for name in named]]
     if known and len(missing) == len(named):
         return None
     if len(missing):

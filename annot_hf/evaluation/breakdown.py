@@ -18,7 +18,7 @@ from annot_hf.evaluation.calibration import (
     measure_residual,
 )
 from annot_hf.evaluation.equivalence import KEEP, Equivalence, rater_equivalence
-from annot_hf.evaluation.predictions import Predictions
+from annot_hf.evaluation.predictions import Predictions, by_name
 from annot_hf.evaluation.ranking import (
     SpeakerGroup,
     depths,
@@ -208,12 +208,27 @@ def make_reference(
 
 
 def vote_counts(targets: Targets, votes: VoteTable | None = None) -> np.ndarray | None:
-    """Whole votes per label `(N, K)` behind the targets; None when they are weighted, multi-select or not kept."""
+    """Whole votes per label `(N, K)` behind the targets; None when they are weighted, multi-select or not kept.
+
+    Raises:
+        ValueError: The votes are others than those that the targets were made from.
+    """
     question = targets.questions[0]
     if question.multiple:
         return None
     if votes is not None:
-        return None if votes.weights is not None else votes.counts(question.name, targets.items)
+        if votes.weights is not None:
+            return None
+        table = pd.DataFrame(votes.counts(question.name, targets.items), columns=votes.question(question.name).labels)
+        counts = by_name(table, "The votes' labels", targets.support)
+        odd = counts.sum(axis=1) != targets.votes_per_item
+        if odd.any():
+            row = int(np.argmax(odd))
+            raise ValueError(
+                f"Item {targets.items[row]!r} has {counts[row].sum():g} votes on {question.name} and its target "
+                f"{targets.votes_per_item[row]:g}; give the votes that the targets were made from."
+            )
+        return counts
     counts = targets.probs * np.asarray(targets.votes_per_item)[:, None]
     whole = np.round(counts)
     return whole if targets.method == "soft" and np.allclose(counts, whole, atol=1e-6) else None

@@ -302,3 +302,72 @@ def test_an_item_table_without_some_speakers(tmp_path, emotion_run):
 
 def test_numbers_in_tables():
     assert [number(value, 3) for value in (None, -0.0001, -1.5, 12)] == ["–", "0.000", "−1.500", "12.000"]
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_votes_go_by_label_and_must_be_those_of_the_targets(tmp_path, emotion_run, grid_run):
+    votes, targets, predictions, _ = emotion_run
+    options = {"title": "t", "n_resamples": 0}
+    table = votes.to_pandas()
+    turned = VoteTable.from_columns(
+        Question.category("emotion", votes.questions[0].labels[::-1]),
+        **{name: table[name] for name in ("item", "annotator")},
+        value=table["label"],
+    )
+    told = [
+        build_report(predictions, targets, tmp_path, votes=one, **options).breakdown.equivalence
+        for one in (votes, turned)
+    ]
+    assert told[0].to_dict() == told[1].to_dict()
+    fewer = votes.select(mask=np.arange(len(votes)) > 0)
+    with pytest.raises(
+        ValueError, match=r"Item 'clip000' has 6 votes on emotion and its target 7; give the votes that"
+    ):
+        build_report(predictions, targets, tmp_path, votes=fewer, **options)
+    votes, targets, predictions, *_ = grid_run
+    half = votes.select(items=targets.items[:100])
+    with pytest.raises(ValueError, match=r"50 evaluated items have no vote in the votes given \(such as 'clip100', "):
+        build_report(predictions, targets, tmp_path, votes=half, **options)
+
+
+def test_steps_in_two_orders_have_no_deviation(tmp_path, emotion_run):
+    votes, targets, predictions, _ = emotion_run
+    labels = votes.questions[0].labels[::-1]
+    turned = replace(votes, questions=(replace(votes.questions[0], labels=labels),), label_codes=5 - votes.label_codes)
+    said = replace(predictions, disagreement=np.zeros(240), disagreement_kind="deviation")
+    with pytest.raises(ValueError, match="in the predictions; a deviation needs one order of labels"):
+        build_report(said, targets, tmp_path, title="t", votes=turned, n_resamples=0)
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_votes_for_none_of_the_labels_are_counted(tmp_path):
+    several = Question.category("tags", ("a", "b"), multiple=True)
+    votes = VoteTable.from_columns(several, item=list("xxy"), annotator=list("pqp"), value=["a", None, "b"])
+    predictions = Predictions(items=["x", "y"], support=("a", "b"), probs=[[0.5, 0.5]] * 2, questions=(several,))
+    report = build_report(predictions, make_targets(votes, "tags"), tmp_path, title="t", votes=votes, n_resamples=0)
+    assert "compared with 2 votes" in report.summary and "Left out: votes for none of the labels: 1." in report.summary
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_blank_speakers_are_none_and_missing_splits_are_told(tmp_path, emotion_run):
+    _, targets, predictions, speakers = emotion_run
+    blank = item_table(dict.fromkeys(speakers, " "), split=["test"] * 100 + [None] * 140)
+    report = build_report(predictions, targets, tmp_path, title="t", items=blank, n_resamples=0)
+    assert "(speakers not given) of the splits not stated (140) and test (100) were" in report.summary
+    some = item_table(speakers | {"clip003": ""})
+    with pytest.raises(ValueError, match=r"1 evaluated items have no speaker \(such as 'clip003'\)"):
+        build_report(predictions, targets, tmp_path, title="t", items=some)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"on_missing": "drop"}, "on_missing is 'drop'; it is error or exclude."),
+        ({"n_resamples": -5}, "n_resamples is -5; give a whole number from 0 up, 0 for no intervals."),
+        ({"n_resamples": 5.5}, "n_resamples is 5.5; give a whole number from 0 up, 0 for no intervals."),
+    ],
+)
+def test_bad_options_are_one_sentence(tmp_path, emotion_run, options, message):
+    with pytest.raises(ValueError) as error:
+        build_report(emotion_run[2], emotion_run[1], tmp_path, title="t", **options)
+    assert str(error.value) == message
