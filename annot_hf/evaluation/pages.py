@@ -77,7 +77,8 @@ def write_pages(
         ],
         "notes": notes,
         "details": [
-            (key, value if isinstance(value, str) else json.dumps(plain(value))) for key, value in details.items()
+            (key, value if isinstance(value, str) else json.dumps(plain(value), ensure_ascii=False))
+            for key, value in details.items()
         ],
     }
     for kind, template in (("markdown", "report.md.j2"), ("html", "report.html.j2")):

@@ -158,6 +158,10 @@ class Predictions:
             found, expected = getattr(self, name), (size[0], len(self.scales))
             if found.shape != expected or not np.isfinite(found).all():
                 raise ValueError(f"Predictions have {name} of shape {found.shape}; give finite numbers {expected}.")
+        if (self.scale_deviations < 0).any():
+            raise ValueError(
+                f"Predictions have a scale deviation of {self.scale_deviations.min():g}; give numbers from 0 up."
+            )
         found = self.disagreement
         if found is not None and (found.shape != size[:1] or not ((found >= 0) & (found <= 1)).all()):
             raise ValueError(

@@ -74,6 +74,7 @@ def rater_measures(
         "rater_votes_own_head": int((~fallback).sum()),
         "rater_votes_consensus_fallback": int(fallback.sum()),
         "rater_votes_without_prediction": len(votes) - len(scored),
+        "rater_votes_incomplete": int(np.isnan(value[votes]).any(axis=1).sum()),
         "rater_votes_repeated": len(votes) - len(np.unique(pairs)),
         "raters_unseen": len(np.unique(ratings.annotator[scored[fallback]])),
     }

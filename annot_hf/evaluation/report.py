@@ -207,6 +207,7 @@ def _excluded(scores: Scores, targets: Targets, votes: VoteTable | None) -> dict
     reasons = dict(targets.excluded)
     reasons["predicted items without target"] = scores.counts["predicted_without_target"]
     reasons["items with votes but no prediction"] = scores.counts["target_without_prediction"]
+    reasons["answers to one scale only, which the distribution lacks"] = scores.counts["rater_votes_incomplete"]
     if votes is not None and targets.questions[0].multiple:
         heard = votes.select(items=scores.per_item["item"], questions=[targets.questions[0].name])
         reasons["votes for none of the labels"] = int((heard.label_codes < 0).sum())
@@ -226,7 +227,8 @@ def _summary(
     kind = f"{len(targets.support)} {'grid cells' if targets.questions[0].is_scale else 'labels'}"
     said = _many(counts["votes"], "vote")
     if counts["raters_voting"]:
-        some = "" if counts["rater_votes"] == counts["votes"] else f", {counts['rater_votes']:,} of them"
+        named = counts["rater_votes"] - counts["rater_votes_incomplete"]
+        some = "" if named == counts["votes"] else f", {named:,} of them"
         said += f"{some} by {_many(counts['raters_voting'], 'named rater')}"
     else:
         said += " without rater names"

@@ -134,6 +134,12 @@ def test_arguments_are_not_changed():
     assert probs.tolist() == [[0.25, 0.75], [1, 0]]
 
 
+def test_a_deviation_is_not_negative():
+    ones = {"scales": SCALES[:1], "scale_means": [[0], [0]]}
+    with pytest.raises(ValueError, match="Predictions have a scale deviation of -1; give numbers from 0 up"):
+        small(**ones, scale_deviations=[[1], [-1]])
+
+
 def test_frames_and_mappings_go_by_name():
     whole, names = small(), ["y", "x"]
     probs = pd.DataFrame({"b": [0, 0.75], "a": [1, 0.25]}, index=names)

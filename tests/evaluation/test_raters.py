@@ -12,6 +12,7 @@ from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.alignment import dimensions, expectation
 from annot_hf.evaluation.predictions import Predictions
 from annot_hf.evaluation.raters import rater_bias, recovered_bias
+from annot_hf.evaluation.report import build_report
 from annot_hf.evaluation.scoring import score
 from annot_hf.models.measures import ccc
 
@@ -132,6 +133,21 @@ def test_a_missing_dimension_is_left_out_of_that_dimension_only(grid_run):
     scores, full = score(predictions, holes, n_resamples=0), score(predictions, targets, n_resamples=0)
     assert scores["rater_ccc_activation"]["value"] == full["rater_ccc_activation"]["value"]
     assert scores["rater_ccc_valence"]["value"] != full["rater_ccc_valence"]["value"]
+
+
+def test_answers_to_one_scale_only_are_counted(tmp_path, grid_run):
+    votes, _, predictions, *_ = grid_run
+    first = votes.items[0]
+    keep = ~(
+        (votes.item_codes == 0) & (votes.question_codes == 1) & (votes.annotator_codes == votes.annotator_codes[0])
+    )
+    fewer = votes.select(mask=keep)
+    assert len(fewer) == len(votes) - 1
+    targets = make_targets(fewer, ("activation", "valence"), "kde", items=[first])
+    report = build_report(predictions, targets, tmp_path, title="t", votes=fewer, n_resamples=0, on_missing="exclude")
+    assert report.scores.counts["rater_votes"] == 6 and report.scores.counts["rater_votes_incomplete"] == 1
+    assert "compared with 5 votes by 6 named raters" in report.summary
+    assert "answers to one scale only, which the distribution lacks: 1." in report.summary
 
 
 def test_a_pair_answered_twice_is_refused(emotion_run):

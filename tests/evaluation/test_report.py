@@ -174,14 +174,14 @@ def hostile_run():
 
 def test_hostile_names_stay_text(tmp_path):
     votes, targets, predictions, items = hostile_run()
-    build_report(
-        predictions, targets, tmp_path, title="<img src=x onerror=1>", items=items, votes=votes, n_resamples=20
-    )
+    notes = {"labels": ["joie é | <b>"]}
+    title = "<img src=x onerror=1>"
+    build_report(predictions, targets, tmp_path, title=title, items=items, votes=votes, notes=notes, n_resamples=20)
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     page = Page(html)
     drawn = len(list((tmp_path / "plots").iterdir()))
     assert not {"script", "b", "i", "a"} & set(page.tags) and page.tags.count("img") == drawn == 9
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html and "joie é | &lt;b&gt;" in html
     assert "\u202e" not in html + (tmp_path / "report.md").read_text(encoding="utf-8")
     rendered = Page(MarkdownIt("commonmark").enable("table").render((tmp_path / "report.md").read_text("utf-8")))
     assert not {"script", "b", "i", "a", "code", "em"} & set(rendered.tags)
