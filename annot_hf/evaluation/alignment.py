@@ -2,14 +2,14 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from annot_hf.data.questions import Question
 from annot_hf.data.targets import Targets
-from annot_hf.evaluation.predictions import Predictions, by_name, check_unique
+from annot_hf.evaluation.predictions import Predictions, check_unique
 from annot_hf.models.measures import check_distributions
 
 FLOOR = 1e-8  # least predicted probability under a logarithm; the reports state it
@@ -108,16 +108,15 @@ def speakers_of(
     return np.array([str(name) for name in named], dtype=object)
 
 
-def marginal_of(marginal: Any, q: np.ndarray, support: Sequence[str]) -> tuple[np.ndarray, str]:
-    """The marginal distribution `(K,)`, exactly normalised, and what it is; without one, the mean of `q` `(n, K)`.
-
-    A mapping or series goes by the labels of `support`, an array by their order.
-    """
+def marginal_of(
+    marginal: Sequence[float] | np.ndarray | None, q: np.ndarray, support: Sequence[str]
+) -> tuple[np.ndarray, str]:
+    """The marginal distribution `(K,)`, exactly normalised, and what it is; without one, the mean of `q` `(n, K)`."""
     said = "the marginal distribution of the training votes"
     if marginal is None:
         said = "the mean distribution of the evaluated votes themselves (no training marginal was given)"
         marginal = q.mean(axis=0)
-    marginal, classes = by_name(marginal, "The marginal's entries", support), q.shape[1]
+    marginal, classes = np.asarray(marginal, dtype=np.float64), len(support)
     if marginal.shape != (classes,):
         raise ValueError(f"The marginal has shape {marginal.shape} for {classes} labels; give one probability a label.")
     check_distributions(marginal[None], "The marginal")

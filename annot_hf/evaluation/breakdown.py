@@ -18,7 +18,7 @@ from annot_hf.evaluation.calibration import (
     measure_residual,
 )
 from annot_hf.evaluation.equivalence import KEEP, Equivalence, rater_equivalence
-from annot_hf.evaluation.predictions import Predictions, by_name
+from annot_hf.evaluation.predictions import Predictions
 from annot_hf.evaluation.ranking import (
     SpeakerGroup,
     depths,
@@ -219,8 +219,13 @@ def vote_counts(targets: Targets, votes: VoteTable | None = None) -> np.ndarray 
     if votes is not None:
         if votes.weights is not None:
             return None
-        table = pd.DataFrame(votes.counts(question.name, targets.items), columns=votes.question(question.name).labels)
-        counts = by_name(table, "The votes' labels", targets.support)
+        labels = votes.question(question.name).labels
+        if sorted(labels) != sorted(targets.support):
+            raise ValueError(
+                f"Question {question.name!r} has the labels {', '.join(labels)} in the votes and {', '.join(targets.support)} "
+                "in the targets; give the votes that the targets were made from."
+            )
+        counts = votes.counts(question.name, targets.items)[:, [labels.index(label) for label in targets.support]]
         odd = counts.sum(axis=1) != targets.votes_per_item
         if odd.any():
             row = int(np.argmax(odd))

@@ -2,13 +2,12 @@
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
@@ -22,8 +21,7 @@ FORMAT = 1
 class Predictions:
     """Predicted distributions of votes, one row an item, and predicted answers of named raters, one row a pair.
 
-    D is the number of questions; a scale value lies in [-1, 1], the normalised scale of `Question.normalise`. Arrays may be
-    given as frames or mappings: what these name, labels, questions or items, is found by its name.
+    D is the number of questions; a scale value lies in [-1, 1], the normalised scale of `Question.normalise`.
 
     Attributes:
         items: Item names `(N,)`, each once.
@@ -64,22 +62,23 @@ class Predictions:
 
     def __post_init__(self) -> None:
         pairs, width = len(self.rater_items), self.rater_width
+        values = np.zeros((0, width)) if self.rater_values is None else self.rater_values
         fallback = np.zeros(pairs, bool) if self.rater_fallback is None else self.rater_fallback
-        asked: Sequence[str] = [question.name for question in self.questions] if self.is_scale else self.support
+        consensus = None if self.consensus is None else np.asarray(self.consensus, dtype=np.float64)
         for name, value in {
             "items": np.asarray(self.items, dtype=object),
             "support": tuple(self.support),
-            "probs": self._named("probs", self.support, self.items),
+            "probs": np.asarray(self.probs, dtype=np.float64),
             "questions": tuple(self.questions),
-            "consensus": self._named("consensus", asked, self.items),
+            "consensus": consensus,
             "rater_items": np.asarray(self.rater_items, dtype=np.int32),
             "rater_names": np.asarray(self.rater_names, dtype=object),
-            "rater_values": np.zeros((0, width)) if self.rater_values is None else self._named("rater_values", asked),
+            "rater_values": np.asarray(values, dtype=np.float64),
             "rater_fallback": np.asarray(fallback, dtype=bool),
             "scales": tuple(self.scales),
-            "scale_means": self._beside("scale_means"),
-            "scale_deviations": self._beside("scale_deviations"),
-            "disagreement": self._named("disagreement", self.items),
+            "scale_means": self._beside(self.scale_means),
+            "scale_deviations": self._beside(self.scale_deviations),
+            "disagreement": None if self.disagreement is None else np.asarray(self.disagreement, dtype=np.float64),
         }.items():
             object.__setattr__(self, name, value)
         self._check()
@@ -131,16 +130,9 @@ class Predictions:
         names = ", ".join(question.name for question in self.questions)
         return f"Predictions({len(self)} items, {len(self.rater_items)} rater answers, K={len(self.support)}: {names})"
 
-    def _beside(self, name: str) -> np.ndarray:
+    def _beside(self, values: np.ndarray | None) -> np.ndarray:
         """Numbers a scale question beside; none without such questions."""
-        if not self.scales or getattr(self, name) is None:
-            return np.zeros((len(self.items), 0))
-        return self._named(name, [question.name for question in self.scales], self.items)
-
-    def _named(self, name: str, *axes: Sequence[str]) -> np.ndarray | None:
-        """An attribute as an array in the order of the names of its columns and rows."""
-        values = getattr(self, name)
-        return None if values is None else by_name(values, f"Predictions' {name}", *axes)
+        return np.zeros((len(self.items), 0)) if not self.scales else np.asarray(values, dtype=np.float64)
 
     def _check(self) -> None:
         check_distributions(self.probs, "Predictions")
@@ -273,40 +265,6 @@ class Predictions:
                 name: _matrix(items[name]) for name in ("scale_means", "scale_deviations") if name in items.column_names
             },
         )
-
-
-def by_name(values: Any, what: str, names: Sequence[str], rows: Sequence[str] | None = None) -> np.ndarray:
-    """Numbers as an array; the columns (or entries) of a frame or mapping in the order of `names`, its rows in that of `rows`.
-
-    A frame or series that only numbers them 0, 1, ... goes by position, as arrays do.
-
-    Raises:
-        ValueError: Columns or rows are called otherwise.
-    """
-    if hasattr(values, "to_pandas"):  # an Arrow table, for instance
-        values = values.to_pandas()
-    if isinstance(values, Mapping):
-        values = (pd.Series if all(np.isscalar(entry) for entry in values.values()) else pd.DataFrame)(dict(values))
-    if isinstance(values, pd.DataFrame):
-        values = _in_order(values.T, what, names).T
-        names = rows
-    if isinstance(values, pd.DataFrame | pd.Series) and names is not None:
-        values = _in_order(values, what, names)
-    return np.asarray(values, dtype=np.float64)
-
-
-def _in_order(values: pd.DataFrame | pd.Series, what: str, names: Sequence[str]) -> pd.DataFrame | pd.Series:
-    """The rows of `values` by their names."""
-    found, names = values.index, list(names)
-    if isinstance(found, pd.RangeIndex) and found.start == 0 and found.step == 1:
-        return values
-    odd = [*found.difference(names), *pd.Index(names, dtype=object).difference(found)]
-    if odd or found.has_duplicates:
-        raise ValueError(
-            f"{what} name {odd[0] if odd else found[found.duplicated()][0]!r} on one side only or twice; name exactly "
-            f"{', '.join(map(str, names[:5]))}{' ...' if len(names) > 5 else ''}, or give a NumPy array in that order."
-        )
-    return values.loc[names]
 
 
 def check_unique(names: np.ndarray, what: str) -> None:

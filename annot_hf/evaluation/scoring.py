@@ -121,8 +121,7 @@ def score(
         predictions: What the model says.
         targets: What the votes say: the one reference of every number here.
         speakers: Speaker of each item, by name or in the order of `predictions.items`; resampling is then by speaker.
-        marginal: Distribution of the training votes `(K,)`, an array or by label. Without it the evaluated votes' own mean
-            stands in.
+        marginal: Distribution of the training votes `(K,)`. Without it the evaluated votes' own mean stands in.
         n_resamples: Bootstrap resamples behind each 95 % interval; 0 for none.
         seed: Seed of the resampling.
         on_missing: What to do with items that only one side has: raise, or leave them out and count them.

@@ -2,8 +2,6 @@ import json
 from dataclasses import replace
 
 import numpy as np
-import pandas as pd
-import pyarrow as pa
 import pytest
 from hypothesis import given, settings, strategies as st
 
@@ -12,7 +10,6 @@ from annot_hf.evaluation.comparison import compare
 from annot_hf.evaluation.crossval import pool_predictions
 from annot_hf.evaluation.predictions import Predictions
 from annot_hf.evaluation.report import build_report
-from annot_hf.evaluation.scoring import score
 
 EMOTIONS = ("anger", "disgust", "fear", "happy", "neutral", "sad")
 EMOTION = Question.category("emotion", ("a", "b"))
@@ -138,43 +135,6 @@ def test_a_deviation_is_not_negative():
     ones = {"scales": SCALES[:1], "scale_means": [[0], [0]]}
     with pytest.raises(ValueError, match="Predictions have a scale deviation of -1; give numbers from 0 up"):
         small(**ones, scale_deviations=[[1], [-1]])
-
-
-def test_frames_and_mappings_go_by_name():
-    whole, names = small(), ["y", "x"]
-    probs = pd.DataFrame({"b": [0, 0.75], "a": [1, 0.25]}, index=names)
-    for table in (probs, probs.loc[["x", "y"]].to_dict("list"), pa.table({"b": [0.75, 0], "a": [0.25, 1]})):
-        np.testing.assert_array_equal(small(probs=table).probs, whole.probs)
-    numbered = pd.DataFrame(whole.probs)  # names of its own it has none
-    np.testing.assert_array_equal(small(probs=numbered).probs, whole.probs)
-    own = pd.DataFrame(whole.rater_values[:, ::-1], columns=["b", "a"], index=["p", "q", "p"])
-    np.testing.assert_array_equal(small(rater_values=own).rater_values, whole.rater_values)
-    said = small(disagreement=pd.Series([0.2, 0.7], index=names), disagreement_kind="entropy", consensus=probs)
-    assert said.disagreement.tolist() == [0.7, 0.2] and said.consensus.tolist() == whole.probs.tolist()
-    means = pd.DataFrame({"valence": [1, 2], "activation": [3, 4]}, index=names)
-    beside = small(scales=SCALES, scale_means=means, scale_deviations=means)
-    assert beside.scale_means.tolist() == beside.scale_deviations.tolist() == [[4, 2], [3, 1]]
-
-
-@pytest.mark.parametrize(
-    ("columns", "index", "odd"),
-    [(["a", "c"], ["x", "y"], "'c'"), (["a", "b"], ["x", "z"], "'z'"), (["a", "a"], ["x", "y"], "'b'")],
-)
-def test_other_names_are_refused(columns, index, odd):
-    with pytest.raises(ValueError) as error:
-        small(probs=pd.DataFrame([[0.25, 0.75], [1, 0]], columns=columns, index=index))
-    assert f"Predictions' probs name {odd} on one side only or twice; name exactly" in str(error.value)
-
-
-def test_a_marginal_with_names_goes_by_name(emotion_run):
-    _, targets, predictions, _ = emotion_run
-    base = np.arange(1, 7) / 21
-    expected = score(predictions, targets, marginal=base, n_resamples=0)["jsd"]["marginal"]
-    named = dict(zip(EMOTIONS, base, strict=True))
-    for table in (dict(reversed(named.items())), pd.Series(named).iloc[::-1]):
-        assert score(predictions, targets, marginal=table, n_resamples=0)["jsd"]["marginal"] == expected
-    with pytest.raises(ValueError, match="The marginal's entries name 'joy' on one side only"):
-        score(predictions, targets, marginal=named | {"joy": 0.0})
 
 
 def test_labels_in_another_order_give_the_same_report(tmp_path, emotion_run):

@@ -319,6 +319,9 @@ def test_votes_go_by_label_and_must_be_those_of_the_targets(tmp_path, emotion_ru
         for one in (votes, turned)
     ]
     assert told[0].to_dict() == told[1].to_dict()
+    other = replace(votes, questions=(Question.category("emotion", [*"abcde", "sad"]),))
+    with pytest.raises(ValueError, match="has the labels a, b, c, d, e, sad in the votes and anger, disgust"):
+        build_report(predictions, targets, tmp_path, votes=other, **options)
     fewer = votes.select(mask=np.arange(len(votes)) > 0)
     with pytest.raises(
         ValueError, match=r"Item 'clip000' has 6 votes on emotion and its target 7; give the votes that"
