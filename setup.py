@@ -66,7 +66,7 @@ setup(
         "datasets>=5.2,<6",
         "huggingface-hub>=2.4,<3",
         "jinja2",
-        "matplotlib",
+        "matplotlib>=3.11",
         "numpy>=2",
         "pandas",
         "pyarrow",

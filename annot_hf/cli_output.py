@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ console = Console(width=None if sys.stdout.isatty() else 120)  # a pipe has no w
 
 def print_table(table: "ReportTable") -> None:
     """A table of the evaluation with its note."""
-    shown = Table(*table.columns, title=table.title, title_justify="left")
+    shown = Table(*(Column(Text(name)) for name in table.columns), title=Text(table.title), title_justify="left")
     shown.columns[0].overflow = "fold"
     for row in table.rows:
         shown.add_row(*(Text(cell.text) for cell in row))

@@ -96,9 +96,11 @@ def report(folder: Path, corpus: Path, out: Path, truth: Path | None, conditions
     from annot_hf.evaluation.robustness import read_conditions
 
     predictions, exported = Predictions.load(folder), read_export(corpus)
+    targets = _targets(predictions, exported)
+    predictions = predictions.in_order(targets.support)
     built = build_report(
         predictions,
-        _targets(predictions, exported),
+        targets,
         out,
         title=f"{exported.name}: {_about(predictions)}",
         items=exported.items,
@@ -118,10 +120,12 @@ def compare(first: Path, second: Path, corpus: Path, out: Path) -> Path:
     from annot_hf.evaluation.predictions import Predictions
 
     exported, runs = read_export(corpus), [Predictions.load(first), Predictions.load(second)]
+    targets = _targets(runs[0], exported)
+    runs = [run.in_order(targets.support) for run in runs]
     marginals = [run.meta.pop("marginal", None) for run in runs]
     built = build_comparison(
         *runs,
-        _targets(runs[0], exported),
+        targets,
         out,
         title=f"{exported.name}: {_about(runs[0])}",
         names=(str(first), str(second)),

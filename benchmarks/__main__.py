@@ -13,7 +13,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 
 from benchmarks.timing import HEADER
 
-SUBJECTS = "votes divergence kde import msp_podcast layers predict saliency saturation seedbert annotate dime".split()
+SUBJECTS = "votes divergence kde import msp_podcast layers predict saliency saturation seedbert annotate".split()
+SUBJECTS += "dime statistics".split()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,7 +5,6 @@ import http.client
 import json
 import re
 import threading
-import time
 import urllib.request
 from pathlib import Path
 
@@ -72,7 +71,7 @@ def test_the_parameters_counted_are_those_of_the_published_checkpoint():
     assert found.head == 4 * d * d + 4 * d + d * d + d + norms + d * (d // 2) + d // 2 + (d // 2) * 4 + 4
 
 
-@pytest.mark.parametrize("slow", [{"stall": 30.0}, {"drip": 30.0}])
+@pytest.mark.parametrize("slow", [{"stall": 60.0}, {"drip": 1.0}])
 def test_the_chat_server_goes_quietly_while_it_stalls(caplog, slow):
     came, ended = threading.Semaphore(0), []
     audio = {"input_audio": {"data": base64.b64encode(b"RIFF").decode()}}
@@ -84,18 +83,18 @@ def test_the_chat_server_goes_quietly_while_it_stalls(caplog, slow):
 
     def ask(url):
         try:
-            urllib.request.urlopen(urllib.request.Request(url, body), timeout=20).read()
+            urllib.request.urlopen(urllib.request.Request(url, body), timeout=600).read()
         except (OSError, http.client.HTTPException) as error:
             ended.append(error)
 
-    start = time.monotonic()
     with serve(answer) as url:
         asking = [threading.Thread(target=ask, args=(url,)) for _ in range(3)]
         for one in asking:
             one.start()
         for _ in asking:
-            assert came.acquire(timeout=10)
+            came.acquire()
     for one in asking:
-        one.join(10)
-    assert len(ended) == 3 and time.monotonic() - start < 5  # connections are closed, not left to time out
+        one.join()
+    # connections are closed: one that was left open would have brought its answer, late
+    assert len(ended) == 3 and not any(isinstance(error, TimeoutError) for error in ended)
     assert not caplog.records

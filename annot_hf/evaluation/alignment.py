@@ -40,7 +40,7 @@ class Pairing:
 
 
 def align(predictions: Predictions, targets: Targets, *, on_missing: Literal["error", "exclude"] = "error") -> Pairing:
-    """Pair predictions with targets by item name.
+    """Pair predictions with targets by item name, and by label name where both list the same labels.
 
     Args:
         predictions: What the model says.
@@ -50,11 +50,9 @@ def align(predictions: Predictions, targets: Targets, *, on_missing: Literal["er
     Raises:
         ValueError: The supports differ, items do not match, a target is not a distribution, or nothing is left.
     """
-    if tuple(predictions.support) != tuple(targets.support):
-        raise ValueError(
-            f"Predictions are over ({', '.join(predictions.support)}) and targets over ({', '.join(targets.support)}); "
-            "make both with the same question, labels and bins."
-        )
+    if on_missing not in ("error", "exclude"):
+        raise ValueError(f"on_missing is {on_missing!r}; it is error or exclude.")
+    predictions = predictions.in_order(targets.support)
     check_distributions(targets.probs, "Targets")
     check_unique(targets.items, "Targets' items")
     rows = pd.Index(predictions.items).get_indexer(pd.Index(np.asarray(targets.items, dtype=object)))
@@ -85,7 +83,7 @@ def align(predictions: Predictions, targets: Targets, *, on_missing: Literal["er
 def speakers_of(
     speakers: Mapping[str, str] | Sequence[str] | np.ndarray | None, predictions: Predictions, pairing: Pairing
 ) -> np.ndarray | None:
-    """Speaker of every evaluated item `(n,)`; None, so that items are resampled, when every one of them is null.
+    """Speaker of every evaluated item `(n,)`; None, so that items are resampled, when every one of them is null or blank.
 
     Raises:
         ValueError: Some evaluated items have a speaker and others do not, or the items are not those predicted.
@@ -101,7 +99,7 @@ def speakers_of(
                 f"There are {len(speakers)} speakers for {len(predictions)} predicted items; give one an item."
             )
         named, known = np.asarray(speakers, dtype=object)[pairing.predicted], True
-    missing = pairing.items[[bool(pd.isna(name)) for name in named]]
+    missing = pairing.items[[bool(pd.isna(name)) or not str(name).strip() for name in named]]
     if known and len(missing) == len(named):
         return None
     if len(missing):

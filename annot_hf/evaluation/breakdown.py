@@ -208,12 +208,32 @@ def make_reference(
 
 
 def vote_counts(targets: Targets, votes: VoteTable | None = None) -> np.ndarray | None:
-    """Whole votes per label `(N, K)` behind the targets; None when they are weighted, multi-select or not kept."""
+    """Whole votes per label `(N, K)` behind the targets; None when they are weighted, multi-select or not kept.
+
+    Raises:
+        ValueError: The votes are others than those that the targets were made from.
+    """
     question = targets.questions[0]
     if question.multiple:
         return None
     if votes is not None:
-        return None if votes.weights is not None else votes.counts(question.name, targets.items)
+        if votes.weights is not None:
+            return None
+        labels = votes.question(question.name).labels
+        if sorted(labels) != sorted(targets.support):
+            raise ValueError(
+                f"Question {question.name!r} has the labels {', '.join(labels)} in the votes and {', '.join(targets.support)} "
+                "in the targets; give the votes that the targets were made from."
+            )
+        counts = votes.counts(question.name, targets.items)[:, [labels.index(label) for label in targets.support]]
+        odd = counts.sum(axis=1) != targets.votes_per_item
+        if odd.any():
+            row = int(np.argmax(odd))
+            raise ValueError(
+                f"Item {targets.items[row]!r} has {counts[row].sum():g} votes on {question.name} and its target "
+                f"{targets.votes_per_item[row]:g}; give the votes that the targets were made from."
+            )
+        return counts
     counts = targets.probs * np.asarray(targets.votes_per_item)[:, None]
     whole = np.round(counts)
     return whole if targets.method == "soft" and np.allclose(counts, whole, atol=1e-6) else None

@@ -123,7 +123,7 @@ def plot_equivalence(told: Equivalence, names: Mapping[str, str]) -> Figure:
     for (system, name), (colour, dashes) in zip(names.items(), SYSTEM_STYLES, strict=False):
         loss, worth = told.systems[system]["loss"], told.systems[system]["worth"]
         axis.axhline(
-            loss["value"], color=colour, linestyle=dashes, linewidth=1.4, label=f"{short(name)}: {_short(worth)}"
+            loss["value"], color=colour, linestyle=dashes, linewidth=1.4, label=f" {short(name)}: {_short(worth)}"
         )
         if loss["low"] is not None:
             axis.axhspan(loss["low"], loss["high"], color=colour, alpha=0.13, linewidth=0)

@@ -25,7 +25,7 @@ def plot_differences(records: Mapping[str, Mapping[str, Any]], names: tuple[str,
     figure = Figure(figsize=(7.0, 1.5 + 0.3 * len(shown)), layout="constrained")
     axis = figure.subplots()
     axis.axvline(0, color=FAINT, linewidth=1, zorder=0)
-    labels = {"a": f"{short(names[0])} better", "b": f"{short(names[1])} better", "": "undecided"}
+    labels = {"a": f" {short(names[0])} better", "b": f" {short(names[1])} better", "": "undecided"}
     for row, one in enumerate(shown):
         sign = (1 if one["better"] == "higher" else -1) / (100 if one["unit"] == "%" else 1)
         colour, marker = _SIDES[one["verdict"]]

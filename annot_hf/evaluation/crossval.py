@@ -14,6 +14,7 @@ import numpy as np
 from annot_hf.data.folds import PARTS, Fold, sizes_of
 from annot_hf.data.targets import Targets
 from annot_hf.evaluation.alignment import align
+from annot_hf.evaluation.pages import markdown_safe
 from annot_hf.evaluation.predictions import Predictions
 from annot_hf.evaluation.scoring import describe, measure, measure_entropy_ranks
 from annot_hf.evaluation.statistics import Measured
@@ -23,6 +24,7 @@ from annot_hf.evaluation.systems import (
     PAIRED,
     SystemScores,
     differences_markdown,
+    list_markdown,
     records_of,
     run_key,
     scores_markdown,
@@ -34,6 +36,7 @@ DISTRIBUTIONS = (
     ("cross_entropy", "Cross-entropy (nats)", 3),
     *(column for column in MAIN if column[0] == "gap_closed"),
 )
+ALIKE = ("support", "questions", "scales", "disagreement_kind")  # what predictions to be pooled have in common
 
 
 def pool_predictions(parts: Sequence[Predictions]) -> Predictions:
@@ -45,8 +48,10 @@ def pool_predictions(parts: Sequence[Predictions]) -> Predictions:
     if not parts:
         raise ValueError("There are no predictions to pool; give those of one part at least.")
     first = parts[0]
+    alike = sorted(first.support)
+    parts = [part.in_order(first.support) if sorted(part.support) == alike else part for part in parts]
     for part in parts[1:]:
-        if (part.support, part.questions, part.scales) != (first.support, first.questions, first.scales):
+        if any(getattr(part, name) != getattr(first, name) for name in ALIKE):
             raise ValueError(
                 f"Predictions over ({', '.join(part.support)}) and ({', '.join(first.support)}) do not go together."
             )
@@ -63,12 +68,14 @@ def pool_predictions(parts: Sequence[Predictions]) -> Predictions:
             "scale_deviations",
         )
     }
-    agreed = [part.consensus for part in parts]
+    agreed, spread = ([getattr(part, name) for part in parts] for name in ("consensus", "disagreement"))
     return Predictions(
         support=first.support,
         questions=first.questions,
         scales=first.scales,
         consensus=None if any(one is None for one in agreed) else np.concatenate(agreed),
+        disagreement=None if any(one is None for one in spread) else np.concatenate(spread),
+        disagreement_kind=first.disagreement_kind,
         rater_items=np.concatenate([part.rater_items + start for part, start in zip(parts, starts, strict=True)]),
         **joined,
     )
@@ -186,7 +193,7 @@ def count_folds(targets: Targets, folds: Sequence[Fold], groups: np.ndarray) -> 
 def crossval_markdown(found: SystemScores) -> str:
     """The tables of a cross-validation, how large its folds are, and what they lack."""
     names = list(found.counts["runs"])
-    repeats, unit, folds = found.counts["runs"][names[0]], found.counts["unit"], found.counts["folds"]
+    repeats, unit, folds = found.counts["runs"][names[0]], markdown_safe(found.counts["unit"]), found.counts["folds"]
     grouped = "" if unit == "item" else f" of {found.counts['groups']:,} {unit}s"
     times = "once" if repeats == 1 else f"{repeats} times"
     left_out = found.counts["items not tested"]
@@ -200,11 +207,11 @@ def crossval_markdown(found: SystemScores) -> str:
     parts = [head, *(scores_markdown(found, columns, [*names, "marginal"]) for columns in (LABELS, DISTRIBUTIONS))]
     if len(names) > 1:
         parts += [
-            f"Difference to {names[0]}, paired:",
+            f"Difference to {markdown_safe(names[0])}, paired:",
             *(differences_markdown(found, columns, names) for columns in (LABELS, DISTRIBUTIONS)),
         ]
     parts.append(_sizes_markdown(folds, unit))
-    return "\n\n".join([*parts, "\n".join(f"- {note}" for note in [*_lacks(found, repeats), *found.notes])]) + "\n"
+    return "\n\n".join([*parts, list_markdown([*_lacks(found, repeats), *found.notes])]) + "\n"
 
 
 def _sizes_markdown(folds: Sequence[Mapping[str, Any]], unit: str) -> str:

@@ -37,6 +37,12 @@ def score_disagreement(
     """
     if predictions.disagreement is None:
         return None
+    asked = votes.question(predictions.questions[0].name)
+    if predictions.disagreement_kind == "deviation" and not asked.is_scale and asked.labels != predictions.support:
+        raise ValueError(
+            f"Question {asked.name!r} has the steps {', '.join(asked.labels)} in the votes and "
+            f"{', '.join(predictions.support)} in the predictions; a deviation needs one order of labels."
+        )
     row = {name: index for index, name in enumerate(predictions.items)}
     names = [question.name for question in predictions.questions]
     true = disagreement(votes, names, items, predictions.disagreement_kind)

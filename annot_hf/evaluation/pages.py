@@ -5,6 +5,7 @@ import json
 import os
 import re
 import unicodedata
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from annot_hf.evaluation.plots import printable, save_figure
+from annot_hf.evaluation.plots import number_key, printable, readable, save_figure
 from annot_hf.evaluation.tables import Table
 
 DPI = 160
@@ -58,12 +59,17 @@ def write_pages(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     files = {"json": folder / "report.json", "markdown": folder / "report.md", "html": folder / "report.html"}
-    drawn = []
+    drawn, numbered = [], {}
     for section in sections:
         drawn.append([])
         for name, (draw, caption) in section.figures.items():
-            files[name] = save_figure(draw, folder / "plots" / f"{name}.png", dpi=DPI)
+            files[name] = save_figure(
+                lambda draw=draw: readable(draw(), numbered), folder / "plots" / f"{name}.png", dpi=DPI
+            )
             drawn[-1].append(_inline(files[name], caption))
+    if numbered:
+        notes = [*notes, number_key(numbered)]
+        warnings.warn(notes[-1], stacklevel=2)
     page = {
         "title": title,
         "summary": summary,
@@ -72,7 +78,8 @@ def write_pages(
         ],
         "notes": notes,
         "details": [
-            (key, value if isinstance(value, str) else json.dumps(plain(value))) for key, value in details.items()
+            (key, value if isinstance(value, str) else json.dumps(plain(value), ensure_ascii=False))
+            for key, value in details.items()
         ],
     }
     for kind, template in (("markdown", "report.md.j2"), ("html", "report.html.j2")):

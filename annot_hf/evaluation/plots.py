@@ -1,10 +1,13 @@
 """Figures of a report: plain matplotlib objects on the Agg canvas, no global state, colours safe for the colour-blind.
 
 Votes are dark, the model blue, the marginal orange (Okabe & Ito 2008), and shapes differ too, for grey prints. Names
-are drawn as they are: a `$` never starts a formula.
+are drawn as they are: a `$` never starts a formula, and letters that the usual font lacks come from another one that
+Matplotlib knows, or a number stands for the name.
 """
 
+import functools
 import os
+import re
 import textwrap
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -14,12 +17,16 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ft2font import FaceFlags
+from matplotlib.text import Text
 
 VOTES, MODEL, MARGINAL, FAINT, GRID = "#333333", "#0072B2", "#E69F00", "#BBBBBB", "#E6E6E6"
 MAX_BARS = 20
+_UNASSIGNED = 0x0378  # a code point without a letter: a font that has it draws boxes
 STYLE = {
     "font.family": ["DejaVu Sans"],
     "font.size": 9.0,
@@ -32,6 +39,7 @@ STYLE = {
     "axes.axisbelow": True,
     "legend.frameon": False,
     "text.parse_math": False,
+    "text.usetex": False,
     "figure.facecolor": "white",
     "svg.fonttype": "none",
 }
@@ -44,17 +52,86 @@ def _style() -> Iterator[None]:
 
 
 def save_figure(draw: Callable[[], Figure], path: str | os.PathLike[str], *, dpi: int = 160) -> Path:
-    """Draw with the report's style and write a PNG without time stamps, so that equal data give equal files."""
-    path = Path(path)
+    """Draw with the report's style and write a PNG without time stamps, so that equal data give equal files.
+
+    Where a number stands for a name, a warning says for which; see `readable`.
+    """
+    path, numbered = Path(path), {}
     path.parent.mkdir(parents=True, exist_ok=True)
     with _style():
-        figure = draw()
+        figure = readable(draw(), numbered)
         figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
         FigureCanvasAgg(figure)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing from")  # a box in the plot says as much
-            figure.savefig(path, dpi=dpi, metadata={"Software": None})
+        figure.savefig(path, dpi=dpi, metadata={"Software": None})
+    if numbered:
+        warnings.warn(number_key(numbered), stacklevel=2)
     return path
+
+
+def readable(figure: Figure, numbered: dict[str, int]) -> Figure:
+    """The figure without a letter that would be drawn as a box.
+
+    Letters that the usual font lacks are drawn in fonts that have them. Where Matplotlib knows none, a number in brackets
+    takes the place of the name.
+
+    Args:
+        figure: The figure, which is changed.
+        numbered: What each number stands for; new names are added.
+    """
+    axes = [axis for one in figure.axes for axis in (one.xaxis, one.yaxis)]
+    ticks = [label for axis in axes for label in axis.get_ticklabels()]
+    texts = [*figure.findobj(Text), *ticks]
+    letters = {ord(letter) for text in texts for letter in text.get_text() if not letter.isspace()}
+    lacking = letters - _letters(font_manager.findfont(STYLE["font.family"][0]))
+    if not lacking:
+        return figure
+    families, lacking = _families(lacking)
+    for text in texts:
+        text.set_fontfamily([*STYLE["font.family"], *families])
+    if lacking:
+        some = f"[^\x00-\x7f]*[{''.join(re.escape(chr(letter)) for letter in sorted(lacking))}][^\x00-\x7f]*"
+        names = re.compile(f"{some}(?: +{some})*")
+
+        def name(text: str) -> str:
+            return names.sub(lambda found: f"[{numbered.setdefault(found[0], len(numbered) + 1)}]", text)
+
+        for axis in axes:
+            told = [label.get_text() for label in axis.get_ticklabels()]
+            if any(map(names.search, told)):
+                axis.set_ticklabels([name(text) for text in told])
+        for text in texts:
+            text.set_text(name(text.get_text()))
+    return figure
+
+
+def number_key(numbered: Mapping[str, int]) -> str:
+    """What the numbers of `readable` stand for, in a sentence."""
+    told = ", ".join(f"[{number}] {name}" for name, number in numbered.items())
+    return f"No font here has all letters of some names, for which figures have numbers: {told}."
+
+
+def _families(lacking: set[int]) -> tuple[list[str], set[int]]:
+    """Font families that have these code points, and what no font has."""
+    families = []
+    upright = [entry for entry in font_manager.fontManager.ttflist if entry.style == entry.stretch == "normal"]
+    for entry in sorted(upright, key=lambda one: (one.weight != 400, "Sans" not in one.name, one.name)):
+        found = lacking & _letters(font_manager.FontPath(entry.fname, entry.index)) if lacking else set()
+        if found and entry.name not in families:
+            families.append(entry.name)
+            lacking = lacking - found
+    return families, lacking
+
+
+@functools.cache
+def _letters(path: str) -> frozenset[int]:
+    """Code points of a font file; none of one that draws bitmaps, or boxes for anything."""
+    try:
+        font = font_manager.get_font(path)
+        found = frozenset(font.get_charmap())
+    except (OSError, RuntimeError):
+        return frozenset()
+    plain = FaceFlags.SCALABLE in font.face_flags and FaceFlags.COLOR not in font.face_flags
+    return found if plain and _UNASSIGNED not in found else frozenset()
 
 
 def short(name: object, width: int = 24) -> str:
@@ -280,6 +357,9 @@ def _diagonal(axis: Axes, low: float, high: float, label: str) -> None:
 
 
 def legend(figure: Figure, axis: Axes, columns: int) -> None:
-    """A legend above the axes, out of the data's way."""
+    """A legend above the axes, out of the data's way.
+
+    Matplotlib leaves out what begins with an underscore, so a name of the user's has a space before it, which is cut here.
+    """
     handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, [textwrap.shorten(name, 40) for name in labels], loc="outside upper center", ncols=columns)
+    figure.legend(handles, [textwrap.shorten(name, 48) for name in labels], loc="outside upper center", ncols=columns)

@@ -2,7 +2,8 @@
 
 import json
 import os
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,36 @@ class Predictions:
         """Numbers per rater answer: D for scales, K for a category question."""
         return len(self.questions) if self.is_scale else len(self.support)
 
+    def in_order(self, support: Sequence[str]) -> "Predictions":
+        """The same predictions with the labels of their category question in the order of `support`.
+
+        Raises:
+            ValueError: Those are other labels, or other cells of a grid, whose order is that of the scales.
+        """
+        if tuple(support) == self.support:
+            return self
+        if self.is_scale or sorted(support) != sorted(self.support):
+            raise ValueError(
+                f"Predictions are over ({', '.join(self.support)}) and targets over ({', '.join(support)}); "
+                "make both with the same question, labels and bins."
+            )
+        if self.disagreement_kind == "deviation":
+            raise ValueError(
+                f"Predictions of deviation take the labels for steps in the order {', '.join(self.support)}, and the targets "
+                f"list {', '.join(support)}; give both one order."
+            )
+        order = [self.support.index(label) for label in support]
+        known = self.meta.get("marginal")
+        return replace(
+            self,
+            support=tuple(support),
+            probs=self.probs[:, order],
+            questions=(replace(self.questions[0], labels=tuple(support)),),
+            consensus=None if self.consensus is None else self.consensus[:, order],
+            rater_values=self.rater_values[:, order],
+            meta=self.meta if known is None else self.meta | {"marginal": np.asarray(known)[order].tolist()},
+        )
+
     def __len__(self) -> int:
         return len(self.items)
 
@@ -132,6 +163,10 @@ class Predictions:
             found, expected = getattr(self, name), (size[0], len(self.scales))
             if found.shape != expected or not np.isfinite(found).all():
                 raise ValueError(f"Predictions have {name} of shape {found.shape}; give finite numbers {expected}.")
+        if (self.scale_deviations < 0).any():
+            raise ValueError(
+                f"Predictions have a scale deviation of {self.scale_deviations.min():g}; give numbers from 0 up."
+            )
         found = self.disagreement
         if found is not None and (found.shape != size[:1] or not ((found >= 0) & (found <= 1)).all()):
             raise ValueError(

@@ -27,10 +27,14 @@ def rater_scores(
 ) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
     """Measures over the votes of named raters for which the model predicts an answer, and how many took which route.
 
-    For scales, per question: CCC over all votes, the mean of each rater's own CCC (raters with at least two votes; its
-    interval resamples raters), and the mean absolute error in units of the scale. For a category question: accuracy
-    and cross-entropy of the rater's own label. Beside the rater's prediction stand the consensus prediction and the
-    marginal, on the same votes.
+    Each vote counts: a rater who chose several labels of an item, or voted on it several times, gave one answer in the
+    prediction, against which each of the votes is held (targets hold a rater's mean where repeated ratings of a scale can be
+    told). Where the rater was unseen in training, the consensus is the rater's answer.
+
+    For scales, per question: CCC over all votes; CCC over items of the mean of the raters' answers, predicted and given
+    (arXiv 2408.11956); the mean of each rater's own CCC (raters with at least two votes; its interval resamples raters); and
+    the mean absolute error in units of the scale. For a category question: accuracy and cross-entropy of the rater's own
+    label. Beside the rater's prediction stand the consensus prediction and the marginal, on the same votes.
 
     Returns:
         Records as in `Scores`, empty without any such vote, and the counts.
@@ -52,7 +56,7 @@ def rater_measures(
     seed: int,
 ) -> tuple[dict[str, Measured], dict[str, int], np.ndarray]:
     """`rater_scores` with all resamples, and which of `targets.ratings` were scored."""
-    ratings = targets.ratings
+    predictions, ratings = predictions.in_order(targets.support), targets.ratings
     evaluated = np.full(len(targets.items), -1)
     evaluated[pairing.target] = np.arange(len(pairing.target))
     item = evaluated[ratings.item]
@@ -60,7 +64,8 @@ def rater_measures(
     answered = np.isfinite(value).any(axis=1) if targets.questions[0].is_scale else value[:, 0] >= 0
     votes = np.flatnonzero((item >= 0) & answered)
     keys, rows = _answers(predictions, targets, pairing)
-    answers = keys.get_indexer(item[votes] * len(targets.annotators) + ratings.annotator[votes])
+    pairs = item[votes] * len(targets.annotators) + ratings.annotator[votes]
+    answers = keys.get_indexer(pairs)
     scored, rows = votes[answers >= 0], rows[answers[answers >= 0]]
     fallback = predictions.rater_fallback[rows]
     counts = {
@@ -69,6 +74,9 @@ def rater_measures(
         "rater_votes_own_head": int((~fallback).sum()),
         "rater_votes_consensus_fallback": int(fallback.sum()),
         "rater_votes_without_prediction": len(votes) - len(scored),
+        "rater_votes_incomplete": int(np.isnan(value[votes]).any(axis=1).sum()),
+        "rater_votes_repeated": len(votes) - len(np.unique(pairs)),
+        "raters_unseen": len(np.unique(ratings.annotator[scored[fallback]])),
     }
     if not len(scored):
         return {}, counts, scored
@@ -78,7 +86,8 @@ def rater_measures(
     spoken_by = item[scored] if clusters is None else clusters[item[scored]]
     systems = _systems(predictions, targets, pairing, item[scored], rows, marginal)
     if targets.questions[0].is_scale:
-        return _scale_measures(targets, value[scored], systems, rater, spoken_by, options, counts), counts, scored
+        measured = _scale_measures(targets, value[scored], systems, rater, item[scored], spoken_by, options, counts)
+        return measured, counts, scored
     return _category_measures(value[scored, 0].astype(int), systems, spoken_by, options), counts, scored
 
 
@@ -233,6 +242,7 @@ def _scale_measures(
     value: np.ndarray,
     systems: dict[str, np.ndarray],
     rater: np.ndarray,
+    item: np.ndarray,
     clusters: np.ndarray,
     options: dict[str, int],
     counts: dict[str, int],
@@ -252,6 +262,16 @@ def _scale_measures(
         error = {name: sums[f"{name}/error"] / sums["count"] for name in systems}
         records[f"rater_ccc_{question.name}"] = Measured(
             f"CCC over all votes of named raters, {question.name}", "-1 to 1", "higher", pooled
+        )
+        _, first, of = np.unique(item[rated], return_index=True, return_inverse=True)
+        share = sparse.csr_array((1 / np.bincount(of)[of], (of, np.arange(len(of)))))
+        means = {name: moments(share @ said[rated, index], share @ vote) for name, said in systems.items()}
+        sums = resample_sums(means, clusters[rated][first], **options)
+        records[f"mean_answer_ccc_{question.name}"] = Measured(
+            f"CCC of the mean of the raters' answers to an item, {question.name}",
+            "-1 to 1",
+            "higher",
+            {name: ccc_of(sums[name]) for name in systems},
         )
         _, codes = np.unique(rater[rated], return_inverse=True)
         several = np.bincount(codes) >= MIN_VOTES

@@ -13,7 +13,7 @@ from annot_hf.data.agreement import agreement
 from annot_hf.data.targets import Targets
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation import plots
-from annot_hf.evaluation.alignment import align
+from annot_hf.evaluation.alignment import align, examples, marginal_of
 from annot_hf.evaluation.breakdown import Breakdown, Groups, break_down
 from annot_hf.evaluation.breakdown_sections import breakdown_sections
 from annot_hf.evaluation.disagreement import disagreement_table, score_disagreement
@@ -113,6 +113,12 @@ def build_report(
         columns = groups_of(about, groups)
         behind = break_down(predictions, targets, speakers=speakers, groups=columns, votes=votes, **options)
     heard = None if votes is None else votes.select(items=scores.per_item["item"])
+    if heard is not None and len(heard.items) < len(scores.per_item):
+        without = scores.per_item["item"][~scores.per_item["item"].isin(heard.items)].to_numpy()
+        raise ValueError(
+            f"{len(without)} evaluated items have no vote in the votes given{examples(without)}; give the votes that the "
+            "targets were made from."
+        )
     found = None
     if truth is not None and predictions.is_scale and (~predictions.rater_fallback).any():
         found = recovered_bias(predictions, truth.raters, votes=heard, n_resamples=n_resamples, seed=seed)
@@ -201,6 +207,10 @@ def _excluded(scores: Scores, targets: Targets, votes: VoteTable | None) -> dict
     reasons = dict(targets.excluded)
     reasons["predicted items without target"] = scores.counts["predicted_without_target"]
     reasons["items with votes but no prediction"] = scores.counts["target_without_prediction"]
+    reasons["answers to one scale only, which the distribution lacks"] = scores.counts["rater_votes_incomplete"]
+    if votes is not None and targets.questions[0].multiple:
+        heard = votes.select(items=scores.per_item["item"], questions=[targets.questions[0].name])
+        reasons["votes for none of the labels"] = int((heard.label_codes < 0).sum())
     reasons |= {} if votes is None else {f"votes: {reason}": rows for reason, rows in votes.exclusions.items()}
     return {reason: count for reason, count in reasons.items() if count}
 
@@ -217,14 +227,17 @@ def _summary(
     kind = f"{len(targets.support)} {'grid cells' if targets.questions[0].is_scale else 'labels'}"
     said = _many(counts["votes"], "vote")
     if counts["raters_voting"]:
-        some = "" if counts["rater_votes"] == counts["votes"] else f", {counts['rater_votes']:,} of them"
+        named = counts["rater_votes"] - counts["rater_votes_incomplete"]
+        some = "" if named == counts["votes"] else f", {named:,} of them"
         said += f"{some} by {_many(counts['raters_voting'], 'named rater')}"
     else:
         said += " without rater names"
     spoken = f" by {_many(counts['speakers'], 'speaker')}" if counts["speakers"] else " (speakers not given)"
     splits = ""
     if about is not None and "split" in about:
-        found = about["split"].reindex(scores.per_item["item"]).dropna().astype(str).value_counts()
+        known = about["split"].reindex(scores.per_item["item"])
+        found = known.astype(object).where(known.notna(), "not stated").astype(str).value_counts()
+        found = found if known.notna().any() else found.iloc[:0]
         each = " and ".join(name if len(found) == 1 else f"{name} ({count:,})" for name, count in found.items())
         splits = f" of the split{'s' if len(found) > 1 else ''} {each}" if len(found) else ""
     left_out = "; ".join(f"{reason}: {count:,}" for reason, count in excluded.items())
@@ -269,7 +282,7 @@ def _figures(
     """Every figure that the data allow: what draws it, and its caption."""
     pairing = align(predictions, targets, on_missing=on_missing)
     p, q, table = pairing.p, pairing.q, scores.per_item
-    base = q.mean(0) if marginal is None else np.asarray(marginal, dtype=float)
+    base = marginal_of(marginal, q, targets.support)[0]
     names = [question.name for question in targets.questions]
     grid = names if len(names) == 2 else ()
     rows, ranks = _examples(table["jsd"].to_numpy())

@@ -131,7 +131,8 @@ def _by_condition(predictions: Predictions, altered: Mapping[str, Predictions]) 
                 )
         if condition.is_clean:
             same = np.array_equal(run.items, predictions.items)
-            if not same or not np.allclose(run.probs, predictions.probs, atol=1e-5):  # devices round differently
+            probs = run.in_order(predictions.support).probs
+            if not same or not np.allclose(probs, predictions.probs, atol=1e-5):  # devices round differently
                 raise ValueError(
                     f"{name} is clean and differs from the clean predictions given first; keep one of them."
                 )

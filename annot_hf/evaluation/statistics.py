@@ -118,6 +118,8 @@ def resample_sums(
 
 def _multiplicities(count: int, n_resamples: int, seed: int) -> Iterator[np.ndarray]:
     """How often each of `count` clusters is drawn in each resample, in blocks `(rows, count)`; none of a single one."""
+    if not isinstance(n_resamples, int | np.integer) or n_resamples < 0:
+        raise ValueError(f"n_resamples is {n_resamples!r}; give a whole number from 0 up, 0 for no intervals.")
     generator = np.random.default_rng(seed)
     step, block = max(1, _CACHED // count), max(1, _HELD // count)
     for start in range(0, n_resamples if count > 1 else 0, block):

@@ -156,7 +156,7 @@ def measure_systems(
 def systems_markdown(found: SystemScores) -> str:
     """The tables of a results page: scores, what is behind them, and differences to the first system."""
     names = [name for name in next(iter(found.records.values())) if name != "marginal"]
-    seeds = ", ".join(f"{name}: {count}" for name, count in found.counts["runs"].items())
+    seeds = ", ".join(f"{markdown_safe(name)}: {count}" for name, count in found.counts["runs"].items())
     parts = [
         f"{found.counts['items']:,} items, {found.counts['speakers']:,} speakers. Runs with different seeds: {seeds}. Each "
         "value is the mean over a system's runs; in brackets its 95 % interval, if there is one; ± the standard "
@@ -177,8 +177,13 @@ def systems_markdown(found: SystemScores) -> str:
         columns = [(f"{kind}_{name}", found.titles[f"{kind}_{name}"]["title"], 3) for name in scales for kind in KINDS]
         parts.append("Scales answered beside, against mean ratings:\n\n" + scores_markdown(found, columns, names))
     if len(names) > 1:
-        parts.append(f"Difference to {names[0]}, paired:\n\n{differences_markdown(found, MAIN, names)}")
-    return "\n\n".join([*parts, "\n".join(f"- {note}" for note in found.notes)]) + "\n"
+        parts.append(f"Difference to {markdown_safe(names[0])}, paired:\n\n{differences_markdown(found, MAIN, names)}")
+    return "\n\n".join([*parts, list_markdown(found.notes)]) + "\n"
+
+
+def list_markdown(sentences: Sequence[str]) -> str:
+    """A list, whatever names the sentences hold."""
+    return "\n".join(f"- {markdown_safe(one)}" for one in sentences)
 
 
 def scores_markdown(
@@ -189,9 +194,8 @@ def scores_markdown(
 ) -> str:
     """A row a system: values with intervals and deviations of `columns` (measure, heading, decimals), and its worth."""
     arrows = {"lower": " ↓", "higher": " ↑", "": ""}
-    heads = [title + arrows[found.titles[name]["better"]] for name, title, _ in columns] + ["Worth in raters ↑"] * bool(
-        worth
-    )
+    heads = [markdown_safe(title) + arrows[found.titles[name]["better"]] for name, title, _ in columns]
+    heads += ["Worth in raters ↑"] * bool(worth)
     rows = ["| System | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
     for system in names:
         cells = [_cell(found.records[name].get(system), digits) for name, _, digits in columns]

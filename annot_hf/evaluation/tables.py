@@ -83,9 +83,15 @@ def rater_table(scores: Scores) -> list[Table]:
     note = (
         f"Of {counts['rater_votes']:,} votes by named raters, {counts['rater_votes_own_head']:,} were predicted by the "
         f"rater's own head, {counts['rater_votes_consensus_fallback']:,} by the consensus head because the rater was not "
-        f"seen in training, and {counts['rater_votes_without_prediction']:,} were not predicted. All systems are scored on "
+        f"seen in training ({counts['raters_unseen']:,} raters, whose answers are the consensus in every line), and "
+        f"{counts['rater_votes_without_prediction']:,} were not predicted. All systems are scored on "
         "the same votes. Intervals resample speakers (items when speakers are unknown), and raters for means over raters."
     )
+    if counts["rater_votes_repeated"]:
+        note += (
+            f" {counts['rater_votes_repeated']:,} of the votes are further ones of a rater on an item: each is held against "
+            "the rater's one answer."
+        )
     columns = (
         "Measure",
         "Rater's prediction",

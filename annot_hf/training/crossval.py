@@ -21,6 +21,7 @@ from annot_hf.data.questions import nearest
 from annot_hf.data.targets import Targets
 from annot_hf.evaluation.crossval import crossval_markdown, measure_repeats, pool_predictions
 from annot_hf.evaluation.crossval_plots import plot_crossval
+from annot_hf.evaluation.pages import markdown_safe
 from annot_hf.evaluation.plots import save_figure
 from annot_hf.evaluation.predictions import Predictions
 from annot_hf.evaluation.systems import SystemScores
@@ -142,7 +143,7 @@ def crossval(
     save_figure(lambda: plot_crossval(found), out / "crossval.png")
     page = out / "crossval.md"
     page.write_text(
-        f"## {plan.title}\n\n{crossval_markdown(found)}\n![Measures of every system](crossval.png)\n\n"
+        f"## {markdown_safe(plan.title)}\n\n{crossval_markdown(found)}\n![Measures of every system](crossval.png)\n\n"
         f"{changes_markdown(plan)}",
         encoding="utf-8",
     )

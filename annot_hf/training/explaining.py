@@ -65,7 +65,10 @@ def explain(
         raise ValueError(
             f"The tokenizer of {model_folder} does not say where its tokens are in the text; use a fast one."
         )
-    raters = {} if targets is None else dict(zip(targets.items, targets.probs, strict=True))
+    raters = {}
+    if targets is not None:
+        order = [targets.support.index(label) for label in model.config.support]
+        raters = dict(zip(targets.items, targets.probs[:, order], strict=True))
     limit, found = token_limit(model.config.trunk_config, tokenizer), []
     for start in tqdm(range(0, len(texts), batch_size), desc="explain", unit="batch"):
         part = list(texts[start : start + batch_size])

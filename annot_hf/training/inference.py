@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import torch
 from safetensors import SafetensorError
 from torch.utils.data import DataLoader
@@ -107,8 +108,9 @@ def predict(
 ) -> tuple[Predictions, Targets]:
     """Predict one split of an exported corpus, and give the targets to hold the predictions against.
 
-    An annotator model answers for the raters who rated each item; a rater it was not trained on is answered for by the
-    consensus head and marked so, and the distribution of their items is that of the panel of all its raters.
+    An annotator model answers for the raters who rated each item, once for a rater who voted several times; a rater it was
+    not trained on is answered for by the consensus head and marked so, and the distribution of their items is that of the
+    panel of all its raters. Labels stand in the checkpoint's order, which may be another than the corpus's.
 
     Args:
         model_folder: Checkpoint folder.
@@ -134,7 +136,8 @@ def predict(
     there = {question.name for question in corpus.votes.questions}
     for question in (*questions, *(one for one in beside if one.name in there)):
         asked = corpus.votes.question(question.name)
-        if (asked.labels, asked.low, asked.high) != (question.labels, question.low, question.high):
+        # the order of labels is the checkpoint's, also in the predictions: scores go by name
+        if (sorted(asked.labels), asked.low, asked.high) != (sorted(question.labels), question.low, question.high):
             raise ValueError(
                 f"The checkpoint's question {question.name!r} has {_describe(question)} and the corpus's has "
                 f"{_describe(asked)}; predict a corpus with the same support, or train on this one."
@@ -234,12 +237,14 @@ def _run(
     answers = {}
     if pairs:
         item, names, codes, values = (np.concatenate(part) for part in zip(*pairs, strict=True))
-        by_item = np.argsort(item, kind="stable")
+        # one answer a rater and item, however often the rater voted: each of the votes is held against it
+        rows = (~pd.DataFrame({"item": item, "name": names}).duplicated()).to_numpy().nonzero()[0]
+        rows = rows[np.argsort(item[rows], kind="stable")]
         answers = {
-            "rater_items": item[by_item],
-            "rater_names": names[by_item],
-            "rater_values": values[by_item],
-            "rater_fallback": codes[by_item] < 0,
+            "rater_items": item[rows],
+            "rater_names": names[rows],
+            "rater_values": values[rows],
+            "rater_fallback": codes[rows] < 0,
         }
     return Predictions(
         items=dataset.targets.items,

@@ -11,7 +11,7 @@ import yaml
 
 from annot_hf.data.export import read_export
 from annot_hf.data.questions import nearest
-from annot_hf.evaluation.report import groups_of, items_by_name
+from annot_hf.evaluation.report import groups_of, items_by_name, markdown_safe
 from annot_hf.evaluation.systems import SystemScores, measure_systems, systems_markdown
 from annot_hf.training.recipe import Run, load_recipe
 from annot_hf.training.runs import predictions_of
@@ -161,7 +161,7 @@ def run_plan(
         speakers=about["speaker"],
         groups=groups_of(about),
         votes=exported.votes,
-        marginal=first.meta.get("marginal"),
+        marginal=first.in_order(targets.support).meta.get("marginal"),
         n_resamples=n_resamples,
     )
     facts = {
@@ -175,13 +175,15 @@ def run_plan(
         json.dumps(facts | {"systems": plan.systems} | found.to_dict(), indent=1, allow_nan=False) + "\n"
     )
     page = out / "results.md"
-    page.write_text(f"## {plan.title}\n\n{systems_markdown(found)}\n{changes_markdown(plan)}", encoding="utf-8")
+    page.write_text(
+        f"## {markdown_safe(plan.title)}\n\n{systems_markdown(found)}\n{changes_markdown(plan)}", encoding="utf-8"
+    )
     return found, page
 
 
 def changes_markdown(plan: Plan) -> str:
     """What each system of a plan is."""
-    changes = "\n".join(f"- {name}: {_said(changes)}" for name, changes in plan.systems.items())
+    changes = "\n".join(f"- {markdown_safe(name)}: {_said(changes)}" for name, changes in plan.systems.items())
     return f"What each system changes of `{plan.recipe}`:\n\n{changes}\n"
 
 

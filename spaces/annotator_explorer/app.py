@@ -28,6 +28,7 @@ from annot_hf.data.audio import AudioError, AudioLimits, audio_info, load_audio
 from annot_hf.data.export import export_corpus
 from annot_hf.data.questions import Question
 from annot_hf.data.simulate import RATE, SimulatedCorpus, simulate_corpus, synthesise
+from annot_hf.evaluation.pages import markdown_safe
 from annot_hf.evaluation.plots import short
 from annot_hf.evaluation.predictions import Predictions
 from annot_hf.models.trunks import input_name_of
@@ -126,11 +127,15 @@ def build(explorer: Explorer | None, problem: str = "", examples: Sequence[str] 
         if explorer is None:
             gr.Markdown(f"# Annotator explorer\n{problem}", elem_id="summary")
             return page
-        asked = " and ".join(question.name for question in explorer.questions)
+        asked = " and ".join(markdown_safe(question.name) for question in explorer.questions)
         who = f"{explorer.raters} raters" if explorer.raters else "raters"
         gr.Markdown(f"# Annotator explorer\nSpeak, and see how {who} would judge the **{asked}** of your voice.")
         gr.Markdown(_caption(explorer), elem_id="caption")
-        prompts = [f"- *{question.name}*: {question.prompt}" for question in explorer.questions if question.prompt]
+        prompts = [
+            f"- *{markdown_safe(question.name)}*: {markdown_safe(question.prompt)}"
+            for question in explorer.questions
+            if question.prompt
+        ]
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
                 # no share button: it would send the clip to another server
@@ -193,7 +198,7 @@ def _caption(explorer: Explorer) -> str:
             f"{honest} The model learnt from **simulated voices and simulated raters**: it shows how the method works "
             "and says nothing about people."
         )
-    return f"{honest} The model learnt from the corpus {explorer.corpus}." if explorer.corpus else honest
+    return f"{honest} The model learnt from the corpus {markdown_safe(explorer.corpus)}." if explorer.corpus else honest
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

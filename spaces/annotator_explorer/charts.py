@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from annot_hf.data.questions import Question
+from annot_hf.evaluation.pages import markdown_safe
 from annot_hf.evaluation.plots import short
 from annot_hf.evaluation.predictions import Predictions
 
@@ -114,17 +115,17 @@ def draw_raters(predictions: Predictions) -> str:
 
 
 def summarise(predictions: Predictions) -> str:
-    """The result in a sentence."""
+    """The result in a sentence of Markdown."""
     if predictions.is_scale and predictions.consensus is not None:
         rated = np.array([value for _, value in rater_rows(predictions)])
         parts = []
         for column, question in enumerate(predictions.questions):
             agreed = float(question.denormalise(np.clip(predictions.consensus[0, column], -1, 1)))
             low, high = (float(question.denormalise(edge(rated[:, column]))) for edge in (np.min, np.max))
-            parts.append(f"**{question.name} {agreed:.1f}** (raters {low:.1f} to {high:.1f})")
+            parts.append(f"**{markdown_safe(question.name)} {agreed:.1f}** (raters {low:.1f} to {high:.1f})")
         return f"Consensus: {', '.join(parts)}."
     best = int(predictions.probs[0].argmax())
-    return f"Most votes: **{support_names(predictions)[best]}**, {percent(predictions.probs[0, best])} of them."
+    return f"Most votes: **{markdown_safe(support_names(predictions)[best])}**, {percent(predictions.probs[0, best])} of them."
 
 
 def tabulate(predictions: Predictions) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -2,7 +2,6 @@
 
 import csv
 import gzip
-import time
 from pathlib import Path
 
 import numpy as np
@@ -265,9 +264,7 @@ def test_unknown_query_type(root):
 @pytest.mark.real_data
 @pytest.mark.skipif(not REAL.is_dir(), reason="../shared/data/cremad is not here")
 def test_real_votes_are_exact(tmp_path):
-    start = time.perf_counter()
     report = export_corpus(CremaD(REAL), tmp_path / "out")
-    assert time.perf_counter() - start < 30
     assert report.items == 4901 and report.findings == () and report.annotators == 291
     votes = {name: row["votes"] for name, row in report.questions.items()}
     assert (votes["voice"], votes["face"], votes["audiovisual"]) == (45_177, 47_259, 47_331)

@@ -1,6 +1,8 @@
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib import font_manager
 
 from annot_hf.data.questions import Question
 from annot_hf.data.simulate import Truth
@@ -48,6 +50,14 @@ def unrendered(monkeypatch):
         return path
 
     monkeypatch.setattr(pages, "save_figure", save)
+
+
+@pytest.fixture
+def own_fonts(monkeypatch):
+    """Matplotlib knows the fonts only that come with it, whatever the machine has."""
+    fonts = font_manager.fontManager
+    own = [entry for entry in fonts.ttflist if entry.fname.startswith(matplotlib.get_data_path())]
+    monkeypatch.setattr(fonts, "ttflist", own)
 
 
 @pytest.fixture(scope="session")

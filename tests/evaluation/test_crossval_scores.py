@@ -3,6 +3,7 @@ from dataclasses import replace
 import audmetric
 import numpy as np
 import pytest
+from markdown_it import MarkdownIt
 from scipy.stats import pearsonr, spearmanr
 
 from annot_hf.data.folds import make_folds
@@ -16,6 +17,7 @@ from annot_hf.evaluation.crossval import (
 from annot_hf.evaluation.crossval_plots import PANELS, plot_crossval
 from annot_hf.evaluation.plots import save_figure
 from annot_hf.evaluation.scoring import measure_entropy_ranks
+from annot_hf.evaluation.systems import systems_markdown
 from annot_hf.models import measures
 
 
@@ -233,3 +235,48 @@ def test_folds_that_are_not_tested_are_not_scored(crossed):
     expected = measures.jsd(np.stack([p[item] for item in targets.items[tested]]), targets.probs[tested]).mean()
     assert found.records["jsd"]["sharp"]["value"] == pytest.approx(expected)
     assert f"{(~tested).sum():,} more items" in crossval_markdown(found)
+
+
+HOSTILE = "<script>x</script> | `a` [b](javascript:1)"
+
+
+def test_names_in_pages_stay_text(crossed):
+    runs, targets, folds, groups, found = crossed
+    hostile = {"runs": {HOSTILE: 3, f"{HOSTILE}2": 3}, "unit": HOSTILE}
+    hostile |= {"rater answers": {HOSTILE: {"answers": 2, "by consensus": 1}}}
+    lacking = [fold | {"labels_without_votes": [HOSTILE]} for fold in found.counts["folds"]]
+    records = {
+        name: dict(zip((HOSTILE, f"{HOSTILE}2", "marginal"), several.values(), strict=False))
+        for name, several in found.records.items()
+    }
+    spoilt = replace(
+        found, counts=found.counts | hostile | {"folds": lacking}, records=records, notes=[*found.notes, HOSTILE]
+    )
+    page = crossval_markdown(spoilt)
+    assert page.count("&lt;script&gt;") > 10
+    html = MarkdownIt("commonmark").enable("table").render(page)
+    assert html.count("<table>") == 5
+    assert not any(f"<{tag}" in html for tag in ("script", "code", "a ", "em"))
+    scales = {f"{kind}_x": one for kind, one in zip(("ccc", "pearson", "rmse"), [records["jsd"]] * 3, strict=True)}
+    title = {"title": f"CCC, {HOSTILE}", "unit": "", "better": "higher"}
+    beside = replace(
+        spoilt,
+        records=records | scales,
+        titles=found.titles | dict.fromkeys(scales, title),
+        counts=spoilt.counts | {"speakers": 3},
+    )
+    html = MarkdownIt("commonmark").enable("table").render(systems_markdown(beside))
+    assert "&lt;script&gt;" in html and not any(f"<{tag}" in html for tag in ("script", "code", "a ", "em"))
+
+
+def test_disagreement_is_pooled(emotion_run):
+    _, _, predictions, _ = emotion_run
+    said = np.linspace(0, 1, 240)
+    halves = [
+        replace(part_of(predictions, rows), disagreement=said[rows], disagreement_kind="entropy")
+        for rows in (np.arange(100), np.arange(100, 240))
+    ]
+    pooled = pool_predictions(halves)
+    assert pooled.disagreement.tolist() == said.tolist() and pooled.disagreement_kind == "entropy"
+    with pytest.raises(ValueError, match="do not go together"):
+        pool_predictions([halves[0], replace(halves[1], disagreement_kind="variance")])

@@ -1,6 +1,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
+from matplotlib import font_manager
+from matplotlib.text import Text
 
 from annot_hf.evaluation import breakdown_plots, comparison_plots, plots
 from annot_hf.evaluation.equivalence import rater_equivalence
@@ -168,3 +172,81 @@ def test_differences_turn_towards_the_better_run():
     figure = drawn(lambda: comparison_plots.plot_differences(records, ("A", "B")))
     points = [line.get_xdata()[0] for line in figure.axes[0].lines if len(line.get_xdata()) == 1]
     assert points == pytest.approx([0.003, 0.004])  # per cents as shares
+
+
+LABELS = ("生气", "高兴", "悲伤", "中立")
+
+
+@pytest.fixture
+def chinese(tmp_path, own_fonts):
+    """A font of the letters of `LABELS`, known to Matplotlib."""
+    letters = sorted(set("".join(LABELS)))
+    names = [".notdef", *(f"g{ord(letter):x}" for letter in letters)]
+    pen = TTGlyphPen(None)
+    pen.moveTo((100, 0))
+    for corner in ((100, 800), (900, 800), (900, 0)):
+        pen.lineTo(corner)
+    pen.closePath()
+    font = FontBuilder(1000, isTTF=True)
+    font.setupGlyphOrder(names)
+    font.setupCharacterMap({ord(letter): f"g{ord(letter):x}" for letter in letters})
+    font.setupGlyf(dict.fromkeys(names, pen.glyph()))
+    font.setupHorizontalMetrics(dict.fromkeys(names, (1000, 0)))
+    font.setupHorizontalHeader(ascent=800, descent=-200)
+    font.setupNameTable({"familyName": "Small CJK", "styleName": "Regular"})
+    font.setupOS2(sTypoAscender=800, usWinAscent=800, usWinDescent=200)
+    font.setupPost()
+    font.save(tmp_path / "small.ttf")
+    font_manager.fontManager.addfont(str(tmp_path / "small.ttf"))
+    return "Small CJK"
+
+
+def words(figure):
+    """Every text that is drawn."""
+    return {text.get_text() for text in figure.findobj(Text) if text.get_text()}
+
+
+@pytest.mark.filterwarnings("error")
+def test_letters_come_from_a_font_that_has_them(chinese, tmp_path):
+    numbered = {}
+    figure = drawn(lambda: plots.readable(plots.plot_mean_distribution(LABELS, *dirichlet(3, 4)), numbered))
+    assert set(LABELS) < words(figure) and not numbered
+    label = next(text for text in figure.findobj(Text) if text.get_text() == LABELS[0])
+    assert label.get_fontfamily() == ["DejaVu Sans", chinese]
+    plots.save_figure(lambda: plots.plot_mean_distribution(LABELS, *dirichlet(3, 4)), tmp_path / "x.png")
+
+
+@pytest.mark.usefixtures("own_fonts")
+@pytest.mark.filterwarnings("error:Glyph")
+def test_names_that_no_font_can_draw_are_numbered(tmp_path):
+    names = ("生气", "joy 高 兴!", "שמח", "سعيد", "$_a")
+    with pytest.warns(UserWarning) as caught:
+        plots.save_figure(lambda: plots.plot_mean_distribution(names, *dirichlet(3, 5)), tmp_path / "x.png")
+    assert [str(one.message) for one in caught] == [
+        "No font here has all letters of some names, for which figures have numbers: [1] 生气, [2] 高 兴."
+    ]
+    numbered = {"悲伤": 1}
+    shares = {"votes": dirichlet(5, 5), "predicted": dirichlet(5, 5), "items": np.arange(1, 6)}
+    calls = (
+        lambda: breakdown_plots.plot_confusion(names, shares),
+        lambda: plots.plot_examples(names, dirichlet(2, 5), dirichlet(2, 5), ["lowest\n生气.wav", "b"]),
+        lambda: plots.plot_speakers({name: (0.1, 0.2, 3) for name in names}),
+        lambda: comparison_plots.plot_differences({"x": difference(0.2, "a")}, ("生气", "b")),
+        lambda: equivalence_figure(),
+    )
+    for call in calls:
+        figure = drawn(lambda call=call: plots.readable(call(), numbered))
+        assert not {letter for text in words(figure) for letter in text} & set("生气高兴")
+    assert numbered == {"悲伤": 1, "生气": 2, "高 兴": 3}
+    shown = words(drawn(lambda: plots.readable(calls[1](), numbered)))
+    assert {"[2]", "joy [3]!", "שמח", "سعيد", "$_a", "lowest\n[2].wav"} <= shown
+
+
+def test_a_name_may_begin_with_an_underscore():
+    figure = drawn(lambda: comparison_plots.plot_differences({"x": difference(0.2, "a")}, ("_run", "b")))
+    assert "_run better" in words(figure)
+    told = rater_equivalence({"a": dirichlet(9, 3)}, RNG.multinomial(4, np.full((9, 3), 1 / 3)), np.full(3, 1 / 3))
+    assert any(
+        text.startswith("_a: worth")
+        for text in words(drawn(lambda: breakdown_plots.plot_equivalence(told, {"a": "_a"})))
+    )

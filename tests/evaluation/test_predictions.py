@@ -7,8 +7,12 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from annot_hf.data.questions import Question
+from annot_hf.evaluation.comparison import compare
+from annot_hf.evaluation.crossval import pool_predictions
 from annot_hf.evaluation.predictions import Predictions
+from annot_hf.evaluation.report import build_report
 
+EMOTIONS = ("anger", "disgust", "fear", "happy", "neutral", "sad")
 EMOTION = Question.category("emotion", ("a", "b"))
 SCALES = (Question.scale("activation", 1, 5), Question.scale("valence", 1, 5))
 
@@ -140,3 +144,52 @@ def test_arguments_are_not_changed():
     probs = np.array([[0.25, 0.75], [1, 0]])
     replace(small(), probs=probs)
     assert probs.tolist() == [[0.25, 0.75], [1, 0]]
+
+
+def test_a_deviation_is_not_negative():
+    ones = {"scales": SCALES[:1], "scale_means": [[0], [0]]}
+    with pytest.raises(ValueError, match="Predictions have a scale deviation of -1; give numbers from 0 up"):
+        small(**ones, scale_deviations=[[1], [-1]])
+
+
+def test_labels_in_another_order_give_the_same_report(tmp_path, emotion_run):
+    votes, targets, predictions, speakers = emotion_run
+    order = [3, 0, 5, 1, 4, 2]
+    labels = tuple(EMOTIONS[k] for k in order)
+    turned = replace(
+        predictions,
+        support=labels,
+        questions=(replace(predictions.questions[0], labels=labels),),
+        probs=predictions.probs[:, order],
+        consensus=predictions.probs[:, order],
+        rater_values=predictions.rater_values[:, order],
+    )
+    stock = replace(predictions, consensus=predictions.probs)
+    told = []
+    for number, one in enumerate((stock, turned)):
+        options = {"title": "t", "votes": votes, "n_resamples": 20, "conditions": {"noise": noisy(one)}}
+        build_report(one, targets, tmp_path / str(number), **options)
+        told.append(json.loads((tmp_path / str(number) / "report.json").read_text()))
+    assert told[0] == told[1]
+    both = compare(stock, turned, targets, n_resamples=0)
+    assert all(not record["difference"]["value"] for record in (both.measures | both.raters).values())
+    halves = [replace_rows(stock, slice(0, 100)), replace_rows(turned, slice(100, 240))]
+    np.testing.assert_array_equal(pool_predictions(halves).probs, stock.probs)
+
+
+def test_steps_have_an_order(emotion_run):
+    _, targets, predictions, _ = emotion_run
+    said = replace(predictions, disagreement=np.zeros(240), disagreement_kind="deviation")
+    with pytest.raises(ValueError, match="take the labels for steps in the order anger, disgust"):
+        said.in_order(EMOTIONS[::-1])
+
+
+def noisy(predictions):
+    rolled = np.roll(predictions.probs, 1, axis=0)
+    return replace(predictions, meta=predictions.meta | {"condition": "noise:10"}, probs=rolled)
+
+
+def replace_rows(predictions, rows):
+    none = {"rater_items": [], "rater_names": [], "rater_values": None, "rater_fallback": None}
+    own = {name: getattr(predictions, name)[rows] for name in ("items", "probs", "consensus")}
+    return replace(predictions, **none, **own)

@@ -6,9 +6,15 @@ import pandas as pd
 import pytest
 import scipy.stats
 
+from annot_hf.data.questions import Question
+from annot_hf.data.targets import make_targets
+from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.alignment import dimensions, expectation
+from annot_hf.evaluation.predictions import Predictions
 from annot_hf.evaluation.raters import rater_bias, recovered_bias
+from annot_hf.evaluation.report import build_report
 from annot_hf.evaluation.scoring import score
+from annot_hf.models.measures import ccc
 
 
 def answers(targets, predictions):
@@ -45,7 +51,13 @@ def test_scale_answers_equal_explicit_loops(grid_run):
         own = [audmetric.concordance_cc(vote[who == r], said[who == r]) for r in set(who) if (who == r).sum() >= 2]
         assert scores[f"rater_mean_ccc_{name}"]["value"] == pytest.approx(np.mean(own))
         assert scores.counts[f"raters_with_own_ccc_{name}"] == len(own)
-        assert pooled["low"] < pooled["value"] < pooled["high"]
+        item = np.array([row[3] for row in rows])
+        given, predicted = (np.array([x[item == i].mean() for i in range(len(predictions))]) for x in (vote, said))
+        mean = scores[f"mean_answer_ccc_{name}"]
+        assert mean["value"] == pytest.approx(ccc(predicted, given))
+        assert mean["consensus"]["value"] == pytest.approx(ccc(predictions.consensus[:, d], given))
+        for one in (pooled, mean):
+            assert one["low"] < one["value"] < one["high"]
     counts = scores.counts
     fallback = sum(row[4] for row in rows)
     assert (counts["rater_votes"], counts["rater_votes_consensus_fallback"]) == (len(rows), fallback)
@@ -63,6 +75,29 @@ def test_category_answers_equal_explicit_loops(emotion_run):
     assert scores["rater_cross_entropy"]["value"] == pytest.approx(loss)
     assert scores["rater_cross_entropy"]["consensus"]["value"] == pytest.approx(common)
     assert scores["rater_cross_entropy"]["difference_to_consensus"]["value"] == pytest.approx(loss - common)
+
+
+def test_each_vote_of_a_rater_is_held_against_the_one_answer():
+    question = Question.category("emotion", ("a", "b"))
+    votes = VoteTable.from_columns(
+        question, item=list("xxxy"), value=list("aaba"), annotator=list("pppq"), duplicates="keep"
+    )
+    predictions = Predictions(
+        items=["x", "y"],
+        support=("a", "b"),
+        probs=[[0.5, 0.5]] * 2,
+        questions=(question,),
+        rater_items=[0, 1],
+        rater_names=["p", "q"],
+        rater_values=[[0.8, 0.2], [0.4, 0.6]],
+        rater_fallback=[False, True],
+    )
+    scores = score(predictions, make_targets(votes, "emotion"), n_resamples=0)
+    assert scores["rater_accuracy"]["value"] == 2 / 4
+    assert scores["rater_cross_entropy"]["value"] == pytest.approx(-np.log([0.8, 0.8, 0.2, 0.4]).mean())
+    counts = scores.counts
+    assert (counts["rater_votes"], counts["rater_votes_repeated"], counts["raters_unseen"]) == (4, 2, 1)
+    assert (counts["rater_votes_own_head"], counts["rater_votes_consensus_fallback"]) == (3, 1)
 
 
 def test_votes_without_prediction_are_counted(grid_run):
@@ -98,6 +133,21 @@ def test_a_missing_dimension_is_left_out_of_that_dimension_only(grid_run):
     scores, full = score(predictions, holes, n_resamples=0), score(predictions, targets, n_resamples=0)
     assert scores["rater_ccc_activation"]["value"] == full["rater_ccc_activation"]["value"]
     assert scores["rater_ccc_valence"]["value"] != full["rater_ccc_valence"]["value"]
+
+
+def test_answers_to_one_scale_only_are_counted(tmp_path, grid_run):
+    votes, _, predictions, *_ = grid_run
+    first = votes.items[0]
+    keep = ~(
+        (votes.item_codes == 0) & (votes.question_codes == 1) & (votes.annotator_codes == votes.annotator_codes[0])
+    )
+    fewer = votes.select(mask=keep)
+    assert len(fewer) == len(votes) - 1
+    targets = make_targets(fewer, ("activation", "valence"), "kde", items=[first])
+    report = build_report(predictions, targets, tmp_path, title="t", votes=fewer, n_resamples=0, on_missing="exclude")
+    assert report.scores.counts["rater_votes"] == 6 and report.scores.counts["rater_votes_incomplete"] == 1
+    assert "compared with 5 votes by 6 named raters" in report.summary
+    assert "answers to one scale only, which the distribution lacks: 1." in report.summary
 
 
 def test_a_pair_answered_twice_is_refused(emotion_run):

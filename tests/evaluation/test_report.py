@@ -174,14 +174,14 @@ def hostile_run():
 
 def test_hostile_names_stay_text(tmp_path):
     votes, targets, predictions, items = hostile_run()
-    build_report(
-        predictions, targets, tmp_path, title="<img src=x onerror=1>", items=items, votes=votes, n_resamples=20
-    )
+    notes = {"labels": ["joie é | <b>"]}
+    title = "<img src=x onerror=1>"
+    build_report(predictions, targets, tmp_path, title=title, items=items, votes=votes, notes=notes, n_resamples=20)
     html = (tmp_path / "report.html").read_text(encoding="utf-8")
     page = Page(html)
     drawn = len(list((tmp_path / "plots").iterdir()))
     assert not {"script", "b", "i", "a"} & set(page.tags) and page.tags.count("img") == drawn == 9
-    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in html and "joie é | &lt;b&gt;" in html
     assert "\u202e" not in html + (tmp_path / "report.md").read_text(encoding="utf-8")
     rendered = Page(MarkdownIt("commonmark").enable("table").render((tmp_path / "report.md").read_text("utf-8")))
     assert not {"script", "b", "i", "a", "code", "em"} & set(rendered.tags)
@@ -191,6 +191,19 @@ def test_hostile_names_stay_text(tmp_path):
     assert len(rows) == 7
     assert not any(cell[:1] in set("=+@\t\r") for row in rows for cell in row)
     assert rows[1][0] == "'=cmd|' /C calc'!A00"
+
+
+@pytest.mark.usefixtures("own_fonts")
+def test_names_that_figures_number_are_told(tmp_path, emotion_run):
+    _, targets, predictions, _ = emotion_run
+    labels = ("生气", "b", "c", "d", "高兴", "e")
+    turned = {"support": labels, "questions": (Question.category("emotion", labels),)}
+    with pytest.warns(UserWarning, match="No font here") as caught:
+        build_report(replace(predictions, **turned), replace(targets, **turned), tmp_path, title="t", n_resamples=0)
+    assert len(caught) == 1
+    said = "for which figures have numbers: [1] 生气, [2] 高兴."
+    assert said in (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert said.replace("[", "\\[").replace("]", "\\]") in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("sign", "=+-@\uff1d\uff0b\uff0d\uff20\ufe63")
@@ -299,3 +312,75 @@ def test_an_item_table_without_some_speakers(tmp_path, emotion_run):
 
 def test_numbers_in_tables():
     assert [number(value, 3) for value in (None, -0.0001, -1.5, 12)] == ["–", "0.000", "−1.500", "12.000"]
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_votes_go_by_label_and_must_be_those_of_the_targets(tmp_path, emotion_run, grid_run):
+    votes, targets, predictions, _ = emotion_run
+    options = {"title": "t", "n_resamples": 0}
+    table = votes.to_pandas()
+    turned = VoteTable.from_columns(
+        Question.category("emotion", votes.questions[0].labels[::-1]),
+        **{name: table[name] for name in ("item", "annotator")},
+        value=table["label"],
+    )
+    told = [
+        build_report(predictions, targets, tmp_path, votes=one, **options).breakdown.equivalence
+        for one in (votes, turned)
+    ]
+    assert told[0].to_dict() == told[1].to_dict()
+    other = replace(votes, questions=(Question.category("emotion", [*"abcde", "sad"]),))
+    with pytest.raises(ValueError, match="has the labels a, b, c, d, e, sad in the votes and anger, disgust"):
+        build_report(predictions, targets, tmp_path, votes=other, **options)
+    fewer = votes.select(mask=np.arange(len(votes)) > 0)
+    with pytest.raises(
+        ValueError, match=r"Item 'clip000' has 6 votes on emotion and its target 7; give the votes that"
+    ):
+        build_report(predictions, targets, tmp_path, votes=fewer, **options)
+    votes, targets, predictions, *_ = grid_run
+    half = votes.select(items=targets.items[:100])
+    with pytest.raises(ValueError, match=r"50 evaluated items have no vote in the votes given \(such as 'clip100', "):
+        build_report(predictions, targets, tmp_path, votes=half, **options)
+
+
+def test_steps_in_two_orders_have_no_deviation(tmp_path, emotion_run):
+    votes, targets, predictions, _ = emotion_run
+    labels = votes.questions[0].labels[::-1]
+    turned = replace(votes, questions=(replace(votes.questions[0], labels=labels),), label_codes=5 - votes.label_codes)
+    said = replace(predictions, disagreement=np.zeros(240), disagreement_kind="deviation")
+    with pytest.raises(ValueError, match="in the predictions; a deviation needs one order of labels"):
+        build_report(said, targets, tmp_path, title="t", votes=turned, n_resamples=0)
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_votes_for_none_of_the_labels_are_counted(tmp_path):
+    several = Question.category("tags", ("a", "b"), multiple=True)
+    votes = VoteTable.from_columns(several, item=list("xxy"), annotator=list("pqp"), value=["a", None, "b"])
+    predictions = Predictions(items=["x", "y"], support=("a", "b"), probs=[[0.5, 0.5]] * 2, questions=(several,))
+    report = build_report(predictions, make_targets(votes, "tags"), tmp_path, title="t", votes=votes, n_resamples=0)
+    assert "compared with 2 votes" in report.summary and "Left out: votes for none of the labels: 1." in report.summary
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_blank_speakers_are_none_and_missing_splits_are_told(tmp_path, emotion_run):
+    _, targets, predictions, speakers = emotion_run
+    blank = item_table(dict.fromkeys(speakers, " "), split=["test"] * 100 + [None] * 140)
+    report = build_report(predictions, targets, tmp_path, title="t", items=blank, n_resamples=0)
+    assert "(speakers not given) of the splits not stated (140) and test (100) were" in report.summary
+    some = item_table(speakers | {"clip003": ""})
+    with pytest.raises(ValueError, match=r"1 evaluated items have no speaker \(such as 'clip003'\)"):
+        build_report(predictions, targets, tmp_path, title="t", items=some)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"on_missing": "drop"}, "on_missing is 'drop'; it is error or exclude."),
+        ({"n_resamples": -5}, "n_resamples is -5; give a whole number from 0 up, 0 for no intervals."),
+        ({"n_resamples": 5.5}, "n_resamples is 5.5; give a whole number from 0 up, 0 for no intervals."),
+    ],
+)
+def test_bad_options_are_one_sentence(tmp_path, emotion_run, options, message):
+    with pytest.raises(ValueError) as error:
+        build_report(emotion_run[2], emotion_run[1], tmp_path, title="t", **options)
+    assert str(error.value) == message

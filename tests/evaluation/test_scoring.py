@@ -229,9 +229,9 @@ def test_bad_options(options, message):
 def test_bad_sides():
     predictions, targets = run([[1, 0, 0]] * 3, np.eye(3))
     with pytest.raises(ValueError) as error:
-        align(predictions, replace(targets, support=("a", "c", "b")))
+        align(predictions, replace(targets, support=("a", "c", "d")))
     assert str(error.value) == (
-        "Predictions are over (a, b, c) and targets over (a, c, b); make both with the same question, labels and bins."
+        "Predictions are over (a, b, c) and targets over (a, c, d); make both with the same question, labels and bins."
     )
     with pytest.raises(ValueError, match="Targets: row 1 does not sum to 1"):
         align(predictions, replace(targets, probs=np.eye(3) * [[1], [2], [1]]))

@@ -42,6 +42,7 @@ def test_there_is_a_folder_for_every_metric():
 def test_the_folder_is_a_space_and_the_formula_stands_once(folder):
     front = yaml.safe_load((folder / "README.md").read_text().split("---")[1])
     assert front["sdk"] == "gradio" and front["app_file"] == "app.py" and front["tags"] == ["evaluate", "metric"]
+    assert front["python_version"] == "3.11"
     assert len(front["title"]) > 2 and len(front["description"]) > 20
     assert (folder / "measures.py").is_symlink()
     assert (folder / "measures.py").resolve() == ROOT / "annot_hf" / "models" / "measures.py"

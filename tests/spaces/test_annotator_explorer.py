@@ -295,6 +295,9 @@ def test_names_are_escaped(charts):
     predictions = two_scales(np.full(4, 0.25), [[0.0, 0.0]], ["<script>x</script>"])
     drawn = charts.draw_grid(predictions) + charts.draw_raters(predictions)
     assert "<script" not in drawn and "&lt;script" in drawn
+    labels = ("<b>*x*", "y")
+    one = Predictions(["0"], labels, [[0.7, 0.3]], (Question.category("mood", labels),))
+    assert charts.summarise(one) == "Most votes: **&lt;b&gt;\\*x\\***, 70 % of them."
 
 
 def test_without_a_checkpoint_the_page_says_what_to_run(app, monkeypatch, tmp_path, caplog):
@@ -312,3 +315,4 @@ def test_the_readme_is_a_space_card():
 
     card = yaml.safe_load(io.StringIO((SPACE / "README.md").read_text(encoding="utf-8").split("---")[1]))
     assert (SPACE / card["app_file"]).is_file() and card["sdk"] == "gradio" and len(card["short_description"]) <= 60
+    assert card["python_version"] == "3.11"  # the least that the package takes; a Space has 3.10 by default

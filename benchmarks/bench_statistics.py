@@ -1,0 +1,55 @@
+"""500 resamples of 2,500 speakers and of a confusion table, and Krippendorff's alpha of 50,000 items."""
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from annot_hf.data.agreement import krippendorff_alpha
+from annot_hf.evaluation.statistics import class_counts, resample_cells, resample_sums
+from benchmarks.timing import Result, best
+
+ITEMS, SPEAKERS, LABELS, RESAMPLES = 46_286, 2_500, 9, 500
+
+
+def run() -> Iterator[Result]:
+    generator = np.random.default_rng(0)
+    speakers = generator.integers(SPEAKERS, size=ITEMS)
+    columns = {"x": generator.normal(size=ITEMS), "n": np.ones(ITEMS)}
+    _, code = np.unique(speakers.astype(str), return_inverse=True)
+
+    def ours() -> np.ndarray:
+        return resample_sums(columns, speakers, n_resamples=RESAMPLES)["x"][1:]
+
+    def loop() -> np.ndarray:
+        drawn = np.random.default_rng(0).integers(SPEAKERS, size=(RESAMPLES, SPEAKERS), dtype=np.int32)
+        return np.array([np.bincount(row, minlength=SPEAKERS)[code] @ columns["x"] for row in drawn])
+
+    seconds, baseline = best(ours, loop, rounds=3)
+    yield Result("resampled speakers", "a weight an item", baseline, seconds, 1.0, abs(ours() - loop()).max(), 1e-9)
+
+    true, predicted = generator.integers(LABELS, size=(2, ITEMS))
+    counts = {"classes": class_counts(predicted, true, LABELS)}
+    cells = true * LABELS + predicted
+    seconds, baseline = best(
+        lambda: resample_cells(counts, cells, n_resamples=RESAMPLES),
+        lambda: resample_sums(counts, n_resamples=RESAMPLES),
+        rounds=3,
+    )
+    whole = (
+        of["classes"] for of in (resample_cells(counts, cells, n_resamples=0), resample_sums(counts, n_resamples=0))
+    )
+    difference = float(abs(np.subtract(*whole)).max())
+    yield Result("resampled confusion table", "resampled items", baseline, seconds, 5.0, difference, 0)
+
+    table = generator.multinomial(6, np.full(LABELS, 1 / LABELS), size=50_000)
+
+    def outer() -> float:
+        pairs = (table[:, :, None] * table[:, None] - np.eye(LABELS) * table[:, :, None]).sum(0) / 5
+        total = pairs.sum(0)
+        expected = (total.sum() ** 2 - (total**2).sum()) / (total.sum() - 1)
+        return 1 - (pairs.sum() - np.trace(pairs)) / expected
+
+    seconds, baseline = best(lambda: krippendorff_alpha(table), outer, rounds=3)
+    yield Result(
+        "Krippendorff's alpha", "outer products", baseline, seconds, 1.0, abs(krippendorff_alpha(table) - outer()), 1e-9
+    )
