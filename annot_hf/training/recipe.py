@@ -114,15 +114,15 @@ class Recipe:
         curriculum_by: What "filter" compares an item with: "batch", "corpus" or "threshold".
         curriculum_epochs: Epochs at which the share of items changes, from 1.
         curriculum_shares: Share of items from each of these on.
-        curriculum_warmup: Epochs before the ramp of "weight" and "threshold".
-        curriculum_ramp: Epochs of the ramp.
+        curriculum_warmup: Epochs without a curriculum before the ramp of "weight" and "threshold".
+        curriculum_ramp: Epochs of the ramp, its start and its end included.
         trunk_learning_rate: Learning rate of the trunk; `learning_rate` for all when null.
         newbob: Learning rates fall when the validation loss stops to, from one validation pass to the next: "compose" or
             "overwrite" (see `StagedLearning`), or not when empty. Choose lr_scheduler_type constant beside it.
         newbob_factor: What they fall by.
         newbob_threshold: Relative improvement below which they fall.
-        unfreeze_epochs: Finished epochs after which the top layers of the trunk are unfrozen, frozen before; none when
-            empty.
+        unfreeze_epochs: Finished epochs after which the top layers of the trunk are unfrozen, frozen before; 0 unfreezes
+            them from the start. None when empty.
         unfreeze_layers: How many top layers from each of these on.
         unfreeze_factors: Factor of the trunk's learning rate from each of these on; 1 when empty.
         early_stopping_patience: Validation passes without an improvement of `metric_for_best_model` after which training
