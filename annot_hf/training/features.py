@@ -124,7 +124,8 @@ def build_features(
     Raises:
         AudioError: A clip cannot be read; the message names it.
     """
-    shards = plan_shards(folder, [key, extractor.to_dict()], sources)
+    # with another limit they are computed again, and a clip that is too long is refused
+    shards = plan_shards(folder, [key, extractor.to_dict(), max_seconds], sources)
     fill_shards(shards, functools.partial(_write_shard, extractor, max_seconds), sources, processes=processes)
     return FeatureStore(shards)
 

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 import soundfile
@@ -57,6 +59,23 @@ def test_only_what_is_missing_is_computed_again(clips, tmp_path, monkeypatch):
     assert written(tmp_path).items() > first.items()
     build_features(tmp_path, clips, EXTRACTOR, key="clips", processes=1)
     assert len(read) == 4 and len(store) == 7
+
+
+def test_a_file_of_the_same_size_that_is_written_again_is_computed_again(clips, tmp_path):
+    clip = tmp_path / "clip.wav"
+    clip.write_bytes(clips[0].read_bytes())
+    before = build_features(tmp_path / "kept", [clip], EXTRACTOR, key="clips", processes=1)[0]
+    soundfile.write(clip, np.zeros(len(soundfile.read(clip)[0])), 16_000)
+    assert clip.stat().st_size == clips[0].stat().st_size
+    os.utime(clip, ns=(0, 1))
+    after = build_features(tmp_path / "kept", [clip], EXTRACTOR, key="clips", processes=1)[0]
+    assert before.shape == after.shape and not np.array_equal(before, after)
+
+
+def test_a_limit_of_length_holds_for_features_that_are_there(clips, tmp_path):
+    build_features(tmp_path, clips, EXTRACTOR, key="clips", processes=1)
+    with pytest.raises(AudioError, match="0.1 s|0.1 "):
+        build_features(tmp_path, clips, EXTRACTOR, key="clips", max_seconds=0.1, processes=1)
 
 
 def test_other_clips_settings_or_keys_have_a_folder_of_their_own(clips, tmp_path):
