@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import jinja2.sandbox
-import yaml
 
 from annot_hf.data.questions import Question
+from annot_hf.data.yaml_text import read_yaml
 from annot_hf.proxies.plan import INSTRUCTIONS
 
 TEMPLATES = Path(__file__).parent.parent / "templates" / "annotate"
@@ -74,9 +74,9 @@ class Prompts:
         )
         try:
             self._system, self._user = (environment.from_string(text) for text in texts[:2])
-            wording = yaml.safe_load(texts[2])
-        except (jinja2.TemplateError, yaml.YAMLError) as error:
+        except jinja2.TemplateError as error:
             raise ValueError(f"{self.folder}: a prompt cannot be read ({error}); correct it.") from error
+        wording = read_yaml(texts[2], str(self.folder / _FILES[2]))
         needed = (*INSTRUCTIONS, AUDIO_ONLY)
         if not isinstance(wording, dict) or not all(isinstance(wording.get(name), str) for name in needed):
             raise ValueError(

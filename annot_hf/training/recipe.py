@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from annot_hf.data.annotations import read_facts
@@ -22,6 +21,7 @@ from annot_hf.data.merging import Ties
 from annot_hf.data.perturbation import Perturbation
 from annot_hf.data.questions import nearest
 from annot_hf.data.targets import MajorityOf
+from annot_hf.data.yaml_text import read_yaml
 from annot_hf.evaluation.saliency import read_layer
 from annot_hf.models.configuration_annotator import AnnotatorConfig
 from annot_hf.models.configuration_distribution import DistributionConfig
@@ -395,10 +395,7 @@ def _read_recipe(recipe: str | os.PathLike[str], above: tuple[Path, ...] = ()) -
             f"There is no recipe {os.fspath(recipe)!r}{nearest(str(recipe), recipe_names())}; give a YAML file or one of "
             f"{', '.join(recipe_names())}."
         )
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {str(error).splitlines()[0]}.") from None
+    values = read_yaml(path.read_text(encoding="utf-8"), os.fspath(path))
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds a {type(values).__name__}; a recipe is a flat mapping of keys to values.")
     base = values.pop("base", None)
@@ -413,10 +410,11 @@ def _read_recipe(recipe: str | os.PathLike[str], above: tuple[Path, ...] = ()) -
 
 def make_run(values: Mapping[str, Any], *, where: str = "recipe") -> Run:
     """Check a flat mapping of keys to values and sort it into its three homes."""
-    config = CONFIGURATIONS.get(values.get("model"), DistributionConfig)
+    config = CONFIGURATIONS.get(str(values.get("model")), DistributionConfig)
     homes = {
-        "recipe": {entry.name: entry.type for entry in dataclasses.fields(Recipe)},
-        "training": {entry.name: entry.type for entry in dataclasses.fields(TrainingArguments) if entry.init},
+        # not the types of their fields, which the library's parser changes
+        "recipe": typing.get_type_hints(Recipe),
+        "training": typing.get_type_hints(TrainingArguments),
         "options": options_of(config),
         "trunk_options": parameters_of(LogMelConfig) if values.get("trunk", LOG_MEL) == LOG_MEL else {},
     }
@@ -450,7 +448,7 @@ def make_run(values: Mapping[str, Any], *, where: str = "recipe") -> Run:
     parser = HfArgumentParser((Recipe, TrainingArguments))
     try:
         recipe, training = parser.parse_dict(parts["recipe"] | _TRAINING_DEFAULTS | parts["training"])
-    except (TypeError, ValueError) as error:
+    except (ImportError, OSError, TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from None
     layer = parts["options"].get("trunk_layer")
     if isinstance(layer, str) and layer != WEIGHTED:  # a file that `annot-hf saliency` wrote

@@ -6,8 +6,7 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
-
+from annot_hf.data.yaml_text import read_yaml
 from annot_hf.models.configuration_support import SupportConfig
 
 LOG_MEL = "log-mel"  # the trunk that needs no checkpoint
@@ -80,8 +79,8 @@ def read_words(words: Sequence[str]) -> dict[str, Any]:
         name, sign, value = word.lstrip("-").partition("=")
         if not sign or not name:
             raise ValueError(f"Cannot read the override {word!r}; write key=value, for instance learning_rate=1e-3.")
-        try:
-            values[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ValueError(f"Cannot read the override {word!r}; its value must be YAML, or be quoted.") from None
+        if name in values:
+            raise ValueError(f"The override {name} is given twice; remove one.")
+        # the value stays unsaid: it may be a token
+        values[name] = read_yaml(value, f"Cannot read the override {name}; its value")
     return values

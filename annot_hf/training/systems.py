@@ -7,10 +7,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from annot_hf.data.export import read_export
 from annot_hf.data.questions import nearest
+from annot_hf.data.yaml_text import read_yaml
 from annot_hf.evaluation.report import groups_of, items_by_name
 from annot_hf.evaluation.systems import SystemScores, measure_systems, systems_markdown
 from annot_hf.training.recipe import Run, load_recipe
@@ -62,7 +61,7 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"There is no plan {path}; give a YAML file with recipe, seeds and systems.")
-    values = _read_yaml(path)
+    values = read_yaml(path.read_text(encoding="utf-8"), str(path))
     if not isinstance(values, dict) or not {"recipe", "systems"} <= set(values) <= _KEYS:
         raise ValueError(f"{path} is no plan; it holds recipe, seeds and systems, and perhaps a title.")
     systems = values["systems"]
@@ -105,18 +104,11 @@ def plan_of(source: str | os.PathLike[str]) -> Plan:
         ValueError: There is neither, or the plan holds something else.
     """
     path = Path(source)
-    values = _read_yaml(path) if path.is_file() else None
+    values = read_yaml(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else None
     if isinstance(values, dict) and "systems" in values:
         return read_plan(path)
     load_recipe(source)  # says what is wrong with it
     return Plan(path.stem, os.fspath(source), (), {path.stem: {}})
-
-
-def _read_yaml(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {str(error).splitlines()[0]}.") from None
 
 
 def run_plan(

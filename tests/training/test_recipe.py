@@ -208,6 +208,22 @@ def test_numbers_are_read_as_numbers(write, line, value):
         ("", "holds a NoneType; a recipe is a flat mapping"),
         ("a: b: c", "is not YAML"),
         ("{a", "is not YAML"),
+        (
+            "seed: 1\ndropout: 0.1\nseed: 2",
+            r"mine\.yaml is not YAML: the key 'seed' is given in line 1 and again in line 3",
+        ),
+        ("lr_scheduler_kwargs: {a: 1, 'a': 2}", "the key 'a' is given in line 1 and again in line 1"),
+        ("run_name: 2024-13-45", "is not YAML: month must be in 1..12"),
+        ("corpus: " + "[" * 5000 + "]" * 5000, "is nested too deeply"),
+        ("corpus: " + "{a: " * 5000 + "}" * 5000, "is nested too deeply"),
+        ("model: [x]", r"model is \['x'\]; it must be text"),
+        ("model: {x: y}", r"model is {'x': 'y'}; it must be text"),
+        ("trunk: [x]", r"trunk is \['x'\]; it must be text"),
+        ("base: [x]", "There is no recipe"),
+        ("metric_for_best_model: [x]", r"metric_for_best_model is \['x'\]; it must be text"),
+        ("lr_scheduler_type: [x]", "SchedulerType"),
+        ("null: 1", "unknown key None"),
+        ("[a]: 1", "unhashable key"),
     ],
 )
 def test_what_is_wrong_is_said(write, text, message):
@@ -228,6 +244,17 @@ def test_a_recipe_that_is_not_there():
 def test_an_override_that_cannot_be_read(write, word):
     with pytest.raises(ValueError, match="Cannot read the override"):
         load_recipe(write("seed: 1"), [word])
+
+
+@pytest.mark.parametrize("words", [["seed=1", "seed=2"], ["seed=1", "--seed=1"]])
+def test_an_override_is_given_once(write, words):
+    with pytest.raises(ValueError, match="The override seed is given twice; remove one"):
+        load_recipe(write("seed: 0"), words)
+
+
+def test_a_merged_mapping_may_be_overruled(write):
+    path = write("accelerator_config: &a {even_batches: true}\nlr_scheduler_kwargs: {<<: *a, even_batches: false}\n")
+    assert load_recipe(path).values["lr_scheduler_kwargs"] == {"even_batches": False}
 
 
 def test_an_override_is_named_as_the_place_of_an_error(write):
