@@ -39,6 +39,8 @@ from annot_hf.training.recipe_rules import (
     check_members,
     check_options,
     check_perturb,
+    check_secrets,
+    check_stock,
     check_training,
     check_votes,
 )
@@ -55,7 +57,7 @@ CONFIGURATIONS = {
     LALM: DistributionQwen2AudioConfig,
 }
 MEASURES = ("loss", "cross_entropy", "kl", "jsd", "tvd", "macro_f1", "ccc")  # of a validation pass
-_ELSEWHERE = {
+ELSEWHERE = {  # keys that say where things lie and what is logged, and not what a run is
     "annotations",  # what they hold is in the record beside
     "corpus",
     "features",
@@ -67,6 +69,11 @@ _ELSEWHERE = {
     "disable_tqdm",
     "logging_strategy",
     "logging_steps",
+    "push_to_hub",
+    "hub_model_id",
+    "hub_private_repo",
+    "hub_revision",
+    "hub_strategy",
 }
 GREATER = ("macro_f1", "ccc")  # of which more is better
 
@@ -82,6 +89,10 @@ _TRAINING_DEFAULTS = {
     "remove_unused_columns": False,
     "label_names": ["labels"],
     "dataloader_pin_memory": torch.cuda.is_available(),  # elsewhere it does nothing but warn
+}
+_STOCK = {
+    entry.name: entry.default if entry.default_factory is dataclasses.MISSING else entry.default_factory()
+    for entry in dataclasses.fields(TrainingArguments)
 }
 
 
@@ -322,6 +333,11 @@ class Run:
     training: TrainingArguments
     values: dict[str, Any]
 
+    @property
+    def pushes(self) -> bool:
+        """Whether its model goes to the Hub when it has ended."""
+        return self.values.get("push_to_hub", False)
+
     def record(self, corpus: ExportedCorpus) -> dict[str, Any]:
         """What a run is, as JSON holds it: every key, the corpus it learns from, and which part of it if not the whole."""
         part = {"part": dict(corpus.part)} if corpus.part else {}
@@ -333,12 +349,12 @@ class Run:
     def identity(self, corpus: ExportedCorpus) -> dict[str, Any]:
         """What a run is, apart from where things lie and what is logged."""
         said = self.record(corpus)
-        return said | {"recipe": {key: value for key, value in said["recipe"].items() if key not in _ELSEWHERE}}
+        return said | {"recipe": {key: value for key, value in said["recipe"].items() if key not in ELSEWHERE}}
 
     def changes(self, earlier: Mapping[str, Any], corpus: ExportedCorpus, *, aside: Sequence[str] = ()) -> list[str]:
         """Keys that differ from an earlier record, but for where things lie, what is logged and those `aside`."""
         now = self.record(corpus)
-        changed = set(_differing(now["recipe"], earlier["recipe"])) - _ELSEWHERE - set(aside)
+        changed = set(_differing(now["recipe"], earlier["recipe"])) - ELSEWHERE - set(aside)
         return [
             *sorted(changed),
             *_differing(now.get("part", {}), earlier.get("part", {})),
@@ -377,6 +393,7 @@ def load_recipe(recipe: str | os.PathLike[str], overrides: Mapping[str, Any] | S
 
 def _laid_over(under: dict[str, Any], over: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Values on top of others; another trunk has no use for what those below say of the log-mel one."""
+    check_secrets(over, "recipe")  # before a message could repeat one
     if over.get("trunk", LOG_MEL) != LOG_MEL:
         aside = [key for key in under if key in parameters_of(LogMelConfig)]
         if aside:
@@ -410,6 +427,7 @@ def _read_recipe(recipe: str | os.PathLike[str], above: tuple[Path, ...] = ()) -
 
 def make_run(values: Mapping[str, Any], *, where: str = "recipe") -> Run:
     """Check a flat mapping of keys to values and sort it into its three homes."""
+    check_secrets(values, where)
     config = CONFIGURATIONS.get(str(values.get("model")), DistributionConfig)
     homes = {
         # not the types of their fields, which the library's parser changes
@@ -440,7 +458,12 @@ def make_run(values: Mapping[str, Any], *, where: str = "recipe") -> Run:
             f"{where}: metric_for_best_model is {measure!r}{nearest(measure, MEASURES)}; use one of {', '.join(MEASURES)} "
             "(ccc needs scales)."
         )
-    parts["training"].setdefault("greater_is_better", measure in GREATER)
+    if parts["training"].setdefault("greater_is_better", measure in GREATER) != (measure in GREATER):
+        raise ValueError(
+            f"{where}: greater_is_better is {not measure in GREATER} and metric_for_best_model {measure}, so that the worst "
+            "epoch would be kept; remove greater_is_better."
+        )
+    check_stock(parts["training"], _STOCK | _TRAINING_DEFAULTS, where)
     if parts["recipe"].get("model") == LALM:  # 7B in float32 fit no common GPU
         parts["training"].setdefault("bf16", torch.cuda.is_available() and torch.cuda.is_bf16_supported())
     if parts["recipe"].get("curriculum") and parts["options"].get("loss") == "ccc":
@@ -458,7 +481,7 @@ def make_run(values: Mapping[str, Any], *, where: str = "recipe") -> Run:
     if training.eval_strategy == "no" and (recipe.newbob or recipe.early_stopping_patience):
         watching = "newbob" if recipe.newbob else "early_stopping_patience"
         raise ValueError(f"{where}: {watching} watches validation passes, and eval_strategy is no; set it to epoch.")
-    check_training(training, where)
+    check_training(recipe, training, where)
     check_lalm(recipe, parts["options"], training, where)
     check_members(recipe, parts["options"], where)
     check_options(config, recipe, parts["options"], parts["trunk_options"], where)
@@ -467,4 +490,5 @@ def make_run(values: Mapping[str, Any], *, where: str = "recipe") -> Run:
     check_cache(recipe, parts["options"], where)
     check_frozen(recipe, parts["options"], where)
     check_perturb(recipe, where)
+    training.push_to_hub = False  # the library would push every checkpoint, with what lies beside it
     return Run(recipe, parts["options"], parts["trunk_options"], training, dict(values))
