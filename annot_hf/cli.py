@@ -5,7 +5,6 @@ runs, so that `--help` answers at once.
 """
 
 import logging
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,7 +51,8 @@ def quickstart(
     from annot_hf.data.corpus import load_corpus_script
     from annot_hf.data.export import export_corpus, read_export
     from annot_hf.data.simulate import SimulatedCorpus, simulate_corpus
-    from annot_hf.training.recipe import recipe_names
+    from annot_hf.training.outputs import clear_run
+    from annot_hf.training.recipe import load_recipe, recipe_names
 
     if corpus is None:
         console.rule("Simulate a corpus whose truth is known")
@@ -69,13 +69,14 @@ def quickstart(
         named = exported.votes.select(questions=exported.default_questions)
         recipe = "speech-annotator" if (named.annotator_codes >= 0).all() else "speech-distribution"
     console.rule(f"Train, recipe {recipe}")
-    shutil.rmtree(out / "run", ignore_errors=True)
     words = [
         f"corpus={out / 'corpus'}",
         f"output_dir={out / 'run'}",
         f"features={out / 'features'}",
         *(overrides or []),
     ]
+    load_recipe(recipe, words)  # what is refused leaves an earlier run as it is
+    clear_run(out / "run")
     model = steps.train(recipe, words, resume=False)
     console.rule("Predict the test split")
     steps.predict(model, out / "corpus", "test", out / "predictions", out / "features")

@@ -211,6 +211,11 @@ def planned_runs(
             # ensembles of the same members share them: five of ten, their votes or their mean
             own = [f"seed={seed}", f"output_dir={folder}", f"member_folder={out / 'members' / place}"]
             run = load_recipe(recipe, [*words, *own])
+            if run.pushes:
+                raise ValueError(
+                    f"push_to_hub is true, and the {len(places)} runs of system {name!r} would push to one repository; remove "
+                    "it, and push the one you choose."
+                )
             planned.setdefault(name, []).append(run)
     return planned
 
