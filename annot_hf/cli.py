@@ -11,12 +11,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
 from annot_hf import cli_steps as steps
 from annot_hf.cli_annotate import annotate
-from annot_hf.cli_output import console, print_path, print_rows, print_table
+from annot_hf.cli_output import console, keep_traceback, print_error, print_path, print_rows, print_table
 
 app = typer.Typer(
     name="annot-hf",
@@ -380,11 +378,18 @@ def crossval(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; errors in what the user gave are one line and exit status 2."""
+    """Run the command line.
+
+    Errors in what the user gave are one line and exit status 2; anything else is one line, a file with the traceback, and
+    status 1.
+    """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         app(args=arguments)
     except (ValueError, OSError) as error:
-        message = " ".join(str(error).split())
-        Console(stderr=True).print(Text.assemble(("Error", "bold red"), f": {message}"), soft_wrap=True)
+        print_error(str(error) or type(error).__name__)
         sys.exit(2)
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}".removesuffix(".")
+        print_error(f"{said}. That was not foreseen; {keep_traceback()}.")
+        sys.exit(1)

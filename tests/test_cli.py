@@ -1,8 +1,10 @@
 """The command line: help with examples, errors of one line, and the whole way on a tiny corpus."""
 
 import json
+import shutil
 import subprocess
 import sys
+import tempfile
 
 import pandas as pd
 import pytest
@@ -72,6 +74,37 @@ def test_errors_are_one_line_and_status_2(words, message, capsys, tmp_path, monk
     assert error.startswith("Error") and error.count("\n") == 1
 
 
+def test_what_nobody_foresaw_is_one_line_and_a_file(capsys, monkeypatch, tmp_path):
+    """Without keys of the environment, tokens, and words for the terminal."""
+    monkeypatch.setenv("SOME_API_KEY", "very-secret")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+
+    def broken(folder):
+        token = "hf_" + "x" * 30
+        raise KeyError(f"very-secret {token} http://me:word@host \x1b[31mred")
+
+    monkeypatch.setattr("annot_hf.data.export.read_export", broken)
+    status, _, error = run(capsys, "agree", "folder")
+    (kept,) = tmp_path.glob("annot-hf-*.log")
+    assert status == 1 and error.startswith("Error: KeyError") and error.count("\n") == 1 and str(kept) in error
+    assert "Traceback" in kept.read_text() and "broken" in kept.read_text()
+    for text in (error, kept.read_text()):
+        assert not any(word in text for word in ("very-secret", "hf_xxx", "me:word", "\x1b"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))
+    monkeypatch.setattr(tempfile, "mkstemp", lambda **options: (_ for _ in ()).throw(OSError(28, "No space left")))
+    status, _, error = run(capsys, "agree", "folder")
+    assert status == 1 and "Traceback" in error and "No space left" in error
+
+
+def test_an_error_without_words_has_its_name(capsys, monkeypatch):
+    def broken(folder):
+        raise ValueError
+
+    monkeypatch.setattr("annot_hf.data.export.read_export", broken)
+    assert run(capsys, "agree", "folder")[2] == "Error: ValueError\n"
+
+
 def test_wrong_usage_is_status_2(capsys):
     status, _, error = run(capsys, "predict", "model")
     assert status == 2 and "--corpus" in error and "Traceback" not in error
@@ -108,6 +141,22 @@ def test_quickstart_goes_the_whole_way(walked):
     assert {"report.json", "report.md", "report.html"} <= {path.name for path in (walked / "report").iterdir()}
     assert json.loads((walked / "run" / "model" / "training.json").read_text())["corpus"] == "simulated"
     assert yaml.safe_load((walked / "run" / "recipe.yaml").read_text())["num_train_epochs"] == 1
+
+
+def test_quickstart_leaves_what_it_did_not_write(walked, capsys, tmp_path):
+    out = shutil.copytree(walked, tmp_path / "out")
+    before = sorted(path for path in (out / "run").rglob("*"))
+    status, _, error = run(capsys, "quickstart", "--out", out, *SMALL, "learning_rat=1")
+    assert status == 2 and "unknown key" in error
+    assert sorted((out / "run").rglob("*")) == before
+    (out / "run" / "started.json").unlink()  # nothing says that it is a run
+    status, _, error = run(capsys, "quickstart", "--out", out, *SMALL)
+    assert status == 2 and "which no run of this package wrote" in error
+    assert set(before) - set((out / "run").rglob("*")) == {out / "run" / "started.json"}
+    other = shutil.copytree(walked, tmp_path / "other")
+    (other / "run" / "notes.txt").write_text("mine")
+    status, _, error = run(capsys, "quickstart", "--out", other, *SMALL)
+    assert status == 0 and (other / "run" / "notes.txt").read_text() == "mine", error
 
 
 def test_agreement_of_several_answers_is_shown(tmp_path, capsys):

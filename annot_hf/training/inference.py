@@ -85,14 +85,17 @@ def read_facts(folder: Path) -> dict[str, Any]:
     """The facts of a checkpoint's training; empty if it has none.
 
     Raises:
-        ValueError: They are not JSON.
+        ValueError: They are not JSON, or no object.
     """
     if not (folder / FACTS).is_file():
         return {}
     try:
-        return json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    except ValueError as error:
+        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{folder / FACTS} is not JSON ({error}); restore or remove it.") from error
+    if not isinstance(facts, dict) or not isinstance(facts.get("recipe", {}), dict):
+        raise ValueError(f"{folder / FACTS} does not say how a model was trained; restore or remove it.")
+    return facts
 
 
 def predict(

@@ -28,6 +28,7 @@ from annot_hf.data.export import ExportedCorpus
 from annot_hf.models.configuration_seedbert import SeedBertConfig
 from annot_hf.models.members import read_member
 from annot_hf.training.checkpoints import FACTS, checkpoints_of
+from annot_hf.training.features import end_with_parent
 from annot_hf.training.inputs import make_processor
 from annot_hf.training.outputs import check_model_folder
 from annot_hf.training.recipe import Run, make_run
@@ -252,6 +253,7 @@ def _apart(run: Run, corpus: ExportedCorpus, train: Train, places: "queue.Queue[
 
 def _worker(values: dict[str, Any], corpus: ExportedCorpus, train: Train, jobs: int, speaking: Connection) -> None:
     """What runs in a member's process."""
+    end_with_parent()
     torch.set_num_threads(max(torch.get_num_threads() // jobs, 1))
     speaking.send(_here(make_run(values), corpus, train))
 

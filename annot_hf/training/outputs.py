@@ -116,7 +116,7 @@ def open_repository(run: Run) -> str:
         name = name if "/" in name else f"{api.whoami()['name']}/{name}"
         if private and api.repo_exists(name) and not api.repo_info(name).private:
             raise ValueError(
-                f"The repository {name} is public; set hub_private_repo to false if its model may be, or hub_model_id to another."
+                f"The repository {name} is public; set hub_private_repo to false if its model may be, or name another."
             )
         api.create_repo(name, private=private, exist_ok=True)
         check_repository(name, "whole weights", revision=asked.hub_revision)

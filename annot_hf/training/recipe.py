@@ -460,7 +460,7 @@ def make_run(values: Mapping[str, Any], *, where: str = "recipe") -> Run:
         )
     if parts["training"].setdefault("greater_is_better", measure in GREATER) != (measure in GREATER):
         raise ValueError(
-            f"{where}: greater_is_better is {not measure in GREATER} and metric_for_best_model {measure}, so that the worst "
+            f"{where}: greater_is_better is {measure not in GREATER} and metric_for_best_model {measure}, so that the worst "
             "epoch would be kept; remove greater_is_better."
         )
     check_stock(parts["training"], _STOCK | _TRAINING_DEFAULTS, where)
