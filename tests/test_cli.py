@@ -151,12 +151,54 @@ def test_quickstart_leaves_what_it_did_not_write(walked, capsys, tmp_path):
     assert sorted((out / "run").rglob("*")) == before
     (out / "run" / "started.json").unlink()  # nothing says that it is a run
     status, _, error = run(capsys, "quickstart", "--out", out, *SMALL)
-    assert status == 2 and "which no run of this package wrote" in error
+    assert status == 2 and "which this package did not write" in error
     assert set(before) - set((out / "run").rglob("*")) == {out / "run" / "started.json"}
     other = shutil.copytree(walked, tmp_path / "other")
     (other / "run" / "notes.txt").write_text("mine")
     status, _, error = run(capsys, "quickstart", "--out", other, *SMALL)
     assert status == 0 and (other / "run" / "notes.txt").read_text() == "mine", error
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("report", "report.md"),
+        ("report", "report.json"),
+        ("report", "items.csv"),
+        ("report", "plots/reliability.png"),
+        ("predict", "predictions.json"),
+        ("predict", "predictions.parquet"),
+        ("predict", "raters.parquet"),
+        ("corpus", "votes.csv"),
+        ("crossval", "crossval.md"),
+        ("results", "results.json"),
+    ],
+)
+def test_no_command_overwrites_what_it_did_not_write(command, name, walked, capsys, tmp_path, repository):
+    path = tmp_path / "out" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    corpus, model = walked / "corpus", walked / "run" / "model"
+    (tmp_path / "plan.yaml").write_text("recipe: speech-distribution\nseeds: [0]\nsystems: {a: {question: emotion}}\n")
+    words = {
+        "report": [walked / "predictions", "--corpus", corpus],
+        "predict": [model, "--corpus", corpus],
+        "corpus": [repository / "annot_hf" / "data" / "simulate.py", "--root", walked / "simulated"],
+        "crossval": ["speech-distribution", "--corpus", corpus],
+        "results": [tmp_path / "plan.yaml", "--corpus", corpus],
+    }[command]
+    status, _, error = run(capsys, command, *words, "--out", tmp_path / "out")
+    assert status == 2 and ("which this package did not write" in error or "is left alone" in error), error
+    assert path.read_text() == "mine" and [one for one in tmp_path.rglob("out/**/*") if one.is_file()] == [path]
+
+
+def test_predict_and_report_may_be_repeated(walked, capsys, tmp_path):
+    for _ in range(2):
+        words = [walked / "run" / "model", "--corpus", walked / "corpus", "--out", tmp_path / "predictions"]
+        assert run(capsys, "predict", *words)[0] == 0
+        words = [tmp_path / "predictions", "--corpus", walked / "corpus", "--out", tmp_path / "report"]
+        assert run(capsys, "report", *words)[0] == 0
+        (tmp_path / "predictions" / "predictions.json").write_text('{"format": ')  # as a killed process may leave it
 
 
 def test_agreement_of_several_answers_is_shown(tmp_path, capsys):

@@ -10,11 +10,13 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, HfApi
 
 import annot_hf.models
+from annot_hf.data.corpus import check_own
 from annot_hf.models.adapter_files import ADAPTERS, check_repository
 from annot_hf.training.checkpoints import FACTS, checkpoints_of
 from annot_hf.training.recipe import ELSEWHERE, Run
 
 STARTED = "started.json"
+_RECORD = ("recipe", "corpus_digest")  # of what a run is
 _OVERWRITTEN = (STARTED, "recipe.yaml", "mixtures.parquet", "model")
 _CODE = sorted(path.name for path in Path(annot_hf.models.__file__).parent.glob("*.py"))
 _MODEL_FILES = (
@@ -47,12 +49,7 @@ def check_output(folder: str | Path) -> None:
         ValueError: It is somebody else's.
     """
     folder = Path(folder)
-    taken = [name for name in _OVERWRITTEN if (folder / name).exists()]
-    if taken and not _is_run(folder):
-        raise ValueError(
-            f"{folder} holds {taken[0]}, which no run of this package wrote and which would be overwritten; name another "
-            "output_dir, or move it away."
-        )
+    check_own(folder, _OVERWRITTEN, marker=STARTED, keys=_RECORD)
     check_model_folder(folder / "model")
 
 
@@ -69,8 +66,8 @@ def check_model_folder(folder: Path) -> None:
     foreign = [name for name in names if not any(fnmatch(name, pattern) for pattern in allowed)]
     if foreign:
         raise ValueError(
-            f"{folder} holds {foreign[0]}, which no run of this package wrote and which would be lost; name another "
-            "output_dir, or move it away."
+            f"{folder} holds {foreign[0]}, which this package did not write and which would be lost; name another folder, "
+            "or move it away."
         )
 
 
@@ -88,12 +85,9 @@ def clear_run(folder: Path) -> None:
 
 
 def _is_run(folder: Path) -> bool:
-    """Whether a run of this package started there; an empty word of it is that of a run that was killed at once."""
-    path = folder / STARTED
-    said = _json(path)
-    return (isinstance(said, dict) and {"recipe", "corpus_digest"} <= said.keys()) or (
-        path.is_file() and not path.stat().st_size
-    )
+    """Whether a run of this package started there."""
+    said = _json(folder / STARTED)
+    return isinstance(said, dict) and set(_RECORD) <= said.keys()
 
 
 def _json(path: Path) -> Any:

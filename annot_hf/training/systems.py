@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from annot_hf.data.corpus import check_own
 from annot_hf.data.export import read_export
 from annot_hf.data.questions import nearest
 from annot_hf.data.yaml_text import read_yaml
@@ -139,6 +140,7 @@ def run_plan(
     out, corpus = Path(out), Path(corpus)
     if not plan.seeds:
         raise ValueError(f"The plan {plan.title!r} names no seeds; give a list of whole numbers, such as [0, 1, 2].")
+    check_own(out, ("results.json", "results.md"), marker="results.json", keys=("title", "systems"))
     places = {f"seed{seed}": seed for seed in plan.seeds}
     planned = planned_runs(plan, corpus, out, overrides, places)  # a wrong key shows before the first is trained
     exported = read_export(corpus)

@@ -94,7 +94,7 @@ def test_what_a_user_keeps_where_a_run_would_write_stays(name, small_run, tmp_pa
     path = tmp_path / "run" / name
     path.parent.mkdir(parents=True)
     path.write_text("mine")
-    with pytest.raises(ValueError, match="which no run of this package wrote"):
+    with pytest.raises(ValueError, match="which this package did not write"):
         train(small_run("distribution", tmp_path / "run"))
     assert path.read_text() == "mine" and len([one for one in (tmp_path / "run").rglob("*") if one.is_file()]) == 1
 
@@ -107,7 +107,7 @@ def test_an_earlier_model_is_replaced_and_what_lies_with_it_is_not(small_run, tm
     again = train(small_run("distribution", tmp_path / "run", seed=1))
     assert again.model == first.model and again.metrics != first.metrics
     (again.model / "README.md").write_text("mine")
-    with pytest.raises(ValueError, match=r"model holds README\.md, which no run"):
+    with pytest.raises(ValueError, match=r"model holds README\.md, which this package did not write"):
         clear_run(tmp_path / "run")
     assert (again.model / "README.md").read_text() == (tmp_path / "run" / "notes.txt").read_text() == "mine"
     assert checkpoints_of(tmp_path / "run")
