@@ -13,11 +13,12 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from annot_hf.data.yaml_text import SECRET
+
 if TYPE_CHECKING:
     from annot_hf.evaluation.tables import Table as ReportTable
 
 _SECRET_NAME = re.compile("(?:KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)  # of a variable
-_SECRET = re.compile(r"\bhf_[A-Za-z0-9]{16,}|(?<=://)[^/@\s]+(?=@)")  # a token of the Hub; user:password in an address
 
 console = Console(width=None if sys.stdout.isatty() else 120)  # a pipe has no width; 80 would cut names
 
@@ -71,4 +72,4 @@ def _without_secrets(text: str) -> str:
     for name, value in os.environ.items():
         if _SECRET_NAME.search(name) and len(value) >= 6:
             text = text.replace(value, f"<{name}>")
-    return _SECRET.sub("<secret>", text)
+    return SECRET.sub("<secret>", text)

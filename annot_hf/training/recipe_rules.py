@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from annot_hf.data.annotations import read_facts
+from annot_hf.data.yaml_text import SECRET
 from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.configuration_seedbert import SeedBertConfig
 from annot_hf.models.configuration_support import SupportConfig
@@ -44,8 +45,6 @@ _UNUSABLE = {
     "liger_kernel_config": "replaces layers of language models; remove it",
     "hub_always_push": "pushes checkpoints, and a run pushes its model once, when it has ended; remove it",
 }
-# a token of the Hub, a key of a server, and user:password in an address
-_SECRET = re.compile(r"\b(?:hf_|sk-)[A-Za-z0-9_-]{16,}|://[^/@\s]+@")
 _SECRET_NAME = re.compile(r"(?:token|password|secret|api_?key)$", re.IGNORECASE)
 
 
@@ -101,14 +100,19 @@ def check_members(recipe: "Recipe", options: Mapping[str, Any], where: str) -> N
 def check_secrets(values: Mapping[str, Any], where: str) -> None:
     """A recipe is written beside the model, so that nothing secret may stand in it; no message repeats it."""
     for name, value in values.items():
-        if isinstance(value, Mapping):
-            check_secrets(value, f"{where}: {name}")
-        parts = value if isinstance(value, list) else [value]
-        if (value and _SECRET_NAME.search(str(name))) or any(_SECRET.search(p) for p in parts if isinstance(p, str)):
+        if _holds_secret(str(name), value):
             raise ValueError(
                 f"{where}: {name} holds a secret, and a recipe is written beside the model; remove it, and log in "
                 "(hf auth login) or set the environment variable HF_TOKEN."
             )
+
+
+def _holds_secret(name: str, value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(_holds_secret(str(key), part) for key, part in value.items())
+    if isinstance(value, list):
+        return any(_holds_secret(name, part) for part in value)
+    return bool(value and _SECRET_NAME.search(name)) or (isinstance(value, str) and bool(SECRET.search(value)))
 
 
 def check_stock(given: Mapping[str, Any], defaults: Mapping[str, Any], where: str) -> None:

@@ -309,6 +309,7 @@ TOKEN = "hf_" + "abcDEF0123456789" * 2
         {"trunk": f"https://me:{TOKEN}@huggingface.co/some/wavlm"},
         {"trunk": "https://me:word@hub.example/some/wavlm"},
         {"accelerator_config": {"api_key": "anything"}},
+        {"fsdp_config": {"parts": [{"token": "anything"}]}},
     ],
 )
 def test_a_secret_stands_in_no_recipe_and_no_message(values, write, caplog):
@@ -380,7 +381,13 @@ def test_fp16_and_schedules_that_cannot_be_changed_are_refused():
 
 def test_stock_options_at_what_they_are_anyway_are_taken():
     said = {"label_smoothing_factor": 0, "remove_unused_columns": False, "label_names": ["labels"]}
-    said |= {"dataloader_drop_last": False, "train_sampling_strategy": "random", "push_to_hub": False}
+    said |= {
+        "trunk": "some/sk-learning-a-base-model-v2",
+        "hub_token": None,
+        "dataloader_drop_last": False,
+        "train_sampling_strategy": "random",
+        "push_to_hub": False,
+    }
     assert not load_recipe("speech-distribution", said).pushes
 
 
