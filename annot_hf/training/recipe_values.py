@@ -53,7 +53,10 @@ def coerce(name: str, value: Any, annotation: Any, where: str) -> Any:
         (entry,) = typing.get_args(kind)
         if isinstance(value, list) or (isinstance(value, str) and entry is str):
             return [coerce(name, part, entry, where) for part in (value if isinstance(value, list) else [value])]
-    if kinds - rows - set(_KINDS) - {types.NoneType} or (value is None and types.NoneType in kinds):
+    mappings = {kind for kind in kinds if dict in (kind, typing.get_origin(kind))}
+    if mappings and isinstance(value, dict):
+        return value
+    if kinds - rows - mappings - set(_KINDS) - {types.NoneType} or (value is None and types.NoneType in kinds):
         return value  # what else there is, TrainingArguments checks
     plain = [kind for kind in _KINDS if kind in kinds]
     for kind in plain:
@@ -68,7 +71,7 @@ def coerce(name: str, value: Any, annotation: Any, where: str) -> Any:
             continue
         if fitting:
             return converted
-    expected = [_KINDS[kind] for kind in plain] + ["a list"] * bool(rows)
+    expected = [_KINDS[kind] for kind in plain] + ["a list"] * bool(rows) + ["a mapping"] * bool(mappings)
     raise ValueError(f"{where}: {name} is {value!r}; it must be {' or '.join(expected)}.")
 
 

@@ -224,6 +224,8 @@ def test_numbers_are_read_as_numbers(write, line, value):
         ("base: [x]", "There is no recipe"),
         ("metric_for_best_model: [x]", r"metric_for_best_model is \['x'\]; it must be text"),
         ("lr_scheduler_type: [x]", "SchedulerType"),
+        ("accelerator_config: [1]", r"accelerator_config is \[1\]; it must be text or a mapping"),
+        ("lr_scheduler_kwargs: [x]", r"lr_scheduler_kwargs is \['x'\]; it must be text or a mapping"),
         ("null: 1", "unknown key None"),
         ("[a]: 1", "unhashable key"),
     ],
