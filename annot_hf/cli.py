@@ -5,19 +5,16 @@ runs, so that `--help` answers at once.
 """
 
 import logging
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
-from rich.text import Text
 
 from annot_hf import cli_steps as steps
 from annot_hf.cli_annotate import annotate
-from annot_hf.cli_output import console, print_path, print_rows, print_table
+from annot_hf.cli_output import console, keep_traceback, print_error, print_path, print_rows, print_table
 
 app = typer.Typer(
     name="annot-hf",
@@ -54,7 +51,8 @@ def quickstart(
     from annot_hf.data.corpus import load_corpus_script
     from annot_hf.data.export import export_corpus, read_export
     from annot_hf.data.simulate import SimulatedCorpus, simulate_corpus
-    from annot_hf.training.recipe import recipe_names
+    from annot_hf.training.outputs import clear_run
+    from annot_hf.training.recipe import load_recipe, recipe_names
 
     if corpus is None:
         console.rule("Simulate a corpus whose truth is known")
@@ -71,13 +69,14 @@ def quickstart(
         named = exported.votes.select(questions=exported.default_questions)
         recipe = "speech-annotator" if (named.annotator_codes >= 0).all() else "speech-distribution"
     console.rule(f"Train, recipe {recipe}")
-    shutil.rmtree(out / "run", ignore_errors=True)
     words = [
         f"corpus={out / 'corpus'}",
         f"output_dir={out / 'run'}",
         f"features={out / 'features'}",
         *(overrides or []),
     ]
+    load_recipe(recipe, words)  # what is refused leaves an earlier run as it is
+    clear_run(out / "run")
     model = steps.train(recipe, words, resume=False)
     console.rule("Predict the test split")
     steps.predict(model, out / "corpus", "test", out / "predictions", out / "features")
@@ -388,11 +387,18 @@ def crossval(
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command line; errors in what the user gave are one line and exit status 2."""
+    """Run the command line.
+
+    Errors in what the user gave are one line and exit status 2; anything else is one line, a file with the traceback, and
+    status 1.
+    """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         app(args=arguments)
     except (ValueError, OSError) as error:
-        message = " ".join(str(error).split())
-        Console(stderr=True).print(Text.assemble(("Error", "bold red"), f": {message}"), soft_wrap=True)
+        print_error(str(error) or type(error).__name__)
         sys.exit(2)
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}".removesuffix(".")
+        print_error(f"{said}. That was not foreseen; {keep_traceback()}.")
+        sys.exit(1)

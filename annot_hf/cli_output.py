@@ -1,6 +1,10 @@
-"""What commands print: one table, and where to look."""
+"""What commands print: one table, where to look, and what went wrong, without what is secret."""
 
+import os
+import re
 import sys
+import tempfile
+import traceback
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,8 +13,12 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
+from annot_hf.data.yaml_text import SECRET
+
 if TYPE_CHECKING:
     from annot_hf.evaluation.tables import Table as ReportTable
+
+_SECRET_NAME = re.compile("(?:KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)  # of a variable
 
 console = Console(width=None if sys.stdout.isatty() else 120)  # a pipe has no width; 80 would cut names
 
@@ -37,3 +45,31 @@ def print_rows(title: str, rows: Iterable[tuple[str, str, str]]) -> None:
     for row in rows:
         table.add_row(*map(Text, row))
     console.print(table)
+
+
+def print_error(message: str) -> None:
+    """An error as one line, without what could command a terminal."""
+    plain = "".join(letter if letter.isprintable() else " " for letter in _without_secrets(message))
+    said = " ".join(plain.split())
+    Console(stderr=True).print(Text.assemble(("Error", "bold red"), f": {said}"), soft_wrap=True)
+
+
+def keep_traceback() -> str:
+    """Write the traceback of the error that is being handled to a file of its own; says where."""
+    text = _without_secrets(traceback.format_exc())
+    try:
+        handle, name = tempfile.mkstemp(prefix="annot-hf-", suffix=".log")
+        with open(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        sys.stderr.write(text)
+        return f"the traceback is above, as no file could be written ({error})"
+    return f"the traceback is in {name}"
+
+
+def _without_secrets(text: str) -> str:
+    """A text without the keys and tokens of the environment, and without those of addresses."""
+    for name, value in os.environ.items():
+        if _SECRET_NAME.search(name) and len(value) >= 6:
+            text = text.replace(value, f"<{name}>")
+    return SECRET.sub("<secret>", text)

@@ -20,6 +20,7 @@ def serve(repositories: dict[str, dict[str, bytes]]) -> Iterator[str]:
     A repository's commit is a digest of its files; each that was asked for can be read again, whatever they are by now.
     """
     commits: dict[str, dict[str, bytes]] = {}
+    private: set[str] = set()
 
     def commit_of(files: dict[str, bytes]) -> str:
         digest = hashlib.sha1()
@@ -39,7 +40,7 @@ def serve(repositories: dict[str, dict[str, bytes]]) -> Iterator[str]:
             about = re.fullmatch(r"/api/(models/[^/]+/[^/]+)(?:/revision/(.+))?", self.path)
             if about and files_of(about[1]) is not None:
                 sha = about[2] if about[2] in commits else commit_of(files_of(about[1]))
-                return self.json({"id": about[1].removeprefix("models/"), "sha": sha, "private": False})
+                return self.json({"id": about[1].removeprefix("models/"), "sha": sha, "private": about[1] in private})
             if "/tree/" in self.path:  # of a folder that there is not
                 return self.answer(404, b"", {"X-Error-Code": "EntryNotFound"})
             found = re.fullmatch(r"/(.+?)/resolve/([^/]+)/(.+)", self.path)
@@ -55,6 +56,8 @@ def serve(repositories: dict[str, dict[str, bytes]]) -> Iterator[str]:
             if self.path == "/api/repos/create":
                 asked = json.loads(body)
                 name = f"{asked.get('type', 'model')}s/{asked['organization']}/{asked['name']}"
+                if name not in repositories and (asked.get("private") or asked.get("visibility") == "private"):
+                    private.add(name)
                 repositories.setdefault(name, {})
                 return self.json({"url": f"http://{self.headers['Host']}/{name}", "name": name, "id": name})
             if self.path == "/api/validate-yaml":

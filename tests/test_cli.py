@@ -1,8 +1,10 @@
 """The command line: help with examples, errors of one line, and the whole way on a tiny corpus."""
 
 import json
+import shutil
 import subprocess
 import sys
+import tempfile
 
 import pandas as pd
 import pytest
@@ -72,6 +74,37 @@ def test_errors_are_one_line_and_status_2(words, message, capsys, tmp_path, monk
     assert error.startswith("Error") and error.count("\n") == 1
 
 
+def test_what_nobody_foresaw_is_one_line_and_a_file(capsys, monkeypatch, tmp_path):
+    """Without keys of the environment, tokens, and words for the terminal."""
+    monkeypatch.setenv("SOME_API_KEY", "very-secret")
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(tempfile, "tempdir", None)
+
+    def broken(folder):
+        token = "hf_" + "x" * 30
+        raise KeyError(f"very-secret {token} http://me:word@host \x1b[31mred")
+
+    monkeypatch.setattr("annot_hf.data.export.read_export", broken)
+    status, _, error = run(capsys, "agree", "folder")
+    (kept,) = tmp_path.glob("annot-hf-*.log")
+    assert status == 1 and error.startswith("Error: KeyError") and error.count("\n") == 1 and str(kept) in error
+    assert "Traceback" in kept.read_text() and "broken" in kept.read_text()
+    for text in (error, kept.read_text()):
+        assert not any(word in text for word in ("very-secret", "hf_xxx", "me:word", "\x1b"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path / "nowhere"))
+    monkeypatch.setattr(tempfile, "mkstemp", lambda **options: (_ for _ in ()).throw(OSError(28, "No space left")))
+    status, _, error = run(capsys, "agree", "folder")
+    assert status == 1 and "Traceback" in error and "No space left" in error
+
+
+def test_an_error_without_words_has_its_name(capsys, monkeypatch):
+    def broken(folder):
+        raise ValueError
+
+    monkeypatch.setattr("annot_hf.data.export.read_export", broken)
+    assert run(capsys, "agree", "folder")[2] == "Error: ValueError\n"
+
+
 def test_wrong_usage_is_status_2(capsys):
     status, _, error = run(capsys, "predict", "model")
     assert status == 2 and "--corpus" in error and "Traceback" not in error
@@ -110,6 +143,64 @@ def test_quickstart_goes_the_whole_way(walked):
     assert yaml.safe_load((walked / "run" / "recipe.yaml").read_text())["num_train_epochs"] == 1
 
 
+def test_quickstart_leaves_what_it_did_not_write(walked, capsys, tmp_path):
+    out = shutil.copytree(walked, tmp_path / "out")
+    before = sorted(path for path in (out / "run").rglob("*"))
+    status, _, error = run(capsys, "quickstart", "--out", out, *SMALL, "learning_rat=1")
+    assert status == 2 and "unknown key" in error
+    assert sorted((out / "run").rglob("*")) == before
+    (out / "run" / "started.json").unlink()  # nothing says that it is a run
+    status, _, error = run(capsys, "quickstart", "--out", out, *SMALL)
+    assert status == 2 and "which this package did not write" in error
+    assert set(before) - set((out / "run").rglob("*")) == {out / "run" / "started.json"}
+    other = shutil.copytree(walked, tmp_path / "other")
+    (other / "run" / "notes.txt").write_text("mine")
+    status, _, error = run(capsys, "quickstart", "--out", other, *SMALL)
+    assert status == 0 and (other / "run" / "notes.txt").read_text() == "mine", error
+
+
+@pytest.mark.parametrize(
+    ("command", "name"),
+    [
+        ("report", "report.md"),
+        ("report", "report.json"),
+        ("report", "items.csv"),
+        ("report", "plots/reliability.png"),
+        ("predict", "predictions.json"),
+        ("predict", "predictions.parquet"),
+        ("predict", "raters.parquet"),
+        ("corpus", "votes.csv"),
+        ("crossval", "crossval.md"),
+        ("results", "results.json"),
+    ],
+)
+def test_no_command_overwrites_what_it_did_not_write(command, name, walked, capsys, tmp_path, repository):
+    path = tmp_path / "out" / name
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    corpus, model = walked / "corpus", walked / "run" / "model"
+    (tmp_path / "plan.yaml").write_text("recipe: speech-distribution\nseeds: [0]\nsystems: {a: {question: emotion}}\n")
+    words = {
+        "report": [walked / "predictions", "--corpus", corpus],
+        "predict": [model, "--corpus", corpus],
+        "corpus": [repository / "annot_hf" / "data" / "simulate.py", "--root", walked / "simulated"],
+        "crossval": ["speech-distribution", "--corpus", corpus],
+        "results": [tmp_path / "plan.yaml", "--corpus", corpus],
+    }[command]
+    status, _, error = run(capsys, command, *words, "--out", tmp_path / "out")
+    assert status == 2 and ("which this package did not write" in error or "is left alone" in error), error
+    assert path.read_text() == "mine" and [one for one in tmp_path.rglob("out/**/*") if one.is_file()] == [path]
+
+
+def test_predict_and_report_may_be_repeated(walked, capsys, tmp_path):
+    for _ in range(2):
+        words = [walked / "run" / "model", "--corpus", walked / "corpus", "--out", tmp_path / "predictions"]
+        assert run(capsys, "predict", *words)[0] == 0
+        words = [tmp_path / "predictions", "--corpus", walked / "corpus", "--out", tmp_path / "report"]
+        assert run(capsys, "report", *words)[0] == 0
+        (tmp_path / "predictions" / "predictions.json").write_text('{"format": ')  # as a killed process may leave it
+
+
 def test_agreement_of_several_answers_is_shown(tmp_path, capsys):
     from annot_hf.data.corpus import VoteCorpus
     from annot_hf.data.export import export_corpus
@@ -141,7 +232,8 @@ def test_each_step_on_its_own(walked, capsys, tmp_path):
     status, shown, error = run(capsys, "train", *words)
     assert status == 0, error
     assert "jsd" in shown and str(tmp_path / "run" / "model") in shown
-    assert run(capsys, "train", *words, "num_train_epochs=2", "--resume")[0] == 0
+    longer = ["num_train_epochs=2" if word == "num_train_epochs=1" else word for word in words]
+    assert run(capsys, "train", *longer, "--resume")[0] == 0
     predictions = tmp_path / "predictions"
     status, shown, error = run(capsys, "predict", tmp_path / "run" / "model", "--corpus", corpus, "--out", predictions)
     assert status == 0 and "items predicted" in shown, error

@@ -453,3 +453,29 @@ def _clear_leftovers(out: Path, marker: str, kind: str) -> None:
             shutil.rmtree(left, ignore_errors=True)
         elif _kind_of(left, marker) == kind:
             left.rename(out)
+
+
+def check_own(folder: str | os.PathLike, names: Sequence[str], *, marker: str, keys: Sequence[str]) -> None:
+    """Whether files may be written into a folder: they are not there, are empty, or an earlier call wrote them.
+
+    Args:
+        folder: The folder.
+        names: Files, or folders in it, that would be overwritten.
+        marker: JSON file of the folder that tells.
+        keys: What it has to say, if it is that of an earlier call.
+
+    Raises:
+        ValueError: Somebody else's files would be lost.
+    """
+    folder = Path(folder)
+    paths = {name: folder / name for name in names}
+    taken = [name for name, path in paths.items() if path.exists() and (path.is_dir() or path.stat().st_size)]
+    try:
+        said = json.loads((folder / marker).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        said = None
+    if taken and not (isinstance(said, dict) and set(keys) <= said.keys()):
+        raise ValueError(
+            f"{folder} holds {taken[0]}, which this package did not write and which would be overwritten; name another "
+            "folder, or move it away."
+        )

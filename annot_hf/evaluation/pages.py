@@ -15,6 +15,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
+from annot_hf.data.corpus import check_own
 from annot_hf.evaluation.plots import number_key, printable, readable, save_figure
 from annot_hf.evaluation.tables import Table
 
@@ -55,8 +56,14 @@ def write_pages(
 
     Returns:
         Paths by name: json, markdown, html and every figure.
+
+    Raises:
+        ValueError: The folder holds files of these names that are not an earlier report's.
     """
     folder = Path(folder)
+    names = [f"plots/{name}.png" for section in sections for name in section.figures]
+    names += ["report.json", "report.md", "report.html", "items.csv"]
+    check_own(folder, names, marker="report.json", keys=("title", "summary", "run", "plots"))
     folder.mkdir(parents=True, exist_ok=True)
     files = {"json": folder / "report.json", "markdown": folder / "report.md", "html": folder / "report.html"}
     drawn, numbered = [], {}

@@ -11,6 +11,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from annot_hf.data.corpus import check_own
 from annot_hf.data.encoding import by_name
 from annot_hf.data.questions import Question
 from annot_hf.models.measures import check_distributions
@@ -192,6 +193,7 @@ class Predictions:
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write predictions.parquet, raters.parquet and predictions.json into `folder`; `load` reads them back."""
         folder = Path(folder)
+        _check_own(folder)
         folder.mkdir(parents=True, exist_ok=True)
         columns = {"item": pa.array(self.items, pa.string()), "probs": _rows(self.probs)}
         if self.consensus is not None:
@@ -287,6 +289,17 @@ def check_unique(names: np.ndarray, what: str) -> None:
         if name in seen:
             raise ValueError(f"{what} lists {name!r} a second time at position {row}; give each name once.")
         seen.add(name)
+
+
+def _check_own(folder: Path) -> None:
+    """Whether predictions may be written into a folder; those of a call that was cut off have no predictions.json."""
+    names = ("predictions.json", "predictions.parquet", "raters.parquet")
+    try:
+        own = {"item", "probs"} <= set(pq.read_schema(folder / names[1]).names)
+    except (pa.ArrowInvalid, OSError):
+        own = False
+    if not own:
+        check_own(folder, names, marker=names[0], keys=("format", "support"))
 
 
 def _table(path: Path) -> pa.Table:

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from annot_hf.data.corpus import check_own
 from annot_hf.data.targets import scale_means
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.pages import csv_safe, plain
@@ -140,8 +141,13 @@ class Saliency:
         return Table("Saliency of layers", ("layer", *self.targets, "mean"), rows, note)
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write saliency.json, whose `trunk_layer` a recipe reads, and saliency.csv; gives the first's path."""
+        """Write saliency.json, whose `trunk_layer` a recipe reads, and saliency.csv; gives the first's path.
+
+        Raises:
+            ValueError: The folder holds files of these names that are not of an earlier call.
+        """
         folder = Path(folder)
+        check_own(folder, (FILE, "saliency.csv", "saliency.png"), marker=FILE, keys=("trunk_layer", "scores"))
         folder.mkdir(parents=True, exist_ok=True)
         record = {name: value for name, value in asdict(self).items() if name != "about"}
         record = {"trunk_layer": self.layer, **self.about, **record, "means": self.means}

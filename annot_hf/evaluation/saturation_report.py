@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from annot_hf.data.corpus import check_own
 from annot_hf.evaluation.pages import plain, render
 from annot_hf.evaluation.plots import save_figure
 from annot_hf.evaluation.saturation_curves import Curve, HeldOut
@@ -111,8 +112,13 @@ class Saturation:
         )
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write saturation.json, saturation.md and saturation.png; gives the folder."""
+        """Write saturation.json, saturation.md and saturation.png; gives the folder.
+
+        Raises:
+            ValueError: The folder holds files of these names that are not of an earlier call.
+        """
         folder = Path(folder)
+        check_own(folder, FILES, marker=FILES[0], keys=("counts", "curve", "ideal"))
         folder.mkdir(parents=True, exist_ok=True)
         text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
         (folder / FILES[0]).write_text(text + "\n", encoding="utf-8")

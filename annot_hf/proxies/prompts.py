@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import jinja2.sandbox
-import yaml
 from jinja2 import nodes
 
 from annot_hf.data.questions import Question
+from annot_hf.data.yaml_text import read_yaml
 from annot_hf.proxies.plan import INSTRUCTIONS
 
 TEMPLATES = Path(__file__).parent.parent / "templates" / "annotate"
@@ -156,10 +156,10 @@ class Prompts:
         try:
             texts = [(self.folder / name).read_text(encoding="utf-8") for name in _FILES]
             self._system, self._user = map(self._templates.read, texts[:2])
-            wording = yaml.safe_load(texts[2])
-        except (jinja2.TemplateError, yaml.YAMLError, UnicodeError, SyntaxError, RecursionError) as error:
+        except (jinja2.TemplateError, UnicodeError, SyntaxError, RecursionError) as error:
             raise ValueError(f"{self.folder}: a prompt cannot be read ({_short(error)}); correct it.") from error
         self.digest = hashlib.sha256("\0".join(texts).encode()).hexdigest()
+        wording = read_yaml(texts[2], str(self.folder / _FILES[2]))
         needed = (*INSTRUCTIONS, AUDIO_ONLY)
         if not isinstance(wording, dict) or not all(isinstance(wording.get(name), str) for name in needed):
             raise ValueError(

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
+from annot_hf.data.corpus import check_own
 from annot_hf.data.export import ExportedCorpus, read_export
 from annot_hf.data.folds import Fold, check_division, draw_groups, group_items, make_folds
 from annot_hf.data.questions import nearest
@@ -98,6 +99,8 @@ def crossval(
     base = seed if seed is not None else (*plan.seeds, 0)[0]
     if base < 0:
         raise ValueError(f"seed is {base}; give a whole number from 0 up.")
+    names = ("crossval.json", "crossval.md", "crossval.png")
+    check_own(out, names, marker=names[0], keys=("title", "systems"))
     exported = read_export(corpus)
     places = {
         f"repeat{repeat}/fold{number}": base + repeat * folds + number

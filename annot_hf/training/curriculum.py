@@ -31,8 +31,8 @@ class EntropyCurriculum:
             items with an entropy up to a threshold ("threshold"; in reverse those of at least 1 - threshold).
         epochs: Epochs at which the share changes, ascending.
         shares: Share kept from each of `epochs` on; all items before the first.
-        warmup: Epochs before the ramp of "weight" and "threshold" starts; they train at its start.
-        ramp: Epochs that the ramp takes.
+        warmup: Epochs without any curriculum before the ramp of "weight" and "threshold" starts.
+        ramp: Epochs that the ramp takes, its start and its end included.
 
     Raises:
         ValueError: An option is unknown or out of range.
@@ -67,11 +67,11 @@ class EntropyCurriculum:
         return next((s for e, s in zip(self.epochs[::-1], self.shares[::-1], strict=True) if epoch >= e), 1.0)
 
     def progress(self, epoch: int) -> float:
-        """How far the ramp has come in an epoch, from 0 to 1."""
-        return min(max((epoch - 1 - self.warmup) / self.ramp, 0.0), 1.0)
+        """How far the ramp has come in an epoch, from 0 in its first to 1 in its last."""
+        return min(max((epoch - 1 - self.warmup) / (self.ramp - 1), 0.0), 1.0) if self.ramp > 1 else 1.0
 
     def weights(self, labels: torch.Tensor, epoch: int, corpus: torch.Tensor | None = None) -> torch.Tensor:
-        """Weights `(B,)` of mean 1 of the items of a mini-batch; all 1 where a filter would leave nothing.
+        """Weights `(B,)` of mean 1 of the items of a mini-batch; all 1 during warm-up and where a filter would leave nothing.
 
         Args:
             labels: Target distributions `(B, K)`.
@@ -79,6 +79,9 @@ class EntropyCurriculum:
             corpus: Normalised entropies of all training items `(N,)`, needed by "corpus".
         """
         entropies = normalised_entropy(labels)
+        ramps = self.kind == "weight" or self.by == "threshold"
+        if ramps and epoch <= self.warmup:
+            return torch.ones_like(entropies)
         if self.kind == "weight":
             exponent = EXPONENT * (1 - self.progress(epoch))
             weights = (entropies if self.reverse else 1 - entropies).clip(0) ** exponent

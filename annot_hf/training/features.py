@@ -4,16 +4,19 @@ import functools
 import hashlib
 import json
 import logging
+import multiprocessing
 import os
+import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from tqdm.auto import tqdm
 from transformers import SequenceFeatureExtractor
@@ -103,11 +106,21 @@ def plan_shards(
 
 
 def write_shard(path: Path, frames: Sequence[np.ndarray]) -> None:
-    """Write the frames `(T, D)` of a shard's items in one step: a killed process leaves no half file behind."""
+    """Write the frames `(T, D)` of a shard's items in one step: a killed process leaves no half file behind.
+
+    Raises:
+        ValueError: It cannot be written, for instance on a full disk.
+    """
     lengths = np.array([len(clip) for clip in frames], np.int64)
     partial = path.with_suffix(f".{os.getpid()}.part")
-    save_file({"frames": np.concatenate(frames), "lengths": lengths}, partial)
-    os.replace(partial, path)
+    try:
+        save_file({"frames": np.concatenate(frames), "lengths": lengths}, partial)
+        os.replace(partial, path)
+    except (OSError, SafetensorError) as error:
+        partial.unlink(missing_ok=True)
+        raise ValueError(
+            f"Features cannot be written to {path.parent} ({error}); make room there, or name another folder for features."
+        ) from error
 
 
 def build_features(
@@ -133,7 +146,8 @@ def build_features(
     Raises:
         AudioError: A clip cannot be read; the message names it.
     """
-    shards = plan_shards(folder, [key, extractor.to_dict()], sources)
+    # with another limit they are computed again, and a clip that is too long is refused
+    shards = plan_shards(folder, [key, extractor.to_dict(), max_seconds], sources)
     fill_shards(shards, functools.partial(_write_shard, extractor, max_seconds), sources, processes=processes)
     return FeatureStore(shards)
 
@@ -154,17 +168,44 @@ def fill_shards(
         sources: What the rows of the shards number.
         processes: Worker processes; one per core by default.
         desc: What the progress bar says.
+
+    Raises:
+        ValueError: A worker process was killed, as the system does for lack of memory, or cannot write.
     """
     todo = [shard for shard in shards if not shard.path.exists()]
     targets, parts = [shard.path for shard in todo], [[sources[row] for row in shard.rows] for shard in todo]
-    processes = min(processes or os.cpu_count() or 1, len(targets))
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    processes = min(processes or cores or 1, len(targets))
     progress = functools.partial(tqdm, total=len(targets), desc=desc, unit=f"{SHARD_ITEMS} clips", disable=not targets)
     if processes > 1:
         # one thread a process: they fill the cores already, and a forked OpenMP pool can hang
-        with ProcessPoolExecutor(processes, initializer=torch.set_num_threads, initargs=(1,)) as pool:
-            list(progress(pool.map(work, targets, parts)))
+        try:
+            with ProcessPoolExecutor(processes, initializer=_start_worker) as pool:
+                list(progress(pool.map(work, targets, parts)))
+        except BrokenProcessPool:
+            raise ValueError(
+                f"One of {processes} processes that compute {desc} was killed, perhaps for lack of memory; start again with "
+                "fewer cores (taskset -c 0 ...), and what is there is gone on with."
+            ) from None
     else:
         list(progress(map(work, targets, parts)))
+
+
+def _start_worker() -> None:
+    """One thread a process; and it ends with the process that started it, however that ends."""
+    torch.set_num_threads(1)
+    end_with_parent()
+
+
+def end_with_parent() -> None:
+    """Let this process end when the one that started it is gone, killed even, instead of working on for nobody."""
+    parent = multiprocessing.parent_process()
+
+    def watch() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _stamp(source: Any) -> Any:

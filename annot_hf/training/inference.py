@@ -90,9 +90,14 @@ def read_facts(folder: Path) -> dict[str, Any]:
     """The facts of a checkpoint's training; empty if it has none.
 
     Raises:
-        ValueError: They are no JSON object.
+        ValueError: They are no JSON object, or do not say how a model was trained.
     """
-    return read_object(folder / FACTS) if (folder / FACTS).is_file() else {}
+    if not (folder / FACTS).is_file():
+        return {}
+    facts = read_object(folder / FACTS)
+    if not isinstance(facts.get("recipe", {}), dict):
+        raise ValueError(f"{folder / FACTS} does not say how a model was trained; restore or remove it.")
+    return facts
 
 
 def predict(

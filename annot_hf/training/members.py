@@ -28,7 +28,9 @@ from annot_hf.data.export import ExportedCorpus
 from annot_hf.models.configuration_seedbert import SeedBertConfig
 from annot_hf.models.members import read_member
 from annot_hf.training.checkpoints import FACTS, checkpoints_of
+from annot_hf.training.features import end_with_parent
 from annot_hf.training.inputs import make_processor
+from annot_hf.training.outputs import check_model_folder
 from annot_hf.training.recipe import Run, make_run
 
 logger = logging.getLogger(__name__)
@@ -39,6 +41,7 @@ _LOCK = "training.lock"
 _PATIENCE = 1.0  # seconds to look at the lock of another process, whose death does not always show at once
 # keys of an ensemble that a member alone does not have
 _TOGETHER = ("members", "num_members", "members_differ", "member_folder", "member_jobs", "distribution", "head_seed")
+_TOGETHER += ("push_to_hub", "hub_model_id", "hub_private_repo", "hub_revision", "hub_strategy")
 _STARTING = threading.Lock()  # the environment is the whole process's
 _STRIDE = 1000  # between the seeds of two members, so that ensembles of neighbouring seeds share none
 
@@ -167,7 +170,8 @@ def _train_here(run: Run, corpus: ExportedCorpus, train: Train, state: PartialSt
     try:
         if state.is_main_process:
             (folder / _FAILED).unlink(missing_ok=True)
-            (_model(run) / FACTS).unlink(missing_ok=True)
+            check_model_folder(_model(run))
+            shutil.rmtree(_model(run), ignore_errors=True)  # damaged, or cut off
         train(run, resume=resume, corpus=corpus)
         state.wait_for_everyone()  # the main process has saved it
         # the model stays; optimiser states of many members would not fit
@@ -249,6 +253,7 @@ def _apart(run: Run, corpus: ExportedCorpus, train: Train, places: "queue.Queue[
 
 def _worker(values: dict[str, Any], corpus: ExportedCorpus, train: Train, jobs: int, speaking: Connection) -> None:
     """What runs in a member's process."""
+    end_with_parent()
     torch.set_num_threads(max(torch.get_num_threads() // jobs, 1))
     speaking.send(_here(make_run(values), corpus, train))
 

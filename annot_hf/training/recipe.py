@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
 from annot_hf.data.annotations import read_facts
@@ -22,6 +21,7 @@ from annot_hf.data.merging import Ties
 from annot_hf.data.perturbation import Perturbation
 from annot_hf.data.questions import nearest
 from annot_hf.data.targets import MajorityOf
+from annot_hf.data.yaml_text import read_yaml
 from annot_hf.evaluation.saliency import read_layer
 from annot_hf.models.configuration_annotator import AnnotatorConfig
 from annot_hf.models.configuration_distribution import DistributionConfig
@@ -39,6 +39,8 @@ from annot_hf.training.recipe_rules import (
     check_members,
     check_options,
     check_perturb,
+    check_secrets,
+    check_stock,
     check_training,
     check_votes,
 )
@@ -55,7 +57,7 @@ CONFIGURATIONS = {
     LALM: DistributionQwen2AudioConfig,
 }
 MEASURES = ("loss", "cross_entropy", "kl", "jsd", "tvd", "macro_f1", "ccc")  # of a validation pass
-_ELSEWHERE = {
+ELSEWHERE = {  # keys that say where things lie and what is logged, and not what a run is
     "annotations",  # what they hold is in the record beside
     "corpus",
     "features",
@@ -67,6 +69,11 @@ _ELSEWHERE = {
     "disable_tqdm",
     "logging_strategy",
     "logging_steps",
+    "push_to_hub",
+    "hub_model_id",
+    "hub_private_repo",
+    "hub_revision",
+    "hub_strategy",
 }
 GREATER = ("macro_f1", "ccc")  # of which more is better
 
@@ -82,6 +89,10 @@ _TRAINING_DEFAULTS = {
     "remove_unused_columns": False,
     "label_names": ["labels"],
     "dataloader_pin_memory": torch.cuda.is_available(),  # elsewhere it does nothing but warn
+}
+_STOCK = {
+    entry.name: entry.default if entry.default_factory is dataclasses.MISSING else entry.default_factory()
+    for entry in dataclasses.fields(TrainingArguments)
 }
 
 
@@ -114,15 +125,15 @@ class Recipe:
         curriculum_by: What "filter" compares an item with: "batch", "corpus" or "threshold".
         curriculum_epochs: Epochs at which the share of items changes, from 1.
         curriculum_shares: Share of items from each of these on.
-        curriculum_warmup: Epochs before the ramp of "weight" and "threshold".
-        curriculum_ramp: Epochs of the ramp.
+        curriculum_warmup: Epochs without a curriculum before the ramp of "weight" and "threshold".
+        curriculum_ramp: Epochs of the ramp, its start and its end included.
         trunk_learning_rate: Learning rate of the trunk; `learning_rate` for all when null.
         newbob: Learning rates fall when the validation loss stops to, from one validation pass to the next: "compose" or
             "overwrite" (see `StagedLearning`), or not when empty. Choose lr_scheduler_type constant beside it.
         newbob_factor: What they fall by.
         newbob_threshold: Relative improvement below which they fall.
-        unfreeze_epochs: Finished epochs after which the top layers of the trunk are unfrozen, frozen before; none when
-            empty.
+        unfreeze_epochs: Finished epochs after which the top layers of the trunk are unfrozen, frozen before; 0 unfreezes
+            them from the start. None when empty.
         unfreeze_layers: How many top layers from each of these on.
         unfreeze_factors: Factor of the trunk's learning rate from each of these on; 1 when empty.
         early_stopping_patience: Validation passes without an improvement of `metric_for_best_model` after which training
@@ -322,6 +333,11 @@ class Run:
     training: TrainingArguments
     values: dict[str, Any]
 
+    @property
+    def pushes(self) -> bool:
+        """Whether its model goes to the Hub when it has ended."""
+        return self.values.get("push_to_hub", False)
+
     def record(self, corpus: ExportedCorpus) -> dict[str, Any]:
         """What a run is, as JSON holds it: every key, the corpus it learns from, and which part of it if not the whole."""
         part = {"part": dict(corpus.part)} if corpus.part else {}
@@ -333,12 +349,12 @@ class Run:
     def identity(self, corpus: ExportedCorpus) -> dict[str, Any]:
         """What a run is, apart from where things lie and what is logged."""
         said = self.record(corpus)
-        return said | {"recipe": {key: value for key, value in said["recipe"].items() if key not in _ELSEWHERE}}
+        return said | {"recipe": {key: value for key, value in said["recipe"].items() if key not in ELSEWHERE}}
 
     def changes(self, earlier: Mapping[str, Any], corpus: ExportedCorpus, *, aside: Sequence[str] = ()) -> list[str]:
         """Keys that differ from an earlier record, but for where things lie, what is logged and those `aside`."""
         now = self.record(corpus)
-        changed = set(_differing(now["recipe"], earlier["recipe"])) - _ELSEWHERE - set(aside)
+        changed = set(_differing(now["recipe"], earlier["recipe"])) - ELSEWHERE - set(aside)
         return [
             *sorted(changed),
             *_differing(now.get("part", {}), earlier.get("part", {})),
@@ -377,6 +393,7 @@ def load_recipe(recipe: str | os.PathLike[str], overrides: Mapping[str, Any] | S
 
 def _laid_over(under: dict[str, Any], over: Mapping[str, Any], name: str) -> dict[str, Any]:
     """Values on top of others; another trunk has no use for what those below say of the log-mel one."""
+    check_secrets(over, "recipe")  # before a message could repeat one
     if over.get("trunk", LOG_MEL) != LOG_MEL:
         aside = [key for key in under if key in parameters_of(LogMelConfig)]
         if aside:
@@ -395,10 +412,7 @@ def _read_recipe(recipe: str | os.PathLike[str], above: tuple[Path, ...] = ()) -
             f"There is no recipe {os.fspath(recipe)!r}{nearest(str(recipe), recipe_names())}; give a YAML file or one of "
             f"{', '.join(recipe_names())}."
         )
-    try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {str(error).splitlines()[0]}.") from None
+    values = read_yaml(path.read_text(encoding="utf-8"), os.fspath(path))
     if not isinstance(values, dict):
         raise ValueError(f"{path} holds a {type(values).__name__}; a recipe is a flat mapping of keys to values.")
     base = values.pop("base", None)
@@ -413,10 +427,12 @@ def _read_recipe(recipe: str | os.PathLike[str], above: tuple[Path, ...] = ()) -
 
 def make_run(values: Mapping[str, Any], *, where: str = "recipe") -> Run:
     """Check a flat mapping of keys to values and sort it into its three homes."""
-    config = CONFIGURATIONS.get(values.get("model"), DistributionConfig)
+    check_secrets(values, where)
+    config = CONFIGURATIONS.get(str(values.get("model")), DistributionConfig)
     homes = {
-        "recipe": {entry.name: entry.type for entry in dataclasses.fields(Recipe)},
-        "training": {entry.name: entry.type for entry in dataclasses.fields(TrainingArguments) if entry.init},
+        # not the types of their fields, which the library's parser changes
+        "recipe": typing.get_type_hints(Recipe),
+        "training": typing.get_type_hints(TrainingArguments),
         "options": options_of(config),
         "trunk_options": parameters_of(LogMelConfig) if values.get("trunk", LOG_MEL) == LOG_MEL else {},
     }
@@ -442,7 +458,12 @@ def make_run(values: Mapping[str, Any], *, where: str = "recipe") -> Run:
             f"{where}: metric_for_best_model is {measure!r}{nearest(measure, MEASURES)}; use one of {', '.join(MEASURES)} "
             "(ccc needs scales)."
         )
-    parts["training"].setdefault("greater_is_better", measure in GREATER)
+    if parts["training"].setdefault("greater_is_better", measure in GREATER) != (measure in GREATER):
+        raise ValueError(
+            f"{where}: greater_is_better is {measure not in GREATER} and metric_for_best_model {measure}, so that the worst "
+            "epoch would be kept; remove greater_is_better."
+        )
+    check_stock(parts["training"], _STOCK | _TRAINING_DEFAULTS, where)
     if parts["recipe"].get("model") == LALM:  # 7B in float32 fit no common GPU
         parts["training"].setdefault("bf16", torch.cuda.is_available() and torch.cuda.is_bf16_supported())
     if parts["recipe"].get("curriculum") and parts["options"].get("loss") == "ccc":
@@ -450,7 +471,7 @@ def make_run(values: Mapping[str, Any], *, where: str = "recipe") -> Run:
     parser = HfArgumentParser((Recipe, TrainingArguments))
     try:
         recipe, training = parser.parse_dict(parts["recipe"] | _TRAINING_DEFAULTS | parts["training"])
-    except (TypeError, ValueError) as error:
+    except (ImportError, OSError, TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from None
     layer = parts["options"].get("trunk_layer")
     if isinstance(layer, str) and layer != WEIGHTED:  # a file that `annot-hf saliency` wrote
@@ -460,7 +481,7 @@ def make_run(values: Mapping[str, Any], *, where: str = "recipe") -> Run:
     if training.eval_strategy == "no" and (recipe.newbob or recipe.early_stopping_patience):
         watching = "newbob" if recipe.newbob else "early_stopping_patience"
         raise ValueError(f"{where}: {watching} watches validation passes, and eval_strategy is no; set it to epoch.")
-    check_training(training, where)
+    check_training(recipe, training, where)
     check_lalm(recipe, parts["options"], training, where)
     check_members(recipe, parts["options"], where)
     check_options(config, recipe, parts["options"], parts["trunk_options"], where)
@@ -469,4 +490,5 @@ def make_run(values: Mapping[str, Any], *, where: str = "recipe") -> Run:
     check_cache(recipe, parts["options"], where)
     check_frozen(recipe, parts["options"], where)
     check_perturb(recipe, where)
+    training.push_to_hub = False  # the library would push every checkpoint, with what lies beside it
     return Run(recipe, parts["options"], parts["trunk_options"], training, dict(values))

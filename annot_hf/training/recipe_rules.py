@@ -2,11 +2,13 @@
 
 import dataclasses
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from annot_hf.data.annotations import read_facts
+from annot_hf.data.yaml_text import SECRET
 from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.configuration_seedbert import SeedBertConfig
 from annot_hf.models.configuration_support import SupportConfig
@@ -19,6 +21,31 @@ if TYPE_CHECKING:
     from annot_hf.training.recipe import Recipe
 
 LALM_SECONDS = 30  # one window of its audio tower
+# stock options that would fail here, would be ignored, or would change numbers without a word -> what to do instead
+_UNUSABLE = {
+    "label_smoothing_factor": "takes labels for class numbers; set target to smoothed",
+    "neftune_noise_alpha": "is for language models that are tuned on instructions; remove it",
+    "train_sampling_strategy": "would be ignored, as batches hold items of similar length anyway; remove it",
+    "length_column_name": "would be ignored, as batches hold items of similar length anyway; remove it",
+    "data_seed": "would be ignored, as seed decides the order of the items too; set seed",
+    "remove_unused_columns": "drops what the collator reads; remove it",
+    "label_names": "follows from what the model learns; remove it",
+    "prediction_loss_only": "leaves validation without its measures; remove it",
+    "include_for_metrics": "gathers what no measure looks at; remove it",
+    "batch_eval_metrics": "averages measures that are of the whole validation split; remove it",
+    "eval_do_concat_batches": "leaves the measures nothing to read; remove it",
+    "dataloader_drop_last": "leaves the last items out of training and of validation; remove it",
+    "dataloader_in_order": "gives batches in another order every time; remove it",
+    "auto_find_batch_size": "goes on with another batch size after some steps; set per_device_train_batch_size",
+    "resume_from_checkpoint": "would be ignored; go on by --resume",
+    "do_train": "would be ignored, as train always trains; remove it",
+    "do_predict": "would be ignored; predict when the run has ended",
+    "use_cache": "is for models that generate text; remove it",
+    "use_liger_kernel": "replaces layers of language models; remove it",
+    "liger_kernel_config": "replaces layers of language models; remove it",
+    "hub_always_push": "pushes checkpoints, and a run pushes its model once, when it has ended; remove it",
+}
+_SECRET_NAME = re.compile(r"(?:token|password|secret|api_?key)$", re.IGNORECASE)
 
 
 def check_options(
@@ -70,7 +97,42 @@ def check_members(recipe: "Recipe", options: Mapping[str, Any], where: str) -> N
         )
 
 
-def check_training(training: "TrainingArguments", where: str) -> None:
+def check_secrets(values: Mapping[str, Any], where: str) -> None:
+    """A recipe is written beside the model, so that nothing secret may stand in it; no message repeats it."""
+    for name, value in values.items():
+        if _holds_secret(str(name), value):
+            raise ValueError(
+                f"{where}: {name} holds a secret, and a recipe is written beside the model; remove it, and log in "
+                "(hf auth login) or set the environment variable HF_TOKEN."
+            )
+
+
+def _holds_secret(name: str, value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return any(_holds_secret(str(key), part) for key, part in value.items())
+    if isinstance(value, list):
+        return any(_holds_secret(name, part) for part in value)
+    return bool(value and _SECRET_NAME.search(name)) or (isinstance(value, str) and bool(SECRET.search(value)))
+
+
+def check_stock(given: Mapping[str, Any], defaults: Mapping[str, Any], where: str) -> None:
+    """Whether the stock options that a recipe gives can do here what they say."""
+    for name, why in _UNUSABLE.items():
+        if given.get(name, defaults[name]) != defaults[name]:
+            raise ValueError(f"{where}: {name} is {given[name]!r}, which {why}.")
+    if given.get("hub_strategy", "end") != "end":
+        raise ValueError(
+            f"{where}: hub_strategy is {given['hub_strategy']!r}, and a run pushes its model once, when it has ended; set it "
+            "to end, or remove it."
+        )
+    idle = [name for name in ("hub_model_id", "hub_private_repo", "hub_revision", "hub_strategy") if name in given]
+    if idle and not given.get("push_to_hub"):
+        raise ValueError(
+            f"{where}: {idle[0]} is set, and there is no push_to_hub; set push_to_hub, or remove {idle[0]}."
+        )
+
+
+def check_training(recipe: "Recipe", training: "TrainingArguments", where: str) -> None:
     """What the trainer does to a model, and what is saved, are the same."""
     for name in ("bf16_full_eval", "fp16_full_eval"):
         if getattr(training, name):
@@ -78,6 +140,24 @@ def check_training(training: "TrainingArguments", where: str) -> None:
                 f"{where}: {name} is true, which turns the weights themselves into half precision, as they would be saved; "
                 f"remove it, and set {name.removesuffix('_full_eval')} instead."
             )
+    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+        if getattr(training, name) < 1:
+            raise ValueError(f"{where}: {name} is {getattr(training, name)}; it is a whole number, 1 or more.")
+    if training.max_steps == 0 or (training.max_steps < 0 and not training.num_train_epochs > 0):
+        name = "num_train_epochs" if training.max_steps else "max_steps"
+        raise ValueError(f"{where}: {name} is {getattr(training, name):g}, which trains nothing; set it above 0.")
+    if training.activation_checkpointing and recipe.trunk == LOG_MEL:
+        raise ValueError(
+            f"{where}: activation_checkpointing is true, and a log-mel trunk keeps its activations; remove it, or choose a "
+            "smaller batch."
+        )
+    if training.fp16 and training.device.type == "cpu":
+        raise ValueError(f"{where}: fp16 is true, and a CPU would compute in float32 instead; remove it, or set bf16.")
+    if recipe.make_staging() and training.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
+        raise ValueError(
+            f"{where}: lr_scheduler_type is {training.lr_scheduler_type.value}, whose rates newbob and unfreeze_epochs cannot "
+            "change; set it to constant."
+        )
 
 
 def check_lalm(recipe: "Recipe", options: Mapping[str, Any], training: "TrainingArguments", where: str) -> None:
@@ -102,8 +182,8 @@ def check_lalm(recipe: "Recipe", options: Mapping[str, Any], training: "Training
         )
     if training.push_to_hub and options.get("lora_rank", 1):
         raise ValueError(
-            f"{where}: push_to_hub is true, and checkpoints with adapters are no folders for the Hub; remove it, and upload "
-            "output_dir/model when the run has ended."
+            f"{where}: push_to_hub is true, and adapters name the checkpoint below them as this machine does; remove it, and "
+            "upload output_dir/model when the run has ended."
         )
     if recipe.max_seconds > LALM_SECONDS:
         raise ValueError(

@@ -6,8 +6,7 @@ import typing
 from collections.abc import Sequence
 from typing import Any
 
-import yaml
-
+from annot_hf.data.yaml_text import read_yaml
 from annot_hf.models.configuration_support import SupportConfig
 
 LOG_MEL = "log-mel"  # the trunk that needs no checkpoint
@@ -54,7 +53,10 @@ def coerce(name: str, value: Any, annotation: Any, where: str) -> Any:
         (entry,) = typing.get_args(kind)
         if isinstance(value, list) or (isinstance(value, str) and entry is str):
             return [coerce(name, part, entry, where) for part in (value if isinstance(value, list) else [value])]
-    if kinds - rows - set(_KINDS) - {types.NoneType} or (value is None and types.NoneType in kinds):
+    mappings = {kind for kind in kinds if dict in (kind, typing.get_origin(kind))}
+    if mappings and isinstance(value, dict):
+        return value
+    if kinds - rows - mappings - set(_KINDS) - {types.NoneType} or (value is None and types.NoneType in kinds):
         return value  # what else there is, TrainingArguments checks
     plain = [kind for kind in _KINDS if kind in kinds]
     for kind in plain:
@@ -69,7 +71,7 @@ def coerce(name: str, value: Any, annotation: Any, where: str) -> Any:
             continue
         if fitting:
             return converted
-    expected = [_KINDS[kind] for kind in plain] + ["a list"] * bool(rows)
+    expected = [_KINDS[kind] for kind in plain] + ["a list"] * bool(rows) + ["a mapping"] * bool(mappings)
     raise ValueError(f"{where}: {name} is {value!r}; it must be {' or '.join(expected)}.")
 
 
@@ -80,8 +82,8 @@ def read_words(words: Sequence[str]) -> dict[str, Any]:
         name, sign, value = word.lstrip("-").partition("=")
         if not sign or not name:
             raise ValueError(f"Cannot read the override {word!r}; write key=value, for instance learning_rate=1e-3.")
-        try:
-            values[name] = yaml.safe_load(value)
-        except yaml.YAMLError:
-            raise ValueError(f"Cannot read the override {word!r}; its value must be YAML, or be quoted.") from None
+        if name in values:
+            raise ValueError(f"The override {name} is given twice; remove one.")
+        # the value stays unsaid: it may be a token
+        values[name] = read_yaml(value, f"Cannot read the override {name}; its value")
     return values

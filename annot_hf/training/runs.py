@@ -7,9 +7,10 @@ from pathlib import Path
 
 from annot_hf.data.export import ExportedCorpus
 from annot_hf.evaluation.predictions import Predictions
-from annot_hf.training.checkpoints import FACTS
+from annot_hf.training.checkpoints import FACTS, checkpoints_of
 from annot_hf.training.inference import predict
 from annot_hf.training.members import trains_members
+from annot_hf.training.outputs import check_model_folder
 from annot_hf.training.recipe import Run
 from annot_hf.training.train import train
 
@@ -47,12 +48,13 @@ def predictions_of(run: Run, corpus: ExportedCorpus, split: str = "test", *, kee
             logger.info("%s", folder)
             train(run, resume=any(folder.glob("checkpoint-*")) or trains_members(run), corpus=corpus)
             # the model stays; the optimiser states of many runs would not fit
-            for checkpoint in folder.glob("checkpoint-*"):
+            for checkpoint in checkpoints_of(folder):
                 shutil.rmtree(checkpoint)
             shutil.copy(model / FACTS, folder / FACTS)
             done.write_text(json.dumps(run.record(corpus), indent=1) + "\n", encoding="utf-8")
         predictions, _ = predict(model, corpus, split=split, features=run.recipe.features)
         predictions.save(kept)
     if not keep_model and model.is_dir():
+        check_model_folder(model)
         shutil.rmtree(model)
     return Predictions.load(kept)

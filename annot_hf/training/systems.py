@@ -7,10 +7,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
+from annot_hf.data.corpus import check_own
 from annot_hf.data.export import read_export
 from annot_hf.data.questions import nearest
+from annot_hf.data.yaml_text import read_yaml
 from annot_hf.evaluation.report import groups_of, items_by_name, markdown_safe
 from annot_hf.evaluation.systems import SystemScores, measure_systems, systems_markdown
 from annot_hf.training.recipe import Run, load_recipe
@@ -62,7 +62,7 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"There is no plan {path}; give a YAML file with recipe, seeds and systems.")
-    values = _read_yaml(path)
+    values = read_yaml(path.read_text(encoding="utf-8"), str(path))
     if not isinstance(values, dict) or not {"recipe", "systems"} <= set(values) <= _KEYS:
         raise ValueError(f"{path} is no plan; it holds recipe, seeds and systems, and perhaps a title.")
     systems = values["systems"]
@@ -105,18 +105,11 @@ def plan_of(source: str | os.PathLike[str]) -> Plan:
         ValueError: There is neither, or the plan holds something else.
     """
     path = Path(source)
-    values = _read_yaml(path) if path.is_file() else None
+    values = read_yaml(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else None
     if isinstance(values, dict) and "systems" in values:
         return read_plan(path)
     load_recipe(source)  # says what is wrong with it
     return Plan(path.stem, os.fspath(source), (), {path.stem: {}})
-
-
-def _read_yaml(path: Path) -> Any:
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} is not YAML: {str(error).splitlines()[0]}.") from None
 
 
 def run_plan(
@@ -147,6 +140,7 @@ def run_plan(
     out, corpus = Path(out), Path(corpus)
     if not plan.seeds:
         raise ValueError(f"The plan {plan.title!r} names no seeds; give a list of whole numbers, such as [0, 1, 2].")
+    check_own(out, ("results.json", "results.md"), marker="results.json", keys=("title", "systems"))
     places = {f"seed{seed}": seed for seed in plan.seeds}
     planned = planned_runs(plan, corpus, out, overrides, places)  # a wrong key shows before the first is trained
     exported = read_export(corpus)
@@ -221,6 +215,11 @@ def planned_runs(
             # ensembles of the same members share them: five of ten, their votes or their mean
             own = [f"seed={seed}", f"output_dir={folder}", f"member_folder={out / 'members' / place}"]
             run = load_recipe(recipe, [*words, *own])
+            if run.pushes:
+                raise ValueError(
+                    f"push_to_hub is true, and the {len(places)} runs of system {name!r} would push to one repository; remove "
+                    "it, and push the one you choose."
+                )
             planned.setdefault(name, []).append(run)
     return planned
 

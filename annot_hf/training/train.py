@@ -25,6 +25,7 @@ from annot_hf.training.checkpoints import FACTS, newest_checkpoint
 from annot_hf.training.inputs import make_processor
 from annot_hf.training.lora import check_sharding, save_lora
 from annot_hf.training.members import members_folder, train_members, trains_members
+from annot_hf.training.outputs import STARTED, check_model_folder, check_output, open_repository, push_model
 from annot_hf.training.recipe import MEASURES, Run
 from annot_hf.training.recipe_values import LALM
 from annot_hf.training.splits import SplitReader, check_clips, make_dataset, make_split_targets
@@ -33,7 +34,6 @@ from annot_hf.training.vote_kinds import count_votes, vote_views
 
 logger = logging.getLogger(__name__)
 
-STARTED = "started.json"
 LENGTH = ("num_train_epochs", "max_steps", "early_stopping_patience")  # a run may be gone on with for longer
 ASSEMBLED = ("num_members", "distribution")  # what an ensemble does with its members, and none of them knows
 
@@ -83,6 +83,8 @@ def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = Non
     if resume and not earlier and not ensemble:
         raise ValueError(f"{arguments.output_dir} holds no checkpoint to go on from; train without --resume first.")
     perturbation = make_perturbation(recipe.perturb_share, arguments.seed)
+    check_output(arguments.output_dir)
+    repository = open_repository(run) if run.pushes and arguments.process_index == 0 else ""
     corpus = corpus or read_export(recipe.corpus)
     _check_started(run, corpus, resume)
     set_seed(arguments.seed)
@@ -157,6 +159,8 @@ def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = Non
     if trainer.is_world_process_zero():
         save_model(trainer.accelerator.unwrap_model(trainer.model), processor, facts, folder, weights=weights)
         (Path(arguments.output_dir) / "recipe.yaml").write_text(yaml.safe_dump(run.values, sort_keys=False))
+        if repository:
+            push_model(run, folder, repository)
     return TrainingResult(folder, metrics, facts)
 
 
@@ -165,20 +169,29 @@ def save_model(
 ) -> None:
     """Write a fresh checkpoint folder: weights as safetensors (adapters alone, if it has any), code, processor and facts.
 
+    It is written aside, and takes the place of an earlier one when it is whole.
+
     Args:
         model: The model, or the `PeftModel` around it.
         processor: Its processor.
         facts: Facts of its training.
         folder: Folder to write.
         weights: Its weights, where several processes hold parts of them.
+
+    Raises:
+        ValueError: The folder holds something else than a model of this package.
     """
-    shutil.rmtree(folder, ignore_errors=True)
+    check_model_folder(folder)
+    fresh = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(fresh, ignore_errors=True)
     if hasattr(model, "get_base_model"):
-        save_lora(model, folder, processor=processor, weights=weights)
+        save_lora(model, fresh, processor=processor, weights=weights)
     else:
-        model.save_pretrained(folder, state_dict=weights)
-        processor.save_pretrained(folder)
-    (folder / FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        model.save_pretrained(fresh, state_dict=weights)
+        processor.save_pretrained(fresh)
+    (fresh / FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    fresh.rename(folder)
 
 
 def _check_started(run: Run, corpus: ExportedCorpus, resume: bool) -> None:

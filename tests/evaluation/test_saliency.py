@@ -133,6 +133,11 @@ def saliency():
 
 
 def test_files_hold_the_choice_and_the_numbers(saliency, tmp_path):
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "saliency.csv").write_text("mine")
+    with pytest.raises(ValueError, match=r"holds saliency\.csv, which this package did not write"):
+        saliency.save(tmp_path / "other")
+    saliency.save(tmp_path / "out")
     path = saliency.save(tmp_path / "out")
     record = json.loads(path.read_text())
     assert record["trunk_layer"] == 1 and record["trunk"] == "some/wavlm" and record["items"] == 1234

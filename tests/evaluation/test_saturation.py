@@ -139,6 +139,10 @@ def test_one_person_an_item_has_no_ceiling_and_says_so(exports, tmp_path):
 def test_what_is_written(annotations, corpus, tmp_path):
     found = measure(annotations, corpus)
     assert found.save(tmp_path / "out") == tmp_path / "out"
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "saturation.md").write_text("mine")
+    with pytest.raises(ValueError, match=r"holds saturation\.md, which this package did not write"):
+        found.save(tmp_path / "other")
     record = json.loads((tmp_path / "out" / "saturation.json").read_text())
     assert record["suggested"] == found.finding.suggested and record["counts"]["items"] == 56
     assert [one["value"] for one in record["curve"]["values"]] == found.curve.mean.tolist()

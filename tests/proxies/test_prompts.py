@@ -147,7 +147,8 @@ def test_a_long_transcript_is_cut_and_says_so():
         ("user.txt.j2", b"\xff\xfe", "cannot be read"),
         ("instructions.yaml", "[" * 500, "cannot be read"),
         ("instructions.yaml", "both: listen", "does not word every instruction"),
-        ("instructions.yaml", "[", "cannot be read"),
+        ("instructions.yaml", "[", "instructions.yaml is not YAML"),
+        ("instructions.yaml", "a: b\na: c", "the key 'a' is given in line 1 and again in line 2"),
     ],
 )
 def test_prompts_that_cannot_be_used(tmp_path, name, text, message):

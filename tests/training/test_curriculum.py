@@ -26,10 +26,11 @@ def test_filter_keeps_the_ceiling_of_the_share_of_the_batch(epoch, kept, reverse
     np.testing.assert_allclose(weights, expected, rtol=1e-6)
 
 
-def test_ceiling_is_not_fooled_by_rounding():
-    assert (
-        EntropyCurriculum(shares=(0.7,), epochs=(1,)).weights(LABELS.repeat(2, 1), 1) > 0
-    ).sum() == 7  # 0.7 * 10 > 7
+@pytest.mark.parametrize("share, repeats, kept", [(0.55, 4, 11), (0.56, 5, 14), (0.57, 4, 12), (0.01, 1, 1)])
+def test_ceiling_is_not_fooled_by_rounding(share, repeats, kept):
+    """0.55 * 20 is 11.000000000000002, 0.56 * 25 likewise more than 14; 0.57 * 20 is 11.4."""
+    curriculum = EntropyCurriculum(shares=(share,), epochs=(1,))
+    assert (curriculum.weights(LABELS.repeat(repeats, 1), 1) > 0).sum() == kept
 
 
 def test_equal_entropies_keep_the_first_ones():
@@ -60,7 +61,16 @@ def test_corpus_filter_compares_with_the_training_set(reverse):
     assert everything.tolist() == [1] * 5
 
 
-@pytest.mark.parametrize("epoch, threshold", [(1, 0.5), (6, 0.5), (9, 0.725), (12, 0.95), (30, 0.95)])
+@pytest.mark.parametrize("reverse", [False, True])
+@pytest.mark.parametrize("options", [{"kind": "weight"}, {"kind": "filter", "by": "threshold"}])
+def test_warm_up_knows_no_curriculum(options, reverse):
+    curriculum = EntropyCurriculum(reverse=reverse, **options)
+    assert all(curriculum.weights(LABELS, epoch).tolist() == [1] * 5 for epoch in range(1, 6))
+    assert curriculum.weights(LABELS, 6).tolist() != [1] * 5
+    assert EntropyCurriculum(reverse=reverse, **options | {"warmup": 0}).weights(LABELS, 1).tolist() != [1] * 5
+
+
+@pytest.mark.parametrize("epoch, threshold", [(6, 0.5), (8, 0.68), (11, 0.95), (30, 0.95)])
 def test_threshold_rises_after_the_warm_up(epoch, threshold):
     curriculum = EntropyCurriculum("filter", by="threshold")
     np.testing.assert_array_equal(curriculum.weights(LABELS, epoch) > 0, threshold >= H)
@@ -70,10 +80,14 @@ def test_threshold_rises_after_the_warm_up(epoch, threshold):
 
 def test_a_filter_that_keeps_nothing_keeps_everything():
     flat = torch.full((3, 4), 0.25)
-    assert EntropyCurriculum("filter", by="threshold").weights(flat, 1).tolist() == [1, 1, 1]
+    assert EntropyCurriculum("filter", by="threshold").weights(flat, 6).tolist() == [1, 1, 1]
 
 
-@pytest.mark.parametrize("epoch, exponent", [(1, 2), (6, 2), (9, 1), (12, 0), (20, 0)])
+def test_a_ramp_of_one_epoch_is_at_its_end_at_once():
+    assert [EntropyCurriculum(ramp=1).progress(epoch) for epoch in (6, 7)] == [1, 1]
+
+
+@pytest.mark.parametrize("epoch, exponent", [(6, 2), (7, 1.6), (10, 0.4), (11, 0), (20, 0)])
 @pytest.mark.parametrize("reverse", [False, True])
 def test_weights_fade_to_uniform(epoch, exponent, reverse):
     raw = np.clip((H if reverse else 1 - H) ** exponent, 0.15, 1)

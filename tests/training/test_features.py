@@ -1,3 +1,10 @@
+import os
+import resource
+import signal
+import subprocess
+import sys
+import time
+
 import numpy as np
 import pytest
 import soundfile
@@ -5,7 +12,7 @@ from transformers import Speech2TextFeatureExtractor
 
 from annot_hf.data.audio import AudioError, load_audio
 from annot_hf.training import features
-from annot_hf.training.features import build_features, log_mel
+from annot_hf.training.features import build_features, fill_shards, log_mel, plan_shards
 
 EXTRACTOR = Speech2TextFeatureExtractor(feature_size=8, num_mel_bins=8, do_ceptral_normalize=False)
 
@@ -59,6 +66,23 @@ def test_only_what_is_missing_is_computed_again(clips, tmp_path, monkeypatch):
     assert len(read) == 4 and len(store) == 7
 
 
+def test_a_file_of_the_same_size_that_is_written_again_is_computed_again(clips, tmp_path):
+    clip = tmp_path / "clip.wav"
+    clip.write_bytes(clips[0].read_bytes())
+    before = build_features(tmp_path / "kept", [clip], EXTRACTOR, key="clips", processes=1)[0]
+    soundfile.write(clip, np.zeros(len(soundfile.read(clip)[0])), 16_000)
+    assert clip.stat().st_size == clips[0].stat().st_size
+    os.utime(clip, ns=(0, 1))
+    after = build_features(tmp_path / "kept", [clip], EXTRACTOR, key="clips", processes=1)[0]
+    assert before.shape == after.shape and not np.array_equal(before, after)
+
+
+def test_a_limit_of_length_holds_for_features_that_are_there(clips, tmp_path):
+    build_features(tmp_path, clips, EXTRACTOR, key="clips", processes=1)
+    with pytest.raises(AudioError, match="0.1 s|0.1 "):
+        build_features(tmp_path, clips, EXTRACTOR, key="clips", max_seconds=0.1, processes=1)
+
+
 def test_other_clips_settings_or_keys_have_a_folder_of_their_own(clips, tmp_path):
     wide = Speech2TextFeatureExtractor(feature_size=9, num_mel_bins=9, do_ceptral_normalize=False)
     for sources, extractor, key in (
@@ -85,3 +109,72 @@ def test_a_corrupt_clip_is_named(clips, tmp_path, processes):
 def test_a_clip_shorter_than_a_window_has_a_frame():
     assert log_mel(np.zeros(3, np.float32), EXTRACTOR).shape[0] >= 1
     assert log_mel(np.zeros(1600, np.float32), EXTRACTOR).shape == (8, 8)
+
+
+def killed(target, sources):
+    """Work whose process is ended by the system."""
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def test_a_worker_that_is_killed_is_said(tmp_path):
+    shards = plan_shards(tmp_path, ["kind"], ["a", "b"], size=1)
+    with pytest.raises(
+        ValueError, match="One of 2 processes that compute features was killed, perhaps for lack of memory"
+    ):
+        fill_shards(shards, killed, ["a", "b"], processes=2)
+
+
+def test_a_full_disk_is_said_and_leaves_nothing_behind(clips, tmp_path):
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (256, limits[1]))
+    try:
+        with pytest.raises(ValueError, match="Features cannot be written to .*; make room there"):
+            build_features(tmp_path, clips, EXTRACTOR, key="clips", processes=1)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+ENDLESS = """
+import os, sys, time
+from pathlib import Path
+from annot_hf.training.features import fill_shards, plan_shards
+
+def work(target, sources):
+    Path(sys.argv[1], sources[0]).write_text(str(os.getpid()))
+    time.sleep(600)
+
+fill_shards(plan_shards(sys.argv[1], [], ["a", "b"], size=1), work, ["a", "b"], processes=2)
+"""
+
+
+def test_workers_end_with_the_process_that_started_them(tmp_path):
+    main = subprocess.Popen([sys.executable, "-c", ENDLESS, tmp_path])
+    try:
+        workers = [waited_for(lambda name=name: int((tmp_path / name).read_text())) for name in ("a", "b")]
+    finally:
+        main.kill()
+        main.wait()
+    for worker in workers:
+        assert waited_for(lambda worker=worker: ended(worker))
+
+
+def waited_for(found):
+    """What a function gives once it gives something."""
+    for _ in range(1200):
+        try:
+            if value := found():
+                return value
+        except (OSError, ValueError):
+            pass
+        time.sleep(0.1)
+    return None
+
+
+def ended(process):
+    """Whether there is no such process, or it is only waiting to be asked how it ended."""
+    try:
+        with open(f"/proc/{process}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0] == "Z"
+    except FileNotFoundError:
+        return True

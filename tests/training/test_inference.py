@@ -337,3 +337,10 @@ def test_sources_must_be_a_list(checkpoints):
     for sources in ("one.wav", []):
         with pytest.raises(ValueError, match="give a list with at least one"):
             predict_inputs(model, processor, sources)
+
+
+@pytest.mark.parametrize("text", ["[1]", "null", '"a"', '{"recipe": []}', "[" * 100_000])
+def test_facts_that_are_no_object_are_said(text, copied):
+    (copied["distribution"] / "training.json").write_text(text)
+    with pytest.raises(ValueError, match=r"training\.json (is not JSON|does not say how a model was trained)"):
+        load_model(copied["distribution"])

@@ -63,6 +63,10 @@ def test_overrides_that_do_not_go_with_a_plan(plan, corpus, tmp_path, monkeypatc
         ("recipe: a\nseeds: [0]\nsystems: [a]", "give each system's name"),
         ("recipe: a\nseeds: [0]\nsystems: {a: {}}\nmore: 1", "is no plan"),
         ("recipe: [", "is not YAML"),
+        (
+            "recipe: x\nsystems:\n  a: {seed: 1}\n  b:\n  a: {dropout: 0.1}",
+            "the key 'a' is given in line 3 and again in line 5",
+        ),
         ("recipe: a\nseeds: [0]\nsystems: {marginal: {}}", "none may be features, marginal, members"),
         ("recipe: a\nseeds: [0]\nsystems: {members: {}}", "none may be features, marginal, members"),
         ("recipe: a\nseeds: [0]\nsystems: {b: {recipe: [a]}}", r"system 'b' has recipe \['a'\]; give a recipe's name"),

@@ -1,3 +1,5 @@
+import json
+
 import pytest
 import tiny
 from tiny_qwen2_audio import make_tokenizer, tiny_config
@@ -7,7 +9,7 @@ from annot_hf.models.configuration_distribution import DistributionConfig
 from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.training.building import MODELS
-from annot_hf.training.recipe import load_recipe, recipe_names
+from annot_hf.training.recipe import load_recipe, make_run, recipe_names
 
 SCALES = [{"name": "activation", "low": 1, "high": 5}, {"name": "valence", "low": 1, "high": 5}]
 
@@ -208,6 +210,24 @@ def test_numbers_are_read_as_numbers(write, line, value):
         ("", "holds a NoneType; a recipe is a flat mapping"),
         ("a: b: c", "is not YAML"),
         ("{a", "is not YAML"),
+        (
+            "seed: 1\ndropout: 0.1\nseed: 2",
+            r"mine\.yaml is not YAML: the key 'seed' is given in line 1 and again in line 3",
+        ),
+        ("lr_scheduler_kwargs: {a: 1, 'a': 2}", "the key 'a' is given in line 1 and again in line 1"),
+        ("run_name: 2024-13-45", "is not YAML: month must be in 1..12"),
+        ("corpus: " + "[" * 5000 + "]" * 5000, "is nested too deeply"),
+        ("corpus: " + "{a: " * 5000 + "}" * 5000, "is nested too deeply"),
+        ("model: [x]", r"model is \['x'\]; it must be text"),
+        ("model: {x: y}", r"model is {'x': 'y'}; it must be text"),
+        ("trunk: [x]", r"trunk is \['x'\]; it must be text"),
+        ("base: [x]", "There is no recipe"),
+        ("metric_for_best_model: [x]", r"metric_for_best_model is \['x'\]; it must be text"),
+        ("lr_scheduler_type: [x]", "SchedulerType"),
+        ("accelerator_config: [1]", r"accelerator_config is \[1\]; it must be text or a mapping"),
+        ("lr_scheduler_kwargs: [x]", r"lr_scheduler_kwargs is \['x'\]; it must be text or a mapping"),
+        ("null: 1", "unknown key None"),
+        ("[a]: 1", "unhashable key"),
     ],
 )
 def test_what_is_wrong_is_said(write, text, message):
@@ -228,6 +248,17 @@ def test_a_recipe_that_is_not_there():
 def test_an_override_that_cannot_be_read(write, word):
     with pytest.raises(ValueError, match="Cannot read the override"):
         load_recipe(write("seed: 1"), [word])
+
+
+@pytest.mark.parametrize("words", [["seed=1", "seed=2"], ["seed=1", "--seed=1"]])
+def test_an_override_is_given_once(write, words):
+    with pytest.raises(ValueError, match="The override seed is given twice; remove one"):
+        load_recipe(write("seed: 0"), words)
+
+
+def test_a_merged_mapping_may_be_overruled(write):
+    path = write("accelerator_config: &a {even_batches: true}\nlr_scheduler_kwargs: {<<: *a, even_batches: false}\n")
+    assert load_recipe(path).values["lr_scheduler_kwargs"] == {"even_batches": False}
 
 
 def test_an_override_is_named_as_the_place_of_an_error(write):
@@ -264,3 +295,105 @@ def test_a_file_may_change_the_trunk_of_its_base(tmp_path):
     (tmp_path / "child.yaml").write_text("base: speech-distribution\ntrunk: some/wavlm\n")
     run = load_recipe(tmp_path / "child.yaml")
     assert run.recipe.trunk == "some/wavlm" and not run.trunk_options and run.options["pooling_size"] == 128
+
+
+TOKEN = "hf_" + "abcDEF0123456789" * 2
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"hub_token": "anything"},
+        {"hub_token": [TOKEN]},
+        {"run_name": TOKEN},
+        {"learning_rate": TOKEN},
+        {"question": ["emotion", TOKEN]},
+        {"trunk": f"https://me:{TOKEN}@huggingface.co/some/wavlm"},
+        {"trunk": "https://me:word@hub.example/some/wavlm"},
+        {"accelerator_config": {"api_key": "anything"}},
+        {"fsdp_config": {"parts": [{"token": "anything"}]}},
+    ],
+)
+def test_a_secret_stands_in_no_recipe_and_no_message(values, write, caplog):
+    name = next(iter(values))
+    doors = [
+        lambda: load_recipe("speech-distribution", values),
+        lambda: load_recipe("speech-distribution", [f"{name}={json.dumps(values[name])}"]),
+        lambda: load_recipe(write(f"base: speech-distribution\n{name}: {json.dumps(values[name])}\n")),
+        lambda: make_run(values),
+    ]
+    for door in doors:
+        with pytest.raises(ValueError, match=rf"{name}.* holds a secret.*HF_TOKEN") as refused:
+            door()
+        assert not any(word in str(refused.value) + caplog.text for word in (TOKEN, "anything", "me:word"))
+
+
+def test_an_override_that_is_no_yaml_is_not_repeated():
+    with pytest.raises(ValueError, match="Cannot read the override hub_token") as refused:
+        load_recipe("speech-distribution", [f"hub_token=[{TOKEN}"])
+    assert TOKEN not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("label_smoothing_factor", 0.1),
+        ("neftune_noise_alpha", 5.0),
+        ("train_sampling_strategy", "group_by_length"),
+        ("length_column_name", "seconds"),
+        ("group_by_length", True),
+        ("data_seed", 1),
+        ("remove_unused_columns", True),
+        ("label_names", ["votes"]),
+        ("prediction_loss_only", True),
+        ("include_for_metrics", ["inputs"]),
+        ("batch_eval_metrics", True),
+        ("eval_do_concat_batches", False),
+        ("dataloader_drop_last", True),
+        ("dataloader_in_order", False),
+        ("auto_find_batch_size", True),
+        ("resume_from_checkpoint", "last"),
+        ("do_train", True),
+        ("do_predict", True),
+        ("use_cache", True),
+        ("use_liger_kernel", True),
+        ("hub_always_push", True),
+        ("hub_strategy", "checkpoint"),
+        ("hub_model_id", "me/mine"),
+        ("greater_is_better", True),
+        ("activation_checkpointing", True),
+        ("per_device_train_batch_size", 0),
+        ("per_device_eval_batch_size", -1),
+        ("gradient_accumulation_steps", 0),
+        ("num_train_epochs", 0),
+        ("max_steps", 0),
+    ],
+)
+def test_stock_options_that_cannot_work_are_refused(option, value):
+    with pytest.raises(ValueError, match=option):
+        load_recipe("speech-distribution", {option: value, "use_cpu": True})
+
+
+def test_fp16_and_schedules_that_cannot_be_changed_are_refused():
+    with pytest.raises(ValueError, match="fp16 is true, and a CPU would compute in float32"):
+        load_recipe("speech-distribution", {"fp16": True, "use_cpu": True})
+    with pytest.raises(ValueError, match="lr_scheduler_type is reduce_lr_on_plateau, whose rates newbob"):
+        load_recipe("speech-distribution", {"newbob": "compose", "lr_scheduler_type": "reduce_lr_on_plateau"})
+
+
+def test_stock_options_at_what_they_are_anyway_are_taken():
+    said = {"label_smoothing_factor": 0, "remove_unused_columns": False, "label_names": ["labels"]}
+    said |= {
+        "trunk": "some/sk-learning-a-base-model-v2",
+        "hub_token": None,
+        "dataloader_drop_last": False,
+        "train_sampling_strategy": "random",
+        "push_to_hub": False,
+    }
+    assert not load_recipe("speech-distribution", said).pushes
+
+
+def test_options_are_mappings_in_every_run_of_a_process():
+    for _ in range(2):  # the library's parser changes the types of the fields
+        run = load_recipe("speech-distribution", {"lr_scheduler_kwargs": {"num_cycles": 1}})
+        assert run.training.lr_scheduler_kwargs == {"num_cycles": 1}

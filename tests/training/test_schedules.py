@@ -5,6 +5,7 @@ import tiny
 import torch
 from transformers import get_constant_schedule
 
+from annot_hf.training.recipe import load_recipe
 from annot_hf.training.schedules import HEADS, TRUNK, StagedLearning, encoder_layers, newbob_factor
 
 
@@ -32,6 +33,8 @@ def test_newbob_s_threshold_is_a_share_of_the_loss_before():
 def test_newbob_with_negative_losses_and_without_numbers():
     assert newbob_factor([-1, -2, -3]) == 1
     assert newbob_factor([-3, -2, -1]) == pytest.approx(0.81)
+    assert newbob_factor([-1, -1.001]) == pytest.approx(0.9)  # better by .001, which is less than .0025 of 1
+    assert newbob_factor([-1, -1.003]) == 1
     assert newbob_factor([1.0, float("nan"), 0.5]) == pytest.approx(0.81)
 
 
@@ -72,6 +75,12 @@ def test_the_trunk_thaws_from_the_top_and_its_front_end_never():
     assert seen[2][0] == [False, False, True, True]
     assert not any(front for _, front in seen)
     assert all(parameter.requires_grad for parameter in stage.model.head.parameters())
+
+
+def test_the_packaged_stages_train_layers_from_the_first_epoch():
+    stage = Stage(load_recipe("uncertainty").recipe.make_staging(), layers=12)
+    seen = [sum(stage.epoch(1.0)[1]) for _ in range(9)]
+    assert seen == [2, 4, 4, 8, 8, 8, 8, 12, 12]
 
 
 @pytest.mark.parametrize(

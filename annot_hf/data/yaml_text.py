@@ -1,0 +1,46 @@
+"""YAML that says what it means, a key that stands twice being an error; and what no text of ours may repeat."""
+
+import re
+from typing import Any
+
+import yaml
+
+# a token of the Hub, a key of a server, user:password in an address
+SECRET = re.compile(r"\bhf_[A-Za-z0-9]{20,}|\bsk-(?:proj-|ant-)?[A-Za-z0-9]{20,}|(?<=://)[^/@\s]+(?=@)")
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, which would let the last of equal keys win."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """A mapping whose keys all differ."""
+        lines: dict[tuple[str, Any], int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and not key.tag.endswith(":merge"):
+                said = (key.tag, key.value)
+                if said in lines:
+                    where = f"given in line {lines[said]} and again in line {key.start_mark.line + 1}"
+                    raise yaml.YAMLError(f"the key {key.value!r} is {where}; remove one")
+                lines[said] = key.start_mark.line + 1
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(text: str, name: str) -> Any:
+    """What a YAML text holds.
+
+    Args:
+        text: The text.
+        name: What errors call it.
+
+    Raises:
+        ValueError: It is no YAML, gives a key twice, or is nested too deeply.
+    """
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        line = f" (line {error.problem_mark.line + 1})" if error.problem_mark else ""
+        raise ValueError(f"{name} is not YAML: {error.problem or error.context}{line}.") from None
+    except RecursionError:
+        raise ValueError(f"{name} is nested too deeply to be read; write it with fewer levels.") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{name} is not YAML: {str(error).splitlines()[0]}.") from None
