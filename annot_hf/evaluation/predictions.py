@@ -1,5 +1,7 @@
 """`Predictions`: what a model says about items, and what it says each rater would answer."""
 
+import functools
+import hashlib
 import json
 import os
 from dataclasses import dataclass, field
@@ -10,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from annot_hf.data.corpus import replace_file
 from annot_hf.data.questions import Question
 from annot_hf.models.measures import check_distributions
 
@@ -142,7 +145,11 @@ class Predictions:
             check_distributions(self.rater_values, "Predictions' rater answers")
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write predictions.parquet, raters.parquet and predictions.json into `folder`; `load` reads them back."""
+        """Write predictions.parquet, raters.parquet and predictions.json into `folder`; `load` reads them back.
+
+        Each file appears in one step, predictions.json last; it holds the digests of the others, so that a mix of two runs
+        is noticed.
+        """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         columns = {"item": pa.array(self.items, pa.string()), "probs": _rows(self.probs)}
@@ -158,8 +165,9 @@ class Predictions:
             "value": _rows(self.rater_values),
             "fallback": pa.array(self.rater_fallback),
         }
-        pq.write_table(pa.table(columns), folder / "predictions.parquet", compression="zstd")
-        pq.write_table(pa.table(raters), folder / "raters.parquet", compression="zstd")
+        tables = {"predictions.parquet": pa.table(columns), "raters.parquet": pa.table(raters)}
+        about_path = folder / "predictions.json"
+        about_path.unlink(missing_ok=True)  # what it says of earlier tables holds no longer
         about = {
             "format": FORMAT,
             "support": list(self.support),
@@ -167,10 +175,14 @@ class Predictions:
             "scales": [question.to_dict() for question in self.scales],
             "disagreement": self.disagreement_kind,
             "counts": {"items": len(self), "rater answers": len(self.rater_items)},
+            "sha256": {
+                name: replace_file(folder / name, functools.partial(pq.write_table, table, compression="zstd"))
+                for name, table in tables.items()
+            },
             "meta": self.meta,
         }
         text = json.dumps(about, indent=2, ensure_ascii=False, allow_nan=False)
-        (folder / "predictions.json").write_text(text + "\n", encoding="utf-8")
+        replace_file(about_path, lambda path: path.write_text(text + "\n", encoding="utf-8"))
         return folder
 
     @classmethod
@@ -178,8 +190,8 @@ class Predictions:
         """Read what `save` wrote.
 
         Raises:
-            ValueError: The folder holds no predictions, or they were damaged, cut short or written by a later version; the
-                message names the file.
+            ValueError: The folder holds no predictions, or they were damaged, cut short, mixed with those of another run or
+                written by a later version; the message names the file.
         """
         folder = Path(folder)
         path = folder / "predictions.json"
@@ -205,7 +217,8 @@ class Predictions:
     @classmethod
     def _read(cls, folder: Path, about: dict[str, Any]) -> "Predictions":
         """The predictions whose `predictions.json` holds `about`."""
-        items, raters = _table(folder / "predictions.parquet"), _table(folder / "raters.parquet")
+        known = about.get("sha256", {})  # earlier versions wrote none
+        items, raters = (_table(folder / name, known.get(name)) for name in ("predictions.parquet", "raters.parquet"))
         for name, table in (("items", items), ("rater answers", raters)):
             if len(table) != about["counts"][name]:
                 raise ValueError(
@@ -241,11 +254,15 @@ def check_unique(names: np.ndarray, what: str) -> None:
         seen.add(name)
 
 
-def _table(path: Path) -> pa.Table:
+def _table(path: Path, digest: str | None) -> pa.Table:
     try:
-        return pq.read_table(path)
+        data = path.read_bytes()
+        table = pq.read_table(pa.BufferReader(data))
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path} is missing or damaged ({error}); save the predictions again.") from error
+    if digest is not None and hashlib.sha256(data).hexdigest() != digest:
+        raise ValueError(f"{path} is not the one that predictions.json was written with; save the predictions again.")
+    return table
 
 
 def _rows(matrix: np.ndarray) -> pa.FixedSizeListArray:
