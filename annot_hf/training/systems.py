@@ -13,6 +13,7 @@ from annot_hf.data.export import read_export
 from annot_hf.data.questions import nearest
 from annot_hf.evaluation.report import groups_of, items_by_name
 from annot_hf.evaluation.systems import SystemScores, measure_systems, systems_markdown
+from annot_hf.training.checkpoints import held
 from annot_hf.training.recipe import Run, load_recipe
 from annot_hf.training.runs import predictions_of
 
@@ -142,7 +143,7 @@ def run_plan(
         The scores and the path of `results.md`.
 
     Raises:
-        ValueError: A recipe, the corpus or an earlier run in `out` does not fit.
+        ValueError: A recipe, the corpus or an earlier run in `out` does not fit, or another process works there.
     """
     out, corpus = Path(out), Path(corpus)
     if not plan.seeds:
@@ -150,32 +151,33 @@ def run_plan(
     places = {f"seed{seed}": seed for seed in plan.seeds}
     planned = planned_runs(plan, corpus, out, overrides, places)  # a wrong key shows before the first is trained
     exported = read_export(corpus)
-    runs = {name: [predictions_of(run, exported, split) for run in several] for name, several in planned.items()}
-    first = next(iter(runs.values()))[0]
-    bins = next(iter(planned.values()))[0].options.get("bins", 4)
-    targets = exported.targets(split, [question.name for question in first.questions], bins=bins)
-    about = items_by_name(exported.items)
-    found = measure_systems(
-        runs,
-        targets,
-        speakers=about["speaker"],
-        groups=groups_of(about),
-        votes=exported.votes,
-        marginal=first.meta.get("marginal"),
-        n_resamples=n_resamples,
-    )
-    facts = {
-        "title": plan.title,
-        "corpus": exported.name,
-        "split": split,
-        "recipe": plan.recipe,
-        "overrides": list(overrides),
-    }
-    (out / "results.json").write_text(
-        json.dumps(facts | {"systems": plan.systems} | found.to_dict(), indent=1, allow_nan=False) + "\n"
-    )
-    page = out / "results.md"
-    page.write_text(f"## {plan.title}\n\n{systems_markdown(found)}\n{changes_markdown(plan)}", encoding="utf-8")
+    with held(out):
+        runs = {name: [predictions_of(run, exported, split) for run in several] for name, several in planned.items()}
+        first = next(iter(runs.values()))[0]
+        bins = next(iter(planned.values()))[0].options.get("bins", 4)
+        targets = exported.targets(split, [question.name for question in first.questions], bins=bins)
+        about = items_by_name(exported.items)
+        found = measure_systems(
+            runs,
+            targets,
+            speakers=about["speaker"],
+            groups=groups_of(about),
+            votes=exported.votes,
+            marginal=first.meta.get("marginal"),
+            n_resamples=n_resamples,
+        )
+        facts = {
+            "title": plan.title,
+            "corpus": exported.name,
+            "split": split,
+            "recipe": plan.recipe,
+            "overrides": list(overrides),
+        }
+        (out / "results.json").write_text(
+            json.dumps(facts | {"systems": plan.systems} | found.to_dict(), indent=1, allow_nan=False) + "\n"
+        )
+        page = out / "results.md"
+        page.write_text(f"## {plan.title}\n\n{systems_markdown(found)}\n{changes_markdown(plan)}", encoding="utf-8")
     return found, page
 
 
