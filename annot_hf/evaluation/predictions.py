@@ -95,6 +95,16 @@ class Predictions:
         """Numbers per rater answer: D for scales, K for a category question."""
         return len(self.questions) if self.is_scale else len(self.support)
 
+    @property
+    def caution(self) -> str:
+        """What is to be known before any score of them: items that the model was made with; empty if it saw none."""
+        seen = self.meta.get("seen") or {}
+        ways = {"train": "that the model learnt from", "validation": "that its checkpoint was chosen by"}
+        parts = [
+            f"{seen[split]:,} of {len(self):,} items are ones {way}" for split, way in ways.items() if seen.get(split)
+        ]
+        return f"Not a test: {' and '.join(parts)}." if parts else ""
+
     def __len__(self) -> int:
         return len(self.items)
 

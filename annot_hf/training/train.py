@@ -22,6 +22,7 @@ from annot_hf.models.trunks import input_name_of
 from annot_hf.training.augment import augmentation_facts
 from annot_hf.training.building import build_model, make_collator, options_from, standardise
 from annot_hf.training.checkpoints import FACTS, checkpoints_of, held, newest_checkpoint, read_record, write_record
+from annot_hf.training.inference import hashed_names
 from annot_hf.training.inputs import make_processor
 from annot_hf.training.lora import check_sharding, save_lora
 from annot_hf.training.members import members_folder, train_members, trains_members
@@ -96,7 +97,7 @@ def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingRes
         )
     perturbation = make_perturbation(recipe.perturb_share, arguments.seed)
     corpus = corpus or read_export(recipe.corpus)
-    _check_started(run, corpus, resume)
+    trunk = _check_started(run, corpus, resume)
     set_seed(arguments.seed)
     views, about_votes = vote_views(recipe, corpus)
     targets = make_split_targets(run, views)
@@ -158,7 +159,7 @@ def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingRes
     metrics = {name: metrics[f"eval_{name}"] for name in MEASURES if f"eval_{name}" in metrics}
     # every report's baseline: the distribution of the training votes, whatever the model was trained towards
     marginal = views["train"].targets("train", recipe.question, bins=model.config.bins).probs.mean(0)
-    facts = _facts(run, corpus, targets, truncated, metrics, marginal) | about_votes
+    facts = _facts(run, corpus, targets, truncated, metrics, marginal) | about_votes | {"trunk": trunk}
     for split, view in views.items():
         facts["splits"][split]["votes"] = count_votes(view.votes, targets[split])
     if mixtures is not None:
@@ -199,9 +200,12 @@ def save_model(
     fresh.rename(folder)
 
 
-def _check_started(run: Run, corpus: ExportedCorpus, resume: bool) -> None:
-    """Leave word of what a run is when it starts; going on with another recipe or corpus is refused."""
-    path, ensemble = Path(run.training.output_dir) / STARTED, trains_members(run)
+def _check_started(run: Run, corpus: ExportedCorpus, resume: bool) -> str | None:
+    """Leave word of what a run is when it starts; going on with another recipe or corpus is refused.
+
+    Gives the digest of the trunk's weights.
+    """
+    path, ensemble, record = Path(run.training.output_dir) / STARTED, trains_members(run), run.record(corpus)
     earlier = read_record(path) if resume else None
     if resume and earlier is None and path.is_file() and checkpoints_of(path.parent):
         raise ValueError(
@@ -222,7 +226,8 @@ def _check_started(run: Run, corpus: ExportedCorpus, resume: bool) -> None:
                 "with what it was started with, or name another output_dir."
             )
     elif run.training.process_index == 0:
-        write_record(path, run.record(corpus))
+        write_record(path, record)
+    return record.get("trunk")
 
 
 def _trunk_rate(run: Run) -> float | None:
@@ -256,6 +261,7 @@ def _facts(
             split: {
                 "items": len(split_target),
                 "sha256": hashlib.sha256("\n".join(sorted(split_target.items)).encode()).hexdigest(),
+                "names": hashed_names(split_target.items),
                 "excluded": split_target.excluded,
             }
             | ({} if truncated[split] is None else {"texts cut short": truncated[split]})
