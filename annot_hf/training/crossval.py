@@ -31,7 +31,7 @@ from annot_hf.training.inputs import item_sources
 from annot_hf.training.members import members_folder, trains_members
 from annot_hf.training.recipe import Run
 from annot_hf.training.recipe_values import LOG_MEL
-from annot_hf.training.runs import predictions_of
+from annot_hf.training.runs import check_trunk, predictions_of
 from annot_hf.training.systems import TAKEN, Plan, changes_markdown, plan_of, planned_runs
 
 
@@ -212,6 +212,7 @@ def _predict_all(
                 progress.set_postfix_str(f"{name}, repeat {fold.repeat}, fold {fold.number}")
                 found = predictions_of(runs[index], view, keep_model=keep_models)
                 parts[name].setdefault(fold.repeat, []).append(found)
+                check_trunk(name, [one for part in parts[name].values() for one in part])
                 progress.update()
             for runs in planned.values():
                 if trains_members(runs[index]) and not keep_models:

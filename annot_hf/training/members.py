@@ -26,7 +26,7 @@ from accelerate import PartialState
 from annot_hf.data.export import ExportedCorpus
 from annot_hf.models.configuration_seedbert import SeedBertConfig
 from annot_hf.models.members import read_member
-from annot_hf.training.checkpoints import FACTS, checkpoints_of, held
+from annot_hf.training.checkpoints import FACTS, checkpoints_of, held, read_record
 from annot_hf.training.inputs import make_processor
 from annot_hf.training.recipe import Run, make_run
 
@@ -119,7 +119,13 @@ def train_members(run: Run, corpus: ExportedCorpus, train: Train) -> list[Path]:
             f"{len(failed)} of {len(runs)} members failed, the first ({folder.name}) with: {error}{more}; the others are kept "
             f"in {folder.parent}, and --resume trains what is missing."
         )
-    return [_model(one) for one in runs]
+    folders = [_model(one) for one in runs]
+    if len({(read_record(folder / FACTS) or {}).get("trunk") for folder in folders} - {None}) > 1:
+        raise ValueError(
+            f"The weights of {run.recipe.trunk} were replaced between members, which make no ensemble; train them again in "
+            "another folder."
+        )
+    return folders
 
 
 def _model(run: Run) -> Path:

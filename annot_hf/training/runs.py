@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from annot_hf.data.corpus import replace_file
@@ -64,6 +65,19 @@ def _predictions_of(run: Run, corpus: ExportedCorpus, split: str, keep_model: bo
     if not keep_model and model.is_dir():
         shutil.rmtree(model)
     return predictions
+
+
+def check_trunk(system: str, several: Sequence[Predictions]) -> None:
+    """Whether all runs of a system had one trunk, which may be replaced while they are trained.
+
+    Raises:
+        ValueError: They had not.
+    """
+    if len({one.meta.get("trunk") for one in several} - {None}) > 1:
+        raise ValueError(
+            f"The trunk's weights were replaced between runs of {system!r}, and go into no table together; train them again "
+            "in another folder."
+        )
 
 
 def _read(folder: Path) -> Predictions | None:

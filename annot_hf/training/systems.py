@@ -11,11 +11,12 @@ import yaml
 
 from annot_hf.data.export import read_export
 from annot_hf.data.questions import nearest
+from annot_hf.evaluation.predictions import Predictions
 from annot_hf.evaluation.report import groups_of, items_by_name
 from annot_hf.evaluation.systems import SystemScores, measure_systems, systems_markdown
 from annot_hf.training.checkpoints import held
 from annot_hf.training.recipe import Run, load_recipe
-from annot_hf.training.runs import predictions_of
+from annot_hf.training.runs import check_trunk, predictions_of
 
 _OURS = {"corpus", "features", "member_folder", "output_dir", "seed"}
 TAKEN = {"marginal", "members", "features"}  # the baseline, and folders beside those of the systems
@@ -152,7 +153,11 @@ def run_plan(
     planned = planned_runs(plan, corpus, out, overrides, places)  # a wrong key shows before the first is trained
     exported = read_export(corpus)
     with held(out):
-        runs = {name: [predictions_of(run, exported, split) for run in several] for name, several in planned.items()}
+        runs: dict[str, list[Predictions]] = {name: [] for name in planned}
+        for name, several in planned.items():
+            for run in several:
+                runs[name].append(predictions_of(run, exported, split))
+                check_trunk(name, runs[name])
         first = next(iter(runs.values()))[0]
         bins = next(iter(planned.values()))[0].options.get("bins", 4)
         targets = exported.targets(split, [question.name for question in first.questions], bins=bins)
@@ -166,6 +171,7 @@ def run_plan(
             marginal=first.meta.get("marginal"),
             n_resamples=n_resamples,
         )
+        found.notes.extend(dict.fromkeys(run.caution for several in runs.values() for run in several if run.caution))
         facts = {
             "title": plan.title,
             "corpus": exported.name,

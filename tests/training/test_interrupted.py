@@ -11,13 +11,18 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from test_train import weights
 
 from annot_hf.data.export import read_export
 from annot_hf.evaluation.predictions import Predictions
-from annot_hf.training import checkpoints as checkpoints_module
+from annot_hf.evaluation.report import build_report
+from annot_hf.training import checkpoints as checkpoints_module, runs as runs_module
 from annot_hf.training.checkpoints import checkpoints_of
+from annot_hf.training.crossval import crossval
+from annot_hf.training.inference import predict
+from annot_hf.training.members import train_members
+from annot_hf.training.recipe import load_recipe
 from annot_hf.training.runs import predictions_of
 from annot_hf.training.train import train
 
@@ -262,3 +267,98 @@ def test_a_model_folder_is_whole_or_the_earlier_one(small_run, tmp_path, monkeyp
     assert_equal(weights(tmp_path / "model"), before)
     train(run, resume=True)
     assert not (tmp_path / "model.part").exists()
+
+
+@pytest.fixture
+def replaceable(bert_folder, tmp_path):
+    """A copy of the tiny BERT, and what puts other weights in its place, of the same size and time."""
+    folder = shutil.copytree(bert_folder, tmp_path / "trunk")
+
+    def replace():
+        path = folder / "model.safetensors"
+        about, found = path.stat(), load_file(path)
+        save_file({name: value + 0.5 for name, value in found.items()}, path, {"format": "pt"})
+        os.utime(path, ns=(about.st_atime_ns, about.st_mtime_ns))
+
+    return folder, replace
+
+
+@pytest.fixture
+def text_values(replaceable):
+    return {
+        "trunk": str(replaceable[0]),
+        "max_steps": 2,
+        "embedding_size": 6,
+        "use_cpu": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+    }
+
+
+def test_a_trunk_that_is_replaced_makes_another_run(replaceable, text_values, sayings, tmp_path):
+    run = load_recipe("text-bert", text_values | {"corpus": str(sayings), "output_dir": str(tmp_path / "run")})
+    digest = train(run).facts["trunk"]
+    assert json.loads((tmp_path / "run" / "started.json").read_text())["trunk"] == digest
+    train(run, resume=True)
+    replaceable[1]()
+    with pytest.raises(
+        ValueError, match="another recipe or corpus: the trunk's weights changed; go on with what it was"
+    ):
+        train(run, resume=True)
+
+
+def test_a_trunk_that_is_replaced_between_folds_gives_no_table(
+    replaceable, text_values, sayings, tmp_path, monkeypatch
+):
+    stock = runs_module.train
+    with monkeypatch.context() as patch:
+        patch.setattr(runs_module, "train", lambda *given, **options: (stock(*given, **options), replaceable[1]()))
+        words = [f"{name}={json.dumps(value)}" for name, value in text_values.items()]
+        options = {"folds": 2, "repeats": 1, "n_resamples": 20}
+        with pytest.raises(
+            ValueError, match="The trunk's weights were replaced between runs of 'text-bert', and go into"
+        ):
+            crossval("text-bert", sayings, tmp_path / "out", words, **options)
+    assert not (tmp_path / "out" / "crossval.json").exists()
+    with pytest.raises(ValueError, match="a run of another plan or corpus .the trunk's weights changed.; name another"):
+        crossval("text-bert", sayings, tmp_path / "out", words, **options)
+
+
+def test_a_trunk_that_is_replaced_between_members_makes_no_ensemble(replaceable, text_values, sayings, tmp_path):
+    values = text_values | {"corpus": str(sayings), "output_dir": str(tmp_path / "run"), "num_members": 2}
+    del values["embedding_size"]
+    run = load_recipe("seedbert", values)
+
+    def training(member, **options):
+        train(member, **options)
+        replaceable[1]()
+
+    with pytest.raises(
+        ValueError, match=f"The weights of {replaceable[0]} were replaced between members, which make no"
+    ):
+        train_members(run, read_export(sayings), training)
+
+
+def test_scores_on_what_a_model_was_made_with_say_so(checkpoints, corpus, features, tmp_path, caplog):
+    exported = read_export(corpus)
+    swapped = {"train": "test", "test": "train", "validation": "validation"}
+    view = exported.with_splits(
+        {item: swapped[split] for item, split in exported.items[["item", "split"]].to_numpy()}, {"x": 1}
+    )
+    said = {}
+    for name, where, split in (
+        ("apart", exported, "test"),
+        ("swapped", view, "test"),
+        ("chosen by", exported, "validation"),
+    ):
+        predictions, targets = predict(checkpoints["distribution"], where, split=split, features=features)
+        found = predictions.save(tmp_path / name)
+        report = build_report(Predictions.load(found), targets, tmp_path / "report", title="", n_resamples=20)
+        said[name] = report.summary
+        assert json.loads((tmp_path / "report" / "report.json").read_text())["summary"] == report.summary
+    assert said["apart"].startswith("Predictions for 5 items")
+    assert said["swapped"].startswith("Not a test: 5 of 5 items are ones that the model learnt from. Predictions for")
+    assert said["chosen by"].startswith("Not a test: 5 of 5 items are ones that its checkpoint was chosen by. Pred")
+    assert "Not a test: 5 of 5 items are ones that the model learnt from." in caplog.text
+    names = json.loads((checkpoints["distribution"] / "training.json").read_text())["splits"]["train"]["names"]
+    assert len(names) == 5 * 12
