@@ -11,8 +11,7 @@ holds the digest of the votes, so that votes which were cut off or edited are no
 import hashlib
 import json
 import os
-import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from annot_hf.data import encoding
+from annot_hf.data.corpus import replace_file
 from annot_hf.data.export import MARKER as EXPORTED, ExportedCorpus
 from annot_hf.data.questions import Question
 from annot_hf.data.sources import SYNTHETIC
@@ -83,9 +83,9 @@ def write_annotations(
         raise ValueError(f"The facts of annotations are no JSON ({error}); give plain, finite values.") from None
     folder.mkdir(parents=True, exist_ok=True)
     record["counts"]["replies"] = write_replies(folder, replies)
-    record["votes_sha256"] = _replace(folder / VOTES, lambda path: pq.write_table(votes.to_arrow(), path))
+    record["votes_sha256"] = replace_file(folder / VOTES, lambda path: pq.write_table(votes.to_arrow(), path))
     text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    _replace(folder / MARKER, lambda path: path.write_text(text, encoding="utf-8"))
+    replace_file(folder / MARKER, lambda path: path.write_text(text, encoding="utf-8"))
 
 
 def check_folder(folder: str | os.PathLike[str]) -> None:
@@ -108,7 +108,7 @@ def check_folder(folder: str | os.PathLike[str]) -> None:
 def write_replies(folder: Path, replies: pa.Table | pa.RecordBatchReader) -> int:
     """Write replies alone, as long as none of them is a vote; gives the number of rows."""
     rows: list[int] = []
-    _replace(folder / REPLIES, lambda path: rows.append(_write_batches(path, replies)))
+    replace_file(folder / REPLIES, lambda path: rows.append(_write_batches(path, replies)))
     return rows[0]
 
 
@@ -229,19 +229,3 @@ def _facts_or_false(path: Path, *, damaged_is_none: bool = False) -> Any:
             return None
         raise ValueError(f"{path} is damaged ({error}); {_FIX}.") from error
     return facts if isinstance(facts, dict) and facts.get("kind") == KIND else False
-
-
-def _replace(path: Path, write: Callable[[Path], Any]) -> str:
-    """Let `write` fill a temporary sibling that then takes the place of `path`; gives its SHA-256."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    partial = Path(name)
-    try:
-        write(partial)
-        with partial.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        partial.chmod(0o644)
-        os.replace(partial, path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return digest

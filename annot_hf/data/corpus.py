@@ -479,3 +479,19 @@ def check_own(folder: str | os.PathLike, names: Sequence[str], *, marker: str, k
             f"{folder} holds {taken[0]}, which this package did not write and which would be overwritten; name another "
             "folder, or move it away."
         )
+
+
+def replace_file(path: Path, write: Callable[[Path], Any]) -> str:
+    """Let `write` fill a temporary sibling that then takes the place of `path` in one step; gives its SHA-256."""
+    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    partial = Path(name)
+    try:
+        write(partial)
+        with partial.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        partial.chmod(0o644)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return digest

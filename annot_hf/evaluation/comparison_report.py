@@ -99,12 +99,10 @@ def build_comparison(
         seed=seed,
         on_missing=on_missing,
     )
-    details = {
-        f"{name}: {key}": value
-        for name, run in zip(names, (predictions_a, predictions_b), strict=True)
-        for key, value in run.meta.items()
-    }
-    summary = _summary(found, targets)
+    runs = dict(zip(names, (predictions_a, predictions_b), strict=True))
+    details = {f"{name}: {key}": value for name, run in runs.items() for key, value in run.meta.items()}
+    cautions = [f"{name}: {run.caution}" for name, run in runs.items() if run.caution]
+    summary = " ".join([*cautions, _summary(found, targets)])
     files = write_pages(
         out,
         title=title,

@@ -1,5 +1,7 @@
 """`Predictions`: what a model says about items, and what it says each rater would answer."""
 
+import functools
+import hashlib
 import json
 import os
 from collections.abc import Sequence
@@ -11,7 +13,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from annot_hf.data.corpus import check_own
+from annot_hf.data.corpus import check_own, replace_file
 from annot_hf.data.encoding import by_name
 from annot_hf.data.questions import Question
 from annot_hf.models.measures import check_distributions
@@ -137,6 +139,16 @@ class Predictions:
             meta=self.meta if known is None else self.meta | {"marginal": np.asarray(known)[order].tolist()},
         )
 
+    @property
+    def caution(self) -> str:
+        """What is to be known before any score of them: items that the model was made with; empty if it saw none."""
+        seen = self.meta.get("seen") or {}
+        ways = {"train": "that the model learnt from", "validation": "that its checkpoint was chosen by"}
+        parts = [
+            f"{seen[split]:,} of {len(self):,} items are ones {way}" for split, way in ways.items() if seen.get(split)
+        ]
+        return f"Not a test: {' and '.join(parts)}." if parts else ""
+
     def __len__(self) -> int:
         return len(self.items)
 
@@ -191,7 +203,11 @@ class Predictions:
             check_distributions(self.rater_values, "Predictions' rater answers")
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write predictions.parquet, raters.parquet and predictions.json into `folder`; `load` reads them back."""
+        """Write predictions.parquet, raters.parquet and predictions.json into `folder`; `load` reads them back.
+
+        Each file appears in one step, predictions.json last; it holds the digests of the others, so that a mix of two runs
+        is noticed.
+        """
         folder = Path(folder)
         _check_own(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -208,8 +224,9 @@ class Predictions:
             "value": _rows(self.rater_values),
             "fallback": pa.array(self.rater_fallback),
         }
-        pq.write_table(pa.table(columns), folder / "predictions.parquet", compression="zstd")
-        pq.write_table(pa.table(raters), folder / "raters.parquet", compression="zstd")
+        tables = {"predictions.parquet": pa.table(columns), "raters.parquet": pa.table(raters)}
+        about_path = folder / "predictions.json"
+        about_path.unlink(missing_ok=True)  # what it says of earlier tables holds no longer
         about = {
             "format": FORMAT,
             "support": list(self.support),
@@ -217,10 +234,14 @@ class Predictions:
             "scales": [question.to_dict() for question in self.scales],
             "disagreement": self.disagreement_kind,
             "counts": {"items": len(self), "rater answers": len(self.rater_items)},
+            "sha256": {
+                name: replace_file(folder / name, functools.partial(pq.write_table, table, compression="zstd"))
+                for name, table in tables.items()
+            },
             "meta": self.meta,
         }
         text = json.dumps(about, indent=2, ensure_ascii=False, allow_nan=False)
-        (folder / "predictions.json").write_text(text + "\n", encoding="utf-8")
+        replace_file(about_path, lambda path: path.write_text(text + "\n", encoding="utf-8"))
         return folder
 
     @classmethod
@@ -228,8 +249,8 @@ class Predictions:
         """Read what `save` wrote.
 
         Raises:
-            ValueError: The folder holds no predictions, or they were damaged, cut short or written by a later version; the
-                message names the file.
+            ValueError: The folder holds no predictions, or they were damaged, cut short, mixed with those of another run or
+                written by a later version; the message names the file.
         """
         folder = Path(folder)
         path = folder / "predictions.json"
@@ -255,7 +276,8 @@ class Predictions:
     @classmethod
     def _read(cls, folder: Path, about: dict[str, Any]) -> "Predictions":
         """The predictions whose `predictions.json` holds `about`."""
-        items, raters = _table(folder / "predictions.parquet"), _table(folder / "raters.parquet")
+        known = about.get("sha256", {})  # earlier versions wrote none
+        items, raters = (_table(folder / name, known.get(name)) for name in ("predictions.parquet", "raters.parquet"))
         for name, table in (("items", items), ("rater answers", raters)):
             if len(table) != about["counts"][name]:
                 raise ValueError(
@@ -302,11 +324,15 @@ def _check_own(folder: Path) -> None:
         check_own(folder, names, marker=names[0], keys=("format", "support"))
 
 
-def _table(path: Path) -> pa.Table:
+def _table(path: Path, digest: str | None) -> pa.Table:
     try:
-        return pq.read_table(path)
+        data = path.read_bytes()
+        table = pq.read_table(pa.BufferReader(data))
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path} is missing or damaged ({error}); save the predictions again.") from error
+    if digest is not None and hashlib.sha256(data).hexdigest() != digest:
+        raise ValueError(f"{path} is not the one that predictions.json was written with; save the predictions again.")
+    return table
 
 
 def _rows(matrix: np.ndarray) -> pa.FixedSizeListArray:

@@ -136,7 +136,7 @@ def build_report(
         beside = score_scales(predictions, votes, scores.per_item["item"].to_numpy(), **told)
         disputed = score_disagreement(predictions, votes, scores.per_item["item"].to_numpy(), **told)
     excluded = _excluded(scores, targets, votes)
-    summary = _summary(scores, targets, about, excluded, behind)
+    summary = f"{predictions.caution} {_summary(scores, targets, about, excluded, behind)}".lstrip()
     tables = [score_table(scores), *rater_table(scores), *class_table(scores, predictions.is_scale)]
     tables += scale_table(beside) + disagreement_table(disputed) + agreement_table(agreed) + bias_table(found)
 

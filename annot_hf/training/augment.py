@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedConfig
 
+from annot_hf.data.corpus import replace_file
 from annot_hf.data.dime import check_apart, plan_mixtures
 from annot_hf.data.dime_features import (
     CLIP_FEATURES,
@@ -146,7 +147,7 @@ def keep_mixtures(mixtures: Mixtures, folder: str | Path, *, resume: bool) -> No
             f"{path} holds other mixtures than are planned now, so that features or clips changed since the run was started; "
             "restore them, or name another output_dir."
         )
-    mixtures.to_frame().to_parquet(path, index=False)
+    replace_file(path, lambda partial: mixtures.to_frame().to_parquet(partial, index=False))
 
 
 def augmentation_facts(mixtures: Mixtures) -> dict[str, Any]:

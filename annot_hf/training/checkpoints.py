@@ -1,18 +1,119 @@
-"""Checkpoints that a run left behind, of which the last may have been cut off while it was written."""
+"""What a run keeps in its folder: who works there, what the run is, and checkpoints, the last of them perhaps cut off."""
 
+import functools
+import hashlib
 import json
 import logging
 import shutil
+import zipfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
-from transformers.trainer import TRAINER_STATE_NAME
+from filelock import SoftFileLock, Timeout
+from transformers import AutoConfig
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
+
+from annot_hf.data.corpus import replace_file
 
 FACTS = "training.json"  # what a run says of itself; the last file that it writes into its model folder
 WEIGHTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, ADAPTER_SAFE_WEIGHTS_NAME)
 
+_CHECKPOINT = (".safetensors", ".bin", ".json", ".txt", ".model")  # what a checkpoint computes depends on
+_LOCK = "training.lock"
+_PATIENCE = 1.0  # seconds to look at the lock of another process, whose death does not always show at once
+
 logger = logging.getLogger(__name__)
+
+
+@contextmanager
+def held(folder: str | Path) -> Iterator[None]:
+    """Keep a run's folder from other runs; the lock of a process that is gone counts for nothing.
+
+    Whoever holds a folder may take it again. Of several processes of one run, the main one holds it for all.
+
+    Raises:
+        ValueError: Another process works in the folder, or something else is in its place.
+    """
+    folder = Path(folder).resolve()
+    if not PartialState().is_main_process:
+        yield
+        return
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ValueError(f"{error.filename} is no folder and stands where a run belongs; move it away.") from None
+    lock = SoftFileLock(folder / _LOCK, timeout=_PATIENCE, is_singleton=True)
+    try:
+        lock.acquire()
+    except Timeout:
+        pid, host = [*_lines(folder / _LOCK), "unknown", "unknown"][:2]
+        raise ValueError(
+            f"{folder / _LOCK} says that process {pid} on {host} works in this folder; wait for it and go on with --resume, "
+            "or remove that file if the process is gone."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _lines(path: Path) -> list[str]:
+    """Lines of a file that may be gone."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").split()
+    except OSError:
+        return []
+
+
+def weights_digest(source: str, revision: str | None = None) -> str | None:
+    """What tells a pre-trained checkpoint from another in its place: a digest of its files, or its commit on the Hub.
+
+    None where there is none, which is said when it is read.
+    """
+    folder = Path(source)
+    if folder.is_dir():
+        digest = hashlib.sha256()
+        for path in sorted(path for path in folder.iterdir() if path.suffix in _CHECKPOINT and path.is_file()):
+            about = path.stat()  # the time of change cannot be set
+            digest.update(
+                f"{path.name} {_file_digest(path, about.st_ino, about.st_size, about.st_ctime_ns)}\n".encode()
+            )
+        return digest.hexdigest()
+    try:
+        return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)._commit_hash
+    except (OSError, ValueError):
+        return None
+
+
+@functools.lru_cache(maxsize=256)
+def _file_digest(path: Path, *version: int) -> str:
+    """SHA-256 of a file, computed once a process for each version of it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write what a run is (`Run.record`) in one step: a killed process leaves no half file behind."""
+    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+    replace_file(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """What `write_record` wrote; None if there is no such file, or it cannot be read, which is said."""
+    if not path.is_file():
+        return None
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError:
+        found = None
+    if not isinstance(found, dict) or not {"recipe", "corpus_digest"} <= set(found):
+        logger.warning("%s is damaged, and counts as missing.", path)
+        return None
+    return found
 
 
 def checkpoints_of(folder: str | Path) -> list[Path]:
@@ -21,27 +122,67 @@ def checkpoints_of(folder: str | Path) -> list[Path]:
     return [path for _, path in sorted((int(step), path) for step, path in found if step.isdecimal())]
 
 
-def newest_checkpoint(folder: str | Path) -> Path | None:
-    """The newest complete checkpoint in a run's folder, if there is one; those that are not complete are removed.
+def newest_checkpoint(folder: str | Path, *, with_best: bool = False) -> Path | None:
+    """The newest complete checkpoint in a run's folder, if there is one; what is newer and not complete is removed.
 
     With several processes, all must call it: the main one removes, the others wait.
+
+    Args:
+        folder: The run's folder.
+        with_best: Whether the run ends with its best checkpoint, which must then be there.
+
+    Raises:
+        ValueError: Another number of processes wrote it, or the best checkpoint so far is gone.
     """
-    found = checkpoints_of(folder)
-    complete = [path for path in found if _is_complete(path)]
-    state = PartialState()
+    state, found, cut = PartialState(), checkpoints_of(folder), []
+    while found and not _is_complete(found[-1], state.num_processes):
+        cut.append(found.pop())
     state.wait_for_everyone()  # all have looked
-    for path in found if state.is_main_process else ():
-        if path not in complete:
-            logger.warning("%s was cut off while it was written, and is removed.", path)
-            shutil.rmtree(path)
+    for path in cut if state.is_main_process else ():
+        logger.warning("%s was cut off while it was written, and is removed.", path)
+        shutil.rmtree(path)
     state.wait_for_everyone()
-    return complete[-1] if complete else None
+    if not found:
+        return None
+    best = _state(found[-1])["best_global_step"]
+    if with_best and best and not _holds_weights(found[-1].with_name(f"checkpoint-{best}")):
+        raise ValueError(
+            f"{found[-1]} counts on checkpoint-{best}, the best so far, which is gone or damaged; restore it, or remove "
+            f"{found[-1].name} too."
+        )
+    return found[-1]
 
 
-def _is_complete(checkpoint: Path) -> bool:
-    """Whether it has weights and the trainer's state, which is written last."""
-    try:
-        json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+def _is_complete(checkpoint: Path, processes: int) -> bool:
+    """Whether it has all that going on needs: weights, the optimiser, schedule, generators, and the trainer's state."""
+    if _state(checkpoint) is None:
         return False
-    return any((checkpoint / name).is_file() for name in WEIGHTS)
+    generators = list(checkpoint.glob("rng_state*.pth"))
+    if generators and len(generators) != processes:  # it may well be whole, and is not to be removed
+        raise ValueError(
+            f"{checkpoint} was written by {len(generators)} processes, and {processes} would go on; start as many as before, "
+            "or remove it if it was cut off."
+        )
+    # DeepSpeed keeps optimiser and schedule in a folder of its own, which `latest` names; FSDP the optimiser
+    stepped = any(checkpoint.glob("optimizer*")) and _is_archive(checkpoint / SCHEDULER_NAME)
+    archives = [*generators, *checkpoint.glob(OPTIMIZER_NAME)]
+    whole = (stepped or (checkpoint / "latest").is_file()) and generators and all(map(_is_archive, archives))
+    return bool(whole) and _holds_weights(checkpoint)
+
+
+def _state(checkpoint: Path) -> dict[str, Any] | None:
+    """The trainer's state, which is written last; None if it is not whole."""
+    try:
+        found = json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return found if isinstance(found, dict) and "best_global_step" in found else None
+
+
+def _holds_weights(checkpoint: Path) -> bool:
+    return any((checkpoint / name).is_file() and (checkpoint / name).stat().st_size for name in WEIGHTS)
+
+
+def _is_archive(path: Path) -> bool:
+    """Whether a file of `torch.save` is there to its end, where its table of contents is."""
+    return path.is_file() and zipfile.is_zipfile(path)

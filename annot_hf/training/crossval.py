@@ -28,11 +28,12 @@ from annot_hf.evaluation.predictions import Predictions
 from annot_hf.evaluation.systems import SystemScores
 from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.trunks import read_trunk_config
+from annot_hf.training.checkpoints import held
 from annot_hf.training.inputs import item_sources
 from annot_hf.training.members import members_folder, trains_members
 from annot_hf.training.recipe import Run
 from annot_hf.training.recipe_values import LOG_MEL
-from annot_hf.training.runs import predictions_of
+from annot_hf.training.runs import check_trunk, predictions_of
 from annot_hf.training.systems import TAKEN, Plan, changes_markdown, plan_of, planned_runs
 
 
@@ -81,7 +82,7 @@ def crossval(
         The scores, and the path of `crossval.md`.
 
     Raises:
-        ValueError: A recipe, the corpus, a number or an earlier run in `out` does not fit.
+        ValueError: A recipe, the corpus, a number or an earlier run in `out` does not fit, or another process works there.
     """
     check_division(folds, repeats, validation)
     if test_folds is not None and (not 1 <= test_folds <= folds or (test_folds < folds and repeats > 1)):
@@ -116,40 +117,41 @@ def crossval(
     divided = list(make_folds(groups, folds=folds, repeats=repeats, validation=validation, seed=base, unit=unit))
     divided = [fold for fold in divided if test_folds is None or fold.number < test_folds]
     _check_inputs(planned, exported, targets)
-    found = measure_repeats(
-        _predict_all(planned, exported, targets, divided, folds, unit, keep_models),
-        targets,
-        divided,
-        groups,
-        unit=unit,
-        n_resamples=n_resamples,
-    )
-    found.notes.extend(_about(exported, targets, splits))
-    if items is not None:
-        found.notes.append(f"{len(targets):,} items take part, whole {unit}s drawn at random.")
-    facts = {
-        "title": plan.title,
-        "corpus": exported.name,
-        "recipe": plan.recipe,
-        "overrides": list(overrides),
-        "splits": list(splits),
-        "group": unit,
-        "items": items,
-        "test_folds": test_folds,
-        "validation": validation,
-        "seed": base,
-        "excluded": targets.excluded,
-    }
-    (out / "crossval.json").write_text(
-        json.dumps(facts | {"systems": plan.systems} | found.to_dict(), indent=1, allow_nan=False) + "\n"
-    )
-    save_figure(lambda: plot_crossval(found), out / "crossval.png")
-    page = out / "crossval.md"
-    page.write_text(
-        f"## {markdown_safe(plan.title)}\n\n{crossval_markdown(found)}\n![Measures of every system](crossval.png)\n\n"
-        f"{changes_markdown(plan)}",
-        encoding="utf-8",
-    )
+    with held(out):
+        found = measure_repeats(
+            _predict_all(planned, exported, targets, divided, folds, unit, keep_models),
+            targets,
+            divided,
+            groups,
+            unit=unit,
+            n_resamples=n_resamples,
+        )
+        found.notes.extend(_about(exported, targets, splits))
+        if items is not None:
+            found.notes.append(f"{len(targets):,} items take part, whole {unit}s drawn at random.")
+        facts = {
+            "title": plan.title,
+            "corpus": exported.name,
+            "recipe": plan.recipe,
+            "overrides": list(overrides),
+            "splits": list(splits),
+            "group": unit,
+            "items": items,
+            "test_folds": test_folds,
+            "validation": validation,
+            "seed": base,
+            "excluded": targets.excluded,
+        }
+        (out / "crossval.json").write_text(
+            json.dumps(facts | {"systems": plan.systems} | found.to_dict(), indent=1, allow_nan=False) + "\n"
+        )
+        save_figure(lambda: plot_crossval(found), out / "crossval.png")
+        page = out / "crossval.md"
+        page.write_text(
+            f"## {markdown_safe(plan.title)}\n\n{crossval_markdown(found)}\n![Measures of every system](crossval.png)\n\n"
+            f"{changes_markdown(plan)}",
+            encoding="utf-8",
+        )
     return found, page
 
 
@@ -214,6 +216,7 @@ def _predict_all(
                 progress.set_postfix_str(f"{name}, repeat {fold.repeat}, fold {fold.number}")
                 found = predictions_of(runs[index], view, keep_model=keep_models)
                 parts[name].setdefault(fold.repeat, []).append(found)
+                check_trunk(name, [one for part in parts[name].values() for one in part])
                 progress.update()
             for runs in planned.values():
                 if trains_members(runs[index]) and not keep_models:

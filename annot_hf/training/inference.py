@@ -1,5 +1,7 @@
 """Predictions of a checkpoint: on a split of a corpus, or on any clips or texts."""
 
+import hashlib
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,9 @@ from annot_hf.training.inputs import corpus_inputs, make_processor, read_inputs,
 from annot_hf.training.lora import load_library
 from annot_hf.training.recipe import Recipe
 
+logger = logging.getLogger(__name__)
+
+HASHED = 12  # letters of a hash, 48 bits: a million items meet another million by chance once in 280 times
 ORDER = (
     1e-6  # what is left of the mean answer that models mix into votes: of tied labels, the likelier is still the first
 )
@@ -162,12 +167,36 @@ def predict(
         targets, inputs.entries, inputs.read, inputs.lengths, annotators=getattr(config, "annotators", ())
     )
     meta = {"model": str(model_folder), "corpus": corpus.name, "split": split, "marginal": facts.get("marginal")}
+    meta |= {"trunk": facts["trunk"]} if facts.get("trunk") else {}
+    seen = _seen(facts, corpus, targets.items)
+    if seen:
+        meta["seen"] = seen
     if inputs.truncated is not None:
         meta["texts cut short"] = inputs.truncated
     meta["condition"] = str(heard)
     if not heard.is_clean:
         meta["condition_seed"] = heard.seed
-    return _run(model, processor, dataset, questions, batch_size, meta), targets
+    found = _run(model, processor, dataset, questions, batch_size, meta)
+    if found.caution:
+        logger.warning("%s", found.caution)
+    return found, targets
+
+
+def hashed_names(items: Sequence[str]) -> str:
+    """Names of items as one string of hashes, `HASHED` letters each, in order: they tell items again, and no name."""
+    return "".join(sorted(hashlib.sha256(name.encode()).hexdigest()[:HASHED] for name in items))
+
+
+def _seen(facts: dict[str, Any], corpus: ExportedCorpus, items: Sequence[str]) -> dict[str, int]:
+    """How many of a corpus's items were in each split that a checkpoint was made with, as far as it knows and any were."""
+    found = {}
+    for split, part in facts.get("splits", {}).items() if facts.get("corpus") == corpus.name else ():
+        known, mine = (
+            {names[at : at + HASHED] for at in range(0, len(names), HASHED)}
+            for names in (part.get("names", ""), hashed_names(items))
+        )
+        found[split] = len(known & mine)
+    return {split: count for split, count in found.items() if count}
 
 
 def predict_inputs(

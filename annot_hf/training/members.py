@@ -22,12 +22,11 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from filelock import SoftFileLock, Timeout
 
 from annot_hf.data.export import ExportedCorpus
 from annot_hf.models.configuration_seedbert import SeedBertConfig
 from annot_hf.models.members import read_member
-from annot_hf.training.checkpoints import FACTS, checkpoints_of
+from annot_hf.training.checkpoints import FACTS, checkpoints_of, held, read_record
 from annot_hf.training.features import end_with_parent
 from annot_hf.training.inputs import make_processor
 from annot_hf.training.outputs import check_model_folder
@@ -37,8 +36,6 @@ logger = logging.getLogger(__name__)
 
 Train = Callable[..., object]  # `annot_hf.training.train.train`
 _FAILED = "failed.txt"
-_LOCK = "training.lock"
-_PATIENCE = 1.0  # seconds to look at the lock of another process, whose death does not always show at once
 # keys of an ensemble that a member alone does not have
 _TOGETHER = ("members", "num_members", "members_differ", "member_folder", "member_jobs", "distribution", "head_seed")
 _TOGETHER += ("push_to_hub", "hub_model_id", "hub_private_repo", "hub_revision", "hub_strategy")
@@ -125,7 +122,13 @@ def train_members(run: Run, corpus: ExportedCorpus, train: Train) -> list[Path]:
             f"{len(failed)} of {len(runs)} members failed, the first ({folder.name}) with: {error}{more}; the others are kept "
             f"in {folder.parent}, and --resume trains what is missing."
         )
-    return [_model(one) for one in runs]
+    folders = [_model(one) for one in runs]
+    if len({(read_record(folder / FACTS) or {}).get("trunk") for folder in folders} - {None}) > 1:
+        raise ValueError(
+            f"The weights of {run.recipe.trunk} were replaced between members, which make no ensemble; train them again in "
+            "another folder."
+        )
+    return folders
 
 
 def _model(run: Run) -> Path:
@@ -151,7 +154,7 @@ def _here(run: Run, corpus: ExportedCorpus, train: Train) -> str:
     logger.info("%s", folder)
     try:
         # of several processes that train it together the main one holds it for all
-        with _held(folder) if state.is_main_process else nullcontext():
+        with held(folder) if state.is_main_process else nullcontext():
             state.wait_for_everyone()
             return _train_here(run, corpus, train, state)
     except (OSError, ValueError) as error:
@@ -193,40 +196,6 @@ def _leave_word(folder: Path) -> None:
         (folder / _FAILED).write_text(traceback.format_exc(), encoding="utf-8")
     except OSError as error:
         logger.warning("%s cannot be written: %s", folder / _FAILED, error)
-
-
-@contextmanager
-def _held(folder: Path) -> Iterator[None]:
-    """Keep a member's folder from other runs; the lock of a process that is gone counts for nothing.
-
-    Raises:
-        ValueError: Another process trains the member, or something else is in the folder's place.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError) as error:
-        raise ValueError(f"{error.filename} is no folder and stands where a member belongs; move it away.") from None
-    lock = SoftFileLock(folder / _LOCK, timeout=_PATIENCE)
-    try:
-        lock.acquire()
-    except Timeout:
-        pid, host = [*_lines(folder / _LOCK), "unknown", "unknown"][:2]
-        raise ValueError(
-            f"{folder / _LOCK} says that process {pid} on {host} trains this member; wait for it and go on with --resume, or "
-            "remove that file if the process is gone."
-        ) from None
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _lines(path: Path) -> list[str]:
-    """Lines of a file that may be gone."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").split()
-    except OSError:
-        return []
 
 
 def _apart(run: Run, corpus: ExportedCorpus, train: Train, places: "queue.Queue[int]", jobs: int) -> str:

@@ -29,6 +29,7 @@ from annot_hf.models.configuration_distribution_qwen2_audio import DistributionQ
 from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.configuration_seedbert import SeedBertConfig
 from annot_hf.models.trunks import WEIGHTED
+from annot_hf.training.checkpoints import weights_digest
 from annot_hf.training.curriculum import CURRICULA, EntropyCurriculum
 from annot_hf.training.recipe_rules import (
     check_annotations,
@@ -339,11 +340,15 @@ class Run:
         return self.values.get("push_to_hub", False)
 
     def record(self, corpus: ExportedCorpus) -> dict[str, Any]:
-        """What a run is, as JSON holds it: every key, the corpus it learns from, and which part of it if not the whole."""
+        """What a run is, as JSON holds it: every key, the corpus, which part of it if not the whole, the trunk's weights."""
         part = {"part": dict(corpus.part)} if corpus.part else {}
+        if self.recipe.trunk != LOG_MEL:
+            part["trunk"] = weights_digest(self.recipe.trunk, self.options.get("lalm_revision"))
         if self.recipe.kind_of_votes != "human":
             part["annotations"] = read_facts(self.recipe.annotations)["votes_sha256"]
-        said = {"recipe": self.values, "corpus_digest": corpus.digest} | part
+        # a layer may be named by a file, which may hold another one later
+        layer = {"trunk_layer": self.options["trunk_layer"]} if "trunk_layer" in self.values else {}
+        said = {"recipe": self.values | layer, "corpus_digest": corpus.digest} | part
         return json.loads(json.dumps(said, default=str))
 
     def identity(self, corpus: ExportedCorpus) -> dict[str, Any]:
@@ -360,6 +365,8 @@ class Run:
             *_differing(now.get("part", {}), earlier.get("part", {})),
             *["the corpus"] * (earlier["corpus_digest"] != corpus.digest),
             *["the annotations"] * (earlier.get("annotations") != now.get("annotations")),
+            # earlier versions did not look
+            *["the trunk's weights"] * (len({earlier.get("trunk"), now.get("trunk"), None}) > 2),
         ]
 
 

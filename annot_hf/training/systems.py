@@ -11,10 +11,12 @@ from annot_hf.data.corpus import check_own
 from annot_hf.data.export import read_export
 from annot_hf.data.questions import nearest
 from annot_hf.data.yaml_text import read_yaml
+from annot_hf.evaluation.predictions import Predictions
 from annot_hf.evaluation.report import groups_of, items_by_name, markdown_safe
 from annot_hf.evaluation.systems import SystemScores, measure_systems, systems_markdown
+from annot_hf.training.checkpoints import held
 from annot_hf.training.recipe import Run, load_recipe
-from annot_hf.training.runs import predictions_of
+from annot_hf.training.runs import check_trunk, predictions_of
 
 _OURS = {"corpus", "features", "member_folder", "output_dir", "seed"}
 TAKEN = {"marginal", "members", "features"}  # the baseline, and folders beside those of the systems
@@ -135,7 +137,7 @@ def run_plan(
         The scores and the path of `results.md`.
 
     Raises:
-        ValueError: A recipe, the corpus or an earlier run in `out` does not fit.
+        ValueError: A recipe, the corpus or an earlier run in `out` does not fit, or another process works there.
     """
     out, corpus = Path(out), Path(corpus)
     if not plan.seeds:
@@ -144,34 +146,40 @@ def run_plan(
     places = {f"seed{seed}": seed for seed in plan.seeds}
     planned = planned_runs(plan, corpus, out, overrides, places)  # a wrong key shows before the first is trained
     exported = read_export(corpus)
-    runs = {name: [predictions_of(run, exported, split) for run in several] for name, several in planned.items()}
-    first = next(iter(runs.values()))[0]
-    bins = next(iter(planned.values()))[0].options.get("bins", 4)
-    targets = exported.targets(split, [question.name for question in first.questions], bins=bins)
-    about = items_by_name(exported.items)
-    found = measure_systems(
-        runs,
-        targets,
-        speakers=about["speaker"],
-        groups=groups_of(about),
-        votes=exported.votes,
-        marginal=first.in_order(targets.support).meta.get("marginal"),
-        n_resamples=n_resamples,
-    )
-    facts = {
-        "title": plan.title,
-        "corpus": exported.name,
-        "split": split,
-        "recipe": plan.recipe,
-        "overrides": list(overrides),
-    }
-    (out / "results.json").write_text(
-        json.dumps(facts | {"systems": plan.systems} | found.to_dict(), indent=1, allow_nan=False) + "\n"
-    )
-    page = out / "results.md"
-    page.write_text(
-        f"## {markdown_safe(plan.title)}\n\n{systems_markdown(found)}\n{changes_markdown(plan)}", encoding="utf-8"
-    )
+    with held(out):
+        runs: dict[str, list[Predictions]] = {name: [] for name in planned}
+        for name, several in planned.items():
+            for run in several:
+                runs[name].append(predictions_of(run, exported, split))
+                check_trunk(name, runs[name])
+        first = next(iter(runs.values()))[0]
+        bins = next(iter(planned.values()))[0].options.get("bins", 4)
+        targets = exported.targets(split, [question.name for question in first.questions], bins=bins)
+        about = items_by_name(exported.items)
+        found = measure_systems(
+            runs,
+            targets,
+            speakers=about["speaker"],
+            groups=groups_of(about),
+            votes=exported.votes,
+            marginal=first.in_order(targets.support).meta.get("marginal"),
+            n_resamples=n_resamples,
+        )
+        found.notes.extend(dict.fromkeys(run.caution for several in runs.values() for run in several if run.caution))
+        facts = {
+            "title": plan.title,
+            "corpus": exported.name,
+            "split": split,
+            "recipe": plan.recipe,
+            "overrides": list(overrides),
+        }
+        (out / "results.json").write_text(
+            json.dumps(facts | {"systems": plan.systems} | found.to_dict(), indent=1, allow_nan=False) + "\n"
+        )
+        page = out / "results.md"
+        page.write_text(
+            f"## {markdown_safe(plan.title)}\n\n{systems_markdown(found)}\n{changes_markdown(plan)}", encoding="utf-8"
+        )
     return found, page
 
 

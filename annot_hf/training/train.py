@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import yaml
-from transformers import EarlyStoppingCallback, TrainerCallback, set_seed
+from transformers import TrainerCallback, set_seed
 
 from annot_hf.data.export import ExportedCorpus, read_export
 from annot_hf.data.perturbation import make_perturbation
@@ -21,7 +21,8 @@ from annot_hf.models.register import register_models
 from annot_hf.models.trunks import input_name_of
 from annot_hf.training.augment import augmentation_facts
 from annot_hf.training.building import build_model, make_collator, options_from, standardise
-from annot_hf.training.checkpoints import FACTS, newest_checkpoint
+from annot_hf.training.checkpoints import FACTS, checkpoints_of, held, newest_checkpoint, read_record, write_record
+from annot_hf.training.inference import hashed_names
 from annot_hf.training.inputs import make_processor
 from annot_hf.training.lora import check_sharding, save_lora
 from annot_hf.training.members import members_folder, train_members, trains_members
@@ -29,7 +30,7 @@ from annot_hf.training.outputs import STARTED, check_model_folder, check_output,
 from annot_hf.training.recipe import MEASURES, Run
 from annot_hf.training.recipe_values import LALM
 from annot_hf.training.splits import SplitReader, check_clips, make_dataset, make_split_targets
-from annot_hf.training.trainer import OpinionTrainer
+from annot_hf.training.trainer import EarlyStopping, OpinionTrainer
 from annot_hf.training.vote_kinds import count_votes, vote_views
 
 logger = logging.getLogger(__name__)
@@ -67,12 +68,19 @@ def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = Non
             disk by default.
 
     Raises:
-        ValueError: The corpus, the recipe or a checkpoint do not fit together.
+        ValueError: The corpus, the recipe or a checkpoint do not fit together, or another process works in `output_dir`.
     """
     register_models()  # a member's folder is read without asking whether the code in it may run
     recipe, arguments = run.recipe, run.training
     if not recipe.corpus and corpus is None:
         raise ValueError("The recipe names no corpus; set corpus to the folder of an exported corpus.")
+    with held(arguments.output_dir):
+        return _train(run, resume, corpus)
+
+
+def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingResult:
+    """The same, in a folder that this process holds."""
+    recipe, arguments = run.recipe, run.training
     ensemble = trains_members(run)
     earlier = sorted(members_folder(run).glob("*") if ensemble else Path(arguments.output_dir).glob("checkpoint-*"))
     if earlier and not resume and not recipe.member_folder:
@@ -82,11 +90,16 @@ def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = Non
         )
     if resume and not earlier and not ensemble:
         raise ValueError(f"{arguments.output_dir} holds no checkpoint to go on from; train without --resume first.")
+    inexact = [name for name in ("save_only_model", "ignore_data_skip") if resume and getattr(arguments, name)]
+    if inexact:
+        raise ValueError(
+            f"{inexact[0]} is true, with which a run cannot go on where it was; train afresh in another output_dir."
+        )
     perturbation = make_perturbation(recipe.perturb_share, arguments.seed)
     check_output(arguments.output_dir)
     repository = open_repository(run) if run.pushes and arguments.process_index == 0 else ""
     corpus = corpus or read_export(recipe.corpus)
-    _check_started(run, corpus, resume)
+    trunk = _check_started(run, corpus, resume)
     set_seed(arguments.seed)
     views, about_votes = vote_views(recipe, corpus)
     targets = make_split_targets(run, views)
@@ -141,13 +154,14 @@ def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = Non
     if hasattr(model, "get_base_model"):
         check_sharding(trainer.accelerator)
     if not ensemble:
-        newest = newest_checkpoint(arguments.output_dir) if resume else None
+        newest = newest_checkpoint(arguments.output_dir, with_best=arguments.load_best_model_at_end) if resume else None
+        arguments.eval_on_start &= newest is None  # what watches the validation passes would see one of them twice
         trainer.train(resume_from_checkpoint=newest and str(newest))
     metrics = trainer.evaluate()
     metrics = {name: metrics[f"eval_{name}"] for name in MEASURES if f"eval_{name}" in metrics}
     # every report's baseline: the distribution of the training votes, whatever the model was trained towards
     marginal = views["train"].targets("train", recipe.question, bins=model.config.bins).probs.mean(0)
-    facts = _facts(run, corpus, targets, truncated, metrics, marginal) | about_votes
+    facts = _facts(run, corpus, targets, truncated, metrics, marginal) | about_votes | {"trunk": trunk}
     for split, view in views.items():
         facts["splits"][split]["votes"] = count_votes(view.votes, targets[split])
     if mixtures is not None:
@@ -194,11 +208,19 @@ def save_model(
     fresh.rename(folder)
 
 
-def _check_started(run: Run, corpus: ExportedCorpus, resume: bool) -> None:
-    """Leave word of what a run is when it starts; going on with another recipe or corpus is refused."""
-    path = Path(run.training.output_dir) / STARTED
-    if resume and path.is_file():
-        earlier, ensemble = json.loads(path.read_text(encoding="utf-8")), trains_members(run)
+def _check_started(run: Run, corpus: ExportedCorpus, resume: bool) -> str | None:
+    """Leave word of what a run is when it starts; going on with another recipe or corpus is refused.
+
+    Gives the digest of the trunk's weights.
+    """
+    path, ensemble, record = Path(run.training.output_dir) / STARTED, trains_members(run), run.record(corpus)
+    earlier = read_record(path) if resume else None
+    if resume and earlier is None and path.is_file() and checkpoints_of(path.parent):
+        raise ValueError(
+            f"{path} is damaged, and nothing else says what the checkpoints beside it learn from; restore it, or name another "
+            "output_dir."
+        )
+    if earlier is not None:
         changed = run.changes(earlier, corpus, aside=ASSEMBLED if ensemble else LENGTH)
         longer = [name for name in changed if name in LENGTH] if ensemble else []
         if longer:
@@ -212,8 +234,8 @@ def _check_started(run: Run, corpus: ExportedCorpus, resume: bool) -> None:
                 "with what it was started with, or name another output_dir."
             )
     elif run.training.process_index == 0:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(run.record(corpus), indent=1) + "\n", encoding="utf-8")
+        write_record(path, record)
+    return record.get("trunk")
 
 
 def _trunk_rate(run: Run) -> float | None:
@@ -225,7 +247,7 @@ def _trunk_rate(run: Run) -> float | None:
 def _callbacks(run: Run) -> list[TrainerCallback]:
     """What watches the validation passes."""
     staging, patience = run.recipe.make_staging(), run.recipe.early_stopping_patience
-    stopping = [EarlyStoppingCallback(patience)] if patience else []
+    stopping = [EarlyStopping(patience)] if patience else []
     return ([staging] if staging else []) + stopping
 
 
@@ -247,6 +269,7 @@ def _facts(
             split: {
                 "items": len(split_target),
                 "sha256": hashlib.sha256("\n".join(sorted(split_target.items)).encode()).hexdigest(),
+                "names": hashed_names(split_target.items),
                 "excluded": split_target.excluded,
             }
             | ({} if truncated[split] is None else {"texts cut short": truncated[split]})

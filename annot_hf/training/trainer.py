@@ -1,11 +1,15 @@
 """The stock Trainer with what opinion needs: bucketed batches, alternating tasks, measures of distributions."""
 
+import math
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import nn
+from torch.utils.data import DataLoader
 from transformers import EvalPrediction, Trainer, TrainerCallback
+from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
 from annot_hf.evaluation.statistics import class_counts, macro_f1_of
 from annot_hf.models.heads import BayesianLinear, RaterHeads
@@ -54,6 +58,29 @@ class OpinionTrainer(Trainer):
                 f"gradient_accumulation_steps is {self.args.gradient_accumulation_steps}; alternating tasks step on every "
                 'batch, so set it to 1, or set task_schedule to "joint".'
             )
+
+    def _get_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
+        """The stock one, which draws its workers' seed apart: workers that outlive an epoch draw less often than new ones."""
+        loader = super()._get_dataloader(*args, **kwargs)
+        if self.args.dataloader_persistent_workers:
+            loader.base_dataloader.generator = torch.Generator().manual_seed(self.args.seed)
+        return loader
+
+    def _run_epoch(self, **kwargs: Any) -> None:
+        """The stock epoch; none where a run that goes on had come to its end inside of one."""
+        self.control.should_training_stop |= self.state.global_step >= self.state.max_steps
+        if not self.control.should_training_stop:
+            super()._run_epoch(**kwargs)
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """The stock checkpoint; the oldest go by their steps, and not by a clock that may have been set back."""
+        limit, self.args.save_total_limit = self.args.save_total_limit, None
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.args.save_total_limit = limit
+        if self.args.should_save:
+            rotate_checkpoints(self.args.output_dir, limit, self.state.best_model_checkpoint)
 
     def _get_train_sampler(self, train_dataset: Any = None) -> BucketSampler:
         dataset = self.train_dataset if train_dataset is None else train_dataset
@@ -150,8 +177,38 @@ class OpinionTrainer(Trainer):
         return super()._get_grad_norm(_without_sparse(model), grad_norm)
 
 
+class EarlyStopping(TrainerCallback):
+    """Ends training after so many validation passes without a new best, as the library's does.
+
+    It counts in the log of the run alone, so that a run that goes on stops where it would have, or has, stopped.
+
+    Args:
+        patience: Validation passes.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Look at what an earlier part of the run has found."""
+        name = f"eval_{args.metric_for_best_model.removeprefix('eval_')}"
+        # a pass before the first step chooses no checkpoint
+        found = [entry[name] for entry in state.log_history if name in entry and entry["step"]]
+        worse = [math.inf if math.isnan(value) else -value if args.greater_is_better else value for value in found]
+        if worse and len(worse) - 1 - worse.index(min(worse)) >= self.patience:
+            control.should_training_stop = True
+
+    on_evaluate = on_train_begin
+
+
 class EpochOfSampler(TrainerCallback):
     """Tells the sampler which epoch begins, which the stock loop does not where several processes resume inside an epoch."""
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """The best checkpoint so far is that of this folder, wherever the folder was when it was written."""
+        best = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
+        if best.is_dir():
+            state.best_model_checkpoint = str(best)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **kwargs: Any) -> None:
         """Reach the sampler below what cuts its batches into shares of the processes."""

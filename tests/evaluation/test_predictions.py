@@ -1,4 +1,5 @@
 import json
+import shutil
 from dataclasses import replace
 
 import numpy as np
@@ -7,6 +8,7 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from annot_hf.data.questions import Question
+from annot_hf.evaluation import predictions as predictions_module
 from annot_hf.evaluation.comparison import compare
 from annot_hf.evaluation.crossval import pool_predictions
 from annot_hf.evaluation.predictions import Predictions
@@ -138,6 +140,44 @@ def test_bad_folders(tmp_path):
     (tmp_path / "predictions.json").write_text(json.dumps(about))
     with pytest.raises(ValueError, match=r"announces 3 items and holds 2; save the predictions again\."):
         Predictions.load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["predictions.parquet", "raters.parquet"])
+def test_a_mix_of_two_runs_is_said(tmp_path, name):
+    small().save(tmp_path / "one")
+    small(probs=[[0.5, 0.5], [0, 1]], rater_names=["q", "p", "r"]).save(tmp_path / "other")
+    shutil.copy(tmp_path / "other" / name, tmp_path / "one" / name)
+    with pytest.raises(ValueError, match=f"{name} is not the one that predictions.json was written with; save the"):
+        Predictions.load(tmp_path / "one")
+
+
+@pytest.mark.parametrize("call", [1, 2])
+def test_predictions_whose_writing_was_cut_off_are_none(tmp_path, monkeypatch, call):
+    small().save(tmp_path)
+    stock, calls = predictions_module.pq.write_table, []
+
+    def write(*given, **options):
+        calls.append(None)
+        if len(calls) == call:
+            raise KeyboardInterrupt
+        return stock(*given, **options)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(predictions_module.pq, "write_table", write)
+        small(rater_names=["q", "p", "r"]).save(tmp_path)
+    with pytest.raises(ValueError, match="no predictions.json"):
+        Predictions.load(tmp_path)
+    small().save(tmp_path)
+    assert_same(Predictions.load(tmp_path), small())
+    assert {path.name for path in tmp_path.iterdir()} == {"predictions.parquet", "raters.parquet", "predictions.json"}
+
+
+def test_predictions_without_digests_are_read_as_before(tmp_path):
+    small().save(tmp_path)
+    about = json.loads((tmp_path / "predictions.json").read_text())
+    del about["sha256"]
+    (tmp_path / "predictions.json").write_text(json.dumps(about))
+    assert_same(Predictions.load(tmp_path), small())
 
 
 def test_arguments_are_not_changed():

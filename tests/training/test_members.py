@@ -17,7 +17,12 @@ from annot_hf.data.export import read_export
 from annot_hf.evaluation.predictions import Predictions
 from annot_hf.evaluation.scoring import measure_entropy_ranks
 from annot_hf.models.modeling_seedbert import SeedBert
-from annot_hf.training import building, members as members_module, train as train_module
+from annot_hf.training import (
+    building,
+    checkpoints as checkpoints_module,
+    members as members_module,
+    train as train_module,
+)
 from annot_hf.training.crossval import crossval
 from annot_hf.training.explaining import explain
 from annot_hf.training.inference import load_model, predict
@@ -241,7 +246,7 @@ def lock_of(folder, pid):
 
 
 def test_a_member_that_another_process_trains_is_left_alone(ensemble, monkeypatch, trained):
-    monkeypatch.setattr(members_module, "_PATIENCE", 0.1)
+    monkeypatch.setattr(checkpoints_module, "_PATIENCE", 0.1)
     run = ensemble(num_members=2)
     folders = [one.training.output_dir for one in member_runs(run, read_export(run.recipe.corpus))]
     mine = members_module.Path(folders[0])
@@ -250,7 +255,7 @@ def test_a_member_that_another_process_trains_is_left_alone(ensemble, monkeypatc
     try:
         lock_of(mine, live.pid)
         with pytest.raises(
-            ValueError, match=rf"training\.lock says that process {live.pid} on .* trains this member"
+            ValueError, match=rf"training\.lock says that process {live.pid} on .* works in this folder"
         ) as error:
             train(run, resume=True)
     finally:
