@@ -53,7 +53,7 @@ def read_object(path: Path, fix: str = "restore it") -> dict[str, Any]:
     """The object in a JSON file, or a ValueError that says what is there instead, and ends with the fix."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ValueError(f"{path} cannot be read ({said(error)}); {fix}.") from error
     if not isinstance(found, dict):
         raise ValueError(f"{path} cannot be read (it holds {reprlib.repr(found)} and no object); {fix}.")
