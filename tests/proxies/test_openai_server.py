@@ -260,6 +260,9 @@ def refuses(said):
             "seed",
             {"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]},
         ),
+        ("seed", {"error": "unknown field: seed"}),
+        ("seed", {"object": "error", "message": "property 'seed' is unsupported", "type": "BadRequestError"}),
+        ("temperature", {"error": {"message": "`temperature` may only be set to 1 when thinking is enabled"}}),
         ("seed", {"error": {"message": "Unsupported parameter.", "param": "seed", "code": "unsupported_parameter"}}),
         (
             "max_tokens",
