@@ -21,13 +21,14 @@ _REFUSAL = re.compile(
 )
 _ECHO = 40  # characters in a row that stand in the prompt too
 LONGEST_REPLY = 10_000  # characters of an answer that are read, and of a reply that are kept
-# what models write around their thoughts: tags, Mistral's, Kimi's and gpt-oss's tokens, the last also without its brackets
+# what models write around their thoughts: tags, tokens such as <|begin_of_thought|>, and those of Mistral, Kimi and gpt-oss,
+# the last also as it is left when a server drops tokens
 _TAG = r"(?:(?:seed:)?think(?:ing)?|thoughts?|reason(?:ing)?|reflection|analysis|scratchpad)"
-_THOUGHTS_BEGIN = re.compile(
-    rf"<{_TAG}\b[^<>]{{0,40}}>|\[think\]|◁think▷|<\|begin_of_thought\|>|<\|channel\|>", re.IGNORECASE
-)
+_TOKEN = r"[^|<>]{0,20}(?:think|thought|reason)[^|<>]{0,20}\|>"
+_THOUGHTS_BEGIN = re.compile(rf"<{_TAG}\b[^<>]{{0,40}}>|<\|{_TOKEN}|\[think\]|◁think▷|<\|channel\|>", re.IGNORECASE)
 _THOUGHTS_END = re.compile(
-    rf"</\s?{_TAG}\s?>|\[/think\]|◁/think▷|<\|end_of_thought\|>|<\|channel\|>\s?final\s?<\|message\|>|assistantfinal",
+    rf"</\s?{_TAG}\s?>|<\|(?=[^|<>]{{0,40}}(?:/|end)){_TOKEN}|\[/think\]|◁/think▷|"
+    r"<\|channel\|>\s?final\s?<\|message\|>|assistantfinal",
     re.IGNORECASE,
 )
 # around an answer: tokens that begin or end a turn, and a tag that says what it is
@@ -109,9 +110,10 @@ def _plain(text: str) -> str:
 
 def _after_thoughts(reply: str) -> str:
     """The answer in a reply; "" where its thoughts do not end."""
-    answer = reply
+    begin = 0
     for end in _THOUGHTS_END.finditer(reply):
-        answer = reply[end.end() :]
+        begin = end.end()
+    answer = reply[begin:]
     if _THOUGHTS_BEGIN.search(answer):
         return ""
     answer = _TOKENS.sub("", answer[:LONGEST_REPLY])

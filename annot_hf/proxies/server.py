@@ -242,7 +242,9 @@ class Key:
     def __init__(self, name: str, *, needed: bool, model: str = "", base_url: str | None = None) -> None:
         self.value = os.environ.get(name, "").strip()
         if needed and not self.value:
-            raise ValueError(f"The environment has no {name}; set it to your key.")
+            # a key that was given in place of its name is not shown
+            shown = name if re.fullmatch("[A-Z][A-Z0-9_]*", name) else "variable of the name that key_env gives"
+            raise ValueError(f"The environment has no {shown}; set it to your key.")
         if not (self.value.isascii() and self.value.isprintable() and " " not in self.value):
             raise ValueError(
                 f"{name} in the environment has a blank, a control character or one that is not ASCII; set it to the key "

@@ -222,6 +222,12 @@ def test_a_password_in_the_address_is_in_no_file_and_no_message(job, tmp_path, m
     assert "[key]" in shown
 
 
+def test_a_key_in_place_of_its_name_is_not_shown():
+    with pytest.raises(ValueError, match="The environment has no variable of the name that key_env gives") as caught:
+        OpenAIServer("m", key_name="sk-abcd1234efgh")
+    assert "abcd" not in str(caught.value)
+
+
 def test_an_address_from_the_environment_is_one_that_was_named(ask, monkeypatch):
     monkeypatch.setenv("OPENAI_BASE_URL", "http://me:secret@host:port/v1")
     with pytest.raises(ValueError, match="base_url is no address of a server") as caught:
@@ -260,6 +266,9 @@ def refuses(said):
             "seed",
             {"detail": [{"type": "extra_forbidden", "loc": ["body", "seed"], "msg": "Extra inputs are not permitted"}]},
         ),
+        ("seed", {"error": "unknown field: seed"}),
+        ("seed", {"object": "error", "message": "property 'seed' is unsupported", "type": "BadRequestError"}),
+        ("temperature", {"error": {"message": "`temperature` may only be set to 1 when thinking is enabled"}}),
         ("seed", {"error": {"message": "Unsupported parameter.", "param": "seed", "code": "unsupported_parameter"}}),
         (
             "max_tokens",

@@ -90,6 +90,9 @@ MOODS = ["anger", "joy", "sadness"]
         ("<|channel|>analysis<|message|>anger<|end|><|start|>assistant<|channel|>final<|message|>joy<|return|>", 1),
         ("analysisThey sound like anger.assistantfinaljoy", 1),
         ("<|begin_of_thought|>anger<|end_of_thought|><|begin_of_solution|>joy<|end_of_solution|>", 1),
+        ("<|think|>anger<|/think|>joy", 1),
+        ("<|START_THINKING|>anger<|END_THINKING|><|START_RESPONSE|>joy<|END_RESPONSE|>", 1),
+        ("<think>anger</think>" * 100_000 + "joy", 1),
         ("<think>" + "anger or joy? " * 5_000 + "</think>joy", 1),
     ],
 )
@@ -109,6 +112,9 @@ def test_the_answer_stands_after_the_thoughts(reply, label, parsing):
         "<think>anger</think>\n <thinking> joy",
         "<|channel|>analysis<|message|>joy",
         "[THINK]joy",
+        "<|think|>joy",
+        "<|think|>anger<|/think|><|think|>joy",
+        "<|begin_of_thought|>joy",
         "<reasoning effort=low>joy",
     ],
 )

@@ -4,6 +4,7 @@ import shutil
 import pytest
 from hypothesis import given, strategies as st
 
+from annot_hf import cli
 from annot_hf.data.questions import Question
 from annot_hf.proxies.plan import INSTRUCTIONS
 from annot_hf.proxies.prompts import TEMPLATES, Prompts, clean_transcript
@@ -172,3 +173,15 @@ def test_a_template_may_have_conditions_loops_and_filters(tmp_path):
     )
     said = render("hello there", folder=tmp_path / "mine").user
     assert said == "ANGER, JOY: 1/2 Anger, 2/2 Joy; 4 hello"
+
+
+@pytest.mark.parametrize("extra", [[], ["--dry-run"]])
+def test_a_template_that_fails_is_one_sentence_of_the_command(corpus, tmp_path, capsys, extra):
+    shutil.copytree(TEMPLATES, tmp_path / "mine")
+    (tmp_path / "mine" / "user.txt.j2").write_text("{{ 1/0 }}")
+    words = [corpus.folder, "--out", tmp_path / "out", "--model", "m", "--question", "emotion", *extra]
+    words += ["--prompts", tmp_path / "mine", "--base-url", "http://127.0.0.1:9/v1"]
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["annotate", *map(str, words)])
+    said = capsys.readouterr().err
+    assert "Traceback" not in said and "a prompt cannot be filled in (division by zero); correct the template" in said
