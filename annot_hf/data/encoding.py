@@ -18,6 +18,8 @@ from annot_hf.data.questions import Question, nearest
 
 NO_LABEL = -1  # a scale vote, or "none of them"
 _UNKNOWN = -2
+LEAST_WEIGHT = 1e-100
+WEIGHT_RULE = f"weights are finite and not negative: 0, or from {LEAST_WEIGHT:g} to {1 / LEAST_WEIGHT:g}"
 BLOCK = 1 << 23  # bytes of a text file in memory at a time
 
 
@@ -209,6 +211,11 @@ def check_counts(question: Question, items: Sequence[str], counts: Any) -> np.nd
     return counts.astype(np.int64)
 
 
+def usable_weight(weights: Any) -> Any:
+    """Which weights are 0, or such that neither sums nor shares of them leave the range of floating point."""
+    return (weights == 0) | ((weights >= LEAST_WEIGHT) & (weights <= 1 / LEAST_WEIGHT))
+
+
 def check_weights(array: pa.Array | None, where: str) -> np.ndarray | None:
     """Checked weights, or None when all are one."""
     if array is None:
@@ -216,10 +223,10 @@ def check_weights(array: pa.Array | None, where: str) -> np.ndarray | None:
     if is_text(array.type):
         raise ValueError(f"{where}: column weight is not numeric; give one number a row.")
     weights = array.to_numpy(zero_copy_only=False).astype(np.float64)
-    bad = ~(np.isfinite(weights) & (weights >= 0))
+    bad = ~usable_weight(weights)
     if bad.any():
         row = int(np.argmax(bad))
-        raise ValueError(f"{where}: row {row} has weight {weights[row]}; weights are finite and not negative.")
+        raise ValueError(f"{where}: row {row} has weight {weights[row]}; {WEIGHT_RULE}.")
     return None if (weights == 1).all() else weights
 
 

@@ -52,7 +52,8 @@ class Question:
                 "use Question.category(name, labels) or Question.scale(name, low, high)."
             )
         if scaled:
-            if self.low is None or self.high is None or not -np.inf < self.low < self.high < np.inf:
+            limit = np.finfo(np.float64).max / 4  # beyond it, high - low and sums leave the range of floating point
+            if self.low is None or self.high is None or not -limit <= self.low < self.high <= limit:
                 raise ValueError(
                     f"Question {self.name!r} has scale {self.low} to {self.high}; low must be finite and below high."
                 )

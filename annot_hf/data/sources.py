@@ -9,6 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from annot_hf.data.encoding import WEIGHT_RULE, usable_weight
 from annot_hf.data.questions import Question
 from annot_hf.data.votes import VoteTable
 
@@ -29,7 +30,7 @@ def weigh_sources(votes: VoteTable, *, human: float = 1.0, synthetic: float = 1.
         synthetic: Weight of votes of source "synthetic"; 0 removes them.
 
     Raises:
-        ValueError: A weight is not a finite number from 0 up, or no vote is left.
+        ValueError: A weight is negative, or beyond what sums can hold, or no vote is left.
 
     Example:
         >>> mood = Question.category("mood", ["low", "high"])
@@ -39,8 +40,10 @@ def weigh_sources(votes: VoteTable, *, human: float = 1.0, synthetic: float = 1.
         [[1.0, 1.0]]
     """
     for name, weight in (("human", human), ("synthetic", synthetic)):
-        if isinstance(weight, bool) or not isinstance(weight, int | float | np.number) or not 0 <= weight < np.inf:
-            raise ValueError(f"The weight of {name} votes is {weight!r}; give a finite number from 0 up.")
+        if isinstance(weight, bool) or not isinstance(weight, int | float | np.number) or not usable_weight(weight):
+            raise ValueError(
+                f"The weight of {name} votes is {weight!r}; give a finite number from 0 up ({WEIGHT_RULE})."
+            )
     factors = np.where(is_synthetic(votes), float(synthetic), float(human))
     if not factors.any():
         raise ValueError(

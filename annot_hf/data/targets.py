@@ -8,7 +8,7 @@ from typing import Literal, get_args
 import numpy as np
 import pandas as pd
 
-from annot_hf.data.encoding import by_name, check_choice
+from annot_hf.data.encoding import WEIGHT_RULE, by_name, check_choice, usable_weight
 from annot_hf.data.merging import Ties, merge_votes, rater_weights, secondary_votes, winners
 from annot_hf.data.questions import Question
 from annot_hf.data.votes import VoteTable, align_rows
@@ -319,7 +319,8 @@ def disagreement(
         if not asked.is_scale:
             counts, answers = votes.counts(name).astype(np.float64), label_answers(votes, name)
             voters = np.bincount(answers.item[answers.value[:, 0] >= 0], minlength=len(votes.items))
-            fractions = counts / counts.sum(1, keepdims=True).clip(1e-12)
+            total = counts.sum(1, keepdims=True)
+            fractions = counts / np.where(total > 0, total, 1)
             steps = np.linspace(-1, 1, len(asked.labels))
             spread = (fractions * (steps - fractions @ steps[:, None]) ** 2).sum(1) ** 0.5
             variance = np.where(counts.any(1), 1 - (fractions**2).sum(1), 0)
@@ -363,14 +364,17 @@ def _pseudo_votes(
     counts: np.ndarray, support: Sequence[str], smoothing: float, prior: Sequence[float] | Mapping[str, float] | None
 ) -> np.ndarray:
     """`smoothing` votes `(K,)` that follow the prior, or the votes at hand."""
-    if not 0 < smoothing < np.inf:
-        raise ValueError(f"smoothing is {smoothing}; it is a positive, finite number of pseudo-votes.")
+    if not (smoothing > 0 and usable_weight(smoothing)):
+        raise ValueError(
+            f"smoothing is {smoothing}; it is a positive, finite number of pseudo-votes, and {WEIGHT_RULE}."
+        )
     weights = counts.sum(0) if prior is None else np.asarray(by_name(prior, [support], "prior"), dtype=np.float64)
     if weights.shape != (len(support),) or not ((weights >= 0) & np.isfinite(weights)).all() or not weights.any():
         raise ValueError(
             f"prior is {prior}; give one finite number from 0 up for each of the {len(support)} labels, not all 0."
         )
-    return smoothing * weights / weights.sum()
+    weights = weights / weights.max()  # their sum may be more than a float can hold
+    return smoothing * (weights / weights.sum())
 
 
 def _grid_probs(item: np.ndarray, value: np.ndarray, items: np.ndarray, bins: int, seed: int) -> np.ndarray:

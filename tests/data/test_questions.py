@@ -47,6 +47,7 @@ def test_dictionaries_round_trip(question):
         (lambda: Question("q", low=1), "low must be finite and below high"),
         (lambda: Question.scale("q", 5, 1), "scale 5.0 to 1.0"),
         (lambda: Question.scale("q", 1, float("inf")), "finite"),
+        (lambda: Question.scale("q", -1e308, 1e308), "finite"),  # the difference is not
         (lambda: Question.scale("q", float("nan"), 1), "finite"),
         (lambda: Question.scale("q", 1, 5, multiple=True), "only a category question can be multi-select"),
         (lambda: Question.category("q", ["a", ""]), "non-empty strings"),

@@ -126,7 +126,7 @@ def test_votes_of_the_wrong_side_are_refused():
         combine_votes(people([[1, 0, 0]]), people([[1, 0, 0]]))
 
 
-@pytest.mark.parametrize("weight", [-1, float("nan"), float("inf"), "1", None, True])
+@pytest.mark.parametrize("weight", [-1, float("nan"), float("inf"), 1e308, 1e-300, "1", None, True])
 def test_bad_weights(weight):
     with pytest.raises(ValueError, match="finite number from 0 up"):
         weigh_sources(people([[1, 0, 0]]), synthetic=weight)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from annot_hf.data.questions import Question
-from annot_hf.data.targets import item_seeds, make_targets, pad_ratings, scale_answers
+from annot_hf.data.targets import disagreement, item_seeds, make_targets, pad_ratings, scale_answers
 from annot_hf.data.votes import VoteTable
 from annot_hf.models.kde import cell_masses, cell_names, draw_observations
 
@@ -57,6 +57,19 @@ def test_vote_fractions_and_each_rater():
     assert targets.ratings.item.tolist() == [0, 0, 1, 1, 2] and targets.ratings.annotator.tolist() == [0, 1, 0, 1, 2]
     assert targets.ratings.value.tolist() == [[1], [1], [0], [2], [1]] and targets.annotators == ("r", "s", "t")
     assert targets.excluded == {} and targets.method == "soft"
+
+
+@pytest.mark.parametrize("weight", [1e-100, 1e-13, 1.0, 1e100])
+def test_shares_do_not_depend_on_the_size_of_weights(weight):
+    votes = emotions(weight=[weight] * 6)
+    for name, options in {"soft": {}, "majority": {}, "smoothed": {"smoothing": weight, "prior": [3, 1, 1]}}.items():
+        expected = make_targets(emotions(), "emotion", name, **options | ({"smoothing": 1} if options else {})).probs
+        np.testing.assert_allclose(make_targets(votes, "emotion", name, **options).probs, expected, rtol=1e-12)
+    for kind in ("entropy", "deviation", "variance"):
+        found, expected = (disagreement(one, "emotion", ["a", "b"], kind) for one in (votes, emotions()))
+        np.testing.assert_allclose(found, expected, rtol=1e-12)
+    large = make_targets(emotions(), "emotion", "smoothed", prior=[1e308, 1e308, 0]).probs
+    np.testing.assert_allclose(large, make_targets(emotions(), "emotion", "smoothed", prior=[1, 1, 0]).probs)
 
 
 def test_majority_shares_ties_and_smoothing_adds_the_marginal():
@@ -182,6 +195,7 @@ def test_padding():
         (lambda: make_targets(emotions(), "emotion", items=["a", "a"]), "Item 'a' is asked for twice"),
         (lambda: make_targets(emotions(), "emotion", "smoothed", smoothing=0), "smoothing is 0"),
         (lambda: make_targets(emotions(), "emotion", "smoothed", smoothing=np.inf), "smoothing is inf"),
+        (lambda: make_targets(emotions(), "emotion", "smoothed", smoothing=1e308), "smoothing is 1e.308"),
         (
             lambda: make_targets(emotions(), "emotion", "smoothed", prior=[1, 0]),
             "one finite number from 0 up for each of",
