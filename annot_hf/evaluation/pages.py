@@ -4,6 +4,7 @@ import base64
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -105,8 +106,15 @@ def markdown_safe(text: object) -> str:
 
 
 def csv_safe(cell: Any) -> Any:
-    """A cell that no spreadsheet takes for a formula: text starting with = + - @, tab or CR gets an apostrophe."""
-    return f"'{cell}" if isinstance(cell, str) and cell.startswith(("=", "+", "-", "@", "\t", "\r")) else cell
+    """A cell that no spreadsheet takes for a formula: an apostrophe goes before = + - @ and before tabs and line breaks.
+
+    Spaces, invisible characters and full-width forms do not hide a sign: programs that import the file strip or fold them.
+    """
+    if not isinstance(cell, str):
+        return cell
+    first = next((sign for sign in cell if unicodedata.category(sign)[0] not in "CZ"), "")
+    suspect = unicodedata.normalize("NFKC", first).startswith(("=", "+", "-", "@"))
+    return f"'{cell}" if suspect or cell.startswith(("\t", "\r", "\n")) else cell
 
 
 def plain(value: Any) -> Any:

@@ -193,10 +193,20 @@ def test_hostile_names_stay_text(tmp_path):
     assert rows[1][0] == "'=cmd|' /C calc'!A00"
 
 
-@pytest.mark.parametrize("text", ["=1", "+1", "-1", "@x", "\tx", "\rx"])
-def test_formulas_are_prefixed(text):
+@pytest.mark.parametrize("sign", "=+-@\uff1d\uff0b\uff0d\uff20\ufe63")
+@pytest.mark.parametrize("before", ["", " ", "  ", "\n", "\t", "\r\n ", "\u3000", "\xa0", "\u200b", "\ufeff", "\x00"])
+def test_formulas_are_prefixed(before, sign):
+    assert csv_safe(f"{before}{sign}1") == f"'{before}{sign}1"
+
+
+@pytest.mark.parametrize("text", ["\tx", "\rx", "\nx"])
+def test_tabs_and_line_breaks_are_prefixed(text):
     assert csv_safe(text) == "'" + text
-    assert csv_safe(-1.5) == -1.5 and csv_safe("a=1") == "a=1"
+
+
+@pytest.mark.parametrize("cell", ["a=1", " a", "", " ", "\u00e9-", -1.5, None])
+def test_other_cells_stay_as_they_are(cell):
+    assert csv_safe(cell) == cell
 
 
 def test_markdown_safe():
