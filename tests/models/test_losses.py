@@ -181,6 +181,12 @@ def test_class_weights_of_the_paper_s_training_counts():
         effective_number_weights(counts, 1)
 
 
+def test_weights_of_inverse_frequency_are_clipped_at_both_ends():
+    # nine classes of 1,000 and one of 1: before clipping .0099 and 9.91
+    assert inverse_frequency_weights([1000] * 9 + [1]) == [0.25] * 9 + [5.0]
+    assert inverse_frequency_weights([1000] * 9 + [1], low=0, high=20)[-1] == pytest.approx(10 / 1.009)
+
+
 def scale_oracle(mean, log_variance, targets, weights, ccc_weight):
     terms = [
         w * 0.5 * (np.exp(-s) * (m - y) ** 2 + s)
