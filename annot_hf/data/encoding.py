@@ -12,9 +12,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv
 
-from annot_hf.data.questions import Question, nearest
+from annot_hf.data.questions import Question, nearest, normal_form_hint
 
 NO_LABEL = -1  # a scale vote, or "none of them"
 _UNKNOWN = -2
@@ -150,13 +151,14 @@ def by_name(values: Any, axes: Sequence[Sequence[str] | None], what: str) -> Any
         if names.equals(order) or (numbered and not same):  # numbers of rows, which name nothing
             continue
         axis = ("row", "column")[place] if values.ndim == 2 else "entry"
+        twice, missing, extra = names[names.duplicated()], order.difference(names), names.difference(order)
         problem = f"the {axis} numbers are among the names, in another order" if numbered else ""
-        for odd, said in (
-            (names[names.duplicated()], f"{axis} %r is there twice"),
-            (order.difference(names), f"there is no {axis} %r"),
-            (names.difference(order), f"nothing asks for {axis} %r"),
-        ):
-            problem = problem or (said % odd[0] if len(odd) else "")
+        if len(twice):
+            problem = f"{axis} {twice[0]!r} is there twice"
+        elif len(missing):
+            problem = f"there is no {axis} {missing[0]!r}{normal_form_hint(missing[:1], names)}"
+        elif len(extra):
+            problem = f"nothing asks for {axis} {extra[0]!r}"
         if problem:
             raise ValueError(
                 f"{what}: {problem}; name each {axis} once, as in {', '.join(order[:3])}, or give an array without names."
@@ -348,6 +350,14 @@ def blank_to_null(codes: np.ndarray, words: np.ndarray) -> tuple[np.ndarray, np.
     if not blank.any():
         return codes, words
     return compact(np.where(np.append(blank, False)[codes], -1, codes), words)  # -1 reads the last place
+
+
+def alike(names: Sequence[str]) -> list[str]:
+    """The names that differ from another one only in case, spaces, invisible characters or Unicode form, side by side."""
+    words = pc.utf8_lower(pc.utf8_normalize(pa.array([str(name) for name in names], pa.string()), "NFKC"))
+    words = pc.replace_substring_regex(pc.replace_substring_regex(words, r"\p{Cf}", ""), r"[\p{Z}\p{Cc}]+", " ")
+    keys = pd.Series(pc.utf8_trim_whitespace(words).to_pandas())
+    return [names[row] for row in keys[keys.duplicated(keep=False)].sort_values(kind="stable").index]
 
 
 def dictionary(codes: np.ndarray, words: Sequence[str]) -> pa.DictionaryArray:

@@ -27,9 +27,9 @@ import pyarrow.parquet as pq
 from annot_hf.data.audio import AudioError, audio_info, resolve_inside
 from annot_hf.data.card import dataset_card
 from annot_hf.data.corpus import SPLITS, CorpusReport, Finding, VoteCorpus, add_finding, check_items, replace_folder
-from annot_hf.data.encoding import check_choice
+from annot_hf.data.encoding import alike, check_choice
 from annot_hf.data.merging import Ties
-from annot_hf.data.questions import Question
+from annot_hf.data.questions import Question, normal_form_hint
 from annot_hf.data.spans import spans_table
 from annot_hf.data.tables import audio_column, histograms_table, items_table, table_features, votes_table
 from annot_hf.data.targets import MajorityOf, Targets, make_targets
@@ -314,7 +314,7 @@ def _find_audio(corpus: VoteCorpus, items: pd.DataFrame) -> pd.Series | None:
     """Replace column `audio` by `file` (relative path or null) and `seconds`; returns what is wrong per item."""
     if "audio" not in items:
         return None
-    files, seconds, problems = [], [], []
+    files, seconds, problems, there = [], [], [], []
     for audio in items.pop("audio"):
         file = duration = None
         problem = MISSING
@@ -327,6 +327,9 @@ def _find_audio(corpus: VoteCorpus, items: pd.DataFrame) -> pd.Series | None:
                     file, problem = Path(inside).as_posix(), None
                 except AudioError as error:
                     problem = str(error).replace(os.path.join(corpus.root, ""), "")
+            elif not inside.isascii():
+                there = there or [file.relative_to(corpus.root).as_posix() for file in corpus.root.rglob("*")]
+                problem += normal_form_hint([Path(inside).as_posix()], there)
         files.append(file)
         seconds.append(duration)
         problems.append(problem)
@@ -345,9 +348,10 @@ def _listed_votes(
     unlisted = votes.items[~listed]
     keep = listed[votes.item_codes]
     if not allow:
+        such = ", ".join(unlisted[:3])
         raise ValueError(
-            f"{corpus.name}: {int((~keep).sum())} votes are on {len(unlisted)} items that the corpus does not list "
-            f"({', '.join(unlisted[:3])}); correct the names, or allow unmatched votes to leave them out."
+            f"{corpus.name}: {int((~keep).sum())} votes are on {len(unlisted)} items that the corpus does not list ({such})"
+            f"{normal_form_hint(unlisted, items['item'])}; correct the names, or allow unmatched votes to leave them out."
         )
     add_finding(findings, "items with votes that the corpus does not list", list(unlisted), votes=int((~keep).sum()))
     return votes.select(mask=keep)
@@ -402,6 +406,9 @@ def _kept_spans(spans: pd.DataFrame, listed: pd.Series, kept: pd.Series, finding
 def _note_oddities(items: pd.DataFrame, votes: VoteTable, findings: dict[str, Finding]) -> None:
     """Note what is kept but may surprise."""
     names = items["item"]
+    people = items["speaker"].dropna().unique()
+    for what, listed in (("raters", votes.annotators), ("speakers", people), ("items", names.to_numpy())):
+        add_finding(findings, f"{what} whose names differ only in case, spaces or Unicode form", alike(listed))
     add_finding(findings, "items without votes", list(names[~names.isin(votes.items)]))
     if "file" in items:
         shared = items["file"].duplicated() & items["file"].notna()

@@ -1,6 +1,7 @@
 """What raters were asked: a closed set of labels, or a numeric scale."""
 
 import difflib
+import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
@@ -123,6 +124,17 @@ def find_question(questions: Sequence[Question], name: str) -> Question:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """` (did you mean 'x'?)` for the known word closest to `word`, or nothing."""
-    match = difflib.get_close_matches(str(word), [str(entry) for entry in known], n=1)
-    return f" (did you mean {match[0]!r}?)" if match else ""
+    """` (did you mean 'x'?)` for the known word closest to `word`, or nothing; one that only looks the same says so."""
+    known = [str(entry) for entry in known]
+    match = difflib.get_close_matches(str(word), known, n=1)
+    return normal_form_hint([word], known) or (f" (did you mean {match[0]!r}?)" if match else "")
+
+
+def normal_form_hint(names: Iterable[str], known: Iterable[str]) -> str:
+    """What to say of unknown names that are known in another Unicode normal form, which looks the same; or nothing."""
+    known = {str(entry) for entry in known}
+    forms = {unicodedata.normalize("NFC", entry) for entry in known}
+    same = [name for name in map(str, names) if name not in known and unicodedata.normalize("NFC", name) in forms]
+    if not same:
+        return ""
+    return f" ({ascii(same[0])} is known in another Unicode normal form, NFC or NFD; use one form for both)"

@@ -10,7 +10,7 @@ import pandas as pd
 
 from annot_hf.data.encoding import WEIGHT_RULE, by_name, check_choice, usable_weight
 from annot_hf.data.merging import Ties, merge_votes, rater_weights, secondary_votes, winners
-from annot_hf.data.questions import Question
+from annot_hf.data.questions import Question, normal_form_hint
 from annot_hf.data.votes import VoteTable, align_rows
 from annot_hf.models.kde import cell_masses, cell_names, draw_observations
 from annot_hf.models.measures import entropy
@@ -74,7 +74,8 @@ class Targets:
         rows = pd.Index(self.items, dtype=object).get_indexer(wanted)
         if (rows < 0).any():
             raise ValueError(
-                f"{int((rows < 0).sum())} of {len(wanted)} items have no target, for instance {wanted[rows < 0][0]!r}; "
+                f"{int((rows < 0).sum())} of {len(wanted)} items have no target, for instance {wanted[rows < 0][0]!r}"
+                f"{normal_form_hint(wanted[rows < 0], self.items)}; "
                 "give them votes or leave them out."
             )
         position = np.full(len(self.items), -1)
@@ -170,7 +171,10 @@ def make_targets(
     rows = pd.Index(votes.items, dtype=object).get_indexer(wanted)
     voted = (rows >= 0) & (n_votes[rows] > 0)
     if not voted.any():
-        raise ValueError(f"None of {len(wanted)} items has a vote on {' and '.join(names)}; check the item names.")
+        hint = normal_form_hint(wanted, votes.items)
+        raise ValueError(
+            f"None of {len(wanted)} items has a vote on {' and '.join(names)}{hint}; check the item names."
+        )
     if not voted.all():
         excluded["items without votes"] = int((~voted).sum())
     rows, wanted = rows[voted], wanted[voted]

@@ -5,6 +5,7 @@ Strings are dictionary-encoded once on the way in (Arrow does it), so that a his
 """
 
 import os
+import warnings
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -92,6 +93,9 @@ class VoteTable:
             unknown: What to do with a label outside the set or a rating outside the scale: raise or drop and count.
             where: How error messages call this table, for instance the file name.
 
+        Warns:
+            UserWarning: Names of raters differ only in case, spaces or Unicode form; they stay apart.
+
         Raises:
             ValueError: A row breaks a rule; the message names the row (counted from 0), the value and the fix.
         """
@@ -122,7 +126,16 @@ class VoteTable:
                 arrays[name] = pa.DictionaryArray.from_arrays(pa.array(np.zeros(length, np.int32)), pa.array([one]))
         values = arrays["value"]
         text, numbers = (values, None) if encoding.is_text(values.type) else (None, values)
-        return _build(questions, arrays, text, numbers, duplicates=duplicates, unknown=unknown, where=where)
+        table = _build(questions, arrays, text, numbers, duplicates=duplicates, unknown=unknown, where=where)
+        if twins := encoding.alike(table.annotators):
+            votes = pd.Series(table.annotators[table.annotator_codes[table.annotator_codes >= 0]]).value_counts()
+            some = ", ".join(f"{ascii(name)} ({votes[name]})" for name in twins[:6])
+            warnings.warn(
+                f"{where}: {len(twins)} rater names differ only in case, spaces or Unicode form, such as (votes in brackets) "
+                f"{some}; each is a rater of its own, so spell alike those that are one.",
+                stacklevel=2,
+            )
+        return table
 
     @classmethod
     def from_counts(

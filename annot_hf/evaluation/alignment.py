@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from annot_hf.data.encoding import by_name
-from annot_hf.data.questions import Question
+from annot_hf.data.questions import Question, normal_form_hint
 from annot_hf.data.targets import Targets
 from annot_hf.evaluation.predictions import Predictions, check_unique
 from annot_hf.models.measures import check_distributions
@@ -64,7 +64,8 @@ def align(predictions: Predictions, targets: Targets, *, on_missing: Literal["er
     if on_missing == "error" and (extra.any() or not found.all()):
         raise ValueError(
             f"Items differ: {extra.sum()} predicted without target{examples(predictions.items[extra])}, "
-            f"{(~found).sum()} targets without prediction{examples(np.asarray(targets.items)[~found])}; "
+            f"{(~found).sum()} targets without prediction{examples(np.asarray(targets.items)[~found])}"
+            f"{normal_form_hint(predictions.items[extra], np.asarray(targets.items)[~found])}; "
             'predict exactly the target items, or pass on_missing="exclude" to score the common ones and count the rest.'
         )
     if not found.any():

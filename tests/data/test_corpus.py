@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import unicodedata
 
 import numpy as np
 import pandas as pd
@@ -277,6 +278,37 @@ def test_splits_of_other_names(corpus, tmp_path):
     corpus.items["split"] = ["test2", "train", "test1", "train"]
     assert list(export_corpus(corpus, tmp_path / "out").splits) == ["train", "test1", "test2"]
     assert len(load(tmp_path / "out", "items", tmp_path, split="test2")) == 1
+
+
+@pytest.mark.parametrize("forms", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_names_in_another_unicode_normal_form_are_not_met_and_said_to_be(corpus, forms, tmp_path):
+    listed, voted = (unicodedata.normalize(form, "fr\u00f6hlich") for form in forms)
+    corpus.items = corpus.items.replace({"item": {"d": listed}})
+    corpus.votes = VoteTable.from_columns(EMOTION, item=["a", voted], value=["calm", "anger"])
+    with pytest.raises(
+        ValueError, match="1 votes are on 1 items .* is known in another Unicode normal form, NFC or NFD"
+    ):
+        export_corpus(corpus, tmp_path / "out")
+    corpus.votes = VoteTable.from_columns(EMOTION, item=["a", listed], value=["calm", "anger"])
+    (corpus.root / "d.wav").rename(corpus.root / f"{voted}.wav")
+    corpus.items["audio"] = ["a.wav", "b.wav", "c.wav", f"{listed}.wav"]
+    with pytest.raises(ValueError, match="1 of 4 items have no readable audio .*in another Unicode normal form"):
+        export_corpus(corpus, tmp_path / "out")
+    report = export_corpus(corpus, tmp_path / "out", missing_audio="drop")
+    found = findings(report)["items with unreadable audio"]
+    assert (found.count, found.votes) == (1, 1) and "NFC or NFD" in found.examples[0]
+
+
+def test_names_that_look_alike_are_noted(corpus, tmp_path):
+    corpus.items = corpus.items.assign(speaker=["s1", "S1 ", "s2", "s3"]).replace({"item": {"d": "A"}})
+    rows = {"item": ["a", "a", "A"], "annotator": ["ann", "ANN", "ann "], "value": ["calm", "anger", "calm"]}
+    with pytest.warns(UserWarning, match="3 rater names"):
+        corpus.votes = VoteTable.from_columns(EMOTION, **rows)
+    report = export_corpus(corpus, tmp_path / "out")
+    alike = "whose names differ only in case, spaces or Unicode form"
+    noted = {what: findings(report)[f"{what} {alike}"].examples for what in ("raters", "speakers", "items")}
+    assert noted == {"raters": ("ann", "ANN", "ann "), "speakers": ("s1", "S1 "), "items": ("a", "A")}
+    assert report.annotators == 3 and report.votes == 3
 
 
 def test_votes_on_unlisted_items_are_an_error_unless_allowed(corpus, tmp_path):

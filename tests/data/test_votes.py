@@ -13,6 +13,7 @@ from hypothesis import given, strategies as st
 from annot_hf.data.corpus import VoteCorpus
 from annot_hf.data.export import export_corpus
 from annot_hf.data.questions import Question
+from annot_hf.data.targets import make_targets
 from annot_hf.data.votes import VoteTable, align_rows
 
 EMOTION = Question.category("emotion", ["anger", "joy", "sad"])
@@ -436,6 +437,49 @@ def test_an_empty_name_is_no_name():
     )
     assert list(votes.annotators) == ["r"] and votes.annotator_codes.tolist() == [-1, 0, -1]
     assert list(votes.sources) == ["x"] and votes.source_codes.tolist() == [0, -1, 0]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["ann", "ann ", "ANN"],
+        ["ann lee", "ann  lee", "ann\u00a0lee"],
+        ["zo\u00eb", "zoe\u0308"],
+        ["ann", "a\u200bnn"],
+        ["ann", "\uff41nn"],
+    ],
+)
+def test_raters_whose_names_look_alike_are_named_with_their_votes_and_stay_apart(names, tmp_path):
+    many = range(1, len(names) + 1)
+    rater = [name for name, times in zip(names, many, strict=True) for _ in range(times)]
+    rows = {"item": [f"i{row}" for row in range(len(rater))] + ["x"], "annotator": [*rater, "ben"]}
+    rows["value"] = ["joy"] * len(rows["item"])
+    pd.DataFrame(rows).to_csv(tmp_path / "votes.csv", index=False)
+    for read in (
+        lambda: VoteTable.from_columns(EMOTION, **rows),
+        lambda: VoteTable.from_csv(tmp_path / "votes.csv", EMOTION),
+    ):
+        with pytest.warns(
+            UserWarning, match=f"{len(names)} rater names differ only in case, spaces or Unicode form"
+        ) as said:
+            votes = read()
+        assert list(votes.annotators) == [*names, "ben"]
+        assert all(f"{ascii(name)} ({times})" in str(said[0].message) for name, times in zip(names, many, strict=True))
+
+
+def test_names_that_only_look_the_same_say_so():
+    known = Question.category("colour", ["col\u00e8re", "joie"])
+    hint = r"'col.*re' is known in another Unicode normal form, NFC or NFD"
+    with pytest.raises(ValueError, match=hint):
+        VoteTable.from_columns(known, item=["a"], value=["cole\u0300re"])
+    votes = VoteTable.from_columns(known, item=["col\u00e8re"], value=["joie"])
+    for call in (
+        lambda: VoteTable.from_counts(known, ["a"], pd.DataFrame({"cole\u0300re": [1], "joie": [2]})),
+        lambda: make_targets(votes, "colour", items=["cole\u0300re"]),
+        lambda: make_targets(votes, "colour").select(["cole\u0300re"]),
+    ):
+        with pytest.raises(ValueError, match=hint):
+            call()
 
 
 def test_two_meanings_of_one_question_do_not_join():
