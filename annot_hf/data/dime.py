@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 
-from annot_hf.data.encoding import check_choice
+from annot_hf.data.encoding import by_name, check_choice
 from annot_hf.data.mixtures import ClassMass, MixtureReport, Mixtures
 from annot_hf.data.neighbours import Partners, draw_pairs, pools_of, standardise
 
@@ -43,7 +43,7 @@ def plan_mixtures(
 
     Args:
         items: Names `(N,)`, each once.
-        probs: Distributions `(N, K)`, rows sum to 1.
+        probs: Distributions `(N, K)`, rows sum to 1; what has names of rows or columns goes by them, here and below.
         features: `(N, D)`, or a function that gives those of some rows `(R, D)` from their numbers `(R,)`: it is asked
             once, about the items of rare classes only.
         support: Names of the K labels.
@@ -59,7 +59,10 @@ def plan_mixtures(
         ValueError: Shapes do not fit, a value is out of range, features are not finite, a name is repeated or is that of a
             mixture, or scikit-learn is not installed.
     """
-    names, probs, support = _check_items(items), np.asarray(probs, dtype=np.float64), tuple(map(str, support))
+    names, support = _check_items(items), tuple(map(str, support))
+    probs = np.asarray(by_name(probs, (items, support), "probs"), dtype=np.float64)
+    features = features if callable(features) else by_name(features, (items,), "features")
+    speakers = by_name(speakers, (items,), "speakers")
     _check_probs(names, probs, support)
     _check_settings(share, neighbours, text, partners, seed)
     speakers = _check_speakers(names, speakers, partners)
@@ -67,10 +70,9 @@ def plan_mixtures(
     classes = best.argmax(1)
     counts = np.bincount(classes, minlength=len(support))
     wanted = np.maximum(int(np.floor(share * counts.max() + ROUNDING)) - counts, 0)
-    by_name = np.array(
-        sorted(range(len(names)), key=names.__getitem__)
-    )  # so that the items' order has no say in the draws
-    members = [by_name[classes[by_name] == code] for code in range(len(support))]
+    # so that the items' order has no say in the draws
+    ordered = np.array(sorted(range(len(names)), key=names.__getitem__))
+    members = [ordered[classes[ordered] == code] for code in range(len(support))]
     pools = [pools_of(speakers[rows], partners) if need else [] for rows, need in zip(members, wanted, strict=True)]
     asked = np.concatenate([np.zeros(0, np.int64), *(row for pool, row in zip(pools, members, strict=True) if pool)])
     table = _features_of(features, asked, names)

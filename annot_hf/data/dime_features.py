@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from annot_hf.data.audio import AudioError, AudioLimits, load_audio
+from annot_hf.data.encoding import by_name
 from annot_hf.data.neighbours import EXTRA
 
 RATE = 16_000  # Hz
@@ -113,7 +114,8 @@ def write_features(path: str | os.PathLike[str], items: Sequence[str], features:
     Raises:
         ValueError: There is not one row an item, or a name is repeated.
     """
-    features, names = np.asarray(features), pd.Index(list(items), dtype=object)
+    features = np.asarray(by_name(features, (items,), "features"))
+    names = pd.Index(list(items), dtype=object)
     if features.ndim != 2 or len(features) != len(names) or names.has_duplicates:
         raise ValueError(
             f"features has shape {features.shape} for {len(set(names))} items; give one row an item, (N, D)."

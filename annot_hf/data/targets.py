@@ -65,6 +65,9 @@ class Targets:
     method: str
     excluded: dict[str, int] = field(default_factory=dict)
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "probs", by_name(self.probs, (self.items, self.support), "Targets' probs"))
+
     def __len__(self) -> int:
         return len(self.items)
 

@@ -7,6 +7,7 @@ import sys
 from fractions import Fraction
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
 from scipy import stats
@@ -58,6 +59,18 @@ def test_partners_are_the_nearest_others_of_the_class_by_brute_force(corpus):
             assert all(second in nearest[first] for first, second in pairs)
             if code == 1:  # 51 draws from 9 items: as many partners as asked for are met, and not one less
                 assert max(len({b for a, b in pairs if a == first}) for first in rows) == wanted
+
+
+def test_frames_go_by_the_names_of_items_and_labels(corpus):
+    _, given = corpus
+    expected = plan_mixtures(**given)
+    probs = pd.DataFrame(given["probs"], given["items"], LABELS)[["calm", "joy", "anger", "fear"]]
+    features = pd.DataFrame(given["features"], given["items"])[::-1]
+    speakers = pd.Series(given["speakers"], given["items"])[::-1]
+    found = plan_mixtures(**given | {"probs": probs, "features": features, "speakers": speakers})
+    pd.testing.assert_frame_equal(found.to_frame(), expected.to_frame())
+    with pytest.raises(ValueError, match="probs: there is no column 'joy'"):
+        plan_mixtures(**given | {"probs": probs.rename(columns={"joy": "Joy"})})
 
 
 @pytest.mark.parametrize("rows, wide", [(40, 3), (300, 82)])

@@ -5,6 +5,7 @@ import sys
 
 import librosa
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -117,6 +118,8 @@ def test_features_of_ones_own_come_back_by_name(tmp_path):
     write_features(tmp_path / "own.parquet", ["a", "b/ü", "c"], features)
     found = read_features(tmp_path / "own.parquet", ["c", "a"])
     assert (found == features[[2, 0]]).all() and found.dtype == np.float32
+    write_features(tmp_path / "frame.parquet", ["a", "b/ü", "c"], pd.DataFrame(features, ["a", "b/ü", "c"])[::-1])
+    assert (read_features(tmp_path / "frame.parquet", ["c", "a"]) == found).all()
     lists = pa.table({"item": ["a", "b"], "features": [[1, 2], [3, 4]], "more": ["x", "y"]})
     pq.write_table(lists, tmp_path / "lists.parquet")
     assert read_features(tmp_path / "lists.parquet", ["b"]).tolist() == [[3, 4]]

@@ -1,5 +1,7 @@
 """Targets against hand counts, the kernel density they promise, and every refusal."""
 
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -70,6 +72,14 @@ def test_shares_do_not_depend_on_the_size_of_weights(weight):
         np.testing.assert_allclose(found, expected, rtol=1e-12)
     large = make_targets(emotions(), "emotion", "smoothed", prior=[1e308, 1e308, 0]).probs
     np.testing.assert_allclose(large, make_targets(emotions(), "emotion", "smoothed", prior=[1, 1, 0]).probs)
+
+
+def test_targets_of_one_s_own_go_by_the_names_of_a_frame():
+    made = make_targets(emotions(), "emotion")
+    frame = pd.DataFrame(made.probs, made.items, made.support).iloc[::-1, ::-1]
+    np.testing.assert_array_equal(replace(made, probs=frame).probs, made.probs)
+    with pytest.raises(ValueError, match="Targets' probs: there is no row 'a'"):
+        replace(made, probs=frame.drop(index="a"))
 
 
 def test_majority_shares_ties_and_smoothing_adds_the_marginal():
