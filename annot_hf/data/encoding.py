@@ -20,7 +20,7 @@ from annot_hf.data.questions import Question, nearest, normal_form_hint
 NO_LABEL = -1  # a scale vote, or "none of them"
 _UNKNOWN = -2
 LEAST_WEIGHT = 1e-100
-WEIGHT_RULE = f"a weight is 0, or from {LEAST_WEIGHT:g} to {1 / LEAST_WEIGHT:g}"
+WEIGHT_RULE = f"weights are finite and not negative: 0, or from {LEAST_WEIGHT:g} to {1 / LEAST_WEIGHT:g}"
 BLOCK = 1 << 23  # bytes of a text file in memory at a time
 
 
