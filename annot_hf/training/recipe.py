@@ -488,8 +488,8 @@ def make_run(values: Mapping[str, Any], *, where: str = "recipe") -> Run:
     if training.eval_strategy == "no" and (recipe.newbob or recipe.early_stopping_patience):
         watching = "newbob" if recipe.newbob else "early_stopping_patience"
         raise ValueError(f"{where}: {watching} watches validation passes, and eval_strategy is no; set it to epoch.")
-    check_training(recipe, training, where)
     check_lalm(recipe, parts["options"], training, where)
+    check_training(recipe, training, where)
     check_members(recipe, parts["options"], where)
     check_options(config, recipe, parts["options"], parts["trunk_options"], where)
     check_annotations(recipe, where)

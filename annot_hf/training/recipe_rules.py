@@ -182,8 +182,8 @@ def check_lalm(recipe: "Recipe", options: Mapping[str, Any], training: "Training
         )
     if training.push_to_hub and options.get("lora_rank", 1):
         raise ValueError(
-            f"{where}: push_to_hub is true, and adapters name the checkpoint below them as this machine does; remove it, and "
-            "upload output_dir/model when the run has ended."
+            f"{where}: push_to_hub is true, and checkpoints with adapters are no folders for the Hub; remove it, and upload "
+            "output_dir/model when the run has ended."
         )
     if recipe.max_seconds > LALM_SECONDS:
         raise ValueError(
