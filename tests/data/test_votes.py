@@ -387,11 +387,7 @@ def build(questions=EMOTION, **columns):
         (build(weight=[1, None]), "row 1 has weight nan"),
         (build(weight=[-1, 1]), "row 0 has weight -1"),
         (build(weight=[1, float("inf")]), "row 1 has weight inf"),
-<<<<<<< HEAD
-        (build(weight=[1, 1e308]), "row 1 has weight 1e.308; a weight is 0, or from 1e-100 to 1e.100"),
-=======
         (build(weight=[1, 1e308]), "row 1 has weight 1e.308; weights are finite .*: 0, or from 1e-100 to 1e.100"),
->>>>>>> votes
         (build(weight=[5e-324, 1]), "row 0 has weight 5e-324"),
         (build(weight=["1", "much"]), "weight is not numeric"),
         (build(item=[["a"], ["b"]]), "column item holds values of type list"),

@@ -193,7 +193,6 @@ def test_hostile_names_stay_text(tmp_path):
     assert rows[1][0] == "'=cmd|' /C calc'!A00"
 
 
-<<<<<<< HEAD
 @pytest.mark.usefixtures("own_fonts")
 def test_names_that_figures_number_are_told(tmp_path, emotion_run):
     _, targets, predictions, _ = emotion_run
@@ -207,8 +206,6 @@ def test_names_that_figures_number_are_told(tmp_path, emotion_run):
     assert said.replace("[", "\\[").replace("]", "\\]") in (tmp_path / "report.md").read_text(encoding="utf-8")
 
 
-=======
->>>>>>> votes
 @pytest.mark.parametrize("sign", "=+-@\uff1d\uff0b\uff0d\uff20\ufe63")
 @pytest.mark.parametrize("before", ["", " ", "  ", "\n", "\t", "\r\n ", "\u3000", "\xa0", "\u200b", "\ufeff", "\x00"])
 def test_formulas_are_prefixed(before, sign):
