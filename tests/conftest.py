@@ -14,11 +14,12 @@ os.environ.update(
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
-from hypothesis import settings
+from hypothesis import Phase, settings
 
 ROOT = pathlib.Path(__file__).parents[1]
 
 settings.register_profile("quick", max_examples=25, deadline=None, derandomize=True)
+settings.register_profile("first failure", settings.get_profile("quick"), phases=[Phase.explicit, Phase.generate])
 settings.load_profile("quick")
 
 

@@ -189,14 +189,6 @@ def test_bad_columns(columns, clusters, message):
     assert str(error.value) == message
 
 
-def test_many_clusters_are_drawn_in_blocks_and_give_the_same():
-    values = RNG.normal(size=3000)
-    sums = resample_sums({"wide": np.stack([values, -values], 1), "x": values}, n_resamples=1500, seed=6)
-    draws = np.random.default_rng(6).integers(3000, size=(1500, 3000), dtype=np.int32)
-    np.testing.assert_allclose(sums["x"][1:], values[draws].sum(1))
-    np.testing.assert_allclose(sums["wide"], np.stack([sums["x"], -sums["x"]], 1))
-
-
 def cells_of(n=500, k=4, seed=2):
     rng = np.random.default_rng(seed)
     true, predicted = rng.integers(k, size=n), rng.integers(k, size=n)
@@ -366,3 +358,11 @@ def test_moments_of_small_spreads_on_large_offsets():
     thirds = np.full(7, 1e6 / 3)
     assert pearson_of(moments(thirds, thirds * (1 + 1e-15)).sum(0)) == 0
     assert ccc_of(np.zeros(6)) == 0 == pearson_of(np.zeros(6))
+
+
+def test_many_clusters_are_drawn_in_blocks_and_give_the_same():
+    values = RNG.normal(size=3000)
+    sums = resample_sums({"wide": np.stack([values, -values], 1), "x": values}, n_resamples=1500, seed=6)
+    draws = np.random.default_rng(6).integers(3000, size=(1500, 3000), dtype=np.int32)
+    np.testing.assert_allclose(sums["x"][1:], values[draws].sum(1))
+    np.testing.assert_allclose(sums["wide"], np.stack([sums["x"], -sums["x"]], 1))

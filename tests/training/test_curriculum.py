@@ -45,6 +45,7 @@ def test_corpus_filter_keeps_another_number_than_the_batch_filter():
 def test_all_items_before_the_first_share_and_one_at_the_least():
     curriculum = EntropyCurriculum(epochs=(3, 5), shares=(0.1, 1.0))
     assert [(curriculum.weights(LABELS, epoch) > 0).sum().item() for epoch in range(1, 7)] == [5, 5, 1, 1, 5, 5]
+    assert [curriculum.share(epoch) for epoch in (1, 3, 5)] == [1.0, 0.1, 1.0]
 
 
 @pytest.mark.parametrize("reverse", [False, True])
