@@ -116,6 +116,28 @@ def test_entropy_scales():
     assert entropy([1.0, 0, 0]) == 0 and entropy([1.0], normalised=True) == 0
 
 
+@pytest.mark.parametrize("base", [2, 10])
+def test_bases_against_scipy(base):
+    p, q = dirichlet(50, 5, sparse=False), dirichlet(50, 5, seed=1, sparse=False)
+    np.testing.assert_allclose(kl(p, q, base), scipy_entropy(p, q, base, axis=1), atol=1e-13)
+    cross = scipy_entropy(p, base=base, axis=1) + scipy_entropy(p, q, base, axis=1)
+    np.testing.assert_allclose(cross_entropy(p, q, base), cross, atol=1e-13)
+    np.testing.assert_allclose(jsd(p, q, base), jensenshannon(p, q, base, axis=1) ** 2, atol=1e-13)
+
+
+@pytest.mark.parametrize("size", [2, 3, 9])
+def test_normalised_entropy_is_over_the_logarithm_of_the_number_of_labels(size):
+    p = dirichlet(50, size)
+    np.testing.assert_allclose(entropy(p, normalised=True), scipy_entropy(p, base=size, axis=1), atol=1e-13)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])
+def test_rounding_makes_no_similarity_above_one(kind):
+    p = kind(dirichlet(2000, 6, sparse=False).astype(np.float32))
+    for function in (bhattacharyya, cosine):
+        assert function(p, p * np.float32(1 + 1e-6)).max() <= 1 and function(p, p).max() <= 1
+
+
 @by_name(PAIRWISE)
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "bfloat16"])
 def test_numpy_and_torch_are_one(function, dtype):
@@ -264,6 +286,18 @@ def test_masked_ccc_is_the_ccc_of_what_is_left(kind):
     expected = [ccc(p[row][mask[row]], r[row][mask[row]]) for row in range(3)]
     p[~mask], r[~mask] = np.nan, np.nan
     np.testing.assert_allclose(ccc(kind(p), kind(r), mask=kind(mask)), expected, atol=1e-12)
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])
+def test_masked_ccc_of_float32_with_large_offsets(kind):
+    generator = np.random.default_rng(0)
+    r = np.array([[1000.0], [-5000.0]]) + 1e-2 * generator.normal(size=(2, 2000))
+    p = r + 1e-2 * generator.normal(size=(2, 2000))
+    mask = generator.random((2, 2000)) < 0.5
+    mask[:, :3] = False
+    p, r = p.astype(np.float32), r.astype(np.float32)
+    exact = [audmetric.concordance_cc(*(x[row][mask[row]].astype(np.float64) for x in (r, p))) for row in (0, 1)]
+    np.testing.assert_allclose(ccc(kind(p), kind(r), mask=kind(mask)), exact, atol=1e-5)
 
 
 def test_ccc_gradients():
