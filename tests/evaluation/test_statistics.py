@@ -297,6 +297,14 @@ def test_slope_equals_the_regression_of_x_on_y():
     assert slope_of(moments(x, np.ones(50)).sum(0)) == 0 == slope_of(moments(np.ones(50), y).sum(0))
 
 
+def test_what_is_constant_in_a_resample_alone_correlates_with_nothing():
+    x, y = RNG.normal(size=40), np.repeat([1 / 3, 0.7], 20)
+    for one, other in ((x, y), (y, x)):
+        for part in (slice(20), slice(20, 40)):
+            sums = moments(one, other)[part].sum(0)
+            assert ccc_of(sums) == pearson_of(sums) == slope_of(sums) == 0
+
+
 def test_a_thousand_resamples_and_seed_0_unless_said_otherwise():
     x, cells = RNG.normal(size=20), np.arange(20) % 4
     for resample, given_ in (
@@ -319,6 +327,7 @@ def test_resampled_cells_are_one_multinomial():
     np.testing.assert_allclose(found["x"], [values.sum(), *(drawn @ [2.0, 1.5, -1.0])])
     np.testing.assert_allclose(found["pair"][:, 1], [cells.sum(), *(drawn @ [2, 7, 9])])
     assert len(resample_cells({"x": np.ones(2)}, [0, 0], n_resamples=5)["x"]) == 6
+    assert len(resample_sums({"x": np.ones(3)}, ["s", "t", "t"], n_resamples=5)["x"]) == 6
 
 
 def test_interval_is_the_quantiles_of_the_resamples_alone():
