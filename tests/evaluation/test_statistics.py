@@ -330,6 +330,18 @@ def test_resampled_cells_are_one_multinomial():
     assert len(resample_sums({"x": np.ones(3)}, ["s", "t", "t"], n_resamples=5)["x"]) == 6
 
 
+def test_cells_that_the_last_cluster_lacks():
+    columns, options = {"x": np.array([1.0, 2.0, 1.0])}, {"clusters": ["a", "a", "b"], "n_resamples": 20}
+    by_cell = resample_cells(columns, np.array([0, 1, 0]), **options)["x"]
+    np.testing.assert_array_equal(by_cell, resample_sums(columns, **options)["x"])
+
+
+def test_float32_is_summed_in_float64():
+    x, y = (1000 + RNG.normal(size=(2, 300))).astype(np.float32)
+    exact = audmetric.concordance_cc(y.astype(np.float64), x.astype(np.float64))
+    assert float(ccc_of(moments(x, y).sum(0))) == pytest.approx(exact, abs=1e-10)
+
+
 def test_interval_is_the_quantiles_of_the_resamples_alone():
     draws = np.array([100.0, *RNG.normal(size=500)])
     for found, tail in ((estimate(draws), 0.025), (estimate(draws, 0.5), 0.25)):
