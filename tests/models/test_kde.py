@@ -91,7 +91,25 @@ def test_an_extreme_rater_keeps_all_weight():
     assert masses[0, 3, 3] == pytest.approx(1)
 
 
+def test_unanimous_ratings_are_a_peak_of_the_least_width():
+    expected = norm.sf(0.5, 0.49, 0.02)
+    assert cell_masses(np.full((1, 10, 1), 0.49))[0, 3] == pytest.approx(expected)
+    assert cell_masses(np.full((1, 10, 1), 3.98), low=1, high=5)[0, 3] == pytest.approx(expected)
+
+
 # --- the draws
+
+
+def test_the_draws_of_a_seed_never_change():
+    """Pinned numbers: a target made elsewhere, or by an earlier version, is the same."""
+    ratings = np.array([[[-0.5, 0.2], [0.1, 0.4], [0.3, -0.8]]]).repeat(3, 0)
+    drawn = draw_observations(ratings, [[1, 1, 1], [1, 0, 1], [1, 1, 1]], n=2, seed=[0, 2, (1 << 40) + 5])
+    expected = [
+        [[0.4348102, -0.6143417], [0.3939472, -0.1037168]],
+        [[0.415739, -0.9005317], [0.1513552, -0.2535215]],
+        [[-0.1382834, -0.0775489], [-0.1295796, -0.3493454]],
+    ]
+    np.testing.assert_allclose(drawn, expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("raters", [2, 3, 8])
