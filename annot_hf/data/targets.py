@@ -166,7 +166,6 @@ def make_targets(
         counts = votes.counts(names[0])
         answers = label_answers(votes, names[0])
         n_votes = np.bincount(answers.item[answers.value[:, 0] >= 0], minlength=len(votes.items))
-        n_votes[counts.sum(1) == 0] = 0  # weights of zero
     rows = pd.Index(votes.items, dtype=object).get_indexer(wanted)
     voted = (rows >= 0) & (n_votes[rows] > 0)
     if not voted.any():
@@ -322,7 +321,7 @@ def disagreement(
             fractions = counts / counts.sum(1, keepdims=True).clip(1e-12)
             steps = np.linspace(-1, 1, len(asked.labels))
             spread = (fractions * (steps - fractions @ steps[:, None]) ** 2).sum(1) ** 0.5
-            variance = np.where(counts.any(1), 1 - (fractions**2).sum(1), 0)
+            variance = 1 - (fractions**2).sum(1)
             value = {"entropy": entropy(fractions, normalised=True), "deviation": spread, "variance": variance}[kind]
         elif kind != "deviation" or votes.weights is not None:
             raise ValueError(

@@ -65,9 +65,28 @@ def test_anonymous_answers_count_one_by_one():
     assert disagreement(votes, "valence", ["a"], "deviation")[0] == pytest.approx(np.std([-1, 1, 0]))
 
 
+def test_items_rated_on_another_scale_alone_say_nothing():
+    item, question = ["a", "a", "b", "b"], ["valence"] * 2 + ["activation"] * 2
+    votes = VoteTable.from_columns(
+        SCALES, item=item, question=question, annotator=list("rsrs"), value=["1", "5", "2", "4"]
+    )
+    np.testing.assert_allclose(disagreement(votes, "valence", ["b", "a"], "deviation"), [np.nan, 1.0])
+    levels_too = VoteTable.from_columns(
+        [LEVEL, SCALES[0]],
+        item=item,
+        question=["level"] * 2 + ["valence"] * 2,
+        annotator=list("rsrs"),
+        value=["low", "mid", "2", "4"],
+    )
+    for kind in ("entropy", "deviation", "variance"):
+        assert np.isnan(disagreement(levels_too, "level", ["a", "b"], kind)).tolist() == [False, True]
+
+
 def test_what_does_not_fit_is_said():
     votes = VoteTable.from_columns(SCALES[0], item=["a", "a"], value=["1", "5"])
     with pytest.raises(ValueError, match="Question 'valence' is a scale: its disagreement is the deviation"):
         disagreement(votes, "valence", ["a"], "entropy")
     with pytest.raises(ValueError, match="disagreement"):
         disagreement(votes, "valence", ["a"], "variance")
+    with pytest.raises(ValueError, match="^targets: disagreement is 'std'"):
+        disagreement(votes, "valence", ["a"], "std")

@@ -1,5 +1,7 @@
 """Targets against hand counts, the kernel density they promise, and every refusal."""
 
+import zlib
+
 import numpy as np
 import pytest
 from hypothesis import given, strategies as st
@@ -186,6 +188,14 @@ def test_more_items_than_one_block_of_densities():
     )
 
 
+def test_seeds_of_items_are_their_checksum_above_the_run_s_seed():
+    assert item_seeds(["clip", 7], 3).tolist() == [zlib.crc32(b"clip") + 3 * 2**32, zlib.crc32(b"7") + 3 * 2**32]
+
+
+def test_one_cell_holds_everything():
+    assert make_targets(scales(), "valence", "kde", bins=1).probs.tolist() == [[1.0]] * 5
+
+
 def test_padding():
     padded, mask = pad_ratings(np.array([2, 0, 2]), np.array([[1.0], [2.0], [3.0]]), 3)
     assert padded[..., 0].tolist() == [[2, 0], [0, 0], [1, 3]]
@@ -217,6 +227,20 @@ def test_padding():
         (lambda: make_targets(scales(), "valence"), "'soft' does not fit question 'valence', a scale; use kde"),
         (lambda: make_targets(scales(), ["valence", "emotion"], "kde"), "do not go together"),
         (lambda: make_targets(scales(), ["valence", "valence"], "kde"), "do not go together"),
+        (lambda: make_targets(emotions(), "emotion", "majority", ties="drawn"), "^targets: ties is 'drawn'"),
+        (lambda: make_targets(emotions(), "emotion", "majority", majority_of="all"), "^targets: majority_of is 'all'"),
+        (
+            lambda: make_targets(
+                VoteTable.from_columns(
+                    [EMOTION, Question.category("mood", ["joy"])],
+                    item=["a", "a"],
+                    question=["emotion", "mood"],
+                    value=["joy"] * 2,
+                ),
+                ["emotion", "mood"],
+            ),
+            "do not go together",
+        ),
         (lambda: make_targets(emotions(), "emotion", items=["nowhere"]), "None of 1 items has a vote on emotion"),
         (lambda: make_targets(scales(), "emotion"), "None of 5 items has a vote"),
         (lambda: make_targets(emotions(), "emotion", items=["a", "a"]), "Item 'a' is asked for twice"),
