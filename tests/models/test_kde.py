@@ -112,6 +112,23 @@ def test_the_draws_of_a_seed_never_change():
     np.testing.assert_allclose(drawn, expected, atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])
+def test_draws_of_raters_who_agree_are_their_rating(kind):
+    ratings = np.array([[[0.3, -0.5]] * 3, [[1.0, 0.25]] * 3])
+    for given_ in (ratings, ratings[:, :1]):
+        drawn = np.asarray(draw_observations(kind(given_), n=20))
+        np.testing.assert_allclose(drawn, ratings[:, :1].repeat(20, 1), atol=1e-6)
+
+
+def test_seed_0_unless_said_otherwise_and_float64_for_arrays():
+    drawn = draw_observations(RATINGS)
+    np.testing.assert_array_equal(drawn, draw_observations(RATINGS, seed=0))
+    assert drawn.shape == (6, 200, 2)
+    masses = cell_masses(drawn.astype(np.float32))
+    assert masses.dtype == np.float64
+    np.testing.assert_array_equal(masses, cell_masses(drawn.astype(np.float32).astype(np.float64)))
+
+
 @pytest.mark.parametrize("raters", [2, 3, 8])
 def test_moments_of_the_draws(raters):
     """Var[o] = s^2 [(H_R - 1) / R + 1/12] and mean = mean of the ratings, over many seeds."""
