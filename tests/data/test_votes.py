@@ -182,7 +182,14 @@ def test_select_questions():
 def test_align_rows():
     rows = np.array([[1, 2], [3, 4]])
     assert align_rows(rows, ["a", "b"], ["b", "x", "b"]).tolist() == [[3, 4], [0, 0], [3, 4]]
-    assert align_rows(rows[:0], [], ["x"]).tolist() == [[0, 0]]
+    assert align_rows(rows[:0], [], ["x"]).tolist() == [[0, 0]] and align_rows(rows[:0], [], ["x"]).dtype == rows.dtype
+
+
+def test_joined_tables_add_up_what_each_left_out():
+    parts = [
+        table([("a", "r", label) for label in labels], unknown="drop") for labels in (["joy", "?"], ["?", "?", "sad"])
+    ]
+    assert VoteTable.concat([*parts, mixed()]).exclusions == {"values outside the question": 3}
 
 
 def test_csv(tmp_path):
@@ -234,6 +241,7 @@ def build(questions=EMOTION, **columns):
         (build([EMOTION, VALENCE]), "2 questions but no question column"),
         (build([]), "there is no question"),
         (build([EMOTION, EMOTION], question="emotion"), "two questions are called 'emotion'"),
+        (build([VALENCE, EMOTION, EMOTION], question="emotion"), "two questions are called 'emotion'"),
         (
             build(item=["a", "a"], annotator=["r", "r"]),
             "row 1 repeats annotator 'r' on item 'a', question 'emotion'.*\"first\"",
