@@ -133,6 +133,7 @@ def test_counts_round_trip(counts):
     votes = VoteTable.from_counts(EMOTION, items, counts, source="published")
     np.testing.assert_array_equal(votes.counts("emotion"), counts)
     assert list(votes.items) == items and len(votes) == np.sum(counts) and (votes.annotator_codes < 0).all()
+    assert list(votes.sources) == ["published"] and (votes.source_codes == 0).all()
 
 
 @given(rows=ROWS)
@@ -168,6 +169,15 @@ def test_select_by_name(rows, items, annotators):
     )
     once, twice = table(rows).select(items=items), table(rows).select(items=items).select(items=items)
     assert same(once, twice)
+
+
+def test_selected_votes_keep_their_weights_and_sources():
+    votes = mixed(weight=[1, 2, 0.5, 1, 1, 0], source=["x", None, "y", "x", "x", "y"])
+    part = votes.select(mask=np.array([False, True, True, False, False, True]))
+    assert part.weights.tolist() == [2, 0.5, 0]
+    first, second = (votes.select(mask=part_of, items=["a"]) for part_of in (np.arange(6) < 1, np.arange(6) > 0))
+    assert first.weights.tolist() == [1] and second.weights.tolist() == [2]
+    assert part.to_pandas()["source"].tolist() == votes.to_pandas()["source"].iloc[[1, 2, 5]].tolist()
 
 
 def test_select_questions():
