@@ -123,6 +123,9 @@ def test_the_draws_of_a_seed_never_change():
         [[-0.1382834, -0.0775489], [-0.1295796, -0.3493454]],
     ]
     np.testing.assert_allclose(drawn, expected, atol=1e-6)
+    for raters, first in ((64, [0.083479, -0.168704, 0.098412]), (2000, [-0.096659, -0.250926, -0.067729])):
+        drawn = draw_observations(np.linspace(-0.9, 0.9, raters)[None, :, None], seed=5)
+        np.testing.assert_allclose(drawn[0, :3, 0], first, atol=2e-6)
 
 
 @pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor], ids=["numpy", "torch"])

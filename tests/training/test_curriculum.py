@@ -78,6 +78,11 @@ def test_threshold_rises_after_the_warm_up(epoch, threshold):
     np.testing.assert_array_equal(reverse.weights(LABELS, epoch) > 0, 1 - threshold <= H)
 
 
+def test_the_last_threshold_lies_between_two_items():
+    close = torch.tensor([[0.4, 0.3, 0.2, 0.1], [0.31, 0.25, 0.24, 0.2]])  # .92 and .99 of ln 4
+    assert EntropyCurriculum("filter", by="threshold").weights(close, 40).tolist() == [2, 0]
+
+
 def test_a_filter_that_keeps_nothing_keeps_everything():
     flat = torch.full((3, 4), 0.25)
     assert EntropyCurriculum("filter", by="threshold").weights(flat, 6).tolist() == [1, 1, 1]
