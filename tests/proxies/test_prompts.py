@@ -146,7 +146,7 @@ def test_a_long_transcript_is_cut_and_says_so():
         ),
         ("system.txt.j2", LOOPS.format("range(9999)"), "loops go round"),
         ("user.txt.j2", b"\xff\xfe", "cannot be read"),
-        ("instructions.yaml", "[" * 500, "cannot be read"),
+        ("instructions.yaml", "[" * 500, "nested too deeply to be read"),
         ("instructions.yaml", "both: listen", "does not word every instruction"),
         ("instructions.yaml", "[", "instructions.yaml is not YAML"),
         ("instructions.yaml", "a: b\na: c", "the key 'a' is given in line 1 and again in line 2"),
