@@ -21,7 +21,15 @@ from annot_hf.models.register import register_models
 from annot_hf.models.trunks import input_name_of
 from annot_hf.training.augment import augmentation_facts
 from annot_hf.training.building import build_model, make_collator, options_from, standardise
-from annot_hf.training.checkpoints import FACTS, checkpoints_of, held, newest_checkpoint, read_record, write_record
+from annot_hf.training.checkpoints import (
+    FACTS,
+    check_checkpoints,
+    checkpoints_of,
+    held,
+    newest_checkpoint,
+    read_record,
+    write_record,
+)
 from annot_hf.training.inference import hashed_names
 from annot_hf.training.inputs import make_processor
 from annot_hf.training.lora import check_sharding, save_lora
@@ -220,6 +228,8 @@ def _check_started(run: Run, corpus: ExportedCorpus, resume: bool) -> str | None
             f"{path} is damaged, and nothing else says what the checkpoints beside it learn from; restore it, or name another "
             "output_dir."
         )
+    if resume and earlier is None:
+        check_checkpoints(path.parent)
     if earlier is not None:
         changed = run.changes(earlier, corpus, aside=ASSEMBLED if ensemble else LENGTH)
         longer = [name for name in changed if name in LENGTH] if ensemble else []
