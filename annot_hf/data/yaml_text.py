@@ -6,7 +6,9 @@ from typing import Any
 import yaml
 
 # a token of the Hub, a key of a server, user:password in an address
-SECRET = re.compile(r"\bhf_[A-Za-z0-9]{20,}|\bsk-(?:proj-|ant-)?[A-Za-z0-9]{20,}|(?<=://)[^/@\s]+(?=@)")
+SECRET = re.compile(
+    r"\bhf_[A-Za-z0-9]{20,}|\bsk-(?:[A-Za-z0-9]{20,}|(?:proj|ant|svcacct|or)-[\w-]{20,})|(?<=://)[^/@\s]+(?=@)"
+)
 
 
 def printable(text: str) -> str:
