@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from annot_hf.cli_output import console, print_path, print_rows
+from annot_hf.cli_output import print_path, print_rows, print_text
 
 
 def annotate(
@@ -152,7 +152,7 @@ def annotate(
         rows.append(("agreement with a human vote", f"{report.agreement:.3f}", among))
     print_rows(f"Answers on {job.question.name}", rows)
     for note in report.notes:
-        console.print(note, highlight=False, markup=False)
+        print_text(note)
     if not report.complete:
         higher = report.stopped.startswith(OVER)
         going_on = "a higher --max-cost goes on" if higher else "the same command goes on"

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from annot_hf.data.yaml_text import SECRET
+from annot_hf.data.yaml_text import SECRET, printable
 
 if TYPE_CHECKING:
     from annot_hf.evaluation.tables import Table as ReportTable
@@ -25,12 +25,18 @@ console = Console(width=None if sys.stdout.isatty() else 120)  # a pipe has no w
 
 def print_table(table: "ReportTable") -> None:
     """A table of the evaluation with its note."""
-    shown = Table(*(Column(Text(name)) for name in table.columns), title=Text(table.title), title_justify="left")
+    columns = (Column(_text(name)) for name in table.columns)
+    shown = Table(*columns, title=_text(table.title), title_justify="left")
     shown.columns[0].overflow = "fold"
     for row in table.rows:
-        shown.add_row(*(Text(cell.text) for cell in row))
+        shown.add_row(*(_text(cell.text) for cell in row))
     console.print(shown)
-    console.print(table.note, highlight=False, markup=False)
+    print_text(table.note)
+
+
+def print_text(text: str) -> None:
+    """A remark beside a table."""
+    console.print(_text(text))
 
 
 def print_path(path: Path) -> None:
@@ -40,17 +46,16 @@ def print_path(path: Path) -> None:
 
 def print_rows(title: str, rows: Iterable[tuple[str, str, str]]) -> None:
     """What, how many, and a remark: the one table of a command."""
-    table = Table("what", "how many", "", title=title, title_justify="left")
+    table = Table("what", "how many", "", title=_text(title), title_justify="left")
     table.columns[1].justify = "right"
     for row in rows:
-        table.add_row(*map(Text, row))
+        table.add_row(*map(_text, row))
     console.print(table)
 
 
 def print_error(message: str) -> None:
     """An error as one line, without what could command a terminal."""
-    plain = "".join(letter if letter.isprintable() else " " for letter in _without_secrets(message))
-    said = " ".join(plain.split())
+    said = " ".join(printable(_without_secrets(message)).split())
     Console(stderr=True).print(Text.assemble(("Error", "bold red"), f": {said}"), soft_wrap=True)
 
 
@@ -65,6 +70,11 @@ def keep_traceback() -> str:
         sys.stderr.write(text)
         return f"the traceback is above, as no file could be written ({error})"
     return f"the traceback is in {name}"
+
+
+def _text(text: str) -> Text:
+    """Text as it is, without what could command a terminal: names come from corpora of other people."""
+    return Text("\n".join(map(printable, text.split("\n"))))
 
 
 def _without_secrets(text: str) -> str:

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from annot_hf.cli_output import console, print_rows
+from annot_hf.cli_output import print_rows, print_text
 
 if TYPE_CHECKING:
     from annot_hf.data.conditions import Condition
@@ -109,7 +109,7 @@ def report(folder: Path, corpus: Path, out: Path, truth: Path | None, conditions
         truth=None if truth is None else read_truth(truth),
         conditions=None if conditions is None else read_conditions(conditions),
     )
-    console.print(built.summary, highlight=False, markup=False)
+    print_text(built.summary)
     return built.folder
 
 
@@ -133,7 +133,7 @@ def compare(first: Path, second: Path, corpus: Path, out: Path) -> Path:
         marginal=marginals[0],
         votes=exported.votes,
     )
-    console.print(built.summary, highlight=False, markup=False)
+    print_text(built.summary)
     return built.folder
 
 

@@ -201,6 +201,26 @@ def test_predict_and_report_may_be_repeated(walked, capsys, tmp_path):
         (tmp_path / "predictions" / "predictions.json").write_text('{"format": ')  # as a killed process may leave it
 
 
+def test_names_in_a_corpus_command_no_terminal(tmp_path, capsys):
+    (tmp_path / "odd.py").write_text(
+        "import pandas as pd\n"
+        "from annot_hf import Question, VoteCorpus, VoteTable\n"
+        "ODD = '\\x1b]0;title\\x07'\n"
+        "class Odd(VoteCorpus):\n"
+        "    name, questions = 'odd' + ODD, (Question.category('mood' + ODD, ['a', 'b']),)\n"
+        "    def read_items(self):\n"
+        "        return pd.DataFrame({'item': ['x' + ODD, 'y' + ODD], 'text': 'words', 'split': 'train'})\n"
+        "    def read_votes(self):\n"
+        "        return VoteTable.from_counts(self.questions[0], ['x' + ODD], [[2, 1]])\n"
+    )
+    for words in (
+        ["corpus", tmp_path / "odd.py", "--root", tmp_path, "--out", tmp_path / "out"],
+        ["agree", tmp_path / "out"],
+    ):
+        status, shown, error = run(capsys, *words)
+        assert status == 0 and "]0;title" in shown and all(map(str.isprintable, shown.splitlines())), error
+
+
 def test_agreement_of_several_answers_is_shown(tmp_path, capsys):
     from annot_hf.data.corpus import VoteCorpus
     from annot_hf.data.export import export_corpus

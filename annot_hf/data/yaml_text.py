@@ -1,4 +1,4 @@
-"""YAML that says what it means, a key that stands twice being an error; and what no text of ours may repeat."""
+"""YAML that says what it means, a key that stands twice being an error; and what no text of ours may repeat from others."""
 
 import re
 from typing import Any
@@ -6,7 +6,14 @@ from typing import Any
 import yaml
 
 # a token of the Hub, a key of a server, user:password in an address
-SECRET = re.compile(r"\bhf_[A-Za-z0-9]{20,}|\bsk-(?:proj-|ant-)?[A-Za-z0-9]{20,}|(?<=://)[^/@\s]+(?=@)")
+SECRET = re.compile(
+    r"\bhf_[A-Za-z0-9]{20,}|\bsk-(?:[A-Za-z0-9]{20,}|(?:proj|ant|svcacct|or)-[\w-]{20,})|(?<=://)[^/@\s]+(?=@)"
+)
+
+
+def printable(text: str) -> str:
+    """Text with a space for each character that a terminal would obey, or that turns the reading direction."""
+    return text if text.isprintable() else "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 class _Loader(yaml.SafeLoader):

@@ -16,7 +16,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from annot_hf.data.corpus import check_own
-from annot_hf.evaluation.plots import number_key, printable, readable, save_figure
+from annot_hf.data.yaml_text import printable
+from annot_hf.evaluation.plots import number_key, readable, save_figure
 from annot_hf.evaluation.tables import Table
 
 DPI = 160

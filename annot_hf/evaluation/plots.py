@@ -24,6 +24,8 @@ from matplotlib.figure import Figure
 from matplotlib.ft2font import FaceFlags
 from matplotlib.text import Text
 
+from annot_hf.data.yaml_text import printable
+
 VOTES, MODEL, MARGINAL, FAINT, GRID = "#333333", "#0072B2", "#E69F00", "#BBBBBB", "#E6E6E6"
 MAX_BARS = 20
 _UNASSIGNED = 0x0378  # a code point without a letter: a font that has it draws boxes
@@ -138,11 +140,6 @@ def short(name: object, width: int = 24) -> str:
     """A name that fits beside an axis: the middle of a long one becomes an ellipsis."""
     text = printable(str(name))
     return text if len(text) <= width else f"{text[: width - width // 3 - 1]}…{text[-(width // 3) :]}"
-
-
-def printable(text: str) -> str:
-    """Text with a space for every control character, among them those that reverse the reading direction."""
-    return text if text.isprintable() else "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 def plot_examples(

@@ -124,11 +124,6 @@ class Stopped(ValueError):  # noqa: N818
     """No question can be answered: a wrong key, address or model, or no credit; an error for the user."""
 
 
-def printable(text: str) -> str:
-    """Text of somebody else's without what a terminal would obey: a space for each control or formatting character."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
-
-
 def check_address(base_url: str | None) -> None:
     """Whether it is the address of a server, or None.
 

@@ -1,6 +1,6 @@
 """What should be known of a run beside its counts."""
 
-from annot_hf.proxies.backend import printable
+from annot_hf.data.yaml_text import printable
 from annot_hf.proxies.ledger import Ledger
 from annot_hf.proxies.prompts import LONGEST
 from annot_hf.proxies.session import Session

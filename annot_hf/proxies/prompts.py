@@ -42,23 +42,37 @@ _CONTROL = re.compile(
 
 
 _REFUSED = (nodes.Macro, nodes.CallBlock, nodes.Include, nodes.Import, nodes.FromImport, nodes.Extends, nodes.Block)
-_REFUSED += (nodes.AssignBlock,)
+_REFUSED += (nodes.AssignBlock, nodes.With)
+# what makes no more of what it gets than a few times as much, however it is called
+_FILTERS = (
+    "abs capitalize count d default e escape first float int last length list lower map max min random reject rejectattr "
+    "reverse round safe select selectattr sort string striptags sum title tojson trim truncate unique upper wordcount"
+).split()
+_METHODS = (
+    "capitalize casefold count endswith find index isalpha isdigit islower isupper lower lstrip removeprefix removesuffix "
+    "rstrip split splitlines startswith strip title upper"
+).split()
 
 
-class _Templates(jinja2.sandbox.SandboxedEnvironment):
+class _Templates(jinja2.sandbox.ImmutableSandboxedEnvironment):
     """Templates, which may come with a corpus of somebody else's: sandboxed, and bounded."""
 
     intercepted_binops = frozenset(("*", "**", "%"))  # there is no other: a prompt has nothing to multiply
 
     def __init__(self) -> None:
         super().__init__(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=False)
-        for name in ("batch", "center", "format", "indent", "slice"):  # they make much of a number
-            del self.filters[name]
-        self.filters |= {"rounds": self._rounds, "bounded": self._bounded}
+        self.filters = {name: self.filters[name] for name in _FILTERS}
+        self.filters |= {
+            "rounds": self._rounds,
+            "bounded": self._bounded,
+            "join": self._join,
+            "replace": self._replace,
+        }
+        self.globals = {name: self.globals[name] for name in ("range", "namespace")}
         self._left = 0
 
     def read(self, text: str) -> jinja2.Template:
-        """A template whose loops and assignments are counted.
+        """A template whose loops are counted, and whose values are bounded.
 
         Raises:
             jinja2.TemplateError: It cannot be read, or has what a prompt has not.
@@ -69,9 +83,11 @@ class _Templates(jinja2.sandbox.SandboxedEnvironment):
                 raise jinja2.TemplateSyntaxError(f"a prompt has no {type(node).__name__.lower()}", node.lineno)
             if isinstance(node, nodes.Const) and isinstance(node.value, int | float) and abs(node.value) > MOST_ROUNDS:
                 raise jinja2.TemplateSyntaxError(f"a prompt has no number above {MOST_ROUNDS}", node.lineno)
+            if isinstance(node, nodes.Filter) and node.name == "map" and node.kwargs:  # a default of any size for each
+                raise jinja2.TemplateSyntaxError("a prompt maps by a filter alone", node.lineno)
             if isinstance(node, nodes.For):
                 node.iter = nodes.Filter(node.iter, "rounds", [], [], None, None, lineno=node.lineno)
-            if isinstance(node, nodes.Assign):
+            if isinstance(node, nodes.Assign | nodes.Filter) and node.node is not None:
                 node.node = nodes.Filter(node.node, "bounded", [], [], None, None, lineno=node.lineno)
         return self.from_string(tree)
 
@@ -98,21 +114,38 @@ class _Templates(jinja2.sandbox.SandboxedEnvironment):
         if super().wrap_str_format(value) is not None:
             raise jinja2.TemplateRuntimeError("a prompt has no format")
 
+    def is_safe_attribute(self, obj: Any, attr: str, value: Any) -> bool:
+        """No method that makes much of a text or a number; filters join and replace."""
+        safe = attr in _METHODS or not isinstance(obj, str | bytes | int | float)
+        return safe and super().is_safe_attribute(obj, attr, value)
+
+    def _join(self, parts: Iterable[Any], between: str = "") -> str:
+        texts = [str(part) for part in parts]
+        self._check(sum(map(len, texts)) + len(between) * len(texts))
+        return between.join(texts)
+
+    def _replace(self, text: Any, old: str, new: str, count: int = -1) -> str:
+        text = str(text)
+        self._check(len(text) + text.count(old) * len(new))
+        return text.replace(old, new, count)
+
     def _rounds(self, items: Iterable[Any]) -> Iterator[Any]:
         for item in items:
             self._left -= 1
             if self._left < 0:
                 raise jinja2.TemplateRuntimeError(f"its loops go round more than {MOST_ROUNDS} times")
-            yield item
+            yield self._bounded(item)
 
     def _bounded(self, value: Any) -> Any:
-        """A value that is set: a text no longer than a prompt, or a list of no lists, which cannot grow by doubling."""
+        """A value that is used again: a text no longer than a prompt, or a list of no lists, which cannot grow by doubling."""
         parts = value if isinstance(value, list | tuple) else ()
-        if len(value if isinstance(value, str) else parts) > LONGEST_PROMPT or any(
-            isinstance(part, list | tuple | dict) for part in parts
-        ):
-            raise jinja2.TemplateRuntimeError("it sets what is too large for a prompt")
+        nested = any(isinstance(part, list | tuple | dict) for part in parts)
+        self._check(LONGEST_PROMPT + 1 if nested else len(value if isinstance(value, str) else parts))
         return value
+
+    def _check(self, size: int) -> None:
+        if size > LONGEST_PROMPT:
+            raise jinja2.TemplateRuntimeError("it makes what is too large for a prompt")
 
 
 @dataclass(frozen=True)

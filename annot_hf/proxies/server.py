@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
+from annot_hf.data.yaml_text import printable
 from annot_hf.proxies.backend import (
     NO_ADDRESS,
     OMITTABLE,
@@ -23,7 +24,6 @@ from annot_hf.proxies.backend import (
     Rejected,
     Stopped,
     check_address,
-    printable,
 )
 
 LARGEST = 10**9  # tokens, or USD, of one answer: more is no report

@@ -153,6 +153,20 @@ def newest_checkpoint(folder: str | Path, *, with_best: bool = False) -> Path | 
     return found[-1]
 
 
+def check_checkpoints(folder: str | Path) -> None:
+    """Whether a run may go on in a folder that nothing says to be a run's: what it would remove as cut off may be a user's.
+
+    Raises:
+        ValueError: A checkpoint there is not complete, and not empty.
+    """
+    for path in checkpoints_of(folder):
+        if any(path.iterdir()) and not _is_complete(path, PartialState().num_processes):
+            raise ValueError(
+                f"{path} is no complete checkpoint, and nothing says that this package wrote it; name another output_dir, or "
+                "move it away."
+            )
+
+
 def _is_complete(checkpoint: Path, processes: int) -> bool:
     """Whether it has all that going on needs: weights, the optimiser, schedule, generators, and the trainer's state."""
     if _state(checkpoint) is None:

@@ -17,7 +17,7 @@ from annot_hf.training.recipe import ELSEWHERE, Run
 
 STARTED = "started.json"
 _RECORD = ("recipe", "corpus_digest")  # of what a run is
-_OVERWRITTEN = (STARTED, "recipe.yaml", "mixtures.parquet", "model")
+_OVERWRITTEN = (STARTED, "recipe.yaml", "mixtures.parquet", "model", "model.part")
 _CODE = sorted(path.name for path in Path(annot_hf.models.__file__).parent.glob("*.py"))
 _MODEL_FILES = (
     *_CODE,

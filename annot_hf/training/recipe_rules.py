@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from transformers.integrations import get_available_reporting_integrations
+
 from annot_hf.data.annotations import read_facts
 from annot_hf.data.yaml_text import SECRET
 from annot_hf.models.configuration_log_mel import LogMelConfig
@@ -140,6 +142,12 @@ def check_training(recipe: "Recipe", training: "TrainingArguments", where: str) 
                 f"{where}: {name} is true, which turns the weights themselves into half precision, as they would be saved; "
                 f"remove it, and set {name.removesuffix('_full_eval')} instead."
             )
+    missing = sorted(set(training.report_to) - set(get_available_reporting_integrations()))
+    if missing:
+        raise ValueError(
+            f"{where}: report_to is {missing[0]}, which is not installed or is no integration of transformers; install it, or "
+            "remove report_to."
+        )
     for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
         if getattr(training, name) < 1:
             raise ValueError(f"{where}: {name} is {getattr(training, name)}; it is a whole number, 1 or more.")

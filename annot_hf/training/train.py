@@ -21,7 +21,15 @@ from annot_hf.models.register import register_models
 from annot_hf.models.trunks import input_name_of
 from annot_hf.training.augment import augmentation_facts
 from annot_hf.training.building import build_model, make_collator, options_from, standardise
-from annot_hf.training.checkpoints import FACTS, checkpoints_of, held, newest_checkpoint, read_record, write_record
+from annot_hf.training.checkpoints import (
+    FACTS,
+    check_checkpoints,
+    checkpoints_of,
+    held,
+    newest_checkpoint,
+    read_record,
+    write_record,
+)
 from annot_hf.training.inference import hashed_names
 from annot_hf.training.inputs import make_processor
 from annot_hf.training.lora import check_sharding, save_lora
@@ -96,6 +104,8 @@ def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingRes
             f"{inexact[0]} is true, with which a run cannot go on where it was; train afresh in another output_dir."
         )
     perturbation = make_perturbation(recipe.perturb_share, arguments.seed)
+    if resume:
+        _check_unsaid(Path(arguments.output_dir))
     check_output(arguments.output_dir)
     repository = open_repository(run) if run.pushes and arguments.process_index == 0 else ""
     corpus = corpus or read_export(recipe.corpus)
@@ -208,6 +218,23 @@ def save_model(
     fresh.rename(folder)
 
 
+def _check_unsaid(folder: Path) -> None:
+    """Checkpoints are not gone on with, nor removed as cut off, where nothing says whose they are.
+
+    Raises:
+        ValueError: What should say so is damaged, or is missing beside a checkpoint that is not complete.
+    """
+    path = folder / STARTED
+    if read_record(path) is not None:
+        return
+    if path.is_file() and checkpoints_of(folder):
+        raise ValueError(
+            f"{path} is damaged, and nothing else says what the checkpoints beside it learn from; restore it, or name another "
+            "output_dir."
+        )
+    check_checkpoints(folder)
+
+
 def _check_started(run: Run, corpus: ExportedCorpus, resume: bool) -> str | None:
     """Leave word of what a run is when it starts; going on with another recipe or corpus is refused.
 
@@ -215,11 +242,6 @@ def _check_started(run: Run, corpus: ExportedCorpus, resume: bool) -> str | None
     """
     path, ensemble, record = Path(run.training.output_dir) / STARTED, trains_members(run), run.record(corpus)
     earlier = read_record(path) if resume else None
-    if resume and earlier is None and path.is_file() and checkpoints_of(path.parent):
-        raise ValueError(
-            f"{path} is damaged, and nothing else says what the checkpoints beside it learn from; restore it, or name another "
-            "output_dir."
-        )
     if earlier is not None:
         changed = run.changes(earlier, corpus, aside=ASSEMBLED if ensemble else LENGTH)
         longer = [name for name in changed if name in LENGTH] if ensemble else []

@@ -119,6 +119,7 @@ def cut(straight, small_run, tmp_path):
     shutil.copytree(straight, tmp_path / "cut")
     shutil.rmtree(tmp_path / "cut" / "model")
     shutil.rmtree(tmp_path / "cut" / "checkpoint-9")
+    (tmp_path / "cut" / "recipe.yaml").unlink()
     return small_run("distribution", tmp_path / "cut", num_train_epochs=3, save_total_limit=9), tmp_path / "cut"
 
 

@@ -89,7 +89,9 @@ def test_members_push_nothing(sayings, bert_folder, tmp_path):
     assert [member.values for member in member_runs(run, corpus)] == [one.values for one in member_runs(alone, corpus)]
 
 
-@pytest.mark.parametrize("name", ["model/notes.txt", "model/config.json", "model", "recipe.yaml", "started.json"])
+@pytest.mark.parametrize(
+    "name", ["model/notes.txt", "model/config.json", "model", "model.part/notes.txt", "recipe.yaml", "started.json"]
+)
 def test_what_a_user_keeps_where_a_run_would_write_stays(name, small_run, tmp_path):
     path = tmp_path / "run" / name
     path.parent.mkdir(parents=True)
@@ -97,6 +99,15 @@ def test_what_a_user_keeps_where_a_run_would_write_stays(name, small_run, tmp_pa
     with pytest.raises(ValueError, match="which this package did not write"):
         train(small_run("distribution", tmp_path / "run"))
     assert path.read_text() == "mine" and len([one for one in (tmp_path / "run").rglob("*") if one.is_file()]) == 1
+
+
+def test_what_a_user_calls_a_checkpoint_is_not_removed_as_one_that_was_cut_off(small_run, tmp_path):
+    path = tmp_path / "run" / "checkpoint-7" / "notes.txt"
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    with pytest.raises(ValueError, match="checkpoint-7 is no complete checkpoint, and nothing says that this package"):
+        train(small_run("distribution", tmp_path / "run"), resume=True)
+    assert [one.name for one in (tmp_path / "run").rglob("*") if one.is_file()] == ["notes.txt"]
 
 
 def test_an_earlier_model_is_replaced_and_what_lies_with_it_is_not(small_run, tmp_path):

@@ -367,6 +367,8 @@ def test_an_override_that_is_no_yaml_is_not_repeated():
         ("gradient_accumulation_steps", 0),
         ("num_train_epochs", 0),
         ("max_steps", 0),
+        ("report_to", "clearml"),
+        ("report_to", ["wandbb"]),
     ],
 )
 def test_stock_options_that_cannot_work_are_refused(option, value):
@@ -391,6 +393,14 @@ def test_stock_options_at_what_they_are_anyway_are_taken():
         "push_to_hub": False,
     }
     assert not load_recipe("speech-distribution", said).pushes
+
+
+@pytest.mark.parametrize("kind", ["sk-proj-", "sk-ant-api03-", "sk-or-v1-", "sk-svcacct-", "sk-", "hf_"])
+def test_keys_of_several_makers_are_told_from_text(kind):
+    key = kind + ("aB3" * 9 if kind in ("sk-", "hf_") else "aB3_d-" * 5)
+    with pytest.raises(ValueError, match="run_name holds a secret") as caught:
+        load_recipe("speech-distribution", {"run_name": key})
+    assert key not in str(caught.value)
 
 
 def test_options_are_mappings_in_every_run_of_a_process():
