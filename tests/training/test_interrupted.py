@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -350,6 +351,7 @@ def test_scores_on_what_a_model_was_made_with_say_so(checkpoints, corpus, featur
         ("apart", exported, "test"),
         ("swapped", view, "test"),
         ("chosen by", exported, "validation"),
+        ("renamed", replace(view, name="fork"), "test"),
     ):
         predictions, targets = predict(checkpoints["distribution"], where, split=split, features=features)
         found = predictions.save(tmp_path / name)
@@ -359,6 +361,10 @@ def test_scores_on_what_a_model_was_made_with_say_so(checkpoints, corpus, featur
     assert said["apart"].startswith("Predictions for 5 items")
     assert said["swapped"].startswith("Not a test: 5 of 5 items are ones that the model learnt from. Predictions for")
     assert said["chosen by"].startswith("Not a test: 5 of 5 items are ones that its checkpoint was chosen by. Pred")
+    renamed = (
+        "Perhaps not a test: by their names, 5 of 5 items are ones that the model learnt from, in corpus 'simulated'. P"
+    )
+    assert said["renamed"].startswith(renamed)
     assert "Not a test: 5 of 5 items are ones that the model learnt from." in caplog.text
     names = json.loads((checkpoints["distribution"] / "training.json").read_text())["splits"]["train"]["names"]
     assert len(names) == 5 * 12
