@@ -15,6 +15,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from test_train import weights
 
+from annot_hf import cli_steps
 from annot_hf.data.export import read_export
 from annot_hf.evaluation.predictions import Predictions
 from annot_hf.evaluation.report import build_report
@@ -234,6 +235,17 @@ def test_predictions_killed_between_their_files_are_none(checkpoints, corpus, fe
     killed("annot_hf.evaluation.predictions:replace_file", 3, *words)
     with pytest.raises(ValueError, match=r"no predictions\.json"):
         Predictions.load(tmp_path)
+
+
+def test_a_report_that_was_cut_off_holds_no_earlier_pages_and_is_made_again(checkpoints, corpus, features, tmp_path):
+    predict(checkpoints["distribution"], corpus, features=features)[0].save(tmp_path / "predictions")
+    words = ["report", str(tmp_path / "predictions"), "--corpus", str(corpus), "--out", str(tmp_path / "report")]
+    pages = {"report.json", "report.md", "report.html", "items.csv", "plots"}
+    for _ in range(2):  # into an empty folder, and over a report
+        killed("annot_hf.evaluation.pages:save_figure", 2, *words)
+        assert {path.name for path in (tmp_path / "report").iterdir()} == {"report.json", "plots"}
+        cli_steps.report(tmp_path / "predictions", corpus, tmp_path / "report", None, None)
+        assert {path.name for path in (tmp_path / "report").iterdir()} == pages
 
 
 @pytest.mark.parametrize("name", ["done.json", "predictions-test/predictions.json", "predictions-test/raters.parquet"])
