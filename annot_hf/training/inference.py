@@ -28,7 +28,7 @@ from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2A
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.register import register_models
 from annot_hf.training.building import make_collator
-from annot_hf.training.checkpoints import FACTS
+from annot_hf.training.checkpoints import FACTS, weights_digest
 from annot_hf.training.collator import OpinionDataset
 from annot_hf.training.inputs import corpus_inputs, make_processor, read_inputs, read_together
 from annot_hf.training.lora import load_library
@@ -167,6 +167,7 @@ def predict(
         targets, inputs.entries, inputs.read, inputs.lengths, annotators=getattr(config, "annotators", ())
     )
     meta = {"model": str(model_folder), "corpus": corpus.name, "split": split, "marginal": facts.get("marginal")}
+    meta["model_sha256"] = weights_digest(str(model_folder))
     meta |= {"trunk": facts["trunk"]} if facts.get("trunk") else {}
     seen = _seen(facts, targets.items)
     if seen:
