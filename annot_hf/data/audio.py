@@ -202,7 +202,7 @@ def _open(source: Any) -> Iterator[tuple[str, soundfile.SoundFile]]:
         try:
             with soundfile.SoundFile(whole(name, handle)) as file:
                 yield name, file
-        except soundfile.SoundFileError as error:
+        except (soundfile.SoundFileError, TypeError) as error:  # the latter of a file called .raw
             reason = str(error).rsplit(":", 1)[-1].strip().rstrip(".") or "unknown format"
             raise AudioError(
                 f"{name} cannot be decoded ({reason}). Replace it by a readable wav, flac, ogg, opus or mp3 file."

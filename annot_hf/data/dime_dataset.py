@@ -230,7 +230,8 @@ def _stamp(data: Dataset, name: str) -> str:
     paths = [
         clip["path"] for clip in data[name] if clip and clip["bytes"] is None and os.path.exists(clip["path"] or "")
     ]
-    about = [(path, stat.st_size, stat.st_mtime_ns) for path, stat in zip(paths, map(os.stat, paths), strict=True)]
+    stats = [(path, os.stat(path)) for path in paths]
+    about = [(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for path, stat in stats]
     return hashlib.sha256(repr(about).encode()).hexdigest()
 
 

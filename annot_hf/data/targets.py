@@ -66,7 +66,8 @@ class Targets:
     excluded: dict[str, int] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "probs", by_name(self.probs, (self.items, self.support), "Targets' probs"))
+        for name, axes in {"probs": (self.items, self.support), "votes_per_item": (self.items,)}.items():
+            object.__setattr__(self, name, by_name(getattr(self, name), axes, f"Targets' {name}"))
 
     def __len__(self) -> int:
         return len(self.items)

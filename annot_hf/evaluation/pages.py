@@ -15,7 +15,7 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
-from annot_hf.data.corpus import check_own
+from annot_hf.data.corpus import check_own, replace_file
 from annot_hf.data.yaml_text import printable
 from annot_hf.evaluation.plots import number_key, readable, save_figure
 from annot_hf.evaluation.tables import Table
@@ -44,7 +44,7 @@ def write_pages(
     details: Mapping[str, Any],
     data: Mapping[str, Any],
 ) -> dict[str, Path]:
-    """Write report.json, report.md, report.html and plots/*.png.
+    """Write report.json, report.md, report.html and plots/*.png; those of an earlier report are removed first.
 
     Args:
         folder: Where; made if need be.
@@ -62,10 +62,16 @@ def write_pages(
         ValueError: The folder holds files of these names that are not an earlier report's.
     """
     folder = Path(folder)
-    names = [f"plots/{name}.png" for section in sections for name in section.figures]
-    names += ["report.json", "report.md", "report.html", "items.csv"]
-    check_own(folder, names, marker="report.json", keys=("title", "summary", "run", "plots"))
+    plots = [f"plots/{name}.png" for section in sections for name in section.figures]
+    names = [*plots, "report.md", "report.html", "items.csv"]
+    check_own(folder, [*names, "report.json"], marker="report.json", keys=("title", "summary", "run", "plots"))
     folder.mkdir(parents=True, exist_ok=True)
+    told = {"title": title, "summary": summary, **data, "run": details, "plots": plots}
+    text = json.dumps(plain(told), indent=2, ensure_ascii=False, allow_nan=False)
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+    # first, since it says whose the others are: a call that was cut off is followed by another
+    replace_file(folder / "report.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
     files = {"json": folder / "report.json", "markdown": folder / "report.md", "html": folder / "report.html"}
     drawn, numbered = [], {}
     for section in sections:
@@ -92,10 +98,6 @@ def write_pages(
     }
     for kind, template in (("markdown", "report.md.j2"), ("html", "report.html.j2")):
         files[kind].write_text(render(template, page), encoding="utf-8")
-    told = {"title": title, "summary": summary, **data, "run": details}
-    told["plots"] = [figure["path"] for figures in drawn for figure in figures]
-    text = json.dumps(plain(told), indent=2, ensure_ascii=False, allow_nan=False)
-    files["json"].write_text(text + "\n", encoding="utf-8")
     return files
 
 

@@ -142,12 +142,16 @@ class Predictions:
     @property
     def caution(self) -> str:
         """What is to be known before any score of them: items that the model was made with; empty if it saw none."""
-        seen = self.meta.get("seen") or {}
+        seen, source = self.meta.get("seen") or {}, self.meta.get("seen_in")
         ways = {"train": "that the model learnt from", "validation": "that its checkpoint was chosen by"}
         parts = [
             f"{seen[split]:,} of {len(self):,} items are ones {way}" for split, way in ways.items() if seen.get(split)
         ]
-        return f"Not a test: {' and '.join(parts)}." if parts else ""
+        if not parts:
+            return ""
+        if source in (None, self.meta.get("corpus")):
+            return f"Not a test: {' and '.join(parts)}."
+        return f"Perhaps not a test: by their names, {' and '.join(parts)}, in corpus {source!r}."
 
     def __len__(self) -> int:
         return len(self.items)

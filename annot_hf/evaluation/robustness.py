@@ -129,6 +129,11 @@ def _by_condition(predictions: Predictions, altered: Mapping[str, Predictions]) 
                     f"{name} has {what} {there!r} and the clean predictions have {here!r}; give predictions of one model on "
                     "one split."
                 )
+        if len({one.meta.get("model_sha256") for one in (predictions, run)} - {None}) > 1:
+            raise ValueError(
+                f"{name} is of another model than the clean predictions, which was in that folder at another time; predict "
+                "under all conditions again."
+            )
         if condition.is_clean:
             same = np.array_equal(run.items, predictions.items)
             probs = run.in_order(predictions.support).probs

@@ -21,18 +21,20 @@ _REFUSAL = re.compile(
 )
 _ECHO = 40  # characters in a row that stand in the prompt too
 LONGEST_REPLY = 10_000  # characters of an answer that are read, and of a reply that are kept
-# what models write around their thoughts: tags, tokens such as <|begin_of_thought|>, and those of Mistral, Kimi and gpt-oss,
-# the last also as it is left when a server drops tokens
+# what models write around their thoughts: tags, tokens such as <|begin_of_thought|>, and those of Mistral, Kimi, gpt-oss and
+# Gemma, the last two also as it is left when a server drops tokens
 _TAG = r"(?:(?:seed:)?think(?:ing)?|thoughts?|reason(?:ing)?|reflection|analysis|scratchpad)"
 _TOKEN = r"[^|<>]{0,20}(?:think|thought|reason)[^|<>]{0,20}\|>"
-_THOUGHTS_BEGIN = re.compile(rf"<{_TAG}\b[^<>]{{0,40}}>|<\|{_TOKEN}|\[think\]|◁think▷|<\|channel\|>", re.IGNORECASE)
+_THOUGHTS_BEGIN = re.compile(
+    rf"<{_TAG}\b[^<>]{{0,40}}>|<\|{_TOKEN}|\[think\]|◁think▷|<\|channel\|?>|\Athought\n(?=\s*\S)", re.IGNORECASE
+)
 _THOUGHTS_END = re.compile(
-    rf"</\s?{_TAG}\s?>|<\|(?=[^|<>]{{0,40}}(?:/|end)){_TOKEN}|\[/think\]|◁/think▷|"
+    rf"</\s?{_TAG}\s?>|<\|(?=[^|<>]{{0,40}}(?:/|end)){_TOKEN}|\[/think\]|◁/think▷|<channel\|>|"
     r"<\|channel\|>\s?final\s?<\|message\|>|assistantfinal",
     re.IGNORECASE,
 )
 # around an answer: tokens that begin or end a turn, and a tag that says what it is
-_TOKENS = re.compile(r"\A(?:\s*<\|\w{1,40}\|>)+|(?:<\|\w{1,40}\|>\s*|</s>\s*)+\Z")
+_TOKENS = re.compile(r"\A(?:\s*<\|\w{1,40}\|>)+|(?:<\|?\w{1,40}\|>\s*|</s>\s*)+\Z")
 _ANSWER = re.compile(r"\s*<answer>(?P<core>[^<>]*)</answer>\s*", re.IGNORECASE)
 # before an answer: the mark of a list, as the prompt lists the labels; "-1" is a label of its own
 _LISTED = re.compile(r"(?P<mark>[-+•·–—]|#{1,6}|(?P<number>\d{1,3})[.)])[*_]*\s+")

@@ -52,8 +52,8 @@ def held(folder: str | Path) -> Iterator[None]:
     except Timeout:
         pid, host = [*_lines(folder / _LOCK), "unknown", "unknown"][:2]
         raise ValueError(
-            f"{folder / _LOCK} says that process {pid} on {host} works in this folder; wait for it and go on with --resume, "
-            "or remove that file if the process is gone."
+            f"{folder / _LOCK} says that process {pid} on {host} works in this folder; wait for it, or remove that file "
+            "if the process is gone."
         ) from None
     try:
         yield

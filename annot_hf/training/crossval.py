@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from annot_hf.data.corpus import check_own
+from annot_hf.data.corpus import check_own, replace_file
 from annot_hf.data.export import ExportedCorpus, read_export
 from annot_hf.data.folds import Fold, check_division, draw_groups, group_items, make_folds
 from annot_hf.data.questions import nearest
@@ -142,9 +142,8 @@ def crossval(
             "seed": base,
             "excluded": targets.excluded,
         }
-        (out / "crossval.json").write_text(
-            json.dumps(facts | {"systems": plan.systems} | found.to_dict(), indent=1, allow_nan=False) + "\n"
-        )
+        text = json.dumps(facts | {"systems": plan.systems} | found.to_dict(), indent=1, allow_nan=False) + "\n"
+        replace_file(out / "crossval.json", lambda path: path.write_text(text))
         save_figure(lambda: plot_crossval(found), out / "crossval.png")
         page = out / "crossval.md"
         page.write_text(

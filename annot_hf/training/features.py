@@ -209,7 +209,7 @@ def end_with_parent() -> None:
 
 
 def _stamp(source: Any) -> Any:
-    """What changes when an item does: size and time of a file, a digest of embedded bytes or of a text, the condition."""
+    """What changes when an item does: size and times of a file, a digest of embedded bytes or of a text, the condition."""
     if isinstance(source, ConditionedClip):
         return source.condition, source.item, _stamp(source.source)
     if isinstance(source, MixedClip):
@@ -221,7 +221,7 @@ def _stamp(source: Any) -> Any:
         return hashlib.sha256(held).hexdigest()
     if isinstance(held, str | os.PathLike) and os.path.exists(held):
         about = os.stat(held)
-        return about.st_size, about.st_mtime_ns
+        return about.st_size, about.st_mtime_ns, about.st_ctime_ns  # the last cannot be set, as archives set the other
     return hashlib.sha256(str(held).encode()).hexdigest()  # a text, or a file that reading will name
 
 

@@ -28,7 +28,7 @@ from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2A
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.register import register_models
 from annot_hf.training.building import make_collator
-from annot_hf.training.checkpoints import FACTS
+from annot_hf.training.checkpoints import FACTS, weights_digest
 from annot_hf.training.collator import OpinionDataset
 from annot_hf.training.inputs import corpus_inputs, make_processor, read_inputs, read_together
 from annot_hf.training.lora import load_library
@@ -167,10 +167,11 @@ def predict(
         targets, inputs.entries, inputs.read, inputs.lengths, annotators=getattr(config, "annotators", ())
     )
     meta = {"model": str(model_folder), "corpus": corpus.name, "split": split, "marginal": facts.get("marginal")}
+    meta["model_sha256"] = weights_digest(str(model_folder))
     meta |= {"trunk": facts["trunk"]} if facts.get("trunk") else {}
-    seen = _seen(facts, corpus, targets.items)
+    seen = _seen(facts, targets.items)
     if seen:
-        meta["seen"] = seen
+        meta |= {"seen": seen, "seen_in": facts.get("corpus")}
     if inputs.truncated is not None:
         meta["texts cut short"] = inputs.truncated
     meta["condition"] = str(heard)
@@ -187,10 +188,10 @@ def hashed_names(items: Sequence[str]) -> str:
     return "".join(sorted(hashlib.sha256(name.encode()).hexdigest()[:HASHED] for name in items))
 
 
-def _seen(facts: dict[str, Any], corpus: ExportedCorpus, items: Sequence[str]) -> dict[str, int]:
-    """How many of a corpus's items were in each split that a checkpoint was made with, as far as it knows and any were."""
+def _seen(facts: dict[str, Any], items: Sequence[str]) -> dict[str, int]:
+    """How many items have names of each split that a checkpoint was made with, as far as it knows and any have."""
     found = {}
-    for split, part in facts.get("splits", {}).items() if facts.get("corpus") == corpus.name else ():
+    for split, part in facts.get("splits", {}).items():
         known, mine = (
             {names[at : at + HASHED] for at in range(0, len(names), HASHED)}
             for names in (part.get("names", ""), hashed_names(items))

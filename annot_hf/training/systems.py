@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from annot_hf.data.corpus import check_own
+from annot_hf.data.corpus import check_own, replace_file
 from annot_hf.data.export import read_export
 from annot_hf.data.questions import nearest
 from annot_hf.data.yaml_text import read_yaml
@@ -173,9 +173,8 @@ def run_plan(
             "recipe": plan.recipe,
             "overrides": list(overrides),
         }
-        (out / "results.json").write_text(
-            json.dumps(facts | {"systems": plan.systems} | found.to_dict(), indent=1, allow_nan=False) + "\n"
-        )
+        text = json.dumps(facts | {"systems": plan.systems} | found.to_dict(), indent=1, allow_nan=False) + "\n"
+        replace_file(out / "results.json", lambda path: path.write_text(text))
         page = out / "results.md"
         page.write_text(
             f"## {markdown_safe(plan.title)}\n\n{systems_markdown(found)}\n{changes_markdown(plan)}", encoding="utf-8"

@@ -114,6 +114,13 @@ def test_refused(source, message):
         load_audio(source)
 
 
+def test_samples_without_a_header_are_refused(tmp_path):
+    path = tmp_path / "clip.raw"
+    path.write_bytes(bytes(3200))
+    with pytest.raises(AudioError, match=r"clip\.raw cannot be decoded \(samplerate must be specified\)"):
+        load_audio(path)
+
+
 @pytest.mark.parametrize("share", [0.02, 0.3, 0.5, 0.9, 0.99])
 @pytest.mark.parametrize("kind, subtype", [("WAV", "PCM_16"), ("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS")])
 def test_truncated_files_are_named(tmp_path, kind, subtype, share):

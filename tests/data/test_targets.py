@@ -79,6 +79,8 @@ def test_targets_of_one_s_own_go_by_the_names_of_a_frame():
     made = make_targets(emotions(), "emotion")
     frame = pd.DataFrame(made.probs, made.items, made.support).iloc[::-1, ::-1]
     np.testing.assert_array_equal(replace(made, probs=frame).probs, made.probs)
+    counted = pd.Series(range(len(made)), made.items)
+    np.testing.assert_array_equal(replace(made, votes_per_item=counted[::-1]).votes_per_item, counted)
     with pytest.raises(ValueError, match="Targets' probs: there is no row 'a'"):
         replace(made, probs=frame.drop(index="a"))
 

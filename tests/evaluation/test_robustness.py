@@ -85,6 +85,10 @@ def test_scales_have_ccc(grid_run):
         ),
         ({"P/a": ("clean", 0.1, {})}, "P/a is clean and differs from the clean predictions given first"),
         ({"P/a": ("noise:1", 0.1, {"model": "runs/other"})}, "P/a has model '.*runs/other' and the clean .*runs/m'"),
+        (
+            {"P/a": ("noise:1", 0.1, {"model_sha256": "b"})},
+            "P/a is of another model than the clean predictions, which was",
+        ),
         ({"P/a": ("noise:1", 0.1, {"split": "train"})}, "P/a has split 'train' and the clean predictions have 'test'"),
         ({"P/a": ("nois:1", 0.1, {})}, "Condition 'nois:1' is not known .did you mean 'noise'"),
     ],
@@ -93,7 +97,7 @@ def test_what_does_not_belong_together_is_refused(emotion_run, altered, message)
     _, targets, predictions, _ = emotion_run
     others = {name: under(predictions, condition, noise, **meta) for name, (condition, noise, meta) in altered.items()}
     with pytest.raises(ValueError, match=message):
-        measure_conditions(under(predictions, "clean"), others, targets, n_resamples=0)
+        measure_conditions(under(predictions, "clean", model_sha256="a"), others, targets, n_resamples=0)
 
 
 def test_other_items_and_an_altered_reference_are_refused(emotion_run):

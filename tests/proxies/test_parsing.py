@@ -92,6 +92,9 @@ MOODS = ["anger", "joy", "sadness"]
         ("<|begin_of_thought|>anger<|end_of_thought|><|begin_of_solution|>joy<|end_of_solution|>", 1),
         ("<|think|>anger<|/think|>joy", 1),
         ("<|START_THINKING|>anger<|END_THINKING|><|START_RESPONSE|>joy<|END_RESPONSE|>", 1),
+        ("<|channel>thought\nThey sound like anger.<channel|>joy<turn|>", 1),
+        ("<|channel>thought\n<channel|>joy", 1),
+        ("thought\nThey sound like anger.<channel|>joy", 1),
         ("<think>anger</think>" * 100_000 + "joy", 1),
         ("<think>" + "anger or joy? " * 5_000 + "</think>joy", 1),
     ],
@@ -116,6 +119,8 @@ def test_the_answer_stands_after_the_thoughts(reply, label, parsing):
         "<|think|>anger<|/think|><|think|>joy",
         "<|begin_of_thought|>joy",
         "<reasoning effort=low>joy",
+        "<|channel>thought\njoy",
+        "thought\nI hear joy.",
     ],
 )
 def test_thoughts_are_no_answer(reply, parsing):

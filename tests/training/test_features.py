@@ -77,6 +77,17 @@ def test_a_file_of_the_same_size_that_is_written_again_is_computed_again(clips, 
     assert before.shape == after.shape and not np.array_equal(before, after)
 
 
+def test_a_file_of_the_same_size_and_time_in_another_folder_is_computed_again(clips, tmp_path):
+    kept = []
+    for name, gain in (("clean", 1.0), ("noisy", 0.5)):  # an archive may give all of its files one time
+        clip = tmp_path / name / "clip.wav"
+        clip.parent.mkdir()
+        soundfile.write(clip, gain * soundfile.read(clips[0])[0], 16_000)
+        os.utime(clip, ns=(0, 1))
+        kept.append(build_features(tmp_path / "kept", [clip], EXTRACTOR, key="clips", processes=1)[0])
+    assert kept[0].shape == kept[1].shape and not np.array_equal(*kept)
+
+
 def test_a_limit_of_length_holds_for_features_that_are_there(clips, tmp_path):
     build_features(tmp_path, clips, EXTRACTOR, key="clips", processes=1)
     with pytest.raises(AudioError, match="0.1 s|0.1 "):

@@ -6,6 +6,7 @@ import shutil
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 from test_train import weights
 
+from annot_hf import cli_steps
 from annot_hf.data.export import read_export
 from annot_hf.evaluation.predictions import Predictions
 from annot_hf.evaluation.report import build_report
@@ -236,6 +238,17 @@ def test_predictions_killed_between_their_files_are_none(checkpoints, corpus, fe
         Predictions.load(tmp_path)
 
 
+def test_a_report_that_was_cut_off_holds_no_earlier_pages_and_is_made_again(checkpoints, corpus, features, tmp_path):
+    predict(checkpoints["distribution"], corpus, features=features)[0].save(tmp_path / "predictions")
+    words = ["report", str(tmp_path / "predictions"), "--corpus", str(corpus), "--out", str(tmp_path / "report")]
+    pages = {"report.json", "report.md", "report.html", "items.csv", "plots"}
+    for _ in range(2):  # into an empty folder, and over a report
+        killed("annot_hf.evaluation.pages:save_figure", 2, *words)
+        assert {path.name for path in (tmp_path / "report").iterdir()} == {"report.json", "plots"}
+        cli_steps.report(tmp_path / "predictions", corpus, tmp_path / "report", None, None)
+        assert {path.name for path in (tmp_path / "report").iterdir()} == pages
+
+
 @pytest.mark.parametrize("name", ["done.json", "predictions-test/predictions.json", "predictions-test/raters.parquet"])
 def test_an_empty_file_of_a_finished_run_stops_nobody(name, small_run, corpus, tmp_path, caplog):
     run, exported = small_run("distribution", tmp_path, num_train_epochs=1), read_export(corpus)
@@ -351,6 +364,7 @@ def test_scores_on_what_a_model_was_made_with_say_so(checkpoints, corpus, featur
         ("apart", exported, "test"),
         ("swapped", view, "test"),
         ("chosen by", exported, "validation"),
+        ("renamed", replace(view, name="fork"), "test"),
     ):
         predictions, targets = predict(checkpoints["distribution"], where, split=split, features=features)
         found = predictions.save(tmp_path / name)
@@ -360,6 +374,10 @@ def test_scores_on_what_a_model_was_made_with_say_so(checkpoints, corpus, featur
     assert said["apart"].startswith("Predictions for 5 items")
     assert said["swapped"].startswith("Not a test: 5 of 5 items are ones that the model learnt from. Predictions for")
     assert said["chosen by"].startswith("Not a test: 5 of 5 items are ones that its checkpoint was chosen by. Pred")
+    renamed = (
+        "Perhaps not a test: by their names, 5 of 5 items are ones that the model learnt from, in corpus 'simulated'. P"
+    )
+    assert said["renamed"].startswith(renamed)
     assert "Not a test: 5 of 5 items are ones that the model learnt from." in caplog.text
     names = json.loads((checkpoints["distribution"] / "training.json").read_text())["splits"]["train"]["names"]
     assert len(names) == 5 * 12
