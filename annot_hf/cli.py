@@ -155,6 +155,7 @@ def saliency(
     `annot-hf train speech-distribution trunk=microsoft/wavlm-base-plus trunk_layer=runs/saliency/saliency.json ...`
     """
     from annot_hf.evaluation.plots import save_figure
+    from annot_hf.evaluation.saliency import saliency_table, save_saliency
     from annot_hf.evaluation.saliency_plots import plot_saliency
     from annot_hf.training.salient import measure_saliency
 
@@ -169,9 +170,9 @@ def saliency(
         batch_size=batch_size,
         max_seconds=max_seconds,
     )
-    path = found.save(out)
+    path = save_saliency(found, out)
     save_figure(lambda: plot_saliency(found), out / "saliency.png")
-    print_table(found.table())
+    print_table(saliency_table(found))
     console.print(f"trunk_layer={path}", soft_wrap=True, highlight=False, markup=False)
 
 

@@ -126,41 +126,6 @@ class Saliency:
         """The layer with the largest mean, the first of equals."""
         return int(np.argmax(self.means))
 
-    def table(self) -> Table:
-        """Layers down, targets across, and their mean."""
-        rows = [
-            (
-                Cell(f"{layer}{' (chosen)' if layer == self.layer else ''}"),
-                *(Cell(number(value if np.isfinite(value) else None, 4)) for value in row),
-                Cell(number(mean, 4)),
-            )
-            for layer, (row, mean) in enumerate(zip(self.scores, self.means, strict=True))
-        ]
-        what = "mean |r| over units" if self.formula == "absolute" else f"mean of r² − {self.gamma:g} × redundancy"
-        note = f"{what}; {self.items:,} items; layer 0 enters the first transformer layer."
-        return Table("Saliency of layers", ("layer", *self.targets, "mean"), rows, note)
-
-    def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write saliency.json, whose `trunk_layer` a recipe reads, and saliency.csv; gives the first's path.
-
-        Raises:
-            ValueError: The folder holds files of these names that are not of an earlier call.
-        """
-        folder = Path(folder)
-        check_own(folder, (FILE, "saliency.csv", "saliency.png"), marker=FILE, keys=("trunk_layer", "scores"))
-        folder.mkdir(parents=True, exist_ok=True)
-        record = {name: value for name, value in asdict(self).items() if name != "about"}
-        record = {"trunk_layer": self.layer, **self.about, **record, "means": self.means}
-        text = json.dumps(plain(record), indent=1, ensure_ascii=False, allow_nan=False)
-        (folder / FILE).write_text(text + "\n", encoding="utf-8")
-        with open(folder / "saliency.csv", "w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["layer", *map(csv_safe, self.targets), "mean"])
-            writer.writerows(
-                [layer, *row, mean] for layer, (row, mean) in enumerate(zip(self.scores, self.means, strict=True))
-            )
-        return folder / FILE
-
 
 def layer_scores(moments: CrossMoments, formula: str = "absolute", gamma: float | None = None) -> np.ndarray:
     """Saliency of each layer for each target, the mean over its units `(layers, targets)`.
@@ -235,12 +200,49 @@ def read_layer(path: str | os.PathLike[str]) -> tuple[int, str]:
     except OSError:
         raise ValueError(
             f"trunk_layer is {os.fspath(path)!r}, and there is no such saliency file; give a layer's number, 'weighted', or "
-            f"the {FILE} that annot-hf saliency wrote."
+            "the saliency.json that annot-hf saliency wrote."
         ) from None
     except (ValueError, KeyError, TypeError):
         raise ValueError(
-            f"{os.fspath(path)} names no trunk_layer and trunk; give a {FILE} of annot-hf saliency."
+            f"{os.fspath(path)} names no trunk_layer and trunk; give a saliency.json of annot-hf saliency."
         ) from None
+
+
+def saliency_table(found: Saliency) -> Table:
+    """Layers down, targets across, and their mean."""
+    rows = [
+        (
+            Cell(f"{layer}{' (chosen)' if layer == found.layer else ''}"),
+            *(Cell(number(value if np.isfinite(value) else None, 4)) for value in row),
+            Cell(number(mean, 4)),
+        )
+        for layer, (row, mean) in enumerate(zip(found.scores, found.means, strict=True))
+    ]
+    what = "mean |r| over units" if found.formula == "absolute" else f"mean of r² − {found.gamma:g} × redundancy"
+    note = f"{what}; {found.items:,} items; layer 0 enters the first transformer layer."
+    return Table("Saliency of layers", ("layer", *found.targets, "mean"), rows, note)
+
+
+def save_saliency(found: Saliency, folder: str | os.PathLike[str]) -> Path:
+    """Write saliency.json, whose `trunk_layer` a recipe reads, and saliency.csv; gives the first's path.
+
+    Raises:
+        ValueError: The folder holds files of these names that are not of an earlier call.
+    """
+    folder = Path(folder)
+    check_own(folder, (FILE, "saliency.csv", "saliency.png"), marker=FILE, keys=("trunk_layer", "scores"))
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {name: value for name, value in asdict(found).items() if name != "about"}
+    record = {"trunk_layer": found.layer, **found.about, **record, "means": found.means}
+    text = json.dumps(plain(record), indent=1, ensure_ascii=False, allow_nan=False)
+    (folder / FILE).write_text(text + "\n", encoding="utf-8")
+    with open(folder / "saliency.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["layer", *map(csv_safe, found.targets), "mean"])
+        writer.writerows(
+            [layer, *row, mean] for layer, (row, mean) in enumerate(zip(found.scores, found.means, strict=True))
+        )
+    return folder / FILE
 
 
 def _flat(square: np.ndarray, mean: np.ndarray, count: int) -> np.ndarray:

@@ -13,7 +13,7 @@ from annot_hf.evaluation.plots import save_figure
 from annot_hf.evaluation.saturation_curves import Curve, HeldOut
 from annot_hf.evaluation.saturation_fit import Finding
 from annot_hf.evaluation.saturation_plots import plot_saturation
-from annot_hf.evaluation.synthetic import SyntheticAgreement
+from annot_hf.evaluation.synthetic import SyntheticAgreement, synthetic_table
 from annot_hf.evaluation.tables import Cell, Table, number, value_cell
 
 FILES = ("saturation.json", "saturation.md", "saturation.png")
@@ -83,7 +83,10 @@ class Saturation:
                     cells.append(Cell(number(float(curve.mean[row]) if row < len(curve.mean) else None, 3)))
             rows.append(tuple(cells))
         title = f"Divergence of n synthetic votes from people's, {self.counts['items']:,} items"
-        return [Table(title, columns, rows, self.summary), *([self.agreement.table()] if self.agreement else [])]
+        return [
+            Table(title, columns, rows, self.summary),
+            *([synthetic_table(self.agreement)] if self.agreement else []),
+        ]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""

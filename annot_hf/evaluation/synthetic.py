@@ -59,26 +59,6 @@ class SyntheticAgreement:
         titles = {name: dict(zip(("title", "unit", "better"), TITLES[name], strict=True)) for name in self.records}
         return {"records": self.records, "titles": titles, "strata": self.strata, "counts": self.counts}
 
-    def table(self) -> Table:
-        """A row a measure and whose votes it is of, a column a stratum."""
-        rows = []
-        for name, by_stratum in self.records.items():
-            title, unit, better = TITLES[name]
-            for who in (SYNTHETIC, PERSON, "difference"):
-                if who in by_stratum[ALL] and not (who == "difference" and better == ""):
-                    cells = [value_cell(by_stratum[stratum][who], unit) for stratum in self.strata]
-                    rows.append((Cell(title + ARROWS[better] if who == SYNTHETIC else ""), Cell(who), *cells))
-        columns = [f"{name} {_range(one)}" for name, one in self.strata.items()]
-        few = self.counts["items with fewer than 2 people"]
-        note = f"{NOTE} {few:,} items with fewer than 2 people are left out." if few else NOTE
-        sizes = [Cell(f"{one['items']:,}") for one in self.strata.values()]
-        return Table(
-            "Synthetic annotators and people",
-            ("Measure", "of", *columns),
-            [(Cell("Items"), Cell(""), *sizes), *rows],
-            note,
-        )
-
 
 def measure_agreement(
     human: np.ndarray,
@@ -159,6 +139,27 @@ def measure_agreement(
     return SyntheticAgreement(records, {name: found[name] for name in (ALL, *NAMES)}, counts)
 
 
+def synthetic_table(found: SyntheticAgreement) -> Table:
+    """A row a measure and whose votes it is of, a column a stratum."""
+    rows = []
+    for name, by_stratum in found.records.items():
+        title, unit, better = TITLES[name]
+        for who in (SYNTHETIC, PERSON, "difference"):
+            if who in by_stratum[ALL] and not (who == "difference" and better == ""):
+                cells = [value_cell(by_stratum[stratum][who], unit) for stratum in found.strata]
+                rows.append((Cell(title + ARROWS[better] if who == SYNTHETIC else ""), Cell(who), *cells))
+    columns = [f"{name} {_entropy_range(one)}" for name, one in found.strata.items()]
+    few = found.counts["items with fewer than 2 people"]
+    note = f"{NOTE} {few:,} items with fewer than 2 people are left out." if few else NOTE
+    sizes = [Cell(f"{one['items']:,}") for one in found.strata.values()]
+    return Table(
+        "Synthetic annotators and people",
+        ("Measure", "of", *columns),
+        [(Cell("Items"), Cell(""), *sizes), *rows],
+        note,
+    )
+
+
 def _record(measured: Measured) -> dict[str, Any]:
     """Value and interval of each rater, and the difference of the two."""
     record: dict[str, Any] = {who: estimate(measured.draws[who]).to_dict() for who in measured.draws}
@@ -200,6 +201,6 @@ def _shares(votes: np.ndarray) -> np.ndarray:
     return ratio(votes, votes.sum(-1, keepdims=True))
 
 
-def _range(stratum: dict[str, Any]) -> str:
+def _entropy_range(stratum: dict[str, Any]) -> str:
     low, high = stratum["low"], stratum["high"]
     return "items" if low is None else f"({low:.2f} to {high:.2f})"

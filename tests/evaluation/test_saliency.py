@@ -9,7 +9,15 @@ import pytest
 from annot_hf.data.questions import Question
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.plots import save_figure
-from annot_hf.evaluation.saliency import CrossMoments, Saliency, layer_scores, opinion_columns, read_layer
+from annot_hf.evaluation.saliency import (
+    CrossMoments,
+    Saliency,
+    layer_scores,
+    opinion_columns,
+    read_layer,
+    saliency_table,
+    save_saliency,
+)
 from annot_hf.evaluation.saliency_plots import plot_saliency
 
 LAYERS, UNITS, TARGETS = 3, 5, 2
@@ -136,16 +144,16 @@ def test_files_hold_the_choice_and_the_numbers(saliency, tmp_path):
     (tmp_path / "other").mkdir()
     (tmp_path / "other" / "saliency.csv").write_text("mine")
     with pytest.raises(ValueError, match=r"holds saliency\.csv, which this package did not write"):
-        saliency.save(tmp_path / "other")
-    saliency.save(tmp_path / "out")
-    path = saliency.save(tmp_path / "out")
+        save_saliency(saliency, tmp_path / "other")
+    save_saliency(saliency, tmp_path / "out")
+    path = save_saliency(saliency, tmp_path / "out")
     record = json.loads(path.read_text())
     assert record["trunk_layer"] == 1 and record["trunk"] == "some/wavlm" and record["items"] == 1234
     assert record["scores"][1] == [0.3, None, 0.4] and record["means"] == pytest.approx([0.15, 0.35, 0.15])
     assert read_layer(path) == (1, "some/wavlm")
     rows = list(csv.reader(open(tmp_path / "out" / "saliency.csv")))
     assert rows[0] == ["layer", "'=angry", "never", "joy", "mean"] and rows[2][:2] == ["1", "0.3"]
-    table = saliency.table()
+    table = saliency_table(saliency)
     assert table.columns == ("layer", "=angry", "never", "joy", "mean") and "1,234 items" in table.note
     assert [cell.text for cell in table.rows[1]] == ["1 (chosen)", "0.3000", "\u2013", "0.4000", "0.3500"]
 

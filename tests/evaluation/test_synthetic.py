@@ -5,7 +5,7 @@ import pytest
 
 from annot_hf.data.agreement import fleiss_kappa, pairwise_agreement
 from annot_hf.evaluation.strata import entropy_strata
-from annot_hf.evaluation.synthetic import measure_agreement
+from annot_hf.evaluation.synthetic import measure_agreement, synthetic_table
 
 LABELS = ("anger", "joy", "sad", "calm")
 QUICK = {"n_resamples": 20}
@@ -103,7 +103,7 @@ def test_items_with_fewer_than_two_people_are_counted():
     synthetic = np.concatenate([synthetic, [[1, 0, 0, 0]] * 4])
     found = measure_agreement(human, synthetic, LABELS, **QUICK)
     assert found.counts == {"items": 30, "items with fewer than 2 people": 4}
-    assert "4 items with fewer than 2 people are left out" in found.table().note
+    assert "4 items with fewer than 2 people are left out" in synthetic_table(found).note
     with pytest.raises(ValueError, match="None of 4 items has votes of two people"):
         measure_agreement(human[30:], synthetic[30:], LABELS)
     with pytest.raises(ValueError, match="An item has no synthetic vote"):
@@ -116,7 +116,7 @@ def test_one_answer_throughout_has_no_kappa():
     assert found.records["kappa"]["all"]["person"]["value"] is None
     assert found.records["accuracy"]["all"]["synthetic"]["value"] == 1
     assert found.records["entropy"]["all"]["person"]["value"] == 0
-    shown = found.table()
+    shown = synthetic_table(found)
     assert all(len(row) == len(shown.columns) for row in shown.rows)
 
 
