@@ -86,5 +86,5 @@ setup(
         "augment": augment,
         "dev": dev,
     },
-    entry_points={"console_scripts": ["annot-hf = annot_hf.cli:main"]},
+    entry_points={"console_scripts": ["annot-hf = annot_hf.cli.app:main"]},
 )

@@ -7,9 +7,9 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from annot_hf.data.annotations import read_annotations
 from annot_hf.data.export import export_corpus
 from annot_hf.data.simulate import SimulatedCorpus, simulate_corpus
+from annot_hf.data.synthetic import read_annotations
 from benchmarks.timing import Result
 
 RATE = 200.0  # answers a second that are asked for

@@ -22,8 +22,8 @@ SECONDS, GIGABYTES = 10.0, 2.0
 CODE = """
 import json, re, time
 import numpy as np
-from annot_hf.data import dime, neighbours
-from annot_hf.data.neighbours import nearest_rows, standardise
+from annot_hf.data import dime
+from annot_hf.data.dime import nearest_rows, standardise
 counts = np.array([50747, 45328, 28919, 24910, 8001, 4278, 3734, 2066, 1207])
 sizes = counts * 268_000 // counts.sum()
 sizes[0] += 268_000 - sizes.sum()
@@ -40,7 +40,7 @@ def timed(*arguments):
     found = nearest_rows(*arguments)
     inside.append(time.perf_counter() - start)
     return found
-neighbours.nearest_rows = timed
+dime.nearest_rows = timed
 start = time.perf_counter()
 mixtures = dime.plan_mixtures(items, probs, features, support=list("abcdefghi"))
 whole = time.perf_counter() - start

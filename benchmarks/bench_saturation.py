@@ -9,7 +9,7 @@ import numpy as np
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import hypergeom
 
-from annot_hf.evaluation.saturation_curves import measure_curve
+from annot_hf.evaluation.saturation import measure_curve
 from benchmarks.timing import Result, best
 
 SECONDS, VOTES, LABELS, RESAMPLES = 2.0, 20, 9, 5

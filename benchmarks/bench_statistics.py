@@ -5,7 +5,8 @@ from collections.abc import Iterator
 import numpy as np
 
 from annot_hf.data.agreement import krippendorff_alpha
-from annot_hf.evaluation.statistics import class_counts, resample_cells, resample_sums
+from annot_hf.evaluation.resampling import resample_cells, resample_sums
+from annot_hf.models.measures import class_counts
 from benchmarks.timing import Result, best
 
 ITEMS, SPEAKERS, LABELS, RESAMPLES = 46_286, 2_500, 9, 500

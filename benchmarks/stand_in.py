@@ -16,7 +16,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from annot_hf.data.export import read_export
-from annot_hf.proxies.questions import as_sent
+from annot_hf.proxies.job import as_sent
 from benchmarks.chat_server import Question, Reply, serve
 
 

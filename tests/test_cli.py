@@ -11,7 +11,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from annot_hf import cli
+from annot_hf.cli import app as cli
 from annot_hf.data.simulate import simulate_corpus
 
 COMMANDS = [command.name or command.callback.__name__ for command in cli.app.registered_commands]

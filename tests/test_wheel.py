@@ -28,7 +28,7 @@ votes = VoteTable.from_columns(
 )
 targets = make_targets(votes, "emotion")
 assert np.allclose(targets.probs, [[2 / 3, 0, 1 / 3], [0, 1, 0]])
-import annot_hf.evaluation.report
+import annot_hf.report.report
 from jinja2 import PackageLoader
 templates = ["explanations.html.j2", "report.html.j2", "report.md.j2", "style.css.j2"]
 assert [name for name in PackageLoader("annot_hf").list_templates() if "/" not in name] == templates
@@ -86,7 +86,7 @@ def test_contents(wheel, repository):
     data = ("recipes/*.yaml", "recipes/accelerate/*.yaml", "templates/*.j2", "templates/annotate/*")
     patterns = ("**/*.py", "*.pyi", "py.typed", *data)
     wanted = {path.relative_to(repository).as_posix() for pattern in patterns for path in package.glob(pattern)}
-    assert {"annot_hf/py.typed", "annot_hf/cli.py"} < wanted
+    assert {"annot_hf/py.typed", "annot_hf/cli/app.py"} < wanted
     assert any(name.endswith(".yaml") for name in wanted) and any(name.endswith(".j2") for name in wanted)
     assert {name for name in names if name.startswith("annot_hf/")} == wanted
     assert all(name.startswith(("annot_hf/", "annot_hf-")) for name in names)
@@ -100,7 +100,7 @@ def test_metadata(wheel):
     assert re.search(r"^License(-Expression)?: Apache-2\.0$", text, re.MULTILINE)
     assert "Requires-Dist: torch" in text and 'extra == "models"' in text
     (entry_points,) = (name for name in archive.namelist() if name.endswith("/entry_points.txt"))
-    assert "annot-hf = annot_hf.cli:main" in archive.read(entry_points).decode()
+    assert "annot-hf = annot_hf.cli.app:main" in archive.read(entry_points).decode()
 
 
 def test_the_types_are_declared(wheel):

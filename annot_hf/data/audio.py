@@ -3,6 +3,8 @@
 A ten-hour FLAC of silence has 1.9 MB and decodes to 2.3 GB, so limits are held against the header; no more is decoded
 than the header states, less is an error, and `lengths` sees to it that the header states what the file holds. Decoding
 is libsndfile's (wav, flac, ogg, opus, mp3), resampling soxr's.
+
+A clip that is two clips at once, mixed when it is read: nothing is written to disk.
 """
 
 import io
@@ -21,7 +23,6 @@ import soxr
 
 from annot_hf.data.conditions import ConditionedClip
 from annot_hf.data.lengths import AudioError, whole
-from annot_hf.data.mixed_clips import MixedClip, mix_waves
 
 BLOCK = 1 << 20  # frames decoded at a time: several channels are mixed down before the next block is read
 # of these, `whole` knows when a file is cut
@@ -256,3 +257,42 @@ def _check_header(name: str, file: soundfile.SoundFile, limits: AudioLimits) -> 
             f"{limits.max_frames} frames are accepted. Cut it, or pass other AudioLimits."
         )
     return info
+
+
+@dataclass(frozen=True)
+class MixedClip:
+    """Two clips mixed; `load_audio` takes it like any other source.
+
+    Attributes:
+        first: A clip, as `load_audio` takes it.
+        second: Another one.
+        share: Weight of the second, in [0, 1]; the first has the rest.
+    """
+
+    first: Any
+    second: Any
+    share: float
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.share <= 1:
+            raise ValueError(f"share is {self.share}; the second clip's weight lies in 0 to 1.")
+
+
+def mix_waves(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray:
+    """First + share (second - first), both cut to the shorter (arXiv 2601.14620, section 2.3).
+
+    Args:
+        first: Samples `(time,)` at the same rate as the second's.
+        second: Samples `(time,)`.
+        share: Weight of the second, in [0, 1].
+
+    Returns:
+        Samples `(min(time),)`, float32.
+
+    Example:
+        >>> mix_waves(np.array([1.0, 1.0, 1.0]), np.array([0.0, 2.0]), 0.25).tolist()
+        [0.75, 1.25]
+    """
+    length = min(len(first), len(second))
+    first, second = np.asarray(first[:length], np.float32), np.asarray(second[:length], np.float32)
+    return first + np.float32(share) * (second - first)

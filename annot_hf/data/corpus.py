@@ -165,7 +165,7 @@ class VoteCorpus:
         raise NotImplementedError(f"{type(self).__name__} must define read_votes.")
 
     def read_spans(self) -> pd.DataFrame | None:
-        """What raters highlighted in the text, one row a span, or None; `annot_hf.data.spans` has columns and rules."""
+        """What raters highlighted in the text, one row a span, or None; `annot_hf.data.export` has columns and rules."""
         return None
 
     def split_of(self, items: pd.DataFrame) -> pd.Series | Sequence[str]:

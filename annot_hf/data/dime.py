@@ -7,17 +7,273 @@ nothing is read or written. `MixedClip` mixes audio when it is read.
 Our choices, where the paper is silent: neighbours are counted without the item itself (the released code asks for 3 and
 finds the item among them, so that 2 remain: our default); a class's draws do not depend on the other classes, nor on the
 order of the items; names of mixtures are numbered (the released code draws them, and they clash).
+
+Nearest other rows of a feature table, found by scikit-learn (extra `augment`), and pairs drawn among them.
+
+Mixtures of items as a table that says where each comes from, and what they make of the classes.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from types import ModuleType
 from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
 
 from annot_hf.data.encoding import by_name, check_choice
-from annot_hf.data.mixtures import ClassMass, MixtureReport, Mixtures
-from annot_hf.data.neighbours import Partners, draw_pairs, pools_of, standardise
+from annot_hf.data.targets import Targets
+
+Partners = Literal["any", "same"]
+EXTRA = "pip install 'annot-hf[augment]'"
+
+
+def standardise(features: np.ndarray) -> np.ndarray:
+    """Columns of features `(N, D)` at mean 0 and population standard deviation 1, float64; a constant column is 0.
+
+    Raises:
+        ValueError: A column spreads so far that its deviation is no finite number.
+    """
+    features = features.astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, deviation = features.mean(0), features.std(0)
+    if not np.isfinite(deviation).all():
+        column = int(np.argmin(np.isfinite(deviation)))
+        raise ValueError(f"Feature {column} has values too far apart for a deviation; scale it down, or leave it out.")
+    constant = deviation <= 1e-12 * np.abs(mean)  # what rounding leaves of equal values must not be blown up to 1
+    return np.where(constant, 0.0, (features - mean) / np.where(constant, 1.0, deviation))
+
+
+def nearest_rows(features: np.ndarray, queries: np.ndarray, neighbours: int) -> np.ndarray:
+    """The rows that lie nearest to each queried row (Euclidean), the row itself left out by its number.
+
+    By its number and not as the first one found: of rows with equal features any may come first.
+
+    Args:
+        features: `(N, D)`, finite, N at least 2.
+        queries: Numbers of the rows asked about `(Q,)`.
+        neighbours: How many are wanted; N - 1 where there are no more.
+
+    Returns:
+        Row numbers `(Q, min(neighbours, N - 1))`, nearest first. Memory beside them is bounded: distances are computed
+        and forgotten block by block.
+
+    Raises:
+        ValueError: scikit-learn is not installed.
+
+    Example:
+        >>> nearest_rows(np.array([[0.0], [1.0], [1.0], [5.0]]), np.array([2, 3]), 2).tolist()
+        [[1, 0], [1, 2]]
+    """
+    size = min(neighbours + 1, len(features))
+    search = load_neighbours().NearestNeighbors(n_neighbors=size, algorithm="brute", metric="euclidean")
+    found = search.fit(features).kneighbors(features[queries], return_distance=False)
+    itself = found == np.asarray(queries)[:, None]
+    itself[~itself.any(1), -1] = True  # so many equal rows that it is not among those found: the last one makes room
+    return found[~itself].reshape(len(queries), size - 1)
+
+
+def draw_pairs(
+    features: np.ndarray, pools: list[np.ndarray], count: int, neighbours: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draw pairs of an item and one of its nearest neighbours, with replacement.
+
+    Args:
+        features: Standardised features `(N, D)`.
+        pools: Rows that may be paired with each other, two or more in each; a row is in one of them at most.
+        count: How many pairs.
+        neighbours: How many nearest rows of its pool an item's partner is drawn from.
+        rng: Draws the first, which of its neighbours, and the share, in this order.
+
+    Returns:
+        Rows of the first and of the second, and the share of the second in [0, 1): each `(count,)`.
+
+    Raises:
+        ValueError: scikit-learn is not installed.
+    """
+    able = np.sort(np.concatenate(pools))
+    first = able[rng.integers(len(able), size=count)]
+    pick, share = rng.random(count), rng.random(count)
+    second, pool_of = np.empty(count, np.int64), np.empty(len(features), np.int64)
+    for number, pool in enumerate(pools):
+        pool_of[pool] = number
+    drawn = pool_of[first]
+    order = np.argsort(drawn, kind="stable")
+    bounds = np.searchsorted(drawn[order], np.arange(len(pools) + 1))
+    for number, pool in enumerate(pools):
+        mine = order[bounds[number] : bounds[number + 1]]
+        if not len(mine):
+            continue
+        queries, inverse = np.unique(np.searchsorted(pool, first[mine]), return_inverse=True)
+        near = nearest_rows(features[pool], queries, neighbours)
+        column = (pick[mine] * near.shape[1]).astype(int)
+        second[mine] = pool[near[inverse, column]]
+    return first, second, share
+
+
+def pools_of(speakers: np.ndarray, partners: Partners) -> list[np.ndarray]:
+    """Which of a class's items may be mixed with each other: row numbers, two or more in each pool.
+
+    Args:
+        speakers: Speaker of each item `(N,)`, None where not known.
+        partners: "any" puts all in one pool; "same" makes one for each known speaker.
+    """
+    if partners == "any":
+        pools = [np.arange(len(speakers))]
+    else:
+        codes, _ = pd.factorize(speakers)  # -1 where not known
+        order = np.argsort(codes, kind="stable")
+        bounds = np.searchsorted(codes[order], np.arange(codes.max(initial=-1) + 2))
+        pools = [order[start:stop] for start, stop in zip(bounds[:-1], bounds[1:], strict=True)]
+    return [pool for pool in pools if len(pool) > 1]
+
+
+def load_neighbours() -> ModuleType:
+    """The module `sklearn.neighbors`.
+
+    Raises:
+        ValueError: scikit-learn is not installed.
+    """
+    try:
+        import sklearn.neighbors
+    except ImportError as error:
+        raise ValueError(
+            f"Neighbours are found by the package scikit-learn, and {error.name} is not installed; {EXTRA}."
+        ) from error
+    return sklearn.neighbors
+
+
+@dataclass(frozen=True)
+class ClassMass:
+    """How much of a class there was, and is.
+
+    Attributes:
+        label: Name of the label or grid cell.
+        items: Items whose most probable label it is.
+        mass: Sum of its probability over all items.
+        wanted: Mixtures that it lacks: floor(share N_max) - items, where that is above 0.
+        made: Mixtures made.
+        mass_added: Sum of its probability over all mixtures, those of other classes too.
+        alone: Items that no other item could be mixed with.
+        skipped: Why mixtures are wanted and none is made; empty otherwise.
+    """
+
+    label: str
+    items: int
+    mass: float
+    wanted: int
+    made: int
+    mass_added: float
+    alone: int
+    skipped: str
+
+
+@dataclass(frozen=True)
+class MixtureReport:
+    """What was planned, class by class; `items` and `made` add up to the items given and the mixtures.
+
+    Attributes:
+        classes: One entry a label, in order.
+        tied: Items whose most probable label is shared; the first of them in the order of the labels counts.
+        without_speaker: Items whose speaker is not known.
+        across_speakers: Mixtures of two speakers, as far as both are known.
+    """
+
+    classes: tuple[ClassMass, ...]
+    tied: int
+    without_speaker: int
+    across_speakers: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON holds it."""
+        return asdict(self) | {"classes": [asdict(entry) for entry in self.classes]}
+
+    def lines(self) -> Iterator[str]:
+        """The classes in words, one line each."""
+        for entry in self.classes:
+            after, mass = entry.items + entry.made, entry.mass + entry.mass_added
+            why = f" ({entry.wanted} wanted: {entry.skipped})" if entry.skipped else ""
+            yield f"{entry.label}: {entry.items} -> {after} items, mass {entry.mass:.1f} -> {mass:.1f}{why}"
+
+
+@dataclass(frozen=True, eq=False)
+class Mixtures:
+    """Mixtures `(M,)` of items, classes in the order of the support; the arrays cannot be written to.
+
+    Attributes:
+        items: Names of the mixtures, `dime-SEED-LABEL-NUMBER`.
+        first: Row of item i of each, in the items given.
+        second: Row of its neighbour j.
+        share: Weight of j, in [0, 1).
+        label: Number of the class in the support.
+        text_from: Row whose text the mixture has.
+        probs: Distributions `(M, K)`; each row sums to 1.
+        sources: Names of the items given `(N,)`.
+        speakers: Their speakers `(N,)`, None where not known.
+        support: Names of the K labels.
+        settings: share, neighbours, text, partners and seed, as they were given.
+        report: What was planned.
+    """
+
+    items: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+    share: np.ndarray
+    label: np.ndarray
+    text_from: np.ndarray
+    probs: np.ndarray
+    sources: np.ndarray
+    speakers: np.ndarray
+    support: tuple[str, ...]
+    settings: dict[str, Any]
+    report: MixtureReport
+
+    def __post_init__(self) -> None:
+        for name in ("items", "first", "second", "share", "label", "text_from", "probs", "sources", "speakers"):
+            getattr(self, name).flags.writeable = False
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def to_frame(self) -> pd.DataFrame:
+        """Where each mixture comes from.
+
+        Returns:
+            Columns item, first, second (names), share (of the second), label, text_from (name), first_speaker,
+            second_speaker, seed.
+        """
+        columns = {
+            "item": self.items,
+            "first": self.sources[self.first],
+            "second": self.sources[self.second],
+            "share": self.share,
+            "label": np.array(self.support, dtype=object)[self.label],
+            "text_from": self.sources[self.text_from],
+            "first_speaker": self.speakers[self.first],
+            "second_speaker": self.speakers[self.second],
+            "seed": np.full(len(self), self.settings["seed"]),
+        }
+        return pd.DataFrame(columns)
+
+    def extend(self, targets: Targets) -> Targets:
+        """The targets that the mixtures were planned from, and theirs after them.
+
+        A mixture has no votes: `votes_per_item` is 0, and no rater answered it.
+
+        Raises:
+            ValueError: The targets are those of other items.
+        """
+        if len(targets) != len(self.sources) or (targets.items != self.sources).any():
+            raise ValueError(
+                "The mixtures were planned from other items than these targets have; plan them from these."
+            )
+        return replace(
+            targets,
+            items=np.concatenate([targets.items, self.items]),
+            probs=np.concatenate([targets.probs, self.probs]),
+            votes_per_item=np.concatenate([targets.votes_per_item, np.zeros(len(self), targets.votes_per_item.dtype)]),
+        )
+
 
 TextRule = Literal["dominant", "first"]
 ROUNDING = 1e-9  # of shares and probabilities, so that .29 of 100 is 29 and equal labels tie

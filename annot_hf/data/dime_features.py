@@ -15,9 +15,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from annot_hf.data.audio import AudioError, AudioLimits, load_audio
+from annot_hf.data.audio import AudioLimits, load_audio
+from annot_hf.data.dime import EXTRA
 from annot_hf.data.encoding import by_name
-from annot_hf.data.neighbours import EXTRA
+from annot_hf.data.lengths import AudioError
 
 RATE = 16_000  # Hz
 SHORTEST = RATE // 2  # samples; shorter clips are padded with silence

@@ -8,12 +8,22 @@
     FOLDER/spans/<split>.parquet         one row a span of text that a rater highlighted, where the corpus has any
 
 The folder appears in one step, and its digest depends on the labels and items only, not on where the audio lies.
+
+The Arrow tables of an export and their `datasets` features.
+
+The dataset card of an exported corpus.
+
+Highlighted words: which part of a text a rater pointed at, as one row a span.
+
+A span is `text[start:end]` of the item as it is exported, counted in Unicode characters (Python's code points) from 0, so
+that anything that reads the items can cut the words out again. Spans may overlap; the same one twice is an error.
 """
 
 import hashlib
+import html
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -21,19 +31,285 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.parquet as pq
+from datasets import Audio, ClassLabel, DatasetInfo, Features, List
+from datasets.info import DatasetInfosDict
+from datasets.splits import SplitDict, SplitInfo
+from datasets.utils.metadata import MetadataConfigs
+from huggingface_hub import DatasetCardData
 
-from annot_hf.data.audio import AudioError, audio_info, check_name, resolve_inside
-from annot_hf.data.card import dataset_card
+from annot_hf.data.audio import audio_info, check_name, resolve_inside
 from annot_hf.data.corpus import SPLITS, CorpusReport, Finding, VoteCorpus, add_finding, check_items, replace_folder
 from annot_hf.data.encoding import alike, check_choice
-from annot_hf.data.merging import Ties
-from annot_hf.data.questions import Question, normal_form_hint
-from annot_hf.data.spans import spans_table
-from annot_hf.data.tables import audio_column, histograms_table, items_table, table_features, votes_table
-from annot_hf.data.targets import MajorityOf, Targets, make_targets
+from annot_hf.data.lengths import AudioError
+from annot_hf.data.questions import Question, nearest, normal_form_hint
+from annot_hf.data.targets import MajorityOf, Targets, Ties, make_targets
 from annot_hf.data.votes import VoteTable
+from annot_hf.models.measures import entropy
+
+
+def items_table(corpus: VoteCorpus, items: pd.DataFrame) -> pa.Table:
+    """Items as plain Arrow columns, `audio` as the struct that the Audio feature wants."""
+    columns = {}
+    first = [name for name in ("item", "file", "text", "speaker", "split", "seconds") if name in items]
+    for name in [*first, *(name for name in items if name not in first)]:
+        try:
+            column = pa.array(items[name], from_pandas=True)
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise ValueError(f"{corpus.name}: column {name!r} mixes types ({error}); use one type a column.") from error
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        if pa.types.is_nested(column.type):
+            raise ValueError(f"{corpus.name}: column {name!r} holds {column.type}; use plain values.")
+        if pa.types.is_null(column.type) or pa.types.is_large_string(column.type) or name == "speaker":
+            column = column.cast(pa.string())
+        columns[str(name)] = column
+        if name == "file":
+            paths = [None if file is None else os.path.join(corpus.root, file) for file in column.to_pylist()]
+            columns["audio"] = audio_column([None] * len(paths), paths)
+    return pa.table(columns)
+
+
+def audio_column(data: Sequence[bytes | None], paths: Sequence[str | None]) -> pa.StructArray:
+    """Bytes and paths as the struct that the Audio feature wants; null where there is no path."""
+    fields = [pa.array(data, pa.binary()), pa.array(paths, pa.string())]
+    return pa.StructArray.from_arrays(fields, ["bytes", "path"], mask=pa.array([path is None for path in paths]))
+
+
+def votes_table(votes: VoteTable, labels: Sequence[str]) -> pa.Table:
+    """Votes with the label as its index into all labels, as ClassLabel wants it."""
+    table = votes.to_arrow()
+    place = table.column_names.index("label")
+    label = table["label"].combine_chunks()
+    return table.set_column(place, "label", label.indices.cast(pa.int64()) if labels else label.cast(pa.string()))
+
+
+def histograms_table(votes: VoteTable, labels: Sequence[str], items: pa.Table) -> pa.Table:
+    """One row an item and category question that has votes, in item order."""
+    names = items["item"].to_pylist()
+    parts = []
+    for index, question in enumerate(votes.questions):
+        if question.is_scale:
+            continue
+        counts = votes.counts(question.name, items=names)
+        total = counts.sum(axis=1)
+        rows = np.flatnonzero(total > 0)
+        counts, total, classes = counts[rows], total[rows], len(question.labels)
+        distribution = counts / total[:, None]
+        kind = pa.int64() if votes.weights is None else pa.float64()
+        offsets = pa.array(np.arange(0, counts.size + 1, classes, dtype=np.int32))
+        part = items.select(
+            [name for name in ("item", "file", "audio", "text", "speaker") if name in items.column_names]
+        )
+        part = part.take(rows)
+        codes = np.tile([labels.index(label) for label in question.labels], len(rows))
+        ours = {
+            "question": pa.array([question.name] * len(rows), pa.string()),
+            "labels": pa.ListArray.from_arrays(offsets, pa.array(codes)),
+            "counts": pa.ListArray.from_arrays(offsets, pa.array(counts.ravel()).cast(kind)),
+            "distribution": pa.ListArray.from_arrays(offsets, pa.array(distribution.ravel())),
+            "entropy": pa.array(entropy(distribution, normalised=True) if classes > 1 else np.zeros(len(rows))),
+            "votes": pa.array(total).cast(kind),
+            "order": pa.array(rows * len(votes.questions) + index),
+        }
+        for position, (name, column) in enumerate(ours.items(), start=1):
+            part = part.add_column(position, name, column)
+        parts.append(part)
+    return pa.concat_tables(parts).sort_by("order").drop_columns("order")
+
+
+def table_features(config: str, table: pa.Table, labels: Sequence[str], sampling_rate: int) -> Features:
+    """The `datasets` features of a table."""
+    plain = [pa.field(f.name, pa.string()) if pa.types.is_dictionary(f.type) else f for f in table.schema]
+    features = Features.from_arrow_schema(pa.schema(plain))
+    if "audio" in features:
+        features["audio"] = Audio(sampling_rate, decode=False)
+    if config == "votes" and labels:
+        features["label"] = ClassLabel(names=list(labels))
+    if config == "histograms":
+        features["labels"] = List(ClassLabel(names=list(labels)))
+    return features
+
+
+CARD = """---
+{metadata}
+---
+
+# Votes of {name} {version}
+
+One row a vote, made from the upstream release by `annot-hf corpus`. {audio}
+
+```python
+from datasets import load_dataset
+votes = load_dataset("FOLDER", "votes")  # or {configs}
+```
+
+- `votes`: item, annotator (null: anonymous), question, label (null on a scale), rating (null for a label), weight,
+  source.
+- `items`: item, file (relative to the corpus), seconds, speaker, split and metadata.
+{further}
+## Questions
+
+{questions}
+
+## What was found
+
+{report}
+
+## Licence, access, citation
+
+Licence: {license}. {access}
+
+Homepage: {homepage}
+
+{citation}
+
+Digest of questions, votes and items (SHA-256): `{digest}`
+"""
+
+HISTOGRAMS = """- `histograms`: item, question, labels, counts, distribution, entropy (divided by ln K, so 0 to 1) and
+  votes (the sum of the counts); one row an item and category question that has votes.
+"""
+SPANS = """- `spans`: item, annotator, start, end and words: what a rater highlighted, `text[start:end]` of the item, in
+  Unicode characters from 0.
+"""
+
+
+def dataset_card(
+    corpus: VoteCorpus,
+    report: CorpusReport,
+    facts: dict[str, Any],
+    features: dict[str, Features],
+    sizes: dict[str, dict[str, tuple[int, int]]],
+) -> str:
+    """The README of an export: the YAML that `load_dataset` reads, then what people read.
+
+    Args:
+        corpus: What was exported.
+        report: What was found.
+        facts: Contents of `corpus.json`.
+        features: The `datasets` features of each table.
+        sizes: Rows and bytes per table and split.
+    """
+    metadata = DatasetCardData(license=corpus.license, pretty_name=corpus.name)
+    infos, configs = {}, {}
+    for config, splits in sizes.items():
+        described = SplitDict()
+        for split, (rows, size) in splits.items():
+            described.add(SplitInfo(split, num_bytes=size, num_examples=rows))
+        infos[config] = DatasetInfo(features=features[config], config_name=config, splits=described)
+        files = [{"split": split, "path": f"{config}/{split}.parquet"} for split in splits]
+        # `datasets` keys its cache by this YAML and not by the files: without the hash, an export of changed labels
+        # with as many rows would be masked by what it cached before
+        hashes = ", ".join(facts["files"][file["path"]] for file in files)
+        configs[config] = {"data_files": files, "description": f"SHA-256 {hashes}"}
+    configs["votes"]["default"] = True
+    DatasetInfosDict(infos).to_dataset_card_data(metadata)
+    MetadataConfigs(configs).to_dataset_card_data(metadata)
+    rows = ["| what | number | details |", "|---|---:|---|"]
+    rows += ["| " + " | ".join(_cell(text) for text in row) + " |" for row in report.rows()]
+    asked = ["| question | answers | asked |", "|---|---|---|"]
+    for question in facts["questions"]:
+        answers = ", ".join(question["labels"]) or f"{question['low']:g} to {question['high']:g}"
+        asked.append(f"| {_cell(question['name'])} | {_cell(answers)} | {_cell(question.get('prompt', ''))} |")
+    audio = "The audio is inside." if facts["embedded_audio"] else "The audio is not inside; `audio` holds local paths."
+    audio = audio if "file" in features["items"] else "There is no audio."
+    return CARD.format(
+        metadata=metadata.to_yaml().strip(),
+        name=corpus.name,
+        version=corpus.version,
+        audio=audio,
+        configs=", ".join(f'"{config}"' for config in features),
+        questions="\n".join(asked),
+        report="\n".join(rows),
+        license=corpus.license,
+        access=corpus.access or "Not stated.",
+        homepage=corpus.homepage or "not stated",
+        citation=corpus.citation or "Not stated.",
+        digest=facts["digest"],
+        further="".join(text for name, text in (("histograms", HISTOGRAMS), ("spans", SPANS)) if name in features),
+    )
+
+
+def _cell(text: str) -> str:
+    """Text as one cell of a Markdown table: names come from files and must not become markup."""
+    return html.escape(str(text), quote=False).replace("|", "\\|").replace("`", "'").replace("\n", " ")
+
+
+COLUMNS = ("item", "annotator", "start", "end")
+
+
+def spans_table(name: str, spans: pd.DataFrame, items: pd.DataFrame, votes: VoteTable) -> pa.Table:
+    """Check highlighted spans and add the words they hold.
+
+    Args:
+        name: How messages call the corpus.
+        spans: Columns item, annotator, start and end; `words`, where given, must be what the span holds.
+        items: Columns item and text.
+        votes: The votes; whoever highlights words of an item has voted on it.
+
+    Returns:
+        Columns item, annotator, start, end and words, in the order given.
+
+    Raises:
+        ValueError: A column is missing; an item is not listed or has no text; the rater did not vote on it; start and
+            end are no whole numbers with 0 <= start < end <= length of the text; the words differ; a span is repeated.
+    """
+    if missing := [column for column in COLUMNS if column not in spans]:
+        raise ValueError(f"{name}: spans have no column {missing[0]!r}; they need {', '.join(COLUMNS)}.")
+    spans = spans.reset_index(drop=True)
+    item, annotator = (spans[column].astype(str) for column in COLUMNS[:2])
+    texts = items["text"] if "text" in items else pd.Series([None] * len(items), dtype=object)
+    text = item.map(dict(zip(items["item"], texts, strict=True))).astype(object)
+
+    def refuse(bad: pd.Series | np.ndarray, what: Callable[[int], str]) -> None:
+        if np.any(bad):
+            row = int(np.argmax(bad))
+            raise ValueError(f"{name}: span row {row} {what(row)}.")
+
+    refuse(
+        ~item.isin(items["item"]),
+        lambda row: (
+            f"is on item {item[row]!r}{nearest(item[row], items['item'])}, which the corpus does not list; correct it"
+        ),
+    )
+    refuse(text.isna(), lambda row: f"is on item {item[row]!r}, which has no text; leave the span out")
+    named = votes.annotator_codes >= 0
+    voted = pd.MultiIndex.from_arrays(
+        [votes.items[votes.item_codes[named]], votes.annotators[votes.annotator_codes[named]]]
+    )
+    refuse(
+        ~pd.MultiIndex.from_arrays([item, annotator]).isin(voted),
+        lambda row: f"is by annotator {annotator[row]!r}, who has no vote on item {item[row]!r}; correct or add it",
+    )
+    places = [pd.to_numeric(spans[column], errors="coerce") for column in ("start", "end")]
+    whole = (places[0] % 1 == 0) & (places[1] % 1 == 0)
+    refuse(
+        ~(whole & (places[0] >= 0) & (places[0] < places[1]) & (places[1] <= text.str.len())),
+        lambda row: (
+            f"goes from {spans['start'][row]!r} to {spans['end'][row]!r} in a text of {len(text[row])} characters; give "
+            "whole numbers with 0 <= start < end <= length"
+        ),
+    )
+    start, end = (place.astype(np.int64) for place in places)
+    words = pd.Series([one[a:b] for one, a, b in zip(text, start, end, strict=True)], dtype=object)
+    if "words" in spans:
+        refuse(
+            spans["words"] != words,
+            lambda row: (
+                f"has the words {spans['words'][row]!r}, but from {start[row]} to {end[row]} item {item[row]!r} holds "
+                f"{words[row]!r}; count Unicode characters from 0"
+            ),
+        )
+    repeated = pd.DataFrame({"item": item, "annotator": annotator, "start": start, "end": end}).duplicated()
+    refuse(
+        repeated,
+        lambda row: f"repeats a span of annotator {annotator[row]!r} on item {item[row]!r}; list each span once",
+    )
+    text_columns = {"item": item, "annotator": annotator}
+    columns = {column: pa.array(values, pa.string()) for column, values in text_columns.items()}
+    return pa.table(columns | {"start": pa.array(start), "end": pa.array(end), "words": pa.array(words, pa.string())})
+
 
 KIND = "annot-hf corpus export"
 MARKER = "corpus.json"

@@ -2,16 +2,21 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
 from annot_hf.data.encoding import by_name
+from annot_hf.data.predictions import Predictions, check_unique
 from annot_hf.data.questions import Question, normal_form_hint
 from annot_hf.data.targets import Targets
-from annot_hf.evaluation.predictions import Predictions, check_unique
 from annot_hf.models.measures import check_distributions
+
+Speakers = Mapping[str, str] | Sequence[str] | np.ndarray | None
+Groups = Mapping[str, Mapping[str, Any]]
+
+GROUPS = ("sex", "gender")
 
 FLOOR = 1e-8  # least predicted probability under a logarithm; the reports state it
 
@@ -152,3 +157,29 @@ def expectation(probs: np.ndarray) -> np.ndarray:
 def examples(names: Sequence[str] | np.ndarray) -> str:
     """Up to three of the names in brackets, for an error message; nothing without names."""
     return f" (such as {', '.join(repr(name) for name in names[:3])})" if len(names) else ""
+
+
+def items_by_name(items: pd.DataFrame) -> pd.DataFrame:
+    """The item table by item name; raises when it has no column `item` or lists an item twice."""
+    if "item" not in items:
+        raise ValueError(f"The item table has columns {', '.join(map(str, items.columns))}; it needs a column 'item'.")
+    if items["item"].duplicated().any():
+        twice = items["item"][items["item"].duplicated()].iloc[0]
+        raise ValueError(f"The item table lists {twice!r} twice; give each item one row.")
+    return items.set_index("item")
+
+
+def groups_of(about: pd.DataFrame | None, names: Sequence[str] | None = None) -> Groups:
+    """The named metadata columns, or `sex` and `gender` if there: column -> item -> value.
+
+    Raises:
+        ValueError: A named column is not in the item table.
+    """
+    have = [] if about is None else list(about.columns)
+    for name in names or ():
+        if name not in have:
+            raise ValueError(
+                f"The item table has no column {name!r} to group speakers by; it has {', '.join(map(str, have)) or 'none'}."
+            )
+    chosen = [name for name in GROUPS if name in have] if names is None else names
+    return {name: about[name] for name in chosen}

@@ -4,7 +4,8 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from annot_hf.evaluation.statistics import Measured, ratio, resample_sums
+from annot_hf.evaluation.resampling import Measured, resample_sums
+from annot_hf.models.measures import ratio
 
 BINS = 10
 

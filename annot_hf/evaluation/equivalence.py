@@ -19,7 +19,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import gammaln
 
 from annot_hf.evaluation.alignment import floored
-from annot_hf.evaluation.statistics import LEVEL, estimate, resample_sums
+from annot_hf.evaluation.resampling import LEVEL, estimate, resample_sums
 from annot_hf.models import measures
 
 KEEP = 0.8

@@ -7,14 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from annot_hf.evaluation.statistics import (
-    Measured,
-    accuracy_of,
-    class_counts,
-    resample_cells,
-    resample_sums,
-    uar_of,
-)
+from annot_hf.evaluation.resampling import Measured, accuracy_of, resample_cells, resample_sums, uar_of
+from annot_hf.models.measures import class_counts
 
 DEPTHS = (1, 2, 3)
 LEVELS = (75, 50)

@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
+from annot_hf.data.predictions import Predictions
 from annot_hf.data.targets import Targets
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.alignment import FLOOR, Pairing, dimensions, expectation
-from annot_hf.evaluation.predictions import Predictions
-from annot_hf.evaluation.statistics import Measured, ccc_of, estimate, moments, pearson_of, resample_sums, slope_of
+from annot_hf.evaluation.resampling import Measured, ccc_of, estimate, moments, pearson_of, resample_sums, slope_of
 
 MIN_VOTES = 2  # fewest votes of a rater for a CCC of their own
 

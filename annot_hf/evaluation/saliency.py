@@ -6,25 +6,13 @@ choice. "absolute", the default: |r| of each unit's mean over time with each tar
 units of its layer.
 """
 
-import csv
-import json
-import os
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from annot_hf.data.corpus import check_own
-from annot_hf.data.targets import scale_means
-from annot_hf.data.votes import VoteTable
-from annot_hf.evaluation.pages import csv_safe, plain
-from annot_hf.evaluation.tables import Cell, Table, number
-
 FORMULAS = ("absolute", "penalised")
 GAMMA = 0.1  # of "penalised", our choice
-FILE = "saliency.json"
 _FLAT = 1e-7  # deviation over mean below which single-precision values are one value
 
 
@@ -158,91 +146,6 @@ def check_formula(formula: str, gamma: float | None) -> float | None:
             f"gamma is {gamma} and formula absolute, which has no penalty; use penalised, or leave gamma out."
         )
     return GAMMA if formula == "penalised" and gamma is None else gamma
-
-
-def opinion_columns(
-    votes: VoteTable, questions: Sequence[str], items: Sequence[str]
-) -> tuple[tuple[str, ...], np.ndarray]:
-    """What is correlated: the share of votes of every label, and the mean rating of every scale, on [-1, 1].
-
-    Args:
-        votes: The votes.
-        questions: Any number of category and scale questions.
-        items: Items to align the rows to.
-
-    Returns:
-        Names of the columns, and the columns `(items, columns)`; NaN where an item has no vote on the question.
-    """
-    names: list[str] = []
-    columns = []
-    for name in questions:
-        question = votes.question(name)
-        if question.is_scale:
-            names.append(name)
-            columns.append(scale_means(votes, name, items))
-        else:
-            values = votes.counts(name, items).astype(np.float64)
-            total = values.sum(1, keepdims=True)
-            names += question.labels if len(questions) == 1 else [f"{name}: {label}" for label in question.labels]
-            columns.append(np.divide(values, total, out=np.full(values.shape, np.nan), where=total > 0))
-    return tuple(names), np.concatenate(columns, 1)
-
-
-def read_layer(path: str | os.PathLike[str]) -> tuple[int, str]:
-    """The layer that a saliency.json chose, and the trunk it was measured on.
-
-    Raises:
-        ValueError: There is no such file, or it is something else.
-    """
-    try:
-        record = json.loads(Path(path).read_text(encoding="utf-8"))
-        return int(record["trunk_layer"]), str(record["trunk"])
-    except OSError:
-        raise ValueError(
-            f"trunk_layer is {os.fspath(path)!r}, and there is no such saliency file; give a layer's number, 'weighted', or "
-            "the saliency.json that annot-hf saliency wrote."
-        ) from None
-    except (ValueError, KeyError, TypeError):
-        raise ValueError(
-            f"{os.fspath(path)} names no trunk_layer and trunk; give a saliency.json of annot-hf saliency."
-        ) from None
-
-
-def saliency_table(found: Saliency) -> Table:
-    """Layers down, targets across, and their mean."""
-    rows = [
-        (
-            Cell(f"{layer}{' (chosen)' if layer == found.layer else ''}"),
-            *(Cell(number(value if np.isfinite(value) else None, 4)) for value in row),
-            Cell(number(mean, 4)),
-        )
-        for layer, (row, mean) in enumerate(zip(found.scores, found.means, strict=True))
-    ]
-    what = "mean |r| over units" if found.formula == "absolute" else f"mean of r² − {found.gamma:g} × redundancy"
-    note = f"{what}; {found.items:,} items; layer 0 enters the first transformer layer."
-    return Table("Saliency of layers", ("layer", *found.targets, "mean"), rows, note)
-
-
-def save_saliency(found: Saliency, folder: str | os.PathLike[str]) -> Path:
-    """Write saliency.json, whose `trunk_layer` a recipe reads, and saliency.csv; gives the first's path.
-
-    Raises:
-        ValueError: The folder holds files of these names that are not of an earlier call.
-    """
-    folder = Path(folder)
-    check_own(folder, (FILE, "saliency.csv", "saliency.png"), marker=FILE, keys=("trunk_layer", "scores"))
-    folder.mkdir(parents=True, exist_ok=True)
-    record = {name: value for name, value in asdict(found).items() if name != "about"}
-    record = {"trunk_layer": found.layer, **found.about, **record, "means": found.means}
-    text = json.dumps(plain(record), indent=1, ensure_ascii=False, allow_nan=False)
-    (folder / FILE).write_text(text + "\n", encoding="utf-8")
-    with open(folder / "saliency.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["layer", *map(csv_safe, found.targets), "mean"])
-        writer.writerows(
-            [layer, *row, mean] for layer, (row, mean) in enumerate(zip(found.scores, found.means, strict=True))
-        )
-    return folder / FILE
 
 
 def _flat(square: np.ndarray, mean: np.ndarray, count: int) -> np.ndarray:

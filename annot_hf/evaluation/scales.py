@@ -1,4 +1,7 @@
-"""Scores of the scales that a distribution model answers beside its distribution, such as valence."""
+"""Scores of the scales that a distribution model answers beside its distribution, such as valence.
+
+Scores of the disagreement that a model predicts beside its distribution.
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,11 +9,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from annot_hf.data.targets import scale_means
+from annot_hf.data.predictions import Predictions
+from annot_hf.data.targets import disagreement, scale_means
 from annot_hf.data.votes import VoteTable
-from annot_hf.evaluation.predictions import Predictions
-from annot_hf.evaluation.statistics import Measured, estimate, resample_fit
-from annot_hf.evaluation.tables import Cell, Table, number, value_cell
+from annot_hf.evaluation.resampling import Measured, estimate, resample_fit
 
 KINDS = {"ccc": ("CCC", "higher"), "pearson": ("Pearson", "higher"), "rmse": ("RMSE", "lower")}
 COVERED = 1.96  # deviations on either side that hold 95 % of a normal distribution
@@ -110,28 +112,45 @@ def _rated(
     return true[rated], predictions.scale_means[rows, column], predictions.scale_deviations[rows, column], rated
 
 
-def scale_table(found: Sequence[Mapping[str, Any]]) -> list[Table]:
-    """One line a scale; nothing without any."""
-    if not found:
-        return []
-    rows = [
-        (
-            Cell(one["question"]),
-            *(value_cell(one[name]) for name in ("ccc", "pearson", "rmse")),
-            Cell(f"{number(100 * one['covered'], 1)} %"),
-            Cell(f"{one['items']:,}"),
+def score_disagreement(
+    predictions: Predictions,
+    votes: VoteTable,
+    items: Sequence[str],
+    *,
+    speakers: Sequence[str] | None = None,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, Any] | None:
+    """Compare predicted disagreement with that of the votes.
+
+    Args:
+        predictions: With `disagreement`, or there is nothing to compare.
+        votes: The votes.
+        items: Evaluated items `(n,)`.
+        speakers: Speaker of each of them `(n,)`, whom intervals resample; the items themselves when None.
+        n_resamples: Bootstrap resamples.
+        seed: Seed of the resampling.
+
+    Returns:
+        `kind`, `items` (those with two votes or more), and `ccc`, `pearson` and `rmse` with their intervals; None without
+        such predictions or items.
+    """
+    if predictions.disagreement is None:
+        return None
+    asked = votes.question(predictions.questions[0].name)
+    if predictions.disagreement_kind == "deviation" and not asked.is_scale and asked.labels != predictions.support:
+        raise ValueError(
+            f"Question {asked.name!r} has the steps {', '.join(asked.labels)} in the votes and "
+            f"{', '.join(predictions.support)} in the predictions; a deviation needs one order of labels."
         )
-        for one in found
-    ]
-    note = (
-        "Predicted against mean ratings, on the scale normalised to [\u22121, 1]. Within \u00b11.96 \u03c3: share of items "
-        "whose mean rating lies there; 95 % if the predicted deviations are right."
-    )
-    return [
-        Table(
-            "Scales beside the distribution",
-            ("Scale", "CCC", "Pearson", "RMSE", "Within \u00b11.96 \u03c3", "Items"),
-            rows,
-            note,
-        )
-    ]
+    row = {name: index for index, name in enumerate(predictions.items)}
+    names = [question.name for question in predictions.questions]
+    true = disagreement(votes, names, items, predictions.disagreement_kind)
+    voted = np.isfinite(true)
+    if not voted.any():
+        return None
+    true, predicted = true[voted], predictions.disagreement[[row[item] for item in items]][voted]
+    clusters = None if speakers is None else np.asarray(speakers)[voted]
+    fit = resample_fit(predicted, true, clusters, n_resamples=n_resamples, seed=seed)
+    scores = {name: estimate(draws).to_dict() for name, draws in fit.items()}
+    return {"kind": predictions.disagreement_kind, "items": int(voted.sum()), **scores}

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
+from annot_hf.data.predictions import Predictions
 from annot_hf.data.questions import Question
 from annot_hf.data.targets import Targets
 from annot_hf.evaluation.alignment import (
@@ -19,23 +20,19 @@ from annot_hf.evaluation.alignment import (
     marginal_of,
     speakers_of,
 )
-from annot_hf.evaluation.predictions import Predictions
 from annot_hf.evaluation.raters import rater_scores
-from annot_hf.evaluation.statistics import (
+from annot_hf.evaluation.resampling import (
     Measured,
     accuracy_of,
     ccc_of,
-    class_counts,
-    f1_of,
-    macro_f1_of,
     moments,
     pearson_of,
-    ratio,
     resample_spearman,
     resample_sums,
     uar_of,
 )
 from annot_hf.models import measures
+from annot_hf.models.measures import class_counts, f1_of, macro_f1_of, ratio
 
 MEASURES: dict[str, tuple[str, str, str]] = {  # title, unit, which way is better
     "jsd": ("Jensen-Shannon divergence", "nats", "lower"),

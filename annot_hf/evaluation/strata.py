@@ -6,17 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from annot_hf.evaluation.statistics import (
-    Measured,
-    accuracy_of,
-    class_counts,
-    macro_f1_of,
-    macro_f1_present_of,
-    ratio,
-    resample_cells,
-    resample_sums,
-)
+from annot_hf.evaluation.resampling import Measured, accuracy_of, macro_f1_present_of, resample_cells, resample_sums
 from annot_hf.models import measures
+from annot_hf.models.measures import class_counts, macro_f1_of, ratio
 
 EDGES = (0.0, 1 / 3, 2 / 3, 1.0)
 NAMES = ("low", "mid", "high")

@@ -11,11 +11,11 @@ from typing import Any
 
 import numpy as np
 
-from annot_hf.data.merging import winners
-from annot_hf.evaluation.statistics import Measured, estimate, ratio, resample_sums
+from annot_hf.data.targets import winners
+from annot_hf.evaluation.resampling import Measured, estimate, resample_sums
 from annot_hf.evaluation.strata import NAMES, entropy_strata
-from annot_hf.evaluation.tables import ARROWS, Cell, Table, value_cell
 from annot_hf.models import measures
+from annot_hf.models.measures import ratio
 
 ALL = "all"
 SYNTHETIC, PERSON = "synthetic", "person"
@@ -139,27 +139,6 @@ def measure_agreement(
     return SyntheticAgreement(records, {name: found[name] for name in (ALL, *NAMES)}, counts)
 
 
-def synthetic_table(found: SyntheticAgreement) -> Table:
-    """A row a measure and whose votes it is of, a column a stratum."""
-    rows = []
-    for name, by_stratum in found.records.items():
-        title, unit, better = TITLES[name]
-        for who in (SYNTHETIC, PERSON, "difference"):
-            if who in by_stratum[ALL] and not (who == "difference" and better == ""):
-                cells = [value_cell(by_stratum[stratum][who], unit) for stratum in found.strata]
-                rows.append((Cell(title + ARROWS[better] if who == SYNTHETIC else ""), Cell(who), *cells))
-    columns = [f"{name} {_entropy_range(one)}" for name, one in found.strata.items()]
-    few = found.counts["items with fewer than 2 people"]
-    note = f"{NOTE} {few:,} items with fewer than 2 people are left out." if few else NOTE
-    sizes = [Cell(f"{one['items']:,}") for one in found.strata.values()]
-    return Table(
-        "Synthetic annotators and people",
-        ("Measure", "of", *columns),
-        [(Cell("Items"), Cell(""), *sizes), *rows],
-        note,
-    )
-
-
 def _record(measured: Measured) -> dict[str, Any]:
     """Value and interval of each rater, and the difference of the two."""
     record: dict[str, Any] = {who: estimate(measured.draws[who]).to_dict() for who in measured.draws}
@@ -199,8 +178,3 @@ def _pairs(counts: np.ndarray) -> np.ndarray:
 
 def _shares(votes: np.ndarray) -> np.ndarray:
     return ratio(votes, votes.sum(-1, keepdims=True))
-
-
-def _entropy_range(stratum: dict[str, Any]) -> str:
-    low, high = stratum["low"], stratum["high"]
-    return "items" if low is None else f"({low:.2f} to {high:.2f})"

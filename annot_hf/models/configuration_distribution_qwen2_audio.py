@@ -6,7 +6,7 @@ from typing import Any, Self
 from transformers import Qwen2AudioConfig
 
 from .checks import check_counts, check_not_negative
-from .configuration_support import SupportConfig
+from .configuration_opinion import SupportConfig
 from .prompting import PROMPT, check_prompt
 
 

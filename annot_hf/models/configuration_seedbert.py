@@ -3,9 +3,9 @@
 import inspect
 from typing import Any
 
-from .adapters import ADAPTED
 from .configuration_distribution import DistributionConfig
 from .configuration_opinion import OpinionConfig
+from .member_adapters import ADAPTED
 from .trunks import WEIGHTED
 
 MEMBERS = ("independent", "shared", "lora")

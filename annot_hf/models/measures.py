@@ -251,3 +251,29 @@ def _prepare(*arrays: Array) -> tuple[Any, ...]:
             "The last axis has no entries; there is no measure of nothing: give one label or pair at least."
         )
     return xp, *arrays
+
+
+def class_counts(predicted: np.ndarray, true: np.ndarray, n_classes: int) -> np.ndarray:
+    """Hits, predictions and true cases per item and class `(N, 3, K)`: all that F1, recall and accuracy need."""
+    hits = _one_hot(np.where(predicted == true, true, -1), n_classes)
+    return np.stack([hits, _one_hot(predicted, n_classes), _one_hot(true, n_classes)], axis=1)
+
+
+def macro_f1_of(counts: np.ndarray) -> np.ndarray:
+    """Mean F1 over the fixed list of K classes, also in resamples where a class vanishes."""
+    return f1_of(counts).mean(axis=-1)
+
+
+def f1_of(counts: np.ndarray) -> np.ndarray:
+    """F1 of every class `(..., K)`; 0 for a class that is neither true nor predicted (zero_division=0)."""
+    return ratio(2 * counts[..., 0, :], counts[..., 1, :] + counts[..., 2, :], empty=0.0)
+
+
+def ratio(numerator: np.ndarray, denominator: np.ndarray, empty: float = np.nan) -> np.ndarray:
+    """Elementwise quotient; `empty` where the denominator is zero."""
+    zero = denominator == 0
+    return np.where(zero, empty, numerator / np.where(zero, 1.0, denominator))
+
+
+def _one_hot(codes: np.ndarray, n_classes: int) -> np.ndarray:
+    return (np.asarray(codes)[:, None] == np.arange(n_classes)).astype(np.float64)

@@ -10,13 +10,12 @@ from transformers import BatchFeature, Qwen2AudioForConditionalGeneration
 
 from .checks import check_attention
 from .configuration_distribution_qwen2_audio import DistributionQwen2AudioConfig
-from .heads import SequenceHead
+from .heads import SequenceHead, init_as_torch
 from .lalm_checkpoints import LalmCheckpoints
 from .losses import EPSILON, distribution_loss
 from .measures import entropy
 from .outputs import DistributionOutput
 from .prompting import prepare_inputs
-from .weights import init_as_torch
 
 
 class DistributionQwen2Audio(LalmCheckpoints):

@@ -6,8 +6,8 @@ from transformers import PreTrainedModel
 
 from .checks import check_attention
 from .configuration_log_mel import LogMelConfig
+from .heads import init_as_torch
 from .outputs import TrunkOutput
-from .weights import init_as_torch
 
 
 class LogMelModel(PreTrainedModel):

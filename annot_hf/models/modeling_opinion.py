@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, initialization as init
 
 from .checks import check_attention
 from .configuration_opinion import OpinionConfig
-from .heads import BayesianLinear, LayerSum, MeanPooling, make_embedding, make_pooling
+from .heads import BayesianLinear, LayerSum, MeanPooling, init_as_torch, make_embedding, make_pooling
 from .trunks import (
     WEIGHTED,
     build_trunk,
@@ -20,7 +20,6 @@ from .trunks import (
     load_trunk_weights,
     read_trunk_config,
 )
-from .weights import init_as_torch
 
 INITIAL_RHO = -3.0  # of a Bayesian layer: a deviation of 0.049
 

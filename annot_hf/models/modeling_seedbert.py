@@ -8,10 +8,10 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel
 
-from .adapters import MemberAdapter, MemberAdapters
 from .configuration_seedbert import MEMBER_OPTIONS, SeedBertConfig
 from .heads import make_embedding, make_head, make_pooling, vote_shares
 from .losses import distribution_loss
+from .member_adapters import MemberAdapter, MemberAdapters
 from .members import check_alike, check_different, check_processors, read_member
 from .modeling_distribution import DistributionModel
 from .modeling_opinion import OpinionPreTrainedModel

@@ -5,8 +5,6 @@ from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from annot_hf.data.questions import nearest
-
 NO_ADDRESS = "base_url is no address of a server; write it as http://host:port/v1."
 KINDS = ("openai", "gemini", "local")
 # what servers may not take of a question: each kind can do without it
@@ -139,86 +137,3 @@ def check_address(base_url: str | None) -> None:
         fits = False
     if not fits:
         raise ValueError(NO_ADDRESS)
-
-
-def make_backend(
-    kind: str,
-    model: str,
-    *,
-    base_url: str | None = None,
-    key_name: str = "",
-    timeout: float = 60.0,
-    max_tokens: int = 64,
-    revision: str = "",
-    batch_size: int = 8,
-    omit: Sequence[str] = (),
-) -> Backend:
-    """A backend by name.
-
-    Args:
-        kind: "openai" (any server that speaks its chat protocol), "gemini", or "local" (a transformers model here).
-        model: Name of the model; for "local" a Hub id or a folder.
-        base_url: Address of the server; not for "local".
-        key_name: Environment variable that holds the key; the usual one of the backend by default.
-        timeout: Seconds (s) until an answer is given up.
-        max_tokens: Most tokens of a reply.
-        revision: Revision of the model.
-        batch_size: Questions at a time, for "local".
-        omit: What is left out of every question (`OMITTABLE`); what a server says that it does not take is left out anyway.
-
-    Raises:
-        ValueError: There is no such backend, its library is missing, the environment has no key, or a number is out of range.
-    """
-    check_backend(
-        kind, model, base_url=base_url, timeout=timeout, max_tokens=max_tokens, batch_size=batch_size, omit=omit
-    )
-    if kind == "local":
-        from annot_hf.proxies.local import LocalModel
-
-        return LocalModel(model, batch_size=batch_size, max_tokens=max_tokens, revision=revision)
-    from annot_hf.proxies.gemini import Gemini
-    from annot_hf.proxies.openai_server import OpenAIServer
-
-    server = Gemini if kind == "gemini" else OpenAIServer
-    return server(
-        model,
-        base_url=base_url,
-        key_name=key_name,
-        timeout=timeout,
-        max_tokens=max_tokens,
-        revision=revision,
-        omit=omit,
-    )
-
-
-def check_backend(
-    kind: str,
-    model: str,
-    *,
-    base_url: str | None,
-    timeout: float,
-    max_tokens: int,
-    batch_size: int,
-    omit: Sequence[str] = (),
-) -> None:
-    """Whether there is such a backend, before any library, key or server is looked for; see `make_backend`.
-
-    Raises:
-        ValueError: There is none, or a value is out of range.
-    """
-    if kind not in KINDS:
-        raise ValueError(f"backend is {kind!r}{nearest(kind, KINDS)}; use one of {', '.join(KINDS)}.")
-    if not model.strip():
-        raise ValueError("model is empty; give the name of the model that is asked.")
-    for name, value in (("timeout", timeout), ("max_tokens", max_tokens), ("batch_size", batch_size)):
-        if not 0 < value < float("inf"):
-            raise ValueError(f"{name} is {value}; give a positive number.")
-    if kind == "local" and base_url is not None:
-        raise ValueError("base_url is set and backend is local, which has no address; leave one of them out.")
-    may = OMITTABLE.get(kind, ())
-    for name in omit:
-        if name not in may:
-            raise ValueError(
-                f"omit is {name!r}{nearest(name, may)}, and backend {kind} can leave out {', '.join(may) or 'nothing'}."
-            )
-    check_address(base_url)

@@ -5,13 +5,12 @@ from pathlib import Path
 
 import numpy as np
 
-from annot_hf.data.annotations import check_folder
 from annot_hf.data.audio import audio_info
+from annot_hf.data.synthetic import check_folder
 from annot_hf.proxies.annotate import check_pace
 from annot_hf.proxies.backend import AT_ONCE
-from annot_hf.proxies.earlier import take_in
 from annot_hf.proxies.job import Job, open_ledger
-from annot_hf.proxies.ledger import Prices
+from annot_hf.proxies.store import Prices, take_in
 
 AUDIO_TOKENS = 32  # a second of audio: Gemini's; Qwen2-Audio has 25
 CHARACTERS = 4  # a token of English text, about

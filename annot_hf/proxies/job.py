@@ -1,5 +1,13 @@
-"""What is asked about which items by whom, checked before anything is asked."""
+"""What is asked about which items by whom, checked before anything is asked.
 
+Questions as they are sent: an annotator's prompt about a clip, and the clip itself.
+"""
+
+import functools
+import hashlib
+import io
+import json
+import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -7,16 +15,17 @@ from typing import Any, get_args
 
 import numpy as np
 import pandas as pd
+import soundfile
 
+from annot_hf.data.audio import AudioLimits, load_audio
 from annot_hf.data.export import ExportedCorpus
+from annot_hf.data.lengths import AudioError
 from annot_hf.data.questions import Question, nearest
-from annot_hf.proxies.ledger import Ledger, Prices
+from annot_hf.proxies.backend import Ask, Backend
 from annot_hf.proxies.parsing import Parsing, ambiguous_labels
 from annot_hf.proxies.plan import SimulatedAnnotator, make_plan
 from annot_hf.proxies.prompts import Prompt, Prompts, clean_transcript
-
-# what a run is: going on with another one in the same folder is refused
-IDENTITY = ("corpus_digest", "question", "plan", "model", "revision", "prompts", "parsing", "seed", "max_tokens")
+from annot_hf.proxies.store import IDENTITY, Ledger, Prices
 
 
 @dataclass(frozen=True)
@@ -162,3 +171,70 @@ def open_ledger(job: Job, prices: Prices | None = None) -> Ledger:
     names = job.corpus.items["item"].tolist()
     counts = job.corpus.votes.counts(job.question.name, items=names).astype(np.float64)
     return Ledger(names, counts / counts.sum(1, keepdims=True).clip(1e-12), prices or Prices())
+
+
+RATE = 16_000  # Hz of the audio that is sent
+
+
+def as_sent(source: Any, max_seconds: float) -> bytes:
+    """A clip as the WAV file that is sent: 16 kHz, mono, 16 bit.
+
+    Raises:
+        AudioError: It cannot be decoded, or is too long; it is then not sent.
+    """
+    wave, file = load_audio(source, sampling_rate=RATE, limits=AudioLimits(max_seconds=max_seconds)), io.BytesIO()
+    soundfile.write(file, wave, RATE, format="WAV", subtype="PCM_16")
+    return file.getvalue()
+
+
+@dataclass(frozen=True)
+class Question:
+    """An annotator's question about the item of a row; without `ask` it cannot be sent, for the `reason` given."""
+
+    row: int
+    annotator: int
+    prompt: Prompt
+    ask: Ask | None = None
+    reason: str = ""
+
+
+class QuestionMaker:
+    """Makes the questions of a job; a clip is read once for all its annotators.
+
+    Args:
+        job: What is asked.
+        backend: Whom to ask.
+    """
+
+    def __init__(self, job: Job, backend: Backend) -> None:
+        self.job = job
+        facts = job.facts(backend.model, backend.revision, backend.max_tokens)
+        identity = json.dumps({name: facts[name] for name in IDENTITY}, sort_keys=True)
+        self.identity = hashlib.sha256(identity.encode()).hexdigest()
+        self.audio = functools.lru_cache(maxsize=8)(self._audio)
+
+    def make(self, row: int, annotator: int) -> Question:
+        """What an annotator is asked about the item of a row; its key and seed are the same in every run."""
+        prompt, audio = self.job.prompt(row, annotator), self.audio(row)
+        if isinstance(audio, str):
+            return Question(row, annotator, prompt, reason=audio)
+        item, one = str(self.job.corpus.items["item"].iloc[row]), self.job.annotators[annotator]
+        name = f"{item}\0{annotator}"
+        ask = Ask(
+            item=item,
+            annotator=annotator,
+            system=prompt.system,
+            user=prompt.user,
+            audio=audio,
+            temperature=one.temperature,
+            seed=zlib.crc32(f"{self.job.seed}\0{name}".encode()) & 0x7FFFFFFF,
+            key=hashlib.sha256(f"{self.identity}\0{name}".encode()).hexdigest()[:32],
+        )
+        return Question(row, annotator, prompt, ask)
+
+    def _audio(self, row: int) -> bytes | str:
+        """A clip, or why there is none."""
+        try:
+            return as_sent(self.job.corpus.items["audio"].iloc[row], self.job.max_seconds)
+        except AudioError as error:
+            return str(error)

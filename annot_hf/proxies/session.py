@@ -1,12 +1,17 @@
-"""Asking: many questions under way, each answer written down before anything else happens to it."""
+"""Asking: many questions under way, each answer written down before anything else happens to it.
+
+When the next question may go out: a rate, and pauses that the server asks for.
+
+A cap on what is spent, held before a question goes out.
+"""
 
 import asyncio
 import logging
 import signal
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -15,13 +20,93 @@ import tenacity
 from tqdm.auto import tqdm
 
 from annot_hf.proxies.backend import Answer, Backend, Busy, Rejected, Stopped
-from annot_hf.proxies.budget import Budget
-from annot_hf.proxies.job import Job
-from annot_hf.proxies.ledger import Ledger
-from annot_hf.proxies.log import AnswerLog, line_of
-from annot_hf.proxies.pacing import LONGEST_PAUSE, Pacer, waiting
+from annot_hf.proxies.job import Job, Question, QuestionMaker
 from annot_hf.proxies.parsing import LONGEST_REPLY, parse_reply
-from annot_hf.proxies.questions import Question, QuestionMaker
+from annot_hf.proxies.store import AnswerLog, Ledger, line_of
+
+LONGEST_WAIT = 60.0  # seconds (s) between two tries, unless the server asks for more
+LONGEST_PAUSE = 3600.0  # seconds (s); a server that asks for more is not waited for
+
+
+class Pacer:
+    """Turns for all questions of a run.
+
+    Args:
+        rate: Most questions a second; None for any number.
+        sleep: Waits so many seconds (s), or less when the run ends.
+    """
+
+    def __init__(self, rate: float | None, sleep: Callable[[float], Awaitable[None]]) -> None:
+        self._gap, self._sleep = 0.0 if rate is None else 1 / rate, sleep
+        self._next = 0.0
+
+    async def turn(self, questions: int = 1) -> None:
+        """Wait until so many questions may go out together, or the run ends."""
+        while (now := time.monotonic()) < self._next:
+            before = self._next
+            await self._sleep(before - now)
+            if time.monotonic() < before:
+                return  # the run ends
+        self._next = now + self._gap * questions
+
+    def pause(self, seconds: float) -> None:
+        """Let no question out for so long."""
+        self._next = max(self._next, time.monotonic() + seconds)
+
+
+def waiting(state: tenacity.RetryCallState) -> float:
+    """Seconds until the next try: exponential with full jitter, and never less than the server asked for."""
+    drawn = tenacity.wait_random_exponential(multiplier=0.5, max=LONGEST_WAIT)(state)
+    error = state.outcome.exception()
+    return max(drawn, (error.retry_after or 0.0) if isinstance(error, Busy) else 0.0)
+
+
+OVER = "the next question could cost"  # how the reason begins that only a higher cap takes away
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Most that all answers may cost together.
+
+    Every question under way, cut off by a kill, or lost on its way back counts as much as the dearest answer so far.
+
+    Attributes:
+        most: USD; None for no cap.
+        ledger: What was spent.
+    """
+
+    most: float | None
+    ledger: Ledger
+    _lost: int = field(init=False)  # answers before this run
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "_lost", self.ledger.lost)
+
+    def allows(self, questions: int, under_way: int) -> bool:
+        """Whether so many more questions, or tries, fit, whatever comes of those under way.
+
+        While no cost is known, one goes out at a time, and none after an answer was lost.
+        """
+        if self.most is None:
+            return True
+        if self.ledger.unpriced:
+            return False
+        if self.ledger.dearest is None:
+            return under_way == 0 and self.ledger.lost == self._lost
+        unknown = under_way + self.ledger.lost + self.ledger.cut_off + questions
+        return self.ledger.spent + unknown * self.ledger.dearest <= self.most
+
+    @property
+    def reason(self) -> str:
+        """Why it allows nothing more."""
+        if self.ledger.unpriced:
+            return "the cost of an answer is not known, and there is a cap; give --input-price and --output-price"
+        if self.ledger.dearest is None:
+            return "an answer was lost before the cost of any was known, and there is a cap; run again to ask one more"
+        unknown = self.ledger.lost + self.ledger.cut_off
+        perhaps = f", and perhaps as much as {unknown} answers that never came" if unknown else ""
+        return f"{OVER} more than the cap of {self.most:g} USD ({self.ledger.spent:.4f} spent{perhaps})"
+
 
 logger = logging.getLogger(__name__)
 

@@ -11,19 +11,11 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedConfig
 
+from annot_hf.data.audio import MixedClip
 from annot_hf.data.corpus import replace_file
-from annot_hf.data.dime import check_apart, plan_mixtures
-from annot_hf.data.dime_features import (
-    CLIP_FEATURES,
-    features_of_clip,
-    load_librosa,
-    read_features,
-    text_features,
-)
+from annot_hf.data.dime import Mixtures, check_apart, load_neighbours, plan_mixtures
+from annot_hf.data.dime_features import CLIP_FEATURES, features_of_clip, load_librosa, read_features, text_features
 from annot_hf.data.export import ExportedCorpus
-from annot_hf.data.mixed_clips import MixedClip
-from annot_hf.data.mixtures import Mixtures
-from annot_hf.data.neighbours import load_neighbours
 from annot_hf.data.targets import Targets
 from annot_hf.models.trunks import PROMPTED, WEIGHTED, input_name_of
 from annot_hf.training.features import FeatureStore, fill_shards, plan_shards, write_shard

@@ -18,6 +18,7 @@ from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_N
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 from annot_hf.data.corpus import replace_file
+from annot_hf.models.checks import read_object
 
 FACTS = "training.json"  # what a run says of itself; the last file that it writes into its model folder
 WEIGHTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, ADAPTER_SAFE_WEIGHTS_NAME)
@@ -200,3 +201,17 @@ def _holds_weights(checkpoint: Path) -> bool:
 def _is_archive(path: Path) -> bool:
     """Whether a file of `torch.save` is there to its end, where its table of contents is."""
     return path.is_file() and zipfile.is_zipfile(path)
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """The facts of a checkpoint's training; empty if it has none.
+
+    Raises:
+        ValueError: They are no JSON object, or do not say how a model was trained.
+    """
+    if not (folder / FACTS).is_file():
+        return {}
+    facts = read_object(folder / FACTS)
+    if not isinstance(facts.get("recipe", {}), dict):
+        raise ValueError(f"{folder / FACTS} does not say how a model was trained; restore or remove it.")
+    return facts

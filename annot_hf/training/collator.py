@@ -11,9 +11,11 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, Sampler
 
-from annot_hf.data.perturbation import Perturbation
+from annot_hf.data.conditions import Perturbation
 from annot_hf.data.targets import Targets, item_seeds
-from annot_hf.models.trunks import PROMPTED
+from annot_hf.models.configuration_annotator import AnnotatorConfig
+from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
+from annot_hf.models.trunks import PROMPTED, input_name_of
 
 FRAME_MULTIPLE = 4
 GROUP = 50  # batches that share one sorting by length
@@ -213,3 +215,12 @@ def padding_factor(lengths: Sequence[int], order: Sequence[int], batch_size: int
         lengths[start : start + batch_size].max() * len(lengths[start : start + batch_size]) for start in starts
     )
     return float(padded / lengths.sum())
+
+
+def make_collator(model: OpinionPreTrainedModel, processor: Any) -> VoteCollator:
+    """The collator that feeds `model`."""
+    config = model.config
+    name = input_name_of(config.trunk_config)
+    panel = min(len(config.annotators), config.max_panel) if isinstance(config, AnnotatorConfig) else None
+    tokenizers = {"input_ids": processor, PROMPTED: getattr(processor, "tokenizer", None)}
+    return VoteCollator(name, tokenizers.get(name), panel)

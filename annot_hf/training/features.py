@@ -21,9 +21,8 @@ from safetensors.numpy import save_file
 from tqdm.auto import tqdm
 from transformers import SequenceFeatureExtractor
 
-from annot_hf.data.audio import AudioLimits, load_audio
+from annot_hf.data.audio import AudioLimits, MixedClip, load_audio
 from annot_hf.data.conditions import ConditionedClip
-from annot_hf.data.mixed_clips import MixedClip
 
 logger = logging.getLogger(__name__)
 

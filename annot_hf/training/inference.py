@@ -9,29 +9,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import AutoConfig, AutoModel
 
 from annot_hf.data.conditions import CLEAN, Condition
 from annot_hf.data.export import ExportedCorpus, read_export
+from annot_hf.data.predictions import Predictions
 from annot_hf.data.questions import Question
 from annot_hf.data.targets import Ratings, Targets
-from annot_hf.evaluation.predictions import Predictions
-from annot_hf.models.adapter_files import find_adapters
-from annot_hf.models.checks import read_object, said
 from annot_hf.models.configuration_annotator import AnnotatorConfig
 from annot_hf.models.configuration_seedbert import SeedBertConfig
 from annot_hf.models.losses import LOG_VARIANCE
-from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
-from annot_hf.models.register import register_models
-from annot_hf.training.building import make_collator
-from annot_hf.training.checkpoints import FACTS, weights_digest
-from annot_hf.training.collator import OpinionDataset
-from annot_hf.training.inputs import corpus_inputs, make_processor, read_inputs, read_together
-from annot_hf.training.lora import load_library
+from annot_hf.training.checkpoints import weights_digest
+from annot_hf.training.collator import OpinionDataset, make_collator
+from annot_hf.training.inputs import corpus_inputs, read_inputs, read_together
+from annot_hf.training.outputs import load_model
 from annot_hf.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
@@ -40,69 +33,6 @@ HASHED = 12  # letters of a hash, 48 bits: a million items meet another million 
 ORDER = (
     1e-6  # what is left of the mean answer that models mix into votes: of tied labels, the likelier is still the first
 )
-
-
-def load_model(
-    folder: str | Path,
-) -> tuple[OpinionPreTrainedModel | DistributionQwen2Audio, Any, dict[str, Any]]:
-    """A checkpoint folder's model, its processor and the facts of its training (empty if it has none).
-
-    A folder of adapters is read onto the checkpoint that they were trained on.
-
-    Raises:
-        ValueError: The folder holds no checkpoint of this package, or adapters whose checkpoint is not there.
-    """
-    register_models()
-    folder = Path(folder)
-    path = folder / "config.json"
-    if not path.is_file():
-        raise ValueError(f"{folder} is not a checkpoint folder: it has no config.json; give output_dir/model of a run.")
-    read_object(path)
-    try:
-        AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # of many kinds: it may say anything
-        raise ValueError(f"{path} cannot be read ({said(error)}); restore the checkpoint.") from error
-    adapters = find_adapters(folder)
-    if adapters is not None:
-        load_library()
-    try:
-        model, info = AutoModel.from_pretrained(
-            folder, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True
-        )
-    except (OSError, SafetensorError) as error:
-        if adapters is not None:
-            raise ValueError(
-                f"{folder} holds adapters for {adapters.base}, which cannot be read, or cannot be read itself ("
-                f"{said(error)}); restore what is missing."
-            ) from error
-        raise ValueError(f"{folder} holds no readable safetensors ({said(error)}); restore the checkpoint.") from error
-    except (TypeError, AttributeError, LookupError, ArithmeticError) as error:
-        raise ValueError(f"{path} makes no model ({said(error)}); restore the checkpoint.") from error
-    if not isinstance(model, OpinionPreTrainedModel | DistributionQwen2Audio):
-        raise ValueError(f"{folder} holds a {type(model).__name__}; give a checkpoint trained with annot-hf.")
-    odd = sorted([*info["missing_keys"], *info["unexpected_keys"], *(name for name, *_ in info["mismatched_keys"])])
-    if odd:
-        raise ValueError(
-            f"{folder} does not fit this version of annot-hf: {len(odd)} weights differ, for instance {odd[0]}; train again, "
-            "or load it with the code it carries (AutoModel.from_pretrained with trust_remote_code=True)."
-        )
-    facts = read_facts(folder)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    return model.eval(), make_processor(model.config.trunk_config, folder), facts
-
-
-def read_facts(folder: Path) -> dict[str, Any]:
-    """The facts of a checkpoint's training; empty if it has none.
-
-    Raises:
-        ValueError: They are no JSON object, or do not say how a model was trained.
-    """
-    if not (folder / FACTS).is_file():
-        return {}
-    facts = read_object(folder / FACTS)
-    if not isinstance(facts.get("recipe", {}), dict):
-        raise ValueError(f"{folder / FACTS} does not say how a model was trained; restore or remove it.")
-    return facts
 
 
 def predict(

@@ -18,9 +18,10 @@ from transformers import (
     Speech2TextFeatureExtractor,
 )
 
-from annot_hf.data.audio import AudioError, AudioLimits, audio_info, load_audio
+from annot_hf.data.audio import AudioLimits, audio_info, load_audio
 from annot_hf.data.conditions import Condition, put_under
 from annot_hf.data.export import ExportedCorpus
+from annot_hf.data.lengths import AudioError
 from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.prompting import prepare_inputs, shows_transcript
 from annot_hf.models.trunks import PROMPTED, input_name_of, most_tokens

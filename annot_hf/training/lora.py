@@ -1,20 +1,29 @@
-"""Low-rank adapters (LoRA) on an audio-language model: put on, saved, and merged."""
+"""Low-rank adapters (LoRA) on an audio-language model: put on, saved, and merged.
 
+`PeftModel` around a `DistributionQwen2Audio`, whose folders say what they are.
+"""
+
+import logging
 import os
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from accelerate import Accelerator
+from huggingface_hub import CommitInfo, HfApi
+from peft import PeftModel
 
-from annot_hf.models.adapter_files import ADAPTERS, check_folder, digest_of, find_adapters, has_adapters
+from annot_hf.models.adapter_files import (
+    ADAPTERS,
+    check_folder,
+    check_repository,
+    digest_of,
+    find_adapters,
+    has_adapters,
+)
 from annot_hf.models.lalm_checkpoints import HUB
 from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
-
-if TYPE_CHECKING:
-    from peft import PeftModel
-
-    from annot_hf.training.adapted import AdaptedQwen2Audio
 
 
 def load_library() -> ModuleType:
@@ -60,7 +69,7 @@ def add_lora(model: DistributionQwen2Audio) -> "AdaptedQwen2Audio":
     # the model may be read from a checkpoint of its own, and not from the one that `from_lalm` took
     config.lalm_revision, config.lalm_digest = revision, digest
     base = model.name_or_path if model.came_from else None
-    from annot_hf.training.adapted import AdaptedQwen2Audio
+    pass
 
     adapters = peft.LoraConfig(
         revision=revision,
@@ -93,7 +102,7 @@ def load_lora(source: str | os.PathLike[str], **options: Any) -> "AdaptedQwen2Au
     if found is None:
         raise ValueError(f"{source} has no adapters; give output_dir/model of a run with lora_rank above 0.")
     load_library()
-    from annot_hf.training.adapted import AdaptedQwen2Audio
+    pass
 
     base = DistributionQwen2Audio.from_pretrained(source, adapters=False, **options)  # which fetches and checks them
     return AdaptedQwen2Audio.from_pretrained(base, found.path, is_trainable=True)
@@ -173,28 +182,71 @@ def save_lora(
         processor.save_pretrained(folder)
 
 
-def merge_lora(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
-    """A checkpoint folder of whole weights from one of adapters, for publishing: it needs neither `peft` nor the base.
+logger = logging.getLogger(__name__)
 
-    Merged weights are rounded to the precision of those the adapters sit on; in bfloat16, predictions move a little.
 
-    Args:
-        folder: `output_dir`/model of a run with adapters.
-        out: Folder to write, of about the size of the base checkpoint.
+class AdaptedQwen2Audio(PeftModel):
+    """As `PeftModel`, but folders have the configuration and its code, so that `AutoModel` finds the head.
 
-    Returns:
-        `out`.
-
-    Raises:
-        ValueError: `folder` holds no adapters, or not all of them, or `out` is there already.
+    `add_lora` makes it. `Trainer` writes its checkpoints through it.
     """
-    from annot_hf.training.inference import read_facts
-    from annot_hf.training.inputs import make_processor
-    from annot_hf.training.train import save_model
 
-    folder, out = Path(folder), Path(out)
-    if out.exists():
-        raise ValueError(f"{out} is there already; name another folder, or remove it.")
-    model = load_lora(folder).merge_and_unload()
-    save_model(model, make_processor(model.config, folder), read_facts(folder), out)
-    return out
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """Adapters at the top of the folder, where `Trainer` and `PeftModel.from_pretrained` look for them.
+
+        This is for folders. On the Hub `AutoModel` would take them for those of a plain Qwen2-Audio and drop the head
+        without an error: publish with `push_to_hub`, or what `save_lora` writes.
+
+        Raises:
+            ValueError: Adapters of another kind or whole weights lie there, these cannot be read again, or are to be pushed.
+        """
+        if kwargs.get("push_to_hub"):
+            raise ValueError("push_to_hub is set, and adapters lie elsewhere on the Hub; call push_to_hub instead.")
+        check_saved(self, kwargs.get("state_dict"))
+        check_folder(save_directory, "adapters at the top")
+        super().save_pretrained(save_directory, *args, **{"save_embedding_layers": False, **kwargs})
+        if kwargs.get("is_main_process", True):
+            self.get_base_model().save_config(save_directory)
+
+    def create_or_update_model_card(self, output_dir: str) -> None:
+        """None: it would be a form with nothing filled in."""
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        processor: Any = None,
+        commit_message: str = "Upload adapters",
+        private: bool | None = None,
+        token: bool | str | None = None,
+        revision: str | None = None,
+        create_pr: bool = False,
+    ) -> CommitInfo:
+        """Upload what `save_lora` writes; `AutoModel.from_pretrained(repo_id)` reads it.
+
+        Args:
+            repo_id: Repository of the Hub, created if it is not there.
+            processor: The processor of its checkpoint, which goes with it.
+            commit_message: Message of the commit.
+            private: Whether a new repository is private.
+            token: Token of the Hub; that of the login when None.
+            revision: Branch.
+            create_pr: Open a pull request instead.
+        """
+        base = self.peft_config["default"].base_model_name_or_path or ""
+        if os.path.isdir(base):
+            logger.warning(
+                "The adapters name the folder %s, which others do not have; merge them, or start from the Hub.", base
+            )
+        check_repository(repo_id, "adapters", token=token, revision=revision)
+        api = HfApi(token=token)
+        repository = api.create_repo(repo_id, private=private, exist_ok=True).repo_id
+        with TemporaryDirectory() as folder:
+            save_lora(self, folder, processor=processor)
+            return api.upload_folder(
+                repo_id=repository,
+                folder_path=folder,
+                commit_message=commit_message,
+                revision=revision,
+                create_pr=create_pr,
+            )

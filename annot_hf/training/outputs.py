@@ -7,12 +7,21 @@ from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import CommitOperationAdd, HfApi
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModel
 
 import annot_hf.models
 from annot_hf.data.corpus import check_own
-from annot_hf.models.adapter_files import ADAPTERS, check_repository
-from annot_hf.training.checkpoints import FACTS, checkpoints_of
+from annot_hf.models.adapter_files import ADAPTERS, check_repository, find_adapters
+from annot_hf.models.checks import read_object, said
+from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
+from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
+from annot_hf.models.register import register_models
+from annot_hf.training.checkpoints import FACTS, checkpoints_of, read_facts
+from annot_hf.training.inputs import make_processor
+from annot_hf.training.lora import load_library, load_lora, save_lora
 from annot_hf.training.recipe import ELSEWHERE, Run
 
 STARTED = "started.json"
@@ -157,3 +166,110 @@ def push_model(run: Run, folder: Path, repository: str) -> None:
 
 def _is_place(value: Any) -> bool:
     return isinstance(value, str) and os.path.isabs(value)
+
+
+def save_model(
+    model: Any, processor: Any, facts: dict[str, Any], folder: Path, *, weights: dict[str, Any] | None = None
+) -> None:
+    """Write a fresh checkpoint folder: weights as safetensors (adapters alone, if it has any), code, processor and facts.
+
+    It is written aside, and takes the place of an earlier one when it is whole.
+
+    Args:
+        model: The model, or the `PeftModel` around it.
+        processor: Its processor.
+        facts: Facts of its training.
+        folder: Folder to write.
+        weights: Its weights, where several processes hold parts of them.
+
+    Raises:
+        ValueError: The folder holds something else than a model of this package.
+    """
+    check_model_folder(folder)
+    fresh = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(fresh, ignore_errors=True)
+    if hasattr(model, "get_base_model"):
+        save_lora(model, fresh, processor=processor, weights=weights)
+    else:
+        model.save_pretrained(fresh, state_dict=weights)
+        processor.save_pretrained(fresh)
+    (fresh / FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    fresh.rename(folder)
+
+
+def load_model(
+    folder: str | Path,
+) -> tuple[OpinionPreTrainedModel | DistributionQwen2Audio, Any, dict[str, Any]]:
+    """A checkpoint folder's model, its processor and the facts of its training (empty if it has none).
+
+    A folder of adapters is read onto the checkpoint that they were trained on.
+
+    Raises:
+        ValueError: The folder holds no checkpoint of this package, or adapters whose checkpoint is not there.
+    """
+    register_models()
+    folder = Path(folder)
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} is not a checkpoint folder: it has no config.json; give output_dir/model of a run.")
+    read_object(path)
+    try:
+        AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # of many kinds: it may say anything
+        raise ValueError(f"{path} cannot be read ({said(error)}); restore the checkpoint.") from error
+    adapters = find_adapters(folder)
+    if adapters is not None:
+        load_library()
+    try:
+        model, info = AutoModel.from_pretrained(
+            folder, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except (OSError, SafetensorError) as error:
+        if adapters is not None:
+            raise ValueError(
+                f"{folder} holds adapters for {adapters.base}, which cannot be read, or cannot be read itself ("
+                f"{said(error)}); restore what is missing."
+            ) from error
+        raise ValueError(f"{folder} holds no readable safetensors ({said(error)}); restore the checkpoint.") from error
+    except (TypeError, AttributeError, LookupError, ArithmeticError) as error:
+        raise ValueError(f"{path} makes no model ({said(error)}); restore the checkpoint.") from error
+    if not isinstance(model, OpinionPreTrainedModel | DistributionQwen2Audio):
+        raise ValueError(f"{folder} holds a {type(model).__name__}; give a checkpoint trained with annot-hf.")
+    odd = sorted([*info["missing_keys"], *info["unexpected_keys"], *(name for name, *_ in info["mismatched_keys"])])
+    if odd:
+        raise ValueError(
+            f"{folder} does not fit this version of annot-hf: {len(odd)} weights differ, for instance {odd[0]}; train again, "
+            "or load it with the code it carries (AutoModel.from_pretrained with trust_remote_code=True)."
+        )
+    facts = read_facts(folder)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return model.eval(), make_processor(model.config.trunk_config, folder), facts
+
+
+def merge_lora(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
+    """A checkpoint folder of whole weights from one of adapters, for publishing: it needs neither `peft` nor the base.
+
+    Merged weights are rounded to the precision of those the adapters sit on; in bfloat16, predictions move a little.
+
+    Args:
+        folder: `output_dir`/model of a run with adapters.
+        out: Folder to write, of about the size of the base checkpoint.
+
+    Returns:
+        `out`.
+
+    Raises:
+        ValueError: `folder` holds no adapters, or not all of them, or `out` is there already.
+    """
+    from annot_hf.training.checkpoints import read_facts
+    from annot_hf.training.inputs import make_processor
+
+    pass
+
+    folder, out = Path(folder), Path(out)
+    if out.exists():
+        raise ValueError(f"{out} is there already; name another folder, or remove it.")
+    model = load_lora(folder).merge_and_unload()
+    save_model(model, make_processor(model.config, folder), read_facts(folder), out)
+    return out

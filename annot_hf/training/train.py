@@ -1,26 +1,39 @@
-"""From a recipe to a checkpoint folder that loads with one line."""
+"""From a recipe to a checkpoint folder that loads with one line.
+
+One run from its recipe to its predictions: what is there already is kept, what is half done is finished.
+
+The untrained model of a recipe, its processor, and the collator that feeds it.
+"""
 
 import hashlib
-import json
 import logging
 import shutil
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 import yaml
 from transformers import TrainerCallback, set_seed
 
+from annot_hf.data.conditions import make_perturbation
+from annot_hf.data.corpus import replace_file
 from annot_hf.data.export import ExportedCorpus, read_export
-from annot_hf.data.perturbation import make_perturbation
+from annot_hf.data.predictions import Predictions
+from annot_hf.data.questions import Question
 from annot_hf.data.targets import Targets
 from annot_hf.models.configuration_log_mel import LogMelConfig
+from annot_hf.models.losses import effective_number_weights, inverse_frequency_weights
+from annot_hf.models.modeling_annotator import AnnotatorModel
+from annot_hf.models.modeling_distribution import DistributionModel
+from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
+from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.modeling_seedbert import SeedBert
 from annot_hf.models.register import register_models
 from annot_hf.models.trunks import input_name_of
 from annot_hf.training.augment import augmentation_facts
-from annot_hf.training.building import build_model, make_collator, options_from, standardise
 from annot_hf.training.checkpoints import (
     FACTS,
     check_checkpoints,
@@ -30,16 +43,22 @@ from annot_hf.training.checkpoints import (
     read_record,
     write_record,
 )
-from annot_hf.training.inference import hashed_names
+from annot_hf.training.collator import OpinionDataset, make_collator
+from annot_hf.training.datasets import (
+    SplitReader,
+    check_clips,
+    count_votes,
+    make_dataset,
+    make_split_targets,
+    vote_views,
+)
+from annot_hf.training.ensemble import train_members
+from annot_hf.training.inference import hashed_names, predict
 from annot_hf.training.inputs import make_processor
-from annot_hf.training.lora import check_sharding, save_lora
-from annot_hf.training.members import members_folder, train_members, trains_members
-from annot_hf.training.outputs import STARTED, check_model_folder, check_output, open_repository, push_model
-from annot_hf.training.recipe import MEASURES, Run
-from annot_hf.training.recipe_values import LALM
-from annot_hf.training.splits import SplitReader, check_clips, make_dataset, make_split_targets
+from annot_hf.training.lora import add_lora, check_sharding
+from annot_hf.training.outputs import STARTED, check_model_folder, check_output, open_repository, push_model, save_model
+from annot_hf.training.recipe import LALM, LOG_MEL, MEASURES, Recipe, Run, members_folder, trains_members
 from annot_hf.training.trainer import EarlyStopping, OpinionTrainer
-from annot_hf.training.vote_kinds import count_votes, vote_views
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +84,7 @@ class TrainingResult:
 def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = None) -> TrainingResult:
     """Train as the recipe says, and keep the best epoch in `output_dir`/model.
 
-    Independent members of a seedbert model are trained one by one (see `annot_hf.training.members`) and assembled.
+    Independent members of a seedbert model are trained one by one (see `annot_hf.training.ensemble`) and assembled.
 
     Args:
         run: From `load_recipe`.
@@ -188,36 +207,6 @@ def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingRes
     return TrainingResult(folder, metrics, facts)
 
 
-def save_model(
-    model: Any, processor: Any, facts: dict[str, Any], folder: Path, *, weights: dict[str, Any] | None = None
-) -> None:
-    """Write a fresh checkpoint folder: weights as safetensors (adapters alone, if it has any), code, processor and facts.
-
-    It is written aside, and takes the place of an earlier one when it is whole.
-
-    Args:
-        model: The model, or the `PeftModel` around it.
-        processor: Its processor.
-        facts: Facts of its training.
-        folder: Folder to write.
-        weights: Its weights, where several processes hold parts of them.
-
-    Raises:
-        ValueError: The folder holds something else than a model of this package.
-    """
-    check_model_folder(folder)
-    fresh = folder.with_name(f"{folder.name}.part")
-    shutil.rmtree(fresh, ignore_errors=True)
-    if hasattr(model, "get_base_model"):
-        save_lora(model, fresh, processor=processor, weights=weights)
-    else:
-        model.save_pretrained(fresh, state_dict=weights)
-        processor.save_pretrained(fresh)
-    (fresh / FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    fresh.rename(folder)
-
-
 def _check_unsaid(folder: Path) -> None:
     """Checkpoints are not gone on with, nor removed as cut off, where nothing says whose they are.
 
@@ -301,3 +290,161 @@ def _facts(
         "validation": metrics,
         "recipe": run.values,
     }
+
+
+DONE = "done.json"
+
+
+def predictions_of(run: Run, corpus: ExportedCorpus, split: str = "test", *, keep_model: bool = True) -> Predictions:
+    """Predictions of a run on one split: read if they are there, else from its model, which is trained if it is not.
+
+    Its `output_dir` then holds `done.json` (what the run is), `training.json` (what came out of it), `predictions-SPLIT`
+    and the model.
+
+    Args:
+        run: From `load_recipe`; its `output_dir` belongs to it alone.
+        corpus: The corpus it learns from, or a view of it.
+        split: The split to predict.
+        keep_model: Keep the model once the predictions are written. Without it, another split needs a new training.
+
+    Raises:
+        ValueError: The folder holds a run of another recipe, corpus or part of it, another process works in it, or the run
+            itself does not fit.
+    """
+    with held(run.training.output_dir):
+        return _predictions_of(run, corpus, split, keep_model)
+
+
+def _predictions_of(run: Run, corpus: ExportedCorpus, split: str, keep_model: bool) -> Predictions:
+    """The same, in a folder that this process holds."""
+    folder = Path(run.training.output_dir)
+    model, kept, done = folder / "model", folder / f"predictions-{split}", read_record(folder / DONE)
+    if done is not None:
+        changed = run.changes(done, corpus)
+        if changed:
+            raise ValueError(
+                f"{folder} holds a run of another plan or corpus ({', '.join(changed)} changed); name another folder, or "
+                "remove it."
+            )
+    predictions = None if done is None else _read(kept)
+    if predictions is None:
+        if done is None or not model.is_dir():
+            logger.info("%s", folder)
+            train(run, resume=any(folder.glob("checkpoint-*")) or trains_members(run), corpus=corpus)
+            replace_file(folder / FACTS, lambda path: shutil.copyfile(model / FACTS, path))
+            write_record(folder / DONE, run.record(corpus))
+            # the model stays; the optimiser states of many runs would not fit
+            for checkpoint in checkpoints_of(folder):
+                shutil.rmtree(checkpoint)
+        predictions, _ = predict(model, corpus, split=split, features=run.recipe.features)
+        predictions.save(kept)
+    if not keep_model and model.is_dir():
+        check_model_folder(model)
+        shutil.rmtree(model)
+    return predictions
+
+
+def check_trunk(system: str, several: Sequence[Predictions]) -> None:
+    """Whether all runs of a system had one trunk, which may be replaced while they are trained.
+
+    Raises:
+        ValueError: They had not.
+    """
+    if len({one.meta.get("trunk") for one in several} - {None}) > 1:
+        raise ValueError(
+            f"The trunk's weights were replaced between runs of {system!r}, and go into no table together; train them again "
+            "in another folder."
+        )
+
+
+def _read(folder: Path) -> Predictions | None:
+    """Predictions that are there; None if there are none, or they were cut off, which is said."""
+    if not folder.is_dir():
+        return None
+    try:
+        return Predictions.load(folder)
+    except ValueError as error:
+        logger.warning("%s Items are predicted again.", error)
+        return None
+
+
+MODELS = {
+    "distribution": DistributionModel,
+    "annotator": AnnotatorModel,
+    "seedbert": SeedBert,
+    LALM: DistributionQwen2Audio,
+}
+
+
+def build_model(
+    run: Run, targets: Targets, scales: Sequence[Question], auxiliary: Sequence[Question]
+) -> tuple[OpinionPreTrainedModel, Any]:
+    """The untrained model and its processor."""
+    if run.recipe.head_seed is not None:
+        set_seed(run.recipe.head_seed)
+    model_class = MODELS[run.recipe.model]
+    options = dict(run.options, questions=[question.to_dict() for question in targets.questions])
+    options |= options_from(run, targets)
+    if scales:
+        options["scale_questions"] = [question.to_dict() for question in scales]
+    if auxiliary:
+        options["auxiliary_questions"] = [question.to_dict() for question in auxiliary]
+    if run.recipe.model == "annotator":
+        options["annotators"] = _annotators(targets)
+    if run.recipe.model == LALM:
+        model = _build_lalm(run, options)
+    elif run.recipe.trunk == LOG_MEL:
+        model = model_class(model_class.config_class(trunk_config=LogMelConfig(**run.trunk_options), **options))
+    else:
+        model = model_class.from_trunk(run.recipe.trunk, **options)
+    if model.config.support != targets.support:
+        raise ValueError(f"The model's support {model.config.support} is not that of the targets {targets.support}.")
+    if run.recipe.head_seed is not None:  # what comes now, dropout and all, is that of the other seed
+        set_seed(run.training.seed)
+    revision = getattr(model.config, "lalm_revision", None)
+    processor = make_processor(
+        model.config.trunk_config, run.recipe.trunk, max_tokens=run.recipe.max_tokens, revision=revision
+    )
+    return model, processor
+
+
+def _build_lalm(run: Run, options: dict[str, Any]) -> Any:
+    """An audio-language model, with adapters if the recipe has any; only weights that stay as they are may be bfloat16."""
+    adapted = options.get("lora_rank", DistributionQwen2Audio.config_class().lora_rank) > 0
+    dtype = torch.bfloat16 if adapted and run.training.bf16 else torch.float32
+    revision = options.pop("lalm_revision", None)
+    model = DistributionQwen2Audio.from_lalm(run.recipe.trunk, revision=revision, dtype=dtype, **options)
+    return add_lora(model) if adapted else model
+
+
+def options_from(run: Run, targets: Targets) -> dict[str, Any]:
+    """Options of the model that follow from what it learns from."""
+    options: dict[str, Any] = {"class_weights": _class_weights(run.recipe, targets)}
+    if run.options.get("head") == "bayesian" and run.options.get("kl_weight") is None:
+        # the rest of the loss is a mean over items, the divergence is of them all
+        options["kl_weight"] = 1 / len(targets)
+    return options
+
+
+def _class_weights(recipe: Recipe, targets: Targets) -> list[float] | None:
+    """Weights of the labels, from how much of the training targets each has."""
+    mass = targets.probs.sum(0)
+    if recipe.class_weighting == "effective":
+        return effective_number_weights(mass, recipe.class_beta)
+    return inverse_frequency_weights(mass) if recipe.class_weighting else None
+
+
+def _annotators(targets: Targets) -> list[str]:
+    """Raters of the training split, those with most answers first."""
+    answers = np.bincount(targets.ratings.annotator, minlength=len(targets.annotators))
+    order = np.argsort(-answers, kind="stable")
+    return [targets.annotators[code] for code in order if answers[code]]
+
+
+def standardise(model: OpinionPreTrainedModel, dataset: OpinionDataset, clips: int = 512) -> None:
+    """Set the trunk's per-band mean and deviation from evenly spaced training clips."""
+    rows = np.unique(np.linspace(0, len(dataset) - 1, min(clips, len(dataset))).astype(int))
+    frames = np.concatenate([dataset.read(dataset.inputs[row]).astype(np.float64) for row in rows])
+    mean, std = frames.mean(0).round(4).tolist(), (frames.std(0) + 1e-3).round(4).tolist()
+    for config in (model.config.trunk_config, *(trunk.config for trunk in model.trunks)):
+        config.mel_mean, config.mel_std = mean, std

@@ -11,14 +11,12 @@ from torch.utils.data import DataLoader
 from transformers import EvalPrediction, Trainer, TrainerCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 
-from annot_hf.evaluation.statistics import class_counts, macro_f1_of
 from annot_hf.models.heads import BayesianLinear, RaterHeads
 from annot_hf.models.losses import EPSILON
-from annot_hf.models.measures import ccc, cross_entropy, jsd, kl, tvd
+from annot_hf.models.measures import ccc, class_counts, cross_entropy, jsd, kl, macro_f1_of, tvd
 from annot_hf.training.collator import GROUP, TEXT_GROUP, BucketSampler
-from annot_hf.training.curriculum import EntropyCurriculum, normalised_entropy
 from annot_hf.training.effective_batch import EffectiveBatch
-from annot_hf.training.schedules import HEADS, TRUNK
+from annot_hf.training.schedules import HEADS, TRUNK, EntropyCurriculum, normalised_entropy
 
 
 class OpinionTrainer(Trainer):

@@ -24,15 +24,17 @@ import pandas as pd
 import soundfile
 from charts import draw_bars, draw_grid, draw_raters, summarise, tabulate
 
-from annot_hf.data.audio import AudioError, AudioLimits, audio_info, load_audio
+from annot_hf.data.audio import AudioLimits, audio_info, load_audio
 from annot_hf.data.export import export_corpus
+from annot_hf.data.lengths import AudioError
+from annot_hf.data.predictions import Predictions
 from annot_hf.data.questions import Question
 from annot_hf.data.simulate import RATE, SimulatedCorpus, simulate_corpus, synthesise
-from annot_hf.evaluation.pages import markdown_safe
-from annot_hf.evaluation.plots import short
-from annot_hf.evaluation.predictions import Predictions
 from annot_hf.models.trunks import input_name_of
-from annot_hf.training.inference import load_model, predict_inputs
+from annot_hf.report.figures import short
+from annot_hf.report.tables import markdown_safe
+from annot_hf.training.inference import predict_inputs
+from annot_hf.training.outputs import load_model
 from annot_hf.training.recipe import load_recipe
 from annot_hf.training.train import train
 

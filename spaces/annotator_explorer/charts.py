@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from annot_hf.data.predictions import Predictions
 from annot_hf.data.questions import Question
-from annot_hf.evaluation.pages import markdown_safe
-from annot_hf.evaluation.plots import short
-from annot_hf.evaluation.predictions import Predictions
+from annot_hf.report.figures import short
+from annot_hf.report.tables import markdown_safe
 
 
 def draw_grid(predictions: Predictions) -> str:

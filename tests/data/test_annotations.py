@@ -8,9 +8,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from annot_hf.data import annotations as module
-from annot_hf.data.annotations import check_folder, read_annotations, write_annotations
+from annot_hf.data import synthetic as module
 from annot_hf.data.questions import Question
+from annot_hf.data.synthetic import check_folder, read_annotations, write_annotations
 from annot_hf.data.votes import VoteTable
 
 EMOTION = Question.category("emotion", ["anger", "joy"])

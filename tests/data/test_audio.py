@@ -9,7 +9,8 @@ import pytest
 import soundfile
 from hypothesis import given, settings, strategies as st
 
-from annot_hf.data.audio import AudioError, AudioLimits, audio_info, load_audio, resolve_inside
+from annot_hf.data.audio import AudioLimits, audio_info, load_audio, resolve_inside
+from annot_hf.data.lengths import AudioError
 
 RATE = 16_000
 

@@ -13,9 +13,8 @@ from hypothesis import given, settings, strategies as st
 from scipy import stats
 from scipy.spatial.distance import cdist
 
-from annot_hf.data import neighbours
-from annot_hf.data.dime import check_apart, plan_mixtures
-from annot_hf.data.neighbours import nearest_rows, standardise
+from annot_hf.data import dime as neighbours
+from annot_hf.data.dime import check_apart, nearest_rows, plan_mixtures, standardise
 from annot_hf.data.questions import Question
 from annot_hf.data.targets import make_targets
 from annot_hf.data.votes import VoteTable

@@ -7,12 +7,12 @@ import pytest
 import soundfile
 from datasets import Audio, Dataset, DatasetDict, Features, List, Value, load_dataset
 
-from annot_hf.data.audio import AudioError, load_audio
+from annot_hf.data.audio import MixedClip, load_audio
 from annot_hf.data.dime import plan_mixtures
-from annot_hf.data.dime_dataset import PROVENANCE, mix_dataset
 from annot_hf.data.dime_features import clip_features, text_features
 from annot_hf.data.export import export_corpus
-from annot_hf.data.mixed_clips import MixedClip
+from annot_hf.data.lengths import AudioError
+from annot_hf.data.mix_dataset import PROVENANCE, mix_dataset
 from annot_hf.data.simulate import SimulatedCorpus, simulate_corpus
 
 RATE = 16_000

@@ -12,7 +12,6 @@ import pytest
 import soundfile
 
 from annot_hf.data import dime_features
-from annot_hf.data.audio import AudioError
 from annot_hf.data.dime_features import (
     CLIP_FEATURES,
     RATE,
@@ -23,6 +22,7 @@ from annot_hf.data.dime_features import (
     text_features,
     write_features,
 )
+from annot_hf.data.lengths import AudioError
 
 
 @pytest.fixture(scope="module")

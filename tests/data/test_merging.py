@@ -10,9 +10,8 @@ from hypothesis import given, strategies as st
 
 from annot_hf.data.corpus import VoteCorpus
 from annot_hf.data.export import export_corpus, read_export
-from annot_hf.data.merging import merge_votes, rater_weights, secondary_votes, winners
 from annot_hf.data.questions import Question
-from annot_hf.data.targets import make_targets, scale_means
+from annot_hf.data.targets import make_targets, merge_votes, rater_weights, scale_means, secondary_votes, winners
 from annot_hf.data.votes import VoteTable
 
 LABELS = ("angry", "happy", "sad", "neutral", "other")

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import soundfile
 
-from annot_hf.data import mixed_clips
-from annot_hf.data.audio import AudioError, AudioLimits, audio_info, load_audio
+from annot_hf.data import audio as mixed_clips
+from annot_hf.data.audio import AudioLimits, MixedClip, audio_info, load_audio
 from annot_hf.data.conditions import Condition, ConditionedClip
-from annot_hf.data.mixed_clips import MixedClip
+from annot_hf.data.lengths import AudioError
 
 RATE = 16_000
 

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from annot_hf.data.questions import Question
-from annot_hf.data.sources import answers_to, combine_votes, is_synthetic, weigh_sources
+from annot_hf.data.synthetic import answers_to, combine_votes, is_synthetic, weigh_sources
 from annot_hf.data.targets import disagreement, make_targets
 from annot_hf.data.votes import VoteTable
 

@@ -4,12 +4,12 @@ import pandas as pd
 import pytest
 from matplotlib import font_manager
 
+from annot_hf.data.predictions import Predictions
 from annot_hf.data.questions import Question
 from annot_hf.data.simulate import Truth
 from annot_hf.data.targets import make_targets
 from annot_hf.data.votes import VoteTable
-from annot_hf.evaluation import pages, plots
-from annot_hf.evaluation.predictions import Predictions
+from annot_hf.report import figures as plots, pages
 
 EMOTIONS = ("anger", "disgust", "fear", "happy", "neutral", "sad")
 ACTIVATION, VALENCE = Question.scale("activation", 1, 5), Question.scale("valence", 1, 5)

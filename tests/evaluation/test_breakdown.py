@@ -3,14 +3,14 @@ import json
 import numpy as np
 import pytest
 
+from annot_hf.data.predictions import Predictions
 from annot_hf.data.questions import Question
 from annot_hf.data.targets import make_targets
 from annot_hf.data.votes import VoteTable
-from annot_hf.evaluation.breakdown import break_down, vote_counts
-from annot_hf.evaluation.breakdown_sections import breakdown_sections
-from annot_hf.evaluation.breakdown_tables import equivalence_table, residual_table, speakers_table, strata_table
-from annot_hf.evaluation.predictions import Predictions
+from annot_hf.evaluation.evaluate import break_down, vote_counts
 from annot_hf.evaluation.scoring import score
+from annot_hf.report.report import breakdown_sections
+from annot_hf.report.tables import equivalence_table, residual_table, speakers_table, strata_table
 
 LABELS = ("a", "b", "Other")
 

@@ -6,12 +6,11 @@ import pandas as pd
 import pytest
 from markdown_it import MarkdownIt
 
-from annot_hf.evaluation.breakdown import break_down
-from annot_hf.evaluation.comparison import compare
-from annot_hf.evaluation.comparison_report import build_comparison
+from annot_hf.evaluation.evaluate import break_down, compare
+from annot_hf.evaluation.resampling import resample_sums
 from annot_hf.evaluation.scoring import score
-from annot_hf.evaluation.statistics import resample_sums
 from annot_hf.models import measures
+from annot_hf.report.report import build_comparison
 
 
 def noisier(predictions, noise=0.8):

@@ -7,18 +7,11 @@ from markdown_it import MarkdownIt
 from scipy.stats import pearsonr, spearmanr
 
 from annot_hf.data.folds import make_folds
-from annot_hf.evaluation.crossval import (
-    count_folds,
-    crossval_markdown,
-    fold_marginals,
-    measure_repeats,
-    pool_predictions,
-)
-from annot_hf.evaluation.crossval_plots import PANELS, plot_crossval
-from annot_hf.evaluation.plots import save_figure
+from annot_hf.evaluation.evaluate import count_folds, fold_marginals, measure_repeats, pool_predictions
 from annot_hf.evaluation.scoring import measure_entropy_ranks
-from annot_hf.evaluation.systems import systems_markdown
 from annot_hf.models import measures
+from annot_hf.report.figures import PANELS, plot_crossval, save_figure
+from annot_hf.report.tables import crossval_markdown, systems_markdown
 
 
 def part_of(predictions, rows):

@@ -6,12 +6,13 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from annot_hf.data.predictions import Predictions
 from annot_hf.data.questions import Question
 from annot_hf.data.targets import disagreement, make_targets
 from annot_hf.data.votes import VoteTable
-from annot_hf.evaluation.disagreement import disagreement_table, score_disagreement
-from annot_hf.evaluation.predictions import Predictions
-from annot_hf.evaluation.report import build_report
+from annot_hf.evaluation.scales import score_disagreement
+from annot_hf.report.report import build_report
+from annot_hf.report.tables import disagreement_table
 
 MOOD = Question.category("mood", ["low", "mid", "high"])
 ITEMS = [f"text{row}" for row in range(20)]

@@ -6,10 +6,10 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 from matplotlib.text import Text
 
-from annot_hf.evaluation import breakdown_plots, comparison_plots, plots
 from annot_hf.evaluation.equivalence import rater_equivalence
-from annot_hf.evaluation.robustness_section import plot_conditions
 from annot_hf.evaluation.strata import entropy_strata, measure_strata
+from annot_hf.report import figures as breakdown_plots, figures as comparison_plots, figures as plots
+from annot_hf.report.report import plot_conditions
 
 RNG = np.random.default_rng(0)
 

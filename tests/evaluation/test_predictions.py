@@ -7,12 +7,11 @@ import pandas as pd
 import pytest
 from hypothesis import given, settings, strategies as st
 
+from annot_hf.data import predictions as predictions_module
+from annot_hf.data.predictions import Predictions
 from annot_hf.data.questions import Question
-from annot_hf.evaluation import predictions as predictions_module
-from annot_hf.evaluation.comparison import compare
-from annot_hf.evaluation.crossval import pool_predictions
-from annot_hf.evaluation.predictions import Predictions
-from annot_hf.evaluation.report import build_report
+from annot_hf.evaluation.evaluate import compare, pool_predictions
+from annot_hf.report.report import build_report
 
 EMOTIONS = ("anger", "disgust", "fear", "happy", "neutral", "sad")
 EMOTION = Question.category("emotion", ("a", "b"))

@@ -6,15 +6,15 @@ import pandas as pd
 import pytest
 import scipy.stats
 
+from annot_hf.data.predictions import Predictions
 from annot_hf.data.questions import Question
 from annot_hf.data.targets import make_targets
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.alignment import dimensions, expectation
-from annot_hf.evaluation.predictions import Predictions
 from annot_hf.evaluation.raters import rater_bias, recovered_bias
-from annot_hf.evaluation.report import build_report
 from annot_hf.evaluation.scoring import score
 from annot_hf.models.measures import ccc
+from annot_hf.report.report import build_report
 
 
 def answers(targets, predictions):

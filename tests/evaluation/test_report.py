@@ -9,12 +9,13 @@ import pandas as pd
 import pytest
 from markdown_it import MarkdownIt
 
+from annot_hf.data.predictions import Predictions
 from annot_hf.data.questions import Question
 from annot_hf.data.targets import make_targets
 from annot_hf.data.votes import VoteTable
-from annot_hf.evaluation.predictions import Predictions
-from annot_hf.evaluation.report import build_report, csv_safe, markdown_safe
-from annot_hf.evaluation.tables import number
+from annot_hf.report.pages import csv_safe
+from annot_hf.report.report import build_report
+from annot_hf.report.tables import markdown_safe, number
 
 HOSTILE = (
     "=cmd|' /C calc'!A0",

@@ -8,11 +8,9 @@ import pandas as pd
 import pytest
 from markdown_it import MarkdownIt
 
-from annot_hf.evaluation.comparison import compare
-from annot_hf.evaluation.report import build_report
-from annot_hf.evaluation.robustness import measure_conditions, read_conditions
-from annot_hf.evaluation.robustness_section import robustness_section
+from annot_hf.evaluation.evaluate import compare, measure_conditions, read_conditions
 from annot_hf.evaluation.scoring import score
+from annot_hf.report.report import build_report, robustness_section
 
 META = {"model": "runs/m", "corpus": "made up", "split": "test"}
 

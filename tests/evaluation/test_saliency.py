@@ -7,18 +7,13 @@ import numpy as np
 import pytest
 
 from annot_hf.data.questions import Question
+from annot_hf.data.targets import opinion_columns
 from annot_hf.data.votes import VoteTable
-from annot_hf.evaluation.plots import save_figure
-from annot_hf.evaluation.saliency import (
-    CrossMoments,
-    Saliency,
-    layer_scores,
-    opinion_columns,
-    read_layer,
-    saliency_table,
-    save_saliency,
-)
-from annot_hf.evaluation.saliency_plots import plot_saliency
+from annot_hf.evaluation.saliency import CrossMoments, Saliency, layer_scores
+from annot_hf.report.figures import plot_saliency, save_figure
+from annot_hf.report.pages import save_saliency
+from annot_hf.report.tables import saliency_table
+from annot_hf.training.recipe import read_layer
 
 LAYERS, UNITS, TARGETS = 3, 5, 2
 EMOTION = Question.category("emotion", ["angry", "calm", "joy"])

@@ -8,13 +8,13 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from annot_hf import cli
-from annot_hf.data.annotations import read_annotations, write_annotations
+from annot_hf.cli import app as cli
 from annot_hf.data.corpus import VoteCorpus
 from annot_hf.data.export import export_corpus, read_export
 from annot_hf.data.questions import Question
+from annot_hf.data.synthetic import read_annotations, write_annotations
 from annot_hf.data.votes import VoteTable
-from annot_hf.evaluation.saturation import measure_saturation
+from annot_hf.experiments.saturation_study import measure_saturation
 
 LABELS = ("anger", "joy", "sad")
 EMOTION, VALENCE = Question.category("emotion", LABELS), Question.scale("valence", 1, 5)

@@ -6,13 +6,8 @@ from math import comb, log
 import numpy as np
 import pytest
 
-from annot_hf.evaluation import saturation_curves as module
-from annot_hf.evaluation.saturation_curves import (
-    measure_curve,
-    measure_held_out,
-    measure_ideal,
-    votes_that_most_have,
-)
+from annot_hf.evaluation import saturation as module
+from annot_hf.evaluation.saturation import measure_curve, measure_held_out, measure_ideal, votes_that_most_have
 
 COUNTS = np.array([[2, 1, 1], [0, 3, 2], [4, 0, 0]])
 REFERENCE = np.array([[0.5, 0.25, 0.25], [0.2, 0.2, 0.6], [1.0, 0, 0]])

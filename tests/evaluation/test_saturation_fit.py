@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from annot_hf.evaluation.saturation_fit import find_saturation
+from annot_hf.evaluation.saturation import find_saturation
 
 N = np.arange(1, 21)
 
@@ -69,6 +69,6 @@ def test_a_fit_that_does_not_converge_is_said(monkeypatch):
     def fails(*_, **__):
         raise RuntimeError("no")
 
-    monkeypatch.setattr("annot_hf.evaluation.saturation_fit.curve_fit", fails)
+    monkeypatch.setattr("annot_hf.evaluation.saturation.curve_fit", fails)
     found = find_saturation(0.3 + 0.2 * np.exp(-0.25 * N))
     assert found.suggested is None and found.fit is None and "No exponential could be fitted" in found.text

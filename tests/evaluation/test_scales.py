@@ -6,13 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from annot_hf.data.predictions import Predictions
 from annot_hf.data.questions import Question
 from annot_hf.data.targets import make_targets
 from annot_hf.data.votes import VoteTable
-from annot_hf.evaluation.predictions import Predictions
-from annot_hf.evaluation.report import build_report
-from annot_hf.evaluation.scales import scale_table, score_scales
-from annot_hf.evaluation.systems import measure_systems, systems_markdown
+from annot_hf.evaluation.evaluate import measure_systems
+from annot_hf.evaluation.scales import score_scales
+from annot_hf.report.report import build_report
+from annot_hf.report.tables import scale_table, systems_markdown
 
 ACTIVATION, VALENCE = Question.scale("activation", 1, 5), Question.scale("valence", 1, 5)
 ITEMS = [f"clip{i}" for i in range(30)]

@@ -10,11 +10,11 @@ import scipy.stats
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 
+from annot_hf.data.predictions import Predictions
 from annot_hf.data.questions import Question
 from annot_hf.data.targets import make_targets
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.alignment import align, dimensions, expectation
-from annot_hf.evaluation.predictions import Predictions
 from annot_hf.evaluation.scoring import MEASURES, score
 
 LABELS = ("a", "b", "c")

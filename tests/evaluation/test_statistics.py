@@ -5,18 +5,14 @@ import scipy.stats
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 
-from annot_hf.evaluation.statistics import (
+from annot_hf.evaluation.resampling import (
     Measured,
     accuracy_of,
     ccc_of,
-    class_counts,
     estimate,
-    f1_of,
-    macro_f1_of,
     macro_f1_present_of,
     moments,
     pearson_of,
-    ratio,
     resample_cells,
     resample_fit,
     resample_spearman,
@@ -25,6 +21,7 @@ from annot_hf.evaluation.statistics import (
     uar_of,
 )
 from annot_hf.models import measures
+from annot_hf.models.measures import class_counts, f1_of, macro_f1_of, ratio
 
 RNG = np.random.default_rng(5)
 PAIRS = hnp.arrays(np.float64, st.tuples(st.just(2), st.integers(1, 20)), elements=st.floats(-1, 1, width=32))

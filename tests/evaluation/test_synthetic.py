@@ -5,7 +5,8 @@ import pytest
 
 from annot_hf.data.agreement import fleiss_kappa, pairwise_agreement
 from annot_hf.evaluation.strata import entropy_strata
-from annot_hf.evaluation.synthetic import measure_agreement, synthetic_table
+from annot_hf.evaluation.synthetic import measure_agreement
+from annot_hf.report.tables import synthetic_table
 
 LABELS = ("anger", "joy", "sad", "calm")
 QUICK = {"n_resamples": 20}

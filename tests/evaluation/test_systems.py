@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 
 from annot_hf.evaluation.equivalence import crossing, rater_equivalence
+from annot_hf.evaluation.evaluate import measure_systems
 from annot_hf.evaluation.scoring import score
-from annot_hf.evaluation.systems import measure_systems, systems_markdown
+from annot_hf.report.tables import systems_markdown
 
 
 @pytest.fixture(scope="module")

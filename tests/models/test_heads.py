@@ -3,14 +3,7 @@ import tiny
 import torch
 from torch import nn
 
-from annot_hf.models.heads import (
-    AttentivePooling,
-    MeanPooling,
-    RaterHeads,
-    TcGruPooling,
-    masked_mean,
-    pad_pairs,
-)
+from annot_hf.models.heads import AttentivePooling, MeanPooling, RaterHeads, TcGruPooling, masked_mean, pad_pairs
 
 torch.manual_seed(0)
 FRAMES = torch.randn(3, 11, 6)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from annot_hf.models.weights import init_as_torch
+from annot_hf.models.heads import init_as_torch
 
 MODULES = {
     "linear": lambda: nn.Linear(7, 5),

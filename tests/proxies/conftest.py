@@ -9,7 +9,7 @@ from annot_hf.data.export import export_corpus, read_export
 from annot_hf.data.simulate import SimulatedCorpus, simulate_corpus
 from annot_hf.proxies.annotate import annotate
 from annot_hf.proxies.job import make_job
-from annot_hf.proxies.openai_server import OpenAIServer
+from annot_hf.proxies.servers import OpenAIServer
 from annot_hf.proxies.session import Session
 from benchmarks.chat_server import Reply, serve
 
@@ -52,7 +52,7 @@ class Server:
 @pytest.fixture
 def ask(job, tmp_path, monkeypatch):
     """Runs a job against a server that answers by a function; gives the report and the server."""
-    monkeypatch.setattr("annot_hf.proxies.pacing.LONGEST_WAIT", 0.02)
+    monkeypatch.setattr("annot_hf.proxies.session.LONGEST_WAIT", 0.02)
 
     def run(answer, made=None, out=None, timeout=60.0, model="listener", **options):
         server = Server(answer)
@@ -91,5 +91,5 @@ def clock(monkeypatch):
         await asyncio.sleep(0)
 
     monkeypatch.setattr(Session, "_sleep", sleep)
-    monkeypatch.setattr("annot_hf.proxies.pacing.time", SimpleNamespace(monotonic=lambda: waited[0]))
+    monkeypatch.setattr("annot_hf.proxies.session.time", SimpleNamespace(monotonic=lambda: waited[0]))
     return lambda: waited[0]

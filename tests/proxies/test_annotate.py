@@ -12,14 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, strategies as st
 
-from annot_hf import cli
-from annot_hf.data.annotations import read_annotations
-from annot_hf.proxies import questions
+from annot_hf.cli import app as cli
+from annot_hf.data.synthetic import read_annotations
+from annot_hf.proxies import job as questions
 from annot_hf.proxies.annotate import annotate
 from annot_hf.proxies.backend import Answer
-from annot_hf.proxies.ledger import Ledger
-from annot_hf.proxies.log import AnswerLog, line_of, read_log
-from annot_hf.proxies.openai_server import OpenAIServer
+from annot_hf.proxies.servers import OpenAIServer
+from annot_hf.proxies.store import AnswerLog, Ledger, line_of, read_log
 from benchmarks.chat_server import Reply, serve
 
 WORDS = ("anger", "joy", "neutral", "sadness")
@@ -240,7 +239,7 @@ def test_a_server_that_is_down_stops_the_run_which_then_goes_on(ask):
 
 
 def test_nobody_at_the_address(job, tmp_path, monkeypatch):
-    monkeypatch.setattr("annot_hf.proxies.pacing.LONGEST_WAIT", 0.02)
+    monkeypatch.setattr("annot_hf.proxies.session.LONGEST_WAIT", 0.02)
     backend = OpenAIServer("m", base_url="http://127.0.0.1:9/v1")
     report = annotate(job(), backend, tmp_path / "out", attempts=2, concurrency=1)
     assert "Connect" in report.stopped
@@ -366,7 +365,7 @@ def test_a_cap_on_what_is_spent(ask):
 
 
 def test_a_cap_by_prices_and_none_without_them(ask):
-    from annot_hf.proxies.ledger import Prices
+    from annot_hf.proxies.store import Prices
 
     report, server = ask(lambda *_: "anger", max_cost=1.0, concurrency=4)
     assert len(server.questions) == 1
@@ -376,7 +375,7 @@ def test_a_cap_by_prices_and_none_without_them(ask):
 
 
 def test_prices_make_costs(ask):
-    from annot_hf.proxies.ledger import Prices
+    from annot_hf.proxies.store import Prices
 
     report, server = ask(lambda *_: "anger", max_cost=1.15e-3, prices=Prices(1.0, 5.0), concurrency=4)
     assert len(server.questions) == 10  # 100 tokens read, 2 written: 1.1e-4 each
@@ -426,7 +425,7 @@ def test_a_full_disk_ends_the_run_and_keeps_what_was_under_way(ask, tmp_path, mo
             raise OSError(errno.ENOSPC, "No space left on device")
         return real(file, data)
 
-    monkeypatch.setattr("annot_hf.proxies.log.os.write", write)
+    monkeypatch.setattr("annot_hf.proxies.store.os.write", write)
     report, server = ask(first, concurrency=4)
     assert "is full" in report.stopped
     assert report.counts["label"] == len(server.questions) < 24
@@ -445,7 +444,7 @@ def test_a_log_that_takes_nothing_at_all_says_what_it_did_not_take(ask, tmp_path
             raise OSError(errno.EIO, "Input/output error")
         return real(file, data)
 
-    monkeypatch.setattr("annot_hf.proxies.log.os.write", write)
+    monkeypatch.setattr("annot_hf.proxies.store.os.write", write)
     report, server = ask(first, concurrency=2)
     assert "cannot be written" in report.stopped
     answers = sum(record["kind"] == "answer" for record in read_log(tmp_path / "out" / "log.jsonl"))
@@ -548,7 +547,7 @@ def test_clips_that_cannot_be_read_keep_no_other_from_being_asked_and_are_read_o
         read.append(source)
         return real(source, max_seconds)
 
-    monkeypatch.setattr("annot_hf.proxies.questions.as_sent", reading)
+    monkeypatch.setattr("annot_hf.proxies.job.as_sent", reading)
     report, server = ask(first, broken(job(annotators=annotators), 2, 3))
     assert report.stopped == ""
     assert (report.counts["not sent"], report.counts["label"]) == (2 * annotators, 6 * annotators)

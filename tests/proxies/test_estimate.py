@@ -2,9 +2,9 @@ import re
 
 import pytest
 
-from annot_hf import cli
+from annot_hf.cli import app as cli
 from annot_hf.proxies.estimate import estimate
-from annot_hf.proxies.ledger import Prices
+from annot_hf.proxies.store import Prices
 from benchmarks.chat_server import Reply
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from annot_hf.proxies.annotate import annotate
 from annot_hf.proxies.backend import Ask, Busy
-from annot_hf.proxies.gemini import Gemini
+from annot_hf.proxies.servers import Gemini
 from benchmarks.chat_server import Reply, serve
 
 
@@ -26,7 +26,7 @@ def failed(status, message, **more):
 @pytest.fixture
 def run(job, tmp_path, monkeypatch):
     monkeypatch.setenv("GEMINI_API_KEY", "g-secret")
-    monkeypatch.setattr("annot_hf.proxies.pacing.LONGEST_WAIT", 0.02)
+    monkeypatch.setattr("annot_hf.proxies.session.LONGEST_WAIT", 0.02)
 
     def make(answer, seen=None, **options):
         questions = []

@@ -11,8 +11,8 @@ import time
 
 import pytest
 
-from annot_hf.data.annotations import read_annotations
-from annot_hf.proxies.log import read_log
+from annot_hf.data.synthetic import read_annotations
+from annot_hf.proxies.store import read_log
 from benchmarks.chat_server import Reply, serve
 
 
@@ -112,7 +112,7 @@ def test_two_runs_on_one_folder_refuse_each_other(corpus, tmp_path):
 def test_the_extra_is_named_when_a_library_is_missing(corpus, tmp_path):
     code = (
         "import sys; sys.modules['openai'] = None; sys.modules['google.genai'] = None\n"
-        "from annot_hf.cli import main; main(sys.argv[1:])"
+        "from annot_hf.cli.app import main; main(sys.argv[1:])"
     )
     for backend in ("openai", "gemini"):
         words = ["annotate", str(corpus.folder), "--out", str(tmp_path / "o"), "--model", "m", "--question", "emotion"]

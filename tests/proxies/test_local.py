@@ -15,12 +15,12 @@ from safetensors.torch import load_file, save_file
 from scipy.stats import chisquare
 from tiny_qwen2_audio import build_tiny_qwen2_audio
 
-from annot_hf.proxies.annotate import annotate
-from annot_hf.proxies.backend import Ask, make_backend
+from annot_hf.proxies.annotate import annotate, make_backend
+from annot_hf.proxies.backend import Ask
 from annot_hf.proxies.estimate import estimate
+from annot_hf.proxies.job import as_sent
 from annot_hf.proxies.local import RowSampler
-from annot_hf.proxies.log import read_log
-from annot_hf.proxies.questions import as_sent
+from annot_hf.proxies.store import read_log
 
 
 @pytest.fixture(scope="module")
@@ -127,7 +127,7 @@ def test_what_is_no_qwen2_audio(damage, message, lalm, tmp_path):
 
 
 def test_a_model_of_distributions_gives_no_answers(corpus, lalm, tmp_path, capsys):
-    from annot_hf import cli
+    from annot_hf.cli import app as cli
     from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
     from annot_hf.training.lora import add_lora, save_lora
 

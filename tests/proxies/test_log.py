@@ -7,7 +7,7 @@ import sys
 import pytest
 from hypothesis import given, strategies as st
 
-from annot_hf.proxies.log import RESERVE, AnswerLog, line_of, read_entries, read_log, record_of
+from annot_hf.proxies.store import RESERVE, AnswerLog, line_of, read_entries, read_log, record_of
 
 RECORDS = [{"kind": "asked", "item": f"a{number}", "text": 'é "x" \n, "crc": "0"'} for number in range(3)]
 
@@ -67,7 +67,7 @@ def test_a_line_that_is_being_written_is_not_read(tmp_path):
 
 
 def test_two_runs_refuse_each_other(tmp_path):
-    code = "import sys; from annot_hf.proxies.log import AnswerLog\nwith AnswerLog(sys.argv[1]): pass"
+    code = "import sys; from annot_hf.proxies.store import AnswerLog\nwith AnswerLog(sys.argv[1]): pass"
     with AnswerLog(tmp_path):
         other = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True)
     assert "Another run is writing to" in other.stderr
@@ -93,7 +93,7 @@ def fill(monkeypatch, folder, *, accept, for_ever=False):
         room[0] -= written
         return written
 
-    monkeypatch.setattr("annot_hf.proxies.log.os.write", write)
+    monkeypatch.setattr("annot_hf.proxies.store.os.write", write)
 
 
 def test_a_full_disk_takes_the_reserve_and_loses_nothing(tmp_path, monkeypatch):
@@ -119,7 +119,7 @@ def test_nothing_starts_without_room_for_the_reserve(tmp_path, monkeypatch):
     def full(*_):
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("annot_hf.proxies.log.os.write", full)
+    monkeypatch.setattr("annot_hf.proxies.store.os.write", full)
     with pytest.raises(ValueError, match="has no room for 1 MB"), AnswerLog(tmp_path):
         pass
     assert not (tmp_path / RESERVE).exists()

@@ -9,11 +9,10 @@ from urllib.parse import unquote
 import pyarrow.parquet as pq
 import pytest
 
-from annot_hf import cli
+from annot_hf.cli import app as cli
 from annot_hf.proxies.annotate import annotate
-from annot_hf.proxies.log import read_log
-from annot_hf.proxies.openai_server import OpenAIServer
-from annot_hf.proxies.server import retry_after
+from annot_hf.proxies.servers import OpenAIServer, retry_after
+from annot_hf.proxies.store import read_log
 from benchmarks.chat_server import Reply, serve
 
 PAID = {"prompt_tokens": 1, "completion_tokens": 1, "cost": 0.01}
@@ -77,7 +76,7 @@ def test_a_key_that_is_part_of_replies_costs_no_label(ask, tmp_path, monkeypatch
 
 def test_a_long_key_that_is_a_label_costs_no_label(ask, corpus, tmp_path, monkeypatch):
     label = max(corpus.votes.question("emotion").labels, key=len)
-    monkeypatch.setattr("annot_hf.proxies.server.SHORTEST", len(label))
+    monkeypatch.setattr("annot_hf.proxies.servers.SHORTEST", len(label))
     monkeypatch.setenv("OPENAI_API_KEY", label)
     report, _ = ask(lambda *_: f"Answer: {label}.")
     assert report.counts["label"] == 24

@@ -4,7 +4,7 @@ import shutil
 import pytest
 from hypothesis import given, strategies as st
 
-from annot_hf import cli
+from annot_hf.cli import app as cli
 from annot_hf.data.questions import Question
 from annot_hf.proxies.plan import INSTRUCTIONS
 from annot_hf.proxies.prompts import TEMPLATES, Prompts, clean_transcript

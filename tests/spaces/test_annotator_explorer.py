@@ -25,8 +25,8 @@ pytest.importorskip("torch", reason="torch is not installed; install annot-hf[mo
 
 from gradio_client import Client, handle_file  # noqa: E402
 
+from annot_hf.data.predictions import Predictions  # noqa: E402
 from annot_hf.data.questions import Question  # noqa: E402
-from annot_hf.evaluation.predictions import Predictions  # noqa: E402
 
 SPACE = Path(__file__).parents[2] / "spaces" / "annotator_explorer"
 SIZES = {"speakers": 3, "clips_per_speaker": 3, "annotators": 4, "ratings": (2, 3)}

@@ -11,7 +11,7 @@ from importlib import import_module
 
 import torch
 
-from annot_hf.cli import main
+from annot_hf.cli.app import main
 
 if __name__ == "__main__":
     torch.set_num_threads(1)

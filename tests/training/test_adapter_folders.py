@@ -18,9 +18,10 @@ from transformers import AutoModel, Qwen2AudioForConditionalGeneration, Trainer,
 from annot_hf.models.adapter_files import digest_of, find_adapters
 from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
 from annot_hf.models.register import register_models
-from annot_hf.training.inference import load_model, predict
+from annot_hf.training.inference import predict
 from annot_hf.training.inputs import make_processor
-from annot_hf.training.lora import add_lora, load_lora, merge_lora, save_lora
+from annot_hf.training.lora import add_lora, load_lora, save_lora
+from annot_hf.training.outputs import load_model, merge_lora
 
 QUESTION = [{"name": "emotion", "labels": ["angry", "happy", "sad"]}]
 DOORS = {

@@ -11,17 +11,17 @@ import torch
 from safetensors.torch import load_file
 from sayings import Sayings
 
-from annot_hf.data.audio import AudioError, load_audio
+from annot_hf.data.audio import MixedClip, load_audio
 from annot_hf.data.dime_features import CLIP_FEATURES, clip_features, text_features, write_features
 from annot_hf.data.export import export_corpus, read_export
-from annot_hf.data.mixed_clips import MixedClip
+from annot_hf.data.lengths import AudioError
 from annot_hf.data.simulate import SimulatedCorpus, simulate_corpus
-from annot_hf.evaluation.saliency import opinion_columns
+from annot_hf.data.targets import opinion_columns
 from annot_hf.models.losses import inverse_frequency_weights
 from annot_hf.training import augment as augment_module
 from annot_hf.training.augment import published_features
 from annot_hf.training.features import _stamp, log_mel
-from annot_hf.training.inference import load_model
+from annot_hf.training.outputs import load_model
 from annot_hf.training.recipe import load_recipe
 from annot_hf.training.train import train
 from annot_hf.training.trainer import OpinionTrainer

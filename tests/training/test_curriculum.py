@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from annot_hf.training.curriculum import EntropyCurriculum, normalised_entropy
+from annot_hf.training.schedules import EntropyCurriculum, normalised_entropy
 
 LABELS = torch.tensor(  # normalised entropies 0, .46, .92, 1, .81 of ln 4 and so on, all different
     [[1.0, 0, 0, 0], [0.9, 0.1, 0, 0], [0.6, 0.2, 0.1, 0.1], [0.25, 0.25, 0.25, 0.25], [0.5, 0.5, 0, 0]]

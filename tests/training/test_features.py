@@ -10,7 +10,8 @@ import pytest
 import soundfile
 from transformers import Speech2TextFeatureExtractor
 
-from annot_hf.data.audio import AudioError, load_audio
+from annot_hf.data.audio import load_audio
+from annot_hf.data.lengths import AudioError
 from annot_hf.training import features
 from annot_hf.training.features import build_features, fill_shards, log_mel, plan_shards
 

@@ -15,8 +15,9 @@ from annot_hf.models.heads import masked_mean
 from annot_hf.training import features, frozen
 from annot_hf.training.collator import VoteCollator
 from annot_hf.training.frozen import encode_once, trunk_digest
-from annot_hf.training.inference import load_model, predict
+from annot_hf.training.inference import predict
 from annot_hf.training.inputs import make_processor, read_inputs
+from annot_hf.training.outputs import load_model
 from annot_hf.training.train import train
 
 PROCESSOR = Wav2Vec2FeatureExtractor(do_normalize=True)

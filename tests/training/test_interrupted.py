@@ -15,18 +15,17 @@ import yaml
 from safetensors.torch import load_file, save_file
 from test_train import weights
 
-from annot_hf import cli_steps
+from annot_hf.cli import steps as cli_steps
 from annot_hf.data.export import read_export
-from annot_hf.evaluation.predictions import Predictions
-from annot_hf.evaluation.report import build_report
-from annot_hf.training import checkpoints as checkpoints_module, runs as runs_module
+from annot_hf.data.predictions import Predictions
+from annot_hf.experiments.crossval import crossval
+from annot_hf.report.report import build_report
+from annot_hf.training import checkpoints as checkpoints_module, train as runs_module
 from annot_hf.training.checkpoints import checkpoints_of
-from annot_hf.training.crossval import crossval
+from annot_hf.training.ensemble import train_members
 from annot_hf.training.inference import predict
-from annot_hf.training.members import train_members
 from annot_hf.training.recipe import load_recipe
-from annot_hf.training.runs import predictions_of
-from annot_hf.training.train import train
+from annot_hf.training.train import predictions_of, train
 
 KILLED = Path(__file__).with_name("killed.py")
 STEP, SAVING = "annot_hf.training.trainer:OpinionTrainer.training_step", "annot_hf.training.train:save_model"
@@ -233,7 +232,7 @@ def test_a_folder_that_another_process_works_in_is_left_alone(small_run, corpus,
 
 def test_predictions_killed_between_their_files_are_none(checkpoints, corpus, features, tmp_path, small_run):
     words = ["predict", checkpoints["annotator"], "--corpus", corpus, "--out", tmp_path, "--features", features]
-    killed("annot_hf.evaluation.predictions:replace_file", 3, *words)
+    killed("annot_hf.data.predictions:replace_file", 3, *words)
     with pytest.raises(ValueError, match=r"no predictions\.json"):
         Predictions.load(tmp_path)
 

@@ -14,18 +14,18 @@ from safetensors.torch import load_file
 from transformers import AutoModel, TrainingArguments
 from typer.testing import CliRunner
 
-from annot_hf.cli import app
-from annot_hf.data.audio import AudioError
+from annot_hf.cli.app import app
 from annot_hf.data.export import read_export
+from annot_hf.data.lengths import AudioError
 from annot_hf.data.votes import VoteTable
 from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
 from annot_hf.models.register import register_models
-from annot_hf.training.building import make_collator
 from annot_hf.training.checkpoints import newest_checkpoint
-from annot_hf.training.collator import VoteCollator
-from annot_hf.training.inference import load_model, predict, predict_inputs
+from annot_hf.training.collator import VoteCollator, make_collator
+from annot_hf.training.inference import predict, predict_inputs
 from annot_hf.training.inputs import corpus_inputs, make_processor, read_inputs
-from annot_hf.training.lora import add_lora, merge_lora
+from annot_hf.training.lora import add_lora
+from annot_hf.training.outputs import load_model, merge_lora
 from annot_hf.training.recipe import RECIPES, load_recipe, recipe_names
 from annot_hf.training.train import train
 from annot_hf.training.trainer import OpinionTrainer
@@ -277,7 +277,7 @@ def test_the_commit_of_a_recipe_is_that_of_model_and_processor(lalm_run, tmp_pat
         return reads
 
     monkeypatch.setattr(DistributionQwen2Audio, "from_lalm", of("model", DistributionQwen2Audio.from_lalm))
-    monkeypatch.setattr("annot_hf.training.building.make_processor", of("processor", make_processor))
+    monkeypatch.setattr("annot_hf.training.train.make_processor", of("processor", make_processor))
     train(lalm_run(tmp_path / "run", lalm_revision="abc", num_train_epochs=1))
     assert asked == [("model", "abc"), ("processor", None)]  # None: a folder has no commit
 

@@ -12,22 +12,23 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from annot_hf.cli import app
+from annot_hf.cli.app import app
 from annot_hf.data.export import read_export
-from annot_hf.evaluation.predictions import Predictions
+from annot_hf.data.predictions import Predictions
 from annot_hf.evaluation.scoring import measure_entropy_ranks
+from annot_hf.experiments.crossval import crossval
+from annot_hf.experiments.explain import explain
 from annot_hf.models.modeling_seedbert import SeedBert
 from annot_hf.training import (
-    building,
     checkpoints as checkpoints_module,
-    members as members_module,
+    ensemble as members_module,
+    train as building,
     train as train_module,
 )
-from annot_hf.training.crossval import crossval
-from annot_hf.training.explaining import explain
-from annot_hf.training.inference import load_model, predict
+from annot_hf.training.ensemble import member_runs
+from annot_hf.training.inference import predict
 from annot_hf.training.inputs import make_processor
-from annot_hf.training.members import member_runs
+from annot_hf.training.outputs import load_model
 from annot_hf.training.recipe import load_recipe
 from annot_hf.training.train import train
 

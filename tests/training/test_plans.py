@@ -4,8 +4,8 @@ import pytest
 import tiny
 import yaml
 
-from annot_hf.training import runs as runs_module
-from annot_hf.training.systems import read_plan, run_plan
+from annot_hf.experiments.plans import read_plan, run_plan
+from annot_hf.training import train as runs_module
 
 WORDS = [f"{name}={json.dumps(value)}" for name, value in {**tiny.SMALL, "num_train_epochs": 1}.items()]
 PLAN = {

@@ -7,12 +7,12 @@ import pytest
 import tiny
 from typer.testing import CliRunner
 
-from annot_hf import cli
+from annot_hf.cli import app as cli
 from annot_hf.data import conditions
 from annot_hf.data.audio import load_audio
 from annot_hf.data.conditions import Condition
 from annot_hf.data.export import read_export
-from annot_hf.evaluation.predictions import Predictions
+from annot_hf.data.predictions import Predictions
 from annot_hf.training.inference import predict
 from annot_hf.training.inputs import corpus_inputs, make_processor
 

@@ -14,8 +14,8 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils.launch import prepare_multi_gpu_env
 from safetensors.torch import load_file
 
-from annot_hf.training.inference import load_model
 from annot_hf.training.lora import check_sharding
+from annot_hf.training.outputs import load_model
 from annot_hf.training.recipe import RECIPES, load_recipe
 
 SHARDED = Path(__file__).with_name("train_sharded.py")

@@ -8,8 +8,8 @@ from transformers import TrainingArguments
 from annot_hf.models.configuration_distribution import DistributionConfig
 from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.modeling_distribution import DistributionModel
-from annot_hf.training.building import MODELS
 from annot_hf.training.recipe import load_recipe, make_run, recipe_names
+from annot_hf.training.train import MODELS
 
 SCALES = [{"name": "activation", "low": 1, "high": 5}, {"name": "valence", "low": 1, "high": 5}]
 

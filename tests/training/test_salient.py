@@ -8,13 +8,13 @@ import tiny
 import torch
 from transformers import AutoModel, Wav2Vec2FeatureExtractor
 
-from annot_hf import cli
+from annot_hf.cli import app as cli
 from annot_hf.data.audio import load_audio
 from annot_hf.data.export import read_export
-from annot_hf.evaluation.saliency import opinion_columns
-from annot_hf.training.inference import load_model
+from annot_hf.data.targets import opinion_columns
+from annot_hf.experiments.salient_layer import layer_means, measure_saliency
+from annot_hf.training.outputs import load_model
 from annot_hf.training.recipe import load_recipe
-from annot_hf.training.salient import layer_means, measure_saliency
 from annot_hf.training.train import train
 
 

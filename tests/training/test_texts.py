@@ -13,13 +13,14 @@ from sayings import Sayings
 from transformers import AutoModel, AutoTokenizer
 
 from annot_hf.data.export import export_corpus, read_export
+from annot_hf.data.predictions import Predictions
 from annot_hf.data.targets import disagreement
-from annot_hf.evaluation.predictions import Predictions
 from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.training import trainer as trainer_module
 from annot_hf.training.collator import TEXT_GROUP, BucketSampler, VoteCollator, padding_factor
-from annot_hf.training.inference import load_model, predict, predict_inputs
+from annot_hf.training.inference import predict, predict_inputs
 from annot_hf.training.inputs import make_processor, read_inputs
+from annot_hf.training.outputs import load_model
 from annot_hf.training.recipe import load_recipe
 from annot_hf.training.train import train
 
@@ -164,7 +165,7 @@ def test_the_prior_is_the_only_decay_of_a_bayesian_head(recipe, monkeypatch):
 
 
 def test_disagreement_comes_from_the_votes_whatever_the_target(recipe, sayings, monkeypatch):
-    from annot_hf.training import splits
+    from annot_hf.training import datasets as splits
 
     datasets, stock = [], splits.OpinionDataset
     monkeypatch.setattr(splits, "OpinionDataset", lambda *a, **b: datasets.append(stock(*a, **b)) or datasets[-1])

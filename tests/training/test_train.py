@@ -13,14 +13,13 @@ from safetensors.torch import load_file
 from annot_hf.data.export import export_corpus, read_export
 from annot_hf.data.questions import Question
 from annot_hf.data.simulate import EMOTIONS, SimulatedCorpus, simulate_corpus
-from annot_hf.data.targets import make_targets
+from annot_hf.data.targets import make_targets, opinion_columns
 from annot_hf.data.votes import VoteTable
-from annot_hf.evaluation.saliency import opinion_columns
 from annot_hf.models.modeling_annotator import AnnotatorModel
 from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.training import train as train_module
 from annot_hf.training.checkpoints import checkpoints_of, newest_checkpoint
-from annot_hf.training.inference import load_model
+from annot_hf.training.outputs import load_model
 from annot_hf.training.train import train
 from annot_hf.training.trainer import OpinionTrainer
 

@@ -10,16 +10,16 @@ import pytest
 import tiny
 import yaml
 
-from annot_hf.data.annotations import write_annotations
 from annot_hf.data.export import read_export
 from annot_hf.data.questions import Question
+from annot_hf.data.synthetic import write_annotations
 from annot_hf.data.targets import make_targets
 from annot_hf.data.votes import VoteTable
-from annot_hf.training.members import member_runs
+from annot_hf.experiments.plans import read_plan, run_plan
+from annot_hf.training.datasets import vote_views
+from annot_hf.training.ensemble import member_runs
 from annot_hf.training.recipe import load_recipe
-from annot_hf.training.systems import read_plan, run_plan
 from annot_hf.training.train import train
-from annot_hf.training.vote_kinds import vote_views
 
 
 def annotate(folder, corpus, *, name="emotion", questions=None, items=None, seed=0, facts=None):

@@ -1,0 +1,405 @@
+"""The flow as verbs: `annot-hf quickstart | corpus | agree | saliency | annotate | saturation | train | predict | report`.
+
+Each command reads files, calls a public function, writes files and prints one table. Heavy imports wait until a command
+runs, so that `--help` answers at once.
+"""
+
+import logging
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from annot_hf.cli import steps
+from annot_hf.cli.annotate_command import annotate
+from annot_hf.cli.output import console, keep_traceback, print_error, print_path, print_rows, print_table
+
+app = typer.Typer(
+    name="annot-hf",
+    help="Votes in, a distribution of human opinion out.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+_WORDS = {"ignore_unknown_options": True}  # --learning_rate=1e-3 is an override like learning_rate=1e-3
+Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
+Without = Annotated[list[str] | None, typer.Option(help="System of the plan to leave out; may be given several times.")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides such as learning_rate=1e-3.")]
+app.command()(annotate)
+
+
+@app.command(context_settings=_WORDS)
+def quickstart(
+    corpus: Annotated[
+        Path | None, typer.Option(help="Corpus script, which is run; a simulated corpus when left out.")
+    ] = None,
+    root: Annotated[Path | None, typer.Option(help="Folder of the corpus that the script reads.")] = None,
+    out: Out = Path("quickstart"),
+    recipe: Annotated[str | None, typer.Option(help="Recipe file or name; the corpus's own if there is one.")] = None,
+    overrides: Overrides = None,
+) -> None:
+    """The whole way: corpus, training, predictions on unseen speakers, report.
+
+    Example: `annot-hf quickstart --corpus dataset_scripts/cremad/cremad.py --root ../CREMA-D --out cremad`
+    """
+    if (corpus is None) != (root is None):
+        raise ValueError("--corpus and --root go together; give both, or neither for a simulated corpus.")
+    from annot_hf.data.corpus import load_corpus_script
+    from annot_hf.data.export import export_corpus, read_export
+    from annot_hf.data.simulate import SimulatedCorpus, simulate_corpus
+    from annot_hf.training.outputs import clear_run
+    from annot_hf.training.recipe import load_recipe, recipe_names
+
+    if corpus is None:
+        console.rule("Simulate a corpus whose truth is known")
+        root = simulate_corpus(out / "simulated")
+        reader, recipe = SimulatedCorpus(root), recipe or "simulated-annotator"
+    else:
+        reader = load_corpus_script(corpus)(root)
+    console.rule("Export it")
+    print_rows(f"Corpus {reader.name}", export_corpus(reader, out / "corpus").rows())
+    if recipe is None and reader.name in recipe_names():
+        recipe = reader.name
+    elif recipe is None:
+        exported = read_export(out / "corpus")
+        named = exported.votes.select(questions=exported.default_questions)
+        recipe = "speech-annotator" if (named.annotator_codes >= 0).all() else "speech-distribution"
+    console.rule(f"Train, recipe {recipe}")
+    words = [
+        f"corpus={out / 'corpus'}",
+        f"output_dir={out / 'run'}",
+        f"features={out / 'features'}",
+        *(overrides or []),
+    ]
+    load_recipe(recipe, words)  # what is refused leaves an earlier run as it is
+    clear_run(out / "run")
+    model = steps.train(recipe, words, resume=False)
+    console.rule("Predict the test split")
+    steps.predict(model, out / "corpus", "test", out / "predictions", out / "features")
+    console.rule("Report")
+    folder = steps.report(out / "predictions", out / "corpus", out / "report", root if corpus is None else None)
+    print_path(folder)
+
+
+@app.command()
+def corpus(
+    script: Annotated[Path, typer.Argument(help="Python file that defines a VoteCorpus; it is run.")],
+    root: Annotated[Path, typer.Option(help="Folder of the corpus.")],
+    out: Out,
+    embed_audio: Annotated[bool, typer.Option(help="Put the audio into the parquet files; mind the licence.")] = False,
+    missing_audio: Annotated[
+        str, typer.Option(help="Items without readable audio: error, drop (counted) or keep.")
+    ] = "error",
+    missing_text: Annotated[str, typer.Option(help="Items of a written corpus without text: the same.")] = "error",
+    allow_unmatched: Annotated[bool, typer.Option(help="Leave out, and count, votes on unlisted items.")] = False,
+    follow_links: Annotated[bool, typer.Option(help="Read audio through links that lead out of the root.")] = False,
+) -> None:
+    """Export a corpus as parquet that `load_dataset(DIR, "votes" | "items" | "histograms" | "spans")` reads.
+
+    SCRIPT is Python and is run: pass only a file that you have read.
+
+    Example: `annot-hf corpus dataset_scripts/cremad/cremad.py --root ../CREMA-D --out data/cremad`
+    """
+    from annot_hf.data.corpus import load_corpus_script
+    from annot_hf.data.export import export_corpus
+
+    report = export_corpus(
+        load_corpus_script(script)(root),
+        out,
+        embed_audio=embed_audio,
+        missing_audio=missing_audio,
+        missing_text=missing_text,
+        allow_unmatched=allow_unmatched,
+        follow_links=follow_links,
+    )
+    print_rows(f"Corpus {report.name}", report.rows())
+    print_path(out)
+
+
+@app.command()
+def agree(folder: Annotated[Path, typer.Argument(help="Folder of an exported corpus.")]) -> None:
+    """How far raters agree on each question: Krippendorff's alpha, pairwise agreement, Fleiss' and Cohen's kappa.
+
+    Example: `annot-hf agree data/cremad`
+    """
+    from annot_hf.data.agreement import agreement
+    from annot_hf.data.export import read_export
+    from annot_hf.report.tables import agreement_table
+
+    votes = read_export(folder).votes
+    found = [agreement(votes, question.name) for question in votes.questions]
+    for table in agreement_table(found):
+        print_table(table)
+
+
+@app.command()
+def saliency(
+    model: Annotated[str, typer.Argument(help="Plain trunk (Hub id or folder), or a trained checkpoint folder.")],
+    corpus: Annotated[Path, typer.Option(help="Folder of an exported corpus.")],
+    out: Out,
+    split: Annotated[str, typer.Option(help="Which split.")] = "train",
+    items: Annotated[int, typer.Option(help="Most items, drawn at random.")] = 30_000,
+    question: Annotated[list[str] | None, typer.Option(help="Question; may be given several times.")] = None,
+    formula: Annotated[str, typer.Option(help="absolute or penalised; both are our choice.")] = "absolute",
+    gamma: Annotated[float | None, typer.Option(help="Weight of the penalty of penalised; 0.1 by default.")] = None,
+    batch_size: Annotated[int, typer.Option(help="Items per batch.")] = 16,
+    max_seconds: Annotated[float, typer.Option(help="Longest clip (s).")] = 30.0,
+) -> None:
+    """Which layer of a trunk goes best with what raters said: table, plot, and the file that `trunk_layer` reads.
+
+    Example: `annot-hf saliency microsoft/wavlm-base-plus --corpus data/cremad --out runs/saliency`, and then
+    `annot-hf train speech-distribution trunk=microsoft/wavlm-base-plus trunk_layer=runs/saliency/saliency.json ...`
+    """
+    from annot_hf.experiments.salient_layer import measure_saliency
+    from annot_hf.report.figures import plot_saliency, save_figure
+    from annot_hf.report.pages import save_saliency
+    from annot_hf.report.tables import saliency_table
+
+    found = measure_saliency(
+        model,
+        corpus,
+        split=split,
+        items=items,
+        questions=question or (),
+        formula=formula,
+        gamma=gamma,
+        batch_size=batch_size,
+        max_seconds=max_seconds,
+    )
+    path = save_saliency(found, out)
+    save_figure(lambda: plot_saliency(found), out / "saliency.png")
+    print_table(saliency_table(found))
+    console.print(f"trunk_layer={path}", soft_wrap=True, highlight=False, markup=False)
+
+
+@app.command()
+def saturation(
+    annotations: Annotated[Path, typer.Argument(help="Folder of synthetic votes that annotate wrote.")],
+    corpus: Annotated[Path, typer.Option(help="Folder of the exported corpus that was annotated.")],
+    out: Out,
+    split: Annotated[
+        list[str] | None,
+        typer.Option(help="Split whose items take part; may be given several times; all by default."),
+    ] = None,
+    question: Annotated[str, typer.Option(help="Category question; may be left out when there is one.")] = "",
+    votes: Annotated[
+        int | None, typer.Option(min=1, help="Most votes an item; as many as 90 % of the items have by default.")
+    ] = None,
+    runs: Annotated[int, typer.Option(min=1, help="How often votes are drawn of an item.")] = 5,
+    resamples: Annotated[int, typer.Option(help="Bootstrap resamples of speakers.")] = 1000,
+    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+) -> None:
+    """How many synthetic votes an item are suggested, how many people they are worth, and where they agree with people.
+
+    Example: `annot-hf saturation data/cremad-votes --corpus data/cremad --out runs/saturation --split train`
+    """
+    from annot_hf.data.export import read_export
+    from annot_hf.data.synthetic import read_annotations
+    from annot_hf.experiments.saturation_study import measure_saturation
+
+    found = measure_saturation(
+        read_annotations(annotations),
+        read_export(corpus),
+        question=question,
+        splits=split or (),
+        votes=votes,
+        resamples=runs,
+        n_resamples=resamples,
+        seed=seed,
+    )
+    folder = found.save(out)
+    for table in found.tables():
+        print_table(table)
+    print_path(folder)
+
+
+@app.command(context_settings=_WORDS)
+def train(
+    recipe: Annotated[str, typer.Argument(help="Recipe file, or the name of one that comes with the package.")],
+    overrides: Overrides = None,
+    resume: Annotated[bool, typer.Option(help="Go on from the newest checkpoint of output_dir.")] = False,
+) -> None:
+    """Train as a recipe says; the checkpoint is output_dir/model.
+
+    Example: `annot-hf train speech-distribution corpus=data/cremad output_dir=runs/cremad num_train_epochs=5`
+    """
+    print_path(steps.train(recipe, overrides or [], resume=resume))
+
+
+@app.command()
+def predict(
+    model: Annotated[Path, typer.Argument(help="Checkpoint folder.")],
+    corpus: Annotated[Path, typer.Option(help="Folder of an exported corpus.")],
+    out: Out,
+    split: Annotated[str, typer.Option(help="Which split.")] = "test",
+    features: Annotated[
+        Path | None, typer.Option(help="Folder that keeps computed features; 'features' beside --out by default.")
+    ] = None,
+    max_seconds: Annotated[float | None, typer.Option(help="Longest clip (s); as in training by default.")] = None,
+    condition: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Acoustic condition to put the clips under: noise:DB, reverb:SECONDS, telephone, mp3:KBITS or clean. "
+            "Several, each with an option of its own, go into a folder each under --out, such as OUT/noise-10."
+        ),
+    ] = None,
+    condition_seed: Annotated[int, typer.Option(help="Seed of what is random in a condition.")] = 0,
+    explain: Annotated[
+        int,
+        typer.Option(
+            min=0, help="Show for this many texts, the most divided, what each member of an ensemble leaned on."
+        ),
+    ] = 0,
+) -> None:
+    """Predict a split: a distribution per item, and each rater's answer if the model has raters.
+
+    Example: `annot-hf predict runs/cremad/model --corpus data/cremad --out runs/cremad/predictions`
+    """
+    from annot_hf.data.conditions import CLEAN, Condition
+
+    asked = [Condition.parse(text, condition_seed) for text in condition or [CLEAN]]
+    for one in asked:
+        if asked.count(one) > 1:
+            raise ValueError(f"Condition {str(one)!r} is asked for twice; give each condition once.")
+    if explain:
+        steps.check_explainable(model, asked)
+    features = features or out.resolve().parent / "features"  # the corpus's own folder may be read-only
+    for one in asked:
+        where = out / one.folder if len(asked) > 1 else out
+        steps.predict(model, corpus, split, where, features, max_seconds, one, explain)
+    print_path(out)
+
+
+@app.command()
+def report(
+    predictions: Annotated[Path, typer.Argument(help="Folder that predict wrote.")],
+    corpus: Annotated[Path, typer.Option(help="Folder of the exported corpus that was predicted.")],
+    out: Out,
+    other: Annotated[Path | None, typer.Argument(help="Predictions of a second run, to compare the two.")] = None,
+    truth: Annotated[Path | None, typer.Option(help="Folder of the simulation, if the corpus is simulated.")] = None,
+    conditions: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder with predictions of the same model under acoustic conditions, for a robustness table."
+        ),
+    ] = None,
+) -> None:
+    """Hold predictions against the votes, or two runs against each other: JSON, Markdown, HTML and plots.
+
+    Example: `annot-hf report runs/cremad/predictions --corpus data/cremad --out runs/cremad/report`
+    """
+    if other is not None and conditions is not None:
+        raise ValueError("--conditions belongs to the report of one run; leave it or the second predictions out.")
+    if other is not None and truth is not None:
+        raise ValueError("--truth belongs to the report of one run; leave it or the second predictions out.")
+    if other is None:
+        folder = steps.report(predictions, corpus, out, truth, conditions)
+    else:
+        folder = steps.compare(predictions, other, corpus, out)
+    print_path(folder)
+
+
+@app.command(context_settings=_WORDS)
+def results(
+    plan: Annotated[Path, typer.Argument(help="YAML file with recipe, seeds and systems.")],
+    corpus: Annotated[Path, typer.Option(help="Folder of an exported corpus.")],
+    out: Out,
+    overrides: Overrides = None,
+    split: Annotated[str, typer.Option(help="Which split is scored.")] = "test",
+    resamples: Annotated[int, typer.Option(help="Bootstrap resamples of speakers.")] = 1000,
+    without: Without = None,
+) -> None:
+    """Train several systems with several seeds and score them in one table; goes on where it was interrupted.
+
+    Example: `annot-hf results benchmarks/plans/cremad.yaml --corpus data/cremad --out runs/results`
+    """
+    from annot_hf.experiments.plans import read_plan, run_plan
+
+    _, page = run_plan(
+        read_plan(plan).without(without or ()), corpus, out, overrides or [], split=split, n_resamples=resamples
+    )
+    print_path(page)
+
+
+@app.command(context_settings=_WORDS)
+def crossval(
+    recipe: Annotated[str, typer.Argument(help="Recipe (a name or a file), or a plan with several systems.")],
+    corpus: Annotated[Path, typer.Option(help="Folder of an exported corpus.")],
+    out: Out,
+    overrides: Overrides = None,
+    folds: Annotated[int, typer.Option(help="Folds a repeat.")] = 5,
+    repeats: Annotated[int, typer.Option(help="How often the items are divided anew.")] = 5,
+    group: Annotated[
+        str,
+        typer.Option(
+            help="Column of the items that no fold boundary may cut; conversation, document, speaker or item by default."
+        ),
+    ] = "",
+    split: Annotated[
+        list[str] | None,
+        typer.Option(help="Released split that takes part; may be given several times; all by default."),
+    ] = None,
+    items: Annotated[
+        int | None, typer.Option(help="How many items take part, in whole groups drawn at random; all by default.")
+    ] = None,
+    test_folds: Annotated[
+        int | None, typer.Option(help="How many folds of a single repeat are tested, for a first look; all by default.")
+    ] = None,
+    validation: Annotated[float, typer.Option(help="Share of a fold's other items that is set aside.")] = 0.1,
+    seed: Annotated[
+        int | None, typer.Option(help="Seed of folds and runs; the plan's first, or 0, by default.")
+    ] = None,
+    resamples: Annotated[int, typer.Option(help="Bootstrap resamples of groups.")] = 1000,
+    keep_models: Annotated[bool, typer.Option(help="Keep the model of every run.")] = False,
+    without: Without = None,
+) -> None:
+    """Repeated cross-validation of one recipe or several systems: a table and a plot; goes on where it was interrupted.
+
+    Example: `annot-hf crossval speech-distribution --corpus data/cremad --out runs/crossval --group speaker`
+    """
+    from annot_hf.experiments.crossval import crossval as run_crossval
+    from annot_hf.experiments.plans import plan_of
+
+    found, page = run_crossval(
+        plan_of(recipe).without(without or ()),
+        corpus,
+        out,
+        overrides or [],
+        folds=folds,
+        repeats=repeats,
+        group=group,
+        splits=split or (),
+        items=items,
+        test_folds=test_folds,
+        validation=validation,
+        seed=seed,
+        n_resamples=resamples,
+        keep_models=keep_models,
+    )
+    counts = found.counts
+    grouped = f"{counts['groups']:,} groups, by {counts['unit']}"
+    tested = f"{repeats} x {test_folds or folds} folds"
+    console.print(f"{counts['items']:,} items of {grouped}; {tested}.", highlight=False, markup=False)
+    print_path(page)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line.
+
+    Errors in what the user gave are one line and exit status 2; anything else is one line, a file with the traceback, and
+    status 1.
+    """
+    logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    try:
+        app(args=arguments)
+    except (ValueError, OSError) as error:
+        print_error(str(error) or type(error).__name__)
+        sys.exit(2)
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}".removesuffix(".")
+        print_error(f"{said}. That was not foreseen; {keep_traceback()}.")
+        sys.exit(1)

@@ -1,0 +1,85 @@
+"""What commands print: one table, where to look, and what went wrong, without what is secret."""
+
+import os
+import re
+import sys
+import tempfile
+import traceback
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Column, Table
+from rich.text import Text
+
+from annot_hf.data.yaml_text import SECRET, printable
+
+if TYPE_CHECKING:
+    from annot_hf.report.tables import Table as ReportTable
+
+_SECRET_NAME = re.compile("(?:KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)  # of a variable
+
+console = Console(width=None if sys.stdout.isatty() else 120)  # a pipe has no width; 80 would cut names
+
+
+def print_table(table: "ReportTable") -> None:
+    """A table of the evaluation with its note."""
+    columns = (Column(_text(name)) for name in table.columns)
+    shown = Table(*columns, title=_text(table.title), title_justify="left")
+    shown.columns[0].overflow = "fold"
+    for row in table.rows:
+        shown.add_row(*(_text(cell.text) for cell in row))
+    console.print(shown)
+    print_text(table.note)
+
+
+def print_text(text: str) -> None:
+    """A remark beside a table."""
+    console.print(_text(text))
+
+
+def print_path(path: Path) -> None:
+    """The last line of a command that writes: where to look, on one line however long."""
+    console.print(str(path.resolve()), soft_wrap=True, highlight=False, markup=False)
+
+
+def print_rows(title: str, rows: Iterable[tuple[str, str, str]]) -> None:
+    """What, how many, and a remark: the one table of a command."""
+    table = Table("what", "how many", "", title=_text(title), title_justify="left")
+    table.columns[1].justify = "right"
+    for row in rows:
+        table.add_row(*map(_text, row))
+    console.print(table)
+
+
+def print_error(message: str) -> None:
+    """An error as one line, without what could command a terminal."""
+    said = " ".join(printable(_without_secrets(message)).split())
+    Console(stderr=True).print(Text.assemble(("Error", "bold red"), f": {said}"), soft_wrap=True)
+
+
+def keep_traceback() -> str:
+    """Write the traceback of the error that is being handled to a file of its own; says where."""
+    text = _without_secrets(traceback.format_exc())
+    try:
+        handle, name = tempfile.mkstemp(prefix="annot-hf-", suffix=".log")
+        with open(handle, "w", encoding="utf-8") as file:
+            file.write(text)
+    except OSError as error:
+        sys.stderr.write(text)
+        return f"the traceback is above, as no file could be written ({error})"
+    return f"the traceback is in {name}"
+
+
+def _text(text: str) -> Text:
+    """Text as it is, without what could command a terminal: names come from corpora of other people."""
+    return Text("\n".join(map(printable, text.split("\n"))))
+
+
+def _without_secrets(text: str) -> str:
+    """A text without the keys and tokens of the environment, and without those of addresses."""
+    for name, value in os.environ.items():
+        if _SECRET_NAME.search(name) and len(value) >= 6:
+            text = text.replace(value, f"<{name}>")
+    return SECRET.sub("<secret>", text)

@@ -1,0 +1,149 @@
+"""What the commands `train`, `predict` and `report` do, and `quickstart` one after the other."""
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from annot_hf.cli.output import print_rows, print_text
+
+if TYPE_CHECKING:
+    from annot_hf.data.conditions import Condition
+    from annot_hf.data.export import ExportedCorpus
+    from annot_hf.data.predictions import Predictions
+    from annot_hf.data.targets import Targets
+
+
+def train(recipe: str, words: Iterable[str], *, resume: bool) -> Path:
+    """Train as a recipe says, and print what validation says; gives the checkpoint folder."""
+    from annot_hf.training.recipe import load_recipe
+    from annot_hf.training.train import train as run_training
+
+    result = run_training(load_recipe(recipe, list(words)), resume=resume)
+    rows = [(name, f"{value:.4f}", "") for name, value in result.metrics.items() if isinstance(value, float)]
+    print_rows("Validation (nats; tvd is a distance)", rows)
+    return result.model
+
+
+def predict(
+    model: Path,
+    corpus: Path,
+    split: str,
+    out: Path,
+    features: Path | None,
+    max_seconds: float | None = None,
+    condition: "Condition | None" = None,
+    explain: int = 0,
+) -> None:
+    """Predict a split under one condition, write it, and print the counts."""
+    from annot_hf.training.inference import predict as run_prediction
+
+    heard = {} if condition is None else {"condition": str(condition), "condition_seed": condition.seed}
+    predictions, targets = run_prediction(
+        model, corpus, split=split, features=features, max_seconds=max_seconds, **heard
+    )
+    predictions.save(out)
+    if explain:
+        _explain(model, corpus, predictions, targets, explain, out / "explanations.html")
+    rows = [("items predicted", f"{len(predictions):,}", "")]
+    rows += [(reason, f"{count:,}", "left out") for reason, count in targets.excluded.items()]
+    if len(predictions.rater_items):
+        own = int((~predictions.rater_fallback).sum())
+        rows.append(("rater answers by own head", f"{own:,}", ""))
+        rows.append(
+            ("rater answers by consensus", f"{len(predictions.rater_items) - own:,}", "rater unseen in training")
+        )
+    under = "" if condition is None or condition.is_clean else f", {condition}"
+    print_rows(f"Predictions, split {split}{under}", rows)
+
+
+def check_explainable(model: Path, conditions: "Sequence[Condition]") -> None:
+    """Say before anything is predicted that nothing could be explained."""
+    from transformers import AutoConfig
+
+    from annot_hf.experiments.explain import check_explainable
+    from annot_hf.models.register import register_models
+
+    if len(conditions) > 1 or not conditions[0].is_clean:
+        raise ValueError("--explain shows words, which no acoustic condition alters; leave --condition out.")
+    register_models()
+    if (model / "config.json").is_file():  # if there is none, prediction says so
+        check_explainable(AutoConfig.from_pretrained(model), model)
+
+
+def _explain(model: Path, corpus: Path, predictions: "Predictions", targets: "Targets", count: int, page: Path) -> None:
+    from annot_hf.data.export import read_export
+    from annot_hf.experiments.explain import explain, most_divided
+    from annot_hf.report.explanations import write_explanations
+
+    exported = read_export(corpus)
+    chosen = most_divided(predictions, count)
+    texts = exported.items.set_index("item")["text"].reindex(chosen)
+    found = explain(model, chosen, list(texts), targets)
+    write_explanations(
+        found,
+        predictions.support,
+        page,
+        title=f"{exported.name}: what members leaned on, {len(chosen)} most divided texts",
+    )
+
+
+def report(folder: Path, corpus: Path, out: Path, truth: Path | None, conditions: Path | None = None) -> Path:
+    """Write the report of one run and print its summary; gives its folder."""
+    from annot_hf.data.export import read_export
+    from annot_hf.data.predictions import Predictions
+    from annot_hf.data.simulate import read_truth
+    from annot_hf.evaluation.evaluate import read_conditions
+    from annot_hf.report.report import build_report
+
+    predictions, exported = Predictions.load(folder), read_export(corpus)
+    targets = _targets(predictions, exported)
+    predictions = predictions.in_order(targets.support)
+    built = build_report(
+        predictions,
+        targets,
+        out,
+        title=f"{exported.name}: {_about(predictions)}",
+        items=exported.items,
+        marginal=predictions.meta.pop("marginal", None),
+        votes=exported.votes,
+        truth=None if truth is None else read_truth(truth),
+        conditions=None if conditions is None else read_conditions(conditions),
+    )
+    print_text(built.summary)
+    return built.folder
+
+
+def compare(first: Path, second: Path, corpus: Path, out: Path) -> Path:
+    """Write the comparison of two runs and print its summary; gives its folder."""
+    from annot_hf.data.export import read_export
+    from annot_hf.data.predictions import Predictions
+    from annot_hf.report.report import build_comparison
+
+    exported, runs = read_export(corpus), [Predictions.load(first), Predictions.load(second)]
+    targets = _targets(runs[0], exported)
+    runs = [run.in_order(targets.support) for run in runs]
+    marginals = [run.meta.pop("marginal", None) for run in runs]
+    built = build_comparison(
+        *runs,
+        targets,
+        out,
+        title=f"{exported.name}: {_about(runs[0])}",
+        names=(str(first), str(second)),
+        items=exported.items,
+        marginal=marginals[0],
+        votes=exported.votes,
+    )
+    print_text(built.summary)
+    return built.folder
+
+
+def _targets(predictions: "Predictions", exported: "ExportedCorpus") -> "Targets":
+    """The targets of the split that was predicted, on the grid of the predictions."""
+    names = [question.name for question in predictions.questions]
+    bins = round(len(predictions.support) ** (1 / len(names)))
+    return exported.targets(predictions.meta.get("split", "test"), names, bins=bins)
+
+
+def _about(predictions: "Predictions") -> str:
+    names = " and ".join(question.name for question in predictions.questions)
+    return f"{names}, split {predictions.meta.get('split', 'test')}"

@@ -1,0 +1,265 @@
+"""DiME-Aug as a transform of a `datasets.Dataset`: the rows as they are, and mixed rows after them."""
+
+import functools
+import hashlib
+import io
+import logging
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from datasets import Audio, Dataset, DatasetDict, Features, Value, concatenate_datasets
+from scipy.io import wavfile
+
+from annot_hf.data.audio import MixedClip, load_audio
+from annot_hf.data.dime import MixtureReport, Mixtures, Partners, TextRule, check_apart, plan_mixtures
+from annot_hf.data.dime_features import RATE, features_of_clip, text_features
+
+logger = logging.getLogger(__name__)
+
+PREFIX = "mixed_"  # of the columns that say where a row comes from; they are null in rows that nobody mixed
+PROVENANCE = ("first", "second", "share", "label", "text_from", "first_speaker", "second_speaker", "seed")
+PUBLISHED = "published"
+_ORIGIN = dict.fromkeys((PREFIX + name for name in PROVENANCE), Value("string"))
+_ORIGIN |= {PREFIX + "share": Value("float64"), PREFIX + "seed": Value("int64")}
+_STORED = {"bytes": Value("binary"), "path": Value("string")}  # an Audio column that needs no codec to be written
+
+
+def mix_dataset(
+    data: Dataset | DatasetDict,
+    *,
+    support: Sequence[str],
+    probs: str = "distribution",
+    item: str = "item",
+    audio: str | None = "audio",
+    text: str | None = "text",
+    speaker: str | None = "speaker",
+    features: str | np.ndarray = PUBLISHED,
+    split: str = "train",
+    share: float = 0.3,
+    neighbours: int = 2,
+    text_rule: TextRule = "dominant",
+    partners: Partners = "any",
+    seed: int = 0,
+    sampling_rate: int = RATE,
+    processes: int | None = None,
+) -> tuple[Dataset | DatasetDict, MixtureReport]:
+    """Append mixtures of rare classes to the training split (DiME-Aug, arXiv 2601.14620; see `plan_mixtures`).
+
+    The mixed rows have a new name, the mixed distribution, the mixed clip (WAV bytes, floating point) and the text of one
+    of the two; every other column is null in them. Columns mixed_first, mixed_second, mixed_share, mixed_label,
+    mixed_text_from, mixed_first_speaker, mixed_second_speaker and mixed_seed say where they come from.
+
+    Args:
+        data: The training split, or all splits: then only `split` is mixed and its speakers are held against the others',
+            with a warning about rows whose speaker is not known.
+        support: Names of the K labels, in the order of the distributions.
+        probs: Column of the distributions, lists of K numbers.
+        item: Column of names, each once.
+        audio: Column of type `Audio(decode=False)`; None, or a column that is not there, for none.
+        text: Column of texts; likewise.
+        speaker: Column of speakers; likewise.
+        features: "published" computes `clip_features` and `text_features` of the rows to mix; else a column of lists of
+            numbers, such as those of an encoder, or an array `(N, D)`.
+        split: Which split of a `DatasetDict` is the training split.
+        share: See `plan_mixtures`, also for the next four.
+        neighbours: Nearest other items that a partner is drawn from.
+        text_rule: Whose text a mixture has.
+        partners: Neighbours of any speaker, or of the same.
+        seed: Seed.
+        sampling_rate: Rate of the mixed clips (Hz).
+        processes: Worker processes; this one alone when None.
+
+    Returns:
+        The data with the mixed rows after those of the split, and what they make of the classes.
+
+    Raises:
+        ValueError: A column is missing or has another type, a speaker is in two splits, or what `plan_mixtures` refuses.
+        AudioError: A clip cannot be read; the message names the item.
+    """
+    splits = None
+    if not isinstance(data, Dataset | DatasetDict):
+        raise ValueError(f"The data are of type {type(data).__name__}; load them as a Dataset, without streaming.")
+    if isinstance(data, DatasetDict):
+        if split not in data:
+            raise ValueError(f"There is no split {split!r}; the data have {', '.join(data)}.")
+        splits, data = data, data[split]
+        _check_speakers(splits, split, speaker)
+    columns = _columns(data, item=item, probs=probs, audio=audio, text=text, speaker=speaker)
+    names = data[item][:]
+    plan = plan_mixtures(
+        names,
+        _distributions(data[probs][:], names, len(support)),
+        _features(data, features, columns, processes),
+        support=support,
+        speakers=data[speaker][:] if "speaker" in columns else None,
+        share=share,
+        neighbours=neighbours,
+        text=text_rule,
+        partners=partners,
+        seed=seed,
+    )
+    origin = plan.to_frame()
+    rows = {
+        "item": plan.items.tolist(),
+        "probs": plan.probs.tolist(),
+        "text": data.select(plan.text_from)[text][:] if "text" in columns else None,
+        **{PREFIX + name: origin[name].tolist() for name in PROVENANCE},
+    }
+    own = {columns.get(name, name): values for name, values in rows.items() if values is not None}
+    kinds = {name: kind for name, kind in data.features.items() if name in own}
+    mixed = Dataset.from_dict(own, features=Features(kinds | _ORIGIN))
+    if "audio" in columns and len(plan):
+        mixed = concatenate_datasets([mixed, _clips(data, plan, columns, sampling_rate, processes)], axis=1)
+    mixed = concatenate_datasets([data, mixed]) if len(plan) else _unmixed(data)
+    if splits is None:
+        return mixed, plan.report
+    return DatasetDict(
+        {name: mixed if name == split else _unmixed(other) for name, other in splits.items()}
+    ), plan.report
+
+
+def _check_speakers(splits: DatasetDict, split: str, speaker: str | None) -> None:
+    """Hold the speakers of a split against those of the others, and say of how many rows they are not known."""
+    speakers = {
+        name: data[speaker][:] if speaker in data.column_names else [None] * len(data) for name, data in splits.items()
+    }
+    mine = speakers.pop(split)
+    others = [one for theirs in speakers.values() for one in theirs]
+    check_apart(mine, others)
+    unknown, beside = int(pd.isna(mine).sum()), int(pd.isna(others).sum())
+    if others and (unknown or beside):
+        logger.warning(
+            "%d of %d rows of split %s and %d of %d rows of the others have no speaker (speaker=%r), so that mixtures may "
+            "carry a voice across.",
+            unknown,
+            len(mine),
+            split,
+            beside,
+            len(others),
+            speaker,
+        )
+
+
+def _unmixed(data: Dataset) -> Dataset:
+    """Rows that nobody mixed, with the same columns, so that all splits have one schema."""
+    nothing = {name: [None] * len(data) for name in _ORIGIN}
+    return concatenate_datasets([data, Dataset.from_dict(nothing, features=Features(_ORIGIN))], axis=1)
+
+
+def _columns(data: Dataset, **columns: str | None) -> dict[str, str]:
+    """What is there under which name; item and distribution must be."""
+    for what in ("item", "probs"):
+        if columns[what] not in data.column_names:
+            raise ValueError(
+                f"There is no column {columns[what]!r}; name that of the {what} among {', '.join(data.column_names)}."
+            )
+    taken = [name for name in data.column_names if name.startswith(PREFIX)]
+    if taken:
+        raise ValueError(f"The data have a column {taken[0]!r} already; mix them once only, or rename it.")
+    found = {what: name for what, name in columns.items() if name in data.column_names}
+    if not {"audio", "text"} & set(found):
+        raise ValueError("The data have neither audio nor text to mix; name the columns with audio= and text=.")
+    if "audio" not in found:
+        return found
+    name = found["audio"]
+    kind = data.features[name]
+    if not isinstance(kind, Audio):
+        raise ValueError(
+            f"Column {name!r} is of type {kind}, which holds no bytes of mixed clips; cast_column({name!r}, "
+            "Audio(decode=False)) reads paths as audio."
+        )
+    if kind.decode:
+        raise ValueError(
+            f"Column {name!r} decodes its audio; cast_column({name!r}, Audio(decode=False)) lets it be read here."
+        )
+    return found
+
+
+def _distributions(rows: list[Any], names: list[str], width: int) -> np.ndarray:
+    """Distributions `(N, K)` of lists of K numbers."""
+    bad = [name for name, row in zip(names, rows, strict=True) if row is None or len(row) != width]
+    if bad:
+        raise ValueError(
+            f"The distribution of item {bad[0]!r} is no list of {width} numbers, one a label of the support."
+        )
+    return np.array(rows, dtype=np.float64).reshape(len(rows), width)
+
+
+def _features(data: Dataset, features: Any, columns: dict[str, str], processes: int | None) -> Any:
+    """What `plan_mixtures` takes as features."""
+    if not isinstance(features, str):
+        return features
+    if features != PUBLISHED:
+        if features not in data.column_names:
+            raise ValueError(
+                f"There is no column {features!r} of features; name one, give an array, or say {PUBLISHED!r}."
+            )
+        return functools.partial(_column, data, features)
+    work = functools.partial(_published, columns=columns)
+
+    def compute(rows: np.ndarray) -> np.ndarray:
+        part = data.select(rows).select_columns(
+            [columns[name] for name in ("item", "audio", "text") if name in columns]
+        )
+        blank = sum(not (words or "").strip() for words in part[columns["text"]]) if "text" in columns else 0
+        if blank:
+            logger.warning("%d of %d items to mix have no text: theirs counts as empty.", blank, len(part))
+        stamp = {"stamp": _stamp(part, columns["audio"]) if "audio" in columns else ""}
+        found = part.map(work, remove_columns=part.column_names, num_proc=processes, fn_kwargs=stamp, desc="features")
+        return np.array(found["features"][:])
+
+    return compute
+
+
+def _column(data: Dataset, name: str, rows: np.ndarray) -> np.ndarray:
+    """Rows of a column of lists of numbers `(R, D)`."""
+    values = data.select(rows)[name][:]
+    lengths = {len(value) if isinstance(value, list) else -1 for value in values}
+    if len(lengths) > 1 or -1 in lengths:
+        raise ValueError(f"Column {name!r} must have a list of numbers in each row, all of one length.")
+    return np.array(values)
+
+
+def _stamp(data: Dataset, name: str) -> str:
+    """Changes when a clip's file does: what `map` keeps is found again by its arguments, and knows of no files."""
+    paths = [
+        clip["path"] for clip in data[name] if clip and clip["bytes"] is None and os.path.exists(clip["path"] or "")
+    ]
+    stats = [(path, os.stat(path)) for path in paths]
+    about = [(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for path, stat in stats]
+    return hashlib.sha256(repr(about).encode()).hexdigest()
+
+
+def _published(row: dict[str, Any], stamp: str, columns: dict[str, str]) -> dict[str, np.ndarray]:
+    parts = []
+    if "audio" in columns:
+        parts.append(features_of_clip(row[columns["audio"]], item=row[columns["item"]]))
+    if "text" in columns:
+        parts.append(text_features(row[columns["text"]]))
+    return {"features": np.concatenate(parts)}
+
+
+def _clips(
+    data: Dataset, plan: Mixtures, columns: dict[str, str], sampling_rate: int, processes: int | None
+) -> Dataset:
+    """The mixed clips, rendered a few at a time and kept where `data` lie: on disk, unless they are in memory."""
+    clips = data.select_columns([columns["audio"]])
+    part = clips.select(plan.first)
+    work = functools.partial(_render, clips=clips, name=columns["audio"], plan=plan, sampling_rate=sampling_rate)
+    stamp = {"stamp": _stamp(part, columns["audio"]) + _stamp(clips.select(plan.second), columns["audio"])}
+    kind = Features({columns["audio"]: _STORED})
+    mixed = part.map(work, with_indices=True, features=kind, num_proc=processes, fn_kwargs=stamp, desc="mix")
+    return mixed.cast_column(columns["audio"], data.features[columns["audio"]])
+
+
+def _render(
+    row: dict[str, Any], index: int, stamp: str, *, clips: Dataset, name: str, plan: Mixtures, sampling_rate: int
+) -> dict[str, Any]:
+    mixed = MixedClip(row[name], clips[int(plan.second[index])][name], float(plan.share[index]))
+    coded = io.BytesIO()
+    # libsndfile would write the time of day into a floating-point file
+    wavfile.write(coded, sampling_rate, load_audio(mixed, sampling_rate=sampling_rate))
+    return {name: {"bytes": coded.getvalue(), "path": f"{plan.items[index]}.wav"}}

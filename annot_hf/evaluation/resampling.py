@@ -1,0 +1,339 @@
+"""Confidence intervals by resampling whole speakers (or items), as one matrix product.
+
+Every measure of a report is a function of sums over items: of losses, of moments, of counts per class. So a resample
+needs no pass over the items: draw speakers with replacement, and the new sums are `multiplicities @ per-speaker sums`.
+All measures and all systems read the same draws, which makes their differences paired. Items of one speaker are not
+independent, hence the cluster bootstrap (Field & Welsh 2007) with percentile intervals. Where items resample on their own
+and only the cell of a confusion table matters, the counts of the cells are drawn instead of the items: one multinomial.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from annot_hf.models.measures import f1_of, ratio
+
+LEVEL = 0.95
+_CACHED = 1 << 17  # draws at a time: counting them is several times faster while the counts stay in the cache
+_HELD = 1 << 22  # multiplicities per matrix product: few large products, since small ones wait for threads
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A number and its percentile interval; `None` where it is not defined.
+
+    Attributes:
+        value: The measure over all data.
+        low: Lower end of the 95 % interval.
+        high: Upper end.
+    """
+
+    value: float | None
+    low: float | None = None
+    high: float | None = None
+
+    def to_dict(self) -> dict[str, float | None]:
+        """Plain numbers for JSON."""
+        return {"value": self.value, "low": self.low, "high": self.high}
+
+
+@dataclass(frozen=True, eq=False)
+class Measured:
+    """One measure of several systems on the same resamples, so that differences are paired.
+
+    Attributes:
+        title: Its name in a table.
+        unit: Its unit or range.
+        better: "lower", "higher" or "" where neither is better.
+        draws: System -> values `(1 + B,)`, as `resample_sums` orders them.
+    """
+
+    title: str
+    unit: str
+    better: str
+    draws: Mapping[str, np.ndarray]
+
+    def difference(self, one: str, other: str) -> dict[str, float | None]:
+        """Value and interval of `one` - `other`."""
+        return estimate(self.draws[one] - self.draws[other]).to_dict()
+
+    def record(self, *, paired: bool = True) -> dict[str, Any]:
+        """The line of a score table: the model, the marginal baseline if it has this measure, and their difference."""
+        record: dict[str, Any] = {"title": self.title, "unit": self.unit, "better": self.better}
+        record |= estimate(self.draws["model"]).to_dict()
+        record["marginal"] = record["difference"] = None
+        if "marginal" in self.draws:
+            record["marginal"] = estimate(self.draws["marginal"]).to_dict()
+            record["difference"] = self.difference("model", "marginal") if paired else None
+        return record
+
+
+def resample_sums(
+    columns: Mapping[str, np.ndarray],
+    clusters: Sequence[object] | np.ndarray | None = None,
+    *,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """Column sums of the data and of `n_resamples` bootstrap resamples of whole clusters.
+
+    Args:
+        columns: Per-item values, each `(N,)` or `(N, M)`.
+        clusters: What each item belongs to, for instance its speaker `(N,)`; items themselves when None.
+        n_resamples: Number of resamples B.
+        seed: Seed of the draws.
+
+    Returns:
+        For each column, sums `(1 + B,)` or `(1 + B, M)`; row 0 is the data as they are. With a single cluster there
+        is nothing to resample, and only row 0 comes back.
+
+    Raises:
+        ValueError: There are no items, or a column or `clusters` has another length.
+    """
+    arrays = {name: np.asarray(column, dtype=np.float64) for name, column in columns.items()}
+    lengths = {name: len(array) for name, array in arrays.items()}
+    if clusters is not None:
+        lengths["clusters"] = len(clusters)
+    size = next(iter(lengths.values()), 0)
+    if not size:
+        raise ValueError("There are no items to resample; give at least one.")
+    for name, length in lengths.items():
+        if length != size:
+            raise ValueError(f"Column {name!r} has {length} rows and the first has {size}; give one value an item.")
+    stacked = np.concatenate([array.reshape(size, -1) for array in arrays.values()], axis=1)
+    if clusters is not None:
+        _, codes = np.unique(np.asarray(clusters).astype(str), return_inverse=True)
+        stacked = sparse.csr_array((np.ones(size), (codes, np.arange(size)))) @ stacked
+    total = stacked.sum(axis=0, keepdims=True)
+    drawn = _multiplicities(len(stacked), n_resamples, seed)
+    sums = np.concatenate([total, *(multiplicity @ stacked for multiplicity in drawn)])
+    out, at = {}, 0
+    for name, array in arrays.items():
+        width = int(np.prod(array.shape[1:], dtype=int))
+        out[name] = sums[:, at : at + width].reshape(len(sums), *array.shape[1:])
+        at += width
+    return out
+
+
+def _multiplicities(count: int, n_resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each of `count` clusters is drawn in each resample, in blocks `(rows, count)`; none of a single one."""
+    if not isinstance(n_resamples, int | np.integer) or n_resamples < 0:
+        raise ValueError(f"n_resamples is {n_resamples!r}; give a whole number from 0 up, 0 for no intervals.")
+    generator = np.random.default_rng(seed)
+    step, block = max(1, _CACHED // count), max(1, _HELD // count)
+    for start in range(0, n_resamples if count > 1 else 0, block):
+        multiplicity = np.empty((min(block, n_resamples - start), count))
+        for first in range(0, len(multiplicity), step):
+            rows = min(step, len(multiplicity) - first)
+            draws = generator.integers(count, size=(rows, count), dtype=np.int32)
+            draws += np.arange(0, rows * count, count, dtype=np.int32)[:, None]
+            multiplicity[first : first + rows] = np.bincount(draws.ravel(), minlength=rows * count).reshape(rows, count)
+        yield multiplicity
+
+
+def resample_fit(
+    predicted: np.ndarray,
+    true: np.ndarray,
+    clusters: Sequence[object] | np.ndarray | None = None,
+    *,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """How predicted numbers `(n,)` fit true ones: `ccc`, `pearson`, `rmse`, each `(1 + B,)` as of `resample_sums`."""
+    columns = {"pairs": moments(predicted, true), "square": (predicted - true) ** 2, "count": np.ones(len(true))}
+    sums = resample_sums(columns, clusters, n_resamples=n_resamples, seed=seed)
+    return {
+        "ccc": ccc_of(sums["pairs"]),
+        "pearson": pearson_of(sums["pairs"]),
+        "rmse": np.sqrt(sums["square"] / sums["count"]),
+    }
+
+
+def resample_spearman(
+    columns: Mapping[str, np.ndarray],
+    reference: np.ndarray,
+    clusters: Sequence[object] | np.ndarray | None = None,
+    *,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """Spearman's correlation of each column with the reference, in the data and on the resamples of `resample_sums`.
+
+    The one measure here that is no function of sums over items: a resample has ranks of its own. A value's (mid-)rank is
+    the weight of smaller values and half that of equal ones, so one sort serves all resamples.
+
+    Args:
+        columns: Values `(N,)` of each system.
+        reference: Values `(N,)`.
+        clusters: What each item belongs to `(N,)`; items themselves when None.
+        n_resamples: Number of resamples B.
+        seed: Seed of the draws.
+
+    Returns:
+        For each column `(1 + B,)` in [-1, 1]; 0 where either side is constant. With a single cluster only entry 0.
+    """
+    size = len(reference)
+    code = np.arange(size)
+    if clusters is not None:
+        _, code = np.unique(np.asarray(clusters).astype(str), return_inverse=True)
+    orders = {name: np.argsort(column, kind="stable") for name, column in columns.items()}
+    blocks: dict[str, list[np.ndarray]] = {name: [] for name in columns}
+    for weights in _item_weights(code, n_resamples, seed):
+        theirs = np.empty_like(weights)
+        order = np.argsort(reference, kind="stable")
+        theirs[:, order] = _ranks(weights[:, order], np.asarray(reference)[order])
+        for name, column in columns.items():
+            order = orders[name]
+            weight, y = weights[:, order], theirs[:, order]
+            x = _ranks(weight, np.asarray(column)[order])
+            weighted = weight * x
+            xx, xy = (np.einsum("bn,bn->b", weighted, other) for other in (x, y))
+            yy = np.einsum("bn,bn,bn->b", weight, y, y)
+            nothing = np.zeros(len(weight))  # ranks count from their mean
+            sums = np.stack([np.ones(len(weight)), nothing, nothing, xx, yy, xy], axis=1)
+            blocks[name].append(pearson_of(sums))
+    return {name: np.concatenate(parts) for name, parts in blocks.items()}
+
+
+def _item_weights(code: np.ndarray, n_resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """Multiplicity of each item, as shares `(rows, N)`: first in the data, then in the resamples, a few at a time."""
+    yield np.full((1, len(code)), 1 / len(code))
+    rows = max(1, _HELD // (4 * len(code)))
+    for multiplicity in _multiplicities(int(code.max()) + 1, n_resamples, seed):
+        for start in range(0, len(multiplicity), rows):
+            weights = multiplicity[start : start + rows][:, code]
+            yield weights / weights.sum(axis=1, keepdims=True)
+
+
+def _ranks(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
+    """Mid-ranks `(rows, N)`, as shares less 1/2, of ascending `values` `(N,)` under each row of `weights` `(rows, N)`."""
+    first = np.flatnonzero(np.r_[True, values[1:] != values[:-1]])
+    if len(first) < len(values):
+        weights = np.add.reduceat(weights, first, axis=1)
+    ranks = np.cumsum(weights, axis=1) - weights / 2 - 0.5
+    return ranks if len(first) == len(values) else np.repeat(ranks, np.diff(np.r_[first, len(values)]), axis=1)
+
+
+def resample_cells(
+    columns: Mapping[str, np.ndarray],
+    cells: np.ndarray,
+    clusters: Sequence[object] | np.ndarray | None = None,
+    *,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> dict[str, np.ndarray]:
+    """`resample_sums` for columns that are equal within a cell, such as one of a confusion table: far fewer draws.
+
+    Items of one cell are interchangeable, so resampling items is one multinomial over the cells (the same law, other
+    draws). Clusters are drawn exactly as `resample_sums` draws them.
+
+    Args:
+        columns: Per-item values, each `(N,)` or `(N, M)`.
+        cells: Cell of each item `(N,)`, any integers.
+        clusters: What each item belongs to; items themselves when None.
+        n_resamples: Number of resamples B.
+        seed: Seed of the draws.
+
+    Returns:
+        As `resample_sums`.
+    """
+    size = len(cells)
+    if not size:
+        raise ValueError("There are no items to resample; give at least one.")
+    _, first, code = np.unique(np.asarray(cells), return_index=True, return_inverse=True)
+    values = {name: np.asarray(column, dtype=np.float64)[first] for name, column in columns.items()}
+    if clusters is None:
+        counts = np.bincount(code)
+        drawn = np.zeros((0, len(first)), dtype=np.int64)
+        if size > 1:
+            drawn = np.random.default_rng(seed).multinomial(size, counts / size, size=n_resamples)
+        held = np.concatenate([counts[None], drawn]).astype(np.float64)
+    else:
+        _, cluster = np.unique(np.asarray(clusters).astype(str), return_inverse=True)
+        shape = (int(cluster.max()) + 1, len(first))
+        table = np.bincount(cluster * shape[1] + code, minlength=shape[0] * shape[1]).reshape(shape)
+        held = resample_sums({"cells": table}, n_resamples=n_resamples, seed=seed)["cells"]
+    return {
+        name: (held @ value.reshape(len(first), -1)).reshape(len(held), *value.shape[1:])
+        for name, value in values.items()
+    }
+
+
+def estimate(draws: np.ndarray, level: float = LEVEL) -> Estimate:
+    """Value (entry 0) and percentile interval (the others) of `draws` `(1 + B,)`, as `resample_sums` orders them."""
+    value = float(draws[0]) if np.isfinite(draws[0]) else None
+    if len(draws) < 2 or not np.isfinite(draws).all():
+        return Estimate(value)
+    low, high = np.quantile(draws[1:], [(1 - level) / 2, (1 + level) / 2])
+    return Estimate(value, float(low), float(high))
+
+
+def moments(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The sums that CCC and correlation need, per item: 1, x, y, x^2, y^2, xy.
+
+    Both are shifted and scaled together, which changes neither coefficient, so that a large common offset costs no
+    digits and the rounding of constants stays below a fixed threshold.
+
+    Args:
+        x: Values `(N,)`.
+        y: Values `(N,)`.
+
+    Returns:
+        `(N, 6)`.
+    """
+    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    centre = y.mean()
+    x, y = x - centre, y - centre
+    scale = np.sqrt((x**2).mean() + (y**2).mean())
+    if scale > 1e-12 * abs(centre):
+        x, y = x / scale, y / scale
+    else:
+        x, y = np.zeros_like(x), np.zeros_like(y)
+    return np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1)
+
+
+def ccc_of(sums: np.ndarray) -> np.ndarray:
+    """Concordance correlation, population form, of summed `moments` `(..., 6)`; 0 when either side is constant."""
+    gap, var_x, var_y, covariance = _central(sums)
+    return ratio(2 * covariance, var_x + var_y + gap**2, empty=0.0)
+
+
+def pearson_of(sums: np.ndarray) -> np.ndarray:
+    """Pearson correlation of summed `moments` `(..., 6)`; 0 when either side is constant."""
+    _, var_x, var_y, covariance = _central(sums)
+    return ratio(covariance, np.sqrt(var_x * var_y), empty=0.0)
+
+
+def slope_of(sums: np.ndarray) -> np.ndarray:
+    """Least-squares slope of x on y of summed `moments` `(..., 6)`; 0 when either side is constant."""
+    _, _, var_y, covariance = _central(sums)
+    return ratio(covariance, var_y, empty=0.0)
+
+
+def _central(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Difference of means, both variances (rounding set to zero) and the covariance."""
+    count, *rest = np.moveaxis(np.asarray(sums), -1, 0)
+    x, y, xx, yy, xy = (total / np.maximum(count, 1) for total in rest)
+    var_x, var_y = xx - x * x, yy - y * y
+    var_x, var_y = np.where(var_x < 1e-13, 0.0, var_x), np.where(var_y < 1e-13, 0.0, var_y)
+    return x - y, var_x, var_y, np.where((var_x > 0) & (var_y > 0), xy - x * y, 0.0)
+
+
+def accuracy_of(counts: np.ndarray) -> np.ndarray:
+    """Share of items whose class is right, of summed `class_counts` `(..., 3, K)`."""
+    return ratio(counts[..., 0, :].sum(-1), counts[..., 2, :].sum(-1))
+
+
+def macro_f1_present_of(counts: np.ndarray) -> np.ndarray:
+    """Mean F1 over the classes that occur among the true ones; rests on fewer classes than the fixed list may have."""
+    return ratio(f1_of(counts).sum(-1), (counts[..., 2, :] > 0).sum(-1))  # F1 of the others is 0
+
+
+def uar_of(counts: np.ndarray) -> np.ndarray:
+    """Unweighted average recall over the classes that occur among the true ones."""
+    present = counts[..., 2, :] > 0
+    recall = ratio(counts[..., 0, :], counts[..., 2, :], empty=0.0)
+    return ratio(recall.sum(-1), present.sum(-1))

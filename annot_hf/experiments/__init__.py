@@ -1,0 +1,1 @@
+"""Where training meets evaluation: cross-validation, plans of systems, saturation, saliency."""

@@ -1,0 +1,226 @@
+"""Repeated cross-validation of a recipe, or of the systems of a plan: every item is predicted by a model that never saw it.
+
+    OUT/crossval.md, crossval.json, crossval.png     scores, counts, one figure
+    OUT/<system>/repeat<r>/fold<f>/                  a run: predictions-test, training.json, done.json
+
+A fold is a view of the corpus in memory (`ExportedCorpus.with_splits`): nothing of it is copied, and features that one
+fold computes serve all. Runs that are there already are kept, so an interrupted cross-validation goes on.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from tqdm.auto import tqdm
+
+from annot_hf.data.corpus import check_own, replace_file
+from annot_hf.data.export import ExportedCorpus, read_export
+from annot_hf.data.folds import Fold, check_division, draw_groups, group_items, make_folds
+from annot_hf.data.predictions import Predictions
+from annot_hf.data.questions import nearest
+from annot_hf.data.targets import Targets
+from annot_hf.evaluation.evaluate import SystemScores, measure_repeats, pool_predictions
+from annot_hf.experiments.plans import TAKEN, Plan, changes_markdown, plan_of, planned_runs
+from annot_hf.models.configuration_log_mel import LogMelConfig
+from annot_hf.models.trunks import read_trunk_config
+from annot_hf.report.figures import plot_crossval, save_figure
+from annot_hf.report.tables import crossval_markdown, markdown_safe
+from annot_hf.training.checkpoints import held
+from annot_hf.training.inputs import item_sources
+from annot_hf.training.recipe import LOG_MEL, Run, members_folder, trains_members
+from annot_hf.training.train import check_trunk, predictions_of
+
+
+def crossval(
+    recipe: str | os.PathLike[str] | Plan,
+    corpus: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    overrides: Sequence[str] = (),
+    *,
+    folds: int = 5,
+    repeats: int = 5,
+    group: str = "",
+    splits: Sequence[str] = (),
+    items: int | None = None,
+    test_folds: int | None = None,
+    validation: float = 0.1,
+    seed: int | None = None,
+    n_resamples: int = 1000,
+    keep_models: bool = False,
+) -> tuple[SystemScores, Path]:
+    """Train, predict and score every fold of every repeat, all systems on the same folds.
+
+    Every item with votes on the question takes part, whatever its released split. In each fold the training part learns,
+    the validation part (taken out of it) picks the epoch if the recipe has one picked, and the test part is predicted.
+    The run of fold f in repeat r has the seed `seed` + r * `folds` + f.
+
+    Args:
+        recipe: A recipe's name or file, or a plan (its file, or from `read_plan`) for several systems.
+        corpus: Folder of an exported corpus.
+        out: Folder to write.
+        overrides: Words such as "num_train_epochs=3" for every run.
+        folds: Folds a repeat.
+        repeats: How often the items are divided anew. More may follow later; the repeats that are there are kept.
+        group: Column of the items that no fold boundary may cut; the first that there is of conversation, document and
+            speaker by default, else the item itself.
+        splits: Released splits whose items take part; all by default.
+        items: How many of these items take part, in whole groups drawn at random until there are as many; all by default.
+        test_folds: How many folds of a single repeat are tested, for a look that costs less: the items of the others are
+            only learned from. More may follow later. All by default.
+        validation: Share of the items that are not tested, in whole groups, which is set aside for validation.
+        seed: Seed of folds and runs; the first of the plan's seeds, or 0, by default.
+        n_resamples: Bootstrap resamples of groups.
+        keep_models: Keep the model of every run, which may take much room.
+
+    Returns:
+        The scores, and the path of `crossval.md`.
+
+    Raises:
+        ValueError: A recipe, the corpus, a number or an earlier run in `out` does not fit, or another process works there.
+    """
+    check_division(folds, repeats, validation)
+    if test_folds is not None and (not 1 <= test_folds <= folds or (test_folds < folds and repeats > 1)):
+        raise ValueError(
+            f"test_folds is {test_folds} with {folds} folds and {repeats} repeats; give 1 to {folds}, and a single repeat if "
+            "not all folds are tested."
+        )
+    plan = recipe if isinstance(recipe, Plan) else plan_of(recipe)
+    taken = TAKEN & set(plan.systems)
+    if taken:
+        raise ValueError(
+            f"A system is called {taken.pop()!r}, which has another meaning; give the recipe or system another."
+        )
+    out, corpus = Path(out), Path(corpus)
+    base = seed if seed is not None else (*plan.seeds, 0)[0]
+    if base < 0:
+        raise ValueError(f"seed is {base}; give a whole number from 0 up.")
+    names = ("crossval.json", "crossval.md", "crossval.png")
+    check_own(out, names, marker=names[0], keys=("title", "systems"))
+    exported = read_export(corpus)
+    places = {
+        f"repeat{repeat}/fold{number}": base + repeat * folds + number
+        for repeat in range(repeats)
+        for number in range(folds)
+    }
+    planned = planned_runs(plan, corpus, out, overrides, places)  # a wrong key shows before the first is trained
+    targets = _targets(planned, exported, splits)
+    unit, groups = group_items(exported.items, targets.items, group)
+    if items is not None:
+        drawn = draw_groups(groups, items, base)
+        targets, groups = targets.select(targets.items[drawn]), groups[drawn]
+    divided = list(make_folds(groups, folds=folds, repeats=repeats, validation=validation, seed=base, unit=unit))
+    divided = [fold for fold in divided if test_folds is None or fold.number < test_folds]
+    _check_inputs(planned, exported, targets)
+    with held(out):
+        found = measure_repeats(
+            _predict_all(planned, exported, targets, divided, folds, unit, keep_models),
+            targets,
+            divided,
+            groups,
+            unit=unit,
+            n_resamples=n_resamples,
+        )
+        found.notes.extend(_about(exported, targets, splits))
+        if items is not None:
+            found.notes.append(f"{len(targets):,} items take part, whole {unit}s drawn at random.")
+        facts = {
+            "title": plan.title,
+            "corpus": exported.name,
+            "recipe": plan.recipe,
+            "overrides": list(overrides),
+            "splits": list(splits),
+            "group": unit,
+            "items": items,
+            "test_folds": test_folds,
+            "validation": validation,
+            "seed": base,
+            "excluded": targets.excluded,
+        }
+        text = json.dumps(facts | {"systems": plan.systems} | found.to_dict(), indent=1, allow_nan=False) + "\n"
+        replace_file(out / "crossval.json", lambda path: path.write_text(text))
+        save_figure(lambda: plot_crossval(found), out / "crossval.png")
+        page = out / "crossval.md"
+        page.write_text(
+            f"## {markdown_safe(plan.title)}\n\n{crossval_markdown(found)}\n![Measures of every system](crossval.png)\n\n"
+            f"{changes_markdown(plan)}",
+            encoding="utf-8",
+        )
+    return found, page
+
+
+def _targets(planned: Mapping[str, Sequence[Run]], corpus: ExportedCorpus, splits: Sequence[str]) -> Targets:
+    """What the votes say of all items that take part: the one reference of all systems."""
+    have = sorted(corpus.items["split"].unique())
+    for split in splits:
+        if split not in have:
+            raise ValueError(f"{corpus.name} has no split {split!r}{nearest(split, have)}; it has {', '.join(have)}.")
+    asked = {
+        name: (tuple(runs[0].recipe.question) or corpus.default_questions, runs[0].options.get("bins", 4))
+        for name, runs in planned.items()
+    }
+    first = next(iter(asked))
+    questions, bins = asked[first]
+    scale = corpus.votes.question(questions[0]).is_scale
+    for name, (others, cells) in asked.items():
+        if others != questions or (scale and cells != bins):
+            raise ValueError(
+                f"System {name!r} learns {' and '.join(others)} in {cells} bins and {first!r} {' and '.join(questions)} in "
+                f"{bins}; a cross-validation holds all systems against the same votes: give them one question."
+            )
+    items = corpus.items["item"][corpus.items["split"].isin(list(splits) or have)]
+    whole = corpus.with_splits(dict.fromkeys(items, "all"), {"splits": list(splits)})
+    return whole.targets("all", questions, bins=bins)
+
+
+def _check_inputs(planned: Mapping[str, Sequence[Run]], corpus: ExportedCorpus, targets: Targets) -> None:
+    """Whether every system finds what it reads and whom it learns from; otherwise the last one would fail after hours."""
+    for name, runs in planned.items():
+        if runs[0].recipe.model == "annotator" and not len(targets.ratings):
+            raise ValueError(
+                f"System {name!r} has a head for every rater, and the votes of {corpus.name} on "
+                f"{targets.questions[0].name} name none; leave the system out (--without)."
+            )
+    for trunk in dict.fromkeys(runs[0].recipe.trunk for runs in planned.values()):
+        item_sources(corpus, targets.items, LogMelConfig() if trunk == LOG_MEL else read_trunk_config(trunk))
+
+
+def _predict_all(
+    planned: Mapping[str, Sequence[Run]],
+    corpus: ExportedCorpus,
+    targets: Targets,
+    folds: Sequence[Fold],
+    count: int,
+    unit: str,
+    keep_models: bool,
+) -> dict[str, list[Predictions]]:
+    """Predictions of all items in each repeat, by system; one repeat is finished before the next begins."""
+    parts: dict[str, dict[int, list[Predictions]]] = {name: {} for name in planned}
+    with tqdm(total=len(folds) * len(planned), desc="crossval", unit="run") as progress:
+        for index, fold in enumerate(folds):
+            part = {
+                "repeat": fold.repeat,
+                "fold": fold.number,
+                "folds": count,
+                "group": unit,
+                "division": fold.digest(targets.items),
+            }
+            view = corpus.with_splits(dict(zip(targets.items, fold.parts, strict=True)), part)
+            for name, runs in planned.items():
+                progress.set_postfix_str(f"{name}, repeat {fold.repeat}, fold {fold.number}")
+                found = predictions_of(runs[index], view, keep_model=keep_models)
+                parts[name].setdefault(fold.repeat, []).append(found)
+                check_trunk(name, [one for part in parts[name].values() for one in part])
+                progress.update()
+            for runs in planned.values():
+                if trains_members(runs[index]) and not keep_models:
+                    shutil.rmtree(members_folder(runs[index]), ignore_errors=True)
+    return {name: [pool_predictions(found) for found in repeats.values()] for name, repeats in parts.items()}
+
+
+def _about(corpus: ExportedCorpus, targets: Targets, splits: Sequence[str]) -> list[str]:
+    """Which items took part, and which could not."""
+    whose = f"of the released splits {', '.join(splits)}" if splits else "of all released splits"
+    left_out = [f"{count:,} {reason} are left out." for reason, count in targets.excluded.items()]
+    return [f"Items {whose} of {corpus.name} take part.", *left_out]

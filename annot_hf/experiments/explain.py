@@ -1,0 +1,88 @@
+"""What each member of an ensemble leaned on, from a checkpoint and texts."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+from transformers import PreTrainedConfig
+
+from annot_hf.data.predictions import Predictions
+from annot_hf.data.targets import Targets
+from annot_hf.models.configuration_seedbert import SeedBertConfig
+from annot_hf.models.measures import entropy
+from annot_hf.models.trunks import input_name_of
+from annot_hf.report.explanations import Explanation
+from annot_hf.training.inputs import token_limit
+from annot_hf.training.outputs import load_model
+
+
+def most_divided(predictions: Predictions, count: int) -> np.ndarray:
+    """Names of the items `(count,)` whose predicted distributions have the highest entropy, that one first."""
+    return predictions.items[np.argsort(-entropy(predictions.probs), kind="stable")[:count]]
+
+
+def check_explainable(config: PreTrainedConfig, folder: str | Path) -> None:
+    """Raise a ValueError unless a checkpoint of this configuration has members whose attention on words can be shown."""
+    if isinstance(config, SeedBertConfig) and input_name_of(config.trunk_config) == "input_ids":
+        if config.pooling == "tcgru":
+            raise ValueError(
+                f"{folder} has pooling tcgru, whose GRU gives no weight to a word; explain needs first, mean or attention."
+            )
+        return
+    trunk = getattr(config, "trunk_config", config).model_type
+    raise ValueError(
+        f"{folder} is of type {config.model_type} over {trunk}; explain shows the words that the members of a seedbert model "
+        "over a text trunk leaned on, so give one of those, or leave explain out."
+    )
+
+
+@torch.inference_mode()
+def explain(
+    model_folder: str | Path,
+    items: Sequence[str],
+    texts: Sequence[str],
+    targets: Targets | None = None,
+    *,
+    batch_size: int = 4,
+) -> list[Explanation]:
+    """Let the members of a text ensemble say what they say of these texts, and where they look.
+
+    Args:
+        model_folder: Checkpoint folder of a `SeedBert` over a text trunk.
+        items: Names of the texts.
+        texts: The texts.
+        targets: What raters said, where they did.
+        batch_size: Texts per batch; the attention of every layer and head is in memory for each.
+
+    Raises:
+        ValueError: The checkpoint is no such model, or its tokenizer does not say where its tokens are.
+    """
+    model, tokenizer, _ = load_model(model_folder)
+    check_explainable(model.config, model_folder)
+    if not tokenizer.is_fast:
+        raise ValueError(
+            f"The tokenizer of {model_folder} does not say where its tokens are in the text; use a fast one."
+        )
+    raters = {}
+    if targets is not None:
+        order = [targets.support.index(label) for label in model.config.support]
+        raters = dict(zip(targets.items, targets.probs[:, order], strict=True))
+    limit, found = token_limit(model.config.trunk_config, tokenizer), []
+    for start in tqdm(range(0, len(texts), batch_size), desc="explain", unit="batch"):
+        part = list(texts[start : start + batch_size])
+        batch = tokenizer(
+            part, padding=True, truncation=True, max_length=limit, return_tensors="pt", return_offsets_mapping=True
+        )
+        offsets = batch.pop("offset_mapping").numpy()
+        real = batch["attention_mask"].bool().numpy()
+        output = model(**batch.to(model.device), explain=True)
+        attention = output.token_attention.double().cpu().numpy()
+        probs = output.member_logits.double().softmax(-1).cpu().numpy()
+        for row, text in enumerate(part):
+            item, kept = items[start + row], real[row]
+            found.append(
+                Explanation(item, text, offsets[row, kept], attention[row][:, kept], probs[row], raters.get(item))
+            )
+    return found

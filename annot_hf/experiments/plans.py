@@ -1,0 +1,240 @@
+"""Train several systems with several seeds, predict one split with all of them, and score them in one table."""
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from annot_hf.data.corpus import check_own, replace_file
+from annot_hf.data.export import read_export
+from annot_hf.data.predictions import Predictions
+from annot_hf.data.questions import nearest
+from annot_hf.data.yaml_text import read_yaml
+from annot_hf.evaluation.alignment import groups_of, items_by_name
+from annot_hf.evaluation.evaluate import SystemScores, measure_systems
+from annot_hf.report.tables import markdown_safe, systems_markdown
+from annot_hf.training.checkpoints import held
+from annot_hf.training.recipe import Run, load_recipe
+from annot_hf.training.train import check_trunk, predictions_of
+
+_OURS = {"corpus", "features", "member_folder", "output_dir", "seed"}
+TAKEN = {"marginal", "members", "features"}  # the baseline, and folders beside those of the systems
+_KEYS = {"title", "recipe", "seeds", "systems"}
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to compare.
+
+    Attributes:
+        title: Heading of the results.
+        recipe: The recipe that all systems share.
+        seeds: Seeds of the runs of every system; a cross-validation, whose runs have seeds of their own, needs none.
+        systems: System -> what it changes of the recipe, or of a `recipe` of its own; the first is the one that others are
+            compared with.
+    """
+
+    title: str
+    recipe: str
+    seeds: tuple[int, ...]
+    systems: Mapping[str, Mapping[str, Any]]
+
+    def without(self, names: Sequence[str]) -> "Plan":
+        """The plan without these systems, such as one that needs named raters where there are none.
+
+        Raises:
+            ValueError: There is no such system, or none is left.
+        """
+        for name in names:
+            if name not in self.systems:
+                raise ValueError(f"The plan has no system {name!r}{nearest(name, self.systems)}; leave out one it has.")
+        kept = {name: changes for name, changes in self.systems.items() if name not in names}
+        if not kept:
+            raise ValueError("Every system of the plan is left out; keep one.")
+        return replace(self, systems=kept)
+
+
+def read_plan(path: str | os.PathLike[str]) -> Plan:
+    """Read a plan: a YAML mapping of `recipe`, `systems`, and `seeds` and a `title` if wanted.
+
+    Raises:
+        ValueError: The file is missing or holds something else.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ValueError(f"There is no plan {path}; give a YAML file with recipe, seeds and systems.")
+    values = read_yaml(path.read_text(encoding="utf-8"), str(path))
+    if not isinstance(values, dict) or not {"recipe", "systems"} <= set(values) <= _KEYS:
+        raise ValueError(f"{path} is no plan; it holds recipe, seeds and systems, and perhaps a title.")
+    systems = values["systems"]
+    if not isinstance(systems, dict) or not systems or not all(isinstance(v, dict | None) for v in systems.values()):
+        raise ValueError(f"{path}: systems is {systems!r}; give each system's name and what it changes of the recipe.")
+    seeds = values.get("seeds", [])
+    if (
+        not isinstance(seeds, list)
+        or (not seeds and "seeds" in values)
+        or not all(type(seed) is int for seed in seeds)
+        or len(set(seeds)) < len(seeds)
+    ):
+        raise ValueError(f"{path}: seeds is {seeds!r}; give a list of different whole numbers, such as [0, 1, 2].")
+    systems = {str(name): dict(changes or {}) for name, changes in systems.items()}
+    folders = [_folder_name(name) for name in systems]
+    if TAKEN & set(folders) or len(set(folders)) < len(values["systems"]):
+        raise ValueError(
+            f"{path}: systems are {', '.join(systems)}; their names must differ in letters and digits, and none may be "
+            f"{', '.join(sorted(TAKEN))}, which have another meaning."
+        )
+    for name, changes in systems.items():
+        if _OURS & set(changes):
+            raise ValueError(
+                f"{path}: system {name!r} sets {sorted(_OURS & set(changes))[0]}, which the plan itself sets."
+            )
+        recipes = [values["recipe"], *([changes["recipe"]] if "recipe" in changes else [])]
+        if not all(isinstance(recipe, str) for recipe in recipes):
+            raise ValueError(f"{path}: system {name!r} has recipe {recipes[-1]!r}; give a recipe's name or file.")
+        if (
+            "recipe" in changes and (path.parent / changes["recipe"]).is_file()
+        ):  # beside the plan, as a recipe's base is
+            changes["recipe"] = str(path.parent / changes["recipe"])
+    return Plan(str(values.get("title", path.stem)), values["recipe"], tuple(seeds), systems)
+
+
+def plan_of(source: str | os.PathLike[str]) -> Plan:
+    """The plan of a file that has `systems`, or one that holds a recipe (a file or a name) as its only system.
+
+    Raises:
+        ValueError: There is neither, or the plan holds something else.
+    """
+    path = Path(source)
+    values = read_yaml(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else None
+    if isinstance(values, dict) and "systems" in values:
+        return read_plan(path)
+    load_recipe(source)  # says what is wrong with it
+    return Plan(path.stem, os.fspath(source), (), {path.stem: {}})
+
+
+def run_plan(
+    plan: Plan,
+    corpus: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    overrides: Sequence[str] = (),
+    *,
+    split: str = "test",
+    n_resamples: int = 1000,
+) -> tuple[SystemScores, Path]:
+    """Train, predict and score what a plan says; runs that are there already are kept, so an interrupted plan goes on.
+
+    Args:
+        plan: From `read_plan`.
+        corpus: Folder of an exported corpus.
+        out: Folder to write: a folder a run, `results.json` and `results.md`.
+        overrides: Words such as "num_train_epochs=5" for every run.
+        split: The split that is predicted and scored.
+        n_resamples: Bootstrap resamples of speakers.
+
+    Returns:
+        The scores and the path of `results.md`.
+
+    Raises:
+        ValueError: A recipe, the corpus or an earlier run in `out` does not fit, or another process works there.
+    """
+    out, corpus = Path(out), Path(corpus)
+    if not plan.seeds:
+        raise ValueError(f"The plan {plan.title!r} names no seeds; give a list of whole numbers, such as [0, 1, 2].")
+    check_own(out, ("results.json", "results.md"), marker="results.json", keys=("title", "systems"))
+    places = {f"seed{seed}": seed for seed in plan.seeds}
+    planned = planned_runs(plan, corpus, out, overrides, places)  # a wrong key shows before the first is trained
+    exported = read_export(corpus)
+    with held(out):
+        runs: dict[str, list[Predictions]] = {name: [] for name in planned}
+        for name, several in planned.items():
+            for run in several:
+                runs[name].append(predictions_of(run, exported, split))
+                check_trunk(name, runs[name])
+        first = next(iter(runs.values()))[0]
+        bins = next(iter(planned.values()))[0].options.get("bins", 4)
+        targets = exported.targets(split, [question.name for question in first.questions], bins=bins)
+        about = items_by_name(exported.items)
+        found = measure_systems(
+            runs,
+            targets,
+            speakers=about["speaker"],
+            groups=groups_of(about),
+            votes=exported.votes,
+            marginal=first.in_order(targets.support).meta.get("marginal"),
+            n_resamples=n_resamples,
+        )
+        found.notes.extend(dict.fromkeys(run.caution for several in runs.values() for run in several if run.caution))
+        facts = {
+            "title": plan.title,
+            "corpus": exported.name,
+            "split": split,
+            "recipe": plan.recipe,
+            "overrides": list(overrides),
+        }
+        text = json.dumps(facts | {"systems": plan.systems} | found.to_dict(), indent=1, allow_nan=False) + "\n"
+        replace_file(out / "results.json", lambda path: path.write_text(text))
+        page = out / "results.md"
+        page.write_text(
+            f"## {markdown_safe(plan.title)}\n\n{systems_markdown(found)}\n{changes_markdown(plan)}", encoding="utf-8"
+        )
+    return found, page
+
+
+def changes_markdown(plan: Plan) -> str:
+    """What each system of a plan is."""
+    changes = "\n".join(f"- {markdown_safe(name)}: {_said(changes)}" for name, changes in plan.systems.items())
+    return f"What each system changes of `{plan.recipe}`:\n\n{changes}\n"
+
+
+def planned_runs(
+    plan: Plan, corpus: Path, out: Path, overrides: Sequence[str], places: Mapping[str, int]
+) -> dict[str, list[Run]]:
+    """The runs of every system.
+
+    Args:
+        plan: From `read_plan`.
+        corpus: Folder of the exported corpus.
+        out: Folder that holds a folder a system.
+        overrides: Words such as "num_train_epochs=5" for every run.
+        places: Folder of each run in that of its system, and its seed.
+
+    Raises:
+        ValueError: A recipe is wrong, or an override is not for the user to set.
+    """
+    said = [word.lstrip("-").partition("=")[0] for word in overrides]
+    for key in said:
+        if key in _OURS:
+            raise ValueError(f"The override {key} is set for every run by the plan itself; remove it.")
+        users = [name for name, changes in plan.systems.items() if key in changes]
+        if users:
+            raise ValueError(
+                f"The override {key} would undo what system {users[0]!r} changes; remove it, or edit the plan."
+            )
+    planned: dict[str, list[Run]] = {}
+    for name, changes in plan.systems.items():
+        recipe = changes.get("recipe", plan.recipe)
+        words = [f"{key}={json.dumps(value)}" for key, value in changes.items() if key != "recipe"]
+        words += [*overrides, f"corpus={corpus}", f"features={out / 'features'}"]
+        for place, seed in places.items():
+            folder = out / _folder_name(name) / place
+            # ensembles of the same members share them: five of ten, their votes or their mean
+            own = [f"seed={seed}", f"output_dir={folder}", f"member_folder={out / 'members' / place}"]
+            run = load_recipe(recipe, [*words, *own])
+            if run.pushes:
+                raise ValueError(
+                    f"push_to_hub is true, and the {len(places)} runs of system {name!r} would push to one repository; remove "
+                    "it, and push the one you choose."
+                )
+            planned.setdefault(name, []).append(run)
+    return planned
+
+
+def _folder_name(system: str) -> str:
+    return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in system)
+
+
+def _said(changes: Mapping[str, Any]) -> str:
+    return ", ".join(f"`{name}: {json.dumps(value)}`" for name, value in changes.items()) or "nothing"

@@ -1,0 +1,185 @@
+"""Synthetic votes of a folder against the people of an export (arXiv 2601.14620)."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from annot_hf.data.export import ExportedCorpus
+from annot_hf.data.questions import Question, nearest
+from annot_hf.data.synthetic import SYNTHETIC, Annotations, answers_to, check_corpus, is_synthetic
+from annot_hf.data.votes import VoteTable
+from annot_hf.evaluation.alignment import examples
+from annot_hf.evaluation.saturation import (
+    HeldOut,
+    check_whole,
+    find_saturation,
+    measure_curve,
+    measure_held_out,
+    measure_ideal,
+    votes_that_most_have,
+)
+from annot_hf.evaluation.synthetic import measure_agreement
+from annot_hf.report.saturation_page import Saturation
+
+
+def measure_saturation(
+    annotations: Annotations,
+    corpus: ExportedCorpus,
+    *,
+    question: str = "",
+    splits: Sequence[str] = (),
+    votes: int | None = None,
+    resamples: int = 5,
+    n_resamples: int = 1000,
+    seed: int = 0,
+) -> Saturation:
+    """Hold synthetic votes against the people of an export (arXiv 2601.14620; see `annot_hf.evaluation.saturation`).
+
+    Args:
+        annotations: From `read_annotations`.
+        corpus: The export that was annotated.
+        question: A category question that was annotated; may be left out when there is one.
+        splits: Splits whose items take part; all by default.
+        votes: Most votes an item, N; when None the most that 90 % of the items have. Items with fewer are counted and left
+            out, so that every n is measured on the same items.
+        resamples: How often votes are drawn of an item.
+        n_resamples: Bootstrap resamples of speakers.
+        seed: Seed of all draws.
+
+    Raises:
+        ValueError: A number is out of range, the annotations are of another corpus, the question has no histogram, human votes
+            have weights, there is no item with votes of both, or no such split.
+    """
+    check_whole("seed", seed, 0)
+    check_whole("number of votes", votes if votes is not None else 1)
+    check_whole("number of resamples", resamples)
+    check_whole("number of bootstrap resamples", n_resamples)
+    check_corpus(annotations, corpus)
+    if is_synthetic(corpus.votes).any():
+        raise ValueError(f"{corpus.name} itself holds votes of source {SYNTHETIC!r}; export people's votes only.")
+    synthetic = answers_to(annotations.votes, corpus.votes.questions, f"annotations {annotations.folder}")
+    asked = _question(annotations, synthetic, question)
+    if corpus.votes.weights is not None and (corpus.votes.weights[corpus.votes.rows_of(asked.name)] != 1).any():
+        raise ValueError(
+            f"The votes of {corpus.name} on {asked.name!r} have weights, and people are drawn whole; export them without "
+            "weights."
+        )
+    table = corpus.items
+    have = sorted(table["split"].unique())
+    for name in splits:
+        if name not in have:
+            raise ValueError(f"{corpus.name} has no split {name!r}{nearest(name, have)}; it has {', '.join(have)}.")
+    if splits:
+        table = table[table["split"].isin(splits)]
+    items = table["item"].to_numpy()
+    human, model = (_counts(one, asked, items) for one in (corpus.votes, synthetic))
+    both = (human.sum(1) > 0) & (model.sum(1) > 0)
+    if not both.any():
+        raise ValueError(
+            f"No item{' of split ' + ' or '.join(splits) if splits else ''} of {corpus.name} has both human and synthetic "
+            f"votes on {asked.name!r}; annotate items that people voted on."
+        )
+    counts = {
+        "items without synthetic votes": int((model.sum(1) == 0).sum()),
+        "items without human votes": int(((human.sum(1) == 0) & (model.sum(1) > 0)).sum()),
+    }
+    items, human, model = items[both], human[both], model[both]
+    clusters = _speakers(table[both])
+    options = {"resamples": resamples, "n_resamples": n_resamples, "seed": seed}
+    votes = votes_that_most_have(model.sum(1)) if votes is None else votes
+    enough = model.sum(1) >= votes
+    if not enough.any():
+        raise ValueError(
+            f"No item has {votes} synthetic votes; the most are {model.sum(1).max()}, so draw no more of an item."
+        )
+    counts = {
+        "items": int(enough.sum()),
+        f"items with fewer than {votes} synthetic votes": int((~enough).sum()),
+    } | counts
+    q = human / human.sum(1, keepdims=True)
+    drawn = (items[enough], votes, None if clusters is None else clusters[enough])
+    curve, ideal = (
+        measure_curve(model[enough], q[enough], *drawn, **options),
+        measure_ideal(q[enough], *drawn, **options),
+    )
+    agreement = None
+    if (human.sum(1) >= 2).any():
+        agreement = measure_agreement(human, model, asked.labels, clusters, n_resamples=n_resamples, seed=seed)
+    return Saturation(
+        curve,
+        ideal,
+        find_saturation(curve.mean),
+        find_saturation(ideal.mean),
+        _held_out(human[enough], model[enough], *drawn, **options),
+        agreement,
+        counts,
+        {
+            "corpus": corpus.name,
+            "corpus_digest": corpus.digest,
+            "question": asked.name,
+            "labels": list(asked.labels),
+            "splits": list(splits) or have,
+            "annotations": str(annotations.folder),
+            "annotations_sha256": annotations.facts["votes_sha256"],
+            "speakers": 0 if clusters is None else len(set(clusters[enough])),
+            **options,
+        },
+    )
+
+
+def _held_out(
+    human: np.ndarray, model: np.ndarray, items: np.ndarray, votes: int, clusters: np.ndarray | None, **options: int
+) -> HeldOut | None:
+    """Half of the people that `COVERED` of the items have, against the rest; None where that is not one."""
+    several = votes_that_most_have(human.sum(1))
+    people = several // 2
+    if not people:
+        return None
+    rows = human.sum(1) >= several
+    clusters = None if clusters is None else clusters[rows]
+    return measure_held_out(human[rows], model[rows], items[rows], people, votes, clusters, **options)
+
+
+def _counts(votes: VoteTable, asked: Question, items: Sequence[str]) -> np.ndarray:
+    return votes.counts(asked.name, items=items).astype(np.int64)
+
+
+def _question(annotations: Annotations, synthetic: VoteTable, name: str) -> Question:
+    """The category question to look at."""
+    annotated = [question.name for question in annotations.votes.questions]
+    if name:
+        synthetic.question(name)
+        if name not in annotated:
+            raise ValueError(f"Question {name!r} was not annotated; {', '.join(annotated)} were.")
+    else:
+        fitting = [each for each in annotated if not _unfit(synthetic.question(each))]
+        if len(fitting) != 1:
+            raise ValueError(
+                f"The annotations answer {', '.join(annotated)}, of which {len(fitting)} have a histogram of single answers; "
+                "name the question."
+            )
+        name = fitting[0]
+    asked = synthetic.question(name)
+    if _unfit(asked):
+        raise ValueError(
+            f"Question {name!r} is {_unfit(asked)}; saturation compares histograms of single answers, so name another "
+            "question."
+        )
+    return asked
+
+
+def _unfit(question: Question) -> str:
+    return "a scale" if question.is_scale else "multi-select" if question.multiple else ""
+
+
+def _speakers(items: pd.DataFrame) -> np.ndarray | None:
+    """Speaker of each item `(I,)`; None when nobody has one."""
+    if "speaker" not in items or items["speaker"].isna().all():
+        return None
+    missing = items["item"].to_numpy()[items["speaker"].isna()]
+    if len(missing):
+        raise ValueError(
+            f"{len(missing)} items have no speaker{examples(missing)}; name the speaker of every item, or of none."
+        )
+    return items["speaker"].to_numpy(dtype=object)

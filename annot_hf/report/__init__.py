@@ -1,0 +1,1 @@
+"""Numbers to pages: the only wing that imports Matplotlib and Jinja2."""

@@ -1,0 +1,725 @@
+"""Figures of a report: plain matplotlib objects on the Agg canvas, no global state, colours safe for the colour-blind.
+
+Votes are dark, the model blue, the marginal orange (Okabe & Ito 2008), and shapes differ too, for grey prints. Names
+are drawn as they are: a `$` never starts a formula, and letters that the usual font lacks come from another one that
+Matplotlib knows, or a number stands for the name.
+
+Figures of a breakdown, in the style of `annot_hf.report.figures`; shapes and dashes differ as well as colours.
+
+Figures of two runs side by side, in the style of `annot_hf.report.figures`.
+
+The figure of a cross-validation, in the style of `annot_hf.report.figures`.
+
+The figure of layer saliency, in the report's style.
+
+The figure of a saturation analysis, in the report's style.
+"""
+
+import functools
+import math
+import os
+import re
+import textwrap
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ft2font import FaceFlags
+from matplotlib.patches import Rectangle
+from matplotlib.text import Text
+from matplotlib.ticker import MaxNLocator
+
+from annot_hf.data.yaml_text import printable
+from annot_hf.evaluation.equivalence import Equivalence
+from annot_hf.evaluation.evaluate import SystemScores
+from annot_hf.evaluation.ranking import LEVELS
+from annot_hf.evaluation.saliency import Saliency
+from annot_hf.evaluation.saturation import Curve, Finding, HeldOut
+from annot_hf.evaluation.strata import Stratum
+
+VOTES, MODEL, MARGINAL, FAINT, GRID = "#333333", "#0072B2", "#E69F00", "#BBBBBB", "#E6E6E6"
+MAX_BARS = 20
+_UNASSIGNED = 0x0378  # a code point without a letter: a font that has it draws boxes
+STYLE = {
+    "font.family": ["DejaVu Sans"],
+    "font.size": 9.0,
+    "axes.titlesize": 9.5,
+    "axes.labelsize": 9.0,
+    "legend.fontsize": 8.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "text.parse_math": False,
+    "text.usetex": False,
+    "figure.facecolor": "white",
+    "svg.fonttype": "none",
+}
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    with matplotlib.rc_context(STYLE):
+        yield
+
+
+def save_figure(draw: Callable[[], Figure], path: str | os.PathLike[str], *, dpi: int = 160) -> Path:
+    """Draw with the report's style and write a PNG without time stamps, so that equal data give equal files.
+
+    Where a number stands for a name, a warning says for which; see `readable`.
+    """
+    path, numbered = Path(path), {}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _style():
+        figure = readable(draw(), numbered)
+        figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
+        FigureCanvasAgg(figure)
+        figure.savefig(path, dpi=dpi, metadata={"Software": None})
+    if numbered:
+        warnings.warn(number_key(numbered), stacklevel=2)
+    return path
+
+
+def readable(figure: Figure, numbered: dict[str, int]) -> Figure:
+    """The figure without a letter that would be drawn as a box.
+
+    Letters that the usual font lacks are drawn in fonts that have them. Where Matplotlib knows none, a number in brackets
+    takes the place of the name.
+
+    Args:
+        figure: The figure, which is changed.
+        numbered: What each number stands for; new names are added.
+    """
+    axes = [axis for one in figure.axes for axis in (one.xaxis, one.yaxis)]
+    ticks = [label for axis in axes for label in axis.get_ticklabels()]
+    texts = [*figure.findobj(Text), *ticks]
+    letters = {ord(letter) for text in texts for letter in text.get_text() if not letter.isspace()}
+    lacking = letters - _letters(font_manager.findfont(STYLE["font.family"][0]))
+    if not lacking:
+        return figure
+    families, lacking = _families(lacking)
+    for text in texts:
+        text.set_fontfamily([*STYLE["font.family"], *families])
+    if lacking:
+        some = f"[^\x00-\x7f]*[{''.join(re.escape(chr(letter)) for letter in sorted(lacking))}][^\x00-\x7f]*"
+        names = re.compile(f"{some}(?: +{some})*")
+
+        def name(text: str) -> str:
+            return names.sub(lambda found: f"[{numbered.setdefault(found[0], len(numbered) + 1)}]", text)
+
+        for axis in axes:
+            told = [label.get_text() for label in axis.get_ticklabels()]
+            if any(map(names.search, told)):
+                axis.set_ticklabels([name(text) for text in told])
+        for text in texts:
+            text.set_text(name(text.get_text()))
+    return figure
+
+
+def number_key(numbered: Mapping[str, int]) -> str:
+    """What the numbers of `readable` stand for, in a sentence."""
+    told = ", ".join(f"[{number}] {name}" for name, number in numbered.items())
+    return f"No font here has all letters of some names, for which figures have numbers: {told}."
+
+
+def _families(lacking: set[int]) -> tuple[list[str], set[int]]:
+    """Font families that have these code points, and what no font has."""
+    families = []
+    upright = [entry for entry in font_manager.fontManager.ttflist if entry.style == entry.stretch == "normal"]
+    for entry in sorted(upright, key=lambda one: (one.weight != 400, "Sans" not in one.name, one.name)):
+        found = lacking & _letters(font_manager.FontPath(entry.fname, entry.index)) if lacking else set()
+        if found and entry.name not in families:
+            families.append(entry.name)
+            lacking = lacking - found
+    return families, lacking
+
+
+@functools.cache
+def _letters(path: str) -> frozenset[int]:
+    """Code points of a font file; none of one that draws bitmaps, or boxes for anything."""
+    try:
+        font = font_manager.get_font(path)
+        found = frozenset(font.get_charmap())
+    except (OSError, RuntimeError):
+        return frozenset()
+    plain = FaceFlags.SCALABLE in font.face_flags and FaceFlags.COLOR not in font.face_flags
+    return found if plain and _UNASSIGNED not in found else frozenset()
+
+
+def short(name: object, width: int = 24) -> str:
+    """A name that fits beside an axis: the middle of a long one becomes an ellipsis."""
+    text = printable(str(name))
+    return text if len(text) <= width else f"{text[: width - width // 3 - 1]}…{text[-(width // 3) :]}"
+
+
+def plot_examples(
+    support: Sequence[str], votes: np.ndarray, predicted: np.ndarray, titles: Sequence[str], grid: Sequence[str] = ()
+) -> Figure:
+    """Votes and prediction of a few clips, side by side.
+
+    Args:
+        support: Names of the labels or cells `(K,)`.
+        votes: Distributions of the votes `(clips, K)`.
+        predicted: Predicted distributions `(clips, K)`.
+        titles: A line per clip.
+        grid: Names of the two questions when the support is a grid, for heat maps instead of bars.
+    """
+    clips = len(votes)
+    if len(grid) == 2:
+        bins = round(votes.shape[1] ** 0.5)
+        figure = Figure(figsize=(2.1 * clips + 1.3, 4.7), layout="constrained")
+        axes = figure.subplots(2, clips, squeeze=False, sharex=True, sharey=True)
+        top = max(votes.max(), predicted.max())
+        for column in range(clips):
+            for row, (what, probs) in enumerate((("Votes", votes), ("Prediction", predicted))):
+                image = _heat(axes[row, column], probs[column].reshape(bins, bins), grid, top)
+                axes[row, column].set_ylabel("" if column else f"{what}\n\n{axes[row, column].get_ylabel()}")
+            axes[0, column].set_title(titles[column])
+            axes[0, column].set_xlabel("")
+        figure.colorbar(image, ax=axes, shrink=0.6, label="probability")
+        return figure
+    shown = _largest(votes.mean(0) + predicted.mean(0))
+    figure = Figure(figsize=(2.15 * clips + 1.4, 1.5 + 0.34 * len(shown)), layout="constrained")
+    axes = figure.subplots(1, clips, sharey=True, sharex=True, squeeze=False)[0]
+    for column, axis in enumerate(axes):
+        _bars(axis, shown, {"votes": votes[column], "prediction": predicted[column]}, (VOTES, MODEL))
+        axis.set_title(titles[column])
+        axis.set_xlabel("probability")
+    axes[0].set_yticks(range(len(shown)), [short(support[k]) for k in shown])
+    axes[0].invert_yaxis()
+    axes[0].set(xlim=(0, 1), xticks=[0, 0.5, 1], xticklabels=["0", "0.5", "1"])
+    legend(figure, axes[0], 2)
+    return figure
+
+
+def plot_mean_distribution(
+    support: Sequence[str], votes: np.ndarray, predicted: np.ndarray, marginal: np.ndarray
+) -> Figure:
+    """Mean distribution `(K,)` of the votes and of the predictions, and the marginal baseline."""
+    shown = _largest(votes + predicted)
+    figure = Figure(figsize=(6.0, 1.4 + 0.42 * len(shown)), layout="constrained")
+    axis = figure.subplots()
+    _bars(
+        axis,
+        shown,
+        {"votes": votes, "mean prediction": predicted, "marginal": marginal},
+        (VOTES, MODEL, MARGINAL),
+    )
+    axis.set_yticks(range(len(shown)), [short(support[k], 32) for k in shown])
+    axis.invert_yaxis()
+    axis.set_xlabel("mean probability over items")
+    legend(figure, axis, 3)
+    return figure
+
+
+def plot_reliability(votes: np.ndarray, predicted: np.ndarray, *, bins: int = 10, unit: str = "label") -> Figure:
+    """Whether labels get the share of votes that was predicted: bins of equal numbers of (item, label) pairs.
+
+    Args:
+        votes: Distributions of the votes `(N, K)`.
+        predicted: Predicted distributions `(N, K)`.
+        bins: Most points to draw.
+        unit: What an entry of the support is called.
+    """
+    order = np.argsort(predicted.ravel(), kind="stable")
+    groups = [group for group in np.array_split(order, min(bins, len(order))) if len(group)]
+    x = np.array([predicted.ravel()[group].mean() for group in groups])
+    y = np.array([votes.ravel()[group].mean() for group in groups])
+    figure = Figure(figsize=(4.4, 4.8), layout="constrained")
+    axis = figure.subplots()
+    top = min(1.0, 1.15 * float(max(x.max(), y.max())))
+    _diagonal(axis, 0, top, "perfect calibration")
+    share = "each" if len(groups) == 1 else f"each 1/{len(groups)}"
+    axis.plot(x, y, "o-", color=MODEL, markersize=5, linewidth=1.2, label=f"mean of {share} of the predictions")
+    axis.set(xlabel=f"predicted probability of a {unit}", ylabel=f"share of votes for that {unit}")
+    axis.set(xlim=(-0.02 * top, top), ylim=(-0.02 * top, top))
+    axis.grid(color=GRID, linewidth=0.7)
+    axis.set_aspect("equal")
+    legend(figure, axis, 1)
+    return figure
+
+
+def plot_entropy(votes: np.ndarray, predicted: np.ndarray, n_labels: int, correlation: float | None = None) -> Figure:
+    """Entropy of the prediction against entropy of the votes, an item a point (hexagons above 2,000 items).
+
+    Args:
+        votes: Entropies in nats `(N,)`.
+        predicted: Entropies in nats `(N,)`.
+        n_labels: K, which sets the largest possible entropy ln K.
+        correlation: Pearson correlation to print.
+    """
+    top = float(np.log(max(n_labels, 2)))
+    many = len(votes) > 2000
+    figure = Figure(figsize=(5.4 if many else 4.5, 4.8), layout="constrained")
+    axis = figure.subplots()
+    if many:
+        cells = axis.hexbin(votes, predicted, gridsize=35, extent=(0, top, 0, top), cmap="Blues", bins="log", mincnt=1)
+        # The default labels are powers of ten set as formulas, which this style draws as plain text.
+        figure.colorbar(cells, ax=axis, label="items", shrink=0.7, format=lambda count, _: f"{count:,.0f}")
+    else:
+        axis.plot(votes, predicted, "o", color=MODEL, markersize=4, alpha=0.5, markeredgewidth=0)
+    _diagonal(axis, 0, top, "equal")
+    axis.set(xlabel="entropy of the votes (nats)", ylabel="entropy of the prediction (nats)")
+    axis.set(xlim=(-0.03 * top, 1.03 * top), ylim=(-0.03 * top, 1.03 * top))
+    axis.set_aspect("equal")
+    r = "" if correlation is None else f"r = {correlation:.2f}, "
+    axis.set_title(f"{r}{len(votes):,} item{'' if len(votes) == 1 else 's'}")
+    axis.axhline(top, color=VOTES, linestyle=":", linewidth=0.9, label=f"largest possible, ln {n_labels}")
+    axis.axvline(top, color=VOTES, linestyle=":", linewidth=0.9)
+    legend(figure, axis, 2)
+    return figure
+
+
+def plot_speakers(per_speaker: Mapping[str, tuple[float, float, int]], *, most: int = 30) -> Figure:
+    """Mean JSD of model and marginal for each speaker, best on top: who is served worse.
+
+    Args:
+        per_speaker: Speaker -> (JSD of the model, JSD of the marginal, items), nats.
+        most: Speakers to draw; of more, the best and the worst halves.
+    """
+    ranked = sorted(per_speaker.items(), key=lambda entry: entry[1][0])
+    shown = ranked if len(ranked) <= most else ranked[: most // 2] + ranked[-(most - most // 2) :]
+    figure = Figure(figsize=(6.0, 1.4 + 0.22 * len(shown)), layout="constrained")
+    axis = figure.subplots()
+    for row, (_, (model, marginal, _)) in enumerate(shown):
+        axis.plot([model, marginal], [row, row], "-", color=FAINT, linewidth=1, zorder=1)
+    axis.plot([e[1][0] for e in shown], range(len(shown)), "o", color=MODEL, markersize=5, label="model")
+    axis.plot([e[1][1] for e in shown], range(len(shown)), "D", color=MARGINAL, markersize=4, label="marginal")
+    if len(ranked) > most:
+        axis.axhline(most // 2 - 0.5, color=VOTES, linestyle=":", linewidth=0.9)
+        axis.set_title(f"the {most // 2} best and {most - most // 2} worst predicted of {len(ranked):,} speakers")
+    axis.set_yticks(range(len(shown)), [f"{short(name)} ({count})" for name, (_, _, count) in shown])
+    axis.tick_params(axis="y", labelsize=8)
+    axis.set_ylim(len(shown) - 0.3, -0.7)
+    axis.set(xlabel="mean Jensen-Shannon divergence (nats)", ylabel="speaker (items)")
+    axis.set_xlim(left=0)
+    legend(figure, axis, 2)
+    return figure
+
+
+def plot_grids(grids: Mapping[str, np.ndarray], questions: Sequence[str]) -> Figure:
+    """Mean distributions `(bins, bins)` over two questions, rows the first one, on one colour scale."""
+    figure = Figure(figsize=(2.5 * len(grids) + 0.9, 2.9), layout="constrained")
+    axes = figure.subplots(1, len(grids), squeeze=False)[0]
+    top = max(grid.max() for grid in grids.values())
+    for axis, (title, grid) in zip(axes, grids.items(), strict=True):
+        image = _heat(axis, grid, questions, top)
+        axis.set_title(title)
+    figure.colorbar(image, ax=list(axes), shrink=0.8, label="probability")
+    return figure
+
+
+def plot_rater_bias(recovered: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """True bias of simulated raters against the bias the model found, a panel a question, as `recovered_bias` says."""
+    figure = Figure(figsize=(3.6 * len(recovered) + 0.2, 3.7), layout="constrained")
+    axes = figure.subplots(1, len(recovered), squeeze=False)[0]
+    for axis, (question, found) in zip(axes, recovered.items(), strict=True):
+        true, estimated = np.asarray(found["true"]), np.asarray(found["recovered"])
+        reach = 1.08 * max(abs(true).max(), abs(estimated).max(), 1e-6)
+        _diagonal(axis, -reach, reach, "equal")
+        axis.axhline(0, color=FAINT, linewidth=0.6, zorder=0)
+        axis.axvline(0, color=FAINT, linewidth=0.6, zorder=0)
+        axis.plot(true, estimated, "o", color=MODEL, markersize=4.5, alpha=0.7, markeredgewidth=0)
+        axis.set(xlabel="true bias (scale points)", ylabel="bias found by the model (scale points)")
+        r = found["correlation"]["value"]
+        axis.set_title(f"{short(question)}: r = {r:.2f}, {len(true)} raters")
+        axis.set_aspect("equal")
+        axis.legend(loc="upper left")
+    return figure
+
+
+def _bars(axis: Axes, shown: Sequence[int], series: Mapping[str, np.ndarray], colours: Sequence[str]) -> None:
+    """Horizontal bars, one group a label."""
+    height = 0.8 / len(series)
+    for index, ((name, values), colour) in enumerate(zip(series.items(), colours, strict=True)):
+        offset = (index - (len(series) - 1) / 2) * height
+        axis.barh(np.arange(len(shown)) + offset, values[list(shown)], 0.92 * height, color=colour, label=name)
+    axis.grid(axis="x", color=GRID, linewidth=0.7)
+    axis.tick_params(axis="y", length=0)
+
+
+def _heat(axis: Axes, grid: np.ndarray, questions: Sequence[str], top: float) -> Any:
+    """A heat map over [-1, 1] x [-1, 1] with the number in each cell; second question to the right, first upwards."""
+    bins = len(grid)
+    image = axis.imshow(grid, origin="lower", extent=(-1, 1, -1, 1), cmap="Blues", vmin=0, vmax=top)
+    centres = (2 * np.arange(bins) + 1) / bins - 1
+    for row in range(bins if bins <= 6 else 0):
+        for column in range(bins):
+            value = grid[row, column]
+            colour = "white" if value > 0.6 * top else "black"
+            text = f"{value:.2f}".removeprefix("0") if value >= 0.005 else ""
+            axis.text(centres[column], centres[row], text, ha="center", va="center", color=colour, fontsize=7)
+    axis.set(xticks=[-1, 0, 1], yticks=[-1, 0, 1], xlabel=short(questions[1]), ylabel=short(questions[0]))
+    axis.spines[:].set(visible=True, color=FAINT)
+    return image
+
+
+def _largest(weight: np.ndarray) -> list[int]:
+    """Up to `MAX_BARS` entries of the support, in its order, the heaviest ones."""
+    return sorted(np.argsort(-weight, kind="stable")[:MAX_BARS].tolist())
+
+
+def _diagonal(axis: Axes, low: float, high: float, label: str) -> None:
+    axis.plot([low, high], [low, high], "--", color=VOTES, linewidth=0.9, label=label, zorder=1)
+
+
+def legend(figure: Figure, axis: Axes, columns: int) -> None:
+    """A legend above the axes, out of the data's way.
+
+    Matplotlib leaves out what begins with an underscore, so a name of the user's has a space before it, which is cut here.
+    """
+    handles, labels = axis.get_legend_handles_labels()
+    figure.legend(handles, [textwrap.shorten(name, 48) for name in labels], loc="outside upper center", ncols=columns)
+
+
+DEPTH_STYLES = ((MODEL, "-"), ("#D55E00", "--"), ("#009E73", "-."))
+SYSTEM_STYLES = ((MODEL, "-"), ("#D55E00", "--"))
+
+
+def plot_strata(strata: Sequence[Stratum], measures: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """JSD, accuracy and macro-F1 of model and marginal in every stratum, with 95 % intervals.
+
+    Args:
+        strata: The strata, thirds first.
+        measures: Records named such as "jsd_thirds_low".
+    """
+    figure = Figure(figsize=(7.6, 3.3), layout="constrained")
+    axes = figure.subplots(1, 3)
+    shown = [stratum for stratum in strata if stratum.rows.any()]
+    place = {stratum.key: index + (stratum.scheme == "tertiles") * 0.7 for index, stratum in enumerate(strata)}
+    for axis, (name, title) in zip(
+        axes, (("jsd", "JSD (nats)"), ("accuracy", "accuracy"), ("macro_f1", "macro-F1")), strict=True
+    ):
+        for system, colour, marker, shift in (("model", MODEL, "o", -0.13), ("marginal", MARGINAL, "D", 0.13)):
+            told = [measures[f"{name}_{stratum.key}"] for stratum in shown]
+            told = [entry if system == "model" else entry["marginal"] for entry in told]
+            x = [place[stratum.key] + shift for stratum in shown]
+            _dots(axis, x, told, colour, marker, system)
+        axis.set_xticks(list(place.values()), [stratum.name for stratum in strata])
+        axis.set_xlabel("thirds of range   tertiles of items")
+        axis.set_title(title)
+        axis.set_ylim(bottom=0)
+        axis.set_xlim(-0.5, max(place.values()) + 0.5)
+        axis.grid(axis="y", color=GRID, linewidth=0.7)
+    legend(figure, axes[0], 2)
+    return figure
+
+
+def plot_speaker_recall(per_speaker: pd.DataFrame) -> Figure:
+    """Share of speakers whose n-best UAR exceeds any level: paUAR-75 and paUAR-50 are read off at .75 and .50.
+
+    Args:
+        per_speaker: One row a speaker, columns "uar_1_best" ...
+    """
+    figure = Figure(figsize=(5.6, 3.9), layout="constrained")
+    axis = figure.subplots()
+    for n, (colour, dashes) in enumerate(DEPTH_STYLES, start=1):
+        if f"uar_{n}_best" not in per_speaker:
+            continue
+        recall = np.sort(per_speaker[f"uar_{n}_best"].to_numpy())
+        above = 100 * (1 - np.arange(len(recall) + 1) / len(recall))
+        x = np.concatenate([[0], recall, [1]])
+        axis.step(x, np.append(above, above[-1]), where="post", color=colour, linestyle=dashes, label=f"{n}-best")
+    for level in LEVELS:
+        axis.axvline(level / 100, color=VOTES, linestyle=":", linewidth=0.9)
+        axis.text(level / 100, 104, f".{level}", ha="center", va="bottom", color=VOTES, fontsize=8)
+    axis.set(xlabel="a speaker's average recall (UAR)", ylabel="speakers above it (%)", xlim=(0, 1.01), ylim=(0, 103))
+    axis.grid(color=GRID, linewidth=0.7)
+    legend(figure, axis, 3)
+    return figure
+
+
+def plot_confusion(support: Sequence[str], confusion: Mapping[str, np.ndarray]) -> Figure:
+    """Mean votes and mean prediction over the items that each label wins, rows of the most frequent labels.
+
+    Args:
+        support: The K labels.
+        confusion: "votes" and "predicted" `(K, K)` and "items" `(K,)`, as in `Breakdown`.
+    """
+    items = np.asarray(confusion["items"])
+    rows = sorted(np.argsort(-items, kind="stable")[:MAX_BARS].tolist())
+    rows = [k for k in rows if items[k]]
+    columns = range(len(support)) if len(support) <= MAX_BARS else rows
+    cell = 0.42 if len(columns) <= 12 else 0.3
+    across, down = cell * len(columns), cell * len(rows)
+    figure = Figure(figsize=(max(2 * across + 3.2, 6.2), max(down + 1.7, 2.6)), layout="constrained")
+    axes = figure.subplots(1, 2, sharey=True)
+    shown = {name: np.asarray(confusion[name])[np.ix_(rows, list(columns))] for name in ("votes", "predicted")}
+    top = max(float(table.max()) for table in shown.values())
+    for axis, (name, title) in zip(axes, (("votes", "votes"), ("predicted", "prediction")), strict=True):
+        image = axis.imshow(shown[name], cmap="Blues", vmin=0, vmax=top, aspect="equal")
+        axis.set_xticks(range(len(columns)), [short(support[k], 16) for k in columns], rotation=90)
+        axis.tick_params(length=0)
+        axis.spines[:].set(visible=True, color=FAINT)
+        axis.set(title=title, xlabel="mean probability of")
+        for (row, column), value in np.ndenumerate(shown[name] if len(columns) <= 12 else np.zeros((0, 0))):
+            colour = "white" if value > 0.6 * top else "black"
+            text = f"{value:.2f}".removeprefix("0") if value >= 0.005 else ""
+            axis.text(column, row, text, ha="center", va="center", color=colour, fontsize=7)
+    axes[0].set_yticks(range(len(rows)), [f"{short(support[k], 16)} ({items[k]:,})" for k in rows])
+    axes[0].set_ylabel("plurality of the votes (items)")
+    figure.colorbar(image, ax=list(axes), shrink=0.8, label="probability")
+    return figure
+
+
+def plot_equivalence(told: Equivalence, names: Mapping[str, str]) -> Figure:
+    """The loss of k raters against k, and each system's loss as a line that crosses it.
+
+    Args:
+        told: What `rater_equivalence` found.
+        names: System -> how the legend calls it.
+    """
+    figure = Figure(figsize=(5.6, 4.1), layout="constrained")
+    axis = figure.subplots()
+    k, largest = told.raters, int(told.raters[-1])
+    curve = np.array([entry["value"] for entry in told.curve])
+    if told.curve[0]["low"] is not None:
+        low, high = (np.array([entry[end] for entry in told.curve]) for end in ("low", "high"))
+        axis.fill_between(k, low, high, color=VOTES, alpha=0.12, linewidth=0)
+    marker = "o" if largest <= 20 else ""
+    axis.plot(k, curve, color=VOTES, marker=marker, markersize=4, linewidth=1.3, label="k raters")
+    axis.plot(0, curve[0], "D", color=MARGINAL, markersize=6, label="marginal (no rater)", zorder=4)
+    for (system, name), (colour, dashes) in zip(names.items(), SYSTEM_STYLES, strict=False):
+        loss, worth = told.systems[system]["loss"], told.systems[system]["worth"]
+        axis.axhline(
+            loss["value"], color=colour, linestyle=dashes, linewidth=1.4, label=f" {short(name)}: {_short(worth)}"
+        )
+        if loss["low"] is not None:
+            axis.axhspan(loss["low"], loss["high"], color=colour, alpha=0.13, linewidth=0)
+        if worth["value"]:
+            axis.plot(worth["value"], loss["value"], "s", color=colour, markersize=6, zorder=5)
+            axis.vlines(worth["value"], 0, loss["value"], color=colour, linestyle=":", linewidth=0.9)
+    losses = [*told.curve, *(told.systems[system]["loss"] for system in names)]
+    found = np.array([entry[end] for entry in losses for end in ("value", "low", "high") if entry[end] is not None])
+    margin = 0.05 * (found.max() - found.min()) + 1e-3
+    axis.set_ylim(found.min() - margin, found.max() + margin)
+    axis.set_xlim(-0.03 * largest - 0.1, 1.03 * largest + 0.1)
+    axis.xaxis.get_major_locator().set_params(integer=True)
+    axis.set(xlabel="other raters of the item, k", ylabel="cross-entropy of a held-out vote (nats)")
+    axis.grid(color=GRID, linewidth=0.7)
+    legend(figure, axis, 2)
+    return figure
+
+
+def _dots(
+    axis: Axes, x: Sequence[float], told: Sequence[Mapping[str, Any]], colour: str, marker: str, label: str
+) -> None:
+    """Values with their intervals, where there are any."""
+    y = np.array([np.nan if entry["value"] is None else entry["value"] for entry in told])
+    for at, entry in zip(x, told, strict=True):
+        if entry["low"] is not None:
+            axis.vlines(at, entry["low"], entry["high"], color=colour, linewidth=1.3)
+    axis.plot(x, y, marker, color=colour, markersize=5, label=label)
+
+
+def _short(worth: Mapping[str, Any]) -> str:
+    return f"worth {worth['text'].split(' (')[0]} raters"
+
+
+OTHER = "#D55E00"
+_SIDES = {"a": (MODEL, "o"), "b": (OTHER, "s"), "": (VOTES, "D")}
+
+
+def plot_differences(records: Mapping[str, Mapping[str, Any]], names: tuple[str, str]) -> Figure:
+    """Differences of all measures with intervals, turned so that right is better for the first run.
+
+    Per cents are drawn as shares. Measures without a better direction are left out.
+
+    Args:
+        records: Records of a `Comparison`.
+        names: What the runs are called.
+    """
+    shown = [one for one in records.values() if one["better"] and one["difference"]["value"] is not None]
+    figure = Figure(figsize=(7.0, 1.5 + 0.3 * len(shown)), layout="constrained")
+    axis = figure.subplots()
+    axis.axvline(0, color=FAINT, linewidth=1, zorder=0)
+    labels = {"a": f" {short(names[0])} better", "b": f" {short(names[1])} better", "": "undecided"}
+    for row, one in enumerate(shown):
+        sign = (1 if one["better"] == "higher" else -1) / (100 if one["unit"] == "%" else 1)
+        colour, marker = _SIDES[one["verdict"]]
+        if one["difference"]["low"] is not None:
+            axis.hlines(row, *(sign * one["difference"][end] for end in ("low", "high")), color=colour, linewidth=1.5)
+        label = labels.pop(one["verdict"], None)
+        axis.plot(sign * one["difference"]["value"], row, marker, color=colour, markersize=5.5, label=label)
+    axis.set_yticks(range(len(shown)), [f"{short(one['title'], 44)} ({_unit(one['unit'])})" for one in shown])
+    axis.set_ylim(len(shown) - 0.4, -0.6)
+    reach = 1.08 * max(abs(end) for end in axis.dataLim.intervalx) or 1.0
+    axis.set_xlim(-reach, reach)
+    axis.set_xlabel(f"\u2190 {short(names[1])} better    difference    {short(names[0])} better \u2192")
+    axis.grid(axis="x", color=GRID, linewidth=0.7)
+    legend(figure, axis, 3)
+    return figure
+
+
+def plot_speaker_pairs(a: np.ndarray, b: np.ndarray, names: tuple[str, str]) -> Figure:
+    """Mean JSD of both runs for each speaker, a speaker a point.
+
+    Args:
+        a: Mean JSD of the first run `(S,)`, nats.
+        b: Of the second `(S,)`.
+        names: What the runs are called.
+    """
+    figure = Figure(figsize=(4.4, 4.6), layout="constrained")
+    axis = figure.subplots()
+    both = np.concatenate([a, b])
+    margin = 0.08 * (both.max() - both.min()) + 1e-3
+    low, high = both.min() - margin, both.max() + margin
+    axis.plot([low, high], [low, high], "--", color=VOTES, linewidth=0.9, label="equal", zorder=1)
+    axis.plot(a, b, "o", color=MODEL, markersize=5, alpha=0.7, markeredgewidth=0, label="speaker")
+    axis.set(xlabel=f"JSD of {short(names[0])} (nats)", ylabel=f"JSD of {short(names[1])} (nats)")
+    axis.set(xlim=(low, high), ylim=(low, high))
+    axis.set_title(f"{short(names[0])} better for {int((a < b).sum()):,} of {len(a):,} speakers")
+    axis.set_aspect("equal")
+    axis.grid(color=GRID, linewidth=0.7)
+    legend(figure, axis, 2)
+    return figure
+
+
+def _unit(unit: str) -> str:
+    return "share" if unit == "%" else unit
+
+
+PANELS = (
+    ("accuracy", "accuracy"),
+    ("macro_f1", "macro-F1"),
+    ("entropy_correlation", "correlation of entropies"),
+    ("jsd", "JSD (nats)"),
+    ("tvd", "TVD"),
+    ("kl", "KLD (nats)"),
+)
+_ARROWS = {"lower": "   \u2190 better", "higher": "   better \u2192", "": ""}
+
+
+def plot_crossval(found: SystemScores) -> Figure:
+    """Six measures, a row a system: mean over repeats with its 95 % interval, each repeat, and the marginal as a line."""
+    names = list(found.counts["runs"])
+    figure = Figure(figsize=(8.4, 2.4 + 0.5 * len(names)), layout="constrained")
+    axes = figure.subplots(2, 3, sharey=True)
+    for axis, (measure, title) in zip(axes.flat, PANELS, strict=True):
+        _panel(axis, found.records[measure], names)
+        axis.set_xlabel(title + _ARROWS[found.titles[measure]["better"]])
+    axes[0, 0].set_yticks(range(len(names)), [short(name, 28) for name in names])
+    axes[0, 0].set_ylim(len(names) - 0.5, -0.5)
+    legend(figure, axes[0, 0], 3)
+    return figure
+
+
+def _panel(axis: Axes, records: dict, names: list[str]) -> None:
+    """One measure of all systems."""
+    marginal = records.get("marginal")
+    if marginal is not None and marginal["value"] is not None:
+        axis.axvline(marginal["value"], color=MARGINAL, linestyle="--", linewidth=1.2, label="marginal", zorder=1)
+    for row, name in enumerate(names):
+        one = records[name]
+        first = row == 0
+        values = [value for value in one["runs"] if value is not None]
+        axis.plot(
+            values,
+            [row + 0.22] * len(values),
+            "|",
+            color=VOTES,
+            alpha=0.5,
+            markersize=6,
+            label="each repeat" if first else None,
+        )
+        if one["low"] is not None:
+            axis.hlines(row, one["low"], one["high"], color=MODEL, linewidth=1.6)
+        if one["value"] is not None:
+            axis.plot(
+                one["value"],
+                row,
+                "o",
+                color=MODEL,
+                markersize=5,
+                label="mean of repeats, 95 % interval" if first else None,
+            )
+    axis.tick_params(axis="y", length=0)
+    axis.locator_params(axis="x", nbins=5)
+    axis.grid(axis="x", color=GRID, linewidth=0.7)
+
+
+def plot_saliency(saliency: Saliency) -> Figure:
+    """Mean over targets by layer above, each target by layer below; the chosen layer is marked in both."""
+    layers, targets = saliency.scores.shape
+    figure = Figure(figsize=(max(4.6, 1.9 + 0.33 * layers), 2.5 + 0.3 * targets), layout="constrained")
+    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[2.0, 0.3 * targets + 0.2])
+    means, chosen = saliency.means, saliency.layer
+    upper.plot(means, "o-", color=MODEL, markersize=4, linewidth=1.2)
+    upper.plot(chosen, means[chosen], "D", color=MARGINAL, markersize=8, label=f"chosen: layer {chosen}")
+    what = "|r|" if saliency.formula == "absolute" else "penalised r²"
+    upper.set(ylabel=f"mean {what}", title=f"{saliency.items:,} items")
+    upper.grid(color=GRID, linewidth=0.7)
+    upper.margins(y=0.15)
+    image = lower.imshow(np.ma.masked_invalid(saliency.scores.T), aspect="auto", cmap="Blues", interpolation="nearest")
+    lower.add_patch(
+        Rectangle((chosen - 0.5, -0.5), 1, targets, fill=False, edgecolor=MARGINAL, linewidth=2, clip_on=False)
+    )
+    lower.set_yticks(range(targets), [short(name) for name in saliency.targets])
+    lower.tick_params(length=0)
+    lower.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=14))
+    same = "; grey: never changes" if np.isnan(saliency.scores).any() else ""
+    lower.set(xlabel=f"layer (0 enters the first transformer layer){same}", facecolor=FAINT)
+    figure.colorbar(image, ax=[upper, lower], label=what, shrink=0.8)
+    legend(figure, upper, 1)
+    return figure
+
+
+def plot_saturation(curve: Curve, ideal: Curve, finding: Finding, held_out: HeldOut | None) -> Figure:
+    """Divergence from all human votes with its fit and the ideal curve; beside it that from people held out, if it is there.
+
+    Args:
+        curve: Of the synthetic votes.
+        ideal: Of votes drawn from the human distribution itself.
+        finding: What the curve says.
+        held_out: Synthetic and human votes against people held out.
+    """
+    panels = 1 if held_out is None else 2
+    figure = Figure(figsize=(4.6 * panels + 0.6, 3.9), layout="constrained")
+    axes = figure.subplots(1, panels, squeeze=False)[0]
+    _line(axes[0], curve, MODEL, "o", "synthetic votes")
+    _line(axes[0], ideal, VOTES, "s", "drawn from the human votes")
+    count = len(curve.mean)
+    if finding.fit is not None:
+        n = np.linspace(1, count, 200)
+        axes[0].plot(n, finding.fit.at(n), "--", color=MARGINAL, linewidth=1.4, label="exponential fit")
+    if finding.suggested is not None:
+        axes[0].axvline(
+            finding.suggested, color=MARGINAL, linestyle=":", linewidth=1.2, label=f"suggested: {finding.suggested}"
+        )
+    axes[0].set_title("from the distribution of all human votes")
+    if held_out is not None:
+        _line(axes[1], held_out.synthetic, MODEL, "o", "synthetic votes")
+        _line(axes[1], held_out.human, VOTES, "D", "other people")
+        axes[1].set_title(f"from people held out, {held_out.fewest} or more an item")
+    for axis in axes:
+        axis.set(xlabel="votes an item", ylabel="mean JSD (nats)", ylim=(0, None))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=11))
+        axis.margins(x=0.03)
+        axis.grid(color=GRID, linewidth=0.7)
+        axis.spines["right"].set_visible(True)
+        bits = axis.secondary_yaxis("right", functions=(lambda nats: nats / math.log(2), lambda b: b * math.log(2)))
+        bits.set_ylabel("bits")
+        axis.legend(loc="upper right")
+    return figure
+
+
+def _line(axis: Axes, curve: Curve, colour: str, marker: str, label: str) -> None:
+    """A curve with its interval."""
+    found = curve.estimates()
+    n = np.arange(1, len(found) + 1)
+    if all(one.low is not None for one in found):
+        low, high = ([getattr(one, end) for one in found] for end in ("low", "high"))
+        axis.fill_between(n, low, high, color=colour, alpha=0.15, linewidth=0)
+        if len(found) == 1:  # a band of one point has no width
+            axis.vlines(n, low, high, color=colour, linewidth=1.2)
+    axis.plot(n, curve.mean, marker, color=colour, markersize=4, linestyle="-", linewidth=0.8, label=label)

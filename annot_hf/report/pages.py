@@ -1,0 +1,173 @@
+"""How a report gets into files: figures, Markdown, self-contained HTML, strict JSON; hostile names stay text."""
+
+import base64
+import csv
+import json
+import os
+import unicodedata
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib.figure import Figure
+
+from annot_hf.data.corpus import check_own, replace_file
+from annot_hf.data.yaml_text import printable
+from annot_hf.evaluation.saliency import Saliency
+from annot_hf.report.figures import number_key, readable, save_figure
+from annot_hf.report.tables import Table, markdown_safe
+
+FILE = "saliency.json"
+
+DPI = 160
+
+Figures = Mapping[str, tuple[Callable[[], Figure], str]]  # name -> what draws it, and its caption
+
+
+@dataclass(frozen=True)
+class Section:
+    """Tables and the figures that belong to them."""
+
+    tables: Sequence[Table] = ()
+    figures: Figures = field(default_factory=dict)
+
+
+def write_pages(
+    folder: str | os.PathLike[str],
+    *,
+    title: str,
+    summary: str,
+    sections: Sequence[Section],
+    notes: Sequence[str],
+    details: Mapping[str, Any],
+    data: Mapping[str, Any],
+) -> dict[str, Path]:
+    """Write report.json, report.md, report.html and plots/*.png; those of an earlier report are removed first.
+
+    Args:
+        folder: Where; made if need be.
+        title: Heading.
+        summary: Paragraph on top.
+        sections: Tables and figures, in order.
+        notes: How to read the numbers, a sentence or two each.
+        details: Facts on the run, for the last table.
+        data: What report.json holds, besides title, summary, details and the list of plots.
+
+    Returns:
+        Paths by name: json, markdown, html and every figure.
+
+    Raises:
+        ValueError: The folder holds files of these names that are not an earlier report's.
+    """
+    folder = Path(folder)
+    plots = [f"plots/{name}.png" for section in sections for name in section.figures]
+    names = [*plots, "report.md", "report.html", "items.csv"]
+    check_own(folder, [*names, "report.json"], marker="report.json", keys=("title", "summary", "run", "plots"))
+    folder.mkdir(parents=True, exist_ok=True)
+    told = {"title": title, "summary": summary, **data, "run": details, "plots": plots}
+    text = json.dumps(plain(told), indent=2, ensure_ascii=False, allow_nan=False)
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+    # first, since it says whose the others are: a call that was cut off is followed by another
+    replace_file(folder / "report.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
+    files = {"json": folder / "report.json", "markdown": folder / "report.md", "html": folder / "report.html"}
+    drawn, numbered = [], {}
+    for section in sections:
+        drawn.append([])
+        for name, (draw, caption) in section.figures.items():
+            files[name] = save_figure(
+                lambda draw=draw: readable(draw(), numbered), folder / "plots" / f"{name}.png", dpi=DPI
+            )
+            drawn[-1].append(_inline(files[name], caption))
+    if numbered:
+        notes = [*notes, number_key(numbered)]
+        warnings.warn(notes[-1], stacklevel=2)
+    page = {
+        "title": title,
+        "summary": summary,
+        "sections": [
+            {"tables": section.tables, "figures": figures} for section, figures in zip(sections, drawn, strict=True)
+        ],
+        "notes": notes,
+        "details": [
+            (key, value if isinstance(value, str) else json.dumps(plain(value), ensure_ascii=False))
+            for key, value in details.items()
+        ],
+    }
+    for kind, template in (("markdown", "report.md.j2"), ("html", "report.html.j2")):
+        files[kind].write_text(render(template, page), encoding="utf-8")
+    return files
+
+
+def render(template: str, page: Mapping[str, Any]) -> str:
+    """A template of the package, filled; in HTML every text is escaped."""
+    environment = Environment(
+        loader=PackageLoader("annot_hf"),
+        autoescape=lambda name: name is not None and ".html" in name,
+        undefined=StrictUndefined,
+        finalize=lambda value: printable(value) if type(value) is str else value,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["md"] = markdown_safe
+    environment.filters["md_row"] = lambda cells: f"| {' | '.join(map(markdown_safe, cells))} |"
+    return environment.get_template(template).render(page)
+
+
+def csv_safe(cell: Any) -> Any:
+    """A cell that no spreadsheet takes for a formula: an apostrophe goes before = + - @ and before tabs and line breaks.
+
+    Spaces, invisible characters and full-width forms do not hide a sign: programs that import the file strip or fold them.
+    """
+    if not isinstance(cell, str):
+        return cell
+    first = next((sign for sign in cell if unicodedata.category(sign)[0] not in "CZ"), "")
+    suspect = unicodedata.normalize("NFKC", first).startswith(("=", "+", "-", "@"))
+    return f"'{cell}" if suspect or cell.startswith(("\t", "\r", "\n")) else cell
+
+
+def plain(value: Any) -> Any:
+    """Values that strict JSON holds: NumPy becomes Python, and what is not finite becomes null."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple | set):
+        return [plain(entry) for entry in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
+
+
+def _inline(path: Path, caption: str) -> dict[str, Any]:
+    """A figure for the templates, with its bytes in base64 and its width in CSS pixels from the PNG header."""
+    content = path.read_bytes()
+    width = int.from_bytes(content[16:20], "big") * 96 // DPI
+    encoded = base64.b64encode(content).decode("ascii")
+    return {"path": f"plots/{path.name}", "caption": caption, "alt": caption, "base64": encoded, "width": width}
+
+
+def save_saliency(found: Saliency, folder: str | os.PathLike[str]) -> Path:
+    """Write saliency.json, whose `trunk_layer` a recipe reads, and saliency.csv; gives the first's path.
+
+    Raises:
+        ValueError: The folder holds files of these names that are not of an earlier call.
+    """
+    folder = Path(folder)
+    check_own(folder, (FILE, "saliency.csv", "saliency.png"), marker=FILE, keys=("trunk_layer", "scores"))
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {name: value for name, value in asdict(found).items() if name != "about"}
+    record = {"trunk_layer": found.layer, **found.about, **record, "means": found.means}
+    text = json.dumps(plain(record), indent=1, ensure_ascii=False, allow_nan=False)
+    (folder / FILE).write_text(text + "\n", encoding="utf-8")
+    with open(folder / "saliency.csv", "w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["layer", *map(csv_safe, found.targets), "mean"])
+        writer.writerows(
+            [layer, *row, mean] for layer, (row, mean) in enumerate(zip(found.scores, found.means, strict=True))
+        )
+    return folder / FILE

@@ -1,0 +1,658 @@
+"""A report of one run: report.json, report.md, a self-contained report.html, items.csv and plots/*.png.
+
+A breakdown as sections of a report: the tables, and the figures with their captions.
+
+Acoustic conditions as a section of a report: two tables and a plot.
+
+A report of two runs side by side: report.json, report.md, report.html, items.csv and plots/*.png.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from annot_hf.data.agreement import agreement
+from annot_hf.data.predictions import Predictions
+from annot_hf.data.targets import Targets
+from annot_hf.data.votes import VoteTable
+from annot_hf.evaluation.alignment import align, examples, groups_of, items_by_name, marginal_of
+from annot_hf.evaluation.evaluate import (
+    MARGINAL,
+    Breakdown,
+    Comparison,
+    Robustness,
+    break_down,
+    compare,
+    measure_conditions,
+)
+from annot_hf.evaluation.raters import recovered_bias
+from annot_hf.evaluation.scales import score_disagreement, score_scales
+from annot_hf.evaluation.scoring import Scores, score
+from annot_hf.report import figures as plots, tables
+from annot_hf.report.figures import FAINT, GRID, MARGINAL as MARGINAL_COLOUR, MODEL, legend, plot_equivalence
+from annot_hf.report.pages import Figures, Section, csv_safe, write_pages
+from annot_hf.report.tables import (
+    ARROWS,
+    Cell,
+    Table,
+    agreement_table,
+    bias_table,
+    class_table,
+    disagreement_table,
+    head_cell,
+    interval,
+    markdown_safe,
+    number,
+    rater_table,
+    scale_table,
+    score_table,
+    value_cell,
+)
+
+if TYPE_CHECKING:
+    from annot_hf.data.simulate import Truth
+
+__all__ = ["Report", "build_report", "csv_safe", "items_by_name", "groups_of", "markdown_safe"]
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `build_report` wrote.
+
+    Attributes:
+        folder: Where it lies.
+        title: Its heading.
+        summary: The paragraph on top, with the headline.
+        scores: All numbers.
+        files: Paths of json, markdown, html, csv and of each plot, by name.
+        breakdown: What lies behind the scores of a category question; None for scales.
+    """
+
+    folder: Path
+    title: str
+    summary: str
+    scores: Scores
+    files: dict[str, Path]
+    breakdown: Breakdown | None = None
+
+
+def build_report(
+    predictions: Predictions,
+    targets: Targets,
+    out: str | os.PathLike[str],
+    *,
+    title: str,
+    items: pd.DataFrame | None = None,
+    marginal: Sequence[float] | np.ndarray | None = None,
+    votes: VoteTable | None = None,
+    truth: "Truth | None" = None,
+    notes: Mapping[str, Any] | None = None,
+    n_resamples: int = 1000,
+    seed: int = 0,
+    on_missing: str = "error",
+    groups: Sequence[str] | None = None,
+    conditions: Mapping[str, Predictions] | None = None,
+) -> Report:
+    """Score predictions against the votes and write everything a reader needs into one folder.
+
+    Args:
+        predictions: What the model says.
+        targets: What the votes say.
+        out: Folder to write; made if need be.
+        title: Heading of the report.
+        items: Table with a column `item` and, if known, `speaker` (intervals resample speakers, or items when all are
+            null) and `split`.
+        marginal: Distribution of the training votes `(K,)`, the baseline.
+        votes: The votes behind the targets, for a table of the raters' agreement on the evaluated items, and for what
+            these votes alone tell of the raters' biases.
+        truth: Truth of a simulated corpus (`read_truth`), to see which biases of raters were recovered.
+        notes: Further facts on the run to print at the end.
+        n_resamples: Bootstrap resamples.
+        seed: Seed of the resampling.
+        on_missing: "error" or "exclude"; see `score`.
+        groups: Columns of `items` by which speakers are told apart; `sex` and `gender`, if there, when None.
+        conditions: Predictions of the same model for the same clips under acoustic conditions; see `read_conditions`.
+
+    Raises:
+        ValueError: The inputs do not fit together.
+    """
+    folder = Path(out)
+    folder.mkdir(parents=True, exist_ok=True)
+    about = None if items is None else items_by_name(items)
+    speakers = None if about is None or "speaker" not in about else about["speaker"]
+    options = {"marginal": marginal, "n_resamples": n_resamples, "seed": seed, "on_missing": on_missing}
+    scores = score(predictions, targets, speakers=speakers, **options)
+    behind = None
+    if not predictions.is_scale:
+        columns = groups_of(about, groups)
+        behind = break_down(predictions, targets, speakers=speakers, groups=columns, votes=votes, **options)
+    heard = None if votes is None else votes.select(items=scores.per_item["item"])
+    if heard is not None and len(heard.items) < len(scores.per_item):
+        without = scores.per_item["item"][~scores.per_item["item"].isin(heard.items)].to_numpy()
+        raise ValueError(
+            f"{len(without)} evaluated items have no vote in the votes given{examples(without)}; give the votes that the "
+            "targets were made from."
+        )
+    found = None
+    if truth is not None and predictions.is_scale and (~predictions.rater_fallback).any():
+        found = recovered_bias(predictions, truth.raters, votes=heard, n_resamples=n_resamples, seed=seed)
+    agreed = []
+    if heard is not None:
+        agreed = [agreement(heard, question.name) for question in targets.questions]
+    beside, disputed = [], None
+    if votes is not None:
+        spoken = scores.per_item["speaker"]
+        told = {
+            "speakers": None if spoken.isna().any() else spoken.to_numpy(),
+            "n_resamples": n_resamples,
+            "seed": seed,
+        }
+        beside = score_scales(predictions, votes, scores.per_item["item"].to_numpy(), **told)
+        disputed = score_disagreement(predictions, votes, scores.per_item["item"].to_numpy(), **told)
+    excluded = _excluded(scores, targets, votes)
+    summary = f"{predictions.caution} {_summary(scores, targets, about, excluded, behind)}".lstrip()
+    tables = [score_table(scores), *rater_table(scores), *class_table(scores, predictions.is_scale)]
+    tables += scale_table(beside) + disagreement_table(disputed) + agreement_table(agreed) + bias_table(found)
+
+    figures = _figures(predictions, targets, scores, found, marginal, on_missing)
+    sections = [Section(tables, figures)]
+    if behind is not None:
+        sections += breakdown_sections(behind, {"reliability": figures.pop("reliability")})
+    robust = None
+    if conditions is not None:
+        robust = measure_conditions(predictions, conditions, targets, speakers=speakers, **options)
+        sections.append(robustness_section(robust))
+    data = {
+        "questions": [question.to_dict() for question in targets.questions],
+        "support": list(targets.support),
+        "target_method": targets.method,
+        "scores": scores.to_dict(),
+        "breakdown": None if behind is None else behind.to_dict(),
+        "robustness": None if robust is None else robust.to_dict(),
+        "scales": beside,
+        "disagreement": disputed,
+        "excluded": excluded,
+        "agreement": [one.to_dict() for one in agreed],
+        "recovered_bias": found,
+        "resampling": {"n_resamples": n_resamples, "seed": seed},
+    }
+    files = write_pages(
+        folder,
+        title=title,
+        summary=summary,
+        sections=sections,
+        notes=scores.notes,
+        details={**predictions.meta, **(notes or {})},
+        data=data,
+    )
+    files["csv"] = folder / "items.csv"
+    scores.per_item.map(csv_safe).to_csv(files["csv"], index=False, float_format="%.6g", lineterminator="\n")
+    return Report(folder, title, summary, scores, files, behind)
+
+
+def _excluded(scores: Scores, targets: Targets, votes: VoteTable | None) -> dict[str, int]:
+    """Everything left out, by reason."""
+    reasons = dict(targets.excluded)
+    reasons["predicted items without target"] = scores.counts["predicted_without_target"]
+    reasons["items with votes but no prediction"] = scores.counts["target_without_prediction"]
+    reasons["answers to one scale only, which the distribution lacks"] = scores.counts["rater_votes_incomplete"]
+    if votes is not None and targets.questions[0].multiple:
+        heard = votes.select(items=scores.per_item["item"], questions=[targets.questions[0].name])
+        reasons["votes for none of the labels"] = int((heard.label_codes < 0).sum())
+    reasons |= {} if votes is None else {f"votes: {reason}": rows for reason, rows in votes.exclusions.items()}
+    return {reason: count for reason, count in reasons.items() if count}
+
+
+def _summary(
+    scores: Scores,
+    targets: Targets,
+    about: pd.DataFrame | None,
+    excluded: Mapping[str, int],
+    behind: Breakdown | None,
+) -> str:
+    """What was evaluated on what, what was left out, and the headline with its interval."""
+    counts, names = scores.counts, " and ".join(f"\u201c{question.name}\u201d" for question in targets.questions)
+    kind = f"{len(targets.support)} {'grid cells' if targets.questions[0].is_scale else 'labels'}"
+    said = _many(counts["votes"], "vote")
+    if counts["raters_voting"]:
+        named = counts["rater_votes"] - counts["rater_votes_incomplete"]
+        some = "" if named == counts["votes"] else f", {named:,} of them"
+        said += f"{some} by {_many(counts['raters_voting'], 'named rater')}"
+    else:
+        said += " without rater names"
+    spoken = f" by {_many(counts['speakers'], 'speaker')}" if counts["speakers"] else " (speakers not given)"
+    splits = ""
+    if about is not None and "split" in about:
+        known = about["split"].reindex(scores.per_item["item"])
+        found = known.astype(object).where(known.notna(), "not stated").astype(str).value_counts()
+        found = found if known.notna().any() else found.iloc[:0]
+        each = " and ".join(name if len(found) == 1 else f"{name} ({count:,})" for name, count in found.items())
+        splits = f" of the split{'s' if len(found) > 1 else ''} {each}" if len(found) else ""
+    left_out = "; ".join(f"{reason}: {count:,}" for reason, count in excluded.items())
+    jsd, gap = scores["jsd"], scores["gap_closed"]
+    text = (
+        f"Predictions for {_many(counts['n_evaluated'], 'item')}{spoken}{splits} were compared with {said} on the question"
+        f"{'s' if len(targets.questions) > 1 else ''} {names} ({kind}). Left out: {left_out or 'nothing'}. "
+        f"The mean Jensen-Shannon divergence from the votes is {interval(jsd, 3, ' nats')}, or "
+        f"{scores['jsd_bits']['value']:.3f} bits, against {jsd['marginal']['value']:.3f} nats for {scores.baseline}. "
+    )
+    if gap["value"] is not None:
+        text += (
+            f"The model closes {interval(gap, 1, ' %')} of the gap in cross-entropy between that baseline and the votes' "
+            "own entropy"
+        )
+        unsure = gap["low"] is not None and gap["low"] <= 0 <= gap["high"]
+        text += "; the interval includes 0, so the data do not show that it closes any. " if unsure else ". "
+    if behind is not None and behind.equivalence is not None:
+        worth = behind.equivalence.systems["model"]["worth"]["text"]
+        text += f"At forecasting a rater's vote it is worth {worth} other raters of the same item. "
+    low, high = jsd["difference"]["low"], jsd["difference"]["high"]
+    if low is None:
+        return text + next(note for note in scores.notes if note.startswith("No intervals"))
+    text += f"The difference in divergence, model - marginal, is {interval(jsd['difference'], 3, ' nats')}"
+    if low <= 0 <= high:
+        return text + ": the data do not tell the model from the marginal."
+    return text + "." if high < 0 else text + ": the model is worse than the marginal."
+
+
+def _many(count: float, noun: str) -> str:
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
+def _figures(
+    predictions: Predictions,
+    targets: Targets,
+    scores: Scores,
+    found: dict[str, dict[str, Any]] | None,
+    marginal: Sequence[float] | np.ndarray | None,
+    on_missing: str,
+) -> Figures:
+    """Every figure that the data allow: what draws it, and its caption."""
+    pairing = align(predictions, targets, on_missing=on_missing)
+    p, q, table = pairing.p, pairing.q, scores.per_item
+    base = marginal_of(marginal, q, targets.support)[0]
+    names = [question.name for question in targets.questions]
+    grid = names if len(names) == 2 else ()
+    rows, ranks = _examples(table["jsd"].to_numpy())
+    titles = [
+        f"{rank} JSD: {table['jsd'][row]:.3f} nats\n{plots.short(table['item'][row], 28)}\n"
+        f"{_many(table['votes'][row], 'vote')}"
+        for row, rank in zip(rows, ranks, strict=True)
+    ]
+    figures = {
+        "examples": (
+            lambda: plots.plot_examples(targets.support, q[rows], p[rows], titles, grid),
+            "Votes and prediction for the items with the lowest, median and highest divergence.",
+        )
+    }
+    if grid:
+        bins = round(len(base) ** 0.5)
+        means = {"votes": q.mean(0), "mean prediction": p.mean(0), "marginal": base}
+        shaped = {name: mean.reshape(bins, bins) for name, mean in means.items()}
+        figures["mean_grid"] = (
+            lambda: plots.plot_grids(shaped, names),
+            "Mean distribution over all evaluated items, and the marginal baseline, on one colour scale.",
+        )
+    else:
+        figures["mean_distribution"] = (
+            lambda: plots.plot_mean_distribution(targets.support, q.mean(0), p.mean(0), base),
+            "Mean distribution of the votes and of the predictions over all evaluated items, and the marginal baseline.",
+        )
+    figures["reliability"] = (
+        lambda: plots.plot_reliability(q, p, unit="cell" if predictions.is_scale else "label"),
+        "Calibration: points on the diagonal mean that labels get the share of votes that the model predicts for them.",
+    )
+    figures["entropy"] = (
+        lambda: plots.plot_entropy(
+            table["entropy_votes"].to_numpy(),
+            table["entropy_predicted"].to_numpy(),
+            q.shape[1],
+            scores["entropy_correlation"]["value"],
+        ),
+        "Does the model know where people disagree? Entropy of its prediction against entropy of the votes.",
+    )
+    if scores.counts["speakers"] > 1:
+        means = table.groupby("speaker").agg(
+            model=("jsd", "mean"), marginal=("jsd_marginal", "mean"), n=("jsd", "size")
+        )
+        speakers = {str(name): (row.model, row.marginal, int(row.n)) for name, row in means.iterrows()}
+        figures["speakers"] = (
+            lambda: plots.plot_speakers(speakers),
+            "Mean divergence of model and marginal for each speaker, the best predicted on top.",
+        )
+    if found is not None:
+        figures["rater_bias"] = (
+            lambda: plots.plot_rater_bias(found),
+            "Bias that the simulation gave each rater, against the mean difference between the model's prediction for "
+            "that rater and its consensus prediction.",
+        )
+    return figures
+
+
+def _examples(divergence: np.ndarray) -> tuple[list[int], list[str]]:
+    """Rows of the lowest, median and highest values, each row once, and what to call them."""
+    order = np.argsort(divergence, kind="stable")
+    if len(order) < 3:
+        return order.tolist(), ["only"] if len(order) == 1 else ["lowest", "highest"]
+    return order[[0, (len(order) - 1) // 2, -1]].tolist(), ["lowest", "median", "highest"]
+
+
+def breakdown_sections(found: Breakdown, reliability: Figures) -> list[Section]:
+    """Sections on disagreement, ranks and speakers, calibration and confusion, and the worth in raters.
+
+    Args:
+        found: The breakdown.
+        reliability: The calibration plot, to stand beside the calibration error.
+    """
+    strata = {
+        "strata": (
+            lambda: plots.plot_strata(found.strata, found.measures),
+            "Results by how much the raters disagree, with 95 % intervals: entropy of the votes in thirds of its range and "
+            "in tertiles of the items.",
+        )
+    }
+    speakers = {}
+    ranked = [*tables.n_best_table(found), *tables.speakers_table(found)]
+    if found.groups and len(found.support) > 1:
+        speakers["speaker_recall"] = (
+            lambda: plots.plot_speaker_recall(found.per_speaker),
+            "Share of speakers whose own average recall exceeds each level; at .75 and .50 the curves give paUAR.",
+        )
+    confusion = {
+        "confusion": (
+            lambda: plots.plot_confusion(found.support, found.confusion),
+            "What raters and model say about the items that each label wins: mean distribution of the votes and of the "
+            "predictions, each row summing to 1.",
+        )
+    }
+    sections = [
+        Section([tables.strata_table(found)], strata),
+        Section(ranked, speakers),
+        Section([tables.calibration_table(found)], reliability),
+        Section(tables.residual_table(found), confusion),
+    ]
+    if found.equivalence is not None:
+        curve = {
+            "equivalence": (
+                lambda: plots.plot_equivalence(found.equivalence, {"model": "model"}),
+                "How many raters the model is worth: error of k raters, and of the model, in forecasting one more rater's "
+                "vote on the same items; bands are 95 % intervals.",
+            )
+        }
+        sections.append(Section(tables.equivalence_table(found), curve))
+    return sections
+
+
+def robustness_section(found: Robustness) -> Section:
+    """Scores under each condition, their differences to clean, and JSD drawn for every condition."""
+    heads = (f"{one['title']}{ARROWS[one['better']]} ({one['unit']})" for one in found.measures.values())
+    columns = ("Condition", *heads)
+    rows = _rows(found, "values", (*found.conditions, MARGINAL))
+    scores = Table("Unseen acoustic conditions", columns, rows, _note(found))
+    told = "Condition \u2212 clean on the same resamples (paired)."
+    differences = Table("What each condition changes", columns, _rows(found, "differences", found.conditions[1:]), told)
+    jsd = found.measures["jsd"]["values"]
+    figures = {
+        "conditions": (
+            lambda: plot_conditions(found.conditions, jsd),
+            "Mean divergence from the votes under each acoustic condition, with 95 % intervals; the lines are the model on "
+            "clean clips and the marginal.",
+        )
+    }
+    return Section([scores, differences], figures)
+
+
+def plot_conditions(conditions: Sequence[str], jsd: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """JSD of each condition with its interval, beside those of clean clips and of the marginal.
+
+    Args:
+        conditions: Names, clean first.
+        jsd: `{value, low, high}` (nats) of each of them and of "marginal".
+    """
+    figure = Figure(figsize=(6.0, 1.3 + 0.32 * len(conditions)), layout="constrained")
+    axis = figure.subplots()
+    axis.axvline(jsd[conditions[0]]["value"], color=FAINT, linewidth=1, label=conditions[0], zorder=0)
+    axis.axvline(
+        jsd[MARGINAL]["value"], color=MARGINAL_COLOUR, linestyle="--", linewidth=1.2, label="marginal", zorder=0
+    )
+    for row, name in enumerate(conditions):
+        one = jsd[name]
+        if one["low"] is not None:
+            axis.hlines(row, one["low"], one["high"], color=MODEL, linewidth=1.5)
+        axis.plot(one["value"], row, "o", color=MODEL, markersize=5.5, label=None if row else "model")
+    axis.set_yticks(range(len(conditions)), conditions)
+    axis.set_ylim(len(conditions) - 0.4, -0.6)
+    axis.set_xlim(left=0)
+    axis.set_xlabel("mean Jensen-Shannon divergence (nats)")
+    axis.grid(axis="x", color=GRID, linewidth=0.7)
+    legend(figure, axis, 3)
+    return figure
+
+
+def _rows(found: Robustness, what: str, names: Sequence[str]) -> list[tuple[Cell, ...]]:
+    return [
+        (Cell(name), *(value_cell(record[what][name], record["unit"]) for record in found.measures.values()))
+        for name in names
+    ]
+
+
+def _note(found: Robustness) -> str:
+    return (
+        "The same clips altered before the model hears them, against the same votes. noise: white Gaussian noise at a "
+        "signal-to-noise ratio (dB). reverb: a room that decays by 60 dB in so many seconds, heard at the critical distance. "
+        "telephone: 8 kHz, 300 to 3400 Hz, G.711 mu-law. mp3: LAME at so many kbit/s. In brackets: 95 % intervals. The "
+        f"marginal is {found.baseline}."
+    )
+
+
+_PARTS = (  # title of a table, and how the names of its measures begin
+    ("By how much the raters disagree", ("jsd_t", "accuracy_t", "macro_f1_t")),
+    ("Among the most probable labels", ("accuracy_", "uar_")),
+    ("Speaker by speaker", ("pauar",)),
+    ("Calibration", ("ece", "residual_")),
+)
+
+
+@dataclass(frozen=True)
+class ComparisonReport:
+    """What `build_comparison` wrote.
+
+    Attributes:
+        folder: Where it lies.
+        title: Its heading.
+        summary: The paragraph on top, with the headline.
+        comparison: All numbers.
+        files: Paths of json, markdown, html, csv and of each plot, by name.
+    """
+
+    folder: Path
+    title: str
+    summary: str
+    comparison: Comparison
+    files: dict[str, Path]
+
+
+def build_comparison(
+    predictions_a: Predictions,
+    predictions_b: Predictions,
+    targets: Targets,
+    out: str | os.PathLike[str],
+    *,
+    title: str,
+    names: tuple[str, str] = ("A", "B"),
+    items: pd.DataFrame | None = None,
+    marginal: Sequence[float] | np.ndarray | None = None,
+    votes: VoteTable | None = None,
+    notes: Mapping[str, Any] | None = None,
+    n_resamples: int = 1000,
+    seed: int = 0,
+    on_missing: str = "error",
+    groups: Sequence[str] | None = None,
+) -> ComparisonReport:
+    """Compare two runs and write everything a reader needs into one folder.
+
+    Args:
+        predictions_a: What one run says.
+        predictions_b: What the other says about exactly the same items.
+        targets: What the votes say.
+        out: Folder to write; made if need be.
+        title: Heading of the report.
+        names: What to call the runs.
+        items: Table with a column `item` and, if known, `speaker` (intervals resample speakers, or items when all
+            are null) and metadata.
+        marginal: Distribution of the training votes `(K,)`, the baseline.
+        votes: The votes behind the targets, for rater equivalence.
+        notes: Further facts to print at the end.
+        n_resamples: Bootstrap resamples.
+        seed: Seed of the resampling.
+        on_missing: "error" or "exclude"; see `compare`.
+        groups: Columns of `items` by which speakers are told apart; `sex` and `gender`, if there, when None.
+
+    Raises:
+        ValueError: The runs cover different items, or the inputs do not fit together.
+    """
+    about = None if items is None else items_by_name(items)
+    found = compare(
+        predictions_a,
+        predictions_b,
+        targets,
+        names=names,
+        speakers=None if about is None or "speaker" not in about else about["speaker"],
+        groups=groups_of(about, groups),
+        votes=votes,
+        marginal=marginal,
+        n_resamples=n_resamples,
+        seed=seed,
+        on_missing=on_missing,
+    )
+    runs = dict(zip(names, (predictions_a, predictions_b), strict=True))
+    details = {f"{name}: {key}": value for name, run in runs.items() for key, value in run.meta.items()}
+    cautions = [f"{name}: {run.caution}" for name, run in runs.items() if run.caution]
+    summary = " ".join([*cautions, _comparison_summary(found, targets)])
+    files = write_pages(
+        out,
+        title=title,
+        summary=summary,
+        sections=_sections(found),
+        notes=found.notes,
+        details={**details, **(notes or {})},
+        data={
+            "questions": [question.to_dict() for question in targets.questions],
+            "support": list(targets.support),
+            "target_method": targets.method,
+            "comparison": found.to_dict(),
+            "resampling": {"n_resamples": n_resamples, "seed": seed},
+        },
+    )
+    folder = Path(out)
+    files["csv"] = folder / "items.csv"
+    found.per_item.map(csv_safe).to_csv(files["csv"], index=False, float_format="%.6g", lineterminator="\n")
+    return ComparisonReport(folder, title, summary, found, files)
+
+
+def _sections(found: Comparison) -> list[Section]:
+    a, b = found.names
+    over_items = {name: one for name, one in found.measures.items() if name != "jsd_bits"}
+    forest = {
+        "differences": (
+            lambda: plots.plot_differences(over_items, found.names),
+            f"Differences between the runs with 95 % intervals, turned so that right is better for {a}.",
+        )
+    }
+    if found.counts["speakers"] > 1:
+        means = found.per_item.groupby("speaker")[["jsd_a", "jsd_b"]].mean()
+        forest["speaker_pairs"] = (
+            lambda: plots.plot_speaker_pairs(means["jsd_a"].to_numpy(), means["jsd_b"].to_numpy(), found.names),
+            f"Mean divergence from the votes for each speaker; above the diagonal {a} is better.",
+        )
+    note = (
+        "\u2193 lower is better, \u2191 higher. In brackets: 95 % intervals. Better: the run on whose side the interval of "
+        f"the difference {a} \u2212 {b} lies. The marginal is {found.baseline}."
+    )
+    sections = [Section([_table("Differences over all items", found.measures, found, note)], forest)]
+    if found.raters:
+        sections.append(Section([_table("Predicted answers of single raters", found.raters, found)]))
+    left = {name: one for name, one in found.categories.items() if "_best_min" not in name and "_present_" not in name}
+    for title, starts in _PARTS:
+        part = {name: one for name, one in left.items() if name.startswith(starts) and one["better"]}
+        left = {name: one for name, one in left.items() if name not in part}
+        if part:
+            sections.append(Section([_table(title, part, found)]))
+    if found.equivalence is not None:
+        sections.append(Section([_worth_table(found)], _worth_figure(found)))
+    return sections
+
+
+def _table(title: str, records: Mapping[str, Mapping[str, Any]], found: Comparison, note: str = "") -> Table:
+    a, b = found.names
+    called = {"a": a, "b": b, "": "undecided"}
+    rows = [
+        (
+            head_cell(one),
+            *(value_cell(one[system], one["unit"]) for system in ("a", "b", "marginal", "difference")),
+            Cell(called[one["verdict"]]),
+        )
+        for one in records.values()
+    ]
+    return Table(title, ("Measure", a, b, "Marginal", "Difference", "Better"), rows, note)
+
+
+def _worth_table(found: Comparison) -> Table:
+    told = found.equivalence
+    rows = []
+    for system, name in zip(("a", "b"), found.names, strict=True):
+        worth, *ends = told.systems[system]["worth"]["text"].split(" (95 % interval ")
+        rows.append(
+            (
+                Cell(name),
+                value_cell(told.systems[system]["loss"]),
+                Cell(worth, f"[{ends[0][:-1].replace(' to ', ', ')}]" if ends else ""),
+            )
+        )
+    note = (
+        "Cross-entropy (nats) of a held-out vote, and the number of other raters of the item whose smoothed histogram "
+        f"({told.alpha:.2g} pseudo-votes) forecasts it as well, over the {told.items:,} items ({100 * told.share:.0f} %) with "
+        f"at least {int(told.raters[-1]) + 1} votes. (Resnick et al. 2021)"
+    )
+    return Table("How many raters the runs are worth", ("Run", "Cross-entropy \u2193", "Raters \u2191"), rows, note)
+
+
+def _worth_figure(found: Comparison) -> Figures:
+    names = dict(zip(("a", "b"), found.names, strict=True))
+    return {
+        "equivalence": (
+            lambda: plot_equivalence(found.equivalence, names),
+            "Error of k raters, and of the runs, in forecasting one more rater's vote on the same items; bands are 95 % "
+            "intervals.",
+        )
+    }
+
+
+def _comparison_summary(found: Comparison, targets: Targets) -> str:
+    """What was compared on what, and the headline with its interval."""
+    (a, b), counts, jsd = found.names, found.counts, found["jsd"]
+    asked = " and ".join(f"\u201c{question.name}\u201d" for question in targets.questions)
+    spoken = f"{counts['speakers']:,} speakers" if counts["speakers"] != 1 else "1 speaker"
+    spoken = f" by {spoken}" if counts["speakers"] else " (speakers not given)"
+    left = counts["predicted_without_target"] + counts["target_without_prediction"]
+    text = (
+        f"The runs {a} and {b} were compared on {counts['n_evaluated']:,} item{'' if counts['n_evaluated'] == 1 else 's'}"
+        f"{spoken}, question {asked}. Left out: {f'{left:,} items on one side only' if left else 'nothing'}. The mean "
+        f"Jensen-Shannon divergence from the votes is {number(jsd['a']['value'], 3)} nats for {a} and "
+        f"{number(jsd['b']['value'], 3)} nats for {b}; the difference, {a} \u2212 {b}, is "
+        f"{interval(jsd['difference'], 3, ' nats')}. "
+    )
+    if jsd["difference"]["low"] is None:
+        return text + next((note for note in found.notes if note.startswith("No intervals")), "")
+    better = {"a": f"{a} is better", "b": f"{b} is better", "": "the data do not tell the runs apart"}[jsd["verdict"]]
+    verdicts = [one["verdict"] for name, one in found.measures.items() if name != "jsd_bits"]  # JSD in another unit
+    return text + (
+        f"By this measure {better}. Of {len(verdicts)} measures over all items {a} is better in {verdicts.count('a')}, {b} in "
+        f"{verdicts.count('b')}, and {verdicts.count('')} are undecided."
+    )

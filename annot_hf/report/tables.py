@@ -1,0 +1,624 @@
+"""The tables of a report as plain text cells; the templates escape and lay them out.
+
+The tables of a breakdown, in the order of the report; each says in its note how to read it.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from annot_hf.data.agreement import Agreement
+from annot_hf.data.folds import PARTS
+from annot_hf.evaluation.calibration import BINS
+from annot_hf.evaluation.evaluate import BEHIND, DISTRIBUTIONS, LABELS, MAIN, TERTILES, Breakdown, SystemScores, spread
+from annot_hf.evaluation.ranking import LEVELS, depths
+from annot_hf.evaluation.saliency import Saliency
+from annot_hf.evaluation.scales import KINDS
+from annot_hf.evaluation.scoring import Scores
+from annot_hf.evaluation.strata import Stratum
+from annot_hf.evaluation.synthetic import ALL, NOTE, PERSON, SYNTHETIC, TITLES, SyntheticAgreement
+
+_MARKDOWN = re.compile(r"([\\`*_{}\[\]|#~$!])")
+
+ARROWS = {"lower": "\u00a0\u2193", "higher": "\u00a0\u2191", "": ""}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One cell: a value and, smaller, its interval or unit."""
+
+    main: str
+    small: str = ""
+
+    @property
+    def text(self) -> str:
+        """Both on one line."""
+        return f"{self.main} {self.small}".strip()
+
+
+@dataclass(frozen=True)
+class Table:
+    """Title, column heads, rows of cells (the first is the row's name) and a sentence below."""
+
+    title: str
+    columns: tuple[str, ...]
+    rows: list[tuple[Cell, ...]]
+    note: str = ""
+
+
+def interval(entry: Mapping[str, Any], digits: int, unit: str) -> str:
+    """Value with its interval in words, such as "0.118 nats (95 % interval 0.110 to 0.126)"."""
+    value = f"{number(entry['value'], digits)}{unit}"
+    if entry["low"] is None:
+        return value
+    return f"{value} (95 % interval {number(entry['low'], digits)} to {number(entry['high'], digits)})"
+
+
+def number(value: float | None, digits: int) -> str:
+    """A number with a fixed count of decimals and a real minus sign; a dash where it is not defined."""
+    return "\u2013" if value is None else f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "\u2212")
+
+
+def score_table(scores: Scores) -> Table:
+    """Measures over items: model, marginal, and their difference."""
+    rows = [
+        (
+            head_cell(record),
+            value_cell(record),
+            value_cell(record["marginal"], record["unit"]),
+            value_cell(record["difference"], record["unit"]),
+        )
+        for record in scores.measures.values()
+    ]
+    note = f"\u2193 lower is better, \u2191 higher. In brackets: 95 % intervals. The marginal is {scores.baseline}."
+    return Table(
+        "Predicted distributions against the votes", ("Measure", "Model", "Marginal", "Difference"), rows, note
+    )
+
+
+def rater_table(scores: Scores) -> list[Table]:
+    """Measures over single answers of named raters; nothing when no vote of a named rater was predicted."""
+    if not scores.raters:
+        return []
+    rows = [
+        (
+            head_cell(record),
+            *(
+                value_cell(record[system], record["unit"]) if system else value_cell(record)
+                for system in ("", "consensus", "marginal")
+            ),
+            value_cell(record["difference"], record["unit"]),
+            value_cell(record["difference_to_consensus"], record["unit"]),
+        )
+        for record in scores.raters.values()
+    ]
+    counts = scores.counts
+    note = (
+        f"Of {counts['rater_votes']:,} votes by named raters, {counts['rater_votes_own_head']:,} were predicted by the "
+        f"rater's own head, {counts['rater_votes_consensus_fallback']:,} by the consensus head because the rater was not "
+        f"seen in training ({counts['raters_unseen']:,} raters, whose answers are the consensus in every line), and "
+        f"{counts['rater_votes_without_prediction']:,} were not predicted. All systems are scored on "
+        "the same votes. Intervals resample speakers (items when speakers are unknown), and raters for means over raters."
+    )
+    if counts["rater_votes_repeated"]:
+        note += (
+            f" {counts['rater_votes_repeated']:,} of the votes are further ones of a rater on an item: each is held against "
+            "the rater's one answer."
+        )
+    columns = (
+        "Measure",
+        "Rater's prediction",
+        "Consensus",
+        "Marginal",
+        "Difference to marginal",
+        "Difference to consensus",
+    )
+    return [Table("Predicted answers of single raters", columns, rows, note)]
+
+
+def class_table(scores: Scores, grid: bool) -> list[Table]:
+    """Shares and F1 per label; a grid's cells are in its heat maps instead."""
+    if grid:
+        return []
+    columns = ("Label", "Votes", "Predicted", "Items won", "Items predicted", "Precision", "Recall", "F1")
+    rows = [
+        (
+            Cell(line["label"]),
+            Cell(f"{100 * line['votes']:.1f} %"),
+            Cell(f"{100 * line['predicted']:.1f} %"),
+            Cell(f"{line['plurality_items']:,}"),
+            Cell(f"{line['predicted_items']:,}"),
+            *(Cell(number(line[name], 3)) for name in ("precision", "recall", "f1")),
+        )
+        for line in scores.classes
+    ]
+    ties = scores.counts["plurality_ties"]
+    note = (
+        "Votes, predicted: mean share over items. Items won: items whose plurality is the label; in "
+        f"{ties:,} of {scores.counts['n_evaluated']:,} items labels tie, and the first in the support wins."
+    )
+    return [Table("Label by label", columns, rows, note)]
+
+
+def agreement_table(found: Sequence[Agreement]) -> list[Table]:
+    """How far the raters themselves agree on the evaluated items."""
+    if not found:
+        return []
+    columns = ("Question", "Krippendorff's alpha", "Pairwise agreement", "Fleiss' kappa", "Cohen's kappa")
+    columns = (*columns, "Items", "Votes", "Raters")
+    rows = [
+        (
+            Cell(one.question),
+            Cell(number(one.alpha, 3), one.level),
+            Cell(number(one.pairwise, 3)),
+            Cell(number(one.fleiss_kappa, 3)),
+            Cell(number(one.cohen_kappa, 3), _pairs(one)),
+            Cell(f"{one.pairable_items:,}", f"of {one.items:,}"),
+            Cell(f"{one.votes:,}"),
+            Cell(f"{one.annotators:,}"),
+        )
+        for one in found
+    ]
+    note = (
+        "Over items with at least two votes. Agreement and both kappas count equal answers only, also on scales. Cohen's "
+        "kappa is the mean over pairs of named raters weighted by the items they share, without pairs who share one item "
+        "or gave one and the same answer throughout; of a multi-select question, the mean over its labels as yes/no "
+        "questions."
+    )
+    return [Table("How far the raters agree", columns, rows, note)]
+
+
+def _pairs(one: Agreement) -> str:
+    """How many pairs of raters a kappa is from, such as "27 of 28 pairs"."""
+    if not one.rater_pairs:
+        return ""
+    of = f" of {one.rater_pairs:,}" if one.undefined_pairs else ""
+    return f"{one.rater_pairs - one.undefined_pairs:,}{of} {'pair' if one.rater_pairs == 1 else 'pairs'}"
+
+
+def bias_table(found: Mapping[str, Mapping[str, Any]] | None) -> list[Table]:
+    """Correlation and slope of true and recovered biases of simulated raters, beside the votes' own."""
+    if not found:
+        return []
+    rows = []
+    for question, one in found.items():
+        simple = one["baseline"]
+        rows.append(
+            (
+                Cell(question),
+                value_cell(one["correlation"]),
+                value_cell(one["slope"]),
+                Cell(f"{len(one['true']):,}"),
+                *(
+                    (Cell("\u2013"),) * 2
+                    if simple is None
+                    else (value_cell(simple[name]) for name in ("correlation", "slope"))
+                ),
+                Cell("\u2013" if simple is None else f"{simple['raters']:,}"),
+            )
+        )
+    columns = ("Question", "Correlation", "Slope", "Raters", "Votes: correlation", "Votes: slope", "Votes: raters")
+    note = (
+        "Pearson correlation between the simulated bias and the one that the model found, and slope of the found on the "
+        "simulated bias: 1 is its full size, less is shrunk towards 0. \u201cVotes\u201d is the simple baseline without a "
+        "model: the mean deviation of a rater's votes from the mean vote on the same evaluated items (of two votes or "
+        "more). Intervals resample raters."
+    )
+    return [Table("Biases of raters recovered", columns, rows, note)]
+
+
+def head_cell(record: Mapping[str, Any]) -> Cell:
+    """Title of a measure with an arrow that says which way is better, and its unit."""
+    return Cell(record["title"] + ARROWS[record["better"]], record["unit"])
+
+
+def value_cell(entry: Mapping[str, Any] | None, unit: str | None = None) -> Cell:
+    """A value over its interval: one decimal for per cent, three otherwise."""
+    if entry is None:
+        return Cell("")
+    digits = 1 if (unit or entry.get("unit")) == "%" else 3
+    value = number(entry["value"], digits)
+    if entry["low"] is None or entry["low"] == entry["high"]:
+        return Cell(value)
+    return Cell(value, f"[{number(entry['low'], digits)}, {number(entry['high'], digits)}]")
+
+
+_CURVE = (0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50)
+
+
+def strata_table(found: Breakdown) -> Table:
+    """Results by entropy of the votes."""
+    columns = (
+        "Entropy of the votes",
+        "Items",
+        "JSD\u00a0\u2193",
+        "JSD of the marginal",
+        "Accuracy\u00a0\u2191",
+        "Macro\u2011F1\u00a0\u2191",
+        "Macro\u2011F1, labels present",
+    )
+    rows = []
+    for stratum in found.strata:
+        cells = [value_cell(found[f"jsd_{stratum.key}"]), value_cell(found[f"jsd_{stratum.key}"]["marginal"])]
+        cells += [value_cell(found[f"{name}_{stratum.key}"]) for name in ("accuracy", "macro_f1", "macro_f1_present")]
+        rows.append((_stratum_cell(stratum), Cell(f"{int(stratum.rows.sum()):,}"), *cells))
+    missing = [
+        f"{stratum.name} ({stratum.scheme}) {', '.join(stratum.absent)}"
+        for stratum in found.strata
+        if stratum.absent and stratum.rows.any()
+    ]
+    note = (
+        f"Entropy of an item's votes over ln {len(found.support)}, the entropy of {len(found.support)} equally frequent "
+        "labels. Thirds cut its range, tertiles the items (equal entropies stay together). Macro-F1 averages over all "
+        f"{len(found.support)} labels; a label that is the plurality of no item of a group counts 0 there, and is left out "
+        "in the last column. "
+    )
+    note += (
+        f"Labels without such an item: {'; '.join(missing)}." if missing else "Every label has such an item in each."
+    )
+    return Table("Results by how much the raters disagree", columns, rows, note)
+
+
+def n_best_table(found: Breakdown) -> list[Table]:
+    """Accuracy and recall when the n most probable labels count."""
+    columns = ("Right if among the", "Accuracy \u2191", "of the marginal", "Average recall \u2191", "of the marginal")
+    rows = []
+    for n in depths(len(found.support)):
+        cells = []
+        for name in ("accuracy", "uar"):
+            record = found[f"{name}_{n}_best"]
+            cells += [value_cell(record), value_cell(record["marginal"])]
+        rows.append((Cell("most probable label" if n == 1 else f"{n} most probable"), *cells))
+    note = (
+        "The reference is the plurality of an item's votes. Average recall (UAR) is over the labels that are the plurality "
+        "of some item; ties among predicted probabilities go to the label that comes first in the support."
+    )
+    return [Table("Among the most probable labels", columns, rows, note)] if rows else []
+
+
+def speakers_table(found: Breakdown) -> list[Table]:
+    """paUAR: how many speakers the model serves well."""
+    shown = [(group, spread(found.per_speaker[group.rows])) for group in found.groups if group.rows.any()]
+    if not shown or len(found.support) < 2:
+        return []
+    ns = depths(len(found.support))
+    columns = ("Speakers", *(f"paUAR\u2011{level} {n}\u2011best" for level in LEVELS for n in ns))
+    rows = []
+    for group, told in shown:
+        ending = f"_{group.key}" if group.key else ""
+        cells = [value_cell(found[f"pauar{level}_{n}_best{ending}"]) for level in LEVELS for n in ns]
+        items = told["items"]
+        about = f"n = {told['speakers']:,}; {items['median']:g} items ({items['min']:g} to {items['max']:g})"
+        rows.append((Cell(_capital(group.title), about), *cells))
+    labels = spread(found.per_speaker)["labels"]
+    note = (
+        "paUAR-75: per cent of speakers whose own average recall exceeds .75, over the labels that are the plurality of an "
+        f"item of that speaker (median {labels['median']:g} of {len(found.support)} labels, least {labels['min']:g}, most "
+        f"{labels['max']:g}); n-best as above. Below each group: speakers n, and median, least and most items of one. With "
+        "few items a speaker, recalls are rough and extreme shares likely."
+    )
+    return [Table("Speaker by speaker", columns, rows, note)]
+
+
+def calibration_table(found: Breakdown) -> Table:
+    """Expected calibration error."""
+    columns = ("Expected calibration error", "Model \u2193", "Marginal", "By chance")
+    names = {"ece": "Mean over labels", "ece_top": "Most probable label"}
+    names |= {f"ece_of_{label}": str(label) for label in found.support}
+    rows = [
+        (
+            Cell(title),
+            value_cell(found[name]),
+            value_cell(found[name]["marginal"]),
+            Cell(number(found.floor[name], 3)),
+        )
+        for name, title in names.items()
+    ]
+    note = (
+        f"For a label: items in {BINS} equal bins of its probability; per bin the difference between mean probability and "
+        "mean share of votes, absolute, weighted by the items in the bin. Most probable label: the same with one label an "
+        "item. By chance: what these predictions would show if they were perfectly calibrated, from votes drawn from them. "
+        "Intervals keep the signs of the differences. The marginal is calibrated, yet tells no item from another."
+    )
+    return Table("Calibration", columns, rows, note)
+
+
+def residual_table(found: Breakdown) -> list[Table]:
+    """Where the probability goes when raters chose the residual label."""
+    if found.residual is None or f"residual_{found.residual}" not in found:
+        return []
+    rows = [
+        (
+            Cell(str(label)),
+            value_cell(found[f"residual_{label}"]),
+            value_cell(found[f"residual_{label}"]["votes"], "%"),
+            Cell(number(found[f"residual_{label}"]["marginal"]["value"], 1)),  # the same for every item
+        )
+        for label in found.support
+    ]
+    columns = ("Label", "Predicted, %", "Votes on the same items, %", "Marginal, %")
+    note = (
+        f"Mean over votes for \u201c{found.residual}\u201d: what the model predicts for the item, and what all raters of the "
+        "item said."
+    )
+    return [Table(f"Where votes for \u201c{found.residual}\u201d go", columns, rows, note)]
+
+
+def equivalence_table(found: Breakdown) -> list[Table]:
+    """The raters' curve and the model's place on it."""
+    told = found.equivalence
+    if told is None:
+        return []
+    largest = int(told.raters[-1])
+    chosen = sorted({k for k in _CURVE if k <= largest} | {largest})
+    rows = [
+        (Cell("Marginal alone" if k == 0 else f"{k} rater{'s' if k > 1 else ''}"), value_cell(told.curve[k]))
+        for k in chosen
+    ]
+    model = told.systems["model"]
+    rows.append((Cell("Model", f"worth {model['worth']['text']} raters"), value_cell(model["loss"])))
+    note = (
+        "Cross-entropy (nats) of one held-out vote of an item under the histogram of k other votes of that item, exact over "
+        f"all ways to choose them, and under the prediction. Histograms are smoothed by {told.alpha:.2g} pseudo-votes "
+        "spread like the marginal, the number that serves the raters best. All numbers are over the "
+        f"{told.items:,} items ({100 * told.share:.0f} %) with at least {largest + 1} votes; \u201c> {largest}\u201d is "
+        "better than that many raters. (Resnick et al. 2021)"
+    )
+    return [Table("How many raters the model is worth", ("Forecast", "Cross-entropy \u2193"), rows, note)]
+
+
+def _stratum_cell(stratum: Stratum) -> Cell:
+    if stratum.scheme == "thirds":
+        bounds = {"low": "below 1/3", "mid": "1/3 to below 2/3", "high": "2/3 to 1"}[stratum.name]
+        return Cell(_capital(stratum.name), bounds)
+    bounds = "empty" if stratum.low is None else f"{stratum.low:.2f} to {stratum.high:.2f}"
+    return Cell(f"{_capital(stratum.name)} tertile", bounds)
+
+
+def _capital(text: str) -> str:
+    return text[:1].upper() + text[1:]
+
+
+def systems_markdown(found: SystemScores) -> str:
+    """The tables of a results page: scores, what is behind them, and differences to the first system."""
+    names = [name for name in next(iter(found.records.values())) if name != "marginal"]
+    seeds = ", ".join(f"{markdown_safe(name)}: {count}" for name, count in found.counts["runs"].items())
+    parts = [
+        f"{found.counts['items']:,} items, {found.counts['speakers']:,} speakers. Runs with different seeds: {seeds}. Each "
+        "value is the mean over a system's runs; in brackets its 95 % interval, if there is one; ± the standard "
+        "deviation between runs.",
+        scores_markdown(found, MAIN, [*names, "marginal"]),
+    ]
+    behind = [column for column in BEHIND if column[0] in found.records]
+    if behind:
+        parts.append(scores_markdown(found, behind, [*names, "marginal"], worth=found.worth))
+    tertiles = [column for column in TERTILES if column[0] in found.records]
+    if tertiles:
+        parts.append(
+            "By ambiguity: tertiles of the items by the entropy of their votes, ties kept together.\n\n"
+            + scores_markdown(found, tertiles, [*names, "marginal"])
+        )
+    scales = [name.removeprefix("ccc_") for name in found.records if name.startswith("ccc_")]
+    if scales:
+        columns = [(f"{kind}_{name}", found.titles[f"{kind}_{name}"]["title"], 3) for name in scales for kind in KINDS]
+        parts.append("Scales answered beside, against mean ratings:\n\n" + scores_markdown(found, columns, names))
+    if len(names) > 1:
+        parts.append(f"Difference to {markdown_safe(names[0])}, paired:\n\n{differences_markdown(found, MAIN, names)}")
+    return "\n\n".join([*parts, list_markdown(found.notes)]) + "\n"
+
+
+def scores_markdown(
+    found: SystemScores,
+    columns: Sequence[tuple[str, str, int]],
+    names: Sequence[str],
+    worth: Mapping[str, Mapping[str, Any]] | None = None,
+) -> str:
+    """A row a system: values with intervals and deviations of `columns` (measure, heading, decimals), and its worth."""
+    arrows = {"lower": " ↓", "higher": " ↑", "": ""}
+    heads = [markdown_safe(title) + arrows[found.titles[name]["better"]] for name, title, _ in columns]
+    heads += ["Worth in raters ↑"] * bool(worth)
+    rows = ["| System | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
+    for system in names:
+        cells = [_cell(found.records[name].get(system), digits) for name, _, digits in columns]
+        if worth:
+            cells.append(worth[system]["text"].replace("95 % interval ", "") if system in worth else "–")
+        rows.append(f"| {markdown_safe(system)} | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def differences_markdown(found: SystemScores, columns: Sequence[tuple[str, str, int]], names: Sequence[str]) -> str:
+    """A row for each of `names` but the first: its differences to the first, with their intervals."""
+    rows = ["| System | " + " | ".join(title for _, title, _ in columns) + " |", "|---|" + "---|" * len(columns)]
+    for name in names[1:]:
+        cells = [_cell(found.records[measure][name]["difference"], digits) for measure, _, digits in columns]
+        rows.append(f"| {markdown_safe(name)} | " + " | ".join(cells) + " |")
+    return "\n".join(rows)
+
+
+def _cell(record: Mapping[str, Any] | None, digits: int) -> str:
+    """Value, interval and deviation between runs."""
+    if record is None or record["value"] is None:
+        return "–"
+    text = number(record["value"], digits)
+    if record["low"] is not None:
+        text += f" ({number(record['low'], digits)} to {number(record['high'], digits)})"
+    return text if record.get("deviation") is None else f"{text} ± {number(record['deviation'], digits)}"
+
+
+def list_markdown(sentences: Sequence[str]) -> str:
+    """A list, whatever names the sentences hold."""
+    return "\n".join(f"- {markdown_safe(one)}" for one in sentences)
+
+
+def crossval_markdown(found: SystemScores) -> str:
+    """The tables of a cross-validation, how large its folds are, and what they lack."""
+    names = list(found.counts["runs"])
+    repeats, unit, folds = found.counts["runs"][names[0]], markdown_safe(found.counts["unit"]), found.counts["folds"]
+    grouped = "" if unit == "item" else f" of {found.counts['groups']:,} {unit}s"
+    times = "once" if repeats == 1 else f"{repeats} times"
+    left_out = found.counts["items not tested"]
+    divided = f"divided into {len(folds) // repeats} folds {times}"
+    if left_out:
+        divided = (
+            f"the test parts of {len(folds)} folds; {left_out:,} more items, which other folds would test, are only learned "
+            "from"
+        )
+    head = f"{found.counts['items']:,} items{grouped}, {divided}. In brackets the 95 % interval, if there is one."
+    parts = [head, *(scores_markdown(found, columns, [*names, "marginal"]) for columns in (LABELS, DISTRIBUTIONS))]
+    if len(names) > 1:
+        parts += [
+            f"Difference to {markdown_safe(names[0])}, paired:",
+            *(differences_markdown(found, columns, names) for columns in (LABELS, DISTRIBUTIONS)),
+        ]
+    parts.append(_sizes_markdown(folds, unit))
+    return "\n\n".join([*parts, list_markdown([*_lacks(found, repeats), *found.notes])]) + "\n"
+
+
+def _sizes_markdown(folds: Sequence[Mapping[str, Any]], unit: str) -> str:
+    """Least and most items and groups of each part over all folds."""
+    rows = [
+        "| Part of a fold | Items |" + f" {unit.capitalize()}s |" * (unit != "item"),
+        "|---|---|" + "---|" * (unit != "item"),
+    ]
+    for part in PARTS:
+        cells = [_range([fold[part][what] for fold in folds]) for what in ("items", "groups")]
+        rows.append(f"| {part} | " + " | ".join(cells[: 1 + (unit != "item")]) + " |")
+    return "\n".join(rows)
+
+
+def _lacks(found: SystemScores, repeats: int) -> list[str]:
+    """What some training parts lack, in sentences."""
+    folds, said = found.counts["folds"], []
+    for key, text in (
+        ("labels_without_votes", "has no vote"),
+        ("labels_that_win_no_item", "is the most frequent of no item"),
+    ):
+        missing: dict[str, int] = {}
+        for fold in folds:
+            for label in fold[key]:
+                missing[label] = missing.get(label, 0) + 1
+        said += [
+            f"Label {label} {text} in {count} of {len(folds)} training parts; macro-F1 keeps it."
+            for label, count in missing.items()
+        ]
+    unseen = sum(fold["answers_of_raters_unseen"] for fold in folds)
+    if unseen:
+        said.append(
+            f"{unseen:,} answers to test items (over all repeats) are of raters who answered nothing in the training part of "
+            "the fold; as part of the distribution they count like any other."
+        )
+    for name, one in found.counts["rater answers"].items():
+        if one["by consensus"]:
+            said.append(
+                f"{name}: {one['by consensus']:,} of {one['answers']:,} predicted rater answers are those of the consensus "
+                "head, since the rater is not in the training part of the fold."
+            )
+        elif one["answers"]:
+            said.append(f"{name}: all {one['answers']:,} predicted rater answers are those of the rater's own head.")
+    if found.counts["partitions"] < repeats:
+        said.append(
+            f"The {repeats} repeats divide the items in {found.counts['partitions']} different ways only, because there are "
+            f"few {found.counts['unit']}s; the others differ in their seeds."
+        )
+    return said
+
+
+def _range(values: Sequence[int]) -> str:
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def scale_table(found: Sequence[Mapping[str, Any]]) -> list[Table]:
+    """One line a scale; nothing without any."""
+    if not found:
+        return []
+    rows = [
+        (
+            Cell(one["question"]),
+            *(value_cell(one[name]) for name in ("ccc", "pearson", "rmse")),
+            Cell(f"{number(100 * one['covered'], 1)} %"),
+            Cell(f"{one['items']:,}"),
+        )
+        for one in found
+    ]
+    note = (
+        "Predicted against mean ratings, on the scale normalised to [\u22121, 1]. Within \u00b11.96 \u03c3: share of items "
+        "whose mean rating lies there; 95 % if the predicted deviations are right."
+    )
+    return [
+        Table(
+            "Scales beside the distribution",
+            ("Scale", "CCC", "Pearson", "RMSE", "Within \u00b11.96 \u03c3", "Items"),
+            rows,
+            note,
+        )
+    ]
+
+
+def disagreement_table(found: Mapping[str, Any] | None) -> list[Table]:
+    """One line; nothing without predictions of disagreement."""
+    if found is None:
+        return []
+    cells = (value_cell(found[name]) for name in ("ccc", "pearson", "rmse"))
+    note = (
+        "Predicted against actual disagreement of the raters, over items with two votes or more: the entropy of the votes "
+        "over ln K, the standard deviation of the answers on [\u22121, 1], or the variance of the votes summed over labels."
+    )
+    return [
+        Table(
+            "Disagreement beside the distribution",
+            ("Disagreement", "CCC", "Pearson", "RMSE", "Items"),
+            [(Cell(found["kind"]), *cells, Cell(f"{found['items']:,}"))],
+            note,
+        )
+    ]
+
+
+def saliency_table(found: Saliency) -> Table:
+    """Layers down, targets across, and their mean."""
+    rows = [
+        (
+            Cell(f"{layer}{' (chosen)' if layer == found.layer else ''}"),
+            *(Cell(number(value if np.isfinite(value) else None, 4)) for value in row),
+            Cell(number(mean, 4)),
+        )
+        for layer, (row, mean) in enumerate(zip(found.scores, found.means, strict=True))
+    ]
+    what = "mean |r| over units" if found.formula == "absolute" else f"mean of r² − {found.gamma:g} × redundancy"
+    note = f"{what}; {found.items:,} items; layer 0 enters the first transformer layer."
+    return Table("Saliency of layers", ("layer", *found.targets, "mean"), rows, note)
+
+
+def markdown_safe(text: object) -> str:
+    """Text that Markdown shows as it is: no markup, no HTML, no line break."""
+    line = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+    return _MARKDOWN.sub(r"\\\1", line)
+
+
+def synthetic_table(found: SyntheticAgreement) -> Table:
+    """A row a measure and whose votes it is of, a column a stratum."""
+    rows = []
+    for name, by_stratum in found.records.items():
+        title, unit, better = TITLES[name]
+        for who in (SYNTHETIC, PERSON, "difference"):
+            if who in by_stratum[ALL] and not (who == "difference" and better == ""):
+                cells = [value_cell(by_stratum[stratum][who], unit) for stratum in found.strata]
+                rows.append((Cell(title + ARROWS[better] if who == SYNTHETIC else ""), Cell(who), *cells))
+    columns = [f"{name} {_entropy_range(one)}" for name, one in found.strata.items()]
+    few = found.counts["items with fewer than 2 people"]
+    note = f"{NOTE} {few:,} items with fewer than 2 people are left out." if few else NOTE
+    sizes = [Cell(f"{one['items']:,}") for one in found.strata.values()]
+    return Table(
+        "Synthetic annotators and people",
+        ("Measure", "of", *columns),
+        [(Cell("Items"), Cell(""), *sizes), *rows],
+        note,
+    )
+
+
+def _entropy_range(stratum: dict[str, Any]) -> str:
+    low, high = stratum["low"], stratum["high"]
+    return "items" if low is None else f"({low:.2f} to {high:.2f})"
