@@ -29,13 +29,7 @@ from annot_hf.data.synthetic import (
 )
 from annot_hf.data.targets import Targets as Targets, make_targets as make_targets
 from annot_hf.data.votes import VoteTable as VoteTable
-from annot_hf.evaluation.evaluate import (
-    break_down as break_down,
-    compare as compare,
-    measure_conditions as measure_conditions,
-    read_conditions as read_conditions,
-)
-from annot_hf.evaluation.scoring import score as score
+from annot_hf.evaluation.evaluate import evaluate as evaluate
 from annot_hf.experiments.crossval import crossval as crossval
 from annot_hf.experiments.salient_layer import measure_saliency as measure_saliency
 from annot_hf.experiments.saturation_study import measure_saturation as measure_saturation

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from annot_hf.data.agreement import krippendorff_alpha
-from annot_hf.evaluation.resampling import resample_cells, resample_sums
+from annot_hf.evaluation.resampling import Resamples
 from annot_hf.models.measures import class_counts
 from benchmarks.timing import Result, best
 
@@ -19,7 +19,7 @@ def run() -> Iterator[Result]:
     _, code = np.unique(speakers.astype(str), return_inverse=True)
 
     def ours() -> np.ndarray:
-        return resample_sums(columns, speakers, n_resamples=RESAMPLES)["x"][1:]
+        return Resamples(speakers, RESAMPLES).sums(columns)["x"][1:]
 
     def loop() -> np.ndarray:
         drawn = np.random.default_rng(0).integers(SPEAKERS, size=(RESAMPLES, SPEAKERS), dtype=np.int32)
@@ -32,13 +32,11 @@ def run() -> Iterator[Result]:
     counts = {"classes": class_counts(predicted, true, LABELS)}
     cells = true * LABELS + predicted
     seconds, baseline = best(
-        lambda: resample_cells(counts, cells, n_resamples=RESAMPLES),
-        lambda: resample_sums(counts, n_resamples=RESAMPLES),
+        lambda: Resamples(n=RESAMPLES).cells(counts, cells),
+        lambda: Resamples(n=RESAMPLES).sums(counts),
         rounds=3,
     )
-    whole = (
-        of["classes"] for of in (resample_cells(counts, cells, n_resamples=0), resample_sums(counts, n_resamples=0))
-    )
+    whole = (of["classes"] for of in (Resamples(n=0).cells(counts, cells), Resamples(n=0).sums(counts)))
     difference = float(abs(np.subtract(*whole)).max())
     yield Result("resampled confusion table", "resampled items", baseline, seconds, 5.0, difference, 0)
 

@@ -155,9 +155,8 @@ def saliency(
     `annot-hf train speech-distribution trunk=microsoft/wavlm-base-plus trunk_layer=runs/saliency/saliency.json ...`
     """
     from annot_hf.experiments.salient_layer import measure_saliency
-    from annot_hf.report.figures import plot_saliency, save_figure
-    from annot_hf.report.pages import save_saliency
-    from annot_hf.report.tables import saliency_table
+    from annot_hf.report.figures import save_figure
+    from annot_hf.report.saliency_page import plot_saliency, saliency_table, save_saliency
 
     found = measure_saliency(
         model,
@@ -383,7 +382,7 @@ def crossval(
     counts = found.counts
     grouped = f"{counts['groups']:,} groups, by {counts['unit']}"
     tested = f"{repeats} x {test_folds or folds} folds"
-    console.print(f"{counts['items']:,} items of {grouped}; {tested}.", highlight=False, markup=False)
+    console.print(f"{counts['n_evaluated']:,} items of {grouped}; {tested}.", highlight=False, markup=False)
     print_path(page)
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from annot_hf.data.questions import nearest
+from annot_hf.data.targets import Targets
 
 GROUPS = ("conversation", "document", "speaker", "item")  # the first of these that items have groups them by default
 PARTS = ("train", "validation", "test")
@@ -171,3 +172,47 @@ def sizes_of(fold: Fold, groups: np.ndarray) -> dict[str, Any]:
         part: {"items": int((fold.parts == part).sum()), "groups": len(set(groups[fold.parts == part]))}
         for part in PARTS
     }
+
+
+def fold_marginals(targets: Targets, folds: Sequence[Fold]) -> list[np.ndarray]:
+    """What the marginal baseline predicts `(N, K)` in each repeat: for an item, the mean of its fold's training part."""
+    repeats = 1 + max(fold.repeat for fold in folds)
+    marginals = [np.full_like(targets.probs, np.nan) for _ in range(repeats)]
+    for fold in folds:
+        marginals[fold.repeat][fold.parts == "test"] = targets.probs[fold.parts == "train"].mean(axis=0)
+    return marginals
+
+
+def count_folds(targets: Targets, folds: Sequence[Fold], groups: np.ndarray) -> dict[str, Any]:
+    """What a reader of a cross-validation must know of its folds.
+
+    Returns:
+        `partitions`: how many of the repeats divide the items differently. `folds`: for each fold its repeat and number,
+        items and groups of each part, `labels_without_votes` and `labels_that_win_no_item` in the training part (of a
+        category question), and the named raters of its test part whom its training part lacks, with their answers.
+    """
+    labels = () if targets.questions[0].is_scale else targets.support
+    wins = targets.probs >= targets.probs.max(axis=1, keepdims=True) - 1e-12  # the winners of a tie all win
+    divided: dict[int, set[frozenset[str]]] = {}
+    told = []
+    for fold in folds:
+        train, test = fold.parts == "train", fold.parts == "test"
+        divided.setdefault(fold.repeat, set()).add(frozenset(groups[test]))
+        seen = np.zeros(len(targets.annotators), dtype=bool)
+        seen[targets.ratings.annotator[train[targets.ratings.item]]] = True
+        asked = targets.ratings.annotator[test[targets.ratings.item]]
+        told.append(
+            {"repeat": fold.repeat, "fold": fold.number}
+            | sizes_of(fold, groups)
+            | {
+                "labels_without_votes": _named(labels, ~targets.probs[train].any(axis=0)),
+                "labels_that_win_no_item": _named(labels, ~wins[train].any(axis=0)),
+                "raters_unseen": int(len(set(asked[~seen[asked]]))),
+                "answers_of_raters_unseen": int((~seen[asked]).sum()),
+            }
+        )
+    return {"partitions": len({frozenset(parts) for parts in divided.values()}), "folds": told}
+
+
+def _named(labels: Sequence[str], chosen: np.ndarray) -> list[str]:
+    return [label for label, one in zip(labels, chosen, strict=False) if one]

@@ -19,6 +19,8 @@ from annot_hf.data.questions import Question
 from annot_hf.models.measures import check_distributions
 
 FORMAT = 1
+# What predictions to be pooled have in common.
+ALIKE = ("support", "questions", "scales", "disagreement_kind")
 
 
 @dataclass(frozen=True, eq=False)
@@ -352,3 +354,45 @@ def _matrix(column: pa.ChunkedArray) -> np.ndarray:
 
 def _strings(column: pa.ChunkedArray) -> np.ndarray:
     return np.array(column.to_pylist(), dtype=object)
+
+
+def pool_predictions(parts: Sequence[Predictions]) -> Predictions:
+    """Predictions of disjoint parts, such as the test parts of a repeat, as one.
+
+    Raises:
+        ValueError: There are none, an item is in two, or they do not answer the same question.
+    """
+    if not parts:
+        raise ValueError("There are no predictions to pool; give those of one part at least.")
+    first = parts[0]
+    alike = sorted(first.support)
+    parts = [part.in_order(first.support) if sorted(part.support) == alike else part for part in parts]
+    for part in parts[1:]:
+        if any(getattr(part, name) != getattr(first, name) for name in ALIKE):
+            raise ValueError(
+                f"Predictions over ({', '.join(part.support)}) and ({', '.join(first.support)}) do not go together."
+            )
+    starts = np.cumsum([0, *(len(part) for part in parts[:-1])])
+    joined = {
+        name: np.concatenate([getattr(part, name) for part in parts])
+        for name in (
+            "items",
+            "probs",
+            "rater_names",
+            "rater_values",
+            "rater_fallback",
+            "scale_means",
+            "scale_deviations",
+        )
+    }
+    agreed, spread = ([getattr(part, name) for part in parts] for name in ("consensus", "disagreement"))
+    return Predictions(
+        support=first.support,
+        questions=first.questions,
+        scales=first.scales,
+        consensus=None if any(one is None for one in agreed) else np.concatenate(agreed),
+        disagreement=None if any(one is None for one in spread) else np.concatenate(spread),
+        disagreement_kind=first.disagreement_kind,
+        rater_items=np.concatenate([part.rater_items + start for part, start in zip(parts, starts, strict=True)]),
+        **joined,
+    )

@@ -11,6 +11,7 @@ from annot_hf.data.encoding import by_name
 from annot_hf.data.predictions import Predictions, check_unique
 from annot_hf.data.questions import Question, normal_form_hint
 from annot_hf.data.targets import Targets
+from annot_hf.evaluation.resampling import Resamples
 from annot_hf.models.measures import check_distributions
 
 Speakers = Mapping[str, str] | Sequence[str] | np.ndarray | None
@@ -21,49 +22,80 @@ GROUPS = ("sex", "gender")
 FLOOR = 1e-8  # least predicted probability under a logarithm; the reports state it
 
 
-@dataclass(frozen=True)
-class Pairing:
-    """Predictions and targets row by row.
+@dataclass(frozen=True, eq=False)
+class Reference:
+    """What every system is held against: the votes on the evaluated items, the marginal, and the resamples.
 
     Attributes:
+        targets: What the votes say.
+        rows: Rows of the evaluated items in the targets `(n,)`.
         items: Names of the evaluated items `(n,)`, in the targets' order.
-        predicted: Rows of the predictions `(n,)`.
-        target: Rows of the targets `(n,)`.
-        p: Predicted distributions `(n, K)`, rows exactly normalised.
-        q: Distributions of the votes `(n, K)`, rows exactly normalised.
+        q: Distributions of their votes `(n, K)`, rows exactly normalised.
+        marginal: The baseline `(K,)`, exactly normalised.
+        baseline: What the marginal is, in words.
+        resamples: Resamples of the items, whose clusters are the speakers.
         only_predicted: Predicted items without target.
         only_target: Targets without prediction.
     """
 
+    targets: Targets
+    rows: np.ndarray
     items: np.ndarray
-    predicted: np.ndarray
-    target: np.ndarray
-    p: np.ndarray
     q: np.ndarray
+    marginal: np.ndarray
+    baseline: str
+    resamples: Resamples
     only_predicted: int
     only_target: int
 
+    @property
+    def speakers(self) -> np.ndarray | None:
+        """Speaker of each item `(n,)`, or None."""
+        return self.resamples.clusters
 
-def align(predictions: Predictions, targets: Targets, *, on_missing: Literal["error", "exclude"] = "error") -> Pairing:
-    """Pair predictions with targets by item name, and by label name where both list the same labels.
+
+def align(
+    systems: Mapping[str, Predictions],
+    targets: Targets,
+    *,
+    speakers: Speakers = None,
+    marginal: Sequence[float] | Mapping[str, float] | np.ndarray | None = None,
+    n_resamples: int = 1000,
+    seed: int = 0,
+    on_missing: Literal["error", "exclude"] = "error",
+) -> tuple[Reference, dict[str, np.ndarray]]:
+    """Pair predictions with targets by item name.
 
     Args:
-        predictions: What the model says.
+        systems: What each system says, all about the same items and over the targets' labels.
         targets: What the votes say.
+        speakers: Speaker of each item, by name or in the order of the first system's items.
+        marginal: Distribution of the training votes `(K,)`. Without it the evaluated votes' own mean stands in.
+        n_resamples: Bootstrap resamples; 0 for none.
+        seed: Seed of the resampling.
         on_missing: Raise when either side lacks an item of the other, or leave such items out and count them.
+
+    Returns:
+        The reference, and each system's row for every evaluated item `(n,)`.
 
     Raises:
         ValueError: The supports differ, items do not match, a target is not a distribution, or nothing is left.
     """
     if on_missing not in ("error", "exclude"):
         raise ValueError(f"on_missing is {on_missing!r}; it is error or exclude.")
-    predictions = predictions.in_order(targets.support)
     check_distributions(targets.probs, "Targets")
     check_unique(targets.items, "Targets' items")
-    rows = pd.Index(predictions.items).get_indexer(pd.Index(np.asarray(targets.items, dtype=object)))
-    found = rows >= 0
+    first, predictions = next(iter(systems.items()))
+    names = pd.Index(np.asarray(targets.items, dtype=object))
+    rows = {}
+    for name, one in systems.items():
+        one.in_order(targets.support)
+        if one is not predictions:
+            _check_same_items(predictions, one, (first, name))
+        rows[name] = pd.Index(one.items).get_indexer(names)
+    found = rows[first] >= 0
     extra = np.ones(len(predictions), dtype=bool)
-    extra[rows[found]] = False
+    extra[rows[first][found]] = False
     if on_missing == "error" and (extra.any() or not found.all()):
         raise ValueError(
             f"Items differ: {extra.sum()} predicted without target{examples(predictions.items[extra])}, "
@@ -73,21 +105,35 @@ def align(predictions: Predictions, targets: Targets, *, on_missing: Literal["er
         )
     if not found.any():
         raise ValueError("Predictions and targets have no item in common; check that both use the corpus's item names.")
-    p, q = predictions.probs[rows[found]], np.asarray(targets.probs, dtype=np.float64)[found]
-    return Pairing(
-        items=np.asarray(targets.items, dtype=object)[found],
-        predicted=rows[found],
-        target=np.flatnonzero(found),
-        p=p / p.sum(axis=1, keepdims=True),
-        q=q / q.sum(axis=1, keepdims=True),
+    rows = {name: one[found] for name, one in rows.items()}
+    items, q = np.asarray(targets.items, dtype=object)[found], np.asarray(targets.probs, dtype=np.float64)[found]
+    q = q / q.sum(axis=1, keepdims=True)
+    base, baseline = marginal_of(marginal, q, targets.support)
+    return Reference(
+        targets=targets,
+        rows=np.flatnonzero(found),
+        items=items,
+        q=q,
+        marginal=base,
+        baseline=baseline,
+        resamples=Resamples(speakers_of(speakers, predictions, items, rows[first]), n_resamples, seed),
         only_predicted=int(extra.sum()),
         only_target=int((~found).sum()),
-    )
+    ), rows
 
 
-def speakers_of(
-    speakers: Mapping[str, str] | Sequence[str] | np.ndarray | None, predictions: Predictions, pairing: Pairing
-) -> np.ndarray | None:
+def _check_same_items(a: Predictions, b: Predictions, names: tuple[str, str]) -> None:
+    only = [one.items[~pd.Index(one.items).isin(other.items)] for one, other in ((a, b), (b, a))]
+    if len(only[0]) or len(only[1]):
+        parts = [
+            f"{len(left)} only in {name}{examples(left)}" for name, left in zip(names, only, strict=True) if len(left)
+        ]
+        raise ValueError(
+            f"The runs differ in {len(only[0]) + len(only[1])} items: {' and '.join(parts)}; predict the same items with both."
+        )
+
+
+def speakers_of(speakers: Speakers, predictions: Predictions, items: np.ndarray, rows: np.ndarray) -> np.ndarray | None:
     """Speaker of every evaluated item `(n,)`; None, so that items are resampled, when every one of them is null or blank.
 
     Raises:
@@ -96,15 +142,15 @@ def speakers_of(
     if speakers is None:
         return None
     if isinstance(speakers, Mapping | pd.Series):
-        named = [speakers.get(item) for item in pairing.items]
-        known = all(item in speakers for item in pairing.items)
+        named = [speakers.get(item) for item in items]
+        known = all(item in speakers for item in items)
     else:
         if len(speakers) != len(predictions):
             raise ValueError(
                 f"There are {len(speakers)} speakers for {len(predictions)} predicted items; give one an item."
             )
-        named, known = np.asarray(speakers, dtype=object)[pairing.predicted], True
-    missing = pairing.items[[bool(pd.isna(name)) or not str(name).strip() for name in named]]
+        named, known = np.asarray(speakers, dtype=object)[rows], True
+    missing = items[[bool(pd.isna(name)) or not str(name).strip() for name in named]]
     if known and len(missing) == len(named):
         return None
     if len(missing):

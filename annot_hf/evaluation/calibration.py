@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 
-from annot_hf.evaluation.resampling import Measured, resample_sums
+from annot_hf.evaluation.resampling import Measured, Resamples
 from annot_hf.models.measures import ratio
 
 BINS = 10
@@ -14,10 +14,7 @@ def measure_calibration(
     systems: Mapping[str, np.ndarray],
     q: np.ndarray,
     support: Sequence[str],
-    clusters: np.ndarray | None,
-    *,
-    n_resamples: int,
-    seed: int,
+    resamples: Resamples,
 ) -> dict[str, Measured]:
     """Expected calibration error of label probabilities p against vote shares q.
 
@@ -32,14 +29,12 @@ def measure_calibration(
         systems: What each system predicts `(N, K)`.
         q: Distributions of the votes `(N, K)`.
         support: The K labels.
-        clusters: Speaker of each item `(N,)`, or None.
-        n_resamples: Bootstrap resamples.
-        seed: Seed of the resampling.
+        resamples: Resamples of the items.
     """
     columns = {"count": np.ones(len(q))}
     for system, p in systems.items():
         columns |= {f"{system}/labels": _gaps(p, q), f"{system}/top": _gaps(*_top(p, q))}
-    sums = resample_sums(columns, clusters, n_resamples=n_resamples, seed=seed)
+    sums = resamples.sums(columns)
     found = {}
     for key in ((system, what) for system in systems for what in ("labels", "top")):
         gaps = sums["/".join(key)]
@@ -104,10 +99,7 @@ def measure_residual(
     q: np.ndarray,
     support: Sequence[str],
     index: int,
-    clusters: np.ndarray | None,
-    *,
-    n_resamples: int,
-    seed: int,
+    resamples: Resamples,
 ) -> dict[str, Measured]:
     """What is predicted where raters chose the residual label: sum_i q_i,other p_i / sum_i q_i,other, label by label.
 
@@ -118,13 +110,11 @@ def measure_residual(
         q: Distributions of the votes `(n, K)`.
         support: The K labels.
         index: Which of them is the residual one.
-        clusters: Speaker of each item `(n,)`, or None.
-        n_resamples: Bootstrap resamples.
-        seed: Seed of the resampling.
+        resamples: Resamples of the items.
     """
     weight = q[:, index]
     columns = {"weight": weight} | {system: p * weight[:, None] for system, p in {**systems, "votes": q}.items()}
-    sums = resample_sums(columns, clusters, n_resamples=n_resamples, seed=seed)
+    sums = resamples.sums(columns)
     share = {system: ratio(sums[system], sums["weight"][:, None]) for system in columns if system != "weight"}
     return {
         f"residual_{label}": Measured(

@@ -19,7 +19,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import gammaln
 
 from annot_hf.evaluation.alignment import floored
-from annot_hf.evaluation.resampling import LEVEL, estimate, resample_sums
+from annot_hf.evaluation.resampling import LEVEL, Resamples, estimate
 from annot_hf.models import measures
 
 KEEP = 0.8
@@ -60,12 +60,10 @@ def rater_equivalence(
     systems: Mapping[str, np.ndarray],
     counts: np.ndarray,
     marginal: np.ndarray,
-    clusters: np.ndarray | None = None,
+    resamples: Resamples | None = None,
     *,
     keep: float = KEEP,
     most: int = MOST,
-    n_resamples: int = 1000,
-    seed: int = 0,
 ) -> Equivalence | None:
     """How many raters each system is worth, by the mean log score on held-out votes.
 
@@ -77,11 +75,9 @@ def rater_equivalence(
         systems: What each system predicts `(N, K)`, or each of its R runs `(R, N, K)`, whose losses are averaged.
         counts: Votes per label of each item `(N, K)`, whole numbers.
         marginal: Distribution of the training votes `(K,)`.
-        clusters: Speaker of each item `(N,)`, or None.
+        resamples: Resamples of the items; 1,000 of single items when None.
         keep: Least share of the items that the curve must rest on.
         most: Largest k to look at.
-        n_resamples: Bootstrap resamples.
-        seed: Seed of the resampling.
 
     Returns:
         The curve and the systems' worth, or None when no item has two votes.
@@ -105,14 +101,13 @@ def rater_equivalence(
     largest = max(reach, default=1)
     rows = votes > largest
     counts, prior = counts[rows], floored(np.asarray(marginal, dtype=np.float64))
-    clusters = None if clusters is None else clusters[rows]
     losses, alpha = _rater_losses(counts, prior, largest)
     columns = {"count": np.ones(len(counts)), "raters": losses}
     shares = counts / counts.sum(axis=1, keepdims=True)
     for name, p in systems.items():
         losses = measures.cross_entropy(*np.broadcast_arrays(shares, floored(p[..., rows, :])))
         columns[f"system/{name}"] = losses.reshape(-1, len(shares)).mean(axis=0)
-    sums = resample_sums(columns, clusters, n_resamples=n_resamples, seed=seed)
+    sums = (resamples or Resamples()).select(rows).sums(columns)
     curve = sums["raters"] / sums["count"][:, None]
     told, draws = {}, {}
     for name in systems:

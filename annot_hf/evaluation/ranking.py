@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from annot_hf.evaluation.resampling import Measured, accuracy_of, resample_cells, resample_sums, uar_of
+from annot_hf.evaluation.resampling import Measured, Resamples, accuracy_of, uar_of
 from annot_hf.models.measures import class_counts
 
 DEPTHS = (1, 2, 3)
@@ -51,10 +51,7 @@ def depths(classes: int) -> tuple[int, ...]:
 def measure_n_best(
     systems: Mapping[str, np.ndarray],
     q: np.ndarray,
-    clusters: np.ndarray | None,
-    *,
-    n_resamples: int,
-    seed: int,
+    resamples: Resamples,
 ) -> dict[str, Measured]:
     """n-best accuracy and n-best unweighted average recall, n = 1, 2, 3, named such as "uar_2_best".
 
@@ -63,9 +60,7 @@ def measure_n_best(
     Args:
         systems: What each system predicts `(n, K)`.
         q: Distributions of the votes `(n, K)`.
-        clusters: Speaker of each item `(n,)`, or None.
-        n_resamples: Bootstrap resamples.
-        seed: Seed of the resampling.
+        resamples: Resamples of the items.
     """
     true, columns = q.argmax(axis=1), {}
     cell = true
@@ -73,7 +68,7 @@ def measure_n_best(
         rank = np.minimum(plurality_rank(p, true), max(DEPTHS))
         _, cell = np.unique(cell * (max(DEPTHS) + 1) + rank, return_inverse=True)
         columns |= {f"{system}/{n}": _hits(rank, true, n, q.shape[1]) for n in depths(q.shape[1])}
-    sums = resample_cells(columns, cell, clusters, n_resamples=n_resamples, seed=seed)
+    sums = resamples.cells(columns, cell)
     out = {}
     for n in depths(q.shape[1]):
         for name, title, of in (("accuracy", "Accuracy", accuracy_of), ("uar", "Average recall (UAR)", uar_of)):
@@ -127,11 +122,8 @@ def speaker_groups(
 def measure_speakers(
     systems: Mapping[str, np.ndarray],
     q: np.ndarray,
-    speakers: np.ndarray,
     groups: Sequence[SpeakerGroup],
-    *,
-    n_resamples: int,
-    seed: int,
+    resamples: Resamples,
 ) -> dict[str, Measured]:
     """paUAR: share (%) of speakers whose own UAR exceeds .75 or .50, named such as "pauar75_2_best_min10".
 
@@ -140,21 +132,19 @@ def measure_speakers(
     Args:
         systems: What each system predicts `(n, K)`.
         q: Distributions of the votes `(n, K)`.
-        speakers: Speaker of each item `(n,)`.
         groups: What `speaker_groups` found.
-        n_resamples: Bootstrap resamples.
-        seed: Seed of the resampling.
+        resamples: Resamples of the items, whose clusters are the speakers.
     """
     above = {}
     for system, p in systems.items():
         for n in depths(q.shape[1]):
-            uar = speaker_uar(p, q, speakers, n)[1]
+            uar = speaker_uar(p, q, resamples.clusters, n)[1]
             above |= {(level, n, system): uar > level / 100 + _SLACK for level in LEVELS}
     out = {}
     for group in groups:
         columns = {"/".join(map(str, key)): flag[group.rows] for key, flag in above.items()}
         count = int(group.rows.sum())
-        sums = resample_sums(columns, n_resamples=n_resamples, seed=seed) if count and columns else {}
+        sums = resamples.of_units().sums(columns) if count and columns else {}
         for level in LEVELS:
             for n in depths(q.shape[1]):
                 draws = {

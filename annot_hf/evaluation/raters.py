@@ -1,5 +1,6 @@
 """Scores of single answers: does the model know how each rater votes, and whose bias has it found."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -9,22 +10,15 @@ from scipy import sparse
 from annot_hf.data.predictions import Predictions
 from annot_hf.data.targets import Targets
 from annot_hf.data.votes import VoteTable
-from annot_hf.evaluation.alignment import FLOOR, Pairing, dimensions, expectation
-from annot_hf.evaluation.resampling import Measured, ccc_of, estimate, moments, pearson_of, resample_sums, slope_of
+from annot_hf.evaluation.alignment import FLOOR, Reference, dimensions, expectation
+from annot_hf.evaluation.resampling import Measured, Resamples, ccc_of, estimate, moments, pearson_of, slope_of
 
 MIN_VOTES = 2  # fewest votes of a rater for a CCC of their own
 
 
-def rater_scores(
-    predictions: Predictions,
-    targets: Targets,
-    pairing: Pairing,
-    *,
-    clusters: np.ndarray | None,
-    marginal: np.ndarray,
-    n_resamples: int,
-    seed: int,
-) -> tuple[dict[str, dict[str, Any]], dict[str, int]]:
+def measure_raters(
+    predictions: Predictions, rows: np.ndarray, reference: Reference
+) -> tuple[dict[str, Measured], dict[str, int], np.ndarray]:
     """Measures over the votes of named raters for which the model predicts an answer, and how many took which route.
 
     Each vote counts: a rater who chose several labels of an item, or voted on it several times, gave one answer in the
@@ -34,40 +28,30 @@ def rater_scores(
     For scales, per question: CCC over all votes; CCC over items of the mean of the raters' answers, predicted and given
     (arXiv 2408.11956); the mean of each rater's own CCC (raters with at least two votes; its interval resamples raters); and
     the mean absolute error in units of the scale. For a category question: accuracy and cross-entropy of the rater's own
-    label. Beside the rater's prediction stand the consensus prediction and the marginal, on the same votes.
+    label. Beside the rater's prediction ("model") stand the "consensus" prediction and
+    the "marginal", on the same votes.
+
+    Args:
+        predictions: What the model says.
+        rows: Its row for each evaluated item `(n,)`.
+        reference: What the votes say.
 
     Returns:
-        Records as in `Scores`, empty without any such vote, and the counts.
+        The measures, empty without any such vote; the counts; and which of `targets.ratings` were scored.
     """
-    measured, counts, _ = rater_measures(
-        predictions, targets, pairing, clusters=clusters, marginal=marginal, n_resamples=n_resamples, seed=seed
-    )
-    return {name: _record(one) for name, one in measured.items()}, counts
-
-
-def rater_measures(
-    predictions: Predictions,
-    targets: Targets,
-    pairing: Pairing,
-    *,
-    clusters: np.ndarray | None,
-    marginal: np.ndarray,
-    n_resamples: int,
-    seed: int,
-) -> tuple[dict[str, Measured], dict[str, int], np.ndarray]:
-    """`rater_scores` with all resamples, and which of `targets.ratings` were scored."""
-    predictions, ratings = predictions.in_order(targets.support), targets.ratings
+    targets = reference.targets
+    ratings = targets.ratings
     evaluated = np.full(len(targets.items), -1)
-    evaluated[pairing.target] = np.arange(len(pairing.target))
+    evaluated[reference.rows] = np.arange(len(reference.rows))
     item = evaluated[ratings.item]
     value = np.asarray(ratings.value, dtype=np.float64)
     answered = np.isfinite(value).any(axis=1) if targets.questions[0].is_scale else value[:, 0] >= 0
     votes = np.flatnonzero((item >= 0) & answered)
-    keys, rows = _answers(predictions, targets, pairing)
+    keys, answer_rows = _answers(predictions, targets, rows)
     pairs = item[votes] * len(targets.annotators) + ratings.annotator[votes]
     answers = keys.get_indexer(pairs)
-    scored, rows = votes[answers >= 0], rows[answers[answers >= 0]]
-    fallback = predictions.rater_fallback[rows]
+    scored, answer_rows = votes[answers >= 0], answer_rows[answers[answers >= 0]]
+    fallback = predictions.rater_fallback[answer_rows]
     counts = {
         "raters_voting": len(np.unique(ratings.annotator[votes])),
         "rater_votes": len(votes),
@@ -82,13 +66,12 @@ def rater_measures(
         return {}, counts, scored
     rater = ratings.annotator[scored]
     counts["raters_scored"] = len(np.unique(rater))
-    options = {"n_resamples": n_resamples, "seed": seed}
-    spoken_by = item[scored] if clusters is None else clusters[item[scored]]
-    systems = _systems(predictions, targets, pairing, item[scored], rows, marginal)
+    drawn = reference.resamples
+    drawn = replace(drawn, clusters=item[scored] if drawn.clusters is None else drawn.clusters[item[scored]])
+    systems = _systems(predictions, reference, rows[item[scored]], answer_rows)
     if targets.questions[0].is_scale:
-        measured = _scale_measures(targets, value[scored], systems, rater, item[scored], spoken_by, options, counts)
-        return measured, counts, scored
-    return _category_measures(value[scored, 0].astype(int), systems, spoken_by, options), counts, scored
+        return _scale_measures(targets, value[scored], systems, rater, item[scored], drawn, counts), counts, scored
+    return _category_measures(value[scored, 0].astype(int), systems, drawn), counts, scored
 
 
 def rater_bias(predictions: Predictions) -> pd.DataFrame:
@@ -134,8 +117,7 @@ def recovered_bias(
     raters: pd.DataFrame,
     *,
     votes: VoteTable | None = None,
-    n_resamples: int = 1000,
-    seed: int = 0,
+    resamples: Resamples | None = None,
 ) -> dict[str, dict[str, Any]]:
     """Compare `rater_bias` with the bias that a simulation gave each rater.
 
@@ -143,8 +125,7 @@ def recovered_bias(
         predictions: Answers predicted for simulated raters.
         raters: `Truth.raters` of the simulation: a row a rater (index) and a column `bias_<question>`, on [-1, 1].
         votes: Votes for the simple baseline, `vote_bias`.
-        n_resamples: Resamples of raters behind the interval.
-        seed: Seed of the resampling.
+        resamples: Resamples behind the interval, here of raters; 1,000 when None.
 
     Returns:
         Per question: `correlation` (Pearson) and `slope` (of recovered on true bias), both with interval, and `raters`,
@@ -165,14 +146,13 @@ def recovered_bias(
             raise ValueError(f"The truth has columns {', '.join(raters.columns)}; it needs {column!r}.")
         true = raters.loc[known, column].to_numpy(dtype=np.float64) * (question.high - question.low) / 2
         recovered = found.loc[known, question.name].to_numpy()
-        options = {"n_resamples": n_resamples, "seed": seed}
         baseline = None
         if votes is not None:
             simple = vote_bias(votes, question.name).reindex(known).to_numpy()
             voted = np.isfinite(simple)
             if voted.any():
-                baseline = _agreement(simple[voted], true[voted], **options) | {"raters": int(voted.sum())}
-        out[question.name] = _agreement(recovered, true, **options) | {
+                baseline = _agreement(simple[voted], true[voted], resamples) | {"raters": int(voted.sum())}
+        out[question.name] = _agreement(recovered, true, resamples) | {
             "raters": known,
             "true": true,
             "recovered": recovered,
@@ -181,16 +161,16 @@ def recovered_bias(
     return out
 
 
-def _agreement(found: np.ndarray, true: np.ndarray, *, n_resamples: int, seed: int) -> dict[str, dict[str, Any]]:
+def _agreement(found: np.ndarray, true: np.ndarray, resamples: Resamples | None) -> dict[str, dict[str, Any]]:
     """Correlation of found and true biases `(A,)`, and slope of found on true, resampling raters."""
-    pairs = resample_sums({"pairs": moments(found, true)}, n_resamples=n_resamples, seed=seed)["pairs"]
+    pairs = (resamples or Resamples()).of_units().sums({"pairs": moments(found, true)})["pairs"]
     return {"correlation": estimate(pearson_of(pairs)).to_dict(), "slope": estimate(slope_of(pairs)).to_dict()}
 
 
-def _answers(predictions: Predictions, targets: Targets, pairing: Pairing) -> tuple[pd.Index, np.ndarray]:
+def _answers(predictions: Predictions, targets: Targets, evaluated: np.ndarray) -> tuple[pd.Index, np.ndarray]:
     """Keys item * A + annotator of the predicted answers that could meet a vote, and their rows."""
     position = np.full(len(predictions), -1)
-    position[pairing.predicted] = np.arange(len(pairing.predicted))
+    position[evaluated] = np.arange(len(evaluated))
     names = pd.Index(np.asarray(targets.annotators, dtype=object))
     item, rater = position[predictions.rater_items], names.get_indexer(pd.Index(predictions.rater_names))
     rows = np.flatnonzero((item >= 0) & (rater >= 0))
@@ -205,23 +185,22 @@ def _answers(predictions: Predictions, targets: Targets, pairing: Pairing) -> tu
 
 
 def _systems(
-    predictions: Predictions,
-    targets: Targets,
-    pairing: Pairing,
-    item: np.ndarray,
-    rows: np.ndarray,
-    marginal: np.ndarray,
+    predictions: Predictions, reference: Reference, items: np.ndarray, rows: np.ndarray
 ) -> dict[str, np.ndarray]:
     """What each system says about the scored votes: `(P, D)` values or `(P, K)` probabilities."""
-    constant = marginal[None]
+    constant = reference.marginal[None]
     if predictions.is_scale:
-        constant = np.stack([expectation(one) for one in dimensions(constant, targets.questions)], axis=1)
-    consensus = _consensus(predictions)[pairing.predicted[item]]
+        constant = np.stack([expectation(one) for one in dimensions(constant, reference.targets.questions)], axis=1)
+    consensus = _consensus(predictions)[items]
     found = {
         "model": predictions.rater_values[rows],
         "consensus": consensus,
         "marginal": np.broadcast_to(constant, consensus.shape),
     }
+    if predictions.is_scale:
+        return found
+    # Rows of half precision do not sum to 1 exactly.
+    return {name: probs / probs.sum(axis=1, keepdims=True) for name, probs in found.items()}
     if predictions.is_scale:
         return found
     return {name: probs / probs.sum(axis=1, keepdims=True) for name, probs in found.items()}  # undo rounding
@@ -243,8 +222,7 @@ def _scale_measures(
     systems: dict[str, np.ndarray],
     rater: np.ndarray,
     item: np.ndarray,
-    clusters: np.ndarray,
-    options: dict[str, int],
+    resamples: Resamples,
     counts: dict[str, int],
 ) -> dict[str, Measured]:
     records = {}
@@ -257,7 +235,7 @@ def _scale_measures(
         errors = {name: half * abs(said[rated, index] - vote) for name, said in systems.items()}
         columns = {f"{name}/pairs": column for name, column in pairs.items()} | {"count": np.ones(len(vote))}
         columns |= {f"{name}/error": column for name, column in errors.items()}
-        sums = resample_sums(columns, clusters[rated], **options)
+        sums = resamples.select(rated).sums(columns)
         pooled = {name: ccc_of(sums[f"{name}/pairs"]) for name in systems}
         error = {name: sums[f"{name}/error"] / sums["count"] for name in systems}
         records[f"rater_ccc_{question.name}"] = Measured(
@@ -266,7 +244,7 @@ def _scale_measures(
         _, first, of = np.unique(item[rated], return_index=True, return_inverse=True)
         share = sparse.csr_array((1 / np.bincount(of)[of], (of, np.arange(len(of)))))
         means = {name: moments(share @ said[rated, index], share @ vote) for name, said in systems.items()}
-        sums = resample_sums(means, clusters[rated][first], **options)
+        sums = resamples.select(np.flatnonzero(rated)[first]).sums(means)
         records[f"mean_answer_ccc_{question.name}"] = Measured(
             f"CCC of the mean of the raters' answers to an item, {question.name}",
             "-1 to 1",
@@ -279,7 +257,7 @@ def _scale_measures(
         if several.any():
             by_rater = sparse.csr_array((np.ones(len(codes)), (codes, np.arange(len(codes)))))
             own = {name: ccc_of(by_rater @ column)[several] for name, column in pairs.items()}
-            sums = resample_sums(own | {"count": np.ones(int(several.sum()))}, **options)
+            sums = resamples.of_units().sums(own | {"count": np.ones(int(several.sum()))})
             records[f"rater_mean_ccc_{question.name}"] = Measured(
                 f"Mean of each rater's CCC (at least {MIN_VOTES} votes), {question.name}",
                 "-1 to 1",
@@ -291,25 +269,14 @@ def _scale_measures(
     return records
 
 
-def _category_measures(
-    label: np.ndarray, systems: dict[str, np.ndarray], clusters: np.ndarray, options: dict[str, int]
-) -> dict[str, Measured]:
+def _category_measures(label: np.ndarray, systems: dict[str, np.ndarray], resamples: Resamples) -> dict[str, Measured]:
     columns = {"count": np.ones(len(label))}
     for name, probs in systems.items():
         columns[f"{name}/right"] = (probs.argmax(axis=1) == label).astype(np.float64)
         columns[f"{name}/loss"] = -np.log(np.maximum(probs[np.arange(len(label)), label], FLOOR))
-    sums = resample_sums(columns, clusters, **options)
+    sums = resamples.sums(columns)
     right, loss = ({name: sums[f"{name}/{what}"] / sums["count"] for name in systems} for what in ("right", "loss"))
     return {
         "rater_accuracy": Measured("Accuracy of each rater's own label", "0 to 1", "higher", right),
         "rater_cross_entropy": Measured("Cross-entropy of each rater's own label", "nats", "lower", loss),
-    }
-
-
-def _record(measured: Measured) -> dict[str, Any]:
-    """One line of the rater table: the model, both baselines, and the paired differences model - baseline."""
-    consensus = estimate(measured.draws["consensus"]).to_dict()
-    return measured.record() | {
-        "consensus": consensus,
-        "difference_to_consensus": measured.difference("model", "consensus"),
     }

@@ -8,7 +8,7 @@ and only the cell of a confusion table matters, the counts of the cells are draw
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -48,164 +48,219 @@ class Measured:
         title: Its name in a table.
         unit: Its unit or range.
         better: "lower", "higher" or "" where neither is better.
-        draws: System -> values `(1 + B,)`, as `resample_sums` orders them.
+        draws: System -> values `(1 + B,)`, as `Resamples` orders them; of several runs, their mean.
+        runs: System -> the value of each of its runs `(R,)`, where a system has several.
     """
 
     title: str
     unit: str
     better: str
     draws: Mapping[str, np.ndarray]
+    runs: Mapping[str, np.ndarray] = field(default_factory=dict)
+
+    def at(self, system: str) -> dict[str, Any]:
+        """Value and interval of a system; of several runs also the single values and their standard deviation."""
+        told: dict[str, Any] = estimate(self.draws[system]).to_dict()
+        if system in self.runs:
+            values = self.runs[system]
+            told["runs"] = [float(value) if np.isfinite(value) else None for value in values]
+            told["deviation"] = float(values.std(ddof=1)) if np.isfinite(values).all() else None
+        return told
 
     def difference(self, one: str, other: str) -> dict[str, float | None]:
         """Value and interval of `one` - `other`."""
         return estimate(self.draws[one] - self.draws[other]).to_dict()
 
-    def record(self, *, paired: bool = True) -> dict[str, Any]:
-        """The line of a score table: the model, the marginal baseline if it has this measure, and their difference."""
-        record: dict[str, Any] = {"title": self.title, "unit": self.unit, "better": self.better}
-        record |= estimate(self.draws["model"]).to_dict()
-        record["marginal"] = record["difference"] = None
-        if "marginal" in self.draws:
-            record["marginal"] = estimate(self.draws["marginal"]).to_dict()
-            record["difference"] = self.difference("model", "marginal") if paired else None
-        return record
+    def record(self, pairs: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
+        """The measure as plain values.
+
+        Args:
+            pairs: Systems whose difference is told; a pair of which one lacks the measure is left out.
+
+        Returns:
+            `title`, `unit`, `better`; `systems`: system -> `at`; `differences`: "one - other" -> `difference`.
+        """
+        return {
+            "title": self.title,
+            "unit": self.unit,
+            "better": self.better,
+            "systems": {system: self.at(system) for system in self.draws},
+            "differences": {
+                f"{one} - {other}": self.difference(one, other)
+                for one, other in pairs
+                if one in self.draws and other in self.draws
+            },
+        }
 
 
-def resample_sums(
-    columns: Mapping[str, np.ndarray],
-    clusters: Sequence[object] | np.ndarray | None = None,
-    *,
-    n_resamples: int = 1000,
-    seed: int = 0,
-) -> dict[str, np.ndarray]:
-    """Column sums of the data and of `n_resamples` bootstrap resamples of whole clusters.
+@dataclass(frozen=True, eq=False)
+class Resamples:
+    """The bootstrap resamples of a set of items, the same for every measure and every system.
 
-    Args:
-        columns: Per-item values, each `(N,)` or `(N, M)`.
-        clusters: What each item belongs to, for instance its speaker `(N,)`; items themselves when None.
-        n_resamples: Number of resamples B.
+    A resample draws as many clusters as there are, with replacement. Every method returns the value of the data first and
+    then those of the resamples, `(1 + B, ...)`; with a single cluster there is nothing to resample, and only the data's
+    value comes back.
+
+    Attributes:
+        clusters: What each item belongs to, for instance its speaker `(N,)`; the items themselves when None.
+        n: Number of resamples B.
         seed: Seed of the draws.
-
-    Returns:
-        For each column, sums `(1 + B,)` or `(1 + B, M)`; row 0 is the data as they are. With a single cluster there
-        is nothing to resample, and only row 0 comes back.
-
-    Raises:
-        ValueError: There are no items, or a column or `clusters` has another length.
     """
-    arrays = {name: np.asarray(column, dtype=np.float64) for name, column in columns.items()}
-    lengths = {name: len(array) for name, array in arrays.items()}
-    if clusters is not None:
-        lengths["clusters"] = len(clusters)
-    size = next(iter(lengths.values()), 0)
-    if not size:
-        raise ValueError("There are no items to resample; give at least one.")
-    for name, length in lengths.items():
-        if length != size:
-            raise ValueError(f"Column {name!r} has {length} rows and the first has {size}; give one value an item.")
-    stacked = np.concatenate([array.reshape(size, -1) for array in arrays.values()], axis=1)
-    if clusters is not None:
-        _, codes = np.unique(np.asarray(clusters).astype(str), return_inverse=True)
-        stacked = sparse.csr_array((np.ones(size), (codes, np.arange(size)))) @ stacked
-    total = stacked.sum(axis=0, keepdims=True)
-    drawn = _multiplicities(len(stacked), n_resamples, seed)
-    sums = np.concatenate([total, *(multiplicity @ stacked for multiplicity in drawn)])
-    out, at = {}, 0
-    for name, array in arrays.items():
-        width = int(np.prod(array.shape[1:], dtype=int))
-        out[name] = sums[:, at : at + width].reshape(len(sums), *array.shape[1:])
-        at += width
-    return out
 
+    clusters: np.ndarray | None = None
+    n: int = 1000
+    seed: int = 0
 
-def _multiplicities(count: int, n_resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """How often each of `count` clusters is drawn in each resample, in blocks `(rows, count)`; none of a single one."""
-    if not isinstance(n_resamples, int | np.integer) or n_resamples < 0:
-        raise ValueError(f"n_resamples is {n_resamples!r}; give a whole number from 0 up, 0 for no intervals.")
-    generator = np.random.default_rng(seed)
-    step, block = max(1, _CACHED // count), max(1, _HELD // count)
-    for start in range(0, n_resamples if count > 1 else 0, block):
-        multiplicity = np.empty((min(block, n_resamples - start), count))
-        for first in range(0, len(multiplicity), step):
-            rows = min(step, len(multiplicity) - first)
-            draws = generator.integers(count, size=(rows, count), dtype=np.int32)
-            draws += np.arange(0, rows * count, count, dtype=np.int32)[:, None]
-            multiplicity[first : first + rows] = np.bincount(draws.ravel(), minlength=rows * count).reshape(rows, count)
-        yield multiplicity
+    def select(self, rows: np.ndarray) -> "Resamples":
+        """Resamples of some of the items, which are drawn anew."""
+        return replace(self, clusters=None if self.clusters is None else np.asarray(self.clusters)[rows])
 
+    def of_units(self) -> "Resamples":
+        """As many resamples, with the same seed, of units without clusters, such as speakers or raters."""
+        return replace(self, clusters=None)
 
-def resample_fit(
-    predicted: np.ndarray,
-    true: np.ndarray,
-    clusters: Sequence[object] | np.ndarray | None = None,
-    *,
-    n_resamples: int = 1000,
-    seed: int = 0,
-) -> dict[str, np.ndarray]:
-    """How predicted numbers `(n,)` fit true ones: `ccc`, `pearson`, `rmse`, each `(1 + B,)` as of `resample_sums`."""
-    columns = {"pairs": moments(predicted, true), "square": (predicted - true) ** 2, "count": np.ones(len(true))}
-    sums = resample_sums(columns, clusters, n_resamples=n_resamples, seed=seed)
-    return {
-        "ccc": ccc_of(sums["pairs"]),
-        "pearson": pearson_of(sums["pairs"]),
-        "rmse": np.sqrt(sums["square"] / sums["count"]),
-    }
+    @property
+    def cluster_count(self) -> int:
+        """Number of clusters; 0 where items are drawn."""
+        return 0 if self.clusters is None else len(set(self.clusters))
 
+    def sums(self, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Column sums of the data and of every resample.
 
-def resample_spearman(
-    columns: Mapping[str, np.ndarray],
-    reference: np.ndarray,
-    clusters: Sequence[object] | np.ndarray | None = None,
-    *,
-    n_resamples: int = 1000,
-    seed: int = 0,
-) -> dict[str, np.ndarray]:
-    """Spearman's correlation of each column with the reference, in the data and on the resamples of `resample_sums`.
+        Args:
+            columns: Per-item values, each `(N,)` or `(N, M)`.
 
-    The one measure here that is no function of sums over items: a resample has ranks of its own. A value's (mid-)rank is
-    the weight of smaller values and half that of equal ones, so one sort serves all resamples.
+        Returns:
+            For each column, sums `(1 + B,)` or `(1 + B, M)`.
 
-    Args:
-        columns: Values `(N,)` of each system.
-        reference: Values `(N,)`.
-        clusters: What each item belongs to `(N,)`; items themselves when None.
-        n_resamples: Number of resamples B.
-        seed: Seed of the draws.
+        Raises:
+            ValueError: There are no items, or a column or `clusters` has another length.
+        """
+        arrays = {name: np.asarray(column, dtype=np.float64) for name, column in columns.items()}
+        lengths = {name: len(array) for name, array in arrays.items()}
+        if self.clusters is not None:
+            lengths["clusters"] = len(self.clusters)
+        size = next(iter(lengths.values()), 0)
+        if not size:
+            raise ValueError("There are no items to resample; give at least one.")
+        for name, length in lengths.items():
+            if length != size:
+                raise ValueError(f"Column {name!r} has {length} rows and the first has {size}; give one value an item.")
+        stacked = np.concatenate([array.reshape(size, -1) for array in arrays.values()], axis=1)
+        if self.clusters is not None:
+            stacked = sparse.csr_array((np.ones(size), (self._codes(), np.arange(size)))) @ stacked
+        total = stacked.sum(axis=0, keepdims=True)
+        sums = np.concatenate([total, *(multiplicity @ stacked for multiplicity in self._multiplicities(len(stacked)))])
+        out, at = {}, 0
+        for name, array in arrays.items():
+            width = int(np.prod(array.shape[1:], dtype=int))
+            out[name] = sums[:, at : at + width].reshape(len(sums), *array.shape[1:])
+            at += width
+        return out
 
-    Returns:
-        For each column `(1 + B,)` in [-1, 1]; 0 where either side is constant. With a single cluster only entry 0.
-    """
-    size = len(reference)
-    code = np.arange(size)
-    if clusters is not None:
-        _, code = np.unique(np.asarray(clusters).astype(str), return_inverse=True)
-    orders = {name: np.argsort(column, kind="stable") for name, column in columns.items()}
-    blocks: dict[str, list[np.ndarray]] = {name: [] for name in columns}
-    for weights in _item_weights(code, n_resamples, seed):
-        theirs = np.empty_like(weights)
-        order = np.argsort(reference, kind="stable")
-        theirs[:, order] = _ranks(weights[:, order], np.asarray(reference)[order])
-        for name, column in columns.items():
-            order = orders[name]
-            weight, y = weights[:, order], theirs[:, order]
-            x = _ranks(weight, np.asarray(column)[order])
-            weighted = weight * x
-            xx, xy = (np.einsum("bn,bn->b", weighted, other) for other in (x, y))
-            yy = np.einsum("bn,bn,bn->b", weight, y, y)
-            nothing = np.zeros(len(weight))  # ranks count from their mean
-            sums = np.stack([np.ones(len(weight)), nothing, nothing, xx, yy, xy], axis=1)
-            blocks[name].append(pearson_of(sums))
-    return {name: np.concatenate(parts) for name, parts in blocks.items()}
+    def cells(self, columns: Mapping[str, np.ndarray], cells: np.ndarray) -> dict[str, np.ndarray]:
+        """`sums` of columns that are equal within a cell, such as one of a confusion table: far fewer draws.
 
+        Items of one cell are interchangeable, so resampling items is one multinomial over the cells (the same law, other
+        draws). Clusters are drawn exactly as `sums` draws them.
 
-def _item_weights(code: np.ndarray, n_resamples: int, seed: int) -> Iterator[np.ndarray]:
-    """Multiplicity of each item, as shares `(rows, N)`: first in the data, then in the resamples, a few at a time."""
-    yield np.full((1, len(code)), 1 / len(code))
-    rows = max(1, _HELD // (4 * len(code)))
-    for multiplicity in _multiplicities(int(code.max()) + 1, n_resamples, seed):
-        for start in range(0, len(multiplicity), rows):
-            weights = multiplicity[start : start + rows][:, code]
-            yield weights / weights.sum(axis=1, keepdims=True)
+        Args:
+            columns: Per-item values, each `(N,)` or `(N, M)`.
+            cells: Cell of each item `(N,)`, any integers.
+        """
+        size = len(cells)
+        if not size:
+            raise ValueError("There are no items to resample; give at least one.")
+        _, first, code = np.unique(np.asarray(cells), return_index=True, return_inverse=True)
+        values = {name: np.asarray(column, dtype=np.float64)[first] for name, column in columns.items()}
+        if self.clusters is None:
+            counts = np.bincount(code)
+            drawn = np.zeros((0, len(first)), dtype=np.int64)
+            if size > 1:
+                drawn = np.random.default_rng(self.seed).multinomial(size, counts / size, size=self.n)
+            held = np.concatenate([counts[None], drawn]).astype(np.float64)
+        else:
+            cluster = self._codes()
+            shape = (int(cluster.max()) + 1, len(first))
+            table = np.bincount(cluster * shape[1] + code, minlength=shape[0] * shape[1]).reshape(shape)
+            held = self.of_units().sums({"cells": table})["cells"]
+        return {
+            name: (held @ value.reshape(len(first), -1)).reshape(len(held), *value.shape[1:])
+            for name, value in values.items()
+        }
+
+    def fit(self, predicted: np.ndarray, true: np.ndarray) -> dict[str, np.ndarray]:
+        """How predicted numbers `(N,)` fit true ones: `ccc`, `pearson`, `rmse`, each `(1 + B,)`."""
+        sums = self.sums(
+            {"pairs": moments(predicted, true), "square": (predicted - true) ** 2, "count": np.ones(len(true))}
+        )
+        return {
+            "ccc": ccc_of(sums["pairs"]),
+            "pearson": pearson_of(sums["pairs"]),
+            "rmse": np.sqrt(sums["square"] / sums["count"]),
+        }
+
+    def spearman(self, columns: Mapping[str, np.ndarray], reference: np.ndarray) -> dict[str, np.ndarray]:
+        """Spearman's correlation of each column with the reference, in the data and in every resample.
+
+        The one measure here that is no function of sums over items: a resample has ranks of its own. A value's (mid-)rank
+        is the weight of smaller values and half that of equal ones, so one sort serves all resamples.
+
+        Args:
+            columns: Values `(N,)` of each system.
+            reference: Values `(N,)`.
+
+        Returns:
+            For each column `(1 + B,)` in [-1, 1]; 0 where either side is constant.
+        """
+        code = np.arange(len(reference)) if self.clusters is None else self._codes()
+        orders = {name: np.argsort(column, kind="stable") for name, column in columns.items()}
+        blocks: dict[str, list[np.ndarray]] = {name: [] for name in columns}
+        for weights in self._item_weights(code):
+            theirs = np.empty_like(weights)
+            order = np.argsort(reference, kind="stable")
+            theirs[:, order] = _ranks(weights[:, order], np.asarray(reference)[order])
+            for name, column in columns.items():
+                order = orders[name]
+                weight, y = weights[:, order], theirs[:, order]
+                x = _ranks(weight, np.asarray(column)[order])
+                weighted = weight * x
+                xx, xy = (np.einsum("bn,bn->b", weighted, other) for other in (x, y))
+                yy = np.einsum("bn,bn,bn->b", weight, y, y)
+                # Ranks count from their mean, so their own mean is 0.
+                nothing = np.zeros(len(weight))
+                sums = np.stack([np.ones(len(weight)), nothing, nothing, xx, yy, xy], axis=1)
+                blocks[name].append(pearson_of(sums))
+        return {name: np.concatenate(parts) for name, parts in blocks.items()}
+
+    def _codes(self) -> np.ndarray:
+        """Number of each item's cluster `(N,)`."""
+        return np.unique(np.asarray(self.clusters).astype(str), return_inverse=True)[1]
+
+    def _multiplicities(self, count: int) -> Iterator[np.ndarray]:
+        """How often each of `count` clusters is drawn in each resample, in blocks `(rows, count)`; none of a single one."""
+        if not isinstance(self.n, int | np.integer) or self.n < 0:
+            raise ValueError(f"n_resamples is {self.n!r}; give a whole number from 0 up, 0 for no intervals.")
+        generator = np.random.default_rng(self.seed)
+        step, block = max(1, _CACHED // count), max(1, _HELD // count)
+        for start in range(0, self.n if count > 1 else 0, block):
+            multiplicity = np.empty((min(block, self.n - start), count))
+            for first in range(0, len(multiplicity), step):
+                rows = min(step, len(multiplicity) - first)
+                draws = generator.integers(count, size=(rows, count), dtype=np.int32)
+                draws += np.arange(0, rows * count, count, dtype=np.int32)[:, None]
+                counted = np.bincount(draws.ravel(), minlength=rows * count)
+                multiplicity[first : first + rows] = counted.reshape(rows, count)
+            yield multiplicity
+
+    def _item_weights(self, code: np.ndarray) -> Iterator[np.ndarray]:
+        """Multiplicity of each item, as shares `(rows, N)`: first in the data, then in the resamples, a few at a time."""
+        yield np.full((1, len(code)), 1 / len(code))
+        rows = max(1, _HELD // (4 * len(code)))
+        for multiplicity in self._multiplicities(int(code.max()) + 1):
+            for start in range(0, len(multiplicity), rows):
+                weights = multiplicity[start : start + rows][:, code]
+                yield weights / weights.sum(axis=1, keepdims=True)
 
 
 def _ranks(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
@@ -217,53 +272,8 @@ def _ranks(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
     return ranks if len(first) == len(values) else np.repeat(ranks, np.diff(np.r_[first, len(values)]), axis=1)
 
 
-def resample_cells(
-    columns: Mapping[str, np.ndarray],
-    cells: np.ndarray,
-    clusters: Sequence[object] | np.ndarray | None = None,
-    *,
-    n_resamples: int = 1000,
-    seed: int = 0,
-) -> dict[str, np.ndarray]:
-    """`resample_sums` for columns that are equal within a cell, such as one of a confusion table: far fewer draws.
-
-    Items of one cell are interchangeable, so resampling items is one multinomial over the cells (the same law, other
-    draws). Clusters are drawn exactly as `resample_sums` draws them.
-
-    Args:
-        columns: Per-item values, each `(N,)` or `(N, M)`.
-        cells: Cell of each item `(N,)`, any integers.
-        clusters: What each item belongs to; items themselves when None.
-        n_resamples: Number of resamples B.
-        seed: Seed of the draws.
-
-    Returns:
-        As `resample_sums`.
-    """
-    size = len(cells)
-    if not size:
-        raise ValueError("There are no items to resample; give at least one.")
-    _, first, code = np.unique(np.asarray(cells), return_index=True, return_inverse=True)
-    values = {name: np.asarray(column, dtype=np.float64)[first] for name, column in columns.items()}
-    if clusters is None:
-        counts = np.bincount(code)
-        drawn = np.zeros((0, len(first)), dtype=np.int64)
-        if size > 1:
-            drawn = np.random.default_rng(seed).multinomial(size, counts / size, size=n_resamples)
-        held = np.concatenate([counts[None], drawn]).astype(np.float64)
-    else:
-        _, cluster = np.unique(np.asarray(clusters).astype(str), return_inverse=True)
-        shape = (int(cluster.max()) + 1, len(first))
-        table = np.bincount(cluster * shape[1] + code, minlength=shape[0] * shape[1]).reshape(shape)
-        held = resample_sums({"cells": table}, n_resamples=n_resamples, seed=seed)["cells"]
-    return {
-        name: (held @ value.reshape(len(first), -1)).reshape(len(held), *value.shape[1:])
-        for name, value in values.items()
-    }
-
-
 def estimate(draws: np.ndarray, level: float = LEVEL) -> Estimate:
-    """Value (entry 0) and percentile interval (the others) of `draws` `(1 + B,)`, as `resample_sums` orders them."""
+    """Value (entry 0) and percentile interval (the others) of `draws` `(1 + B,)`, as `Resamples` orders them."""
     value = float(draws[0]) if np.isfinite(draws[0]) else None
     if len(draws) < 2 or not np.isfinite(draws).all():
         return Estimate(value)

@@ -25,7 +25,7 @@ from scipy.optimize import OptimizeWarning, curve_fit
 
 from annot_hf.data.targets import item_seeds
 from annot_hf.evaluation.equivalence import crossing, worth_record
-from annot_hf.evaluation.resampling import Estimate, estimate, resample_sums
+from annot_hf.evaluation.resampling import Estimate, Resamples, estimate
 from annot_hf.models.measures import jsd
 
 COVERED = 0.9  # share of the items that have N votes when nobody says what N is; our choice
@@ -39,7 +39,7 @@ class Curve:
 
     Attributes:
         runs: Mean over items in each resample of the votes `(R, N)`.
-        draws: Mean over items and resamples `(1 + B, N)`, as `resample_sums` orders them: row 0 is the curve, the others are
+        draws: Mean over items and resamples `(1 + B, N)`, as `Resamples` orders them: row 0 is the curve, the others are
             on resamples of speakers or items.
     """
 
@@ -95,10 +95,9 @@ def measure_curve(
     reference: np.ndarray,
     items: Sequence[str],
     votes: int,
-    clusters: np.ndarray | None = None,
+    resamples: Resamples | None = None,
     *,
-    resamples: int = 5,
-    n_resamples: int = 1000,
+    repeats: int = 5,
     seed: int = 0,
 ) -> Curve:
     """Divergence from fixed distributions of n = 1..N votes drawn without replacement.
@@ -111,20 +110,19 @@ def measure_curve(
         reference: Distributions `(I, K)`.
         items: Names `(I,)`.
         votes: N.
-        clusters: Speaker of each item `(I,)`, or None.
-        resamples: R; 5 in the paper.
-        n_resamples: Bootstrap resamples of speakers (items where there are none), for the interval.
+        resamples: Bootstrap resamples of the items, for the interval; 1,000 of single items when None.
+        repeats: R; 5 in the paper.
         seed: Seed of the draws.
 
     Raises:
         ValueError: An item has fewer votes, or a number is below 1.
     """
-    _check(counts, votes, resamples)
+    _check(counts, votes, repeats)
     found = (
         [_divergences(drawn[:, :, :votes], reference[rows, None])]
-        for rows, drawn in _blocks(counts, items, votes, resamples, seed, stream=0)
+        for rows, drawn in _blocks(counts, items, votes, repeats, seed, stream=0)
     )
-    return _curves(found, clusters, n_resamples, seed)[0]
+    return _curves(found, resamples)[0]
 
 
 def measure_held_out(
@@ -133,10 +131,9 @@ def measure_held_out(
     items: Sequence[str],
     people: int,
     votes: int,
-    clusters: np.ndarray | None = None,
+    resamples: Resamples | None = None,
     *,
-    resamples: int = 5,
-    n_resamples: int = 1000,
+    repeats: int = 5,
     seed: int = 0,
 ) -> HeldOut:
     """People against other people, and synthetic votes against the same others.
@@ -149,19 +146,18 @@ def measure_held_out(
         items: Names `(I,)`.
         people: M.
         votes: N.
-        clusters: Speaker of each item `(I,)`, or None.
-        resamples: R.
-        n_resamples: Bootstrap resamples.
+        resamples: Bootstrap resamples of the items.
+        repeats: R.
         seed: Seed of the draws.
 
     Raises:
         ValueError: An item has fewer votes, or a number is below 1.
     """
-    _check(human, people + 1, resamples)
-    _check(synthetic, votes, resamples)
+    _check(human, people + 1, repeats)
+    _check(synthetic, votes, repeats)
     pairs = zip(
-        _blocks(human, items, max(people, votes), resamples, seed, stream=1),
-        _blocks(synthetic, items, max(people, votes), resamples, seed, stream=0),
+        _blocks(human, items, max(people, votes), repeats, seed, stream=1),
+        _blocks(synthetic, items, max(people, votes), repeats, seed, stream=0),
         strict=True,
     )
 
@@ -171,7 +167,7 @@ def measure_held_out(
         return [_divergences(persons[:, :, :people], rest), _divergences(models[:, :, :votes], rest)]
 
     found = (against_the_rest(persons, models) for (_, persons), (_, models) in pairs)
-    human_curve, synthetic_curve = _curves(found, clusters, n_resamples, seed)
+    human_curve, synthetic_curve = _curves(found, resamples)
     reached = np.concatenate([human_curve.draws[:, :1], human_curve.draws], axis=1)  # no curve has a value for no vote
     worth = worth_record(crossing(reached, synthetic_curve.draws[:, -1]), people)
     return HeldOut(human_curve, synthetic_curve, items=len(human), fewest=int(human.sum(1).min()) - people, worth=worth)
@@ -181,10 +177,9 @@ def measure_ideal(
     reference: np.ndarray,
     items: Sequence[str],
     votes: int,
-    clusters: np.ndarray | None = None,
+    resamples: Resamples | None = None,
     *,
-    resamples: int = 5,
-    n_resamples: int = 1000,
+    repeats: int = 5,
     seed: int = 0,
 ) -> Curve:
     """The curve of annotators who vote as people do: N votes an item drawn from its `reference` `(I, K)` itself.
@@ -194,8 +189,7 @@ def measure_ideal(
     """
     pairs = zip(item_seeds(items, seed), np.asarray(reference, dtype=np.float64), strict=True)
     drawn = np.array([np.random.default_rng([one, 2]).multinomial(votes, q / q.sum()) for one, q in pairs])
-    options = {"resamples": resamples, "n_resamples": n_resamples, "seed": seed}
-    return measure_curve(drawn, reference, items, votes, clusters, **options)
+    return measure_curve(drawn, reference, items, votes, resamples, repeats=repeats, seed=seed)
 
 
 def check_whole(name: str, value: Any, least: int = 1) -> None:
@@ -204,21 +198,21 @@ def check_whole(name: str, value: Any, least: int = 1) -> None:
         raise ValueError(f"The {name} is {value!r}; give a whole number from {least} up.")
 
 
-def _check(counts: np.ndarray, votes: int, resamples: int) -> None:
+def _check(counts: np.ndarray, votes: int, repeats: int) -> None:
     check_whole("number of votes", votes)
-    check_whole("number of resamples", resamples)
+    check_whole("number of resamples", repeats)
     if not len(counts) or counts.sum(1).min() < votes:
         fewest = "there is no item" if not len(counts) else f"an item has {int(counts.sum(1).min())}"
         raise ValueError(f"{votes} votes are to be drawn of each item and {fewest}; leave such items out.")
 
 
 def _blocks(
-    counts: np.ndarray, items: Sequence[str], votes: int, resamples: int, seed: int, *, stream: int
+    counts: np.ndarray, items: Sequence[str], votes: int, repeats: int, seed: int, *, stream: int
 ) -> Iterator[tuple[slice, np.ndarray]]:
     """Rows of a block of items, and their votes in random orders: label codes `(B, R, V)`, -1 after the last."""
     counts = np.asarray(counts, dtype=np.int64)
     seeds, sizes = item_seeds(items, seed), counts.sum(1)
-    step = max(1, _BLOCK // (resamples * max(votes, 1) * counts.shape[1]))
+    step = max(1, _BLOCK // (repeats * max(votes, 1) * counts.shape[1]))
     for start in range(0, len(counts), step):
         rows = slice(start, start + step)
         size = sizes[rows]
@@ -226,9 +220,9 @@ def _blocks(
         codes[np.arange(size.max()) < size[:, None]] = np.repeat(
             np.tile(np.arange(counts.shape[1]), len(size)), counts[rows].ravel()
         )  # by label, so that the order of the votes in their table does not matter
-        keys = np.full((len(size), resamples, size.max()), np.inf)
+        keys = np.full((len(size), repeats, size.max()), np.inf)
         for row, (item_seed, number) in enumerate(zip(seeds[rows], size, strict=True)):
-            keys[row, :, :number] = np.random.default_rng([item_seed, stream]).random((resamples, number))
+            keys[row, :, :number] = np.random.default_rng([item_seed, stream]).random((repeats, number))
         order = np.argsort(keys, axis=-1)
         yield rows, np.take_along_axis(np.broadcast_to(codes[:, None], keys.shape), order, axis=-1)
 
@@ -245,16 +239,14 @@ def _divergences(codes: np.ndarray, reference: np.ndarray) -> np.ndarray:
     return jsd(sums, reference[:, :, None])
 
 
-def _curves(
-    blocks: Iterable[Sequence[np.ndarray]], clusters: np.ndarray | None, n_resamples: int, seed: int
-) -> list[Curve]:
+def _curves(blocks: Iterable[Sequence[np.ndarray]], resamples: Resamples | None) -> list[Curve]:
     """Means over items with their intervals, from blocks of items with the divergences `(B, R, N)` of each curve."""
     sums = [[(part.mean(1), part.sum(0)) for part in block] for block in blocks]
     curves = []
     for parts in zip(*sums, strict=True):
         per_item = np.concatenate([item for item, _ in parts])
         columns = {"sum": per_item, "items": np.ones(len(per_item))}
-        found = resample_sums(columns, clusters, n_resamples=n_resamples, seed=seed)
+        found = (resamples or Resamples()).sums(columns)
         runs = np.sum([run for _, run in parts], axis=0) / len(per_item)
         curves.append(Curve(runs, found["sum"] / found["items"][:, None]))
     return curves

@@ -12,48 +12,36 @@ import pandas as pd
 from annot_hf.data.predictions import Predictions
 from annot_hf.data.targets import disagreement, scale_means
 from annot_hf.data.votes import VoteTable
-from annot_hf.evaluation.resampling import Measured, estimate, resample_fit
+from annot_hf.evaluation.resampling import Measured, Resamples
 
 KINDS = {"ccc": ("CCC", "higher"), "pearson": ("Pearson", "higher"), "rmse": ("RMSE", "lower")}
 COVERED = 1.96  # deviations on either side that hold 95 % of a normal distribution
 
 
-def score_scales(
-    predictions: Predictions,
-    votes: VoteTable,
-    items: Sequence[str],
-    *,
-    speakers: Sequence[str] | None = None,
-    n_resamples: int = 1000,
-    seed: int = 0,
-) -> list[dict[str, Any]]:
-    """Compare predicted with mean ratings, one entry a scale question that the votes have.
+def describe_scales(predictions: Predictions, votes: VoteTable, items: Sequence[str]) -> dict[str, Any]:
+    """What the measures of scales and of disagreement rest on.
 
     Args:
-        predictions: With `scales`.
+        predictions: What a model says.
         votes: The votes.
         items: Evaluated items `(n,)`.
-        speakers: Speaker of each of them `(n,)`, whom intervals resample; the items themselves when None.
-        n_resamples: Bootstrap resamples.
-        seed: Seed of the resampling.
 
     Returns:
-        Dictionaries with `question`, `items` (rated ones), `ccc` and `pearson` with their intervals, `rmse` on [-1, 1]
-        with its interval, and `covered`: the share of items whose mean rating lies within 1.96 predicted deviations.
+        `scales`: for each scale question answered beside the distribution, `question`, `items` (rated ones), and `covered`,
+        the share of items whose mean rating lies within 1.96 predicted deviations. `disagreement`: its `kind`, and the `items`
+        with two votes or more; None without such predictions or items.
     """
-    one, found = {"model": predictions}, []
-    measured = measure_scales(one, votes, items, speakers=speakers, n_resamples=n_resamples, seed=seed)
-    for name in scale_names(one, votes):
+    scales = []
+    for name in scale_names({"model": predictions}, votes):
         true, mean, deviation, _ = _rated(predictions, votes, items, name)
-        found.append(
-            {
-                "question": name,
-                "items": len(true),
-                **{kind: estimate(measured[f"{kind}_{name}"].draws["model"]).to_dict() for kind in KINDS},
-                "covered": float((abs(mean - true) <= COVERED * deviation).mean()),
-            }
-        )
-    return found
+        covered = float((abs(mean - true) <= COVERED * deviation).mean())
+        scales.append({"question": name, "items": len(true), "covered": covered})
+    disputed = None
+    if predictions.disagreement is not None:
+        voted = np.isfinite(_disagreement(predictions, votes, items))
+        if voted.any():
+            disputed = {"kind": predictions.disagreement_kind, "items": int(voted.sum())}
+    return {"scales": scales, "disagreement": disputed}
 
 
 def scale_names(systems: Mapping[str, Predictions], votes: VoteTable) -> list[str]:
@@ -66,10 +54,7 @@ def measure_scales(
     systems: Mapping[str, Predictions],
     votes: VoteTable,
     items: Sequence[str],
-    *,
-    speakers: Sequence[str] | None = None,
-    n_resamples: int = 1000,
-    seed: int = 0,
+    resamples: Resamples | None = None,
 ) -> dict[str, Measured]:
     """CCC, Pearson's r and RMSE on [-1, 1] of every scale question, all systems on the same resamples of rated items.
 
@@ -77,9 +62,7 @@ def measure_scales(
         systems: System -> predictions; one without the question is not among its draws.
         votes: The votes.
         items: Evaluated items `(n,)`.
-        speakers: Speaker of each of them `(n,)`, whom resamples draw; the items themselves when None.
-        n_resamples: Bootstrap resamples.
-        seed: Seed of the resampling.
+        resamples: Bootstrap resamples of these items; 1,000 of single items when None.
 
     Returns:
         Measures by name, such as "ccc_valence".
@@ -91,8 +74,7 @@ def measure_scales(
             if name not in [question.name for question in predictions.scales]:
                 continue
             true, mean, _, rated = _rated(predictions, votes, items, name)
-            clusters = None if speakers is None else np.asarray(speakers)[rated]
-            fit = resample_fit(mean, true, clusters, n_resamples=n_resamples, seed=seed)
+            fit = (resamples or Resamples()).select(rated).fit(mean, true)
             for kind in KINDS:
                 draws[kind][system] = fit[kind]
         for kind, (title, better) in KINDS.items():
@@ -112,45 +94,45 @@ def _rated(
     return true[rated], predictions.scale_means[rows, column], predictions.scale_deviations[rows, column], rated
 
 
-def score_disagreement(
-    predictions: Predictions,
-    votes: VoteTable,
-    items: Sequence[str],
-    *,
-    speakers: Sequence[str] | None = None,
-    n_resamples: int = 1000,
-    seed: int = 0,
-) -> dict[str, Any] | None:
-    """Compare predicted disagreement with that of the votes.
+def measure_disagreement(
+    systems: Mapping[str, Predictions], votes: VoteTable, items: Sequence[str], resamples: Resamples | None = None
+) -> dict[str, Measured]:
+    """CCC, Pearson's r and RMSE of predicted disagreement against that of the votes, over items with two votes or more.
 
     Args:
-        predictions: With `disagreement`, or there is nothing to compare.
+        systems: System -> predictions; one that predicts no disagreement is not among the draws.
         votes: The votes.
         items: Evaluated items `(n,)`.
-        speakers: Speaker of each of them `(n,)`, whom intervals resample; the items themselves when None.
-        n_resamples: Bootstrap resamples.
-        seed: Seed of the resampling.
+        resamples: Bootstrap resamples of these items; 1,000 of single items when None.
 
     Returns:
-        `kind`, `items` (those with two votes or more), and `ccc`, `pearson` and `rmse` with their intervals; None without
-        such predictions or items.
+        "disagreement_ccc", "disagreement_pearson" and "disagreement_rmse"; nothing where no system predicts it.
     """
-    if predictions.disagreement is None:
-        return None
+    draws: dict[str, dict[str, np.ndarray]] = {kind: {} for kind in KINDS}
+    for system, predictions in systems.items():
+        if predictions.disagreement is None:
+            continue
+        true = _disagreement(predictions, votes, items)
+        voted = np.isfinite(true)
+        if voted.any():
+            rows = pd.Index(predictions.items).get_indexer(pd.Index(items))[voted]
+            fit = (resamples or Resamples()).select(voted).fit(predictions.disagreement[rows], true[voted])
+            for kind in KINDS:
+                draws[kind][system] = fit[kind]
+    return {
+        f"disagreement_{kind}": Measured(f"{title} of disagreement", "0 to 1", better, draws[kind])
+        for kind, (title, better) in KINDS.items()
+        if draws[kind]
+    }
+
+
+def _disagreement(predictions: Predictions, votes: VoteTable, items: Sequence[str]) -> np.ndarray:
+    """Disagreement of the votes on each item `(n,)`, of the kind that is predicted; NaN with fewer than two votes."""
     asked = votes.question(predictions.questions[0].name)
     if predictions.disagreement_kind == "deviation" and not asked.is_scale and asked.labels != predictions.support:
         raise ValueError(
             f"Question {asked.name!r} has the steps {', '.join(asked.labels)} in the votes and "
             f"{', '.join(predictions.support)} in the predictions; a deviation needs one order of labels."
         )
-    row = {name: index for index, name in enumerate(predictions.items)}
     names = [question.name for question in predictions.questions]
-    true = disagreement(votes, names, items, predictions.disagreement_kind)
-    voted = np.isfinite(true)
-    if not voted.any():
-        return None
-    true, predicted = true[voted], predictions.disagreement[[row[item] for item in items]][voted]
-    clusters = None if speakers is None else np.asarray(speakers)[voted]
-    fit = resample_fit(predicted, true, clusters, n_resamples=n_resamples, seed=seed)
-    scores = {name: estimate(draws).to_dict() for name, draws in fit.items()}
-    return {"kind": predictions.disagreement_kind, "items": int(voted.sum()), **scores}
+    return disagreement(votes, names, items, predictions.disagreement_kind)

@@ -1,36 +1,13 @@
 """Scores of predicted distributions against the votes, each beside the marginal baseline and with its interval."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
-import pandas as pd
 
-from annot_hf.data.predictions import Predictions
 from annot_hf.data.questions import Question
-from annot_hf.data.targets import Targets
-from annot_hf.evaluation.alignment import (
-    FLOOR,
-    Pairing,
-    align,
-    dimensions,
-    expectation,
-    floored,
-    marginal_of,
-    speakers_of,
-)
-from annot_hf.evaluation.raters import rater_scores
-from annot_hf.evaluation.resampling import (
-    Measured,
-    accuracy_of,
-    ccc_of,
-    moments,
-    pearson_of,
-    resample_spearman,
-    resample_sums,
-    uar_of,
-)
+from annot_hf.evaluation.alignment import FLOOR, dimensions, expectation, floored
+from annot_hf.evaluation.resampling import Measured, Resamples, accuracy_of, ccc_of, moments, pearson_of, uar_of
 from annot_hf.models import measures
 from annot_hf.models.measures import class_counts, f1_of, macro_f1_of, ratio
 
@@ -49,7 +26,6 @@ MEASURES: dict[str, tuple[str, str, str]] = {  # title, unit, which way is bette
     "uar": ("Unweighted average recall", "0 to 1", "higher"),
     "ccc": ("CCC of the expectation", "-1 to 1", "higher"),
 }
-DIFFERENCES = "Differences are model - marginal on the same resamples (paired)."
 REFERENCES = {
     "soft": "the fractions of the votes",
     "majority": "the most frequent label of the votes (ties shared), which hides disagreement",
@@ -59,119 +35,11 @@ REFERENCES = {
 _MEANS = ("jsd", "cross_entropy", "kl", "tvd", "bhattacharyya")
 
 
-@dataclass(frozen=True, eq=False)  # equality is that of mappings
-class Scores(Mapping[str, dict[str, Any]]):
-    """A mapping from measure to `{title, unit, better, value, low, high, marginal, difference}`.
-
-    `marginal` is the baseline's `{value, low, high}` and `difference` that of model - marginal, paired; ends of
-    intervals are None where nothing can be resampled.
-
-    Attributes:
-        measures: Item-level measures.
-        raters: Measures over single answers of named raters, in the same form, with `consensus` beside `marginal`.
-        classes: Per label: share of votes and of predicted probability, plurality items, precision, recall, F1.
-        counts: What was counted: items evaluated and left out, votes, speakers, ties.
-        notes: Definitions and caveats in plain words.
-        baseline: What the marginal is.
-        per_item: One row an item: speaker, votes, JSD of model and marginal, entropies, pluralities.
-    """
-
-    measures: dict[str, dict[str, Any]]
-    raters: dict[str, dict[str, Any]]
-    classes: list[dict[str, Any]]
-    counts: dict[str, float]
-    notes: list[str]
-    baseline: str
-    per_item: pd.DataFrame = field(repr=False)
-
-    def __getitem__(self, name: str) -> dict[str, Any]:
-        return self.measures[name] if name in self.measures else self.raters[name]
-
-    def __iter__(self) -> Iterator[str]:
-        yield from self.measures
-        yield from self.raters
-
-    def __len__(self) -> int:
-        return len(self.measures) + len(self.raters)
-
-    def to_dict(self) -> dict[str, Any]:
-        """Everything but the per-item table, as plain values for JSON."""
-        names = ("measures", "raters", "classes", "counts", "notes", "baseline")
-        return {name: getattr(self, name) for name in names}
-
-
-def score(
-    predictions: Predictions,
-    targets: Targets,
-    *,
-    speakers: Mapping[str, str] | Sequence[str] | np.ndarray | None = None,
-    marginal: Sequence[float] | Mapping[str, float] | np.ndarray | None = None,
-    n_resamples: int = 1000,
-    seed: int = 0,
-    on_missing: Literal["error", "exclude"] = "error",
-) -> Scores:
-    """Compare predicted distributions with the votes, and with the marginal baseline.
-
-    Every mean is over items. For grids over two scale questions, CCC takes expectations at cell centres on both sides.
-
-    Args:
-        predictions: What the model says.
-        targets: What the votes say: the one reference of every number here.
-        speakers: Speaker of each item, by name or in the order of `predictions.items`; resampling is then by speaker.
-        marginal: Distribution of the training votes `(K,)`. Without it the evaluated votes' own mean stands in.
-        n_resamples: Bootstrap resamples behind each 95 % interval; 0 for none.
-        seed: Seed of the resampling.
-        on_missing: What to do with items that only one side has: raise, or leave them out and count them.
-
-    Raises:
-        ValueError: The inputs do not fit together; see `align`.
-    """
-    pairing = align(predictions, targets, on_missing=on_missing)
-    clusters = speakers_of(speakers, predictions, pairing)
-    size = len(pairing.q)
-    marginal, baseline = marginal_of(marginal, pairing.q, targets.support)
-    systems = {"model": pairing.p, "marginal": np.tile(marginal, (size, 1))}
-    measured, columns = measure(systems, pairing.q, targets.questions, clusters, n_resamples=n_resamples, seed=seed)
-    table = {name: one.record(paired=not name.startswith("gap_closed")) for name, one in measured.items()}
-
-    votes = np.asarray(targets.votes_per_item)[pairing.target]
-    counts = {
-        "n_expected": size + pairing.only_predicted + pairing.only_target,
-        "n_evaluated": size,
-        "predicted_without_target": pairing.only_predicted,
-        "target_without_prediction": pairing.only_target,
-        "votes": float(votes.sum()) if votes.sum() % 1 else int(votes.sum()),
-        "speakers": 0 if clusters is None else len(set(clusters)),
-        "plurality_ties": int(((pairing.q >= pairing.q.max(axis=1, keepdims=True) - 1e-12).sum(axis=1) > 1).sum()),
-        "floored_probabilities": int(((pairing.p < FLOOR) & (pairing.q > 0)).sum()),
-    }
-    raters, rater_counts = rater_scores(
-        predictions, targets, pairing, clusters=clusters, marginal=marginal, n_resamples=n_resamples, seed=seed
-    )
-    per_item = pd.DataFrame({"item": pairing.items, "speaker": clusters, "votes": votes})
-    per_item["jsd"], per_item["jsd_marginal"] = columns["model/jsd"], columns["marginal/jsd"]
-    per_item["entropy_votes"], per_item["entropy_predicted"] = columns["vote_entropy"], measures.entropy(pairing.p)
-    support = np.array(targets.support, dtype=object)
-    per_item["plurality"], per_item["predicted"] = support[pairing.q.argmax(axis=1)], support[pairing.p.argmax(axis=1)]
-    return Scores(
-        measures=table,
-        raters=raters,
-        classes=_per_class(pairing, targets.support, columns["model/classes"].sum(axis=0)),
-        counts=counts | rater_counts,
-        notes=describe(clusters, size, n_resamples, targets.method),
-        baseline=baseline,
-        per_item=per_item,
-    )
-
-
 def measure(
     systems: Mapping[str, np.ndarray],
     q: np.ndarray,
     questions: Sequence[Question],
-    clusters: np.ndarray | None,
-    *,
-    n_resamples: int,
-    seed: int,
+    resamples: Resamples,
 ) -> tuple[dict[str, Measured], dict[str, np.ndarray]]:
     """Every measure over items, of all systems on the same resamples, and the per-item columns behind them.
 
@@ -179,14 +47,12 @@ def measure(
         systems: What each system predicts `(n, K)`; one of them is "marginal".
         q: Distributions of the votes `(n, K)`.
         questions: What was asked.
-        clusters: Speaker of each item `(n,)`, or None.
-        n_resamples: Bootstrap resamples.
-        seed: Seed of the resampling.
+        resamples: Resamples of the items.
     """
     columns = {"count": np.ones(len(q)), "vote_entropy": measures.entropy(q)}
     for system, p in systems.items():
         columns |= {f"{system}/{name}": column for name, column in _columns(p, q, questions).items()}
-    sums = resample_sums(columns, clusters, n_resamples=n_resamples, seed=seed)
+    sums = resamples.sums(columns)
     draws = {system: _statistics(sums, system, questions) for system in systems}
     first = next(iter(systems))
     return {name: _measured(name, draws) for name in _ordered(draws[first], questions)}, columns
@@ -195,19 +61,14 @@ def measure(
 def measure_entropy_ranks(
     systems: Mapping[str, np.ndarray],
     q: np.ndarray,
-    clusters: np.ndarray | None,
-    *,
-    n_resamples: int,
-    seed: int,
+    resamples: Resamples,
 ) -> Measured:
     """Spearman's correlation of predicted and true entropies, on the resamples of `measure` and with its arguments.
 
     Where `entropy_correlation` asks for a line between the two entropies, this asks only whether the items that divide
     people more are those that are said to.
     """
-    predicted = {system: _entropies(p) for system, p in systems.items()}
-    truth = _entropies(q)
-    draws = resample_spearman(predicted, truth, clusters, n_resamples=n_resamples, seed=seed)
+    draws = resamples.spearman({system: _entropies(p) for system, p in systems.items()}, _entropies(q))
     return Measured("Rank correlation of entropies", "-1 to 1", "higher", draws)
 
 
@@ -274,15 +135,21 @@ def _measured(name: str, draws: dict[str, dict[str, np.ndarray]]) -> Measured:
     return Measured(title, unit, better, {system: found[name] for system, found in draws.items() if name in found})
 
 
-def _per_class(pairing: Pairing, support: Sequence[str], counts: np.ndarray) -> list[dict[str, Any]]:
-    """A line per label; precision and recall are None where nothing was predicted or true."""
-    hits, predicted, true = counts
+def count_classes(p: np.ndarray, q: np.ndarray, support: Sequence[str]) -> list[dict[str, Any]]:
+    """A line per label: shares, plurality items, F1; precision and recall are None where nothing was predicted or true.
+
+    Args:
+        p: Predicted distributions `(n, K)`.
+        q: Distributions of the votes `(n, K)`.
+        support: The K labels.
+    """
+    hits, predicted, true = counts = class_counts(p.argmax(axis=1), q.argmax(axis=1), len(support)).sum(axis=0)
     precision, recall, f1 = ratio(hits, predicted), ratio(hits, true), f1_of(counts)
     return [
         {
             "label": label,
-            "votes": float(pairing.q[:, k].mean()),
-            "predicted": float(pairing.p[:, k].mean()),
+            "votes": float(q[:, k].mean()),
+            "predicted": float(p[:, k].mean()),
             "plurality_items": int(true[k]),
             "predicted_items": int(predicted[k]),
             "precision": None if np.isnan(precision[k]) else float(precision[k]),
@@ -294,36 +161,37 @@ def _per_class(pairing: Pairing, support: Sequence[str], counts: np.ndarray) -> 
 
 
 def describe(
-    clusters: np.ndarray | None,
-    size: int,
-    n_resamples: int,
-    method: str,
-    differences: str = DIFFERENCES,
-    unit: str = "speaker",
+    resamples: Resamples, size: int, method: str, pairs: Sequence[tuple[str, str]] = (), unit: str = "speaker"
 ) -> list[str]:
     """Definitions and caveats behind the numbers, a sentence or two each.
 
-    `differences` tells what is compared, and `unit` what a cluster is called.
+    Args:
+        resamples: Resamples of the items.
+        size: Number of items.
+        method: How the targets were made.
+        pairs: Systems that are compared.
+        unit: What a cluster is called.
     """
-    units = "item" if clusters is None else unit
-    count = size if clusters is None else len(set(clusters))
-    if not n_resamples or count < 2:
-        why = f"there is only {count} {units}" if n_resamples else "no resampling was asked for"
+    units = "item" if resamples.clusters is None else unit
+    count = resamples.cluster_count or size
+    if not resamples.n or count < 2:
+        why = f"there is only {count} {units}" if resamples.n else "no resampling was asked for"
         interval = f"No intervals: {why}."
     else:
-        interval = f"Intervals are 95 % percentile intervals over {n_resamples:,} resamples of {count:,} {units}s."
-        if clusters is None:
+        interval = f"Intervals are 95 % percentile intervals over {resamples.n:,} resamples of {count:,} {units}s."
+        if resamples.clusters is None:
             interval += (
                 f" Without {unit}s, items count as independent; with several items a {unit}, that is too narrow."
             )
         elif count < 10:
             interval += f" With so few {unit}s they are rough."
+    compared = f" {pairs[0][0]} - {pairs[0][1]}" if len(pairs) == 1 else ""
     floor = "An item has few votes, whose entropy lies below that of opinion: the floor is out of a model's reach."
     return [
         f"One reference for every system: {REFERENCES[method]}, each item counting once.",
         *([floor] if method == "soft" else []),
         interval,
-        differences,
+        f"Differences are{compared} on the same resamples (paired).",
         "JSD is the divergence, not its square root: 0 to ln 2 = 0.693 nats, or 0 to 1 bit.",
         f"Predicted probabilities are floored at {FLOOR:g} and renormalised for KL and cross-entropy.",
         "Plurality ties go to the label that comes first in the support. Macro-F1 averages over all labels, and a label "

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from annot_hf.evaluation.resampling import Measured, accuracy_of, macro_f1_present_of, resample_cells, resample_sums
+from annot_hf.evaluation.resampling import Measured, Resamples, accuracy_of, macro_f1_present_of
 from annot_hf.models import measures
 from annot_hf.models.measures import class_counts, macro_f1_of, ratio
 
@@ -86,10 +86,7 @@ def measure_strata(
     systems: Mapping[str, np.ndarray],
     q: np.ndarray,
     strata: Sequence[Stratum],
-    clusters: np.ndarray | None,
-    *,
-    n_resamples: int,
-    seed: int,
+    resamples: Resamples,
 ) -> dict[str, Measured]:
     """JSD, accuracy and macro-F1 in every stratum, named such as "macro_f1_thirds_low".
 
@@ -100,9 +97,7 @@ def measure_strata(
         systems: What each system predicts `(n, K)`.
         q: Distributions of the votes `(n, K)`.
         strata: What `entropy_strata` found.
-        clusters: Speaker of each item `(n,)`, or None.
-        n_resamples: Bootstrap resamples.
-        seed: Seed of the resampling.
+        resamples: Resamples of the items.
     """
     true, classes = q.argmax(axis=1), q.shape[1]
     predicted = {system: p.argmax(axis=1) for system, p in systems.items()}
@@ -115,9 +110,7 @@ def measure_strata(
         per_item, jsd = class_counts(predicted[system], true, classes), measures.jsd(p, q)
         counts |= {f"{system}/{key}": per_item * rows[:, None, None] for key, rows in member.items()}
         losses |= {f"{system}/{key}": jsd * rows for key, rows in member.items()}
-    options = {"n_resamples": n_resamples, "seed": seed}
-    counts = resample_cells(counts, cell, clusters, **options)
-    losses = resample_sums(losses, clusters, **options)
+    counts, losses = resamples.cells(counts, cell), resamples.sums(losses)
     out = {}
     for stratum in strata:
         where = f", {stratum.name} entropy ({stratum.scheme})"

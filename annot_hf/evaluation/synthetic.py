@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from annot_hf.data.targets import winners
-from annot_hf.evaluation.resampling import Measured, estimate, resample_sums
+from annot_hf.evaluation.resampling import Measured, Resamples, estimate
 from annot_hf.evaluation.strata import NAMES, entropy_strata
 from annot_hf.models import measures
 from annot_hf.models.measures import ratio
@@ -64,10 +64,7 @@ def measure_agreement(
     human: np.ndarray,
     synthetic: np.ndarray,
     support: Sequence[str],
-    clusters: np.ndarray | None = None,
-    *,
-    n_resamples: int = 1000,
-    seed: int = 0,
+    resamples: Resamples | None = None,
 ) -> SyntheticAgreement:
     """Agreement of synthetic annotators with people, beside that of people with each other, by ambiguity.
 
@@ -75,9 +72,7 @@ def measure_agreement(
         human: People's votes per item and label `(I, K)`, whole numbers; items with fewer than two are counted and left out.
         synthetic: Synthetic votes `(I, K)`, whole numbers, at least one an item.
         support: The K labels.
-        clusters: Speaker of each item `(I,)`, or None.
-        n_resamples: Bootstrap resamples of speakers (items where there are none).
-        seed: Seed of the resampling.
+        resamples: Bootstrap resamples of the items; 1,000 of single items when None.
 
     Raises:
         ValueError: An item has no synthetic vote, or no item has votes of two people.
@@ -91,7 +86,6 @@ def measure_agreement(
             f"None of {len(human)} items has votes of two people, so there is no agreement among people to compare with."
         )
     human, synthetic = human[rows], synthetic[rows]
-    clusters = None if clusters is None else np.asarray(clusters)[rows]
     q, p = (counts / counts.sum(1, keepdims=True) for counts in (human, synthetic))
     strata = [one for one in entropy_strata(q, support) if one.scheme == "tertiles"]
     member = {ALL: np.ones(len(q))} | {one.name: one.rows.astype(np.float64) for one in strata}
@@ -117,7 +111,7 @@ def measure_agreement(
         for name, column in columns.items()
         for key, inside in member.items()
     }
-    sums = resample_sums(summed, clusters, n_resamples=n_resamples, seed=seed)
+    sums = (resamples or Resamples()).select(rows).sums(summed)
     records: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in TITLES}
     for key in member:
         drawn = {

@@ -7,7 +7,6 @@ A fold is a view of the corpus in memory (`ExportedCorpus.with_splits`): nothing
 fold computes serve all. Runs that are there already are kept, so an interrupted cross-validation goes on.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -15,18 +14,19 @@ from pathlib import Path
 
 from tqdm.auto import tqdm
 
-from annot_hf.data.corpus import check_own, replace_file
+from annot_hf.data.corpus import check_own
 from annot_hf.data.export import ExportedCorpus, read_export
 from annot_hf.data.folds import Fold, check_division, draw_groups, group_items, make_folds
-from annot_hf.data.predictions import Predictions
+from annot_hf.data.predictions import Predictions, pool_predictions
 from annot_hf.data.questions import nearest
 from annot_hf.data.targets import Targets
-from annot_hf.evaluation.evaluate import SystemScores, measure_repeats, pool_predictions
-from annot_hf.experiments.plans import TAKEN, Plan, changes_markdown, plan_of, planned_runs
+from annot_hf.evaluation.evaluate import Evaluation, evaluate
+from annot_hf.experiments.plans import TAKEN, Plan, changes_of, plan_of, planned_runs
 from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.trunks import read_trunk_config
 from annot_hf.report.figures import plot_crossval, save_figure
-from annot_hf.report.tables import crossval_markdown, markdown_safe
+from annot_hf.report.pages import write_json, write_markdown
+from annot_hf.report.tables import crossval_tables, fold_notes
 from annot_hf.training.checkpoints import held
 from annot_hf.training.inputs import item_sources
 from annot_hf.training.recipe import LOG_MEL, Run, members_folder, trains_members
@@ -49,7 +49,7 @@ def crossval(
     seed: int | None = None,
     n_resamples: int = 1000,
     keep_models: bool = False,
-) -> tuple[SystemScores, Path]:
+) -> tuple[Evaluation, Path]:
     """Train, predict and score every fold of every repeat, all systems on the same folds.
 
     Every item with votes on the question takes part, whatever its released split. In each fold the training part learns,
@@ -114,17 +114,18 @@ def crossval(
     divided = [fold for fold in divided if test_folds is None or fold.number < test_folds]
     _check_inputs(planned, exported, targets)
     with held(out):
-        found = measure_repeats(
+        found = evaluate(
             _predict_all(planned, exported, targets, divided, folds, unit, keep_models),
             targets,
-            divided,
-            groups,
+            speakers=None if unit == "item" else dict(zip(targets.items, groups, strict=True)),
+            folds=divided,
             unit=unit,
+            parts=("items", "ranks"),
             n_resamples=n_resamples,
         )
-        found.notes.extend(_about(exported, targets, splits))
+        notes = [*fold_notes(found), *found.notes, *_about(exported, targets, splits)]
         if items is not None:
-            found.notes.append(f"{len(targets):,} items take part, whole {unit}s drawn at random.")
+            notes.append(f"{len(targets):,} items take part, whole {unit}s drawn at random.")
         facts = {
             "title": plan.title,
             "corpus": exported.name,
@@ -138,16 +139,32 @@ def crossval(
             "seed": base,
             "excluded": targets.excluded,
         }
-        text = json.dumps(facts | {"systems": plan.systems} | found.to_dict(), indent=1, allow_nan=False) + "\n"
-        replace_file(out / "crossval.json", lambda path: path.write_text(text))
+        write_json(out / "crossval.json", facts | {"systems": plan.systems, "evaluation": found.to_dict()})
         save_figure(lambda: plot_crossval(found), out / "crossval.png")
-        page = out / "crossval.md"
-        page.write_text(
-            f"## {markdown_safe(plan.title)}\n\n{crossval_markdown(found)}\n![Measures of every system](crossval.png)\n\n"
-            f"{changes_markdown(plan)}",
-            encoding="utf-8",
+        page = write_markdown(
+            out / "crossval.md",
+            title=plan.title,
+            summary=_summary(found),
+            tables=crossval_tables(found),
+            notes=notes,
+            details=facts | changes_of(plan),
+            figure=("crossval.png", "Measures of every system"),
         )
     return found, page
+
+
+def _summary(found: Evaluation) -> str:
+    """How the items are divided."""
+    counts = found.counts
+    unit, folds, repeats = counts["unit"], counts["folds"], counts["runs"][found.systems[0]]
+    divided = f"divided into {len(folds) // repeats} folds {'once' if repeats == 1 else f'{repeats} times'}"
+    if counts["items not tested"]:
+        divided = (
+            f"the test parts of {len(folds)} folds; {counts['items not tested']:,} more items, which other folds would test, "
+            "are only learned from"
+        )
+    grouped = "" if unit == "item" else f" of {counts['groups']:,} {unit}s"
+    return f"{counts['n_evaluated']:,} items{grouped}, {divided}. In brackets the 95 % interval, if there is one."
 
 
 def _targets(planned: Mapping[str, Sequence[Run]], corpus: ExportedCorpus, splits: Sequence[str]) -> Targets:

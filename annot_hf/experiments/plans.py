@@ -7,14 +7,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from annot_hf.data.corpus import check_own, replace_file
+from annot_hf.data.corpus import check_own
 from annot_hf.data.export import read_export
 from annot_hf.data.predictions import Predictions
 from annot_hf.data.questions import nearest
 from annot_hf.data.yaml_text import read_yaml
 from annot_hf.evaluation.alignment import groups_of, items_by_name
-from annot_hf.evaluation.evaluate import SystemScores, measure_systems
-from annot_hf.report.tables import markdown_safe, systems_markdown
+from annot_hf.evaluation.evaluate import Evaluation, evaluate
+from annot_hf.report.pages import write_json, write_markdown
+from annot_hf.report.tables import systems_tables
 from annot_hf.training.checkpoints import held
 from annot_hf.training.recipe import Run, load_recipe
 from annot_hf.training.train import check_trunk, predictions_of
@@ -123,7 +124,7 @@ def run_plan(
     *,
     split: str = "test",
     n_resamples: int = 1000,
-) -> tuple[SystemScores, Path]:
+) -> tuple[Evaluation, Path]:
     """Train, predict and score what a plan says; runs that are there already are kept, so an interrupted plan goes on.
 
     Args:
@@ -157,7 +158,7 @@ def run_plan(
         bins = next(iter(planned.values()))[0].options.get("bins", 4)
         targets = exported.targets(split, [question.name for question in first.questions], bins=bins)
         about = items_by_name(exported.items)
-        found = measure_systems(
+        found = evaluate(
             runs,
             targets,
             speakers=about["speaker"],
@@ -166,7 +167,6 @@ def run_plan(
             marginal=first.in_order(targets.support).meta.get("marginal"),
             n_resamples=n_resamples,
         )
-        found.notes.extend(dict.fromkeys(run.caution for several in runs.values() for run in several if run.caution))
         facts = {
             "title": plan.title,
             "corpus": exported.name,
@@ -174,19 +174,26 @@ def run_plan(
             "recipe": plan.recipe,
             "overrides": list(overrides),
         }
-        text = json.dumps(facts | {"systems": plan.systems} | found.to_dict(), indent=1, allow_nan=False) + "\n"
-        replace_file(out / "results.json", lambda path: path.write_text(text))
-        page = out / "results.md"
-        page.write_text(
-            f"## {markdown_safe(plan.title)}\n\n{systems_markdown(found)}\n{changes_markdown(plan)}", encoding="utf-8"
+        cautions = dict.fromkeys(run.caution for several in runs.values() for run in several if run.caution)
+        counts = found.counts
+        seeds = ", ".join(f"{name}: {count}" for name, count in counts["runs"].items())
+        write_json(out / "results.json", facts | {"systems": plan.systems, "evaluation": found.to_dict()})
+        page = write_markdown(
+            out / "results.md",
+            title=plan.title,
+            summary=f"{counts['n_evaluated']:,} items, {counts['speakers']:,} speakers. Runs with different seeds: {seeds}. "
+            "Each value is the mean over a system's runs; in brackets its 95 % interval, if there is one; \u00b1 the standard "
+            "deviation between runs.",
+            tables=systems_tables(found),
+            notes=[*found.notes, f"The gap starts from {found.reference.baseline}.", *cautions],
+            details=facts | changes_of(plan),
         )
     return found, page
 
 
-def changes_markdown(plan: Plan) -> str:
-    """What each system of a plan is."""
-    changes = "\n".join(f"- {markdown_safe(name)}: {_said(changes)}" for name, changes in plan.systems.items())
-    return f"What each system changes of `{plan.recipe}`:\n\n{changes}\n"
+def changes_of(plan: Plan) -> dict[str, str]:
+    """What each system of a plan changes of the recipe, for a page."""
+    return {f"system {name}": _said(changes) for name, changes in plan.systems.items()}
 
 
 def planned_runs(
@@ -237,4 +244,4 @@ def _folder_name(system: str) -> str:
 
 
 def _said(changes: Mapping[str, Any]) -> str:
-    return ", ".join(f"`{name}: {json.dumps(value)}`" for name, value in changes.items()) or "nothing"
+    return ", ".join(f"{name}: {json.dumps(value)}" for name, value in changes.items()) or "nothing"

@@ -10,6 +10,7 @@ from annot_hf.data.questions import Question, nearest
 from annot_hf.data.synthetic import SYNTHETIC, Annotations, answers_to, check_corpus, is_synthetic
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.alignment import examples
+from annot_hf.evaluation.resampling import Resamples
 from annot_hf.evaluation.saturation import (
     HeldOut,
     check_whole,
@@ -85,8 +86,8 @@ def measure_saturation(
         "items without human votes": int(((human.sum(1) == 0) & (model.sum(1) > 0)).sum()),
     }
     items, human, model = items[both], human[both], model[both]
-    clusters = _speakers(table[both])
-    options = {"resamples": resamples, "n_resamples": n_resamples, "seed": seed}
+    drawn = Resamples(_speakers(table[both]), n_resamples, seed)
+    options = {"repeats": resamples, "seed": seed}
     votes = votes_that_most_have(model.sum(1)) if votes is None else votes
     enough = model.sum(1) >= votes
     if not enough.any():
@@ -98,20 +99,21 @@ def measure_saturation(
         f"items with fewer than {votes} synthetic votes": int((~enough).sum()),
     } | counts
     q = human / human.sum(1, keepdims=True)
-    drawn = (items[enough], votes, None if clusters is None else clusters[enough])
+    drawn_enough = drawn.select(enough)
+    common = (items[enough], votes, drawn_enough)
     curve, ideal = (
-        measure_curve(model[enough], q[enough], *drawn, **options),
-        measure_ideal(q[enough], *drawn, **options),
+        measure_curve(model[enough], q[enough], *common, **options),
+        measure_ideal(q[enough], *common, **options),
     )
     agreement = None
     if (human.sum(1) >= 2).any():
-        agreement = measure_agreement(human, model, asked.labels, clusters, n_resamples=n_resamples, seed=seed)
+        agreement = measure_agreement(human, model, asked.labels, drawn)
     return Saturation(
         curve,
         ideal,
         find_saturation(curve.mean),
         find_saturation(ideal.mean),
-        _held_out(human[enough], model[enough], *drawn, **options),
+        _held_out(human[enough], model[enough], *common, **options),
         agreement,
         counts,
         {
@@ -122,14 +124,16 @@ def measure_saturation(
             "splits": list(splits) or have,
             "annotations": str(annotations.folder),
             "annotations_sha256": annotations.facts["votes_sha256"],
-            "speakers": 0 if clusters is None else len(set(clusters[enough])),
-            **options,
+            "speakers": drawn_enough.cluster_count,
+            "resamples": resamples,
+            "n_resamples": n_resamples,
+            "seed": seed,
         },
     )
 
 
 def _held_out(
-    human: np.ndarray, model: np.ndarray, items: np.ndarray, votes: int, clusters: np.ndarray | None, **options: int
+    human: np.ndarray, model: np.ndarray, items: np.ndarray, votes: int, drawn: Resamples, **options: int
 ) -> HeldOut | None:
     """Half of the people that `COVERED` of the items have, against the rest; None where that is not one."""
     several = votes_that_most_have(human.sum(1))
@@ -137,8 +141,7 @@ def _held_out(
     if not people:
         return None
     rows = human.sum(1) >= several
-    clusters = None if clusters is None else clusters[rows]
-    return measure_held_out(human[rows], model[rows], items[rows], people, votes, clusters, **options)
+    return measure_held_out(human[rows], model[rows], items[rows], people, votes, drawn.select(rows), **options)
 
 
 def _counts(votes: VoteTable, asked: Question, items: Sequence[str]) -> np.ndarray:

@@ -16,7 +16,6 @@ The figure of a saturation analysis, in the report's style.
 """
 
 import functools
-import math
 import os
 import re
 import textwrap
@@ -34,17 +33,12 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FaceFlags
-from matplotlib.patches import Rectangle
 from matplotlib.text import Text
-from matplotlib.ticker import MaxNLocator
 
 from annot_hf.data.yaml_text import printable
 from annot_hf.evaluation.equivalence import Equivalence
-from annot_hf.evaluation.evaluate import SystemScores
+from annot_hf.evaluation.evaluate import Evaluation
 from annot_hf.evaluation.ranking import LEVELS
-from annot_hf.evaluation.saliency import Saliency
-from annot_hf.evaluation.saturation import Curve, Finding, HeldOut
-from annot_hf.evaluation.strata import Stratum
 
 VOTES, MODEL, MARGINAL, FAINT, GRID = "#333333", "#0072B2", "#E69F00", "#BBBBBB", "#E6E6E6"
 MAX_BARS = 20
@@ -386,13 +380,9 @@ DEPTH_STYLES = ((MODEL, "-"), ("#D55E00", "--"), ("#009E73", "-."))
 SYSTEM_STYLES = ((MODEL, "-"), ("#D55E00", "--"))
 
 
-def plot_strata(strata: Sequence[Stratum], measures: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """JSD, accuracy and macro-F1 of model and marginal in every stratum, with 95 % intervals.
-
-    Args:
-        strata: The strata, thirds first.
-        measures: Records named such as "jsd_thirds_low".
-    """
+def plot_strata(found: Evaluation) -> Figure:
+    """JSD, accuracy and macro-F1 of model and marginal in every stratum, with 95 % intervals."""
+    strata = found.strata
     figure = Figure(figsize=(7.6, 3.3), layout="constrained")
     axes = figure.subplots(1, 3)
     shown = [stratum for stratum in strata if stratum.rows.any()]
@@ -401,8 +391,7 @@ def plot_strata(strata: Sequence[Stratum], measures: Mapping[str, Mapping[str, A
         axes, (("jsd", "JSD (nats)"), ("accuracy", "accuracy"), ("macro_f1", "macro-F1")), strict=True
     ):
         for system, colour, marker, shift in (("model", MODEL, "o", -0.13), ("marginal", MARGINAL, "D", 0.13)):
-            told = [measures[f"{name}_{stratum.key}"] for stratum in shown]
-            told = [entry if system == "model" else entry["marginal"] for entry in told]
+            told = [found.at(f"{name}_{stratum.key}", system) for stratum in shown]
             x = [place[stratum.key] + shift for stratum in shown]
             _dots(axis, x, told, colour, marker, system)
         axis.set_xticks(list(place.values()), [stratum.name for stratum in strata])
@@ -444,7 +433,7 @@ def plot_confusion(support: Sequence[str], confusion: Mapping[str, np.ndarray]) 
 
     Args:
         support: The K labels.
-        confusion: "votes" and "predicted" `(K, K)` and "items" `(K,)`, as in `Breakdown`.
+        confusion: "votes" and "predicted" `(K, K)` and "items" `(K,)`, as in `Evaluation`.
     """
     items = np.asarray(confusion["items"])
     rows = sorted(np.argsort(-items, kind="stable")[:MAX_BARS].tolist())
@@ -472,12 +461,12 @@ def plot_confusion(support: Sequence[str], confusion: Mapping[str, np.ndarray]) 
     return figure
 
 
-def plot_equivalence(told: Equivalence, names: Mapping[str, str]) -> Figure:
+def plot_equivalence(told: Equivalence, names: Sequence[str]) -> Figure:
     """The loss of k raters against k, and each system's loss as a line that crosses it.
 
     Args:
         told: What `rater_equivalence` found.
-        names: System -> how the legend calls it.
+        names: The systems to show.
     """
     figure = Figure(figsize=(5.6, 4.1), layout="constrained")
     axis = figure.subplots()
@@ -489,8 +478,8 @@ def plot_equivalence(told: Equivalence, names: Mapping[str, str]) -> Figure:
     marker = "o" if largest <= 20 else ""
     axis.plot(k, curve, color=VOTES, marker=marker, markersize=4, linewidth=1.3, label="k raters")
     axis.plot(0, curve[0], "D", color=MARGINAL, markersize=6, label="marginal (no rater)", zorder=4)
-    for (system, name), (colour, dashes) in zip(names.items(), SYSTEM_STYLES, strict=False):
-        loss, worth = told.systems[system]["loss"], told.systems[system]["worth"]
+    for name, (colour, dashes) in zip(names, SYSTEM_STYLES, strict=False):
+        loss, worth = told.systems[name]["loss"], told.systems[name]["worth"]
         axis.axhline(
             loss["value"], color=colour, linestyle=dashes, linewidth=1.4, label=f" {short(name)}: {_short(worth)}"
         )
@@ -527,35 +516,36 @@ def _short(worth: Mapping[str, Any]) -> str:
 
 
 OTHER = "#D55E00"
-_SIDES = {"a": (MODEL, "o"), "b": (OTHER, "s"), "": (VOTES, "D")}
 
 
-def plot_differences(records: Mapping[str, Mapping[str, Any]], names: tuple[str, str]) -> Figure:
-    """Differences of all measures with intervals, turned so that right is better for the first run.
+def plot_differences(found: Evaluation, measures: Sequence[str]) -> Figure:
+    """Differences of two systems with intervals, turned so that right is better for the first.
 
     Per cents are drawn as shares. Measures without a better direction are left out.
 
     Args:
-        records: Records of a `Comparison`.
-        names: What the runs are called.
+        found: Two systems.
+        measures: Names of measures.
     """
-    shown = [one for one in records.values() if one["better"] and one["difference"]["value"] is not None]
+    a, b = found.systems
+    shown = [(found[name], found.difference(name, a, b), found.better(name, a, b)) for name in measures]
+    shown = [row for row in shown if row[0]["better"] and row[1]["value"] is not None]
     figure = Figure(figsize=(7.0, 1.5 + 0.3 * len(shown)), layout="constrained")
     axis = figure.subplots()
     axis.axvline(0, color=FAINT, linewidth=1, zorder=0)
-    labels = {"a": f" {short(names[0])} better", "b": f" {short(names[1])} better", "": "undecided"}
-    for row, one in enumerate(shown):
+    sides = {a: (MODEL, "o"), b: (OTHER, "s"), "": (VOTES, "D")}
+    labels = {a: f" {short(a)} better", b: f" {short(b)} better", "": "undecided"}
+    for row, (one, difference, better) in enumerate(shown):
         sign = (1 if one["better"] == "higher" else -1) / (100 if one["unit"] == "%" else 1)
-        colour, marker = _SIDES[one["verdict"]]
-        if one["difference"]["low"] is not None:
-            axis.hlines(row, *(sign * one["difference"][end] for end in ("low", "high")), color=colour, linewidth=1.5)
-        label = labels.pop(one["verdict"], None)
-        axis.plot(sign * one["difference"]["value"], row, marker, color=colour, markersize=5.5, label=label)
-    axis.set_yticks(range(len(shown)), [f"{short(one['title'], 44)} ({_unit(one['unit'])})" for one in shown])
+        colour, marker = sides[better]
+        if difference["low"] is not None:
+            axis.hlines(row, *(sign * difference[end] for end in ("low", "high")), color=colour, linewidth=1.5)
+        axis.plot(sign * difference["value"], row, marker, color=colour, markersize=5.5, label=labels.pop(better, None))
+    axis.set_yticks(range(len(shown)), [f"{short(one['title'], 44)} ({_unit(one['unit'])})" for one, *_ in shown])
     axis.set_ylim(len(shown) - 0.4, -0.6)
     reach = 1.08 * max(abs(end) for end in axis.dataLim.intervalx) or 1.0
     axis.set_xlim(-reach, reach)
-    axis.set_xlabel(f"\u2190 {short(names[1])} better    difference    {short(names[0])} better \u2192")
+    axis.set_xlabel(f"\u2190 {short(b)} better    difference    {short(a)} better \u2192")
     axis.grid(axis="x", color=GRID, linewidth=0.7)
     legend(figure, axis, 3)
     return figure
@@ -600,29 +590,29 @@ PANELS = (
 _ARROWS = {"lower": "   \u2190 better", "higher": "   better \u2192", "": ""}
 
 
-def plot_crossval(found: SystemScores) -> Figure:
+def plot_crossval(found: Evaluation) -> Figure:
     """Six measures, a row a system: mean over repeats with its 95 % interval, each repeat, and the marginal as a line."""
-    names = list(found.counts["runs"])
+    names = found.systems
     figure = Figure(figsize=(8.4, 2.4 + 0.5 * len(names)), layout="constrained")
     axes = figure.subplots(2, 3, sharey=True)
     for axis, (measure, title) in zip(axes.flat, PANELS, strict=True):
-        _panel(axis, found.records[measure], names)
-        axis.set_xlabel(title + _ARROWS[found.titles[measure]["better"]])
+        _panel(axis, found, measure)
+        axis.set_xlabel(title + _ARROWS[found.measured(measure).better])
     axes[0, 0].set_yticks(range(len(names)), [short(name, 28) for name in names])
     axes[0, 0].set_ylim(len(names) - 0.5, -0.5)
     legend(figure, axes[0, 0], 3)
     return figure
 
 
-def _panel(axis: Axes, records: dict, names: list[str]) -> None:
+def _panel(axis: Axes, found: Evaluation, measure: str) -> None:
     """One measure of all systems."""
-    marginal = records.get("marginal")
+    marginal = found.at(measure, "marginal")
     if marginal is not None and marginal["value"] is not None:
         axis.axvline(marginal["value"], color=MARGINAL, linestyle="--", linewidth=1.2, label="marginal", zorder=1)
-    for row, name in enumerate(names):
-        one = records[name]
+    for row, name in enumerate(found.systems):
+        one = found.at(measure, name)
         first = row == 0
-        values = [value for value in one["runs"] if value is not None]
+        values = [value for value in one.get("runs", [one["value"]]) if value is not None]
         axis.plot(
             values,
             [row + 0.22] * len(values),
@@ -648,78 +638,26 @@ def _panel(axis: Axes, records: dict, names: list[str]) -> None:
     axis.grid(axis="x", color=GRID, linewidth=0.7)
 
 
-def plot_saliency(saliency: Saliency) -> Figure:
-    """Mean over targets by layer above, each target by layer below; the chosen layer is marked in both."""
-    layers, targets = saliency.scores.shape
-    figure = Figure(figsize=(max(4.6, 1.9 + 0.33 * layers), 2.5 + 0.3 * targets), layout="constrained")
-    upper, lower = figure.subplots(2, 1, sharex=True, height_ratios=[2.0, 0.3 * targets + 0.2])
-    means, chosen = saliency.means, saliency.layer
-    upper.plot(means, "o-", color=MODEL, markersize=4, linewidth=1.2)
-    upper.plot(chosen, means[chosen], "D", color=MARGINAL, markersize=8, label=f"chosen: layer {chosen}")
-    what = "|r|" if saliency.formula == "absolute" else "penalised r²"
-    upper.set(ylabel=f"mean {what}", title=f"{saliency.items:,} items")
-    upper.grid(color=GRID, linewidth=0.7)
-    upper.margins(y=0.15)
-    image = lower.imshow(np.ma.masked_invalid(saliency.scores.T), aspect="auto", cmap="Blues", interpolation="nearest")
-    lower.add_patch(
-        Rectangle((chosen - 0.5, -0.5), 1, targets, fill=False, edgecolor=MARGINAL, linewidth=2, clip_on=False)
-    )
-    lower.set_yticks(range(targets), [short(name) for name in saliency.targets])
-    lower.tick_params(length=0)
-    lower.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=14))
-    same = "; grey: never changes" if np.isnan(saliency.scores).any() else ""
-    lower.set(xlabel=f"layer (0 enters the first transformer layer){same}", facecolor=FAINT)
-    figure.colorbar(image, ax=[upper, lower], label=what, shrink=0.8)
-    legend(figure, upper, 1)
-    return figure
-
-
-def plot_saturation(curve: Curve, ideal: Curve, finding: Finding, held_out: HeldOut | None) -> Figure:
-    """Divergence from all human votes with its fit and the ideal curve; beside it that from people held out, if it is there.
+def plot_conditions(conditions: Sequence[str], jsd: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """JSD of each condition with its interval, beside those of clean clips and of the marginal.
 
     Args:
-        curve: Of the synthetic votes.
-        ideal: Of votes drawn from the human distribution itself.
-        finding: What the curve says.
-        held_out: Synthetic and human votes against people held out.
+        conditions: Names, clean first.
+        jsd: `{value, low, high}` (nats) of each of them and of "marginal".
     """
-    panels = 1 if held_out is None else 2
-    figure = Figure(figsize=(4.6 * panels + 0.6, 3.9), layout="constrained")
-    axes = figure.subplots(1, panels, squeeze=False)[0]
-    _line(axes[0], curve, MODEL, "o", "synthetic votes")
-    _line(axes[0], ideal, VOTES, "s", "drawn from the human votes")
-    count = len(curve.mean)
-    if finding.fit is not None:
-        n = np.linspace(1, count, 200)
-        axes[0].plot(n, finding.fit.at(n), "--", color=MARGINAL, linewidth=1.4, label="exponential fit")
-    if finding.suggested is not None:
-        axes[0].axvline(
-            finding.suggested, color=MARGINAL, linestyle=":", linewidth=1.2, label=f"suggested: {finding.suggested}"
-        )
-    axes[0].set_title("from the distribution of all human votes")
-    if held_out is not None:
-        _line(axes[1], held_out.synthetic, MODEL, "o", "synthetic votes")
-        _line(axes[1], held_out.human, VOTES, "D", "other people")
-        axes[1].set_title(f"from people held out, {held_out.fewest} or more an item")
-    for axis in axes:
-        axis.set(xlabel="votes an item", ylabel="mean JSD (nats)", ylim=(0, None))
-        axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=11))
-        axis.margins(x=0.03)
-        axis.grid(color=GRID, linewidth=0.7)
-        axis.spines["right"].set_visible(True)
-        bits = axis.secondary_yaxis("right", functions=(lambda nats: nats / math.log(2), lambda b: b * math.log(2)))
-        bits.set_ylabel("bits")
-        axis.legend(loc="upper right")
+    figure = Figure(figsize=(6.0, 1.3 + 0.32 * len(conditions)), layout="constrained")
+    axis = figure.subplots()
+    axis.axvline(jsd[conditions[0]]["value"], color=FAINT, linewidth=1, label=conditions[0], zorder=0)
+    axis.axvline(jsd["marginal"]["value"], color=MARGINAL, linestyle="--", linewidth=1.2, label="marginal", zorder=0)
+    for row, name in enumerate(conditions):
+        one = jsd[name]
+        if one["low"] is not None:
+            axis.hlines(row, one["low"], one["high"], color=MODEL, linewidth=1.5)
+        axis.plot(one["value"], row, "o", color=MODEL, markersize=5.5, label=None if row else "model")
+    axis.set_yticks(range(len(conditions)), conditions)
+    axis.set_ylim(len(conditions) - 0.4, -0.6)
+    axis.set_xlim(left=0)
+    axis.set_xlabel("mean Jensen-Shannon divergence (nats)")
+    axis.grid(axis="x", color=GRID, linewidth=0.7)
+    legend(figure, axis, 3)
     return figure
-
-
-def _line(axis: Axes, curve: Curve, colour: str, marker: str, label: str) -> None:
-    """A curve with its interval."""
-    found = curve.estimates()
-    n = np.arange(1, len(found) + 1)
-    if all(one.low is not None for one in found):
-        low, high = ([getattr(one, end) for one in found] for end in ("low", "high"))
-        axis.fill_between(n, low, high, color=colour, alpha=0.15, linewidth=0)
-        if len(found) == 1:  # a band of one point has no width
-            axis.vlines(n, low, high, color=colour, linewidth=1.2)
-    axis.plot(n, curve.mean, marker, color=colour, markersize=4, linestyle="-", linewidth=0.8, label=label)

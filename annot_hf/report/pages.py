@@ -1,27 +1,24 @@
 """How a report gets into files: figures, Markdown, self-contained HTML, strict JSON; hostile names stay text."""
 
 import base64
-import csv
 import json
 import os
 import unicodedata
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from annot_hf.data.corpus import check_own, replace_file
 from annot_hf.data.yaml_text import printable
-from annot_hf.evaluation.saliency import Saliency
 from annot_hf.report.figures import number_key, readable, save_figure
 from annot_hf.report.tables import Table, markdown_safe
-
-FILE = "saliency.json"
 
 DPI = 160
 
@@ -45,8 +42,9 @@ def write_pages(
     notes: Sequence[str],
     details: Mapping[str, Any],
     data: Mapping[str, Any],
+    per_item: pd.DataFrame,
 ) -> dict[str, Path]:
-    """Write report.json, report.md, report.html and plots/*.png; those of an earlier report are removed first.
+    """Write report.json, report.md, report.html, items.csv and plots/*.png; those of an earlier report are removed first.
 
     Args:
         folder: Where; made if need be.
@@ -56,9 +54,10 @@ def write_pages(
         notes: How to read the numbers, a sentence or two each.
         details: Facts on the run, for the last table.
         data: What report.json holds, besides title, summary, details and the list of plots.
+        per_item: What items.csv holds.
 
     Returns:
-        Paths by name: json, markdown, html and every figure.
+        Paths by name: json, markdown, html, csv and every figure.
 
     Raises:
         ValueError: The folder holds files of these names that are not an earlier report's.
@@ -69,11 +68,10 @@ def write_pages(
     check_own(folder, [*names, "report.json"], marker="report.json", keys=("title", "summary", "run", "plots"))
     folder.mkdir(parents=True, exist_ok=True)
     told = {"title": title, "summary": summary, **data, "run": details, "plots": plots}
-    text = json.dumps(plain(told), indent=2, ensure_ascii=False, allow_nan=False)
     for name in names:
         (folder / name).unlink(missing_ok=True)
-    # first, since it says whose the others are: a call that was cut off is followed by another
-    replace_file(folder / "report.json", lambda path: path.write_text(text + "\n", encoding="utf-8"))
+    # First, since it says whose the others are: a call that was cut off is followed by another.
+    write_json(folder / "report.json", told)
     files = {"json": folder / "report.json", "markdown": folder / "report.md", "html": folder / "report.html"}
     drawn, numbered = [], {}
     for section in sections:
@@ -93,14 +91,63 @@ def write_pages(
             {"tables": section.tables, "figures": figures} for section, figures in zip(sections, drawn, strict=True)
         ],
         "notes": notes,
-        "details": [
-            (key, value if isinstance(value, str) else json.dumps(plain(value), ensure_ascii=False))
-            for key, value in details.items()
-        ],
+        "details": _texts(details),
     }
     for kind, template in (("markdown", "report.md.j2"), ("html", "report.html.j2")):
         files[kind].write_text(render(template, page), encoding="utf-8")
+    files["csv"] = folder / "items.csv"
+    per_item.map(csv_safe).to_csv(files["csv"], index=False, float_format="%.6g", lineterminator="\n")
     return files
+
+
+def write_json(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
+    """Write strict JSON, in one step."""
+    text = json.dumps(plain(values), indent=2, ensure_ascii=False, allow_nan=False)
+    replace_file(Path(path), lambda partial: partial.write_text(text + "\n", encoding="utf-8"))
+
+
+def write_markdown(
+    path: str | os.PathLike[str],
+    *,
+    title: str,
+    summary: str,
+    tables: Sequence[Table],
+    notes: Sequence[str],
+    details: Mapping[str, Any],
+    figure: tuple[str, str] | None = None,
+) -> Path:
+    """Write tables as one page of Markdown.
+
+    Args:
+        path: The file.
+        title: Heading.
+        summary: Paragraph on top.
+        tables: The tables, in order.
+        notes: How to read the numbers, a sentence or two each.
+        details: Facts for the last table.
+        figure: Name of a figure beside the page, and its caption; it follows the first table.
+
+    Returns:
+        The path.
+    """
+    path = Path(path)
+    figures = [] if figure is None else [{"path": figure[0], "alt": figure[1], "caption": figure[1]}]
+    page = {
+        "title": title,
+        "summary": summary,
+        "sections": [{"tables": tables[:1], "figures": figures}, {"tables": tables[1:], "figures": []}],
+        "notes": notes,
+        "details": _texts(details),
+    }
+    path.write_text(render("report.md.j2", page), encoding="utf-8")
+    return path
+
+
+def _texts(details: Mapping[str, Any]) -> list[tuple[str, str]]:
+    return [
+        (key, value if isinstance(value, str) else json.dumps(plain(value), ensure_ascii=False))
+        for key, value in details.items()
+    ]
 
 
 def render(template: str, page: Mapping[str, Any]) -> str:
@@ -149,25 +196,3 @@ def _inline(path: Path, caption: str) -> dict[str, Any]:
     width = int.from_bytes(content[16:20], "big") * 96 // DPI
     encoded = base64.b64encode(content).decode("ascii")
     return {"path": f"plots/{path.name}", "caption": caption, "alt": caption, "base64": encoded, "width": width}
-
-
-def save_saliency(found: Saliency, folder: str | os.PathLike[str]) -> Path:
-    """Write saliency.json, whose `trunk_layer` a recipe reads, and saliency.csv; gives the first's path.
-
-    Raises:
-        ValueError: The folder holds files of these names that are not of an earlier call.
-    """
-    folder = Path(folder)
-    check_own(folder, (FILE, "saliency.csv", "saliency.png"), marker=FILE, keys=("trunk_layer", "scores"))
-    folder.mkdir(parents=True, exist_ok=True)
-    record = {name: value for name, value in asdict(found).items() if name != "about"}
-    record = {"trunk_layer": found.layer, **found.about, **record, "means": found.means}
-    text = json.dumps(plain(record), indent=1, ensure_ascii=False, allow_nan=False)
-    (folder / FILE).write_text(text + "\n", encoding="utf-8")
-    with open(folder / "saliency.csv", "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["layer", *map(csv_safe, found.targets), "mean"])
-        writer.writerows(
-            [layer, *row, mean] for layer, (row, mean) in enumerate(zip(found.scores, found.means, strict=True))
-        )
-    return folder / FILE

@@ -8,34 +8,26 @@ A report of two runs side by side: report.json, report.md, report.html, items.cs
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from annot_hf.data.agreement import agreement
 from annot_hf.data.predictions import Predictions
 from annot_hf.data.targets import Targets
 from annot_hf.data.votes import VoteTable
-from annot_hf.evaluation.alignment import align, examples, groups_of, items_by_name, marginal_of
-from annot_hf.evaluation.evaluate import (
-    MARGINAL,
-    Breakdown,
-    Comparison,
-    Robustness,
-    break_down,
-    compare,
-    measure_conditions,
-)
+from annot_hf.evaluation.alignment import examples, groups_of, items_by_name
+from annot_hf.evaluation.evaluate import MARGINAL, Evaluation, by_condition, evaluate
 from annot_hf.evaluation.raters import recovered_bias
-from annot_hf.evaluation.scales import score_disagreement, score_scales
-from annot_hf.evaluation.scoring import Scores, score
 from annot_hf.report import figures as plots, tables
-from annot_hf.report.figures import FAINT, GRID, MARGINAL as MARGINAL_COLOUR, MODEL, legend, plot_equivalence
+from annot_hf.report.figures import (
+    plot_conditions,
+    plot_equivalence,
+)
 from annot_hf.report.pages import Figures, Section, csv_safe, write_pages
 from annot_hf.report.tables import (
     ARROWS,
@@ -44,10 +36,12 @@ from annot_hf.report.tables import (
     agreement_table,
     bias_table,
     class_table,
+    difference_cell,
     disagreement_table,
     head_cell,
     interval,
     markdown_safe,
+    measure_cell,
     number,
     rater_table,
     scale_table,
@@ -63,23 +57,21 @@ __all__ = ["Report", "build_report", "csv_safe", "items_by_name", "groups_of", "
 
 @dataclass(frozen=True)
 class Report:
-    """What `build_report` wrote.
+    """What `build_report` or `build_comparison` wrote.
 
     Attributes:
         folder: Where it lies.
         title: Its heading.
         summary: The paragraph on top, with the headline.
-        scores: All numbers.
+        evaluation: All numbers.
         files: Paths of json, markdown, html, csv and of each plot, by name.
-        breakdown: What lies behind the scores of a category question; None for scales.
     """
 
     folder: Path
     title: str
     summary: str
-    scores: Scores
+    evaluation: Evaluation
     files: dict[str, Path]
-    breakdown: Breakdown | None = None
 
 
 def build_report(
@@ -122,102 +114,82 @@ def build_report(
     Raises:
         ValueError: The inputs do not fit together.
     """
-    folder = Path(out)
-    folder.mkdir(parents=True, exist_ok=True)
     about = None if items is None else items_by_name(items)
-    speakers = None if about is None or "speaker" not in about else about["speaker"]
-    options = {"marginal": marginal, "n_resamples": n_resamples, "seed": seed, "on_missing": on_missing}
-    scores = score(predictions, targets, speakers=speakers, **options)
-    behind = None
-    if not predictions.is_scale:
-        columns = groups_of(about, groups)
-        behind = break_down(predictions, targets, speakers=speakers, groups=columns, votes=votes, **options)
-    heard = None if votes is None else votes.select(items=scores.per_item["item"])
-    if heard is not None and len(heard.items) < len(scores.per_item):
-        without = scores.per_item["item"][~scores.per_item["item"].isin(heard.items)].to_numpy()
+    options = {
+        "speakers": None if about is None or "speaker" not in about else about["speaker"],
+        "marginal": marginal,
+        "n_resamples": n_resamples,
+        "seed": seed,
+        "on_missing": on_missing,
+    }
+    parts = ("items", "raters", "scales", "categories")
+    found = evaluate(predictions, targets, votes=votes, groups=groups_of(about, groups), parts=parts, **options)
+    voted = None if votes is None else votes.select(items=found.reference.items)
+    if voted is not None and len(voted.items) < len(found.reference.items):
+        without = found.reference.items[~np.isin(found.reference.items, voted.items)]
         raise ValueError(
             f"{len(without)} evaluated items have no vote in the votes given{examples(without)}; give the votes that the "
             "targets were made from."
         )
-    found = None
+    biases = None
     if truth is not None and predictions.is_scale and (~predictions.rater_fallback).any():
-        found = recovered_bias(predictions, truth.raters, votes=heard, n_resamples=n_resamples, seed=seed)
-    agreed = []
-    if heard is not None:
-        agreed = [agreement(heard, question.name) for question in targets.questions]
-    beside, disputed = [], None
-    if votes is not None:
-        spoken = scores.per_item["speaker"]
-        told = {
-            "speakers": None if spoken.isna().any() else spoken.to_numpy(),
-            "n_resamples": n_resamples,
-            "seed": seed,
-        }
-        beside = score_scales(predictions, votes, scores.per_item["item"].to_numpy(), **told)
-        disputed = score_disagreement(predictions, votes, scores.per_item["item"].to_numpy(), **told)
-    excluded = _excluded(scores, targets, votes)
-    summary = f"{predictions.caution} {_summary(scores, targets, about, excluded, behind)}".lstrip()
-    tables = [score_table(scores), *rater_table(scores), *class_table(scores, predictions.is_scale)]
-    tables += scale_table(beside) + disagreement_table(disputed) + agreement_table(agreed) + bias_table(found)
-
-    figures = _figures(predictions, targets, scores, found, marginal, on_missing)
-    sections = [Section(tables, figures)]
-    if behind is not None:
-        sections += breakdown_sections(behind, {"reliability": figures.pop("reliability")})
+        biases = recovered_bias(predictions, truth.raters, votes=voted, resamples=found.reference.resamples)
+    agreed = [] if voted is None else [agreement(voted, question.name) for question in targets.questions]
     robust = None
     if conditions is not None:
-        robust = measure_conditions(predictions, conditions, targets, speakers=speakers, **options)
+        robust = evaluate(by_condition(predictions, conditions), targets, parts=("items",), **options)
+
+    excluded = _excluded(found, targets, votes)
+    summary = f"{predictions.caution} {_summary(found, about, excluded)}".lstrip()
+    figures = _figures(found, predictions, biases)
+    shown = [score_table(found), *rater_table(found), *class_table(found, predictions.is_scale)]
+    shown += scale_table(found) + disagreement_table(found) + agreement_table(agreed) + bias_table(biases)
+    sections = [Section(shown, figures)]
+    if found.strata:
+        sections += breakdown_sections(found, {"reliability": figures.pop("reliability")})
+    if robust is not None:
         sections.append(robustness_section(robust))
-    data = {
-        "questions": [question.to_dict() for question in targets.questions],
-        "support": list(targets.support),
-        "target_method": targets.method,
-        "scores": scores.to_dict(),
-        "breakdown": None if behind is None else behind.to_dict(),
-        "robustness": None if robust is None else robust.to_dict(),
-        "scales": beside,
-        "disagreement": disputed,
-        "excluded": excluded,
-        "agreement": [one.to_dict() for one in agreed],
-        "recovered_bias": found,
-        "resampling": {"n_resamples": n_resamples, "seed": seed},
-    }
+    folder = Path(out)
     files = write_pages(
         folder,
         title=title,
         summary=summary,
         sections=sections,
-        notes=scores.notes,
+        notes=found.notes,
         details={**predictions.meta, **(notes or {})},
-        data=data,
+        data={
+            "questions": [question.to_dict() for question in targets.questions],
+            "support": list(targets.support),
+            "target_method": targets.method,
+            "evaluation": found.to_dict(),
+            "robustness": None if robust is None else robust.to_dict(),
+            "excluded": excluded,
+            "agreement": [one.to_dict() for one in agreed],
+            "recovered_bias": biases,
+            "resampling": {"n_resamples": n_resamples, "seed": seed},
+        },
+        per_item=found.per_item,
     )
-    files["csv"] = folder / "items.csv"
-    scores.per_item.map(csv_safe).to_csv(files["csv"], index=False, float_format="%.6g", lineterminator="\n")
-    return Report(folder, title, summary, scores, files, behind)
+    return Report(folder, title, summary, found, files)
 
 
-def _excluded(scores: Scores, targets: Targets, votes: VoteTable | None) -> dict[str, int]:
+def _excluded(found: Evaluation, targets: Targets, votes: VoteTable | None) -> dict[str, int]:
     """Everything left out, by reason."""
     reasons = dict(targets.excluded)
-    reasons["predicted items without target"] = scores.counts["predicted_without_target"]
-    reasons["items with votes but no prediction"] = scores.counts["target_without_prediction"]
-    reasons["answers to one scale only, which the distribution lacks"] = scores.counts["rater_votes_incomplete"]
+    reasons["predicted items without target"] = found.counts["predicted_without_target"]
+    reasons["items with votes but no prediction"] = found.counts["target_without_prediction"]
+    reasons["answers to one scale only, which the distribution lacks"] = found.counts["rater_votes_incomplete"]
     if votes is not None and targets.questions[0].multiple:
-        heard = votes.select(items=scores.per_item["item"], questions=[targets.questions[0].name])
-        reasons["votes for none of the labels"] = int((heard.label_codes < 0).sum())
+        voted = votes.select(items=found.reference.items, questions=[targets.questions[0].name])
+        reasons["votes for none of the labels"] = int((voted.label_codes < 0).sum())
     reasons |= {} if votes is None else {f"votes: {reason}": rows for reason, rows in votes.exclusions.items()}
     return {reason: count for reason, count in reasons.items() if count}
 
 
-def _summary(
-    scores: Scores,
-    targets: Targets,
-    about: pd.DataFrame | None,
-    excluded: Mapping[str, int],
-    behind: Breakdown | None,
-) -> str:
+def _summary(found: Evaluation, about: pd.DataFrame | None, excluded: Mapping[str, int]) -> str:
     """What was evaluated on what, what was left out, and the headline with its interval."""
-    counts, names = scores.counts, " and ".join(f"\u201c{question.name}\u201d" for question in targets.questions)
+    targets, counts = found.reference.targets, found.counts
+    names = " and ".join(f"\u201c{question.name}\u201d" for question in targets.questions)
     kind = f"{len(targets.support)} {'grid cells' if targets.questions[0].is_scale else 'labels'}"
     said = _many(counts["votes"], "vote")
     if counts["raters_voting"]:
@@ -229,18 +201,19 @@ def _summary(
     spoken = f" by {_many(counts['speakers'], 'speaker')}" if counts["speakers"] else " (speakers not given)"
     splits = ""
     if about is not None and "split" in about:
-        known = about["split"].reindex(scores.per_item["item"])
-        found = known.astype(object).where(known.notna(), "not stated").astype(str).value_counts()
-        found = found if known.notna().any() else found.iloc[:0]
-        each = " and ".join(name if len(found) == 1 else f"{name} ({count:,})" for name, count in found.items())
-        splits = f" of the split{'s' if len(found) > 1 else ''} {each}" if len(found) else ""
+        known = about["split"].reindex(found.reference.items)
+        split = known.astype(object).where(known.notna(), "not stated").astype(str).value_counts()
+        split = split if known.notna().any() else split.iloc[:0]
+        each = " and ".join(name if len(split) == 1 else f"{name} ({count:,})" for name, count in split.items())
+        splits = f" of the split{'s' if len(split) > 1 else ''} {each}" if len(split) else ""
     left_out = "; ".join(f"{reason}: {count:,}" for reason, count in excluded.items())
-    jsd, gap = scores["jsd"], scores["gap_closed"]
+    jsd, gap, difference = found.at("jsd"), found.at("gap_closed"), found.difference("jsd")
     text = (
         f"Predictions for {_many(counts['n_evaluated'], 'item')}{spoken}{splits} were compared with {said} on the question"
         f"{'s' if len(targets.questions) > 1 else ''} {names} ({kind}). Left out: {left_out or 'nothing'}. "
         f"The mean Jensen-Shannon divergence from the votes is {interval(jsd, 3, ' nats')}, or "
-        f"{scores['jsd_bits']['value']:.3f} bits, against {jsd['marginal']['value']:.3f} nats for {scores.baseline}. "
+        f"{found.at('jsd_bits')['value']:.3f} bits, against {found.at('jsd', MARGINAL)['value']:.3f} nats for "
+        f"{found.reference.baseline}. "
     )
     if gap["value"] is not None:
         text += (
@@ -249,13 +222,13 @@ def _summary(
         )
         unsure = gap["low"] is not None and gap["low"] <= 0 <= gap["high"]
         text += "; the interval includes 0, so the data do not show that it closes any. " if unsure else ". "
-    if behind is not None and behind.equivalence is not None:
-        worth = behind.equivalence.systems["model"]["worth"]["text"]
+    if found.equivalence is not None:
+        worth = found.equivalence.systems["model"]["worth"]["text"]
         text += f"At forecasting a rater's vote it is worth {worth} other raters of the same item. "
-    low, high = jsd["difference"]["low"], jsd["difference"]["high"]
+    low, high = difference["low"], difference["high"]
     if low is None:
-        return text + next(note for note in scores.notes if note.startswith("No intervals"))
-    text += f"The difference in divergence, model - marginal, is {interval(jsd['difference'], 3, ' nats')}"
+        return text + next(note for note in found.notes if note.startswith("No intervals"))
+    text += f"The difference in divergence, model - marginal, is {interval(difference, 3, ' nats')}"
     if low <= 0 <= high:
         return text + ": the data do not tell the model from the marginal."
     return text + "." if high < 0 else text + ": the model is worse than the marginal."
@@ -265,18 +238,10 @@ def _many(count: float, noun: str) -> str:
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
-def _figures(
-    predictions: Predictions,
-    targets: Targets,
-    scores: Scores,
-    found: dict[str, dict[str, Any]] | None,
-    marginal: Sequence[float] | np.ndarray | None,
-    on_missing: str,
-) -> Figures:
+def _figures(found: Evaluation, predictions: Predictions, biases: dict[str, dict[str, Any]] | None) -> Figures:
     """Every figure that the data allow: what draws it, and its caption."""
-    pairing = align(predictions, targets, on_missing=on_missing)
-    p, q, table = pairing.p, pairing.q, scores.per_item
-    base = marginal_of(marginal, q, targets.support)[0]
+    targets, q, table = found.reference.targets, found.reference.q, found.per_item
+    p, base = found.probs, found.reference.marginal
     names = [question.name for question in targets.questions]
     grid = names if len(names) == 2 else ()
     rows, ranks = _examples(table["jsd"].to_numpy())
@@ -313,11 +278,11 @@ def _figures(
             table["entropy_votes"].to_numpy(),
             table["entropy_predicted"].to_numpy(),
             q.shape[1],
-            scores["entropy_correlation"]["value"],
+            found.at("entropy_correlation")["value"],
         ),
         "Does the model know where people disagree? Entropy of its prediction against entropy of the votes.",
     )
-    if scores.counts["speakers"] > 1:
+    if found.counts["speakers"] > 1:
         means = table.groupby("speaker").agg(
             model=("jsd", "mean"), marginal=("jsd_marginal", "mean"), n=("jsd", "size")
         )
@@ -326,9 +291,9 @@ def _figures(
             lambda: plots.plot_speakers(speakers),
             "Mean divergence of model and marginal for each speaker, the best predicted on top.",
         )
-    if found is not None:
+    if biases is not None:
         figures["rater_bias"] = (
-            lambda: plots.plot_rater_bias(found),
+            lambda: plots.plot_rater_bias(biases),
             "Bias that the simulation gave each rater, against the mean difference between the model's prediction for "
             "that rater and its consensus prediction.",
         )
@@ -343,16 +308,16 @@ def _examples(divergence: np.ndarray) -> tuple[list[int], list[str]]:
     return order[[0, (len(order) - 1) // 2, -1]].tolist(), ["lowest", "median", "highest"]
 
 
-def breakdown_sections(found: Breakdown, reliability: Figures) -> list[Section]:
+def breakdown_sections(found: Evaluation, reliability: Figures) -> list[Section]:
     """Sections on disagreement, ranks and speakers, calibration and confusion, and the worth in raters.
 
     Args:
-        found: The breakdown.
+        found: Of a lone system on a category question.
         reliability: The calibration plot, to stand beside the calibration error.
     """
     strata = {
         "strata": (
-            lambda: plots.plot_strata(found.strata, found.measures),
+            lambda: plots.plot_strata(found),
             "Results by how much the raters disagree, with 95 % intervals: entropy of the votes in thirds of its range and "
             "in tertiles of the items.",
         )
@@ -380,7 +345,7 @@ def breakdown_sections(found: Breakdown, reliability: Figures) -> list[Section]:
     if found.equivalence is not None:
         curve = {
             "equivalence": (
-                lambda: plots.plot_equivalence(found.equivalence, {"model": "model"}),
+                lambda: plot_equivalence(found.equivalence, found.systems),
                 "How many raters the model is worth: error of k raters, and of the model, in forecasting one more rater's "
                 "vote on the same items; bands are 95 % intervals.",
             )
@@ -389,18 +354,26 @@ def breakdown_sections(found: Breakdown, reliability: Figures) -> list[Section]:
     return sections
 
 
-def robustness_section(found: Robustness) -> Section:
+def robustness_section(found: Evaluation) -> Section:
     """Scores under each condition, their differences to clean, and JSD drawn for every condition."""
-    heads = (f"{one['title']}{ARROWS[one['better']]} ({one['unit']})" for one in found.measures.values())
+    scales = [f"ccc_{question.name}" for question in found.reference.targets.questions]
+    names = [name for name in ("jsd", "gap_closed", "accuracy", "uar") if name in found]
+    if found.reference.targets.questions[0].is_scale:
+        names = ["jsd", "gap_closed", *scales]
+    heads = (f"{one.title}{ARROWS[one.better]} ({one.unit})" for one in map(found.measured, names))
     columns = ("Condition", *heads)
-    rows = _rows(found, "values", (*found.conditions, MARGINAL))
+    rows = [
+        (Cell(system), *(measure_cell(found, name, system) for name in names)) for system in (*found.systems, MARGINAL)
+    ]
     scores = Table("Unseen acoustic conditions", columns, rows, _note(found))
+    clean, *altered = found.systems
+    rows = [(Cell(system), *(difference_cell(found, name, system, clean) for name in names)) for system in altered]
     told = "Condition \u2212 clean on the same resamples (paired)."
-    differences = Table("What each condition changes", columns, _rows(found, "differences", found.conditions[1:]), told)
-    jsd = found.measures["jsd"]["values"]
+    differences = Table("What each condition changes", columns, rows, told)
+    jsd = {system: found.at("jsd", system) for system in (*found.systems, MARGINAL)}
     figures = {
         "conditions": (
-            lambda: plot_conditions(found.conditions, jsd),
+            lambda: plot_conditions(found.systems, jsd),
             "Mean divergence from the votes under each acoustic condition, with 95 % intervals; the lines are the model on "
             "clean clips and the marginal.",
         )
@@ -408,74 +381,25 @@ def robustness_section(found: Robustness) -> Section:
     return Section([scores, differences], figures)
 
 
-def plot_conditions(conditions: Sequence[str], jsd: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """JSD of each condition with its interval, beside those of clean clips and of the marginal.
-
-    Args:
-        conditions: Names, clean first.
-        jsd: `{value, low, high}` (nats) of each of them and of "marginal".
-    """
-    figure = Figure(figsize=(6.0, 1.3 + 0.32 * len(conditions)), layout="constrained")
-    axis = figure.subplots()
-    axis.axvline(jsd[conditions[0]]["value"], color=FAINT, linewidth=1, label=conditions[0], zorder=0)
-    axis.axvline(
-        jsd[MARGINAL]["value"], color=MARGINAL_COLOUR, linestyle="--", linewidth=1.2, label="marginal", zorder=0
-    )
-    for row, name in enumerate(conditions):
-        one = jsd[name]
-        if one["low"] is not None:
-            axis.hlines(row, one["low"], one["high"], color=MODEL, linewidth=1.5)
-        axis.plot(one["value"], row, "o", color=MODEL, markersize=5.5, label=None if row else "model")
-    axis.set_yticks(range(len(conditions)), conditions)
-    axis.set_ylim(len(conditions) - 0.4, -0.6)
-    axis.set_xlim(left=0)
-    axis.set_xlabel("mean Jensen-Shannon divergence (nats)")
-    axis.grid(axis="x", color=GRID, linewidth=0.7)
-    legend(figure, axis, 3)
-    return figure
-
-
-def _rows(found: Robustness, what: str, names: Sequence[str]) -> list[tuple[Cell, ...]]:
-    return [
-        (Cell(name), *(value_cell(record[what][name], record["unit"]) for record in found.measures.values()))
-        for name in names
-    ]
-
-
-def _note(found: Robustness) -> str:
+def _note(found: Evaluation) -> str:
     return (
         "The same clips altered before the model hears them, against the same votes. noise: white Gaussian noise at a "
         "signal-to-noise ratio (dB). reverb: a room that decays by 60 dB in so many seconds, heard at the critical distance. "
         "telephone: 8 kHz, 300 to 3400 Hz, G.711 mu-law. mp3: LAME at so many kbit/s. In brackets: 95 % intervals. The "
-        f"marginal is {found.baseline}."
+        f"marginal is {found.reference.baseline}."
     )
 
 
+_VERDICTS = (
+    "A run is called better when the 95 % interval of the difference leaves out 0. With many measures, some do so by "
+    "chance: one in twenty of those without a difference. What another seed would change in training is not in the intervals."
+)
 _PARTS = (  # title of a table, and how the names of its measures begin
     ("By how much the raters disagree", ("jsd_t", "accuracy_t", "macro_f1_t")),
     ("Among the most probable labels", ("accuracy_", "uar_")),
     ("Speaker by speaker", ("pauar",)),
     ("Calibration", ("ece", "residual_")),
 )
-
-
-@dataclass(frozen=True)
-class ComparisonReport:
-    """What `build_comparison` wrote.
-
-    Attributes:
-        folder: Where it lies.
-        title: Its heading.
-        summary: The paragraph on top, with the headline.
-        comparison: All numbers.
-        files: Paths of json, markdown, html, csv and of each plot, by name.
-    """
-
-    folder: Path
-    title: str
-    summary: str
-    comparison: Comparison
-    files: dict[str, Path]
 
 
 def build_comparison(
@@ -494,7 +418,7 @@ def build_comparison(
     seed: int = 0,
     on_missing: str = "error",
     groups: Sequence[str] | None = None,
-) -> ComparisonReport:
+) -> Report:
     """Compare two runs and write everything a reader needs into one folder.
 
     Args:
@@ -518,15 +442,16 @@ def build_comparison(
         ValueError: The runs cover different items, or the inputs do not fit together.
     """
     about = None if items is None else items_by_name(items)
-    found = compare(
-        predictions_a,
-        predictions_b,
+    a, b = names
+    found = evaluate(
+        {a: predictions_a, b: predictions_b},
         targets,
-        names=names,
         speakers=None if about is None or "speaker" not in about else about["speaker"],
         groups=groups_of(about, groups),
         votes=votes,
         marginal=marginal,
+        against=b,
+        parts=("items", "raters", "categories"),
         n_resamples=n_resamples,
         seed=seed,
         on_missing=on_missing,
@@ -534,54 +459,53 @@ def build_comparison(
     runs = dict(zip(names, (predictions_a, predictions_b), strict=True))
     details = {f"{name}: {key}": value for name, run in runs.items() for key, value in run.meta.items()}
     cautions = [f"{name}: {run.caution}" for name, run in runs.items() if run.caution]
-    summary = " ".join([*cautions, _comparison_summary(found, targets)])
+    summary, folder = " ".join([*cautions, _comparison_summary(found)]), Path(out)
     files = write_pages(
-        out,
+        folder,
         title=title,
         summary=summary,
         sections=_sections(found),
-        notes=found.notes,
+        notes=[*found.notes, _VERDICTS],
         details={**details, **(notes or {})},
         data={
             "questions": [question.to_dict() for question in targets.questions],
             "support": list(targets.support),
             "target_method": targets.method,
-            "comparison": found.to_dict(),
+            "evaluation": found.to_dict(),
             "resampling": {"n_resamples": n_resamples, "seed": seed},
         },
+        per_item=found.per_item,
     )
-    folder = Path(out)
-    files["csv"] = folder / "items.csv"
-    found.per_item.map(csv_safe).to_csv(files["csv"], index=False, float_format="%.6g", lineterminator="\n")
-    return ComparisonReport(folder, title, summary, found, files)
+    return Report(folder, title, summary, found, files)
 
 
-def _sections(found: Comparison) -> list[Section]:
-    a, b = found.names
-    over_items = {name: one for name, one in found.measures.items() if name != "jsd_bits"}
+def _sections(found: Evaluation) -> list[Section]:
+    a, b = found.systems
+    over_items = [name for name in found.parts["items"] if name not in ("jsd_bits", "vote_entropy")]
     forest = {
         "differences": (
-            lambda: plots.plot_differences(over_items, found.names),
+            lambda: plots.plot_differences(found, over_items),
             f"Differences between the runs with 95 % intervals, turned so that right is better for {a}.",
         )
     }
     if found.counts["speakers"] > 1:
-        means = found.per_item.groupby("speaker")[["jsd_a", "jsd_b"]].mean()
+        means = found.per_item.groupby("speaker")[[f"jsd_{a}", f"jsd_{b}"]].mean()
         forest["speaker_pairs"] = (
-            lambda: plots.plot_speaker_pairs(means["jsd_a"].to_numpy(), means["jsd_b"].to_numpy(), found.names),
+            lambda: plots.plot_speaker_pairs(means[f"jsd_{a}"].to_numpy(), means[f"jsd_{b}"].to_numpy(), found.systems),
             f"Mean divergence from the votes for each speaker; above the diagonal {a} is better.",
         )
     note = (
         "\u2193 lower is better, \u2191 higher. In brackets: 95 % intervals. Better: the run on whose side the interval of "
-        f"the difference {a} \u2212 {b} lies. The marginal is {found.baseline}."
+        f"the difference {a} \u2212 {b} lies. The marginal is {found.reference.baseline}."
     )
-    sections = [Section([_table("Differences over all items", found.measures, found, note)], forest)]
-    if found.raters:
-        sections.append(Section([_table("Predicted answers of single raters", found.raters, found)]))
-    left = {name: one for name, one in found.categories.items() if "_best_min" not in name and "_present_" not in name}
+    names = [name for name in found.parts["items"] if name != "vote_entropy"]
+    sections = [Section([_table("Differences over all items", names, found, note)], forest)]
+    if found.parts["raters"]:
+        sections.append(Section([_table("Predicted answers of single raters", found.parts["raters"], found)]))
+    left = [name for name in found.parts["categories"] if "_best_min" not in name and "_present_" not in name]
     for title, starts in _PARTS:
-        part = {name: one for name, one in left.items() if name.startswith(starts) and one["better"]}
-        left = {name: one for name, one in left.items() if name not in part}
+        part = [name for name in left if name.startswith(starts) and found.measured(name).better]
+        left = [name for name in left if name not in part]
         if part:
             sections.append(Section([_table(title, part, found)]))
     if found.equivalence is not None:
@@ -589,29 +513,29 @@ def _sections(found: Comparison) -> list[Section]:
     return sections
 
 
-def _table(title: str, records: Mapping[str, Mapping[str, Any]], found: Comparison, note: str = "") -> Table:
-    a, b = found.names
-    called = {"a": a, "b": b, "": "undecided"}
+def _table(title: str, names: Iterable[str], found: Evaluation, note: str = "") -> Table:
+    a, b = found.systems
     rows = [
         (
-            head_cell(one),
-            *(value_cell(one[system], one["unit"]) for system in ("a", "b", "marginal", "difference")),
-            Cell(called[one["verdict"]]),
+            head_cell(found[name]),
+            *(measure_cell(found, name, system) for system in (a, b, MARGINAL)),
+            value_cell(found.difference(name, a, b), found.measured(name).unit),
+            Cell(found.better(name, a, b) or "undecided"),
         )
-        for one in records.values()
+        for name in names
     ]
     return Table(title, ("Measure", a, b, "Marginal", "Difference", "Better"), rows, note)
 
 
-def _worth_table(found: Comparison) -> Table:
+def _worth_table(found: Evaluation) -> Table:
     told = found.equivalence
     rows = []
-    for system, name in zip(("a", "b"), found.names, strict=True):
-        worth, *ends = told.systems[system]["worth"]["text"].split(" (95 % interval ")
+    for name in found.systems:
+        worth, *ends = told.systems[name]["worth"]["text"].split(" (95 % interval ")
         rows.append(
             (
                 Cell(name),
-                value_cell(told.systems[system]["loss"]),
+                value_cell(told.systems[name]["loss"]),
                 Cell(worth, f"[{ends[0][:-1].replace(' to ', ', ')}]" if ends else ""),
             )
         )
@@ -623,36 +547,37 @@ def _worth_table(found: Comparison) -> Table:
     return Table("How many raters the runs are worth", ("Run", "Cross-entropy \u2193", "Raters \u2191"), rows, note)
 
 
-def _worth_figure(found: Comparison) -> Figures:
-    names = dict(zip(("a", "b"), found.names, strict=True))
+def _worth_figure(found: Evaluation) -> Figures:
     return {
         "equivalence": (
-            lambda: plot_equivalence(found.equivalence, names),
+            lambda: plot_equivalence(found.equivalence, found.systems),
             "Error of k raters, and of the runs, in forecasting one more rater's vote on the same items; bands are 95 % "
             "intervals.",
         )
     }
 
 
-def _comparison_summary(found: Comparison, targets: Targets) -> str:
+def _comparison_summary(found: Evaluation) -> str:
     """What was compared on what, and the headline with its interval."""
-    (a, b), counts, jsd = found.names, found.counts, found["jsd"]
-    asked = " and ".join(f"\u201c{question.name}\u201d" for question in targets.questions)
+    (a, b), counts, difference = found.systems, found.counts, found.difference("jsd", *found.systems)
+    asked = " and ".join(f"\u201c{question.name}\u201d" for question in found.reference.targets.questions)
     spoken = f"{counts['speakers']:,} speakers" if counts["speakers"] != 1 else "1 speaker"
     spoken = f" by {spoken}" if counts["speakers"] else " (speakers not given)"
     left = counts["predicted_without_target"] + counts["target_without_prediction"]
     text = (
         f"The runs {a} and {b} were compared on {counts['n_evaluated']:,} item{'' if counts['n_evaluated'] == 1 else 's'}"
         f"{spoken}, question {asked}. Left out: {f'{left:,} items on one side only' if left else 'nothing'}. The mean "
-        f"Jensen-Shannon divergence from the votes is {number(jsd['a']['value'], 3)} nats for {a} and "
-        f"{number(jsd['b']['value'], 3)} nats for {b}; the difference, {a} \u2212 {b}, is "
-        f"{interval(jsd['difference'], 3, ' nats')}. "
+        f"Jensen-Shannon divergence from the votes is {number(found.at('jsd', a)['value'], 3)} nats for {a} and "
+        f"{number(found.at('jsd', b)['value'], 3)} nats for {b}; the difference, {a} \u2212 {b}, is "
+        f"{interval(difference, 3, ' nats')}. "
     )
-    if jsd["difference"]["low"] is None:
+    if difference["low"] is None:
         return text + next((note for note in found.notes if note.startswith("No intervals")), "")
-    better = {"a": f"{a} is better", "b": f"{b} is better", "": "the data do not tell the runs apart"}[jsd["verdict"]]
-    verdicts = [one["verdict"] for name, one in found.measures.items() if name != "jsd_bits"]  # JSD in another unit
+    better = found.better("jsd", a, b)
+    better = f"{better} is better" if better else "the data do not tell the runs apart"
+    # JSD in bits is JSD in another unit, and the entropy of the votes is no measure of a run.
+    verdicts = [found.better(name, a, b) for name in found.parts["items"] if name not in ("jsd_bits", "vote_entropy")]
     return text + (
-        f"By this measure {better}. Of {len(verdicts)} measures over all items {a} is better in {verdicts.count('a')}, {b} in "
-        f"{verdicts.count('b')}, and {verdicts.count('')} are undecided."
+        f"By this measure {better}. Of {len(verdicts)} measures over all items {a} is better in {verdicts.count(a)}, {b} in "
+        f"{verdicts.count(b)}, and {verdicts.count('')} are undecided."
     )

@@ -7,12 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
 from annot_hf.data.corpus import check_own
 from annot_hf.evaluation.saturation import Curve, Finding, HeldOut
-from annot_hf.evaluation.synthetic import SyntheticAgreement
-from annot_hf.report.figures import plot_saturation, save_figure
-from annot_hf.report.pages import plain, render
-from annot_hf.report.tables import Cell, Table, number, synthetic_table, value_cell
+from annot_hf.evaluation.synthetic import ALL, NOTE, PERSON, SYNTHETIC, TITLES, SyntheticAgreement
+from annot_hf.report.figures import GRID, MARGINAL, MODEL, VOTES, save_figure
+from annot_hf.report.pages import plain, write_markdown
+from annot_hf.report.tables import ARROWS, Cell, Table, number, value_cell
 
 FILES = ("saturation.json", "saturation.md", "saturation.png")
 
@@ -124,17 +129,15 @@ class Saturation:
         text = json.dumps(self.to_dict(), indent=1, ensure_ascii=False, allow_nan=False)
         (folder / FILES[0]).write_text(text + "\n", encoding="utf-8")
         save_figure(lambda: plot_saturation(self.curve, self.ideal, self.finding, self.held_out), folder / FILES[2])
-        caption = "Mean divergence after n votes an item; bands are 95 % intervals."
-        figure = {"alt": caption, "caption": caption, "path": FILES[2]}
-        tables = self.tables()
-        page = {
-            "title": f"Synthetic votes on {self.about['corpus']}, {self.about['question']}",
-            "summary": self.summary,
-            "sections": [{"tables": tables[:1], "figures": [figure]}, {"tables": tables[1:], "figures": []}],
-            "notes": self._notes(),
-            "details": [(name, json.dumps(plain(value))) for name, value in (self.about | self.counts).items()],
-        }
-        (folder / FILES[1]).write_text(render("report.md.j2", page), encoding="utf-8")
+        write_markdown(
+            folder / FILES[1],
+            title=f"Synthetic votes on {self.about['corpus']}, {self.about['question']}",
+            summary=self.summary,
+            tables=self.tables(),
+            notes=self._notes(),
+            details=self.about | self.counts,
+            figure=(FILES[2], "Mean divergence after n votes an item; bands are 95 % intervals."),
+        )
         return folder
 
     def _notes(self) -> list[str]:
@@ -156,3 +159,80 @@ class Saturation:
             )
         unit = "speakers" if about["speakers"] else "items"
         return [*notes, f"Intervals resample {unit}. JSD is the divergence, not its root; 1 bit is ln 2 nats."]
+
+
+def synthetic_table(found: SyntheticAgreement) -> Table:
+    """A row a measure and whose votes it is of, a column a stratum."""
+    rows = []
+    for name, by_stratum in found.records.items():
+        title, unit, better = TITLES[name]
+        for who in (SYNTHETIC, PERSON, "difference"):
+            if who in by_stratum[ALL] and not (who == "difference" and better == ""):
+                cells = [value_cell(by_stratum[stratum][who], unit) for stratum in found.strata]
+                rows.append((Cell(title + ARROWS[better] if who == SYNTHETIC else ""), Cell(who), *cells))
+    columns = [f"{name} {_entropy_range(one)}" for name, one in found.strata.items()]
+    few = found.counts["items with fewer than 2 people"]
+    note = f"{NOTE} {few:,} items with fewer than 2 people are left out." if few else NOTE
+    sizes = [Cell(f"{one['items']:,}") for one in found.strata.values()]
+    return Table(
+        "Synthetic annotators and people",
+        ("Measure", "of", *columns),
+        [(Cell("Items"), Cell(""), *sizes), *rows],
+        note,
+    )
+
+
+def _entropy_range(stratum: dict[str, Any]) -> str:
+    low, high = stratum["low"], stratum["high"]
+    return "items" if low is None else f"({low:.2f} to {high:.2f})"
+
+
+def plot_saturation(curve: Curve, ideal: Curve, finding: Finding, held_out: HeldOut | None) -> Figure:
+    """Divergence from all human votes with its fit and the ideal curve; beside it that from people held out, if it is there.
+
+    Args:
+        curve: Of the synthetic votes.
+        ideal: Of votes drawn from the human distribution itself.
+        finding: What the curve says.
+        held_out: Synthetic and human votes against people held out.
+    """
+    panels = 1 if held_out is None else 2
+    figure = Figure(figsize=(4.6 * panels + 0.6, 3.9), layout="constrained")
+    axes = figure.subplots(1, panels, squeeze=False)[0]
+    _line(axes[0], curve, MODEL, "o", "synthetic votes")
+    _line(axes[0], ideal, VOTES, "s", "drawn from the human votes")
+    count = len(curve.mean)
+    if finding.fit is not None:
+        n = np.linspace(1, count, 200)
+        axes[0].plot(n, finding.fit.at(n), "--", color=MARGINAL, linewidth=1.4, label="exponential fit")
+    if finding.suggested is not None:
+        axes[0].axvline(
+            finding.suggested, color=MARGINAL, linestyle=":", linewidth=1.2, label=f"suggested: {finding.suggested}"
+        )
+    axes[0].set_title("from the distribution of all human votes")
+    if held_out is not None:
+        _line(axes[1], held_out.synthetic, MODEL, "o", "synthetic votes")
+        _line(axes[1], held_out.human, VOTES, "D", "other people")
+        axes[1].set_title(f"from people held out, {held_out.fewest} or more an item")
+    for axis in axes:
+        axis.set(xlabel="votes an item", ylabel="mean JSD (nats)", ylim=(0, None))
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=11))
+        axis.margins(x=0.03)
+        axis.grid(color=GRID, linewidth=0.7)
+        axis.spines["right"].set_visible(True)
+        bits = axis.secondary_yaxis("right", functions=(lambda nats: nats / math.log(2), lambda b: b * math.log(2)))
+        bits.set_ylabel("bits")
+        axis.legend(loc="upper right")
+    return figure
+
+
+def _line(axis: Axes, curve: Curve, colour: str, marker: str, label: str) -> None:
+    """A curve with its interval."""
+    found = curve.estimates()
+    n = np.arange(1, len(found) + 1)
+    if all(one.low is not None for one in found):
+        low, high = ([getattr(one, end) for one in found] for end in ("low", "high"))
+        axis.fill_between(n, low, high, color=colour, alpha=0.15, linewidth=0)
+        if len(found) == 1:  # a band of one point has no width
+            axis.vlines(n, low, high, color=colour, linewidth=1.2)
+    axis.plot(n, curve.mean, marker, color=colour, markersize=4, linestyle="-", linewidth=0.8, label=label)

@@ -8,21 +8,51 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from annot_hf.data.agreement import Agreement
 from annot_hf.data.folds import PARTS
 from annot_hf.evaluation.calibration import BINS
-from annot_hf.evaluation.evaluate import BEHIND, DISTRIBUTIONS, LABELS, MAIN, TERTILES, Breakdown, SystemScores, spread
+from annot_hf.evaluation.evaluate import CONSENSUS, MARGINAL, MODEL, Evaluation, spread
 from annot_hf.evaluation.ranking import LEVELS, depths
-from annot_hf.evaluation.saliency import Saliency
 from annot_hf.evaluation.scales import KINDS
-from annot_hf.evaluation.scoring import Scores
 from annot_hf.evaluation.strata import Stratum
-from annot_hf.evaluation.synthetic import ALL, NOTE, PERSON, SYNTHETIC, TITLES, SyntheticAgreement
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]|#~$!])")
 
+# Measure, heading, decimals: the columns of a results page.
+MAIN = (
+    ("gap_closed", "Gap closed (%)", 1),
+    ("jsd", "JSD (nats)", 3),
+    ("kl", "KLD (nats)", 3),
+    ("tvd", "TVD", 3),
+    ("accuracy", "Accuracy", 3),
+    ("macro_f1", "Macro-F1", 3),
+    ("uar", "UAR", 3),
+)
+ENTROPIES = (
+    ("entropy_correlation", "Entropies, r", 2),
+    ("entropy_rank_correlation", "Entropies, rank r", 2),
+)
+BEHIND = (
+    *ENTROPIES,
+    ("jsd_thirds_low", "JSD, low entropy", 3),
+    ("jsd_thirds_mid", "JSD, middle", 3),
+    ("jsd_thirds_high", "JSD, high", 3),
+    ("accuracy_2_best", "Accuracy, 2-best", 3),
+    ("uar_2_best", "UAR, 2-best", 3),
+    ("pauar75_1_best", "paUAR-75 (%)", 1),
+    ("pauar50_1_best", "paUAR-50 (%)", 1),
+)
+TERTILES = tuple(
+    (f"{measure}_tertiles_{name}", f"{title}, {name} tertile", 3)
+    for measure, title in (("jsd", "JSD"), ("accuracy", "Accuracy"))
+    for name in ("low", "mid", "high")
+)
+LABELS = (*(column for column in MAIN if column[0] in ("accuracy", "macro_f1", "uar")), *ENTROPIES)
+DISTRIBUTIONS = (
+    *(column for column in MAIN if column[0] in ("jsd", "tvd", "kl")),
+    ("cross_entropy", "Cross-entropy (nats)", 3),
+    *(column for column in MAIN if column[0] == "gap_closed"),
+)
 ARROWS = {"lower": "\u00a0\u2193", "higher": "\u00a0\u2191", "": ""}
 
 
@@ -62,40 +92,50 @@ def number(value: float | None, digits: int) -> str:
     return "\u2013" if value is None else f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "\u2212")
 
 
-def score_table(scores: Scores) -> Table:
+def measure_cell(found: Evaluation, name: str, system: str = MODEL) -> Cell:
+    """A system's value of a measure over its interval; empty where it lacks the measure."""
+    return value_cell(found.at(name, system), found.measured(name).unit)
+
+
+def difference_cell(found: Evaluation, name: str, one: str = MODEL, other: str = MARGINAL) -> Cell:
+    """A difference over its interval; empty where the two are not compared."""
+    record = found[name]
+    return value_cell(record["differences"].get(f"{one} - {other}"), record["unit"])
+
+
+def score_table(found: Evaluation) -> Table:
     """Measures over items: model, marginal, and their difference."""
     rows = [
         (
-            head_cell(record),
-            value_cell(record),
-            value_cell(record["marginal"], record["unit"]),
-            value_cell(record["difference"], record["unit"]),
+            head_cell(found[name]),
+            measure_cell(found, name),
+            measure_cell(found, name, MARGINAL),
+            difference_cell(found, name),
         )
-        for record in scores.measures.values()
+        for name in found.parts["items"]
     ]
-    note = f"\u2193 lower is better, \u2191 higher. In brackets: 95 % intervals. The marginal is {scores.baseline}."
+    note = (
+        "\u2193 lower is better, \u2191 higher. In brackets: 95 % intervals. The marginal is "
+        f"{found.reference.baseline}."
+    )
     return Table(
         "Predicted distributions against the votes", ("Measure", "Model", "Marginal", "Difference"), rows, note
     )
 
 
-def rater_table(scores: Scores) -> list[Table]:
+def rater_table(found: Evaluation) -> list[Table]:
     """Measures over single answers of named raters; nothing when no vote of a named rater was predicted."""
-    if not scores.raters:
+    if not found.parts["raters"]:
         return []
     rows = [
         (
-            head_cell(record),
-            *(
-                value_cell(record[system], record["unit"]) if system else value_cell(record)
-                for system in ("", "consensus", "marginal")
-            ),
-            value_cell(record["difference"], record["unit"]),
-            value_cell(record["difference_to_consensus"], record["unit"]),
+            head_cell(found[name]),
+            *(measure_cell(found, name, system) for system in (MODEL, CONSENSUS, MARGINAL)),
+            *(difference_cell(found, name, MODEL, other) for other in (MARGINAL, CONSENSUS)),
         )
-        for record in scores.raters.values()
+        for name in found.parts["raters"]
     ]
-    counts = scores.counts
+    counts = found.counts
     note = (
         f"Of {counts['rater_votes']:,} votes by named raters, {counts['rater_votes_own_head']:,} were predicted by the "
         f"rater's own head, {counts['rater_votes_consensus_fallback']:,} by the consensus head because the rater was not "
@@ -103,6 +143,11 @@ def rater_table(scores: Scores) -> list[Table]:
         f"{counts['rater_votes_without_prediction']:,} were not predicted. All systems are scored on "
         "the same votes. Intervals resample speakers (items when speakers are unknown), and raters for means over raters."
     )
+    if counts["rater_votes_repeated"]:
+        note += (
+            f" {counts['rater_votes_repeated']:,} of the votes are further ones of a rater on an item: each is held against "
+            "the rater's one answer."
+        )
     if counts["rater_votes_repeated"]:
         note += (
             f" {counts['rater_votes_repeated']:,} of the votes are further ones of a rater on an item: each is held against "
@@ -119,7 +164,7 @@ def rater_table(scores: Scores) -> list[Table]:
     return [Table("Predicted answers of single raters", columns, rows, note)]
 
 
-def class_table(scores: Scores, grid: bool) -> list[Table]:
+def class_table(scores: Evaluation, grid: bool) -> list[Table]:
     """Shares and F1 per label; a grid's cells are in its heat maps instead."""
     if grid:
         return []
@@ -229,7 +274,7 @@ def value_cell(entry: Mapping[str, Any] | None, unit: str | None = None) -> Cell
 _CURVE = (0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50)
 
 
-def strata_table(found: Breakdown) -> Table:
+def strata_table(found: Evaluation) -> Table:
     """Results by entropy of the votes."""
     columns = (
         "Entropy of the votes",
@@ -242,8 +287,8 @@ def strata_table(found: Breakdown) -> Table:
     )
     rows = []
     for stratum in found.strata:
-        cells = [value_cell(found[f"jsd_{stratum.key}"]), value_cell(found[f"jsd_{stratum.key}"]["marginal"])]
-        cells += [value_cell(found[f"{name}_{stratum.key}"]) for name in ("accuracy", "macro_f1", "macro_f1_present")]
+        cells = [measure_cell(found, f"jsd_{stratum.key}", system) for system in (MODEL, MARGINAL)]
+        cells += [measure_cell(found, f"{name}_{stratum.key}") for name in ("accuracy", "macro_f1", "macro_f1_present")]
         rows.append((_stratum_cell(stratum), Cell(f"{int(stratum.rows.sum()):,}"), *cells))
     missing = [
         f"{stratum.name} ({stratum.scheme}) {', '.join(stratum.absent)}"
@@ -262,15 +307,14 @@ def strata_table(found: Breakdown) -> Table:
     return Table("Results by how much the raters disagree", columns, rows, note)
 
 
-def n_best_table(found: Breakdown) -> list[Table]:
+def n_best_table(found: Evaluation) -> list[Table]:
     """Accuracy and recall when the n most probable labels count."""
     columns = ("Right if among the", "Accuracy \u2191", "of the marginal", "Average recall \u2191", "of the marginal")
     rows = []
     for n in depths(len(found.support)):
         cells = []
         for name in ("accuracy", "uar"):
-            record = found[f"{name}_{n}_best"]
-            cells += [value_cell(record), value_cell(record["marginal"])]
+            cells += [measure_cell(found, f"{name}_{n}_best", system) for system in (MODEL, MARGINAL)]
         rows.append((Cell("most probable label" if n == 1 else f"{n} most probable"), *cells))
     note = (
         "The reference is the plurality of an item's votes. Average recall (UAR) is over the labels that are the plurality "
@@ -279,7 +323,7 @@ def n_best_table(found: Breakdown) -> list[Table]:
     return [Table("Among the most probable labels", columns, rows, note)] if rows else []
 
 
-def speakers_table(found: Breakdown) -> list[Table]:
+def speakers_table(found: Evaluation) -> list[Table]:
     """paUAR: how many speakers the model serves well."""
     shown = [(group, spread(found.per_speaker[group.rows])) for group in found.groups if group.rows.any()]
     if not shown or len(found.support) < 2:
@@ -289,7 +333,7 @@ def speakers_table(found: Breakdown) -> list[Table]:
     rows = []
     for group, told in shown:
         ending = f"_{group.key}" if group.key else ""
-        cells = [value_cell(found[f"pauar{level}_{n}_best{ending}"]) for level in LEVELS for n in ns]
+        cells = [measure_cell(found, f"pauar{level}_{n}_best{ending}") for level in LEVELS for n in ns]
         items = told["items"]
         about = f"n = {told['speakers']:,}; {items['median']:g} items ({items['min']:g} to {items['max']:g})"
         rows.append((Cell(_capital(group.title), about), *cells))
@@ -303,7 +347,7 @@ def speakers_table(found: Breakdown) -> list[Table]:
     return [Table("Speaker by speaker", columns, rows, note)]
 
 
-def calibration_table(found: Breakdown) -> Table:
+def calibration_table(found: Evaluation) -> Table:
     """Expected calibration error."""
     columns = ("Expected calibration error", "Model \u2193", "Marginal", "By chance")
     names = {"ece": "Mean over labels", "ece_top": "Most probable label"}
@@ -311,8 +355,8 @@ def calibration_table(found: Breakdown) -> Table:
     rows = [
         (
             Cell(title),
-            value_cell(found[name]),
-            value_cell(found[name]["marginal"]),
+            measure_cell(found, name),
+            measure_cell(found, name, MARGINAL),
             Cell(number(found.floor[name], 3)),
         )
         for name, title in names.items()
@@ -326,16 +370,17 @@ def calibration_table(found: Breakdown) -> Table:
     return Table("Calibration", columns, rows, note)
 
 
-def residual_table(found: Breakdown) -> list[Table]:
+def residual_table(found: Evaluation) -> list[Table]:
     """Where the probability goes when raters chose the residual label."""
     if found.residual is None or f"residual_{found.residual}" not in found:
         return []
     rows = [
         (
             Cell(str(label)),
-            value_cell(found[f"residual_{label}"]),
-            value_cell(found[f"residual_{label}"]["votes"], "%"),
-            Cell(number(found[f"residual_{label}"]["marginal"]["value"], 1)),  # the same for every item
+            measure_cell(found, f"residual_{label}"),
+            measure_cell(found, f"residual_{label}", "votes"),
+            # The marginal is the same for every item, so it has no interval.
+            Cell(number(found.at(f"residual_{label}", MARGINAL)["value"], 1)),
         )
         for label in found.support
     ]
@@ -347,7 +392,7 @@ def residual_table(found: Breakdown) -> list[Table]:
     return [Table(f"Where votes for \u201c{found.residual}\u201d go", columns, rows, note)]
 
 
-def equivalence_table(found: Breakdown) -> list[Table]:
+def equivalence_table(found: Evaluation) -> list[Table]:
     """The raters' curve and the model's place on it."""
     told = found.equivalence
     if told is None:
@@ -382,116 +427,88 @@ def _capital(text: str) -> str:
     return text[:1].upper() + text[1:]
 
 
-def systems_markdown(found: SystemScores) -> str:
+def systems_tables(found: Evaluation) -> list[Table]:
     """The tables of a results page: scores, what is behind them, and differences to the first system."""
-    names = [name for name in next(iter(found.records.values())) if name != "marginal"]
-    seeds = ", ".join(f"{markdown_safe(name)}: {count}" for name, count in found.counts["runs"].items())
-    parts = [
-        f"{found.counts['items']:,} items, {found.counts['speakers']:,} speakers. Runs with different seeds: {seeds}. Each "
-        "value is the mean over a system's runs; in brackets its 95 % interval, if there is one; ± the standard "
-        "deviation between runs.",
-        scores_markdown(found, MAIN, [*names, "marginal"]),
-    ]
-    behind = [column for column in BEHIND if column[0] in found.records]
+    names = [*found.systems, MARGINAL]
+    tables = [_systems_table("Scores", found, MAIN, names)]
+    behind = [column for column in BEHIND if column[0] in found]
     if behind:
-        parts.append(scores_markdown(found, behind, [*names, "marginal"], worth=found.worth))
-    tertiles = [column for column in TERTILES if column[0] in found.records]
+        tables.append(_systems_table("What is behind the scores", found, behind, names, worth=True))
+    tertiles = [column for column in TERTILES if column[0] in found]
     if tertiles:
-        parts.append(
-            "By ambiguity: tertiles of the items by the entropy of their votes, ties kept together.\n\n"
-            + scores_markdown(found, tertiles, [*names, "marginal"])
-        )
-    scales = [name.removeprefix("ccc_") for name in found.records if name.startswith("ccc_")]
+        note = "Tertiles of the items by the entropy of their votes, ties kept together."
+        tables.append(_systems_table("By ambiguity", found, tertiles, names, note=note))
+    scales = [(name, found.measured(name).title, 3) for name in found.parts["scales"]]
     if scales:
-        columns = [(f"{kind}_{name}", found.titles[f"{kind}_{name}"]["title"], 3) for name in scales for kind in KINDS]
-        parts.append("Scales answered beside, against mean ratings:\n\n" + scores_markdown(found, columns, names))
-    if len(names) > 1:
-        parts.append(f"Difference to {markdown_safe(names[0])}, paired:\n\n{differences_markdown(found, MAIN, names)}")
-    return "\n\n".join([*parts, list_markdown(found.notes)]) + "\n"
+        note = "Against mean ratings."
+        tables.append(_systems_table("Scales beside the distribution", found, scales, found.systems, note=note))
+    return [*tables, *_differences_table(found, MAIN)]
 
 
-def scores_markdown(
-    found: SystemScores,
+def crossval_tables(found: Evaluation) -> list[Table]:
+    """The tables of a cross-validation, and how large its folds are."""
+    names = [*found.systems, MARGINAL]
+    tables = [
+        _systems_table(title, found, columns, names)
+        for title, columns in (("Labels", LABELS), ("Distributions", DISTRIBUTIONS))
+    ]
+    tables += [table for columns in (LABELS, DISTRIBUTIONS) for table in _differences_table(found, columns)]
+    unit, folds = found.counts["unit"], found.counts["folds"]
+    counted = ("items",) if unit == "item" else ("items", "groups")
+    rows = [(Cell(part), *(Cell(_range([fold[part][what] for fold in folds])) for what in counted)) for part in PARTS]
+    heads = ("Part of a fold", "Items", f"{unit.capitalize()}s")[: 1 + len(counted)]
+    return [*tables, Table("Sizes of the folds", heads, rows, "Least and most over all folds.")]
+
+
+def _systems_table(
+    title: str,
+    found: Evaluation,
     columns: Sequence[tuple[str, str, int]],
     names: Sequence[str],
-    worth: Mapping[str, Mapping[str, Any]] | None = None,
-) -> str:
+    *,
+    worth: bool = False,
+    note: str = "",
+) -> Table:
     """A row a system: values with intervals and deviations of `columns` (measure, heading, decimals), and its worth."""
-    arrows = {"lower": " ↓", "higher": " ↑", "": ""}
-    heads = [markdown_safe(title) + arrows[found.titles[name]["better"]] for name, title, _ in columns]
-    heads += ["Worth in raters ↑"] * bool(worth)
-    rows = ["| System | " + " | ".join(heads) + " |", "|---|" + "---|" * len(heads)]
+    heads = [head + ARROWS[found.measured(name).better] for name, head, _ in columns]
+    worth = worth and found.equivalence is not None
+    rows = []
     for system in names:
-        cells = [_cell(found.records[name].get(system), digits) for name, _, digits in columns]
+        cells = [_run_cell(found.at(name, system), digits) for name, _, digits in columns]
         if worth:
-            cells.append(worth[system]["text"].replace("95 % interval ", "") if system in worth else "–")
-        rows.append(f"| {markdown_safe(system)} | " + " | ".join(cells) + " |")
-    return "\n".join(rows)
+            told = found.equivalence.systems.get(system)
+            cells.append(Cell("\u2013" if told is None else told["worth"]["text"].replace("95 % interval ", "")))
+        rows.append((Cell(system), *cells))
+    return Table(title, ("System", *heads, *(["Worth in raters\u00a0\u2191"] * worth)), rows, note)
 
 
-def differences_markdown(found: SystemScores, columns: Sequence[tuple[str, str, int]], names: Sequence[str]) -> str:
-    """A row for each of `names` but the first: its differences to the first, with their intervals."""
-    rows = ["| System | " + " | ".join(title for _, title, _ in columns) + " |", "|---|" + "---|" * len(columns)]
-    for name in names[1:]:
-        cells = [_cell(found.records[measure][name]["difference"], digits) for measure, _, digits in columns]
-        rows.append(f"| {markdown_safe(name)} | " + " | ".join(cells) + " |")
-    return "\n".join(rows)
-
-
-def _cell(record: Mapping[str, Any] | None, digits: int) -> str:
-    """Value, interval and deviation between runs."""
-    if record is None or record["value"] is None:
-        return "–"
-    text = number(record["value"], digits)
-    if record["low"] is not None:
-        text += f" ({number(record['low'], digits)} to {number(record['high'], digits)})"
-    return text if record.get("deviation") is None else f"{text} ± {number(record['deviation'], digits)}"
-
-
-def list_markdown(sentences: Sequence[str]) -> str:
-    """A list, whatever names the sentences hold."""
-    return "\n".join(f"- {markdown_safe(one)}" for one in sentences)
-
-
-def crossval_markdown(found: SystemScores) -> str:
-    """The tables of a cross-validation, how large its folds are, and what they lack."""
-    names = list(found.counts["runs"])
-    repeats, unit, folds = found.counts["runs"][names[0]], markdown_safe(found.counts["unit"]), found.counts["folds"]
-    grouped = "" if unit == "item" else f" of {found.counts['groups']:,} {unit}s"
-    times = "once" if repeats == 1 else f"{repeats} times"
-    left_out = found.counts["items not tested"]
-    divided = f"divided into {len(folds) // repeats} folds {times}"
-    if left_out:
-        divided = (
-            f"the test parts of {len(folds)} folds; {left_out:,} more items, which other folds would test, are only learned "
-            "from"
-        )
-    head = f"{found.counts['items']:,} items{grouped}, {divided}. In brackets the 95 % interval, if there is one."
-    parts = [head, *(scores_markdown(found, columns, [*names, "marginal"]) for columns in (LABELS, DISTRIBUTIONS))]
-    if len(names) > 1:
-        parts += [
-            f"Difference to {markdown_safe(names[0])}, paired:",
-            *(differences_markdown(found, columns, names) for columns in (LABELS, DISTRIBUTIONS)),
-        ]
-    parts.append(_sizes_markdown(folds, unit))
-    return "\n\n".join([*parts, list_markdown([*_lacks(found, repeats), *found.notes])]) + "\n"
-
-
-def _sizes_markdown(folds: Sequence[Mapping[str, Any]], unit: str) -> str:
-    """Least and most items and groups of each part over all folds."""
+def _differences_table(found: Evaluation, columns: Sequence[tuple[str, str, int]]) -> list[Table]:
+    """A row for each system but the first: its differences to the first, with their intervals."""
+    first, *others = found.systems
+    if not others:
+        return []
     rows = [
-        "| Part of a fold | Items |" + f" {unit.capitalize()}s |" * (unit != "item"),
-        "|---|---|" + "---|" * (unit != "item"),
+        (Cell(name), *(_run_cell(found.difference(measure, name, first), digits) for measure, _, digits in columns))
+        for name in others
     ]
-    for part in PARTS:
-        cells = [_range([fold[part][what] for fold in folds]) for what in ("items", "groups")]
-        rows.append(f"| {part} | " + " | ".join(cells[: 1 + (unit != "item")]) + " |")
-    return "\n".join(rows)
+    return [Table(f"Difference to {first}, paired", ("System", *(head for _, head, _ in columns)), rows)]
 
 
-def _lacks(found: SystemScores, repeats: int) -> list[str]:
-    """What some training parts lack, in sentences."""
-    folds, said = found.counts["folds"], []
+def _run_cell(entry: Mapping[str, Any] | None, digits: int) -> Cell:
+    """Value, interval and deviation between runs."""
+    if entry is None or entry["value"] is None:
+        return Cell("\u2013")
+    parts = []
+    if entry["low"] is not None:
+        parts.append(f"({number(entry['low'], digits)} to {number(entry['high'], digits)})")
+    if entry.get("deviation") is not None:
+        parts.append(f"\u00b1 {number(entry['deviation'], digits)}")
+    return Cell(number(entry["value"], digits), " ".join(parts))
+
+
+def fold_notes(found: Evaluation) -> list[str]:
+    """What some training parts of a cross-validation lack, in sentences."""
+    folds, repeats, said = found.counts["folds"], found.counts["runs"][found.systems[0]], []
     for key, text in (
         ("labels_without_votes", "has no vote"),
         ("labels_that_win_no_item", "is the most frequent of no item"),
@@ -531,18 +548,18 @@ def _range(values: Sequence[int]) -> str:
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"
 
 
-def scale_table(found: Sequence[Mapping[str, Any]]) -> list[Table]:
+def scale_table(found: Evaluation) -> list[Table]:
     """One line a scale; nothing without any."""
-    if not found:
+    if not found.scales:
         return []
     rows = [
         (
             Cell(one["question"]),
-            *(value_cell(one[name]) for name in ("ccc", "pearson", "rmse")),
+            *(measure_cell(found, f"{kind}_{one['question']}") for kind in KINDS),
             Cell(f"{number(100 * one['covered'], 1)} %"),
             Cell(f"{one['items']:,}"),
         )
-        for one in found
+        for one in found.scales
     ]
     note = (
         "Predicted against mean ratings, on the scale normalised to [\u22121, 1]. Within \u00b11.96 \u03c3: share of items "
@@ -558,11 +575,12 @@ def scale_table(found: Sequence[Mapping[str, Any]]) -> list[Table]:
     ]
 
 
-def disagreement_table(found: Mapping[str, Any] | None) -> list[Table]:
+def disagreement_table(found: Evaluation) -> list[Table]:
     """One line; nothing without predictions of disagreement."""
-    if found is None:
+    told = found.disagreement
+    if told is None:
         return []
-    cells = (value_cell(found[name]) for name in ("ccc", "pearson", "rmse"))
+    cells = (measure_cell(found, f"disagreement_{kind}") for kind in KINDS)
     note = (
         "Predicted against actual disagreement of the raters, over items with two votes or more: the entropy of the votes "
         "over ln K, the standard deviation of the answers on [\u22121, 1], or the variance of the votes summed over labels."
@@ -571,54 +589,13 @@ def disagreement_table(found: Mapping[str, Any] | None) -> list[Table]:
         Table(
             "Disagreement beside the distribution",
             ("Disagreement", "CCC", "Pearson", "RMSE", "Items"),
-            [(Cell(found["kind"]), *cells, Cell(f"{found['items']:,}"))],
+            [(Cell(told["kind"]), *cells, Cell(f"{told['items']:,}"))],
             note,
         )
     ]
-
-
-def saliency_table(found: Saliency) -> Table:
-    """Layers down, targets across, and their mean."""
-    rows = [
-        (
-            Cell(f"{layer}{' (chosen)' if layer == found.layer else ''}"),
-            *(Cell(number(value if np.isfinite(value) else None, 4)) for value in row),
-            Cell(number(mean, 4)),
-        )
-        for layer, (row, mean) in enumerate(zip(found.scores, found.means, strict=True))
-    ]
-    what = "mean |r| over units" if found.formula == "absolute" else f"mean of r² − {found.gamma:g} × redundancy"
-    note = f"{what}; {found.items:,} items; layer 0 enters the first transformer layer."
-    return Table("Saliency of layers", ("layer", *found.targets, "mean"), rows, note)
 
 
 def markdown_safe(text: object) -> str:
     """Text that Markdown shows as it is: no markup, no HTML, no line break."""
     line = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _MARKDOWN.sub(r"\\\1", line)
-
-
-def synthetic_table(found: SyntheticAgreement) -> Table:
-    """A row a measure and whose votes it is of, a column a stratum."""
-    rows = []
-    for name, by_stratum in found.records.items():
-        title, unit, better = TITLES[name]
-        for who in (SYNTHETIC, PERSON, "difference"):
-            if who in by_stratum[ALL] and not (who == "difference" and better == ""):
-                cells = [value_cell(by_stratum[stratum][who], unit) for stratum in found.strata]
-                rows.append((Cell(title + ARROWS[better] if who == SYNTHETIC else ""), Cell(who), *cells))
-    columns = [f"{name} {_entropy_range(one)}" for name, one in found.strata.items()]
-    few = found.counts["items with fewer than 2 people"]
-    note = f"{NOTE} {few:,} items with fewer than 2 people are left out." if few else NOTE
-    sizes = [Cell(f"{one['items']:,}") for one in found.strata.values()]
-    return Table(
-        "Synthetic annotators and people",
-        ("Measure", "of", *columns),
-        [(Cell("Items"), Cell(""), *sizes), *rows],
-        note,
-    )
-
-
-def _entropy_range(stratum: dict[str, Any]) -> str:
-    low, high = stratum["low"], stratum["high"]
-    return "items" if low is None else f"({low:.2f} to {high:.2f})"

@@ -7,8 +7,7 @@ from annot_hf.data.predictions import Predictions
 from annot_hf.data.questions import Question
 from annot_hf.data.targets import make_targets
 from annot_hf.data.votes import VoteTable
-from annot_hf.evaluation.evaluate import break_down, vote_counts
-from annot_hf.evaluation.scoring import score
+from annot_hf.evaluation.evaluate import evaluate, vote_counts
 from annot_hf.report.report import breakdown_sections
 from annot_hf.report.tables import equivalence_table, residual_table, speakers_table, strata_table
 
@@ -27,24 +26,24 @@ def run(counts, probs, labels=LABELS):
 def found(emotion_run):
     votes, targets, predictions, speakers = emotion_run
     sex = {item: "f" if int(name[-2:]) % 3 else "m" for item, name in speakers.items()}
-    return break_down(predictions, targets, speakers=speakers, groups={"sex": sex}, votes=votes, n_resamples=200)
+    return evaluate(predictions, targets, speakers=speakers, groups={"sex": sex}, votes=votes, n_resamples=200)
 
 
-def test_agrees_with_the_scores_on_the_same_resamples(emotion_run, found):
-    votes, targets, predictions, speakers = emotion_run
-    scores = score(predictions, targets, speakers=speakers, n_resamples=200)
+def test_agrees_with_the_scores_on_the_same_resamples(found):
     for name in ("accuracy", "uar"):
         for end in ("value", "low", "high"):
-            assert found[f"{name}_1_best"][end] == pytest.approx(scores[name][end])
-            assert found[f"{name}_1_best"]["difference"][end] == pytest.approx(scores[name]["difference"][end])
+            assert found.at(f"{name}_1_best")[end] == pytest.approx(found.at(name)[end])
+            assert found.difference(f"{name}_1_best")[end] == pytest.approx(found.difference(name)[end])
     loss = found.equivalence.systems["model"]["loss"]  # every item has seven votes, so all of them are used
-    assert found.equivalence.share == 1 and loss["value"] == pytest.approx(scores["cross_entropy"]["value"])
+    assert found.equivalence.share == 1 and loss["value"] == pytest.approx(found.at("cross_entropy")["value"])
     assert len(found) == len(list(found)) and "ece" in found
 
 
 def test_form(emotion_run, found):
     for name, record in found.items():
-        assert {"title", "unit", "better", "value", "low", "high", "marginal", "difference"} <= set(record), name
+        assert set(record) == {"title", "unit", "better", "systems", "differences"} and "model" in record["systems"], (
+            name
+        )
     json.dumps(found.to_dict(), allow_nan=False)
     assert found.to_dict()["speakers"]["sex=m"] == {
         "title": "sex: m",
@@ -53,7 +52,7 @@ def test_form(emotion_run, found):
         "labels": found.to_dict()["speakers"]["sex=m"]["labels"],
     }
     assert found.residual is None and found.confusion["items"].sum() == 240
-    again = break_down(emotion_run[2], emotion_run[1], speakers=emotion_run[3], votes=emotion_run[0], n_resamples=200)
+    again = evaluate(emotion_run[2], emotion_run[1], speakers=emotion_run[3], votes=emotion_run[0], n_resamples=200)
     shared = [name for name in found if "sex=" not in name]
     assert {name: found[name] for name in shared} == dict(again)
 
@@ -90,15 +89,15 @@ def test_the_residual_label_is_told_when_raters_used_it():
     counts = [[4, 0, 2], [1, 3, 0], [0, 0, 3]]
     probs = [[0.5, 0.3, 0.2], [0.2, 0.7, 0.1], [0.6, 0.1, 0.3]]
     predictions, targets, votes = run(counts, probs)
-    found = break_down(predictions, targets, votes=votes, n_resamples=20)
+    found = evaluate(predictions, targets, votes=votes, n_resamples=20)
     assert found.residual == "Other"
     kept = (2 / 6 * 0.2 + 1 * 0.3) / (2 / 6 + 1)
-    assert found["residual_Other"]["value"] == pytest.approx(100 * kept)
+    assert found.at("residual_Other")["value"] == pytest.approx(100 * kept)
     (table,) = residual_table(found)
     assert table.title == "Where votes for “Other” go" and len(table.rows) == 3
-    assert found["residual_a"]["votes"]["value"] == pytest.approx(100 * (2 / 6 * 4 / 6) / (4 / 3))
+    assert found.at("residual_a", "votes")["value"] == pytest.approx(100 * (2 / 6 * 4 / 6) / (4 / 3))
     unused, targets, votes = run([[1, 1, 0]] * 2, [[0.5, 0.4, 0.1]] * 2)
-    assert residual_table(break_down(unused, targets, votes=votes, n_resamples=0)) == []
+    assert residual_table(evaluate(unused, targets, votes=votes, n_resamples=0)) == []
 
 
 @pytest.mark.parametrize(
@@ -115,7 +114,7 @@ def test_the_residual_label_is_told_when_raters_used_it():
 def test_hardly_any_data(counts, labels, speakers):
     counts = np.array(counts)
     predictions, targets, votes = run(counts, np.full(counts.shape, 1 / counts.shape[1]), labels)
-    found = break_down(predictions, targets, votes=votes, speakers=speakers, n_resamples=30)
+    found = evaluate(predictions, targets, votes=votes, speakers=speakers, n_resamples=30)
     json.dumps(found.to_dict(), allow_nan=False)
     several = len(set(speakers or ())) > 1
     assert bool(found.groups) == several and any(name.startswith("pauar") for name in found) == (
@@ -129,8 +128,5 @@ def test_hardly_any_data(counts, labels, speakers):
 
 
 def test_scales_have_no_breakdown(grid_run):
-    with pytest.raises(ValueError) as error:
-        break_down(grid_run[2], grid_run[1])
-    assert str(error.value) == (
-        "Question 'activation' and 'valence' is a scale; a breakdown needs a category question: use score."
-    )
+    found = evaluate(grid_run[2], grid_run[1], n_resamples=0)
+    assert found.parts["categories"] == {} and found.strata == [] and found.equivalence is None

@@ -9,9 +9,10 @@ from annot_hf.evaluation.calibration import (
     measure_calibration,
     measure_residual,
 )
+from annot_hf.evaluation.resampling import Resamples
 
 RNG = np.random.default_rng(10)
-OPTIONS = {"n_resamples": 60, "seed": 0}
+OPTIONS = {"n": 60, "seed": 0}
 
 
 def loop_ece(p, q):
@@ -28,7 +29,7 @@ def loop_ece(p, q):
 def test_ece_equals_an_explicit_loop(n, k, seed):
     rng = np.random.default_rng(seed)
     p, q = rng.dirichlet(np.ones(k), n), rng.multinomial(5, np.ones(k) / k, n) / 5
-    found = measure_calibration({"model": p}, q, range(k), None, n_resamples=0, seed=0)
+    found = measure_calibration({"model": p}, q, range(k), Resamples(n=0, seed=0))
     each = [loop_ece(p[:, c], q[:, c]) for c in range(k)]
     best = p.argmax(1)
     top = loop_ece(p.max(1), q[np.arange(n), best])
@@ -40,7 +41,7 @@ def test_ece_equals_an_explicit_loop(n, k, seed):
 def test_bins_are_left_closed_and_the_last_is_closed():
     p = np.array([[0.3, 0.7], [0.29, 0.71], [1.0, 0.0]])
     q = np.array([[1.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
-    found = measure_calibration({"model": p}, q, "ab", None, n_resamples=0, seed=0)
+    found = measure_calibration({"model": p}, q, "ab", Resamples(n=0, seed=0))
     assert found["ece_of_a"].draws["model"][0] == pytest.approx(
         (0.7 + 0.29) / 3
     )  # not one bin, where they would cancel
@@ -48,10 +49,10 @@ def test_bins_are_left_closed_and_the_last_is_closed():
 
 def test_equal_predictions_and_votes_are_calibrated_and_a_shift_is_not():
     q = RNG.dirichlet(np.ones(4), 100)
-    found = measure_calibration({"model": q}, q, range(4), None, **OPTIONS)
+    found = measure_calibration({"model": q}, q, range(4), Resamples(**OPTIONS))
     assert found["ece"].draws["model"] == pytest.approx(0, abs=1e-12)
     wrong = np.tile([1.0, 0, 0, 0], (100, 1))
-    found = measure_calibration({"model": wrong}, np.roll(wrong, 1, axis=1), range(4), None, **OPTIONS)
+    found = measure_calibration({"model": wrong}, np.roll(wrong, 1, axis=1), range(4), Resamples(**OPTIONS))
     assert found["ece"].draws["model"][0] == pytest.approx(0.5) and found["ece_top"].draws["model"][0] == 1
 
 
@@ -59,10 +60,10 @@ def test_intervals_hold_the_value_and_chance_explains_a_calibrated_model():
     opinion = RNG.dirichlet(np.ones(4), 600)
     votes = np.full(600, 5)
     q = RNG.multinomial(votes, opinion) / 5
-    found = measure_calibration({"model": opinion}, q, range(4), RNG.integers(30, size=600), **OPTIONS)
+    found = measure_calibration({"model": opinion}, q, range(4), Resamples(RNG.integers(30, size=600), **OPTIONS))
     floor = calibration_floor(opinion, votes, range(4))
     for name in ("ece", "ece_top", "ece_of_2"):
-        record = found[name].record()
+        record = found[name].at("model")
         assert record["low"] <= record["value"] <= record["high"]
         assert floor[name] == pytest.approx(record["value"], rel=0.8) and floor[name] > 0
     assert floor == calibration_floor(opinion, votes, range(4))
@@ -85,7 +86,7 @@ def test_the_residual_label():
     assert find_residual(("anger", "Other ", "sad")) == 1 and find_residual(("anger", "another")) is None
     assert find_residual(("x", "y"), "Y") == 1
     p, q = RNG.dirichlet(np.ones(3), 40), RNG.multinomial(4, [0.4, 0.3, 0.3], 40) / 4
-    found = measure_residual({"model": p}, q, ("a", "b", "other"), 2, None, **OPTIONS)
+    found = measure_residual({"model": p}, q, ("a", "b", "other"), 2, Resamples(**OPTIONS))
     shares = [sum(q[i, 2] * p[i, k] for i in range(40)) / sum(q[i, 2] for i in range(40)) for k in range(3)]
     assert [found[f"residual_{name}"].draws["model"][0] for name in ("a", "b", "other")] == pytest.approx(
         [100 * share for share in shares]

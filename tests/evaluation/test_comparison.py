@@ -6,9 +6,8 @@ import pandas as pd
 import pytest
 from markdown_it import MarkdownIt
 
-from annot_hf.evaluation.evaluate import break_down, compare
-from annot_hf.evaluation.resampling import resample_sums
-from annot_hf.evaluation.scoring import score
+from annot_hf.evaluation.evaluate import evaluate
+from annot_hf.evaluation.resampling import Resamples
 from annot_hf.models import measures
 from annot_hf.report.report import build_comparison
 
@@ -17,6 +16,10 @@ def noisier(predictions, noise=0.8):
     logits = np.log(predictions.probs + 1e-6) + noise * np.random.default_rng(1).normal(size=predictions.probs.shape)
     probs = np.exp(logits)
     return replace(predictions, probs=probs / probs.sum(1, keepdims=True), meta={"model": "noisier"})
+
+
+def compare(a, b, targets, names=("A", "B"), **options):
+    return evaluate(dict(zip(names, (a, b), strict=True)), targets, against=names[1], **options)
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +31,12 @@ def found(emotion_run):
 def test_each_side_equals_its_own_scores(emotion_run, found):
     votes, targets, predictions, speakers = emotion_run
     options = {"speakers": speakers, "n_resamples": 200}
-    for side, run in (("a", predictions), ("b", noisier(predictions))):
-        alone = dict(score(run, targets, **options)) | dict(break_down(run, targets, votes=votes, **options))
-        assert set(found) == set(alone) - {"vote_entropy"}
-        for name, record in found.items():
+    for side, run in (("A", predictions), ("B", noisier(predictions))):
+        alone = evaluate(run, targets, votes=votes, **options)
+        assert set(found) == set(alone)
+        for name in found:
             for end in ("value", "low", "high"):
-                assert record[side][end] == pytest.approx(alone[name][end]), (name, end)
+                assert found.at(name, side)[end] == pytest.approx(alone.at(name)[end]), (name, end)
 
 
 def test_differences_are_paired_by_speaker(emotion_run, found):
@@ -41,31 +44,32 @@ def test_differences_are_paired_by_speaker(emotion_run, found):
     other = noisier(predictions)
     difference = measures.jsd(predictions.probs, targets.probs) - measures.jsd(other.probs, targets.probs)
     named = [speakers[item] for item in targets.items]
-    draws = resample_sums({"x": difference}, named, n_resamples=200, seed=0)["x"] / 240
+    draws = Resamples(named, 200).sums({"x": difference})["x"] / 240
     low, high = np.quantile(draws[1:], [0.025, 0.975])
-    assert found["jsd"]["difference"] == pytest.approx({"value": difference.mean(), "low": low, "high": high})
-    assert found["jsd"]["verdict"] == "a"
-    own = found["jsd"]["a"]["high"] - found["jsd"]["a"]["low"] + found["jsd"]["b"]["high"] - found["jsd"]["b"]["low"]
-    assert high - low < own
-    for record in found.values():
-        apart = (
-            record["difference"]["low"] is not None and record["difference"]["low"] * record["difference"]["high"] > 0
-        )
-        assert bool(record["verdict"]) == bool(apart and record["better"])
+    assert found.difference("jsd", "A", "B") == pytest.approx({"value": difference.mean(), "low": low, "high": high})
+    assert found["jsd"]["differences"] == {"A - B": found.difference("jsd", "A", "B")}
+    assert found.better("jsd", "A", "B") == "A"
+    assert high - low < sum(found.at("jsd", side)["high"] - found.at("jsd", side)["low"] for side in "AB")
+    for name, record in found.items():
+        difference = found.difference(name, "A", "B")
+        apart = difference["low"] is not None and difference["low"] * difference["high"] > 0
+        assert bool(found.better(name, "A", "B")) == bool(apart and record["better"])
 
 
 def test_a_run_equals_itself_and_order_turns_the_sign(emotion_run, found):
     votes, targets, predictions, speakers = emotion_run
     options = {"speakers": speakers, "votes": votes, "n_resamples": 200}
-    for name, record in compare(predictions, predictions, targets, **options).items():
-        assert record["verdict"] == "" and record["difference"]["value"] in (0, None), name
+    same = compare(predictions, predictions, targets, **options)
+    for name in same:
+        assert same.better(name, "A", "B") == "" and same.difference(name, "A", "B")["value"] in (0, None), name
     turned = compare(noisier(predictions), predictions, targets, **options)
-    for name, record in found.items():
-        if record["difference"]["value"] is not None:
-            assert turned[name]["difference"]["value"] == pytest.approx(-record["difference"]["value"])
-        assert turned[name]["verdict"] == {"a": "b", "b": "a", "": ""}[record["verdict"]]
+    for name in found:
+        value = found.difference(name, "A", "B")["value"]
+        if value is not None:
+            assert turned.difference(name, "A", "B")["value"] == pytest.approx(-value)
+        assert turned.better(name, "A", "B") == {"A": "B", "B": "A", "": ""}[found.better(name, "A", "B")]
     told, other = found.equivalence.systems, turned.equivalence.systems
-    assert (told["a"], told["b"]) == (other["b"], other["a"])
+    assert (told["A"], told["B"]) == (other["B"], other["A"])
 
 
 def test_the_order_of_items_does_not_matter(emotion_run, found):
@@ -111,7 +115,8 @@ def test_runs_that_answer_for_other_raters_are_compared_without_them(emotion_run
         rater_fallback=predictions.rater_fallback[1:],
     )
     found = compare(predictions, fewer, targets, n_resamples=0)
-    assert found.raters == {} and found.notes[-1].startswith("The runs answer for different votes of named raters")
+    assert found.parts["raters"] == {}
+    assert found.notes[-1].startswith("The systems answer for different votes of named raters")
     with pytest.raises(KeyError):
         found["rater_accuracy"]
 
@@ -142,10 +147,10 @@ def test_report(tmp_path, emotion_run):
     html = MarkdownIt("commonmark").enable("table").render(text)
     assert html.count("<table>") == 8 and html.count("<img") == 3  # seven of measures, one of the run
     data = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
-    assert data["comparison"]["names"] == ["clean", "$noisy|"] and data["run"]["$noisy|: model"] == "noisier"
-    assert data["comparison"]["measures"]["jsd"]["difference"] == report.comparison["jsd"]["difference"]
-    assert "pauar75_1_best_sex=f" in data["comparison"]["categories"]
-    assert (tmp_path / "items.csv").read_text(encoding="utf-8").startswith("item,speaker,votes,jsd_a,jsd_b\n")
+    assert data["evaluation"]["systems"] == ["clean", "$noisy|"] and data["run"]["$noisy|: model"] == "noisier"
+    assert data["evaluation"]["measures"]["items"]["jsd"] == report.evaluation["jsd"]
+    assert "pauar75_1_best_sex=f" in data["evaluation"]["measures"]["categories"]
+    assert (tmp_path / "items.csv").read_text(encoding="utf-8").startswith("item,speaker,votes,jsd_clean,jsd_$noisy|\n")
 
 
 @pytest.mark.usefixtures("unrendered")
@@ -154,9 +159,10 @@ def test_grids_and_single_items(tmp_path, grid_run):
     report = build_comparison(
         predictions, noisier(predictions), targets, tmp_path / "a", title="t", votes=votes, n_resamples=50
     )
-    assert report.comparison.categories == {} and report.comparison.equivalence is None
-    assert "ccc_valence" in report.comparison.measures and "rater_ccc_valence" in report.comparison.raters
-    assert report.comparison["ccc_valence"]["verdict"] == "a"
+    found = report.evaluation
+    assert found.parts["categories"] == {} and found.equivalence is None
+    assert "ccc_valence" in found.parts["items"] and "rater_ccc_valence" in found.parts["raters"]
+    assert found.better("ccc_valence", "A", "B") == "A"
     one = targets.select(targets.items[:1])
     report = build_comparison(predictions, predictions, one, tmp_path / "b", title="t", on_missing="exclude")
     assert "on 1 item (speakers not given)" in report.summary and report.summary.endswith("there is only 1 item.")

@@ -6,12 +6,15 @@ import pytest
 from markdown_it import MarkdownIt
 from scipy.stats import pearsonr, spearmanr
 
-from annot_hf.data.folds import make_folds
-from annot_hf.evaluation.evaluate import count_folds, fold_marginals, measure_repeats, pool_predictions
+from annot_hf.data.folds import count_folds, fold_marginals, make_folds
+from annot_hf.data.predictions import pool_predictions
+from annot_hf.evaluation.evaluate import evaluate
+from annot_hf.evaluation.resampling import Resamples
 from annot_hf.evaluation.scoring import measure_entropy_ranks
 from annot_hf.models import measures
 from annot_hf.report.figures import PANELS, plot_crossval, save_figure
-from annot_hf.report.tables import crossval_markdown, systems_markdown
+from annot_hf.report.pages import write_markdown
+from annot_hf.report.tables import crossval_tables, fold_notes, systems_tables
 
 
 def part_of(predictions, rows):
@@ -31,6 +34,11 @@ def part_of(predictions, rows):
     )
 
 
+def repeats(runs, targets, folds, groups, *, unit, **options):
+    speakers = None if unit == "item" else dict(zip(targets.items, groups, strict=True))
+    return evaluate(runs, targets, speakers=speakers, folds=folds, unit=unit, parts=("items", "ranks"), **options)
+
+
 @pytest.fixture(scope="module")
 def crossed(emotion_run):
     """Two systems, three repeats of four folds over twelve speakers; predictions come fold by fold, shuffled."""
@@ -47,7 +55,7 @@ def crossed(emotion_run):
                 for fold in folds[4 * repeat : 4 * repeat + 4]
             ]
             runs[name].append(pool_predictions(parts))
-    return runs, targets, folds, groups, measure_repeats(runs, targets, folds, groups, unit="speaker", n_resamples=200)
+    return runs, targets, folds, groups, repeats(runs, targets, folds, groups, unit="speaker", n_resamples=200)
 
 
 def in_order(run, targets):
@@ -73,14 +81,15 @@ def test_scores_of_pooled_folds_against_libraries(crossed):
             ],
         }
         for measure, values in expected.items():
-            record = found.records[measure][name]
+            record = found.at(measure, name)
             assert record["runs"] == pytest.approx(values, abs=1e-6), measure
             assert record["value"] == pytest.approx(np.mean(values), abs=1e-6)
             assert record["deviation"] == pytest.approx(np.std(values, ddof=1), abs=1e-6)
             assert record["low"] < record["value"] < record["high"]
-    gap = found.records["jsd"]
-    assert gap["flat"]["difference"]["value"] == pytest.approx(gap["flat"]["value"] - gap["sharp"]["value"])
-    widths = [one["high"] - one["low"] for one in (gap["flat"]["difference"], gap["flat"], gap["sharp"])]
+    flat, sharp = (found.at("jsd", name) for name in ("flat", "sharp"))
+    difference = found.difference("jsd", "flat", "sharp")
+    assert difference["value"] == pytest.approx(flat["value"] - sharp["value"])
+    widths = [one["high"] - one["low"] for one in (difference, flat, sharp)]
     assert widths[0] < 0.8 * np.hypot(*widths[1:])  # paired: narrower than of two independent samples
 
 
@@ -91,21 +100,21 @@ def test_the_marginal_knows_its_own_training_part_only(crossed):
         expected = targets.probs[fold.parts == "train"].mean(0)
         assert marginals[fold.repeat][fold.parts == "test"] == pytest.approx(np.tile(expected, (60, 1)))
     expected = [measures.jsd(marginal, targets.probs).mean() for marginal in marginals]
-    assert found.records["jsd"]["marginal"]["runs"] == pytest.approx(expected)
-    assert found.records["gap_closed"]["marginal"]["value"] == pytest.approx(0)
-    assert "marginal" not in found.records["entropy_correlation"]  # it differs between folds only
+    assert found.at("jsd", "marginal")["runs"] == pytest.approx(expected)
+    assert found.at("gap_closed", "marginal")["value"] == pytest.approx(0)
+    assert found.at("entropy_correlation", "marginal") is None  # it differs between folds only
 
 
 def test_groups_are_resampled_whole_and_alike_in_all_repeats(crossed):
     runs, targets, folds, groups, found = crossed
     same = {"one": runs["sharp"][:1] * 3}
-    once = measure_repeats(same, targets, folds, groups, unit="speaker", n_resamples=200).records["jsd"]["one"]
+    once = repeats(same, targets, folds, groups, unit="speaker", n_resamples=200).at("jsd", "one")
     drawn = np.random.default_rng(1).integers(12, size=(20_000, 12))
     values = measures.jsd(in_order(same["one"][0], targets), targets.probs)
     means = np.array([values[groups == group].mean() for group in np.unique(groups)])[drawn].mean(1)
     assert [once["low"], once["high"]] == pytest.approx(np.quantile(means, [0.025, 0.975]), abs=0.002)
     assert once["deviation"] == 0
-    by_item = measure_repeats(runs, targets, folds, groups, unit="item", n_resamples=50)
+    by_item = repeats(runs, targets, folds, groups, unit="item", n_resamples=50)
     assert "items count as independent" in " ".join(by_item.notes)
 
 
@@ -156,61 +165,51 @@ def test_what_training_parts_lack_is_counted(emotion_run, crossed):
     assert [fold["answers_of_raters_unseen"] for fold in unseen] == [40 * 7] * 2
     assert told["partitions"] == 1  # six groups in six folds: there is one division
     runs = {"one": [predictions, predictions]}
-    page = crossval_markdown(measure_repeats(runs, spoilt, folds, groups, unit="group", n_resamples=20))
+    page = " ".join(fold_notes(repeats(runs, spoilt, folds, groups, unit="group", n_resamples=20)))
     for text in (
         f"Label fear has no vote in {len(without)} of 12 training parts; macro-F1 keeps it.",
         "Label fear is the most frequent of no item in 12 of 12",
         "560 answers to test items",
         "divide the items in 1 different ways only",
         f"one: {2 * predictions.rater_fallback.sum()} of {2 * len(predictions.rater_items):,} predicted rater answers",
-        "240 items of 6 groups, divided into 6 folds 2 times",
     ):
         assert text in page
-    assert np.isfinite(
-        list(measure_repeats(runs, spoilt, folds, groups, unit="group").records["macro_f1"]["one"]["runs"])
-    ).all()
+    assert np.isfinite(list(repeats(runs, spoilt, folds, groups, unit="group").at("macro_f1", "one")["runs"])).all()
 
 
 def test_page_and_figure_say_everything(crossed, tmp_path):
     found = crossed[-1]
-    page = crossval_markdown(found)
-    for text in (
-        "Macro-F1 ↑",
-        "Entropies, r ↑",
-        "KLD (nats) ↓",
-        "Difference to sharp",
-        "| test | 60 | 3 |",
-        "| marginal |",
-    ):
-        assert text in page
-    assert "raters" not in page.split("|")[-1] or "consensus" in page
+    tables = crossval_tables(found)
+    heads = [head for table in tables for head in table.columns]
+    assert {"Macro-F1\u00a0↑", "Entropies, r\u00a0↑", "KLD (nats)\u00a0↓"} <= set(heads)
+    rows = [[cell.main for cell in row] for table in tables for row in table.rows]
+    assert ["test", "60", "3"] in rows and "Difference to sharp, paired" in [table.title for table in tables]
+    assert {row[0] for row in rows} == {"sharp", "flat", "marginal", "train", "validation", "test"}
     figure = plot_crossval(found)
     assert len(figure.axes) == len(PANELS)
     drawn = [line.get_xdata()[0] for line in figure.axes[3].lines if line.get_marker() == "o"]
-    assert drawn == [found.records["jsd"][name]["value"] for name in ("sharp", "flat")]
+    assert drawn == [found.at("jsd", name)["value"] for name in ("sharp", "flat")]
     assert save_figure(lambda: plot_crossval(found), tmp_path / "plot.png").stat().st_size > 10_000
 
 
 def test_a_system_called_marginal(crossed):
     runs, targets, folds, groups, _ = crossed
     with pytest.raises(ValueError, match="name of the baseline"):
-        measure_repeats({"marginal": runs["flat"]}, targets, folds, groups, unit="speaker")
+        repeats({"marginal": runs["flat"]}, targets, folds, groups, unit="speaker")
 
 
 def test_rank_correlation_ignores_rounding_and_bends():
     rng = np.random.default_rng(0)
     q = rng.dirichlet(np.ones(3), 50)
     bent = {"bent": (q**3) / (q**3).sum(1, keepdims=True)}
-    found = measure_entropy_ranks(bent | {"flat": np.full_like(q, 1 / 3)}, q, None, n_resamples=10, seed=0)
+    found = measure_entropy_ranks(bent | {"flat": np.full_like(q, 1 / 3)}, q, Resamples(n=10, seed=0))
     assert found.draws["flat"] == pytest.approx(0)
     expected = spearmanr(measures.entropy(bent["bent"]), measures.entropy(q)).statistic
     assert found.draws["bent"][0] == pytest.approx(expected)
     votes = np.array([[0.6, 0.3, 0.1], [0.1, 0.6, 0.3], [0.3, 0.1, 0.6], [1, 0, 0]])  # three are equal but for rounding
-    assert measure_entropy_ranks({"one": votes}, votes, None, n_resamples=0, seed=0).draws["one"][0] == pytest.approx(1)
+    assert measure_entropy_ranks({"one": votes}, votes, Resamples(n=0, seed=0)).draws["one"][0] == pytest.approx(1)
     turned = votes[[1, 2, 0, 3]]
-    assert measure_entropy_ranks({"one": turned}, votes, None, n_resamples=0, seed=0).draws["one"][0] == pytest.approx(
-        1
-    )
+    assert measure_entropy_ranks({"one": turned}, votes, Resamples(n=0, seed=0)).draws["one"][0] == pytest.approx(1)
 
 
 def test_folds_that_are_not_tested_are_not_scored(crossed):
@@ -221,45 +220,30 @@ def test_folds_that_are_not_tested_are_not_scored(crossed):
         name: [part_of(several[0], np.flatnonzero(np.isin(several[0].items, targets.items[tested])))]
         for name, several in runs.items()
     }
-    found = measure_repeats(some, targets, first, groups, unit="speaker", n_resamples=50)
-    assert found.counts["items"] == tested.sum()
+    found = repeats(some, targets, first, groups, unit="speaker", n_resamples=50)
+    assert found.counts["n_evaluated"] == tested.sum()
     assert found.counts["items not tested"] == (~tested).sum() > 0
     p = {item: row for item, row in zip(some["sharp"][0].items, some["sharp"][0].probs, strict=True)}
     expected = measures.jsd(np.stack([p[item] for item in targets.items[tested]]), targets.probs[tested]).mean()
-    assert found.records["jsd"]["sharp"]["value"] == pytest.approx(expected)
-    assert f"{(~tested).sum():,} more items" in crossval_markdown(found)
+    assert found.at("jsd", "sharp")["value"] == pytest.approx(expected)
 
 
 HOSTILE = "<script>x</script> | `a` [b](javascript:1)"
 
 
-def test_names_in_pages_stay_text(crossed):
-    runs, targets, folds, groups, found = crossed
-    hostile = {"runs": {HOSTILE: 3, f"{HOSTILE}2": 3}, "unit": HOSTILE}
-    hostile |= {"rater answers": {HOSTILE: {"answers": 2, "by consensus": 1}}}
-    lacking = [fold | {"labels_without_votes": [HOSTILE]} for fold in found.counts["folds"]]
-    records = {
-        name: dict(zip((HOSTILE, f"{HOSTILE}2", "marginal"), several.values(), strict=False))
-        for name, several in found.records.items()
-    }
-    spoilt = replace(
-        found, counts=found.counts | hostile | {"folds": lacking}, records=records, notes=[*found.notes, HOSTILE]
-    )
-    page = crossval_markdown(spoilt)
+def test_names_in_pages_stay_text(crossed, tmp_path):
+    runs, targets, folds, groups, _ = crossed
+    hostile = {HOSTILE: runs["sharp"], f"{HOSTILE}2": runs["flat"]}
+    found = repeats(hostile, targets, folds, groups, unit="speaker", n_resamples=10)
+    notes = [*fold_notes(found), HOSTILE]
+    tables = crossval_tables(found) + systems_tables(found)
+    page = write_markdown(
+        tmp_path / "page.md", title=HOSTILE, summary=HOSTILE, tables=tables, notes=notes, details={HOSTILE: HOSTILE}
+    ).read_text(encoding="utf-8")
     assert page.count("&lt;script&gt;") > 10
     html = MarkdownIt("commonmark").enable("table").render(page)
-    assert html.count("<table>") == 5
+    assert html.count("<table>") == len(tables) + 1
     assert not any(f"<{tag}" in html for tag in ("script", "code", "a ", "em"))
-    scales = {f"{kind}_x": one for kind, one in zip(("ccc", "pearson", "rmse"), [records["jsd"]] * 3, strict=True)}
-    title = {"title": f"CCC, {HOSTILE}", "unit": "", "better": "higher"}
-    beside = replace(
-        spoilt,
-        records=records | scales,
-        titles=found.titles | dict.fromkeys(scales, title),
-        counts=spoilt.counts | {"speakers": 3},
-    )
-    html = MarkdownIt("commonmark").enable("table").render(systems_markdown(beside))
-    assert "&lt;script&gt;" in html and not any(f"<{tag}" in html for tag in ("script", "code", "a ", "em"))
 
 
 def test_disagreement_is_pooled(emotion_run):

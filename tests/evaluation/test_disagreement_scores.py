@@ -10,7 +10,7 @@ from annot_hf.data.predictions import Predictions
 from annot_hf.data.questions import Question
 from annot_hf.data.targets import disagreement, make_targets
 from annot_hf.data.votes import VoteTable
-from annot_hf.evaluation.scales import score_disagreement
+from annot_hf.evaluation.evaluate import evaluate
 from annot_hf.report.report import build_report
 from annot_hf.report.tables import disagreement_table
 
@@ -40,17 +40,25 @@ def run():
 
 def test_against_oracles(run):
     predictions, votes, true, told = run
-    found = score_disagreement(predictions, votes, ITEMS, speakers=ITEMS, n_resamples=50)
+    targets = make_targets(votes, "mood", items=ITEMS)
+    options = {"votes": votes, "n_resamples": 50}
+    found = evaluate(predictions, targets, speakers=dict(zip(ITEMS, ITEMS, strict=True)), **options)
     known = np.isfinite(true)
     x, y = told[known], true[known]
-    assert found["kind"] == "entropy" and found["items"] == 19
-    assert found["ccc"]["value"] == pytest.approx(audmetric.concordance_cc(y, x))
-    assert found["pearson"]["value"] == pytest.approx(np.corrcoef(x, y)[0, 1])
-    assert found["rmse"]["value"] == pytest.approx(np.sqrt(np.mean((x - y) ** 2)))
-    assert found["ccc"]["low"] < found["ccc"]["value"] < found["ccc"]["high"]
-    assert score_disagreement(replace(predictions, disagreement=None), votes, ITEMS) is None
-    assert score_disagreement(predictions, votes, ["text4"]) is None
-    assert disagreement_table(None) == [] and len(disagreement_table(found)[0].rows) == 1
+    assert found.disagreement == {"kind": "entropy", "items": 19}
+    assert found.at("disagreement_ccc")["value"] == pytest.approx(audmetric.concordance_cc(y, x))
+    assert found.at("disagreement_pearson")["value"] == pytest.approx(np.corrcoef(x, y)[0, 1])
+    assert found.at("disagreement_rmse")["value"] == pytest.approx(np.sqrt(np.mean((x - y) ** 2)))
+    assert (
+        found.at("disagreement_ccc")["low"]
+        < found.at("disagreement_ccc")["value"]
+        < found.at("disagreement_ccc")["high"]
+    )
+    assert len(disagreement_table(found)[0].rows) == 1
+    silent = evaluate(replace(predictions, disagreement=None), targets, **options)
+    single = evaluate(predictions, targets.select(["text4"]), on_missing="exclude", **options)
+    for none in (silent, single):
+        assert none.disagreement is None and "disagreement_ccc" not in none and disagreement_table(none) == []
 
 
 def test_in_a_report_and_on_disk(run, tmp_path, unrendered):
@@ -62,7 +70,7 @@ def test_in_a_report_and_on_disk(run, tmp_path, unrendered):
     targets = make_targets(votes, "mood", items=ITEMS)
     report = build_report(loaded, targets, tmp_path / "report", title="Run", items=items, votes=votes, n_resamples=50)
     data = json.loads(report.files["json"].read_text())
-    assert data["disagreement"]["items"] == 19
+    assert data["evaluation"]["disagreement"]["items"] == 19
     assert "Disagreement beside the distribution" in report.files["markdown"].read_text()
 
 

@@ -7,6 +7,7 @@ from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 
 from annot_hf.evaluation.equivalence import _others, _rater_losses, crossing, rater_equivalence, worth_text
+from annot_hf.evaluation.resampling import Resamples
 
 RNG = np.random.default_rng(12)
 PRIOR = np.array([0.4, 0.3, 0.2, 0.1])
@@ -80,7 +81,7 @@ def draw(opinion, votes):
 def test_a_model_that_is_k_other_raters_is_worth_k(k):
     opinion = opinions(6000)
     model = (draw(opinion, k) + 2 * PRIOR) / (k + 2)
-    found = rater_equivalence({"model": model}, draw(opinion, 11), PRIOR, n_resamples=200)
+    found = rater_equivalence({"model": model}, draw(opinion, 11), PRIOR, Resamples(n=200))
     assert found.alpha == pytest.approx(2, rel=0.1) and found.raters[-1] == 10
     worth = found.systems["model"]["worth"]
     assert worth["value"] == pytest.approx(k, rel=0.12)
@@ -91,7 +92,7 @@ def test_a_model_that_knows_the_opinion_is_worth_more_than_all_raters_and_a_bad_
     opinion = opinions(800)
     counts = draw(opinion, 9)
     systems = {"truth": opinion, "uniform": np.full((800, 4), 0.25), "marginal": np.tile(PRIOR, (800, 1))}
-    found = rater_equivalence(systems, counts, PRIOR, n_resamples=100)
+    found = rater_equivalence(systems, counts, PRIOR, Resamples(n=100))
     assert found.systems["truth"]["worth"] == {
         "value": None,
         "low": None,
@@ -109,13 +110,13 @@ def test_the_curve_needs_its_share_of_the_items():
     opinion = opinions(100)
     counts = np.concatenate([draw(opinion[:70], 10), draw(opinion[70:], 4)])
     systems = {"model": opinion}
-    assert rater_equivalence(systems, counts, PRIOR, keep=0.5, n_resamples=0).raters[-1] == 9
-    strict = rater_equivalence(systems, counts, PRIOR, keep=0.9, n_resamples=0)
+    assert rater_equivalence(systems, counts, PRIOR, Resamples(n=0), keep=0.5).raters[-1] == 9
+    strict = rater_equivalence(systems, counts, PRIOR, Resamples(n=0), keep=0.9)
     assert (strict.raters[-1], strict.items, strict.share) == (3, 100, 1.0)
-    assert rater_equivalence(systems, counts, PRIOR, keep=0.5, most=5, n_resamples=0).raters[-1] == 5
+    assert rater_equivalence(systems, counts, PRIOR, Resamples(n=0), keep=0.5, most=5).raters[-1] == 5
     few = counts.copy()
     few[:60] = np.eye(4)[0]  # most items have one vote: still told, on the others
-    told = rater_equivalence(systems, few, PRIOR, n_resamples=0)
+    told = rater_equivalence(systems, few, PRIOR, Resamples(n=0))
     assert (told.raters[-1], told.items, told.share) == (1, 40, 0.4)
     assert told.systems["model"]["worth"]["low"] is None
 
@@ -129,7 +130,7 @@ def test_single_votes_and_single_items():
 
 
 def test_a_label_that_the_marginal_lacks_is_floored():
-    found = rater_equivalence({"model": np.full((2, 2), 0.5)}, [[2, 2], [0, 4]], [1.0, 0.0], n_resamples=0)
+    found = rater_equivalence({"model": np.full((2, 2), 0.5)}, [[2, 2], [0, 4]], [1.0, 0.0], Resamples(n=0))
     assert np.isfinite([entry["value"] for entry in found.curve]).all()
 
 

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,9 +9,11 @@ from matplotlib import font_manager
 from matplotlib.text import Text
 
 from annot_hf.evaluation.equivalence import rater_equivalence
+from annot_hf.evaluation.evaluate import Evaluation
+from annot_hf.evaluation.resampling import Measured, Resamples
 from annot_hf.evaluation.strata import entropy_strata, measure_strata
-from annot_hf.report import figures as breakdown_plots, figures as comparison_plots, figures as plots
-from annot_hf.report.report import plot_conditions
+from annot_hf.report import figures as plots
+from annot_hf.report.figures import plot_conditions
 
 RNG = np.random.default_rng(0)
 
@@ -35,28 +39,39 @@ def dirichlet(n, k):
 def strata_figure(n=60, k=4):
     q, p = dirichlet(n, k), dirichlet(n, k)
     strata = entropy_strata(q, range(k))
-    found = measure_strata({"model": p, "marginal": q}, q, strata, None, n_resamples=20, seed=0)
-    return breakdown_plots.plot_strata(strata, {name: one.record() for name, one in found.items()})
+    measured = measure_strata({"model": p, "marginal": q}, q, strata, Resamples(n=20, seed=0))
+    return plots.plot_strata(replace(evaluation(("model",), measured), strata=strata))
+
+
+def evaluation(systems, measured):
+    """The numbers of an evaluation, without what they are of."""
+    return Evaluation(systems, (), {"items": measured}, None, None, {}, [], None)
 
 
 def confusion_figure(k):
     shares, items = dirichlet(k, k), RNG.integers(1, 2000, k)
     items[0], shares[0] = 0, np.nan
     names = [f"label number {index}" for index in range(k)]
-    return breakdown_plots.plot_confusion(names, {"votes": shares, "predicted": shares, "items": items})
+    return plots.plot_confusion(names, {"votes": shares, "predicted": shares, "items": items})
 
 
 def equivalence_figure(votes=6, resamples=20, models=("a", "b")):
     opinion = dirichlet(50, 3)
     counts = RNG.multinomial(votes, opinion)
     systems = {"a": opinion, "b": np.full((50, 3), 1 / 3)}
-    told = rater_equivalence(systems, counts, np.full(3, 1 / 3), n_resamples=resamples)
-    return breakdown_plots.plot_equivalence(told, {name: f"the run {name}" for name in models})
+    told = rater_equivalence(systems, counts, np.full(3, 1 / 3), Resamples(n=resamples))
+    return plots.plot_equivalence(told, models)
 
 
-def difference(value, verdict, better="higher"):
-    ends = {"value": value, "low": value - 0.1, "high": value + 0.1}
-    return {"title": f"Measure {value}", "unit": "%", "better": better, "difference": ends, "verdict": verdict}
+def differences(names=("A", "B"), **measures):
+    """Two runs and measures, each from the difference A - B, its half-width, and which way is better."""
+    measured = {}
+    for name, (value, half, better) in measures.items():
+        draws = np.array([value, value - half, value + half] if half else [value])
+        measured[name] = Measured(
+            f"Measure {value}", "%", better, dict(zip(names, (draws, np.zeros(len(draws))), strict=True))
+        )
+    return plots.plot_differences(evaluation(names, measured), list(measured))
 
 
 def conditions_figure(names, spread=0.02):
@@ -69,24 +84,20 @@ CALLS = {
     "one condition without interval": lambda: conditions_figure(["clean", "reverb:0.1234567"], None),
     "strata": strata_figure,
     "strata of one item": lambda: strata_figure(1),
-    "speaker recall": lambda: breakdown_plots.plot_speaker_recall(
+    "speaker recall": lambda: plots.plot_speaker_recall(
         pd.DataFrame({f"uar_{n}_best": RNG.random(30) for n in (1, 2, 3)})
     ),
-    "speaker recall of two": lambda: breakdown_plots.plot_speaker_recall(pd.DataFrame({"uar_1_best": [0.0, 1.0]})),
+    "speaker recall of two": lambda: plots.plot_speaker_recall(pd.DataFrame({"uar_1_best": [0.0, 1.0]})),
     "confusion": lambda: confusion_figure(6),
     "confusion of two": lambda: confusion_figure(2),
     "confusion of many": lambda: confusion_figure(30),
     "equivalence": equivalence_figure,
     "equivalence of two votes": lambda: equivalence_figure(2, 0, "a"),
     "equivalence of many votes": lambda: equivalence_figure(40),
-    "differences": lambda: comparison_plots.plot_differences(
-        {"x": difference(0.2, "a"), "y": difference(0.3, "b", "lower"), "z": difference(0.0, "")}, ("A", "B")
-    ),
-    "no differences": lambda: comparison_plots.plot_differences(
-        {"x": difference(0.0, "") | {"difference": {"value": 0.0, "low": None, "high": None}}}, ("A", "B")
-    ),
-    "speaker pairs": lambda: comparison_plots.plot_speaker_pairs(RNG.random(20), RNG.random(20), ("A", "B")),
-    "equal speakers": lambda: comparison_plots.plot_speaker_pairs(np.full(2, 0.1), np.full(2, 0.1), ("A", "B")),
+    "differences": lambda: differences(x=(0.2, 0.1, "higher"), y=(0.3, 0.1, "lower"), z=(0.0, 0.1, "higher")),
+    "no differences": lambda: differences(x=(0.0, None, "higher")),
+    "speaker pairs": lambda: plots.plot_speaker_pairs(RNG.random(20), RNG.random(20), ("A", "B")),
+    "equal speakers": lambda: plots.plot_speaker_pairs(np.full(2, 0.1), np.full(2, 0.1), ("A", "B")),
     "examples": lambda: plots.plot_examples("abc", dirichlet(3, 3), dirichlet(3, 3), ["x", "y", "z"]),
     "grids of examples": lambda: plots.plot_examples(
         [str(k) for k in range(16)], dirichlet(3, 16), dirichlet(3, 16), ["x", "y", "z"], ("activation", "valence")
@@ -161,15 +172,14 @@ def test_hardly_any_data(tmp_path):
 
 
 def test_paUAR_is_read_off_the_speaker_curve():
-    figure = drawn(lambda: breakdown_plots.plot_speaker_recall(pd.DataFrame({"uar_1_best": [0.2, 0.5, 0.6, 0.9]})))
+    figure = drawn(lambda: plots.plot_speaker_recall(pd.DataFrame({"uar_1_best": [0.2, 0.5, 0.6, 0.9]})))
     x, y = figure.axes[0].lines[0].get_data()
     for level, share in ((0.5, 50), (0.75, 25)):  # one of four lies exactly on .50 and does not exceed it
         assert y[np.searchsorted(x, level, side="right") - 1] == share
 
 
 def test_differences_turn_towards_the_better_run():
-    records = {"loss": difference(-0.3, "a", "lower"), "score": difference(0.4, "a"), "none": difference(1.0, "", "")}
-    figure = drawn(lambda: comparison_plots.plot_differences(records, ("A", "B")))
+    figure = drawn(lambda: differences(loss=(-0.3, 0.1, "lower"), score=(0.4, 0.1, "higher"), none=(1.0, 0.1, "")))
     points = [line.get_xdata()[0] for line in figure.axes[0].lines if len(line.get_xdata()) == 1]
     assert points == pytest.approx([0.003, 0.004])  # per cents as shares
 
@@ -228,10 +238,10 @@ def test_names_that_no_font_can_draw_are_numbered(tmp_path):
     numbered = {"悲伤": 1}
     shares = {"votes": dirichlet(5, 5), "predicted": dirichlet(5, 5), "items": np.arange(1, 6)}
     calls = (
-        lambda: breakdown_plots.plot_confusion(names, shares),
+        lambda: plots.plot_confusion(names, shares),
         lambda: plots.plot_examples(names, dirichlet(2, 5), dirichlet(2, 5), ["lowest\n生气.wav", "b"]),
         lambda: plots.plot_speakers({name: (0.1, 0.2, 3) for name in names}),
-        lambda: comparison_plots.plot_differences({"x": difference(0.2, "a")}, ("生气", "b")),
+        lambda: differences(("生气", "b"), x=(0.2, 0.1, "higher")),
         lambda: equivalence_figure(),
     )
     for call in calls:
@@ -243,10 +253,7 @@ def test_names_that_no_font_can_draw_are_numbered(tmp_path):
 
 
 def test_a_name_may_begin_with_an_underscore():
-    figure = drawn(lambda: comparison_plots.plot_differences({"x": difference(0.2, "a")}, ("_run", "b")))
+    figure = drawn(lambda: differences(("_run", "b"), x=(0.2, 0.1, "higher")))
     assert "_run better" in words(figure)
-    told = rater_equivalence({"a": dirichlet(9, 3)}, RNG.multinomial(4, np.full((9, 3), 1 / 3)), np.full(3, 1 / 3))
-    assert any(
-        text.startswith("_a: worth")
-        for text in words(drawn(lambda: breakdown_plots.plot_equivalence(told, {"a": "_a"})))
-    )
+    told = rater_equivalence({"_a": dirichlet(9, 3)}, RNG.multinomial(4, np.full((9, 3), 1 / 3)), np.full(3, 1 / 3))
+    assert any(text.startswith("_a: worth") for text in words(drawn(lambda: plots.plot_equivalence(told, ["_a"]))))

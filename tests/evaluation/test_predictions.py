@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given, settings, strategies as st
 
 from annot_hf.data import predictions as predictions_module
-from annot_hf.data.predictions import Predictions
+from annot_hf.data.predictions import Predictions, pool_predictions
 from annot_hf.data.questions import Question
-from annot_hf.evaluation.evaluate import compare, pool_predictions
+from annot_hf.evaluation.evaluate import evaluate
 from annot_hf.report.report import build_report
 
 EMOTIONS = ("anger", "disgust", "fear", "happy", "neutral", "sad")
@@ -210,8 +210,8 @@ def test_labels_in_another_order_give_the_same_report(tmp_path, emotion_run):
         build_report(one, targets, tmp_path / str(number), **options)
         told.append(json.loads((tmp_path / str(number) / "report.json").read_text()))
     assert told[0] == told[1]
-    both = compare(stock, turned, targets, n_resamples=0)
-    assert all(not record["difference"]["value"] for record in (both.measures | both.raters).values())
+    both = evaluate({"stock": stock, "turned": turned}, targets, n_resamples=0)
+    assert not any(both.difference(name, "turned", "stock")["value"] for name in both)
     halves = [replace_rows(stock, slice(0, 100)), replace_rows(turned, slice(100, 240))]
     np.testing.assert_array_equal(pool_predictions(halves).probs, stock.probs)
 

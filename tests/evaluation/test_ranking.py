@@ -5,9 +5,10 @@ from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as hnp
 
 from annot_hf.evaluation.ranking import measure_n_best, measure_speakers, plurality_rank, speaker_groups, speaker_uar
+from annot_hf.evaluation.resampling import Resamples
 
 RNG = np.random.default_rng(9)
-OPTIONS = {"n_resamples": 40, "seed": 0}
+OPTIONS = {"n": 40, "seed": 0}
 
 
 def value(measured, name):
@@ -31,7 +32,7 @@ def test_n_best_equals_a_loop_and_audmetric():
     n, k = 400, 6
     p, q = RNG.dirichlet(np.ones(k), n), RNG.dirichlet(np.ones(k), n)
     true = q.argmax(1)
-    found = measure_n_best({"model": p}, q, None, **OPTIONS)
+    found = measure_n_best({"model": p}, q, Resamples(**OPTIONS))
     assert value(found, "uar_1_best") == pytest.approx(audmetric.unweighted_average_recall(true, p.argmax(1)))
     for depth in (1, 2, 3):
         best = np.argsort(-p, axis=1)[:, :depth]
@@ -43,10 +44,10 @@ def test_n_best_equals_a_loop_and_audmetric():
 
 def test_more_labels_never_hurt_and_all_of_them_are_not_told():
     p, q = RNG.dirichlet(np.ones(3), 50), RNG.dirichlet(np.ones(3), 50)
-    found = measure_n_best({"model": p}, q, None, **OPTIONS)
+    found = measure_n_best({"model": p}, q, Resamples(**OPTIONS))
     assert set(found) == {"accuracy_1_best", "uar_1_best", "accuracy_2_best", "uar_2_best"}
     assert (found["accuracy_2_best"].draws["model"][0] >= found["accuracy_1_best"].draws["model"][0]).all()
-    assert measure_n_best({"model": np.ones((2, 1))}, np.ones((2, 1)), None, **OPTIONS) == {}
+    assert measure_n_best({"model": np.ones((2, 1))}, np.ones((2, 1)), Resamples(**OPTIONS)) == {}
 
 
 def run(n=200, k=5, s=15):
@@ -72,7 +73,7 @@ def test_speaker_uar_and_pauar_equal_an_explicit_loop():
     theirs = audmetric.unweighted_average_recall(q[rows].argmax(1), p[rows].argmax(1), sorted(set(q[rows].argmax(1))))
     assert one[0] == pytest.approx(theirs)
     groups = speaker_groups(speakers, np.arange(len(p)))
-    found = measure_speakers({"model": p}, q, speakers, groups, **OPTIONS)
+    found = measure_speakers({"model": p}, q, groups, Resamples(speakers, **OPTIONS))
     for level in (75, 50):
         assert value(found, f"pauar{level}_2_best") == pytest.approx(
             100 * np.mean([one > level / 100 for one in expected])
@@ -94,7 +95,7 @@ def test_exactly_three_quarters_does_not_exceed_three_quarters(levels):
     p = np.eye(3)[np.where(right, true, 2)]
     assert speaker_uar(p, q, ["s"] * len(p))[1][0] == pytest.approx(0.75)
     groups = speaker_groups(["s"] * len(p), np.arange(len(p)))
-    found = measure_speakers({"model": p}, q, ["s"] * len(p), groups, **OPTIONS)
+    found = measure_speakers({"model": p}, q, groups, Resamples(["s"] * len(p), **OPTIONS))
     assert value(found, "pauar75_1_best") == 0 and value(found, "pauar50_1_best") == 100
 
 
@@ -117,12 +118,13 @@ def test_groups_of_speakers():
 def test_a_group_resamples_its_own_speakers_and_an_empty_one_is_not_defined():
     p, q, speakers = run(120, 4, 12)
     groups = speaker_groups(speakers, np.arange(120))
-    found = measure_speakers({"model": p, "marginal": p}, q, speakers, groups, **OPTIONS)
-    record = found["pauar50_1_best"].record()
-    assert record["low"] <= record["value"] <= record["high"] and record["difference"]["high"] == 0
+    found = measure_speakers({"model": p, "marginal": p}, q, groups, Resamples(speakers, **OPTIONS))
+    record = found["pauar50_1_best"].at("model")
+    assert record["low"] <= record["value"] <= record["high"]
+    assert found["pauar50_1_best"].difference("model", "marginal")["high"] == 0
     groups[0].rows[:] = False
-    empty = measure_speakers({"model": p}, q, speakers, groups[:1], **OPTIONS)
-    assert empty["pauar50_1_best"].record()["value"] is None
+    empty = measure_speakers({"model": p}, q, groups[:1], Resamples(speakers, **OPTIONS))
+    assert empty["pauar50_1_best"].at("model")["value"] is None
     groups[0].rows[3] = True
-    single = measure_speakers({"model": p}, q, speakers, groups[:1], **OPTIONS)["pauar50_1_best"].record()
+    single = measure_speakers({"model": p}, q, groups[:1], Resamples(speakers, **OPTIONS))["pauar50_1_best"].at("model")
     assert single["value"] in (0, 100) and single["low"] is None

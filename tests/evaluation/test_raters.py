@@ -11,8 +11,8 @@ from annot_hf.data.questions import Question
 from annot_hf.data.targets import make_targets
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.alignment import dimensions, expectation
+from annot_hf.evaluation.evaluate import evaluate
 from annot_hf.evaluation.raters import rater_bias, recovered_bias
-from annot_hf.evaluation.scoring import score
 from annot_hf.models.measures import ccc
 from annot_hf.report.report import build_report
 
@@ -35,27 +35,31 @@ def answers(targets, predictions):
 
 def test_scale_answers_equal_explicit_loops(grid_run):
     _, targets, predictions, speakers = grid_run[:4]
-    scores = score(predictions, targets, speakers=speakers, n_resamples=100)
+    scores = evaluate(predictions, targets, speakers=speakers, n_resamples=100)
     rows = answers(targets, predictions)
     for d, name in enumerate(("activation", "valence")):
         vote = np.array([row[1][d] for row in rows])
         said = np.array([row[2][d] for row in rows])
         common = np.array([predictions.consensus[row[3], d] for row in rows])
-        pooled, error = scores[f"rater_ccc_{name}"], scores[f"rater_mae_{name}"]
+        pooled, error = scores.at(f"rater_ccc_{name}"), scores.at(f"rater_mae_{name}")
         assert pooled["value"] == pytest.approx(audmetric.concordance_cc(vote, said))
-        assert pooled["consensus"]["value"] == pytest.approx(audmetric.concordance_cc(vote, common))
-        assert pooled["marginal"]["value"] == 0
+        assert scores.at(f"rater_ccc_{name}", "consensus")["value"] == pytest.approx(
+            audmetric.concordance_cc(vote, common)
+        )
+        assert scores.at(f"rater_ccc_{name}", "marginal")["value"] == 0
         assert error["value"] == pytest.approx(2 * np.mean(abs(said - vote)))  # half the width of the 1 to 5 scale
-        assert error["unit"] == "points on 1 to 5"
+        assert scores[f"rater_mae_{name}"]["unit"] == "points on 1 to 5"
         who = np.array([row[0] for row in rows])
         own = [audmetric.concordance_cc(vote[who == r], said[who == r]) for r in set(who) if (who == r).sum() >= 2]
-        assert scores[f"rater_mean_ccc_{name}"]["value"] == pytest.approx(np.mean(own))
+        assert scores.at(f"rater_mean_ccc_{name}")["value"] == pytest.approx(np.mean(own))
         assert scores.counts[f"raters_with_own_ccc_{name}"] == len(own)
         item = np.array([row[3] for row in rows])
         given, predicted = (np.array([x[item == i].mean() for i in range(len(predictions))]) for x in (vote, said))
-        mean = scores[f"mean_answer_ccc_{name}"]
+        mean = scores.at(f"mean_answer_ccc_{name}")
         assert mean["value"] == pytest.approx(ccc(predicted, given))
-        assert mean["consensus"]["value"] == pytest.approx(ccc(predictions.consensus[:, d], given))
+        assert scores.at(f"mean_answer_ccc_{name}", "consensus")["value"] == pytest.approx(
+            ccc(predictions.consensus[:, d], given)
+        )
         for one in (pooled, mean):
             assert one["low"] < one["value"] < one["high"]
     counts = scores.counts
@@ -66,15 +70,15 @@ def test_scale_answers_equal_explicit_loops(grid_run):
 
 def test_category_answers_equal_explicit_loops(emotion_run):
     _, targets, predictions, _ = emotion_run
-    scores = score(predictions, targets, n_resamples=50)
+    scores = evaluate(predictions, targets, n_resamples=50)
     rows = answers(targets, predictions)
     right = np.mean([row[2].argmax() == row[1][0] for row in rows])
     loss = np.mean([-np.log(row[2][int(row[1][0])]) for row in rows])
     common = np.mean([-np.log(predictions.probs[row[3], int(row[1][0])]) for row in rows])
-    assert scores["rater_accuracy"]["value"] == pytest.approx(right)
-    assert scores["rater_cross_entropy"]["value"] == pytest.approx(loss)
-    assert scores["rater_cross_entropy"]["consensus"]["value"] == pytest.approx(common)
-    assert scores["rater_cross_entropy"]["difference_to_consensus"]["value"] == pytest.approx(loss - common)
+    assert scores.at("rater_accuracy")["value"] == pytest.approx(right)
+    assert scores.at("rater_cross_entropy")["value"] == pytest.approx(loss)
+    assert scores.at("rater_cross_entropy", "consensus")["value"] == pytest.approx(common)
+    assert scores.difference("rater_cross_entropy", "model", "consensus")["value"] == pytest.approx(loss - common)
 
 
 def test_each_vote_of_a_rater_is_held_against_the_one_answer():
@@ -92,9 +96,9 @@ def test_each_vote_of_a_rater_is_held_against_the_one_answer():
         rater_values=[[0.8, 0.2], [0.4, 0.6]],
         rater_fallback=[False, True],
     )
-    scores = score(predictions, make_targets(votes, "emotion"), n_resamples=0)
-    assert scores["rater_accuracy"]["value"] == 2 / 4
-    assert scores["rater_cross_entropy"]["value"] == pytest.approx(-np.log([0.8, 0.8, 0.2, 0.4]).mean())
+    scores = evaluate(predictions, make_targets(votes, "emotion"), n_resamples=0)
+    assert scores.at("rater_accuracy")["value"] == 2 / 4
+    assert scores.at("rater_cross_entropy")["value"] == pytest.approx(-np.log([0.8, 0.8, 0.2, 0.4]).mean())
     counts = scores.counts
     assert (counts["rater_votes"], counts["rater_votes_repeated"], counts["raters_unseen"]) == (4, 2, 1)
     assert (counts["rater_votes_own_head"], counts["rater_votes_consensus_fallback"]) == (3, 1)
@@ -105,7 +109,7 @@ def test_votes_without_prediction_are_counted(grid_run):
     keep = np.arange(len(predictions.rater_items)) % 3 > 0
     fields = ("rater_items", "rater_names", "rater_values", "rater_fallback")
     fewer = replace(predictions, **{name: getattr(predictions, name)[keep] for name in fields})
-    counts = score(fewer, targets, n_resamples=0).counts
+    counts = evaluate(fewer, targets, n_resamples=0).counts
     routes = ("rater_votes_own_head", "rater_votes_consensus_fallback", "rater_votes_without_prediction")
     assert counts["rater_votes"] == sum(counts[route] for route in routes) == 900
     assert counts["rater_votes_without_prediction"] == 300
@@ -114,14 +118,14 @@ def test_votes_without_prediction_are_counted(grid_run):
 def test_no_rater_answers_no_rater_measures(emotion_run):
     _, targets, predictions, _ = emotion_run
     empty = {"rater_items": np.zeros(0, int), "rater_names": [], "rater_values": None, "rater_fallback": None}
-    scores = score(replace(predictions, **empty), targets, n_resamples=0)
-    assert scores.raters == {} and scores.counts["rater_votes_without_prediction"] == 1680
+    scores = evaluate(replace(predictions, **empty), targets, n_resamples=0)
+    assert scores.parts["raters"] == {} and scores.counts["rater_votes_without_prediction"] == 1680
 
 
 def test_only_common_items_count(grid_run):
     _, targets, predictions, _ = grid_run[:4]
     subset = targets.select(targets.items[:40])
-    counts = score(predictions, subset, on_missing="exclude", n_resamples=0).counts
+    counts = evaluate(predictions, subset, on_missing="exclude", n_resamples=0).counts
     assert (counts["rater_votes"], counts["n_evaluated"], counts["predicted_without_target"]) == (240, 40, 110)
 
 
@@ -130,9 +134,9 @@ def test_a_missing_dimension_is_left_out_of_that_dimension_only(grid_run):
     value = targets.ratings.value.copy()
     value[:300, 1] = np.nan
     holes = replace(targets, ratings=replace(targets.ratings, value=value))
-    scores, full = score(predictions, holes, n_resamples=0), score(predictions, targets, n_resamples=0)
-    assert scores["rater_ccc_activation"]["value"] == full["rater_ccc_activation"]["value"]
-    assert scores["rater_ccc_valence"]["value"] != full["rater_ccc_valence"]["value"]
+    scores, full = evaluate(predictions, holes, n_resamples=0), evaluate(predictions, targets, n_resamples=0)
+    assert scores.at("rater_ccc_activation")["value"] == full.at("rater_ccc_activation")["value"]
+    assert scores.at("rater_ccc_valence")["value"] != full.at("rater_ccc_valence")["value"]
 
 
 def test_answers_to_one_scale_only_are_counted(tmp_path, grid_run):
@@ -145,7 +149,7 @@ def test_answers_to_one_scale_only_are_counted(tmp_path, grid_run):
     assert len(fewer) == len(votes) - 1
     targets = make_targets(fewer, ("activation", "valence"), "kde", items=[first])
     report = build_report(predictions, targets, tmp_path, title="t", votes=fewer, n_resamples=0, on_missing="exclude")
-    assert report.scores.counts["rater_votes"] == 6 and report.scores.counts["rater_votes_incomplete"] == 1
+    assert report.evaluation.counts["rater_votes"] == 6 and report.evaluation.counts["rater_votes_incomplete"] == 1
     assert "compared with 5 votes by 6 named raters" in report.summary
     assert "answers to one scale only, which the distribution lacks: 1." in report.summary
 
@@ -155,7 +159,7 @@ def test_a_pair_answered_twice_is_refused(emotion_run):
     names = predictions.rater_names.copy()
     names[1] = names[0]
     with pytest.raises(ValueError) as error:
-        score(replace(predictions, rater_names=names), targets)
+        evaluate(replace(predictions, rater_names=names), targets)
     assert str(error.value) == (
         f"Predictions answer twice for rater {names[0]!r} on item 'clip000'; give one answer a pair."
     )

@@ -74,17 +74,17 @@ def test_files(grid_report):
 
 
 def test_summary_says_what_was_evaluated(grid_report):
-    scores = grid_report.scores
-    jsd, gap = scores["jsd"], scores["gap_closed"]
+    found = grid_report.evaluation
+    jsd, gap, difference = found.at("jsd"), found.at("gap_closed"), found.difference("jsd")
     assert grid_report.summary == (
         "Predictions for 150 items by 10 speakers of the split test were compared with 900 votes by 16 named raters on the "
         "questions “activation” and “valence” (16 grid cells). Left out: nothing. The mean Jensen-Shannon divergence from "
         f"the votes is {jsd['value']:.3f} nats (95 % interval {jsd['low']:.3f} to {jsd['high']:.3f}), or "
-        f"{scores['jsd_bits']['value']:.3f} bits, against {jsd['marginal']['value']:.3f} nats for the marginal distribution "
-        f"of the training votes. The model closes {gap['value']:.1f} % (95 % interval {gap['low']:.1f} to "
+        f"{found.at('jsd_bits')['value']:.3f} bits, against {found.at('jsd', 'marginal')['value']:.3f} nats for the marginal "
+        f"distribution of the training votes. The model closes {gap['value']:.1f} % (95 % interval {gap['low']:.1f} to "
         f"{gap['high']:.1f}) of the gap in cross-entropy between that baseline and the votes' own entropy. The difference "
-        f"in divergence, model - marginal, is {number(jsd['difference']['value'], 3)} nats (95 % interval "
-        f"{number(jsd['difference']['low'], 3)} to {number(jsd['difference']['high'], 3)})."
+        f"in divergence, model - marginal, is {number(difference['value'], 3)} nats (95 % interval "
+        f"{number(difference['low'], 3)} to {number(difference['high'], 3)})."
     )
     for name in ("report.md", "report.html"):
         assert "of the gap in cross-entropy" in (grid_report.folder / name).read_text(encoding="utf-8")
@@ -92,8 +92,9 @@ def test_summary_says_what_was_evaluated(grid_report):
 
 def test_json_holds_every_number(grid_report):
     data = json.loads((grid_report.folder / "report.json").read_text(encoding="utf-8"))
-    assert data["scores"]["measures"]["jsd"]["value"] == grid_report.scores["jsd"]["value"]
-    assert data["scores"]["counts"]["n_evaluated"] == data["scores"]["counts"]["n_expected"] == 150
+    found = data["evaluation"]
+    assert found["measures"]["items"]["jsd"] == grid_report.evaluation["jsd"]
+    assert found["counts"]["n_evaluated"] == found["counts"]["n_expected"] == 150
     assert data["recovered_bias"]["valence"]["correlation"]["value"] > 0.9
     assert [one["question"] for one in data["agreement"]] == ["activation", "valence"]
     assert data["run"] == {"checkpoint": "none", "epochs": 3} and data["target_method"] == "kde"
@@ -135,10 +136,10 @@ def test_category_report(tmp_path, emotion_run):
     assert "## Label by label" in text and "| anger |" in text and "Krippendorff's alpha" in text
     assert {"mean\\_distribution", "rater\\_bias"}.isdisjoint(text.split())
     assert not (tmp_path / "plots" / "rater_bias.png").exists()
-    behind = report.breakdown
-    data = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["breakdown"]
-    assert data["measures"]["ece"]["value"] == behind["ece"]["value"] and len(data["per_speaker"]) == 12
-    assert f"it is worth {behind.equivalence.systems['model']['worth']['text']} other raters" in report.summary
+    found = report.evaluation
+    data = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["evaluation"]
+    assert data["measures"]["categories"]["ece"] == found["ece"] and len(data["per_speaker"]) == 12
+    assert f"it is worth {found.equivalence.systems['model']['worth']['text']} other raters" in report.summary
     for heading in ("Results by how much the raters disagree", "Speaker by speaker", "Calibration", "How many raters"):
         assert f"## {heading}" in text
     drawn = {path.stem for path in (tmp_path / "plots").iterdir()}
@@ -149,10 +150,10 @@ def test_category_report(tmp_path, emotion_run):
 def test_speakers_are_grouped_by_metadata(tmp_path, emotion_run):
     _, targets, predictions, speakers = emotion_run
     items = item_table(speakers, sex=["f", "m"] * 120, age=[30, 40, 50] * 80)
-    plain = build_report(predictions, targets, tmp_path, title="t", items=items, n_resamples=0).breakdown
+    plain = build_report(predictions, targets, tmp_path, title="t", items=items, n_resamples=0).evaluation
     assert "pauar50_1_best_sex=f" in plain and "pauar50_1_best_age=30" not in plain
     options = {"title": "t", "items": items, "n_resamples": 0}
-    chosen = build_report(predictions, targets, tmp_path, groups=["age"], **options).breakdown
+    chosen = build_report(predictions, targets, tmp_path, groups=["age"], **options).evaluation
     assert [group.key for group in chosen.groups][3:] == ["age=30", "age=40", "age=50"]
     with pytest.raises(ValueError) as error:
         build_report(predictions, targets, tmp_path, groups=["region"], **options)
@@ -263,7 +264,7 @@ def test_one_scale_question(tmp_path, grid_run):
         items=targets.items, support=targets.support, probs=targets.probs[::-1], questions=targets.questions
     )
     report = build_report(predictions, targets, tmp_path, title="t", n_resamples=20)
-    assert "ccc_valence" in report.scores and "jsd_valence" not in report.scores
+    assert "ccc_valence" in report.evaluation and "jsd_valence" not in report.evaluation
     assert (tmp_path / "plots" / "mean_distribution.png").is_file()
 
 
@@ -326,7 +327,7 @@ def test_votes_go_by_label_and_must_be_those_of_the_targets(tmp_path, emotion_ru
         value=table["label"],
     )
     told = [
-        build_report(predictions, targets, tmp_path, votes=one, **options).breakdown.equivalence
+        build_report(predictions, targets, tmp_path, votes=one, **options).evaluation.equivalence
         for one in (votes, turned)
     ]
     assert told[0].to_dict() == told[1].to_dict()

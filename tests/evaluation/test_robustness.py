@@ -8,8 +8,7 @@ import pandas as pd
 import pytest
 from markdown_it import MarkdownIt
 
-from annot_hf.evaluation.evaluate import compare, measure_conditions, read_conditions
-from annot_hf.evaluation.scoring import score
+from annot_hf.evaluation.evaluate import by_condition, evaluate, read_conditions
 from annot_hf.report.report import build_report, robustness_section
 
 META = {"model": "runs/m", "corpus": "made up", "split": "test"}
@@ -33,6 +32,10 @@ def runs(predictions):
     }
 
 
+def measure_conditions(clean, altered, targets, **options):
+    return evaluate(by_condition(clean, altered), targets, **options)
+
+
 @pytest.fixture(scope="module")
 def found(emotion_run):
     _, targets, predictions, speakers = emotion_run
@@ -46,22 +49,21 @@ def test_every_condition_equals_its_own_scores_and_its_comparison_with_clean(emo
     marginal = np.array([0.1, 0.1, 0.1, 0.3, 0.3, 0.1])
     options = {"speakers": speakers, "n_resamples": 200, "marginal": marginal}
     found = measure_conditions(clean, altered, targets, **options)
-    assert found.conditions == ("clean", "noise:20", "noise:0", "telephone")
-    assert list(found.measures) == ["jsd", "gap_closed", "accuracy", "uar"]
+    assert found.systems == ("clean", "noise:20", "noise:0", "telephone")
     for name, path in (("telephone", "P/telephone"), ("noise:0", "P/noise-0")):
-        alone = score(altered[path], targets, **options)
-        paired = compare(altered[path], clean, targets, **options)
-        for measure, record in found.measures.items():
-            assert record["values"][name] == {end: alone[measure][end] for end in ("value", "low", "high")}
-            assert record["differences"][name] == paired[measure]["difference"]
-            assert record["values"]["marginal"] == alone[measure]["marginal"]
-    assert found.counts == {"items": 240, "speakers": 12}
+        alone = evaluate(altered[path], targets, **options)
+        paired = evaluate({"one": altered[path], "clean": clean}, targets, **options)
+        for measure in ("jsd", "gap_closed", "accuracy", "uar"):
+            assert found.at(measure, name) == alone.at(measure)
+            assert found[measure]["differences"][f"{name} - clean"] == paired.difference(measure, "one", "clean")
+            assert found.at(measure, "marginal") == alone.at(measure, "marginal")
+    assert (found.counts["n_evaluated"], found.counts["speakers"]) == (240, 12)
 
 
 def test_worse_predictions_are_found_worse(found):
-    jsd = found.measures["jsd"]
-    assert jsd["differences"]["noise:0"]["low"] > 0 and "clean" not in jsd["differences"]
-    values = [jsd["values"][name]["value"] for name in ("clean", "noise:20", "telephone", "noise:0")]
+    differences = found["jsd"]["differences"]
+    assert differences["noise:0 - clean"]["low"] > 0 and len(differences) == 3
+    values = [found.at("jsd", name)["value"] for name in ("clean", "noise:20", "telephone", "noise:0")]
     assert values == sorted(values)
 
 
@@ -69,8 +71,9 @@ def test_scales_have_ccc(grid_run):
     _, targets, predictions, speakers, _ = grid_run
     clean, altered = runs(predictions)
     found = measure_conditions(clean, altered, targets, speakers=speakers, n_resamples=50)
-    assert list(found.measures) == ["jsd", "gap_closed", "ccc_activation", "ccc_valence"]
-    assert found.measures["ccc_valence"]["differences"]["noise:0"]["high"] < 0
+    heads = [head.partition("\u00a0")[0] for head in robustness_section(found).tables[0].columns]
+    assert heads[-2:] == ["CCC of the expectation, activation", "CCC of the expectation, valence"]
+    assert found.difference("ccc_valence", "noise:0", "clean")["high"] < 0
 
 
 @pytest.mark.parametrize(
@@ -106,7 +109,7 @@ def test_other_items_and_an_altered_reference_are_refused(emotion_run):
     empty = {"rater_items": [], "rater_names": [], "rater_values": None, "rater_fallback": None}
     noisy = altered["P/noise-0"]
     fewer = replace(noisy, items=noisy.items[1:], probs=noisy.probs[1:], **empty)
-    with pytest.raises(ValueError, match="Condition noise:0 and clean cover different items"):
+    with pytest.raises(ValueError, match=r"The runs differ in 1 items: 1 only in clean \(such as 'clip000'\)"):
         measure_conditions(clean, {"P/noise-0": fewer}, targets, on_missing="exclude", n_resamples=0)
 
 
@@ -114,8 +117,8 @@ def test_predictions_without_a_named_condition_are_clean(emotion_run):
     _, targets, predictions, _ = emotion_run
     noisy = replace(under(predictions, "noise:5", 0.5), meta={"condition": "noise:5"})
     found = measure_conditions(replace(predictions, meta={}), {"noisy": noisy}, targets, n_resamples=0)
-    assert found.conditions == ("clean", "noise:5")
-    assert found.measures["jsd"]["values"]["clean"]["low"] is None
+    assert found.systems == ("clean", "noise:5")
+    assert found.at("jsd", "clean")["low"] is None
 
 
 def test_folders_are_read(emotion_run, tmp_path):
@@ -141,7 +144,7 @@ def test_report(emotion_run, tmp_path):
     assert json.loads((tmp_path / "plain" / "report.json").read_text())["robustness"] is None
     report = build_report(clean, targets, tmp_path / "all", conditions=altered, **options)
     told = json.loads((tmp_path / "all" / "report.json").read_text())["robustness"]
-    assert told["measures"]["jsd"]["differences"]["noise:0"]["value"] > 0
+    assert told["measures"]["items"]["jsd"]["differences"]["noise:0 - clean"]["value"] > 0
     assert report.files["conditions"].is_file()
     text = (tmp_path / "all" / "report.md").read_text(encoding="utf-8")
     part = text.split("## Unseen acoustic conditions")[1].split("## How to read")[0]
@@ -156,7 +159,6 @@ def test_report(emotion_run, tmp_path):
 
 def test_rows_show_the_numbers(found):
     scores, differences = robustness_section(found).tables
-    jsd = found.measures["jsd"]
-    assert scores.rows[2][1].main == f"{jsd['values']['noise:0']['value']:.3f}"
-    assert differences.rows[1][1].main == f"{jsd['differences']['noise:0']['value']:.3f}"
+    assert scores.rows[2][1].main == f"{found.at('jsd', 'noise:0')['value']:.3f}"
+    assert differences.rows[1][1].main == f"{found.difference('jsd', 'noise:0', 'clean')['value']:.3f}"
     assert scores.columns[1:] == differences.columns[1:]

@@ -10,9 +10,8 @@ from annot_hf.data.questions import Question
 from annot_hf.data.targets import opinion_columns
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.saliency import CrossMoments, Saliency, layer_scores
-from annot_hf.report.figures import plot_saliency, save_figure
-from annot_hf.report.pages import save_saliency
-from annot_hf.report.tables import saliency_table
+from annot_hf.report.figures import save_figure
+from annot_hf.report.saliency_page import plot_saliency, saliency_table, save_saliency
 from annot_hf.training.recipe import read_layer
 
 LAYERS, UNITS, TARGETS = 3, 5, 2

@@ -7,12 +7,13 @@ import numpy as np
 import pytest
 
 from annot_hf.evaluation import saturation as module
+from annot_hf.evaluation.resampling import Resamples
 from annot_hf.evaluation.saturation import measure_curve, measure_held_out, measure_ideal, votes_that_most_have
 
 COUNTS = np.array([[2, 1, 1], [0, 3, 2], [4, 0, 0]])
 REFERENCE = np.array([[0.5, 0.25, 0.25], [0.2, 0.2, 0.6], [1.0, 0, 0]])
 ITEMS = ["a", "b", "c"]
-QUICK = {"n_resamples": 2}
+QUICK = {"n": 2}
 
 
 def jsd(p, q):
@@ -39,7 +40,7 @@ def expected(counts, reference, n):
 
 
 def test_the_curve_is_the_expectation_over_all_draws():
-    curve = measure_curve(COUNTS, REFERENCE, ITEMS, 4, resamples=4000, **QUICK)
+    curve = measure_curve(COUNTS, REFERENCE, ITEMS, 4, Resamples(**QUICK), repeats=4000)
     exact = [np.mean([expected(c, q, n) for c, q in zip(COUNTS, REFERENCE, strict=True)]) for n in range(1, 5)]
     np.testing.assert_allclose(curve.mean, exact, atol=0.004)
     np.testing.assert_allclose(curve.runs.mean(0), curve.mean, atol=1e-12)
@@ -47,14 +48,14 @@ def test_the_curve_is_the_expectation_over_all_draws():
 
 
 def test_all_votes_leave_nothing_to_chance():
-    curve = measure_curve(COUNTS[:1], REFERENCE[:1], ["a"], 4, resamples=50, **QUICK)
+    curve = measure_curve(COUNTS[:1], REFERENCE[:1], ["a"], 4, Resamples(**QUICK), repeats=50)
     np.testing.assert_allclose(curve.runs[:, -1], 0, atol=1e-12)
     assert curve.runs[:, 0].std() > 0
 
 
 def test_held_out_curves_are_the_expectation_over_all_draws():
     human, synthetic = np.array([[2, 1, 1], [3, 2, 0]]), np.array([[1, 1, 1], [0, 0, 3]])
-    found = measure_held_out(human, synthetic, ["a", "b"], 2, 3, resamples=6000, **QUICK)
+    found = measure_held_out(human, synthetic, ["a", "b"], 2, 3, Resamples(**QUICK), repeats=6000)
     exact = {"human": [], "synthetic": []}
     for n in range(1, 4):
         human_sum, model_sum = [], []
@@ -77,11 +78,11 @@ def test_held_out_curves_are_the_expectation_over_all_draws():
 
 def test_the_ideal_curve_is_the_bias_of_few_votes():
     items = [str(row) for row in range(4000)]
-    curve = measure_ideal(np.tile([0.3, 0.7], (4000, 1)), items, 3, resamples=2, **QUICK)
+    curve = measure_ideal(np.tile([0.3, 0.7], (4000, 1)), items, 3, Resamples(**QUICK), repeats=2)
     for n in (1, 2, 3):
         exact = sum(comb(n, m) * 0.3**m * 0.7 ** (n - m) * jsd([m / n, 1 - m / n], [0.3, 0.7]) for m in range(n + 1))
         assert curve.mean[n - 1] == pytest.approx(exact, abs=0.006)
-    many = measure_ideal(np.full((4000, 4), 0.25), items, 100, resamples=1, **QUICK)
+    many = measure_ideal(np.full((4000, 4), 0.25), items, 100, Resamples(**QUICK), repeats=1)
     assert many.mean[-1] == pytest.approx(3 / (8 * 100), rel=0.05)  # (K - 1) / (8 n), as the module says
 
 
@@ -91,23 +92,30 @@ def test_only_its_own_votes_decide_an_items_draws(monkeypatch):
         0, 2, (40, 1)
     )
     reference, items = rng.dirichlet(np.ones(3), 40), [f"i{row}" for row in range(40)]
-    whole = measure_curve(counts, reference, items, 12, resamples=3, **QUICK)
+    whole = measure_curve(counts, reference, items, 12, Resamples(**QUICK), repeats=3)
     order = rng.permutation(40)
-    turned = measure_curve(counts[order], reference[order], [items[i] for i in order], 12, resamples=3, **QUICK)
+    turned = measure_curve(
+        counts[order], reference[order], [items[i] for i in order], 12, Resamples(**QUICK), repeats=3
+    )
     np.testing.assert_allclose(turned.runs, whole.runs, atol=1e-12)
-    alone = [measure_curve(counts[[i]], reference[[i]], [items[i]], 12, resamples=3, **QUICK).runs for i in range(40)]
+    alone = [
+        measure_curve(counts[[i]], reference[[i]], [items[i]], 12, Resamples(**QUICK), repeats=3).runs
+        for i in range(40)
+    ]
     np.testing.assert_allclose(np.mean(alone, axis=0), whole.runs, atol=1e-12)
-    shorter = measure_curve(counts, reference, items, 5, resamples=3, **QUICK)
+    shorter = measure_curve(counts, reference, items, 5, Resamples(**QUICK), repeats=3)
     np.testing.assert_allclose(shorter.runs, whole.runs[:, :5], atol=1e-12)
     monkeypatch.setattr(module, "_BLOCK", 1)
-    np.testing.assert_allclose(measure_curve(counts, reference, items, 12, resamples=3, **QUICK).runs, whole.runs)
-    other = measure_curve(counts, reference, items, 12, resamples=3, seed=1, **QUICK)
+    np.testing.assert_allclose(
+        measure_curve(counts, reference, items, 12, Resamples(**QUICK), repeats=3).runs, whole.runs
+    )
+    other = measure_curve(counts, reference, items, 12, Resamples(seed=1, **QUICK), seed=1, repeats=3)
     assert not np.allclose(other.runs[:, 0], whole.runs[:, 0])
 
 
 def test_draws_of_people_and_annotators_are_not_the_same_draws():
     counts = np.tile([3, 3, 2], (200, 1))
-    found = measure_held_out(counts, counts, [str(i) for i in range(200)], 4, 4, resamples=1, **QUICK)
+    found = measure_held_out(counts, counts, [str(i) for i in range(200)], 4, 4, Resamples(**QUICK), repeats=1)
     assert found.synthetic.mean[0] != found.human.mean[0]
 
 
@@ -119,11 +127,11 @@ def test_intervals_resample_speakers():
     reference, items = np.tile([0.5, 0.5], (300, 1)), [str(i) for i in range(300)]
     widths = {}
     for name, clusters in (("items", None), ("speakers", speaker)):
-        found = measure_curve(counts, reference, items, 10, clusters).estimates()[-1]
+        found = measure_curve(counts, reference, items, 10, Resamples(clusters)).estimates()[-1]
         assert found.low <= found.value <= found.high
         widths[name] = found.high - found.low
     assert widths["items"] > 0 and widths["speakers"] > 0 and widths["items"] != widths["speakers"]
-    one = measure_curve(counts, reference, items, 10, np.zeros(300)).estimates()[-1]
+    one = measure_curve(counts, reference, items, 10, Resamples(np.zeros(300))).estimates()[-1]
     assert one.value is not None and one.low is None  # a single speaker: nothing to resample
 
 
@@ -134,7 +142,7 @@ def test_what_annotators_are_worth():
     items = [str(i) for i in range(400)]
 
     def worth(synthetic, votes):
-        return measure_held_out(human, synthetic, items, 6, votes, n_resamples=200).worth
+        return measure_held_out(human, synthetic, items, 6, votes, Resamples(n=200)).worth
 
     same = worth(np.array([rng.multinomial(3, q) for q in opinion]), 3)
     assert (
@@ -157,8 +165,8 @@ def test_the_most_votes_that_most_items_have():
         (5, {}, "5 votes are to be drawn of each item and an item has 4"),
         (0, {}, "number of votes is 0"),
         (True, {}, "number of votes is True"),
-        (2, {"resamples": 0}, "number of resamples is 0"),
-        (2, {"resamples": 1.5}, "number of resamples is 1.5"),
+        (2, {"repeats": 0}, "number of resamples is 0"),
+        (2, {"repeats": 1.5}, "number of resamples is 1.5"),
     ],
 )
 def test_bad_numbers(votes, options, message):

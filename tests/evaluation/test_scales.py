@@ -10,10 +10,9 @@ from annot_hf.data.predictions import Predictions
 from annot_hf.data.questions import Question
 from annot_hf.data.targets import make_targets
 from annot_hf.data.votes import VoteTable
-from annot_hf.evaluation.evaluate import measure_systems
-from annot_hf.evaluation.scales import score_scales
+from annot_hf.evaluation.evaluate import evaluate
 from annot_hf.report.report import build_report
-from annot_hf.report.tables import scale_table, systems_markdown
+from annot_hf.report.tables import scale_table, systems_tables
 
 ACTIVATION, VALENCE = Question.scale("activation", 1, 5), Question.scale("valence", 1, 5)
 ITEMS = [f"clip{i}" for i in range(30)]
@@ -56,19 +55,22 @@ def run():
 
 def test_against_oracles(run):
     predictions, votes, true, means = run
-    found = score_scales(predictions, votes, ITEMS, speakers=SPEAKERS)
-    assert [one["question"] for one in found] == ["valence", "activation"]
-    assert [one["items"] for one in found] == [29, 30]
-    for column, one in enumerate(found):
+    targets = make_targets(votes, "emotion", items=ITEMS)
+    found = evaluate(predictions, targets, speakers=dict(zip(ITEMS, SPEAKERS, strict=True)), votes=votes)
+    assert [one["question"] for one in found.scales] == ["valence", "activation"]
+    assert [one["items"] for one in found.scales] == [29, 30]
+    for column, told in enumerate(found.scales):
+        one = {kind: found.at(f"{kind}_{told['question']}") for kind in ("ccc", "pearson", "rmse")}
         y, x = true[:, column], means[:, column]
         rated = np.isfinite(y)
         y, x = y[rated], x[rated]
         assert one["ccc"]["value"] == pytest.approx(audmetric.concordance_cc(y, x))
         assert one["pearson"]["value"] == pytest.approx(np.corrcoef(x, y)[0, 1])
         assert one["rmse"]["value"] == pytest.approx(np.sqrt(np.mean((x - y) ** 2)))
-        assert one["covered"] == pytest.approx(np.mean(abs(x - y) <= 1.96 * 0.3))
+        assert told["covered"] == pytest.approx(np.mean(abs(x - y) <= 1.96 * 0.3))
         assert one["ccc"]["low"] < one["ccc"]["value"] < one["ccc"]["high"]
-    assert len(scale_table(found)[0].rows) == 2 and scale_table([]) == []
+    assert len(scale_table(found)[0].rows) == 2
+    assert scale_table(evaluate(predictions, targets, n_resamples=0)) == []
 
 
 def test_in_a_report_and_on_disk(run, tmp_path, unrendered):
@@ -81,7 +83,7 @@ def test_in_a_report_and_on_disk(run, tmp_path, unrendered):
     targets = make_targets(votes, "emotion", items=ITEMS)
     report = build_report(loaded, targets, tmp_path / "report", title="Run", items=items, votes=votes, n_resamples=50)
     data = json.loads(report.files["json"].read_text())
-    assert [one["question"] for one in data["scales"]] == ["valence", "activation"]
+    assert [one["question"] for one in data["evaluation"]["scales"]] == ["valence", "activation"]
     assert "Scales beside the distribution" in report.files["markdown"].read_text()
 
 
@@ -98,19 +100,16 @@ def test_systems_have_their_scales_side_by_side(run):
     flat = replace(predictions, scale_means=predictions.scale_means / 2)
     bare = replace(predictions, scales=(), scale_means=None, scale_deviations=None)
     systems = {"a|b": [predictions, flat], "flat": [flat], "bare": [bare]}
-    found = measure_systems(systems, targets, speakers=speakers, votes=votes, n_resamples=50)
-    alone = [score_scales(one, votes, ITEMS, speakers=SPEAKERS, n_resamples=50) for one in (predictions, flat)]
-    for column, name in enumerate(("valence", "activation")):
-        record = found.records[f"ccc_{name}"]
-        values = [one[column]["ccc"]["value"] for one in alone]
-        assert record["a|b"]["value"] == pytest.approx(np.mean(values)) and "bare" not in record
-        assert record["flat"]["difference"]["value"] == pytest.approx(values[1] - np.mean(values))
-        assert [record["flat"][end] for end in ("low", "high")] == [
-            alone[1][column]["ccc"][end] for end in ("low", "high")
-        ]
-    page = systems_markdown(found)
-    assert (
-        "CCC, valence ↑ | Pearson, valence ↑ | RMSE, valence ↓" in page
-        and r"| a\|b |" in page
-        and "| bare | – |" in page
+    options = {"speakers": speakers, "votes": votes, "n_resamples": 50}
+    found = evaluate(systems, targets, **options)
+    alone = [evaluate(one, targets, **options) for one in (predictions, flat)]
+    for measure in ("ccc_valence", "ccc_activation"):
+        values = [one.at(measure)["value"] for one in alone]
+        assert found.at(measure, "a|b")["value"] == pytest.approx(np.mean(values)) and found.at(measure, "bare") is None
+        assert found.difference(measure, "flat", "a|b")["value"] == pytest.approx(values[1] - np.mean(values))
+        assert found.at(measure, "flat") == alone[1].at(measure)
+    table = next(table for table in systems_tables(found) if table.title == "Scales beside the distribution")
+    assert table.columns[1:4] == tuple(
+        f"{kind}, valence\u00a0{way}" for kind, way in (("CCC", "↑"), ("Pearson", "↑"), ("RMSE", "↓"))
     )
+    assert [cell.main for cell in table.rows[2][:2]] == ["bare", "\u2013"]

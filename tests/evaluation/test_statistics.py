@@ -7,16 +7,13 @@ from hypothesis.extra import numpy as hnp
 
 from annot_hf.evaluation.resampling import (
     Measured,
+    Resamples,
     accuracy_of,
     ccc_of,
     estimate,
     macro_f1_present_of,
     moments,
     pearson_of,
-    resample_cells,
-    resample_fit,
-    resample_spearman,
-    resample_sums,
     slope_of,
     uar_of,
 )
@@ -104,7 +101,7 @@ def test_macro_f1_keeps_a_class_that_nobody_predicts():
 def test_row_zero_is_the_data_and_rows_are_resamples_of_clusters():
     values = np.arange(12.0)
     clusters = np.repeat(["a", "b", "c"], 4)
-    sums = resample_sums({"x": values, "n": np.ones(12)}, clusters, n_resamples=200, seed=1)
+    sums = Resamples(clusters, 200, seed=1).sums({"x": values, "n": np.ones(12)})
     assert sums["x"][0] == values.sum() and sums["n"].tolist() == [12] * 201
     totals = np.array([values[clusters == name].sum() for name in "abc"])
     possible = {totals[list(draw)].sum() for draw in np.ndindex(3, 3, 3)}
@@ -113,7 +110,7 @@ def test_row_zero_is_the_data_and_rows_are_resamples_of_clusters():
 
 def test_resampling_equals_an_explicit_loop_with_the_same_draws():
     values, clusters = RNG.normal(size=(50, 2, 3)), RNG.integers(7, size=50)
-    sums = resample_sums({"x": values}, clusters, n_resamples=30, seed=9)["x"]
+    sums = Resamples(clusters, 30, seed=9).sums({"x": values})["x"]
     draws = np.random.default_rng(9).integers(7, size=(30, 7), dtype=np.int32)
     for row, draw in enumerate(draws):
         expected = sum(values[clusters == code].sum(axis=0) for code in draw)
@@ -122,7 +119,7 @@ def test_resampling_equals_an_explicit_loop_with_the_same_draws():
 
 def test_standard_error_of_a_mean_equals_theory():
     values = RNG.normal(size=400)
-    sums = resample_sums({"x": values, "n": np.ones(400)}, n_resamples=4000)
+    sums = Resamples(n=4000).sums({"x": values, "n": np.ones(400)})
     means = sums["x"][1:] / sums["n"][1:]
     assert means.std() == pytest.approx(values.std() / 20, rel=0.05)
     found = estimate(sums["x"] / sums["n"])
@@ -134,7 +131,7 @@ def test_interval_equals_scipy_bootstrap():
     theirs = scipy.stats.bootstrap(
         (values,), np.mean, n_resamples=5000, method="percentile", rng=np.random.default_rng(0)
     ).confidence_interval
-    sums = resample_sums({"x": values, "n": np.ones(80)}, n_resamples=5000)
+    sums = Resamples(n=5000).sums({"x": values, "n": np.ones(80)})
     ours = estimate(sums["x"] / sums["n"])
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), rel=0.03)
 
@@ -144,24 +141,24 @@ def test_clustered_items_give_wider_intervals():
     values = np.repeat(RNG.normal(size=20), 30) + 0.1 * RNG.normal(size=600)
     widths = []
     for clusters in (None, speakers):
-        sums = resample_sums({"x": values}, clusters, n_resamples=2000)["x"] / 600
+        sums = Resamples(clusters, 2000).sums({"x": values})["x"] / 600
         widths.append(estimate(sums).high - estimate(sums).low)
     assert widths[1] > 4 * widths[0]
 
 
 def test_seeds_and_order_of_clusters():
     values, clusters = RNG.normal(size=40), RNG.integers(5, size=40)
-    one = resample_sums({"x": values}, clusters, n_resamples=20, seed=3)["x"]
-    assert (one == resample_sums({"x": values}, clusters, n_resamples=20, seed=3)["x"]).all()
-    assert (one != resample_sums({"x": values}, clusters, n_resamples=20, seed=4)["x"]).any()
+    one = Resamples(clusters, 20, seed=3).sums({"x": values})["x"]
+    assert (one == Resamples(clusters, 20, seed=3).sums({"x": values})["x"]).all()
+    assert (one != Resamples(clusters, 20, seed=4).sums({"x": values})["x"]).any()
     order = RNG.permutation(40)
-    shuffled = resample_sums({"x": values[order]}, clusters[order], n_resamples=20, seed=3)["x"]
+    shuffled = Resamples(clusters[order], 20, seed=3).sums({"x": values[order]})["x"]
     np.testing.assert_allclose(shuffled, one)
 
 
 def test_one_cluster_or_no_resamples_gives_no_interval():
     for clusters, resamples in ((["s"] * 5, 100), (None, 0)):
-        sums = resample_sums({"x": np.arange(5.0)}, clusters, n_resamples=resamples)["x"]
+        sums = Resamples(clusters, resamples).sums({"x": np.arange(5.0)})["x"]
         assert sums.tolist() == [10.0]
         assert estimate(sums).to_dict() == {"value": 10.0, "low": None, "high": None}
 
@@ -182,7 +179,7 @@ def test_estimate_of_what_is_not_defined():
 )
 def test_bad_columns(columns, clusters, message):
     with pytest.raises(ValueError) as error:
-        resample_sums(columns, clusters)
+        Resamples(clusters).sums(columns)
     assert str(error.value) == message
 
 
@@ -195,33 +192,33 @@ def cells_of(n=500, k=4, seed=2):
 def test_cells_of_clusters_are_drawn_as_their_items_are():
     columns, cells = cells_of()
     speakers = RNG.integers(11, size=500)
-    options = {"n_resamples": 50, "seed": 4}
-    by_cell = resample_cells(columns, cells, speakers, **options)["classes"]
-    np.testing.assert_allclose(by_cell, resample_sums(columns, speakers, **options)["classes"])
+    options = {"n": 50, "seed": 4}
+    by_cell = Resamples(speakers, **options).cells(columns, cells)["classes"]
+    np.testing.assert_allclose(by_cell, Resamples(speakers, **options).sums(columns)["classes"])
 
 
 def test_cells_of_items_have_the_law_of_resampled_items():
     columns, cells = cells_of()
-    options = {"n_resamples": 4000, "seed": 1}
+    options = {"n": 4000, "seed": 1}
     by_cell, by_item = (
-        macro_f1_of(resample(columns, *given, **options)["classes"])
-        for resample, given in ((resample_cells, (cells,)), (resample_sums, ()))
+        macro_f1_of(sums["classes"])
+        for sums in (Resamples(**options).cells(columns, cells), Resamples(**options).sums(columns))
     )
     assert by_cell[0] == pytest.approx(by_item[0])
     assert scipy.stats.ks_2samp(by_cell[1:], by_item[1:]).pvalue > 1e-3
-    drawn = resample_cells(columns, cells, **options)["classes"]
+    drawn = Resamples(**options).cells(columns, cells)["classes"]
     assert (drawn[:, 2].sum(-1) == 500).all() and (drawn == np.round(drawn)).all()
 
 
 @pytest.mark.parametrize("clusters", [None, ["s"]])
 def test_one_item_has_no_interval_by_cells(clusters):
-    sums = resample_cells({"x": np.ones((1, 3))}, np.zeros(1, int), clusters)["x"]
+    sums = Resamples(clusters).cells({"x": np.ones((1, 3))}, np.zeros(1, int))["x"]
     assert sums.tolist() == [[1.0, 1.0, 1.0]]
 
 
 def test_no_cells():
     with pytest.raises(ValueError, match="There are no items to resample; give at least one."):
-        resample_cells({"x": []}, [])
+        Resamples().cells({"x": []}, [])
 
 
 def test_macro_f1_of_the_labels_present():
@@ -233,11 +230,15 @@ def test_macro_f1_of_the_labels_present():
 
 def test_records_of_measures():
     draws = {"model": np.array([3.0, 2, 4]), "marginal": np.array([1.0, 1, 1])}
-    record = Measured("title", "nats", "lower", draws).record()
-    assert (record["value"], record["marginal"]["value"], record["difference"]["value"]) == (3, 1, 2)
-    assert Measured("t", "", "", draws).record(paired=False)["difference"] is None
-    alone = Measured("t", "", "", {"model": draws["model"]}).record()
-    assert alone["marginal"] is None and alone["difference"] is None
+    pair = ("model", "marginal")
+    record = Measured("title", "nats", "lower", draws).record([pair])
+    assert [record["systems"][system]["value"] for system in pair] == [3, 1]
+    assert record["differences"]["model - marginal"]["value"] == 2
+    assert Measured("t", "", "", draws).record()["differences"] == {}
+    alone = Measured("t", "", "", {"model": draws["model"]}).record([pair])
+    assert list(alone["systems"]) == ["model"] and alone["differences"] == {}
+    several = Measured("t", "", "", draws, {"model": np.array([2.0, 4.0])}).at("model")
+    assert several["runs"] == [2, 4] and several["deviation"] == pytest.approx(2**0.5)
 
 
 @pytest.mark.parametrize("clustered", [True, False])
@@ -247,10 +248,10 @@ def test_spearman_of_resamples_equals_scipy_on_the_same_draws(clustered):
     columns = {"fine": x, "tied": np.round(x), "constant": np.ones(60)}
     y = np.round(2 * x + rng.normal(size=60))
     clusters = rng.integers(0, 9, 60) if clustered else None
-    found = resample_spearman(columns, y, clusters, n_resamples=40, seed=3)
+    found = Resamples(clusters, 40, seed=3).spearman(columns, y)
     code = np.arange(60) if clusters is None else np.unique(clusters.astype(str), return_inverse=True)[1]
     # how often each cluster is drawn, read off the resamples of indicators
-    counts = resample_sums({"is": np.eye(code.max() + 1)[code]}, clusters, n_resamples=40, seed=3)["is"]
+    counts = Resamples(clusters, 40, seed=3).sums({"is": np.eye(code.max() + 1)[code]})["is"]
     counts = np.round(counts / np.bincount(code)).astype(int)
     for row, drawn in enumerate(counts):
         rows = np.repeat(np.arange(60), drawn[code])
@@ -258,13 +259,13 @@ def test_spearman_of_resamples_equals_scipy_on_the_same_draws(clustered):
             expected = scipy.stats.spearmanr(columns[name][rows], y[rows]).statistic
             assert found[name][row] == pytest.approx(expected)
     assert (found["constant"] == 0).all()
-    assert len(resample_spearman(columns, y, np.zeros(60))["fine"]) == 1
+    assert len(Resamples(np.zeros(60)).spearman(columns, y)["fine"]) == 1
 
 
 def test_spearman_of_many_items_goes_by_blocks():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(2, 2000)).round(1)
-    found = resample_spearman({"x": x}, y, n_resamples=1100, seed=2)["x"]
+    found = Resamples(n=1100, seed=2).spearman({"x": x}, y)["x"]
     draws = np.random.default_rng(2).integers(2000, size=(1100, 2000), dtype=np.int32)
     assert found[0] == pytest.approx(scipy.stats.spearmanr(x, y).statistic) and len(found) == 1101
     for row in (0, 523, 524, 1047, 1048, 1099):
@@ -276,7 +277,7 @@ def test_fit_of_numbers_equals_the_measures_of_each_resample(clusters):
     rng = np.random.default_rng(1)
     true = rng.normal(size=30)
     predicted = 0.5 * true + rng.normal(size=30)
-    found = resample_fit(predicted, true, clusters, n_resamples=20, seed=8)
+    found = Resamples(clusters, 20, seed=8).fit(predicted, true)
     count = 30 if clusters is None else 6
     draws = np.random.default_rng(8).integers(count, size=(20, count), dtype=np.int32)
     for row, draw in enumerate([np.arange(count), *draws]):
@@ -304,13 +305,13 @@ def test_what_is_constant_in_a_resample_alone_correlates_with_nothing():
 
 def test_a_thousand_resamples_and_seed_0_unless_said_otherwise():
     x, cells = RNG.normal(size=20), np.arange(20) % 4
-    for resample, given_ in (
-        (resample_sums, ({"x": x},)),
-        (resample_cells, ({"x": cells.astype(float)}, cells)),
-        (resample_fit, (x, x**2)),
-        (resample_spearman, ({"x": x}, x**2)),
+    for name, given_ in (
+        ("sums", ({"x": x},)),
+        ("cells", ({"x": cells.astype(float)}, cells)),
+        ("fit", (x, x**2)),
+        ("spearman", ({"x": x}, x**2)),
     ):
-        found, stated = resample(*given_), resample(*given_, n_resamples=1000, seed=0)
+        found, stated = getattr(Resamples(), name)(*given_), getattr(Resamples(n=1000, seed=0), name)(*given_)
         assert all(len(found[name]) == 1001 for name in found)
         for name in found:
             np.testing.assert_array_equal(found[name], stated[name])
@@ -319,18 +320,18 @@ def test_a_thousand_resamples_and_seed_0_unless_said_otherwise():
 def test_resampled_cells_are_one_multinomial():
     cells = np.array([7, 2, 2, 9, 7, 2])
     values = np.array([1.5, 2.0, 2.0, -1.0, 1.5, 2.0])
-    found = resample_cells({"x": values, "pair": np.stack([values, cells], 1)}, cells, n_resamples=30, seed=3)
+    found = Resamples(n=30, seed=3).cells({"x": values, "pair": np.stack([values, cells], 1)}, cells)
     drawn = np.random.default_rng(3).multinomial(6, [3 / 6, 2 / 6, 1 / 6], size=30)
     np.testing.assert_allclose(found["x"], [values.sum(), *(drawn @ [2.0, 1.5, -1.0])])
     np.testing.assert_allclose(found["pair"][:, 1], [cells.sum(), *(drawn @ [2, 7, 9])])
-    assert len(resample_cells({"x": np.ones(2)}, [0, 0], n_resamples=5)["x"]) == 6
-    assert len(resample_sums({"x": np.ones(3)}, ["s", "t", "t"], n_resamples=5)["x"]) == 6
+    assert len(Resamples(n=5).cells({"x": np.ones(2)}, [0, 0])["x"]) == 6
+    assert len(Resamples(["s", "t", "t"], 5).sums({"x": np.ones(3)})["x"]) == 6
 
 
 def test_cells_that_the_last_cluster_lacks():
-    columns, options = {"x": np.array([1.0, 2.0, 1.0])}, {"clusters": ["a", "a", "b"], "n_resamples": 20}
-    by_cell = resample_cells(columns, np.array([0, 1, 0]), **options)["x"]
-    np.testing.assert_array_equal(by_cell, resample_sums(columns, **options)["x"])
+    columns, options = {"x": np.array([1.0, 2.0, 1.0])}, {"clusters": ["a", "a", "b"], "n": 20}
+    by_cell = Resamples(**options).cells(columns, np.array([0, 1, 0]))["x"]
+    np.testing.assert_array_equal(by_cell, Resamples(**options).sums(columns)["x"])
 
 
 def test_float32_is_summed_in_float64():
@@ -351,12 +352,13 @@ def test_interval_is_the_quantiles_of_the_resamples_alone():
 
 def test_records_hold_every_field():
     draws = {"model": np.array([3.0, 2, 4]), "marginal": np.array([1.0, 1, 1])}
-    record = Measured("title", "nats", "lower", draws).record()
+    record = Measured("title", "nats", "lower", draws).record([("model", "marginal")])
     assert (record["title"], record["unit"], record["better"]) == ("title", "nats", "lower")
-    assert list(record) == ["title", "unit", "better", "value", "low", "high", "marginal", "difference"]
-    assert record["marginal"] == {"value": 1.0, "low": 1.0, "high": 1.0}
+    assert list(record) == ["title", "unit", "better", "systems", "differences"]
+    assert record["systems"]["marginal"] == {"value": 1.0, "low": 1.0, "high": 1.0}
     low, high = np.quantile([1.0, 3.0], [0.025, 0.975])
-    assert record["difference"] == {"value": 2.0, "low": pytest.approx(low), "high": pytest.approx(high)}
+    difference = record["differences"]["model - marginal"]
+    assert difference == {"value": 2.0, "low": pytest.approx(low), "high": pytest.approx(high)}
 
 
 def test_measures_of_many_resamples_go_row_by_row():
@@ -380,7 +382,7 @@ def test_moments_of_small_spreads_on_large_offsets():
 
 def test_many_clusters_are_drawn_in_blocks_and_give_the_same():
     values = RNG.normal(size=3000)
-    sums = resample_sums({"wide": np.stack([values, -values], 1), "x": values}, n_resamples=1500, seed=6)
+    sums = Resamples(n=1500, seed=6).sums({"wide": np.stack([values, -values], 1), "x": values})
     draws = np.random.default_rng(6).integers(3000, size=(1500, 3000), dtype=np.int32)
     np.testing.assert_allclose(sums["x"][1:], values[draws].sum(1))
     np.testing.assert_allclose(sums["wide"], np.stack([sums["x"], -sums["x"]], 1))

@@ -6,10 +6,11 @@ import scipy.stats
 from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as hnp
 
+from annot_hf.evaluation.resampling import Resamples
 from annot_hf.evaluation.strata import EDGES, entropy_strata, measure_strata
 
 RNG = np.random.default_rng(8)
-OPTIONS = {"n_resamples": 50, "seed": 0}
+OPTIONS = {"n": 50, "seed": 0}
 
 
 def rows_of(q):
@@ -59,7 +60,7 @@ def test_measures_of_strata_equal_audmetric_and_scipy():
     n, k = 300, 5
     q, p = RNG.multinomial(6, RNG.dirichlet(np.ones(k)), n) / 6, RNG.dirichlet(np.ones(k), n)
     strata = entropy_strata(q, range(k))
-    found = measure_strata({"model": p}, q, strata, None, **OPTIONS)
+    found = measure_strata({"model": p}, q, strata, Resamples(**OPTIONS))
     true, predicted = q.argmax(1), p.argmax(1)
     for stratum in strata:
         rows = stratum.rows
@@ -81,7 +82,7 @@ def test_all_strata_together_give_the_whole():
     q, p = RNG.dirichlet(np.ones(k), n), RNG.dirichlet(np.ones(k), n)
     speakers = RNG.integers(9, size=n)
     strata = entropy_strata(q, range(k))
-    found = measure_strata({"model": p}, q, strata, speakers, **OPTIONS)
+    found = measure_strata({"model": p}, q, strata, Resamples(speakers, **OPTIONS))
     for scheme in ("thirds", "tertiles"):
         parts = [stratum for stratum in strata if stratum.scheme == scheme and stratum.rows.any()]
         weights = [stratum.rows.mean() for stratum in parts]
@@ -93,7 +94,7 @@ def test_resamples_equal_an_explicit_loop():
     n, k = 60, 3
     q, p, speakers = RNG.dirichlet(np.ones(k), n), RNG.dirichlet(np.ones(k), n), RNG.integers(5, size=n)
     strata = entropy_strata(q, range(k))
-    found = measure_strata({"model": p}, q, strata, speakers, n_resamples=10, seed=3)
+    found = measure_strata({"model": p}, q, strata, Resamples(speakers, 10, seed=3))
     draws = np.random.default_rng(3).integers(5, size=(10, 5), dtype=np.int32)
     stratum = strata[2]
     for index, draw in enumerate(draws):
@@ -104,7 +105,7 @@ def test_resamples_equal_an_explicit_loop():
 
 def test_an_empty_stratum_is_not_defined():
     q = np.eye(3)
-    found = measure_strata({"model": q}, q, entropy_strata(q, "abc"), None, **OPTIONS)
-    assert found["accuracy_thirds_low"].record()["value"] == 1
+    found = measure_strata({"model": q}, q, entropy_strata(q, "abc"), Resamples(**OPTIONS))
+    assert found["accuracy_thirds_low"].at("model")["value"] == 1
     for name in ("jsd", "accuracy", "macro_f1", "macro_f1_present"):
-        assert found[f"{name}_thirds_high"].record()["value"] is None
+        assert found[f"{name}_thirds_high"].at("model")["value"] is None

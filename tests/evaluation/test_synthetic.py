@@ -4,12 +4,13 @@ import numpy as np
 import pytest
 
 from annot_hf.data.agreement import fleiss_kappa, pairwise_agreement
+from annot_hf.evaluation.resampling import Resamples
 from annot_hf.evaluation.strata import entropy_strata
 from annot_hf.evaluation.synthetic import measure_agreement
-from annot_hf.report.tables import synthetic_table
+from annot_hf.report.saturation_page import synthetic_table
 
 LABELS = ("anger", "joy", "sad", "calm")
-QUICK = {"n_resamples": 20}
+QUICK = {"n": 20}
 
 
 def simulated(items=120, people=5, votes=6, seed=0, same=True):
@@ -53,7 +54,7 @@ def by_loops(human, synthetic):
 
 def test_every_measure_against_single_votes_in_every_stratum():
     human, synthetic = simulated(same=False)
-    found = measure_agreement(human, synthetic, LABELS, **QUICK)
+    found = measure_agreement(human, synthetic, LABELS, Resamples(**QUICK))
     loops = by_loops(human, synthetic)
     strata = entropy_strata(human / human.sum(1, keepdims=True), LABELS)
     rows = {"all": np.ones(len(human), bool)} | {one.name: one.rows for one in strata if one.scheme == "tertiles"}
@@ -81,7 +82,7 @@ def test_every_measure_against_single_votes_in_every_stratum():
 def test_annotators_who_vote_as_people_do_agree_as_people_do():
     """The measures are unbiased: nothing but chance is between a person and one drawn from the same opinion."""
     human, synthetic = simulated(items=6000, same=True)
-    found = measure_agreement(human, synthetic, LABELS, n_resamples=200)
+    found = measure_agreement(human, synthetic, LABELS, Resamples(n=200))
     for name in ("accuracy", "agreement", "kappa"):
         difference = found.records[name]["all"]["difference"]
         assert abs(difference["value"]) < 0.01 and difference["low"] < 0.004 and difference["high"] > -0.004
@@ -92,8 +93,8 @@ def test_annotators_who_vote_as_people_do_agree_as_people_do():
 def test_intervals_resample_speakers():
     human, synthetic = simulated()
     speakers = [f"s{row % 6}" for row in range(len(human))]
-    one = measure_agreement(human, synthetic, LABELS, speakers, n_resamples=200)
-    other = measure_agreement(human, synthetic, LABELS, n_resamples=200)
+    one = measure_agreement(human, synthetic, LABELS, Resamples(speakers, 200))
+    other = measure_agreement(human, synthetic, LABELS, Resamples(n=200))
     one, other = (found.records["jsd"]["all"]["synthetic"] for found in (one, other))
     assert one["value"] == pytest.approx(other["value"]) and one["low"] != pytest.approx(other["low"])
 
@@ -102,7 +103,7 @@ def test_items_with_fewer_than_two_people_are_counted():
     human, synthetic = simulated(items=30)
     human = np.concatenate([human, [[1, 0, 0, 0]] * 4])
     synthetic = np.concatenate([synthetic, [[1, 0, 0, 0]] * 4])
-    found = measure_agreement(human, synthetic, LABELS, **QUICK)
+    found = measure_agreement(human, synthetic, LABELS, Resamples(**QUICK))
     assert found.counts == {"items": 30, "items with fewer than 2 people": 4}
     assert "4 items with fewer than 2 people are left out" in synthetic_table(found).note
     with pytest.raises(ValueError, match="None of 4 items has votes of two people"):
@@ -113,7 +114,7 @@ def test_items_with_fewer_than_two_people_are_counted():
 
 def test_one_answer_throughout_has_no_kappa():
     same = np.array([[3, 0, 0, 0], [4, 0, 0, 0]])
-    found = measure_agreement(same, same, LABELS, **QUICK)
+    found = measure_agreement(same, same, LABELS, Resamples(**QUICK))
     assert found.records["kappa"]["all"]["person"]["value"] is None
     assert found.records["accuracy"]["all"]["synthetic"]["value"] == 1
     assert found.records["entropy"]["all"]["person"]["value"] == 0

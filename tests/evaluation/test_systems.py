@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from annot_hf.evaluation.equivalence import crossing, rater_equivalence
-from annot_hf.evaluation.evaluate import measure_systems
-from annot_hf.evaluation.scoring import score
-from annot_hf.report.tables import systems_markdown
+from annot_hf.evaluation.evaluate import evaluate
+from annot_hf.evaluation.resampling import Resamples
+from annot_hf.report.pages import render
+from annot_hf.report.tables import systems_tables
 
 
 @pytest.fixture(scope="module")
@@ -17,42 +18,49 @@ def runs(emotion_run):
     return {"sharp": flat[:2], "flat": flat[2:]}, targets, speakers
 
 
+def page_of(tables):
+    """The tables as Markdown."""
+    page = {"title": "", "summary": "", "sections": [{"tables": tables, "figures": []}], "notes": [], "details": []}
+    return render("report.md.j2", page)
+
+
 def test_a_system_is_the_mean_of_its_runs(runs):
     systems, targets, speakers = runs
-    found = measure_systems(systems, targets, speakers=speakers, n_resamples=200)
+    found = evaluate(systems, targets, speakers=speakers, n_resamples=200)
     for name, several in systems.items():
-        alone = [score(run, targets, speakers=speakers, n_resamples=200) for run in several]
+        alone = [evaluate(run, targets, speakers=speakers, n_resamples=200) for run in several]
         for measure in ("jsd", "kl", "macro_f1", "gap_closed"):
-            record = found.records[measure][name]
-            values = [one[measure]["value"] for one in alone]
+            record = found.at(measure, name)
+            values = [one.at(measure)["value"] for one in alone]
             assert record["runs"] == pytest.approx(values)
             assert record["value"] == pytest.approx(np.mean(values))
             assert record["deviation"] == pytest.approx(np.std(values, ddof=1))
-    first, second = (found.records["jsd"][name]["value"] for name in systems)
-    difference = found.records["jsd"]["flat"]["difference"]
+    first, second = (found.at("jsd", name)["value"] for name in systems)
+    difference = found.difference("jsd", "flat", "sharp")
     assert difference["value"] == pytest.approx(second - first)
     assert difference["low"] < difference["value"] < difference["high"]
-    assert found.records["jsd"]["sharp"]["difference"] == {"value": 0, "low": 0, "high": 0}
+    assert list(found["jsd"]["differences"]) == ["flat - sharp"]
     assert found.counts["runs"] == {"sharp": 2, "flat": 2}
 
 
 def test_one_run_has_the_interval_of_its_own_report(runs):
     systems, targets, speakers = runs
     run = systems["flat"][0]
-    found = measure_systems({"one": [run]}, targets, speakers=speakers, n_resamples=200)
-    expected = score(run, targets, speakers=speakers, n_resamples=200)
+    found = evaluate({"one": [run]}, targets, speakers=speakers, n_resamples=200)
+    expected = evaluate(run, targets, speakers=speakers, n_resamples=200)
     for measure in ("jsd", "accuracy"):
-        record = found.records[measure]["one"]
+        record = found.at(measure, "one")
         assert [record[end] for end in ("value", "low", "high")] == [
-            expected[measure][end] for end in ("value", "low", "high")
+            expected.at(measure)[end] for end in ("value", "low", "high")
         ]
-        assert record["deviation"] is None
+        assert "deviation" not in record
 
 
 def test_tables_say_everything(runs):
     systems, targets, speakers = runs
-    found = measure_systems(systems, targets, speakers=speakers, n_resamples=50)
-    page = systems_markdown(found)
+    found = evaluate(systems, targets, speakers=speakers, n_resamples=50)
+    tables = systems_tables(found)
+    page = page_of(tables)
     for word in (
         "JSD (nats) ↓",
         "| sharp |",
@@ -64,18 +72,17 @@ def test_tables_say_everything(runs):
         "JSD, middle",
     ):
         assert word in page
-    widths = [line.count("|") for line in page.splitlines() if line.startswith("|")]
-    assert len(set(widths)) <= 3  # three tables, each of one width
+    assert all(len(row) == len(table.columns) for table in tables for row in table.rows)
 
 
 def test_bad_systems(runs):
     systems, targets, speakers = runs
     with pytest.raises(ValueError, match="'none' has no run"):
-        measure_systems(systems | {"none": []}, targets)
+        evaluate(systems | {"none": []}, targets)
     with pytest.raises(ValueError, match="name of the baseline"):
-        measure_systems({"marginal": systems["flat"]}, targets)
+        evaluate({"marginal": systems["flat"]}, targets)
     with pytest.raises(ValueError, match="no system"):
-        measure_systems({}, targets)
+        evaluate({}, targets)
 
 
 def test_worth_is_where_the_mean_loss_of_the_runs_meets_the_raters(emotion_run):
@@ -83,13 +90,15 @@ def test_worth_is_where_the_mean_loss_of_the_runs_meets_the_raters(emotion_run):
     for weights in ((0.6, 0.9), (0.3, 0.8)):
         runs = [replace(predictions, probs=(1 - w) * predictions.probs + w / 6) for w in weights]
         reference = targets.probs * targets.votes_per_item[:, None]
-        options = {"marginal": targets.probs.mean(0), "n_resamples": 0}
+        options = {"marginal": targets.probs.mean(0), "resamples": Resamples(n=0)}
         found = rater_equivalence({"both": np.stack([run.probs for run in runs])}, reference, **options)
         alone = [rater_equivalence({"one": run.probs}, reference, **options) for run in runs]
         loss = np.mean([one.systems["one"]["loss"]["value"] for one in alone])
         assert found.systems["both"]["loss"]["value"] == pytest.approx(loss)
         curve = np.array([point["value"] for point in found.curve])
-        worth = measure_systems({"both": runs}, targets, votes=votes, speakers=speakers, n_resamples=50).worth["both"]
+        worth = evaluate({"both": runs}, targets, votes=votes, speakers=speakers, n_resamples=50).equivalence.systems[
+            "both"
+        ]["worth"]
         expected = crossing(curve, np.array(loss))
         assert worth["value"] == (pytest.approx(float(expected), abs=0.2) if np.isfinite(expected) else None)
         assert "95 % interval" in worth["text"]

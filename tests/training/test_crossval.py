@@ -108,22 +108,20 @@ def test_all_systems_learn_the_same_folds_which_cut_no_conversation(plan, chats,
         assert not parts["train"] & parts["test"] and not (parts["train"] | parts["test"]) & parts["validation"]
         tested += list(one[0][1].items.query("split == 'test'")["item"])
     assert sorted(tested) == [f"t{number:02d}" for number in range(23)]  # of all released splits, but with votes
-    assert found.counts["items"] == 23 and found.counts["unit"] == "conversation" and found.counts["groups"] == 6
+    assert found.counts["n_evaluated"] == 23 and found.counts["unit"] == "conversation" and found.counts["groups"] == 6
     text = page.read_text()
     for said in (
         "1 items without votes are left out",
         "Items of all released splits of chats take part",
         "Label odd has no vote in",
         "raters: 4 of 73 predicted rater answers are those of the consensus head",
-        '`model: "annotator"',
+        'model: "annotator"',
         "![Measures of every system](crossval.png)",
     ):
         assert said in text
     saved = json.loads((tmp_path / "out" / "crossval.json").read_text())
-    assert saved["group"] == "conversation" and len(saved["counts"]["folds"]) == 2
-    assert (
-        saved["records"]["entropy_correlation"]["soft"]["runs"] == found.records["entropy_correlation"]["soft"]["runs"]
-    )
+    assert saved["group"] == "conversation" and len(saved["evaluation"]["counts"]["folds"]) == 2
+    assert saved["evaluation"]["measures"]["items"]["entropy_correlation"] == found["entropy_correlation"]
     assert (tmp_path / "out" / "crossval.png").is_file()
     assert not list((tmp_path / "out").rglob("*.safetensors"))  # models of all folds would not fit
     facts = json.loads((tmp_path / "out" / "soft" / "repeat0" / "fold1" / "training.json").read_text())
@@ -159,7 +157,7 @@ def test_an_interrupted_one_goes_on_and_another_division_is_refused(recipe, chat
     assert [(folder[-5:], resume) for folder, *_, resume in trained] == [("fold0", True), ("fold1", False)]
     assert list(found.counts["runs"]) == ["tiny"]
     again, _ = crossval(recipe, chats, tmp_path / "out", **SMALL)
-    assert again.records == found.records and len(trained) == 2
+    assert again == found and len(trained) == 2
     for options, changed in (
         ({"folds": 3}, "division, folds changed"),
         ({"group": "item"}, "division, group changed"),
@@ -179,7 +177,10 @@ def test_part_of_the_folds_on_part_of_the_items(recipe, chats, tmp_path, trained
     facts = json.loads((tmp_path / "crossval.json").read_text())
     assert (facts["items"], facts["test_folds"]) == (14, 1)
     counts = found.counts
-    assert counts["items"] + counts["items not tested"] in (15, 16)  # whole conversations of four, one without a vote
+    assert counts["n_evaluated"] + counts["items not tested"] in (
+        15,
+        16,
+    )  # whole conversations of four, one without a vote
     assert "items take part, whole conversations drawn at random" in page.read_text()
     found, _ = crossval(recipe, chats, tmp_path, repeats=1, folds=3, items=14, n_resamples=20)
     assert len(trained) == 3  # the first one is kept
@@ -197,11 +198,11 @@ def test_more_repeats_keep_those_that_are_there(recipe, chats, tmp_path, trained
     """Also: one released split alone, and models that are kept."""
     options = {"folds": 2, "splits": ["train"], "n_resamples": 20, "keep_models": True}
     first, _ = crossval(recipe, chats, tmp_path / "out", repeats=1, **options)
-    assert first.counts["items"] == 20 and (tmp_path / "out" / "tiny" / "repeat0" / "fold1" / "model").is_dir()
+    assert first.counts["n_evaluated"] == 20 and (tmp_path / "out" / "tiny" / "repeat0" / "fold1" / "model").is_dir()
     second, page = crossval(recipe, chats, tmp_path / "out", repeats=2, **options)
     assert len(trained) == 4 and [seed for *_, seed, _ in trained] == [0, 1, 2, 3]
-    assert second.records["jsd"]["tiny"]["runs"][0] == first.records["jsd"]["tiny"]["runs"][0]
-    assert second.records["jsd"]["tiny"]["deviation"] > 0
+    assert second.at("jsd", "tiny")["runs"][0] == first.at("jsd", "tiny")["value"]
+    assert second.at("jsd", "tiny")["deviation"] > 0
     assert "Items of the released splits train of chats take part" in page.read_text()
     halves = [set(corpus.items.query("split == 'test'")["item"]) for _, corpus, *_ in trained]
     assert halves[0] | halves[1] == halves[2] | halves[3] and halves[0] not in halves[2:]
@@ -270,7 +271,7 @@ def test_features_are_computed_once_for_all_folds(corpus, tmp_path):
     values = {**tiny.SMALL, "question": "emotion", "num_train_epochs": 1}
     words = [f"{name}={json.dumps(value)}" for name, value in values.items()]
     found, _ = crossval("speech-distribution", corpus, tmp_path / "out", words, **SMALL | {"folds": 3})
-    assert found.counts["unit"] == "speaker" and found.counts["items"] == 15
+    assert found.counts["unit"] == "speaker" and found.counts["n_evaluated"] == 15
     assert len(list((tmp_path / "out" / "features").rglob("*.safetensors"))) == 1
 
 

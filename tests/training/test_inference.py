@@ -134,7 +134,7 @@ def test_a_rater_who_votes_again_answers_once_and_each_vote_counts(corpus, small
         == 2 * len(set(zip(found.rater_items, found.rater_names, strict=True)))
     )
     cli_steps.report(found.save(tmp_path / "predictions"), tmp_path / "export", tmp_path / "report", None)
-    scores = json.loads((tmp_path / "report" / "report.json").read_text())["scores"]
+    scores = json.loads((tmp_path / "report" / "report.json").read_text())["evaluation"]
     assert scores["counts"]["rater_votes"] == 2 * scores["counts"]["rater_votes_repeated"] == len(targets.ratings)
     assert f"{len(found.rater_items)} of the votes are further" in (tmp_path / "report" / "report.md").read_text()
 
@@ -240,8 +240,10 @@ def test_labels_in_another_order_go_by_name(copied, corpus, features, tmp_path):
     assert found.support == turned and targets.support == stock.support
     np.testing.assert_allclose(found.probs, stock.probs)  # the same columns, called otherwise
     cli_steps.report(found.save(tmp_path / "predictions"), corpus, tmp_path / "report", None)
-    told = json.loads((tmp_path / "report" / "report.json").read_text())["scores"]["measures"]["jsd"]
-    assert told["value"] == pytest.approx(jsd(found.probs[:, ::-1], targets.probs).mean())
+    told = json.loads((tmp_path / "report" / "report.json").read_text())["evaluation"]["measures"]["items"]["jsd"][
+        "systems"
+    ]
+    assert told["model"]["value"] == pytest.approx(jsd(found.probs[:, ::-1], targets.probs).mean())
     marginal = np.array(stock.meta["marginal"])[::-1]
     assert told["marginal"]["value"] == pytest.approx(jsd(marginal[None], targets.probs).mean())
 

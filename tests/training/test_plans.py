@@ -25,18 +25,21 @@ def plan(tmp_path):
 def test_a_plan_runs_and_goes_on_where_it_was(plan, corpus, tmp_path, monkeypatch):
     found, page = run_plan(plan, corpus, tmp_path / "out", WORDS, n_resamples=20)
     assert found.counts["runs"] == {"soft": 2, "hard, CE": 2}
-    seeds = found.records["jsd"]["soft"]["runs"]
+    seeds = found.at("jsd", "soft")["runs"]
     assert seeds[0] != seeds[1]
     text = page.read_text()
-    assert "| hard, CE |" in text and '`target: "majority"`' in text
-    assert json.loads((tmp_path / "out" / "results.json").read_text())["records"]["jsd"]["soft"]["runs"] == seeds
+    assert "| hard, CE |" in text and 'target: "majority"' in text
+    assert (
+        json.loads((tmp_path / "out" / "results.json").read_text())["evaluation"]["measures"]["items"]["jsd"]
+        == found["jsd"]
+    )
     monkeypatch.setattr(runs_module, "train", lambda *_, **__: pytest.fail("a finished run was trained again"))
     again, _ = run_plan(plan, corpus, tmp_path / "out", WORDS, n_resamples=20)
-    assert again.records == found.records
+    assert again == found
     with pytest.raises(ValueError, match="run of another plan"):
         run_plan(plan, corpus, tmp_path / "out", [*WORDS, "learning_rate=1e-4"])
     other, _ = run_plan(plan, corpus, tmp_path / "out", WORDS, split="validation", n_resamples=20)
-    assert other.records["jsd"]["soft"]["value"] != found.records["jsd"]["soft"]["value"]
+    assert other.at("jsd", "soft")["value"] != found.at("jsd", "soft")["value"]
 
 
 @pytest.mark.parametrize(

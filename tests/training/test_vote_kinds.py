@@ -238,7 +238,7 @@ def test_the_plan_scores_three_systems_against_people(repository, corpus, annota
     found, page = run_plan(short, corpus, tmp_path / "out", words, n_resamples=20)
     assert found.counts["items"] == 5
     for system in plan.systems:
-        assert found.records["jsd"][system]["value"] is not None and "jsd_tertiles_low" in found.records
+        assert found.at("jsd", system)["value"] is not None and "jsd_tertiles_low" in found
         facts = json.loads((tmp_path / "out" / system / "seed0" / "training.json").read_text())
         used = {name for name, count in facts["splits"]["train"]["votes"].items() if count}
         assert used == {"human": {"human"}, "synthetic": {"synthetic"}, "combined": {"human", "synthetic"}}[system]
