@@ -20,6 +20,7 @@ check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/codespell annot_hf tests metrics dataset_scripts spaces benchmarks *.md
 	$(BIN)/lint-imports
+	$(BIN)/python -m pytest tests/test_package.py -k two_modules
 
 style: $(VENV)/.installed
 	$(BIN)/ruff check --fix .

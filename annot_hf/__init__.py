@@ -1,6 +1,7 @@
 """annot-hf: votes in, a distribution of human opinion out.
 
-Public names are bound when first used, so that `import annot_hf` costs nothing and never loads torch by itself.
+These are the names of everyday work; everything else is imported from its module. They are bound on first use, so that
+`import annot_hf` is fast and does not load torch.
 """
 
 import importlib
@@ -10,41 +11,29 @@ __version__ = "0.1.0"
 
 _HOMES = {
     "data.agreement": ["agreement"],
-    "data.audio": ["AudioLimits", "load_audio"],
-    "data.conditions": ["Condition"],
+    "data.audio": ["load_audio"],
     "data.corpus": ["load_corpus_script", "VoteCorpus"],
-    "data.dime": ["plan_mixtures"],
-    "data.dime_features": ["write_features"],
-    "data.export": ["export_corpus", "ExportedCorpus", "read_export"],
-    "data.lengths": ["AudioError"],
-    "data.mix_dataset": ["mix_dataset"],
+    "data.export": ["export_corpus", "read_export"],
     "data.predictions": ["Predictions"],
     "data.questions": ["Question"],
-    "data.simulate": ["read_truth", "simulate_corpus", "SimulatedCorpus"],
-    "data.synthetic": ["Annotations", "combine_votes", "read_annotations", "weigh_sources", "write_annotations"],
     "data.targets": ["make_targets", "Targets"],
     "data.votes": ["VoteTable"],
     "evaluation.evaluate": ["evaluate"],
     "experiments.crossval": ["crossval"],
-    "experiments.salient_layer": ["measure_saliency"],
-    "experiments.saturation_study": ["measure_saturation"],
     "models.configuration_annotator": ["AnnotatorConfig"],
     "models.configuration_distribution": ["DistributionConfig"],
-    "models.configuration_distribution_qwen2_audio": ["DistributionQwen2AudioConfig"],
-    "models.configuration_log_mel": ["LogMelConfig"],
     "models.configuration_seedbert": ["SeedBertConfig"],
     "models.modeling_annotator": ["AnnotatorModel"],
     "models.modeling_distribution": ["DistributionModel"],
     "models.modeling_distribution_qwen2_audio": ["DistributionQwen2Audio"],
     "models.modeling_seedbert": ["SeedBert"],
     "models.register": ["register_models"],
-    "proxies.annotate": ["annotate", "make_backend"],
-    "proxies.job": ["make_job"],
+    "proxies.annotate": ["annotate"],
     "report.report": ["build_comparison", "build_report"],
     "training.collator": ["VoteCollator"],
-    "training.inference": ["predict", "predict_inputs"],
-    "training.lora": ["add_lora", "load_lora", "save_lora"],
-    "training.outputs": ["load_model", "merge_lora"],
+    "training.inference": ["predict"],
+    "training.lora": ["add_lora"],
+    "training.outputs": ["load_model"],
     "training.recipe": ["load_recipe"],
     "training.train": ["train"],
 }

@@ -21,7 +21,7 @@ import json, re, sys, time
 from annot_hf.data.export import read_export
 from annot_hf.proxies.annotate import annotate
 from annot_hf.proxies.job import make_job
-from annot_hf.proxies.openai_server import OpenAIServer
+from annot_hf.proxies.servers import OpenAIServer
 folder, out, url, annotators = sys.argv[1:]
 job = make_job(read_export(folder), question="emotion", annotators=int(annotators))
 backend, start = OpenAIServer("stand-in", base_url=url), time.perf_counter()

@@ -14,7 +14,7 @@ import librosa
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from annot_hf.data.dime_features import RATE, clip_features
+from annot_hf.data.dime_features import FEATURE_RATE, clip_features
 from benchmarks.timing import Result, best
 
 SECONDS, GIGABYTES = 10.0, 2.0
@@ -65,7 +65,9 @@ def run() -> Iterator[Result]:
     yield Result("dime, whole plan", "the goal of 10 s", SECONDS, whole, 1.0, wrong, 0)
     yield Result("dime, peak memory", "the goal of 2 GB (in MB)", GIGABYTES, peak, 1.0, wrong, 0)
     rng = np.random.default_rng(0)
-    wave = (rng.standard_normal(int(5.8 * RATE)) * np.sin(np.arange(int(5.8 * RATE)) / 3000) * 0.1).astype(np.float32)
+    wave = (
+        rng.standard_normal(int(5.8 * FEATURE_RATE)) * np.sin(np.arange(int(5.8 * FEATURE_RATE)) / 3000) * 0.1
+    ).astype(np.float32)
     with threadpool_limits(1):  # clips are shared out among processes
         apart, ours = best(lambda: one_by_one(wave), lambda: clip_features(wave))
     difference = float((np.abs(one_by_one(wave) - clip_features(wave)) / (1 + np.abs(one_by_one(wave)))).max())
@@ -75,12 +77,12 @@ def run() -> Iterator[Result]:
 def one_by_one(wave: np.ndarray) -> np.ndarray:
     feature = librosa.feature
     measured = [
-        feature.mfcc(y=wave, sr=RATE, n_mfcc=13),
-        feature.chroma_stft(y=wave, sr=RATE, n_chroma=12),
-        feature.spectral_contrast(y=wave, sr=RATE, n_bands=6),
+        feature.mfcc(y=wave, sr=FEATURE_RATE, n_mfcc=13),
+        feature.chroma_stft(y=wave, sr=FEATURE_RATE, n_chroma=12),
+        feature.spectral_contrast(y=wave, sr=FEATURE_RATE, n_bands=6),
         feature.zero_crossing_rate(y=wave),
-        feature.spectral_rolloff(y=wave, sr=RATE),
-        feature.spectral_centroid(y=wave, sr=RATE),
+        feature.spectral_rolloff(y=wave, sr=FEATURE_RATE),
+        feature.spectral_centroid(y=wave, sr=FEATURE_RATE),
         feature.rms(y=wave),
     ]
     return np.concatenate([part for rows in measured for part in (rows.mean(1), rows.std(1))])

@@ -14,7 +14,7 @@ from benchmarks import __main__ as command
 from benchmarks.chat_server import Reply, serve
 from benchmarks.qwen2_audio_memory import counts, estimate, shape_7b
 
-PAGE = Path(command.__file__).parents[1] / "docs" / "qwen2_audio.md"
+PAGE = Path(command.__file__).parents[1] / "docs" / "adapters.md"
 RUN = [
     path
     for path in Path(command.__file__).parent.glob("bench_*.py")

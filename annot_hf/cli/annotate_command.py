@@ -9,71 +9,87 @@ from annot_hf.cli.output import print_path, print_rows, print_text
 
 
 def annotate(
-    corpus: Annotated[Path, typer.Argument(help="Folder of an exported corpus, with audio.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder to write; the same one again goes on.")],
-    model: Annotated[str, typer.Option(help="Model that is asked: its name on the server, or a Hub id or folder.")],
+    corpus: Annotated[Path | None, typer.Argument(help="Folder of an exported corpus with audio.")] = None,
+    out: Annotated[
+        Path, typer.Option("--out", help="Folder to write; run with the same folder again to resume.")
+    ] = ...,
+    model: Annotated[str, typer.Option(help="Model to ask: its name on the server, or a Hub id or folder.")] = "",
     backend: Annotated[
         str,
-        typer.Option(help="openai (any server that speaks its chat protocol), gemini, or local (transformers, here)."),
+        typer.Option(
+            help="openai (any server with its chat protocol), gemini, or local (transformers on this machine)."
+        ),
     ] = "openai",
     base_url: Annotated[
         str | None, typer.Option(help="Address of the server, such as http://127.0.0.1:8000/v1.")
     ] = None,
     key_env: Annotated[
-        str, typer.Option(help="Environment variable with the key; OPENAI_API_KEY or GEMINI_API_KEY by default.")
+        str, typer.Option(help="Environment variable that holds the key; default OPENAI_API_KEY or GEMINI_API_KEY.")
     ] = "",
-    question: Annotated[str, typer.Option(help="Category question; the corpus's default by default.")] = "",
+    question: Annotated[
+        str, typer.Option(help="Category question to ask; default: the corpus's default question.")
+    ] = "",
     split: Annotated[
-        list[str] | None, typer.Option(help="Whose items; may be given several times; all but test by default.")
+        list[str] | None, typer.Option(help="Split whose items are asked about; repeatable; default: all but test.")
     ] = None,
-    items: Annotated[int | None, typer.Option(help="How many items, drawn at random; all by default.")] = None,
+    items: Annotated[int | None, typer.Option(help="Number of items, drawn at random; default: all.")] = None,
     plan: Annotated[
         str,
         typer.Option(
-            help="paper (as published; words and draws are ours) or crossed (instruction and temperature apart)."
+            help="paper (as published; wording and draws are ours) or crossed (instruction and temperature independent)."
         ),
     ] = "paper",
-    annotators: Annotated[int, typer.Option(help="Simulated annotators an item; the paper has 6 to 10.")] = 10,
+    annotators: Annotated[int, typer.Option(help="Simulated annotators per item; the paper has 6 to 10.")] = 10,
     prompts: Annotated[
-        Path | None, typer.Option(help="Folder of prompt templates; the package's own by default.")
+        Path | None, typer.Option(help="Folder of prompt templates; default: the package's own.")
     ] = None,
     parsing: Annotated[
         str, typer.Option(help="strict, or published: the first label that a reply contains.")
     ] = "strict",
     seed: Annotated[int, typer.Option(help="Seed of the choice of items and of the sampling.")] = 0,
-    max_seconds: Annotated[float, typer.Option(help="Longest clip (s).")] = 30.0,
-    concurrency: Annotated[int, typer.Option(help="Questions under way at a time.")] = 16,
-    rate: Annotated[float | None, typer.Option(help="Most questions a second.")] = None,
-    attempts: Annotated[int, typer.Option(help="Tries of one question while the server is busy or broken.")] = 8,
-    timeout: Annotated[float, typer.Option(help="Seconds until an answer is given up, to its last byte.")] = 60.0,
-    max_tokens: Annotated[int, typer.Option(help="Most tokens of a reply; more for a model that thinks first.")] = 64,
+    max_seconds: Annotated[float, typer.Option(help="Longest clip to send (s).")] = 30.0,
+    concurrency: Annotated[int, typer.Option(help="Most questions under way at a time.")] = 16,
+    rate: Annotated[float | None, typer.Option(help="Most questions per second.")] = None,
+    attempts: Annotated[int, typer.Option(help="Most tries of one question while the server is busy or fails.")] = 8,
+    timeout: Annotated[float, typer.Option(help="Longest wait for a whole answer (s).")] = 60.0,
+    max_tokens: Annotated[int, typer.Option(help="Most tokens per reply; a model that thinks first needs more.")] = 64,
     omit: Annotated[
         list[str] | None,
         typer.Option(
-            help="What the server does not take: seed, system, max_tokens (max_completion_tokens is sent) or temperature; may "
-            "be given several times; what it says so itself is left out anyway."
+            help="Leave out what the server does not take: seed, system, max_tokens (sends max_completion_tokens) or "
+            "temperature; repeatable; what the server itself reports as unsupported is left out anyway."
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Questions at a time, for backend local.")] = 8,
+    batch_size: Annotated[int, typer.Option(help="Questions per batch, for backend local.")] = 8,
     revision: Annotated[str, typer.Option(help="Revision of the model.")] = "",
-    answers_as: Annotated[str, typer.Option(help="Name under which the model answers, if it is another.")] = "",
-    max_cost: Annotated[float | None, typer.Option(help="Most that the answers may cost together (USD).")] = None,
+    answers_as: Annotated[str, typer.Option(help="Another name under which the model answers.")] = "",
+    max_cost: Annotated[float | None, typer.Option(help="Most that all answers may cost together (USD).")] = None,
     input_price: Annotated[float | None, typer.Option(help="USD per million tokens read.")] = None,
     output_price: Annotated[float | None, typer.Option(help="USD per million tokens written.")] = None,
-    retry_rejected: Annotated[bool, typer.Option(help="Ask again what the server rejected before.")] = False,
-    dry_run: Annotated[bool, typer.Option(help="Say what it would take, and ask nothing.")] = False,
+    retry_rejected: Annotated[bool, typer.Option(help="Ask again what the server rejected in earlier runs.")] = False,
+    dry_run: Annotated[bool, typer.Option(help="Estimate time, tokens and cost; ask nothing.")] = False,
+    export: Annotated[
+        Path | None, typer.Option(help="Write all attempts in --out to this file, one JSON line each; ask nothing.")
+    ] = None,
 ) -> None:
-    """Ask an audio-language model for labels, as several simulated annotators an item; goes on where it was cut off.
+    """Ask an audio-language model for labels, as several simulated annotators per item; resumes an interrupted run.
 
     Example: `annot-hf annotate data/cremad --out runs/annotated --base-url http://127.0.0.1:8000/v1 --model qwen2-audio`
     """
     from annot_hf.data.export import read_export
     from annot_hf.proxies.annotate import annotate as run_annotation, check_backend, check_pace, make_backend
-    from annot_hf.proxies.estimate import estimate
+    from annot_hf.proxies.backend import Prices
+    from annot_hf.proxies.estimate import estimate_run
     from annot_hf.proxies.job import make_job
     from annot_hf.proxies.session import OVER
-    from annot_hf.proxies.store import Prices
+    from annot_hf.proxies.store import export_attempts
 
+    if export is not None:
+        export_attempts(out, export)
+        print_path(export)
+        return
+    if corpus is None or not model:
+        raise ValueError("The corpus or --model is missing; give both, or --export to write the attempts of a folder.")
     job = make_job(
         read_export(corpus),
         question=question,
@@ -98,7 +114,7 @@ def annotate(
             omit=omit or (),
         )
         check_pace(concurrency, rate, attempts, max_cost)
-        found = estimate(
+        found = estimate_run(
             job,
             out,
             model=model,
@@ -111,7 +127,7 @@ def annotate(
             prices=prices,
             retry_rejected=retry_rejected,
         )
-        print_rows(f"What {model} would be asked about {job.question.name}", found.rows())
+        print_rows(f"What {model} would be asked on {job.question.name}", found.rows())
         return
     asked = make_backend(
         backend,
@@ -139,13 +155,10 @@ def annotate(
     total = sum(report.counts.values())
     rows = [(name, f"{count:,}", f"{count / total:.1%}") for name, count in report.counts.items() if count]
     rows.append(("questions in all", f"{total:,}", ""))
-    rows.append(
-        (
-            "cost",
-            f"{report.spent:.4f} USD" if report.cost_known else "not known",
-            "as far as it is known" if report.cost_known else "",
-        )
-    )
+    if report.cost_known:
+        rows.append(("cost", f"{report.spent:.4f} USD", "as far as it is known"))
+    else:
+        rows.append(("cost", "not known", ""))
     if report.agreement is not None:
         among = "" if report.human_agreement is None else f"two humans {report.human_agreement:.3f}"
         rows.append(("agreement with a human vote", f"{report.agreement:.3f}", among))
@@ -153,15 +166,12 @@ def annotate(
     for note in report.notes:
         print_text(note)
     if not report.complete:
-        higher = report.stopped.startswith(OVER)
-        going_on = "a higher --max-cost goes on" if higher else "the same command goes on"
+        fix = "a higher --max-cost" if report.stopped.startswith(OVER) else "the same command"
         raise ValueError(
             f"{report.stopped or 'Some questions could not be answered'}. There are {report.counts['label']:,} votes; "
             f"{report.counts['not asked']:,} questions are not asked and "
-            f"{report.counts['failed'] + report.counts['wrong-model']:,} failed; {going_on}."
+            f"{report.counts['failed'] + report.counts['wrong-model']:,} failed; {fix} resumes the run."
         )
     if not report.counts["label"]:
-        raise ValueError(
-            f"There are 0 votes, since no reply was a label; read {out / 'replies.parquet'} for what was said."
-        )
+        raise ValueError(f"There are 0 votes, since no reply was a label; {out / 'replies.parquet'} has the replies.")
     print_path(out)

@@ -1,7 +1,7 @@
-"""The flow as verbs: `annot-hf quickstart | corpus | agree | saliency | annotate | saturation | train | predict | report`.
+"""The command line `annot-hf`.
 
 Each command reads files, calls a public function, writes files and prints one table. Heavy imports wait until a command
-runs, so that `--help` answers at once.
+runs, so that `--help` is fast.
 """
 
 import logging
@@ -25,7 +25,8 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
-_WORDS = {"ignore_unknown_options": True}  # --learning_rate=1e-3 is an override like learning_rate=1e-3
+# --learning_rate=1e-3 is an override like learning_rate=1e-3.
+_WORDS = {"ignore_unknown_options": True}
 Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
 Without = Annotated[list[str] | None, typer.Option(help="System of the plan to leave out; may be given several times.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides such as learning_rate=1e-3.")]
@@ -35,14 +36,16 @@ app.command()(annotate)
 @app.command(context_settings=_WORDS)
 def quickstart(
     corpus: Annotated[
-        Path | None, typer.Option(help="Corpus script, which is run; a simulated corpus when left out.")
+        Path | None, typer.Option(help="Corpus script, which is executed; a simulated corpus by default.")
     ] = None,
     root: Annotated[Path | None, typer.Option(help="Folder of the corpus that the script reads.")] = None,
     out: Out = Path("quickstart"),
-    recipe: Annotated[str | None, typer.Option(help="Recipe file or name; the corpus's own if there is one.")] = None,
+    recipe: Annotated[
+        str | None, typer.Option(help="Recipe file or name; by default the one named like the corpus, if any.")
+    ] = None,
     overrides: Overrides = None,
 ) -> None:
-    """The whole way: corpus, training, predictions on unseen speakers, report.
+    """Run the whole flow: corpus, training, predictions on unseen speakers, report.
 
     Example: `annot-hf quickstart --corpus dataset_scripts/cremad/cremad.py --root ../CREMA-D --out cremad`
     """
@@ -75,32 +78,35 @@ def quickstart(
         f"features={out / 'features'}",
         *(overrides or []),
     ]
-    load_recipe(recipe, words)  # what is refused leaves an earlier run as it is
+    # A refused recipe leaves an earlier run untouched.
+    load_recipe(recipe, words)
     clear_run(out / "run")
-    model = steps.train(recipe, words, resume=False)
+    model = steps.run_training(recipe, words, resume=False)
     console.rule("Predict the test split")
-    steps.predict(model, out / "corpus", "test", out / "predictions", out / "features")
+    steps.write_predictions(model, out / "corpus", "test", out / "predictions", out / "features")
     console.rule("Report")
-    folder = steps.report(out / "predictions", out / "corpus", out / "report", root if corpus is None else None)
+    folder = steps.write_report(out / "predictions", out / "corpus", out / "report", root if corpus is None else None)
     print_path(folder)
 
 
 @app.command()
 def corpus(
-    script: Annotated[Path, typer.Argument(help="Python file that defines a VoteCorpus; it is run.")],
+    script: Annotated[Path, typer.Argument(help="Python file that defines a VoteCorpus; it is executed.")],
     root: Annotated[Path, typer.Option(help="Folder of the corpus.")],
     out: Out,
     embed_audio: Annotated[bool, typer.Option(help="Put the audio into the parquet files; mind the licence.")] = False,
     missing_audio: Annotated[
         str, typer.Option(help="Items without readable audio: error, drop (counted) or keep.")
     ] = "error",
-    missing_text: Annotated[str, typer.Option(help="Items of a written corpus without text: the same.")] = "error",
+    missing_text: Annotated[
+        str, typer.Option(help="Items of a text corpus without text: error, drop (counted) or keep.")
+    ] = "error",
     allow_unmatched: Annotated[bool, typer.Option(help="Leave out, and count, votes on unlisted items.")] = False,
     follow_links: Annotated[bool, typer.Option(help="Read audio through links that lead out of the root.")] = False,
 ) -> None:
     """Export a corpus as parquet that `load_dataset(DIR, "votes" | "items" | "histograms" | "spans")` reads.
 
-    SCRIPT is Python and is run: pass only a file that you have read.
+    SCRIPT is executed as Python: pass only a file that you have read.
 
     Example: `annot-hf corpus dataset_scripts/cremad/cremad.py --root ../CREMA-D --out data/cremad`
     """
@@ -142,21 +148,21 @@ def saliency(
     corpus: Annotated[Path, typer.Option(help="Folder of an exported corpus.")],
     out: Out,
     split: Annotated[str, typer.Option(help="Which split.")] = "train",
-    items: Annotated[int, typer.Option(help="Most items, drawn at random.")] = 30_000,
+    items: Annotated[int, typer.Option(help="Largest number of items, drawn at random.")] = 30_000,
     question: Annotated[list[str] | None, typer.Option(help="Question; may be given several times.")] = None,
     formula: Annotated[str, typer.Option(help="absolute or penalised; both are our choice.")] = "absolute",
     gamma: Annotated[float | None, typer.Option(help="Weight of the penalty of penalised; 0.1 by default.")] = None,
     batch_size: Annotated[int, typer.Option(help="Items per batch.")] = 16,
     max_seconds: Annotated[float, typer.Option(help="Longest clip (s).")] = 30.0,
 ) -> None:
-    """Which layer of a trunk goes best with what raters said: table, plot, and the file that `trunk_layer` reads.
+    """Find the layer of a trunk that correlates most with the votes: table, plot, and the file that `trunk_layer` reads.
 
     Example: `annot-hf saliency microsoft/wavlm-base-plus --corpus data/cremad --out runs/saliency`, and then
     `annot-hf train speech-distribution trunk=microsoft/wavlm-base-plus trunk_layer=runs/saliency/saliency.json ...`
     """
     from annot_hf.experiments.salient_layer import measure_saliency
-    from annot_hf.report.figures import save_figure
     from annot_hf.report.saliency_page import plot_saliency, saliency_table, save_saliency
+    from annot_hf.report.style import save_figure
 
     found = measure_saliency(
         model,
@@ -177,22 +183,25 @@ def saliency(
 
 @app.command()
 def saturation(
-    annotations: Annotated[Path, typer.Argument(help="Folder of synthetic votes that annotate wrote.")],
+    annotations: Annotated[Path, typer.Argument(help="Folder of synthetic votes, written by annotate.")],
     corpus: Annotated[Path, typer.Option(help="Folder of the exported corpus that was annotated.")],
     out: Out,
     split: Annotated[
         list[str] | None,
-        typer.Option(help="Split whose items take part; may be given several times; all by default."),
+        typer.Option(help="Split to use; may be given several times; all by default."),
     ] = None,
-    question: Annotated[str, typer.Option(help="Category question; may be left out when there is one.")] = "",
+    question: Annotated[str, typer.Option(help="Category question; optional if there is only one.")] = "",
     votes: Annotated[
-        int | None, typer.Option(min=1, help="Most votes an item; as many as 90 % of the items have by default.")
+        int | None,
+        typer.Option(
+            min=1, help="Largest number of votes per item; by default the number that 90 % of the items have."
+        ),
     ] = None,
-    runs: Annotated[int, typer.Option(min=1, help="How often votes are drawn of an item.")] = 5,
+    runs: Annotated[int, typer.Option(min=1, help="How often the votes of an item are drawn.")] = 5,
     resamples: Annotated[int, typer.Option(help="Bootstrap resamples of speakers.")] = 1000,
     seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
 ) -> None:
-    """How many synthetic votes an item are suggested, how many people they are worth, and where they agree with people.
+    """Estimate how many synthetic votes per item are enough, how many people they are worth, and where both agree.
 
     Example: `annot-hf saturation data/cremad-votes --corpus data/cremad --out runs/saturation --split train`
     """
@@ -220,13 +229,13 @@ def saturation(
 def train(
     recipe: Annotated[str, typer.Argument(help="Recipe file, or the name of one that comes with the package.")],
     overrides: Overrides = None,
-    resume: Annotated[bool, typer.Option(help="Go on from the newest checkpoint of output_dir.")] = False,
+    resume: Annotated[bool, typer.Option(help="Resume from the newest checkpoint of output_dir.")] = False,
 ) -> None:
-    """Train as a recipe says; the checkpoint is output_dir/model.
+    """Train a recipe; the checkpoint is output_dir/model.
 
     Example: `annot-hf train speech-distribution corpus=data/cremad output_dir=runs/cremad num_train_epochs=5`
     """
-    print_path(steps.train(recipe, overrides or [], resume=resume))
+    print_path(steps.run_training(recipe, overrides or [], resume=resume))
 
 
 @app.command()
@@ -236,21 +245,22 @@ def predict(
     out: Out,
     split: Annotated[str, typer.Option(help="Which split.")] = "test",
     features: Annotated[
-        Path | None, typer.Option(help="Folder that keeps computed features; 'features' beside --out by default.")
+        Path | None, typer.Option(help="Folder that caches features; by default 'features' next to --out.")
     ] = None,
     max_seconds: Annotated[float | None, typer.Option(help="Longest clip (s); as in training by default.")] = None,
     condition: Annotated[
         list[str] | None,
         typer.Option(
-            help="Acoustic condition to put the clips under: noise:DB, reverb:SECONDS, telephone, mp3:KBITS or clean. "
-            "Several, each with an option of its own, go into a folder each under --out, such as OUT/noise-10."
+            help="Acoustic condition to apply to the clips: noise:DB, reverb:SECONDS, telephone, mp3:KBITS or clean. "
+            "Repeat the option for several conditions; each gets a folder under --out, such as OUT/noise-10."
         ),
     ] = None,
-    condition_seed: Annotated[int, typer.Option(help="Seed of what is random in a condition.")] = 0,
+    condition_seed: Annotated[int, typer.Option(help="Seed of the conditions.")] = 0,
     explain: Annotated[
         int,
         typer.Option(
-            min=0, help="Show for this many texts, the most divided, what each member of an ensemble leaned on."
+            min=0,
+            help="Show what each member of an ensemble attends to, for this many texts with the most disagreement.",
         ),
     ] = 0,
 ) -> None:
@@ -263,20 +273,21 @@ def predict(
     asked = [Condition.parse(text, condition_seed) for text in condition or [CLEAN]]
     for one in asked:
         if asked.count(one) > 1:
-            raise ValueError(f"Condition {str(one)!r} is asked for twice; give each condition once.")
+            raise ValueError(f"Condition {str(one)!r} is given twice; give each condition once.")
     if explain:
-        steps.check_explainable(model, asked)
-    features = features or out.resolve().parent / "features"  # the corpus's own folder may be read-only
+        steps.check_explanation(model, asked)
+    # The corpus's own folder may be read-only.
+    features = features or out.resolve().parent / "features"
     for one in asked:
         where = out / one.folder if len(asked) > 1 else out
-        steps.predict(model, corpus, split, where, features, max_seconds, one, explain)
+        steps.write_predictions(model, corpus, split, where, features, max_seconds, one, explain)
     print_path(out)
 
 
 @app.command()
 def report(
     predictions: Annotated[Path, typer.Argument(help="Folder that predict wrote.")],
-    corpus: Annotated[Path, typer.Option(help="Folder of the exported corpus that was predicted.")],
+    corpus: Annotated[Path, typer.Option(help="Folder of the exported corpus with the predicted items.")],
     out: Out,
     other: Annotated[Path | None, typer.Argument(help="Predictions of a second run, to compare the two.")] = None,
     truth: Annotated[Path | None, typer.Option(help="Folder of the simulation, if the corpus is simulated.")] = None,
@@ -287,18 +298,18 @@ def report(
         ),
     ] = None,
 ) -> None:
-    """Hold predictions against the votes, or two runs against each other: JSON, Markdown, HTML and plots.
+    """Compare predictions with the votes, or two runs with each other: JSON, Markdown, HTML and plots.
 
     Example: `annot-hf report runs/cremad/predictions --corpus data/cremad --out runs/cremad/report`
     """
     if other is not None and conditions is not None:
-        raise ValueError("--conditions belongs to the report of one run; leave it or the second predictions out.")
+        raise ValueError("--conditions needs a single run; leave it or the second predictions out.")
     if other is not None and truth is not None:
-        raise ValueError("--truth belongs to the report of one run; leave it or the second predictions out.")
+        raise ValueError("--truth needs a single run; leave it or the second predictions out.")
     if other is None:
-        folder = steps.report(predictions, corpus, out, truth, conditions)
+        folder = steps.write_report(predictions, corpus, out, truth, conditions)
     else:
-        folder = steps.compare(predictions, other, corpus, out)
+        folder = steps.write_comparison(predictions, other, corpus, out)
     print_path(folder)
 
 
@@ -308,11 +319,11 @@ def results(
     corpus: Annotated[Path, typer.Option(help="Folder of an exported corpus.")],
     out: Out,
     overrides: Overrides = None,
-    split: Annotated[str, typer.Option(help="Which split is scored.")] = "test",
+    split: Annotated[str, typer.Option(help="Split to score.")] = "test",
     resamples: Annotated[int, typer.Option(help="Bootstrap resamples of speakers.")] = 1000,
     without: Without = None,
 ) -> None:
-    """Train several systems with several seeds and score them in one table; goes on where it was interrupted.
+    """Train several systems with several seeds and score them in one table; resumes an interrupted run.
 
     Example: `annot-hf results benchmarks/plans/cremad.yaml --corpus data/cremad --out runs/results`
     """
@@ -330,25 +341,27 @@ def crossval(
     corpus: Annotated[Path, typer.Option(help="Folder of an exported corpus.")],
     out: Out,
     overrides: Overrides = None,
-    folds: Annotated[int, typer.Option(help="Folds a repeat.")] = 5,
-    repeats: Annotated[int, typer.Option(help="How often the items are divided anew.")] = 5,
+    folds: Annotated[int, typer.Option(help="Folds per repeat.")] = 5,
+    repeats: Annotated[int, typer.Option(help="How often the items are divided.")] = 5,
     group: Annotated[
         str,
         typer.Option(
-            help="Column of the items that no fold boundary may cut; conversation, document, speaker or item by default."
+            help="Column of the items whose groups stay in one fold; by default conversation, document, speaker or item."
         ),
     ] = "",
     split: Annotated[
         list[str] | None,
-        typer.Option(help="Released split that takes part; may be given several times; all by default."),
+        typer.Option(help="Released split to use; may be given several times; all by default."),
     ] = None,
     items: Annotated[
-        int | None, typer.Option(help="How many items take part, in whole groups drawn at random; all by default.")
+        int | None, typer.Option(help="How many items to use, in whole groups drawn at random; all by default.")
     ] = None,
     test_folds: Annotated[
-        int | None, typer.Option(help="How many folds of a single repeat are tested, for a first look; all by default.")
+        int | None, typer.Option(help="How many folds of a single repeat to test, for a first look; all by default.")
     ] = None,
-    validation: Annotated[float, typer.Option(help="Share of a fold's other items that is set aside.")] = 0.1,
+    validation: Annotated[
+        float, typer.Option(help="Share of the items outside the test part that is set aside for validation.")
+    ] = 0.1,
     seed: Annotated[
         int | None, typer.Option(help="Seed of folds and runs; the plan's first, or 0, by default.")
     ] = None,
@@ -356,7 +369,7 @@ def crossval(
     keep_models: Annotated[bool, typer.Option(help="Keep the model of every run.")] = False,
     without: Without = None,
 ) -> None:
-    """Repeated cross-validation of one recipe or several systems: a table and a plot; goes on where it was interrupted.
+    """Cross-validate one recipe or several systems, repeatedly: a table and a plot; resumes an interrupted run.
 
     Example: `annot-hf crossval speech-distribution --corpus data/cremad --out runs/crossval --group speaker`
     """
@@ -389,8 +402,8 @@ def crossval(
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run the command line.
 
-    Errors in what the user gave are one line and exit status 2; anything else is one line, a file with the traceback, and
-    status 1.
+    An error in the user's input prints one line and exits with status 2. Any other error prints one line, writes the traceback
+    to a file, and exits with status 1.
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
@@ -400,5 +413,5 @@ def main(arguments: Sequence[str] | None = None) -> None:
         sys.exit(2)
     except Exception as error:
         said = f"{type(error).__name__}: {error}".removesuffix(".")
-        print_error(f"{said}. That was not foreseen; {keep_traceback()}.")
+        print_error(f"{said}. This error was not expected; {keep_traceback()}.")
         sys.exit(1)

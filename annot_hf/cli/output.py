@@ -1,4 +1,4 @@
-"""What commands print: one table, where to look, and what went wrong, without what is secret."""
+"""What commands print: a table, the path of the result, and errors without secrets."""
 
 import os
 import re
@@ -18,13 +18,15 @@ from annot_hf.data.yaml_text import SECRET, printable
 if TYPE_CHECKING:
     from annot_hf.report.tables import Table as ReportTable
 
-_SECRET_NAME = re.compile("(?:KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)  # of a variable
+# The name of an environment variable that holds a secret.
+_SECRET_VARIABLE = re.compile("(?:KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)
 
-console = Console(width=None if sys.stdout.isatty() else 120)  # a pipe has no width; 80 would cut names
+# A pipe has no width, and 80 columns would cut names.
+console = Console(width=None if sys.stdout.isatty() else 120)
 
 
 def print_table(table: "ReportTable") -> None:
-    """A table of the evaluation with its note."""
+    """Print a table of a report with its note."""
     columns = (Column(_text(name)) for name in table.columns)
     shown = Table(*columns, title=_text(table.title), title_justify="left")
     shown.columns[0].overflow = "fold"
@@ -40,12 +42,12 @@ def print_text(text: str) -> None:
 
 
 def print_path(path: Path) -> None:
-    """The last line of a command that writes: where to look, on one line however long."""
+    """Print the path of the result as the last line, without wrapping."""
     console.print(str(path.resolve()), soft_wrap=True, highlight=False, markup=False)
 
 
 def print_rows(title: str, rows: Iterable[tuple[str, str, str]]) -> None:
-    """What, how many, and a remark: the one table of a command."""
+    """Print the table of a command: what, how many, and a remark."""
     table = Table("what", "how many", "", title=_text(title), title_justify="left")
     table.columns[1].justify = "right"
     for row in rows:
@@ -54,13 +56,13 @@ def print_rows(title: str, rows: Iterable[tuple[str, str, str]]) -> None:
 
 
 def print_error(message: str) -> None:
-    """An error as one line, without what could command a terminal."""
+    """Print an error as one line, without terminal control characters."""
     said = " ".join(printable(_without_secrets(message)).split())
     Console(stderr=True).print(Text.assemble(("Error", "bold red"), f": {said}"), soft_wrap=True)
 
 
 def keep_traceback() -> str:
-    """Write the traceback of the error that is being handled to a file of its own; says where."""
+    """Write the traceback of the current error to a file; returns a phrase with its path."""
     text = _without_secrets(traceback.format_exc())
     try:
         handle, name = tempfile.mkstemp(prefix="annot-hf-", suffix=".log")
@@ -68,7 +70,7 @@ def keep_traceback() -> str:
             file.write(text)
     except OSError as error:
         sys.stderr.write(text)
-        return f"the traceback is above, as no file could be written ({error})"
+        return f"the traceback is above, because no file could be written ({error})"
     return f"the traceback is in {name}"
 
 
@@ -78,8 +80,8 @@ def _text(text: str) -> Text:
 
 
 def _without_secrets(text: str) -> str:
-    """A text without the keys and tokens of the environment, and without those of addresses."""
+    """A text without keys and tokens, from the environment or in addresses."""
     for name, value in os.environ.items():
-        if _SECRET_NAME.search(name) and len(value) >= 6:
+        if _SECRET_VARIABLE.search(name) and len(value) >= 6:
             text = text.replace(value, f"<{name}>")
     return SECRET.sub("<secret>", text)

@@ -1,4 +1,4 @@
-"""What the commands `train`, `predict` and `report` do, and `quickstart` one after the other."""
+"""What the commands `train`, `predict` and `report` do; `quickstart` does them one after the other."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,18 +13,18 @@ if TYPE_CHECKING:
     from annot_hf.data.targets import Targets
 
 
-def train(recipe: str, words: Iterable[str], *, resume: bool) -> Path:
-    """Train as a recipe says, and print what validation says; gives the checkpoint folder."""
+def run_training(recipe: str, words: Iterable[str], *, resume: bool) -> Path:
+    """Train a recipe and print the validation results; returns the checkpoint folder."""
     from annot_hf.training.recipe import load_recipe
-    from annot_hf.training.train import train as run_training
+    from annot_hf.training.train import train
 
-    result = run_training(load_recipe(recipe, list(words)), resume=resume)
+    result = train(load_recipe(recipe, list(words)), resume=resume)
     rows = [(name, f"{value:.4f}", "") for name, value in result.metrics.items() if isinstance(value, float)]
     print_rows("Validation (nats; tvd is a distance)", rows)
     return result.model
 
 
-def predict(
+def write_predictions(
     model: Path,
     corpus: Path,
     split: str,
@@ -35,12 +35,10 @@ def predict(
     explain: int = 0,
 ) -> None:
     """Predict a split under one condition, write it, and print the counts."""
-    from annot_hf.training.inference import predict as run_prediction
+    from annot_hf.training.inference import predict
 
-    heard = {} if condition is None else {"condition": str(condition), "condition_seed": condition.seed}
-    predictions, targets = run_prediction(
-        model, corpus, split=split, features=features, max_seconds=max_seconds, **heard
-    )
+    applied = {} if condition is None else {"condition": str(condition), "condition_seed": condition.seed}
+    predictions, targets = predict(model, corpus, split=split, features=features, max_seconds=max_seconds, **applied)
     predictions.save(out)
     if explain:
         _explain(model, corpus, predictions, targets, explain, out / "explanations.html")
@@ -56,17 +54,18 @@ def predict(
     print_rows(f"Predictions, split {split}{under}", rows)
 
 
-def check_explainable(model: Path, conditions: "Sequence[Condition]") -> None:
-    """Say before anything is predicted that nothing could be explained."""
+def check_explanation(model: Path, conditions: "Sequence[Condition]") -> None:
+    """Raise before anything is predicted if it could not be explained."""
     from transformers import AutoConfig
 
     from annot_hf.experiments.explain import check_explainable
     from annot_hf.models.register import register_models
 
     if len(conditions) > 1 or not conditions[0].is_clean:
-        raise ValueError("--explain shows words, which no acoustic condition alters; leave --condition out.")
+        raise ValueError("--explain shows words, which acoustic conditions do not alter; leave --condition out.")
     register_models()
-    if (model / "config.json").is_file():  # if there is none, prediction says so
+    # Prediction reports a missing file.
+    if (model / "config.json").is_file():
         check_explainable(AutoConfig.from_pretrained(model), model)
 
 
@@ -83,12 +82,12 @@ def _explain(model: Path, corpus: Path, predictions: "Predictions", targets: "Ta
         found,
         predictions.support,
         page,
-        title=f"{exported.name}: what members leaned on, {len(chosen)} most divided texts",
+        title=f"{exported.name}: what members attend to, {len(chosen)} texts with the most disagreement",
     )
 
 
-def report(folder: Path, corpus: Path, out: Path, truth: Path | None, conditions: Path | None = None) -> Path:
-    """Write the report of one run and print its summary; gives its folder."""
+def write_report(folder: Path, corpus: Path, out: Path, truth: Path | None, conditions: Path | None = None) -> Path:
+    """Write the report of one run and print its summary; returns its folder."""
     from annot_hf.data.export import read_export
     from annot_hf.data.predictions import Predictions
     from annot_hf.data.simulate import read_truth
@@ -96,13 +95,13 @@ def report(folder: Path, corpus: Path, out: Path, truth: Path | None, conditions
     from annot_hf.report.report import build_report
 
     predictions, exported = Predictions.load(folder), read_export(corpus)
-    targets = _targets(predictions, exported)
+    targets = _predicted_targets(predictions, exported)
     predictions = predictions.in_order(targets.support)
     built = build_report(
         predictions,
         targets,
         out,
-        title=f"{exported.name}: {_about(predictions)}",
+        title=f"{exported.name}: {_question_and_split(predictions)}",
         items=exported.items,
         marginal=predictions.meta.pop("marginal", None),
         votes=exported.votes,
@@ -113,21 +112,21 @@ def report(folder: Path, corpus: Path, out: Path, truth: Path | None, conditions
     return built.folder
 
 
-def compare(first: Path, second: Path, corpus: Path, out: Path) -> Path:
-    """Write the comparison of two runs and print its summary; gives its folder."""
+def write_comparison(first: Path, second: Path, corpus: Path, out: Path) -> Path:
+    """Write the comparison of two runs and print its summary; returns its folder."""
     from annot_hf.data.export import read_export
     from annot_hf.data.predictions import Predictions
     from annot_hf.report.report import build_comparison
 
     exported, runs = read_export(corpus), [Predictions.load(first), Predictions.load(second)]
-    targets = _targets(runs[0], exported)
+    targets = _predicted_targets(runs[0], exported)
     runs = [run.in_order(targets.support) for run in runs]
     marginals = [run.meta.pop("marginal", None) for run in runs]
     built = build_comparison(
         *runs,
         targets,
         out,
-        title=f"{exported.name}: {_about(runs[0])}",
+        title=f"{exported.name}: {_question_and_split(runs[0])}",
         names=(str(first), str(second)),
         items=exported.items,
         marginal=marginals[0],
@@ -137,13 +136,13 @@ def compare(first: Path, second: Path, corpus: Path, out: Path) -> Path:
     return built.folder
 
 
-def _targets(predictions: "Predictions", exported: "ExportedCorpus") -> "Targets":
-    """The targets of the split that was predicted, on the grid of the predictions."""
+def _predicted_targets(predictions: "Predictions", exported: "ExportedCorpus") -> "Targets":
+    """The targets of the predicted split, on the grid of the predictions."""
     names = [question.name for question in predictions.questions]
     bins = round(len(predictions.support) ** (1 / len(names)))
     return exported.targets(predictions.meta.get("split", "test"), names, bins=bins)
 
 
-def _about(predictions: "Predictions") -> str:
+def _question_and_split(predictions: "Predictions") -> str:
     names = " and ".join(question.name for question in predictions.questions)
     return f"{names}, split {predictions.meta.get('split', 'test')}"

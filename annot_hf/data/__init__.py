@@ -1,1 +1,1 @@
-"""Votes, targets, corpora, audio: everything before a model, and never torch."""
+"""Files to votes, targets and predictions; never imports torch."""

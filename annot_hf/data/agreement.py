@@ -1,14 +1,13 @@
-"""How far raters agree: Krippendorff's alpha in closed form, pairwise agreement, the kappas of Fleiss and of Cohen.
+"""How far raters agree: Krippendorff's alpha in closed form, pairwise agreement, Fleiss' and Cohen's kappa.
 
-Alpha = 1 - observed / expected disagreement. Written out over coincidences it takes every pair of values; over sums it
-takes one pass: within an item, sum_ij [v_i != v_j] = n^2 - sum_c n_c^2 and
-sum_ij (v_i - v_j)^2 = 2 (n sum_i v_i^2 - (sum_i v_i)^2).
-The ordinal metric is the interval metric on mid-ranks, because the ranks between two values are what it counts.
+Alpha = 1 - observed / expected disagreement. Sums replace the loop over pairs of values: within an item,
+sum_ij [v_i != v_j] = n^2 - sum_c n_c^2 and sum_ij (v_i - v_j)^2 = 2 (n sum_i v_i^2 - (sum_i v_i)^2).
+The ordinal metric counts the ranks between two values, so it is the interval metric on mid-ranks.
 Source: Krippendorff (2011), "Computing Krippendorff's Alpha-Reliability".
 
-Cohen's kappa belongs to two named raters: (p_o - p_e) / (1 - p_e) over the items that both answered, p_e from each
-rater's own shares of answers on them (Cohen 1960). How several raters become one number is our choice, since papers that
-give one (arXiv 2211.13196, Table 1) do not say: the mean over pairs of raters, weighted by the items a pair shares.
+Cohen's kappa is defined for two named raters: (p_o - p_e) / (1 - p_e) over the items that both answered, with p_e from each
+rater's own shares of answers (Cohen 1960). For several raters we take the mean over pairs, weighted by the items that a pair
+shares; this is our choice, because papers with one number (arXiv 2211.13196, Table 1) do not define it.
 """
 
 from dataclasses import asdict, dataclass
@@ -22,7 +21,8 @@ from annot_hf.data.encoding import as_frame
 from annot_hf.data.votes import VoteTable
 
 Level = Literal["nominal", "ordinal", "interval"]
-Table = np.ndarray | sparse.csr_array  # value counts (items, values); sparse, since a fine scale has many values
+# Value counts (items, values); sparse, since a fine scale has many values.
+CountTable = np.ndarray | sparse.csr_array
 
 
 @dataclass(frozen=True)
@@ -34,15 +34,14 @@ class Agreement:
         level: Metric of alpha: nominal for categories, interval or ordinal for scales; "per label" for a multi-select
             question, which has Cohen's kappa only.
         alpha: Krippendorff's alpha: 1 perfect, 0 chance; None when undefined (no pairs, or every vote is the same).
-        pairwise: Chance that two raters of one item give the same answer, mean over items, in [0, 1].
-        fleiss_kappa: The same corrected for chance; None when undefined.
+        pairwise: Probability that two raters of an item give the same answer, mean over items, in [0, 1].
+        fleiss_kappa: `pairwise` corrected for chance; None when undefined.
         cohen_kappa: Cohen's kappa, mean over pairs of named raters (see `cohen_kappa`); None when undefined.
         rater_pairs: Pairs of named raters who share an item.
-        undefined_pairs: Those of them that have no kappa and are left out of its mean.
+        undefined_pairs: Pairs without a kappa, which the mean leaves out.
         items: Items with at least one vote on this question.
-        pairable_items: Items with at least two, which alone say anything about agreement; of a multi-select question,
-            items with at least two named raters.
-        votes: Votes on this question (people, not weights; of a multi-select question, labels).
+        pairable_items: Items with at least two votes; for a multi-select question, items with at least two named raters.
+        votes: Votes on this question, unweighted; for a multi-select question, labels.
         annotators: Named raters among them.
     """
 
@@ -69,7 +68,7 @@ def agreement(votes: VoteTable, question: str, *, level: Level | None = None) ->
 
     Args:
         votes: The votes.
-        question: Name of a question; of a multi-select one only Cohen's kappa is known.
+        question: Name of a question; a multi-select question has Cohen's kappa only.
         level: Metric of alpha; nominal for a category question and interval for a scale when None.
 
     Raises:
@@ -79,7 +78,7 @@ def agreement(votes: VoteTable, question: str, *, level: Level | None = None) ->
     if asked.multiple:
         if level is not None:
             raise ValueError(
-                f"Question {question!r} is multi-select, which has no alpha of level {level!r}; give none."
+                f"Question {question!r} is multi-select and has no alpha of level {level!r}; leave the level out."
             )
         return _several_answers(votes, question)
     level = level or ("interval" if asked.is_scale else "nominal")
@@ -92,7 +91,8 @@ def agreement(votes: VoteTable, question: str, *, level: Level | None = None) ->
     else:
         values, answers = np.arange(len(asked.labels)), votes.label_codes[rows]
     shape = (len(votes.items), len(values))
-    table = sparse.csr_array((np.ones(len(items)), (items, answers)), shape=shape)  # repeats add up to counts
+    # Repeats add up to counts.
+    table = sparse.csr_array((np.ones(len(items)), (items, answers)), shape=shape)
     sizes = np.asarray(table @ np.ones(len(values)))
     pairwise, kappa = _pairwise_and_kappa(table, sizes)
     cohen = cohen_kappa(votes, question)
@@ -114,13 +114,13 @@ def agreement(votes: VoteTable, question: str, *, level: Level | None = None) ->
 
 @dataclass(frozen=True)
 class CohenKappa:
-    """Cohen's kappa of more than two raters.
+    """Cohen's kappa of several raters.
 
     Attributes:
         kappa: Mean over pairs of raters in [-1, 1]; NaN when no pair has one.
         pairs: Pairs of named raters who share an item.
-        undefined_pairs: Those left out of the mean, because they share one item only or gave one and the same answer to all
-            that they share.
+        undefined_pairs: Pairs that the mean leaves out: they share only one item, or both gave the same answer to all
+            shared items.
     """
 
     kappa: float
@@ -129,16 +129,16 @@ class CohenKappa:
 
 
 def cohen_kappa(votes: VoteTable, question: str) -> CohenKappa:
-    """Cohen's kappa, unweighted, mean over pairs of named raters weighted by the items that a pair shares.
+    """Unweighted Cohen's kappa: mean over pairs of named raters, weighted by the items that a pair shares.
 
-    Of a multi-select question each label is a yes/no question of its own, answered by every rater who answered the
-    question; the kappas of the labels that have one are averaged, each label alike. A pair is undefined there if it is
-    for every label. A rater's first answer to an item counts (of a multi-select question: all labels they ever gave).
-    Equal answers only count as agreement, also on a scale. Anonymous votes are in no pair.
+    Each label of a multi-select question counts as a yes/no question that every rater of the question answered; the result
+    is the mean over the labels whose kappa is defined. A pair is undefined if it is undefined for every label. Only a
+    rater's first answer to an item counts (for a multi-select question, all labels they gave). Only equal answers agree,
+    also on a scale. Anonymous votes are ignored.
 
-    A pair that shares one item has no kappa: it would be 0 where they differ and undefined where they agree. Where pairs
-    share a handful of items, those who agree on all are still undefined more often, so that the mean is too low: read it
-    with the number of pairs beside it, or read Fleiss' kappa or alpha instead.
+    A pair that shares one item has no kappa: it would be 0 if they differ and undefined if they agree. If pairs share few
+    items, pairs that always agree are undefined more often and the mean is too low; look at the number of pairs, or use
+    Fleiss' kappa or alpha.
 
     Args:
         votes: The votes.
@@ -181,17 +181,17 @@ def krippendorff_alpha(counts: np.ndarray, *, level: Level = "nominal", values: 
     """Krippendorff's alpha of a table of value counts.
 
     Args:
-        counts: How many raters gave each value `(items, values)`, whole numbers; items with fewer than two votes are
-            left out, as the definition asks.
+        counts: How many raters gave each value `(items, values)`, whole numbers. By definition, items with fewer than two
+            votes are left out.
         level: "nominal", "ordinal" (columns in ascending order) or "interval".
-        values: The numbers that the columns stand for `(values,)`, for ordinal and interval; when None, the names of
-            columns that have any, as in a data frame, and 0, 1, 2 ... otherwise.
+        values: The number of each column `(values,)`, for ordinal and interval; when None, the column names of a data frame,
+            and 0, 1, 2 ... for an array.
 
     Returns:
         Alpha in (-inf, 1]; NaN where it is undefined: no item with two votes, or one value only.
 
     Raises:
-        ValueError: The table is not one of counts, the level is unknown, or a name of a column is no number.
+        ValueError: The table does not hold counts, the level is unknown, or a column name is not a number.
 
     Example:
         >>> krippendorff_alpha([[2, 0], [0, 2], [1, 1]])
@@ -202,10 +202,10 @@ def krippendorff_alpha(counts: np.ndarray, *, level: Level = "nominal", values: 
         values = pd.to_numeric(pd.Series(named.columns), errors="coerce").to_numpy(np.float64)
         if np.isnan(values).any():
             raise ValueError(
-                f"Column {named.columns[np.argmax(np.isnan(values))]!r} of the counts is no number, which level {level!r} "
-                "asks for; name each column by its value, or give values."
+                f"Column {named.columns[np.argmax(np.isnan(values))]!r} of the counts is not a number, as level {level!r} "
+                "requires; name each column by its value, or give values."
             )
-    counts = _checked(counts)
+    counts = _checked_counts(counts)
     values = np.arange(counts.shape[1], dtype=np.float64) if values is None else np.asarray(values, dtype=np.float64)
     if values.shape != (counts.shape[1],):
         raise ValueError(
@@ -218,7 +218,7 @@ def krippendorff_alpha(counts: np.ndarray, *, level: Level = "nominal", values: 
 
 
 def pairwise_agreement(counts: np.ndarray) -> float:
-    """Chance that two raters of one item give the same answer, mean over items with two votes; NaN without any."""
+    """Probability that two raters of an item give the same answer, mean over items with two votes; NaN without any."""
     return _of_table(counts)[0]
 
 
@@ -256,7 +256,7 @@ def _several_answers(votes: VoteTable, question: str) -> Agreement:
 
 
 def _pairs_within(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Places `(P,)`, `(P,)` of every two entries of one group, the earlier on the left; `groups` `(R,)` is sorted."""
+    """Positions `(P,)`, `(P,)` of all pairs of entries of one group, the earlier on the left; `groups` `(R,)` is sorted."""
     lefts, rights = [np.arange(0)], [np.arange(0)]
     left, step = np.arange(len(groups)), 1
     while len(left := left[left + step < len(groups)]) and len(left := left[groups[left] == groups[left + step]]):
@@ -270,28 +270,29 @@ def _kappas(pair: np.ndarray, shared: np.ndarray, left: np.ndarray, right: np.nd
     """Cohen's kappa of every pair of raters.
 
     Args:
-        pair: Which pair `(P,)`, an entry for every item that a pair shares.
+        pair: Pair `(P,)`, with one entry per item that it shares.
         shared: Items that each pair shares `(Q,)`.
         left: Answer code of the one rater `(P,)`.
         right: Answer code of the other `(P,)`.
 
     Returns:
-        `(Q,)`, NaN where one item only is shared, or both gave one and the same answer, so that chance agrees fully.
+        `(Q,)`; NaN if the pair shares only one item, or if both always gave the same answer, so that chance agreement is 1.
     """
     shape = (len(shared), int(max(left.max(), right.max())) + 1)
     ones = np.ones(len(pair))
     tables = [sparse.csr_array((ones, (pair, codes)), shape=shape) for codes in (left, right)]
-    chance = np.asarray((tables[0] * tables[1]).sum(axis=1)) / shared**2  # whole numbers below, so 1 is exact
+    # Whole numbers below, so 1 is exact.
+    chance = np.asarray((tables[0] * tables[1]).sum(axis=1)) / shared**2
     observed = np.bincount(pair, left == right, minlength=len(shared)) / shared
     return np.divide(observed - chance, 1 - chance, out=np.full(len(shared), np.nan), where=(chance < 1) & (shared > 1))
 
 
 def _of_table(counts: np.ndarray) -> tuple[float, float]:
-    counts = _checked(counts)
+    counts = _checked_counts(counts)
     return _pairwise_and_kappa(counts, counts.sum(axis=1))
 
 
-def _alpha(table: Table, sizes: np.ndarray, values: np.ndarray, level: str) -> float:
+def _alpha(table: CountTable, sizes: np.ndarray, values: np.ndarray, level: str) -> float:
     """Alpha of value counts `(items, values)`; `sizes` holds the votes of every item."""
     if level not in get_args(Level):
         raise ValueError(f"There is no level {level!r}; use one of {', '.join(get_args(Level))}.")
@@ -306,14 +307,15 @@ def _alpha(table: Table, sizes: np.ndarray, values: np.ndarray, level: str) -> f
     else:
         if level == "ordinal":
             values = np.cumsum(margin) - margin / 2
-        values = values - margin @ values / total  # around zero, so that squares keep their digits
+        # Centred, so that squares keep their precision.
+        values = values - margin @ values / total
         within = 2 * (sizes * (table @ values**2) - (table @ values) ** 2)
         between = 2 * total * (margin @ values**2)
     observed = (within[pairable] / (sizes[pairable] - 1)).sum()
     return float(1 - (total - 1) * observed / between)
 
 
-def _pairwise_and_kappa(table: Table, sizes: np.ndarray) -> tuple[float, float]:
+def _pairwise_and_kappa(table: CountTable, sizes: np.ndarray) -> tuple[float, float]:
     pairable = sizes >= 2
     if not pairable.any():
         return float("nan"), float("nan")
@@ -324,7 +326,7 @@ def _pairwise_and_kappa(table: Table, sizes: np.ndarray) -> tuple[float, float]:
     return observed, (observed - chance) / (1 - chance) if (shares > 0).sum() > 1 else float("nan")
 
 
-def _checked(counts: np.ndarray) -> np.ndarray:
+def _checked_counts(counts: np.ndarray) -> np.ndarray:
     counts = np.asarray(as_frame(counts), dtype=np.float64)
     if counts.ndim != 2 or not counts.size:
         raise ValueError(f"Counts have shape {counts.shape}; give a non-empty table (items, values).")

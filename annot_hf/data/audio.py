@@ -1,10 +1,8 @@
-"""Read audio safely: what a file claims is checked before it is decoded, what is decoded is checked before it is used.
+"""Read audio safely: check the header before decoding, and the samples before use.
 
-A ten-hour FLAC of silence has 1.9 MB and decodes to 2.3 GB, so limits are held against the header; no more is decoded
-than the header states, less is an error, and `lengths` sees to it that the header states what the file holds. Decoding
-is libsndfile's (wav, flac, ogg, opus, mp3), resampling soxr's.
-
-A clip that is two clips at once, mixed when it is read: nothing is written to disk.
+A ten-hour FLAC of silence has 1.9 MB and decodes to 2.3 GB, so limits apply to the header. No more is decoded than the header
+states, and less is an error; `lengths` makes sure that the header states what the file holds. libsndfile decodes (wav, flac,
+ogg, opus, mp3), and soxr resamples.
 """
 
 import io
@@ -24,19 +22,20 @@ import soxr
 from annot_hf.data.conditions import ConditionedClip
 from annot_hf.data.lengths import AudioError, whole
 
-BLOCK = 1 << 20  # frames decoded at a time: several channels are mixed down before the next block is read
-# of these, `whole` knows when a file is cut
+# Frames decoded at a time: several channels are mixed down before the next block is read.
+FRAMES_PER_BLOCK = 1 << 20
+# For these formats, `whole` detects truncated files.
 FORMATS = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "NIST", "FLAC", "OGG", "MP3")
 
 
 @dataclass(frozen=True)
 class AudioLimits:
-    """What is accepted, held against the header before anything is decoded.
+    """Limits that the header of a file must meet before it is decoded.
 
     Args:
         max_seconds: Longest recording (s).
         max_frames: Longest recording in samples per channel, whatever the sampling rate.
-        max_channels: Most channels; all are averaged to one.
+        max_channels: Largest number of channels; they are averaged to one.
         min_rate: Lowest sampling rate (Hz).
         max_rate: Highest sampling rate (Hz).
     """
@@ -49,8 +48,9 @@ class AudioLimits:
 
     def __post_init__(self) -> None:
         for entry in fields(self):
-            if not getattr(self, entry.name) > 0:  # which NaN is not
-                raise ValueError(f"{entry.name} is {getattr(self, entry.name)}; it is a number above 0.")
+            # NaN fails this comparison too.
+            if not getattr(self, entry.name) > 0:
+                raise ValueError(f"{entry.name} is {getattr(self, entry.name)}; it must be above 0.")
 
 
 @dataclass(frozen=True)
@@ -69,14 +69,14 @@ class AudioInfo:
 
 
 def audio_info(source: Any, *, limits: AudioLimits | None = None) -> AudioInfo:
-    """Find out what a file holds without decoding it, and hold it against the limits.
+    """Read the header of a file without decoding it, and check it against the limits.
 
     Args:
-        source: As `load_audio` takes it. Of a `MixedClip` both headers are read, and it is as long as the shorter.
-        limits: What is accepted; the defaults of `AudioLimits`.
+        source: As `load_audio` takes it. A `MixedClip` is as long as the shorter of its clips.
+        limits: Limits; by default those of `AudioLimits()`.
 
     Raises:
-        AudioError: The file is missing, empty, truncated, no audio, or over a limit.
+        AudioError: The file is missing, empty, truncated, not audio, or over a limit.
     """
     if isinstance(source, ConditionedClip):
         return audio_info(source.source, limits=limits)
@@ -88,14 +88,14 @@ def audio_info(source: Any, *, limits: AudioLimits | None = None) -> AudioInfo:
 
 
 def load_audio(source: Any, *, sampling_rate: int = 16_000, limits: AudioLimits | None = None) -> np.ndarray:
-    """Decode to one channel at the wanted rate; channels are averaged, silence is accepted.
+    """Decode a clip to one channel at the wanted rate; channels are averaged, silence is accepted.
 
     Args:
         source: Path, bytes, binary file object, a row of a `datasets` Audio column (`{"bytes", "path"}`), one of these
             under an acoustic condition (`ConditionedClip`), which acts on the decoded and resampled clip, or two of them
             mixed (`MixedClip`).
         sampling_rate: Rate to resample to (Hz).
-        limits: What is accepted; the defaults of `AudioLimits`.
+        limits: Limits; by default those of `AudioLimits()`.
 
     Returns:
         Samples `(time,)`, float32, full scale at 1; floating-point files may exceed it.
@@ -117,10 +117,11 @@ def load_audio(source: Any, *, sampling_rate: int = 16_000, limits: AudioLimits 
     with _open(source) as (name, file):
         info = _check_header(name, file, limits)
         blocks, frames = [], 0
-        while len(block := file.read(BLOCK, dtype="float32", always_2d=True)):
+        while len(block := file.read(FRAMES_PER_BLOCK, dtype="float32", always_2d=True)):
             frames += len(block)
             blocks.append(block[:, 0] if info.channels == 1 else block.mean(axis=1))
-        slack = 1152 if info.format == "MP3" else 0  # encoders differ in how they count the last MPEG frame
+        # Encoders differ in how they count the last MPEG frame.
+        slack = 1152 if info.format == "MP3" else 0
         if frames + slack < info.frames:
             raise AudioError(f"{name} is truncated: {frames} of {info.frames} frames decode. Copy the file again.")
     wave = blocks[0] if len(blocks) == 1 else np.concatenate([np.zeros(0, np.float32), *blocks])
@@ -135,16 +136,17 @@ def load_audio(source: Any, *, sampling_rate: int = 16_000, limits: AudioLimits 
 
 
 def check_name(name: str, root: str | os.PathLike) -> None:
-    """Raise unless `name` is one of a file under `root`, whatever is on the disk.
+    """Raise unless `name` is the name of a file under `root`; the file need not exist.
 
-    Names come from label files and from exports of other people, which are data: refused are parent folders (also spelt
+    Names come from label files and other people's exports, so they are not trusted. Refused are parent folders (also spelt
     with look-alike dots), absolute paths, drives and URLs, backslashes and control characters.
 
     Raises:
         ValueError: The name is not a plain relative path.
     """
     text = os.fspath(name) if isinstance(name, str | os.PathLike) else ""
-    plain = unicodedata.normalize("NFKC", text)  # full-width and two-dot look-alikes become what they imitate
+    # Full-width and two-dot look-alikes become what they imitate.
+    plain = unicodedata.normalize("NFKC", text)
     rule = None
     if not plain.strip() or os.path.normpath(plain) == ".":
         rule = "is not a file name"
@@ -163,13 +165,13 @@ def check_name(name: str, root: str | os.PathLike) -> None:
 
 
 def resolve_inside(root: str | os.PathLike, name: str, *, follow_links: bool = False) -> Path:
-    """The file `name` under `root`, or an error when the name leads anywhere else.
+    """The file `name` under `root`; raises when the name leads elsewhere.
 
     Args:
         root: The folder.
         name: A name that `check_name` accepts.
-        follow_links: Follow links out of `root`. Links into the blobs of the same repository are followed in any case: they
-            are how the cache of the Hugging Face Hub keeps files (`snapshots/REVISION/x` is a link to `blobs/DIGEST`).
+        follow_links: Follow links out of `root`. Links into the blobs of the same repository are always followed, because
+            the cache of the Hugging Face Hub consists of them (`snapshots/REVISION/x` links to `blobs/DIGEST`).
 
     Raises:
         ValueError: The name is not a plain relative path, or is a link out of `root` and links are not followed.
@@ -197,7 +199,7 @@ def _open(source: Any) -> Iterator[tuple[str, soundfile.SoundFile]]:
         if not size:
             raise AudioError(f"{name} is empty (0 bytes). Copy the file again.")
         if head.startswith(b"version https://git-lfs"):
-            raise AudioError(f"{name} is a Git LFS pointer and not the audio. Run `git lfs pull` in its repository.")
+            raise AudioError(f"{name} is a Git LFS pointer, not the audio. Run `git lfs pull` in its repository.")
         if head[:4] == b"RIFF" and b"fmt " in head and head[head.index(b"fmt ") + 12 :][:4] == bytes(4):
             raise AudioError(f"{name} has a sampling rate of 0 Hz. Write the file again with its true rate.")
         try:
@@ -214,8 +216,9 @@ def _open(source: Any) -> Iterator[tuple[str, soundfile.SoundFile]]:
 
 
 def _handle(source: Any) -> tuple[str, BinaryIO]:
-    """What to call the source in messages, and a seekable binary handle on it."""
-    if isinstance(source, Mapping):  # a row of a datasets Audio column
+    """The name of the source in messages, and a seekable binary handle on it."""
+    # A row of an Audio column of `datasets`.
+    if isinstance(source, Mapping):
         if source.get("bytes") is not None:
             return str(source.get("path") or "<bytes>"), io.BytesIO(source["bytes"])
         source = source.get("path")
@@ -233,7 +236,7 @@ def _handle(source: Any) -> tuple[str, BinaryIO]:
 
 
 def _check_header(name: str, file: soundfile.SoundFile, limits: AudioLimits) -> AudioInfo:
-    """The header's figures, when they are within the limits."""
+    """The facts of the header, if they are within the limits."""
     info = AudioInfo(file.frames, file.samplerate, file.channels, file.format)
     if info.format not in FORMATS:
         raise AudioError(
@@ -261,12 +264,12 @@ def _check_header(name: str, file: soundfile.SoundFile, limits: AudioLimits) -> 
 
 @dataclass(frozen=True)
 class MixedClip:
-    """Two clips mixed; `load_audio` takes it like any other source.
+    """Two clips, mixed when they are read; `load_audio` takes it like any other source.
 
     Attributes:
         first: A clip, as `load_audio` takes it.
-        second: Another one.
-        share: Weight of the second, in [0, 1]; the first has the rest.
+        second: The other clip.
+        share: Weight of the second clip, in [0, 1]; the first has the rest.
     """
 
     first: Any
@@ -275,14 +278,14 @@ class MixedClip:
 
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:
-            raise ValueError(f"share is {self.share}; the second clip's weight lies in 0 to 1.")
+            raise ValueError(f"share is {self.share}; give the second clip a weight from 0 to 1.")
 
 
 def mix_waves(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray:
     """First + share (second - first), both cut to the shorter (arXiv 2601.14620, section 2.3).
 
     Args:
-        first: Samples `(time,)` at the same rate as the second's.
+        first: Samples `(time,)` at the sampling rate of the second.
         second: Samples `(time,)`.
         share: Weight of the second, in [0, 1].
 

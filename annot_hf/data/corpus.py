@@ -1,4 +1,4 @@
-"""`VoteCorpus`: what a corpus script defines, three readers and a few constants that turn upstream files into votes.
+"""`VoteCorpus`: a corpus script defines a few constants and readers that turn upstream files into votes.
 
     class Mine(VoteCorpus):
         name, license, citation = "mine", "cc-by-4.0", "..."
@@ -9,7 +9,7 @@
         def read_votes(self): ...   # VoteTable
         def read_spans(self): ...   # optional: the words that raters highlighted
 
-What a reader leaves out or repairs it notes with `note`, so that the report of an export accounts for every vote.
+Readers call `note` for whatever they leave out or repair, so that the report of an export accounts for every vote.
 """
 
 import builtins
@@ -37,8 +37,10 @@ from annot_hf.data.questions import Question
 from annot_hf.data.votes import VoteTable
 
 SPLITS = ("train", "validation", "test")
-OWN = ("file", "seconds")  # columns that an export adds to the items
-LOCK = ".lock"  # in a folder while it is written
+# The export adds these columns to the items.
+OWN = ("file", "seconds")
+# A folder has this file while it is written.
+FOLDER_LOCK = ".lock"
 
 
 @dataclass(frozen=True)
@@ -47,8 +49,8 @@ class Finding:
 
     Args:
         reason: What was found, in a few words.
-        count: How many (items, files or rows; the reason says which).
-        votes: How many votes are for this reason not in the export.
+        count: How many items, files or rows, as the reason says.
+        votes: How many votes the export lacks for this reason.
         examples: Up to three names.
     """
 
@@ -59,7 +61,7 @@ class Finding:
 
 
 def add_finding(findings: dict[str, Finding], reason: str, what: int | Sequence[str], *, votes: int = 0) -> None:
-    """Put a finding under its reason, given how many or the names; nothing is added for nothing."""
+    """Add a finding under its reason, given the number or the names; zero findings add nothing."""
     names = [] if isinstance(what, int) else [str(name) for name in what]
     count = what if isinstance(what, int) else len(names)
     if count or votes:
@@ -68,7 +70,7 @@ def add_finding(findings: dict[str, Finding], reason: str, what: int | Sequence[
 
 @dataclass(frozen=True)
 class CorpusReport:
-    """What an export holds and what it leaves out; `votes + sum(finding.votes)` is what the upstream files hold.
+    """What an export contains and what it leaves out; the upstream files have `votes + sum(finding.votes)` votes.
 
     Args:
         name: The corpus.
@@ -104,7 +106,7 @@ class CorpusReport:
         return {key: value for key, value in asdict(self).items() if key != "folder"}
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """What to print: (what, how many, details) a row."""
+        """Rows to print: (what, how many, details)."""
         splits = ", ".join(f"{split} {count:,}" for split, count in self.splits.items())
         audio = f"{splits}; {self.seconds / 3600:.2f} h of audio" if self.seconds else splits
         rows = [("items", f"{self.items:,}", audio), ("votes", f"{self.votes:,}", f"{self.annotators:,} named raters")]
@@ -130,8 +132,8 @@ class VoteCorpus:
         homepage: Where it is described.
         access: How to obtain it, and what may be passed on.
         questions: What raters were asked.
-        default_questions: What a recipe learns when it names no question.
-        sampling_rate: Rate that the Audio column announces (Hz).
+        default_questions: The questions of a recipe that names none.
+        sampling_rate: Sampling rate of the Audio column (Hz).
     """
 
     name: ClassVar[str] = ""
@@ -154,9 +156,9 @@ class VoteCorpus:
         self.label_files: dict[str, str] = {}
 
     def read_items(self) -> pd.DataFrame:
-        """One row an item: `item` (unique), `audio` (path in the root, or null) and/or `text`, `speaker`, metadata.
+        """One row per item: `item` (unique), `audio` (path in the root, or null) and/or `text`, `speaker`, metadata.
 
-        Metadata have any names but `file` and `seconds`, which the export writes.
+        Metadata may have any name but `file` and `seconds`, which the export writes.
         """
         raise NotImplementedError(f"{type(self).__name__} must define read_items.")
 
@@ -165,7 +167,7 @@ class VoteCorpus:
         raise NotImplementedError(f"{type(self).__name__} must define read_votes.")
 
     def read_spans(self) -> pd.DataFrame | None:
-        """What raters highlighted in the text, one row a span, or None; `annot_hf.data.export` has columns and rules."""
+        """What raters highlighted in the text, one row per span, or None; see `annot_hf.data.export_tables`."""
         return None
 
     def split_of(self, items: pd.DataFrame) -> pd.Series | Sequence[str]:
@@ -175,20 +177,20 @@ class VoteCorpus:
         return items["split"]
 
     def note(self, reason: str, what: int | Sequence[str], *, votes: int = 0) -> None:
-        """Record for the report what a reader leaves out or repairs; nothing is recorded for nothing.
+        """Record for the report what a reader leaves out or repairs; zero findings record nothing.
 
         Args:
-            reason: What was found, in a few words; a second note for one reason replaces the first.
-            what: How many, or the names.
+            reason: What was found, in a few words; a second note with the same reason replaces the first.
+            what: The number, or the names.
             votes: How many votes are left out for this reason.
         """
         add_finding(self.findings, reason, what, votes=votes)
 
     def label_file(self, *names: str, required: bool = True) -> Path | None:
-        """The first of `names` that is there (relative to the root); it counts towards the recorded label digests.
+        """The first of `names` (relative to the root) that exists; its digest is recorded.
 
         Raises:
-            ValueError: None is there and `required` is true.
+            ValueError: None exists and `required` is true.
         """
         for name in names:
             path = self.root / name
@@ -201,10 +203,10 @@ class VoteCorpus:
 
 
 def check_items(corpus: VoteCorpus, items: pd.DataFrame) -> pd.DataFrame:
-    """A copy of the items with columns item, speaker and split checked and filled.
+    """A copy of the items with the columns item, speaker and split checked and filled.
 
     Raises:
-        ValueError: There are no items, names are missing or repeated, or a split has no usable name.
+        ValueError: There are no items, names are missing or repeated, or the name of a split is not usable.
     """
     if not len(items):
         raise ValueError(f"{corpus.name}: there are no items under {corpus.root}; check that the corpus is complete.")
@@ -243,10 +245,10 @@ def check_items(corpus: VoteCorpus, items: pd.DataFrame) -> pd.DataFrame:
 
 
 def _checked_splits(corpus: VoteCorpus, items: pd.DataFrame) -> pd.Series:
-    """What `split_of` returns, on the index of the items: a Series goes by its index, a list by its order.
+    """What `split_of` returns, on the index of the items: a Series is matched by index, a list by position.
 
     Raises:
-        ValueError: It is not one split an item.
+        ValueError: It does not return one split per item.
     """
     split = corpus.split_of(items)
     if (
@@ -259,7 +261,7 @@ def _checked_splits(corpus: VoteCorpus, items: pd.DataFrame) -> pd.Series:
         return pd.Series(list(split), items.index, dtype=object)
     raise ValueError(
         f"{corpus.name}: split_of returns {type(split).__name__} of {len(split) if hasattr(split, '__len__') else 'no'} "
-        f"splits for {len(items)} items; return one an item, as a list in their order or a Series with their index."
+        f"splits for {len(items)} items; return one per item, as a list in their order or a Series with their index."
     )
 
 
@@ -267,7 +269,7 @@ def _checked_texts(corpus: VoteCorpus, items: pd.DataFrame) -> pd.Series:
     """The texts with None for missing and blank ones.
 
     Raises:
-        ValueError: A text is no string, or one that cannot be written as UTF-8.
+        ValueError: A text is not a string, or cannot be encoded as UTF-8.
     """
     texts = items["text"].astype(object).where(items["text"].notna(), None)
     for item, text in zip(items["item"], texts, strict=True):
@@ -280,20 +282,21 @@ def _checked_texts(corpus: VoteCorpus, items: pd.DataFrame) -> pd.Series:
             (text or "").encode()
         except UnicodeEncodeError as error:
             raise ValueError(
-                f"{corpus.name}: the text of item {item!r} is no valid Unicode ({error.reason} at character {error.start}); "
+                f"{corpus.name}: the text of item {item!r} is not valid Unicode ({error.reason} at character {error.start}); "
                 "restore the upstream file."
             ) from None
     blank = texts.map(lambda text: text is not None and not text.strip()).astype(bool)
-    if "audio" in items:  # where there is none, the export asks what to do with items without text
-        corpus.note("items with a blank text, which is none", list(items["item"][blank]))
+    # Without audio, the export decides about items without text.
+    if "audio" in items:
+        corpus.note("items with a blank text, which counts as none", list(items["item"][blank]))
     return texts.where(~blank, None)
 
 
 def split_by_group(groups: pd.Series, shares: Sequence[float] = (0.8, 0.1, 0.1)) -> pd.Series:
-    """A split of every item such that no group (conversation, document, thread) is in two, the same on every machine.
+    """Assign whole groups (conversations, documents, threads) to splits, in the same way on every machine.
 
-    A group's name alone decides, by its SHA-256: a part of a corpus therefore has the splits of the whole, and groups
-    differ in size, so the shares are met on average only.
+    The SHA-256 of a group's name decides, so part of a corpus has the splits of the whole corpus. Groups differ in size, so
+    the shares are met only on average.
 
     Args:
         groups: Name of each item's group `(N,)`.
@@ -321,10 +324,10 @@ def split_by_group(groups: pd.Series, shares: Sequence[float] = (0.8, 0.1, 0.1))
 
 
 def load_corpus_script(path: str | os.PathLike) -> type[VoteCorpus]:
-    """The one `VoteCorpus` subclass that a Python file defines; a folder stands for the file of its own name.
+    """The one `VoteCorpus` subclass that a Python file defines; a folder means the file with its name.
 
-    The file is executed: load only scripts that you have read. It may import files beside it; those of another script that
-    have the same names are others.
+    The file is executed: load only scripts that you have read. It may import files from its own folder; scripts with equally
+    named files do not interfere.
 
     Raises:
         ValueError: There is no such file, or it defines no corpus or several.
@@ -338,7 +341,8 @@ def load_corpus_script(path: str | os.PathLike) -> type[VoteCorpus]:
     spec = importlib.util.spec_from_file_location(f"annot_hf_corpus_{script.stem}_{place}", script)
     module = importlib.util.module_from_spec(spec)
     module.__builtins__ = {**vars(builtins), "__import__": _import_beside(script.resolve())}
-    sys.modules[spec.name] = module  # where a dataclass looks its annotations up
+    # A dataclass looks up its annotations there.
+    sys.modules[spec.name] = module
     try:
         spec.loader.exec_module(module)
     except BaseException:
@@ -356,7 +360,7 @@ def load_corpus_script(path: str | os.PathLike) -> type[VoteCorpus]:
 
 
 def _import_beside(script: Path) -> Callable[..., Any]:
-    """An `__import__` that finds the files of the script's folder first, and keeps them from other scripts and programs."""
+    """An `__import__` that looks in the script's folder first, and hides these modules from other scripts and programs."""
     folder, mine = script.parent, {}
     own = {path.stem for path in folder.glob("*.py")} | {path.parent.name for path in folder.glob("*/__init__.py")}
     own -= {script.stem, "annot_hf", *sys.stdlib_module_names}
@@ -383,25 +387,25 @@ def _import_beside(script: Path) -> Callable[..., Any]:
 
 @contextmanager
 def replace_folder(out: str | os.PathLike, *, marker: str, kind: str, entries: Sequence[str]) -> Iterator[Path]:
-    """Write a folder in one step: yields a temporary sibling that takes the place of `out` when the block succeeds.
+    """Write a folder in one step: yields a temporary sibling that replaces `out` when the block succeeds.
 
-    What a killed process left is cleared: of two folders the earlier one, if there is only that, takes its place again.
+    Remains of a killed process are removed; if only the earlier folder is left, it is restored.
 
     Args:
         out: The folder to write; an earlier one of the same kind is replaced, anything else is left alone.
-        marker: JSON file of the folder whose entry `kind` tells what the folder is.
+        marker: JSON file whose entry `kind` identifies the folder.
         kind: Value of that entry.
-        entries: Everything that such a folder may hold; a folder that holds more is left alone.
+        entries: Everything that such a folder may contain; a folder that contains more is left alone.
 
     Raises:
-        ValueError: `out` is there and is not an earlier folder of this kind, or another process is writing it.
+        ValueError: `out` exists and is not an earlier folder of this kind, or another process is writing it.
     """
     out = Path(out).resolve()
     if out.exists() and not out.is_dir():
         raise ValueError(f"{out} is a file; pass a new folder.")
     _clear_leftovers(out, marker, kind)
     if out.is_dir() and any(out.iterdir()):
-        foreign = sorted(entry.name for entry in out.iterdir() if entry.name not in (*entries, LOCK))
+        foreign = sorted(entry.name for entry in out.iterdir() if entry.name not in (*entries, FOLDER_LOCK))
         if _kind_of(out, marker) != kind or foreign:
             what = f"it holds {', '.join(foreign[:3])}" if foreign else f"it has no {marker} of that kind"
             raise ValueError(f"{out} is not an earlier {kind} ({what}) and is left alone; pass a new or empty folder.")
@@ -409,7 +413,7 @@ def replace_folder(out: str | os.PathLike, *, marker: str, kind: str, entries: S
     fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
     try:
         fresh.chmod(0o755)
-        with FileLock(fresh / LOCK):
+        with FileLock(fresh / FOLDER_LOCK):
             yield fresh
             old = fresh.with_name(f"{fresh.name}.old")
             if out.exists():
@@ -420,14 +424,14 @@ def replace_folder(out: str | os.PathLike, *, marker: str, kind: str, entries: S
                 if old.exists():
                     old.rename(out)
                 raise
-            (out / LOCK).unlink(missing_ok=True)
+            (out / FOLDER_LOCK).unlink(missing_ok=True)
         shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 
 
 def _kind_of(folder: Path, marker: str) -> Any:
-    """What the JSON file `marker` of a folder calls the folder, or None."""
+    """The entry `kind` of the JSON file `marker`, or None."""
     try:
         return json.loads((folder / marker).read_text(encoding="utf-8")).get("kind")
     except (OSError, ValueError, AttributeError):
@@ -435,16 +439,16 @@ def _kind_of(folder: Path, marker: str) -> Any:
 
 
 def _clear_leftovers(out: Path, marker: str, kind: str) -> None:
-    """Remove what a killed process left beside `out`: it holds the lock file, or is the folder that was to be replaced.
+    """Remove what a killed process left next to `out`: a folder with a lock file, or the folder that was being replaced.
 
     Raises:
         ValueError: Another process is writing `out`.
     """
     names = f".{glob.escape(out.name)}.????????"
     for left in out.parent.glob(names):
-        if (left / LOCK).is_file():
+        if (left / FOLDER_LOCK).is_file():
             try:
-                with FileLock(left / LOCK, blocking=False):
+                with FileLock(left / FOLDER_LOCK, blocking=False):
                     shutil.rmtree(left, ignore_errors=True)
             except Timeout:
                 raise ValueError(f"Another process is writing {out}; wait for it, or pass another folder.") from None
@@ -456,16 +460,16 @@ def _clear_leftovers(out: Path, marker: str, kind: str) -> None:
 
 
 def check_own(folder: str | os.PathLike, names: Sequence[str], *, marker: str, keys: Sequence[str]) -> None:
-    """Whether files may be written into a folder: they are not there, are empty, or an earlier call wrote them.
+    """Raise unless files may be written into a folder: they do not exist, are empty, or an earlier call wrote them.
 
     Args:
         folder: The folder.
-        names: Files, or folders in it, that would be overwritten.
-        marker: JSON file of the folder that tells.
-        keys: What it has to say, if it is that of an earlier call.
+        names: Files or folders in it that would be overwritten.
+        marker: JSON file of the folder that an earlier call wrote.
+        keys: Keys that this file must have.
 
     Raises:
-        ValueError: Somebody else's files would be lost.
+        ValueError: Files of other origin would be lost.
     """
     folder = Path(folder)
     paths = {name: folder / name for name in names}
@@ -482,7 +486,7 @@ def check_own(folder: str | os.PathLike, names: Sequence[str], *, marker: str, k
 
 
 def replace_file(path: Path, write: Callable[[Path], Any]) -> str:
-    """Let `write` fill a temporary sibling that then takes the place of `path` in one step; gives its SHA-256."""
+    """Let `write` fill a temporary sibling that then replaces `path` in one step; returns its SHA-256."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     os.close(handle)
     partial = Path(name)

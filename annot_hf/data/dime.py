@@ -1,16 +1,12 @@
-"""DiME-Aug: items of rare classes are mixed with near items of their class (arXiv 2601.14620, section 2.3).
+"""DiME-Aug: mix items of rare classes with similar items of their class (arXiv 2601.14620, section 2.3).
 
 A mixture takes an item i, a neighbour j of its class and a share a ~ U(0, 1) of j: audio x_i + a (x_j - x_i) cut to the
-shorter, opinion q_i + a (q_j - q_i), and the text of one of the two. What is planned here is who is mixed with whom;
-nothing is read or written. `MixedClip` mixes audio when it is read.
+shorter, opinion q_i + a (q_j - q_i), and the text of one of the two. This module plans the mixtures and reads no audio;
+`MixedClip` mixes the clips when they are read. scikit-learn (extra `augment`) finds the neighbours.
 
-Our choices, where the paper is silent: neighbours are counted without the item itself (the released code asks for 3 and
-finds the item among them, so that 2 remain: our default); a class's draws do not depend on the other classes, nor on the
-order of the items; names of mixtures are numbered (the released code draws them, and they clash).
-
-Nearest other rows of a feature table, found by scikit-learn (extra `augment`), and pairs drawn among them.
-
-Mixtures of items as a table that says where each comes from, and what they make of the classes.
+Our choices, where the paper is silent: neighbours exclude the item itself (the released code asks for 3 and finds the item
+among them, so 2 remain: our default); the draws of a class depend neither on the other classes nor on the order of the
+items; mixtures are numbered (the released code draws random names, which collide).
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -28,35 +24,37 @@ Partners = Literal["any", "same"]
 EXTRA = "pip install 'annot-hf[augment]'"
 
 
-def standardise(features: np.ndarray) -> np.ndarray:
+def standardise_columns(features: np.ndarray) -> np.ndarray:
     """Columns of features `(N, D)` at mean 0 and population standard deviation 1, float64; a constant column is 0.
 
     Raises:
-        ValueError: A column spreads so far that its deviation is no finite number.
+        ValueError: The standard deviation of a column overflows.
     """
     features = features.astype(np.float64)
     with np.errstate(over="ignore", invalid="ignore"):
         mean, deviation = features.mean(0), features.std(0)
     if not np.isfinite(deviation).all():
         column = int(np.argmin(np.isfinite(deviation)))
-        raise ValueError(f"Feature {column} has values too far apart for a deviation; scale it down, or leave it out.")
-    constant = deviation <= 1e-12 * np.abs(mean)  # what rounding leaves of equal values must not be blown up to 1
+        raise ValueError(
+            f"The standard deviation of feature {column} overflows; scale the feature down, or leave it out."
+        )
+    # Rounding errors of a constant column must not be scaled up to 1.
+    constant = deviation <= 1e-12 * np.abs(mean)
     return np.where(constant, 0.0, (features - mean) / np.where(constant, 1.0, deviation))
 
 
 def nearest_rows(features: np.ndarray, queries: np.ndarray, neighbours: int) -> np.ndarray:
-    """The rows that lie nearest to each queried row (Euclidean), the row itself left out by its number.
+    """The nearest rows (Euclidean) of each queried row, without the row itself.
 
-    By its number and not as the first one found: of rows with equal features any may come first.
+    The row is excluded by its number, not as the first one found, because rows with equal features have distance 0 too.
 
     Args:
         features: `(N, D)`, finite, N at least 2.
-        queries: Numbers of the rows asked about `(Q,)`.
-        neighbours: How many are wanted; N - 1 where there are no more.
+        queries: Numbers of the queried rows `(Q,)`.
+        neighbours: How many rows to find, at most N - 1.
 
     Returns:
-        Row numbers `(Q, min(neighbours, N - 1))`, nearest first. Memory beside them is bounded: distances are computed
-        and forgotten block by block.
+        Row numbers `(Q, min(neighbours, N - 1))`, nearest first. Distances are computed block by block to bound memory.
 
     Raises:
         ValueError: scikit-learn is not installed.
@@ -69,7 +67,8 @@ def nearest_rows(features: np.ndarray, queries: np.ndarray, neighbours: int) -> 
     search = load_neighbours().NearestNeighbors(n_neighbors=size, algorithm="brute", metric="euclidean")
     found = search.fit(features).kneighbors(features[queries], return_distance=False)
     itself = found == np.asarray(queries)[:, None]
-    itself[~itself.any(1), -1] = True  # so many equal rows that it is not among those found: the last one makes room
+    # With many equal rows, the row itself may be missing from those found; then drop the last one.
+    itself[~itself.any(1), -1] = True
     return found[~itself].reshape(len(queries), size - 1)
 
 
@@ -80,10 +79,10 @@ def draw_pairs(
 
     Args:
         features: Standardised features `(N, D)`.
-        pools: Rows that may be paired with each other, two or more in each; a row is in one of them at most.
+        pools: Disjoint sets of two or more rows that may be paired with each other.
         count: How many pairs.
-        neighbours: How many nearest rows of its pool an item's partner is drawn from.
-        rng: Draws the first, which of its neighbours, and the share, in this order.
+        neighbours: A partner is drawn from this many nearest rows of the pool.
+        rng: Draws the first row, its neighbour and the share, in this order.
 
     Returns:
         Rows of the first and of the second, and the share of the second in [0, 1): each `(count,)`.
@@ -115,13 +114,14 @@ def pools_of(speakers: np.ndarray, partners: Partners) -> list[np.ndarray]:
     """Which of a class's items may be mixed with each other: row numbers, two or more in each pool.
 
     Args:
-        speakers: Speaker of each item `(N,)`, None where not known.
-        partners: "any" puts all in one pool; "same" makes one for each known speaker.
+        speakers: Speaker of each item `(N,)`, None if unknown.
+        partners: "any" makes one pool; "same" makes one pool per known speaker.
     """
     if partners == "any":
         pools = [np.arange(len(speakers))]
     else:
-        codes, _ = pd.factorize(speakers)  # -1 where not known
+        # -1 marks an unknown speaker.
+        codes, _ = pd.factorize(speakers)
         order = np.argsort(codes, kind="stable")
         bounds = np.searchsorted(codes[order], np.arange(codes.max(initial=-1) + 2))
         pools = [order[start:stop] for start, stop in zip(bounds[:-1], bounds[1:], strict=True)]
@@ -138,24 +138,24 @@ def load_neighbours() -> ModuleType:
         import sklearn.neighbors
     except ImportError as error:
         raise ValueError(
-            f"Neighbours are found by the package scikit-learn, and {error.name} is not installed; {EXTRA}."
+            f"Finding neighbours needs scikit-learn, and {error.name} is not installed; {EXTRA}."
         ) from error
     return sklearn.neighbors
 
 
 @dataclass(frozen=True)
 class ClassMass:
-    """How much of a class there was, and is.
+    """The size of a class before and after mixing.
 
     Attributes:
         label: Name of the label or grid cell.
-        items: Items whose most probable label it is.
+        items: Items whose most probable label this is.
         mass: Sum of its probability over all items.
-        wanted: Mixtures that it lacks: floor(share N_max) - items, where that is above 0.
+        wanted: Mixtures that the class lacks: floor(share N_max) - items, at least 0.
         made: Mixtures made.
-        mass_added: Sum of its probability over all mixtures, those of other classes too.
-        alone: Items that no other item could be mixed with.
-        skipped: Why mixtures are wanted and none is made; empty otherwise.
+        mass_added: Sum of its probability over all mixtures, also those of other classes.
+        alone: Items without any partner.
+        skipped: Why no mixtures were made although some are wanted; empty otherwise.
     """
 
     label: str
@@ -170,13 +170,13 @@ class ClassMass:
 
 @dataclass(frozen=True)
 class MixtureReport:
-    """What was planned, class by class; `items` and `made` add up to the items given and the mixtures.
+    """The plan, class by class; `items` sum to the number of items, `made` to that of mixtures.
 
     Attributes:
-        classes: One entry a label, in order.
-        tied: Items whose most probable label is shared; the first of them in the order of the labels counts.
-        without_speaker: Items whose speaker is not known.
-        across_speakers: Mixtures of two speakers, as far as both are known.
+        classes: One entry per label, in order.
+        tied: Items with several most probable labels; the first in the order of the labels counts.
+        without_speaker: Items whose speaker is unknown.
+        across_speakers: Mixtures of two known, different speakers.
     """
 
     classes: tuple[ClassMass, ...]
@@ -185,7 +185,7 @@ class MixtureReport:
     across_speakers: int
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON holds it."""
+        """Plain values for JSON; tuples become lists."""
         return asdict(self) | {"classes": [asdict(entry) for entry in self.classes]}
 
     def lines(self) -> Iterator[str]:
@@ -198,7 +198,7 @@ class MixtureReport:
 
 @dataclass(frozen=True, eq=False)
 class Mixtures:
-    """Mixtures `(M,)` of items, classes in the order of the support; the arrays cannot be written to.
+    """Mixtures `(M,)` of items, classes in the order of the support; the arrays are read-only.
 
     Attributes:
         items: Names of the mixtures, `dime-SEED-LABEL-NUMBER`.
@@ -206,13 +206,13 @@ class Mixtures:
         second: Row of its neighbour j.
         share: Weight of j, in [0, 1).
         label: Number of the class in the support.
-        text_from: Row whose text the mixture has.
+        text_from: Row that the text comes from.
         probs: Distributions `(M, K)`; each row sums to 1.
         sources: Names of the items given `(N,)`.
-        speakers: Their speakers `(N,)`, None where not known.
+        speakers: Their speakers `(N,)`, None if unknown.
         support: Names of the K labels.
-        settings: share, neighbours, text, partners and seed, as they were given.
-        report: What was planned.
+        settings: The arguments share, neighbours, text, partners and seed.
+        report: The plan, class by class.
     """
 
     items: np.ndarray
@@ -236,7 +236,7 @@ class Mixtures:
         return len(self.items)
 
     def to_frame(self) -> pd.DataFrame:
-        """Where each mixture comes from.
+        """The origin of each mixture.
 
         Returns:
             Columns item, first, second (names), share (of the second), label, text_from (name), first_speaker,
@@ -256,16 +256,16 @@ class Mixtures:
         return pd.DataFrame(columns)
 
     def extend(self, targets: Targets) -> Targets:
-        """The targets that the mixtures were planned from, and theirs after them.
+        """The targets that the mixtures were planned from, followed by those of the mixtures.
 
-        A mixture has no votes: `votes_per_item` is 0, and no rater answered it.
+        A mixture has no votes: `votes_per_item` is 0, and it has no rater answers.
 
         Raises:
-            ValueError: The targets are those of other items.
+            ValueError: The targets belong to other items.
         """
         if len(targets) != len(self.sources) or (targets.items != self.sources).any():
             raise ValueError(
-                "The mixtures were planned from other items than these targets have; plan them from these."
+                "The targets belong to other items than the mixtures; plan the mixtures from the items of these targets."
             )
         return replace(
             targets,
@@ -276,7 +276,8 @@ class Mixtures:
 
 
 TextRule = Literal["dominant", "first"]
-ROUNDING = 1e-9  # of shares and probabilities, so that .29 of 100 is 29 and equal labels tie
+# Tolerance for shares and probabilities: .29 of 100 is 29, and equal labels tie.
+ROUNDING = 1e-9
 
 
 def plan_mixtures(
@@ -292,23 +293,23 @@ def plan_mixtures(
     partners: Partners = "any",
     seed: int = 0,
 ) -> Mixtures:
-    """Plan mixtures of the items of rare classes, until each has `share` of the largest class's number.
+    """Plan mixtures of items of rare classes until each class has `share` times the items of the largest class.
 
-    Give the items of the training split only, after splitting. A class is the label with the most probability, the first
-    of equals. Features are brought to mean 0 and deviation 1 within the class before neighbours are searched.
+    Pass the items of the training split only, after splitting. The class of an item is its most probable label, the first one
+    of ties. Features are standardised within the class before neighbours are searched.
 
     Args:
-        items: Names `(N,)`, each once.
-        probs: Distributions `(N, K)`, rows sum to 1; what has names of rows or columns goes by them, here and below.
-        features: `(N, D)`, or a function that gives those of some rows `(R, D)` from their numbers `(R,)`: it is asked
-            once, about the items of rare classes only.
+        items: Unique names `(N,)`.
+        probs: Distributions `(N, K)`; rows sum to 1. Named rows and columns are matched by name, here and below.
+        features: `(N, D)`, or a function from row numbers `(R,)` to features `(R, D)`, which is called once, for the items
+            of rare classes.
         support: Names of the K labels.
-        speakers: Speaker of each item, None where not known; needed for partners "same".
-        share: Rho, above 0 and up to 1: classes with fewer than floor(share N_max) items are filled up to it.
-        neighbours: How many nearest other items an item's partner is drawn from.
-        text: Whose text a mixture has: the "dominant" item's, as in the paper (the neighbour's where its share is .5 or
-            more), or always that of the "first", as in what was released.
-        partners: Neighbours of "any" speaker among the items given, or of the "same" one.
+        speakers: Speaker of each item, None if unknown; needed for partners "same".
+        share: Rho, above 0 and up to 1: classes with fewer than floor(share N_max) items are filled up to that number.
+        neighbours: A partner is drawn from this many nearest other items.
+        text: The text of a mixture: that of the "dominant" item as in the paper (the neighbour's if its share is .5 or
+            more), or always that of the "first", as in the released code.
+        partners: Neighbours of "any" speaker, or of the "same" one.
         seed: Seed of all draws, from 0.
 
     Raises:
@@ -326,7 +327,7 @@ def plan_mixtures(
     classes = best.argmax(1)
     counts = np.bincount(classes, minlength=len(support))
     wanted = np.maximum(int(np.floor(share * counts.max() + ROUNDING)) - counts, 0)
-    # so that the items' order has no say in the draws
+    # Sorted, so that the draws do not depend on the order of the items.
     ordered = np.array(sorted(range(len(names)), key=names.__getitem__))
     members = [ordered[classes[ordered] == code] for code in range(len(support))]
     pools = [pools_of(speakers[rows], partners) if need else [] for rows, need in zip(members, wanted, strict=True)]
@@ -335,7 +336,7 @@ def plan_mixtures(
     drawn, start = [], 0
     for code, (rows, groups) in enumerate(zip(members, pools, strict=True)):
         if groups:
-            own = standardise(table[start : start + len(rows)])
+            own = standardise_columns(table[start : start + len(rows)])
             start += len(rows)
             rng = np.random.default_rng([seed, code])
             first, second, weight = draw_pairs(own, groups, int(wanted[code]), neighbours, rng)
@@ -384,18 +385,18 @@ def plan_mixtures(
 
 
 def check_apart(speakers: Sequence[str | None], others: Sequence[str | None]) -> None:
-    """Hold the speakers of the training split against those of the other splits.
+    """Raise if the training split shares a speaker with other splits.
 
     Raises:
-        ValueError: A speaker is on both sides, so that mixtures would carry a voice across.
+        ValueError: A speaker is in both, so mixtures would leak a voice.
     """
     both = sorted(
         {str(name) for name in speakers if not pd.isna(name)} & {str(name) for name in others if not pd.isna(name)}
     )
     if both:
         raise ValueError(
-            f"{len(both)} speakers of the training split, for instance {both[0]!r}, are in another split too, and mixtures "
-            "must not carry a voice across; split by speaker (crossval: --group speaker), or leave the augmentation out."
+            f"{len(both)} speakers of the training split, for instance {both[0]!r}, are also in another split, so mixtures "
+            "would leak their voices; split by speaker (crossval: --group speaker), or leave the augmentation out."
         )
 
 
@@ -405,20 +406,20 @@ def _features_of(features: Any, rows: np.ndarray, names: np.ndarray) -> np.ndarr
         features = np.asarray(features)
         if features.ndim != 2 or len(features) != len(names) or not features.shape[1]:
             raise ValueError(
-                f"features has shape {features.shape} for {len(names)} items; give one row an item, (N, D), D from 1 up."
+                f"features has shape {features.shape} for {len(names)} items; give one row per item, (N, D), with D >= 1."
             )
         found = features[rows]
     else:
         found = np.asarray(features(rows)) if len(rows) else np.zeros((0, 1))
         if found.ndim != 2 or len(found) != len(rows):
-            raise ValueError(f"features gave shape {found.shape} for {len(rows)} items; give one row an item, (R, D).")
+            raise ValueError(f"features gave shape {found.shape} for {len(rows)} items; give one row per item, (R, D).")
     if not (np.issubdtype(found.dtype, np.number) and found.dtype.kind != "c"):
         raise ValueError(f"features are of type {found.dtype}; give real numbers.")
     finite = np.isfinite(found)
     if not finite.all():
         row, column = np.argwhere(~finite)[0]
         raise ValueError(
-            f"Feature {column} of item {names[rows[row]]!r} is {found[row, column]}; features must be finite, so compute them "
+            f"Feature {column} of item {names[rows[row]]!r} is {found[row, column]}; features must be finite: compute them "
             "again or leave the item out."
         )
     return found
@@ -430,9 +431,7 @@ def _names(names: np.ndarray, label: np.ndarray, support: tuple[str, ...], seed:
     made = [f"dime-{seed}-{support[code]}-{place:06d}" for code, place in zip(label, number, strict=True)]
     taken = pd.Index(names).intersection(pd.Index(made, dtype=object))
     if len(taken):
-        raise ValueError(
-            f"Item {taken[0]!r} is named like a mixture; give the items as they were before mixing, or another seed."
-        )
+        raise ValueError(f"Item {taken[0]!r} has the name of a mixture; pass the items before mixing, or another seed.")
     return np.array(made, dtype=object)
 
 
@@ -440,8 +439,8 @@ def _why_skipped(wanted: int, made: int, items: int) -> str:
     if not wanted or made:
         return ""
     if not items:
-        return "no item has this label most"
-    return "only one item has this label most" if items == 1 else "no two items have the same speaker"
+        return "it is no item's most probable label"
+    return "it is the most probable label of only one item" if items == 1 else "no two items have the same speaker"
 
 
 def _across(first: np.ndarray, second: np.ndarray) -> int:
@@ -452,10 +451,10 @@ def _across(first: np.ndarray, second: np.ndarray) -> int:
 def _check_items(items: Sequence[str]) -> np.ndarray:
     names = pd.Index(list(items), dtype=object)
     if not len(names):
-        raise ValueError("There are no items to mix; give those of the training split.")
+        raise ValueError("There are no items to mix; pass those of the training split.")
     odd = [name for name in names if not isinstance(name, str) or not name]
     if odd:
-        raise ValueError(f"Item name {odd[0]!r} is no text; name every item.")
+        raise ValueError(f"Item name {odd[0]!r} is not text; name every item.")
     if names.has_duplicates:
         raise ValueError(f"Item {names[names.duplicated()][0]!r} is given twice; give each item once.")
     return names.to_numpy().copy()
@@ -464,16 +463,17 @@ def _check_items(items: Sequence[str]) -> np.ndarray:
 def _check_probs(names: np.ndarray, probs: np.ndarray, support: tuple[str, ...]) -> None:
     if probs.shape != (len(names), len(support)):
         raise ValueError(
-            f"probs has shape {probs.shape} for {len(names)} items and {len(support)} labels; give one row an item and one "
-            "column a label."
+            f"probs has shape {probs.shape} for {len(names)} items and {len(support)} labels; give one row per item and one "
+            "column per label."
         )
     if len(set(support)) < len(support):
         raise ValueError(f"Label {next(name for name in support if support.count(name) > 1)!r} is named twice.")
-    good = (probs >= 0).all(1) & (np.abs(probs.sum(1) - 1) < 1e-5)  # NaN is no good either
+    # NaN fails this comparison too.
+    good = (probs >= 0).all(1) & (np.abs(probs.sum(1) - 1) < 1e-5)
     if not good.all():
         row = int(np.argmin(good))
         raise ValueError(
-            f"The distribution of item {names[row]!r} is {probs[row].tolist()}; it must sum to 1, none below 0."
+            f"The distribution of item {names[row]!r} is {probs[row].tolist()}; it must sum to 1 without negative entries."
         )
 
 
@@ -481,10 +481,10 @@ def _check_settings(share: Any, neighbours: Any, text: Any, partners: Any, seed:
     check_choice("text", text, get_args(TextRule), "mixtures")
     check_choice("partners", partners, get_args(Partners), "mixtures")
     if isinstance(share, bool) or not isinstance(share, int | float | np.number) or not 0 < share <= 1:
-        raise ValueError(f"share is {share!r}; it is a part of the largest class, above 0 and up to 1, such as .3.")
+        raise ValueError(f"share is {share!r}; give a share of the largest class, above 0 and up to 1, such as .3.")
     for name, value, least in (("neighbours", neighbours, 1), ("seed", seed, 0)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise ValueError(f"{name} is {value!r}; it is a whole number from {least} up.")
+            raise ValueError(f"{name} is {value!r}; give a whole number from {least} up.")
 
 
 def _check_speakers(names: np.ndarray, speakers: Sequence[str | None] | None, partners: str) -> np.ndarray:
@@ -492,11 +492,9 @@ def _check_speakers(names: np.ndarray, speakers: Sequence[str | None] | None, pa
         speakers = [None] * len(names)
     if len(speakers) != len(names):
         raise ValueError(
-            f"There are {len(speakers)} speakers for {len(names)} items; give one each, None where not known."
+            f"There are {len(speakers)} speakers for {len(names)} items; give one per item, None if unknown."
         )
     found = np.array([None if pd.isna(speaker) else str(speaker) for speaker in speakers], dtype=object)
     if partners == "same" and pd.isna(found).all():
-        raise ValueError(
-            'partners is "same" and no item has a speaker; give speakers, or take partners of any speaker.'
-        )
+        raise ValueError('partners is "same", but no item has a speaker; give speakers, or use partners "any".')
     return found

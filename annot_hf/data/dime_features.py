@@ -1,7 +1,7 @@
-"""What decides who is near whom in DiME-Aug: 72 numbers of a clip and 10 of its text, or a table of one's own.
+"""The features that define neighbours in DiME-Aug: 72 numbers per clip and 10 per text, or a table of your own.
 
-The set is that of the code that came with arXiv 2601.14620 (section 2.3 names it): librosa's defaults at 16 kHz. Unlike
-there, a clip that cannot be read is an error and no row of zeros, and capitals are counted before a text is lower-cased.
+The features are those of the code released with arXiv 2601.14620 (section 2.3): librosa's defaults at 16 kHz. Unlike that
+code, an unreadable clip raises an error instead of giving zeros, and capitals are counted before the text is lower-cased.
 """
 
 import os
@@ -20,9 +20,12 @@ from annot_hf.data.dime import EXTRA
 from annot_hf.data.encoding import by_name
 from annot_hf.data.lengths import AudioError
 
-RATE = 16_000  # Hz
-SHORTEST = RATE // 2  # samples; shorter clips are padded with silence
-WINDOW, HOP = 2048, 512  # samples
+# Unit: Hz.
+FEATURE_RATE = 16_000
+# Shorter clips (samples) are padded with silence.
+SHORTEST_CLIP = FEATURE_RATE // 2
+# Unit: samples.
+WINDOW, HOP = 2048, 512
 CLIP_FEATURES = tuple(
     f"{statistic} of {name}"
     for names in (
@@ -41,9 +44,9 @@ TEXT_FEATURES = ("characters", "words", "!", "?", ".", ",", "vowels", "consonant
 
 
 def clip_features(wave: np.ndarray) -> np.ndarray:
-    """Means over time and deviations of what librosa measures in a clip, `(72,)` float32, as `CLIP_FEATURES` names them.
+    """Means and standard deviations over time of librosa's features of a clip, `(72,)` float32, named by `CLIP_FEATURES`.
 
-    One spectrum serves all; the numbers are those of librosa's functions called one by one.
+    All share one spectrum; the values equal those of separate calls of librosa's functions.
 
     Args:
         wave: Samples `(time,)` at 16 kHz, full scale at 1.
@@ -52,20 +55,21 @@ def clip_features(wave: np.ndarray) -> np.ndarray:
         ValueError: librosa is not installed.
     """
     library = load_librosa()
-    wave = np.pad(np.asarray(wave, np.float32), (0, max(0, SHORTEST - len(wave))))
+    wave = np.pad(np.asarray(wave, np.float32), (0, max(0, SHORTEST_CLIP - len(wave))))
     feature, frames = library.feature, {"n_fft": WINDOW, "hop_length": HOP}
     spectrum = np.abs(library.stft(wave, **frames))
-    mel = feature.melspectrogram(S=spectrum**2, sr=RATE)
+    mel = feature.melspectrogram(S=spectrum**2, sr=FEATURE_RATE)
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Trying to estimate tuning from empty frequency set")  # silence has none
-        chroma = feature.chroma_stft(S=spectrum**2, sr=RATE, **frames)
+        # Silence has no pitch.
+        warnings.filterwarnings("ignore", "Trying to estimate tuning from empty frequency set")
+        chroma = feature.chroma_stft(S=spectrum**2, sr=FEATURE_RATE, **frames)
     measured = [
         feature.mfcc(S=library.power_to_db(mel), n_mfcc=13),
         chroma,
-        feature.spectral_contrast(S=spectrum, sr=RATE, n_bands=6),
+        feature.spectral_contrast(S=spectrum, sr=FEATURE_RATE, n_bands=6),
         feature.zero_crossing_rate(wave, frame_length=WINDOW, hop_length=HOP),
-        feature.spectral_rolloff(S=spectrum, sr=RATE),
-        feature.spectral_centroid(S=spectrum, sr=RATE),
+        feature.spectral_rolloff(S=spectrum, sr=FEATURE_RATE),
+        feature.spectral_centroid(S=spectrum, sr=FEATURE_RATE),
         feature.rms(y=wave, frame_length=WINDOW, hop_length=HOP),
     ]
     return np.concatenate([part for rows in measured for part in (rows.mean(1), rows.std(1))]).astype(np.float32)
@@ -78,16 +82,16 @@ def features_of_clip(source: Any, *, item: str, max_seconds: float = 600.0) -> n
         AudioError: It cannot be read; the message names the item.
     """
     try:
-        wave = load_audio(source, sampling_rate=RATE, limits=AudioLimits(max_seconds=max_seconds))
+        wave = load_audio(source, sampling_rate=FEATURE_RATE, limits=AudioLimits(max_seconds=max_seconds))
     except AudioError as error:
         raise AudioError(f"Item {item!r}: {error}") from error
     return clip_features(wave)
 
 
 def text_features(text: str | None) -> np.ndarray:
-    """Ten counts of a text `(10,)` float32, as `TEXT_FEATURES` names them; zeros where there is no text.
+    """Ten counts of a text `(10,)` float32, named by `TEXT_FEATURES`; zeros without a text.
 
-    Vowels, consonants and capitals are shares of its characters.
+    Vowels, consonants and capitals are shares of the characters.
 
     Example:
         >>> text_features("Oh, No!!").tolist()
@@ -105,21 +109,21 @@ def text_features(text: str | None) -> np.ndarray:
 
 
 def write_features(path: str | os.PathLike[str], items: Sequence[str], features: np.ndarray) -> None:
-    """Keep features of one's own, such as those of an encoder, as parquet: columns item and features.
+    """Write your own features, such as those of an encoder, as parquet with columns item and features.
 
     Args:
         path: File to write.
-        items: Names `(N,)`, each once.
+        items: Unique names `(N,)`.
         features: `(N, D)`.
 
     Raises:
-        ValueError: There is not one row an item, or a name is repeated.
+        ValueError: There is not one row per item, or a name is repeated.
     """
     features = np.asarray(by_name(features, (items,), "features"))
     names = pd.Index(list(items), dtype=object)
     if features.ndim != 2 or len(features) != len(names) or names.has_duplicates:
         raise ValueError(
-            f"features has shape {features.shape} for {len(set(names))} items; give one row an item, (N, D)."
+            f"features has shape {features.shape} for {len(set(names))} items; give one row per item, (N, D)."
         )
     rows = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), features.shape[1])
     pq.write_table(pa.table({"item": pa.array(names, pa.string()), "features": rows}), path)
@@ -129,8 +133,7 @@ def read_features(path: str | os.PathLike[str], items: Sequence[str]) -> np.ndar
     """Features `(N, D)` of these items from a parquet file with columns item and features (a list of numbers).
 
     Raises:
-        ValueError: The file cannot be read or has no such columns, an item is missing or there twice, or rows differ in
-            length.
+        ValueError: The file cannot be read or lacks a column, an item is missing or occurs twice, or rows differ in length.
     """
     try:
         table = pq.read_table(path, columns=["item", "features"])
@@ -140,7 +143,7 @@ def read_features(path: str | os.PathLike[str], items: Sequence[str]) -> np.ndar
         ) from error
     index = pd.Index(table["item"].to_pylist(), dtype=object)
     if index.has_duplicates:
-        raise ValueError(f"{os.fspath(path)} has item {index[index.duplicated()][0]!r} twice; keep one row an item.")
+        raise ValueError(f"{os.fspath(path)} has item {index[index.duplicated()][0]!r} twice; keep one row per item.")
     rows = index.get_indexer(pd.Index(list(items), dtype=object))
     if (rows < 0).any():
         raise ValueError(
@@ -150,12 +153,14 @@ def read_features(path: str | os.PathLike[str], items: Sequence[str]) -> np.ndar
     column = table["features"].combine_chunks().take(pa.array(rows))
     nested = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
     if not nested and not pa.types.is_fixed_size_list(column.type):
-        raise ValueError(f"{os.fspath(path)} has features of type {column.type}; each row is a list of numbers.")
+        raise ValueError(f"{os.fspath(path)} has features of type {column.type}; each row must be a list of numbers.")
     values = column.flatten().to_numpy(zero_copy_only=False)
     width = len(values) // max(len(rows), 1)
     lengths = column.value_lengths().fill_null(-1).to_numpy(zero_copy_only=False) if nested else None
     if column.null_count or len(values) != width * len(rows) or (nested and (lengths != width).any()):
-        raise ValueError(f"{os.fspath(path)} has rows of different lengths; give every item as many features.")
+        raise ValueError(
+            f"{os.fspath(path)} has rows of different lengths; give every item the same number of features."
+        )
     return values.reshape(len(rows), width)
 
 
@@ -170,6 +175,6 @@ def load_librosa() -> ModuleType:
         import librosa.feature
     except ImportError as error:
         raise ValueError(
-            f"The published features of a clip are librosa's, and {error.name} is not installed; {EXTRA}."
+            f"The published features need the package {error.name}, which is not installed; {EXTRA}."
         ) from error
     return librosa

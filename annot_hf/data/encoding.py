@@ -1,4 +1,4 @@
-"""Columns from outside to integer codes: Arrow arrays, their vocabularies, and the rules that votes obey."""
+"""Columns of user data as integer codes: Arrow arrays, their vocabularies, and the rules for votes."""
 
 import csv
 import gzip
@@ -17,11 +17,13 @@ import pyarrow.csv
 
 from annot_hf.data.questions import Question, nearest, normal_form_hint
 
-NO_LABEL = -1  # a scale vote, or "none of them"
+# The code of a vote on a scale, and of "none of the labels".
+NO_LABEL = -1
 _UNKNOWN = -2
-LEAST_WEIGHT = 1e-100
-WEIGHT_RULE = f"weights are finite and not negative: 0, or from {LEAST_WEIGHT:g} to {1 / LEAST_WEIGHT:g}"
-BLOCK = 1 << 23  # bytes of a text file in memory at a time
+SMALLEST_WEIGHT = 1e-100
+WEIGHT_RULE = f"weights are finite and not negative: 0, or from {SMALLEST_WEIGHT:g} to {1 / SMALLEST_WEIGHT:g}"
+# How many bytes of a text file are in memory at a time.
+BLOCK = 1 << 23
 
 
 def resolve_values(
@@ -40,10 +42,10 @@ def resolve_values(
         questions: What was asked.
         question_codes: Index into `questions` `(V,)`.
         text_codes: Index into `words` `(V,)`, -1 for null.
-        words: The different values, as text.
-        numbers: The values as numbers `(V,)`, where they came so; scale questions read `words` otherwise.
+        words: The distinct values, as text.
+        numbers: The values as numbers `(V,)`, if they were given as numbers; otherwise scale questions read `words`.
         strict: Raise at a value that breaks its question's rule.
-        where: How messages call the table.
+        where: The name of the table in messages.
 
     Returns:
         Label codes, ratings and validity, each `(V,)`.
@@ -66,7 +68,8 @@ def resolve_values(
             position = {label: code for code, label in enumerate(question.labels)}
             null = NO_LABEL if question.multiple else _UNKNOWN
             lookup = np.array([*(position.get(word, _UNKNOWN) for word in words), null], dtype=np.int32)
-            values = lookup[text_codes[rows]]  # -1 reads the last entry
+            # Code -1 reads the last entry.
+            values = lookup[text_codes[rows]]
             good = values != _UNKNOWN
             label_codes[rows] = values if good.all() else np.maximum(values, NO_LABEL)
             rule = "one of " + ", ".join(question.labels)
@@ -95,7 +98,7 @@ def repeated_votes(
     label_codes: np.ndarray,
     annotators: int,
 ) -> np.ndarray:
-    """Rows `(V,)` that repeat an earlier vote of the same named annotator; anonymous votes never do."""
+    """Which rows `(V,)` repeat an earlier vote of the same named rater; anonymous votes never do."""
     if not annotators:
         return np.zeros(len(item_codes), dtype=bool)
     multiple = np.array([question.multiple for question in questions])
@@ -106,7 +109,7 @@ def repeated_votes(
 
 
 def check_choice(name: str, value: Any, allowed: Sequence[str], where: str) -> None:
-    """Raise a ValueError unless `value` is one of `allowed`; `name` is what the option is called."""
+    """Raise a ValueError unless `value` is one of `allowed`; `name` is the name of the option."""
     if value not in allowed:
         raise ValueError(
             f"{where}: {name} is {value!r}{nearest(value, allowed)}; use {' or '.join(map(repr, allowed))}."
@@ -114,7 +117,7 @@ def check_choice(name: str, value: Any, allowed: Sequence[str], where: str) -> N
 
 
 def as_frame(values: Any) -> Any:
-    """Columns of Arrow or of a mapping, and rows that each name their values, as pandas has them; others as they are."""
+    """Arrow columns, mappings and lists of dicts as a data frame; anything else unchanged."""
     if isinstance(values, pd.DataFrame | pd.Series):
         return values
     if isinstance(values, Mapping):
@@ -128,16 +131,16 @@ def as_frame(values: Any) -> Any:
 
 
 def by_name(values: Any, axes: Sequence[Sequence[str] | None], what: str) -> Any:
-    """Values whose rows and columns have names, in the order that is wanted; an array has none and stays as it is.
+    """Put values with named rows or columns into the wanted order; an array has no names and is returned unchanged.
 
     Args:
-        values: An array, or anything with names: a frame or series of pandas, Arrow columns, a mapping.
-        axes: The names wanted along each axis, or None where names do not matter. A series of them also fits rows
-            that have its index.
-        what: How messages call the values.
+        values: An array, or values with names: a pandas frame or series, Arrow columns, a mapping.
+        axes: The wanted names along each axis, or None if names do not matter. If they are a series, rows with its index
+            fit too.
+        what: The name of the values in messages.
 
     Raises:
-        ValueError: The names are not those wanted; or they are only row numbers, in another order than wanted.
+        ValueError: The names differ from the wanted ones, or they are only row numbers in another order.
     """
     values = as_frame(values)
     if not isinstance(values, pd.DataFrame | pd.Series):
@@ -148,17 +151,18 @@ def by_name(values: Any, axes: Sequence[Sequence[str] | None], what: str) -> Any
             continue
         names, order = pd.Index([str(name) for name in found]), pd.Index([str(name) for name in wanted])
         numbered, same = np.array_equal(found, np.arange(len(found))), set(names) == set(order)
-        if names.equals(order) or (numbered and not same):  # numbers of rows, which name nothing
+        # Row numbers are not names.
+        if names.equals(order) or (numbered and not same):
             continue
         axis = ("row", "column")[place] if values.ndim == 2 else "entry"
         twice, missing, extra = names[names.duplicated()], order.difference(names), names.difference(order)
         problem = f"the {axis} numbers are among the names, in another order" if numbered else ""
         if len(twice):
-            problem = f"{axis} {twice[0]!r} is there twice"
+            problem = f"{axis} {twice[0]!r} occurs twice"
         elif len(missing):
             problem = f"there is no {axis} {missing[0]!r}{normal_form_hint(missing[:1], names)}"
         elif len(extra):
-            problem = f"nothing asks for {axis} {extra[0]!r}"
+            problem = f"{axis} {extra[0]!r} is not expected"
         if problem:
             raise ValueError(
                 f"{what}: {problem}; name each {axis} once, as in {', '.join(order[:3])}, or give an array without names."
@@ -168,23 +172,23 @@ def by_name(values: Any, axes: Sequence[Sequence[str] | None], what: str) -> Any
 
 
 def check_aligned(columns: Mapping[str, Any], where: str) -> None:
-    """Raise where columns, which are matched by position, are series of pandas whose indexes say otherwise."""
+    """Raise if columns, which are matched by position, are pandas series with different indexes."""
     series = {name: column.index for name, column in columns.items() if isinstance(column, pd.Series)}
     for name, index in series.items():
         first, other = next(iter(series.items()))
         if index.equals(other):
             continue
-        # of row numbers, those of a fresh series say nothing, unless the other has the same in another order
+        # A default index means nothing, unless the other index has the same numbers in another order.
         fresh = any(np.array_equal(one, np.arange(len(one))) for one in (index, other))
         numbers = pd.api.types.is_integer_dtype(index) and pd.api.types.is_integer_dtype(other)
         if not (fresh and numbers) or set(index) == set(other):
             raise ValueError(
-                f"{where}: column {name} has another index than {first}; take both from one frame, or give arrays."
+                f"{where}: the index of column {name} differs from that of {first}; take both from one frame, or give arrays."
             )
 
 
-def check_counts(question: Question, items: Sequence[str], counts: Any) -> np.ndarray:
-    """Counts `(items, labels)` as int64, or an error that names the item and label of the first bad one."""
+def check_vote_counts(question: Question, items: Sequence[str], counts: Any) -> np.ndarray:
+    """Counts `(items, labels)` as int64; raises with the item and label of the first bad count."""
     if question.is_scale:
         raise ValueError(
             f"Question {question.name!r} is a scale; only a category question has counts, so give its ratings to "
@@ -196,7 +200,9 @@ def check_counts(question: Question, items: Sequence[str], counts: Any) -> np.nd
         given = np.asarray(counts)
         counts = given.astype(np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"Counts for question {question.name!r} are no table of numbers ({error}); {rule}.") from None
+        raise ValueError(
+            f"Counts for question {question.name!r} are not a table of numbers ({error}); {rule}."
+        ) from None
     if given.dtype.kind not in "biufO":
         raise ValueError(f"Counts for question {question.name!r} have type {given.dtype}; {rule}.")
     if counts.shape != (len(items), len(question.labels)):
@@ -204,7 +210,8 @@ def check_counts(question: Question, items: Sequence[str], counts: Any) -> np.nd
             f"Counts for question {question.name!r} have shape {counts.shape}; "
             f"they must be (items, labels) = ({len(items)}, {len(question.labels)})."
         )
-    bad = ~((counts >= 0) & (counts == np.floor(counts)) & (counts < 2**53))  # 2**53: whole floats end there; inf
+    # Above 2**53, floats are no longer exact integers; this also excludes inf.
+    bad = ~((counts >= 0) & (counts == np.floor(counts)) & (counts < 2**53))
     if bad.any():
         row, column = np.argwhere(bad)[0]
         raise ValueError(
@@ -214,16 +221,16 @@ def check_counts(question: Question, items: Sequence[str], counts: Any) -> np.nd
 
 
 def usable_weight(weights: Any) -> Any:
-    """Which weights are 0, or such that neither sums nor shares of them leave the range of floating point."""
-    return (weights == 0) | ((weights >= LEAST_WEIGHT) & (weights <= 1 / LEAST_WEIGHT))
+    """Which weights are 0, or within the range in which neither sums nor shares over- or underflow."""
+    return (weights == 0) | ((weights >= SMALLEST_WEIGHT) & (weights <= 1 / SMALLEST_WEIGHT))
 
 
 def check_weights(array: pa.Array | None, where: str) -> np.ndarray | None:
-    """Checked weights, or None when all are one."""
+    """Checked weights, or None if all are 1."""
     if array is None:
         return None
     if is_text(array.type):
-        raise ValueError(f"{where}: column weight is not numeric; give one number a row.")
+        raise ValueError(f"{where}: column weight is not numeric; give one number per row.")
     weights = array.to_numpy(zero_copy_only=False).astype(np.float64)
     bad = ~usable_weight(weights)
     if bad.any():
@@ -233,7 +240,7 @@ def check_weights(array: pa.Array | None, where: str) -> np.ndarray | None:
 
 
 def read_csv(path: str | os.PathLike) -> dict[str, pa.ChunkedArray]:
-    """The columns of a long CSV of votes; everything but weights stays text, and an empty field is null."""
+    """The columns of a long CSV of votes; all but weights stay text, and an empty field is null."""
     text = pa.csv.ConvertOptions(
         column_types={name: pa.string() for name in ("item", "annotator", "question", "value", "source")},
         strings_can_be_null=True,
@@ -267,7 +274,8 @@ def as_arrow(column: Any, name: str, where: str) -> pa.Array:
     if not isinstance(column, pa.Array | pa.ChunkedArray):
         try:
             column = pa.array(column, from_pandas=True)
-        except (pa.ArrowInvalid, pa.ArrowTypeError):  # numbers and text mixed
+        except (pa.ArrowInvalid, pa.ArrowTypeError):
+            # The column mixes numbers and text.
             nested = next(
                 (value for value in column if isinstance(value, list | tuple | dict | set | np.ndarray)), None
             )
@@ -280,7 +288,7 @@ def as_arrow(column: Any, name: str, where: str) -> pa.Array:
     named = pa.types.is_dictionary(column.type)
     if named:
         words = column.dictionary
-        # an item listed twice is an error that needs both entries
+        # Duplicates must stay, because the caller reports them.
         twice = name != "item" and len(words.unique()) < len(words)
         if twice or words.null_count or not pa.types.is_string(words.type):
             column = column.dictionary_decode()
@@ -290,7 +298,7 @@ def as_arrow(column: Any, name: str, where: str) -> pa.Array:
     numeric |= pa.types.is_boolean(kind)
     if name in ("value", "weight", "rating") and not (numeric or textual or is_text(kind)):
         raise ValueError(f"{where}: column {name} holds values of type {kind}; give text or numbers.")
-    # the entries of a dictionary are labels, also if they are numbers: it has its codes beside them
+    # The values of a dictionary are labels, even numbers: its codes are separate.
     if textual or (not is_text(kind) and (named or name not in ("value", "weight", "rating"))):
         try:
             column = column.cast(pa.string())
@@ -300,7 +308,7 @@ def as_arrow(column: Any, name: str, where: str) -> pa.Array:
 
 
 def named_codes(table: pa.Table) -> dict[str, pa.DictionaryArray]:
-    """The columns of integer codes to which the schema of `datasets` gives names (`ClassLabel`), as text.
+    """The columns of integer codes that the schema of `datasets` names (`ClassLabel`), as text.
 
     Raises:
         ValueError: A code has no name.
@@ -322,7 +330,7 @@ def named_codes(table: pa.Table) -> dict[str, pa.DictionaryArray]:
 
 
 def check_numbers(questions: tuple[Question, ...], question_codes: np.ndarray, where: str) -> None:
-    """Raise where a number may be a label or a place in a list of labels: the question's own, or that of all questions."""
+    """Raise if a number may be a label or a position in a list of labels, of the question or of all questions."""
     together = list(dict.fromkeys(label for question in questions for label in question.labels))
     for question in (questions[code] for code in np.unique(question_codes)):
         for listed in (question.labels, together):
@@ -330,12 +338,12 @@ def check_numbers(questions: tuple[Question, ...], question_codes: np.ndarray, w
                 if label != str(place) and {label, str(place)} <= set(question.labels):
                     raise ValueError(
                         f"{where}: values are numbers, and {place} may be label {str(place)!r} of question "
-                        f"{question.name!r} or the place of its label {label!r}; give labels as text."
+                        f"{question.name!r} or the position of its label {label!r}; give labels as text."
                     )
 
 
-def encode(array: pa.Array | None, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Codes `(V,)` (null is -1) and the words they stand for, in order of first appearance; no array is all null."""
+def encode_column(array: pa.Array | None, length: int) -> tuple[np.ndarray, np.ndarray]:
+    """Codes `(V,)` (-1 for null) and their words in order of first appearance; without an array, all are null."""
     if array is None:
         return np.full(length, -1, dtype=np.int32), np.array([], dtype=object)
     encoded = array if pa.types.is_dictionary(array.type) else array.dictionary_encode()
@@ -345,15 +353,16 @@ def encode(array: pa.Array | None, length: int) -> tuple[np.ndarray, np.ndarray]
 
 
 def blank_to_null(codes: np.ndarray, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The same codes and words without the empty string, which is no name: its codes become -1."""
+    """The same codes and words without the empty string; its codes become -1."""
     blank = words == ""
     if not blank.any():
         return codes, words
-    return compact(np.where(np.append(blank, False)[codes], -1, codes), words)  # -1 reads the last place
+    # Code -1 reads the last place.
+    return compact(np.where(np.append(blank, False)[codes], -1, codes), words)
 
 
 def alike(names: Sequence[str]) -> list[str]:
-    """The names that differ from another one only in case, spaces, invisible characters or Unicode form, side by side."""
+    """Groups of names that differ only in case, spaces, invisible characters or Unicode form, one after the other."""
     words = pc.utf8_lower(pc.utf8_normalize(pa.array([str(name) for name in names], pa.string()), "NFKC"))
     words = pc.replace_substring_regex(pc.replace_substring_regex(words, r"\p{Cf}", ""), r"[\p{Z}\p{Cc}]+", " ")
     keys = pd.Series(pc.utf8_trim_whitespace(words).to_pandas())
@@ -368,9 +377,10 @@ def dictionary(codes: np.ndarray, words: Sequence[str]) -> pa.DictionaryArray:
 
 
 def compact(codes: np.ndarray, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Codes into only those words that still occur, order kept."""
+    """Codes and words without the words that no longer occur; the order is kept."""
     used = np.zeros(len(words) + 1, dtype=bool)
-    used[codes] = True  # -1 marks the spare last place
+    # Code -1 marks the spare last place.
+    used[codes] = True
     if used[:-1].all():
         return codes, words
     position = np.cumsum(used[:-1], dtype=np.int32) - 1
@@ -380,15 +390,15 @@ def compact(codes: np.ndarray, words: np.ndarray) -> tuple[np.ndarray, np.ndarra
 def csv_batches(
     path: str | os.PathLike, *headers: Sequence[str], further: bool = False
 ) -> Iterator[dict[str, pa.Array]]:
-    """Stream a CSV file as text columns, nothing interpreted, a block at a time.
+    """Stream a CSV file as text columns, uninterpreted, one block at a time.
 
     Args:
-        path: The file, UTF-8 with one header row; may be compressed (`.gz`), and separated by tabs (`.tsv`).
-        *headers: Sets of column names of which the file has one; the first that it has is read.
-        further: Read all other columns too.
+        path: The file, UTF-8 with one header row; it may be compressed (`.gz`) or tab-separated (`.tsv`).
+        *headers: Alternative sets of column names; the first set that the file has is read.
+        further: Also read all other columns.
 
     Yields:
-        The columns of that header, and `row`: the row of the file, the header being row 1.
+        The columns of that header, and `row`: the row in the file; the header is row 1.
 
     Raises:
         ValueError: The file has none of the headers, or a row has too few or too many fields.
@@ -417,10 +427,10 @@ def csv_frame(path: str | os.PathLike, columns: Sequence[str], *, further: bool 
     Args:
         path: The file, as `csv_batches` takes it.
         columns: Names of columns that it must have.
-        further: Read all other columns too.
+        further: Also read all other columns.
 
     Returns:
-        The columns, and `row`: the row of the file, the header being row 1.
+        The columns, and `row`: the row in the file; the header is row 1.
 
     Raises:
         ValueError: A column is missing, a row has too few or too many fields, or there are no rows.
@@ -445,22 +455,23 @@ def _text_batches(
 ) -> Iterator[dict[str, pa.Array]]:
     """The columns `names` as text, and the row of the file that each came from."""
     text = pa.csv.ConvertOptions(include_columns=names, column_types=dict.fromkeys(names, pa.string()))
-    # one thread is as fast here, and errors then name the row
+    # With one thread errors name the row, and it is as fast here.
     blocks = pa.csv.ReadOptions(use_threads=False, block_size=BLOCK, column_names=header or None)
     try:
         for batch in pa.csv.open_csv(path, read_options=blocks, parse_options=parse, convert_options=text):
             rows = pa.array(np.arange(first, first + len(batch), dtype=np.int32))
             first += len(batch)
             yield {"row": rows} | {name: batch.column(name) for name in names}
-    except (pa.ArrowInvalid, OSError) as error:  # OSError: a compressed file that ends too early
+    except (pa.ArrowInvalid, OSError) as error:
+        # OSError comes from a truncated compressed file.
         raise ValueError(f"{path}: not a readable file ({error}); restore the upstream file.") from None
 
 
 def json_entries(path: str | os.PathLike) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Stream name and value of each entry of a JSON object of objects; numbers come as text.
+    """Stream name and value of each entry of a JSON object of objects; numbers become text.
 
     Raises:
-        ValueError: The file is not such an object; the message says where.
+        ValueError: The file is not such an object; the message names the position.
     """
     decoder = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str)
     between = re.compile(r"[\s,:]*")
@@ -471,7 +482,7 @@ def json_entries(path: str | os.PathLike) -> Iterator[tuple[str, dict[str, Any]]
             name, place = decoder.raw_decode(text, place)
             value, place = decoder.raw_decode(text, between.match(text, place).end())
             if not isinstance(name, str) or not isinstance(value, dict):
-                raise ValueError(f"the entry {name!r:.100} is no object")
+                raise ValueError(f"the entry {name!r:.100} is not an object")
             yield name, value
             place = between.match(text, place).end()
     except (ValueError, IndexError) as error:
@@ -479,18 +490,18 @@ def json_entries(path: str | os.PathLike) -> Iterator[tuple[str, dict[str, Any]]
 
 
 def refuse_row(path: str | os.PathLike, rows: Any, what: str, values: Any, bad: Any, rule: str) -> None:
-    """Raise about the first bad row, if there is one.
+    """Raise for the first bad row, if there is one.
 
     Args:
         path: The file.
-        rows: Where in the file each value stands.
+        rows: Row in the file of each value.
         what: Name of the column.
         values: The values.
         bad: Which values break the rule.
         rule: What they must be, as in "must be 1 to 7".
 
     Raises:
-        ValueError: At least one is bad.
+        ValueError: At least one value is bad.
     """
     bad = np.asarray(bad)
     if bad.any():

@@ -2,28 +2,18 @@
 
     FOLDER/README.md                     dataset card: features, splits, report, licence, citation
     FOLDER/corpus.json                   questions, report, digests
-    FOLDER/votes/<split>.parquet         one row a vote
-    FOLDER/items/<split>.parquet         one row an item: audio, text, speaker, metadata
-    FOLDER/histograms/<split>.parquet    one row an item and category question: counts, distribution, entropy
-    FOLDER/spans/<split>.parquet         one row a span of text that a rater highlighted, where the corpus has any
+    FOLDER/votes/<split>.parquet         one row per vote
+    FOLDER/items/<split>.parquet         one row per item: audio, text, speaker, metadata
+    FOLDER/histograms/<split>.parquet    one row per item and category question: counts, distribution, entropy
+    FOLDER/spans/<split>.parquet         one row per span of text that a rater highlighted, if there are any
 
-The folder appears in one step, and its digest depends on the labels and items only, not on where the audio lies.
-
-The Arrow tables of an export and their `datasets` features.
-
-The dataset card of an exported corpus.
-
-Highlighted words: which part of a text a rater pointed at, as one row a span.
-
-A span is `text[start:end]` of the item as it is exported, counted in Unicode characters (Python's code points) from 0, so
-that anything that reads the items can cut the words out again. Spans may overlap; the same one twice is an error.
+The folder appears in one step. Its digest depends on the labels and items only, not on where the audio lies.
 """
 
 import hashlib
-import html
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -32,291 +22,32 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
-from datasets import Audio, ClassLabel, DatasetInfo, Features, List
-from datasets.info import DatasetInfosDict
-from datasets.splits import SplitDict, SplitInfo
-from datasets.utils.metadata import MetadataConfigs
-from huggingface_hub import DatasetCardData
 
 from annot_hf.data.audio import audio_info, check_name, resolve_inside
 from annot_hf.data.corpus import SPLITS, CorpusReport, Finding, VoteCorpus, add_finding, check_items, replace_folder
+from annot_hf.data.dataset_card import dataset_card
 from annot_hf.data.encoding import alike, check_choice
+from annot_hf.data.export_tables import (
+    audio_column,
+    histograms_table,
+    items_table,
+    spans_table,
+    table_features,
+    votes_table,
+)
 from annot_hf.data.lengths import AudioError
-from annot_hf.data.questions import Question, nearest, normal_form_hint
+from annot_hf.data.questions import Question, normal_form_hint
 from annot_hf.data.targets import MajorityOf, Targets, Ties, make_targets
 from annot_hf.data.votes import VoteTable
-from annot_hf.models.measures import entropy
 
-
-def items_table(corpus: VoteCorpus, items: pd.DataFrame) -> pa.Table:
-    """Items as plain Arrow columns, `audio` as the struct that the Audio feature wants."""
-    columns = {}
-    first = [name for name in ("item", "file", "text", "speaker", "split", "seconds") if name in items]
-    for name in [*first, *(name for name in items if name not in first)]:
-        try:
-            column = pa.array(items[name], from_pandas=True)
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise ValueError(f"{corpus.name}: column {name!r} mixes types ({error}); use one type a column.") from error
-        if pa.types.is_dictionary(column.type):
-            column = column.cast(column.type.value_type)
-        if pa.types.is_nested(column.type):
-            raise ValueError(f"{corpus.name}: column {name!r} holds {column.type}; use plain values.")
-        if pa.types.is_null(column.type) or pa.types.is_large_string(column.type) or name == "speaker":
-            column = column.cast(pa.string())
-        columns[str(name)] = column
-        if name == "file":
-            paths = [None if file is None else os.path.join(corpus.root, file) for file in column.to_pylist()]
-            columns["audio"] = audio_column([None] * len(paths), paths)
-    return pa.table(columns)
-
-
-def audio_column(data: Sequence[bytes | None], paths: Sequence[str | None]) -> pa.StructArray:
-    """Bytes and paths as the struct that the Audio feature wants; null where there is no path."""
-    fields = [pa.array(data, pa.binary()), pa.array(paths, pa.string())]
-    return pa.StructArray.from_arrays(fields, ["bytes", "path"], mask=pa.array([path is None for path in paths]))
-
-
-def votes_table(votes: VoteTable, labels: Sequence[str]) -> pa.Table:
-    """Votes with the label as its index into all labels, as ClassLabel wants it."""
-    table = votes.to_arrow()
-    place = table.column_names.index("label")
-    label = table["label"].combine_chunks()
-    return table.set_column(place, "label", label.indices.cast(pa.int64()) if labels else label.cast(pa.string()))
-
-
-def histograms_table(votes: VoteTable, labels: Sequence[str], items: pa.Table) -> pa.Table:
-    """One row an item and category question that has votes, in item order."""
-    names = items["item"].to_pylist()
-    parts = []
-    for index, question in enumerate(votes.questions):
-        if question.is_scale:
-            continue
-        counts = votes.counts(question.name, items=names)
-        total = counts.sum(axis=1)
-        rows = np.flatnonzero(total > 0)
-        counts, total, classes = counts[rows], total[rows], len(question.labels)
-        distribution = counts / total[:, None]
-        kind = pa.int64() if votes.weights is None else pa.float64()
-        offsets = pa.array(np.arange(0, counts.size + 1, classes, dtype=np.int32))
-        part = items.select(
-            [name for name in ("item", "file", "audio", "text", "speaker") if name in items.column_names]
-        )
-        part = part.take(rows)
-        codes = np.tile([labels.index(label) for label in question.labels], len(rows))
-        ours = {
-            "question": pa.array([question.name] * len(rows), pa.string()),
-            "labels": pa.ListArray.from_arrays(offsets, pa.array(codes)),
-            "counts": pa.ListArray.from_arrays(offsets, pa.array(counts.ravel()).cast(kind)),
-            "distribution": pa.ListArray.from_arrays(offsets, pa.array(distribution.ravel())),
-            "entropy": pa.array(entropy(distribution, normalised=True) if classes > 1 else np.zeros(len(rows))),
-            "votes": pa.array(total).cast(kind),
-            "order": pa.array(rows * len(votes.questions) + index),
-        }
-        for position, (name, column) in enumerate(ours.items(), start=1):
-            part = part.add_column(position, name, column)
-        parts.append(part)
-    return pa.concat_tables(parts).sort_by("order").drop_columns("order")
-
-
-def table_features(config: str, table: pa.Table, labels: Sequence[str], sampling_rate: int) -> Features:
-    """The `datasets` features of a table."""
-    plain = [pa.field(f.name, pa.string()) if pa.types.is_dictionary(f.type) else f for f in table.schema]
-    features = Features.from_arrow_schema(pa.schema(plain))
-    if "audio" in features:
-        features["audio"] = Audio(sampling_rate, decode=False)
-    if config == "votes" and labels:
-        features["label"] = ClassLabel(names=list(labels))
-    if config == "histograms":
-        features["labels"] = List(ClassLabel(names=list(labels)))
-    return features
-
-
-CARD = """---
-{metadata}
----
-
-# Votes of {name} {version}
-
-One row a vote, made from the upstream release by `annot-hf corpus`. {audio}
-
-```python
-from datasets import load_dataset
-votes = load_dataset("FOLDER", "votes")  # or {configs}
-```
-
-- `votes`: item, annotator (null: anonymous), question, label (null on a scale), rating (null for a label), weight,
-  source.
-- `items`: item, file (relative to the corpus), seconds, speaker, split and metadata.
-{further}
-## Questions
-
-{questions}
-
-## What was found
-
-{report}
-
-## Licence, access, citation
-
-Licence: {license}. {access}
-
-Homepage: {homepage}
-
-{citation}
-
-Digest of questions, votes and items (SHA-256): `{digest}`
-"""
-
-HISTOGRAMS = """- `histograms`: item, question, labels, counts, distribution, entropy (divided by ln K, so 0 to 1) and
-  votes (the sum of the counts); one row an item and category question that has votes.
-"""
-SPANS = """- `spans`: item, annotator, start, end and words: what a rater highlighted, `text[start:end]` of the item, in
-  Unicode characters from 0.
-"""
-
-
-def dataset_card(
-    corpus: VoteCorpus,
-    report: CorpusReport,
-    facts: dict[str, Any],
-    features: dict[str, Features],
-    sizes: dict[str, dict[str, tuple[int, int]]],
-) -> str:
-    """The README of an export: the YAML that `load_dataset` reads, then what people read.
-
-    Args:
-        corpus: What was exported.
-        report: What was found.
-        facts: Contents of `corpus.json`.
-        features: The `datasets` features of each table.
-        sizes: Rows and bytes per table and split.
-    """
-    metadata = DatasetCardData(license=corpus.license, pretty_name=corpus.name)
-    infos, configs = {}, {}
-    for config, splits in sizes.items():
-        described = SplitDict()
-        for split, (rows, size) in splits.items():
-            described.add(SplitInfo(split, num_bytes=size, num_examples=rows))
-        infos[config] = DatasetInfo(features=features[config], config_name=config, splits=described)
-        files = [{"split": split, "path": f"{config}/{split}.parquet"} for split in splits]
-        # `datasets` keys its cache by this YAML and not by the files: without the hash, an export of changed labels
-        # with as many rows would be masked by what it cached before
-        hashes = ", ".join(facts["files"][file["path"]] for file in files)
-        configs[config] = {"data_files": files, "description": f"SHA-256 {hashes}"}
-    configs["votes"]["default"] = True
-    DatasetInfosDict(infos).to_dataset_card_data(metadata)
-    MetadataConfigs(configs).to_dataset_card_data(metadata)
-    rows = ["| what | number | details |", "|---|---:|---|"]
-    rows += ["| " + " | ".join(_cell(text) for text in row) + " |" for row in report.rows()]
-    asked = ["| question | answers | asked |", "|---|---|---|"]
-    for question in facts["questions"]:
-        answers = ", ".join(question["labels"]) or f"{question['low']:g} to {question['high']:g}"
-        asked.append(f"| {_cell(question['name'])} | {_cell(answers)} | {_cell(question.get('prompt', ''))} |")
-    audio = "The audio is inside." if facts["embedded_audio"] else "The audio is not inside; `audio` holds local paths."
-    audio = audio if "file" in features["items"] else "There is no audio."
-    return CARD.format(
-        metadata=metadata.to_yaml().strip(),
-        name=corpus.name,
-        version=corpus.version,
-        audio=audio,
-        configs=", ".join(f'"{config}"' for config in features),
-        questions="\n".join(asked),
-        report="\n".join(rows),
-        license=corpus.license,
-        access=corpus.access or "Not stated.",
-        homepage=corpus.homepage or "not stated",
-        citation=corpus.citation or "Not stated.",
-        digest=facts["digest"],
-        further="".join(text for name, text in (("histograms", HISTOGRAMS), ("spans", SPANS)) if name in features),
-    )
-
-
-def _cell(text: str) -> str:
-    """Text as one cell of a Markdown table: names come from files and must not become markup."""
-    return html.escape(str(text), quote=False).replace("|", "\\|").replace("`", "'").replace("\n", " ")
-
-
-COLUMNS = ("item", "annotator", "start", "end")
-
-
-def spans_table(name: str, spans: pd.DataFrame, items: pd.DataFrame, votes: VoteTable) -> pa.Table:
-    """Check highlighted spans and add the words they hold.
-
-    Args:
-        name: How messages call the corpus.
-        spans: Columns item, annotator, start and end; `words`, where given, must be what the span holds.
-        items: Columns item and text.
-        votes: The votes; whoever highlights words of an item has voted on it.
-
-    Returns:
-        Columns item, annotator, start, end and words, in the order given.
-
-    Raises:
-        ValueError: A column is missing; an item is not listed or has no text; the rater did not vote on it; start and
-            end are no whole numbers with 0 <= start < end <= length of the text; the words differ; a span is repeated.
-    """
-    if missing := [column for column in COLUMNS if column not in spans]:
-        raise ValueError(f"{name}: spans have no column {missing[0]!r}; they need {', '.join(COLUMNS)}.")
-    spans = spans.reset_index(drop=True)
-    item, annotator = (spans[column].astype(str) for column in COLUMNS[:2])
-    texts = items["text"] if "text" in items else pd.Series([None] * len(items), dtype=object)
-    text = item.map(dict(zip(items["item"], texts, strict=True))).astype(object)
-
-    def refuse(bad: pd.Series | np.ndarray, what: Callable[[int], str]) -> None:
-        if np.any(bad):
-            row = int(np.argmax(bad))
-            raise ValueError(f"{name}: span row {row} {what(row)}.")
-
-    refuse(
-        ~item.isin(items["item"]),
-        lambda row: (
-            f"is on item {item[row]!r}{nearest(item[row], items['item'])}, which the corpus does not list; correct it"
-        ),
-    )
-    refuse(text.isna(), lambda row: f"is on item {item[row]!r}, which has no text; leave the span out")
-    named = votes.annotator_codes >= 0
-    voted = pd.MultiIndex.from_arrays(
-        [votes.items[votes.item_codes[named]], votes.annotators[votes.annotator_codes[named]]]
-    )
-    refuse(
-        ~pd.MultiIndex.from_arrays([item, annotator]).isin(voted),
-        lambda row: f"is by annotator {annotator[row]!r}, who has no vote on item {item[row]!r}; correct or add it",
-    )
-    places = [pd.to_numeric(spans[column], errors="coerce") for column in ("start", "end")]
-    whole = (places[0] % 1 == 0) & (places[1] % 1 == 0)
-    refuse(
-        ~(whole & (places[0] >= 0) & (places[0] < places[1]) & (places[1] <= text.str.len())),
-        lambda row: (
-            f"goes from {spans['start'][row]!r} to {spans['end'][row]!r} in a text of {len(text[row])} characters; give "
-            "whole numbers with 0 <= start < end <= length"
-        ),
-    )
-    start, end = (place.astype(np.int64) for place in places)
-    words = pd.Series([one[a:b] for one, a, b in zip(text, start, end, strict=True)], dtype=object)
-    if "words" in spans:
-        refuse(
-            spans["words"] != words,
-            lambda row: (
-                f"has the words {spans['words'][row]!r}, but from {start[row]} to {end[row]} item {item[row]!r} holds "
-                f"{words[row]!r}; count Unicode characters from 0"
-            ),
-        )
-    repeated = pd.DataFrame({"item": item, "annotator": annotator, "start": start, "end": end}).duplicated()
-    refuse(
-        repeated,
-        lambda row: f"repeats a span of annotator {annotator[row]!r} on item {item[row]!r}; list each span once",
-    )
-    text_columns = {"item": item, "annotator": annotator}
-    columns = {column: pa.array(values, pa.string()) for column, values in text_columns.items()}
-    return pa.table(columns | {"start": pa.array(start), "end": pa.array(end), "words": pa.array(words, pa.string())})
-
-
-KIND = "annot-hf corpus export"
-MARKER = "corpus.json"
-ENTRIES = ("README.md", MARKER, "votes", "items", "histograms", "spans")
+EXPORT_KIND = "annot-hf corpus export"
+EXPORT_FILE = "corpus.json"
+ENTRIES = ("README.md", EXPORT_FILE, "votes", "items", "histograms", "spans")
 MISSING = "missing"
-LONG = 30  # seconds (s) of a clip beyond which training wants a max_seconds
-EMBED_ROWS = 256  # rows whose audio is in memory at a time
+# Training needs a max_seconds for clips longer than this (s).
+LONG = 30
+# How many rows have their audio in memory at a time.
+EMBED_ROWS = 256
 
 
 @dataclass(frozen=True, eq=False)
@@ -327,16 +58,15 @@ class ExportedCorpus:
         folder: Where it is.
         name: The corpus.
         questions: What raters were asked.
-        default_questions: What a recipe learns when it names no question.
+        default_questions: The questions of a recipe that names none.
         items: Data frame with columns item, audio (path, embedded `{"bytes", "path"}` or null), file, text, speaker,
             split, seconds and metadata, as far as the corpus has them.
         votes: All votes.
         report: `CorpusReport.to_dict()` of the export.
         digest: SHA-256 of questions, votes, items and spans of the whole export.
-        spans: What raters highlighted: data frame with columns item, annotator, start, end (places in the item's text)
+        spans: What raters highlighted: data frame with columns item, annotator, start, end (positions in the item's text)
             and words, or None.
-        part: What a view of it is, such as a fold of a cross-validation (see `with_splits`); empty for the export as it
-            lies on disk.
+        part: Describes a view, such as a fold of a cross-validation (see `with_splits`); empty for the whole export.
     """
 
     folder: Path
@@ -351,18 +81,17 @@ class ExportedCorpus:
     part: Mapping[str, Any] = field(default_factory=dict)
 
     def with_splits(self, splits: Mapping[str, str], part: Mapping[str, Any]) -> "ExportedCorpus":
-        """A view in memory of some items under other splits; nothing is written.
+        """A view in memory of some items with other splits; nothing is written.
 
         Args:
-            splits: Item -> its split in the view; items that are not named are not part of it.
-            part: What the view is, as JSON holds it: it is written into the record of a run, which is refused to go on
-                with another one.
+            splits: Item -> its split in the view, which leaves out all other items.
+            part: JSON values that describe the view. A run records them and does not resume with others.
 
         Raises:
             ValueError: An item is not in the corpus, or `part` is empty.
         """
         if not part:
-            raise ValueError("A view of a corpus has no part; say what it is, such as {'fold': 0, 'folds': 5}.")
+            raise ValueError("A view of a corpus needs a part that describes it, such as {'fold': 0, 'folds': 5}.")
         unknown = set(splits) - set(self.items["item"])
         if unknown:
             raise ValueError(f"{self.name} has no item {min(unknown)!r}; name items of the export only.")
@@ -387,13 +116,13 @@ class ExportedCorpus:
         Args:
             split: Name of the split.
             questions: Question names; the corpus's default when empty.
-            method: Target method of `make_targets`; "soft" for a category and "kde" for scales when empty.
+            method: Target method of `make_targets`; when empty, "soft" for a category and "kde" for scales.
             bins: Grid cells per scale question.
-            smoothing: Pseudo-votes of "smoothed"; they follow the votes of the split "train", if there is one, and those
-                of this split otherwise.
+            smoothing: Pseudo-votes of "smoothed", distributed like the votes of the split "train" if it exists, otherwise
+                like those of this split.
             primary_weight: Share of the primary votes in "merged".
             ties: How "majority" breaks ties.
-            majority_of: What "majority" looks at, "primary" votes or "merged" ones.
+            majority_of: Which votes "majority" counts, "primary" or "merged".
 
         Raises:
             ValueError: There is no such split or question, or the method does not fit.
@@ -438,11 +167,11 @@ def export_corpus(
     Args:
         corpus: What to export.
         out: Folder to write.
-        embed_audio: Put the audio bytes into the parquet files. Mind the licence: whoever has the files has the audio.
-            Otherwise they hold paths on this machine.
+        embed_audio: Put the audio bytes into the parquet files; mind the licence before you pass them on. Otherwise the
+            files hold paths on this machine.
         missing_audio: What to do with items whose audio is missing or unreadable: raise, leave them out with their votes
             ("drop"), or keep them with null audio; the report counts them.
-        missing_text: The same for items without text, or with a blank one, of a corpus that has no audio.
+        missing_text: The same for items of a corpus without audio whose text is missing or blank.
         allow_unmatched: Leave out votes on items that the corpus does not list; the report counts them. False raises.
         follow_links: Read audio through links that lead out of the corpus folder, such as to another disk. Links of the
             Hub's cache need no option.
@@ -451,8 +180,8 @@ def export_corpus(
         What was found, missing, unmatched and duplicated.
 
     Raises:
-        ValueError: Items, votes or spans break a rule, audio or text is missing, nothing is left to export, or `out` is
-                not an earlier export.
+        ValueError: Items, votes or spans break a rule, audio or text is missing, nothing is left to export, or `out` exists
+            and is not an export.
     """
     check_choice("missing_audio", missing_audio, ("error", "drop", "keep"), corpus.name)
     check_choice("missing_text", missing_text, ("error", "drop", "keep"), corpus.name)
@@ -468,7 +197,8 @@ def export_corpus(
     spans = corpus.read_spans()
     for name in corpus.default_questions:
         votes.question(name)
-    findings = dict(corpus.findings)  # a copy: the corpus can be exported again, in another way
+    # A copy, so that the corpus can be exported again with other options.
+    findings = dict(corpus.findings)
     for reason, rows in votes.exclusions.items():
         add_finding(findings, reason, rows, votes=rows)
     votes = _listed_votes(corpus, items, votes, findings, allow_unmatched)
@@ -490,7 +220,7 @@ def export_corpus(
     split_of_item = dict(zip(items["item"], items["split"], strict=True))
     questions = [asdict(question) for question in votes.questions]
     facts = {
-        "kind": KIND,
+        "kind": EXPORT_KIND,
         "name": corpus.name,
         **{key: getattr(corpus, key) for key in ("version", "license", "citation", "homepage", "access")},
         "questions": questions,
@@ -500,7 +230,7 @@ def export_corpus(
         "label_files": corpus.label_files,
         "report": report.to_dict(),
     }
-    with replace_folder(out, marker=MARKER, kind=KIND, entries=ENTRIES) as folder:
+    with replace_folder(out, marker=EXPORT_FILE, kind=EXPORT_KIND, entries=ENTRIES) as folder:
         sizes: dict[str, dict[str, tuple[int, int]]] = {}
         files = facts["files"] = {}
         for config, table in tables.items():
@@ -509,19 +239,20 @@ def export_corpus(
             (folder / config).mkdir()
             for name in report.splits:
                 part = table.filter(pa.array(split == name))
-                if not part.num_rows:  # `datasets` cannot read an empty file; the split is then absent from this table
+                # `datasets` cannot read an empty file; the split is then absent from this table.
+                if not part.num_rows:
                     continue
                 root = corpus.root if embed_audio else None
                 path = folder / config / f"{name}.parquet"
-                _write(part, features[config].arrow_schema, path, root)
+                _write_parquet(part, features[config].arrow_schema, path, root)
                 with path.open("rb") as file:
                     files[f"{config}/{name}.parquet"] = hashlib.file_digest(file, "sha256").hexdigest()
                 sizes[config][name] = (part.num_rows, part.nbytes)
         facts["splits"] = {config: list(splits) for config, splits in sizes.items()}
-        # of what was written and not of what was meant to be, for it is computed again when the export is read
-        facts["digest"] = _digest(questions, _read_tables(folder, facts["splits"], audio=False))
+        # Computed from the written files, because reading the export computes it again.
+        facts["digest"] = _tables_digest(questions, _read_tables(folder, facts["splits"], audio=False))
         text = json.dumps(facts, indent=1, ensure_ascii=False)
-        (folder / MARKER).write_text(text + "\n", encoding="utf-8")
+        (folder / EXPORT_FILE).write_text(text + "\n", encoding="utf-8")
         card = dataset_card(corpus, report, facts, features, sizes)
         (folder / "README.md").write_text(card, encoding="utf-8")
     return report
@@ -532,31 +263,33 @@ def read_export(folder: str | os.PathLike, *, root: str | os.PathLike | None = N
 
     Args:
         folder: The export.
-        root: Folder of the audio that is not embedded; by default the one that the corpus was exported from.
+        root: Folder of audio that is not embedded; by default the folder that the corpus was exported from.
 
     Raises:
-        ValueError: The folder is not an export, a file of it is missing or damaged, or its audio is not under one root;
-            the message names the file.
+        ValueError: The folder is not an export, a file is missing or damaged, or the audio is not under one root; the
+            message names the file.
     """
     folder = Path(folder).resolve()
-    path = folder / MARKER
+    path = folder / EXPORT_FILE
     if not path.is_file():
-        raise ValueError(f"{folder} is not an exported corpus: it has no {MARKER}; write one with `annot-hf corpus`.")
+        raise ValueError(
+            f"{folder} is not an exported corpus: it has no {EXPORT_FILE}; write one with `annot-hf corpus`."
+        )
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is damaged ({error}); export the corpus again.") from error
-    if not isinstance(facts, dict) or facts.get("kind") != KIND:
+    if not isinstance(facts, dict) or facts.get("kind") != EXPORT_KIND:
         raise ValueError(
-            f"{folder} is not an exported corpus: {path} is of another kind; write one with `annot-hf corpus`."
+            f"{folder} is not an exported corpus: {path} is not of kind {EXPORT_KIND!r}; write one with `annot-hf corpus`."
         )
     try:
-        return _read(folder, facts, root)
+        return _read_checked(folder, facts, root)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}); export the corpus again.") from error
 
 
-def _read(folder: Path, facts: dict[str, Any], root: str | os.PathLike | None) -> ExportedCorpus:
+def _read_checked(folder: Path, facts: dict[str, Any], root: str | os.PathLike | None) -> ExportedCorpus:
     """The export whose `corpus.json` holds `facts`."""
     for name, digest in facts["files"].items():
         if not (folder / name).is_file():
@@ -564,13 +297,13 @@ def _read(folder: Path, facts: dict[str, Any], root: str | os.PathLike | None) -
         with (folder / name).open("rb") as file:
             if hashlib.file_digest(file, "sha256").hexdigest() != digest:
                 raise ValueError(
-                    f"{folder / name} is damaged ({MARKER} states another SHA-256); export the corpus again."
+                    f"{folder / name} is damaged ({EXPORT_FILE} states another SHA-256); export the corpus again."
                 )
     tables = _read_tables(folder, facts["splits"])
     stated = facts["digest"], facts["report"]["items"], facts["report"]["votes"]
-    if stated != (_digest(facts["questions"], tables), len(tables["items"]), len(tables["votes"])):
+    if stated != (_tables_digest(facts["questions"], tables), len(tables["items"]), len(tables["votes"])):
         raise ValueError(
-            f"{folder / MARKER} is damaged (its digest or its counts are not those of the tables); export the corpus again."
+            f"{folder / EXPORT_FILE} is damaged (its digest or its counts do not match the tables); export the corpus again."
         )
     votes = tables["votes"]
     questions = tuple(Question.from_dict(fields) for fields in facts["questions"])
@@ -595,7 +328,7 @@ def _read(folder: Path, facts: dict[str, Any], root: str | os.PathLike | None) -
 
 
 def _read_tables(folder: Path, splits: dict[str, list[str]], *, audio: bool = True) -> dict[str, pa.Table]:
-    """The tables that an export is read from, all splits of each."""
+    """The tables of an export, with all splits of each."""
     tables = {}
     for config in [name for name in ("votes", "items", "spans") if name in splits]:
         paths = [folder / config / f"{split}.parquet" for split in splits[config]]
@@ -608,7 +341,7 @@ def _read_tables(folder: Path, splits: dict[str, list[str]], *, audio: bool = Tr
 
 
 def _audio(folder: Path, items: pd.DataFrame, root: str | os.PathLike | None) -> list[Any]:
-    """Embedded audio, or the path of the file: its name under the one root of all, and nothing else on this machine."""
+    """Embedded audio or paths; a path must be the file name under the one root, so that no other file is read."""
     sources, given = list(items["audio"]), root is not None
     base = os.path.join(os.path.abspath(root), "") if given else ""
     for row, (file, audio) in enumerate(zip(items["file"], sources, strict=True)):
@@ -619,14 +352,14 @@ def _audio(folder: Path, items: pd.DataFrame, root: str | os.PathLike | None) ->
         sources[row] = base + file
         if not given and (audio["path"] != sources[row] or not base.endswith(os.sep)):
             raise ValueError(
-                f"The export {folder} has audio {audio['path']!r} for file {file!r} of item {items['item'].iloc[row]!r}; the "
-                "audio of an export is under one root by its file names, so export the corpus again, or pass its root."
+                f"The export {folder} has audio {audio['path']!r} for file {file!r} of item {items['item'].iloc[row]!r}; all "
+                "audio of an export must be under one root: export the corpus again, or pass its root."
             )
     return sources
 
 
 def _find_audio(corpus: VoteCorpus, items: pd.DataFrame, follow_links: bool) -> pd.Series | None:
-    """Replace column `audio` by `file` (relative path or null) and `seconds`; returns what is wrong per item."""
+    """Replace column `audio` by `file` (relative path or null) and `seconds`; returns the problem of each item."""
     if "audio" not in items:
         return None
     files, seconds, problems, there = [], [], [], []
@@ -656,7 +389,7 @@ def _find_audio(corpus: VoteCorpus, items: pd.DataFrame, follow_links: bool) -> 
 def _listed_votes(
     corpus: VoteCorpus, items: pd.DataFrame, votes: VoteTable, findings: dict[str, Finding], allow: bool
 ) -> VoteTable:
-    """The votes on listed items; others are noted when allowed, and raised otherwise."""
+    """The votes on listed items; other votes are noted if `allow` is true, and raise otherwise."""
     listed = pd.Index(votes.items).isin(items["item"])
     if listed.all():
         return votes
@@ -681,7 +414,7 @@ def _with_source(
     kind: str,
     wanted: str,
 ) -> tuple[pd.DataFrame, VoteTable]:
-    """Items whose audio (or text, by `kind`) can be read, and their votes, or all of them; the rest is noted either way."""
+    """Items with readable audio (or text, by `kind`) and their votes, or all items; unreadable ones are noted in any case."""
     per_item = pd.Series(np.bincount(votes.item_codes, minlength=len(votes.items)), index=votes.items)
     good = problems.isna().to_numpy()
     missing = (problems == MISSING).to_numpy()
@@ -711,7 +444,7 @@ def _with_source(
 
 
 def _kept_spans(spans: pd.DataFrame, listed: pd.Series, kept: pd.Series, findings: dict[str, Finding]) -> pd.DataFrame:
-    """The spans without those on items that were listed and are left out, which are noted."""
+    """The spans without those on left-out items, which are noted."""
     item = spans.get("item", pd.Series(index=spans.index, dtype=object)).astype(str)
     lost = item.isin(listed) & ~item.isin(kept)
     add_finding(findings, "spans on items that are left out", int(lost.sum()))
@@ -719,7 +452,7 @@ def _kept_spans(spans: pd.DataFrame, listed: pd.Series, kept: pd.Series, finding
 
 
 def _note_oddities(items: pd.DataFrame, votes: VoteTable, findings: dict[str, Finding]) -> None:
-    """Note what is kept but may surprise."""
+    """Note what is kept but looks odd."""
     names = items["item"]
     people = items["speaker"].dropna().unique()
     for what, listed in (("raters", votes.annotators), ("speakers", people), ("items", names.to_numpy())):
@@ -730,7 +463,8 @@ def _note_oddities(items: pd.DataFrame, votes: VoteTable, findings: dict[str, Fi
         add_finding(findings, "items that share an audio file", list(names[shared]))
         reason = f"clips longer than {LONG} s, which need max_seconds in training"
         add_finding(findings, reason, list(names[items["seconds"] > LONG]))
-    if "file" in items or items["speaker"].notna().any():  # a written text need not have one
+    # A written text may have no speaker.
+    if "file" in items or items["speaker"].notna().any():
         add_finding(findings, "items without a speaker", list(names[items["speaker"].isna()]))
     splits = items[items["speaker"].notna()].groupby("speaker")["split"].nunique()
     add_finding(findings, "speakers in several splits", list(splits.index[splits > 1]))
@@ -766,13 +500,13 @@ def _report(
     )
 
 
-def _write(table: pa.Table, schema: pa.Schema, path: Path, root: Path | None) -> None:
+def _write_parquet(table: pa.Table, schema: pa.Schema, path: Path, root: Path | None) -> None:
     """Write parquet; with `root`, audio bytes are read from there, `EMBED_ROWS` rows at a time."""
     if root is None or "audio" not in table.column_names:
         pq.write_table(table.cast(schema), path)
         return
     place = table.column_names.index("audio")
-    # histograms repeat an item's audio once per question: as a dictionary page, the bytes are stored once
+    # Histograms repeat an item's audio for every question; as a dictionary page, the bytes are stored once.
     with pq.ParquetWriter(path, schema, dictionary_pagesize_limit=1 << 30) as writer:
         for start in range(0, table.num_rows, EMBED_ROWS):
             part = table.slice(start, EMBED_ROWS)
@@ -787,8 +521,8 @@ def _labels(questions: Sequence[Question]) -> list[str]:
     return list(dict.fromkeys(label for question in questions for label in question.labels))
 
 
-def _digest(questions: Sequence[dict[str, Any]], tables: dict[str, pa.Table]) -> str:
-    """SHA-256 of questions, votes, items and spans as read back, audio aside; the same on every machine."""
+def _tables_digest(questions: Sequence[dict[str, Any]], tables: dict[str, pa.Table]) -> str:
+    """SHA-256 of questions, votes, items and spans without audio; the same on every machine."""
     digest = hashlib.sha256(json.dumps(questions, sort_keys=True).encode())
     for table in (tables[name] for name in ("votes", "items", "spans") if name in tables):
         text = pa.BufferOutputStream()

@@ -1,4 +1,4 @@
-"""Folds for cross-validation: whole groups of items (conversations, documents, speakers) go to one fold or another."""
+"""Folds for cross-validation that keep groups of items (conversations, documents, speakers) together."""
 
 import hashlib
 from collections.abc import Iterator, Sequence
@@ -8,11 +8,17 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from annot_hf.data.corpus import SPLITS
 from annot_hf.data.questions import nearest
 from annot_hf.data.targets import Targets
 
-GROUPS = ("conversation", "document", "speaker", "item")  # the first of these that items have groups them by default
-PARTS = ("train", "validation", "test")
+GROUP_COLUMNS = (
+    "conversation",
+    "document",
+    "speaker",
+    "item",
+    # Items are grouped by the first of these columns that they have.
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,7 +36,7 @@ class Fold:
     parts: np.ndarray
 
     def digest(self, items: Sequence[str]) -> str:
-        """SHA-256 of which item is in which part."""
+        """SHA-256 of the part of each item."""
         lines = sorted(f"{item}\t{part}" for item, part in zip(items, self.parts, strict=True))
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
@@ -41,15 +47,14 @@ def group_items(about: pd.DataFrame, items: Sequence[str], column: str = "") -> 
     Args:
         about: One row an item: column `item` and metadata.
         items: The items that take part.
-        column: A column of `about`, or "item" so that each item stands alone; the first of `GROUPS` that any of the items
-            has a value of when empty.
+        column: A column of `about`, or "item" for no groups; when empty, the first of `GROUP_COLUMNS` with any values.
 
     Raises:
         ValueError: There is no such column, or some items have no value in it.
     """
     rows = about.set_index("item", drop=False).loc[list(items)]
     if not column:
-        column = next(name for name in GROUPS if name in rows and rows[name].notna().any())
+        column = next(name for name in GROUP_COLUMNS if name in rows and rows[name].notna().any())
     if column not in rows:
         raise ValueError(
             f"The items have no column {column!r}{nearest(column, rows.columns)} to group them by; they have "
@@ -65,7 +70,7 @@ def group_items(about: pd.DataFrame, items: Sequence[str], column: str = "") -> 
 
 
 def draw_groups(groups: np.ndarray, items: int, seed: int) -> np.ndarray:
-    """Items `(N,)`, True for those of whole groups in random order until there are `items` of them or more.
+    """Whole groups in random order until they have at least `items` items, as a mask `(N,)`.
 
     Args:
         groups: Group of each item `(N,)`.
@@ -73,10 +78,12 @@ def draw_groups(groups: np.ndarray, items: int, seed: int) -> np.ndarray:
         seed: Seed of the order.
 
     Raises:
-        ValueError: There are not so many.
+        ValueError: There are fewer items.
     """
     if isinstance(items, bool) or not isinstance(items, int | np.integer) or not 1 <= items <= len(groups):
-        raise ValueError(f"items is {items!r}; {len(groups)} take part: give a whole number from 1 to that.")
+        raise ValueError(
+            f"items is {items!r}; give a whole number from 1 to {len(groups)}, the number of items that take part."
+        )
     names, code = np.unique(groups.astype(str), return_inverse=True)
     order = np.random.default_rng(seed).permutation(len(names))
     reached = np.cumsum(np.bincount(code)[order])
@@ -84,16 +91,16 @@ def draw_groups(groups: np.ndarray, items: int, seed: int) -> np.ndarray:
 
 
 def check_division(folds: int, repeats: int, validation: float) -> None:
-    """Whether these numbers describe a division into folds; see `make_folds`.
+    """Raise unless these numbers describe folds; see `make_folds`.
 
     Raises:
         ValueError: One of them is out of range.
     """
     for name, value, least in (("folds", folds, 2), ("repeats", repeats, 1)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise ValueError(f"{name} is {value!r}; it is a whole number from {least} up, such as 5.")
+            raise ValueError(f"{name} is {value!r}; give a whole number from {least} up, such as 5.")
     if not 0 < validation < 1:
-        raise ValueError(f"validation is {validation!r}; it is a share between 0 and 1, such as 0.1.")
+        raise ValueError(f"validation is {validation!r}; give a share between 0 and 1, such as 0.1.")
 
 
 def make_folds(
@@ -105,29 +112,30 @@ def make_folds(
     seed: int = 0,
     unit: str = "group",
 ) -> Iterator[Fold]:
-    """Every fold of every repeat: each item is tested once a repeat, and no group is in two parts of a fold.
+    """All folds of all repeats: each item is tested once per repeat, and each group is in one part of a fold.
 
-    Groups are dealt out at random within ranks of size: the `folds` largest go one to each fold, then the next ones.
-    So the sizes of two folds differ by no more than the largest group has items, as with the usual greedy assignment
-    (largest group into the smallest fold), which however gives the same folds in every repeat where sizes differ. A
-    part of the training groups is set aside for validation: groups in random order until the share is nearest.
+    Groups are assigned at random within ranks of size: the `folds` largest go to one fold each, then the next largest. So
+    the sizes of two folds differ by at most the size of the largest group. The usual greedy assignment (largest group into
+    the smallest fold) has the same bound, but gives the same folds in every repeat if group sizes differ. Part of the
+    training groups is set aside for validation, in random order until the share is closest.
 
     Args:
         groups: Group of each item `(N,)`.
-        folds: Folds a repeat, 2 or more.
-        repeats: How often the items are divided anew, 1 or more.
-        validation: Share of the items that are not tested which is set aside, between 0 and 1; one group at least.
+        folds: Folds per repeat, 2 or more.
+        repeats: How often the items are divided, 1 or more.
+        validation: Share of the remaining items that is set aside, between 0 and 1; at least one group.
         seed: Seed of the first repeat.
-        unit: What a group is called in messages.
+        unit: The name of a group in messages.
 
     Raises:
         ValueError: A number is out of range, or there are too few groups.
     """
     check_division(folds, repeats, validation)
     names, code = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
-    left = len(names) - -(-len(names) // folds)  # where most are tested
+    # The largest test part.
+    left = len(names) - -(-len(names) // folds)
     if len(names) < folds or left < 2:
-        why = "each fold tests one at least" if len(names) < folds else "training and validation need one each"
+        why = "each fold tests at least one" if len(names) < folds else "training and validation need one each"
         raise ValueError(
             f"There are {len(names)} {unit}s for {folds} folds, and {why}; ask for fewer folds, or group by a column with "
             "more values."
@@ -160,7 +168,7 @@ def _deal(sizes: np.ndarray, folds: int, generator: np.random.Generator) -> np.n
 
 
 def _set_aside(groups: np.ndarray, sizes: np.ndarray, share: float, generator: np.random.Generator) -> np.ndarray:
-    """Some of the groups, in random order until their share of the items is nearest; not none and not all."""
+    """Some groups in random order until their share of the items is closest; at least one, and not all."""
     order = generator.permutation(groups)
     held = np.cumsum(sizes[order])[:-1]
     return order[: int(np.argmin(abs(held - share * sizes[groups].sum()))) + 1]
@@ -170,12 +178,12 @@ def sizes_of(fold: Fold, groups: np.ndarray) -> dict[str, Any]:
     """Items and groups of each part of a fold."""
     return {
         part: {"items": int((fold.parts == part).sum()), "groups": len(set(groups[fold.parts == part]))}
-        for part in PARTS
+        for part in SPLITS
     }
 
 
 def fold_marginals(targets: Targets, folds: Sequence[Fold]) -> list[np.ndarray]:
-    """What the marginal baseline predicts `(N, K)` in each repeat: for an item, the mean of its fold's training part."""
+    """The marginal baseline `(N, K)` of each repeat: for each item, the mean over the training part of its fold."""
     repeats = 1 + max(fold.repeat for fold in folds)
     marginals = [np.full_like(targets.probs, np.nan) for _ in range(repeats)]
     for fold in folds:
@@ -184,15 +192,16 @@ def fold_marginals(targets: Targets, folds: Sequence[Fold]) -> list[np.ndarray]:
 
 
 def count_folds(targets: Targets, folds: Sequence[Fold], groups: np.ndarray) -> dict[str, Any]:
-    """What a reader of a cross-validation must know of its folds.
+    """Facts on the folds that a reader of the results needs.
 
     Returns:
-        `partitions`: how many of the repeats divide the items differently. `folds`: for each fold its repeat and number,
-        items and groups of each part, `labels_without_votes` and `labels_that_win_no_item` in the training part (of a
-        category question), and the named raters of its test part whom its training part lacks, with their answers.
+        `partitions`: how many repeats divide the items differently. `folds`: for each fold its repeat and number, the items
+        and groups of each part, `labels_without_votes` and `labels_that_win_no_item` in the training part (of a category
+        question), and the named raters of the test part that the training part lacks, with their answers.
     """
     labels = () if targets.questions[0].is_scale else targets.support
-    wins = targets.probs >= targets.probs.max(axis=1, keepdims=True) - 1e-12  # the winners of a tie all win
+    # All labels of a tie win.
+    wins = targets.probs >= targets.probs.max(axis=1, keepdims=True) - 1e-12
     divided: dict[int, set[frozenset[str]]] = {}
     told = []
     for fold in folds:
@@ -205,8 +214,8 @@ def count_folds(targets: Targets, folds: Sequence[Fold], groups: np.ndarray) -> 
             {"repeat": fold.repeat, "fold": fold.number}
             | sizes_of(fold, groups)
             | {
-                "labels_without_votes": _named(labels, ~targets.probs[train].any(axis=0)),
-                "labels_that_win_no_item": _named(labels, ~wins[train].any(axis=0)),
+                "labels_without_votes": _chosen_labels(labels, ~targets.probs[train].any(axis=0)),
+                "labels_that_win_no_item": _chosen_labels(labels, ~wins[train].any(axis=0)),
                 "raters_unseen": int(len(set(asked[~seen[asked]]))),
                 "answers_of_raters_unseen": int((~seen[asked]).sum()),
             }
@@ -214,5 +223,5 @@ def count_folds(targets: Targets, folds: Sequence[Fold], groups: np.ndarray) -> 
     return {"partitions": len({frozenset(parts) for parts in divided.values()}), "folds": told}
 
 
-def _named(labels: Sequence[str], chosen: np.ndarray) -> list[str]:
+def _chosen_labels(labels: Sequence[str], chosen: np.ndarray) -> list[str]:
     return [label for label, one in zip(labels, chosen, strict=False) if one]

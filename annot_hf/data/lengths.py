@@ -1,15 +1,16 @@
-"""How long an audio file says it is, and how long it is: libsndfile goes by the header without a word.
+"""Compare the length that an audio file states with its real length, because libsndfile trusts the header.
 
-A file that ends before its stated end is refused. One that goes on after it, or states no length, is given a header that
-states what it holds; where that cannot be done, it is refused too.
+A file that ends before its stated end is refused. A file that is longer than stated, or states no length, gets a corrected
+header; if that is not possible, it is refused too.
 """
 
 import io
 import re
 from typing import BinaryIO, Literal
 
-JUNK = 512  # bytes after the stated end that are a tag or padding, and no audio
-# start of the first chunk, bytes of a chunk's id and of its size, byte order, alignment, and the chunk of the samples
+# Up to this many bytes after the stated end are a tag or padding, not audio.
+JUNK = 512
+# Start of the first chunk, bytes of a chunk's id and of its size, byte order, alignment, and the id of the sample chunk.
 CHUNKS = {
     b"RIFF": (12, 4, 4, "little", 2, b"data"),
     b"RIFX": (12, 4, 4, "big", 2, b"data"),
@@ -18,15 +19,20 @@ CHUNKS = {
     b"caff": (8, 4, 8, "big", 1, b"data"),
     b"riff": (40, 16, 8, "little", 8, b"data"),
 }
-DS64 = 28  # where an RF64 file has the size of its samples
-STREAMED = 0x7FFF0000  # programs that stream write a size from here up for want of the true one, or none at all
-MPEG_RATES = (44_100, 48_000, 32_000)  # Hz, of MPEG 1; MPEG 2 and 2.5 have a half and a quarter
+# Offset of the size of the samples in an RF64 file.
+DS64 = 28
+# A streaming program does not know the size; it writes 0 or a value from here upwards.
+STREAMED = 0x7FFF0000
+# Sampling rates (Hz) of MPEG 1; MPEG 2 has a half of them, MPEG 2.5 a quarter.
+MPEG_RATES = (44_100, 48_000, 32_000)
 MPEG1_KBITS = (0, 32, 40, 48, 56, 64, 80, 96, 112, 128, 160, 192, 224, 256, 320)
 MPEG2_KBITS = (0, 8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
 TAGS = (b"ID3", b"TAG", b"APETAGEX", b"LYRICSBEGIN")
-ID3 = b"ID3\4\0\0\0\0\0\x10" + bytes(16)  # an empty tag
-SYNC = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]")  # of layer III
-# frames that follow each other, which tells them from other bytes that look like one
+# An empty tag.
+ID3 = b"ID3\4\0\0\0\0\0\x10" + bytes(16)
+# The sync word of a frame of layer III.
+SYNC = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]")
+# This many consecutive frames distinguish frames from other bytes that look like one.
 IN_A_ROW = 3
 
 
@@ -35,14 +41,14 @@ class AudioError(ValueError):
 
 
 def whole(name: str, handle: BinaryIO) -> BinaryIO:
-    """The file, or a copy of it whose header states what it holds.
+    """The file, or a copy of it with a corrected header.
 
     Args:
-        name: What messages call the file.
+        name: The name of the file in messages.
         handle: The file, at its start.
 
     Raises:
-        AudioError: The file ends before its stated end, or has more after it than can be read.
+        AudioError: The file ends before its stated end, or has unreadable data after it.
     """
     head = handle.read(64)
     size = handle.seek(0, io.SEEK_END)
@@ -79,11 +85,11 @@ def _cut(name: str, size: int) -> AudioError:
 
 
 def _goes_on(name: str, what: str) -> AudioError:
-    return AudioError(f"{name} has {what}, which would not be read. Write the file again as one recording.")
+    return AudioError(f"{name} has {what}, which would be ignored. Write the file again as one recording.")
 
 
 def _check_end(name: str, handle: BinaryIO, end: int, size: int) -> None:
-    """Raise unless the file ends where its samples or its last chunk do, a tag or padding aside."""
+    """Raise unless the file ends with its samples or its last chunk, apart from a tag or padding."""
     if end > size:
         raise _cut(name, size)
     handle.seek(end)
@@ -92,7 +98,7 @@ def _check_end(name: str, handle: BinaryIO, end: int, size: int) -> None:
 
 
 def _chunked(name: str, handle: BinaryIO, head: bytes, size: int) -> BinaryIO:
-    """A file of chunks (wav, aiff, caf, w64), whose samples are one of them."""
+    """A file of chunks (wav, aiff, caf, w64); one chunk holds the samples."""
     at, of_id, of_size, order, aligned, samples = CHUNKS[head[:4]]
     found = False
     while at + of_id + of_size <= size:
@@ -111,7 +117,8 @@ def _chunked(name: str, handle: BinaryIO, head: bytes, size: int) -> BinaryIO:
         elif start + length > size or (found and (kind in (samples, head[:4]) or not _is_chunk(kind))):
             break
         handle.seek(start + max(0, length))
-        padding = handle.read(-length % aligned)  # which some programs leave out
+        # Some programs leave the padding out.
+        padding = handle.read(-length % aligned)
         at = start + max(0, length) + (0 if any(padding) else len(padding))
     if not found:
         raise _cut(name, size)
@@ -124,7 +131,7 @@ def _is_chunk(kind: bytes) -> bool:
 
 
 def _with_size(handle: BinaryIO, place: int, width: int, order: Literal["little", "big"], length: int) -> BinaryIO:
-    """A copy that states how many bytes of samples it holds; libsndfile knows some placeholders only."""
+    """A copy whose header states the number of sample bytes; libsndfile knows only some placeholders."""
     if length >= STREAMED << 8 * width - 32:
         return handle
     handle.seek(0)
@@ -134,7 +141,7 @@ def _with_size(handle: BinaryIO, place: int, width: int, order: Literal["little"
 
 
 def _check_pages(name: str, handle: BinaryIO, size: int) -> None:
-    """Raise unless the pages of an ogg file are one recording and all there; libsndfile reads no further than one."""
+    """Raise unless an ogg file is one complete recording; libsndfile reads only the first one."""
     at, ended = 0, False
     while at < size:
         handle.seek(at)
@@ -142,7 +149,8 @@ def _check_pages(name: str, handle: BinaryIO, size: int) -> None:
         if page[:4] != b"OggS":
             break
         segments = handle.read(page[26]) if len(page) == 27 else b""
-        if ended and page[5] & 2:  # 2 marks the first page of a stream, 4 the last
+        # 2 marks the first page of a stream, 4 the last.
+        if ended and page[5] & 2:
             raise _goes_on(name, f"another recording from byte {at} on")
         ended = bool(page[5] & 4)
         at += 27 + len(segments) + sum(segments)
@@ -152,7 +160,7 @@ def _check_pages(name: str, handle: BinaryIO, size: int) -> None:
 
 
 def _flac(name: str, data: bytes) -> BinaryIO:
-    """A flac file, whose last frame says how many samples came before it."""
+    """A flac file; its last frame states how many samples precede it."""
     again = data.find(b"fLaC\0\0\0\x22", 4)
     if again > 0:
         raise _goes_on(name, f"another recording from byte {again} on")
@@ -176,12 +184,13 @@ def _flac(name: str, data: bytes) -> BinaryIO:
 
 
 def _samples_until(frame: bytes, block: int) -> int:
-    """Samples up to the end of a flac frame, by its header; 0 if it is none. A block has `block` samples if all are equal."""
+    """Samples up to the end of a flac frame, by its header; 0 if it is none. Blocks of equal size have `block` samples."""
     code = frame[2] >> 4
     if not code:
         return 0
     longer = {6: 1, 7: 2}.get(code, 0)
-    ones = 8 - (frame[4] ^ 0xFF).bit_length()  # the number is coded as UTF-8 codes a character
+    # The frame number is coded like a character in UTF-8.
+    ones = 8 - (frame[4] ^ 0xFF).bit_length()
     number = frame[4] & 0xFF >> ones + 1
     at = 4 + max(1, ones)
     for byte in frame[5:at]:
@@ -190,7 +199,8 @@ def _samples_until(frame: bytes, block: int) -> int:
     here = here if longer else 192 if code == 1 else 576 << code - 2 if code < 6 else 256 << code - 8
     at += longer + {12: 1, 13: 2, 14: 2}.get(frame[2] & 15, 0)
     remainder = 0
-    for byte in frame[: at + 1]:  # CRC-8 of the header, which ends with it
+    # The header ends with its CRC-8.
+    for byte in frame[: at + 1]:
         remainder ^= byte
         for _ in range(8):
             remainder = (remainder << 1) ^ (0x107 if remainder & 0x80 else 0)
@@ -198,7 +208,7 @@ def _samples_until(frame: bytes, block: int) -> int:
 
 
 def _tags(data: bytes, at: int = 0) -> int:
-    """Where the tags (ID3) that begin here end."""
+    """The end of the ID3 tags that begin here."""
     while data[at : at + 3] in (b"ID3", b"TAG") and len(data) >= at + 10:
         length = 0
         for byte in data[at + 6 : at + 10]:
@@ -208,16 +218,16 @@ def _tags(data: bytes, at: int = 0) -> int:
 
 
 def _mp3(name: str, data: bytes, at: int) -> BinaryIO:
-    """An MPEG layer III stream under an info frame that states how many frames there are.
+    """An MPEG layer III stream with an info frame that states the number of frames.
 
-    Without one, libsndfile goes by the bit rate of the first frame; of a wrong one it reads what it states. It also
-    recognises the format by a tag only, if the file has no name.
+    Without an info frame, libsndfile guesses from the bit rate of the first frame, and it trusts a wrong one. If the file has
+    no name, it recognises the format only by a tag.
     """
     frames: list[bytes] = []
     while (start := _next_frame(data, _tags(data, at))) >= 0:
         between = data[at:start].lstrip(b"\0")
         if frames and between and not between.startswith(TAGS):
-            raise AudioError(f"{name} is damaged at byte {at}, amid its frames. Copy the file again.")
+            raise AudioError(f"{name} is damaged at byte {at}, between its frames. Copy the file again.")
         if frames and _kind(data, start) != _kind(frames[0]):
             raise _goes_on(name, f"another sampling rate or number of channels from byte {start} on")
         at = start
@@ -237,8 +247,10 @@ def _mp3(name: str, data: bytes, at: int) -> BinaryIO:
         stated = int.from_bytes(first[tag + 8 : tag + 12] if tag > 0 and first[tag + 7] & 1 else first[50:54])
     if stated > len(frames) or rest[:1] == b"\xff":
         raise _cut(name, len(data))
-    if len(frames) - 2 <= stated:  # encoders differ in whether the info frame counts
-        return io.BytesIO(ID3 + b"".join(frames))  # it also states what to leave out at both ends
+    # Encoders differ in whether the info frame counts.
+    if len(frames) - 2 <= stated:
+        # The info frame also states how much to trim at both ends.
+        return io.BytesIO(ID3 + b"".join(frames))
     frames = [frame for frame in frames if not _is_info(frame)]
     head = bytes([0xFF, first[1] | 1, 0x90 | first[2] & 12, first[3]])
     aside = (32, 17) if first[1] & 8 else (17, 9)
@@ -247,7 +259,7 @@ def _mp3(name: str, data: bytes, at: int) -> BinaryIO:
 
 
 def _next_frame(data: bytes, at: int) -> int:
-    """Where frames begin that follow each other, or -1; a single one may end the file."""
+    """Where consecutive frames begin, or -1; a single frame may end the file."""
     for found in SYNC.finditer(data, at):
         place, length = found.start(), 0
         for _ in range(IN_A_ROW):

@@ -1,4 +1,4 @@
-"""DiME-Aug as a transform of a `datasets.Dataset`: the rows as they are, and mixed rows after them."""
+"""DiME-Aug as a transform of a `datasets.Dataset`: mixed rows follow the original ones."""
 
 import functools
 import hashlib
@@ -15,16 +15,18 @@ from scipy.io import wavfile
 
 from annot_hf.data.audio import MixedClip, load_audio
 from annot_hf.data.dime import MixtureReport, Mixtures, Partners, TextRule, check_apart, plan_mixtures
-from annot_hf.data.dime_features import RATE, features_of_clip, text_features
+from annot_hf.data.dime_features import FEATURE_RATE, features_of_clip, text_features
 
 logger = logging.getLogger(__name__)
 
-PREFIX = "mixed_"  # of the columns that say where a row comes from; they are null in rows that nobody mixed
-PROVENANCE = ("first", "second", "share", "label", "text_from", "first_speaker", "second_speaker", "seed")
-PUBLISHED = "published"
-_ORIGIN = dict.fromkeys((PREFIX + name for name in PROVENANCE), Value("string"))
-_ORIGIN |= {PREFIX + "share": Value("float64"), PREFIX + "seed": Value("int64")}
-_STORED = {"bytes": Value("binary"), "path": Value("string")}  # an Audio column that needs no codec to be written
+# Columns that state the origin of a row begin with this; they are null in rows that are not mixed.
+MIXED_PREFIX = "mixed_"
+ORIGIN_COLUMNS = ("first", "second", "share", "label", "text_from", "first_speaker", "second_speaker", "seed")
+PUBLISHED_FEATURES = "published"
+_ORIGIN = dict.fromkeys((MIXED_PREFIX + name for name in ORIGIN_COLUMNS), Value("string"))
+_ORIGIN |= {MIXED_PREFIX + "share": Value("float64"), MIXED_PREFIX + "seed": Value("int64")}
+# An Audio column that needs no codec to be written.
+_STORED = {"bytes": Value("binary"), "path": Value("string")}
 
 
 def mix_dataset(
@@ -36,47 +38,47 @@ def mix_dataset(
     audio: str | None = "audio",
     text: str | None = "text",
     speaker: str | None = "speaker",
-    features: str | np.ndarray = PUBLISHED,
+    features: str | np.ndarray = PUBLISHED_FEATURES,
     split: str = "train",
     share: float = 0.3,
     neighbours: int = 2,
     text_rule: TextRule = "dominant",
     partners: Partners = "any",
     seed: int = 0,
-    sampling_rate: int = RATE,
+    sampling_rate: int = FEATURE_RATE,
     processes: int | None = None,
 ) -> tuple[Dataset | DatasetDict, MixtureReport]:
     """Append mixtures of rare classes to the training split (DiME-Aug, arXiv 2601.14620; see `plan_mixtures`).
 
-    The mixed rows have a new name, the mixed distribution, the mixed clip (WAV bytes, floating point) and the text of one
-    of the two; every other column is null in them. Columns mixed_first, mixed_second, mixed_share, mixed_label,
-    mixed_text_from, mixed_first_speaker, mixed_second_speaker and mixed_seed say where they come from.
+    A mixed row has a new name, the mixed distribution, the mixed clip (WAV bytes, floating point) and the text of one of the
+    two; all its other columns are null. The columns mixed_first, mixed_second, mixed_share, mixed_label, mixed_text_from,
+    mixed_first_speaker, mixed_second_speaker and mixed_seed state its origin.
 
     Args:
-        data: The training split, or all splits: then only `split` is mixed and its speakers are held against the others',
-            with a warning about rows whose speaker is not known.
+        data: The training split, or all splits. In the latter case only `split` is mixed, its speakers must not occur in
+            other splits, and rows with an unknown speaker give a warning.
         support: Names of the K labels, in the order of the distributions.
         probs: Column of the distributions, lists of K numbers.
-        item: Column of names, each once.
-        audio: Column of type `Audio(decode=False)`; None, or a column that is not there, for none.
+        item: Column of unique names.
+        audio: Column of type `Audio(decode=False)`; None or an absent column means no audio.
         text: Column of texts; likewise.
         speaker: Column of speakers; likewise.
-        features: "published" computes `clip_features` and `text_features` of the rows to mix; else a column of lists of
-            numbers, such as those of an encoder, or an array `(N, D)`.
+        features: "published" for `clip_features` and `text_features` of the rows to mix, a column of lists of numbers, such
+            as those of an encoder, or an array `(N, D)`.
         split: Which split of a `DatasetDict` is the training split.
-        share: See `plan_mixtures`, also for the next four.
-        neighbours: Nearest other items that a partner is drawn from.
-        text_rule: Whose text a mixture has.
-        partners: Neighbours of any speaker, or of the same.
+        share: As in `plan_mixtures`, like the next four.
+        neighbours: A partner is drawn from this many nearest other items.
+        text_rule: The text of a mixture, `text` of `plan_mixtures`.
+        partners: Neighbours of any speaker, or of the same one.
         seed: Seed.
-        sampling_rate: Rate of the mixed clips (Hz).
-        processes: Worker processes; this one alone when None.
+        sampling_rate: Sampling rate of the mixed clips (Hz).
+        processes: Worker processes; None for none.
 
     Returns:
-        The data with the mixed rows after those of the split, and what they make of the classes.
+        The data with the mixed rows after those of the split, and the classes before and after.
 
     Raises:
-        ValueError: A column is missing or has another type, a speaker is in two splits, or what `plan_mixtures` refuses.
+        ValueError: A column is missing or has another type, a speaker is in two splits, or `plan_mixtures` raises.
         AudioError: A clip cannot be read; the message names the item.
     """
     splits = None
@@ -86,8 +88,8 @@ def mix_dataset(
         if split not in data:
             raise ValueError(f"There is no split {split!r}; the data have {', '.join(data)}.")
         splits, data = data, data[split]
-        _check_speakers(splits, split, speaker)
-    columns = _columns(data, item=item, probs=probs, audio=audio, text=text, speaker=speaker)
+        _check_speaker_split(splits, split, speaker)
+    columns = _checked_columns(data, item=item, probs=probs, audio=audio, text=text, speaker=speaker)
     names = data[item][:]
     plan = plan_mixtures(
         names,
@@ -106,7 +108,7 @@ def mix_dataset(
         "item": plan.items.tolist(),
         "probs": plan.probs.tolist(),
         "text": data.select(plan.text_from)[text][:] if "text" in columns else None,
-        **{PREFIX + name: origin[name].tolist() for name in PROVENANCE},
+        **{MIXED_PREFIX + name: origin[name].tolist() for name in ORIGIN_COLUMNS},
     }
     own = {columns.get(name, name): values for name, values in rows.items() if values is not None}
     kinds = {name: kind for name, kind in data.features.items() if name in own}
@@ -121,8 +123,8 @@ def mix_dataset(
     ), plan.report
 
 
-def _check_speakers(splits: DatasetDict, split: str, speaker: str | None) -> None:
-    """Hold the speakers of a split against those of the others, and say of how many rows they are not known."""
+def _check_speaker_split(splits: DatasetDict, split: str, speaker: str | None) -> None:
+    """Raise if a speaker of the split occurs in another one, and warn about rows with an unknown speaker."""
     speakers = {
         name: data[speaker][:] if speaker in data.column_names else [None] * len(data) for name, data in splits.items()
     }
@@ -132,8 +134,8 @@ def _check_speakers(splits: DatasetDict, split: str, speaker: str | None) -> Non
     unknown, beside = int(pd.isna(mine).sum()), int(pd.isna(others).sum())
     if others and (unknown or beside):
         logger.warning(
-            "%d of %d rows of split %s and %d of %d rows of the others have no speaker (speaker=%r), so that mixtures may "
-            "carry a voice across.",
+            "%d of %d rows of split %s and %d of %d rows of the others have no speaker (speaker=%r), so mixtures may "
+            "leak a voice.",
             unknown,
             len(mine),
             split,
@@ -144,21 +146,21 @@ def _check_speakers(splits: DatasetDict, split: str, speaker: str | None) -> Non
 
 
 def _unmixed(data: Dataset) -> Dataset:
-    """Rows that nobody mixed, with the same columns, so that all splits have one schema."""
+    """Unmixed rows with the same columns, so that all splits have one schema."""
     nothing = {name: [None] * len(data) for name in _ORIGIN}
     return concatenate_datasets([data, Dataset.from_dict(nothing, features=Features(_ORIGIN))], axis=1)
 
 
-def _columns(data: Dataset, **columns: str | None) -> dict[str, str]:
-    """What is there under which name; item and distribution must be."""
+def _checked_columns(data: Dataset, **columns: str | None) -> dict[str, str]:
+    """The columns that exist, by role; item and distribution must exist."""
     for what in ("item", "probs"):
         if columns[what] not in data.column_names:
             raise ValueError(
-                f"There is no column {columns[what]!r}; name that of the {what} among {', '.join(data.column_names)}."
+                f"There is no column {columns[what]!r}; name the column of the {what}, one of {', '.join(data.column_names)}."
             )
-    taken = [name for name in data.column_names if name.startswith(PREFIX)]
+    taken = [name for name in data.column_names if name.startswith(MIXED_PREFIX)]
     if taken:
-        raise ValueError(f"The data have a column {taken[0]!r} already; mix them once only, or rename it.")
+        raise ValueError(f"The data already have a column {taken[0]!r}; mix them only once, or rename it.")
     found = {what: name for what, name in columns.items() if name in data.column_names}
     if not {"audio", "text"} & set(found):
         raise ValueError("The data have neither audio nor text to mix; name the columns with audio= and text=.")
@@ -168,13 +170,11 @@ def _columns(data: Dataset, **columns: str | None) -> dict[str, str]:
     kind = data.features[name]
     if not isinstance(kind, Audio):
         raise ValueError(
-            f"Column {name!r} is of type {kind}, which holds no bytes of mixed clips; cast_column({name!r}, "
+            f"Column {name!r} is of type {kind}, which cannot hold mixed clips; cast_column({name!r}, "
             "Audio(decode=False)) reads paths as audio."
         )
     if kind.decode:
-        raise ValueError(
-            f"Column {name!r} decodes its audio; cast_column({name!r}, Audio(decode=False)) lets it be read here."
-        )
+        raise ValueError(f"Column {name!r} decodes its audio; call cast_column({name!r}, Audio(decode=False)) first.")
     return found
 
 
@@ -183,19 +183,19 @@ def _distributions(rows: list[Any], names: list[str], width: int) -> np.ndarray:
     bad = [name for name, row in zip(names, rows, strict=True) if row is None or len(row) != width]
     if bad:
         raise ValueError(
-            f"The distribution of item {bad[0]!r} is no list of {width} numbers, one a label of the support."
+            f"The distribution of item {bad[0]!r} is not a list of {width} numbers, one per label of the support."
         )
     return np.array(rows, dtype=np.float64).reshape(len(rows), width)
 
 
 def _features(data: Dataset, features: Any, columns: dict[str, str], processes: int | None) -> Any:
-    """What `plan_mixtures` takes as features."""
+    """The features for `plan_mixtures`."""
     if not isinstance(features, str):
         return features
-    if features != PUBLISHED:
+    if features != PUBLISHED_FEATURES:
         if features not in data.column_names:
             raise ValueError(
-                f"There is no column {features!r} of features; name one, give an array, or say {PUBLISHED!r}."
+                f"There is no column {features!r} of features; name one, give an array, or use {PUBLISHED_FEATURES!r}."
             )
         return functools.partial(_column, data, features)
     work = functools.partial(_published, columns=columns)
@@ -206,8 +206,8 @@ def _features(data: Dataset, features: Any, columns: dict[str, str], processes: 
         )
         blank = sum(not (words or "").strip() for words in part[columns["text"]]) if "text" in columns else 0
         if blank:
-            logger.warning("%d of %d items to mix have no text: theirs counts as empty.", blank, len(part))
-        stamp = {"stamp": _stamp(part, columns["audio"]) if "audio" in columns else ""}
+            logger.warning("%d of %d items to mix have no text; it counts as empty.", blank, len(part))
+        stamp = {"stamp": _audio_stamp(part, columns["audio"]) if "audio" in columns else ""}
         found = part.map(work, remove_columns=part.column_names, num_proc=processes, fn_kwargs=stamp, desc="features")
         return np.array(found["features"][:])
 
@@ -223,8 +223,8 @@ def _column(data: Dataset, name: str, rows: np.ndarray) -> np.ndarray:
     return np.array(values)
 
 
-def _stamp(data: Dataset, name: str) -> str:
-    """Changes when a clip's file does: what `map` keeps is found again by its arguments, and knows of no files."""
+def _audio_stamp(data: Dataset, name: str) -> str:
+    """A digest that changes with the audio files: `map` caches by its arguments and does not look at files."""
     paths = [
         clip["path"] for clip in data[name] if clip and clip["bytes"] is None and os.path.exists(clip["path"] or "")
     ]
@@ -245,11 +245,11 @@ def _published(row: dict[str, Any], stamp: str, columns: dict[str, str]) -> dict
 def _clips(
     data: Dataset, plan: Mixtures, columns: dict[str, str], sampling_rate: int, processes: int | None
 ) -> Dataset:
-    """The mixed clips, rendered a few at a time and kept where `data` lie: on disk, unless they are in memory."""
+    """The mixed clips, rendered a few at a time and stored like `data`: on disk, or in memory."""
     clips = data.select_columns([columns["audio"]])
     part = clips.select(plan.first)
     work = functools.partial(_render, clips=clips, name=columns["audio"], plan=plan, sampling_rate=sampling_rate)
-    stamp = {"stamp": _stamp(part, columns["audio"]) + _stamp(clips.select(plan.second), columns["audio"])}
+    stamp = {"stamp": _audio_stamp(part, columns["audio"]) + _audio_stamp(clips.select(plan.second), columns["audio"])}
     kind = Features({columns["audio"]: _STORED})
     mixed = part.map(work, with_indices=True, features=kind, num_proc=processes, fn_kwargs=stamp, desc="mix")
     return mixed.cast_column(columns["audio"], data.features[columns["audio"]])
@@ -260,6 +260,6 @@ def _render(
 ) -> dict[str, Any]:
     mixed = MixedClip(row[name], clips[int(plan.second[index])][name], float(plan.share[index]))
     coded = io.BytesIO()
-    # libsndfile would write the time of day into a floating-point file
+    # libsndfile would write the time into a floating-point file.
     wavfile.write(coded, sampling_rate, load_audio(mixed, sampling_rate=sampling_rate))
     return {name: {"bytes": coded.getvalue(), "path": f"{plan.items[index]}.wav"}}

@@ -1,4 +1,4 @@
-"""`Predictions`: what a model says about items, and what it says each rater would answer."""
+"""`Predictions`: a model's distributions over items, and its predicted answers of each rater."""
 
 import functools
 import hashlib
@@ -19,33 +19,33 @@ from annot_hf.data.questions import Question
 from annot_hf.models.measures import check_distributions
 
 FORMAT = 1
-# What predictions to be pooled have in common.
+# Predictions can be pooled if these are equal.
 ALIKE = ("support", "questions", "scales", "disagreement_kind")
 
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """Predicted distributions of votes, one row an item, and predicted answers of named raters, one row a pair.
+    """Predicted distributions of votes, one row per item, and predicted answers of named raters, one row per pair.
 
-    Rows and columns of data frames go by their names (items; labels, grid cells or questions), those of arrays by position.
-    D is the number of questions; a scale value lies in [-1, 1], the normalised scale of `Question.normalise`.
+    Rows and columns of data frames are matched by name (items; labels, grid cells or questions), those of arrays by position.
+    D is the number of questions; scale values are in [-1, 1], as in `Question.normalise`.
 
     Attributes:
-        items: Item names `(N,)`, each once.
+        items: Unique item names `(N,)`.
         support: Names of the K labels or grid cells.
         probs: Predicted distributions `(N, K)`; rows sum to 1.
-        questions: One category question, or the one or two scale questions whose cells the support lists.
-        consensus: What the model says without looking at who votes: `(N, D)` for scales, `(N, K)` for categories.
+        questions: One category question, or the one or two scale questions of the grid.
+        consensus: Prediction that does not depend on the rater: `(N, D)` for scales, `(N, K)` for categories.
         rater_items: Index into `items` of each predicted rater answer `(P,)`.
         rater_names: Name of the rater `(P,)`.
         rater_values: The answers: `(P, D)` for scales, P(label) `(P, K)` for a category question.
-        rater_fallback: True where the rater was not seen in training and the consensus head answered `(P,)`.
-        scales: Scale questions answered beside, such as valence beside emotion: D' of them.
-        scale_means: Mean rating expected on each `(N, D')`, on [-1, 1] but not clipped.
-        scale_deviations: Standard deviation that the model expects around it `(N, D')`.
-        disagreement: How far raters are expected to disagree `(N,)`, in [0, 1]; None if the model does not say.
-        disagreement_kind: What that is: "entropy", "deviation" or "variance" (see `annot_hf.data.targets.disagreement`).
-        meta: Anything JSON can hold: model, checkpoint, seed.
+        rater_fallback: True where the rater was not seen in training, so the consensus head answered `(P,)`.
+        scales: The D' further scale questions, such as valence in addition to emotion.
+        scale_means: Predicted mean ratings `(N, D')`, on [-1, 1] but not clipped.
+        scale_deviations: Predicted standard deviations `(N, D')`.
+        disagreement: Predicted disagreement `(N,)`, in [0, 1]; None without such a head.
+        disagreement_kind: Its kind: "entropy", "deviation" or "variance" (see `annot_hf.data.targets.disagreement`).
+        meta: JSON values such as model, checkpoint, seed.
 
     Raises:
         ValueError: A shape, a name or a distribution breaks a rule.
@@ -115,7 +115,7 @@ class Predictions:
         """The same predictions with the labels of their category question in the order of `support`.
 
         Raises:
-            ValueError: Those are other labels, or other cells of a grid, whose order is that of the scales.
+            ValueError: The labels differ, or the cells of a grid do, whose order is fixed.
         """
         if tuple(support) == self.support:
             return self
@@ -126,8 +126,8 @@ class Predictions:
             )
         if self.disagreement_kind == "deviation":
             raise ValueError(
-                f"Predictions of deviation take the labels for steps in the order {', '.join(self.support)}, and the targets "
-                f"list {', '.join(support)}; give both one order."
+                f"The predicted deviation treats the labels as steps in the order {', '.join(self.support)}, but the targets "
+                f"list {', '.join(support)}; give both the same order."
             )
         order = [self.support.index(label) for label in support]
         known = self.meta.get("marginal")
@@ -143,9 +143,9 @@ class Predictions:
 
     @property
     def caution(self) -> str:
-        """What is to be known before any score of them: items that the model was made with; empty if it saw none."""
+        """A warning about items that the model was trained or selected on; empty if there are none."""
         seen, source = self.meta.get("seen") or {}, self.meta.get("seen_in")
-        ways = {"train": "that the model learnt from", "validation": "that its checkpoint was chosen by"}
+        ways = {"train": "that the model was trained on", "validation": "that its checkpoint was selected on"}
         parts = [
             f"{seen[split]:,} of {len(self):,} items are ones {way}" for split, way in ways.items() if seen.get(split)
         ]
@@ -163,7 +163,7 @@ class Predictions:
         return f"Predictions({len(self)} items, {len(self.rater_items)} rater answers, K={len(self.support)}: {names})"
 
     def _beside(self, values: np.ndarray | None) -> np.ndarray:
-        """Numbers a scale question beside; none without such questions."""
+        """The arrays of the further scale questions; empty without such questions."""
         return np.zeros((len(self.items), 0)) if not self.scales else np.asarray(values, dtype=np.float64)
 
     def _check(self) -> None:
@@ -184,7 +184,7 @@ class Predictions:
                 raise ValueError(f"Predictions have {name} of shape {found.shape}; give finite numbers {expected}.")
         if (self.scale_deviations < 0).any():
             raise ValueError(
-                f"Predictions have a scale deviation of {self.scale_deviations.min():g}; give numbers from 0 up."
+                f"Predictions have a scale deviation of {self.scale_deviations.min():g}; deviations must not be negative."
             )
         found = self.disagreement
         if found is not None and (found.shape != size[:1] or not ((found >= 0) & (found <= 1)).all()):
@@ -211,28 +211,29 @@ class Predictions:
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write predictions.parquet, raters.parquet and predictions.json into `folder`; `load` reads them back.
 
-        Each file appears in one step, predictions.json last; it holds the digests of the others, so that a mix of two runs
-        is noticed.
+        Each file appears in one step, predictions.json last. It holds the digests of the others, so a mix of two runs is
+        detected.
         """
         folder = Path(folder)
         _check_own(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        columns = {"item": pa.array(self.items, pa.string()), "probs": _rows(self.probs)}
+        columns = {"item": pa.array(self.items, pa.string()), "probs": _list_column(self.probs)}
         if self.consensus is not None:
-            columns["consensus"] = _rows(self.consensus)
+            columns["consensus"] = _list_column(self.consensus)
         if self.scales:
-            columns |= {name: _rows(getattr(self, name)) for name in ("scale_means", "scale_deviations")}
+            columns |= {name: _list_column(getattr(self, name)) for name in ("scale_means", "scale_deviations")}
         if self.disagreement is not None:
             columns["disagreement"] = pa.array(self.disagreement)
         raters = {
             "item": pa.array(self.rater_items, pa.int32()),
             "annotator": pa.array(self.rater_names, pa.string()).dictionary_encode(),
-            "value": _rows(self.rater_values),
+            "value": _list_column(self.rater_values),
             "fallback": pa.array(self.rater_fallback),
         }
         tables = {"predictions.parquet": pa.table(columns), "raters.parquet": pa.table(raters)}
         about_path = folder / "predictions.json"
-        about_path.unlink(missing_ok=True)  # what it says of earlier tables holds no longer
+        # Its digests belong to the earlier tables.
+        about_path.unlink(missing_ok=True)
         about = {
             "format": FORMAT,
             "support": list(self.support),
@@ -255,7 +256,7 @@ class Predictions:
         """Read what `save` wrote.
 
         Raises:
-            ValueError: The folder holds no predictions, or they were damaged, cut short, mixed with those of another run or
+            ValueError: The folder holds no predictions, or they are damaged, truncated, mixed with those of another run or
                 written by a later version; the message names the file.
         """
         folder = Path(folder)
@@ -282,12 +283,15 @@ class Predictions:
     @classmethod
     def _read(cls, folder: Path, about: dict[str, Any]) -> "Predictions":
         """The predictions whose `predictions.json` holds `about`."""
-        known = about.get("sha256", {})  # earlier versions wrote none
-        items, raters = (_table(folder / name, known.get(name)) for name in ("predictions.parquet", "raters.parquet"))
+        # The file may state no digests.
+        known = about.get("sha256", {})
+        items, raters = (
+            _checked_table(folder / name, known.get(name)) for name in ("predictions.parquet", "raters.parquet")
+        )
         for name, table in (("items", items), ("rater answers", raters)):
             if len(table) != about["counts"][name]:
                 raise ValueError(
-                    f"{folder} announces {about['counts'][name]} {name} and holds {len(table)}; "
+                    f"{folder} states {about['counts'][name]} {name} but holds {len(table)}; "
                     "save the predictions again."
                 )
         return cls(
@@ -320,7 +324,7 @@ def check_unique(names: np.ndarray, what: str) -> None:
 
 
 def _check_own(folder: Path) -> None:
-    """Whether predictions may be written into a folder; those of a call that was cut off have no predictions.json."""
+    """Raise unless predictions may be written into a folder; an interrupted call leaves no predictions.json."""
     names = ("predictions.json", "predictions.parquet", "raters.parquet")
     try:
         own = {"item", "probs"} <= set(pq.read_schema(folder / names[1]).names)
@@ -330,18 +334,18 @@ def _check_own(folder: Path) -> None:
         check_own(folder, names, marker=names[0], keys=("format", "support"))
 
 
-def _table(path: Path, digest: str | None) -> pa.Table:
+def _checked_table(path: Path, digest: str | None) -> pa.Table:
     try:
         data = path.read_bytes()
         table = pq.read_table(pa.BufferReader(data))
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path} is missing or damaged ({error}); save the predictions again.") from error
     if digest is not None and hashlib.sha256(data).hexdigest() != digest:
-        raise ValueError(f"{path} is not the one that predictions.json was written with; save the predictions again.")
+        raise ValueError(f"{path} does not match the digest in predictions.json; save the predictions again.")
     return table
 
 
-def _rows(matrix: np.ndarray) -> pa.FixedSizeListArray:
+def _list_column(matrix: np.ndarray) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(matrix).ravel()), max(matrix.shape[1], 1))
 
 
@@ -357,20 +361,21 @@ def _strings(column: pa.ChunkedArray) -> np.ndarray:
 
 
 def pool_predictions(parts: Sequence[Predictions]) -> Predictions:
-    """Predictions of disjoint parts, such as the test parts of a repeat, as one.
+    """Pool the predictions of disjoint parts, such as the test parts of a repeat.
 
     Raises:
-        ValueError: There are none, an item is in two, or they do not answer the same question.
+        ValueError: There are none, an item is in two parts, or the questions differ.
     """
     if not parts:
-        raise ValueError("There are no predictions to pool; give those of one part at least.")
+        raise ValueError("There are no predictions to pool; give at least one part.")
     first = parts[0]
     alike = sorted(first.support)
     parts = [part.in_order(first.support) if sorted(part.support) == alike else part for part in parts]
     for part in parts[1:]:
         if any(getattr(part, name) != getattr(first, name) for name in ALIKE):
             raise ValueError(
-                f"Predictions over ({', '.join(part.support)}) and ({', '.join(first.support)}) do not go together."
+                f"Predictions over ({', '.join(part.support)}) and ({', '.join(first.support)}) "
+                "cannot be pooled; give predictions of one question."
             )
     starts = np.cumsum([0, *(len(part) for part in parts[:-1])])
     joined = {

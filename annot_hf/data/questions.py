@@ -53,7 +53,8 @@ class Question:
                 "use Question.category(name, labels) or Question.scale(name, low, high)."
             )
         if scaled:
-            limit = np.finfo(np.float64).max / 4  # beyond it, high - low and sums leave the range of floating point
+            # Beyond this limit, high - low and sums overflow.
+            limit = np.finfo(np.float64).max / 4
             if self.low is None or self.high is None or not -limit <= self.low < self.high <= limit:
                 raise ValueError(
                     f"Question {self.name!r} has scale {self.low} to {self.high}; low must be finite and below high."
@@ -70,7 +71,7 @@ class Question:
 
     @classmethod
     def category(cls, name: str, labels: Iterable[str], **options: Any) -> "Question":
-        """A question answered by one of `labels` (or several, with `multiple=True`)."""
+        """A question answered with one of `labels` (or several, with `multiple=True`)."""
         return cls(name, labels=labels if isinstance(labels, str) else tuple(labels), **options)
 
     @classmethod
@@ -85,11 +86,11 @@ class Question:
 
     @property
     def kind(self) -> str:
-        """What answers are: "category" or "scale"."""
+        """The kind of answers: "category" or "scale"."""
         return "scale" if self.is_scale else "category"
 
     def normalise(self, ratings: Any) -> np.ndarray:
-        """Map raw ratings to [-1, 1] by 2 (r - low) / (high - low) - 1, the scale's ends and not the data's."""
+        """Map raw ratings to [-1, 1] by 2 (r - low) / (high - low) - 1, with the ends of the scale, not of the data."""
         return 2 * (np.asarray(ratings, dtype=np.float64) - self.low) / (self.high - self.low) - 1
 
     def denormalise(self, values: Any) -> np.ndarray:
@@ -115,7 +116,7 @@ class Question:
 
 
 def find_question(questions: Sequence[Question], name: str) -> Question:
-    """The question called `name`, or an error that lists what there is."""
+    """The question called `name`; raises with the known names."""
     for question in questions:
         if question.name == name:
             return question
@@ -124,14 +125,14 @@ def find_question(questions: Sequence[Question], name: str) -> Question:
 
 
 def nearest(word: str, known: Iterable[str]) -> str:
-    """` (did you mean 'x'?)` for the known word closest to `word`, or nothing; one that only looks the same says so."""
+    """` (did you mean 'x'?)` for the known word closest to `word`, or nothing; look-alikes are pointed out."""
     known = [str(entry) for entry in known]
     match = difflib.get_close_matches(str(word), known, n=1)
     return normal_form_hint([word], known) or (f" (did you mean {match[0]!r}?)" if match else "")
 
 
 def normal_form_hint(names: Iterable[str], known: Iterable[str]) -> str:
-    """What to say of unknown names that are known in another Unicode normal form, which looks the same; or nothing."""
+    """A hint on unknown names that are known in another Unicode normal form, which looks the same; or nothing."""
     known = {str(entry) for entry in known}
     forms = {unicodedata.normalize("NFC", entry) for entry in known}
     same = [name for name in map(str, names) if name not in known and unicodedata.normalize("NFC", name) in forms]

@@ -7,7 +7,7 @@ A clip has a true activation and valence x in [-1, 1] and an ambiguity. Rater r 
 and answers `activation` and `valence` with round(3 + 2 p) clipped to 1..5, and `emotion` with the label whose place in
 the plane is nearest to p. The voice is a pulse train through vowel formants: pitch, energy, tempo and brightness rise
 with activation; spectral tilt, pitch contour and the spacing of formants follow valence; background noise rises with
-ambiguity, so that disagreement, too, can be heard. Each speaker has a pitch, a vocal tract length and a loudness.
+ambiguity, so that disagreement is audible too. Each speaker has a pitch, a vocal tract length and a loudness.
 """
 
 import json
@@ -24,22 +24,24 @@ from annot_hf.data.corpus import VoteCorpus, replace_folder
 from annot_hf.data.questions import Question
 from annot_hf.data.votes import VoteTable
 
-RATE = 16_000  # Hz
-KIND = "annot-hf simulated corpus"
-MARKER = "truth.json"
+# Unit: Hz.
+SIMULATION_RATE = 16_000
+SIMULATION_KIND = "annot-hf simulated corpus"
+TRUTH_FILE = "truth.json"
 DIMENSIONS = ("activation", "valence")
 EMOTIONS = {"anger": (0.7, -0.6), "happy": (0.6, 0.7), "neutral": (-0.15, 0.1), "sad": (-0.7, -0.6)}
-VOWELS = np.array([[730, 1090, 2440], [530, 1840, 2480], [270, 2290, 3010], [570, 840, 2410], [300, 870, 2240]])  # Hz
+# Unit: Hz.
+VOWELS = np.array([[730, 1090, 2440], [530, 1840, 2480], [270, 2290, 3010], [570, 840, 2410], [300, 870, 2240]])
 
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """What the simulation knows.
+    """The truth behind a simulation.
 
     Attributes:
-        raters: One row a rater (index `annotator`): bias_activation, bias_valence (added on [-1, 1]; one step of the
+        raters: One row per rater (index `annotator`): bias_activation, bias_valence (added on [-1, 1]; one step of the
             1..5 scale is 0.5), scale_activation, scale_valence, noise, coverage (share of clips rated).
-        items: One row a clip (index `item`): activation, valence in [-1, 1], ambiguity (1 on average), speaker, split.
+        items: One row per clip (index `item`): activation, valence in [-1, 1], ambiguity (1 on average), speaker, split.
     """
 
     raters: pd.DataFrame
@@ -111,22 +113,22 @@ def simulate_corpus(
     votes = _rate(rng, items, raters, ratings)
     raters["coverage"] = votes.groupby("annotator")["item"].nunique().reindex(raters.index, fill_value=0) / len(items)
     truth = {
-        "kind": KIND,
+        "kind": SIMULATION_KIND,
         "seed": seed,
         "raters": raters.round(6).reset_index().to_dict("list"),
         "items": items.round(6).reset_index().to_dict("list"),
     }
-    entries = (MARKER, "items.csv", "votes.csv", "audio")
-    with replace_folder(out, marker=MARKER, kind=KIND, entries=entries) as folder:
+    entries = (TRUTH_FILE, "items.csv", "votes.csv", "audio")
+    with replace_folder(out, marker=TRUTH_FILE, kind=SIMULATION_KIND, entries=entries) as folder:
         (folder / "audio").mkdir()
         for item, row in items.iterrows():
             wave = synthesise(row["activation"], row["valence"], row["ambiguity"], voices[row["speaker"]], rng)
-            soundfile.write(folder / "audio" / f"{item}.wav", wave, RATE, subtype="PCM_16")
+            soundfile.write(folder / "audio" / f"{item}.wav", wave, SIMULATION_RATE, subtype="PCM_16")
         listed = items[["speaker", "split"]].reset_index()
         listed.insert(1, "audio", "audio/" + listed["item"] + ".wav")
         listed.to_csv(folder / "items.csv", index=False)
         votes.to_csv(folder / "votes.csv", index=False)
-        (folder / MARKER).write_text(json.dumps(truth), encoding="utf-8")
+        (folder / TRUTH_FILE).write_text(json.dumps(truth), encoding="utf-8")
     return Path(out).resolve()
 
 
@@ -137,9 +139,9 @@ def read_truth(folder: str | os.PathLike) -> Truth:
         ValueError: The folder was not written by `simulate_corpus`.
     """
     try:
-        truth = json.loads((Path(folder) / MARKER).read_text(encoding="utf-8"))
-        if truth["kind"] != KIND:
-            raise KeyError(KIND)
+        truth = json.loads((Path(folder) / TRUTH_FILE).read_text(encoding="utf-8"))
+        if truth["kind"] != SIMULATION_KIND:
+            raise KeyError(SIMULATION_KIND)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder} holds no simulated corpus; write one with simulate_corpus.") from error
     raters = pd.DataFrame(truth["raters"]).set_index("annotator")
@@ -162,33 +164,38 @@ def synthesise(
         Samples `(time,)` at 16 kHz, float64 within [-1, 1].
     """
     syllables = int(rng.integers(3, 9))
-    lengths = rng.uniform(0.8, 1.2, syllables) * 0.24 * 2.0 ** (-0.5 * activation)  # s
+    # Unit: s.
+    lengths = rng.uniform(0.8, 1.2, syllables) * 0.24 * 2.0 ** (-0.5 * activation)
     lengths *= np.clip(lengths.sum(), 1.0, 2.9) / lengths.sum()
-    bounds = np.round(np.cumsum([0.0, *lengths]) * RATE).astype(int)
+    bounds = np.round(np.cumsum([0.0, *lengths]) * SIMULATION_RATE).astype(int)
     frames = bounds[-1]
-    time = np.arange(frames) / RATE
-    place = np.searchsorted(bounds[1:-1], np.arange(frames), side="right")  # syllable of each sample
-    within = (np.arange(frames) - bounds[place]) / np.diff(bounds)[place]  # 0..1 through the syllable
+    time = np.arange(frames) / SIMULATION_RATE
+    # Syllable of each sample.
+    place = np.searchsorted(bounds[1:-1], np.arange(frames), side="right")
+    # 0..1 through the syllable.
+    within = (np.arange(frames) - bounds[place]) / np.diff(bounds)[place]
 
-    # pitch (octaves above the speaker's): level from activation, slope within syllables and phrase from valence
+    # Pitch (octaves above the speaker's): level from activation, slope within syllables and phrase from valence.
     octaves = 0.35 * activation + (0.25 * valence + 0.05) * (within - 0.5) + 0.15 * valence * (time / time[-1] - 0.5)
     octaves += rng.normal(0, 0.04, syllables)[place] + 0.02 * np.sin(2 * np.pi * (5.5 * time + rng.random()))
     pitch = voice["pitch"] * 2**octaves
     jitter = lfilter([0.01], [1, -0.99], rng.normal(0, 0.15, frames))
-    phase = np.cumsum(pitch * (1 + jitter) / RATE)
+    phase = np.cumsum(pitch * (1 + jitter) / SIMULATION_RATE)
     pulses = np.diff(np.floor(phase), prepend=0.0)
 
-    # source: tilt falls with activation and valence (a brighter voice), breath above it
+    # Source: tilt falls with activation and valence (a brighter voice), with breath noise on top.
     pole = np.clip(0.86 - 0.08 * activation - 0.10 * valence, 0.3, 0.98)
     source = lfilter([1 - pole], [1, -pole], pulses / np.sqrt(pitch / 120)) + 0.01 * (1 - pole) * rng.normal(
         size=frames
     )
-    stretch = voice["tract"] * (1 + 0.06 * valence)  # spread lips shorten the tract
+    # Spread lips shorten the tract.
+    stretch = voice["tract"] * (1 + 0.06 * valence)
     vowels = rng.integers(len(VOWELS), size=syllables)
     voiced = np.zeros(frames)
     for vowel in np.unique(vowels):
         chosen = vowels[place] == vowel
-        weight = np.convolve(chosen, np.ones(320) / 320, mode="same")  # 20 ms cross-fade
+        # 20 ms cross-fade.
+        weight = np.convolve(chosen, np.ones(320) / 320, mode="same")
         voiced += weight * sosfilt(_formants(VOWELS[vowel] * stretch), source)
 
     envelope = np.sin(np.pi * np.clip(within, 0, 1)) ** (0.7 - 0.3 * activation)
@@ -203,8 +210,8 @@ def synthesise(
 def _formants(frequencies: np.ndarray) -> np.ndarray:
     """Cascade of two-pole resonators `(4, 6)` with unit gain at 0 Hz, bandwidths 60 to 250 Hz; a fourth at 3.5 kHz."""
     frequencies = np.append(frequencies, 3500.0)
-    radius = np.exp(-np.pi * np.array([60, 90, 150, 250]) / RATE)
-    first, second = -2 * radius * np.cos(2 * np.pi * frequencies / RATE), radius**2
+    radius = np.exp(-np.pi * np.array([60, 90, 150, 250]) / SIMULATION_RATE)
+    first, second = -2 * radius * np.cos(2 * np.pi * frequencies / SIMULATION_RATE), radius**2
     zero, one = np.zeros(4), np.ones(4)
     return np.stack([one + first + second, zero, zero, one, first, second], axis=1)
 
@@ -239,7 +246,7 @@ def _draw_items(
 
 
 def _draw_raters(rng: np.random.Generator, annotators: int) -> pd.DataFrame:
-    """Raters with their habits; `weight` is how often each is drawn."""
+    """Raters with their biases; `weight` sets how often each is drawn."""
     return pd.DataFrame(
         {
             "bias_activation": rng.normal(0, 0.2, annotators),
@@ -257,7 +264,7 @@ def _rate(
     rng: np.random.Generator, items: pd.DataFrame, raters: pd.DataFrame, ratings: tuple[int, int]
 ) -> pd.DataFrame:
     """Votes in long form: item, annotator, question, value."""
-    # the n largest of log(weight) + Gumbel noise are n raters drawn without replacement by weight
+    # The n largest of log(weight) + Gumbel noise are n raters drawn by weight without replacement.
     keys = np.log(raters.pop("weight").to_numpy()) + rng.gumbel(size=(len(items), len(raters)))
     order = np.argsort(-keys, axis=1)
     wanted = rng.integers(ratings[0], ratings[1] + 1, len(items))

@@ -1,17 +1,15 @@
 """Votes of simulated annotators on the items of a corpus, as a folder.
 
-    FOLDER/annotations.json    questions, the corpus and its digest, what made the votes, counts
-    FOLDER/votes.parquet       one row a vote (`VoteTable.to_arrow`), every one of source "synthetic"
-    FOLDER/replies.parquet     one row an asked item and annotator: what was said, and how it came about
+    FOLDER/annotations.json    questions, the corpus and its digest, the origin of the votes, counts
+    FOLDER/votes.parquet       one row per vote (`VoteTable.to_arrow`), all of source "synthetic"
+    FOLDER/replies.parquet     one row per item and annotator asked: the reply and its provenance
 
-What asks the annotators may keep files of its own beside them. Each file appears in one step, `annotations.json` last; it
-holds the digest of the votes, so that votes which were cut off or edited are noticed.
+The folder may hold further files. Each file appears in one step, `annotations.json` last. It holds the digest of the votes, so
+truncated or edited votes are detected.
 
-Where votes come from: people, or models that stand in for them (arXiv 2601.14620).
-
-The paper puts both in one list and counts each vote once, q = (n_h q_h + n_s q_s) / (n_h + n_s) for the n_h people's votes
-and the n_s synthetic ones of an item. With a weight w of the synthetic ones, our choice, it is
-(n_h q_h + w n_s q_s) / (n_h + w n_s). Both are votes with weights, so that `make_targets` makes any target of them.
+arXiv 2601.14620 puts human and synthetic votes into one list and counts each vote once: q = (n_h q_h + n_s q_s) / (n_h + n_s)
+for the n_h human and n_s synthetic votes of an item. With our weight w of synthetic votes it is
+(n_h q_h + w n_s q_s) / (n_h + w n_s). Weighted votes are votes, so `make_targets` makes any target from them.
 """
 
 import hashlib
@@ -29,13 +27,14 @@ import pyarrow.parquet as pq
 from annot_hf.data import encoding
 from annot_hf.data.corpus import replace_file
 from annot_hf.data.encoding import WEIGHT_RULE, usable_weight
-from annot_hf.data.export import MARKER as EXPORTED, ExportedCorpus
+from annot_hf.data.export import EXPORT_FILE as EXPORTED, ExportedCorpus
 from annot_hf.data.questions import Question
 from annot_hf.data.votes import VoteTable
 
-KIND = "annot-hf annotations"
-MARKER, VOTES, REPLIES = "annotations.json", "votes.parquet", "replies.parquet"
-OURS = ("kind", "questions", "counts", "votes_sha256")  # entries of annotations.json that no fact may have
+ANNOTATIONS_KIND = "annot-hf annotations"
+ANNOTATIONS_FILE, VOTES_FILE, REPLIES_FILE = "annotations.json", "votes.parquet", "replies.parquet"
+# Facts may not use these keys of annotations.json.
+OURS = ("kind", "questions", "counts", "votes_sha256")
 _FIX = "write it again with `annot-hf annotate`"
 
 
@@ -45,8 +44,8 @@ class Annotations:
 
     Attributes:
         folder: Where they are.
-        votes: The votes, every one of source "synthetic".
-        facts: What annotations.json says: `corpus` (its name), `corpus_digest`, `counts`, and what made the votes.
+        votes: The votes, all of source "synthetic".
+        facts: Contents of annotations.json: `corpus` (its name), `corpus_digest`, `counts`, and the origin of the votes.
     """
 
     folder: Path
@@ -57,16 +56,16 @@ class Annotations:
 def write_annotations(
     folder: str | os.PathLike[str], votes: VoteTable, replies: pa.Table | pa.RecordBatchReader, facts: Mapping[str, Any]
 ) -> None:
-    """Write synthetic votes; what is in the folder of an earlier run is replaced, other files are left alone.
+    """Write synthetic votes; the files of an earlier run are replaced, other files are left alone.
 
     Args:
         folder: Folder to write.
-        votes: At least one vote, every one of source "synthetic"; an annotator answers a question about an item once.
-        replies: One row an asked item and annotator; they are kept as they are, a batch in memory at a time.
-        facts: For annotations.json, as JSON holds them; `corpus` (its name) and `corpus_digest` must be among them.
+        votes: At least one vote, all of source "synthetic"; an annotator answers a question about an item once.
+        replies: One row per item and annotator asked; they are written unchanged, one batch in memory at a time.
+        facts: JSON values for annotations.json, among them `corpus` (its name) and `corpus_digest`.
 
     Raises:
-        ValueError: The votes break one of these rules, a fact is missing or no JSON, or the folder holds something else.
+        ValueError: The votes break one of these rules, a fact is missing or is not JSON, or the folder holds other data.
     """
     folder = Path(folder)
     _check_votes(votes, "votes")
@@ -75,46 +74,48 @@ def write_annotations(
             raise ValueError(f"The fact {name!r} of annotations is {facts.get(name)!r}; give that of the export.")
     taken = sorted(set(OURS) & set(facts))
     if taken:
-        raise ValueError(f"The fact {taken[0]!r} of annotations is written by itself; give it another name.")
-    check_folder(folder)
+        raise ValueError(f"The fact {taken[0]!r} of annotations is reserved; give it another name.")
+    check_annotations_folder(folder)
     record = {
-        "kind": KIND,
+        "kind": ANNOTATIONS_KIND,
         **facts,
         "questions": [question.to_dict() for question in votes.questions],
-        "counts": _counts(votes),
+        "counts": _vote_counts(votes),
     }
     try:
         json.dumps(record, allow_nan=False)
     except (TypeError, ValueError) as error:
-        raise ValueError(f"The facts of annotations are no JSON ({error}); give plain, finite values.") from None
+        raise ValueError(f"The facts of annotations are not JSON ({error}); give plain, finite values.") from None
     folder.mkdir(parents=True, exist_ok=True)
     record["counts"]["replies"] = write_replies(folder, replies)
-    record["votes_sha256"] = replace_file(folder / VOTES, lambda path: pq.write_table(votes.to_arrow(), path))
+    record["votes_sha256"] = replace_file(folder / VOTES_FILE, lambda path: pq.write_table(votes.to_arrow(), path))
     text = json.dumps(record, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    replace_file(folder / MARKER, lambda path: path.write_text(text, encoding="utf-8"))
+    replace_file(folder / ANNOTATIONS_FILE, lambda path: path.write_text(text, encoding="utf-8"))
 
 
-def check_folder(folder: str | os.PathLike[str]) -> None:
-    """Whether annotations may be written to a folder, which may be new.
+def check_annotations_folder(folder: str | os.PathLike[str]) -> None:
+    """Raise unless annotations may be written to a folder, which may be new.
 
     Raises:
-        ValueError: It is a file or an exported corpus, or its annotations.json is somebody else's.
+        ValueError: It is a file or an exported corpus, or its annotations.json is of another kind.
     """
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; give a folder for the annotations.")
     if (folder / EXPORTED).exists():
         raise ValueError(f"{folder} holds an exported corpus ({EXPORTED}); give the annotations a folder of their own.")
-    if (folder / MARKER).exists() and _facts_or_false(folder / MARKER, damaged_is_none=True) is False:
+    if (folder / ANNOTATIONS_FILE).exists() and _facts_or_false(
+        folder / ANNOTATIONS_FILE, damaged_is_none=True
+    ) is False:
         raise ValueError(
-            f"{folder / MARKER} is of another kind than {KIND!r}; move that file away or give a new folder."
+            f"{folder / ANNOTATIONS_FILE} is not of kind {ANNOTATIONS_KIND!r}; move that file away or give a new folder."
         )
 
 
 def write_replies(folder: Path, replies: pa.Table | pa.RecordBatchReader) -> int:
-    """Write replies alone, as long as none of them is a vote; gives the number of rows."""
+    """Write replies alone, while none of them is a vote; returns the number of rows."""
     rows: list[int] = []
-    replace_file(folder / REPLIES, lambda path: rows.append(_write_batches(path, replies)))
+    replace_file(folder / REPLIES_FILE, lambda path: rows.append(_write_batches(path, replies)))
     return rows[0]
 
 
@@ -122,18 +123,18 @@ def read_annotations(folder: str | os.PathLike[str]) -> Annotations:
     """Read what `write_annotations` wrote.
 
     Raises:
-        ValueError: The folder holds no annotations, a file of it is missing, damaged or was edited, or its votes do not fit
-            its questions; the message names the file.
+        ValueError: The folder holds no annotations, a file is missing, damaged or edited, or the votes do not fit the
+            questions; the message names the file.
     """
     folder = Path(folder)
-    path, votes_path = folder / MARKER, folder / VOTES
-    facts = read_facts(folder)
+    path, votes_path = folder / ANNOTATIONS_FILE, folder / VOTES_FILE
+    facts = read_annotation_facts(folder)
     if not votes_path.is_file():
-        raise ValueError(f"The annotations {folder} lack {VOTES}; {_FIX}.")
+        raise ValueError(f"The annotations {folder} lack {VOTES_FILE}; {_FIX}.")
     data = votes_path.read_bytes()
     if hashlib.sha256(data).hexdigest() != facts.get("votes_sha256"):
         raise ValueError(
-            f"{votes_path} is not the file that {MARKER} was written for: it was edited, or writing was cut off; {_FIX}."
+            f"{votes_path} is not the file that {ANNOTATIONS_FILE} describes: it was edited, or writing stopped early; {_FIX}."
         )
     try:
         questions = tuple(Question.from_dict(fields) for fields in facts["questions"])
@@ -145,60 +146,65 @@ def read_annotations(folder: str | os.PathLike[str]) -> Annotations:
         raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}); {_FIX}.") from error
     try:
         votes = VoteTable.from_arrow(pq.read_table(pa.BufferReader(data)), questions)
-    except (ValueError, pa.ArrowException) as error:  # pa.ArrowInvalid is a ValueError
-        raise ValueError(f"{votes_path} does not fit the questions of {MARKER} ({error}); {_FIX}.") from error
+    except (ValueError, pa.ArrowException) as error:
+        # `pa.ArrowInvalid` is a ValueError.
+        raise ValueError(f"{votes_path} does not fit the questions of {ANNOTATIONS_FILE} ({error}); {_FIX}.") from error
     _check_votes(votes, str(votes_path))
-    if counted != _counts(votes):
-        raise ValueError(f"{path} counts {counted} and {VOTES} holds {_counts(votes)}; {_FIX}.")
+    if counted != _vote_counts(votes):
+        raise ValueError(f"{path} counts {counted}, but {VOTES_FILE} holds {_vote_counts(votes)}; {_FIX}.")
     return Annotations(folder, votes, facts)
 
 
-def read_facts(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """What annotations.json of a folder says; the votes are not looked at.
+def read_annotation_facts(folder: str | os.PathLike[str]) -> dict[str, Any]:
+    """Contents of annotations.json of a folder; the votes are not read.
 
     Raises:
-        ValueError: There is no such file, it is damaged, or of another kind.
+        ValueError: There is no such file, or it is damaged or of another kind.
     """
-    path = Path(folder) / MARKER
+    path = Path(folder) / ANNOTATIONS_FILE
     if not path.is_file():
-        raise ValueError(f"{folder} holds no annotations: it has no {MARKER}; write one with `annot-hf annotate`.")
+        raise ValueError(
+            f"{folder} holds no annotations: it has no {ANNOTATIONS_FILE}; write one with `annot-hf annotate`."
+        )
     facts = _facts_or_false(path)
     if facts is False:
-        raise ValueError(f"{path} is of another kind than {KIND!r}; give a folder that `annot-hf annotate` wrote.")
+        raise ValueError(f"{path} is not of kind {ANNOTATIONS_KIND!r}; give a folder that `annot-hf annotate` wrote.")
     return facts
 
 
 def check_corpus(annotations: Annotations, corpus: ExportedCorpus) -> None:
-    """Raise a ValueError unless the annotations were made for this export, or for the one that it is a view of."""
+    """Raise a ValueError unless the annotations were made for this export, or for the export that it is a view of."""
     facts = annotations.facts
     if facts["corpus_digest"] != corpus.digest:
         raise ValueError(
-            f"The annotations {annotations.folder} are of {facts['corpus']} (digest {facts['corpus_digest'][:12]}) and the "
+            f"The annotations {annotations.folder} are of {facts['corpus']} (digest {facts['corpus_digest'][:12]}), but the "
             f"corpus is {corpus.name} (digest {corpus.digest[:12]}); name the export that was annotated, or annotate this one."
         )
     unknown = ~np.isin(annotations.votes.items, corpus.items["item"].to_numpy())
-    if unknown.any() and not corpus.part:  # a view may leave items out
+    # A view may lack items.
+    if unknown.any() and not corpus.part:
         raise ValueError(
             f"The annotations {annotations.folder} have votes on {int(unknown.sum())} items that {corpus.name} does not list, "
             f"such as {annotations.votes.items[unknown][0]!r}; {_FIX}."
         )
 
 
-def _counts(votes: VoteTable) -> dict[str, int]:
+def _vote_counts(votes: VoteTable) -> dict[str, int]:
     return {"votes": len(votes), "items": len(votes.items), "annotators": len(votes.annotators)}
 
 
 def _check_votes(votes: VoteTable, where: str) -> None:
-    """There is a vote, all are synthetic, and no annotator answers twice."""
+    """Raise unless there are votes, all are synthetic, and no annotator answers twice."""
     if not len(votes):
         raise ValueError(f"{where}: there is no vote; annotations need at least one reply that could be read.")
-    names = np.append(votes.sources, None)[votes.source_codes]  # -1 reads the last place
+    # Code -1 reads the last place.
+    names = np.append(votes.sources, None)[votes.source_codes]
     other = names != SYNTHETIC
     if other.any():
         row = int(np.argmax(other))
         raise ValueError(
             f"{where}: row {row} (item {votes.items[votes.item_codes[row]]!r}) has source {names[row]!r}; annotations hold "
-            f"votes of source {SYNTHETIC!r} only."
+            f"only votes of source {SYNTHETIC!r}."
         )
     repeated = encoding.repeated_votes(
         votes.questions,
@@ -217,7 +223,7 @@ def _check_votes(votes: VoteTable, where: str) -> None:
 
 
 def _write_batches(path: Path, rows: pa.Table | pa.RecordBatchReader) -> int:
-    """Write a table batch by batch; gives the number of its rows."""
+    """Write a table batch by batch; returns the number of rows."""
     count = 0
     with pq.ParquetWriter(path, rows.schema) as writer:
         for batch in rows.to_reader() if isinstance(rows, pa.Table) else rows:
@@ -227,34 +233,36 @@ def _write_batches(path: Path, rows: pa.Table | pa.RecordBatchReader) -> int:
 
 
 def _facts_or_false(path: Path, *, damaged_is_none: bool = False) -> Any:
-    """The entries of annotations.json; False if it is of another kind, None if that cannot be told."""
+    """The entries of annotations.json; False if it is of another kind, None if it is unreadable."""
     try:
         facts = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         if damaged_is_none:
             return None
         raise ValueError(f"{path} is damaged ({error}); {_FIX}.") from error
-    return facts if isinstance(facts, dict) and facts.get("kind") == KIND else False
+    return facts if isinstance(facts, dict) and facts.get("kind") == ANNOTATIONS_KIND else False
 
 
-SYNTHETIC = "synthetic"  # the source of every vote of a model; a vote of any other source, or of none, is a person's
+# The source of every vote of a model. Votes of any other source, or of none, are human.
+SYNTHETIC = "synthetic"
 
 
 def is_synthetic(votes: VoteTable) -> np.ndarray:
-    """Which votes `(V,)` are of a model: those of source "synthetic". Every other source, or none, is people."""
-    return np.append(votes.sources == SYNTHETIC, False)[votes.source_codes]  # -1 reads the last place
+    """Which votes `(V,)` come from a model: those of source "synthetic". All others are human."""
+    # Code -1 reads the last place.
+    return np.append(votes.sources == SYNTHETIC, False)[votes.source_codes]
 
 
 def weigh_sources(votes: VoteTable, *, human: float = 1.0, synthetic: float = 1.0) -> VoteTable:
-    """The votes with each one's weight times that of where it comes from.
+    """The votes, with each weight multiplied by the weight of its source.
 
     Args:
-        votes: Votes of people, of models, or of both.
-        human: Weight of people's votes; 0 removes them, raters and all.
+        votes: Human votes, synthetic votes, or both.
+        human: Weight of human votes; 0 removes them with their raters.
         synthetic: Weight of votes of source "synthetic"; 0 removes them.
 
     Raises:
-        ValueError: A weight is negative, or beyond what sums can hold, or no vote is left.
+        ValueError: A weight is negative or out of range, or no vote is left.
 
     Example:
         >>> mood = Question.category("mood", ["low", "high"])
@@ -271,8 +279,8 @@ def weigh_sources(votes: VoteTable, *, human: float = 1.0, synthetic: float = 1.
     factors = np.where(is_synthetic(votes), float(synthetic), float(human))
     if not factors.any():
         raise ValueError(
-            f"No vote is left of {len(votes)}, with a weight of {human} for people's votes and of {synthetic} for "
-            "synthetic ones; give votes that are there a weight above 0."
+            f"None of {len(votes)} votes is left, with weight {human} for human votes and {synthetic} for "
+            "synthetic ones; give existing votes a weight above 0."
         )
     kept = votes.select(mask=factors > 0)
     weights = factors[factors > 0] * (1.0 if kept.weights is None else kept.weights)
@@ -280,21 +288,21 @@ def weigh_sources(votes: VoteTable, *, human: float = 1.0, synthetic: float = 1.
 
 
 def combine_votes(human: VoteTable, synthetic: VoteTable, weight: float = 1.0) -> VoteTable:
-    """People's votes and synthetic ones in one table, the latter of a weight.
+    """Human and weighted synthetic votes in one table.
 
     Args:
-        human: Votes of people; its questions are those of the result.
-        synthetic: Votes of source "synthetic" on some of these questions. Their annotators are called "synthetic:NAME" in
-            the result, so that none is taken for the person of the same name.
-        weight: Weight of a synthetic vote, where a person's is 1 (or what its own weight says); 0 leaves people's only.
+        human: Human votes; the result has their questions.
+        synthetic: Votes of source "synthetic" on some of these questions. Their annotators become "synthetic:NAME", so that
+            none is taken for a rater of the same name.
+        weight: Weight of a synthetic vote relative to a human vote; 0 leaves only the human votes.
 
     Raises:
-        ValueError: A question differs, or a vote of the first table is synthetic or one of the second is a person's.
+        ValueError: A question differs, a vote of the first table is synthetic, or a vote of the second is human.
     """
     for votes, wanted, name in ((human, False, "human"), (synthetic, True, "synthetic")):
         if (is_synthetic(votes) != wanted).any():
             raise ValueError(
-                f"{name} votes hold votes of another source; only source {SYNTHETIC!r} marks synthetic ones."
+                f"The {name} votes have votes of another source; only source {SYNTHETIC!r} marks synthetic votes."
             )
     asked = answers_to(synthetic, human.questions, "synthetic votes")
     renamed = replace(asked, annotators=np.array([f"{SYNTHETIC}:{name}" for name in asked.annotators], dtype=object))
@@ -302,25 +310,27 @@ def combine_votes(human: VoteTable, synthetic: VoteTable, weight: float = 1.0) -
 
 
 def answers_to(votes: VoteTable, questions: tuple[Question, ...], where: str) -> VoteTable:
-    """The votes as answers to the same questions of another table, whose order of labels they take.
+    """The votes with the questions of another table and its order of labels.
 
     Args:
         votes: The votes.
-        questions: All questions of the other table; those of `votes` must be among them.
-        where: How error messages call the votes.
+        questions: All questions of the other table, among them those of `votes`.
+        where: The name of the votes in messages.
 
     Raises:
-        ValueError: A question is not among them, or has other labels or another scale there.
+        ValueError: A question is missing, or has other labels or another scale.
     """
     known = {question.name: question for question in questions}
     for question in votes.questions:
         theirs = known.get(question.name)
         if theirs is None:
-            raise ValueError(f"{where}: question {question.name!r} is not asked there; it asks {', '.join(known)}.")
+            raise ValueError(
+                f"{where}: question {question.name!r} is not a question of the corpus, which has {', '.join(known)}."
+            )
         if _meaning(question) != _meaning(theirs):
             raise ValueError(
-                f"{where}: question {question.name!r} has {_answers(question)} and the corpus asks for {_answers(theirs)}; "
-                "ask again with the corpus's own question."
+                f"{where}: question {question.name!r} has {_kind_of_answers(question)}, but the corpus asks for "
+                f"{_kind_of_answers(theirs)}; ask again with the corpus's own question."
             )
     return VoteTable.from_arrow(votes.to_arrow(), questions)
 
@@ -329,8 +339,8 @@ def _meaning(question: Question) -> tuple:
     return frozenset(question.labels), question.low, question.high, question.multiple
 
 
-def _answers(question: Question) -> str:
-    """What a question takes, in words."""
+def _kind_of_answers(question: Question) -> str:
+    """The possible answers to a question, in words."""
     if question.is_scale:
         return f"a scale from {question.low:g} to {question.high:g}"
     return f"{'several of ' if question.multiple else ''}the labels {', '.join(question.labels)}"

@@ -1,7 +1,4 @@
-"""From votes to what a model learns: a distribution per item, and each named rater's own answer.
-
-What raters chose first and what else they heard, as one distribution, and the label that wins (arXiv 2606.27536).
-"""
+"""From votes to targets: a distribution per item, and each named rater's own answers."""
 
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,29 +17,30 @@ from annot_hf.models.measures import entropy
 Ties = Literal["share", "draw", "other", "guarded"]
 
 OTHER, NEUTRAL = "other", "neutral"
-GUARD_VOTES, GUARD_MASS, GUARD_MARGIN = 2, 0.35, 0.1  # what "neutral" needs in order to win with ties="guarded"
-_SLACK = 1e-9  # masses this close are equal: .9 x 2/3 + .1 x 1/3 is not what it is on paper
+# "neutral" needs all three to win with ties="guarded".
+GUARD_VOTES, GUARD_MASS, GUARD_MARGIN = 2, 0.35, 0.1
+# Masses closer than this are equal, because .9 x 2/3 + .1 x 1/3 is not exact in floating point.
+_MASS_SLACK = 1e-9
 
 
 def secondary_votes(votes: VoteTable, question: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Secondary votes per item and label, where every rater spends a mass of 1 on an item (arXiv 2606.27536).
+    """Secondary votes per item and label; each rater has a mass of 1 per item (arXiv 2606.27536).
 
-    S_c = sum over raters r of 1[c in S_r] / |S_r|, with S_r the labels of `question` that r gave as secondary ones, its
-    primary one among them if r listed it. A label outside `question` is no valid secondary label: it is left out before
-    the mass is spent, so a rater with no other has none, and neither has one who heard "none of them". With weights, a
-    label gets its vote's weight over |S_r|, and votes of weight 0 do not exist.
+    S_c = sum over raters r of 1[c in S_r] / |S_r|, where S_r are the secondary labels of r, possibly including the primary
+    one. Labels outside `question` are not valid and are left out first, so a rater without other labels, or with "none of
+    them", contributes nothing. With weights, a label gets the weight of its vote over |S_r|; votes of weight 0 are ignored.
 
     Args:
         votes: Votes on `question` and on one question that is `secondary_to` it, whose labels may be more or fewer.
         question: Name of the category question of the primary votes.
 
     Returns:
-        Masses `(N, K)` over the items of the table and the labels of `question`, a zero row where there is none; and by
-        reason the number of secondary votes left out of each item `(N,)`.
+        Masses `(N, K)` over the items of the table and the labels of `question`, zero for items without any; and, by reason,
+        the number of left-out secondary votes per item `(N,)`.
 
     Raises:
-        ValueError: No question, or more than one, holds secondary votes of `question`; there is no vote on a shared
-            label; or a multi-select vote is anonymous, so that it is unknown which labels are one rater's.
+        ValueError: No question, or more than one, holds secondary votes of `question`; no vote is on a shared label; or a
+            multi-select vote is anonymous, so that the labels of a rater cannot be told apart.
     """
     asked = votes.question(question)
     second = _secondary_question(votes, asked)
@@ -52,8 +50,8 @@ def secondary_votes(votes: VoteTable, question: str) -> tuple[np.ndarray, dict[s
         rows = rows[votes.weights[rows] > 0]
     if second.multiple and (votes.annotator_codes[rows] < 0).any():
         raise ValueError(
-            f"Question {second.name!r} has anonymous votes, and which of them are one rater's is not known; name the "
-            "raters (any name that is unique within the item will do)."
+            f"Question {second.name!r} has anonymous votes, so the labels of one rater are not known; name the "
+            "raters (any name that is unique within the item is enough)."
         )
     classes, items = len(asked.labels), len(votes.items)
     position = {label: code for code, label in enumerate(asked.labels)}
@@ -81,35 +79,36 @@ def merge_votes(primary: np.ndarray, secondary: np.ndarray, primary_weight: floa
 
     Args:
         primary: Primary votes `(N, K)`, at least one an item.
-        secondary: Secondary votes `(N, K)`; an item without any keeps its P, whatever its neighbours have.
+        secondary: Secondary votes `(N, K)`; an item without any keeps its P.
         primary_weight: Alpha, from 0 to 1.
 
     Returns:
         Distributions `(N, K)`.
     """
     primary, spent = primary / primary.sum(1, keepdims=True), secondary.sum(1, keepdims=True)
-    heard = np.where(spent > 0, secondary / np.where(spent > 0, spent, 1), primary)
-    return primary + (1 - primary_weight) * (heard - primary)  # exactly P where nothing was heard, or alpha is 1
+    shares = np.where(spent > 0, secondary / np.where(spent > 0, spent, 1), primary)
+    # Exactly `primary` where there is no secondary vote, or alpha is 1.
+    return primary + (1 - primary_weight) * (shares - primary)
 
 
 def winners(
     masses: np.ndarray, counts: np.ndarray, support: Sequence[str], ties: Ties, seeds: np.ndarray | None = None
 ) -> np.ndarray:
-    """All mass on the label that has most, by one of four rules (the last two are published: arXiv 2606.27536).
+    """Put all mass on the label with the largest mass, by one of four tie rules (the last two from arXiv 2606.27536).
 
     Args:
         masses: Distributions `(N, K)`. Masses that differ by 1e-9 or less are equal.
-        counts: Primary votes behind them `(N, K)`, or their summed weights, which only "guarded" looks at.
+        counts: Primary votes `(N, K)`, or their summed weights; only "guarded" uses them.
         support: Names of the K labels.
-        ties: "share": tied labels share the mass equally. "draw": one of them, drawn for each item, has it all, so that
-            every item has a single label. "other": an item without a single winner goes to the label
-            "other". "guarded": label "neutral" wins with 2 or more primary votes, a mass of .35 or more and a lead of .10
-            or more over every other label, and else the best other label does, of tied ones the last by alphabet. Where
-            no other label has any mass, "neutral" keeps what it has: the published rule does not say.
-        seeds: Seed of each item `(N,)` for "draw", such as `item_seeds` gives.
+        ties: "share": tied labels share the mass equally. "draw": one of them, drawn at random for each item, gets it all.
+            "other": an item without a single winner gets the label "other". "guarded": the label "neutral" wins with 2 or
+            more primary votes, a mass of .35 or more and a lead of .10 or more over every other label; otherwise the best
+            other label wins, the alphabetically last one of ties. If no other label has any mass, "neutral" keeps its mass;
+            the published rule does not cover this case.
+        seeds: Seed of each item `(N,)` for "draw", for instance from `item_seeds`.
 
     Returns:
-        Distributions `(N, K)`: one-hot, but for shared ties.
+        Distributions `(N, K)`, one-hot except for shared ties.
 
     Raises:
         ValueError: The support lacks the label that the rule needs.
@@ -118,7 +117,7 @@ def winners(
         >>> winners(np.array([[0.4, 0.4, 0.2]]), np.array([[2, 2, 1]]), ["angry", "sad", "other"], "other").tolist()
         [[0.0, 0.0, 1.0]]
     """
-    tied = masses >= masses.max(1, keepdims=True) - _SLACK
+    tied = masses >= masses.max(1, keepdims=True) - _MASS_SLACK
     if ties == "share":
         return tied / tied.sum(1, keepdims=True)
     if ties == "draw":
@@ -134,31 +133,31 @@ def winners(
         rest[:, special] = 0
         best = rest.max(1)
         rank = np.argsort(np.argsort(support))
-        winner = np.where(rest >= best[:, None] - _SLACK, rank, -1).argmax(1)
-        enough = masses[:, special] >= np.maximum(GUARD_MASS, best + GUARD_MARGIN) - _SLACK
-        winner[(enough & (counts[:, special] >= GUARD_VOTES - _SLACK)) | (best <= _SLACK)] = special
+        winner = np.where(rest >= best[:, None] - _MASS_SLACK, rank, -1).argmax(1)
+        enough = masses[:, special] >= np.maximum(GUARD_MASS, best + GUARD_MARGIN) - _MASS_SLACK
+        winner[(enough & (counts[:, special] >= GUARD_VOTES - _MASS_SLACK)) | (best <= _MASS_SLACK)] = special
     return np.eye(len(support))[winner]
 
 
 def rater_weights(votes: VoteTable, rows: np.ndarray) -> np.ndarray:
-    """Weights with which each rater counts once an item, though several of `rows` (vote numbers `(V,)`) may be theirs.
+    """Weights with which each rater counts once per item, even with several of `rows` (vote numbers `(V,)`).
 
-    Each is the vote's own weight over the number of that rater's votes on the item among `rows`; an anonymous vote is a
-    rater of its own.
+    A weight is that of the vote divided by the number of the rater's votes on the item among `rows`. Each anonymous vote
+    counts as a rater of its own.
     """
     rater = pd.factorize(_raters(votes, rows))[0]
     return (1.0 if votes.weights is None else votes.weights[rows]) / np.bincount(rater)[rater]
 
 
 def _raters(votes: VoteTable, rows: np.ndarray) -> np.ndarray:
-    """A number for each item and rater `(V,)`; anonymous votes have one each."""
+    """A number for each item and rater `(V,)`; each anonymous vote has its own."""
     many, item = len(votes.annotators), votes.item_codes[rows].astype(np.int64)
     annotator = votes.annotator_codes[rows]
     return np.where(annotator >= 0, item * many + annotator, len(votes.items) * many + rows)
 
 
 def _secondary_question(votes: VoteTable, asked: Question) -> Question:
-    """The question that holds the secondary votes of `asked`."""
+    """The question with the secondary votes of `asked`."""
     found = [question for question in votes.questions if question.secondary_to == asked.name]
     if len(found) != 1 or found[0].is_scale:
         names = ", ".join(f"{question.name} ({question.kind})" for question in found) or "none"
@@ -170,7 +169,7 @@ def _secondary_question(votes: VoteTable, asked: Question) -> Question:
 
 
 def _place(label: str, support: Sequence[str], ties: str) -> int:
-    """Where `label` is in the support."""
+    """The index of `label` in the support."""
     if label not in support:
         raise ValueError(f"ties is {ties!r}, which needs a label {label!r}; the labels are {', '.join(support)}.")
     return list(support).index(label)
@@ -183,7 +182,7 @@ Disagreement = Literal["entropy", "deviation", "variance"]
 
 @dataclass(frozen=True, eq=False)
 class Ratings:
-    """The answers of named raters, one row per item and rater who answered.
+    """The answers of named raters, one row per item and rater.
 
     Attributes:
         item: Index into the items `(P,)`, ascending.
@@ -202,7 +201,7 @@ class Ratings:
 
 @dataclass(frozen=True, eq=False)
 class Targets:
-    """What is known about the opinion on each item.
+    """Target distributions of items, and the answers of named raters.
 
     Attributes:
         questions: One category question, or one or two scale questions.
@@ -255,7 +254,7 @@ class Targets:
 
 
 def item_seeds(items: Iterable[str], seed: int = 0) -> np.ndarray:
-    """A reproducible seed per item name `(N,)`, so that an item's resampling never depends on its neighbours."""
+    """A reproducible seed per item name `(N,)`, so that an item's resampling does not depend on other items."""
     return np.array([zlib.crc32(str(item).encode()) + (seed << 32) for item in items], dtype=np.int64)
 
 
@@ -273,28 +272,26 @@ def make_targets(
     bins: int = 4,
     seed: int = 0,
 ) -> Targets:
-    """Targets of the items that have votes on the question, the others counted in `excluded`.
+    """Targets of the items with votes on the question; other items are counted in `excluded`.
 
     Args:
         votes: The votes.
         questions: Name of one category question, or of one or two scale questions.
         method: For a category question "soft" (vote fractions), "majority" (all mass on the most frequent label, see
-            `ties`), "smoothed" (`smoothing` pseudo-votes spread over the labels by `prior`) or "merged"
-            (`primary_weight` of the vote fractions and the rest of what raters heard besides, item by item: an item
-            without secondary votes has its vote fractions; arXiv 2606.27536, see `annot_hf.data.targets`). For scale
-            questions "kde": cell masses of a `bins` (by `bins`) grid, from resampled ratings (arXiv 2408.11956, see
-            `annot_hf.models.kde`).
-        items: Items to make targets for, in this order; all voted items by default.
+            `ties`), "smoothed" (`smoothing` pseudo-votes spread over the labels by `prior`) or "merged" (primary votes with
+            weight `primary_weight` and secondary votes with the rest; an item without secondary votes has its vote
+            fractions; arXiv 2606.27536, see `merge_votes`). For scale questions "kde": cell masses of a `bins` (by `bins`)
+            grid from resampled ratings (arXiv 2408.11956, see `annot_hf.models.kde`).
+        items: Items to make targets for, in this order; by default all items with votes.
         smoothing: Pseudo-votes per item of "smoothed".
-        prior: Distribution `(K,)` that the pseudo-votes follow, or label -> share; by default that of the votes on
-            `items`. For items held out, give that of the training votes.
-        primary_weight: Alpha of merged votes, from 0 to 1: .9 is the paper's M90, .8 its M80.
-        ties: Who wins "majority": tied labels share the mass ("share"), one of them drawn for the item has it ("draw"), no
-            single winner means label "other" ("other"), or label "neutral" wins by a clear lead only ("guarded");
-            `annot_hf.data.targets.winners` has the rules.
-        majority_of: What "majority" looks at: the votes ("primary"), or what "merged" makes of them.
+        prior: Distribution `(K,)` of the pseudo-votes, or label -> share; by default that of the votes on `items`. For
+            held-out items, give that of the training votes.
+        primary_weight: Weight of the primary votes in "merged", from 0 to 1: .9 is the paper's M90, .8 its M80.
+        ties: Tie rule of "majority": tied labels share the mass ("share"), one of them is drawn ("draw"), the label "other"
+            wins ("other"), or the label "neutral" wins only by a clear lead ("guarded"); see `winners`.
+        majority_of: Which votes "majority" counts: "primary" or "merged".
         bins: Grid cells per scale question, 1 or more.
-        seed: Seed of the resampling; items draw independently of each other.
+        seed: Seed of the resampling; the draws of different items are independent.
 
     Raises:
         ValueError: The method does not fit the question, a name is unknown, or no item has votes.
@@ -306,24 +303,24 @@ def make_targets(
     scale = asked[0].is_scale
     mixed = len({question.is_scale for question in asked}) > 1 or len(set(names)) < len(names)
     if mixed or len(asked) > (2 if scale else 1):
-        raise ValueError(f"Questions {', '.join(names)} do not go together; give one category or one or two scales.")
+        raise ValueError(f"Questions {', '.join(names)} cannot be combined; give one category or one or two scales.")
     allowed = ("kde",) if scale else ("soft", "majority", "smoothed", "merged")
     if method not in allowed:
         raise ValueError(
             f"Method {method!r} does not fit question {names[0]!r}, a {asked[0].kind}; use {' or '.join(allowed)}."
         )
     if not isinstance(bins, int | np.integer) or isinstance(bins, bool) or bins < 1:
-        raise ValueError(f"bins is {bins!r}; it is a whole number of grid cells from 1 up, such as 4.")
+        raise ValueError(f"bins is {bins!r}; give a whole number of grid cells from 1 up, such as 4.")
     check_choice("ties", ties, get_args(Ties), "targets")
     check_choice("majority_of", majority_of, get_args(MajorityOf), "targets")
     if not isinstance(primary_weight, int | float | np.number) or not 0 <= primary_weight <= 1:
-        raise ValueError(f"primary_weight is {primary_weight!r}; it is a share from 0 to 1, such as .9.")
+        raise ValueError(f"primary_weight is {primary_weight!r}; give a share from 0 to 1, such as .9.")
     wanted = votes.items if items is None else _unique(items)
     excluded: dict[str, int] = {}
     if scale:
         if votes.weights is not None:
             raise ValueError(
-                "Votes have weights, which the resampling of ratings cannot honour; drop the weight column."
+                "Votes have weights, which the resampling of ratings does not support; drop the weight column."
             )
         answers = scale_answers(votes, names)
         complete = ~np.isnan(answers.value).any(1)
@@ -367,7 +364,7 @@ def make_targets(
         items=wanted,
         probs=probs,
         votes_per_item=n_votes[rows],
-        ratings=_named(answers, rows, len(votes.items)),
+        ratings=_named_ratings(answers, rows, len(votes.items)),
         annotators=tuple(votes.annotators),
         method=method,
         excluded=excluded,
@@ -375,9 +372,9 @@ def make_targets(
 
 
 def label_answers(votes: VoteTable, question: str) -> Ratings:
-    """Every answer to a category question, codes `(P, 1)`; item and annotator index the vote table (-1: anonymous).
+    """All answers to a category question, codes `(P, 1)`; item and annotator index the vote table (-1: anonymous).
 
-    Votes of weight 0 do not exist.
+    Votes of weight 0 are ignored.
     """
     rows = votes.rows_of(question)
     if votes.weights is not None:
@@ -388,10 +385,10 @@ def label_answers(votes: VoteTable, question: str) -> Ratings:
 
 
 def scale_answers(votes: VoteTable, questions: Sequence[str]) -> Ratings:
-    """Every answer to one or two scale questions on [-1, 1]; two are joined per item and rater, NaN where one is missing.
+    """All answers to one or two scale questions on [-1, 1]; two are joined per item and rater, NaN where one is missing.
 
-    Repeated answers of one rater are averaged. Anonymous answers can be used with one question only, since two could
-    not be paired; every one of them counts, and so does then every answer of a named rater.
+    Repeated answers of a rater are averaged. Anonymous answers need a single question, because answers to two could not be
+    paired; then every answer counts, also of a named rater.
     """
     if len(questions) == 1:
         question, rows = votes.question(questions[0]), votes.rows_of(questions[0])
@@ -403,8 +400,8 @@ def scale_answers(votes: VoteTable, questions: Sequence[str]) -> Ratings:
         question, rows = votes.question(name), votes.rows_of(name)
         if (votes.annotator_codes[rows] < 0).any():
             raise ValueError(
-                f"Question {name!r} has anonymous votes, which cannot be paired with another question's; name the raters "
-                "(any name that is unique within the item will do) or use one question."
+                f"Question {name!r} has anonymous votes, which cannot be paired across questions; name the raters "
+                "(any name that is unique within the item is enough) or use one question."
             )
         key = votes.item_codes[rows].astype(np.int64) * len(votes.annotators) + votes.annotator_codes[rows]
         parts.append(pd.Series(question.normalise(votes.ratings[rows]), index=key).groupby(level=0).mean())
@@ -414,9 +411,10 @@ def scale_answers(votes: VoteTable, questions: Sequence[str]) -> Ratings:
 
 
 def scale_means(votes: VoteTable, questions: str | Sequence[str], items: Sequence[str]) -> np.ndarray:
-    """Point targets: what raters marked on scale questions, on average over the raters of each item.
+    """Point targets: mean ratings on scale questions over the raters of each item.
 
-    Repeated answers of one rater are averaged first; an anonymous answer is a rater of its own. Weights weigh raters.
+    Repeated answers of a rater are averaged first; each anonymous answer counts as a rater of its own. Weights apply to
+    raters.
 
     Args:
         votes: The votes.
@@ -424,10 +422,10 @@ def scale_means(votes: VoteTable, questions: str | Sequence[str], items: Sequenc
         items: Items to align the rows to `(N,)`, such as `Targets.items`.
 
     Returns:
-        Means `(N, D)` on [-1, 1], by the scale's ends (`Question.normalise`); NaN where nobody rated the item.
+        Means `(N, D)` on [-1, 1] (`Question.normalise`); NaN for items without ratings.
 
     Raises:
-        ValueError: A question is none of the table's, or no scale; or none of the items is rated on it.
+        ValueError: A question is unknown or not a scale, or no item is rated on it.
 
     Example:
         >>> valence = Question.scale("valence", 1, 5)
@@ -440,7 +438,7 @@ def scale_means(votes: VoteTable, questions: str | Sequence[str], items: Sequenc
     for column, name in enumerate(names):
         asked = votes.question(name)
         if not asked.is_scale:
-            raise ValueError(f"Question {name!r} is a category, which has no mean; name scale questions only.")
+            raise ValueError(f"Question {name!r} is a category and has no mean; name only scale questions.")
         rows = np.arange(len(votes))[votes.rows_of(name)]
         item, weight = votes.item_codes[rows], rater_weights(votes, rows)
         total = np.bincount(item, weight, minlength=len(votes.items))
@@ -455,23 +453,23 @@ def scale_means(votes: VoteTable, questions: str | Sequence[str], items: Sequenc
 def disagreement(
     votes: VoteTable, questions: str | Sequence[str], items: Sequence[str], kind: Disagreement
 ) -> np.ndarray:
-    """How far the raters of each item disagree; from the votes, whatever a target makes of them.
+    """How far the raters of each item disagree, computed from the votes and not from a target.
 
     Args:
         votes: The votes.
         questions: Name of one category question, or of one or two scale questions.
         items: Items to align the rows to `(N,)`, such as `Targets.items`.
-        kind: "entropy": that of a category question's vote fractions over ln K (K labels). "deviation": the population
-            standard deviation of the answers on [-1, 1], the mean of both with two scales; the labels of a category question
-            count as equal steps in their order, so ask for it where they have one. "variance": that of the votes on the
-            labels of a category question, summed over them: 1 - sum of squared vote fractions (for two labels twice that of
+        kind: "entropy": entropy of the vote fractions over ln K, for a category question with K labels. "deviation":
+            population standard deviation of the answers on [-1, 1], averaged over two scales; the labels of a category
+            question count as equal steps, so use it only for ordered labels. "variance": variance of the votes on each label
+            of a category question, summed over labels: 1 - sum of squared vote fractions (for two labels, twice that of
             Davani et al. 2022).
 
     Returns:
-        `(N,)` in [0, 1]: 0 where all agree. NaN where fewer than two votes say nothing about it.
+        `(N,)` in [0, 1]: 0 if all agree, NaN for items with fewer than two votes.
 
     Raises:
-        ValueError: A name or the kind is unknown, entropy or variance of a scale is asked for, or scale votes have weights.
+        ValueError: A name or the kind is unknown, the kind does not fit a scale, or scale votes have weights.
 
     Example:
         >>> mood = Question.category("mood", ["low", "high"])
@@ -495,7 +493,7 @@ def disagreement(
             value = {"entropy": entropy(fractions, normalised=True), "deviation": spread, "variance": variance}[kind]
         elif kind != "deviation" or votes.weights is not None:
             raise ValueError(
-                f"Question {name!r} is a scale: its disagreement is the deviation of answers without weights; set "
+                f"Question {name!r} is a scale, whose disagreement is the deviation of unweighted answers; set "
                 "disagreement to deviation, and drop the weight column if there is one."
             )
         else:
@@ -521,7 +519,7 @@ def pad_ratings(item: np.ndarray, value: np.ndarray, items: int) -> tuple[np.nda
 
 
 def _unique(items: Iterable[str]) -> np.ndarray:
-    """Item names `(N,)`, or an error that names one given twice."""
+    """Item names `(N,)`; raises if one is repeated."""
     wanted = pd.Index(list(items), dtype=object)
     if wanted.has_duplicates:
         raise ValueError(f"Item {wanted[wanted.duplicated()][0]!r} is asked for twice; name each item once.")
@@ -531,22 +529,21 @@ def _unique(items: Iterable[str]) -> np.ndarray:
 def _pseudo_votes(
     counts: np.ndarray, support: Sequence[str], smoothing: float, prior: Sequence[float] | Mapping[str, float] | None
 ) -> np.ndarray:
-    """`smoothing` votes `(K,)` that follow the prior, or the votes at hand."""
+    """`smoothing` pseudo-votes `(K,)`, distributed like the prior or, without one, like the votes."""
     if not (smoothing > 0 and usable_weight(smoothing)):
-        raise ValueError(
-            f"smoothing is {smoothing}; it is a positive, finite number of pseudo-votes, and {WEIGHT_RULE}."
-        )
+        raise ValueError(f"smoothing is {smoothing}; give a positive, finite number of pseudo-votes; {WEIGHT_RULE}.")
     weights = counts.sum(0) if prior is None else np.asarray(by_name(prior, [support], "prior"), dtype=np.float64)
     if weights.shape != (len(support),) or not ((weights >= 0) & np.isfinite(weights)).all() or not weights.any():
         raise ValueError(
             f"prior is {prior}; give one finite number from 0 up for each of the {len(support)} labels, not all 0."
         )
-    weights = weights / weights.max()  # their sum may be more than a float can hold
+    # Their sum could overflow.
+    weights = weights / weights.max()
     return smoothing * (weights / weights.sum())
 
 
 def _grid_probs(item: np.ndarray, value: np.ndarray, items: np.ndarray, bins: int, seed: int) -> np.ndarray:
-    """KDE cell masses `(N, bins ** D)`, a block of items at a time to bound memory."""
+    """KDE cell masses `(N, bins ** D)`, one block of items at a time to bound memory."""
     seeds, blocks = item_seeds(items, seed), []
     order = np.argsort(item, kind="stable")
     item, value = item[order], value[order]
@@ -558,7 +555,7 @@ def _grid_probs(item: np.ndarray, value: np.ndarray, items: np.ndarray, bins: in
     return np.concatenate(blocks).reshape(len(items), -1)
 
 
-def _named(answers: Ratings, rows: np.ndarray, n_items: int) -> Ratings:
+def _named_ratings(answers: Ratings, rows: np.ndarray, n_items: int) -> Ratings:
     """The answers of named raters on the chosen items, renumbered and ordered by item."""
     position = np.full(n_items, -1)
     position[rows] = np.arange(len(rows))
@@ -571,7 +568,7 @@ def _named(answers: Ratings, rows: np.ndarray, n_items: int) -> Ratings:
 def opinion_columns(
     votes: VoteTable, questions: Sequence[str], items: Sequence[str]
 ) -> tuple[tuple[str, ...], np.ndarray]:
-    """What is correlated: the share of votes of every label, and the mean rating of every scale, on [-1, 1].
+    """The vote share of every label, and the mean rating of every scale on [-1, 1], for correlations.
 
     Args:
         votes: The votes.
@@ -579,7 +576,7 @@ def opinion_columns(
         items: Items to align the rows to.
 
     Returns:
-        Names of the columns, and the columns `(items, columns)`; NaN where an item has no vote on the question.
+        Names of the columns, and the columns `(items, columns)`; NaN for items without a vote on the question.
     """
     names: list[str] = []
     columns = []

@@ -1,7 +1,7 @@
-"""`VoteTable`: who said what about which item, one row a vote, columns of integer codes.
+"""`VoteTable`: one row per vote (item, rater, question, value), as columns of integer codes.
 
-Strings are dictionary-encoded once on the way in (Arrow does it), so that a histogram of millions of votes is a single
-`bincount`. Anonymous votes are rows without an annotator; tabulated counts become such rows, exactly as many.
+Arrow dictionary-encodes strings once, on input, so a histogram of millions of votes is a single `bincount`. Anonymous votes
+are rows without an annotator; tabulated counts become such rows.
 """
 
 import os
@@ -27,7 +27,7 @@ class VoteTable:
         questions: What was asked.
         items: Item names `(N,)` in order of first appearance.
         annotators: Rater names `(A,)`.
-        sources: Names of where votes come from `(S,)`.
+        sources: Names of the sources of votes `(S,)`.
         item_codes: Index into `items` `(V,)`.
         annotator_codes: Index into `annotators` `(V,)`; -1 is an anonymous vote.
         question_codes: Index into `questions` `(V,)`.
@@ -35,7 +35,7 @@ class VoteTable:
         ratings: Value on the question's own scale `(V,)`; NaN for a category vote.
         weights: Non-negative weight `(V,)`, or None when every vote counts once.
         source_codes: Index into `sources` `(V,)`; -1 is unstated.
-        exclusions: Rows left out because the caller asked for it, by reason.
+        exclusions: Number of rows left out on request, by reason.
     """
 
     questions: tuple[Question, ...]
@@ -81,20 +81,20 @@ class VoteTable:
 
         Args:
             questions: The question, or all questions that may occur.
-            item: Item name of each vote; an empty name is none, here and below.
-            value: The label, or the number on the scale. Numbers are taken for labels only where no list of labels has
-                another one in that place.
-            question: Question name of each vote, or one name for all; may be left out when there is one question.
-            annotator: Rater name of each vote; null where the rater is unknown.
+            item: Item name of each vote; an empty name counts as null, here and below.
+            value: The label, or the number on the scale. Numbers count as labels only if no list of labels has another label
+                at that position.
+            question: Question name of each vote, or one name for all; optional if there is one question.
+            annotator: Rater name of each vote; null if the rater is unknown.
             weight: Non-negative weight of each vote.
-            source: Where each vote comes from, or one name for all.
-            duplicates: What to do with a second vote of one annotator on the same item and question: raise, keep the
-                first (counted in `exclusions`), or keep both.
-            unknown: What to do with a label outside the set or a rating outside the scale: raise or drop and count.
-            where: How error messages call this table, for instance the file name.
+            source: Source of each vote, or one name for all.
+            duplicates: What to do with a second vote of a rater on the same item and question: raise, keep the first
+                (counted in `exclusions`), or keep both.
+            unknown: What to do with a label outside the set or a rating outside the scale: raise, or drop and count.
+            where: The name of this table in messages, for instance the file name.
 
         Warns:
-            UserWarning: Names of raters differ only in case, spaces or Unicode form; they stay apart.
+            UserWarning: Names of raters differ only in case, spaces or Unicode form; they count as different raters.
 
         Raises:
             ValueError: A row breaks a rule; the message names the row (counted from 0), the value and the fix.
@@ -109,7 +109,7 @@ class VoteTable:
         }
         questions = (questions,) if isinstance(questions, Question) else tuple(questions)
         if not questions:
-            raise ValueError(f"{where}: there is no question; say what the votes answer.")
+            raise ValueError(f"{where}: there is no question; give the questions that the votes answer.")
         for name in ("item", "value"):
             if name not in arrays:
                 raise ValueError(f"{where}: {name} is {columns[name]!r}; give one entry per vote.")
@@ -132,7 +132,7 @@ class VoteTable:
             some = ", ".join(f"{ascii(name)} ({votes[name]})" for name in twins[:6])
             warnings.warn(
                 f"{where}: {len(twins)} rater names differ only in case, spaces or Unicode form, such as (votes in brackets) "
-                f"{some}; each is a rater of its own, so spell alike those that are one.",
+                f"{some}; each counts as a separate rater, so spell the names of one rater alike.",
                 stacklevel=2,
             )
         return table
@@ -141,16 +141,16 @@ class VoteTable:
     def from_counts(
         cls, question: Question, items: Sequence[str], counts: Any, *, source: str | None = None
     ) -> "VoteTable":
-        """Anonymous votes from a table of counts `(items, labels)`, expanded to one row a vote.
+        """Anonymous votes from a table of counts `(items, labels)`, expanded to one row per vote.
 
-        Rows and columns that have names, in a data frame, an Arrow table or a mapping, go by them: each item and label is
-        there once. Those of an array go by position.
+        Named rows and columns, as in a data frame, an Arrow table or a mapping, are matched by name, each once; those of an
+        array by position.
 
         Raises:
             ValueError: The question is a scale, the shape or a name does not fit, an item is listed twice, or a count is
                 not a whole number from 0 up.
         """
-        flat = encoding.check_counts(question, items, counts).ravel()
+        flat = encoding.check_vote_counts(question, items, counts).ravel()
         codes = np.repeat(np.arange(flat.size, dtype=np.int64), flat)
         item, label = np.divmod(codes, len(question.labels))
         return cls.from_columns(
@@ -190,7 +190,7 @@ class VoteTable:
         coded = pa.types.is_integer(label.type) or pa.types.is_floating(label.type)
         if coded and "label" not in named and label.null_count < len(label):
             raise ValueError(
-                f"votes: column label holds {label.type}, and which labels the numbers stand for is not said; keep the "
+                f"votes: column label holds {label.type} without the names of the labels; keep the "
                 "schema that `datasets` wrote (ClassLabel), or give labels as text."
             )
         arrays = {
@@ -213,7 +213,7 @@ class VoteTable:
             for question in votes.questions:
                 if questions.setdefault(question.name, question) != question:
                     raise ValueError(
-                        f"Question {question.name!r} is defined in two ways in the tables to join; rename one of them."
+                        f"Question {question.name!r} is defined differently in the tables to join; rename one of them."
                     )
             for reason, rows in votes.exclusions.items():
                 exclusions[reason] = exclusions.get(reason, 0) + rows
@@ -243,11 +243,11 @@ class VoteTable:
         )
 
     def to_pandas(self) -> pd.DataFrame:
-        """The rows as a data frame, for looking at."""
+        """The rows as a data frame, for display."""
         return self.to_arrow().to_pandas()
 
     def rows_of(self, question: str) -> np.ndarray | slice:
-        """What selects the votes on one question: a boolean mask `(V,)`, or everything when there is one question."""
+        """The votes on one question: a boolean mask `(V,)`, or a full slice if there is only one question."""
         index = self.questions.index(self.question(question))
         return slice(None) if len(self.questions) == 1 else self.question_codes == index
 
@@ -281,7 +281,7 @@ class VoteTable:
         annotators: Iterable[str] | None = None,
         mask: np.ndarray | None = None,
     ) -> "VoteTable":
-        """The votes that meet every condition given; vocabularies shrink to what is left."""
+        """The votes that meet all given conditions; vocabularies shrink accordingly."""
         rows = [range(len(self))]
         keep = np.ones(len(self), dtype=bool) if mask is None else np.array(encoding.by_name(mask, rows, "mask"))
         if keep.dtype != bool or keep.shape != (len(self),):
@@ -317,7 +317,7 @@ class VoteTable:
 
 
 def align_rows(rows: np.ndarray, names: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
-    """Rows of `rows` (one per name) in the order of `wanted`; a name that is not there gives zeros."""
+    """Rows of `rows` (one per name) in the order of `wanted`; unknown names give zeros."""
     index = pd.Index(names, dtype=object).get_indexer(pd.Index(wanted, dtype=object))
     if not len(names):
         return np.zeros((len(wanted), *rows.shape[1:]), dtype=rows.dtype)
@@ -336,7 +336,7 @@ def _build(
     unknown: str,
     where: str,
 ) -> VoteTable:
-    """Encode, check and, where asked, drop rows; the one place where a VoteTable is made from outside values."""
+    """Encode, check and, on request, drop rows; every VoteTable from user data is made here."""
     encoding.check_choice("duplicates", duplicates, ("error", "first", "keep"), where)
     encoding.check_choice("unknown", unknown, ("error", "drop"), where)
     names = [question.name for question in questions]
@@ -346,9 +346,10 @@ def _build(
     if not length:
         raise ValueError(f"{where}: the table has no rows; a vote table needs at least one vote.")
     columns = {name: arrays.get(name) for name in ("item", "annotator", "source", "question")} | {"text": text}
-    with ThreadPoolExecutor() as pool:  # Arrow encodes without holding the interpreter's lock
+    # Arrow releases the interpreter's lock while it encodes.
+    with ThreadPoolExecutor() as pool:
         encoded = dict(
-            zip(columns, pool.map(lambda column: encoding.encode(column, length), columns.values()), strict=True)
+            zip(columns, pool.map(lambda column: encoding.encode_column(column, length), columns.values()), strict=True)
         )
     for name in ("item", "annotator", "source", "question"):
         encoded[name] = encoding.blank_to_null(*encoded[name])
@@ -372,8 +373,8 @@ def _build(
     text_codes, words = encoded["text"]
     if text is None and not all(question.is_scale for question in questions):
         encoding.check_numbers(questions, question_codes, where)
-        # labels such as 0 and 1, given as numbers
-        text_codes, words = encoding.encode(numbers.cast(pa.string()), length)
+        # Labels such as 0 and 1 may be given as numbers.
+        text_codes, words = encoding.encode_column(numbers.cast(pa.string()), length)
     label_codes, ratings, valid = encoding.resolve_values(
         questions, question_codes, text_codes, words, numbers, strict=unknown == "error", where=where
     )
@@ -384,12 +385,12 @@ def _build(
         keep &= valid
     if not valid.any():
         raise ValueError(
-            f"{where}: the table has no rows left, since none of {length} values fits its question; correct the labels or "
+            f"{where}: none of {length} values fits its question, so no rows are left; correct the labels or "
             "the scale of the questions."
         )
     if duplicates != "keep":
         repeated = np.zeros(length, dtype=bool)
-        # a value that is no answer is dropped above, and repeats nothing
+        # Values that are not answers are dropped above and cannot be duplicates.
         repeated[keep] = encoding.repeated_votes(
             questions, item_codes[keep], annotator_codes[keep], question_codes[keep], label_codes[keep], len(annotators)
         )

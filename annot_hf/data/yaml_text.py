@@ -1,26 +1,26 @@
-"""YAML that says what it means, a key that stands twice being an error; and what no text of ours may repeat from others."""
+"""Strict YAML, in which a repeated key is an error; and what no output may contain: secrets, and control characters."""
 
 import re
 from typing import Any
 
 import yaml
 
-# a token of the Hub, a key of a server, user:password in an address
+# A token of the Hub, a key of a server, user:password in an address.
 SECRET = re.compile(
     r"\bhf_[A-Za-z0-9]{20,}|\bsk-(?:[A-Za-z0-9]{20,}|(?:proj|ant|svcacct|or)-[\w-]{20,})|(?<=://)[^/@\s]+(?=@)"
 )
 
 
 def printable(text: str) -> str:
-    """Text with a space for each character that a terminal would obey, or that turns the reading direction."""
+    """Text with a space for each control character, such as those that reverse the reading direction."""
     return text if text.isprintable() else "".join(letter if letter.isprintable() else " " for letter in text)
 
 
 class _Loader(yaml.SafeLoader):
-    """The safe loader, which would let the last of equal keys win."""
+    """The safe loader; it would silently keep the last of equal keys."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """A mapping whose keys all differ."""
+        """A mapping; raises on repeated keys."""
         lines: dict[tuple[str, Any], int] = {}
         for key, _ in node.value:
             if isinstance(key, yaml.ScalarNode) and not key.tag.endswith(":merge"):
@@ -33,14 +33,14 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_yaml(text: str, name: str) -> Any:
-    """What a YAML text holds.
+    """Parse a YAML text.
 
     Args:
         text: The text.
-        name: What errors call it.
+        name: Its name in errors.
 
     Raises:
-        ValueError: It is no YAML, gives a key twice, or is nested too deeply.
+        ValueError: It is not YAML, repeats a key, or is nested too deeply.
     """
     try:
         return yaml.load(text, _Loader)

@@ -1,1 +1,1 @@
-"""Scores with honest intervals, plots and reports; works without torch."""
+"""Predictions and votes to numbers; without torch, Matplotlib and Jinja2."""

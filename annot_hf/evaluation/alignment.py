@@ -1,4 +1,4 @@
-"""Predictions and targets, row by row; and what a grid says about each of its questions."""
+"""Align predictions with targets row by row, and split a grid into its questions."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,14 +17,15 @@ from annot_hf.models.measures import check_distributions
 Speakers = Mapping[str, str] | Sequence[str] | np.ndarray | None
 Groups = Mapping[str, Mapping[str, Any]]
 
-GROUPS = ("sex", "gender")
+SPEAKER_COLUMNS = ("sex", "gender")
 
-FLOOR = 1e-8  # least predicted probability under a logarithm; the reports state it
+# The smallest predicted probability under a logarithm; reports state it.
+FLOOR = 1e-8
 
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """What every system is held against: the votes on the evaluated items, the marginal, and the resamples.
+    """The reference of every system: the votes on the evaluated items, the marginal, and the resamples.
 
     Attributes:
         targets: What the votes say.
@@ -32,7 +33,7 @@ class Reference:
         items: Names of the evaluated items `(n,)`, in the targets' order.
         q: Distributions of their votes `(n, K)`, rows exactly normalised.
         marginal: The baseline `(K,)`, exactly normalised.
-        baseline: What the marginal is, in words.
+        baseline: The origin of the marginal, in words.
         resamples: Resamples of the items, whose clusters are the speakers.
         only_predicted: Predicted items without target.
         only_target: Targets without prediction.
@@ -67,10 +68,10 @@ def align(
     """Pair predictions with targets by item name.
 
     Args:
-        systems: What each system says, all about the same items and over the targets' labels.
-        targets: What the votes say.
+        systems: Predictions of each system, all for the same items and over the labels of the targets.
+        targets: The targets.
         speakers: Speaker of each item, by name or in the order of the first system's items.
-        marginal: Distribution of the training votes `(K,)`. Without it the evaluated votes' own mean stands in.
+        marginal: Distribution of the training votes `(K,)`; without it, the mean of the evaluated votes.
         n_resamples: Bootstrap resamples; 0 for none.
         seed: Seed of the resampling.
         on_missing: Raise when either side lacks an item of the other, or leave such items out and count them.
@@ -82,7 +83,7 @@ def align(
         ValueError: The supports differ, items do not match, a target is not a distribution, or nothing is left.
     """
     if on_missing not in ("error", "exclude"):
-        raise ValueError(f"on_missing is {on_missing!r}; it is error or exclude.")
+        raise ValueError(f"on_missing is {on_missing!r}; use error or exclude.")
     check_distributions(targets.probs, "Targets")
     check_unique(targets.items, "Targets' items")
     first, predictions = next(iter(systems.items()))
@@ -134,10 +135,10 @@ def _check_same_items(a: Predictions, b: Predictions, names: tuple[str, str]) ->
 
 
 def speakers_of(speakers: Speakers, predictions: Predictions, items: np.ndarray, rows: np.ndarray) -> np.ndarray | None:
-    """Speaker of every evaluated item `(n,)`; None, so that items are resampled, when every one of them is null or blank.
+    """Speaker of every evaluated item `(n,)`; None if all are null or blank, so that items are resampled.
 
     Raises:
-        ValueError: Some evaluated items have a speaker and others do not, or the items are not those predicted.
+        ValueError: Only some evaluated items have a speaker, or the number of speakers is wrong.
     """
     if speakers is None:
         return None
@@ -147,7 +148,7 @@ def speakers_of(speakers: Speakers, predictions: Predictions, items: np.ndarray,
     else:
         if len(speakers) != len(predictions):
             raise ValueError(
-                f"There are {len(speakers)} speakers for {len(predictions)} predicted items; give one an item."
+                f"There are {len(speakers)} speakers for {len(predictions)} predicted items; give one per item."
             )
         named, known = np.asarray(speakers, dtype=object)[rows], True
     missing = items[[bool(pd.isna(name)) or not str(name).strip() for name in named]]
@@ -164,7 +165,7 @@ def speakers_of(speakers: Speakers, predictions: Predictions, items: np.ndarray,
 def marginal_of(
     marginal: Sequence[float] | Mapping[str, float] | np.ndarray | None, q: np.ndarray, support: Sequence[str]
 ) -> tuple[np.ndarray, str]:
-    """The marginal distribution `(K,)`, exactly normalised, and what it is; without one, the mean of `q` `(n, K)`."""
+    """The marginal distribution `(K,)`, exactly normalised, and its origin; without one, the mean of `q` `(n, K)`."""
     said = "the marginal distribution of the training votes"
     if marginal is None:
         said = "the mean distribution of the evaluated votes themselves (no training marginal was given)"
@@ -172,7 +173,9 @@ def marginal_of(
     marginal = np.asarray(by_name(marginal, [support], "The marginal"), dtype=np.float64)
     classes = q.shape[1]
     if marginal.shape != (classes,):
-        raise ValueError(f"The marginal has shape {marginal.shape} for {classes} labels; give one probability a label.")
+        raise ValueError(
+            f"The marginal has shape {marginal.shape} for {classes} labels; give one probability per label."
+        )
     check_distributions(marginal[None], "The marginal")
     return marginal / marginal.sum(), said
 
@@ -201,7 +204,7 @@ def expectation(probs: np.ndarray) -> np.ndarray:
 
 
 def examples(names: Sequence[str] | np.ndarray) -> str:
-    """Up to three of the names in brackets, for an error message; nothing without names."""
+    """Up to three of the names in brackets for an error message; empty without names."""
     return f" (such as {', '.join(repr(name) for name in names[:3])})" if len(names) else ""
 
 
@@ -216,7 +219,7 @@ def items_by_name(items: pd.DataFrame) -> pd.DataFrame:
 
 
 def groups_of(about: pd.DataFrame | None, names: Sequence[str] | None = None) -> Groups:
-    """The named metadata columns, or `sex` and `gender` if there: column -> item -> value.
+    """The named metadata columns, by default those of `sex` and `gender` that exist: column -> item -> value.
 
     Raises:
         ValueError: A named column is not in the item table.
@@ -227,5 +230,5 @@ def groups_of(about: pd.DataFrame | None, names: Sequence[str] | None = None) ->
             raise ValueError(
                 f"The item table has no column {name!r} to group speakers by; it has {', '.join(map(str, have)) or 'none'}."
             )
-    chosen = [name for name in GROUPS if name in have] if names is None else names
+    chosen = [name for name in SPEAKER_COLUMNS if name in have] if names is None else names
     return {name: about[name] for name in chosen}

@@ -1,4 +1,4 @@
-"""Do labels get the share of votes that the model predicts, and where does its probability go instead."""
+"""Calibration: whether labels get the predicted share of votes, and which labels get the probability instead."""
 
 from collections.abc import Mapping, Sequence
 
@@ -20,13 +20,12 @@ def measure_calibration(
 
     For label c, items fall into 10 equal bins of p_c, [0, .1), ... [.9, 1]:
     ECE_c = sum over bins of (items in the bin / all items) * |mean q_c - mean p_c| = 1/N sum_b |sum_b (q_c - p_c)|.
-    "ece" is the mean of ECE_c over labels (class-wise ECE, Kull et al. 2019, with vote shares for outcomes), "ece_of_<label>"
-    the single ones, and "ece_top" the same for the most probable label of each item alone (Guo et al. 2017). Resamples
-    keep the sign that a bin's gap has in the data: resampling noise can only add to absolute values, and intervals
-    would miss the value.
+    "ece" is the mean of ECE_c over labels (class-wise ECE, Kull et al. 2019, with vote shares as outcomes), "ece_of_<label>"
+    is ECE_c, and "ece_top" uses only the most probable label of each item (Guo et al. 2017). Resamples keep the sign of a
+    bin's gap in the data; otherwise resampling noise would add to the absolute values, and intervals could miss the value.
 
     Args:
-        systems: What each system predicts `(N, K)`.
+        systems: Predictions of each system `(N, K)`.
         q: Distributions of the votes `(N, K)`.
         support: The K labels.
         resamples: Resamples of the items.
@@ -55,7 +54,7 @@ def measure_calibration(
 def calibration_floor(
     p: np.ndarray, votes: np.ndarray, support: Sequence[str], *, repeats: int = 20, seed: int = 0
 ) -> dict[str, float]:
-    """ECE that the model would show by chance if it were perfectly calibrated: votes drawn from its own predictions.
+    """ECE by chance of a perfectly calibrated model, from votes drawn from its own predictions.
 
     Args:
         p: Predicted distributions `(N, K)`.
@@ -65,7 +64,7 @@ def calibration_floor(
         seed: Seed of the simulation.
 
     Returns:
-        Means by the names of `measure_calibration`.
+        Means, named as in `measure_calibration`.
     """
     generator, found = np.random.default_rng(seed), []
     votes = np.maximum(np.asarray(votes, dtype=np.int64), 1)
@@ -81,7 +80,7 @@ def expected_confusion(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     """Mean of `p` over the items whose plurality (of `q`) is each label `(K, K)`; NaN rows for labels that never win.
 
     Args:
-        p: Distributions to average `(N, K)`: predictions, or the votes themselves for how the raters differ.
+        p: Distributions to average `(N, K)`: predictions, or the votes themselves.
         q: Distributions of the votes `(N, K)`.
     """
     won = np.eye(q.shape[1])[q.argmax(axis=1)]
@@ -89,7 +88,7 @@ def expected_confusion(p: np.ndarray, q: np.ndarray) -> np.ndarray:
 
 
 def find_residual(support: Sequence[str], residual: str = "other") -> int | None:
-    """Index of the residual label, which holds what no other label names; None when there is none."""
+    """Index of the residual label, such as "other"; None if there is none."""
     named = [str(label).strip().lower() for label in support]
     return named.index(residual.lower()) if residual.lower() in named else None
 
@@ -101,15 +100,15 @@ def measure_residual(
     index: int,
     resamples: Resamples,
 ) -> dict[str, Measured]:
-    """What is predicted where raters chose the residual label: sum_i q_i,other p_i / sum_i q_i,other, label by label.
+    """Mean prediction over the votes for the residual label: sum_i q_i,other p_i / sum_i q_i,other, for every label.
 
-    Named "residual_<label>". As the system "votes", the votes themselves in place of p: what else those items heard.
+    The measures are named "residual_<label>". The system "votes" has the votes in place of p.
 
     Args:
-        systems: What each system predicts `(n, K)`.
+        systems: Predictions of each system `(n, K)`.
         q: Distributions of the votes `(n, K)`.
         support: The K labels.
-        index: Which of them is the residual one.
+        index: Index of the residual label.
         resamples: Resamples of the items.
     """
     weight = q[:, index]
@@ -135,7 +134,8 @@ def _top(p: np.ndarray, q: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def _gaps(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     """Vote share minus probability of every item and label in the bin of p, 0 in the other bins `(N, K, bins)`."""
-    code = np.minimum((p * BINS + 1e-9).astype(np.int64), BINS - 1)  # 1 - .9 lies a rounding below .1
+    # In floating point, 1 - .9 is slightly below .1.
+    code = np.minimum((p * BINS + 1e-9).astype(np.int64), BINS - 1)
     out = np.zeros((*p.shape, BINS))
     np.put_along_axis(out, code[..., None], (q - p)[..., None], axis=-1)
     return out

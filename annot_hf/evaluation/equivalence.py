@@ -19,25 +19,25 @@ from scipy.optimize import minimize_scalar
 from scipy.special import gammaln
 
 from annot_hf.evaluation.alignment import floored
-from annot_hf.evaluation.resampling import LEVEL, Resamples, estimate
+from annot_hf.evaluation.resampling import LEVEL, Resamples, with_interval
 from annot_hf.models import measures
 
 KEEP = 0.8
-MOST = 50
+MOST_RATERS = 50
 _ALPHA = (1e-3, 1e4)
 
 
 @dataclass(frozen=True, eq=False)
 class Equivalence:
-    """The raters' curve and where each system's score meets it.
+    """The raters' curve, and where the score of each system meets it.
 
     Attributes:
         raters: k = 0 ... K; 0 is the marginal alone.
         curve: For each k, value and interval of the mean loss (nats) of the k-rater histogram.
-        systems: System -> `loss` (nats, with interval) and `worth`: `value`, `low`, `high` in raters, where 0 means
-            fewer than 1 and None more than K or not defined, and `text`, which says which.
+        systems: System -> `loss` (nats, with interval) and `worth`: `value`, `low`, `high` in raters, with 0 for fewer than
+            1 and None for more than K or undefined, and `text`, the same in words.
         alpha: Pseudo-votes, spread by the marginal, that smooth each histogram.
-        items: Items with at least K + 1 votes: all numbers are over them.
+        items: Items with at least K + 1 votes, on which all numbers are based.
         share: Their share of the evaluated items.
         draws: System -> worth `(1 + B,)` on every resample, 0 below 1 and infinite above K.
     """
@@ -63,21 +63,21 @@ def rater_equivalence(
     resamples: Resamples | None = None,
     *,
     keep: float = KEEP,
-    most: int = MOST,
+    most: int = MOST_RATERS,
 ) -> Equivalence | None:
     """How many raters each system is worth, by the mean log score on held-out votes.
 
     A histogram of k votes gives label c (m_c + alpha pi_c) / (k + alpha), with pi the marginal and one alpha for all k:
-    the one that gives the raters the best mean score, which favours the raters. The largest k, K, is such that at least
-    a share `keep` of the items has K + 1 votes (and at least 1), and all numbers are over those items.
+    the one with the best mean score of the raters, which favours the raters. K is the largest k such that at least a share
+    `keep` of the items has K + 1 votes (at least 1); all numbers are over those items.
 
     Args:
-        systems: What each system predicts `(N, K)`, or each of its R runs `(R, N, K)`, whose losses are averaged.
+        systems: Predictions of each system `(N, K)`, or of its R runs `(R, N, K)`, whose losses are averaged.
         counts: Votes per label of each item `(N, K)`, whole numbers.
         marginal: Distribution of the training votes `(K,)`.
         resamples: Resamples of the items; 1,000 of single items when None.
-        keep: Least share of the items that the curve must rest on.
-        most: Largest k to look at.
+        keep: Smallest share of the items that the curve may be based on.
+        most: Largest k to consider.
 
     Returns:
         The curve and the systems' worth, or None when no item has two votes.
@@ -93,7 +93,7 @@ def rater_equivalence(
             f"Item {row} has count {counts[row, column]:g}; rater equivalence needs whole votes: give unweighted counts."
         )
     if not 0 < keep <= 1:
-        raise ValueError(f"keep is {keep:g}; it is a share of the items: give a number above 0 and up to 1.")
+        raise ValueError(f"keep is {keep:g}; give a share of the items, above 0 and up to 1.")
     votes = counts.sum(axis=1)
     if votes.max(initial=0) < 2:
         return None
@@ -113,10 +113,10 @@ def rater_equivalence(
     for name in systems:
         loss = sums[f"system/{name}"] / sums["count"]
         draws[name] = crossing(curve, loss)
-        told[name] = {"loss": estimate(loss).to_dict(), "worth": worth_record(draws[name], largest)}
+        told[name] = {"loss": with_interval(loss).to_dict(), "worth": worth_record(draws[name], largest)}
     return Equivalence(
         raters=np.arange(largest + 1),
-        curve=[estimate(column).to_dict() for column in curve.T],
+        curve=[with_interval(column).to_dict() for column in curve.T],
         systems=told,
         alpha=alpha,
         items=len(counts),
@@ -161,33 +161,36 @@ def worth_record(draws: np.ndarray, largest: int) -> dict[str, Any]:
 def _rater_losses(counts: np.ndarray, prior: np.ndarray, largest: int) -> tuple[np.ndarray, float]:
     """Expected loss of k-rater histograms for every item `(N, K + 1)`, and the best alpha.
 
-    The loss depends on an item and a label through (n, n_c, c) only, and items share few such triples.
+    The loss depends on an item and a label only through (n, n_c, c), and there are few distinct triples.
     """
     item, label = np.nonzero(counts)
     own, total = counts[item, label], counts.sum(axis=1)[item]
     kinds, kind = np.unique(np.stack([total, own], axis=1), axis=0, return_inverse=True)
-    chance = [_others(kinds, k) for k in range(largest + 1)]  # k -> (kinds, k + 1)
+    # K -> (kinds, k + 1).
+    chance = [_others(kinds, k) for k in range(largest + 1)]
     weight = np.zeros((len(kinds), len(prior)))
     np.add.at(weight, (kind.ravel(), label), own / total)
-    heard = [table.T @ weight for table in chance]  # k -> (k + 1, labels)
+    # K -> (k + 1, labels).
+    totals = [table.T @ weight for table in chance]
 
     def loss(m: np.ndarray, k: int, alpha: float) -> np.ndarray:
         return np.log(k + alpha) - np.log(m[:, None] + alpha * prior)
 
     def mean_loss(log_alpha: float) -> float:
         alpha = float(np.exp(log_alpha))
-        return sum(float((heard[k] * loss(np.arange(k + 1), k, alpha)).sum()) for k in range(1, largest + 1))
+        return sum(float((totals[k] * loss(np.arange(k + 1), k, alpha)).sum()) for k in range(1, largest + 1))
 
     alpha = float(np.exp(minimize_scalar(mean_loss, bounds=np.log(_ALPHA), method="bounded").x))
     out = np.empty((len(counts), largest + 1))
     for k, table in enumerate(chance):
-        expected = table @ loss(np.arange(k + 1), k, alpha)  # (kinds, labels)
+        # (kinds, labels).
+        expected = table @ loss(np.arange(k + 1), k, alpha)
         out[:, k] = np.bincount(item, (own / total) * expected[kind.ravel(), label], minlength=len(counts))
     return out, alpha
 
 
 def _others(kinds: np.ndarray, k: int) -> np.ndarray:
-    """Chance of m = 0 ... k votes like the held-out one among k of the n - 1 others `(kinds, k + 1)`; kinds = (n, n_c)."""
+    """Probability of m = 0 ... k equal votes among k of the n - 1 other votes `(kinds, k + 1)`; kinds = (n, n_c)."""
     total, own = kinds[:, :1] - 1, kinds[:, 1:] - 1
     m = np.arange(k + 1)
     possible = (m <= own) & (k - m <= total - own)

@@ -1,10 +1,9 @@
-"""Hold predictions against votes: one system or many, several runs each, folds, acoustic conditions, raters.
+"""Evaluate predictions against votes: one system or many, with several runs, folds, acoustic conditions or raters.
 
-One reference and one set of resamples serve every system and every measure, so all differences are paired. A system's value
-is the mean over its runs, which differ in their seed or are the repeats of a cross-validation; the deviation between runs
-is told beside it. The folds of a repeat are scored as one prediction of all items, since macro-F1 and correlations are no
-means over folds; the baseline is then what an item's fold could know without looking at it, the mean distribution of its
-training part.
+All systems and measures share one reference and one set of resamples, so all differences are paired. The value of a system
+is the mean over its runs, which differ in their seed or are the repeats of a cross-validation; the standard deviation between
+runs is reported too. The folds of a repeat are scored as one prediction of all items, because macro-F1 and correlations are
+not means over folds. Their baseline for an item is the mean distribution of the training part of its fold.
 """
 
 import os
@@ -48,51 +47,53 @@ from annot_hf.models import measures
 
 MODEL, MARGINAL, CONSENSUS = "model", "marginal", "consensus"
 PARTS = ("items", "raters", "scales", "categories", "ranks")
-ORIGIN = ("model", "corpus", "split")  # what predictions to be compared have in common
-OTHER_VOTES = "The systems answer for different votes of named raters, so answers of single raters are not compared."
+# Predictions are comparable if these are equal.
+ORIGIN = ("model", "corpus", "split")
+OTHER_VOTES = "The systems predict different votes of named raters, so answers of single raters are not compared."
 _FOLD_NOTES = (
-    "Every item is predicted once a repeat, by a model that learned from no item of its {unit}; the folds of a repeat are "
+    "Every item is predicted once per repeat, by a model trained without items of its {unit}; the folds of a repeat are "
     "scored as one. A value is the mean over repeats, ± the standard deviation between them (other folds, other seeds). "
     "Repeats share their items, so this is no standard error.",
-    "Intervals do not hold what other training data would change.",
-    "The marginal is that of the votes in the training part of an item's fold, where the gap starts from. It differs between "
-    "folds only, so its entropies are not correlated with anything.",
+    "Intervals do not cover the variation from other training data.",
+    "The marginal, where the gap starts, is that of the votes in the training part of an item's fold. It differs only between "
+    "folds, so its entropies are not correlated.",
 )
-# Stands between the names of a system and of a run.
+# Separates the names of a system and of a run.
 _SEPARATOR = "\x1f"
 
 Systems = Predictions | Mapping[str, Predictions | Sequence[Predictions]]
 
 
-@dataclass(frozen=True, eq=False)  # equality is that of mappings
+# The class inherits equality from Mapping.
+@dataclass(frozen=True, eq=False)
 class Evaluation(Mapping[str, dict[str, Any]]):
     """A mapping from measure to `{title, unit, better, systems, differences}`, see `Measured.record`.
 
-    A lone system is called "model"; beside every system stand the "marginal" and, for answers of single raters, the
-    "consensus". Names of the measures: those of `MEASURES`; "rater_..."; "ccc_<question>" and such for scales;
-    and of a category question "jsd_thirds_low", "macro_f1_tertiles_high", "accuracy_2_best", "pauar75_1_best",
+    A single system is called "model". Every measure also has the "marginal" and, for answers of single raters, the
+    "consensus". Names of the measures: those of `ITEM_MEASURES`; "rater_..."; "ccc_<question>" and so on for scales;
+    and for a category question "jsd_thirds_low", "macro_f1_tertiles_high", "accuracy_2_best", "pauar75_1_best",
     "pauar50_3_best_min10", "pauar75_1_best_sex=female", "ece", "ece_top", "ece_of_<label>", "residual_<label>".
 
     Attributes:
         systems: Names of the systems.
-        pairs: Which systems are compared.
+        pairs: Pairs of compared systems.
         parts: Part ("items", "raters", "scales", "categories", "ranks") -> measures by name, with all resamples.
-        reference: What the systems are held against.
-        probs: What the first run of the first system predicts `(n, K)`, rows exactly normalised.
-        counts: What was counted: items evaluated and left out, votes, speakers, ties, runs, rater answers.
+        reference: The votes, marginal and resamples that all systems share.
+        probs: Predictions of the first run of the first system `(n, K)`, rows exactly normalised.
+        counts: Counts of items evaluated and left out, votes, speakers, ties, runs, rater answers.
         notes: Definitions and caveats in plain words.
-        per_item: One row an item: speaker, votes, JSD of each system and of the marginal, entropies, pluralities.
-        classes: Of a lone system, per label: shares of votes and of predicted probability, plurality items, F1.
-        strata: Of a category question, the items by entropy of their votes.
-        groups: Speaker groups of paUAR; empty when there are fewer than two speakers.
-        per_speaker: One row a speaker (index): items, labels (that win at least one item), n-best UAR of a lone system.
-        floor: ECE that a lone system would show by chance if it were perfectly calibrated.
-        confusion: Mean distribution `(K, K)` of a lone system's predictions and of the votes over the items that each
-            label wins, and how many these are `(K,)`.
+        per_item: One row per item: speaker, votes, JSD of each system and of the marginal, entropies, pluralities.
+        classes: Per label of a single system: shares of votes and of predicted probability, plurality items, F1.
+        strata: For a category question, the items by entropy of their votes.
+        groups: Speaker groups of paUAR; empty with fewer than two speakers.
+        per_speaker: One row per speaker (index): items, labels (that win at least one item), n-best UAR of a single system.
+        floor: ECE by chance of a single system if it were perfectly calibrated.
+        confusion: Mean distribution `(K, K)` of a single system's predictions and of the votes over the items that each
+            label wins, and their number `(K,)`.
         residual: The residual label, or None.
-        equivalence: How many raters each system is worth; None for scales, or when no item has two votes.
-        scales: What is known of each scale question of a lone system: `question`, `items`, `covered`.
-        disagreement: `kind` and `items` of the disagreement that a lone system predicts, or None.
+        equivalence: How many raters each system is worth; None for scales, or if no item has two votes.
+        scales: For each further scale question of a single system: `question`, `items`, `covered`.
+        disagreement: `kind` and `items` of the disagreement that a single system predicts, or None.
     """
 
     systems: tuple[str, ...]
@@ -128,7 +129,7 @@ class Evaluation(Mapping[str, dict[str, Any]]):
 
     def __getitem__(self, name: str) -> dict[str, Any]:
         measured = self.measured(name)
-        # The marginal closes none of the gap by definition, so a difference to it says nothing new.
+        # By definition, the marginal closes none of the gap, so the difference to it is redundant.
         pairs = [pair for pair in self.pairs if not (name.startswith("gap_closed") and MARGINAL in pair)]
         return measured.record(pairs)
 
@@ -140,7 +141,7 @@ class Evaluation(Mapping[str, dict[str, Any]]):
         return sum(map(len, self.parts.values()))
 
     def at(self, name: str, system: str = MODEL) -> dict[str, Any] | None:
-        """Value and interval of a measure; None where the system lacks it."""
+        """Value and interval of a measure; None if the system lacks it."""
         measured = self.measured(name)
         return measured.at(system) if system in measured.draws else None
 
@@ -149,14 +150,14 @@ class Evaluation(Mapping[str, dict[str, Any]]):
         return self.measured(name).difference(one, other)
 
     def better(self, name: str, one: str, other: str) -> str:
-        """Which of two systems is better: the one on whose side the interval of the difference lies; "" if it holds 0."""
+        """The better of two systems, by the interval of their difference; "" if the interval includes 0."""
         measured, difference = self.measured(name), self.difference(name, one, other)
         if not measured.better or difference["low"] is None or difference["low"] <= 0 <= difference["high"]:
             return ""
         return one if (difference["low"] > 0) == (measured.better == "higher") else other
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the per-item table, as plain values for JSON; the confusion of a label that wins nothing is None."""
+        """Plain values for JSON, without the per-item table; the confusion of a label that wins no item is None."""
         groups = {}
         if self.per_speaker is not None:
             groups = {
@@ -203,25 +204,25 @@ def evaluate(
     seed: int = 0,
     on_missing: Literal["error", "exclude"] = "error",
 ) -> Evaluation:
-    """Measure systems against the votes, and beside the marginal baseline.
+    """Evaluate systems against the votes, together with the marginal baseline.
 
-    Every mean is over items. For grids over two scale questions, CCC takes expectations at cell centres on both sides.
+    All means are over items. For grids over two scale questions, CCC compares expectations at cell centres.
 
     Args:
-        systems: Predictions of one system; or system -> predictions, or system -> predictions of its runs, all about the
-            same items. With `folds`, a run a repeat, of all tested items.
-        targets: What the votes say: the one reference of every number here.
-        votes: The votes behind the targets, for rater equivalence, for scales answered beside, and for disagreement.
+        systems: Predictions of one system; or system -> predictions, or system -> predictions of its runs, all for the same
+            items. With `folds`, one run per repeat, each with all tested items.
+        targets: The targets, the reference of all measures.
+        votes: The votes behind the targets, for rater equivalence, further scales, and disagreement.
         speakers: Speaker of each item, by name or in the order of the first system's items; resampling is then by speaker.
         groups: Metadata columns for paUAR: column such as "sex" -> item -> value.
-        marginal: Distribution of the training votes `(K,)`. Without it the evaluated votes' own mean stands in.
-        against: The system that the others are compared with: the marginal for a lone system, else the first.
+        marginal: Distribution of the training votes `(K,)`; without it, the mean of the evaluated votes.
+        against: The system that the others are compared with; by default the marginal for a single system, else the first.
         folds: The folds of all repeats of a cross-validation; items that none of them tests are not scored.
-        unit: What `speakers` names, such as "conversation"; "item" if each item stands alone.
-        parts: What to measure, of `PARTS`: distributions over items; answers of single raters; scales answered beside;
-            what lies behind a category question (strata, ranks, speakers, calibration); rank correlation of entropies.
-        residual: Name of the residual label, in any case of letters; nothing is told of it when the support lacks it.
-        keep: Share of the items that the curve of rater equivalence must rest on.
+        unit: What `speakers` names, such as "conversation"; "item" without groups.
+        parts: What to measure, of `PARTS`: distributions over items; answers of single raters; further scales; details of a
+            category question (strata, ranks, speakers, calibration); rank correlation of entropies.
+        residual: Name of the residual label, case-insensitive; ignored if the support lacks it.
+        keep: Smallest share of the items that the curve of rater equivalence may be based on.
         n_resamples: Bootstrap resamples behind each 95 % interval; 0 for none.
         seed: Seed of the resampling.
         on_missing: What to do with items that only one side has: raise, or leave them out and count them.
@@ -286,7 +287,7 @@ def evaluate(
         details["classes"] = count_classes(probs[names[0]], q, targets.support)
     measured = {part: _over_runs(several) for part, several in found.items()}
     if folds is not None:
-        # The marginal differs between folds only, so its entropies are not correlated with anything.
+        # The marginal differs only between folds, so its entropies are not correlated.
         del measured["items"]["entropy_correlation"].draws[MARGINAL]
         counts |= {"unit": unit, "items not tested": int((~tested).sum())}
         grouped = whole.items if speakers is None else np.array([speakers[item] for item in whole.items], dtype=object)
@@ -300,7 +301,7 @@ def evaluate(
         parts=measured,
         reference=reference,
         probs=probs[names[0]],
-        counts=_counts(reference, probs, runs) | counts,
+        counts=_evaluation_counts(reference, probs, runs) | counts,
         notes=[*describe(resamples, len(q), targets.method, pairs, "group" if unit == "item" else unit), *notes],
         per_item=_per_item(reference, probs, columns, names),
         **details,
@@ -308,28 +309,28 @@ def evaluate(
 
 
 def _runs(systems: Systems) -> dict[str, list[Predictions]]:
-    """Every system's runs."""
+    """The runs of every system."""
     if isinstance(systems, Predictions):
         return {MODEL: [systems]}
     runs = {name: [one] if isinstance(one, Predictions) else list(one) for name, one in systems.items()}
     for name in (MARGINAL, CONSENSUS):
         if name in runs:
-            raise ValueError(f"A system is called {name!r}, which is the name of the baseline; give it another.")
+            raise ValueError(f"A system is called {name!r}, the name of the baseline; give it another name.")
     empty = [name for name, several in runs.items() if not several]
     if not runs or empty:
         raise ValueError(
-            f"System {empty[0]!r} has no run; give one at least." if empty else "There is no system to score."
+            f"System {empty[0]!r} has no run; give at least one." if empty else "There is no system to score."
         )
     return runs
 
 
 def _key(system: str, run: int) -> str:
-    """Name of a run among its system's: that of the system for the first."""
+    """The key of a run; the first run has the name of the system."""
     return f"{system}{_SEPARATOR}{run}" if run else system
 
 
 def _over_runs(batches: Sequence[Mapping[str, Measured]]) -> dict[str, Measured]:
-    """Measures of systems from those of their runs."""
+    """Measures of systems from the measures of their runs."""
     draws: dict[str, dict[str, list[np.ndarray]]] = {}
     about: dict[str, Measured] = {}
     for batch in batches:
@@ -359,9 +360,9 @@ def _over_runs(batches: Sequence[Mapping[str, Measured]]) -> dict[str, Measured]
 def _measure_raters(
     keyed: Mapping[str, Predictions], rows: Mapping[str, np.ndarray], reference: Reference
 ) -> tuple[dict[str, Measured], dict[str, int], bool]:
-    """Measures over answers of named raters, counts of the first run, and whether all runs answer for the same votes.
+    """Measures over answers of named raters, counts of the first run, and whether all runs predict the same votes.
 
-    The consensus stands beside a lone run only.
+    Only a single run also has the consensus.
     """
     (first, one), *others = keyed.items()
     found, counts, scored = measure_raters(one, rows[first], reference)
@@ -397,7 +398,7 @@ def _groups(reference: Reference, groups: Groups | None, residual: str) -> dict[
 def _measure_categories(
     systems: Mapping[str, np.ndarray], reference: Reference, details: Mapping[str, Any]
 ) -> dict[str, Measured]:
-    """What lies behind the scores of a category question."""
+    """Detailed measures of a category question."""
     q, support, resamples = reference.q, tuple(reference.targets.support), reference.resamples
     measured = measure_strata(systems, q, details["strata"], resamples)
     measured |= measure_n_best(systems, q, resamples)
@@ -412,10 +413,10 @@ def _measure_categories(
 
 
 def vote_counts(targets: Targets, votes: VoteTable | None = None) -> np.ndarray | None:
-    """Whole votes per label `(N, K)` behind the targets; None when they are weighted, multi-select or not kept.
+    """Whole votes per label `(N, K)` behind the targets; None if they are weighted, multi-select or not given.
 
     Raises:
-        ValueError: The votes are others than those that the targets were made from.
+        ValueError: The votes are not those that the targets were made from.
     """
     question = targets.questions[0]
     if question.multiple:
@@ -453,7 +454,7 @@ def _worth(
 
 
 def _details(p: np.ndarray, reference: Reference) -> dict[str, Any]:
-    """What is told of a lone system on a category question."""
+    """Details of a single system on a category question."""
     targets, q = reference.targets, reference.q
     votes = np.asarray(targets.votes_per_item)[reference.rows]
     return {
@@ -480,7 +481,7 @@ def _per_speaker(p: np.ndarray, reference: Reference) -> pd.DataFrame:
 
 
 def spread(speakers: pd.DataFrame) -> dict[str, Any]:
-    """Number of speakers, and least, median and most items and labels of one."""
+    """Number of speakers, and minimum, median and maximum of their items and labels."""
     told: dict[str, Any] = {"speakers": len(speakers)}
     for name in ("items", "labels"):
         column = speakers[name]
@@ -488,7 +489,7 @@ def spread(speakers: pd.DataFrame) -> dict[str, Any]:
     return told
 
 
-def _counts(
+def _evaluation_counts(
     reference: Reference, probs: Mapping[str, np.ndarray], runs: Mapping[str, Sequence[Predictions]]
 ) -> dict[str, Any]:
     q, size = reference.q, len(reference.q)
@@ -538,7 +539,8 @@ def read_conditions(folder: str | os.PathLike[str]) -> dict[str, Predictions]:
     Raises:
         ValueError: There are none.
     """
-    alone = Path(folder) / "predictions.json"  # of a single condition
+    # The folder may hold the predictions of one condition.
+    alone = Path(folder) / "predictions.json"
     found = (
         [alone.parent] if alone.is_file() else sorted(path.parent for path in Path(folder).glob("*/predictions.json"))
     )
@@ -554,7 +556,7 @@ def by_condition(predictions: Predictions, altered: Mapping[str, Predictions]) -
     """Predictions by condition, "clean" first, then by kind and from mild to hard."""
     if not _condition(predictions).is_clean:
         raise ValueError(
-            f"The predictions to compare with are under {_condition(predictions)}; give those for clean clips first."
+            f"The first predictions are under {_condition(predictions)}; give those for clean clips first."
         )
     found, names = {Condition(CLEAN): predictions}, {}
     for name, run in altered.items():
@@ -573,16 +575,15 @@ def by_condition(predictions: Predictions, altered: Mapping[str, Predictions]) -
         if condition.is_clean:
             same = np.array_equal(run.items, predictions.items)
             probs = run.in_order(predictions.support).probs
-            if not same or not np.allclose(probs, predictions.probs, atol=1e-5):  # devices round differently
-                raise ValueError(
-                    f"{name} is clean and differs from the clean predictions given first; keep one of them."
-                )
+            # Devices round differently.
+            if not same or not np.allclose(probs, predictions.probs, atol=1e-5):
+                raise ValueError(f"{name} is clean but differs from the first clean predictions; keep one of them.")
         elif condition in found:
             raise ValueError(f"{name} and {names[condition]} are both under {condition}; keep one of them.")
         else:
             found[condition], names[condition] = run, name
     if len(found) < 2:
-        raise ValueError("All predictions are for clean clips; predict under a condition too, such as noise:10.")
+        raise ValueError("All predictions are for clean clips; also predict under a condition, such as noise:10.")
     return {str(condition): found[condition] for condition in sorted(found, key=lambda one: one.rank)}
 
 
@@ -591,6 +592,6 @@ def _condition(predictions: Predictions) -> Condition:
 
 
 def _origin(predictions: Predictions) -> list[str | None]:
-    """What `ORIGIN` names, the model's folder as an absolute path."""
+    """The entries of `ORIGIN`, with the model's folder as an absolute path."""
     said = [predictions.meta.get(what) for what in ORIGIN]
     return [said[0] and os.path.abspath(said[0]), *said[1:]]

@@ -1,4 +1,4 @@
-"""Is the plurality among the n most probable labels: over all items, and speaker by speaker (paUAR)."""
+"""Whether the plurality is among the n most probable labels, over all items and per speaker (paUAR)."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,16 +13,17 @@ from annot_hf.models.measures import class_counts
 DEPTHS = (1, 2, 3)
 LEVELS = (75, 50)
 FEWEST = (1, 10, 20)
-_SLACK = 1e-12  # a mean of recalls that is exactly .75 may come out a rounding above it
+# In floating point, a mean recall of exactly .75 may exceed .75.
+_RECALL_SLACK = 1e-12
 
 
 @dataclass(frozen=True, eq=False)
 class SpeakerGroup:
-    """Speakers whose share above a level is told.
+    """A group of speakers for paUAR.
 
     Attributes:
-        key: Ending of its measures' names: "", "min10", "sex=female".
-        title: What a table calls it.
+        key: Suffix of its measures: "", "min10", "sex=female".
+        title: Its name in a table.
         rows: Which of the sorted speakers `(S,)` belong to it.
     """
 
@@ -32,7 +33,7 @@ class SpeakerGroup:
 
 
 def plurality_rank(p: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """Labels that come before the true one `(n,)` when sorted by predicted probability; ties in support order.
+    """How many labels precede the true one `(n,)` by predicted probability; ties in support order.
 
     Args:
         p: Predicted distributions `(n, K)`.
@@ -44,7 +45,7 @@ def plurality_rank(p: np.ndarray, true: np.ndarray) -> np.ndarray:
 
 
 def depths(classes: int) -> tuple[int, ...]:
-    """The n of the n-best measures that say anything: below the number of labels."""
+    """The meaningful n of the n-best measures: those below the number of labels."""
     return tuple(n for n in DEPTHS if n < classes)
 
 
@@ -58,7 +59,7 @@ def measure_n_best(
     An item is right if the plurality of its votes is among the n most probable labels. (arXiv 2503.22711)
 
     Args:
-        systems: What each system predicts `(n, K)`.
+        systems: Predictions of each system `(n, K)`.
         q: Distributions of the votes `(n, K)`.
         resamples: Resamples of the items.
     """
@@ -78,7 +79,7 @@ def measure_n_best(
 
 
 def speaker_uar(p: np.ndarray, q: np.ndarray, speakers: np.ndarray, n: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """Every speaker's own n-best UAR, over the labels that are the plurality of an item of that speaker.
+    """The n-best UAR of every speaker, over the labels that are the plurality of an item of that speaker.
 
     Args:
         p: Predicted distributions `(N, K)`.
@@ -100,7 +101,7 @@ def speaker_uar(p: np.ndarray, q: np.ndarray, speakers: np.ndarray, n: int = 1) 
 def speaker_groups(
     speakers: np.ndarray, items: np.ndarray, columns: Mapping[str, Mapping[str, Any]] | None = None
 ) -> list[SpeakerGroup]:
-    """All speakers, those with at least 10 and 20 items, and those that share a value of a metadata column.
+    """All speakers, speakers with at least 10 and 20 items, and speakers with the same value of a metadata column.
 
     Args:
         speakers: Speaker of each item `(n,)`.
@@ -127,10 +128,11 @@ def measure_speakers(
 ) -> dict[str, Measured]:
     """paUAR: share (%) of speakers whose own UAR exceeds .75 or .50, named such as "pauar75_2_best_min10".
 
-    Strictly above the level; for 1-, 2- and 3-best; intervals resample the speakers of the group. (arXiv 2503.22711)
+    The UAR must be strictly above the level; for 1-, 2- and 3-best. Intervals resample the speakers of the group
+    (arXiv 2503.22711).
 
     Args:
-        systems: What each system predicts `(n, K)`.
+        systems: Predictions of each system `(n, K)`.
         q: Distributions of the votes `(n, K)`.
         groups: What `speaker_groups` found.
         resamples: Resamples of the items, whose clusters are the speakers.
@@ -139,7 +141,7 @@ def measure_speakers(
     for system, p in systems.items():
         for n in depths(q.shape[1]):
             uar = speaker_uar(p, q, resamples.clusters, n)[1]
-            above |= {(level, n, system): uar > level / 100 + _SLACK for level in LEVELS}
+            above |= {(level, n, system): uar > level / 100 + _RECALL_SLACK for level in LEVELS}
     out = {}
     for group in groups:
         columns = {"/".join(map(str, key)): flag[group.rows] for key, flag in above.items()}
@@ -158,7 +160,7 @@ def measure_speakers(
 
 
 def _hits(rank: np.ndarray, true: np.ndarray, n: int, classes: int) -> np.ndarray:
-    """`class_counts` `(N, 3, K)` in which the plurality counts as predicted when it is among the n best."""
+    """`class_counts` `(N, 3, K)` in which the plurality counts as predicted if it is among the n best."""
     return class_counts(np.where(rank < n, true, -1), true, classes)
 
 

@@ -1,4 +1,4 @@
-"""Scores of single answers: does the model know how each rater votes, and whose bias has it found."""
+"""Scores of single answers: how well the model predicts each rater's votes and recovers each rater's bias."""
 
 from dataclasses import replace
 from typing import Any
@@ -11,30 +11,30 @@ from annot_hf.data.predictions import Predictions
 from annot_hf.data.targets import Targets
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.alignment import FLOOR, Reference, dimensions, expectation
-from annot_hf.evaluation.resampling import Measured, Resamples, ccc_of, estimate, moments, pearson_of, slope_of
+from annot_hf.evaluation.resampling import Measured, Resamples, ccc_of, moments, pearson_of, slope_of, with_interval
 
-MIN_VOTES = 2  # fewest votes of a rater for a CCC of their own
+# A rater needs this many votes for their own CCC.
+MIN_VOTES = 2
 
 
 def measure_raters(
     predictions: Predictions, rows: np.ndarray, reference: Reference
 ) -> tuple[dict[str, Measured], dict[str, int], np.ndarray]:
-    """Measures over the votes of named raters for which the model predicts an answer, and how many took which route.
+    """Measures over the votes of named raters for which the model predicts an answer, and counts of these votes.
 
-    Each vote counts: a rater who chose several labels of an item, or voted on it several times, gave one answer in the
-    prediction, against which each of the votes is held (targets hold a rater's mean where repeated ratings of a scale can be
-    told). Where the rater was unseen in training, the consensus is the rater's answer.
+    Every vote counts. If a rater chose several labels of an item, or voted several times, each vote is compared with the one
+    predicted answer (targets hold a rater's mean where repeated ratings of a scale can be identified). For a rater unseen in
+    training, the consensus is the predicted answer.
 
-    For scales, per question: CCC over all votes; CCC over items of the mean of the raters' answers, predicted and given
-    (arXiv 2408.11956); the mean of each rater's own CCC (raters with at least two votes; its interval resamples raters); and
-    the mean absolute error in units of the scale. For a category question: accuracy and cross-entropy of the rater's own
-    label. Beside the rater's prediction ("model") stand the "consensus" prediction and
-    the "marginal", on the same votes.
+    For scales, per question: CCC over all votes; CCC over items of the raters' mean answer, predicted and actual
+    (arXiv 2408.11956); the mean CCC of raters with at least two votes (its interval resamples raters); and the mean absolute
+    error in units of the scale. For a category question: accuracy and cross-entropy of the rater's own label. The systems are
+    the rater's prediction ("model"), the "consensus" and the "marginal", on the same votes.
 
     Args:
-        predictions: What the model says.
-        rows: Its row for each evaluated item `(n,)`.
-        reference: What the votes say.
+        predictions: The predictions of the model.
+        rows: Their row for each evaluated item `(n,)`.
+        reference: The reference with the targets.
 
     Returns:
         The measures, empty without any such vote; the counts; and which of `targets.ratings` were scored.
@@ -47,7 +47,7 @@ def measure_raters(
     value = np.asarray(ratings.value, dtype=np.float64)
     answered = np.isfinite(value).any(axis=1) if targets.questions[0].is_scale else value[:, 0] >= 0
     votes = np.flatnonzero((item >= 0) & answered)
-    keys, answer_rows = _answers(predictions, targets, rows)
+    keys, answer_rows = _answer_rows(predictions, targets, rows)
     pairs = item[votes] * len(targets.annotators) + ratings.annotator[votes]
     answers = keys.get_indexer(pairs)
     scored, answer_rows = votes[answers >= 0], answer_rows[answers[answers >= 0]]
@@ -75,13 +75,13 @@ def measure_raters(
 
 
 def rater_bias(predictions: Predictions) -> pd.DataFrame:
-    """How far each rater's predicted answers lie from the consensus prediction for the same items, on average.
+    """Mean difference between each rater's predicted answers and the consensus prediction for the same items.
 
-    Only raters with a head of their own; scale questions only. Without a consensus head, the expectation of the
-    predicted distribution stands in.
+    Covers raters with their own head, on scale questions. Without a consensus head, the expectation of the predicted
+    distribution is used.
 
     Returns:
-        One row a rater (index), one column a question, in units of the question's scale, and `items` predicted.
+        One row per rater (index), one column per question in units of its scale, and the number of `items` predicted.
     """
     if not predictions.is_scale:
         raise ValueError("Rater bias needs scale questions; the predictions are over labels.")
@@ -95,12 +95,12 @@ def rater_bias(predictions: Predictions) -> pd.DataFrame:
 
 
 def vote_bias(votes: VoteTable, question: str) -> pd.Series:
-    """How far each named rater's votes lie from the mean vote on the same items, on average, without any model.
+    """Mean difference between each named rater's votes and the mean vote on the same items, without a model.
 
-    Items with one vote tell nothing and are left out; raters with no other votes are absent.
+    Items with a single vote are left out, and so are raters with only such items.
 
     Returns:
-        One value a rater (index), in units of the question's scale.
+        One value per rater (index), in units of the question's scale.
     """
     rows = votes.rows_of(question)
     table = pd.DataFrame({"item": votes.item_codes[rows], "rater": votes.annotator_codes[rows]})
@@ -123,14 +123,14 @@ def recovered_bias(
 
     Args:
         predictions: Answers predicted for simulated raters.
-        raters: `Truth.raters` of the simulation: a row a rater (index) and a column `bias_<question>`, on [-1, 1].
+        raters: `Truth.raters` of the simulation: one row per rater (index) with columns `bias_<question>`, on [-1, 1].
         votes: Votes for the simple baseline, `vote_bias`.
         resamples: Resamples behind the interval, here of raters; 1,000 when None.
 
     Returns:
         Per question: `correlation` (Pearson) and `slope` (of recovered on true bias), both with interval, and `raters`,
-        `true`, `recovered` `(A,)`, in units of the question's scale. `baseline` has the same for `vote_bias`, over those
-        of the raters who voted; it is None without votes.
+        `true`, `recovered` `(A,)`, in units of the question's scale. `baseline` has the same for `vote_bias`, over the
+        raters who voted; it is None without votes.
 
     Raises:
         ValueError: The table has no bias for a question, or none of its raters was predicted.
@@ -164,11 +164,14 @@ def recovered_bias(
 def _agreement(found: np.ndarray, true: np.ndarray, resamples: Resamples | None) -> dict[str, dict[str, Any]]:
     """Correlation of found and true biases `(A,)`, and slope of found on true, resampling raters."""
     pairs = (resamples or Resamples()).of_units().sums({"pairs": moments(found, true)})["pairs"]
-    return {"correlation": estimate(pearson_of(pairs)).to_dict(), "slope": estimate(slope_of(pairs)).to_dict()}
+    return {
+        "correlation": with_interval(pearson_of(pairs)).to_dict(),
+        "slope": with_interval(slope_of(pairs)).to_dict(),
+    }
 
 
-def _answers(predictions: Predictions, targets: Targets, evaluated: np.ndarray) -> tuple[pd.Index, np.ndarray]:
-    """Keys item * A + annotator of the predicted answers that could meet a vote, and their rows."""
+def _answer_rows(predictions: Predictions, targets: Targets, evaluated: np.ndarray) -> tuple[pd.Index, np.ndarray]:
+    """Keys item * A + annotator of the predicted answers that may match a vote, and their rows."""
     position = np.full(len(predictions), -1)
     position[evaluated] = np.arange(len(evaluated))
     names = pd.Index(np.asarray(targets.annotators, dtype=object))
@@ -179,7 +182,7 @@ def _answers(predictions: Predictions, targets: Targets, evaluated: np.ndarray) 
         row = rows[np.argmax(keys.duplicated())]
         raise ValueError(
             f"Predictions answer twice for rater {predictions.rater_names[row]!r} on item "
-            f"{predictions.items[predictions.rater_items[row]]!r}; give one answer a pair."
+            f"{predictions.items[predictions.rater_items[row]]!r}; give one answer per pair."
         )
     return keys, rows
 
@@ -187,7 +190,7 @@ def _answers(predictions: Predictions, targets: Targets, evaluated: np.ndarray) 
 def _systems(
     predictions: Predictions, reference: Reference, items: np.ndarray, rows: np.ndarray
 ) -> dict[str, np.ndarray]:
-    """What each system says about the scored votes: `(P, D)` values or `(P, K)` probabilities."""
+    """Predictions of each system for the scored votes: `(P, D)` values or `(P, K)` probabilities."""
     constant = reference.marginal[None]
     if predictions.is_scale:
         constant = np.stack([expectation(one) for one in dimensions(constant, reference.targets.questions)], axis=1)
@@ -201,13 +204,10 @@ def _systems(
         return found
     # Rows of half precision do not sum to 1 exactly.
     return {name: probs / probs.sum(axis=1, keepdims=True) for name, probs in found.items()}
-    if predictions.is_scale:
-        return found
-    return {name: probs / probs.sum(axis=1, keepdims=True) for name, probs in found.items()}  # undo rounding
 
 
 def _consensus(predictions: Predictions) -> np.ndarray:
-    """The consensus prediction of every item; the predicted distribution itself where there is no such head."""
+    """The consensus prediction of every item; without such a head, the predicted distribution."""
     if predictions.consensus is not None:
         return predictions.consensus
     if not predictions.is_scale:

@@ -1,10 +1,10 @@
 """Confidence intervals by resampling whole speakers (or items), as one matrix product.
 
-Every measure of a report is a function of sums over items: of losses, of moments, of counts per class. So a resample
-needs no pass over the items: draw speakers with replacement, and the new sums are `multiplicities @ per-speaker sums`.
-All measures and all systems read the same draws, which makes their differences paired. Items of one speaker are not
-independent, hence the cluster bootstrap (Field & Welsh 2007) with percentile intervals. Where items resample on their own
-and only the cell of a confusion table matters, the counts of the cells are drawn instead of the items: one multinomial.
+Nearly every measure is a function of sums over items: losses, moments, counts per class. So a resample needs no pass over the
+items: draw speakers with replacement, and the new sums are `multiplicities @ per-speaker sums`. All measures and systems share
+the draws, so differences are paired. Items of one speaker are not independent, hence the cluster bootstrap (Field & Welsh
+2007) with percentile intervals. If items are resampled and only the cell of a confusion table matters, one multinomial draws
+the counts of the cells instead.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,13 +17,15 @@ from scipy import sparse
 from annot_hf.models.measures import f1_of, ratio
 
 LEVEL = 0.95
-_CACHED = 1 << 17  # draws at a time: counting them is several times faster while the counts stay in the cache
-_HELD = 1 << 22  # multiplicities per matrix product: few large products, since small ones wait for threads
+# Draws at a time. Counting is several times faster while the counts stay in the cache.
+_CACHED = 1 << 17
+# Multiplicities per matrix product. Small products would wait for threads.
+_HELD = 1 << 22
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """A number and its percentile interval; `None` where it is not defined.
+class Interval:
+    """A number and its percentile interval; None if undefined.
 
     Attributes:
         value: The measure over all data.
@@ -47,9 +49,9 @@ class Measured:
     Attributes:
         title: Its name in a table.
         unit: Its unit or range.
-        better: "lower", "higher" or "" where neither is better.
-        draws: System -> values `(1 + B,)`, as `Resamples` orders them; of several runs, their mean.
-        runs: System -> the value of each of its runs `(R,)`, where a system has several.
+        better: "lower", "higher", or "" if neither is better.
+        draws: System -> values `(1 + B,)` in the order of `Resamples`, the mean over several runs.
+        runs: System -> the value of each run `(R,)`, for systems with several runs.
     """
 
     title: str
@@ -59,8 +61,8 @@ class Measured:
     runs: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def at(self, system: str) -> dict[str, Any]:
-        """Value and interval of a system; of several runs also the single values and their standard deviation."""
-        told: dict[str, Any] = estimate(self.draws[system]).to_dict()
+        """Value and interval of a system; with several runs, also their values and standard deviation."""
+        told: dict[str, Any] = with_interval(self.draws[system]).to_dict()
         if system in self.runs:
             values = self.runs[system]
             told["runs"] = [float(value) if np.isfinite(value) else None for value in values]
@@ -69,13 +71,13 @@ class Measured:
 
     def difference(self, one: str, other: str) -> dict[str, float | None]:
         """Value and interval of `one` - `other`."""
-        return estimate(self.draws[one] - self.draws[other]).to_dict()
+        return with_interval(self.draws[one] - self.draws[other]).to_dict()
 
     def record(self, pairs: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
         """The measure as plain values.
 
         Args:
-            pairs: Systems whose difference is told; a pair of which one lacks the measure is left out.
+            pairs: Pairs of systems to compare; pairs are left out if one system lacks the measure.
 
         Returns:
             `title`, `unit`, `better`; `systems`: system -> `at`; `differences`: "one - other" -> `difference`.
@@ -97,12 +99,11 @@ class Measured:
 class Resamples:
     """The bootstrap resamples of a set of items, the same for every measure and every system.
 
-    A resample draws as many clusters as there are, with replacement. Every method returns the value of the data first and
-    then those of the resamples, `(1 + B, ...)`; with a single cluster there is nothing to resample, and only the data's
-    value comes back.
+    A resample draws as many clusters as there are, with replacement. Every method returns the value of the data first, then
+    those of the resamples, `(1 + B, ...)`; with a single cluster it returns only the value of the data.
 
     Attributes:
-        clusters: What each item belongs to, for instance its speaker `(N,)`; the items themselves when None.
+        clusters: Cluster of each item, for instance its speaker `(N,)`; None to resample the items.
         n: Number of resamples B.
         seed: Seed of the draws.
     """
@@ -112,7 +113,7 @@ class Resamples:
     seed: int = 0
 
     def select(self, rows: np.ndarray) -> "Resamples":
-        """Resamples of some of the items, which are drawn anew."""
+        """Resamples of some of the items, with new draws."""
         return replace(self, clusters=None if self.clusters is None else np.asarray(self.clusters)[rows])
 
     def of_units(self) -> "Resamples":
@@ -121,7 +122,7 @@ class Resamples:
 
     @property
     def cluster_count(self) -> int:
-        """Number of clusters; 0 where items are drawn."""
+        """Number of clusters; 0 if items are resampled."""
         return 0 if self.clusters is None else len(set(self.clusters))
 
     def sums(self, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -145,7 +146,9 @@ class Resamples:
             raise ValueError("There are no items to resample; give at least one.")
         for name, length in lengths.items():
             if length != size:
-                raise ValueError(f"Column {name!r} has {length} rows and the first has {size}; give one value an item.")
+                raise ValueError(
+                    f"Column {name!r} has {length} rows and the first has {size}; give one value per item."
+                )
         stacked = np.concatenate([array.reshape(size, -1) for array in arrays.values()], axis=1)
         if self.clusters is not None:
             stacked = sparse.csr_array((np.ones(size), (self._codes(), np.arange(size)))) @ stacked
@@ -159,10 +162,10 @@ class Resamples:
         return out
 
     def cells(self, columns: Mapping[str, np.ndarray], cells: np.ndarray) -> dict[str, np.ndarray]:
-        """`sums` of columns that are equal within a cell, such as one of a confusion table: far fewer draws.
+        """`sums` of columns that are constant within a cell, such as a cell of a confusion table, with far fewer draws.
 
-        Items of one cell are interchangeable, so resampling items is one multinomial over the cells (the same law, other
-        draws). Clusters are drawn exactly as `sums` draws them.
+        Items of a cell are interchangeable, so resampling items is one multinomial over the cells (the same distribution, but
+        other draws). Clusters have the same draws as in `sums`.
 
         Args:
             columns: Per-item values, each `(N,)` or `(N, M)`.
@@ -190,7 +193,7 @@ class Resamples:
         }
 
     def fit(self, predicted: np.ndarray, true: np.ndarray) -> dict[str, np.ndarray]:
-        """How predicted numbers `(N,)` fit true ones: `ccc`, `pearson`, `rmse`, each `(1 + B,)`."""
+        """Fit of predicted to true numbers `(N,)`: `ccc`, `pearson`, `rmse`, each `(1 + B,)`."""
         sums = self.sums(
             {"pairs": moments(predicted, true), "square": (predicted - true) ** 2, "count": np.ones(len(true))}
         )
@@ -203,15 +206,15 @@ class Resamples:
     def spearman(self, columns: Mapping[str, np.ndarray], reference: np.ndarray) -> dict[str, np.ndarray]:
         """Spearman's correlation of each column with the reference, in the data and in every resample.
 
-        The one measure here that is no function of sums over items: a resample has ranks of its own. A value's (mid-)rank
-        is the weight of smaller values and half that of equal ones, so one sort serves all resamples.
+        This measure is not a function of sums over items, because each resample has its own ranks. A mid-rank is the weight
+        of the smaller values plus half that of equal ones, so one sort is enough for all resamples.
 
         Args:
             columns: Values `(N,)` of each system.
             reference: Values `(N,)`.
 
         Returns:
-            For each column `(1 + B,)` in [-1, 1]; 0 where either side is constant.
+            For each column `(1 + B,)` in [-1, 1]; 0 if either side is constant.
         """
         code = np.arange(len(reference)) if self.clusters is None else self._codes()
         orders = {name: np.argsort(column, kind="stable") for name, column in columns.items()}
@@ -227,7 +230,7 @@ class Resamples:
                 weighted = weight * x
                 xx, xy = (np.einsum("bn,bn->b", weighted, other) for other in (x, y))
                 yy = np.einsum("bn,bn,bn->b", weight, y, y)
-                # Ranks count from their mean, so their own mean is 0.
+                # Ranks are centred, so their mean is 0.
                 nothing = np.zeros(len(weight))
                 sums = np.stack([np.ones(len(weight)), nothing, nothing, xx, yy, xy], axis=1)
                 blocks[name].append(pearson_of(sums))
@@ -238,7 +241,7 @@ class Resamples:
         return np.unique(np.asarray(self.clusters).astype(str), return_inverse=True)[1]
 
     def _multiplicities(self, count: int) -> Iterator[np.ndarray]:
-        """How often each of `count` clusters is drawn in each resample, in blocks `(rows, count)`; none of a single one."""
+        """How often each resample draws each of `count` clusters, in blocks `(rows, count)`; nothing for a single cluster."""
         if not isinstance(self.n, int | np.integer) or self.n < 0:
             raise ValueError(f"n_resamples is {self.n!r}; give a whole number from 0 up, 0 for no intervals.")
         generator = np.random.default_rng(self.seed)
@@ -254,7 +257,7 @@ class Resamples:
             yield multiplicity
 
     def _item_weights(self, code: np.ndarray) -> Iterator[np.ndarray]:
-        """Multiplicity of each item, as shares `(rows, N)`: first in the data, then in the resamples, a few at a time."""
+        """Multiplicity of each item as shares `(rows, N)`, first in the data, then in the resamples, in blocks."""
         yield np.full((1, len(code)), 1 / len(code))
         rows = max(1, _HELD // (4 * len(code)))
         for multiplicity in self._multiplicities(int(code.max()) + 1):
@@ -272,20 +275,20 @@ def _ranks(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
     return ranks if len(first) == len(values) else np.repeat(ranks, np.diff(np.r_[first, len(values)]), axis=1)
 
 
-def estimate(draws: np.ndarray, level: float = LEVEL) -> Estimate:
+def with_interval(draws: np.ndarray, level: float = LEVEL) -> Interval:
     """Value (entry 0) and percentile interval (the others) of `draws` `(1 + B,)`, as `Resamples` orders them."""
     value = float(draws[0]) if np.isfinite(draws[0]) else None
     if len(draws) < 2 or not np.isfinite(draws).all():
-        return Estimate(value)
+        return Interval(value)
     low, high = np.quantile(draws[1:], [(1 - level) / 2, (1 + level) / 2])
-    return Estimate(value, float(low), float(high))
+    return Interval(value, float(low), float(high))
 
 
 def moments(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The sums that CCC and correlation need, per item: 1, x, y, x^2, y^2, xy.
+    """The summands of CCC and correlation, per item: 1, x, y, x^2, y^2, xy.
 
-    Both are shifted and scaled together, which changes neither coefficient, so that a large common offset costs no
-    digits and the rounding of constants stays below a fixed threshold.
+    Both are shifted and scaled together, which changes neither coefficient. So a large common offset costs no precision, and
+    rounding errors of constants stay below a fixed threshold.
 
     Args:
         x: Values `(N,)`.
@@ -333,13 +336,14 @@ def _central(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.n
 
 
 def accuracy_of(counts: np.ndarray) -> np.ndarray:
-    """Share of items whose class is right, of summed `class_counts` `(..., 3, K)`."""
+    """Share of correctly classified items, from summed `class_counts` `(..., 3, K)`."""
     return ratio(counts[..., 0, :].sum(-1), counts[..., 2, :].sum(-1))
 
 
 def macro_f1_present_of(counts: np.ndarray) -> np.ndarray:
-    """Mean F1 over the classes that occur among the true ones; rests on fewer classes than the fixed list may have."""
-    return ratio(f1_of(counts).sum(-1), (counts[..., 2, :] > 0).sum(-1))  # F1 of the others is 0
+    """Mean F1 over the classes that occur among the true ones, which may be fewer than the fixed list."""
+    # Absent labels have an F1 of 0.
+    return ratio(f1_of(counts).sum(-1), (counts[..., 2, :] > 0).sum(-1))
 
 
 def uar_of(counts: np.ndarray) -> np.ndarray:

@@ -1,9 +1,8 @@
-"""Which layer of a trunk knows most about opinion: cross-correlation saliency, in one pass over the items.
+"""Cross-correlation saliency: which layer of a trunk correlates most with opinion, in one pass over the items.
 
-arXiv 2503.22711 chooses an intermediate layer by such a score and does not print its formula, so both formulas here are our
-choice. "absolute", the default: |r| of each unit's mean over time with each target, averaged over the units of a layer.
-"penalised", after what is remembered of arXiv 2312.16180: r squared minus gamma times the unit's mean |r| with the other
-units of its layer.
+arXiv 2503.22711 chooses an intermediate layer by such a score but does not print the formula, so both formulas are our choice.
+"absolute", the default: |r| of each unit's mean over time with each target, averaged over the units of a layer. "penalised",
+in the spirit of arXiv 2312.16180: r squared minus gamma times the unit's mean |r| with the other units of its layer.
 """
 
 from dataclasses import dataclass
@@ -12,16 +11,18 @@ from typing import Any
 import numpy as np
 
 FORMULAS = ("absolute", "penalised")
-GAMMA = 0.1  # of "penalised", our choice
-_FLAT = 1e-7  # deviation over mean below which single-precision values are one value
+# The penalty of "penalised" is our choice.
+GAMMA = 0.1
+# Below this ratio of deviation to mean, single-precision values count as constant.
+_FLAT = 1e-7
 
 
 class CrossMoments:
     """Running means, squares and cross products of units and targets, merged batch by batch in double precision.
 
-    Chan, Golub & LeVeque (1983): no sum of raw squares is kept, so large means cost no digits. Memory does not grow with
-    the items: `layers * units * (targets + 2)` doubles, and with `among_units` another `layers * units ** 2`, which are 61
-    MB for 13 layers of 768 units.
+    Chan, Golub & LeVeque (1983): raw squares are not summed, so large means cost no precision. Memory does not grow with the
+    items: `layers * units * (targets + 2)` doubles, and with `among_units` another `layers * units ** 2`, which is 61 MB for
+    13 layers of 768 units.
 
     Args:
         among_units: Keep the products of the units of a layer with each other, for "penalised".
@@ -56,7 +57,8 @@ class CrossMoments:
         products = units.reshape(n, -1).T @ targets
         self.cross += products.reshape(self.cross.shape) + weight * unit_step[..., None] * target_step
         if self.among is not None:
-            for layer, step in enumerate(unit_step):  # one at a time: a batch of all would double the memory
+            # One layer at a time, because a batch of all would double the memory.
+            for layer, step in enumerate(unit_step):
                 self.among[layer] += units[:, layer].T @ units[:, layer] + weight * np.outer(step, step)
         share = n / (n + self.count)
         self.unit_mean += share * unit_step
@@ -66,7 +68,7 @@ class CrossMoments:
     def correlations(self) -> np.ndarray:
         """Pearson correlation of each unit with each target `(layers, units, targets)`.
 
-        A unit that never changes correlates with nothing: 0. A target that never changes has no correlation: NaN.
+        A constant unit has correlation 0, a constant target NaN.
         """
         targets = np.where(_flat(self.target_square, self.target_mean, self.count), np.nan, self.target_square)
         return self.cross * self._inverse()[..., None] / np.sqrt(targets)
@@ -77,7 +79,8 @@ class CrossMoments:
             raise ValueError("The products of units were not kept; use CrossMoments(among_units=True).")
         inverse, width = self._inverse(), self.unit_mean.shape[1]
         total = np.stack([np.abs(one) @ scale for one, scale in zip(self.among, inverse, strict=True)]) * inverse
-        return (total - (inverse > 0)) / max(width - 1, 1)  # without the unit itself
+        # The unit itself does not count.
+        return (total - (inverse > 0)) / max(width - 1, 1)
 
     def _inverse(self) -> np.ndarray:
         flat = _flat(self.unit_square, self.unit_mean, self.count)
@@ -89,7 +92,7 @@ class Saliency:
     """Scores of layers.
 
     Attributes:
-        scores: Saliency of each layer for each target `(layers, targets)`; NaN for a target that never changes.
+        scores: Saliency of each layer for each target `(layers, targets)`; NaN for a constant target.
         targets: Names of the targets.
         formula: "absolute" or "penalised".
         gamma: Weight of the penalty, if there is one.
@@ -106,12 +109,12 @@ class Saliency:
 
     @property
     def means(self) -> np.ndarray:
-        """Mean over the targets that change `(layers,)`."""
+        """Mean over the targets that are not constant `(layers,)`."""
         return self.scores[:, np.isfinite(self.scores[0])].mean(1)
 
     @property
     def layer(self) -> int:
-        """The layer with the largest mean, the first of equals."""
+        """The layer with the largest mean, the first one of ties."""
         return int(np.argmax(self.means))
 
 
@@ -119,35 +122,35 @@ def layer_scores(moments: CrossMoments, formula: str = "absolute", gamma: float 
     """Saliency of each layer for each target, the mean over its units `(layers, targets)`.
 
     Args:
-        moments: Of at least two items.
+        moments: Moments of at least two items.
         formula: "absolute", |r|; or "penalised", r² - gamma * mean |r| with the layer's other units. See the module.
         gamma: Weight of the penalty of "penalised", `GAMMA` when None; "absolute" has none.
 
     Raises:
-        ValueError: The formula is unknown, or there are too few items or no target that changes.
+        ValueError: The formula is unknown, there are too few items, or all targets are constant.
     """
     gamma = check_formula(formula, gamma)
     if moments.count < 2:
         raise ValueError(f"There are {moments.count} items; a correlation needs at least 2.")
     correlations = moments.correlations()
     if np.isnan(correlations).all():
-        raise ValueError(f"No target changes over the {moments.count} items; choose another question or more items.")
+        raise ValueError(
+            f"Every target is constant over the {moments.count} items; choose another question or more items."
+        )
     if formula == "absolute":
         return np.abs(correlations).mean(1)
     return (correlations**2).mean(1) - gamma * moments.redundancy().mean(1)[:, None]
 
 
 def check_formula(formula: str, gamma: float | None) -> float | None:
-    """The gamma that a formula takes; raise a ValueError when there is no such formula, or it takes none."""
+    """The gamma of a formula; raises if the formula is unknown or takes no gamma."""
     if formula not in FORMULAS:
         raise ValueError(f"formula is {formula!r}; use one of {', '.join(FORMULAS)}.")
     if formula == "absolute" and gamma is not None:
-        raise ValueError(
-            f"gamma is {gamma} and formula absolute, which has no penalty; use penalised, or leave gamma out."
-        )
+        raise ValueError(f"gamma is {gamma}, but formula absolute has no penalty; use penalised, or leave gamma out.")
     return GAMMA if formula == "penalised" and gamma is None else gamma
 
 
 def _flat(square: np.ndarray, mean: np.ndarray, count: int) -> np.ndarray:
-    """Where values do not change beyond rounding."""
+    """Where values are constant up to rounding."""
     return square <= count * (_FLAT * mean) ** 2

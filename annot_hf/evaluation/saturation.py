@@ -1,17 +1,15 @@
 """How many synthetic votes an item needs: divergence from people's votes as votes are added (arXiv 2601.14620).
 
-For n = 1..N, n of an item's synthetic votes are drawn without replacement, and the Jensen-Shannon divergence of their
-histogram from the distribution of all its human votes is averaged over items; a - b exp(-c n) is fitted to what the mean
-curve has fallen, and the first n whose fitted divergence is within a tenth of the fitted fall is the suggested one.
+For n = 1..N, draw n of an item's synthetic votes without replacement, and average over items the Jensen-Shannon divergence of
+their histogram from the distribution of all human votes. Fit a - b exp(-c n) to the fall of the mean curve. The suggested n is
+the first whose fitted divergence is within a tenth of the fitted fall from the asymptote.
 
-Mind what such a curve is. A histogram of few votes lies far from any distribution, also from that which its votes are drawn
-from (the plug-in bias, about (K - 1) / (8 n) nats for K labels that all occur). So every curve falls, whoever votes, and the
-suggested n tells when more votes of these annotators stop to help, not that they agree with people. Two curves beside it
-tell what the votes are worth. The ideal one is of votes drawn from the human distribution itself: what lies above it is the
-annotators' own. The held-out ones are of n people, and of n synthetic votes, against the same people who are among neither;
-that reference is smaller, hence noisier, so that these two are comparable with each other only.
-
-After how many votes a curve is saturated: the exponential and the rule of arXiv 2601.14620, and where they do not hold.
+How to read such a curve: a histogram of few votes is far from any distribution, even from the one that its votes are drawn
+from (the plug-in bias, about (K - 1) / (8 n) nats for K labels that all occur). So every curve falls. The suggested n shows
+when more votes of these annotators stop helping, not that they agree with people. Two further curves show that. The ideal
+curve has votes drawn from the human distribution itself; the distance to it is the annotators' error. The held-out curves
+compare n people and n synthetic votes with the same other people; that reference is smaller, hence noisier, so these two
+curves are comparable only with each other.
 """
 
 import math
@@ -25,12 +23,14 @@ from scipy.optimize import OptimizeWarning, curve_fit
 
 from annot_hf.data.targets import item_seeds
 from annot_hf.evaluation.equivalence import crossing, worth_record
-from annot_hf.evaluation.resampling import Estimate, Resamples, estimate
+from annot_hf.evaluation.resampling import Interval, Resamples, with_interval
 from annot_hf.models.measures import jsd
 
-COVERED = 0.9  # share of the items that have N votes when nobody says what N is; our choice
+# By default, N is the largest number of votes that this share of the items has; our choice.
+COVERED = 0.9
 
-_BLOCK = 1 << 15  # numbers of histograms at a time: they stay in the cache
+# Numbers per block of histograms, so that they stay in the cache.
+_HISTOGRAM_BLOCK = 1 << 15
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,8 +39,8 @@ class Curve:
 
     Attributes:
         runs: Mean over items in each resample of the votes `(R, N)`.
-        draws: Mean over items and resamples `(1 + B, N)`, as `Resamples` orders them: row 0 is the curve, the others are
-            on resamples of speakers or items.
+        draws: Mean over items and runs `(1 + B, N)` in the order of `Resamples`: row 0 is the curve, the others are on
+            resamples of speakers or items.
     """
 
     runs: np.ndarray
@@ -51,9 +51,9 @@ class Curve:
         """The curve `(N,)`."""
         return self.draws[0]
 
-    def estimates(self) -> list[Estimate]:
+    def estimates(self) -> list[Interval]:
         """Its value and 95 % interval at every n."""
-        return [estimate(column) for column in self.draws.T]
+        return [with_interval(column) for column in self.draws.T]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -62,15 +62,15 @@ class Curve:
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """Synthetic and human votes against the same people, who are among neither.
+    """Synthetic and human votes compared with the same other people.
 
     Attributes:
         human: Curve of n people, n = 1..M.
         synthetic: Curve of n synthetic votes, n = 1..N.
-        items: Items that both are measured on.
-        fewest: Fewest people in the reference of an item.
-        worth: How many people N synthetic votes are worth: where the human curve reaches the last value of the other;
-            `value`, `low`, `high`, where 0 is fewer than 1 and None more than M, and `text`.
+        items: Number of items of both curves.
+        fewest: Smallest number of people in the reference of an item.
+        worth: How many people N synthetic votes are worth: where the human curve reaches the last value of the synthetic
+            one; `value`, `low`, `high`, with 0 for fewer than 1 and None for more than M, and `text`.
     """
 
     human: Curve
@@ -100,13 +100,13 @@ def measure_curve(
     repeats: int = 5,
     seed: int = 0,
 ) -> Curve:
-    """Divergence from fixed distributions of n = 1..N votes drawn without replacement.
+    """Divergence of n = 1..N votes, drawn without replacement, from fixed distributions.
 
-    The draws of one resample are nested: n + 1 votes are n votes and another. An item's draws follow from its name, so
+    The draws of a run are nested: n + 1 votes are the n votes and another one. They depend on the name of the item, so
     neither the order of items nor that of votes matters.
 
     Args:
-        counts: Votes per item and label `(I, K)`, whole numbers, at least N an item.
+        counts: Votes per item and label `(I, K)`, whole numbers, at least N per item.
         reference: Distributions `(I, K)`.
         items: Names `(I,)`.
         votes: N.
@@ -117,7 +117,7 @@ def measure_curve(
     Raises:
         ValueError: An item has fewer votes, or a number is below 1.
     """
-    _check(counts, votes, repeats)
+    _check_sampling(counts, votes, repeats)
     found = (
         [_divergences(drawn[:, :, :votes], reference[rows, None])]
         for rows, drawn in _blocks(counts, items, votes, repeats, seed, stream=0)
@@ -136,13 +136,13 @@ def measure_held_out(
     repeats: int = 5,
     seed: int = 0,
 ) -> HeldOut:
-    """People against other people, and synthetic votes against the same others.
+    """Compare people, and synthetic votes, with the same other people.
 
-    In each resample, M people of an item are drawn; all its others are the reference, which does not change with n.
+    In each run, M people of an item are drawn; the other people are the reference, which does not change with n.
 
     Args:
-        human: People's votes per item and label `(I, K)`, whole numbers, more than M an item.
-        synthetic: Synthetic votes `(I, K)`, at least N an item.
+        human: Human votes per item and label `(I, K)`, whole numbers, more than M per item.
+        synthetic: Synthetic votes `(I, K)`, at least N per item.
         items: Names `(I,)`.
         people: M.
         votes: N.
@@ -153,8 +153,8 @@ def measure_held_out(
     Raises:
         ValueError: An item has fewer votes, or a number is below 1.
     """
-    _check(human, people + 1, repeats)
-    _check(synthetic, votes, repeats)
+    _check_sampling(human, people + 1, repeats)
+    _check_sampling(synthetic, votes, repeats)
     pairs = zip(
         _blocks(human, items, max(people, votes), repeats, seed, stream=1),
         _blocks(synthetic, items, max(people, votes), repeats, seed, stream=0),
@@ -162,13 +162,14 @@ def measure_held_out(
     )
 
     def against_the_rest(persons: np.ndarray, models: np.ndarray) -> list[np.ndarray]:
-        rest = _one_hot(persons[:, :, people:], human.shape[1]).sum(2)
+        rest = _votes_by_label(persons[:, :, people:], human.shape[1]).sum(2)
         rest /= rest.sum(-1, keepdims=True)
         return [_divergences(persons[:, :, :people], rest), _divergences(models[:, :, :votes], rest)]
 
     found = (against_the_rest(persons, models) for (_, persons), (_, models) in pairs)
     human_curve, synthetic_curve = _curves(found, resamples)
-    reached = np.concatenate([human_curve.draws[:, :1], human_curve.draws], axis=1)  # no curve has a value for no vote
+    # A curve has no value for 0 votes.
+    reached = np.concatenate([human_curve.draws[:, :1], human_curve.draws], axis=1)
     worth = worth_record(crossing(reached, synthetic_curve.draws[:, -1]), people)
     return HeldOut(human_curve, synthetic_curve, items=len(human), fewest=int(human.sum(1).min()) - people, worth=worth)
 
@@ -182,9 +183,9 @@ def measure_ideal(
     repeats: int = 5,
     seed: int = 0,
 ) -> Curve:
-    """The curve of annotators who vote as people do: N votes an item drawn from its `reference` `(I, K)` itself.
+    """The curve of ideal annotators: N votes per item drawn from its `reference` `(I, K)`.
 
-    It is above 0 for the number of votes alone (the plug-in bias): what a curve of synthetic votes has beyond it is theirs.
+    It is above 0 only because of the number of votes (the plug-in bias); a curve of synthetic votes above it has a real error.
     Other arguments are those of `measure_curve`.
     """
     pairs = zip(item_seeds(items, seed), np.asarray(reference, dtype=np.float64), strict=True)
@@ -198,12 +199,12 @@ def check_whole(name: str, value: Any, least: int = 1) -> None:
         raise ValueError(f"The {name} is {value!r}; give a whole number from {least} up.")
 
 
-def _check(counts: np.ndarray, votes: int, repeats: int) -> None:
+def _check_sampling(counts: np.ndarray, votes: int, repeats: int) -> None:
     check_whole("number of votes", votes)
     check_whole("number of resamples", repeats)
     if not len(counts) or counts.sum(1).min() < votes:
         fewest = "there is no item" if not len(counts) else f"an item has {int(counts.sum(1).min())}"
-        raise ValueError(f"{votes} votes are to be drawn of each item and {fewest}; leave such items out.")
+        raise ValueError(f"Each item needs {votes} votes, but {fewest}; leave such items out.")
 
 
 def _blocks(
@@ -212,14 +213,16 @@ def _blocks(
     """Rows of a block of items, and their votes in random orders: label codes `(B, R, V)`, -1 after the last."""
     counts = np.asarray(counts, dtype=np.int64)
     seeds, sizes = item_seeds(items, seed), counts.sum(1)
-    step = max(1, _BLOCK // (repeats * max(votes, 1) * counts.shape[1]))
+    step = max(1, _HISTOGRAM_BLOCK // (repeats * max(votes, 1) * counts.shape[1]))
     for start in range(0, len(counts), step):
         rows = slice(start, start + step)
         size = sizes[rows]
         codes = np.full((len(size), size.max()), -1)
         codes[np.arange(size.max()) < size[:, None]] = np.repeat(
-            np.tile(np.arange(counts.shape[1]), len(size)), counts[rows].ravel()
-        )  # by label, so that the order of the votes in their table does not matter
+            np.tile(np.arange(counts.shape[1]), len(size)),
+            counts[rows].ravel(),
+            # Sorted by label, so that the order of the votes does not matter.
+        )
         keys = np.full((len(size), repeats, size.max()), np.inf)
         for row, (item_seed, number) in enumerate(zip(seeds[rows], size, strict=True)):
             keys[row, :, :number] = np.random.default_rng([item_seed, stream]).random((repeats, number))
@@ -227,14 +230,14 @@ def _blocks(
         yield rows, np.take_along_axis(np.broadcast_to(codes[:, None], keys.shape), order, axis=-1)
 
 
-def _one_hot(codes: np.ndarray, classes: int) -> np.ndarray:
+def _votes_by_label(codes: np.ndarray, classes: int) -> np.ndarray:
     """`(..., classes)`; zeros for the code -1."""
     return np.concatenate([np.eye(classes), np.zeros((1, classes))])[codes]
 
 
 def _divergences(codes: np.ndarray, reference: np.ndarray) -> np.ndarray:
     """JSD `(B, R, N)` of the first n votes from the reference `(B, R or 1, K)`."""
-    sums = np.cumsum(_one_hot(codes, reference.shape[-1]), axis=2)
+    sums = np.cumsum(_votes_by_label(codes, reference.shape[-1]), axis=2)
     sums /= np.arange(1, codes.shape[2] + 1)[:, None]
     return jsd(sums, reference[:, :, None])
 
@@ -252,19 +255,21 @@ def _curves(blocks: Iterable[Sequence[np.ndarray]], resamples: Resamples | None)
     return curves
 
 
-WITHIN = 0.1  # of the fall is left where a curve is saturated
-LEAST_R2 = 0.9  # of a fit that is believed; our choice
+# A curve is saturated when this share of its fall is left.
+WITHIN = 0.1
+# Fits with a lower R² are rejected; our choice.
+LEAST_R2 = 0.9
 
 
 @dataclass(frozen=True)
 class Fit:
-    """a - b exp(-c n), fitted to what the curve has fallen from its largest value.
+    """a - b exp(-c n), fitted to the fall of the curve from its largest value.
 
     Attributes:
         a: Fall in the limit (nats).
         b: Scale (nats).
         c: Rate per vote.
-        top: Largest value of the curve (nats), which the fall counts from.
+        top: Largest value of the curve (nats).
         r2: Share of the curve's variance that the fit explains.
     """
 
@@ -280,14 +285,14 @@ class Fit:
 
 
 @dataclass(frozen=True)
-class Finding:
-    """What a curve says.
+class SaturationFinding:
+    """The number of votes that a curve suggests.
 
     Attributes:
-        suggested: Votes an item by the paper's rule; None where the curve does not tell.
-        text: The same as a sentence, or why it does not tell.
+        suggested: Votes per item by the paper's rule; None if there is no answer.
+        text: The answer as a sentence, or why there is none.
         fit: The fitted curve, if there is one.
-        threshold: Divergence (nats) that the suggested n comes down to, if there is a fit.
+        threshold: Divergence (nats) that the suggested n must reach, if there is a fit.
     """
 
     suggested: int | None
@@ -296,38 +301,40 @@ class Finding:
     threshold: float | None = None
 
 
-def find_saturation(curve: np.ndarray) -> Finding:
-    """Fit a curve `(N,)` (nats) and say after how many votes it is saturated, or why that cannot be told.
+def find_saturation(curve: np.ndarray) -> SaturationFinding:
+    """Fit a curve `(N,)` (nats) and find the number of votes after which it is saturated, or the reason why there is none.
 
-    Of the paper: the form, fitted to max(y) - y, and the rule, the first n whose fitted divergence is at most
-    y_inf + .1 (max(y) - y_inf), where y_inf = max(y) - a is the fit's asymptote and not the smallest y seen. Ours: no n is
-    suggested where the fit explains less than .9 of the variance, or where it comes down so far only after N.
+    From the paper: the exponential, fitted to max(y) - y, and the rule, the first n whose fitted divergence is at most
+    y_inf + .1 (max(y) - y_inf), where y_inf = max(y) - a is the asymptote of the fit, not the smallest y. Our additions: no n
+    is suggested if the fit explains less than .9 of the variance, or if it falls that far only after N.
     """
     y = np.asarray(curve, dtype=np.float64)
     count, top, bottom = len(y), float(y.max()), float(y.min())
     if count < 4:
-        return Finding(
-            None, f"There {_votes_are(count)} an item at most, and a curve of three parameters needs 4 or more."
+        return SaturationFinding(
+            None, f"There {_votes_are(count)} per item at most, and a curve with three parameters needs at least 4."
         )
     if top - bottom < 1e-9:
-        return Finding(
+        return SaturationFinding(
             None,
-            f"The curve is flat at {top:.4f} nats: the synthetic votes on an item are all alike, so that one says as much as "
+            f"The curve is flat at {top:.4f} nats: the synthetic votes on an item are all alike, so one is as good as "
             f"{count}.",
         )
     if y[-1] >= y[0]:
-        return Finding(
+        return SaturationFinding(
             None, f"The curve does not fall: {y[0]:.4f} nats after 1 vote, {y[-1]:.4f} after {count}; more do not help."
         )
     fit = _fit(y)
     if fit is None:
-        return Finding(None, "No exponential could be fitted to the curve; look at it.")
+        return SaturationFinding(None, "No exponential could be fitted to the curve; look at it.")
     limit, threshold = top - fit.a, top - (1 - WITHIN) * fit.a
     if fit.r2 < LEAST_R2:
-        return Finding(None, f"An exponential does not fit the curve (R² = {fit.r2:.2f}); look at it.", fit, threshold)
+        return SaturationFinding(
+            None, f"An exponential does not fit the curve (R² = {fit.r2:.2f}); look at it.", fit, threshold
+        )
     below = np.flatnonzero(fit.at(np.arange(1, count + 1)) <= threshold)
     if not len(below):
-        return Finding(
+        return SaturationFinding(
             None,
             f"The curve is not saturated after {count} votes: the fit falls by another {float(fit.at(count)) - limit:.4f} "
             "nats; ask for more.",
@@ -335,17 +342,17 @@ def find_saturation(curve: np.ndarray) -> Finding:
             threshold,
         )
     first = int(below[0]) + 1
-    return Finding(
+    return SaturationFinding(
         first,
-        f"The rule of arXiv 2601.14620 suggests {first} synthetic {'vote' if first == 1 else 'votes'} an item: the fitted "
-        f"divergence is then within a tenth of its fall from {top:.4f} to {limit:.4f} nats, where it ends.",
+        f"The rule of arXiv 2601.14620 suggests {first} synthetic {'vote' if first == 1 else 'votes'} per item: the fitted "
+        f"divergence is then within a tenth of its total fall, from {top:.4f} to {limit:.4f} nats.",
         fit,
         threshold,
     )
 
 
 def _fit(y: np.ndarray) -> Fit | None:
-    """Least squares; None where it does not converge."""
+    """Least squares; None if it does not converge."""
     n, fallen = np.arange(1, len(y) + 1, dtype=np.float64), y.max() - y
     scale = fallen.max()
     try:
@@ -354,7 +361,8 @@ def _fit(y: np.ndarray) -> Fit | None:
             (a, b, c), _ = curve_fit(
                 lambda x, a, b, c: a - b * np.exp(-c * x),
                 n,
-                fallen / scale,  # of order 1, as the tolerances expect
+                # Scaled to order 1, as the tolerances expect.
+                fallen / scale,
                 p0=(1.0, 1.0, 0.3),
                 bounds=([0, 0, 1e-4], [100, 1000, 50]),
                 max_nfev=10_000,

@@ -1,4 +1,4 @@
-"""Scores of predicted distributions against the votes, each beside the marginal baseline and with its interval."""
+"""Scores of predicted distributions against the votes, with intervals and the marginal baseline."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,7 +11,8 @@ from annot_hf.evaluation.resampling import Measured, Resamples, accuracy_of, ccc
 from annot_hf.models import measures
 from annot_hf.models.measures import class_counts, f1_of, macro_f1_of, ratio
 
-MEASURES: dict[str, tuple[str, str, str]] = {  # title, unit, which way is better
+# Title, unit, better direction.
+ITEM_MEASURES: dict[str, tuple[str, str, str]] = {
     "jsd": ("Jensen-Shannon divergence", "nats", "lower"),
     "jsd_bits": ("Jensen-Shannon divergence", "bits", "lower"),
     "cross_entropy": ("Cross-entropy of the votes", "nats", "lower"),
@@ -41,17 +42,17 @@ def measure(
     questions: Sequence[Question],
     resamples: Resamples,
 ) -> tuple[dict[str, Measured], dict[str, np.ndarray]]:
-    """Every measure over items, of all systems on the same resamples, and the per-item columns behind them.
+    """All measures over items of all systems on the same resamples, and the per-item columns behind them.
 
     Args:
-        systems: What each system predicts `(n, K)`; one of them is "marginal".
+        systems: Predictions of each system `(n, K)`; one system is "marginal".
         q: Distributions of the votes `(n, K)`.
         questions: What was asked.
         resamples: Resamples of the items.
     """
     columns = {"count": np.ones(len(q)), "vote_entropy": measures.entropy(q)}
     for system, p in systems.items():
-        columns |= {f"{system}/{name}": column for name, column in _columns(p, q, questions).items()}
+        columns |= {f"{system}/{name}": column for name, column in _item_columns(p, q, questions).items()}
     sums = resamples.sums(columns)
     draws = {system: _statistics(sums, system, questions) for system in systems}
     first = next(iter(systems))
@@ -65,20 +66,20 @@ def measure_entropy_ranks(
 ) -> Measured:
     """Spearman's correlation of predicted and true entropies, on the resamples of `measure` and with its arguments.
 
-    Where `entropy_correlation` asks for a line between the two entropies, this asks only whether the items that divide
-    people more are those that are said to.
+    Unlike `entropy_correlation`, it does not assume a linear relation; it only asks whether the items with more disagreement
+    are predicted to have more.
     """
     draws = resamples.spearman({system: _entropies(p) for system, p in systems.items()}, _entropies(q))
     return Measured("Rank correlation of entropies", "-1 to 1", "higher", draws)
 
 
 def _entropies(p: np.ndarray) -> np.ndarray:
-    """Entropy of each row (nats); rows that differ by rounding alone, or by what orders tied votes, have the same."""
+    """Entropy of each row (nats), rounded so that rows that differ only by rounding or by tie-breaking are equal."""
     return measures.entropy(p).round(9)
 
 
-def _columns(p: np.ndarray, q: np.ndarray, questions: Sequence[Question]) -> dict[str, np.ndarray]:
-    """Per-item values and moments of one system, whose sums give all its measures."""
+def _item_columns(p: np.ndarray, q: np.ndarray, questions: Sequence[Question]) -> dict[str, np.ndarray]:
+    """Per-item values and moments of a system; their sums give all its measures."""
     safe = floored(p)
     columns = {
         "jsd": measures.jsd(p, q),
@@ -106,8 +107,9 @@ def _statistics(sums: dict[str, np.ndarray], system: str, questions: Sequence[Qu
     out["entropy_correlation"] = pearson_of(sums[f"{system}/entropies"])
     counts = sums[f"{system}/classes"]
     out |= {"accuracy": accuracy_of(counts), "macro_f1": macro_f1_of(counts), "uar": uar_of(counts)}
-    # Cross-entropy minus the votes' entropy is KL, so the gap that is closed is 1 - KL(model) / KL(marginal).
-    gap = np.where(sums["marginal/kl"] > 1e-6 * count, sums["marginal/kl"], 0.0)  # votes that the marginal explains
+    # Cross-entropy minus the votes' entropy is KL, so the closed gap is 1 - KL(model) / KL(marginal).
+    # Without a gap, the marginal explains the votes.
+    gap = np.where(sums["marginal/kl"] > 1e-6 * count, sums["marginal/kl"], 0.0)
     out["gap_closed"] = 100 * (1 - ratio(sums[f"{system}/kl"], gap))
     if system != "marginal":
         out["vote_entropy"] = sums["vote_entropy"] / count
@@ -121,22 +123,22 @@ def _statistics(sums: dict[str, np.ndarray], system: str, questions: Sequence[Qu
 
 
 def _ordered(draws: dict[str, np.ndarray], questions: Sequence[Question]) -> list[str]:
-    names = [name for name in MEASURES if name in draws]
+    names = [name for name in ITEM_MEASURES if name in draws]
     return names + [
         f"{m}_{q.name}" for q in questions for m in ("ccc", "jsd", "gap_closed") if f"{m}_{q.name}" in draws
     ]
 
 
 def _measured(name: str, draws: dict[str, dict[str, np.ndarray]]) -> Measured:
-    base = name if name in MEASURES else next(m for m in ("ccc", "jsd", "gap_closed") if name.startswith(f"{m}_"))
-    title, unit, better = MEASURES[base]
+    base = name if name in ITEM_MEASURES else next(m for m in ("ccc", "jsd", "gap_closed") if name.startswith(f"{m}_"))
+    title, unit, better = ITEM_MEASURES[base]
     question = name.removeprefix(f"{base}_") if name != base else None
     title = title if question is None else f"{title}, {question}"
     return Measured(title, unit, better, {system: found[name] for system, found in draws.items() if name in found})
 
 
 def count_classes(p: np.ndarray, q: np.ndarray, support: Sequence[str]) -> list[dict[str, Any]]:
-    """A line per label: shares, plurality items, F1; precision and recall are None where nothing was predicted or true.
+    """A row per label: shares, plurality items, F1; precision and recall are None if no item is predicted or true.
 
     Args:
         p: Predicted distributions `(n, K)`.
@@ -163,14 +165,14 @@ def count_classes(p: np.ndarray, q: np.ndarray, support: Sequence[str]) -> list[
 def describe(
     resamples: Resamples, size: int, method: str, pairs: Sequence[tuple[str, str]] = (), unit: str = "speaker"
 ) -> list[str]:
-    """Definitions and caveats behind the numbers, a sentence or two each.
+    """Definitions and caveats behind the numbers, one or two sentences each.
 
     Args:
         resamples: Resamples of the items.
         size: Number of items.
         method: How the targets were made.
-        pairs: Systems that are compared.
-        unit: What a cluster is called.
+        pairs: Compared systems.
+        unit: The name of a cluster.
     """
     units = "item" if resamples.clusters is None else unit
     count = resamples.cluster_count or size
@@ -181,12 +183,12 @@ def describe(
         interval = f"Intervals are 95 % percentile intervals over {resamples.n:,} resamples of {count:,} {units}s."
         if resamples.clusters is None:
             interval += (
-                f" Without {unit}s, items count as independent; with several items a {unit}, that is too narrow."
+                f" Without {unit}s, items count as independent; with several items per {unit}, they are too narrow."
             )
         elif count < 10:
-            interval += f" With so few {unit}s they are rough."
+            interval += f" With so few {unit}s, they are rough."
     compared = f" {pairs[0][0]} - {pairs[0][1]}" if len(pairs) == 1 else ""
-    floor = "An item has few votes, whose entropy lies below that of opinion: the floor is out of a model's reach."
+    floor = "An item has few votes, whose entropy is lower than that of opinion, so no model can reach the floor."
     return [
         f"One reference for every system: {REFERENCES[method]}, each item counting once.",
         *([floor] if method == "soft" else []),
@@ -194,7 +196,7 @@ def describe(
         f"Differences are{compared} on the same resamples (paired).",
         "JSD is the divergence, not its square root: 0 to ln 2 = 0.693 nats, or 0 to 1 bit.",
         f"Predicted probabilities are floored at {FLOOR:g} and renormalised for KL and cross-entropy.",
-        "Plurality ties go to the label that comes first in the support. Macro-F1 averages over all labels, and a label "
-        "that is neither the plurality of an item nor predicted counts 0; average recall is over pluralities only.",
-        "A correlation or CCC with a constant (as of the marginal) counts 0.",
+        "Plurality ties go to the label that comes first in the support. Macro-F1 averages over all labels; a label that is "
+        "neither the plurality of an item nor predicted counts as 0. Average recall is over pluralities only.",
+        "A correlation or CCC with a constant, such as the marginal, counts as 0.",
     ]

@@ -1,4 +1,4 @@
-"""Results by how much the raters disagree: strata of the normalised entropy of the votes."""
+"""Results by disagreement of the raters: strata of the normalised entropy of the votes."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,13 +12,14 @@ from annot_hf.models.measures import class_counts, macro_f1_of, ratio
 
 EDGES = (0.0, 1 / 3, 2 / 3, 1.0)
 NAMES = ("low", "mid", "high")
-TITLES = {
+STRATUM_MEASURES = {
     "jsd": ("JSD", "nats", "lower"),
     "accuracy": ("Accuracy", "0 to 1", "higher"),
     "macro_f1": ("Macro-F1", "0 to 1", "higher"),
     "macro_f1_present": ("Macro-F1 over labels present", "0 to 1", "higher"),
 }
-_SLACK = 1e-9  # entropies of equal votes differ by rounding, and may lie on an edge (two of eight labels: 1/3)
+# Entropies of equal votes differ by rounding, and may lie on an edge (two of eight labels give 1/3).
+_ENTROPY_SLACK = 1e-9
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,10 +29,10 @@ class Stratum:
     Attributes:
         scheme: "thirds" of the range of the normalised entropy, or "tertiles" of the items.
         name: "low", "mid" or "high".
-        low: Least normalised entropy that belongs to it; for tertiles, the least found.
-        high: For thirds the upper edge, which belongs to the last stratum only; for tertiles the largest found.
+        low: Lower edge (normalised entropy) for thirds; the smallest entropy found for tertiles.
+        high: Upper edge for thirds, which only the last stratum includes; the largest entropy found for tertiles.
         rows: Which items `(n,)` belong to it.
-        absent: Labels that are the plurality of none of them.
+        absent: Labels that are the plurality of no item of the stratum.
     """
 
     scheme: str
@@ -43,7 +44,7 @@ class Stratum:
 
     @property
     def key(self) -> str:
-        """Ending of its measures' names, such as "thirds_low"."""
+        """Suffix of its measures, such as "thirds_low"."""
         return f"{self.scheme}_{self.name}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -55,8 +56,8 @@ class Stratum:
 def entropy_strata(q: np.ndarray, support: Sequence[str]) -> list[Stratum]:
     """Items by the entropy of their votes over ln K: thirds of the range [0, 1], then tertiles of the items.
 
-    Thirds are [0, 1/3), [1/3, 2/3) and [2/3, 1]. Tertiles part the items into three as equal as ties allow: items of
-    equal entropy stay together, so a third may be empty.
+    Thirds are [0, 1/3), [1/3, 2/3) and [2/3, 1]. Tertiles are three groups of items, as equal as ties allow: items of equal
+    entropy stay together, so a tertile may be empty.
 
     Args:
         q: Distributions of the votes `(n, K)`.
@@ -65,8 +66,8 @@ def entropy_strata(q: np.ndarray, support: Sequence[str]) -> list[Stratum]:
     entropy = measures.entropy(q, normalised=True)
     cuts = np.quantile(entropy, EDGES[1:-1], method="inverted_cdf")
     codes = {
-        "thirds": np.searchsorted(np.array(EDGES[1:-1]) - _SLACK, entropy, side="right"),
-        "tertiles": np.searchsorted(cuts + _SLACK, entropy, side="left"),
+        "thirds": np.searchsorted(np.array(EDGES[1:-1]) - _ENTROPY_SLACK, entropy, side="right"),
+        "tertiles": np.searchsorted(cuts + _ENTROPY_SLACK, entropy, side="left"),
     }
     plurality, strata = q.argmax(axis=1), []
     for scheme, code in codes.items():
@@ -90,11 +91,11 @@ def measure_strata(
 ) -> dict[str, Measured]:
     """JSD, accuracy and macro-F1 in every stratum, named such as "macro_f1_thirds_low".
 
-    Macro-F1 averages over all K labels, so a label that is absent from the stratum counts 0; "macro_f1_present" is the
-    mean over the labels that are the plurality of some item there. All speakers are resampled, not those of a stratum.
+    Macro-F1 averages over all K labels, so a label that is absent from the stratum counts as 0; "macro_f1_present" averages
+    over the labels that are the plurality of an item there. Resamples draw from all speakers, not from those of a stratum.
 
     Args:
-        systems: What each system predicts `(n, K)`.
+        systems: Predictions of each system `(n, K)`.
         q: Distributions of the votes `(n, K)`.
         strata: What `entropy_strata` found.
         resamples: Resamples of the items.
@@ -114,7 +115,7 @@ def measure_strata(
     out = {}
     for stratum in strata:
         where = f", {stratum.name} entropy ({stratum.scheme})"
-        draws: dict[str, dict[str, np.ndarray]] = {name: {} for name in TITLES}
+        draws: dict[str, dict[str, np.ndarray]] = {name: {} for name in STRATUM_MEASURES}
         for system in systems:
             found = counts[f"{system}/{stratum.key}"]
             empty = found[:, 2].sum(axis=-1) == 0
@@ -123,6 +124,6 @@ def measure_strata(
             draws["macro_f1"][system] = np.where(empty, np.nan, macro_f1_of(found))
             draws["macro_f1_present"][system] = macro_f1_present_of(found)
         for name, by_system in draws.items():
-            title, unit, better = TITLES[name]
+            title, unit, better = STRATUM_MEASURES[name]
             out[f"{name}_{stratum.key}"] = Measured(title + where, unit, better, by_system)
     return out

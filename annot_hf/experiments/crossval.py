@@ -1,10 +1,10 @@
-"""Repeated cross-validation of a recipe, or of the systems of a plan: every item is predicted by a model that never saw it.
+"""Repeated cross-validation of a recipe, or of the systems of a plan: every item is predicted by a model not trained on it.
 
     OUT/crossval.md, crossval.json, crossval.png     scores, counts, one figure
     OUT/<system>/repeat<r>/fold<f>/                  a run: predictions-test, training.json, done.json
 
-A fold is a view of the corpus in memory (`ExportedCorpus.with_splits`): nothing of it is copied, and features that one
-fold computes serve all. Runs that are there already are kept, so an interrupted cross-validation goes on.
+A fold is a view of the corpus in memory (`ExportedCorpus.with_splits`): nothing is copied, and all folds share computed
+features. Finished runs are kept, so an interrupted cross-validation resumes.
 """
 
 import os
@@ -24,8 +24,9 @@ from annot_hf.evaluation.evaluate import Evaluation, evaluate
 from annot_hf.experiments.plans import TAKEN, Plan, changes_of, plan_of, planned_runs
 from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.trunks import read_trunk_config
-from annot_hf.report.figures import plot_crossval, save_figure
+from annot_hf.report.figures import plot_crossval
 from annot_hf.report.pages import write_json, write_markdown
+from annot_hf.report.style import save_figure
 from annot_hf.report.tables import crossval_tables, fold_notes
 from annot_hf.training.checkpoints import held
 from annot_hf.training.inputs import item_sources
@@ -52,8 +53,8 @@ def crossval(
 ) -> tuple[Evaluation, Path]:
     """Train, predict and score every fold of every repeat, all systems on the same folds.
 
-    Every item with votes on the question takes part, whatever its released split. In each fold the training part learns,
-    the validation part (taken out of it) picks the epoch if the recipe has one picked, and the test part is predicted.
+    Every item with votes on the question takes part, whatever its released split. In each fold, the model is trained on the
+    training part, the validation part selects the epoch if the recipe asks for it, and the test part is predicted.
     The run of fold f in repeat r has the seed `seed` + r * `folds` + f.
 
     Args:
@@ -61,18 +62,18 @@ def crossval(
         corpus: Folder of an exported corpus.
         out: Folder to write.
         overrides: Words such as "num_train_epochs=3" for every run.
-        folds: Folds a repeat.
-        repeats: How often the items are divided anew. More may follow later; the repeats that are there are kept.
-        group: Column of the items that no fold boundary may cut; the first that there is of conversation, document and
-            speaker by default, else the item itself.
+        folds: Folds per repeat.
+        repeats: How often the items are divided. A later call with more repeats keeps the finished ones.
+        group: Column of the items whose groups stay in one fold; by default the first that exists of conversation, document
+            and speaker, else the item itself.
         splits: Released splits whose items take part; all by default.
-        items: How many of these items take part, in whole groups drawn at random until there are as many; all by default.
-        test_folds: How many folds of a single repeat are tested, for a look that costs less: the items of the others are
-            only learned from. More may follow later. All by default.
-        validation: Share of the items that are not tested, in whole groups, which is set aside for validation.
-        seed: Seed of folds and runs; the first of the plan's seeds, or 0, by default.
+        items: How many of these items to use, in whole groups drawn at random; all by default.
+        test_folds: How many folds of a single repeat to test, for a cheaper first look; the items of the others are only
+            trained on. A later call may test more. All by default.
+        validation: Share of the items outside the test part, in whole groups, that is set aside for validation.
+        seed: Seed of folds and runs; by default the first of the plan's seeds, or 0.
         n_resamples: Bootstrap resamples of groups.
-        keep_models: Keep the model of every run, which may take much room.
+        keep_models: Keep the model of every run, which may need much disk space.
 
     Returns:
         The scores, and the path of `crossval.md`.
@@ -90,7 +91,7 @@ def crossval(
     taken = TAKEN & set(plan.systems)
     if taken:
         raise ValueError(
-            f"A system is called {taken.pop()!r}, which has another meaning; give the recipe or system another."
+            f"A system is called {taken.pop()!r}, a reserved name; give the recipe or system another name."
         )
     out, corpus = Path(out), Path(corpus)
     base = seed if seed is not None else (*plan.seeds, 0)[0]
@@ -104,8 +105,9 @@ def crossval(
         for repeat in range(repeats)
         for number in range(folds)
     }
-    planned = planned_runs(plan, corpus, out, overrides, places)  # a wrong key shows before the first is trained
-    targets = _targets(planned, exported, splits)
+    # A wrong key raises before the first system is trained.
+    planned = planned_runs(plan, corpus, out, overrides, places)
+    targets = _common_targets(planned, exported, splits)
     unit, groups = group_items(exported.items, targets.items, group)
     if items is not None:
         drawn = draw_groups(groups, items, base)
@@ -123,9 +125,9 @@ def crossval(
             parts=("items", "ranks"),
             n_resamples=n_resamples,
         )
-        notes = [*fold_notes(found), *found.notes, *_about(exported, targets, splits)]
+        notes = [*fold_notes(found), *found.notes, *_items_note(exported, targets, splits)]
         if items is not None:
-            notes.append(f"{len(targets):,} items take part, whole {unit}s drawn at random.")
+            notes.append(f"{len(targets):,} items take part, as whole {unit}s drawn at random.")
         facts = {
             "title": plan.title,
             "corpus": exported.name,
@@ -144,7 +146,7 @@ def crossval(
         page = write_markdown(
             out / "crossval.md",
             title=plan.title,
-            summary=_summary(found),
+            summary=_division(found),
             tables=crossval_tables(found),
             notes=notes,
             details=facts | changes_of(plan),
@@ -153,7 +155,7 @@ def crossval(
     return found, page
 
 
-def _summary(found: Evaluation) -> str:
+def _division(found: Evaluation) -> str:
     """How the items are divided."""
     counts = found.counts
     unit, folds, repeats = counts["unit"], counts["folds"], counts["runs"][found.systems[0]]
@@ -161,14 +163,14 @@ def _summary(found: Evaluation) -> str:
     if counts["items not tested"]:
         divided = (
             f"the test parts of {len(folds)} folds; {counts['items not tested']:,} more items, which other folds would test, "
-            "are only learned from"
+            "are only used for training"
         )
     grouped = "" if unit == "item" else f" of {counts['groups']:,} {unit}s"
-    return f"{counts['n_evaluated']:,} items{grouped}, {divided}. In brackets the 95 % interval, if there is one."
+    return f"{counts['n_evaluated']:,} items{grouped}, {divided}. In brackets: the 95 % interval, if there is one."
 
 
-def _targets(planned: Mapping[str, Sequence[Run]], corpus: ExportedCorpus, splits: Sequence[str]) -> Targets:
-    """What the votes say of all items that take part: the one reference of all systems."""
+def _common_targets(planned: Mapping[str, Sequence[Run]], corpus: ExportedCorpus, splits: Sequence[str]) -> Targets:
+    """The targets of all items that take part, the reference of all systems."""
     have = sorted(corpus.items["split"].unique())
     for split in splits:
         if split not in have:
@@ -184,7 +186,7 @@ def _targets(planned: Mapping[str, Sequence[Run]], corpus: ExportedCorpus, split
         if others != questions or (scale and cells != bins):
             raise ValueError(
                 f"System {name!r} learns {' and '.join(others)} in {cells} bins and {first!r} {' and '.join(questions)} in "
-                f"{bins}; a cross-validation holds all systems against the same votes: give them one question."
+                f"{bins}; a cross-validation compares all systems with the same votes: give them one question."
             )
     items = corpus.items["item"][corpus.items["split"].isin(list(splits) or have)]
     whole = corpus.with_splits(dict.fromkeys(items, "all"), {"splits": list(splits)})
@@ -192,7 +194,7 @@ def _targets(planned: Mapping[str, Sequence[Run]], corpus: ExportedCorpus, split
 
 
 def _check_inputs(planned: Mapping[str, Sequence[Run]], corpus: ExportedCorpus, targets: Targets) -> None:
-    """Whether every system finds what it reads and whom it learns from; otherwise the last one would fail after hours."""
+    """Raise unless every system has its inputs and raters; otherwise the last system would fail after hours."""
     for name, runs in planned.items():
         if runs[0].recipe.model == "annotator" and not len(targets.ratings):
             raise ValueError(
@@ -236,8 +238,8 @@ def _predict_all(
     return {name: [pool_predictions(found) for found in repeats.values()] for name, repeats in parts.items()}
 
 
-def _about(corpus: ExportedCorpus, targets: Targets, splits: Sequence[str]) -> list[str]:
-    """Which items took part, and which could not."""
+def _items_note(corpus: ExportedCorpus, targets: Targets, splits: Sequence[str]) -> list[str]:
+    """Which items took part, and which were left out."""
     whose = f"of the released splits {', '.join(splits)}" if splits else "of all released splits"
     left_out = [f"{count:,} {reason} are left out." for reason, count in targets.excluded.items()]
     return [f"Items {whose} of {corpus.name} take part.", *left_out]

@@ -1,4 +1,4 @@
-"""What each member of an ensemble leaned on, from a checkpoint and texts."""
+"""What each member of an ensemble attends to, from a checkpoint and texts."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,22 +19,22 @@ from annot_hf.training.outputs import load_model
 
 
 def most_divided(predictions: Predictions, count: int) -> np.ndarray:
-    """Names of the items `(count,)` whose predicted distributions have the highest entropy, that one first."""
+    """Names of the items `(count,)` with the highest predicted entropy, in descending order."""
     return predictions.items[np.argsort(-entropy(predictions.probs), kind="stable")[:count]]
 
 
 def check_explainable(config: PreTrainedConfig, folder: str | Path) -> None:
-    """Raise a ValueError unless a checkpoint of this configuration has members whose attention on words can be shown."""
+    """Raise a ValueError unless a checkpoint of this configuration has members with attention on words."""
     if isinstance(config, SeedBertConfig) and input_name_of(config.trunk_config) == "input_ids":
         if config.pooling == "tcgru":
             raise ValueError(
-                f"{folder} has pooling tcgru, whose GRU gives no weight to a word; explain needs first, mean or attention."
+                f"{folder} has pooling tcgru, whose GRU does not weight words; explain needs first, mean or attention."
             )
         return
     trunk = getattr(config, "trunk_config", config).model_type
     raise ValueError(
         f"{folder} is of type {config.model_type} over {trunk}; explain shows the words that the members of a seedbert model "
-        "over a text trunk leaned on, so give one of those, or leave explain out."
+        "over a text trunk attend to; give such a model, or leave explain out."
     )
 
 
@@ -47,23 +47,23 @@ def explain(
     *,
     batch_size: int = 4,
 ) -> list[Explanation]:
-    """Let the members of a text ensemble say what they say of these texts, and where they look.
+    """Predictions and attention of the members of a text ensemble for these texts.
 
     Args:
         model_folder: Checkpoint folder of a `SeedBert` over a text trunk.
         items: Names of the texts.
         texts: The texts.
-        targets: What raters said, where they did.
-        batch_size: Texts per batch; the attention of every layer and head is in memory for each.
+        targets: Targets of the items that have votes.
+        batch_size: Texts per batch; the attention of every layer and head is in memory.
 
     Raises:
-        ValueError: The checkpoint is no such model, or its tokenizer does not say where its tokens are.
+        ValueError: The checkpoint is not such a model, or its tokenizer does not return offsets.
     """
     model, tokenizer, _ = load_model(model_folder)
     check_explainable(model.config, model_folder)
     if not tokenizer.is_fast:
         raise ValueError(
-            f"The tokenizer of {model_folder} does not say where its tokens are in the text; use a fast one."
+            f"The tokenizer of {model_folder} does not return the offsets of tokens; use a fast tokenizer."
         )
     raters = {}
     if targets is not None:

@@ -21,20 +21,20 @@ from annot_hf.training.recipe import Run, load_recipe
 from annot_hf.training.train import check_trunk, predictions_of
 
 _OURS = {"corpus", "features", "member_folder", "output_dir", "seed"}
-TAKEN = {"marginal", "members", "features"}  # the baseline, and folders beside those of the systems
+# Systems may not have the name of the baseline or of these folders.
+TAKEN = {"marginal", "members", "features"}
 _KEYS = {"title", "recipe", "seeds", "systems"}
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to compare.
+    """Systems to compare.
 
     Attributes:
         title: Heading of the results.
         recipe: The recipe that all systems share.
-        seeds: Seeds of the runs of every system; a cross-validation, whose runs have seeds of their own, needs none.
-        systems: System -> what it changes of the recipe, or of a `recipe` of its own; the first is the one that others are
-            compared with.
+        seeds: Seeds of the runs of every system; a cross-validation needs none, because it sets the seeds of its runs.
+        systems: System -> its changes to the recipe, or to a `recipe` of its own; the others are compared with the first.
     """
 
     title: str
@@ -43,14 +43,16 @@ class Plan:
     systems: Mapping[str, Mapping[str, Any]]
 
     def without(self, names: Sequence[str]) -> "Plan":
-        """The plan without these systems, such as one that needs named raters where there are none.
+        """The plan without these systems, for instance without one that needs named raters.
 
         Raises:
             ValueError: There is no such system, or none is left.
         """
         for name in names:
             if name not in self.systems:
-                raise ValueError(f"The plan has no system {name!r}{nearest(name, self.systems)}; leave out one it has.")
+                raise ValueError(
+                    f"The plan has no system {name!r}{nearest(name, self.systems)}; leave out one of its systems."
+                )
         kept = {name: changes for name, changes in self.systems.items() if name not in names}
         if not kept:
             raise ValueError("Every system of the plan is left out; keep one.")
@@ -58,7 +60,7 @@ class Plan:
 
 
 def read_plan(path: str | os.PathLike[str]) -> Plan:
-    """Read a plan: a YAML mapping of `recipe`, `systems`, and `seeds` and a `title` if wanted.
+    """Read a plan: a YAML mapping with `recipe`, `systems`, and optionally `seeds` and `title`.
 
     Raises:
         ValueError: The file is missing or holds something else.
@@ -68,10 +70,10 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
         raise ValueError(f"There is no plan {path}; give a YAML file with recipe, seeds and systems.")
     values = read_yaml(path.read_text(encoding="utf-8"), str(path))
     if not isinstance(values, dict) or not {"recipe", "systems"} <= set(values) <= _KEYS:
-        raise ValueError(f"{path} is no plan; it holds recipe, seeds and systems, and perhaps a title.")
+        raise ValueError(f"{path} is not a plan; give recipe, seeds and systems, and optionally a title.")
     systems = values["systems"]
     if not isinstance(systems, dict) or not systems or not all(isinstance(v, dict | None) for v in systems.values()):
-        raise ValueError(f"{path}: systems is {systems!r}; give each system's name and what it changes of the recipe.")
+        raise ValueError(f"{path}: systems is {systems!r}; give each system's name and its changes to the recipe.")
     seeds = values.get("seeds", [])
     if (
         not isinstance(seeds, list)
@@ -85,7 +87,7 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
     if TAKEN & set(folders) or len(set(folders)) < len(values["systems"]):
         raise ValueError(
             f"{path}: systems are {', '.join(systems)}; their names must differ in letters and digits, and none may be "
-            f"{', '.join(sorted(TAKEN))}, which have another meaning."
+            f"{', '.join(sorted(TAKEN))}, which are reserved."
         )
     for name, changes in systems.items():
         if _OURS & set(changes):
@@ -97,22 +99,24 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
             raise ValueError(f"{path}: system {name!r} has recipe {recipes[-1]!r}; give a recipe's name or file.")
         if (
             "recipe" in changes and (path.parent / changes["recipe"]).is_file()
-        ):  # beside the plan, as a recipe's base is
+            # Relative to the plan, like the base of a recipe.
+        ):
             changes["recipe"] = str(path.parent / changes["recipe"])
     return Plan(str(values.get("title", path.stem)), values["recipe"], tuple(seeds), systems)
 
 
 def plan_of(source: str | os.PathLike[str]) -> Plan:
-    """The plan of a file that has `systems`, or one that holds a recipe (a file or a name) as its only system.
+    """The plan of a file with `systems`, or a plan with a recipe (a file or a name) as its only system.
 
     Raises:
-        ValueError: There is neither, or the plan holds something else.
+        ValueError: There is neither, or the plan is not valid.
     """
     path = Path(source)
     values = read_yaml(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else None
     if isinstance(values, dict) and "systems" in values:
         return read_plan(path)
-    load_recipe(source)  # says what is wrong with it
+    # Raises with the reason.
+    load_recipe(source)
     return Plan(path.stem, os.fspath(source), (), {path.stem: {}})
 
 
@@ -125,14 +129,14 @@ def run_plan(
     split: str = "test",
     n_resamples: int = 1000,
 ) -> tuple[Evaluation, Path]:
-    """Train, predict and score what a plan says; runs that are there already are kept, so an interrupted plan goes on.
+    """Train, predict and score the systems of a plan; finished runs are kept, so an interrupted plan resumes.
 
     Args:
         plan: From `read_plan`.
         corpus: Folder of an exported corpus.
-        out: Folder to write: a folder a run, `results.json` and `results.md`.
+        out: Folder to write: a folder per run, `results.json` and `results.md`.
         overrides: Words such as "num_train_epochs=5" for every run.
-        split: The split that is predicted and scored.
+        split: The split to predict and score.
         n_resamples: Bootstrap resamples of speakers.
 
     Returns:
@@ -146,7 +150,8 @@ def run_plan(
         raise ValueError(f"The plan {plan.title!r} names no seeds; give a list of whole numbers, such as [0, 1, 2].")
     check_own(out, ("results.json", "results.md"), marker="results.json", keys=("title", "systems"))
     places = {f"seed{seed}": seed for seed in plan.seeds}
-    planned = planned_runs(plan, corpus, out, overrides, places)  # a wrong key shows before the first is trained
+    # A wrong key raises before the first system is trained.
+    planned = planned_runs(plan, corpus, out, overrides, places)
     exported = read_export(corpus)
     with held(out):
         runs: dict[str, list[Predictions]] = {name: [] for name in planned}
@@ -182,7 +187,7 @@ def run_plan(
             out / "results.md",
             title=plan.title,
             summary=f"{counts['n_evaluated']:,} items, {counts['speakers']:,} speakers. Runs with different seeds: {seeds}. "
-            "Each value is the mean over a system's runs; in brackets its 95 % interval, if there is one; \u00b1 the standard "
+            "Each value is the mean over a system's runs; in brackets: its 95 % interval, if any; \u00b1 the standard "
             "deviation between runs.",
             tables=systems_tables(found),
             notes=[*found.notes, f"The gap starts from {found.reference.baseline}.", *cautions],
@@ -192,7 +197,7 @@ def run_plan(
 
 
 def changes_of(plan: Plan) -> dict[str, str]:
-    """What each system of a plan changes of the recipe, for a page."""
+    """The changes of each system to the recipe, for a page."""
     return {f"system {name}": _said(changes) for name, changes in plan.systems.items()}
 
 
@@ -204,12 +209,12 @@ def planned_runs(
     Args:
         plan: From `read_plan`.
         corpus: Folder of the exported corpus.
-        out: Folder that holds a folder a system.
+        out: Folder with one folder per system.
         overrides: Words such as "num_train_epochs=5" for every run.
-        places: Folder of each run in that of its system, and its seed.
+        places: Folder of each run, relative to that of its system, and its seed.
 
     Raises:
-        ValueError: A recipe is wrong, or an override is not for the user to set.
+        ValueError: A recipe is wrong, or an override is not allowed.
     """
     said = [word.lstrip("-").partition("=")[0] for word in overrides]
     for key in said:
@@ -218,7 +223,7 @@ def planned_runs(
         users = [name for name, changes in plan.systems.items() if key in changes]
         if users:
             raise ValueError(
-                f"The override {key} would undo what system {users[0]!r} changes; remove it, or edit the plan."
+                f"The override {key} would undo a change of system {users[0]!r}; remove it, or edit the plan."
             )
     planned: dict[str, list[Run]] = {}
     for name, changes in plan.systems.items():
@@ -227,7 +232,7 @@ def planned_runs(
         words += [*overrides, f"corpus={corpus}", f"features={out / 'features'}"]
         for place, seed in places.items():
             folder = out / _folder_name(name) / place
-            # ensembles of the same members share them: five of ten, their votes or their mean
+            # Ensembles share equal members, for instance five of ten.
             own = [f"seed={seed}", f"output_dir={folder}", f"member_folder={out / 'members' / place}"]
             run = load_recipe(recipe, [*words, *own])
             if run.pushes:

@@ -1,4 +1,4 @@
-"""Saliency of a trunk's layers over a corpus: encode each item once, keep only running moments."""
+"""Saliency of a trunk's layers over a corpus: encode each item once, and keep only running moments."""
 
 import functools
 from collections.abc import Sequence
@@ -44,30 +44,30 @@ def measure_saliency(
     max_seconds: float = 30.0,
     seed: int = 0,
 ) -> Saliency:
-    """Correlate every unit of every layer, averaged over an item's frames, with what raters said.
+    """Correlate every unit of every layer, averaged over an item's frames, with the votes.
 
     Args:
         source: Hub id or folder of a plain trunk, or folder of a trained checkpoint, whose trunk is then measured.
         corpus_folder: Folder of an exported corpus.
-        split: Which split; layers are chosen on training data.
-        items: Most items, drawn at random; the papers use 30,000 (arXiv 2503.22711).
+        split: The split; choose layers on training data.
+        items: Largest number of items, drawn at random; the paper uses 30,000 (arXiv 2503.22711).
         questions: Any number of questions; the corpus's default when empty. A category gives a target per label, a scale
             its mean rating.
         formula: "absolute" or "penalised", see `annot_hf.evaluation.saliency`.
         gamma: Weight of the penalty of "penalised", 0.1 when None; "absolute" has none.
         batch_size: Items per batch.
-        max_seconds: Longest clip that is accepted (s).
+        max_seconds: Longest accepted clip (s).
         seed: Seed of the draw.
 
     Raises:
-        ValueError: The trunk has no choice of layers, or corpus, split or question are not there.
+        ValueError: The trunk has no choice of layers, or corpus, split or question do not exist.
     """
     gamma = check_formula(formula, gamma)
     if items < 2:
         raise ValueError(f"items is {items}; a correlation needs at least 2.")
     if batch_size < 1:
-        raise ValueError(f"batch_size is {batch_size}; it is a number of items from 1 up.")
-    trunk, processor = _load(source)
+        raise ValueError(f"batch_size is {batch_size}; give a number of items from 1 up.")
+    trunk, processor = _load_trunk(source)
     corpus = read_export(corpus_folder)
     names = tuple(questions) or corpus.default_questions
     candidates = corpus.items.loc[corpus.items["split"] == split, "item"].to_numpy(dtype=object)
@@ -107,7 +107,7 @@ def layer_means(trunk: PreTrainedModel, batch: dict[str, torch.Tensor]) -> np.nd
     return torch.stack([masked_mean(state.float(), mask) for state in states], 1).cpu().numpy()
 
 
-def _load(source: str | Path) -> tuple[PreTrainedModel, Any]:
+def _load_trunk(source: str | Path) -> tuple[PreTrainedModel, Any]:
     """A trunk with all its hidden states, and its processor."""
     register_models()
     config = read_trunk_config(source)

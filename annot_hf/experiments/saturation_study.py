@@ -1,4 +1,4 @@
-"""Synthetic votes of a folder against the people of an export (arXiv 2601.14620)."""
+"""Compare synthetic votes with the human votes of an export (arXiv 2601.14620)."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ from annot_hf.evaluation.saturation import (
     measure_ideal,
     votes_that_most_have,
 )
-from annot_hf.evaluation.synthetic import measure_agreement
+from annot_hf.evaluation.synthetic_agreement import measure_agreement
 from annot_hf.report.saturation_page import Saturation
 
 
@@ -35,16 +35,16 @@ def measure_saturation(
     n_resamples: int = 1000,
     seed: int = 0,
 ) -> Saturation:
-    """Hold synthetic votes against the people of an export (arXiv 2601.14620; see `annot_hf.evaluation.saturation`).
+    """Compare synthetic votes with the human votes of an export (arXiv 2601.14620; see `annot_hf.evaluation.saturation`).
 
     Args:
         annotations: From `read_annotations`.
         corpus: The export that was annotated.
-        question: A category question that was annotated; may be left out when there is one.
-        splits: Splits whose items take part; all by default.
-        votes: Most votes an item, N; when None the most that 90 % of the items have. Items with fewer are counted and left
-            out, so that every n is measured on the same items.
-        resamples: How often votes are drawn of an item.
+        question: A category question that was annotated; optional if there is only one.
+        splits: Splits to use; all by default.
+        votes: Largest number of votes per item, N; when None, the number that 90 % of the items have. Items with fewer votes
+            are counted and left out, so that every n has the same items.
+        resamples: How often the votes of an item are drawn.
         n_resamples: Bootstrap resamples of speakers.
         seed: Seed of all draws.
 
@@ -58,12 +58,12 @@ def measure_saturation(
     check_whole("number of bootstrap resamples", n_resamples)
     check_corpus(annotations, corpus)
     if is_synthetic(corpus.votes).any():
-        raise ValueError(f"{corpus.name} itself holds votes of source {SYNTHETIC!r}; export people's votes only.")
+        raise ValueError(f"{corpus.name} itself holds votes of source {SYNTHETIC!r}; export only human votes.")
     synthetic = answers_to(annotations.votes, corpus.votes.questions, f"annotations {annotations.folder}")
     asked = _question(annotations, synthetic, question)
     if corpus.votes.weights is not None and (corpus.votes.weights[corpus.votes.rows_of(asked.name)] != 1).any():
         raise ValueError(
-            f"The votes of {corpus.name} on {asked.name!r} have weights, and people are drawn whole; export them without "
+            f"The votes of {corpus.name} on {asked.name!r} have weights, but whole votes are drawn; export them without "
             "weights."
         )
     table = corpus.items
@@ -74,25 +74,25 @@ def measure_saturation(
     if splits:
         table = table[table["split"].isin(splits)]
     items = table["item"].to_numpy()
-    human, model = (_counts(one, asked, items) for one in (corpus.votes, synthetic))
+    human, model = (_label_counts(one, asked, items) for one in (corpus.votes, synthetic))
     both = (human.sum(1) > 0) & (model.sum(1) > 0)
     if not both.any():
         raise ValueError(
             f"No item{' of split ' + ' or '.join(splits) if splits else ''} of {corpus.name} has both human and synthetic "
-            f"votes on {asked.name!r}; annotate items that people voted on."
+            f"votes on {asked.name!r}; annotate items with human votes."
         )
     counts = {
         "items without synthetic votes": int((model.sum(1) == 0).sum()),
         "items without human votes": int(((human.sum(1) == 0) & (model.sum(1) > 0)).sum()),
     }
     items, human, model = items[both], human[both], model[both]
-    drawn = Resamples(_speakers(table[both]), n_resamples, seed)
+    drawn = Resamples(_speakers_or_none(table[both]), n_resamples, seed)
     options = {"repeats": resamples, "seed": seed}
     votes = votes_that_most_have(model.sum(1)) if votes is None else votes
     enough = model.sum(1) >= votes
     if not enough.any():
         raise ValueError(
-            f"No item has {votes} synthetic votes; the most are {model.sum(1).max()}, so draw no more of an item."
+            f"No item has {votes} synthetic votes; the largest number is {model.sum(1).max()}, so use at most that many."
         )
     counts = {
         "items": int(enough.sum()),
@@ -135,7 +135,7 @@ def measure_saturation(
 def _held_out(
     human: np.ndarray, model: np.ndarray, items: np.ndarray, votes: int, drawn: Resamples, **options: int
 ) -> HeldOut | None:
-    """Half of the people that `COVERED` of the items have, against the rest; None where that is not one."""
+    """Half of the people that `COVERED` of the items have, compared with the rest; None if that is less than one."""
     several = votes_that_most_have(human.sum(1))
     people = several // 2
     if not people:
@@ -144,12 +144,12 @@ def _held_out(
     return measure_held_out(human[rows], model[rows], items[rows], people, votes, drawn.select(rows), **options)
 
 
-def _counts(votes: VoteTable, asked: Question, items: Sequence[str]) -> np.ndarray:
+def _label_counts(votes: VoteTable, asked: Question, items: Sequence[str]) -> np.ndarray:
     return votes.counts(asked.name, items=items).astype(np.int64)
 
 
 def _question(annotations: Annotations, synthetic: VoteTable, name: str) -> Question:
-    """The category question to look at."""
+    """The category question to analyse."""
     annotated = [question.name for question in annotations.votes.questions]
     if name:
         synthetic.question(name)
@@ -176,8 +176,8 @@ def _unfit(question: Question) -> str:
     return "a scale" if question.is_scale else "multi-select" if question.multiple else ""
 
 
-def _speakers(items: pd.DataFrame) -> np.ndarray | None:
-    """Speaker of each item `(I,)`; None when nobody has one."""
+def _speakers_or_none(items: pd.DataFrame) -> np.ndarray | None:
+    """Speaker of each item `(I,)`; None if no item has one."""
     if "speaker" not in items or items["speaker"].isna().all():
         return None
     missing = items["item"].to_numpy()[items["speaker"].isna()]

@@ -1,4 +1,4 @@
-"""What configurations check, so that a wrong value is named before a model is built."""
+"""Checks of configuration values, so that a wrong value raises before a model is built."""
 
 import json
 import math
@@ -20,7 +20,7 @@ def check_shares(**values: float) -> None:
 
 
 def check_counts(least: int = 1, **values: int) -> None:
-    """Raise a ValueError that names the first value that is no whole number or below `least`."""
+    """Raise a ValueError that names the first value that is not a whole number or is below `least`."""
     for name, value in values.items():
         if not _is_number(value, Integral) or value < least:
             raise ValueError(f"{name} is {value!r}; it must be a whole number, {least} or more.")
@@ -34,9 +34,9 @@ def check_not_negative(**values: float) -> None:
 
 
 def check_attention(config: PreTrainedConfig) -> None:
-    """Raise a ValueError if a configuration, or one inside it, names an attention that is no built-in one.
+    """Raise a ValueError if a configuration, or one inside it, names an attention that is not built in.
 
-    The library takes "owner/name" for code on the Hub, and a `config.json` may name it.
+    The library loads "owner/name" as code from the Hub, and a `config.json` may contain it.
     """
     name, known = config._attn_implementation, ("eager", "paged|eager", *ALL_ATTENTION_FUNCTIONS.valid_keys())
     if name is not None and (name not in known or "/" in name):
@@ -66,5 +66,5 @@ def said(error: Exception) -> str:
 
 
 def _is_number(value: Any, kind: type = Real) -> bool:
-    """Whether it is a number of that kind, and no truth value."""
+    """Whether it is a number of that kind, and not a boolean."""
     return isinstance(value, kind) and not isinstance(value, bool)

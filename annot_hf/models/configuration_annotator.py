@@ -36,7 +36,7 @@ class AnnotatorConfig(OpinionConfig):
     """
 
     model_type = "annot-annotator"
-    # an evaluation loop gathers the rest: the pairs of a batch vary in number, which several processes cannot gather
+    # Not gathered in evaluation: the number of pairs varies between batches, and processes cannot gather it.
     keys_to_ignore_at_inference = [
         "consensus",
         "ratings",

@@ -6,7 +6,7 @@ from typing import Any
 from .checks import check_not_negative
 from .configuration_opinion import OpinionConfig
 
-HEADS = ("linear", "mlp", "bayesian")
+HEAD_KINDS = ("linear", "mlp", "bayesian")
 DISAGREEMENTS = ("entropy", "deviation")
 
 
@@ -67,8 +67,8 @@ class DistributionConfig(OpinionConfig):
         disagreement_weight: float = 1.0,
         **kwargs: Any,
     ) -> None:
-        if head not in HEADS:
-            raise ValueError(f"head is {head!r}; use one of {', '.join(HEADS)}.")
+        if head not in HEAD_KINDS:
+            raise ValueError(f"head is {head!r}; use one of {', '.join(HEAD_KINDS)}.")
         if prior_std <= 0 or bayesian_samples < 1:
             raise ValueError(
                 f"prior_std is {prior_std} and bayesian_samples {bayesian_samples}; give a deviation above 0 and at least "

@@ -28,12 +28,11 @@ class DistributionQwen2AudioConfig(SupportConfig):
             the questions, their answers, and the item's transcript, if the prompt is to show it.
         system: The system turn; that of the processor's chat template when None.
         transcript_characters: Characters of a transcript that are shown; what comes after them is cut off.
-        lora_rank: Rank of the low-rank adapters that training puts on the query, key, value and output projections of the
-            language model; 0 trains all weights. The paper has 8.
-        lora_alpha: Scale of the adapters, before it is divided by their rank.
-        lora_dropout: Dropout before the adapters.
+        lora_rank: Rank of the low-rank adapters, which are on the query, key, value and output projections of the language
+            model; see `SupportConfig`, also for the next two. The defaults are the paper's.
+        lora_alpha: Scale of the adapters.
+        lora_dropout: Dropout before them.
         lalm_revision: Commit on the Hub of the Qwen2-Audio that this started from; None of a folder.
-        lalm_digest: Digest of its weights (see `digest_of`): adapters are not put on others.
         **kwargs: Passed on.
 
     Raises:
@@ -62,16 +61,10 @@ class DistributionQwen2AudioConfig(SupportConfig):
         lora_alpha: float = 16.0,
         lora_dropout: float = 0.2,
         lalm_revision: str | None = None,
-        lalm_digest: str | None = None,
         **kwargs: Any,
     ) -> None:
-        check_not_negative(entropy_weight=entropy_weight, lora_alpha=lora_alpha, lora_dropout=lora_dropout)
+        check_not_negative(entropy_weight=entropy_weight)
         check_counts(attention_heads=attention_heads, transcript_characters=transcript_characters)
-        check_counts(0, lora_rank=lora_rank)
-        if lora_alpha == 0 or lora_dropout >= 1:
-            raise ValueError(
-                f"lora_alpha is {lora_alpha} and lora_dropout {lora_dropout}; give a scale above 0 and a dropout below 1."
-            )
         check_prompt(prompt)
         if not (system is None or isinstance(system, str)):
             raise ValueError(f"system is {system!r}; give text, or None for the processor's own.")
@@ -88,14 +81,10 @@ class DistributionQwen2AudioConfig(SupportConfig):
         self.prompt = prompt
         self.system = system
         self.transcript_characters = transcript_characters
-        self.lora_rank = lora_rank
-        self.lora_alpha = lora_alpha
-        self.lora_dropout = lora_dropout
         self.lalm_revision = lalm_revision
-        self.lalm_digest = lalm_digest
-        super().__init__(
-            questions=questions, bins=bins, loss=loss, class_weights=class_weights, jsd_share=jsd_share, **kwargs
-        )
+        lora = {"lora_rank": lora_rank, "lora_alpha": lora_alpha, "lora_dropout": lora_dropout}
+        asked = {"questions": questions, "bins": bins, "loss": loss, "class_weights": class_weights}
+        super().__init__(jsd_share=jsd_share, **asked, **lora, **kwargs)
 
     @property
     def hidden_size(self) -> int:

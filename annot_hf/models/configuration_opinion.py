@@ -1,14 +1,11 @@
-"""What every model of opinion shares: a trunk, a support and a pooling.
-
-What every model that predicts a distribution is asked, and the support that follows from it.
-"""
+"""Base configurations of all models: questions and their support, trunk and pooling."""
 
 from collections.abc import Sequence
 from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from .checks import check_counts, check_shares
+from .checks import check_counts, check_not_negative, check_shares
 from .heads import EMBEDDINGS, POOLINGS
 from .kde import cell_names
 from .losses import CLASS_WEIGHTED, LOSSES
@@ -25,6 +22,11 @@ class SupportConfig(PreTrainedConfig):
         loss: Distribution loss: "kl", "cross_entropy", "jsd", or "ccc" (see `losses.distribution_loss`).
         class_weights: Weight of each entry of the support in that loss (K,), for "kl" and "cross_entropy".
         jsd_share: How much of that loss is 4 JSD instead, in [0, 1]; not for "ccc".
+        lora_rank: Rank of the low-rank adapters that training puts on the trunk; 0 trains all weights.
+        lora_alpha: Scale of the adapters, before it is divided by their rank.
+        lora_dropout: Dropout before the adapters, in [0, 1).
+        adapted_from: `base` (folder or Hub id) and `version` (digest or commit) of the checkpoint that saved adapters sit
+            on; None of whole weights. Saving writes it.
         **kwargs: Passed on.
 
     Raises:
@@ -39,9 +41,18 @@ class SupportConfig(PreTrainedConfig):
         loss: str = "kl",
         class_weights: Sequence[float] | None = None,
         jsd_share: float = 0.0,
+        lora_rank: int = 0,
+        lora_alpha: float = 16.0,
+        lora_dropout: float = 0.0,
+        adapted_from: dict[str, str | None] | None = None,
         **kwargs: Any,
     ) -> None:
         check_counts(bins=bins)
+        self.set_lora(lora_rank, lora_alpha, lora_dropout)
+        known = isinstance(adapted_from, dict) and {name: type(value) for name, value in adapted_from.items()}
+        if adapted_from is not None and known != {"base": str, "version": str}:
+            raise ValueError(f"adapted_from is {adapted_from!r} and does not say what the adapters sit on; restore it.")
+        self.adapted_from = adapted_from
         if loss not in LOSSES:
             raise ValueError(f"loss is {loss!r}; use one of {', '.join(LOSSES)}.")
         if class_weights is not None and loss not in CLASS_WEIGHTED:
@@ -69,13 +80,27 @@ class SupportConfig(PreTrainedConfig):
                     f"label2id is {kwargs['label2id']} and id2label {numbered}; give its inverse, or leave it out."
                 )
             kwargs["label2id"] = names
-        # without, the library would take away what the configurations inside say of their attention
+        # Otherwise the library would drop the attention settings of inner configurations.
         kwargs.setdefault("attn_implementation", {})
         super().__init__(**kwargs)
         if self.questions and class_weights is not None and len(class_weights) != len(self.support):
             raise ValueError(
                 f"There are {len(class_weights)} class_weights for {len(self.support)} labels; give each one."
             )
+
+    def set_lora(self, lora_rank: int, lora_alpha: float, lora_dropout: float) -> None:
+        """Choose rank, scale and dropout of adapters.
+
+        Raises:
+            ValueError: One is out of range.
+        """
+        check_counts(0, lora_rank=lora_rank)
+        check_not_negative(lora_alpha=lora_alpha, lora_dropout=lora_dropout)
+        if lora_alpha == 0 or lora_dropout >= 1:
+            raise ValueError(
+                f"lora_alpha is {lora_alpha} and lora_dropout {lora_dropout}; give a scale above 0 and a dropout below 1."
+            )
+        self.lora_rank, self.lora_alpha, self.lora_dropout = lora_rank, lora_alpha, lora_dropout
 
     @property
     def is_scale(self) -> bool:

@@ -3,15 +3,15 @@
 import inspect
 from typing import Any
 
+from .adapters import LORA_TARGETS
 from .configuration_distribution import DistributionConfig
 from .configuration_opinion import OpinionConfig
-from .member_adapters import ADAPTED
 from .trunks import WEIGHTED
 
 MEMBERS = ("independent", "shared", "lora")
 DISTRIBUTIONS = ("votes", "mean_softmax")
-HEADS = ("linear", "mlp")
-# what members have in common: every option of `OpinionConfig`, and the head
+MEMBER_HEADS = ("linear", "mlp")
+# Members share every option of `OpinionConfig`, and the head.
 MEMBER_OPTIONS = (*[name for name in inspect.signature(OpinionConfig).parameters if name != "kwargs"], "head")
 
 
@@ -56,7 +56,7 @@ class SeedBertConfig(OpinionConfig):
         for name, value, allowed in (
             ("members", members, MEMBERS),
             ("distribution", distribution, DISTRIBUTIONS),
-            ("head", head, HEADS),
+            ("head", head, MEMBER_HEADS),
         ):
             if value not in allowed:
                 raise ValueError(f"{name} is {value!r}; use one of {', '.join(allowed)}.")
@@ -68,8 +68,7 @@ class SeedBertConfig(OpinionConfig):
         self.distribution = distribution
         self.head = head
         self.lora_layers = lora_layers
-        self.lora_rank = lora_rank
-        self.lora_alpha = lora_alpha
+        kwargs |= {"lora_rank": lora_rank, "lora_alpha": lora_alpha}
         super().__init__(freeze_trunk=members == "lora" if freeze_trunk is None else freeze_trunk, **kwargs)
         if members == "lora":
             self._check_adapters()
@@ -86,10 +85,10 @@ class SeedBertConfig(OpinionConfig):
     def _check_adapters(self) -> None:
         """Adapters need a known family and that many layers, and nothing may read the layers below them."""
         kind, layer = self.trunk_config.model_type, self.trunk_layer
-        if kind not in ADAPTED:
+        if kind not in LORA_TARGETS:
             raise ValueError(
                 f"members is 'lora', and there are no adapters for a {kind} trunk; use members='shared' or 'independent', or "
-                f"one of {', '.join(ADAPTED)}."
+                f"one of {', '.join(LORA_TARGETS)}."
             )
         if layer == WEIGHTED:
             raise ValueError(

@@ -1,7 +1,4 @@
-"""What sits on a trunk: a weighting of its layers, pooling over time, and the heads of a distribution and of raters.
-
-Initial weights of our own modules: PyTorch's defaults, through calls that leave loaded weights alone.
-"""
+"""Layers above a trunk: a weighting of its layers, pooling over time, and heads for distributions and raters."""
 
 import math
 from collections.abc import Sequence
@@ -15,7 +12,7 @@ from transformers import initialization as init
 
 
 def init_as_torch(module: nn.Module) -> None:
-    """Give `module` the weights that PyTorch itself would, skipping parameters already loaded from a checkpoint.
+    """Initialise `module` like PyTorch, skipping parameters already loaded from a checkpoint.
 
     The library's default, a normal of deviation 0.02 whatever the width, is meant for wide pre-trained transformers and
     starts small networks too close to zero.
@@ -43,7 +40,8 @@ def init_as_torch(module: nn.Module) -> None:
 
 
 POOLINGS = ("mean", "first", "attention", "tcgru")
-TIE = 1e-6  # how much of the mean answer is mixed into votes, so that no two labels tie
+# The weight of the mean answer in the votes, so that no two labels tie.
+TIE = 1e-6
 EMBEDDINGS = ("normed", "plain", "none")
 
 
@@ -55,7 +53,7 @@ class LayerSum(nn.Module):
         self.scores = nn.Parameter(torch.zeros(states))
 
     def forward(self, states: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Sum `states`, each `(B, T, H)`, one after the other, so that no copy of them all is made."""
+        """Sum `states`, each `(B, T, H)`, one after the other, to avoid copying them all."""
         weights = self.scores.softmax(0)
         return sum(weight * state for weight, state in zip(weights, states, strict=True))
 
@@ -105,7 +103,8 @@ class AttentivePooling(nn.Module):
 
     def forward(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Pool `frames` `(B, T, H)` where `mask` `(B, T)` is True."""
-        weights = self.weights(frames, mask)[..., None]  # (B, T, 1)
+        # (B, T, 1).
+        weights = self.weights(frames, mask)[..., None]
         mean = (weights * frames).sum(1)
         variance = (weights * (frames - mean[:, None]) ** 2).sum(1)
         return torch.cat([mean, (variance + 1e-6).sqrt()], -1)
@@ -148,7 +147,8 @@ class TcGruPooling(nn.Module):
         """Pool `frames` `(B, T, H)` where `mask` `(B, T)` is True; padding has no influence."""
         frames = (frames * mask[..., None]).transpose(1, 2)
         mask = mask[:, :: self.conv.stride[0]]
-        convolved = self.dropout(nn.functional.relu(self.conv(frames).transpose(1, 2)))  # (B, T', wide)
+        # (B, T', wide).
+        convolved = self.dropout(nn.functional.relu(self.conv(frames).transpose(1, 2)))
         packed = pack_padded_sequence(convolved, mask.sum(1).cpu(), batch_first=True, enforce_sorted=False)
         output, state = self.gru(packed)
         final = torch.cat([state[-2], state[-1]], -1) if self.gru.bidirectional else state[-1]
@@ -179,7 +179,7 @@ def make_pooling(config: Any) -> nn.Module:
 
 
 def make_embedding(config: Any, width: int) -> nn.Module:
-    """What turns a pooled vector `(B, width)` into the shared embedding, `(B, embedding_size)`, or itself."""
+    """The layers from a pooled vector `(B, width)` to the shared embedding `(B, embedding_size)`, or the identity."""
     if config.embedding_kind == "none":
         return nn.Dropout(config.dropout)
     linear = nn.Linear(width, config.embedding_size)
@@ -192,9 +192,8 @@ class BayesianLinear(nn.Module):
     """A linear layer whose weights are normally distributed, each by itself (Bayes by backprop, Blundell et al. 2015).
 
     The posterior of a weight is N(mu, softplus(rho)^2), its prior N(0, prior_std^2). In training, a call draws the weights
-    once, from torch's generator. In evaluation it draws them `samples` times from a generator of its own with a fixed
-    seed: the same weights for every item in every call, so that a prediction neither changes when it is repeated nor
-    depends on its batch.
+    once, from torch's generator. In evaluation, it draws them `samples` times from its own generator with a fixed seed: the
+    same weights for every item and call, so a prediction is reproducible and does not depend on its batch.
 
     Args:
         width: Inputs.
@@ -206,14 +205,16 @@ class BayesianLinear(nn.Module):
     def __init__(self, width: int, outputs: int, *, prior_std: float = 1.0, samples: int = 30) -> None:
         super().__init__()
         self.prior_std, self.samples = prior_std, samples
-        self.mu = nn.Parameter(torch.zeros(outputs, width + 1))  # the last column is the bias
+        # The last column is the bias.
+        self.mu = nn.Parameter(torch.zeros(outputs, width + 1))
         self.rho = nn.Parameter(torch.zeros(outputs, width + 1))
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Answers `(S, B, outputs)` of S drawn layers to `x` `(B, width)`: 1 in training, `samples` in evaluation."""
         generator = None if self.training else torch.Generator().manual_seed(0)
         shape = (1 if self.training else self.samples, *self.mu.shape)
-        device = self.mu.device if self.training else "cpu"  # one stream of numbers for every device
+        # The same random numbers on every device.
+        device = self.mu.device if self.training else "cpu"
         noise = torch.randn(shape, generator=generator, device=device).to(self.mu)
         drawn = self.mu + nn.functional.softplus(self.rho) * noise
         return torch.einsum("sow,bw->sbo", drawn[..., :-1], x) + drawn[:, None, :, -1]
@@ -249,9 +250,9 @@ class SequenceHead(nn.Module):
     """Answers from the hidden states of a language model (arXiv 2601.14620, the authors' code).
 
     Self-attention over the sequence, of which the first position is kept; a residual block; two linear layers. Padding is
-    masked, which the authors left out. As only the first position is read, only its query is formed: the result is the same,
-    and the attention costs T times less. In a causal model that position has heard nothing, and its query is the same for
-    every clip; what it attends to is the clip's.
+    masked, unlike in the authors' code. Only the query of the first position is computed, because only that position is read:
+    the result is the same at 1/T of the cost. In a causal model that query is the same for every clip; the keys and values
+    that it attends to are the clip's.
 
     Args:
         width: d, width of the hidden states.
@@ -275,25 +276,26 @@ class SequenceHead(nn.Module):
     def forward(self, states: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Answers `(B, outputs)` from `states` `(B, T, d)` where `mask` `(B, T)` is True; padding may be on either side."""
         states = states.to(self.attention.in_proj_weight.dtype)
-        first = states[torch.arange(len(states), device=states.device), mask.int().argmax(1)][:, None]  # (B, 1, d)
+        # (B, 1, d).
+        first = states[torch.arange(len(states), device=states.device), mask.int().argmax(1)][:, None]
         attended, _ = self.attention(first, states, states, key_padding_mask=~mask, need_weights=False)
         attended = attended[:, 0]
         return self.classifier(attended + self.residual(attended))
 
 
 class Each(nn.Sequential):
-    """Layers side by side, one a question. `peft` can keep them whole (`modules_to_save`), which it cannot a `ModuleList`."""
+    """Parallel layers, one per question. `peft` can save them (`modules_to_save`), unlike a `ModuleList`."""
 
     def forward(self, inputs: Sequence[torch.Tensor], *more: Any) -> torch.Tensor:
-        """Each layer's answers `(., outputs)` to its own of `inputs` and what all are given, side by side."""
+        """The outputs `(., outputs)` of each layer for its own of `inputs` and the shared arguments, concatenated."""
         return torch.cat([layer(x, *more) for layer, x in zip(self, inputs, strict=True)], -1)
 
 
 class RaterHeads(nn.Module):
     """One linear layer per rater, evaluated only for the (item, rater) pairs that exist (arXiv 2408.11956).
 
-    All layers live in one table `(raters, outputs * (width + 1))`; a step reads, and with `sparse` also updates, only
-    the rows of raters who are present, so its cost does not grow with the raters who are not.
+    All layers are one table `(raters, outputs * (width + 1))`. A step reads, and with `sparse` also updates, only the rows of
+    the raters in the batch, so its cost does not grow with the other raters.
     """
 
     def __init__(self, raters: int, width: int, outputs: int, *, sparse: bool = False) -> None:
@@ -312,9 +314,9 @@ class RaterHeads(nn.Module):
 
 
 def vote_shares(probs: torch.Tensor) -> torch.Tensor:
-    """Share of voters whose likeliest label each is, from what each of n says `(B, n, K)`: `(B, K)`.
+    """Share of n voters with each label as their most probable one `(B, K)`, from their distributions `(B, n, K)`.
 
-    A millionth of their mean answer is mixed in, so that of tied labels the one that they find likelier comes first.
+    A millionth of their mean distribution is mixed in, so that the more probable one of tied labels comes first.
     """
     votes = nn.functional.one_hot(probs.argmax(-1), probs.shape[-1]).to(probs)
     return (1 - TIE) * votes.mean(1) + TIE * probs.mean(1)

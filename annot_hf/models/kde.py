@@ -15,15 +15,18 @@ from typing import Any
 
 import numpy as np
 
+from .measures import Array
+
 try:
     from scipy.special import ndtr
-except ImportError:  # a process that only loads a checkpoint needs torch alone
+except ImportError:
+    # A process that only loads a checkpoint needs torch alone.
     ndtr = None
 
-Array = Any  # numpy.ndarray or torch.Tensor
-
-_BANK_NUMBERS = 1 << 21  # how many numbers a bank holds (8 MB), unless eight variants of it need more
-_FLOOR = 0.02  # least bandwidth on the [-1, 1] scale: a unanimous item stays a narrow peak with finite gradients
+# Numbers in a bank (8 MB), unless eight variants of it need more.
+_BANK_NUMBERS = 1 << 21
+# The smallest bandwidth on [-1, 1], so that a unanimous item is a narrow peak with finite gradients.
+_FLOOR = 0.02
 
 
 def draw_observations(ratings: Array, mask: Array | None = None, *, n: int = 200, seed: int | Array = 0) -> Array:
@@ -77,7 +80,8 @@ def draw_observations(ratings: Array, mask: Array | None = None, *, n: int = 200
         noise[rows] = uniform[chosen]
         if count == raters:
             weights[rows] = subsets[chosen]
-        else:  # the bank's columns are an item's present raters, in order
+        else:
+            # The bank's columns are an item's present raters, in order.
             position = np.where(present[rows], present[rows].cumsum(1) - 1, count)
             padded = np.concatenate([subsets, np.zeros_like(subsets[..., :1])], -1)
             weights[rows] = np.take_along_axis(padded[chosen], position[:, None, :].repeat(n, 1), -1)
@@ -88,10 +92,12 @@ def draw_observations(ratings: Array, mask: Array | None = None, *, n: int = 200
         where, zero = torch.where, ratings.new_zeros(())
     else:
         where, zero = np.where, 0.0
-    ratings = where(present[..., None], ratings, zero)  # an absent rating may be NaN; 0 * NaN would spread
+    # An absent rating may be NaN, and 0 * NaN is NaN.
+    ratings = where(present[..., None], ratings, zero)
     mean = ratings.sum(1, keepdims=True) / counts[:, None, None]
     squares = (where(present[..., None], ratings - mean, zero) ** 2).sum(1) / (counts - 1).clip(1)[:, None]
-    spread = where(squares > 1e-12, squares, zero + 1.0) ** 0.5 * (squares > 1e-12)  # sqrt has no gradient at 0
+    # The square root has no gradient at 0.
+    spread = where(squares > 1e-12, squares, zero + 1.0) ** 0.5 * (squares > 1e-12)
     return (weights @ ratings + spread[:, None, :] * noise).clip(-1.0, 1.0)
 
 
@@ -125,7 +131,8 @@ def cell_masses(
     if not tensor:
         observations = np.asarray(observations, dtype=np.float64)
     elif observations.dtype not in (torch.float32, torch.float64):
-        observations = observations.float()  # a CDF in half precision loses the tails
+        # Half precision loses the tails of the CDF.
+        observations = observations.float()
     if observations.ndim == 2:
         observations = observations[..., None]
     if observations.ndim != 3 or observations.shape[-1] not in (1, 2) or not observations.shape[1]:
@@ -133,7 +140,8 @@ def cell_masses(
     if bins < 1 or not low < high:
         raise ValueError(f"The grid has {bins} bins from {low} to {high}; it needs at least 1 bin and low below high.")
     items, draws, dimensions = observations.shape
-    observations = observations.swapaxes(1, 2)  # (B, D, n)
+    # (B, D, n).
+    observations = observations.swapaxes(1, 2)
     observations = observations.contiguous() if tensor else np.ascontiguousarray(observations)
     if isinstance(bandwidth, str):
         if bandwidth != "scott":
@@ -152,11 +160,13 @@ def cell_masses(
     else:
         xp, cdf, bandwidth = np, ndtr, np.asarray(bandwidth)
     scale = xp.broadcast_to(1 / bandwidth, (items, 1, dimensions)).swapaxes(1, 2)
-    below = cdf(edges * scale[..., None] - (observations * scale)[:, :, None])  # (B, D, bins - 1, n)
+    # (B, D, bins - 1, n).
+    below = cdf(edges * scale[..., None] - (observations * scale)[:, :, None])
     whole = xp.ones_like(observations)[:, :, None]
     # Differenced before the sum over draws: the masses of empty cells stay exact to float32, and so do the gradients of
     # their logarithms, which a difference of sums would drown in rounding.
-    mass = xp.concatenate([below, whole], 2) - xp.concatenate([0 * whole, below], 2)  # (B, D, bins, n)
+    # (B, D, bins, n).
+    mass = xp.concatenate([below, whole], 2) - xp.concatenate([0 * whole, below], 2)
     if dimensions == 1:
         return mass[:, 0].mean(-1)
     return mass[:, 0] @ mass[:, 1].swapaxes(1, 2) / draws
@@ -175,7 +185,8 @@ def _bank(raters: int, n: int, dimensions: int) -> tuple[np.ndarray, np.ndarray]
     generator = np.random.default_rng([raters, n, dimensions])
     keys = generator.random((variants, n, raters), dtype=np.float32)
     sizes = generator.integers(1, raters + 1, (variants, n, 1))
-    chosen = keys.argsort(-1).argsort(-1) < sizes  # the ranks of random keys: the first m are a random subset
+    # The ranks of random keys: the first m are a random subset.
+    chosen = keys.argsort(-1).argsort(-1) < sizes
     noise = generator.random((variants, n, dimensions), dtype=np.float32) - np.float32(0.5)
     return (chosen / sizes).astype(np.float32), noise
 

@@ -6,9 +6,12 @@ import torch
 
 from .measures import ccc, cross_entropy, jsd, kl
 
-EPSILON = 1e-8  # added to a prediction (arXiv 2408.11956), so that an empty cell costs much but not infinitely much
-LEAST_VARIANCE = 1e-6  # of a column's targets over a batch, below which its CCC says nothing
-LOG_VARIANCE = 10.0  # a predicted log-variance is clipped to +- this (arXiv 2606.27536)
+# Added to predictions (arXiv 2408.11956), so that the cost of an empty cell is large but finite.
+EPSILON = 1e-8
+# The CCC of a column is left out where its targets vary less over the batch.
+LEAST_VARIANCE = 1e-6
+# A predicted log-variance is clipped to +- this (arXiv 2606.27536).
+LOG_VARIANCE = 10.0
 LOSSES = ("kl", "cross_entropy", "jsd", "ccc")
 CLASS_WEIGHTED = ("kl", "cross_entropy")
 
@@ -107,7 +110,8 @@ def rating_loss(prediction: torch.Tensor, ratings: torch.Tensor, kind: str) -> t
     _check_shape(ratings, prediction)
     present = ~ratings.isnan()
     prediction, ratings = prediction.float(), torch.where(present, ratings, 0.0).float()
-    if kind == "mse" or not len(prediction):  # there is no CCC of no answers
+    # The CCC of no answers is undefined.
+    if kind == "mse" or not len(prediction):
         return ((prediction - ratings) ** 2 * present).sum() / present.sum().clip(1)
     return (1 - ccc(prediction.T, ratings.T, mask=present.T)).sum()
 
@@ -159,7 +163,7 @@ def auxiliary_loss(probs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
 
 
 def _check_shape(targets: torch.Tensor, predictions: torch.Tensor) -> None:
-    """Targets of another shape, such as one label an item, would be spread over the predictions without a word."""
+    """Raise if the shapes differ, because targets such as one label per item would broadcast silently."""
     if targets.shape != predictions.shape:
         raise ValueError(
             f"Targets have shape {tuple(targets.shape)} and predictions {tuple(predictions.shape)}; give as many numbers an "

@@ -12,9 +12,11 @@ from typing import Any
 
 import numpy as np
 
-Array = Any  # numpy.ndarray or torch.Tensor
+# A NumPy array or a torch tensor.
+Array = Any
 
-_BLOCK = 1 << 15  # numbers per block: temporaries of large NumPy inputs stay in the cache
+# Numbers per block, so that temporaries of large NumPy inputs stay in the cache.
+_BLOCK = 1 << 15
 
 
 def kl(reference: Array, prediction: Array, base: float | None = None) -> Array:
@@ -119,7 +121,8 @@ def emd(p: Array, q: Array) -> Array:
         `(...)` in [0, K - 1], in steps of the support.
     """
     xp, p, q = _prepare(p, q)
-    return _sum(abs(xp.cumsum(p - q, -1)[..., :-1]))  # the last is 0; its rounding would give a gradient
+    # The last term is 0, and its rounding error would have a gradient.
+    return _sum(abs(xp.cumsum(p - q, -1)[..., :-1]))
 
 
 def cosine(p: Array, q: Array) -> Array:
@@ -148,7 +151,8 @@ def ccc(prediction: Array, reference: Array, *, mask: Array | None = None) -> Ar
         first = (xp.cumsum(mask, -1) == 1) & mask
         pivot, total = xp.where(first, reference, 0.0).sum(-1)[..., None], mask.sum(-1)[..., None].clip(1)
     prediction, reference = prediction - pivot, reference - pivot
-    if mask is not None:  # a masked value may be NaN
+    # A masked value may be NaN.
+    if mask is not None:
         prediction, reference = xp.where(mask, prediction, 0.0), xp.where(mask, reference, 0.0)
     mean_p, mean_r = prediction.sum(-1)[..., None] / total, reference.sum(-1)[..., None] / total
     prediction, reference = prediction - mean_p, reference - mean_r
@@ -160,15 +164,15 @@ def ccc(prediction: Array, reference: Array, *, mask: Array | None = None) -> Ar
 
 
 def same_order(*arrays: Array) -> tuple[Array, ...]:
-    """The arguments, frames, series and Arrow tables as arrays: they go by position, so names must be the same in all.
+    """Frames, series and Arrow tables as arrays; they are matched by position, so the names must be equal.
 
     Raises:
-        ValueError: Rows, columns or entries have other names in one than in another, or stand in another order.
+        ValueError: The names of rows, columns or entries differ, or their order does.
     """
     arrays = tuple(array.to_pandas() if hasattr(array, "column_names") else array for array in arrays)
     named = [array for array in arrays if hasattr(array, "axes") and hasattr(array, "to_numpy")]
     for array in named[1:]:
-        # from the last axis; an axis that only numbers its entries names nothing
+        # From the last axis; row numbers are not names.
         for one, other in zip(named[0].axes[::-1], array.axes[::-1], strict=False):
             one, other = list(one), list(other)
             numbered = list(range(len(one))) in (one, other)
@@ -186,7 +190,7 @@ def check_distributions(p: Array, name: str, tolerance: float = 4e-3) -> None:
 
     Args:
         p: Rows to check.
-        name: How the message calls them.
+        name: Their name in the message.
         tolerance: How far from 1 a row may sum: rounding each probability to bfloat16 moves the sum by up to 2^-8.
     """
     p = np.asarray(p, dtype=np.float64)

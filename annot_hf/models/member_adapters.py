@@ -11,20 +11,8 @@ import torch
 from torch import nn
 from transformers import PreTrainedModel, initialization as init
 
+from .adapters import LORA_TARGETS
 from .trunks import transformer_layers
-
-_QUERY_VALUE = ("attention.q_proj", "attention.v_proj")
-_BERT = ("attention.self.query", "attention.self.value")
-# the linear layers that are adapted: query and value projections, as in the LoRA paper, where a hook on them is heard
-ADAPTED = {
-    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra"), _BERT),
-    "mpnet": ("attention.attn.q", "attention.attn.v"),
-    "distilbert": ("attention.q_lin", "attention.v_lin"),
-    "modernbert": ("attn.Wqkv",),  # query, key and value are one layer
-    **dict.fromkeys(("hubert", "wav2vec2", "unispeech", "unispeech-sat"), _QUERY_VALUE),
-    # its attention reads the weights of the projections and never calls them: an adapter there would do nothing
-    "wavlm": ("feed_forward.intermediate_dense", "feed_forward.output_dense"),
-}
 
 
 class MemberAdapter(nn.Module):
@@ -64,7 +52,7 @@ class MemberAdapters(nn.Module):
     the trunk's hooks, so that a copied model has its own.
 
     Args:
-        trunk: A trunk whose family is in `ADAPTED`; it gets hooks.
+        trunk: A trunk whose family is in `LORA_TARGETS`; it gets hooks.
         members: n.
         layers: How many of its top layers have adapters.
         rank: Rank of the adapters.
@@ -78,7 +66,7 @@ class MemberAdapters(nn.Module):
         for place, layer in enumerate(transformer_layers(trunk)[-layers:]):
             layer.register_forward_pre_hook(self.enter if place == 0 else self.pass_on, with_kwargs=True)
             adapters = nn.ModuleDict()
-            for name in ADAPTED[trunk.config.model_type]:
+            for name in LORA_TARGETS[trunk.config.model_type]:
                 linear = layer.get_submodule(name)
                 adapter = MemberAdapter(linear, members=members, rank=rank, alpha=alpha)
                 linear.register_forward_hook(adapter.add)

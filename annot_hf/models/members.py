@@ -1,4 +1,4 @@
-"""Whether separately trained models can be members of one ensemble."""
+"""Check that separately trained models can be members of one ensemble."""
 
 import json
 import reprlib
@@ -17,7 +17,7 @@ from .trunks import PROVENANCE, input_name_of
 
 _RESTORE = "restore this member or train it again"
 
-# the file that a saved tokenizer or feature extractor always has
+# A saved tokenizer or feature extractor always has this file.
 _PROCESSORS = {
     "input_ids": ("tokenizer", "tokenizer_config.json"),
     "input_values": ("feature extractor", "preprocessor_config.json"),
@@ -33,8 +33,8 @@ def read_member(source: str | Path | DistributionModel, number: int) -> tuple[st
         number: Its place among the members.
 
     Raises:
-        ValueError: The folder is not such a checkpoint, it is damaged, its weights do not fit, or the model is of another
-            kind.
+        ValueError: The folder is not such a checkpoint, it is damaged, its weights do not fit, the model is of another kind,
+            or it has adapters.
     """
     if not isinstance(source, str | Path):
         if not isinstance(source, DistributionModel):
@@ -42,6 +42,8 @@ def read_member(source: str | Path | DistributionModel, number: int) -> tuple[st
         name, model = f"member {number}", source
     else:
         name, model = str(source), _from_folder(Path(source))
+    if model.has_adapters:
+        raise ValueError(f"{name} has adapters, and members are whole models; merge them first (merge_lora).")
     for beside in ("scale_questions", "auxiliary_questions"):
         if getattr(model.config, beside):
             raise ValueError(
@@ -52,10 +54,10 @@ def read_member(source: str | Path | DistributionModel, number: int) -> tuple[st
 
 
 def check_different(members: Sequence[str | Path | DistributionModel]) -> None:
-    """No member stands for two.
+    """Raise if a member is given twice.
 
     Raises:
-        ValueError: A folder, however it is spelt, or a model is given twice.
+        ValueError: A folder, in any spelling, or a model is given twice.
     """
     seen: dict[Any, str | Path] = {}
     for number, source in enumerate(members):
@@ -69,12 +71,12 @@ def check_different(members: Sequence[str | Path | DistributionModel]) -> None:
 
 
 def check_alike(name: str, model: DistributionModel, first_name: str, first: DistributionModel) -> None:
-    """Members differ in their weights only.
+    """Raise unless members differ only in their weights.
 
     Raises:
-        ValueError: Another thing differs: questions, support, trunk, pooling, precision, ...
+        ValueError: Something else differs: questions, support, trunk, pooling, precision, ...
     """
-    ours, theirs = _facts(first), _facts(model)
+    ours, theirs = _traits_of(first), _traits_of(model)
     different = [key for key in ours | theirs if ours.get(key) != theirs.get(key)]
     if different:
         key = different[0]
@@ -86,7 +88,7 @@ def check_alike(name: str, model: DistributionModel, first_name: str, first: Dis
 
 
 def check_processors(folders: Sequence[str | Path], config: OpinionConfig) -> None:
-    """Members that come from folders read their input in the same way; folders without a processor have none to differ.
+    """Raise unless members from folders read their input in the same way; folders may lack a processor.
 
     Args:
         folders: Of the members.
@@ -109,7 +111,8 @@ def check_processors(folders: Sequence[str | Path], config: OpinionConfig) -> No
     def facts_of(folder: str | Path) -> dict[str, Any]:
         try:
             return read(folder, config)
-        except Exception as error:  # the tokenizers library raises plain ones
+        except Exception as error:
+            # The tokenizers library raises plain `Exception`.
             raise ValueError(f"{folder} holds a {what} that cannot be read ({said(error)}); {_RESTORE}.") from error
 
     first = facts_of(folders[0])
@@ -139,9 +142,11 @@ def _from_folder(folder: Path) -> DistributionModel:
         raise ValueError(f"{folder} holds a model of type {kind!r}; members are checkpoints of DistributionModel.")
     try:
         config = DistributionModel.config_class.from_pretrained(folder)
-    except Exception as error:  # of many kinds: it may say anything
+    except Exception as error:
+        # Libraries raise many kinds of errors here.
         raise ValueError(f"{path} cannot be read ({said(error)}); {_RESTORE}.") from error
-    try:  # weights of another shape are told of like all that differ
+    # Weights of another shape are reported like other differences.
+    try:
         model, info = DistributionModel.from_pretrained(
             folder, config=config, output_loading_info=True, ignore_mismatched_sizes=True
         )
@@ -157,8 +162,8 @@ def _from_folder(folder: Path) -> DistributionModel:
     return model
 
 
-def _facts(model: DistributionModel) -> dict[str, Any]:
-    """Everything but the weights, what matters most to a reader first."""
+def _traits_of(model: DistributionModel) -> dict[str, Any]:
+    """Everything but the weights, most important first."""
     config, trunk = model.config, model.config.trunk_config
     options = {name: getattr(config, name) for name in MEMBER_OPTIONS if name != "trunk_config"}
     inside = {f"trunk {name}": value for name, value in trunk.to_dict().items() if name not in PROVENANCE}
@@ -173,14 +178,15 @@ def _facts(model: DistributionModel) -> dict[str, Any]:
 
 
 def _tokenizer_facts(folder: str | Path, config: OpinionConfig) -> dict[str, Any]:
-    # the configuration is given so that nobody is asked whether the code in the folder may run
+    # With the configuration given, the library does not ask whether to run code from the folder.
     tokenizer = AutoTokenizer.from_pretrained(folder, config=config, trust_remote_code=False)
     facts = {
         "vocabulary": tokenizer.get_vocab(),
         "special tokens": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
         "longest input": tokenizer.model_max_length,
     }
-    if tokenizer.is_fast:  # its truncation and padding are those of its last call
+    # The last call set its truncation and padding.
+    if tokenizer.is_fast:
         whole = json.loads(tokenizer.backend_tokenizer.to_str())
         facts |= {name: whole[name] for name in ("normalizer", "pre_tokenizer", "post_processor", "model")}
     return facts

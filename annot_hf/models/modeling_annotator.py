@@ -18,13 +18,13 @@ from .outputs import AnnotatorOutput
 
 
 class AnnotatorModel(OpinionPreTrainedModel):
-    """A head per rater over a shared embedding, and a consensus head for raters it has never seen.
+    """A head per rater over a shared embedding, and a consensus head for unseen raters.
 
     Scale questions: each rater's answer is a number on [-1, 1] per question; the distribution is the KDE of the answers
     (see `kde.py`), differentiable towards every head. A category question: each rater's answer is a distribution over
     the labels, and the raters' mean, or the histogram of their votes, is the distribution of opinion.
 
-    The paper joins audio with a BERT's vector of the words; this model has one trunk, which hears or reads.
+    The paper joins audio with a BERT vector of the words; this model has one trunk, for audio or text.
     """
 
     config_class = AnnotatorConfig
@@ -69,7 +69,7 @@ class AnnotatorModel(OpinionPreTrainedModel):
             input_ids: Tokens `(B, T)`, for text trunks.
             attention_mask: 1 where the input is real `(B, T)`.
             token_type_ids: Segments `(B, T)`, for text trunks that use them.
-            trunk_frames: Frames that the trunk gave before `(B, T, H)`, instead of its inputs.
+            trunk_frames: Precomputed frames of the trunk `(B, T, H)`, instead of its inputs.
             trunk_mask: 1 where they are real `(B, T)`.
             pair_item: Item of each (item, rater) pair, an ascending index into the batch `(P,)`; every item needs a pair.
             pair_annotator: Rater of each pair, an index into `config.annotators` `(P,)`; -1 is a rater without a head: the
@@ -162,11 +162,12 @@ class AnnotatorModel(OpinionPreTrainedModel):
         if isinstance(module, RaterHeads) and self.config.rater_head == "residual":
             init.zeros_(module.table)
         elif isinstance(module, RaterHeads):
-            bound = 1 / math.sqrt(module.width)  # as `raters` separate linear layers would start
+            # The initialisation of `raters` separate linear layers.
+            bound = 1 / math.sqrt(module.width)
             init.uniform_(module.table, -bound, bound)
 
     def _check_pairs(self, pair_item: torch.Tensor, pair_annotator: torch.Tensor, items: int) -> None:
-        """Every item needs a pair, pairs are ordered by item, and raters have a head."""
+        """Raise unless every item has a pair, pairs are ordered by item, and raters have a head."""
         counts = torch.bincount(pair_item, minlength=items)
         if len(counts) > items or not counts.all() or (pair_item.diff() < 0).any():
             raise ValueError(f"pair_item is {pair_item.tolist()}; it must ascend and name each of {items} items.")
@@ -202,8 +203,8 @@ class AnnotatorModel(OpinionPreTrainedModel):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Item `(P',)` and answer of each pair that has a part in the distribution.
 
-        They are the pairs asked for, and the whole panel for an item with a rater who has no head: the consensus says where
-        raters are on average and nothing of how far they spread. Where heads vote, they are the panel for every item.
+        These are the given pairs, but the whole panel for an item with a rater without a head, because the consensus does not
+        tell how far raters spread. If heads vote, the panel votes on every item.
         """
         items, votes = len(embedding), self.config.aggregate == "votes"
         unseen = torch.bincount(pair_item[pair_annotator < 0], minlength=items) > 0
@@ -227,7 +228,8 @@ class AnnotatorModel(OpinionPreTrainedModel):
         padded, present = pad_pairs(values, pair_item, items)
         if not self.config.is_scale:
             return padded.sum(1) / present.sum(1, keepdim=True)
-        seed = torch.zeros(items) if item_seed is None else item_seed  # one for all: no matter the place in the batch
+        # One seed for all items, so that an item's place in the batch does not matter.
+        seed = torch.zeros(items) if item_seed is None else item_seed
         observations = draw_observations(padded, present, n=self.config.draws, seed=seed)
         return cell_masses(observations, bins=self.config.bins).flatten(1)
 
@@ -240,12 +242,14 @@ class AnnotatorModel(OpinionPreTrainedModel):
             given = present[..., None] & ~padded.isnan()
             count = given.sum(1)
             mean = torch.where(given, padded, 0.0).sum(1) / count.clip(1)
-            mean = torch.where(count > 0, mean, torch.nan)  # nobody rated it: no consensus to learn
+            # An item without ratings has no consensus to learn.
+            mean = torch.where(count > 0, mean, torch.nan)
             kind = self.config.rating_loss
             return rating_loss(answers, ratings, kind) + self.config.consensus_weight * rating_loss(
                 consensus, mean, kind
             )
-        given = ratings[:, 0] >= 0  # NaN is unknown, -1 none of the labels
+        # NaN is unknown, -1 is "none of the labels".
+        given = ratings[:, 0] >= 0
         codes = torch.where(given, ratings[:, 0], 0).long()
         votes = nn.functional.one_hot(codes, len(self.config.support)).float() * given[:, None]
         counts = pad_pairs(votes, pair_item, items)[0].sum(1)

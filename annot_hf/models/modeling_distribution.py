@@ -14,7 +14,7 @@ from .outputs import DistributionOutput
 
 
 class DistributionModel(OpinionPreTrainedModel):
-    """Softmax over the support, trained towards the distribution of votes; beside it, if asked, scales such as valence.
+    """Softmax over the support, trained on the distribution of votes, with optional further scales such as valence.
 
     A Bayesian head predicts with several draws of its weights: the distribution is the mean of their softmaxes, a scale's
     mean and variance are those of the mixture of their normal distributions.
@@ -58,7 +58,7 @@ class DistributionModel(OpinionPreTrainedModel):
         item_weights: torch.Tensor | None = None,
         return_dict: bool = True,
     ) -> DistributionOutput:
-        """Predict, and score against target distributions if there are any.
+        """Predict, and compute the loss if there are target distributions.
 
         Args:
             input_features: Log-mel frames `(B, T, M)`, for the log-mel trunk.
@@ -66,7 +66,7 @@ class DistributionModel(OpinionPreTrainedModel):
             input_ids: Tokens `(B, T)`, for text trunks.
             attention_mask: 1 where the input is real `(B, T)`.
             token_type_ids: Segments `(B, T)`, for text trunks that use them.
-            trunk_frames: Frames that the trunk gave before `(B, T, H)`, instead of its inputs.
+            trunk_frames: Precomputed frames of the trunk `(B, T, H)`, instead of its inputs.
             trunk_mask: 1 where they are real `(B, T)`.
             labels: Target distributions `(B, K)`.
             scale_targets: Mean ratings of the scale questions beside `(B, D)` on [-1, 1]; NaN where there are none.
@@ -88,7 +88,8 @@ class DistributionModel(OpinionPreTrainedModel):
             trunk_frames=trunk_frames,
             trunk_mask=trunk_mask,
         )
-        logits = _draws(self.head, embedding)  # (S, B, K), as all heads here: one draw, or several of a Bayesian head
+        # (S, B, K) with S draws of a Bayesian head; S is 1 for other heads.
+        logits = _draws(self.head, embedding)
         probs = logits.float().softmax(-1).mean(0)
         predicted = {"probs": probs, "logits": logits[0] if len(logits) == 1 else (probs + EPSILON).log()}
         if self.config.scale_questions:
@@ -104,7 +105,8 @@ class DistributionModel(OpinionPreTrainedModel):
             predicted["auxiliary_probs"] = torch.cat([score.softmax(-1).mean(0) for score in scores], -1)
         if self.config.disagreement:
             predicted["disagreement"] = _draws(self.disagreement_head, embedding).float().sigmoid().mean(0)[:, 0]
-        if self.config.head == "bayesian":  # a prediction like the others, of one row: the loss may see several batches
+        # One row, as for other predictions: the loss may see several batches.
+        if self.config.head == "bayesian":
             heads = [layer for name, layer in self.named_children() if name.endswith("head")]
             predicted["weight_kl"] = sum(head.kl() for head in heads)[None]
         given = {

@@ -1,25 +1,29 @@
 """One distribution of opinion per clip, from an audio-language model."""
 
+import inspect
+import logging
+import os
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import nn
-from transformers import BatchFeature, Qwen2AudioForConditionalGeneration
+from transformers import AutoConfig, BatchFeature, Qwen2AudioForConditionalGeneration
+from transformers.utils.hub import resolve_revision
 
+from .adapters import Adaptable
 from .checks import check_attention
 from .configuration_distribution_qwen2_audio import DistributionQwen2AudioConfig
 from .heads import SequenceHead, init_as_torch
-from .lalm_checkpoints import LalmCheckpoints
 from .losses import EPSILON, distribution_loss
 from .measures import entropy
 from .outputs import DistributionOutput
 from .prompting import prepare_inputs
 
 
-class DistributionQwen2Audio(LalmCheckpoints):
-    """Softmax over the support on the hidden states of a Qwen2-Audio, trained towards the distribution of votes.
+class DistributionQwen2Audio(Adaptable):
+    """Softmax over the support on the hidden states of a Qwen2-Audio, trained on the distribution of votes.
 
     The model of arXiv 2601.14620 (section 4 and the authors' code). The language model's own output layer is left out: no
     scores over its 156,032 tokens are formed, and no weight is without a gradient. The weights of the head stay in single
@@ -35,10 +39,13 @@ class DistributionQwen2Audio(LalmCheckpoints):
 
     config_class = DistributionQwen2AudioConfig
     base_model_prefix = "lalm"
+    # and not the audio tower's of these names
+    lora_targets = r".*language_model\.layers\.\d+\.self_attn\.(q|k|v|o)_proj"
     main_input_name = "input_ids"
     input_modalities = ("audio", "text")
     supports_gradient_checkpointing = True
-    accepts_loss_kwargs = False  # the losses are means over the batch; Trainer must divide by accumulation steps
+    # The losses are means over the batch, so Trainer must divide by the accumulation steps.
+    accepts_loss_kwargs = False
     loss_inputs = ("labels",)
     _keep_in_fp32_modules_strict = {"distribution_head"}
     _keys_to_ignore_on_load_unexpected = [r"lm_head\.weight$"]
@@ -54,6 +61,95 @@ class DistributionQwen2Audio(LalmCheckpoints):
         self.lalm.lm_head = nn.Identity()
         self.distribution_head = SequenceHead(config.hidden_size, len(config.support), config.attention_heads)
         self.post_init()
+
+    @classmethod
+    def from_lalm(
+        cls,
+        source: str | os.PathLike[str],
+        *,
+        questions: Sequence[dict[str, Any]],
+        revision: str | None = None,
+        dtype: torch.dtype | str = torch.float32,
+        attn_implementation: str | None = None,
+        **options: Any,
+    ) -> Self:
+        """A model over a plain Qwen2-Audio checkpoint, with a fresh head.
+
+        Args:
+            source: Hub id or folder, such as "Qwen/Qwen2-Audio-7B-Instruct".
+            questions: The questions, as dictionaries.
+            revision: Branch, tag or commit on the Hub. The commit that it stands for is kept: adapters are read onto it.
+            dtype: Precision of all but the head. Weights that are trained need float32; under adapters, and to predict,
+                `torch.bfloat16` halves the memory.
+            attn_implementation: "sdpa", "eager" or "flash_attention_2"; the library's choice when None.
+            **options: Any option of `DistributionQwen2AudioConfig`.
+
+        Raises:
+            ValueError: There is no such checkpoint, it is not a whole Qwen2-Audio, or there is no such option.
+        """
+        source = os.fspath(source)
+        known = set(inspect.signature(cls.config_class.__init__).parameters)
+        known -= {"self", "kwargs", "lalm_config", "lalm_revision"}
+        unknown = sorted(set(options) - known)
+        if unknown:
+            raise ValueError(f"There is no option {unknown[0]!r}; there are {', '.join(sorted(known))}.")
+        revision = resolve_revision(source, revision)
+        try:
+            lalm_config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
+        except Exception as error:  # of many kinds: a config.json may say anything
+            asked = source if revision is None else f"{source} at {revision}"
+            raise ValueError(f"There is no checkpoint {asked!r}; give a Hub id or a checkpoint folder.") from error
+        if lalm_config.model_type != "qwen2_audio":
+            raise ValueError(
+                f"{source} is a {lalm_config.model_type}; give a plain Qwen2-Audio, such as Qwen/Qwen2-Audio-7B-Instruct."
+            )
+        config = cls.config_class(lalm_config=lalm_config, questions=questions, **options)
+        model = cls.over_base(config, source, revision, dtype=dtype, attn_implementation=attn_implementation)
+        model.settle(source, revision)
+        model.config.lalm_revision = model.came_from[1]
+        return model.eval()
+
+    @classmethod
+    def over_base(cls, config: DistributionQwen2AudioConfig, base: str, revision: str | None, **how: Any) -> Self:
+        """A model of this configuration on the weights of a Qwen2-Audio, plain or of this class, with a fresh head.
+
+        Raises:
+            ValueError: The base lacks some of them.
+        """
+        how |= {"ignore_mismatched_sizes": True, "output_loading_info": True, "use_safetensors": True}
+        # its table of weights would say that the head is missing, which is fresh or comes with the adapters
+        log = logging.getLogger("transformers.modeling_utils")
+        level, _ = log.level, log.setLevel(logging.ERROR)
+        try:
+            model, info = super(Adaptable, cls).from_pretrained(base, config=config, revision=revision, **how)
+        except OSError as error:
+            raise ValueError(f"{base} has no weights in safetensors ({error}); give a whole checkpoint.") from error
+        finally:
+            log.setLevel(level)
+        odd = [*info["missing_keys"], *info["unexpected_keys"], *(name for name, *_ in info["mismatched_keys"])]
+        odd = sorted(name for name in odd if not name.startswith("distribution_head."))
+        if odd:
+            raise ValueError(
+                f"{base} is not a whole Qwen2-Audio: {len(odd)} weights differ, for instance {odd[0]}; give a plain "
+                "checkpoint."
+            )
+        return model
+
+    def settle(self, source: str | None, revision: str | None = None) -> None:
+        """As for every model, and what the library's loading leaves otherwise than a new model has it."""
+        # a fresh one comes in the precision of the rest
+        self.distribution_head.float()
+        # sinusoids
+        self.lalm.model.audio_tower.embed_positions.requires_grad_(False)
+        super().settle(source, revision)
+
+    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
+        """As every model's, but weights keep the names that they have here, and not those of older checkpoints.
+
+        `Trainer` reads a checkpoint without translating names, and leaves out, with a warning, what it does not know: it
+        would resume from a fresh language model.
+        """
+        super().save_pretrained(save_directory, *args, **{"save_original_format": False, **kwargs})
 
     def enable_input_require_grads(self) -> None:
         """For checkpointed layers, of the language model only: the library's would send gradients through the audio tower."""
@@ -78,7 +174,7 @@ class DistributionQwen2Audio(LalmCheckpoints):
         labels: torch.Tensor | None = None,
         return_dict: bool = True,
     ) -> DistributionOutput:
-        """Predict, and score against target distributions if there are any.
+        """Predict, and compute the loss if there are target distributions.
 
         Args:
             input_ids: Tokens `(B, T)`, with as many audio tokens as each clip needs, as the processor writes them.
@@ -102,7 +198,8 @@ class DistributionQwen2Audio(LalmCheckpoints):
             attention_mask=mask,
             input_features=input_features.to(core.audio_tower.conv1.weight.dtype),
             feature_attention_mask=feature_attention_mask,
-            position_ids=(mask.cumsum(-1) - 1).clip(0),  # the same for an item, whichever side is padded
+            # The same positions whichever side is padded.
+            position_ids=(mask.cumsum(-1) - 1).clip(0),
             use_cache=False,
         ).last_hidden_state
         logits = self.distribution_head(states, mask.bool())
@@ -174,15 +271,15 @@ class DistributionQwen2Audio(LalmCheckpoints):
                     "model.prepare(processor, waves) and the processor of its checkpoint."
                 )
         needed = tower._get_feat_extract_output_lengths(feature_attention_mask.sum(-1).long())[1].to(input_ids.device)
-        heard = input_ids == self.config.lalm_config.audio_token_index
-        hidden = (heard & (mask == 0)).sum(1)
+        audio_tokens = input_ids == self.config.lalm_config.audio_token_index
+        hidden = (audio_tokens & (mask == 0)).sum(1)
         if hidden.any():
             item = int(hidden.nonzero()[0])
             raise ValueError(
                 f"The attention mask of item {item} of the batch hides {int(hidden[item])} of its audio tokens; make the "
                 "inputs with model.prepare(processor, waves)."
             )
-        there = heard.sum(1)
+        there = audio_tokens.sum(1)
         wrong = ((there != needed) | (needed < 2)).nonzero()
         if len(wrong):
             item = int(wrong[0])

@@ -56,12 +56,14 @@ class LogMelModel(PreTrainedModel):
         frames = (input_features.clip(self.config.mel_floor) - mean) / std
         if self.training:
             frames, mask = self._augment(frames, mask)
-        maps = (frames * mask[..., None])[:, None]  # (B, 1, T, bands)
+        # (B, 1, T, bands).
+        maps = (frames * mask[..., None])[:, None]
         for conv, norm in zip(self.convs, self.norms, strict=True):
             mask = mask[:, :: conv.stride[0]]
             maps = nn.functional.relu(norm(conv(maps))) * mask[:, None, :, None]
         maps = self.channel_dropout(maps)
-        frames = self.projection(maps.transpose(1, 2).flatten(2))  # (B, T', H)
+        # (B, T', H).
+        frames = self.projection(maps.transpose(1, 2).flatten(2))
         normed = torch.zeros_like(frames)
         normed[mask] = self.dropout(nn.functional.relu(self.frame_norm(frames[mask])))
         return TrunkOutput(last_hidden_state=normed, frame_mask=mask)
@@ -82,7 +84,8 @@ class LogMelModel(PreTrainedModel):
         time = _random_spans(lengths, frames.shape[1], config.mask_time_prob, config.mask_time_length)
         sizes = torch.full_like(lengths, bands)
         band = _random_spans(sizes, bands, config.mask_feature_prob, config.mask_feature_length)
-        return frames.masked_fill(time[..., None] | band[:, None], 0.0), mask  # 0 is the mean of standardised features
+        # 0 is the mean of the standardised features.
+        return frames.masked_fill(time[..., None] | band[:, None], 0.0), mask
 
 
 def _change_speed(frames: torch.Tensor, mask: torch.Tensor, jitter: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -90,7 +93,8 @@ def _change_speed(frames: torch.Tensor, mask: torch.Tensor, jitter: float) -> tu
     lengths = mask.sum(1)
     factor = torch.exp((2 * torch.rand(len(lengths), device=frames.device) - 1) * jitter)
     changed = (lengths / factor).round().long().clip(1)
-    width = -(-int(changed.max()) // 16) * 16  # few distinct lengths: the CPU's convolutions are set up once for each
+    # Few distinct lengths, because the CPU sets up convolutions once per length.
+    width = -(-int(changed.max()) // 16) * 16
     place = torch.arange(width, device=frames.device)
     source = torch.minimum(place * factor[:, None], (lengths - 1)[:, None].to(factor))
     before = source.long()
@@ -107,7 +111,8 @@ def _random_spans(sizes: torch.Tensor, width: int, share: float, length: int) ->
     """
     spans = torch.round(
         2 * share * sizes / (length + 1)
-    ).long()  # a span is 1..length long, (length + 1) / 2 on average
+        # A span has 1 to length frames, (length + 1) / 2 on average.
+    ).long()
     most = int(spans.max()) if len(spans) else 0
     if not most:
         return torch.zeros(len(sizes), width, dtype=torch.bool, device=sizes.device)

@@ -1,12 +1,13 @@
-"""The trunk, its pooling and the shared embedding, under every head."""
+"""The trunk, its pooling and the shared embedding below all heads."""
 
 import math
 from typing import Any, Self
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, initialization as init
+from transformers import PreTrainedConfig, PreTrainedModel, initialization as init
 
+from .adapters import Adaptable, targets_in
 from .checks import check_attention
 from .configuration_opinion import OpinionConfig
 from .heads import BayesianLinear, LayerSum, MeanPooling, init_as_torch, make_embedding, make_pooling
@@ -21,17 +22,20 @@ from .trunks import (
     read_trunk_config,
 )
 
-INITIAL_RHO = -3.0  # of a Bayesian layer: a deviation of 0.049
+# Bayesian layers start with a deviation of 0.049.
+INITIAL_RHO = -3.0
 
 
-class OpinionPreTrainedModel(PreTrainedModel):
+class OpinionPreTrainedModel(Adaptable):
     """Base of the models: `embed` turns inputs into one vector per item."""
 
     config_class = OpinionConfig
     base_model_prefix = "trunk"
     supports_gradient_checkpointing = True
-    accepts_loss_kwargs = False  # the losses are means over the batch; Trainer must divide by accumulation steps
-    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True  # the trunk says what it supports
+    # The losses are means over the batch, so Trainer must divide by the accumulation steps.
+    accepts_loss_kwargs = False
+    # The trunk decides.
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True
 
     def __init__(self, config: OpinionConfig) -> None:
         check_attention(config)
@@ -42,7 +46,7 @@ class OpinionPreTrainedModel(PreTrainedModel):
         self._build()
 
     def _build(self) -> None:
-        """Make what lies under the heads."""
+        """Build the layers below the heads."""
         config = self.config
         self._build_trunk()
         self.pooling = make_pooling(config)
@@ -53,11 +57,11 @@ class OpinionPreTrainedModel(PreTrainedModel):
         config = self.config
         self.trunk = build_trunk(config.trunk_config, config.trunk_layer, **options)
         weighted = config.trunk_layer == WEIGHTED
-        self.layers = LayerSum(config.trunk_config.num_hidden_layers + 1) if weighted else None
+        self.layer_sum = LayerSum(config.trunk_config.num_hidden_layers + 1) if weighted else None
 
     @property
     def trunks(self) -> list[PreTrainedModel]:
-        """The trunks of the model, one but for an ensemble of whole models."""
+        """The trunks of the model: one, or several for an ensemble of whole models."""
         return [self.trunk]
 
     @classmethod
@@ -78,12 +82,25 @@ class OpinionPreTrainedModel(PreTrainedModel):
         load_trunk_weights(first, trunk)
         for other in others:
             other.load_state_dict(first.state_dict())
+        model.settle(trunk)
         return model.eval()
 
+    @property
+    def lora_targets(self) -> str:
+        """Regular expression of the layers of the trunk that get adapters."""
+        return targets_in(self.config.trunk_config)
+
     @classmethod
-    def from_pretrained(cls, *args: Any, **kwargs: Any) -> Any:
-        """As the library's, but weights come from safetensors only: a pickle can run code when it is read."""
-        return super().from_pretrained(*args, **{"use_safetensors": True, **kwargs})
+    def over_base(cls, config: OpinionConfig, base: str, revision: str | None, **how: Any) -> Self:
+        """A model of this configuration on the trunk's weights of a base, plain or of this class, with fresh heads."""
+        if how.pop("device_map", None) is not None:
+            raise ValueError("device_map is given, which adapters do not take; call .to(device) on the loaded model")
+        model = cls._from_config(config, **how)
+        if PreTrainedConfig.get_config_dict(base, revision=revision)[0].get("model_type") == config.model_type:
+            model.trunk.load_state_dict(cls.from_pretrained(base, revision=revision).trunk.state_dict())
+        else:
+            load_trunk_weights(model.trunk, base, revision)
+        return model
 
     def train(self, mode: bool = True) -> Self:
         """Training mode, but for a frozen trunk: its weights, dropout and running statistics stay as they are."""
@@ -100,14 +117,14 @@ class OpinionPreTrainedModel(PreTrainedModel):
         Those of a frozen trunk are rounded to half precision, as a cache keeps them: heads trained from a cache see what
         they see here.
         """
-        if self.layers is None:
+        if self.layer_sum is None:
             frames, mask = encode(self.trunk, **inputs)
             return self._rounded(frames), mask
         states, mask = encode_layers(self.trunk, **inputs)
-        return self.layers(states), mask
+        return self.layer_sum(states), mask
 
     def attended(self, **inputs: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """What `frames` gives, and what share of each frame comes from which position `(B, T, T)`.
+        """The result of `frames`, and the share of each input position in each frame `(B, T, T)`.
 
         The last layer's attention, averaged over its heads; with a weighting of all layers, that weighting of their
         attentions. None for a trunk without attention: its frames stand for themselves.
@@ -118,10 +135,10 @@ class OpinionPreTrainedModel(PreTrainedModel):
         if self.main_input_name == "input_features":
             return *self.frames(**inputs), None
         output, mask, attentions = encode_attended(self.trunk, **inputs)
-        if self.layers is None:
+        if self.layer_sum is None:
             return self._rounded(output.last_hidden_state), mask, attentions[-1] if attentions else None
         identity = torch.eye(mask.shape[1], device=mask.device).expand(len(mask), -1, -1)
-        return self.layers(output.hidden_states), mask, self.layers([identity, *attentions])
+        return self.layer_sum(output.hidden_states), mask, self.layer_sum([identity, *attentions])
 
     def embed(
         self,
@@ -129,7 +146,7 @@ class OpinionPreTrainedModel(PreTrainedModel):
         trunk_mask: torch.Tensor | None = None,
         **inputs: torch.Tensor | None,
     ) -> torch.Tensor:
-        """One vector per item `(B, width)` from the trunk's inputs, or from frames it gave before.
+        """One vector per item `(B, width)` from the trunk's inputs, or from precomputed frames.
 
         Args:
             trunk_frames: What `frames` gave `(B, T, H)`, or its mean over time `(B, 1, H)`; the trunk is then left out.
@@ -175,6 +192,7 @@ class OpinionPreTrainedModel(PreTrainedModel):
         if isinstance(module, LayerSum):
             init.zeros_(module.scores)
         elif isinstance(module, BayesianLinear):
-            bound = 1 / math.sqrt(module.mu.shape[1] - 1)  # as a linear layer starts, all but certain of it
+            # The means start like a linear layer, with small deviations.
+            bound = 1 / math.sqrt(module.mu.shape[1] - 1)
             init.uniform_(module.mu, -bound, bound)
             init.constant_(module.rho, INITIAL_RHO)

@@ -47,7 +47,8 @@ class SeedBert(OpinionPreTrainedModel):
         if config.members == "independent":
             self.members = nn.ModuleList(DistributionModel(config.member_config()) for _ in members)
             return
-        self._build_trunk(skip_layers=config.members == "shared")  # a skipped layer would not repeat its items
+        # A skipped layer would not repeat its items for the members.
+        self._build_trunk(skip_layers=config.members == "shared")
         self.members = nn.ModuleList(_Member(config) for _ in members)
         if config.members == "lora":
             self.adapters = MemberAdapters(
@@ -99,6 +100,11 @@ class SeedBert(OpinionPreTrainedModel):
         """The trunk, or every independent member's own."""
         return [member.trunk for member in self.members] if self.config.members == "independent" else [self.trunk]
 
+    @property
+    def lora_targets(self) -> str:
+        """None: its adapters are those of its members."""
+        raise ValueError("A SeedBert has adapters of its own, one a member; set members to lora.")
+
     def train(self, mode: bool = True) -> Self:
         """Training mode; a frozen trunk's weights stay as they are, and without adapters in it so does its dropout."""
         super().train(mode)
@@ -120,7 +126,7 @@ class SeedBert(OpinionPreTrainedModel):
         explain: bool = False,
         return_dict: bool = True,
     ) -> SeedBertOutput:
-        """Let the members vote, and score each against target distributions if there are any.
+        """Let the members vote, and compute the loss of each if there are target distributions.
 
         Args:
             input_features: Log-mel frames `(B, T, M)`, for the log-mel trunk.
@@ -128,13 +134,13 @@ class SeedBert(OpinionPreTrainedModel):
             input_ids: Tokens `(B, T)`, for text trunks.
             attention_mask: 1 where the input is real `(B, T)`.
             token_type_ids: Segments `(B, T)`, for text trunks that use them.
-            trunk_frames: Frames that the trunk gave before `(B, T, H)`, instead of its inputs; for shared members.
+            trunk_frames: Precomputed frames of the trunk `(B, T, H)`, instead of its inputs; for shared members.
             trunk_mask: 1 where they are real `(B, T)`.
             labels: Target distributions `(B, K)`.
             item_weights: Weight of each item in the loss `(B,)`, of mean 1.
-            explain: Also tell which input positions each member leaned on (`token_attention`): the weights of its pooling,
-                carried through the last layer's attention (averaged over heads) to the positions that this layer read. Of
-                a log-mel trunk, which has no attention, the weights of the pooling. Slower: the trunk runs with its plain
+            explain: Also return what each member attends to (`token_attention`): the weights of its pooling, propagated
+                through the last layer's attention (averaged over heads) to the positions that this layer reads. For a log-mel
+                trunk, which has no attention, the weights of the pooling. Slower, because the trunk runs with eager
                 attention.
             return_dict: Only True is supported.
 
@@ -142,8 +148,8 @@ class SeedBert(OpinionPreTrainedModel):
             `SeedBertOutput`.
 
         Raises:
-            ValueError: Members that are not shared are given frames, or nothing can be explained: the pooling is "tcgru",
-                frames came without inputs, or the trunk does not tell its attention.
+            ValueError: Members that are not shared are given frames, or attention is not available: the pooling is "tcgru",
+                frames came without inputs, or the trunk does not return its attention.
         """
         config = self.config
         if trunk_frames is not None and config.members != "shared":
@@ -175,7 +181,7 @@ class SeedBert(OpinionPreTrainedModel):
         for member, (frames, mask, looked) in zip(self.members, passes, strict=True):
             logits.append(member.head(self._embedded(member, frames, mask)))
             if explain:
-                attention.append(_leaned_on(member.pooling.weights(frames, mask), looked))
+                attention.append(_input_attention(member.pooling.weights(frames, mask), looked))
         predicted = {"member_logits": torch.stack(logits, 1)}
         given = {"labels": labels, "item_weights": item_weights}
         return SeedBertOutput(
@@ -217,7 +223,8 @@ class SeedBert(OpinionPreTrainedModel):
     def _passes(self, read: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]:
         """Frames, mask and attention of each member in turn; `read` gets them from a model with a trunk."""
         if self.config.members == "independent":
-            yield from map(read, self.members)  # one at a time: the frames of one are gone before the next
+            # One member at a time, so that only one member's frames are in memory.
+            yield from map(read, self.members)
             return
         frames, mask, attention = read(self)
         if self.config.members == "shared":
@@ -227,7 +234,7 @@ class SeedBert(OpinionPreTrainedModel):
         yield from ((rows, mask, part) for rows, part in zip(frames.chunk(len(self.members)), parts, strict=True))
 
     def _counted(self, logits: torch.Tensor) -> dict[str, torch.Tensor]:
-        """Votes and what follows from them, of the members' scores `(B, n, K)`."""
+        """Votes and derived outputs from the members' scores `(B, n, K)`."""
         probs = logits.float().softmax(-1)
         votes, mean = probs.argmax(-1), probs.mean(1)
         histogram = nn.functional.one_hot(votes, probs.shape[-1]).to(mean).mean(1)
@@ -241,7 +248,7 @@ class SeedBert(OpinionPreTrainedModel):
         }
 
     def _rounded(self, values: torch.Tensor) -> torch.Tensor:
-        """As for every model, but frames that adapters have a part in are never kept."""
+        """As for every model, but frames that depend on adapters are never cached."""
         return values if self.config.members == "lora" else super()._rounded(values)
 
     @torch.no_grad()
@@ -252,7 +259,7 @@ class SeedBert(OpinionPreTrainedModel):
 
 
 class _Member(nn.Module):
-    """The fresh layers of one member over a trunk that all have in common."""
+    """The fresh layers of one member over a shared trunk."""
 
     def __init__(self, config: SeedBertConfig) -> None:
         super().__init__()
@@ -262,7 +269,7 @@ class _Member(nn.Module):
         self.head = make_head(width, len(config.support), config.head)
 
 
-def _leaned_on(weights: torch.Tensor, attention: torch.Tensor | None) -> torch.Tensor:
+def _input_attention(weights: torch.Tensor, attention: torch.Tensor | None) -> torch.Tensor:
     """Share of each input position `(B, T)` in a pooled vector.
 
     Args:

@@ -1,4 +1,4 @@
-"""What the models return."""
+"""Outputs of the models."""
 
 from dataclasses import dataclass
 
@@ -46,12 +46,12 @@ class DistributionOutput(ModelOutput):
 
 @dataclass
 class AnnotatorOutput(ModelOutput):
-    """Each rater's answer and what the raters together look like.
+    """Each rater's answer, and the distribution of the raters.
 
     Attributes:
         loss: Scalar, present when ratings or labels of the task were given.
         probs: Distribution of the raters' answers over the support `(B, K)`; rows sum to 1.
-        consensus: What the average rater says: `(B, D)` on [-1, 1] for scales, probabilities `(B, K)` for a category.
+        consensus: Answer of the average rater: `(B, D)` on [-1, 1] for scales, probabilities `(B, K)` for a category.
         ratings: Answer of each (item, rater) pair: `(P, D)` on [-1, 1] (not squashed), or probabilities `(P, K)`.
         consensus_logits: Scores of the consensus before the softmax `(B, K)`, for a category.
         rating_logits: Scores of each pair before the softmax `(P, K)`, for a category.
@@ -71,7 +71,7 @@ class AnnotatorOutput(ModelOutput):
 
 @dataclass
 class SeedBertOutput(ModelOutput):
-    """What n members say, and the distribution that they form.
+    """Outputs of n members, and the distribution that they form.
 
     Attributes:
         loss: Scalar, present when `labels` were given: the mean of the members' own losses.
@@ -82,7 +82,7 @@ class SeedBertOutput(ModelOutput):
         member_logits: Scores of each member before its softmax `(B, n, K)`.
         votes: Label that each member votes for, an index into the support `(B, n)`.
         label: Majority vote `(B,)`; of labels with equally many votes, the one of the largest mean softmax.
-        token_attention: With `explain`, how much each member leaned on each input position `(B, n, T)`; rows sum to 1,
+        token_attention: With `explain`, how much each member attends to each input position `(B, n, T)`; rows sum to 1,
             padding has 0.
     """
 

@@ -1,7 +1,7 @@
-"""What an audio-language model is asked about a clip, and how clip, question and transcript become its inputs.
+"""Prompts of an audio-language model: how clip, question and transcript become its inputs.
 
-A transcript is data. It is shown as a JSON string, cut to a length, and whatever spells one of the tokenizer's own tokens in
-it, such as `<|im_end|>`, is escaped as JSON allows: it stays the same text and never becomes a control token.
+A transcript is data. It is shown as a JSON string of limited length, in which special tokens of the tokenizer, such as
+`<|im_end|>`, are escaped: the text stays the same and never becomes a control token.
 """
 
 import json
@@ -12,18 +12,20 @@ from typing import Any
 import numpy as np
 from transformers import BatchFeature
 
-PROMPT = (  # our choice: the paper's summary does not give its words
+# Our choice, because the paper does not print its prompt.
+PROMPT = (
     "Several people listened to this recording, and each answered by themselves.\nQuestion: {question}\n"
     "Possible answers: {labels}\nHow did their answers spread?"
 )
 PLACEHOLDERS = ("question", "labels", "transcript")
 LEAST_SECONDS = (
-    0.1  # shorter clips are followed by silence: the library takes a clip of a single token for a plain text
+    # Shorter clips are padded with silence, because the library takes a clip of one token for text.
+    0.1
 )
 
 
 def check_prompt(prompt: str) -> None:
-    """Whether a prompt is text with no placeholders but the known ones.
+    """Raise unless a prompt is text with only known placeholders.
 
     Raises:
         ValueError: It is not.
@@ -52,7 +54,7 @@ def shows_transcript(config: Any) -> bool:
 
 
 def as_data(text: str, tokens: Sequence[str]) -> str:
-    """`text` as a JSON string in which none of `tokens` is spelt out; `json.loads` gives the text back."""
+    """`text` as a JSON string that contains none of `tokens`; `json.loads` returns the text."""
     quoted = json.dumps(text.encode("utf-8", "replace").decode(), ensure_ascii=False)
     for token in sorted(filter(None, tokens), key=len, reverse=True):
         quoted = quoted.replace(token, f"\\u{ord(token[0]):04x}{token[1:]}")
@@ -60,7 +62,7 @@ def as_data(text: str, tokens: Sequence[str]) -> str:
 
 
 def conversation(config: Any, tokens: Sequence[str], transcript: str = "") -> list[dict[str, Any]]:
-    """The turns of a chat that puts the question of a `DistributionQwen2AudioConfig` about one clip.
+    """The turns of a chat that asks the question of a `DistributionQwen2AudioConfig` about one clip.
 
     Args:
         config: The configuration.

@@ -1,28 +1,32 @@
-"""How a trunk is built and called, and where its frames and their mask are.
+"""Build and call trunks, and find their frames and mask.
 
 A trunk is our log-mel model, a raw-waveform encoder of the wav2vec 2.0 family, or a text encoder. Hidden states are
 numbered as the library's `output_hidden_states` does: 0 enters the first transformer layer, k leaves the k-th.
 """
 
 import copy
+import functools
+import hashlib
 import reprlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.utils import ModelOutput
+from transformers.utils.hub import resolve_revision
 
 from .checks import check_attention, said
 from .configuration_log_mel import LogMelConfig
 from .modeling_log_mel import LogMelModel
 
 WAVEFORM_TRUNKS = ("wavlm", "hubert", "wav2vec2", "unispeech", "unispeech-sat")
-# text encoders whose last hidden state is what the last layer gives, with no norm after it: any number of first layers do
+# Text encoders without a norm after the last layer, so that the first k layers are a complete encoder.
 LAYERED_TEXT_TRUNKS = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "mpnet")
-# their positions are counted from behind the padding token's number
+# Their positions start after the index of the padding token.
 OFFSET_TEXT_TRUNKS = (
     "roberta",
     "xlm-roberta",
@@ -32,10 +36,13 @@ OFFSET_TEXT_TRUNKS = (
     "mpnet",
     "longformer",
 )
-PROMPTED = "prompted_audio"  # the input of an audio-language model: a clip, and a question about it
+# The input of an audio-language model is a clip and a question about it.
+PROMPTED = "prompted_audio"
 PROMPTED_TRUNKS = ("qwen2_audio", "annot-distribution-qwen2-audio")
 WEIGHTED = "weighted"
-# entries of a configuration that say where it comes from and nothing of what its model computes
+# Files that determine what a checkpoint computes.
+_CHECKPOINT = (".safetensors", ".bin", ".json", ".txt", ".model")
+# Entries of a configuration that state its origin and do not affect the model.
 PROVENANCE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "auto_map")
 
 
@@ -55,7 +62,7 @@ def trunk_config_from(config: dict | PreTrainedConfig | None) -> PreTrainedConfi
 
 
 def input_name_of(config: PreTrainedConfig) -> str:
-    """Which input the trunk takes: "input_features", "input_values" (a waveform), "input_ids" (text) or `PROMPTED`."""
+    """The input of the trunk: "input_features", "input_values" (a waveform), "input_ids" (text) or `PROMPTED`."""
     if config.model_type in PROMPTED_TRUNKS:
         return PROMPTED
     if config.model_type == LogMelConfig.model_type:
@@ -64,7 +71,7 @@ def input_name_of(config: PreTrainedConfig) -> str:
 
 
 def most_tokens(config: PreTrainedConfig) -> int | None:
-    """How many tokens a text trunk has positions for; None where its configuration sets no limit."""
+    """How many positions a text trunk has; None if its configuration sets no limit."""
     positions = getattr(config, "max_position_embeddings", None)
     if positions is None or positions < 1:
         return None
@@ -72,10 +79,10 @@ def most_tokens(config: PreTrainedConfig) -> int | None:
 
 
 def check_layer(config: PreTrainedConfig, layer: int | str | None) -> None:
-    """Whether a trunk of this configuration has such a layer: None (its last), 0 to L, or "weighted".
+    """Raise unless a trunk of this configuration has the layer: None (its last), 0 to L, or "weighted".
 
     Raises:
-        ValueError: It has not, or its family does not let one choose.
+        ValueError: It does not, or its family has no choice of layers.
     """
     if layer is None:
         return
@@ -115,7 +122,8 @@ def build_trunk(
     check_attention(config)
     if config.model_type == LogMelConfig.model_type:
         return LogMelModel(config)
-    family = MODEL_MAPPING.get(type(config), None)  # asked before it is built: it may be too large for this machine
+    # Look at the class before building it: the model may be too large for this machine.
+    family = MODEL_MAPPING.get(type(config), None)
     takes = getattr(family, "main_input_name", None)
     if input_name_of(config) == PROMPTED:
         raise ValueError(
@@ -130,14 +138,16 @@ def build_trunk(
     if layer is not None or not skip_layers:
         config = copy.deepcopy(config)
     if layer == WEIGHTED or not skip_layers:
-        config.layerdrop = 0.0  # a layer that is skipped gives no hidden state to weight
+        # A layer that is skipped gives no hidden state to weight.
+        config.layerdrop = 0.0
     if layer is not None:
         config.add_adapter = False
         if layer != WEIGHTED:
             config.num_hidden_layers = layer
     trunk = AutoModel.from_config(config)
     if getattr(trunk, "pooler", None) is not None:
-        trunk.pooler = None  # a text encoder's; nothing here reads it, and a weight without a gradient stops DDP
+        # Nothing here reads a text encoder's pooler, and DDP stops at weights without a gradient.
+        trunk.pooler = None
     if layer is not None and getattr(config, "do_stable_layer_norm", False):
         trunk.encoder.layer_norm = nn.Identity()
     if getattr(config, "feat_extract_norm", None) == "group":
@@ -159,33 +169,64 @@ def read_trunk_config(source: str) -> PreTrainedConfig:
         return AutoConfig.from_pretrained(source, trust_remote_code=False)
     except OSError as error:
         raise _no_checkpoint(source) from error
-    except Exception as error:  # of many kinds: it may say anything
+    except Exception as error:
+        # Libraries raise many kinds of errors here.
         raise ValueError(
             f"The config.json of {str(source)!r} cannot be read ({said(error)}); give a checkpoint of a model "
             "that transformers knows."
         ) from error
 
 
-def load_trunk_weights(trunk: PreTrainedModel, source: str) -> None:
-    """Give a trunk the weights of a plain checkpoint; those of layers that the trunk was built without stay aside.
+def load_trunk_weights(trunk: PreTrainedModel, source: str, revision: str | None = None) -> None:
+    """Give a trunk the weights of a plain checkpoint, at a commit of the Hub if one is given.
+
+    Those of layers that the trunk was built without stay aside.
 
     Raises:
         ValueError: There is no such checkpoint, or it lacks weights of the trunk.
     """
-    try:  # through the library's own class, which also reads checkpoints with a head of their own ("bert.encoder...")
-        encoder, info = AutoModel.from_pretrained(source, output_loading_info=True, trust_remote_code=False)
+    # The library's own class also reads checkpoints with a head ("bert.encoder...").
+    how = {"output_loading_info": True, "trust_remote_code": False, "revision": revision}
+    try:
+        encoder, info = AutoModel.from_pretrained(source, **how)
     except OSError as error:
         raise _no_checkpoint(source) from error
     except SafetensorError as error:
         raise ValueError(f"{str(source)!r} holds no readable safetensors ({said(error)}); restore it.") from error
-    trunk.load_state_dict(encoder.state_dict(), strict=False)  # `build_trunk` left out what is not used
-    needed = set(trunk.state_dict()) - {"masked_spec_embed"}  # a fresh one does: only training uses it
+    # `build_trunk` leaves unused layers out.
+    trunk.load_state_dict(encoder.state_dict(), strict=False)
+    # The mask embedding may stay untrained: only training uses it.
+    needed = set(trunk.state_dict()) - {"masked_spec_embed"}
     missing = sorted(needed & set(info["missing_keys"]))
     if missing:
         raise ValueError(
             f"{source} lacks {len(missing)} weights of a {trunk.config.model_type}, for instance {missing[0]}; give a "
             "checkpoint of the plain encoder."
         )
+
+
+def weights_digest(source: str, revision: str | None = None) -> str | None:
+    """What tells one pre-trained checkpoint from another: SHA-256 of its files, or its commit on the Hub.
+
+    None where there is no such checkpoint; reading it then gives the error.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        found = revision if hasattr(revision, "resolved") else resolve_revision(source, revision)
+        return getattr(found, "resolved", found)
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.iterdir() if path.suffix in _CHECKPOINT and path.is_file()):
+        # the time of change cannot be set
+        about = path.stat()
+        digest.update(f"{path.name} {_file_digest(path, about.st_ino, about.st_size, about.st_ctime_ns)}\n".encode())
+    return digest.hexdigest()
+
+
+@functools.lru_cache(maxsize=256)
+def _file_digest(path: Path, *version: int) -> str:
+    """SHA-256 of a file, computed once a process for each version of it."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _no_checkpoint(source: str) -> ValueError:
@@ -221,7 +262,7 @@ def encode_layers(
 def encode_attended(
     trunk: PreTrainedModel, **inputs: torch.Tensor | None
 ) -> tuple[ModelOutput, torch.Tensor, tuple[torch.Tensor, ...]]:
-    """Output of a text or waveform trunk with its hidden states, their mask `(B, T)`, and where each layer looked.
+    """Output of a text or waveform trunk with hidden states, their mask `(B, T)`, and the attention of each layer.
 
     Returns:
         The trunk's output with `hidden_states`; the mask; for each layer the attention of every position to every other,
@@ -230,7 +271,8 @@ def encode_attended(
     Raises:
         ValueError: The input that this trunk takes is missing, or the trunk does not tell its attention.
     """
-    with _eager_attention(trunk):  # faster kernels never form the matrix
+    # Faster kernels never form the matrix.
+    with _eager_attention(trunk):
         output, mask = _call(trunk, output_hidden_states=True, output_attentions=True, **inputs)
     attentions = output.attentions or ()
     if len(attentions) != trunk.config.num_hidden_layers:
@@ -240,7 +282,7 @@ def encode_attended(
 
 @contextmanager
 def _eager_attention(trunk: PreTrainedModel) -> Iterator[None]:
-    """The trunk with its plain attention, and afterwards with what it had."""
+    """The trunk with eager attention; its own attention is restored afterwards."""
     before = trunk.config._attn_implementation
     if before == "eager":
         yield
@@ -297,7 +339,7 @@ def _call(
     if name == "input_ids":
         extra = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
         return trunk(input_ids=input_ids, attention_mask=attention_mask, **extra, **options), attention_mask.bool()
-    # SpecAugment needs `mask_time_length` frames in the batch, and every clip one frame: silence makes up for them
+    # SpecAugment needs `mask_time_length` frames per batch, and every clip needs one frame; silence pads to both.
     lacking = samples_for(trunk.config, trunk.config.mask_time_length) - input_values.shape[1]
     input_values = nn.functional.pad(input_values * attention_mask, (0, max(lacking, 0)))
     samples = attention_mask.sum(1).clip(min=samples_for(trunk.config, 1))
@@ -332,14 +374,15 @@ class MaskedGroupNorm(nn.GroupNorm):
         self.kernel, self.stride = kernel, stride
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Normalise `(B, C, T)`; frames that reach beyond a clip's end count for nothing and become 0."""
-        if self.samples is None:  # the trunk was called by itself
+        """Normalise `(B, C, T)`; frames that reach beyond a clip's end are ignored and become 0."""
+        # Someone called the trunk directly.
+        if self.samples is None:
             return super().forward(hidden_states)
         total = hidden_states.shape[-1]
         lengths = ((self.samples - self.kernel) // self.stride + 1).clip(1, total).tolist()
         if min(lengths) == total:
             return super().forward(hidden_states)
-        # clip by clip through the library's kernel: several times faster than a masked mean and variance
+        # Clip by clip with the library's kernel, which is several times faster than a masked mean and variance.
         normed = [
             nn.functional.pad(super(MaskedGroupNorm, self).forward(clip[None, :, :length]), (0, total - length))
             for clip, length in zip(hidden_states, lengths, strict=True)

@@ -1,33 +1,42 @@
 """Ask an audio-language model for one label per simulated annotator and item (arXiv 2601.14620), for days if need be.
 
-    OUT/log.jsonl            everything asked and answered, appended record by record: what a run goes on from
+    OUT/attempts.sqlite      every attempt and its answer; a run resumes from it
     OUT/votes.parquet        the votes; with annotations.json what training and evaluation read
     OUT/replies.parquet      every reply with its provenance, votes or not
-    OUT/annotations.json     what was asked of whom, and what came of it
+    OUT/annotations.json     what was asked, of which model, and how the questions ended
 
-A run that ends in any way, killed ones too, goes on when it is started again: nothing that was answered is asked again.
-
-What should be known of a run beside its counts.
+A run that ends in any way, also by a kill, resumes when it is started again: nothing that was answered is asked again.
 """
 
 import asyncio
-from collections.abc import Sequence
+import sqlite3
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 
+from annot_hf.data import encoding
 from annot_hf.data.agreement import pairwise_agreement
 from annot_hf.data.questions import nearest
-from annot_hf.data.synthetic import check_folder
+from annot_hf.data.synthetic import SYNTHETIC, check_annotations_folder, write_annotations, write_replies
+from annot_hf.data.votes import VoteTable
 from annot_hf.data.yaml_text import printable
-from annot_hf.proxies.backend import KINDS, OMITTABLE, Backend, check_address
-from annot_hf.proxies.job import Job, open_ledger
+from annot_hf.proxies.backend import BACKENDS, OMITTABLE, Backend, Prices, check_address
+from annot_hf.proxies.job import Job
 from annot_hf.proxies.prompts import LONGEST
 from annot_hf.proxies.session import Budget, Session, now
-from annot_hf.proxies.store import LOG, AnswerLog, Ledger, Prices, collect, take_in
+from annot_hf.proxies.store import DATABASE, REPLY_COLUMNS, Store, open_store
 
 ATTEMPTS = 8
+# replies in memory at a time
+_ROWS = 2_000
+_TYPES = {"TEXT": pa.string(), "REAL": pa.float64(), "INTEGER": pa.int64()}
+_REPLIES = pa.schema(
+    {"item": pa.string(), "annotator": pa.string()} | {one: _TYPES[REPLY_COLUMNS[one]] for one in REPLY_COLUMNS}
+)
 
 
 @dataclass(frozen=True)
@@ -35,15 +44,15 @@ class AnnotationReport:
     """How a run ended.
 
     Attributes:
-        folder: Where everything is.
-        counts: Questions of this job by what came of them; they add up to items times annotators.
-        asked: Questions that were sent in this session, tries of the same one counted once.
-        spent: What all answers in the folder cost (USD), as far as it is known.
-        agreement: Mean share of human votes that a synthetic vote agrees with; None without human votes.
-        human_agreement: How often two human votes on an item agree; None where no item has two.
+        folder: The folder that was written.
+        counts: Questions of this job by how they ended; they add up to items times annotators.
+        asked: Questions that this run sent, tries of the same one counted once.
+        spent: Cost of all answers in the folder (USD), as far as it is known.
+        agreement: Mean share of human votes that a synthetic vote agrees with, in [0, 1]; None without human votes.
+        human_agreement: How often two human votes on an item agree, in [0, 1]; None where no item has two.
         stopped: Why it ended before everything was asked; "" if it did not.
-        notes: What else should be known.
-        cost_known: Whether the cost of any answer is.
+        notes: What else the user should know.
+        cost_known: Whether the cost of any answer is known.
     """
 
     folder: Path
@@ -58,7 +67,7 @@ class AnnotationReport:
 
     @property
     def complete(self) -> bool:
-        """Whether every question has come to an end."""
+        """Whether no question is left to ask."""
         return not any(self.counts[name] for name in ("wrong-model", "failed", "not asked"))
 
 
@@ -75,87 +84,90 @@ def annotate(
     answers_as: str = "",
     retry_rejected: bool = False,
 ) -> AnnotationReport:
-    """Ask what was not asked yet, and write the votes of all answers so far.
+    """Ask the questions that are still open, and write the votes of all answers so far.
 
     Args:
         job: From `make_job`.
         backend: Whom to ask.
-        out: Folder to write; one run at a time has it.
+        out: Folder to write; only one run at a time may write to it.
         concurrency: Most questions under way at a time.
         rate: Most questions a second.
-        attempts: Tries of one question that the server is too busy or broken to answer; then the next run asks it.
-        max_cost: Most that all answers in the folder may cost together (USD). Nothing is asked, or tried again, whose cost
-            could exceed it, by the dearest answer so far; while no cost is known, one question is under way at a time.
-        prices: What tokens cost, where the server does not report what an answer cost.
+        attempts: Most tries of one question while the server is busy or broken; after that, the next run asks it.
+        max_cost: Most that all answers in the folder may cost together (USD). A question is not sent, nor sent again, if the
+            cap could then be exceeded, judged by the dearest answer so far. While no cost is known, one question is under way
+            at a time.
+        prices: What tokens cost, where the server does not report the cost of an answer.
         answers_as: Name under which the model answers, if it is another than the one that is asked for; later runs in the
-            folder know it.
-        retry_rejected: Ask again what the server rejected before.
+            folder remember it.
+        retry_rejected: Ask again what the server rejected in earlier runs.
 
     Raises:
-        ValueError: A number is out of range, the folder holds another run, or a file in it was changed, before or meanwhile.
+        ValueError: A number is out of range, the folder holds another run or cannot be written, or its database was damaged,
+            deleted or replaced, before or meanwhile.
     """
     check_pace(concurrency, rate, attempts, max_cost)
-    out = Path(out)
-    check_folder(out)
+    out, prices = Path(out), prices or Prices()
+    check_annotations_folder(out)
     facts = job.facts(backend.model, backend.revision, backend.max_tokens)
-    with AnswerLog(out) as log:
-        ledger = open_ledger(job, prices)
-        accepts = take_in(out, facts, ledger, answers_as=answers_as)
-        if retry_rejected:
-            ledger.reopen_rejected()
-        session = Session(job, backend, log, ledger, Budget(max_cost, ledger), attempts, accepts)
-        try:
-            log.append({"kind": "run", "at": now(), "answers_as": answers_as} | facts)
-        except OSError as error:
-            raise ValueError(
-                f"The log of {out} cannot be written ({error.strerror}); nothing was asked: free some room and run again."
-            ) from None
+    options = {"prices": prices, "answers_as": answers_as, "retry_rejected": retry_rejected}
+    with open_store(out, facts, job.names, job.rows, at=now(), **options) as store:
+        session = Session(job, backend, store, Budget(max_cost, store, prices), attempts)
         asyncio.run(session.run(min(concurrency, backend.max_concurrency or concurrency), rate))
         try:
-            log.check()
+            store.check()
         except OSError as error:
-            raise ValueError(
-                f"The run has ended, since {log.path} is not as it was written ({error.strerror}): put it back, append the "
-                "lines that were shown as not saved, if any, and run again."
-            ) from None
-        log.give_up_reserve()
-        notes = notes_of(session)
-        if log.torn:
-            notes.append(
-                f"The log ended in {log.torn} bytes of a record that was never finished; they are in log.torn."
-            )
-        others = sorted(accepts.others)
-        if others:
-            notes.append(
-                f"Answers by {', '.join(map(repr, others))} count as those of {backend.model!r}, as --answers-as said; this "
-                "folder knows that for good: if it was a mistake, name another folder."
-            )
-        human = _human_agreement(job)
-        extent = {"agreement": ledger.agreement, "human_agreement": human, "spent": round(ledger.spent, 6)}
+            raise ValueError(f"The run has ended, since {out / error.args[0]}: put it back and run again.") from None
+        store.give_up_reserve()
         try:
-            collect(out, job.question, ledger, facts | extent | {"notes": notes})
-        except OSError as error:
+            counts, totals, notes = store.counts(), store.totals(), notes_of(session)
+            shares, human = job.shares(store.votes()), _human_agreement(job)
+            agreement = float(shares.mean()) if len(shares) else None
+            extent = {"agreement": agreement, "human_agreement": human, "spent": round(totals.spent, 6)}
+            _write_results(store, job, facts | extent | {"notes": notes})
+        except (OSError, sqlite3.Error) as error:
             raise ValueError(
-                f"The votes of {out} cannot be written ({error.strerror or error}); {LOG} has every answer: free some room "
-                "and run again."
+                f"The votes of {out} cannot be written ({getattr(error, 'strerror', None) or error}); {DATABASE} has every "
+                "answer: free some room and run again."
             ) from None
-    return AnnotationReport(
-        out,
-        ledger.counts(job.rows, len(job.annotators)),
-        session.asked,
-        ledger.spent,
-        ledger.agreement,
-        human,
-        session.stopped,
-        notes,
-        ledger.dearest is not None,
+    known = totals.dearest is not None
+    return AnnotationReport(out, counts, session.asked, totals.spent, agreement, human, session.stopped, notes, known)
+
+
+def _write_results(store: Store, job: Job, facts: Mapping[str, Any]) -> None:
+    """Write votes, replies and annotations.json of all attempts in a folder; the replies alone while there is no vote."""
+    folder, votes = store.path.parent, store.votes()
+    replies = pa.RecordBatchReader.from_batches(_REPLIES, _replies(store))
+    if not len(votes):
+        write_replies(folder, replies)
+        return
+    (items, item), (used, annotator) = (np.unique(column, return_inverse=True) for column in votes.T[:2])
+    table = VoteTable.from_columns(
+        job.question,
+        item=encoding.dictionary(item, [store.items[row] for row in items]),
+        value=encoding.dictionary(votes[:, 2], job.question.labels),
+        annotator=encoding.dictionary(annotator, [f"{store.model}#{one}" for one in used]),
+        source=SYNTHETIC,
+        where="replies",
     )
+    totals = store.totals()
+    counts = {"statuses": store.statuses(), "omitted": store.omitted()}
+    tokens = {"input_tokens": totals.input_tokens, "output_tokens": totals.output_tokens}
+    write_annotations(folder, table, replies, {**facts, **counts, **tokens})
+
+
+def _replies(store: Store) -> Iterator[pa.RecordBatch]:
+    """The rows of replies.parquet, a block at a time; simulated annotators are named after the model and their number."""
+    for rows in store.replies(_ROWS):
+        table = dict(zip(_REPLIES.names, zip(*rows, strict=True), strict=True))
+        table["annotator"] = [f"{store.model}#{one}" for one in table["annotator"]]
+        table["model"] = [name or store.model for name in table["model"]]
+        yield pa.RecordBatch.from_pydict(table, _REPLIES)
 
 
 def check_pace(
     concurrency: int, rate: float | None = None, attempts: int = ATTEMPTS, max_cost: float | None = None
 ) -> None:
-    """Whether these numbers, as of `annotate`, are in range.
+    """Check that these arguments of `annotate` are in range.
 
     Raises:
         ValueError: One is not.
@@ -169,7 +181,7 @@ def check_pace(
 
 
 def _human_agreement(job: Job) -> float | None:
-    """How often two human votes on an item that is asked about agree."""
+    """How often two human votes on an item of the job agree."""
     names = job.corpus.items["item"].iloc[job.rows]
     counts = job.corpus.votes.counts(job.question.name, items=names)
     found = pairwise_agreement(counts) if (counts.sum(1) >= 2).any() else np.nan
@@ -177,53 +189,55 @@ def _human_agreement(job: Job) -> float | None:
 
 
 _WITHOUT = {
-    "seed": "a seed: asked again, it may be answered otherwise",
-    "system": "a system message: its words stood before the question",
+    "seed": "a seed: asked again, the answer may differ",
+    "system": "a system message: its text came before the question",
     "max_tokens": "max_tokens: max_completion_tokens was sent",
-    "temperature": "a temperature: all annotators had that of the server, and only their instructions differ",
+    "temperature": "a temperature: all annotators had the server's own, and only their instructions differ",
 }
 
 
 def notes_of(session: Session) -> list[str]:
-    """What should be known beside the counts."""
-    ledger, alone = session.ledger, session.job.without_transcript
-    unsent = ledger.counts(session.job.rows, len(session.job.annotators))["not sent"]
-    said = {
+    """What the user should know beside the counts."""
+    store, alone = session.store, session.job.without_transcript
+    totals, unsent, rejections = store.totals(), store.counts()["not sent"], store.rejections()
+    notes = {
         f"{unsent} questions were not sent, since their clips could not be read here; replies.parquet says why, and the next "
         "run tries again.": unsent,
-        f"{int(ledger.cut.sum())} transcripts were cut to the {LONGEST} characters that a prompt takes.": ledger.cut.any(),
-        f"{ledger.cut_off} questions were under way when earlier runs were killed, and may have been paid for; those that "
-        "are still open are asked again under the same Idempotency-Key.": ledger.cut_off,
-        f"{ledger.lost} answers were cut off, too late or unreadable; they may have been paid for.": ledger.lost,
-        f"{ledger.repeated} records of the log repeat another one word for word; they count nowhere.": ledger.repeated,
-        f"{ledger.spare} answers are to questions that had one before; they were paid for, and the first counts.": (
-            ledger.spare
+        f"{totals.cut} transcripts were cut to the {LONGEST} characters that a prompt takes.": totals.cut,
+        f"{totals.cut_off} questions were under way when earlier runs were killed, and may have been paid for; those that "
+        "are still open are asked again under the same Idempotency-Key.": totals.cut_off,
+        f"{totals.lost} answers were cut off, too late or unreadable; they may have been paid for.": totals.lost,
+        f"{totals.spare} answers are to questions that had one before; they were paid for, and the first counts.": (
+            totals.spare
         ),
-        f"{len(session.unsaved)} records could not be written to {session.log.path} and count nowhere; each is a line on the "
-        "terminal: append them to that file as they are before the next run, or what they answer is asked and paid for "
-        "again.": session.unsaved,
-        _rejections(ledger): ledger.reasons,
-        f"{alone} of {len(session.job.rows)} items have no transcript: all their annotators have the instruction for audio "
-        "alone, and only the temperature differs.": alone,
-        f"The cost of {ledger.unpriced} answers is not known: the server does not report it, and no prices were given.": (
-            ledger.unpriced and ledger.dearest is not None
+        f"{session.unsaved} answers could not be written to {store.path}; they are on the terminal and count nowhere: the "
+        "next run asks these questions again, and counts them as paid for.": session.unsaved,
+        _rejected(rejections): rejections,
+        f"{alone} of {len(session.job.rows)} items have no transcript: all their annotators have the audio-only "
+        "instruction, and only the temperature differs.": alone,
+        f"The cost of {totals.unpriced} answers is not known: the server does not report it, and no prices were given.": (
+            totals.unpriced and totals.dearest is not None
         ),
+        f"Answers by {', '.join(map(repr, sorted(store.names.others)))} count as those of {store.model!r}, because of "
+        "--answers-as; this folder remembers that for good: if it was a mistake, name another folder.": store.names.others,
     }
     omitted = [
-        f"{count} of {ledger.answers} answers are to questions without {_WITHOUT[name]}; the server does not take it, or "
-        "--omit said so."
-        for name, count in sorted(ledger.omitted.items())
+        f"{count} of {totals.answers} answers are to questions without {_WITHOUT[name]}; the server does not support it, or "
+        "--omit named it."
+        for name, count in sorted(store.omitted().items())
     ]
-    return [*(note for note, holds in said.items() if holds), *omitted]
+    return [*(note for note, holds in notes.items() if holds), *omitted]
 
 
-def _rejections(ledger: Ledger) -> str:
+def _rejected(rejections: Sequence[tuple[str, int]]) -> str:
     """What the server said most often of what it rejected."""
-    if not ledger.reasons:
+    if not rejections:
         return ""
-    (reason, count), total = ledger.reasons.most_common(1)[0], ledger.reasons.total()
-    said = printable(reason)  # earlier versions wrote it down as it came
-    return f"{total} questions were rejected by the server, {count} of them with: {said} (--retry-rejected asks them again)."
+    (reason, count), total = rejections[0], sum(number for _, number in rejections)
+    return (
+        f"{total} questions were rejected by the server, {count} of them with: {printable(reason)} (--retry-rejected "
+        "asks them again)."
+    )
 
 
 def make_backend(
@@ -238,21 +252,21 @@ def make_backend(
     batch_size: int = 8,
     omit: Sequence[str] = (),
 ) -> Backend:
-    """A backend by name.
+    """Make a backend by name.
 
     Args:
-        kind: "openai" (any server that speaks its chat protocol), "gemini", or "local" (a transformers model here).
-        model: Name of the model; for "local" a Hub id or a folder.
+        kind: "openai" (any server with its chat protocol), "gemini", or "local" (a transformers model on this machine).
+        model: Name of the model; for "local", a Hub id or a folder.
         base_url: Address of the server; not for "local".
-        key_name: Environment variable that holds the key; the usual one of the backend by default.
-        timeout: Seconds (s) until an answer is given up.
+        key_name: Environment variable that holds the key; by default the usual one of the backend.
+        timeout: Longest wait for a whole answer (s).
         max_tokens: Most tokens of a reply.
         revision: Revision of the model.
-        batch_size: Questions at a time, for "local".
-        omit: What is left out of every question (`OMITTABLE`); what a server says that it does not take is left out anyway.
+        batch_size: Questions per batch, for "local".
+        omit: Parameters to leave out of every question (`OMITTABLE`); what a server calls unsupported is left out anyway.
 
     Raises:
-        ValueError: There is no such backend, its library is missing, the environment has no key, or a number is out of range.
+        ValueError: The backend is unknown, its library or the key is missing, or a number is out of range.
     """
     check_backend(
         kind, model, base_url=base_url, timeout=timeout, max_tokens=max_tokens, batch_size=batch_size, omit=omit
@@ -285,20 +299,20 @@ def check_backend(
     batch_size: int,
     omit: Sequence[str] = (),
 ) -> None:
-    """Whether there is such a backend, before any library, key or server is looked for; see `make_backend`.
+    """Check the arguments of `make_backend` before any library, key or server is looked for.
 
     Raises:
-        ValueError: There is none, or a value is out of range.
+        ValueError: The backend is unknown, or a value is out of range.
     """
-    if kind not in KINDS:
-        raise ValueError(f"backend is {kind!r}{nearest(kind, KINDS)}; use one of {', '.join(KINDS)}.")
+    if kind not in BACKENDS:
+        raise ValueError(f"backend is {kind!r}{nearest(kind, BACKENDS)}; use one of {', '.join(BACKENDS)}.")
     if not model.strip():
-        raise ValueError("model is empty; give the name of the model that is asked.")
+        raise ValueError("model is empty; give the name of the model to ask.")
     for name, value in (("timeout", timeout), ("max_tokens", max_tokens), ("batch_size", batch_size)):
         if not 0 < value < float("inf"):
             raise ValueError(f"{name} is {value}; give a positive number.")
     if kind == "local" and base_url is not None:
-        raise ValueError("base_url is set and backend is local, which has no address; leave one of them out.")
+        raise ValueError("base_url is set, and backend local has no address; leave one of them out.")
     may = OMITTABLE.get(kind, ())
     for name in omit:
         if name not in may:

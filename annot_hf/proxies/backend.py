@@ -1,15 +1,18 @@
-"""What a backend is: it takes questions with audio, and gives replies, or says why there are none."""
+"""The interface of a backend: questions with audio in, answers out, or an exception that says why there is none."""
 
+import math
+import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 from urllib.parse import urlsplit
 
-NO_ADDRESS = "base_url is no address of a server; write it as http://host:port/v1."
-KINDS = ("openai", "gemini", "local")
-# what servers may not take of a question: each kind can do without it
+NO_ADDRESS = "base_url is not the address of a server; write it as http://host:port/v1."
+BACKENDS = ("openai", "gemini", "local")
+# parameters that some servers do not support, and that a question can be sent without
 OMITTABLE = {"openai": ("seed", "system", "max_tokens", "temperature"), "gemini": ("seed", "system", "temperature")}
-AT_ONCE = {"local": 1}  # `max_concurrency` of those kinds that have one
+# `max_concurrency` of the kinds that have one
+AT_ONCE = {"local": 1}
 
 
 @dataclass(frozen=True)
@@ -23,8 +26,8 @@ class Ask:
         user: The user message.
         audio: The clip as a WAV file, 16 kHz, mono, 16 bit.
         temperature: Sampling temperature.
-        seed: Seed of the sampling, 0 to 2^31 - 1; different for every item and annotator.
-        key: A name of this question that stays the same when it is asked again, for servers that bill by it.
+        seed: Seed of the sampling, 0 to 2^31 - 1; differs between items and annotators.
+        key: Idempotency key: the same whenever this question is sent, so that a server can charge it once.
     """
 
     item: str
@@ -39,19 +42,19 @@ class Ask:
 
 @dataclass(frozen=True)
 class Answer:
-    """What came back.
+    """A reply and where it comes from.
 
     Attributes:
-        reply: The raw text; None where the server sent no choice.
-        model: Which model says it answered; "" where the server does not tell.
-        revision: Which revision of it, if the server tells.
+        reply: The raw text; None if the server sent no choice.
+        model: Name of the model that answered, as the server reports it; "" if it does not.
+        revision: Its revision, as the server reports it; "" if it does not.
         refused: Whether the server marked the reply as refused or filtered.
-        cut: Whether the reply ends where it does for want of tokens.
+        cut: Whether the reply stopped at the limit of tokens.
         input_tokens: Tokens read, if the server reports them.
         output_tokens: Tokens written, if the server reports them.
-        cost: What the server charged (USD), if it reports that.
-        said: The raw text with a key that `reply` leaves out: labels are read off it, and it is written nowhere.
-        omitted: What the question went out without (`OMITTABLE`), since the server does not take it.
+        cost: What the server charged (USD), if it reports it.
+        said: The raw text where `reply` has the key masked: labels are read from it, and it is never written.
+        omitted: Parameters that the question was sent without (`OMITTABLE`), as the server does not support them.
     """
 
     reply: str | None
@@ -66,16 +69,67 @@ class Answer:
     omitted: tuple[str, ...] = ()
 
 
-class Backend(Protocol):
-    """Whoever answers.
+@dataclass(frozen=True)
+class Prices:
+    """What tokens cost (USD per million), where the server does not report the cost of an answer.
+
+    Raises:
+        ValueError: A price is negative, or one is given without the other.
+    """
+
+    input: float | None = None
+    output: float | None = None
+
+    def __post_init__(self) -> None:
+        given = [price for price in (self.input, self.output) if price is not None]
+        if len(given) == 1 or any(not 0 <= price < math.inf for price in given):
+            raise ValueError(
+                f"Prices are {self.input} and {self.output}; give both, USD per million tokens read and written, 0 or more."
+            )
+
+    def cost(self, reported: float | None, read: int | None, written: int | None) -> float | None:
+        """Cost of an answer (USD): as the server reported it, else by its tokens; None if neither is known."""
+        if reported is not None or self.input is None or read is None or written is None:
+            return reported
+        return (self.input * read + self.output * written) / 1e6
+
+
+@dataclass
+class ModelNames:
+    """Names under which the model may answer.
 
     Attributes:
-        model: Name of the model that is asked.
-        revision: Revision that was asked for, or "".
+        asked: The name it is asked by.
+        others: Further names that the user gave.
+    """
+
+    asked: str
+    others: set[str] = field(default_factory=set)
+
+    def __call__(self, model: str) -> bool:
+        """Whether `model` names the model that was asked.
+
+        It may be the same name, a dated version or revision of it, or one may be the last part of the other's path. An empty
+        name is accepted, as some servers report none.
+        """
+        return (
+            model in ("", self.asked, *self.others)
+            or re.fullmatch(rf"{re.escape(self.asked)}((-preview|-exp|-latest)?(-\d{{2,}})*|@[^/]+)", model) is not None
+            or self.asked.rstrip("/").endswith(f"/{model}")
+            or model.rstrip("/").endswith(f"/{self.asked}")
+        )
+
+
+class Backend(Protocol):
+    """A model that answers questions.
+
+    Attributes:
+        model: Name of the model to ask.
+        revision: Revision to ask for, or "".
         max_tokens: Most tokens of a reply.
-        timeout: Seconds (s) until an answer is given up, from the question to its last byte; None for never.
-        batch_size: How many questions `ask` takes at a time.
-        max_concurrency: How many calls of `ask` may be under way at a time; None for any number.
+        timeout: Longest wait for a whole answer (s); None for no limit.
+        batch_size: Questions per call of `ask`.
+        max_concurrency: Most calls of `ask` under way at a time; None for any number.
     """
 
     model: str
@@ -86,25 +140,25 @@ class Backend(Protocol):
     max_concurrency: int | None
 
     async def ask(self, asks: Sequence[Ask]) -> list[Answer]:
-        """One answer a question.
+        """Return one answer per question.
 
         Raises:
-            Busy: Nothing is wrong with the questions; ask again later.
-            Rejected: The server does not take a question; asking again is of no use.
-            Stopped: No question will be answered, whatever it is.
+            Busy: The questions are fine, but the server cannot answer now; ask again later.
+            Rejected: The server does not accept a question; asking again is of no use.
+            Stopped: The server will answer no question at all.
         """
         ...
 
     async def close(self) -> None:
-        """Let go of connections."""
+        """Close all connections."""
         ...
 
 
 class Busy(Exception):  # noqa: N818 - it says what the server is
-    """The server is overloaded, broken or slow: ask again, after `retry_after` seconds if it said so.
+    """The server is overloaded, broken or slow: ask again, after `retry_after` seconds (s) if that is set.
 
-    `paid` says that an answer may have been paid for all the same: it was cut off, came too late, or cannot be read;
-    `body` is then what there was of it.
+    `paid` says that the attempt may have been charged all the same, as its answer was cut off, late or unreadable; `body` is
+    then what arrived of it.
     """
 
     def __init__(
@@ -115,18 +169,18 @@ class Busy(Exception):  # noqa: N818 - it says what the server is
 
 
 class Rejected(Exception):  # noqa: N818
-    """The server does not take this question, for instance its audio."""
+    """The server does not accept this question, for instance because of its audio."""
 
 
 class Stopped(ValueError):  # noqa: N818
-    """No question can be answered: a wrong key, address or model, or no credit; an error for the user."""
+    """No question can be answered, because of a wrong key, address or model, or for lack of credit."""
 
 
 def check_address(base_url: str | None) -> None:
-    """Whether it is the address of a server, or None.
+    """Check that `base_url` is the address of a server, or None.
 
     Raises:
-        ValueError: It is not; the message leaves it out, as it may hold a key.
+        ValueError: It is not; the message does not repeat it, as it may hold a key.
     """
     if base_url is None:
         return

@@ -1,4 +1,4 @@
-"""What a run of `annotate` will take: questions, audio, tokens, time and money, before anything is asked."""
+"""RunEstimate questions, audio, tokens, time and cost of a run of `annotate` before anything is asked."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,33 +6,38 @@ from pathlib import Path
 import numpy as np
 
 from annot_hf.data.audio import audio_info
-from annot_hf.data.synthetic import check_folder
+from annot_hf.data.synthetic import check_annotations_folder
 from annot_hf.proxies.annotate import check_pace
-from annot_hf.proxies.backend import AT_ONCE
-from annot_hf.proxies.job import Job, open_ledger
-from annot_hf.proxies.store import Prices, take_in
+from annot_hf.proxies.backend import AT_ONCE, Prices
+from annot_hf.proxies.job import Job
+from annot_hf.proxies.store import read_store
 
-AUDIO_TOKENS = 32  # a second of audio: Gemini's; Qwen2-Audio has 25
-CHARACTERS = 4  # a token of English text, about
-OUTPUT_TOKENS = 5  # a label
-SECONDS = 2.0  # an answer takes, before any was measured
-SAMPLE = 200  # questions whose prompts are looked at
+# tokens per second of audio, as for Gemini; Qwen2-Audio has 25
+TOKENS_PER_SECOND = 32
+# characters per token of English text, about
+CHARACTERS = 4
+# tokens of a label
+OUTPUT_TOKENS = 5
+# seconds (s) per answer, before any was measured
+SECONDS = 2.0
+# questions whose prompts are measured
+SAMPLE = 200
 
 
 @dataclass(frozen=True)
-class Estimate:
-    """What is still to be asked, and what that takes.
+class RunEstimate:
+    """What is left to ask, and what it takes.
 
     Attributes:
-        questions: Questions still to be asked.
-        done: Questions that have come to an end in the folder.
-        audio_hours: Audio that is sent (h), each clip once a question.
+        questions: Questions left to ask.
+        done: Questions that have ended in the folder.
+        audio_hours: Audio to send (h), each clip once per question.
         input_tokens: Tokens read.
         output_tokens: Tokens written.
         seconds: Time (s), at the concurrency and rate given.
-        cost: USD; None where neither prices nor earlier answers tell.
-        without_transcript: Items without a transcript, whose annotators all have the instruction for audio alone.
-        measured: Whether tokens, time and cost follow from answers that are there already; else from rules of thumb.
+        cost: Cost (USD); None without prices or earlier answers to tell it from.
+        without_transcript: Items without a transcript, for which all annotators have the audio-only instruction.
+        measured: Whether tokens, time and cost are extrapolated from earlier answers; otherwise they are rules of thumb.
     """
 
     questions: int
@@ -46,7 +51,7 @@ class Estimate:
     measured: bool
 
     def rows(self) -> list[tuple[str, str, str]]:
-        """What, how much, and how it is known."""
+        """Quantity, value, and how it is known."""
         how = "from the answers so far" if self.measured else "by rule of thumb"
         cost = "not known" if self.cost is None else f"{self.cost:,.2f} USD"
         return [
@@ -61,7 +66,7 @@ class Estimate:
         ]
 
 
-def estimate(
+def estimate_run(
     job: Job,
     out: str | Path,
     *,
@@ -74,60 +79,53 @@ def estimate(
     rate: float | None = None,
     prices: Prices | None = None,
     retry_rejected: bool = False,
-) -> Estimate:
-    """What is still to be asked for a job, and what that takes; nothing is asked and nothing written.
+) -> RunEstimate:
+    """RunEstimate what is left to ask for a job, and what it takes; nothing is asked, and no result is written.
 
     Args:
         job: From `make_job`.
-        out: Folder of the run, which may hold answers already: they then tell what an answer takes.
-        model: Model that would be asked.
+        out: Folder of the run; answers in it are extrapolated.
+        model: Model to ask.
         backend: Kind of the backend (see `make_backend`).
         revision: Its revision.
         max_tokens: Most tokens of a reply.
-        answers_as: Another name under which it answers.
-        concurrency: Questions under way at a time, as far as the backend takes them.
+        answers_as: Another name under which the model answers.
+        concurrency: Most questions under way at a time, as far as the backend supports it.
         rate: Most questions a second.
         prices: What tokens cost.
-        retry_rejected: Count what the server rejected before among what is asked.
+        retry_rejected: Count what the server rejected in earlier runs as left to ask.
 
     Raises:
         ValueError: A number is out of range, or the folder holds another run.
     """
     check_pace(concurrency, rate)
-    check_folder(out)
-    ledger = open_ledger(job, prices)
+    check_annotations_folder(out)
+    # The revision of a local model is only known once it is loaded.
+    ignored = ("revision",) if backend == "local" or not revision else ()
     facts = job.facts(model, revision, max_tokens)
-    # the revision of a local model is known once it is loaded
-    take_in(
-        Path(out),
-        facts,
-        ledger,
-        answers_as=answers_as,
-        aside=("revision",) if backend == "local" or not revision else (),
-    )
-    if retry_rejected:
-        ledger.reopen_rejected()
-    answers = ledger.answers
-    open_ = ledger.open(job.rows, len(job.annotators))
+    options = {"prices": prices, "answers_as": answers_as, "retry_rejected": retry_rejected, "ignored": ignored}
+    with read_store(Path(out), facts, job.names, job.rows, **options) as store:
+        open_, totals = store.open(), store.totals()
+    answers = totals.answers
     clips = _seconds(job)
     audio = float(clips[open_[:, 0]].sum())
     sample = open_[np.unique(np.linspace(0, len(open_) - 1, min(SAMPLE, len(open_))).astype(int))]
     prompts = [job.prompt(int(row), int(annotator)) for row, annotator in sample]
     text = float(np.mean([len(prompt.system) + len(prompt.user) for prompt in prompts])) if prompts else 0.0
-    tokens = audio * AUDIO_TOKENS + len(open_) * text / CHARACTERS, float(len(open_) * OUTPUT_TOKENS)
-    if answers and ledger.input_tokens:
-        tokens = tuple(len(open_) * total / answers for total in (ledger.input_tokens, ledger.output_tokens))
+    tokens = audio * TOKENS_PER_SECOND + len(open_) * text / CHARACTERS, float(len(open_) * OUTPUT_TOKENS)
+    if answers and totals.input_tokens:
+        tokens = tuple(len(open_) * total / answers for total in (totals.input_tokens, totals.output_tokens))
     cost = (
         None
         if prices is None or prices.input is None
         else ((prices.input * tokens[0] + prices.output * tokens[1]) / 1e6)
     )
-    priced = answers - ledger.unpriced
+    priced = answers - totals.unpriced
     if priced > 0:
-        cost = len(open_) * ledger.spent / priced
+        cost = len(open_) * totals.spent / priced
     at_once = min(concurrency, AT_ONCE.get(backend, concurrency))
-    each = ledger.seconds / answers if answers else SECONDS
-    return Estimate(
+    each = totals.seconds / answers if answers else SECONDS
+    return RunEstimate(
         questions=len(open_),
         done=len(job.rows) * len(job.annotators) - len(open_),
         audio_hours=audio / 3600,
@@ -141,7 +139,7 @@ def estimate(
 
 
 def _seconds(job: Job) -> np.ndarray:
-    """Length of every clip of the corpus (s); read from the headers where the corpus does not say."""
+    """Duration of every clip of the corpus (s); read from the headers if the corpus does not have it."""
     items = job.corpus.items
     if "seconds" in items:
         return items["seconds"].fillna(0).to_numpy(dtype=float)

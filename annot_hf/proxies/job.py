@@ -1,7 +1,4 @@
-"""What is asked about which items by whom, checked before anything is asked.
-
-Questions as they are sent: an annotator's prompt about a clip, and the clip itself.
-"""
+"""What a run asks, about which items and as which annotators; and its questions as they are sent, with prompt and clip."""
 
 import functools
 import hashlib
@@ -25,23 +22,23 @@ from annot_hf.proxies.backend import Ask, Backend
 from annot_hf.proxies.parsing import Parsing, ambiguous_labels
 from annot_hf.proxies.plan import SimulatedAnnotator, make_plan
 from annot_hf.proxies.prompts import Prompt, Prompts, clean_transcript
-from annot_hf.proxies.store import IDENTITY, Ledger, Prices
+from annot_hf.proxies.store import IDENTITY
 
 
 @dataclass(frozen=True)
 class Job:
-    """What is asked about which items by whom.
+    """What a run asks.
 
     Attributes:
         corpus: The exported corpus.
         question: The category question.
         rows: Rows of `corpus.items` that are asked about, in order.
-        plan: Name of the plan.
+        plan: Name of the plan (see `make_plan`).
         annotators: The simulated annotators.
         prompts: The prompts.
         parsing: How replies are read.
         seed: Seed of the choice of items and of the sampling.
-        max_seconds: Longest clip that is sent (s).
+        max_seconds: Longest clip to send (s).
     """
 
     corpus: ExportedCorpus
@@ -55,7 +52,7 @@ class Job:
     max_seconds: float = 30.0
 
     def facts(self, model: str, revision: str, max_tokens: int) -> dict[str, Any]:
-        """What the run is, as JSON holds it; no address and no key."""
+        """What identifies the run, as JSON values; no address and no key."""
         return {
             "corpus": self.corpus.name,
             "corpus_digest": self.corpus.digest,
@@ -71,14 +68,29 @@ class Job:
         }
 
     @property
+    def names(self) -> list[str]:
+        """Names of all items of the corpus `(N,)`."""
+        return self.corpus.items["item"].tolist()
+
+    @functools.cached_property
+    def human(self) -> np.ndarray:
+        """Fractions of the human votes on all items of the corpus `(N, K)`; a zero row where nobody voted."""
+        counts = self.corpus.votes.counts(self.question.name, items=self.names).astype(np.float64)
+        return counts / counts.sum(1, keepdims=True).clip(1e-12)
+
+    def shares(self, votes: np.ndarray) -> np.ndarray:
+        """For each vote `(V, 3)` of `Store.votes`, the share of human votes that agree; items without any are left out."""
+        return self.human[votes[:, 0], votes[:, 2]][self.human[votes[:, 0]].any(1)]
+
+    @property
     def without_transcript(self) -> int:
-        """Items that are asked about and have no transcript: all their annotators have the instruction for audio alone."""
+        """Number of items of the job without a transcript: all their annotators have the audio-only instruction."""
         if "text" not in self.corpus.items:
             return len(self.rows)
         return sum(not clean_transcript(text)[0] for text in self.corpus.items["text"].iloc[self.rows])
 
     def prompt(self, row: int, annotator: int) -> Prompt:
-        """What is said to an annotator about an item."""
+        """The prompt for an annotator about the item of a row."""
         item = self.corpus.items.iloc[row]
         known = {name: item[name] for name in ("text", "speaker") if name in item.index and isinstance(item[name], str)}
         return self.prompts.render(
@@ -102,39 +114,37 @@ def make_job(
     seed: int = 0,
     max_seconds: float = 30.0,
 ) -> Job:
-    """Check what is to be asked.
+    """Make a job, and check all that can be checked before anything is asked.
 
     Args:
         corpus: The exported corpus; its items need audio.
         question: A category question with one answer; the corpus's default by default.
-        splits: Whose items; all but "test" by default, which is for human votes.
-        items: How many of them, drawn by the seed; more of them later include these. All by default.
+        splits: Splits whose items are asked about; all but "test" by default, which is for human votes.
+        items: Number of items, drawn by the seed; a larger number includes the items of a smaller one. All by default.
         plan: "paper" or "crossed" (see `make_plan`).
-        annotators: How many simulated annotators; more of them later include these.
+        annotators: Number of simulated annotators; a larger number includes those of a smaller one.
         prompts: Folder of prompts; the package's own by default.
         parsing: "strict" or "published" (see `parse_reply`).
         seed: Seed of the choice of items and of the sampling.
-        max_seconds: Longest clip that is sent (s).
+        max_seconds: Longest clip to send (s).
 
     Raises:
-        ValueError: Something of it is unknown, or does not fit.
+        ValueError: A name is unknown, a number is out of range, or the question or the items do not fit.
     """
     name = question or corpus.default_questions[0]
     asked = corpus.votes.question(name)
     if asked.is_scale or asked.multiple:
         kind = "a scale" if asked.is_scale else "multi-select"
-        raise ValueError(
-            f"Question {name!r} is {kind}, and an annotator is asked for one label; name another question."
-        )
+        raise ValueError(f"Question {name!r} is {kind}, and an annotator gives one label; name another question.")
     alike = ambiguous_labels(asked.labels)
     if alike and not alike[1]:
         raise ValueError(
-            f"Label {alike[0]!r} of question {name!r} is punctuation only, which no reply names; rename it."
+            f"Label {alike[0]!r} of question {name!r} is punctuation only, which no reply can name; rename it."
         )
     if alike:
         raise ValueError(
-            f"Labels {alike[0]!r} and {alike[1]!r} of question {name!r} differ in case or punctuation only, which a reply "
-            "does not tell apart; rename one."
+            f"Labels {alike[0]!r} and {alike[1]!r} of question {name!r} differ in case or punctuation only, which a "
+            "reply cannot tell apart; rename one."
         )
     if parsing not in get_args(Parsing):
         raise ValueError(f"parsing is {parsing!r}; use strict or published.")
@@ -166,30 +176,24 @@ def make_job(
     )
 
 
-def open_ledger(job: Job, prices: Prices | None = None) -> Ledger:
-    """A ledger of the whole corpus in which nothing was asked."""
-    names = job.corpus.items["item"].tolist()
-    counts = job.corpus.votes.counts(job.question.name, items=names).astype(np.float64)
-    return Ledger(names, counts / counts.sum(1, keepdims=True).clip(1e-12), prices or Prices())
-
-
-RATE = 16_000  # Hz of the audio that is sent
+# Hz of the audio that is sent
+SENT_RATE = 16_000
 
 
 def as_sent(source: Any, max_seconds: float) -> bytes:
-    """A clip as the WAV file that is sent: 16 kHz, mono, 16 bit.
+    """A clip as the WAV file to send: 16 kHz, mono, 16 bit.
 
     Raises:
-        AudioError: It cannot be decoded, or is too long; it is then not sent.
+        AudioError: It cannot be decoded, or is too long.
     """
-    wave, file = load_audio(source, sampling_rate=RATE, limits=AudioLimits(max_seconds=max_seconds)), io.BytesIO()
-    soundfile.write(file, wave, RATE, format="WAV", subtype="PCM_16")
+    wave, file = load_audio(source, sampling_rate=SENT_RATE, limits=AudioLimits(max_seconds=max_seconds)), io.BytesIO()
+    soundfile.write(file, wave, SENT_RATE, format="WAV", subtype="PCM_16")
     return file.getvalue()
 
 
 @dataclass(frozen=True)
-class Question:
-    """An annotator's question about the item of a row; without `ask` it cannot be sent, for the `reason` given."""
+class PreparedQuestion:
+    """A question of an annotator about the item of a row; if it cannot be sent, `ask` is None and `reason` says why."""
 
     row: int
     annotator: int
@@ -199,7 +203,7 @@ class Question:
 
 
 class QuestionMaker:
-    """Makes the questions of a job; a clip is read once for all its annotators.
+    """Prepares the questions of a job; a clip is read once for all its annotators.
 
     Args:
         job: What is asked.
@@ -213,11 +217,11 @@ class QuestionMaker:
         self.identity = hashlib.sha256(identity.encode()).hexdigest()
         self.audio = functools.lru_cache(maxsize=8)(self._audio)
 
-    def make(self, row: int, annotator: int) -> Question:
-        """What an annotator is asked about the item of a row; its key and seed are the same in every run."""
+    def make(self, row: int, annotator: int) -> PreparedQuestion:
+        """The question of an annotator about the item of a row; its key and seed are the same in every run."""
         prompt, audio = self.job.prompt(row, annotator), self.audio(row)
         if isinstance(audio, str):
-            return Question(row, annotator, prompt, reason=audio)
+            return PreparedQuestion(row, annotator, prompt, reason=audio)
         item, one = str(self.job.corpus.items["item"].iloc[row]), self.job.annotators[annotator]
         name = f"{item}\0{annotator}"
         ask = Ask(
@@ -230,10 +234,10 @@ class QuestionMaker:
             seed=zlib.crc32(f"{self.job.seed}\0{name}".encode()) & 0x7FFFFFFF,
             key=hashlib.sha256(f"{self.identity}\0{name}".encode()).hexdigest()[:32],
         )
-        return Question(row, annotator, prompt, ask)
+        return PreparedQuestion(row, annotator, prompt, ask)
 
     def _audio(self, row: int) -> bytes | str:
-        """A clip, or why there is none."""
+        """The clip of a row, or why it cannot be read."""
         try:
             return as_sent(self.job.corpus.items["audio"].iloc[row], self.job.max_seconds)
         except AudioError as error:

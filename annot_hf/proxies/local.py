@@ -1,4 +1,4 @@
-"""A Qwen2-Audio on the device at hand, several questions at a time."""
+"""A backend that runs a Qwen2-Audio on this machine, several questions per batch."""
 
 import asyncio
 import io
@@ -21,28 +21,28 @@ from transformers import (
 )
 from transformers.utils.hub import cached_file, extract_commit_hash
 
-from annot_hf.models.adapter_files import digest_of
 from annot_hf.models.checks import check_attention
+from annot_hf.models.trunks import weights_digest
 from annot_hf.proxies.backend import AT_ONCE, Answer, Ask, Stopped
 
 
 class LocalModel:
-    """Questions as batches of a transformers model, in bfloat16 on a CUDA device and float32 elsewhere.
+    """Batches of questions to a transformers model, in bfloat16 on a CUDA device and in float32 elsewhere.
 
-    Every question has its own temperature and its own seed, whatever it is batched with: what is drawn does not depend
-    on when a run was cut off.
+    Every question has its own temperature and seed, whatever it is batched with, so that the draws do not depend on when a
+    run was interrupted.
 
     Args:
         model: Hub id or folder of a Qwen2-Audio checkpoint.
-        batch_size: Questions at a time.
+        batch_size: Questions per batch.
         max_tokens: Most tokens of a reply.
-        revision: Revision on the Hub; of a folder, the digest that an earlier run wrote down.
+        revision: Revision on the Hub; for a folder, the digest that an earlier run recorded.
 
     Attributes:
-        revision: The commit on the Hub; of a folder, a digest of its weights, so that others in their place are noticed.
+        revision: The commit on the Hub; for a folder, a digest of its files, so that a change of them is noticed.
 
     Raises:
-        ValueError: There is no such checkpoint, it is of another kind or revision, or lacks something.
+        ValueError: There is no such checkpoint, it is of another kind or revision, or it is incomplete.
     """
 
     max_concurrency = AT_ONCE["local"]
@@ -51,16 +51,16 @@ class LocalModel:
     def __init__(self, model: str, *, batch_size: int = 8, max_tokens: int = 64, revision: str = "") -> None:
         self.model, self.batch_size, self.max_tokens = model, batch_size, max_tokens
         commit = _check_kind(model, revision)
-        self.processor, self.lalm = _load(model, commit)
-        self.revision = commit or digest_of(self.lalm) or ""
+        self.processor, self.lalm = _load_lalm(model, commit)
+        self.revision = commit or weights_digest(model) or ""
         if not commit and revision not in ("", self.revision):
             raise ValueError(
-                f"revision is {revision!r} and the weights in the folder {model} are {self.revision}; put those back, or "
+                f"revision is {revision!r} and the files in the folder {model} are {self.revision}; put those back, or "
                 "leave the revision out."
             )
         self.processor.tokenizer.padding_side = "left"
         tokens = self.lalm.generation_config
-        # a fresh configuration: that of the checkpoint has a temperature, a top-k and a repetition penalty of its own
+        # a new configuration, as that of the checkpoint sets a temperature, a top-k and a repetition penalty
         self._generation = GenerationConfig(
             max_new_tokens=max_tokens,
             do_sample=False,
@@ -81,7 +81,7 @@ class LocalModel:
             ) from None
 
     async def close(self) -> None:
-        """See `Backend.close`; there is nothing to let go of."""
+        """See `Backend.close`; there are no connections."""
 
     @torch.inference_mode()
     def _generate(self, asks: Sequence[Ask]) -> list[Answer]:
@@ -123,7 +123,7 @@ class LocalModel:
         ]
 
 
-def _load(model: str, revision: str) -> tuple[ProcessorMixin, Qwen2AudioForConditionalGeneration]:
+def _load_lalm(model: str, revision: str) -> tuple[ProcessorMixin, Qwen2AudioForConditionalGeneration]:
     """The processor and the whole model of a Hub id or folder."""
     where = {"trust_remote_code": False} | ({"revision": revision} if revision else {})
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -140,7 +140,8 @@ def _load(model: str, revision: str) -> tuple[ProcessorMixin, Qwen2AudioForCondi
             "configuration and weights."
         ) from error
     odd = sorted([*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])])
-    if odd:  # the library would draw them at random
+    # the library would initialise them at random
+    if odd:
         raise ValueError(
             f"{model!r} lacks {len(odd)} weights of a Qwen2-Audio of its configuration, for instance {odd[0]}; give a whole "
             "checkpoint."
@@ -149,7 +150,7 @@ def _load(model: str, revision: str) -> tuple[ProcessorMixin, Qwen2AudioForCondi
 
 
 def _check_kind(model: str, revision: str) -> str:
-    """Raise a ValueError unless its config.json says that it is a Qwen2-Audio; gives its commit, "" for a plain folder."""
+    """Raise a ValueError unless config.json is that of a Qwen2-Audio; return its commit, or "" for a plain folder."""
     try:
         path = cached_file(model, "config.json", revision=revision or None)
         config = {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
@@ -177,7 +178,7 @@ def _first_line(error: Exception) -> str:
 
 
 class RowSampler(LogitsProcessor):
-    """Makes the likeliest token of each row a sample at its own temperature, from its own generator.
+    """Makes the most likely token of each row a sample at its own temperature, from its own generator.
 
     The token with the largest logit / T + g, with g standard Gumbel noise, is a draw from softmax(logits / T).
 
@@ -191,7 +192,7 @@ class RowSampler(LogitsProcessor):
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
 
     def __call__(self, input_ids: torch.LongTensor, scores: torch.FloatTensor) -> torch.FloatTensor:
-        """Scores `(B, vocabulary)` with the noise in them."""
+        """Add the noise to scores `(B, vocabulary)`."""
         uniform = torch.stack([torch.rand(scores.shape[-1], generator=one) for one in self.generators])
         gumbel = -(-uniform.clip(1e-20).log()).clip(1e-20).log()
         return scores.float() / self.temperatures.to(scores.device)[:, None] + gumbel.to(scores.device)

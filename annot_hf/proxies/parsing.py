@@ -1,4 +1,4 @@
-"""From a reply to a label of the question: strictly, and nothing is imputed."""
+"""Read a label of the question from a reply; nothing is imputed."""
 
 import re
 import unicodedata
@@ -8,21 +8,24 @@ from typing import Literal
 Kind = Literal["label", "refusal", "off-list", "echo", "empty"]
 Parsing = Literal["strict", "published"]
 
-# an answer may be announced, quoted, emphasised and closed with a full stop; it may not be argued for
+# an answer may be announced, quoted, emphasised and end in a full stop; it may not be argued for
 _FRAME = re.compile(
     r"^(?:(?:the\s+)?(?:final\s+)?(?:answer|label|emotion|response)\s*(?::|=|\bis\b)\s*)?(?P<core>.*?)$",
     re.IGNORECASE | re.DOTALL,
 )
-_EDGES = " \t\r\n\"'`*_.,;:!?()[]{}<>“”‘’«»„。、，！？：；「」『』"  # no minus: "-1" is a label of its own
+# no minus: "-1" is a label of its own
+_EDGES = " \t\r\n\"'`*_.,;:!?()[]{}<>“”‘’«»„。、，！？：；「」『』"
 _REFUSAL = re.compile(
     r"\b(?:i(?:'m| am)\s+(?:sorry|unable|not able)|i\s+(?:can(?:'t|not| not)|could(?:n't| not)|won't|will not)|unable to|"
     r"cannot\s+(?:answer|determine|assist|help|process|hear)|as an ai|not (?:able|allowed) to|no audio)\b",
     re.IGNORECASE,
 )
-_ECHO = 40  # characters in a row that stand in the prompt too
-LONGEST_REPLY = 10_000  # characters of an answer that are read, and of a reply that are kept
-# what models write around their thoughts: tags, tokens such as <|begin_of_thought|>, and those of Mistral, Kimi, gpt-oss and
-# Gemma, the last two also as it is left when a server drops tokens
+# Consecutive characters that the prompt contains too.
+_ECHO = 40
+# Characters of an answer that are read, and of a reply that are kept.
+LONGEST_REPLY = 10_000
+# What models write around their thoughts: tags, tokens such as <|begin_of_thought|>, and those of Mistral, Kimi, gpt-oss and
+# Gemma, the last two also as they are left when a server drops tokens.
 _TAG = r"(?:(?:seed:)?think(?:ing)?|thoughts?|reason(?:ing)?|reflection|analysis|scratchpad)"
 _TOKEN = r"[^|<>]{0,20}(?:think|thought|reason)[^|<>]{0,20}\|>"
 _THOUGHTS_BEGIN = re.compile(
@@ -43,13 +46,13 @@ _LISTED = re.compile(r"(?P<mark>[-+•·–—]|#{1,6}|(?P<number>\d{1,3})[.)])[
 def parse_reply(
     reply: str | None, labels: Sequence[str], *, prompt: str = "", parsing: Parsing = "strict", cut: bool = False
 ) -> tuple[Kind, int]:
-    """What kind of reply it is, and the index of its label, -1 if it is none.
+    """Classify a reply, and return the index of its label, or -1 if it has none.
 
     "strict": the reply is one label, whatever its case, perhaps announced ("Answer: joy"), listed ("- joy", "1. joy"),
     quoted, emphasised or closed with a full stop. Anything else is no vote: a reply that names two labels, negates one, or
     argues is "off-list", so that a label inside another's name ("happy" in "unhappy") is never taken for it.
     "published": the rule of arXiv 2601.14620: an exact match, or else the first label, in the order of the question, that
-    the reply contains; of a reply that was cut short only an exact match, since it may be thoughts without their end.
+    the reply contains; of a reply that was cut off only an exact match, as it may be thoughts without their end.
 
     By either rule, the answer of a model that thinks is what stands after its thoughts (`</think>`, `[/THINK]`,
     `<|channel|>final<|message|>` ...); where they never end, the reply is "empty".
@@ -58,8 +61,8 @@ def parse_reply(
         reply: What the model wrote.
         labels: Labels of the question.
         prompt: What it was asked; a reply that repeats 40 characters of it or more is an "echo", unless it is a label.
-        parsing: Which rule.
-        cut: Whether the reply ended for want of tokens: what is the beginning of another label is then no label.
+        parsing: The rule.
+        cut: Whether the reply stopped at the limit of tokens: the beginning of another label is then no label.
 
     Returns:
         Kind, and label index or -1.
@@ -94,7 +97,7 @@ def parse_reply(
 
 
 def ambiguous_labels(labels: Sequence[str]) -> tuple[str, str] | None:
-    """Two labels that a reply could not tell apart, since only case or punctuation differs; None if there are none."""
+    """Two labels that differ in case or punctuation only, so that no reply tells them apart; None if there are none."""
     seen: dict[str, str] = {}
     for label in labels:
         if not _plain(label):
@@ -106,12 +109,12 @@ def ambiguous_labels(labels: Sequence[str]) -> tuple[str, str] | None:
 
 
 def _plain(text: str) -> str:
-    """Case, width, white space and the punctuation around it make no difference."""
+    """The text without differences in case, width, white space and surrounding punctuation."""
     return " ".join(unicodedata.normalize("NFKC", text).casefold().strip(_EDGES).split())
 
 
 def _after_thoughts(reply: str) -> str:
-    """The answer in a reply; "" where its thoughts do not end."""
+    """The answer after the thoughts in a reply; "" if they do not end."""
     begin = 0
     for end in _THOUGHTS_END.finditer(reply):
         begin = end.end()
@@ -124,7 +127,7 @@ def _after_thoughts(reply: str) -> str:
 
 
 def _unlisted(core: str, known: Container[str]) -> str:
-    """A reply without the mark of a list before it, unless mark and label together may be another label: "- 1", "1. 2"."""
+    """A reply without a list marker in front, unless marker and label may be a label together: "- 1", "1. 2"."""
     listed = _LISTED.match(core)
     if listed is None:
         return core
@@ -133,7 +136,7 @@ def _unlisted(core: str, known: Container[str]) -> str:
 
 
 def _repeats(reply: str, prompt: str) -> bool:
-    """Whether `_ECHO` characters in a row of the reply stand in the prompt."""
+    """Whether the prompt contains `_ECHO` consecutive characters of the reply."""
     if not prompt or len(reply) < _ECHO:
         return False
     return any(reply[start : start + _ECHO] in prompt for start in range(len(reply) - _ECHO + 1))

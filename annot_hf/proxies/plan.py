@@ -1,4 +1,4 @@
-"""Who is simulated: what each annotator attends to, and how freely it answers (arXiv 2601.14620, section 3)."""
+"""The simulated annotators: instruction and sampling temperature of each (arXiv 2601.14620, section 3)."""
 
 from dataclasses import dataclass
 
@@ -7,18 +7,20 @@ import numpy as np
 from annot_hf.data.questions import nearest
 
 INSTRUCTIONS = ("both", "voice", "wording", "subtle", "what-and-how")
-BANDS = ((0.1, 0.3), (0.3, 0.5), (0.5, 0.7), (0.7, 0.9), (0.9, 0.93))  # of temperature
+# temperatures
+BANDS = ((0.1, 0.3), (0.3, 0.5), (0.5, 0.7), (0.7, 0.9), (0.9, 0.93))
 JITTER, LOWEST, HIGHEST = 0.05, 0.1, 1.0
 PLANS = ("paper", "crossed")
-MOST = 100  # annotators; more would only repeat the 25 combinations again
+# more would only repeat the 25 combinations of instruction and band
+MOST_ANNOTATORS = 100
 
 
 @dataclass(frozen=True)
 class SimulatedAnnotator:
-    """One stand-in for a rater, the same for every item.
+    """A stand-in for a human rater, the same for every item.
 
     Attributes:
-        index: Number from 0; it alone decides the rest, so that a larger plan begins with the smaller one.
+        index: Number from 0; it alone determines the rest, so that a larger plan begins with the smaller one.
         instruction: What it attends to, one of `INSTRUCTIONS`.
         band: Index into `BANDS`.
         temperature: Sampling temperature, in [0.1, 1].
@@ -33,8 +35,8 @@ class SimulatedAnnotator:
 def make_plan(name: str, annotators: int) -> tuple[SimulatedAnnotator, ...]:
     """The simulated annotators of a plan.
 
-    - "paper": annotator i has instruction i mod 5 and temperature band i mod 5, as published. The two cannot be told apart:
-      whatever an instruction does, its temperature may have done.
+    - "paper": annotator i has instruction i mod 5 and temperature band i mod 5, as published. The effects of the two
+      are confounded.
     - "crossed": annotator i has instruction i mod 5 and band (i + i div 5) mod 5, a Latin square: every 5 in a row have all
       instructions and all bands once, every 25 each combination once. Ours.
 
@@ -45,10 +47,10 @@ def make_plan(name: str, annotators: int) -> tuple[SimulatedAnnotator, ...]:
 
     Args:
         name: "paper" or "crossed".
-        annotators: How many; the paper has 6 (IEMOCAP) to 10 (MSP-Podcast).
+        annotators: Number of annotators; the paper has 6 (IEMOCAP) to 10 (MSP-Podcast).
 
     Raises:
-        ValueError: There is no such plan, or it cannot have so many.
+        ValueError: The plan is unknown, or the number is out of range.
 
     Example:
         >>> [(one.instruction, one.band) for one in make_plan("crossed", 7)][4:]
@@ -56,8 +58,8 @@ def make_plan(name: str, annotators: int) -> tuple[SimulatedAnnotator, ...]:
     """
     if name not in PLANS:
         raise ValueError(f"plan is {name!r}{nearest(name, PLANS)}; use one of {', '.join(PLANS)}.")
-    if isinstance(annotators, bool) or not isinstance(annotators, int) or not 1 <= annotators <= MOST:
-        raise ValueError(f"annotators is {annotators!r}; give a whole number from 1 to {MOST}, such as 10.")
+    if isinstance(annotators, bool) or not isinstance(annotators, int) or not 1 <= annotators <= MOST_ANNOTATORS:
+        raise ValueError(f"annotators is {annotators!r}; give a whole number from 1 to {MOST_ANNOTATORS}, such as 10.")
     return tuple(_annotator(index, turn=index // 5 if name == "crossed" else 0) for index in range(annotators))
 
 

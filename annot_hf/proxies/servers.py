@@ -1,8 +1,7 @@
-"""What the backends that ask a server have in common.
+"""Backends that ask a server.
 
-Any server that speaks the OpenAI chat protocol and takes audio: vLLM, llama.cpp, LiteLLM, OpenAI itself.
-
-Gemini, through Google's own client; arXiv 2601.14620 asked Gemini 2.5 Pro.
+`OpenAIServer` asks any server with the OpenAI chat protocol that accepts audio: vLLM, llama.cpp, LiteLLM, OpenAI itself.
+`Gemini` uses Google's own client; arXiv 2601.14620 asked Gemini 2.5 Pro.
 """
 
 import base64
@@ -24,18 +23,25 @@ from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 from annot_hf.data.yaml_text import printable
 from annot_hf.proxies.backend import NO_ADDRESS, OMITTABLE, Answer, Ask, Busy, Rejected, Stopped, check_address
 
-LARGEST = 10**9  # tokens, or USD, of one answer: more is no report
-LONGEST_BODY = 2000  # characters kept of a body that is no answer
-LONGEST_SAID = 300  # characters shown of what a server says
-LONGEST_RESPONSE = 4 << 20  # bytes of a response, unpacked: many times what a long thought takes
-SHORTEST = 8  # characters of a key that is taken for one inside other words too
-REJECTING = (400, 413, 415, 422)  # what a server says of a question that it will never take
+# tokens, or USD, of one answer: a larger number is not credible
+LARGEST = 10**9
+# characters to keep of a body that is no answer
+LONGEST_BODY = 2000
+# characters to show of a message from a server
+LONGEST_SAID = 300
+# bytes of a decompressed response: many times what long thoughts take
+LONGEST_RESPONSE = 4 << 20
+# characters of a key that is masked inside other words too
+SHORTEST_KEY = 8
+# statuses for a question that the server will never accept
+REJECTING = (400, 413, 415, 422)
+# statuses for which no question can be answered
 STOPPING = (401, 402, 403, 404)
-# somebody in between gave up waiting, and what stands behind may have answered; 408 is LiteLLM's, 520 and 524 Cloudflare's
+# a gateway gave up, and the server behind it may have answered; 408 is LiteLLM's, 520 and 524 are Cloudflare's
 GAVE_UP = (408, 502, 504, 520, 524)
 
 
-# how a server names what it does not take, and how it says so, near to each other
+# words for a parameter, and words near them that say that the server does not support it
 _NAMES = {
     "seed": r"\bseed\b",
     "system": r"\bsystem\b|\broles?\b|\bdeveloper instruction",
@@ -49,7 +55,7 @@ _NOT = (
 
 
 def refused_parts(said: str) -> list[str]:
-    """What of a question an error of a server says that it does not take, in the order that it says so.
+    """The parameters that an error message of a server calls unsupported, in the order of the message.
 
     Example:
         >>> refused_parts("Unsupported parameter: 'max_tokens'. Use 'max_completion_tokens' instead.")
@@ -68,29 +74,31 @@ def refused_parts(said: str) -> list[str]:
 class Server:
     """A backend that asks a server through a library, one question at a time.
 
-    The library's own retries are off: waiting is the business of `annotate`, which knows of all questions under way.
+    The library's own retries are off: `annotate` schedules retries, as it knows all questions under way.
 
     Args:
         model: Name of the model on the server.
-        base_url: Address of the server; that of whoever makes the library when None.
+        base_url: Address of the server; None for the default of the library.
         key_name: Environment variable that holds the key; `usual_key` by default.
-        timeout: Seconds (s) until an answer is given up, from the question to its last byte.
+        timeout: Longest wait for a whole answer (s).
         max_tokens: Most tokens of a reply.
-        revision: Revision of the model, for the record; no server can be asked for one.
-        omit: What is left out of every question (`backend.OMITTABLE`).
+        revision: Revision of the model, for the record only, as a request cannot name one.
+        omit: Parameters to leave out of every question (`backend.OMITTABLE`).
 
     Attributes:
-        omitted: What is left out: that, and what the server was found not to take.
+        omitted: Parameters that are left out: those, and those that the server turned out not to support.
 
     Raises:
-        ValueError: The library is not installed, the address is none, or there is no key where one is needed.
+        ValueError: The library is not installed, the address is invalid, or a key is needed and missing.
     """
 
     kind: ClassVar[str]
     needed_library: ClassVar[str]
     usual_key: ClassVar[str]
-    usual_address: ClassVar[str]  # environment variable that the library takes the address from
-    needs_key: ClassVar[bool] = False  # at any address: a server of one's own may do without
+    # environment variable from which the library reads the address
+    usual_address: ClassVar[str]
+    # whether a key is needed at any address; a local server may work without
+    needs_key: ClassVar[bool] = False
     batch_size = 1
     max_concurrency = None
 
@@ -119,11 +127,11 @@ class Server:
             raise ValueError(NO_ADDRESS) from None
 
     def _connect(self, base_url: str | None) -> Any:
-        """The library's client, on top of `self.web`."""
+        """Create the library's client on top of `self.web`."""
         raise NotImplementedError
 
     def _web(self, base_url: str | None) -> Any:
-        """The HTTP client: it asks no server but the first, and takes no more from it than it can hold."""
+        """Create an HTTP client that talks to one server only and limits the size of a response."""
         most, http = LONGEST_RESPONSE, self.http
 
         class Bounded(http.AsyncByteStream):
@@ -148,8 +156,8 @@ class Server:
             if origin != self._origin:
                 other = self.said(f"{request.url.scheme}://{request.url.netloc.decode('ascii')}")
                 raise Stopped(
-                    f"The server passes questions on to {other}, which is not the one that was named; name that one with "
-                    "--base-url if it may have the clips."
+                    f"The server redirects to {other}, which is not the one that was named; name that one with --base-url if "
+                    "it may have the clips."
                 )
 
         async def bound(response: Any) -> None:
@@ -168,7 +176,7 @@ class Server:
         )
 
     async def ask(self, asks: Sequence[Ask]) -> list[Answer]:
-        """See `Backend.ask`; what the server says that it does not take is left out, once, and for good if that helps."""
+        """See `Backend.ask`; a parameter that the server calls unsupported is left out, from then on if that helps."""
         (ask,) = asks
         omit = set(self.omitted)
         while True:
@@ -178,7 +186,8 @@ class Server:
                 named = [name for name in refused_parts(str(error)) if name in OMITTABLE[self.kind]]
                 new = [name for name in named if name not in omit | self._needed]
                 if not new:
-                    self._needed |= (omit - self.omitted) & set(named)  # it is named still: that was not what is wrong
+                    # still named although it was left out: it was not the cause
+                    self._needed |= (omit - self.omitted) & set(named)
                     raise
                 omit.add(new[0])
             else:
@@ -186,11 +195,11 @@ class Server:
                 return [replace(answer, omitted=tuple(sorted(omit)))]
 
     async def _answer(self, ask: Ask, omit: Set[str]) -> Answer:
-        """The answer to a question that goes out without what is in `omit`; the key may stand in it."""
+        """The answer to a question that is sent without the parameters in `omit`; it may contain the key."""
         raise NotImplementedError
 
     def said(self, text: str) -> str:
-        """What a server says, as it may be shown: without the key and what a terminal would obey, and not for ever."""
+        """A message from a server as it may be shown: without the key and control characters, and cut."""
         return printable(self.key.mask(text)[:LONGEST_SAID])
 
     async def close(self) -> None:
@@ -199,7 +208,7 @@ class Server:
 
 
 def _login(base_url: str | None) -> tuple[str, str] | None:
-    """Name and password in an address, which no library is told as part of it: what it logs would have them."""
+    """Name and password in an address; no library is given them there, as it might log the address."""
     parts = urlsplit(base_url or "")
     return (unquote(parts.username or ""), unquote(parts.password or "")) if "@" in parts.netloc else None
 
@@ -212,9 +221,9 @@ def _without_login(base_url: str | None) -> str | None:
 
 
 def _secrets_of(base_url: str | None) -> list[str]:
-    """What an address may hold that is nobody's business: a password, or a name without one, and what a query gives."""
+    """The secrets in an address: a password, or a name without one, and long values of its query."""
     parts, login = urlsplit(base_url or ""), _login(base_url)
-    secrets = [value for _, value in parse_qsl(parts.query) if len(value) >= SHORTEST]
+    secrets = [value for _, value in parse_qsl(parts.query) if len(value) >= SHORTEST_KEY]
     if login is not None:
         secrets += [login[1] or login[0], parts.password or parts.username or ""]
         secrets.append(base64.b64encode(":".join(login).encode()).decode())
@@ -222,31 +231,31 @@ def _secrets_of(base_url: str | None) -> list[str]:
 
 
 class Key:
-    """A key from the environment, and a password in the address, which nothing that is written down may hold.
+    """The secrets of a server, which are masked in all that is written: a key, and a password in the address.
 
-    A short one, such as the "a" or "none" that servers of one's own are given, is left out where it is a word of its own,
-    not inside other words.
+    A short one, such as the "a" or "none" for a local server, is masked as a whole word only.
 
     Args:
         name: Environment variable.
-        needed: Whether there must be one.
-        model: Name of the model, which is written down.
+        needed: Whether the key must be set.
+        model: Name of the model, which is written to files.
         base_url: Address of the server.
 
     Raises:
-        ValueError: There is none, it holds what no key does, or the model is called so; the message has its name only.
+        ValueError: The key is missing, has characters that no key has, or is part of the model's name; the message does not
+            contain it.
     """
 
     def __init__(self, name: str, *, needed: bool, model: str = "", base_url: str | None = None) -> None:
         self.value = os.environ.get(name, "").strip()
         if needed and not self.value:
-            # a key that was given in place of its name is not shown
+            # this could be a key that was given in place of its name
             shown = name if re.fullmatch("[A-Z][A-Z0-9_]*", name) else "variable of the name that key_env gives"
             raise ValueError(f"The environment has no {shown}; set it to your key.")
         if not (self.value.isascii() and self.value.isprintable() and " " not in self.value):
             raise ValueError(
                 f"{name} in the environment has a blank, a control character or one that is not ASCII; set it to the key "
-                "alone."
+                "only."
             )
         secrets = sorted({self.value, *_secrets_of(base_url)} - {""}, key=len, reverse=True)
         self._found = [re.compile(_spelt(one)) for one in secrets]
@@ -257,13 +266,13 @@ class Key:
             )
 
     def mask(self, text: str) -> str:
-        """The text without the key, which some servers repeat, also as JSON or an address spells it."""
+        """The text without the secrets, which some servers repeat, also as JSON or a URL escapes them."""
         for found in self._found:
             text = found.sub("[key]", text)
         return text
 
     def mask_answer(self, answer: Answer) -> Answer:
-        """The answer without the key, but for `said`."""
+        """The answer without the secrets, except in `said`."""
         reply = None if answer.reply is None else self.mask(answer.reply)
         return replace(
             answer,
@@ -275,15 +284,15 @@ class Key:
 
 
 def _spelt(secret: str) -> str:
-    """A pattern of a secret as it is, or as JSON or an address may spell it: a backslash before a character, or its number."""
+    """A pattern for a secret as it is, or as JSON or a URL escapes it: a backslash before a character, or its code."""
     word = "".join(
         rf"(?:\\?{re.escape(letter)}|\\u(?i:{ord(letter):04x})|%(?i:{ord(letter):02x}))" for letter in secret
     )
-    return word if len(secret) >= SHORTEST else rf"(?<!\w){word}(?!\w)"
+    return word if len(secret) >= SHORTEST_KEY else rf"(?<!\w){word}(?!\w)"
 
 
 def needs(name: str) -> ModuleType:
-    """An optional library.
+    """Import an optional library.
 
     Raises:
         ValueError: It is not installed.
@@ -297,7 +306,7 @@ def needs(name: str) -> ModuleType:
 
 
 def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
-    """Seconds that a Retry-After header asks for, as a number or a date; None without a readable one."""
+    """Seconds (s) that a Retry-After header asks for, as a number or a date; None without a readable one."""
     said = headers.get("retry-after")
     milliseconds, seconds = seconds_of(headers.get("retry-after-ms")), seconds_of(said)
     if milliseconds is not None:
@@ -311,7 +320,7 @@ def retry_after(headers: Mapping[str, str], now: float | None = None) -> float |
 
 
 def seconds_of(said: Any) -> float | None:
-    """A number of seconds (s), 0 or more, from its text; None if it is none."""
+    """A number of seconds (s), 0 or more, from text; None if it is not a number."""
     try:
         seconds = float(said)
     except (TypeError, ValueError):
@@ -320,14 +329,14 @@ def seconds_of(said: Any) -> float | None:
 
 
 def count_of(value: Any) -> int | None:
-    """A number of tokens as a server reports it; None if it is none, or one that no answer has."""
+    """A number of tokens as a server reports it; None if it is not a credible count."""
     return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST else None
 
 
 class OpenAIServer(Server):
     """Questions as chat completions with an `input_audio` part.
 
-    For its arguments see `Server`; a server of one's own, at a `base_url`, may do without a key.
+    For its arguments see `Server`; with a `base_url`, a key is optional.
     """
 
     kind, needed_library, usual_key, usual_address = "openai", "openai", "OPENAI_API_KEY", "OPENAI_BASE_URL"
@@ -361,11 +370,13 @@ class OpenAIServer(Server):
             body = raw.http_response.text
         except openai.APIStatusError as error:
             raise self._failure(error) from None
-        except openai.APIConnectionError as error:  # a time-out too
+        except openai.APIConnectionError as error:
+            # a time-out too
             cause = error.__cause__ or error
             reached = not isinstance(cause, self.http.ConnectError | self.http.ConnectTimeout)
             raise Busy(f"{type(cause).__name__}: {self.said(str(cause))}", paid=reached) from None
-        except (self.http.HTTPError, UnicodeDecodeError, zlib.error) as error:  # while the body comes
+        except (self.http.HTTPError, UnicodeDecodeError, zlib.error) as error:
+            # while the body arrives
             raise Busy(f"{type(error).__name__}: {self.said(str(error))}", paid=True) from None
         try:
             return read_completion(json.loads(body))
@@ -374,8 +385,8 @@ class OpenAIServer(Server):
             raise Busy(f"the body is no chat completion ({type(error).__name__})", paid=True, body=shown) from None
 
     def _failure(self, error: Any) -> Exception:
-        """What an HTTP status means for the questions."""
-        # FastAPI and others have no message, but a list of what is wrong
+        """The exception for an HTTP status."""
+        # FastAPI and others send a list of errors instead of a message
         said = error.body.get("message", error.body) if isinstance(error.body, Mapping) else error.body
         named = f" ({error.param})" if error.param and str(error.param) not in str(said) else ""
         status, said = error.status_code, self.said(f"{said or error.message}{named}")
@@ -392,20 +403,22 @@ class OpenAIServer(Server):
 
 
 def read_completion(body: Mapping[str, Any]) -> Answer:
-    """The answer in a chat completion's JSON; an empty list of choices is an answer without a reply.
+    """Read the JSON of a chat completion; an empty list of choices is an answer without a reply.
 
     Raises:
-        ValueError, TypeError, KeyError, AttributeError: It is something else.
+        ValueError, TypeError, KeyError, AttributeError: It is not a chat completion.
     """
     choices = body["choices"]
     if not isinstance(choices, list):
         raise TypeError(f"choices is a {type(choices).__name__}")
     usage = body.get("usage")
-    usage = usage if isinstance(usage, Mapping) else {}  # what was paid for is not thrown away for want of its counts
+    # an answer that was paid for is kept even without its counts
+    usage = usage if isinstance(usage, Mapping) else {}
     choice = choices[0] if choices else {}
     message = choice.get("message") or {}
     reply = message.get("content")
-    if isinstance(reply, list):  # some servers send parts, of which thoughts are no answer
+    # some servers send parts, and thoughts are not part of the answer
+    if isinstance(reply, list):
         reply = "".join(part.get("text", "") for part in reply if part.get("type", "text") in ("text", "output_text"))
     if reply is None:
         reply = message.get("refusal")
@@ -428,19 +441,19 @@ def read_completion(body: Mapping[str, Any]) -> Answer:
 
 @functools.lru_cache(maxsize=8)
 def _encoded(audio: bytes) -> str:
-    """Base64; the annotators of an item follow each other."""
+    """The clip in Base64; cached, since all annotators of an item are asked in a row."""
     return base64.b64encode(audio).decode()
 
 
 _BLOCKED = ("SAFETY", "PROHIBITED_CONTENT", "BLOCKLIST", "RECITATION", "SPII")
-_ODD = (ValueError, TypeError, AttributeError, LookupError, RecursionError)  # what odd bodies raise in the client
+# what malformed bodies raise in the client
+_ODD = (ValueError, TypeError, AttributeError, LookupError, RecursionError)
 
 
 class Gemini(Server):
     """Questions as `generateContent` with the clip as inline data.
 
-    For its arguments see `Server`; `base_url` is that of a proxy, and `max_tokens` has room for the thoughts of a model that
-    thinks.
+    For its arguments see `Server`; `base_url` is the address of a proxy, and `max_tokens` includes the thoughts of a model.
     """
 
     kind, needed_library, usual_key, needs_key = "gemini", "google.genai", "GEMINI_API_KEY", True
@@ -452,7 +465,7 @@ class Gemini(Server):
             base_url=base_url,
             timeout=round(self.timeout * 1000),
             retry_options=self.types.HttpRetryOptions(attempts=1),
-            # named, or the client would take aiohttp where that happens to be installed, whose errors are others
+            # without it the client uses aiohttp where that is installed, which raises other errors
             httpx_async_client=self.web,
         )
         return self.library.Client(api_key=self.key.value, vertexai=False, http_options=options)
@@ -488,7 +501,7 @@ class Gemini(Server):
         await super().close()
 
     def _failure(self, error: Any) -> Exception:
-        """What an HTTP status means for the questions."""
+        """The exception for an HTTP status."""
         status, said = error.code, self.said(str(error.message))
         if status in STOPPING or (status == 400 and "api key" in str(error.message).lower()):
             return Stopped(
@@ -503,7 +516,7 @@ class Gemini(Server):
 
 
 def _retry_delay(body: Any) -> float | None:
-    """Seconds that the google.rpc.RetryInfo of an error's JSON asks for, such as "34s"; None without a readable one."""
+    """Seconds (s) that the google.rpc.RetryInfo in the JSON of an error asks for, such as "34s"; None if unreadable."""
     error = body.get("error") if isinstance(body, Mapping) else None
     details = error.get("details") if isinstance(error, Mapping) else None
     for one in details if isinstance(details, list) else ():
@@ -513,7 +526,7 @@ def _retry_delay(body: Any) -> float | None:
 
 
 def _answer_in(found: Any) -> Answer:
-    """What a `GenerateContentResponse` says; without a candidate it is an answer without a reply."""
+    """Read a `GenerateContentResponse`; without a candidate it is an answer without a reply."""
     candidate = found.candidates[0] if found.candidates else None
     parts = (candidate.content.parts or []) if candidate is not None and candidate.content is not None else []
     texts = [part.text for part in parts if part.text is not None and not part.thought]

@@ -1,16 +1,13 @@
-"""Asking: many questions under way, each answer written down before anything else happens to it.
-
-When the next question may go out: a rate, and pauses that the server asks for.
-
-A cap on what is spent, held before a question goes out.
-"""
+"""One run over the open questions of a job: many at a time, within a rate and a budget, each answer stored at once."""
 
 import asyncio
+import json
 import logging
 import signal
+import sqlite3
 import time
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -19,17 +16,27 @@ import numpy as np
 import tenacity
 from tqdm.auto import tqdm
 
-from annot_hf.proxies.backend import Answer, Backend, Busy, Rejected, Stopped
-from annot_hf.proxies.job import Job, Question, QuestionMaker
+from annot_hf.proxies.backend import Answer, Backend, Busy, Prices, Rejected, Stopped
+from annot_hf.proxies.job import Job, PreparedQuestion, QuestionMaker
 from annot_hf.proxies.parsing import LONGEST_REPLY, parse_reply
-from annot_hf.proxies.store import AnswerLog, Ledger, line_of
+from annot_hf.proxies.store import Store
 
-LONGEST_WAIT = 60.0  # seconds (s) between two tries, unless the server asks for more
-LONGEST_PAUSE = 3600.0  # seconds (s); a server that asks for more is not waited for
+# seconds (s) between two tries, unless the server asks for more
+LONGEST_WAIT = 60.0
+# seconds (s); if a server asks for a longer pause, the run stops
+LONGEST_PAUSE = 3600.0
+# clips in a row that the server may reject, or that cannot be read here, before the run stops
+PATIENCE = 20
+# clips in a row about which all questions may fail
+FAILING = 3
+# how the reason begins that only a higher cap removes
+OVER = "the next question could cost"
+
+logger = logging.getLogger(__name__)
 
 
 class Pacer:
-    """Turns for all questions of a run.
+    """Decides when the next question may be sent.
 
     Args:
         rate: Most questions a second; None for any number.
@@ -41,139 +48,135 @@ class Pacer:
         self._next = 0.0
 
     async def turn(self, questions: int = 1) -> None:
-        """Wait until so many questions may go out together, or the run ends."""
+        """Wait until so many questions may be sent together, or the run ends."""
         while (now := time.monotonic()) < self._next:
             before = self._next
             await self._sleep(before - now)
             if time.monotonic() < before:
-                return  # the run ends
+                # the run ends
+                return
         self._next = now + self._gap * questions
 
     def pause(self, seconds: float) -> None:
-        """Let no question out for so long."""
+        """Send nothing for so many seconds (s)."""
         self._next = max(self._next, time.monotonic() + seconds)
 
 
 def waiting(state: tenacity.RetryCallState) -> float:
-    """Seconds until the next try: exponential with full jitter, and never less than the server asked for."""
+    """Seconds (s) until the next try: exponential with full jitter, and never less than the server asked for."""
     drawn = tenacity.wait_random_exponential(multiplier=0.5, max=LONGEST_WAIT)(state)
     error = state.outcome.exception()
     return max(drawn, (error.retry_after or 0.0) if isinstance(error, Busy) else 0.0)
 
 
-OVER = "the next question could cost"  # how the reason begins that only a higher cap takes away
-
-
-@dataclass(frozen=True)
 class Budget:
-    """Most that all answers may cost together.
+    """A cap on what all answers in a folder cost together, checked before a question is sent.
 
-    Every question under way, cut off by a kill, or lost on its way back counts as much as the dearest answer so far.
+    Each attempt that is under way, was cut off by a kill, or lost its answer counts as much as the dearest answer so far.
 
-    Attributes:
-        most: USD; None for no cap.
-        ledger: What was spent.
+    Args:
+        most: The cap (USD); None for none.
+        store: What was spent before.
+        prices: What tokens cost.
     """
 
-    most: float | None
-    ledger: Ledger
-    _lost: int = field(init=False)  # answers before this run
+    def __init__(self, most: float | None, store: Store, prices: Prices) -> None:
+        self.most, self.prices, totals = most, prices, store.totals()
+        self.spent, self.dearest, self.unpriced = totals.spent, totals.dearest, totals.unpriced
+        self.lost = self._lost_before = totals.lost + totals.cut_off
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "_lost", self.ledger.lost)
+    def add(self, answer: Answer) -> None:
+        """Count an answer."""
+        cost = self.prices.cost(answer.cost, answer.input_tokens, answer.output_tokens)
+        if cost is None:
+            self.unpriced += 1
+        else:
+            self.spent, self.dearest = self.spent + cost, max(cost, self.dearest or 0.0)
 
     def allows(self, questions: int, under_way: int) -> bool:
-        """Whether so many more questions, or tries, fit, whatever comes of those under way.
+        """Whether so many more questions, or tries, fit, however those under way end.
 
-        While no cost is known, one goes out at a time, and none after an answer was lost.
+        While no cost is known, one is sent at a time, and none after an answer was lost.
         """
         if self.most is None:
             return True
-        if self.ledger.unpriced:
+        if self.unpriced:
             return False
-        if self.ledger.dearest is None:
-            return under_way == 0 and self.ledger.lost == self._lost
-        unknown = under_way + self.ledger.lost + self.ledger.cut_off + questions
-        return self.ledger.spent + unknown * self.ledger.dearest <= self.most
+        if self.dearest is None:
+            return under_way == 0 and self.lost == self._lost_before
+        return self.spent + (under_way + self.lost + questions) * self.dearest <= self.most
 
     @property
     def reason(self) -> str:
         """Why it allows nothing more."""
-        if self.ledger.unpriced:
+        if self.unpriced:
             return "the cost of an answer is not known, and there is a cap; give --input-price and --output-price"
-        if self.ledger.dearest is None:
+        if self.dearest is None:
             return "an answer was lost before the cost of any was known, and there is a cap; run again to ask one more"
-        unknown = self.ledger.lost + self.ledger.cut_off
-        perhaps = f", and perhaps as much as {unknown} answers that never came" if unknown else ""
-        return f"{OVER} more than the cap of {self.most:g} USD ({self.ledger.spent:.4f} spent{perhaps})"
-
-
-logger = logging.getLogger(__name__)
-
-RATE = 16_000  # Hz of the audio that is sent
-PATIENCE = 20  # clips in a row that the server may reject, or that cannot be read here, before the run stops
-FAILING = 3  # clips in a row about which all questions may fail
+        perhaps = f", and perhaps as much as {self.lost} answers that never came" if self.lost else ""
+        return f"{OVER} more than the cap of {self.most:g} USD ({self.spent:.4f} spent{perhaps})"
 
 
 @dataclass
 class _Batch:
-    """Questions that are sent together, how often they were, and when last (s); `held` of them count as under way."""
+    """Questions that are sent together.
 
-    questions: list[Question]
+    Attributes:
+        questions: The questions.
+        held: How many of them the budget counts as under way.
+        tries: How often they were sent.
+        started: When they were sent last (s).
+        attempts: Numbers of the attempts under way in the store.
+    """
+
+    questions: list[PreparedQuestion]
     held: int = 0
     tries: int = 0
     started: float = 0.0
+    attempts: list[int] = field(default_factory=list)
 
 
 class Session:
-    """One go at the open questions of a job.
+    """One pass over the open questions of a job.
 
     Args:
         job: What is asked.
         backend: Whom to ask.
-        log: Where everything is written down at once.
-        ledger: State of every question, as far as the log tells.
+        store: Where attempts are kept.
         budget: What may be spent.
-        attempts: Tries of one question.
-        accepts: Says of a model's name whether it is the one that is asked.
+        attempts: Most tries of one question.
 
     Attributes:
         stopped: Why it ended before everything was asked; "" if it did not.
         asked: Questions that were sent, tries of the same one counted once.
+        unsaved: Answers that could not be written.
     """
 
-    def __init__(
-        self,
-        job: Job,
-        backend: Backend,
-        log: AnswerLog,
-        ledger: Ledger,
-        budget: Budget,
-        attempts: int,
-        accepts: Callable[[str], bool],
-    ) -> None:
-        self.job, self.backend, self.log, self.ledger = job, backend, log, ledger
-        self.budget, self.attempts, self.accepts = budget, attempts, accepts
-        self.stopped, self.asked = "", 0
-        self.unsaved: list[Mapping[str, Any]] = []
+    def __init__(self, job: Job, backend: Backend, store: Store, budget: Budget, attempts: int) -> None:
+        self.job, self.backend, self.store, self.budget, self.attempts = job, backend, store, budget, attempts
+        self.stopped, self.asked, self.unsaved = "", 0, 0
         self.under_way = 0
-        # clips since the last answer, by what came of them instead, and how many questions about each
+        # clips since the last answer, by how their questions ended instead, and how many questions about each
         self.in_a_row: dict[str, Counter[int]] = defaultdict(Counter)
         self.maker = QuestionMaker(job, backend)
+        shares = job.shares(store.votes())
+        self.agreed, self.compared = float(shares.sum()), len(shares)
 
     async def run(self, concurrency: int, rate: float | None) -> None:
-        """Ask everything that is open, until it is done or something stops it; what is under way then comes home."""
+        """Ask everything that is open, until it is done or something stops it; questions under way then run to their end."""
         self.stopping = asyncio.Event()
         self.pacer = Pacer(rate, self._sleep)
-        open_ = self.ledger.open(self.job.rows, len(self.job.annotators))
+        open_ = self.store.open()
         total = len(self.job.rows) * len(self.job.annotators)
         self.clips = len(np.unique(open_[:, 0]))
         loop = asyncio.get_running_loop()
+        # the first signal lets questions under way run to their end; the second ends the process as ever
         for number in (signal.SIGINT, signal.SIGTERM):
-            try:  # the first signal lets what is under way come home; the second one ends the process as ever
+            try:
                 loop.add_signal_handler(number, self._interrupt, number)
             except (ValueError, RuntimeError, NotImplementedError):
-                break  # not the main thread: whoever runs it has the signals
+                # not the main thread: the caller handles signals
+                break
         todo = self._batches(open_)
         self.progress = tqdm(total=total, initial=total - len(open_), desc="annotate", unit="answer")
         try:
@@ -181,7 +184,6 @@ class Session:
                 *(self._work(todo, concurrency) for _ in range(concurrency)), return_exceptions=True
             )
         finally:
-            self._save_rest()  # first of all: it may be ended at any moment now
             self.progress.close()
             for number in (signal.SIGINT, signal.SIGTERM):
                 try:
@@ -194,7 +196,7 @@ class Session:
                 raise error
 
     def stop(self, reason: str) -> None:
-        """Ask nothing more; the first reason is the one that is told."""
+        """Send nothing more; the first reason is the one that is reported."""
         self.stopped = self.stopped or reason.rstrip(".")
         self.stopping.set()
 
@@ -213,7 +215,8 @@ class Session:
         try:
             await self._take_turns(todo, concurrency)
         except BaseException as error:
-            self.stop(f"{type(error).__name__}: {error}")  # the others let what is under way come home
+            # the other workers stop once their own questions have ended
+            self.stop(f"{type(error).__name__}: {error}")
             raise
 
     async def _take_turns(self, todo: Iterator[list[tuple[int, int]]], concurrency: int) -> None:
@@ -226,7 +229,7 @@ class Session:
             batch = _Batch([])
             self._hold(batch, len(places))
             try:
-                batch.questions = self._questions(places)
+                batch.questions = self._prepare(places)
                 await self._ask(batch, concurrency)
             finally:
                 self._hold(batch, 0)
@@ -242,44 +245,44 @@ class Session:
         return True
 
     def _hold(self, batch: _Batch, questions: int) -> None:
-        """So many questions of a batch are under way, as the budget counts them: not while it waits for its next try."""
+        """Count so many questions of a batch as under way; none while it waits for its next try."""
         self.under_way += questions - batch.held
         batch.held = questions
 
-    async def _ask(self, batch: _Batch, concurrency: int) -> None:
-        """Ask one batch, and write down what comes of it."""
-        if not batch.questions:
-            await asyncio.sleep(0)  # what is under way comes home between clips that cannot be read
-            return
-        try:
-            answers = await self._try(batch)
-        except (Busy, Rejected, Stopped) as error:
-            self._give_up(batch, error, concurrency)
-            return
-        if answers is None:
-            return
-        self.in_a_row.clear()
-        seconds = (time.monotonic() - batch.started) / len(answers)
-        for question, answer in zip(batch.questions, answers, strict=True):
-            self._take(question, answer, seconds, batch.tries)
-
-    def _questions(self, places: list[tuple[int, int]]) -> list[Question]:
-        """What is sent; a question whose clip cannot be read is closed instead."""
+    def _prepare(self, places: list[tuple[int, int]]) -> list[PreparedQuestion]:
+        """The questions to send; one whose clip cannot be read ends here."""
         questions = []
         for row, annotator in places:
             question = self.maker.make(row, annotator)
             if question.ask is not None:
                 questions.append(question)
                 continue
-            self._close(question, "not sent", question.reason, tries=0)
+            end = {"status": "not sent", "reason": question.reason, "tries": 0, "at": now()}
+            if self._begin([self._attempt(question) | end]):
+                self._show()
             said = (
                 f"have clips that could not be read here (the next run asks about them last), such as {question.reason}"
             )
             self._count("not sent", [question], PATIENCE, 1, said)
         return questions
 
+    async def _ask(self, batch: _Batch, concurrency: int) -> None:
+        """Ask one batch and store its answers."""
+        if not batch.questions:
+            # other workers get their turn between clips that cannot be read
+            await asyncio.sleep(0)
+            return
+        try:
+            answers = await self._try(batch)
+        except (Busy, Rejected, Stopped) as error:
+            self._give_up(batch, error, concurrency)
+            return
+        if answers is not None:
+            self.in_a_row.clear()
+            self._take(batch, answers)
+
     async def _try(self, batch: _Batch) -> list[Answer] | None:
-        """Send a batch, again and again while the server is busy; None if the run ended before it was sent at all."""
+        """Send a batch, again while the server is busy; None if the run ended before it was sent at all."""
         retrying = tenacity.AsyncRetrying(
             retry=tenacity.retry_if_exception(lambda error: isinstance(error, Busy) and not self.stopped),
             stop=tenacity.stop_after_attempt(self.attempts),
@@ -290,13 +293,17 @@ class Session:
         async for attempt in retrying:
             with attempt:
                 questions = len(batch.questions)
-                if batch.tries and await self._afford(questions):  # an answer that was lost may have been paid for
+                # the last try may have been paid for
+                if batch.tries and await self._afford(questions):
                     self._hold(batch, questions)
                 await self.pacer.turn(questions)
+                if not self.stopped:
+                    batch.attempts = self._begin([self._attempt(question) for question in batch.questions])
                 if self.stopped and batch.tries:
                     raise Busy(f"stopped before try {batch.tries + 1}")
-                if self.stopped or not batch.tries and not self._begin(batch):
+                if self.stopped:
                     return None
+                self.asked += 0 if batch.tries else questions
                 batch.tries += 1
                 batch.started = time.monotonic()
                 try:
@@ -305,73 +312,72 @@ class Session:
                     self._hold(batch, 0)
                     raise
 
-    def _begin(self, batch: _Batch) -> bool:
-        """Write down that a batch is under way; False if that has no room: it is then not sent, and closed again."""
-        begun = []
-        for question in batch.questions:
-            item = self.ledger.items[question.row]
-            record = {"kind": "asked", "at": now(), "item": item, "annotator": question.annotator}
-            if self._append(record) is None:
-                break
-            self.ledger.ask(question.row, question.annotator)
-            begun.append(question)
-        if not self.stopped:
-            self.asked += len(begun)
-            return True
-        for question in begun:
-            self._close(question, "failed", f"not sent, since {self.stopped}", tries=0)
-        return False
+    async def _answers(self, batch: _Batch) -> list[Answer]:
+        """Ask once, and store why there is no answer; a pause that the server asks for holds for all questions."""
+        try:
+            try:
+                # the timeout of the library is one between two bytes
+                async with asyncio.timeout(self.backend.timeout):
+                    return await self.backend.ask([question.ask for question in batch.questions])
+            except TimeoutError:
+                raise Busy(f"no whole answer in {self.backend.timeout:g} seconds", paid=True) from None
+        except (Busy, Rejected, Stopped) as error:
+            end = {"status": "rejected" if isinstance(error, Rejected) else "failed", "reason": str(error)}
+            if isinstance(error, Busy) and error.paid:
+                end |= {"lost": True, "body": error.body}
+                self.budget.lost += len(batch.questions)
+            done = self._finish(batch, [end] * len(batch.questions))
+            if done and isinstance(error, Rejected):
+                self._show(len(batch.questions))
+            pause = error.retry_after if isinstance(error, Busy) else None
+            if pause is not None and pause > LONGEST_PAUSE:
+                raise Stopped(
+                    f"The server asks to wait for {pause:.0f} seconds ({error}); run again after that."
+                ) from None
+            if pause is not None:
+                self.pacer.pause(pause)
+            raise
 
     def _give_up(self, batch: _Batch, error: Busy | Rejected | Stopped, concurrency: int) -> None:
-        """Write down that a batch has no answers; whether the run goes on depends on why."""
-        status = "rejected" if isinstance(error, Rejected) else "failed"
-        for question in batch.questions:
-            self._close(question, status, str(error), tries=batch.tries)
+        """Decide whether to stop after a batch that has no answers."""
         if isinstance(error, Stopped):
             self.stop(str(error))
         elif isinstance(error, Rejected):
             said = f"were rejected by the server, the last one with: {error} (--retry-rejected asks about them again)"
-            self._count(status, batch.questions, PATIENCE, concurrency, said)
+            self._count("rejected", batch.questions, PATIENCE, concurrency, said)
         else:
+            # an attempt that may have been paid for is not repeated on clip after clip
+            clips = 1 if error.paid else min(FAILING, self.clips)
             said = f"failed, the last one with: {error}"
-            clips = 1 if error.paid else min(FAILING, self.clips)  # what may have been paid for is not tried on and on
-            self._count(status, batch.questions, clips, max(FAILING, concurrency), said)
+            self._count("failed", batch.questions, clips, max(FAILING, concurrency), said)
 
-    def _count(self, kind: str, questions: list[Question], clips: int, most: int, said: str) -> None:
-        """Stop when all questions come to nothing in the same way: so many in a row, about so many clips.
+    def _count(self, kind: str, questions: list[PreparedQuestion], clips: int, most: int, said: str) -> None:
+        """Stop after so many questions in a row, about so many clips, that all ended in the same way.
 
-        A clip or two that nobody takes, by however many annotators, are no reason to leave out the others.
+        A clip or two that no server takes, for however many annotators, are no reason to leave out the others.
         """
         so_far = self.in_a_row[kind]
         so_far.update(question.row for question in questions)
         if len(so_far) >= clips and so_far.total() >= most:
             self.stop(f"all {so_far.total()} questions in a row, about {len(so_far)} clips, {said}")
 
-    async def _answers(self, batch: _Batch) -> list[Answer]:
-        """Ask once; a pause that the server wants is everybody's."""
-        asks = [question.ask for question in batch.questions]
-        try:
-            try:
-                async with asyncio.timeout(self.backend.timeout):  # the library's own is one between two bytes
-                    return await self.backend.ask(asks)
-            except TimeoutError:
-                raise Busy(f"no whole answer in {self.backend.timeout:g} seconds", paid=True) from None
-        except Busy as error:
-            for ask in asks if error.paid else ():
-                lost = {"kind": "lost", "at": now(), "item": ask.item, "annotator": ask.annotator, "tries": batch.tries}
-                self._keep(lost | {"reason": str(error), "body": error.body})
-            if error.retry_after is not None:
-                if error.retry_after > LONGEST_PAUSE:
-                    raise Stopped(
-                        f"The server asks to wait for {error.retry_after:.0f} seconds ({error}); run again after that."
-                    ) from None
-                self.pacer.pause(error.retry_after)
-            raise
+    def _take(self, batch: _Batch, answers: Sequence[Answer]) -> None:
+        """Store the answers to a batch."""
+        seconds = round((time.monotonic() - batch.started) / len(answers), 3)
+        ends = [self._end(*pair) | {"seconds": seconds} for pair in zip(batch.questions, answers, strict=True)]
+        if not self._finish(batch, ends):
+            return
+        for question, answer, end in zip(batch.questions, answers, ends, strict=True):
+            self.budget.add(answer)
+            if end["status"] == "label":
+                vote = question.row, question.annotator, self.store.labels.index(end["label"])
+                shares = self.job.shares(np.array([vote]))
+                self.agreed, self.compared = self.agreed + float(shares.sum()), self.compared + len(shares)
+            self._show()
 
-    def _take(self, question: Question, answer: Answer, seconds: float, tries: int) -> None:
-        """Write down an answer that was paid for."""
-        labels, prompt = self.job.question.labels, question.prompt
-        reply = None if answer.reply is None else answer.reply[-LONGEST_REPLY:]  # an answer stands after its thoughts
+    def _end(self, question: PreparedQuestion, answer: Answer) -> dict[str, Any]:
+        """How an attempt ended, from its answer."""
+        labels, prompt = self.store.labels, question.prompt
         status, label = parse_reply(
             answer.said or answer.reply,
             labels,
@@ -381,81 +387,69 @@ class Session:
         )
         if answer.refused:
             status, label = "refusal", -1
-        record = self._record(question) | {
-            "kind": "answer",
-            "seed": question.ask.seed,
-            "omitted": ", ".join(answer.omitted),
-            "status": status,
+        right = self.store.names(answer.model)
+        if not right:
+            self.stop(
+                f"model {self.backend.model!r} was asked and {answer.model!r} answered; run again with the right --model and "
+                f"a new --out, or give --answers-as {answer.model!r} if it is the same one (this folder remembers it for good)"
+            )
+        end = {
+            "status": status if right else "wrong-model",
+            "parsed": status,
             "label": labels[label] if label >= 0 else None,
-            "label_index": label,
-            "reply": reply,
+            # the answer comes after the thoughts
+            "reply": None if answer.reply is None else answer.reply[-LONGEST_REPLY:],
             "model": answer.model,
             "revision": answer.revision,
-            "seconds": round(seconds, 3),
+            "omitted": ", ".join(answer.omitted),
             "cut": answer.cut,
-            "tries": tries,
             "input_tokens": answer.input_tokens,
             "output_tokens": answer.output_tokens,
             "cost": answer.cost,
         }
-        record |= {
-            name: None for name in ("seed", "temperature") if name in answer.omitted
-        }  # nobody knows which it was
-        if not self.accepts(answer.model):
-            record |= {"would_be": status, "status": "wrong-model"}
-            self.stop(
-                f"model {self.backend.model!r} was asked and {answer.model!r} answered; run again with the right --model and "
-                f"a new --out, or say --answers-as {answer.model!r} if it is the same one (this folder then knows it for good)"
-            )
-        self._show(done=self._keep(record))
+        # the server chose what was left out, and nobody knows how
+        return end | {name: None for name in ("seed", "temperature") if name in answer.omitted}
 
-    def _close(self, question: Question, status: str, reason: str, *, tries: int) -> None:
-        """Write down a question that has no answer."""
-        record = self._record(question) | {"kind": "closed", "status": status, "reason": reason, "tries": tries}
-        self._show(done=self._keep(record) and status != "failed")
-
-    def _record(self, question: Question) -> dict[str, Any]:
+    def _attempt(self, question: PreparedQuestion) -> dict[str, Any]:
+        """What is known of an attempt before it is sent."""
         return {
-            "kind": "",
-            "at": now(),
-            "item": self.ledger.items[question.row],
+            "item": self.store.items[question.row],
             "annotator": question.annotator,
+            "begun": now(),
             "instruction": question.prompt.instruction,
             "temperature": self.job.annotators[question.annotator].temperature,
-            "seed": None,
+            "seed": None if question.ask is None else question.ask.seed,
             "prompt_sha256": question.prompt.digest,
             "transcript_cut": question.prompt.cut,
         }
 
-    def _keep(self, record: Mapping[str, Any]) -> bool:
-        """Write down what came of a question, and count it if that went well: what is in no log is no vote."""
-        offset = self._append(record)
-        if offset is None:
-            self.unsaved.append(record)
+    def _begin(self, attempts: list[dict[str, Any]]) -> list[int]:
+        """Store attempts before they are sent; where that fails, none may be sent and the run stops."""
+        try:
+            return self.store.begin(attempts)
+        except (OSError, sqlite3.Error) as error:
+            self._stop_writing(error)
+            return []
+
+    def _finish(self, batch: _Batch, ends: Sequence[Mapping[str, Any]]) -> bool:
+        """Store how the attempts of a batch ended; answers that cannot be stored are logged, and count as lost."""
+        rows = [{"at": now(), "tries": batch.tries, **end} for end in ends]
+        try:
+            self.store.finish(dict(zip(batch.attempts, rows, strict=True)))
+        except (OSError, sqlite3.Error) as error:
+            self._stop_writing(error)
+            self.unsaved += len(rows)
+            for question, row in zip(batch.questions, rows, strict=True):
+                logger.error("not saved: %s", json.dumps(self._attempt(question) | row))
             return False
-        self.ledger.take_in(offset, record)
+        if self.store.full:
+            self._stop_writing("the disk is full")
         return True
 
-    def _append(self, record: Mapping[str, Any]) -> int | None:
-        """Write a record to the log; where it begins there, None if it does not take it."""
-        offset = None
-        try:
-            offset = self.log.append(record)
-        except OSError as error:
-            self.stop(f"the log of {self.log.folder} cannot be written ({error.strerror})")
-        if self.log.full:
-            self.stop(f"the disk of {self.log.folder} is full; free some room and run again: what was answered is kept")
-        return offset
-
-    def _save_rest(self) -> None:
-        """Write what the log did not take before; what it still does not take goes to the terminal, as its last place."""
-        rest, self.unsaved = self.unsaved, []
-        for record in rest:
-            self._keep(record)
-        if self.unsaved:
-            logger.error("not saved; append these lines as they are to %s before the next run:", self.log.path)
-        for record in self.unsaved:
-            logger.error("%s", line_of(record).rstrip())
+    def _stop_writing(self, error: object) -> None:
+        self.stop(
+            f"{self.store.path} cannot be written ({error}); free some room and run again: what was stored is kept"
+        )
 
     async def _sleep(self, seconds: float) -> None:
         """Wait, but not beyond the end of the run."""
@@ -464,13 +458,12 @@ class Session:
         except TimeoutError:
             pass
 
-    def _show(self, *, done: bool = True) -> None:
-        agreement = self.ledger.agreement
-        if agreement is not None:
-            self.progress.set_postfix_str(f"agrees with humans {agreement:.3f}", refresh=False)
-        self.progress.update(int(done))
+    def _show(self, done: int = 1) -> None:
+        if self.compared:
+            self.progress.set_postfix_str(f"agrees with humans {self.agreed / self.compared:.3f}", refresh=False)
+        self.progress.update(done)
 
 
 def now() -> str:
-    """The time as the log has it: fine enough that no two tries of a question have the same."""
+    """The time, as an attempt has it."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")

@@ -1,4 +1,4 @@
-"""Which words each member of an ensemble leaned on, as a page that a person can read (arXiv 2211.13196, section 5)."""
+"""A page that shows which words each member of an ensemble attends to (arXiv 2211.13196, section 5)."""
 
 import os
 import re
@@ -15,20 +15,21 @@ from annot_hf.report.pages import render
 from annot_hf.report.tables import number
 
 _WORD = re.compile(r"\w+(?:['’\-]\w+)*|[^\w\s]+")
-_DARKEST = 0.75  # of the background, so that the word stays readable
+# The opacity of the darkest background, so that the word stays readable.
+_DARKEST = 0.75
 
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """What the n members of an ensemble say of one text, and where they look.
+    """Predictions of the n members of an ensemble for one text, and their attention.
 
     Attributes:
         item: Name of the item.
         text: Its text.
-        offsets: Start and end of each token in the text `(T, 2)`; equal for tokens that stand for no text, such as [CLS].
+        offsets: Start and end of each token in the text `(T, 2)`; equal for tokens without text, such as [CLS].
         attention: Weight of each token for each member `(n, T)`; rows sum to 1.
         probs: Each member's distribution over the support `(n, K)`.
-        raters: Distribution of the raters' votes `(K,)`; None where nobody voted.
+        raters: Distribution of the raters' votes `(K,)`; None without votes.
     """
 
     item: str
@@ -42,7 +43,7 @@ class Explanation:
 def word_weights(
     text: str, offsets: np.ndarray, attention: np.ndarray
 ) -> tuple[list[tuple[int, int]], np.ndarray, np.ndarray]:
-    """Weights of tokens, summed over the words and punctuation marks that they are parts of.
+    """Token weights, summed over words and punctuation marks.
 
     Args:
         text: The text.
@@ -50,12 +51,13 @@ def word_weights(
         attention: Weights `(n, T)`.
 
     Returns:
-        Start and end of the W words, their weights `(n, W)`, and the weight `(n,)` on tokens that stand for no word.
-        Weights and rest sum to those of the tokens.
+        Start and end of the W words, their weights `(n, W)`, and the weight `(n,)` on tokens that are not words. Together
+        they sum to the weights of the tokens.
     """
     spans = [match.span() for match in _WORD.finditer(text)]
     edges = np.array(spans).reshape(-1, 2)
-    last = offsets[:, 1] - 1  # a token of a byte-pair encoding may begin with the space before its word
+    # A token of a byte-pair encoding may begin with the space before its word.
+    last = offsets[:, 1] - 1
     word = np.searchsorted(edges[:, 0], last, side="right") - 1
     real = (offsets[:, 1] > offsets[:, 0]) & (word >= 0)
     real[real] = edges[word[real], 1] > last[real]
@@ -65,9 +67,9 @@ def word_weights(
 
 
 def attention_spread(explanations: Sequence[Explanation]) -> float:
-    """How differently members attend: mean over items and pairs of the total variation distance of their word weights.
+    """How differently members attend: mean total variation distance of their word weights over items and pairs.
 
-    0 is all alike, 1 no word in common; NaN without two members.
+    0 means equal attention, 1 no word in common; NaN with fewer than two members.
     """
     found = []
     for one in explanations:
@@ -85,9 +87,9 @@ def write_explanations(
     """Write the page.
 
     Args:
-        explanations: One an item.
+        explanations: One per item.
         support: Names of the K labels.
-        path: HTML file to write; it needs nothing else to be read.
+        path: HTML file to write; it is self-contained.
         title: Its heading.
     """
     members = {len(one.attention) for one in explanations}
@@ -101,9 +103,9 @@ def write_explanations(
     notes = [
         "A word's shade is its share of the member's attention, relative to the largest share of the text's words.",
         "Attention: the weight of each input token in the vector that the member's head reads, through the last layer's "
-        "attention averaged over its heads; tokens are summed to words, and what lies on tokens that are no word, such as "
-        "[CLS] and [SEP], is told and not shown.",
-        "Where a model attends is not why it answers: read it as a hint.",
+        "attention averaged over its heads. Tokens are summed to words; the weight on other tokens, such as [CLS] and [SEP], "
+        "is stated and not shown.",
+        "Attention does not explain an answer; read it as a hint.",
     ]
     page = {"title": title, "summary": summary, "notes": notes, "items": [_item(one, support) for one in explanations]}
     path = Path(path)
@@ -113,7 +115,7 @@ def write_explanations(
 
 
 def _item(one: Explanation, support: Sequence[str]) -> dict[str, Any]:
-    """What the template shows of an item."""
+    """An item for the template."""
     spans, weights, rest = word_weights(one.text, one.offsets, one.attention)
     said = one.probs.argmax(1)
     strongest = weights.max(initial=0) or 1.0
@@ -143,7 +145,7 @@ def _item(one: Explanation, support: Sequence[str]) -> dict[str, Any]:
         "members": members,
         "labels": labels,
         "rated": one.raters is not None,
-        "unread": f"{unread:,} further words lie beyond the model's limit: it did not read {one.text[read:].strip()!r}."
+        "unread": f"{unread:,} further words exceed the model's limit; it did not read {one.text[read:].strip()!r}."
         if unread
         else "",
     }
@@ -152,13 +154,14 @@ def _item(one: Explanation, support: Sequence[str]) -> dict[str, Any]:
 def _pieces(
     text: str, spans: Sequence[tuple[int, int]], weights: np.ndarray, strongest: float
 ) -> list[dict[str, str | None]]:
-    """The text cut at its words, each with its shade; what lies between has none."""
+    """The text split at its words; each word has a shade, the text between has none."""
     pieces: list[dict[str, str | None]] = []
     edges = [0, *(edge for span in spans for edge in span), len(text)]
     for number_of_piece, (start, end) in enumerate(pairwise(edges)):
         if start == end:
             continue
-        if number_of_piece % 2 == 0:  # between two words
+        # Text between two words.
+        if number_of_piece % 2 == 0:
             pieces.append({"text": text[start:end], "share": None, "shade": None})
         else:
             weight = weights[number_of_piece // 2]

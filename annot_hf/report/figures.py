@@ -1,159 +1,21 @@
-"""Figures of a report: plain matplotlib objects on the Agg canvas, no global state, colours safe for the colour-blind.
+"""The figures of reports, comparisons and cross-validations."""
 
-Votes are dark, the model blue, the marginal orange (Okabe & Ito 2008), and shapes differ too, for grey prints. Names
-are drawn as they are: a `$` never starts a formula, and letters that the usual font lacks come from another one that
-Matplotlib knows, or a number stands for the name.
-
-Figures of a breakdown, in the style of `annot_hf.report.figures`; shapes and dashes differ as well as colours.
-
-Figures of two runs side by side, in the style of `annot_hf.report.figures`.
-
-The figure of a cross-validation, in the style of `annot_hf.report.figures`.
-
-The figure of layer saliency, in the report's style.
-
-The figure of a saturation analysis, in the report's style.
-"""
-
-import functools
-import os
-import re
-import textwrap
-import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from pathlib import Path
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import matplotlib
 import numpy as np
 import pandas as pd
-from matplotlib import font_manager
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ft2font import FaceFlags
-from matplotlib.text import Text
 
-from annot_hf.data.yaml_text import printable
 from annot_hf.evaluation.equivalence import Equivalence
 from annot_hf.evaluation.evaluate import Evaluation
 from annot_hf.evaluation.ranking import LEVELS
+from annot_hf.report.style import BLUE, DARK, FAINT, GREEN, GRID, ORANGE, VERMILION, legend, short
 
-VOTES, MODEL, MARGINAL, FAINT, GRID = "#333333", "#0072B2", "#E69F00", "#BBBBBB", "#E6E6E6"
 MAX_BARS = 20
-_UNASSIGNED = 0x0378  # a code point without a letter: a font that has it draws boxes
-STYLE = {
-    "font.family": ["DejaVu Sans"],
-    "font.size": 9.0,
-    "axes.titlesize": 9.5,
-    "axes.labelsize": 9.0,
-    "legend.fontsize": 8.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.linewidth": 0.8,
-    "axes.axisbelow": True,
-    "legend.frameon": False,
-    "text.parse_math": False,
-    "text.usetex": False,
-    "figure.facecolor": "white",
-    "svg.fonttype": "none",
-}
-
-
-@contextmanager
-def _style() -> Iterator[None]:
-    with matplotlib.rc_context(STYLE):
-        yield
-
-
-def save_figure(draw: Callable[[], Figure], path: str | os.PathLike[str], *, dpi: int = 160) -> Path:
-    """Draw with the report's style and write a PNG without time stamps, so that equal data give equal files.
-
-    Where a number stands for a name, a warning says for which; see `readable`.
-    """
-    path, numbered = Path(path), {}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with _style():
-        figure = readable(draw(), numbered)
-        figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
-        FigureCanvasAgg(figure)
-        figure.savefig(path, dpi=dpi, metadata={"Software": None})
-    if numbered:
-        warnings.warn(number_key(numbered), stacklevel=2)
-    return path
-
-
-def readable(figure: Figure, numbered: dict[str, int]) -> Figure:
-    """The figure without a letter that would be drawn as a box.
-
-    Letters that the usual font lacks are drawn in fonts that have them. Where Matplotlib knows none, a number in brackets
-    takes the place of the name.
-
-    Args:
-        figure: The figure, which is changed.
-        numbered: What each number stands for; new names are added.
-    """
-    axes = [axis for one in figure.axes for axis in (one.xaxis, one.yaxis)]
-    ticks = [label for axis in axes for label in axis.get_ticklabels()]
-    texts = [*figure.findobj(Text), *ticks]
-    letters = {ord(letter) for text in texts for letter in text.get_text() if not letter.isspace()}
-    lacking = letters - _letters(font_manager.findfont(STYLE["font.family"][0]))
-    if not lacking:
-        return figure
-    families, lacking = _families(lacking)
-    for text in texts:
-        text.set_fontfamily([*STYLE["font.family"], *families])
-    if lacking:
-        some = f"[^\x00-\x7f]*[{''.join(re.escape(chr(letter)) for letter in sorted(lacking))}][^\x00-\x7f]*"
-        names = re.compile(f"{some}(?: +{some})*")
-
-        def name(text: str) -> str:
-            return names.sub(lambda found: f"[{numbered.setdefault(found[0], len(numbered) + 1)}]", text)
-
-        for axis in axes:
-            told = [label.get_text() for label in axis.get_ticklabels()]
-            if any(map(names.search, told)):
-                axis.set_ticklabels([name(text) for text in told])
-        for text in texts:
-            text.set_text(name(text.get_text()))
-    return figure
-
-
-def number_key(numbered: Mapping[str, int]) -> str:
-    """What the numbers of `readable` stand for, in a sentence."""
-    told = ", ".join(f"[{number}] {name}" for name, number in numbered.items())
-    return f"No font here has all letters of some names, for which figures have numbers: {told}."
-
-
-def _families(lacking: set[int]) -> tuple[list[str], set[int]]:
-    """Font families that have these code points, and what no font has."""
-    families = []
-    upright = [entry for entry in font_manager.fontManager.ttflist if entry.style == entry.stretch == "normal"]
-    for entry in sorted(upright, key=lambda one: (one.weight != 400, "Sans" not in one.name, one.name)):
-        found = lacking & _letters(font_manager.FontPath(entry.fname, entry.index)) if lacking else set()
-        if found and entry.name not in families:
-            families.append(entry.name)
-            lacking = lacking - found
-    return families, lacking
-
-
-@functools.cache
-def _letters(path: str) -> frozenset[int]:
-    """Code points of a font file; none of one that draws bitmaps, or boxes for anything."""
-    try:
-        font = font_manager.get_font(path)
-        found = frozenset(font.get_charmap())
-    except (OSError, RuntimeError):
-        return frozenset()
-    plain = FaceFlags.SCALABLE in font.face_flags and FaceFlags.COLOR not in font.face_flags
-    return found if plain and _UNASSIGNED not in found else frozenset()
-
-
-def short(name: object, width: int = 24) -> str:
-    """A name that fits beside an axis: the middle of a long one becomes an ellipsis."""
-    text = printable(str(name))
-    return text if len(text) <= width else f"{text[: width - width // 3 - 1]}…{text[-(width // 3) :]}"
+DEPTH_STYLES = ((BLUE, "-"), (VERMILION, "--"), (GREEN, "-."))
+SYSTEM_STYLES = ((BLUE, "-"), (VERMILION, "--"))
 
 
 def plot_examples(
@@ -186,7 +48,7 @@ def plot_examples(
     figure = Figure(figsize=(2.15 * clips + 1.4, 1.5 + 0.34 * len(shown)), layout="constrained")
     axes = figure.subplots(1, clips, sharey=True, sharex=True, squeeze=False)[0]
     for column, axis in enumerate(axes):
-        _bars(axis, shown, {"votes": votes[column], "prediction": predicted[column]}, (VOTES, MODEL))
+        _bars(axis, shown, {"votes": votes[column], "prediction": predicted[column]}, (DARK, BLUE))
         axis.set_title(titles[column])
         axis.set_xlabel("probability")
     axes[0].set_yticks(range(len(shown)), [short(support[k]) for k in shown])
@@ -207,7 +69,7 @@ def plot_mean_distribution(
         axis,
         shown,
         {"votes": votes, "mean prediction": predicted, "marginal": marginal},
-        (VOTES, MODEL, MARGINAL),
+        (DARK, BLUE, ORANGE),
     )
     axis.set_yticks(range(len(shown)), [short(support[k], 32) for k in shown])
     axis.invert_yaxis()
@@ -217,13 +79,13 @@ def plot_mean_distribution(
 
 
 def plot_reliability(votes: np.ndarray, predicted: np.ndarray, *, bins: int = 10, unit: str = "label") -> Figure:
-    """Whether labels get the share of votes that was predicted: bins of equal numbers of (item, label) pairs.
+    """Whether labels get the predicted share of votes, in bins of equal numbers of (item, label) pairs.
 
     Args:
         votes: Distributions of the votes `(N, K)`.
         predicted: Predicted distributions `(N, K)`.
-        bins: Most points to draw.
-        unit: What an entry of the support is called.
+        bins: Largest number of points.
+        unit: The name of an entry of the support.
     """
     order = np.argsort(predicted.ravel(), kind="stable")
     groups = [group for group in np.array_split(order, min(bins, len(order))) if len(group)]
@@ -234,7 +96,7 @@ def plot_reliability(votes: np.ndarray, predicted: np.ndarray, *, bins: int = 10
     top = min(1.0, 1.15 * float(max(x.max(), y.max())))
     _diagonal(axis, 0, top, "perfect calibration")
     share = "each" if len(groups) == 1 else f"each 1/{len(groups)}"
-    axis.plot(x, y, "o-", color=MODEL, markersize=5, linewidth=1.2, label=f"mean of {share} of the predictions")
+    axis.plot(x, y, "o-", color=BLUE, markersize=5, linewidth=1.2, label=f"mean of {share} of the predictions")
     axis.set(xlabel=f"predicted probability of a {unit}", ylabel=f"share of votes for that {unit}")
     axis.set(xlim=(-0.02 * top, top), ylim=(-0.02 * top, top))
     axis.grid(color=GRID, linewidth=0.7)
@@ -244,7 +106,7 @@ def plot_reliability(votes: np.ndarray, predicted: np.ndarray, *, bins: int = 10
 
 
 def plot_entropy(votes: np.ndarray, predicted: np.ndarray, n_labels: int, correlation: float | None = None) -> Figure:
-    """Entropy of the prediction against entropy of the votes, an item a point (hexagons above 2,000 items).
+    """Entropy of the prediction against entropy of the votes, one point per item (hexagons above 2,000 items).
 
     Args:
         votes: Entropies in nats `(N,)`.
@@ -261,25 +123,25 @@ def plot_entropy(votes: np.ndarray, predicted: np.ndarray, n_labels: int, correl
         # The default labels are powers of ten set as formulas, which this style draws as plain text.
         figure.colorbar(cells, ax=axis, label="items", shrink=0.7, format=lambda count, _: f"{count:,.0f}")
     else:
-        axis.plot(votes, predicted, "o", color=MODEL, markersize=4, alpha=0.5, markeredgewidth=0)
+        axis.plot(votes, predicted, "o", color=BLUE, markersize=4, alpha=0.5, markeredgewidth=0)
     _diagonal(axis, 0, top, "equal")
     axis.set(xlabel="entropy of the votes (nats)", ylabel="entropy of the prediction (nats)")
     axis.set(xlim=(-0.03 * top, 1.03 * top), ylim=(-0.03 * top, 1.03 * top))
     axis.set_aspect("equal")
     r = "" if correlation is None else f"r = {correlation:.2f}, "
     axis.set_title(f"{r}{len(votes):,} item{'' if len(votes) == 1 else 's'}")
-    axis.axhline(top, color=VOTES, linestyle=":", linewidth=0.9, label=f"largest possible, ln {n_labels}")
-    axis.axvline(top, color=VOTES, linestyle=":", linewidth=0.9)
+    axis.axhline(top, color=DARK, linestyle=":", linewidth=0.9, label=f"largest possible, ln {n_labels}")
+    axis.axvline(top, color=DARK, linestyle=":", linewidth=0.9)
     legend(figure, axis, 2)
     return figure
 
 
 def plot_speakers(per_speaker: Mapping[str, tuple[float, float, int]], *, most: int = 30) -> Figure:
-    """Mean JSD of model and marginal for each speaker, best on top: who is served worse.
+    """Mean JSD of model and marginal for each speaker, best on top.
 
     Args:
         per_speaker: Speaker -> (JSD of the model, JSD of the marginal, items), nats.
-        most: Speakers to draw; of more, the best and the worst halves.
+        most: Largest number of speakers; if there are more, the best and the worst are drawn.
     """
     ranked = sorted(per_speaker.items(), key=lambda entry: entry[1][0])
     shown = ranked if len(ranked) <= most else ranked[: most // 2] + ranked[-(most - most // 2) :]
@@ -287,10 +149,10 @@ def plot_speakers(per_speaker: Mapping[str, tuple[float, float, int]], *, most: 
     axis = figure.subplots()
     for row, (_, (model, marginal, _)) in enumerate(shown):
         axis.plot([model, marginal], [row, row], "-", color=FAINT, linewidth=1, zorder=1)
-    axis.plot([e[1][0] for e in shown], range(len(shown)), "o", color=MODEL, markersize=5, label="model")
-    axis.plot([e[1][1] for e in shown], range(len(shown)), "D", color=MARGINAL, markersize=4, label="marginal")
+    axis.plot([e[1][0] for e in shown], range(len(shown)), "o", color=BLUE, markersize=5, label="model")
+    axis.plot([e[1][1] for e in shown], range(len(shown)), "D", color=ORANGE, markersize=4, label="marginal")
     if len(ranked) > most:
-        axis.axhline(most // 2 - 0.5, color=VOTES, linestyle=":", linewidth=0.9)
+        axis.axhline(most // 2 - 0.5, color=DARK, linestyle=":", linewidth=0.9)
         axis.set_title(f"the {most // 2} best and {most - most // 2} worst predicted of {len(ranked):,} speakers")
     axis.set_yticks(range(len(shown)), [f"{short(name)} ({count})" for name, (_, _, count) in shown])
     axis.tick_params(axis="y", labelsize=8)
@@ -314,7 +176,7 @@ def plot_grids(grids: Mapping[str, np.ndarray], questions: Sequence[str]) -> Fig
 
 
 def plot_rater_bias(recovered: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """True bias of simulated raters against the bias the model found, a panel a question, as `recovered_bias` says."""
+    """True bias of simulated raters against the bias that the model found, one panel per question of `recovered_bias`."""
     figure = Figure(figsize=(3.6 * len(recovered) + 0.2, 3.7), layout="constrained")
     axes = figure.subplots(1, len(recovered), squeeze=False)[0]
     for axis, (question, found) in zip(axes, recovered.items(), strict=True):
@@ -323,7 +185,7 @@ def plot_rater_bias(recovered: Mapping[str, Mapping[str, Any]]) -> Figure:
         _diagonal(axis, -reach, reach, "equal")
         axis.axhline(0, color=FAINT, linewidth=0.6, zorder=0)
         axis.axvline(0, color=FAINT, linewidth=0.6, zorder=0)
-        axis.plot(true, estimated, "o", color=MODEL, markersize=4.5, alpha=0.7, markeredgewidth=0)
+        axis.plot(true, estimated, "o", color=BLUE, markersize=4.5, alpha=0.7, markeredgewidth=0)
         axis.set(xlabel="true bias (scale points)", ylabel="bias found by the model (scale points)")
         r = found["correlation"]["value"]
         axis.set_title(f"{short(question)}: r = {r:.2f}, {len(true)} raters")
@@ -333,7 +195,7 @@ def plot_rater_bias(recovered: Mapping[str, Mapping[str, Any]]) -> Figure:
 
 
 def _bars(axis: Axes, shown: Sequence[int], series: Mapping[str, np.ndarray], colours: Sequence[str]) -> None:
-    """Horizontal bars, one group a label."""
+    """Horizontal bars, one group per label."""
     height = 0.8 / len(series)
     for index, ((name, values), colour) in enumerate(zip(series.items(), colours, strict=True)):
         offset = (index - (len(series) - 1) / 2) * height
@@ -359,25 +221,12 @@ def _heat(axis: Axes, grid: np.ndarray, questions: Sequence[str], top: float) ->
 
 
 def _largest(weight: np.ndarray) -> list[int]:
-    """Up to `MAX_BARS` entries of the support, in its order, the heaviest ones."""
+    """The up to `MAX_BARS` heaviest entries of the support, in its order."""
     return sorted(np.argsort(-weight, kind="stable")[:MAX_BARS].tolist())
 
 
 def _diagonal(axis: Axes, low: float, high: float, label: str) -> None:
-    axis.plot([low, high], [low, high], "--", color=VOTES, linewidth=0.9, label=label, zorder=1)
-
-
-def legend(figure: Figure, axis: Axes, columns: int) -> None:
-    """A legend above the axes, out of the data's way.
-
-    Matplotlib leaves out what begins with an underscore, so a name of the user's has a space before it, which is cut here.
-    """
-    handles, labels = axis.get_legend_handles_labels()
-    figure.legend(handles, [textwrap.shorten(name, 48) for name in labels], loc="outside upper center", ncols=columns)
-
-
-DEPTH_STYLES = ((MODEL, "-"), ("#D55E00", "--"), ("#009E73", "-."))
-SYSTEM_STYLES = ((MODEL, "-"), ("#D55E00", "--"))
+    axis.plot([low, high], [low, high], "--", color=DARK, linewidth=0.9, label=label, zorder=1)
 
 
 def plot_strata(found: Evaluation) -> Figure:
@@ -390,7 +239,7 @@ def plot_strata(found: Evaluation) -> Figure:
     for axis, (name, title) in zip(
         axes, (("jsd", "JSD (nats)"), ("accuracy", "accuracy"), ("macro_f1", "macro-F1")), strict=True
     ):
-        for system, colour, marker, shift in (("model", MODEL, "o", -0.13), ("marginal", MARGINAL, "D", 0.13)):
+        for system, colour, marker, shift in (("model", BLUE, "o", -0.13), ("marginal", ORANGE, "D", 0.13)):
             told = [found.at(f"{name}_{stratum.key}", system) for stratum in shown]
             x = [place[stratum.key] + shift for stratum in shown]
             _dots(axis, x, told, colour, marker, system)
@@ -405,10 +254,10 @@ def plot_strata(found: Evaluation) -> Figure:
 
 
 def plot_speaker_recall(per_speaker: pd.DataFrame) -> Figure:
-    """Share of speakers whose n-best UAR exceeds any level: paUAR-75 and paUAR-50 are read off at .75 and .50.
+    """Share of speakers whose n-best UAR exceeds each level; at .75 and .50 it is paUAR-75 and paUAR-50.
 
     Args:
-        per_speaker: One row a speaker, columns "uar_1_best" ...
+        per_speaker: One row per speaker, columns "uar_1_best" ...
     """
     figure = Figure(figsize=(5.6, 3.9), layout="constrained")
     axis = figure.subplots()
@@ -420,8 +269,8 @@ def plot_speaker_recall(per_speaker: pd.DataFrame) -> Figure:
         x = np.concatenate([[0], recall, [1]])
         axis.step(x, np.append(above, above[-1]), where="post", color=colour, linestyle=dashes, label=f"{n}-best")
     for level in LEVELS:
-        axis.axvline(level / 100, color=VOTES, linestyle=":", linewidth=0.9)
-        axis.text(level / 100, 104, f".{level}", ha="center", va="bottom", color=VOTES, fontsize=8)
+        axis.axvline(level / 100, color=DARK, linestyle=":", linewidth=0.9)
+        axis.text(level / 100, 104, f".{level}", ha="center", va="bottom", color=DARK, fontsize=8)
     axis.set(xlabel="a speaker's average recall (UAR)", ylabel="speakers above it (%)", xlim=(0, 1.01), ylim=(0, 103))
     axis.grid(color=GRID, linewidth=0.7)
     legend(figure, axis, 3)
@@ -465,7 +314,7 @@ def plot_equivalence(told: Equivalence, names: Sequence[str]) -> Figure:
     """The loss of k raters against k, and each system's loss as a line that crosses it.
 
     Args:
-        told: What `rater_equivalence` found.
+        told: The result of `rater_equivalence`.
         names: The systems to show.
     """
     figure = Figure(figsize=(5.6, 4.1), layout="constrained")
@@ -474,14 +323,14 @@ def plot_equivalence(told: Equivalence, names: Sequence[str]) -> Figure:
     curve = np.array([entry["value"] for entry in told.curve])
     if told.curve[0]["low"] is not None:
         low, high = (np.array([entry[end] for entry in told.curve]) for end in ("low", "high"))
-        axis.fill_between(k, low, high, color=VOTES, alpha=0.12, linewidth=0)
+        axis.fill_between(k, low, high, color=DARK, alpha=0.12, linewidth=0)
     marker = "o" if largest <= 20 else ""
-    axis.plot(k, curve, color=VOTES, marker=marker, markersize=4, linewidth=1.3, label="k raters")
-    axis.plot(0, curve[0], "D", color=MARGINAL, markersize=6, label="marginal (no rater)", zorder=4)
+    axis.plot(k, curve, color=DARK, marker=marker, markersize=4, linewidth=1.3, label="k raters")
+    axis.plot(0, curve[0], "D", color=ORANGE, markersize=6, label="marginal (no rater)", zorder=4)
     for name, (colour, dashes) in zip(names, SYSTEM_STYLES, strict=False):
         loss, worth = told.systems[name]["loss"], told.systems[name]["worth"]
         axis.axhline(
-            loss["value"], color=colour, linestyle=dashes, linewidth=1.4, label=f" {short(name)}: {_short(worth)}"
+            loss["value"], color=colour, linestyle=dashes, linewidth=1.4, label=f" {short(name)}: {_worth_range(worth)}"
         )
         if loss["low"] is not None:
             axis.axhspan(loss["low"], loss["high"], color=colour, alpha=0.13, linewidth=0)
@@ -503,7 +352,7 @@ def plot_equivalence(told: Equivalence, names: Sequence[str]) -> Figure:
 def _dots(
     axis: Axes, x: Sequence[float], told: Sequence[Mapping[str, Any]], colour: str, marker: str, label: str
 ) -> None:
-    """Values with their intervals, where there are any."""
+    """Values, and intervals if there are any."""
     y = np.array([np.nan if entry["value"] is None else entry["value"] for entry in told])
     for at, entry in zip(x, told, strict=True):
         if entry["low"] is not None:
@@ -511,15 +360,12 @@ def _dots(
     axis.plot(x, y, marker, color=colour, markersize=5, label=label)
 
 
-def _short(worth: Mapping[str, Any]) -> str:
+def _worth_range(worth: Mapping[str, Any]) -> str:
     return f"worth {worth['text'].split(' (')[0]} raters"
 
 
-OTHER = "#D55E00"
-
-
 def plot_differences(found: Evaluation, measures: Sequence[str]) -> Figure:
-    """Differences of two systems with intervals, turned so that right is better for the first.
+    """Differences of two systems with intervals, oriented so that right is better for the first.
 
     Per cents are drawn as shares. Measures without a better direction are left out.
 
@@ -533,7 +379,7 @@ def plot_differences(found: Evaluation, measures: Sequence[str]) -> Figure:
     figure = Figure(figsize=(7.0, 1.5 + 0.3 * len(shown)), layout="constrained")
     axis = figure.subplots()
     axis.axvline(0, color=FAINT, linewidth=1, zorder=0)
-    sides = {a: (MODEL, "o"), b: (OTHER, "s"), "": (VOTES, "D")}
+    sides = {a: (BLUE, "o"), b: (VERMILION, "s"), "": (DARK, "D")}
     labels = {a: f" {short(a)} better", b: f" {short(b)} better", "": "undecided"}
     for row, (one, difference, better) in enumerate(shown):
         sign = (1 if one["better"] == "higher" else -1) / (100 if one["unit"] == "%" else 1)
@@ -552,20 +398,20 @@ def plot_differences(found: Evaluation, measures: Sequence[str]) -> Figure:
 
 
 def plot_speaker_pairs(a: np.ndarray, b: np.ndarray, names: tuple[str, str]) -> Figure:
-    """Mean JSD of both runs for each speaker, a speaker a point.
+    """Mean JSD of both runs for each speaker, one point per speaker.
 
     Args:
         a: Mean JSD of the first run `(S,)`, nats.
-        b: Of the second `(S,)`.
-        names: What the runs are called.
+        b: Mean JSD of the second run `(S,)`, nats.
+        names: Names of the runs.
     """
     figure = Figure(figsize=(4.4, 4.6), layout="constrained")
     axis = figure.subplots()
     both = np.concatenate([a, b])
     margin = 0.08 * (both.max() - both.min()) + 1e-3
     low, high = both.min() - margin, both.max() + margin
-    axis.plot([low, high], [low, high], "--", color=VOTES, linewidth=0.9, label="equal", zorder=1)
-    axis.plot(a, b, "o", color=MODEL, markersize=5, alpha=0.7, markeredgewidth=0, label="speaker")
+    axis.plot([low, high], [low, high], "--", color=DARK, linewidth=0.9, label="equal", zorder=1)
+    axis.plot(a, b, "o", color=BLUE, markersize=5, alpha=0.7, markeredgewidth=0, label="speaker")
     axis.set(xlabel=f"JSD of {short(names[0])} (nats)", ylabel=f"JSD of {short(names[1])} (nats)")
     axis.set(xlim=(low, high), ylim=(low, high))
     axis.set_title(f"{short(names[0])} better for {int((a < b).sum()):,} of {len(a):,} speakers")
@@ -591,7 +437,7 @@ _ARROWS = {"lower": "   \u2190 better", "higher": "   better \u2192", "": ""}
 
 
 def plot_crossval(found: Evaluation) -> Figure:
-    """Six measures, a row a system: mean over repeats with its 95 % interval, each repeat, and the marginal as a line."""
+    """Six measures, one row per system: mean over repeats with its 95 % interval, each repeat, and the marginal as a line."""
     names = found.systems
     figure = Figure(figsize=(8.4, 2.4 + 0.5 * len(names)), layout="constrained")
     axes = figure.subplots(2, 3, sharey=True)
@@ -608,7 +454,7 @@ def _panel(axis: Axes, found: Evaluation, measure: str) -> None:
     """One measure of all systems."""
     marginal = found.at(measure, "marginal")
     if marginal is not None and marginal["value"] is not None:
-        axis.axvline(marginal["value"], color=MARGINAL, linestyle="--", linewidth=1.2, label="marginal", zorder=1)
+        axis.axvline(marginal["value"], color=ORANGE, linestyle="--", linewidth=1.2, label="marginal", zorder=1)
     for row, name in enumerate(found.systems):
         one = found.at(measure, name)
         first = row == 0
@@ -617,19 +463,19 @@ def _panel(axis: Axes, found: Evaluation, measure: str) -> None:
             values,
             [row + 0.22] * len(values),
             "|",
-            color=VOTES,
+            color=DARK,
             alpha=0.5,
             markersize=6,
             label="each repeat" if first else None,
         )
         if one["low"] is not None:
-            axis.hlines(row, one["low"], one["high"], color=MODEL, linewidth=1.6)
+            axis.hlines(row, one["low"], one["high"], color=BLUE, linewidth=1.6)
         if one["value"] is not None:
             axis.plot(
                 one["value"],
                 row,
                 "o",
-                color=MODEL,
+                color=BLUE,
                 markersize=5,
                 label="mean of repeats, 95 % interval" if first else None,
             )
@@ -639,7 +485,7 @@ def _panel(axis: Axes, found: Evaluation, measure: str) -> None:
 
 
 def plot_conditions(conditions: Sequence[str], jsd: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """JSD of each condition with its interval, beside those of clean clips and of the marginal.
+    """JSD of each condition with its interval, and lines for clean clips and the marginal.
 
     Args:
         conditions: Names, clean first.
@@ -648,12 +494,12 @@ def plot_conditions(conditions: Sequence[str], jsd: Mapping[str, Mapping[str, An
     figure = Figure(figsize=(6.0, 1.3 + 0.32 * len(conditions)), layout="constrained")
     axis = figure.subplots()
     axis.axvline(jsd[conditions[0]]["value"], color=FAINT, linewidth=1, label=conditions[0], zorder=0)
-    axis.axvline(jsd["marginal"]["value"], color=MARGINAL, linestyle="--", linewidth=1.2, label="marginal", zorder=0)
+    axis.axvline(jsd["marginal"]["value"], color=ORANGE, linestyle="--", linewidth=1.2, label="marginal", zorder=0)
     for row, name in enumerate(conditions):
         one = jsd[name]
         if one["low"] is not None:
-            axis.hlines(row, one["low"], one["high"], color=MODEL, linewidth=1.5)
-        axis.plot(one["value"], row, "o", color=MODEL, markersize=5.5, label=None if row else "model")
+            axis.hlines(row, one["low"], one["high"], color=BLUE, linewidth=1.5)
+        axis.plot(one["value"], row, "o", color=BLUE, markersize=5.5, label=None if row else "model")
     axis.set_yticks(range(len(conditions)), conditions)
     axis.set_ylim(len(conditions) - 0.4, -0.6)
     axis.set_xlim(left=0)

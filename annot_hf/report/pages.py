@@ -1,4 +1,4 @@
-"""How a report gets into files: figures, Markdown, self-contained HTML, strict JSON; hostile names stay text."""
+"""Write a report to files: figures, Markdown, self-contained HTML, strict JSON; names are escaped."""
 
 import base64
 import json
@@ -17,17 +17,18 @@ from matplotlib.figure import Figure
 
 from annot_hf.data.corpus import check_own, replace_file
 from annot_hf.data.yaml_text import printable
-from annot_hf.report.figures import number_key, readable, save_figure
+from annot_hf.report.style import number_key, readable, save_figure
 from annot_hf.report.tables import Table, markdown_safe
 
 DPI = 160
 
-Figures = Mapping[str, tuple[Callable[[], Figure], str]]  # name -> what draws it, and its caption
+# Name -> function that draws the figure, and caption.
+Figures = Mapping[str, tuple[Callable[[], Figure], str]]
 
 
 @dataclass(frozen=True)
 class Section:
-    """Tables and the figures that belong to them."""
+    """Tables and their figures."""
 
     tables: Sequence[Table] = ()
     figures: Figures = field(default_factory=dict)
@@ -47,20 +48,20 @@ def write_pages(
     """Write report.json, report.md, report.html, items.csv and plots/*.png; those of an earlier report are removed first.
 
     Args:
-        folder: Where; made if need be.
+        folder: Folder to write; created if necessary.
         title: Heading.
         summary: Paragraph on top.
         sections: Tables and figures, in order.
-        notes: How to read the numbers, a sentence or two each.
+        notes: How to read the numbers, one or two sentences each.
         details: Facts on the run, for the last table.
-        data: What report.json holds, besides title, summary, details and the list of plots.
-        per_item: What items.csv holds.
+        data: Contents of report.json, besides title, summary, details and the list of plots.
+        per_item: Contents of items.csv.
 
     Returns:
         Paths by name: json, markdown, html, csv and every figure.
 
     Raises:
-        ValueError: The folder holds files of these names that are not an earlier report's.
+        ValueError: The folder holds files with these names that are not from an earlier report.
     """
     folder = Path(folder)
     plots = [f"plots/{name}.png" for section in sections for name in section.figures]
@@ -123,9 +124,9 @@ def write_markdown(
         title: Heading.
         summary: Paragraph on top.
         tables: The tables, in order.
-        notes: How to read the numbers, a sentence or two each.
+        notes: How to read the numbers, one or two sentences each.
         details: Facts for the last table.
-        figure: Name of a figure beside the page, and its caption; it follows the first table.
+        figure: Name of a figure in the same folder, and its caption; it follows the first table.
 
     Returns:
         The path.
@@ -151,7 +152,7 @@ def _texts(details: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def render(template: str, page: Mapping[str, Any]) -> str:
-    """A template of the package, filled; in HTML every text is escaped."""
+    """Render a template of the package; in HTML every text is escaped."""
     environment = Environment(
         loader=PackageLoader("annot_hf"),
         autoescape=lambda name: name is not None and ".html" in name,
@@ -166,9 +167,9 @@ def render(template: str, page: Mapping[str, Any]) -> str:
 
 
 def csv_safe(cell: Any) -> Any:
-    """A cell that no spreadsheet takes for a formula: an apostrophe goes before = + - @ and before tabs and line breaks.
+    """A cell that no spreadsheet reads as a formula: an apostrophe precedes = + - @, tabs and line breaks.
 
-    Spaces, invisible characters and full-width forms do not hide a sign: programs that import the file strip or fold them.
+    This includes signs after spaces or invisible characters and full-width forms, which importing programs strip or fold.
     """
     if not isinstance(cell, str):
         return cell
@@ -178,7 +179,7 @@ def csv_safe(cell: Any) -> Any:
 
 
 def plain(value: Any) -> Any:
-    """Values that strict JSON holds: NumPy becomes Python, and what is not finite becomes null."""
+    """Values for strict JSON: NumPy types become Python types, and non-finite numbers become null."""
     if isinstance(value, Mapping):
         return {str(key): plain(entry) for key, entry in value.items()}
     if isinstance(value, np.ndarray | np.generic):

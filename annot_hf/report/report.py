@@ -1,11 +1,4 @@
-"""A report of one run: report.json, report.md, a self-contained report.html, items.csv and plots/*.png.
-
-A breakdown as sections of a report: the tables, and the figures with their captions.
-
-Acoustic conditions as a section of a report: two tables and a plot.
-
-A report of two runs side by side: report.json, report.md, report.html, items.csv and plots/*.png.
-"""
+"""Reports of one run, or of two runs: report.json, report.md, a self-contained report.html, items.csv and plots/*.png."""
 
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -24,11 +17,8 @@ from annot_hf.evaluation.alignment import examples, groups_of, items_by_name
 from annot_hf.evaluation.evaluate import MARGINAL, Evaluation, by_condition, evaluate
 from annot_hf.evaluation.raters import recovered_bias
 from annot_hf.report import figures as plots, tables
-from annot_hf.report.figures import (
-    plot_conditions,
-    plot_equivalence,
-)
-from annot_hf.report.pages import Figures, Section, csv_safe, write_pages
+from annot_hf.report.pages import Figures, Section, write_pages
+from annot_hf.report.style import short
 from annot_hf.report.tables import (
     ARROWS,
     Cell,
@@ -40,7 +30,6 @@ from annot_hf.report.tables import (
     disagreement_table,
     head_cell,
     interval,
-    markdown_safe,
     measure_cell,
     number,
     rater_table,
@@ -52,17 +41,15 @@ from annot_hf.report.tables import (
 if TYPE_CHECKING:
     from annot_hf.data.simulate import Truth
 
-__all__ = ["Report", "build_report", "csv_safe", "items_by_name", "groups_of", "markdown_safe"]
-
 
 @dataclass(frozen=True)
 class Report:
-    """What `build_report` or `build_comparison` wrote.
+    """The result of `build_report` or `build_comparison`.
 
     Attributes:
-        folder: Where it lies.
+        folder: Where the files are.
         title: Its heading.
-        summary: The paragraph on top, with the headline.
+        summary: The paragraph on top, with the main result.
         evaluation: All numbers.
         files: Paths of json, markdown, html, csv and of each plot, by name.
     """
@@ -91,28 +78,28 @@ def build_report(
     groups: Sequence[str] | None = None,
     conditions: Mapping[str, Predictions] | None = None,
 ) -> Report:
-    """Score predictions against the votes and write everything a reader needs into one folder.
+    """Score predictions against the votes and write the report into one folder.
 
     Args:
-        predictions: What the model says.
-        targets: What the votes say.
-        out: Folder to write; made if need be.
+        predictions: Predictions of the model.
+        targets: Targets of the items.
+        out: Folder to write; created if necessary.
         title: Heading of the report.
-        items: Table with a column `item` and, if known, `speaker` (intervals resample speakers, or items when all are
+        items: Table with a column `item` and, if known, `speaker` (intervals resample speakers, or items if all are
             null) and `split`.
         marginal: Distribution of the training votes `(K,)`, the baseline.
-        votes: The votes behind the targets, for a table of the raters' agreement on the evaluated items, and for what
-            these votes alone tell of the raters' biases.
-        truth: Truth of a simulated corpus (`read_truth`), to see which biases of raters were recovered.
+        votes: The votes behind the targets, for the agreement of the raters on the evaluated items and their biases without a
+            model.
+        truth: Truth of a simulated corpus (`read_truth`), to compare recovered with true biases of raters.
         notes: Further facts on the run to print at the end.
         n_resamples: Bootstrap resamples.
         seed: Seed of the resampling.
-        on_missing: "error" or "exclude"; see `score`.
-        groups: Columns of `items` by which speakers are told apart; `sex` and `gender`, if there, when None.
+        on_missing: "error" or "exclude"; see `evaluate`.
+        groups: Columns of `items` that group speakers; when None, `sex` and `gender` if they exist.
         conditions: Predictions of the same model for the same clips under acoustic conditions; see `read_conditions`.
 
     Raises:
-        ValueError: The inputs do not fit together.
+        ValueError: The inputs do not match.
     """
     about = None if items is None else items_by_name(items)
     options = {
@@ -140,7 +127,7 @@ def build_report(
         robust = evaluate(by_condition(predictions, conditions), targets, parts=("items",), **options)
 
     excluded = _excluded(found, targets, votes)
-    summary = f"{predictions.caution} {_summary(found, about, excluded)}".lstrip()
+    summary = f"{predictions.caution} {_report_summary(found, about, excluded)}".lstrip()
     figures = _figures(found, predictions, biases)
     shown = [score_table(found), *rater_table(found), *class_table(found, predictions.is_scale)]
     shown += scale_table(found) + disagreement_table(found) + agreement_table(agreed) + bias_table(biases)
@@ -186,8 +173,8 @@ def _excluded(found: Evaluation, targets: Targets, votes: VoteTable | None) -> d
     return {reason: count for reason, count in reasons.items() if count}
 
 
-def _summary(found: Evaluation, about: pd.DataFrame | None, excluded: Mapping[str, int]) -> str:
-    """What was evaluated on what, what was left out, and the headline with its interval."""
+def _report_summary(found: Evaluation, about: pd.DataFrame | None, excluded: Mapping[str, int]) -> str:
+    """What was evaluated, what was left out, and the main result with its interval."""
     targets, counts = found.reference.targets, found.counts
     names = " and ".join(f"\u201c{question.name}\u201d" for question in targets.questions)
     kind = f"{len(targets.support)} {'grid cells' if targets.questions[0].is_scale else 'labels'}"
@@ -230,7 +217,7 @@ def _summary(found: Evaluation, about: pd.DataFrame | None, excluded: Mapping[st
         return text + next(note for note in found.notes if note.startswith("No intervals"))
     text += f"The difference in divergence, model - marginal, is {interval(difference, 3, ' nats')}"
     if low <= 0 <= high:
-        return text + ": the data do not tell the model from the marginal."
+        return text + ": the data do not show a difference between the model and the marginal."
     return text + "." if high < 0 else text + ": the model is worse than the marginal."
 
 
@@ -239,14 +226,14 @@ def _many(count: float, noun: str) -> str:
 
 
 def _figures(found: Evaluation, predictions: Predictions, biases: dict[str, dict[str, Any]] | None) -> Figures:
-    """Every figure that the data allow: what draws it, and its caption."""
+    """All figures that the data allow: functions that draw them, and captions."""
     targets, q, table = found.reference.targets, found.reference.q, found.per_item
     p, base = found.probs, found.reference.marginal
     names = [question.name for question in targets.questions]
     grid = names if len(names) == 2 else ()
     rows, ranks = _examples(table["jsd"].to_numpy())
     titles = [
-        f"{rank} JSD: {table['jsd'][row]:.3f} nats\n{plots.short(table['item'][row], 28)}\n"
+        f"{rank} JSD: {table['jsd'][row]:.3f} nats\n{short(table['item'][row], 28)}\n"
         f"{_many(table['votes'][row], 'vote')}"
         for row, rank in zip(rows, ranks, strict=True)
     ]
@@ -301,7 +288,7 @@ def _figures(found: Evaluation, predictions: Predictions, biases: dict[str, dict
 
 
 def _examples(divergence: np.ndarray) -> tuple[list[int], list[str]]:
-    """Rows of the lowest, median and highest values, each row once, and what to call them."""
+    """Rows of the lowest, median and highest values, each row once, and their names."""
     order = np.argsort(divergence, kind="stable")
     if len(order) < 3:
         return order.tolist(), ["only"] if len(order) == 1 else ["lowest", "highest"]
@@ -312,8 +299,8 @@ def breakdown_sections(found: Evaluation, reliability: Figures) -> list[Section]
     """Sections on disagreement, ranks and speakers, calibration and confusion, and the worth in raters.
 
     Args:
-        found: Of a lone system on a category question.
-        reliability: The calibration plot, to stand beside the calibration error.
+        found: Evaluation of a single system on a category question.
+        reliability: The calibration plot, for the section on the calibration error.
     """
     strata = {
         "strata": (
@@ -332,8 +319,8 @@ def breakdown_sections(found: Evaluation, reliability: Figures) -> list[Section]
     confusion = {
         "confusion": (
             lambda: plots.plot_confusion(found.support, found.confusion),
-            "What raters and model say about the items that each label wins: mean distribution of the votes and of the "
-            "predictions, each row summing to 1.",
+            "Raters and model on the items that each label wins: mean distribution of the votes and of the predictions; each "
+            "row sums to 1.",
         )
     }
     sections = [
@@ -345,7 +332,7 @@ def breakdown_sections(found: Evaluation, reliability: Figures) -> list[Section]
     if found.equivalence is not None:
         curve = {
             "equivalence": (
-                lambda: plot_equivalence(found.equivalence, found.systems),
+                lambda: plots.plot_equivalence(found.equivalence, found.systems),
                 "How many raters the model is worth: error of k raters, and of the model, in forecasting one more rater's "
                 "vote on the same items; bands are 95 % intervals.",
             )
@@ -355,7 +342,7 @@ def breakdown_sections(found: Evaluation, reliability: Figures) -> list[Section]
 
 
 def robustness_section(found: Evaluation) -> Section:
-    """Scores under each condition, their differences to clean, and JSD drawn for every condition."""
+    """Scores under each condition, differences to clean clips, and a plot of the JSD."""
     scales = [f"ccc_{question.name}" for question in found.reference.targets.questions]
     names = [name for name in ("jsd", "gap_closed", "accuracy", "uar") if name in found]
     if found.reference.targets.questions[0].is_scale:
@@ -373,7 +360,7 @@ def robustness_section(found: Evaluation) -> Section:
     jsd = {system: found.at("jsd", system) for system in (*found.systems, MARGINAL)}
     figures = {
         "conditions": (
-            lambda: plot_conditions(found.systems, jsd),
+            lambda: plots.plot_conditions(found.systems, jsd),
             "Mean divergence from the votes under each acoustic condition, with 95 % intervals; the lines are the model on "
             "clean clips and the marginal.",
         )
@@ -383,18 +370,19 @@ def robustness_section(found: Evaluation) -> Section:
 
 def _note(found: Evaluation) -> str:
     return (
-        "The same clips altered before the model hears them, against the same votes. noise: white Gaussian noise at a "
-        "signal-to-noise ratio (dB). reverb: a room that decays by 60 dB in so many seconds, heard at the critical distance. "
-        "telephone: 8 kHz, 300 to 3400 Hz, G.711 mu-law. mp3: LAME at so many kbit/s. In brackets: 95 % intervals. The "
+        "The same clips, altered before the model reads them, against the same votes. noise: white Gaussian noise at a "
+        "signal-to-noise ratio (dB). reverb: a room that decays by 60 dB in this time (s), at the critical distance. "
+        "telephone: 8 kHz, 300 to 3400 Hz, G.711 mu-law. mp3: LAME at this rate (kbit/s). In brackets: 95 % intervals. The "
         f"marginal is {found.reference.baseline}."
     )
 
 
 _VERDICTS = (
-    "A run is called better when the 95 % interval of the difference leaves out 0. With many measures, some do so by "
-    "chance: one in twenty of those without a difference. What another seed would change in training is not in the intervals."
+    "A run is called better if the 95 % interval of the difference excludes 0. With many measures, some do so by chance: one "
+    "in twenty of those without a difference. The intervals do not cover the variation between training seeds."
 )
-_PARTS = (  # title of a table, and how the names of its measures begin
+# Title of a table, and the prefixes of its measures.
+_PARTS = (
     ("By how much the raters disagree", ("jsd_t", "accuracy_t", "macro_f1_t")),
     ("Among the most probable labels", ("accuracy_", "uar_")),
     ("Speaker by speaker", ("pauar",)),
@@ -419,27 +407,27 @@ def build_comparison(
     on_missing: str = "error",
     groups: Sequence[str] | None = None,
 ) -> Report:
-    """Compare two runs and write everything a reader needs into one folder.
+    """Compare two runs and write the report into one folder.
 
     Args:
-        predictions_a: What one run says.
-        predictions_b: What the other says about exactly the same items.
-        targets: What the votes say.
-        out: Folder to write; made if need be.
+        predictions_a: Predictions of one run.
+        predictions_b: Predictions of the other run for the same items.
+        targets: Targets of the items.
+        out: Folder to write; created if necessary.
         title: Heading of the report.
-        names: What to call the runs.
-        items: Table with a column `item` and, if known, `speaker` (intervals resample speakers, or items when all
-            are null) and metadata.
+        names: Names of the runs.
+        items: Table with a column `item` and, if known, `speaker` (intervals resample speakers, or items if all are null)
+            and metadata.
         marginal: Distribution of the training votes `(K,)`, the baseline.
         votes: The votes behind the targets, for rater equivalence.
         notes: Further facts to print at the end.
         n_resamples: Bootstrap resamples.
         seed: Seed of the resampling.
-        on_missing: "error" or "exclude"; see `compare`.
+        on_missing: "error" or "exclude"; see `evaluate`.
         groups: Columns of `items` by which speakers are told apart; `sex` and `gender`, if there, when None.
 
     Raises:
-        ValueError: The runs cover different items, or the inputs do not fit together.
+        ValueError: The runs cover different items, or the inputs do not match.
     """
     about = None if items is None else items_by_name(items)
     a, b = names
@@ -485,7 +473,7 @@ def _sections(found: Evaluation) -> list[Section]:
     forest = {
         "differences": (
             lambda: plots.plot_differences(found, over_items),
-            f"Differences between the runs with 95 % intervals, turned so that right is better for {a}.",
+            f"Differences between the runs with 95 % intervals, oriented so that right is better for {a}.",
         )
     }
     if found.counts["speakers"] > 1:
@@ -499,21 +487,23 @@ def _sections(found: Evaluation) -> list[Section]:
         f"the difference {a} \u2212 {b} lies. The marginal is {found.reference.baseline}."
     )
     names = [name for name in found.parts["items"] if name != "vote_entropy"]
-    sections = [Section([_table("Differences over all items", names, found, note)], forest)]
+    sections = [Section([_comparison_table("Differences over all items", names, found, note)], forest)]
     if found.parts["raters"]:
-        sections.append(Section([_table("Predicted answers of single raters", found.parts["raters"], found)]))
+        sections.append(
+            Section([_comparison_table("Predicted answers of single raters", found.parts["raters"], found)])
+        )
     left = [name for name in found.parts["categories"] if "_best_min" not in name and "_present_" not in name]
     for title, starts in _PARTS:
         part = [name for name in left if name.startswith(starts) and found.measured(name).better]
         left = [name for name in left if name not in part]
         if part:
-            sections.append(Section([_table(title, part, found)]))
+            sections.append(Section([_comparison_table(title, part, found)]))
     if found.equivalence is not None:
         sections.append(Section([_worth_table(found)], _worth_figure(found)))
     return sections
 
 
-def _table(title: str, names: Iterable[str], found: Evaluation, note: str = "") -> Table:
+def _comparison_table(title: str, names: Iterable[str], found: Evaluation, note: str = "") -> Table:
     a, b = found.systems
     rows = [
         (
@@ -550,7 +540,7 @@ def _worth_table(found: Evaluation) -> Table:
 def _worth_figure(found: Evaluation) -> Figures:
     return {
         "equivalence": (
-            lambda: plot_equivalence(found.equivalence, found.systems),
+            lambda: plots.plot_equivalence(found.equivalence, found.systems),
             "Error of k raters, and of the runs, in forecasting one more rater's vote on the same items; bands are 95 % "
             "intervals.",
         )
@@ -558,7 +548,7 @@ def _worth_figure(found: Evaluation) -> Figures:
 
 
 def _comparison_summary(found: Evaluation) -> str:
-    """What was compared on what, and the headline with its interval."""
+    """What was compared, and the main result with its interval."""
     (a, b), counts, difference = found.systems, found.counts, found.difference("jsd", *found.systems)
     asked = " and ".join(f"\u201c{question.name}\u201d" for question in found.reference.targets.questions)
     spoken = f"{counts['speakers']:,} speakers" if counts["speakers"] != 1 else "1 speaker"
@@ -574,8 +564,8 @@ def _comparison_summary(found: Evaluation) -> str:
     if difference["low"] is None:
         return text + next((note for note in found.notes if note.startswith("No intervals")), "")
     better = found.better("jsd", a, b)
-    better = f"{better} is better" if better else "the data do not tell the runs apart"
-    # JSD in bits is JSD in another unit, and the entropy of the votes is no measure of a run.
+    better = f"{better} is better" if better else "the data do not show a difference between the runs"
+    # JSD in bits is JSD in another unit, and the entropy of the votes does not depend on the run.
     verdicts = [found.better(name, a, b) for name in found.parts["items"] if name not in ("jsd_bits", "vote_entropy")]
     return text + (
         f"By this measure {better}. Of {len(verdicts)} measures over all items {a} is better in {verdicts.count(a)}, {b} in "

@@ -1,4 +1,4 @@
-"""What a saturation analysis says: how many synthetic votes are enough, what they are worth, where they agree with people."""
+"""The page of a saturation analysis: how many synthetic votes are enough, their worth, and where they agree with people."""
 
 import json
 import math
@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from annot_hf.data.corpus import check_own
-from annot_hf.evaluation.saturation import Curve, Finding, HeldOut
-from annot_hf.evaluation.synthetic import ALL, NOTE, PERSON, SYNTHETIC, TITLES, SyntheticAgreement
-from annot_hf.report.figures import GRID, MARGINAL, MODEL, VOTES, save_figure
+from annot_hf.evaluation.saturation import Curve, HeldOut, SaturationFinding
+from annot_hf.evaluation.synthetic_agreement import AGREEMENT_MEASURES, ALL, NOTE, PERSON, SYNTHETIC, SyntheticAgreement
 from annot_hf.report.pages import plain, write_markdown
+from annot_hf.report.style import BLUE, DARK, GRID, ORANGE, save_figure
 from annot_hf.report.tables import ARROWS, Cell, Table, number, value_cell
 
 FILES = ("saturation.json", "saturation.md", "saturation.png")
@@ -24,23 +24,23 @@ FILES = ("saturation.json", "saturation.md", "saturation.png")
 
 @dataclass(frozen=True, eq=False)
 class Saturation:
-    """What `measure_saturation` found.
+    """The result of `measure_saturation`.
 
     Attributes:
-        curve: Of synthetic votes, from all human votes of an item.
-        ideal: Of votes drawn from the human distribution itself.
-        finding: What the curve says.
-        ideal_finding: What the ideal curve would say.
-        held_out: Synthetic and human votes against people held out; None where there are too few people.
-        agreement: Agreement by ambiguity; None where no item has two people.
+        curve: Divergence of synthetic votes from all human votes of an item.
+        ideal: Divergence of votes drawn from the human distribution itself.
+        finding: The number of votes that the curve suggests.
+        ideal_finding: The number of votes that the ideal curve suggests.
+        held_out: Synthetic and human votes compared with held-out people; None with too few people.
+        agreement: Agreement by ambiguity; None if no item has votes of two people.
         counts: Items behind the curve, and items left out by reason.
         about: Corpus, question, splits, annotations, resamples and seed.
     """
 
     curve: Curve
     ideal: Curve
-    finding: Finding
-    ideal_finding: Finding
+    finding: SaturationFinding
+    ideal_finding: SaturationFinding
     held_out: HeldOut | None
     agreement: SyntheticAgreement | None
     counts: dict[str, int]
@@ -50,23 +50,23 @@ class Saturation:
     def summary(self) -> str:
         """The findings in a few sentences."""
         votes, said = len(self.curve.mean), self.ideal_finding.suggested
-        ideal = f"the same rule says {said}" if said else "the same rule says none"
+        ideal = f"the same rule suggests {said}" if said else "the same rule suggests none"
         parts = [
             self.finding.text,
-            f"Of votes drawn from the human distribution itself {ideal}: their curve falls from {self.ideal.mean[0]:.4f} to "
-            f"{self.ideal.mean[-1]:.4f} nats by the number of votes alone.",
+            f"For votes drawn from the human distribution itself {ideal}: their curve falls from {self.ideal.mean[0]:.4f} to "
+            f"{self.ideal.mean[-1]:.4f} nats only because of the number of votes.",
         ]
         if self.held_out is not None:
             parts.append(
-                f"Against people held out, {votes} synthetic votes are worth this many other people: "
+                f"Compared with held-out people, {votes} synthetic votes are worth this many other people: "
                 f"{self.held_out.worth['text']}."
             )
         else:
-            parts.append("Too few items have two people or more, so what people reach against each other is not known.")
+            parts.append("Too few items have votes of two or more people, so the divergence among people is not known.")
         return " ".join(parts)
 
     def tables(self) -> list[Table]:
-        """The curves, a row an n, and the agreement by ambiguity."""
+        """The curves, one row per n, and the agreement by ambiguity."""
         held = self.held_out
         columns = ("Votes", "Synthetic (nats)", "(bits)", "Fit (nats)", "Ideal (nats)")
         columns += ("Held out: synthetic", "Held out: people") if held else ()
@@ -118,10 +118,10 @@ class Saturation:
         )
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write saturation.json, saturation.md and saturation.png; gives the folder.
+        """Write saturation.json, saturation.md and saturation.png; returns the folder.
 
         Raises:
-            ValueError: The folder holds files of these names that are not of an earlier call.
+            ValueError: The folder holds files with these names that are not from an earlier call.
         """
         folder = Path(folder)
         check_own(folder, FILES, marker=FILES[0], keys=("counts", "curve", "ideal"))
@@ -136,36 +136,36 @@ class Saturation:
             tables=self.tables(),
             notes=self._notes(),
             details=self.about | self.counts,
-            figure=(FILES[2], "Mean divergence after n votes an item; bands are 95 % intervals."),
+            figure=(FILES[2], "Mean divergence after n votes per item; bands are 95 % intervals."),
         )
         return folder
 
     def _notes(self) -> list[str]:
         count, about = len(self.curve.mean), self.about
         notes = [
-            f"{count} synthetic votes an item at most, which every item of the curve has; of each, n are drawn without "
+            f"{count} synthetic votes per item at most, which every item of the curve has; n of them are drawn without "
             f"replacement, {about['resamples']} times. The rule is that of arXiv 2601.14620: the first n whose fitted "
-            "divergence is within a tenth of the fall to where the fit ends.",
-            "A histogram of few votes lies far from every distribution, so that a curve falls whoever votes: the suggested n "
-            "tells when more votes of these annotators stop to help, not that they agree with people. The ideal curve is of "
-            "votes drawn from the human distribution itself; what lies above it is the annotators' own.",
+            "divergence is within a tenth of the fall from the asymptote.",
+            "A histogram of few votes is far from any distribution, so every curve falls: the suggested n shows when "
+            "more votes of these annotators stop helping, not that they agree with people. The ideal curve has votes drawn "
+            "from the human distribution itself; the distance to it is the annotators' error.",
         ]
         if self.held_out is not None:
             held = self.held_out
             notes.append(
-                f"Held out: {len(held.human.mean)} people an item are drawn, and all its others ({held.fewest} or more) are "
-                f"what both they and synthetic votes are held against, on {held.items:,} items. The reference is smaller than "
-                "all human votes, so these two curves compare with each other only."
+                f"Held out: {len(held.human.mean)} people per item are drawn; all its others ({held.fewest} or more) are "
+                f"the reference of both and of the synthetic votes, on {held.items:,} items. The reference is smaller than "
+                "all human votes, so these two curves are comparable only with each other."
             )
         unit = "speakers" if about["speakers"] else "items"
-        return [*notes, f"Intervals resample {unit}. JSD is the divergence, not its root; 1 bit is ln 2 nats."]
+        return [*notes, f"Intervals resample {unit}. JSD is the divergence, not its square root; 1 bit is ln 2 nats."]
 
 
 def synthetic_table(found: SyntheticAgreement) -> Table:
-    """A row a measure and whose votes it is of, a column a stratum."""
+    """One row per measure and kind of voter, one column per stratum."""
     rows = []
     for name, by_stratum in found.records.items():
-        title, unit, better = TITLES[name]
+        title, unit, better = AGREEMENT_MEASURES[name]
         for who in (SYNTHETIC, PERSON, "difference"):
             if who in by_stratum[ALL] and not (who == "difference" and better == ""):
                 cells = [value_cell(by_stratum[stratum][who], unit) for stratum in found.strata]
@@ -187,35 +187,35 @@ def _entropy_range(stratum: dict[str, Any]) -> str:
     return "items" if low is None else f"({low:.2f} to {high:.2f})"
 
 
-def plot_saturation(curve: Curve, ideal: Curve, finding: Finding, held_out: HeldOut | None) -> Figure:
-    """Divergence from all human votes with its fit and the ideal curve; beside it that from people held out, if it is there.
+def plot_saturation(curve: Curve, ideal: Curve, finding: SaturationFinding, held_out: HeldOut | None) -> Figure:
+    """Divergence from all human votes with its fit and the ideal curve, and, if given, divergence from held-out people.
 
     Args:
-        curve: Of the synthetic votes.
-        ideal: Of votes drawn from the human distribution itself.
-        finding: What the curve says.
-        held_out: Synthetic and human votes against people held out.
+        curve: Curve of the synthetic votes.
+        ideal: Curve of votes drawn from the human distribution itself.
+        finding: The number of votes that the curve suggests.
+        held_out: Synthetic and human votes compared with held-out people.
     """
     panels = 1 if held_out is None else 2
     figure = Figure(figsize=(4.6 * panels + 0.6, 3.9), layout="constrained")
     axes = figure.subplots(1, panels, squeeze=False)[0]
-    _line(axes[0], curve, MODEL, "o", "synthetic votes")
-    _line(axes[0], ideal, VOTES, "s", "drawn from the human votes")
+    _line(axes[0], curve, BLUE, "o", "synthetic votes")
+    _line(axes[0], ideal, DARK, "s", "drawn from the human votes")
     count = len(curve.mean)
     if finding.fit is not None:
         n = np.linspace(1, count, 200)
-        axes[0].plot(n, finding.fit.at(n), "--", color=MARGINAL, linewidth=1.4, label="exponential fit")
+        axes[0].plot(n, finding.fit.at(n), "--", color=ORANGE, linewidth=1.4, label="exponential fit")
     if finding.suggested is not None:
         axes[0].axvline(
-            finding.suggested, color=MARGINAL, linestyle=":", linewidth=1.2, label=f"suggested: {finding.suggested}"
+            finding.suggested, color=ORANGE, linestyle=":", linewidth=1.2, label=f"suggested: {finding.suggested}"
         )
     axes[0].set_title("from the distribution of all human votes")
     if held_out is not None:
-        _line(axes[1], held_out.synthetic, MODEL, "o", "synthetic votes")
-        _line(axes[1], held_out.human, VOTES, "D", "other people")
-        axes[1].set_title(f"from people held out, {held_out.fewest} or more an item")
+        _line(axes[1], held_out.synthetic, BLUE, "o", "synthetic votes")
+        _line(axes[1], held_out.human, DARK, "D", "other people")
+        axes[1].set_title(f"from people held out, {held_out.fewest} or more per item")
     for axis in axes:
-        axis.set(xlabel="votes an item", ylabel="mean JSD (nats)", ylim=(0, None))
+        axis.set(xlabel="votes per item", ylabel="mean JSD (nats)", ylim=(0, None))
         axis.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=11))
         axis.margins(x=0.03)
         axis.grid(color=GRID, linewidth=0.7)
@@ -233,6 +233,7 @@ def _line(axis: Axes, curve: Curve, colour: str, marker: str, label: str) -> Non
     if all(one.low is not None for one in found):
         low, high = ([getattr(one, end) for one in found] for end in ("low", "high"))
         axis.fill_between(n, low, high, color=colour, alpha=0.15, linewidth=0)
-        if len(found) == 1:  # a band of one point has no width
+        # A band of one point has no width.
+        if len(found) == 1:
             axis.vlines(n, low, high, color=colour, linewidth=1.2)
     axis.plot(n, curve.mean, marker, color=colour, markersize=4, linestyle="-", linewidth=0.8, label=label)

@@ -1,7 +1,4 @@
-"""The tables of a report as plain text cells; the templates escape and lay them out.
-
-The tables of a breakdown, in the order of the report; each says in its note how to read it.
-"""
+"""The tables of a report as plain text cells, with notes on how to read them; the templates escape and lay them out."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -9,17 +6,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from annot_hf.data.agreement import Agreement
-from annot_hf.data.folds import PARTS
+from annot_hf.data.corpus import SPLITS
 from annot_hf.evaluation.calibration import BINS
 from annot_hf.evaluation.evaluate import CONSENSUS, MARGINAL, MODEL, Evaluation, spread
 from annot_hf.evaluation.ranking import LEVELS, depths
-from annot_hf.evaluation.scales import KINDS
+from annot_hf.evaluation.scales import FITS
 from annot_hf.evaluation.strata import Stratum
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]|#~$!])")
 
 # Measure, heading, decimals: the columns of a results page.
-MAIN = (
+MAIN_COLUMNS = (
     ("gap_closed", "Gap closed (%)", 1),
     ("jsd", "JSD (nats)", 3),
     ("kl", "KLD (nats)", 3),
@@ -32,7 +29,7 @@ ENTROPIES = (
     ("entropy_correlation", "Entropies, r", 2),
     ("entropy_rank_correlation", "Entropies, rank r", 2),
 )
-BEHIND = (
+BEHIND_COLUMNS = (
     *ENTROPIES,
     ("jsd_thirds_low", "JSD, low entropy", 3),
     ("jsd_thirds_mid", "JSD, middle", 3),
@@ -42,16 +39,16 @@ BEHIND = (
     ("pauar75_1_best", "paUAR-75 (%)", 1),
     ("pauar50_1_best", "paUAR-50 (%)", 1),
 )
-TERTILES = tuple(
+TERTILE_COLUMNS = tuple(
     (f"{measure}_tertiles_{name}", f"{title}, {name} tertile", 3)
     for measure, title in (("jsd", "JSD"), ("accuracy", "Accuracy"))
     for name in ("low", "mid", "high")
 )
-LABELS = (*(column for column in MAIN if column[0] in ("accuracy", "macro_f1", "uar")), *ENTROPIES)
-DISTRIBUTIONS = (
-    *(column for column in MAIN if column[0] in ("jsd", "tvd", "kl")),
+LABEL_COLUMNS = (*(column for column in MAIN_COLUMNS if column[0] in ("accuracy", "macro_f1", "uar")), *ENTROPIES)
+DISTRIBUTION_COLUMNS = (
+    *(column for column in MAIN_COLUMNS if column[0] in ("jsd", "tvd", "kl")),
     ("cross_entropy", "Cross-entropy (nats)", 3),
-    *(column for column in MAIN if column[0] == "gap_closed"),
+    *(column for column in MAIN_COLUMNS if column[0] == "gap_closed"),
 )
 ARROWS = {"lower": "\u00a0\u2193", "higher": "\u00a0\u2191", "": ""}
 
@@ -71,7 +68,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Title, column heads, rows of cells (the first is the row's name) and a sentence below."""
+    """Title, column heads, rows of cells (the first is the row's name) and a note below."""
 
     title: str
     columns: tuple[str, ...]
@@ -88,17 +85,17 @@ def interval(entry: Mapping[str, Any], digits: int, unit: str) -> str:
 
 
 def number(value: float | None, digits: int) -> str:
-    """A number with a fixed count of decimals and a real minus sign; a dash where it is not defined."""
+    """A number with fixed decimals and a real minus sign; a dash if undefined."""
     return "\u2013" if value is None else f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "\u2212")
 
 
 def measure_cell(found: Evaluation, name: str, system: str = MODEL) -> Cell:
-    """A system's value of a measure over its interval; empty where it lacks the measure."""
+    """Value and interval of a measure of a system; empty if the system lacks it."""
     return value_cell(found.at(name, system), found.measured(name).unit)
 
 
 def difference_cell(found: Evaluation, name: str, one: str = MODEL, other: str = MARGINAL) -> Cell:
-    """A difference over its interval; empty where the two are not compared."""
+    """Difference of two systems and its interval; empty if they are not compared."""
     record = found[name]
     return value_cell(record["differences"].get(f"{one} - {other}"), record["unit"])
 
@@ -124,7 +121,7 @@ def score_table(found: Evaluation) -> Table:
 
 
 def rater_table(found: Evaluation) -> list[Table]:
-    """Measures over single answers of named raters; nothing when no vote of a named rater was predicted."""
+    """Measures over single answers of named raters; empty if no vote of a named rater was predicted."""
     if not found.parts["raters"]:
         return []
     rows = [
@@ -145,13 +142,8 @@ def rater_table(found: Evaluation) -> list[Table]:
     )
     if counts["rater_votes_repeated"]:
         note += (
-            f" {counts['rater_votes_repeated']:,} of the votes are further ones of a rater on an item: each is held against "
-            "the rater's one answer."
-        )
-    if counts["rater_votes_repeated"]:
-        note += (
-            f" {counts['rater_votes_repeated']:,} of the votes are further ones of a rater on an item: each is held against "
-            "the rater's one answer."
+            f" {counts['rater_votes_repeated']:,} of the votes are repeated votes of a rater on an item; each is compared "
+            "with the rater's one predicted answer."
         )
     columns = (
         "Measure",
@@ -165,7 +157,7 @@ def rater_table(found: Evaluation) -> list[Table]:
 
 
 def class_table(scores: Evaluation, grid: bool) -> list[Table]:
-    """Shares and F1 per label; a grid's cells are in its heat maps instead."""
+    """Shares and F1 per label; empty for a grid, which has heat maps instead."""
     if grid:
         return []
     columns = ("Label", "Votes", "Predicted", "Items won", "Items predicted", "Precision", "Recall", "F1")
@@ -183,7 +175,7 @@ def class_table(scores: Evaluation, grid: bool) -> list[Table]:
     ties = scores.counts["plurality_ties"]
     note = (
         "Votes, predicted: mean share over items. Items won: items whose plurality is the label; in "
-        f"{ties:,} of {scores.counts['n_evaluated']:,} items labels tie, and the first in the support wins."
+        f"{ties:,} of {scores.counts['n_evaluated']:,} items, labels tie and the first in the support wins."
     )
     return [Table("Label by label", columns, rows, note)]
 
@@ -200,7 +192,7 @@ def agreement_table(found: Sequence[Agreement]) -> list[Table]:
             Cell(number(one.alpha, 3), one.level),
             Cell(number(one.pairwise, 3)),
             Cell(number(one.fleiss_kappa, 3)),
-            Cell(number(one.cohen_kappa, 3), _pairs(one)),
+            Cell(number(one.cohen_kappa, 3), _pair_counts(one)),
             Cell(f"{one.pairable_items:,}", f"of {one.items:,}"),
             Cell(f"{one.votes:,}"),
             Cell(f"{one.annotators:,}"),
@@ -208,16 +200,15 @@ def agreement_table(found: Sequence[Agreement]) -> list[Table]:
         for one in found
     ]
     note = (
-        "Over items with at least two votes. Agreement and both kappas count equal answers only, also on scales. Cohen's "
-        "kappa is the mean over pairs of named raters weighted by the items they share, without pairs who share one item "
-        "or gave one and the same answer throughout; of a multi-select question, the mean over its labels as yes/no "
-        "questions."
+        "Over items with at least two votes. Agreement and both kappas count only equal answers, also on scales. Cohen's "
+        "kappa is the mean over pairs of named raters, weighted by the items they share, without pairs that share only one "
+        "item or always gave the same answer; for a multi-select question, it is the mean over its labels as yes/no questions."
     )
     return [Table("How far the raters agree", columns, rows, note)]
 
 
-def _pairs(one: Agreement) -> str:
-    """How many pairs of raters a kappa is from, such as "27 of 28 pairs"."""
+def _pair_counts(one: Agreement) -> str:
+    """The number of pairs of raters behind a kappa, such as "27 of 28 pairs"."""
     if not one.rater_pairs:
         return ""
     of = f" of {one.rater_pairs:,}" if one.undefined_pairs else ""
@@ -225,7 +216,7 @@ def _pairs(one: Agreement) -> str:
 
 
 def bias_table(found: Mapping[str, Mapping[str, Any]] | None) -> list[Table]:
-    """Correlation and slope of true and recovered biases of simulated raters, beside the votes' own."""
+    """Correlation and slope of true and recovered biases of simulated raters, from the model and from the votes alone."""
     if not found:
         return []
     rows = []
@@ -247,21 +238,21 @@ def bias_table(found: Mapping[str, Mapping[str, Any]] | None) -> list[Table]:
         )
     columns = ("Question", "Correlation", "Slope", "Raters", "Votes: correlation", "Votes: slope", "Votes: raters")
     note = (
-        "Pearson correlation between the simulated bias and the one that the model found, and slope of the found on the "
-        "simulated bias: 1 is its full size, less is shrunk towards 0. \u201cVotes\u201d is the simple baseline without a "
-        "model: the mean deviation of a rater's votes from the mean vote on the same evaluated items (of two votes or "
-        "more). Intervals resample raters."
+        "Pearson correlation between the simulated bias and the bias that the model found, and slope of the found on the "
+        "simulated bias: 1 is the full size, less is shrunk towards 0. \u201cVotes\u201d is the simple baseline without a "
+        "model: the mean deviation of a rater's votes from the mean vote on the same evaluated items (with two or more "
+        "votes). Intervals resample raters."
     )
     return [Table("Biases of raters recovered", columns, rows, note)]
 
 
 def head_cell(record: Mapping[str, Any]) -> Cell:
-    """Title of a measure with an arrow that says which way is better, and its unit."""
+    """Title of a measure with an arrow in the better direction, and its unit."""
     return Cell(record["title"] + ARROWS[record["better"]], record["unit"])
 
 
 def value_cell(entry: Mapping[str, Any] | None, unit: str | None = None) -> Cell:
-    """A value over its interval: one decimal for per cent, three otherwise."""
+    """A value and its interval: one decimal for per cent, three otherwise."""
     if entry is None:
         return Cell("")
     digits = 1 if (unit or entry.get("unit")) == "%" else 3
@@ -298,17 +289,19 @@ def strata_table(found: Evaluation) -> Table:
     note = (
         f"Entropy of an item's votes over ln {len(found.support)}, the entropy of {len(found.support)} equally frequent "
         "labels. Thirds cut its range, tertiles the items (equal entropies stay together). Macro-F1 averages over all "
-        f"{len(found.support)} labels; a label that is the plurality of no item of a group counts 0 there, and is left out "
+        f"{len(found.support)} labels; a label that is the plurality of no item of a group counts as 0 there, and is left out "
         "in the last column. "
     )
     note += (
-        f"Labels without such an item: {'; '.join(missing)}." if missing else "Every label has such an item in each."
+        f"Labels without such an item: {'; '.join(missing)}."
+        if missing
+        else "Every label has such an item in each group."
     )
     return Table("Results by how much the raters disagree", columns, rows, note)
 
 
 def n_best_table(found: Evaluation) -> list[Table]:
-    """Accuracy and recall when the n most probable labels count."""
+    """Accuracy and recall of the n most probable labels."""
     columns = ("Right if among the", "Accuracy \u2191", "of the marginal", "Average recall \u2191", "of the marginal")
     rows = []
     for n in depths(len(found.support)):
@@ -340,9 +333,9 @@ def speakers_table(found: Evaluation) -> list[Table]:
     labels = spread(found.per_speaker)["labels"]
     note = (
         "paUAR-75: per cent of speakers whose own average recall exceeds .75, over the labels that are the plurality of an "
-        f"item of that speaker (median {labels['median']:g} of {len(found.support)} labels, least {labels['min']:g}, most "
-        f"{labels['max']:g}); n-best as above. Below each group: speakers n, and median, least and most items of one. With "
-        "few items a speaker, recalls are rough and extreme shares likely."
+        f"item of that speaker (median {labels['median']:g} of {len(found.support)} labels, minimum {labels['min']:g}, "
+        f"maximum {labels['max']:g}); n-best as above. Below each group: speakers n, and median, minimum and maximum of their "
+        "items. With few items per speaker, recalls are rough and extreme shares likely."
     )
     return [Table("Speaker by speaker", columns, rows, note)]
 
@@ -363,15 +356,15 @@ def calibration_table(found: Evaluation) -> Table:
     ]
     note = (
         f"For a label: items in {BINS} equal bins of its probability; per bin the difference between mean probability and "
-        "mean share of votes, absolute, weighted by the items in the bin. Most probable label: the same with one label an "
-        "item. By chance: what these predictions would show if they were perfectly calibrated, from votes drawn from them. "
-        "Intervals keep the signs of the differences. The marginal is calibrated, yet tells no item from another."
+        "mean share of votes, absolute, weighted by the items in the bin. Most probable label: the same with one label per "
+        "item. By chance: the error of these predictions if they were perfectly calibrated, from votes drawn from them. "
+        "Intervals keep the signs of the differences. The marginal is calibrated, but the same for every item."
     )
     return Table("Calibration", columns, rows, note)
 
 
 def residual_table(found: Evaluation) -> list[Table]:
-    """Where the probability goes when raters chose the residual label."""
+    """Which labels get the probability when raters chose the residual label."""
     if found.residual is None or f"residual_{found.residual}" not in found:
         return []
     rows = [
@@ -386,8 +379,8 @@ def residual_table(found: Evaluation) -> list[Table]:
     ]
     columns = ("Label", "Predicted, %", "Votes on the same items, %", "Marginal, %")
     note = (
-        f"Mean over votes for \u201c{found.residual}\u201d: what the model predicts for the item, and what all raters of the "
-        "item said."
+        f"Mean over votes for \u201c{found.residual}\u201d: the model's prediction for the item, and the votes of all raters "
+        "of the item."
     )
     return [Table(f"Where votes for \u201c{found.residual}\u201d go", columns, rows, note)]
 
@@ -408,7 +401,7 @@ def equivalence_table(found: Evaluation) -> list[Table]:
     note = (
         "Cross-entropy (nats) of one held-out vote of an item under the histogram of k other votes of that item, exact over "
         f"all ways to choose them, and under the prediction. Histograms are smoothed by {told.alpha:.2g} pseudo-votes "
-        "spread like the marginal, the number that serves the raters best. All numbers are over the "
+        "distributed like the marginal, the number that is best for the raters. All numbers are over the "
         f"{told.items:,} items ({100 * told.share:.0f} %) with at least {largest + 1} votes; \u201c> {largest}\u201d is "
         "better than that many raters. (Resnick et al. 2021)"
     )
@@ -428,36 +421,38 @@ def _capital(text: str) -> str:
 
 
 def systems_tables(found: Evaluation) -> list[Table]:
-    """The tables of a results page: scores, what is behind them, and differences to the first system."""
+    """The tables of a results page: scores, details, and differences to the first system."""
     names = [*found.systems, MARGINAL]
-    tables = [_systems_table("Scores", found, MAIN, names)]
-    behind = [column for column in BEHIND if column[0] in found]
+    tables = [_systems_table("Scores", found, MAIN_COLUMNS, names)]
+    behind = [column for column in BEHIND_COLUMNS if column[0] in found]
     if behind:
-        tables.append(_systems_table("What is behind the scores", found, behind, names, worth=True))
-    tertiles = [column for column in TERTILES if column[0] in found]
+        tables.append(_systems_table("Details of the scores", found, behind, names, worth=True))
+    tertiles = [column for column in TERTILE_COLUMNS if column[0] in found]
     if tertiles:
         note = "Tertiles of the items by the entropy of their votes, ties kept together."
         tables.append(_systems_table("By ambiguity", found, tertiles, names, note=note))
     scales = [(name, found.measured(name).title, 3) for name in found.parts["scales"]]
     if scales:
         note = "Against mean ratings."
-        tables.append(_systems_table("Scales beside the distribution", found, scales, found.systems, note=note))
-    return [*tables, *_differences_table(found, MAIN)]
+        tables.append(_systems_table("Further scales", found, scales, found.systems, note=note))
+    return [*tables, *_differences_table(found, MAIN_COLUMNS)]
 
 
 def crossval_tables(found: Evaluation) -> list[Table]:
-    """The tables of a cross-validation, and how large its folds are."""
+    """The tables of a cross-validation, and the sizes of its folds."""
     names = [*found.systems, MARGINAL]
     tables = [
         _systems_table(title, found, columns, names)
-        for title, columns in (("Labels", LABELS), ("Distributions", DISTRIBUTIONS))
+        for title, columns in (("Labels", LABEL_COLUMNS), ("Distributions", DISTRIBUTION_COLUMNS))
     ]
-    tables += [table for columns in (LABELS, DISTRIBUTIONS) for table in _differences_table(found, columns)]
+    tables += [
+        table for columns in (LABEL_COLUMNS, DISTRIBUTION_COLUMNS) for table in _differences_table(found, columns)
+    ]
     unit, folds = found.counts["unit"], found.counts["folds"]
     counted = ("items",) if unit == "item" else ("items", "groups")
-    rows = [(Cell(part), *(Cell(_range([fold[part][what] for fold in folds])) for what in counted)) for part in PARTS]
+    rows = [(Cell(part), *(Cell(_range([fold[part][what] for fold in folds])) for what in counted)) for part in SPLITS]
     heads = ("Part of a fold", "Items", f"{unit.capitalize()}s")[: 1 + len(counted)]
-    return [*tables, Table("Sizes of the folds", heads, rows, "Least and most over all folds.")]
+    return [*tables, Table("Sizes of the folds", heads, rows, "Minimum and maximum over all folds.")]
 
 
 def _systems_table(
@@ -469,7 +464,7 @@ def _systems_table(
     worth: bool = False,
     note: str = "",
 ) -> Table:
-    """A row a system: values with intervals and deviations of `columns` (measure, heading, decimals), and its worth."""
+    """One row per system: values, intervals and deviations of `columns` (measure, heading, decimals), and its worth."""
     heads = [head + ARROWS[found.measured(name).better] for name, head, _ in columns]
     worth = worth and found.equivalence is not None
     rows = []
@@ -483,7 +478,7 @@ def _systems_table(
 
 
 def _differences_table(found: Evaluation, columns: Sequence[tuple[str, str, int]]) -> list[Table]:
-    """A row for each system but the first: its differences to the first, with their intervals."""
+    """One row per system but the first: its differences to the first, with intervals."""
     first, *others = found.systems
     if not others:
         return []
@@ -507,7 +502,7 @@ def _run_cell(entry: Mapping[str, Any] | None, digits: int) -> Cell:
 
 
 def fold_notes(found: Evaluation) -> list[str]:
-    """What some training parts of a cross-validation lack, in sentences."""
+    """Notes on labels and raters that the training parts of a cross-validation lack."""
     folds, repeats, said = found.counts["folds"], found.counts["runs"][found.systems[0]], []
     for key, text in (
         ("labels_without_votes", "has no vote"),
@@ -524,21 +519,21 @@ def fold_notes(found: Evaluation) -> list[str]:
     unseen = sum(fold["answers_of_raters_unseen"] for fold in folds)
     if unseen:
         said.append(
-            f"{unseen:,} answers to test items (over all repeats) are of raters who answered nothing in the training part of "
-            "the fold; as part of the distribution they count like any other."
+            f"{unseen:,} answers to test items (over all repeats) are by raters without answers in the training part of "
+            "the fold; they count in the distribution like any other."
         )
     for name, one in found.counts["rater answers"].items():
         if one["by consensus"]:
             said.append(
                 f"{name}: {one['by consensus']:,} of {one['answers']:,} predicted rater answers are those of the consensus "
-                "head, since the rater is not in the training part of the fold."
+                "head, because the rater is not in the training part of the fold."
             )
         elif one["answers"]:
             said.append(f"{name}: all {one['answers']:,} predicted rater answers are those of the rater's own head.")
     if found.counts["partitions"] < repeats:
         said.append(
-            f"The {repeats} repeats divide the items in {found.counts['partitions']} different ways only, because there are "
-            f"few {found.counts['unit']}s; the others differ in their seeds."
+            f"The {repeats} repeats divide the items in only {found.counts['partitions']} different ways, because there are "
+            f"few {found.counts['unit']}s; the other repeats differ in their seeds."
         )
     return said
 
@@ -549,13 +544,13 @@ def _range(values: Sequence[int]) -> str:
 
 
 def scale_table(found: Evaluation) -> list[Table]:
-    """One line a scale; nothing without any."""
+    """One row per scale; empty without scales."""
     if not found.scales:
         return []
     rows = [
         (
             Cell(one["question"]),
-            *(measure_cell(found, f"{kind}_{one['question']}") for kind in KINDS),
+            *(measure_cell(found, f"{kind}_{one['question']}") for kind in FITS),
             Cell(f"{number(100 * one['covered'], 1)} %"),
             Cell(f"{one['items']:,}"),
         )
@@ -567,7 +562,7 @@ def scale_table(found: Evaluation) -> list[Table]:
     )
     return [
         Table(
-            "Scales beside the distribution",
+            "Further scales",
             ("Scale", "CCC", "Pearson", "RMSE", "Within \u00b11.96 \u03c3", "Items"),
             rows,
             note,
@@ -576,18 +571,18 @@ def scale_table(found: Evaluation) -> list[Table]:
 
 
 def disagreement_table(found: Evaluation) -> list[Table]:
-    """One line; nothing without predictions of disagreement."""
+    """One row; empty without predicted disagreement."""
     told = found.disagreement
     if told is None:
         return []
-    cells = (measure_cell(found, f"disagreement_{kind}") for kind in KINDS)
+    cells = (measure_cell(found, f"disagreement_{kind}") for kind in FITS)
     note = (
         "Predicted against actual disagreement of the raters, over items with two votes or more: the entropy of the votes "
         "over ln K, the standard deviation of the answers on [\u22121, 1], or the variance of the votes summed over labels."
     )
     return [
         Table(
-            "Disagreement beside the distribution",
+            "Predicted disagreement",
             ("Disagreement", "CCC", "Pearson", "RMSE", "Items"),
             [(Cell(told["kind"]), *cells, Cell(f"{told['items']:,}"))],
             note,
@@ -596,6 +591,6 @@ def disagreement_table(found: Evaluation) -> list[Table]:
 
 
 def markdown_safe(text: object) -> str:
-    """Text that Markdown shows as it is: no markup, no HTML, no line break."""
+    """Text escaped for Markdown: no markup, no HTML, no line break."""
     line = " ".join(str(text).split()).replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
     return _MARKDOWN.sub(r"\\\1", line)

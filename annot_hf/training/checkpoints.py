@@ -1,7 +1,5 @@
 """What a run keeps in its folder: who works there, what the run is, and checkpoints, the last of them perhaps cut off."""
 
-import functools
-import hashlib
 import json
 import logging
 import shutil
@@ -13,7 +11,6 @@ from typing import Any
 
 from accelerate import PartialState
 from filelock import SoftFileLock, Timeout
-from transformers import AutoConfig
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
@@ -23,7 +20,6 @@ from annot_hf.models.checks import read_object
 FACTS = "training.json"  # what a run says of itself; the last file that it writes into its model folder
 WEIGHTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, ADAPTER_SAFE_WEIGHTS_NAME)
 
-_CHECKPOINT = (".safetensors", ".bin", ".json", ".txt", ".model")  # what a checkpoint computes depends on
 _LOCK = "training.lock"
 _PATIENCE = 1.0  # seconds to look at the lock of another process, whose death does not always show at once
 
@@ -68,33 +64,6 @@ def _lines(path: Path) -> list[str]:
         return path.read_text(encoding="utf-8", errors="replace").split()
     except OSError:
         return []
-
-
-def weights_digest(source: str, revision: str | None = None) -> str | None:
-    """What tells a pre-trained checkpoint from another in its place: a digest of its files, or its commit on the Hub.
-
-    None where there is none, which is said when it is read.
-    """
-    folder = Path(source)
-    if folder.is_dir():
-        digest = hashlib.sha256()
-        for path in sorted(path for path in folder.iterdir() if path.suffix in _CHECKPOINT and path.is_file()):
-            about = path.stat()  # the time of change cannot be set
-            digest.update(
-                f"{path.name} {_file_digest(path, about.st_ino, about.st_size, about.st_ctime_ns)}\n".encode()
-            )
-        return digest.hexdigest()
-    try:
-        return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)._commit_hash
-    except (OSError, ValueError):
-        return None
-
-
-@functools.lru_cache(maxsize=256)
-def _file_digest(path: Path, *version: int) -> str:
-    """SHA-256 of a file, computed once a process for each version of it."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:

@@ -191,13 +191,8 @@ def fill_shards(
 
 
 def _start_worker() -> None:
-    """One thread a process; and it ends with the process that started it, however that ends."""
+    """Use one thread, and exit when the process that started this one is gone, even if it was killed."""
     torch.set_num_threads(1)
-    end_with_parent()
-
-
-def end_with_parent() -> None:
-    """Let this process end when the one that started it is gone, killed even, instead of working on for nobody."""
     parent = multiprocessing.parent_process()
 
     def watch() -> None:

@@ -21,7 +21,7 @@ from annot_hf.models.configuration_annotator import AnnotatorConfig
 from annot_hf.models.configuration_seedbert import SeedBertConfig
 from annot_hf.models.losses import LOG_VARIANCE
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
-from annot_hf.training.checkpoints import weights_digest
+from annot_hf.models.trunks import weights_digest
 from annot_hf.training.collator import OpinionDataset, make_collator
 from annot_hf.training.inputs import corpus_inputs, read_inputs, read_together
 from annot_hf.training.outputs import load_model

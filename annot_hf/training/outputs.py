@@ -11,17 +11,16 @@ import torch
 from huggingface_hub import CommitOperationAdd, HfApi
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel
+from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
 
 import annot_hf.models
 from annot_hf.data.corpus import check_own
-from annot_hf.models.adapter_files import ADAPTERS, check_repository, find_adapters
 from annot_hf.models.checks import read_object, said
 from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.register import register_models
 from annot_hf.training.checkpoints import FACTS, checkpoints_of, read_facts
 from annot_hf.training.inputs import make_processor
-from annot_hf.training.lora import load_library, load_lora, save_lora
 from annot_hf.training.recipe import ELSEWHERE, Run
 
 STARTED = "started.json"
@@ -35,6 +34,7 @@ _MODEL_FILES = (
     "model.safetensors",
     "model-*-of-*.safetensors",
     "model.safetensors.index.json",
+    ADAPTER_SAFE_WEIGHTS_NAME,
     "preprocessor_config.json",
     "processor_config.json",
     "chat_template.jinja",
@@ -71,7 +71,7 @@ def check_model_folder(folder: Path) -> None:
     if not folder.exists():
         return
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else [folder.name]
-    allowed = (*_MODEL_FILES, ADAPTERS) if isinstance(_json(folder / FACTS), dict) else ()
+    allowed = _MODEL_FILES if isinstance(_json(folder / FACTS), dict) else ()
     foreign = [name for name in names if not any(fnmatch(name, pattern) for pattern in allowed)]
     if foreign:
         raise ValueError(
@@ -122,7 +122,6 @@ def open_repository(run: Run) -> str:
                 f"The repository {name} is public; set hub_private_repo to false if its model may be, or name another."
             )
         api.create_repo(name, private=private, exist_ok=True)
-        check_repository(name, "whole weights", revision=asked.hub_revision)
         return name
     except ValueError:
         raise
@@ -188,11 +187,8 @@ def save_model(
     check_model_folder(folder)
     fresh = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(fresh, ignore_errors=True)
-    if hasattr(model, "get_base_model"):
-        save_lora(model, fresh, processor=processor, weights=weights)
-    else:
-        model.save_pretrained(fresh, state_dict=weights)
-        processor.save_pretrained(fresh)
+    model.save_pretrained(fresh, state_dict=weights)
+    processor.save_pretrained(fresh)
     (fresh / FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)
@@ -203,10 +199,10 @@ def load_model(
 ) -> tuple[OpinionPreTrainedModel | DistributionQwen2Audio, Any, dict[str, Any]]:
     """A checkpoint folder's model, its processor and the facts of its training (empty if it has none).
 
-    A folder of adapters is read onto the checkpoint that they were trained on.
+    Adapters are put on the base that they name.
 
     Raises:
-        ValueError: The folder holds no checkpoint of this package, or adapters whose checkpoint is not there.
+        ValueError: The folder holds no checkpoint of this package, or adapters whose base is not there.
     """
     register_models()
     folder = Path(folder)
@@ -218,19 +214,11 @@ def load_model(
         AutoConfig.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # of many kinds: it may say anything
         raise ValueError(f"{path} cannot be read ({said(error)}); restore the checkpoint.") from error
-    adapters = find_adapters(folder)
-    if adapters is not None:
-        load_library()
     try:
         model, info = AutoModel.from_pretrained(
             folder, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True
         )
     except (OSError, SafetensorError) as error:
-        if adapters is not None:
-            raise ValueError(
-                f"{folder} holds adapters for {adapters.base}, which cannot be read, or cannot be read itself ("
-                f"{said(error)}); restore what is missing."
-            ) from error
         raise ValueError(f"{folder} holds no readable safetensors ({said(error)}); restore the checkpoint.") from error
     except (TypeError, AttributeError, LookupError, ArithmeticError) as error:
         raise ValueError(f"{path} makes no model ({said(error)}); restore the checkpoint.") from error
@@ -245,31 +233,3 @@ def load_model(
     facts = read_facts(folder)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     return model.eval(), make_processor(model.config.trunk_config, folder), facts
-
-
-def merge_lora(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
-    """A checkpoint folder of whole weights from one of adapters, for publishing: it needs neither `peft` nor the base.
-
-    Merged weights are rounded to the precision of those the adapters sit on; in bfloat16, predictions move a little.
-
-    Args:
-        folder: `output_dir`/model of a run with adapters.
-        out: Folder to write, of about the size of the base checkpoint.
-
-    Returns:
-        `out`.
-
-    Raises:
-        ValueError: `folder` holds no adapters, or not all of them, or `out` is there already.
-    """
-    from annot_hf.training.checkpoints import read_facts
-    from annot_hf.training.inputs import make_processor
-
-    pass
-
-    folder, out = Path(folder), Path(out)
-    if out.exists():
-        raise ValueError(f"{out} is there already; name another folder, or remove it.")
-    model = load_lora(folder).merge_and_unload()
-    save_model(model, make_processor(model.config, folder), read_facts(folder), out)
-    return out

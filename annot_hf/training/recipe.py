@@ -28,7 +28,7 @@ from annot_hf.data.conditions import Perturbation
 from annot_hf.data.dime import Partners, TextRule
 from annot_hf.data.export import ExportedCorpus
 from annot_hf.data.questions import nearest
-from annot_hf.data.synthetic import read_facts
+from annot_hf.data.synthetic import read_annotation_facts
 from annot_hf.data.targets import MajorityOf, Ties
 from annot_hf.data.yaml_text import SECRET, read_yaml
 from annot_hf.models.configuration_annotator import AnnotatorConfig
@@ -37,8 +37,7 @@ from annot_hf.models.configuration_distribution_qwen2_audio import DistributionQ
 from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.configuration_opinion import SupportConfig
 from annot_hf.models.configuration_seedbert import SeedBertConfig
-from annot_hf.models.trunks import WEIGHTED
-from annot_hf.training.checkpoints import weights_digest
+from annot_hf.models.trunks import WEIGHTED, weights_digest
 from annot_hf.training.schedules import CURRICULA, NEWBOB, EntropyCurriculum, StagedLearning
 
 LOG_MEL = "log-mel"  # the trunk that needs no checkpoint
@@ -54,7 +53,7 @@ def parameters_of(config: type) -> dict[str, Any]:
         "kwargs",
         "trunk_config",
         "lalm_config",
-        "lalm_digest",
+        "adapted_from",
         "questions",
         "scale_questions",
         "auxiliary_questions",
@@ -179,14 +178,13 @@ def check_members(recipe: "Recipe", options: Mapping[str, Any], where: str) -> N
     members = options.get("members", SeedBertConfig().members) if recipe.model == "seedbert" else None
     kind = "model is " + recipe.model if members is None else "members is " + members
     unset = {entry.name: entry.default for entry in dataclasses.fields(recipe)}
-    for name in ("members_differ", "member_jobs"):
-        if members != "independent" and getattr(recipe, name) != unset[name]:
-            raise ValueError(
-                f"{where}: {name} is {getattr(recipe, name)!r} and {kind}, but it is for independent members of a seedbert "
-                f"model; remove {name}, or set model to seedbert and members to independent."
-            )
-    for name in ("lora_layers", "lora_rank", "lora_alpha"):
-        if members != "lora" and recipe.model != LALM and name in options:
+    if members != "independent" and recipe.members_differ != unset["members_differ"]:
+        raise ValueError(
+            f"{where}: members_differ is {recipe.members_differ!r} and {kind}, but it is for independent members of a "
+            "seedbert model; remove members_differ, or set model to seedbert and members to independent."
+        )
+    for name in ("lora_layers", "lora_rank", "lora_alpha", "lora_dropout"):
+        if members is not None and (members != "lora" or name == "lora_dropout") and name in options:
             raise ValueError(
                 f"{where}: {name} is {options[name]!r} and {kind}, but only members lora have adapters; remove {name} (of "
                 "the packaged recipes only seedbert-lora sets any), or set members to lora."
@@ -267,7 +265,7 @@ def check_training(recipe: "Recipe", training: "TrainingArguments", where: str) 
         )
 
 
-def check_lalm(recipe: "Recipe", options: Mapping[str, Any], training: "TrainingArguments", where: str) -> None:
+def check_lalm(recipe: "Recipe", where: str) -> None:
     """An audio-language model starts from a checkpoint, hears so long, and is no trunk with heads on it."""
     if recipe.model != LALM:
         return
@@ -287,16 +285,32 @@ def check_lalm(recipe: "Recipe", options: Mapping[str, Any], training: "Training
             f"{where}: augment_features is trunk, and model {LALM} has none that encodes clips; set it to published, or to a "
             "file."
         )
-    if training.push_to_hub and options.get("lora_rank", 1):
-        raise ValueError(
-            f"{where}: push_to_hub is true, and checkpoints with adapters are no folders for the Hub; remove it, and upload "
-            "output_dir/model when the run has ended."
-        )
     if recipe.max_seconds > LALM_SECONDS:
         raise ValueError(
             f"{where}: max_seconds is {recipe.max_seconds:g}, and a Qwen2-Audio hears {LALM_SECONDS} s; set max_seconds to as "
             "much at most."
         )
+
+
+def check_lora(recipe: "Recipe", options: Mapping[str, Any], training: "TrainingArguments", where: str) -> None:
+    """Adapters sit on a pre-trained trunk, whose own weights stay as they are."""
+    idle = [name for name in ("lora_alpha", "lora_dropout") if name in options and "lora_rank" not in options]
+    if recipe.model == "seedbert":
+        return
+    if idle and recipe.model != LALM:
+        raise ValueError(f"{where}: {idle[0]} is set, and there is no lora_rank; set lora_rank, or remove {idle[0]}.")
+    rules = {
+        "trunk is log-mel": (recipe.trunk == LOG_MEL, "set trunk to a pre-trained one"),
+        "freeze_trunk is true": (options.get("freeze_trunk"), "remove freeze_trunk"),
+        "unfreeze_epochs is set": (recipe.unfreeze_epochs, "remove unfreeze_epochs"),
+        "push_to_hub is true, and the base that adapters name is a folder of this machine": (
+            training.push_to_hub and Path(recipe.trunk).is_dir(),
+            "set trunk to a Hub id, or upload what merge_lora writes",
+        ),
+    }
+    for found, (holds, fix) in rules.items():
+        if holds and options.get("lora_rank", 8 if recipe.model == LALM else 0):
+            raise ValueError(f"{where}: lora_rank is set and {found}; {fix}, or set lora_rank to 0.")
 
 
 def check_frozen(recipe: "Recipe", options: Mapping[str, Any], where: str) -> None:
@@ -345,7 +359,7 @@ def check_annotations(recipe: "Recipe", where: str) -> None:
             "distribution, or votes to human."
         )
     try:
-        read_facts(recipe.annotations)  # a wrong folder shows before anything is trained
+        read_annotation_facts(recipe.annotations)  # a wrong folder shows before anything is trained
     except ValueError as error:
         raise ValueError(f"{where}: annotations: {error}") from None
 
@@ -430,7 +444,6 @@ ELSEWHERE = {  # keys that say where things lie and what is logged, and not what
     "corpus",
     "features",
     "member_folder",
-    "member_jobs",
     "output_dir",
     "report_to",
     "run_name",
@@ -535,7 +548,6 @@ class Recipe:
         members_differ: What independent members of a seedbert model differ in: "init", the fresh weights alone
             (arXiv 2211.13196), or "all", the order of the items and the dropout too: a deep ensemble.
         member_folder: Where they are kept; `output_dir`/members when empty. Ensembles that name one folder share members.
-        member_jobs: How many are trained at a time, each in a process of its own; one a CUDA device when 0.
     """
 
     corpus: str = ""
@@ -583,7 +595,6 @@ class Recipe:
     head_seed: int | None = None
     members_differ: str = "init"
     member_folder: str = ""
-    member_jobs: int = 0
 
     def __post_init__(self) -> None:
         choices = {
@@ -621,10 +632,6 @@ class Recipe:
         if self.early_stopping_patience < 0:
             raise ValueError(
                 f"early_stopping_patience is {self.early_stopping_patience}; it counts validation passes, and 0 is never."
-            )
-        if self.member_jobs < 0:
-            raise ValueError(
-                f"member_jobs is {self.member_jobs}; it counts members trained at a time, and 0 is one a device."
             )
         for switch in ("curriculum", "newbob", "augment"):
             idle = [key for key, value in _defaults(switch).items() if getattr(self, key) != value]
@@ -712,7 +719,7 @@ class Run:
         if self.recipe.trunk != LOG_MEL:
             part["trunk"] = weights_digest(self.recipe.trunk, self.options.get("lalm_revision"))
         if self.recipe.kind_of_votes != "human":
-            part["annotations"] = read_facts(self.recipe.annotations)["votes_sha256"]
+            part["annotations"] = read_annotation_facts(self.recipe.annotations)["votes_sha256"]
         # a layer may be named by a file, which may hold another one later
         layer = {"trunk_layer": self.options["trunk_layer"]} if "trunk_layer" in self.values else {}
         said = {"recipe": self.values | layer, "corpus_digest": corpus.digest} | part
@@ -855,7 +862,8 @@ def make_run(values: Mapping[str, Any], *, where: str = "recipe") -> Run:
     if training.eval_strategy == "no" and (recipe.newbob or recipe.early_stopping_patience):
         watching = "newbob" if recipe.newbob else "early_stopping_patience"
         raise ValueError(f"{where}: {watching} watches validation passes, and eval_strategy is no; set it to epoch.")
-    check_lalm(recipe, parts["options"], training, where)
+    check_lalm(recipe, where)
+    check_lora(recipe, parts["options"], training, where)
     check_training(recipe, training, where)
     check_members(recipe, parts["options"], where)
     check_options(config, recipe, parts["options"], parts["trunk_options"], where)

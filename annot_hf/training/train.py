@@ -391,12 +391,18 @@ def build_model(
         options["auxiliary_questions"] = [question.to_dict() for question in auxiliary]
     if run.recipe.model == "annotator":
         options["annotators"] = _annotators(targets)
+    adapted = run.recipe.model != "seedbert" and options.get("lora_rank", model_class.config_class().lora_rank) > 0
     if run.recipe.model == LALM:
-        model = _build_lalm(run, options)
+        # only weights that stay as they are may be bfloat16
+        dtype = torch.bfloat16 if adapted and run.training.bf16 else torch.float32
+        revision = options.pop("lalm_revision", None)
+        model = DistributionQwen2Audio.from_lalm(run.recipe.trunk, revision=revision, dtype=dtype, **options)
     elif run.recipe.trunk == LOG_MEL:
         model = model_class(model_class.config_class(trunk_config=LogMelConfig(**run.trunk_options), **options))
     else:
         model = model_class.from_trunk(run.recipe.trunk, **options)
+    if adapted:
+        model = add_lora(model)
     if model.config.support != targets.support:
         raise ValueError(f"The model's support {model.config.support} is not that of the targets {targets.support}.")
     if run.recipe.head_seed is not None:  # what comes now, dropout and all, is that of the other seed
@@ -406,15 +412,6 @@ def build_model(
         model.config.trunk_config, run.recipe.trunk, max_tokens=run.recipe.max_tokens, revision=revision
     )
     return model, processor
-
-
-def _build_lalm(run: Run, options: dict[str, Any]) -> Any:
-    """An audio-language model, with adapters if the recipe has any; only weights that stay as they are may be bfloat16."""
-    adapted = options.get("lora_rank", DistributionQwen2Audio.config_class().lora_rank) > 0
-    dtype = torch.bfloat16 if adapted and run.training.bf16 else torch.float32
-    revision = options.pop("lalm_revision", None)
-    model = DistributionQwen2Audio.from_lalm(run.recipe.trunk, revision=revision, dtype=dtype, **options)
-    return add_lora(model) if adapted else model
 
 
 def options_from(run: Run, targets: Targets) -> dict[str, Any]:

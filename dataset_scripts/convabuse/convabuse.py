@@ -1,8 +1,8 @@
-"""ConvAbuse: turns of people who talk to chatbots, each rated by some of eight named raters for how abusive it is.
+"""ConvAbuse: turns of people who talk to chatbots, each rated by some of eight named raters for abuse.
 
-The file has one row a response. A turn is what five fields say together (conversation, the two turns before, the agent's
-turn, the user's turn). The severity is one answer that stands in two questions: `severity`, an ordinal scale from 1 (not
-abusive) down to -3 (very strongly abusive), and `severity_class`, the same five as labels.
+The file has one row per response. Five fields together identify a turn (conversation, the two previous turns, the agent's
+turn, the user's turn). The severity answers two questions: `severity`, an ordinal scale from 1 (not abusive) down to -3 (very
+strongly abusive), and `severity_class`, the same five values as labels.
 """
 
 import hashlib
@@ -29,12 +29,13 @@ FLAGS = {
     "target": ("generalised", "individual", "system"),
     "direction": ("explicit", "implicit"),
 }
-NOTHING = "_"  # upstream's sign for a turn that is not there
+# Upstream marks an absent turn with this.
+NOTHING = "_"
 FILE = "ConvAbuseEMNLPfull.csv"
 
 
 class ConvAbuse(VoteCorpus):
-    """Reader of the full release, one row a response, plain or gzip."""
+    """Reader of the full release, one row per response, plain or gzip."""
 
     name = "convabuse"
     version = "1.0.0"
@@ -53,7 +54,7 @@ class ConvAbuse(VoteCorpus):
     default_questions = ("severity_class",)
 
     def read_items(self) -> pd.DataFrame:
-        """One row a turn; `text` is the user's turn and then, line by line, what came before it, the latest first."""
+        """One row per turn; `text` is the user's turn and then, line by line, the previous turns, the latest first."""
         turns = self._responses.drop_duplicates("item").reset_index(drop=True)
         items = turns[["item", "bot", *KEY[1:]]].rename(columns={"user": "turn"})
         items.insert(1, "conversation", turns["conv_id"])
@@ -66,7 +67,7 @@ class ConvAbuse(VoteCorpus):
         return items.assign(split=split_by_group(items["conversation"]))
 
     def read_votes(self) -> VoteTable:
-        """The severity as a class and as a number, and what kind of abuse a rater saw in a turn found abusive."""
+        """The severity as a class and as a number, and the kind of abuse in turns found abusive."""
         table = self._responses
         flags = table[[f"is_abuse.{level}" for level in SEVERITIES]].to_numpy() == "1"
         rated = flags.sum(axis=1) == 1
@@ -101,7 +102,7 @@ class ConvAbuse(VoteCorpus):
         )
 
     def _note_repeats(self, table: pd.DataFrame, level: np.ndarray) -> None:
-        """Note the turns that raters were shown again, to see whether they agree with themselves."""
+        """Note the turns that raters saw again, a test of their consistency."""
         first = table.assign(level=level).groupby(["item", "annotator_id"])["level"].transform("first")
         repeated = table.duplicated(["item", "annotator_id"])
         self.note("responses of a rater to a turn rated before, kept", int(repeated.sum()))
@@ -124,13 +125,13 @@ class ConvAbuse(VoteCorpus):
 
 
 def item_name(*key: str) -> str:
-    """Conversation and ten hexadecimal digits that stand for the five fields, so that a turn's name is always the same."""
+    """The conversation and ten hexadecimal digits of a digest of the five fields, so that the name of a turn is stable."""
     digest = hashlib.sha256("\x1f".join(key).encode()).hexdigest()
     return f"{key[0]}-{digest[:10]}"
 
 
 def render(prev_agent: str, prev_user: str, agent: str, user: str) -> str:
-    r"""The turn with its context, the latest turn first, so that what a model cuts off is the oldest.
+    r"""The turn with its context, the latest turn first, so that truncation removes the oldest.
 
     Example:
         >>> render("_", "hi", "Hello. Who are you?", "nobody")

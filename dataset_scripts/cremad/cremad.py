@@ -1,9 +1,9 @@
 """CREMA-D: 91 actors, 12 sentences, 6 acted emotions; crowd votes on the voice, the face and both together.
 
-`processedResults/tabulatedVotes.csv` holds vote counts of anonymous raters, the leading digit of its row key says what
-they perceived. `finishedResponses.csv` holds the responses of named raters, and those are already in the counts (but
-for a few that upstream dropped before counting): adding them would count raters twice, so they answer questions of
-their own, `voice_responses` and so on, with the intensity they gave in `voice_level` and so on.
+`processedResults/tabulatedVotes.csv` holds vote counts of anonymous raters; the first digit of its row key is the modality.
+`finishedResponses.csv` holds the responses of named raters. The counts already include them (except a few that upstream
+dropped before counting), so adding both would count raters twice. Therefore the responses have their own questions,
+`voice_responses` and so on, with the intensity in `voice_level` and so on.
 """
 
 import re
@@ -70,7 +70,7 @@ class CremaD(VoteCorpus):
     default_questions = ("voice",)
 
     def read_items(self) -> pd.DataFrame:
-        """One row a clip of the tables or of the audio folders."""
+        """One row per clip of the tables or of the audio folders."""
         clips = sorted({*self._counts["clip"], *self._responses["clip"], *self._audio})
         parts = [CLIP.fullmatch(clip).groups() for clip in clips]
         items = pd.DataFrame(parts, columns=["speaker", "sentence", "acted", "level"])
@@ -90,11 +90,12 @@ class CremaD(VoteCorpus):
         return items
 
     def read_votes(self) -> VoteTable:
-        """Anonymous votes from the counts, and the responses of named raters to questions of their own."""
+        """Anonymous votes from the counts, and the responses of named raters as separate questions."""
         tables = []
         for modality, rows in self._counts.groupby("modality", sort=False):
             question = next(question for question in self.questions if question.name == modality)
-            counts = rows[list(EMOTIONS)].to_numpy()  # letters, in the order of the labels
+            # Letters, in the order of the labels.
+            counts = rows[list(EMOTIONS)].to_numpy()
             tables.append(VoteTable.from_counts(question, rows["clip"], counts, source="tabulatedVotes"))
         for answer, column in (("responses", "emotion"), ("level", "level")):
             if len(self._responses):
@@ -114,7 +115,7 @@ class CremaD(VoteCorpus):
         return VoteTable.concat(tables)
 
     def split_of(self, items: pd.DataFrame) -> pd.Series:
-        """By actor: 1043-1048 validation, 1049-1060 test, others train, so that parts of the corpus share a test set."""
+        """By actor: 1043-1048 validation, 1049-1060 test, others train, so that any part of the corpus has the same split."""
         actor = items["speaker"].astype(int)
         split = np.select([actor.between(1043, 1048), actor.between(1049, 1060)], ["validation", "test"], "train")
         return pd.Series(split, index=items.index)
@@ -151,7 +152,7 @@ class CremaD(VoteCorpus):
 
     @cached_property
     def _responses(self) -> pd.DataFrame:
-        """Columns clip, modality, localid, emotion and level, one row a response; empty without the file."""
+        """Columns clip, modality, localid, emotion and level, one row per response; empty without the file."""
         path = self.label_file("finishedResponses.csv", "finishedResponses_subset.csv", required=False)
         if path is None:
             return pd.DataFrame({"clip": []}, dtype=str)
@@ -166,15 +167,17 @@ class CremaD(VoteCorpus):
 
     @cached_property
     def _audio(self) -> dict[str, str]:
-        """Clip name to relative path of its audio, from the first folder that has it."""
+        """Clip name -> relative path of its audio, from the first folder that has it."""
         found: dict[str, str] = {}
         odd, respelt, aside = [], [], []
         for folder, suffix in AUDIO_FOLDERS.items():
             paths = [path for path in (self.root / folder).glob("*") if path.suffix.lower() == suffix]
             clips: dict[str, str] = {}
             for path in sorted(
-                paths, key=lambda path: (path.stem != canonical(path.stem), path.name)
-            ):  # exact names first
+                paths,
+                key=lambda path: (path.stem != canonical(path.stem), path.name),
+                # Exact names first.
+            ):
                 clip = canonical(path.stem)
                 if not CLIP.fullmatch(clip):
                     odd.append(path.name)
@@ -190,7 +193,7 @@ class CremaD(VoteCorpus):
         return found
 
     def _name_clips(self, table: pd.DataFrame, column: str, what: str, votes: pd.Series) -> pd.DataFrame:
-        """Add the column `clip`; rows whose name is no clip name are left out and noted, with the votes of each."""
+        """Add the column `clip`; rows without a valid clip name are left out and noted with their votes."""
         names = pd.Series({name: canonical(name) for name in table[column].unique()}, dtype=str)
         table["clip"] = table[column].map(names)
         table["respelt"] = table["clip"] != table[column]
@@ -204,7 +207,7 @@ class CremaD(VoteCorpus):
 
 
 def _read(path: Path, columns: Sequence[str]) -> pd.DataFrame:
-    """The named columns of a CSV file as text, and as `key` the first other one, which upstream leaves unnamed."""
+    """The named columns of a CSV file as text, and as `key` the first other one, which has no name upstream."""
     table = csv_frame(path, columns, further=True).drop(columns="row")
     table = table.apply(lambda column: column.str.strip())
     return table[list(columns)].assign(key=table.iloc[:, -1 if len(table.columns) == len(columns) else len(columns)])

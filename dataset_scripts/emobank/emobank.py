@@ -1,8 +1,8 @@
-"""EmoBank: sentences with valence, arousal and dominance, rated by readers for what they feel and for the writer.
+"""EmoBank: sentences rated for valence, arousal and dominance of the reader and of the writer.
 
-Every rating is a whole number from 1 to 5, by raters without names. It answers a scale question, `reader_valence` and so
-on, and a category question with the labels 1 to 5, `reader_valence_class` and so on, because models of categories and
-models of scales read different questions. Both hold the same ratings: nobody may add them up.
+Every rating is a whole number from 1 to 5, by an anonymous rater. It answers a scale question, `reader_valence` and so on,
+and a category question with the labels 1 to 5, `reader_valence_class` and so on, because models of categories and of scales
+need different questions. Both hold the same ratings, so do not add them up.
 """
 
 from functools import cached_property
@@ -45,7 +45,7 @@ class EmoBank(VoteCorpus):
     default_questions = ("reader_valence_class",)
 
     def read_items(self) -> pd.DataFrame:
-        """One row a sentence of `raw`, with document and category of `meta` and the split of `emobank`."""
+        """One row per sentence of `raw`, with document and category of `meta` and the split of `emobank`."""
         raw, meta = self._sentences("raw", ["text"]), self._sentences("meta", ["document", "category", "subcategory"])
         meta = meta.reindex(raw.index).apply(lambda column: column.str.strip())
         items = pd.DataFrame({"item": raw.index, "text": raw["text"].to_numpy()})
@@ -66,7 +66,7 @@ class EmoBank(VoteCorpus):
         return items
 
     def read_votes(self) -> VoteTable:
-        """Each rating as an anonymous vote on a scale and, once more, on five classes."""
+        """Each rating as an anonymous vote on a scale, and again on five classes."""
         tables, twice = [], 0
         for perspective in PERSPECTIVES:
             ratings = self._ratings[perspective]
@@ -97,7 +97,7 @@ class EmoBank(VoteCorpus):
         }
 
     def _sentences(self, name: str, columns: list[str], *, required: bool = True) -> pd.DataFrame | None:
-        """The columns of a file of one row a sentence, on the sentence's id."""
+        """The columns of a file with one row per sentence, on the sentence's id."""
         path = self._path(name, required=required)
         if path is None:
             return None

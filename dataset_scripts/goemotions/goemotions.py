@@ -1,8 +1,7 @@
 """GoEmotions, the raw release: comments on Reddit, each labelled by some of 82 raters with any of 27 emotions or neutral.
 
-A rater could also say that a comment is very unclear; such a response has no labels at all. It would be wrong to count it
-as "no emotion", and wrong to forget it: whether a response was clear is a question of its own, `clarity`, which every
-response answers.
+A rater could also mark a comment as very unclear; such a response has no labels. It is not a vote for "no emotion", but it
+must not be lost: whether a response was clear is a separate question, `clarity`, which every response answers.
 """
 
 from functools import cached_property
@@ -28,7 +27,7 @@ FLAGS = {"true": True, "false": False}
 
 
 class GoEmotions(VoteCorpus):
-    """Reader of `goemotions_1.csv` to `goemotions_3.csv`, one row a response, plain or gzip."""
+    """Reader of `goemotions_1.csv` to `goemotions_3.csv`, one row per response, plain or gzip."""
 
     name = "goemotions"
     version = "1.0.0"
@@ -49,7 +48,7 @@ class GoEmotions(VoteCorpus):
     default_questions = ("emotion",)
 
     def read_items(self) -> pd.DataFrame:
-        """One row a comment; a thread (`link_id`) is in one split."""
+        """One row per comment; a thread (`link_id`) is in one split."""
         table = self._responses
         comments = table.drop_duplicates("id").reset_index(drop=True)
         kinds = table.drop_duplicates(["id", "text"])["id"]
@@ -62,7 +61,7 @@ class GoEmotions(VoteCorpus):
         return items.assign(split=split_by_group(items["thread"]))
 
     def read_votes(self) -> VoteTable:
-        """One vote a label that a rater chose, and one vote a response on whether the comment is clear."""
+        """One vote per label that a rater chose, and one vote per response on whether the comment is clear."""
         table = self._responses
         chosen = table[list(EMOTIONS)].to_numpy() == "1"
         unclear, several = table["unclear"].to_numpy(), chosen.sum(axis=1)

@@ -1,7 +1,7 @@
-"""MOSI-Subjectivity: a form about the emotions of a short clip, filled in by several raters, with highlighted words.
+"""MOSI-Subjectivity: a form about the emotions in a short clip, filled in by several raters, with highlighted words.
 
 The form is that of arXiv 2211.13196: which of six emotions is most present, which are present at all, whether there is
-any emotion, and which words show it. Its authors published no files. The layout read here is ours: see the README.
+any emotion, and which words show it. Its authors published no files, so the layout is ours; see the README.
 """
 
 from functools import cached_property
@@ -14,7 +14,8 @@ from annot_hf.data.questions import Question
 from annot_hf.data.votes import VoteTable
 
 EMOTIONS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise")
-BETWEEN = ";"  # between the labels of all_present
+# Separates the labels of `all_present`.
+BETWEEN = ";"
 
 
 class MosiSubjectivity(VoteCorpus):
@@ -42,7 +43,7 @@ class MosiSubjectivity(VoteCorpus):
     default_questions = ("most_present",)
 
     def read_items(self) -> pd.DataFrame:
-        """One row a clip, with all further columns of the file; clips of a video are in one split."""
+        """One row per clip, with all further columns of the file; clips of a video are in one split."""
         path = self.label_file("clips.csv")
         clips = csv_frame(path, ["clip", "video", "text"], further=True)
         refuse_row(path, clips["row"], "clip", clips["clip"], clips["clip"].duplicated(), "must be listed once")
@@ -52,7 +53,7 @@ class MosiSubjectivity(VoteCorpus):
         return items if "split" in items else items.assign(split=split_by_group(items["video"]))
 
     def read_votes(self) -> VoteTable:
-        """The three questions of the form; a rater fills in one form a clip."""
+        """The three questions of the form; a rater fills in one form per clip."""
         form = self._answers
         chosen = (
             form["all_present"].str.split(BETWEEN).map(lambda words: [word.strip() for word in words if word.strip()])

@@ -1,9 +1,9 @@
-"""MSP-Podcast: natural speech from podcasts; each rater names one emotion, any further ones, and marks three scales.
+"""MSP-Podcast: natural speech from podcasts; each rater names one emotion, any further ones, and rates three scales.
 
-The same rater lines come as `labels_detailed.csv` in three generations (releases 1.6; 1.7 to 1.12; 2.0), as
-`labels_detailed.json` and as `labels.txt`. Each form is cut into the same text columns, batch after batch, and from there
-on they are one. Release 2.0 has 1.4 million lines, so nothing here loops over lines: Arrow cuts them, a column becomes
-codes into its few different words, and words are interpreted once each.
+The same rater lines exist as `labels_detailed.csv` in three versions (releases 1.6; 1.7 to 1.12; 2.0), as
+`labels_detailed.json` and as `labels.txt`. Each form is parsed into the same text columns, batch by batch. Release 2.0 has 1.4
+million lines, so there are no loops over lines: Arrow splits them and encodes each column, and each distinct word is
+interpreted once.
 """
 
 import os
@@ -20,14 +20,23 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from annot_hf.data.corpus import VoteCorpus
-from annot_hf.data.encoding import compact, csv_batches, dictionary, encode, json_entries, line_batches, refuse_row
+from annot_hf.data.encoding import (
+    compact,
+    csv_batches,
+    dictionary,
+    encode_column,
+    json_entries,
+    line_batches,
+    refuse_row,
+)
 from annot_hf.data.questions import Question
 from annot_hf.data.votes import VoteTable
 
 LETTERS = dict(zip("ASHUFDCNO", "angry sad happy surprise fear disgust contempt neutral other".split(), strict=True))
 LABELS = tuple(LETTERS.values())
 OTHER = LABELS.index("other")
-NEAR = dict.fromkeys(("annoyed", "frustrated", "hostile"), "angry")  # arXiv 2606.27536: what further words count as
+# Labels for further words, after arXiv 2606.27536.
+NEAR = dict.fromkeys(("annoyed", "frustrated", "hostile"), "angry")
 NEAR |= dict.fromkeys(("depressed", "disappointed", "concerned"), "sad") | dict.fromkeys(("excited", "amused"), "happy")
 SCALES = {"activation": "EmoAct", "valence": "EmoVal", "dominance": "EmoDom"}
 ANSWERS = ("EmoClass_Major", "EmoClass_Second", *SCALES.values())
@@ -38,13 +47,14 @@ SPELLINGS = {"label": "labels", "audio": "audios", "partition.txt": "partitions.
 NAME = r"^[\w-][\w.-]*\.(?i:wav)$"
 TURN = r"^\s*(?P<name>[^;]*\.(?i:wav))\s*;"
 PAIR = r"^\s*(?P<first>[^;]*?)\s*;\s*(?P<second>[^;]*?)\s*;?\s*$"
-# free text may hold any sign: rater and primary label are cut from the left, the three ratings from the right-hand end
+# Free text may contain any character, so rater and primary label are split from the left, the ratings from the right.
 LINE = (
     r"(?s)^\s*(?P<WorkerID>[^;]*?)\s*;\s*(?P<EmoClass_Major>[^;]*?)\s*;(?P<EmoClass_Second>.*?)"
     r"(?P<ratings>(?:;\s*[AVD]\s*:[^;]*){3});?\s*$"
 )
 PLAIN = "must be a plain name such as MSP-PODCAST_0001_0008.wav"
-Columns = dict[str, pa.Array]  # text columns, and `row`: where in the file, counted from 1
+# Text columns, and `row`, the line in the file from 1.
+Columns = dict[str, pa.Array]
 
 
 class MspPodcast(VoteCorpus):
@@ -78,7 +88,7 @@ class MspPodcast(VoteCorpus):
             )
 
     def read_items(self) -> pd.DataFrame:
-        """One row a turn of the consensus labels, of the partition, or of the audio folder (unlabelled test turns)."""
+        """One row per turn of the consensus labels, of the partition, or of the audio folder (unlabelled test turns)."""
         audio = self._files("audios", ".wav")
         names = list(dict.fromkeys([*self._consensus.index, *self._partition.index, *sorted(audio)]))
         items = pd.DataFrame({"item": pd.Series(names, dtype=object)})
@@ -119,7 +129,7 @@ class MspPodcast(VoteCorpus):
             parts.append(self._ratings(path, rows, name, *coded[column]))
         keys = items.astype(np.int64) * len(workers) + raters
         repeated = self._repeated(keys, coded)
-        # what the first line does not answer, a later one may
+        # A later line may answer what the first one does not.
         kept = [
             line == pd.Series(line).groupby(keys[line]).transform("first").to_numpy() if repeated.any() else line >= 0
             for line, _ in parts
@@ -151,16 +161,19 @@ class MspPodcast(VoteCorpus):
         return np.flatnonzero(~odd), labels[codes[~odd]]
 
     def _secondary(self, codes: np.ndarray, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Lines and label codes of the secondary votes, each label once a line; -1 where a rater chose nothing."""
+        """Lines and label codes of the secondary votes, each label once per line; -1 if a rater chose nothing."""
         lists = pc.split_pattern_regex(pa.array(words, pa.string()), r"[,;/+&]|(?i:\band\b)")
         texts, owner = pc.utf8_trim_whitespace(lists.flatten()), pc.list_parent_indices(lists).to_numpy()
         labels, free_text = _label_codes(texts)
-        first = np.diff(owner, prepend=-1) > 0  # "other" when the primary label is Other, see _coded_lines
+        # "other" if the primary label is Other; see `_coded_lines`.
+        first = np.diff(owner, prepend=-1) > 0
         others = np.cumsum(labels == OTHER)
-        others -= (others - (labels == OTHER))[first][owner]  # now the number up to here in the same line
+        # The number of earlier ones in the same line.
+        others -= (others - (labels == OTHER))[first][owner]
         near = _near_codes(texts)
         labels, free_text = np.where(near >= 0, near, labels), free_text & (near < 0)
-        odd = (labels < 0) & (others == 0) & ~_matches(texts, "^$")  # what follows Other is its free text
+        # Free text follows Other.
+        odd = (labels < 0) & (others == 0) & ~_matches(texts, "^$")
         chosen = (labels >= 0) & ~first
         again = np.zeros(len(texts), dtype=bool)
         again[chosen] = pd.Series((owner * len(LABELS) + labels)[chosen]).duplicated()
@@ -249,7 +262,7 @@ class MspPodcast(VoteCorpus):
 
     @cached_property
     def _entries(self) -> dict[str, str]:
-        """True paths of what is in the root and its label folder, by name in lower case and one spelling."""
+        """Paths of the files in the root and its label folder, by name in lower case and one spelling."""
         found = {}
         for name in sorted(os.listdir(self.root)):
             key = SPELLINGS.get(name.lower(), name.lower())
@@ -283,17 +296,18 @@ def _coded_lines(path: Path) -> tuple[np.ndarray, dict[str, tuple[np.ndarray, np
     for batch in read(path):
         batch = {name: pc.utf8_trim_whitespace(batch[name].fill_null("")) for name in names} | {"row": batch["row"]}
         other = pc.match_substring_regex(batch["EmoClass_Major"], r"^(?i:other)\b")
-        prefix = pc.if_else(other, "other,", ",")  # so that free text of the primary label that spills over is known
+        # This marks free text of the primary label that runs over.
+        prefix = pc.if_else(other, "other,", ",")
         batch["EmoClass_Second"] = pc.binary_join_element_wise(prefix, batch["EmoClass_Second"], "")
         coded.append(pa.record_batch({name: batch[name].dictionary_encode() for name in names} | {"row": batch["row"]}))
     table = pa.Table.from_batches(coded).unify_dictionaries().combine_chunks() if coded else ()
     if not len(table):
         raise ValueError(f"{path} has no rater lines; restore the upstream file.")
-    return table["row"].to_numpy(), {name: encode(table[name].chunk(0), len(table)) for name in names}
+    return table["row"].to_numpy(), {name: encode_column(table[name].chunk(0), len(table)) for name in names}
 
 
 def _detailed_csv(path: Path) -> Iterator[Columns]:
-    """`labels_detailed.csv`: a column an answer (1.6 and 2.0), or all answers in `EmoDetail` (1.7 to 1.12)."""
+    """`labels_detailed.csv`: one column per answer (1.6 and 2.0), or all answers in `EmoDetail` (1.7 to 1.12)."""
     headers = [("FileName", "EmoDetail"), *(("FileName", rater, *ANSWERS) for rater in ("WorkerID", "Workers"))]
     for batch in csv_batches(path, *headers):
         if "Workers" in batch:
@@ -302,7 +316,7 @@ def _detailed_csv(path: Path) -> Iterator[Columns]:
 
 
 def _detailed_text(path: Path) -> Iterator[Columns]:
-    """`labels.txt`: a line a turn, followed by its rater lines."""
+    """`labels.txt`: one line per turn, followed by its rater lines."""
     turn = pa.array([None], pa.string())
     for batch in line_batches(path):
         head = pc.match_substring_regex(batch["line"], TURN)
@@ -314,7 +328,7 @@ def _detailed_text(path: Path) -> Iterator[Columns]:
 
 
 def _detailed_json(path: Path) -> Iterator[Columns]:
-    """`labels_detailed.json`: turn -> rater -> answers; 20,000 turns a batch."""
+    """`labels_detailed.json`: turn -> rater -> answers; 20,000 turns per batch."""
     entries, row = json_entries(path), 1
     while chunk := list(islice(entries, 20_000)):
         raters = [lines for _, lines in chunk]
@@ -327,7 +341,7 @@ def _detailed_json(path: Path) -> Iterator[Columns]:
 
 
 def _cut(path: Path, batch: Columns, column: str) -> Columns:
-    """A batch whose rater lines `WORKER; primary; secondary,...; A:4; V:4; D:4;` are cut into columns."""
+    """A batch whose rater lines `WORKER; primary; secondary,...; A:4; V:4; D:4;` are split into columns."""
     parts = pc.extract_regex(batch[column], LINE)
     cut = {name: parts.field(name) for name in ("WorkerID", "EmoClass_Major", "EmoClass_Second")}
     ratings = pc.if_else(parts.is_valid(), parts.field("ratings"), "")
@@ -366,7 +380,7 @@ def _matches(texts: Any, pattern: str) -> np.ndarray:
 
 
 def _label_codes(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
-    """Index into `LABELS` of each text, -1 for none of them, and whether it is Other with free text."""
+    """Index into `LABELS` of each text, -1 for none, and whether it is Other with free text."""
     lower = pc.utf8_lower(texts)
     other = pc.match_substring_regex(lower, r"^other\b")
     codes = pc.index_in(pc.if_else(other, "other", lower), pa.array(LABELS)).fill_null(-1)
@@ -374,7 +388,7 @@ def _label_codes(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _near_codes(texts: pa.Array) -> np.ndarray:
-    """Index into `LABELS` of what each secondary word counts as, -1 for nothing; Other-sad goes by what follows Other."""
+    """Index into `LABELS` of each secondary word, -1 for none; for "Other-sad" the part after "Other" counts."""
     words = pc.replace_substring_regex(pc.utf8_lower(texts), r"^other\b\W*|\W+$", "")
     codes = [*range(len(LABELS)), *(LABELS.index(label) for label in NEAR.values()), -1]
     return np.array(codes)[pc.index_in(words, pa.array([*LABELS, *NEAR])).fill_null(-1)]

@@ -48,7 +48,8 @@ class ConcordanceCorrelationCoefficient(evaluate.Metric):
         self,
         predictions: list,
         references: list,
-        **_: object,  # `evaluate.combine` hands every metric the options of all
+        # `evaluate.combine` passes the options of all metrics to each metric.
+        **_: object,
     ) -> dict:
         for name, values in (("predictions", predictions), ("references", references)):
             bad = np.flatnonzero(~np.isfinite(np.asarray(values, dtype=np.float64)))

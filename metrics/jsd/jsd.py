@@ -56,7 +56,8 @@ class JensenShannonDivergence(evaluate.Metric):
         references: list,
         base: float | None = None,
         per_item: bool = False,
-        **_: object,  # `evaluate.combine` hands every metric the options of all
+        # `evaluate.combine` passes the options of all metrics to each metric.
+        **_: object,
     ) -> dict:
         if base is not None and not (0 < base < np.inf and base != 1):
             raise ValueError(f"base is {base}; use None for nats, 2 for bits, or another positive base.")
@@ -66,7 +67,8 @@ class JensenShannonDivergence(evaluate.Metric):
                 raise ValueError(f"{name} have rows of {sorted(widths)} probabilities; give every row the same labels.")
             check_distributions(rows, name)
         p, q = (np.asarray(rows, dtype=np.float64) for rows in (predictions, references))
-        p, q = (rows / rows.sum(axis=1, keepdims=True) for rows in (p, q))  # undo the rounding of float32 inputs
+        # Normalise, because float32 inputs are rounded.
+        p, q = (rows / rows.sum(axis=1, keepdims=True) for rows in (p, q))
         values = jsd(p, q, base)
         unit = {None: "nats", 2: "bits"}.get(base, f"base {base}")
         result = {"jsd": float(values.mean()), "unit": unit}

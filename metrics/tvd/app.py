@@ -1,4 +1,4 @@
-"""Web page of the metric. `evaluate.utils.launch_gradio_widget` does not work with Gradio 6, hence these lines."""
+"""Web page of the metric; replaces `evaluate.utils.launch_gradio_widget`, which does not work with Gradio 6."""
 
 import pathlib
 

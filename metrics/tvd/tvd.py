@@ -53,7 +53,8 @@ class TotalVariationDistance(evaluate.Metric):
         predictions: list,
         references: list,
         per_item: bool = False,
-        **_: object,  # `evaluate.combine` hands every metric the options of all
+        # `evaluate.combine` passes the options of all metrics to each metric.
+        **_: object,
     ) -> dict:
         for name, rows in (("predictions", predictions), ("references", references)):
             widths = {len(row) for row in rows}
@@ -61,7 +62,8 @@ class TotalVariationDistance(evaluate.Metric):
                 raise ValueError(f"{name} have rows of {sorted(widths)} probabilities; give every row the same labels.")
             check_distributions(rows, name)
         p, q = (np.asarray(rows, dtype=np.float64) for rows in (predictions, references))
-        p, q = (rows / rows.sum(axis=1, keepdims=True) for rows in (p, q))  # undo the rounding of float32 inputs
+        # Normalise, because float32 inputs are rounded.
+        p, q = (rows / rows.sum(axis=1, keepdims=True) for rows in (p, q))
         values = tvd(p, q)
         result = {"tvd": float(values.mean()), "unit": "probability"}
         return result | {"per_item": values.tolist()} if per_item else result

@@ -1,4 +1,4 @@
-"""Record or upload speech, and see how the raters that a checkpoint learnt from would answer.
+"""Record or upload speech, and see how the raters of a checkpoint would answer.
 
 `python app.py --make-model` trains a small model on a simulated corpus and starts; `--model DIR` takes any other.
 """
@@ -29,9 +29,9 @@ from annot_hf.data.export import export_corpus
 from annot_hf.data.lengths import AudioError
 from annot_hf.data.predictions import Predictions
 from annot_hf.data.questions import Question
-from annot_hf.data.simulate import RATE, SimulatedCorpus, simulate_corpus, synthesise
+from annot_hf.data.simulate import SIMULATION_RATE, SimulatedCorpus, simulate_corpus, synthesise
 from annot_hf.models.trunks import input_name_of
-from annot_hf.report.figures import short
+from annot_hf.report.style import short
 from annot_hf.report.tables import markdown_safe
 from annot_hf.training.inference import predict_inputs
 from annot_hf.training.outputs import load_model
@@ -40,7 +40,8 @@ from annot_hf.training.train import train
 
 SECONDS = (0.3, 30.0)
 MAX_FILE_SIZE = "20mb"
-SILENCE = 1e-3  # peak; -60 dB of full scale, what a muted microphone stays below
+# A peak of -60 dB of full scale; a muted microphone stays below it.
+SILENCE = 1e-3
 EXAMPLES = {
     "Excited, positive": (0.8, 0.8),
     "Excited, negative": (0.8, -0.8),
@@ -73,7 +74,7 @@ class Explorer:
         """Predict one clip.
 
         Raises:
-            AudioError: The file cannot be read, is too short or too long, or is silent; the message shows its name only.
+            AudioError: The file cannot be read, is too short or too long, or is silent; the message has only its name.
         """
         name = short(Path(path).name, 40)
         source = {"bytes": Path(path).read_bytes(), "path": name}
@@ -90,7 +91,7 @@ class Explorer:
 def make_model(
     folder: str | Path, overrides: Sequence[str] = (), *, recipe: str = "simulated-annotator", **simulation: Any
 ) -> None:
-    """Simulate a corpus, train a small model on it, and leave the checkpoint in `folder`.
+    """Simulate a corpus, train a small model on it, and write the checkpoint to `folder`.
 
     Args:
         folder: Folder to write; files of an earlier checkpoint there are replaced.
@@ -113,7 +114,7 @@ def make_examples(folder: Path) -> list[str]:
     for number, (name, (activation, valence)) in enumerate(EXAMPLES.items()):
         wave = synthesise(activation, valence, 0.5, voices[number % 2], np.random.default_rng(number))
         paths.append(str(folder / f"{name.lower().replace(', ', '_')}.wav"))
-        soundfile.write(paths[-1], wave, RATE)
+        soundfile.write(paths[-1], wave, SIMULATION_RATE)
     return paths
 
 
@@ -140,7 +141,7 @@ def build(explorer: Explorer | None, problem: str = "", examples: Sequence[str] 
         ]
         with gr.Row():
             with gr.Column(scale=2, min_width=300):
-                # no share button: it would send the clip to another server
+                # A share button would send the clip to another server.
                 clip = gr.Audio(
                     sources=["upload", "microphone"],
                     type="filepath",
@@ -164,7 +165,7 @@ def build(explorer: Explorer | None, problem: str = "", examples: Sequence[str] 
                 raise gr.Error("This page fetches no files; upload the clip.", print_exception=False)
             return await keep(path)
 
-        # Gradio would fetch any address that a request names in place of an upload
+        # Gradio would fetch any address that a request names instead of an upload.
         clip.async_move_resource_to_block_cache = keep_local
         raters = gr.HTML(padding=False, elem_id="raters")
         with gr.Accordion("Numbers", open=False):
@@ -186,14 +187,14 @@ def build(explorer: Explorer | None, problem: str = "", examples: Sequence[str] 
             people = draw_raters(predictions) if explorer.raters else ""
             return summarise(predictions), drawn, people, *tabulate(predictions)
 
-        # one clip at a time: torch uses every core for each
+        # One clip at a time, because torch uses every core for each.
         outputs = [summary, figure, raters, distribution, ratings]
         clip.change(answer, clip, outputs, api_name="predict", concurrency_limit=1, show_progress_on=figure)
     return page
 
 
 def _caption(explorer: Explorer) -> str:
-    """What the prediction is and what it is not."""
+    """What the prediction means and what it does not."""
     honest = "A prediction of how these raters would answer, not a measurement of what a speaker feels."
     if explorer.corpus == "simulated":
         return (

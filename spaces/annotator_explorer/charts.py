@@ -1,7 +1,6 @@
-"""A prediction as HTML, SVG and tables: each function takes the `Predictions` of one clip and gives text.
+"""A prediction as HTML, SVG and tables: each function takes the `Predictions` of one clip and returns text.
 
-Matplotlib pictures would be unreadable on a phone and bright in the dark theme; names come from a checkpoint, and are
-escaped.
+Matplotlib pictures would be unreadable on a phone and bright in the dark theme. Names come from a checkpoint and are escaped.
 """
 
 import html
@@ -12,7 +11,7 @@ import pandas as pd
 
 from annot_hf.data.predictions import Predictions
 from annot_hf.data.questions import Question
-from annot_hf.report.figures import short
+from annot_hf.report.style import short
 from annot_hf.report.tables import markdown_safe
 
 
@@ -26,7 +25,7 @@ def draw_grid(predictions: Predictions) -> str:
     for row, values in enumerate(probs.reshape(bins, bins)):
         for column, value in enumerate(values):
             x, y = left + column * side, top + size - (row + 1) * side
-            # never fully opaque: the page's text colour stays readable on every cell, in both themes
+            # Never fully opaque, so that the text stays readable on every cell in both themes.
             box = f'<rect class="cell" x="{x:.1f}" y="{y:.1f}" width="{side:.1f}" height="{side:.1f}"'
             parts.append(f'{box} fill-opacity="{0.85 * value / probs.max():.3f}"/>')
             if bins <= 6 and value >= 0.005:
@@ -141,7 +140,7 @@ def tabulate(predictions: Predictions) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def rater_rows(predictions: Predictions) -> list[tuple[str, np.ndarray]]:
-    """Raters in the order of their names; a rating beyond the end of its scale becomes the end, as people can give it."""
+    """Raters in the order of their names; ratings are clipped to their scale."""
     pairs = zip(predictions.rater_names, predictions.rater_values, strict=True)
     return sorted(((str(name), np.clip(value, -1, 1)) for name, value in pairs), key=lambda pair: pair[0])
 

@@ -10,7 +10,7 @@ import pytest
 
 from annot_hf.data import synthetic as module
 from annot_hf.data.questions import Question
-from annot_hf.data.synthetic import check_folder, read_annotations, write_annotations
+from annot_hf.data.synthetic import check_annotations_folder, read_annotations, write_annotations
 from annot_hf.data.votes import VoteTable
 
 EMOTION = Question.category("emotion", ["anger", "joy"])
@@ -73,7 +73,7 @@ def test_a_write_that_is_cut_off_leaves_no_half_file(folder, monkeypatch, broken
         write_annotations(folder, votes_of(["anger"] * 3), REPLIES, FACTS)
     assert sorted(os.listdir(folder)) == ["annotations.json", "replies.parquet", "votes.parquet"]
     if broken == "annotations.json":
-        with pytest.raises(ValueError, match=r"votes.parquet is not the file .* writing was cut off; write it again"):
+        with pytest.raises(ValueError, match=r"votes.parquet is not the file .* writing stopped early; write it again"):
             read_annotations(folder)
     else:
         assert read_annotations(folder).votes.counts("emotion").tolist() == [[1, 1], [0, 1]]
@@ -82,9 +82,7 @@ def test_a_write_that_is_cut_off_leaves_no_half_file(folder, monkeypatch, broken
 def test_edited_votes_are_noticed(folder):
     table = pq.read_table(folder / "votes.parquet")
     pq.write_table(table.slice(0, 2), folder / "votes.parquet")
-    with pytest.raises(
-        ValueError, match=r"votes.parquet is not the file that annotations.json was written for: it was ed"
-    ):
+    with pytest.raises(ValueError, match=r"votes.parquet is not the file that annotations.json describes: it was ed"):
         read_annotations(folder)
 
 
@@ -97,8 +95,8 @@ def spoil(folder, **changes):
 @pytest.mark.parametrize(
     "changes, message",
     [
-        ({"kind": "annot-hf corpus export"}, "annotations.json is of another kind than 'annot-hf annotations'"),
-        ({"kind": ...}, "of another kind"),
+        ({"kind": "annot-hf corpus export"}, "annotations.json is not of kind 'annot-hf annotations'"),
+        ({"kind": ...}, "not of kind"),
         ({"questions": ...}, "annotations.json is damaged"),
         ({"questions": []}, "annotations.json is damaged"),
         ({"questions": [{"name": "emotion", "label": ["anger"]}]}, "annotations.json is damaged.*has no field 'label'"),
@@ -106,7 +104,7 @@ def spoil(folder, **changes):
         ({"questions": [{"name": "mood", "labels": ["anger", "joy"]}]}, "votes.parquet does not fit the questions"),
         ({"corpus_digest": ...}, "annotations.json is damaged.*corpus_digest"),
         ({"votes_sha256": ...}, "votes.parquet is not the file"),
-        ({"counts": {"votes": 4, "items": 2, "annotators": 2}}, "counts .* and votes.parquet holds"),
+        ({"counts": {"votes": 4, "items": 2, "annotators": 2}}, r"counts .* but votes\.parquet holds"),
         ({"counts": None}, "annotations.json is damaged"),
     ],
 )
@@ -119,7 +117,7 @@ def test_facts_that_were_edited(folder, changes, message):
 @pytest.mark.parametrize("text", ["", '{"kind": "annot-hf anno', "[1]", "\xff"])
 def test_half_written_facts(folder, text):
     (folder / "annotations.json").write_text(text, encoding="latin-1")
-    with pytest.raises(ValueError, match=r"annotations.json is (damaged|of another kind)"):
+    with pytest.raises(ValueError, match=r"annotations.json is (damaged|not of kind)"):
         read_annotations(folder)
 
 
@@ -134,7 +132,7 @@ def test_folders_that_hold_none(tmp_path, folder):
 
 def test_votes_of_people_are_refused(tmp_path):
     for source in (None, "crowd", ["synthetic", "synthetic", None]):
-        with pytest.raises(ValueError, match=r"row \d \(item '[ab]'\) has source .*of source 'synthetic' only"):
+        with pytest.raises(ValueError, match=r"row \d \(item '[ab]'\) has source .*only votes of source 'synthetic'"):
             write_annotations(tmp_path, votes_of(source=source), REPLIES, FACTS)
     assert not os.listdir(tmp_path)
 
@@ -155,9 +153,9 @@ def test_no_votes_and_repeated_ones_are_refused(tmp_path):
     [
         ({"corpus": "mine"}, "fact 'corpus_digest' of annotations is None"),
         ({"corpus": "", "corpus_digest": "x"}, "fact 'corpus' of annotations is ''"),
-        (FACTS | {"counts": {}}, "fact 'counts' of annotations is written by itself"),
-        (FACTS | {"share": float("nan")}, "are no JSON"),
-        (FACTS | {"when": object()}, "are no JSON"),
+        (FACTS | {"counts": {}}, "fact 'counts' of annotations is reserved"),
+        (FACTS | {"share": float("nan")}, "are not JSON"),
+        (FACTS | {"when": object()}, "are not JSON"),
     ],
 )
 def test_bad_facts(tmp_path, facts, message):
@@ -171,7 +169,7 @@ def test_folders_of_others_are_left_alone(tmp_path):
     with pytest.raises(ValueError, match="is a file"):
         write_annotations(tmp_path / "file", votes_of(), REPLIES, FACTS)
     (tmp_path / "annotations.json").write_text('{"kind": "mine"}')
-    with pytest.raises(ValueError, match="is of another kind"):
+    with pytest.raises(ValueError, match="is not of kind"):
         write_annotations(tmp_path, votes_of(), REPLIES, FACTS)
 
 
@@ -181,18 +179,18 @@ def test_folders_of_others_are_left_alone(tmp_path):
         (
             "annotations.json",
             "{}",
-            r"annotations.json is of another kind than .*; move that file away or give a new folder",
+            r"annotations.json is not of kind .*; move that file away or give a new folder",
         ),
         ("annotations.json", '{"tool": "other"}', "move that file away"),
         ("corpus.json", "{}", "holds an exported corpus .corpus.json.; give the annotations a folder of their own"),
     ],
 )
 def test_whether_a_folder_may_be_written_is_told_beforehand(tmp_path, name, text, message):
-    check_folder(tmp_path)
-    check_folder(tmp_path / "new")
+    check_annotations_folder(tmp_path)
+    check_annotations_folder(tmp_path / "new")
     (tmp_path / name).write_text(text)
     with pytest.raises(ValueError, match=message):
-        check_folder(tmp_path)
+        check_annotations_folder(tmp_path)
     with pytest.raises(ValueError, match=message):
         write_annotations(tmp_path, votes_of(), REPLIES, FACTS)
     assert os.listdir(tmp_path) == [name]

@@ -10,7 +10,7 @@ import soundfile
 from scipy import signal
 
 from annot_hf.data.audio import audio_info, load_audio
-from annot_hf.data.conditions import KINDS, MP3_RATES, Condition, ConditionedClip, impulse_response, put_under
+from annot_hf.data.conditions import CONDITION_KINDS, MP3_RATES, Condition, ConditionedClip, impulse_response, put_under
 
 RATE = 16_000
 TONE = 1013.7  # Hz: no whole number of samples, so that it meets every step of the quantiser
@@ -68,12 +68,12 @@ def test_one_condition_has_one_name(text, same, folder):
     [
         (
             "nois:10",
-            "Condition 'nois:10' is not known (did you mean 'noise'?); conditions are such as clean, noise:10, reverb:0.5, "
+            "Condition 'nois:10' is not known (did you mean 'noise'?); use one such as clean, noise:10, reverb:0.5, "
             "telephone, mp3:16.",
         ),
         (
             "codec:mp3:16",
-            "Condition 'codec:mp3:16' is not known; conditions are such as clean, noise:10, reverb:0.5, telephone, mp3:16.",
+            "Condition 'codec:mp3:16' is not known; use one such as clean, noise:10, reverb:0.5, telephone, mp3:16.",
         ),
         ("noise", "Condition 'noise' needs a number of dB from -20 to 60; write for instance noise:10."),
         ("noise:loud", "Condition 'noise:loud' needs a number of dB from -20 to 60; write for instance noise:10."),
@@ -270,4 +270,4 @@ def test_a_clip_under_a_condition_is_audio_like_any_other(file, speech, library)
 
 
 def test_every_kind_is_documented():
-    assert all(f"`{name}" in Condition.__doc__ for name in KINDS)
+    assert all(f"`{name}" in Condition.__doc__ for name in CONDITION_KINDS)

@@ -242,7 +242,7 @@ def test_no_text_at_all(corpus, tmp_path):
 def test_blank_transcripts_of_clips_are_reported(corpus, tmp_path):
     corpus.items["text"] = ["hello", " ", None, ""]
     report = export_corpus(corpus, tmp_path / "out")
-    assert findings(report)["items with a blank text, which is none"].examples == ("b", "d")
+    assert findings(report)["items with a blank text, which counts as none"].examples == ("b", "d")
     assert report.items == 4 and read_export(tmp_path / "out").items["text"].isna().sum() == 3
 
 
@@ -255,7 +255,7 @@ def test_blank_transcripts_of_clips_are_reported(corpus, tmp_path):
         (b"x", "small: the text of item 'b' is b'x', of type bytes; give a string, or None where there is no text."),
         (
             "x\ud800",
-            "small: the text of item 'b' is no valid Unicode (surrogates not allowed at character 1); restore the upstream "
+            "small: the text of item 'b' is not valid Unicode (surrogates not allowed at character 1); restore the upstream "
             "file.",
         ),
     ],
@@ -303,8 +303,8 @@ def test_split_of_returns_a_list_or_a_series(split_of, corpus, tmp_path):
 @pytest.mark.parametrize(
     ("split", "message"),
     [
-        (["train"], "list of 1 splits for 4 items; return one an item"),
-        (pd.Series(["train"] * 4, ITEMS), "Series of 4 splits for 4 items; return one an item"),
+        (["train"], "list of 1 splits for 4 items; return one per item"),
+        (pd.Series(["train"] * 4, ITEMS), "Series of 4 splits for 4 items; return one per item"),
         ({"a": "train"}, "dict of 1 splits"),
         (None, "NoneType of no splits"),
     ],
@@ -454,7 +454,7 @@ def edit_facts(out, change):
 
 
 OTHER = r"(votes|items|spans)/train.parquet is damaged \(corpus.json states another SHA-256\); export the corpus again"
-FACTS = r"corpus.json is damaged \(its digest or its counts are not those of the tables\); export the corpus again"
+FACTS = r"corpus.json is damaged \(its digest or its counts do not match the tables\); export the corpus again"
 EDITS = {
     "a vote less": (lambda out: edit_table(out, "votes", lambda table: table.slice(1)), OTHER),
     "items in another order": (lambda out: edit_table(out, "items", lambda table: table.take([1, 0])), OTHER),
@@ -677,7 +677,9 @@ def test_an_export_names_audio_under_one_root_only(paths, embed_audio, corpus, t
     out = tmp_path / "out"
     export_corpus(corpus, out, embed_audio=embed_audio)
     foreign(out, [path.replace("ROOT", str(corpus.root)) for path in paths])
-    with pytest.raises(ValueError, match="the audio of an export is under one root by its file names"):
+    with pytest.raises(
+        ValueError, match="all audio of an export must be under one root: export the corpus again, or pass its"
+    ):
         read_export(out)
     (tmp_path / "moved").mkdir()
     read = read_export(out, root=tmp_path / "moved").items["audio"].tolist()

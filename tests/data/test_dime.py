@@ -14,7 +14,7 @@ from scipy import stats
 from scipy.spatial.distance import cdist
 
 from annot_hf.data import dime as neighbours
-from annot_hf.data.dime import check_apart, nearest_rows, plan_mixtures, standardise
+from annot_hf.data.dime import check_apart, nearest_rows, plan_mixtures, standardise_columns
 from annot_hf.data.questions import Question
 from annot_hf.data.targets import make_targets
 from annot_hf.data.votes import VoteTable
@@ -99,9 +99,9 @@ def test_standardised_columns():
     features[:, 2] = 0.1  # whose mean is not exactly 0.1
     expected = np.zeros((20, 4))
     expected[:, [0, 1, 3]] = stats.zscore(features[:, [0, 1, 3]], axis=0)
-    assert np.allclose(standardise(features), expected, atol=1e-8)
-    with pytest.raises(ValueError, match="Feature 1 has values too far apart"):
-        standardise(np.array([[0, 1e308], [0, -1e308], [0, 1e308]]))
+    assert np.allclose(standardise_columns(features), expected, atol=1e-8)
+    with pytest.raises(ValueError, match="standard deviation of feature 1 overflows"):
+        standardise_columns(np.array([[0, 1e308], [0, -1e308], [0, 1e308]]))
 
 
 def test_distributions_are_mixed_by_hand():
@@ -190,7 +190,7 @@ def test_shares_and_firsts_are_uniform():
     mixtures = plan_mixtures(names, probs, features, support=["a", "b"], share=1.0)
     assert stats.kstest(mixtures.share, "uniform").pvalue > 0.01
     assert stats.chisquare(np.bincount(mixtures.first - 4000)).pvalue > 0.01
-    near = nearest_rows(standardise(features[4000:]), np.arange(20), 2) + 4000
+    near = nearest_rows(standardise_columns(features[4000:]), np.arange(20), 2) + 4000
     nearest_taken = (near[mixtures.first - 4000, 0] == mixtures.second).sum()
     assert stats.binomtest(int(nearest_taken), len(mixtures), 0.5).pvalue > 0.01
 
@@ -273,10 +273,10 @@ def test_classes_that_cannot_be_filled_are_said():
     mixtures = plan_mixtures(names, probs, np.zeros((11, 2)), support=["a", "b", "c"], share=0.5)
     assert len(mixtures) == 0 and mixtures.probs.shape == (0, 3) and mixtures.to_frame().empty
     reasons = [entry.skipped for entry in mixtures.report.classes]
-    assert reasons == ["", "only one item has this label most", "no item has this label most"]
+    assert reasons == ["", "it is the most probable label of only one item", "it is no item's most probable label"]
     assert [entry.alone for entry in mixtures.report.classes] == [0, 1, 0]
     assert list(mixtures.report.lines())[1] == (
-        "b: 1 -> 1 items, mass 1.0 -> 1.0 (4 wanted: only one item has this label most)"
+        "b: 1 -> 1 items, mass 1.0 -> 1.0 (4 wanted: it is the most probable label of only one item)"
     )
     alone = plan_mixtures(["a"], [[1.0]], np.zeros((1, 1)), support=["only"])
     assert len(alone) == 0 and [entry.wanted for entry in alone.report.classes] == [0]
@@ -292,7 +292,7 @@ def test_names_are_new_whatever_the_labels_and_items_are_called():
     made = list(itertools.chain(*(plan.items for plan in mixtures)))
     assert len(made) == 2 * 4 * 28 == len(set(made)) and not set(made) & set(names)
     taken = [*names[:-1], mixtures[0].items[5]]
-    with pytest.raises(ValueError, match="is named like a mixture"):
+    with pytest.raises(ValueError, match="has the name of a mixture"):
         plan_mixtures(taken, probs, np.zeros((38, 1)), support=["", *labels], share=1.0, seed=1)
 
 
@@ -312,7 +312,7 @@ def test_mixtures_have_targets_and_no_votes(corpus):
     longer = mixtures.extend(targets)
     assert len(longer) == len(longer.probs) == len(longer.votes_per_item) == 111 + 49
     assert (longer.items[111:] == mixtures.items).all() and (longer.probs[111:] == mixtures.probs).all()
-    with pytest.raises(ValueError, match="planned from other items"):
+    with pytest.raises(ValueError, match="belong to other items"):
         mixtures.extend(targets.select(targets.items[1:]))
     assert (longer.votes_per_item[111:] == 0).all() and (longer.probs[:111] == targets.probs).all()
     assert len(longer.select(mixtures.items)) == 49 and len(longer.ratings) == len(targets.ratings)
@@ -320,17 +320,20 @@ def test_mixtures_have_targets_and_no_votes(corpus):
 
 def test_speakers_do_not_cross():
     check_apart(["a", None, "b"], ["c", None, float("nan")])
-    with pytest.raises(ValueError, match="2 speakers of the training split, for instance 'a', are in another split"):
+    with pytest.raises(
+        ValueError,
+        match="2 speakers of the training split, for instance 'a', are also in another split, so mixtures would leak",
+    ):
         check_apart(["b", "a", "z"], ["a", "b", "c"])
 
 
 BAD = {
-    "share 0": ({"share": 0}, "share is 0; it is a part"),
+    "share 0": ({"share": 0}, "share is 0; give a share"),
     "share above 1": ({"share": 1.5}, "share is 1.5"),
     "share NaN": ({"share": float("nan")}, "share is nan"),
     "share text": ({"share": "half"}, "share is 'half'"),
     "share bool": ({"share": True}, "share is True"),
-    "no neighbours": ({"neighbours": 0}, "neighbours is 0; it is a whole number from 1 up"),
+    "no neighbours": ({"neighbours": 0}, "neighbours is 0; give a whole number from 1 up"),
     "half a neighbour": ({"neighbours": 1.5}, "neighbours is 1.5"),
     "negative seed": ({"seed": -1}, "seed is -1"),
     "text rule": ({"text": "second"}, "text is 'second'"),
@@ -345,7 +348,7 @@ BAD = {
     "function": ({"features": lambda rows: np.zeros((1, 2))}, r"features gave shape \(1, 2\) for 11 items"),
     "few labels": ({"support": ["a", "b"]}, r"probs has shape \(111, 4\) for 111 items and 2 labels"),
     "label twice": ({"support": ["a", "b", "b", "c"]}, "Label 'b' is named twice"),
-    "nameless": ({"items": [None] + [f"i{n}" for n in range(110)]}, "Item name None is no text"),
+    "nameless": ({"items": [None] + [f"i{n}" for n in range(110)]}, "Item name None is not text"),
     "twice": ({"items": ["x", "x"] + [f"i{n}" for n in range(109)]}, "Item 'x' is given twice"),
 }
 

@@ -12,7 +12,7 @@ from annot_hf.data.dime import plan_mixtures
 from annot_hf.data.dime_features import clip_features, text_features
 from annot_hf.data.export import export_corpus
 from annot_hf.data.lengths import AudioError
-from annot_hf.data.mix_dataset import PROVENANCE, mix_dataset
+from annot_hf.data.mix_dataset import ORIGIN_COLUMNS, mix_dataset
 from annot_hf.data.simulate import SimulatedCorpus, simulate_corpus
 
 RATE = 16_000
@@ -53,7 +53,7 @@ def test_mixed_rows_are_appended_and_the_others_stay(data, waves):
     assert len(mixed) == 19 and [entry.made for entry in report.classes] == [0, 5]
     old = mixed.select(range(14))
     assert old.select_columns(data.column_names).to_list() == data.to_list()
-    assert all(value is None for name in PROVENANCE for value in old["mixed_" + name])
+    assert all(value is None for name in ORIGIN_COLUMNS for value in old["mixed_" + name])
     features = np.stack(
         [np.concatenate([clip_features(w), text_features(t)]) for w, t in zip(waves, data["text"], strict=True)]
     )
@@ -70,7 +70,9 @@ def test_mixed_rows_are_appended_and_the_others_stay(data, waves):
         mixed.select(range(14, 19)), plan.to_frame().to_dict("records"), plan.probs, strict=True
     ):
         assert row["item"] == origin["item"] and row["room"] is None and row["speaker"] is None
-        assert {name: row["mixed_" + name] for name in PROVENANCE} == {name: origin[name] for name in PROVENANCE}
+        assert {name: row["mixed_" + name] for name in ORIGIN_COLUMNS} == {
+            name: origin[name] for name in ORIGIN_COLUMNS
+        }
         assert row["distribution"] == pytest.approx(probs)
         first, second = (int(origin[name][1:]) for name in ("first", "second"))
         wave, rate = soundfile.read(io.BytesIO(row["audio"]["bytes"]), dtype="float32")
@@ -200,7 +202,7 @@ def test_rows_without_text_are_counted(rows, caplog):
 def test_nothing_to_mix_leaves_the_rows_and_says_so(data):
     mixed, report = mix_dataset(data.select(range(10)), support=SUPPORT)
     assert len(mixed) == 10 and set(mixed["mixed_first"]) == {None}
-    assert [entry.skipped for entry in report.classes] == ["", "no item has this label most"]
+    assert [entry.skipped for entry in report.classes] == ["", "it is no item's most probable label"]
 
 
 def without(name):
@@ -208,24 +210,28 @@ def without(name):
 
 
 BAD = {
-    "no item": (without("item"), {}, "no column 'item'; name that of the item"),
-    "no distribution": (without("distribution"), {}, "no column 'distribution'; name that of the probs"),
+    "no item": (without("item"), {}, "no column 'item'; name the column of the item"),
+    "no distribution": (without("distribution"), {}, "no column 'distribution'; name the column of the probs"),
     "no source": (without(["audio", "text"]), {}, "neither audio nor text"),
     "paths": (
         lambda data: data.cast_column("audio", {"bytes": Value("binary"), "path": Value("string")}),
         {},
-        "no bytes",
+        "cannot hold mixed clips",
     ),
     "decoding": (
         lambda data: data.cast_column("audio", Audio(RATE)),
         {},
         r"cast_column\('audio', Audio\(decode=False\)\)",
     ),
-    "labels": (lambda data: data, {"support": ["a", "b", "c"]}, "item 'i00' is no list of 3 numbers"),
+    "labels": (lambda data: data, {"support": ["a", "b", "c"]}, "item 'i00' is not a list of 3 numbers"),
     "no features": (lambda data: data, {"features": "vectors"}, "no column 'vectors' of features"),
     "words as features": (lambda data: data, {"features": "text"}, "'text' must have a list of numbers"),
     "few features": (lambda data: data, {"features": np.zeros((2, 2))}, r"shape \(2, 2\) for 14 items"),
-    "mixed twice": (lambda data: data.rename_column("room", "mixed_room"), {}, "'mixed_room' already; mix them once"),
+    "mixed twice": (
+        lambda data: data.rename_column("room", "mixed_room"),
+        {},
+        "already have a column 'mixed_room'; mix them",
+    ),
     "names twice": (lambda data: data.map(lambda row: {"item": "same"}), {}, "Item 'same' is given twice"),
     "streamed": (lambda data: data.to_iterable_dataset(), {}, "of type IterableDataset; load them as a Dataset"),
     "share": (lambda data: data, {"share": 0}, "share is 0"),
@@ -243,7 +249,7 @@ def test_rows_without_a_distribution_or_with_ragged_features_are_refused(rows):
     rows[3]["distribution"] = None
     kinds = {"item": Value("string"), "text": Value("string"), "distribution": List(Value("float64"))}
     data = Dataset.from_list([{name: row[name] for name in kinds} for row in rows], features=Features(kinds))
-    with pytest.raises(ValueError, match="item 'i03' is no list of 2 numbers"):
+    with pytest.raises(ValueError, match="item 'i03' is not a list of 2 numbers"):
         mix_dataset(data, support=SUPPORT)
     rows[3]["distribution"] = [1.0, 0.0]
     data = Dataset.from_list([{name: row[name] for name in kinds} for row in rows], features=Features(kinds))

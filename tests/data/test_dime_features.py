@@ -14,7 +14,7 @@ import soundfile
 from annot_hf.data import dime_features
 from annot_hf.data.dime_features import (
     CLIP_FEATURES,
-    RATE,
+    FEATURE_RATE,
     TEXT_FEATURES,
     clip_features,
     features_of_clip,
@@ -27,7 +27,7 @@ from annot_hf.data.lengths import AudioError
 
 @pytest.fixture(scope="module")
 def voice():
-    time = np.arange(2 * RATE) / RATE
+    time = np.arange(2 * FEATURE_RATE) / FEATURE_RATE
     tone = sum(np.sin(2 * np.pi * 140 * k * time) / k for k in range(1, 12)) * np.sin(np.pi * time) * 0.1
     return (tone + np.random.default_rng(0).standard_normal(len(time)) * 0.003).astype(np.float32)
 
@@ -36,12 +36,12 @@ def one_by_one(wave):
     """As the released code calls them."""
     feature, out = librosa.feature, []
     for values in (
-        feature.mfcc(y=wave, sr=RATE, n_mfcc=13),
-        feature.chroma_stft(y=wave, sr=RATE, n_chroma=12),
-        feature.spectral_contrast(y=wave, sr=RATE, n_bands=6),
+        feature.mfcc(y=wave, sr=FEATURE_RATE, n_mfcc=13),
+        feature.chroma_stft(y=wave, sr=FEATURE_RATE, n_chroma=12),
+        feature.spectral_contrast(y=wave, sr=FEATURE_RATE, n_bands=6),
         feature.zero_crossing_rate(y=wave),
-        feature.spectral_rolloff(y=wave, sr=RATE),
-        feature.spectral_centroid(y=wave, sr=RATE),
+        feature.spectral_rolloff(y=wave, sr=FEATURE_RATE),
+        feature.spectral_centroid(y=wave, sr=FEATURE_RATE),
         feature.rms(y=wave),
     ):
         out += [values.mean(axis=1), values.std(axis=1)]
@@ -54,16 +54,20 @@ def test_the_numbers_are_those_of_librosas_functions(voice):
     assert len(set(CLIP_FEATURES)) == 72 and found == pytest.approx(one_by_one(voice), rel=1e-3, abs=1e-4)
     by_name = dict(zip(CLIP_FEATURES, found, strict=True))
     assert by_name["mean of RMS"] == pytest.approx(librosa.feature.rms(y=voice).mean(), rel=1e-4)
-    assert by_name["deviation of MFCC 12"] == pytest.approx(librosa.feature.mfcc(y=voice, sr=RATE)[12].std(), rel=1e-3)
+    assert by_name["deviation of MFCC 12"] == pytest.approx(
+        librosa.feature.mfcc(y=voice, sr=FEATURE_RATE)[12].std(), rel=1e-3
+    )
 
 
 def test_short_clips_are_padded_to_half_a_second(voice):
     short = voice[3000:5000]
-    assert (clip_features(short) == clip_features(np.pad(short, (0, RATE // 2 - len(short))))).all()
+    assert (clip_features(short) == clip_features(np.pad(short, (0, FEATURE_RATE // 2 - len(short))))).all()
 
 
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("wave", [np.zeros(RATE), np.zeros(1), np.ones(RATE), np.full(40, 1e-20), np.full(RATE, 1e3)])
+@pytest.mark.parametrize(
+    "wave", [np.zeros(FEATURE_RATE), np.zeros(1), np.ones(FEATURE_RATE), np.full(40, 1e-20), np.full(FEATURE_RATE, 1e3)]
+)
 def test_odd_clips_have_finite_features(wave):
     assert np.isfinite(clip_features(wave)).all()
 
@@ -107,7 +111,7 @@ def test_a_clip_that_cannot_be_read_is_named_and_no_row_of_zeros(tmp_path, voice
     for source in (tmp_path / "bad.wav", tmp_path / "absent.wav", {"bytes": b"", "path": None}):
         with pytest.raises(AudioError, match="Item 'clip 7': "):
             features_of_clip(source, item="clip 7")
-    soundfile.write(tmp_path / "good.wav", voice, RATE, subtype="FLOAT")
+    soundfile.write(tmp_path / "good.wav", voice, FEATURE_RATE, subtype="FLOAT")
     assert (features_of_clip(tmp_path / "good.wav", item="x") == clip_features(voice)).all()
     with pytest.raises(AudioError, match="Item 'x': .* at most 1 s"):
         features_of_clip(tmp_path / "good.wav", item="x", max_seconds=1)
@@ -150,11 +154,11 @@ def test_a_file_that_is_none_is_said(tmp_path):
         with pytest.raises(ValueError, match="holds no features"):
             read_features(tmp_path / name, ["a"])
     for items, features in ((["a"], np.zeros((2, 2))), (["a", "a"], np.zeros((2, 2))), (["a"], np.zeros(1))):
-        with pytest.raises(ValueError, match="one row an item"):
+        with pytest.raises(ValueError, match="one row per item"):
             write_features(tmp_path / "x.parquet", items, features)
 
 
 def test_without_the_extra_the_fix_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "librosa", None)
     with pytest.raises(ValueError, match=r"librosa.*pip install 'annot-hf\[augment\]'"):
-        clip_features(np.zeros(RATE))
+        clip_features(np.zeros(FEATURE_RATE))

@@ -84,7 +84,7 @@ def test_items_rated_on_another_scale_alone_say_nothing():
 
 def test_what_does_not_fit_is_said():
     votes = VoteTable.from_columns(SCALES[0], item=["a", "a"], value=["1", "5"])
-    with pytest.raises(ValueError, match="Question 'valence' is a scale: its disagreement is the deviation"):
+    with pytest.raises(ValueError, match="Question 'valence' is a scale, whose disagreement is the deviation"):
         disagreement(votes, "valence", ["a"], "entropy")
     with pytest.raises(ValueError, match="disagreement"):
         disagreement(votes, "valence", ["a"], "variance")

@@ -25,7 +25,7 @@ words_or_none = st.lists(st.one_of(st.none(), st.sampled_from(["", "a", "b", "é
 
 @given(words_or_none)
 def test_words_survive_the_codes(words):
-    codes, vocabulary = encoding.encode(pa.array(words, pa.string()), len(words))
+    codes, vocabulary = encoding.encode_column(pa.array(words, pa.string()), len(words))
     assert codes.dtype == np.int32 and vocabulary.dtype == object
     assert [None if code < 0 else vocabulary[code] for code in codes] == words
     assert list(vocabulary) == list(dict.fromkeys(word for word in words if word is not None))
@@ -33,19 +33,19 @@ def test_words_survive_the_codes(words):
 
 
 def test_no_column_is_all_null():
-    codes, vocabulary = encoding.encode(None, 3)
+    codes, vocabulary = encoding.encode_column(None, 3)
     assert codes.tolist() == [-1, -1, -1] and not len(vocabulary)
 
 
 def test_a_dictionary_keeps_its_words_and_their_order():
     column = pa.DictionaryArray.from_arrays(pa.array([1, None, 1], pa.int8()), pa.array(["unused", "b"]))
-    codes, vocabulary = encoding.encode(column, 3)
+    codes, vocabulary = encoding.encode_column(column, 3)
     assert codes.tolist() == [1, -1, 1] and vocabulary.tolist() == ["unused", "b"]
 
 
 @given(words_or_none)
 def test_an_empty_word_is_none(words):
-    codes, vocabulary = encoding.blank_to_null(*encoding.encode(pa.array(words, pa.string()), len(words)))
+    codes, vocabulary = encoding.blank_to_null(*encoding.encode_column(pa.array(words, pa.string()), len(words)))
     assert [None if code < 0 else vocabulary[code] for code in codes] == [word or None for word in words]
     assert "" not in vocabulary
 
@@ -130,7 +130,7 @@ def resolve(questions, asked, values, *, strict=True):
     """`resolve_values` of a column of text or numbers."""
     column = encoding.as_arrow(values, "value", "votes")
     numbers = None if encoding.is_text(column.type) else column
-    codes, words = encoding.encode(column.cast(pa.string()), len(values))
+    codes, words = encoding.encode_column(column.cast(pa.string()), len(values))
     asked = np.array(asked, dtype=np.int16)
     return encoding.resolve_values(questions, asked, codes, words, numbers, strict=strict, where="votes")
 
@@ -195,7 +195,7 @@ def test_choices():
 
 @pytest.mark.parametrize("counts", [[[1, 0], [2, 3]], [[1.0, 0.0], [2.0, 3.0]], np.array([[1, 0], [2, 3]], np.uint8)])
 def test_counts_are_whole(counts):
-    found = encoding.check_counts(EMOTION, ["a", "b"], counts)
+    found = encoding.check_vote_counts(EMOTION, ["a", "b"], counts)
     assert found.dtype == np.int64 and found.tolist() == [[1, 0], [2, 3]]
 
 
@@ -209,13 +209,13 @@ def test_counts_are_whole(counts):
         (EMOTION, [[np.nan, 1]], "Item 'a' has count nan"),
         (EMOTION, [[1, np.inf]], "Item 'a' has count inf for label 'joy'"),
         (EMOTION, [["1", "2"]], "'emotion' have type <U1"),
-        (EMOTION, [["x", "y"]], "no table of numbers"),
-        (EMOTION, [[1], [2, 3]], "no table of numbers"),
+        (EMOTION, [["x", "y"]], "not a table of numbers"),
+        (EMOTION, [[1], [2, 3]], "not a table of numbers"),
     ],
 )
 def test_other_counts_are_refused(question, counts, words):
     with pytest.raises(ValueError, match=words):
-        encoding.check_counts(question, ["a"], counts)
+        encoding.check_vote_counts(question, ["a"], counts)
 
 
 def test_weights_of_one_are_none():
@@ -331,8 +331,8 @@ def test_json_streams_entries_with_numbers_as_text(write):
 @pytest.mark.parametrize(
     ("content", "words"),
     [
-        ('{"a": 1}', "the entry 'a' is no object"),
-        ('{"a": {}, "b": [1]}', "the entry 'b' is no object"),
+        ('{"a": 1}', "the entry 'a' is not an object"),
+        ('{"a": {}, "b": [1]}', "the entry 'b' is not an object"),
         ("[1]", "not a JSON object of objects"),
         ('{"a": {"x": 1}', "not a JSON object of objects"),
         ('{"a": {"x" 1}}', "not a JSON object of objects"),

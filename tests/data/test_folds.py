@@ -62,10 +62,10 @@ def test_the_validation_part_is_the_share_that_was_asked_for(share):
         ([2, 2, 2], {"folds": 5}, "There are 3 conversations for 5 folds"),
         ([2, 2], {"folds": 2}, "training and validation need one each"),
         ([2, 2, 2], {"folds": 2}, "There are 3 conversations for 2 folds, and training and validation need one each"),
-        ([2] * 9, {"folds": 1}, "folds is 1; it is a whole number from 2 up"),
+        ([2] * 9, {"folds": 1}, "folds is 1; give a whole number from 2"),
         ([2] * 9, {"folds": True}, "folds is True"),
-        ([2] * 9, {"repeats": 0}, "repeats is 0; it is a whole number from 1 up"),
-        ([2] * 9, {"validation": 0.0}, "validation is 0.0; it is a share between 0 and 1"),
+        ([2] * 9, {"repeats": 0}, "repeats is 0; give a whole number from 1"),
+        ([2] * 9, {"validation": 0.0}, r"validation is 0\.0; give a share between 0 and 1"),
     ],
 )
 def test_divisions_that_cannot_be(sizes, options, message):
@@ -109,5 +109,5 @@ def test_drawn_groups_are_whole_and_no_more_than_needed(sizes, seed, data):
 
 @pytest.mark.parametrize("items", [0, 7, True, 2.5])
 def test_items_that_cannot_be_drawn(items):
-    with pytest.raises(ValueError, match=f"items is {items}; 6 take part"):
+    with pytest.raises(ValueError, match=f"items is {items}; give a whole number from 1 to 6"):
         draw_groups(groups_of([2, 2, 2]), items, 0)

@@ -172,7 +172,7 @@ def test_weights_weigh_secondary_votes_and_zero_means_no_vote():
 
 def test_anonymous_secondary_votes_need_one_label_a_rater():
     primary = [("a", None, "sad"), ("a", None, "happy")]
-    with pytest.raises(ValueError, match="Question 'second' has anonymous votes, and which of them are one rater's"):
+    with pytest.raises(ValueError, match="Question 'second' has anonymous votes, so the labels of one rater are"):
         merged(table(primary, [("a", None, "sad"), ("a", None, "angry")]))
     np.testing.assert_allclose(
         merged(table(primary, [("a", None, None), ("a", "r", "sad")]), 0.5).probs[0], [0, 0.25, 0.75, 0, 0]
@@ -210,9 +210,9 @@ def unrelated(*questions):
         (lambda: merged(unrelated(SECOND)), "Question 'second' has no vote on a label of 'emotion' .angry, happy"),
         (lambda: merged(table([("a", "r", "sad")], [("a", "r", "tired")])), "no vote on a label of 'emotion'"),
         (lambda: merged(table([("a", "r", "sad")], [("a", "r", None)])), "so there is nothing to merge"),
-        (lambda: merged(unrelated(), -0.1), "primary_weight is -0.1; it is a share from 0 to 1"),
+        (lambda: merged(unrelated(), -0.1), r"primary_weight is -0\.1; give a share from 0 to 1"),
         (lambda: merged(unrelated(), 1.5), "primary_weight is 1.5"),
-        (lambda: merged(unrelated(), "M90"), "primary_weight is 'M90'; it is a share"),
+        (lambda: merged(unrelated(), "M90"), "primary_weight is 'M90'; give a share"),
         (lambda: merged(unrelated(), np.nan), "primary_weight is nan"),
         (
             lambda: make_targets(unrelated(Question.scale("valence", 1, 5)), "valence", "merged"),
@@ -390,7 +390,7 @@ def test_point_targets_without_weight_are_no_targets():
 @pytest.mark.parametrize(
     ("questions", "items", "words"),
     [
-        ("emotion", ["a"], "Question 'emotion' is a category, which has no mean; name scale questions only"),
+        ("emotion", ["a"], "Question 'emotion' is a category and has no mean; name only scale questions"),
         (["valence", "arousl"], ["a"], "no question 'arousl' .did you mean 'arousal'"),
         (["valence", "arousal"], ["a"], "None of 1 items has a rating on arousal"),
         ("valence", ["b", "c"], "None of 2 items has a rating on valence; check the item names"),

@@ -170,7 +170,7 @@ def test_a_smaller_share_changes_no_other_clips():
 
 @pytest.mark.parametrize("share", [-0.1, 1.5, math.nan, math.inf])
 def test_a_share_that_is_no_probability(share):
-    with pytest.raises(ValueError, match=rf"perturb_share is {share}; it is a probability from 0 \(for never\) to 1"):
+    with pytest.raises(ValueError, match=rf"perturb_share is {share}; give a probability from 0 \(never\) to 1"):
         make_perturbation(share, 0)
 
 

@@ -105,10 +105,13 @@ def test_questions_that_only_people_answer_stay():
     [
         (
             Question.category("emotion", ["anger", "joy"]),
-            "has the labels anger, joy and the corpus asks for the labels",
+            "has the labels anger, joy, but the corpus asks for the labels",
         ),
         (Question.category("emotion", ["anger", "joy", "sad"], multiple=True), "several of the labels"),
-        (Question.category("mood", ["anger", "joy", "sad"]), "question 'mood' is not asked there; it asks emotion"),
+        (
+            Question.category("mood", ["anger", "joy", "sad"]),
+            "question 'mood' is not a question of the corpus, which has emotion",
+        ),
         (Question.scale("emotion", 1, 2), "has a scale from 1 to 2"),
     ],
 )
@@ -120,9 +123,9 @@ def test_other_questions_are_refused(question, message):
 
 
 def test_votes_of_the_wrong_side_are_refused():
-    with pytest.raises(ValueError, match="human votes hold votes of another source"):
+    with pytest.raises(ValueError, match="human votes have votes of another source; only source"):
         combine_votes(people([[1, 0, 0]], "synthetic"), people([[1, 0, 0]], "synthetic"))
-    with pytest.raises(ValueError, match="synthetic votes hold votes of another source"):
+    with pytest.raises(ValueError, match="synthetic votes have votes of another source; only source"):
         combine_votes(people([[1, 0, 0]]), people([[1, 0, 0]]))
 
 
@@ -133,7 +136,7 @@ def test_bad_weights(weight):
 
 
 def test_nothing_left():
-    with pytest.raises(ValueError, match="No vote is left of 2"):
+    with pytest.raises(ValueError, match="None of 2 votes is left"):
         weigh_sources(people([[1, 1, 0]]), human=0)
-    with pytest.raises(ValueError, match="No vote is left"):
+    with pytest.raises(ValueError, match="votes is left"):
         weigh_sources(people([[1, 1, 0]], "synthetic"), human=0, synthetic=0)

@@ -112,7 +112,7 @@ FIVE = Question.category("level", ["1", "2", "3", "4", "5"])
 @pytest.mark.parametrize("questions", [(FIVE,), (EMOTION, FIVE), (Question.category("digit", list("0123")), FIVE)])
 @pytest.mark.parametrize("column", [[1, 2], [1.0, 2.0], np.array([1, 2]), pd.Series([1, None]), pa.array([1, 2])])
 def test_numbers_that_may_be_labels_or_places_are_refused(questions, column):
-    with pytest.raises(ValueError, match="1 may be label '1' of question 'level' or the place of its label '2'"):
+    with pytest.raises(ValueError, match="1 may be label '1' of question 'level' or the position of its label '2'"):
         VoteTable.from_columns(questions, item=["a", "b"], question="level", value=column)
     named = VoteTable.from_columns(questions, item=["a", "b"], question="level", value=pd.Categorical([1, 5]))
     assert named.counts("level").tolist() == [[1, 0, 0, 0, 0], [0, 0, 0, 0, 1]]
@@ -143,7 +143,8 @@ def test_codes_of_an_export_are_read_by_the_names_of_its_schema(tmp_path):
         assert votes.counts("level").tolist() == [[1, 0, 0, 1, 0], [0, 0, 0, 0, 1]]
         assert votes.counts("emotion", ["b"]).tolist() == [[0, 0, 1]]
     with pytest.raises(
-        ValueError, match="column label holds int64, and which labels the numbers stand for is not said"
+        ValueError,
+        match=r"column label holds int64 without the names of the labels; keep the schema that `datasets` wrote",
     ):
         VoteTable.from_arrow(table.replace_schema_metadata(), Levels.questions)
     far = pa.array([0, 1, 2, 8])
@@ -256,9 +257,9 @@ def test_counts_of_a_frame_in_another_order_of_items():
     [
         (["a", "b"], CROSS.drop(columns="sad"), "question 'emotion': there is no column 'sad'; name each column once"),
         (["a", "b"], CROSS.rename(columns={"sad": "Sad"}), "there is no column 'sad'"),
-        (["a", "b"], CROSS.assign(other=0), "nothing asks for column 'other'"),
-        (["a", "b"], CROSS[["sad", "sad", "joy", "anger"]], "column 'sad' is there twice"),
-        (["a"], CROSS, "nothing asks for row 'b'"),
+        (["a", "b"], CROSS.assign(other=0), "column 'other' is not expected"),
+        (["a", "b"], CROSS[["sad", "sad", "joy", "anger"]], "column 'sad' occurs twice"),
+        (["a"], CROSS, "row 'b' is not expected"),
         (["a", "b", "c"], CROSS, "there is no row 'c'"),
         (["x", "y"], CROSS, "there is no row 'x'"),
         (["x", "y"], CROSS.set_index(pd.Index([4, 5])), "there is no row 'x'"),
@@ -272,7 +273,7 @@ def test_counts_whose_names_do_not_fit_are_refused(items, counts, words):
 
 def test_series_of_two_orders_are_refused_as_columns_and_as_a_mask():
     for value in (SAID["label"].sort_values(), SAID["label"].set_axis(SAID["item"])):
-        with pytest.raises(ValueError, match="column value has another index than item; take both from one frame"):
+        with pytest.raises(ValueError, match="column value differs from that of item; take both from one"):
             VoteTable.from_columns(EMOTION, item=SAID["item"], value=value)
     part = SAID.iloc[[0, 4]]
     votes = VoteTable.from_columns(EMOTION, item=part["item"], value=part["label"].reset_index(drop=True))
@@ -427,16 +428,19 @@ def build(questions=EMOTION, **columns):
             "duplicates is 'firstt' .did you mean 'first'.*; use 'error' or 'first' or 'keep'",
         ),
         (build(unknown="ignore"), "unknown is 'ignore'; use 'error' or 'drop'"),
-        (build(value=["hapy", "x"], unknown="drop"), "no rows left, since none of 2 values fits its question"),
+        (build(value=["hapy", "x"], unknown="drop"), "none of 2 values fits its question, so no rows are left"),
         (build(value=[["joy"], ["sad"]]), "column value holds values of type list.*; give text or numbers"),
         (build(VALENCE, value=[[1], [2]]), "column value holds values of type list.*; give text or numbers"),
         (build(value=["joy", ["sad"]]), "column value holds values of type list; give text or numbers"),
         (build(weight=[[1], [2]]), "column weight holds values of type list"),
         (build(item=["a", ""]), "row 1 has no item"),
         (lambda: VoteTable.from_counts(EMOTION, ["a"], [[1, np.inf, 0]]), "Item 'a' has count inf for label 'joy'"),
-        (lambda: VoteTable.from_counts(EMOTION, ["a"], [["1", "2", "x"]]), "no table of numbers.*whole numbers from 0"),
+        (
+            lambda: VoteTable.from_counts(EMOTION, ["a"], [["1", "2", "x"]]),
+            "not a table of numbers.*whole numbers from 0",
+        ),
         (lambda: VoteTable.from_counts(EMOTION, ["a"], [["1", "2", "3"]]), "have type <U1; counts are whole numbers"),
-        (lambda: VoteTable.from_counts(EMOTION, ["a", "b"], [[1, 2, 3], [1]]), "no table of numbers"),
+        (lambda: VoteTable.from_counts(EMOTION, ["a", "b"], [[1, 2, 3], [1]]), "not a table of numbers"),
         (
             lambda: VoteTable.from_counts(VALENCE, ["a"], [[1]]),
             "'valence' is a scale; only a category question has counts",
@@ -502,7 +506,7 @@ def test_names_that_only_look_the_same_say_so():
 
 def test_two_meanings_of_one_question_do_not_join():
     other = VoteTable.from_columns(Question.category("emotion", ["joy"]), item=["a"], value=["joy"])
-    with pytest.raises(ValueError, match="'emotion' is defined in two ways"):
+    with pytest.raises(ValueError, match="'emotion' is defined differently"):
         VoteTable.concat([mixed(), other])
     joined = VoteTable.concat([mixed(), mixed()])
     assert len(joined) == 12 and list(joined.items) == ["a", "b"]

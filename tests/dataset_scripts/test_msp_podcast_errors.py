@@ -141,7 +141,7 @@ def test_other_encodings_are_refused_and_a_byte_order_mark_is_not(tmp_path):
         ("", "not a JSON object of objects"),
         ("[1]", "not a JSON object of objects"),
         ('{"a.wav": {}', "not a JSON object of objects"),
-        ('{"a.wav": [1]}', "the entry 'a.wav' is no object"),
+        ('{"a.wav": [1]}', "the entry 'a.wav' is not an object"),
         ('{"a.wav": {"Workers": [{"Name": "W1"}]}}', "not the JSON of MSP-Podcast"),
         ('{"a.wav": {"W1": {"EmoAct": 1}}}', "row 1 has no EmoClass_Major for 'a.wav'"),
         ("{}", "has no rater lines"),

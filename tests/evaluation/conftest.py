@@ -9,7 +9,7 @@ from annot_hf.data.questions import Question
 from annot_hf.data.simulate import Truth
 from annot_hf.data.targets import make_targets
 from annot_hf.data.votes import VoteTable
-from annot_hf.report import figures as plots, pages
+from annot_hf.report import pages, style
 
 EMOTIONS = ("anger", "disgust", "fear", "happy", "neutral", "sad")
 ACTIVATION, VALENCE = Question.scale("activation", 1, 5), Question.scale("valence", 1, 5)
@@ -26,10 +26,10 @@ def coarse_plots():
 
     def save(draw, path, *, dpi):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with plots._style():
+        with style._style():
             figure = draw()
             figure.set_layout_engine("none")
-            plots.FigureCanvasAgg(figure)
+            style.FigureCanvasAgg(figure)
             figure.savefig(path, dpi=40, metadata={"Software": None})
         return path
 
@@ -44,9 +44,9 @@ def unrendered(monkeypatch):
 
     def save(draw, path, *, dpi):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with plots._style():
+        with style._style():
             draw()
-            plots.Figure(figsize=(0.1, 0.1)).savefig(path, metadata={"Software": None})
+            style.Figure(figsize=(0.1, 0.1)).savefig(path, metadata={"Software": None})
         return path
 
     monkeypatch.setattr(pages, "save_figure", save)

@@ -116,7 +116,7 @@ def test_runs_that_answer_for_other_raters_are_compared_without_them(emotion_run
     )
     found = compare(predictions, fewer, targets, n_resamples=0)
     assert found.parts["raters"] == {}
-    assert found.notes[-1].startswith("The systems answer for different votes of named raters")
+    assert found.notes[-1].startswith("The systems predict different votes of named raters")
     with pytest.raises(KeyError):
         found["rater_accuracy"]
 

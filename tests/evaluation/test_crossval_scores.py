@@ -12,8 +12,9 @@ from annot_hf.evaluation.evaluate import evaluate
 from annot_hf.evaluation.resampling import Resamples
 from annot_hf.evaluation.scoring import measure_entropy_ranks
 from annot_hf.models import measures
-from annot_hf.report.figures import PANELS, plot_crossval, save_figure
+from annot_hf.report.figures import PANELS, plot_crossval
 from annot_hf.report.pages import write_markdown
+from annot_hf.report.style import save_figure
 from annot_hf.report.tables import crossval_tables, fold_notes, systems_tables
 
 
@@ -135,7 +136,7 @@ def test_pooled_predictions_keep_what_belongs_to_an_item(emotion_run):
     assert len(answers) == len(pooled.rater_items) == len(predictions.rater_items)
     with pytest.raises(ValueError, match="a second time"):
         pool_predictions([predictions, predictions])
-    with pytest.raises(ValueError, match="do not go together"):
+    with pytest.raises(ValueError, match="cannot be pooled"):
         pool_predictions([predictions, replace(predictions, support=tuple("abcdef"))])
     with pytest.raises(ValueError, match="no predictions to pool"):
         pool_predictions([])
@@ -170,7 +171,7 @@ def test_what_training_parts_lack_is_counted(emotion_run, crossed):
         f"Label fear has no vote in {len(without)} of 12 training parts; macro-F1 keeps it.",
         "Label fear is the most frequent of no item in 12 of 12",
         "560 answers to test items",
-        "divide the items in 1 different ways only",
+        "divide the items in only 1 different ways",
         f"one: {2 * predictions.rater_fallback.sum()} of {2 * len(predictions.rater_items):,} predicted rater answers",
     ):
         assert text in page
@@ -255,5 +256,5 @@ def test_disagreement_is_pooled(emotion_run):
     ]
     pooled = pool_predictions(halves)
     assert pooled.disagreement.tolist() == said.tolist() and pooled.disagreement_kind == "entropy"
-    with pytest.raises(ValueError, match="do not go together"):
+    with pytest.raises(ValueError, match="cannot be pooled"):
         pool_predictions([halves[0], replace(halves[1], disagreement_kind="variance")])

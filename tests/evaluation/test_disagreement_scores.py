@@ -71,7 +71,7 @@ def test_in_a_report_and_on_disk(run, tmp_path, unrendered):
     report = build_report(loaded, targets, tmp_path / "report", title="Run", items=items, votes=votes, n_resamples=50)
     data = json.loads(report.files["json"].read_text())
     assert data["evaluation"]["disagreement"]["items"] == 19
-    assert "Disagreement beside the distribution" in report.files["markdown"].read_text()
+    assert "Predicted disagreement" in report.files["markdown"].read_text()
 
 
 @pytest.mark.parametrize("values", [np.zeros(19), np.full(20, 1.1), np.full(20, np.nan)])

@@ -139,7 +139,7 @@ def test_a_label_that_the_marginal_lacks_is_floored():
     [
         ([[1.5, 1]], 0.8, "Item 0 has count 1.5; rater equivalence needs whole votes: give unweighted counts."),
         ([[1, -1]], 0.8, "Item 0 has count -1; rater equivalence needs whole votes: give unweighted counts."),
-        ([[1, 1]], 0, "keep is 0; it is a share of the items: give a number above 0 and up to 1."),
+        ([[1, 1]], 0, "keep is 0; give a share of the items, above 0 and up to 1."),
     ],
 )
 def test_bad_input(counts, keep, message):

@@ -62,6 +62,6 @@ def test_the_page_holds_members_words_and_votes(tmp_path):
     assert "did not read" not in page
     cut = Explanation("a", TEXT, np.array(OFFSETS[:5] + OFFSETS[-1:]), np.full((1, 6), 1 / 6), np.eye(2)[:1])
     text = write_explanations([cut], ["a", "b"], tmp_path / "c.html", title="T").read_text()
-    assert "5 further words lie beyond" in text and "did not read &#39;&lt;b&gt;, you!&#39;" in text
+    assert "5 further words exceed" in text and "did not read &#39;&lt;b&gt;, you!&#39;" in text
     plain = write_explanations([explanation(attention)], ["a", "b"], tmp_path / "e.html", title="T").read_text()
     assert "raters" not in plain.split("</style>")[1]

@@ -137,7 +137,7 @@ def test_bad_folders(tmp_path):
         Predictions.load(tmp_path)
     about["counts"]["items"] = 3
     (tmp_path / "predictions.json").write_text(json.dumps(about))
-    with pytest.raises(ValueError, match=r"announces 3 items and holds 2; save the predictions again\."):
+    with pytest.raises(ValueError, match=r"states 3 items but holds 2; save the predictions again\."):
         Predictions.load(tmp_path)
 
 
@@ -146,7 +146,7 @@ def test_a_mix_of_two_runs_is_said(tmp_path, name):
     small().save(tmp_path / "one")
     small(probs=[[0.5, 0.5], [0, 1]], rater_names=["q", "p", "r"]).save(tmp_path / "other")
     shutil.copy(tmp_path / "other" / name, tmp_path / "one" / name)
-    with pytest.raises(ValueError, match=f"{name} is not the one that predictions.json was written with; save the"):
+    with pytest.raises(ValueError, match=f"{name} does not match the digest in predictions.json; save the"):
         Predictions.load(tmp_path / "one")
 
 
@@ -187,7 +187,7 @@ def test_arguments_are_not_changed():
 
 def test_a_deviation_is_not_negative():
     ones = {"scales": SCALES[:1], "scale_means": [[0], [0]]}
-    with pytest.raises(ValueError, match="Predictions have a scale deviation of -1; give numbers from 0 up"):
+    with pytest.raises(ValueError, match="Predictions have a scale deviation of -1; deviations must not"):
         small(**ones, scale_deviations=[[1], [-1]])
 
 
@@ -219,7 +219,7 @@ def test_labels_in_another_order_give_the_same_report(tmp_path, emotion_run):
 def test_steps_have_an_order(emotion_run):
     _, targets, predictions, _ = emotion_run
     said = replace(predictions, disagreement=np.zeros(240), disagreement_kind="deviation")
-    with pytest.raises(ValueError, match="take the labels for steps in the order anger, disgust"):
+    with pytest.raises(ValueError, match="treats the labels as steps in the order anger, disgust"):
         said.in_order(EMOTIONS[::-1])
 
 

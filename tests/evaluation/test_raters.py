@@ -161,7 +161,7 @@ def test_a_pair_answered_twice_is_refused(emotion_run):
     with pytest.raises(ValueError) as error:
         evaluate(replace(predictions, rater_names=names), targets)
     assert str(error.value) == (
-        f"Predictions answer twice for rater {names[0]!r} on item 'clip000'; give one answer a pair."
+        f"Predictions answer twice for rater {names[0]!r} on item 'clip000'; give one answer per pair."
     )
 
 

@@ -200,10 +200,10 @@ def test_names_that_figures_number_are_told(tmp_path, emotion_run):
     _, targets, predictions, _ = emotion_run
     labels = ("生气", "b", "c", "d", "高兴", "e")
     turned = {"support": labels, "questions": (Question.category("emotion", labels),)}
-    with pytest.warns(UserWarning, match="No font here") as caught:
+    with pytest.warns(UserWarning, match="No installed font") as caught:
         build_report(replace(predictions, **turned), replace(targets, **turned), tmp_path, title="t", n_resamples=0)
     assert len(caught) == 1
-    said = "for which figures have numbers: [1] 生气, [2] 高兴."
+    said = "so figures show numbers instead: [1] 生气, [2] 高兴."
     assert said in (tmp_path / "report.html").read_text(encoding="utf-8")
     assert said.replace("[", "\\[").replace("]", "\\]") in (tmp_path / "report.md").read_text(encoding="utf-8")
 
@@ -273,7 +273,7 @@ def test_a_model_no_better_than_the_marginal_is_called_so(tmp_path, emotion_run)
     _, targets, predictions, _ = emotion_run
     base = np.tile(targets.probs.mean(0), (240, 1))
     report = build_report(replace(predictions, probs=base), targets, tmp_path / "a", title="t", n_resamples=20)
-    assert report.summary.endswith("the data do not tell the model from the marginal.")
+    assert report.summary.endswith("the data do not show a difference between the model and the marginal.")
     worse = replace(predictions, probs=np.roll(predictions.probs, 3, axis=1))
     report = build_report(worse, targets, tmp_path / "b", title="t", n_resamples=20)
     assert report.summary.endswith("the model is worse than the marginal.")
@@ -377,7 +377,7 @@ def test_blank_speakers_are_none_and_missing_splits_are_told(tmp_path, emotion_r
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"on_missing": "drop"}, "on_missing is 'drop'; it is error or exclude."),
+        ({"on_missing": "drop"}, "on_missing is 'drop'; use error or exclude."),
         ({"n_resamples": -5}, "n_resamples is -5; give a whole number from 0 up, 0 for no intervals."),
         ({"n_resamples": 5.5}, "n_resamples is 5.5; give a whole number from 0 up, 0 for no intervals."),
     ],

@@ -79,12 +79,12 @@ def test_scales_have_ccc(grid_run):
 @pytest.mark.parametrize(
     ("altered", "message"),
     [
-        ({}, "All predictions are for clean clips; predict under a condition too, such as noise:10."),
+        ({}, "All predictions are for clean clips; also predict under a condition, such as noise:10."),
         (
             {"P/a": ("noise:1", 0.1, {}), "P/b": ("noise:1", 0.2, {"condition_seed": 1})},
             "P/b and P/a are both under noise:1",
         ),
-        ({"P/a": ("clean", 0.1, {})}, "P/a is clean and differs from the clean predictions given first"),
+        ({"P/a": ("clean", 0.1, {})}, "P/a is clean but differs from the first clean predictions"),
         ({"P/a": ("noise:1", 0.1, {"model": "runs/other"})}, "P/a has model '.*runs/other' and the clean .*runs/m'"),
         (
             {"P/a": ("noise:1", 0.1, {"model_sha256": "b"})},
@@ -104,7 +104,7 @@ def test_what_does_not_belong_together_is_refused(emotion_run, altered, message)
 def test_other_items_and_an_altered_reference_are_refused(emotion_run):
     _, targets, predictions, _ = emotion_run
     clean, altered = runs(predictions)
-    with pytest.raises(ValueError, match="compare with are under noise:0; give those for clean clips first"):
+    with pytest.raises(ValueError, match="The first predictions are under noise:0; give those for clean clips first"):
         measure_conditions(altered["P/noise-0"], {}, targets)
     empty = {"rater_items": [], "rater_names": [], "rater_values": None, "rater_fallback": None}
     noisy = altered["P/noise-0"]

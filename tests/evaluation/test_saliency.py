@@ -10,8 +10,8 @@ from annot_hf.data.questions import Question
 from annot_hf.data.targets import opinion_columns
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.saliency import CrossMoments, Saliency, layer_scores
-from annot_hf.report.figures import save_figure
 from annot_hf.report.saliency_page import plot_saliency, saliency_table, save_saliency
+from annot_hf.report.style import save_figure
 from annot_hf.training.recipe import read_layer
 
 LAYERS, UNITS, TARGETS = 3, 5, 2
@@ -80,7 +80,7 @@ def test_what_never_changes_has_no_say():
     saliency = Saliency(scores, ("a", "b"), "absolute", None, 200, {})
     np.testing.assert_allclose(saliency.means, scores[:, 0])
     targets[:] = 1
-    with pytest.raises(ValueError, match="No target changes over the 200 items"):
+    with pytest.raises(ValueError, match="Every target is constant over the 200 items"):
         layer_scores(moments_of(units, targets))
 
 
@@ -103,7 +103,7 @@ def test_what_is_wrong_is_said():
         layer_scores(moments)
     with pytest.raises(ValueError, match="formula is 'squared'; use one of absolute, penalised"):
         layer_scores(moments, "squared")
-    with pytest.raises(ValueError, match=r"gamma is 0\.3 and formula absolute, which has no penalty"):
+    with pytest.raises(ValueError, match=r"gamma is 0\.3, but formula absolute has no penalty"):
         layer_scores(moments, "absolute", 0.3)
     with pytest.raises(ValueError, match="hold NaN or infinity"):
         moments.update(units * np.nan, targets)

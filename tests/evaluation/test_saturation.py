@@ -63,7 +63,7 @@ def corpus(exports):
 
 
 def annotate(folder, corpus, values=None, *, question=EMOTION, items=ITEMS, votes=12, short=3, facts=None):
-    """`votes` synthetic votes an item; the last `short` items have two fewer."""
+    """`votes` synthetic votes per item; the last `short` items have two fewer."""
     rng, rows = np.random.default_rng(2), []
     for place, item in enumerate(items):
         for number in range(votes - 2 * (place >= len(items) - short)):
@@ -129,7 +129,7 @@ def test_one_person_an_item_has_no_ceiling_and_says_so(exports, tmp_path):
     alone = read_export(exports / "Alone")
     found = measure(annotate(tmp_path / "votes", alone), alone)
     assert found.held_out is None and found.agreement is None
-    assert "what people reach against each other is not known" in found.summary
+    assert "so the divergence among people is not known" in found.summary
     found.save(tmp_path / "out")
     record = json.loads((tmp_path / "out" / "saturation.json").read_text())
     assert record["held_out"] is None and record["agreement"] is None
@@ -168,7 +168,7 @@ def test_annotators_who_all_say_the_same(corpus, tmp_path):
 
 def test_one_vote_an_item(corpus, tmp_path):
     found = measure(annotate(tmp_path, corpus, votes=1, short=0), corpus)
-    assert len(found.curve.mean) == 1 and "There is 1 synthetic vote an item at most" in found.finding.text
+    assert len(found.curve.mean) == 1 and "There is 1 synthetic vote per item at most" in found.finding.text
     found.save(tmp_path / "out")
     assert found.agreement.records["among"]["all"]["synthetic"]["value"] is None
 
@@ -186,7 +186,7 @@ def test_one_item(corpus, tmp_path):
         ({"splits": ["tset"]}, r"no split 'tset' \(did you mean 'test'\?\); it has test, train"),
         ({"question": "emotoin"}, "no question 'emotoin'"),
         ({"question": "valence"}, "Question 'valence' was not annotated; emotion were"),
-        ({"votes": 13}, "No item has 13 synthetic votes; the most are 12"),
+        ({"votes": 13}, "No item has 13 synthetic votes; the largest number is 12"),
         ({"votes": 0}, "number of votes is 0"),
         ({"resamples": 0}, "number of resamples is 0"),
         ({"n_resamples": 0}, "number of bootstrap resamples is 0; give a whole number from 1 up"),
@@ -210,12 +210,12 @@ def test_questions_without_a_histogram(corpus, tmp_path, question, value, what):
 
 
 def test_annotations_that_do_not_belong(corpus, tmp_path):
-    with pytest.raises(ValueError, match=r"are of other \(digest 0123\) and the corpus is said"):
+    with pytest.raises(ValueError, match=r"are of other \(digest 0123\), but the corpus is said"):
         measure(annotate(tmp_path / "a", corpus, facts={"corpus": "other", "corpus_digest": "0123"}), corpus)
     with pytest.raises(ValueError, match="have votes on 1 items that said does not list, such as 'nobody'"):
         measure(annotate(tmp_path / "b", corpus, items=[*ITEMS, "nobody"]), corpus)
     with pytest.raises(
-        ValueError, match="has the labels anger, joy and the corpus asks for the labels anger, joy, sad"
+        ValueError, match="has the labels anger, joy, but the corpus asks for the labels anger, joy, sad"
     ):
         measure(
             annotate(tmp_path / "c", corpus, "joy", question=Question.category("emotion", ["anger", "joy"])), corpus
@@ -228,7 +228,7 @@ def test_annotations_that_do_not_belong(corpus, tmp_path):
 
 def test_exports_that_do_not_fit(annotations, corpus):
     weighed = replace(corpus, votes=replace(corpus.votes, weights=np.full(len(corpus.votes), 0.5)))
-    with pytest.raises(ValueError, match="have weights, and people are drawn whole"):
+    with pytest.raises(ValueError, match="have weights, but whole votes are drawn"):
         measure(annotations, weighed)
     mixed = replace(corpus, votes=VoteTable.concat([corpus.votes, annotations.votes]))
     with pytest.raises(ValueError, match="itself holds votes of source 'synthetic'"):

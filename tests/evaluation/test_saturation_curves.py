@@ -105,7 +105,7 @@ def test_only_its_own_votes_decide_an_items_draws(monkeypatch):
     np.testing.assert_allclose(np.mean(alone, axis=0), whole.runs, atol=1e-12)
     shorter = measure_curve(counts, reference, items, 5, Resamples(**QUICK), repeats=3)
     np.testing.assert_allclose(shorter.runs, whole.runs[:, :5], atol=1e-12)
-    monkeypatch.setattr(module, "_BLOCK", 1)
+    monkeypatch.setattr(module, "_HISTOGRAM_BLOCK", 1)
     np.testing.assert_allclose(
         measure_curve(counts, reference, items, 12, Resamples(**QUICK), repeats=3).runs, whole.runs
     )
@@ -162,7 +162,7 @@ def test_the_most_votes_that_most_items_have():
 @pytest.mark.parametrize(
     "votes, options, message",
     [
-        (5, {}, "5 votes are to be drawn of each item and an item has 4"),
+        (5, {}, "Each item needs 5 votes, but an item has 4"),
         (0, {}, "number of votes is 0"),
         (True, {}, "number of votes is True"),
         (2, {"repeats": 0}, "number of resamples is 0"),
@@ -175,7 +175,7 @@ def test_bad_numbers(votes, options, message):
 
 
 def test_people_must_be_left_over():
-    with pytest.raises(ValueError, match="5 votes are to be drawn of each item and an item has 4"):
+    with pytest.raises(ValueError, match="Each item needs 5 votes, but an item has 4"):
         measure_held_out(COUNTS, COUNTS, ITEMS, 4, 2)
     with pytest.raises(ValueError, match="there is no item"):
         measure_curve(COUNTS[:0], REFERENCE[:0], [], 1)

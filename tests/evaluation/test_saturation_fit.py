@@ -18,7 +18,7 @@ def test_an_exponential_is_found_again(c, first):
     assert found.suggested == first == int(np.flatnonzero(curve <= found.threshold)[0]) + 1
     assert found.fit.c == pytest.approx(c, rel=1e-3) and found.fit.r2 == pytest.approx(1)
     np.testing.assert_allclose(found.fit.at(N), curve, atol=1e-6)
-    assert f"suggests {first} synthetic votes an item" in found.text
+    assert f"suggests {first} synthetic votes per item" in found.text
 
 
 @pytest.mark.parametrize("drop, threshold, rate, first", [(0.06, 0.3684, 0.5, 6), (0.0294, 0.3578, 0.27, 10)])
@@ -53,8 +53,8 @@ def test_the_scale_of_a_curve_changes_nothing(scale):
         (np.full(20, 0.2), "flat at 0.2000 nats: the synthetic votes on an item are all alike"),
         (0.2 + 0.01 * N, "does not fall: 0.2100 nats after 1 vote, 0.4000 after 20"),
         (0.2 + 0.01 * np.abs(N - 10), "does not fall|does not fit"),
-        (np.array([0.4]), "There is 1 synthetic vote an item at most"),
-        (np.array([0.4, 0.3, 0.25]), "There are 3 synthetic votes an item at most"),
+        (np.array([0.4]), "There is 1 synthetic vote per item at most"),
+        (np.array([0.4, 0.3, 0.25]), "There are 3 synthetic votes per item at most"),
         (np.where(N % 2, 0.4, 0.2) - 0.001 * N, "An exponential does not fit the curve"),
     ],
 )

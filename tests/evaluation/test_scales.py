@@ -84,7 +84,7 @@ def test_in_a_report_and_on_disk(run, tmp_path, unrendered):
     report = build_report(loaded, targets, tmp_path / "report", title="Run", items=items, votes=votes, n_resamples=50)
     data = json.loads(report.files["json"].read_text())
     assert [one["question"] for one in data["evaluation"]["scales"]] == ["valence", "activation"]
-    assert "Scales beside the distribution" in report.files["markdown"].read_text()
+    assert "Further scales" in report.files["markdown"].read_text()
 
 
 @pytest.mark.parametrize("change", [{"scale_means": np.zeros((30, 1))}, {"scale_deviations": np.full((30, 2), np.nan)}])
@@ -108,7 +108,7 @@ def test_systems_have_their_scales_side_by_side(run):
         assert found.at(measure, "a|b")["value"] == pytest.approx(np.mean(values)) and found.at(measure, "bare") is None
         assert found.difference(measure, "flat", "a|b")["value"] == pytest.approx(values[1] - np.mean(values))
         assert found.at(measure, "flat") == alone[1].at(measure)
-    table = next(table for table in systems_tables(found) if table.title == "Scales beside the distribution")
+    table = next(table for table in systems_tables(found) if table.title == "Further scales")
     assert table.columns[1:4] == tuple(
         f"{kind}, valence\u00a0{way}" for kind, way in (("CCC", "↑"), ("Pearson", "↑"), ("RMSE", "↓"))
     )

@@ -16,7 +16,7 @@ from annot_hf.data.targets import make_targets
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.alignment import align, dimensions, expectation
 from annot_hf.evaluation.evaluate import evaluate
-from annot_hf.evaluation.scoring import MEASURES
+from annot_hf.evaluation.scoring import ITEM_MEASURES
 
 LABELS = ("a", "b", "c")
 
@@ -77,7 +77,7 @@ def test_no_gap_where_the_marginal_explains_the_votes():
 def test_units_and_form(emotion_run):
     _, targets, predictions, speakers = emotion_run
     scores = evaluate(predictions, targets, speakers=speakers, marginal=np.full(6, 1 / 6), n_resamples=200)
-    assert list(scores.parts["items"]) == [name for name in MEASURES if name != "ccc"]
+    assert list(scores.parts["items"]) == [name for name in ITEM_MEASURES if name != "ccc"]
     for name in scores.parts["items"]:
         assert set(scores[name]) == {"title", "unit", "better", "systems", "differences"}
         model = scores.at(name)
@@ -215,8 +215,8 @@ def test_speakers_in_every_form(emotion_run):
             "2 evaluated items have no speaker (such as 'i1', 'i2'); name the speaker of every item, or of none "
             "(speakers=None, or a column without any) to resample items.",
         ),
-        ({"speakers": ["s"]}, "There are 1 speakers for 3 predicted items; give one an item."),
-        ({"marginal": [0.5, 0.5]}, "The marginal has shape (2,) for 3 labels; give one probability a label."),
+        ({"speakers": ["s"]}, "There are 1 speakers for 3 predicted items; give one per item."),
+        ({"marginal": [0.5, 0.5]}, "The marginal has shape (2,) for 3 labels; give one probability per label."),
         (
             {"marginal": [0.5, 0.5, 0.5]},
             "The marginal: row 0 does not sum to 1 within 0.004: [0.5, 0.5, 0.5]. Normalise the row or leave the item out.",

@@ -10,12 +10,12 @@ from annot_hf.evaluation.resampling import (
     Resamples,
     accuracy_of,
     ccc_of,
-    estimate,
     macro_f1_present_of,
     moments,
     pearson_of,
     slope_of,
     uar_of,
+    with_interval,
 )
 from annot_hf.models import measures
 from annot_hf.models.measures import class_counts, f1_of, macro_f1_of, ratio
@@ -122,7 +122,7 @@ def test_standard_error_of_a_mean_equals_theory():
     sums = Resamples(n=4000).sums({"x": values, "n": np.ones(400)})
     means = sums["x"][1:] / sums["n"][1:]
     assert means.std() == pytest.approx(values.std() / 20, rel=0.05)
-    found = estimate(sums["x"] / sums["n"])
+    found = with_interval(sums["x"] / sums["n"])
     assert found.high - found.low == pytest.approx(2 * 1.96 * values.std() / 20, rel=0.07)
 
 
@@ -132,7 +132,7 @@ def test_interval_equals_scipy_bootstrap():
         (values,), np.mean, n_resamples=5000, method="percentile", rng=np.random.default_rng(0)
     ).confidence_interval
     sums = Resamples(n=5000).sums({"x": values, "n": np.ones(80)})
-    ours = estimate(sums["x"] / sums["n"])
+    ours = with_interval(sums["x"] / sums["n"])
     assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), rel=0.03)
 
 
@@ -142,7 +142,7 @@ def test_clustered_items_give_wider_intervals():
     widths = []
     for clusters in (None, speakers):
         sums = Resamples(clusters, 2000).sums({"x": values})["x"] / 600
-        widths.append(estimate(sums).high - estimate(sums).low)
+        widths.append(with_interval(sums).high - with_interval(sums).low)
     assert widths[1] > 4 * widths[0]
 
 
@@ -160,12 +160,12 @@ def test_one_cluster_or_no_resamples_gives_no_interval():
     for clusters, resamples in ((["s"] * 5, 100), (None, 0)):
         sums = Resamples(clusters, resamples).sums({"x": np.arange(5.0)})["x"]
         assert sums.tolist() == [10.0]
-        assert estimate(sums).to_dict() == {"value": 10.0, "low": None, "high": None}
+        assert with_interval(sums).to_dict() == {"value": 10.0, "low": None, "high": None}
 
 
 def test_estimate_of_what_is_not_defined():
-    assert estimate(np.array([np.nan, 1.0, 2.0])).value is None
-    assert estimate(np.array([1.0, np.nan, 2.0])).to_dict() == {"value": 1.0, "low": None, "high": None}
+    assert with_interval(np.array([np.nan, 1.0, 2.0])).value is None
+    assert with_interval(np.array([1.0, np.nan, 2.0])).to_dict() == {"value": 1.0, "low": None, "high": None}
     assert ratio(np.array([1.0, 0.0]), np.array([2.0, 0.0]), empty=0.0).tolist() == [0.5, 0.0]
 
 
@@ -173,8 +173,8 @@ def test_estimate_of_what_is_not_defined():
     ("columns", "clusters", "message"),
     [
         ({"x": []}, None, "There are no items to resample; give at least one."),
-        ({"x": [1, 2], "y": [1]}, None, "Column 'y' has 1 rows and the first has 2; give one value an item."),
-        ({"x": [1, 2]}, ["a"], "Column 'clusters' has 1 rows and the first has 2; give one value an item."),
+        ({"x": [1, 2], "y": [1]}, None, "Column 'y' has 1 rows and the first has 2; give one value per item."),
+        ({"x": [1, 2]}, ["a"], "Column 'clusters' has 1 rows and the first has 2; give one value per item."),
     ],
 )
 def test_bad_columns(columns, clusters, message):
@@ -342,11 +342,11 @@ def test_float32_is_summed_in_float64():
 
 def test_interval_is_the_quantiles_of_the_resamples_alone():
     draws = np.array([100.0, *RNG.normal(size=500)])
-    for found, tail in ((estimate(draws), 0.025), (estimate(draws, 0.5), 0.25)):
+    for found, tail in ((with_interval(draws), 0.025), (with_interval(draws, 0.5), 0.25)):
         assert found.value == 100
         assert (found.low, found.high) == pytest.approx(tuple(np.quantile(draws[1:], [tail, 1 - tail])))
-    assert estimate(np.array([1.0, 2.0])).to_dict() == {"value": 1.0, "low": 2.0, "high": 2.0}
-    assert estimate(np.array([np.inf, 1.0])).to_dict() == {"value": None, "low": None, "high": None}
+    assert with_interval(np.array([1.0, 2.0])).to_dict() == {"value": 1.0, "low": 2.0, "high": 2.0}
+    assert with_interval(np.array([np.inf, 1.0])).to_dict() == {"value": None, "low": None, "high": None}
     assert np.isnan(ratio(np.ones(1), np.zeros(1)))
 
 

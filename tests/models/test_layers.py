@@ -89,7 +89,7 @@ def test_a_weighting_starts_as_the_mean_of_all_hidden_states(kind, tmp_path):
     states = plain(**batch, output_hidden_states=True).hidden_states
     model = over(tmp_path, trunk_layer="weighted")
     torch.testing.assert_close(model.frames(**batch)[0], torch.stack(states).mean(0), rtol=1e-4, atol=1e-5)
-    model.layers.scores.copy_(torch.tensor([0.0, 2.0, -1.0]))
+    model.layer_sum.scores.copy_(torch.tensor([0.0, 2.0, -1.0]))
     expected = torch.einsum("l,lbth->bth", torch.tensor([0.0, 2.0, -1.0]).softmax(0), torch.stack(states))
     torch.testing.assert_close(model.frames(**batch)[0], expected, rtol=1e-4, atol=1e-5)
 
@@ -98,15 +98,15 @@ def test_the_weights_of_layers_learn_and_are_kept(tmp_path):
     plain_trunk("wavlm", tmp_path / "plain", layerdrop=0.9)  # a layer that is skipped would have no hidden state
     model = over(tmp_path / "plain", trunk_layer="weighted", freeze_trunk=False).train()
     batch = tiny.inputs("wavlm", [700, 1000, 431])
-    optimiser = torch.optim.SGD(model.layers.parameters(), lr=10.0)
+    optimiser = torch.optim.SGD(model.layer_sum.parameters(), lr=10.0)
     for _ in range(3):
         model(**batch, labels=torch.tensor([[1.0, 0, 0]] * 3)).loss.backward()
         optimiser.step()
-    assert model.layers.scores.abs().min() > 1e-6
+    assert model.layer_sum.scores.abs().min() > 1e-6
     model.save_pretrained(tmp_path / "saved")
     loaded = DistributionModel.from_pretrained(tmp_path / "saved")
-    assert torch.equal(loaded.layers.scores, model.layers.scores)
-    assert over(tmp_path / "plain", trunk_layer="weighted").layers.scores.tolist() == [0, 0, 0]
+    assert torch.equal(loaded.layer_sum.scores, model.layer_sum.scores)
+    assert over(tmp_path / "plain", trunk_layer="weighted").layer_sum.scores.tolist() == [0, 0, 0]
 
 
 def test_a_weighting_learns_alike_with_checkpointed_activations(tmp_path):
@@ -126,7 +126,7 @@ def test_a_weighting_learns_alike_with_checkpointed_activations(tmp_path):
                 module.dropout = 0.0
         model(**equal_lengths("wavlm"), labels=torch.tensor([[1.0, 0, 0]] * 2)).loss.backward()
         gradients.append({name: weight.grad for name, weight in model.named_parameters() if weight.grad is not None})
-    assert gradients[0].keys() == gradients[1].keys() and "layers.scores" in gradients[0]
+    assert gradients[0].keys() == gradients[1].keys() and "layer_sum.scores" in gradients[0]
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-3, atol=1e-6)
 

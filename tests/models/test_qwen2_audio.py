@@ -6,7 +6,6 @@ import subprocess
 import sys
 
 import numpy as np
-import peft
 import pytest
 import tiny
 import torch
@@ -22,7 +21,7 @@ from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
 from annot_hf.models.prompting import as_data, check_prompt, prepare_inputs
 from annot_hf.models.register import register_models
-from annot_hf.training.lora import add_lora, save_lora
+from annot_hf.training.lora import add_lora, load_lora
 
 WITH_WORDS = "Question: {question}. Answers: {labels}. Words: {transcript}"
 HOSTILE = (
@@ -198,24 +197,16 @@ def test_adapters_reload_equal_through_every_door(source, processor, tmp_path, d
     before = adapted.eval()(**inputs).probs
     probs = taught(adapted, inputs)(**inputs).probs.detach()
     assert (probs - before).abs().max() > 1e-2
-    save_lora(adapted, tmp_path / "adapter")
-    adapted.save_pretrained(tmp_path / "peft")  # as `Trainer` does
-    assert (tmp_path / "adapter" / "adapter" / "adapter_model.safetensors").stat().st_size < 100_000
-    assert not list(tmp_path.rglob("README.md"))  # a form with nothing filled in
+    adapted.save_pretrained(tmp_path / "adapter")
+    assert (tmp_path / "adapter" / "adapter_model.safetensors").stat().st_size < 100_000
     register_models()
-    doors = {}
-    for name in ("adapter", "peft"):
-        folder, inner = tmp_path / name, {"adapter": {"subfolder": "adapter"}, "peft": {}}[name]
-        by_hand, own = build(source, dtype=dtype), build(source, dtype=dtype)
-        by_hand.load_adapter(str(folder))
-        doors |= {
-            f"from_pretrained {name}": DistributionQwen2Audio.from_pretrained(folder),
-            f"AutoModel {name}": AutoModel.from_pretrained(folder),
-            f"PeftModel {name}": peft.PeftModel.from_pretrained(own, folder, **inner),
-            f"load_adapter {name}": by_hand,
-        }
-        doors[f"AutoModel {name}"].save_pretrained(tmp_path / name / "again")
-        doors[f"saved again {name}"] = AutoModel.from_pretrained(tmp_path / name / "again")
+    doors = {
+        "from_pretrained": DistributionQwen2Audio.from_pretrained(tmp_path / "adapter"),
+        "AutoModel": AutoModel.from_pretrained(tmp_path / "adapter"),
+        "load_lora": load_lora(tmp_path / "adapter"),
+    }
+    doors["AutoModel"].save_pretrained(tmp_path / "again")
+    doors["saved again"] = AutoModel.from_pretrained(tmp_path / "again")
     for door, loaded in doors.items():
         torch.testing.assert_close(loaded.eval()(**inputs).probs, probs, rtol=0, atol=1e-6, msg=door)
         assert {weight.dtype for name, weight in loaded.named_parameters() if "lora_" in name} == {torch.float32}
@@ -277,10 +268,9 @@ def test_a_process_without_the_package_loads_the_folders(source, processor, tmp_
     adapted = add_lora(build(source, system="You hear how people feel."))
     taught(adapted, adapted.prepare(processor, WAVES))
     model.save_pretrained(tmp_path / "whole.v1")
-    save_lora(adapted, tmp_path / "adapter.v1")
-    adapted.save_pretrained(tmp_path / "peft.v1")
-    folders = [tmp_path / "whole.v1", tmp_path / "adapter.v1", tmp_path / "peft.v1"]
-    for folder, made in zip(folders, (model, adapted, adapted), strict=True):
+    adapted.save_pretrained(tmp_path / "adapter.v1")
+    folders = [tmp_path / "whole.v1", tmp_path / "adapter.v1"]
+    for folder, made in zip(folders, (model, adapted), strict=True):
         processor.save_pretrained(folder)
         with torch.no_grad():
             probs = made(**made.prepare(processor, [WAVES[0]])).probs
@@ -459,14 +449,6 @@ def test_a_label_that_spells_a_control_token_is_refused(source, processor):
         prepare_inputs(config, processor, WAVES[:1])
     with pytest.raises(ValueError, match=r"<\|AUDIO\|> is a token"):
         prepare_inputs(build(source, system="<|AUDIO|>").config, processor, WAVES[:1])
-
-
-def test_adapters_need_a_rank_and_their_library(source, monkeypatch):
-    with pytest.raises(ValueError, match="lora_rank is 0, which is no adapter"):
-        add_lora(build(source, lora_rank=0))
-    monkeypatch.setitem(sys.modules, "peft", None)
-    with pytest.raises(ValueError, match=r"Adapters need the package peft, .*pip install 'annot-hf\[peft\]'"):
-        add_lora(build(source))
 
 
 @pytest.mark.parametrize("prompt", ["{question!r}", "{labels:>9}", "x {transcript:.3}", "{question:{transcript}}"])

@@ -317,7 +317,7 @@ def test_every_option_survives_saving(members, tmp_path):
 def test_token_attention_is_pooling_times_attention(pooling, layer):
     model = tiny.seedbert(members="shared", pooling=pooling, trunk_layer=layer)
     if layer == "weighted":
-        model.layers.scores.data = torch.tensor([0.3, -0.5, 1.0])
+        model.layer_sum.scores.data = torch.tensor([0.3, -0.5, 1.0])
     batch = batch_of("bert")
     output, before = model(**batch, explain=True), model(**batch)
     torch.testing.assert_close(output.member_logits, before.member_logits, rtol=1e-4, atol=1e-5)

@@ -1,10 +1,12 @@
 import asyncio
 import collections
+import json
 import threading
 from types import SimpleNamespace
 
 import pytest
 
+from annot_hf.cli import app as cli
 from annot_hf.data.export import export_corpus, read_export
 from annot_hf.data.simulate import SimulatedCorpus, simulate_corpus
 from annot_hf.proxies.annotate import annotate
@@ -62,6 +64,20 @@ def ask(job, tmp_path, monkeypatch):
         return report, server
 
     return run
+
+
+@pytest.fixture
+def exported(tmp_path):
+    """The attempts of a folder, as `--export` writes them; those with one of the statuses, if any is named."""
+
+    def read(*statuses, folder=None):
+        file = tmp_path / "attempts.jsonl"
+        with pytest.raises(SystemExit, match="0"):
+            cli.main(["annotate", "--out", str(folder or tmp_path / "out"), "--export", str(file)])
+        found = [json.loads(line) for line in file.read_text().splitlines()]
+        return [one for one in found if not statuses or one["status"] in statuses]
+
+    return read
 
 
 @pytest.fixture

@@ -1,10 +1,14 @@
+import collections
+import contextlib
 import errno
 import itertools
 import json
-import os
 import re
 import shutil
+import sqlite3
+import subprocess
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pyarrow.compute as pc
@@ -16,12 +20,12 @@ from annot_hf.cli import app as cli
 from annot_hf.data.synthetic import read_annotations
 from annot_hf.proxies import job as questions
 from annot_hf.proxies.annotate import annotate
-from annot_hf.proxies.backend import Answer
+from annot_hf.proxies.backend import Answer, Prices
 from annot_hf.proxies.servers import OpenAIServer
-from annot_hf.proxies.store import AnswerLog, Ledger, line_of, read_log
+from annot_hf.proxies.store import IDENTITY, Store, read_store
 from benchmarks.chat_server import Reply, serve
 
-WORDS = ("anger", "joy", "neutral", "sadness")
+PAID = {"prompt_tokens": 100, "completion_tokens": 2, "cost": 1.0}
 
 
 def first(question, number):
@@ -155,8 +159,11 @@ def test_replies_are_written_without_any_vote_and_the_next_run_goes_on(ask, tmp_
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        ("I cannot say", "There are 0 votes, since no reply was a label; read .*out/replies.parquet for what was said"),
-        (Reply(status=404), "There are 0 votes; 23 questions are not asked and 1 failed; the same command goes on"),
+        ("I cannot say", "There are 0 votes, since no reply was a label; .*out/replies.parquet has the replies"),
+        (
+            Reply(status=404),
+            "There are 0 votes; 23 questions are not asked and 1 failed; the same command resumes the run",
+        ),
     ],
 )
 def test_the_command_says_that_there_is_no_vote(corpus, tmp_path, capsys, answer, message):
@@ -198,7 +205,7 @@ def test_the_command_says_that_there_is_no_vote(corpus, tmp_path, capsys, answer
         "stall",
     ],
 )
-def test_a_bad_day_of_the_server_costs_no_question(ask, tmp_path, run_out, trouble):
+def test_a_bad_day_of_the_server_costs_no_question(ask, exported, run_out, trouble):
     def answer(question, number):
         if number not in (2, 5, 6):
             return "anger"
@@ -210,7 +217,7 @@ def test_a_bad_day_of_the_server_costs_no_question(ask, tmp_path, run_out, troub
     assert report.counts["label"] == total(report) == 24
     assert len(server.questions) == 27
     assert len(server.keys) == 24  # asked again under the same key
-    lost = [record["body"] for record in read_log(tmp_path / "out" / "log.jsonl") if record["kind"] == "lost"]
+    lost = [one["body"] for one in exported() if one["lost"]]
     assert len(lost) == (0 if trouble.status != 200 else 3)  # may have been paid for
     came = None if trouble.cut or trouble.stall or trouble.body is None else trouble.body.decode()
     assert set(lost) <= {came}
@@ -365,8 +372,6 @@ def test_a_cap_on_what_is_spent(ask):
 
 
 def test_a_cap_by_prices_and_none_without_them(ask):
-    from annot_hf.proxies.store import Prices
-
     report, server = ask(lambda *_: "anger", max_cost=1.0, concurrency=4)
     assert len(server.questions) == 1
     assert "--input-price" in report.stopped
@@ -375,8 +380,6 @@ def test_a_cap_by_prices_and_none_without_them(ask):
 
 
 def test_prices_make_costs(ask):
-    from annot_hf.proxies.store import Prices
-
     report, server = ask(lambda *_: "anger", max_cost=1.15e-3, prices=Prices(1.0, 5.0), concurrency=4)
     assert len(server.questions) == 10  # 100 tokens read, 2 written: 1.1e-4 each
     assert report.spent == pytest.approx(1.1e-3)
@@ -394,14 +397,21 @@ def test_a_votes_file_that_was_edited_is_made_again_from_the_log(ask, tmp_path):
     assert path.read_bytes() == before
 
 
-def test_an_edited_log_is_named_before_anything_is_asked(ask, tmp_path):
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda path: path.write_text("no database"),
+        lambda path: path.write_bytes(path.read_bytes()[:-5000]),
+        lambda path: path.write_bytes(path.read_bytes()[:4096] + b"x" * 4096 + path.read_bytes()[8192:]),
+        lambda path: (path.unlink(), sqlite3.connect(path).execute("CREATE TABLE run (id)")),
+    ],
+    ids=["text", "cut", "overwritten", "another"],
+)
+def test_a_damaged_database_is_named_before_anything_is_asked(ask, tmp_path, damage):
     ask(first)
-    path = tmp_path / "out" / "log.jsonl"
-    lines = path.read_text().splitlines(keepends=True)
-    lines[5] = lines[5].replace('"annotator": ', '"annotator": 1')
-    path.write_text("".join(lines))
-    with pytest.raises(ValueError, match="line 6"):
-        ask(first)
+    damage(tmp_path / "out" / "attempts.sqlite")
+    with pytest.raises(ValueError, match="out/attempts.sqlite cannot be opened as the database of a run"):
+        ask(lambda *_: pytest.fail("nothing is asked"))
 
 
 @pytest.mark.parametrize(
@@ -416,41 +426,84 @@ def test_another_run_in_the_same_folder_is_refused(ask, job, options, changed):
         ask(first, model="other")
 
 
-def test_a_full_disk_ends_the_run_and_keeps_what_was_under_way(ask, tmp_path, monkeypatch):
-    real, out, calls = os.write, tmp_path / "out", []
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 3 MB, mounted at the folder of the run; gives a function that leaves only so many bytes free."""
+    out = tmp_path / "out"
+    out.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", out], capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here")
 
-    def write(file, data):
-        calls.append(data)
-        if len(data) < 1 << 20 and len(calls) > 30 and (out / "log.reserve").exists():
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return real(file, data)
+    def fill(leave):
+        (out / "filler").write_bytes(bytes(max(shutil.disk_usage(out).free - leave, 0)))
 
-    monkeypatch.setattr("annot_hf.proxies.store.os.write", write)
-    report, server = ask(first, concurrency=4)
-    assert "is full" in report.stopped
-    assert report.counts["label"] == len(server.questions) < 24
-    monkeypatch.undo()
-    report, more = ask(first)
-    assert report.counts["label"] == 24
+    yield fill
+    subprocess.run(["umount", out], check=True)
+
+
+def test_a_full_disk_ends_the_run_and_keeps_what_was_under_way(ask, job, small_disk, tmp_path):
+    def answer(question, number):
+        if number == 9:
+            small_disk(0)
+        return Reply("anger " * 1600, usage=PAID)
+
+    report, server = ask(answer, job(annotators=10), concurrency=4)
+    assert "attempts.sqlite cannot be written" in report.stopped and "full" in report.stopped
+    assert report.counts["off-list"] == report.spent == len(server.questions) < 80
+    assert not any("not be written" in note for note in report.notes)
+    (tmp_path / "out" / "filler").unlink()
+    report, more = ask(first, job(annotators=10))
+    assert report.counts["label"] == len(more.questions) == 80 - len(server.questions)
     assert not set(more.keys) & set(server.keys)
+    assert not any("under way" in note for note in report.notes)
 
 
-def test_a_log_that_takes_nothing_at_all_says_what_it_did_not_take(ask, tmp_path, monkeypatch, caplog):
-    real, calls = os.write, []
+def test_a_disk_without_room_is_named_before_anything_is_asked(ask, small_disk):
+    small_disk(600_000)
+    with pytest.raises(ValueError, match=r"cannot be written \(.*No space left on device\); nothing was asked"):
+        ask(lambda *_: pytest.fail("nothing is asked"))
+    small_disk(2_500_000)
+    assert ask(first)[0].counts["label"] == 24
 
-    def write(file, data):
-        calls.append(data)
-        if len(calls) > 8:
-            raise OSError(errno.EIO, "Input/output error")
-        return real(file, data)
 
-    monkeypatch.setattr("annot_hf.proxies.store.os.write", write)
-    report, server = ask(first, concurrency=2)
-    assert "cannot be written" in report.stopped
-    answers = sum(record["kind"] == "answer" for record in read_log(tmp_path / "out" / "log.jsonl"))
-    unsaved = [line for line in caplog.messages if '"kind": "answer"' in line]
-    assert answers + len(unsaved) == len(server.questions)
-    assert unsaved
+def failing(monkeypatch, method, calls):
+    """From so many calls on, a method of the store fails as on a disk that is full."""
+    real, count = getattr(Store, method), itertools.count()
+
+    def fail(self, *values):
+        if next(count) >= calls:
+            raise sqlite3.OperationalError("database or disk is full")
+        return real(self, *values)
+
+    monkeypatch.setattr(Store, method, fail)
+
+
+def test_only_what_is_stored_is_a_vote_and_the_rest_is_shown_and_counts_as_paid(ask, tmp_path, monkeypatch, caplog):
+    with monkeypatch.context() as patch:
+        failing(patch, "_update", 5)
+        report, server = ask(lambda *_: Reply("anger", usage=PAID), concurrency=4)
+    asked = len(server.questions)
+    assert 5 < asked < 24
+    assert report.counts == dict.fromkeys(report.counts, 0) | {"label": 5, "not asked": 19}
+    assert report.spent == len(read_annotations(tmp_path / "out").votes) == 5
+    assert len(pq.read_table(tmp_path / "out" / "replies.parquet")) == 5
+    assert f"{asked - 5} answers could not be written" in " ".join(report.notes)
+    shown = [json.loads(line.removeprefix("not saved: ")) for line in caplog.messages if line.startswith("not saved: ")]
+    assert [one["reply"] for one in shown] == ["anger"] * (asked - 5)
+    report, more = ask(lambda *_: Reply("anger", usage=PAID), max_cost=23, concurrency=1)
+    assert report.counts["label"] == 23 - (asked - 5)  # each that is not stored counts as much as the dearest
+    assert f"{asked - 5} questions were under way" in " ".join(report.notes)
+
+
+def test_where_an_attempt_cannot_be_stored_it_is_not_sent(ask, monkeypatch):
+    with monkeypatch.context() as patch:
+        failing(patch, "begin", 5)
+        report, server = ask(lambda *_: Reply("anger", usage=PAID), concurrency=1)
+    assert report.asked == len(server.questions) == report.counts["label"] == 5
+    assert "cannot be written (database or disk is full)" in report.stopped
+    report, more = ask(lambda *_: Reply("anger", usage=PAID), max_cost=24, concurrency=1)
+    assert report.counts["label"] == 24
+    assert "under way" not in " ".join(report.notes)
 
 
 def test_odd_text_in_a_reply_reaches_the_table(ask, tmp_path):
@@ -512,19 +565,6 @@ def test_what_may_have_been_paid_for_is_not_tried_about_clip_after_clip(ask, job
     assert any("they may have been paid for" in note for note in report.notes) == paid
 
 
-def test_records_of_earlier_versions_that_look_alike_each_count(ask, job, tmp_path):
-    """They had no time or try, so that a question cut off twice has the same line twice."""
-    ask(first, job(items=1), tmp_path / "out")
-    log = tmp_path / "out" / "log.jsonl"
-    asked = {"kind": "asked", "item": json.loads(log.read_text().splitlines()[1])["item"], "annotator": 0}
-    line = line_of(asked)
-    log.write_text(log.read_text() + line * 3)
-    report, server = ask(first, job(items=1), tmp_path / "out")
-    assert not server.questions
-    assert any(note.startswith("3 questions were under way") for note in report.notes)
-    assert not any("word for word" in note for note in report.notes)
-
-
 def test_when_no_clip_can_be_read_it_stops_and_nothing_is_closed(ask, job, broken, monkeypatch):
     monkeypatch.setattr("annot_hf.proxies.session.PATIENCE", 4)
     made = job(annotators=10)
@@ -554,14 +594,12 @@ def test_clips_that_cannot_be_read_keep_no_other_from_being_asked_and_are_read_o
     assert len(read) == 8
 
 
-def test_a_killed_run_goes_on_beside_clips_that_cannot_be_read(ask, job, broken, tmp_path):
+def test_a_killed_run_resumes_beside_clips_that_cannot_be_read(ask, job, broken, tmp_path, exported):
     made = broken(job(annotators=20), 1, 3)
-    _, server = ask(first, made, concurrency=1)
-    path = tmp_path / "out" / "log.jsonl"
-    lines = path.read_text().splitlines(keepends=True)
-    last = max(number for number, line in enumerate(lines) if '"not sent"' in line)
-    path.write_text("".join(lines[: last + 10]))  # killed soon after
-    answered = sum('"kind": "answer"' in line for line in lines[: last + 10])
+    ask(first, made, concurrency=1)
+    last = max(one["id"] for one in exported("not sent"))
+    change(tmp_path / "out", "DELETE FROM attempt WHERE id > ?", last + 5)  # killed soon after
+    answered = len(exported("label"))
     report, more = ask(first, made, concurrency=1)
     assert (report.stopped, report.counts["not sent"], report.counts["label"]) == ("", 40, 120)
     assert len(more.questions) == 120 - answered
@@ -608,7 +646,7 @@ def test_what_is_no_key(key, monkeypatch):
 
 @pytest.mark.parametrize("address", ["notaurl", "ftp://host", "http://", "http://host:port/v1", "127.0.0.1:8000/v1"])
 def test_what_is_no_address(address):
-    with pytest.raises(ValueError, match="no address of a server"):
+    with pytest.raises(ValueError, match="not the address of a server"):
         OpenAIServer("m", base_url=address)
 
 
@@ -621,36 +659,6 @@ def test_answers_that_were_lost_count_towards_the_cap(ask):
     report, server = ask(answer, max_cost=0.105, concurrency=1)
     assert report.counts["label"] + 3 == len(server.questions) == 10
     assert "3 answers that never came" in report.stopped
-
-
-def test_a_repeated_line_of_the_log_counts_once(ask, tmp_path):
-    report, _ = ask(first)
-    path = tmp_path / "out" / "log.jsonl"
-    lines = path.read_text().splitlines(keepends=True)
-    answer = next(line for line in lines if '"kind": "answer"' in line)
-    path.write_text("".join([*lines, answer]))
-    again, _ = ask(first)
-    assert again.agreement == report.agreement
-    assert "1 records of the log repeat another one word for word" in " ".join(again.notes)
-    assert len(pq.read_table(tmp_path / "out" / "replies.parquet")) == 24
-
-
-def test_the_log_is_read_once_before_anything_is_asked_and_once_for_the_replies(ask, monkeypatch):
-    import builtins
-    import io
-
-    ask(lambda *_: Reply("anger", model="other"), concurrency=1)
-    real, opened = builtins.open, []
-
-    def counting(file, mode="r", *args, **kwargs):
-        opened.extend([file] * (str(file).endswith("log.jsonl") and mode == "rb"))
-        return real(file, mode, *args, **kwargs)
-
-    monkeypatch.setattr(builtins, "open", counting)
-    monkeypatch.setattr(io, "open", counting)
-    report, _ = ask(first, answers_as="other")
-    assert report.counts["label"] == 24
-    assert len(opened) == 2
 
 
 def test_a_name_that_is_told_when_the_question_was_asked_again_does_not_undo_the_later_answer(ask, corpus, tmp_path):
@@ -675,9 +683,9 @@ def test_a_disk_that_is_full_when_the_votes_are_written(ask, monkeypatch):
         raise OSError(errno.ENOSPC, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr("annot_hf.proxies.annotate.collect", full)
+        patch.setattr("annot_hf.proxies.annotate.write_annotations", full)
         with pytest.raises(
-            ValueError, match=r"votes of .* cannot be written \(No space left on device\); log.jsonl has"
+            ValueError, match=r"votes of .* cannot be written \(No space left on device\); attempts.sqlite has"
         ):
             ask(first)
     report, server = ask(first)
@@ -698,14 +706,6 @@ def test_hostile_numbers(ask):
     assert (report.counts["label"], report.spent) == (24, 0)
     report, again = ask(first)
     assert not again.questions
-
-
-def test_a_log_without_its_first_line(ask, tmp_path):
-    ask(first)
-    path = tmp_path / "out" / "log.jsonl"
-    path.write_text("".join(path.read_text().splitlines(keepends=True)[1:]))
-    with pytest.raises(ValueError, match="does not begin with the record of a run"):
-        ask(first)
 
 
 @pytest.mark.parametrize(
@@ -746,12 +746,10 @@ def test_a_rate_is_kept(ask, job, clock):
     assert times[-1] - times[0] == pytest.approx(11 / 40, abs=1e-6)
 
 
-PAID = {"prompt_tokens": 100, "completion_tokens": 2, "cost": 1.0}
-
-
-def log_lines(folder, kind=""):
-    lines = (folder / "log.jsonl").read_text().splitlines(keepends=True)
-    return [line for line in lines if f'"kind": "{kind}' in line]
+def change(folder, statement, *values):
+    """Change the database of a folder by hand."""
+    with contextlib.closing(sqlite3.connect(folder / "attempts.sqlite")) as database, database:
+        database.execute(statement, values)
 
 
 def true_agreement(corpus, out):
@@ -815,50 +813,19 @@ def test_of_a_question_that_failed_twice_the_last_failure_is_shown(ask, job, tmp
     assert [reason[:3] for reason in replies["reason"].to_pylist()] == ["503", "503"]
 
 
-def test_a_run_that_was_killed_does_not_drop_the_answers_of_a_model_that_is_called_right_later(ask, tmp_path):
+def test_a_run_that_was_killed_does_not_drop_the_answers_of_a_model_that_is_called_right_later(ask, tmp_path, exported):
     ask(lambda *_: Reply("anger", model="impostor"), concurrency=8)
-    wrong = len(log_lines(tmp_path / "out", "answer"))
-    with (tmp_path / "out" / "log.jsonl").open("a") as log:  # another run, killed with its questions under way
-        for line in log_lines(tmp_path / "out", "answer"):
-            record = json.loads(line)
-            log.write(line_of({"kind": "asked", "at": "2026-11-24", **{k: record[k] for k in ("item", "annotator")}}))
+    wrong = len(exported("wrong-model"))
+    again = "SELECT 'later', '', facts FROM run"  # another run, killed with the same questions under way
+    change(tmp_path / "out", f"INSERT INTO run (at, answers_as, facts) {again}")
+    change(
+        tmp_path / "out",
+        "INSERT INTO attempt (item, annotator, attempt, run, begun) SELECT item, annotator, 2, 2, 'later' FROM attempt",
+    )
     report, more = ask(lambda *_: Reply("sad", model="impostor"), answers_as="impostor")
     assert (report.counts["label"], len(more.questions)) == (24, 24 - wrong)
     assert f"{wrong} questions were under way" in " ".join(report.notes)
-    assert "this folder knows that for good" in " ".join(report.notes)
-
-
-def test_a_log_that_is_there_twice_counts_once(ask, corpus, job, tmp_path):
-    def answer(question, number):
-        trouble = {3: Reply(body=b"<html>"), 5: Reply(status=400), 7: Reply("anger", model="impostor", usage=PAID)}
-        return trouble.get(number, Reply(("anger", "sad")[number % 2], usage=PAID))
-
-    ask(answer, concurrency=1)
-    report, _ = ask(lambda *_: Reply("sad", usage=PAID))
-    out = tmp_path / "out"
-    before = json.loads((out / "annotations.json").read_text()), pq.read_table(out / "replies.parquet")
-    (out / "log.jsonl").write_bytes((out / "log.jsonl").read_bytes() * 2)
-    again, server = ask(answer)
-    assert (server.questions, again.spent, again.counts) == ([], report.spent, report.counts)
-    assert again.agreement == pytest.approx(true_agreement(corpus, out))
-    after = json.loads((out / "annotations.json").read_text())
-    assert [note for note in after["notes"] if "word for word" not in note] == before[0]["notes"]
-    assert len(after["notes"]) == len(before[0]["notes"]) + 1
-    same = set(after) - {"notes", "agreement", "created"}
-    assert {name: after[name] for name in same} == {name: before[0][name] for name in same}
-    assert pq.read_table(out / "replies.parquet").equals(before[1])
-
-
-@pytest.mark.parametrize("order", ["reversed", "asked twice"])
-def test_the_order_of_the_log_asks_nothing_again(ask, tmp_path, order):
-    report, _ = ask(lambda *_: Reply("anger", usage=PAID))
-    path = tmp_path / "out" / "log.jsonl"
-    head, *lines = log_lines(tmp_path / "out")
-    extra = log_lines(tmp_path / "out", "asked") if order == "asked twice" else []
-    path.write_text("".join([head, *(lines[::-1] if order == "reversed" else lines), *extra]))
-    again, server = ask(first, max_cost=24)
-    assert (server.questions, again.counts, again.spent) == ([], report.counts, 24)
-    assert "under way" not in " ".join(again.notes)
+    assert "this folder remembers that for good" in " ".join(report.notes)
 
 
 def test_agreement_is_of_the_answers_that_count_whatever_was_answered_before(ask, corpus, tmp_path):
@@ -868,15 +835,18 @@ def test_agreement_is_of_the_answers_that_count_whatever_was_answered_before(ask
     report, _ = ask(lambda *_: Reply(late, model="impostor"), answers_as="impostor")
     assert report.agreement == pytest.approx(true_agreement(corpus, tmp_path / "out"))
     assert report.counts["label"] == 24
-    assert "word for word" not in " ".join(report.notes)  # runs within a second write different records
 
 
-def test_two_different_answers_to_a_question_are_both_paid_for_and_the_first_counts(ask, tmp_path):
+def test_two_different_answers_to_a_question_are_both_paid_for_and_the_first_counts(ask, tmp_path, exported):
     ask(lambda *_: Reply("anger", usage=PAID))
-    record = json.loads(log_lines(tmp_path / "out", "answer")[0])
-    del record["crc"]
-    with (tmp_path / "out" / "log.jsonl").open("a") as log:
-        log.write(line_of(record | {"label": "sad", "label_index": 1, "reply": "sad", "at": "later"}))
+    (one,) = exported("label")[:1]
+    place = one["item"], one["annotator"]
+    change(
+        tmp_path / "out",
+        "INSERT INTO attempt (item, annotator, attempt, run, begun, at, status, parsed, label, reply, model, cost) "
+        "VALUES (?, ?, 2, 1, 'later', 'later', 'label', 'label', 'sad', 'sad', 'listener', 1.0)",
+        *place,
+    )
     report, server = ask(first)
     assert (report.counts["label"], report.spent, server.questions) == (24, 25, [])
     assert set(pq.read_table(tmp_path / "out" / "replies.parquet")["label"].to_pylist()) == {"anger"}
@@ -901,118 +871,47 @@ def test_questions_are_rejected_as_the_server_said_last(ask, tmp_path):
     assert set(replies["reason"].to_pylist()) == {"400: two"}
 
 
-def full_disk(monkeypatch, kind, records):
-    """From so many records of a kind on, the log takes none of this kind."""
-    real, count = AnswerLog.append, []
-
-    def append(self, record):
-        count.extend([1] * (record["kind"] == kind))
-        if record["kind"] == kind and len(count) > records:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return real(self, record)
-
-    monkeypatch.setattr(AnswerLog, "append", append)
-
-
-def test_only_what_is_in_the_log_is_a_vote_and_the_rest_can_be_put_back(ask, tmp_path, monkeypatch, caplog):
-    with monkeypatch.context() as patch:
-        full_disk(patch, "answer", 5)
-        report, server = ask(lambda *_: Reply("anger", usage=PAID), concurrency=4)
-    asked = len(server.questions)
-    assert 5 < asked < 24
-    assert report.counts == dict.fromkeys(report.counts, 0) | {"label": 5, "not asked": 19}
-    assert report.spent == 5
-    assert f"{asked - 5} records could not be written" in " ".join(report.notes)
-    assert len(read_annotations(tmp_path / "out").votes) == 5
-    assert len(pq.read_table(tmp_path / "out" / "replies.parquet")) == 5
-    lines = [line for line in caplog.messages if line.startswith("{")]
-    with (tmp_path / "out" / "log.jsonl").open("a") as log:
-        log.writelines(line + "\n" for line in lines)
-    report, more = ask(lambda *_: Reply("anger", usage=PAID))
-    assert (report.counts["label"], report.spent) == (24, 24)
-    assert not set(more.keys) & set(server.keys)
-    assert "under way" not in " ".join(report.notes)
-
-
 @pytest.mark.parametrize(
     "change",
     [
-        lambda log: log.unlink(),
-        lambda log: log.rename(log.with_name("mine.jsonl")),
-        lambda log: log.parent.rename(log.parent.with_name("moved")),
-        lambda log: (shutil.copy(log, log.with_name("copy")), log.with_name("copy").replace(log)),
-        lambda log: log.write_bytes(b""),
-        lambda log: log.write_bytes(log.read_bytes() + b"\n"),
+        lambda path: path.unlink(),
+        lambda path: path.rename(path.with_name("mine.sqlite")),
+        lambda path: path.parent.rename(path.parent.with_name("moved")),
+        lambda path: (shutil.copy(path, path.with_name("copy")), path.with_name("copy").replace(path)),
+        lambda path: path.write_bytes(b""),
+        lambda path: path.with_name(f"{path.name}-wal").unlink(),
     ],
-    ids=["deleted", "renamed", "folder", "replaced", "emptied", "edited"],
+    ids=["deleted", "renamed", "folder", "replaced", "emptied", "wal"],
 )
-def test_a_log_that_goes_away_ends_the_run_at_once(ask, tmp_path, caplog, change):
+def test_a_database_that_goes_away_ends_the_run_at_once(ask, tmp_path, caplog, change):
     asked = []
 
     def answer(question, number):
         asked.append(number)
         if number == 5:
-            change(tmp_path / "out" / "log.jsonl")
+            change(tmp_path / "out" / "attempts.sqlite")
         return Reply("anger", usage=PAID)
 
-    with pytest.raises(ValueError, match=r"out/log.jsonl is not as it was written \(it was .* meanwhile\)"):
+    with pytest.raises(ValueError, match=r"out/attempts.sqlite(-wal)? was .* meanwhile: put it back and run again"):
         ask(answer, concurrency=2)
     assert len(asked) <= 7  # what was under way, and what was already begun
     assert not (tmp_path / "out" / "votes.parquet").exists()
-    assert any('"kind": "answer"' in line for line in caplog.messages)  # paid for, and shown
+    assert any('"status": "label"' in line for line in caplog.messages)  # paid for, and shown
 
 
-def test_a_disk_that_is_full_before_the_run_begins(ask, monkeypatch):
-    with monkeypatch.context() as patch:
-        full_disk(patch, "run", 0)
-        with pytest.raises(ValueError, match=r"cannot be written \(No space left on device\); nothing was asked"):
-            ask(first)
-    report, _ = ask(first)
-    assert report.counts["label"] == 24
+def test_a_database_that_is_put_back_has_every_answer_that_was_stored(ask, tmp_path):
+    path = tmp_path / "out" / "attempts.sqlite"
 
+    def answer(question, number):
+        if number == 5:
+            path.rename(tmp_path / "mine.sqlite")
+        return Reply("anger", usage=PAID)
 
-@pytest.mark.parametrize("takes", ["the reserve", "nothing"])
-def test_a_disk_that_is_full_before_a_question_goes_out(ask, tmp_path, monkeypatch, takes):
-    with monkeypatch.context() as patch:
-        if takes == "nothing":
-            full_disk(patch, "asked", 5)
-        else:
-            real, count = AnswerLog._write, []
-
-            def write(self, data):
-                count.extend([1] * (b'"kind": "asked"' in data))
-                if len(count) == 6 and not self.full:
-                    raise OSError(errno.ENOSPC, "No space left on device")
-                real(self, data)
-
-            patch.setattr(AnswerLog, "_write", write)
-        report, server = ask(lambda *_: Reply("anger", usage=PAID), concurrency=1)
-    assert report.asked == len(server.questions) == report.counts["label"] == 5
-    assert report.counts["failed"] == (takes == "the reserve")
-    report, more = ask(lambda *_: Reply("anger", usage=PAID), max_cost=24, concurrency=1)
-    assert report.counts["label"] == 24
-    assert "under way" not in " ".join(report.notes)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"label_index": 99},
-        {"label_index": "x"},
-        {"status": "good"},
-        {"annotator": "x"},
-        {"seconds": "x"},
-        {"kind": "x"},
-    ],
-)
-def test_a_record_that_annotate_never_wrote(ask, tmp_path, change):
-    ask(first)
-    record = json.loads(log_lines(tmp_path / "out", "answer")[0]) | change
-    del record["crc"]
-    with (tmp_path / "out" / "log.jsonl").open("a") as log:
-        log.write(line_of(record))
-    with pytest.raises(ValueError, match=r"take that line out|name another folder"):
-        ask(first)
+    with pytest.raises(ValueError, match="put it back"):
+        ask(answer, concurrency=1)
+    (tmp_path / "mine.sqlite").rename(path)
+    report, server = ask(first)
+    assert (report.counts["label"], len(server.questions)) == (24, 20)
 
 
 class Batches:
@@ -1049,53 +948,56 @@ def test_a_message_ends_in_one_full_stop(corpus, tmp_path, capsys):
 
 
 ENDS = st.one_of(
-    st.builds(
-        lambda place, status, label, cost: (
-            {"kind": "answer", "item": "ab"[place[0]], "annotator": place[1], "status": status, "label_index": label}
-            | {"would_be": "label", "model": "m", "seconds": 1.0, "cost": cost}
-        ),
-        st.tuples(st.integers(0, 1), st.integers(0, 1)),
-        st.sampled_from(["label", "refusal", "wrong-model"]),
-        st.integers(0, 2),
-        st.sampled_from([0.5, 2.0, None]),
+    st.fixed_dictionaries(
+        {
+            "place": st.tuples(st.integers(0, 1), st.integers(0, 1)),
+            "parsed": st.sampled_from(["label", "refusal"]),
+            "right": st.booleans(),
+            "label": st.integers(0, 2),
+            "cost": st.sampled_from([0.5, 2.0, None]),
+        }
     ),
-    st.builds(
-        lambda place, status: {"kind": "closed", "item": "ab"[place[0]], "annotator": place[1], "status": status},
-        st.tuples(st.integers(0, 1), st.integers(0, 1)),
-        st.sampled_from(["rejected", "failed", "not sent"]),
+    st.fixed_dictionaries(
+        {
+            "place": st.tuples(st.integers(0, 1), st.integers(0, 1)),
+            "status": st.sampled_from(["rejected", "failed", "not sent", None]),
+        }
     ),
 )
 
 
-@given(st.lists(ENDS, max_size=12), st.booleans(), st.randoms(use_true_random=False))
-def test_what_came_of_a_question_is_the_same_in_whatever_order_it_is_learnt(records, accepted, random):
-    def learn(order):
-        ledger = Ledger(["a", "b"], np.array([[0.5, 0.25, 0.25], [0, 0, 1.0]]))
-        for offset, record in order:
-            ledger.take_in(offset, record, accepted=accepted)
-        return ledger
-
-    numbered = list(enumerate(records, 1))
-    mixed = list(numbered)
-    random.shuffle(mixed)
-    one, other = learn(numbered), learn(mixed)
-    for name in ("status", "label", "by"):
-        assert np.array_equal(getattr(one, name), getattr(other, name))
-    assert (one.spent, one.dearest, one.unpriced, one.reasons) == (
-        other.spent,
-        other.dearest,
-        other.unpriced,
-        other.reasons,
+@given(st.lists(ENDS, max_size=12), st.booleans())
+def test_what_counts_of_all_attempts_at_a_question(ends, accepted):
+    facts = dict.fromkeys(IDENTITY) | {"model": "m", "question": {"labels": ["x", "y", "z"]}, "annotators": [{}, {}]}
+    options = {"answers_as": "other" if accepted else ""}
+    with read_store(Path("nowhere"), facts, ["a", "b"], np.array([1, 0]), **options) as store:
+        for end in ends:
+            row, annotator = end["place"]
+            attempt = {"item": "ab"[row], "annotator": annotator, "begun": "now", "status": end.get("status")}
+            if "parsed" in end:
+                attempt |= {"status": end["parsed"] if end["right"] else "wrong-model", "parsed": end["parsed"]}
+                attempt |= {"model": "m" if end["right"] else "other", "cost": end["cost"]}
+                attempt |= {"label": "xyz"[end["label"]] if end["parsed"] == "label" else None}
+            store.begin([attempt])
+        votes, counts, totals, open_ = store.votes(), store.counts(), store.totals(), store.open()
+    # by hand: the first answer of the right model, else the first that was accepted later, else the last attempt
+    chosen = {}
+    for place in itertools.product(range(2), range(2)):
+        mine = [end for end in ends if end["place"] == place and end.get("status", "") is not None]
+        right = [end for end in mine if end.get("right")]
+        later = [end for end in mine if accepted and end.get("right") is False]
+        end = (right + later or mine[-1:] or [{}])[0]
+        wrong = end.get("right") is False and not accepted
+        chosen[place] = "wrong-model" if wrong else end.get("parsed", end.get("status", "not asked")), end
+    expected = [[*place, end["label"]] for place, (status, end) in chosen.items() if status == "label"]
+    assert votes.tolist() == expected
+    assert {name: count for name, count in counts.items() if count} == collections.Counter(
+        status for status, _ in chosen.values()
     )
-    assert one.agreement == pytest.approx(other.agreement)
-    # by hand: the first answer of the right model, else the first that was accepted later, else the last of the others
-    votes = []
-    for item, annotator in itertools.product("ab", range(2)):
-        mine = [(n, r) for n, r in numbered if (r["item"], r["annotator"]) == (item, annotator)]
-        right = [(n, r) for n, r in mine if r["status"] in ("label", "refusal")]
-        later = [(n, r) for n, r in mine if r["status"] == "wrong-model" and accepted]
-        chosen = (right + later or mine[-1:] or [(0, {})])[0]
-        assert one.by[one.row[item], annotator] == chosen[0]
-        if chosen in later or chosen[1].get("status") == "label":
-            votes.append(one.human[one.row[item], chosen[1]["label_index"]])
-    assert one.agreement == (pytest.approx(np.mean(votes)) if votes else None)
+    waits = {"not asked": 0, "wrong-model": 0, "failed": 1, "not sent": 2}
+    left = [(waits[status], 1 - row, annotator) for (row, annotator), (status, _) in chosen.items() if status in waits]
+    assert open_.tolist() == [[1 - row, annotator] for _, row, annotator in sorted(left)]
+    costs = [end["cost"] for end in ends if "parsed" in end]
+    known = [cost for cost in costs if cost is not None]
+    assert (totals.answers, totals.unpriced, totals.spent) == (len(costs), len(costs) - len(known), sum(known))
+    assert totals.dearest == max(known, default=None)

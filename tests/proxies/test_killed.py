@@ -1,9 +1,11 @@
 """Runs that end in the middle, in processes of their own."""
 
 import collections
+import contextlib
 import os
 import re
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -12,7 +14,6 @@ import time
 import pytest
 
 from annot_hf.data.synthetic import read_annotations
-from annot_hf.proxies.store import read_log
 from benchmarks.chat_server import Reply, serve
 
 
@@ -45,15 +46,19 @@ def start(corpus, out, url, *words):
 
 
 def wait_for(out, answers):
-    """Until the log has so many answers."""
+    """Until the database has so many answers."""
     for _ in range(60_000):
-        if (out / "log.jsonl").is_file() and (out / "log.jsonl").read_text().count('"kind": "answer"') >= answers:
-            return
+        try:
+            with contextlib.closing(sqlite3.connect(f"file:{out / 'attempts.sqlite'}?mode=ro", uri=True)) as database:
+                if database.execute("SELECT count(*) FROM attempt WHERE status = 'label'").fetchone()[0] >= answers:
+                    return
+        except sqlite3.OperationalError:
+            pass
         time.sleep(0.005)
-    raise AssertionError(f"the log never had {answers} answers")
+    raise AssertionError(f"the database never had {answers} answers")
 
 
-def test_killed_twice_it_asks_again_only_what_was_under_way(corpus, tmp_path):
+def test_killed_twice_it_asks_again_only_what_was_under_way(corpus, tmp_path, exported):
     server, out = SlowServer(), tmp_path / "out"
     with serve(server) as url:
         for answers in (20, 70):
@@ -61,6 +66,7 @@ def test_killed_twice_it_asks_again_only_what_was_under_way(corpus, tmp_path):
             wait_for(out, answers)
             process.send_signal(signal.SIGKILL)
             process.wait()
+            assert len(exported("label")) >= answers
         finished = start(corpus, out, url)
         shown, errors = finished.communicate(timeout=600)
     assert finished.returncode == 0, errors
@@ -69,9 +75,7 @@ def test_killed_twice_it_asks_again_only_what_was_under_way(corpus, tmp_path):
     assert len(server.sent) == 8 * 20
     again = sum(count - 1 for count in server.sent.values())
     assert again <= 2 * 4  # two kills, four under way at each
-    answered = collections.Counter(
-        (record["item"], record["annotator"]) for record in read_log(out / "log.jsonl") if record["kind"] == "answer"
-    )
+    answered = collections.Counter((one["item"], one["annotator"]) for one in exported("label"))
     assert set(answered.values()) == {1}
     assert len(read_annotations(out).votes) == 160
 
@@ -86,7 +90,7 @@ def test_a_signal_lets_what_is_under_way_come_home(corpus, tmp_path, number):
         _, errors = process.communicate(timeout=600)
         assert process.returncode == 2
         assert number.name in errors
-        assert "the same command goes on" in " ".join(errors.split())
+        assert "the same command resumes the run" in " ".join(errors.split())
         before = sum(server.sent.values())
         assert len(read_annotations(out).votes) == before < 160
         finished = start(corpus, out, url)

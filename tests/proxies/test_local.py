@@ -17,10 +17,9 @@ from tiny_qwen2_audio import build_tiny_qwen2_audio
 
 from annot_hf.proxies.annotate import annotate, make_backend
 from annot_hf.proxies.backend import Ask
-from annot_hf.proxies.estimate import estimate
+from annot_hf.proxies.estimate import estimate_run
 from annot_hf.proxies.job import as_sent
 from annot_hf.proxies.local import RowSampler
-from annot_hf.proxies.store import read_log
 
 
 @pytest.fixture(scope="module")
@@ -129,11 +128,11 @@ def test_what_is_no_qwen2_audio(damage, message, lalm, tmp_path):
 def test_a_model_of_distributions_gives_no_answers(corpus, lalm, tmp_path, capsys):
     from annot_hf.cli import app as cli
     from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
-    from annot_hf.training.lora import add_lora, save_lora
+    from annot_hf.training.lora import add_lora
 
     asked = [{"name": "emotion", "labels": ["anger", "joy"]}]
     DistributionQwen2Audio.from_lalm(lalm, questions=asked).save_pretrained(tmp_path / "whole")
-    save_lora(add_lora(DistributionQwen2Audio.from_lalm(lalm, questions=asked)), tmp_path / "lora")
+    add_lora(DistributionQwen2Audio.from_lalm(lalm, questions=asked)).save_pretrained(tmp_path / "lora")
     for name in ("whole", "lora"):
         words = [corpus.folder, "--out", tmp_path / "out", "--backend", "local", "--model", tmp_path / name]
         with pytest.raises(SystemExit, match="2"):
@@ -154,14 +153,14 @@ def test_the_revision_of_a_model_of_the_hub_is_written_down(lalm, tmp_path, monk
     assert make_backend("local", "someone/lalm", revision="main").revision == commit  # a branch moves on
 
 
-def test_other_weights_in_the_same_folder_are_another_revision(job, lalm, tmp_path):
+def test_other_weights_in_the_same_folder_are_another_revision(job, lalm, exported, tmp_path):
     folder = shutil.copytree(lalm, tmp_path / "lalm")
     first = make_backend("local", str(folder), max_tokens=4)
     assert first.revision == make_backend("local", str(lalm)).revision != ""
     assert annotate(job(items=2), first, tmp_path / "out").asked == 6
     again = make_backend("local", str(folder), max_tokens=4, revision=first.revision)
     assert annotate(job(items=3), again, tmp_path / "out").asked == 3
-    answers = [record for record in read_log(tmp_path / "out" / "log.jsonl") if record["kind"] == "answer"]
+    answers = exported("label", "off-list", "empty", "echo", "refusal")
     assert {record["revision"] for record in answers} == {first.revision}
     path = folder / "model.safetensors"
     weights = load_file(path)
@@ -171,17 +170,17 @@ def test_other_weights_in_the_same_folder_are_another_revision(job, lalm, tmp_pa
     with pytest.raises(ValueError, match="holds a run of another revision"):
         annotate(job(items=4), other, tmp_path / "out")
     with pytest.raises(
-        ValueError, match=f"revision is '{first.revision}' and the weights in .* are {other.revision}; put"
+        ValueError, match=f"revision is '{first.revision}' and the files in .* are {other.revision}; put"
     ):
         make_backend("local", str(folder), revision=first.revision)
     for revision in ("", "main"):  # what a model here is, a dry run does not load it to find out
-        found = estimate(
+        found = estimate_run(
             job(items=4), tmp_path / "out", model=str(folder), backend="local", revision=revision, max_tokens=4
         )
         assert found.questions == 3
 
 
-def test_the_library_s_own_server(job, lalm, tmp_path):
+def test_the_library_s_own_server(job, lalm, exported, tmp_path):
     """`transformers serve` takes audio in its chat completions; it answers under the model's name and revision."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -213,7 +212,7 @@ def test_the_library_s_own_server(job, lalm, tmp_path):
     finally:
         server.terminate()
         server.wait()
-    answers = [record for record in read_log(tmp_path / "out" / "log.jsonl") if record["kind"] == "answer"]
+    answers = exported("label", "off-list", "empty", "echo", "refusal")
     assert len(answers) == report.asked == 6, report.stopped
     assert report.counts["wrong-model"] == report.counts["failed"] == 0
     assert {record["model"] for record in answers} == {f"{lalm}@main"}

@@ -12,22 +12,20 @@ import pytest
 from annot_hf.cli import app as cli
 from annot_hf.proxies.annotate import annotate
 from annot_hf.proxies.servers import OpenAIServer, retry_after
-from annot_hf.proxies.store import read_log
 from benchmarks.chat_server import Reply, serve
 
 PAID = {"prompt_tokens": 1, "completion_tokens": 1, "cost": 0.01}
 
 
 @pytest.mark.parametrize("status", [408, 502, 504, 520, 524])
-def test_a_gateway_that_gave_up_may_have_been_served(ask, tmp_path, status):
+def test_a_gateway_that_gave_up_may_have_been_served(ask, exported, status):
     def answer(question, number):
         return Reply("gone", status=status) if number in (2, 3, 4) else Reply("anger", usage=PAID)
 
     report, server = ask(answer, max_cost=0.105, concurrency=1)
     assert report.counts["label"] + 3 == len(server.questions) == 10
     assert "3 answers that never came" in report.stopped
-    lost = [record for record in read_log(tmp_path / "out" / "log.jsonl") if record["kind"] == "lost"]
-    assert [record["reason"] for record in lost] == [f"{status}: gone"] * 3
+    assert [one["reason"] for one in exported() if one["lost"]] == [f"{status}: gone"] * 3
 
 
 @pytest.mark.parametrize("status", [429, 500, 503])
@@ -76,7 +74,7 @@ def test_a_key_that_is_part_of_replies_costs_no_label(ask, tmp_path, monkeypatch
 
 def test_a_long_key_that_is_a_label_costs_no_label(ask, corpus, tmp_path, monkeypatch):
     label = max(corpus.votes.question("emotion").labels, key=len)
-    monkeypatch.setattr("annot_hf.proxies.servers.SHORTEST", len(label))
+    monkeypatch.setattr("annot_hf.proxies.servers.SHORTEST_KEY", len(label))
     monkeypatch.setenv("OPENAI_API_KEY", label)
     report, _ = ask(lambda *_: f"Answer: {label}.")
     assert report.counts["label"] == 24
@@ -98,7 +96,7 @@ def test_a_long_key_that_is_a_label_costs_no_label(ask, corpus, tmp_path, monkey
 def test_a_short_key_that_a_server_repeats_stands_in_no_file(ask, tmp_path, monkeypatch, capsys, reply):
     monkeypatch.setenv("OPENAI_API_KEY", "s3cr3t")
     report, _ = ask(lambda question, number: reply if number < 3 else "anger", attempts=2, concurrency=1)
-    written = [path for path in (tmp_path / "out").iterdir() if path.name != "log.lock"]
+    written = [path for path in (tmp_path / "out").iterdir() if path.name != "attempts.lock"]
     assert all(b"s3cr3t" not in path.read_bytes() for path in written)
     assert any(b"[key]" in path.read_bytes() for path in written)
     assert "s3cr3t" not in report.stopped + " ".join(report.notes) + capsys.readouterr().err
@@ -122,12 +120,13 @@ def test_a_cost_of_nothing_is_a_cost(corpus, tmp_path, capsys, cost, shown):
 
 
 @pytest.mark.parametrize("spelt", [r"sk-AB/CD+12345==", r"sk-AB\/CD+12345\u003d\u003D", r"\u0073k-AB/CD\u002b12345=="])
-def test_a_key_that_comes_back_as_json_spells_it_is_in_no_file(ask, tmp_path, monkeypatch, spelt):
+def test_a_key_that_comes_back_as_json_spells_it_is_in_no_file(ask, tmp_path, exported, monkeypatch, spelt):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-AB/CD+12345==")
     body = b'{"oops": "your key is ' + spelt.encode() + b'"}'
     ask(lambda question, number: Reply(body=body) if number == 1 else "anger", concurrency=1)
-    log = (tmp_path / "out" / "log.jsonl").read_text()
-    assert "your key is [key]" in log and "12345" not in log
+    (lost,) = (one for one in exported() if one["lost"])
+    assert "your key is [key]" in lost["body"]
+    assert all(b"12345" not in path.read_bytes() for path in (tmp_path / "out").iterdir())
 
 
 def test_another_host_gets_no_clip(ask):
@@ -136,7 +135,7 @@ def test_another_host_gets_no_clip(ask):
         moved = Reply(status=307, headers={"location": f"{other}/chat/completions"})
         report, server = ask(lambda *_: moved, concurrency=1)
     assert (elsewhere, len(server.questions), report.counts["label"]) == ([], 1, 0)
-    assert f"passes questions on to {other.removesuffix('/v1')}, which is not the one that was named" in report.stopped
+    assert f"redirects to {other.removesuffix('/v1')}, which is not the one that was named" in report.stopped
 
 
 def test_another_path_of_the_same_host_is_followed(ask):
@@ -158,12 +157,12 @@ def test_another_path_of_the_same_host_is_followed(ask):
     ],
     ids=["long", "long-error", "packed", "packed-error"],
 )
-def test_a_response_without_end_is_given_up(ask, job, tmp_path, reply):
+def test_a_response_without_end_is_given_up(ask, job, exported, reply):
     tracemalloc.start()
     ask(lambda *_: reply, job(items=1, annotators=1), attempts=1)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    (lost,) = (record for record in read_log(tmp_path / "out" / "log.jsonl") if record["kind"] == "lost")
+    (lost,) = (one for one in exported() if one["lost"])
     assert lost["reason"] == "the response is longer than 4 MB"
     assert peak < 1 << 26
 
@@ -229,7 +228,7 @@ def test_a_key_in_place_of_its_name_is_not_shown():
 
 def test_an_address_from_the_environment_is_one_that_was_named(ask, monkeypatch):
     monkeypatch.setenv("OPENAI_BASE_URL", "http://me:secret@host:port/v1")
-    with pytest.raises(ValueError, match="base_url is no address of a server") as caught:
+    with pytest.raises(ValueError, match="base_url is not the address of a server") as caught:
         OpenAIServer("m")
     assert "secret" not in str(caught.value)
 

@@ -76,7 +76,7 @@ def test_a_transcript_stays_where_it_is(hostile):
     said, rest = inside.split("</transcript>")
     assert len(said.strip().splitlines()) == 1
     assert rest.strip().startswith("Question:")
-    assert "no instruction to you" in before
+    assert "never an instruction to you" in before
 
 
 @given(st.text(max_size=300))

@@ -200,7 +200,10 @@ def test_a_clip_that_cannot_be_read_is_named(spoken, tmp_path):
 def test_a_speaker_in_two_splits_is_refused(dime_run, spoken):
     corpus = read_export(spoken)
     crossed = replace(corpus, items=corpus.items.assign(speaker="ann"))
-    with pytest.raises(ValueError, match="1 speakers of the training split, for instance 'ann', are in another split"):
+    with pytest.raises(
+        ValueError,
+        match="1 speakers of the training split, for instance 'ann', are also in another split, so mixtures would leak",
+    ):
         train(dime_run(), corpus=crossed)
 
 

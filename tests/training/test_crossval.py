@@ -212,7 +212,7 @@ def test_more_repeats_keep_those_that_are_there(recipe, chats, tmp_path, trained
     ("options", "message"),
     [
         ({"folds": 7}, "There are 6 conversations for 7 folds"),
-        ({"folds": 1}, "folds is 1; it is a whole number from 2 up"),
+        ({"folds": 1}, "folds is 1; give a whole number from 2"),
         ({"repeats": 0}, "repeats is 0"),
         ({"seed": -1}, "seed is -1; give a whole number from 0 up"),
         ({"group": "conversatoin"}, r"no column 'conversatoin' \(did you mean 'conversation'"),
@@ -241,7 +241,7 @@ def test_a_corpus_without_text_and_systems_that_do_not_go_together(recipe, corpu
     with pytest.raises(ValueError, match="There is no recipe 'speech-distributio' .did you mean 'speech-distribution'"):
         crossval("speech-distributio", corpus, tmp_path / "out", **SMALL)
     path.with_name("marginal.yaml").write_text(recipe.read_text())
-    with pytest.raises(ValueError, match="called 'marginal', which has another meaning"):
+    with pytest.raises(ValueError, match="called 'marginal', a reserved name"):
         crossval(path.with_name("marginal.yaml"), corpus, tmp_path / "out", **SMALL)
     assert not trained
 

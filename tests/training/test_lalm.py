@@ -24,8 +24,8 @@ from annot_hf.training.checkpoints import newest_checkpoint
 from annot_hf.training.collator import VoteCollator, make_collator
 from annot_hf.training.inference import predict, predict_inputs
 from annot_hf.training.inputs import corpus_inputs, make_processor, read_inputs
-from annot_hf.training.lora import add_lora
-from annot_hf.training.outputs import load_model, merge_lora
+from annot_hf.training.lora import add_lora, load_lora, merge_lora
+from annot_hf.training.outputs import load_model
 from annot_hf.training.recipe import RECIPES, load_recipe, recipe_names
 from annot_hf.training.train import train
 from annot_hf.training.trainer import OpinionTrainer
@@ -74,10 +74,8 @@ def test_the_recipe_is_the_paper_s():
 
 def test_a_run_with_adapters_leaves_only_them_and_predicts_alike_through_every_door(adapted, lalm, corpus):
     files = {path.name for path in (adapted / "model").iterdir()}
-    assert {"adapter", "config.json", "training.json", "tokenizer.json"} <= files
-    assert "model.safetensors" not in files and "README.md" not in files
-    held = {path.name for path in (adapted / "model" / "adapter").iterdir()}
-    assert held == {"adapter_config.json", "adapter_model.safetensors"}
+    assert {"adapter_model.safetensors", "config.json", "training.json", "tokenizer.json"} <= files
+    assert not {"model.safetensors", "README.md", "adapter_config.json"} & files
     (checkpoint,) = adapted.glob("checkpoint-*")
     assert (checkpoint / "adapter_model.safetensors").is_file() and not (checkpoint / "model.safetensors").exists()
     model, processor, facts = load_model(adapted / "model")
@@ -90,17 +88,15 @@ def test_a_run_with_adapters_leaves_only_them_and_predicts_alike_through_every_d
     exported = read_export(corpus)
     inputs = corpus_inputs(exported, validation.items, model.config, processor, features="", max_seconds=30)
     batch = make_collator(model, processor).pad([inputs.read(entry) for entry in inputs.entries])
-    trainer_s = DistributionQwen2Audio.from_lalm(lalm, questions=model.config.questions)
-    trainer_s.load_adapter(str(checkpoint))  # the only checkpoint kept is the best
     for loaded in (
         AutoModel.from_pretrained(adapted / "model"),
+        DistributionQwen2Audio.from_pretrained(adapted / "model"),
+        load_lora(adapted / "model"),
+        # the only checkpoint kept is the best
         AutoModel.from_pretrained(checkpoint),
-        trainer_s.eval(),
     ):
         found = loaded(**batch).probs.detach().numpy()
         np.testing.assert_allclose(found, probs[tuple(validation.items)], atol=1e-6)
-    untrained = DistributionQwen2Audio.from_pretrained(adapted / "model", adapters=False).eval()
-    assert np.abs(untrained(**batch).probs.detach().numpy() - validation.probs).max() > 1e-3
 
 
 def test_merging_gives_a_whole_checkpoint_that_predicts_alike(adapted, lalm, corpus, tmp_path):
@@ -108,7 +104,7 @@ def test_merging_gives_a_whole_checkpoint_that_predicts_alike(adapted, lalm, cor
     merged = merge_lora(adapted / "model", tmp_path / "merged")
     names = set(load_file(merged / "model.safetensors"))
     assert not any("lora" in name or "lm_head" in name for name in names)
-    assert not (merged / "adapter").exists()
+    assert not (merged / "adapter_model.safetensors").exists()
     assert (merged / "training.json").read_text() == (adapted / "model" / "training.json").read_text()
     found, _ = predict(merged, corpus)
     np.testing.assert_allclose(found.probs, expected.probs, atol=1e-6)
@@ -134,7 +130,7 @@ def test_a_killed_run_resumes_exactly(overrides, lalm_run, tmp_path, monkeypatch
         assert best.keys() == kept.keys() and all(torch.equal(kept[key], value) for key, value in best.items())
     torch.manual_seed(12345)
     resumed = train(lalm_run(tmp_path / "killed", **options), resume=True)
-    name = "model.safetensors" if overrides else "adapter/adapter_model.safetensors"
+    name = "model.safetensors" if overrides else "adapter_model.safetensors"
     expected, found = (load_file(result.model / name) for result in (straight, resumed))
     assert expected.keys() == found.keys()
     assert all(torch.equal(found[key], value) for key, value in expected.items())
@@ -150,7 +146,7 @@ def test_a_killed_run_resumes_exactly(overrides, lalm_run, tmp_path, monkeypatch
 
 def test_training_in_bfloat16_moves_the_adapters_and_the_head(lalm_run, tmp_path, corpus, lalm):
     result = train(lalm_run(tmp_path / "run", bf16=True, num_train_epochs=1, learning_rate=2.5e-6, head_seed=3))
-    weights = load_file(result.model / "adapter" / "adapter_model.safetensors")
+    weights = load_file(result.model / "adapter_model.safetensors")
     assert {weight.dtype for weight in weights.values()} == {torch.float32}
     still = [name for name, weight in weights.items() if "lora_B" in name and not weight.any()]
     assert len(weights) > 20 and not still  # steps this small would be lost in bfloat16
@@ -294,9 +290,9 @@ def test_the_commit_of_a_recipe_is_that_of_model_and_processor(lalm_run, tmp_pat
         ({"pooling": "mean"}, "unknown key 'pooling'"),
         ({"max_seconds": float("nan")}, "max_seconds is nan; it is a number above 0"),
         ({"max_seconds": 0}, "max_seconds is 0.0; it is a number above 0"),
-        ({"push_to_hub": True}, "push_to_hub is true, and checkpoints with adapters are no folders for the Hub"),
+        ({"push_to_hub": True}, "push_to_hub is true, and the base that adapters name is a folder of this machine"),
         ({"bf16_full_eval": True}, "bf16_full_eval is true, which turns the weights themselves"),
-        ({"lalm_digest": "abc"}, "unknown key 'lalm_digest'"),
+        ({"adapted_from": {"base": "abc"}}, "unknown key 'adapted_from'"),
         ({"lora_rnak": 4}, "unknown key 'lora_rnak'.*lora_rank"),
         ({"lora_rank": -1}, "lora_rank is -1; it must be a whole number, 0 or more"),
         ({"prompt": "{emotion}?"}, r"prompt has the placeholder \{emotion\}"),
@@ -307,12 +303,6 @@ def test_the_commit_of_a_recipe_is_that_of_model_and_processor(lalm_run, tmp_pat
 def test_recipes_that_do_not_fit_are_said(lalm_run, tmp_path, overrides, rule):
     with pytest.raises(ValueError, match=rule):
         lalm_run(tmp_path, **overrides)
-
-
-@pytest.mark.parametrize("name", ["speech-distribution", "text-ldl", "seedbert"])
-def test_adapter_options_of_other_models_are_said(name):
-    with pytest.raises(ValueError, match=r"lora_rank|lora_dropout"):
-        load_recipe(name, {"lora_rank": 8} if name == "seedbert" else {"lora_dropout": 0.2})
 
 
 def test_what_a_run_starts_from_is_checked(tmp_path, bert_folder, lalm_run):
@@ -388,14 +378,3 @@ def test_checkpointed_layers_send_no_gradient_through_the_audio_tower(lalm, clip
     assert all(one.any() for one in grads[1].values())
     for name, grad in grads[0].items():
         torch.testing.assert_close(grads[1][name], grad)
-
-
-def test_adapters_that_were_off_come_back_with_their_head(adapted, clips):
-    model, processor, _ = load_model(adapted / "model")
-    inputs = model.prepare(processor, [clip(0.7)])
-    with torch.no_grad():
-        before = model(**inputs).probs
-        model.disable_adapters()
-        assert not torch.allclose(model(**inputs).probs, before)
-        model.enable_adapters()
-        torch.testing.assert_close(model(**inputs).probs, before)

@@ -1,7 +1,6 @@
 """Independent members: one run each, kept, shared, resumed, and assembled; and what they leaned on."""
 
 import json
-import os
 import shutil
 import subprocess
 import sys
@@ -15,6 +14,7 @@ from typer.testing import CliRunner
 from annot_hf.cli.app import app
 from annot_hf.data.export import read_export
 from annot_hf.data.predictions import Predictions
+from annot_hf.evaluation.resampling import Resamples
 from annot_hf.evaluation.scoring import measure_entropy_ranks
 from annot_hf.experiments.crossval import crossval
 from annot_hf.experiments.explain import explain
@@ -78,10 +78,7 @@ def test_votes_are_scored_as_votes_alone(ensemble, sayings):
     np.testing.assert_allclose(predictions.disagreement, 1 - (histogram**2).sum(1), atol=1e-9)
     assert predictions.disagreement_kind == "variance"
     q = np.random.default_rng(0).dirichlet(np.ones(3), len(histogram))
-    ranks = [
-        measure_entropy_ranks({"a": p}, q, n_resamples=0, clusters=None, seed=0).draws["a"][0]
-        for p in (predictions.probs, histogram)
-    ]
+    ranks = [measure_entropy_ranks({"a": p}, q, Resamples(n=0)).draws["a"][0] for p in (predictions.probs, histogram)]
     assert ranks[0] == ranks[1]
 
 
@@ -127,9 +124,9 @@ def test_a_member_that_fails_takes_no_other_with_it_and_is_trained_on_resuming(e
     with pytest.raises(ValueError, match="of an earlier run; go on with it"):
         train(run)
     trained = []
-    original = members_module._here
+    original = members_module._train_member
     monkeypatch.setattr(
-        members_module, "_here", lambda member, *rest: trained.append(member) or original(member, *rest)
+        members_module, "_train_member", lambda member, *rest: trained.append(member) or original(member, *rest)
     )
     assert train(run, resume=True).model.is_dir()
     assert [member.recipe.head_seed for member in trained] == [2000]
@@ -139,13 +136,13 @@ def test_a_member_that_fails_takes_no_other_with_it_and_is_trained_on_resuming(e
 @pytest.fixture
 def trained(monkeypatch):
     """Seeds of the members' heads, in the order in which they are trained."""
-    seeds, stock = [], members_module._train_here
+    seeds, stock = [], members_module._train_held
 
-    def train_here(run, *rest):
+    def train_held(run, *rest):
         seeds.append(run.recipe.head_seed)
         return stock(run, *rest)
 
-    monkeypatch.setattr(members_module, "_train_here", train_here)
+    monkeypatch.setattr(members_module, "_train_held", train_held)
     return seeds
 
 
@@ -282,7 +279,7 @@ def test_a_member_that_another_process_trained_meanwhile_is_taken(ensemble):
     run = ensemble(num_members=1)
     train(run)
     member = member_runs(run, read_export(run.recipe.corpus))[0]
-    assert members_module._here(member, None, None) == ""  # which trains nothing
+    assert members_module._train_member(member, None, None) == ""  # which trains nothing
 
 
 class Processes(SimpleNamespace):
@@ -297,7 +294,8 @@ class Processes(SimpleNamespace):
 @pytest.mark.parametrize("main", [True, False])
 def test_of_several_processes_the_main_one_writes_and_a_failure_ends_all(ensemble, monkeypatch, main):
     state = Processes(is_main_process=main)
-    monkeypatch.setattr(members_module, "PartialState", lambda: state)
+    for module in (members_module, checkpoints_module):
+        monkeypatch.setattr(module, "PartialState", lambda: state)
     run = ensemble(num_members=2)
     corpus = read_export(run.recipe.corpus)
     folder = members_module.Path(member_runs(run, corpus)[0].training.output_dir)
@@ -315,32 +313,19 @@ def test_of_several_processes_the_main_one_writes_and_a_failure_ends_all(ensembl
     with pytest.raises(RuntimeError, match="out of memory"):
         members_module.train_members(run, corpus, fails)
     assert (folder / "failed.txt").exists() is main
-    several = ensemble(num_members=2, member_jobs=2)
-    with pytest.raises(
-        ValueError, match="member_jobs is 2 and 2 processes train each member together; set member_jobs"
-    ):
-        members_module.train_members(several, corpus, saving)
 
 
-def test_a_process_that_dies_is_not_taken_for_what_an_earlier_one_said(ensemble, monkeypatch):
-    run = ensemble(num_members=2, member_jobs=2)
+def test_what_an_earlier_failure_said_is_replaced(ensemble):
+    run = ensemble(num_members=1)
     corpus = read_export(run.recipe.corpus)
-    for member in member_runs(run, corpus):
-        members_module.Path(member.training.output_dir).mkdir(parents=True)
-        (members_module.Path(member.training.output_dir) / "failed.txt").write_text("ValueError: something of old")
-    fork = members_module.multiprocessing.get_context("fork")  # at once, and with what is patched here
-    monkeypatch.setattr(members_module.multiprocessing, "get_context", lambda kind: fork)
-    with monkeypatch.context() as patch:
-        patch.setattr(members_module, "_worker", lambda *given: os._exit(3))  # before it comes to anything
-        with pytest.raises(
-            ValueError, match="2 of 2 members failed, .* with: its process ended with status 3; the oth"
-        ):
-            members_module.train_members(run, corpus, None)
-    assert not list(members_module.members_folder(run).glob("*/failed.txt"))
+    folder = members_module.Path(member_runs(run, corpus)[0].training.output_dir)
+    folder.mkdir(parents=True)
+    (folder / "failed.txt").write_text("ValueError: an earlier one")
     with pytest.raises(
-        ValueError, match=r"with: RuntimeError: out of memory \(all of it is in .*failed.txt\); the others"
+        ValueError, match=r"with: RuntimeError: out of memory \(the traceback is in .*failed.txt\); the oth"
     ):
         members_module.train_members(run, corpus, fails)
+    assert "an earlier one" not in (folder / "failed.txt").read_text()
 
 
 def test_going_on_with_an_ensemble(ensemble, trained):
@@ -372,13 +357,6 @@ def test_an_assembled_folder_needs_a_processor(ensemble, sayings, bert_folder, t
     assert np.isfinite(predict(tmp_path / "assembled", sayings)[0].probs).all()
 
 
-def test_members_in_processes_of_their_own_equal_those_trained_here(ensemble, sayings):
-    here, apart = train(ensemble()).model, train(ensemble(out="apart", member_jobs=2)).model
-    np.testing.assert_array_equal(predict(here, sayings)[0].probs, predict(apart, sayings)[0].probs)
-    one, two = (load_model(folder)[0].state_dict() for folder in (here, apart))
-    assert all(torch.equal(one[name], two[name]) for name in one)
-
-
 def test_log_mel_members_have_trunks_of_their_own(small_run, corpus, tmp_path):
     values = small_run("distribution", tmp_path / "speech").values
     run = load_recipe("speech-distribution", values | {"model": "seedbert", "num_members": 2, "max_steps": 2})
@@ -408,7 +386,6 @@ def test_members_on_one_trunk_are_one_run(ensemble, sayings, name):
     [
         ({"num_members": 0}, "num_members is 0; it must be"),
         ({"members_differ": "seed"}, "members_differ is 'seed'; use one of init, all"),
-        ({"member_jobs": -1}, "member_jobs is -1"),
         (
             {"unfreeze_epochs": [1], "unfreeze_layers": [1]},
             "members is lora, whose trunk is frozen, which unfreeze_epochs",
@@ -417,7 +394,6 @@ def test_members_on_one_trunk_are_one_run(ensemble, sayings, name):
         ({"head_seed": 0}, "head_seed is 0 and members is independent, but each member has a seed of its own"),
         ({"lora_rank": 8}, "lora_rank is 8 and members is independent, but only members lora have adapters"),
         ({"members": "shared", "lora_alpha": 2}, "lora_alpha is 2.0 and members is shared, but only members lora"),
-        ({"members": "shared", "member_jobs": 2}, "member_jobs is 2 and members is shared, but it is for independent"),
         ({"members": "lora", "members_differ": "all"}, "members_differ is 'all' and members is lora, but it is for"),
     ],
 )
@@ -432,9 +408,9 @@ def test_members_options_are_for_members(ensemble):
     with pytest.raises(ValueError, match="lora_layers is 2 and members is independent, but only members lora have"):
         ensemble("seedbert-lora", members="independent")
     with pytest.raises(
-        ValueError, match="member_jobs is 2 and model is distribution, but it is for independent members"
+        ValueError, match="members_differ is 'all' and model is distribution, but it is for independent members"
     ):
-        load_recipe("text-bert", {"member_jobs": 2})
+        load_recipe("text-bert", {"members_differ": "all"})
     for name in ("seedbert-shared", "seedbert-lora"):  # of which each is one run
         assert ensemble(name, head_seed=3).recipe.head_seed == 3
     assert load_recipe("text-bert", {"member_folder": "anywhere"}).recipe.member_folder  # a plan sets it for all
@@ -474,9 +450,9 @@ def test_systems_of_a_cross_validation_share_members_and_leave_none(ensemble, sa
         "  mean: {recipe: seedbert, num_members: 2, distribution: mean_softmax}\n"
     )
     trained = []
-    original = members_module._here
+    original = members_module._train_member
     monkeypatch.setattr(
-        members_module, "_here", lambda member, *rest: trained.append(member) or original(member, *rest)
+        members_module, "_train_member", lambda member, *rest: trained.append(member) or original(member, *rest)
     )
     values = ensemble().values
     words = [f"{key}={values[key]}" for key in ("trunk", "max_steps", "learning_rate", "use_cpu", "disable_tqdm")]

@@ -241,7 +241,7 @@ def test_a_clip_as_long_as_the_model_hears_is_cut_when_it_is_slower(lalm, tmp_pa
 @pytest.mark.parametrize(
     ("words", "rule"),
     [
-        (["perturb_share=-0.1"], r"perturb_share is -0\.1; it is a probability from 0 \(for never\) to 1"),
+        (["perturb_share=-0.1"], r"perturb_share is -0\.1; give a probability from 0 \(never\) to 1"),
         (["perturb_share=1.5"], r"perturb_share is 1\.5; it is a probability"),
         (["perturb_share=.nan"], "perturb_share is nan; it is a probability"),
         (["perturb_share=x"], "perturb_share is 'x'; it must be a number"),

@@ -45,7 +45,7 @@ def test_a_plan_runs_and_goes_on_where_it_was(plan, corpus, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     "word, message",
     [
-        ("target=soft", "would undo what system 'hard, CE' changes"),
+        ("target=soft", "would undo a change of system 'hard, CE'"),
         ("seed=3", "set for every run by the plan"),
         ("output_dir=x", "set for every run by the plan"),
         ("learning_rat=1", "unknown key 'learning_rat'"),
@@ -60,11 +60,11 @@ def test_overrides_that_do_not_go_with_a_plan(plan, corpus, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     "text, message",
     [
-        ("seeds: [0]", "is no plan; it holds recipe, seeds and systems"),
+        ("seeds: [0]", "is not a plan; give recipe, seeds and systems"),
         ("recipe: a\nseeds: [0, 0]\nsystems: {a: {}}", "list of different whole numbers"),
         ("recipe: a\nseeds: 3\nsystems: {a: {}}", "list of different whole numbers"),
         ("recipe: a\nseeds: [0]\nsystems: [a]", "give each system's name"),
-        ("recipe: a\nseeds: [0]\nsystems: {a: {}}\nmore: 1", "is no plan"),
+        ("recipe: a\nseeds: [0]\nsystems: {a: {}}\nmore: 1", "is not a plan"),
         ("recipe: [", "is not YAML"),
         (
             "recipe: x\nsystems:\n  a: {seed: 1}\n  b:\n  a: {dropout: 0.1}",

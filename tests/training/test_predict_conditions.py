@@ -27,7 +27,7 @@ def hushed(monkeypatch):
         return wave * np.float32(2.0 ** (-4 - 4 * self.seed))
 
     monkeypatch.setattr(Condition, "apply", apply)
-    monkeypatch.setattr(conditions, "load_library", lambda: None)
+    monkeypatch.setattr(conditions, "load_audiomentations", lambda: None)
     return heard
 
 
@@ -112,7 +112,7 @@ def test_command_line_writes_a_folder_a_condition(checkpoints, corpus, features,
     meta = Predictions.load(tmp_path / "one").meta
     assert (meta["condition"], meta["condition_seed"]) == ("mp3:8", 3)
     result = run(*words, out, "--condition", "noise:10", "--condition", "noise:10.0")
-    assert str(result.exception) == "Condition 'noise:10' is asked for twice; give each condition once."
+    assert str(result.exception) == "Condition 'noise:10' is given twice; give each condition once."
 
 
 def test_from_clips_to_the_report(checkpoints, corpus, features, tmp_path):
@@ -144,6 +144,6 @@ def test_from_clips_to_the_report(checkpoints, corpus, features, tmp_path):
 
 def test_two_runs_and_conditions_do_not_go_together(tmp_path):
     words = ["report", tmp_path, tmp_path, "--corpus", tmp_path, "--out", tmp_path, "--conditions", tmp_path]
-    assert "--conditions belongs to the report of one run" in str(run(*words).exception)
+    assert "--conditions needs a single run" in str(run(*words).exception)
     words[-2] = "--truth"
-    assert "--truth belongs to the report of one run" in str(run(*words).exception)
+    assert "--truth needs a single run" in str(run(*words).exception)

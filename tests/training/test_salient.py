@@ -60,8 +60,8 @@ def test_what_does_not_fit_is_said(wavlm_folder, corpus, checkpoints, tmp_path):
         (checkpoints["distribution"], {}, "a trunk of type annot-log-mel has no choice of layers"),
         (wavlm_folder, {"split": "dev"}, "has no split 'dev'; it has"),
         (wavlm_folder, {"formula": "cubic"}, "formula is 'cubic'"),
-        (wavlm_folder, {"batch_size": 0}, "batch_size is 0; it is a number of items from 1 up"),
-        (wavlm_folder, {"gamma": 0.1}, "gamma is 0.1 and formula absolute"),
+        (wavlm_folder, {"batch_size": 0}, "batch_size is 0; give a number of items from 1 up"),
+        (wavlm_folder, {"gamma": 0.1}, "gamma is 0.1, but formula absolute"),
         (wavlm_folder, {"items": 1}, "items is 1; a correlation needs at least 2"),
         (wavlm_folder, {"questions": ["emotio"]}, "emotion"),
     ):

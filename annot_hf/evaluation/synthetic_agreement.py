@@ -1,8 +1,8 @@
-"""How far synthetic annotators agree with people, by how much people agree with each other.
+"""Agreement of synthetic annotators with people, compared with the agreement among people, by ambiguity.
 
-Every measure of the annotators stands beside that of a person on the same items and with the same reference: a vote is held
-against the votes of the other people, one person left out, whoever cast it, so that people gain nothing from being their own
-reference. Ambiguity is that of `annot_hf.evaluation.strata`: tertiles of the entropy of people's votes over ln K.
+Synthetic annotators and people have the same items and the same reference: the votes of all people but one, whoever cast the
+vote, so that people are not their own reference. Ambiguity is tertiles of the entropy of human votes over ln K, as in
+`annot_hf.evaluation.strata`.
 """
 
 from collections.abc import Sequence
@@ -11,43 +11,44 @@ from typing import Any
 
 import numpy as np
 
+from annot_hf.data.synthetic import SYNTHETIC
 from annot_hf.data.targets import winners
-from annot_hf.evaluation.resampling import Measured, Resamples, estimate
+from annot_hf.evaluation.resampling import Measured, Resamples, with_interval
 from annot_hf.evaluation.strata import NAMES, entropy_strata
 from annot_hf.models import measures
 from annot_hf.models.measures import ratio
 
 ALL = "all"
-SYNTHETIC, PERSON = "synthetic", "person"
-TITLES = {
+PERSON = "person"
+AGREEMENT_MEASURES = {
     "accuracy": ("Accuracy", "0 to 1", "higher"),
     "agreement": ("Agreement", "0 to 1", "higher"),
     "kappa": ("Kappa", "-1 to 1", "higher"),
-    "among": ("Agreement among a kind", "0 to 1", ""),
+    "among": ("Agreement within a kind", "0 to 1", ""),
     "entropy": ("Entropy over ln K", "0 to 1", ""),
     "jsd": ("JSD of the histograms (nats)", "nats", "lower"),
     "accuracy_plurality": ("Accuracy, all people", "0 to 1", "higher"),
 }
 NOTE = (
-    "Accuracy: chance that a vote is the plurality of an item's people but one, of that one and of a synthetic vote (tied "
-    "labels share it); against all people: the same without leaving one out. Agreement: chance that the vote is that of "
-    "another person. Kappa: (P - P_e) / (1 - P_e) of it, P_e by the shares of labels in the column; of people, Fleiss'. Among "
-    "a kind: two different annotators, or two people. Low, mid, high: tertiles of the items by the entropy of people's votes, "
-    "whose range is in brackets, ties kept together. Mind that the tertiles are cut by the very votes of these people, who "
-    "agree the more in low and the less in high for that alone: a difference to them is fair over all items only. Entropies "
-    "of few votes are too low. In square brackets: 95 % intervals."
+    "Accuracy: probability that a vote, of the person left out or synthetic, is the plurality of the other people (tied "
+    "labels share it); all people: the same without leaving one out. Agreement: probability that the vote equals that of "
+    "another person. Kappa: (P - P_e) / (1 - P_e) of agreement, with P_e from the label shares; for people, Fleiss'. Within "
+    "a kind: two different annotators, or two people. Low, mid, high: tertiles of the items by the entropy of human votes, "
+    "with the range in brackets and ties kept together. The same votes define the tertiles, so people agree more in low and "
+    "less in high for that reason alone; only the difference over all items is fair. Entropies of few votes are too low. In "
+    "square brackets: 95 % intervals."
 )
 
 
 @dataclass(frozen=True, eq=False)
 class SyntheticAgreement:
-    """What `measure_agreement` found.
+    """The result of `measure_agreement`.
 
     Attributes:
         records: Measure -> stratum ("all", "low", "mid", "high") -> "synthetic", "person" and "difference", each with
-            `value`, `low`, `high`; a measure that only one of them has lacks the others.
-        strata: Stratum -> `items`, and `low` and `high`, the least and largest entropy found.
-        counts: Items that take part and those that do not.
+            `value`, `low`, `high`; measures that only one of them has lack the other and the difference.
+        strata: Stratum -> `items`, and `low` and `high`, the smallest and largest entropy.
+        counts: Numbers of items used and left out.
     """
 
     records: dict[str, dict[str, dict[str, Any]]]
@@ -56,7 +57,9 @@ class SyntheticAgreement:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        titles = {name: dict(zip(("title", "unit", "better"), TITLES[name], strict=True)) for name in self.records}
+        titles = {
+            name: dict(zip(("title", "unit", "better"), AGREEMENT_MEASURES[name], strict=True)) for name in self.records
+        }
         return {"records": self.records, "titles": titles, "strata": self.strata, "counts": self.counts}
 
 
@@ -66,11 +69,11 @@ def measure_agreement(
     support: Sequence[str],
     resamples: Resamples | None = None,
 ) -> SyntheticAgreement:
-    """Agreement of synthetic annotators with people, beside that of people with each other, by ambiguity.
+    """Agreement of synthetic annotators with people, and of people with each other, by ambiguity.
 
     Args:
-        human: People's votes per item and label `(I, K)`, whole numbers; items with fewer than two are counted and left out.
-        synthetic: Synthetic votes `(I, K)`, whole numbers, at least one an item.
+        human: Human votes per item and label `(I, K)`, whole numbers; items with fewer than two are left out and counted.
+        synthetic: Synthetic votes `(I, K)`, whole numbers, at least one per item.
         support: The K labels.
         resamples: Bootstrap resamples of the items; 1,000 of single items when None.
 
@@ -94,9 +97,9 @@ def measure_agreement(
     columns = {
         f"accuracy/{PERSON}": person,
         f"accuracy/{SYNTHETIC}": model,
-        f"agreement/{PERSON}": _pairs(human),
+        f"agreement/{PERSON}": _pair_agreement(human),
         f"agreement/{SYNTHETIC}": (p * q).sum(1),
-        f"among/{SYNTHETIC}": np.where(several, _pairs(synthetic), 0),
+        f"among/{SYNTHETIC}": np.where(several, _pair_agreement(synthetic), 0),
         f"entropy/{PERSON}": measures.entropy(q, normalised=True),
         f"entropy/{SYNTHETIC}": measures.entropy(p, normalised=True),
         f"jsd/{SYNTHETIC}": measures.jsd(p, q),
@@ -112,7 +115,7 @@ def measure_agreement(
         for key, inside in member.items()
     }
     sums = (resamples or Resamples()).select(rows).sums(summed)
-    records: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in TITLES}
+    records: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in AGREEMENT_MEASURES}
     for key in member:
         drawn = {
             name: ratio(sums[f"{name}/{key}"], sums[f"items/{key}"]) for name in columns if columns[name].ndim == 1
@@ -124,7 +127,7 @@ def measure_agreement(
             chance = (share * shares[PERSON]).sum(-1)
             same = drawn[f"agreement/{who}"]
             drawn[f"kappa/{who}"] = ratio(same - chance, np.where(chance < 1 - 1e-12, 1 - chance, 0))
-        for name, (title, unit, better) in TITLES.items():
+        for name, (title, unit, better) in AGREEMENT_MEASURES.items():
             draws = {who: drawn[f"{name}/{who}"] for who in (SYNTHETIC, PERSON) if f"{name}/{who}" in drawn}
             records[name][key] = _record(Measured(title, unit, better, draws))
     found = {ALL: {"items": len(q), "low": None, "high": None}}
@@ -134,25 +137,26 @@ def measure_agreement(
 
 
 def _record(measured: Measured) -> dict[str, Any]:
-    """Value and interval of each rater, and the difference of the two."""
-    record: dict[str, Any] = {who: estimate(measured.draws[who]).to_dict() for who in measured.draws}
+    """Value and interval of synthetic votes and of people, and their difference."""
+    record: dict[str, Any] = {who: with_interval(measured.draws[who]).to_dict() for who in measured.draws}
     if len(record) == 2:
         record["difference"] = measured.difference(SYNTHETIC, PERSON)
     return record
 
 
 def _left_out(human: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Chance `(I,)` that a vote is the plurality of all people but one: of the one left out, and of a synthetic vote.
+    """Probability `(I,)` that the vote of the person left out, and a synthetic vote, is the plurality of the other people.
 
     Args:
-        human: People's votes `(I, K)`, two or more an item.
+        human: Human votes `(I, K)`, at least two per item.
         p: Distributions of the synthetic votes `(I, K)`.
     """
     person, model = np.zeros(len(human)), np.zeros(len(human))
     share = human / human.sum(1, keepdims=True)
     for label in range(human.shape[1]):
         rest = human.copy()
-        rest[:, label] -= 1  # where nobody said so, the weight is 0
+        # Labels without a vote have weight 0 below.
+        rest[:, label] -= 1
         winner = _plurality(rest)
         person += share[:, label] * winner[:, label]
         model += share[:, label] * (winner * p).sum(1)
@@ -161,11 +165,12 @@ def _left_out(human: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 def _plurality(counts: np.ndarray) -> np.ndarray:
     """The most frequent labels `(I, K)`, which share a mass of 1."""
-    return winners(counts, counts, (), "share")  # shared ties need no name
+    # Shared ties need no label names.
+    return winners(counts, counts, (), "share")
 
 
-def _pairs(counts: np.ndarray) -> np.ndarray:
-    """Chance `(I,)` that two different votes are the same."""
+def _pair_agreement(counts: np.ndarray) -> np.ndarray:
+    """Probability `(I,)` that two votes of an item are equal."""
     n = counts.sum(1)
     return ratio((counts**2).sum(1) - n, n * (n - 1))
 

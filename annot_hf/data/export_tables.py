@@ -1,0 +1,177 @@
+"""The Arrow tables of an export and their `datasets` features.
+
+A span is `text[start:end]` of the exported item, counted in Unicode code points from 0. Spans may overlap; a repeated span
+is an error.
+"""
+
+import os
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+from datasets import Audio, ClassLabel, Features, List
+
+from annot_hf.data.corpus import VoteCorpus
+from annot_hf.data.questions import nearest
+from annot_hf.data.votes import VoteTable
+from annot_hf.models.measures import entropy
+
+SPAN_COLUMNS = ("item", "annotator", "start", "end")
+
+
+def items_table(corpus: VoteCorpus, items: pd.DataFrame) -> pa.Table:
+    """Items as plain Arrow columns, with `audio` as the struct of the Audio feature."""
+    columns = {}
+    first = [name for name in ("item", "file", "text", "speaker", "split", "seconds") if name in items]
+    for name in [*first, *(name for name in items if name not in first)]:
+        try:
+            column = pa.array(items[name], from_pandas=True)
+        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
+            raise ValueError(
+                f"{corpus.name}: column {name!r} mixes types ({error}); use one type per column."
+            ) from error
+        if pa.types.is_dictionary(column.type):
+            column = column.cast(column.type.value_type)
+        if pa.types.is_nested(column.type):
+            raise ValueError(f"{corpus.name}: column {name!r} holds {column.type}; use plain values.")
+        if pa.types.is_null(column.type) or pa.types.is_large_string(column.type) or name == "speaker":
+            column = column.cast(pa.string())
+        columns[str(name)] = column
+        if name == "file":
+            paths = [None if file is None else os.path.join(corpus.root, file) for file in column.to_pylist()]
+            columns["audio"] = audio_column([None] * len(paths), paths)
+    return pa.table(columns)
+
+
+def audio_column(data: Sequence[bytes | None], paths: Sequence[str | None]) -> pa.StructArray:
+    """Bytes and paths as the struct of the Audio feature; null without a path."""
+    fields = [pa.array(data, pa.binary()), pa.array(paths, pa.string())]
+    return pa.StructArray.from_arrays(fields, ["bytes", "path"], mask=pa.array([path is None for path in paths]))
+
+
+def votes_table(votes: VoteTable, labels: Sequence[str]) -> pa.Table:
+    """Votes with each label as its index into all labels, as ClassLabel requires."""
+    table = votes.to_arrow()
+    place = table.column_names.index("label")
+    label = table["label"].combine_chunks()
+    return table.set_column(place, "label", label.indices.cast(pa.int64()) if labels else label.cast(pa.string()))
+
+
+def histograms_table(votes: VoteTable, labels: Sequence[str], items: pa.Table) -> pa.Table:
+    """One row per item and category question that has votes, in item order."""
+    names = items["item"].to_pylist()
+    parts = []
+    for index, question in enumerate(votes.questions):
+        if question.is_scale:
+            continue
+        counts = votes.counts(question.name, items=names)
+        total = counts.sum(axis=1)
+        rows = np.flatnonzero(total > 0)
+        counts, total, classes = counts[rows], total[rows], len(question.labels)
+        distribution = counts / total[:, None]
+        kind = pa.int64() if votes.weights is None else pa.float64()
+        offsets = pa.array(np.arange(0, counts.size + 1, classes, dtype=np.int32))
+        part = items.select(
+            [name for name in ("item", "file", "audio", "text", "speaker") if name in items.column_names]
+        )
+        part = part.take(rows)
+        codes = np.tile([labels.index(label) for label in question.labels], len(rows))
+        ours = {
+            "question": pa.array([question.name] * len(rows), pa.string()),
+            "labels": pa.ListArray.from_arrays(offsets, pa.array(codes)),
+            "counts": pa.ListArray.from_arrays(offsets, pa.array(counts.ravel()).cast(kind)),
+            "distribution": pa.ListArray.from_arrays(offsets, pa.array(distribution.ravel())),
+            "entropy": pa.array(entropy(distribution, normalised=True) if classes > 1 else np.zeros(len(rows))),
+            "votes": pa.array(total).cast(kind),
+            "order": pa.array(rows * len(votes.questions) + index),
+        }
+        for position, (name, column) in enumerate(ours.items(), start=1):
+            part = part.add_column(position, name, column)
+        parts.append(part)
+    return pa.concat_tables(parts).sort_by("order").drop_columns("order")
+
+
+def table_features(config: str, table: pa.Table, labels: Sequence[str], sampling_rate: int) -> Features:
+    """The `datasets` features of a table."""
+    plain = [pa.field(f.name, pa.string()) if pa.types.is_dictionary(f.type) else f for f in table.schema]
+    features = Features.from_arrow_schema(pa.schema(plain))
+    if "audio" in features:
+        features["audio"] = Audio(sampling_rate, decode=False)
+    if config == "votes" and labels:
+        features["label"] = ClassLabel(names=list(labels))
+    if config == "histograms":
+        features["labels"] = List(ClassLabel(names=list(labels)))
+    return features
+
+
+def spans_table(name: str, spans: pd.DataFrame, items: pd.DataFrame, votes: VoteTable) -> pa.Table:
+    """Check highlighted spans and add the words they hold.
+
+    Args:
+        name: The name of the corpus in messages.
+        spans: Columns item, annotator, start and end; `words`, if given, must be the text of the span.
+        items: Columns item and text.
+        votes: The votes; a rater who highlights words of an item must have voted on it.
+
+    Returns:
+        Columns item, annotator, start, end and words, in the order given.
+
+    Raises:
+        ValueError: A column is missing; an item is not listed or has no text; the rater did not vote on it; start and
+            end are not whole numbers with 0 <= start < end <= length of the text; the words differ; a span is repeated.
+    """
+    if missing := [column for column in SPAN_COLUMNS if column not in spans]:
+        raise ValueError(f"{name}: spans have no column {missing[0]!r}; they need {', '.join(SPAN_COLUMNS)}.")
+    spans = spans.reset_index(drop=True)
+    item, annotator = (spans[column].astype(str) for column in SPAN_COLUMNS[:2])
+    texts = items["text"] if "text" in items else pd.Series([None] * len(items), dtype=object)
+    text = item.map(dict(zip(items["item"], texts, strict=True))).astype(object)
+
+    def refuse(bad: pd.Series | np.ndarray, what: Callable[[int], str]) -> None:
+        if np.any(bad):
+            row = int(np.argmax(bad))
+            raise ValueError(f"{name}: span row {row} {what(row)}.")
+
+    refuse(
+        ~item.isin(items["item"]),
+        lambda row: (
+            f"is on item {item[row]!r}{nearest(item[row], items['item'])}, which the corpus does not list; correct it"
+        ),
+    )
+    refuse(text.isna(), lambda row: f"is on item {item[row]!r}, which has no text; leave the span out")
+    named = votes.annotator_codes >= 0
+    voted = pd.MultiIndex.from_arrays(
+        [votes.items[votes.item_codes[named]], votes.annotators[votes.annotator_codes[named]]]
+    )
+    refuse(
+        ~pd.MultiIndex.from_arrays([item, annotator]).isin(voted),
+        lambda row: f"is by annotator {annotator[row]!r}, who has no vote on item {item[row]!r}; correct or add it",
+    )
+    places = [pd.to_numeric(spans[column], errors="coerce") for column in ("start", "end")]
+    whole = (places[0] % 1 == 0) & (places[1] % 1 == 0)
+    refuse(
+        ~(whole & (places[0] >= 0) & (places[0] < places[1]) & (places[1] <= text.str.len())),
+        lambda row: (
+            f"goes from {spans['start'][row]!r} to {spans['end'][row]!r} in a text of {len(text[row])} characters; give "
+            "whole numbers with 0 <= start < end <= length"
+        ),
+    )
+    start, end = (place.astype(np.int64) for place in places)
+    words = pd.Series([one[a:b] for one, a, b in zip(text, start, end, strict=True)], dtype=object)
+    if "words" in spans:
+        refuse(
+            spans["words"] != words,
+            lambda row: (
+                f"has the words {spans['words'][row]!r}, but from {start[row]} to {end[row]} item {item[row]!r} holds "
+                f"{words[row]!r}; count Unicode characters from 0"
+            ),
+        )
+    repeated = pd.DataFrame({"item": item, "annotator": annotator, "start": start, "end": end}).duplicated()
+    refuse(
+        repeated,
+        lambda row: f"repeats a span of annotator {annotator[row]!r} on item {item[row]!r}; list each span once",
+    )
+    text_columns = {"item": item, "annotator": annotator}
+    columns = {column: pa.array(values, pa.string()) for column, values in text_columns.items()}
+    return pa.table(columns | {"start": pa.array(start), "end": pa.array(end), "words": pa.array(words, pa.string())})

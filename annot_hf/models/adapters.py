@@ -1,0 +1,261 @@
+"""Low-rank adapters (LoRA, Hu et al. 2021) through `peft`, on every model over a pre-trained trunk.
+
+A checkpoint of adapters is a folder like any other: `config.json` names the base and its version (`adapted_from`),
+`adapter_model.safetensors` holds the adapters and the heads. There is no `adapter_config.json`: where one lies in a repository
+of the Hub, `AutoModel` reads the configuration of the base instead and drops the head without an error.
+"""
+
+import functools
+import os
+import re
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import PreTrainedConfig, PreTrainedModel
+from transformers.dynamic_module_utils import custom_object_save
+from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
+from transformers.utils.hub import cached_file
+
+from .checks import said
+from .trunks import weights_digest
+
+PREFIX = "base_model.model."
+_HUB = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+_QUERY_VALUE = ("attention.q_proj", "attention.v_proj")
+_BERT = ("attention.self.query", "attention.self.value")
+# the linear layers of a transformer layer that get adapters: query and value projections, as in the LoRA paper
+LORA_TARGETS = {
+    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra"), _BERT),
+    "mpnet": ("attention.attn.q", "attention.attn.v"),
+    "distilbert": ("attention.q_lin", "attention.v_lin"),
+    # query, key and value are one layer
+    "modernbert": ("attn.Wqkv",),
+    **dict.fromkeys(("hubert", "wav2vec2", "unispeech", "unispeech-sat"), _QUERY_VALUE),
+    # its attention reads the weights of all four projections and never calls them: an adapter there would do nothing
+    "wavlm": ("feed_forward.intermediate_dense", "feed_forward.output_dense"),
+}
+
+
+def import_peft() -> ModuleType:
+    """The module `peft`, or a ValueError where it is not installed."""
+    try:
+        import peft
+    except ImportError as error:
+        raise ValueError(
+            f"Adapters need the package {error.name}, which is not installed; pip install 'annot-hf[peft]'."
+        ) from error
+    return peft
+
+
+class Adaptable(PreTrainedModel):
+    """A model that can have adapters: put on their base when they are loaded, saved without it.
+
+    A subclass has `lora_targets`, a regular expression of the layers that get adapters, and `over_base`, which makes a model
+    of a configuration on the trunk's weights of a base, with fresh heads.
+
+    Attributes:
+        came_from: Folder or Hub id that the trunk's weights were read from, its commit (None of a folder), and a sample of
+            the weights; None where they were not read.
+    """
+
+    came_from: tuple[str, str | None, torch.Tensor | None] | None = None
+
+    @property
+    def lora_saved(self) -> list[str]:
+        """Names of the modules beside the trunk, which are trained and saved whole."""
+        children = self.named_children()
+        return [name for name, child in children if name != self.base_model_prefix and list(child.parameters())]
+
+    @property
+    def has_adapters(self) -> bool:
+        """Whether there are low-rank adapters on the trunk."""
+        return any(".lora_A." in name for name, _ in self.named_parameters())
+
+    @classmethod
+    def from_pretrained(cls, source: Any, *args: Any, as_peft: bool = False, **kwargs: Any) -> Any:
+        """As the library's, from safetensors only: a pickle can run code when it is read.
+
+        Adapters are put on the base that they name.
+
+        Args:
+            source: Folder or Hub id of a model of this class, whole or adapters.
+            *args: Passed on.
+            as_peft: Return the `PeftModel` around a model with adapters, to train it further.
+            **kwargs: Passed on.
+
+        Raises:
+            ValueError: `peft` is missing, the base is not the one that adapters name, or they are damaged or do not fit.
+        """
+        hub = {name: kwargs[name] for name in _HUB if kwargs.get(name) is not None}
+        config = kwargs.get("config")
+        if not isinstance(config, PreTrainedConfig) and source is not None:
+            config = cls.config_class.from_pretrained(config or source, **hub)
+        if getattr(config, "adapted_from", None) is None:
+            if as_peft:
+                raise ValueError(f"{source} has no adapters; give output_dir/model of a run with lora_rank above 0.")
+            loaded = super().from_pretrained(source, *args, **{"use_safetensors": True, **kwargs})
+            place = None if source is None else os.path.join(os.fspath(source), hub.get("subfolder", ""))
+            model = loaded[0] if isinstance(loaded, tuple) else loaded
+            model.settle(None if place is None else place.rstrip("/"), hub.get("revision"))
+            return loaded
+        how = {name: kwargs.pop(name) for name in ("dtype", "attn_implementation", "device_map") if name in kwargs}
+        wants_info = kwargs.pop("output_loading_info", False)
+        if not isinstance(kwargs.get("config"), PreTrainedConfig):
+            # options of the configuration among the arguments
+            config = cls.config_class.from_pretrained(kwargs.pop("config", None) or source, **kwargs)
+        adapted = cls._with_adapters(os.fspath(source), config, hub, how).eval()
+        model = adapted if as_peft else adapted.get_base_model()
+        # nothing is: that would be an error
+        info = {name: set() for name in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")}
+        return (model, info) if wants_info else model
+
+    @classmethod
+    def _with_adapters(cls, source: str, config: PreTrainedConfig, hub: dict[str, Any], how: dict[str, Any]) -> Any:
+        """The `PeftModel` of a checkpoint of adapters."""
+        peft = import_peft()
+        base, version = config.adapted_from["base"], config.adapted_from["version"]
+        try:
+            if os.path.isdir(base) and weights_digest(base) != version:
+                raise ValueError("these were trained on other weights than it holds now; restore it, or train again")
+            model = cls.over_base(config, base, None if os.path.isdir(base) else version, **how)
+        except (OSError, SafetensorError, ValueError) as error:
+            raise ValueError(
+                f"{source} holds adapters for {base} (adapted_from in its config.json), and: {said(error)}."
+            ) from error
+        model.settle(base, version)
+        try:
+            held = load_file(cached_file(source, ADAPTER_SAFE_WEIGHTS_NAME, **hub))
+        except (OSError, SafetensorError) as error:
+            raise ValueError(
+                f"{ADAPTER_SAFE_WEIGHTS_NAME} of {source} cannot be read ({said(error)}); restore it."
+            ) from error
+        adapted = put_on(model)
+        expected = peft.get_peft_model_state_dict(adapted, save_embedding_layers=False)
+        names = {*expected, *held}
+        differs = {
+            name for name in names if getattr(expected.get(name), "shape", 0) != getattr(held.get(name), "shape", 0)
+        }
+        broken = {name for name in names - differs if not held[name].isfinite().all()}
+        for odd, why in ((differs, "do not fit its config.json"), (broken, "are not finite")):
+            if odd:
+                first = min(odd).removeprefix(PREFIX)
+                raise ValueError(
+                    f"The adapters of {source} {why}: {len(odd)} weights, for instance {first}; restore them."
+                )
+        peft.set_peft_model_state_dict(adapted, held)
+        return adapted
+
+    def settle(self, source: str | None, revision: str | None = None) -> None:
+        """Remember where the trunk's weights were read from; adapters will name it."""
+        if source is not None:
+            folder = os.path.isdir(source)
+            place, commit = (os.path.abspath(source), None) if folder else (source, weights_digest(source, revision))
+            self.came_from = place, commit, self._sample()
+
+    def save_pretrained(
+        self, save_directory: str | os.PathLike[str], *args: Any, state_dict: dict | None = None, **kwargs: Any
+    ) -> None:
+        """As the library's; of a model with adapters, these and the heads, with the configuration and its code.
+
+        Raises:
+            ValueError: The adapters could not be loaded again: they are not those of `add_lora`, the base is in no checkpoint,
+                or its weights have changed.
+        """
+        if not self.has_adapters:
+            self.config.adapted_from = None
+            super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
+            return
+        if self.config.adapted_from is None:
+            raise ValueError(
+                "The weights below the adapters are in no checkpoint that they could name; save the model, read it again with "
+                "from_pretrained, and use add_lora."
+            )
+        # shared out, or with the adapters merged in, they cannot be compared
+        if state_dict is None and not any(getattr(module, "merged", False) for module in self.modules()):
+            self.check_base()
+        weights = None if state_dict is None else {name.removeprefix(PREFIX): w for name, w in state_dict.items()}
+        weights = import_peft().get_peft_model_state_dict(self, weights, save_embedding_layers=False)
+        if kwargs.get("push_to_hub"):
+            raise ValueError("push_to_hub is set, and adapters are saved in two steps; call model.push_to_hub instead.")
+        if kwargs.get("is_main_process", True):
+            Path(save_directory).mkdir(parents=True, exist_ok=True)
+            self.config.architectures = [type(self).__name__]
+            custom_object_save(self, os.fspath(save_directory), config=self.config)
+            self.config.save_pretrained(save_directory)
+            # names as `peft` has them, with which Trainer reads them again
+            named = {f"{PREFIX}{name.removeprefix(PREFIX)}": weight.contiguous() for name, weight in weights.items()}
+            save_file(named, Path(save_directory) / ADAPTER_SAFE_WEIGHTS_NAME, metadata={"format": "pt"})
+
+    def check_base(self) -> None:
+        """Whether the trunk still has the weights that it was read with, but for its adapters.
+
+        Raises:
+            ValueError: It has not.
+        """
+        before, now = self.came_from[2] if self.came_from else None, self._sample()
+        if before is not None and now is not None and not torch.equal(before, now):
+            raise ValueError(
+                f"The trunk's weights are no longer those of {self.came_from[0]}, which adapters name; save the model, and "
+                "read it again with from_pretrained before add_lora."
+            )
+
+    def _sample(self, values: int = 64) -> torch.Tensor | None:
+        """Values spread over every weight of the trunk in bfloat16; None of those in half precision or not in memory."""
+        trunk = getattr(self, self.base_model_prefix, None)
+        weights = [] if trunk is None else [w.detach() for n, w in trunk.named_parameters() if ".lora_" not in n]
+        kinds = (torch.float32, torch.bfloat16)
+        if not weights or any(w.is_meta or w.dtype not in kinds or hasattr(w, "device_mesh") for w in weights):
+            return None
+        flat = [weight.flatten() for weight in weights]
+        return torch.cat([part[:: max(1, len(part) // values)][:values].cpu().bfloat16() for part in flat])
+
+
+def targets_in(trunk: PreTrainedConfig) -> str:
+    """Regular expression of the layers of a trunk that get adapters; a ValueError if nobody knows which."""
+    known = import_peft().utils.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING | LORA_TARGETS
+    names = known.get(trunk.model_type)
+    if names is None:
+        raise ValueError(
+            f"There are no adapters for a {trunk.model_type} trunk; train all its weights (lora_rank=0), or use one of "
+            f"{', '.join(LORA_TARGETS)}."
+        )
+    return rf"trunk\..*\.({'|'.join(map(re.escape, names))})"
+
+
+def put_on(model: Adaptable) -> Any:
+    """The `PeftModel` of a model with fresh adapters, which are trained together with its heads; nothing else is.
+
+    It saves what the model saves. The model's layers are changed in place.
+    """
+    config, (base, version, _) = model.config, model.came_from or (None, None, None)
+    version = version or (base and weights_digest(base))
+    config.adapted_from = {"base": base, "version": version} if version else None
+    settings = import_peft().LoraConfig(
+        r=config.lora_rank,
+        lora_alpha=config.lora_alpha,
+        lora_dropout=config.lora_dropout,
+        target_modules=model.lora_targets,
+        modules_to_save=model.lora_saved,
+    )
+    return _peft_class()(model, settings)
+
+
+@functools.cache
+def _peft_class() -> type:
+    # made when it is first needed: peft is an extra, and takes a second to import
+    class AdaptedModel(import_peft().PeftModel):
+        """`PeftModel` whose folders and repositories are those of the model inside."""
+
+        def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
+            """Adapters, heads, configuration and code; `Trainer` writes its checkpoints so."""
+            self.get_base_model().save_pretrained(save_directory, **kwargs)
+
+        def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
+            """Upload what `save_pretrained` writes."""
+            return self.get_base_model().push_to_hub(repo_id, **kwargs)
+
+    return AdaptedModel
