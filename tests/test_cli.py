@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 
 from annot_hf.cli import app as cli
 from annot_hf.data.simulate import simulate_corpus
+from annot_hf.training.recipe import load_recipe, recipe_names
 
 COMMANDS = [command.name or command.callback.__name__ for command in cli.app.registered_commands]
 SMALL = [
@@ -41,6 +42,29 @@ def test_help_has_an_example(command):
     result = CliRunner().invoke(cli.app, [command, "--help"])
     assert result.exit_code == 0
     assert f"annot-hf {command}" in " ".join(result.output.split("Example:")[1].split())
+
+
+def test_recipes_are_listed_in_a_line_each(capsys):
+    status, out, _ = run(capsys, "recipe", "list")
+    lines = out.splitlines()
+    assert status == 0 and [line.split(":")[0] for line in lines] == recipe_names()
+    assert 'uncertainty-m90-filter: Row "M90 Filter" of the table of arXiv 2606.27536.' in lines
+
+
+@pytest.mark.parametrize("name", ["uncertainty-m90-filter", "simulated-annotator", "seedbert-lora", "qwen2-audio"])
+def test_every_key_of_a_recipe_is_shown_with_type_value_and_meaning(capsys, name):
+    status, out, _ = run(capsys, "recipe", "show", name, "schedule.newbob_factor=5e-1", "schedule.newbob=compose")
+    lines = out.splitlines()
+    shown = dict(line.split(": ", 1) for line in lines[::2])
+    assert status == 0 and all(line.startswith("    ") and line[4:].strip() for line in lines[1::2])
+    assert set(load_recipe(name).values) <= set(shown)
+    assert shown["curriculum.by"] == "batch | corpus | threshold = 'batch'"
+    assert shown["head_seed"] == "int | None = None"
+    assert shown["schedule.newbob_factor"] == "float = 0.5 (default 0.9)"
+    assert shown["metric_for_best_model"].startswith("str | None = ")
+    assert ("rater_head" in shown) == (name == "simulated-annotator") == ("conv_channels" in shown)
+    assert ("lora_layers" in shown) == (name == "seedbert-lora")
+    assert run(capsys, "recipe", "show", "uncertaint")[0] == 2
 
 
 def test_all_verbs_are_there():

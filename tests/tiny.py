@@ -151,3 +151,11 @@ def inputs(kind: str, lengths: list[int], *, width: int | None = None, seed: int
 def lengths(kind: str) -> list[int]:
     """Three unequal lengths that suit a trunk."""
     return [5, 9, 2] if kind in (*TEXT, *NO_LAYERS) else {"log-mel": [40, 64, 23]}.get(kind, [700, 1000, 431])
+
+
+def padding_factor(lengths, order, batch_size: int) -> float:
+    """Padded over real length of an epoch; 1 is no padding at all."""
+    lengths = torch.as_tensor(lengths)[list(order)]
+    starts = range(0, len(lengths), batch_size)
+    batches = [lengths[start : start + batch_size] for start in starts]
+    return float(sum(batch.max() * len(batch) for batch in batches) / lengths.sum())

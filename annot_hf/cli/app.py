@@ -31,6 +31,34 @@ Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
 Without = Annotated[list[str] | None, typer.Option(help="System of the plan to leave out; may be given several times.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides such as learning_rate=1e-3.")]
 app.command()(annotate)
+recipes = typer.Typer(help="The recipes that come with the package, and every key of one.", no_args_is_help=True)
+app.add_typer(recipes, name="recipe")
+
+
+@recipes.command("list")
+def list_recipes() -> None:
+    """The recipes that come with the package, one line each."""
+    from annot_hf.training.recipe import recipe_names, summarise_recipe
+
+    for name in recipe_names():
+        console.print(f"{name}: {summarise_recipe(name)}", soft_wrap=True, highlight=False, markup=False)
+
+
+@recipes.command("show", context_settings=_WORDS)
+def show_recipe(
+    recipe: Annotated[str, typer.Argument(help="Recipe file, or the name of one that comes with the package.")],
+    overrides: Overrides = None,
+) -> None:
+    """Every key that the recipe may set: its type, its value there or else its default, and its meaning.
+
+    Example: `annot-hf recipe show speech-distribution trunk=microsoft/wavlm-base-plus`
+    """
+    from annot_hf.training.recipe import describe_recipe
+
+    for name, (key, value) in describe_recipe(recipe, overrides or []).items():
+        default = "" if value == key.default else f" (default {key.default!r})"
+        line = f"{name}: {key.kind_name} = {value!r}{default}\n    {key.meaning}"
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 @app.command(context_settings=_WORDS)
@@ -231,7 +259,7 @@ def train(
     overrides: Overrides = None,
     resume: Annotated[bool, typer.Option(help="Resume from the newest checkpoint of output_dir.")] = False,
 ) -> None:
-    """Train a recipe; the checkpoint is output_dir/model.
+    """Train as a recipe says; the checkpoint is output_dir/model. `annot-hf recipe show RECIPE` lists every key.
 
     Example: `annot-hf train speech-distribution corpus=data/cremad output_dir=runs/cremad num_train_epochs=5`
     """

@@ -321,7 +321,7 @@ def plan_mixtures(
     features = features if callable(features) else by_name(features, (items,), "features")
     speakers = by_name(speakers, (items,), "speakers")
     _check_probs(names, probs, support)
-    _check_settings(share, neighbours, text, partners, seed)
+    check_mixing(share, neighbours, text, partners, seed)
     speakers = _check_speakers(names, speakers, partners)
     best = probs >= probs.max(1, keepdims=True) - ROUNDING
     classes = best.argmax(1)
@@ -477,7 +477,8 @@ def _check_probs(names: np.ndarray, probs: np.ndarray, support: tuple[str, ...])
         )
 
 
-def _check_settings(share: Any, neighbours: Any, text: Any, partners: Any, seed: Any) -> None:
+def check_mixing(share: Any, neighbours: Any, text: Any, partners: Any, seed: Any = 0) -> None:
+    """Raise a ValueError unless `plan_mixtures` takes these values."""
     check_choice("text", text, get_args(TextRule), "mixtures")
     check_choice("partners", partners, get_args(Partners), "mixtures")
     if isinstance(share, bool) or not isinstance(share, int | float | np.number) or not 0 < share <= 1:

@@ -14,11 +14,12 @@ for the n_h human and n_s synthetic votes of an item. With our weight w of synth
 
 import hashlib
 import json
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +37,53 @@ ANNOTATIONS_FILE, VOTES_FILE, REPLIES_FILE = "annotations.json", "votes.parquet"
 # Facts may not use these keys of annotations.json.
 OURS = ("kind", "questions", "counts", "votes_sha256")
 _FIX = "write it again with `annot-hf annotate`"
+
+
+@dataclass(frozen=True)
+class VoteOptions:
+    """Whose votes a model learns from, as a recipe says it.
+
+    Args:
+        annotations: Folder of synthetic votes on the corpus; none when empty.
+        kind: "human", "synthetic" or "combined"; when empty "combined" with `annotations` and "human" without. "synthetic"
+            uses no human vote, not even for choosing the epoch, which goes by synthetic votes of the validation split; the
+            other two are validated by human votes. Tests are against human votes.
+        synthetic_weight: Weight of a synthetic vote in "combined", where a human one has 1.
+
+    Raises:
+        ValueError: The folder holds no annotations, or an option does not fit the others.
+    """
+
+    annotations: str = ""
+    kind: Literal["", "human", "synthetic", "combined"] = ""
+    synthetic_weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not self.annotations:
+            is_set = {"kind": self.used != "human", "synthetic_weight": self.synthetic_weight != 1}
+            for name in (name for name, there in is_set.items() if there):
+                raise ValueError(
+                    f"{name} is {getattr(self, name)!r}, and there are no annotations; set annotations to a folder that "
+                    f"annot-hf annotate wrote, or remove {name}."
+                )
+        if not 0 < self.synthetic_weight < math.inf:
+            raise ValueError(
+                f"synthetic_weight is {self.synthetic_weight}; it is a finite number above 0 (for no synthetic votes, set "
+                "kind to human)."
+            )
+        if self.synthetic_weight != 1 and self.used != "combined":
+            raise ValueError(
+                f"synthetic_weight is {self.synthetic_weight} and kind is {self.used}, where there is nothing to weigh "
+                "against; remove synthetic_weight, or set kind to combined."
+            )
+        if self.used != "human":
+            # a wrong folder shows before anything is trained
+            read_annotation_facts(self.annotations)
+
+    @property
+    def used(self) -> str:
+        """Whose votes are used: "human", "synthetic" or "combined"."""
+        return self.kind or ("combined" if self.annotations else "human")
 
 
 @dataclass(frozen=True, eq=False)

@@ -180,6 +180,25 @@ MajorityOf = Literal["primary", "merged"]
 Disagreement = Literal["entropy", "deviation", "variance"]
 
 
+@dataclass(frozen=True)
+class TargetOptions:
+    """How training targets are made of votes, as a recipe says it.
+
+    Args:
+        method: Target method of `make_targets`; "soft" for a category and "kde" for scales when empty.
+        smoothing: Pseudo-votes of method "smoothed".
+        primary_weight: Share of the primary votes in method "merged", from 0 to 1: .9 is M90 of arXiv 2606.27536.
+        ties: How method "majority" breaks ties: "share", "draw", "other" or "guarded" (see `winners`).
+        majority_of: What method "majority" looks at: the "primary" votes, or what "merged" makes of them.
+    """
+
+    method: str = ""
+    smoothing: float = 1.0
+    primary_weight: float = 0.9
+    ties: Ties = "share"
+    majority_of: MajorityOf = "primary"
+
+
 @dataclass(frozen=True, eq=False)
 class Ratings:
     """The answers of named raters, one row per item and rater.

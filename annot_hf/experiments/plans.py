@@ -17,10 +17,11 @@ from annot_hf.evaluation.evaluate import Evaluation, evaluate
 from annot_hf.report.pages import write_json, write_markdown
 from annot_hf.report.tables import systems_tables
 from annot_hf.training.checkpoints import held
-from annot_hf.training.recipe import Run, load_recipe
+from annot_hf.training.keys import read_words
+from annot_hf.training.recipe import Run, flatten, load_recipe
 from annot_hf.training.train import check_trunk, predictions_of
 
-_OURS = {"corpus", "features", "member_folder", "output_dir", "seed"}
+_OURS = {"corpus", "features", "ensemble.folder", "output_dir", "seed"}
 # Systems may not have the name of the baseline or of these folders.
 TAKEN = {"marginal", "members", "features"}
 _KEYS = {"title", "recipe", "seeds", "systems"}
@@ -82,7 +83,7 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
         or len(set(seeds)) < len(seeds)
     ):
         raise ValueError(f"{path}: seeds is {seeds!r}; give a list of different whole numbers, such as [0, 1, 2].")
-    systems = {str(name): dict(changes or {}) for name, changes in systems.items()}
+    systems = {str(name): flatten(changes or {}, f"{path}: system {name!r}") for name, changes in systems.items()}
     folders = [_folder_name(name) for name in systems]
     if TAKEN & set(folders) or len(set(folders)) < len(values["systems"]):
         raise ValueError(
@@ -97,10 +98,8 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
         recipes = [values["recipe"], *([changes["recipe"]] if "recipe" in changes else [])]
         if not all(isinstance(recipe, str) for recipe in recipes):
             raise ValueError(f"{path}: system {name!r} has recipe {recipes[-1]!r}; give a recipe's name or file.")
-        if (
-            "recipe" in changes and (path.parent / changes["recipe"]).is_file()
-            # Relative to the plan, like the base of a recipe.
-        ):
+        # Relative to the plan, like the base of a recipe.
+        if "recipe" in changes and (path.parent / changes["recipe"]).is_file():
             changes["recipe"] = str(path.parent / changes["recipe"])
     return Plan(str(values.get("title", path.stem)), values["recipe"], tuple(seeds), systems)
 
@@ -198,7 +197,7 @@ def run_plan(
 
 def changes_of(plan: Plan) -> dict[str, str]:
     """The changes of each system to the recipe, for a page."""
-    return {f"system {name}": _said(changes) for name, changes in plan.systems.items()}
+    return {f"system {name}": _changes_text(changes) for name, changes in plan.systems.items()}
 
 
 def planned_runs(
@@ -216,8 +215,7 @@ def planned_runs(
     Raises:
         ValueError: A recipe is wrong, or an override is not allowed.
     """
-    said = [word.lstrip("-").partition("=")[0] for word in overrides]
-    for key in said:
+    for key in flatten(read_words(overrides), "overrides"):
         if key in _OURS:
             raise ValueError(f"The override {key} is set for every run by the plan itself; remove it.")
         users = [name for name, changes in plan.systems.items() if key in changes]
@@ -233,7 +231,7 @@ def planned_runs(
         for place, seed in places.items():
             folder = out / _folder_name(name) / place
             # Ensembles share equal members, for instance five of ten.
-            own = [f"seed={seed}", f"output_dir={folder}", f"member_folder={out / 'members' / place}"]
+            own = [f"seed={seed}", f"output_dir={folder}", f"ensemble.folder={out / 'members' / place}"]
             run = load_recipe(recipe, [*words, *own])
             if run.pushes:
                 raise ValueError(
@@ -248,5 +246,5 @@ def _folder_name(system: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in system)
 
 
-def _said(changes: Mapping[str, Any]) -> str:
+def _changes_text(changes: Mapping[str, Any]) -> str:
     return ", ".join(f"{name}: {json.dumps(value)}" for name, value in changes.items()) or "nothing"

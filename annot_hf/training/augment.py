@@ -1,90 +1,131 @@
-"""DiME-Aug in a run: mixtures are planned from the training split alone, and read like any other input."""
+"""Augmentation of the training split: mixtures of its items (DiME-Aug), and clips perturbed as they are read."""
 
 import functools
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 from transformers import PreTrainedConfig
 
 from annot_hf.data.audio import MixedClip
+from annot_hf.data.conditions import Perturbation
 from annot_hf.data.corpus import replace_file
-from annot_hf.data.dime import Mixtures, check_apart, load_neighbours, plan_mixtures
+from annot_hf.data.dime import Mixtures, Partners, TextRule, check_apart, check_mixing, load_neighbours, plan_mixtures
 from annot_hf.data.dime_features import CLIP_FEATURES, features_of_clip, load_librosa, read_features, text_features
 from annot_hf.data.export import ExportedCorpus
 from annot_hf.data.targets import Targets
 from annot_hf.models.trunks import PROMPTED, WEIGHTED, input_name_of
 from annot_hf.training.features import FeatureStore, fill_shards, plan_shards, write_shard
 from annot_hf.training.inputs import Inputs, item_sources, join_inputs, read_inputs, read_together, transcripts
-from annot_hf.training.recipe import Run
 
 logger = logging.getLogger(__name__)
 
-MIXTURES = "mixtures.parquet"  # in a run's folder: where each mixture comes from
+# in a run's folder: where each mixture comes from
+MIXTURES = "mixtures.parquet"
 PUBLISHED, TRUNK = "published", "trunk"
 
 
+@dataclass(frozen=True)
+class Augmentation:
+    """How the training split is augmented.
+
+    Args:
+        kind: "dime" mixes items of rare classes of the training split with near items of their class (DiME-Aug, arXiv
+            2601.14620; see `annot_hf.data.dime`), or nothing when empty; `seed` draws the mixtures.
+        share: Part of the largest class's number that rarer classes are filled up to.
+        neighbours: Nearest other items that a partner is drawn from.
+        text: Whose text a mixture has, for text trunks: the "dominant" item's, or that of the "first".
+        partners: Neighbours of "any" training speaker, or of the "same" one.
+        features: What decides who is near: the "published" set (72 numbers of a clip, 10 of its text); "trunk", the
+            pre-trained trunk's output before training, averaged over time; or a parquet file of `write_features`.
+        perturb_share: Probability with which a training clip, each time it is read, has its pitch shifted by up to a
+            semitone (a third), its tempo changed by up to 5 % (a third) or is left alone (arXiv 2601.14620; see
+            `annot_hf.data.conditions`); 0 for never. For models that read clips anew in every epoch; a clip that becomes
+            longer than the model's limit is cut. `seed`, the item and the epoch fix the draw. Validation and prediction
+            use the clips as they are.
+
+    Raises:
+        ValueError: A value is out of range, or there is no such file of features.
+    """
+
+    kind: Literal["", "dime"] = ""
+    share: float = 0.3
+    neighbours: int = 2
+    text: TextRule = "dominant"
+    partners: Partners = "any"
+    features: str = PUBLISHED
+    perturb_share: float = 0.0
+
+    def __post_init__(self) -> None:
+        Perturbation(self.perturb_share)
+        check_mixing(self.share, self.neighbours, self.text, self.partners)
+        if self.features not in (PUBLISHED, TRUNK) and not Path(self.features).is_file():
+            raise ValueError(
+                f"features is {self.features!r}, and there is no such file; write one with write_features, or set it to "
+                f"{PUBLISHED} or {TRUNK}."
+            )
+
+
 def plan_augmentation(
-    run: Run,
+    options: Augmentation,
     corpus: ExportedCorpus,
     targets: Targets,
-    trunk_config: PreTrainedConfig,
+    model_config: PreTrainedConfig,
     *,
     folder: str | Path,
     encoded: Callable[[np.ndarray], Inputs],
+    max_seconds: float,
+    seed: int,
 ) -> Mixtures:
-    """Mixtures of the training split, as the recipe says; the plan is the same whenever it is made again.
+    """Mixtures of the training split; the plan is the same whenever it is made again.
 
     Args:
-        run: Its recipe has `augment`.
+        options: Of `kind` "dime".
         corpus: The corpus, or a view of it.
         targets: Targets of the training split.
-        trunk_config: The trunk's configuration, which says whether audio is heard.
+        model_config: The model's configuration; that of its trunk says whether it takes audio.
         folder: Where published features are kept.
-        encoded: Gives what the trunk makes of these rows of the targets, frames or their mean; asked only where the recipe
-            goes by it.
+        encoded: Gives the trunk's output for these rows of the targets, frames or their mean; called only where `features`
+            is "trunk".
+        max_seconds: Longest clip that is accepted (s).
+        seed: Seed of all draws.
 
     Raises:
         ValueError: A speaker is in another split too (counted where the trunk reads text), or a setting does not fit.
         AudioError: A clip cannot be read; the message names the item.
     """
-    recipe, reads_text = run.recipe, input_name_of(trunk_config) == "input_ids"
-    if recipe.augment_text == "first" and input_name_of(trunk_config) not in ("input_ids", PROMPTED):
+    trunk_config = model_config.trunk_config
+    reads_text = input_name_of(trunk_config) == "input_ids"
+    if options.text == "first" and input_name_of(trunk_config) not in ("input_ids", PROMPTED):
         raise ValueError(
-            f"augment_text is first and a {trunk_config.model_type} trunk reads no text; remove augment_text, or choose a "
-            "text trunk."
+            f"augmentation.text is first and a {trunk_config.model_type} trunk reads no text; remove augmentation.text, or "
+            "choose a text trunk."
         )
-    if recipe.augment_features == TRUNK and run.options.get("trunk_layer") == WEIGHTED:
+    if options.features == TRUNK and getattr(model_config, "trunk_layer", None) == WEIGHTED:
         raise ValueError(
-            "augment_features is trunk and trunk_layer weighted, which takes all layers; set it to a number."
+            "augmentation.features is trunk and trunk_layer weighted, which takes all layers; set trunk_layer to a number."
         )
     speakers = _speakers(corpus, targets.items, reads_text)
-    if recipe.augment_features == PUBLISHED:
-        features = functools.partial(published_features, corpus, targets.items, folder, recipe.max_seconds)
-    elif recipe.augment_features == TRUNK:
+    if options.features == PUBLISHED:
+        features = functools.partial(published_features, corpus, targets.items, folder, max_seconds)
+    elif options.features == TRUNK:
         features = functools.partial(_means, encoded)
     else:
-        features = functools.partial(_from_file, recipe.augment_features, targets.items)
-    mixtures = plan_mixtures(
+        features = functools.partial(_from_file, options.features, targets.items)
+    return plan_mixtures(
         targets.items,
         targets.probs,
         features,
         support=targets.support,
         speakers=speakers,
-        share=recipe.augment_share,
-        neighbours=recipe.augment_neighbours,
-        text=recipe.augment_text,
-        partners=recipe.augment_partners,
-        seed=run.training.seed,
+        seed=seed,
+        **{name: getattr(options, name) for name in ("share", "neighbours", "text", "partners")},
     )
-    if run.training.process_index == 0:
-        lines = "; ".join(mixtures.report.lines())
-        logger.warning("%s: %d mixtures of %d training items. %s", recipe.augment, len(mixtures), len(targets), lines)
-    return mixtures
 
 
 def with_mixtures(
@@ -108,7 +149,7 @@ def with_mixtures(
         processor: Its feature extractor or tokenizer.
         features: Folder for log-mel frames.
         max_seconds: Longest clip that is accepted (s).
-        encode: Gives what a frozen trunk makes of inputs, if that is what `inputs` are.
+        encode: Gives the frozen trunk's output for inputs, if `inputs` holds such outputs.
     """
     if not len(mixtures):
         return inputs
@@ -120,7 +161,8 @@ def with_mixtures(
     if input_name_of(trunk_config) == PROMPTED:
         said = transcripts(corpus, mixtures.sources)
         clips = [(clip, said[row]) for clip, row in zip(clips, mixtures.text_from, strict=True)]
-    key = "\n".join(["dime", corpus.digest, *mixtures.items])  # a shard's name changes with its clips and their shares
+    # a shard's name changes with its clips and their shares
+    key = "\n".join(["dime", corpus.digest, *mixtures.items])
     mixed = read_inputs(
         clips, trunk_config, processor, names=mixtures.items, features=features, key=key, max_seconds=max_seconds
     )
@@ -128,7 +170,7 @@ def with_mixtures(
 
 
 def keep_mixtures(mixtures: Mixtures, folder: str | Path, *, resume: bool) -> None:
-    """Leave the table of the mixtures in a run's folder; a run that goes on must have the same.
+    """Save the table of the mixtures in a run's folder; a resumed run must have the same.
 
     Raises:
         ValueError: It was started with others, since features or clips have changed.
@@ -136,14 +178,14 @@ def keep_mixtures(mixtures: Mixtures, folder: str | Path, *, resume: bool) -> No
     path = Path(folder) / MIXTURES
     if resume and path.is_file() and _digest(pd.read_parquet(path)) != _digest(mixtures.to_frame()):
         raise ValueError(
-            f"{path} holds other mixtures than are planned now, so that features or clips changed since the run was started; "
-            "restore them, or name another output_dir."
+            f"{path} holds other mixtures than are planned now: features or clips changed since the run was started; restore "
+            "them, or name another output_dir."
         )
     replace_file(path, lambda partial: mixtures.to_frame().to_parquet(partial, index=False))
 
 
 def augmentation_facts(mixtures: Mixtures) -> dict[str, Any]:
-    """What a checkpoint says of the mixtures it learnt from: settings, classes before and after, digest of the table."""
+    """What a checkpoint records of the mixtures it learnt from: settings, classes before and after, digest of the table."""
     digest = _digest(mixtures.to_frame())
     return {**mixtures.settings, "mixtures": len(mixtures), "sha256": digest, **mixtures.report.to_dict()}
 
@@ -157,14 +199,14 @@ def published_features(
 ) -> np.ndarray:
     """The published features of some items `(R, D)`: 72 of the clip, 10 of the text, as far as the corpus has either.
 
-    Those of clips are computed in parallel, kept in `folder`, and gone on with where an earlier call stopped.
+    Those of clips are computed in parallel and kept in `folder`; an interrupted call is resumed.
 
     Args:
         corpus: The corpus, or a view of it.
         items: Names `(N,)`.
         folder: Where features are kept.
         max_seconds: Longest clip that is accepted (s).
-        rows: Which of the items are asked about `(R,)`.
+        rows: Which of the items `(R,)`.
 
     Raises:
         ValueError: Some items have a clip and others have none.
@@ -179,7 +221,7 @@ def published_features(
         if clips.isna().any():
             raise ValueError(
                 f"Item {clips.index[clips.isna()][0]!r} has no audio and others of {corpus.name} have; leave such items out "
-                "of the export, or set augment_features to a file of features."
+                "of the export, or set augmentation.features to a file."
             )
         parts.append(_clip_table(list(held), list(clips), folder, [corpus.digest, *held], max_seconds)[places])
     if "text" in table and table["text"].notna().any():
@@ -198,7 +240,8 @@ def _clip_table(
 ) -> np.ndarray:
     """Published features `(N, 72)` of clips."""
     load_librosa()
-    load_neighbours()  # before hours of features, for which there would be no search
+    # a missing library shows before hours of work
+    load_neighbours()
     shards = plan_shards(folder, ["published features", CLIP_FEATURES, *key], clips)
     work = functools.partial(_write_clips, max_seconds)
     fill_shards(shards, work, list(zip(names, clips, strict=True)), desc="neighbour features")
@@ -207,9 +250,11 @@ def _clip_table(
 
 
 def _write_clips(max_seconds: float, target: Path, clips: Sequence[tuple[str, Any]]) -> None:
-    from threadpoolctl import threadpool_limits  # which scikit-learn brings along
+    # a dependency of scikit-learn
+    from threadpoolctl import threadpool_limits
 
-    with threadpool_limits(1):  # the processes fill the cores already
+    # the processes fill the cores already
+    with threadpool_limits(1):
         rows = [features_of_clip(clip, item=name, max_seconds=max_seconds)[None] for name, clip in clips]
     write_shard(target, rows)
 
@@ -224,7 +269,7 @@ def _from_file(path: str, items: Sequence[str], rows: np.ndarray) -> np.ndarray:
 
 
 def _speakers(corpus: ExportedCorpus, items: Sequence[str], reads_text: bool) -> np.ndarray:
-    """Speaker of each item, after a look at the other splits."""
+    """Speaker of each item; checks that none is in another split."""
     table = corpus.items.set_index("item")
     mine = table["speaker"].reindex(items).to_numpy(dtype=object)
     try:

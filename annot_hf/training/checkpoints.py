@@ -1,4 +1,4 @@
-"""What a run keeps in its folder: who works there, what the run is, and checkpoints, the last of them perhaps cut off."""
+"""A run's folder: its lock, the record of what the run is, and its checkpoints, of which the last may be incomplete."""
 
 import json
 import logging
@@ -17,23 +17,25 @@ from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAM
 from annot_hf.data.corpus import replace_file
 from annot_hf.models.checks import read_object
 
-FACTS = "training.json"  # what a run says of itself; the last file that it writes into its model folder
+# what a run records of itself; the last file that it writes into its model folder
+FACTS = "training.json"
 WEIGHTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, ADAPTER_SAFE_WEIGHTS_NAME)
 
 _LOCK = "training.lock"
-_PATIENCE = 1.0  # seconds to look at the lock of another process, whose death does not always show at once
+# seconds to wait for the lock of another process, whose end does not always show at once
+_PATIENCE = 1.0
 
 logger = logging.getLogger(__name__)
 
 
 @contextmanager
 def held(folder: str | Path) -> Iterator[None]:
-    """Keep a run's folder from other runs; the lock of a process that is gone counts for nothing.
+    """Lock a run's folder; the lock of a process that has ended is ignored.
 
-    Whoever holds a folder may take it again. Of several processes of one run, the main one holds it for all.
+    A process may lock a folder again that it has locked. Of several processes of one run, the main one locks for all.
 
     Raises:
-        ValueError: Another process works in the folder, or something else is in its place.
+        ValueError: Another process works in the folder, or a file is in its place.
     """
     folder = Path(folder).resolve()
     if not PartialState().is_main_process:
@@ -42,7 +44,7 @@ def held(folder: str | Path) -> Iterator[None]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
-        raise ValueError(f"{error.filename} is no folder and stands where a run belongs; move it away.") from None
+        raise ValueError(f"{error.filename} is no folder and takes the place of a run; move it away.") from None
     lock = SoftFileLock(folder / _LOCK, timeout=_PATIENCE, is_singleton=True)
     try:
         lock.acquire()
@@ -59,7 +61,7 @@ def held(folder: str | Path) -> Iterator[None]:
 
 
 def _lines(path: Path) -> list[str]:
-    """Lines of a file that may be gone."""
+    """Words of a file that may be gone."""
     try:
         return path.read_text(encoding="utf-8", errors="replace").split()
     except OSError:
@@ -67,13 +69,13 @@ def _lines(path: Path) -> list[str]:
 
 
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
-    """Write what a run is (`Run.record`) in one step: a killed process leaves no half file behind."""
+    """Write what a run is (`Run.record`) in one step, so that a killed process leaves no half file."""
     text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
     replace_file(path, lambda partial: partial.write_text(text, encoding="utf-8"))
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """What `write_record` wrote; None if there is no such file, or it cannot be read, which is said."""
+    """What `write_record` wrote; None if there is no such file, or it cannot be read, which is logged."""
     if not path.is_file():
         return None
     try:
@@ -93,7 +95,7 @@ def checkpoints_of(folder: str | Path) -> list[Path]:
 
 
 def newest_checkpoint(folder: str | Path, *, with_best: bool = False) -> Path | None:
-    """The newest complete checkpoint in a run's folder, if there is one; what is newer and not complete is removed.
+    """The newest complete checkpoint in a run's folder, if there is one; newer, incomplete ones are removed.
 
     With several processes, all must call it: the main one removes, the others wait.
 
@@ -107,7 +109,8 @@ def newest_checkpoint(folder: str | Path, *, with_best: bool = False) -> Path | 
     state, found, cut = PartialState(), checkpoints_of(folder), []
     while found and not _is_complete(found[-1], state.num_processes):
         cut.append(found.pop())
-    state.wait_for_everyone()  # all have looked
+    # no process may remove what another still looks at
+    state.wait_for_everyone()
     for path in cut if state.is_main_process else ():
         logger.warning("%s was cut off while it was written, and is removed.", path)
         shutil.rmtree(path)
@@ -117,7 +120,7 @@ def newest_checkpoint(folder: str | Path, *, with_best: bool = False) -> Path | 
     best = _state(found[-1])["best_global_step"]
     if with_best and best and not _holds_weights(found[-1].with_name(f"checkpoint-{best}")):
         raise ValueError(
-            f"{found[-1]} counts on checkpoint-{best}, the best so far, which is gone or damaged; restore it, or remove "
+            f"{found[-1]} needs checkpoint-{best}, the best so far, which is gone or damaged; restore it, or remove "
             f"{found[-1].name} too."
         )
     return found[-1]
@@ -138,14 +141,15 @@ def check_checkpoints(folder: str | Path) -> None:
 
 
 def _is_complete(checkpoint: Path, processes: int) -> bool:
-    """Whether it has all that going on needs: weights, the optimiser, schedule, generators, and the trainer's state."""
+    """Whether it has all that resuming needs: weights, the optimiser, schedule, generators, and the trainer's state."""
     if _state(checkpoint) is None:
         return False
     generators = list(checkpoint.glob("rng_state*.pth"))
-    if generators and len(generators) != processes:  # it may well be whole, and is not to be removed
+    if generators and len(generators) != processes:
+        # it may be complete, and must not be removed
         raise ValueError(
-            f"{checkpoint} was written by {len(generators)} processes, and {processes} would go on; start as many as before, "
-            "or remove it if it was cut off."
+            f"{checkpoint} was written by {len(generators)} processes, and {processes} would resume it; start as many as "
+            "before, or remove it if it was cut off."
         )
     # DeepSpeed keeps optimiser and schedule in a folder of its own, which `latest` names; FSDP the optimiser
     stepped = any(checkpoint.glob("optimizer*")) and _is_archive(checkpoint / SCHEDULER_NAME)
@@ -155,7 +159,7 @@ def _is_complete(checkpoint: Path, processes: int) -> bool:
 
 
 def _state(checkpoint: Path) -> dict[str, Any] | None:
-    """The trainer's state, which is written last; None if it is not whole."""
+    """The trainer's state, which is written last; None if it is incomplete."""
     try:
         found = json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -168,7 +172,7 @@ def _holds_weights(checkpoint: Path) -> bool:
 
 
 def _is_archive(path: Path) -> bool:
-    """Whether a file of `torch.save` is there to its end, where its table of contents is."""
+    """Whether a file of `torch.save` is complete: its table of contents is at its end."""
     return path.is_file() and zipfile.is_zipfile(path)
 
 
@@ -176,7 +180,7 @@ def read_facts(folder: Path) -> dict[str, Any]:
     """The facts of a checkpoint's training; empty if it has none.
 
     Raises:
-        ValueError: They are no JSON object, or do not say how a model was trained.
+        ValueError: They are no JSON object, or have no recipe.
     """
     if not (folder / FACTS).is_file():
         return {}

@@ -18,11 +18,12 @@ from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.trunks import PROMPTED, input_name_of
 
 FRAME_MULTIPLE = 4
-GROUP = 50  # batches that share one sorting by length
-TEXT_GROUP = (
-    100  # texts vary more in length than clips: 1.04 of padding on ConvAbuse in batches of 16, and 1.07 with 50
-)
-BESIDE = ("scale_targets", "auxiliary_targets", "disagreement_targets")  # targets beside the distribution
+# batches that are sorted by length together
+GROUP = 50
+# texts vary more in length than clips: 1.04 of padding on ConvAbuse in batches of 16, and 1.07 with 50
+TEXT_GROUP = 100
+# targets in addition to the distribution
+EXTRA_TARGETS = ("scale_targets", "auxiliary_targets", "disagreement_targets")
 
 
 class OpinionDataset(Dataset):
@@ -35,11 +36,11 @@ class OpinionDataset(Dataset):
         lengths: Length of each input (frames, samples or tokens), for bucketing.
         annotators: The model's raters; answers of others get index -1.
         seed: Seed of the resampling, that of the targets.
-        scales: Mean ratings of the scale questions beside `(N, D)` on [-1, 1]; rows then have `scale_targets`.
+        scales: Mean ratings of further scale questions `(N, D)` on [-1, 1]; rows then have `scale_targets`.
         auxiliary: Distributions of the votes on auxiliary questions `(N, sum of K)`; rows then have `auxiliary_targets`.
         disagreement: How far raters disagree on each item `(N,)`; rows then have `disagreement_targets`.
         perturbation: What happens to clips in an epoch; `read` then takes, after an entry, a function of a waveform and its
-            rate. A row is asked for by its number, which gives the clean clip, or by number and epoch.
+            rate. Indexing by number gives the clean clip, by number and epoch the perturbed one.
     """
 
     def __init__(
@@ -56,8 +57,8 @@ class OpinionDataset(Dataset):
         disagreement: np.ndarray | None = None,
         perturbation: Perturbation | None = None,
     ) -> None:
-        given = dict(zip(BESIDE, (scales, auxiliary, disagreement), strict=True))
-        self.beside = {name: values for name, values in given.items() if values is not None}
+        given = dict(zip(EXTRA_TARGETS, (scales, auxiliary, disagreement), strict=True))
+        self.extra = {name: values for name, values in given.items() if values is not None}
         self.targets, self.inputs, self.read, self.perturbation = targets, inputs, read, perturbation
         self.lengths = np.asarray(lengths)
         index = {name: code for code, name in enumerate(annotators)}
@@ -79,7 +80,7 @@ class OpinionDataset(Dataset):
             "ratings": self.targets.ratings.value[rows],
             "seed": self.seeds[index],
         }
-        return row | {name: values[index] for name, values in self.beside.items()}
+        return row | {name: values[index] for name, values in self.extra.items()}
 
     def _read(self, index: int, epoch: int | None) -> Any:
         if self.perturbation is None or epoch is None:
@@ -94,7 +95,7 @@ class VoteCollator:
 
     Args:
         input_name: "input_features", "input_values", "input_ids", "prompted_audio" for clips with a question about each
-            (see `annot_hf.models.prompting`), or "trunk_frames" for what a trunk has encoded already.
+            (see `annot_hf.models.prompting`), or "trunk_frames" for cached output of a trunk.
         tokenizer: Tokenizer of a text trunk or audio-language model, for the number of its padding token: texts come as
             tokens (see `annot_hf.training.inputs.read_inputs`).
         panel: For annotator models, how many raters to ask about an item that no named rater rated; None for models
@@ -109,7 +110,7 @@ class VoteCollator:
         """Batch with the trunk's input, its mask, `labels` `(B, K)` and, for annotator models, the pairs."""
         batch = self.pad([row["input"] for row in rows])
         batch["labels"] = torch.from_numpy(np.stack([row["labels"] for row in rows])).float()
-        for name in BESIDE:
+        for name in EXTRA_TARGETS:
             if name in rows[0]:
                 batch[name] = torch.from_numpy(np.stack([row[name] for row in rows])).float()
         if self.panel is None:
@@ -123,7 +124,7 @@ class VoteCollator:
         return batch
 
     def pad(self, inputs: list[Any]) -> dict[str, torch.Tensor]:
-        """What the model takes of these items' inputs: the padded inputs and their mask."""
+        """The padded inputs of these items and their mask."""
         if self.input_name == "input_ids":
             fill = {"input_ids": self.tokenizer.pad_token_id or 0, "token_type_ids": self.tokenizer.pad_token_type_id}
             columns = {name: [torch.tensor(tokens[name]) for tokens in inputs] for name in fill if name in inputs[0]}
@@ -140,14 +141,16 @@ class VoteCollator:
             }
             return {"input_ids": padded, "attention_mask": _mask(tokens), **clips}
         tensors = [torch.from_numpy(np.asarray(value, dtype=np.float32)) for value in inputs]
-        padded = pad_sequence(tensors, batch_first=True)  # (B, T, D) or (B, samples)
-        if self.input_name == "input_features":  # few distinct lengths: the CPU's convolutions are set up once for each
+        # (B, T, D) or (B, samples)
+        padded = pad_sequence(tensors, batch_first=True)
+        if self.input_name == "input_features":
+            # few distinct lengths: the CPU's convolutions are set up once for each
             padded = torch.nn.functional.pad(padded, (0, 0, 0, -padded.shape[1] % FRAME_MULTIPLE))
         mask = _mask(tensors, padded.shape[1])
         return {self.input_name: padded, "trunk_mask" if self.input_name == "trunk_frames" else "attention_mask": mask}
 
     def _pairs(self, row: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-        """An item's raters and their answers; the panel, with answers unknown, where nobody with a name rated it."""
+        """An item's raters and their answers; the panel, with unknown answers, if no named rater rated it."""
         if len(row["annotators"]):
             return row["annotators"], row["ratings"]
         panel = np.arange(self.panel) if self.panel else np.array([-1])
@@ -164,7 +167,7 @@ class BucketSampler(Sampler[int | tuple[int, int]]):
     """Shuffled indices whose consecutive batches hold inputs of similar length, the same for a seed and an epoch.
 
     Within groups of `group` batches, drawn at random, items are sorted by length; then the batches are shuffled. The
-    order depends on nothing but seed and epoch, which is what makes a resumed run exact.
+    order depends on seed and epoch alone, which makes a resumed run exact.
 
     Args:
         lengths: Length of each item.
@@ -190,7 +193,7 @@ class BucketSampler(Sampler[int | tuple[int, int]]):
         return len(self.lengths)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch whose order comes next."""
+        """Set the epoch whose order comes next."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int | tuple[int, int]]:
@@ -202,19 +205,10 @@ class BucketSampler(Sampler[int | tuple[int, int]]):
         order = np.concatenate([group[np.argsort(self.lengths[group], kind="stable")] for group in groups])
         batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
         whole, rest = batches[: len(order) // self.batch_size], batches[len(order) // self.batch_size :]
-        generator.shuffle(whole)  # a short last batch stays last, so that the others keep their bounds
+        # a short last batch stays last, so that the others keep their bounds
+        generator.shuffle(whole)
         order = np.concatenate(whole + rest).tolist()
         return zip(order, itertools.repeat(self.epoch)) if self.with_epoch else iter(order)
-
-
-def padding_factor(lengths: Sequence[int], order: Sequence[int], batch_size: int) -> float:
-    """Padded over real length of an epoch; 1 is no padding at all."""
-    lengths = np.asarray(lengths)[list(order)]
-    starts = range(0, len(lengths), batch_size)
-    padded = sum(
-        lengths[start : start + batch_size].max() * len(lengths[start : start + batch_size]) for start in starts
-    )
-    return float(padded / lengths.sum())
 
 
 def make_collator(model: OpinionPreTrainedModel, processor: Any) -> VoteCollator:

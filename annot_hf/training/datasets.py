@@ -10,7 +10,7 @@ that is kept is the best by synthetic votes. A combined system knows people's vo
 import functools
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -56,17 +56,8 @@ def make_split_targets(run: Run, views: Mapping[str, ExportedCorpus]) -> dict[st
     """
     recipe, bins = run.recipe, run.options.get("bins", 4)
     targets = {
-        "train": views["train"].targets(
-            "train",
-            recipe.question,
-            recipe.target,
-            bins=bins,
-            smoothing=recipe.smoothing,
-            primary_weight=recipe.primary_weight,
-            ties=recipe.ties,
-            majority_of=recipe.majority_of,
-        ),
-        # whatever a model learns from, it is measured against the votes
+        "train": views["train"].targets("train", recipe.question, bins=bins, **asdict(recipe.target)),
+        # whatever the training target, a model is measured against the votes
         "validation": views["validation"].targets("validation", recipe.question, bins=bins),
     }
     if recipe.model == "annotator":
@@ -83,7 +74,7 @@ def check_clips(run: Run, corpus: ExportedCorpus, targets: Mapping[str, Targets]
     """
     for split_target in targets.values():
         clips = item_sources(corpus, split_target.items, DistributionQwen2AudioConfig())
-        clip_seconds(clips, split_target.items, AudioLimits(max_seconds=run.recipe.max_seconds))
+        clip_seconds(clips, split_target.items, AudioLimits(max_seconds=run.recipe.inputs.max_seconds))
 
 
 class SplitReader:
@@ -102,7 +93,7 @@ class SplitReader:
     ) -> None:
         self.run, self.corpus, self.model, self.processor, self.collator = run, corpus, model, processor, collator
         self.folder = run.recipe.features or Path(run.training.output_dir) / "features"
-        self.cached = run.recipe.cache_features != "none" and not trains_members(run)  # members had theirs
+        self.cached = run.recipe.inputs.cache != "none" and not trains_members(run)
 
     def read(self, items: np.ndarray) -> Inputs:
         """Inputs of the items, in their order."""
@@ -113,13 +104,13 @@ class SplitReader:
             self.model.config.trunk_config,
             self.processor,
             features=self.folder,
-            max_seconds=self.run.recipe.max_seconds,
+            max_seconds=self.run.recipe.inputs.max_seconds,
         )
         return (self.encode(inputs, held) if self.cached else inputs).select(rows)
 
     def encode(self, inputs: Inputs, items: Sequence[str]) -> Inputs:
         """What the trunk makes of items, computed once and kept: what the recipe caches, or else the mean of frames."""
-        arguments, kind = self.run.training, self.run.recipe.cache_features
+        arguments, kind = self.run.training, self.run.recipe.inputs.cache
         return encode_once(
             self.model.to(arguments.device),
             inputs,
@@ -136,8 +127,12 @@ class SplitReader:
         """The mixtures that the recipe asks for, and targets and inputs with them behind the items."""
         run, config = self.run, self.model.config.trunk_config
         encoded = functools.partial(_encoded_rows, inputs, targets.items, None if self.cached else self.encode)
-        mixtures = plan_augmentation(run, self.corpus, targets, config, folder=self.folder, encoded=encoded)
+        wanted, seed, limit = run.recipe.augmentation, run.training.seed, run.recipe.inputs.max_seconds
+        where = {"folder": self.folder, "encoded": encoded, "max_seconds": limit, "seed": seed}
+        mixtures = plan_augmentation(wanted, self.corpus, targets, self.model.config, **where)
         if run.training.process_index == 0:
+            lines = "; ".join(mixtures.report.lines())
+            logger.warning("%s: %d mixtures of %d training items. %s", wanted.kind, len(mixtures), len(targets), lines)
             keep_mixtures(mixtures, run.training.output_dir, resume=resume)
         inputs = with_mixtures(
             mixtures,
@@ -146,7 +141,7 @@ class SplitReader:
             config,
             self.processor,
             features=self.folder,
-            max_seconds=run.recipe.max_seconds,
+            max_seconds=limit,
             encode=self.encode if self.cached else None,
         )
         return mixtures, mixtures.extend(targets), inputs
@@ -160,7 +155,7 @@ def make_dataset(
     inputs: Inputs,
     perturbation: Perturbation | None = None,
 ) -> OpinionDataset:
-    """The dataset of a split, with all that the model answers beside.
+    """The dataset of a split, with targets of everything that the model answers.
 
     Args:
         run: From `load_recipe`.
@@ -171,11 +166,11 @@ def make_dataset(
         perturbation: What happens to clips in an epoch.
     """
     recipe = run.recipe
-    beside = {"disagreement": _disagreement(view, model, targets)}
+    extra = {"disagreement": _disagreement(view, model, targets)}
     if recipe.scales:
-        beside["scales"] = scale_means(view.votes, recipe.scales, targets.items)
+        extra["scales"] = scale_means(view.votes, recipe.scales, targets.items)
     if recipe.auxiliary:
-        beside["auxiliary"] = opinion_columns(view.votes, recipe.auxiliary, targets.items)[1]
+        extra["auxiliary"] = opinion_columns(view.votes, recipe.auxiliary, targets.items)[1]
     return OpinionDataset(
         targets,
         inputs.entries,
@@ -183,7 +178,7 @@ def make_dataset(
         inputs.lengths,
         annotators=getattr(model.config, "annotators", ()),
         perturbation=perturbation,
-        **beside,
+        **extra,
     )
 
 
@@ -196,7 +191,7 @@ def _encoded_rows(
 
 
 def _disagreement(corpus: ExportedCorpus, model: OpinionPreTrainedModel, targets: Targets) -> np.ndarray | None:
-    """How far raters disagree on each item, whatever the target makes of their votes, if the model is to learn it."""
+    """How far raters disagree on each item, whatever the target, if the model learns it."""
     kind = getattr(model.config, "disagreement", None)
     if kind is None:
         return None
@@ -224,7 +219,7 @@ def _with_raters(targets: Targets, split: str) -> Targets:
 
 
 def vote_views(recipe: Recipe, corpus: ExportedCorpus) -> tuple[dict[str, ExportedCorpus], dict[str, Any]]:
-    """The corpus with the votes that training and validation see.
+    """The corpus with the votes that training and validation use.
 
     Args:
         recipe: Names the annotations and the kind of votes.
@@ -244,18 +239,18 @@ def vote_views(recipe: Recipe, corpus: ExportedCorpus) -> tuple[dict[str, Export
             f"{corpus.name} itself holds {own} votes of source {SYNTHETIC!r}, and the votes of an export are what systems are "
             "measured against; export people's votes only, and keep the others in a folder of annotations."
         )
-    kind = recipe.kind_of_votes
+    kind = recipe.votes.used
     if kind == "human":
         return dict.fromkeys(("train", "validation"), corpus), {}
-    found = read_annotations(recipe.annotations)
+    found = read_annotations(recipe.votes.annotations)
     check_corpus(found, corpus)
     synthetic = answers_to(found.votes, corpus.votes.questions, f"annotations {found.folder}")
     _check_needed(recipe, corpus, synthetic, found)
     about = {"votes": kind, "annotations": found.facts["votes_sha256"]}
     if kind == "synthetic":
         return dict.fromkeys(("train", "validation"), replace(corpus, votes=synthetic)), about
-    combined = combine_votes(corpus.votes, synthetic, recipe.synthetic_weight)
-    about["synthetic_weight"] = recipe.synthetic_weight
+    combined = combine_votes(corpus.votes, synthetic, recipe.votes.synthetic_weight)
+    about["synthetic_weight"] = recipe.votes.synthetic_weight
     return {"train": replace(corpus, votes=combined), "validation": corpus}, about
 
 
@@ -267,21 +262,21 @@ def count_votes(votes: VoteTable, targets: Targets) -> dict[str, int]:
 
 
 def _check_needed(recipe: Recipe, corpus: ExportedCorpus, synthetic: VoteTable, found: Annotations) -> None:
-    """There are synthetic votes wherever nothing else stands in for them."""
+    """Check that there are synthetic votes wherever no human ones take their place."""
     asked = tuple(recipe.question) or corpus.default_questions
-    if recipe.synthetic_weight != 1 and corpus.votes.question(asked[0]).is_scale:
+    if recipe.votes.synthetic_weight != 1 and corpus.votes.question(asked[0]).is_scale:
         raise ValueError(
-            f"synthetic_weight is {recipe.synthetic_weight} and question {asked[0]!r} a scale, whose ratings are drawn and "
-            "not weighed; set synthetic_weight to 1."
+            f"votes.synthetic_weight is {recipe.votes.synthetic_weight} and question {asked[0]!r} a scale, whose ratings "
+            "are drawn and not weighed; set votes.synthetic_weight to 1."
         )
-    only = recipe.kind_of_votes == "synthetic"
+    only = recipe.votes.used == "synthetic"
     splits = ("train", "validation") if only else ("train",)
     for name in (*asked, *((*recipe.scales, *recipe.auxiliary) if only else ())):
         for split in splits:
             if not _voted(corpus, synthetic, name, split).any():
                 raise ValueError(
-                    f"The annotations {found.folder} have no vote on {name!r} for an item of split {split!r}, and votes is "
-                    f"{recipe.kind_of_votes}; annotate that split, or set votes to human."
+                    f"The annotations {found.folder} have no vote on {name!r} for an item of split {split!r}, and "
+                    f"votes.kind is {recipe.votes.used}; annotate that split, or set votes.kind to human."
                 )
 
 

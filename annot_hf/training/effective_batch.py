@@ -1,4 +1,4 @@
-"""Losses that compare the items of a batch, over all the micro-batches that one optimiser step adds up.
+"""Losses that compare the items of a batch, over all micro-batches of one optimiser step.
 
 CCC over 4 micro-batches of 8 items is not the mean of their 4 CCCs. The step's items are first predicted without
 gradients, the loss of all of them together gives the gradient of every prediction, and a second pass takes each
@@ -21,7 +21,7 @@ _OFFSET = "pair_item"  # indexes the items of its micro-batch
 
 
 class EffectiveBatch:
-    """Gradients of one step's predictions, to be spent micro-batch by micro-batch.
+    """Gradients of one step's predictions, used micro-batch by micro-batch.
 
     Args:
         model: The model as it is called, perhaps wrapped for several processes.
@@ -96,7 +96,8 @@ def _gradients(
         found = torch.autograd.grad(loss, [leaves[index][name] for index, name in names], allow_unused=True)
     gradients: list[dict[str, torch.Tensor]] = [{} for _ in leaves]
     for (index, name), gradient in zip(names, found, strict=True):
-        if gradient is not None:  # wrapped models average the processes' gradients; these are parts of one sum
+        if gradient is not None:
+            # wrapped models average the processes' gradients; these are parts of one sum
             gradients[index][name] = gradient * processes
     return loss.detach(), gradients
 
@@ -125,7 +126,7 @@ def _moved(parts: Sequence[dict[str, Any]], device: Any) -> list[dict[str, Any]]
 
 @contextmanager
 def _frozen_statistics(model: nn.Module) -> Any:
-    """Batch norm's running statistics see the items in the second pass only."""
+    """Keep batch norm's running statistics as they are; the second pass updates them."""
     norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     try:
@@ -138,7 +139,7 @@ def _frozen_statistics(model: nn.Module) -> Any:
 
 
 def _random_state() -> tuple[Any, ...]:
-    """Of every generator that a forward pass draws from: SpecAugment of the wav2vec 2.0 family uses NumPy's."""
+    """State of every generator that a forward pass uses: SpecAugment of the wav2vec 2.0 family uses NumPy's."""
     devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
     return torch.get_rng_state(), np.random.get_state(), random.getstate(), devices  # noqa: NPY002
 

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 Train = Callable[..., object]
 _FAILED = "failed.txt"
 # keys of an ensemble that a member alone does not have
-_TOGETHER = ("members", "num_members", "members_differ", "member_folder", "distribution", "head_seed")
+_TOGETHER = ("members", "num_members", "ensemble.differ", "ensemble.folder", "distribution", "head_seed")
 _TOGETHER += ("push_to_hub", "hub_model_id", "hub_private_repo", "hub_revision", "hub_strategy")
 # between the seeds of two members, so that ensembles of neighbouring seeds share no member
 _STRIDE = 1000
@@ -48,7 +48,7 @@ def member_runs(run: Run, corpus: ExportedCorpus) -> list[Run]:
     runs = []
     for number in range(run.options.get("num_members", SeedBertConfig().num_members)):
         seed = run.training.seed + _STRIDE * (number + 1)
-        own = shared | ({"head_seed": seed} if recipe.members_differ == "init" else {"seed": seed})
+        own = shared | ({"head_seed": seed} if recipe.ensemble.differ == "init" else {"seed": seed})
         digest = hashlib.sha256(json.dumps(make_run(own).identity(corpus), sort_keys=True).encode()).hexdigest()[:12]
         runs.append(make_run(own | {"output_dir": str(members_folder(run) / f"seed{seed}-{digest}")}))
     return runs
@@ -77,7 +77,7 @@ def train_members(run: Run, corpus: ExportedCorpus, train: Train) -> list[Path]:
             logger.warning("%s is damaged and is trained again: %s", one.training.output_dir, what)
     missing = [one for one, what in zip(runs, damage, strict=True) if what != ""]
     if len(missing) < len(runs):
-        logger.warning("%d of %d members are there already.", len(runs) - len(missing), len(runs))
+        logger.warning("%d of %d members are trained already.", len(runs) - len(missing), len(runs))
     # no process may start a member that another one has not looked for yet
     state.wait_for_everyone()
     errors = [_train_member(one, corpus, train) for one in missing]

@@ -1,4 +1,4 @@
-"""Frames computed once and kept: half-precision matrices in safetensors shards, written in parallel, resumable."""
+"""Cached frames: half-precision matrices in safetensors shards, written in parallel, resumable."""
 
 import functools
 import hashlib
@@ -105,7 +105,7 @@ def plan_shards(
 
 
 def write_shard(path: Path, frames: Sequence[np.ndarray]) -> None:
-    """Write the frames `(T, D)` of a shard's items in one step: a killed process leaves no half file behind.
+    """Write the frames `(T, D)` of a shard's items in one step, so that a killed process leaves no half file.
 
     Raises:
         ValueError: It cannot be written, for instance on a full disk.
@@ -131,13 +131,13 @@ def build_features(
     max_seconds: float = 30.0,
     processes: int | None = None,
 ) -> FeatureStore:
-    """Compute the features of every clip, or go on where an earlier call stopped.
+    """Compute the features of every clip; an interrupted call is resumed.
 
     Args:
         folder: Where features are kept; one sub-folder per key.
         sources: Audio of each clip, as `load_audio` takes it.
         extractor: Feature extractor that gives `input_features`.
-        key: Stands for what the clips are and their order (the corpus's digest and the items); with the extractor's
+        key: Identifies the clips and their order (the corpus's digest and the items); with the extractor's
             settings it names the sub-folder. A clip whose file changes is computed again.
         max_seconds: Longest clip that is accepted (s).
         processes: Worker processes; one per core by default.
@@ -159,7 +159,7 @@ def fill_shards(
     processes: int | None = None,
     desc: str = "features",
 ) -> None:
-    """Let several processes write the shards that are not there yet.
+    """Write the missing shards, with several processes.
 
     Args:
         shards: From `plan_shards`.
@@ -184,7 +184,7 @@ def fill_shards(
         except BrokenProcessPool:
             raise ValueError(
                 f"One of {processes} processes that compute {desc} was killed, perhaps for lack of memory; start again with "
-                "fewer cores (taskset -c 0 ...), and what is there is gone on with."
+                "fewer cores (taskset -c 0 ...), and finished features are kept."
             ) from None
     else:
         list(progress(map(work, targets, parts)))
@@ -203,7 +203,7 @@ def _start_worker() -> None:
 
 
 def _stamp(source: Any) -> Any:
-    """What changes when an item does: size and times of a file, a digest of embedded bytes or of a text, the condition."""
+    """What identifies an item's content: size and times of a file, a digest of embedded bytes or of a text, the condition."""
     if isinstance(source, ConditionedClip):
         return source.condition, source.item, _stamp(source.source)
     if isinstance(source, MixedClip):
@@ -215,14 +215,17 @@ def _stamp(source: Any) -> Any:
         return hashlib.sha256(held).hexdigest()
     if isinstance(held, str | os.PathLike) and os.path.exists(held):
         about = os.stat(held)
-        return about.st_size, about.st_mtime_ns, about.st_ctime_ns  # the last cannot be set, as archives set the other
-    return hashlib.sha256(str(held).encode()).hexdigest()  # a text, or a file that reading will name
+        # the last cannot be set, as archives set the other
+        return about.st_size, about.st_mtime_ns, about.st_ctime_ns
+    # a text, or a file that reading will name
+    return hashlib.sha256(str(held).encode()).hexdigest()
 
 
 def log_mel(wave: np.ndarray, extractor: SequenceFeatureExtractor) -> np.ndarray:
     """Log-mel frames `(T, bands)` of a waveform `(samples,)` at the extractor's rate; at least one frame."""
     rate = extractor.sampling_rate
-    wave = np.pad(wave, (0, max(0, rate // 20 - len(wave))))  # shorter than one analysis window gives no frame
+    # shorter than one analysis window gives no frame
+    wave = np.pad(wave, (0, max(0, rate // 20 - len(wave))))
     return extractor(wave, sampling_rate=rate, return_tensors="np", padding=False)["input_features"][0]
 
 

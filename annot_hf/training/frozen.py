@@ -1,8 +1,8 @@
-"""A frozen trunk encodes every item once; the heads then learn from what is kept.
+"""A frozen trunk encodes every item once; the heads then learn from its cached output.
 
 Frames `(T, H)` of the chosen layer, or their mean over time `(1, H)`, in half precision, in safetensors shards named by
 everything they depend on: the trunk's weights and configuration, the layer, the clips. Shards appear in one step, so a
-killed run goes on with the next one; processes of a distributed run compute different shards and wait for each other.
+killed run resumes with the next one; processes of a distributed run compute different shards and wait for each other.
 """
 
 import hashlib
@@ -25,7 +25,8 @@ from annot_hf.training.collator import VoteCollator
 from annot_hf.training.features import FeatureStore, Shard, plan_shards, write_shard
 from annot_hf.training.inputs import Inputs
 
-SHARD_ITEMS = 64  # clips in memory at a time: 64 of 30 s and 768 units are 150 MB
+# clips in memory at a time: 64 of 30 s and 768 units are 150 MB
+SHARD_ITEMS = 64
 
 
 def encode_once(
@@ -40,14 +41,14 @@ def encode_once(
     dtype: torch.dtype | None = None,
     workers: int = 0,
 ) -> Inputs:
-    """What the frozen trunk gives for every item, computed now or by an earlier call.
+    """Output of the frozen trunk for every item, computed now or by an earlier call.
 
     Args:
-        model: The model, on the device that is to compute; its trunk must not change afterwards.
+        model: The model, on the device to compute on; its trunk must not change afterwards.
         inputs: The trunk's inputs.
         collator: Pads them.
         folder: Where frames are kept.
-        key: Stands for what the items are, their order and how they are read; a clip whose file changes is encoded again.
+        key: Identifies the items, their order and how they are read; a clip whose file changes is encoded again.
         kind: "frames", or "pooled" for their mean over time.
         batch_size: Items per batch, at most; items of similar length share one.
         dtype: Precision of the trunk's arithmetic under autocast, or None for that of its weights.
@@ -63,7 +64,8 @@ def encode_once(
     """
     state = PartialState()
     settings = [kind, trunk_digest(model), str(dtype), *key]
-    longest_first = np.argsort(-inputs.lengths, kind="stable")  # too little memory shows at once
+    # too little memory shows at once
+    longest_first = np.argsort(-inputs.lengths, kind="stable")
     shards = plan_shards(folder, settings, inputs.entries, order=longest_first, size=SHARD_ITEMS)
     mine = [shard for shard in shards[state.process_index :: state.num_processes] if not shard.path.exists()]
     if mine:
@@ -77,7 +79,8 @@ def trunk_digest(model: OpinionPreTrainedModel) -> str:
     config = {name: value for name, value in model.trunk.config.to_dict().items() if name not in PROVENANCE}
     digest = hashlib.sha256(json.dumps([config, model.config.trunk_layer], sort_keys=True, default=str).encode())
     for name, weight in sorted(model.trunk.state_dict().items()):
-        if name != "masked_spec_embed":  # only training a trunk uses it, and many checkpoints have a random one
+        if name != "masked_spec_embed":
+            # only training a trunk uses it, and many checkpoints have a random one
             digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
             digest.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
@@ -108,7 +111,7 @@ def _write(
             if not all(np.isfinite(clip).all() for clip in kept):
                 raise ValueError(
                     f"The trunk's frames exceed {np.finfo(np.float16).max:.0f}, the largest number of half precision; set "
-                    "cache_features to none, or choose another trunk_layer."
+                    "inputs.cache to none, or choose another trunk_layer."
                 )
             write_shard(shard.path, kept)
 

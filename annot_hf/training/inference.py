@@ -23,16 +23,15 @@ from annot_hf.models.losses import LOG_VARIANCE
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.trunks import weights_digest
 from annot_hf.training.collator import OpinionDataset, make_collator
-from annot_hf.training.inputs import corpus_inputs, read_inputs, read_together
+from annot_hf.training.inputs import InputOptions, corpus_inputs, read_inputs, read_together
 from annot_hf.training.outputs import load_model
-from annot_hf.training.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 
-HASHED = 12  # letters of a hash, 48 bits: a million items meet another million by chance once in 280 times
-ORDER = (
-    1e-6  # what is left of the mean answer that models mix into votes: of tied labels, the likelier is still the first
-)
+# letters of a hash, 48 bits: two sets of a million items share one by chance once in 280 times
+HASHED = 12
+# weight of the mean answer that models mix into votes: of tied labels, the likelier still comes first
+ORDER = 1e-6
 
 
 def predict(
@@ -46,35 +45,35 @@ def predict(
     condition: str = CLEAN,
     condition_seed: int = 0,
 ) -> tuple[Predictions, Targets]:
-    """Predict one split of an exported corpus, and give the targets to hold the predictions against.
+    """Predict one split of an exported corpus, and give the targets to compare the predictions with.
 
     An annotator model answers for the raters who rated each item, once for a rater who voted several times; a rater it was
     not trained on is answered for by the consensus head and marked so, and the distribution of their items is that of the
-    panel of all its raters. Labels stand in the checkpoint's order, which may be another than the corpus's.
+    panel of all its raters. Labels are in the checkpoint's order, which may differ from the corpus's.
 
     Args:
         model_folder: Checkpoint folder.
         corpus: Folder of the exported corpus, or the corpus if it is open already.
         split: Which split.
         batch_size: Items per batch.
-        features: Folder for computed log-mel features; "features" beside the corpus's folder by default.
+        features: Folder for computed log-mel features; "features" next to the corpus's folder by default.
         max_seconds: Longest clip that is accepted (s); by default what training accepted.
         condition: Acoustic condition to put the clips under, such as "noise:10"; see `Condition`.
         condition_seed: Seed of what is random in it.
 
     Raises:
-        ValueError: The corpus does not ask the checkpoint's questions, or in another way; or there is no such condition.
+        ValueError: The corpus lacks a question of the checkpoint or asks it differently; or there is no such condition.
     """
-    heard = Condition.parse(condition, condition_seed)
+    acoustic = Condition.parse(condition, condition_seed)
     model, processor, facts = load_model(model_folder)
     if max_seconds is None:
-        max_seconds = float(facts.get("recipe", {}).get("max_seconds", Recipe.max_seconds))
+        max_seconds = float(facts.get("recipe", {}).get("inputs.max_seconds", InputOptions.max_seconds))
     corpus = corpus if isinstance(corpus, ExportedCorpus) else read_export(corpus)
     config = model.config
     questions = tuple(Question.from_dict(question) for question in config.questions)
-    beside = [Question.from_dict(question) for question in getattr(config, "scale_questions", ())]
+    scales = [Question.from_dict(question) for question in getattr(config, "scale_questions", ())]
     there = {question.name for question in corpus.votes.questions}
-    for question in (*questions, *(one for one in beside if one.name in there)):
+    for question in (*questions, *(one for one in scales if one.name in there)):
         asked = corpus.votes.question(question.name)
         # the order of labels is the checkpoint's, also in the predictions: scores go by name
         if (sorted(asked.labels), asked.low, asked.high) != (sorted(question.labels), question.low, question.high):
@@ -91,7 +90,7 @@ def predict(
         processor,
         features=features or corpus.folder.parent / "features",
         max_seconds=max_seconds,
-        condition=heard,
+        condition=acoustic,
     ).select(rows)
     dataset = OpinionDataset(
         targets, inputs.entries, inputs.read, inputs.lengths, annotators=getattr(config, "annotators", ())
@@ -104,9 +103,9 @@ def predict(
         meta |= {"seen": seen, "seen_in": facts.get("corpus")}
     if inputs.truncated is not None:
         meta["texts cut short"] = inputs.truncated
-    meta["condition"] = str(heard)
-    if not heard.is_clean:
-        meta["condition_seed"] = heard.seed
+    meta["condition"] = str(acoustic)
+    if not acoustic.is_clean:
+        meta["condition_seed"] = acoustic.seed
     found = _run(model, processor, dataset, questions, batch_size, meta)
     if found.caution:
         logger.warning("%s", found.caution)
@@ -114,7 +113,7 @@ def predict(
 
 
 def hashed_names(items: Sequence[str]) -> str:
-    """Names of items as one string of hashes, `HASHED` letters each, in order: they tell items again, and no name."""
+    """Names of items as one string of hashes, `HASHED` letters each, sorted: they identify items without naming them."""
     return "".join(sorted(hashlib.sha256(name.encode()).hexdigest()[:HASHED] for name in items))
 
 
@@ -138,7 +137,7 @@ def predict_inputs(
     batch_size: int = 32,
     max_seconds: float = 30,
 ) -> Predictions:
-    """Predict clips (anything `load_audio` takes) or texts that no corpus knows; items are named by their number.
+    """Predict clips (anything `load_audio` takes) or texts outside any corpus; items are named by their number.
 
     An annotator model answers for its whole panel of raters.
     """
@@ -166,7 +165,8 @@ def _run(
     meta: dict[str, Any],
 ) -> Predictions:
     """Batches of similar length, results in the order of the items."""
-    order = np.argsort(dataset.lengths, kind="stable")[::-1]  # longest first: too little memory shows at once
+    # longest first: too little memory shows at once
+    order = np.argsort(dataset.lengths, kind="stable")[::-1]
     loader = DataLoader(dataset, batch_size, sampler=order.tolist(), collate_fn=make_collator(model, processor))
     names = getattr(model.config, "annotators", ())[: getattr(model.config, "max_panel", 0)]
     panel = np.array(names or ["consensus"], dtype=object)
@@ -195,14 +195,15 @@ def _run(
             names = np.concatenate([_pair_names(dataset, row, raters, panel) for row in rows])
             pairs.append((item, names, codes, output.ratings.double().cpu().numpy()))
     voters = _voters(model)
-    if voters:  # votes are votes: what orders tied labels stays far below all that is scored
+    if voters:
+        # the part that orders tied labels stays far below what is scored
         votes = np.round(probs * voters) / voters
         probs = votes + ORDER * (probs - votes)
         kind, disagreement = "variance", 1 - (votes**2).sum(1)
     answers = {}
     if pairs:
         item, names, codes, values = (np.concatenate(part) for part in zip(*pairs, strict=True))
-        # one answer a rater and item, however often the rater voted: each of the votes is held against it
+        # one answer a rater and item, however often the rater voted: each of the votes is compared with it
         rows = (~pd.DataFrame({"item": item, "name": names}).duplicated()).to_numpy().nonzero()[0]
         rows = rows[np.argsort(item[rows], kind="stable")]
         answers = {
@@ -228,7 +229,7 @@ def _run(
 
 
 def _voters(model: OpinionPreTrainedModel) -> int:
-    """How many votes a model's distribution is counted from; 0 where it is none of votes."""
+    """How many votes a model's distribution is counted from; 0 where it is not one of votes."""
     config = model.config
     if isinstance(config, SeedBertConfig):
         return config.num_members if config.distribution == "votes" else 0

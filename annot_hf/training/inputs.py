@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -29,9 +29,35 @@ from annot_hf.training.features import build_features, log_mel
 
 logger = logging.getLogger(__name__)
 
-AUDIO_TOKENS = 25  # a second
-Alter = Callable[[np.ndarray, int], np.ndarray]  # makes another waveform of one and its sampling rate
-UNLIMITED = 2**31 - 1  # tokens; tokenizers without a limit say 10^30, which truncation does not take
+# a second
+AUDIO_TOKENS = 25
+# makes another waveform of one and its sampling rate
+Alter = Callable[[np.ndarray, int], np.ndarray]
+# tokens; tokenizers without a limit have 10^30, which truncation does not take
+UNLIMITED = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class InputOptions:
+    """What a model reads of an item.
+
+    Args:
+        max_seconds: Longest clip that is accepted (s).
+        max_tokens: Most tokens of a text, special ones included, beyond which it is cut short and counted; as many as the
+            trunk takes when null.
+        cache: With `freeze_trunk`, encode every clip once and train the heads on the result: "frames" of the chosen layer,
+            or "pooled", their mean over time, for pooling "mean". Both in half precision.
+
+    Raises:
+        ValueError: `max_seconds` is not above 0.
+    """
+
+    max_seconds: float = 30.0
+    max_tokens: int | None = None
+    cache: Literal["none", "frames", "pooled"] = "none"
+
+    def __post_init__(self) -> None:
+        AudioLimits(max_seconds=self.max_seconds)
 
 
 @dataclass(frozen=True)
@@ -83,8 +109,8 @@ def make_processor(
 ) -> Any:
     """The feature extractor or tokenizer of a trunk; both, as one processor, of an audio-language model.
 
-    It does what training does, also when it is saved and read without this package: it pads on the right and gives a mask,
-    and a tokenizer that is asked to truncate cuts where training did.
+    Saved and loaded without this package it works as in training: it pads on the right and gives a mask, and a tokenizer
+    truncates where training did.
 
     Args:
         trunk_config: The trunk's configuration.
@@ -93,7 +119,7 @@ def make_processor(
         revision: Branch, tag or commit on the Hub.
 
     Raises:
-        ValueError: `source` does not hold it, or not so that it can be read without running code that lies beside it, or
+        ValueError: `source` does not hold it, or it cannot be loaded without running code of its own, or
             the trunk does not take so many tokens.
     """
     if max_tokens is not None and input_name_of(trunk_config) != "input_ids":
@@ -107,7 +133,8 @@ def make_processor(
     kind = kinds.get(input_name_of(trunk_config), AutoFeatureExtractor)
     try:
         processor = kind.from_pretrained(source, revision=revision, trust_remote_code=False)
-    except Exception as error:  # of many kinds; the tokenizers library raises plain ones
+    except Exception as error:
+        # of many kinds; the tokenizers library raises plain ones
         what = {AutoTokenizer: "tokenizer", AutoProcessor: "processor"}.get(kind, "feature extractor")
         raise ValueError(
             f"{source} holds no {what} that can be read; save that of the checkpoint the model came from (of an ensemble's "
@@ -128,7 +155,8 @@ def make_processor(
         }
         for name, value in facts.items():
             setattr(processor, name, value)
-        processor.init_kwargs |= facts  # what a tokenizer saves; the attributes of others are forgotten
+        # what a tokenizer saves; the attributes of others are forgotten
+        processor.init_kwargs |= facts
     elif kind is AutoFeatureExtractor:
         processor.padding_side, processor.return_attention_mask = "right", True
     return processor
@@ -159,7 +187,7 @@ def item_sources(corpus: ExportedCorpus, items: Sequence[str], trunk_config: Pre
 
 
 def read_together(corpus: ExportedCorpus, items: Sequence[str]) -> tuple[Sequence[str], np.ndarray]:
-    """The list of items whose inputs are computed and kept as one, and the rows of `items` in it.
+    """The list of items whose inputs are computed and cached together, and the rows of `items` in it.
 
     What is computed is kept per list of items. The views of one corpus differ only in their splits, so in a view it is
     the list of all its items: what the first fold of a cross-validation computes serves every other.
@@ -183,12 +211,13 @@ def corpus_inputs(
     """Inputs of the corpus's items, in the order given; clean unless an acoustic condition is named.
 
     Raises:
-        ValueError: The corpus lacks the text or audio that the trunk takes, a text is empty, or it is put under an acoustic
-            condition.
+        ValueError: The corpus lacks the text or audio that the trunk takes, a text is empty, or an acoustic condition is
+            to alter it.
         AudioError: A clip cannot be read, or is longer than `max_seconds`.
     """
     sources = list(item_sources(corpus, items, trunk_config))
-    key = "\n".join([corpus.digest, *items])  # features are kept per list of items
+    # features are cached per list of items
+    key = "\n".join([corpus.digest, *items])
     if condition is not None and not condition.is_clean:
         if input_name_of(trunk_config) == "input_ids":
             raise ValueError(
@@ -203,7 +232,7 @@ def corpus_inputs(
 
 
 def transcripts(corpus: ExportedCorpus, items: Sequence[str]) -> list[str | None]:
-    """What is said in the items' clips, as far as the corpus knows."""
+    """Transcripts of the items' clips; None where the corpus has none."""
     table = corpus.items.set_index("item")
     said = table["text"].reindex(items) if "text" in table else pd.Series([None] * len(items), index=items)
     return list(said.where(said.notna(), None))
@@ -219,13 +248,13 @@ def read_inputs(
     key: str = "",
     max_seconds: float = 30.0,
 ) -> Inputs:
-    """Inputs from texts or audio sources; for an audio-language model, a source may be a pair of a clip and what is said.
+    """Inputs from texts or audio sources; for an audio-language model, a source may be a pair of a clip and its transcript.
 
     With a `features` folder, log-mel frames are computed once and kept there. Texts become tokens here, all at once; what
     a text has beyond the limit of tokens is cut off and counted.
 
     Raises:
-        ValueError: What should be a text is none, or is empty; the message has its name of `names`, or its number.
+        ValueError: A text is empty or of another type; the message has its name of `names`, or its number.
         AudioError: A clip cannot be read, or is longer than `max_seconds`.
     """
     name = input_name_of(trunk_config)
@@ -268,7 +297,7 @@ def _tokens(
     cut = np.zeros(len(texts), dtype=bool)
     cut[full] = [len(tokens) > limit for tokens in whole]
     if cut.any():
-        logger.warning("%d of %d texts have more than %d tokens and are cut to as many.", cut.sum(), len(texts), limit)
+        logger.warning("%d of %d texts have more than %d tokens and are cut.", cut.sum(), len(texts), limit)
     kept = [name for name in ("input_ids", "token_type_ids") if name in rows]
     tokens = {text: {name: rows[name][row] for name in kept} for row, text in enumerate(texts)}
     return Inputs(texts, tokens.__getitem__, lengths, cut)
@@ -297,13 +326,11 @@ def clip_seconds(sources: Sequence[Any], names: Sequence[Any], limits: AudioLimi
 def _prompted(
     entries: Sequence[Any], config: PreTrainedConfig, processor: Any, names: Sequence[Any], max_seconds: float
 ) -> Inputs:
-    """Clips with the question that the configuration puts about each."""
+    """Clips with the question that the configuration asks about each."""
     extractor = processor.feature_extractor
     longest = extractor.n_samples / extractor.sampling_rate
     if max_seconds > longest:
-        raise ValueError(
-            f"max_seconds is {max_seconds:g}, and this model hears {longest:g} s; set it to as much at most."
-        )
+        raise ValueError(f"max_seconds is {max_seconds:g}, and this model takes {longest:g} s; set it to that or less.")
     limits = AudioLimits(max_seconds=max_seconds)
     pairs = [entry if isinstance(entry, tuple) else (entry, None) for entry in entries]
     seconds = clip_seconds([source for source, _ in pairs], names, limits)
@@ -311,7 +338,8 @@ def _prompted(
     if shows_transcript(config):
         said, limit = np.array([len(text or "") for _, text in pairs]), config.transcript_characters
         cut = said > limit
-        lengths += said.clip(max=limit) // 4  # about as many tokens; it is for batches of like length only
+        # about as many tokens; only batches of similar length depend on it
+        lengths += said.clip(max=limit) // 4
         if cut.any():
             logger.warning("%d of %d transcripts have more than %d characters and are cut.", cut.sum(), len(cut), limit)
         if not said.all():
@@ -331,7 +359,8 @@ def _prompted_clip(
     source, transcript = pair
     extractor = processor.feature_extractor
     wave = _load(source, extractor.sampling_rate, limits, alter)
-    wave = wave[: extractor.n_samples]  # `limits` holds; resampling or a slower tempo may make a clip longer than that
+    # within `limits`; but resampling or a slower tempo may make a clip longer
+    wave = wave[: extractor.n_samples]
     inputs = prepare_inputs(config, processor, [wave], [transcript], tensors="np")
     return {name: inputs[name][0] for name in ("input_ids", "input_features", "feature_attention_mask")}
 

@@ -1,6 +1,4 @@
-"""Learning rates that follow the validation loss, and a trunk that thaws from the top (arXiv 2606.27536, section 2.5).
-
-Entropy curricula: which items a distribution's loss hears, and how loudly, as training goes on.
+"""Learning rates that follow the validation loss, staged unfreezing of the trunk, and entropy curricula.
 
 A curriculum turns the entropy of the targets into item weights of mean 1; models know nothing of it. After arXiv
 2606.27536, sections 2.4 and 2.5; what the paper leaves open, and is our choice, is named below.
@@ -8,8 +6,8 @@ A curriculum turns the entropy of the targets into item weights of mean 1; model
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -18,9 +16,10 @@ from transformers import PreTrainedModel, TrainerCallback
 from annot_hf.models.measures import entropy
 from annot_hf.models.trunks import transformer_layers
 
-NEWBOB = ("compose", "overwrite")
-TRUNK, HEADS = "trunk", "heads"  # names of the optimiser's parameter groups
-_ROUNDING = 1e-6  # of a count of epochs
+# names of the optimiser's parameter groups
+TRUNK, HEADS = "trunk", "heads"
+# of a count of epochs
+_ROUNDING = 1e-6
 
 
 def newbob_factor(losses: Sequence[float], factor: float = 0.9, threshold: float = 0.0025) -> float:
@@ -43,55 +42,85 @@ def encoder_layers(trunk: PreTrainedModel) -> nn.ModuleList:
     if layers is None:
         raise ValueError(
             f"A trunk of type {trunk.config.model_type} has no transformer layers to unfreeze in stages; remove "
-            "unfreeze_epochs."
+            "schedule.unfreeze_epochs."
         )
     return layers
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How training proceeds: tasks, the trunk's learning rate, NewBob, staged unfreezing and early stopping.
+
+    Args:
+        tasks: How an annotator model learns its two tasks: "alternate" takes an optimiser step for each on every batch
+            (arXiv 2408.11956), "joint" adds the losses, "ratings" and "distribution" learn one alone.
+        trunk_learning_rate: Learning rate of the trunk; `learning_rate` for all weights when null.
+        newbob: Lower the learning rates when the validation loss stops falling: "compose" multiplies the schedule's rate,
+            NewBob's factor and, for the trunk, the stage's factor; "overwrite" is what the code of arXiv 2606.27536 does:
+            every validation sets the rate anew from NewBob alone, so that a stage's factor acts for one epoch only. Not
+            when empty. Set lr_scheduler_type to constant with it.
+        newbob_factor: What NewBob multiplies a rate with.
+        newbob_threshold: Relative improvement of the validation loss below which it does.
+        unfreeze_epochs: Finished epochs after which a stage begins, ascending; before the first the whole trunk is frozen,
+            and 0 starts one at once. Nothing is frozen when empty.
+        unfreeze_layers: How many of the top transformer layers each stage trains. The rest, front end included, stays
+            frozen.
+        unfreeze_factors: What each stage multiplies the trunk's learning rate with; 1 when empty.
+        patience: Validation passes without an improvement of `metric_for_best_model` after which training stops; 0 for
+            never.
+
+    Raises:
+        ValueError: A value is out of range, or the stages do not fit together.
+    """
+
+    tasks: Literal["alternate", "joint", "ratings", "distribution"] = "alternate"
+    trunk_learning_rate: float | None = None
+    newbob: Literal["", "compose", "overwrite"] = ""
+    newbob_factor: float = 0.9
+    newbob_threshold: float = 0.0025
+    unfreeze_epochs: list[int] = field(default_factory=list)
+    unfreeze_layers: list[int] = field(default_factory=list)
+    unfreeze_factors: list[float] = field(default_factory=list)
+    patience: int = 0
+
+    def __post_init__(self) -> None:
+        if not 0 < self.newbob_factor < 1 or self.newbob_threshold < 0:
+            raise ValueError(
+                f"newbob_factor is {self.newbob_factor} and newbob_threshold {self.newbob_threshold}; give a factor between 0 "
+                "and 1 and a threshold of 0 or more."
+            )
+        epochs, layers, factors = self.unfreeze_epochs, self.unfreeze_layers, self.unfreeze_factors
+        if len(epochs) != len(layers) or len(factors) not in (0, len(epochs)) or epochs != sorted(set(epochs)):
+            raise ValueError(
+                f"unfreeze_epochs is {epochs}, unfreeze_layers {layers} and unfreeze_factors {factors}; give ascending "
+                "epochs, and for each the number of top layers and a factor."
+            )
+        if self.patience < 0:
+            raise ValueError(f"patience is {self.patience}; it counts validation passes, and 0 is never.")
+
+    @property
+    def changes_rates(self) -> bool:
+        """Whether NewBob or stages change the learning rates."""
+        return bool(self.newbob or self.unfreeze_epochs)
+
+    def trunk_rate(self, heads: float) -> float | None:
+        """Learning rate of the trunk; None where it shares that of the heads, and stages do not change it."""
+        return heads if self.trunk_learning_rate is None and self.unfreeze_epochs else self.trunk_learning_rate
 
 
 class StagedLearning(TrainerCallback):
     """NewBob on every parameter group, and stages that unfreeze the top layers of the trunk.
 
-    Both come from the log of the run alone, so that a resumed run goes on exactly.
+    Both depend on the log of the run alone, so that a resumed run continues exactly.
 
     Args:
-        newbob: None; "compose" multiplies the schedule's rate, NewBob's factor and, for the trunk, the stage's factor;
-            "overwrite" is what the paper's code does: every validation sets the rate anew from NewBob alone, so that a
-            stage's factor acts for one epoch only.
-        factor: What NewBob multiplies a rate with.
-        threshold: Relative improvement of the validation loss below which it does.
-        epochs: Finished epochs after which a stage begins, ascending; before the first the whole trunk is frozen. Without
-            any, nothing is frozen.
-        layers: How many of the top transformer layers each stage trains. The rest, front end included, stays frozen.
-        factors: What each stage multiplies the trunk's rate with.
-
-    Raises:
-        ValueError: An option is unknown, or the stages do not go together.
+        schedule: Says which.
     """
 
-    def __init__(
-        self,
-        newbob: str | None = None,
-        factor: float = 0.9,
-        threshold: float = 0.0025,
-        epochs: Sequence[int] = (),
-        layers: Sequence[int] = (),
-        factors: Sequence[float] = (),
-    ) -> None:
-        if newbob is not None and newbob not in NEWBOB:
-            raise ValueError(f"newbob is {newbob!r}; use one of {', '.join(NEWBOB)}, or leave it out.")
-        if not 0 < factor < 1 or threshold < 0:
-            raise ValueError(
-                f"newbob_factor is {factor} and newbob_threshold {threshold}; rates fall by a factor between 0 and 1, when a "
-                "loss improves by less than a share of 0 or more."
-            )
-        factors = list(factors) or [1.0] * len(epochs)
-        if not len(epochs) == len(layers) == len(factors) or list(epochs) != sorted(set(epochs)):
-            raise ValueError(
-                f"unfreeze_epochs is {list(epochs)}, unfreeze_layers {list(layers)} and unfreeze_factors {factors}; give "
-                "ascending epochs, and for each the number of top layers and a factor."
-            )
-        self.newbob, self.factor, self.threshold = newbob, factor, threshold
-        self.stages = list(zip(epochs, layers, factors, strict=True))
+    def __init__(self, schedule: Schedule) -> None:
+        self.schedule, self.newbob = schedule, schedule.newbob
+        factors = schedule.unfreeze_factors or [1.0] * len(schedule.unfreeze_epochs)
+        self.stages = list(zip(schedule.unfreeze_epochs, schedule.unfreeze_layers, factors, strict=True))
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Unfreeze what the finished epochs allow, and set the rates."""
@@ -102,11 +131,10 @@ class StagedLearning(TrainerCallback):
         self._set_rates(state, kwargs, self._stage_factor(finished))
 
     def on_evaluate(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Let NewBob see the new loss."""
+        """Set the rates from the new validation loss."""
         if self.newbob:
-            running = max(
-                math.ceil((state.epoch or 0) - _ROUNDING) - 1, 0
-            )  # epochs before the one at whose end this is
+            # epochs before the one that ends here
+            running = max(math.ceil((state.epoch or 0) - _ROUNDING) - 1, 0)
             self._set_rates(state, kwargs, 1.0 if self.newbob == "overwrite" else self._stage_factor(running))
 
     def _stage_factor(self, finished: int) -> float:
@@ -125,21 +153,23 @@ class StagedLearning(TrainerCallback):
     def _set_rates(self, state: Any, kwargs: dict[str, Any], stage: float) -> None:
         """Base rate of every group: the recipe's, by NewBob's factor and, for the trunk, the stage's."""
         scheduler, optimizer = kwargs.get("lr_scheduler"), kwargs.get("optimizer")
-        if scheduler is None or optimizer is None:  # an evaluation outside of training
+        if scheduler is None or optimizer is None:
+            # an evaluation outside of training
             return
         losses = [entry["eval_loss"] for entry in state.log_history if "eval_loss" in entry] if self.newbob else []
-        shared = newbob_factor(losses, self.factor, self.threshold)
+        shared = newbob_factor(losses, self.schedule.newbob_factor, self.schedule.newbob_threshold)
         for index, group in enumerate(optimizer.param_groups):
             base = group["initial_lr"] * shared * (stage if group.get("name") == TRUNK else 1.0)
             group["lr"] *= base / scheduler.base_lrs[index] if scheduler.base_lrs[index] else 1.0
             scheduler.base_lrs[index] = base
 
 
-CURRICULA = ("filter", "weight")
-FILTERS = ("batch", "corpus", "threshold")
-LEAST_WEIGHT = 0.15  # of an item under "weight", before the weights are divided by their mean
-EXPONENT = 2.0  # of "weight" at the start
-THRESHOLDS = (0.5, 0.95)  # of normalised entropy, from start to end of the ramp
+# of an item under "weight", before the weights are divided by their mean
+LEAST_WEIGHT = 0.15
+# of "weight" at the start
+EXPONENT = 2.0
+# of normalised entropy, from start to end of the ramp
+THRESHOLDS = (0.5, 0.95)
 
 
 @dataclass(frozen=True)
@@ -148,43 +178,37 @@ class EntropyCurriculum:
 
     Args:
         kind: "filter" leaves items out; "weight" weighs them by (1 - H)^a, clipped to [0.15, 1], where a falls from 2 to
-            0, which is uniform, over the ramp.
-        reverse: Begin with the items that people disagree on: the highest entropies, or H^a.
+            0, which is uniform, over the ramp (arXiv 2606.27536). No curriculum when empty.
+        reverse: Begin with the items that raters disagree on: the highest entropies, or H^a.
         by: What "filter" keeps: the share of lowest entropies of each mini-batch ("batch", as the paper's code does) or
             of the whole training set ("corpus", the schedule it states, of which the former is a noisy version), or the
             items with an entropy up to a threshold ("threshold"; in reverse those of at least 1 - threshold).
-        epochs: Epochs at which the share changes, ascending.
+        epochs: Epochs at which the share changes, ascending, from 1.
         shares: Share kept from each of `epochs` on; all items before the first.
         warmup: Epochs without any curriculum before the ramp of "weight" and "threshold" starts.
         ramp: Epochs that the ramp takes, its start and its end included.
 
     Raises:
-        ValueError: An option is unknown or out of range.
+        ValueError: An option is out of range.
     """
 
-    kind: str = "filter"
+    kind: Literal["", "filter", "weight"] = ""
     reverse: bool = False
-    by: str = "batch"
-    epochs: Sequence[int] = (1, 2, 4, 8, 12)
-    shares: Sequence[float] = (0.5, 0.625, 0.75, 0.875, 1.0)
+    by: Literal["batch", "corpus", "threshold"] = "batch"
+    epochs: list[int] = field(default_factory=lambda: [1, 2, 4, 8, 12])
+    shares: list[float] = field(default_factory=lambda: [0.5, 0.625, 0.75, 0.875, 1.0])
     warmup: int = 5
     ramp: int = 6
 
     def __post_init__(self) -> None:
-        for name, value, allowed in (("curriculum", self.kind, CURRICULA), ("curriculum_by", self.by, FILTERS)):
-            if value not in allowed:
-                raise ValueError(f"{name} is {value!r}; use one of {', '.join(allowed)}.")
         if len(self.epochs) != len(self.shares) or list(self.epochs) != sorted(set(self.epochs)):
             raise ValueError(
-                f"curriculum_epochs is {list(self.epochs)} and curriculum_shares {list(self.shares)}; give ascending epochs "
-                "and one share for each."
+                f"epochs is {list(self.epochs)} and shares {list(self.shares)}; give ascending epochs and one share for each."
             )
         if not all(0 < share <= 1 for share in self.shares):
-            raise ValueError(f"curriculum_shares is {list(self.shares)}; each share lies above 0 and up to 1.")
+            raise ValueError(f"shares is {list(self.shares)}; each share lies above 0 and up to 1.")
         if self.warmup < 0 or self.ramp < 1:
-            raise ValueError(
-                f"curriculum_warmup is {self.warmup} and curriculum_ramp {self.ramp}; they count epochs, from 0 and from 1 up."
-            )
+            raise ValueError(f"warmup is {self.warmup} and ramp {self.ramp}; they count epochs, from 0 and from 1 up.")
 
     def share(self, epoch: int) -> float:
         """Share of items that "filter" keeps in an epoch."""
@@ -224,7 +248,8 @@ class EntropyCurriculum:
         share = self.share(epoch)
         if self.by == "corpus":
             ordered = (-corpus if self.reverse else corpus).to(keys).sort().values
-            return keys <= ordered[_kept_count(share, len(ordered)) - 1] + 1e-6  # float32 of the same entropy
+            # float32 of the same entropy
+            return keys <= ordered[_kept_count(share, len(ordered)) - 1] + 1e-6
         kept = torch.zeros_like(keys, dtype=torch.bool)
         kept[keys.argsort(stable=True)[: _kept_count(share, len(keys))]] = True
         return kept

@@ -1,9 +1,4 @@
-"""From a recipe to a checkpoint folder that loads with one line.
-
-One run from its recipe to its predictions: what is there already is kept, what is half done is finished.
-
-The untrained model of a recipe, its processor, and the collator that feeds it.
-"""
+"""One run from its recipe to its checkpoint and predictions; finished parts are kept, interrupted ones resumed."""
 
 import hashlib
 import logging
@@ -25,7 +20,6 @@ from annot_hf.data.predictions import Predictions
 from annot_hf.data.questions import Question
 from annot_hf.data.targets import Targets
 from annot_hf.models.configuration_log_mel import LogMelConfig
-from annot_hf.models.losses import effective_number_weights, inverse_frequency_weights
 from annot_hf.models.modeling_annotator import AnnotatorModel
 from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
@@ -57,13 +51,17 @@ from annot_hf.training.inference import hashed_names, predict
 from annot_hf.training.inputs import make_processor
 from annot_hf.training.lora import add_lora, check_sharding
 from annot_hf.training.outputs import STARTED, check_model_folder, check_output, open_repository, push_model, save_model
-from annot_hf.training.recipe import LALM, LOG_MEL, MEASURES, Recipe, Run, members_folder, trains_members
+from annot_hf.training.recipe import LALM, LOG_MEL, Run, members_folder, trains_members
+from annot_hf.training.schedules import StagedLearning
+from annot_hf.training.stock import MEASURES
 from annot_hf.training.trainer import EarlyStopping, OpinionTrainer
 
 logger = logging.getLogger(__name__)
 
-LENGTH = ("num_train_epochs", "max_steps", "early_stopping_patience")  # a run may be gone on with for longer
-ASSEMBLED = ("num_members", "distribution")  # what an ensemble does with its members, and none of them knows
+# a run may be resumed for longer
+LENGTH = ("num_train_epochs", "max_steps", "schedule.patience")
+# what an ensemble does with its members, and no member depends on
+ASSEMBLED = ("num_members", "distribution")
 
 
 @dataclass(frozen=True)
@@ -88,16 +86,16 @@ def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = Non
 
     Args:
         run: From `load_recipe`.
-        resume: Go on from the newest complete checkpoint in `output_dir`, or afresh if the only one was cut off while it
-            was written; the result equals that of an uninterrupted run. Of independent members, train those that are
-            missing or damaged.
+        resume: Resume from the newest complete checkpoint in `output_dir`, or start afresh if the only one is incomplete;
+            the result equals that of an uninterrupted run. Of independent members, train those that are missing or damaged.
         corpus: The corpus that the recipe names, if it is open already, or a view of it under other splits; read from
             disk by default.
 
     Raises:
         ValueError: The corpus, the recipe or a checkpoint do not fit together, or another process works in `output_dir`.
     """
-    register_models()  # a member's folder is read without asking whether the code in it may run
+    # so that a member's folder is read without its own code
+    register_models()
     recipe, arguments = run.recipe, run.training
     if not recipe.corpus and corpus is None:
         raise ValueError("The recipe names no corpus; set corpus to the folder of an exported corpus.")
@@ -106,23 +104,23 @@ def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = Non
 
 
 def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingResult:
-    """The same, in a folder that this process holds."""
+    """Train in a folder that this process has locked."""
     recipe, arguments = run.recipe, run.training
     ensemble = trains_members(run)
     earlier = sorted(members_folder(run).glob("*") if ensemble else Path(arguments.output_dir).glob("checkpoint-*"))
-    if earlier and not resume and not recipe.member_folder:
+    if earlier and not resume and not recipe.ensemble.folder:
         raise ValueError(
-            f"{arguments.output_dir} holds {earlier[0].name} of an earlier run; go on with it (--resume), name another "
+            f"{arguments.output_dir} holds {earlier[0].name} of an earlier run; resume it (--resume), name another "
             "output_dir, or remove it."
         )
     if resume and not earlier and not ensemble:
-        raise ValueError(f"{arguments.output_dir} holds no checkpoint to go on from; train without --resume first.")
+        raise ValueError(f"{arguments.output_dir} holds no checkpoint to resume from; train without --resume first.")
     inexact = [name for name in ("save_only_model", "ignore_data_skip") if resume and getattr(arguments, name)]
     if inexact:
         raise ValueError(
-            f"{inexact[0]} is true, with which a run cannot go on where it was; train afresh in another output_dir."
+            f"{inexact[0]} is true, with which a run cannot be resumed exactly; train afresh in another output_dir."
         )
-    perturbation = make_perturbation(recipe.perturb_share, arguments.seed)
+    perturbation = make_perturbation(recipe.augmentation.perturb_share, arguments.seed)
     if resume:
         _check_unsaid(Path(arguments.output_dir))
     check_output(arguments.output_dir)
@@ -141,24 +139,27 @@ def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingRes
         model = SeedBert.from_members(folders, distribution=run.options.get("distribution", "votes"))
         processor = make_processor(model.config.trunk_config, folders[0])
     else:
-        if recipe.model == LALM:  # before 16 GB of it are read
+        if recipe.model == LALM:
+            # before 16 GB of weights are read
             check_clips(run, corpus, targets)
         model, processor = build_model(run, targets["train"], scales, auxiliary)
-    if perturbation and input_name_of(model.config.trunk_config) == "input_ids":
+    trunk_config = model.config.trunk_config
+    if perturbation and input_name_of(trunk_config) == "input_ids":
         raise ValueError(
-            f"perturb_share is {recipe.perturb_share}, and a {model.config.trunk_config.model_type} trunk reads text, which "
-            "has no pitch; remove perturb_share, or choose a trunk that hears."
+            f"augmentation.perturb_share is {perturbation.share}, and a {trunk_config.model_type} trunk reads text, which has "
+            "no pitch; remove augmentation.perturb_share, or choose an audio trunk."
         )
     collator = make_collator(model, processor)
     reader, datasets, truncated, mixtures = SplitReader(run, corpus, model, processor, collator), {}, {}, None
     for split, split_target in targets.items():
         inputs = reader.read(split_target.items)
         truncated[split] = inputs.truncated
-        if split == "train" and recipe.augment and not ensemble:
+        if split == "train" and recipe.augmentation.kind and not ensemble:
             mixtures, split_target, inputs = reader.augment(split_target, inputs, resume=resume)
             for name, value in options_from(run, split_target).items():
                 setattr(model.config, name, value)
-        if split != "train":  # longest last, so that evaluation pads little
+        if split != "train":
+            # longest last, so that evaluation pads little
             order = np.argsort(inputs.lengths, kind="stable")
             split_target, inputs = split_target.select(split_target.items[order]), inputs.select(order)
         changes = perturbation if split == "train" else None
@@ -169,26 +170,28 @@ def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingRes
     if reader.cached:
         collator = replace(collator, input_name="trunk_frames", tokenizer=None)
     trainer = OpinionTrainer(
-        task_schedule=recipe.task_schedule if recipe.model == "annotator" else None,
-        curriculum=recipe.make_curriculum(),
-        trunk_learning_rate=_trunk_rate(run),
+        task_schedule=recipe.schedule.tasks if recipe.model == "annotator" else None,
+        curriculum=recipe.curriculum if recipe.curriculum.kind else None,
+        trunk_learning_rate=recipe.schedule.trunk_rate(arguments.learning_rate),
         model=model,
         args=arguments,
         train_dataset=datasets["train"],
         eval_dataset=datasets["validation"],
         data_collator=collator,
-        processing_class=processor,  # of every checkpoint, so that it loads as it is
+        # saved with every checkpoint, so that each loads by itself
+        processing_class=processor,
         callbacks=_callbacks(run),
     )
     if hasattr(model, "get_base_model"):
         check_sharding(trainer.accelerator)
     if not ensemble:
         newest = newest_checkpoint(arguments.output_dir, with_best=arguments.load_best_model_at_end) if resume else None
-        arguments.eval_on_start &= newest is None  # what watches the validation passes would see one of them twice
+        # callbacks would see the same validation pass twice
+        arguments.eval_on_start &= newest is None
         trainer.train(resume_from_checkpoint=newest and str(newest))
     metrics = trainer.evaluate()
     metrics = {name: metrics[f"eval_{name}"] for name in MEASURES if f"eval_{name}" in metrics}
-    # every report's baseline: the distribution of the training votes, whatever the model was trained towards
+    # the baseline of every report: the distribution of the training votes, whatever the training target
     marginal = views["train"].targets("train", recipe.question, bins=model.config.bins).probs.mean(0)
     facts = _facts(run, corpus, targets, truncated, metrics, marginal) | about_votes | {"trunk": trunk}
     for split, view in views.items():
@@ -197,7 +200,7 @@ def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingRes
         facts["augmentation"] = augmentation_facts(mixtures)
     folder = Path(arguments.output_dir) / "model"
     sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
-    # every process takes part in collecting what they share out
+    # every process takes part in collecting sharded weights
     weights = trainer.accelerator.get_state_dict(trainer.model_wrapped) if sharded else None
     if trainer.is_world_process_zero():
         save_model(trainer.accelerator.unwrap_model(trainer.model), processor, facts, folder, weights=weights)
@@ -218,17 +221,14 @@ def _check_unsaid(folder: Path) -> None:
         return
     if path.is_file() and checkpoints_of(folder):
         raise ValueError(
-            f"{path} is damaged, and nothing else says what the checkpoints beside it learn from; restore it, or name another "
+            f"{path} is damaged, and nothing else records what its checkpoints learn from; restore it, or name another "
             "output_dir."
         )
     check_checkpoints(folder)
 
 
 def _check_started(run: Run, corpus: ExportedCorpus, resume: bool) -> str | None:
-    """Leave word of what a run is when it starts; going on with another recipe or corpus is refused.
-
-    Gives the digest of the trunk's weights.
-    """
+    """Record what a run is when it starts, and refuse to resume another; returns the digest of the trunk's weights."""
     path, ensemble, record = Path(run.training.output_dir) / STARTED, trains_members(run), run.record(corpus)
     earlier = read_record(path) if resume else None
     if earlier is not None:
@@ -237,11 +237,11 @@ def _check_started(run: Run, corpus: ExportedCorpus, resume: bool) -> str | None
         if longer:
             raise ValueError(
                 f"{run.training.output_dir} was started with another {longer[0]}, and how long a member is trained is part of "
-                "what it is, so that none would be gone on with; take the change back, or name another output_dir."
+                "what it is, so that none could be resumed; undo the change, or name another output_dir."
             )
         if changed:
             raise ValueError(
-                f"{run.training.output_dir} was started with another recipe or corpus: {', '.join(changed)} changed; go on "
+                f"{run.training.output_dir} was started with another recipe or corpus: {', '.join(changed)} changed; resume "
                 "with what it was started with, or name another output_dir."
             )
     elif run.training.process_index == 0:
@@ -249,17 +249,11 @@ def _check_started(run: Run, corpus: ExportedCorpus, resume: bool) -> str | None
     return record.get("trunk")
 
 
-def _trunk_rate(run: Run) -> float | None:
-    """Learning rate of the trunk; it needs a group of its own where stages change it."""
-    rate = run.recipe.trunk_learning_rate
-    return run.training.learning_rate if rate is None and run.recipe.unfreeze_epochs else rate
-
-
 def _callbacks(run: Run) -> list[TrainerCallback]:
-    """What watches the validation passes."""
-    staging, patience = run.recipe.make_staging(), run.recipe.early_stopping_patience
-    stopping = [EarlyStopping(patience)] if patience else []
-    return ([staging] if staging else []) + stopping
+    """Callbacks that act on validation passes."""
+    schedule = run.recipe.schedule
+    staging = [StagedLearning(schedule)] if schedule.changes_rates else []
+    return staging + ([EarlyStopping(schedule.patience)] if schedule.patience else [])
 
 
 def _facts(
@@ -270,7 +264,7 @@ def _facts(
     metrics: dict[str, float],
     marginal: np.ndarray,
 ) -> dict[str, Any]:
-    """What a reader of the checkpoint must know: data, splits, marginal, exclusions, texts cut short."""
+    """What `training.json` records: data, splits, marginal, exclusions, texts cut short."""
     return {
         "corpus": corpus.name,
         "corpus_digest": corpus.digest,
@@ -296,7 +290,7 @@ DONE = "done.json"
 
 
 def predictions_of(run: Run, corpus: ExportedCorpus, split: str = "test", *, keep_model: bool = True) -> Predictions:
-    """Predictions of a run on one split: read if they are there, else from its model, which is trained if it is not.
+    """Predictions of a run on one split: read if they are saved, else from its model, which is trained if there is none.
 
     Its `output_dir` then holds `done.json` (what the run is), `training.json` (what came out of it), `predictions-SPLIT`
     and the model.
@@ -316,7 +310,7 @@ def predictions_of(run: Run, corpus: ExportedCorpus, split: str = "test", *, kee
 
 
 def _predictions_of(run: Run, corpus: ExportedCorpus, split: str, keep_model: bool) -> Predictions:
-    """The same, in a folder that this process holds."""
+    """Predictions of a run whose folder this process has locked."""
     folder = Path(run.training.output_dir)
     model, kept, done = folder / "model", folder / f"predictions-{split}", read_record(folder / DONE)
     if done is not None:
@@ -345,20 +339,20 @@ def _predictions_of(run: Run, corpus: ExportedCorpus, split: str, keep_model: bo
 
 
 def check_trunk(system: str, several: Sequence[Predictions]) -> None:
-    """Whether all runs of a system had one trunk, which may be replaced while they are trained.
+    """Check that all runs of a system had the same trunk, whose folder may be replaced between runs.
 
     Raises:
         ValueError: They had not.
     """
     if len({one.meta.get("trunk") for one in several} - {None}) > 1:
         raise ValueError(
-            f"The trunk's weights were replaced between runs of {system!r}, and go into no table together; train them again "
+            f"The trunk's weights were replaced between runs of {system!r}, so they cannot share a table; train them again "
             "in another folder."
         )
 
 
 def _read(folder: Path) -> Predictions | None:
-    """Predictions that are there; None if there are none, or they were cut off, which is said."""
+    """Saved predictions; None if there are none, or they are incomplete, which is logged."""
     if not folder.is_dir():
         return None
     try:
@@ -405,30 +399,23 @@ def build_model(
         model = add_lora(model)
     if model.config.support != targets.support:
         raise ValueError(f"The model's support {model.config.support} is not that of the targets {targets.support}.")
-    if run.recipe.head_seed is not None:  # what comes now, dropout and all, is that of the other seed
+    if run.recipe.head_seed is not None:
+        # everything but the fresh weights follows the other seed
         set_seed(run.training.seed)
     revision = getattr(model.config, "lalm_revision", None)
     processor = make_processor(
-        model.config.trunk_config, run.recipe.trunk, max_tokens=run.recipe.max_tokens, revision=revision
+        model.config.trunk_config, run.recipe.trunk, max_tokens=run.recipe.inputs.max_tokens, revision=revision
     )
     return model, processor
 
 
 def options_from(run: Run, targets: Targets) -> dict[str, Any]:
-    """Options of the model that follow from what it learns from."""
-    options: dict[str, Any] = {"class_weights": _class_weights(run.recipe, targets)}
+    """Options of the model that follow from its training targets."""
+    options: dict[str, Any] = {"class_weights": run.recipe.class_weights.of(targets.probs.sum(0))}
     if run.options.get("head") == "bayesian" and run.options.get("kl_weight") is None:
         # the rest of the loss is a mean over items, the divergence is of them all
         options["kl_weight"] = 1 / len(targets)
     return options
-
-
-def _class_weights(recipe: Recipe, targets: Targets) -> list[float] | None:
-    """Weights of the labels, from how much of the training targets each has."""
-    mass = targets.probs.sum(0)
-    if recipe.class_weighting == "effective":
-        return effective_number_weights(mass, recipe.class_beta)
-    return inverse_frequency_weights(mass) if recipe.class_weighting else None
 
 
 def _annotators(targets: Targets) -> list[str]:

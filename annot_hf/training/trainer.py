@@ -26,8 +26,8 @@ class OpinionTrainer(Trainer):
         task_schedule: "alternate" takes an optimiser step on the raters' answers and then one on the distribution, for
             every batch (arXiv 2408.11956); "joint" adds the losses; "ratings" and "distribution" learn one alone.
             Only annotator models have a schedule; None for others.
-        curriculum: Which items the distribution's loss hears in which epoch; all when None.
-        trunk_learning_rate: Learning rate of the trunk, beside that of the heads; one for both when None.
+        curriculum: Weights of the items in the distribution's loss, by epoch; all the same when None.
+        trunk_learning_rate: Learning rate of the trunk; that of the heads when None.
         **kwargs: Arguments of `Trainer`.
     """
 
@@ -48,30 +48,30 @@ class OpinionTrainer(Trainer):
             self._entropies = normalised_entropy(torch.from_numpy(self.train_dataset.targets.probs))
             if self._entropies.max() - self._entropies.min() < 1e-6:
                 raise ValueError(
-                    f"All {len(self._entropies)} training targets have the same entropy, which leaves a curriculum nothing to "
-                    "go by; choose a target that keeps disagreement, such as soft, or remove curriculum."
+                    f"All {len(self._entropies)} training targets have the same entropy, which gives a curriculum nothing to "
+                    "order them by; choose a target that keeps disagreement, such as soft, or remove curriculum.kind."
                 )
         if task_schedule == "alternate" and self.args.gradient_accumulation_steps > 1:
             raise ValueError(
                 f"gradient_accumulation_steps is {self.args.gradient_accumulation_steps}; alternating tasks step on every "
-                'batch, so set it to 1, or set task_schedule to "joint".'
+                'batch, so set it to 1, or set schedule.tasks to "joint".'
             )
 
     def _get_dataloader(self, *args: Any, **kwargs: Any) -> DataLoader:
-        """The stock one, which draws its workers' seed apart: workers that outlive an epoch draw less often than new ones."""
+        """The stock one with a generator of its own: persistent workers draw seeds less often than new ones."""
         loader = super()._get_dataloader(*args, **kwargs)
         if self.args.dataloader_persistent_workers:
             loader.base_dataloader.generator = torch.Generator().manual_seed(self.args.seed)
         return loader
 
     def _run_epoch(self, **kwargs: Any) -> None:
-        """The stock epoch; none where a run that goes on had come to its end inside of one."""
+        """The stock epoch; skipped where a resumed run had already ended inside it."""
         self.control.should_training_stop |= self.state.global_step >= self.state.max_steps
         if not self.control.should_training_stop:
             super()._run_epoch(**kwargs)
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """The stock checkpoint; the oldest go by their steps, and not by a clock that may have been set back."""
+        """The stock checkpoint; old ones are removed by step, and not by a clock that may have been set back."""
         limit, self.args.save_total_limit = self.args.save_total_limit, None
         try:
             super()._save_checkpoint(model, trial)
@@ -90,12 +90,12 @@ class OpinionTrainer(Trainer):
         )
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:
-        """The stock ones, but for Bayesian layers: their prior pulls at them, and a decayed rho is a larger deviation."""
+        """The stock ones, but for Bayesian layers: they have a prior, and a decayed rho is a larger deviation."""
         bayesian = [name for name, module in model.named_modules() if isinstance(module, BayesianLinear)]
         return [name for name in super().get_decay_parameter_names(model) if name.rpartition(".")[0] not in bayesian]
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The stock optimiser, with `SparseAdam` beside it for rater tables that have sparse gradients."""
+        """The stock optimiser, with `SparseAdam` for rater tables that have sparse gradients."""
         if self.optimizer is None:
             modules = (self.model if model is None else model).modules()
             tables = [module.table for module in modules if isinstance(module, RaterHeads) and module.sparse]
@@ -141,7 +141,8 @@ class OpinionTrainer(Trainer):
         if self._effective is None or not model.training:
             return super().compute_loss(model, inputs, **kwargs)
         core = self.accelerator.unwrap_model(model)
-        if isinstance(self._effective, list):  # the first of the step
+        if isinstance(self._effective, list):
+            # the first of the step
             self._effective = EffectiveBatch(
                 model,
                 core,
@@ -176,9 +177,9 @@ class OpinionTrainer(Trainer):
 
 
 class EarlyStopping(TrainerCallback):
-    """Ends training after so many validation passes without a new best, as the library's does.
+    """Stop training after so many validation passes without a new best, as the library's callback does.
 
-    It counts in the log of the run alone, so that a run that goes on stops where it would have, or has, stopped.
+    It counts in the log of the run alone, so that a resumed run stops where an uninterrupted one does.
 
     Args:
         patience: Validation passes.
@@ -188,7 +189,7 @@ class EarlyStopping(TrainerCallback):
         self.patience = patience
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Look at what an earlier part of the run has found."""
+        """Count the passes since the best one, those before an interruption included."""
         name = f"eval_{args.metric_for_best_model.removeprefix('eval_')}"
         # a pass before the first step chooses no checkpoint
         found = [entry[name] for entry in state.log_history if name in entry and entry["step"]]
@@ -200,16 +201,16 @@ class EarlyStopping(TrainerCallback):
 
 
 class EpochOfSampler(TrainerCallback):
-    """Tells the sampler which epoch begins, which the stock loop does not where several processes resume inside an epoch."""
+    """Set the sampler's epoch, which the stock loop does not where several processes resume inside an epoch."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """The best checkpoint so far is that of this folder, wherever the folder was when it was written."""
+        """Find the best checkpoint so far in this folder, which may have been moved since."""
         best = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
         if best.is_dir():
             state.best_model_checkpoint = str(best)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **kwargs: Any) -> None:
-        """Reach the sampler below what cuts its batches into shares of the processes."""
+        """Set the epoch of the sampler, which may be wrapped to split batches among processes."""
         batches = train_dataloader.batch_sampler
         sampler = getattr(batches, "batch_sampler", batches).sampler
         if hasattr(sampler, "set_epoch"):
@@ -231,7 +232,7 @@ def _split_trunk(optimizer: torch.optim.Optimizer, model: nn.Module, rate: float
 class DenseAndSparse(torch.optim.Optimizer):
     """Two optimisers behind one: one list of parameter groups for the schedule, one state for the checkpoint.
 
-    A step of `SparseAdam` reads and writes only the rows of raters who are in the batch; it knows no weight decay.
+    A step of `SparseAdam` reads and writes only the rows of raters in the batch; it has no weight decay.
 
     Args:
         dense: Optimiser of the parameters with ordinary gradients.
@@ -261,7 +262,7 @@ def distribution_metrics(evaluation: EvalPrediction) -> dict[str, float]:
     """What a validation pass reports, one reference for every loss: the validation set's target distributions.
 
     Means over items of cross-entropy, KL and JSD (nats) and of TVD, macro-F1 against the plurality over all labels, and
-    with scale questions beside, the mean of their CCCs.
+    with further scale questions, the mean of their CCCs.
     """
     probs, labels = evaluation.predictions, evaluation.label_ids
     probs, *scales = probs if isinstance(probs, tuple) else (probs,)

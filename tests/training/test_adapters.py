@@ -78,6 +78,7 @@ def probs_of(model, batch):
 @pytest.mark.parametrize("kind", KINDS)
 def test_every_adapter_has_a_gradient_and_changes_the_output(kind, over):
     """Also on WavLM, whose attention reads the weights of its projections and never calls them."""
+    torch.manual_seed(0)
     adapted, batch = add_lora(over(kind), rank=2), batch_of(kind)
     trained = {name: weight for name, weight in adapted.named_parameters() if weight.requires_grad}
     adapters = [name for name in trained if "lora_B" in name]
@@ -279,7 +280,8 @@ def test_what_is_damaged_is_said_at_every_door(kind, over, tmp_path):
 ON_THE_HUB = """
 import sys, torch
 from transformers import AutoModel, AutoTokenizer
-from annot_hf import DistributionModel, DistributionQwen2Audio, add_lora, load_lora, register_models
+from annot_hf import DistributionModel, DistributionQwen2Audio, add_lora, register_models
+from annot_hf.training.lora import load_lora
 from annot_hf.training.inputs import make_processor
 step, out = sys.argv[1:]
 register_models()
@@ -411,7 +413,7 @@ def test_a_recipe_trains_adapters_on_any_trunk_and_resumes_exactly(name, recipe,
 
 
 def test_a_recipe_trains_adapters_on_speech(over_trunk, wavlm_folder, corpus):
-    result = train(over_trunk(wavlm_folder, lora_rank=2, learning_rate=1e-2, trunk_learning_rate=5e-2))
+    result = train(over_trunk(wavlm_folder, lora_rank=2, learning_rate=1e-2, schedule={"trunk_learning_rate": 5e-2}))
     model, _, _ = load_model(result.model)
     moved = [bool(weight.any()) for name, weight in model.named_parameters() if "lora_B" in name]
     assert len(moved) == 4 and all(moved)
@@ -432,8 +434,8 @@ def test_a_recipe_trains_adapters_on_speech(over_trunk, wavlm_folder, corpus):
         ("text-ldl", {"lora_rank": 8, "freeze_trunk": True}, "lora_rank is set and freeze_trunk is true"),
         (
             "text-ldl",
-            {"lora_rank": 8, "unfreeze_epochs": [1], "unfreeze_layers": [1]},
-            "lora_rank is set and unfreeze_epochs is set; remove unfreeze_epochs, or set lora_rank to 0",
+            {"lora_rank": 8, "schedule.unfreeze_epochs": [1], "schedule.unfreeze_layers": [1]},
+            "lora_rank is set and schedule.unfreeze_epochs is set; remove schedule.unfreeze_epochs, or set lora_rank to 0",
         ),
         ("seedbert", {"lora_rank": 8}, "lora_rank is 8 and members is independent"),
         ("seedbert-lora", {"lora_dropout": 0.2}, "lora_dropout is 0.2 and members is lora"),

@@ -26,7 +26,7 @@ from annot_hf.training.recipe import load_recipe
 from annot_hf.training.train import train
 from annot_hf.training.trainer import OpinionTrainer
 
-DIME = {"augment": "dime", "augment_share": 1.0}
+DIME = {"augmentation.kind": "dime", "augmentation.share": 1.0}
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +108,7 @@ def test_classes_before_and_after_are_in_the_facts_and_said(dime_run, spoken, ca
     assert f"dime: {facts['mixtures']} mixtures of {len(targets)} training items. anger: " in caplog.text
 
 
-@pytest.mark.parametrize("options", [{"num_train_epochs": 3}, {"curriculum": "weight", "num_train_epochs": 3}])
+@pytest.mark.parametrize("options", [{"num_train_epochs": 3}, {"curriculum.kind": "weight", "num_train_epochs": 3}])
 def test_a_killed_run_resumes_exactly(options, dime_run, monkeypatch):
     straight = train(dime_run("straight", **options))
     with monkeypatch.context() as patch:
@@ -132,8 +132,8 @@ def test_a_killed_run_resumes_exactly(options, dime_run, monkeypatch):
 
 def test_another_recipe_is_not_gone_on_with(dime_run):
     train(dime_run(num_train_epochs=1))
-    with pytest.raises(ValueError, match="augment_share changed"):
-        train(dime_run(num_train_epochs=2, augment_share=0.5), resume=True)
+    with pytest.raises(ValueError, match="augmentation.share changed"):
+        train(dime_run(num_train_epochs=2, **{"augmentation.share": 0.5}), resume=True)
 
 
 def test_other_features_are_not_gone_on_with(dime_run, spoken, tmp_path):
@@ -141,12 +141,17 @@ def test_other_features_are_not_gone_on_with(dime_run, spoken, tmp_path):
     path = tmp_path / "own.parquet"
     kept = rng.standard_normal((len(items), 3))
     write_features(path, items, kept)
-    train(dime_run(augment_features=str(path), augment_neighbours=1, num_train_epochs=1))
+    train(dime_run(**{"augmentation.features": str(path), "augmentation.neighbours": 1}, num_train_epochs=1))
     write_features(path, items, rng.standard_normal((len(items), 3)))
     with pytest.raises(ValueError, match="mixtures.parquet holds other mixtures than are planned now"):
-        train(dime_run(augment_features=str(path), augment_neighbours=1, num_train_epochs=2), resume=True)
+        train(
+            dime_run(**{"augmentation.features": str(path), "augmentation.neighbours": 1}, num_train_epochs=2),
+            resume=True,
+        )
     write_features(path, items, kept)
-    train(dime_run(augment_features=str(path), augment_neighbours=1, num_train_epochs=2), resume=True)
+    train(
+        dime_run(**{"augmentation.features": str(path), "augmentation.neighbours": 1}, num_train_epochs=2), resume=True
+    )
 
 
 def test_seeds_draw_other_mixtures(dime_run):
@@ -211,15 +216,15 @@ def test_features_from_a_file(dime_run, spoken, tmp_path, monkeypatch):
     monkeypatch.setattr(augment_module, "features_of_clip", None)  # not asked for
     items = read_export(spoken).targets("train", "emotion").items
     write_features(tmp_path / "own.parquet", items, np.random.default_rng(0).standard_normal((len(items), 3)))
-    own = dime_run(augment_features=str(tmp_path / "own.parquet"), num_train_epochs=1)
+    own = dime_run(**{"augmentation.features": str(tmp_path / "own.parquet")}, num_train_epochs=1)
     assert train(own).facts["augmentation"]["mixtures"] == len(origin(own)) > 0
     write_features(tmp_path / "few.parquet", items[:1], np.zeros((1, 3)))
     with pytest.raises(ValueError, match=r"few.parquet lacks \d+ of \d+ items"):
-        train(dime_run("few", augment_features=str(tmp_path / "few.parquet")))
+        train(dime_run("few", **{"augmentation.features": str(tmp_path / "few.parquet")}))
 
 
 def test_class_weights_are_of_what_is_learnt(dime_run, seen):
-    run = dime_run(class_weighting="inverse", num_train_epochs=1)
+    run = dime_run(**{"class_weights.kind": "inverse"}, num_train_epochs=1)
     result = train(run)
     mass = seen[0]["train_dataset"].targets.probs.sum(0)
     classes = result.facts["augmentation"]["classes"]
@@ -230,9 +235,7 @@ def test_class_weights_are_of_what_is_learnt(dime_run, seen):
 def test_mixtures_teach_the_distribution_alone(dime_run, seen, spoken):
     result = train(dime_run(scales=["valence"], num_train_epochs=1))
     data, real = seen[0]["train_dataset"], result.facts["splits"]["train"]["items"]
-    assert (
-        np.isnan(data.beside["scale_targets"][real:]).all() and not np.isnan(data.beside["scale_targets"][:real]).any()
-    )
+    assert np.isnan(data.extra["scale_targets"][real:]).all() and not np.isnan(data.extra["scale_targets"][:real]).any()
     assert np.isfinite(list(result.metrics.values())).all()
     assert all(torch.isfinite(value).all() for value in weights(result.model).values())
     votes = read_export(spoken).votes
@@ -241,7 +244,7 @@ def test_mixtures_teach_the_distribution_alone(dime_run, seen, spoken):
 
 @pytest.mark.parametrize("cache, near", [("none", "published"), ("frames", "published"), ("pooled", "trunk")])
 def test_a_frozen_waveform_trunk_hears_mixtures(cache, near, over_trunk, wavlm_folder, spoken, seen):
-    options = {"freeze_trunk": True, "cache_features": cache, "augment_features": near, "pooling": "mean"}
+    options = {"freeze_trunk": True, "inputs.cache": cache, "augmentation.features": near, "pooling": "mean"}
     run = over_trunk(wavlm_folder, **DIME | options | {"corpus": str(spoken), "embedding_kind": "none"})
     result = train(run)
     table, data = origin(run), seen[0]["train_dataset"]
@@ -268,7 +271,7 @@ def test_trunk_features_are_means_of_frames(over_trunk, wavlm_folder, spoken, mo
         return stock(items, probs, features, **options)
 
     monkeypatch.setattr(augment_module, "plan_mixtures", plan)
-    options = {"freeze_trunk": True, "augment_features": "trunk", "corpus": str(spoken)}
+    options = {"freeze_trunk": True, "augmentation.features": "trunk", "corpus": str(spoken)}
     result = train(over_trunk(wavlm_folder, **DIME | options))
     model, processor, _ = load_model(result.model)
     (items, found), clips = asked[0], read_export(spoken).items.set_index("item")["audio"]
@@ -298,7 +301,7 @@ def text_run(sayings, bert_folder, tmp_path):
 
 @pytest.mark.parametrize("rule", ["dominant", "first"])
 def test_a_text_trunk_reads_one_of_the_two(rule, text_run, seen):
-    run = text_run(augment_text=rule)
+    run = text_run(**{"augmentation.text": rule})
     result = train(run)
     data, table = seen[0]["train_dataset"], origin(run)
     real = {name: data.read(entry) for name, entry in zip(data.targets.items[:18], data.inputs[:18], strict=True)}
@@ -311,7 +314,7 @@ def test_a_text_trunk_reads_one_of_the_two(rule, text_run, seen):
 
 
 def test_texts_of_a_frozen_trunk_are_encoded_once(text_run, seen):
-    run = text_run(freeze_trunk=True, cache_features="frames", augment_features="trunk", pooling="mean")
+    run = text_run(freeze_trunk=True, **{"inputs.cache": "frames", "augmentation.features": "trunk"}, pooling="mean")
     train(run)
     data, table = seen[0]["train_dataset"], origin(run)
     place = {name: row for row, name in enumerate(data.targets.items)}
@@ -381,15 +384,18 @@ def test_a_mixture_is_computed_again_when_a_clip_or_a_share_changes(tmp_path):
 
 
 BAD = {
-    "kind": ({"augment": "mixup"}, "augment is 'mixup'; use one of dime"),
-    "idle": ({"augment": "", "augment_share": 0.5}, "augment_share is set, and there is no augment"),
-    "share": ({"augment_share": 0.0}, "augment_share is 0.0"),
-    "share 2": ({"augment_share": 2}, "augment_share is 2"),
-    "neighbours": ({"augment_neighbours": 0}, "augment_neighbours is 0"),
-    "text": ({"augment_text": "second"}, "augment_text is 'second'; use one of dominant, first"),
-    "partners": ({"augment_partners": "other"}, "augment_partners is 'other'; use one of any, same"),
-    "untrained": ({"augment_features": "trunk"}, "augment_features is trunk and trunk is log-mel"),
-    "words": ({"augment_share": "all"}, "augment_share is 'all'; it must be a number"),
+    "kind": ({"augmentation.kind": "mixup"}, "augmentation.kind is 'mixup'; use one of dime"),
+    "idle": (
+        {"augmentation.kind": "", "augmentation.share": 0.5},
+        "augmentation.share is set, and there is no augmentation.kind",
+    ),
+    "share": ({"augmentation.share": 0.0}, "augmentation: share is 0.0"),
+    "share 2": ({"augmentation.share": 2}, "augmentation: share is 2"),
+    "neighbours": ({"augmentation.neighbours": 0}, "augmentation: neighbours is 0"),
+    "text": ({"augmentation.text": "second"}, "augmentation.text is 'second'; use one of dominant, first"),
+    "partners": ({"augmentation.partners": "other"}, "augmentation.partners is 'other'; use one of any, same"),
+    "untrained": ({"augmentation.features": "trunk"}, "augmentation.features is trunk and trunk is log-mel"),
+    "words": ({"augmentation.share": "all"}, "augmentation.share is 'all'; it must be a number"),
 }
 
 
@@ -401,28 +407,32 @@ def test_a_recipe_that_cannot_be_is_refused_early(name, dime_run):
 
 
 def test_raters_answered_no_mixture(small_run, tmp_path):
-    with pytest.raises(ValueError, match="augment is dime and model annotator, which learns what each rater answered"):
-        small_run("annotator", tmp_path, augment="dime")
+    with pytest.raises(
+        ValueError, match="augmentation.kind is dime and model annotator, which learns what each rater answered"
+    ):
+        small_run("annotator", tmp_path, **{"augmentation.kind": "dime"})
 
 
 def test_what_only_the_trunk_tells_is_refused_before_training(dime_run, over_trunk, wavlm_folder, spoken):
-    with pytest.raises(ValueError, match="augment_text is first and trunk is log-mel"):
-        dime_run(augment_text="first")
+    with pytest.raises(ValueError, match="augmentation.text is first and trunk is log-mel"):
+        dime_run(**{"augmentation.text": "first"})
     with pytest.raises(ValueError, match="there is no such file"):
-        dime_run(augment_features="nowhere.parquet")
-    with pytest.raises(ValueError, match="augment_text is first and a wavlm trunk reads no text"):
-        train(over_trunk(wavlm_folder, **DIME, corpus=str(spoken), augment_text="first"))
-    run = over_trunk(wavlm_folder, **DIME, corpus=str(spoken), trunk_layer="weighted", augment_features="trunk")
+        dime_run(**{"augmentation.features": "nowhere.parquet"})
+    with pytest.raises(ValueError, match="augmentation.text is first and a wavlm trunk reads no text"):
+        train(over_trunk(wavlm_folder, **DIME, corpus=str(spoken), **{"augmentation.text": "first"}))
+    run = over_trunk(
+        wavlm_folder, **DIME, corpus=str(spoken), trunk_layer="weighted", **{"augmentation.features": "trunk"}
+    )
     with pytest.raises(ValueError, match="trunk_layer weighted"):
         train(run)
 
 
 def test_a_corpus_with_nothing_to_fill_trains_as_it_is(dime_run, seen, spoken):
-    run = dime_run(augment_share=0.01, num_train_epochs=1)
+    run = dime_run(**{"augmentation.share": 0.01}, num_train_epochs=1)
     result = train(run)
     assert result.facts["augmentation"]["mixtures"] == 0 and origin(run).empty
     assert len(seen[0]["train_dataset"]) == result.facts["splits"]["train"]["items"]
-    plain = train(dime_run("plain", augment="", augment_share=0.3, num_train_epochs=1))
+    plain = train(dime_run("plain", **{"augmentation.kind": "", "augmentation.share": 0.3}, num_train_epochs=1))
     expected, found = weights(plain.model), weights(result.model)
     assert all(torch.equal(found[key], value) for key, value in expected.items())
     assert "augmentation" not in plain.facts

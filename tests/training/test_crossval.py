@@ -72,7 +72,7 @@ def recipe(tmp_path_factory, bert_folder):
 
 @pytest.fixture
 def plan(tmp_path, recipe):
-    systems = {"soft": {}, "raters": {"model": "annotator", "task_schedule": "joint"}}
+    systems = {"soft": {}, "raters": {"model": "annotator", "schedule.tasks": "joint"}}
     path = tmp_path / "plan.yaml"
     path.write_text(yaml.safe_dump({"recipe": str(recipe), "systems": systems}, sort_keys=False))
     return path
@@ -171,7 +171,7 @@ def test_an_interrupted_one_goes_on_and_another_division_is_refused(recipe, chat
 
 
 def test_part_of_the_folds_on_part_of_the_items(recipe, chats, tmp_path, trained):
-    """A look that costs less, and goes on to the whole."""
+    """A cheaper first look, which can be extended to the whole."""
     found, page = crossval(recipe, chats, tmp_path, repeats=1, folds=3, test_folds=1, items=14, n_resamples=20)
     assert len(trained) == 1
     facts = json.loads((tmp_path / "crossval.json").read_text())
@@ -181,7 +181,7 @@ def test_part_of_the_folds_on_part_of_the_items(recipe, chats, tmp_path, trained
         15,
         16,
     )  # whole conversations of four, one without a vote
-    assert "items take part, whole conversations drawn at random" in page.read_text()
+    assert "items take part, as whole conversations drawn at random" in page.read_text()
     found, _ = crossval(recipe, chats, tmp_path, repeats=1, folds=3, items=14, n_resamples=20)
     assert len(trained) == 3  # the first one is kept
     assert found.counts["items not tested"] == 0
@@ -263,7 +263,7 @@ def test_a_view_shares_what_is_computed_and_leaves_the_corpus_alone(chats):
     assert held.tolist() == names[[7, 3]].tolist() and np.array_equal(rows, [0, 1])
     with pytest.raises(ValueError, match="no item 'none'"):
         whole.with_splits({"none": "train"}, {"fold": 0})
-    with pytest.raises(ValueError, match="say what it is"):
+    with pytest.raises(ValueError, match="needs a part that describes it"):
         whole.with_splits({names[0]: "train"}, {})
 
 

@@ -29,12 +29,12 @@ def test_filter_keeps_the_ceiling_of_the_share_of_the_batch(epoch, kept, reverse
 @pytest.mark.parametrize("share, repeats, kept", [(0.55, 4, 11), (0.56, 5, 14), (0.57, 4, 12), (0.01, 1, 1)])
 def test_ceiling_is_not_fooled_by_rounding(share, repeats, kept):
     """0.55 * 20 is 11.000000000000002, 0.56 * 25 likewise more than 14; 0.57 * 20 is 11.4."""
-    curriculum = EntropyCurriculum(shares=(share,), epochs=(1,))
+    curriculum = EntropyCurriculum("filter", shares=(share,), epochs=(1,))
     assert (curriculum.weights(LABELS.repeat(repeats, 1), 1) > 0).sum() == kept
 
 
 def test_equal_entropies_keep_the_first_ones():
-    weights = EntropyCurriculum().weights(torch.full((4, 2), 0.5), 1)
+    weights = EntropyCurriculum("filter").weights(torch.full((4, 2), 0.5), 1)
     assert weights.tolist() == [2, 2, 0, 0]
 
 
@@ -46,7 +46,7 @@ def test_corpus_filter_keeps_another_number_than_the_batch_filter():
 
 
 def test_all_items_before_the_first_share_and_one_at_the_least():
-    curriculum = EntropyCurriculum(epochs=(3, 5), shares=(0.1, 1.0))
+    curriculum = EntropyCurriculum("filter", epochs=(3, 5), shares=(0.1, 1.0))
     assert [(curriculum.weights(LABELS, epoch) > 0).sum().item() for epoch in range(1, 7)] == [5, 5, 1, 1, 5, 5]
     assert [curriculum.share(epoch) for epoch in (1, 3, 5)] == [1.0, 0.1, 1.0]
 
@@ -104,14 +104,12 @@ def test_weights_fade_to_uniform(epoch, exponent, reverse):
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"kind": "sort"}, "curriculum is 'sort'; use one of filter, weight"),
-        ({"by": "epoch"}, "curriculum_by is 'epoch'"),
         ({"epochs": (2, 1), "shares": (0.5, 1)}, "ascending epochs"),
         ({"epochs": (1, 2), "shares": (0.5,)}, "one share for each"),
         ({"epochs": (1,), "shares": (0.0,)}, "above 0 and up to 1"),
         ({"epochs": (1,), "shares": (1.5,)}, "above 0 and up to 1"),
-        ({"warmup": -1}, "curriculum_warmup is -1"),
-        ({"ramp": 0}, "curriculum_ramp 0"),
+        ({"warmup": -1}, "warmup is -1"),
+        ({"ramp": 0}, "ramp 0"),
     ],
 )
 def test_bad_options(options, message):

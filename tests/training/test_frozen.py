@@ -191,9 +191,7 @@ def test_frames_beyond_half_precision_are_said(encode, tmp_path):
     model = frozen_model(trunk_layer=1)
     with torch.no_grad():
         model.trunk.encoder.layers[0].final_layer_norm.weight.fill_(1e6)
-    with pytest.raises(
-        ValueError, match="frames exceed 65504, the largest number of half precision; set cache_features"
-    ):
+    with pytest.raises(ValueError, match="frames exceed 65504, the largest number of half precision; set inputs.cache"):
         encode(model)
     assert not written(tmp_path / "cache")
 
@@ -208,7 +206,9 @@ def test_heads_learn_the_same_from_the_cache(over_trunk, wavlm_folder, corpus, t
     results, predictions = [], []
     for cache in ("none", kind):
         out = tmp_path / cache
-        run = over_trunk(wavlm_folder, cache_features=cache, output_dir=str(out), features=str(out / "kept"), **options)
+        run = over_trunk(
+            wavlm_folder, **{"inputs.cache": cache}, output_dir=str(out), features=str(out / "kept"), **options
+        )
         result = train(run)
         results.append(load_file(result.model / "model.safetensors"))
         predictions.append(predict(result.model, corpus)[0].probs)
@@ -233,12 +233,12 @@ def test_the_trunk_is_not_called_again(over_trunk, wavlm_folder, monkeypatch):
     model_calls = []
     encode = modeling_opinion.encode
     monkeypatch.setattr(modeling_opinion, "encode", lambda *a, **k: model_calls.append(None) or encode(*a, **k))
-    train(over_trunk(wavlm_folder, cache_features="frames", freeze_trunk=True, num_train_epochs=2))
+    train(over_trunk(wavlm_folder, **{"inputs.cache": "frames"}, freeze_trunk=True, num_train_epochs=2))
     assert len(calls) == len(model_calls) > 0
 
 
 def test_annotators_and_texts_learn_from_a_cache_too(over_trunk, wavlm_folder, bert_folder, tmp_path):
-    run = over_trunk(wavlm_folder, cache_features="frames", freeze_trunk=True, model="annotator")
+    run = over_trunk(wavlm_folder, **{"inputs.cache": "frames"}, freeze_trunk=True, model="annotator")
     assert set(train(run).metrics) == {"loss", "cross_entropy", "kl", "jsd", "tvd", "macro_f1"}
     model = tiny.distribution("bert", freeze_trunk=True)
     tokenizer = make_processor(model.config.trunk_config, bert_folder)
@@ -258,23 +258,23 @@ def test_annotators_and_texts_learn_from_a_cache_too(over_trunk, wavlm_folder, b
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"freeze_trunk": False}, "cache_features is frames and freeze_trunk is False; set freeze_trunk to true"),
+        ({"freeze_trunk": False}, "inputs.cache is frames and freeze_trunk is False; set freeze_trunk to true"),
         ({"trunk_layer": "weighted"}, "trunk_layer is weighted, which takes all layers; set trunk_layer to a number"),
         (
-            {"cache_features": "pooled"},
-            "cache_features is pooled and pooling is tcgru, which takes frames; set pooling to",
+            {"inputs.cache": "pooled"},
+            "inputs.cache is pooled and pooling is tcgru, which takes frames; set pooling to",
         ),
-        ({"cache_features": "all"}, "cache_features is 'all'; use one of none, frames, pooled"),
+        ({"inputs.cache": "all"}, "inputs.cache is 'all'; use one of none, frames, pooled"),
     ],
 )
 def test_a_cache_that_cannot_be_is_said(over_trunk, wavlm_folder, options, message):
     with pytest.raises(ValueError, match=message):
-        over_trunk(wavlm_folder, **{"cache_features": "frames", "freeze_trunk": True} | options)
+        over_trunk(wavlm_folder, **{"inputs.cache": "frames", "freeze_trunk": True} | options)
 
 
 def test_a_log_mel_trunk_starts_untrained(small_run, tmp_path):
     with pytest.raises(ValueError, match="trunk is log-mel, which starts untrained; set trunk to a pre-trained one"):
-        small_run("distribution", tmp_path, cache_features="frames", freeze_trunk=True)
+        small_run("distribution", tmp_path, **{"inputs.cache": "frames"}, freeze_trunk=True)
 
 
 def test_a_stamp_changes_with_what_is_embedded():

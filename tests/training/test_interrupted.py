@@ -1,4 +1,4 @@
-"""Runs that are killed, gone on with, moved or started twice; those that are killed are processes of their own."""
+"""Runs that are killed, resumed, moved or started twice; those that are killed are processes of their own."""
 
 import json
 import os
@@ -31,7 +31,7 @@ KILLED = Path(__file__).with_name("killed.py")
 STEP, SAVING = "annot_hf.training.trainer:OpinionTrainer.training_step", "annot_hf.training.train:save_model"
 STEPS = {"save_strategy": "steps", "eval_strategy": "steps", "save_steps": 2, "eval_steps": 2}  # 3 steps an epoch
 # rates so high that the first validation pass remains the best
-STOPS = {"num_train_epochs": 9, "learning_rate": 0.3, "early_stopping_patience": 3}
+STOPS = {"num_train_epochs": 9, "learning_rate": 0.3, "schedule.patience": 3}
 RUNS = {
     "epochs": ({"num_train_epochs": 3}, STEP, 5),
     "early stopping": (STOPS, STEP, 8),
@@ -43,7 +43,7 @@ RUNS = {
         8,
     ),
     "a validation pass at the start": (
-        {"num_train_epochs": 4, "eval_on_start": True, "newbob": "compose"},
+        {"num_train_epochs": 4, "eval_on_start": True, "schedule.newbob": "compose"},
         STEP,
         8,
     ),
@@ -97,10 +97,10 @@ def test_a_run_that_is_killed_ends_where_it_would_have(name, small_run, tmp_path
 
 
 def test_more_patience_goes_on_where_less_had_ended(small_run, tmp_path):
-    ended = train(small_run("distribution", tmp_path, **STOPS | {"early_stopping_patience": 1, "save_total_limit": 9}))
+    ended = train(small_run("distribution", tmp_path, **STOPS | {"schedule.patience": 1, "save_total_limit": 9}))
     assert checkpoints_of(tmp_path)[-1].name == "checkpoint-6"
     train(
-        small_run("distribution", tmp_path, **STOPS | {"early_stopping_patience": 2, "save_total_limit": 9}),
+        small_run("distribution", tmp_path, **STOPS | {"schedule.patience": 2, "save_total_limit": 9}),
         resume=True,
     )
     assert checkpoints_of(tmp_path)[-1].name == "checkpoint-9" and ended.model.is_dir()
@@ -119,8 +119,8 @@ def cut(straight, small_run, tmp_path):
     """A copy of it as if it had been killed in the third epoch, and its run."""
     shutil.copytree(straight, tmp_path / "cut")
     shutil.rmtree(tmp_path / "cut" / "model")
-    shutil.rmtree(tmp_path / "cut" / "checkpoint-9")
     (tmp_path / "cut" / "recipe.yaml").unlink()
+    shutil.rmtree(tmp_path / "cut" / "checkpoint-9")
     return small_run("distribution", tmp_path / "cut", num_train_epochs=3, save_total_limit=9), tmp_path / "cut"
 
 
@@ -140,9 +140,7 @@ def test_a_best_checkpoint_that_is_gone_is_said(cut):
     run, folder = cut
     path = folder / "checkpoint-6" / "trainer_state.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"best_global_step": 2}))
-    with pytest.raises(
-        ValueError, match="counts on checkpoint-2, the best so far, which is gone or damaged; restore it"
-    ):
+    with pytest.raises(ValueError, match="needs checkpoint-2, the best so far, which is gone or damaged; restore it"):
         train(run, resume=True)
     assert path.is_file()
 
@@ -153,7 +151,9 @@ def test_another_number_of_processes_does_not_go_on(cut):
     for rank in range(2):
         shutil.copy(state, state.with_name(f"rng_state_{rank}.pth"))
     state.unlink()
-    with pytest.raises(ValueError, match="checkpoint-6 was written by 2 processes, and 1 would go on; start as many"):
+    with pytest.raises(
+        ValueError, match="checkpoint-6 was written by 2 processes, and 1 would resume it; start as many"
+    ):
         train(run, resume=True)
     assert (folder / "checkpoint-6").is_dir()
 
@@ -175,7 +175,7 @@ def test_a_run_that_was_moved_keeps_its_best_checkpoint(straight, small_run, tmp
 def test_what_cannot_go_on_exactly_is_said(option, small_run, tmp_path):
     options = {"num_train_epochs": 1, option: True}
     train(small_run("distribution", tmp_path, **options))
-    with pytest.raises(ValueError, match=f"{option} is true, with which a run cannot go on where it was"):
+    with pytest.raises(ValueError, match=f"{option} is true, with which a run cannot be resumed exactly"):
         train(small_run("distribution", tmp_path, **options), resume=True)
 
 
@@ -193,7 +193,9 @@ def test_a_damaged_record_beside_checkpoints_is_said(cut):
     run, folder = cut
     for text in ("", "[]", "{}"):
         (folder / "started.json").write_text(text)
-        with pytest.raises(ValueError, match=r"started\.json is damaged, and nothing else says what .* restore it, or"):
+        with pytest.raises(
+            ValueError, match=r"started\.json is damaged, and nothing else records what .* restore it, or"
+        ):
             train(run, resume=True)
     for path in checkpoints_of(folder):
         shutil.rmtree(path)
@@ -242,9 +244,9 @@ def test_a_report_that_was_cut_off_holds_no_earlier_pages_and_is_made_again(chec
     words = ["report", str(tmp_path / "predictions"), "--corpus", str(corpus), "--out", str(tmp_path / "report")]
     pages = {"report.json", "report.md", "report.html", "items.csv", "plots"}
     for _ in range(2):  # into an empty folder, and over a report
-        killed("annot_hf.evaluation.pages:save_figure", 2, *words)
+        killed("annot_hf.report.pages:save_figure", 2, *words)
         assert {path.name for path in (tmp_path / "report").iterdir()} == {"report.json", "plots"}
-        cli_steps.report(tmp_path / "predictions", corpus, tmp_path / "report", None, None)
+        cli_steps.write_report(tmp_path / "predictions", corpus, tmp_path / "report", None, None)
         assert {path.name for path in (tmp_path / "report").iterdir()} == pages
 
 
@@ -275,7 +277,7 @@ def test_a_model_folder_is_whole_or_the_earlier_one(small_run, tmp_path, monkeyp
         def cut_off(*_, **__):
             raise KeyboardInterrupt
 
-        patch.setattr("annot_hf.training.train.json.dumps", cut_off)
+        patch.setattr("annot_hf.training.outputs.json.dumps", cut_off)
         train(run, resume=True)
     assert_equal(weights(tmp_path / "model"), before)
     train(run, resume=True)
@@ -315,7 +317,7 @@ def test_a_trunk_that_is_replaced_makes_another_run(replaceable, text_values, sa
     train(run, resume=True)
     replaceable[1]()
     with pytest.raises(
-        ValueError, match="another recipe or corpus: the trunk's weights changed; go on with what it was"
+        ValueError, match="another recipe or corpus: the trunk's weights changed; resume with what it was"
     ):
         train(run, resume=True)
 
@@ -329,7 +331,7 @@ def test_a_trunk_that_is_replaced_between_folds_gives_no_table(
         words = [f"{name}={json.dumps(value)}" for name, value in text_values.items()]
         options = {"folds": 2, "repeats": 1, "n_resamples": 20}
         with pytest.raises(
-            ValueError, match="The trunk's weights were replaced between runs of 'text-bert', and go into"
+            ValueError, match="The trunk's weights were replaced between runs of 'text-bert', so they cannot share"
         ):
             crossval("text-bert", sayings, tmp_path / "out", words, **options)
     assert not (tmp_path / "out" / "crossval.json").exists()
@@ -347,7 +349,7 @@ def test_a_trunk_that_is_replaced_between_members_makes_no_ensemble(replaceable,
         replaceable[1]()
 
     with pytest.raises(
-        ValueError, match=f"The weights of {replaceable[0]} were replaced between members, which make no"
+        ValueError, match=f"The weights of {replaceable[0]} were replaced between members, so that they form no"
     ):
         train_members(run, read_export(sayings), training)
 
@@ -371,12 +373,12 @@ def test_scores_on_what_a_model_was_made_with_say_so(checkpoints, corpus, featur
         said[name] = report.summary
         assert json.loads((tmp_path / "report" / "report.json").read_text())["summary"] == report.summary
     assert said["apart"].startswith("Predictions for 5 items")
-    assert said["swapped"].startswith("Not a test: 5 of 5 items are ones that the model learnt from. Predictions for")
-    assert said["chosen by"].startswith("Not a test: 5 of 5 items are ones that its checkpoint was chosen by. Pred")
-    renamed = (
-        "Perhaps not a test: by their names, 5 of 5 items are ones that the model learnt from, in corpus 'simulated'. P"
+    assert said["swapped"].startswith(
+        "Not a test: 5 of 5 items are ones that the model was trained on. Predictions for"
     )
+    assert said["chosen by"].startswith("Not a test: 5 of 5 items are ones that its checkpoint was selected on. Pred")
+    renamed = "Perhaps not a test: by their names, 5 of 5 items are ones that the model was trained on, in corpus 'simulated'."
     assert said["renamed"].startswith(renamed)
-    assert "Not a test: 5 of 5 items are ones that the model learnt from." in caplog.text
+    assert "Not a test: 5 of 5 items are ones that the model was trained on." in caplog.text
     names = json.loads((checkpoints["distribution"] / "training.json").read_text())["splits"]["train"]["names"]
     assert len(names) == 5 * 12

@@ -66,9 +66,11 @@ def test_the_recipe_is_the_paper_s():
     assert (training.learning_rate, training.weight_decay, training.max_grad_norm) == (2.5e-6, 0.03, 3.0)
     assert (training.lr_scheduler_type, training.warmup_steps) == ("cosine_with_restarts", 0.15)
     assert training.per_device_train_batch_size * training.gradient_accumulation_steps == 64
-    assert (training.num_train_epochs, run.recipe.early_stopping_patience) == (60, 8)
+    assert (training.num_train_epochs, run.recipe.schedule.patience) == (60, 8)
     assert training.metric_for_best_model == "loss" and not training.greater_is_better
-    assert run.recipe.perturb_share == run.values["perturb_share"] == 0.3  # `values` is what training.json keeps
+    assert (
+        run.recipe.augmentation.perturb_share == run.values["augmentation.perturb_share"] == 0.3
+    )  # `values` is what training.json keeps
     assert options["loss"] == "jsd" and options["entropy_weight"] == 0 and training.activation_checkpointing
 
 
@@ -80,7 +82,7 @@ def test_a_run_with_adapters_leaves_only_them_and_predicts_alike_through_every_d
     assert (checkpoint / "adapter_model.safetensors").is_file() and not (checkpoint / "model.safetensors").exists()
     model, processor, facts = load_model(adapted / "model")
     assert type(model) is DistributionQwen2Audio and not model.training
-    assert facts["recipe"]["model"] == "qwen2-audio" and facts["recipe"]["perturb_share"] == 0.3
+    assert facts["recipe"]["model"] == "qwen2-audio" and facts["recipe"]["augmentation.perturb_share"] == 0.3
     assert facts["splits"]["train"]["items"] == 5
     validation, _ = predict(adapted / "model", corpus, split="validation")
     probs = {tuple(validation.items): validation.probs}
@@ -163,7 +165,11 @@ def test_mixtures_have_the_clip_of_two_and_the_transcript_of_one(rule, lalm_run,
     rare = set(texts["item"][texts["split"] == "train"].iloc[:2])
     value = [question.labels[name in rare] for name in names]
     said = replace(said, items=texts, votes=VoteTable.from_columns(question, item=names, value=value))
-    run = lalm_run(tmp_path, augment="dime", augment_share=1.0, augment_text=rule, num_train_epochs=1)
+    run = lalm_run(
+        tmp_path,
+        **{"augmentation.kind": "dime", "augmentation.share": 1.0, "augmentation.text": rule},
+        num_train_epochs=1,
+    )
     datasets = []
 
     class Watched(OpinionTrainer):
@@ -244,7 +250,7 @@ def test_a_long_clip_is_named(lalm, clips):
     soundfile.write(clips[0], clip(30.5), 16_000)
     with pytest.raises(AudioError, match=r"Item 'first': .*30\.5"):
         read_inputs(clips, model.config, processor, names=["first", "second"])
-    with pytest.raises(ValueError, match="max_seconds is 31, and this model hears 30 s"):
+    with pytest.raises(ValueError, match="max_seconds is 31, and this model takes 30 s"):
         read_inputs(clips, model.config, processor, max_seconds=31)
     soundfile.write(clips[0], np.resize(clip(1), 30 * 44_100), 44_100)  # resampling must not make it too long
     inputs = read_inputs(clips, model.config, processor)
@@ -257,7 +263,7 @@ def test_a_clip_that_is_too_long_shows_before_the_checkpoint_is_read(lalm_run, t
 
     monkeypatch.setattr(DistributionQwen2Audio, "from_lalm", reads)
     with pytest.raises(AudioError, match="Item '.*': .*at most 0.2 s"):
-        train(lalm_run(tmp_path / "run", max_seconds=0.2))
+        train(lalm_run(tmp_path / "run", **{"inputs.max_seconds": 0.2}))
     with pytest.raises(AssertionError, match="the checkpoint is read"):
         train(lalm_run(tmp_path / "other"))
 
@@ -282,14 +288,17 @@ def test_the_commit_of_a_recipe_is_that_of_model_and_processor(lalm_run, tmp_pat
     ("overrides", "rule"),
     [
         ({"trunk": "log-mel"}, "model is qwen2-audio and trunk log-mel; set trunk to a plain Qwen2-Audio"),
-        ({"max_seconds": 31}, "max_seconds is 31, and a Qwen2-Audio hears 30 s"),
-        ({"trunk_learning_rate": 1e-4}, "trunk_learning_rate is for models over a trunk"),
-        ({"cache_features": "frames"}, "cache_features is for models over a trunk"),
-        ({"unfreeze_epochs": [1], "unfreeze_layers": [1]}, "unfreeze_epochs is for models over a trunk"),
-        ({"max_tokens": 100}, "max_tokens is for models over a trunk"),
+        ({"inputs.max_seconds": 31}, "inputs.max_seconds is 31, and a Qwen2-Audio takes 30 s"),
+        ({"schedule.trunk_learning_rate": 1e-4}, "schedule.trunk_learning_rate is for models over a trunk"),
+        ({"inputs.cache": "frames"}, "inputs.cache is for models over a trunk"),
+        (
+            {"schedule.unfreeze_epochs": [1], "schedule.unfreeze_layers": [1]},
+            "schedule.unfreeze_epochs is for models over a trunk",
+        ),
+        ({"inputs.max_tokens": 100}, "inputs.max_tokens is for models over a trunk"),
         ({"pooling": "mean"}, "unknown key 'pooling'"),
-        ({"max_seconds": float("nan")}, "max_seconds is nan; it is a number above 0"),
-        ({"max_seconds": 0}, "max_seconds is 0.0; it is a number above 0"),
+        ({"inputs.max_seconds": float("nan")}, "max_seconds is nan; it must be above 0"),
+        ({"inputs.max_seconds": 0}, "max_seconds is 0.0; it must be above 0"),
         ({"push_to_hub": True}, "push_to_hub is true, and the base that adapters name is a folder of this machine"),
         ({"bf16_full_eval": True}, "bf16_full_eval is true, which turns the weights themselves"),
         ({"adapted_from": {"base": "abc"}}, "unknown key 'adapted_from'"),

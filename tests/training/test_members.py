@@ -1,4 +1,4 @@
-"""Independent members: one run each, kept, shared, resumed, and assembled; and what they leaned on."""
+"""Independent members: one run each, kept, shared, resumed, and assembled; and what they attend to."""
 
 import json
 import shutil
@@ -96,13 +96,13 @@ def test_init_differs_in_the_fresh_layers_alone_and_all_in_the_order_too(ensembl
 
 
 def test_an_ensemble_of_more_takes_the_members_that_are_there(ensemble, tmp_path, caplog):
-    shared = {"member_folder": str(tmp_path / "members")}
+    shared = {"ensemble.folder": str(tmp_path / "members")}
     train(ensemble(num_members=2, **shared))
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "members").glob("*/model/training.json")}
     train(ensemble(out="more", num_members=3, distribution="mean_softmax", **shared))
     after = {path: path.stat().st_mtime_ns for path in (tmp_path / "members").glob("*/model/training.json")}
     assert len(before) == 2 and len(after) == 3 and before.items() <= after.items()
-    assert "2 of 3 members are there already" in caplog.text
+    assert "2 of 3 members are trained already" in caplog.text
     train(ensemble(out="other", num_members=2, learning_rate=1e-3, **shared))  # another recipe, other members
     assert len(folders_of(ensemble(**shared))) == 5
 
@@ -121,7 +121,7 @@ def test_a_member_that_fails_takes_no_other_with_it_and_is_trained_on_resuming(e
     assert seeds == [1000, 2000, 3000]
     (second,) = [folder for folder in folders_of(run) if "seed2000" in folder.name]
     assert "out of memory" in (second / "failed.txt").read_text()
-    with pytest.raises(ValueError, match="of an earlier run; go on with it"):
+    with pytest.raises(ValueError, match="of an earlier run; resume it"):
         train(run)
     trained = []
     original = members_module._train_member
@@ -165,7 +165,7 @@ def test_damaged_members_are_trained_again(ensemble, sayings, caplog, trained):
     model = train(run, resume=True).model
     assert f"{first.parent} is damaged and is trained again: {first} holds no readable safetensors" in caplog.text
     assert f"{second.parent} is damaged and is trained again: {second} holds no tokenizer" in caplog.text
-    assert "1 of 3 members are there already" in caplog.text
+    assert "1 of 3 members are trained already" in caplog.text
     assert trained == [1000, 2000]
     assert (third / "training.json").stat().st_mtime_ns == kept
     np.testing.assert_array_equal(predict(model, sayings)[0].probs, before)
@@ -271,7 +271,7 @@ def test_the_lock_of_a_process_that_is_gone_counts_for_nothing(ensemble, trained
     folder = members_module.Path(member_runs(run, read_export(run.recipe.corpus))[0].training.output_dir)
     folder.mkdir(parents=True)
     lock_of(folder, None)
-    train(ensemble(num_members=1, member_folder=str(folder.parent)))
+    train(ensemble(num_members=1, **{"ensemble.folder": str(folder.parent)}))
     assert trained == [1000] and not (folder / "training.lock").exists()
 
 
@@ -330,11 +330,9 @@ def test_what_an_earlier_failure_said_is_replaced(ensemble):
 
 def test_going_on_with_an_ensemble(ensemble, trained):
     train(ensemble(num_members=2))
-    for length in ({"max_steps": 3}, {"max_steps": 2, "num_train_epochs": 9}, {"early_stopping_patience": 2}):
+    for length in ({"max_steps": 3}, {"max_steps": 2, "num_train_epochs": 9}, {"schedule.patience": 2}):
         name = list(length)[-1]
-        with pytest.raises(
-            ValueError, match=f"was started with another {name}, and how long .*; take the change back, or"
-        ):
+        with pytest.raises(ValueError, match=f"was started with another {name}, and how long .*; undo the change, or"):
             train(ensemble(num_members=2, **length), resume=True)
     with pytest.raises(ValueError, match="another recipe or corpus: learning_rate changed"):
         train(ensemble(num_members=2, learning_rate=1e-3), resume=True)
@@ -369,7 +367,7 @@ def test_log_mel_members_have_trunks_of_their_own(small_run, corpus, tmp_path):
 def test_frozen_members_learn_from_one_cache(ensemble, sayings):
     frozen = {"freeze_trunk": True, "pooling": "mean"}
     plain = train(ensemble(num_members=2, **frozen)).model
-    cached = train(ensemble(out="cached", num_members=2, cache_features="pooled", **frozen)).model
+    cached = train(ensemble(out="cached", num_members=2, **{"inputs.cache": "pooled"}, **frozen)).model
     np.testing.assert_array_equal(predict(plain, sayings)[0].probs, predict(cached, sayings)[0].probs)
 
 
@@ -385,16 +383,16 @@ def test_members_on_one_trunk_are_one_run(ensemble, sayings, name):
     ("values", "message"),
     [
         ({"num_members": 0}, "num_members is 0; it must be"),
-        ({"members_differ": "seed"}, "members_differ is 'seed'; use one of init, all"),
+        ({"ensemble.differ": "seed"}, "ensemble.differ is 'seed'; use one of init, all"),
         (
-            {"unfreeze_epochs": [1], "unfreeze_layers": [1]},
-            "members is lora, whose trunk is frozen, which unfreeze_epochs",
+            {"schedule.unfreeze_epochs": [1], "schedule.unfreeze_layers": [1]},
+            "members is lora, whose trunk is frozen, which schedule.unfreeze_epochs",
         ),
-        ({"curriculum": "filter"}, "curriculum is for distribution models, and model is seedbert"),
+        ({"curriculum.kind": "filter"}, "curriculum.kind is for distribution models, and model is seedbert"),
         ({"head_seed": 0}, "head_seed is 0 and members is independent, but each member has a seed of its own"),
         ({"lora_rank": 8}, "lora_rank is 8 and members is independent, but only members lora have adapters"),
         ({"members": "shared", "lora_alpha": 2}, "lora_alpha is 2.0 and members is shared, but only members lora"),
-        ({"members": "lora", "members_differ": "all"}, "members_differ is 'all' and members is lora, but it is for"),
+        ({"members": "lora", "ensemble.differ": "all"}, "ensemble.differ is 'all' and members is lora, but it is for"),
     ],
 )
 def test_what_does_not_fit_is_said(ensemble, values, message):
@@ -408,13 +406,13 @@ def test_members_options_are_for_members(ensemble):
     with pytest.raises(ValueError, match="lora_layers is 2 and members is independent, but only members lora have"):
         ensemble("seedbert-lora", members="independent")
     with pytest.raises(
-        ValueError, match="members_differ is 'all' and model is distribution, but it is for independent members"
+        ValueError, match="ensemble.differ is 'all' and model is distribution, but it is for independent members"
     ):
-        load_recipe("text-bert", {"members_differ": "all"})
+        load_recipe("text-bert", {"ensemble.differ": "all"})
     for name in ("seedbert-shared", "seedbert-lora"):  # of which each is one run
         assert ensemble(name, head_seed=3).recipe.head_seed == 3
-    assert load_recipe("text-bert", {"member_folder": "anywhere"}).recipe.member_folder  # a plan sets it for all
-    assert ensemble("text-ensemble", members="shared", members_differ="init").options["members"] == "shared"
+    assert load_recipe("text-bert", {"ensemble.folder": "anywhere"}).recipe.ensemble.folder  # a plan sets it for all
+    assert ensemble("text-ensemble", members="shared", **{"ensemble.differ": "init"}).options["members"] == "shared"
 
 
 def test_the_page_of_explanations(ensemble, sayings, tmp_path):

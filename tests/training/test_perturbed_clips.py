@@ -28,7 +28,7 @@ from annot_hf.training.recipe import load_recipe
 from annot_hf.training.train import train
 from annot_hf.training.trainer import EpochOfSampler, OpinionTrainer
 
-ALWAYS = {"perturb_share": 1.0, "num_train_epochs": 2}
+ALWAYS = {"augmentation.perturb_share": 1.0, "num_train_epochs": 2}
 MID_EPOCH = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
 
 
@@ -87,7 +87,7 @@ def test_every_training_clip_is_asked_about_once_an_epoch_and_no_other_ever(
     result = train(over_trunk(wavlm_folder, **ALWAYS | {"seed": 7}))
     names = items_of(read_export(corpus), "train")
     assert sorted(asked) == [(item, epoch) for item in names for epoch in (0, 1)]
-    assert json.loads((result.model / "training.json").read_text())["recipe"]["perturb_share"] == 1.0
+    assert json.loads((result.model / "training.json").read_text())["recipe"]["augmentation.perturb_share"] == 1.0
     asked.clear()
     predict(result.model, corpus, split="train")
     ((dataset, validation),) = datasets
@@ -109,7 +109,7 @@ def test_workers_change_nothing(over_trunk, wavlm_folder, tmp_path):
         for name, options in {
             "none": {},
             "two": {"dataloader_num_workers": 2},
-            "clean": {"perturb_share": 0.0},
+            "clean": {"augmentation.perturb_share": 0.0},
         }.items()
     }
     assert equal(found["none"], found["two"])
@@ -160,9 +160,11 @@ def test_a_run_killed_inside_an_epoch_resumes_exactly(over_trunk, wavlm_folder, 
     assert equal(weights(straight), weights(resumed)) and resumed.metrics == straight.metrics
     last = [load_file(newest_checkpoint(tmp_path / run) / "model.safetensors") for run in ("straight", "killed")]
     assert equal(*last)
-    with pytest.raises(ValueError, match=r"another recipe or corpus: perturb_share changed"):
+    with pytest.raises(ValueError, match=r"another recipe or corpus: augmentation.perturb_share changed"):
         train(
-            over_trunk(wavlm_folder, **options | {"perturb_share": 0.5}, output_dir=str(tmp_path / "killed")),
+            over_trunk(
+                wavlm_folder, **options | {"augmentation.perturb_share": 0.5}, output_dir=str(tmp_path / "killed")
+            ),
             resume=True,
         )
 
@@ -194,7 +196,13 @@ def test_mixtures_are_clips_too_and_are_changed(lalm, corpus, tmp_path, asked, d
     exported = replace(exported, votes=VoteTable.from_columns(question, item=names, value=value))
     values = {"trunk": str(lalm), "corpus": str(corpus), "output_dir": str(tmp_path), "question": "emotion"}
     values |= {"per_device_train_batch_size": 2, "gradient_accumulation_steps": 1, "dataloader_num_workers": 0}
-    values |= {"use_cpu": True, "report_to": "none", "disable_tqdm": True, "augment": "dime", "augment_share": 1.0}
+    values |= {
+        "use_cpu": True,
+        "report_to": "none",
+        "disable_tqdm": True,
+        "augmentation.kind": "dime",
+        "augmentation.share": 1.0,
+    }
     train(load_recipe("qwen2-audio", values | ALWAYS), corpus=exported)
     ((dataset, _),) = datasets
     mixed = [item for item in dataset.targets.items if item not in names]
@@ -241,13 +249,16 @@ def test_a_clip_as_long_as_the_model_hears_is_cut_when_it_is_slower(lalm, tmp_pa
 @pytest.mark.parametrize(
     ("words", "rule"),
     [
-        (["perturb_share=-0.1"], r"perturb_share is -0\.1; give a probability from 0 \(never\) to 1"),
-        (["perturb_share=1.5"], r"perturb_share is 1\.5; it is a probability"),
-        (["perturb_share=.nan"], "perturb_share is nan; it is a probability"),
-        (["perturb_share=x"], "perturb_share is 'x'; it must be a number"),
-        (["perturb_share=true"], "perturb_share is True; it must be a number"),
-        (["perturb_share=[0.3]"], r"perturb_share is \[0\.3\]; it must be a number"),
-        (["pertub_share=0.3"], "unknown key 'pertub_share'.*perturb_share"),
+        (
+            ["augmentation.perturb_share=-0.1"],
+            r"augmentation: perturb_share is -0\.1; give a probability from 0 \(never\)",
+        ),
+        (["augmentation.perturb_share=1.5"], r"augmentation: perturb_share is 1\.5; give a probability"),
+        (["augmentation.perturb_share=.nan"], "augmentation: perturb_share is nan; give a probability"),
+        (["augmentation.perturb_share=x"], "augmentation.perturb_share is 'x'; it must be a number"),
+        (["augmentation.perturb_share=true"], "augmentation.perturb_share is True; it must be a number"),
+        (["augmentation.perturb_share=[0.3]"], r"augmentation.perturb_share is \[0\.3\]; it must be a number"),
+        (["augmentation.pertub_share=0.3"], "unknown key 'augmentation.pertub_share'.*augmentation.perturb_share"),
     ],
 )
 def test_shares_that_are_none_are_said(words, rule):
@@ -258,19 +269,17 @@ def test_shares_that_are_none_are_said(words, rule):
 
 def test_inputs_that_are_kept_cannot_change(over_trunk, wavlm_folder, bert_folder, small_run, tmp_path, asked):
     with pytest.raises(
-        ValueError, match="perturb_share is 0.3 and trunk is log-mel, so that .* kept; choose a waveform"
+        ValueError, match="augmentation.perturb_share is 0.3 and trunk is log-mel, so that .* kept; choose a waveform"
     ):
-        small_run("distribution", tmp_path, perturb_share=0.3)
-    frozen = {"freeze_trunk": True, "perturb_share": 0.3}
+        small_run("distribution", tmp_path, **{"augmentation.perturb_share": 0.3})
+    frozen = {"freeze_trunk": True, "augmentation.perturb_share": 0.3}
+    with pytest.raises(ValueError, match="inputs.cache is frames, so that .* once and kept; set it to none, or remove"):
+        over_trunk(wavlm_folder, **{"inputs.cache": "frames"}, **frozen)
+    assert over_trunk(wavlm_folder, **frozen).recipe.augmentation.perturb_share == 0.3  # encoded afresh in every epoch
     with pytest.raises(
-        ValueError, match="cache_features is frames, so that .* once and kept; set it to none, or remove"
+        ValueError, match=r"perturb_share is 0\.3, and a bert trunk reads text, .*; remove augmentation.perturb_share"
     ):
-        over_trunk(wavlm_folder, cache_features="frames", **frozen)
-    assert over_trunk(wavlm_folder, **frozen).recipe.perturb_share == 0.3  # encoded afresh in every epoch
-    with pytest.raises(
-        ValueError, match=r"perturb_share is 0\.3, and a bert trunk reads text, .*; remove perturb_share"
-    ):
-        train(over_trunk(bert_folder, perturb_share=0.3))
+        train(over_trunk(bert_folder, **{"augmentation.perturb_share": 0.3}))
     assert not asked
 
 
@@ -279,5 +288,5 @@ def test_a_missing_package_is_said_before_anything_is_done(over_trunk, wavlm_fol
     run = over_trunk(wavlm_folder, **ALWAYS, output_dir=str(tmp_path / "none"))
     with pytest.raises(ValueError, match=r"perturb_share needs the package audiomentations.*'annot-hf\[conditions\]'"):
         train(run)
-    assert not (tmp_path / "none").exists()
+    assert not list((tmp_path / "none").iterdir())
     train(over_trunk(wavlm_folder, output_dir=str(tmp_path / "without")))  # who does not ask for it does not need it

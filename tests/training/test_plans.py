@@ -11,7 +11,7 @@ WORDS = [f"{name}={json.dumps(value)}" for name, value in {**tiny.SMALL, "num_tr
 PLAN = {
     "recipe": "speech-distribution",
     "seeds": [0, 1],
-    "systems": {"soft": {"question": "emotion"}, "hard, CE": {"question": "emotion", "target": "majority"}},
+    "systems": {"soft": {"question": "emotion"}, "hard, CE": {"question": "emotion", "target": {"method": "majority"}}},
 }
 
 
@@ -28,7 +28,7 @@ def test_a_plan_runs_and_goes_on_where_it_was(plan, corpus, tmp_path, monkeypatc
     seeds = found.at("jsd", "soft")["runs"]
     assert seeds[0] != seeds[1]
     text = page.read_text()
-    assert "| hard, CE |" in text and 'target: "majority"' in text
+    assert "| hard, CE |" in text and 'target.method: "majority"' in text
     assert (
         json.loads((tmp_path / "out" / "results.json").read_text())["evaluation"]["measures"]["items"]["jsd"]
         == found["jsd"]
@@ -45,7 +45,8 @@ def test_a_plan_runs_and_goes_on_where_it_was(plan, corpus, tmp_path, monkeypatc
 @pytest.mark.parametrize(
     "word, message",
     [
-        ("target=soft", "would undo a change of system 'hard, CE'"),
+        ("target.method=soft", "would undo a change of system 'hard, CE'"),
+        ("target={method: soft}", "would undo a change of system 'hard, CE'"),
         ("seed=3", "set for every run by the plan"),
         ("output_dir=x", "set for every run by the plan"),
         ("learning_rat=1", "unknown key 'learning_rat'"),

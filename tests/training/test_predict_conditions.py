@@ -130,8 +130,8 @@ def test_from_clips_to_the_report(checkpoints, corpus, features, tmp_path):
     result = run("report", out / "clean", "--corpus", corpus, "--out", tmp_path / "report", "--conditions", out)
     assert result.exit_code == 0, result.exception
     told = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))["robustness"]
-    assert told["conditions"] == list(asked)
-    changes = [one["value"] for one in told["measures"]["jsd"]["differences"].values()]
+    assert told["systems"] == list(asked)
+    changes = [one["value"] for one in told["measures"]["items"]["jsd"]["differences"].values()]
     assert len(changes) == 4 and all(change != 0 for change in changes)
     again = Predictions.load(out / "noise-0")
     exported = read_export(corpus)

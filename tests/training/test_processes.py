@@ -70,10 +70,10 @@ def test_two_processes_train_each_member_together_and_ask_nothing(sayings, bert_
 
 
 def test_two_processes_that_go_on_inside_an_epoch_end_where_they_would_have(over_trunk, wavlm_folder, tmp_path):
-    """5 clips, one a process and step: 3 steps an epoch; gone on with from step 4, as if all after it had been lost."""
+    """5 clips, one a process and step: 3 steps an epoch; resumed from step 4, as if all after it had been lost."""
     pytest.importorskip("audiomentations", reason="audiomentations is not installed; install annot-hf[conditions]")
     options = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 9, "load_best_model_at_end": False}
-    options |= {"eval_strategy": "no", "num_train_epochs": 2, "perturb_share": 1.0}
+    options |= {"eval_strategy": "no", "num_train_epochs": 2, "augmentation.perturb_share": 1.0}
     options |= {"per_device_train_batch_size": 1, "per_device_eval_batch_size": 2}
     run = over_trunk(wavlm_folder, **options)
     found = {}
@@ -105,7 +105,13 @@ def test_sharded_weights_are_trained_as_whole_ones(rank, lalm, corpus, tmp_path,
     for name in ("ddp", "fsdp2"):
         values = {"trunk": str(lalm), "corpus": str(corpus), "output_dir": str(tmp_path / name), "question": "emotion"}
         values |= {"num_train_epochs": 2, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
-        values |= {"learning_rate": 1e-3, "lora_rank": rank, "bf16": False, "perturb_share": 0, "report_to": "none"}
+        values |= {
+            "learning_rate": 1e-3,
+            "lora_rank": rank,
+            "bf16": False,
+            "augmentation.perturb_share": 0,
+            "report_to": "none",
+        }
         values |= {"dataloader_num_workers": 0, "disable_tqdm": True, "use_cpu": name == "ddp"}
         (tmp_path / f"{name}.json").write_text(json.dumps(load_recipe("qwen2-audio", values).values))
         with monkeypatch.context() as patch:

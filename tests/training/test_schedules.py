@@ -6,7 +6,7 @@ import torch
 from transformers import get_constant_schedule
 
 from annot_hf.training.recipe import load_recipe
-from annot_hf.training.schedules import HEADS, TRUNK, StagedLearning, encoder_layers, newbob_factor
+from annot_hf.training.schedules import HEADS, TRUNK, Schedule, StagedLearning, encoder_layers, newbob_factor
 
 
 def newbob_written_out(losses, factor=0.9, threshold=0.0025):
@@ -38,6 +38,10 @@ def test_newbob_with_negative_losses_and_without_numbers():
     assert newbob_factor([1.0, float("nan"), 0.5]) == pytest.approx(0.81)
 
 
+def staged(**options):
+    return StagedLearning(Schedule(**options))
+
+
 class Stage:
     """What a Trainer hands to its callbacks, epoch by epoch."""
 
@@ -65,11 +69,11 @@ class Stage:
         return rates, layers, front
 
 
-STAGES = {"epochs": [1, 2, 4], "layers": [1, 2, 9], "factors": [1.0, 0.9, 0.5]}
+STAGES = {"unfreeze_epochs": [1, 2, 4], "unfreeze_layers": [1, 2, 9], "unfreeze_factors": [1.0, 0.9, 0.5]}
 
 
 def test_the_trunk_thaws_from_the_top_and_its_front_end_never():
-    stage = Stage(StagedLearning(**STAGES))
+    stage = Stage(staged(**STAGES))
     seen = [stage.epoch(1.0)[1:] for _ in range(6)]
     assert [sum(layers) for layers, _ in seen] == [0, 1, 2, 2, 4, 4]
     assert seen[2][0] == [False, False, True, True]
@@ -78,7 +82,7 @@ def test_the_trunk_thaws_from_the_top_and_its_front_end_never():
 
 
 def test_the_packaged_stages_train_layers_from_the_first_epoch():
-    stage = Stage(load_recipe("uncertainty").recipe.make_staging(), layers=12)
+    stage = Stage(StagedLearning(load_recipe("uncertainty").recipe.schedule), layers=12)
     seen = [sum(stage.epoch(1.0)[1]) for _ in range(9)]
     assert seen == [2, 4, 4, 8, 8, 8, 8, 12, 12]
 
@@ -87,17 +91,24 @@ def test_the_packaged_stages_train_layers_from_the_first_epoch():
     "newbob, trunk", [("compose", [1, 1, 0.9, 0.9 * 0.9, 0.5 * 0.9]), ("overwrite", [1, 1, 0.9, 0.9, 0.5 * 0.9])]
 )
 def test_newbob_with_stages_as_corrected_and_as_published(newbob, trunk):
-    stage = Stage(StagedLearning(newbob, **STAGES))
+    stage = Stage(staged(newbob=newbob, **STAGES))
     rates = [stage.epoch(loss)[0] for loss in (1.0, 0.9, 0.9, 0.8, 0.7)]  # the third is no better than the second
     assert [rate[HEADS] for rate in rates] == pytest.approx([1e-2, 1e-2, 1e-2, 0.9e-2, 0.9e-2])
     assert [rate[TRUNK] for rate in rates] == pytest.approx([1e-3 * factor for factor in trunk])
 
 
-@pytest.mark.parametrize("newbob", [None, "compose", "overwrite"])
+@pytest.mark.parametrize("newbob", ["", "compose", "overwrite"])
 def test_rates_of_every_step_and_after_every_evaluation(newbob):
     """Two evaluations an epoch under a falling schedule; the log's epochs are rounded."""
     factors = [1, 0.8, 0.3]
-    callback = StagedLearning(newbob, 0.5, 0.1, epochs=[1, 2], layers=[1, 2], factors=factors[1:])
+    callback = staged(
+        newbob=newbob,
+        newbob_factor=0.5,
+        newbob_threshold=0.1,
+        unfreeze_epochs=[1, 2],
+        unfreeze_layers=[1, 2],
+        unfreeze_factors=factors[1:],
+    )
     stage = Stage(callback)
     stage.scheduler = torch.optim.lr_scheduler.LambdaLR(stage.optimizer, lambda step: 0.9**step)
     kwargs = {"model": stage.model, "optimizer": stage.optimizer, "lr_scheduler": stage.scheduler}
@@ -127,7 +138,7 @@ def test_rates_of_every_step_and_after_every_evaluation(newbob):
 
 
 def test_an_evaluation_before_and_outside_of_training_changes_nothing():
-    stage = Stage(StagedLearning("compose", epochs=[1], layers=[1], factors=[0.5]))
+    stage = Stage(staged(newbob="compose", unfreeze_epochs=[1], unfreeze_layers=[1], unfreeze_factors=[0.5]))
     stage.callback.on_evaluate(None, SimpleNamespace(epoch=None, log_history=[]), None, model=stage.model)
     kwargs = {"model": stage.model, "optimizer": stage.optimizer}
     stage.callback.on_evaluate(None, stage.state, None, **kwargs)
@@ -136,7 +147,7 @@ def test_an_evaluation_before_and_outside_of_training_changes_nothing():
 
 
 def test_a_wrapped_model_thaws_and_rates_of_zero_stay():
-    stage = Stage(StagedLearning(epochs=[0], layers=[2]))
+    stage = Stage(staged(unfreeze_epochs=[0], unfreeze_layers=[2]))
     stage.optimizer.param_groups[1].update(initial_lr=0.0, lr=0.0)
     stage.scheduler.base_lrs[1] = 0.0
     kwargs = {"model": SimpleNamespace(module=stage.model), "optimizer": stage.optimizer}
@@ -147,15 +158,15 @@ def test_a_wrapped_model_thaws_and_rates_of_zero_stay():
 
 
 def test_stages_without_factors_keep_the_rate():
-    stage = Stage(StagedLearning(epochs=[0, 1], layers=[1, 2]))
+    stage = Stage(staged(unfreeze_epochs=[0, 1], unfreeze_layers=[1, 2]))
     assert [stage.epoch(1.0)[0][TRUNK] for _ in range(3)] == [1e-3] * 3
 
 
 def test_going_on_from_a_log_gives_the_same_rates():
-    whole = Stage(StagedLearning("compose", **STAGES))
+    whole = Stage(staged(newbob="compose", **STAGES))
     losses = [1.0, 1.0, 0.9, 0.9, 0.9]
     expected = [whole.epoch(loss) for loss in losses]
-    resumed = Stage(StagedLearning("compose", **STAGES))
+    resumed = Stage(staged(newbob="compose", **STAGES))
     resumed.state.epoch, resumed.state.log_history = 3.0, [{"eval_loss": loss} for loss in losses[:3]]
     assert [resumed.epoch(loss) for loss in losses[3:]] == expected[3:]
 
@@ -163,22 +174,21 @@ def test_going_on_from_a_log_gives_the_same_rates():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"newbob": "newton"}, "newbob is 'newton'; use one of compose, overwrite"),
-        ({"epochs": [1, 2], "layers": [2]}, "for each the number of top layers"),
-        ({"epochs": [2, 1], "layers": [2, 4]}, "ascending epochs"),
-        ({"newbob": "compose", "factor": 0}, "newbob_factor is 0 and"),
-        ({"newbob": "compose", "factor": 1}, "newbob_factor is 1 and"),
-        ({"newbob": "compose", "factor": 1.5}, "a factor between 0 and 1"),
-        ({"newbob": "compose", "threshold": -0.1}, "newbob_threshold -0.1"),
+        ({"unfreeze_epochs": [1, 2], "unfreeze_layers": [2]}, "for each the number of top layers"),
+        ({"unfreeze_epochs": [2, 1], "unfreeze_layers": [2, 4]}, "ascending epochs"),
+        ({"newbob": "compose", "newbob_factor": 0}, "newbob_factor is 0 and"),
+        ({"newbob": "compose", "newbob_factor": 1}, "newbob_factor is 1 and"),
+        ({"newbob": "compose", "newbob_factor": 1.5}, "a factor between 0 and 1"),
+        ({"newbob": "compose", "newbob_threshold": -0.1}, "newbob_threshold -0.1"),
     ],
 )
 def test_bad_options(options, message):
     with pytest.raises(ValueError, match=message):
-        StagedLearning(**options)
+        staged(**options)
 
 
 def test_a_threshold_of_zero_is_allowed():
-    assert StagedLearning("compose", threshold=0.0).threshold == 0
+    assert staged(newbob="compose", newbob_threshold=0.0).schedule.newbob_threshold == 0
 
 
 def test_a_trunk_without_layers_cannot_thaw():

@@ -17,7 +17,7 @@ from annot_hf.data.predictions import Predictions
 from annot_hf.data.targets import disagreement
 from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.training import trainer as trainer_module
-from annot_hf.training.collator import TEXT_GROUP, BucketSampler, VoteCollator, padding_factor
+from annot_hf.training.collator import TEXT_GROUP, BucketSampler, VoteCollator
 from annot_hf.training.inference import predict, predict_inputs
 from annot_hf.training.inputs import make_processor, read_inputs
 from annot_hf.training.outputs import load_model
@@ -90,7 +90,7 @@ def test_a_limit_that_does_not_fit_is_said(bert_folder, recipe):
     with pytest.raises(ValueError, match="max_tokens is 9 and a trunk of type annot-log-mel reads no text"):
         make_processor(tiny.trunk_config("log-mel"), bert_folder, max_tokens=9)
     with pytest.raises(ValueError, match="max_tokens is 'many'; it must be a whole number"):
-        recipe("text-bert", max_tokens="many")
+        recipe("text-bert", **{"inputs.max_tokens": "many"})
 
 
 def test_buckets_of_tokens_pad_little():
@@ -99,8 +99,8 @@ def test_buckets_of_tokens_pad_little():
     for epoch in range(2):
         sampler = BucketSampler(lengths, 16, group=TEXT_GROUP)
         sampler.set_epoch(epoch)
-        assert padding_factor(lengths, list(sampler), 16) <= 1.05
-    assert padding_factor(lengths, range(8000), 16) > 1.5
+        assert tiny.padding_factor(lengths, list(sampler), 16) <= 1.05
+    assert tiny.padding_factor(lengths, range(8000), 16) > 1.5
 
 
 def test_texts_are_sorted_by_tokens_in_large_groups(recipe, bert_folder, monkeypatch):
@@ -117,7 +117,7 @@ def test_texts_are_sorted_by_tokens_in_large_groups(recipe, bert_folder, monkeyp
 
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_text_recipe_trains_predicts_and_counts(name, recipe, sayings):
-    result = train(recipe(name, max_tokens=20))
+    result = train(recipe(name, **{"inputs.max_tokens": 20}))
     model, tokenizer, facts = load_model(result.model)
     assert tokenizer.model_max_length == 20
     assert {split: part["texts cut short"] for split, part in facts["splits"].items()} == {"train": 4, "validation": 6}
@@ -185,8 +185,10 @@ def test_disagreement_comes_from_the_votes_whatever_the_target(recipe, sayings, 
 
 @pytest.mark.parametrize("model", ["distribution", "annotator"])
 def test_scales_of_texts_become_a_grid(recipe, sayings, model):
-    overrides = {"question": ["valence", "activation"], "target": "kde", "loss": "kl", "bins": 3}
-    options = {"aggregate": "mean", "task_schedule": "joint"} if model == "annotator" else {"disagreement": "deviation"}
+    overrides = {"question": ["valence", "activation"], "target.method": "kde", "loss": "kl", "bins": 3}
+    options = (
+        {"aggregate": "mean", "schedule.tasks": "joint"} if model == "annotator" else {"disagreement": "deviation"}
+    )
     result = train(recipe({"annotator": "text-davani"}.get(model, "text-bert"), **overrides, **options))
     found, targets = predict(result.model, sayings)
     assert found.probs.shape == targets.probs.shape == (6, 9)

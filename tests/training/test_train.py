@@ -31,7 +31,7 @@ MID_EPOCH = {
     "num_train_epochs": 3,
 }
 ACCUMULATED = MID_EPOCH | {
-    "task_schedule": "joint",
+    "schedule.tasks": "joint",
     "gradient_accumulation_steps": 2,
     "save_steps": 3,
     "eval_steps": 3,
@@ -42,7 +42,7 @@ RUNS = {
     "alternate, mid-epoch": ("annotator", MID_EPOCH, 5),
     "sparse raters, mid-epoch": ("annotator", MID_EPOCH | {"sparse_raters": True}, 5),
     "joint, accumulated, mid-epoch": ("annotator", ACCUMULATED, 9),
-    "one task, epoch": ("annotator", {"num_train_epochs": 3, "task_schedule": "ratings"}, 7),
+    "one task, epoch": ("annotator", {"num_train_epochs": 3, "schedule.tasks": "ratings"}, 7),
     "category, mid-epoch": ("annotator", MID_EPOCH | {"question": "emotion"}, 5),
     "distribution, epoch": ("distribution", {"num_train_epochs": 3}, 4),
     "distribution, mid-epoch": ("distribution", MID_EPOCH, 8),
@@ -51,11 +51,11 @@ RUNS = {
         MID_EPOCH
         | {
             "scales": ["valence", "activation"],
-            "curriculum": "filter",
+            "curriculum.kind": "filter",
             "gradient_accumulation_steps": 2,
-            "newbob": "compose",
-            "newbob_threshold": 0.5,
-            "trunk_learning_rate": 1e-3,
+            "schedule.newbob": "compose",
+            "schedule.newbob_threshold": 0.5,
+            "schedule.trunk_learning_rate": 1e-3,
             "lr_scheduler_type": "constant",
             "save_steps": 3,
             "eval_steps": 3,
@@ -190,9 +190,14 @@ class Further(SimulatedCorpus):
 @pytest.mark.parametrize(
     "options",
     [
-        {"target": "merged", "primary_weight": 0.3},
-        {"target": "majority", "majority_of": "merged", "primary_weight": 0.3},
-        {"target": "majority", "majority_of": "merged", "primary_weight": 0.3, "ties": "guarded"},
+        {"target.method": "merged", "target.primary_weight": 0.3},
+        {"target.method": "majority", "target.majority_of": "merged", "target.primary_weight": 0.3},
+        {
+            "target.method": "majority",
+            "target.majority_of": "merged",
+            "target.primary_weight": 0.3,
+            "target.ties": "guarded",
+        },
     ],
 )
 def test_a_recipe_says_what_is_learnt(options, corpus, small_run, tmp_path, monkeypatch):
@@ -204,7 +209,8 @@ def test_a_recipe_says_what_is_learnt(options, corpus, small_run, tmp_path, monk
     run = small_run("distribution", tmp_path / "run", corpus=str(tmp_path / "export"), num_train_epochs=1, **options)
     result = train(run)
     votes = read_export(tmp_path / "export").votes
-    expected = make_targets(votes, "emotion", options.pop("target"), items=learnt[0].items, **options)
+    options = {key.removeprefix("target."): value for key, value in options.items()}
+    expected = make_targets(votes, "emotion", items=learnt[0].items, **options)
     assert (learnt[0].probs == expected.probs).all() and result.facts["target"] == expected.method
     assert (expected.probs != make_targets(votes, "emotion", expected.method, items=learnt[0].items).probs).any()
     assert len(expected.excluded) == 1 and result.facts["splits"]["train"]["excluded"] == expected.excluded
@@ -234,16 +240,16 @@ def test_what_does_not_fit_is_said(small_run, tmp_path):
         ({"corpus": ""}, "The recipe names no corpus"),
         ({"corpus": str(tmp_path)}, "is not an exported corpus"),
         ({"question": "emotio"}, "emotion"),
-        ({"target": "kde"}, "Method 'kde' does not fit"),
-        ({"target": "merged"}, "Questions with secondary_to='emotion': none"),
-        ({"target": "majority", "ties": "other"}, "ties is 'other', which needs a label 'other'"),
+        ({"target.method": "kde"}, "Method 'kde' does not fit"),
+        ({"target.method": "merged"}, "Questions with secondary_to='emotion': none"),
+        ({"target.method": "majority", "target.ties": "other"}, "ties is 'other', which needs a label 'other'"),
         ({"loss": "emd"}, "loss is 'emd'"),
     ):
         with pytest.raises(ValueError, match=message):
             train(small_run("distribution", tmp_path / "run", **overrides))
     with pytest.raises(ValueError, match="gradient_accumulation_steps is 2"):
         train(small_run("annotator", tmp_path / "run", gradient_accumulation_steps=2))
-    with pytest.raises(ValueError, match="holds no checkpoint to go on from"):
+    with pytest.raises(ValueError, match="holds no checkpoint to resume from"):
         train(small_run("distribution", tmp_path / "fresh"), resume=True)
 
 
@@ -277,15 +283,15 @@ def test_an_annotator_model_needs_named_raters(small_run, tmp_path, monkeypatch)
 
 
 PAPER = {  # the rows of arXiv 2606.27536 that a corpus without secondary votes has
-    "hard": {"target": "majority", "loss": "cross_entropy"},
-    "class-balanced": {"target": "majority", "loss": "cross_entropy", "class_weighting": "effective"},
+    "hard": {"target.method": "majority", "loss": "cross_entropy"},
+    "class-balanced": {"target.method": "majority", "loss": "cross_entropy", "class_weights.kind": "effective"},
     "kl": {"loss": "kl"},
-    "weighted kl": {"loss": "kl", "class_weighting": "inverse"},
+    "weighted kl": {"loss": "kl", "class_weights.kind": "inverse"},
     "jsd": {"loss": "jsd"},
     "ccc": {"loss": "ccc"},
-    "filter": {"curriculum": "filter"},
-    "reverse weight": {"curriculum": "reverse-weight"},
-    "corpus filter": {"curriculum": "reverse-filter", "curriculum_by": "corpus"},
+    "filter": {"curriculum.kind": "filter"},
+    "reverse weight": {"curriculum.kind": "weight", "curriculum.reverse": True},
+    "corpus filter": {"curriculum.kind": "filter", "curriculum.reverse": True, "curriculum.by": "corpus"},
 }
 
 
@@ -297,14 +303,14 @@ def test_every_system_trains_and_is_measured_against_the_votes(small_run, corpus
     floor = -(reference.probs * np.log(reference.probs.clip(1e-12))).sum(1).mean()
     assert result.metrics["cross_entropy"] - result.metrics["kl"] == pytest.approx(floor, abs=1e-4)
     weights = model.config.class_weights
-    assert (weights is None) == ("class_weighting" not in options)
+    assert (weights is None) == ("class_weights.kind" not in options)
     assert weights is None or (len(weights) == len(EMOTIONS) and len(set(weights)) > 1)
 
 
 def test_scales_beside_the_distribution(small_run, corpus, tmp_path):
     overrides = {"scales": ["valence", "activation"], "scale_question_weights": [1.4, 1.0]}
     result = train(
-        small_run("distribution", tmp_path, early_stopping_patience=1, metric_for_best_model="ccc", **overrides)
+        small_run("distribution", tmp_path, **{"schedule.patience": 1}, metric_for_best_model="ccc", **overrides)
     )
     model, _, _ = load_model(result.model)
     assert [question["name"] for question in model.config.scale_questions] == ["valence", "activation"]
@@ -318,7 +324,7 @@ def test_a_curriculum_needs_targets_that_differ_in_entropy(small_run, tmp_path):
     export_corpus(SimulatedCorpus(root), tmp_path / "export")  # one vote a clip
     alone = {"corpus": str(tmp_path / "export"), "features": ""}
     with pytest.raises(ValueError, match="same entropy"):
-        train(small_run("distribution", tmp_path / "out", curriculum="filter", **alone))
+        train(small_run("distribution", tmp_path / "out", **{"curriculum.kind": "filter"}, **alone))
 
 
 def test_auxiliary_questions_teach_the_embedding(small_run, corpus, tmp_path):
@@ -345,14 +351,20 @@ def test_auxiliary_fractions_are_those_of_the_votes():
 
 def test_stages_give_the_trunk_a_rate_of_its_own(small_run, tmp_path):
     plain = small_run("distribution", tmp_path)
-    assert train_module._trunk_rate(plain) is None
-    staged = small_run("distribution", tmp_path, unfreeze_epochs=[1], unfreeze_layers=[2], unfreeze_factors=[0.5])
-    assert train_module._trunk_rate(staged) == staged.training.learning_rate
+    assert plain.recipe.schedule.trunk_rate(1e-3) is None
+    staged = small_run(
+        "distribution",
+        tmp_path,
+        **{"schedule.unfreeze_epochs": [1], "schedule.unfreeze_layers": [2], "schedule.unfreeze_factors": [0.5]},
+    )
+    assert staged.recipe.schedule.trunk_rate(1e-3) == 1e-3
 
 
 def test_another_recipe_or_corpus_is_not_gone_on_with(small_run, tmp_path):
     train(small_run("distribution", tmp_path, num_train_epochs=1))
-    other = small_run("distribution", tmp_path, num_train_epochs=1, loss="cross_entropy", target="majority")
-    with pytest.raises(ValueError, match="another recipe or corpus: loss, target changed"):
+    other = small_run(
+        "distribution", tmp_path, num_train_epochs=1, loss="cross_entropy", **{"target.method": "majority"}
+    )
+    with pytest.raises(ValueError, match="another recipe or corpus: loss, target.method changed"):
         train(other, resume=True)
     train(small_run("distribution", tmp_path, num_train_epochs=1, logging_steps=3), resume=True)

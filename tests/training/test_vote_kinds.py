@@ -49,7 +49,7 @@ def views(small_run, corpus, annotations, tmp_path):
     """Makes the views of the corpus that a run sees."""
 
     def make(exported=None, **overrides):
-        run = small_run("distribution", tmp_path / "run", **{"annotations": str(annotations)} | overrides)
+        run = small_run("distribution", tmp_path / "run", **{"votes.annotations": str(annotations)} | overrides)
         return vote_views(run.recipe, exported or read_export(corpus))
 
     return make
@@ -66,13 +66,13 @@ def test_each_kind_of_votes(views, corpus):
     exported = read_export(corpus)
     items = exported.items.loc[exported.items["split"] == "train", "item"]
     human = exported.votes.counts("emotion", items)
-    seen = {kind: views(votes=kind)[0] for kind in ("human", "synthetic", "combined", "")}
+    seen = {kind: views(**{"votes.kind": kind})[0] for kind in ("human", "synthetic", "combined", "")}
     counts = {kind: view["train"].votes.counts("emotion", items) for kind, view in seen.items()}
     np.testing.assert_array_equal(counts["human"], human)
     assert (counts["synthetic"].sum(1) == 4).all()
     np.testing.assert_array_equal(counts["combined"], human + counts["synthetic"])
     np.testing.assert_array_equal(counts[""], counts["combined"])
-    weighed = views(synthetic_weight=0.25)[0]["train"].targets("train", "emotion")
+    weighed = views(**{"votes.synthetic_weight": 0.25})[0]["train"].targets("train", "emotion")
     expected = human + 0.25 * counts["synthetic"]
     np.testing.assert_allclose(weighed.probs, expected / expected.sum(1, keepdims=True))
 
@@ -80,24 +80,31 @@ def test_each_kind_of_votes(views, corpus):
 def test_synthetic_never_sees_a_vote_of_a_person(views, corpus):
     exported = read_export(corpus)
     for split in ("train", "validation"):
-        mine = views(votes="synthetic")[0][split]
-        theirs = views(other_people(exported), votes="synthetic")[0][split]
+        mine = views(**{"votes.kind": "synthetic"})[0][split]
+        theirs = views(other_people(exported), **{"votes.kind": "synthetic"})[0][split]
         assert mine.votes.to_arrow().equals(theirs.votes.to_arrow())
-        combined = views(other_people(exported), votes="combined")[0]["validation"].targets("validation", "emotion")
+        combined = views(other_people(exported), **{"votes.kind": "combined"})[0]["validation"].targets(
+            "validation", "emotion"
+        )
         assert (combined.probs[:, 0] == 1).all()  # validated by people's votes alone
 
 
 def test_a_synthetic_run_is_the_same_whatever_people_said(small_run, corpus, annotations, tmp_path):
-    words = {"annotations": str(annotations), "votes": "synthetic", "num_train_epochs": 1}
+    words = {"votes.annotations": str(annotations), "votes.kind": "synthetic", "num_train_epochs": 1}
     mine = train(small_run("distribution", tmp_path / "a", **words))
     theirs = train(small_run("distribution", tmp_path / "b", **words), corpus=other_people(read_export(corpus)))
     assert mine.metrics == theirs.metrics and mine.facts["marginal"] == theirs.facts["marginal"]
-    combined = small_run("distribution", tmp_path / "c", **words | {"votes": "combined"})
+    combined = small_run("distribution", tmp_path / "c", **words | {"votes.kind": "combined"})
     assert train(combined).metrics != mine.metrics
 
 
 def test_what_is_recorded(small_run, annotations, corpus, tmp_path):
-    run = small_run("distribution", tmp_path, annotations=str(annotations), synthetic_weight=0.5, num_train_epochs=1)
+    run = small_run(
+        "distribution",
+        tmp_path,
+        **{"votes.annotations": str(annotations), "votes.synthetic_weight": 0.5},
+        num_train_epochs=1,
+    )
     facts = json.loads((train(run).model / "training.json").read_text())
     exported = read_export(corpus)
     of = {
@@ -112,29 +119,35 @@ def test_what_is_recorded(small_run, annotations, corpus, tmp_path):
 
 def test_a_run_is_not_gone_on_with_with_other_synthetic_votes(small_run, corpus, tmp_path):
     folder = annotate(tmp_path / "votes", corpus)
-    run = small_run("distribution", tmp_path / "run", annotations=str(folder))
+    run = small_run("distribution", tmp_path / "run", **{"votes.annotations": str(folder)})
     exported = read_export(corpus)
     earlier = run.record(exported)
     elsewhere = annotate(tmp_path / "moved", corpus)
-    moved = small_run("distribution", tmp_path / "run", annotations=str(elsewhere))
+    moved = small_run("distribution", tmp_path / "run", **{"votes.annotations": str(elsewhere)})
     assert moved.changes(earlier, exported) == []
     annotate(folder, corpus, seed=1)
     assert run.changes(earlier, exported) == ["the annotations"]
-    human = small_run("distribution", tmp_path / "run", annotations=str(folder), votes="human")
-    plain = small_run("distribution", tmp_path / "run", votes="human")
+    human = small_run("distribution", tmp_path / "run", **{"votes.annotations": str(folder), "votes.kind": "human"})
+    plain = small_run("distribution", tmp_path / "run", **{"votes.kind": "human"})
     assert human.changes(plain.record(exported), exported) == []
 
 
 @pytest.mark.parametrize(
     "values, message",
     [
-        ({"votes": "synthetic"}, "votes is 'synthetic', and there are no annotations; set annotations"),
-        ({"synthetic_weight": 0.5}, "synthetic_weight is 0.5, and there are no annotations"),
-        ({"votes": "synthetc"}, "votes is 'synthetc'; use one of human, synthetic, combined"),
-        ({"annotations": "none"}, "annotations: none holds no annotations"),
-        ({"annotations": ..., "synthetic_weight": 0}, "synthetic_weight is 0.0; it is a finite number above 0"),
-        ({"annotations": ..., "synthetic_weight": float("nan")}, "synthetic_weight is nan"),
-        ({"annotations": ..., "model": "annotator"}, "model is annotator, .* and votes is combined; set model to"),
+        ({"votes.kind": "synthetic"}, "votes: kind is 'synthetic', and there are no annotations; set annotations"),
+        ({"votes.synthetic_weight": 0.5}, "votes: synthetic_weight is 0.5, and there are no annotations"),
+        ({"votes.kind": "synthetc"}, "votes.kind is 'synthetc'; use one of human, synthetic, combined"),
+        ({"votes.annotations": "none"}, "votes: none holds no annotations"),
+        (
+            {"votes.annotations": ..., "votes.synthetic_weight": 0},
+            "synthetic_weight is 0.0; it is a finite number above 0",
+        ),
+        ({"votes.annotations": ..., "votes.synthetic_weight": float("nan")}, "synthetic_weight is nan"),
+        (
+            {"votes.annotations": ..., "model": "annotator"},
+            "model is annotator, .* and votes.kind is combined; set model to",
+        ),
     ],
 )
 def test_recipes_that_contradict_themselves(annotations, values, message):
@@ -146,13 +159,13 @@ def test_recipes_that_contradict_themselves(annotations, values, message):
 def test_annotations_of_another_corpus_or_label_set(views, corpus, tmp_path):
     other = annotate(tmp_path / "other", corpus, facts={"corpus": "theirs", "corpus_digest": "0" * 64})
     with pytest.raises(ValueError, match=r"are of theirs \(digest 000000000000\) and the corpus is"):
-        views(annotations=str(other))
+        views(**{"votes.annotations": str(other)})
     labels = annotate(tmp_path / "labels", corpus, questions=Question.category("emotion", ["a", "b"]))
     with pytest.raises(ValueError, match="question 'emotion' has the labels a, b and the corpus asks for the labels"):
-        views(annotations=str(labels))
+        views(**{"votes.annotations": str(labels)})
     question = annotate(tmp_path / "question", corpus, questions=Question.category("mood", ["a", "b"]))
     with pytest.raises(ValueError, match="question 'mood' is not asked there"):
-        views(annotations=str(question))
+        views(**{"votes.annotations": str(question)})
 
 
 def test_annotations_of_other_items(views, corpus, tmp_path):
@@ -160,23 +173,27 @@ def test_annotations_of_other_items(views, corpus, tmp_path):
     of = {split: exported.items.loc[exported.items["split"] == split, "item"] for split in ("train", "test")}
     unknown = annotate(tmp_path / "unknown", corpus, items=["nobody", *of["train"]])
     with pytest.raises(ValueError, match="have votes on 1 items that .* does not list, such as 'nobody'"):
-        views(annotations=str(unknown))
+        views(**{"votes.annotations": str(unknown)})
     test = annotate(tmp_path / "test", corpus, items=of["test"])
-    with pytest.raises(ValueError, match="no vote on 'emotion' for an item of split 'train', and votes is combined"):
-        views(annotations=str(test))
+    with pytest.raises(
+        ValueError, match="no vote on 'emotion' for an item of split 'train', and votes.kind is combined"
+    ):
+        views(**{"votes.annotations": str(test)})
     only = annotate(tmp_path / "train", corpus, items=of["train"])
-    views(annotations=str(only))  # validated by people
-    with pytest.raises(ValueError, match="for an item of split 'validation', and votes is synthetic; annotate that"):
-        views(annotations=str(only), votes="synthetic")
+    views(**{"votes.annotations": str(only)})  # validated by people
+    with pytest.raises(
+        ValueError, match="for an item of split 'validation', and votes.kind is synthetic; annotate that"
+    ):
+        views(**{"votes.annotations": str(only), "votes.kind": "synthetic"})
 
 
 def test_questions_without_synthetic_votes(views):
     with pytest.raises(ValueError, match="no vote on 'valence' for an item of split 'train'"):
-        views(votes="synthetic", scales=["valence"])
-    seen, _ = views(votes="combined", scales=["valence"])
+        views(**{"votes.kind": "synthetic"}, scales=["valence"])
+    seen, _ = views(**{"votes.kind": "combined"}, scales=["valence"])
     assert len(make_targets(seen["train"].votes, "valence", "kde"))
     with pytest.raises(ValueError, match="synthetic_weight is 0.5 and question 'valence' a scale"):
-        views(votes="combined", question=["valence"], synthetic_weight=0.5)
+        views(**{"votes.kind": "combined"}, question=["valence"], **{"votes.synthetic_weight": 0.5})
 
 
 def test_an_export_that_holds_synthetic_votes_itself(views, corpus):
@@ -190,7 +207,9 @@ def test_views_of_a_cross_validation(views, corpus, annotations):
     exported = read_export(corpus)
     items = list(exported.items["item"])
     fold = exported.with_splits(dict(zip(items[:9], ["train"] * 6 + ["validation"] * 3, strict=True)), {"fold": 0})
-    seen, _ = views(fold, votes="synthetic")  # votes on items outside the view are no error, and no item of it
+    seen, _ = views(
+        fold, **{"votes.kind": "synthetic"}
+    )  # votes on items outside the view are no error, and no item of it
     assert list(seen["train"].targets("train", "emotion").items) == items[:6]
     assert seen["validation"].targets("validation", "emotion").votes_per_item.tolist() == [4, 4, 4]
     assert seen["train"].part == {"fold": 0}
@@ -202,7 +221,7 @@ def test_members_of_an_ensemble_learn_from_the_votes_once(sayings, bert_folder, 
         "trunk": str(bert_folder),
         "corpus": str(sayings),
         "output_dir": str(tmp_path / "run"),
-        "annotations": str(folder),
+        "votes.annotations": str(folder),
         "num_members": 2,
         "max_steps": 1,
         "use_cpu": True,
@@ -217,14 +236,14 @@ def test_members_of_an_ensemble_learn_from_the_votes_once(sayings, bert_folder, 
         assert record["splits"] == facts["splits"] and record["votes"] == "combined"
     annotate(folder, sayings, name="severity", seed=1)
     assert not set(before) & {one.training.output_dir for one in member_runs(run, exported)}
-    human = load_recipe("seedbert", values | {"votes": "human"})
+    human = load_recipe("seedbert", values | {"votes.kind": "human"})
     assert not set(before) & {one.training.output_dir for one in member_runs(human, exported)}
 
 
 @pytest.mark.parametrize("target", ["majority", "smoothed"])
 def test_every_target_honours_the_weight(small_run, annotations, corpus, views, target):
     exported = read_export(corpus)
-    light = views(synthetic_weight=1e-9)[0]["train"].targets("train", "emotion", target)
+    light = views(**{"votes.synthetic_weight": 1e-9})[0]["train"].targets("train", "emotion", target)
     human = exported.targets("train", "emotion", target)
     np.testing.assert_allclose(light.select(human.items).probs, human.probs, atol=1e-6)
 
@@ -234,9 +253,9 @@ def test_the_plan_scores_three_systems_against_people(repository, corpus, annota
     assert list(plan.systems) == ["human", "synthetic", "combined"]
     short = replace(plan, seeds=(0,))
     words = [f"{key}={json.dumps(value)}" for key, value in {**tiny.SMALL, "num_train_epochs": 1}.items()]
-    words += ["question=emotion", f"annotations={annotations}"]
+    words += ["question=emotion", f"votes.annotations={annotations}"]
     found, page = run_plan(short, corpus, tmp_path / "out", words, n_resamples=20)
-    assert found.counts["items"] == 5
+    assert found.counts["n_evaluated"] == 5
     for system in plan.systems:
         assert found.at("jsd", system)["value"] is not None and "jsd_tertiles_low" in found
         facts = json.loads((tmp_path / "out" / system / "seed0" / "training.json").read_text())
@@ -249,5 +268,9 @@ def test_the_plan_scores_three_systems_against_people(repository, corpus, annota
 
 
 def test_a_weight_with_nothing_to_weigh_against(small_run, tmp_path):
-    with pytest.raises(ValueError, match=r"synthetic_weight is 0.5 and votes is synthetic"):
-        small_run("distribution", tmp_path, annotations=str(tmp_path), votes="synthetic", synthetic_weight=0.5)
+    with pytest.raises(ValueError, match=r"synthetic_weight is 0.5 and kind is synthetic"):
+        small_run(
+            "distribution",
+            tmp_path,
+            **{"votes.annotations": str(tmp_path), "votes.kind": "synthetic", "votes.synthetic_weight": 0.5},
+        )

@@ -1,6 +1,6 @@
 """Trains the recipe whose keys a JSON file holds; run by one process or, through torchrun, by several.
 
-Arguments: the file, and --resume to go on with what is there.
+Arguments: the file, and --resume to resume what is there.
 
 The last line says how many processes took part.
 """
