@@ -28,7 +28,7 @@ from annot_hf.models.configuration_distribution_qwen2_audio import DistributionQ
 from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
 from annot_hf.training.collator import BucketSampler, OpinionDataset, VoteCollator
 from annot_hf.training.effective_batch import EffectiveBatch
-from annot_hf.training.schedules import EntropyCurriculum, StagedLearning
+from annot_hf.training.schedules import EntropyCurriculum, Schedule, StagedLearning
 from annot_hf.training.trainer import DenseAndSparse, OpinionTrainer, distribution_metrics
 
 RATERS = [f"r{number}" for number in range(8)]
@@ -518,7 +518,7 @@ def test_staged_trunk_starts_frozen_and_learns_later(labelled, tmp_path):
     for epochs in (1, 2):
         model = quiet_speech_model()
         before = copy.deepcopy(model.trunk.state_dict())
-        staging = StagedLearning(epochs=[1], layers=[1])
+        staging = StagedLearning(Schedule(unfreeze_epochs=[1], unfreeze_layers=[1]))
         speech_trainer(model, labelled, tmp_path, callbacks=[staging], num_train_epochs=epochs).train()
         moved[epochs] = {
             name for name, value in model.trunk.state_dict().items() if not torch.equal(value, before[name])

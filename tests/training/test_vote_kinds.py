@@ -158,13 +158,13 @@ def test_recipes_that_contradict_themselves(annotations, values, message):
 
 def test_annotations_of_another_corpus_or_label_set(views, corpus, tmp_path):
     other = annotate(tmp_path / "other", corpus, facts={"corpus": "theirs", "corpus_digest": "0" * 64})
-    with pytest.raises(ValueError, match=r"are of theirs \(digest 000000000000\) and the corpus is"):
+    with pytest.raises(ValueError, match=r"are of theirs \(digest 000000000000\), but the corpus is"):
         views(**{"votes.annotations": str(other)})
     labels = annotate(tmp_path / "labels", corpus, questions=Question.category("emotion", ["a", "b"]))
-    with pytest.raises(ValueError, match="question 'emotion' has the labels a, b and the corpus asks for the labels"):
+    with pytest.raises(ValueError, match="question 'emotion' has the labels a, b, but the corpus asks for the labels"):
         views(**{"votes.annotations": str(labels)})
     question = annotate(tmp_path / "question", corpus, questions=Question.category("mood", ["a", "b"]))
-    with pytest.raises(ValueError, match="question 'mood' is not asked there"):
+    with pytest.raises(ValueError, match="question 'mood' is not a question of the corpus"):
         views(**{"votes.annotations": str(question)})
 
 
