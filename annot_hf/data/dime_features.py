@@ -4,9 +4,13 @@ The features are those of the code released with arXiv 2601.14620 (section 2.3):
 code, an unreadable clip raises an error instead of giving zeros, and capitals are counted before the text is lower-cased.
 """
 
+import functools
+import getpass
 import os
+import tempfile
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -14,6 +18,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from filelock import FileLock
 
 from annot_hf.data.audio import AudioLimits, load_audio
 from annot_hf.data.dime import EXTRA
@@ -54,8 +59,11 @@ def clip_features(wave: np.ndarray) -> np.ndarray:
     Raises:
         ValueError: librosa is not installed.
     """
-    library = load_librosa()
     wave = np.pad(np.asarray(wave, np.float32), (0, max(0, SHORTEST_CLIP - len(wave))))
+    return _measure_clip(load_librosa(), wave)
+
+
+def _measure_clip(library: ModuleType, wave: np.ndarray) -> np.ndarray:
     feature, frames = library.feature, {"n_fft": WINDOW, "hop_length": HOP}
     spectrum = np.abs(library.stft(wave, **frames))
     mel = feature.melspectrogram(S=spectrum**2, sr=FEATURE_RATE)
@@ -164,15 +172,20 @@ def read_features(path: str | os.PathLike[str], items: Sequence[str]) -> np.ndar
     return values.reshape(len(rows), width)
 
 
+@functools.cache
 def load_librosa() -> ModuleType:
-    """The module `librosa`.
+    """The module `librosa`, its compiled parts ready.
 
     Raises:
         ValueError: It is not installed.
     """
     try:
-        import librosa
-        import librosa.feature
+        # Processes that compile the same parts into numba's cache at the same time crash, so they take turns.
+        with FileLock(Path(tempfile.gettempdir(), f"annot-hf-librosa-{getpass.getuser()}.lock")):
+            import librosa
+            import librosa.feature
+
+            _measure_clip(librosa, np.sin(np.arange(SHORTEST_CLIP, dtype=np.float32)))
     except ImportError as error:
         raise ValueError(
             f"The published features need the package {error.name}, which is not installed; {EXTRA}."
