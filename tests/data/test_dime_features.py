@@ -18,6 +18,7 @@ from annot_hf.data.dime_features import (
     TEXT_FEATURES,
     clip_features,
     features_of_clip,
+    load_librosa,
     read_features,
     text_features,
     write_features,
@@ -160,5 +161,6 @@ def test_a_file_that_is_none_is_said(tmp_path):
 
 def test_without_the_extra_the_fix_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "librosa", None)
+    load_librosa.cache_clear()
     with pytest.raises(ValueError, match=r"librosa.*pip install 'annot-hf\[augment\]'"):
         clip_features(np.zeros(FEATURE_RATE))

@@ -88,7 +88,7 @@ def server(model, tmp_path_factory):
         process = subprocess.Popen(command, cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT)
         url = f"http://127.0.0.1:{port}"
         try:
-            for _ in range(600):
+            for _ in range(3000):
                 with contextlib.suppress(OSError):
                     urllib.request.urlopen(url, timeout=5).read()
                     break
