@@ -4,6 +4,7 @@ import json
 import math
 import reprlib
 import textwrap
+from collections.abc import Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,13 @@ def check_counts(least: int = 1, **values: int) -> None:
     for name, value in values.items():
         if not _is_number(value, Integral) or value < least:
             raise ValueError(f"{name} is {value!r}; it must be a whole number, {least} or more.")
+
+
+def check_choices(allowed: Sequence[str], **values: str) -> None:
+    """Raise a ValueError that names the first value that is not one of `allowed`."""
+    for name, value in values.items():
+        if value not in allowed:
+            raise ValueError(f"{name} is {value!r}; use one of {', '.join(allowed)}.")
 
 
 def check_not_negative(**values: float) -> None:

@@ -1,6 +1,5 @@
 """One distribution of opinion per clip, from an audio-language model."""
 
-import inspect
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -15,6 +14,7 @@ from transformers.utils.hub import resolve_revision
 from .adapters import Adaptable
 from .checks import check_attention
 from .configuration_distribution_qwen2_audio import DistributionQwen2AudioConfig
+from .configuration_opinion import SupportConfig
 from .heads import SequenceHead, init_as_torch
 from .losses import EPSILON, distribution_loss
 from .measures import entropy
@@ -88,8 +88,8 @@ class DistributionQwen2Audio(Adaptable):
             ValueError: There is no such checkpoint, it is not a whole Qwen2-Audio, or there is no such option.
         """
         source = os.fspath(source)
-        known = set(inspect.signature(cls.config_class.__init__).parameters)
-        known -= {"self", "kwargs", "lalm_config", "lalm_revision"}
+        known = {*SupportConfig.__annotations__, *cls.config_class.__annotations__}
+        known -= {"adapted_from", "lalm_config", "lalm_revision"}
         unknown = sorted(set(options) - known)
         if unknown:
             raise ValueError(f"There is no option {unknown[0]!r}; there are {', '.join(sorted(known))}.")
