@@ -6,9 +6,6 @@ from typing import Any
 from .checks import check_choices, check_not_negative
 from .configuration_opinion import OpinionConfig
 
-HEAD_KINDS = ("linear", "mlp", "bayesian")
-DISAGREEMENTS = ("entropy", "deviation")
-
 
 class DistributionConfig(OpinionConfig):
     """A distribution of opinion over labels or grid cells; the other options are those of `OpinionConfig`.
@@ -65,7 +62,7 @@ class DistributionConfig(OpinionConfig):
     disagreement_weight: float = 1.0
 
     def __post_init__(self, **kwargs: Any) -> None:
-        check_choices(HEAD_KINDS, head=self.head)
+        check_choices(("linear", "mlp", "bayesian"), head=self.head)
         if self.prior_std <= 0 or self.bayesian_samples < 1:
             raise ValueError(
                 f"prior_std is {self.prior_std} and bayesian_samples {self.bayesian_samples}; give a deviation above 0 and at "
@@ -76,7 +73,7 @@ class DistributionConfig(OpinionConfig):
                 f"kl_weight is {self.kl_weight} with head {self.head!r}; it is 0 or more, and only head bayesian has a prior."
             )
         if self.disagreement is not None:
-            check_choices(DISAGREEMENTS, disagreement=self.disagreement)
+            check_choices(("entropy", "deviation"), disagreement=self.disagreement)
         self.scale_questions = [dict(question) for question in self.scale_questions]
         self.auxiliary_questions = [dict(question) for question in self.auxiliary_questions]
         for question in self.scale_questions:

@@ -87,11 +87,7 @@ class SupportConfig(PreTrainedConfig):
         self.id2label, self.label2id = numbered, numbers
 
     def set_lora(self, lora_rank: int, lora_alpha: float, lora_dropout: float) -> None:
-        """Choose rank, scale and dropout of adapters.
-
-        Raises:
-            ValueError: One is out of range.
-        """
+        """Choose rank, scale and dropout of adapters; a ValueError if one is out of range."""
         check_counts(0, lora_rank=lora_rank)
         check_not_negative(lora_alpha=lora_alpha, lora_dropout=lora_dropout)
         if lora_alpha == 0 or lora_dropout >= 1:

@@ -64,7 +64,7 @@ class SeedBertConfig(OpinionConfig):
         return DistributionConfig(**options)
 
     def _check_adapters(self) -> None:
-        """Adapters need a known family and that many layers, and nothing may read the layers below them."""
+        """Raise unless the trunk's family and depth take the adapters, and nothing reads the layers below them."""
         kind, layer = self.trunk_config.model_type, self.trunk_layer
         if kind not in LORA_TARGETS:
             raise ValueError(
