@@ -42,6 +42,11 @@ def check_not_negative(**values: float) -> None:
             raise ValueError(f"{name} is {value!r}; it must be 0 or more.")
 
 
+def options_of(config: PreTrainedConfig, *names: str) -> dict[str, Any]:
+    """Some options of a configuration by name, as the checks above take them."""
+    return {name: getattr(config, name) for name in names}
+
+
 def check_attention(config: PreTrainedConfig) -> None:
     """Raise a ValueError if a configuration, or one inside it, names an attention that is not built in.
 

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from .checks import check_choices, check_not_negative
+from .checks import check_choices, check_not_negative, options_of
 from .configuration_opinion import OpinionConfig
 
 
@@ -87,13 +87,8 @@ class DistributionConfig(OpinionConfig):
             raise ValueError(
                 f"There are {len(weights)} scale_question_weights for {len(scales)} scale questions; give each one."
             )
-        check_not_negative(
-            scale_stretch=self.scale_stretch,
-            scale_weight=self.scale_weight,
-            scale_nll_weight=self.scale_nll_weight,
-            scale_ccc_weight=self.scale_ccc_weight,
-            auxiliary_weight=self.auxiliary_weight,
-        )
+        scale = ("scale_stretch", "scale_weight", "scale_nll_weight", "scale_ccc_weight")
+        check_not_negative(**options_of(self, *scale, "auxiliary_weight"))
         if self.scale_stretch < 1:
             raise ValueError(
                 f"scale_stretch is {self.scale_stretch}; give 1 for targets as they are, or more, such as 1.5."

@@ -12,7 +12,7 @@ from typing import Any, Self
 import numpy as np
 from transformers import BatchFeature, Qwen2AudioConfig
 
-from .checks import check_counts, check_not_negative
+from .checks import check_counts, check_not_negative, options_of
 from .configuration_opinion import SupportConfig
 
 # Our choice, because the paper does not print its prompt.
@@ -69,7 +69,7 @@ class DistributionQwen2AudioConfig(SupportConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         check_not_negative(entropy_weight=self.entropy_weight)
-        check_counts(attention_heads=self.attention_heads, transcript_characters=self.transcript_characters)
+        check_counts(**options_of(self, "attention_heads", "transcript_characters"))
         check_prompt(self.prompt)
         if not (self.system is None or isinstance(self.system, str)):
             raise ValueError(f"system is {self.system!r}; give text, or None for the processor's own.")
@@ -99,11 +99,10 @@ def check_prompt(prompt: str) -> None:
         parts = [part for part in Formatter().parse(prompt) if part[1] is not None]
     except (TypeError, ValueError) as error:
         raise ValueError(f"prompt is {prompt!r}, which cannot be read ({error}); write {{{{ for a brace.") from None
-    for _, name, *_ in parts:
+    for _, name, spec, conversion in parts:
         if name not in PLACEHOLDERS:
             known = ", ".join(f"{{{known}}}" for known in PLACEHOLDERS)
             raise ValueError(f"prompt has the placeholder {{{name}}}; use {known}, and write {{{{ for a brace.")
-    for _, name, spec, conversion in parts:
         if spec or conversion:
             raise ValueError(
                 f"prompt formats the placeholder {{{name}}}, which could cut a transcript out of its quotes; write it plain."
@@ -130,11 +129,10 @@ def conversation(
 
     None of `tokens`, the spellings of the tokenizer's own tokens, may be in them.
     """
-    questions = config.questions
-    scales = [question for question in questions if "low" in question]
-    spans = [f"{scale['name']} from {scale['low']:g} to {scale['high']:g}" for scale in scales]
+    asked = config.questions
+    spans = [f"{scale['name']} from {scale['low']:g} to {scale['high']:g}" for scale in asked if "low" in scale]
     said = {
-        "question": " and ".join(question.get("prompt") or question["name"] for question in questions),
+        "question": " and ".join(question.get("prompt") or question["name"] for question in asked),
         "labels": "; ".join(spans) if spans else ", ".join(config.support),
     }
     for text in (config.prompt.format(**said, transcript=""), config.system or ""):

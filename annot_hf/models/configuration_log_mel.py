@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from .checks import check_counts, check_not_negative, check_shares
+from .checks import check_counts, check_not_negative, check_shares, options_of
 
 
 class LogMelConfig(PreTrainedConfig):
@@ -59,21 +59,12 @@ class LogMelConfig(PreTrainedConfig):
             raise ValueError(
                 f"conv_channels has {len(channels)} entries and conv_strides {len(strides)}; give one of each per layer."
             )
-        check_counts(num_mel_bins=self.num_mel_bins, hidden_size=self.hidden_size)
+        check_counts(**options_of(self, "num_mel_bins", "hidden_size"))
         for wide, stride in zip(channels, strides, strict=True):
             check_counts(conv_channels=wide, conv_strides=stride)
-        check_shares(
-            mask_time_prob=self.mask_time_prob,
-            mask_feature_prob=self.mask_feature_prob,
-            conv_dropout=self.conv_dropout,
-        )
-        check_not_negative(
-            mask_time_length=self.mask_time_length,
-            mask_feature_length=self.mask_feature_length,
-            speed_jitter=self.speed_jitter,
-            gain_jitter=self.gain_jitter,
-            tilt_jitter=self.tilt_jitter,
-        )
+        check_shares(**options_of(self, "mask_time_prob", "mask_feature_prob", "conv_dropout"))
+        check_not_negative(**options_of(self, "mask_time_length", "mask_feature_length"))
+        check_not_negative(**options_of(self, "speed_jitter", "gain_jitter", "tilt_jitter"))
         self.conv_channels, self.conv_strides = channels, strides
         self.mel_mean = list(self.mel_mean) if isinstance(self.mel_mean, Sequence) else self.mel_mean
         self.mel_std = list(self.mel_std) if isinstance(self.mel_std, Sequence) else self.mel_std

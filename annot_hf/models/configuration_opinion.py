@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from .checks import check_choices, check_counts, check_not_negative, check_shares
+from .checks import check_choices, check_counts, check_not_negative, check_shares, options_of
 from .heads import EMBEDDINGS, POOLINGS
 from .kde import cell_names
 from .losses import CLASS_WEIGHTED, LOSSES
@@ -181,13 +181,8 @@ class OpinionConfig(SupportConfig):
         check_choices(POOLINGS, pooling=self.pooling)
         check_choices(("concat", "add"), pooling_skip=self.pooling_skip)
         check_choices(EMBEDDINGS, embedding_kind=self.embedding_kind)
-        check_shares(pooling_dropout=self.pooling_dropout, dropout=self.dropout)
-        check_counts(
-            pooling_size=self.pooling_size,
-            pooling_kernel=self.pooling_kernel,
-            pooling_stride=self.pooling_stride,
-            embedding_size=self.embedding_size,
-        )
+        check_shares(**options_of(self, "pooling_dropout", "dropout"))
+        check_counts(**options_of(self, "pooling_size", "pooling_kernel", "pooling_stride", "embedding_size"))
         if self.pooling_kernel % 2 == 0:
             raise ValueError(
                 f"pooling_kernel is {self.pooling_kernel}; it must be odd, so that frames stay in the middle."

@@ -3,7 +3,7 @@
 from typing import Any
 
 from .adapters import LORA_TARGETS
-from .checks import check_choices
+from .checks import check_choices, options_of
 from .configuration_distribution import DistributionConfig
 from .configuration_opinion import OpinionConfig
 from .trunks import WEIGHTED
@@ -60,8 +60,7 @@ class SeedBertConfig(OpinionConfig):
 
     def member_config(self) -> DistributionConfig:
         """The configuration of one member as a model of its own."""
-        options = {name: getattr(self, name) for name in (*MEMBER_OPTIONS, "id2label")}
-        return DistributionConfig(**options)
+        return DistributionConfig(**options_of(self, *MEMBER_OPTIONS, "id2label"))
 
     def _check_adapters(self) -> None:
         """Raise unless the trunk's family and depth take the adapters, and nothing reads the layers below them."""

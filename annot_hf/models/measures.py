@@ -1,9 +1,9 @@
-"""Measures between distributions, once, for NumPy arrays and torch tensors alike.
+"""Measures between distributions, once, for NumPy arrays and torch tensors alike; torch is never imported.
 
-Every function takes arrays whose last axis is the support and returns one number per distribution, in nats unless a
-`base` is given. The namespace is picked from the arguments; torch is never imported, so losses, metrics and reports
-share these lines. Definitions follow Lin (1991) for the Jensen-Shannon *divergence* (SciPy's `jensenshannon` is its
-square root) and Lin (1989) for the concordance correlation coefficient. An empty last axis, which has no measure, is an error.
+Every function takes arrays whose last axis is the support, and returns one number per distribution, in nats unless a `base`
+is given. Losses, metrics and reports share these lines. Definitions follow Lin (1991) for the Jensen-Shannon *divergence*
+(SciPy's `jensenshannon` is its square root) and Lin (1989) for the concordance correlation coefficient. An empty last axis is
+an error.
 """
 
 import math

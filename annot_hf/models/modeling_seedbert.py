@@ -11,7 +11,7 @@ from torch import nn
 from transformers import AutoFeatureExtractor, AutoTokenizer, PreTrainedModel
 
 from .adapters import MemberAdapter, MemberAdapters
-from .checks import read_checkpoint, said
+from .checks import options_of, read_checkpoint, said
 from .configuration_opinion import OpinionConfig
 from .configuration_seedbert import MEMBER_OPTIONS, SeedBertConfig
 from .heads import make_embedding, make_head, make_pooling, vote_shares
@@ -86,7 +86,7 @@ class SeedBert(OpinionPreTrainedModel):
             name, member = read_member(source, number)
             if model is None:
                 first_name, first = name, member
-                options = {option: getattr(member.config, option) for option in (*MEMBER_OPTIONS, "id2label")}
+                options = options_of(member.config, *MEMBER_OPTIONS, "id2label")
                 config = cls.config_class(num_members=len(members), distribution=distribution, **options)
                 model = cls(config).to(device=member.device, dtype=member.dtype)
             _check_alike(name, member, first_name, first)
@@ -319,7 +319,8 @@ def _check_alike(name: str, model: DistributionModel, first_name: str, first: Di
 def _traits_of(model: DistributionModel) -> dict[str, Any]:
     """Everything but the weights, most important first."""
     config, trunk = model.config, model.config.trunk_config
-    options = {name: getattr(config, name) for name in MEMBER_OPTIONS if name != "trunk_config"}
+    options = options_of(config, *MEMBER_OPTIONS)
+    del options["trunk_config"]
     inside = {f"trunk {name}": value for name, value in trunk.to_dict().items() if name not in PROVENANCE}
     first = {"questions": options.pop("questions"), "support": config.support, "trunk": trunk.model_type}
     return {**first, **options, **inside, "dtype": model.dtype}
