@@ -15,8 +15,8 @@ from pathlib import Path
 import torch
 from transformers import BertConfig
 
+from annot_hf.models.adapters import MemberAdapter
 from annot_hf.models.configuration_seedbert import SeedBertConfig
-from annot_hf.models.member_adapters import MemberAdapter
 from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.models.modeling_seedbert import SeedBert
 from benchmarks.timing import Result

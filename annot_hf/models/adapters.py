@@ -1,13 +1,14 @@
-"""Low-rank adapters (LoRA, Hu et al. 2021) through `peft`, on every model over a pre-trained trunk.
+"""Low-rank adapters (LoRA, Hu et al. 2021): through `peft` on every model over a pre-trained trunk, and those of `SeedBert`.
 
-A checkpoint of adapters is a folder like any other: `config.json` names the base and its version (`adapted_from`),
-`adapter_model.safetensors` holds the adapters and the heads. There is no `adapter_config.json`: where one lies in a repository
-of the Hub, `AutoModel` reads the configuration of the base instead and drops the head without an error.
+A checkpoint of adapters has a `config.json` that names the base and its version (`adapted_from`), and adapters and heads in
+`adapter_model.safetensors`. There is no `adapter_config.json`: where one lies in a repository of the Hub, `AutoModel` reads
+the configuration of the base instead and drops the head without an error.
 """
 
 import functools
+import math
 import os
-import re
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,16 +16,18 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from transformers import PreTrainedConfig, PreTrainedModel
+from torch import nn
+from transformers import PreTrainedConfig, PreTrainedModel, initialization as init
 from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file
 
 from .checks import said
-from .trunks import weights_digest
+from .trunks import transformer_layers, weights_digest
 
 PREFIX = "base_model.model."
 _HUB = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
+_HOW = ("dtype", "attn_implementation", "device_map")
 _QUERY_VALUE = ("attention.q_proj", "attention.v_proj")
 _BERT = ("attention.self.query", "attention.self.value")
 # the linear layers of a transformer layer that get adapters: query and value projections, as in the LoRA paper
@@ -65,21 +68,13 @@ class Adaptable(PreTrainedModel):
     came_from: tuple[str, str | None, torch.Tensor | None] | None = None
 
     @property
-    def lora_saved(self) -> list[str]:
-        """Names of the modules beside the trunk, which are trained and saved whole."""
-        children = self.named_children()
-        return [name for name, child in children if name != self.base_model_prefix and list(child.parameters())]
-
-    @property
     def has_adapters(self) -> bool:
         """Whether there are low-rank adapters on the trunk."""
         return any(".lora_A." in name for name, _ in self.named_parameters())
 
     @classmethod
     def from_pretrained(cls, source: Any, *args: Any, as_peft: bool = False, **kwargs: Any) -> Any:
-        """As the library's, from safetensors only: a pickle can run code when it is read.
-
-        Adapters are put on the base that they name.
+        """As the library's, from safetensors only (a pickle can run code); adapters are put on the base that they name.
 
         Args:
             source: Folder or Hub id of a model of this class, whole or adapters.
@@ -93,7 +88,11 @@ class Adaptable(PreTrainedModel):
         hub = {name: kwargs[name] for name in _HUB if kwargs.get(name) is not None}
         config = kwargs.get("config")
         if not isinstance(config, PreTrainedConfig) and source is not None:
-            config = cls.config_class.from_pretrained(config or source, **hub)
+            # options of the configuration may be among the arguments
+            options = {
+                name: value for name, value in kwargs.items() if name not in (*_HOW, "config", "output_loading_info")
+            }
+            config = cls.config_class.from_pretrained(config or source, **options)
         if getattr(config, "adapted_from", None) is None:
             if as_peft:
                 raise ValueError(f"{source} has no adapters; give output_dir/model of a run with lora_rank above 0.")
@@ -102,16 +101,12 @@ class Adaptable(PreTrainedModel):
             model = loaded[0] if isinstance(loaded, tuple) else loaded
             model.settle(None if place is None else place.rstrip("/"), hub.get("revision"))
             return loaded
-        how = {name: kwargs.pop(name) for name in ("dtype", "attn_implementation", "device_map") if name in kwargs}
-        wants_info = kwargs.pop("output_loading_info", False)
-        if not isinstance(kwargs.get("config"), PreTrainedConfig):
-            # options of the configuration among the arguments
-            config = cls.config_class.from_pretrained(kwargs.pop("config", None) or source, **kwargs)
+        how = {name: kwargs[name] for name in _HOW if name in kwargs}
         adapted = cls._with_adapters(os.fspath(source), config, hub, how).eval()
         model = adapted if as_peft else adapted.get_base_model()
         # nothing is: that would be an error
         info = {name: set() for name in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs")}
-        return (model, info) if wants_info else model
+        return (model, info) if kwargs.get("output_loading_info") else model
 
     @classmethod
     def _with_adapters(cls, source: str, config: PreTrainedConfig, hub: dict[str, Any], how: dict[str, Any]) -> Any:
@@ -135,11 +130,9 @@ class Adaptable(PreTrainedModel):
             ) from error
         adapted = put_on(model)
         expected = peft.get_peft_model_state_dict(adapted, save_embedding_layers=False)
-        names = {*expected, *held}
-        differs = {
-            name for name in names if getattr(expected.get(name), "shape", 0) != getattr(held.get(name), "shape", 0)
-        }
-        broken = {name for name in names - differs if not held[name].isfinite().all()}
+        wanted, found = ({(name, w.shape) for name, w in weights.items()} for weights in (expected, held))
+        differs = {name for name, _ in wanted ^ found}
+        broken = {name for name in held if name not in differs and not held[name].isfinite().all()}
         for odd, why in ((differs, "do not fit its config.json"), (broken, "are not finite")):
             if odd:
                 first = min(odd).removeprefix(PREFIX)
@@ -161,9 +154,7 @@ class Adaptable(PreTrainedModel):
     ) -> None:
         """As the library's; of a model with adapters, these and the heads, with the configuration and its code.
 
-        Raises:
-            ValueError: The adapters could not be loaded again: they are not those of `add_lora`, the base is in no checkpoint,
-                or its weights have changed.
+        A ValueError if the adapters could not be loaded again: `add_lora` did not make them, or no checkpoint has their base.
         """
         if not self.has_adapters:
             self.config.adapted_from = None
@@ -191,11 +182,7 @@ class Adaptable(PreTrainedModel):
             save_file(named, Path(save_directory) / ADAPTER_SAFE_WEIGHTS_NAME, metadata={"format": "pt"})
 
     def check_base(self) -> None:
-        """Whether the trunk still has the weights that it was read with, but for its adapters.
-
-        Raises:
-            ValueError: It has not.
-        """
+        """Raise a ValueError if the trunk has other weights than it was read with, but for its adapters."""
         before, now = self.came_from[2] if self.came_from else None, self._sample()
         if before is not None and now is not None and not torch.equal(before, now):
             raise ValueError(
@@ -210,36 +197,24 @@ class Adaptable(PreTrainedModel):
         kinds = (torch.float32, torch.bfloat16)
         if not weights or any(w.is_meta or w.dtype not in kinds or hasattr(w, "device_mesh") for w in weights):
             return None
-        flat = [weight.flatten() for weight in weights]
+        flat = map(torch.flatten, weights)
         return torch.cat([part[:: max(1, len(part) // values)][:values].cpu().bfloat16() for part in flat])
 
 
-def targets_in(trunk: PreTrainedConfig) -> str:
-    """Regular expression of the layers of a trunk that get adapters; a ValueError if nobody knows which."""
-    known = import_peft().utils.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING | LORA_TARGETS
-    names = known.get(trunk.model_type)
-    if names is None:
-        raise ValueError(
-            f"There are no adapters for a {trunk.model_type} trunk; train all its weights (lora_rank=0), or use one of "
-            f"{', '.join(LORA_TARGETS)}."
-        )
-    return rf"trunk\..*\.({'|'.join(map(re.escape, names))})"
-
-
 def put_on(model: Adaptable) -> Any:
-    """The `PeftModel` of a model with fresh adapters, which are trained together with its heads; nothing else is.
-
-    It saves what the model saves. The model's layers are changed in place.
-    """
+    """The `PeftModel` of a model, changed in place, whose fresh adapters and heads alone are trained."""
     config, (base, version, _) = model.config, model.came_from or (None, None, None)
     version = version or (base and weights_digest(base))
     config.adapted_from = {"base": base, "version": version} if version else None
+    # the modules beside the trunk are trained too, and saved whole
+    children = model.named_children()
+    heads = [name for name, child in children if name != model.base_model_prefix and list(child.parameters())]
     settings = import_peft().LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
         target_modules=model.lora_targets,
-        modules_to_save=model.lora_saved,
+        modules_to_save=heads,
     )
     return _peft_class()(model, settings)
 
@@ -248,14 +223,81 @@ def put_on(model: Adaptable) -> Any:
 def _peft_class() -> type:
     # made when it is first needed: peft is an extra, and takes a second to import
     class AdaptedModel(import_peft().PeftModel):
-        """`PeftModel` whose folders and repositories are those of the model inside."""
+        """`PeftModel` whose folders and repositories are those of the model inside; `Trainer` writes its checkpoints so."""
 
         def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
-            """Adapters, heads, configuration and code; `Trainer` writes its checkpoints so."""
             self.get_base_model().save_pretrained(save_directory, **kwargs)
 
         def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
-            """Upload what `save_pretrained` writes."""
             return self.get_base_model().push_to_hub(repo_id, **kwargs)
 
     return AdaptedModel
+
+
+class MemberAdapter(nn.Module):
+    """Low-rank products (alpha / r) B A of the n members of a `SeedBertConfig` beside one linear layer, which stays."""
+
+    def __init__(self, linear: nn.Linear, config: Any) -> None:
+        super().__init__()
+        members, rank = config.num_members, config.lora_rank
+        self.scale = config.lora_alpha / rank
+        self.lora_a = nn.Parameter(torch.empty(members, rank, linear.in_features))
+        self.lora_b = nn.Parameter(torch.empty(members, linear.out_features, rank))
+
+    def init_weights(self) -> None:
+        """As in the paper: B is zero, so that every member starts as the trunk is, and A is random for each."""
+        bound = 1 / math.sqrt(self.lora_a.shape[-1])
+        init.uniform_(self.lora_a, -bound, bound)
+        init.zeros_(self.lora_b)
+
+    def add(self, module: nn.Module, args: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+        """The linear layer's output `(n B, T, out)` for inputs `(n B, T, in)`, member after member, with the products."""
+        members = len(self.lora_a)
+        low = torch.bmm(args[0].reshape(members, -1, args[0].shape[-1]), self.lora_a.mT)  # (n, B T, r)
+        rows = output.reshape(members, -1, output.shape[-1])
+        return torch.baddbmm(rows, low, self.lora_b.mT, alpha=self.scale).view(output.shape)
+
+
+class MemberAdapters(nn.Module):
+    """Adapters of n members in the top layers of a trunk, whose lower layers run once for all of them.
+
+    The trunk keeps its own forward, parameters and names. A hook before the first of its top layers repeats the items: from
+    there on, rows come member after member, those of member i are i B to (i + 1) B. Hooks on the adapted linear layers add
+    each member's product to its rows. All hooks are methods rather than closures, so that a copied model has its own.
+    """
+
+    def __init__(self, trunk: PreTrainedModel, config: Any) -> None:
+        super().__init__()
+        self.members = config.num_members
+        self.layers = nn.ModuleList()
+        for place, layer in enumerate(transformer_layers(trunk)[-config.lora_layers :]):
+            layer.register_forward_pre_hook(self.enter if place == 0 else self.pass_on, with_kwargs=True)
+            adapters = nn.ModuleDict()
+            for name in LORA_TARGETS[trunk.config.model_type]:
+                linear = layer.get_submodule(name)
+                adapter = MemberAdapter(linear, config)
+                linear.register_forward_hook(adapter.add)
+                adapters[name.rpartition(".")[-1]] = adapter
+            self.layers.append(adapters)
+
+    def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple, dict]:
+        """Repeat what the first of the top layers is given for B items; WavLM's position bias has a row per item and head."""
+        items = len(args[0])
+        return self._repeated(args, kwargs, lambda rows: rows % items == 0)
+
+    def pass_on(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple, dict]:
+        """Repeat what a further layer is given for B items; what comes from the layer before has its n B rows already."""
+        items = len(args[0]) // self.members
+        return self._repeated(args, kwargs, lambda rows: rows == items)
+
+    def _repeated(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], fits: Callable[[int], bool]
+    ) -> tuple[tuple, dict]:
+        """The arguments of a layer, with matrices and larger tensors of a fitting number of rows once per member."""
+
+        def repeated(value: Any) -> Any:
+            if not isinstance(value, torch.Tensor) or value.dim() < 2 or not fits(len(value)):
+                return value
+            return value.repeat(self.members, *[1] * (value.dim() - 1))
+
+        return tuple(map(repeated, args)), {name: repeated(value) for name, value in kwargs.items()}

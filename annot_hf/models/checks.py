@@ -1,14 +1,16 @@
-"""Checks of configuration values, so that a wrong value raises before a model is built."""
+"""Checks of configuration values, before a model is built from them, and of checkpoint folders."""
 
 import json
 import math
 import reprlib
 import textwrap
+from collections.abc import Mapping, Sequence
 from numbers import Integral, Real
 from pathlib import Path
 from typing import Any
 
-from transformers import PreTrainedConfig
+from safetensors import SafetensorError
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 
@@ -26,11 +28,23 @@ def check_counts(least: int = 1, **values: int) -> None:
             raise ValueError(f"{name} is {value!r}; it must be a whole number, {least} or more.")
 
 
+def check_choices(allowed: Sequence[str], **values: str) -> None:
+    """Raise a ValueError that names the first value that is not one of `allowed`."""
+    for name, value in values.items():
+        if value not in allowed:
+            raise ValueError(f"{name} is {value!r}; use one of {', '.join(allowed)}.")
+
+
 def check_not_negative(**values: float) -> None:
     """Raise a ValueError that names the first value below 0, NaN or infinite."""
     for name, value in values.items():
         if not _is_number(value) or not 0 <= value < math.inf:
             raise ValueError(f"{name} is {value!r}; it must be 0 or more.")
+
+
+def options_of(config: PreTrainedConfig, *names: str) -> dict[str, Any]:
+    """Some options of a configuration by name, as the checks above take them."""
+    return {name: getattr(config, name) for name in names}
 
 
 def check_attention(config: PreTrainedConfig) -> None:
@@ -58,6 +72,43 @@ def read_object(path: Path, fix: str = "restore it") -> dict[str, Any]:
     if not isinstance(found, dict):
         raise ValueError(f"{path} cannot be read (it holds {reprlib.repr(found)} and no object); {fix}.")
     return found
+
+
+def read_checkpoint(
+    folder: Path, model_class: type[PreTrainedModel] | None = None, *, give: str, fix: str
+) -> tuple[PreTrainedModel, list[str]]:
+    """The model in a checkpoint folder, whose code is not run, and the names of weights that do not fit its configuration.
+
+    A member of an ensemble is of `model_class`; without one, the model is any that the Auto classes know. Messages say what to
+    `give` where there is no checkpoint, and how to `fix` one that is damaged.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} is not a checkpoint folder: it has no config.json; give {give}.")
+    kind = read_object(path, fix).get("model_type")
+    if model_class is not None and kind != model_class.config_class.model_type:
+        raise ValueError(f"{folder} holds a model of type {kind!r}; members are checkpoints of {model_class.__name__}.")
+    configs, models = (AutoConfig, AutoModel) if model_class is None else (model_class.config_class, model_class)
+    try:
+        config = configs.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:
+        # Libraries raise many kinds of errors here, because the file may say anything.
+        raise ValueError(f"{path} cannot be read ({said(error)}); {fix}.") from error
+    try:
+        # Weights of another shape are reported like other differences.
+        model, info = models.from_pretrained(
+            folder, config=config, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{folder} holds no readable safetensors ({said(error)}); {fix}.") from error
+    except (TypeError, AttributeError, LookupError, ArithmeticError) as error:
+        raise ValueError(f"{path} makes no model ({said(error)}); {fix}.") from error
+    return model, odd_weights(info)
+
+
+def odd_weights(info: Mapping[str, Any]) -> list[str]:
+    """Names of the weights that differ between a model and its checkpoint, from the library's `output_loading_info`."""
+    return sorted([*info["missing_keys"], *info["unexpected_keys"], *(name for name, *_ in info["mismatched_keys"])])
 
 
 def said(error: Exception) -> str:

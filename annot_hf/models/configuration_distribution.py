@@ -3,11 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
-from .checks import check_not_negative
+from .checks import check_choices, check_not_negative, options_of
 from .configuration_opinion import OpinionConfig
-
-HEAD_KINDS = ("linear", "mlp", "bayesian")
-DISAGREEMENTS = ("entropy", "deviation")
 
 
 class DistributionConfig(OpinionConfig):
@@ -49,73 +46,55 @@ class DistributionConfig(OpinionConfig):
     model_type = "annot-distribution"
     keys_to_ignore_at_inference = ["logits", "scale_log_variance", "auxiliary_probs", "disagreement", "weight_kl"]
 
-    def __init__(
-        self,
-        head: str = "linear",
-        prior_std: float = 1.0,
-        bayesian_samples: int = 30,
-        kl_weight: float | None = None,
-        scale_questions: Sequence[dict[str, Any]] = (),
-        scale_weight: float = 0.3,
-        scale_nll_weight: float = 1.0,
-        scale_ccc_weight: float = 0.1,
-        scale_question_weights: Sequence[float] | None = None,
-        scale_stretch: float = 1.0,
-        auxiliary_questions: Sequence[dict[str, Any]] = (),
-        auxiliary_weight: float = 0.5,
-        disagreement: str | None = None,
-        disagreement_weight: float = 1.0,
-        **kwargs: Any,
-    ) -> None:
-        if head not in HEAD_KINDS:
-            raise ValueError(f"head is {head!r}; use one of {', '.join(HEAD_KINDS)}.")
-        if prior_std <= 0 or bayesian_samples < 1:
+    head: str = "linear"
+    prior_std: float = 1.0
+    bayesian_samples: int = 30
+    kl_weight: float | None = None
+    scale_questions: Sequence[dict[str, Any]] = ()
+    scale_weight: float = 0.3
+    scale_nll_weight: float = 1.0
+    scale_ccc_weight: float = 0.1
+    scale_question_weights: Sequence[float] | None = None
+    scale_stretch: float = 1.0
+    auxiliary_questions: Sequence[dict[str, Any]] = ()
+    auxiliary_weight: float = 0.5
+    disagreement: str | None = None
+    disagreement_weight: float = 1.0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        check_choices(("linear", "mlp", "bayesian"), head=self.head)
+        if self.prior_std <= 0 or self.bayesian_samples < 1:
             raise ValueError(
-                f"prior_std is {prior_std} and bayesian_samples {bayesian_samples}; give a deviation above 0 and at least "
-                "1 draw."
+                f"prior_std is {self.prior_std} and bayesian_samples {self.bayesian_samples}; give a deviation above 0 and at "
+                "least 1 draw."
             )
-        if kl_weight is not None and (kl_weight < 0 or head != "bayesian"):
+        if self.kl_weight is not None and (self.kl_weight < 0 or self.head != "bayesian"):
             raise ValueError(
-                f"kl_weight is {kl_weight} with head {head!r}; it is 0 or more, and only head bayesian has a prior."
+                f"kl_weight is {self.kl_weight} with head {self.head!r}; it is 0 or more, and only head bayesian has a prior."
             )
-        if disagreement is not None and disagreement not in DISAGREEMENTS:
-            raise ValueError(f"disagreement is {disagreement!r}; use one of {', '.join(DISAGREEMENTS)}.")
-        for question in scale_questions:
+        if self.disagreement is not None:
+            check_choices(("entropy", "deviation"), disagreement=self.disagreement)
+        self.scale_questions = [dict(question) for question in self.scale_questions]
+        self.auxiliary_questions = [dict(question) for question in self.auxiliary_questions]
+        for question in self.scale_questions:
             if not {"name", "low", "high"} <= set(question):
                 raise ValueError(f"Scale question {question} needs a name, low and high.")
-        for question in auxiliary_questions:
+        for question in self.auxiliary_questions:
             if not {"name", "labels"} <= set(question):
                 raise ValueError(f"Auxiliary question {question} needs a name and labels.")
-        if scale_question_weights is not None and len(scale_question_weights) != len(scale_questions):
+        weights, scales = self.scale_question_weights, self.scale_questions
+        if weights is not None and len(weights) != len(scales):
             raise ValueError(
-                f"There are {len(scale_question_weights)} scale_question_weights for {len(scale_questions)} scale questions; "
-                "give each one."
+                f"There are {len(weights)} scale_question_weights for {len(scales)} scale questions; give each one."
             )
-        check_not_negative(
-            scale_stretch=scale_stretch,
-            scale_weight=scale_weight,
-            scale_nll_weight=scale_nll_weight,
-            scale_ccc_weight=scale_ccc_weight,
-            auxiliary_weight=auxiliary_weight,
-        )
-        if scale_stretch < 1:
-            raise ValueError(f"scale_stretch is {scale_stretch}; give 1 for targets as they are, or more, such as 1.5.")
-        self.head = head
-        self.prior_std = prior_std
-        self.bayesian_samples = bayesian_samples
-        self.kl_weight = kl_weight
-        self.scale_questions = [dict(question) for question in scale_questions]
-        self.scale_weight = scale_weight
-        self.scale_nll_weight = scale_nll_weight
-        self.scale_ccc_weight = scale_ccc_weight
-        self.scale_question_weights = scale_question_weights
-        self.scale_stretch = scale_stretch
-        self.auxiliary_questions = [dict(question) for question in auxiliary_questions]
-        self.auxiliary_weight = auxiliary_weight
-        self.disagreement = disagreement
-        self.disagreement_weight = disagreement_weight
-        super().__init__(**kwargs)
-        if disagreement == "entropy" and self.is_scale:
+        scale = ("scale_stretch", "scale_weight", "scale_nll_weight", "scale_ccc_weight")
+        check_not_negative(**options_of(self, *scale, "auxiliary_weight"))
+        if self.scale_stretch < 1:
+            raise ValueError(
+                f"scale_stretch is {self.scale_stretch}; give 1 for targets as they are, or more, such as 1.5."
+            )
+        super().__post_init__(**kwargs)
+        if self.disagreement == "entropy" and self.is_scale:
             raise ValueError('disagreement is "entropy" and the questions are scales; use "deviation".')
 
 

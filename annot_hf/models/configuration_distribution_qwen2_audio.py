@@ -1,26 +1,39 @@
-"""Configuration of `DistributionQwen2Audio`."""
+"""Configuration of `DistributionQwen2Audio`, and how clip, question and transcript become its inputs.
 
+A transcript is data. It is shown as a JSON string of limited length, in which special tokens of the tokenizer, such as
+`<|im_end|>`, are escaped: the text stays the same and never becomes a control token.
+"""
+
+import json
 from collections.abc import Sequence
+from string import Formatter
 from typing import Any, Self
 
-from transformers import Qwen2AudioConfig
+import numpy as np
+from transformers import BatchFeature, Qwen2AudioConfig
 
-from .checks import check_counts, check_not_negative
+from .checks import check_counts, check_not_negative, options_of
 from .configuration_opinion import SupportConfig
-from .prompting import PROMPT, check_prompt
+
+# Our choice, because the paper does not print its prompt.
+PROMPT = (
+    "Several people listened to this recording, and each answered by themselves.\nQuestion: {question}\n"
+    "Possible answers: {labels}\nHow did their answers spread?"
+)
+PLACEHOLDERS = ("question", "labels", "transcript")
+# Shorter clips are padded with silence, because the library takes a clip of one token for text.
+LEAST_SECONDS = 0.1
 
 
 class DistributionQwen2AudioConfig(SupportConfig):
     """A distribution of opinion over labels or grid cells from an audio-language model (arXiv 2601.14620).
 
+    The other options are those of `SupportConfig`.
+
     Args:
         lalm_config: Configuration of the Qwen2-Audio, or its dictionary; the library's defaults when None, which are not
             the shape of the 7B checkpoint.
-        questions: The questions answered; see `SupportConfig`, also for the next four.
-        bins: Grid cells per scale question.
         loss: Distribution loss; "jsd" as in the paper.
-        class_weights: Weight of each entry of the support in it.
-        jsd_share: How much of it is 4 JSD instead.
         entropy_weight: Adds so much of the entropy (nats) of the predictions to the loss. The authors' code has 0.08, which
             pushes towards confident predictions and so away from the raters' disagreement; 0 is ours.
         attention_heads: Heads of the attention over the sequence; the language model's width is a multiple of them.
@@ -29,11 +42,10 @@ class DistributionQwen2AudioConfig(SupportConfig):
         system: The system turn; that of the processor's chat template when None.
         transcript_characters: Characters of a transcript that are shown; what comes after them is cut off.
         lora_rank: Rank of the low-rank adapters, which are on the query, key, value and output projections of the language
-            model; see `SupportConfig`, also for the next two. The defaults are the paper's.
-        lora_alpha: Scale of the adapters.
+            model. The defaults are the paper's, as the next one's.
         lora_dropout: Dropout before them.
         lalm_revision: Commit on the Hub of the Qwen2-Audio that this started from; None of a folder.
-        **kwargs: Passed on.
+        **kwargs: Options of `SupportConfig`.
 
     Raises:
         ValueError: An option is out of range, the prompt has a placeholder that there is not, the width is not a multiple
@@ -44,47 +56,31 @@ class DistributionQwen2AudioConfig(SupportConfig):
     sub_configs = {"lalm_config": Qwen2AudioConfig}
     keys_to_ignore_at_inference = ["logits"]
 
-    def __init__(
-        self,
-        lalm_config: dict | Qwen2AudioConfig | None = None,
-        questions: Sequence[dict[str, Any]] = (),
-        bins: int = 4,
-        loss: str = "jsd",
-        class_weights: Sequence[float] | None = None,
-        jsd_share: float = 0.0,
-        entropy_weight: float = 0.0,
-        attention_heads: int = 8,
-        prompt: str = PROMPT,
-        system: str | None = None,
-        transcript_characters: int = 1000,
-        lora_rank: int = 8,
-        lora_alpha: float = 16.0,
-        lora_dropout: float = 0.2,
-        lalm_revision: str | None = None,
-        **kwargs: Any,
-    ) -> None:
-        check_not_negative(entropy_weight=entropy_weight)
-        check_counts(attention_heads=attention_heads, transcript_characters=transcript_characters)
-        check_prompt(prompt)
-        if not (system is None or isinstance(system, str)):
-            raise ValueError(f"system is {system!r}; give text, or None for the processor's own.")
-        if not isinstance(lalm_config, Qwen2AudioConfig):
-            lalm_config = Qwen2AudioConfig(**(lalm_config or {}))
-        self.lalm_config = lalm_config
-        if self.hidden_size % attention_heads:
+    lalm_config: dict | Qwen2AudioConfig | None = None
+    loss: str = "jsd"
+    entropy_weight: float = 0.0
+    attention_heads: int = 8
+    prompt: str = PROMPT
+    system: str | None = None
+    transcript_characters: int = 1000
+    lora_rank: int = 8
+    lora_dropout: float = 0.2
+    lalm_revision: str | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        check_not_negative(entropy_weight=self.entropy_weight)
+        check_counts(**options_of(self, "attention_heads", "transcript_characters"))
+        check_prompt(self.prompt)
+        if not (self.system is None or isinstance(self.system, str)):
+            raise ValueError(f"system is {self.system!r}; give text, or None for the processor's own.")
+        if not isinstance(self.lalm_config, Qwen2AudioConfig):
+            self.lalm_config = Qwen2AudioConfig(**(self.lalm_config or {}))
+        if self.hidden_size % self.attention_heads:
             raise ValueError(
-                f"attention_heads is {attention_heads} and the language model {self.hidden_size} wide; give a number of heads "
-                "that divides it."
+                f"attention_heads is {self.attention_heads} and the language model {self.hidden_size} wide; give a number of "
+                "heads that divides it."
             )
-        self.entropy_weight = entropy_weight
-        self.attention_heads = attention_heads
-        self.prompt = prompt
-        self.system = system
-        self.transcript_characters = transcript_characters
-        self.lalm_revision = lalm_revision
-        lora = {"lora_rank": lora_rank, "lora_alpha": lora_alpha, "lora_dropout": lora_dropout}
-        asked = {"questions": questions, "bins": bins, "loss": loss, "class_weights": class_weights}
-        super().__init__(jsd_share=jsd_share, **asked, **lora, **kwargs)
+        super().__post_init__(**kwargs)
 
     @property
     def hidden_size(self) -> int:
@@ -95,6 +91,110 @@ class DistributionQwen2AudioConfig(SupportConfig):
     def trunk_config(self) -> Self:
         """What decides how items become inputs: this configuration, its prompt included."""
         return self
+
+
+def check_prompt(prompt: str) -> None:
+    """Raise a ValueError unless a prompt is text with only known placeholders, each written plain."""
+    try:
+        parts = [part for part in Formatter().parse(prompt) if part[1] is not None]
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"prompt is {prompt!r}, which cannot be read ({error}); write {{{{ for a brace.") from None
+    for _, name, spec, conversion in parts:
+        if name not in PLACEHOLDERS:
+            known = ", ".join(f"{{{known}}}" for known in PLACEHOLDERS)
+            raise ValueError(f"prompt has the placeholder {{{name}}}; use {known}, and write {{{{ for a brace.")
+        if spec or conversion:
+            raise ValueError(
+                f"prompt formats the placeholder {{{name}}}, which could cut a transcript out of its quotes; write it plain."
+            )
+
+
+def shows_transcript(config: DistributionQwen2AudioConfig) -> bool:
+    """Whether the prompt has a place for the transcript."""
+    return any(name == "transcript" for _, name, *_ in Formatter().parse(config.prompt))
+
+
+def as_data(text: str, tokens: Sequence[str]) -> str:
+    """`text` as a JSON string that contains none of `tokens`; `json.loads` returns the text."""
+    quoted = json.dumps(text.encode("utf-8", "replace").decode(), ensure_ascii=False)
+    for token in sorted(filter(None, tokens), key=len, reverse=True):
+        quoted = quoted.replace(token, f"\\u{ord(token[0]):04x}{token[1:]}")
+    return quoted
+
+
+def conversation(
+    config: DistributionQwen2AudioConfig, tokens: Sequence[str], transcript: str = ""
+) -> list[dict[str, Any]]:
+    """The turns of a chat that asks the configuration's question about one clip, in which `transcript` is said.
+
+    None of `tokens`, the spellings of the tokenizer's own tokens, may be in them.
+    """
+    asked = config.questions
+    spans = [f"{scale['name']} from {scale['low']:g} to {scale['high']:g}" for scale in asked if "low" in scale]
+    said = {
+        "question": " and ".join(question.get("prompt") or question["name"] for question in asked),
+        "labels": "; ".join(spans) if spans else ", ".join(config.support),
+    }
+    for text in (config.prompt.format(**said, transcript=""), config.system or ""):
+        for token in tokens:
+            if token in text:
+                raise ValueError(
+                    f"The prompt reads {text!r}, and {token} is a token of its own for this tokenizer; leave it out of "
+                    "prompt, system, question and labels."
+                )
+    shown = as_data(transcript[: config.transcript_characters], tokens)
+    content = [{"type": "audio"}, {"type": "text", "text": config.prompt.format(**said, transcript=shown)}]
+    system = [] if config.system is None else [{"role": "system", "content": config.system}]
+    return [*system, {"role": "user", "content": content}]
+
+
+def prepare_inputs(
+    config: DistributionQwen2AudioConfig,
+    processor: Any,
+    waves: Sequence[np.ndarray],
+    transcripts: Sequence[str | None] | None = None,
+    *,
+    tensors: str | None = "pt",
+) -> BatchFeature:
+    """The inputs of `DistributionQwen2Audio` for clips, from its configuration and its `Qwen2AudioProcessor`.
+
+    `waves` are samples of each clip `(time,)`, floating-point with full scale at 1, at the processor's rate, at most 30 s;
+    `transcripts` say what is said in each, None where it is not known, which shows as an empty one. The result is in `tensors`
+    ("pt", or "np"): `input_ids` and `attention_mask` `(B, T)`, `input_features` `(B, 128, 3000)` and `feature_attention_mask`
+    `(B, 3000)`.
+    """
+    extractor, tokens = processor.feature_extractor, list(processor.tokenizer.get_added_vocab())
+    if isinstance(transcripts, str):
+        raise ValueError(f"transcripts is {transcripts!r}; give a list, one a clip.")
+    transcripts = [None] * len(waves) if transcripts is None else list(transcripts)
+    if not len(waves):
+        raise ValueError("There is no clip; give one at least.")
+    for text in transcripts:
+        if not isinstance(text, str | None):
+            raise ValueError(f"A transcript is {text!r}; give text, or None where it is not known.")
+    if len(transcripts) != len(waves):
+        raise ValueError(f"There are {len(transcripts)} transcripts for {len(waves)} clips; give one a clip, or None.")
+    clips = []
+    for number, wave in enumerate(map(np.asarray, waves)):
+        if wave.dtype.kind != "f":
+            raise ValueError(
+                f"Clip {number} has {wave.dtype} samples; give floating-point ones with full scale at 1 (int16 over 32768)."
+            )
+        wave = wave.astype(np.float32)
+        if wave.ndim != 1 or not 0 < len(wave) <= extractor.n_samples:
+            raise ValueError(
+                f"Clip {number} has shape {wave.shape}; give one channel of 1 to {extractor.n_samples} samples, "
+                f"{extractor.n_samples / extractor.sampling_rate:g} s at {extractor.sampling_rate} Hz."
+            )
+        if not np.isfinite(wave).all():
+            raise ValueError(f"Clip {number} holds NaN or infinity; samples must be finite.")
+        least = round(LEAST_SECONDS * extractor.sampling_rate)
+        clips.append(np.pad(wave, (0, max(least - len(wave), 0))))
+    turns = [conversation(config, tokens, transcript or "") for transcript in transcripts]
+    texts = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)
+    return processor(
+        text=texts, audio=clips, sampling_rate=extractor.sampling_rate, padding=True, return_tensors=tensors
+    )
 
 
 DistributionQwen2AudioConfig.register_for_auto_class()

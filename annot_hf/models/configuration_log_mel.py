@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import PreTrainedConfig
 
-from .checks import check_counts, check_not_negative, check_shares
+from .checks import check_counts, check_not_negative, check_shares, options_of
 
 
 class LogMelConfig(PreTrainedConfig):
@@ -37,57 +37,38 @@ class LogMelConfig(PreTrainedConfig):
 
     model_type = "annot-log-mel"
 
-    def __init__(
-        self,
-        num_mel_bins: int = 80,
-        conv_channels: Sequence[int] = (16, 32, 64),
-        conv_strides: Sequence[int] = (2, 2, 1),
-        hidden_size: int = 256,
-        mel_floor: float = 0.0,
-        mel_mean: float | Sequence[float] = 13.0,
-        mel_std: float | Sequence[float] = 4.0,
-        mask_time_prob: float = 0.1,
-        mask_time_length: int = 20,
-        mask_feature_prob: float = 0.1,
-        mask_feature_length: int = 8,
-        conv_dropout: float = 0.1,
-        speed_jitter: float = 0.0,
-        gain_jitter: float = 0.0,
-        tilt_jitter: float = 0.0,
-        **kwargs: Any,
-    ) -> None:
-        if len(conv_channels) != len(conv_strides) or not conv_channels:
+    num_mel_bins: int = 80
+    conv_channels: Sequence[int] = (16, 32, 64)
+    conv_strides: Sequence[int] = (2, 2, 1)
+    hidden_size: int = 256
+    mel_floor: float = 0.0
+    mel_mean: float | Sequence[float] = 13.0
+    mel_std: float | Sequence[float] = 4.0
+    mask_time_prob: float = 0.1
+    mask_time_length: int = 20
+    mask_feature_prob: float = 0.1
+    mask_feature_length: int = 8
+    conv_dropout: float = 0.1
+    speed_jitter: float = 0.0
+    gain_jitter: float = 0.0
+    tilt_jitter: float = 0.0
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        channels, strides = list(self.conv_channels), list(self.conv_strides)
+        if len(channels) != len(strides) or not channels:
             raise ValueError(
-                f"conv_channels has {len(conv_channels)} entries and conv_strides {len(conv_strides)}; give one of each "
-                "per layer."
+                f"conv_channels has {len(channels)} entries and conv_strides {len(strides)}; give one of each per layer."
             )
-        check_counts(num_mel_bins=num_mel_bins, hidden_size=hidden_size)
-        for channels, stride in zip(conv_channels, conv_strides, strict=True):
-            check_counts(conv_channels=channels, conv_strides=stride)
-        check_shares(mask_time_prob=mask_time_prob, mask_feature_prob=mask_feature_prob, conv_dropout=conv_dropout)
-        check_not_negative(
-            mask_time_length=mask_time_length,
-            mask_feature_length=mask_feature_length,
-            speed_jitter=speed_jitter,
-            gain_jitter=gain_jitter,
-            tilt_jitter=tilt_jitter,
-        )
-        self.num_mel_bins = num_mel_bins
-        self.conv_channels = list(conv_channels)
-        self.conv_strides = list(conv_strides)
-        self.hidden_size = hidden_size
-        self.mel_floor = mel_floor
-        self.mel_mean = list(mel_mean) if isinstance(mel_mean, Sequence) else mel_mean
-        self.mel_std = list(mel_std) if isinstance(mel_std, Sequence) else mel_std
-        self.mask_time_prob = mask_time_prob
-        self.mask_time_length = mask_time_length
-        self.mask_feature_prob = mask_feature_prob
-        self.mask_feature_length = mask_feature_length
-        self.conv_dropout = conv_dropout
-        self.speed_jitter = speed_jitter
-        self.gain_jitter = gain_jitter
-        self.tilt_jitter = tilt_jitter
-        super().__init__(**kwargs)
+        check_counts(**options_of(self, "num_mel_bins", "hidden_size"))
+        for wide, stride in zip(channels, strides, strict=True):
+            check_counts(conv_channels=wide, conv_strides=stride)
+        check_shares(**options_of(self, "mask_time_prob", "mask_feature_prob", "conv_dropout"))
+        check_not_negative(**options_of(self, "mask_time_length", "mask_feature_length"))
+        check_not_negative(**options_of(self, "speed_jitter", "gain_jitter", "tilt_jitter"))
+        self.conv_channels, self.conv_strides = channels, strides
+        self.mel_mean = list(self.mel_mean) if isinstance(self.mel_mean, Sequence) else self.mel_mean
+        self.mel_std = list(self.mel_std) if isinstance(self.mel_std, Sequence) else self.mel_std
+        super().__post_init__(**kwargs)
 
 
 LogMelConfig.register_for_auto_class()

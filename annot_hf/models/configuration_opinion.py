@@ -5,7 +5,7 @@ from typing import Any
 
 from transformers import AutoConfig, PreTrainedConfig
 
-from .checks import check_counts, check_not_negative, check_shares
+from .checks import check_choices, check_counts, check_not_negative, check_shares, options_of
 from .heads import EMBEDDINGS, POOLINGS
 from .kde import cell_names
 from .losses import CLASS_WEIGHTED, LOSSES
@@ -34,66 +34,60 @@ class SupportConfig(PreTrainedConfig):
             together.
     """
 
-    def __init__(
-        self,
-        questions: Sequence[dict[str, Any]] = (),
-        bins: int = 4,
-        loss: str = "kl",
-        class_weights: Sequence[float] | None = None,
-        jsd_share: float = 0.0,
-        lora_rank: int = 0,
-        lora_alpha: float = 16.0,
-        lora_dropout: float = 0.0,
-        adapted_from: dict[str, str | None] | None = None,
-        **kwargs: Any,
-    ) -> None:
-        check_counts(bins=bins)
-        self.set_lora(lora_rank, lora_alpha, lora_dropout)
-        known = isinstance(adapted_from, dict) and {name: type(value) for name, value in adapted_from.items()}
-        if adapted_from is not None and known != {"base": str, "version": str}:
-            raise ValueError(f"adapted_from is {adapted_from!r} and does not say what the adapters sit on; restore it.")
-        self.adapted_from = adapted_from
-        if loss not in LOSSES:
-            raise ValueError(f"loss is {loss!r}; use one of {', '.join(LOSSES)}.")
+    questions: Sequence[dict[str, Any]] = ()
+    bins: int = 4
+    loss: str = "kl"
+    class_weights: Sequence[float] | None = None
+    jsd_share: float = 0.0
+    lora_rank: int = 0
+    lora_alpha: float = 16.0
+    lora_dropout: float = 0.0
+    adapted_from: dict[str, str | None] | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        check_counts(bins=self.bins)
+        self.set_lora(self.lora_rank, self.lora_alpha, self.lora_dropout)
+        base = self.adapted_from
+        known = isinstance(base, dict) and {name: type(value) for name, value in base.items()}
+        if base is not None and known != {"base": str, "version": str}:
+            raise ValueError(f"adapted_from is {base!r} and does not say what the adapters sit on; restore it.")
+        loss, class_weights, jsd_share = self.loss, self.class_weights, self.jsd_share
+        check_choices(LOSSES, loss=loss)
         if class_weights is not None and loss not in CLASS_WEIGHTED:
             raise ValueError(f"loss is {loss!r}, which takes no class_weights; use one of {', '.join(CLASS_WEIGHTED)}.")
         if not 0 <= jsd_share <= 1 or (jsd_share and loss == "ccc"):
             raise ValueError(f"jsd_share is {jsd_share} with loss {loss!r}; it lies in [0, 1]; with 'ccc' set it to 0.")
-        self.questions = [dict(question) for question in questions]
+        self.questions = [dict(question) for question in self.questions]
         _check_questions(self.questions)
-        self.bins = bins
-        self.loss = loss
-        self.jsd_share = jsd_share
-        self.class_weights = None if class_weights is None else [float(weight) for weight in class_weights]
+        if class_weights is not None:
+            self.class_weights = [float(weight) for weight in class_weights]
         if self.questions:
-            names = [question["name"] for question in self.questions]
-            labels = self.questions[0]["labels"] if not self.is_scale else cell_names(names, bins)
-            numbered = kwargs.setdefault("id2label", dict(enumerate(labels)))
-            if {int(number): label for number, label in numbered.items()} != dict(enumerate(labels)):
-                raise ValueError(
-                    f"id2label is {numbered} and the questions' answers are {', '.join(labels)}; number them from 0 in their "
-                    "order, or leave it out."
-                )
-            names = {label: number for number, label in enumerate(labels)}
-            if kwargs.get("label2id") not in (None, names):
-                raise ValueError(
-                    f"label2id is {kwargs['label2id']} and id2label {numbered}; give its inverse, or leave it out."
-                )
-            kwargs["label2id"] = names
+            self._number_support()
         # Otherwise the library would drop the attention settings of inner configurations.
         kwargs.setdefault("attn_implementation", {})
-        super().__init__(**kwargs)
+        super().__post_init__(**kwargs)
         if self.questions and class_weights is not None and len(class_weights) != len(self.support):
             raise ValueError(
                 f"There are {len(class_weights)} class_weights for {len(self.support)} labels; give each one."
             )
 
-    def set_lora(self, lora_rank: int, lora_alpha: float, lora_dropout: float) -> None:
-        """Choose rank, scale and dropout of adapters.
+    def _number_support(self) -> None:
+        """Fill in `id2label` and `label2id`; a ValueError if they are given otherwise than the questions ask."""
+        names = [question["name"] for question in self.questions]
+        labels = self.questions[0]["labels"] if not self.is_scale else cell_names(names, self.bins)
+        numbered = dict(enumerate(labels)) if self.id2label is None else self.id2label
+        if {int(number): label for number, label in numbered.items()} != dict(enumerate(labels)):
+            raise ValueError(
+                f"id2label is {numbered} and the questions' answers are {', '.join(labels)}; number them from 0 in their "
+                "order, or leave it out."
+            )
+        numbers = {label: number for number, label in enumerate(labels)}
+        if self.label2id not in (None, numbers):
+            raise ValueError(f"label2id is {self.label2id} and id2label {numbered}; give its inverse, or leave it out.")
+        self.id2label, self.label2id = numbered, numbers
 
-        Raises:
-            ValueError: One is out of range.
-        """
+    def set_lora(self, lora_rank: int, lora_alpha: float, lora_dropout: float) -> None:
+        """Choose rank, scale and dropout of adapters; a ValueError if one is out of range."""
         check_counts(0, lora_rank=lora_rank)
         check_not_negative(lora_alpha=lora_alpha, lora_dropout=lora_dropout)
         if lora_alpha == 0 or lora_dropout >= 1:
@@ -137,13 +131,10 @@ def _check_questions(questions: Sequence[dict[str, Any]]) -> None:
 
 
 class OpinionConfig(SupportConfig):
-    """Base configuration over a trunk; `id2label` names the K entries of the support.
+    """Base configuration over a trunk; the other options are those of `SupportConfig`.
 
     Args:
         trunk_config: Configuration of the trunk, or its dictionary; the log-mel trunk when None.
-        questions: The questions answered, as dictionaries with `name` and either `labels` or `low` and `high`: one
-            category, or one or two scales.
-        bins: Grid cells per scale question.
         pooling: "mean", "first" (the [CLS] token of a BERT), "attention" (attentive statistics) or "tcgru".
         pooling_size: Width of the TC-GRU.
         pooling_kernel: Kernel of its convolution, odd.
@@ -159,77 +150,43 @@ class OpinionConfig(SupportConfig):
         dropout: Dropout before and after the shared embedding.
         freeze_trunk: Train the heads only: the trunk stays in evaluation mode, its frames are rounded to half precision
             (as a cache of them is), and its weights take no gradients.
-        loss: Distribution loss: "kl", "cross_entropy", "jsd", or "ccc" (see `losses.distribution_loss`).
-        class_weights: Weight of each entry of the support in that loss (K,), for "kl" and "cross_entropy".
-        jsd_share: How much of that loss is 4 JSD instead, in [0, 1]; not for "ccc".
         trunk_layer: Which hidden state of the trunk is read, of 0 to L: 0 enters the first transformer layer, k leaves the
             k-th, and the model then has only the first k (`trunk_config` keeps saying how many there were). "weighted" is
             a softmax-weighted sum of all L + 1, learned from equal weights. None is the trunk's own output, which is
             hidden state L but for the stable-layer-norm variants of wav2vec 2.0: these have one more norm after it.
-        **kwargs: Passed on.
+        **kwargs: Options of `SupportConfig`.
 
     Raises:
-        ValueError: An option is unknown or out of range, the kernel even, the trunk has no such layer, the weights are not
-            one a label, or the questions do not go together.
+        ValueError: An option is unknown or out of range, the kernel even, or the trunk has no such layer.
     """
 
     sub_configs = {"trunk_config": AutoConfig}
 
-    def __init__(
-        self,
-        trunk_config: dict | PreTrainedConfig | None = None,
-        questions: Sequence[dict[str, Any]] = (),
-        bins: int = 4,
-        pooling: str = "tcgru",
-        pooling_size: int = 128,
-        pooling_kernel: int = 3,
-        pooling_stride: int = 1,
-        pooling_dropout: float = 0.1,
-        pooling_bidirectional: bool = True,
-        pooling_attention: bool = True,
-        pooling_skip: str = "concat",
-        embedding_size: int = 128,
-        embedding_kind: str = "normed",
-        dropout: float = 0.3,
-        freeze_trunk: bool = False,
-        loss: str = "kl",
-        class_weights: Sequence[float] | None = None,
-        jsd_share: float = 0.0,
-        trunk_layer: int | str | None = None,
-        **kwargs: Any,
-    ) -> None:
-        if pooling not in POOLINGS:
-            raise ValueError(f"pooling is {pooling!r}; use one of {', '.join(POOLINGS)}.")
-        for name, value, allowed in (
-            ("pooling_skip", pooling_skip, ("concat", "add")),
-            ("embedding_kind", embedding_kind, EMBEDDINGS),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{name} is {value!r}; use one of {', '.join(allowed)}.")
-        check_shares(pooling_dropout=pooling_dropout, dropout=dropout)
-        check_counts(
-            pooling_size=pooling_size,
-            pooling_kernel=pooling_kernel,
-            pooling_stride=pooling_stride,
-            embedding_size=embedding_size,
-        )
-        if pooling_kernel % 2 == 0:
-            raise ValueError(f"pooling_kernel is {pooling_kernel}; it must be odd, so that frames stay in the middle.")
-        self.trunk_config = trunk_config_from(trunk_config)
-        check_layer(self.trunk_config, trunk_layer)
-        self.trunk_layer = trunk_layer
-        self.pooling = pooling
-        self.pooling_size = pooling_size
-        self.pooling_kernel = pooling_kernel
-        self.pooling_stride = pooling_stride
-        self.pooling_dropout = pooling_dropout
-        self.pooling_bidirectional = pooling_bidirectional
-        self.pooling_attention = pooling_attention
-        self.pooling_skip = pooling_skip
-        self.embedding_size = embedding_size
-        self.embedding_kind = embedding_kind
-        self.dropout = dropout
-        self.freeze_trunk = freeze_trunk
-        super().__init__(
-            questions=questions, bins=bins, loss=loss, class_weights=class_weights, jsd_share=jsd_share, **kwargs
-        )
+    trunk_config: dict | PreTrainedConfig | None = None
+    pooling: str = "tcgru"
+    pooling_size: int = 128
+    pooling_kernel: int = 3
+    pooling_stride: int = 1
+    pooling_dropout: float = 0.1
+    pooling_bidirectional: bool = True
+    pooling_attention: bool = True
+    pooling_skip: str = "concat"
+    embedding_size: int = 128
+    embedding_kind: str = "normed"
+    dropout: float = 0.3
+    freeze_trunk: bool = False
+    trunk_layer: int | str | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        check_choices(POOLINGS, pooling=self.pooling)
+        check_choices(("concat", "add"), pooling_skip=self.pooling_skip)
+        check_choices(EMBEDDINGS, embedding_kind=self.embedding_kind)
+        check_shares(**options_of(self, "pooling_dropout", "dropout"))
+        check_counts(**options_of(self, "pooling_size", "pooling_kernel", "pooling_stride", "embedding_size"))
+        if self.pooling_kernel % 2 == 0:
+            raise ValueError(
+                f"pooling_kernel is {self.pooling_kernel}; it must be odd, so that frames stay in the middle."
+            )
+        self.trunk_config = trunk_config_from(self.trunk_config)
+        check_layer(self.trunk_config, self.trunk_layer)
+        super().__post_init__(**kwargs)

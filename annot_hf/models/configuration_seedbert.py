@@ -1,18 +1,15 @@
 """Configuration of `SeedBert`."""
 
-import inspect
 from typing import Any
 
 from .adapters import LORA_TARGETS
+from .checks import check_choices, options_of
 from .configuration_distribution import DistributionConfig
 from .configuration_opinion import OpinionConfig
 from .trunks import WEIGHTED
 
-MEMBERS = ("independent", "shared", "lora")
-DISTRIBUTIONS = ("votes", "mean_softmax")
-MEMBER_HEADS = ("linear", "mlp")
-# Members share every option of `OpinionConfig`, and the head.
-MEMBER_OPTIONS = (*[name for name in inspect.signature(OpinionConfig).parameters if name != "kwargs"], "head")
+# Members share these.
+MEMBER_OPTIONS = ("questions", "bins", *OpinionConfig.__annotations__, "loss", "class_weights", "jsd_share", "head")
 
 
 class SeedBertConfig(OpinionConfig):
@@ -29,7 +26,6 @@ class SeedBertConfig(OpinionConfig):
         head: Kind of each member's head, "linear" or "mlp" (see `DistributionConfig`).
         lora_layers: How many of the trunk's top layers have adapters; the layers below run once for all members.
         lora_rank: Rank of the adapters.
-        lora_alpha: Scale of the adapters: their product is multiplied with lora_alpha / lora_rank.
         freeze_trunk: As in `OpinionConfig`; None is True for "lora" and False otherwise. With "lora" it takes the trunk's
             gradients away and nothing else: its dropout works in training, its frames are not rounded.
         **kwargs: Options of `OpinionConfig`.
@@ -41,49 +37,33 @@ class SeedBertConfig(OpinionConfig):
     model_type = "annot-seedbert"
     keys_to_ignore_at_inference = ["histogram", "mean_probs", "member_logits", "votes", "label", "token_attention"]
 
-    def __init__(
-        self,
-        num_members: int = 5,
-        members: str = "independent",
-        distribution: str = "votes",
-        head: str = "linear",
-        lora_layers: int = 2,
-        lora_rank: int = 8,
-        lora_alpha: float = 16.0,
-        freeze_trunk: bool | None = None,
-        **kwargs: Any,
-    ) -> None:
-        for name, value, allowed in (
-            ("members", members, MEMBERS),
-            ("distribution", distribution, DISTRIBUTIONS),
-            ("head", head, MEMBER_HEADS),
-        ):
-            if value not in allowed:
-                raise ValueError(f"{name} is {value!r}; use one of {', '.join(allowed)}.")
-        for name, value in (("num_members", num_members), ("lora_rank", lora_rank)):
-            if value < 1:
-                raise ValueError(f"{name} is {value}; it must be at least 1.")
-        self.num_members = num_members
-        self.members = members
-        self.distribution = distribution
-        self.head = head
-        self.lora_layers = lora_layers
-        kwargs |= {"lora_rank": lora_rank, "lora_alpha": lora_alpha}
-        super().__init__(freeze_trunk=members == "lora" if freeze_trunk is None else freeze_trunk, **kwargs)
-        if members == "lora":
+    num_members: int = 5
+    members: str = "independent"
+    distribution: str = "votes"
+    head: str = "linear"
+    lora_layers: int = 2
+    lora_rank: int = 8
+    freeze_trunk: bool | None = None
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        check_choices(("independent", "shared", "lora"), members=self.members)
+        check_choices(("votes", "mean_softmax"), distribution=self.distribution)
+        check_choices(("linear", "mlp"), head=self.head)
+        for name in ("num_members", "lora_rank"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; it must be at least 1.")
+        if self.freeze_trunk is None:
+            self.freeze_trunk = self.members == "lora"
+        super().__post_init__(**kwargs)
+        if self.members == "lora":
             self._check_adapters()
 
     def member_config(self) -> DistributionConfig:
         """The configuration of one member as a model of its own."""
-        options = {name: getattr(self, name) for name in (*MEMBER_OPTIONS, "id2label")}
-        return DistributionConfig(**options)
-
-    def to_diff_dict(self) -> dict[str, Any]:
-        """What a saved configuration says: what is not the default, and `freeze_trunk`, whose default depends."""
-        return {**super().to_diff_dict(), "freeze_trunk": self.freeze_trunk}
+        return DistributionConfig(**options_of(self, *MEMBER_OPTIONS, "id2label"))
 
     def _check_adapters(self) -> None:
-        """Adapters need a known family and that many layers, and nothing may read the layers below them."""
+        """Raise unless the trunk's family and depth take the adapters, and nothing reads the layers below them."""
         kind, layer = self.trunk_config.model_type, self.trunk_layer
         if kind not in LORA_TARGETS:
             raise ValueError(

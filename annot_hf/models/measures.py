@@ -1,9 +1,9 @@
-"""Measures between distributions, once, for NumPy arrays and torch tensors alike.
+"""Measures between distributions, once, for NumPy arrays and torch tensors alike; torch is never imported.
 
-Every function takes arrays whose last axis is the support and returns one number per distribution, in nats unless a
-`base` is given. The namespace is picked from the arguments; torch is never imported, so losses, metrics and reports
-share these lines. Definitions follow Lin (1991) for the Jensen-Shannon *divergence* (SciPy's `jensenshannon` is its
-square root) and Lin (1989) for the concordance correlation coefficient. An empty last axis, which has no measure, is an error.
+Every function takes arrays whose last axis is the support, and returns one number per distribution, in nats unless a `base`
+is given. Losses, metrics and reports share these lines. Definitions follow Lin (1991) for the Jensen-Shannon *divergence*
+(SciPy's `jensenshannon` is its square root) and Lin (1989) for the concordance correlation coefficient. An empty last axis is
+an error.
 """
 
 import math
@@ -20,15 +20,9 @@ _BLOCK = 1 << 15
 
 
 def kl(reference: Array, prediction: Array, base: float | None = None) -> Array:
-    """Kullback-Leibler divergence KL(reference || prediction) = sum q ln(q / p).
+    """Kullback-Leibler divergence KL(reference || prediction) = sum q ln(q / p) of distributions `(..., K)`.
 
-    Args:
-        reference: Distributions q `(..., K)`.
-        prediction: Distributions p `(..., K)`.
-        base: Base of the logarithm; nats when None.
-
-    Returns:
-        `(...)` in [0, inf]; infinite where p is 0 and q is not.
+    `(...)` in [0, inf], in nats unless a `base` is given; infinite where p is 0 and q is not.
 
     Example:
         >>> round(float(kl([0.5, 0.5], [0.75, 0.25])), 6)
@@ -38,15 +32,9 @@ def kl(reference: Array, prediction: Array, base: float | None = None) -> Array:
 
 
 def cross_entropy(reference: Array, prediction: Array, base: float | None = None) -> Array:
-    """Cross-entropy -sum q ln p of predictions p under references q, with 0 ln 0 = 0.
+    """Cross-entropy -sum q ln p of predictions p under references q `(..., K)`, with 0 ln 0 = 0.
 
-    Args:
-        reference: Distributions q `(..., K)`.
-        prediction: Distributions p `(..., K)`.
-        base: Base of the logarithm; nats when None.
-
-    Returns:
-        `(...)` in [0, inf], at least the entropy of the reference.
+    `(...)` in [0, inf], at least the entropy of the reference; in nats unless a `base` is given.
     """
     xp, reference, prediction = _prepare(reference, prediction)
     certain = (prediction <= 0) & (reference > 0)
@@ -56,16 +44,10 @@ def cross_entropy(reference: Array, prediction: Array, base: float | None = None
 
 
 def entropy(p: Array, base: float | None = None, *, normalised: bool = False) -> Array:
-    """Shannon entropy -sum p ln p.
+    """Shannon entropy -sum p ln p of distributions `(..., K)`: `(...)` in [0, ln K] nats, or to another `base`.
 
-    Args:
-        p: Distributions `(..., K)`.
-        base: Base of the logarithm; nats when None.
-        normalised: Divide by the entropy of the uniform distribution, ln K (so that K and not the number of labels
-            that happen to be used sets the scale).
-
-    Returns:
-        `(...)` in [0, ln K], or in [0, 1] when normalised.
+    `normalised` divides by the entropy of the uniform distribution, ln K, for [0, 1]: K sets the scale, and not the number of
+    labels that happen to be used.
     """
     xp, p = _prepare(p)
     value = (-_sum(p * xp.log(_at_least(xp, p)))).clip(0.0, None)
@@ -73,15 +55,9 @@ def entropy(p: Array, base: float | None = None, *, normalised: bool = False) ->
 
 
 def jsd(p: Array, q: Array, base: float | None = None) -> Array:
-    """Jensen-Shannon divergence 1/2 KL(p || m) + 1/2 KL(q || m), m = (p + q) / 2.
+    """Jensen-Shannon divergence 1/2 KL(p || m) + 1/2 KL(q || m), m = (p + q) / 2, of distributions `(..., K)`.
 
-    Args:
-        p: Distributions `(..., K)`.
-        q: Distributions `(..., K)`.
-        base: Base of the logarithm: nats when None, bits when 2.
-
-    Returns:
-        `(...)` in [0, ln 2] nats, or [0, 1] bits. A divergence: its square root is the distance.
+    `(...)` in [0, ln 2] nats, or in [0, 1] bits with base 2. A divergence: its square root is the distance.
 
     Example:
         >>> round(float(jsd([0.6, 0.2, 0.1, 0.1], [1, 0, 0, 0])), 4)
@@ -115,11 +91,7 @@ def hellinger(p: Array, q: Array) -> Array:
 
 
 def emd(p: Array, q: Array) -> Array:
-    """Earth mover's distance on an ordered support with unit steps, sum |P - Q| of the cumulative sums.
-
-    Returns:
-        `(...)` in [0, K - 1], in steps of the support.
-    """
+    """Earth mover's distance on an ordered support, sum |P - Q| of the cumulative sums, in [0, K - 1] of its steps."""
     xp, p, q = _prepare(p, q)
     # The last term is 0, and its rounding error would have a gradient.
     return _sum(abs(xp.cumsum(p - q, -1)[..., :-1]))
@@ -132,15 +104,10 @@ def cosine(p: Array, q: Array) -> Array:
 
 
 def ccc(prediction: Array, reference: Array, *, mask: Array | None = None) -> Array:
-    """Concordance correlation coefficient 2 cov / (var + var + (mean - mean)^2), population moments, last axis.
+    """Concordance correlation coefficient 2 cov / (var + var + (mean - mean)^2) of values `(..., n)`, population moments.
 
-    Args:
-        prediction: Values `(..., n)`.
-        reference: Values `(..., n)`.
-        mask: True where a pair counts `(..., n)`; all when None.
-
-    Returns:
-        `(...)` in [-1, 1]. A constant input, a single pair or none but masked ones gives 0, never NaN.
+    Pairs count where `mask` `(..., n)` is True, all when None. `(...)` in [-1, 1]. A constant input, a single pair or none but
+    masked ones gives 0, never NaN.
     """
     xp, prediction, reference = _prepare(prediction, reference)
     # CCC does not change when both move together. Counting from a value of the data keeps float32 exact for values such
@@ -164,11 +131,7 @@ def ccc(prediction: Array, reference: Array, *, mask: Array | None = None) -> Ar
 
 
 def same_order(*arrays: Array) -> tuple[Array, ...]:
-    """Frames, series and Arrow tables as arrays; they are matched by position, so the names must be equal.
-
-    Raises:
-        ValueError: The names of rows, columns or entries differ, or their order does.
-    """
+    """Frames, series and Arrow tables as arrays, matched by position: a ValueError if their names are not equal."""
     arrays = tuple(array.to_pandas() if hasattr(array, "column_names") else array for array in arrays)
     named = [array for array in arrays if hasattr(array, "axes") and hasattr(array, "to_numpy")]
     for array in named[1:]:
@@ -188,10 +151,7 @@ def same_order(*arrays: Array) -> tuple[Array, ...]:
 def check_distributions(p: Array, name: str, tolerance: float = 4e-3) -> None:
     """Raise a ValueError that names the first row of `p` `(N, K)` that is not a distribution.
 
-    Args:
-        p: Rows to check.
-        name: Their name in the message.
-        tolerance: How far from 1 a row may sum: rounding each probability to bfloat16 moves the sum by up to 2^-8.
+    A row may sum to 1 +- `tolerance`: rounding each probability to bfloat16 moves the sum by up to 2^-8.
     """
     p = np.asarray(p, dtype=np.float64)
     if p.ndim != 2 or not p.size:

@@ -8,7 +8,7 @@ from torch import nn
 
 from .configuration_distribution import DistributionConfig
 from .heads import make_head
-from .losses import EPSILON, LOG_VARIANCE, auxiliary_loss, distribution_loss, rating_loss, scale_loss
+from .losses import EPSILON, LOG_VARIANCE, auxiliary_loss, rating_loss, scale_loss
 from .modeling_opinion import OpinionPreTrainedModel
 from .outputs import DistributionOutput
 
@@ -93,13 +93,9 @@ class DistributionModel(OpinionPreTrainedModel):
         probs = logits.float().softmax(-1).mean(0)
         predicted = {"probs": probs, "logits": logits[0] if len(logits) == 1 else (probs + EPSILON).log()}
         if self.config.scale_questions:
-            means, log_variances = _draws(self.scale_head, embedding).float().chunk(2, -1)
-            mean, log_variance = _mixture(means, log_variances)
+            mean, log_variance = _mixture(*_draws(self.scale_head, embedding).float().chunk(2, -1))
             stretch = self.config.scale_stretch
-            predicted["scale_mean"], predicted["scale_log_variance"] = (
-                mean / stretch,
-                log_variance - 2 * math.log(stretch),
-            )
+            predicted |= {"scale_mean": mean / stretch, "scale_log_variance": log_variance - 2 * math.log(stretch)}
         if self.config.auxiliary_questions:
             scores = _draws(self.auxiliary_head, embedding).float().split(self.auxiliary_sizes, -1)
             predicted["auxiliary_probs"] = torch.cat([score.softmax(-1).mean(0) for score in scores], -1)
@@ -127,34 +123,21 @@ class DistributionModel(OpinionPreTrainedModel):
     def loss_spans_batch(self) -> bool:
         """Whether the loss compares the items of a batch with each other, so that its size matters (CCC)."""
         config = self.config
-        return config.loss == "ccc" or bool(config.scale_questions and config.scale_weight and config.scale_ccc_weight)
+        return super().loss_spans_batch or bool(
+            config.scale_questions and config.scale_weight and config.scale_ccc_weight
+        )
 
     def loss_of(
         self, predicted: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor | None]
     ) -> torch.Tensor | None:
-        """Loss of what `forward` returned, also of several batches joined; None without targets.
-
-        Args:
-            predicted: `probs` and, if the model has scale questions, `scale_mean` and `scale_log_variance`; if it
-                has auxiliary questions, `auxiliary_probs`; likewise `disagreement` and `weight_kl`.
-            given: `labels`, `scale_targets`, `auxiliary_targets`, `disagreement_targets` and `item_weights` as `forward` takes
-                them, as far as there are any.
+        """Loss of what `forward` predicts, also of several batches joined; None without targets (`loss_inputs`).
 
         Raises:
             ValueError: The head is Bayesian and the configuration has no `kl_weight`.
         """
         config, losses = self.config, []
         if given.get("labels") is not None:
-            losses.append(
-                distribution_loss(
-                    predicted["probs"],
-                    given["labels"],
-                    config.loss,
-                    class_weights=config.class_weights,
-                    item_weights=given.get("item_weights"),
-                    jsd_share=config.jsd_share,
-                )
-            )
+            losses.append(self._distribution_loss(predicted["probs"], given))
         if given.get("scale_targets") is not None and config.scale_questions:
             stretch = config.scale_stretch
             loss = scale_loss(

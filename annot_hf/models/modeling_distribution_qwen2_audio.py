@@ -1,6 +1,5 @@
 """One distribution of opinion per clip, from an audio-language model."""
 
-import inspect
 import logging
 import os
 from collections.abc import Mapping, Sequence
@@ -9,20 +8,22 @@ from typing import Any, Self
 import numpy as np
 import torch
 from torch import nn
-from transformers import AutoConfig, BatchFeature, Qwen2AudioForConditionalGeneration
+from transformers import BatchFeature, Qwen2AudioForConditionalGeneration
 from transformers.utils.hub import resolve_revision
 
 from .adapters import Adaptable
-from .checks import check_attention
-from .configuration_distribution_qwen2_audio import DistributionQwen2AudioConfig
-from .heads import SequenceHead, init_as_torch
-from .losses import EPSILON, distribution_loss
+from .checks import odd_weights
+from .configuration_distribution_qwen2_audio import DistributionQwen2AudioConfig, prepare_inputs
+from .configuration_opinion import SupportConfig
+from .heads import SequenceHead
+from .losses import EPSILON
 from .measures import entropy
+from .modeling_opinion import SupportModel
 from .outputs import DistributionOutput
-from .prompting import prepare_inputs
+from .trunks import read_trunk_config
 
 
-class DistributionQwen2Audio(Adaptable):
+class DistributionQwen2Audio(SupportModel):
     """Softmax over the support on the hidden states of a Qwen2-Audio, trained on the distribution of votes.
 
     The model of arXiv 2601.14620 (section 4 and the authors' code). The language model's own output layer is left out: no
@@ -43,9 +44,6 @@ class DistributionQwen2Audio(Adaptable):
     lora_targets = r".*language_model\.layers\.\d+\.self_attn\.(q|k|v|o)_proj"
     main_input_name = "input_ids"
     input_modalities = ("audio", "text")
-    supports_gradient_checkpointing = True
-    # The losses are means over the batch, so Trainer must divide by the accumulation steps.
-    accepts_loss_kwargs = False
     loss_inputs = ("labels",)
     _keep_in_fp32_modules_strict = {"distribution_head"}
     _keys_to_ignore_on_load_unexpected = [r"lm_head\.weight$"]
@@ -53,10 +51,7 @@ class DistributionQwen2Audio(Adaptable):
     _supports_flash_attn = True
 
     def __init__(self, config: DistributionQwen2AudioConfig) -> None:
-        check_attention(config)
         super().__init__(config)
-        if not config.questions:
-            raise ValueError('The configuration asks no question; give questions=[{"name": ..., "labels": [...]}].')
         self.lalm = Qwen2AudioForConditionalGeneration(config.lalm_config)
         self.lalm.lm_head = nn.Identity()
         self.distribution_head = SequenceHead(config.hidden_size, len(config.support), config.attention_heads)
@@ -88,17 +83,13 @@ class DistributionQwen2Audio(Adaptable):
             ValueError: There is no such checkpoint, it is not a whole Qwen2-Audio, or there is no such option.
         """
         source = os.fspath(source)
-        known = set(inspect.signature(cls.config_class.__init__).parameters)
-        known -= {"self", "kwargs", "lalm_config", "lalm_revision"}
+        known = {*SupportConfig.__annotations__, *cls.config_class.__annotations__}
+        known -= {"adapted_from", "lalm_config", "lalm_revision"}
         unknown = sorted(set(options) - known)
         if unknown:
             raise ValueError(f"There is no option {unknown[0]!r}; there are {', '.join(sorted(known))}.")
         revision = resolve_revision(source, revision)
-        try:
-            lalm_config = AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
-        except Exception as error:  # of many kinds: a config.json may say anything
-            asked = source if revision is None else f"{source} at {revision}"
-            raise ValueError(f"There is no checkpoint {asked!r}; give a Hub id or a checkpoint folder.") from error
+        lalm_config = read_trunk_config(source, revision)
         if lalm_config.model_type != "qwen2_audio":
             raise ValueError(
                 f"{source} is a {lalm_config.model_type}; give a plain Qwen2-Audio, such as Qwen/Qwen2-Audio-7B-Instruct."
@@ -111,11 +102,7 @@ class DistributionQwen2Audio(Adaptable):
 
     @classmethod
     def over_base(cls, config: DistributionQwen2AudioConfig, base: str, revision: str | None, **how: Any) -> Self:
-        """A model of this configuration on the weights of a Qwen2-Audio, plain or of this class, with a fresh head.
-
-        Raises:
-            ValueError: The base lacks some of them.
-        """
+        """A model of this configuration on the weights of a Qwen2-Audio, plain or of this class, with a fresh head."""
         how |= {"ignore_mismatched_sizes": True, "output_loading_info": True, "use_safetensors": True}
         # its table of weights would say that the head is missing, which is fresh or comes with the adapters
         log = logging.getLogger("transformers.modeling_utils")
@@ -126,8 +113,7 @@ class DistributionQwen2Audio(Adaptable):
             raise ValueError(f"{base} has no weights in safetensors ({error}); give a whole checkpoint.") from error
         finally:
             log.setLevel(level)
-        odd = [*info["missing_keys"], *info["unexpected_keys"], *(name for name, *_ in info["mismatched_keys"])]
-        odd = sorted(name for name in odd if not name.startswith("distribution_head."))
+        odd = [name for name in odd_weights(info) if not name.startswith("distribution_head.")]
         if odd:
             raise ValueError(
                 f"{base} is not a whole Qwen2-Audio: {len(odd)} weights differ, for instance {odd[0]}; give a plain "
@@ -162,7 +148,7 @@ class DistributionQwen2Audio(Adaptable):
     def prepare(
         self, processor: Any, waves: Sequence[np.ndarray], transcripts: Sequence[str | None] | None = None
     ) -> BatchFeature:
-        """Inputs of `forward` for clips, on the model's device; see `prompting.prepare_inputs`."""
+        """Inputs of `forward` for clips, on the model's device; see `prepare_inputs`."""
         return prepare_inputs(self.config, processor, waves, transcripts).to(self.device)
 
     def forward(
@@ -206,29 +192,18 @@ class DistributionQwen2Audio(Adaptable):
         predicted = {"probs": logits.float().softmax(-1), "logits": logits}
         return DistributionOutput(loss=self.loss_of(predicted, {"labels": labels}), **predicted)
 
-    @property
-    def loss_spans_batch(self) -> bool:
-        """Whether the loss compares the items of a batch with each other, so that its size matters (CCC)."""
-        return self.config.loss == "ccc"
-
     def loss_of(
         self, predicted: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor | None]
     ) -> torch.Tensor | None:
-        """Loss of what `forward` returned, also of several batches joined; None without targets.
+        """Loss of what `forward` predicts, also of several batches joined; None without labels.
 
         The distribution loss plus `entropy_weight` times the mean entropy of the predictions (nats).
-
-        Args:
-            predicted: `probs`.
-            given: `labels` as `forward` takes them, or nothing.
         """
         if given.get("labels") is None:
             return None
-        config, probs = self.config, predicted["probs"]
-        loss = distribution_loss(
-            probs, given["labels"], config.loss, class_weights=config.class_weights, jsd_share=config.jsd_share
-        )
-        return loss + config.entropy_weight * entropy(probs + EPSILON).mean() if config.entropy_weight else loss
+        probs, weight = predicted["probs"], self.config.entropy_weight
+        loss = self._distribution_loss(probs, given)
+        return loss + weight * entropy(probs + EPSILON).mean() if weight else loss
 
     def _check_inputs(
         self,
@@ -241,30 +216,28 @@ class DistributionQwen2Audio(Adaptable):
 
         Without, the library would answer from the text alone.
         """
-        given = {
-            "input_ids": input_ids,
-            "input_features": input_features,
-            "feature_attention_mask": feature_attention_mask,
-        }
-        absent = [name for name, value in given.items() if value is None]
-        if absent:
-            raise ValueError(
-                f"A Qwen2-Audio takes a clip with each prompt, and {absent[0]} is missing; make the inputs with "
-                "model.prepare(processor, waves)."
-            )
+        for name, value in (
+            ("input_ids", input_ids),
+            ("input_features", input_features),
+            ("feature_attention_mask", feature_attention_mask),
+        ):
+            if value is None:
+                raise ValueError(
+                    f"A Qwen2-Audio takes a clip with each prompt, and {name} is missing; make the inputs with "
+                    "model.prepare(processor, waves)."
+                )
         if len(input_features) != len(input_ids):
             raise ValueError(
                 f"There are {len(input_ids)} prompts and {len(input_features)} clips; give one clip with each prompt."
             )
         tower, audio = self.lalm.model.audio_tower, self.config.lalm_config.audio_config
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        size = (len(input_ids), audio.num_mel_bins, 2 * audio.max_source_positions)
-        shapes = {
-            "attention_mask": (mask, tuple(input_ids.shape)),
-            "input_features": (input_features, size),
-            "feature_attention_mask": (feature_attention_mask, (size[0], size[2])),
-        }
-        for name, (value, shape) in shapes.items():
+        items, frames = len(input_ids), 2 * audio.max_source_positions
+        for name, value, shape in (
+            ("attention_mask", mask, tuple(input_ids.shape)),
+            ("input_features", input_features, (items, audio.num_mel_bins, frames)),
+            ("feature_attention_mask", feature_attention_mask, (items, frames)),
+        ):
             if tuple(value.shape) != shape:
                 raise ValueError(
                     f"{name} has shape {tuple(value.shape)}, and this model takes {shape}; make the inputs with "
@@ -288,10 +261,6 @@ class DistributionQwen2Audio(Adaptable):
                 "least); make the inputs with model.prepare(processor, waves)."
             )
         return mask
-
-    @torch.no_grad()
-    def _init_weights(self, module: nn.Module) -> None:
-        init_as_torch(module)
 
 
 DistributionQwen2Audio.register_for_auto_class("AutoModel")

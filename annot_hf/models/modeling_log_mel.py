@@ -41,14 +41,9 @@ class LogMelModel(PreTrainedModel):
         self.post_init()
 
     def forward(self, input_features: torch.Tensor, attention_mask: torch.Tensor | None = None) -> TrunkOutput:
-        """Encode log-mel frames.
+        """Frames `(B, ceil(T / stride), H)` of log-mel energies `(B, T, num_mel_bins)`, and their mask.
 
-        Args:
-            input_features: Log-mel energies `(B, T, num_mel_bins)`.
-            attention_mask: 1 where a frame is real `(B, T)`; all real when None.
-
-        Returns:
-            Frames `(B, ceil(T / stride), H)` and their mask.
+        `attention_mask` `(B, T)` is 1 where a frame is real; all are when None.
         """
         mask = torch.ones_like(input_features[..., 0]) if attention_mask is None else attention_mask
         mask = mask.bool()
@@ -109,10 +104,8 @@ def _random_spans(sizes: torch.Tensor, width: int, share: float, length: int) ->
 
     The number of spans is round(share * size / mean length); short rows get none, so no clip is hidden altogether.
     """
-    spans = torch.round(
-        2 * share * sizes / (length + 1)
-        # A span has 1 to length frames, (length + 1) / 2 on average.
-    ).long()
+    # A span has 1 to length frames, (length + 1) / 2 on average.
+    spans = torch.round(2 * share * sizes / (length + 1)).long()
     most = int(spans.max()) if len(spans) else 0
     if not most:
         return torch.zeros(len(sizes), width, dtype=torch.bool, device=sizes.device)

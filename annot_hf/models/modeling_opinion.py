@@ -1,16 +1,19 @@
 """The trunk, its pooling and the shared embedding below all heads."""
 
 import math
+import re
+from collections.abc import Mapping
 from typing import Any, Self
 
 import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, initialization as init
 
-from .adapters import Adaptable, targets_in
+from .adapters import LORA_TARGETS, Adaptable, import_peft
 from .checks import check_attention
-from .configuration_opinion import OpinionConfig
+from .configuration_opinion import OpinionConfig, SupportConfig
 from .heads import BayesianLinear, LayerSum, MeanPooling, init_as_torch, make_embedding, make_pooling
+from .losses import distribution_loss
 from .trunks import (
     WEIGHTED,
     build_trunk,
@@ -26,22 +29,51 @@ from .trunks import (
 INITIAL_RHO = -3.0
 
 
-class OpinionPreTrainedModel(Adaptable):
-    """Base of the models: `embed` turns inputs into one vector per item."""
+class SupportModel(Adaptable):
+    """Base of all models: a configuration with questions, and the loss of a distribution over their support."""
 
-    config_class = OpinionConfig
-    base_model_prefix = "trunk"
     supports_gradient_checkpointing = True
     # The losses are means over the batch, so Trainer must divide by the accumulation steps.
     accepts_loss_kwargs = False
-    # The trunk decides.
-    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True
 
-    def __init__(self, config: OpinionConfig) -> None:
+    def __init__(self, config: SupportConfig) -> None:
         check_attention(config)
         super().__init__(config)
         if not config.questions:
             raise ValueError('The configuration asks no question; give questions=[{"name": ..., "labels": [...]}].')
+
+    @property
+    def loss_spans_batch(self) -> bool:
+        """Whether the loss compares the items of a batch with each other, so that its size matters (CCC)."""
+        return self.config.loss == "ccc"
+
+    def _distribution_loss(self, probs: torch.Tensor, given: Mapping[str, torch.Tensor | None]) -> torch.Tensor:
+        """The configuration's loss of `probs` `(B, K)`, a scalar; `given` has `labels` and may have `item_weights`."""
+        config = self.config
+        return distribution_loss(
+            probs,
+            given["labels"],
+            config.loss,
+            class_weights=config.class_weights,
+            item_weights=given.get("item_weights"),
+            jsd_share=config.jsd_share,
+        )
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        init_as_torch(module)
+
+
+class OpinionPreTrainedModel(SupportModel):
+    """Base of the models over a trunk: `embed` turns inputs into one vector per item."""
+
+    config_class = OpinionConfig
+    base_model_prefix = "trunk"
+    # The trunk decides.
+    _supports_sdpa = _supports_flash_attn = _supports_flex_attn = True
+
+    def __init__(self, config: OpinionConfig) -> None:
+        super().__init__(config)
         self.main_input_name = input_name_of(config.trunk_config)
         self._build()
 
@@ -87,8 +119,15 @@ class OpinionPreTrainedModel(Adaptable):
 
     @property
     def lora_targets(self) -> str:
-        """Regular expression of the layers of the trunk that get adapters."""
-        return targets_in(self.config.trunk_config)
+        """Regular expression of the layers of the trunk that get adapters; a ValueError if nobody knows which."""
+        kind = self.config.trunk_config.model_type
+        known = import_peft().utils.TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING | LORA_TARGETS
+        if kind not in known:
+            raise ValueError(
+                f"There are no adapters for a {kind} trunk; train all its weights (lora_rank=0), or use one of "
+                f"{', '.join(LORA_TARGETS)}."
+            )
+        return rf"trunk\..*\.({'|'.join(map(re.escape, known[kind]))})"
 
     @classmethod
     def over_base(cls, config: OpinionConfig, base: str, revision: str | None, **how: Any) -> Self:
@@ -114,8 +153,7 @@ class OpinionPreTrainedModel(Adaptable):
     def frames(self, **inputs: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
         """Frames `(B, T, H)` of the chosen layer from the trunk's inputs, and True where they are real `(B, T)`.
 
-        Those of a frozen trunk are rounded to half precision, as a cache keeps them: heads trained from a cache see what
-        they see here.
+        A frozen trunk's are rounded to half precision, as a cache keeps them, so that heads trained from a cache see the same.
         """
         if self.layer_sum is None:
             frames, mask = encode(self.trunk, **inputs)
@@ -126,11 +164,8 @@ class OpinionPreTrainedModel(Adaptable):
     def attended(self, **inputs: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """The result of `frames`, and the share of each input position in each frame `(B, T, T)`.
 
-        The last layer's attention, averaged over its heads; with a weighting of all layers, that weighting of their
-        attentions. None for a trunk without attention: its frames stand for themselves.
-
-        Raises:
-            ValueError: The trunk does not tell its attention.
+        The last layer's attention, averaged over heads; with a weighting of all layers, theirs, weighted likewise. None for
+        a trunk without attention: its frames stand for themselves.
         """
         if self.main_input_name == "input_features":
             return *self.frames(**inputs), None
@@ -146,15 +181,10 @@ class OpinionPreTrainedModel(Adaptable):
         trunk_mask: torch.Tensor | None = None,
         **inputs: torch.Tensor | None,
     ) -> torch.Tensor:
-        """One vector per item `(B, width)` from the trunk's inputs, or from precomputed frames.
+        """One vector per item `(B, width)` from the trunk's inputs, or from precomputed frames instead.
 
-        Args:
-            trunk_frames: What `frames` gave `(B, T, H)`, or its mean over time `(B, 1, H)`; the trunk is then left out.
-            trunk_mask: True where they are real `(B, T)`; everywhere when None.
-            **inputs: The trunk's inputs.
-
-        Raises:
-            ValueError: The frames are not as wide as the trunk's.
+        `trunk_frames` are what `frames` gave `(B, T, H)`, or its mean over time `(B, 1, H)`; `trunk_mask` is True where they
+        are real `(B, T)`, everywhere when None.
         """
         frames, mask = self._frames_or(trunk_frames, trunk_mask, **inputs)
         return self._embedded(self, frames, mask)
@@ -188,7 +218,7 @@ class OpinionPreTrainedModel(Adaptable):
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        init_as_torch(module)
+        super()._init_weights(module)
         if isinstance(module, LayerSum):
             init.zeros_(module.scores)
         elif isinstance(module, BayesianLinear):

@@ -1,21 +1,26 @@
 """An ensemble that recovers disagreement from single labels: members differ by a seed, and vote (arXiv 2211.13196)."""
 
+import json
+import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel
+from transformers import AutoFeatureExtractor, AutoTokenizer, PreTrainedModel
 
+from .adapters import MemberAdapter, MemberAdapters
+from .checks import options_of, read_checkpoint, said
+from .configuration_opinion import OpinionConfig
 from .configuration_seedbert import MEMBER_OPTIONS, SeedBertConfig
 from .heads import make_embedding, make_head, make_pooling, vote_shares
-from .losses import distribution_loss
-from .member_adapters import MemberAdapter, MemberAdapters
-from .members import check_alike, check_different, check_processors, read_member
 from .modeling_distribution import DistributionModel
 from .modeling_opinion import OpinionPreTrainedModel
 from .outputs import SeedBertOutput
+from .trunks import PROVENANCE, input_name_of
+
+_RESTORE = "restore this member or train it again"
 
 
 class SeedBert(OpinionPreTrainedModel):
@@ -51,13 +56,7 @@ class SeedBert(OpinionPreTrainedModel):
         self._build_trunk(skip_layers=config.members == "shared")
         self.members = nn.ModuleList(_Member(config) for _ in members)
         if config.members == "lora":
-            self.adapters = MemberAdapters(
-                self.trunk,
-                members=config.num_members,
-                layers=config.lora_layers,
-                rank=config.lora_rank,
-                alpha=config.lora_alpha,
-            )
+            self.adapters = MemberAdapters(self.trunk, config)
 
     @classmethod
     def from_members(cls, members: Sequence[str | Path | DistributionModel], *, distribution: str = "votes") -> Self:
@@ -81,18 +80,18 @@ class SeedBert(OpinionPreTrainedModel):
         members = list(members)
         if not members:
             raise ValueError("members is empty; give at least one checkpoint folder or model.")
-        check_different(members)
-        model, first_name, first = None, "", None
+        _check_different(members)
+        model = None
         for number, source in enumerate(members):
             name, member = read_member(source, number)
             if model is None:
                 first_name, first = name, member
-                options = {option: getattr(member.config, option) for option in (*MEMBER_OPTIONS, "id2label")}
+                options = options_of(member.config, *MEMBER_OPTIONS, "id2label")
                 config = cls.config_class(num_members=len(members), distribution=distribution, **options)
                 model = cls(config).to(device=member.device, dtype=member.dtype)
-            check_alike(name, member, first_name, first)
+            _check_alike(name, member, first_name, first)
             model.members[number].load_state_dict(member.state_dict())
-        check_processors([source for source in members if isinstance(source, str | Path)], model.config)
+        _check_processors([source for source in members if isinstance(source, str | Path)], model.config)
         return model.eval()
 
     @property
@@ -191,34 +190,14 @@ class SeedBert(OpinionPreTrainedModel):
             token_attention=torch.stack(attention, 1) if explain else None,
         )
 
-    @property
-    def loss_spans_batch(self) -> bool:
-        """Whether the loss compares the items of a batch with each other, so that its size matters (CCC)."""
-        return self.config.loss == "ccc"
-
     def loss_of(
         self, predicted: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor | None]
     ) -> torch.Tensor | None:
-        """Mean of the members' losses, of what `forward` returned, also of several batches joined; None without targets.
-
-        Args:
-            predicted: `member_logits`.
-            given: `labels` and `item_weights` as `forward` takes them, as far as there are any.
-        """
+        """Mean of the members' losses, of what `forward` predicts, also of several batches joined; None without labels."""
         if given.get("labels") is None:
             return None
-        losses = [
-            distribution_loss(
-                logits.float().softmax(-1),
-                given["labels"],
-                self.config.loss,
-                class_weights=self.config.class_weights,
-                item_weights=given.get("item_weights"),
-                jsd_share=self.config.jsd_share,
-            )
-            for logits in predicted["member_logits"].unbind(1)
-        ]
-        return sum(losses) / len(losses)
+        members = predicted["member_logits"].float().softmax(-1).unbind(1)
+        return sum(self._distribution_loss(probs, given) for probs in members) / len(members)
 
     def _passes(self, read: Any) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]]:
         """Frames, mask and attention of each member in turn; `read` gets them from a model with a trunk."""
@@ -270,14 +249,9 @@ class _Member(nn.Module):
 
 
 def _input_attention(weights: torch.Tensor, attention: torch.Tensor | None) -> torch.Tensor:
-    """Share of each input position `(B, T)` in a pooled vector.
+    """Share of each input position in a pooled vector `(B, T)`, from the weights of frames in the pooling `(B, T)`.
 
-    Args:
-        weights: Of each frame in the pooling `(B, T)`.
-        attention: Of each frame to each position `(B, T, T)`; None if frames stand for themselves.
-
-    Raises:
-        ValueError: The trunk changed the number of frames after its last layer.
+    `attention` is that of each frame to each position `(B, T, T)`; None if frames stand for themselves.
     """
     if attention is None:
         return weights
@@ -287,6 +261,123 @@ def _input_attention(weights: torch.Tensor, attention: torch.Tensor | None) -> t
             "add_adapter of its configuration to False."
         )
     return torch.einsum("bt,bts->bs", weights.to(attention), attention)
+
+
+def read_member(source: str | Path | DistributionModel, number: int) -> tuple[str, DistributionModel]:
+    """A member's name for messages, and the member, from a checkpoint folder or the model itself.
+
+    A ValueError if it is damaged, does not fit its configuration, is of another kind, has adapters, or answers more questions.
+    """
+    if isinstance(source, str | Path):
+        name = str(source)
+        model, odd = read_checkpoint(Path(source), DistributionModel, give="one of a DistributionModel", fix=_RESTORE)
+        if odd:
+            raise ValueError(
+                f"{source} does not fit its configuration: {len(odd)} weights differ, for instance {odd[0]}; {_RESTORE}."
+            )
+    elif isinstance(source, DistributionModel):
+        name, model = f"member {number}", source
+    else:
+        raise ValueError(f"Member {number} is a {type(source).__name__}; give DistributionModels or their folders.")
+    if model.has_adapters:
+        raise ValueError(f"{name} has adapters, and members are whole models; merge them first (merge_lora).")
+    for beside in ("scale_questions", "auxiliary_questions"):
+        if getattr(model.config, beside):
+            raise ValueError(
+                f"{name} answers {beside} beside its distribution, and an ensemble votes on the distribution alone; train its "
+                f"members without {beside}."
+            )
+    return name, model
+
+
+def _check_different(members: Sequence[str | Path | DistributionModel]) -> None:
+    """Raise if a folder, in any spelling, or a model is given twice."""
+    seen: dict[Any, str | Path] = {}
+    for number, source in enumerate(members):
+        folder = isinstance(source, str | Path)
+        key, name = (Path(source).resolve(), source) if folder else (id(source), f"member {number}")
+        if key in seen:
+            raise ValueError(
+                f"{name} is the same as {seen[key]}, and a member has one vote; give each folder or model once."
+            )
+        seen[key] = name
+
+
+def _check_alike(name: str, model: DistributionModel, first_name: str, first: DistributionModel) -> None:
+    """Raise unless members differ only in their weights."""
+    ours, theirs = _traits_of(first), _traits_of(model)
+    different = _keys_that_differ(ours, theirs)
+    if different:
+        key = different[0]
+        more = f" (and {len(different) - 1} more)" if len(different) > 1 else ""
+        raise ValueError(
+            f"{name} has {key} {reprlib.repr(theirs.get(key))} and {first_name} {reprlib.repr(ours.get(key))}{more}; members "
+            "may differ in their weights only, so train them with the same recipe."
+        )
+
+
+def _traits_of(model: DistributionModel) -> dict[str, Any]:
+    """Everything but the weights, most important first."""
+    config, trunk = model.config, model.config.trunk_config
+    options = options_of(config, *MEMBER_OPTIONS)
+    del options["trunk_config"]
+    inside = {f"trunk {name}": value for name, value in trunk.to_dict().items() if name not in PROVENANCE}
+    first = {"questions": options.pop("questions"), "support": config.support, "trunk": trunk.model_type}
+    return {**first, **options, **inside, "dtype": model.dtype}
+
+
+def _check_processors(folders: Sequence[str | Path], config: OpinionConfig) -> None:
+    """Raise unless members from folders read their input in the same way; all of them may lack a processor."""
+    reads_text = input_name_of(config.trunk_config) == "input_ids"
+    # A saved tokenizer or feature extractor always has this file.
+    what, file = (
+        ("tokenizer", "tokenizer_config.json") if reads_text else ("feature extractor", "preprocessor_config.json")
+    )
+    there = [(Path(folder) / file).is_file() for folder in folders]
+    if not any(there):
+        return
+    if not all(there):
+        raise ValueError(
+            f"{folders[there.index(False)]} holds no {what} and {folders[there.index(True)]} does; save it with every member."
+        )
+    first = None
+    for folder in folders:
+        try:
+            facts = _processor_facts(folder, config, reads_text)
+        except Exception as error:
+            # The tokenizers library raises plain `Exception`.
+            raise ValueError(f"{folder} holds a {what} that cannot be read ({said(error)}); {_RESTORE}.") from error
+        first = facts if first is None else first
+        different = _keys_that_differ(first, facts)
+        if different:
+            raise ValueError(
+                f"{folder} and {folders[0]} have different {what}s: {', '.join(different)} differ; members must read the same "
+                f"input, so train them with one {what}."
+            )
+
+
+def _processor_facts(folder: str | Path, config: OpinionConfig, reads_text: bool) -> dict[str, Any]:
+    """What decides how a folder's tokenizer or feature extractor reads its input."""
+    # With the configuration given, the library does not ask whether to run code from the folder.
+    how = {"config": config, "trust_remote_code": False}
+    if not reads_text:
+        return AutoFeatureExtractor.from_pretrained(folder, **how).to_dict()
+    tokenizer = AutoTokenizer.from_pretrained(folder, **how)
+    facts = {
+        "vocabulary": tokenizer.get_vocab(),
+        "special tokens": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
+        "longest input": tokenizer.model_max_length,
+    }
+    # The last call set its truncation and padding.
+    if tokenizer.is_fast:
+        whole = json.loads(tokenizer.backend_tokenizer.to_str())
+        facts |= {name: whole[name] for name in ("normalizer", "pre_tokenizer", "post_processor", "model")}
+    return facts
+
+
+def _keys_that_differ(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    """Names of the entries that differ, or that only one has."""
+    return [key for key in {**ours, **theirs} if ours.get(key) != theirs.get(key)]
 
 
 SeedBert.register_for_auto_class("AutoModel")

@@ -1,15 +1,13 @@
-"""Build and call trunks, and find their frames and mask.
+"""Build and call trunks: our log-mel model, raw-waveform encoders of the wav2vec 2.0 family, and text encoders.
 
-A trunk is our log-mel model, a raw-waveform encoder of the wav2vec 2.0 family, or a text encoder. Hidden states are
-numbered as the library's `output_hidden_states` does: 0 enters the first transformer layer, k leaves the k-th.
+Hidden states are numbered as the library's `output_hidden_states` does: 0 enters the first transformer layer, k leaves the
+k-th.
 """
 
 import copy
 import functools
 import hashlib
 import reprlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import torch
@@ -27,15 +25,8 @@ WAVEFORM_TRUNKS = ("wavlm", "hubert", "wav2vec2", "unispeech", "unispeech-sat")
 # Text encoders without a norm after the last layer, so that the first k layers are a complete encoder.
 LAYERED_TEXT_TRUNKS = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "mpnet")
 # Their positions start after the index of the padding token.
-OFFSET_TEXT_TRUNKS = (
-    "roberta",
-    "xlm-roberta",
-    "xlm-roberta-xl",
-    "roberta-prelayernorm",
-    "camembert",
-    "mpnet",
-    "longformer",
-)
+_ROBERTAS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm", "camembert")
+OFFSET_TEXT_TRUNKS = (*_ROBERTAS, "mpnet", "longformer")
 # The input of an audio-language model is a clip and a question about it.
 PROMPTED = "prompted_audio"
 PROMPTED_TRUNKS = ("qwen2_audio", "annot-distribution-qwen2-audio")
@@ -79,17 +70,14 @@ def most_tokens(config: PreTrainedConfig) -> int | None:
 
 
 def check_layer(config: PreTrainedConfig, layer: int | str | None) -> None:
-    """Raise unless a trunk of this configuration has the layer: None (its last), 0 to L, or "weighted".
-
-    Raises:
-        ValueError: It does not, or its family has no choice of layers.
-    """
+    """Raise a ValueError unless a trunk of this configuration has the layer: None (its last), 0 to L, or "weighted"."""
     if layer is None:
         return
-    if config.model_type not in (*WAVEFORM_TRUNKS, *LAYERED_TEXT_TRUNKS):
+    families = (*WAVEFORM_TRUNKS, *LAYERED_TEXT_TRUNKS)
+    if config.model_type not in families:
         raise ValueError(
             f"trunk_layer is {layer!r}, and a trunk of type {config.model_type} has no choice of layers; leave trunk_layer "
-            f"out, or use one of {', '.join((*WAVEFORM_TRUNKS, *LAYERED_TEXT_TRUNKS))}."
+            f"out, or use one of {', '.join(families)}."
         )
     whole = isinstance(layer, int) and not isinstance(layer, bool)
     if layer != WEIGHTED and not (whole and 0 <= layer <= config.num_hidden_layers):
@@ -102,21 +90,12 @@ def check_layer(config: PreTrainedConfig, layer: int | str | None) -> None:
 def build_trunk(
     config: PreTrainedConfig, layer: int | str | None = None, *, skip_layers: bool = True
 ) -> PreTrainedModel:
-    """A trunk with fresh weights.
+    """A trunk with fresh weights from the configuration of the whole trunk, whose output is the hidden state `layer`.
 
-    Args:
-        config: The whole trunk's configuration; it is not changed.
-        layer: Which hidden state is wanted. None: the last, as the trunk itself gives it. A number k: the trunk has only
-            its first k transformer layers, and its output is hidden state k of the whole one. "weighted": the trunk is
-            whole, for `encode_layers`, and never skips a layer in training.
-        skip_layers: Whether training may skip layers at random, as the configuration says (LayerDrop).
-
-    With a layer chosen, nothing comes after the transformer layers: the last norm of the stable-layer-norm variants
-    belongs to the whole trunk's output and to none of its hidden states, and an adapter likewise.
-
-    Raises:
-        ValueError: The family is neither a waveform nor a text encoder, or has no such layer, or its attention is no built-in
-            one.
+    With None that is the last, as the trunk itself gives it. With a number k it has only its first k transformer layers. With
+    "weighted" it is whole, for `encode_layers`, and skips no layer in training (LayerDrop), as if `skip_layers` were False.
+    With a layer chosen, nothing comes after the transformer layers: the last norm of the stable-layer-norm variants belongs
+    to the whole trunk's output and to none of its hidden states, and an adapter likewise.
     """
     check_layer(config, layer)
     check_attention(config)
@@ -156,19 +135,12 @@ def build_trunk(
     return trunk
 
 
-def read_trunk_config(source: str) -> PreTrainedConfig:
-    """Configuration of a plain checkpoint.
-
-    Args:
-        source: Hub id or folder, such as "microsoft/wavlm-base-plus".
-
-    Raises:
-        ValueError: There is no such checkpoint, or its config.json cannot be read.
-    """
+def read_trunk_config(source: str, revision: str | None = None) -> PreTrainedConfig:
+    """Configuration of a plain checkpoint, a Hub id or folder; a ValueError if there is none, or it cannot be read."""
     try:
-        return AutoConfig.from_pretrained(source, trust_remote_code=False)
+        return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
     except OSError as error:
-        raise _no_checkpoint(source) from error
+        raise _no_checkpoint(source, revision) from error
     except Exception as error:
         # Libraries raise many kinds of errors here.
         raise ValueError(
@@ -180,10 +152,7 @@ def read_trunk_config(source: str) -> PreTrainedConfig:
 def load_trunk_weights(trunk: PreTrainedModel, source: str, revision: str | None = None) -> None:
     """Give a trunk the weights of a plain checkpoint, at a commit of the Hub if one is given.
 
-    Those of layers that the trunk was built without stay aside.
-
-    Raises:
-        ValueError: There is no such checkpoint, or it lacks weights of the trunk.
+    Those of layers that the trunk was built without stay aside; a ValueError if the checkpoint lacks any of the others.
     """
     # The library's own class also reads checkpoints with a head ("bert.encoder...").
     how = {"output_loading_info": True, "trust_remote_code": False, "revision": revision}
@@ -229,19 +198,15 @@ def _file_digest(path: Path, *version: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _no_checkpoint(source: str) -> ValueError:
-    return ValueError(f"There is no checkpoint {str(source)!r}; give a Hub id or a checkpoint folder.")
+def _no_checkpoint(source: str, revision: str | None = None) -> ValueError:
+    asked = str(source) if revision is None else f"{source} at {revision}"
+    return ValueError(f"There is no checkpoint {asked!r}; give a Hub id or a checkpoint folder.")
 
 
 def encode(trunk: PreTrainedModel, **inputs: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
     """Frames `(B, T, H)` of the trunk's last layer and True where they are real `(B, T)`.
 
-    Args:
-        trunk: From `build_trunk`.
-        **inputs: `input_features`, `input_values` or `input_ids`, `attention_mask`, `token_type_ids`; None is left out.
-
-    Raises:
-        ValueError: The input that this trunk takes is missing.
+    Inputs are `input_features`, `input_values` or `input_ids`, `attention_mask`, `token_type_ids`; None is left out.
     """
     output, mask = _call(trunk, **inputs)
     return output.last_hidden_state, mask
@@ -250,11 +215,7 @@ def encode(trunk: PreTrainedModel, **inputs: torch.Tensor | None) -> tuple[torch
 def encode_layers(
     trunk: PreTrainedModel, **inputs: torch.Tensor | None
 ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
-    """Hidden states 0 to L, each `(B, T, H)`, of a trunk built with layer "weighted", and their mask `(B, T)`.
-
-    Raises:
-        ValueError: The input that this trunk takes is missing.
-    """
+    """Hidden states 0 to L, each `(B, T, H)`, of a trunk built with layer "weighted", and their mask `(B, T)`."""
     output, mask = _call(trunk, output_hidden_states=True, **inputs)
     return output.hidden_states, mask
 
@@ -264,34 +225,20 @@ def encode_attended(
 ) -> tuple[ModelOutput, torch.Tensor, tuple[torch.Tensor, ...]]:
     """Output of a text or waveform trunk with hidden states, their mask `(B, T)`, and the attention of each layer.
 
-    Returns:
-        The trunk's output with `hidden_states`; the mask; for each layer the attention of every position to every other,
-        `(B, T, T)`, averaged over the layer's heads: rows sum to 1 in evaluation mode, and real ones have 0 on padding.
-
-    Raises:
-        ValueError: The input that this trunk takes is missing, or the trunk does not tell its attention.
+    The attention of every position to every other `(B, T, T)` is averaged over the layer's heads: rows sum to 1 in evaluation
+    mode, and real ones have 0 on padding.
     """
     # Faster kernels never form the matrix.
-    with _eager_attention(trunk):
+    before = trunk.config._attn_implementation
+    trunk.set_attn_implementation("eager")
+    try:
         output, mask = _call(trunk, output_hidden_states=True, output_attentions=True, **inputs)
+    finally:
+        trunk.set_attn_implementation(before)
     attentions = output.attentions or ()
     if len(attentions) != trunk.config.num_hidden_layers:
         raise ValueError(f"A {trunk.config.model_type} trunk does not tell its attention; leave explain out.")
     return output, mask, tuple(attention.mean(1) for attention in attentions)
-
-
-@contextmanager
-def _eager_attention(trunk: PreTrainedModel) -> Iterator[None]:
-    """The trunk with eager attention; its own attention is restored afterwards."""
-    before = trunk.config._attn_implementation
-    if before == "eager":
-        yield
-        return
-    trunk.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        trunk.set_attn_implementation(before)
 
 
 def transformer_layers(trunk: PreTrainedModel) -> nn.ModuleList | None:
@@ -310,12 +257,7 @@ def _call(
     token_type_ids: torch.Tensor | None = None,
     **options: bool,
 ) -> tuple[ModelOutput, torch.Tensor]:
-    """The trunk's own output, and True where its frames are real `(B, T)`.
-
-    Raises:
-        ValueError: The input that this trunk takes is missing, or has padding before what is real: positions are counted
-            from the left.
-    """
+    """The trunk's own output, and True where its frames are real `(B, T)`; positions are counted from the left."""
     name = input_name_of(trunk.config)
     given = {"input_features": input_features, "input_values": input_values, "input_ids": input_ids}
     if given[name] is None:
@@ -363,8 +305,8 @@ class MaskedGroupNorm(nn.GroupNorm):
     """Group norm (one group per channel) over the real frames of each clip only.
 
     The base models of the wav2vec 2.0 family normalise their first convolution over time; over padding too, a clip's
-    prediction would depend on the clips it is batched with. Parameters have the names of the layer it replaces.
-    `samples` holds the number of real samples of each clip; `encode` sets it before every call.
+    prediction would depend on the clips it is batched with. Parameters have the names of the layer it replaces. `encode` sets
+    `samples`, the number of real samples of each clip, before every call.
     """
 
     samples: torch.Tensor | None = None

@@ -95,7 +95,7 @@ class VoteCollator:
 
     Args:
         input_name: "input_features", "input_values", "input_ids", "prompted_audio" for clips with a question about each
-            (see `annot_hf.models.prompting`), or "trunk_frames" for cached output of a trunk.
+            (see `prepare_inputs` of Qwen2-Audio), or "trunk_frames" for cached output of a trunk.
         tokenizer: Tokenizer of a text trunk or audio-language model, for the number of its padding token: texts come as
             tokens (see `annot_hf.training.inputs.read_inputs`).
         panel: For annotator models, how many raters to ask about an item that no named rater rated; None for models

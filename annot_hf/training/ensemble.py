@@ -17,7 +17,7 @@ from accelerate import PartialState
 
 from annot_hf.data.export import ExportedCorpus
 from annot_hf.models.configuration_seedbert import SeedBertConfig
-from annot_hf.models.members import read_member
+from annot_hf.models.modeling_seedbert import read_member
 from annot_hf.training.checkpoints import FACTS, checkpoints_of, held, read_record
 from annot_hf.training.inputs import make_processor
 from annot_hf.training.outputs import check_model_folder

@@ -22,8 +22,8 @@ from annot_hf.data.audio import AudioLimits, audio_info, load_audio
 from annot_hf.data.conditions import Condition, put_under
 from annot_hf.data.export import ExportedCorpus
 from annot_hf.data.lengths import AudioError
+from annot_hf.models.configuration_distribution_qwen2_audio import prepare_inputs, shows_transcript
 from annot_hf.models.configuration_log_mel import LogMelConfig
-from annot_hf.models.prompting import prepare_inputs, shows_transcript
 from annot_hf.models.trunks import PROMPTED, input_name_of, most_tokens
 from annot_hf.training.features import build_features, log_mel
 

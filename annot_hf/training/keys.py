@@ -61,10 +61,10 @@ def keys_of(owner: type) -> dict[str, RecipeKey]:
     bases = [base for base in reversed(owner.__mro__) if issubclass(base, SupportConfig)]
     keys: dict[str, RecipeKey] = {}
     for base in bases or [owner]:
-        meanings = _meanings(base)
-        for name, parameter in inspect.signature(base.__init__).parameters.items():
+        parameters = inspect.signature(base.__init__).parameters
+        for name, meaning in _meanings(base).items():
             if name not in _FILLED_IN:
-                keys[name] = RecipeKey(parameter.annotation, parameter.default, meanings[name])
+                keys[name] = RecipeKey(parameters[name].annotation, parameters[name].default, meaning)
     return keys
 
 

@@ -51,14 +51,9 @@ def add_lora(
 
 
 def load_lora(source: str | os.PathLike[str], **options: Any) -> "PeftModel":
-    """What `add_lora` gave and was saved, to train it further.
+    """What `add_lora` gave and was saved, to train it further; options are those of `AutoModel.from_pretrained`.
 
-    Args:
-        source: Folder of adapters, or Hub id.
-        **options: As `AutoModel.from_pretrained` takes them.
-
-    Raises:
-        ValueError: There are no adapters, they are damaged, or their base is not there or another one.
+    A ValueError if there are no adapters, they are damaged, or their base is not there or another one.
     """
     register_models()
     try:
@@ -74,10 +69,7 @@ def merge_lora(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> P
 
     Args:
         folder: `output_dir`/model of a run with adapters.
-        out: Folder to write, of about the size of the base.
-
-    Returns:
-        `out`.
+        out: Folder to write, of about the size of the base; it is returned.
 
     Raises:
         ValueError: `folder` holds no adapters, or not all of them, or `out` is there already.

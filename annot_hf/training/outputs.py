@@ -9,15 +9,12 @@ from typing import Any
 
 import torch
 from huggingface_hub import CommitOperationAdd, HfApi
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
 
 import annot_hf.models
 from annot_hf.data.corpus import check_own
-from annot_hf.models.checks import read_object, said
-from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
-from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
+from annot_hf.models.checks import read_checkpoint
+from annot_hf.models.modeling_opinion import SupportModel
 from annot_hf.models.register import register_models
 from annot_hf.training.checkpoints import FACTS, checkpoints_of, read_facts
 from annot_hf.training.inputs import make_processor
@@ -194,9 +191,7 @@ def save_model(
     fresh.rename(folder)
 
 
-def load_model(
-    folder: str | Path,
-) -> tuple[OpinionPreTrainedModel | DistributionQwen2Audio, Any, dict[str, Any]]:
+def load_model(folder: str | Path) -> tuple[SupportModel, Any, dict[str, Any]]:
     """A checkpoint folder's model, its processor and the facts of its training (empty if it has none).
 
     Adapters are put on the base that they name.
@@ -206,25 +201,9 @@ def load_model(
     """
     register_models()
     folder = Path(folder)
-    path = folder / "config.json"
-    if not path.is_file():
-        raise ValueError(f"{folder} is not a checkpoint folder: it has no config.json; give output_dir/model of a run.")
-    read_object(path)
-    try:
-        AutoConfig.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:  # of many kinds: it may say anything
-        raise ValueError(f"{path} cannot be read ({said(error)}); restore the checkpoint.") from error
-    try:
-        model, info = AutoModel.from_pretrained(
-            folder, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True
-        )
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{folder} holds no readable safetensors ({said(error)}); restore the checkpoint.") from error
-    except (TypeError, AttributeError, LookupError, ArithmeticError) as error:
-        raise ValueError(f"{path} makes no model ({said(error)}); restore the checkpoint.") from error
-    if not isinstance(model, OpinionPreTrainedModel | DistributionQwen2Audio):
+    model, odd = read_checkpoint(folder, give="output_dir/model of a run", fix="restore the checkpoint")
+    if not isinstance(model, SupportModel):
         raise ValueError(f"{folder} holds a {type(model).__name__}; give a checkpoint trained with annot-hf.")
-    odd = sorted([*info["missing_keys"], *info["unexpected_keys"], *(name for name, *_ in info["mismatched_keys"])])
     if odd:
         raise ValueError(
             f"{folder} does not fit this version of annot-hf: {len(odd)} weights differ, for instance {odd[0]}; train again, "

@@ -15,11 +15,15 @@ from scipy.stats import entropy
 from tiny_qwen2_audio import build_tiny_qwen2_audio
 from transformers import AutoConfig, AutoModel, AutoProcessor, Qwen2AudioForConditionalGeneration
 
-from annot_hf.models.configuration_distribution_qwen2_audio import DistributionQwen2AudioConfig
+from annot_hf.models.configuration_distribution_qwen2_audio import (
+    DistributionQwen2AudioConfig,
+    as_data,
+    check_prompt,
+    prepare_inputs,
+)
 from annot_hf.models.heads import SequenceHead
 from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
-from annot_hf.models.prompting import as_data, check_prompt, prepare_inputs
 from annot_hf.models.register import register_models
 from annot_hf.training.lora import add_lora, load_lora
 

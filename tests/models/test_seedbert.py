@@ -11,9 +11,9 @@ import torch
 from torch.nn import functional
 from transformers import AutoModel, BertConfig, GPT2Config, ModernBertConfig, PreTrainedTokenizerFast
 
+from annot_hf.models.adapters import MemberAdapter
 from annot_hf.models.configuration_seedbert import MEMBER_OPTIONS, SeedBertConfig
 from annot_hf.models.losses import distribution_loss
-from annot_hf.models.member_adapters import MemberAdapter
 from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.models.modeling_seedbert import SeedBert
 from annot_hf.models.trunks import build_trunk, encode
