@@ -160,5 +160,6 @@ def test_a_file_that_is_none_is_said(tmp_path):
 
 def test_without_the_extra_the_fix_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "librosa", None)
+    dime_features.load_librosa.cache_clear()
     with pytest.raises(ValueError, match=r"librosa.*pip install 'annot-hf\[augment\]'"):
         clip_features(np.zeros(FEATURE_RATE))
