@@ -100,7 +100,8 @@ def load_audio(source: Any, *, sampling_rate: int = 16_000, limits: AudioLimits 
         first, second = (
             load_audio(clip, sampling_rate=sampling_rate, limits=limits) for clip in (source.first, source.second)
         )
-        return mix_waves(first, second, source.share)
+        length = min(len(first), len(second))
+        return first[:length] + np.float32(source.share) * (second[:length] - first[:length])
     with _open(source) as (name, file):
         info = _check_header(name, file, limits)
         blocks, frames = [], 0
@@ -130,21 +131,17 @@ def check_name(name: str, root: str | os.PathLike) -> None:
     text = os.fspath(name) if isinstance(name, str | os.PathLike) else ""
     # Full-width and two-dot look-alikes become what they imitate.
     plain = unicodedata.normalize("NFKC", text)
-    rule = None
-    if not plain.strip() or os.path.normpath(plain) == ".":
-        rule = "is not a file name"
-    elif any(unicodedata.category(character) == "Cc" for character in text):
-        rule = "has control characters"
-    elif "\\" in plain:
-        rule = "has a backslash"
-    elif re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", plain) or "::" in plain:
-        rule = "starts with a drive or a URL scheme"
-    elif plain.startswith(("/", "~")):
-        rule = "is not relative"
-    elif ".." in plain.split("/"):
-        rule = "leads to a parent folder"
-    if rule:
-        raise ValueError(f"The path {name!r} {rule}; it must be a plain relative path inside {os.fspath(root)}.")
+    rules = {
+        "is not a file name": not plain.strip() or os.path.normpath(plain) == ".",
+        "has control characters": any(unicodedata.category(character) == "Cc" for character in text),
+        "has a backslash": "\\" in plain,
+        "starts with a drive or a URL scheme": re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", plain) or "::" in plain,
+        "is not relative": plain.startswith(("/", "~")),
+        "leads to a parent folder": ".." in plain.split("/"),
+    }
+    for rule, broken in rules.items():
+        if broken:
+            raise ValueError(f"The path {name!r} {rule}; it must be a plain relative path inside {os.fspath(root)}.")
 
 
 def resolve_inside(root: str | os.PathLike, name: str, *, follow_links: bool = False) -> Path:
@@ -241,7 +238,10 @@ def _check_header(name: str, file: soundfile.SoundFile, limits: AudioLimits) -> 
 
 @dataclass(frozen=True)
 class MixedClip:
-    """Two sources of `load_audio`, mixed when they are read; `share` is the weight of the second, in [0, 1]."""
+    """Two sources of `load_audio`, mixed when they are read: first + share (second - first), cut to the shorter.
+
+    The share of the second clip is in [0, 1] (arXiv 2601.14620, section 2.3).
+    """
 
     first: Any
     second: Any
@@ -250,15 +250,3 @@ class MixedClip:
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:
             raise ValueError(f"share is {self.share}; give the second clip a weight from 0 to 1.")
-
-
-def mix_waves(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray:
-    """First + share (second - first), both cut to the shorter `(min(time),)`, float32 (arXiv 2601.14620, section 2.3).
-
-    Example:
-        >>> mix_waves(np.array([1.0, 1.0, 1.0]), np.array([0.0, 2.0]), 0.25).tolist()
-        [0.75, 1.25]
-    """
-    length = min(len(first), len(second))
-    first, second = np.asarray(first[:length], np.float32), np.asarray(second[:length], np.float32)
-    return first + np.float32(share) * (second - first)

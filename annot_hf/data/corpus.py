@@ -358,24 +358,21 @@ def replace_folder(out: str | os.PathLike, *, marker: str, kind: str, entries: S
             what = f"it holds {', '.join(foreign[:3])}" if foreign else f"it has no {marker} of that kind"
             raise ValueError(f"{out} is not an earlier {kind} ({what}) and is left alone; pass a new or empty folder.")
     out.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
+    place = {"prefix": f".{out.name}.", "dir": out.parent, "ignore_cleanup_errors": True}
+    with tempfile.TemporaryDirectory(**place) as name, FileLock(Path(name) / FOLDER_LOCK):
+        fresh, old = Path(name), Path(f"{name}.old")
         fresh.chmod(0o755)
-        with FileLock(fresh / FOLDER_LOCK):
-            yield fresh
-            old = fresh.with_name(f"{fresh.name}.old")
-            if out.exists():
-                out.rename(old)
-            try:
-                fresh.rename(out)
-            except OSError:
-                if old.exists():
-                    old.rename(out)
-                raise
-            (out / FOLDER_LOCK).unlink(missing_ok=True)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        yield fresh
+        if out.exists():
+            out.rename(old)
+        try:
+            fresh.rename(out)
+        except OSError:
+            if old.exists():
+                old.rename(out)
+            raise
+        (out / FOLDER_LOCK).unlink(missing_ok=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _marker_entries(path: Path) -> dict[str, Any]:

@@ -112,7 +112,7 @@ def votes_table(votes: VoteTable, labels: Sequence[str]) -> pa.Table:
 def histograms_table(votes: VoteTable, labels: Sequence[str], items: pa.Table) -> pa.Table:
     """One row per item and category question that has votes, in item order."""
     names = items["item"].to_pylist()
-    about = [name for name in ("item", "file", "audio", "text", "speaker") if name in items.column_names]
+    about = [name for name in ("file", "audio", "text", "speaker") if name in items.column_names]
     parts = []
     for index, question in enumerate(votes.questions):
         if question.is_scale:
@@ -125,7 +125,8 @@ def histograms_table(votes: VoteTable, labels: Sequence[str], items: pa.Table) -
         kind = pa.int64() if votes.weights is None else pa.float64()
         offsets = pa.array(np.arange(0, counts.size + 1, classes, dtype=np.int32))
         codes = np.tile([labels.index(label) for label in question.labels], len(rows))
-        ours = {
+        columns = {
+            "item": items["item"].take(rows),
             "question": pa.array([question.name] * len(rows), pa.string()),
             "labels": pa.ListArray.from_arrays(offsets, pa.array(codes)),
             "counts": pa.ListArray.from_arrays(offsets, pa.array(counts.ravel()).cast(kind)),
@@ -134,10 +135,7 @@ def histograms_table(votes: VoteTable, labels: Sequence[str], items: pa.Table) -
             "votes": pa.array(total).cast(kind),
             "order": pa.array(rows * len(votes.questions) + index),
         }
-        part = items.select(about).take(rows)
-        for position, (name, column) in enumerate(ours.items(), start=1):
-            part = part.add_column(position, name, column)
-        parts.append(part)
+        parts.append(pa.table(columns | {name: items[name].take(rows) for name in about}))
     return pa.concat_tables(parts).sort_by("order").drop_columns("order")
 
 

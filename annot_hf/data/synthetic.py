@@ -31,8 +31,6 @@ from annot_hf.data.votes import VoteTable
 SYNTHETIC = "synthetic"
 ANNOTATIONS_KIND = "annot-hf annotations"
 ANNOTATIONS_FILE, VOTES_FILE, REPLIES_FILE = "annotations.json", "votes.parquet", "replies.parquet"
-# Facts may not use these keys of annotations.json.
-OURS = ("kind", "questions", "counts", "votes_sha256")
 _FIX = "write it again with `annot-hf annotate`"
 
 
@@ -105,12 +103,6 @@ def write_annotations(
     """
     folder = Path(folder)
     _check_votes(votes, "votes")
-    for name in ("corpus", "corpus_digest"):
-        if not isinstance(facts.get(name), str) or not facts[name]:
-            raise ValueError(f"The fact {name!r} of annotations is {facts.get(name)!r}; give that of the export.")
-    taken = sorted(set(OURS) & set(facts))
-    if taken:
-        raise ValueError(f"The fact {taken[0]!r} of annotations is reserved; give it another name.")
     check_annotations_folder(folder)
     record = {
         "kind": ANNOTATIONS_KIND,
@@ -118,10 +110,6 @@ def write_annotations(
         "questions": [question.to_dict() for question in votes.questions],
         "counts": _vote_counts(votes),
     }
-    try:
-        json.dumps(record, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"The facts of annotations are not JSON ({error}); give plain, finite values.") from None
     folder.mkdir(parents=True, exist_ok=True)
     record["counts"]["replies"] = write_replies(folder, replies)
     record["votes_sha256"] = replace_file(folder / VOTES_FILE, lambda path: pq.write_table(votes.to_arrow(), path))
