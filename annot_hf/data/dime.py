@@ -31,13 +31,9 @@ ROUNDING = 1e-9
 class ClassMass:
     """The size of a class before and after mixing.
 
-    Attributes:
-        label: Name of the label or grid cell.
-        items: Items whose most probable label this is.
-        mass: Sum of its probability over all items; `mass_added` over all mixtures, also those of other classes.
-        wanted: Mixtures that the class lacks: floor(share N_max) - items, at least 0; `made` of them are made.
-        alone: Items without any partner.
-        skipped: Why no mixtures were made although some are wanted; empty otherwise.
+    `items` are those whose most probable label this is, `alone` those without any partner. `mass` is the sum of its
+    probability over all items, `mass_added` over all mixtures. It lacks `wanted` = floor(share N_max) - items mixtures, at
+    least 0, of which `made` are made; `skipped` says why none is made.
     """
 
     label: str
@@ -54,11 +50,8 @@ class ClassMass:
 class MixtureReport:
     """The plan, class by class; `items` sum to the number of items, `made` to that of mixtures.
 
-    Attributes:
-        classes: One entry per label, in order.
-        tied: Items with several most probable labels; the first in the order of the labels counts.
-        without_speaker: Items whose speaker is unknown.
-        across_speakers: Mixtures of two known, different speakers.
+    `tied` counts items with several most probable labels, of which the first counts; `without_speaker` items of an unknown
+    speaker; `across_speakers` mixtures of two known, different speakers.
     """
 
     classes: tuple[ClassMass, ...]
@@ -80,17 +73,11 @@ class MixtureReport:
 
 @dataclass(frozen=True, eq=False)
 class Mixtures:
-    """Mixtures `(M,)` of items, classes in the order of the support; the arrays are read-only.
+    """Mixtures `(M,)` of items; the arrays are read-only.
 
-    Attributes:
-        items: Names of the mixtures, `dime-SEED-LABEL-NUMBER`.
-        first: Row of item i of each in the items given; `second` is that of its neighbour j.
-        share: Weight of j, in [0, 1).
-        label: Number of the class in the support.
-        text_from: Row that the text comes from.
-        probs: Distributions `(M, K)`; each row sums to 1.
-        sources: Names of the items given `(N,)`, with their `speakers`, None if unknown.
-        settings: The arguments share, neighbours, text, partners and seed.
+    `first` and `second` are the rows of items i and j in `sources` `(N,)`, the names given, and `text_from` is one of both;
+    `share` is the weight of j, in [0, 1). `label` is the number of the class in the support, and each row of `probs`
+    `(M, K)` sums to 1. `items` are names `dime-SEED-LABEL-NUMBER`; `settings` are arguments of `plan_mixtures`.
     """
 
     items: np.ndarray

@@ -64,13 +64,8 @@ class ExportedCorpus:
     """An export read back.
 
     Attributes:
-        folder: Where it is.
-        name: The corpus.
-        questions: What raters were asked.
-        default_questions: The questions of a recipe that names none.
         items: Data frame with columns item, audio (path, embedded `{"bytes", "path"}` or null), file, text, speaker,
             split, seconds and metadata, as far as the corpus has them.
-        votes: All votes.
         report: `CorpusReport.to_dict()` of the export.
         digest: SHA-256 of questions, votes, items and spans of the whole export.
         spans: What raters highlighted: data frame with columns item, annotator, start, end (positions in the item's text)
@@ -104,18 +99,11 @@ class ExportedCorpus:
         return replace(self, items=items, part=dict(part))
 
     def targets(self, split: str, questions: str | Sequence[str] = (), method: str = "", **options: Any) -> Targets:
-        """Targets of the items of one split.
+        """Targets of the items of one split by `make_targets`, which takes the options.
 
-        Args:
-            split: Name of the split.
-            questions: Question names; the corpus's default when empty.
-            method: Target method of `make_targets`; when empty, "soft" for a category and "kde" for scales. The pseudo-votes
-                of "smoothed" are distributed like the votes of the split "train" if it exists, otherwise like those of this
-                split.
-            **options: Further arguments of `make_targets`, such as `bins`.
-
-        Raises:
-            ValueError: There is no such split or question, or the method does not fit.
+        Without names, the questions are the corpus's default ones; without a method, it is "soft" for a category and "kde" for
+        scales. The pseudo-votes of "smoothed" are distributed like the votes of the split "train" if it exists, otherwise like
+        those of this split.
         """
         items = self.items.loc[self.items["split"] == split, "item"]
         if not len(items):

@@ -14,7 +14,7 @@ from datasets import Audio, Dataset, DatasetDict, Features, Value, concatenate_d
 from scipy.io import wavfile
 
 from annot_hf.data.audio import MixedClip, load_audio
-from annot_hf.data.dime import MixtureReport, Mixtures, Partners, TextRule, check_apart, plan_mixtures
+from annot_hf.data.dime import MixtureReport, Mixtures, TextRule, check_apart, plan_mixtures
 from annot_hf.data.dime_features import FEATURE_RATE, features_of_clip, text_features
 
 logger = logging.getLogger(__name__)
@@ -40,13 +40,10 @@ def mix_dataset(
     speaker: str | None = "speaker",
     features: str | np.ndarray = PUBLISHED_FEATURES,
     split: str = "train",
-    share: float = 0.3,
-    neighbours: int = 2,
     text_rule: TextRule = "dominant",
-    partners: Partners = "any",
-    seed: int = 0,
     sampling_rate: int = FEATURE_RATE,
     processes: int | None = None,
+    **options: Any,
 ) -> tuple[Dataset | DatasetDict, MixtureReport]:
     """Append mixtures of rare classes to the training split (DiME-Aug, arXiv 2601.14620; see `plan_mixtures`).
 
@@ -66,20 +63,13 @@ def mix_dataset(
         features: "published" for `clip_features` and `text_features` of the rows to mix, a column of lists of numbers, such
             as those of an encoder, or an array `(N, D)`.
         split: Which split of a `DatasetDict` is the training split.
-        share: As in `plan_mixtures`, like `neighbours`, `text_rule` (its `text`), `partners` and `seed`.
-        neighbours: A partner is drawn from this many nearest other items.
         text_rule: Whose text a mixture has: the "dominant" item's, or that of the "first".
-        partners: Neighbours of "any" speaker, or of the "same" one.
-        seed: Seed of all draws.
         sampling_rate: Sampling rate of the mixed clips (Hz).
         processes: Worker processes; None for none.
+        **options: The share, neighbours, partners and seed of `plan_mixtures`.
 
     Returns:
         The data with the mixed rows after those of the split, and the classes before and after.
-
-    Raises:
-        ValueError: A column is missing or has another type, a speaker is in two splits, or `plan_mixtures` raises.
-        AudioError: A clip cannot be read; the message names the item.
     """
     if isinstance(data, DatasetDict):
         if split not in data:
@@ -98,11 +88,8 @@ def mix_dataset(
         _features(data, features, columns, processes),
         support=support,
         speakers=data[speaker][:] if "speaker" in columns else None,
-        share=share,
-        neighbours=neighbours,
         text=text_rule,
-        partners=partners,
-        seed=seed,
+        **options,
     )
     if len(plan):
         mixed = concatenate_datasets([data, _mixed_rows(data, plan, columns, sampling_rate, processes)])

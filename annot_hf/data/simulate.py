@@ -36,12 +36,11 @@ VOWELS = np.array([[730, 1090, 2440], [530, 1840, 2480], [270, 2290, 3010], [570
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """The truth behind a simulation.
+    """The truth behind a simulation, one row per rater (index `annotator`) and per clip (index `item`).
 
-    Attributes:
-        raters: One row per rater (index `annotator`): bias_activation, bias_valence (added on [-1, 1]; one step of the
-            1..5 scale is 0.5), scale_activation, scale_valence, noise, coverage (share of clips rated).
-        items: One row per clip (index `item`): activation, valence in [-1, 1], ambiguity (1 on average), speaker, split.
+    Raters have bias_activation and bias_valence (added on [-1, 1]; one step of the 1..5 scale is 0.5), scale_activation,
+    scale_valence, noise and coverage (share of clips rated); clips have activation and valence in [-1, 1], ambiguity (1 on
+    average), speaker and split.
     """
 
     raters: pd.DataFrame
