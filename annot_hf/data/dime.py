@@ -23,6 +23,12 @@ from annot_hf.data.targets import Targets
 TextRule = Literal["dominant", "first"]
 Partners = Literal["any", "same"]
 EXTRA = "pip install 'annot-hf[augment]'"
+# Why no mixtures were made of a class with no item, one item, or more.
+WHY_SKIPPED = (
+    "it is no item's most probable label",
+    "it is the most probable label of only one item",
+    "no two items have the same speaker",
+)
 # Tolerance for shares and probabilities: .29 of 100 is 29, and equal labels tie.
 ROUNDING = 1e-9
 
@@ -164,15 +170,16 @@ def plan_mixtures(
     names, support = _check_items(items), tuple(map(str, support))
     probs = np.asarray(by_name(probs, (items, support), "probs"), dtype=np.float64)
     features = features if callable(features) else by_name(features, (items,), "features")
-    _check_probs(names, probs, support)
+    speakers = [None] * len(names) if speakers is None else by_name(speakers, (items,), "speakers")
     check_mixing(share, neighbours, text, partners, seed)
-    speakers = _check_speakers(names, by_name(speakers, (items,), "speakers"), partners)
+    _check_columns(names, probs, support, speakers, partners)
+    speakers = np.array([None if pd.isna(speaker) else str(speaker) for speaker in speakers], dtype=object)
     best = probs >= probs.max(1, keepdims=True) - ROUNDING
     classes = best.argmax(1)
     counts = np.bincount(classes, minlength=len(support))
     wanted = np.maximum(int(np.floor(share * counts.max() + ROUNDING)) - counts, 0)
     # Sorted, so that the draws do not depend on the order of the items.
-    ordered = np.array(sorted(range(len(names)), key=names.__getitem__))
+    ordered = names.argsort(kind="stable")
     members = [ordered[classes[ordered] == code] for code in range(len(support))]
     pools = [_pools_of(speakers[rows], partners) if need else [] for rows, need in zip(members, wanted, strict=True)]
     nobody = np.zeros(0, np.int64)
@@ -200,7 +207,7 @@ def plan_mixtures(
                 made=int(made[code]),
                 mass_added=float(mixed[:, code].sum()),
                 alone=int(counts[code]) - sum(map(len, pools[code])) if wanted[code] else 0,
-                skipped=_why_skipped(counts[code]) if wanted[code] and not made[code] else "",
+                skipped=WHY_SKIPPED[min(counts[code], 2)] if wanted[code] and not made[code] else "",
             )
             for code, name in enumerate(support)
         ),
@@ -343,12 +350,6 @@ def _mixture_names(names: np.ndarray, label: np.ndarray, support: tuple[str, ...
     return np.array(made, dtype=object)
 
 
-def _why_skipped(items: int) -> str:
-    if not items:
-        return "it is no item's most probable label"
-    return "it is the most probable label of only one item" if items == 1 else "no two items have the same speaker"
-
-
 def _check_items(items: Sequence[str]) -> np.ndarray:
     names = pd.Index(list(items), dtype=object)
     if not len(names):
@@ -361,7 +362,10 @@ def _check_items(items: Sequence[str]) -> np.ndarray:
     return names.to_numpy().copy()
 
 
-def _check_probs(names: np.ndarray, probs: np.ndarray, support: tuple[str, ...]) -> None:
+def _check_columns(
+    names: np.ndarray, probs: np.ndarray, support: tuple[str, ...], speakers: Sequence[str | None], partners: str
+) -> None:
+    """Raise unless there is a distribution of all labels, and a speaker if need be, of each item."""
     if probs.shape != (len(names), len(support)):
         raise ValueError(
             f"probs has shape {probs.shape} for {len(names)} items and {len(support)} labels; give one row per item and one "
@@ -376,6 +380,12 @@ def _check_probs(names: np.ndarray, probs: np.ndarray, support: tuple[str, ...])
         raise ValueError(
             f"The distribution of item {names[row]!r} is {probs[row].tolist()}; it must sum to 1 without negative entries."
         )
+    if len(speakers) != len(names):
+        raise ValueError(
+            f"There are {len(speakers)} speakers for {len(names)} items; give one per item, None if unknown."
+        )
+    if partners == "same" and all(map(pd.isna, speakers)):
+        raise ValueError('partners is "same", but no item has a speaker; give speakers, or use partners "any".')
 
 
 def check_mixing(share: Any, neighbours: Any, text: Any, partners: Any, seed: Any = 0) -> None:
@@ -387,16 +397,3 @@ def check_mixing(share: Any, neighbours: Any, text: Any, partners: Any, seed: An
     for name, value, least in (("neighbours", neighbours, 1), ("seed", seed, 0)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
             raise ValueError(f"{name} is {value!r}; give a whole number from {least} up.")
-
-
-def _check_speakers(names: np.ndarray, speakers: Sequence[str | None] | None, partners: str) -> np.ndarray:
-    if speakers is None:
-        speakers = [None] * len(names)
-    if len(speakers) != len(names):
-        raise ValueError(
-            f"There are {len(speakers)} speakers for {len(names)} items; give one per item, None if unknown."
-        )
-    found = np.array([None if pd.isna(speaker) else str(speaker) for speaker in speakers], dtype=object)
-    if partners == "same" and pd.isna(found).all():
-        raise ValueError('partners is "same", but no item has a speaker; give speakers, or use partners "any".')
-    return found

@@ -1,11 +1,8 @@
 """Write a corpus as parquet that plain `datasets.load_dataset` reads, and read it back.
 
-    FOLDER/README.md                     dataset card: features, splits, report, licence, citation
-    FOLDER/corpus.json                   questions, report, digests
-    FOLDER/votes/<split>.parquet         one row per vote
-    FOLDER/items/<split>.parquet         one row per item: audio, text, speaker, metadata
-    FOLDER/histograms/<split>.parquet    one row per item and category question: counts, distribution, entropy
-    FOLDER/spans/<split>.parquet         one row per span of text that a rater highlighted, if there are any
+    FOLDER/README.md    dataset card: features, splits, report, licence, citation
+    FOLDER/corpus.json    questions, report, digests
+    FOLDER/{votes,items,histograms,spans}/<split>.parquet    the tables that the card describes
 
 The folder appears in one step. Its digest depends on the labels and items only, not on where the audio lies.
 """
@@ -22,6 +19,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from datasets.splits import SplitDict, SplitInfo
 
 from annot_hf.data.audio import audio_info, check_name, resolve_inside
 from annot_hf.data.corpus import (
@@ -176,7 +174,9 @@ def export_corpus(
     if not len(votes):
         raise ValueError(f"{corpus.name}: no vote is on a listed item with {kind}; check item names and {kind}.")
     if spans is not None:
-        spans = spans_table(corpus.name, _kept_spans(spans, listed, items["item"], findings), items, votes)
+        left_out = spans["item"].astype(str).isin(listed[~good]) if "item" in spans else np.zeros(len(spans), bool)
+        add_finding(findings, "spans on items that are left out", int(left_out.sum()))
+        spans = spans_table(corpus.name, spans[~left_out], items, votes)
     _note_oddities(items, votes, findings)
     report = _report(corpus, items, votes, findings, out, 0 if spans is None else len(spans))
     labels = _labels(votes.questions)
@@ -212,11 +212,11 @@ def _write_export(
     """Write the tables by split, then `corpus.json` with their digests, then the card."""
     labels, root = facts["labels"], corpus.root if facts["embedded_audio"] else None
     features = {config: table_features(config, table, labels, corpus.sampling_rate) for config, table in tables.items()}
-    sizes: dict[str, dict[str, tuple[int, int]]] = {}
+    splits: dict[str, SplitDict] = {}
     files = facts["files"] = {}
     for config, table in tables.items():
         split = pd.Series(table["item"].to_pandas()).map(split_of_item).to_numpy()
-        sizes[config] = {}
+        splits[config] = SplitDict()
         (folder / config).mkdir()
         for name in report.splits:
             part = table.filter(pa.array(split == name))
@@ -226,13 +226,13 @@ def _write_export(
             path = folder / config / f"{name}.parquet"
             _write_parquet(part, features[config].arrow_schema, path, root)
             files[f"{config}/{name}.parquet"] = file_sha256(path)
-            sizes[config][name] = (part.num_rows, part.nbytes)
-    facts["splits"] = {config: list(splits) for config, splits in sizes.items()}
+            splits[config].add(SplitInfo(name, num_bytes=part.nbytes, num_examples=part.num_rows))
+    facts["splits"] = {config: list(written) for config, written in splits.items()}
     # Computed from the written files, because reading the export computes it again.
     facts["digest"] = _tables_digest(facts["questions"], _read_tables(folder, facts["splits"], audio=False))
     text = json.dumps(facts, indent=1, ensure_ascii=False)
     (folder / EXPORT_FILE).write_text(text + "\n", encoding="utf-8")
-    card = dataset_card(corpus, report, facts, features, sizes)
+    card = dataset_card(corpus, report, facts, features, splits)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -415,14 +415,6 @@ def _usable_items(
         first = unreadable.iloc[0] if len(unreadable) else nothing
         raise ValueError(f"{corpus.name}: no item has {readable} ({first}); export with missing_{kind}='keep'.")
     return good
-
-
-def _kept_spans(spans: pd.DataFrame, listed: pd.Series, kept: pd.Series, findings: dict[str, Finding]) -> pd.DataFrame:
-    """The spans without those on left-out items, which are noted."""
-    item = spans.get("item", pd.Series(index=spans.index, dtype=object)).astype(str)
-    lost = item.isin(listed) & ~item.isin(kept)
-    add_finding(findings, "spans on items that are left out", int(lost.sum()))
-    return spans[~lost]
 
 
 def _note_oddities(items: pd.DataFrame, votes: VoteTable, findings: dict[str, Finding]) -> None:

@@ -14,7 +14,7 @@ import pandas as pd
 import pyarrow as pa
 from datasets import Audio, ClassLabel, DatasetInfo, Features, List
 from datasets.info import DatasetInfosDict
-from datasets.splits import SplitDict, SplitInfo
+from datasets.splits import SplitDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCardData
 
@@ -217,20 +217,14 @@ def dataset_card(
     report: CorpusReport,
     facts: dict[str, Any],
     features: dict[str, Features],
-    sizes: dict[str, dict[str, tuple[int, int]]],
+    splits: dict[str, SplitDict],
 ) -> str:
-    """The README of an export: YAML for `load_dataset`, then text for people.
-
-    `facts` are the contents of `corpus.json`; `sizes` has the rows and bytes of each table and split.
-    """
+    """The README of an export: YAML for `load_dataset`, then text for people; `facts` are those of `corpus.json`."""
     metadata = DatasetCardData(license=corpus.license, pretty_name=corpus.name)
     infos, configs = {}, {}
-    for config, splits in sizes.items():
-        described = SplitDict()
-        for split, (rows, size) in splits.items():
-            described.add(SplitInfo(split, num_bytes=size, num_examples=rows))
-        infos[config] = DatasetInfo(features=features[config], config_name=config, splits=described)
-        files = [{"split": split, "path": f"{config}/{split}.parquet"} for split in splits]
+    for config, written in splits.items():
+        infos[config] = DatasetInfo(features=features[config], config_name=config, splits=written)
+        files = [{"split": split, "path": f"{config}/{split}.parquet"} for split in written]
         # The cache of `datasets` is keyed by this YAML and not by the files. Without the hash, it would hide changed labels
         # in an export with the same number of rows.
         hashes = ", ".join(facts["files"][file["path"]] for file in files)
