@@ -23,7 +23,7 @@ CODE = """
 import json, re, time
 import numpy as np
 from annot_hf.data import dime
-from annot_hf.data.dime import nearest_rows, standardise
+from annot_hf.data.dime import nearest_rows, standardise_columns
 counts = np.array([50747, 45328, 28919, 24910, 8001, 4278, 3734, 2066, 1207])
 sizes = counts * 268_000 // counts.sum()
 sizes[0] += 268_000 - sizes.sum()
@@ -47,7 +47,7 @@ whole = time.perf_counter() - start
 peak = int(re.search(r"VmHWM:\\s+(\\d+)", open("/proc/self/status").read())[1]) * 1024 / 1e9
 assert [entry.made for entry in mixtures.report.classes[4:]] == [int(sizes[0] * 0.3) - int(n) for n in sizes[4:]]
 rows = np.flatnonzero(classes == 6)
-own, queries = standardise(features[rows]), np.arange(0, len(rows), 97)
+own, queries = standardise_columns(features[rows]), np.arange(0, len(rows), 97)
 distances = ((own[queries][:, None] - own[None]) ** 2).sum(-1)
 distances[np.arange(len(queries)), queries] = np.inf
 wrong = int((nearest_rows(own, queries, 2) != distances.argsort(1)[:, :2]).sum())

@@ -30,15 +30,7 @@ FORMATS = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "NIST", "FLAC", "
 
 @dataclass(frozen=True)
 class AudioLimits:
-    """Limits that the header of a file must meet before it is decoded.
-
-    Args:
-        max_seconds: Longest recording (s).
-        max_frames: Longest recording in samples per channel, whatever the sampling rate.
-        max_channels: Largest number of channels; they are averaged to one.
-        min_rate: Lowest sampling rate (Hz).
-        max_rate: Highest sampling rate (Hz).
-    """
+    """What the header of a file may state: duration (s), samples per channel, channels, and sampling rate (Hz)."""
 
     max_seconds: float = 600.0
     max_frames: int = 60_000_000
@@ -69,14 +61,9 @@ class AudioInfo:
 
 
 def audio_info(source: Any, *, limits: AudioLimits | None = None) -> AudioInfo:
-    """Read the header of a file without decoding it, and check it against the limits.
+    """Read the header of a source of `load_audio` without decoding it, and check it against the limits.
 
-    Args:
-        source: As `load_audio` takes it. A `MixedClip` is as long as the shorter of its clips.
-        limits: Limits; by default those of `AudioLimits()`.
-
-    Raises:
-        AudioError: The file is missing, empty, truncated, not audio, or over a limit.
+    A `MixedClip` is as long as the shorter of its clips.
     """
     if isinstance(source, ConditionedClip):
         return audio_info(source.source, limits=limits)
@@ -113,7 +100,8 @@ def load_audio(source: Any, *, sampling_rate: int = 16_000, limits: AudioLimits 
         first, second = (
             load_audio(clip, sampling_rate=sampling_rate, limits=limits) for clip in (source.first, source.second)
         )
-        return mix_waves(first, second, source.share)
+        length = min(len(first), len(second))
+        return first[:length] + np.float32(source.share) * (second[:length] - first[:length])
     with _open(source) as (name, file):
         info = _check_header(name, file, limits)
         blocks, frames = [], 0
@@ -136,45 +124,31 @@ def load_audio(source: Any, *, sampling_rate: int = 16_000, limits: AudioLimits 
 
 
 def check_name(name: str, root: str | os.PathLike) -> None:
-    """Raise unless `name` is the name of a file under `root`; the file need not exist.
+    """Raise unless `name` is a plain relative path, which need not exist.
 
-    Names come from label files and other people's exports, so they are not trusted. Refused are parent folders (also spelt
-    with look-alike dots), absolute paths, drives and URLs, backslashes and control characters.
-
-    Raises:
-        ValueError: The name is not a plain relative path.
+    Names come from label files and other people's exports, so they are not trusted.
     """
     text = os.fspath(name) if isinstance(name, str | os.PathLike) else ""
     # Full-width and two-dot look-alikes become what they imitate.
     plain = unicodedata.normalize("NFKC", text)
-    rule = None
-    if not plain.strip() or os.path.normpath(plain) == ".":
-        rule = "is not a file name"
-    elif any(unicodedata.category(character) == "Cc" for character in text):
-        rule = "has control characters"
-    elif "\\" in plain:
-        rule = "has a backslash"
-    elif re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", plain) or "::" in plain:
-        rule = "starts with a drive or a URL scheme"
-    elif plain.startswith(("/", "~")):
-        rule = "is not relative"
-    elif ".." in plain.split("/"):
-        rule = "leads to a parent folder"
-    if rule:
-        raise ValueError(f"The path {name!r} {rule}; it must be a plain relative path inside {os.fspath(root)}.")
+    rules = {
+        "is not a file name": not plain.strip() or os.path.normpath(plain) == ".",
+        "has control characters": any(unicodedata.category(character) == "Cc" for character in text),
+        "has a backslash": "\\" in plain,
+        "starts with a drive or a URL scheme": re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", plain) or "::" in plain,
+        "is not relative": plain.startswith(("/", "~")),
+        "leads to a parent folder": ".." in plain.split("/"),
+    }
+    for rule, broken in rules.items():
+        if broken:
+            raise ValueError(f"The path {name!r} {rule}; it must be a plain relative path inside {os.fspath(root)}.")
 
 
 def resolve_inside(root: str | os.PathLike, name: str, *, follow_links: bool = False) -> Path:
-    """The file `name` under `root`; raises when the name leads elsewhere.
+    """The file `name` under `root`; raises when the name leads elsewhere, by a link unless links are followed.
 
-    Args:
-        root: The folder.
-        name: A name that `check_name` accepts.
-        follow_links: Follow links out of `root`. Links into the blobs of the same repository are always followed, because
-            the cache of the Hugging Face Hub consists of them (`snapshots/REVISION/x` links to `blobs/DIGEST`).
-
-    Raises:
-        ValueError: The name is not a plain relative path, or is a link out of `root` and links are not followed.
+    Links into the blobs of the same repository are always followed, because the cache of the Hugging Face Hub consists of
+    them (`snapshots/REVISION/x` links to `blobs/DIGEST`).
     """
     check_name(name, root)
     base = Path(os.path.realpath(root))
@@ -264,12 +238,9 @@ def _check_header(name: str, file: soundfile.SoundFile, limits: AudioLimits) -> 
 
 @dataclass(frozen=True)
 class MixedClip:
-    """Two clips, mixed when they are read; `load_audio` takes it like any other source.
+    """Two sources of `load_audio`, mixed when they are read: first + share (second - first), cut to the shorter.
 
-    Attributes:
-        first: A clip, as `load_audio` takes it.
-        second: The other clip.
-        share: Weight of the second clip, in [0, 1]; the first has the rest.
+    The share of the second clip is in [0, 1] (arXiv 2601.14620, section 2.3).
     """
 
     first: Any
@@ -279,23 +250,3 @@ class MixedClip:
     def __post_init__(self) -> None:
         if not 0 <= self.share <= 1:
             raise ValueError(f"share is {self.share}; give the second clip a weight from 0 to 1.")
-
-
-def mix_waves(first: np.ndarray, second: np.ndarray, share: float) -> np.ndarray:
-    """First + share (second - first), both cut to the shorter (arXiv 2601.14620, section 2.3).
-
-    Args:
-        first: Samples `(time,)` at the sampling rate of the second.
-        second: Samples `(time,)`.
-        share: Weight of the second, in [0, 1].
-
-    Returns:
-        Samples `(min(time),)`, float32.
-
-    Example:
-        >>> mix_waves(np.array([1.0, 1.0, 1.0]), np.array([0.0, 2.0]), 0.25).tolist()
-        [0.75, 1.25]
-    """
-    length = min(len(first), len(second))
-    first, second = np.asarray(first[:length], np.float32), np.asarray(second[:length], np.float32)
-    return first + np.float32(share) * (second - first)

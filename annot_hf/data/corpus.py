@@ -1,13 +1,4 @@
-"""`VoteCorpus`: a corpus script defines a few constants and readers that turn upstream files into votes.
-
-    class Mine(VoteCorpus):
-        name, license, citation = "mine", "cc-by-4.0", "..."
-        questions = (Question.category("emotion", ("anger", "calm")),)
-        default_questions = ("emotion",)
-
-        def read_items(self): ...   # data frame: item, audio and/or text, speaker, split, anything else
-        def read_votes(self): ...   # VoteTable
-        def read_spans(self): ...   # optional: the words that raters highlighted
+"""`VoteCorpus`: constants and readers that turn upstream files into votes; docs/votes.md shows one.
 
 Readers call `note` for whatever they leave out or repair, so that the report of an export accounts for every vote.
 """
@@ -47,11 +38,7 @@ FOLDER_LOCK = ".lock"
 class Finding:
     """Something that a reader or the export left out, repaired or could not match.
 
-    Args:
-        reason: What was found, in a few words.
-        count: How many items, files or rows, as the reason says.
-        votes: How many votes the export lacks for this reason.
-        examples: Up to three names.
+    `count` is of items, files or rows, as the reason says; the export lacks `votes` for it; `examples` are up to three names.
     """
 
     reason: str
@@ -72,17 +59,8 @@ def add_finding(findings: dict[str, Finding], reason: str, what: int | Sequence[
 class CorpusReport:
     """What an export contains and what it leaves out; the upstream files have `votes + sum(finding.votes)` votes.
 
-    Args:
-        name: The corpus.
-        items: Exported items.
-        votes: Exported votes.
-        annotators: Named raters.
-        splits: Items per split.
-        questions: Per question its votes, items, and the fewest, median and most votes on an item.
-        findings: What is missing, unmatched, duplicated or repaired.
-        seconds: Total duration of the audio (s), 0 without audio.
-        spans: Highlighted spans of text, 0 where raters highlighted none.
-        folder: Where the export is.
+    `annotators` counts named raters, `splits` the items of each split, and `questions` the votes and items of each question
+    and the fewest, median and most votes on an item. `seconds` is the duration of all audio (s), 0 without audio.
     """
 
     name: str
@@ -181,7 +159,7 @@ class VoteCorpus:
 
         Args:
             reason: What was found, in a few words; a second note with the same reason replaces the first.
-            what: The number, or the names.
+            what: The number of items, files or rows, or their names.
             votes: How many votes are left out for this reason.
         """
         add_finding(self.findings, reason, what, votes=votes)
@@ -195,7 +173,7 @@ class VoteCorpus:
         for name in names:
             path = self.root / name
             if path.is_file():
-                self.label_files[name] = hashlib.sha256(path.read_bytes()).hexdigest()
+                self.label_files[name] = file_sha256(path)
                 return path
         if required:
             raise ValueError(f"{self.name}: {' or '.join(names)} is not in {self.root}. {self.access}".strip())
@@ -203,11 +181,7 @@ class VoteCorpus:
 
 
 def check_items(corpus: VoteCorpus, items: pd.DataFrame) -> pd.DataFrame:
-    """A copy of the items with the columns item, speaker and split checked and filled.
-
-    Raises:
-        ValueError: There are no items, names are missing or repeated, or the name of a split is not usable.
-    """
+    """A copy of the items with columns, names, splits and texts checked, and always with a column `speaker`."""
     if not len(items):
         raise ValueError(f"{corpus.name}: there are no items under {corpus.root}; check that the corpus is complete.")
     if "item" not in items or not {"audio", "text"} & set(items):
@@ -229,14 +203,7 @@ def check_items(corpus: VoteCorpus, items: pd.DataFrame) -> pd.DataFrame:
             f"{corpus.name}: item {items['item'][repeated].iloc[0]!r} is listed twice ({int(repeated.sum())} repeats); "
             "list each item once."
         )
-    split = _checked_splits(corpus, items)
-    odd = ~split.astype(str).str.fullmatch(r"\w+").astype(bool) | split.isna()
-    if odd.any():
-        raise ValueError(
-            f"{corpus.name}: item {items['item'][odd].iloc[0]!r} is in split {split[odd].iloc[0]!r}; name a split "
-            f"of each item, such as {', '.join(SPLITS)}."
-        )
-    items["split"] = split.astype(str).to_numpy()
+    items["split"] = _checked_splits(corpus, items)
     if "speaker" not in items:
         items["speaker"] = None
     if "text" in items:
@@ -244,33 +211,32 @@ def check_items(corpus: VoteCorpus, items: pd.DataFrame) -> pd.DataFrame:
     return items
 
 
-def _checked_splits(corpus: VoteCorpus, items: pd.DataFrame) -> pd.Series:
-    """What `split_of` returns, on the index of the items: a Series is matched by index, a list by position.
-
-    Raises:
-        ValueError: It does not return one split per item.
-    """
+def _checked_splits(corpus: VoteCorpus, items: pd.DataFrame) -> np.ndarray:
+    """What `split_of` returns, in the order of the items: a Series is matched by index, a list by position."""
     split = corpus.split_of(items)
-    if (
-        isinstance(split, pd.Series)
-        and len(split) == len(items)
-        and split.index.symmetric_difference(items.index).empty
-    ):
-        return split.reindex(items.index)
-    if isinstance(split, list | tuple | np.ndarray) and len(split) == len(items):
-        return pd.Series(list(split), items.index, dtype=object)
-    raise ValueError(
-        f"{corpus.name}: split_of returns {type(split).__name__} of {len(split) if hasattr(split, '__len__') else 'no'} "
-        f"splits for {len(items)} items; return one per item, as a list in their order or a Series with their index."
+    aligned = (
+        split.index.symmetric_difference(items.index).empty
+        if isinstance(split, pd.Series)
+        else isinstance(split, list | tuple | np.ndarray)
     )
+    if not aligned or len(split) != len(items):
+        count = len(split) if hasattr(split, "__len__") else "no"
+        raise ValueError(
+            f"{corpus.name}: split_of returns {type(split).__name__} of {count} splits for {len(items)} items; return one "
+            "per item, as a list in their order or a Series with their index."
+        )
+    split = split.reindex(items.index) if isinstance(split, pd.Series) else pd.Series(list(split), dtype=object)
+    odd = ~split.astype(str).str.fullmatch(r"\w+").astype(bool) | split.isna()
+    if odd.any():
+        raise ValueError(
+            f"{corpus.name}: item {items['item'][odd].iloc[0]!r} is in split {split[odd].iloc[0]!r}; name a split "
+            f"of each item, such as {', '.join(SPLITS)}."
+        )
+    return split.astype(str).to_numpy()
 
 
 def _checked_texts(corpus: VoteCorpus, items: pd.DataFrame) -> pd.Series:
-    """The texts with None for missing and blank ones.
-
-    Raises:
-        ValueError: A text is not a string, or cannot be encoded as UTF-8.
-    """
+    """The texts with None for missing and blank ones."""
     texts = items["text"].astype(object).where(items["text"].notna(), None)
     for item, text in zip(items["item"], texts, strict=True):
         if text is not None and not isinstance(text, str):
@@ -293,20 +259,10 @@ def _checked_texts(corpus: VoteCorpus, items: pd.DataFrame) -> pd.Series:
 
 
 def split_by_group(groups: pd.Series, shares: Sequence[float] = (0.8, 0.1, 0.1)) -> pd.Series:
-    """Assign whole groups (conversations, documents, threads) to splits, in the same way on every machine.
+    """Assign whole groups (conversations, documents, threads) to the splits, in the same way on every machine.
 
     The SHA-256 of a group's name decides, so part of a corpus has the splits of the whole corpus. Groups differ in size, so
-    the shares are met only on average.
-
-    Args:
-        groups: Name of each item's group `(N,)`.
-        shares: Shares of train, validation and test, which sum to 1.
-
-    Returns:
-        Names of splits `(N,)`, on the index of `groups`.
-
-    Raises:
-        ValueError: A group has no name.
+    the shares of train, validation and test, which sum to 1, are met only on average.
 
     Example:
         >>> split_by_group(pd.Series(["talk 2", "talk 2", "talk 4"])).tolist()
@@ -315,11 +271,11 @@ def split_by_group(groups: pd.Series, shares: Sequence[float] = (0.8, 0.1, 0.1))
     unnamed = groups.isna() | (groups.astype(str).str.strip() == "")
     if unnamed.any():
         raise ValueError(f"Item row {int(np.argmax(unnamed))} has no group to split by; name the group of each item.")
-    limits = np.cumsum(shares)
+    starts = np.cumsum(shares[:-1])
     found = {}
     for group in groups.unique():
         place = int.from_bytes(hashlib.sha256(str(group).encode()).digest()[:8]) / 2**64
-        found[group] = SPLITS[min(int(np.searchsorted(limits, place, side="right")), len(SPLITS) - 1)]
+        found[group] = SPLITS[int(np.searchsorted(starts, place, side="right"))]
     return groups.map(found)
 
 
@@ -389,16 +345,8 @@ def _import_beside(script: Path) -> Callable[..., Any]:
 def replace_folder(out: str | os.PathLike, *, marker: str, kind: str, entries: Sequence[str]) -> Iterator[Path]:
     """Write a folder in one step: yields a temporary sibling that replaces `out` when the block succeeds.
 
+    An earlier folder is replaced only if its JSON file `marker` has the entry `kind` and it holds nothing but `entries`.
     Remains of a killed process are removed; if only the earlier folder is left, it is restored.
-
-    Args:
-        out: The folder to write; an earlier one of the same kind is replaced, anything else is left alone.
-        marker: JSON file whose entry `kind` identifies the folder.
-        kind: Value of that entry.
-        entries: Everything that such a folder may contain; a folder that contains more is left alone.
-
-    Raises:
-        ValueError: `out` exists and is not an earlier folder of this kind, or another process is writing it.
     """
     out = Path(out).resolve()
     if out.exists() and not out.is_dir():
@@ -406,44 +354,38 @@ def replace_folder(out: str | os.PathLike, *, marker: str, kind: str, entries: S
     _clear_leftovers(out, marker, kind)
     if out.is_dir() and any(out.iterdir()):
         foreign = sorted(entry.name for entry in out.iterdir() if entry.name not in (*entries, FOLDER_LOCK))
-        if _kind_of(out, marker) != kind or foreign:
+        if foreign or _marker_entries(out / marker).get("kind") != kind:
             what = f"it holds {', '.join(foreign[:3])}" if foreign else f"it has no {marker} of that kind"
             raise ValueError(f"{out} is not an earlier {kind} ({what}) and is left alone; pass a new or empty folder.")
     out.parent.mkdir(parents=True, exist_ok=True)
-    fresh = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-    try:
+    place = {"prefix": f".{out.name}.", "dir": out.parent, "ignore_cleanup_errors": True}
+    with tempfile.TemporaryDirectory(**place) as name, FileLock(Path(name) / FOLDER_LOCK):
+        fresh, old = Path(name), Path(f"{name}.old")
         fresh.chmod(0o755)
-        with FileLock(fresh / FOLDER_LOCK):
-            yield fresh
-            old = fresh.with_name(f"{fresh.name}.old")
-            if out.exists():
-                out.rename(old)
-            try:
-                fresh.rename(out)
-            except OSError:
-                if old.exists():
-                    old.rename(out)
-                raise
-            (out / FOLDER_LOCK).unlink(missing_ok=True)
-        shutil.rmtree(old, ignore_errors=True)
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
+        yield fresh
+        if out.exists():
+            out.rename(old)
+        try:
+            fresh.rename(out)
+        except OSError:
+            if old.exists():
+                old.rename(out)
+            raise
+        (out / FOLDER_LOCK).unlink(missing_ok=True)
+    shutil.rmtree(old, ignore_errors=True)
 
 
-def _kind_of(folder: Path, marker: str) -> Any:
-    """The entry `kind` of the JSON file `marker`, or None."""
+def _marker_entries(path: Path) -> dict[str, Any]:
+    """The entries of a JSON file; none if it is absent, damaged or not an object."""
     try:
-        return json.loads((folder / marker).read_text(encoding="utf-8")).get("kind")
-    except (OSError, ValueError, AttributeError):
-        return None
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _clear_leftovers(out: Path, marker: str, kind: str) -> None:
-    """Remove what a killed process left next to `out`: a folder with a lock file, or the folder that was being replaced.
-
-    Raises:
-        ValueError: Another process is writing `out`.
-    """
+    """Remove what a killed process left next to `out`: a folder with a lock file, or the folder that was being replaced."""
     names = f".{glob.escape(out.name)}.????????"
     for left in out.parent.glob(names):
         if (left / FOLDER_LOCK).is_file():
@@ -453,32 +395,20 @@ def _clear_leftovers(out: Path, marker: str, kind: str) -> None:
             except Timeout:
                 raise ValueError(f"Another process is writing {out}; wait for it, or pass another folder.") from None
     for left in out.parent.glob(f"{names}.old"):
-        if _kind_of(left, marker) == kind and out.exists():
+        if _marker_entries(left / marker).get("kind") != kind:
+            continue
+        if out.exists():
             shutil.rmtree(left, ignore_errors=True)
-        elif _kind_of(left, marker) == kind:
+        else:
             left.rename(out)
 
 
 def check_own(folder: str | os.PathLike, names: Sequence[str], *, marker: str, keys: Sequence[str]) -> None:
-    """Raise unless files may be written into a folder: they do not exist, are empty, or an earlier call wrote them.
-
-    Args:
-        folder: The folder.
-        names: Files or folders in it that would be overwritten.
-        marker: JSON file of the folder that an earlier call wrote.
-        keys: Keys that this file must have.
-
-    Raises:
-        ValueError: Files of other origin would be lost.
-    """
+    """Raise unless files and folders of these names are absent, empty, or ours: then the JSON file `marker` has the keys."""
     folder = Path(folder)
     paths = {name: folder / name for name in names}
     taken = [name for name, path in paths.items() if path.exists() and (path.is_dir() or path.stat().st_size)]
-    try:
-        said = json.loads((folder / marker).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        said = None
-    if taken and not (isinstance(said, dict) and set(keys) <= said.keys()):
+    if taken and not set(keys) <= _marker_entries(folder / marker).keys():
         raise ValueError(
             f"{folder} holds {taken[0]}, which this package did not write and which would be overwritten; name another "
             "folder, or move it away."
@@ -492,10 +422,15 @@ def replace_file(path: Path, write: Callable[[Path], Any]) -> str:
     partial = Path(name)
     try:
         write(partial)
-        with partial.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = file_sha256(partial)
         partial.chmod(0o644)
         os.replace(partial, path)
     finally:
         partial.unlink(missing_ok=True)
     return digest
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

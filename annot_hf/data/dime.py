@@ -20,142 +20,26 @@ import pandas as pd
 from annot_hf.data.encoding import by_name, check_choice
 from annot_hf.data.targets import Targets
 
+TextRule = Literal["dominant", "first"]
 Partners = Literal["any", "same"]
 EXTRA = "pip install 'annot-hf[augment]'"
-
-
-def standardise_columns(features: np.ndarray) -> np.ndarray:
-    """Columns of features `(N, D)` at mean 0 and population standard deviation 1, float64; a constant column is 0.
-
-    Raises:
-        ValueError: The standard deviation of a column overflows.
-    """
-    features = features.astype(np.float64)
-    with np.errstate(over="ignore", invalid="ignore"):
-        mean, deviation = features.mean(0), features.std(0)
-    if not np.isfinite(deviation).all():
-        column = int(np.argmin(np.isfinite(deviation)))
-        raise ValueError(
-            f"The standard deviation of feature {column} overflows; scale the feature down, or leave it out."
-        )
-    # Rounding errors of a constant column must not be scaled up to 1.
-    constant = deviation <= 1e-12 * np.abs(mean)
-    return np.where(constant, 0.0, (features - mean) / np.where(constant, 1.0, deviation))
-
-
-def nearest_rows(features: np.ndarray, queries: np.ndarray, neighbours: int) -> np.ndarray:
-    """The nearest rows (Euclidean) of each queried row, without the row itself.
-
-    The row is excluded by its number, not as the first one found, because rows with equal features have distance 0 too.
-
-    Args:
-        features: `(N, D)`, finite, N at least 2.
-        queries: Numbers of the queried rows `(Q,)`.
-        neighbours: How many rows to find, at most N - 1.
-
-    Returns:
-        Row numbers `(Q, min(neighbours, N - 1))`, nearest first. Distances are computed block by block to bound memory.
-
-    Raises:
-        ValueError: scikit-learn is not installed.
-
-    Example:
-        >>> nearest_rows(np.array([[0.0], [1.0], [1.0], [5.0]]), np.array([2, 3]), 2).tolist()
-        [[1, 0], [1, 2]]
-    """
-    size = min(neighbours + 1, len(features))
-    search = load_neighbours().NearestNeighbors(n_neighbors=size, algorithm="brute", metric="euclidean")
-    found = search.fit(features).kneighbors(features[queries], return_distance=False)
-    itself = found == np.asarray(queries)[:, None]
-    # With many equal rows, the row itself may be missing from those found; then drop the last one.
-    itself[~itself.any(1), -1] = True
-    return found[~itself].reshape(len(queries), size - 1)
-
-
-def draw_pairs(
-    features: np.ndarray, pools: list[np.ndarray], count: int, neighbours: int, rng: np.random.Generator
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draw pairs of an item and one of its nearest neighbours, with replacement.
-
-    Args:
-        features: Standardised features `(N, D)`.
-        pools: Disjoint sets of two or more rows that may be paired with each other.
-        count: How many pairs.
-        neighbours: A partner is drawn from this many nearest rows of the pool.
-        rng: Draws the first row, its neighbour and the share, in this order.
-
-    Returns:
-        Rows of the first and of the second, and the share of the second in [0, 1): each `(count,)`.
-
-    Raises:
-        ValueError: scikit-learn is not installed.
-    """
-    able = np.sort(np.concatenate(pools))
-    first = able[rng.integers(len(able), size=count)]
-    pick, share = rng.random(count), rng.random(count)
-    second, pool_of = np.empty(count, np.int64), np.empty(len(features), np.int64)
-    for number, pool in enumerate(pools):
-        pool_of[pool] = number
-    drawn = pool_of[first]
-    order = np.argsort(drawn, kind="stable")
-    bounds = np.searchsorted(drawn[order], np.arange(len(pools) + 1))
-    for number, pool in enumerate(pools):
-        mine = order[bounds[number] : bounds[number + 1]]
-        if not len(mine):
-            continue
-        queries, inverse = np.unique(np.searchsorted(pool, first[mine]), return_inverse=True)
-        near = nearest_rows(features[pool], queries, neighbours)
-        column = (pick[mine] * near.shape[1]).astype(int)
-        second[mine] = pool[near[inverse, column]]
-    return first, second, share
-
-
-def pools_of(speakers: np.ndarray, partners: Partners) -> list[np.ndarray]:
-    """Which of a class's items may be mixed with each other: row numbers, two or more in each pool.
-
-    Args:
-        speakers: Speaker of each item `(N,)`, None if unknown.
-        partners: "any" makes one pool; "same" makes one pool per known speaker.
-    """
-    if partners == "any":
-        pools = [np.arange(len(speakers))]
-    else:
-        # -1 marks an unknown speaker.
-        codes, _ = pd.factorize(speakers)
-        order = np.argsort(codes, kind="stable")
-        bounds = np.searchsorted(codes[order], np.arange(codes.max(initial=-1) + 2))
-        pools = [order[start:stop] for start, stop in zip(bounds[:-1], bounds[1:], strict=True)]
-    return [pool for pool in pools if len(pool) > 1]
-
-
-def load_neighbours() -> ModuleType:
-    """The module `sklearn.neighbors`.
-
-    Raises:
-        ValueError: scikit-learn is not installed.
-    """
-    try:
-        import sklearn.neighbors
-    except ImportError as error:
-        raise ValueError(
-            f"Finding neighbours needs scikit-learn, and {error.name} is not installed; {EXTRA}."
-        ) from error
-    return sklearn.neighbors
+# Why no mixtures were made of a class with no item, one item, or more.
+WHY_SKIPPED = (
+    "it is no item's most probable label",
+    "it is the most probable label of only one item",
+    "no two items have the same speaker",
+)
+# Tolerance for shares and probabilities: .29 of 100 is 29, and equal labels tie.
+ROUNDING = 1e-9
 
 
 @dataclass(frozen=True)
 class ClassMass:
     """The size of a class before and after mixing.
 
-    Attributes:
-        label: Name of the label or grid cell.
-        items: Items whose most probable label this is.
-        mass: Sum of its probability over all items.
-        wanted: Mixtures that the class lacks: floor(share N_max) - items, at least 0.
-        made: Mixtures made.
-        mass_added: Sum of its probability over all mixtures, also those of other classes.
-        alone: Items without any partner.
-        skipped: Why no mixtures were made although some are wanted; empty otherwise.
+    `items` are those whose most probable label this is, `alone` those without any partner. `mass` is the sum of its
+    probability over all items, `mass_added` over all mixtures. It lacks `wanted` = floor(share N_max) - items mixtures, at
+    least 0, of which `made` are made; `skipped` says why none is made.
     """
 
     label: str
@@ -172,11 +56,8 @@ class ClassMass:
 class MixtureReport:
     """The plan, class by class; `items` sum to the number of items, `made` to that of mixtures.
 
-    Attributes:
-        classes: One entry per label, in order.
-        tied: Items with several most probable labels; the first in the order of the labels counts.
-        without_speaker: Items whose speaker is unknown.
-        across_speakers: Mixtures of two known, different speakers.
+    `tied` counts items with several most probable labels, of which the first counts; `without_speaker` items of an unknown
+    speaker; `across_speakers` mixtures of two known, different speakers.
     """
 
     classes: tuple[ClassMass, ...]
@@ -198,21 +79,11 @@ class MixtureReport:
 
 @dataclass(frozen=True, eq=False)
 class Mixtures:
-    """Mixtures `(M,)` of items, classes in the order of the support; the arrays are read-only.
+    """Mixtures `(M,)` of items; the arrays are read-only.
 
-    Attributes:
-        items: Names of the mixtures, `dime-SEED-LABEL-NUMBER`.
-        first: Row of item i of each, in the items given.
-        second: Row of its neighbour j.
-        share: Weight of j, in [0, 1).
-        label: Number of the class in the support.
-        text_from: Row that the text comes from.
-        probs: Distributions `(M, K)`; each row sums to 1.
-        sources: Names of the items given `(N,)`.
-        speakers: Their speakers `(N,)`, None if unknown.
-        support: Names of the K labels.
-        settings: The arguments share, neighbours, text, partners and seed.
-        report: The plan, class by class.
+    `first` and `second` are the rows of items i and j in `sources` `(N,)`, the names given, and `text_from` is one of both;
+    `share` is the weight of j, in [0, 1). `label` is the number of the class in the support, and each row of `probs`
+    `(M, K)` sums to 1. `items` are names `dime-SEED-LABEL-NUMBER`; `settings` are arguments of `plan_mixtures`.
     """
 
     items: np.ndarray
@@ -229,19 +100,14 @@ class Mixtures:
     report: MixtureReport
 
     def __post_init__(self) -> None:
-        for name in ("items", "first", "second", "share", "label", "text_from", "probs", "sources", "speakers"):
-            getattr(self, name).flags.writeable = False
+        for array in (entry for entry in vars(self).values() if isinstance(entry, np.ndarray)):
+            array.flags.writeable = False
 
     def __len__(self) -> int:
         return len(self.items)
 
     def to_frame(self) -> pd.DataFrame:
-        """The origin of each mixture.
-
-        Returns:
-            Columns item, first, second (names), share (of the second), label, text_from (name), first_speaker,
-            second_speaker, seed.
-        """
+        """The origin of each mixture by name, one row each."""
         columns = {
             "item": self.items,
             "first": self.sources[self.first],
@@ -256,13 +122,7 @@ class Mixtures:
         return pd.DataFrame(columns)
 
     def extend(self, targets: Targets) -> Targets:
-        """The targets that the mixtures were planned from, followed by those of the mixtures.
-
-        A mixture has no votes: `votes_per_item` is 0, and it has no rater answers.
-
-        Raises:
-            ValueError: The targets belong to other items.
-        """
+        """The targets that the mixtures were planned from, followed by those of the mixtures, which have no votes."""
         if len(targets) != len(self.sources) or (targets.items != self.sources).any():
             raise ValueError(
                 "The targets belong to other items than the mixtures; plan the mixtures from the items of these targets."
@@ -273,11 +133,6 @@ class Mixtures:
             probs=np.concatenate([targets.probs, self.probs]),
             votes_per_item=np.concatenate([targets.votes_per_item, np.zeros(len(self), targets.votes_per_item.dtype)]),
         )
-
-
-TextRule = Literal["dominant", "first"]
-# Tolerance for shares and probabilities: .29 of 100 is 29, and equal labels tie.
-ROUNDING = 1e-9
 
 
 def plan_mixtures(
@@ -311,45 +166,37 @@ def plan_mixtures(
             more), or always that of the "first", as in the released code.
         partners: Neighbours of "any" speaker, or of the "same" one.
         seed: Seed of all draws, from 0.
-
-    Raises:
-        ValueError: Shapes do not fit, a value is out of range, features are not finite, a name is repeated or is that of a
-            mixture, or scikit-learn is not installed.
     """
     names, support = _check_items(items), tuple(map(str, support))
     probs = np.asarray(by_name(probs, (items, support), "probs"), dtype=np.float64)
     features = features if callable(features) else by_name(features, (items,), "features")
-    speakers = by_name(speakers, (items,), "speakers")
-    _check_probs(names, probs, support)
+    speakers = [None] * len(names) if speakers is None else by_name(speakers, (items,), "speakers")
     check_mixing(share, neighbours, text, partners, seed)
-    speakers = _check_speakers(names, speakers, partners)
+    _check_columns(names, probs, support, speakers, partners)
+    speakers = np.array([None if pd.isna(speaker) else str(speaker) for speaker in speakers], dtype=object)
     best = probs >= probs.max(1, keepdims=True) - ROUNDING
     classes = best.argmax(1)
     counts = np.bincount(classes, minlength=len(support))
     wanted = np.maximum(int(np.floor(share * counts.max() + ROUNDING)) - counts, 0)
     # Sorted, so that the draws do not depend on the order of the items.
-    ordered = np.array(sorted(range(len(names)), key=names.__getitem__))
+    ordered = names.argsort(kind="stable")
     members = [ordered[classes[ordered] == code] for code in range(len(support))]
-    pools = [pools_of(speakers[rows], partners) if need else [] for rows, need in zip(members, wanted, strict=True)]
-    asked = np.concatenate([np.zeros(0, np.int64), *(row for pool, row in zip(pools, members, strict=True) if pool)])
+    pools = [_pools_of(speakers[rows], partners) if need else [] for rows, need in zip(members, wanted, strict=True)]
+    nobody = np.zeros(0, np.int64)
+    asked = np.concatenate([nobody, *(row for pool, row in zip(pools, members, strict=True) if pool)])
     table = _features_of(features, asked, names)
-    drawn, start = [], 0
-    for code, (rows, groups) in enumerate(zip(members, pools, strict=True)):
-        if groups:
-            own = standardise_columns(table[start : start + len(rows)])
-            start += len(rows)
-            rng = np.random.default_rng([seed, code])
-            first, second, weight = draw_pairs(own, groups, int(wanted[code]), neighbours, rng)
-            drawn.append((np.full(len(first), code), rows[first], rows[second], weight))
-    nothing = (np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
-    label, first, second, weight = (np.concatenate(parts) for parts in zip(nothing, *drawn, strict=True))
+    drawn = [(nobody, nobody, nobody, np.zeros(0))]
+    for code in (code for code, pool in enumerate(pools) if pool):
+        rows = members[code]
+        own, table = standardise_columns(table[: len(rows)]), table[len(rows) :]
+        rng = np.random.default_rng([seed, code])
+        first, second, weight = _draw_pairs(own, pools[code], int(wanted[code]), neighbours, rng)
+        drawn.append((np.full(len(first), code), rows[first], rows[second], weight))
+    label, first, second, weight = (np.concatenate(parts) for parts in zip(*drawn, strict=True))
     mixed = probs[first] + weight[:, None] * (probs[second] - probs[first])
     mixed /= mixed.sum(1, keepdims=True)
-    alone = [
-        len(rows) - sum(map(len, groups)) if need else 0
-        for rows, groups, need in zip(members, pools, wanted, strict=True)
-    ]
     made = np.bincount(label, minlength=len(support))
+    known = ~pd.isna(speakers[first]) & ~pd.isna(speakers[second])
     report = MixtureReport(
         classes=tuple(
             ClassMass(
@@ -359,17 +206,17 @@ def plan_mixtures(
                 wanted=int(wanted[code]),
                 made=int(made[code]),
                 mass_added=float(mixed[:, code].sum()),
-                alone=int(alone[code]),
-                skipped=_why_skipped(int(wanted[code]), int(made[code]), int(counts[code])),
+                alone=int(counts[code]) - sum(map(len, pools[code])) if wanted[code] else 0,
+                skipped=WHY_SKIPPED[min(counts[code], 2)] if wanted[code] and not made[code] else "",
             )
             for code, name in enumerate(support)
         ),
         tied=int((best.sum(1) > 1).sum()),
         without_speaker=int(pd.isna(speakers).sum()),
-        across_speakers=_across(speakers[first], speakers[second]),
+        across_speakers=int((speakers[first] != speakers[second])[known].sum()),
     )
     return Mixtures(
-        items=_names(names, label, support, seed),
+        items=_mixture_names(names, label, support, seed),
         first=first,
         second=second,
         share=weight,
@@ -384,16 +231,84 @@ def plan_mixtures(
     )
 
 
-def check_apart(speakers: Sequence[str | None], others: Sequence[str | None]) -> None:
-    """Raise if the training split shares a speaker with other splits.
+def _pools_of(speakers: np.ndarray, partners: Partners) -> list[np.ndarray]:
+    """Which of a class's items may be mixed with each other: row numbers, two or more in each pool."""
+    if partners == "any":
+        pools = [np.arange(len(speakers))]
+    else:
+        # Items of unknown speakers are in no group.
+        pools = pd.Series(speakers, dtype=object).groupby(speakers).indices.values()
+    return [pool for pool in pools if len(pool) > 1]
 
-    Raises:
-        ValueError: A speaker is in both, so mixtures would leak a voice.
+
+def standardise_columns(features: np.ndarray) -> np.ndarray:
+    """Columns of features `(N, D)` at mean 0 and population standard deviation 1, float64; a constant column is 0."""
+    features = features.astype(np.float64)
+    with np.errstate(over="ignore", invalid="ignore"):
+        mean, deviation = features.mean(0), features.std(0)
+    if not np.isfinite(deviation).all():
+        column = int(np.argmin(np.isfinite(deviation)))
+        raise ValueError(
+            f"The standard deviation of feature {column} overflows; scale the feature down, or leave it out."
+        )
+    # Rounding errors of a constant column must not be scaled up to 1.
+    constant = deviation <= 1e-12 * np.abs(mean)
+    return np.where(constant, 0.0, (features - mean) / np.where(constant, 1.0, deviation))
+
+
+def _draw_pairs(
+    features: np.ndarray, pools: list[np.ndarray], count: int, neighbours: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Draw rows and for each one of its nearest rows in its pool, with replacement, and the share of the latter in [0, 1).
+
+    The features `(N, D)` are standardised. All three results are `(count,)`.
     """
-    both = sorted(
-        {str(name) for name in speakers if not pd.isna(name)} & {str(name) for name in others if not pd.isna(name)}
-    )
-    if both:
+    able = np.sort(np.concatenate(pools))
+    first = able[rng.integers(len(able), size=count)]
+    pick, share = rng.random(count), rng.random(count)
+    second = np.empty(count, np.int64)
+    for pool in pools:
+        mine = np.flatnonzero(np.isin(first, pool))
+        if len(mine):
+            queries, inverse = np.unique(np.searchsorted(pool, first[mine]), return_inverse=True)
+            near = nearest_rows(features[pool], queries, neighbours)
+            second[mine] = pool[near[inverse, (pick[mine] * near.shape[1]).astype(int)]]
+    return first, second, share
+
+
+def nearest_rows(features: np.ndarray, queries: np.ndarray, neighbours: int) -> np.ndarray:
+    """The nearest rows (Euclidean) of each queried row `(Q, min(neighbours, N - 1))`, without the row itself, nearest first.
+
+    The row is excluded by its number, not as the first one found, because rows with equal features have distance 0 too.
+
+    Example:
+        >>> nearest_rows(np.array([[0.0], [1.0], [1.0], [5.0]]), np.array([2, 3]), 2).tolist()
+        [[1, 0], [1, 2]]
+    """
+    size = min(neighbours + 1, len(features))
+    search = load_neighbours().NearestNeighbors(n_neighbors=size, algorithm="brute", metric="euclidean")
+    found = search.fit(features).kneighbors(features[queries], return_distance=False)
+    itself = found == np.asarray(queries)[:, None]
+    # With many equal rows, the row itself may be missing from those found; then drop the last one.
+    itself[~itself.any(1), -1] = True
+    return found[~itself].reshape(len(queries), size - 1)
+
+
+def load_neighbours() -> ModuleType:
+    """The module `sklearn.neighbors`."""
+    try:
+        import sklearn.neighbors
+    except ImportError as error:
+        raise ValueError(
+            f"Finding neighbours needs scikit-learn, and {error.name} is not installed; {EXTRA}."
+        ) from error
+    return sklearn.neighbors
+
+
+def check_apart(speakers: Sequence[str | None], others: Sequence[str | None]) -> None:
+    """Raise if the training split shares a speaker with other splits, because mixtures would leak a voice."""
+    mine, theirs = ({str(name) for name in names if not pd.isna(name)} for names in (speakers, others))
+    if both := sorted(mine & theirs):
         raise ValueError(
             f"{len(both)} speakers of the training split, for instance {both[0]!r}, are also in another split, so mixtures "
             "would leak their voices; split by speaker (crossval: --group speaker), or leave the augmentation out."
@@ -402,17 +317,17 @@ def check_apart(speakers: Sequence[str | None], others: Sequence[str | None]) ->
 
 def _features_of(features: Any, rows: np.ndarray, names: np.ndarray) -> np.ndarray:
     """Finite features `(R, D)` of these rows."""
-    if not callable(features):
+    if callable(features):
+        found = np.asarray(features(rows)) if len(rows) else np.zeros((0, 1))
+        if found.ndim != 2 or len(found) != len(rows):
+            raise ValueError(f"features gave shape {found.shape} for {len(rows)} items; give one row per item, (R, D).")
+    else:
         features = np.asarray(features)
         if features.ndim != 2 or len(features) != len(names) or not features.shape[1]:
             raise ValueError(
                 f"features has shape {features.shape} for {len(names)} items; give one row per item, (N, D), with D >= 1."
             )
         found = features[rows]
-    else:
-        found = np.asarray(features(rows)) if len(rows) else np.zeros((0, 1))
-        if found.ndim != 2 or len(found) != len(rows):
-            raise ValueError(f"features gave shape {found.shape} for {len(rows)} items; give one row per item, (R, D).")
     if not (np.issubdtype(found.dtype, np.number) and found.dtype.kind != "c"):
         raise ValueError(f"features are of type {found.dtype}; give real numbers.")
     finite = np.isfinite(found)
@@ -425,7 +340,7 @@ def _features_of(features: Any, rows: np.ndarray, names: np.ndarray) -> np.ndarr
     return found
 
 
-def _names(names: np.ndarray, label: np.ndarray, support: tuple[str, ...], seed: int) -> np.ndarray:
+def _mixture_names(names: np.ndarray, label: np.ndarray, support: tuple[str, ...], seed: int) -> np.ndarray:
     """Names of the mixtures, numbered within their class; none is that of an item."""
     number = np.arange(len(label)) - np.searchsorted(label, label)
     made = [f"dime-{seed}-{support[code]}-{place:06d}" for code, place in zip(label, number, strict=True)]
@@ -433,19 +348,6 @@ def _names(names: np.ndarray, label: np.ndarray, support: tuple[str, ...], seed:
     if len(taken):
         raise ValueError(f"Item {taken[0]!r} has the name of a mixture; pass the items before mixing, or another seed.")
     return np.array(made, dtype=object)
-
-
-def _why_skipped(wanted: int, made: int, items: int) -> str:
-    if not wanted or made:
-        return ""
-    if not items:
-        return "it is no item's most probable label"
-    return "it is the most probable label of only one item" if items == 1 else "no two items have the same speaker"
-
-
-def _across(first: np.ndarray, second: np.ndarray) -> int:
-    known = ~pd.isna(first) & ~pd.isna(second)
-    return int((first[known] != second[known]).sum())
 
 
 def _check_items(items: Sequence[str]) -> np.ndarray:
@@ -460,7 +362,10 @@ def _check_items(items: Sequence[str]) -> np.ndarray:
     return names.to_numpy().copy()
 
 
-def _check_probs(names: np.ndarray, probs: np.ndarray, support: tuple[str, ...]) -> None:
+def _check_columns(
+    names: np.ndarray, probs: np.ndarray, support: tuple[str, ...], speakers: Sequence[str | None], partners: str
+) -> None:
+    """Raise unless there is a distribution of all labels, and a speaker if need be, of each item."""
     if probs.shape != (len(names), len(support)):
         raise ValueError(
             f"probs has shape {probs.shape} for {len(names)} items and {len(support)} labels; give one row per item and one "
@@ -475,6 +380,12 @@ def _check_probs(names: np.ndarray, probs: np.ndarray, support: tuple[str, ...])
         raise ValueError(
             f"The distribution of item {names[row]!r} is {probs[row].tolist()}; it must sum to 1 without negative entries."
         )
+    if len(speakers) != len(names):
+        raise ValueError(
+            f"There are {len(speakers)} speakers for {len(names)} items; give one per item, None if unknown."
+        )
+    if partners == "same" and all(map(pd.isna, speakers)):
+        raise ValueError('partners is "same", but no item has a speaker; give speakers, or use partners "any".')
 
 
 def check_mixing(share: Any, neighbours: Any, text: Any, partners: Any, seed: Any = 0) -> None:
@@ -486,16 +397,3 @@ def check_mixing(share: Any, neighbours: Any, text: Any, partners: Any, seed: An
     for name, value, least in (("neighbours", neighbours, 1), ("seed", seed, 0)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
             raise ValueError(f"{name} is {value!r}; give a whole number from {least} up.")
-
-
-def _check_speakers(names: np.ndarray, speakers: Sequence[str | None] | None, partners: str) -> np.ndarray:
-    if speakers is None:
-        speakers = [None] * len(names)
-    if len(speakers) != len(names):
-        raise ValueError(
-            f"There are {len(speakers)} speakers for {len(names)} items; give one per item, None if unknown."
-        )
-    found = np.array([None if pd.isna(speaker) else str(speaker) for speaker in speakers], dtype=object)
-    if partners == "same" and pd.isna(found).all():
-        raise ValueError('partners is "same", but no item has a speaker; give speakers, or use partners "any".')
-    return found

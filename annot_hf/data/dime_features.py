@@ -51,13 +51,8 @@ TEXT_FEATURES = ("characters", "words", "!", "?", ".", ",", "vowels", "consonant
 def clip_features(wave: np.ndarray) -> np.ndarray:
     """Means and standard deviations over time of librosa's features of a clip, `(72,)` float32, named by `CLIP_FEATURES`.
 
-    All share one spectrum; the values equal those of separate calls of librosa's functions.
-
-    Args:
-        wave: Samples `(time,)` at 16 kHz, full scale at 1.
-
-    Raises:
-        ValueError: librosa is not installed.
+    The clip has samples `(time,)` at 16 kHz, full scale at 1. All features share one spectrum; their values equal those of
+    separate calls of librosa's functions.
     """
     wave = np.pad(np.asarray(wave, np.float32), (0, max(0, SHORTEST_CLIP - len(wave))))
     return _measure_clip(load_librosa(), wave)
@@ -84,11 +79,7 @@ def _measure_clip(library: ModuleType, wave: np.ndarray) -> np.ndarray:
 
 
 def features_of_clip(source: Any, *, item: str, max_seconds: float = 600.0) -> np.ndarray:
-    """`clip_features` of a clip as `load_audio` takes it.
-
-    Raises:
-        AudioError: It cannot be read; the message names the item.
-    """
+    """`clip_features` of a clip as `load_audio` takes it; an error names the item."""
     try:
         wave = load_audio(source, sampling_rate=FEATURE_RATE, limits=AudioLimits(max_seconds=max_seconds))
     except AudioError as error:
@@ -117,16 +108,7 @@ def text_features(text: str | None) -> np.ndarray:
 
 
 def write_features(path: str | os.PathLike[str], items: Sequence[str], features: np.ndarray) -> None:
-    """Write your own features, such as those of an encoder, as parquet with columns item and features.
-
-    Args:
-        path: File to write.
-        items: Unique names `(N,)`.
-        features: `(N, D)`.
-
-    Raises:
-        ValueError: There is not one row per item, or a name is repeated.
-    """
+    """Write your own features `(N, D)` of uniquely named items, as parquet with columns item and features."""
     features = np.asarray(by_name(features, (items,), "features"))
     names = pd.Index(list(items), dtype=object)
     if features.ndim != 2 or len(features) != len(names) or names.has_duplicates:
@@ -138,47 +120,37 @@ def write_features(path: str | os.PathLike[str], items: Sequence[str], features:
 
 
 def read_features(path: str | os.PathLike[str], items: Sequence[str]) -> np.ndarray:
-    """Features `(N, D)` of these items from a parquet file with columns item and features (a list of numbers).
-
-    Raises:
-        ValueError: The file cannot be read or lacks a column, an item is missing or occurs twice, or rows differ in length.
-    """
+    """Features `(N, D)` of these items from a parquet file with columns item and features (a list of numbers)."""
+    path = os.fspath(path)
     try:
         table = pq.read_table(path, columns=["item", "features"])
     except (OSError, pa.ArrowInvalid, pa.ArrowKeyError) as error:
         raise ValueError(
-            f"{os.fspath(path)} holds no features ({str(error).splitlines()[0]}); write it with write_features."
+            f"{path} holds no features ({str(error).splitlines()[0]}); write it with write_features."
         ) from error
     index = pd.Index(table["item"].to_pylist(), dtype=object)
     if index.has_duplicates:
-        raise ValueError(f"{os.fspath(path)} has item {index[index.duplicated()][0]!r} twice; keep one row per item.")
+        raise ValueError(f"{path} has item {index[index.duplicated()][0]!r} twice; keep one row per item.")
     rows = index.get_indexer(pd.Index(list(items), dtype=object))
     if (rows < 0).any():
         raise ValueError(
-            f"{os.fspath(path)} lacks {int((rows < 0).sum())} of {len(rows)} items, for instance "
-            f"{items[int(np.argmax(rows < 0))]!r}; write the features of all of them."
+            f"{path} lacks {int((rows < 0).sum())} of {len(rows)} items, for instance {items[int(np.argmax(rows < 0))]!r}; "
+            "write the features of all of them."
         )
     column = table["features"].combine_chunks().take(pa.array(rows))
-    nested = pa.types.is_list(column.type) or pa.types.is_large_list(column.type)
-    if not nested and not pa.types.is_fixed_size_list(column.type):
-        raise ValueError(f"{os.fspath(path)} has features of type {column.type}; each row must be a list of numbers.")
-    values = column.flatten().to_numpy(zero_copy_only=False)
-    width = len(values) // max(len(rows), 1)
-    lengths = column.value_lengths().fill_null(-1).to_numpy(zero_copy_only=False) if nested else None
-    if column.null_count or len(values) != width * len(rows) or (nested and (lengths != width).any()):
-        raise ValueError(
-            f"{os.fspath(path)} has rows of different lengths; give every item the same number of features."
-        )
-    return values.reshape(len(rows), width)
+    try:
+        column = column.cast(pa.large_list(column.type.value_type))
+    except (AttributeError, pa.ArrowNotImplementedError):
+        raise ValueError(f"{path} has features of type {column.type}; each row must be a list of numbers.") from None
+    lengths = set(column.value_lengths().to_pylist())
+    if len(lengths) > 1 or None in lengths:
+        raise ValueError(f"{path} has rows of different lengths; give every item the same number of features.")
+    return column.flatten().to_numpy(zero_copy_only=False).reshape(len(rows), max(lengths, default=0))
 
 
 @functools.cache
 def load_librosa() -> ModuleType:
-    """The module `librosa`, its compiled parts ready.
-
-    Raises:
-        ValueError: It is not installed.
-    """
+    """The module `librosa`, its compiled parts ready."""
     try:
         # Processes that compile the same parts into numba's cache at the same time crash, so they take turns.
         with FileLock(Path(tempfile.gettempdir(), f"annot-hf-librosa-{getpass.getuser()}.lock")):

@@ -1,11 +1,8 @@
 """Write a corpus as parquet that plain `datasets.load_dataset` reads, and read it back.
 
-    FOLDER/README.md                     dataset card: features, splits, report, licence, citation
-    FOLDER/corpus.json                   questions, report, digests
-    FOLDER/votes/<split>.parquet         one row per vote
-    FOLDER/items/<split>.parquet         one row per item: audio, text, speaker, metadata
-    FOLDER/histograms/<split>.parquet    one row per item and category question: counts, distribution, entropy
-    FOLDER/spans/<split>.parquet         one row per span of text that a rater highlighted, if there are any
+    FOLDER/README.md    dataset card: features, splits, report, licence, citation
+    FOLDER/corpus.json    questions, report, digests
+    FOLDER/{votes,items,histograms,spans}/<split>.parquet    the tables that the card describes
 
 The folder appears in one step. Its digest depends on the labels and items only, not on where the audio lies.
 """
@@ -22,13 +19,23 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from datasets.splits import SplitDict, SplitInfo
 
 from annot_hf.data.audio import audio_info, check_name, resolve_inside
-from annot_hf.data.corpus import SPLITS, CorpusReport, Finding, VoteCorpus, add_finding, check_items, replace_folder
-from annot_hf.data.dataset_card import dataset_card
+from annot_hf.data.corpus import (
+    SPLITS,
+    CorpusReport,
+    Finding,
+    VoteCorpus,
+    add_finding,
+    check_items,
+    file_sha256,
+    replace_folder,
+)
 from annot_hf.data.encoding import alike, check_choice
 from annot_hf.data.export_tables import (
     audio_column,
+    dataset_card,
     histograms_table,
     items_table,
     spans_table,
@@ -37,7 +44,7 @@ from annot_hf.data.export_tables import (
 )
 from annot_hf.data.lengths import AudioError
 from annot_hf.data.questions import Question, normal_form_hint
-from annot_hf.data.targets import MajorityOf, Targets, Ties, make_targets
+from annot_hf.data.targets import Targets, make_targets
 from annot_hf.data.votes import VoteTable
 
 EXPORT_KIND = "annot-hf corpus export"
@@ -55,13 +62,8 @@ class ExportedCorpus:
     """An export read back.
 
     Attributes:
-        folder: Where it is.
-        name: The corpus.
-        questions: What raters were asked.
-        default_questions: The questions of a recipe that names none.
         items: Data frame with columns item, audio (path, embedded `{"bytes", "path"}` or null), file, text, speaker,
             split, seconds and metadata, as far as the corpus has them.
-        votes: All votes.
         report: `CorpusReport.to_dict()` of the export.
         digest: SHA-256 of questions, votes, items and spans of the whole export.
         spans: What raters highlighted: data frame with columns item, annotator, start, end (positions in the item's text)
@@ -81,14 +83,9 @@ class ExportedCorpus:
     part: Mapping[str, Any] = field(default_factory=dict)
 
     def with_splits(self, splits: Mapping[str, str], part: Mapping[str, Any]) -> "ExportedCorpus":
-        """A view in memory of some items with other splits; nothing is written.
+        """A view in memory of the items in `splits` (item -> its split in the view); nothing is written.
 
-        Args:
-            splits: Item -> its split in the view, which leaves out all other items.
-            part: JSON values that describe the view. A run records them and does not resume with others.
-
-        Raises:
-            ValueError: An item is not in the corpus, or `part` is empty.
+        `part` has JSON values that describe the view. A run records them and does not resume with others.
         """
         if not part:
             raise ValueError("A view of a corpus needs a part that describes it, such as {'fold': 0, 'folds': 5}.")
@@ -99,33 +96,12 @@ class ExportedCorpus:
         items = items.assign(split=items["item"].map(splits)).reset_index(drop=True)
         return replace(self, items=items, part=dict(part))
 
-    def targets(
-        self,
-        split: str,
-        questions: str | Sequence[str] = (),
-        method: str = "",
-        *,
-        bins: int = 4,
-        smoothing: float = 1.0,
-        primary_weight: float = 0.9,
-        ties: Ties = "share",
-        majority_of: MajorityOf = "primary",
-    ) -> Targets:
-        """Targets of the items of one split.
+    def targets(self, split: str, questions: str | Sequence[str] = (), method: str = "", **options: Any) -> Targets:
+        """Targets of the items of one split by `make_targets`, which takes the options.
 
-        Args:
-            split: Name of the split.
-            questions: Question names; the corpus's default when empty.
-            method: Target method of `make_targets`; when empty, "soft" for a category and "kde" for scales.
-            bins: Grid cells per scale question.
-            smoothing: Pseudo-votes of "smoothed", distributed like the votes of the split "train" if it exists, otherwise
-                like those of this split.
-            primary_weight: Share of the primary votes in "merged".
-            ties: How "majority" breaks ties.
-            majority_of: Which votes "majority" counts, "primary" or "merged".
-
-        Raises:
-            ValueError: There is no such split or question, or the method does not fit.
+        Without names, the questions are the corpus's default ones; without a method, it is "soft" for a category and "kde" for
+        scales. The pseudo-votes of "smoothed" are distributed like the votes of the split "train" if it exists, otherwise like
+        those of this split.
         """
         items = self.items.loc[self.items["split"] == split, "item"]
         if not len(items):
@@ -138,18 +114,7 @@ class ExportedCorpus:
         if method == "smoothed" and not self.votes.question(names[0]).is_scale and len(train):
             totals = self.votes.counts(names[0], items=train).sum(0)
             prior = totals if totals.any() else None
-        return make_targets(
-            self.votes,
-            names,
-            method,
-            items=items,
-            smoothing=smoothing,
-            prior=prior,
-            primary_weight=primary_weight,
-            ties=ties,
-            majority_of=majority_of,
-            bins=bins,
-        )
+        return make_targets(self.votes, names, method, items=items, prior=prior, **options)
 
 
 def export_corpus(
@@ -183,16 +148,16 @@ def export_corpus(
         ValueError: Items, votes or spans break a rule, audio or text is missing, nothing is left to export, or `out` exists
             and is not an export.
     """
-    check_choice("missing_audio", missing_audio, ("error", "drop", "keep"), corpus.name)
-    check_choice("missing_text", missing_text, ("error", "drop", "keep"), corpus.name)
+    for name, wanted in (("missing_audio", missing_audio), ("missing_text", missing_text)):
+        check_choice(name, wanted, ("error", "drop", "keep"), corpus.name)
     out = Path(out).resolve()
     if corpus.root.is_relative_to(out):
         raise ValueError(f"{out} holds the corpus itself ({corpus.root}); export into another folder.")
     items = check_items(corpus, corpus.read_items())
-    kind, missing = ("audio", missing_audio) if "audio" in items else ("text", missing_text)
-    problems = _find_audio(corpus, items, follow_links)
-    if problems is None:
-        problems = items["text"].isna().map({True: MISSING, False: None}).astype(object)
+    if "audio" in items:
+        kind, wanted, problems = "audio", missing_audio, _find_audio(corpus, items, follow_links)
+    else:
+        kind, wanted, problems = "text", missing_text, items["text"].isna().map({True: MISSING, False: None})
     votes = corpus.read_votes()
     spans = corpus.read_spans()
     for name in corpus.default_questions:
@@ -203,11 +168,15 @@ def export_corpus(
         add_finding(findings, reason, rows, votes=rows)
     votes = _listed_votes(corpus, items, votes, findings, allow_unmatched)
     listed = items["item"]
-    items, votes = _with_source(corpus, items, votes, findings, problems, kind, missing)
+    good = _usable_items(corpus, items, votes, findings, problems.astype(object), kind, wanted)
+    items = items[good].reset_index(drop=True)
+    votes = votes.select(mask=pd.Index(votes.items).isin(items["item"])[votes.item_codes])
     if not len(votes):
         raise ValueError(f"{corpus.name}: no vote is on a listed item with {kind}; check item names and {kind}.")
     if spans is not None:
-        spans = spans_table(corpus.name, _kept_spans(spans, listed, items["item"], findings), items, votes)
+        left_out = spans["item"].astype(str).isin(listed[~good]) if "item" in spans else np.zeros(len(spans), bool)
+        add_finding(findings, "spans on items that are left out", int(left_out.sum()))
+        spans = spans_table(corpus.name, spans[~left_out], items, votes)
     _note_oddities(items, votes, findings)
     report = _report(corpus, items, votes, findings, out, 0 if spans is None else len(spans))
     labels = _labels(votes.questions)
@@ -216,14 +185,11 @@ def export_corpus(
         tables["histograms"] = histograms_table(votes, labels, tables["items"])
     if spans is not None and len(spans):
         tables["spans"] = spans
-    features = {config: table_features(config, table, labels, corpus.sampling_rate) for config, table in tables.items()}
-    split_of_item = dict(zip(items["item"], items["split"], strict=True))
-    questions = [asdict(question) for question in votes.questions]
     facts = {
         "kind": EXPORT_KIND,
         "name": corpus.name,
         **{key: getattr(corpus, key) for key in ("version", "license", "citation", "homepage", "access")},
-        "questions": questions,
+        "questions": [asdict(question) for question in votes.questions],
         "default_questions": list(corpus.default_questions),
         "labels": labels,
         "embedded_audio": embed_audio,
@@ -231,31 +197,43 @@ def export_corpus(
         "report": report.to_dict(),
     }
     with replace_folder(out, marker=EXPORT_FILE, kind=EXPORT_KIND, entries=ENTRIES) as folder:
-        sizes: dict[str, dict[str, tuple[int, int]]] = {}
-        files = facts["files"] = {}
-        for config, table in tables.items():
-            split = pd.Series(table["item"].to_pandas()).map(split_of_item).to_numpy()
-            sizes[config] = {}
-            (folder / config).mkdir()
-            for name in report.splits:
-                part = table.filter(pa.array(split == name))
-                # `datasets` cannot read an empty file; the split is then absent from this table.
-                if not part.num_rows:
-                    continue
-                root = corpus.root if embed_audio else None
-                path = folder / config / f"{name}.parquet"
-                _write_parquet(part, features[config].arrow_schema, path, root)
-                with path.open("rb") as file:
-                    files[f"{config}/{name}.parquet"] = hashlib.file_digest(file, "sha256").hexdigest()
-                sizes[config][name] = (part.num_rows, part.nbytes)
-        facts["splits"] = {config: list(splits) for config, splits in sizes.items()}
-        # Computed from the written files, because reading the export computes it again.
-        facts["digest"] = _tables_digest(questions, _read_tables(folder, facts["splits"], audio=False))
-        text = json.dumps(facts, indent=1, ensure_ascii=False)
-        (folder / EXPORT_FILE).write_text(text + "\n", encoding="utf-8")
-        card = dataset_card(corpus, report, facts, features, sizes)
-        (folder / "README.md").write_text(card, encoding="utf-8")
+        _write_export(folder, corpus, report, tables, facts, dict(zip(items["item"], items["split"], strict=True)))
     return report
+
+
+def _write_export(
+    folder: Path,
+    corpus: VoteCorpus,
+    report: CorpusReport,
+    tables: dict[str, pa.Table],
+    facts: dict[str, Any],
+    split_of_item: dict[str, str],
+) -> None:
+    """Write the tables by split, then `corpus.json` with their digests, then the card."""
+    labels, root = facts["labels"], corpus.root if facts["embedded_audio"] else None
+    features = {config: table_features(config, table, labels, corpus.sampling_rate) for config, table in tables.items()}
+    splits: dict[str, SplitDict] = {}
+    files = facts["files"] = {}
+    for config, table in tables.items():
+        split = pd.Series(table["item"].to_pandas()).map(split_of_item).to_numpy()
+        splits[config] = SplitDict()
+        (folder / config).mkdir()
+        for name in report.splits:
+            part = table.filter(pa.array(split == name))
+            # `datasets` cannot read an empty file; the split is then absent from this table.
+            if not part.num_rows:
+                continue
+            path = folder / config / f"{name}.parquet"
+            _write_parquet(part, features[config].arrow_schema, path, root)
+            files[f"{config}/{name}.parquet"] = file_sha256(path)
+            splits[config].add(SplitInfo(name, num_bytes=part.nbytes, num_examples=part.num_rows))
+    facts["splits"] = {config: list(written) for config, written in splits.items()}
+    # Computed from the written files, because reading the export computes it again.
+    facts["digest"] = _tables_digest(facts["questions"], _read_tables(folder, facts["splits"], audio=False))
+    text = json.dumps(facts, indent=1, ensure_ascii=False)
+    (folder / EXPORT_FILE).write_text(text + "\n", encoding="utf-8")
+    card = dataset_card(corpus, report, facts, features, splits)
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def read_export(folder: str | os.PathLike, *, root: str | os.PathLike | None = None) -> ExportedCorpus:
@@ -294,11 +272,10 @@ def _read_checked(folder: Path, facts: dict[str, Any], root: str | os.PathLike |
     for name, digest in facts["files"].items():
         if not (folder / name).is_file():
             raise ValueError(f"The export {folder} lacks {name}; export the corpus again.")
-        with (folder / name).open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != digest:
-                raise ValueError(
-                    f"{folder / name} is damaged ({EXPORT_FILE} states another SHA-256); export the corpus again."
-                )
+        if file_sha256(folder / name) != digest:
+            raise ValueError(
+                f"{folder / name} is damaged ({EXPORT_FILE} states another SHA-256); export the corpus again."
+            )
     tables = _read_tables(folder, facts["splits"])
     stated = facts["digest"], facts["report"]["items"], facts["report"]["votes"]
     if stated != (_tables_digest(facts["questions"], tables), len(tables["items"]), len(tables["votes"])):
@@ -358,10 +335,8 @@ def _audio(folder: Path, items: pd.DataFrame, root: str | os.PathLike | None) ->
     return sources
 
 
-def _find_audio(corpus: VoteCorpus, items: pd.DataFrame, follow_links: bool) -> pd.Series | None:
-    """Replace column `audio` by `file` (relative path or null) and `seconds`; returns the problem of each item."""
-    if "audio" not in items:
-        return None
+def _find_audio(corpus: VoteCorpus, items: pd.DataFrame, follow_links: bool) -> pd.Series:
+    """Replace column `audio` by `file` (relative path or null) and `seconds`; returns the problem of each item, or None."""
     files, seconds, problems, there = [], [], [], []
     for audio in items.pop("audio"):
         file = duration = None
@@ -405,7 +380,7 @@ def _listed_votes(
     return votes.select(mask=keep)
 
 
-def _with_source(
+def _usable_items(
     corpus: VoteCorpus,
     items: pd.DataFrame,
     votes: VoteTable,
@@ -413,9 +388,8 @@ def _with_source(
     problems: pd.Series,
     kind: str,
     wanted: str,
-) -> tuple[pd.DataFrame, VoteTable]:
-    """Items with readable audio (or text, by `kind`) and their votes, or all items; unreadable ones are noted in any case."""
-    per_item = pd.Series(np.bincount(votes.item_codes, minlength=len(votes.items)), index=votes.items)
+) -> np.ndarray:
+    """Which items `(N,)` have readable audio (or text, by `kind`), or all to "keep" them; others are noted in any case."""
     good = problems.isna().to_numpy()
     missing = (problems == MISSING).to_numpy()
     readable = "readable audio" if kind == "audio" else "text"
@@ -426,6 +400,7 @@ def _with_source(
             f"({'; '.join(f'{item}: {problem}'.rstrip('.') for item, problem in pairs)}); restore the files, or export with "
             f'missing_{kind}="drop" to leave such items out with their votes, or "keep" to keep them without {kind}.'
         )
+    per_item = pd.Series(np.bincount(votes.item_codes, minlength=len(votes.items)), index=votes.items)
     for rows, reason, examples in (
         (missing, f"items without {kind}", items["item"]),
         (~good & ~missing, f"items with unreadable {kind}", problems),
@@ -433,22 +408,13 @@ def _with_source(
         lost = int(per_item.reindex(items["item"][rows]).sum()) if wanted == "drop" else 0
         add_finding(findings, reason, list(examples[rows]), votes=lost)
     if wanted == "keep":
-        return items, votes
+        return np.ones_like(good)
     if not good.any():
         unreadable = problems[~missing]
         nothing = f"no audio file under {corpus.root}" if kind == "audio" else f"no text in {len(items)} items"
         first = unreadable.iloc[0] if len(unreadable) else nothing
         raise ValueError(f"{corpus.name}: no item has {readable} ({first}); export with missing_{kind}='keep'.")
-    items = items[good].reset_index(drop=True)
-    return items, votes.select(mask=pd.Index(votes.items).isin(items["item"])[votes.item_codes])
-
-
-def _kept_spans(spans: pd.DataFrame, listed: pd.Series, kept: pd.Series, findings: dict[str, Finding]) -> pd.DataFrame:
-    """The spans without those on left-out items, which are noted."""
-    item = spans.get("item", pd.Series(index=spans.index, dtype=object)).astype(str)
-    lost = item.isin(listed) & ~item.isin(kept)
-    add_finding(findings, "spans on items that are left out", int(lost.sum()))
-    return spans[~lost]
+    return good
 
 
 def _note_oddities(items: pd.DataFrame, votes: VoteTable, findings: dict[str, Finding]) -> None:
@@ -478,13 +444,14 @@ def _report(
     names = [name for name in SPLITS if name in found] + sorted(set(found.index) - set(SPLITS))
     questions = {}
     for question in votes.questions:
-        per_item = np.bincount(votes.item_codes[votes.rows_of(question.name)], minlength=len(votes.items))
-        per_item = per_item[per_item > 0]
+        per_item = pd.Series(votes.item_codes[votes.rows_of(question.name)]).value_counts()
         if len(per_item):
-            spread = {"fewest": per_item.min(), "median": np.median(per_item), "most": per_item.max()}
-            counts = {"votes": per_item.sum(), "items": len(per_item)} | spread
             questions[question.name] = {
-                key: float(value) if key == "median" else int(value) for key, value in counts.items()
+                "votes": int(per_item.sum()),
+                "items": len(per_item),
+                "fewest": int(per_item.min()),
+                "median": float(per_item.median()),
+                "most": int(per_item.max()),
             }
     return CorpusReport(
         name=corpus.name,

@@ -1,23 +1,74 @@
-"""The Arrow tables of an export and their `datasets` features.
+"""What the files of an export hold: Arrow tables with their `datasets` features, and the dataset card.
 
 A span is `text[start:end]` of the exported item, counted in Unicode code points from 0. Spans may overlap; a repeated span
 is an error.
 """
 
+import html
 import os
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from datasets import Audio, ClassLabel, Features, List
+from datasets import Audio, ClassLabel, DatasetInfo, Features, List
+from datasets.info import DatasetInfosDict
+from datasets.splits import SplitDict
+from datasets.utils.metadata import MetadataConfigs
+from huggingface_hub import DatasetCardData
 
-from annot_hf.data.corpus import VoteCorpus
+from annot_hf.data.corpus import CorpusReport, VoteCorpus
 from annot_hf.data.questions import nearest
 from annot_hf.data.votes import VoteTable
 from annot_hf.models.measures import entropy
 
 SPAN_COLUMNS = ("item", "annotator", "start", "end")
+SPANS = pa.schema(zip((*SPAN_COLUMNS, "words"), [pa.string()] * 2 + [pa.int64()] * 2 + [pa.string()], strict=True))
+CARD = """---
+{metadata}
+---
+
+# Votes of {name} {version}
+
+One row per vote, made from the upstream release by `annot-hf corpus`. {audio}
+
+```python
+from datasets import load_dataset
+votes = load_dataset("FOLDER", "votes")  # or {configs}
+```
+
+- `votes`: item, annotator (null: anonymous), question, label (null on a scale), rating (null for a label), weight,
+  source.
+- `items`: item, file (relative to the corpus), seconds, speaker, split and metadata.
+{further}
+## Questions
+
+{questions}
+
+## What was found
+
+{report}
+
+## Licence, access, citation
+
+Licence: {license}. {access}
+
+Homepage: {homepage}
+
+{citation}
+
+Digest of questions, votes and items (SHA-256): `{digest}`
+"""
+# What the card says of tables that not every export has.
+FURTHER = {
+    "histograms": """- `histograms`: item, question, labels, counts, distribution, entropy (divided by ln K, so 0 to 1) and
+  votes (the sum of the counts); one row per item and category question that has votes.
+""",
+    "spans": """- `spans`: item, annotator, start, end and words: what a rater highlighted, `text[start:end]` of the item, in
+  Unicode characters from 0.
+""",
+}
 
 
 def items_table(corpus: VoteCorpus, items: pd.DataFrame) -> pa.Table:
@@ -61,23 +112,21 @@ def votes_table(votes: VoteTable, labels: Sequence[str]) -> pa.Table:
 def histograms_table(votes: VoteTable, labels: Sequence[str], items: pa.Table) -> pa.Table:
     """One row per item and category question that has votes, in item order."""
     names = items["item"].to_pylist()
+    about = [name for name in ("file", "audio", "text", "speaker") if name in items.column_names]
     parts = []
     for index, question in enumerate(votes.questions):
         if question.is_scale:
             continue
         counts = votes.counts(question.name, items=names)
+        rows = np.flatnonzero(counts.sum(axis=1) > 0)
+        counts, classes = counts[rows], len(question.labels)
         total = counts.sum(axis=1)
-        rows = np.flatnonzero(total > 0)
-        counts, total, classes = counts[rows], total[rows], len(question.labels)
         distribution = counts / total[:, None]
         kind = pa.int64() if votes.weights is None else pa.float64()
         offsets = pa.array(np.arange(0, counts.size + 1, classes, dtype=np.int32))
-        part = items.select(
-            [name for name in ("item", "file", "audio", "text", "speaker") if name in items.column_names]
-        )
-        part = part.take(rows)
         codes = np.tile([labels.index(label) for label in question.labels], len(rows))
-        ours = {
+        columns = {
+            "item": items["item"].take(rows),
             "question": pa.array([question.name] * len(rows), pa.string()),
             "labels": pa.ListArray.from_arrays(offsets, pa.array(codes)),
             "counts": pa.ListArray.from_arrays(offsets, pa.array(counts.ravel()).cast(kind)),
@@ -86,9 +135,7 @@ def histograms_table(votes: VoteTable, labels: Sequence[str], items: pa.Table) -
             "votes": pa.array(total).cast(kind),
             "order": pa.array(rows * len(votes.questions) + index),
         }
-        for position, (name, column) in enumerate(ours.items(), start=1):
-            part = part.add_column(position, name, column)
-        parts.append(part)
+        parts.append(pa.table(columns | {name: items[name].take(rows) for name in about}))
     return pa.concat_tables(parts).sort_by("order").drop_columns("order")
 
 
@@ -106,20 +153,10 @@ def table_features(config: str, table: pa.Table, labels: Sequence[str], sampling
 
 
 def spans_table(name: str, spans: pd.DataFrame, items: pd.DataFrame, votes: VoteTable) -> pa.Table:
-    """Check highlighted spans and add the words they hold.
+    """The spans with the words that they hold, checked; `name` is the corpus in messages.
 
-    Args:
-        name: The name of the corpus in messages.
-        spans: Columns item, annotator, start and end; `words`, if given, must be the text of the span.
-        items: Columns item and text.
-        votes: The votes; a rater who highlights words of an item must have voted on it.
-
-    Returns:
-        Columns item, annotator, start, end and words, in the order given.
-
-    Raises:
-        ValueError: A column is missing; an item is not listed or has no text; the rater did not vote on it; start and
-            end are not whole numbers with 0 <= start < end <= length of the text; the words differ; a span is repeated.
+    Spans have columns item, annotator, start, end and perhaps `words`, which must be the text of the span. A rater who
+    highlights words of an item must have voted on it.
     """
     if missing := [column for column in SPAN_COLUMNS if column not in spans]:
         raise ValueError(f"{name}: spans have no column {missing[0]!r}; they need {', '.join(SPAN_COLUMNS)}.")
@@ -167,11 +204,64 @@ def spans_table(name: str, spans: pd.DataFrame, items: pd.DataFrame, votes: Vote
                 f"{words[row]!r}; count Unicode characters from 0"
             ),
         )
-    repeated = pd.DataFrame({"item": item, "annotator": annotator, "start": start, "end": end}).duplicated()
+    checked = pd.DataFrame({"item": item, "annotator": annotator, "start": start, "end": end, "words": words})
     refuse(
-        repeated,
+        checked.duplicated(list(SPAN_COLUMNS)),
         lambda row: f"repeats a span of annotator {annotator[row]!r} on item {item[row]!r}; list each span once",
     )
-    text_columns = {"item": item, "annotator": annotator}
-    columns = {column: pa.array(values, pa.string()) for column, values in text_columns.items()}
-    return pa.table(columns | {"start": pa.array(start), "end": pa.array(end), "words": pa.array(words, pa.string())})
+    return pa.table(dict(checked), SPANS)
+
+
+def dataset_card(
+    corpus: VoteCorpus,
+    report: CorpusReport,
+    facts: dict[str, Any],
+    features: dict[str, Features],
+    splits: dict[str, SplitDict],
+) -> str:
+    """The README of an export: YAML for `load_dataset`, then text for people; `facts` are those of `corpus.json`."""
+    metadata = DatasetCardData(license=corpus.license, pretty_name=corpus.name)
+    infos, configs = {}, {}
+    for config, written in splits.items():
+        infos[config] = DatasetInfo(features=features[config], config_name=config, splits=written)
+        files = [{"split": split, "path": f"{config}/{split}.parquet"} for split in written]
+        # The cache of `datasets` is keyed by this YAML and not by the files. Without the hash, it would hide changed labels
+        # in an export with the same number of rows.
+        hashes = ", ".join(facts["files"][file["path"]] for file in files)
+        configs[config] = {"data_files": files, "description": f"SHA-256 {hashes}"}
+    configs["votes"]["default"] = True
+    DatasetInfosDict(infos).to_dataset_card_data(metadata)
+    MetadataConfigs(configs).to_dataset_card_data(metadata)
+    asked = [
+        (
+            question["name"],
+            ", ".join(question["labels"]) or f"{question['low']:g} to {question['high']:g}",
+            question.get("prompt", ""),
+        )
+        for question in facts["questions"]
+    ]
+    audio = "The audio is inside." if facts["embedded_audio"] else "The audio is not inside; `audio` holds local paths."
+    return CARD.format(
+        metadata=metadata.to_yaml().strip(),
+        name=corpus.name,
+        version=corpus.version,
+        audio=audio if "file" in features["items"] else "There is no audio.",
+        configs=", ".join(f'"{config}"' for config in features),
+        questions=_card_table("| question | answers | asked |\n|---|---|---|", asked),
+        report=_card_table("| what | number | details |\n|---|---:|---|", report.rows()),
+        license=corpus.license,
+        access=corpus.access or "Not stated.",
+        homepage=corpus.homepage or "not stated",
+        citation=corpus.citation or "Not stated.",
+        digest=facts["digest"],
+        further="".join(text for name, text in FURTHER.items() if name in features),
+    )
+
+
+def _card_table(head: str, rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table; names in its cells come from files and must not act as markup."""
+    lines = [head]
+    for row in rows:
+        cells = [html.escape(str(text), quote=False).replace("|", "\\|").replace("`", "'") for text in row]
+        lines.append(f"| {' | '.join(cells)} |".replace("\n", " "))
+    return "\n".join(lines)

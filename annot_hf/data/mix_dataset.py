@@ -14,7 +14,7 @@ from datasets import Audio, Dataset, DatasetDict, Features, Value, concatenate_d
 from scipy.io import wavfile
 
 from annot_hf.data.audio import MixedClip, load_audio
-from annot_hf.data.dime import MixtureReport, Mixtures, Partners, TextRule, check_apart, plan_mixtures
+from annot_hf.data.dime import MixtureReport, Mixtures, TextRule, check_apart, plan_mixtures
 from annot_hf.data.dime_features import FEATURE_RATE, features_of_clip, text_features
 
 logger = logging.getLogger(__name__)
@@ -40,13 +40,10 @@ def mix_dataset(
     speaker: str | None = "speaker",
     features: str | np.ndarray = PUBLISHED_FEATURES,
     split: str = "train",
-    share: float = 0.3,
-    neighbours: int = 2,
     text_rule: TextRule = "dominant",
-    partners: Partners = "any",
-    seed: int = 0,
     sampling_rate: int = FEATURE_RATE,
     processes: int | None = None,
+    **options: Any,
 ) -> tuple[Dataset | DatasetDict, MixtureReport]:
     """Append mixtures of rare classes to the training split (DiME-Aug, arXiv 2601.14620; see `plan_mixtures`).
 
@@ -66,29 +63,23 @@ def mix_dataset(
         features: "published" for `clip_features` and `text_features` of the rows to mix, a column of lists of numbers, such
             as those of an encoder, or an array `(N, D)`.
         split: Which split of a `DatasetDict` is the training split.
-        share: As in `plan_mixtures`, like the next four.
-        neighbours: A partner is drawn from this many nearest other items.
-        text_rule: The text of a mixture, `text` of `plan_mixtures`.
-        partners: Neighbours of any speaker, or of the same one.
-        seed: Seed.
+        text_rule: Whose text a mixture has: the "dominant" item's, or that of the "first".
         sampling_rate: Sampling rate of the mixed clips (Hz).
         processes: Worker processes; None for none.
+        **options: The share, neighbours, partners and seed of `plan_mixtures`.
 
     Returns:
         The data with the mixed rows after those of the split, and the classes before and after.
-
-    Raises:
-        ValueError: A column is missing or has another type, a speaker is in two splits, or `plan_mixtures` raises.
-        AudioError: A clip cannot be read; the message names the item.
     """
-    splits = None
-    if not isinstance(data, Dataset | DatasetDict):
-        raise ValueError(f"The data are of type {type(data).__name__}; load them as a Dataset, without streaming.")
     if isinstance(data, DatasetDict):
         if split not in data:
             raise ValueError(f"There is no split {split!r}; the data have {', '.join(data)}.")
+        _check_speaker_split(data, split, speaker)
         splits, data = data, data[split]
-        _check_speaker_split(splits, split, speaker)
+    elif isinstance(data, Dataset):
+        splits = None
+    else:
+        raise ValueError(f"The data are of type {type(data).__name__}; load them as a Dataset, without streaming.")
     columns = _checked_columns(data, item=item, probs=probs, audio=audio, text=text, speaker=speaker)
     names = data[item][:]
     plan = plan_mixtures(
@@ -97,30 +88,16 @@ def mix_dataset(
         _features(data, features, columns, processes),
         support=support,
         speakers=data[speaker][:] if "speaker" in columns else None,
-        share=share,
-        neighbours=neighbours,
         text=text_rule,
-        partners=partners,
-        seed=seed,
+        **options,
     )
-    origin = plan.to_frame()
-    rows = {
-        "item": plan.items.tolist(),
-        "probs": plan.probs.tolist(),
-        "text": data.select(plan.text_from)[text][:] if "text" in columns else None,
-        **{MIXED_PREFIX + name: origin[name].tolist() for name in ORIGIN_COLUMNS},
-    }
-    own = {columns.get(name, name): values for name, values in rows.items() if values is not None}
-    kinds = {name: kind for name, kind in data.features.items() if name in own}
-    mixed = Dataset.from_dict(own, features=Features(kinds | _ORIGIN))
-    if "audio" in columns and len(plan):
-        mixed = concatenate_datasets([mixed, _clips(data, plan, columns, sampling_rate, processes)], axis=1)
-    mixed = concatenate_datasets([data, mixed]) if len(plan) else _unmixed(data)
-    if splits is None:
-        return mixed, plan.report
-    return DatasetDict(
-        {name: mixed if name == split else _unmixed(other) for name, other in splits.items()}
-    ), plan.report
+    if len(plan):
+        mixed = concatenate_datasets([data, _mixed_rows(data, plan, columns, sampling_rate, processes)])
+    else:
+        mixed = _unmixed(data)
+    if splits is not None:
+        mixed = DatasetDict({name: mixed if name == split else _unmixed(rows) for name, rows in splits.items()})
+    return mixed, plan.report
 
 
 def _check_speaker_split(splits: DatasetDict, split: str, speaker: str | None) -> None:
@@ -134,21 +111,9 @@ def _check_speaker_split(splits: DatasetDict, split: str, speaker: str | None) -
     unknown, beside = int(pd.isna(mine).sum()), int(pd.isna(others).sum())
     if others and (unknown or beside):
         logger.warning(
-            "%d of %d rows of split %s and %d of %d rows of the others have no speaker (speaker=%r), so mixtures may "
-            "leak a voice.",
-            unknown,
-            len(mine),
-            split,
-            beside,
-            len(others),
-            speaker,
+            f"{unknown} of {len(mine)} rows of split {split} and {beside} of {len(others)} rows of the others have no speaker "
+            f"(speaker={speaker!r}), so mixtures may leak a voice."
         )
-
-
-def _unmixed(data: Dataset) -> Dataset:
-    """Unmixed rows with the same columns, so that all splits have one schema."""
-    nothing = {name: [None] * len(data) for name in _ORIGIN}
-    return concatenate_datasets([data, Dataset.from_dict(nothing, features=Features(_ORIGIN))], axis=1)
 
 
 def _checked_columns(data: Dataset, **columns: str | None) -> dict[str, str]:
@@ -164,17 +129,17 @@ def _checked_columns(data: Dataset, **columns: str | None) -> dict[str, str]:
     found = {what: name for what, name in columns.items() if name in data.column_names}
     if not {"audio", "text"} & set(found):
         raise ValueError("The data have neither audio nor text to mix; name the columns with audio= and text=.")
-    if "audio" not in found:
-        return found
-    name = found["audio"]
-    kind = data.features[name]
-    if not isinstance(kind, Audio):
-        raise ValueError(
-            f"Column {name!r} is of type {kind}, which cannot hold mixed clips; cast_column({name!r}, "
-            "Audio(decode=False)) reads paths as audio."
-        )
-    if kind.decode:
-        raise ValueError(f"Column {name!r} decodes its audio; call cast_column({name!r}, Audio(decode=False)) first.")
+    if "audio" in found:
+        name, kind = found["audio"], data.features[found["audio"]]
+        if not isinstance(kind, Audio):
+            raise ValueError(
+                f"Column {name!r} is of type {kind}, which cannot hold mixed clips; cast_column({name!r}, "
+                "Audio(decode=False)) reads paths as audio."
+            )
+        if kind.decode:
+            raise ValueError(
+                f"Column {name!r} decodes its audio; call cast_column({name!r}, Audio(decode=False)) first."
+            )
     return found
 
 
@@ -189,29 +154,16 @@ def _distributions(rows: list[Any], names: list[str], width: int) -> np.ndarray:
 
 
 def _features(data: Dataset, features: Any, columns: dict[str, str], processes: int | None) -> Any:
-    """The features for `plan_mixtures`."""
+    """The features for `plan_mixtures`: an array, or a function of row numbers."""
     if not isinstance(features, str):
         return features
-    if features != PUBLISHED_FEATURES:
-        if features not in data.column_names:
-            raise ValueError(
-                f"There is no column {features!r} of features; name one, give an array, or use {PUBLISHED_FEATURES!r}."
-            )
-        return functools.partial(_column, data, features)
-    work = functools.partial(_published, columns=columns)
-
-    def compute(rows: np.ndarray) -> np.ndarray:
-        part = data.select(rows).select_columns(
-            [columns[name] for name in ("item", "audio", "text") if name in columns]
+    if features == PUBLISHED_FEATURES:
+        return functools.partial(_published, data, columns, processes)
+    if features not in data.column_names:
+        raise ValueError(
+            f"There is no column {features!r} of features; name one, give an array, or use {PUBLISHED_FEATURES!r}."
         )
-        blank = sum(not (words or "").strip() for words in part[columns["text"]]) if "text" in columns else 0
-        if blank:
-            logger.warning("%d of %d items to mix have no text; it counts as empty.", blank, len(part))
-        stamp = {"stamp": _audio_stamp(part, columns["audio"]) if "audio" in columns else ""}
-        found = part.map(work, remove_columns=part.column_names, num_proc=processes, fn_kwargs=stamp, desc="features")
-        return np.array(found["features"][:])
-
-    return compute
+    return functools.partial(_column, data, features)
 
 
 def _column(data: Dataset, name: str, rows: np.ndarray) -> np.ndarray:
@@ -223,17 +175,19 @@ def _column(data: Dataset, name: str, rows: np.ndarray) -> np.ndarray:
     return np.array(values)
 
 
-def _audio_stamp(data: Dataset, name: str) -> str:
-    """A digest that changes with the audio files: `map` caches by its arguments and does not look at files."""
-    paths = [
-        clip["path"] for clip in data[name] if clip and clip["bytes"] is None and os.path.exists(clip["path"] or "")
-    ]
-    stats = [(path, os.stat(path)) for path in paths]
-    about = [(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for path, stat in stats]
-    return hashlib.sha256(repr(about).encode()).hexdigest()
+def _published(data: Dataset, columns: dict[str, str], processes: int | None, rows: np.ndarray) -> np.ndarray:
+    """The published features of rows `(R, D)`."""
+    part = data.select(rows).select_columns([columns[name] for name in ("item", "audio", "text") if name in columns])
+    blank = sum(not (words or "").strip() for words in part[columns["text"]]) if "text" in columns else 0
+    if blank:
+        logger.warning("%d of %d items to mix have no text; it counts as empty.", blank, len(part))
+    stamp = {"stamp": _audio_stamp(part, columns["audio"]) if "audio" in columns else ""}
+    work = functools.partial(_measure_row, columns=columns)
+    found = part.map(work, remove_columns=part.column_names, num_proc=processes, fn_kwargs=stamp, desc="features")
+    return np.array(found["features"][:])
 
 
-def _published(row: dict[str, Any], stamp: str, columns: dict[str, str]) -> dict[str, np.ndarray]:
+def _measure_row(row: dict[str, Any], stamp: str, columns: dict[str, str]) -> dict[str, np.ndarray]:
     parts = []
     if "audio" in columns:
         parts.append(features_of_clip(row[columns["audio"]], item=row[columns["item"]]))
@@ -242,17 +196,27 @@ def _published(row: dict[str, Any], stamp: str, columns: dict[str, str]) -> dict
     return {"features": np.concatenate(parts)}
 
 
-def _clips(
+def _mixed_rows(
     data: Dataset, plan: Mixtures, columns: dict[str, str], sampling_rate: int, processes: int | None
 ) -> Dataset:
-    """The mixed clips, rendered a few at a time and stored like `data`: on disk, or in memory."""
-    clips = data.select_columns([columns["audio"]])
-    part = clips.select(plan.first)
-    work = functools.partial(_render, clips=clips, name=columns["audio"], plan=plan, sampling_rate=sampling_rate)
-    stamp = {"stamp": _audio_stamp(part, columns["audio"]) + _audio_stamp(clips.select(plan.second), columns["audio"])}
-    kind = Features({columns["audio"]: _STORED})
-    mixed = part.map(work, with_indices=True, features=kind, num_proc=processes, fn_kwargs=stamp, desc="mix")
-    return mixed.cast_column(columns["audio"], data.features[columns["audio"]])
+    """The rows of the mixtures alone; clips are rendered a few at a time and stored like `data`: on disk, or in memory."""
+    origin = plan.to_frame()
+    own = {columns["item"]: plan.items.tolist(), columns["probs"]: plan.probs.tolist()}
+    if "text" in columns:
+        own[columns["text"]] = data.select(plan.text_from)[columns["text"]][:]
+    kinds = {name: kind for name, kind in data.features.items() if name in own}
+    own |= {MIXED_PREFIX + name: origin[name].tolist() for name in ORIGIN_COLUMNS}
+    mixed = Dataset.from_dict(own, features=Features(kinds | _ORIGIN))
+    if "audio" not in columns:
+        return mixed
+    name = columns["audio"]
+    clips = data.select_columns([name])
+    first = clips.select(plan.first)
+    work = functools.partial(_render, clips=clips, name=name, plan=plan, sampling_rate=sampling_rate)
+    stamp = {"stamp": _audio_stamp(first, name) + _audio_stamp(clips.select(plan.second), name)}
+    kind = Features({name: _STORED})
+    waves = first.map(work, with_indices=True, features=kind, num_proc=processes, fn_kwargs=stamp, desc="mix")
+    return concatenate_datasets([mixed, waves.cast_column(name, data.features[name])], axis=1)
 
 
 def _render(
@@ -263,3 +227,19 @@ def _render(
     # libsndfile would write the time into a floating-point file.
     wavfile.write(coded, sampling_rate, load_audio(mixed, sampling_rate=sampling_rate))
     return {name: {"bytes": coded.getvalue(), "path": f"{plan.items[index]}.wav"}}
+
+
+def _unmixed(data: Dataset) -> Dataset:
+    """Unmixed rows with the same columns, so that all splits have one schema."""
+    nothing = {name: [None] * len(data) for name in _ORIGIN}
+    return concatenate_datasets([data, Dataset.from_dict(nothing, features=Features(_ORIGIN))], axis=1)
+
+
+def _audio_stamp(data: Dataset, name: str) -> str:
+    """A digest that changes with the audio files: `map` caches by its arguments and does not look at files."""
+    paths = [
+        clip["path"] for clip in data[name] if clip and clip["bytes"] is None and os.path.exists(clip["path"] or "")
+    ]
+    stats = [(path, os.stat(path)) for path in paths]
+    about = [(path, stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns) for path, stat in stats]
+    return hashlib.sha256(repr(about).encode()).hexdigest()

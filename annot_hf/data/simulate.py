@@ -36,12 +36,11 @@ VOWELS = np.array([[730, 1090, 2440], [530, 1840, 2480], [270, 2290, 3010], [570
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """The truth behind a simulation.
+    """The truth behind a simulation, one row per rater (index `annotator`) and per clip (index `item`).
 
-    Attributes:
-        raters: One row per rater (index `annotator`): bias_activation, bias_valence (added on [-1, 1]; one step of the
-            1..5 scale is 0.5), scale_activation, scale_valence, noise, coverage (share of clips rated).
-        items: One row per clip (index `item`): activation, valence in [-1, 1], ambiguity (1 on average), speaker, split.
+    Raters have bias_activation and bias_valence (added on [-1, 1]; one step of the 1..5 scale is 0.5), scale_activation,
+    scale_valence, noise and coverage (share of clips rated); clips have activation and valence in [-1, 1], ambiguity (1 on
+    average), speaker and split.
     """
 
     raters: pd.DataFrame
@@ -82,21 +81,8 @@ def simulate_corpus(
 ) -> Path:
     """Write a simulated corpus: `audio/*.wav`, `items.csv`, `votes.csv`, `truth.json`; an earlier one is replaced.
 
-    Speakers are split 4 : 1 : 1 into train, validation and test (at least one each).
-
-    Args:
-        out: Folder to write; `SimulatedCorpus(out)` reads it.
-        speakers: Number of speakers, at least 3.
-        clips_per_speaker: Clips of each, 1 to 3 s at 16 kHz.
-        annotators: Number of raters.
-        ratings: Fewest and most raters of a clip.
-        seed: Seed; equal arguments give equal files.
-
-    Returns:
-        The folder.
-
-    Raises:
-        ValueError: A number is out of range, or `out` is not an earlier simulation.
+    Clips have 1 to 3 s at 16 kHz; speakers are split 4 : 1 : 1 into train, validation and test (at least one each). `ratings`
+    are the fewest and most raters of a clip. Equal arguments give equal files. `SimulatedCorpus(out)` reads the folder.
     """
     if speakers < 3 or clips_per_speaker < 1:
         raise ValueError(
@@ -112,12 +98,9 @@ def simulate_corpus(
     raters = _draw_raters(rng, annotators)
     votes = _rate(rng, items, raters, ratings)
     raters["coverage"] = votes.groupby("annotator")["item"].nunique().reindex(raters.index, fill_value=0) / len(items)
-    truth = {
-        "kind": SIMULATION_KIND,
-        "seed": seed,
-        "raters": raters.round(6).reset_index().to_dict("list"),
-        "items": items.round(6).reset_index().to_dict("list"),
-    }
+    tables = {"raters": raters, "items": items}
+    truth = {"kind": SIMULATION_KIND, "seed": seed}
+    truth |= {name: table.round(6).reset_index().to_dict("list") for name, table in tables.items()}
     entries = (TRUTH_FILE, "items.csv", "votes.csv", "audio")
     with replace_folder(out, marker=TRUTH_FILE, kind=SIMULATION_KIND, entries=entries) as folder:
         (folder / "audio").mkdir()
@@ -133,11 +116,7 @@ def simulate_corpus(
 
 
 def read_truth(folder: str | os.PathLike) -> Truth:
-    """The truth behind a simulated corpus.
-
-    Raises:
-        ValueError: The folder was not written by `simulate_corpus`.
-    """
+    """The truth behind a corpus that `simulate_corpus` wrote."""
     try:
         truth = json.loads((Path(folder) / TRUTH_FILE).read_text(encoding="utf-8"))
         if truth["kind"] != SIMULATION_KIND:
@@ -151,17 +130,10 @@ def read_truth(folder: str | os.PathLike) -> Truth:
 def synthesise(
     activation: float, valence: float, ambiguity: float, voice: dict[str, float], rng: np.random.Generator
 ) -> np.ndarray:
-    """One utterance of three to eight syllables.
+    """One utterance of three to eight syllables, `(time,)` at 16 kHz, float64 within [-1, 1].
 
-    Args:
-        activation: Activation in [-1, 1].
-        valence: Valence in [-1, 1].
-        ambiguity: Factor on the raters' noise, 1 on average.
-        voice: pitch (Hz), tract (factor on formants), gain (dB).
-        rng: Source of what varies between utterances.
-
-    Returns:
-        Samples `(time,)` at 16 kHz, float64 within [-1, 1].
+    Activation and valence are in [-1, 1]; ambiguity, a factor on the raters' noise, is 1 on average. A voice has a pitch
+    (Hz), a tract (factor on formants) and a gain (dB).
     """
     syllables = int(rng.integers(3, 9))
     # Unit: s.
@@ -185,9 +157,8 @@ def synthesise(
 
     # Source: tilt falls with activation and valence (a brighter voice), with breath noise on top.
     pole = np.clip(0.86 - 0.08 * activation - 0.10 * valence, 0.3, 0.98)
-    source = lfilter([1 - pole], [1, -pole], pulses / np.sqrt(pitch / 120)) + 0.01 * (1 - pole) * rng.normal(
-        size=frames
-    )
+    source = lfilter([1 - pole], [1, -pole], pulses / np.sqrt(pitch / 120))
+    source += 0.01 * (1 - pole) * rng.normal(size=frames)
     # Spread lips shorten the tract.
     stretch = voice["tract"] * (1 + 0.06 * valence)
     vowels = rng.integers(len(VOWELS), size=syllables)
@@ -224,10 +195,7 @@ def _draw_items(
     pitch = np.where(np.arange(speakers) % 2, 110.0, 190.0) * 2 ** rng.normal(0, 0.12, speakers)
     tract = np.where(np.arange(speakers) % 2, 0.95, 1.08) * (1 + rng.normal(0, 0.02, speakers))
     gain = rng.normal(0, 1.0, speakers)
-    voices = {
-        name: {"pitch": float(pitch[index]), "tract": float(tract[index]), "gain": float(gain[index])}
-        for index, name in enumerate(names)
-    }
+    voices = pd.DataFrame({"pitch": pitch, "tract": tract, "gain": gain}, names).to_dict("index")
     held_out = max(1, speakers // 6)
     split = np.array(["train"] * (speakers - 2 * held_out) + ["validation"] * held_out + ["test"] * held_out)
     index = np.repeat(np.arange(speakers), clips)

@@ -4,12 +4,8 @@
     FOLDER/votes.parquet       one row per vote (`VoteTable.to_arrow`), all of source "synthetic"
     FOLDER/replies.parquet     one row per item and annotator asked: the reply and its provenance
 
-The folder may hold further files. Each file appears in one step, `annotations.json` last. It holds the digest of the votes, so
-truncated or edited votes are detected.
-
-arXiv 2601.14620 puts human and synthetic votes into one list and counts each vote once: q = (n_h q_h + n_s q_s) / (n_h + n_s)
-for the n_h human and n_s synthetic votes of an item. With our weight w of synthetic votes it is
-(n_h q_h + w n_s q_s) / (n_h + w n_s). Weighted votes are votes, so `make_targets` makes any target from them.
+Each file appears in one step, `annotations.json` last. It holds the digest of the votes, so truncated or edited votes are
+detected.
 """
 
 import hashlib
@@ -25,17 +21,16 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from annot_hf.data import encoding
 from annot_hf.data.corpus import replace_file
-from annot_hf.data.encoding import WEIGHT_RULE, usable_weight
+from annot_hf.data.encoding import WEIGHT_RULE, repeated_votes, usable_weight
 from annot_hf.data.export import EXPORT_FILE as EXPORTED, ExportedCorpus
 from annot_hf.data.questions import Question
 from annot_hf.data.votes import VoteTable
 
+# The source of every vote of a model. Votes of any other source, or of none, are human.
+SYNTHETIC = "synthetic"
 ANNOTATIONS_KIND = "annot-hf annotations"
 ANNOTATIONS_FILE, VOTES_FILE, REPLIES_FILE = "annotations.json", "votes.parquet", "replies.parquet"
-# Facts may not use these keys of annotations.json.
-OURS = ("kind", "questions", "counts", "votes_sha256")
 _FIX = "write it again with `annot-hf annotate`"
 
 
@@ -60,12 +55,12 @@ class VoteOptions:
 
     def __post_init__(self) -> None:
         if not self.annotations:
-            is_set = {"kind": self.used != "human", "synthetic_weight": self.synthetic_weight != 1}
-            for name in (name for name, there in is_set.items() if there):
-                raise ValueError(
-                    f"{name} is {getattr(self, name)!r}, and there are no annotations; set annotations to a folder that "
-                    f"annot-hf annotate wrote, or remove {name}."
-                )
+            for name, is_set in (("kind", self.used != "human"), ("synthetic_weight", self.synthetic_weight != 1)):
+                if is_set:
+                    raise ValueError(
+                        f"{name} is {getattr(self, name)!r}, and there are no annotations; set annotations to a folder that "
+                        f"annot-hf annotate wrote, or remove {name}."
+                    )
         if not 0 < self.synthetic_weight < math.inf:
             raise ValueError(
                 f"synthetic_weight is {self.synthetic_weight}; it is a finite number above 0 (for no synthetic votes, set "
@@ -90,10 +85,7 @@ class VoteOptions:
 class Annotations:
     """Synthetic votes read back.
 
-    Attributes:
-        folder: Where they are.
-        votes: The votes, all of source "synthetic".
-        facts: Contents of annotations.json: `corpus` (its name), `corpus_digest`, `counts`, and the origin of the votes.
+    `facts` are the contents of annotations.json: `corpus` (its name), `corpus_digest`, `counts`, and the origin of the votes.
     """
 
     folder: Path
@@ -106,23 +98,11 @@ def write_annotations(
 ) -> None:
     """Write synthetic votes; the files of an earlier run are replaced, other files are left alone.
 
-    Args:
-        folder: Folder to write.
-        votes: At least one vote, all of source "synthetic"; an annotator answers a question about an item once.
-        replies: One row per item and annotator asked; they are written unchanged, one batch in memory at a time.
-        facts: JSON values for annotations.json, among them `corpus` (its name) and `corpus_digest`.
-
-    Raises:
-        ValueError: The votes break one of these rules, a fact is missing or is not JSON, or the folder holds other data.
+    `replies` are written unchanged, one batch in memory at a time. `facts` are JSON values for annotations.json, among them
+    `corpus` (its name) and `corpus_digest`.
     """
     folder = Path(folder)
     _check_votes(votes, "votes")
-    for name in ("corpus", "corpus_digest"):
-        if not isinstance(facts.get(name), str) or not facts[name]:
-            raise ValueError(f"The fact {name!r} of annotations is {facts.get(name)!r}; give that of the export.")
-    taken = sorted(set(OURS) & set(facts))
-    if taken:
-        raise ValueError(f"The fact {taken[0]!r} of annotations is reserved; give it another name.")
     check_annotations_folder(folder)
     record = {
         "kind": ANNOTATIONS_KIND,
@@ -130,10 +110,6 @@ def write_annotations(
         "questions": [question.to_dict() for question in votes.questions],
         "counts": _vote_counts(votes),
     }
-    try:
-        json.dumps(record, allow_nan=False)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"The facts of annotations are not JSON ({error}); give plain, finite values.") from None
     folder.mkdir(parents=True, exist_ok=True)
     record["counts"]["replies"] = write_replies(folder, replies)
     record["votes_sha256"] = replace_file(folder / VOTES_FILE, lambda path: pq.write_table(votes.to_arrow(), path))
@@ -142,38 +118,37 @@ def write_annotations(
 
 
 def check_annotations_folder(folder: str | os.PathLike[str]) -> None:
-    """Raise unless annotations may be written to a folder, which may be new.
-
-    Raises:
-        ValueError: It is a file or an exported corpus, or its annotations.json is of another kind.
-    """
+    """Raise unless annotations may be written to a folder, which may be new."""
     folder = Path(folder)
     if folder.exists() and not folder.is_dir():
         raise ValueError(f"{folder} is a file; give a folder for the annotations.")
     if (folder / EXPORTED).exists():
         raise ValueError(f"{folder} holds an exported corpus ({EXPORTED}); give the annotations a folder of their own.")
-    if (folder / ANNOTATIONS_FILE).exists() and _facts_or_false(
-        folder / ANNOTATIONS_FILE, damaged_is_none=True
-    ) is False:
-        raise ValueError(
-            f"{folder / ANNOTATIONS_FILE} is not of kind {ANNOTATIONS_KIND!r}; move that file away or give a new folder."
-        )
+    path = folder / ANNOTATIONS_FILE
+    try:
+        ours = not path.exists() or _is_ours(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        # A damaged file is written again.
+        ours = True
+    if not ours:
+        raise ValueError(f"{path} is not of kind {ANNOTATIONS_KIND!r}; move that file away or give a new folder.")
 
 
 def write_replies(folder: Path, replies: pa.Table | pa.RecordBatchReader) -> int:
     """Write replies alone, while none of them is a vote; returns the number of rows."""
-    rows: list[int] = []
-    replace_file(folder / REPLIES_FILE, lambda path: rows.append(_write_batches(path, replies)))
-    return rows[0]
+    batches = replies.to_reader() if isinstance(replies, pa.Table) else replies
+
+    def write(path: Path) -> None:
+        with pq.ParquetWriter(path, batches.schema) as writer:
+            for batch in batches:
+                writer.write_batch(batch)
+
+    replace_file(folder / REPLIES_FILE, write)
+    return pq.read_metadata(folder / REPLIES_FILE).num_rows
 
 
 def read_annotations(folder: str | os.PathLike[str]) -> Annotations:
-    """Read what `write_annotations` wrote.
-
-    Raises:
-        ValueError: The folder holds no annotations, a file is missing, damaged or edited, or the votes do not fit the
-            questions; the message names the file.
-    """
+    """Read what `write_annotations` wrote; an error names the file that is missing, damaged or edited."""
     folder = Path(folder)
     path, votes_path = folder / ANNOTATIONS_FILE, folder / VOTES_FILE
     facts = read_annotation_facts(folder)
@@ -204,20 +179,23 @@ def read_annotations(folder: str | os.PathLike[str]) -> Annotations:
 
 
 def read_annotation_facts(folder: str | os.PathLike[str]) -> dict[str, Any]:
-    """Contents of annotations.json of a folder; the votes are not read.
-
-    Raises:
-        ValueError: There is no such file, or it is damaged or of another kind.
-    """
+    """Contents of annotations.json of a folder; the votes are not read."""
     path = Path(folder) / ANNOTATIONS_FILE
     if not path.is_file():
         raise ValueError(
             f"{folder} holds no annotations: it has no {ANNOTATIONS_FILE}; write one with `annot-hf annotate`."
         )
-    facts = _facts_or_false(path)
-    if facts is False:
+    try:
+        facts = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} is damaged ({error}); {_FIX}.") from error
+    if not _is_ours(facts):
         raise ValueError(f"{path} is not of kind {ANNOTATIONS_KIND!r}; give a folder that `annot-hf annotate` wrote.")
     return facts
+
+
+def _is_ours(facts: Any) -> bool:
+    return isinstance(facts, dict) and facts.get("kind") == ANNOTATIONS_KIND
 
 
 def check_corpus(annotations: Annotations, corpus: ExportedCorpus) -> None:
@@ -254,7 +232,7 @@ def _check_votes(votes: VoteTable, where: str) -> None:
             f"{where}: row {row} (item {votes.items[votes.item_codes[row]]!r}) has source {names[row]!r}; annotations hold "
             f"only votes of source {SYNTHETIC!r}."
         )
-    repeated = encoding.repeated_votes(
+    repeated = repeated_votes(
         votes.questions,
         votes.item_codes,
         votes.annotator_codes,
@@ -270,83 +248,24 @@ def _check_votes(votes: VoteTable, where: str) -> None:
         )
 
 
-def _write_batches(path: Path, rows: pa.Table | pa.RecordBatchReader) -> int:
-    """Write a table batch by batch; returns the number of rows."""
-    count = 0
-    with pq.ParquetWriter(path, rows.schema) as writer:
-        for batch in rows.to_reader() if isinstance(rows, pa.Table) else rows:
-            writer.write_batch(batch)
-            count += batch.num_rows
-    return count
-
-
-def _facts_or_false(path: Path, *, damaged_is_none: bool = False) -> Any:
-    """The entries of annotations.json; False if it is of another kind, None if it is unreadable."""
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        if damaged_is_none:
-            return None
-        raise ValueError(f"{path} is damaged ({error}); {_FIX}.") from error
-    return facts if isinstance(facts, dict) and facts.get("kind") == ANNOTATIONS_KIND else False
-
-
-# The source of every vote of a model. Votes of any other source, or of none, are human.
-SYNTHETIC = "synthetic"
-
-
 def is_synthetic(votes: VoteTable) -> np.ndarray:
     """Which votes `(V,)` come from a model: those of source "synthetic". All others are human."""
     # Code -1 reads the last place.
     return np.append(votes.sources == SYNTHETIC, False)[votes.source_codes]
 
 
-def weigh_sources(votes: VoteTable, *, human: float = 1.0, synthetic: float = 1.0) -> VoteTable:
-    """The votes, with each weight multiplied by the weight of its source.
-
-    Args:
-        votes: Human votes, synthetic votes, or both.
-        human: Weight of human votes; 0 removes them with their raters.
-        synthetic: Weight of votes of source "synthetic"; 0 removes them.
-
-    Raises:
-        ValueError: A weight is negative or out of range, or no vote is left.
-
-    Example:
-        >>> mood = Question.category("mood", ["low", "high"])
-        >>> source = [None, "synthetic", "synthetic"]
-        >>> said = VoteTable.from_columns(mood, item=["a"] * 3, value=["low", "high", "high"], source=source)
-        >>> weigh_sources(said, synthetic=0.5).counts("mood").tolist()
-        [[1.0, 1.0]]
-    """
-    for name, weight in (("human", human), ("synthetic", synthetic)):
-        if isinstance(weight, bool) or not isinstance(weight, int | float | np.number) or not usable_weight(weight):
-            raise ValueError(
-                f"The weight of {name} votes is {weight!r}; give a finite number from 0 up ({WEIGHT_RULE})."
-            )
-    factors = np.where(is_synthetic(votes), float(synthetic), float(human))
-    if not factors.any():
-        raise ValueError(
-            f"None of {len(votes)} votes is left, with weight {human} for human votes and {synthetic} for "
-            "synthetic ones; give existing votes a weight above 0."
-        )
-    kept = votes.select(mask=factors > 0)
-    weights = factors[factors > 0] * (1.0 if kept.weights is None else kept.weights)
-    return replace(kept, weights=None if (weights == 1).all() else weights)
-
-
 def combine_votes(human: VoteTable, synthetic: VoteTable, weight: float = 1.0) -> VoteTable:
-    """Human and weighted synthetic votes in one table.
+    """Human votes, and synthetic ones with a weight relative to these, in one table with the questions of the human votes.
 
-    Args:
-        human: Human votes; the result has their questions.
-        synthetic: Votes of source "synthetic" on some of these questions. Their annotators become "synthetic:NAME", so that
-            none is taken for a rater of the same name.
-        weight: Weight of a synthetic vote relative to a human vote; 0 leaves only the human votes.
-
-    Raises:
-        ValueError: A question differs, a vote of the first table is synthetic, or a vote of the second is human.
+    Annotators of synthetic votes become "synthetic:NAME", so that none is taken for a rater of the same name. arXiv
+    2601.14620 counts each vote once, q = (n_h q_h + n_s q_s) / (n_h + n_s) for the n_h human and n_s synthetic votes of an
+    item; with a weight w it is (n_h q_h + w n_s q_s) / (n_h + w n_s). Weighted votes are votes, so `make_targets` makes any
+    target from them.
     """
+    if not usable_weight(weight):
+        raise ValueError(
+            f"The weight of synthetic votes is {weight!r}; give a finite number from 0 up ({WEIGHT_RULE})."
+        )
     for votes, wanted, name in ((human, False, "human"), (synthetic, True, "synthetic")):
         if (is_synthetic(votes) != wanted).any():
             raise ValueError(
@@ -354,20 +273,15 @@ def combine_votes(human: VoteTable, synthetic: VoteTable, weight: float = 1.0) -
             )
     asked = answers_to(synthetic, human.questions, "synthetic votes")
     renamed = replace(asked, annotators=np.array([f"{SYNTHETIC}:{name}" for name in asked.annotators], dtype=object))
-    return weigh_sources(VoteTable.concat([human, renamed]), synthetic=weight)
+    both = VoteTable.concat([human, renamed])
+    factors = np.where(is_synthetic(both), float(weight), 1.0)
+    kept = both.select(mask=factors > 0)
+    weights = factors[factors > 0] * (1.0 if kept.weights is None else kept.weights)
+    return replace(kept, weights=None if (weights == 1).all() else weights)
 
 
 def answers_to(votes: VoteTable, questions: tuple[Question, ...], where: str) -> VoteTable:
-    """The votes with the questions of another table and its order of labels.
-
-    Args:
-        votes: The votes.
-        questions: All questions of the other table, among them those of `votes`.
-        where: The name of the votes in messages.
-
-    Raises:
-        ValueError: A question is missing, or has other labels or another scale.
-    """
+    """The votes with the questions of another table and its order of labels; `where` is their name in messages."""
     known = {question.name: question for question in questions}
     for question in votes.questions:
         theirs = known.get(question.name)

@@ -148,22 +148,6 @@ def test_no_votes_and_repeated_ones_are_refused(tmp_path):
     )  # nameless ones may be several
 
 
-@pytest.mark.parametrize(
-    "facts, message",
-    [
-        ({"corpus": "mine"}, "fact 'corpus_digest' of annotations is None"),
-        ({"corpus": "", "corpus_digest": "x"}, "fact 'corpus' of annotations is ''"),
-        (FACTS | {"counts": {}}, "fact 'counts' of annotations is reserved"),
-        (FACTS | {"share": float("nan")}, "are not JSON"),
-        (FACTS | {"when": object()}, "are not JSON"),
-    ],
-)
-def test_bad_facts(tmp_path, facts, message):
-    with pytest.raises(ValueError, match=message):
-        write_annotations(tmp_path, votes_of(), REPLIES, facts)
-    assert not os.listdir(tmp_path)
-
-
 def test_folders_of_others_are_left_alone(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match="is a file"):
