@@ -9,7 +9,7 @@ from annot_hf.data.questions import Question
 from annot_hf.data.simulate import Truth
 from annot_hf.data.targets import make_targets
 from annot_hf.data.votes import VoteTable
-from annot_hf.report import pages, style
+from annot_hf.report import pages
 
 EMOTIONS = ("anger", "disgust", "fear", "happy", "neutral", "sad")
 ACTIVATION, VALENCE = Question.scale("activation", 1, 5), Question.scale("valence", 1, 5)
@@ -26,9 +26,9 @@ def unrendered(monkeypatch):
 
     def save(draw, path, *, dpi):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with style._style():
+        with pages._style():
             draw()
-            style.Figure(figsize=(0.1, 0.1)).savefig(path, metadata={"Software": None})
+            pages.Figure(figsize=(0.1, 0.1)).savefig(path, metadata={"Software": None})
         return path
 
     monkeypatch.setattr(pages, "save_figure", save)

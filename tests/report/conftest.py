@@ -7,7 +7,7 @@ from made_up import (  # noqa: F401
 )
 from matplotlib import font_manager
 
-from annot_hf.report import pages, style
+from annot_hf.report import pages
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -16,10 +16,10 @@ def coarse_plots():
 
     def save(draw, path, *, dpi):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with style._style():
+        with pages._style():
             figure = draw()
             figure.set_layout_engine("none")
-            style.FigureCanvasAgg(figure)
+            pages.FigureCanvasAgg(figure)
             figure.savefig(path, dpi=40, metadata={"Software": None})
         return path
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from annot_hf.evaluation.saliency import Saliency
-from annot_hf.report.saliency_page import plot_saliency, saliency_table, save_saliency
-from annot_hf.report.style import save_figure
+from annot_hf.report.pages import save_figure
+from annot_hf.report.studies import plot_saliency, saliency_table, save_saliency
 from annot_hf.training.recipe import read_layer
 
 
