@@ -23,8 +23,9 @@ from annot_hf.evaluation.evaluate import Evaluation, evaluate
 from annot_hf.experiments.plans import TAKEN, Plan, check_splits, plan_of, planned_runs, write_results
 from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.trunks import read_trunk_config
+from annot_hf.report.figures import plot_crossval
 from annot_hf.report.pages import save_figure
-from annot_hf.report.systems import crossval_tables, fold_notes, plot_crossval
+from annot_hf.report.systems import crossval_tables, fold_notes
 from annot_hf.training.checkpoints import held
 from annot_hf.training.inputs import item_sources
 from annot_hf.training.recipe import LOG_MEL, Run, members_folder, trains_members

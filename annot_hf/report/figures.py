@@ -22,6 +22,15 @@ DARK, BLUE, ORANGE, VERMILION, GREEN = "#333333", "#0072B2", "#E69F00", "#D55E00
 FAINT, GRID = "#BBBBBB", "#E6E6E6"
 MAX_BARS = 20
 _DASHES = ((BLUE, "-"), (VERMILION, "--"), (GREEN, "-."))
+PANELS = {
+    "accuracy": "accuracy",
+    "macro_f1": "macro-F1",
+    "entropy_correlation": "correlation of entropies",
+    "jsd": "JSD (nats)",
+    "tvd": "TVD",
+    "kl": "KLD (nats)",
+}
+_BETTER = {"lower": "   \u2190 better", "higher": "   better \u2192", "": ""}
 
 
 def canvas(width: float, height: float, rows: int = 1, columns: int = 1, **options: Any) -> tuple[Figure, Any]:
@@ -36,11 +45,13 @@ def short(name: object, width: int = 24) -> str:
     return text if len(text) <= width else f"{text[: width - width // 3 - 1]}…{text[-(width // 3) :]}"
 
 
-def legend(figure: Figure, axis: Axes, columns: int) -> None:
-    """A legend above the axes, out of the data's way.
+def legend(figure: Figure, axis: Axes, columns: int, *, grid: str = "") -> None:
+    """A legend above the axes, out of the data's way; and, for `grid` "x" or "both", grid lines.
 
     Matplotlib hides labels that begin with an underscore, so user-given names get a leading space, which is removed here.
     """
+    if grid:
+        axis.grid(axis=grid, color=GRID, linewidth=0.7)
     handles, labels = axis.get_legend_handles_labels()
     figure.legend(handles, [textwrap.shorten(name, 48) for name in labels], loc="outside upper center", ncols=columns)
 
@@ -137,12 +148,7 @@ def _write_numbers(axis: Axes, table: np.ndarray, x: Sequence[float], y: Sequenc
 
 
 def plot_confusion(support: Sequence[str], confusion: Mapping[str, np.ndarray]) -> Figure:
-    """Mean votes and mean prediction over the items that each label wins, rows of the most frequent labels.
-
-    Args:
-        support: The K labels.
-        confusion: "votes" and "predicted" `(K, K)` and "items" `(K,)`, as in `Evaluation`.
-    """
+    """Mean votes and mean prediction over the items that each label wins, as in `Evaluation`; the most frequent labels."""
     items = np.asarray(confusion["items"])
     rows = [k for k in _largest(items) if items[k]]
     columns = range(len(support)) if len(support) <= MAX_BARS else rows
@@ -175,24 +181,19 @@ def plot_reliability(votes: np.ndarray, predicted: np.ndarray, *, bins: int = 10
     x, y = (np.array([shares.ravel()[group].mean() for group in groups]) for shares in (predicted, votes))
     figure, axis = canvas(4.4, 4.8)
     top = min(1.0, 1.15 * float(max(x.max(), y.max())))
-    draw_diagonal(axis, 0, top, "perfect calibration")
+    _diagonal(axis, 0, top, "perfect calibration")
     share = "each" if len(groups) == 1 else f"each 1/{len(groups)}"
     axis.plot(x, y, "o-", color=BLUE, markersize=5, linewidth=1.2, label=f"mean of {share} of the predictions")
     axis.set(xlabel=f"predicted probability of a {unit}", ylabel=f"share of votes for that {unit}")
     axis.set(xlim=(-0.02 * top, top), ylim=(-0.02 * top, top), aspect="equal")
-    axis.grid(color=GRID, linewidth=0.7)
-    legend(figure, axis, 1)
+    legend(figure, axis, 1, grid="both")
     return figure
 
 
 def plot_entropy(votes: np.ndarray, predicted: np.ndarray, n_labels: int, correlation: float | None = None) -> Figure:
     """Entropy of the prediction against entropy of the votes `(N,)` in nats, one point per item (hexagons above 2,000).
 
-    Args:
-        votes: Entropies of the votes.
-        predicted: Entropies of the predictions.
-        n_labels: K, which sets the largest possible entropy ln K.
-        correlation: Pearson correlation to print.
+    `n_labels` is K, which sets the largest possible entropy ln K; the Pearson correlation is printed.
     """
     top = float(np.log(max(n_labels, 2)))
     many = len(votes) > 2000
@@ -203,7 +204,7 @@ def plot_entropy(votes: np.ndarray, predicted: np.ndarray, n_labels: int, correl
         figure.colorbar(cells, ax=axis, label="items", shrink=0.7, format=lambda count, _: f"{count:,.0f}")
     else:
         axis.plot(votes, predicted, "o", color=BLUE, markersize=4, alpha=0.5, markeredgewidth=0)
-    draw_diagonal(axis, 0, top, "equal")
+    _diagonal(axis, 0, top, "equal")
     axis.set(xlabel="entropy of the votes (nats)", ylabel="entropy of the prediction (nats)", aspect="equal")
     axis.set(xlim=(-0.03 * top, 1.03 * top), ylim=(-0.03 * top, 1.03 * top))
     r = "" if correlation is None else f"r = {correlation:.2f}, "
@@ -220,7 +221,7 @@ def plot_rater_bias(recovered: Mapping[str, Mapping[str, Any]]) -> Figure:
     for axis, (question, found) in zip(axes[0], recovered.items(), strict=True):
         true, estimated = np.asarray(found["true"]), np.asarray(found["recovered"])
         reach = 1.08 * max(abs(true).max(), abs(estimated).max(), 1e-6)
-        draw_diagonal(axis, -reach, reach, "equal")
+        _diagonal(axis, -reach, reach, "equal")
         axis.axhline(0, color=FAINT, linewidth=0.6, zorder=0)
         axis.axvline(0, color=FAINT, linewidth=0.6, zorder=0)
         axis.plot(true, estimated, "o", color=BLUE, markersize=4.5, alpha=0.7, markeredgewidth=0)
@@ -230,17 +231,14 @@ def plot_rater_bias(recovered: Mapping[str, Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def draw_diagonal(axis: Axes, low: float, high: float, label: str) -> None:
-    """The line of equal values."""
+def _diagonal(axis: Axes, low: float, high: float, label: str) -> None:
     axis.plot([low, high], [low, high], "--", color=DARK, linewidth=0.9, label=label, zorder=1)
 
 
 def plot_speakers(per_speaker: Mapping[str, tuple[float, float, int]], *, most: int = 30) -> Figure:
-    """Mean JSD of model and marginal for each speaker, best on top; if there are more than `most`, the best and the worst.
+    """Mean JSD (nats) for each speaker, best on top; if there are more than `most`, the best and the worst.
 
-    Args:
-        per_speaker: Speaker -> (JSD of the model, JSD of the marginal, items), nats.
-        most: Largest number of speakers.
+    `per_speaker` is speaker -> (JSD of the model, JSD of the marginal, items).
     """
     ranked = sorted(per_speaker.items(), key=lambda entry: entry[1][0])
     shown = ranked if len(ranked) <= most else ranked[: most // 2] + ranked[-(most - most // 2) :]
@@ -262,6 +260,21 @@ def plot_speakers(per_speaker: Mapping[str, tuple[float, float, int]], *, most: 
     return figure
 
 
+def plot_speaker_pairs(a: np.ndarray, b: np.ndarray, names: Sequence[str]) -> Figure:
+    """Mean JSD `(S,)` in nats of two named runs for each speaker, one point per speaker."""
+    figure, axis = canvas(4.4, 4.6)
+    both = np.concatenate([a, b])
+    margin = 0.08 * (both.max() - both.min()) + 1e-3
+    low, high = both.min() - margin, both.max() + margin
+    _diagonal(axis, low, high, "equal")
+    axis.plot(a, b, "o", color=BLUE, markersize=5, alpha=0.7, markeredgewidth=0, label="speaker")
+    axis.set(xlabel=f"JSD of {short(names[0])} (nats)", ylabel=f"JSD of {short(names[1])} (nats)")
+    axis.set(xlim=(low, high), ylim=(low, high), aspect="equal")
+    axis.set_title(f"{short(names[0])} better for {int((a < b).sum()):,} of {len(a):,} speakers")
+    legend(figure, axis, 2, grid="both")
+    return figure
+
+
 def plot_speaker_recall(per_speaker: pd.DataFrame) -> Figure:
     """Share of speakers whose n-best UAR (columns "uar_1_best" ...) exceeds each level; at .75 and .50 it is paUAR."""
     figure, axis = canvas(5.6, 3.9)
@@ -276,8 +289,7 @@ def plot_speaker_recall(per_speaker: pd.DataFrame) -> Figure:
         axis.axvline(level / 100, color=DARK, linestyle=":", linewidth=0.9)
         axis.text(level / 100, 104, f".{level}", ha="center", va="bottom", color=DARK, fontsize=8)
     axis.set(xlabel="a speaker's average recall (UAR)", ylabel="speakers above it (%)", xlim=(0, 1.01), ylim=(0, 103))
-    axis.grid(color=GRID, linewidth=0.7)
-    legend(figure, axis, 3)
+    legend(figure, axis, 3, grid="both")
     return figure
 
 
@@ -331,12 +343,39 @@ def plot_equivalence(told: Equivalence, names: Sequence[str]) -> Figure:
     axis.set_xlim(-0.03 * largest - 0.1, 1.03 * largest + 0.1)
     axis.xaxis.get_major_locator().set_params(integer=True)
     axis.set(xlabel="other raters of the item, k", ylabel="cross-entropy of a held-out vote (nats)")
-    axis.grid(color=GRID, linewidth=0.7)
-    legend(figure, axis, 2)
+    legend(figure, axis, 2, grid="both")
     return figure
 
 
-def draw_interval(
+def plot_differences(found: Evaluation, measures: Sequence[str]) -> Figure:
+    """Differences of two systems with intervals, oriented so that right is better for the first.
+
+    Per cents are drawn as shares. Measures without a better direction are left out.
+    """
+    a, b = found.systems
+    shown = [(found[name], found.difference(name, a, b), found.better(name, a, b)) for name in measures]
+    shown = [row for row in shown if row[0]["better"] and row[1]["value"] is not None]
+    figure, axis = canvas(7.0, 1.5 + 0.3 * len(shown))
+    axis.axvline(0, color=FAINT, linewidth=1, zorder=0)
+    sides = {a: (BLUE, "o"), b: (VERMILION, "s"), "": (DARK, "D")}
+    labels = {a: f" {short(a)} better", b: f" {short(b)} better", "": "undecided"}
+    for row, (one, difference, better) in enumerate(shown):
+        sign = (1 if one["better"] == "higher" else -1) / (100 if one["unit"] == "%" else 1)
+        colour, marker = sides[better]
+        turned = {end: value if value is None else sign * value for end, value in difference.items()}
+        _interval(axis, row, turned, colour, 1.5, marker=marker, markersize=5.5, label=labels.pop(better, None))
+    units = ("share" if one["unit"] == "%" else one["unit"] for one, *_ in shown)
+    names = [f"{short(one['title'], 44)} ({unit})" for (one, *_), unit in zip(shown, units, strict=True)]
+    axis.set_yticks(range(len(shown)), names)
+    axis.set_ylim(len(shown) - 0.4, -0.6)
+    reach = 1.08 * max(abs(end) for end in axis.dataLim.intervalx) or 1.0
+    axis.set_xlim(-reach, reach)
+    axis.set_xlabel(f"\u2190 {short(b)} better    difference    {short(a)} better \u2192")
+    legend(figure, axis, 3, grid="x")
+    return figure
+
+
+def _interval(
     axis: Axes, row: float, entry: Mapping[str, Any], colour: str, width: float, **point: str | float | None
 ) -> None:
     """A value as a point, and its interval, if there is one, as a horizontal line."""
@@ -351,22 +390,43 @@ def worth_figure(found: Evaluation, caption: str) -> dict[str, tuple[Callable[[]
     return {"equivalence": (lambda: plot_equivalence(found.equivalence, found.systems), caption)}
 
 
-def plot_conditions(conditions: Sequence[str], jsd: Mapping[str, Mapping[str, Any]]) -> Figure:
-    """JSD of each condition with its interval, and lines for clean clips and the marginal.
+def plot_crossval(found: Evaluation) -> Figure:
+    """Six measures, one row per system: mean over repeats with its 95 % interval, each repeat, and the marginal as a line."""
+    names = found.systems
+    figure, axes = canvas(8.4, 2.4 + 0.5 * len(names), 2, 3, sharey=True)
+    for axis, (measure, title) in zip(axes.flat, PANELS.items(), strict=True):
+        marginal = found.at(measure, MARGINAL)
+        if marginal is not None and marginal["value"] is not None:
+            axis.axvline(marginal["value"], color=ORANGE, linestyle="--", linewidth=1.2, label="marginal", zorder=1)
+        labels = ("each repeat", "mean of repeats, 95 % interval")
+        for row, name in enumerate(names):
+            one = found.at(measure, name)
+            values = [value for value in one.get("runs", [one["value"]]) if value is not None]
+            every = {"color": DARK, "alpha": 0.5, "markersize": 6, "label": labels[0]}
+            axis.plot(values, [row + 0.22] * len(values), "|", **every)
+            _interval(axis, row, one, BLUE, 1.6, marker="o", markersize=5, label=labels[1])
+            # One entry in the legend stands for all rows.
+            labels = (None, None)
+        axis.tick_params(axis="y", length=0)
+        axis.locator_params(axis="x", nbins=5)
+        axis.grid(axis="x", color=GRID, linewidth=0.7)
+        axis.set_xlabel(title + _BETTER[found.measured(measure).better])
+    axes[0, 0].set_yticks(range(len(names)), [short(name, 28) for name in names])
+    axes[0, 0].set_ylim(len(names) - 0.5, -0.5)
+    legend(figure, axes[0, 0], 3)
+    return figure
 
-    Args:
-        conditions: Names, clean first.
-        jsd: `{value, low, high}` (nats) of each of them and of "marginal".
-    """
+
+def plot_conditions(conditions: Sequence[str], jsd: Mapping[str, Mapping[str, Any]]) -> Figure:
+    """JSD (nats) of each condition with its interval; clean clips, the first one, and the marginal are lines too."""
     figure, axis = canvas(6.0, 1.3 + 0.32 * len(conditions))
     axis.axvline(jsd[conditions[0]]["value"], color=FAINT, linewidth=1, label=conditions[0], zorder=0)
     axis.axvline(jsd[MARGINAL]["value"], color=ORANGE, linestyle="--", linewidth=1.2, label="marginal", zorder=0)
     for row, name in enumerate(conditions):
-        draw_interval(axis, row, jsd[name], BLUE, 1.5, marker="o", markersize=5.5, label=None if row else "model")
+        _interval(axis, row, jsd[name], BLUE, 1.5, marker="o", markersize=5.5, label=None if row else "model")
     axis.set_yticks(range(len(conditions)), conditions)
     axis.set_ylim(len(conditions) - 0.4, -0.6)
     axis.set_xlim(left=0)
     axis.set_xlabel("mean Jensen-Shannon divergence (nats)")
-    axis.grid(axis="x", color=GRID, linewidth=0.7)
-    legend(figure, axis, 3)
+    legend(figure, axis, 3, grid="x")
     return figure

@@ -189,7 +189,7 @@ def build_comparison(
         n_resamples: Bootstrap resamples.
         seed: Seed of the resampling.
         on_missing: "error" or "exclude"; see `evaluate`.
-        groups: Columns of `items` by which speakers are told apart; `sex` and `gender`, if there, when None.
+        groups: Columns of `items` that group speakers; when None, `sex` and `gender` if they exist.
 
     Raises:
         ValueError: The runs cover different items, or the inputs do not match.

@@ -5,26 +5,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
-from matplotlib.figure import Figure
-
 from annot_hf.data.corpus import SPLITS
 from annot_hf.evaluation.evaluate import MARGINAL, Evaluation
-from annot_hf.report.figures import (
-    BLUE,
-    DARK,
-    FAINT,
-    GRID,
-    ORANGE,
-    VERMILION,
-    canvas,
-    draw_diagonal,
-    draw_interval,
-    legend,
-    plot_conditions,
-    short,
-    worth_figure,
-)
+from annot_hf.report import figures as plots
 from annot_hf.report.pages import Section
 from annot_hf.report.tables import (
     ARROWS,
@@ -55,8 +38,6 @@ _PARTS = {
 }
 # Of measures over items, JSD in bits is JSD in another unit, and the entropy of the votes does not depend on the run.
 _NOT_COUNTED = ("jsd_bits", "vote_entropy")
-
-
 # Measure -> heading and decimals in the tables of several systems.
 _HEADINGS = {
     "gap_closed": ("Gap closed (%)", 1),
@@ -92,31 +73,20 @@ _CROSSVAL = {
 }
 
 
-PANELS = {
-    "accuracy": "accuracy",
-    "macro_f1": "macro-F1",
-    "entropy_correlation": "correlation of entropies",
-    "jsd": "JSD (nats)",
-    "tvd": "TVD",
-    "kl": "KLD (nats)",
-}
-_BETTER = {"lower": "   \u2190 better", "higher": "   better \u2192", "": ""}
-
-
 def comparison_sections(found: Evaluation) -> list[Section]:
     """Tables and figures of two runs, with their differences."""
     a, b = found.systems
     compared = [name for name in found.parts["items"] if name not in _NOT_COUNTED]
     figures = {
         "differences": (
-            lambda: plot_differences(found, compared),
+            lambda: plots.plot_differences(found, compared),
             f"Differences between the runs with 95 % intervals, oriented so that right is better for {a}.",
         )
     }
     if found.counts["speakers"] > 1:
         means = found.per_item.groupby("speaker")[[f"jsd_{a}", f"jsd_{b}"]].mean().to_numpy().T
         figures["speaker_pairs"] = (
-            lambda: plot_speaker_pairs(*means, found.systems),
+            lambda: plots.plot_speaker_pairs(*means, found.systems),
             f"Mean divergence from the votes for each speaker; above the diagonal {a} is better.",
         )
     note = (
@@ -139,7 +109,7 @@ def comparison_sections(found: Evaluation) -> list[Section]:
             "Error of k raters, and of the runs, in forecasting one more rater's vote on the same items; bands are 95 % "
             "intervals."
         )
-        sections.append(Section([_worth_table(found)], worth_figure(found, caption)))
+        sections.append(Section([_worth_table(found)], plots.worth_figure(found, caption)))
     return sections
 
 
@@ -211,7 +181,7 @@ def robustness_section(found: Evaluation) -> Section:
     jsd = {system: found.at("jsd", system) for system in systems}
     figures = {
         "conditions": (
-            lambda: plot_conditions(found.systems, jsd),
+            lambda: plots.plot_conditions(found.systems, jsd),
             "Mean divergence from the votes under each acoustic condition, with 95 % intervals; the lines are the model on "
             "clean clips and the marginal.",
         )
@@ -322,75 +292,3 @@ def fold_notes(found: Evaluation) -> list[str]:
             f"few {found.counts['unit']}s; the other repeats differ in their seeds."
         )
     return said
-
-
-def plot_speaker_pairs(a: np.ndarray, b: np.ndarray, names: Sequence[str]) -> Figure:
-    """Mean JSD `(S,)` in nats of two named runs for each speaker, one point per speaker."""
-    figure, axis = canvas(4.4, 4.6)
-    both = np.concatenate([a, b])
-    margin = 0.08 * (both.max() - both.min()) + 1e-3
-    low, high = both.min() - margin, both.max() + margin
-    draw_diagonal(axis, low, high, "equal")
-    axis.plot(a, b, "o", color=BLUE, markersize=5, alpha=0.7, markeredgewidth=0, label="speaker")
-    axis.set(xlabel=f"JSD of {short(names[0])} (nats)", ylabel=f"JSD of {short(names[1])} (nats)")
-    axis.set(xlim=(low, high), ylim=(low, high), aspect="equal")
-    axis.set_title(f"{short(names[0])} better for {int((a < b).sum()):,} of {len(a):,} speakers")
-    axis.grid(color=GRID, linewidth=0.7)
-    legend(figure, axis, 2)
-    return figure
-
-
-def plot_differences(found: Evaluation, measures: Sequence[str]) -> Figure:
-    """Differences of two systems with intervals, oriented so that right is better for the first.
-
-    Per cents are drawn as shares. Measures without a better direction are left out.
-    """
-    a, b = found.systems
-    shown = [(found[name], found.difference(name, a, b), found.better(name, a, b)) for name in measures]
-    shown = [row for row in shown if row[0]["better"] and row[1]["value"] is not None]
-    figure, axis = canvas(7.0, 1.5 + 0.3 * len(shown))
-    axis.axvline(0, color=FAINT, linewidth=1, zorder=0)
-    sides = {a: (BLUE, "o"), b: (VERMILION, "s"), "": (DARK, "D")}
-    labels = {a: f" {short(a)} better", b: f" {short(b)} better", "": "undecided"}
-    for row, (one, difference, better) in enumerate(shown):
-        sign = (1 if one["better"] == "higher" else -1) / (100 if one["unit"] == "%" else 1)
-        colour, marker = sides[better]
-        turned = {end: value if value is None else sign * value for end, value in difference.items()}
-        draw_interval(axis, row, turned, colour, 1.5, marker=marker, markersize=5.5, label=labels.pop(better, None))
-    units = ("share" if one["unit"] == "%" else one["unit"] for one, *_ in shown)
-    names = [f"{short(one['title'], 44)} ({unit})" for (one, *_), unit in zip(shown, units, strict=True)]
-    axis.set_yticks(range(len(shown)), names)
-    axis.set_ylim(len(shown) - 0.4, -0.6)
-    reach = 1.08 * max(abs(end) for end in axis.dataLim.intervalx) or 1.0
-    axis.set_xlim(-reach, reach)
-    axis.set_xlabel(f"\u2190 {short(b)} better    difference    {short(a)} better \u2192")
-    axis.grid(axis="x", color=GRID, linewidth=0.7)
-    legend(figure, axis, 3)
-    return figure
-
-
-def plot_crossval(found: Evaluation) -> Figure:
-    """Six measures, one row per system: mean over repeats with its 95 % interval, each repeat, and the marginal as a line."""
-    names = found.systems
-    figure, axes = canvas(8.4, 2.4 + 0.5 * len(names), 2, 3, sharey=True)
-    for axis, (measure, title) in zip(axes.flat, PANELS.items(), strict=True):
-        marginal = found.at(measure, MARGINAL)
-        if marginal is not None and marginal["value"] is not None:
-            axis.axvline(marginal["value"], color=ORANGE, linestyle="--", linewidth=1.2, label="marginal", zorder=1)
-        labels = ("each repeat", "mean of repeats, 95 % interval")
-        for row, name in enumerate(names):
-            one = found.at(measure, name)
-            values = [value for value in one.get("runs", [one["value"]]) if value is not None]
-            every = {"color": DARK, "alpha": 0.5, "markersize": 6, "label": labels[0]}
-            axis.plot(values, [row + 0.22] * len(values), "|", **every)
-            draw_interval(axis, row, one, BLUE, 1.6, marker="o", markersize=5, label=labels[1])
-            # One entry in the legend stands for all rows.
-            labels = (None, None)
-        axis.tick_params(axis="y", length=0)
-        axis.locator_params(axis="x", nbins=5)
-        axis.grid(axis="x", color=GRID, linewidth=0.7)
-        axis.set_xlabel(title + _BETTER[found.measured(measure).better])
-    axes[0, 0].set_yticks(range(len(names)), [short(name, 28) for name in names])
-    axes[0, 0].set_ylim(len(names) - 0.5, -0.5)
-    legend(figure, axes[0, 0], 3)
-    return figure

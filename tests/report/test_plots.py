@@ -12,7 +12,7 @@ from annot_hf.evaluation.equivalence import rater_equivalence
 from annot_hf.evaluation.evaluate import Evaluation
 from annot_hf.evaluation.resampling import Measured, Resamples
 from annot_hf.evaluation.strata import entropy_strata, measure_strata
-from annot_hf.report import figures as plots, pages, systems
+from annot_hf.report import figures as plots, pages
 from annot_hf.report.figures import plot_conditions
 from annot_hf.report.pages import save_figure
 
@@ -72,7 +72,7 @@ def differences(names=("A", "B"), **measures):
         measured[name] = Measured(
             f"Measure {value}", "%", better, dict(zip(names, (draws, np.zeros(len(draws))), strict=True))
         )
-    return systems.plot_differences(evaluation(names, measured), list(measured))
+    return plots.plot_differences(evaluation(names, measured), list(measured))
 
 
 def conditions_figure(names, spread=0.02):
@@ -97,8 +97,8 @@ CALLS = {
     "equivalence of many votes": lambda: equivalence_figure(40),
     "differences": lambda: differences(x=(0.2, 0.1, "higher"), y=(0.3, 0.1, "lower"), z=(0.0, 0.1, "higher")),
     "no differences": lambda: differences(x=(0.0, None, "higher")),
-    "speaker pairs": lambda: systems.plot_speaker_pairs(RNG.random(20), RNG.random(20), ("A", "B")),
-    "equal speakers": lambda: systems.plot_speaker_pairs(np.full(2, 0.1), np.full(2, 0.1), ("A", "B")),
+    "speaker pairs": lambda: plots.plot_speaker_pairs(RNG.random(20), RNG.random(20), ("A", "B")),
+    "equal speakers": lambda: plots.plot_speaker_pairs(np.full(2, 0.1), np.full(2, 0.1), ("A", "B")),
     "examples": lambda: plots.plot_examples("abc", dirichlet(3, 3), dirichlet(3, 3), ["x", "y", "z"]),
     "grids of examples": lambda: plots.plot_examples(
         [str(k) for k in range(16)], dirichlet(3, 16), dirichlet(3, 16), ["x", "y", "z"], ("activation", "valence")
