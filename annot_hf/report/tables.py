@@ -77,11 +77,6 @@ def spoken(found: Evaluation) -> str:
     return f" by {counted(speakers, 'speaker')}" if speakers else " (speakers not given)"
 
 
-def head_cell(record: Mapping[str, Any]) -> Cell:
-    """Title of a measure with an arrow in the better direction, and its unit."""
-    return Cell(record["title"] + ARROWS[record["better"]], record["unit"])
-
-
 def value_cell(entry: Mapping[str, Any] | None, unit: str | None = None) -> Cell:
     """A value and its interval: one decimal for per cent, three otherwise; empty without an entry."""
     if entry is None:
@@ -107,15 +102,14 @@ def difference_cell(found: Evaluation, name: str, one: str = MODEL, other: str =
 def measure_rows(
     found: Evaluation, names: Sequence[str], systems: Sequence[str], pairs: Sequence[tuple[str, str]]
 ) -> list[tuple[Cell, ...]]:
-    """One row per measure: its title, the value of each system, and the difference of each pair."""
-    return [
-        (
-            head_cell(found[name]),
-            *measure_cells(found, [name], systems),
-            *(difference_cell(found, name, *pair) for pair in pairs),
-        )
-        for name in names
-    ]
+    """One row per measure: title, arrow in the better direction and unit; value of each system; difference of each pair."""
+    rows = []
+    for name in names:
+        record = found[name]
+        head = Cell(record["title"] + ARROWS[record["better"]], record["unit"])
+        differences = (difference_cell(found, name, *pair) for pair in pairs)
+        rows.append((head, *measure_cells(found, [name], systems), *differences))
+    return rows
 
 
 def score_table(found: Evaluation) -> Table:
