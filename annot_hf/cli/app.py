@@ -189,8 +189,8 @@ def saliency(
     `annot-hf train speech-distribution trunk=microsoft/wavlm-base-plus trunk_layer=runs/saliency/saliency.json ...`
     """
     from annot_hf.experiments.salient_layer import measure_saliency
-    from annot_hf.report.saliency_page import plot_saliency, saliency_table, save_saliency
-    from annot_hf.report.style import save_figure
+    from annot_hf.report.pages import save_figure
+    from annot_hf.report.studies import plot_saliency, saliency_table, save_saliency
 
     found = measure_saliency(
         model,

@@ -72,7 +72,7 @@ def check_explanation(model: Path, conditions: "Sequence[Condition]") -> None:
 def _explain(model: Path, corpus: Path, predictions: "Predictions", targets: "Targets", count: int, page: Path) -> None:
     from annot_hf.data.export import read_export
     from annot_hf.experiments.explain import explain, most_divided
-    from annot_hf.report.explanations import write_explanations
+    from annot_hf.report.studies import write_explanations
 
     exported = read_export(corpus)
     chosen = most_divided(predictions, count)

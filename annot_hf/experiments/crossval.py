@@ -1,8 +1,6 @@
 """Repeated cross-validation of a recipe, or of the systems of a plan: every item is predicted by a model not trained on it.
 
-    OUT/crossval.md, crossval.json, crossval.png     scores, counts, one figure
-    OUT/<system>/repeat<r>/fold<f>/                  a run: predictions-test, training.json, done.json
-
+OUT has crossval.md, .json and .png, and a run (predictions-test, training.json, done.json) in <system>/repeat<r>/fold<f>.
 A fold is a view of the corpus in memory (`ExportedCorpus.with_splits`): nothing is copied, and all folds share computed
 features. Finished runs are kept, so an interrupted cross-validation resumes.
 """
@@ -10,7 +8,9 @@ features. Finished runs are kept, so an interrupted cross-validation resumes.
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
+from typing import Any
 
 from tqdm.auto import tqdm
 
@@ -18,16 +18,14 @@ from annot_hf.data.corpus import check_own
 from annot_hf.data.export import ExportedCorpus, read_export
 from annot_hf.data.folds import Fold, check_division, draw_groups, group_items, make_folds
 from annot_hf.data.predictions import Predictions, pool_predictions
-from annot_hf.data.questions import nearest
 from annot_hf.data.targets import Targets
 from annot_hf.evaluation.evaluate import Evaluation, evaluate
-from annot_hf.experiments.plans import TAKEN, Plan, changes_of, plan_of, planned_runs
+from annot_hf.experiments.plans import TAKEN, Plan, check_splits, plan_of, planned_runs, write_results
 from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.trunks import read_trunk_config
 from annot_hf.report.figures import plot_crossval
-from annot_hf.report.pages import write_json, write_markdown
-from annot_hf.report.style import save_figure
-from annot_hf.report.tables import crossval_tables, fold_notes
+from annot_hf.report.pages import save_figure
+from annot_hf.report.systems import crossval_tables, fold_notes
 from annot_hf.training.checkpoints import held
 from annot_hf.training.inputs import item_sources
 from annot_hf.training.recipe import LOG_MEL, Run, members_folder, trains_members
@@ -97,14 +95,10 @@ def crossval(
     base = seed if seed is not None else (*plan.seeds, 0)[0]
     if base < 0:
         raise ValueError(f"seed is {base}; give a whole number from 0 up.")
-    names = ("crossval.json", "crossval.md", "crossval.png")
-    check_own(out, names, marker=names[0], keys=("title", "systems"))
+    check_own(out, ("crossval.json", "crossval.md", "crossval.png"), marker="crossval.json", keys=("title", "systems"))
     exported = read_export(corpus)
-    places = {
-        f"repeat{repeat}/fold{number}": base + repeat * folds + number
-        for repeat in range(repeats)
-        for number in range(folds)
-    }
+    counts = product(range(repeats), range(folds))
+    places = {f"repeat{repeat}/fold{fold}": base + repeat * folds + fold for repeat, fold in counts}
     # A wrong key raises before the first system is trained.
     planned = planned_runs(plan, corpus, out, overrides, places)
     targets = _common_targets(planned, exported, splits)
@@ -117,7 +111,7 @@ def crossval(
     _check_inputs(planned, exported, targets)
     with held(out):
         found = evaluate(
-            _predict_all(planned, exported, targets, divided, folds, unit, keep_models),
+            _predict_all(planned, exported, targets, divided, {"folds": folds, "group": unit}, keep_models),
             targets,
             speakers=None if unit == "item" else dict(zip(targets.items, groups, strict=True)),
             folds=divided,
@@ -125,11 +119,12 @@ def crossval(
             parts=("items", "ranks"),
             n_resamples=n_resamples,
         )
-        notes = [*fold_notes(found), *found.notes, *_items_note(exported, targets, splits)]
+        released = f"the released splits {', '.join(splits)}" if splits else "all released splits"
+        notes = [*fold_notes(found), *found.notes, f"Items of {released} of {exported.name} take part."]
+        notes += [f"{count:,} {reason} are left out." for reason, count in targets.excluded.items()]
         if items is not None:
             notes.append(f"{len(targets):,} items take part, as whole {unit}s drawn at random.")
         facts = {
-            "title": plan.title,
             "corpus": exported.name,
             "recipe": plan.recipe,
             "overrides": list(overrides),
@@ -141,17 +136,10 @@ def crossval(
             "seed": base,
             "excluded": targets.excluded,
         }
-        write_json(out / "crossval.json", facts | {"systems": plan.systems, "evaluation": found.to_dict()})
+        figure = ("crossval.png", "Measures of every system")
+        texts = {"summary": _division(found), "tables": crossval_tables(found), "notes": notes, "figure": figure}
+        page = write_results(out / "crossval.md", plan, found, facts, **texts)
         save_figure(lambda: plot_crossval(found), out / "crossval.png")
-        page = write_markdown(
-            out / "crossval.md",
-            title=plan.title,
-            summary=_division(found),
-            tables=crossval_tables(found),
-            notes=notes,
-            details=facts | changes_of(plan),
-            figure=("crossval.png", "Measures of every system"),
-        )
     return found, page
 
 
@@ -171,10 +159,7 @@ def _division(found: Evaluation) -> str:
 
 def _common_targets(planned: Mapping[str, Sequence[Run]], corpus: ExportedCorpus, splits: Sequence[str]) -> Targets:
     """The targets of all items that take part, the reference of all systems."""
-    have = sorted(corpus.items["split"].unique())
-    for split in splits:
-        if split not in have:
-            raise ValueError(f"{corpus.name} has no split {split!r}{nearest(split, have)}; it has {', '.join(have)}.")
+    used = check_splits(corpus, splits)
     asked = {
         name: (tuple(runs[0].recipe.question) or corpus.default_questions, runs[0].options.get("bins", 4))
         for name, runs in planned.items()
@@ -188,7 +173,7 @@ def _common_targets(planned: Mapping[str, Sequence[Run]], corpus: ExportedCorpus
                 f"System {name!r} learns {' and '.join(others)} in {cells} bins and {first!r} {' and '.join(questions)} in "
                 f"{bins}; a cross-validation compares all systems with the same votes: give them one question."
             )
-    items = corpus.items["item"][corpus.items["split"].isin(list(splits) or have)]
+    items = corpus.items["item"][corpus.items["split"].isin(used)]
     whole = corpus.with_splits(dict.fromkeys(items, "all"), {"splits": list(splits)})
     return whole.targets("all", questions, bins=bins)
 
@@ -210,22 +195,15 @@ def _predict_all(
     corpus: ExportedCorpus,
     targets: Targets,
     folds: Sequence[Fold],
-    count: int,
-    unit: str,
+    part: Mapping[str, Any],
     keep_models: bool,
 ) -> dict[str, list[Predictions]]:
     """Predictions of all items in each repeat, by system; one repeat is finished before the next begins."""
     parts: dict[str, dict[int, list[Predictions]]] = {name: {} for name in planned}
     with tqdm(total=len(folds) * len(planned), desc="crossval", unit="run") as progress:
         for index, fold in enumerate(folds):
-            part = {
-                "repeat": fold.repeat,
-                "fold": fold.number,
-                "folds": count,
-                "group": unit,
-                "division": fold.digest(targets.items),
-            }
-            view = corpus.with_splits(dict(zip(targets.items, fold.parts, strict=True)), part)
+            own = {"repeat": fold.repeat, "fold": fold.number, **part, "division": fold.digest(targets.items)}
+            view = corpus.with_splits(dict(zip(targets.items, fold.parts, strict=True)), own)
             for name, runs in planned.items():
                 progress.set_postfix_str(f"{name}, repeat {fold.repeat}, fold {fold.number}")
                 found = predictions_of(runs[index], view, keep_model=keep_models)
@@ -236,10 +214,3 @@ def _predict_all(
                 if trains_members(runs[index]) and not keep_models:
                     shutil.rmtree(members_folder(runs[index]), ignore_errors=True)
     return {name: [pool_predictions(found) for found in repeats.values()] for name, repeats in parts.items()}
-
-
-def _items_note(corpus: ExportedCorpus, targets: Targets, splits: Sequence[str]) -> list[str]:
-    """Which items took part, and which were left out."""
-    whose = f"of the released splits {', '.join(splits)}" if splits else "of all released splits"
-    left_out = [f"{count:,} {reason} are left out." for reason, count in targets.excluded.items()]
-    return [f"Items {whose} of {corpus.name} take part.", *left_out]

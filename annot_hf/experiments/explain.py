@@ -13,7 +13,7 @@ from annot_hf.data.targets import Targets
 from annot_hf.models.configuration_seedbert import SeedBertConfig
 from annot_hf.models.measures import entropy
 from annot_hf.models.trunks import input_name_of
-from annot_hf.report.explanations import Explanation
+from annot_hf.report.studies import Explanation
 from annot_hf.training.inputs import token_limit
 from annot_hf.training.outputs import load_model
 
@@ -47,17 +47,9 @@ def explain(
     *,
     batch_size: int = 4,
 ) -> list[Explanation]:
-    """Predictions and attention of the members of a text ensemble for these texts.
+    """Predictions and attention of the members of a `SeedBert` over a text trunk for named texts.
 
-    Args:
-        model_folder: Checkpoint folder of a `SeedBert` over a text trunk.
-        items: Names of the texts.
-        texts: The texts.
-        targets: Targets of the items that have votes.
-        batch_size: Texts per batch; the attention of every layer and head is in memory.
-
-    Raises:
-        ValueError: The checkpoint is not such a model, or its tokenizer does not return offsets.
+    `targets` are those of the items that have votes. The attention of every layer and head of a batch is in memory.
     """
     model, tokenizer, _ = load_model(model_folder)
     check_explainable(model.config, model_folder)
@@ -69,12 +61,11 @@ def explain(
     if targets is not None:
         order = [targets.support.index(label) for label in model.config.support]
         raters = dict(zip(targets.items, targets.probs[:, order], strict=True))
-    limit, found = token_limit(model.config.trunk_config, tokenizer), []
+    options = {"padding": True, "truncation": True, "max_length": token_limit(model.config.trunk_config, tokenizer)}
+    found = []
     for start in tqdm(range(0, len(texts), batch_size), desc="explain", unit="batch"):
         part = list(texts[start : start + batch_size])
-        batch = tokenizer(
-            part, padding=True, truncation=True, max_length=limit, return_tensors="pt", return_offsets_mapping=True
-        )
+        batch = tokenizer(part, return_tensors="pt", return_offsets_mapping=True, **options)
         offsets = batch.pop("offset_mapping").numpy()
         real = batch["attention_mask"].bool().numpy()
         output = model(**batch.to(model.device), explain=True)
@@ -82,7 +73,6 @@ def explain(
         probs = output.member_logits.double().softmax(-1).cpu().numpy()
         for row, text in enumerate(part):
             item, kept = items[start + row], real[row]
-            found.append(
-                Explanation(item, text, offsets[row, kept], attention[row][:, kept], probs[row], raters.get(item))
-            )
+            shown = (offsets[row, kept], attention[row][:, kept], probs[row])
+            found.append(Explanation(item, text, *shown, raters.get(item)))
     return found

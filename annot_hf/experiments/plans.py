@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from annot_hf.data.corpus import check_own
-from annot_hf.data.export import read_export
+from annot_hf.data.export import ExportedCorpus, read_export
 from annot_hf.data.predictions import Predictions
 from annot_hf.data.questions import nearest
 from annot_hf.data.yaml_text import read_yaml
 from annot_hf.evaluation.alignment import groups_of, items_by_name
 from annot_hf.evaluation.evaluate import Evaluation, evaluate
 from annot_hf.report.pages import write_json, write_markdown
-from annot_hf.report.tables import systems_tables
+from annot_hf.report.systems import systems_tables
 from annot_hf.training.checkpoints import held
 from annot_hf.training.keys import read_words
 from annot_hf.training.recipe import Run, flatten, load_recipe
@@ -44,11 +44,7 @@ class Plan:
     systems: Mapping[str, Mapping[str, Any]]
 
     def without(self, names: Sequence[str]) -> "Plan":
-        """The plan without these systems, for instance without one that needs named raters.
-
-        Raises:
-            ValueError: There is no such system, or none is left.
-        """
+        """The plan without these systems, for instance without one that needs named raters."""
         for name in names:
             if name not in self.systems:
                 raise ValueError(
@@ -61,11 +57,7 @@ class Plan:
 
 
 def read_plan(path: str | os.PathLike[str]) -> Plan:
-    """Read a plan: a YAML mapping with `recipe`, `systems`, and optionally `seeds` and `title`.
-
-    Raises:
-        ValueError: The file is missing or holds something else.
-    """
+    """Read a plan: a YAML mapping with `recipe`, `systems`, and optionally `seeds` and `title`."""
     path = Path(path)
     if not path.is_file():
         raise ValueError(f"There is no plan {path}; give a YAML file with recipe, seeds and systems.")
@@ -105,11 +97,7 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
 
 
 def plan_of(source: str | os.PathLike[str]) -> Plan:
-    """The plan of a file with `systems`, or a plan with a recipe (a file or a name) as its only system.
-
-    Raises:
-        ValueError: There is neither, or the plan is not valid.
-    """
+    """The plan of a file with `systems`, or a plan with a recipe (a file or a name) as its only system."""
     path = Path(source)
     values = read_yaml(path.read_text(encoding="utf-8"), str(path)) if path.is_file() else None
     if isinstance(values, dict) and "systems" in values:
@@ -130,19 +118,9 @@ def run_plan(
 ) -> tuple[Evaluation, Path]:
     """Train, predict and score the systems of a plan; finished runs are kept, so an interrupted plan resumes.
 
-    Args:
-        plan: From `read_plan`.
-        corpus: Folder of an exported corpus.
-        out: Folder to write: a folder per run, `results.json` and `results.md`.
-        overrides: Words such as "num_train_epochs=5" for every run.
-        split: The split to predict and score.
-        n_resamples: Bootstrap resamples of speakers.
-
-    Returns:
-        The scores and the path of `results.md`.
-
-    Raises:
-        ValueError: A recipe, the corpus or an earlier run in `out` does not fit, or another process works there.
+    `corpus` is the folder of an export, and `overrides` are words such as "num_train_epochs=5" for every run. `out` gets a
+    folder per run, results.json and results.md. Returns the scores on `split`, with `n_resamples` bootstrap resamples of
+    speakers, and the path of results.md.
     """
     out, corpus = Path(out), Path(corpus)
     if not plan.seeds:
@@ -171,50 +149,47 @@ def run_plan(
             marginal=first.in_order(targets.support).meta.get("marginal"),
             n_resamples=n_resamples,
         )
-        facts = {
-            "title": plan.title,
-            "corpus": exported.name,
-            "split": split,
-            "recipe": plan.recipe,
-            "overrides": list(overrides),
-        }
         cautions = dict.fromkeys(run.caution for several in runs.values() for run in several if run.caution)
         counts = found.counts
         seeds = ", ".join(f"{name}: {count}" for name, count in counts["runs"].items())
-        write_json(out / "results.json", facts | {"systems": plan.systems, "evaluation": found.to_dict()})
-        page = write_markdown(
+        page = write_results(
             out / "results.md",
-            title=plan.title,
+            plan,
+            found,
+            {"corpus": exported.name, "split": split, "recipe": plan.recipe, "overrides": list(overrides)},
             summary=f"{counts['n_evaluated']:,} items, {counts['speakers']:,} speakers. Runs with different seeds: {seeds}. "
             "Each value is the mean over a system's runs; in brackets: its 95 % interval, if any; \u00b1 the standard "
             "deviation between runs.",
             tables=systems_tables(found),
             notes=[*found.notes, f"The gap starts from {found.reference.baseline}.", *cautions],
-            details=facts | changes_of(plan),
         )
     return found, page
 
 
-def changes_of(plan: Plan) -> dict[str, str]:
-    """The changes of each system to the recipe, for a page."""
-    return {f"system {name}": _changes_text(changes) for name, changes in plan.systems.items()}
+def write_results(path: Path, plan: Plan, found: Evaluation, facts: Mapping[str, Any], **page: Any) -> Path:
+    """Write the scores of a plan as Markdown, with what each system changes, and as JSON beside it; returns the path."""
+    facts = {"title": plan.title, **facts}
+    write_json(path.with_suffix(".json"), facts | {"systems": plan.systems, "evaluation": found.to_dict()})
+    changes = {
+        f"system {name}": ", ".join(f"{key}: {json.dumps(value)}" for key, value in changed.items()) or "nothing"
+        for name, changed in plan.systems.items()
+    }
+    return write_markdown(path, title=plan.title, details=facts | changes, **page)
+
+
+def check_splits(corpus: ExportedCorpus, splits: Sequence[str]) -> list[str]:
+    """These splits, or all of the corpus if there are none; raises for one that the corpus lacks."""
+    have = sorted(corpus.items["split"].unique())
+    for name in splits:
+        if name not in have:
+            raise ValueError(f"{corpus.name} has no split {name!r}{nearest(name, have)}; it has {', '.join(have)}.")
+    return list(splits) or have
 
 
 def planned_runs(
     plan: Plan, corpus: Path, out: Path, overrides: Sequence[str], places: Mapping[str, int]
 ) -> dict[str, list[Run]]:
-    """The runs of every system.
-
-    Args:
-        plan: From `read_plan`.
-        corpus: Folder of the exported corpus.
-        out: Folder with one folder per system.
-        overrides: Words such as "num_train_epochs=5" for every run.
-        places: Folder of each run, relative to that of its system, and its seed.
-
-    Raises:
-        ValueError: A recipe is wrong, or an override is not allowed.
-    """
+    """The runs of every system; `places` are the folder of each run, relative to that of its system, and its seed."""
     for key in flatten(read_words(overrides), "overrides"):
         if key in _OURS:
             raise ValueError(f"The override {key} is set for every run by the plan itself; remove it.")
@@ -244,7 +219,3 @@ def planned_runs(
 
 def _folder_name(system: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in system)
-
-
-def _changes_text(changes: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name}: {json.dumps(value)}" for name, value in changes.items()) or "nothing"

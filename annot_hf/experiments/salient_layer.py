@@ -1,19 +1,18 @@
 """Saliency of a trunk's layers over a corpus: encode each item once, and keep only running moments."""
 
-import functools
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
 from annot_hf.data.export import read_export
 from annot_hf.data.targets import opinion_columns
 from annot_hf.evaluation.saliency import CrossMoments, Saliency, check_formula, layer_scores
+from annot_hf.experiments.plans import check_splits
 from annot_hf.models.configuration_opinion import OpinionConfig
 from annot_hf.models.heads import masked_mean
 from annot_hf.models.register import register_models
@@ -46,21 +45,10 @@ def measure_saliency(
 ) -> Saliency:
     """Correlate every unit of every layer, averaged over an item's frames, with the votes.
 
-    Args:
-        source: Hub id or folder of a plain trunk, or folder of a trained checkpoint, whose trunk is then measured.
-        corpus_folder: Folder of an exported corpus.
-        split: The split; choose layers on training data.
-        items: Largest number of items, drawn at random; the paper uses 30,000 (arXiv 2503.22711).
-        questions: Any number of questions; the corpus's default when empty. A category gives a target per label, a scale
-            its mean rating.
-        formula: "absolute" or "penalised", see `annot_hf.evaluation.saliency`.
-        gamma: Weight of the penalty of "penalised", 0.1 when None; "absolute" has none.
-        batch_size: Items per batch.
-        max_seconds: Longest accepted clip (s).
-        seed: Seed of the draw.
-
-    Raises:
-        ValueError: The trunk has no choice of layers, or corpus, split or question do not exist.
+    `source` is a plain trunk (Hub id or folder) or a trained checkpoint, whose trunk is then measured. Up to `items` items of
+    `split` are drawn at random (30,000 in arXiv 2503.22711); choose layers on training data. Each category of `questions`, by
+    default the corpus's, gives a target per label, each scale its mean rating. For `formula` and `gamma` see
+    `annot_hf.evaluation.saliency`. Clips longer than `max_seconds` are refused.
     """
     gamma = check_formula(formula, gamma)
     if items < 2:
@@ -70,10 +58,8 @@ def measure_saliency(
     trunk, processor = _load_trunk(source)
     corpus = read_export(corpus_folder)
     names = tuple(questions) or corpus.default_questions
+    check_splits(corpus, [split])
     candidates = corpus.items.loc[corpus.items["split"] == split, "item"].to_numpy(dtype=object)
-    if not len(candidates):
-        have = ", ".join(sorted(corpus.items["split"].unique()))
-        raise ValueError(f"{corpus.name} has no split {split!r}; it has {have}.")
     targets, columns = opinion_columns(corpus.votes, names, candidates)
     rated = np.flatnonzero(np.isfinite(columns).all(1))
     rows = rated if len(rated) <= items else np.sort(np.random.default_rng(seed).choice(rated, items, replace=False))
@@ -84,11 +70,8 @@ def measure_saliency(
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
     name = input_name_of(trunk.config)
     collator = VoteCollator(name, processor if name == "input_ids" else None)
-    entries = [functools.partial(inputs.read, entry) for entry in inputs.entries]
-    loader = DataLoader(
-        entries, batch_sampler=batches, collate_fn=lambda reads: collator.pad([read() for read in reads])
-    )
-    for batch, part in zip(tqdm(loader, desc="saliency", unit="batch"), batches, strict=True):
+    for part in tqdm(batches, desc="saliency", unit="batch"):
+        batch = collator.pad([inputs.read(inputs.entries[row]) for row in part])
         moments.update(layer_means(trunk, batch), columns[part])
     about = {
         "trunk": str(source),

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from annot_hf.data.export import ExportedCorpus
-from annot_hf.data.questions import Question, nearest
+from annot_hf.data.questions import Question
 from annot_hf.data.synthetic import SYNTHETIC, Annotations, answers_to, check_corpus, is_synthetic
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.alignment import examples
@@ -21,7 +21,8 @@ from annot_hf.evaluation.saturation import (
     votes_that_most_have,
 )
 from annot_hf.evaluation.synthetic_agreement import measure_agreement
-from annot_hf.report.saturation_page import Saturation
+from annot_hf.experiments.plans import check_splits
+from annot_hf.report.studies import Saturation
 
 
 def measure_saturation(
@@ -35,22 +36,12 @@ def measure_saturation(
     n_resamples: int = 1000,
     seed: int = 0,
 ) -> Saturation:
-    """Compare synthetic votes with the human votes of an export (arXiv 2601.14620; see `annot_hf.evaluation.saturation`).
+    """Compare synthetic votes with the human votes of the export that was annotated; see `annot_hf.evaluation.saturation`.
 
-    Args:
-        annotations: From `read_annotations`.
-        corpus: The export that was annotated.
-        question: A category question that was annotated; optional if there is only one.
-        splits: Splits to use; all by default.
-        votes: Largest number of votes per item, N; when None, the number that 90 % of the items have. Items with fewer votes
-            are counted and left out, so that every n has the same items.
-        resamples: How often the votes of an item are drawn.
-        n_resamples: Bootstrap resamples of speakers.
-        seed: Seed of all draws.
-
-    Raises:
-        ValueError: A number is out of range, the annotations are of another corpus, the question has no histogram, human votes
-            have weights, there is no item with votes of both, or no such split.
+    `question` is a category question, optional if only one was annotated; `splits` are all by default. Up to `votes` votes per
+    item are used, by default the number that 90 % of the items have; items with fewer are counted and left out, so that every
+    n has the same items. The votes of an item are drawn `resamples` times; intervals are from `n_resamples` bootstrap
+    resamples of speakers.
     """
     check_whole("seed", seed, 0)
     check_whole("number of votes", votes if votes is not None else 1)
@@ -66,65 +57,52 @@ def measure_saturation(
             f"The votes of {corpus.name} on {asked.name!r} have weights, but whole votes are drawn; export them without "
             "weights."
         )
-    table = corpus.items
-    have = sorted(table["split"].unique())
-    for name in splits:
-        if name not in have:
-            raise ValueError(f"{corpus.name} has no split {name!r}{nearest(name, have)}; it has {', '.join(have)}.")
-    if splits:
-        table = table[table["split"].isin(splits)]
+    used = check_splits(corpus, splits)
+    table = corpus.items[corpus.items["split"].isin(used)]
     items = table["item"].to_numpy()
-    human, model = (_label_counts(one, asked, items) for one in (corpus.votes, synthetic))
+    human, model = (one.counts(asked.name, items=items).astype(np.int64) for one in (corpus.votes, synthetic))
     both = (human.sum(1) > 0) & (model.sum(1) > 0)
     if not both.any():
         raise ValueError(
             f"No item{' of split ' + ' or '.join(splits) if splits else ''} of {corpus.name} has both human and synthetic "
             f"votes on {asked.name!r}; annotate items with human votes."
         )
-    counts = {
+    without = {
         "items without synthetic votes": int((model.sum(1) == 0).sum()),
         "items without human votes": int(((human.sum(1) == 0) & (model.sum(1) > 0)).sum()),
     }
     items, human, model = items[both], human[both], model[both]
     drawn = Resamples(_speakers_or_none(table[both]), n_resamples, seed)
-    options = {"repeats": resamples, "seed": seed}
     votes = votes_that_most_have(model.sum(1)) if votes is None else votes
     enough = model.sum(1) >= votes
     if not enough.any():
         raise ValueError(
             f"No item has {votes} synthetic votes; the largest number is {model.sum(1).max()}, so use at most that many."
         )
-    counts = {
-        "items": int(enough.sum()),
-        f"items with fewer than {votes} synthetic votes": int((~enough).sum()),
-    } | counts
+    few = {f"items with fewer than {votes} synthetic votes": int((~enough).sum())}
+    agreement = measure_agreement(human, model, asked.labels, drawn) if (human.sum(1) >= 2).any() else None
+    items, human, model, drawn = items[enough], human[enough], model[enough], drawn.select(enough)
     q = human / human.sum(1, keepdims=True)
-    drawn_enough = drawn.select(enough)
-    common = (items[enough], votes, drawn_enough)
-    curve, ideal = (
-        measure_curve(model[enough], q[enough], *common, **options),
-        measure_ideal(q[enough], *common, **options),
-    )
-    agreement = None
-    if (human.sum(1) >= 2).any():
-        agreement = measure_agreement(human, model, asked.labels, drawn)
+    options = {"repeats": resamples, "seed": seed}
+    curve = measure_curve(model, q, items, votes, drawn, **options)
+    ideal = measure_ideal(q, items, votes, drawn, **options)
     return Saturation(
         curve,
         ideal,
         find_saturation(curve.mean),
         find_saturation(ideal.mean),
-        _held_out(human[enough], model[enough], *common, **options),
+        _held_out(human, model, items, votes, drawn, **options),
         agreement,
-        counts,
+        {"items": int(enough.sum()), **few, **without},
         {
             "corpus": corpus.name,
             "corpus_digest": corpus.digest,
             "question": asked.name,
             "labels": list(asked.labels),
-            "splits": list(splits) or have,
+            "splits": used,
             "annotations": str(annotations.folder),
             "annotations_sha256": annotations.facts["votes_sha256"],
-            "speakers": drawn_enough.cluster_count,
+            "speakers": drawn.cluster_count,
             "resamples": resamples,
             "n_resamples": n_resamples,
             "seed": seed,
@@ -144,29 +122,21 @@ def _held_out(
     return measure_held_out(human[rows], model[rows], items[rows], people, votes, drawn.select(rows), **options)
 
 
-def _label_counts(votes: VoteTable, asked: Question, items: Sequence[str]) -> np.ndarray:
-    return votes.counts(asked.name, items=items).astype(np.int64)
-
-
 def _question(annotations: Annotations, synthetic: VoteTable, name: str) -> Question:
     """The category question to analyse."""
     annotated = [question.name for question in annotations.votes.questions]
-    if name:
-        synthetic.question(name)
-        if name not in annotated:
-            raise ValueError(f"Question {name!r} was not annotated; {', '.join(annotated)} were.")
-    else:
-        fitting = [each for each in annotated if not _unfit(synthetic.question(each))]
-        if len(fitting) != 1:
-            raise ValueError(
-                f"The annotations answer {', '.join(annotated)}, of which {len(fitting)} have a histogram of single answers; "
-                "name the question."
-            )
-        name = fitting[0]
-    asked = synthetic.question(name)
+    fitting = [each for each in annotated if not _unfit(synthetic.question(each))]
+    if not name and len(fitting) != 1:
+        raise ValueError(
+            f"The annotations answer {', '.join(annotated)}, of which {len(fitting)} have a histogram of single answers; "
+            "name the question."
+        )
+    asked = synthetic.question(name or fitting[0])
+    if asked.name not in annotated:
+        raise ValueError(f"Question {name!r} was not annotated; {', '.join(annotated)} were.")
     if _unfit(asked):
         raise ValueError(
-            f"Question {name!r} is {_unfit(asked)}; saturation compares histograms of single answers, so name another "
+            f"Question {asked.name!r} is {_unfit(asked)}; saturation compares histograms of single answers, so name another "
             "question."
         )
     return asked

@@ -1,26 +1,54 @@
-"""Write a report to files: figures, Markdown, self-contained HTML, strict JSON; names are escaped."""
+"""Write a report to files: figures in one style, Markdown, self-contained HTML, strict JSON; names are escaped.
+
+Figures are plain matplotlib objects on the Agg canvas, without global state. Names are drawn as they are: a `$` never starts a
+formula.
+"""
 
 import base64
+import functools
 import json
-import os
+import re
 import unicodedata
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
+from matplotlib import font_manager
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ft2font import FaceFlags
+from matplotlib.text import Text
 
 from annot_hf.data.corpus import check_own, replace_file
 from annot_hf.data.yaml_text import printable
-from annot_hf.report.style import number_key, readable, save_figure
 from annot_hf.report.tables import Table, markdown_safe
 
 DPI = 160
+FONT = "DejaVu Sans"
+STYLE = {
+    "font.family": [FONT],
+    "font.size": 9.0,
+    "axes.titlesize": 9.5,
+    "axes.labelsize": 9.0,
+    "legend.fontsize": 8.5,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "axes.axisbelow": True,
+    "legend.frameon": False,
+    "text.parse_math": False,
+    "text.usetex": False,
+    "figure.facecolor": "white",
+}
+# A code point without a letter: a font that has it draws boxes.
+_UNASSIGNED = 0x0378
 
 # Name -> function that draws the figure, and caption.
 Figures = Mapping[str, tuple[Callable[[], Figure], str]]
@@ -35,7 +63,7 @@ class Section:
 
 
 def write_pages(
-    folder: str | os.PathLike[str],
+    folder: Path,
     *,
     title: str,
     summary: str,
@@ -45,55 +73,32 @@ def write_pages(
     data: Mapping[str, Any],
     per_item: pd.DataFrame,
 ) -> dict[str, Path]:
-    """Write report.json, report.md, report.html, items.csv and plots/*.png; those of an earlier report are removed first.
+    """Write report.json (`data` and the texts), report.md, report.html, items.csv and plots/*.png; returns paths by name.
 
-    Args:
-        folder: Folder to write; created if necessary.
-        title: Heading.
-        summary: Paragraph on top.
-        sections: Tables and figures, in order.
-        notes: How to read the numbers, one or two sentences each.
-        details: Facts on the run, for the last table.
-        data: Contents of report.json, besides title, summary, details and the list of plots.
-        per_item: Contents of items.csv.
-
-    Returns:
-        Paths by name: json, markdown, html, csv and every figure.
-
-    Raises:
-        ValueError: The folder holds files with these names that are not from an earlier report.
+    `notes` say how to read the numbers, and `details` are facts on the run. The files of an earlier report are removed first;
+    others of these names raise a ValueError.
     """
-    folder = Path(folder)
     plots = [f"plots/{name}.png" for section in sections for name in section.figures]
     names = [*plots, "report.md", "report.html", "items.csv"]
     check_own(folder, [*names, "report.json"], marker="report.json", keys=("title", "summary", "run", "plots"))
     folder.mkdir(parents=True, exist_ok=True)
-    told = {"title": title, "summary": summary, **data, "run": details, "plots": plots}
     for name in names:
         (folder / name).unlink(missing_ok=True)
-    # First, since it says whose the others are: a call that was cut off is followed by another.
-    write_json(folder / "report.json", told)
     files = {"json": folder / "report.json", "markdown": folder / "report.md", "html": folder / "report.html"}
-    drawn, numbered = [], {}
+    # First, since it says whose the others are: a call that was cut off is followed by another.
+    write_json(files["json"], {"title": title, "summary": summary, **data, "run": details, "plots": plots})
+    shown, numbered = [], {}
     for section in sections:
-        drawn.append([])
+        drawn = []
         for name, (draw, caption) in section.figures.items():
-            files[name] = save_figure(
-                lambda draw=draw: readable(draw(), numbered), folder / "plots" / f"{name}.png", dpi=DPI
-            )
-            drawn[-1].append(_inline(files[name], caption))
+            path = folder / "plots" / f"{name}.png"
+            files[name] = save_figure(lambda draw=draw: readable(draw(), numbered), path, dpi=DPI)
+            drawn.append(_inline(path, caption))
+        shown.append({"tables": section.tables, "figures": drawn})
     if numbered:
         notes = [*notes, number_key(numbered)]
         warnings.warn(notes[-1], stacklevel=2)
-    page = {
-        "title": title,
-        "summary": summary,
-        "sections": [
-            {"tables": section.tables, "figures": figures} for section, figures in zip(sections, drawn, strict=True)
-        ],
-        "notes": notes,
-        "details": _texts(details),
-    }
+    page = {"title": title, "summary": summary, "sections": shown, "notes": notes, "details": _texts(details)}
     for kind, template in (("markdown", "report.md.j2"), ("html", "report.html.j2")):
         files[kind].write_text(render(template, page), encoding="utf-8")
     files["csv"] = folder / "items.csv"
@@ -101,14 +106,8 @@ def write_pages(
     return files
 
 
-def write_json(path: str | os.PathLike[str], values: Mapping[str, Any]) -> None:
-    """Write strict JSON, in one step."""
-    text = json.dumps(plain(values), indent=2, ensure_ascii=False, allow_nan=False)
-    replace_file(Path(path), lambda partial: partial.write_text(text + "\n", encoding="utf-8"))
-
-
 def write_markdown(
-    path: str | os.PathLike[str],
+    path: Path,
     *,
     title: str,
     summary: str,
@@ -117,31 +116,31 @@ def write_markdown(
     details: Mapping[str, Any],
     figure: tuple[str, str] | None = None,
 ) -> Path:
-    """Write tables as one page of Markdown.
-
-    Args:
-        path: The file.
-        title: Heading.
-        summary: Paragraph on top.
-        tables: The tables, in order.
-        notes: How to read the numbers, one or two sentences each.
-        details: Facts for the last table.
-        figure: Name of a figure in the same folder, and its caption; it follows the first table.
-
-    Returns:
-        The path.
-    """
-    path = Path(path)
+    """Write tables as one page of Markdown; `figure`, a file beside it and its caption, follows the first table."""
     figures = [] if figure is None else [{"path": figure[0], "alt": figure[1], "caption": figure[1]}]
-    page = {
-        "title": title,
-        "summary": summary,
-        "sections": [{"tables": tables[:1], "figures": figures}, {"tables": tables[1:], "figures": []}],
-        "notes": notes,
-        "details": _texts(details),
-    }
+    sections = [{"tables": tables[:1], "figures": figures}, {"tables": tables[1:], "figures": []}]
+    page = {"title": title, "summary": summary, "sections": sections, "notes": notes, "details": _texts(details)}
     path.write_text(render("report.md.j2", page), encoding="utf-8")
     return path
+
+
+def write_json(path: Path, values: Mapping[str, Any], *, indent: int = 2) -> None:
+    """Write strict JSON, in one step."""
+    text = json.dumps(plain(values), indent=indent, ensure_ascii=False, allow_nan=False)
+    replace_file(path, lambda partial: partial.write_text(text + "\n", encoding="utf-8"))
+
+
+def plain(value: Any) -> Any:
+    """Values for strict JSON: NumPy types become Python types, and non-finite numbers become null."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(entry) for key, entry in value.items()}
+    if isinstance(value, np.ndarray | np.generic):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple | set):
+        return [plain(entry) for entry in value]
+    if isinstance(value, float) and not np.isfinite(value):
+        return None
+    return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
 def _texts(details: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -178,22 +177,93 @@ def csv_safe(cell: Any) -> Any:
     return f"'{cell}" if suspect or cell.startswith(("\t", "\r", "\n")) else cell
 
 
-def plain(value: Any) -> Any:
-    """Values for strict JSON: NumPy types become Python types, and non-finite numbers become null."""
-    if isinstance(value, Mapping):
-        return {str(key): plain(entry) for key, entry in value.items()}
-    if isinstance(value, np.ndarray | np.generic):
-        return plain(value.tolist())
-    if isinstance(value, list | tuple | set):
-        return [plain(entry) for entry in value]
-    if isinstance(value, float) and not np.isfinite(value):
-        return None
-    return value if isinstance(value, str | int | float | bool | None) else str(value)
-
-
 def _inline(path: Path, caption: str) -> dict[str, Any]:
     """A figure for the templates, with its bytes in base64 and its width in CSS pixels from the PNG header."""
     content = path.read_bytes()
     width = int.from_bytes(content[16:20], "big") * 96 // DPI
     encoded = base64.b64encode(content).decode("ascii")
     return {"path": f"plots/{path.name}", "caption": caption, "alt": caption, "base64": encoded, "width": width}
+
+
+@contextmanager
+def _style() -> Iterator[None]:
+    with matplotlib.rc_context(STYLE):
+        yield
+
+
+def save_figure(draw: Callable[[], Figure], path: Path, *, dpi: int = DPI) -> Path:
+    """Draw with the report's style and write a PNG without time stamps, so that equal data give equal files.
+
+    If numbers replace names, a warning lists them; see `readable`.
+    """
+    numbered = {}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with _style():
+        figure = readable(draw(), numbered)
+        figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
+        FigureCanvasAgg(figure)
+        figure.savefig(path, dpi=dpi, metadata={"Software": None})
+    if numbered:
+        warnings.warn(number_key(numbered), stacklevel=2)
+    return path
+
+
+def readable(figure: Figure, numbered: dict[str, int]) -> Figure:
+    """The figure, changed so that no letter is drawn as a box.
+
+    Letters that the usual font lacks are drawn in another font that Matplotlib knows. If there is none, a number in brackets
+    replaces the name and is added to `numbered` (name -> number).
+    """
+    axes = [axis for one in figure.axes for axis in (one.xaxis, one.yaxis)]
+    texts = [*figure.findobj(Text), *(label for axis in axes for label in axis.get_ticklabels())]
+    letters = {ord(letter) for text in texts for letter in text.get_text() if not letter.isspace()}
+    lacking = letters - _letters(font_manager.findfont(FONT))
+    if not lacking:
+        return figure
+    families, lacking = _families(lacking)
+    for text in texts:
+        text.set_fontfamily([FONT, *families])
+    if lacking:
+        some = f"[^\x00-\x7f]*[{''.join(re.escape(chr(letter)) for letter in sorted(lacking))}][^\x00-\x7f]*"
+        names = re.compile(f"{some}(?: +{some})*")
+
+        def name(text: str) -> str:
+            return names.sub(lambda found: f"[{numbered.setdefault(found[0], len(numbered) + 1)}]", text)
+
+        for axis in axes:
+            told = [label.get_text() for label in axis.get_ticklabels()]
+            if any(map(names.search, told)):
+                axis.set_ticklabels([name(text) for text in told])
+        for text in texts:
+            text.set_text(name(text.get_text()))
+    return figure
+
+
+def number_key(numbered: Mapping[str, int]) -> str:
+    """The meaning of the numbers of `readable`, as a sentence."""
+    told = ", ".join(f"[{number}] {name}" for name, number in numbered.items())
+    return f"No installed font has all letters of some names, so figures show numbers instead: {told}."
+
+
+def _families(lacking: set[int]) -> tuple[list[str], set[int]]:
+    """Font families that have these code points, and the code points that no font has."""
+    families = []
+    upright = [entry for entry in font_manager.fontManager.ttflist if entry.style == entry.stretch == "normal"]
+    for entry in sorted(upright, key=lambda one: (one.weight != 400, "Sans" not in one.name, one.name)):
+        found = lacking & _letters(font_manager.FontPath(entry.fname, entry.index)) if lacking else set()
+        if found and entry.name not in families:
+            families.append(entry.name)
+            lacking = lacking - found
+    return families, lacking
+
+
+@functools.cache
+def _letters(path: str) -> frozenset[int]:
+    """Code points of a font file; none if it draws bitmaps, or boxes for unknown letters."""
+    try:
+        font = font_manager.get_font(path)
+        found = frozenset(font.get_charmap())
+    except (OSError, RuntimeError):
+        return frozenset()
+    scalable = FaceFlags.SCALABLE in font.face_flags and FaceFlags.COLOR not in font.face_flags
+    return found if scalable and _UNASSIGNED not in found else frozenset()

@@ -31,7 +31,7 @@ from annot_hf.data.predictions import Predictions
 from annot_hf.data.questions import Question
 from annot_hf.data.simulate import SIMULATION_RATE, SimulatedCorpus, simulate_corpus, synthesise
 from annot_hf.models.trunks import input_name_of
-from annot_hf.report.style import short
+from annot_hf.report.figures import short
 from annot_hf.report.tables import markdown_safe
 from annot_hf.training.inference import predict_inputs
 from annot_hf.training.outputs import load_model

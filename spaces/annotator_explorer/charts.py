@@ -11,7 +11,7 @@ import pandas as pd
 
 from annot_hf.data.predictions import Predictions
 from annot_hf.data.questions import Question
-from annot_hf.report.style import short
+from annot_hf.report.figures import short
 from annot_hf.report.tables import markdown_safe
 
 

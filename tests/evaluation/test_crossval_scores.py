@@ -13,9 +13,8 @@ from annot_hf.evaluation.resampling import Resamples
 from annot_hf.evaluation.scoring import measure_entropy_ranks
 from annot_hf.models import measures
 from annot_hf.report.figures import PANELS, plot_crossval
-from annot_hf.report.pages import write_markdown
-from annot_hf.report.style import save_figure
-from annot_hf.report.tables import crossval_tables, fold_notes, systems_tables
+from annot_hf.report.pages import save_figure, write_markdown
+from annot_hf.report.systems import crossval_tables, fold_notes, systems_tables
 
 
 def part_of(predictions, rows):

@@ -191,6 +191,7 @@ def test_a_deviation_is_not_negative():
         small(**ones, scale_deviations=[[1], [-1]])
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_labels_in_another_order_give_the_same_report(tmp_path, emotion_run):
     votes, targets, predictions, speakers = emotion_run
     order = [3, 0, 5, 1, 4, 2]

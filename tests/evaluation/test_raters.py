@@ -139,6 +139,7 @@ def test_a_missing_dimension_is_left_out_of_that_dimension_only(grid_run):
     assert scores.at("rater_ccc_valence")["value"] != full.at("rater_ccc_valence")["value"]
 
 
+@pytest.mark.usefixtures("unrendered")
 def test_answers_to_one_scale_only_are_counted(tmp_path, grid_run):
     votes, _, predictions, *_ = grid_run
     first = votes.items[0]

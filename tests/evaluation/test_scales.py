@@ -12,7 +12,8 @@ from annot_hf.data.targets import make_targets
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.evaluate import evaluate
 from annot_hf.report.report import build_report
-from annot_hf.report.tables import scale_table, systems_tables
+from annot_hf.report.systems import systems_tables
+from annot_hf.report.tables import scale_table
 
 ACTIVATION, VALENCE = Question.scale("activation", 1, 5), Question.scale("valence", 1, 5)
 ITEMS = [f"clip{i}" for i in range(30)]

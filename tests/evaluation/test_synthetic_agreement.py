@@ -7,7 +7,7 @@ from annot_hf.data.agreement import fleiss_kappa, pairwise_agreement
 from annot_hf.evaluation.resampling import Resamples
 from annot_hf.evaluation.strata import entropy_strata
 from annot_hf.evaluation.synthetic_agreement import measure_agreement
-from annot_hf.report.saturation_page import synthetic_table
+from annot_hf.report.studies import synthetic_table
 
 LABELS = ("anger", "joy", "sad", "calm")
 QUICK = {"n": 20}

@@ -7,7 +7,7 @@ from annot_hf.evaluation.equivalence import crossing, rater_equivalence
 from annot_hf.evaluation.evaluate import evaluate
 from annot_hf.evaluation.resampling import Resamples
 from annot_hf.report.pages import render
-from annot_hf.report.tables import systems_tables
+from annot_hf.report.systems import systems_tables
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,8 @@ import pytest
 from markdown_it import MarkdownIt
 
 from annot_hf.evaluation.evaluate import by_condition, evaluate, read_conditions
-from annot_hf.report.report import build_report, robustness_section
+from annot_hf.report.report import build_report
+from annot_hf.report.systems import robustness_section
 
 META = {"model": "runs/m", "corpus": "made up", "split": "test"}
 

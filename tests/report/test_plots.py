@@ -12,23 +12,24 @@ from annot_hf.evaluation.equivalence import rater_equivalence
 from annot_hf.evaluation.evaluate import Evaluation
 from annot_hf.evaluation.resampling import Measured, Resamples
 from annot_hf.evaluation.strata import entropy_strata, measure_strata
-from annot_hf.report import figures as plots, style
+from annot_hf.report import figures as plots, pages
 from annot_hf.report.figures import plot_conditions
+from annot_hf.report.pages import save_figure
 
 RNG = np.random.default_rng(0)
 
 
 def boxes(figure, axis_name):
     """Pixel boxes of an axis's visible tick labels."""
-    style.FigureCanvasAgg(figure).draw()
+    pages.FigureCanvasAgg(figure).draw()
     axis = getattr(figure.axes[0], axis_name)
     return [label.get_window_extent() for label in axis.get_ticklabels() if label.get_text()]
 
 
 def drawn(call):
-    with style._style():
+    with pages._style():
         figure = call()
-        style.FigureCanvasAgg(figure).draw()
+        pages.FigureCanvasAgg(figure).draw()
         return figure
 
 
@@ -133,7 +134,7 @@ def test_nothing_reaches_outside_the_figure():
 
 def test_png_is_the_same_each_time(tmp_path):
     votes = dirichlet(50, 3)
-    one, two = (style.save_figure(lambda: plots.plot_reliability(votes, votes), tmp_path / f"{i}.png") for i in (1, 2))
+    one, two = (save_figure(lambda: plots.plot_reliability(votes, votes), tmp_path / f"{i}.png") for i in (1, 2))
     assert one.read_bytes() == two.read_bytes() and len(one.read_bytes()) > 5000
 
 
@@ -141,7 +142,7 @@ def test_global_style_is_left_alone(tmp_path):
     import matplotlib
 
     before = dict(matplotlib.rcParams)
-    style.save_figure(CALLS["mean"], tmp_path / "x.png")
+    save_figure(CALLS["mean"], tmp_path / "x.png")
     assert dict(matplotlib.rcParams) == before
 
 
@@ -151,11 +152,9 @@ def test_many_labels_show_the_largest():
 
 
 def test_names_are_cut_and_never_formulas(tmp_path):
-    assert style.short("a" * 40, 12) == "aaaaaaa…aaaa"
-    assert style.short("a\nb\u202ec") == "a b c"
-    style.save_figure(
-        lambda: plots.plot_mean_distribution(["$\\frac{", "$$", "_^"], *dirichlet(3, 3)), tmp_path / "x.png"
-    )
+    assert plots.short("a" * 40, 12) == "aaaaaaa…aaaa"
+    assert plots.short("a\nb\u202ec") == "a b c"
+    save_figure(lambda: plots.plot_mean_distribution(["$\\frac{", "$$", "_^"], *dirichlet(3, 3)), tmp_path / "x.png")
 
 
 def test_hardly_any_data(tmp_path):
@@ -168,7 +167,7 @@ def test_hardly_any_data(tmp_path):
             {"a": {"true": np.zeros(1), "recovered": np.zeros(1), "correlation": {"value": 0.0}}}
         ),
     }.items():
-        assert style.save_figure(call, tmp_path / f"{name}.png").is_file()
+        assert save_figure(call, tmp_path / f"{name}.png").is_file()
 
 
 def test_paUAR_is_read_off_the_speaker_curve():
@@ -219,11 +218,11 @@ def words(figure):
 @pytest.mark.filterwarnings("error")
 def test_letters_come_from_a_font_that_has_them(chinese, tmp_path):
     numbered = {}
-    figure = drawn(lambda: style.readable(plots.plot_mean_distribution(LABELS, *dirichlet(3, 4)), numbered))
+    figure = drawn(lambda: pages.readable(plots.plot_mean_distribution(LABELS, *dirichlet(3, 4)), numbered))
     assert set(LABELS) < words(figure) and not numbered
     label = next(text for text in figure.findobj(Text) if text.get_text() == LABELS[0])
     assert label.get_fontfamily() == ["DejaVu Sans", chinese]
-    style.save_figure(lambda: plots.plot_mean_distribution(LABELS, *dirichlet(3, 4)), tmp_path / "x.png")
+    save_figure(lambda: plots.plot_mean_distribution(LABELS, *dirichlet(3, 4)), tmp_path / "x.png")
 
 
 @pytest.mark.usefixtures("own_fonts")
@@ -231,7 +230,7 @@ def test_letters_come_from_a_font_that_has_them(chinese, tmp_path):
 def test_names_that_no_font_can_draw_are_numbered(tmp_path):
     names = ("生气", "joy 高 兴!", "שמח", "سعيد", "$_a")
     with pytest.warns(UserWarning) as caught:
-        style.save_figure(lambda: plots.plot_mean_distribution(names, *dirichlet(3, 5)), tmp_path / "x.png")
+        save_figure(lambda: plots.plot_mean_distribution(names, *dirichlet(3, 5)), tmp_path / "x.png")
     assert [str(one.message) for one in caught] == [
         "No installed font has all letters of some names, so figures show numbers instead: [1] 生气, [2] 高 兴."
     ]
@@ -245,10 +244,10 @@ def test_names_that_no_font_can_draw_are_numbered(tmp_path):
         lambda: equivalence_figure(),
     )
     for call in calls:
-        figure = drawn(lambda call=call: style.readable(call(), numbered))
+        figure = drawn(lambda call=call: pages.readable(call(), numbered))
         assert not {letter for text in words(figure) for letter in text} & set("生气高兴")
     assert numbered == {"悲伤": 1, "生气": 2, "高 兴": 3}
-    shown = words(drawn(lambda: style.readable(calls[1](), numbered)))
+    shown = words(drawn(lambda: pages.readable(calls[1](), numbered)))
     assert {"[2]", "joy [3]!", "שמח", "سعيد", "$_a", "lowest\n[2].wav"} <= shown
 
 

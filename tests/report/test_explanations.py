@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from annot_hf.report.explanations import Explanation, attention_spread, word_weights, write_explanations
+from annot_hf.report.studies import Explanation, attention_spread, word_weights, write_explanations
 
 TEXT = "Don't go <b>, you!"
 #        [CLS]   Don     '       t       go      <       b        >        ,         you       !        [SEP]

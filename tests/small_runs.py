@@ -1,0 +1,172 @@
+"""Small corpora, trunks and runs: fixtures of the tests of training and experiments."""
+
+import inspect
+import shutil
+
+import pytest
+import tiny
+import yaml
+from sayings import Sayings
+from tiny_qwen2_audio import build_tiny_qwen2_audio
+from transformers import BertTokenizerFast, Wav2Vec2FeatureExtractor
+
+from annot_hf.data.export import export_corpus
+from annot_hf.data.simulate import SimulatedCorpus, simulate_corpus
+from annot_hf.models.configuration_log_mel import LogMelConfig
+from annot_hf.models.trunks import build_trunk
+from annot_hf.training.recipe import load_recipe
+from annot_hf.training.train import train
+
+# Dropout and every augmentation are on, so that a resumed run must restore every generator.
+SMALL = tiny.SMALL | {
+    "mask_time_prob": 0.4,
+    "gain_jitter": 0.1,
+    "tilt_jitter": 0.1,
+    "speed_jitter": 0.1,
+    "num_train_epochs": 2,
+    "weight_decay": 0.01,
+}
+RECIPES = {"annotator": "simulated-annotator", "distribution": "speech-distribution"}
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory):
+    """An exported corpus: 3 speakers with 5 clips each (a split a speaker), 4 raters, 2 or 3 of whom rate a clip."""
+    home = tmp_path_factory.mktemp("corpus")
+    root = simulate_corpus(home / "simulated", speakers=3, clips_per_speaker=5, annotators=4, ratings=(2, 3))
+    export_corpus(SimulatedCorpus(root), home / "export")
+    return home / "export"
+
+
+@pytest.fixture(scope="session")
+def features(tmp_path_factory):
+    """A folder for features that runs share."""
+    return tmp_path_factory.mktemp("features")
+
+
+@pytest.fixture(scope="session")
+def small_run(corpus, features):
+    """Makes a small run: model, output folder, overrides."""
+
+    def make(model, out, **overrides):
+        question = "emotion" if model == "distribution" else ["activation", "valence"]
+        values = (
+            SMALL
+            | {"question": question, "corpus": str(corpus), "output_dir": str(out), "features": str(features)}
+            | overrides
+        )
+        return load_recipe(RECIPES[model], values)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def checkpoints(small_run, tmp_path_factory):
+    """Folders of a trained annotator and distribution model."""
+    home = tmp_path_factory.mktemp("runs")
+    return {model: train(small_run(model, home / model)).model for model in RECIPES}
+
+
+@pytest.fixture
+def copied(checkpoints, tmp_path):
+    """Copies of the trained checkpoints, to be spoilt."""
+    return {model: shutil.copytree(folder, tmp_path / model) for model, folder in checkpoints.items()}
+
+
+@pytest.fixture(scope="session")
+def wavlm_folder(tmp_path_factory):
+    """A plain tiny WavLM with its feature extractor, as on the Hub."""
+    folder = tmp_path_factory.mktemp("wavlm")
+    build_trunk(tiny.trunk_config("wavlm")).save_pretrained(folder)
+    Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def bert_folder(tmp_path_factory):
+    """A plain tiny BERT with its tokenizer."""
+    folder = tmp_path_factory.mktemp("bert")
+    build_trunk(tiny.trunk_config("bert")).save_pretrained(folder)
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "good", "bad", "so", "very", "!"]
+    (folder / "words.txt").write_text("\n".join(words))
+    BertTokenizerFast(vocab_file=str(folder / "words.txt"), model_max_length=32).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture
+def over_trunk(small_run, tmp_path):
+    """Makes a small run over a plain checkpoint instead of the log-mel trunk."""
+
+    def make(trunk, **overrides):
+        values = small_run("distribution", tmp_path / "run").values
+        aside = {"trunk", *inspect.signature(LogMelConfig).parameters}
+        values = {name: value for name, value in values.items() if name not in aside}
+        recipe = tmp_path / "other.yaml"
+        recipe.write_text(yaml.safe_dump(values))
+        return load_recipe(recipe, {"trunk": str(trunk), "num_train_epochs": 1} | overrides)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def sayings(tmp_path_factory):
+    """The corpus, exported."""
+    home = tmp_path_factory.mktemp("sayings")
+    (home / "root").mkdir()
+    export_corpus(Sayings(home / "root"), home / "export")
+    return home / "export"
+
+
+@pytest.fixture(scope="session")
+def lalm(tmp_path_factory):
+    return build_tiny_qwen2_audio(tmp_path_factory.mktemp("lalm"))
+
+
+@pytest.fixture(scope="session")
+def lalm_run(lalm, corpus):
+    """Makes a small run of the packaged recipe."""
+
+    def make(out, **overrides):
+        small = {
+            "trunk": str(lalm),
+            "corpus": str(corpus),
+            "output_dir": str(out),
+            "question": "emotion",
+            "num_train_epochs": 2,
+            "per_device_train_batch_size": 2,
+            "gradient_accumulation_steps": 2,
+            "learning_rate": 1e-2,
+            "dataloader_num_workers": 0,
+            "use_cpu": True,
+            "report_to": "none",
+            "disable_tqdm": True,
+        }
+        return load_recipe("qwen2-audio", small | overrides)
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def adapted(lalm_run, tmp_path_factory):
+    """The folder of a run with adapters."""
+    folder = tmp_path_factory.mktemp("adapted")
+    train(lalm_run(folder))
+    return folder
+
+
+@pytest.fixture
+def recipe(sayings, bert_folder, tmp_path):
+    """Makes a run of a packaged text recipe over the tiny BERT, two steps long."""
+
+    def make(name, **overrides):
+        values = {
+            "trunk": str(bert_folder),
+            "corpus": str(sayings),
+            "output_dir": str(tmp_path / name),
+            "max_steps": 2,
+            "use_cpu": True,
+            "disable_tqdm": True,
+        }
+        return load_recipe(name, values | overrides)
+
+    return make
