@@ -19,7 +19,7 @@ from tqdm.auto import tqdm
 from annot_hf.proxies.backend import Answer, Backend, Busy, Prices, Rejected, Stopped
 from annot_hf.proxies.job import Job, PreparedQuestion, QuestionMaker
 from annot_hf.proxies.parsing import LONGEST_REPLY, parse_reply
-from annot_hf.proxies.store import Store
+from annot_hf.proxies.store import Row, Store
 
 # seconds (s) between two tries, unless the server asks for more
 LONGEST_WAIT = 60.0
@@ -136,6 +136,44 @@ class _Batch:
     attempts: list[int] = field(default_factory=list)
 
 
+class Writer:
+    """Writes to the store in groups: all that came while one was being written go into the next, with one sync of the disk."""
+
+    def __init__(self, store: Store) -> None:
+        self.store = store
+        self._waiting: list[tuple[asyncio.Future, list[Row]]] = []
+        self._task: asyncio.Task | None = None
+
+    async def write(self, rows: list[Row]) -> list[int]:
+        """Write rows, all or none; once they are on the disk, returns their numbers.
+
+        Raises:
+            OSError, sqlite3.Error: They cannot be written.
+        """
+        done = asyncio.get_running_loop().create_future()
+        self._waiting.append((done, rows))
+        if self._task is None:
+            self._task = asyncio.create_task(self._write_groups())
+        return await done
+
+    async def _write_groups(self) -> None:
+        while self._waiting:
+            group, self._waiting = self._waiting, []
+            try:
+                ends = await asyncio.to_thread(self.store.write, [rows for _, rows in group])
+            except Exception as error:
+                ends = [error] * len(group)
+            for (done, _), end in zip(group, ends, strict=True):
+                # its worker may be gone, if the process is being ended
+                if done.done():
+                    continue
+                if isinstance(end, Exception):
+                    done.set_exception(end)
+                else:
+                    done.set_result(end)
+        self._task = None
+
+
 class Session:
     """One pass over the open questions of a job.
 
@@ -158,7 +196,7 @@ class Session:
         self.under_way = 0
         # clips since the last answer, by how their questions ended instead, and how many questions about each
         self.in_a_row: dict[str, Counter[int]] = defaultdict(Counter)
-        self.maker = QuestionMaker(job, backend)
+        self.maker, self.writer = QuestionMaker(job, backend), Writer(store)
         shares = job.shares(store.votes())
         self.agreed, self.compared = float(shares.sum()), len(shares)
 
@@ -229,7 +267,7 @@ class Session:
             batch = _Batch([])
             self._hold(batch, len(places))
             try:
-                batch.questions = self._prepare(places)
+                batch.questions = await self._prepare(places)
                 await self._ask(batch, concurrency)
             finally:
                 self._hold(batch, 0)
@@ -249,7 +287,7 @@ class Session:
         self.under_way += questions - batch.held
         batch.held = questions
 
-    def _prepare(self, places: list[tuple[int, int]]) -> list[PreparedQuestion]:
+    async def _prepare(self, places: list[tuple[int, int]]) -> list[PreparedQuestion]:
         """The questions to send; one whose clip cannot be read ends here."""
         questions = []
         for row, annotator in places:
@@ -258,7 +296,7 @@ class Session:
                 questions.append(question)
                 continue
             end = {"status": "not sent", "reason": question.reason, "tries": 0, "at": now()}
-            if self._begin([self._attempt(question) | end]):
+            if await self._begin([self._attempt(question) | end]):
                 self._show()
             said = (
                 f"have clips that could not be read here (the next run asks about them last), such as {question.reason}"
@@ -269,8 +307,6 @@ class Session:
     async def _ask(self, batch: _Batch, concurrency: int) -> None:
         """Ask one batch and store its answers."""
         if not batch.questions:
-            # other workers get their turn between clips that cannot be read
-            await asyncio.sleep(0)
             return
         try:
             answers = await self._try(batch)
@@ -279,7 +315,7 @@ class Session:
             return
         if answers is not None:
             self.in_a_row.clear()
-            self._take(batch, answers)
+            await self._take(batch, answers)
 
     async def _try(self, batch: _Batch) -> list[Answer] | None:
         """Send a batch, again while the server is busy; None if the run ended before it was sent at all."""
@@ -297,11 +333,12 @@ class Session:
                 if batch.tries and await self._afford(questions):
                     self._hold(batch, questions)
                 await self.pacer.turn(questions)
-                if not self.stopped:
-                    batch.attempts = self._begin([self._attempt(question) for question in batch.questions])
-                if self.stopped and batch.tries:
+                attempts = [self._attempt(question) for question in batch.questions]
+                # what was stored is sent, even if the run is stopped meanwhile
+                batch.attempts = [] if self.stopped else await self._begin(attempts)
+                if not batch.attempts and batch.tries:
                     raise Busy(f"stopped before try {batch.tries + 1}")
-                if self.stopped:
+                if not batch.attempts:
                     return None
                 self.asked += 0 if batch.tries else questions
                 batch.tries += 1
@@ -326,7 +363,7 @@ class Session:
             if isinstance(error, Busy) and error.paid:
                 end |= {"lost": True, "body": error.body}
                 self.budget.lost += len(batch.questions)
-            done = self._finish(batch, [end] * len(batch.questions))
+            done = await self._finish(batch, [end] * len(batch.questions))
             if done and isinstance(error, Rejected):
                 self._show(len(batch.questions))
             pause = error.retry_after if isinstance(error, Busy) else None
@@ -361,11 +398,11 @@ class Session:
         if len(so_far) >= clips and so_far.total() >= most:
             self.stop(f"all {so_far.total()} questions in a row, about {len(so_far)} clips, {said}")
 
-    def _take(self, batch: _Batch, answers: Sequence[Answer]) -> None:
+    async def _take(self, batch: _Batch, answers: Sequence[Answer]) -> None:
         """Store the answers to a batch."""
         seconds = round((time.monotonic() - batch.started) / len(answers), 3)
         ends = [self._end(*pair) | {"seconds": seconds} for pair in zip(batch.questions, answers, strict=True)]
-        if not self._finish(batch, ends):
+        if not await self._finish(batch, ends):
             return
         for question, answer, end in zip(batch.questions, answers, ends, strict=True):
             self.budget.add(answer)
@@ -423,19 +460,19 @@ class Session:
             "transcript_cut": question.prompt.cut,
         }
 
-    def _begin(self, attempts: list[dict[str, Any]]) -> list[int]:
+    async def _begin(self, attempts: list[dict[str, Any]]) -> list[int]:
         """Store attempts before they are sent; where that fails, none may be sent and the run stops."""
         try:
-            return self.store.begin(attempts)
+            return await self.writer.write([(None, attempt) for attempt in attempts])
         except (OSError, sqlite3.Error) as error:
             self._stop_writing(error)
             return []
 
-    def _finish(self, batch: _Batch, ends: Sequence[Mapping[str, Any]]) -> bool:
+    async def _finish(self, batch: _Batch, ends: Sequence[Mapping[str, Any]]) -> bool:
         """Store how the attempts of a batch ended; answers that cannot be stored are logged, and count as lost."""
         rows = [{"at": now(), "tries": batch.tries, **end} for end in ends]
         try:
-            self.store.finish(dict(zip(batch.attempts, rows, strict=True)))
+            await self.writer.write(list(zip(batch.attempts, rows, strict=True)))
         except (OSError, sqlite3.Error) as error:
             self._stop_writing(error)
             self.unsaved += len(rows)

@@ -74,6 +74,10 @@ CREATE TEMP VIEW state AS
 """
 
 
+# an attempt to write: its number, or None for a new one, and its columns
+Row = tuple[int | None, Mapping[str, Any]]
+
+
 class Totals(NamedTuple):
     """Sums over all attempts in a folder.
 
@@ -172,37 +176,39 @@ class Store:
                 raise OSError(f"{path.name} was replaced or changed meanwhile")
             self._files[path] = found
 
-    def begin(self, attempts: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Write attempts before they are sent, all or none of them; returns a number for each.
+    def write(self, group: Sequence[Sequence[Row]]) -> list[list[int] | Exception]:
+        """Commit several writes together; returns the numbers of the attempts of each.
+
+        Where the disk is full, the ends of attempts go into the room kept in reserve; for new attempts it returns the error.
 
         Raises:
-            OSError, sqlite3.Error: They cannot be written.
-        """
-        self.check()
-        which = "SELECT coalesce(max(attempt), 0) + 1 FROM attempt WHERE item = ? AND annotator = ?"
-        numbers = []
-        with self._db:
-            for values in attempts:
-                (attempt,) = self._db.execute(which, (values["item"], values["annotator"])).fetchone()
-                numbers.append(self._insert("attempt", {**values, "attempt": attempt, "run": self.run}))
-        return numbers
-
-    def finish(self, ends: Mapping[int, Mapping[str, Any]]) -> None:
-        """Write how attempts ended, all or none of them; where the disk is full, into the room kept in reserve.
-
-        Args:
-            ends: Columns to set, by the number of the attempt.
-
-        Raises:
-            OSError, sqlite3.Error: They cannot be written.
+            OSError, sqlite3.Error: Nothing can be written.
         """
         self.check()
         try:
-            self._update(ends)
-        except sqlite3.Error:
+            return self._commit(group)
+        except sqlite3.Error as error:
+            ends = [rows for rows in group if rows[0][0] is not None]
+            if not ends:
+                raise
             self.full = True
             self.give_up_reserve()
-            self._update(ends)
+            numbers = iter(self._commit(ends))
+            return [error if rows[0][0] is None else next(numbers) for rows in group]
+
+    def _commit(self, group: Sequence[Sequence[Row]]) -> list[list[int]]:
+        """Write all of a group or nothing; it is on the disk when this returns."""
+        with self._db:
+            return [[self._write_row(number, values) for number, values in rows] for rows in group]
+
+    def _write_row(self, number: int | None, values: Mapping[str, Any]) -> int:
+        if number is not None:
+            columns = ", ".join(f"{name} = ?" for name in values)
+            self._db.execute(f"UPDATE attempt SET {columns} WHERE id = ?", [*_clean(values), number])
+            return number
+        which = "SELECT coalesce(max(attempt), 0) + 1 FROM attempt WHERE item = ? AND annotator = ?"
+        (attempt,) = self._db.execute(which, (values["item"], values["annotator"])).fetchone()
+        return self._insert("attempt", {**values, "attempt": attempt, "run": self.run})
 
     def give_up_reserve(self) -> None:
         """Free the room that was kept for answers under way."""
@@ -211,12 +217,6 @@ class Store:
     def _insert(self, table: str, values: Mapping[str, Any]) -> int:
         columns = f"({', '.join(values)}) VALUES ({', '.join('?' * len(values))})"
         return self._db.execute(f"INSERT INTO {table} {columns}", _clean(values)).lastrowid
-
-    def _update(self, ends: Mapping[int, Mapping[str, Any]]) -> None:
-        with self._db:
-            for number, end in ends.items():
-                columns = ", ".join(f"{name} = ?" for name in end)
-                self._db.execute(f"UPDATE attempt SET {columns} WHERE id = ?", [*_clean(end), number])
 
     def open(self) -> np.ndarray:
         """Questions still to be asked `(Q, 2)`: row of the item, and annotator; item by item in the order of the job.
@@ -376,7 +376,10 @@ def _connect(path: Path | str, script: str = "") -> sqlite3.Connection:
         ValueError: It cannot be opened, is damaged, or is no database of `annotate`.
     """
     try:
-        database = sqlite3.connect(path if script else f"{Path(path).absolute().as_uri()}?mode=ro", uri=not script)
+        # groups are written in threads, one at a time
+        database = sqlite3.connect(
+            path if script else f"{Path(path).absolute().as_uri()}?mode=ro", uri=not script, check_same_thread=False
+        )
         try:
             database.executescript(f"PRAGMA temp_store = MEMORY; {script}")
             (found,) = database.execute("PRAGMA quick_check(1)").fetchone()

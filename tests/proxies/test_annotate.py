@@ -469,38 +469,40 @@ def test_a_disk_without_room_is_named_before_anything_is_asked(ask, small_disk):
     assert ask(first)[0].counts["label"] == 24
 
 
-def failing(monkeypatch, method, calls):
-    """From so many calls on, a method of the store fails as on a disk that is full."""
-    real, count = getattr(Store, method), itertools.count()
+def failing(monkeypatch, rows, *, new):
+    """After so many rows, new attempts, or else the ends of attempts, cannot be written, as on a disk that is full."""
+    real, count = Store._write_row, itertools.count()
 
-    def fail(self, *values):
-        if next(count) >= calls:
+    def fail(self, number, values):
+        if (number is None) == new and next(count) >= rows:
             raise sqlite3.OperationalError("database or disk is full")
-        return real(self, *values)
+        return real(self, number, values)
 
-    monkeypatch.setattr(Store, method, fail)
+    monkeypatch.setattr(Store, "_write_row", fail)
 
 
 def test_only_what_is_stored_is_a_vote_and_the_rest_is_shown_and_counts_as_paid(ask, tmp_path, monkeypatch, caplog):
     with monkeypatch.context() as patch:
-        failing(patch, "_update", 5)
+        failing(patch, 5, new=False)
         report, server = ask(lambda *_: Reply("anger", usage=PAID), concurrency=4)
-    asked = len(server.questions)
-    assert 5 < asked < 24
-    assert report.counts == dict.fromkeys(report.counts, 0) | {"label": 5, "not asked": 19}
-    assert report.spent == len(read_annotations(tmp_path / "out").votes) == 5
-    assert len(pq.read_table(tmp_path / "out" / "replies.parquet")) == 5
-    assert f"{asked - 5} answers could not be written" in " ".join(report.notes)
+    # answers that came together are stored together, or not at all
+    asked, stored = len(server.questions), report.counts["label"]
+    assert 1 <= stored <= 5 and stored < asked < 24
+    assert report.counts == dict.fromkeys(report.counts, 0) | {"label": stored, "not asked": 24 - stored}
+    assert report.spent == len(read_annotations(tmp_path / "out").votes) == stored
+    assert len(pq.read_table(tmp_path / "out" / "replies.parquet")) == stored
+    lost = asked - stored
+    assert f"{lost} answers could not be written" in " ".join(report.notes)
     shown = [json.loads(line.removeprefix("not saved: ")) for line in caplog.messages if line.startswith("not saved: ")]
-    assert [one["reply"] for one in shown] == ["anger"] * (asked - 5)
+    assert [one["reply"] for one in shown] == ["anger"] * lost
     report, more = ask(lambda *_: Reply("anger", usage=PAID), max_cost=23, concurrency=1)
-    assert report.counts["label"] == 23 - (asked - 5)  # each that is not stored counts as much as the dearest
-    assert f"{asked - 5} questions were under way" in " ".join(report.notes)
+    assert report.counts["label"] == 23 - lost  # each that is not stored counts as much as the dearest
+    assert f"{lost} questions were under way" in " ".join(report.notes)
 
 
 def test_where_an_attempt_cannot_be_stored_it_is_not_sent(ask, monkeypatch):
     with monkeypatch.context() as patch:
-        failing(patch, "begin", 5)
+        failing(patch, 5, new=True)
         report, server = ask(lambda *_: Reply("anger", usage=PAID), concurrency=1)
     assert report.asked == len(server.questions) == report.counts["label"] == 5
     assert "cannot be written (database or disk is full)" in report.stopped
@@ -981,7 +983,7 @@ def test_what_counts_of_all_attempts_at_a_question(ends, accepted):
                 attempt |= {"status": end["parsed"] if end["right"] else "wrong-model", "parsed": end["parsed"]}
                 attempt |= {"model": "m" if end["right"] else "other", "cost": end["cost"]}
                 attempt |= {"label": "xyz"[end["label"]] if end["parsed"] == "label" else None}
-            store.begin([attempt])
+            store.write([[(None, attempt)]])
         votes, counts, totals, open_ = store.votes(), store.counts(), store.totals(), store.open()
     # by hand: the first answer of the right model, else the first that was accepted later, else the last attempt
     chosen = {}
