@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -31,16 +32,18 @@ PATIENCE = 20
 FAILING = 3
 # how the reason begins that only a higher cap removes
 OVER = "the next question could cost"
+# attributes of an answer that are stored as they are
+KEPT = ("model", "revision", "cut", "input_tokens", "output_tokens", "cost")
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_NO_HANDLER = (ValueError, RuntimeError, NotImplementedError)
 
 logger = logging.getLogger(__name__)
 
 
 class Pacer:
-    """Decides when the next question may be sent.
+    """Decides when the next question may be sent: at most `rate` a second, if that is not None.
 
-    Args:
-        rate: Most questions a second; None for any number.
-        sleep: Waits so many seconds (s), or less when the run ends.
+    `sleep` waits so many seconds (s), or less when the run ends.
     """
 
     def __init__(self, rate: float | None, sleep: Callable[[float], Awaitable[None]]) -> None:
@@ -70,14 +73,9 @@ def waiting(state: tenacity.RetryCallState) -> float:
 
 
 class Budget:
-    """A cap on what all answers in a folder cost together, checked before a question is sent.
+    """A cap (USD), if any, on what all answers in a folder cost together, checked before a question is sent.
 
     Each attempt that is under way, was cut off by a kill, or lost its answer counts as much as the dearest answer so far.
-
-    Args:
-        most: The cap (USD); None for none.
-        store: What was spent before.
-        prices: What tokens cost.
     """
 
     def __init__(self, most: float | None, store: Store, prices: Prices) -> None:
@@ -119,20 +117,15 @@ class Budget:
 
 @dataclass
 class _Batch:
-    """Questions that are sent together.
-
-    Attributes:
-        questions: The questions.
-        held: How many of them the budget counts as under way.
-        tries: How often they were sent.
-        started: When they were sent last (s).
-        attempts: Numbers of the attempts under way in the store.
-    """
+    """Questions that are sent together."""
 
     questions: list[PreparedQuestion]
+    # how many of them the budget counts as under way
     held: int = 0
     tries: int = 0
+    # when they were sent last (s)
     started: float = 0.0
+    # numbers of the attempts in the store
     attempts: list[int] = field(default_factory=list)
 
 
@@ -145,11 +138,7 @@ class Writer:
         self._task: asyncio.Task | None = None
 
     async def write(self, rows: list[Row]) -> list[int]:
-        """Write rows, all or none; once they are on the disk, returns their numbers.
-
-        Raises:
-            OSError, sqlite3.Error: They cannot be written.
-        """
+        """Write rows, all or none; once they are on the disk, returns their numbers, or raises why they cannot be written."""
         done = asyncio.get_running_loop().create_future()
         self._waiting.append((done, rows))
         if self._task is None:
@@ -175,19 +164,10 @@ class Writer:
 
 
 class Session:
-    """One pass over the open questions of a job.
+    """One pass over the open questions of a job, with at most `attempts` tries of each.
 
-    Args:
-        job: What is asked.
-        backend: Whom to ask.
-        store: Where attempts are kept.
-        budget: What may be spent.
-        attempts: Most tries of one question.
-
-    Attributes:
-        stopped: Why it ended before everything was asked; "" if it did not.
-        asked: Questions that were sent, tries of the same one counted once.
-        unsaved: Answers that could not be written.
+    `stopped` says why it ended before everything was asked, or is "". `asked` counts the questions that were sent, tries of
+    the same one once, and `unsaved` the answers that could not be written.
     """
 
     def __init__(self, job: Job, backend: Backend, store: Store, budget: Budget, attempts: int) -> None:
@@ -202,32 +182,26 @@ class Session:
 
     async def run(self, concurrency: int, rate: float | None) -> None:
         """Ask everything that is open, until it is done or something stops it; questions under way then run to their end."""
-        self.stopping = asyncio.Event()
+        self.stopping, self.concurrency = asyncio.Event(), concurrency
         self.pacer = Pacer(rate, self._sleep)
-        open_ = self.store.open()
+        open_, size = self.store.open(), self.backend.batch_size
         total = len(self.job.rows) * len(self.job.annotators)
         self.clips = len(np.unique(open_[:, 0]))
         loop = asyncio.get_running_loop()
         # the first signal lets questions under way run to their end; the second ends the process as ever
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
+        for number in SIGNALS:
+            # not in the main thread: there the caller handles signals
+            with suppress(*_NO_HANDLER):
                 loop.add_signal_handler(number, self._interrupt, number)
-            except (ValueError, RuntimeError, NotImplementedError):
-                # not the main thread: the caller handles signals
-                break
-        todo = self._batches(open_)
+        todo = (open_[start : start + size].tolist() for start in range(0, len(open_), size))
         self.progress = tqdm(total=total, initial=total - len(open_), desc="annotate", unit="answer")
         try:
-            ends = await asyncio.gather(
-                *(self._work(todo, concurrency) for _ in range(concurrency)), return_exceptions=True
-            )
+            ends = await asyncio.gather(*(self._work(todo) for _ in range(concurrency)), return_exceptions=True)
         finally:
             self.progress.close()
-            for number in (signal.SIGINT, signal.SIGTERM):
-                try:
+            for number in SIGNALS:
+                with suppress(*_NO_HANDLER):
                     loop.remove_signal_handler(number)
-                except (ValueError, RuntimeError, NotImplementedError):
-                    break
             await self.backend.close()
         for error in ends:
             if isinstance(error, BaseException):
@@ -242,35 +216,25 @@ class Session:
         self.stop(f"{signal.Signals(number).name} came")
         asyncio.get_running_loop().remove_signal_handler(number)
 
-    def _batches(self, open_: np.ndarray) -> Iterator[list[tuple[int, int]]]:
-        """Questions in the order they are asked, as many at a time as the backend takes."""
-        size = self.backend.batch_size
-        for start in range(0, len(open_), size):
-            yield [(int(row), int(annotator)) for row, annotator in open_[start : start + size]]
-
-    async def _work(self, todo: Iterator[list[tuple[int, int]]], concurrency: int) -> None:
+    async def _work(self, todo: Iterator[list[list[int]]]) -> None:
         """Take questions until there are none, or the run stops."""
         try:
-            await self._take_turns(todo, concurrency)
+            while not self.stopped and await self._afford(self.backend.batch_size):
+                places = next(todo, None)
+                if places is None:
+                    return
+                batch = _Batch([])
+                self._hold(batch, len(places))
+                try:
+                    batch.questions = await self._prepare(places)
+                    if batch.questions:
+                        await self._ask(batch)
+                finally:
+                    self._hold(batch, 0)
         except BaseException as error:
             # the other workers stop once their own questions have ended
             self.stop(f"{type(error).__name__}: {error}")
             raise
-
-    async def _take_turns(self, todo: Iterator[list[tuple[int, int]]], concurrency: int) -> None:
-        while not self.stopped:
-            if not await self._afford(self.backend.batch_size):
-                return
-            places = next(todo, None)
-            if places is None:
-                return
-            batch = _Batch([])
-            self._hold(batch, len(places))
-            try:
-                batch.questions = await self._prepare(places)
-                await self._ask(batch, concurrency)
-            finally:
-                self._hold(batch, 0)
 
     async def _afford(self, questions: int) -> bool:
         """Wait until the budget has room for so many; False if it never will, or the run stops before."""
@@ -287,7 +251,7 @@ class Session:
         self.under_way += questions - batch.held
         batch.held = questions
 
-    async def _prepare(self, places: list[tuple[int, int]]) -> list[PreparedQuestion]:
+    async def _prepare(self, places: list[list[int]]) -> list[PreparedQuestion]:
         """The questions to send; one whose clip cannot be read ends here."""
         questions = []
         for row, annotator in places:
@@ -298,24 +262,28 @@ class Session:
             end = {"status": "not sent", "reason": question.reason, "tries": 0, "at": now()}
             if await self._begin([self._attempt(question) | end]):
                 self._show()
-            said = (
-                f"have clips that could not be read here (the next run asks about them last), such as {question.reason}"
-            )
-            self._count("not sent", [question], PATIENCE, 1, said)
+            said = "have clips that could not be read here (the next run asks about them last), such as"
+            self._count("not sent", [question], PATIENCE, 1, f"{said} {question.reason}")
         return questions
 
-    async def _ask(self, batch: _Batch, concurrency: int) -> None:
-        """Ask one batch and store its answers."""
-        if not batch.questions:
-            return
+    async def _ask(self, batch: _Batch) -> None:
+        """Ask one batch and store its answers, or decide whether to stop as there are none."""
         try:
             answers = await self._try(batch)
-        except (Busy, Rejected, Stopped) as error:
-            self._give_up(batch, error, concurrency)
-            return
-        if answers is not None:
-            self.in_a_row.clear()
-            await self._take(batch, answers)
+        except Stopped as error:
+            self.stop(str(error))
+        except Rejected as error:
+            said = f"were rejected by the server, the last one with: {error} (--retry-rejected asks about them again)"
+            self._count("rejected", batch.questions, PATIENCE, self.concurrency, said)
+        except Busy as error:
+            # an attempt that may have been paid for is not repeated on clip after clip
+            clips = 1 if error.paid else min(FAILING, self.clips)
+            said = f"failed, the last one with: {error}"
+            self._count("failed", batch.questions, clips, max(FAILING, self.concurrency), said)
+        else:
+            if answers is not None:
+                self.in_a_row.clear()
+                await self._take(batch, answers)
 
     async def _try(self, batch: _Batch) -> list[Answer] | None:
         """Send a batch, again while the server is busy; None if the run ended before it was sent at all."""
@@ -366,27 +334,13 @@ class Session:
             done = await self._finish(batch, [end] * len(batch.questions))
             if done and isinstance(error, Rejected):
                 self._show(len(batch.questions))
-            pause = error.retry_after if isinstance(error, Busy) else None
-            if pause is not None and pause > LONGEST_PAUSE:
+            pause = (isinstance(error, Busy) and error.retry_after) or 0.0
+            if pause > LONGEST_PAUSE:
                 raise Stopped(
                     f"The server asks to wait for {pause:.0f} seconds ({error}); run again after that."
                 ) from None
-            if pause is not None:
-                self.pacer.pause(pause)
+            self.pacer.pause(pause)
             raise
-
-    def _give_up(self, batch: _Batch, error: Busy | Rejected | Stopped, concurrency: int) -> None:
-        """Decide whether to stop after a batch that has no answers."""
-        if isinstance(error, Stopped):
-            self.stop(str(error))
-        elif isinstance(error, Rejected):
-            said = f"were rejected by the server, the last one with: {error} (--retry-rejected asks about them again)"
-            self._count("rejected", batch.questions, PATIENCE, concurrency, said)
-        else:
-            # an attempt that may have been paid for is not repeated on clip after clip
-            clips = 1 if error.paid else min(FAILING, self.clips)
-            said = f"failed, the last one with: {error}"
-            self._count("failed", batch.questions, clips, max(FAILING, concurrency), said)
 
     def _count(self, kind: str, questions: list[PreparedQuestion], clips: int, most: int, said: str) -> None:
         """Stop after so many questions in a row, about so many clips, that all ended in the same way.
@@ -414,14 +368,9 @@ class Session:
 
     def _end(self, question: PreparedQuestion, answer: Answer) -> dict[str, Any]:
         """How an attempt ended, from its answer."""
-        labels, prompt = self.store.labels, question.prompt
-        status, label = parse_reply(
-            answer.said or answer.reply,
-            labels,
-            prompt=f"{prompt.system}\n{prompt.user}",
-            parsing=self.job.parsing,
-            cut=answer.cut,
-        )
+        labels, asked = self.store.labels, f"{question.prompt.system}\n{question.prompt.user}"
+        said, parsing = answer.said or answer.reply, self.job.parsing
+        status, label = parse_reply(said, labels, prompt=asked, parsing=parsing, cut=answer.cut)
         if answer.refused:
             status, label = "refusal", -1
         right = self.store.names(answer.model)
@@ -436,14 +385,9 @@ class Session:
             "label": labels[label] if label >= 0 else None,
             # the answer comes after the thoughts
             "reply": None if answer.reply is None else answer.reply[-LONGEST_REPLY:],
-            "model": answer.model,
-            "revision": answer.revision,
             "omitted": ", ".join(answer.omitted),
-            "cut": answer.cut,
-            "input_tokens": answer.input_tokens,
-            "output_tokens": answer.output_tokens,
-            "cost": answer.cost,
         }
+        end |= {name: getattr(answer, name) for name in KEPT}
         # the server chose what was left out, and nobody knows how
         return end | {name: None for name in ("seed", "temperature") if name in answer.omitted}
 
@@ -484,16 +428,13 @@ class Session:
         return True
 
     def _stop_writing(self, error: object) -> None:
-        self.stop(
-            f"{self.store.path} cannot be written ({error}); free some room and run again: what was stored is kept"
-        )
+        fix = "free some room and run again: what was stored is kept"
+        self.stop(f"{self.store.path} cannot be written ({error}); {fix}")
 
     async def _sleep(self, seconds: float) -> None:
         """Wait, but not beyond the end of the run."""
-        try:
+        with suppress(TimeoutError):
             await asyncio.wait_for(self.stopping.wait(), seconds)
-        except TimeoutError:
-            pass
 
     def _show(self, done: int = 1) -> None:
         if self.compared:

@@ -79,42 +79,31 @@ Row = tuple[int | None, Mapping[str, Any]]
 
 
 class Totals(NamedTuple):
-    """Sums over all attempts in a folder.
-
-    Attributes:
-        answers: Answers that arrived, whatever they say.
-        unpriced: Those whose cost is not known.
-        spent: Cost of the others (USD).
-        dearest: The dearest of them (USD); None while no cost is known.
-        seconds: Time that answers took (s).
-        input_tokens: Tokens read, as far as servers report them.
-        output_tokens: Tokens written.
-        lost: Attempts without a readable answer that may have been paid for.
-        cut_off: Attempts that were under way when their run was killed, which may have been paid for too.
-        cut: Items whose transcript was cut.
-        spare: Answers to questions that had one before.
-    """
+    """Sums over all attempts in a folder."""
 
     answers: int
+    # answers whose cost is not known; the cost of the others, and of the dearest of them, if any (USD)
     unpriced: int
     spent: float
     dearest: float | None
+    # time that answers took (s)
     seconds: float
+    # tokens, as far as servers report them
     input_tokens: int
     output_tokens: int
+    # attempts without a readable answer, or under way when their run was killed, all of which may have been paid for
     lost: int
     cut_off: int
+    # items whose transcript was cut
     cut: int
+    # answers to questions that had one before
     spare: int
 
 
 class Store:
     """Attempts of one folder; made by `open_store` and `read_store`.
 
-    Attributes:
-        path: The database.
-        names: Names under which the model may answer.
-        full: Whether the disk was full when an answer was written, which the reserve then made room for.
+    `full` tells that the disk was full when an answer was written, which the reserve then made room for.
     """
 
     def __init__(
@@ -162,11 +151,7 @@ class Store:
         self._files = {path: path.stat() for path in files if path.exists()}
 
     def check(self) -> None:
-        """Check that the database is still where it was opened: nobody would find what goes into a deleted file.
-
-        Raises:
-            OSError: It is not.
-        """
+        """Raise an OSError unless the database is where it was opened: nobody would find what goes into a deleted file."""
         for path, known in self._files.items():
             try:
                 found = path.stat()
@@ -180,9 +165,7 @@ class Store:
         """Commit several writes together; returns the numbers of the attempts of each.
 
         Where the disk is full, the ends of attempts go into the room kept in reserve; for new attempts it returns the error.
-
-        Raises:
-            OSError, sqlite3.Error: Nothing can be written.
+        If nothing can be written, it raises an OSError or sqlite3.Error.
         """
         self.check()
         try:
@@ -293,17 +276,9 @@ def open_store(
 ) -> Iterator[Store]:
     """The store of a folder for the one run that may write to it; a new run begins in it.
 
-    Args:
-        folder: The folder; it is made if it is not there.
-        facts: What the run is (`Job.facts`).
-        items: Names of all items of the corpus.
-        rows: Rows of the items that are asked about, in order.
-        at: The time.
-        options: `prices` (what tokens cost), `answers_as` (another name of the model), and `retry_rejected` (whether what
-            earlier runs had rejected counts as not asked).
-
-    Raises:
-        ValueError: Another run has the folder, it cannot be written, it is of another run, or its database is damaged.
+    `items` are all of the corpus, and `rows` those that are asked about, in order. `options` are `prices` (what tokens cost),
+    `answers_as` (another name of the model), and `retry_rejected` (whether what earlier runs had rejected counts as not
+    asked).
     """
     path, reserve, lock = folder / DATABASE, folder / RESERVE, FileLock(folder / WRITER, blocking=False)
     try:
@@ -340,7 +315,7 @@ def read_store(
 ) -> Iterator[Store]:
     """The store of a folder to look at, also while a run writes to it; an empty one where there is none yet.
 
-    For its arguments and errors see `open_store`; `ignored` are entries of `IDENTITY` that are not known.
+    For its arguments see `open_store`; `ignored` are entries of `IDENTITY` that are not known.
     """
     path = folder / DATABASE
     with closing(_connect(path) if path.is_file() else _connect(":memory:", _TABLES)) as database:
@@ -348,11 +323,7 @@ def read_store(
 
 
 def export_attempts(folder: Path, path: Path) -> None:
-    """Write every attempt of a folder as a line of JSON, in the order they were made.
-
-    Raises:
-        ValueError: The folder has no database, it is damaged, or the file cannot be written.
-    """
+    """Write every attempt of a folder as a line of JSON, in the order they were made."""
     if not (folder / DATABASE).is_file():
         raise ValueError(f"{folder} has no {DATABASE}; name a folder that `annot-hf annotate` wrote.")
     with closing(_connect(folder / DATABASE)) as database:
@@ -370,11 +341,7 @@ def export_attempts(folder: Path, path: Path) -> None:
 
 
 def _connect(path: Path | str, script: str = "") -> sqlite3.Connection:
-    """A checked database; opened for reading alone if there is no `script` to run first.
-
-    Raises:
-        ValueError: It cannot be opened, is damaged, or is no database of `annotate`.
-    """
+    """A checked database; opened for reading alone if there is no `script` to run first."""
     try:
         # groups are written in threads, one at a time
         database = sqlite3.connect(
