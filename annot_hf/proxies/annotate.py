@@ -214,8 +214,8 @@ def notes_of(session: Session) -> list[str]:
         f"The cost of {totals.unpriced} answers is not known: the server does not report it, and no prices were given.": (
             totals.unpriced and totals.dearest is not None
         ),
-        f"Answers by {', '.join(map(repr, sorted(store.names.others)))} count as those of {store.model!r}, because of "
-        "--answers-as; this folder remembers that for good: if it was a mistake, name another folder.": store.names.others,
+        f"Answers by {', '.join(map(repr, sorted(store.others)))} count as those of {store.model!r}, because of "
+        "--answers-as; this folder remembers that for good: if it was a mistake, name another folder.": store.others,
     }
     omitted = [
         f"{count} of {totals.answers} answers are to questions without {_WITHOUT[name]}; the server does not support it, or "

@@ -2,8 +2,8 @@
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -77,24 +77,18 @@ class Prices:
         return (self.input * read + self.output * written) / 1e6
 
 
-@dataclass
-class ModelNames:
-    """Names under which the model may answer: the one it is asked by, and others that the user gave."""
+def is_model(model: str, asked: str, others: Container[str]) -> bool:
+    """Whether `model` is the one that was asked, or another name that the user gave for it.
 
-    asked: str
-    others: set[str] = field(default_factory=set)
-
-    def __call__(self, model: str) -> bool:
-        """Whether `model` is the model that was asked: an accepted name, a dated version or revision, or part of a path.
-
-        An empty name is accepted, as some servers report none.
-        """
-        return (
-            model in ("", self.asked, *self.others)
-            or re.fullmatch(rf"{re.escape(self.asked)}((-preview|-exp|-latest)?(-\d{{2,}})*|@[^/]+)", model) is not None
-            or self.asked.rstrip("/").endswith(f"/{model}")
-            or model.rstrip("/").endswith(f"/{self.asked}")
-        )
+    It may also be a dated version or revision, or a part of the path; an empty name is accepted, as some servers report none.
+    """
+    return (
+        model in ("", asked)
+        or model in others
+        or re.fullmatch(rf"{re.escape(asked)}((-preview|-exp|-latest)?(-\d{{2,}})*|@[^/]+)", model) is not None
+        or asked.rstrip("/").endswith(f"/{model}")
+        or model.rstrip("/").endswith(f"/{asked}")
+    )
 
 
 class Backend(Protocol):

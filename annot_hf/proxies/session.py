@@ -8,7 +8,7 @@ import sqlite3
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -34,8 +34,6 @@ FAILING = 3
 OVER = "the next question could cost"
 # attributes of an answer that are stored as they are
 KEPT = ("model", "revision", "cut", "input_tokens", "output_tokens", "cost")
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
-_NO_HANDLER = (ValueError, RuntimeError, NotImplementedError)
 
 logger = logging.getLogger(__name__)
 
@@ -188,21 +186,19 @@ class Session:
         total = len(self.job.rows) * len(self.job.annotators)
         self.clips = len(np.unique(open_[:, 0]))
         loop = asyncio.get_running_loop()
-        # the first signal lets questions under way run to their end; the second ends the process as ever
-        for number in SIGNALS:
-            # not in the main thread: there the caller handles signals
-            with suppress(*_NO_HANDLER):
-                loop.add_signal_handler(number, self._interrupt, number)
         todo = (open_[start : start + size].tolist() for start in range(0, len(open_), size))
         self.progress = tqdm(total=total, initial=total - len(open_), desc="annotate", unit="answer")
-        try:
-            ends = await asyncio.gather(*(self._work(todo) for _ in range(concurrency)), return_exceptions=True)
-        finally:
-            self.progress.close()
-            for number in SIGNALS:
-                with suppress(*_NO_HANDLER):
-                    loop.remove_signal_handler(number)
-            await self.backend.close()
+        with ExitStack() as undo, self.progress:
+            # the first signal lets questions under way run to their end; the second ends the process as ever
+            for number in (signal.SIGINT, signal.SIGTERM):
+                # not in the main thread: there the caller handles signals
+                with suppress(ValueError, RuntimeError, NotImplementedError):
+                    loop.add_signal_handler(number, self._interrupt, number)
+                    undo.callback(loop.remove_signal_handler, number)
+            try:
+                ends = await asyncio.gather(*(self._work(todo) for _ in range(concurrency)), return_exceptions=True)
+            finally:
+                await self.backend.close()
         for error in ends:
             if isinstance(error, BaseException):
                 raise error
@@ -373,7 +369,7 @@ class Session:
         status, label = parse_reply(said, labels, prompt=asked, parsing=parsing, cut=answer.cut)
         if answer.refused:
             status, label = "refusal", -1
-        right = self.store.names(answer.model)
+        right = self.store.accepts(answer.model)
         if not right:
             self.stop(
                 f"model {self.backend.model!r} was asked and {answer.model!r} answered; run again with the right --model and "

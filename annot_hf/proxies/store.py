@@ -18,7 +18,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from annot_hf.data.corpus import replace_file
-from annot_hf.proxies.backend import ModelNames, Prices
+from annot_hf.proxies.backend import Prices, is_model
 
 # what a run is: to resume another one in the same folder is refused
 IDENTITY = ("corpus_digest", "question", "plan", "model", "revision", "prompts", "parsing", "seed", "max_tokens")
@@ -131,9 +131,10 @@ class Store:
                 f"{path.parent} holds a run of another {' and another '.join(changed)}; resume with what it was started with, "
                 "or name another folder."
             )
-        self.names = ModelNames(self.model, {answers_as, *(name for _, name in runs)} - {""})
+        # further names under which the model may answer
+        self.others = {answers_as, *(name for _, name in runs)} - {""}
         self.run = len(runs) + 1
-        database.create_function("accepts", 1, self.names)
+        database.create_function("accepts", 1, self.accepts)
         database.create_function("paid", 3, (prices or Prices()).cost)
         retried, last = self.run if retry_rejected else 0, len(facts["annotators"]) - 1
         database.executescript(_VIEWS.format(retried=retried, answered=ANSWERED, last=last))
@@ -142,6 +143,10 @@ class Store:
         database.commit()
         # what the files of the database were at the last look, once a run writes to them
         self._files: dict[Path, os.stat_result] = {}
+
+    def accepts(self, model: str) -> bool:
+        """Whether an answer of a model of this name is one of the model that was asked."""
+        return is_model(model, self.model, self.others)
 
     def start(self, at: str, answers_as: str, facts: Mapping[str, Any]) -> None:
         """Write that a run begins."""
