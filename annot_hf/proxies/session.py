@@ -8,6 +8,7 @@ import sqlite3
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -130,8 +131,8 @@ class _Batch:
 class Writer:
     """Writes to the store in groups: all that came while one was being written go into the next, with one sync of the disk."""
 
-    def __init__(self, store: Store) -> None:
-        self.store = store
+    def __init__(self, store: Store, thread: Executor) -> None:
+        self.store, self._thread = store, thread
         self._waiting: list[tuple[asyncio.Future, list[Row]]] = []
         self._task: asyncio.Task | None = None
 
@@ -144,10 +145,11 @@ class Writer:
         return await done
 
     async def _write_groups(self) -> None:
+        loop = asyncio.get_running_loop()
         while self._waiting:
             group, self._waiting = self._waiting, []
             try:
-                ends = await asyncio.to_thread(self.store.write, [rows for _, rows in group])
+                ends = await loop.run_in_executor(self._thread, self.store.write, [rows for _, rows in group])
             except Exception as error:
                 ends = [error] * len(group)
             for (done, _), end in zip(group, ends, strict=True):
@@ -174,7 +176,7 @@ class Session:
         self.under_way = 0
         # clips since the last answer, by how their questions ended instead, and how many questions about each
         self.in_a_row: dict[str, Counter[int]] = defaultdict(Counter)
-        self.maker, self.writer = QuestionMaker(job, backend), Writer(store)
+        self.maker = QuestionMaker(job, backend)
         shares = job.shares(store.votes())
         self.agreed, self.compared = float(shares.sum()), len(shares)
 
@@ -188,7 +190,9 @@ class Session:
         loop = asyncio.get_running_loop()
         todo = (open_[start : start + size].tolist() for start in range(0, len(open_), size))
         self.progress = tqdm(total=total, initial=total - len(open_), desc="annotate", unit="answer")
-        with ExitStack() as undo, self.progress:
+        # a thread of its own, so that writes do not wait for what else runs in threads, such as look-ups of names
+        with ExitStack() as undo, self.progress, ThreadPoolExecutor(1) as thread:
+            self.writer = Writer(self.store, thread)
             # the first signal lets questions under way run to their end; the second ends the process as ever
             for number in (signal.SIGINT, signal.SIGTERM):
                 # not in the main thread: there the caller handles signals
