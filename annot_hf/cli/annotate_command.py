@@ -3,73 +3,62 @@
 from pathlib import Path
 from typing import Annotated
 
-import typer
+from typer import Argument, Option
 
+from annot_hf.cli.options import MaxSeconds
 from annot_hf.cli.output import print_path, print_rows, print_text
 
 
 def annotate(
-    corpus: Annotated[Path | None, typer.Argument(help="Folder of an exported corpus with audio.")] = None,
-    out: Annotated[
-        Path, typer.Option("--out", help="Folder to write; run with the same folder again to resume.")
-    ] = ...,
-    model: Annotated[str, typer.Option(help="Model to ask: its name on the server, or a Hub id or folder.")] = "",
+    corpus: Annotated[Path | None, Argument(help="Folder of an exported corpus with audio.")] = None,
+    out: Annotated[Path, Option("--out", help="Folder to write; run with the same folder again to resume.")] = ...,
+    model: Annotated[str, Option(help="Model to ask: its name on the server, or a Hub id or folder.")] = "",
     backend: Annotated[
         str,
-        typer.Option(
-            help="openai (any server with its chat protocol), gemini, or local (transformers on this machine)."
-        ),
+        Option(help="openai (any server with its chat protocol), gemini, or local (transformers on this machine)."),
     ] = "openai",
-    base_url: Annotated[
-        str | None, typer.Option(help="Address of the server, such as http://127.0.0.1:8000/v1.")
-    ] = None,
+    base_url: Annotated[str | None, Option(help="Address of the server, such as http://127.0.0.1:8000/v1.")] = None,
     key_env: Annotated[
-        str, typer.Option(help="Environment variable that holds the key; default OPENAI_API_KEY or GEMINI_API_KEY.")
+        str, Option(help="Environment variable that holds the key; default OPENAI_API_KEY or GEMINI_API_KEY.")
     ] = "",
-    question: Annotated[
-        str, typer.Option(help="Category question to ask; default: the corpus's default question.")
-    ] = "",
+    question: Annotated[str, Option(help="Category question to ask; default: the corpus's default question.")] = "",
     split: Annotated[
-        list[str] | None, typer.Option(help="Split whose items are asked about; repeatable; default: all but test.")
+        list[str] | None, Option(help="Split whose items are asked about; repeatable; default: all but test.")
     ] = None,
-    items: Annotated[int | None, typer.Option(help="Number of items, drawn at random; default: all.")] = None,
+    items: Annotated[int | None, Option(help="Number of items, drawn at random; default: all.")] = None,
     plan: Annotated[
         str,
-        typer.Option(
+        Option(
             help="paper (as published; wording and draws are ours) or crossed (instruction and temperature independent)."
         ),
     ] = "paper",
-    annotators: Annotated[int, typer.Option(help="Simulated annotators per item; the paper has 6 to 10.")] = 10,
-    prompts: Annotated[
-        Path | None, typer.Option(help="Folder of prompt templates; default: the package's own.")
-    ] = None,
-    parsing: Annotated[
-        str, typer.Option(help="strict, or published: the first label that a reply contains.")
-    ] = "strict",
-    seed: Annotated[int, typer.Option(help="Seed of the choice of items and of the sampling.")] = 0,
-    max_seconds: Annotated[float, typer.Option(help="Longest clip to send (s).")] = 30.0,
-    concurrency: Annotated[int, typer.Option(help="Most questions under way at a time.")] = 16,
-    rate: Annotated[float | None, typer.Option(help="Most questions per second.")] = None,
-    attempts: Annotated[int, typer.Option(help="Most tries of one question while the server is busy or fails.")] = 8,
-    timeout: Annotated[float, typer.Option(help="Longest wait for a whole answer (s).")] = 60.0,
-    max_tokens: Annotated[int, typer.Option(help="Most tokens per reply; a model that thinks first needs more.")] = 64,
+    annotators: Annotated[int, Option(help="Simulated annotators per item; the paper has 6 to 10.")] = 10,
+    prompts: Annotated[Path | None, Option(help="Folder of prompt templates; default: the package's own.")] = None,
+    parsing: Annotated[str, Option(help="strict, or published: the first label that a reply contains.")] = "strict",
+    seed: Annotated[int, Option(help="Seed of the choice of items and of the sampling.")] = 0,
+    max_seconds: MaxSeconds = 30.0,
+    concurrency: Annotated[int, Option(help="Most questions under way at a time.")] = 16,
+    rate: Annotated[float | None, Option(help="Most questions per second.")] = None,
+    attempts: Annotated[int, Option(help="Most tries of one question while the server is busy or fails.")] = 8,
+    timeout: Annotated[float, Option(help="Longest wait for a whole answer (s).")] = 60.0,
+    max_tokens: Annotated[int, Option(help="Most tokens per reply; a model that thinks first needs more.")] = 64,
     omit: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help="Leave out what the server does not take: seed, system, max_tokens (sends max_completion_tokens) or "
             "temperature; repeatable; what the server itself reports as unsupported is left out anyway."
         ),
     ] = None,
-    batch_size: Annotated[int, typer.Option(help="Questions per batch, for backend local.")] = 8,
-    revision: Annotated[str, typer.Option(help="Revision of the model.")] = "",
-    answers_as: Annotated[str, typer.Option(help="Another name under which the model answers.")] = "",
-    max_cost: Annotated[float | None, typer.Option(help="Most that all answers may cost together (USD).")] = None,
-    input_price: Annotated[float | None, typer.Option(help="USD per million tokens read.")] = None,
-    output_price: Annotated[float | None, typer.Option(help="USD per million tokens written.")] = None,
-    retry_rejected: Annotated[bool, typer.Option(help="Ask again what the server rejected in earlier runs.")] = False,
-    dry_run: Annotated[bool, typer.Option(help="Estimate time, tokens and cost; ask nothing.")] = False,
+    batch_size: Annotated[int, Option(help="Questions per batch, for backend local.")] = 8,
+    revision: Annotated[str, Option(help="Revision of the model.")] = "",
+    answers_as: Annotated[str, Option(help="Another name under which the model answers.")] = "",
+    max_cost: Annotated[float | None, Option(help="Most that all answers may cost together (USD).")] = None,
+    input_price: Annotated[float | None, Option(help="USD per million tokens read.")] = None,
+    output_price: Annotated[float | None, Option(help="USD per million tokens written.")] = None,
+    retry_rejected: Annotated[bool, Option(help="Ask again what the server rejected in earlier runs.")] = False,
+    dry_run: Annotated[bool, Option(help="Estimate time, tokens and cost; ask nothing.")] = False,
     export: Annotated[
-        Path | None, typer.Option(help="Write all attempts in --out to this file, one JSON line each; ask nothing.")
+        Path | None, Option(help="Write all attempts in --out to this file, one JSON line each; ask nothing.")
     ] = None,
 ) -> None:
     """Ask an audio-language model for labels, as several simulated annotators per item; resumes an interrupted run.
@@ -102,63 +91,24 @@ def annotate(
         seed=seed,
         max_seconds=max_seconds,
     )
-    prices = Prices(input_price, output_price)
+    server = {"base_url": base_url, "key_name": key_env, "timeout": timeout, "omit": omit or ()}
+    limits = {"batch_size": batch_size, "max_tokens": max_tokens}
+    shared = {"concurrency": concurrency, "rate": rate, "prices": Prices(input_price, output_price)}
+    shared |= {"answers_as": answers_as, "retry_rejected": retry_rejected}
     if dry_run:
-        check_backend(
-            backend,
-            model,
-            base_url=base_url,
-            timeout=timeout,
-            max_tokens=max_tokens,
-            batch_size=batch_size,
-            omit=omit or (),
-        )
+        check_backend(backend, model, **limits, **server)
         check_pace(concurrency, rate, attempts, max_cost)
-        found = estimate_run(
-            job,
-            out,
-            model=model,
-            backend=backend,
-            revision=revision,
-            max_tokens=max_tokens,
-            answers_as=answers_as,
-            concurrency=concurrency,
-            rate=rate,
-            prices=prices,
-            retry_rejected=retry_rejected,
-        )
+        named = {"model": model, "backend": backend, "revision": revision, "max_tokens": max_tokens}
+        found = estimate_run(job, out, **named, **shared)
         print_rows(f"What {model} would be asked on {job.question.name}", found.rows())
         return
-    asked = make_backend(
-        backend,
-        model,
-        base_url=base_url,
-        key_name=key_env,
-        timeout=timeout,
-        max_tokens=max_tokens,
-        revision=revision,
-        batch_size=batch_size,
-        omit=omit or (),
-    )
-    report = run_annotation(
-        job,
-        asked,
-        out,
-        concurrency=concurrency,
-        rate=rate,
-        attempts=attempts,
-        max_cost=max_cost,
-        prices=prices,
-        answers_as=answers_as,
-        retry_rejected=retry_rejected,
-    )
+    asked = make_backend(backend, model, revision=revision, **limits, **server)
+    report = run_annotation(job, asked, out, attempts=attempts, max_cost=max_cost, **shared)
     total = sum(report.counts.values())
     rows = [(name, f"{count:,}", f"{count / total:.1%}") for name, count in report.counts.items() if count]
     rows.append(("questions in all", f"{total:,}", ""))
-    if report.cost_known:
-        rows.append(("cost", f"{report.spent:.4f} USD", "as far as it is known"))
-    else:
-        rows.append(("cost", "not known", ""))
+    cost = (f"{report.spent:.4f} USD", "as far as it is known") if report.cost_known else ("not known", "")
+    rows.append(("cost", *cost))
     if report.agreement is not None:
         among = "" if report.human_agreement is None else f"two humans {report.human_agreement:.3f}"
         rows.append(("agreement with a human vote", f"{report.agreement:.3f}", among))

@@ -11,10 +11,11 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from typer import Argument, Option
 
-from annot_hf.cli import steps
+from annot_hf.cli import options, steps
 from annot_hf.cli.annotate_command import annotate
-from annot_hf.cli.output import console, keep_traceback, print_error, print_path, print_rows, print_table
+from annot_hf.cli.output import console, keep_traceback, print_error, print_line, print_path, print_rows, print_table
 
 app = typer.Typer(
     name="annot-hf",
@@ -25,11 +26,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
-# --learning_rate=1e-3 is an override like learning_rate=1e-3.
-_WORDS = {"ignore_unknown_options": True}
-Out = Annotated[Path, typer.Option("--out", help="Folder to write.")]
-Without = Annotated[list[str] | None, typer.Option(help="System of the plan to leave out; may be given several times.")]
-Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides such as learning_rate=1e-3.")]
 app.command()(annotate)
 recipes = typer.Typer(help="The recipes that come with the package, and every key of one.", no_args_is_help=True)
 app.add_typer(recipes, name="recipe")
@@ -41,14 +37,11 @@ def list_recipes() -> None:
     from annot_hf.training.recipe import recipe_names, summarise_recipe
 
     for name in recipe_names():
-        console.print(f"{name}: {summarise_recipe(name)}", soft_wrap=True, highlight=False, markup=False)
+        print_line(f"{name}: {summarise_recipe(name)}")
 
 
-@recipes.command("show", context_settings=_WORDS)
-def show_recipe(
-    recipe: Annotated[str, typer.Argument(help="Recipe file, or the name of one that comes with the package.")],
-    overrides: Overrides = None,
-) -> None:
+@recipes.command("show", context_settings=options.WORDS)
+def show_recipe(recipe: options.RecipeName, overrides: options.Overrides = None) -> None:
     """Every key that the recipe may set: its type, its value there or else its default, and its meaning.
 
     Example: `annot-hf recipe show speech-distribution trunk=microsoft/wavlm-base-plus`
@@ -57,21 +50,20 @@ def show_recipe(
 
     for name, (key, value) in describe_recipe(recipe, overrides or []).items():
         default = "" if value == key.default else f" (default {key.default!r})"
-        line = f"{name}: {key.kind_name} = {value!r}{default}\n    {key.meaning}"
-        console.print(line, soft_wrap=True, highlight=False, markup=False)
+        print_line(f"{name}: {key.kind_name} = {value!r}{default}\n    {key.meaning}")
 
 
-@app.command(context_settings=_WORDS)
+@app.command(context_settings=options.WORDS)
 def quickstart(
     corpus: Annotated[
-        Path | None, typer.Option(help="Corpus script, which is executed; a simulated corpus by default.")
+        Path | None, Option(help="Corpus script, which is executed; a simulated corpus by default.")
     ] = None,
-    root: Annotated[Path | None, typer.Option(help="Folder of the corpus that the script reads.")] = None,
-    out: Out = Path("quickstart"),
+    root: Annotated[Path | None, Option(help="Folder of the corpus that the script reads.")] = None,
+    out: options.Out = Path("quickstart"),
     recipe: Annotated[
-        str | None, typer.Option(help="Recipe file or name; by default the one named like the corpus, if any.")
+        str | None, Option(help="Recipe file or name; by default the one named like the corpus, if any.")
     ] = None,
-    overrides: Overrides = None,
+    overrides: options.Overrides = None,
 ) -> None:
     """Run the whole flow: corpus, training, predictions on unseen speakers, report.
 
@@ -100,12 +92,8 @@ def quickstart(
         named = exported.votes.select(questions=exported.default_questions)
         recipe = "speech-annotator" if (named.annotator_codes >= 0).all() else "speech-distribution"
     console.rule(f"Train, recipe {recipe}")
-    words = [
-        f"corpus={out / 'corpus'}",
-        f"output_dir={out / 'run'}",
-        f"features={out / 'features'}",
-        *(overrides or []),
-    ]
+    folders = {"corpus": out / "corpus", "output_dir": out / "run", "features": out / "features"}
+    words = [*(f"{key}={folder}" for key, folder in folders.items()), *(overrides or [])]
     # A refused recipe leaves an earlier run untouched.
     load_recipe(recipe, words)
     clear_run(out / "run")
@@ -119,18 +107,18 @@ def quickstart(
 
 @app.command()
 def corpus(
-    script: Annotated[Path, typer.Argument(help="Python file that defines a VoteCorpus; it is executed.")],
-    root: Annotated[Path, typer.Option(help="Folder of the corpus.")],
-    out: Out,
-    embed_audio: Annotated[bool, typer.Option(help="Put the audio into the parquet files; mind the licence.")] = False,
+    script: Annotated[Path, Argument(help="Python file that defines a VoteCorpus; it is executed.")],
+    root: Annotated[Path, Option(help="Folder of the corpus.")],
+    out: options.Out,
+    embed_audio: Annotated[bool, Option(help="Put the audio into the parquet files; mind the licence.")] = False,
     missing_audio: Annotated[
-        str, typer.Option(help="Items without readable audio: error, drop (counted) or keep.")
+        str, Option(help="Items without readable audio: error, drop (counted) or keep.")
     ] = "error",
     missing_text: Annotated[
-        str, typer.Option(help="Items of a text corpus without text: error, drop (counted) or keep.")
+        str, Option(help="Items of a text corpus without text: error, drop (counted) or keep.")
     ] = "error",
-    allow_unmatched: Annotated[bool, typer.Option(help="Leave out, and count, votes on unlisted items.")] = False,
-    follow_links: Annotated[bool, typer.Option(help="Read audio through links that lead out of the root.")] = False,
+    allow_unmatched: Annotated[bool, Option(help="Leave out, and count, votes on unlisted items.")] = False,
+    follow_links: Annotated[bool, Option(help="Read audio through links that lead out of the root.")] = False,
 ) -> None:
     """Export a corpus as parquet that `load_dataset(DIR, "votes" | "items" | "histograms" | "spans")` reads.
 
@@ -155,7 +143,7 @@ def corpus(
 
 
 @app.command()
-def agree(folder: Annotated[Path, typer.Argument(help="Folder of an exported corpus.")]) -> None:
+def agree(folder: Annotated[Path, Argument(help="Folder of an exported corpus.")]) -> None:
     """How far raters agree on each question: Krippendorff's alpha, pairwise agreement, Fleiss' and Cohen's kappa.
 
     Example: `annot-hf agree data/cremad`
@@ -165,23 +153,22 @@ def agree(folder: Annotated[Path, typer.Argument(help="Folder of an exported cor
     from annot_hf.report.tables import agreement_table
 
     votes = read_export(folder).votes
-    found = [agreement(votes, question.name) for question in votes.questions]
-    for table in agreement_table(found):
+    for table in agreement_table([agreement(votes, question.name) for question in votes.questions]):
         print_table(table)
 
 
 @app.command()
 def saliency(
-    model: Annotated[str, typer.Argument(help="Plain trunk (Hub id or folder), or a trained checkpoint folder.")],
-    corpus: Annotated[Path, typer.Option(help="Folder of an exported corpus.")],
-    out: Out,
-    split: Annotated[str, typer.Option(help="Which split.")] = "train",
-    items: Annotated[int, typer.Option(help="Largest number of items, drawn at random.")] = 30_000,
-    question: Annotated[list[str] | None, typer.Option(help="Question; may be given several times.")] = None,
-    formula: Annotated[str, typer.Option(help="absolute or penalised; both are our choice.")] = "absolute",
-    gamma: Annotated[float | None, typer.Option(help="Weight of the penalty of penalised; 0.1 by default.")] = None,
-    batch_size: Annotated[int, typer.Option(help="Items per batch.")] = 16,
-    max_seconds: Annotated[float, typer.Option(help="Longest clip (s).")] = 30.0,
+    model: Annotated[str, Argument(help="Plain trunk (Hub id or folder), or a trained checkpoint folder.")],
+    corpus: options.CorpusFolder,
+    out: options.Out,
+    split: options.OneSplit = "train",
+    items: Annotated[int, Option(help="Largest number of items, drawn at random.")] = 30_000,
+    question: Annotated[list[str] | None, Option(help="Question; may be given several times.")] = None,
+    formula: Annotated[str, Option(help="absolute or penalised; both are our choice.")] = "absolute",
+    gamma: Annotated[float | None, Option(help="Weight of the penalty of penalised; 0.1 by default.")] = None,
+    batch_size: Annotated[int, Option(help="Items per batch.")] = 16,
+    max_seconds: options.MaxSeconds = 30.0,
 ) -> None:
     """Find the layer of a trunk that correlates most with the votes: table, plot, and the file that `trunk_layer` reads.
 
@@ -206,28 +193,23 @@ def saliency(
     path = save_saliency(found, out)
     save_figure(lambda: plot_saliency(found), out / "saliency.png")
     print_table(saliency_table(found))
-    console.print(f"trunk_layer={path}", soft_wrap=True, highlight=False, markup=False)
+    print_line(f"trunk_layer={path}")
 
 
 @app.command()
 def saturation(
-    annotations: Annotated[Path, typer.Argument(help="Folder of synthetic votes, written by annotate.")],
-    corpus: Annotated[Path, typer.Option(help="Folder of the exported corpus that was annotated.")],
-    out: Out,
-    split: Annotated[
-        list[str] | None,
-        typer.Option(help="Split to use; may be given several times; all by default."),
-    ] = None,
-    question: Annotated[str, typer.Option(help="Category question; optional if there is only one.")] = "",
+    annotations: Annotated[Path, Argument(help="Folder of synthetic votes, written by annotate.")],
+    corpus: Annotated[Path, Option(help="Folder of the exported corpus that was annotated.")],
+    out: options.Out,
+    split: options.Splits = None,
+    question: Annotated[str, Option(help="Category question; optional if there is only one.")] = "",
     votes: Annotated[
         int | None,
-        typer.Option(
-            min=1, help="Largest number of votes per item; by default the number that 90 % of the items have."
-        ),
+        Option(min=1, help="Largest number of votes per item; by default the number that 90 % of the items have."),
     ] = None,
-    runs: Annotated[int, typer.Option(min=1, help="How often the votes of an item are drawn.")] = 5,
-    resamples: Annotated[int, typer.Option(help="Bootstrap resamples of speakers.")] = 1000,
-    seed: Annotated[int, typer.Option(help="Seed of the draws.")] = 0,
+    runs: Annotated[int, Option(min=1, help="How often the votes of an item are drawn.")] = 5,
+    resamples: options.SpeakerResamples = 1000,
+    seed: Annotated[int, Option(help="Seed of the draws.")] = 0,
 ) -> None:
     """Estimate how many synthetic votes per item are enough, how many people they are worth, and where both agree.
 
@@ -253,11 +235,11 @@ def saturation(
     print_path(folder)
 
 
-@app.command(context_settings=_WORDS)
+@app.command(context_settings=options.WORDS)
 def train(
-    recipe: Annotated[str, typer.Argument(help="Recipe file, or the name of one that comes with the package.")],
-    overrides: Overrides = None,
-    resume: Annotated[bool, typer.Option(help="Resume from the newest checkpoint of output_dir.")] = False,
+    recipe: options.RecipeName,
+    overrides: options.Overrides = None,
+    resume: Annotated[bool, Option(help="Resume from the newest checkpoint of output_dir.")] = False,
 ) -> None:
     """Train as a recipe says; the checkpoint is output_dir/model. `annot-hf recipe show RECIPE` lists every key.
 
@@ -268,25 +250,25 @@ def train(
 
 @app.command()
 def predict(
-    model: Annotated[Path, typer.Argument(help="Checkpoint folder.")],
-    corpus: Annotated[Path, typer.Option(help="Folder of an exported corpus.")],
-    out: Out,
-    split: Annotated[str, typer.Option(help="Which split.")] = "test",
+    model: Annotated[Path, Argument(help="Checkpoint folder.")],
+    corpus: options.CorpusFolder,
+    out: options.Out,
+    split: options.OneSplit = "test",
     features: Annotated[
-        Path | None, typer.Option(help="Folder that caches features; by default 'features' next to --out.")
+        Path | None, Option(help="Folder that caches features; by default 'features' next to --out.")
     ] = None,
-    max_seconds: Annotated[float | None, typer.Option(help="Longest clip (s); as in training by default.")] = None,
+    max_seconds: Annotated[float | None, Option(help="Longest clip (s); as in training by default.")] = None,
     condition: Annotated[
         list[str] | None,
-        typer.Option(
+        Option(
             help="Acoustic condition to apply to the clips: noise:DB, reverb:SECONDS, telephone, mp3:KBITS or clean. "
             "Repeat the option for several conditions; each gets a folder under --out, such as OUT/noise-10."
         ),
     ] = None,
-    condition_seed: Annotated[int, typer.Option(help="Seed of the conditions.")] = 0,
+    condition_seed: Annotated[int, Option(help="Seed of the conditions.")] = 0,
     explain: Annotated[
         int,
-        typer.Option(
+        Option(
             min=0,
             help="Show what each member of an ensemble attends to, for this many texts with the most disagreement.",
         ),
@@ -314,42 +296,38 @@ def predict(
 
 @app.command()
 def report(
-    predictions: Annotated[Path, typer.Argument(help="Folder that predict wrote.")],
-    corpus: Annotated[Path, typer.Option(help="Folder of the exported corpus with the predicted items.")],
-    out: Out,
-    other: Annotated[Path | None, typer.Argument(help="Predictions of a second run, to compare the two.")] = None,
-    truth: Annotated[Path | None, typer.Option(help="Folder of the simulation, if the corpus is simulated.")] = None,
+    predictions: Annotated[Path, Argument(help="Folder that predict wrote.")],
+    corpus: Annotated[Path, Option(help="Folder of the exported corpus with the predicted items.")],
+    out: options.Out,
+    other: Annotated[Path | None, Argument(help="Predictions of a second run, to compare the two.")] = None,
+    truth: Annotated[Path | None, Option(help="Folder of the simulation, if the corpus is simulated.")] = None,
     conditions: Annotated[
         Path | None,
-        typer.Option(
-            help="Folder with predictions of the same model under acoustic conditions, for a robustness table."
-        ),
+        Option(help="Folder with predictions of the same model under acoustic conditions, for a robustness table."),
     ] = None,
 ) -> None:
     """Compare predictions with the votes, or two runs with each other: JSON, Markdown, HTML and plots.
 
     Example: `annot-hf report runs/cremad/predictions --corpus data/cremad --out runs/cremad/report`
     """
-    if other is not None and conditions is not None:
-        raise ValueError("--conditions needs a single run; leave it or the second predictions out.")
-    if other is not None and truth is not None:
-        raise ValueError("--truth needs a single run; leave it or the second predictions out.")
+    for name, value in (("--conditions", conditions), ("--truth", truth)):
+        if other is not None and value is not None:
+            raise ValueError(f"{name} needs a single run; leave it or the second predictions out.")
     if other is None:
-        folder = steps.write_report(predictions, corpus, out, truth, conditions)
+        print_path(steps.write_report(predictions, corpus, out, truth, conditions))
     else:
-        folder = steps.write_comparison(predictions, other, corpus, out)
-    print_path(folder)
+        print_path(steps.write_comparison(predictions, other, corpus, out))
 
 
-@app.command(context_settings=_WORDS)
+@app.command(context_settings=options.WORDS)
 def results(
-    plan: Annotated[Path, typer.Argument(help="YAML file with recipe, seeds and systems.")],
-    corpus: Annotated[Path, typer.Option(help="Folder of an exported corpus.")],
-    out: Out,
-    overrides: Overrides = None,
-    split: Annotated[str, typer.Option(help="Split to score.")] = "test",
-    resamples: Annotated[int, typer.Option(help="Bootstrap resamples of speakers.")] = 1000,
-    without: Without = None,
+    plan: Annotated[Path, Argument(help="YAML file with recipe, seeds and systems.")],
+    corpus: options.CorpusFolder,
+    out: options.Out,
+    overrides: options.Overrides = None,
+    split: Annotated[str, Option(help="Split to score.")] = "test",
+    resamples: options.SpeakerResamples = 1000,
+    without: options.Without = None,
 ) -> None:
     """Train several systems with several seeds and score them in one table; resumes an interrupted run.
 
@@ -363,39 +341,34 @@ def results(
     print_path(page)
 
 
-@app.command(context_settings=_WORDS)
+@app.command(context_settings=options.WORDS)
 def crossval(
-    recipe: Annotated[str, typer.Argument(help="Recipe (a name or a file), or a plan with several systems.")],
-    corpus: Annotated[Path, typer.Option(help="Folder of an exported corpus.")],
-    out: Out,
-    overrides: Overrides = None,
-    folds: Annotated[int, typer.Option(help="Folds per repeat.")] = 5,
-    repeats: Annotated[int, typer.Option(help="How often the items are divided.")] = 5,
+    recipe: Annotated[str, Argument(help="Recipe (a name or a file), or a plan with several systems.")],
+    corpus: options.CorpusFolder,
+    out: options.Out,
+    overrides: options.Overrides = None,
+    folds: Annotated[int, Option(help="Folds per repeat.")] = 5,
+    repeats: Annotated[int, Option(help="How often the items are divided.")] = 5,
     group: Annotated[
         str,
-        typer.Option(
+        Option(
             help="Column of the items whose groups stay in one fold; by default conversation, document, speaker or item."
         ),
     ] = "",
-    split: Annotated[
-        list[str] | None,
-        typer.Option(help="Released split to use; may be given several times; all by default."),
-    ] = None,
+    split: options.Splits = None,
     items: Annotated[
-        int | None, typer.Option(help="How many items to use, in whole groups drawn at random; all by default.")
+        int | None, Option(help="How many items to use, in whole groups drawn at random; all by default.")
     ] = None,
     test_folds: Annotated[
-        int | None, typer.Option(help="How many folds of a single repeat to test, for a first look; all by default.")
+        int | None, Option(help="How many folds of a single repeat to test, for a first look; all by default.")
     ] = None,
     validation: Annotated[
-        float, typer.Option(help="Share of the items outside the test part that is set aside for validation.")
+        float, Option(help="Share of the items outside the test part that is set aside for validation.")
     ] = 0.1,
-    seed: Annotated[
-        int | None, typer.Option(help="Seed of folds and runs; the plan's first, or 0, by default.")
-    ] = None,
-    resamples: Annotated[int, typer.Option(help="Bootstrap resamples of groups.")] = 1000,
-    keep_models: Annotated[bool, typer.Option(help="Keep the model of every run.")] = False,
-    without: Without = None,
+    seed: Annotated[int | None, Option(help="Seed of folds and runs; the plan's first, or 0, by default.")] = None,
+    resamples: Annotated[int, Option(help="Bootstrap resamples of groups.")] = 1000,
+    keep_models: Annotated[bool, Option(help="Keep the model of every run.")] = False,
+    without: options.Without = None,
 ) -> None:
     """Cross-validate one recipe or several systems, repeatedly: a table and a plot; resumes an interrupted run.
 

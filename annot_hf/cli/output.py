@@ -41,9 +41,14 @@ def print_text(text: str) -> None:
     console.print(_text(text))
 
 
+def print_line(line: str) -> None:
+    """Print a line as it is, without wrapping."""
+    console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
 def print_path(path: Path) -> None:
-    """Print the path of the result as the last line, without wrapping."""
-    console.print(str(path.resolve()), soft_wrap=True, highlight=False, markup=False)
+    """Print the path of the result, as the last line."""
+    print_line(str(path.resolve()))
 
 
 def print_rows(title: str, rows: Iterable[tuple[str, str, str]]) -> None:

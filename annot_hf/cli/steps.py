@@ -2,13 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from annot_hf.cli.output import print_rows, print_text
 
 if TYPE_CHECKING:
     from annot_hf.data.conditions import Condition
-    from annot_hf.data.export import ExportedCorpus
     from annot_hf.data.predictions import Predictions
     from annot_hf.data.targets import Targets
 
@@ -47,9 +46,8 @@ def write_predictions(
     if len(predictions.rater_items):
         own = int((~predictions.rater_fallback).sum())
         rows.append(("rater answers by own head", f"{own:,}", ""))
-        rows.append(
-            ("rater answers by consensus", f"{len(predictions.rater_items) - own:,}", "rater unseen in training")
-        )
+        others = len(predictions.rater_items) - own
+        rows.append(("rater answers by consensus", f"{others:,}", "rater unseen in training"))
     under = "" if condition is None or condition.is_clean else f", {condition}"
     print_rows(f"Predictions, split {split}{under}", rows)
 
@@ -88,61 +86,38 @@ def _explain(model: Path, corpus: Path, predictions: "Predictions", targets: "Ta
 
 def write_report(folder: Path, corpus: Path, out: Path, truth: Path | None, conditions: Path | None = None) -> Path:
     """Write the report of one run and print its summary; returns its folder."""
-    from annot_hf.data.export import read_export
-    from annot_hf.data.predictions import Predictions
     from annot_hf.data.simulate import read_truth
     from annot_hf.evaluation.evaluate import read_conditions
     from annot_hf.report.report import build_report
 
-    predictions, exported = Predictions.load(folder), read_export(corpus)
-    targets = _predicted_targets(predictions, exported)
-    predictions = predictions.in_order(targets.support)
-    built = build_report(
-        predictions,
-        targets,
-        out,
-        title=f"{exported.name}: {_question_and_split(predictions)}",
-        items=exported.items,
-        marginal=predictions.meta.pop("marginal", None),
-        votes=exported.votes,
-        truth=None if truth is None else read_truth(truth),
-        conditions=None if conditions is None else read_conditions(conditions),
-    )
+    (run,), targets, options = _read_runs([folder], corpus)
+    options["truth"] = None if truth is None else read_truth(truth)
+    options["conditions"] = None if conditions is None else read_conditions(conditions)
+    built = build_report(run, targets, out, **options)
     print_text(built.summary)
     return built.folder
 
 
 def write_comparison(first: Path, second: Path, corpus: Path, out: Path) -> Path:
     """Write the comparison of two runs and print its summary; returns its folder."""
-    from annot_hf.data.export import read_export
-    from annot_hf.data.predictions import Predictions
     from annot_hf.report.report import build_comparison
 
-    exported, runs = read_export(corpus), [Predictions.load(first), Predictions.load(second)]
-    targets = _predicted_targets(runs[0], exported)
-    runs = [run.in_order(targets.support) for run in runs]
-    marginals = [run.meta.pop("marginal", None) for run in runs]
-    built = build_comparison(
-        *runs,
-        targets,
-        out,
-        title=f"{exported.name}: {_question_and_split(runs[0])}",
-        names=(str(first), str(second)),
-        items=exported.items,
-        marginal=marginals[0],
-        votes=exported.votes,
-    )
+    runs, targets, options = _read_runs([first, second], corpus)
+    built = build_comparison(*runs, targets, out, names=(str(first), str(second)), **options)
     print_text(built.summary)
     return built.folder
 
 
-def _predicted_targets(predictions: "Predictions", exported: "ExportedCorpus") -> "Targets":
-    """The targets of the predicted split, on the grid of the predictions."""
-    names = [question.name for question in predictions.questions]
-    bins = round(len(predictions.support) ** (1 / len(names)))
-    return exported.targets(predictions.meta.get("split", "test"), names, bins=bins)
+def _read_runs(folders: list[Path], corpus: Path) -> "tuple[list[Predictions], Targets, dict[str, Any]]":
+    """Predictions, the targets of the predicted split on the grid of the first ones, and what a report says of both."""
+    from annot_hf.data.export import read_export
+    from annot_hf.data.predictions import Predictions
 
-
-def _question_and_split(predictions: "Predictions") -> str:
-    names = " and ".join(question.name for question in predictions.questions)
-    return f"{names}, split {predictions.meta.get('split', 'test')}"
+    runs, exported = [Predictions.load(folder) for folder in folders], read_export(corpus)
+    names = [question.name for question in runs[0].questions]
+    split, bins = runs[0].meta.get("split", "test"), round(len(runs[0].support) ** (1 / len(names)))
+    targets = exported.targets(split, names, bins=bins)
+    runs = [run.in_order(targets.support) for run in runs]
+    marginals = [run.meta.pop("marginal", None) for run in runs]
+    title = f"{exported.name}: {' and '.join(names)}, split {split}"
+    return runs, targets, {"title": title, "items": exported.items, "marginal": marginals[0], "votes": exported.votes}

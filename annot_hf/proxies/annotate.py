@@ -167,11 +167,7 @@ def _replies(store: Store) -> Iterator[pa.RecordBatch]:
 def check_pace(
     concurrency: int, rate: float | None = None, attempts: int = ATTEMPTS, max_cost: float | None = None
 ) -> None:
-    """Check that these arguments of `annotate` are in range.
-
-    Raises:
-        ValueError: One is not.
-    """
+    """Raise a ValueError unless these arguments of `annotate` are in range."""
     for name, value in (("concurrency", concurrency), ("attempts", attempts)):
         if value < 1:
             raise ValueError(f"{name} is {value}; give a whole number from 1 up.")
@@ -199,7 +195,8 @@ _WITHOUT = {
 def notes_of(session: Session) -> list[str]:
     """What the user should know beside the counts."""
     store, alone = session.store, session.job.without_transcript
-    totals, unsent, rejections = store.totals(), store.counts()["not sent"], store.rejections()
+    totals, unsent, rejected = store.totals(), store.counts()["not sent"], store.rejections()
+    spare, (reason, most) = totals.spare, rejected[0] if rejected else ("", 0)
     notes = {
         f"{unsent} questions were not sent, since their clips could not be read here; replies.parquet says why, and the next "
         "run tries again.": unsent,
@@ -207,19 +204,18 @@ def notes_of(session: Session) -> list[str]:
         f"{totals.cut_off} questions were under way when earlier runs were killed, and may have been paid for; those that "
         "are still open are asked again under the same Idempotency-Key.": totals.cut_off,
         f"{totals.lost} answers were cut off, too late or unreadable; they may have been paid for.": totals.lost,
-        f"{totals.spare} answers are to questions that had one before; they were paid for, and the first counts.": (
-            totals.spare
-        ),
+        f"{spare} answers are to questions that had one before; they were paid for, and the first counts.": spare,
         f"{session.unsaved} answers could not be written to {store.path}; they are on the terminal and count nowhere: the "
         "next run asks these questions again, and counts them as paid for.": session.unsaved,
-        _rejected(rejections): rejections,
+        f"{sum(count for _, count in rejected)} questions were rejected by the server, {most} of them with: "
+        f"{printable(reason)} (--retry-rejected asks them again).": most,
         f"{alone} of {len(session.job.rows)} items have no transcript: all their annotators have the audio-only "
         "instruction, and only the temperature differs.": alone,
         f"The cost of {totals.unpriced} answers is not known: the server does not report it, and no prices were given.": (
             totals.unpriced and totals.dearest is not None
         ),
-        f"Answers by {', '.join(map(repr, sorted(store.names.others)))} count as those of {store.model!r}, because of "
-        "--answers-as; this folder remembers that for good: if it was a mistake, name another folder.": store.names.others,
+        f"Answers by {', '.join(map(repr, sorted(store.others)))} count as those of {store.model!r}, because of "
+        "--answers-as; this folder remembers that for good: if it was a mistake, name another folder.": store.others,
     }
     omitted = [
         f"{count} of {totals.answers} answers are to questions without {_WITHOUT[name]}; the server does not support it, or "
@@ -229,81 +225,35 @@ def notes_of(session: Session) -> list[str]:
     return [*(note for note, holds in notes.items() if holds), *omitted]
 
 
-def _rejected(rejections: Sequence[tuple[str, int]]) -> str:
-    """What the server said most often of what it rejected."""
-    if not rejections:
-        return ""
-    (reason, count), total = rejections[0], sum(number for _, number in rejections)
-    return (
-        f"{total} questions were rejected by the server, {count} of them with: {printable(reason)} (--retry-rejected "
-        "asks them again)."
-    )
-
-
 def make_backend(
-    kind: str,
-    model: str,
-    *,
-    base_url: str | None = None,
-    key_name: str = "",
-    timeout: float = 60.0,
-    max_tokens: int = 64,
-    revision: str = "",
-    batch_size: int = 8,
-    omit: Sequence[str] = (),
+    kind: str, model: str, *, batch_size: int = 8, max_tokens: int = 64, revision: str = "", **server: Any
 ) -> Backend:
-    """Make a backend by name.
+    """Make a backend: "openai" (any server with its chat protocol), "gemini", or "local" (a transformers model here).
 
-    Args:
-        kind: "openai" (any server with its chat protocol), "gemini", or "local" (a transformers model on this machine).
-        model: Name of the model; for "local", a Hub id or a folder.
-        base_url: Address of the server; not for "local".
-        key_name: Environment variable that holds the key; by default the usual one of the backend.
-        timeout: Longest wait for a whole answer (s).
-        max_tokens: Most tokens of a reply.
-        revision: Revision of the model.
-        batch_size: Questions per batch, for "local".
-        omit: Parameters to leave out of every question (`OMITTABLE`); what a server calls unsupported is left out anyway.
-
-    Raises:
-        ValueError: The backend is unknown, its library or the key is missing, or a number is out of range.
+    `batch_size` is for "local"; further arguments are those of `Server`.
     """
-    check_backend(
-        kind, model, base_url=base_url, timeout=timeout, max_tokens=max_tokens, batch_size=batch_size, omit=omit
-    )
+    check_backend(kind, model, batch_size=batch_size, max_tokens=max_tokens, **server)
     if kind == "local":
         from annot_hf.proxies.local import LocalModel
 
         return LocalModel(model, batch_size=batch_size, max_tokens=max_tokens, revision=revision)
     from annot_hf.proxies.servers import Gemini, OpenAIServer
 
-    server = Gemini if kind == "gemini" else OpenAIServer
-    return server(
-        model,
-        base_url=base_url,
-        key_name=key_name,
-        timeout=timeout,
-        max_tokens=max_tokens,
-        revision=revision,
-        omit=omit,
-    )
+    return {"gemini": Gemini, "openai": OpenAIServer}[kind](model, max_tokens=max_tokens, revision=revision, **server)
 
 
 def check_backend(
     kind: str,
     model: str,
     *,
-    base_url: str | None,
-    timeout: float,
-    max_tokens: int,
-    batch_size: int,
+    base_url: str | None = None,
+    timeout: float = 60.0,
+    max_tokens: int = 64,
+    batch_size: int = 8,
     omit: Sequence[str] = (),
+    key_name: str = "",
 ) -> None:
-    """Check the arguments of `make_backend` before any library, key or server is looked for.
-
-    Raises:
-        ValueError: The backend is unknown, or a value is out of range.
-    """
+    """Check the arguments of `make_backend`, except the key, before any library, key or server is looked for."""
     if kind not in BACKENDS:
         raise ValueError(f"backend is {kind!r}{nearest(kind, BACKENDS)}; use one of {', '.join(BACKENDS)}.")
     if not model.strip():

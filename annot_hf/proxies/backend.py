@@ -2,8 +2,8 @@
 
 import math
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container, Sequence
+from dataclasses import dataclass
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -17,17 +17,10 @@ AT_ONCE = {"local": 1}
 
 @dataclass(frozen=True)
 class Ask:
-    """One question of one simulated annotator about one item.
+    """One question of one simulated annotator about one item; `audio` is a WAV file (16 kHz, mono, 16 bit).
 
-    Attributes:
-        item: Name of the item.
-        annotator: Index of the annotator.
-        system: The system message.
-        user: The user message.
-        audio: The clip as a WAV file, 16 kHz, mono, 16 bit.
-        temperature: Sampling temperature.
-        seed: Seed of the sampling, 0 to 2^31 - 1; differs between items and annotators.
-        key: Idempotency key: the same whenever this question is sent, so that a server can charge it once.
+    `seed` is from 0 to 2^31 - 1 and differs between items and annotators; `key` is the same whenever this question is sent, so
+    that a server can charge it once.
     """
 
     item: str
@@ -42,25 +35,19 @@ class Ask:
 
 @dataclass(frozen=True)
 class Answer:
-    """A reply and where it comes from.
+    """A reply and where it comes from, as far as the server reports it; `cost` is in USD.
 
-    Attributes:
-        reply: The raw text; None if the server sent no choice.
-        model: Name of the model that answered, as the server reports it; "" if it does not.
-        revision: Its revision, as the server reports it; "" if it does not.
-        refused: Whether the server marked the reply as refused or filtered.
-        cut: Whether the reply stopped at the limit of tokens.
-        input_tokens: Tokens read, if the server reports them.
-        output_tokens: Tokens written, if the server reports them.
-        cost: What the server charged (USD), if it reports it.
-        said: The raw text where `reply` has the key masked: labels are read from it, and it is never written.
-        omitted: Parameters that the question was sent without (`OMITTABLE`), as the server does not support them.
+    `said` is the raw text where `reply` has the key masked: labels are read from it, and it is never written. `omitted` are
+    parameters that the question was sent without (`OMITTABLE`), as the server does not support them.
     """
 
+    # None if the server sent no choice
     reply: str | None
     model: str = ""
     revision: str = ""
+    # whether the server marked the reply as refused or filtered
     refused: bool = False
+    # whether the reply stopped at the limit of tokens
     cut: bool = False
     input_tokens: int | None = None
     output_tokens: int | None = None
@@ -71,11 +58,7 @@ class Answer:
 
 @dataclass(frozen=True)
 class Prices:
-    """What tokens cost (USD per million), where the server does not report the cost of an answer.
-
-    Raises:
-        ValueError: A price is negative, or one is given without the other.
-    """
+    """What tokens cost (USD per million), where the server does not report the cost of an answer."""
 
     input: float | None = None
     output: float | None = None
@@ -94,49 +77,30 @@ class Prices:
         return (self.input * read + self.output * written) / 1e6
 
 
-@dataclass
-class ModelNames:
-    """Names under which the model may answer.
+def is_model(model: str, asked: str, others: Container[str]) -> bool:
+    """Whether `model` is the one that was asked, or another name that the user gave for it.
 
-    Attributes:
-        asked: The name it is asked by.
-        others: Further names that the user gave.
+    It may also be a dated version or revision, or a part of the path; an empty name is accepted, as some servers report none.
     """
-
-    asked: str
-    others: set[str] = field(default_factory=set)
-
-    def __call__(self, model: str) -> bool:
-        """Whether `model` names the model that was asked.
-
-        It may be the same name, a dated version or revision of it, or one may be the last part of the other's path. An empty
-        name is accepted, as some servers report none.
-        """
-        return (
-            model in ("", self.asked, *self.others)
-            or re.fullmatch(rf"{re.escape(self.asked)}((-preview|-exp|-latest)?(-\d{{2,}})*|@[^/]+)", model) is not None
-            or self.asked.rstrip("/").endswith(f"/{model}")
-            or model.rstrip("/").endswith(f"/{self.asked}")
-        )
+    return (
+        model in ("", asked)
+        or model in others
+        or re.fullmatch(rf"{re.escape(asked)}((-preview|-exp|-latest)?(-\d{{2,}})*|@[^/]+)", model) is not None
+        or asked.rstrip("/").endswith(f"/{model}")
+        or model.rstrip("/").endswith(f"/{asked}")
+    )
 
 
 class Backend(Protocol):
-    """A model that answers questions.
-
-    Attributes:
-        model: Name of the model to ask.
-        revision: Revision to ask for, or "".
-        max_tokens: Most tokens of a reply.
-        timeout: Longest wait for a whole answer (s); None for no limit.
-        batch_size: Questions per call of `ask`.
-        max_concurrency: Most calls of `ask` under way at a time; None for any number.
-    """
+    """A model that answers questions, `batch_size` per call of `ask`; limits that are None do not exist."""
 
     model: str
     revision: str
     max_tokens: int
+    # seconds (s) to wait for a whole answer
     timeout: float | None
     batch_size: int
+    # calls of `ask` that may be under way at a time
     max_concurrency: int | None
 
     async def ask(self, asks: Sequence[Ask]) -> list[Answer]:
@@ -177,11 +141,7 @@ class Stopped(ValueError):  # noqa: N818
 
 
 def check_address(base_url: str | None) -> None:
-    """Check that `base_url` is the address of a server, or None.
-
-    Raises:
-        ValueError: It is not; the message does not repeat it, as it may hold a key.
-    """
+    """Raise a ValueError unless this is the address of a server, or None; the message leaves it out, as it may hold a key."""
     if base_url is None:
         return
     try:

@@ -1,4 +1,4 @@
-"""RunEstimate questions, audio, tokens, time and cost of a run of `annotate` before anything is asked."""
+"""What a run of `annotate` takes: questions, audio, tokens, time and cost, before anything is asked."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,28 +26,20 @@ SAMPLE = 200
 
 @dataclass(frozen=True)
 class RunEstimate:
-    """What is left to ask, and what it takes.
-
-    Attributes:
-        questions: Questions left to ask.
-        done: Questions that have ended in the folder.
-        audio_hours: Audio to send (h), each clip once per question.
-        input_tokens: Tokens read.
-        output_tokens: Tokens written.
-        seconds: Time (s), at the concurrency and rate given.
-        cost: Cost (USD); None without prices or earlier answers to tell it from.
-        without_transcript: Items without a transcript, for which all annotators have the audio-only instruction.
-        measured: Whether tokens, time and cost are extrapolated from earlier answers; otherwise they are rules of thumb.
-    """
+    """What is left to ask, and what it takes: (s), (h) and (USD)."""
 
     questions: int
     done: int
+    # each clip counts once per question
     audio_hours: float
     input_tokens: float
     output_tokens: float
+    # at the concurrency and rate given
     seconds: float
+    # None without prices or earlier answers to tell it from
     cost: float | None
     without_transcript: int
+    # whether tokens, time and cost are extrapolated from earlier answers; otherwise they are rules of thumb
     measured: bool
 
     def rows(self) -> list[tuple[str, str, str]]:
@@ -80,23 +72,9 @@ def estimate_run(
     prices: Prices | None = None,
     retry_rejected: bool = False,
 ) -> RunEstimate:
-    """RunEstimate what is left to ask for a job, and what it takes; nothing is asked, and no result is written.
+    """Estimate what is left to ask for a job, and what it takes; nothing is asked, and no result is written.
 
-    Args:
-        job: From `make_job`.
-        out: Folder of the run; answers in it are extrapolated.
-        model: Model to ask.
-        backend: Kind of the backend (see `make_backend`).
-        revision: Its revision.
-        max_tokens: Most tokens of a reply.
-        answers_as: Another name under which the model answers.
-        concurrency: Most questions under way at a time, as far as the backend supports it.
-        rate: Most questions a second.
-        prices: What tokens cost.
-        retry_rejected: Count what the server rejected in earlier runs as left to ask.
-
-    Raises:
-        ValueError: A number is out of range, or the folder holds another run.
+    Answers in the folder `out` are extrapolated. For the other arguments see `annotate` and `make_backend`.
     """
     check_pace(concurrency, rate)
     check_annotations_folder(out)
@@ -115,14 +93,10 @@ def estimate_run(
     tokens = audio * TOKENS_PER_SECOND + len(open_) * text / CHARACTERS, float(len(open_) * OUTPUT_TOKENS)
     if answers and totals.input_tokens:
         tokens = tuple(len(open_) * total / answers for total in (totals.input_tokens, totals.output_tokens))
-    cost = (
-        None
-        if prices is None or prices.input is None
-        else ((prices.input * tokens[0] + prices.output * tokens[1]) / 1e6)
-    )
-    priced = answers - totals.unpriced
-    if priced > 0:
-        cost = len(open_) * totals.spent / priced
+    if answers > totals.unpriced:
+        cost = len(open_) * totals.spent / (answers - totals.unpriced)
+    else:
+        cost = (prices or Prices()).cost(None, *tokens)
     at_once = min(concurrency, AT_ONCE.get(backend, concurrency))
     each = totals.seconds / answers if answers else SECONDS
     return RunEstimate(
@@ -152,6 +126,6 @@ def _seconds(job: Job) -> np.ndarray:
 def _duration(seconds: float) -> str:
     days, rest = divmod(round(seconds), 86_400)
     hours, rest = divmod(rest, 3_600)
-    return (
-        f"{days} d {hours} h" if days else f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"
-    )
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"

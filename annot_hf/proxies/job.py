@@ -1,4 +1,4 @@
-"""What a run asks, about which items and as which annotators; and its questions as they are sent, with prompt and clip."""
+"""What a run asks, about which items and as which simulated annotators; and its questions with prompt and clip."""
 
 import functools
 import hashlib
@@ -20,26 +20,66 @@ from annot_hf.data.lengths import AudioError
 from annot_hf.data.questions import Question, nearest
 from annot_hf.proxies.backend import Ask, Backend
 from annot_hf.proxies.parsing import Parsing, ambiguous_labels
-from annot_hf.proxies.plan import SimulatedAnnotator, make_plan
-from annot_hf.proxies.prompts import Prompt, Prompts, clean_transcript
+from annot_hf.proxies.prompts import INSTRUCTIONS, Prompt, Prompts, clean_transcript
 from annot_hf.proxies.store import IDENTITY
+
+# of the sampling temperature
+BANDS = ((0.1, 0.3), (0.3, 0.5), (0.5, 0.7), (0.7, 0.9), (0.9, 0.93))
+JITTER, LOWEST, HIGHEST = 0.05, 0.1, 1.0
+PLANS = ("paper", "crossed")
+# more would only repeat the 25 combinations of instruction and band
+MOST_ANNOTATORS = 100
+# Hz of the audio that is sent
+SENT_RATE = 16_000
+
+
+@dataclass(frozen=True)
+class SimulatedAnnotator:
+    """A stand-in for a human rater, the same for every item: an instruction, a band of `BANDS`, and a temperature in [0.1, 1].
+
+    Its index alone determines the rest, so that a larger plan begins with the smaller one.
+    """
+
+    index: int
+    instruction: str
+    band: int
+    temperature: float
+
+
+def make_plan(name: str, annotators: int) -> tuple[SimulatedAnnotator, ...]:
+    """The simulated annotators of a plan (arXiv 2601.14620, section 3, has 6 for IEMOCAP and 10 for MSP-Podcast).
+
+    - "paper": annotator i has instruction i mod 5 and temperature band i mod 5, as published. The effects of the two
+      are confounded.
+    - "crossed": annotator i has instruction i mod 5 and band (i + i div 5) mod 5, a Latin square: every 5 in a row have all
+      instructions and all bands once, every 25 each combination once. Ours.
+
+    The temperature is uniform in the band, plus a jitter of +- 0.05, clipped to [0.1, 1], drawn with the annotator's index
+    as the seed, as published. The numbers are not those of the authors' run, whose first four are 0.231, 0.405, 0.540 and
+    0.831 (NumPy's older generator draws them): ours are 0.2044, 0.4474, 0.5322 and 0.6908. The words of the instructions
+    (`annot_hf/templates/annotate`) are ours too.
+
+    Example:
+        >>> [(one.instruction, one.band) for one in make_plan("crossed", 7)][4:]
+        [('what-and-how', 4), ('both', 1), ('voice', 2)]
+    """
+    if name not in PLANS:
+        raise ValueError(f"plan is {name!r}{nearest(name, PLANS)}; use one of {', '.join(PLANS)}.")
+    if isinstance(annotators, bool) or not isinstance(annotators, int) or not 1 <= annotators <= MOST_ANNOTATORS:
+        raise ValueError(f"annotators is {annotators!r}; give a whole number from 1 to {MOST_ANNOTATORS}, such as 10.")
+    plan = []
+    for index in range(annotators):
+        band = (index + (index // 5 if name == "crossed" else 0)) % len(BANDS)
+        generator = np.random.default_rng(index)
+        drawn = generator.uniform(*BANDS[band]) + generator.uniform(-JITTER, JITTER)
+        temperature = round(float(np.clip(drawn, LOWEST, HIGHEST)), 4)
+        plan.append(SimulatedAnnotator(index, INSTRUCTIONS[index % len(INSTRUCTIONS)], band, temperature))
+    return tuple(plan)
 
 
 @dataclass(frozen=True)
 class Job:
-    """What a run asks.
-
-    Attributes:
-        corpus: The exported corpus.
-        question: The category question.
-        rows: Rows of `corpus.items` that are asked about, in order.
-        plan: Name of the plan (see `make_plan`).
-        annotators: The simulated annotators.
-        prompts: The prompts.
-        parsing: How replies are read.
-        seed: Seed of the choice of items and of the sampling.
-        max_seconds: Longest clip to send (s).
-    """
+    """What a run asks: a category question, about `rows` of the corpus's items in this order, as these annotators."""
 
     corpus: ExportedCorpus
     question: Question
@@ -48,7 +88,9 @@ class Job:
     annotators: tuple[SimulatedAnnotator, ...]
     prompts: Prompts
     parsing: Parsing = "strict"
+    # of the choice of items and of the sampling
     seed: int = 0
+    # of a clip (s)
     max_seconds: float = 30.0
 
     def facts(self, model: str, revision: str, max_tokens: int) -> dict[str, Any]:
@@ -116,20 +158,8 @@ def make_job(
 ) -> Job:
     """Make a job, and check all that can be checked before anything is asked.
 
-    Args:
-        corpus: The exported corpus; its items need audio.
-        question: A category question with one answer; the corpus's default by default.
-        splits: Splits whose items are asked about; all but "test" by default, which is for human votes.
-        items: Number of items, drawn by the seed; a larger number includes the items of a smaller one. All by default.
-        plan: "paper" or "crossed" (see `make_plan`).
-        annotators: Number of simulated annotators; a larger number includes those of a smaller one.
-        prompts: Folder of prompts; the package's own by default.
-        parsing: "strict" or "published" (see `parse_reply`).
-        seed: Seed of the choice of items and of the sampling.
-        max_seconds: Longest clip to send (s).
-
-    Raises:
-        ValueError: A name is unknown, a number is out of range, or the question or the items do not fit.
+    By default it asks the corpus's default question about all items with audio, except those of the split "test", which is for
+    human votes. Items are drawn by the seed; a larger number of items or annotators includes those of a smaller one.
     """
     name = question or corpus.default_questions[0]
     asked = corpus.votes.question(name)
@@ -176,16 +206,8 @@ def make_job(
     )
 
 
-# Hz of the audio that is sent
-SENT_RATE = 16_000
-
-
 def as_sent(source: Any, max_seconds: float) -> bytes:
-    """A clip as the WAV file to send: 16 kHz, mono, 16 bit.
-
-    Raises:
-        AudioError: It cannot be decoded, or is too long.
-    """
+    """A clip as the WAV file to send (16 kHz, mono, 16 bit); an AudioError if it cannot be decoded or is too long."""
     wave, file = load_audio(source, sampling_rate=SENT_RATE, limits=AudioLimits(max_seconds=max_seconds)), io.BytesIO()
     soundfile.write(file, wave, SENT_RATE, format="WAV", subtype="PCM_16")
     return file.getvalue()
@@ -203,12 +225,7 @@ class PreparedQuestion:
 
 
 class QuestionMaker:
-    """Prepares the questions of a job; a clip is read once for all its annotators.
-
-    Args:
-        job: What is asked.
-        backend: Whom to ask.
-    """
+    """Prepares the questions of a job; a clip is read once for all its annotators."""
 
     def __init__(self, job: Job, backend: Backend) -> None:
         self.job = job

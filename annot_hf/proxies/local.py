@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import soundfile
 import torch
@@ -27,22 +28,11 @@ from annot_hf.proxies.backend import AT_ONCE, Answer, Ask, Stopped
 
 
 class LocalModel:
-    """Batches of questions to a transformers model, in bfloat16 on a CUDA device and in float32 elsewhere.
+    """Batches of questions to a Qwen2-Audio (Hub id or folder), in bfloat16 on a CUDA device and in float32 elsewhere.
 
     Every question has its own temperature and seed, whatever it is batched with, so that the draws do not depend on when a
-    run was interrupted.
-
-    Args:
-        model: Hub id or folder of a Qwen2-Audio checkpoint.
-        batch_size: Questions per batch.
-        max_tokens: Most tokens of a reply.
-        revision: Revision on the Hub; for a folder, the digest that an earlier run recorded.
-
-    Attributes:
-        revision: The commit on the Hub; for a folder, a digest of its files, so that a change of them is noticed.
-
-    Raises:
-        ValueError: There is no such checkpoint, it is of another kind or revision, or it is incomplete.
+    run was interrupted. `revision` is the commit on the Hub; for a folder, a digest of its files, so that a change of them is
+    noticed.
     """
 
     max_concurrency = AT_ONCE["local"]
@@ -67,7 +57,6 @@ class LocalModel:
             pad_token_id=self.processor.tokenizer.pad_token_id,
             eos_token_id=tokens.eos_token_id or self.processor.tokenizer.eos_token_id,
         )
-
         ends = self._generation.eos_token_id
         self._ends = torch.tensor(ends if isinstance(ends, list) else [ends]).to(self.lalm.device)
 
@@ -86,18 +75,7 @@ class LocalModel:
     @torch.inference_mode()
     def _generate(self, asks: Sequence[Ask]) -> list[Answer]:
         texts = [
-            self.processor.apply_chat_template(
-                [
-                    {"role": "system", "content": ask.system},
-                    {
-                        "role": "user",
-                        "content": [{"type": "audio", "audio_url": "clip.wav"}, {"type": "text", "text": ask.user}],
-                    },
-                ],
-                add_generation_prompt=True,
-                tokenize=False,
-            )
-            for ask in asks
+            self.processor.apply_chat_template(_turns(ask), add_generation_prompt=True, tokenize=False) for ask in asks
         ]
         extractor = self.processor.feature_extractor
         waves = [soundfile.read(io.BytesIO(ask.audio), dtype="float32")[0] for ask in asks]
@@ -121,6 +99,11 @@ class LocalModel:
             )
             for row, reply in enumerate(replies)
         ]
+
+
+def _turns(ask: Ask) -> list[dict[str, Any]]:
+    content = [{"type": "audio", "audio_url": "clip.wav"}, {"type": "text", "text": ask.user}]
+    return [{"role": "system", "content": ask.system}, {"role": "user", "content": content}]
 
 
 def _load_lalm(model: str, revision: str) -> tuple[ProcessorMixin, Qwen2AudioForConditionalGeneration]:
@@ -150,7 +133,7 @@ def _load_lalm(model: str, revision: str) -> tuple[ProcessorMixin, Qwen2AudioFor
 
 
 def _check_kind(model: str, revision: str) -> str:
-    """Raise a ValueError unless config.json is that of a Qwen2-Audio; return its commit, or "" for a plain folder."""
+    """The commit of a config.json that must be that of a Qwen2-Audio, or "" for a plain folder."""
     try:
         path = cached_file(model, "config.json", revision=revision or None)
         config = {} if path is None else json.loads(Path(path).read_text(encoding="utf-8"))
@@ -181,10 +164,6 @@ class RowSampler(LogitsProcessor):
     """Makes the most likely token of each row a sample at its own temperature, from its own generator.
 
     The token with the largest logit / T + g, with g standard Gumbel noise, is a draw from softmax(logits / T).
-
-    Args:
-        temperatures: T of each row.
-        seeds: Seed of each row.
     """
 
     def __init__(self, temperatures: Sequence[float], seeds: Sequence[int]) -> None:

@@ -55,17 +55,9 @@ def parse_reply(
     the reply contains; of a reply that was cut off only an exact match, as it may be thoughts without their end.
 
     By either rule, the answer of a model that thinks is what stands after its thoughts (`</think>`, `[/THINK]`,
-    `<|channel|>final<|message|>` ...); where they never end, the reply is "empty".
-
-    Args:
-        reply: What the model wrote.
-        labels: Labels of the question.
-        prompt: What it was asked; a reply that repeats 40 characters of it or more is an "echo", unless it is a label.
-        parsing: The rule.
-        cut: Whether the reply stopped at the limit of tokens: the beginning of another label is then no label.
-
-    Returns:
-        Kind, and label index or -1.
+    `<|channel|>final<|message|>` ...); where they never end, the reply is "empty". One that repeats 40 characters of the
+    prompt or more is an "echo", unless it is a label. `cut` says that it stopped at the limit of tokens: the beginning of
+    another label is then no label.
 
     Example:
         >>> parse_reply("**Unhappy.**", ["happy", "unhappy"])

@@ -1,14 +1,12 @@
 """Prompts for an audio-language model: templates in files, and transcripts that remain data.
 
 A folder of prompts holds `system.txt.j2` and `user.txt.j2` (Jinja2; variables `instruction`, `question`, `labels`,
-`transcript`, `speaker`) and `instructions.yaml`, which words what each annotator attends to. A template may use
-conditions, loops, filters and `set`; it cannot include files, define macros or multiply, and the rounds of its loops and the
-length of its text are limited.
+`transcript`, `speaker`) and `instructions.yaml`, which words what each annotator attends to.
 
-The package's own prompts follow arXiv 2601.14620: an expert on emotion is asked for the name of exactly one label, and attends
-to what its instruction names. They differ from the paper on purpose: the wording is ours; the speaker is not named; a
-transcript is set in tags as data, cleaned, and cut to 1,000 characters; the question is worded as the corpus's raters read it,
-and the labels are listed one per line.
+The package's own follow arXiv 2601.14620: an expert on emotion is asked for the name of exactly one label, and attends to
+what its instruction names. They differ from the paper on purpose: the wording is ours; the speaker is not named; a transcript
+is set in tags as data, cleaned, and cut to 1,000 characters; the question is worded as the corpus's raters read it, and the
+labels are listed one per line.
 """
 
 import hashlib
@@ -25,9 +23,10 @@ from jinja2 import nodes
 
 from annot_hf.data.questions import Question
 from annot_hf.data.yaml_text import read_yaml
-from annot_hf.proxies.plan import INSTRUCTIONS
 
 TEMPLATES = Path(__file__).parent.parent / "templates" / "annotate"
+# what a simulated annotator attends to; the last one is for items without a transcript
+INSTRUCTIONS = ("both", "voice", "wording", "subtle", "what-and-how")
 AUDIO_ONLY = "audio-only"
 # characters
 LONGEST_PROMPT = 100_000
@@ -59,7 +58,10 @@ _METHODS = (
 
 
 class _Templates(jinja2.sandbox.ImmutableSandboxedEnvironment):
-    """A sandbox with limits, since templates may come with a corpus from elsewhere."""
+    """A sandbox, since templates may come with a corpus from elsewhere: conditions, loops, filters and `set` within limits.
+
+    A template cannot include files, define macros or multiply.
+    """
 
     # a few characters with one of these make gigabytes
     intercepted_binops = frozenset(("*", "**", "%"))
@@ -67,28 +69,21 @@ class _Templates(jinja2.sandbox.ImmutableSandboxedEnvironment):
     def __init__(self) -> None:
         super().__init__(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=False)
         self.filters = {name: self.filters[name] for name in _FILTERS}
-        self.filters |= {
-            "rounds": self._rounds,
-            "bounded": self._bounded,
-            "join": self._join,
-            "replace": self._replace,
-        }
+        ours = {"rounds": self._rounds, "bounded": self._bounded, "join": self._join, "replace": self._replace}
+        self.filters |= ours
         self.globals = {name: self.globals[name] for name in ("range", "namespace")}
         self._left = 0
 
     def read(self, text: str) -> jinja2.Template:
-        """Parse a template and limit its loops and values.
-
-        Raises:
-            jinja2.TemplateError: It cannot be parsed, or uses what a prompt may not.
-        """
+        """Parse a template and limit its loops and values; a TemplateError if it uses what a prompt may not."""
         tree = self.parse(text)
         for node in list(tree.find_all(nodes.Node)):
             if isinstance(node, _REFUSED) or getattr(node, "recursive", False):
                 raise jinja2.TemplateSyntaxError(f"a prompt has no {type(node).__name__.lower()}", node.lineno)
             if isinstance(node, nodes.Const) and isinstance(node.value, int | float) and abs(node.value) > MOST_ROUNDS:
                 raise jinja2.TemplateSyntaxError(f"a prompt has no number above {MOST_ROUNDS}", node.lineno)
-            if isinstance(node, nodes.Filter) and node.name == "map" and node.kwargs:  # a default of any size for each
+            # a default of any size for each
+            if isinstance(node, nodes.Filter) and node.name == "map" and node.kwargs:
                 raise jinja2.TemplateSyntaxError("a prompt maps by a filter alone", node.lineno)
             if isinstance(node, nodes.For):
                 node.iter = nodes.Filter(node.iter, "rounds", [], [], None, None, lineno=node.lineno)
@@ -97,11 +92,7 @@ class _Templates(jinja2.sandbox.ImmutableSandboxedEnvironment):
         return self.from_string(tree)
 
     def fill(self, template: jinja2.Template, values: dict[str, Any]) -> str:
-        """Render a template.
-
-        Raises:
-            Exception: Any error of an expression in the template.
-        """
+        """Render a template; any exception of an expression in it gets through."""
         self._left, parts, size = MOST_ROUNDS, [], 0
         for part in template.generate(values):
             parts.append(part)
@@ -155,13 +146,9 @@ class _Templates(jinja2.sandbox.ImmutableSandboxedEnvironment):
 
 @dataclass(frozen=True)
 class Prompt:
-    """The messages beside the audio.
+    """The messages beside the audio; `cut` tells whether the transcript was cut to `LONGEST` characters.
 
-    Attributes:
-        system: The system message.
-        user: The user message.
-        instruction: Name of the instruction in it: the annotator's, or "audio-only" if there is no transcript.
-        cut: Whether the transcript was cut to `LONGEST` characters.
+    `instruction` is the annotator's, or "audio-only" if there is no transcript.
     """
 
     system: str
@@ -176,14 +163,7 @@ class Prompt:
 
 
 class Prompts:
-    """The prompts of a folder.
-
-    Args:
-        folder: Folder with the three files; the package's own by default.
-
-    Raises:
-        ValueError: A file is missing or incomplete.
-    """
+    """The prompts of a folder with three files; the package's own by default."""
 
     def __init__(self, folder: str | os.PathLike[str] | None = None) -> None:
         self.folder = Path(folder or TEMPLATES)
@@ -207,17 +187,7 @@ class Prompts:
         self._wording = wording
 
     def render(self, question: Question, instruction: str, *, transcript: str | None, speaker: str | None) -> Prompt:
-        """The prompt for one item and annotator.
-
-        Args:
-            question: The question; worded as raters read it, or else by its name.
-            instruction: What the annotator attends to.
-            transcript: What was said, if it is known; cleaned by `clean_transcript`.
-            speaker: Who said it; the package's own templates do not use it.
-
-        Raises:
-            ValueError: A template uses an unknown variable, fails, or exceeds a limit.
-        """
+        """The prompt for one item and annotator; the package's own templates do not use the speaker."""
         said, cut = clean_transcript(transcript)
         wording = instruction if said else AUDIO_ONLY
         values = {

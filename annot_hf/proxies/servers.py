@@ -1,7 +1,6 @@
-"""Backends that ask a server.
+"""Backends that ask a server: any with the OpenAI chat protocol that accepts audio, and Gemini through Google's own client.
 
-`OpenAIServer` asks any server with the OpenAI chat protocol that accepts audio: vLLM, llama.cpp, LiteLLM, OpenAI itself.
-`Gemini` uses Google's own client; arXiv 2601.14620 asked Gemini 2.5 Pro.
+arXiv 2601.14620 asked Gemini 2.5 Pro.
 """
 
 import base64
@@ -16,7 +15,7 @@ import time
 import zlib
 from collections.abc import AsyncIterator, Mapping, Sequence, Set
 from dataclasses import replace
-from types import ModuleType
+from types import ModuleType, UnionType
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
@@ -39,7 +38,6 @@ REJECTING = (400, 413, 415, 422)
 STOPPING = (401, 402, 403, 404)
 # a gateway gave up, and the server behind it may have answered; 408 is LiteLLM's, 520 and 524 are Cloudflare's
 GAVE_UP = (408, 502, 504, 520, 524)
-
 
 # words for a parameter, and words near them that say that the server does not support it
 _NAMES = {
@@ -74,22 +72,10 @@ def refused_parts(said: str) -> list[str]:
 class Server:
     """A backend that asks a server through a library, one question at a time.
 
-    The library's own retries are off: `annotate` schedules retries, as it knows all questions under way.
-
-    Args:
-        model: Name of the model on the server.
-        base_url: Address of the server; None for the default of the library.
-        key_name: Environment variable that holds the key; `usual_key` by default.
-        timeout: Longest wait for a whole answer (s).
-        max_tokens: Most tokens of a reply.
-        revision: Revision of the model, for the record only, as a request cannot name one.
-        omit: Parameters to leave out of every question (`backend.OMITTABLE`).
-
-    Attributes:
-        omitted: Parameters that are left out: those, and those that the server turned out not to support.
-
-    Raises:
-        ValueError: The library is not installed, the address is invalid, or a key is needed and missing.
+    The library's own retries are off: `annotate` schedules retries, as it knows all questions under way. `base_url` is by
+    default that of the library, and `key_name` (an environment variable) `usual_key`. `revision` is for the record only, as a
+    request cannot name one. `omit` are parameters to leave out of every question; `omitted` are those, and those that the
+    server turned out not to support.
     """
 
     kind: ClassVar[str]
@@ -99,6 +85,9 @@ class Server:
     usual_address: ClassVar[str]
     # whether a key is needed at any address; a local server may work without
     needs_key: ClassVar[bool] = False
+    # in the message of a run that stops
+    who: ClassVar[str] = "The server"
+    to_check: ClassVar[str] = "the key, the address and the name of the model"
     batch_size = 1
     max_concurrency = None
 
@@ -116,13 +105,14 @@ class Server:
         self.library, self.http = needs(self.needed_library), needs("httpx2")
         needed, base_url = self.needs_key or base_url is None, base_url or os.environ.get(self.usual_address) or None
         check_address(base_url)
-        self.key = Key(key_name or self.usual_key, needed=needed, model=model, base_url=base_url)
+        address, login, secrets = split_address(base_url)
+        self.key = Key(key_name or self.usual_key, needed=needed, model=model, secrets=secrets)
         self.model, self.revision, self.max_tokens, self.timeout = model, revision, max_tokens, timeout
         self.omitted, self._needed = set(omit), set[str]()
         self._origin: tuple[Any, ...] | None = None
         try:
-            self.web = self._web(base_url)
-            self.client = self._connect(_without_login(base_url))
+            self.web = self._web(login)
+            self.client = self._connect(address)
         except self.http.InvalidURL:
             raise ValueError(NO_ADDRESS) from None
 
@@ -130,7 +120,7 @@ class Server:
         """Create the library's client on top of `self.web`."""
         raise NotImplementedError
 
-    def _web(self, base_url: str | None) -> Any:
+    def _web(self, login: tuple[str, str] | None) -> Any:
         """Create an HTTP client that talks to one server only and limits the size of a response."""
         most, http = LONGEST_RESPONSE, self.http
 
@@ -167,7 +157,7 @@ class Server:
             response.stream = Bounded(response.stream, packing != "identity")
 
         return http.AsyncClient(
-            auth=_login(base_url),
+            auth=login,
             timeout=self.timeout,
             headers={"accept-encoding": "identity"},
             limits=http.Limits(max_connections=None, max_keepalive_connections=100),
@@ -198,6 +188,26 @@ class Server:
         """The answer to a question that is sent without the parameters in `omit`; it may contain the key."""
         raise NotImplementedError
 
+    def _failure(self, status: int, said: str, pause: float | None, *, stops: bool) -> Exception:
+        """The exception for an HTTP status."""
+        if stops or status in STOPPING:
+            return Stopped(
+                f"{self.who} answers {status} to a question for model {self.model!r} ({said}); check {self.to_check}."
+            )
+        if status in REJECTING:
+            return Rejected(f"{status}: {said}")
+        return Busy(f"{status}: {said}", retry_after=pause, paid=status in GAVE_UP)
+
+    def _broken(self, error: BaseException) -> Busy:
+        """The exception for a connection that failed; paid, perhaps, if there was one."""
+        reached = not isinstance(error, self.http.ConnectError | self.http.ConnectTimeout)
+        return Busy(f"{type(error).__name__}: {self.said(str(error))}", paid=reached)
+
+    def _unreadable(self, kind: str, error: Exception, body: str) -> Busy:
+        """The exception for a body that is not of the kind it should be."""
+        shown = self.key.mask(body)[:LONGEST_BODY]
+        return Busy(f"the body is no {kind} ({type(error).__name__})", paid=True, body=shown)
+
     def said(self, text: str) -> str:
         """A message from a server as it may be shown: without the key and control characters, and cut."""
         return printable(self.key.mask(text)[:LONGEST_SAID])
@@ -207,61 +217,43 @@ class Server:
         await self.web.aclose()
 
 
-def _login(base_url: str | None) -> tuple[str, str] | None:
-    """Name and password in an address; no library is given them there, as it might log the address."""
-    parts = urlsplit(base_url or "")
-    return (unquote(parts.username or ""), unquote(parts.password or "")) if "@" in parts.netloc else None
+def split_address(base_url: str | None) -> tuple[str | None, tuple[str, str] | None, list[str]]:
+    """An address without its login, the login, and all secrets in it: a password, or a name without one, and long values.
 
-
-def _without_login(base_url: str | None) -> str | None:
+    No library is given the login in the address, as it might log the address.
+    """
     if base_url is None:
-        return None
-    parts = urlsplit(base_url)
-    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2]))
-
-
-def _secrets_of(base_url: str | None) -> list[str]:
-    """The secrets in an address: a password, or a name without one, and long values of its query."""
-    parts, login = urlsplit(base_url or ""), _login(base_url)
+        return None, None, []
+    parts, login = urlsplit(base_url), None
     secrets = [value for _, value in parse_qsl(parts.query) if len(value) >= SHORTEST_KEY]
-    if login is not None:
+    if "@" in parts.netloc:
+        login = unquote(parts.username or ""), unquote(parts.password or "")
         secrets += [login[1] or login[0], parts.password or parts.username or ""]
         secrets.append(base64.b64encode(":".join(login).encode()).decode())
-    return secrets
+    return urlunsplit(parts._replace(netloc=parts.netloc.rpartition("@")[2])), login, secrets
 
 
 class Key:
     """The secrets of a server, which are masked in all that is written: a key, and a password in the address.
 
-    A short one, such as the "a" or "none" for a local server, is masked as a whole word only.
-
-    Args:
-        name: Environment variable.
-        needed: Whether the key must be set.
-        model: Name of the model, which is written to files.
-        base_url: Address of the server.
-
-    Raises:
-        ValueError: The key is missing, has characters that no key has, or is part of the model's name; the message does not
-            contain it.
+    A short one, such as the "a" or "none" for a local server, is masked as a whole word only. No message about a wrong key
+    holds it, nor may it be part of the model's name, which is written to files. `name` is that of an environment variable.
     """
 
-    def __init__(self, name: str, *, needed: bool, model: str = "", base_url: str | None = None) -> None:
+    def __init__(self, name: str, *, needed: bool, model: str, secrets: Sequence[str]) -> None:
         self.value = os.environ.get(name, "").strip()
         if needed and not self.value:
             # this could be a key that was given in place of its name
             shown = name if re.fullmatch("[A-Z][A-Z0-9_]*", name) else "variable of the name that key_env gives"
             raise ValueError(f"The environment has no {shown}; set it to your key.")
         if not (self.value.isascii() and self.value.isprintable() and " " not in self.value):
-            raise ValueError(
-                f"{name} in the environment has a blank, a control character or one that is not ASCII; set it to the key "
-                "only."
-            )
-        secrets = sorted({self.value, *_secrets_of(base_url)} - {""}, key=len, reverse=True)
-        self._found = [re.compile(_spelt(one)) for one in secrets]
+            odd = "a blank, a control character or one that is not ASCII"
+            raise ValueError(f"{name} in the environment has {odd}; set it to the key only.")
+        found = sorted({self.value, *secrets} - {""}, key=len, reverse=True)
+        self._found = [re.compile(_spelt(one)) for one in found]
         if self.mask(model) != model:
             raise ValueError(
-                f"{name} in the environment{' or the password in base_url' if len(secrets) > 1 else ''} stands in the name of "
+                f"{name} in the environment{' or the password in base_url' if len(found) > 1 else ''} stands in the name of "
                 "the model, which is written down; set it to the key alone, or to another word for a server that wants none."
             )
 
@@ -274,29 +266,19 @@ class Key:
     def mask_answer(self, answer: Answer) -> Answer:
         """The answer without the secrets, except in `said`."""
         reply = None if answer.reply is None else self.mask(answer.reply)
-        return replace(
-            answer,
-            reply=reply,
-            said=None if reply == answer.reply else answer.reply,
-            model=self.mask(answer.model)[:LONGEST_SAID],
-            revision=self.mask(answer.revision)[:LONGEST_SAID],
-        )
+        masked = {name: self.mask(getattr(answer, name))[:LONGEST_SAID] for name in ("model", "revision")}
+        return replace(answer, reply=reply, said=None if reply == answer.reply else answer.reply, **masked)
 
 
 def _spelt(secret: str) -> str:
     """A pattern for a secret as it is, or as JSON or a URL escapes it: a backslash before a character, or its code."""
-    word = "".join(
-        rf"(?:\\?{re.escape(letter)}|\\u(?i:{ord(letter):04x})|%(?i:{ord(letter):02x}))" for letter in secret
-    )
+    letters = (rf"(?:\\?{re.escape(one)}|\\u(?i:{ord(one):04x})|%(?i:{ord(one):02x}))" for one in secret)
+    word = "".join(letters)
     return word if len(secret) >= SHORTEST_KEY else rf"(?<!\w){word}(?!\w)"
 
 
 def needs(name: str) -> ModuleType:
-    """Import an optional library.
-
-    Raises:
-        ValueError: It is not installed.
-    """
+    """Import an optional library; a ValueError that names the extra if it is not installed."""
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -307,14 +289,13 @@ def needs(name: str) -> ModuleType:
 
 def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
     """Seconds (s) that a Retry-After header asks for, as a number or a date; None without a readable one."""
-    said = headers.get("retry-after")
-    milliseconds, seconds = seconds_of(headers.get("retry-after-ms")), seconds_of(said)
-    if milliseconds is not None:
-        return milliseconds / 1000
-    if seconds is not None:
-        return seconds
+    for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
+        seconds = seconds_of(headers.get(name))
+        if seconds is not None:
+            return seconds / unit
     try:
-        return max(email.utils.parsedate_to_datetime(said).timestamp() - (time.time() if now is None else now), 0.0)
+        date = email.utils.parsedate_to_datetime(headers.get("retry-after")).timestamp()
+        return max(date - (time.time() if now is None else now), 0.0)
     except (TypeError, ValueError, OverflowError):
         return None
 
@@ -328,86 +309,64 @@ def seconds_of(said: Any) -> float | None:
     return max(seconds, 0.0) if math.isfinite(seconds) else None
 
 
-def count_of(value: Any) -> int | None:
-    """A number of tokens as a server reports it; None if it is not a credible count."""
-    return value if isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= LARGEST else None
+def credible(value: Any, kind: type | UnionType = int) -> Any:
+    """A number of tokens, or a cost (USD), as a server reports it; None if it cannot be one."""
+    return value if isinstance(value, kind) and not isinstance(value, bool) and 0 <= value <= LARGEST else None
 
 
 class OpenAIServer(Server):
-    """Questions as chat completions with an `input_audio` part.
-
-    For its arguments see `Server`; with a `base_url`, a key is optional.
-    """
+    """Questions as chat completions with an `input_audio` part; with a `base_url`, a key is optional."""
 
     kind, needed_library, usual_key, usual_address = "openai", "openai", "OPENAI_API_KEY", "OPENAI_BASE_URL"
 
     def _connect(self, base_url: str | None) -> Any:
-        return self.library.AsyncOpenAI(
-            api_key=self.key.value or "none",
-            base_url=base_url,
-            timeout=self.timeout,
-            max_retries=0,
-            http_client=self.web,
-        )
+        options = {"base_url": base_url, "timeout": self.timeout, "http_client": self.web}
+        return self.library.AsyncOpenAI(api_key=self.key.value or "none", max_retries=0, **options)
 
     async def _answer(self, ask: Ask, omit: Set[str]) -> Answer:
         openai = self.library
-        text = f"{ask.system}\n\n{ask.user}" if "system" in omit else ask.user
         system = [] if "system" in omit else [{"role": "system", "content": ask.system}]
         content = [
             {"type": "input_audio", "input_audio": {"data": _encoded(ask.audio), "format": "wav"}},
-            {"type": "text", "text": text},
+            {"type": "text", "text": _user_text(ask, omit)},
         ]
         most = "max_completion_tokens" if "max_tokens" in omit else "max_tokens"
         options = {"temperature": ask.temperature, "seed": ask.seed, most: self.max_tokens}
         try:
-            raw = await self.client.chat.completions.with_raw_response.create(
-                model=self.model,
-                messages=[*system, {"role": "user", "content": content}],
-                extra_headers={"Idempotency-Key": ask.key},
-                **{name: value for name, value in options.items() if name not in omit},
+            # `chat.completions.create` takes longer to copy the question than the rest of the work on it
+            body = {"model": self.model, "messages": [*system, {"role": "user", "content": content}]}
+            response = await self.client.post(
+                "/chat/completions",
+                cast_to=self.http.Response,
+                body=body | {name: value for name, value in options.items() if name not in omit},
+                options={"headers": {"Idempotency-Key": ask.key}},
             )
-            body = raw.http_response.text
+            body = response.text
         except openai.APIStatusError as error:
-            raise self._failure(error) from None
+            raise self._status_failure(error) from None
         except openai.APIConnectionError as error:
             # a time-out too
-            cause = error.__cause__ or error
-            reached = not isinstance(cause, self.http.ConnectError | self.http.ConnectTimeout)
-            raise Busy(f"{type(cause).__name__}: {self.said(str(cause))}", paid=reached) from None
+            raise self._broken(error.__cause__ or error) from None
         except (self.http.HTTPError, UnicodeDecodeError, zlib.error) as error:
             # while the body arrives
-            raise Busy(f"{type(error).__name__}: {self.said(str(error))}", paid=True) from None
+            raise self._broken(error) from None
         try:
             return read_completion(json.loads(body))
         except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
-            shown = self.key.mask(body)[:LONGEST_BODY]
-            raise Busy(f"the body is no chat completion ({type(error).__name__})", paid=True, body=shown) from None
+            raise self._unreadable("chat completion", error, body) from None
 
-    def _failure(self, error: Any) -> Exception:
-        """The exception for an HTTP status."""
+    def _status_failure(self, error: Any) -> Exception:
         # FastAPI and others send a list of errors instead of a message
         said = error.body.get("message", error.body) if isinstance(error.body, Mapping) else error.body
         named = f" ({error.param})" if error.param and str(error.param) not in str(said) else ""
-        status, said = error.status_code, self.said(f"{said or error.message}{named}")
-        if status == 429 and error.code == "insufficient_quota":
+        said = self.said(f"{said or error.message}{named}")
+        if error.status_code == 429 and error.code == "insufficient_quota":
             return Stopped(f"The server says that the account has no credit left ({said}); add some and run again.")
-        if status in STOPPING:
-            return Stopped(
-                f"The server answers {status} to a question for model {self.model!r} ({said}); check the key, the address and "
-                "the name of the model."
-            )
-        if status in REJECTING:
-            return Rejected(f"{status}: {said}")
-        return Busy(f"{status}: {said}", retry_after=retry_after(error.response.headers), paid=status in GAVE_UP)
+        return self._failure(error.status_code, said, retry_after(error.response.headers), stops=False)
 
 
 def read_completion(body: Mapping[str, Any]) -> Answer:
-    """Read the JSON of a chat completion; an empty list of choices is an answer without a reply.
-
-    Raises:
-        ValueError, TypeError, KeyError, AttributeError: It is not a chat completion.
-    """
+    """Read the JSON of a chat completion (else it raises); an empty list of choices is an answer without a reply."""
     choices = body["choices"]
     if not isinstance(choices, list):
         raise TypeError(f"choices is a {type(choices).__name__}")
@@ -424,19 +383,21 @@ def read_completion(body: Mapping[str, Any]) -> Answer:
         reply = message.get("refusal")
     if reply is not None and not isinstance(reply, str):
         raise TypeError(f"content is a {type(reply).__name__}")
-    cost = usage.get("cost")
     return Answer(
         reply,
         model=str(body.get("model") or ""),
         revision=str(body.get("system_fingerprint") or ""),
         cut=choice.get("finish_reason") == "length",
         refused=bool(message.get("refusal")) or choice.get("finish_reason") == "content_filter",
-        input_tokens=count_of(usage.get("prompt_tokens")),
-        output_tokens=count_of(usage.get("completion_tokens")),
-        cost=float(cost)
-        if isinstance(cost, int | float) and not isinstance(cost, bool) and 0 <= cost <= LARGEST
-        else None,
+        input_tokens=credible(usage.get("prompt_tokens")),
+        output_tokens=credible(usage.get("completion_tokens")),
+        cost=credible(usage.get("cost"), int | float),
     )
+
+
+def _user_text(ask: Ask, omit: Set[str]) -> str:
+    """The user message; the system message comes before it where the server takes none."""
+    return f"{ask.system}\n\n{ask.user}" if "system" in omit else ask.user
 
 
 @functools.lru_cache(maxsize=8)
@@ -451,13 +412,14 @@ _ODD = (ValueError, TypeError, AttributeError, LookupError, RecursionError)
 
 
 class Gemini(Server):
-    """Questions as `generateContent` with the clip as inline data.
+    """Questions as `generateContent` with the clip as inline data; `max_tokens` includes the thoughts of a model.
 
-    For its arguments see `Server`; `base_url` is the address of a proxy, and `max_tokens` includes the thoughts of a model.
+    `base_url` is the address of a proxy.
     """
 
     kind, needed_library, usual_key, needs_key = "gemini", "google.genai", "GEMINI_API_KEY", True
     usual_address = "GOOGLE_GEMINI_BASE_URL"
+    who, to_check = "Gemini", "the key and the name of the model"
 
     def _connect(self, base_url: str | None) -> Any:
         self.types, self.errors = self.library.types, self.library.errors
@@ -479,40 +441,30 @@ class Gemini(Server):
             max_output_tokens=self.max_tokens,
             automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),
         )
-        text = f"{ask.system}\n\n{ask.user}" if "system" in omit else ask.user
-        contents = [types.Part.from_bytes(data=ask.audio, mime_type="audio/wav"), types.Part.from_text(text=text)]
+        clip = types.Part.from_bytes(data=ask.audio, mime_type="audio/wav")
+        contents = [clip, types.Part.from_text(text=_user_text(ask, omit))]
         try:
             found = await self.client.aio.models.generate_content(model=self.model, contents=contents, config=config)
             return _answer_in(found)
         except Stopped:
             raise
         except self.errors.APIError as error:
-            raise self._failure(error) from None
+            raise self._status_failure(error) from None
         except (self.http.HTTPError, TimeoutError, OSError) as error:
-            reached = not isinstance(error, self.http.ConnectError | self.http.ConnectTimeout)
-            raise Busy(f"{type(error).__name__}: {self.said(str(error))}", paid=reached) from None
+            raise self._broken(error) from None
         except (self.errors.UnknownApiResponseError, zlib.error, *_ODD) as error:
-            shown, name = self.key.mask(str(error))[:LONGEST_BODY], type(error).__name__
-            raise Busy(f"the body is no generateContent response ({name})", paid=True, body=shown) from None
+            raise self._unreadable("generateContent response", error, str(error)) from None
 
     async def close(self) -> None:
         """See `Backend.close`."""
         await self.client.aio.aclose()
         await super().close()
 
-    def _failure(self, error: Any) -> Exception:
-        """The exception for an HTTP status."""
-        status, said = error.code, self.said(str(error.message))
-        if status in STOPPING or (status == 400 and "api key" in str(error.message).lower()):
-            return Stopped(
-                f"Gemini answers {status} to a question for model {self.model!r} ({said}); check the key and the name of the "
-                "model."
-            )
-        if status in REJECTING:
-            return Rejected(f"{status}: {said}")
+    def _status_failure(self, error: Any) -> Exception:
         pause = retry_after(getattr(error.response, "headers", None) or {})
         pause = _retry_delay(error.details) if pause is None else pause
-        return Busy(f"{status}: {said}", retry_after=pause, paid=status in GAVE_UP)
+        wrong_key = error.code == 400 and "api key" in str(error.message).lower()
+        return self._failure(error.code, self.said(str(error.message)), pause, stops=wrong_key)
 
 
 def _retry_delay(body: Any) -> float | None:
@@ -534,7 +486,7 @@ def _answer_in(found: Any) -> Answer:
     blocked = found.prompt_feedback is not None and found.prompt_feedback.block_reason is not None
     finish = getattr(getattr(candidate, "finish_reason", None), "name", "")
     names = ("prompt_token_count", "candidates_token_count", "thoughts_token_count")
-    read, *written = (count_of(getattr(usage, name, None)) for name in names)
+    read, *written = (credible(getattr(usage, name, None)) for name in names)
     return Answer(
         "".join(texts) if texts else None,
         model=found.model_version or "",

@@ -8,6 +8,8 @@ import sqlite3
 import time
 from collections import Counter, defaultdict
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
@@ -19,7 +21,7 @@ from tqdm.auto import tqdm
 from annot_hf.proxies.backend import Answer, Backend, Busy, Prices, Rejected, Stopped
 from annot_hf.proxies.job import Job, PreparedQuestion, QuestionMaker
 from annot_hf.proxies.parsing import LONGEST_REPLY, parse_reply
-from annot_hf.proxies.store import Store
+from annot_hf.proxies.store import Row, Store
 
 # seconds (s) between two tries, unless the server asks for more
 LONGEST_WAIT = 60.0
@@ -31,16 +33,16 @@ PATIENCE = 20
 FAILING = 3
 # how the reason begins that only a higher cap removes
 OVER = "the next question could cost"
+# attributes of an answer that are stored as they are
+KEPT = ("model", "revision", "cut", "input_tokens", "output_tokens", "cost")
 
 logger = logging.getLogger(__name__)
 
 
 class Pacer:
-    """Decides when the next question may be sent.
+    """Decides when the next question may be sent: at most `rate` a second, if that is not None.
 
-    Args:
-        rate: Most questions a second; None for any number.
-        sleep: Waits so many seconds (s), or less when the run ends.
+    `sleep` waits so many seconds (s), or less when the run ends.
     """
 
     def __init__(self, rate: float | None, sleep: Callable[[float], Awaitable[None]]) -> None:
@@ -70,14 +72,9 @@ def waiting(state: tenacity.RetryCallState) -> float:
 
 
 class Budget:
-    """A cap on what all answers in a folder cost together, checked before a question is sent.
+    """A cap (USD), if any, on what all answers in a folder cost together, checked before a question is sent.
 
     Each attempt that is under way, was cut off by a kill, or lost its answer counts as much as the dearest answer so far.
-
-    Args:
-        most: The cap (USD); None for none.
-        store: What was spent before.
-        prices: What tokens cost.
     """
 
     def __init__(self, most: float | None, store: Store, prices: Prices) -> None:
@@ -119,37 +116,58 @@ class Budget:
 
 @dataclass
 class _Batch:
-    """Questions that are sent together.
-
-    Attributes:
-        questions: The questions.
-        held: How many of them the budget counts as under way.
-        tries: How often they were sent.
-        started: When they were sent last (s).
-        attempts: Numbers of the attempts under way in the store.
-    """
+    """Questions that are sent together."""
 
     questions: list[PreparedQuestion]
+    # how many of them the budget counts as under way
     held: int = 0
     tries: int = 0
+    # when they were sent last (s)
     started: float = 0.0
+    # numbers of the attempts in the store
     attempts: list[int] = field(default_factory=list)
 
 
+class Writer:
+    """Writes to the store in groups: all that came while one was being written go into the next, with one sync of the disk."""
+
+    def __init__(self, store: Store, thread: Executor) -> None:
+        self.store, self._thread = store, thread
+        self._waiting: list[tuple[asyncio.Future, list[Row]]] = []
+        self._task: asyncio.Task | None = None
+
+    async def write(self, rows: list[Row]) -> list[int]:
+        """Write rows, all or none; once they are on the disk, returns their numbers, or raises why they cannot be written."""
+        done = asyncio.get_running_loop().create_future()
+        self._waiting.append((done, rows))
+        if self._task is None:
+            self._task = asyncio.create_task(self._write_groups())
+        return await done
+
+    async def _write_groups(self) -> None:
+        loop = asyncio.get_running_loop()
+        while self._waiting:
+            group, self._waiting = self._waiting, []
+            try:
+                ends = await loop.run_in_executor(self._thread, self.store.write, [rows for _, rows in group])
+            except Exception as error:
+                ends = [error] * len(group)
+            for (done, _), end in zip(group, ends, strict=True):
+                # its worker may be gone, if the process is being ended
+                if done.done():
+                    continue
+                if isinstance(end, Exception):
+                    done.set_exception(end)
+                else:
+                    done.set_result(end)
+        self._task = None
+
+
 class Session:
-    """One pass over the open questions of a job.
+    """One pass over the open questions of a job, with at most `attempts` tries of each.
 
-    Args:
-        job: What is asked.
-        backend: Whom to ask.
-        store: Where attempts are kept.
-        budget: What may be spent.
-        attempts: Most tries of one question.
-
-    Attributes:
-        stopped: Why it ended before everything was asked; "" if it did not.
-        asked: Questions that were sent, tries of the same one counted once.
-        unsaved: Answers that could not be written.
+    `stopped` says why it ended before everything was asked, or is "". `asked` counts the questions that were sent, tries of
+    the same one once, and `unsaved` the answers that could not be written.
     """
 
     def __init__(self, job: Job, backend: Backend, store: Store, budget: Budget, attempts: int) -> None:
@@ -164,33 +182,27 @@ class Session:
 
     async def run(self, concurrency: int, rate: float | None) -> None:
         """Ask everything that is open, until it is done or something stops it; questions under way then run to their end."""
-        self.stopping = asyncio.Event()
+        self.stopping, self.concurrency = asyncio.Event(), concurrency
         self.pacer = Pacer(rate, self._sleep)
-        open_ = self.store.open()
+        open_, size = self.store.open(), self.backend.batch_size
         total = len(self.job.rows) * len(self.job.annotators)
         self.clips = len(np.unique(open_[:, 0]))
         loop = asyncio.get_running_loop()
-        # the first signal lets questions under way run to their end; the second ends the process as ever
-        for number in (signal.SIGINT, signal.SIGTERM):
-            try:
-                loop.add_signal_handler(number, self._interrupt, number)
-            except (ValueError, RuntimeError, NotImplementedError):
-                # not the main thread: the caller handles signals
-                break
-        todo = self._batches(open_)
+        todo = (open_[start : start + size].tolist() for start in range(0, len(open_), size))
         self.progress = tqdm(total=total, initial=total - len(open_), desc="annotate", unit="answer")
-        try:
-            ends = await asyncio.gather(
-                *(self._work(todo, concurrency) for _ in range(concurrency)), return_exceptions=True
-            )
-        finally:
-            self.progress.close()
+        # a thread of its own, so that writes do not wait for what else runs in threads, such as look-ups of names
+        with ExitStack() as undo, self.progress, ThreadPoolExecutor(1) as thread:
+            self.writer = Writer(self.store, thread)
+            # the first signal lets questions under way run to their end; the second ends the process as ever
             for number in (signal.SIGINT, signal.SIGTERM):
-                try:
-                    loop.remove_signal_handler(number)
-                except (ValueError, RuntimeError, NotImplementedError):
-                    break
-            await self.backend.close()
+                # not in the main thread: there the caller handles signals
+                with suppress(ValueError, RuntimeError, NotImplementedError):
+                    loop.add_signal_handler(number, self._interrupt, number)
+                    undo.callback(loop.remove_signal_handler, number)
+            try:
+                ends = await asyncio.gather(*(self._work(todo) for _ in range(concurrency)), return_exceptions=True)
+            finally:
+                await self.backend.close()
         for error in ends:
             if isinstance(error, BaseException):
                 raise error
@@ -204,35 +216,25 @@ class Session:
         self.stop(f"{signal.Signals(number).name} came")
         asyncio.get_running_loop().remove_signal_handler(number)
 
-    def _batches(self, open_: np.ndarray) -> Iterator[list[tuple[int, int]]]:
-        """Questions in the order they are asked, as many at a time as the backend takes."""
-        size = self.backend.batch_size
-        for start in range(0, len(open_), size):
-            yield [(int(row), int(annotator)) for row, annotator in open_[start : start + size]]
-
-    async def _work(self, todo: Iterator[list[tuple[int, int]]], concurrency: int) -> None:
+    async def _work(self, todo: Iterator[list[list[int]]]) -> None:
         """Take questions until there are none, or the run stops."""
         try:
-            await self._take_turns(todo, concurrency)
+            while not self.stopped and await self._afford(self.backend.batch_size):
+                places = next(todo, None)
+                if places is None:
+                    return
+                batch = _Batch([])
+                self._hold(batch, len(places))
+                try:
+                    batch.questions = await self._prepare(places)
+                    if batch.questions:
+                        await self._ask(batch)
+                finally:
+                    self._hold(batch, 0)
         except BaseException as error:
             # the other workers stop once their own questions have ended
             self.stop(f"{type(error).__name__}: {error}")
             raise
-
-    async def _take_turns(self, todo: Iterator[list[tuple[int, int]]], concurrency: int) -> None:
-        while not self.stopped:
-            if not await self._afford(self.backend.batch_size):
-                return
-            places = next(todo, None)
-            if places is None:
-                return
-            batch = _Batch([])
-            self._hold(batch, len(places))
-            try:
-                batch.questions = self._prepare(places)
-                await self._ask(batch, concurrency)
-            finally:
-                self._hold(batch, 0)
 
     async def _afford(self, questions: int) -> bool:
         """Wait until the budget has room for so many; False if it never will, or the run stops before."""
@@ -249,7 +251,7 @@ class Session:
         self.under_way += questions - batch.held
         batch.held = questions
 
-    def _prepare(self, places: list[tuple[int, int]]) -> list[PreparedQuestion]:
+    async def _prepare(self, places: list[list[int]]) -> list[PreparedQuestion]:
         """The questions to send; one whose clip cannot be read ends here."""
         questions = []
         for row, annotator in places:
@@ -258,28 +260,30 @@ class Session:
                 questions.append(question)
                 continue
             end = {"status": "not sent", "reason": question.reason, "tries": 0, "at": now()}
-            if self._begin([self._attempt(question) | end]):
+            if await self._begin([self._attempt(question) | end]):
                 self._show()
-            said = (
-                f"have clips that could not be read here (the next run asks about them last), such as {question.reason}"
-            )
-            self._count("not sent", [question], PATIENCE, 1, said)
+            said = "have clips that could not be read here (the next run asks about them last), such as"
+            self._count("not sent", [question], PATIENCE, 1, f"{said} {question.reason}")
         return questions
 
-    async def _ask(self, batch: _Batch, concurrency: int) -> None:
-        """Ask one batch and store its answers."""
-        if not batch.questions:
-            # other workers get their turn between clips that cannot be read
-            await asyncio.sleep(0)
-            return
+    async def _ask(self, batch: _Batch) -> None:
+        """Ask one batch and store its answers, or decide whether to stop as there are none."""
         try:
             answers = await self._try(batch)
-        except (Busy, Rejected, Stopped) as error:
-            self._give_up(batch, error, concurrency)
-            return
-        if answers is not None:
-            self.in_a_row.clear()
-            self._take(batch, answers)
+        except Stopped as error:
+            self.stop(str(error))
+        except Rejected as error:
+            said = f"were rejected by the server, the last one with: {error} (--retry-rejected asks about them again)"
+            self._count("rejected", batch.questions, PATIENCE, self.concurrency, said)
+        except Busy as error:
+            # an attempt that may have been paid for is not repeated on clip after clip
+            clips = 1 if error.paid else min(FAILING, self.clips)
+            said = f"failed, the last one with: {error}"
+            self._count("failed", batch.questions, clips, max(FAILING, self.concurrency), said)
+        else:
+            if answers is not None:
+                self.in_a_row.clear()
+                await self._take(batch, answers)
 
     async def _try(self, batch: _Batch) -> list[Answer] | None:
         """Send a batch, again while the server is busy; None if the run ended before it was sent at all."""
@@ -297,11 +301,12 @@ class Session:
                 if batch.tries and await self._afford(questions):
                     self._hold(batch, questions)
                 await self.pacer.turn(questions)
-                if not self.stopped:
-                    batch.attempts = self._begin([self._attempt(question) for question in batch.questions])
-                if self.stopped and batch.tries:
+                attempts = [self._attempt(question) for question in batch.questions]
+                # what was stored is sent, even if the run is stopped meanwhile
+                batch.attempts = [] if self.stopped else await self._begin(attempts)
+                if not batch.attempts and batch.tries:
                     raise Busy(f"stopped before try {batch.tries + 1}")
-                if self.stopped:
+                if not batch.attempts:
                     return None
                 self.asked += 0 if batch.tries else questions
                 batch.tries += 1
@@ -326,30 +331,16 @@ class Session:
             if isinstance(error, Busy) and error.paid:
                 end |= {"lost": True, "body": error.body}
                 self.budget.lost += len(batch.questions)
-            done = self._finish(batch, [end] * len(batch.questions))
+            done = await self._finish(batch, [end] * len(batch.questions))
             if done and isinstance(error, Rejected):
                 self._show(len(batch.questions))
-            pause = error.retry_after if isinstance(error, Busy) else None
-            if pause is not None and pause > LONGEST_PAUSE:
+            pause = (isinstance(error, Busy) and error.retry_after) or 0.0
+            if pause > LONGEST_PAUSE:
                 raise Stopped(
                     f"The server asks to wait for {pause:.0f} seconds ({error}); run again after that."
                 ) from None
-            if pause is not None:
-                self.pacer.pause(pause)
+            self.pacer.pause(pause)
             raise
-
-    def _give_up(self, batch: _Batch, error: Busy | Rejected | Stopped, concurrency: int) -> None:
-        """Decide whether to stop after a batch that has no answers."""
-        if isinstance(error, Stopped):
-            self.stop(str(error))
-        elif isinstance(error, Rejected):
-            said = f"were rejected by the server, the last one with: {error} (--retry-rejected asks about them again)"
-            self._count("rejected", batch.questions, PATIENCE, concurrency, said)
-        else:
-            # an attempt that may have been paid for is not repeated on clip after clip
-            clips = 1 if error.paid else min(FAILING, self.clips)
-            said = f"failed, the last one with: {error}"
-            self._count("failed", batch.questions, clips, max(FAILING, concurrency), said)
 
     def _count(self, kind: str, questions: list[PreparedQuestion], clips: int, most: int, said: str) -> None:
         """Stop after so many questions in a row, about so many clips, that all ended in the same way.
@@ -361,11 +352,11 @@ class Session:
         if len(so_far) >= clips and so_far.total() >= most:
             self.stop(f"all {so_far.total()} questions in a row, about {len(so_far)} clips, {said}")
 
-    def _take(self, batch: _Batch, answers: Sequence[Answer]) -> None:
+    async def _take(self, batch: _Batch, answers: Sequence[Answer]) -> None:
         """Store the answers to a batch."""
         seconds = round((time.monotonic() - batch.started) / len(answers), 3)
         ends = [self._end(*pair) | {"seconds": seconds} for pair in zip(batch.questions, answers, strict=True)]
-        if not self._finish(batch, ends):
+        if not await self._finish(batch, ends):
             return
         for question, answer, end in zip(batch.questions, answers, ends, strict=True):
             self.budget.add(answer)
@@ -377,17 +368,12 @@ class Session:
 
     def _end(self, question: PreparedQuestion, answer: Answer) -> dict[str, Any]:
         """How an attempt ended, from its answer."""
-        labels, prompt = self.store.labels, question.prompt
-        status, label = parse_reply(
-            answer.said or answer.reply,
-            labels,
-            prompt=f"{prompt.system}\n{prompt.user}",
-            parsing=self.job.parsing,
-            cut=answer.cut,
-        )
+        labels, asked = self.store.labels, f"{question.prompt.system}\n{question.prompt.user}"
+        said, parsing = answer.said or answer.reply, self.job.parsing
+        status, label = parse_reply(said, labels, prompt=asked, parsing=parsing, cut=answer.cut)
         if answer.refused:
             status, label = "refusal", -1
-        right = self.store.names(answer.model)
+        right = self.store.accepts(answer.model)
         if not right:
             self.stop(
                 f"model {self.backend.model!r} was asked and {answer.model!r} answered; run again with the right --model and "
@@ -399,14 +385,9 @@ class Session:
             "label": labels[label] if label >= 0 else None,
             # the answer comes after the thoughts
             "reply": None if answer.reply is None else answer.reply[-LONGEST_REPLY:],
-            "model": answer.model,
-            "revision": answer.revision,
             "omitted": ", ".join(answer.omitted),
-            "cut": answer.cut,
-            "input_tokens": answer.input_tokens,
-            "output_tokens": answer.output_tokens,
-            "cost": answer.cost,
         }
+        end |= {name: getattr(answer, name) for name in KEPT}
         # the server chose what was left out, and nobody knows how
         return end | {name: None for name in ("seed", "temperature") if name in answer.omitted}
 
@@ -423,19 +404,19 @@ class Session:
             "transcript_cut": question.prompt.cut,
         }
 
-    def _begin(self, attempts: list[dict[str, Any]]) -> list[int]:
+    async def _begin(self, attempts: list[dict[str, Any]]) -> list[int]:
         """Store attempts before they are sent; where that fails, none may be sent and the run stops."""
         try:
-            return self.store.begin(attempts)
+            return await self.writer.write([(None, attempt) for attempt in attempts])
         except (OSError, sqlite3.Error) as error:
             self._stop_writing(error)
             return []
 
-    def _finish(self, batch: _Batch, ends: Sequence[Mapping[str, Any]]) -> bool:
+    async def _finish(self, batch: _Batch, ends: Sequence[Mapping[str, Any]]) -> bool:
         """Store how the attempts of a batch ended; answers that cannot be stored are logged, and count as lost."""
         rows = [{"at": now(), "tries": batch.tries, **end} for end in ends]
         try:
-            self.store.finish(dict(zip(batch.attempts, rows, strict=True)))
+            await self.writer.write(list(zip(batch.attempts, rows, strict=True)))
         except (OSError, sqlite3.Error) as error:
             self._stop_writing(error)
             self.unsaved += len(rows)
@@ -447,16 +428,13 @@ class Session:
         return True
 
     def _stop_writing(self, error: object) -> None:
-        self.stop(
-            f"{self.store.path} cannot be written ({error}); free some room and run again: what was stored is kept"
-        )
+        fix = "free some room and run again: what was stored is kept"
+        self.stop(f"{self.store.path} cannot be written ({error}); {fix}")
 
     async def _sleep(self, seconds: float) -> None:
         """Wait, but not beyond the end of the run."""
-        try:
+        with suppress(TimeoutError):
             await asyncio.wait_for(self.stopping.wait(), seconds)
-        except TimeoutError:
-            pass
 
     def _show(self, done: int = 1) -> None:
         if self.compared:

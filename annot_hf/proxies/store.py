@@ -18,7 +18,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from annot_hf.data.corpus import replace_file
-from annot_hf.proxies.backend import ModelNames, Prices
+from annot_hf.proxies.backend import Prices, is_model
 
 # what a run is: to resume another one in the same folder is refused
 IDENTITY = ("corpus_digest", "question", "plan", "model", "revision", "prompts", "parsing", "seed", "max_tokens")
@@ -74,43 +74,36 @@ CREATE TEMP VIEW state AS
 """
 
 
-class Totals(NamedTuple):
-    """Sums over all attempts in a folder.
+# an attempt to write: its number, or None for a new one, and its columns
+Row = tuple[int | None, Mapping[str, Any]]
 
-    Attributes:
-        answers: Answers that arrived, whatever they say.
-        unpriced: Those whose cost is not known.
-        spent: Cost of the others (USD).
-        dearest: The dearest of them (USD); None while no cost is known.
-        seconds: Time that answers took (s).
-        input_tokens: Tokens read, as far as servers report them.
-        output_tokens: Tokens written.
-        lost: Attempts without a readable answer that may have been paid for.
-        cut_off: Attempts that were under way when their run was killed, which may have been paid for too.
-        cut: Items whose transcript was cut.
-        spare: Answers to questions that had one before.
-    """
+
+class Totals(NamedTuple):
+    """Sums over all attempts in a folder."""
 
     answers: int
+    # answers whose cost is not known; the cost of the others, and of the dearest of them, if any (USD)
     unpriced: int
     spent: float
     dearest: float | None
+    # time that answers took (s)
     seconds: float
+    # tokens, as far as servers report them
     input_tokens: int
     output_tokens: int
+    # attempts without a readable answer, or under way when their run was killed, all of which may have been paid for
     lost: int
     cut_off: int
+    # items whose transcript was cut
     cut: int
+    # answers to questions that had one before
     spare: int
 
 
 class Store:
     """Attempts of one folder; made by `open_store` and `read_store`.
 
-    Attributes:
-        path: The database.
-        names: Names under which the model may answer.
-        full: Whether the disk was full when an answer was written, which the reserve then made room for.
+    `full` tells that the disk was full when an answer was written, which the reserve then made room for.
     """
 
     def __init__(
@@ -138,9 +131,10 @@ class Store:
                 f"{path.parent} holds a run of another {' and another '.join(changed)}; resume with what it was started with, "
                 "or name another folder."
             )
-        self.names = ModelNames(self.model, {answers_as, *(name for _, name in runs)} - {""})
+        # further names under which the model may answer
+        self.others = {answers_as, *(name for _, name in runs)} - {""}
         self.run = len(runs) + 1
-        database.create_function("accepts", 1, self.names)
+        database.create_function("accepts", 1, self.accepts)
         database.create_function("paid", 3, (prices or Prices()).cost)
         retried, last = self.run if retry_rejected else 0, len(facts["annotators"]) - 1
         database.executescript(_VIEWS.format(retried=retried, answered=ANSWERED, last=last))
@@ -150,6 +144,10 @@ class Store:
         # what the files of the database were at the last look, once a run writes to them
         self._files: dict[Path, os.stat_result] = {}
 
+    def accepts(self, model: str) -> bool:
+        """Whether an answer of a model of this name is one of the model that was asked."""
+        return is_model(model, self.model, self.others)
+
     def start(self, at: str, answers_as: str, facts: Mapping[str, Any]) -> None:
         """Write that a run begins."""
         with self._db:
@@ -158,11 +156,7 @@ class Store:
         self._files = {path: path.stat() for path in files if path.exists()}
 
     def check(self) -> None:
-        """Check that the database is still where it was opened: nobody would find what goes into a deleted file.
-
-        Raises:
-            OSError: It is not.
-        """
+        """Raise an OSError unless the database is where it was opened: nobody would find what goes into a deleted file."""
         for path, known in self._files.items():
             try:
                 found = path.stat()
@@ -172,37 +166,37 @@ class Store:
                 raise OSError(f"{path.name} was replaced or changed meanwhile")
             self._files[path] = found
 
-    def begin(self, attempts: Sequence[Mapping[str, Any]]) -> list[int]:
-        """Write attempts before they are sent, all or none of them; returns a number for each.
+    def write(self, group: Sequence[Sequence[Row]]) -> list[list[int] | Exception]:
+        """Commit several writes together; returns the numbers of the attempts of each.
 
-        Raises:
-            OSError, sqlite3.Error: They cannot be written.
-        """
-        self.check()
-        which = "SELECT coalesce(max(attempt), 0) + 1 FROM attempt WHERE item = ? AND annotator = ?"
-        numbers = []
-        with self._db:
-            for values in attempts:
-                (attempt,) = self._db.execute(which, (values["item"], values["annotator"])).fetchone()
-                numbers.append(self._insert("attempt", {**values, "attempt": attempt, "run": self.run}))
-        return numbers
-
-    def finish(self, ends: Mapping[int, Mapping[str, Any]]) -> None:
-        """Write how attempts ended, all or none of them; where the disk is full, into the room kept in reserve.
-
-        Args:
-            ends: Columns to set, by the number of the attempt.
-
-        Raises:
-            OSError, sqlite3.Error: They cannot be written.
+        Where the disk is full, the ends of attempts go into the room kept in reserve; for new attempts it returns the error.
+        If nothing can be written, it raises an OSError or sqlite3.Error.
         """
         self.check()
         try:
-            self._update(ends)
-        except sqlite3.Error:
+            return self._commit(group)
+        except sqlite3.Error as error:
+            ends = [rows for rows in group if rows[0][0] is not None]
+            if not ends:
+                raise
             self.full = True
             self.give_up_reserve()
-            self._update(ends)
+            numbers = iter(self._commit(ends))
+            return [error if rows[0][0] is None else next(numbers) for rows in group]
+
+    def _commit(self, group: Sequence[Sequence[Row]]) -> list[list[int]]:
+        """Write all of a group or nothing; it is on the disk when this returns."""
+        with self._db:
+            return [[self._write_row(number, values) for number, values in rows] for rows in group]
+
+    def _write_row(self, number: int | None, values: Mapping[str, Any]) -> int:
+        if number is not None:
+            columns = ", ".join(f"{name} = ?" for name in values)
+            self._db.execute(f"UPDATE attempt SET {columns} WHERE id = ?", [*_clean(values), number])
+            return number
+        which = "SELECT coalesce(max(attempt), 0) + 1 FROM attempt WHERE item = ? AND annotator = ?"
+        (attempt,) = self._db.execute(which, (values["item"], values["annotator"])).fetchone()
+        return self._insert("attempt", {**values, "attempt": attempt, "run": self.run})
 
     def give_up_reserve(self) -> None:
         """Free the room that was kept for answers under way."""
@@ -211,12 +205,6 @@ class Store:
     def _insert(self, table: str, values: Mapping[str, Any]) -> int:
         columns = f"({', '.join(values)}) VALUES ({', '.join('?' * len(values))})"
         return self._db.execute(f"INSERT INTO {table} {columns}", _clean(values)).lastrowid
-
-    def _update(self, ends: Mapping[int, Mapping[str, Any]]) -> None:
-        with self._db:
-            for number, end in ends.items():
-                columns = ", ".join(f"{name} = ?" for name in end)
-                self._db.execute(f"UPDATE attempt SET {columns} WHERE id = ?", [*_clean(end), number])
 
     def open(self) -> np.ndarray:
         """Questions still to be asked `(Q, 2)`: row of the item, and annotator; item by item in the order of the job.
@@ -293,17 +281,9 @@ def open_store(
 ) -> Iterator[Store]:
     """The store of a folder for the one run that may write to it; a new run begins in it.
 
-    Args:
-        folder: The folder; it is made if it is not there.
-        facts: What the run is (`Job.facts`).
-        items: Names of all items of the corpus.
-        rows: Rows of the items that are asked about, in order.
-        at: The time.
-        options: `prices` (what tokens cost), `answers_as` (another name of the model), and `retry_rejected` (whether what
-            earlier runs had rejected counts as not asked).
-
-    Raises:
-        ValueError: Another run has the folder, it cannot be written, it is of another run, or its database is damaged.
+    `items` are all of the corpus, and `rows` those that are asked about, in order. `options` are `prices` (what tokens cost),
+    `answers_as` (another name of the model), and `retry_rejected` (whether what earlier runs had rejected counts as not
+    asked).
     """
     path, reserve, lock = folder / DATABASE, folder / RESERVE, FileLock(folder / WRITER, blocking=False)
     try:
@@ -340,7 +320,7 @@ def read_store(
 ) -> Iterator[Store]:
     """The store of a folder to look at, also while a run writes to it; an empty one where there is none yet.
 
-    For its arguments and errors see `open_store`; `ignored` are entries of `IDENTITY` that are not known.
+    For its arguments see `open_store`; `ignored` are entries of `IDENTITY` that are not known.
     """
     path = folder / DATABASE
     with closing(_connect(path) if path.is_file() else _connect(":memory:", _TABLES)) as database:
@@ -348,11 +328,7 @@ def read_store(
 
 
 def export_attempts(folder: Path, path: Path) -> None:
-    """Write every attempt of a folder as a line of JSON, in the order they were made.
-
-    Raises:
-        ValueError: The folder has no database, it is damaged, or the file cannot be written.
-    """
+    """Write every attempt of a folder as a line of JSON, in the order they were made."""
     if not (folder / DATABASE).is_file():
         raise ValueError(f"{folder} has no {DATABASE}; name a folder that `annot-hf annotate` wrote.")
     with closing(_connect(folder / DATABASE)) as database:
@@ -370,13 +346,12 @@ def export_attempts(folder: Path, path: Path) -> None:
 
 
 def _connect(path: Path | str, script: str = "") -> sqlite3.Connection:
-    """A checked database; opened for reading alone if there is no `script` to run first.
-
-    Raises:
-        ValueError: It cannot be opened, is damaged, or is no database of `annotate`.
-    """
+    """A checked database; opened for reading alone if there is no `script` to run first."""
     try:
-        database = sqlite3.connect(path if script else f"{Path(path).absolute().as_uri()}?mode=ro", uri=not script)
+        # groups are written in threads, one at a time
+        database = sqlite3.connect(
+            path if script else f"{Path(path).absolute().as_uri()}?mode=ro", uri=not script, check_same_thread=False
+        )
         try:
             database.executescript(f"PRAGMA temp_store = MEMORY; {script}")
             (found,) = database.execute("PRAGMA quick_check(1)").fetchone()

@@ -1,7 +1,11 @@
 import asyncio
 import collections
+import contextlib
 import json
+import shutil
+import subprocess
 import threading
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -56,7 +60,7 @@ def ask(job, tmp_path, monkeypatch):
     """Runs a job against a server that answers by a function; gives the report and the server."""
     monkeypatch.setattr("annot_hf.proxies.session.LONGEST_WAIT", 0.02)
 
-    def run(answer, made=None, out=None, timeout=60.0, model="listener", **options):
+    def run(answer, made=None, out=None, timeout=600.0, model="listener", **options):
         server = Server(answer)
         with serve(server) as url:
             backend = OpenAIServer(model, base_url=url, timeout=timeout)
@@ -109,3 +113,36 @@ def clock(monkeypatch):
     monkeypatch.setattr(Session, "_sleep", sleep)
     monkeypatch.setattr("annot_hf.proxies.session.time", SimpleNamespace(monotonic=lambda: waited[0]))
     return lambda: waited[0]
+
+
+@pytest.fixture
+def broken(tmp_path):
+    """Makes a job of which some clips, by their place in it, cannot be read."""
+    (tmp_path / "bad.wav").write_bytes(b"RIFF")
+
+    def make(job, *places):
+        items = job.corpus.items.copy()
+        items["audio"] = items["audio"].astype(object)
+        for place in places:
+            items.loc[items.index[job.rows[place]], "audio"] = str(tmp_path / "bad.wav")
+        return replace(job, corpus=replace(job.corpus, items=items))
+
+    return make
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    """A disk of 3 MB, mounted at the folder of the run; gives a function that leaves only so many bytes free."""
+    out = tmp_path / "out"
+    out.mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=3m", "tmpfs", out], capture_output=True).returncode:
+        pytest.skip("nothing can be mounted here")
+
+    def fill(leave):
+        # The run writes to the disk at the same time, so the file may meet its end early.
+        with contextlib.suppress(OSError), (out / "filler").open("wb", buffering=0) as file:
+            for _ in range(max(shutil.disk_usage(out).free - leave, 0) // 1024):
+                file.write(bytes(1024))
+
+    yield fill
+    subprocess.run(["umount", out], check=True)

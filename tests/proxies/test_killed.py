@@ -45,17 +45,17 @@ def start(corpus, out, url, *words):
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def wait_for(out, answers):
-    """Until the database has so many answers."""
+def wait_for(out, attempts, which="status = 'label'"):
+    """Until the database has so many attempts, answered with a label or as said."""
     for _ in range(60_000):
         try:
             with contextlib.closing(sqlite3.connect(f"file:{out / 'attempts.sqlite'}?mode=ro", uri=True)) as database:
-                if database.execute("SELECT count(*) FROM attempt WHERE status = 'label'").fetchone()[0] >= answers:
+                if database.execute(f"SELECT count(*) FROM attempt WHERE {which}").fetchone()[0] >= attempts:
                     return
         except sqlite3.OperationalError:
             pass
         time.sleep(0.005)
-    raise AssertionError(f"the database never had {answers} answers")
+    raise AssertionError(f"the database never had {attempts} attempts with {which}")
 
 
 def test_killed_twice_it_asks_again_only_what_was_under_way(corpus, tmp_path, exported):
@@ -70,11 +70,11 @@ def test_killed_twice_it_asks_again_only_what_was_under_way(corpus, tmp_path, ex
         finished = start(corpus, out, url)
         shown, errors = finished.communicate(timeout=600)
     assert finished.returncode == 0, errors
-    under_way = re.search(r"(\d+) questions were under way when earlier runs were killed", " ".join(shown.split()))
-    assert 2 <= int(under_way[1]) <= 2 * 4
+    found = re.search(r"(\d+) questions were under way when earlier runs were killed", " ".join(shown.split()))
+    under_way = 0 if found is None else int(found[1])
     assert len(server.sent) == 8 * 20
     again = sum(count - 1 for count in server.sent.values())
-    assert again <= 2 * 4  # two kills, four under way at each
+    assert again <= under_way <= 2 * 4  # two kills, at most four under way at each
     answered = collections.Counter((one["item"], one["annotator"]) for one in exported("label"))
     assert set(answered.values()) == {1}
     assert len(read_annotations(out).votes) == 160
@@ -99,18 +99,18 @@ def test_a_signal_lets_what_is_under_way_come_home(corpus, tmp_path, number):
 
 
 def test_two_runs_on_one_folder_refuse_each_other(corpus, tmp_path):
-    server, out = SlowServer(seconds=3.0), tmp_path / "out"
+    server, out = SlowServer(seconds=600.0), tmp_path / "out"
     with serve(server) as url:
         first = start(corpus, out, url)
-        wait_for(out, 1)
+        wait_for(out, 4, "status IS NULL")
         second = start(corpus, out, url)
         _, errors = second.communicate(timeout=600)
         assert first.poll() is None
-        first.send_signal(signal.SIGINT)
+        first.kill()
         first.communicate(timeout=600)
     assert second.returncode == 2
     assert "Another run is writing to" in errors
-    assert set(server.sent.values()) == {1}
+    assert set(server.sent.values()) <= {1}
 
 
 def test_the_extra_is_named_when_a_library_is_missing(corpus, tmp_path):

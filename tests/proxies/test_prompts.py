@@ -6,8 +6,7 @@ from hypothesis import given, strategies as st
 
 from annot_hf.cli import app as cli
 from annot_hf.data.questions import Question
-from annot_hf.proxies.plan import INSTRUCTIONS
-from annot_hf.proxies.prompts import TEMPLATES, Prompts, clean_transcript
+from annot_hf.proxies.prompts import INSTRUCTIONS, TEMPLATES, Prompts, clean_transcript
 
 EMOTION = Question.category("emotion", ["anger", "joy"], prompt="Which emotion do you hear?")
 

@@ -1,7 +1,8 @@
 import numpy as np
 import pytest
 
-from annot_hf.proxies.plan import BANDS, INSTRUCTIONS, make_plan
+from annot_hf.proxies.job import BANDS, make_plan
+from annot_hf.proxies.prompts import INSTRUCTIONS
 
 
 def test_in_the_published_plan_instruction_and_band_go_together():
