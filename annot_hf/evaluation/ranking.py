@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from annot_hf.evaluation.resampling import Measured, Resamples, accuracy_of, uar_of
-from annot_hf.models.measures import class_counts
+from annot_hf.evaluation.resampling import Measured, Resamples
+from annot_hf.models.measures import accuracy_of, class_counts, uar_of
 
 DEPTHS = (1, 2, 3)
 LEVELS = (75, 50)

@@ -11,7 +11,8 @@ from annot_hf.data.predictions import Predictions
 from annot_hf.data.targets import Targets
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.alignment import FLOOR, Reference, dimensions, expectation
-from annot_hf.evaluation.resampling import Measured, Resamples, ccc_of, moments, pearson_of, slope_of, with_interval
+from annot_hf.evaluation.resampling import Measured, Resamples, with_interval
+from annot_hf.models.measures import ccc_of, moments, pearson_of, slope_of
 
 # A rater needs this many votes for their own CCC.
 MIN_VOTES = 2

@@ -7,9 +7,19 @@ import numpy as np
 
 from annot_hf.data.questions import Question
 from annot_hf.evaluation.alignment import FLOOR, dimensions, expectation, floored
-from annot_hf.evaluation.resampling import Measured, Resamples, accuracy_of, ccc_of, moments, pearson_of, uar_of
+from annot_hf.evaluation.resampling import Measured, Resamples
 from annot_hf.models import measures
-from annot_hf.models.measures import class_counts, f1_of, macro_f1_of, ratio
+from annot_hf.models.measures import (
+    accuracy_of,
+    ccc_of,
+    class_counts,
+    f1_of,
+    macro_f1_of,
+    moments,
+    pearson_of,
+    ratio,
+    uar_of,
+)
 
 # Title, unit, better direction.
 ITEM_MEASURES: dict[str, tuple[str, str, str]] = {

@@ -6,9 +6,9 @@ from typing import Any
 
 import numpy as np
 
-from annot_hf.evaluation.resampling import Measured, Resamples, accuracy_of, macro_f1_present_of
+from annot_hf.evaluation.resampling import Measured, Resamples
 from annot_hf.models import measures
-from annot_hf.models.measures import class_counts, macro_f1_of, ratio
+from annot_hf.models.measures import accuracy_of, class_counts, macro_f1_of, macro_f1_present_of, ratio
 
 EDGES = (0.0, 1 / 3, 2 / 3, 1.0)
 NAMES = ("low", "mid", "high")
