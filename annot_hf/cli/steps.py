@@ -91,7 +91,7 @@ def write_report(folder: Path, corpus: Path, out: Path, truth: Path | None, cond
     from annot_hf.data.export import read_export
     from annot_hf.data.predictions import Predictions
     from annot_hf.data.simulate import read_truth
-    from annot_hf.evaluation.evaluate import read_conditions
+    from annot_hf.evaluation.alignment import read_conditions
     from annot_hf.report.report import build_report
 
     predictions, exported = Predictions.load(folder), read_export(corpus)

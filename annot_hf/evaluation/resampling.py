@@ -153,6 +153,14 @@ class Resamples:
             for (name, array), part in zip(arrays.items(), parts, strict=True)
         }
 
+    def means(self, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Means over items of columns `(N, ...)`, in the data and in every resample `(1 + B, ...)`."""
+        size = len(next(iter(columns.values())))
+        # No column is called None.
+        sums = self.sums({**columns, None: np.ones(size)})
+        count = sums.pop(None)
+        return {name: (total.T / count).T for name, total in sums.items()}
+
     def cells(self, columns: Mapping[str, np.ndarray], cells: np.ndarray) -> dict[str, np.ndarray]:
         """`sums` of columns that are constant within each of the `cells` `(N,)`, such as a cell of a confusion table.
 
@@ -177,14 +185,9 @@ class Resamples:
 
     def fit(self, predicted: np.ndarray, true: np.ndarray) -> dict[str, np.ndarray]:
         """Fit of predicted to true numbers `(N,)`: `ccc`, `pearson`, `rmse`, each `(1 + B,)`."""
-        sums = self.sums(
-            {"pairs": moments(predicted, true), "square": (predicted - true) ** 2, "count": np.ones(len(true))}
-        )
-        return {
-            "ccc": ccc_of(sums["pairs"]),
-            "pearson": pearson_of(sums["pairs"]),
-            "rmse": np.sqrt(sums["square"] / sums["count"]),
-        }
+        means = self.means({"pairs": moments(predicted, true), "square": (predicted - true) ** 2})
+        pairs = means["pairs"]
+        return {"ccc": ccc_of(pairs), "pearson": pearson_of(pairs), "rmse": np.sqrt(means["square"])}
 
     def spearman(self, columns: Mapping[str, np.ndarray], reference: np.ndarray) -> dict[str, np.ndarray]:
         """Spearman's correlation of each column `(N,)` with the reference `(N,)`, `(1 + B,)`; 0 if either is constant.

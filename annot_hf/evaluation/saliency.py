@@ -1,8 +1,7 @@
 """Cross-correlation saliency: which layer of a trunk correlates most with opinion, in one pass over the items.
 
-arXiv 2503.22711 chooses an intermediate layer by such a score but does not print the formula, so both formulas are our choice.
-"absolute", the default: |r| of each unit's mean over time with each target, averaged over the units of a layer. "penalised",
-in the spirit of arXiv 2312.16180: r squared minus gamma times the unit's mean |r| with the other units of its layer.
+arXiv 2503.22711 chooses a layer by such a score but does not print the formula, so both are our choice: "absolute", and
+"penalised", in the spirit of arXiv 2312.16180; see `layer_scores`.
 """
 
 from dataclasses import dataclass
@@ -21,22 +20,15 @@ class CrossMoments:
     """Running means, squares and cross products of units and targets, merged batch by batch in double precision.
 
     Chan, Golub & LeVeque (1983): raw squares are not summed, so large means cost no precision. Memory does not grow with the
-    items: `layers * units * (targets + 2)` doubles, and with `among_units` another `layers * units ** 2`, which is 61 MB for
-    13 layers of 768 units.
-
-    Args:
-        among_units: Keep the products of the units of a layer with each other, for "penalised".
+    items: `layers * units * (targets + 2)` doubles, and `layers * units ** 2` more with `among_units`, the products of the
+    units of a layer with each other, for "penalised" (61 MB for 13 layers of 768 units).
     """
 
     def __init__(self, *, among_units: bool = False) -> None:
         self.among_units, self.count = among_units, 0
 
     def update(self, units: np.ndarray, targets: np.ndarray) -> None:
-        """Add items: `units` `(n, layers, units)` and `targets` `(n, targets)`.
-
-        Raises:
-            ValueError: A value is not finite.
-        """
+        """Add items: `units` `(n, layers, units)` and `targets` `(n, targets)`."""
         units, targets = np.asarray(units, np.float64), np.asarray(targets, np.float64)
         if not (np.isfinite(units).all() and np.isfinite(targets).all()):
             raise ValueError("Units or targets hold NaN or infinity; leave such items out.")
@@ -66,10 +58,7 @@ class CrossMoments:
         self.count += n
 
     def correlations(self) -> np.ndarray:
-        """Pearson correlation of each unit with each target `(layers, units, targets)`.
-
-        A constant unit has correlation 0, a constant target NaN.
-        """
+        """Pearson correlations `(layers, units, targets)`: 0 for a constant unit, NaN for a constant target."""
         targets = np.where(_flat(self.target_square, self.target_mean, self.count), np.nan, self.target_square)
         return self.cross * self._inverse()[..., None] / np.sqrt(targets)
 
@@ -89,15 +78,10 @@ class CrossMoments:
 
 @dataclass(frozen=True, eq=False)
 class Saliency:
-    """Scores of layers.
+    """Scores of layers `(layers, targets)`, NaN for a constant target.
 
-    Attributes:
-        scores: Saliency of each layer for each target `(layers, targets)`; NaN for a constant target.
-        targets: Names of the targets.
-        formula: "absolute" or "penalised".
-        gamma: Weight of the penalty, if there is one.
-        items: Items behind the scores.
-        about: Trunk, corpus, split, questions and what was left out, for the record.
+    `gamma` is the weight of the penalty, if the formula has one. `items` are those behind the scores; `about` names trunk,
+    corpus, split, questions and what was left out.
     """
 
     scores: np.ndarray
@@ -119,15 +103,10 @@ class Saliency:
 
 
 def layer_scores(moments: CrossMoments, formula: str = "absolute", gamma: float | None = None) -> np.ndarray:
-    """Saliency of each layer for each target, the mean over its units `(layers, targets)`.
+    """Saliency of each layer for each target, from at least two items: the mean over its units `(layers, targets)`.
 
-    Args:
-        moments: Moments of at least two items.
-        formula: "absolute", |r|; or "penalised", r² - gamma * mean |r| with the layer's other units. See the module.
-        gamma: Weight of the penalty of "penalised", `GAMMA` when None; "absolute" has none.
-
-    Raises:
-        ValueError: The formula is unknown, there are too few items, or all targets are constant.
+    "absolute" is |r| of each unit's mean over time with each target; "penalised" is r squared minus gamma (`GAMMA` when None)
+    times the unit's mean |r| with the other units of its layer.
     """
     gamma = check_formula(formula, gamma)
     if moments.count < 2:

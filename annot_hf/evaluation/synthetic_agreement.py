@@ -2,7 +2,7 @@
 
 Synthetic annotators and people have the same items and the same reference: the votes of all people but one, whoever cast the
 vote, so that people are not their own reference. Ambiguity is tertiles of the entropy of human votes over ln K, as in
-`annot_hf.evaluation.strata`.
+`annot_hf.evaluation.categories`.
 """
 
 from collections.abc import Sequence
@@ -13,8 +13,8 @@ import numpy as np
 
 from annot_hf.data.synthetic import SYNTHETIC
 from annot_hf.data.targets import winners
-from annot_hf.evaluation.resampling import Measured, Resamples, with_interval
-from annot_hf.evaluation.strata import NAMES, entropy_strata
+from annot_hf.evaluation.categories import NAMES, entropy_strata
+from annot_hf.evaluation.resampling import Measured, Resamples
 from annot_hf.models import measures
 from annot_hf.models.measures import ratio
 
@@ -71,14 +71,8 @@ def measure_agreement(
 ) -> SyntheticAgreement:
     """Agreement of synthetic annotators with people, and of people with each other, by ambiguity.
 
-    Args:
-        human: Human votes per item and label `(I, K)`, whole numbers; items with fewer than two are left out and counted.
-        synthetic: Synthetic votes `(I, K)`, whole numbers, at least one per item.
-        support: The K labels.
-        resamples: Bootstrap resamples of the items; 1,000 of single items when None.
-
-    Raises:
-        ValueError: An item has no synthetic vote, or no item has votes of two people.
+    Both are whole votes per item and label `(I, K)`, with at least one synthetic vote per item. Items with fewer than two
+    human votes are left out and counted.
     """
     human, synthetic = (np.asarray(counts, dtype=np.float64) for counts in (human, synthetic))
     rows = human.sum(1) >= 2
@@ -94,42 +88,40 @@ def measure_agreement(
     member = {ALL: np.ones(len(q))} | {one.name: one.rows.astype(np.float64) for one in strata}
     several = synthetic.sum(1) >= 2
     person, model = _left_out(human, p)
+    among = _pair_agreement(human)
+    items = np.ones(len(q))
+    # Measure and whose votes -> values of the items, and which items count.
     columns = {
-        f"accuracy/{PERSON}": person,
-        f"accuracy/{SYNTHETIC}": model,
-        f"agreement/{PERSON}": _pair_agreement(human),
-        f"agreement/{SYNTHETIC}": (p * q).sum(1),
-        f"among/{SYNTHETIC}": np.where(several, _pair_agreement(synthetic), 0),
-        f"entropy/{PERSON}": measures.entropy(q, normalised=True),
-        f"entropy/{SYNTHETIC}": measures.entropy(p, normalised=True),
-        f"jsd/{SYNTHETIC}": measures.jsd(p, q),
-        f"accuracy_plurality/{SYNTHETIC}": (_plurality(human) * p).sum(1),
-        "items": np.ones(len(q)),
-        "several": several,
-        f"votes/{PERSON}": human,
-        f"votes/{SYNTHETIC}": synthetic,
+        ("accuracy", PERSON): (person, items),
+        ("accuracy", SYNTHETIC): (model, items),
+        ("agreement", PERSON): (among, items),
+        ("agreement", SYNTHETIC): ((p * q).sum(1), items),
+        ("among", PERSON): (among, items),
+        ("among", SYNTHETIC): (np.where(several, _pair_agreement(synthetic), 0), several),
+        ("entropy", PERSON): (measures.entropy(q, normalised=True), items),
+        ("entropy", SYNTHETIC): (measures.entropy(p, normalised=True), items),
+        ("jsd", SYNTHETIC): (measures.jsd(p, q), items),
+        ("accuracy_plurality", SYNTHETIC): ((_plurality(human) * p).sum(1), items),
     }
-    summed = {
-        f"{name}/{key}": column * (inside if column.ndim == 1 else inside[:, None])
-        for name, column in columns.items()
-        for key, inside in member.items()
-    }
+    summed = {}
+    for key, inside in member.items():
+        for of, (values, count) in columns.items():
+            summed |= {(key, of, "sum"): values * inside, (key, of, "count"): count * inside}
+        summed |= {
+            (key, "votes", who): votes * inside[:, None] for who, votes in ((PERSON, human), (SYNTHETIC, synthetic))
+        }
     sums = (resamples or Resamples()).select(rows).sums(summed)
     records: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in AGREEMENT_MEASURES}
     for key in member:
-        drawn = {
-            name: ratio(sums[f"{name}/{key}"], sums[f"items/{key}"]) for name in columns if columns[name].ndim == 1
-        }
-        drawn[f"among/{SYNTHETIC}"] = ratio(sums[f"among/{SYNTHETIC}/{key}"], sums[f"several/{key}"])
-        drawn[f"among/{PERSON}"] = drawn[f"agreement/{PERSON}"]
-        shares = {who: _shares(sums[f"votes/{who}/{key}"]) for who in (PERSON, SYNTHETIC)}
+        drawn = {of: ratio(sums[key, of, "sum"], sums[key, of, "count"]) for of in columns}
+        shares = {who: _shares(sums[key, "votes", who]) for who in (PERSON, SYNTHETIC)}
         for who, share in shares.items():
             chance = (share * shares[PERSON]).sum(-1)
-            same = drawn[f"agreement/{who}"]
-            drawn[f"kappa/{who}"] = ratio(same - chance, np.where(chance < 1 - 1e-12, 1 - chance, 0))
-        for name, (title, unit, better) in AGREEMENT_MEASURES.items():
-            draws = {who: drawn[f"{name}/{who}"] for who in (SYNTHETIC, PERSON) if f"{name}/{who}" in drawn}
-            records[name][key] = _record(Measured(title, unit, better, draws))
+            above = drawn["agreement", who] - chance
+            drawn["kappa", who] = ratio(above, np.where(chance < 1 - 1e-12, 1 - chance, 0))
+        for name, about in AGREEMENT_MEASURES.items():
+            draws = {who: drawn[name, who] for who in (SYNTHETIC, PERSON) if (name, who) in drawn}
+            records[name][key] = _record(Measured(*about, draws))
     found = {ALL: {"items": len(q), "low": None, "high": None}}
     found |= {one.name: {"items": int(one.rows.sum()), "low": one.low, "high": one.high} for one in strata}
     counts = {"items": len(q), "items with fewer than 2 people": int((~rows).sum())}
@@ -138,7 +130,7 @@ def measure_agreement(
 
 def _record(measured: Measured) -> dict[str, Any]:
     """Value and interval of synthetic votes and of people, and their difference."""
-    record: dict[str, Any] = {who: with_interval(measured.draws[who]).to_dict() for who in measured.draws}
+    record = {who: measured.at(who) for who in measured.draws}
     if len(record) == 2:
         record["difference"] = measured.difference(SYNTHETIC, PERSON)
     return record
@@ -147,9 +139,7 @@ def _record(measured: Measured) -> dict[str, Any]:
 def _left_out(human: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Probability `(I,)` that the vote of the person left out, and a synthetic vote, is the plurality of the other people.
 
-    Args:
-        human: Human votes `(I, K)`, at least two per item.
-        p: Distributions of the synthetic votes `(I, K)`.
+    Human votes `(I, K)`, at least two per item, and distributions of the synthetic votes `(I, K)`.
     """
     person, model = np.zeros(len(human)), np.zeros(len(human))
     share = human / human.sum(1, keepdims=True)

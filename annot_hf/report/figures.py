@@ -8,9 +8,9 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from annot_hf.evaluation.categories import LEVELS
 from annot_hf.evaluation.equivalence import Equivalence
 from annot_hf.evaluation.evaluate import Evaluation
-from annot_hf.evaluation.ranking import LEVELS
 from annot_hf.report.style import BLUE, DARK, FAINT, GREEN, GRID, ORANGE, VERMILION, legend, short
 
 MAX_BARS = 20

@@ -7,11 +7,9 @@ from typing import Any
 
 from annot_hf.data.agreement import Agreement
 from annot_hf.data.corpus import SPLITS
-from annot_hf.evaluation.calibration import BINS
+from annot_hf.evaluation.categories import BINS, LEVELS, Stratum, depths
 from annot_hf.evaluation.evaluate import CONSENSUS, MARGINAL, MODEL, Evaluation, spread
-from annot_hf.evaluation.ranking import LEVELS, depths
-from annot_hf.evaluation.scales import FITS
-from annot_hf.evaluation.strata import Stratum
+from annot_hf.evaluation.scoring import FITS
 
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]|#~$!])")
 

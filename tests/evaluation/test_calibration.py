@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from annot_hf.evaluation.calibration import (
+from annot_hf.evaluation.categories import (
     calibration_floor,
     expected_confusion,
     find_residual,
