@@ -38,15 +38,16 @@ def measure_categories(
 ) -> tuple[dict[str, Measured], dict[str, Any]]:
     """Detailed measures of a category question, and the strata, groups of speakers and residual label behind them."""
     q, support, resamples = reference.q, tuple(reference.targets.support), reference.resamples
-    strata, spoken, index = entropy_strata(q, support), [], find_residual(support, residual)
+    strata, index = entropy_strata(q, support), find_residual(support, residual)
+    speakers: list[SpeakerGroup] = []
     measured = measure_strata(systems, q, strata, resamples) | measure_n_best(systems, q, resamples)
     if resamples.cluster_count > 1:
-        spoken = speaker_groups(reference.speakers, reference.items, groups)
-        measured |= measure_speakers(systems, q, spoken, resamples)
+        speakers = speaker_groups(reference.speakers, reference.items, groups)
+        measured |= measure_speakers(systems, q, speakers, resamples)
     measured |= measure_calibration(systems, q, support, resamples)
     if index is not None and q[:, index].any():
         measured |= measure_residual(systems, q, support, index, resamples)
-    return measured, {"strata": strata, "groups": spoken, "residual": None if index is None else support[index]}
+    return measured, {"strata": strata, "groups": speakers, "residual": None if index is None else support[index]}
 
 
 def describe_predictions(p: np.ndarray, reference: Reference) -> dict[str, Any]:
@@ -123,32 +124,34 @@ def measure_strata(
     Macro-F1 averages over all K labels, so a label that is absent from the stratum counts as 0; "macro_f1_present" averages
     over the labels that are the plurality of an item there. Resamples draw from all speakers, not from those of a stratum.
     """
-    true, classes = q.argmax(axis=1), q.shape[1]
+    cell = true = q.argmax(axis=1)
     predicted = {system: p.argmax(axis=1) for system, p in systems.items()}
-    member = {stratum.key: stratum.rows.astype(np.float64) for stratum in strata}
-    cell = true
     for code in (*predicted.values(), *(stratum.rows for stratum in strata)):
-        _, cell = np.unique(cell * classes + code, return_inverse=True)
-    counts, losses = {}, dict(member)
+        _, cell = np.unique(cell * q.shape[1] + code, return_inverse=True)
+    # (n, strata); no system is called None.
+    member = np.stack([stratum.rows for stratum in strata], axis=1).astype(np.float64)
+    counts, losses = {}, {None: member}
     for system, p in systems.items():
-        per_item, jsd = class_counts(predicted[system], true, classes), measures.jsd(p, q)
-        counts |= {f"{system}/{key}": per_item * rows[:, None, None] for key, rows in member.items()}
-        losses |= {f"{system}/{key}": jsd * rows for key, rows in member.items()}
+        counts[system] = class_counts(predicted[system], true, q.shape[1])[:, None] * member[..., None, None]
+        losses[system] = measures.jsd(p, q)[:, None] * member
     counts, losses = resamples.cells(counts, cell), resamples.sums(losses)
-    out = {}
-    for stratum in strata:
-        where = f", {stratum.name} entropy ({stratum.scheme})"
-        draws: dict[str, dict[str, np.ndarray]] = {name: {} for name in STRATUM_MEASURES}
-        for system in systems:
-            found = counts[f"{system}/{stratum.key}"]
-            empty = found[:, 2].sum(axis=-1) == 0
-            draws["jsd"][system] = ratio(losses[f"{system}/{stratum.key}"], losses[stratum.key])
-            draws["accuracy"][system] = accuracy_of(found)
-            draws["macro_f1"][system] = np.where(empty, np.nan, macro_f1_of(found))
-            draws["macro_f1_present"][system] = macro_f1_present_of(found)
-        for name, (title, unit, better) in STRATUM_MEASURES.items():
-            out[f"{name}_{stratum.key}"] = Measured(title + where, unit, better, draws[name])
-    return out
+    draws: dict[str, dict[str, np.ndarray]] = {name: {} for name in STRATUM_MEASURES}
+    for system, found in counts.items():
+        draws["jsd"][system] = ratio(losses[system], losses[None])
+        draws["accuracy"][system] = accuracy_of(found)
+        empty = found[..., 2, :].sum(axis=-1) == 0
+        draws["macro_f1"][system] = np.where(empty, np.nan, macro_f1_of(found))
+        draws["macro_f1_present"][system] = macro_f1_present_of(found)
+    return {
+        f"{name}_{stratum.key}": Measured(
+            f"{title}, {stratum.name} entropy ({stratum.scheme})",
+            unit,
+            better,
+            {system: found[:, index] for system, found in draws[name].items()},
+        )
+        for index, stratum in enumerate(strata)
+        for name, (title, unit, better) in STRATUM_MEASURES.items()
+    }
 
 
 @dataclass(frozen=True, eq=False)
@@ -178,18 +181,18 @@ def measure_n_best(systems: Mapping[str, np.ndarray], q: np.ndarray, resamples: 
     An item is right if the plurality of its votes is among the n most probable labels. (arXiv 2503.22711)
     """
     cell = true = q.argmax(axis=1)
-    columns = {}
+    hits = {}
     for system, p in systems.items():
         rank = np.minimum(plurality_rank(p, true), max(DEPTHS))
         _, cell = np.unique(cell * (max(DEPTHS) + 1) + rank, return_inverse=True)
         for n in depths(q.shape[1]):
             # The plurality counts as predicted if it is among the n best.
-            columns[f"{system}/{n}"] = class_counts(np.where(rank < n, true, -1), true, q.shape[1])
-    sums = resamples.cells(columns, cell)
+            hits[system, n] = class_counts(np.where(rank < n, true, -1), true, q.shape[1])
+    sums = resamples.cells(hits, cell)
     out = {}
     for n in depths(q.shape[1]):
         for name, title, of in (("accuracy", "Accuracy", accuracy_of), ("uar", "Average recall (UAR)", uar_of)):
-            draws = {system: of(sums[f"{system}/{n}"]) for system in systems}
+            draws = {system: of(sums[system, n]) for system in systems}
             out[f"{name}_{n}_best"] = Measured(f"{title}, {n}-best", "0 to 1", "higher", draws)
     return out
 
@@ -223,10 +226,7 @@ def speaker_groups(
 
 
 def measure_speakers(
-    systems: Mapping[str, np.ndarray],
-    q: np.ndarray,
-    groups: Sequence[SpeakerGroup],
-    resamples: Resamples,
+    systems: Mapping[str, np.ndarray], q: np.ndarray, groups: Sequence[SpeakerGroup], resamples: Resamples
 ) -> dict[str, Measured]:
     """paUAR: share (%) of speakers whose own UAR exceeds .75 or .50, named such as "pauar75_2_best_min10".
 
@@ -237,7 +237,7 @@ def measure_speakers(
     for system, p in systems.items():
         for n in depths(q.shape[1]):
             uar = speaker_uar(p, q, resamples.clusters, n)[1]
-            above |= {(level, n, system): uar > level / 100 + _RECALL_SLACK for level in LEVELS}
+            above |= {(system, n, level): uar > level / 100 + _RECALL_SLACK for level in LEVELS}
     out = {}
     for group in groups:
         columns = {key: flag[group.rows] for key, flag in above.items()}
@@ -245,7 +245,7 @@ def measure_speakers(
         shares = resamples.of_units().means(columns) if group.rows.any() and columns else {}
         for level in LEVELS:
             for n in depths(q.shape[1]):
-                draws = {system: 100 * shares.get((level, n, system), np.full(1, np.nan)) for system in systems}
+                draws = {system: 100 * shares.get((system, n, level), np.full(1, np.nan)) for system in systems}
                 title = f"paUAR-{level}, {n}-best, {group.title}"
                 name = f"pauar{level}_{n}_best" + (f"_{group.key}" if group.key else "")
                 out[name] = Measured(title, "%", "higher", draws)

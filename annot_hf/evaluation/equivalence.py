@@ -36,7 +36,7 @@ class Equivalence:
         alpha: Pseudo-votes, spread by the marginal, that smooth each histogram.
         items: Items with at least K + 1 votes, on which all numbers are based.
         share: Their share of the evaluated items.
-        draws: System -> worth `(1 + B,)` on every resample, 0 below 1 and infinite above K.
+        draws: System -> worth `(1 + B,)` on every resample, see `crossing`.
     """
 
     raters: np.ndarray
@@ -60,13 +60,12 @@ def rater_equivalence(
     resamples: Resamples | None = None,
     *,
     keep: float = KEEP,
-    most: int = MOST_RATERS,
 ) -> Equivalence | None:
     """How many raters each system is worth, by the mean log score on held-out votes.
 
     A histogram of k votes gives label c (m_c + alpha pi_c) / (k + alpha), with pi the marginal and one alpha for all k:
     the one with the best mean score of the raters, which favours the raters. K is the largest k such that at least a share
-    `keep` of the items has K + 1 votes (at least 1, at most `most`); all numbers are over those items. None if no item has two
+    `keep` of the items has K + 1 votes (1 to 50); all numbers are over those items. None if no item has two
     votes.
 
     Systems are predictions `(N, K)`, or those of R runs `(R, N, K)`, whose losses are averaged; `counts` `(N, K)` are whole
@@ -84,8 +83,7 @@ def rater_equivalence(
     votes = counts.sum(axis=1)
     if votes.max(initial=0) < 2:
         return None
-    reach = [k for k in range(1, most + 1) if (votes > k).mean() >= keep]
-    largest = max(reach, default=1)
+    largest = max((k for k in range(1, MOST_RATERS + 1) if (votes > k).mean() >= keep), default=1)
     rows = votes > largest
     counts, prior = counts[rows], floored(np.asarray(marginal, dtype=np.float64))
     losses, alpha = _rater_losses(counts, prior, largest)
@@ -95,23 +93,13 @@ def rater_equivalence(
         of_runs = measures.cross_entropy(*np.broadcast_arrays(shares, floored(p[..., rows, :])))
         columns[f"system/{name}"] = of_runs.reshape(-1, len(shares)).mean(axis=0)
     means = (resamples or Resamples()).select(rows).means(columns)
-    curve = means["raters"]
-    draws = {name: crossing(curve, means[f"system/{name}"]) for name in systems}
-    return Equivalence(
-        raters=np.arange(largest + 1),
-        curve=[with_interval(column).to_dict() for column in curve.T],
-        systems={
-            name: {
-                "loss": with_interval(means[f"system/{name}"]).to_dict(),
-                "worth": worth_record(draws[name], largest),
-            }
-            for name in systems
-        },
-        alpha=alpha,
-        items=len(counts),
-        share=float(rows.mean()),
-        draws=draws,
-    )
+    curve, told, draws = means["raters"], {}, {}
+    for name in systems:
+        loss = means[f"system/{name}"]
+        draws[name] = crossing(curve, loss)
+        told[name] = {"loss": with_interval(loss).to_dict(), "worth": worth_record(draws[name], largest)}
+    intervals = [with_interval(column).to_dict() for column in curve.T]
+    return Equivalence(np.arange(largest + 1), intervals, told, alpha, len(counts), float(rows.mean()), draws)
 
 
 def vote_counts(targets: Targets, votes: VoteTable | None = None) -> np.ndarray | None:

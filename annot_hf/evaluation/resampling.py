@@ -48,12 +48,8 @@ def with_interval(draws: np.ndarray) -> Interval:
 class Measured:
     """One measure of several systems on the same resamples, so that differences are paired.
 
-    Attributes:
-        title: Its name in a table.
-        unit: Its unit or range.
-        better: "lower", "higher", or "" if neither is better.
-        draws: System -> values `(1 + B,)` in the order of `Resamples`, the mean over several runs.
-        runs: System -> the value of each run `(R,)`, for systems with several runs.
+    `better` is "lower", "higher" or "". `draws` has values `(1 + B,)` by system in the order of `Resamples`, the mean over its
+    runs; `runs` has the value of each run `(R,)`, for systems with several.
     """
 
     title: str
@@ -76,11 +72,7 @@ class Measured:
         return with_interval(self.draws[one] - self.draws[other]).to_dict()
 
     def record(self, pairs: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
-        """The measure as plain values: `title`, `unit`, `better`, `systems` and `differences`.
-
-        `systems` holds `at` by system, and `differences` the `difference` of "one - other" for each of the `pairs` that both
-        have the measure.
-        """
+        """The measure as plain values, with `at` of every system and the `difference` of the `pairs` that both have it."""
         return {
             "title": self.title,
             "unit": self.unit,
@@ -96,15 +88,11 @@ class Measured:
 
 @dataclass(frozen=True, eq=False)
 class Resamples:
-    """The bootstrap resamples of a set of items, the same for every measure and every system.
+    """The B = `n` bootstrap resamples of a set of items, the same for every measure and every system.
 
-    A resample draws as many clusters as there are, with replacement. Every method returns the value of the data first, then
-    those of the resamples, `(1 + B, ...)`; with a single cluster it returns only the value of the data.
-
-    Attributes:
-        clusters: Cluster of each item, for instance its speaker `(N,)`; None to resample the items.
-        n: Number of resamples B.
-        seed: Seed of the draws.
+    A resample draws as many clusters as there are, with replacement: `clusters` is for instance the speaker of each item
+    `(N,)`, or None to resample items. Every method returns the value of the data first, then those of the resamples,
+    `(1 + B, ...)`; with a single cluster it returns only the value of the data.
     """
 
     clusters: np.ndarray | None = None
@@ -125,21 +113,15 @@ class Resamples:
         return 0 if self.clusters is None else len(set(self.clusters))
 
     def sums(self, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Sums of per-item values, each column `(N, ...)`, in the data and in every resample `(1 + B, ...)`.
-
-        Raises:
-            ValueError: There are no items, or a column or `clusters` has another length.
-        """
+        """Sums of per-item values, each column `(N, ...)`, in the data and in every resample `(1 + B, ...)`."""
         arrays = {name: np.asarray(column, dtype=np.float64) for name, column in columns.items()}
-        lengths = {name: len(array) for name, array in arrays.items()}
-        if self.clusters is not None:
-            lengths["clusters"] = len(self.clusters)
-        size = next(iter(lengths.values()), 0)
+        size = len(next(iter(arrays.values()), ()))
         _check_any(size)
-        for name, length in lengths.items():
-            if length != size:
+        clusters = {} if self.clusters is None else {"clusters": self.clusters}
+        for name, column in (arrays | clusters).items():
+            if len(column) != size:
                 raise ValueError(
-                    f"Column {name!r} has {length} rows and the first has {size}; give one value per item."
+                    f"Column {name!r} has {len(column)} rows and the first has {size}; give one value per item."
                 )
         flat = [array.reshape(size, -1) for array in arrays.values()]
         stacked = np.concatenate(flat, axis=1)
