@@ -32,16 +32,9 @@ FLOOR = 1e-8
 class Reference:
     """The reference of every system: the votes on the evaluated items, the marginal, and the resamples.
 
-    Attributes:
-        targets: What the votes say.
-        rows: Rows of the evaluated items in the targets `(n,)`.
-        items: Names of the evaluated items `(n,)`, in the targets' order.
-        q: Distributions of their votes `(n, K)`, rows exactly normalised.
-        marginal: The baseline `(K,)`, exactly normalised.
-        baseline: The origin of the marginal, in words.
-        resamples: Resamples of the items, whose clusters are the speakers.
-        only_predicted: Predicted items without target.
-        only_target: Targets without prediction.
+    `rows` and `items` `(n,)` are the items' rows and names in the targets, in that order. `q` `(n, K)` are the distributions
+    of their votes, and `marginal` `(K,)` is the baseline, both exactly normalised; `baseline` is its origin in words.
+    `only_predicted` and `only_target` count what the other side lacks.
     """
 
     targets: Targets
@@ -75,11 +68,7 @@ def align(
     seed: int = 0,
     on_missing: Literal["error", "exclude"] = "error",
 ) -> tuple[Reference, dict[str, np.ndarray]]:
-    """The reference, and each system's row for every evaluated item `(n,)`, paired by item name; see `evaluate`.
-
-    Raises:
-        ValueError: The supports differ, items do not match, a target is not a distribution, or nothing is left.
-    """
+    """The reference, and each system's row for every evaluated item `(n,)`, paired by item name; see `evaluate`."""
     if on_missing not in ("error", "exclude"):
         raise ValueError(f"on_missing is {on_missing!r}; use error or exclude.")
     check_distributions(targets.probs, "Targets")

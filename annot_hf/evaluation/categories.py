@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from annot_hf.evaluation.alignment import Groups, Reference
-from annot_hf.evaluation.resampling import Measured, Resamples
+from annot_hf.evaluation.resampling import Arrays, Measured, Measures, Resamples
 from annot_hf.models import measures
 from annot_hf.models.measures import accuracy_of, class_counts, macro_f1_of, macro_f1_present_of, ratio, uar_of
 
@@ -34,8 +34,8 @@ BINS = 10
 
 
 def measure_categories(
-    systems: Mapping[str, np.ndarray], reference: Reference, groups: Groups | None, residual: str
-) -> tuple[dict[str, Measured], dict[str, Any]]:
+    systems: Arrays, reference: Reference, groups: Groups | None, residual: str
+) -> tuple[Measures, dict[str, Any]]:
     """Detailed measures of a category question, and the strata, groups of speakers and residual label behind them."""
     q, support, resamples = reference.q, tuple(reference.targets.support), reference.resamples
     strata, index = entropy_strata(q, support), find_residual(support, residual)
@@ -116,9 +116,7 @@ def entropy_strata(q: np.ndarray, support: Sequence[str]) -> list[Stratum]:
     return strata
 
 
-def measure_strata(
-    systems: Mapping[str, np.ndarray], q: np.ndarray, strata: Sequence[Stratum], resamples: Resamples
-) -> dict[str, Measured]:
+def measure_strata(systems: Arrays, q: np.ndarray, strata: Sequence[Stratum], resamples: Resamples) -> Measures:
     """JSD, accuracy and macro-F1 in every stratum, named such as "macro_f1_thirds_low".
 
     Macro-F1 averages over all K labels, so a label that is absent from the stratum counts as 0; "macro_f1_present" averages
@@ -175,7 +173,7 @@ def depths(classes: int) -> tuple[int, ...]:
     return tuple(n for n in DEPTHS if n < classes)
 
 
-def measure_n_best(systems: Mapping[str, np.ndarray], q: np.ndarray, resamples: Resamples) -> dict[str, Measured]:
+def measure_n_best(systems: Arrays, q: np.ndarray, resamples: Resamples) -> Measures:
     """n-best accuracy and n-best unweighted average recall, n = 1, 2, 3, named such as "uar_2_best".
 
     An item is right if the plurality of its votes is among the n most probable labels. (arXiv 2503.22711)
@@ -225,9 +223,7 @@ def speaker_groups(
     return groups
 
 
-def measure_speakers(
-    systems: Mapping[str, np.ndarray], q: np.ndarray, groups: Sequence[SpeakerGroup], resamples: Resamples
-) -> dict[str, Measured]:
+def measure_speakers(systems: Arrays, q: np.ndarray, groups: Sequence[SpeakerGroup], resamples: Resamples) -> Measures:
     """paUAR: share (%) of speakers whose own UAR exceeds .75 or .50, named such as "pauar75_2_best_min10".
 
     The UAR must be strictly above the level; for 1-, 2- and 3-best. Intervals resample the speakers of the group, which are
@@ -264,9 +260,7 @@ def describe_speakers(p: np.ndarray, q: np.ndarray, speakers: np.ndarray | None)
     return table
 
 
-def measure_calibration(
-    systems: Mapping[str, np.ndarray], q: np.ndarray, support: Sequence[str], resamples: Resamples
-) -> dict[str, Measured]:
+def measure_calibration(systems: Arrays, q: np.ndarray, support: Sequence[str], resamples: Resamples) -> Measures:
     """Expected calibration error of label probabilities p against vote shares q.
 
     For label c, items fall into 10 equal bins of p_c, [0, .1), ... [.9, 1]:
@@ -338,8 +332,8 @@ def find_residual(support: Sequence[str], residual: str = "other") -> int | None
 
 
 def measure_residual(
-    systems: Mapping[str, np.ndarray], q: np.ndarray, support: Sequence[str], index: int, resamples: Resamples
-) -> dict[str, Measured]:
+    systems: Arrays, q: np.ndarray, support: Sequence[str], index: int, resamples: Resamples
+) -> Measures:
     """Mean prediction over the votes for the residual label: sum_i q_i,other p_i / sum_i q_i,other, for every label.
 
     The measures are named "residual_<label>". The system "votes" has the votes in place of p.

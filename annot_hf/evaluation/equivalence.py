@@ -6,7 +6,6 @@ Nothing is simulated. Given the item's counts n_c with sum n, the held-out vote 
 of c among k of the other n - 1 votes is hypergeometric. So the expectation is a sum over m, and anonymous counts are enough.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,7 +16,7 @@ from scipy.special import gammaln
 from annot_hf.data.targets import Targets
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.alignment import floored
-from annot_hf.evaluation.resampling import TAILS, Interval, Resamples, with_interval
+from annot_hf.evaluation.resampling import TAILS, Arrays, Interval, Resamples, with_interval
 from annot_hf.models import measures
 
 KEEP = 0.8
@@ -45,7 +44,7 @@ class Equivalence:
     alpha: float
     items: int
     share: float
-    draws: Mapping[str, np.ndarray] = field(repr=False)
+    draws: Arrays = field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -54,12 +53,7 @@ class Equivalence:
 
 
 def rater_equivalence(
-    systems: Mapping[str, np.ndarray],
-    counts: np.ndarray,
-    marginal: np.ndarray,
-    resamples: Resamples | None = None,
-    *,
-    keep: float = KEEP,
+    systems: Arrays, counts: np.ndarray, marginal: np.ndarray, resamples: Resamples | None = None, *, keep: float = KEEP
 ) -> Equivalence | None:
     """How many raters each system is worth, by the mean log score on held-out votes.
 

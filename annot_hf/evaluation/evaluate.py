@@ -23,7 +23,7 @@ from annot_hf.evaluation.alignment import FLOOR, Groups, Reference, Speakers, al
 from annot_hf.evaluation.categories import SpeakerGroup, Stratum
 from annot_hf.evaluation.equivalence import KEEP, Equivalence, rater_equivalence, vote_counts
 from annot_hf.evaluation.raters import measure_raters
-from annot_hf.evaluation.resampling import Measured
+from annot_hf.evaluation.resampling import Arrays, Measured, Measures
 from annot_hf.models import measures
 
 MODEL, MARGINAL, CONSENSUS = "model", "marginal", "consensus"
@@ -77,7 +77,7 @@ class Evaluation(Mapping[str, dict[str, Any]]):
 
     systems: tuple[str, ...]
     pairs: tuple[tuple[str, str], ...]
-    parts: dict[str, dict[str, Measured]] = field(repr=False)
+    parts: dict[str, Measures] = field(repr=False)
     reference: Reference = field(repr=False)
     probs: np.ndarray = field(repr=False)
     counts: dict[str, Any]
@@ -204,7 +204,8 @@ def evaluate(
         on_missing: What to do with items that only one side has: raise, or leave them out and count them.
 
     Raises:
-        ValueError: There is no run, a system is called "marginal", or the inputs do not fit together; see `align`.
+        ValueError: There is no run, a system is called "marginal", a target is not a distribution, or supports,
+            items, speakers or votes do not fit together.
     """
     runs = _runs(systems)
     names = tuple(runs)
@@ -218,18 +219,12 @@ def evaluate(
         for name, several in runs.items()
         for index, run in enumerate(several)
     }
-    evaluated = targets
+    scored = targets
     if folds is not None:
         tested = np.any([fold.parts == "test" for fold in folds], axis=0)
-        evaluated = targets.select(targets.items[tested])
+        scored = targets.select(targets.items[tested])
     reference, rows = align(
-        keyed,
-        evaluated,
-        speakers=speakers,
-        marginal=marginal,
-        n_resamples=n_resamples,
-        seed=seed,
-        on_missing=on_missing,
+        keyed, scored, speakers=speakers, marginal=marginal, n_resamples=n_resamples, seed=seed, on_missing=on_missing
     )
     q, questions, resamples = reference.q, targets.questions, reference.resamples
     probs = {key: run.probs[rows[key]] for key, run in keyed.items()}
@@ -245,7 +240,7 @@ def evaluate(
     columns = [scoring.item_columns(batch, q, questions) for batch in batches]
 
     # Resample: all measures and systems share the resamples.
-    found: dict[str, list[dict[str, Measured]]] = {part: [] for part in PARTS}
+    found: dict[str, list[Measures]] = {part: [] for part in PARTS}
     details: dict[str, Any] = {}
     counts = _count(reference, probs, runs)
     notes: list[str] = []
@@ -260,21 +255,19 @@ def evaluate(
         counts |= voted
         notes += [] if same else [OTHER_VOTES]
     if "scales" in parts and votes is not None:
-        measured, facts = scoring.measure_scales(keyed, rows, votes, reference.items, resamples)
+        measured, facts = scoring.measure_scales(keyed, rows, votes, reference)
         found["scales"].append(measured)
         if lone:
             details["scales"] = facts
             only = names[0]
-            measured, facts = scoring.measure_disagreement(
-                only, keyed[only], rows[only], votes, reference.items, resamples
-            )
+            measured, facts = scoring.measure_disagreement(only, keyed[only], rows[only], votes, reference)
             found["scales"].append(measured)
             details["disagreement"] = facts
     if "categories" in parts and not questions[0].is_scale:
         measured, facts = categories.measure_categories(batches[0], reference, groups, residual)
         found["categories"].append(measured)
         details |= facts
-        whole = vote_counts(evaluated, votes)
+        whole = vote_counts(scored, votes)
         if whole is not None:
             stacked = {name: np.stack([probs[_key(name, run)] for run in range(len(runs[name]))]) for name in names}
             details["equivalence"] = rater_equivalence(
@@ -340,9 +333,9 @@ def _system(key: str) -> str:
     return key.partition(_SEPARATOR)[0]
 
 
-def _over_runs(batches: Sequence[Mapping[str, Measured]]) -> dict[str, Measured]:
+def _over_runs(batches: Sequence[Mapping[str, Measured]]) -> Measures:
     """Measures of systems from the measures of their runs."""
-    found: dict[str, Measured] = {}
+    found: Measures = {}
     draws: dict[str, dict[str, list[np.ndarray]]] = defaultdict(lambda: defaultdict(list))
     for batch in batches:
         for name, one in batch.items():
@@ -365,9 +358,7 @@ def spread(speakers: pd.DataFrame) -> dict[str, Any]:
     return told
 
 
-def _count(
-    reference: Reference, probs: Mapping[str, np.ndarray], runs: Mapping[str, Sequence[Predictions]]
-) -> dict[str, Any]:
+def _count(reference: Reference, probs: Arrays, runs: Mapping[str, Sequence[Predictions]]) -> dict[str, Any]:
     q, size, votes = reference.q, len(reference.q), reference.votes.sum()
     first = next(iter(probs.values()))
     return {
@@ -390,9 +381,7 @@ def _count(
     }
 
 
-def _per_item(
-    reference: Reference, probs: Mapping[str, np.ndarray], columns: Mapping[str, np.ndarray], names: Sequence[str]
-) -> pd.DataFrame:
+def _per_item(reference: Reference, probs: Arrays, columns: Arrays, names: Sequence[str]) -> pd.DataFrame:
     q, support = reference.q, np.array(reference.targets.support, dtype=object)
     table = pd.DataFrame({"item": reference.items, "speaker": reference.speakers, "votes": reference.votes})
     if tuple(names) != (MODEL,):

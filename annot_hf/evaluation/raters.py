@@ -6,13 +6,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy import sparse
 
 from annot_hf.data.predictions import Predictions
 from annot_hf.data.targets import Targets
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.alignment import FLOOR, Reference, dimensions, expectation
-from annot_hf.evaluation.resampling import Measured, Resamples, with_interval
+from annot_hf.evaluation.resampling import Arrays, Measured, Measures, Resamples, with_interval
 from annot_hf.models.measures import ccc_of, moments, pearson_of, slope_of
 
 # A rater needs this many votes for their own CCC.
@@ -25,21 +24,18 @@ RATER_CCCS = {
 
 
 def measure_raters(
-    systems: Mapping[str, Predictions], rows: Mapping[str, np.ndarray], reference: Reference
-) -> tuple[dict[str, Measured], dict[str, int], bool]:
-    """Measures over the votes of named raters for which the systems predict an answer, on the same votes.
+    systems: Mapping[str, Predictions], rows: Arrays, reference: Reference
+) -> tuple[Measures, dict[str, int], bool]:
+    """Measures over the votes of named raters, counts of the first system, and whether all systems predict the same votes.
 
-    Every vote counts. If a rater chose several labels of an item, or voted several times, each vote is compared with the one
-    predicted answer (targets hold a rater's mean where repeated ratings of a scale can be identified). For a rater unseen in
-    training, the consensus is the predicted answer. `rows` has each system's row of every evaluated item `(n,)`.
+    Every vote with a predicted answer counts: it is compared with the one answer to its rater and item (targets hold a rater's
+    mean where repeated ratings of a scale can be identified), for a rater unseen in training the consensus. Measured are the
+    systems, the "marginal" and, beside a single system, its "consensus"; nothing if there is no such vote, or if the systems
+    predict different votes. `rows` has each system's row of every evaluated item `(n,)`.
 
     For scales, per question: CCC over all votes; CCC over items of the raters' mean answer, predicted and actual
     (arXiv 2408.11956); the mean CCC of raters with at least two votes (its interval resamples raters); and the mean absolute
     error in units of the scale. For a category question: accuracy and cross-entropy of the rater's own label.
-
-    Returns:
-        The measures of the systems, the "marginal" and, beside a single system, its "consensus"; empty without any such vote,
-        or if the systems predict different votes; counts of the first system; and whether all predict the same votes.
     """
     targets, ratings = reference.targets, reference.targets.ratings
     (first, one), *others = systems.items()
@@ -64,9 +60,7 @@ def measure_raters(
         return {}, counts, same
     counts["raters_scored"] = len(np.unique(rater))
     consensus = _consensus(one)[rows[first][at]]
-    constant = reference.marginal[None]
-    if one.is_scale:
-        constant = _expectations(constant, targets)
+    constant = _expectations(reference.marginal[None], targets) if one.is_scale else reference.marginal
     predicted = {first: one.rater_values[answers[said]]}
     predicted |= {} if others else {"consensus": consensus}
     predicted["marginal"] = np.broadcast_to(constant, consensus.shape)
@@ -128,12 +122,12 @@ def _expectations(probs: np.ndarray, of: Targets | Predictions) -> np.ndarray:
 def _scale_measures(
     targets: Targets,
     value: np.ndarray,
-    systems: Mapping[str, np.ndarray],
+    systems: Arrays,
     rater: np.ndarray,
     item: np.ndarray,
     resamples: Resamples,
     counts: dict[str, int],
-) -> dict[str, Measured]:
+) -> Measures:
     """Measures of the systems' answers `(P, D)` against votes `(P, D)` of raters on items `(P,)`; adds to `counts`."""
     records = {}
     for index, question in enumerate(targets.questions):
@@ -145,19 +139,20 @@ def _scale_measures(
         pairs = {system: moments(values, vote) for system, values in said.items()}
         errors = {f"{system}/error": half * abs(values - vote) for system, values in said.items()}
         means = resamples.select(rated).means(pairs | errors)
-        per_item, first = _indicators(item[rated])
-        share = per_item / per_item.sum(axis=1)[:, None]
-        of_items = {system: moments(share @ values, share @ vote) for system, values in said.items()}
-        of_items = resamples.select(rated[first]).sums(of_items)
+        _, first = np.unique(item[rated], return_index=True)
+        answers = pd.DataFrame(said).groupby(item[rated]).mean()
+        true = pd.Series(vote).groupby(item[rated]).mean()
+        of_items = {system: moments(answers[system], true) for system in systems}
+        of_items = resamples.select(rated[first]).means(of_items)
         drawn = {
             "rater_ccc": {system: ccc_of(means[system]) for system in systems},
             "mean_answer_ccc": {system: ccc_of(of_items[system]) for system in systems},
         }
-        per_rater, _ = _indicators(rater[rated])
-        several = per_rater.sum(axis=1) >= MIN_VOTES
+        several = np.unique(rater[rated], return_counts=True)[1] >= MIN_VOTES
         counts[f"raters_with_own_ccc_{name}"] = int(several.sum())
         if several.any():
-            own = {system: ccc_of(per_rater @ column)[several] for system, column in pairs.items()}
+            sums = {system: pd.DataFrame(one).groupby(rater[rated]).sum().to_numpy() for system, one in pairs.items()}
+            own = {system: ccc_of(one[several]) for system, one in sums.items()}
             drawn["rater_mean_ccc"] = resamples.of_units().means(own)
         for kind, draws in drawn.items():
             records[f"{kind}_{name}"] = Measured(f"{RATER_CCCS[kind]}, {name}", "-1 to 1", "higher", draws)
@@ -167,15 +162,7 @@ def _scale_measures(
     return records
 
 
-def _indicators(codes: np.ndarray) -> tuple[sparse.csr_array, np.ndarray]:
-    """Which entries have each distinct code `(codes, P)`, and the first entry with each."""
-    _, first, code = np.unique(codes, return_index=True, return_inverse=True)
-    return sparse.csr_array((np.ones(len(code)), (code, np.arange(len(code))))), first
-
-
-def _category_measures(
-    label: np.ndarray, systems: Mapping[str, np.ndarray], resamples: Resamples
-) -> dict[str, Measured]:
+def _category_measures(label: np.ndarray, systems: Arrays, resamples: Resamples) -> Measures:
     """Measures of the systems' P(label) `(P, K)` against labels `(P,)`."""
     right, loss = {}, {}
     for name, probs in systems.items():

@@ -14,6 +14,9 @@ from scipy import sparse
 
 from annot_hf.models.measures import ccc_of, moments, pearson_of
 
+# Values of items by name, for instance predictions `(n, K)` by system.
+Arrays = Mapping[str, np.ndarray]
+
 LEVEL = 0.95
 TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 # Draws at a time. Counting is several times faster while the counts stay in the cache.
@@ -55,8 +58,8 @@ class Measured:
     title: str
     unit: str
     better: str
-    draws: Mapping[str, np.ndarray]
-    runs: Mapping[str, np.ndarray] = field(default_factory=dict)
+    draws: Arrays
+    runs: Arrays = field(default_factory=dict)
 
     def at(self, system: str) -> dict[str, Any]:
         """Value and interval of a system; with several runs, also their values and standard deviation."""
@@ -86,6 +89,9 @@ class Measured:
         }
 
 
+Measures = dict[str, Measured]
+
+
 @dataclass(frozen=True, eq=False)
 class Resamples:
     """The B = `n` bootstrap resamples of a set of items, the same for every measure and every system.
@@ -112,7 +118,7 @@ class Resamples:
         """Number of clusters; 0 if items are resampled."""
         return 0 if self.clusters is None else len(set(self.clusters))
 
-    def sums(self, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def sums(self, columns: Arrays) -> dict[str, np.ndarray]:
         """Sums of per-item values, each column `(N, ...)`, in the data and in every resample `(1 + B, ...)`."""
         arrays = {name: np.asarray(column, dtype=np.float64) for name, column in columns.items()}
         size = len(next(iter(arrays.values()), ()))
@@ -135,7 +141,7 @@ class Resamples:
             for (name, array), part in zip(arrays.items(), parts, strict=True)
         }
 
-    def means(self, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    def means(self, columns: Arrays) -> dict[str, np.ndarray]:
         """Means over items of columns `(N, ...)`, in the data and in every resample `(1 + B, ...)`."""
         size = len(next(iter(columns.values())))
         # No column is called None.
@@ -143,7 +149,7 @@ class Resamples:
         count = sums.pop(None)
         return {name: (total.T / count).T for name, total in sums.items()}
 
-    def cells(self, columns: Mapping[str, np.ndarray], cells: np.ndarray) -> dict[str, np.ndarray]:
+    def cells(self, columns: Arrays, cells: np.ndarray) -> dict[str, np.ndarray]:
         """`sums` of columns that are constant within each of the `cells` `(N,)`, such as a cell of a confusion table.
 
         Items of a cell are interchangeable, so resampling items is one multinomial over the cells (the same distribution, but
@@ -171,7 +177,7 @@ class Resamples:
         pairs = means["pairs"]
         return {"ccc": ccc_of(pairs), "pearson": pearson_of(pairs), "rmse": np.sqrt(means["square"])}
 
-    def spearman(self, columns: Mapping[str, np.ndarray], reference: np.ndarray) -> dict[str, np.ndarray]:
+    def spearman(self, columns: Arrays, reference: np.ndarray) -> dict[str, np.ndarray]:
         """Spearman's correlation of each column `(N,)` with the reference `(N,)`, `(1 + B,)`; 0 if either is constant.
 
         This measure is not a function of sums over items, because each resample has its own ranks. A mid-rank is the weight

@@ -9,8 +9,8 @@ from annot_hf.data.predictions import Predictions
 from annot_hf.data.questions import Question
 from annot_hf.data.targets import disagreement, scale_means
 from annot_hf.data.votes import VoteTable
-from annot_hf.evaluation.alignment import FLOOR, dimensions, expectation, floored
-from annot_hf.evaluation.resampling import Measured, Resamples
+from annot_hf.evaluation.alignment import FLOOR, Reference, dimensions, expectation, floored
+from annot_hf.evaluation.resampling import Arrays, Measured, Measures, Resamples
 from annot_hf.models import measures
 from annot_hf.models.measures import (
     accuracy_of,
@@ -54,9 +54,7 @@ REFERENCES = {
 }
 
 
-def item_columns(
-    systems: Mapping[str, np.ndarray], q: np.ndarray, questions: Sequence[Question]
-) -> dict[str, np.ndarray]:
+def item_columns(systems: Arrays, q: np.ndarray, questions: Sequence[Question]) -> dict[str, np.ndarray]:
     """Per-item values and moments of the votes `(n, K)` and of each system's predictions `(n, K)`, named "system/value"."""
     columns = {"count": np.ones(len(q)), "vote_entropy": measures.entropy(q)}
     for system, p in systems.items():
@@ -81,8 +79,8 @@ def item_columns(
 
 
 def measure_items(
-    systems: Sequence[str], columns: Mapping[str, np.ndarray], questions: Sequence[Question], resamples: Resamples
-) -> dict[str, Measured]:
+    systems: Sequence[str], columns: Arrays, questions: Sequence[Question], resamples: Resamples
+) -> Measures:
     """All measures over items from `item_columns`; one of the systems is "marginal"."""
     sums = resamples.sums(columns)
     draws = {system: _statistics(sums, system, questions) for system in systems}
@@ -122,7 +120,7 @@ def _statistics(sums: dict[str, np.ndarray], system: str, questions: Sequence[Qu
     return out
 
 
-def measure_entropy_ranks(systems: Mapping[str, np.ndarray], q: np.ndarray, resamples: Resamples) -> Measured:
+def measure_entropy_ranks(systems: Arrays, q: np.ndarray, resamples: Resamples) -> Measured:
     """Spearman's correlation of predicted and true entropies, of distributions `(n, K)`.
 
     Unlike `entropy_correlation`, it does not assume a linear relation; it only asks whether the items with more disagreement
@@ -138,43 +136,40 @@ def _entropies(p: np.ndarray) -> np.ndarray:
 
 
 def measure_scales(
-    systems: Mapping[str, Predictions],
-    rows: Mapping[str, np.ndarray],
-    votes: VoteTable,
-    items: np.ndarray,
-    resamples: Resamples,
-) -> tuple[dict[str, Measured], list[dict[str, Any]]]:
+    systems: Mapping[str, Predictions], rows: Arrays, votes: VoteTable, reference: Reference
+) -> tuple[Measures, list[dict[str, Any]]]:
     """Fit of every further scale question of the votes that a system predicts, such as "ccc_valence", and facts.
 
     The facts of the first such system: `question`, the number of rated `items`, and `covered`, the share of items whose mean
-    rating lies within 1.96 predicted deviations. `rows` has each system's row of the evaluated `items` `(n,)`.
+    rating lies within 1.96 predicted deviations. `rows` has each system's row of every evaluated item `(n,)`.
     """
     found, facts = {}, []
     for question in votes.questions:
+        name = question.name
         columns = {
             system: column
             for system, one in systems.items()
             for column, scale in enumerate(one.scales)
-            if question.is_scale and scale.name == question.name
+            if question.is_scale and scale.name == name
         }
         if not columns:
             continue
-        mean = scale_means(votes, question.name, items)[:, 0]
+        mean = scale_means(votes, name, reference.items)[:, 0]
         rated = np.isfinite(mean)
         true = mean[rated]
         means = {system: systems[system].scale_means[rows[system][rated], column] for system, column in columns.items()}
-        drawn = resamples.select(rated)
-        found |= _measure_fits(true, means, drawn, "on [-1, 1]", suffix=f"_{question.name}", of=f", {question.name}")
+        fits = _measure_fits(true, means, reference.resamples.select(rated), f", {name}", "on [-1, 1]")
+        found |= {f"{kind}_{name}": fit for kind, fit in fits.items()}
         first, column = next(iter(columns.items()))
         deviation = systems[first].scale_deviations[rows[first][rated], column]
         covered = float((abs(means[first] - true) <= NORMAL_95 * deviation).mean())
-        facts.append({"question": question.name, "items": len(true), "covered": covered})
+        facts.append({"question": name, "items": len(true), "covered": covered})
     return found, facts
 
 
 def measure_disagreement(
-    system: str, predictions: Predictions, rows: np.ndarray, votes: VoteTable, items: np.ndarray, resamples: Resamples
-) -> tuple[dict[str, Measured], dict[str, Any] | None]:
+    system: str, predictions: Predictions, rows: np.ndarray, votes: VoteTable, reference: Reference
+) -> tuple[Measures, dict[str, Any] | None]:
     """Fit of a system's predicted disagreement to that of the votes, such as "disagreement_ccc", and facts.
 
     The facts: its `kind`, and the number of `items` with two votes or more. Without predictions or such items, there are none.
@@ -187,32 +182,20 @@ def measure_disagreement(
             f"Question {asked.name!r} has the steps {', '.join(asked.labels)} in the votes and "
             f"{', '.join(predictions.support)} in the predictions; a deviation needs one order of labels."
         )
-    true = disagreement(votes, [question.name for question in predictions.questions], items, kind)
+    true = disagreement(votes, [question.name for question in predictions.questions], reference.items, kind)
     voted = np.isfinite(true)
     if not voted.any():
         return {}, None
     said = {system: predictions.disagreement[rows[voted]]}
-    drawn = resamples.select(voted)
-    found = _measure_fits(true[voted], said, drawn, "0 to 1", prefix="disagreement_", of=" of disagreement")
-    return found, {"kind": kind, "items": int(voted.sum())}
+    fits = _measure_fits(true[voted], said, reference.resamples.select(voted), " of disagreement", "0 to 1")
+    return {f"disagreement_{fit}": one for fit, one in fits.items()}, {"kind": kind, "items": int(voted.sum())}
 
 
-def _measure_fits(
-    true: np.ndarray,
-    systems: Mapping[str, np.ndarray],
-    resamples: Resamples,
-    unit: str,
-    *,
-    of: str,
-    prefix: str = "",
-    suffix: str = "",
-) -> dict[str, Measured]:
+def _measure_fits(true: np.ndarray, systems: Arrays, resamples: Resamples, of_what: str, unit: str) -> Measures:
     """CCC, Pearson's r and RMSE of each system's numbers `(r,)` against the true ones `(r,)`, on the same resamples."""
     fits = {system: resamples.fit(predicted, true) for system, predicted in systems.items()}
     return {
-        f"{prefix}{kind}{suffix}": Measured(
-            title + of, unit, better, {system: fit[kind] for system, fit in fits.items()}
-        )
+        kind: Measured(title + of_what, unit, better, {system: fit[kind] for system, fit in fits.items()})
         for kind, (title, better) in FITS.items()
     }
 

@@ -1,8 +1,7 @@
 """Agreement of synthetic annotators with people, compared with the agreement among people, by ambiguity.
 
-Synthetic annotators and people have the same items and the same reference: the votes of all people but one, whoever cast the
-vote, so that people are not their own reference. Ambiguity is tertiles of the entropy of human votes over ln K, as in
-`annot_hf.evaluation.categories`.
+Both have the same items and the same reference: the votes of all people but one, whoever cast the vote, so that people are not
+their own reference. Ambiguity is tertiles of the entropy of human votes, see `entropy_strata`.
 """
 
 from collections.abc import Sequence
@@ -42,13 +41,10 @@ NOTE = (
 
 @dataclass(frozen=True, eq=False)
 class SyntheticAgreement:
-    """The result of `measure_agreement`.
+    """Measure -> stratum ("all", "low", "mid", "high") -> "synthetic", "person" and "difference", with `value`, `low`, `high`.
 
-    Attributes:
-        records: Measure -> stratum ("all", "low", "mid", "high") -> "synthetic", "person" and "difference", each with
-            `value`, `low`, `high`; measures that only one of them has lack the other and the difference.
-        strata: Stratum -> `items`, and `low` and `high`, the smallest and largest entropy.
-        counts: Numbers of items used and left out.
+    Measures that only one of them has lack the other and the difference. `strata` has `items` and the smallest and largest
+    entropy (`low`, `high`) of each stratum; `counts` the items used and left out.
     """
 
     records: dict[str, dict[str, dict[str, Any]]]
@@ -64,10 +60,7 @@ class SyntheticAgreement:
 
 
 def measure_agreement(
-    human: np.ndarray,
-    synthetic: np.ndarray,
-    support: Sequence[str],
-    resamples: Resamples | None = None,
+    human: np.ndarray, synthetic: np.ndarray, support: Sequence[str], resamples: Resamples | None = None
 ) -> SyntheticAgreement:
     """Agreement of synthetic annotators with people, and of people with each other, by ambiguity.
 
