@@ -103,12 +103,10 @@ def align(
 
 def _check_same_items(a: Predictions, b: Predictions, names: tuple[str, str]) -> None:
     only = [one.items[~pd.Index(one.items).isin(other.items)] for one, other in ((a, b), (b, a))]
-    if len(only[0]) or len(only[1]):
-        parts = [
-            f"{len(left)} only in {name}{examples(left)}" for name, left in zip(names, only, strict=True) if len(left)
-        ]
+    parts = [f"{len(left)} only in {name}{examples(left)}" for name, left in zip(names, only, strict=True) if len(left)]
+    if parts:
         raise ValueError(
-            f"The runs differ in {len(only[0]) + len(only[1])} items: {' and '.join(parts)}; predict the same items with both."
+            f"The runs differ in {sum(map(len, only))} items: {' and '.join(parts)}; predict the same items with both."
         )
 
 

@@ -140,16 +140,13 @@ def measure_strata(systems: Arrays, q: np.ndarray, strata: Sequence[Stratum], re
         empty = found[..., 2, :].sum(axis=-1) == 0
         draws["macro_f1"][system] = np.where(empty, np.nan, macro_f1_of(found))
         draws["macro_f1_present"][system] = macro_f1_present_of(found)
-    return {
-        f"{name}_{stratum.key}": Measured(
-            f"{title}, {stratum.name} entropy ({stratum.scheme})",
-            unit,
-            better,
-            {system: found[:, index] for system, found in draws[name].items()},
-        )
-        for index, stratum in enumerate(strata)
-        for name, (title, unit, better) in STRATUM_MEASURES.items()
-    }
+    out = {}
+    for index, stratum in enumerate(strata):
+        where = f", {stratum.name} entropy ({stratum.scheme})"
+        for name, (title, unit, better) in STRATUM_MEASURES.items():
+            own = {system: found[:, index] for system, found in draws[name].items()}
+            out[f"{name}_{stratum.key}"] = Measured(title + where, unit, better, own)
+    return out
 
 
 @dataclass(frozen=True, eq=False)
@@ -276,12 +273,11 @@ def measure_calibration(systems: Arrays, q: np.ndarray, support: Sequence[str], 
     }
     titles = {"ece": "mean over labels", "ece_top": "most probable label"}
     titles |= {f"ece_of_{label}": str(label) for label in support}
-    return {
-        name: Measured(
-            f"Calibration error, {title}", "0 to 1", "lower", {system: one[name] for system, one in found.items()}
-        )
-        for name, title in titles.items()
-    }
+    out = {}
+    for name, title in titles.items():
+        draws = {system: errors[name] for system, errors in found.items()}
+        out[name] = Measured(f"Calibration error, {title}", "0 to 1", "lower", draws)
+    return out
 
 
 def calibration_floor(
@@ -344,12 +340,10 @@ def measure_residual(
     sums = resamples.sums({**weighted, None: weight})
     total = sums.pop(None)
     share = {system: 100 * ratio(drawn, total) for system, drawn in sums.items()}
-    return {
-        f"residual_{label}": Measured(
-            f"Probability of {label} for votes for {support[index]}",
-            "%",
-            "higher" if k == index else "",
-            {system: drawn[:, k] for system, drawn in share.items()},
+    out = {}
+    for k, label in enumerate(support):
+        title, better = f"Probability of {label} for votes for {support[index]}", "higher" if k == index else ""
+        out[f"residual_{label}"] = Measured(
+            title, "%", better, {system: drawn[:, k] for system, drawn in share.items()}
         )
-        for k, label in enumerate(support)
-    }
+    return out

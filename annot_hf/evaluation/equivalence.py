@@ -28,14 +28,10 @@ _ALPHA = (1e-3, 1e4)
 class Equivalence:
     """The raters' curve, and where the score of each system meets it.
 
-    Attributes:
-        raters: k = 0 ... K; 0 is the marginal alone.
-        curve: For each k, value and interval of the mean loss (nats) of the k-rater histogram.
-        systems: System -> `loss` (nats, with interval) and `worth` in raters, see `worth_record`.
-        alpha: Pseudo-votes, spread by the marginal, that smooth each histogram.
-        items: Items with at least K + 1 votes, on which all numbers are based.
-        share: Their share of the evaluated items.
-        draws: System -> worth `(1 + B,)` on every resample, see `crossing`.
+    `curve` has value and interval of the mean loss (nats) of the k-rater histogram for each of `raters`, k = 0 ... K, where 0 is
+    the marginal alone, and `systems` the `loss` (nats, with interval) and `worth` in raters (see `worth_record`) by system.
+    `alpha` pseudo-votes, spread by the marginal, smooth each histogram. All numbers are based on the `items` with at least
+    K + 1 votes, a `share` of the evaluated items. `draws` has the worth `(1 + B,)` by system on every resample.
     """
 
     raters: np.ndarray

@@ -69,7 +69,7 @@ def measure_raters(
     drawn = reference.resamples
     drawn = replace(drawn, clusters=at if drawn.clusters is None else drawn.clusters[at])
     if one.is_scale:
-        measured = _scale_measures(targets, value[scored], predicted, rater, at, drawn, counts)
+        measured = _scale_measures(reference, scored, at, predicted, drawn, counts)
     else:
         measured = _category_measures(value[scored, 0].astype(int), predicted, drawn)
     return measured if same else {}, counts, same
@@ -120,15 +120,16 @@ def _expectations(probs: np.ndarray, of: Targets | Predictions) -> np.ndarray:
 
 
 def _scale_measures(
-    targets: Targets,
-    value: np.ndarray,
-    systems: Arrays,
-    rater: np.ndarray,
+    reference: Reference,
+    scored: np.ndarray,
     item: np.ndarray,
+    systems: Arrays,
     resamples: Resamples,
     counts: dict[str, int],
 ) -> Measures:
-    """Measures of the systems' answers `(P, D)` against votes `(P, D)` of raters on items `(P,)`; adds to `counts`."""
+    """Measures of the systems' answers `(P, D)` to the scored votes on items `(P,)`; adds to `counts`."""
+    targets, ratings = reference.targets, reference.targets.ratings
+    value, rater = np.asarray(ratings.value, dtype=np.float64)[scored], ratings.annotator[scored]
     records = {}
     for index, question in enumerate(targets.questions):
         name, rated = question.name, np.flatnonzero(np.isfinite(value[:, index]))
@@ -137,7 +138,7 @@ def _scale_measures(
         vote, said = value[rated, index], {system: values[rated, index] for system, values in systems.items()}
         half = (question.high - question.low) / 2
         pairs = {system: moments(values, vote) for system, values in said.items()}
-        errors = {f"{system}/error": half * abs(values - vote) for system, values in said.items()}
+        errors = {(system, "error"): half * abs(values - vote) for system, values in said.items()}
         means = resamples.select(rated).means(pairs | errors)
         _, first = np.unique(item[rated], return_index=True)
         answers = pd.DataFrame(said).groupby(item[rated]).mean()
@@ -157,7 +158,7 @@ def _scale_measures(
         for kind, draws in drawn.items():
             records[f"{kind}_{name}"] = Measured(f"{RATER_CCCS[kind]}, {name}", "-1 to 1", "higher", draws)
         unit = f"points on {question.low:g} to {question.high:g}"
-        draws = {system: means[f"{system}/error"] for system in systems}
+        draws = {system: means[system, "error"] for system in systems}
         records[f"rater_mae_{name}"] = Measured(f"Mean absolute error, {name}", unit, "lower", draws)
     return records
 
@@ -210,11 +211,7 @@ def vote_bias(votes: VoteTable, question: str) -> pd.Series:
 
 
 def recovered_bias(
-    predictions: Predictions,
-    raters: pd.DataFrame,
-    *,
-    votes: VoteTable | None = None,
-    resamples: Resamples | None = None,
+    predictions: Predictions, raters: pd.DataFrame, votes: VoteTable | None = None, resamples: Resamples | None = None
 ) -> dict[str, dict[str, Any]]:
     """Compare `rater_bias` with the bias that a simulation gave each rater (`Truth.raters`, on [-1, 1]), resampling raters.
 

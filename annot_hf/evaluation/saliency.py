@@ -25,7 +25,8 @@ class CrossMoments:
     """
 
     def __init__(self, *, among_units: bool = False) -> None:
-        self.among_units, self.count = among_units, 0
+        self.among_units, self.among, self.count = among_units, None, 0
+        self.unit_mean = self.target_mean = self.unit_square = self.target_square = self.cross = 0.0
 
     def update(self, units: np.ndarray, targets: np.ndarray) -> None:
         """Add items: `units` `(n, layers, units)` and `targets` `(n, targets)`."""
@@ -35,11 +36,8 @@ class CrossMoments:
         n, layers, width = units.shape
         if not n:
             return
-        if not self.count:
-            self.unit_mean, self.target_mean = np.zeros((layers, width)), np.zeros(targets.shape[1])
-            self.unit_square, self.target_square = np.zeros((layers, width)), np.zeros(targets.shape[1])
-            self.cross = np.zeros((layers, width, targets.shape[1]))
-            self.among = np.zeros((layers, width, width)) if self.among_units else None
+        if self.among_units and self.among is None:
+            self.among = np.zeros((layers, width, width))
         unit_mean, target_mean = units.mean(0), targets.mean(0)
         unit_step, target_step = unit_mean - self.unit_mean, target_mean - self.target_mean
         weight = n * self.count / (n + self.count)
@@ -47,7 +45,7 @@ class CrossMoments:
         self.unit_square += (units**2).sum(0) + weight * unit_step**2
         self.target_square += (targets**2).sum(0) + weight * target_step**2
         products = units.reshape(n, -1).T @ targets
-        self.cross += products.reshape(self.cross.shape) + weight * unit_step[..., None] * target_step
+        self.cross += products.reshape(layers, width, -1) + weight * unit_step[..., None] * target_step
         if self.among is not None:
             # One layer at a time, because a batch of all would double the memory.
             for layer, step in enumerate(unit_step):

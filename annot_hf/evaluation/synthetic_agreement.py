@@ -12,7 +12,7 @@ import numpy as np
 
 from annot_hf.data.synthetic import SYNTHETIC
 from annot_hf.data.targets import winners
-from annot_hf.evaluation.categories import NAMES, entropy_strata
+from annot_hf.evaluation.categories import entropy_strata
 from annot_hf.evaluation.resampling import Measured, Resamples
 from annot_hf.models import measures
 from annot_hf.models.measures import ratio
@@ -78,47 +78,39 @@ def measure_agreement(
     human, synthetic = human[rows], synthetic[rows]
     q, p = (counts / counts.sum(1, keepdims=True) for counts in (human, synthetic))
     strata = [one for one in entropy_strata(q, support) if one.scheme == "tertiles"]
-    member = {ALL: np.ones(len(q))} | {one.name: one.rows.astype(np.float64) for one in strata}
+    # (I, strata), the first of all items.
+    member = np.stack([np.ones(len(q)), *(one.rows for one in strata)], axis=1)
     several = synthetic.sum(1) >= 2
     person, model = _left_out(human, p)
-    among = _pair_agreement(human)
-    items = np.ones(len(q))
-    # Measure and whose votes -> values of the items, and which items count.
-    columns = {
-        ("accuracy", PERSON): (person, items),
-        ("accuracy", SYNTHETIC): (model, items),
-        ("agreement", PERSON): (among, items),
-        ("agreement", SYNTHETIC): ((p * q).sum(1), items),
-        ("among", PERSON): (among, items),
-        ("among", SYNTHETIC): (np.where(several, _pair_agreement(synthetic), 0), several),
-        ("entropy", PERSON): (measures.entropy(q, normalised=True), items),
-        ("entropy", SYNTHETIC): (measures.entropy(p, normalised=True), items),
-        ("jsd", SYNTHETIC): (measures.jsd(p, q), items),
-        ("accuracy_plurality", SYNTHETIC): ((_plurality(human) * p).sum(1), items),
+    values = {
+        ("accuracy", PERSON): person,
+        ("accuracy", SYNTHETIC): model,
+        ("agreement", PERSON): _pair_agreement(human),
+        ("agreement", SYNTHETIC): (p * q).sum(1),
+        ("among", PERSON): _pair_agreement(human),
+        ("among", SYNTHETIC): np.where(several, _pair_agreement(synthetic), 0),
+        ("entropy", PERSON): measures.entropy(q, normalised=True),
+        ("entropy", SYNTHETIC): measures.entropy(p, normalised=True),
+        ("jsd", SYNTHETIC): measures.jsd(p, q),
+        ("accuracy_plurality", SYNTHETIC): (_plurality(human) * p).sum(1),
     }
-    summed = {}
-    for key, inside in member.items():
-        for of, (values, count) in columns.items():
-            summed |= {(key, of, "sum"): values * inside, (key, of, "count"): count * inside}
-        summed |= {
-            (key, "votes", who): votes * inside[:, None] for who, votes in ((PERSON, human), (SYNTHETIC, synthetic))
-        }
-    sums = (resamples or Resamples()).select(rows).sums(summed)
-    records: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in AGREEMENT_MEASURES}
-    for key in member:
-        drawn = {of: ratio(sums[key, of, "sum"], sums[key, of, "count"]) for of in columns}
-        shares = {who: _shares(sums[key, "votes", who]) for who in (PERSON, SYNTHETIC)}
-        for who, share in shares.items():
-            chance = (share * shares[PERSON]).sum(-1)
-            above = drawn["agreement", who] - chance
-            drawn["kappa", who] = ratio(above, np.where(chance < 1 - 1e-12, 1 - chance, 0))
-        for name, about in AGREEMENT_MEASURES.items():
-            draws = {who: drawn[name, who] for who in (SYNTHETIC, PERSON) if (name, who) in drawn}
-            records[name][key] = _record(Measured(*about, draws))
+    columns = {of: column[:, None] * member for of, column in values.items()}
+    columns |= {"items": member, "several": several[:, None] * member}
+    columns |= {who: votes[:, None] * member[..., None] for who, votes in ((PERSON, human), (SYNTHETIC, synthetic))}
+    sums = (resamples or Resamples()).select(rows).sums(columns)
+    drawn = {of: ratio(sums[of], sums["several" if of == ("among", SYNTHETIC) else "items"]) for of in values}
+    shares = {who: ratio(sums[who], sums[who].sum(-1, keepdims=True)) for who in (PERSON, SYNTHETIC)}
+    for who, share in shares.items():
+        chance = (share * shares[PERSON]).sum(-1)
+        drawn["kappa", who] = ratio(drawn["agreement", who] - chance, np.where(chance < 1 - 1e-12, 1 - chance, 0))
+    records = {name: {} for name in AGREEMENT_MEASURES}
+    for name, about in AGREEMENT_MEASURES.items():
+        for index, stratum in enumerate((ALL, *(one.name for one in strata))):
+            draws = {who: drawn[name, who][:, index] for who in (SYNTHETIC, PERSON) if (name, who) in drawn}
+            records[name][stratum] = _record(Measured(*about, draws))
     found = {ALL: {"items": len(q), "low": None, "high": None}}
     found |= {one.name: {"items": int(one.rows.sum()), "low": one.low, "high": one.high} for one in strata}
-    counts = {"items": len(q), "items with fewer than 2 people": int((~rows).sum())}
-    return SyntheticAgreement(records, {name: found[name] for name in (ALL, *NAMES)}, counts)
+    return SyntheticAgreement(records, found, {"items": len(q), "items with fewer than 2 people": int((~rows).sum())})
 
 
 def _record(measured: Measured) -> dict[str, Any]:
@@ -156,7 +148,3 @@ def _pair_agreement(counts: np.ndarray) -> np.ndarray:
     """Probability `(I,)` that two votes of an item are equal."""
     n = counts.sum(1)
     return ratio((counts**2).sum(1) - n, n * (n - 1))
-
-
-def _shares(votes: np.ndarray) -> np.ndarray:
-    return ratio(votes, votes.sum(-1, keepdims=True))
