@@ -28,10 +28,10 @@ _ALPHA = (1e-3, 1e4)
 class Equivalence:
     """The raters' curve, and where the score of each system meets it.
 
-    `curve` has value and interval of the mean loss (nats) of the k-rater histogram for each of `raters`, k = 0 ... K, where 0 is
-    the marginal alone, and `systems` the `loss` (nats, with interval) and `worth` in raters (see `worth_record`) by system.
-    `alpha` pseudo-votes, spread by the marginal, smooth each histogram. All numbers are based on the `items` with at least
-    K + 1 votes, a `share` of the evaluated items. `draws` has the worth `(1 + B,)` by system on every resample.
+    `curve` has value and interval of the mean loss (nats) of the k-rater histogram for each of `raters`, k = 0 ... K, where 0
+    is the marginal alone; `systems` has `loss` (nats, with interval) and `worth` in raters (see `worth_record`) by system, and
+    `draws` the worth on every resample `(1 + B,)`. `alpha` pseudo-votes, spread by the marginal, smooth each histogram. All
+    numbers are based on the `items` with at least K + 1 votes, a `share` of the evaluated items.
     """
 
     raters: np.ndarray
@@ -59,7 +59,7 @@ def rater_equivalence(
     votes.
 
     Systems are predictions `(N, K)`, or those of R runs `(R, N, K)`, whose losses are averaged; `counts` `(N, K)` are whole
-    votes per label, and `marginal` `(K,)` is the distribution of the training votes.
+    votes per label.
     """
     counts = np.asarray(counts, dtype=np.float64)
     bad = ~((counts >= 0) & (counts == np.floor(counts)))

@@ -16,11 +16,6 @@ from annot_hf.models.measures import ccc_of, moments, pearson_of, slope_of
 
 # A rater needs this many votes for their own CCC.
 MIN_VOTES = 2
-RATER_CCCS = {
-    "rater_ccc": "CCC over all votes of named raters",
-    "mean_answer_ccc": "CCC of the mean of the raters' answers to an item",
-    "rater_mean_ccc": f"Mean of each rater's CCC (at least {MIN_VOTES} votes)",
-}
 
 
 def measure_raters(
@@ -146,17 +141,20 @@ def _scale_measures(
         of_items = {system: moments(answers[system], true) for system in systems}
         of_items = resamples.select(rated[first]).means(of_items)
         drawn = {
-            "rater_ccc": {system: ccc_of(means[system]) for system in systems},
-            "mean_answer_ccc": {system: ccc_of(of_items[system]) for system in systems},
+            ("rater_ccc", "CCC over all votes of named raters"): {system: ccc_of(means[system]) for system in systems},
+            ("mean_answer_ccc", "CCC of the mean of the raters' answers to an item"): {
+                system: ccc_of(of_items[system]) for system in systems
+            },
         }
         several = np.unique(rater[rated], return_counts=True)[1] >= MIN_VOTES
         counts[f"raters_with_own_ccc_{name}"] = int(several.sum())
         if several.any():
             sums = {system: pd.DataFrame(one).groupby(rater[rated]).sum().to_numpy() for system, one in pairs.items()}
             own = {system: ccc_of(one[several]) for system, one in sums.items()}
-            drawn["rater_mean_ccc"] = resamples.of_units().means(own)
-        for kind, draws in drawn.items():
-            records[f"{kind}_{name}"] = Measured(f"{RATER_CCCS[kind]}, {name}", "-1 to 1", "higher", draws)
+            title = f"Mean of each rater's CCC (at least {MIN_VOTES} votes)"
+            drawn["rater_mean_ccc", title] = resamples.of_units().means(own)
+        for (kind, title), draws in drawn.items():
+            records[f"{kind}_{name}"] = Measured(f"{title}, {name}", "-1 to 1", "higher", draws)
         unit = f"points on {question.low:g} to {question.high:g}"
         draws = {system: means[system, "error"] for system in systems}
         records[f"rater_mae_{name}"] = Measured(f"Mean absolute error, {name}", unit, "lower", draws)

@@ -103,29 +103,21 @@ def measure_agreement(
     for who, share in shares.items():
         chance = (share * shares[PERSON]).sum(-1)
         drawn["kappa", who] = ratio(drawn["agreement", who] - chance, np.where(chance < 1 - 1e-12, 1 - chance, 0))
-    records = {name: {} for name in AGREEMENT_MEASURES}
+    records: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in AGREEMENT_MEASURES}
     for name, about in AGREEMENT_MEASURES.items():
         for index, stratum in enumerate((ALL, *(one.name for one in strata))):
             draws = {who: drawn[name, who][:, index] for who in (SYNTHETIC, PERSON) if (name, who) in drawn}
-            records[name][stratum] = _record(Measured(*about, draws))
+            measured = Measured(*about, draws)
+            records[name][stratum] = {who: measured.at(who) for who in draws}
+            if len(draws) == 2:
+                records[name][stratum]["difference"] = measured.difference(SYNTHETIC, PERSON)
     found = {ALL: {"items": len(q), "low": None, "high": None}}
     found |= {one.name: {"items": int(one.rows.sum()), "low": one.low, "high": one.high} for one in strata}
     return SyntheticAgreement(records, found, {"items": len(q), "items with fewer than 2 people": int((~rows).sum())})
 
 
-def _record(measured: Measured) -> dict[str, Any]:
-    """Value and interval of synthetic votes and of people, and their difference."""
-    record = {who: measured.at(who) for who in measured.draws}
-    if len(record) == 2:
-        record["difference"] = measured.difference(SYNTHETIC, PERSON)
-    return record
-
-
 def _left_out(human: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Probability `(I,)` that the vote of the person left out, and a synthetic vote, is the plurality of the other people.
-
-    Human votes `(I, K)`, at least two per item, and distributions of the synthetic votes `(I, K)`.
-    """
+    """Probability `(I,)` that the vote of the person left out, and a synthetic vote, is the plurality of the other people."""
     person, model = np.zeros(len(human)), np.zeros(len(human))
     share = human / human.sum(1, keepdims=True)
     for label in range(human.shape[1]):
