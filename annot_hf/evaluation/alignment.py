@@ -115,14 +115,13 @@ def speakers_of(speakers: Speakers, predictions: Predictions, items: np.ndarray,
     if speakers is None:
         return None
     if isinstance(speakers, Mapping | pd.Series):
-        named = [speakers.get(item) for item in items]
-        known = all(item in speakers for item in items)
-    else:
-        if len(speakers) != len(predictions):
-            raise ValueError(
-                f"There are {len(speakers)} speakers for {len(predictions)} predicted items; give one per item."
-            )
+        named, known = [speakers.get(item) for item in items], all(item in speakers for item in items)
+    elif len(speakers) == len(predictions):
         named, known = np.asarray(speakers, dtype=object)[rows], True
+    else:
+        raise ValueError(
+            f"There are {len(speakers)} speakers for {len(predictions)} predicted items; give one per item."
+        )
     missing = items[[bool(pd.isna(name)) or not str(name).strip() for name in named]]
     if known and len(missing) == len(named):
         return None
@@ -183,9 +182,9 @@ def items_by_name(items: pd.DataFrame) -> pd.DataFrame:
     """The item table by item name; raises when it has no column `item` or lists an item twice."""
     if "item" not in items:
         raise ValueError(f"The item table has columns {', '.join(map(str, items.columns))}; it needs a column 'item'.")
-    if items["item"].duplicated().any():
-        twice = items["item"][items["item"].duplicated()].iloc[0]
-        raise ValueError(f"The item table lists {twice!r} twice; give each item one row.")
+    twice = items["item"][items["item"].duplicated()]
+    if len(twice):
+        raise ValueError(f"The item table lists {twice.iloc[0]!r} twice; give each item one row.")
     return items.set_index("item")
 
 

@@ -250,7 +250,7 @@ def evaluate(
             ranked = {name: p for name, p in batch.items() if folds is None or name != MARGINAL}
             found["ranks"].append({"entropy_rank_correlation": scoring.measure_entropy_ranks(ranked, q, resamples)})
     if "raters" in parts:
-        answered, voted, same = measure_raters(keyed, rows, reference)
+        answered, voted, same = measure_raters(keyed, reference)
         found["raters"].append(answered)
         counts |= voted
         notes += [] if same else [OTHER_VOTES]

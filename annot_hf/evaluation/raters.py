@@ -18,28 +18,30 @@ from annot_hf.models.measures import ccc_of, moments, pearson_of, slope_of
 MIN_VOTES = 2
 
 
-def measure_raters(
-    systems: Mapping[str, Predictions], rows: Arrays, reference: Reference
-) -> tuple[Measures, dict[str, int], bool]:
+def measure_raters(systems: Mapping[str, Predictions], reference: Reference) -> tuple[Measures, dict[str, int], bool]:
     """Measures over the votes of named raters, counts of the first system, and whether all systems predict the same votes.
 
     Every vote with a predicted answer counts: it is compared with the one answer to its rater and item (targets hold a rater's
     mean where repeated ratings of a scale can be identified), for a rater unseen in training the consensus. Measured are the
     systems, the "marginal" and, beside a single system, its "consensus"; nothing if there is no such vote, or if the systems
-    predict different votes. `rows` has each system's row of every evaluated item `(n,)`.
+    predict different votes.
 
     For scales, per question: CCC over all votes; CCC over items of the raters' mean answer, predicted and actual
     (arXiv 2408.11956); the mean CCC of raters with at least two votes (its interval resamples raters); and the mean absolute
     error in units of the scale. For a category question: accuracy and cross-entropy of the rater's own label.
     """
     targets, ratings = reference.targets, reference.targets.ratings
+    value, annotators = np.asarray(ratings.value, dtype=np.float64), np.asarray(targets.annotators, dtype=object)
+    answered = np.isfinite(value).any(axis=1) if targets.questions[0].is_scale else value[:, 0] >= 0
+    # The evaluated item of every rating, or -1.
+    item = pd.Index(reference.items).get_indexer(targets.items)[ratings.item]
+    votes = np.flatnonzero((item >= 0) & answered)
+    pairs = pd.MultiIndex.from_arrays([reference.items[item[votes]], annotators[ratings.annotator[votes]]])
+    found = {system: _answers(predictions, pairs, reference) for system, predictions in systems.items()}
     (first, one), *others = systems.items()
-    votes, item, pairs = _cast_votes(reference)
-    found = {system: _matched(predictions, rows[system], targets, pairs) for system, predictions in systems.items()}
-    answers = found[first]
-    said = answers >= 0
-    scored, at, fallback = votes[said], item[said], one.rater_fallback[answers[said]]
-    rater, value = ratings.annotator[scored], np.asarray(ratings.value, dtype=np.float64)
+    said = found[first] >= 0
+    scored, answers = votes[said], found[first][said]
+    at, rater, fallback = item[scored], ratings.annotator[scored], one.rater_fallback[answers]
     counts = {
         "raters_voting": len(np.unique(ratings.annotator[votes])),
         "rater_votes": len(votes),
@@ -47,16 +49,16 @@ def measure_raters(
         "rater_votes_consensus_fallback": int(fallback.sum()),
         "rater_votes_without_prediction": len(votes) - len(scored),
         "rater_votes_incomplete": int(np.isnan(value[votes]).any(axis=1).sum()),
-        "rater_votes_repeated": len(votes) - len(np.unique(pairs)),
+        "rater_votes_repeated": int(pairs.duplicated().sum()),
         "raters_unseen": len(np.unique(rater[fallback])),
     }
     same = all(np.array_equal(theirs >= 0, said) for theirs in found.values())
     if not len(scored):
         return {}, counts, same
     counts["raters_scored"] = len(np.unique(rater))
-    consensus = _consensus(one)[rows[first][at]]
+    consensus = _consensus(one)[one.rater_items[answers]]
     constant = _expectations(reference.marginal[None], targets) if one.is_scale else reference.marginal
-    predicted = {first: one.rater_values[answers[said]]}
+    predicted = {first: one.rater_values[answers]}
     predicted |= {} if others else {"consensus": consensus}
     predicted["marginal"] = np.broadcast_to(constant, consensus.shape)
     if same:
@@ -70,34 +72,17 @@ def measure_raters(
     return measured if same else {}, counts, same
 
 
-def _cast_votes(reference: Reference) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Votes of named raters on evaluated items: their rows in the ratings, items, and pairs item * A + annotator `(V,)`."""
-    targets, ratings = reference.targets, reference.targets.ratings
-    evaluated = np.full(len(targets.items), -1)
-    evaluated[reference.rows] = np.arange(len(reference.rows))
-    item, value = evaluated[ratings.item], np.asarray(ratings.value, dtype=np.float64)
-    answered = np.isfinite(value).any(axis=1) if targets.questions[0].is_scale else value[:, 0] >= 0
-    votes = np.flatnonzero((item >= 0) & answered)
-    return votes, item[votes], item[votes] * len(targets.annotators) + ratings.annotator[votes]
-
-
-def _matched(predictions: Predictions, rows: np.ndarray, targets: Targets, pairs: np.ndarray) -> np.ndarray:
-    """The predicted answer to each pair item * A + annotator `(V,)`, or -1."""
-    position = np.full(len(predictions), -1)
-    position[rows] = np.arange(len(rows))
-    names = pd.Index(np.asarray(targets.annotators, dtype=object))
-    item, rater = position[predictions.rater_items], names.get_indexer(pd.Index(predictions.rater_names))
-    known = np.flatnonzero((item >= 0) & (rater >= 0))
-    keys = pd.Index(item[known] * len(names) + rater[known])
-    if not keys.is_unique:
-        row = known[np.argmax(keys.duplicated())]
-        raise ValueError(
-            f"Predictions answer twice for rater {predictions.rater_names[row]!r} on item "
-            f"{predictions.items[predictions.rater_items[row]]!r}; give one answer per pair."
-        )
-    found = keys.get_indexer(pairs)
+def _answers(predictions: Predictions, pairs: pd.MultiIndex, reference: Reference) -> np.ndarray:
+    """Row of the predicted answer to each pair of an item and a rater `(V,)`, or -1."""
+    items = predictions.items[predictions.rater_items]
+    known = pd.Index(items).isin(reference.items)
+    known = np.flatnonzero(known & pd.Index(predictions.rater_names).isin(reference.targets.annotators))
+    said = pd.MultiIndex.from_arrays([items[known], predictions.rater_names[known]])
+    if not said.is_unique:
+        item, rater = said[said.duplicated()][0]
+        raise ValueError(f"Predictions answer twice for rater {rater!r} on item {item!r}; give one answer per pair.")
     # The last entry stands for no answer.
-    return np.append(known, -1)[found]
+    return np.append(known, -1)[said.get_indexer(pairs)]
 
 
 def _consensus(predictions: Predictions) -> np.ndarray:
