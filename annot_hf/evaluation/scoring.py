@@ -40,8 +40,6 @@ ITEM_MEASURES: dict[str, tuple[str, str, str]] = {
     "uar": ("Unweighted average recall", "0 to 1", "higher"),
     "ccc": ("CCC of the expectation", "-1 to 1", "higher"),
 }
-# Of each scale question, after its name; the last two for grids only.
-_QUESTION_MEASURES = ("ccc", "jsd", "gap_closed")
 _MEANS = ("jsd", "cross_entropy", "kl", "tvd", "bhattacharyya")
 FITS = {"ccc": ("CCC", "higher"), "pearson": ("Pearson", "higher"), "rmse": ("RMSE", "lower")}
 # A normal distribution has 95 % of its mass within this many standard deviations.
@@ -56,7 +54,7 @@ REFERENCES = {
 
 def item_columns(systems: Arrays, q: np.ndarray, questions: Sequence[Question]) -> dict[str, np.ndarray]:
     """Per-item values and moments of the votes `(n, K)` and of each system's predictions `(n, K)`, named "system/value"."""
-    columns = {"count": np.ones(len(q)), "vote_entropy": measures.entropy(q)}
+    columns = {"vote_entropy": measures.entropy(q)}
     for system, p in systems.items():
         safe = floored(p)
         own = {
@@ -82,11 +80,11 @@ def measure_items(
     systems: Sequence[str], columns: Arrays, questions: Sequence[Question], resamples: Resamples
 ) -> Measures:
     """All measures over items from `item_columns`; one of the systems is "marginal"."""
-    sums = resamples.sums(columns)
-    draws = {system: _statistics(sums, system, questions) for system in systems}
+    means = resamples.means(columns)
+    draws = {system: _statistics(means, system, questions) for system in systems}
     about = dict(ITEM_MEASURES)
     for question in questions:
-        for kind in _QUESTION_MEASURES:
+        for kind in ("ccc", "jsd", "gap_closed"):
             title, unit, better = ITEM_MEASURES[kind]
             about[f"{kind}_{question.name}"] = (f"{title}, {question.name}", unit, better)
     return {
@@ -96,27 +94,24 @@ def measure_items(
     }
 
 
-def _statistics(sums: dict[str, np.ndarray], system: str, questions: Sequence[Question]) -> dict[str, np.ndarray]:
-    """Measures `(1 + B,)` of one system from its sums."""
-    count = sums["count"]
-    out = {name: sums[f"{system}/{name}"] / count for name in _MEANS}
-    out["jsd_bits"] = out["jsd"] / np.log(2)
-    out["entropy_correlation"] = pearson_of(sums[f"{system}/entropies"])
-    counts = sums[f"{system}/classes"]
+def _statistics(means: Arrays, system: str, questions: Sequence[Question]) -> dict[str, np.ndarray]:
+    """Measures `(1 + B,)` of one system from the means of its columns."""
+    own = {name.removeprefix(f"{system}/"): mean for name, mean in means.items() if name.startswith(f"{system}/")}
+    out = {name: own[name] for name in _MEANS} | {"jsd_bits": own["jsd"] / np.log(2)}
+    out["entropy_correlation"] = pearson_of(own["entropies"])
+    counts = own["classes"]
     out |= {"accuracy": accuracy_of(counts), "macro_f1": macro_f1_of(counts), "uar": uar_of(counts)}
     # Cross-entropy minus the votes' entropy is KL, so the closed gap is 1 - KL(model) / KL(marginal).
     # Without a gap, the marginal explains the votes.
-    gap = np.where(sums["marginal/kl"] > 1e-6 * count, sums["marginal/kl"], 0.0)
-    out["gap_closed"] = 100 * (1 - ratio(sums[f"{system}/kl"], gap))
+    gap = np.where(means["marginal/kl"] > 1e-6, means["marginal/kl"], 0.0)
+    out["gap_closed"] = 100 * (1 - ratio(own["kl"], gap))
     if system != "marginal":
-        out["vote_entropy"] = sums["vote_entropy"] / count
-    for question in questions if questions[0].is_scale else ():
-        name = question.name
-        out[f"ccc_{name}"] = ccc_of(sums[f"{system}/expectation_{name}"])
+        out["vote_entropy"] = means["vote_entropy"]
+    for name in [question.name for question in questions if question.is_scale]:
+        out[f"ccc_{name}"] = ccc_of(own[f"expectation_{name}"])
         if len(questions) > 1:
-            out[f"jsd_{name}"] = sums[f"{system}/jsd_{name}"] / count
-            closed = 1 - ratio(sums[f"{system}/kl_{name}"], sums[f"marginal/kl_{name}"])
-            out[f"gap_closed_{name}"] = 100 * closed
+            out[f"jsd_{name}"] = own[f"jsd_{name}"]
+            out[f"gap_closed_{name}"] = 100 * (1 - ratio(own[f"kl_{name}"], means[f"marginal/kl_{name}"]))
     return out
 
 
