@@ -81,8 +81,7 @@ def align(
             _check_same_items(predictions, one, (first, name))
         rows[name] = pd.Index(one.items).get_indexer(names)
     found = rows[first] >= 0
-    extra = np.ones(len(predictions), dtype=bool)
-    extra[rows[first][found]] = False
+    extra = ~pd.Index(predictions.items).isin(names)
     if on_missing == "error" and (extra.any() or not found.all()):
         raise ValueError(
             f"Items differ: {extra.sum()} predicted without target{examples(predictions.items[extra])}, "

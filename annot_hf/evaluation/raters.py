@@ -211,24 +211,22 @@ def recovered_bias(
         column = f"bias_{question.name}"
         if column not in raters:
             raise ValueError(f"The truth has columns {', '.join(raters.columns)}; it needs {column!r}.")
-        true = raters.loc[known, column].to_numpy(dtype=np.float64) * (question.high - question.low) / 2
-        recovered = found.loc[known, question.name].to_numpy()
-        baseline = None
-        if votes is not None:
-            simple = vote_bias(votes, question.name).reindex(known).to_numpy()
-            voted = np.isfinite(simple)
-            if voted.any():
-                baseline = _agreement(simple[voted], true[voted], resamples) | {"raters": int(voted.sum())}
+        true = raters.loc[known, column].astype(np.float64) * (question.high - question.low) / 2
+        recovered = found.loc[known, question.name]
         out[question.name] = _agreement(recovered, true, resamples) | {
             "raters": known,
-            "true": true,
-            "recovered": recovered,
-            "baseline": baseline,
+            "true": true.to_numpy(),
+            "recovered": recovered.to_numpy(),
+            "baseline": None,
         }
+        simple = None if votes is None else vote_bias(votes, question.name).reindex(known).dropna()
+        if simple is not None and len(simple):
+            baseline = _agreement(simple, true[simple.index], resamples) | {"raters": len(simple)}
+            out[question.name]["baseline"] = baseline
     return out
 
 
-def _agreement(found: np.ndarray, true: np.ndarray, resamples: Resamples | None) -> dict[str, dict[str, Any]]:
+def _agreement(found: pd.Series, true: pd.Series, resamples: Resamples | None) -> dict[str, dict[str, Any]]:
     """Correlation of found and true biases `(A,)`, and slope of found on true, resampling raters."""
     pairs = (resamples or Resamples()).of_units().sums({"pairs": moments(found, true)})["pairs"]
     return {
