@@ -85,10 +85,10 @@ def measure_agreement(
     values = {
         ("accuracy", PERSON): person,
         ("accuracy", SYNTHETIC): model,
-        ("agreement", PERSON): _pair_agreement(human),
+        ("agreement", PERSON): measures.pair_agreement(human),
         ("agreement", SYNTHETIC): (p * q).sum(1),
-        ("among", PERSON): _pair_agreement(human),
-        ("among", SYNTHETIC): np.where(several, _pair_agreement(synthetic), 0),
+        ("among", PERSON): measures.pair_agreement(human),
+        ("among", SYNTHETIC): np.where(several, measures.pair_agreement(synthetic), 0),
         ("entropy", PERSON): measures.entropy(q, normalised=True),
         ("entropy", SYNTHETIC): measures.entropy(p, normalised=True),
         ("jsd", SYNTHETIC): measures.jsd(p, q),
@@ -134,9 +134,3 @@ def _plurality(counts: np.ndarray) -> np.ndarray:
     """The most frequent labels `(I, K)`, which share a mass of 1."""
     # Shared ties need no label names.
     return winners(counts, counts, (), "share")
-
-
-def _pair_agreement(counts: np.ndarray) -> np.ndarray:
-    """Probability `(I,)` that two votes of an item are equal."""
-    n = counts.sum(1)
-    return ratio((counts**2).sum(1) - n, n * (n - 1))

@@ -279,6 +279,12 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray, empty: float = np.nan)
     return np.where(zero, empty, numerator / np.where(zero, 1.0, denominator))
 
 
+def pair_agreement(counts: np.ndarray) -> np.ndarray:
+    """Probability `(N,)` that two votes of an item are equal, from counts `(N, K)`; NaN for fewer than two votes."""
+    n = counts.sum(axis=1)
+    return ratio((counts**2).sum(axis=1) - n, n * (n - 1))
+
+
 def moments(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """The summands of CCC and correlation of `x` and `y` `(N,)`, per item: 1, x, y, x^2, y^2, xy `(N, 6)`.
 
