@@ -283,14 +283,14 @@ def evaluate(
     if folds is not None:
         # The marginal differs only between folds, so its entropies are not correlated.
         del measured["items"]["entropy_correlation"].draws[MARGINAL]
-        grouped = (
-            targets.items if speakers is None else np.array([speakers[one] for one in targets.items], dtype=object)
-        )
+        grouped = targets.items if speakers is None else [speakers[item] for item in targets.items]
+        grouped = np.asarray(grouped, dtype=object)
         counts |= {"unit": unit, "items not tested": int((~tested).sum()), "groups": len(set(grouped[tested]))}
         counts |= count_folds(targets, folds, grouped)
         notes += [note.format(unit=unit) for note in _FOLD_NOTES]
     pairs = [(name, against) for name in names if name != against]
     beside = [(name, CONSENSUS) for name in names if lone]
+    about = scoring.describe(resamples, len(q), targets.method, pairs, "group" if unit == "item" else unit)
     return Evaluation(
         systems=names,
         pairs=(*pairs, *beside),
@@ -298,10 +298,7 @@ def evaluate(
         reference=reference,
         probs=probs[names[0]],
         counts=counts,
-        notes=[
-            *scoring.describe(resamples, len(q), targets.method, pairs, "group" if unit == "item" else unit),
-            *notes,
-        ],
+        notes=about + notes,
         per_item=_per_item(reference, probs, ChainMap(*columns), names),
         **details,
     )

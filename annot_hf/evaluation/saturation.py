@@ -120,14 +120,9 @@ def measure_held_out(
     """
     _check_sampling(human, people + 1, repeats)
     _check_sampling(synthetic, votes, repeats)
-    most = max(people, votes)
-    blocks = zip(
-        _blocks(human, items, most, repeats, seed, stream=1),
-        _blocks(synthetic, items, most, repeats, seed, stream=0),
-        strict=True,
-    )
-    found = []
-    for (_, persons), (_, models) in blocks:
+    most, found = max(people, votes), []
+    drawn = [_blocks(one, items, most, repeats, seed, stream=stream) for one, stream in ((human, 1), (synthetic, 0))]
+    for (_, persons), (_, models) in zip(*drawn, strict=True):
         rest = _votes_by_label(persons[:, :, people:], human.shape[1]).sum(2)
         rest /= rest.sum(-1, keepdims=True)
         found.append([_divergences(persons[:, :, :people], rest), _divergences(models[:, :, :votes], rest)])
@@ -235,7 +230,7 @@ class Fit:
 
     def at(self, n: np.ndarray | float) -> np.ndarray:
         """Fitted divergence (nats) after n votes."""
-        return self.top - (self.a - self.b * np.exp(-self.c * np.asarray(n, dtype=np.float64)))
+        return self.top - _fall(np.asarray(n, dtype=np.float64), self.a, self.b, self.c)
 
 
 @dataclass(frozen=True)
@@ -293,24 +288,21 @@ def find_saturation(curve: np.ndarray) -> SaturationFinding:
     return SaturationFinding(first, text, fit, threshold)
 
 
+def _fall(n: np.ndarray, a: float, b: float, c: float) -> np.ndarray:
+    return a - b * np.exp(-c * n)
+
+
 def _fit(y: np.ndarray) -> Fit | None:
     """Least squares; None if it does not converge."""
     n, scale = np.arange(1, len(y) + 1, dtype=np.float64), y.max() - y.min()
     # Of order 1, as the tolerances expect.
     fallen = (y.max() - y) / scale
+    bounds = ([0, 0, 1e-4], [100, 1000, 50])
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", OptimizeWarning)
-            (a, b, c), _ = curve_fit(
-                lambda x, a, b, c: a - b * np.exp(-c * x),
-                n,
-                fallen,
-                p0=(1.0, 1.0, 0.3),
-                bounds=([0, 0, 1e-4], [100, 1000, 50]),
-                max_nfev=10_000,
-            )
+            (a, b, c), _ = curve_fit(_fall, n, fallen, p0=(1.0, 1.0, 0.3), bounds=bounds, max_nfev=10_000)
     except (RuntimeError, ValueError, OptimizeWarning):
         return None
-    rest = fallen - (a - b * np.exp(-c * n))
-    r2 = 1 - float((rest**2).mean() / fallen.var())
+    r2 = 1 - float(((fallen - _fall(n, a, b, c)) ** 2).mean() / fallen.var())
     return Fit(float(a * scale), float(b * scale), float(c), float(y.max()), r2)
