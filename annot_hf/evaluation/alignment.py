@@ -21,7 +21,6 @@ Speakers = Mapping[str, str] | Sequence[str] | np.ndarray | None
 Groups = Mapping[str, Mapping[str, Any]]
 
 SPEAKER_COLUMNS = ("sex", "gender")
-
 # Predictions are comparable if these are equal.
 ORIGIN = ("model", "corpus", "split")
 # The smallest predicted probability under a logarithm; reports state it.
@@ -32,9 +31,8 @@ FLOOR = 1e-8
 class Reference:
     """The reference of every system: the votes on the evaluated items, the marginal, and the resamples.
 
-    `rows` and `items` `(n,)` are the items' rows and names in the targets, in that order. `q` `(n, K)` are the distributions
-    of their votes, and `marginal` `(K,)` is the baseline, both exactly normalised; `baseline` is its origin in words.
-    `only_predicted` and `only_target` count what the other side lacks.
+    `rows` and `items` `(n,)` are in the targets' order. `q` `(n, K)`, the distributions of their votes, and `marginal` `(K,)`
+    are exactly normalised; `baseline` is the origin of the marginal in words. `only_...` count what the other side lacks.
     """
 
     targets: Targets

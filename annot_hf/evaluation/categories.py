@@ -3,7 +3,7 @@
 Systems are predictions `(n, K)` by name, and `q` `(n, K)` the distributions of the votes on the same items.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -66,11 +66,7 @@ def describe_predictions(p: np.ndarray, reference: Reference) -> dict[str, Any]:
 
 @dataclass(frozen=True, eq=False)
 class Stratum:
-    """Items whose votes have similar entropy: "thirds" of its range, or "tertiles" of the items, called low, mid and high.
-
-    `low` and `high` are the edges of a third (normalised entropy; only the last includes the upper one), and the smallest and
-    largest entropy found in a tertile. `rows` says which items `(n,)` belong to it; `absent` labels win none of them.
-    """
+    """Items whose votes have similar entropy, see `entropy_strata`: `rows` `(n,)`, and the `absent` labels that win none."""
 
     scheme: str
     name: str
@@ -93,8 +89,8 @@ class Stratum:
 def entropy_strata(q: np.ndarray, support: Sequence[str]) -> list[Stratum]:
     """Items by the entropy of their votes `q` `(n, K)` over ln K: thirds of the range [0, 1], then tertiles of the items.
 
-    Thirds are [0, 1/3), [1/3, 2/3) and [2/3, 1]. Tertiles are three groups of items, as equal as ties allow: items of equal
-    entropy stay together, so a tertile may be empty.
+    Thirds are [0, 1/3), [1/3, 2/3) and [2/3, 1], with these edges as `low` and `high`. Tertiles are groups of items as equal
+    as ties allow: equal entropies stay together, so one may be empty; `low` and `high` are the smallest and the largest.
     """
     entropy = measures.entropy(q, normalised=True)
     cuts = np.quantile(entropy, EDGES[1:-1], method="inverted_cdf")
@@ -171,10 +167,7 @@ def depths(classes: int) -> tuple[int, ...]:
 
 
 def measure_n_best(systems: Arrays, q: np.ndarray, resamples: Resamples) -> Measures:
-    """n-best accuracy and n-best unweighted average recall, n = 1, 2, 3, named such as "uar_2_best".
-
-    An item is right if the plurality of its votes is among the n most probable labels. (arXiv 2503.22711)
-    """
+    """n-best accuracy and n-best unweighted average recall, n = 1, 2, 3, named such as "uar_2_best" (arXiv 2503.22711)."""
     cell = true = q.argmax(axis=1)
     hits = {}
     for system, p in systems.items():
@@ -202,9 +195,7 @@ def speaker_uar(p: np.ndarray, q: np.ndarray, speakers: np.ndarray, n: int = 1) 
     return names, uar_of(np.stack([hits, items, items], axis=1))
 
 
-def speaker_groups(
-    speakers: np.ndarray, items: np.ndarray, columns: Mapping[str, Mapping[str, Any]] | None = None
-) -> list[SpeakerGroup]:
+def speaker_groups(speakers: np.ndarray, items: np.ndarray, columns: Groups | None = None) -> list[SpeakerGroup]:
     """All speakers, speakers with at least 10 and 20 items, and speakers with the same value of a metadata column.
 
     A speaker whose items differ in a column, such as "sex", is listed as "varies".
@@ -221,10 +212,9 @@ def speaker_groups(
 
 
 def measure_speakers(systems: Arrays, q: np.ndarray, groups: Sequence[SpeakerGroup], resamples: Resamples) -> Measures:
-    """paUAR: share (%) of speakers whose own UAR exceeds .75 or .50, named such as "pauar75_2_best_min10".
+    """paUAR: share (%) of speakers whose own UAR is above .75 or .50, named such as "pauar75_2_best_min10".
 
-    The UAR must be strictly above the level; for 1-, 2- and 3-best. Intervals resample the speakers of the group, which are
-    the clusters of `resamples` (arXiv 2503.22711).
+    Intervals resample the speakers of the group, which are the clusters of `resamples` (arXiv 2503.22711).
     """
     above = {}
     for system, p in systems.items():
@@ -280,16 +270,11 @@ def measure_calibration(systems: Arrays, q: np.ndarray, support: Sequence[str], 
     return out
 
 
-def calibration_floor(
-    p: np.ndarray, votes: np.ndarray, support: Sequence[str], *, repeats: int = 20, seed: int = 0
-) -> dict[str, float]:
-    """ECE by chance of a perfectly calibrated model, named as in `measure_calibration`.
-
-    Mean over simulated sets of `votes` per item `(N,)`, drawn from its own predictions `p` `(N, K)`.
-    """
+def calibration_floor(p: np.ndarray, votes: np.ndarray, support: Sequence[str], seed: int = 0) -> dict[str, float]:
+    """ECE by chance of a perfectly calibrated model: mean over 20 sets of `votes` `(N,)` drawn from its predictions."""
     generator = np.random.default_rng(seed)
     votes = np.maximum(np.asarray(votes, dtype=np.int64), 1)
-    drawn = (generator.multinomial(votes, p) / votes[:, None] for _ in range(repeats))
+    drawn = (generator.multinomial(votes, p) / votes[:, None] for _ in range(20))
     errors = [abs(_gaps(p, q).mean(axis=0)).sum(axis=-1) for q in drawn]
     return {name: float(error) for name, error in _named(np.mean(errors, axis=0), support).items()}
 
@@ -330,10 +315,7 @@ def find_residual(support: Sequence[str], residual: str = "other") -> int | None
 def measure_residual(
     systems: Arrays, q: np.ndarray, support: Sequence[str], index: int, resamples: Resamples
 ) -> Measures:
-    """Mean prediction over the votes for the residual label: sum_i q_i,other p_i / sum_i q_i,other, for every label.
-
-    The measures are named "residual_<label>". The system "votes" has the votes in place of p.
-    """
+    """Mean prediction over the votes for the residual label, sum_i q_i,other p_i / sum_i q_i,other; "votes" has q for p."""
     weight = q[:, index, None]
     weighted = {system: p * weight for system, p in {**systems, "votes": q}.items()}
     # No system is called None.

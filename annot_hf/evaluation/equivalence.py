@@ -93,10 +93,7 @@ def rater_equivalence(
 
 
 def vote_counts(targets: Targets, votes: VoteTable | None = None) -> np.ndarray | None:
-    """Whole votes per label `(N, K)` behind the targets; None if they are weighted, multi-select or not given.
-
-    Raises a ValueError if the votes are not those that the targets were made from.
-    """
+    """Whole votes per label `(N, K)` behind the targets; None if they are weighted, multi-select or not given."""
     question = targets.questions[0]
     if question.multiple:
         return None
@@ -124,7 +121,7 @@ def vote_counts(targets: Targets, votes: VoteTable | None = None) -> np.ndarray 
 
 
 def crossing(curve: np.ndarray, loss: np.ndarray) -> np.ndarray:
-    """The k `(...)`, linearly interpolated, at which a curve over k = 0 ... K `(..., K + 1)` first falls to `loss` `(...)`.
+    """The k `(...)`, interpolated, at which a curve over k = 0 ... K `(..., K + 1)` first falls to `loss` `(...)`.
 
     0 where the loss is above that of k = 1, infinite where the curve never gets there.
     """
@@ -144,10 +141,7 @@ def worth_text(value: float, largest: int) -> str:
 
 
 def worth_record(draws: np.ndarray, largest: int) -> dict[str, Any]:
-    """`value`, `low`, `high` and `text` of censored numbers of raters `(1 + B,)`, as `crossing` gives them.
-
-    The numbers are 0 for fewer than 1, and None for more than K or undefined.
-    """
+    """`value`, `low`, `high`, `text` of raters `(1 + B,)` from `crossing`: 0 below 1, None above K or undefined."""
     ends, text = [draws[0]], worth_text(draws[0], largest)
     if len(draws) > 1:
         low, high = np.quantile(draws[1:], TAILS, method="inverted_cdf")

@@ -1,9 +1,8 @@
 """Evaluate predictions against votes: one system or many, with several runs, folds, acoustic conditions or raters.
 
 All systems and measures share one reference and one set of resamples, so all differences are paired. The value of a system
-is the mean over its runs, which differ in their seed or are the repeats of a cross-validation; the standard deviation between
-runs is reported too. The folds of a repeat are scored as one prediction of all items, because macro-F1 and correlations are
-not means over folds. Their baseline for an item is the mean distribution of the training part of its fold.
+is the mean over its runs, which differ in their seed or are the repeats of a cross-validation. The folds of a repeat are
+scored as one prediction of all items, because macro-F1 and correlations are not means over folds.
 """
 
 from collections import ChainMap, defaultdict
@@ -241,9 +240,7 @@ def evaluate(
 
     # Resample: all measures and systems share the resamples.
     found: dict[str, list[Measures]] = {part: [] for part in PARTS}
-    details: dict[str, Any] = {}
-    counts = _count(reference, probs, runs)
-    notes: list[str] = []
+    counts, details, notes = _count(reference, probs, runs), {}, []
     for batch, of_items in zip(batches, columns, strict=True):
         found["items"].append(scoring.measure_items(list(batch), of_items, questions, resamples))
         if "ranks" in parts:
@@ -258,11 +255,10 @@ def evaluate(
         measured, facts = scoring.measure_scales(keyed, rows, votes, reference)
         found["scales"].append(measured)
         if lone:
-            details["scales"] = facts
             only = names[0]
-            measured, facts = scoring.measure_disagreement(only, keyed[only], rows[only], votes, reference)
+            measured, disputed = scoring.measure_disagreement(only, keyed[only], rows[only], votes, reference)
             found["scales"].append(measured)
-            details["disagreement"] = facts
+            details |= {"scales": facts, "disagreement": disputed}
     if "categories" in parts and not questions[0].is_scale:
         measured, facts = categories.measure_categories(batches[0], reference, groups, residual)
         found["categories"].append(measured)

@@ -22,9 +22,8 @@ def measure_raters(systems: Mapping[str, Predictions], reference: Reference) -> 
     """Measures over the votes of named raters, counts of the first system, and whether all systems predict the same votes.
 
     Every vote with a predicted answer counts: it is compared with the one answer to its rater and item (targets hold a rater's
-    mean where repeated ratings of a scale can be identified), for a rater unseen in training the consensus. Measured are the
-    systems, the "marginal" and, beside a single system, its "consensus"; nothing if there is no such vote, or if the systems
-    predict different votes.
+    mean where repeated ratings of a scale can be identified), for a rater unseen in training the consensus. The "consensus"
+    stands only beside a single system. Systems that predict different votes have no measures.
 
     For scales, per question: CCC over all votes; CCC over items of the raters' mean answer, predicted and actual
     (arXiv 2408.11956); the mean CCC of raters with at least two votes (its interval resamples raters); and the mean absolute
@@ -104,7 +103,7 @@ def _scale_measures(
     scored: np.ndarray,
     item: np.ndarray,
     systems: Arrays,
-    resamples: Resamples,
+    drawn: Resamples,
     counts: dict[str, int],
 ) -> Measures:
     """Measures of the systems' answers `(P, D)` to the scored votes on items `(P,)`; adds to `counts`."""
@@ -119,13 +118,13 @@ def _scale_measures(
         half = (question.high - question.low) / 2
         pairs = {system: moments(values, vote) for system, values in said.items()}
         errors = {(system, "error"): half * abs(values - vote) for system, values in said.items()}
-        means = resamples.select(rated).means(pairs | errors)
+        means = drawn.select(rated).means(pairs | errors)
         _, first = np.unique(item[rated], return_index=True)
         answers = pd.DataFrame(said).groupby(item[rated]).mean()
         true = pd.Series(vote).groupby(item[rated]).mean()
         of_items = {system: moments(answers[system], true) for system in systems}
-        of_items = resamples.select(rated[first]).means(of_items)
-        drawn = {
+        of_items = drawn.select(rated[first]).means(of_items)
+        cccs = {
             ("rater_ccc", "CCC over all votes of named raters"): {system: ccc_of(means[system]) for system in systems},
             ("mean_answer_ccc", "CCC of the mean of the raters' answers to an item"): {
                 system: ccc_of(of_items[system]) for system in systems
@@ -137,8 +136,8 @@ def _scale_measures(
             sums = {system: pd.DataFrame(one).groupby(rater[rated]).sum().to_numpy() for system, one in pairs.items()}
             own = {system: ccc_of(one[several]) for system, one in sums.items()}
             title = f"Mean of each rater's CCC (at least {MIN_VOTES} votes)"
-            drawn["rater_mean_ccc", title] = resamples.of_units().means(own)
-        for (kind, title), draws in drawn.items():
+            cccs["rater_mean_ccc", title] = drawn.of_units().means(own)
+        for (kind, title), draws in cccs.items():
             records[f"{kind}_{name}"] = Measured(f"{title}, {name}", "-1 to 1", "higher", draws)
         unit = f"points on {question.low:g} to {question.high:g}"
         draws = {system: means[system, "error"] for system in systems}
@@ -162,10 +161,9 @@ def _category_measures(label: np.ndarray, systems: Arrays, resamples: Resamples)
 
 
 def rater_bias(predictions: Predictions) -> pd.DataFrame:
-    """Mean difference between each rater's predicted answers and the consensus prediction for the same items.
+    """Mean difference between the predicted answers of each rater with a head (index) and the consensus for the same items.
 
-    One row per rater with their own head (index), one column per scale question in units of its scale, and the number of
-    `items` predicted. Without a consensus head, the expectation of the predicted distribution is used.
+    One column per question, in units of its scale, and the number of `items` predicted.
     """
     if not predictions.is_scale:
         raise ValueError("Rater bias needs scale questions; the predictions are over labels.")
@@ -199,8 +197,7 @@ def recovered_bias(
     """Compare `rater_bias` with the bias that a simulation gave each rater (`Truth.raters`, on [-1, 1]), resampling raters.
 
     Per question: `correlation` (Pearson) and `slope` (of recovered on true bias), both with interval, and `raters`, `true`,
-    `recovered` `(A,)`, in units of the question's scale. `baseline` has the same for `vote_bias` of the votes, over the raters
-    who voted; it is None without votes.
+    `recovered` `(A,)`, in units of its scale; `baseline` has the same for `vote_bias` over the raters who voted, if any.
     """
     found = rater_bias(predictions)
     known = [name for name in found.index if name in raters.index]

@@ -49,10 +49,9 @@ def with_interval(draws: np.ndarray) -> Interval:
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """One measure of several systems on the same resamples, so that differences are paired.
+    """One measure of several systems; `better` is "lower", "higher" or "".
 
-    `better` is "lower", "higher" or "". `draws` has values `(1 + B,)` by system in the order of `Resamples`, the mean over its
-    runs; `runs` has the value of each run `(R,)`, for systems with several.
+    `draws` has values `(1 + B,)` by system on the same `Resamples`, the mean over its runs; `runs` those of each run `(R,)`.
     """
 
     title: str
@@ -174,15 +173,12 @@ class Resamples:
     def fit(self, predicted: np.ndarray, true: np.ndarray) -> dict[str, np.ndarray]:
         """Fit of predicted to true numbers `(N,)`: `ccc`, `pearson`, `rmse`, each `(1 + B,)`."""
         means = self.means({"pairs": moments(predicted, true), "square": (predicted - true) ** 2})
-        pairs = means["pairs"]
-        return {"ccc": ccc_of(pairs), "pearson": pearson_of(pairs), "rmse": np.sqrt(means["square"])}
+        return {"ccc": ccc_of(means["pairs"]), "pearson": pearson_of(means["pairs"]), "rmse": np.sqrt(means["square"])}
 
     def spearman(self, columns: Arrays, reference: np.ndarray) -> dict[str, np.ndarray]:
-        """Spearman's correlation of each column `(N,)` with the reference `(N,)`, `(1 + B,)`; 0 if either is constant.
-
-        This measure is not a function of sums over items, because each resample has its own ranks. A mid-rank is the weight
-        of the smaller values plus half that of equal ones, so one sort is enough for all resamples.
-        """
+        """Spearman's correlation of each column `(N,)` with the reference `(N,)`, `(1 + B,)`; 0 if either is constant."""
+        # Each resample has its own ranks, so sums do not do. A mid-rank is the weight of the smaller values plus half that of
+        # equal ones, so one sort is enough for all resamples.
         code = np.arange(len(reference)) if self.clusters is None else self._codes()
         orders = {name: np.argsort(column, kind="stable") for name, column in columns.items()}
         true_order = np.argsort(reference, kind="stable")

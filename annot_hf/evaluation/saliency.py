@@ -17,11 +17,11 @@ _FLAT = 1e-7
 
 
 class CrossMoments:
-    """Running means, squares and cross products of units and targets, merged batch by batch in double precision.
+    """Running means, squares and cross products of units and targets, merged batch by batch (Chan, Golub & LeVeque 1983).
 
-    Chan, Golub & LeVeque (1983): raw squares are not summed, so large means cost no precision. Memory does not grow with the
-    items: `layers * units * (targets + 2)` doubles, and `layers * units ** 2` more with `among_units`, the products of the
-    units of a layer with each other, for "penalised" (61 MB for 13 layers of 768 units).
+    Raw squares are not summed, so large means cost no precision. Memory does not grow with the items: `layers * units *
+    (targets + 2)` doubles, and `layers * units ** 2` more for "penalised", which needs the products `among_units` of a layer
+    (61 MB for 13 layers of 768 units).
     """
 
     def __init__(self, *, among_units: bool = False) -> None:
@@ -76,11 +76,7 @@ class CrossMoments:
 
 @dataclass(frozen=True, eq=False)
 class Saliency:
-    """Scores of layers `(layers, targets)`, NaN for a constant target.
-
-    `gamma` is the weight of the penalty, if the formula has one. `items` are those behind the scores; `about` names trunk,
-    corpus, split, questions and what was left out.
-    """
+    """Scores of layers `(layers, targets)`, NaN for a constant target; see `layer_scores`."""
 
     scores: np.ndarray
     targets: tuple[str, ...]

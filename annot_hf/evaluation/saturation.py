@@ -23,7 +23,6 @@ from annot_hf.models.measures import jsd
 
 # By default, N is the largest number of votes that this share of the items has; our choice.
 COVERED = 0.9
-
 # Numbers per block of histograms, so that they stay in the cache.
 _HISTOGRAM_BLOCK = 1 << 15
 
@@ -88,11 +87,10 @@ def measure_curve(
     repeats: int = 5,
     seed: int = 0,
 ) -> Curve:
-    """Divergence of n = 1..N votes, drawn without replacement, from fixed distributions `(I, K)`.
+    """Divergence of n = 1..N votes, drawn without replacement from whole `counts` `(I, K)`, from distributions `(I, K)`.
 
-    `counts` `(I, K)` are whole votes, at least N = `votes` per item. The draws of each of the R `repeats` are nested: n + 1
-    votes are the n votes and another one. They depend on the name of the item, so neither the order of items nor that of votes
-    matters.
+    The draws of each of the R `repeats` are nested: n + 1 votes are the n votes and another one. They depend on the name of
+    the item, so neither the order of items nor that of votes matters.
     """
     _check_sampling(counts, votes, repeats)
     found = [

@@ -77,11 +77,11 @@ def item_columns(systems: Arrays, q: np.ndarray, questions: Sequence[Question]) 
 
 
 def measure_items(
-    systems: Sequence[str], columns: Arrays, questions: Sequence[Question], resamples: Resamples
+    names: Sequence[str], columns: Arrays, questions: Sequence[Question], resamples: Resamples
 ) -> Measures:
     """All measures over items from `item_columns`; one of the systems is "marginal"."""
     means = resamples.means(columns)
-    draws = {system: _statistics(means, system, questions) for system in systems}
+    draws = {system: _statistics(means, system, questions) for system in names}
     about = dict(ITEM_MEASURES)
     for question in questions:
         for kind in ("ccc", "jsd", "gap_closed"):
@@ -90,7 +90,7 @@ def measure_items(
     return {
         name: Measured(*about[name], {system: found[name] for system, found in draws.items() if name in found})
         for name in about
-        if name in draws[systems[0]]
+        if name in draws[names[0]]
     }
 
 
@@ -116,11 +116,7 @@ def _statistics(means: Arrays, system: str, questions: Sequence[Question]) -> di
 
 
 def measure_entropy_ranks(systems: Arrays, q: np.ndarray, resamples: Resamples) -> Measured:
-    """Spearman's correlation of predicted and true entropies, of distributions `(n, K)`.
-
-    Unlike `entropy_correlation`, it does not assume a linear relation; it only asks whether the items with more disagreement
-    are predicted to have more.
-    """
+    """Spearman's correlation of predicted and true entropies; unlike `entropy_correlation`, it assumes no linear relation."""
     draws = resamples.spearman({system: _entropies(p) for system, p in systems.items()}, _entropies(q))
     return Measured("Rank correlation of entropies", "-1 to 1", "higher", draws)
 
@@ -165,10 +161,7 @@ def measure_scales(
 def measure_disagreement(
     system: str, predictions: Predictions, rows: np.ndarray, votes: VoteTable, reference: Reference
 ) -> tuple[Measures, dict[str, Any] | None]:
-    """Fit of a system's predicted disagreement to that of the votes, such as "disagreement_ccc", and facts.
-
-    The facts: its `kind`, and the number of `items` with two votes or more. Without predictions or such items, there are none.
-    """
+    """Fit of predicted disagreement to that of the votes, such as "disagreement_ccc", its kind and the number of `items`."""
     if predictions.disagreement is None:
         return {}, None
     kind, asked = predictions.disagreement_kind, votes.question(predictions.questions[0].name)

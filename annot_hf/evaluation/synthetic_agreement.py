@@ -62,10 +62,9 @@ class SyntheticAgreement:
 def measure_agreement(
     human: np.ndarray, synthetic: np.ndarray, support: Sequence[str], resamples: Resamples | None = None
 ) -> SyntheticAgreement:
-    """Agreement of synthetic annotators with people, and of people with each other, by ambiguity.
+    """Agreement of synthetic annotators with people, and of people with each other, from whole votes `(I, K)`, by ambiguity.
 
-    Both are whole votes per item and label `(I, K)`, with at least one synthetic vote per item. Items with fewer than two
-    human votes are left out and counted.
+    Every item has a synthetic vote; items with fewer than two human votes are left out and counted.
     """
     human, synthetic = (np.asarray(counts, dtype=np.float64) for counts in (human, synthetic))
     rows = human.sum(1) >= 2
