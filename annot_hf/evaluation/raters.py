@@ -122,8 +122,7 @@ def _scale_measures(
         _, first = np.unique(item[rated], return_index=True)
         answers = pd.DataFrame(said).groupby(item[rated]).mean()
         true = pd.Series(vote).groupby(item[rated]).mean()
-        of_items = {system: moments(answers[system], true) for system in systems}
-        of_items = drawn.select(rated[first]).means(of_items)
+        of_items = drawn.select(rated[first]).means({system: moments(answers[system], true) for system in systems})
         cccs = {
             ("rater_ccc", "CCC over all votes of named raters"): {system: ccc_of(means[system]) for system in systems},
             ("mean_answer_ccc", "CCC of the mean of the raters' answers to an item"): {
@@ -147,13 +146,14 @@ def _scale_measures(
 
 def _category_measures(label: np.ndarray, systems: Arrays, resamples: Resamples) -> Measures:
     """Measures of the systems' P(label) `(P, K)` against labels `(P,)`."""
-    right, loss = {}, {}
+    columns = {}
     for name, probs in systems.items():
         # Rows of half precision do not sum to 1 exactly.
         probs = probs / probs.sum(axis=1, keepdims=True)
-        right[name] = probs.argmax(axis=1) == label
-        loss[name] = -np.log(np.maximum(probs[np.arange(len(label)), label], FLOOR))
-    right, loss = resamples.means(right), resamples.means(loss)
+        columns["right", name] = probs.argmax(axis=1) == label
+        columns["loss", name] = -np.log(np.maximum(probs[np.arange(len(label)), label], FLOOR))
+    means = resamples.means(columns)
+    right, loss = ({name: means[what, name] for name in systems} for what in ("right", "loss"))
     return {
         "rater_accuracy": Measured("Accuracy of each rater's own label", "0 to 1", "higher", right),
         "rater_cross_entropy": Measured("Cross-entropy of each rater's own label", "nats", "lower", loss),

@@ -118,6 +118,18 @@ def test_resampling_equals_an_explicit_loop_with_the_same_draws():
         np.testing.assert_allclose(sums[1 + row], expected)
 
 
+@pytest.mark.parametrize("clusters", [None, np.repeat(np.arange(7), np.arange(1, 8))])
+def test_means_are_sums_over_the_items_of_each_resample(clusters):
+    values = RNG.normal(size=(28, 2))
+    drawn = Resamples(clusters, 20, seed=6)
+    sums = drawn.sums({"x": values, "n": np.ones(28)})
+    found = drawn.means({"x": values, "first": values[:, 0]})
+    np.testing.assert_allclose(found["x"], sums["x"] / sums["n"][:, None])
+    np.testing.assert_allclose(found["first"], found["x"][:, 0])
+    with pytest.raises(ValueError, match="There are no items to resample"):
+        Resamples().means({"x": []})
+
+
 def test_standard_error_of_a_mean_equals_theory():
     values = RNG.normal(size=400)
     sums = Resamples(n=4000).sums({"x": values, "n": np.ones(400)})
