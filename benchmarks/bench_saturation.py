@@ -46,7 +46,7 @@ def run() -> Iterator[Result]:
     items = [f"item{row}" for row in range(5000)]
 
     def ours(size: int) -> np.ndarray:
-        return measure_curve(counts[:size], reference[:size], items[:size], VOTES, resamples=RESAMPLES).mean
+        return measure_curve(counts[:size], reference[:size], items[:size], VOTES, repeats=RESAMPLES).mean
 
     (seconds,) = best(lambda: ours(5000), rounds=3)
     difference = float(np.abs(ours(5000) - expectation(counts, reference)).max())

@@ -87,7 +87,7 @@ def _explain(model: Path, corpus: Path, predictions: "Predictions", targets: "Ta
 def write_report(folder: Path, corpus: Path, out: Path, truth: Path | None, conditions: Path | None = None) -> Path:
     """Write the report of one run and print its summary; returns its folder."""
     from annot_hf.data.simulate import read_truth
-    from annot_hf.evaluation.evaluate import read_conditions
+    from annot_hf.evaluation.alignment import read_conditions
     from annot_hf.report.report import build_report
 
     (run,), targets, options = _read_runs([folder], corpus)

@@ -1,12 +1,15 @@
-"""Align predictions with targets row by row, and split a grid into its questions."""
+"""Bring together what is compared: predictions, targets and items row by row, the questions of a grid, and conditions."""
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
+from annot_hf.data.conditions import CLEAN, Condition
 from annot_hf.data.encoding import by_name
 from annot_hf.data.predictions import Predictions, check_unique
 from annot_hf.data.questions import Question, normal_form_hint
@@ -18,7 +21,8 @@ Speakers = Mapping[str, str] | Sequence[str] | np.ndarray | None
 Groups = Mapping[str, Mapping[str, Any]]
 
 SPEAKER_COLUMNS = ("sex", "gender")
-
+# Predictions are comparable if these are equal.
+ORIGIN = ("model", "corpus", "split")
 # The smallest predicted probability under a logarithm; reports state it.
 FLOOR = 1e-8
 
@@ -27,16 +31,8 @@ FLOOR = 1e-8
 class Reference:
     """The reference of every system: the votes on the evaluated items, the marginal, and the resamples.
 
-    Attributes:
-        targets: What the votes say.
-        rows: Rows of the evaluated items in the targets `(n,)`.
-        items: Names of the evaluated items `(n,)`, in the targets' order.
-        q: Distributions of their votes `(n, K)`, rows exactly normalised.
-        marginal: The baseline `(K,)`, exactly normalised.
-        baseline: The origin of the marginal, in words.
-        resamples: Resamples of the items, whose clusters are the speakers.
-        only_predicted: Predicted items without target.
-        only_target: Targets without prediction.
+    `rows` and `items` `(n,)` are in the targets' order. `q` `(n, K)`, the distributions of their votes, and `marginal` `(K,)`
+    are exactly normalised; `baseline` is the origin of the marginal in words. `only_...` count what the other side lacks.
     """
 
     targets: Targets
@@ -54,6 +50,11 @@ class Reference:
         """Speaker of each item `(n,)`, or None."""
         return self.resamples.clusters
 
+    @property
+    def votes(self) -> np.ndarray:
+        """Votes of each item `(n,)`."""
+        return np.asarray(self.targets.votes_per_item)[self.rows]
+
 
 def align(
     systems: Mapping[str, Predictions],
@@ -65,38 +66,20 @@ def align(
     seed: int = 0,
     on_missing: Literal["error", "exclude"] = "error",
 ) -> tuple[Reference, dict[str, np.ndarray]]:
-    """Pair predictions with targets by item name.
-
-    Args:
-        systems: Predictions of each system, all for the same items and over the labels of the targets.
-        targets: The targets.
-        speakers: Speaker of each item, by name or in the order of the first system's items.
-        marginal: Distribution of the training votes `(K,)`; without it, the mean of the evaluated votes.
-        n_resamples: Bootstrap resamples; 0 for none.
-        seed: Seed of the resampling.
-        on_missing: Raise when either side lacks an item of the other, or leave such items out and count them.
-
-    Returns:
-        The reference, and each system's row for every evaluated item `(n,)`.
-
-    Raises:
-        ValueError: The supports differ, items do not match, a target is not a distribution, or nothing is left.
-    """
+    """The reference, and each system's row for every evaluated item `(n,)`, paired by item name; see `evaluate`."""
     if on_missing not in ("error", "exclude"):
         raise ValueError(f"on_missing is {on_missing!r}; use error or exclude.")
     check_distributions(targets.probs, "Targets")
     check_unique(targets.items, "Targets' items")
     first, predictions = next(iter(systems.items()))
-    names = pd.Index(np.asarray(targets.items, dtype=object))
-    rows = {}
+    names, rows = pd.Index(np.asarray(targets.items, dtype=object)), {}
     for name, one in systems.items():
         one.in_order(targets.support)
         if one is not predictions:
             _check_same_items(predictions, one, (first, name))
         rows[name] = pd.Index(one.items).get_indexer(names)
     found = rows[first] >= 0
-    extra = np.ones(len(predictions), dtype=bool)
-    extra[rows[first][found]] = False
+    extra = ~pd.Index(predictions.items).isin(names)
     if on_missing == "error" and (extra.any() or not found.all()):
         raise ValueError(
             f"Items differ: {extra.sum()} predicted without target{examples(predictions.items[extra])}, "
@@ -110,47 +93,32 @@ def align(
     items, q = np.asarray(targets.items, dtype=object)[found], np.asarray(targets.probs, dtype=np.float64)[found]
     q = q / q.sum(axis=1, keepdims=True)
     base, baseline = marginal_of(marginal, q, targets.support)
-    return Reference(
-        targets=targets,
-        rows=np.flatnonzero(found),
-        items=items,
-        q=q,
-        marginal=base,
-        baseline=baseline,
-        resamples=Resamples(speakers_of(speakers, predictions, items, rows[first]), n_resamples, seed),
-        only_predicted=int(extra.sum()),
-        only_target=int((~found).sum()),
-    ), rows
+    resamples = Resamples(speakers_of(speakers, predictions, items, rows[first]), n_resamples, seed)
+    left_out = (int(extra.sum()), int((~found).sum()))
+    return Reference(targets, np.flatnonzero(found), items, q, base, baseline, resamples, *left_out), rows
 
 
 def _check_same_items(a: Predictions, b: Predictions, names: tuple[str, str]) -> None:
     only = [one.items[~pd.Index(one.items).isin(other.items)] for one, other in ((a, b), (b, a))]
-    if len(only[0]) or len(only[1]):
-        parts = [
-            f"{len(left)} only in {name}{examples(left)}" for name, left in zip(names, only, strict=True) if len(left)
-        ]
+    parts = [f"{len(left)} only in {name}{examples(left)}" for name, left in zip(names, only, strict=True) if len(left)]
+    if parts:
         raise ValueError(
-            f"The runs differ in {len(only[0]) + len(only[1])} items: {' and '.join(parts)}; predict the same items with both."
+            f"The runs differ in {sum(map(len, only))} items: {' and '.join(parts)}; predict the same items with both."
         )
 
 
 def speakers_of(speakers: Speakers, predictions: Predictions, items: np.ndarray, rows: np.ndarray) -> np.ndarray | None:
-    """Speaker of every evaluated item `(n,)`; None if all are null or blank, so that items are resampled.
-
-    Raises:
-        ValueError: Only some evaluated items have a speaker, or the number of speakers is wrong.
-    """
+    """Speaker of every evaluated item `(n,)`; None if all are null or blank, so that items are resampled."""
     if speakers is None:
         return None
     if isinstance(speakers, Mapping | pd.Series):
-        named = [speakers.get(item) for item in items]
-        known = all(item in speakers for item in items)
-    else:
-        if len(speakers) != len(predictions):
-            raise ValueError(
-                f"There are {len(speakers)} speakers for {len(predictions)} predicted items; give one per item."
-            )
+        named, known = [speakers.get(item) for item in items], all(item in speakers for item in items)
+    elif len(speakers) == len(predictions):
         named, known = np.asarray(speakers, dtype=object)[rows], True
+    else:
+        raise ValueError(
+            f"There are {len(speakers)} speakers for {len(predictions)} predicted items; give one per item."
+        )
     missing = items[[bool(pd.isna(name)) or not str(name).strip() for name in named]]
     if known and len(missing) == len(named):
         return None
@@ -171,10 +139,9 @@ def marginal_of(
         said = "the mean distribution of the evaluated votes themselves (no training marginal was given)"
         marginal = q.mean(axis=0)
     marginal = np.asarray(by_name(marginal, [support], "The marginal"), dtype=np.float64)
-    classes = q.shape[1]
-    if marginal.shape != (classes,):
+    if marginal.shape != q.shape[1:]:
         raise ValueError(
-            f"The marginal has shape {marginal.shape} for {classes} labels; give one probability per label."
+            f"The marginal has shape {marginal.shape} for {q.shape[1]} labels; give one probability per label."
         )
     check_distributions(marginal[None], "The marginal")
     return marginal / marginal.sum(), said
@@ -212,18 +179,14 @@ def items_by_name(items: pd.DataFrame) -> pd.DataFrame:
     """The item table by item name; raises when it has no column `item` or lists an item twice."""
     if "item" not in items:
         raise ValueError(f"The item table has columns {', '.join(map(str, items.columns))}; it needs a column 'item'.")
-    if items["item"].duplicated().any():
-        twice = items["item"][items["item"].duplicated()].iloc[0]
-        raise ValueError(f"The item table lists {twice!r} twice; give each item one row.")
+    twice = items["item"][items["item"].duplicated()]
+    if len(twice):
+        raise ValueError(f"The item table lists {twice.iloc[0]!r} twice; give each item one row.")
     return items.set_index("item")
 
 
 def groups_of(about: pd.DataFrame | None, names: Sequence[str] | None = None) -> Groups:
-    """The named metadata columns, by default those of `sex` and `gender` that exist: column -> item -> value.
-
-    Raises:
-        ValueError: A named column is not in the item table.
-    """
+    """The named metadata columns, by default those of `sex` and `gender` that exist: column -> item -> value."""
     have = [] if about is None else list(about.columns)
     for name in names or ():
         if name not in have:
@@ -232,3 +195,61 @@ def groups_of(about: pd.DataFrame | None, names: Sequence[str] | None = None) ->
             )
     chosen = [name for name in SPEAKER_COLUMNS if name in have] if names is None else names
     return {name: about[name] for name in chosen}
+
+
+def read_conditions(folder: str | os.PathLike[str]) -> dict[str, Predictions]:
+    """Predictions that `annot-hf predict` wrote, by path: in the folders of `folder`, or in `folder` itself."""
+    # The folder may hold the predictions of one condition.
+    alone = Path(folder) / "predictions.json"
+    files = [alone] if alone.is_file() else sorted(Path(folder).glob("*/predictions.json"))
+    if not files:
+        raise ValueError(
+            f"No folder in {folder} holds predictions; write them with annot-hf predict --condition noise:10 --condition "
+            f"telephone --out {folder}."
+        )
+    return {str(file.parent): Predictions.load(file.parent) for file in files}
+
+
+def by_condition(predictions: Predictions, altered: Mapping[str, Predictions]) -> dict[str, Predictions]:
+    """Predictions by condition, "clean" first, then by kind and from mild to hard."""
+    if not _condition(predictions).is_clean:
+        raise ValueError(
+            f"The first predictions are under {_condition(predictions)}; give those for clean clips first."
+        )
+    found, names = {Condition(CLEAN): predictions}, {}
+    for name, run in altered.items():
+        condition = _condition(run)
+        for what, here, there in zip(ORIGIN, _origin(predictions), _origin(run), strict=True):
+            if here != there:
+                raise ValueError(
+                    f"{name} has {what} {there!r} and the clean predictions have {here!r}; give predictions of one model on "
+                    "one split."
+                )
+        if len({one.meta.get("model_sha256") for one in (predictions, run)} - {None}) > 1:
+            raise ValueError(
+                f"{name} is of another model than the clean predictions, which was in that folder at another time; predict "
+                "under all conditions again."
+            )
+        if condition.is_clean:
+            same = np.array_equal(run.items, predictions.items)
+            probs = run.in_order(predictions.support).probs
+            # Devices round differently.
+            if not same or not np.allclose(probs, predictions.probs, atol=1e-5):
+                raise ValueError(f"{name} is clean but differs from the first clean predictions; keep one of them.")
+        elif condition in found:
+            raise ValueError(f"{name} and {names[condition]} are both under {condition}; keep one of them.")
+        else:
+            found[condition], names[condition] = run, name
+    if len(found) < 2:
+        raise ValueError("All predictions are for clean clips; also predict under a condition, such as noise:10.")
+    return {str(condition): found[condition] for condition in sorted(found, key=lambda one: one.rank)}
+
+
+def _condition(predictions: Predictions) -> Condition:
+    return Condition.parse(str(predictions.meta.get("condition", CLEAN)))
+
+
+def _origin(predictions: Predictions) -> list[str | None]:
+    """The entries of `ORIGIN`, with the model's folder as an absolute path."""
+    said = [predictions.meta.get(what) for what in ORIGIN]
+    return [said[0] and os.path.abspath(said[0]), *said[1:]]

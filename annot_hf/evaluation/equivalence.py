@@ -1,16 +1,11 @@
 """Rater equivalence: how many human raters forecast another rater's vote as well as the model does.
 
-Survey equivalence (Resnick, Kong, Schoenebeck & Weninger 2021, arXiv 2106.01254). One vote of an item is held out; k
-other votes of the item, drawn without replacement, make a histogram; the score is the logarithm of the probability that
-the histogram gives the held-out vote. The model is scored on the same held-out votes. It is worth the k at which the
-raters' curve reaches its score.
-
-Nothing is simulated. Given the item's counts n_c with sum n, the held-out vote is c with probability n_c / n, and the
-number m of c among k of the other n - 1 votes is hypergeometric. So the expectation is a sum over m, and anonymous counts
-are enough.
+Survey equivalence (Resnick, Kong, Schoenebeck & Weninger 2021, arXiv 2106.01254): a histogram of k other votes of an item
+forecasts a held-out vote; the model, scored on the same votes, is worth the k at which the raters' curve reaches its score.
+Nothing is simulated. Given the item's counts n_c with sum n, the held-out vote is c with probability n_c / n, and the number m
+of c among k of the other n - 1 votes is hypergeometric. So the expectation is a sum over m, and anonymous counts are enough.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,8 +13,10 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import gammaln
 
+from annot_hf.data.targets import Targets
+from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.alignment import floored
-from annot_hf.evaluation.resampling import LEVEL, Resamples, with_interval
+from annot_hf.evaluation.resampling import TAILS, Arrays, Interval, Resamples, with_interval
 from annot_hf.models import measures
 
 KEEP = 0.8
@@ -31,15 +28,10 @@ _ALPHA = (1e-3, 1e4)
 class Equivalence:
     """The raters' curve, and where the score of each system meets it.
 
-    Attributes:
-        raters: k = 0 ... K; 0 is the marginal alone.
-        curve: For each k, value and interval of the mean loss (nats) of the k-rater histogram.
-        systems: System -> `loss` (nats, with interval) and `worth`: `value`, `low`, `high` in raters, with 0 for fewer than
-            1 and None for more than K or undefined, and `text`, the same in words.
-        alpha: Pseudo-votes, spread by the marginal, that smooth each histogram.
-        items: Items with at least K + 1 votes, on which all numbers are based.
-        share: Their share of the evaluated items.
-        draws: System -> worth `(1 + B,)` on every resample, 0 below 1 and infinite above K.
+    `curve` has value and interval of the mean loss (nats) of the k-rater histogram for each of `raters`, k = 0 ... K, where 0
+    is the marginal alone; `systems` has `loss` (nats, with interval) and `worth` in raters (see `worth_record`) by system, and
+    `draws` the worth on every resample `(1 + B,)`. `alpha` pseudo-votes, spread by the marginal, smooth each histogram. All
+    numbers are based on the `items` with at least K + 1 votes, a `share` of the evaluated items.
     """
 
     raters: np.ndarray
@@ -48,7 +40,7 @@ class Equivalence:
     alpha: float
     items: int
     share: float
-    draws: Mapping[str, np.ndarray] = field(repr=False)
+    draws: Arrays = field(repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -57,33 +49,17 @@ class Equivalence:
 
 
 def rater_equivalence(
-    systems: Mapping[str, np.ndarray],
-    counts: np.ndarray,
-    marginal: np.ndarray,
-    resamples: Resamples | None = None,
-    *,
-    keep: float = KEEP,
-    most: int = MOST_RATERS,
+    systems: Arrays, counts: np.ndarray, marginal: np.ndarray, resamples: Resamples | None = None, *, keep: float = KEEP
 ) -> Equivalence | None:
     """How many raters each system is worth, by the mean log score on held-out votes.
 
     A histogram of k votes gives label c (m_c + alpha pi_c) / (k + alpha), with pi the marginal and one alpha for all k:
     the one with the best mean score of the raters, which favours the raters. K is the largest k such that at least a share
-    `keep` of the items has K + 1 votes (at least 1); all numbers are over those items.
+    `keep` of the items has K + 1 votes (1 to 50); all numbers are over those items. None if no item has two
+    votes.
 
-    Args:
-        systems: Predictions of each system `(N, K)`, or of its R runs `(R, N, K)`, whose losses are averaged.
-        counts: Votes per label of each item `(N, K)`, whole numbers.
-        marginal: Distribution of the training votes `(K,)`.
-        resamples: Resamples of the items; 1,000 of single items when None.
-        keep: Smallest share of the items that the curve may be based on.
-        most: Largest k to consider.
-
-    Returns:
-        The curve and the systems' worth, or None when no item has two votes.
-
-    Raises:
-        ValueError: Counts are not whole numbers, or `keep` is not a share.
+    Systems are predictions `(N, K)`, or those of R runs `(R, N, K)`, whose losses are averaged; `counts` `(N, K)` are whole
+    votes per label.
     """
     counts = np.asarray(counts, dtype=np.float64)
     bad = ~((counts >= 0) & (counts == np.floor(counts)))
@@ -97,36 +73,55 @@ def rater_equivalence(
     votes = counts.sum(axis=1)
     if votes.max(initial=0) < 2:
         return None
-    reach = [k for k in range(1, most + 1) if (votes > k).mean() >= keep]
-    largest = max(reach, default=1)
+    largest = max((k for k in range(1, MOST_RATERS + 1) if (votes > k).mean() >= keep), default=1)
     rows = votes > largest
     counts, prior = counts[rows], floored(np.asarray(marginal, dtype=np.float64))
     losses, alpha = _rater_losses(counts, prior, largest)
-    columns = {"count": np.ones(len(counts)), "raters": losses}
     shares = counts / counts.sum(axis=1, keepdims=True)
+    columns = {"raters": losses}
     for name, p in systems.items():
-        losses = measures.cross_entropy(*np.broadcast_arrays(shares, floored(p[..., rows, :])))
-        columns[f"system/{name}"] = losses.reshape(-1, len(shares)).mean(axis=0)
-    sums = (resamples or Resamples()).select(rows).sums(columns)
-    curve = sums["raters"] / sums["count"][:, None]
-    told, draws = {}, {}
+        of_runs = measures.cross_entropy(*np.broadcast_arrays(shares, floored(p[..., rows, :])))
+        columns[f"system/{name}"] = of_runs.reshape(-1, len(shares)).mean(axis=0)
+    means = (resamples or Resamples()).select(rows).means(columns)
+    curve, told, draws = means["raters"], {}, {}
     for name in systems:
-        loss = sums[f"system/{name}"] / sums["count"]
+        loss = means[f"system/{name}"]
         draws[name] = crossing(curve, loss)
         told[name] = {"loss": with_interval(loss).to_dict(), "worth": worth_record(draws[name], largest)}
-    return Equivalence(
-        raters=np.arange(largest + 1),
-        curve=[with_interval(column).to_dict() for column in curve.T],
-        systems=told,
-        alpha=alpha,
-        items=len(counts),
-        share=float(rows.mean()),
-        draws=draws,
-    )
+    intervals = [with_interval(column).to_dict() for column in curve.T]
+    return Equivalence(np.arange(largest + 1), intervals, told, alpha, len(counts), float(rows.mean()), draws)
+
+
+def vote_counts(targets: Targets, votes: VoteTable | None = None) -> np.ndarray | None:
+    """Whole votes per label `(N, K)` behind the targets; None if they are weighted, multi-select or not given."""
+    question = targets.questions[0]
+    if question.multiple:
+        return None
+    if votes is None:
+        counts = targets.probs * np.asarray(targets.votes_per_item)[:, None]
+        whole = np.round(counts)
+        return whole if targets.method == "soft" and np.allclose(counts, whole, atol=1e-6) else None
+    if votes.weights is not None:
+        return None
+    labels = votes.question(question.name).labels
+    if sorted(labels) != sorted(targets.support):
+        raise ValueError(
+            f"Question {question.name!r} has the labels {', '.join(labels)} in the votes and {', '.join(targets.support)} "
+            "in the targets; give the votes that the targets were made from."
+        )
+    counts = votes.counts(question.name, targets.items)[:, [labels.index(label) for label in targets.support]]
+    odd = np.flatnonzero(counts.sum(axis=1) != targets.votes_per_item)
+    if len(odd):
+        row = odd[0]
+        raise ValueError(
+            f"Item {targets.items[row]!r} has {counts[row].sum():g} votes on {question.name} and its target "
+            f"{targets.votes_per_item[row]:g}; give the votes that the targets were made from."
+        )
+    return counts
 
 
 def crossing(curve: np.ndarray, loss: np.ndarray) -> np.ndarray:
-    """The k `(...)`, linearly interpolated, at which a curve over k = 0 ... K `(..., K + 1)` first falls to `loss` `(...)`.
+    """The k `(...)`, interpolated, at which a curve over k = 0 ... K `(..., K + 1)` first falls to `loss` `(...)`.
 
     0 where the loss is above that of k = 1, infinite where the curve never gets there.
     """
@@ -146,16 +141,14 @@ def worth_text(value: float, largest: int) -> str:
 
 
 def worth_record(draws: np.ndarray, largest: int) -> dict[str, Any]:
-    """Value and percentile interval of censored numbers of raters `(1 + B,)`, as `crossing` gives them."""
-    ends = [draws[0], None, None]
+    """`value`, `low`, `high`, `text` of raters `(1 + B,)` from `crossing`: 0 below 1, None above K or undefined."""
+    ends, text = [draws[0]], worth_text(draws[0], largest)
     if len(draws) > 1:
-        quantiles = np.quantile(draws[1:], [(1 - LEVEL) / 2, (1 + LEVEL) / 2], method="inverted_cdf")
-        ends[1:] = quantiles.tolist()
-    text = worth_text(draws[0], largest)
-    if ends[1] is not None:
-        text += f" (95 % interval {worth_text(ends[1], largest)} to {worth_text(ends[2], largest)})"
-    plain = [None if end is None or not np.isfinite(end) else float(end) for end in ends]
-    return dict(zip(("value", "low", "high"), plain, strict=True)) | {"text": text}
+        low, high = np.quantile(draws[1:], TAILS, method="inverted_cdf")
+        ends += [low, high]
+        text += f" (95 % interval {worth_text(low, largest)} to {worth_text(high, largest)})"
+    finite = [float(end) if np.isfinite(end) else None for end in ends]
+    return Interval(*finite).to_dict() | {"text": text}
 
 
 def _rater_losses(counts: np.ndarray, prior: np.ndarray, largest: int) -> tuple[np.ndarray, float]:

@@ -1,54 +1,32 @@
 """Evaluate predictions against votes: one system or many, with several runs, folds, acoustic conditions or raters.
 
 All systems and measures share one reference and one set of resamples, so all differences are paired. The value of a system
-is the mean over its runs, which differ in their seed or are the repeats of a cross-validation; the standard deviation between
-runs is reported too. The folds of a repeat are scored as one prediction of all items, because macro-F1 and correlations are
-not means over folds. Their baseline for an item is the mean distribution of the training part of its fold.
+is the mean over its runs, which differ in their seed or are the repeats of a cross-validation. The folds of a repeat are
+scored as one prediction of all items, because macro-F1 and correlations are not means over folds.
 """
 
-import os
-from collections import defaultdict
+from collections import ChainMap, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
 
-from annot_hf.data.conditions import CLEAN, Condition
 from annot_hf.data.folds import Fold, count_folds, fold_marginals
 from annot_hf.data.predictions import Predictions
 from annot_hf.data.targets import Targets
 from annot_hf.data.votes import VoteTable
+from annot_hf.evaluation import categories, scoring
 from annot_hf.evaluation.alignment import FLOOR, Groups, Reference, Speakers, align
-from annot_hf.evaluation.calibration import (
-    calibration_floor,
-    expected_confusion,
-    find_residual,
-    measure_calibration,
-    measure_residual,
-)
-from annot_hf.evaluation.equivalence import KEEP, Equivalence, rater_equivalence
-from annot_hf.evaluation.ranking import (
-    SpeakerGroup,
-    depths,
-    measure_n_best,
-    measure_speakers,
-    speaker_groups,
-    speaker_uar,
-)
+from annot_hf.evaluation.categories import SpeakerGroup, Stratum
+from annot_hf.evaluation.equivalence import KEEP, Equivalence, rater_equivalence, vote_counts
 from annot_hf.evaluation.raters import measure_raters
-from annot_hf.evaluation.resampling import Measured
-from annot_hf.evaluation.scales import describe_scales, measure_disagreement, measure_scales
-from annot_hf.evaluation.scoring import count_classes, describe, measure, measure_entropy_ranks
-from annot_hf.evaluation.strata import Stratum, entropy_strata, measure_strata
+from annot_hf.evaluation.resampling import Arrays, Measured, Measures
 from annot_hf.models import measures
 
 MODEL, MARGINAL, CONSENSUS = "model", "marginal", "consensus"
 PARTS = ("items", "raters", "scales", "categories", "ranks")
-# Predictions are comparable if these are equal.
-ORIGIN = ("model", "corpus", "split")
 OTHER_VOTES = "The systems predict different votes of named raters, so answers of single raters are not compared."
 _FOLD_NOTES = (
     "Every item is predicted once per repeat, by a model trained without items of its {unit}; the folds of a repeat are "
@@ -98,7 +76,7 @@ class Evaluation(Mapping[str, dict[str, Any]]):
 
     systems: tuple[str, ...]
     pairs: tuple[tuple[str, str], ...]
-    parts: dict[str, dict[str, Measured]] = field(repr=False)
+    parts: dict[str, Measures] = field(repr=False)
     reference: Reference = field(repr=False)
     probs: np.ndarray = field(repr=False)
     counts: dict[str, Any]
@@ -122,10 +100,7 @@ class Evaluation(Mapping[str, dict[str, Any]]):
 
     def measured(self, name: str) -> Measured:
         """A measure with its resamples; raises a KeyError for a name that was not measured."""
-        for part in self.parts.values():
-            if name in part:
-                return part[name]
-        raise KeyError(name)
+        return ChainMap(*self.parts.values())[name]
 
     def __getitem__(self, name: str) -> dict[str, Any]:
         measured = self.measured(name)
@@ -228,82 +203,99 @@ def evaluate(
         on_missing: What to do with items that only one side has: raise, or leave them out and count them.
 
     Raises:
-        ValueError: There is no run, a system is called "marginal", or the inputs do not fit together; see `align`.
+        ValueError: There is no run, a system is called "marginal", a target is not a distribution, or supports,
+            items, speakers or votes do not fit together.
     """
     runs = _runs(systems)
-    names, whole = tuple(runs), targets
+    names = tuple(runs)
     lone = len(names) == len(runs[names[0]]) == 1
     if against is None:
         against = MARGINAL if lone else names[0]
-    if folds is not None:
-        tested = np.any([fold.parts == "test" for fold in folds], axis=0)
-        targets = targets.select(targets.items[tested])
+
+    # Align: rows of the evaluated items in the targets and in every run.
     keyed = {
         _key(name, index): run.in_order(targets.support)
         for name, several in runs.items()
         for index, run in enumerate(several)
     }
+    scored = targets
+    if folds is not None:
+        tested = np.any([fold.parts == "test" for fold in folds], axis=0)
+        scored = targets.select(targets.items[tested])
     reference, rows = align(
-        keyed, targets, speakers=speakers, marginal=marginal, n_resamples=n_resamples, seed=seed, on_missing=on_missing
+        keyed, scored, speakers=speakers, marginal=marginal, n_resamples=n_resamples, seed=seed, on_missing=on_missing
     )
+    q, questions, resamples = reference.q, targets.questions, reference.resamples
     probs = {key: run.probs[rows[key]] for key, run in keyed.items()}
     probs = {key: p / p.sum(axis=1, keepdims=True) for key, p in probs.items()}
-    batches = [probs | {MARGINAL: np.tile(reference.marginal, (len(reference.q), 1))}]
+    batches = [probs | {MARGINAL: np.tile(reference.marginal, (len(q), 1))}]
     if folds is not None:
         batches = [
             {_key(name, repeat): probs[_key(name, repeat)] for name in names} | {MARGINAL: base[tested]}
-            for repeat, base in enumerate(fold_marginals(whole, folds))
+            for repeat, base in enumerate(fold_marginals(targets, folds))
         ]
-    q, questions, resamples = reference.q, targets.questions, reference.resamples
-    found: dict[str, list[dict[str, Measured]]] = {part: [] for part in PARTS}
-    columns: dict[str, np.ndarray] = {}
-    details: dict[str, Any] = {}
-    counts: dict[str, Any] = {}
-    notes: list[str] = []
-    for batch in batches:
-        over_items, more = measure(batch, q, questions, resamples)
-        columns |= more
-        found["items"].append(over_items)
+
+    # Measure every item.
+    columns = [scoring.item_columns(batch, q, questions) for batch in batches]
+
+    # Resample: all measures and systems share the resamples.
+    found: dict[str, list[Measures]] = {part: [] for part in PARTS}
+    counts, details, notes = _count(reference, probs, runs), {}, []
+    for batch, of_items in zip(batches, columns, strict=True):
+        found["items"].append(scoring.measure_items(list(batch), of_items, questions, resamples))
         if "ranks" in parts:
             ranked = {name: p for name, p in batch.items() if folds is None or name != MARGINAL}
-            found["ranks"].append({"entropy_rank_correlation": measure_entropy_ranks(ranked, q, resamples)})
+            found["ranks"].append({"entropy_rank_correlation": scoring.measure_entropy_ranks(ranked, q, resamples)})
     if "raters" in parts:
-        answered, counts, same = _measure_raters(keyed, rows, reference)
+        answered, voted, same = measure_raters(keyed, reference)
         found["raters"].append(answered)
+        counts |= voted
         notes += [] if same else [OTHER_VOTES]
     if "scales" in parts and votes is not None:
-        found["scales"].append(measure_scales(keyed, votes, reference.items, resamples))
+        measured, facts = scoring.measure_scales(keyed, rows, votes, reference)
+        found["scales"].append(measured)
         if lone:
-            found["scales"].append(measure_disagreement(keyed, votes, reference.items, resamples))
-            details |= describe_scales(keyed[names[0]], votes, reference.items)
+            only = names[0]
+            measured, disputed = scoring.measure_disagreement(only, keyed[only], rows[only], votes, reference)
+            found["scales"].append(measured)
+            details |= {"scales": facts, "disagreement": disputed}
     if "categories" in parts and not questions[0].is_scale:
-        details |= _groups(reference, groups, residual)
-        found["categories"].append(_measure_categories(batches[0], reference, details))
-        stacked = {name: np.stack([probs[_key(name, index)] for index in range(len(runs[name]))]) for name in names}
-        details["equivalence"] = _worth(stacked, reference, votes, keep)
+        measured, facts = categories.measure_categories(batches[0], reference, groups, residual)
+        found["categories"].append(measured)
+        details |= facts
+        whole = vote_counts(scored, votes)
+        if whole is not None:
+            stacked = {name: np.stack([probs[_key(name, run)] for run in range(len(runs[name]))]) for name in names}
+            details["equivalence"] = rater_equivalence(
+                stacked, whole[reference.rows], reference.marginal, resamples, keep=keep
+            )
         if lone:
-            details |= _details(probs[names[0]], reference)
+            details |= categories.describe_predictions(probs[names[0]], reference)
     if lone:
-        details["classes"] = count_classes(probs[names[0]], q, targets.support)
+        details["classes"] = scoring.count_classes(probs[names[0]], q, targets.support)
+
+    # Make the records.
     measured = {part: _over_runs(several) for part, several in found.items()}
     if folds is not None:
         # The marginal differs only between folds, so its entropies are not correlated.
         del measured["items"]["entropy_correlation"].draws[MARGINAL]
-        counts |= {"unit": unit, "items not tested": int((~tested).sum())}
-        grouped = whole.items if speakers is None else np.array([speakers[item] for item in whole.items], dtype=object)
-        counts |= {"groups": len(set(grouped[tested])), **count_folds(whole, folds, grouped)}
+        grouped = targets.items if speakers is None else [speakers[item] for item in targets.items]
+        grouped = np.asarray(grouped, dtype=object)
+        counts |= {"unit": unit, "items not tested": int((~tested).sum()), "groups": len(set(grouped[tested]))}
+        counts |= count_folds(targets, folds, grouped)
         notes += [note.format(unit=unit) for note in _FOLD_NOTES]
     pairs = [(name, against) for name in names if name != against]
     beside = [(name, CONSENSUS) for name in names if lone]
+    about = scoring.describe(resamples, len(q), targets.method, pairs, "group" if unit == "item" else unit)
     return Evaluation(
         systems=names,
         pairs=(*pairs, *beside),
         parts=measured,
         reference=reference,
         probs=probs[names[0]],
-        counts=_evaluation_counts(reference, probs, runs) | counts,
-        notes=[*describe(resamples, len(q), targets.method, pairs, "group" if unit == "item" else unit), *notes],
-        per_item=_per_item(reference, probs, columns, names),
+        counts=counts,
+        notes=about + notes,
+        per_item=_per_item(reference, probs, ChainMap(*columns), names),
         **details,
     )
 
@@ -329,155 +321,25 @@ def _key(system: str, run: int) -> str:
     return f"{system}{_SEPARATOR}{run}" if run else system
 
 
-def _over_runs(batches: Sequence[Mapping[str, Measured]]) -> dict[str, Measured]:
+def _system(key: str) -> str:
+    """The system of a run's key."""
+    return key.partition(_SEPARATOR)[0]
+
+
+def _over_runs(batches: Sequence[Mapping[str, Measured]]) -> Measures:
     """Measures of systems from the measures of their runs."""
-    draws: dict[str, dict[str, list[np.ndarray]]] = {}
-    about: dict[str, Measured] = {}
+    found: Measures = {}
+    draws: dict[str, dict[str, list[np.ndarray]]] = defaultdict(lambda: defaultdict(list))
     for batch in batches:
         for name, one in batch.items():
-            about[name] = one
+            found[name] = one
             for key, values in one.draws.items():
-                draws.setdefault(name, defaultdict(list))[key.partition(_SEPARATOR)[0]].append(values)
-    return {
-        name: Measured(
-            about[name].title,
-            about[name].unit,
-            about[name].better,
-            {
-                system: several[0] if len(several) == 1 else np.mean(several, axis=0)
-                for system, several in by_system.items()
-            },
-            {
-                system: np.array([one[0] for one in several])
-                for system, several in by_system.items()
-                if len(several) > 1
-            },
-        )
-        for name, by_system in draws.items()
-    }
-
-
-def _measure_raters(
-    keyed: Mapping[str, Predictions], rows: Mapping[str, np.ndarray], reference: Reference
-) -> tuple[dict[str, Measured], dict[str, int], bool]:
-    """Measures over answers of named raters, counts of the first run, and whether all runs predict the same votes.
-
-    Only a single run also has the consensus.
-    """
-    (first, one), *others = keyed.items()
-    found, counts, scored = measure_raters(one, rows[first], reference)
-    beside = (MARGINAL,) if others else (CONSENSUS, MARGINAL)
-    draws = {
-        name: {first: each.draws[MODEL]} | {system: each.draws[system] for system in beside}
-        for name, each in found.items()
-    }
-    for key, other in others:
-        measured, _, votes = measure_raters(other, rows[key], reference)
-        if not np.array_equal(votes, scored):
-            return {}, counts, False
-        for name, each in measured.items():
-            draws[name][key] = each.draws[MODEL]
-    return (
-        {name: Measured(each.title, each.unit, each.better, draws[name]) for name, each in found.items()},
-        counts,
-        True,
-    )
-
-
-def _groups(reference: Reference, groups: Groups | None, residual: str) -> dict[str, Any]:
-    """The evaluated items of a category question in strata, and their speakers in groups."""
-    support, speakers = reference.targets.support, reference.speakers
-    index = find_residual(support, residual)
-    return {
-        "strata": entropy_strata(reference.q, support),
-        "groups": speaker_groups(speakers, reference.items, groups) if reference.resamples.cluster_count > 1 else [],
-        "residual": None if index is None else support[index],
-    }
-
-
-def _measure_categories(
-    systems: Mapping[str, np.ndarray], reference: Reference, details: Mapping[str, Any]
-) -> dict[str, Measured]:
-    """Detailed measures of a category question."""
-    q, support, resamples = reference.q, tuple(reference.targets.support), reference.resamples
-    measured = measure_strata(systems, q, details["strata"], resamples)
-    measured |= measure_n_best(systems, q, resamples)
-    if details["groups"]:
-        measured |= measure_speakers(systems, q, details["groups"], resamples)
-    measured |= measure_calibration(systems, q, support, resamples)
-    if details["residual"] is not None:
-        index = support.index(details["residual"])
-        if q[:, index].any():
-            measured |= measure_residual(systems, q, support, index, resamples)
-    return measured
-
-
-def vote_counts(targets: Targets, votes: VoteTable | None = None) -> np.ndarray | None:
-    """Whole votes per label `(N, K)` behind the targets; None if they are weighted, multi-select or not given.
-
-    Raises:
-        ValueError: The votes are not those that the targets were made from.
-    """
-    question = targets.questions[0]
-    if question.multiple:
-        return None
-    if votes is not None:
-        if votes.weights is not None:
-            return None
-        labels = votes.question(question.name).labels
-        if sorted(labels) != sorted(targets.support):
-            raise ValueError(
-                f"Question {question.name!r} has the labels {', '.join(labels)} in the votes and {', '.join(targets.support)} "
-                "in the targets; give the votes that the targets were made from."
-            )
-        counts = votes.counts(question.name, targets.items)[:, [labels.index(label) for label in targets.support]]
-        odd = counts.sum(axis=1) != targets.votes_per_item
-        if odd.any():
-            row = int(np.argmax(odd))
-            raise ValueError(
-                f"Item {targets.items[row]!r} has {counts[row].sum():g} votes on {question.name} and its target "
-                f"{targets.votes_per_item[row]:g}; give the votes that the targets were made from."
-            )
-        return counts
-    counts = targets.probs * np.asarray(targets.votes_per_item)[:, None]
-    whole = np.round(counts)
-    return whole if targets.method == "soft" and np.allclose(counts, whole, atol=1e-6) else None
-
-
-def _worth(
-    systems: Mapping[str, np.ndarray], reference: Reference, votes: VoteTable | None, keep: float
-) -> Equivalence | None:
-    counts = vote_counts(reference.targets, votes)
-    if counts is None:
-        return None
-    return rater_equivalence(systems, counts[reference.rows], reference.marginal, reference.resamples, keep=keep)
-
-
-def _details(p: np.ndarray, reference: Reference) -> dict[str, Any]:
-    """Details of a single system on a category question."""
-    targets, q = reference.targets, reference.q
-    votes = np.asarray(targets.votes_per_item)[reference.rows]
-    return {
-        "per_speaker": _per_speaker(p, reference),
-        "floor": calibration_floor(p, votes, targets.support, seed=reference.resamples.seed),
-        "confusion": {
-            "predicted": expected_confusion(p, q),
-            "votes": expected_confusion(q, q),
-            "items": np.bincount(q.argmax(axis=1), minlength=q.shape[1]),
-        },
-    }
-
-
-def _per_speaker(p: np.ndarray, reference: Reference) -> pd.DataFrame:
-    speakers, q = reference.speakers, reference.q
-    if speakers is None:
-        return pd.DataFrame(columns=["items", "labels"])
-    found = pd.DataFrame({"speaker": speakers, "won": q.argmax(axis=1)}).groupby("speaker")["won"]
-    table = pd.DataFrame({"items": found.size(), "labels": found.nunique()}).sort_index()
-    for n in depths(q.shape[1]):
-        names, uar = speaker_uar(p, q, speakers, n)
-        table[f"uar_{n}_best"] = pd.Series(uar, index=names)
-    return table
+                draws[name][_system(key)].append(values)
+    for name, systems in draws.items():
+        mean = {system: np.mean(several, axis=0) for system, several in systems.items()}
+        runs = {system: np.array([one[0] for one in each]) for system, each in systems.items() if len(each) > 1}
+        found[name] = replace(found[name], draws=mean, runs=runs)
+    return found
 
 
 def spread(speakers: pd.DataFrame) -> dict[str, Any]:
@@ -489,11 +351,8 @@ def spread(speakers: pd.DataFrame) -> dict[str, Any]:
     return told
 
 
-def _evaluation_counts(
-    reference: Reference, probs: Mapping[str, np.ndarray], runs: Mapping[str, Sequence[Predictions]]
-) -> dict[str, Any]:
-    q, size = reference.q, len(reference.q)
-    votes = np.asarray(reference.targets.votes_per_item)[reference.rows].sum()
+def _count(reference: Reference, probs: Arrays, runs: Mapping[str, Sequence[Predictions]]) -> dict[str, Any]:
+    q, size, votes = reference.q, len(reference.q), reference.votes.sum()
     first = next(iter(probs.values()))
     return {
         "n_expected": size + reference.only_predicted + reference.only_target,
@@ -515,83 +374,15 @@ def _evaluation_counts(
     }
 
 
-def _per_item(
-    reference: Reference, probs: Mapping[str, np.ndarray], columns: Mapping[str, np.ndarray], names: Sequence[str]
-) -> pd.DataFrame:
-    targets, q = reference.targets, reference.q
-    votes = np.asarray(targets.votes_per_item)[reference.rows]
-    table = pd.DataFrame({"item": reference.items, "speaker": reference.speakers, "votes": votes})
+def _per_item(reference: Reference, probs: Arrays, columns: Arrays, names: Sequence[str]) -> pd.DataFrame:
+    q, support = reference.q, np.array(reference.targets.support, dtype=object)
+    table = pd.DataFrame({"item": reference.items, "speaker": reference.speakers, "votes": reference.votes})
     if tuple(names) != (MODEL,):
         for name in names:
-            own = [columns[f"{key}/jsd"] for key in probs if key.partition(_SEPARATOR)[0] == name]
-            table[f"jsd_{name}"] = np.mean(own, axis=0)
+            table[f"jsd_{name}"] = np.mean([columns[f"{key}/jsd"] for key in probs if _system(key) == name], axis=0)
         return table
-    p, support = probs[MODEL], np.array(targets.support, dtype=object)
+    p = probs[MODEL]
     table["jsd"], table["jsd_marginal"] = columns["model/jsd"], columns["marginal/jsd"]
     table["entropy_votes"], table["entropy_predicted"] = columns["vote_entropy"], measures.entropy(p)
     table["plurality"], table["predicted"] = support[q.argmax(axis=1)], support[p.argmax(axis=1)]
     return table
-
-
-def read_conditions(folder: str | os.PathLike[str]) -> dict[str, Predictions]:
-    """Predictions that `annot-hf predict` wrote, by path: in the folders of `folder`, or in `folder` itself.
-
-    Raises:
-        ValueError: There are none.
-    """
-    # The folder may hold the predictions of one condition.
-    alone = Path(folder) / "predictions.json"
-    found = (
-        [alone.parent] if alone.is_file() else sorted(path.parent for path in Path(folder).glob("*/predictions.json"))
-    )
-    if not found:
-        raise ValueError(
-            f"No folder in {folder} holds predictions; write them with annot-hf predict --condition noise:10 --condition "
-            f"telephone --out {folder}."
-        )
-    return {str(path): Predictions.load(path) for path in found}
-
-
-def by_condition(predictions: Predictions, altered: Mapping[str, Predictions]) -> dict[str, Predictions]:
-    """Predictions by condition, "clean" first, then by kind and from mild to hard."""
-    if not _condition(predictions).is_clean:
-        raise ValueError(
-            f"The first predictions are under {_condition(predictions)}; give those for clean clips first."
-        )
-    found, names = {Condition(CLEAN): predictions}, {}
-    for name, run in altered.items():
-        condition = _condition(run)
-        for what, here, there in zip(ORIGIN, _origin(predictions), _origin(run), strict=True):
-            if here != there:
-                raise ValueError(
-                    f"{name} has {what} {there!r} and the clean predictions have {here!r}; give predictions of one model on "
-                    "one split."
-                )
-        if len({one.meta.get("model_sha256") for one in (predictions, run)} - {None}) > 1:
-            raise ValueError(
-                f"{name} is of another model than the clean predictions, which was in that folder at another time; predict "
-                "under all conditions again."
-            )
-        if condition.is_clean:
-            same = np.array_equal(run.items, predictions.items)
-            probs = run.in_order(predictions.support).probs
-            # Devices round differently.
-            if not same or not np.allclose(probs, predictions.probs, atol=1e-5):
-                raise ValueError(f"{name} is clean but differs from the first clean predictions; keep one of them.")
-        elif condition in found:
-            raise ValueError(f"{name} and {names[condition]} are both under {condition}; keep one of them.")
-        else:
-            found[condition], names[condition] = run, name
-    if len(found) < 2:
-        raise ValueError("All predictions are for clean clips; also predict under a condition, such as noise:10.")
-    return {str(condition): found[condition] for condition in sorted(found, key=lambda one: one.rank)}
-
-
-def _condition(predictions: Predictions) -> Condition:
-    return Condition.parse(str(predictions.meta.get("condition", CLEAN)))
-
-
-def _origin(predictions: Predictions) -> list[str | None]:
-    """The entries of `ORIGIN`, with the model's folder as an absolute path."""
-    said = [predictions.meta.get(what) for what in ORIGIN]
-    return [said[0] and os.path.abspath(said[0]), *said[1:]]

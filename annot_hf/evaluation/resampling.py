@@ -1,22 +1,24 @@
 """Confidence intervals by resampling whole speakers (or items), as one matrix product.
 
 Nearly every measure is a function of sums over items: losses, moments, counts per class. So a resample needs no pass over the
-items: draw speakers with replacement, and the new sums are `multiplicities @ per-speaker sums`. All measures and systems share
-the draws, so differences are paired. Items of one speaker are not independent, hence the cluster bootstrap (Field & Welsh
-2007) with percentile intervals. If items are resampled and only the cell of a confusion table matters, one multinomial draws
-the counts of the cells instead.
+items: draw speakers with replacement, and the new sums are `multiplicities @ per-speaker sums`. Items of one speaker are not
+independent, hence the cluster bootstrap (Field & Welsh 2007) with percentile intervals.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from scipy import sparse
 
-from annot_hf.models.measures import f1_of, ratio
+from annot_hf.models.measures import ccc_of, moments, pearson_of
+
+# Values of items by name, for instance predictions `(n, K)` by system.
+Arrays = Mapping[str, np.ndarray]
 
 LEVEL = 0.95
+TAILS = ((1 - LEVEL) / 2, (1 + LEVEL) / 2)
 # Draws at a time. Counting is several times faster while the counts stay in the cache.
 _CACHED = 1 << 17
 # Multiplicities per matrix product. Small products would wait for threads.
@@ -25,13 +27,7 @@ _HELD = 1 << 22
 
 @dataclass(frozen=True)
 class Interval:
-    """A number and its percentile interval; None if undefined.
-
-    Attributes:
-        value: The measure over all data.
-        low: Lower end of the 95 % interval.
-        high: Upper end.
-    """
+    """A value over all data and the ends of its 95 % percentile interval; None if undefined."""
 
     value: float | None
     low: float | None = None
@@ -39,26 +35,30 @@ class Interval:
 
     def to_dict(self) -> dict[str, float | None]:
         """Plain numbers for JSON."""
-        return {"value": self.value, "low": self.low, "high": self.high}
+        return asdict(self)
+
+
+def with_interval(draws: np.ndarray) -> Interval:
+    """Value (entry 0) and percentile interval (the others) of `draws` `(1 + B,)`, as `Resamples` orders them."""
+    value = float(draws[0]) if np.isfinite(draws[0]) else None
+    if len(draws) < 2 or not np.isfinite(draws).all():
+        return Interval(value)
+    low, high = np.quantile(draws[1:], TAILS)
+    return Interval(value, float(low), float(high))
 
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """One measure of several systems on the same resamples, so that differences are paired.
+    """One measure of several systems; `better` is "lower", "higher" or "".
 
-    Attributes:
-        title: Its name in a table.
-        unit: Its unit or range.
-        better: "lower", "higher", or "" if neither is better.
-        draws: System -> values `(1 + B,)` in the order of `Resamples`, the mean over several runs.
-        runs: System -> the value of each run `(R,)`, for systems with several runs.
+    `draws` has values `(1 + B,)` by system on the same `Resamples`, the mean over its runs; `runs` those of each run `(R,)`.
     """
 
     title: str
     unit: str
     better: str
-    draws: Mapping[str, np.ndarray]
-    runs: Mapping[str, np.ndarray] = field(default_factory=dict)
+    draws: Arrays
+    runs: Arrays = field(default_factory=dict)
 
     def at(self, system: str) -> dict[str, Any]:
         """Value and interval of a system; with several runs, also their values and standard deviation."""
@@ -74,14 +74,7 @@ class Measured:
         return with_interval(self.draws[one] - self.draws[other]).to_dict()
 
     def record(self, pairs: Sequence[tuple[str, str]] = ()) -> dict[str, Any]:
-        """The measure as plain values.
-
-        Args:
-            pairs: Pairs of systems to compare; pairs are left out if one system lacks the measure.
-
-        Returns:
-            `title`, `unit`, `better`; `systems`: system -> `at`; `differences`: "one - other" -> `difference`.
-        """
+        """The measure as plain values, with `at` of every system and the `difference` of the `pairs` that both have it."""
         return {
             "title": self.title,
             "unit": self.unit,
@@ -95,17 +88,16 @@ class Measured:
         }
 
 
+Measures = dict[str, Measured]
+
+
 @dataclass(frozen=True, eq=False)
 class Resamples:
-    """The bootstrap resamples of a set of items, the same for every measure and every system.
+    """The B = `n` bootstrap resamples of a set of items, the same for every measure and every system.
 
-    A resample draws as many clusters as there are, with replacement. Every method returns the value of the data first, then
-    those of the resamples, `(1 + B, ...)`; with a single cluster it returns only the value of the data.
-
-    Attributes:
-        clusters: Cluster of each item, for instance its speaker `(N,)`; None to resample the items.
-        n: Number of resamples B.
-        seed: Seed of the draws.
+    A resample draws as many clusters as there are, with replacement: `clusters` is for instance the speaker of each item
+    `(N,)`, or None to resample items. Every method returns the value of the data first, then those of the resamples,
+    `(1 + B, ...)`; with a single cluster it returns only the value of the data.
     """
 
     clusters: np.ndarray | None = None
@@ -125,57 +117,46 @@ class Resamples:
         """Number of clusters; 0 if items are resampled."""
         return 0 if self.clusters is None else len(set(self.clusters))
 
-    def sums(self, columns: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Column sums of the data and of every resample.
-
-        Args:
-            columns: Per-item values, each `(N,)` or `(N, M)`.
-
-        Returns:
-            For each column, sums `(1 + B,)` or `(1 + B, M)`.
-
-        Raises:
-            ValueError: There are no items, or a column or `clusters` has another length.
-        """
+    def sums(self, columns: Arrays) -> dict[str, np.ndarray]:
+        """Sums of per-item values, each column `(N, ...)`, in the data and in every resample `(1 + B, ...)`."""
         arrays = {name: np.asarray(column, dtype=np.float64) for name, column in columns.items()}
-        lengths = {name: len(array) for name, array in arrays.items()}
-        if self.clusters is not None:
-            lengths["clusters"] = len(self.clusters)
-        size = next(iter(lengths.values()), 0)
-        if not size:
-            raise ValueError("There are no items to resample; give at least one.")
-        for name, length in lengths.items():
-            if length != size:
+        size = len(next(iter(arrays.values()), ()))
+        _check_any(size)
+        clusters = {} if self.clusters is None else {"clusters": self.clusters}
+        for name, column in (arrays | clusters).items():
+            if len(column) != size:
                 raise ValueError(
-                    f"Column {name!r} has {length} rows and the first has {size}; give one value per item."
+                    f"Column {name!r} has {len(column)} rows and the first has {size}; give one value per item."
                 )
-        stacked = np.concatenate([array.reshape(size, -1) for array in arrays.values()], axis=1)
+        flat = [array.reshape(size, -1) for array in arrays.values()]
+        stacked = np.concatenate(flat, axis=1)
         if self.clusters is not None:
             stacked = sparse.csr_array((np.ones(size), (self._codes(), np.arange(size)))) @ stacked
         total = stacked.sum(axis=0, keepdims=True)
         sums = np.concatenate([total, *(multiplicity @ stacked for multiplicity in self._multiplicities(len(stacked)))])
-        out, at = {}, 0
-        for name, array in arrays.items():
-            width = int(np.prod(array.shape[1:], dtype=int))
-            out[name] = sums[:, at : at + width].reshape(len(sums), *array.shape[1:])
-            at += width
-        return out
+        parts = np.split(sums, np.cumsum([column.shape[1] for column in flat])[:-1], axis=1)
+        return {
+            name: part.reshape(len(sums), *array.shape[1:])
+            for (name, array), part in zip(arrays.items(), parts, strict=True)
+        }
 
-    def cells(self, columns: Mapping[str, np.ndarray], cells: np.ndarray) -> dict[str, np.ndarray]:
-        """`sums` of columns that are constant within a cell, such as a cell of a confusion table, with far fewer draws.
+    def means(self, columns: Arrays) -> dict[str, np.ndarray]:
+        """Means over items of columns `(N, ...)`, in the data and in every resample `(1 + B, ...)`."""
+        size = len(next(iter(columns.values())))
+        # No column is called None.
+        sums = self.sums({**columns, None: np.ones(size)})
+        count = sums.pop(None)
+        return {name: (total.T / count).T for name, total in sums.items()}
+
+    def cells(self, columns: Arrays, cells: np.ndarray) -> dict[str, np.ndarray]:
+        """`sums` of columns that are constant within each of the `cells` `(N,)`, such as a cell of a confusion table.
 
         Items of a cell are interchangeable, so resampling items is one multinomial over the cells (the same distribution, but
-        other draws). Clusters have the same draws as in `sums`.
-
-        Args:
-            columns: Per-item values, each `(N,)` or `(N, M)`.
-            cells: Cell of each item `(N,)`, any integers.
+        other and far fewer draws). Clusters have the same draws as in `sums`.
         """
         size = len(cells)
-        if not size:
-            raise ValueError("There are no items to resample; give at least one.")
+        _check_any(size)
         _, first, code = np.unique(np.asarray(cells), return_index=True, return_inverse=True)
-        values = {name: np.asarray(column, dtype=np.float64)[first] for name, column in columns.items()}
         if self.clusters is None:
             counts = np.bincount(code)
             drawn = np.zeros((0, len(first)), dtype=np.int64)
@@ -183,57 +164,36 @@ class Resamples:
                 drawn = np.random.default_rng(self.seed).multinomial(size, counts / size, size=self.n)
             held = np.concatenate([counts[None], drawn]).astype(np.float64)
         else:
-            cluster = self._codes()
-            shape = (int(cluster.max()) + 1, len(first))
-            table = np.bincount(cluster * shape[1] + code, minlength=shape[0] * shape[1]).reshape(shape)
+            table = np.zeros((self._codes().max() + 1, len(first)))
+            np.add.at(table, (self._codes(), code), 1)
             held = self.of_units().sums({"cells": table})["cells"]
-        return {
-            name: (held @ value.reshape(len(first), -1)).reshape(len(held), *value.shape[1:])
-            for name, value in values.items()
-        }
+        values = {name: np.asarray(column, dtype=np.float64)[first] for name, column in columns.items()}
+        return {name: np.tensordot(held, value, axes=1) for name, value in values.items()}
 
     def fit(self, predicted: np.ndarray, true: np.ndarray) -> dict[str, np.ndarray]:
         """Fit of predicted to true numbers `(N,)`: `ccc`, `pearson`, `rmse`, each `(1 + B,)`."""
-        sums = self.sums(
-            {"pairs": moments(predicted, true), "square": (predicted - true) ** 2, "count": np.ones(len(true))}
-        )
-        return {
-            "ccc": ccc_of(sums["pairs"]),
-            "pearson": pearson_of(sums["pairs"]),
-            "rmse": np.sqrt(sums["square"] / sums["count"]),
-        }
+        means = self.means({"pairs": moments(predicted, true), "square": (predicted - true) ** 2})
+        return {"ccc": ccc_of(means["pairs"]), "pearson": pearson_of(means["pairs"]), "rmse": np.sqrt(means["square"])}
 
-    def spearman(self, columns: Mapping[str, np.ndarray], reference: np.ndarray) -> dict[str, np.ndarray]:
-        """Spearman's correlation of each column with the reference, in the data and in every resample.
-
-        This measure is not a function of sums over items, because each resample has its own ranks. A mid-rank is the weight
-        of the smaller values plus half that of equal ones, so one sort is enough for all resamples.
-
-        Args:
-            columns: Values `(N,)` of each system.
-            reference: Values `(N,)`.
-
-        Returns:
-            For each column `(1 + B,)` in [-1, 1]; 0 if either side is constant.
-        """
+    def spearman(self, columns: Arrays, reference: np.ndarray) -> dict[str, np.ndarray]:
+        """Spearman's correlation of each column `(N,)` with the reference `(N,)`, `(1 + B,)`; 0 if either is constant."""
+        # Each resample has its own ranks, so sums do not do. A mid-rank is the weight of the smaller values plus half that of
+        # equal ones, so one sort is enough for all resamples.
         code = np.arange(len(reference)) if self.clusters is None else self._codes()
         orders = {name: np.argsort(column, kind="stable") for name, column in columns.items()}
+        true_order = np.argsort(reference, kind="stable")
         blocks: dict[str, list[np.ndarray]] = {name: [] for name in columns}
         for weights in self._item_weights(code):
             theirs = np.empty_like(weights)
-            order = np.argsort(reference, kind="stable")
-            theirs[:, order] = _ranks(weights[:, order], np.asarray(reference)[order])
-            for name, column in columns.items():
-                order = orders[name]
+            theirs[:, true_order] = _ranks(weights[:, true_order], np.asarray(reference)[true_order])
+            for name, order in orders.items():
                 weight, y = weights[:, order], theirs[:, order]
-                x = _ranks(weight, np.asarray(column)[order])
-                weighted = weight * x
-                xx, xy = (np.einsum("bn,bn->b", weighted, other) for other in (x, y))
+                x = _ranks(weight, np.asarray(columns[name])[order])
+                xx, xy = (np.einsum("bn,bn->b", weight * x, other) for other in (x, y))
                 yy = np.einsum("bn,bn,bn->b", weight, y, y)
                 # Ranks are centred, so their mean is 0.
                 nothing = np.zeros(len(weight))
-                sums = np.stack([np.ones(len(weight)), nothing, nothing, xx, yy, xy], axis=1)
-                blocks[name].append(pearson_of(sums))
+                blocks[name].append(pearson_of(np.stack([nothing + 1, nothing, nothing, xx, yy, xy], axis=1)))
         return {name: np.concatenate(parts) for name, parts in blocks.items()}
 
     def _codes(self) -> np.ndarray:
@@ -266,6 +226,11 @@ class Resamples:
                 yield weights / weights.sum(axis=1, keepdims=True)
 
 
+def _check_any(size: int) -> None:
+    if not size:
+        raise ValueError("There are no items to resample; give at least one.")
+
+
 def _ranks(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
     """Mid-ranks `(rows, N)`, as shares less 1/2, of ascending `values` `(N,)` under each row of `weights` `(rows, N)`."""
     first = np.flatnonzero(np.r_[True, values[1:] != values[:-1]])
@@ -273,81 +238,3 @@ def _ranks(weights: np.ndarray, values: np.ndarray) -> np.ndarray:
         weights = np.add.reduceat(weights, first, axis=1)
     ranks = np.cumsum(weights, axis=1) - weights / 2 - 0.5
     return ranks if len(first) == len(values) else np.repeat(ranks, np.diff(np.r_[first, len(values)]), axis=1)
-
-
-def with_interval(draws: np.ndarray, level: float = LEVEL) -> Interval:
-    """Value (entry 0) and percentile interval (the others) of `draws` `(1 + B,)`, as `Resamples` orders them."""
-    value = float(draws[0]) if np.isfinite(draws[0]) else None
-    if len(draws) < 2 or not np.isfinite(draws).all():
-        return Interval(value)
-    low, high = np.quantile(draws[1:], [(1 - level) / 2, (1 + level) / 2])
-    return Interval(value, float(low), float(high))
-
-
-def moments(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """The summands of CCC and correlation, per item: 1, x, y, x^2, y^2, xy.
-
-    Both are shifted and scaled together, which changes neither coefficient. So a large common offset costs no precision, and
-    rounding errors of constants stay below a fixed threshold.
-
-    Args:
-        x: Values `(N,)`.
-        y: Values `(N,)`.
-
-    Returns:
-        `(N, 6)`.
-    """
-    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
-    centre = y.mean()
-    x, y = x - centre, y - centre
-    scale = np.sqrt((x**2).mean() + (y**2).mean())
-    if scale > 1e-12 * abs(centre):
-        x, y = x / scale, y / scale
-    else:
-        x, y = np.zeros_like(x), np.zeros_like(y)
-    return np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1)
-
-
-def ccc_of(sums: np.ndarray) -> np.ndarray:
-    """Concordance correlation, population form, of summed `moments` `(..., 6)`; 0 when either side is constant."""
-    gap, var_x, var_y, covariance = _central(sums)
-    return ratio(2 * covariance, var_x + var_y + gap**2, empty=0.0)
-
-
-def pearson_of(sums: np.ndarray) -> np.ndarray:
-    """Pearson correlation of summed `moments` `(..., 6)`; 0 when either side is constant."""
-    _, var_x, var_y, covariance = _central(sums)
-    return ratio(covariance, np.sqrt(var_x * var_y), empty=0.0)
-
-
-def slope_of(sums: np.ndarray) -> np.ndarray:
-    """Least-squares slope of x on y of summed `moments` `(..., 6)`; 0 when either side is constant."""
-    _, _, var_y, covariance = _central(sums)
-    return ratio(covariance, var_y, empty=0.0)
-
-
-def _central(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-    """Difference of means, both variances (rounding set to zero) and the covariance."""
-    count, *rest = np.moveaxis(np.asarray(sums), -1, 0)
-    x, y, xx, yy, xy = (total / np.maximum(count, 1) for total in rest)
-    var_x, var_y = xx - x * x, yy - y * y
-    var_x, var_y = np.where(var_x < 1e-13, 0.0, var_x), np.where(var_y < 1e-13, 0.0, var_y)
-    return x - y, var_x, var_y, np.where((var_x > 0) & (var_y > 0), xy - x * y, 0.0)
-
-
-def accuracy_of(counts: np.ndarray) -> np.ndarray:
-    """Share of correctly classified items, from summed `class_counts` `(..., 3, K)`."""
-    return ratio(counts[..., 0, :].sum(-1), counts[..., 2, :].sum(-1))
-
-
-def macro_f1_present_of(counts: np.ndarray) -> np.ndarray:
-    """Mean F1 over the classes that occur among the true ones, which may be fewer than the fixed list."""
-    # Absent labels have an F1 of 0.
-    return ratio(f1_of(counts).sum(-1), (counts[..., 2, :] > 0).sum(-1))
-
-
-def uar_of(counts: np.ndarray) -> np.ndarray:
-    """Unweighted average recall over the classes that occur among the true ones."""
-    present = counts[..., 2, :] > 0
-    recall = ratio(counts[..., 0, :], counts[..., 2, :], empty=0.0)
-    return ratio(recall.sum(-1), present.sum(-1))

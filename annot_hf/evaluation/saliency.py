@@ -1,8 +1,7 @@
 """Cross-correlation saliency: which layer of a trunk correlates most with opinion, in one pass over the items.
 
-arXiv 2503.22711 chooses an intermediate layer by such a score but does not print the formula, so both formulas are our choice.
-"absolute", the default: |r| of each unit's mean over time with each target, averaged over the units of a layer. "penalised",
-in the spirit of arXiv 2312.16180: r squared minus gamma times the unit's mean |r| with the other units of its layer.
+arXiv 2503.22711 chooses a layer by such a score but does not print the formula, so both are our choice: "absolute", and
+"penalised", in the spirit of arXiv 2312.16180; see `layer_scores`.
 """
 
 from dataclasses import dataclass
@@ -18,36 +17,27 @@ _FLAT = 1e-7
 
 
 class CrossMoments:
-    """Running means, squares and cross products of units and targets, merged batch by batch in double precision.
+    """Running means, squares and cross products of units and targets, merged batch by batch (Chan, Golub & LeVeque 1983).
 
-    Chan, Golub & LeVeque (1983): raw squares are not summed, so large means cost no precision. Memory does not grow with the
-    items: `layers * units * (targets + 2)` doubles, and with `among_units` another `layers * units ** 2`, which is 61 MB for
-    13 layers of 768 units.
-
-    Args:
-        among_units: Keep the products of the units of a layer with each other, for "penalised".
+    Raw squares are not summed, so large means cost no precision. Memory does not grow with the items: `layers * units *
+    (targets + 2)` doubles, and `layers * units ** 2` more for "penalised", which needs the products `among_units` of a layer
+    (61 MB for 13 layers of 768 units).
     """
 
     def __init__(self, *, among_units: bool = False) -> None:
-        self.among_units, self.count = among_units, 0
+        self.among_units, self.among, self.count = among_units, None, 0
+        self.unit_mean = self.target_mean = self.unit_square = self.target_square = self.cross = 0.0
 
     def update(self, units: np.ndarray, targets: np.ndarray) -> None:
-        """Add items: `units` `(n, layers, units)` and `targets` `(n, targets)`.
-
-        Raises:
-            ValueError: A value is not finite.
-        """
+        """Add items: `units` `(n, layers, units)` and `targets` `(n, targets)`."""
         units, targets = np.asarray(units, np.float64), np.asarray(targets, np.float64)
         if not (np.isfinite(units).all() and np.isfinite(targets).all()):
             raise ValueError("Units or targets hold NaN or infinity; leave such items out.")
         n, layers, width = units.shape
         if not n:
             return
-        if not self.count:
-            self.unit_mean, self.target_mean = np.zeros((layers, width)), np.zeros(targets.shape[1])
-            self.unit_square, self.target_square = np.zeros((layers, width)), np.zeros(targets.shape[1])
-            self.cross = np.zeros((layers, width, targets.shape[1]))
-            self.among = np.zeros((layers, width, width)) if self.among_units else None
+        if self.among_units and self.among is None:
+            self.among = np.zeros((layers, width, width))
         unit_mean, target_mean = units.mean(0), targets.mean(0)
         unit_step, target_step = unit_mean - self.unit_mean, target_mean - self.target_mean
         weight = n * self.count / (n + self.count)
@@ -55,7 +45,7 @@ class CrossMoments:
         self.unit_square += (units**2).sum(0) + weight * unit_step**2
         self.target_square += (targets**2).sum(0) + weight * target_step**2
         products = units.reshape(n, -1).T @ targets
-        self.cross += products.reshape(self.cross.shape) + weight * unit_step[..., None] * target_step
+        self.cross += products.reshape(layers, width, -1) + weight * unit_step[..., None] * target_step
         if self.among is not None:
             # One layer at a time, because a batch of all would double the memory.
             for layer, step in enumerate(unit_step):
@@ -66,10 +56,7 @@ class CrossMoments:
         self.count += n
 
     def correlations(self) -> np.ndarray:
-        """Pearson correlation of each unit with each target `(layers, units, targets)`.
-
-        A constant unit has correlation 0, a constant target NaN.
-        """
+        """Pearson correlations `(layers, units, targets)`: 0 for a constant unit, NaN for a constant target."""
         targets = np.where(_flat(self.target_square, self.target_mean, self.count), np.nan, self.target_square)
         return self.cross * self._inverse()[..., None] / np.sqrt(targets)
 
@@ -89,16 +76,7 @@ class CrossMoments:
 
 @dataclass(frozen=True, eq=False)
 class Saliency:
-    """Scores of layers.
-
-    Attributes:
-        scores: Saliency of each layer for each target `(layers, targets)`; NaN for a constant target.
-        targets: Names of the targets.
-        formula: "absolute" or "penalised".
-        gamma: Weight of the penalty, if there is one.
-        items: Items behind the scores.
-        about: Trunk, corpus, split, questions and what was left out, for the record.
-    """
+    """Scores of layers `(layers, targets)`, NaN for a constant target; see `layer_scores`."""
 
     scores: np.ndarray
     targets: tuple[str, ...]
@@ -119,15 +97,10 @@ class Saliency:
 
 
 def layer_scores(moments: CrossMoments, formula: str = "absolute", gamma: float | None = None) -> np.ndarray:
-    """Saliency of each layer for each target, the mean over its units `(layers, targets)`.
+    """Saliency of each layer for each target, from at least two items: the mean over its units `(layers, targets)`.
 
-    Args:
-        moments: Moments of at least two items.
-        formula: "absolute", |r|; or "penalised", r² - gamma * mean |r| with the layer's other units. See the module.
-        gamma: Weight of the penalty of "penalised", `GAMMA` when None; "absolute" has none.
-
-    Raises:
-        ValueError: The formula is unknown, there are too few items, or all targets are constant.
+    "absolute" is |r| of each unit's mean over time with each target; "penalised" is r squared minus gamma (`GAMMA` when None)
+    times the unit's mean |r| with the other units of its layer.
     """
     gamma = check_formula(formula, gamma)
     if moments.count < 2:

@@ -1,20 +1,15 @@
 """How many synthetic votes an item needs: divergence from people's votes as votes are added (arXiv 2601.14620).
 
-For n = 1..N, draw n of an item's synthetic votes without replacement, and average over items the Jensen-Shannon divergence of
-their histogram from the distribution of all human votes. Fit a - b exp(-c n) to the fall of the mean curve. The suggested n is
-the first whose fitted divergence is within a tenth of the fitted fall from the asymptote.
-
-How to read such a curve: a histogram of few votes is far from any distribution, even from the one that its votes are drawn
-from (the plug-in bias, about (K - 1) / (8 n) nats for K labels that all occur). So every curve falls. The suggested n shows
-when more votes of these annotators stop helping, not that they agree with people. Two further curves show that. The ideal
-curve has votes drawn from the human distribution itself; the distance to it is the annotators' error. The held-out curves
-compare n people and n synthetic votes with the same other people; that reference is smaller, hence noisier, so these two
-curves are comparable only with each other.
+Every such curve falls: a histogram of few votes is far from any distribution, even from the one that its votes are drawn from
+(the plug-in bias, about (K - 1) / (8 n) nats for K labels that all occur). So the suggested n shows when more votes of these
+annotators stop helping, not that they agree with people. The distance to the ideal curve, whose votes are drawn from the human
+distribution itself, is the annotators' error. The held-out curves compare n people and n synthetic votes with the same other
+people; that reference is smaller, hence noisier, so they are comparable only with each other.
 """
 
 import math
 import warnings
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,19 +23,16 @@ from annot_hf.models.measures import jsd
 
 # By default, N is the largest number of votes that this share of the items has; our choice.
 COVERED = 0.9
-
 # Numbers per block of histograms, so that they stay in the cache.
 _HISTOGRAM_BLOCK = 1 << 15
 
 
 @dataclass(frozen=True, eq=False)
 class Curve:
-    """Mean divergence (nats) after n votes, n = 1..N, on the same items at every n.
+    """Mean Jensen-Shannon divergence (nats) after n votes, n = 1..N, on the same items at every n.
 
-    Attributes:
-        runs: Mean over items in each resample of the votes `(R, N)`.
-        draws: Mean over items and runs `(1 + B, N)` in the order of `Resamples`: row 0 is the curve, the others are on
-            resamples of speakers or items.
+    `runs` `(R, N)` has the mean over items in each draw of the votes; `draws` `(1 + B, N)` that over items and runs, in the
+    order of `Resamples`: row 0 is the curve, the others are on resamples of speakers or items.
     """
 
     runs: np.ndarray
@@ -62,15 +54,10 @@ class Curve:
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """Synthetic and human votes compared with the same other people.
+    """Curves of n people, n = 1..M, and of n synthetic votes, n = 1..N, against the same other people.
 
-    Attributes:
-        human: Curve of n people, n = 1..M.
-        synthetic: Curve of n synthetic votes, n = 1..N.
-        items: Number of items of both curves.
-        fewest: Smallest number of people in the reference of an item.
-        worth: How many people N synthetic votes are worth: where the human curve reaches the last value of the synthetic
-            one; `value`, `low`, `high`, with 0 for fewer than 1 and None for more than M, and `text`.
+    `fewest` is the smallest number of those others on one of the `items`. `worth` says how many people N synthetic votes are
+    worth (see `worth_record`): where the human curve reaches the last value of the synthetic one.
     """
 
     human: Curve
@@ -81,7 +68,7 @@ class HeldOut:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        curves = {name: getattr(self, name).to_dict() for name in ("human", "synthetic")}
+        curves = {"human": self.human.to_dict(), "synthetic": self.synthetic.to_dict()}
         return curves | {"items": self.items, "fewest_people_held_out": self.fewest, "worth": self.worth}
 
 
@@ -100,28 +87,16 @@ def measure_curve(
     repeats: int = 5,
     seed: int = 0,
 ) -> Curve:
-    """Divergence of n = 1..N votes, drawn without replacement, from fixed distributions.
+    """Divergence of n = 1..N votes, drawn without replacement from whole `counts` `(I, K)`, from distributions `(I, K)`.
 
-    The draws of a run are nested: n + 1 votes are the n votes and another one. They depend on the name of the item, so
-    neither the order of items nor that of votes matters.
-
-    Args:
-        counts: Votes per item and label `(I, K)`, whole numbers, at least N per item.
-        reference: Distributions `(I, K)`.
-        items: Names `(I,)`.
-        votes: N.
-        resamples: Bootstrap resamples of the items, for the interval; 1,000 of single items when None.
-        repeats: R; 5 in the paper.
-        seed: Seed of the draws.
-
-    Raises:
-        ValueError: An item has fewer votes, or a number is below 1.
+    The draws of each of the R `repeats` are nested: n + 1 votes are the n votes and another one. They depend on the name of
+    the item, so neither the order of items nor that of votes matters.
     """
     _check_sampling(counts, votes, repeats)
-    found = (
+    found = [
         [_divergences(drawn[:, :, :votes], reference[rows, None])]
         for rows, drawn in _blocks(counts, items, votes, repeats, seed, stream=0)
-    )
+    ]
     return _curves(found, resamples)[0]
 
 
@@ -138,40 +113,22 @@ def measure_held_out(
 ) -> HeldOut:
     """Compare people, and synthetic votes, with the same other people.
 
-    In each run, M people of an item are drawn; the other people are the reference, which does not change with n.
-
-    Args:
-        human: Human votes per item and label `(I, K)`, whole numbers, more than M per item.
-        synthetic: Synthetic votes `(I, K)`, at least N per item.
-        items: Names `(I,)`.
-        people: M.
-        votes: N.
-        resamples: Bootstrap resamples of the items.
-        repeats: R.
-        seed: Seed of the draws.
-
-    Raises:
-        ValueError: An item has fewer votes, or a number is below 1.
+    In each run, M people of an item are drawn; the other people are the reference, which does not change with n. Votes are
+    whole counts `(I, K)`: more than M = `people` human and at least N = `votes` synthetic ones per item.
     """
     _check_sampling(human, people + 1, repeats)
     _check_sampling(synthetic, votes, repeats)
-    pairs = zip(
-        _blocks(human, items, max(people, votes), repeats, seed, stream=1),
-        _blocks(synthetic, items, max(people, votes), repeats, seed, stream=0),
-        strict=True,
-    )
-
-    def against_the_rest(persons: np.ndarray, models: np.ndarray) -> list[np.ndarray]:
+    most, found = max(people, votes), []
+    drawn = [_blocks(one, items, most, repeats, seed, stream=stream) for one, stream in ((human, 1), (synthetic, 0))]
+    for (_, persons), (_, models) in zip(*drawn, strict=True):
         rest = _votes_by_label(persons[:, :, people:], human.shape[1]).sum(2)
         rest /= rest.sum(-1, keepdims=True)
-        return [_divergences(persons[:, :, :people], rest), _divergences(models[:, :, :votes], rest)]
-
-    found = (against_the_rest(persons, models) for (_, persons), (_, models) in pairs)
+        found.append([_divergences(persons[:, :, :people], rest), _divergences(models[:, :, :votes], rest)])
     human_curve, synthetic_curve = _curves(found, resamples)
     # A curve has no value for 0 votes.
     reached = np.concatenate([human_curve.draws[:, :1], human_curve.draws], axis=1)
     worth = worth_record(crossing(reached, synthetic_curve.draws[:, -1]), people)
-    return HeldOut(human_curve, synthetic_curve, items=len(human), fewest=int(human.sum(1).min()) - people, worth=worth)
+    return HeldOut(human_curve, synthetic_curve, len(human), int(human.sum(1).min()) - people, worth)
 
 
 def measure_ideal(
@@ -183,10 +140,9 @@ def measure_ideal(
     repeats: int = 5,
     seed: int = 0,
 ) -> Curve:
-    """The curve of ideal annotators: N votes per item drawn from its `reference` `(I, K)`.
+    """The curve of ideal annotators: N votes per item drawn from its `reference` `(I, K)`; see `measure_curve`.
 
     It is above 0 only because of the number of votes (the plug-in bias); a curve of synthetic votes above it has a real error.
-    Other arguments are those of `measure_curve`.
     """
     pairs = zip(item_seeds(items, seed), np.asarray(reference, dtype=np.float64), strict=True)
     drawn = np.array([np.random.default_rng([one, 2]).multinomial(votes, q / q.sum()) for one, q in pairs])
@@ -218,11 +174,9 @@ def _blocks(
         rows = slice(start, start + step)
         size = sizes[rows]
         codes = np.full((len(size), size.max()), -1)
-        codes[np.arange(size.max()) < size[:, None]] = np.repeat(
-            np.tile(np.arange(counts.shape[1]), len(size)),
-            counts[rows].ravel(),
-            # Sorted by label, so that the order of the votes does not matter.
-        )
+        # Sorted by label, so that the order of the votes does not matter.
+        labels = np.tile(np.arange(counts.shape[1]), len(size))
+        codes[np.arange(size.max()) < size[:, None]] = np.repeat(labels, counts[rows].ravel())
         keys = np.full((len(size), repeats, size.max()), np.inf)
         for row, (item_seed, number) in enumerate(zip(seeds[rows], size, strict=True)):
             keys[row, :, :number] = np.random.default_rng([item_seed, stream]).random((repeats, number))
@@ -235,23 +189,21 @@ def _votes_by_label(codes: np.ndarray, classes: int) -> np.ndarray:
     return np.concatenate([np.eye(classes), np.zeros((1, classes))])[codes]
 
 
-def _divergences(codes: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """JSD `(B, R, N)` of the first n votes from the reference `(B, R or 1, K)`."""
+def _divergences(codes: np.ndarray, reference: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """JSD of the first n votes from the reference `(B, R or 1, K)`: mean over runs `(B, N)`, and sum over items `(R, N)`."""
     sums = np.cumsum(_votes_by_label(codes, reference.shape[-1]), axis=2)
     sums /= np.arange(1, codes.shape[2] + 1)[:, None]
-    return jsd(sums, reference[:, :, None])
+    divergence = jsd(sums, reference[:, :, None])
+    return divergence.mean(axis=1), divergence.sum(axis=0)
 
 
-def _curves(blocks: Iterable[Sequence[np.ndarray]], resamples: Resamples | None) -> list[Curve]:
-    """Means over items with their intervals, from blocks of items with the divergences `(B, R, N)` of each curve."""
-    sums = [[(part.mean(1), part.sum(0)) for part in block] for block in blocks]
+def _curves(blocks: Sequence[Sequence[tuple[np.ndarray, np.ndarray]]], resamples: Resamples | None) -> list[Curve]:
+    """Means over items with their intervals, from the divergences of blocks of items, for each curve."""
     curves = []
-    for parts in zip(*sums, strict=True):
+    for parts in zip(*blocks, strict=True):
         per_item = np.concatenate([item for item, _ in parts])
-        columns = {"sum": per_item, "items": np.ones(len(per_item))}
-        found = (resamples or Resamples()).sums(columns)
         runs = np.sum([run for _, run in parts], axis=0) / len(per_item)
-        curves.append(Curve(runs, found["sum"] / found["items"][:, None]))
+        curves.append(Curve(runs, (resamples or Resamples()).means({"all": per_item})["all"]))
     return curves
 
 
@@ -263,14 +215,9 @@ LEAST_R2 = 0.9
 
 @dataclass(frozen=True)
 class Fit:
-    """a - b exp(-c n), fitted to the fall of the curve from its largest value.
+    """a - b exp(-c n), fitted to the fall of the curve from its largest value `top` (nats), which is `a` in the limit.
 
-    Attributes:
-        a: Fall in the limit (nats).
-        b: Scale (nats).
-        c: Rate per vote.
-        top: Largest value of the curve (nats).
-        r2: Share of the curve's variance that the fit explains.
+    `r2` is the share of the curve's variance that the fit explains.
     """
 
     a: float
@@ -281,18 +228,14 @@ class Fit:
 
     def at(self, n: np.ndarray | float) -> np.ndarray:
         """Fitted divergence (nats) after n votes."""
-        return self.top - (self.a - self.b * np.exp(-self.c * np.asarray(n, dtype=np.float64)))
+        return self.top - _fall(np.asarray(n, dtype=np.float64), self.a, self.b, self.c)
 
 
 @dataclass(frozen=True)
 class SaturationFinding:
-    """The number of votes that a curve suggests.
+    """The number of votes per item that a curve suggests by the paper's rule, in a sentence too; None if there is none.
 
-    Attributes:
-        suggested: Votes per item by the paper's rule; None if there is no answer.
-        text: The answer as a sentence, or why there is none.
-        fit: The fitted curve, if there is one.
-        threshold: Divergence (nats) that the suggested n must reach, if there is a fit.
+    `threshold` is the divergence (nats) that the suggested n must reach, if there is a `fit`.
     """
 
     suggested: int | None
@@ -309,70 +252,55 @@ def find_saturation(curve: np.ndarray) -> SaturationFinding:
     is suggested if the fit explains less than .9 of the variance, or if it falls that far only after N.
     """
     y = np.asarray(curve, dtype=np.float64)
-    count, top, bottom = len(y), float(y.max()), float(y.min())
+    count, top, fit = len(y), float(y.max()), None
     if count < 4:
-        return SaturationFinding(
-            None, f"There {_votes_are(count)} per item at most, and a curve with three parameters needs at least 4."
-        )
-    if top - bottom < 1e-9:
-        return SaturationFinding(
-            None,
+        there = "is 1 synthetic vote" if count == 1 else f"are {count} synthetic votes"
+        why = f"There {there} per item at most, and a curve with three parameters needs at least 4."
+    elif top - y.min() < 1e-9:
+        why = (
             f"The curve is flat at {top:.4f} nats: the synthetic votes on an item are all alike, so one is as good as "
-            f"{count}.",
         )
-    if y[-1] >= y[0]:
-        return SaturationFinding(
-            None, f"The curve does not fall: {y[0]:.4f} nats after 1 vote, {y[-1]:.4f} after {count}; more do not help."
-        )
-    fit = _fit(y)
+        why += f"{count}."
+    elif y[-1] >= y[0]:
+        why = f"The curve does not fall: {y[0]:.4f} nats after 1 vote, {y[-1]:.4f} after {count}; more do not help."
+    else:
+        fit, why = _fit(y), "No exponential could be fitted to the curve; look at it."
     if fit is None:
-        return SaturationFinding(None, "No exponential could be fitted to the curve; look at it.")
+        return SaturationFinding(None, why)
     limit, threshold = top - fit.a, top - (1 - WITHIN) * fit.a
-    if fit.r2 < LEAST_R2:
-        return SaturationFinding(
-            None, f"An exponential does not fit the curve (R² = {fit.r2:.2f}); look at it.", fit, threshold
-        )
     below = np.flatnonzero(fit.at(np.arange(1, count + 1)) <= threshold)
-    if not len(below):
-        return SaturationFinding(
-            None,
+    first = None
+    if fit.r2 < LEAST_R2:
+        text = f"An exponential does not fit the curve (R² = {fit.r2:.2f}); look at it."
+    elif not len(below):
+        text = (
             f"The curve is not saturated after {count} votes: the fit falls by another {float(fit.at(count)) - limit:.4f} "
-            "nats; ask for more.",
-            fit,
-            threshold,
+            "nats; ask for more."
         )
-    first = int(below[0]) + 1
-    return SaturationFinding(
-        first,
-        f"The rule of arXiv 2601.14620 suggests {first} synthetic {'vote' if first == 1 else 'votes'} per item: the fitted "
-        f"divergence is then within a tenth of its total fall, from {top:.4f} to {limit:.4f} nats.",
-        fit,
-        threshold,
-    )
+    else:
+        first = int(below[0]) + 1
+        text = (
+            f"The rule of arXiv 2601.14620 suggests {first} synthetic {'vote' if first == 1 else 'votes'} per item: the "
+            f"fitted divergence is then within a tenth of its total fall, from {top:.4f} to {limit:.4f} nats."
+        )
+    return SaturationFinding(first, text, fit, threshold)
+
+
+def _fall(n: np.ndarray, a: float, b: float, c: float) -> np.ndarray:
+    return a - b * np.exp(-c * n)
 
 
 def _fit(y: np.ndarray) -> Fit | None:
     """Least squares; None if it does not converge."""
-    n, fallen = np.arange(1, len(y) + 1, dtype=np.float64), y.max() - y
-    scale = fallen.max()
+    n, scale = np.arange(1, len(y) + 1, dtype=np.float64), y.max() - y.min()
+    # Of order 1, as the tolerances expect.
+    fallen = (y.max() - y) / scale
+    bounds = ([0, 0, 1e-4], [100, 1000, 50])
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", OptimizeWarning)
-            (a, b, c), _ = curve_fit(
-                lambda x, a, b, c: a - b * np.exp(-c * x),
-                n,
-                # Scaled to order 1, as the tolerances expect.
-                fallen / scale,
-                p0=(1.0, 1.0, 0.3),
-                bounds=([0, 0, 1e-4], [100, 1000, 50]),
-                max_nfev=10_000,
-            )
+            (a, b, c), _ = curve_fit(_fall, n, fallen, p0=(1.0, 1.0, 0.3), bounds=bounds, max_nfev=10_000)
     except (RuntimeError, ValueError, OptimizeWarning):
         return None
-    rest = fallen / scale - (a - b * np.exp(-c * n))
-    r2 = 1 - float((rest**2).sum() / ((fallen / scale - (fallen / scale).mean()) ** 2).sum())
+    r2 = 1 - float(((fallen - _fall(n, a, b, c)) ** 2).mean() / fallen.var())
     return Fit(float(a * scale), float(b * scale), float(c), float(y.max()), r2)
-
-
-def _votes_are(count: int) -> str:
-    return f"is {count} synthetic vote" if count == 1 else f"are {count} synthetic votes"

@@ -1,15 +1,28 @@
-"""Scores of predicted distributions against the votes, with intervals and the marginal baseline."""
+"""Scores of predicted distributions, further scales and disagreement against the votes, as functions of sums over items."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
+from annot_hf.data.predictions import Predictions
 from annot_hf.data.questions import Question
-from annot_hf.evaluation.alignment import FLOOR, dimensions, expectation, floored
-from annot_hf.evaluation.resampling import Measured, Resamples, accuracy_of, ccc_of, moments, pearson_of, uar_of
+from annot_hf.data.targets import disagreement, scale_means
+from annot_hf.data.votes import VoteTable
+from annot_hf.evaluation.alignment import FLOOR, Reference, dimensions, expectation, floored
+from annot_hf.evaluation.resampling import Arrays, Measured, Measures, Resamples
 from annot_hf.models import measures
-from annot_hf.models.measures import class_counts, f1_of, macro_f1_of, ratio
+from annot_hf.models.measures import (
+    accuracy_of,
+    ccc_of,
+    class_counts,
+    f1_of,
+    macro_f1_of,
+    moments,
+    pearson_of,
+    ratio,
+    uar_of,
+)
 
 # Title, unit, better direction.
 ITEM_MEASURES: dict[str, tuple[str, str, str]] = {
@@ -27,48 +40,83 @@ ITEM_MEASURES: dict[str, tuple[str, str, str]] = {
     "uar": ("Unweighted average recall", "0 to 1", "higher"),
     "ccc": ("CCC of the expectation", "-1 to 1", "higher"),
 }
+_MEANS = ("jsd", "cross_entropy", "kl", "tvd", "bhattacharyya")
+FITS = {"ccc": ("CCC", "higher"), "pearson": ("Pearson", "higher"), "rmse": ("RMSE", "lower")}
+# A normal distribution has 95 % of its mass within this many standard deviations.
+NORMAL_95 = 1.96
 REFERENCES = {
     "soft": "the fractions of the votes",
     "majority": "the most frequent label of the votes (ties shared), which hides disagreement",
     "smoothed": "the smoothed fractions of the votes",
     "kde": "cell masses of the votes' kernel density estimate",
 }
-_MEANS = ("jsd", "cross_entropy", "kl", "tvd", "bhattacharyya")
 
 
-def measure(
-    systems: Mapping[str, np.ndarray],
-    q: np.ndarray,
-    questions: Sequence[Question],
-    resamples: Resamples,
-) -> tuple[dict[str, Measured], dict[str, np.ndarray]]:
-    """All measures over items of all systems on the same resamples, and the per-item columns behind them.
-
-    Args:
-        systems: Predictions of each system `(n, K)`; one system is "marginal".
-        q: Distributions of the votes `(n, K)`.
-        questions: What was asked.
-        resamples: Resamples of the items.
-    """
-    columns = {"count": np.ones(len(q)), "vote_entropy": measures.entropy(q)}
+def item_columns(systems: Arrays, q: np.ndarray, questions: Sequence[Question]) -> dict[str, np.ndarray]:
+    """Per-item values and moments of the votes `(n, K)` and of each system's predictions `(n, K)`, named "system/value"."""
+    columns = {"vote_entropy": measures.entropy(q)}
     for system, p in systems.items():
-        columns |= {f"{system}/{name}": column for name, column in _item_columns(p, q, questions).items()}
-    sums = resamples.sums(columns)
-    draws = {system: _statistics(sums, system, questions) for system in systems}
-    first = next(iter(systems))
-    return {name: _measured(name, draws) for name in _ordered(draws[first], questions)}, columns
+        safe = floored(p)
+        own = {
+            "jsd": measures.jsd(p, q),
+            "cross_entropy": measures.cross_entropy(q, safe),
+            "kl": measures.kl(q, safe),
+            "tvd": measures.tvd(p, q),
+            "bhattacharyya": measures.bhattacharyya(p, q),
+            "entropies": moments(_entropies(p), _entropies(q)),
+            "classes": class_counts(p.argmax(axis=1), q.argmax(axis=1), p.shape[1]),
+        }
+        if questions[0].is_scale:
+            pairs = zip(questions, dimensions(p, questions), dimensions(q, questions), strict=True)
+            for question, one_p, one_q in pairs:
+                own[f"expectation_{question.name}"] = moments(expectation(one_p), expectation(one_q))
+                own[f"jsd_{question.name}"] = measures.jsd(one_p, one_q)
+                own[f"kl_{question.name}"] = measures.kl(one_q, floored(one_p))
+        columns |= {f"{system}/{name}": column for name, column in own.items()}
+    return columns
 
 
-def measure_entropy_ranks(
-    systems: Mapping[str, np.ndarray],
-    q: np.ndarray,
-    resamples: Resamples,
-) -> Measured:
-    """Spearman's correlation of predicted and true entropies, on the resamples of `measure` and with its arguments.
+def measure_items(
+    names: Sequence[str], columns: Arrays, questions: Sequence[Question], resamples: Resamples
+) -> Measures:
+    """All measures over items from `item_columns`; one of the systems is "marginal"."""
+    means = resamples.means(columns)
+    draws = {system: _statistics(means, system, questions) for system in names}
+    about = dict(ITEM_MEASURES)
+    for question in questions:
+        for kind in ("ccc", "jsd", "gap_closed"):
+            title, unit, better = ITEM_MEASURES[kind]
+            about[f"{kind}_{question.name}"] = (f"{title}, {question.name}", unit, better)
+    return {
+        name: Measured(*about[name], {system: found[name] for system, found in draws.items() if name in found})
+        for name in about
+        if name in draws[names[0]]
+    }
 
-    Unlike `entropy_correlation`, it does not assume a linear relation; it only asks whether the items with more disagreement
-    are predicted to have more.
-    """
+
+def _statistics(means: Arrays, system: str, questions: Sequence[Question]) -> dict[str, np.ndarray]:
+    """Measures `(1 + B,)` of one system from the means of its columns."""
+    own = {name.removeprefix(f"{system}/"): mean for name, mean in means.items() if name.startswith(f"{system}/")}
+    out = {name: own[name] for name in _MEANS} | {"jsd_bits": own["jsd"] / np.log(2)}
+    out["entropy_correlation"] = pearson_of(own["entropies"])
+    counts = own["classes"]
+    out |= {"accuracy": accuracy_of(counts), "macro_f1": macro_f1_of(counts), "uar": uar_of(counts)}
+    # Cross-entropy minus the votes' entropy is KL, so the closed gap is 1 - KL(model) / KL(marginal).
+    # Without a gap, the marginal explains the votes.
+    gap = np.where(means["marginal/kl"] > 1e-6, means["marginal/kl"], 0.0)
+    out["gap_closed"] = 100 * (1 - ratio(own["kl"], gap))
+    if system != "marginal":
+        out["vote_entropy"] = means["vote_entropy"]
+    for name in [question.name for question in questions if question.is_scale]:
+        out[f"ccc_{name}"] = ccc_of(own[f"expectation_{name}"])
+        if len(questions) > 1:
+            out[f"jsd_{name}"] = own[f"jsd_{name}"]
+            out[f"gap_closed_{name}"] = 100 * (1 - ratio(own[f"kl_{name}"], means[f"marginal/kl_{name}"]))
+    return out
+
+
+def measure_entropy_ranks(systems: Arrays, q: np.ndarray, resamples: Resamples) -> Measured:
+    """Spearman's correlation of predicted and true entropies; unlike `entropy_correlation`, it assumes no linear relation."""
     draws = resamples.spearman({system: _entropies(p) for system, p in systems.items()}, _entropies(q))
     return Measured("Rank correlation of entropies", "-1 to 1", "higher", draws)
 
@@ -78,73 +126,70 @@ def _entropies(p: np.ndarray) -> np.ndarray:
     return measures.entropy(p).round(9)
 
 
-def _item_columns(p: np.ndarray, q: np.ndarray, questions: Sequence[Question]) -> dict[str, np.ndarray]:
-    """Per-item values and moments of a system; their sums give all its measures."""
-    safe = floored(p)
-    columns = {
-        "jsd": measures.jsd(p, q),
-        "cross_entropy": measures.cross_entropy(q, safe),
-        "kl": measures.kl(q, safe),
-        "tvd": measures.tvd(p, q),
-        "bhattacharyya": measures.bhattacharyya(p, q),
-        "entropies": moments(_entropies(p), _entropies(q)),
-        "classes": class_counts(p.argmax(axis=1), q.argmax(axis=1), p.shape[1]),
+def measure_scales(
+    systems: Mapping[str, Predictions], rows: Arrays, votes: VoteTable, reference: Reference
+) -> tuple[Measures, list[dict[str, Any]]]:
+    """Fit of every further scale question of the votes that a system predicts, such as "ccc_valence", and facts.
+
+    The facts of the first such system: `question`, the number of rated `items`, and `covered`, the share of items whose mean
+    rating lies within 1.96 predicted deviations. `rows` has each system's row of every evaluated item `(n,)`.
+    """
+    found, facts = {}, []
+    for question in votes.questions:
+        name = question.name
+        columns = {
+            system: column
+            for system, one in systems.items()
+            for column, scale in enumerate(one.scales)
+            if question.is_scale and scale.name == name
+        }
+        if not columns:
+            continue
+        mean = scale_means(votes, name, reference.items)[:, 0]
+        rated = np.isfinite(mean)
+        true = mean[rated]
+        means = {system: systems[system].scale_means[rows[system][rated], column] for system, column in columns.items()}
+        fits = _measure_fits(true, means, reference.resamples.select(rated), f", {name}", "on [-1, 1]")
+        found |= {f"{kind}_{name}": fit for kind, fit in fits.items()}
+        first, column = next(iter(columns.items()))
+        deviation = systems[first].scale_deviations[rows[first][rated], column]
+        covered = float((abs(means[first] - true) <= NORMAL_95 * deviation).mean())
+        facts.append({"question": name, "items": len(true), "covered": covered})
+    return found, facts
+
+
+def measure_disagreement(
+    system: str, predictions: Predictions, rows: np.ndarray, votes: VoteTable, reference: Reference
+) -> tuple[Measures, dict[str, Any] | None]:
+    """Fit of predicted disagreement to that of the votes, such as "disagreement_ccc", its kind and the number of `items`."""
+    if predictions.disagreement is None:
+        return {}, None
+    kind, asked = predictions.disagreement_kind, votes.question(predictions.questions[0].name)
+    if kind == "deviation" and not asked.is_scale and asked.labels != predictions.support:
+        raise ValueError(
+            f"Question {asked.name!r} has the steps {', '.join(asked.labels)} in the votes and "
+            f"{', '.join(predictions.support)} in the predictions; a deviation needs one order of labels."
+        )
+    true = disagreement(votes, [question.name for question in predictions.questions], reference.items, kind)
+    voted = np.isfinite(true)
+    if not voted.any():
+        return {}, None
+    said = {system: predictions.disagreement[rows[voted]]}
+    fits = _measure_fits(true[voted], said, reference.resamples.select(voted), " of disagreement", "0 to 1")
+    return {f"disagreement_{fit}": one for fit, one in fits.items()}, {"kind": kind, "items": int(voted.sum())}
+
+
+def _measure_fits(true: np.ndarray, systems: Arrays, resamples: Resamples, of_what: str, unit: str) -> Measures:
+    """CCC, Pearson's r and RMSE of each system's numbers `(r,)` against the true ones `(r,)`, on the same resamples."""
+    fits = {system: resamples.fit(predicted, true) for system, predicted in systems.items()}
+    return {
+        kind: Measured(title + of_what, unit, better, {system: fit[kind] for system, fit in fits.items()})
+        for kind, (title, better) in FITS.items()
     }
-    if not questions[0].is_scale:
-        return columns
-    for index, (one_p, one_q) in enumerate(zip(dimensions(p, questions), dimensions(q, questions), strict=True)):
-        columns[f"expectation{index}"] = moments(expectation(one_p), expectation(one_q))
-        columns[f"jsd{index}"] = measures.jsd(one_p, one_q)
-        columns[f"kl{index}"] = measures.kl(one_q, floored(one_p))
-    return columns
-
-
-def _statistics(sums: dict[str, np.ndarray], system: str, questions: Sequence[Question]) -> dict[str, np.ndarray]:
-    """Measures `(1 + B,)` of one system from its sums."""
-    count = sums["count"]
-    out = {name: sums[f"{system}/{name}"] / count for name in _MEANS}
-    out["jsd_bits"] = out["jsd"] / np.log(2)
-    out["entropy_correlation"] = pearson_of(sums[f"{system}/entropies"])
-    counts = sums[f"{system}/classes"]
-    out |= {"accuracy": accuracy_of(counts), "macro_f1": macro_f1_of(counts), "uar": uar_of(counts)}
-    # Cross-entropy minus the votes' entropy is KL, so the closed gap is 1 - KL(model) / KL(marginal).
-    # Without a gap, the marginal explains the votes.
-    gap = np.where(sums["marginal/kl"] > 1e-6 * count, sums["marginal/kl"], 0.0)
-    out["gap_closed"] = 100 * (1 - ratio(sums[f"{system}/kl"], gap))
-    if system != "marginal":
-        out["vote_entropy"] = sums["vote_entropy"] / count
-    for index, question in enumerate(questions if questions[0].is_scale else ()):
-        out[f"ccc_{question.name}"] = ccc_of(sums[f"{system}/expectation{index}"])
-        if len(questions) > 1:
-            out[f"jsd_{question.name}"] = sums[f"{system}/jsd{index}"] / count
-            closed = 1 - ratio(sums[f"{system}/kl{index}"], sums[f"marginal/kl{index}"])
-            out[f"gap_closed_{question.name}"] = 100 * closed
-    return out
-
-
-def _ordered(draws: dict[str, np.ndarray], questions: Sequence[Question]) -> list[str]:
-    names = [name for name in ITEM_MEASURES if name in draws]
-    return names + [
-        f"{m}_{q.name}" for q in questions for m in ("ccc", "jsd", "gap_closed") if f"{m}_{q.name}" in draws
-    ]
-
-
-def _measured(name: str, draws: dict[str, dict[str, np.ndarray]]) -> Measured:
-    base = name if name in ITEM_MEASURES else next(m for m in ("ccc", "jsd", "gap_closed") if name.startswith(f"{m}_"))
-    title, unit, better = ITEM_MEASURES[base]
-    question = name.removeprefix(f"{base}_") if name != base else None
-    title = title if question is None else f"{title}, {question}"
-    return Measured(title, unit, better, {system: found[name] for system, found in draws.items() if name in found})
 
 
 def count_classes(p: np.ndarray, q: np.ndarray, support: Sequence[str]) -> list[dict[str, Any]]:
-    """A row per label: shares, plurality items, F1; precision and recall are None if no item is predicted or true.
-
-    Args:
-        p: Predicted distributions `(n, K)`.
-        q: Distributions of the votes `(n, K)`.
-        support: The K labels.
-    """
+    """A row per label of `p` and `q` `(n, K)`; precision and recall are None if no item is predicted or true."""
     hits, predicted, true = counts = class_counts(p.argmax(axis=1), q.argmax(axis=1), len(support)).sum(axis=0)
     precision, recall, f1 = ratio(hits, predicted), ratio(hits, true), f1_of(counts)
     return [
@@ -162,18 +207,8 @@ def count_classes(p: np.ndarray, q: np.ndarray, support: Sequence[str]) -> list[
     ]
 
 
-def describe(
-    resamples: Resamples, size: int, method: str, pairs: Sequence[tuple[str, str]] = (), unit: str = "speaker"
-) -> list[str]:
-    """Definitions and caveats behind the numbers, one or two sentences each.
-
-    Args:
-        resamples: Resamples of the items.
-        size: Number of items.
-        method: How the targets were made.
-        pairs: Compared systems.
-        unit: The name of a cluster.
-    """
+def describe(resamples: Resamples, size: int, method: str, pairs: Sequence[tuple[str, str]], unit: str) -> list[str]:
+    """Definitions and caveats behind the numbers of `size` items, one or two sentences each; `unit` names a cluster."""
     units = "item" if resamples.clusters is None else unit
     count = resamples.cluster_count or size
     if not resamples.n or count < 2:

@@ -1,8 +1,7 @@
 """Agreement of synthetic annotators with people, compared with the agreement among people, by ambiguity.
 
-Synthetic annotators and people have the same items and the same reference: the votes of all people but one, whoever cast the
-vote, so that people are not their own reference. Ambiguity is tertiles of the entropy of human votes over ln K, as in
-`annot_hf.evaluation.strata`.
+Both have the same items and the same reference: the votes of all people but one, whoever cast the vote, so that people are not
+their own reference. Ambiguity is tertiles of the entropy of human votes, see `entropy_strata`.
 """
 
 from collections.abc import Sequence
@@ -13,8 +12,8 @@ import numpy as np
 
 from annot_hf.data.synthetic import SYNTHETIC
 from annot_hf.data.targets import winners
-from annot_hf.evaluation.resampling import Measured, Resamples, with_interval
-from annot_hf.evaluation.strata import NAMES, entropy_strata
+from annot_hf.evaluation.categories import entropy_strata
+from annot_hf.evaluation.resampling import Measured, Resamples
 from annot_hf.models import measures
 from annot_hf.models.measures import ratio
 
@@ -42,13 +41,10 @@ NOTE = (
 
 @dataclass(frozen=True, eq=False)
 class SyntheticAgreement:
-    """The result of `measure_agreement`.
+    """Measure -> stratum ("all", "low", "mid", "high") -> "synthetic", "person" and "difference", with `value`, `low`, `high`.
 
-    Attributes:
-        records: Measure -> stratum ("all", "low", "mid", "high") -> "synthetic", "person" and "difference", each with
-            `value`, `low`, `high`; measures that only one of them has lack the other and the difference.
-        strata: Stratum -> `items`, and `low` and `high`, the smallest and largest entropy.
-        counts: Numbers of items used and left out.
+    Measures that only one of them has lack the other and the difference. `strata` has `items` and the smallest and largest
+    entropy (`low`, `high`) of each stratum; `counts` the items used and left out.
     """
 
     records: dict[str, dict[str, dict[str, Any]]]
@@ -64,21 +60,11 @@ class SyntheticAgreement:
 
 
 def measure_agreement(
-    human: np.ndarray,
-    synthetic: np.ndarray,
-    support: Sequence[str],
-    resamples: Resamples | None = None,
+    human: np.ndarray, synthetic: np.ndarray, support: Sequence[str], resamples: Resamples | None = None
 ) -> SyntheticAgreement:
-    """Agreement of synthetic annotators with people, and of people with each other, by ambiguity.
+    """Agreement of synthetic annotators with people, and of people with each other, from whole votes `(I, K)`, by ambiguity.
 
-    Args:
-        human: Human votes per item and label `(I, K)`, whole numbers; items with fewer than two are left out and counted.
-        synthetic: Synthetic votes `(I, K)`, whole numbers, at least one per item.
-        support: The K labels.
-        resamples: Bootstrap resamples of the items; 1,000 of single items when None.
-
-    Raises:
-        ValueError: An item has no synthetic vote, or no item has votes of two people.
+    Every item has a synthetic vote; items with fewer than two human votes are left out and counted.
     """
     human, synthetic = (np.asarray(counts, dtype=np.float64) for counts in (human, synthetic))
     rows = human.sum(1) >= 2
@@ -91,66 +77,46 @@ def measure_agreement(
     human, synthetic = human[rows], synthetic[rows]
     q, p = (counts / counts.sum(1, keepdims=True) for counts in (human, synthetic))
     strata = [one for one in entropy_strata(q, support) if one.scheme == "tertiles"]
-    member = {ALL: np.ones(len(q))} | {one.name: one.rows.astype(np.float64) for one in strata}
+    # (I, strata), the first of all items.
+    member = np.stack([np.ones(len(q)), *(one.rows for one in strata)], axis=1)
     several = synthetic.sum(1) >= 2
     person, model = _left_out(human, p)
-    columns = {
-        f"accuracy/{PERSON}": person,
-        f"accuracy/{SYNTHETIC}": model,
-        f"agreement/{PERSON}": _pair_agreement(human),
-        f"agreement/{SYNTHETIC}": (p * q).sum(1),
-        f"among/{SYNTHETIC}": np.where(several, _pair_agreement(synthetic), 0),
-        f"entropy/{PERSON}": measures.entropy(q, normalised=True),
-        f"entropy/{SYNTHETIC}": measures.entropy(p, normalised=True),
-        f"jsd/{SYNTHETIC}": measures.jsd(p, q),
-        f"accuracy_plurality/{SYNTHETIC}": (_plurality(human) * p).sum(1),
-        "items": np.ones(len(q)),
-        "several": several,
-        f"votes/{PERSON}": human,
-        f"votes/{SYNTHETIC}": synthetic,
+    values = {
+        ("accuracy", PERSON): person,
+        ("accuracy", SYNTHETIC): model,
+        ("agreement", PERSON): measures.pair_agreement(human),
+        ("agreement", SYNTHETIC): (p * q).sum(1),
+        ("among", PERSON): measures.pair_agreement(human),
+        ("among", SYNTHETIC): np.where(several, measures.pair_agreement(synthetic), 0),
+        ("entropy", PERSON): measures.entropy(q, normalised=True),
+        ("entropy", SYNTHETIC): measures.entropy(p, normalised=True),
+        ("jsd", SYNTHETIC): measures.jsd(p, q),
+        ("accuracy_plurality", SYNTHETIC): (_plurality(human) * p).sum(1),
     }
-    summed = {
-        f"{name}/{key}": column * (inside if column.ndim == 1 else inside[:, None])
-        for name, column in columns.items()
-        for key, inside in member.items()
-    }
-    sums = (resamples or Resamples()).select(rows).sums(summed)
+    columns = {of: column[:, None] * member for of, column in values.items()}
+    columns |= {"items": member, "several": several[:, None] * member}
+    columns |= {who: votes[:, None] * member[..., None] for who, votes in ((PERSON, human), (SYNTHETIC, synthetic))}
+    sums = (resamples or Resamples()).select(rows).sums(columns)
+    drawn = {of: ratio(sums[of], sums["several" if of == ("among", SYNTHETIC) else "items"]) for of in values}
+    shares = {who: ratio(sums[who], sums[who].sum(-1, keepdims=True)) for who in (PERSON, SYNTHETIC)}
+    for who, share in shares.items():
+        chance = (share * shares[PERSON]).sum(-1)
+        drawn["kappa", who] = ratio(drawn["agreement", who] - chance, np.where(chance < 1 - 1e-12, 1 - chance, 0))
     records: dict[str, dict[str, dict[str, Any]]] = {name: {} for name in AGREEMENT_MEASURES}
-    for key in member:
-        drawn = {
-            name: ratio(sums[f"{name}/{key}"], sums[f"items/{key}"]) for name in columns if columns[name].ndim == 1
-        }
-        drawn[f"among/{SYNTHETIC}"] = ratio(sums[f"among/{SYNTHETIC}/{key}"], sums[f"several/{key}"])
-        drawn[f"among/{PERSON}"] = drawn[f"agreement/{PERSON}"]
-        shares = {who: _shares(sums[f"votes/{who}/{key}"]) for who in (PERSON, SYNTHETIC)}
-        for who, share in shares.items():
-            chance = (share * shares[PERSON]).sum(-1)
-            same = drawn[f"agreement/{who}"]
-            drawn[f"kappa/{who}"] = ratio(same - chance, np.where(chance < 1 - 1e-12, 1 - chance, 0))
-        for name, (title, unit, better) in AGREEMENT_MEASURES.items():
-            draws = {who: drawn[f"{name}/{who}"] for who in (SYNTHETIC, PERSON) if f"{name}/{who}" in drawn}
-            records[name][key] = _record(Measured(title, unit, better, draws))
+    for name, about in AGREEMENT_MEASURES.items():
+        for index, stratum in enumerate((ALL, *(one.name for one in strata))):
+            draws = {who: drawn[name, who][:, index] for who in (SYNTHETIC, PERSON) if (name, who) in drawn}
+            measured = Measured(*about, draws)
+            records[name][stratum] = {who: measured.at(who) for who in draws}
+            if len(draws) == 2:
+                records[name][stratum]["difference"] = measured.difference(SYNTHETIC, PERSON)
     found = {ALL: {"items": len(q), "low": None, "high": None}}
     found |= {one.name: {"items": int(one.rows.sum()), "low": one.low, "high": one.high} for one in strata}
-    counts = {"items": len(q), "items with fewer than 2 people": int((~rows).sum())}
-    return SyntheticAgreement(records, {name: found[name] for name in (ALL, *NAMES)}, counts)
-
-
-def _record(measured: Measured) -> dict[str, Any]:
-    """Value and interval of synthetic votes and of people, and their difference."""
-    record: dict[str, Any] = {who: with_interval(measured.draws[who]).to_dict() for who in measured.draws}
-    if len(record) == 2:
-        record["difference"] = measured.difference(SYNTHETIC, PERSON)
-    return record
+    return SyntheticAgreement(records, found, {"items": len(q), "items with fewer than 2 people": int((~rows).sum())})
 
 
 def _left_out(human: np.ndarray, p: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Probability `(I,)` that the vote of the person left out, and a synthetic vote, is the plurality of the other people.
-
-    Args:
-        human: Human votes `(I, K)`, at least two per item.
-        p: Distributions of the synthetic votes `(I, K)`.
-    """
+    """Probability `(I,)` that the vote of the person left out, and a synthetic vote, is the plurality of the other people."""
     person, model = np.zeros(len(human)), np.zeros(len(human))
     share = human / human.sum(1, keepdims=True)
     for label in range(human.shape[1]):
@@ -167,13 +133,3 @@ def _plurality(counts: np.ndarray) -> np.ndarray:
     """The most frequent labels `(I, K)`, which share a mass of 1."""
     # Shared ties need no label names.
     return winners(counts, counts, (), "share")
-
-
-def _pair_agreement(counts: np.ndarray) -> np.ndarray:
-    """Probability `(I,)` that two votes of an item are equal."""
-    n = counts.sum(1)
-    return ratio((counts**2).sum(1) - n, n * (n - 1))
-
-
-def _shares(votes: np.ndarray) -> np.ndarray:
-    return ratio(votes, votes.sum(-1, keepdims=True))

@@ -239,5 +239,73 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray, empty: float = np.nan)
     return np.where(zero, empty, numerator / np.where(zero, 1.0, denominator))
 
 
+def pair_agreement(counts: np.ndarray) -> np.ndarray:
+    """Probability `(N,)` that two votes of an item are equal, from counts `(N, K)`; NaN for fewer than two votes."""
+    n = counts.sum(axis=1)
+    return ratio((counts**2).sum(axis=1) - n, n * (n - 1))
+
+
+def moments(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    """The summands of CCC and correlation of `x` and `y` `(N,)`, per item: 1, x, y, x^2, y^2, xy `(N, 6)`.
+
+    Both are shifted and scaled together, which changes neither coefficient. So a large common offset costs no precision, and
+    rounding errors of constants stay below a fixed threshold.
+    """
+    x, y = np.asarray(x, dtype=np.float64), np.asarray(y, dtype=np.float64)
+    centre = y.mean()
+    x, y = x - centre, y - centre
+    scale = np.sqrt((x**2).mean() + (y**2).mean())
+    if scale > 1e-12 * abs(centre):
+        x, y = x / scale, y / scale
+    else:
+        x, y = np.zeros_like(x), np.zeros_like(y)
+    return np.stack([np.ones_like(x), x, y, x * x, y * y, x * y], axis=1)
+
+
+def ccc_of(sums: np.ndarray) -> np.ndarray:
+    """Concordance correlation, population form, of summed `moments` `(..., 6)`; 0 when either side is constant."""
+    gap, var_x, var_y, covariance = _central_moments(sums)
+    return ratio(2 * covariance, var_x + var_y + gap**2, empty=0.0)
+
+
+def pearson_of(sums: np.ndarray) -> np.ndarray:
+    """Pearson correlation of summed `moments` `(..., 6)`; 0 when either side is constant."""
+    _, var_x, var_y, covariance = _central_moments(sums)
+    return ratio(covariance, np.sqrt(var_x * var_y), empty=0.0)
+
+
+def slope_of(sums: np.ndarray) -> np.ndarray:
+    """Least-squares slope of x on y of summed `moments` `(..., 6)`; 0 when either side is constant."""
+    _, _, var_y, covariance = _central_moments(sums)
+    return ratio(covariance, var_y, empty=0.0)
+
+
+def _central_moments(sums: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """Difference of means, both variances (rounding set to zero) and the covariance."""
+    count, *rest = np.moveaxis(np.asarray(sums), -1, 0)
+    x, y, xx, yy, xy = (total / np.maximum(count, 1) for total in rest)
+    var_x, var_y = xx - x * x, yy - y * y
+    var_x, var_y = np.where(var_x < 1e-13, 0.0, var_x), np.where(var_y < 1e-13, 0.0, var_y)
+    return x - y, var_x, var_y, np.where((var_x > 0) & (var_y > 0), xy - x * y, 0.0)
+
+
+def accuracy_of(counts: np.ndarray) -> np.ndarray:
+    """Share of correctly classified items, from summed `class_counts` `(..., 3, K)`."""
+    return ratio(counts[..., 0, :].sum(-1), counts[..., 2, :].sum(-1))
+
+
+def macro_f1_present_of(counts: np.ndarray) -> np.ndarray:
+    """Mean F1 over the classes that occur among the true ones, which may be fewer than the fixed list."""
+    # Absent labels have an F1 of 0.
+    return ratio(f1_of(counts).sum(-1), (counts[..., 2, :] > 0).sum(-1))
+
+
+def uar_of(counts: np.ndarray) -> np.ndarray:
+    """Unweighted average recall over the classes that occur among the true ones."""
+    present = counts[..., 2, :] > 0
+    recall = ratio(counts[..., 0, :], counts[..., 2, :], empty=0.0)
+    return ratio(recall.sum(-1), present.sum(-1))
+
+
 def _one_hot(codes: np.ndarray, n_classes: int) -> np.ndarray:
     return (np.asarray(codes)[:, None] == np.arange(n_classes)).astype(np.float64)

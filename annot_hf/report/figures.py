@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from annot_hf.data.yaml_text import printable
+from annot_hf.evaluation.categories import LEVELS
 from annot_hf.evaluation.equivalence import Equivalence
 from annot_hf.evaluation.evaluate import MARGINAL, MODEL, Evaluation
-from annot_hf.evaluation.ranking import LEVELS
 
 DARK, BLUE, ORANGE, VERMILION, GREEN = "#333333", "#0072B2", "#E69F00", "#D55E00", "#009E73"
 FAINT, GRID = "#BBBBBB", "#E6E6E6"

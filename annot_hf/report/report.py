@@ -13,8 +13,8 @@ from annot_hf.data.agreement import Agreement, agreement
 from annot_hf.data.predictions import Predictions
 from annot_hf.data.targets import Targets
 from annot_hf.data.votes import VoteTable
-from annot_hf.evaluation.alignment import examples, groups_of, items_by_name
-from annot_hf.evaluation.evaluate import MARGINAL, MODEL, Evaluation, by_condition, evaluate
+from annot_hf.evaluation.alignment import by_condition, examples, groups_of, items_by_name
+from annot_hf.evaluation.evaluate import MARGINAL, MODEL, Evaluation, evaluate
 from annot_hf.evaluation.raters import recovered_bias
 from annot_hf.report import figures as plots, tables
 from annot_hf.report.pages import Figures, Section, write_pages

@@ -6,11 +6,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from annot_hf.data.agreement import Agreement
-from annot_hf.evaluation.calibration import BINS
+from annot_hf.evaluation.categories import BINS, LEVELS, Stratum, depths
 from annot_hf.evaluation.evaluate import CONSENSUS, MARGINAL, MODEL, Evaluation, spread
-from annot_hf.evaluation.ranking import LEVELS, depths
-from annot_hf.evaluation.scales import FITS
-from annot_hf.evaluation.strata import Stratum
+from annot_hf.evaluation.scoring import FITS
 
 ARROWS = {"lower": "\u00a0\u2193", "higher": "\u00a0\u2191", "": ""}
 DASH = "\u2013"

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from annot_hf.evaluation.calibration import (
+from annot_hf.evaluation.categories import (
     calibration_floor,
     expected_confusion,
     find_residual,
@@ -93,3 +93,10 @@ def test_the_residual_label():
     )
     assert sum(one.draws["votes"][0] for one in found.values()) == pytest.approx(100)
     assert [one.better for one in found.values()] == ["", "", "higher"]
+
+
+def test_a_system_may_have_any_name():
+    p, q = RNG.dirichlet(np.ones(3), 40), RNG.multinomial(4, [0.4, 0.3, 0.3], 40) / 4
+    found = measure_residual({"weight": p, "model": p}, q, ("a", "b", "other"), 2, Resamples(**OPTIONS))
+    for one in found.values():
+        np.testing.assert_array_equal(one.draws["weight"], one.draws["model"])

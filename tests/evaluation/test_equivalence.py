@@ -106,14 +106,16 @@ def test_a_model_that_knows_the_opinion_is_worth_more_than_all_raters_and_a_bad_
     assert all(entry["low"] <= entry["value"] <= entry["high"] for entry in found.curve)
 
 
-def test_the_curve_needs_its_share_of_the_items():
+def test_the_curve_needs_its_share_of_the_items(monkeypatch):
     opinion = opinions(100)
     counts = np.concatenate([draw(opinion[:70], 10), draw(opinion[70:], 4)])
     systems = {"model": opinion}
     assert rater_equivalence(systems, counts, PRIOR, Resamples(n=0), keep=0.5).raters[-1] == 9
     strict = rater_equivalence(systems, counts, PRIOR, Resamples(n=0), keep=0.9)
     assert (strict.raters[-1], strict.items, strict.share) == (3, 100, 1.0)
-    assert rater_equivalence(systems, counts, PRIOR, Resamples(n=0), keep=0.5, most=5).raters[-1] == 5
+    with monkeypatch.context() as patch:
+        patch.setattr("annot_hf.evaluation.equivalence.MOST_RATERS", 5)
+        assert rater_equivalence(systems, counts, PRIOR, Resamples(n=0), keep=0.5).raters[-1] == 5
     few = counts.copy()
     few[:60] = np.eye(4)[0]  # most items have one vote: still told, on the others
     told = rater_equivalence(systems, few, PRIOR, Resamples(n=0))

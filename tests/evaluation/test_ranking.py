@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as hnp
 
-from annot_hf.evaluation.ranking import measure_n_best, measure_speakers, plurality_rank, speaker_groups, speaker_uar
+from annot_hf.evaluation.categories import measure_n_best, measure_speakers, plurality_rank, speaker_groups, speaker_uar
 from annot_hf.evaluation.resampling import Resamples
 
 RNG = np.random.default_rng(9)

@@ -5,20 +5,21 @@ import scipy.stats
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 
-from annot_hf.evaluation.resampling import (
-    Measured,
-    Resamples,
+from annot_hf.evaluation.resampling import Measured, Resamples, with_interval
+from annot_hf.models import measures
+from annot_hf.models.measures import (
     accuracy_of,
     ccc_of,
+    class_counts,
+    f1_of,
+    macro_f1_of,
     macro_f1_present_of,
     moments,
     pearson_of,
+    ratio,
     slope_of,
     uar_of,
-    with_interval,
 )
-from annot_hf.models import measures
-from annot_hf.models.measures import class_counts, f1_of, macro_f1_of, ratio
 
 RNG = np.random.default_rng(5)
 PAIRS = hnp.arrays(np.float64, st.tuples(st.just(2), st.integers(1, 20)), elements=st.floats(-1, 1, width=32))
@@ -115,6 +116,18 @@ def test_resampling_equals_an_explicit_loop_with_the_same_draws():
     for row, draw in enumerate(draws):
         expected = sum(values[clusters == code].sum(axis=0) for code in draw)
         np.testing.assert_allclose(sums[1 + row], expected)
+
+
+@pytest.mark.parametrize("clusters", [None, np.repeat(np.arange(7), np.arange(1, 8))])
+def test_means_are_sums_over_the_items_of_each_resample(clusters):
+    values = RNG.normal(size=(28, 2))
+    drawn = Resamples(clusters, 20, seed=6)
+    sums = drawn.sums({"x": values, "n": np.ones(28)})
+    found = drawn.means({"x": values, "first": values[:, 0]})
+    np.testing.assert_allclose(found["x"], sums["x"] / sums["n"][:, None])
+    np.testing.assert_allclose(found["first"], found["x"][:, 0])
+    with pytest.raises(ValueError, match="There are no items to resample"):
+        Resamples().means({"x": []})
 
 
 def test_standard_error_of_a_mean_equals_theory():
@@ -342,9 +355,9 @@ def test_float32_is_summed_in_float64():
 
 def test_interval_is_the_quantiles_of_the_resamples_alone():
     draws = np.array([100.0, *RNG.normal(size=500)])
-    for found, tail in ((with_interval(draws), 0.025), (with_interval(draws, 0.5), 0.25)):
-        assert found.value == 100
-        assert (found.low, found.high) == pytest.approx(tuple(np.quantile(draws[1:], [tail, 1 - tail])))
+    found = with_interval(draws)
+    assert found.value == 100
+    assert (found.low, found.high) == pytest.approx(tuple(np.quantile(draws[1:], [0.025, 0.975])))
     assert with_interval(np.array([1.0, 2.0])).to_dict() == {"value": 1.0, "low": 2.0, "high": 2.0}
     assert with_interval(np.array([np.inf, 1.0])).to_dict() == {"value": None, "low": None, "high": None}
     assert np.isnan(ratio(np.ones(1), np.zeros(1)))

@@ -6,8 +6,8 @@ import scipy.stats
 from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as hnp
 
+from annot_hf.evaluation.categories import EDGES, entropy_strata, measure_strata
 from annot_hf.evaluation.resampling import Resamples
-from annot_hf.evaluation.strata import EDGES, entropy_strata, measure_strata
 
 RNG = np.random.default_rng(8)
 OPTIONS = {"n": 50, "seed": 0}

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from annot_hf.data.agreement import fleiss_kappa, pairwise_agreement
+from annot_hf.evaluation.categories import entropy_strata
 from annot_hf.evaluation.resampling import Resamples
-from annot_hf.evaluation.strata import entropy_strata
 from annot_hf.evaluation.synthetic_agreement import measure_agreement
 from annot_hf.report.studies import synthetic_table
 

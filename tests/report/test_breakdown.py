@@ -7,7 +7,8 @@ from annot_hf.data.predictions import Predictions
 from annot_hf.data.questions import Question
 from annot_hf.data.targets import make_targets
 from annot_hf.data.votes import VoteTable
-from annot_hf.evaluation.evaluate import evaluate, vote_counts
+from annot_hf.evaluation.equivalence import vote_counts
+from annot_hf.evaluation.evaluate import evaluate
 from annot_hf.report.report import breakdown_sections
 from annot_hf.report.tables import equivalence_table, residual_table, speakers_table, strata_table
 

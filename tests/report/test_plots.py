@@ -8,10 +8,10 @@ from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 from matplotlib.text import Text
 
+from annot_hf.evaluation.categories import entropy_strata, measure_strata
 from annot_hf.evaluation.equivalence import rater_equivalence
 from annot_hf.evaluation.evaluate import Evaluation
 from annot_hf.evaluation.resampling import Measured, Resamples
-from annot_hf.evaluation.strata import entropy_strata, measure_strata
 from annot_hf.report import figures as plots, pages
 from annot_hf.report.figures import plot_conditions
 from annot_hf.report.pages import save_figure

@@ -8,7 +8,8 @@ import pandas as pd
 import pytest
 from markdown_it import MarkdownIt
 
-from annot_hf.evaluation.evaluate import by_condition, evaluate, read_conditions
+from annot_hf.evaluation.alignment import by_condition, read_conditions
+from annot_hf.evaluation.evaluate import evaluate
 from annot_hf.report.report import build_report
 from annot_hf.report.systems import robustness_section
 
