@@ -23,8 +23,7 @@ from typing import Any
 import jinja2.sandbox
 from jinja2 import nodes
 
-from annot_hf.data.questions import Question
-from annot_hf.data.yaml_text import read_yaml
+from annot_hf.data.questions import Question, read_yaml
 from annot_hf.proxies.plan import INSTRUCTIONS
 
 TEMPLATES = Path(__file__).parent.parent / "templates" / "annotate"

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from matplotlib.figure import Figure
 
 from annot_hf.data.corpus import check_own, replace_file
-from annot_hf.data.yaml_text import printable
+from annot_hf.data.questions import printable
 from annot_hf.report.style import number_key, readable, save_figure
 from annot_hf.report.tables import Table, markdown_safe
 

@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from matplotlib.ft2font import FaceFlags
 from matplotlib.text import Text
 
-from annot_hf.data.yaml_text import printable
+from annot_hf.data.questions import printable
 
 DARK, BLUE, ORANGE, VERMILION, GREEN = "#333333", "#0072B2", "#E69F00", "#D55E00", "#009E73"
 FAINT, GRID = "#BBBBBB", "#E6E6E6"
