@@ -109,11 +109,7 @@ class Predictions:
         return len(self.questions) if self.is_scale else len(self.support)
 
     def in_order(self, support: Sequence[str]) -> "Predictions":
-        """The same predictions with the labels of their category question in the order of `support`.
-
-        Raises:
-            ValueError: The labels differ, or the cells of a grid do, whose order is fixed.
-        """
+        """The same predictions with the labels in the order of `support`; raises if labels or cells of a grid differ."""
         if tuple(support) == self.support:
             return self
         if self.is_scale or sorted(support) != sorted(self.support):
@@ -280,12 +276,12 @@ class Predictions:
             if "disagreement" in items.column_names:
                 optional["disagreement"] = items["disagreement"].to_numpy()
             return cls(
-                items=_strings(items["item"]),
+                items=items["item"].to_pylist(),
                 support=tuple(about["support"]),
                 probs=_matrix(items["probs"]),
                 questions=tuple(Question.from_dict(question) for question in about["questions"]),
                 rater_items=raters["item"].to_numpy(),
-                rater_names=_strings(raters["annotator"]),
+                rater_names=raters["annotator"].to_pylist(),
                 rater_values=_matrix(raters["value"]),
                 rater_fallback=raters["fallback"].to_numpy(),
                 meta=about["meta"],
@@ -338,16 +334,8 @@ def _matrix(column: pa.ChunkedArray) -> np.ndarray:
     return pc.list_flatten(column).to_numpy().reshape(-1, column.type.list_size)
 
 
-def _strings(column: pa.ChunkedArray) -> np.ndarray:
-    return np.array(column.to_pylist(), dtype=object)
-
-
 def pool_predictions(parts: Sequence[Predictions]) -> Predictions:
-    """Pool the predictions of disjoint parts, such as the test parts of a repeat.
-
-    Raises:
-        ValueError: There are none, an item is in two parts, or the questions differ.
-    """
+    """Pool the predictions of disjoint parts, such as the test parts of a repeat, on the same questions."""
     if not parts:
         raise ValueError("There are no predictions to pool; give at least one part.")
     first = parts[0]
@@ -364,7 +352,5 @@ def pool_predictions(parts: Sequence[Predictions]) -> Predictions:
         values = [getattr(part, name) for part in parts]
         joined[name] = None if any(value is None for value in values) else np.concatenate(values)
     starts = np.cumsum([0, *(len(part) for part in parts[:-1])])
-    joined["rater_items"] = np.concatenate(
-        [part.rater_items + start for part, start in zip(parts, starts, strict=True)]
-    )
+    joined["rater_items"] += np.repeat(starts, [len(part.rater_items) for part in parts])
     return replace(first, meta={}, **joined)
