@@ -127,14 +127,11 @@ def cohen_kappa(votes: VoteTable, question: str) -> CohenKappa:
     (p_o - p_e) / (1 - p_e) over the items that both raters answered, with p_e from each rater's own shares of answers (Cohen
     1960). The mean over pairs is our choice, because papers with one number (arXiv 2211.13196, Table 1) do not define it.
 
-    Each label of a multi-select question counts as a yes/no question that every rater of the question answered; the result
-    is the mean over the labels whose kappa is defined. A pair is undefined if it is undefined for every label. Only a
-    rater's first answer to an item counts (for a multi-select question, all labels they gave). Only equal answers agree,
-    also on a scale. Anonymous votes are ignored.
-
-    A pair that shares one item has no kappa: it would be 0 if they differ and undefined if they agree. If pairs share few
-    items, pairs that always agree are undefined more often and the mean is too low; look at the number of pairs, or use
-    Fleiss' kappa or alpha.
+    Only a rater's first answer to an item counts, and only equal answers agree, also on a scale. Each label of a multi-select
+    question counts as a yes/no question that every rater of the question answered; the result is the mean over the labels
+    whose kappa is defined, and a pair is undefined if it is so for every label. A pair that shares one item has no kappa: it
+    would be 0 if they differ and undefined if they agree. If pairs share few items, pairs that always agree are undefined
+    more often and the mean is too low; look at the number of pairs, or use Fleiss' kappa or alpha.
     """
     asked, rows = votes.question(question), np.arange(len(votes))[votes.rows_of(question)]
     rows = rows[votes.annotator_codes[rows] >= 0]
@@ -180,7 +177,7 @@ def krippendorff_alpha(counts: np.ndarray, *, level: Level = "nominal", values: 
                 f"Column {named.columns[np.argmax(np.isnan(values))]!r} of the counts is not a number, as level {level!r} "
                 "requires; name each column by its value, or give values."
             )
-    counts = _checked_counts(counts)
+    counts, sizes = _checked_counts(counts)
     values = np.arange(counts.shape[1], dtype=np.float64) if values is None else np.asarray(values, dtype=np.float64)
     if values.shape != (counts.shape[1],):
         raise ValueError(
@@ -189,12 +186,12 @@ def krippendorff_alpha(counts: np.ndarray, *, level: Level = "nominal", values: 
     if level == "ordinal":
         order = np.argsort(values)
         counts, values = counts[:, order], values[order]
-    return _alpha(counts, counts @ np.ones(len(values)), values, level)
+    return _alpha(counts, sizes, values, level)
 
 
 def pairwise_agreement(counts: np.ndarray) -> float:
     """Probability that two raters of an item give the same answer, mean over items with two votes; NaN without any."""
-    return _of_table(counts)[0]
+    return _pairwise_and_kappa(*_checked_counts(counts))[0]
 
 
 def fleiss_kappa(counts: np.ndarray) -> float:
@@ -203,7 +200,7 @@ def fleiss_kappa(counts: np.ndarray) -> float:
     (P - P_e) / (1 - P_e), with P the pairwise agreement and P_e the sum of squared value shares (Fleiss 1971). In (-inf, 1];
     NaN where undefined: no item with two votes, or one value only.
     """
-    return _of_table(counts)[1]
+    return _pairwise_and_kappa(*_checked_counts(counts))[1]
 
 
 def _kappas(pair: np.ndarray, shared: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
@@ -219,11 +216,6 @@ def _kappas(pair: np.ndarray, shared: np.ndarray, left: np.ndarray, right: np.nd
     chance = np.asarray((tables[0] * tables[1]).sum(axis=1)) / shared**2
     observed = np.bincount(pair, left == right, minlength=len(shared)) / shared
     return np.divide(observed - chance, 1 - chance, out=np.full(len(shared), np.nan), where=(chance < 1) & (shared > 1))
-
-
-def _of_table(counts: np.ndarray) -> tuple[float, float]:
-    counts = _checked_counts(counts)
-    return _pairwise_and_kappa(counts, counts.sum(axis=1))
 
 
 def _alpha(table: CountTable, sizes: np.ndarray, values: np.ndarray, level: str) -> float:
@@ -265,17 +257,16 @@ def _pairwise_and_kappa(table: CountTable, sizes: np.ndarray) -> tuple[float, fl
     return observed, (observed - chance) / (1 - chance) if (shares > 0).sum() > 1 else float("nan")
 
 
-def _checked_counts(counts: np.ndarray) -> np.ndarray:
+def _checked_counts(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Value counts `(items, values)`, and the votes of every item."""
     counts = np.asarray(as_frame(counts), dtype=np.float64)
     if counts.ndim != 2 or not counts.size:
         raise ValueError(f"Counts have shape {counts.shape}; give a non-empty table (items, values).")
-    bad = ~(np.isfinite(counts) & (counts >= 0) & (counts == np.round(counts)))
-    if bad.any():
-        row, column = np.argwhere(bad)[0]
-        raise ValueError(
-            f"Count {counts[row, column]:g} in row {row} is not a whole number of raters; give counts >= 0."
-        )
-    return counts
+    bad = np.argwhere(~(np.isfinite(counts) & (counts >= 0) & (counts == np.round(counts))))
+    if len(bad):
+        count, row = counts[tuple(bad[0])], bad[0][0]
+        raise ValueError(f"Count {count:g} in row {row} is not a whole number of raters; give counts >= 0.")
+    return counts, counts.sum(axis=1)
 
 
 def _or_none(value: float) -> float | None:

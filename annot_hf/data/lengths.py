@@ -41,15 +41,7 @@ class AudioError(ValueError):
 
 
 def whole(name: str, handle: BinaryIO) -> BinaryIO:
-    """The file, or a copy of it with a corrected header.
-
-    Args:
-        name: The name of the file in messages.
-        handle: The file, at its start.
-
-    Raises:
-        AudioError: The file ends before its stated end, or has unreadable data after it.
-    """
+    """The file, or a copy of it with a corrected header; raises if it ends too early, or has unreadable data after its end."""
     head = handle.read(64)
     size = handle.seek(0, io.SEEK_END)
     handle.seek(0)

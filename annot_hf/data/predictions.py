@@ -157,38 +157,35 @@ class Predictions:
 
     def _check(self) -> None:
         check_distributions(self.probs, "Predictions")
-        size, width, pairs = (len(self.items), len(self.support)), self.rater_width, len(self.rater_items)
-        if self.probs.shape != size:
-            raise ValueError(
-                f"Predictions have probs of shape {self.probs.shape} for {size[0]} items and {size[1]} labels; "
-                f"give {size}."
-            )
-        for what, names in (("items", self.items), ("support", self.support)):
-            check_unique(names, f"Predictions' {what}")
-        scales, answers = (size[0], len(self.scales)), f" for {pairs} rater answers"
-        for name, shape, given, rule in (
-            ("consensus", (size[0], width), "", ""),
-            ("scale_means", scales, "", "finite numbers "),
-            ("scale_deviations", scales, "", "finite numbers "),
-            ("rater_names", (pairs,), answers, ""),
-            ("rater_values", (pairs, width), answers, ""),
-            ("rater_fallback", (pairs,), answers, ""),
+        for what in ("items", "support"):
+            check_unique(getattr(self, what), f"Predictions' {what}")
+        items, labels, pairs = len(self.items), len(self.support), len(self.rater_items)
+        scales, answers = (items, len(self.scales)), f" for {pairs} rater answers; give"
+        for name, shape, given, fits in (
+            ("probs", (items, labels), f" for {items} items and {labels} labels; give {(items, labels)}", None),
+            ("consensus", (items, self.rater_width), f"; give {(items, self.rater_width)}", None),
+            ("scale_means", scales, f"; give finite numbers {scales}", np.isfinite),
+            ("scale_deviations", scales, f"; give finite numbers {scales}", np.isfinite),
+            (
+                "disagreement",
+                (items,),
+                f"; give {(items,)} numbers in [0, 1]",
+                lambda found: (found >= 0) & (found <= 1),
+            ),
+            ("rater_names", (pairs,), f"{answers} {(pairs,)}", None),
+            ("rater_values", (pairs, self.rater_width), f"{answers} {(pairs, self.rater_width)}", None),
+            ("rater_fallback", (pairs,), f"{answers} {(pairs,)}", None),
         ):
             found = getattr(self, name)
-            if found is not None and (found.shape != shape or (rule and not np.isfinite(found).all())):
-                raise ValueError(f"Predictions have {name} of shape {found.shape}{given}; give {rule}{shape}.")
+            if found is not None and (found.shape != shape or (fits and not fits(found).all())):
+                raise ValueError(f"Predictions have {name} of shape {found.shape}{given}.")
         if (self.scale_deviations < 0).any():
             raise ValueError(
                 f"Predictions have a scale deviation of {self.scale_deviations.min():g}; deviations must not be negative."
             )
-        found = self.disagreement
-        if found is not None and (found.shape != size[:1] or not ((found >= 0) & (found <= 1)).all()):
-            raise ValueError(
-                f"Predictions have disagreement of shape {found.shape}; give {size[:1]} numbers in [0, 1]."
-            )
-        if pairs and not 0 <= self.rater_items.min() <= self.rater_items.max() < size[0]:
+        if pairs and not 0 <= self.rater_items.min() <= self.rater_items.max() < items:
             found = f"{self.rater_items.min()} to {self.rater_items.max()}"
-            raise ValueError(f"Predictions' rater_items run from {found}; they must index the {size[0]} items.")
+            raise ValueError(f"Predictions' rater_items run from {found}; they must index the {items} items.")
         if not np.isfinite(self.rater_values).all():
             row = int(np.argmin(np.isfinite(self.rater_values).all(axis=1)))
             raise ValueError(f"Predictions' rater answer {row} is not finite; leave the pair out or repair the model.")
@@ -198,8 +195,7 @@ class Predictions:
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write predictions.parquet, raters.parquet and predictions.json into `folder`; `load` reads them back.
 
-        Each file appears in one step, predictions.json last. It holds the digests of the others, so a mix of two runs is
-        detected.
+        Each file appears in one step; predictions.json is the last, with the digests of the others, to detect a mix of runs.
         """
         folder = Path(folder)
         _check_own(folder)
@@ -240,12 +236,7 @@ class Predictions:
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> "Predictions":
-        """Read what `save` wrote.
-
-        Raises:
-            ValueError: The folder holds no predictions, or they are damaged, truncated, mixed with those of another run or
-                written by a later version; the message names the file.
-        """
+        """Read what `save` wrote; raises, with the file, if it is missing, damaged, of another run or a later version."""
         folder = Path(folder)
         path = folder / "predictions.json"
         if not path.is_file():

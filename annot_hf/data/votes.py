@@ -6,6 +6,7 @@ are rows without an annotator; tabulated counts become such rows.
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -144,14 +145,10 @@ class VoteTable:
     def from_counts(
         cls, question: Question, items: Sequence[str], counts: Any, *, source: str | None = None
     ) -> "VoteTable":
-        """Anonymous votes from a table of counts `(items, labels)`, expanded to one row per vote.
+        """Anonymous votes from a table of counts `(items, labels)`, whole numbers from 0 up, expanded to one row per vote.
 
         Named rows and columns, as in a data frame, an Arrow table or a mapping, are matched by name, each once; those of an
-        array by position.
-
-        Raises:
-            ValueError: The question is a scale, the shape or a name does not fit, an item is listed twice, or a count is
-                not a whole number from 0 up.
+        array by position. Raises if a name, the shape or a count does not fit.
         """
         flat = encoding.check_vote_counts(question, items, counts).ravel()
         codes = np.repeat(np.arange(flat.size, dtype=np.int64), flat)
@@ -167,23 +164,16 @@ class VoteTable:
     def from_csv(cls, path: str | os.PathLike, questions: Sequence[Question], **options: Any) -> "VoteTable":
         """Read a long CSV with columns item, value and optionally annotator, question, weight, source.
 
-        Args:
-            path: The file.
-            questions: Questions that the file answers.
-            **options: `duplicates` and `unknown` of `from_columns`.
-
-        Raises:
-            ValueError: A column is missing or unknown, or a row breaks a rule.
+        `options` are `duplicates` and `unknown` of `from_columns`. Raises if a column is missing or unknown, or a row breaks
+        a rule.
         """
-        columns = encoding.read_csv(path)
-        return cls.from_columns(questions, **columns, where=os.fspath(path), **options)
+        return cls.from_columns(questions, **encoding.read_csv(path), where=os.fspath(path), **options)
 
     @classmethod
     def from_arrow(cls, table: pa.Table, questions: Sequence[Question]) -> "VoteTable":
         """Read back what `to_arrow` wrote, or a table of an export's "votes"; further columns are ignored.
 
-        Raises:
-            ValueError: A column is missing, a row breaks a rule, or labels are codes that the schema gives no names.
+        Raises if a column is missing, a row breaks a rule, or labels are codes that the schema gives no names.
         """
         for name in ("item", "question", "label", "rating"):
             if name not in table.column_names:
@@ -211,17 +201,16 @@ class VoteTable:
         if not tables:
             raise ValueError("There is no vote table to join; give at least one.")
         questions: dict[str, Question] = {}
-        exclusions: dict[str, int] = {}
+        exclusions: Counter[str] = Counter()
         for votes in tables:
             for question in votes.questions:
                 if questions.setdefault(question.name, question) != question:
                     raise ValueError(
                         f"Question {question.name!r} is defined differently in the tables to join; rename one of them."
                     )
-            for reason, rows in votes.exclusions.items():
-                exclusions[reason] = exclusions.get(reason, 0) + rows
+            exclusions.update(votes.exclusions)
         joined = pa.concat_tables([votes.to_arrow() for votes in tables]).unify_dictionaries()
-        return replace(cls.from_arrow(joined, list(questions.values())), exclusions=exclusions)
+        return replace(cls.from_arrow(joined, list(questions.values())), exclusions=dict(exclusions))
 
     def to_arrow(self) -> pa.Table:
         """Columns item, annotator, question, label, rating, weight, source; text is dictionary-encoded."""
@@ -255,9 +244,7 @@ class VoteTable:
     def counts(self, question: str, items: Sequence[str] | None = None) -> np.ndarray:
         """Vote histogram `(items, labels)` of a category question: whole numbers, or summed weights.
 
-        Args:
-            question: Name of a category question.
-            items: Items to align the rows to; all items of the table by default. An item without votes is a zero row.
+        Rows are those of `items`, by default all items of the table; an item without votes is a zero row.
         """
         asked = self.question(question)
         if asked.is_scale:
@@ -293,8 +280,10 @@ class VoteTable:
             kept_questions = tuple(self.question(name) for name in questions)
             keep &= np.isin(self.question_codes, [self.questions.index(question) for question in kept_questions])
         if annotators is not None:
-            wanted = pd.Index(self.annotators, dtype=object).isin(list(annotators))
-            keep &= (self.annotator_codes >= 0) & (wanted[self.annotator_codes] if len(wanted) else False)
+            # Code -1 reads the last place.
+            keep &= np.append(pd.Index(self.annotators, dtype=object).isin(list(annotators)), False)[
+                self.annotator_codes
+            ]
         position = {question.name: index for index, question in enumerate(kept_questions)}
         recode = np.array([position.get(question.name, -1) for question in self.questions], dtype=np.int16)
         item_codes, used_items = encoding.compact(self.item_codes[keep], self.items)
@@ -343,9 +332,8 @@ def _build(
     (item_codes, items), annotator, source, question = (encoding.blank_to_null(*one) for one in named)
     if (item_codes < 0).any():
         raise ValueError(f"{where}: row {int(np.argmax(item_codes < 0))} has no item; give each vote its item's name.")
-    if pa.types.is_dictionary(arrays["item"].type) and len(set(items)) < len(items):
-        twice = items[pd.Index(items).duplicated()][0]
-        raise ValueError(f"{where}: item {twice!r} is listed twice; name each item once.")
+    if pa.types.is_dictionary(arrays["item"].type) and len(twice := items[pd.Index(items).duplicated()]):
+        raise ValueError(f"{where}: item {twice[0]!r} is listed twice; name each item once.")
     annotator_codes, annotators = encoding.compact(*annotator)
     asked_codes, asked = encoding.compact(*question)
     for code, name in enumerate([*asked, None]):
