@@ -55,7 +55,7 @@ def as_frame(values: Any) -> Any:
     if isinstance(values, Mapping):
         flat = all(np.ndim(value) == 0 and not isinstance(value, Mapping) for value in values.values())
         return pd.Series(values) if flat else pd.DataFrame(values)
-    if hasattr(values, "__arrow_c_stream__") or isinstance(values, pa.RecordBatch):
+    if hasattr(values, "__arrow_c_stream__"):
         return pa.table(values).to_pandas()
     if isinstance(values, list | tuple) and values and isinstance(values[0], Mapping | pd.Series):
         return pd.DataFrame(list(values))

@@ -106,7 +106,10 @@ def make_folds(
         fold_of = _deal(sizes, folds, generator)
         for number in range(folds):
             part = np.where(fold_of == number, "test", "train").astype(object)
-            part[_set_aside(np.flatnonzero(fold_of != number), sizes, validation, generator)] = "validation"
+            order = generator.permutation(np.flatnonzero(fold_of != number))
+            # Until the share is closest; at least one group, and not all.
+            held = np.cumsum(sizes[order])
+            part[order[: int(np.argmin(abs(held[:-1] - validation * held[-1]))) + 1]] = "validation"
             divided.append(Fold(repeat, number, part[code]))
     return iter(divided)
 
@@ -120,13 +123,6 @@ def _deal(sizes: np.ndarray, folds: int, generator: np.random.Generator) -> np.n
         rank = ranked[start : start + folds]
         fold_of[rank] = generator.permutation(folds)[: len(rank)]
     return fold_of
-
-
-def _set_aside(groups: np.ndarray, sizes: np.ndarray, share: float, generator: np.random.Generator) -> np.ndarray:
-    """Some groups in random order until their share of the items is closest; at least one, and not all."""
-    order = generator.permutation(groups)
-    held = np.cumsum(sizes[order])[:-1]
-    return order[: int(np.argmin(abs(held - share * sizes[groups].sum()))) + 1]
 
 
 def fold_marginals(targets: Targets, folds: Sequence[Fold]) -> list[np.ndarray]:

@@ -122,16 +122,13 @@ class Predictions:
                 f"The predicted deviation treats the labels as steps in the order {', '.join(self.support)}, but the targets "
                 f"list {', '.join(support)}; give both the same order."
             )
-        order = [self.support.index(label) for label in support]
+        order, support = [self.support.index(label) for label in support], tuple(support)
+        found = {name: getattr(self, name) for name in ("probs", "consensus", "rater_values")}
+        turned = {name: None if values is None else values[:, order] for name, values in found.items()}
         known = self.meta.get("marginal")
+        meta = self.meta if known is None else self.meta | {"marginal": np.asarray(known)[order].tolist()}
         return replace(
-            self,
-            support=tuple(support),
-            probs=self.probs[:, order],
-            questions=(replace(self.questions[0], labels=tuple(support)),),
-            consensus=None if self.consensus is None else self.consensus[:, order],
-            rater_values=self.rater_values[:, order],
-            meta=self.meta if known is None else self.meta | {"marginal": np.asarray(known)[order].tolist()},
+            self, support=support, questions=(replace(self.questions[0], labels=support),), meta=meta, **turned
         )
 
     @property

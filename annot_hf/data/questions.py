@@ -52,34 +52,31 @@ class Question:
     prompt: str = ""
 
     def __post_init__(self) -> None:
+        what = f"Question {self.name!r}"
         if isinstance(self.labels, str):
-            raise ValueError(
-                f"Question {self.name!r} has labels {self.labels!r}; give a list of labels, not one string."
-            )
+            raise ValueError(f"{what} has labels {self.labels!r}; give a list of labels, not one string.")
         object.__setattr__(self, "labels", tuple(self.labels))
         if not self.name or not isinstance(self.name, str):
             raise ValueError(f"A question needs a name; got {self.name!r}. Pass a non-empty string.")
         scaled = self.low is not None or self.high is not None
         if bool(self.labels) == scaled:
             raise ValueError(
-                f"Question {self.name!r} must have either labels or a scale; "
-                "use Question.category(name, labels) or Question.scale(name, low, high)."
+                f"{what} must have either labels or a scale; use Question.category(name, labels) or "
+                "Question.scale(name, low, high)."
             )
         if scaled:
             # Beyond this limit, high - low and sums overflow.
             limit = sys.float_info.max / 4
             if self.low is None or self.high is None or not -limit <= self.low < self.high <= limit:
-                raise ValueError(
-                    f"Question {self.name!r} has scale {self.low} to {self.high}; low must be finite and below high."
-                )
+                raise ValueError(f"{what} has scale {self.low} to {self.high}; low must be finite and below high.")
             if self.multiple:
-                raise ValueError(f"Question {self.name!r} is a scale; only a category question can be multi-select.")
+                raise ValueError(f"{what} is a scale; only a category question can be multi-select.")
         for label in self.labels:
             if not isinstance(label, str) or not label:
-                raise ValueError(f"Question {self.name!r} has label {label!r}; labels are non-empty strings.")
+                raise ValueError(f"{what} has label {label!r}; labels are non-empty strings.")
         twice = [label for label in self.labels if self.labels.count(label) > 1]
         if twice:
-            raise ValueError(f"Question {self.name!r} lists label {twice[0]!r} twice; list each label once.")
+            raise ValueError(f"{what} lists label {twice[0]!r} twice; list each label once.")
 
     @classmethod
     def category(cls, name: str, labels: Iterable[str], **options: Any) -> "Question":

@@ -49,11 +49,8 @@ class TargetOptions:
 class Ratings:
     """The answers of named raters, one row per item and rater.
 
-    Attributes:
-        item: Index into the items `(P,)`, ascending.
-        annotator: Index into the annotators `(P,)`.
-        value: Scale questions: values on [-1, 1] `(P, D)`, NaN where one dimension was not rated. Category question:
-            label codes `(P, 1)`.
+    `item` `(P,)`, ascending, and `annotator` `(P,)` index items and raters. `value` is, for scale questions, on [-1, 1]
+    `(P, D)`, NaN where one dimension was not rated; for a category question, label codes `(P, 1)`.
     """
 
     item: np.ndarray
@@ -228,12 +225,11 @@ def make_targets(
 
 
 def secondary_votes(votes: VoteTable, question: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Secondary votes `(N, K)` per item and label; each rater has a mass of 1 per item (arXiv 2606.27536).
+    """Secondary votes `(N, K)`; each rater has a mass of 1 per item. Also, by reason, those left out per item `(N,)`.
 
-    S_c = sum over raters r of 1[c in S_r] / |S_r|, where S_r are the secondary labels of r, possibly including the primary
-    one. Labels outside `question` are left out first, so a rater without other labels, or with "none of them", contributes
-    nothing. With weights, a label gets the weight of its vote over |S_r|. Also gives, by reason, the left-out secondary votes
-    per item `(N,)`.
+    S_c = sum over raters r of 1[c in S_r] / |S_r| (arXiv 2606.27536), where S_r are the secondary labels of r, possibly the
+    primary one too. Labels outside `question` are left out first, so a rater without other labels, or with "none of them",
+    contributes nothing. With weights, a label gets the weight of its vote over |S_r|.
     """
     asked = votes.question(question)
     found = [one for one in votes.questions if one.secondary_to == question]
@@ -272,10 +268,7 @@ def secondary_votes(votes: VoteTable, question: str) -> tuple[np.ndarray, dict[s
 
 
 def merge_votes(primary: np.ndarray, secondary: np.ndarray, primary_weight: float) -> np.ndarray:
-    """M = alpha P + (1 - alpha) S `(N, K)`, P and S being vote fractions; an item without secondary votes keeps its P.
-
-    Of arXiv 2606.27536, where an alpha (`primary_weight`) of .9 is "M90", and .8 is "M80".
-    """
+    """M = alpha P + (1 - alpha) S `(N, K)` of vote fractions (arXiv 2606.27536); an item without secondary votes keeps P."""
     primary, spent = primary / primary.sum(1, keepdims=True), secondary.sum(1, keepdims=True)
     shares = np.where(spent > 0, secondary / np.where(spent > 0, spent, 1), primary)
     # Exactly `primary` where there is no secondary vote, or alpha is 1.
@@ -287,11 +280,11 @@ def winners(
 ) -> np.ndarray:
     """Put all mass on the label with the largest mass `(N, K)`; masses that differ by 1e-9 or less are equal.
 
-    `ties` is "share": tied labels share the mass equally. "draw": one of them, drawn for each item by its seed of `seeds`
-    `(N,)`, gets it all. "other": an item without a single winner gets the label "other". "guarded": the label "neutral" wins
-    with 2 or more primary votes (`counts` `(N, K)`), a mass of .35 or more and a lead of .10 or more over every other label;
-    otherwise the best other label wins, the alphabetically last one of ties. If no other label has any mass, "neutral" keeps
-    its mass; the published rule does not cover this case. The last two rules are those of arXiv 2606.27536.
+    "share": tied labels share the mass equally. "draw": one of them, drawn by the item's seed of `seeds` `(N,)`, gets it all.
+    "other": an item without a single winner gets the label "other". "guarded": "neutral" wins with 2 or more primary votes
+    (`counts` `(N, K)`), a mass of .35 or more and a lead of .10 or more over every other label; otherwise the best other
+    label wins, the alphabetically last one of ties. If no other label has any mass, "neutral" keeps its mass; the published
+    rule (the last two are from arXiv 2606.27536) does not cover this case.
     """
     tied = masses >= masses.max(1, keepdims=True) - _MASS_SLACK
     if ties == "share":
@@ -352,8 +345,7 @@ def _answers(votes: VoteTable, names: Sequence[str]) -> tuple[Ratings, np.ndarra
 def scale_answers(votes: VoteTable, questions: Sequence[str]) -> Ratings:
     """All answers to one or two scale questions on [-1, 1]; two are joined per item and rater, NaN where one is missing.
 
-    Repeated answers of a rater are averaged. Anonymous answers need a single question, because answers to two could not be
-    paired; then every answer counts, also of a named rater.
+    Repeated answers of a rater are averaged; of a single question with anonymous answers, every answer counts instead.
     """
     parts = []
     for name in questions:
@@ -430,8 +422,9 @@ def disagreement(
             variance = 1 - (fractions**2).sum(1)
             value = {"entropy": entropy(fractions, normalised=True), "deviation": spread, "variance": variance}[kind]
         columns.append(np.where(voters >= 2, value, np.nan))
+    # Index -1, of an item without votes, reads the last place.
     rows = pd.Index(votes.items, dtype=object).get_indexer(pd.Index(items, dtype=object))
-    return np.where(rows >= 0, np.mean(columns, axis=0)[rows], np.nan)
+    return np.append(np.mean(columns, axis=0), np.nan)[rows]
 
 
 def pad_ratings(item: np.ndarray, value: np.ndarray, items: int) -> tuple[np.ndarray, np.ndarray]:
@@ -481,10 +474,7 @@ def _grid_probs(item: np.ndarray, value: np.ndarray, items: np.ndarray, bins: in
 def opinion_columns(
     votes: VoteTable, questions: Sequence[str], items: Sequence[str]
 ) -> tuple[tuple[str, ...], np.ndarray]:
-    """The vote share of every label, and the mean rating of every scale on [-1, 1], for correlations.
-
-    Names of the columns, and the columns `(items, columns)`; NaN for items without a vote on the question.
-    """
+    """Names and columns `(items, columns)`: vote shares of labels, mean ratings of scales on [-1, 1]; NaN without votes."""
     names: list[str] = []
     columns = []
     for name in questions:

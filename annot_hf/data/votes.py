@@ -201,14 +201,13 @@ class VoteTable:
         if not tables:
             raise ValueError("There is no vote table to join; give at least one.")
         questions: dict[str, Question] = {}
-        exclusions: Counter[str] = Counter()
         for votes in tables:
             for question in votes.questions:
                 if questions.setdefault(question.name, question) != question:
                     raise ValueError(
                         f"Question {question.name!r} is defined differently in the tables to join; rename one of them."
                     )
-            exclusions.update(votes.exclusions)
+        exclusions = sum((Counter(votes.exclusions) for votes in tables), Counter())
         joined = pa.concat_tables([votes.to_arrow() for votes in tables]).unify_dictionaries()
         return replace(cls.from_arrow(joined, list(questions.values())), exclusions=dict(exclusions))
 
@@ -280,10 +279,9 @@ class VoteTable:
             kept_questions = tuple(self.question(name) for name in questions)
             keep &= np.isin(self.question_codes, [self.questions.index(question) for question in kept_questions])
         if annotators is not None:
+            wanted = pd.Index(self.annotators, dtype=object).isin(list(annotators))
             # Code -1 reads the last place.
-            keep &= np.append(pd.Index(self.annotators, dtype=object).isin(list(annotators)), False)[
-                self.annotator_codes
-            ]
+            keep &= np.append(wanted, False)[self.annotator_codes]
         position = {question.name: index for index, question in enumerate(kept_questions)}
         recode = np.array([position.get(question.name, -1) for question in self.questions], dtype=np.int16)
         item_codes, used_items = encoding.compact(self.item_codes[keep], self.items)
