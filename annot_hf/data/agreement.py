@@ -75,15 +75,9 @@ def agreement(votes: VoteTable, question: str, *, level: Level | None = None) ->
     rows = votes.rows_of(question)
     items, raters = votes.item_codes[rows], votes.annotator_codes[rows]
     cohen = cohen_kappa(votes, question)
-    common = {
-        "question": question,
-        "cohen_kappa": _or_none(cohen.kappa),
-        "rater_pairs": cohen.pairs,
-        "undefined_pairs": cohen.undefined_pairs,
-        "items": len(np.unique(items)),
-        "votes": len(items),
-        "annotators": len(np.unique(raters[raters >= 0])),
-    }
+    common = {"question": question, "cohen_kappa": _or_none(cohen.kappa)}
+    common |= {"rater_pairs": cohen.pairs, "undefined_pairs": cohen.undefined_pairs}
+    common |= {"items": len(np.unique(items)), "votes": len(items), "annotators": len(np.unique(raters[raters >= 0]))}
     if asked.multiple:
         named = pd.DataFrame({"item": items, "rater": raters})[raters >= 0].drop_duplicates()
         pairable = int((named["item"].value_counts() >= 2).sum())
@@ -110,10 +104,9 @@ def agreement(votes: VoteTable, question: str, *, level: Level | None = None) ->
 
 @dataclass(frozen=True)
 class CohenKappa:
-    """Cohen's kappa of several raters: its mean over pairs of raters, in [-1, 1], NaN when no pair has one.
+    """Mean kappa over the pairs of raters that share an item, in [-1, 1]; NaN when no pair has one.
 
-    `pairs` of named raters share an item. Of these, the mean leaves out `undefined_pairs`: they share only one item, or both
-    gave the same answer to all shared items.
+    It leaves out `undefined_pairs`, which share only one item, or gave the same answer to all shared items.
     """
 
     kappa: float
@@ -128,10 +121,9 @@ def cohen_kappa(votes: VoteTable, question: str) -> CohenKappa:
     1960). The mean over pairs is our choice, because papers with one number (arXiv 2211.13196, Table 1) do not define it.
 
     Only a rater's first answer to an item counts, and only equal answers agree, also on a scale. Each label of a multi-select
-    question counts as a yes/no question that every rater of the question answered; the result is the mean over the labels
-    whose kappa is defined, and a pair is undefined if it is so for every label. A pair that shares one item has no kappa: it
-    would be 0 if they differ and undefined if they agree. If pairs share few items, pairs that always agree are undefined
-    more often and the mean is too low; look at the number of pairs, or use Fleiss' kappa or alpha.
+    question is a yes/no question that every rater of the question answered; the result is the mean over the labels whose
+    kappa is defined. A pair that shares one item has no kappa: it would be 0 or undefined. If pairs share few items, those
+    that always agree are undefined more often and the mean is too low; then use Fleiss' kappa or alpha.
     """
     asked, rows = votes.question(question), np.arange(len(votes))[votes.rows_of(question)]
     rows = rows[votes.annotator_codes[rows] >= 0]

@@ -34,14 +34,13 @@ _SHORTEST = 0.1
 
 
 class _Kind(NamedTuple):
-    """The number after a condition's name: none, one from low to high, or one of `choices`."""
+    """The number after a condition's name: none, one from low to high, or one of `choices`; with `falling`, less is harder."""
 
     unit: str = ""
     example: str = ""
     low: float = 0.0
     high: float = 0.0
     choices: tuple[int, ...] = ()
-    # Whether a smaller number is the harder condition.
     falling: bool = False
 
 
@@ -110,11 +109,7 @@ class Condition:
         return list(CONDITION_KINDS).index(self.name), -value if CONDITION_KINDS[self.name].falling else value
 
     def apply(self, wave: np.ndarray, sampling_rate: int, *, item: str) -> np.ndarray:
-        """The clip `(time,)` under the condition; the same samples, or new ones, finite, which may exceed full scale.
-
-        The name of the clip, the condition and its seed determine all randomness, so the result depends on neither order nor
-        batch.
-        """
+        """The clip `(time,)` under the condition; its name `item`, the condition and its seed determine all randomness."""
         if self.is_clean:
             return wave
         library = load_audiomentations()
@@ -162,10 +157,7 @@ def load_audiomentations(needed: str = "Acoustic conditions need") -> ModuleType
 
 
 def impulse_response(seconds: float, sampling_rate: int, generator: np.random.Generator) -> np.ndarray:
-    """Direct sound at sample 0, and exponentially decaying Gaussian noise of the same energy after it.
-
-    `(1 + seconds * sampling_rate,)`, float64: in `seconds` (RT60), which are its length too, sound decays by 60 dB.
-    """
+    """Direct sound, then as much energy of Gaussian noise that decays by 60 dB in `seconds`: `(1 + seconds * rate,)`."""
     time = np.arange(1, 1 + max(1, round(seconds * sampling_rate))) / sampling_rate
     tail = generator.normal(size=len(time)) * 10 ** (-3 * time / seconds)
     return np.concatenate([[1.0], tail / np.sqrt((tail**2).sum())])
@@ -292,10 +284,7 @@ def shift_pitch(wave: np.ndarray, sampling_rate: int, semitones: float) -> np.nd
 
 
 def change_tempo(wave: np.ndarray, sampling_rate: int, tempo: float) -> np.ndarray:
-    """The clip faster (or slower, below 1), 0.1 to 10 times, at its own pitch: `(time / tempo,)`, rounded, at least one.
-
-    A slower clip is longer and may exceed the input length of a model; the caller cuts it.
-    """
+    """The clip faster (or slower, below 1), 0.1 to 10 times, at its own pitch: `(time / tempo,)`, rounded, at least one."""
     transform = _library().TimeStretch(tempo, tempo, leave_length_unchanged=False, p=1.0)
     return _altered(transform, wave, sampling_rate, tempo)
 
@@ -303,9 +292,9 @@ def change_tempo(wave: np.ndarray, sampling_rate: int, tempo: float) -> np.ndarr
 def _altered(transform: Any, wave: np.ndarray, sampling_rate: int, tempo: float) -> np.ndarray:
     """Apply the transform to the clip between two stretches of silence, and remove these.
 
-    It is audiomentations' Signalsmith Stretch. Compared with librosa's phase vocoder, its other method, it is about as fast
-    (20 ms for 10 s at 16 kHz), keeps at least 93 % of the amplitude of noise (against 65 %) and the time of a click (to 0.7
-    ms, against 21). The pitch error is 2 cents for a voice and 21 for a low tone.
+    Its method, Signalsmith Stretch, is about as fast as librosa's phase vocoder (20 ms for 10 s at 16 kHz), and keeps at least
+    93 % of the amplitude of noise (against 65 %) and the time of a click (to 0.7 ms, against 21). The pitch error is 2 cents
+    for a voice and 21 for a low tone.
     """
     silence = int(np.ceil(_WINDOW_SECONDS * sampling_rate))
     # The library asks its generators whether to act, although nothing is random here.

@@ -43,9 +43,8 @@ def repeated_votes(
 def check_choice(name: str, value: Any, allowed: Sequence[str], where: str) -> None:
     """Raise a ValueError unless `value` is one of `allowed`; `name` is the name of the option."""
     if value not in allowed:
-        raise ValueError(
-            f"{where}: {name} is {value!r}{nearest(value, allowed)}; use {' or '.join(map(repr, allowed))}."
-        )
+        choices = " or ".join(map(repr, allowed))
+        raise ValueError(f"{where}: {name} is {value!r}{nearest(value, allowed)}; use {choices}.")
 
 
 def as_frame(values: Any) -> Any:
@@ -170,17 +169,17 @@ def read_csv(path: str | os.PathLike) -> dict[str, pa.ChunkedArray]:
         table = pa.csv.read_csv(path, convert_options=text)
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path}: not a readable CSV file ({error}); save it as UTF-8 with one header row.") from None
-    for name in table.column_names:
+    names = table.column_names
+    for name in names:
         if name not in known:
-            raise ValueError(
-                f"{path}: unknown column {name!r}{nearest(name, known)}; the columns are {', '.join(known)}."
-            )
-        if table.column_names.count(name) > 1:
+            hint = nearest(name, known)
+            raise ValueError(f"{path}: unknown column {name!r}{hint}; the columns are {', '.join(known)}.")
+        if names.count(name) > 1:
             raise ValueError(f"{path}: column {name!r} occurs twice; keep one of them.")
     for name in ("item", "value"):
-        if name not in table.column_names:
+        if name not in names:
             raise ValueError(f"{path}: there is no column {name!r}; the file needs at least item and value.")
-    return {name: table.column(name) for name in table.column_names}
+    return dict(zip(names, table.columns, strict=True))
 
 
 def is_text(kind: pa.DataType) -> bool:

@@ -156,21 +156,16 @@ class Predictions:
         check_distributions(self.probs, "Predictions")
         for what in ("items", "support"):
             check_unique(getattr(self, what), f"Predictions' {what}")
-        items, labels, pairs = len(self.items), len(self.support), len(self.rater_items)
+        items, labels, pairs, width = len(self.items), len(self.support), len(self.rater_items), self.rater_width
         scales, answers = (items, len(self.scales)), f" for {pairs} rater answers; give"
         for name, shape, given, fits in (
             ("probs", (items, labels), f" for {items} items and {labels} labels; give {(items, labels)}", None),
-            ("consensus", (items, self.rater_width), f"; give {(items, self.rater_width)}", None),
+            ("consensus", (items, width), f"; give {(items, width)}", None),
             ("scale_means", scales, f"; give finite numbers {scales}", np.isfinite),
             ("scale_deviations", scales, f"; give finite numbers {scales}", np.isfinite),
-            (
-                "disagreement",
-                (items,),
-                f"; give {(items,)} numbers in [0, 1]",
-                lambda found: (found >= 0) & (found <= 1),
-            ),
+            ("disagreement", (items,), f"; give {(items,)} numbers in [0, 1]", lambda x: (x >= 0) & (x <= 1)),
             ("rater_names", (pairs,), f"{answers} {(pairs,)}", None),
-            ("rater_values", (pairs, self.rater_width), f"{answers} {(pairs, self.rater_width)}", None),
+            ("rater_values", (pairs, width), f"{answers} {(pairs, width)}", None),
             ("rater_fallback", (pairs,), f"{answers} {(pairs,)}", None),
         ):
             found = getattr(self, name)
@@ -195,7 +190,13 @@ class Predictions:
         Each file appears in one step; predictions.json is the last, with the digests of the others, to detect a mix of runs.
         """
         folder = Path(folder)
-        _check_own(folder)
+        try:
+            own = {"item", "probs"} <= set(pq.read_schema(folder / TABLES[0]).names)
+        except (pa.ArrowInvalid, OSError):
+            own = False
+        # An interrupted call leaves a table without predictions.json.
+        if not own:
+            check_own(folder, ("predictions.json", *TABLES), marker="predictions.json", keys=("format", "support"))
         folder.mkdir(parents=True, exist_ok=True)
         columns = {"item": pa.array(self.items, pa.string()), "probs": _list_column(self.probs)}
         if self.consensus is not None:
@@ -240,10 +241,10 @@ class Predictions:
             raise ValueError(f"There is no predictions.json in {folder}; give the folder that Predictions.save wrote.")
         try:
             about = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(about, dict):
+                raise ValueError("no JSON object")
         except ValueError as error:
             raise ValueError(f"{path} is damaged ({error}); save the predictions again.") from error
-        if not isinstance(about, dict):
-            raise ValueError(f"{path} is damaged (no JSON object); save the predictions again.")
         if about.get("format") != FORMAT:
             raise ValueError(
                 f"{folder} has format {about.get('format')!r}; this version reads {FORMAT}: update annot_hf."
@@ -290,16 +291,6 @@ def check_unique(names: np.ndarray, what: str) -> None:
         if name in seen:
             raise ValueError(f"{what} lists {name!r} a second time at position {row}; give each name once.")
         seen.add(name)
-
-
-def _check_own(folder: Path) -> None:
-    """Raise unless predictions may be written into a folder; an interrupted call leaves no predictions.json."""
-    try:
-        own = {"item", "probs"} <= set(pq.read_schema(folder / TABLES[0]).names)
-    except (pa.ArrowInvalid, OSError):
-        own = False
-    if not own:
-        check_own(folder, ("predictions.json", *TABLES), marker="predictions.json", keys=("format", "support"))
 
 
 def _checked_table(path: Path, digest: str | None) -> pa.Table:

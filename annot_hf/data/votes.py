@@ -164,8 +164,7 @@ class VoteTable:
     def from_csv(cls, path: str | os.PathLike, questions: Sequence[Question], **options: Any) -> "VoteTable":
         """Read a long CSV with columns item, value and optionally annotator, question, weight, source.
 
-        `options` are `duplicates` and `unknown` of `from_columns`. Raises if a column is missing or unknown, or a row breaks
-        a rule.
+        `options` are `duplicates` and `unknown` of `from_columns`. Raises if a column or a row breaks a rule.
         """
         return cls.from_columns(questions, **encoding.read_csv(path), where=os.fspath(path), **options)
 
