@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
 
-from annot_hf.data.yaml_text import SECRET, printable
+from annot_hf.data.questions import SECRET, printable
 
 if TYPE_CHECKING:
     from annot_hf.report.tables import Table as ReportTable

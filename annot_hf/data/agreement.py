@@ -1,14 +1,4 @@
-"""How far raters agree: Krippendorff's alpha in closed form, pairwise agreement, Fleiss' and Cohen's kappa.
-
-Alpha = 1 - observed / expected disagreement. Sums replace the loop over pairs of values: within an item,
-sum_ij [v_i != v_j] = n^2 - sum_c n_c^2 and sum_ij (v_i - v_j)^2 = 2 (n sum_i v_i^2 - (sum_i v_i)^2).
-The ordinal metric counts the ranks between two values, so it is the interval metric on mid-ranks.
-Source: Krippendorff (2011), "Computing Krippendorff's Alpha-Reliability".
-
-Cohen's kappa is defined for two named raters: (p_o - p_e) / (1 - p_e) over the items that both answered, with p_e from each
-rater's own shares of answers (Cohen 1960). For several raters we take the mean over pairs, weighted by the items that a pair
-shares; this is our choice, because papers with one number (arXiv 2211.13196, Table 1) do not define it.
-"""
+"""How far raters agree: Krippendorff's alpha in closed form, pairwise agreement, Fleiss' and Cohen's kappa."""
 
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, get_args
@@ -75,52 +65,48 @@ def agreement(votes: VoteTable, question: str, *, level: Level | None = None) ->
         ValueError: The level does not fit the question.
     """
     asked = votes.question(question)
-    if asked.multiple:
-        if level is not None:
-            raise ValueError(
-                f"Question {question!r} is multi-select and has no alpha of level {level!r}; leave the level out."
-            )
-        return _several_answers(votes, question)
+    if asked.multiple and level is not None:
+        raise ValueError(
+            f"Question {question!r} is multi-select and has no alpha of level {level!r}; leave the level out."
+        )
     level = level or ("interval" if asked.is_scale else "nominal")
     if not asked.is_scale and level != "nominal":
         raise ValueError(f"Question {question!r} has unordered labels; level {level!r} needs a scale: use 'nominal'.")
     rows = votes.rows_of(question)
     items, raters = votes.item_codes[rows], votes.annotator_codes[rows]
+    cohen = cohen_kappa(votes, question)
+    common = {"question": question, "cohen_kappa": _or_none(cohen.kappa)}
+    common |= {"rater_pairs": cohen.pairs, "undefined_pairs": cohen.undefined_pairs}
+    common |= {"items": len(np.unique(items)), "votes": len(items), "annotators": len(np.unique(raters[raters >= 0]))}
+    if asked.multiple:
+        named = pd.DataFrame({"item": items, "rater": raters})[raters >= 0].drop_duplicates()
+        pairable = int((named["item"].value_counts() >= 2).sum())
+        none = dict.fromkeys(("alpha", "pairwise", "fleiss_kappa"))
+        return Agreement(level="per label", pairable_items=pairable, **none, **common)
     if asked.is_scale:
         values, answers = np.unique(votes.ratings[rows], return_inverse=True)
     else:
         values, answers = np.arange(len(asked.labels)), votes.label_codes[rows]
-    shape = (len(votes.items), len(values))
     # Repeats add up to counts.
+    shape = (len(votes.items), len(values))
     table = sparse.csr_array((np.ones(len(items)), (items, answers)), shape=shape)
     sizes = np.asarray(table @ np.ones(len(values)))
     pairwise, kappa = _pairwise_and_kappa(table, sizes)
-    cohen = cohen_kappa(votes, question)
     return Agreement(
-        question=question,
         level=level,
         alpha=_or_none(_alpha(table, sizes, values.astype(np.float64), level)),
         pairwise=_or_none(pairwise),
         fleiss_kappa=_or_none(kappa),
-        cohen_kappa=_or_none(cohen.kappa),
-        rater_pairs=cohen.pairs,
-        undefined_pairs=cohen.undefined_pairs,
-        items=int((sizes > 0).sum()),
         pairable_items=int((sizes >= 2).sum()),
-        votes=len(items),
-        annotators=len(np.unique(raters[raters >= 0])),
+        **common,
     )
 
 
 @dataclass(frozen=True)
 class CohenKappa:
-    """Cohen's kappa of several raters.
+    """Mean kappa over the pairs of raters that share an item, in [-1, 1]; NaN when no pair has one.
 
-    Attributes:
-        kappa: Mean over pairs of raters in [-1, 1]; NaN when no pair has one.
-        pairs: Pairs of named raters who share an item.
-        undefined_pairs: Pairs that the mean leaves out: they share only one item, or both gave the same answer to all
-            shared items.
+    It leaves out `undefined_pairs`, which share only one item, or gave the same answer to all shared items.
     """
 
     kappa: float
@@ -131,40 +117,31 @@ class CohenKappa:
 def cohen_kappa(votes: VoteTable, question: str) -> CohenKappa:
     """Unweighted Cohen's kappa: mean over pairs of named raters, weighted by the items that a pair shares.
 
-    Each label of a multi-select question counts as a yes/no question that every rater of the question answered; the result
-    is the mean over the labels whose kappa is defined. A pair is undefined if it is undefined for every label. Only a
-    rater's first answer to an item counts (for a multi-select question, all labels they gave). Only equal answers agree,
-    also on a scale. Anonymous votes are ignored.
+    (p_o - p_e) / (1 - p_e) over the items that both raters answered, with p_e from each rater's own shares of answers (Cohen
+    1960). The mean over pairs is our choice, because papers with one number (arXiv 2211.13196, Table 1) do not define it.
 
-    A pair that shares one item has no kappa: it would be 0 if they differ and undefined if they agree. If pairs share few
-    items, pairs that always agree are undefined more often and the mean is too low; look at the number of pairs, or use
-    Fleiss' kappa or alpha.
-
-    Args:
-        votes: The votes.
-        question: Name of the question.
-
-    Example:
-        >>> from annot_hf.data.questions import Question
-        >>> said = dict(item=["x", "y", "z", "x", "y", "z"], annotator=list("aaabbb"), value=list("yynyny"))
-        >>> round(cohen_kappa(VoteTable.from_columns(Question.category("q", ["y", "n"]), **said), "q").kappa, 3)
-        -0.5
+    Only a rater's first answer to an item counts, and only equal answers agree, also on a scale. Each label of a multi-select
+    question is a yes/no question that every rater of the question answered; the result is the mean over the labels whose
+    kappa is defined. A pair that shares one item has no kappa: it would be 0 or undefined. If pairs share few items, those
+    that always agree are undefined more often and the mean is too low; then use Fleiss' kappa or alpha.
     """
     asked, rows = votes.question(question), np.arange(len(votes))[votes.rows_of(question)]
     rows = rows[votes.annotator_codes[rows] >= 0]
     raters = max(len(votes.annotators), 1)
     key = votes.item_codes[rows].astype(np.int64) * raters + votes.annotator_codes[rows]
-    replies, first, reply = np.unique(key, return_index=True, return_inverse=True)
+    replies, first, given = np.unique(key, return_index=True, return_inverse=True)
     if asked.multiple:
         label = votes.label_codes[rows]
         answers = np.zeros((len(asked.labels), len(replies)), dtype=np.int8)
-        answers[label[label >= 0], reply[label >= 0]] = 1
+        answers[label[label >= 0], given[label >= 0]] = 1
     elif asked.is_scale:
         answers = np.unique(votes.ratings[rows[first]], return_inverse=True)[1][None]
     else:
         answers = votes.label_codes[rows[first]][None]
     item, rater = np.divmod(replies, raters)
-    left, right = _pairs_within(item)
+    # All pairs of raters of an item, by the position of their replies.
+    reply = pd.DataFrame({"item": item, "at": np.arange(len(item))})
+    left, right = reply.merge(reply, on="item").query("at_x < at_y")[["at_x", "at_y"]].to_numpy().T
     names, pair = np.unique(rater[left] * raters + rater[right], return_inverse=True)
     shared = np.bincount(pair, minlength=len(names))
     means, defined = [], np.zeros(len(names), dtype=bool)
@@ -178,24 +155,11 @@ def cohen_kappa(votes: VoteTable, question: str) -> CohenKappa:
 
 
 def krippendorff_alpha(counts: np.ndarray, *, level: Level = "nominal", values: np.ndarray | None = None) -> float:
-    """Krippendorff's alpha of a table of value counts.
+    """Krippendorff's alpha of value counts `(items, values)`, in (-inf, 1]; NaN where it is undefined.
 
-    Args:
-        counts: How many raters gave each value `(items, values)`, whole numbers. By definition, items with fewer than two
-            votes are left out.
-        level: "nominal", "ordinal" (columns in ascending order) or "interval".
-        values: The number of each column `(values,)`, for ordinal and interval; when None, the column names of a data frame,
-            and 0, 1, 2 ... for an array.
-
-    Returns:
-        Alpha in (-inf, 1]; NaN where it is undefined: no item with two votes, or one value only.
-
-    Raises:
-        ValueError: The table does not hold counts, the level is unknown, or a column name is not a number.
-
-    Example:
-        >>> krippendorff_alpha([[2, 0], [0, 2], [1, 1]])
-        0.4444444444444444
+    Alpha is undefined without an item with two votes, or with one value only. By definition, items with fewer votes are left
+    out. `level` is "nominal", "ordinal" or "interval"; for the last two, `values` `(values,)` are the number of each column,
+    by default the column names of a data frame, and 0, 1, 2 ... for an array.
     """
     named = as_frame(counts)
     if values is None and level != "nominal" and isinstance(named, pd.DataFrame):
@@ -205,7 +169,7 @@ def krippendorff_alpha(counts: np.ndarray, *, level: Level = "nominal", values: 
                 f"Column {named.columns[np.argmax(np.isnan(values))]!r} of the counts is not a number, as level {level!r} "
                 "requires; name each column by its value, or give values."
             )
-    counts = _checked_counts(counts)
+    counts, sizes = _checked_counts(counts)
     values = np.arange(counts.shape[1], dtype=np.float64) if values is None else np.asarray(values, dtype=np.float64)
     if values.shape != (counts.shape[1],):
         raise ValueError(
@@ -214,69 +178,28 @@ def krippendorff_alpha(counts: np.ndarray, *, level: Level = "nominal", values: 
     if level == "ordinal":
         order = np.argsort(values)
         counts, values = counts[:, order], values[order]
-    return _alpha(counts, counts @ np.ones(len(values)), values, level)
+    return _alpha(counts, sizes, values, level)
 
 
 def pairwise_agreement(counts: np.ndarray) -> float:
     """Probability that two raters of an item give the same answer, mean over items with two votes; NaN without any."""
-    return _of_table(counts)[0]
+    return _pairwise_and_kappa(*_checked_counts(counts))[0]
 
 
 def fleiss_kappa(counts: np.ndarray) -> float:
     """Fleiss' kappa of value counts `(items, values)`; items may have any number (two or more) of votes.
 
-    (P - P_e) / (1 - P_e), with P the pairwise agreement and P_e the sum of squared value shares (Fleiss 1971).
-
-    Returns:
-        Kappa in (-inf, 1]; NaN where undefined: no item with two votes, or one value only.
+    (P - P_e) / (1 - P_e), with P the pairwise agreement and P_e the sum of squared value shares (Fleiss 1971). In (-inf, 1];
+    NaN where undefined: no item with two votes, or one value only.
     """
-    return _of_table(counts)[1]
-
-
-def _several_answers(votes: VoteTable, question: str) -> Agreement:
-    """Agreement on a multi-select question."""
-    rows = votes.rows_of(question)
-    items, raters = votes.item_codes[rows], votes.annotator_codes[rows]
-    named = pd.DataFrame({"item": items, "rater": raters})[raters >= 0].drop_duplicates()
-    cohen = cohen_kappa(votes, question)
-    return Agreement(
-        question=question,
-        level="per label",
-        alpha=None,
-        pairwise=None,
-        fleiss_kappa=None,
-        cohen_kappa=_or_none(cohen.kappa),
-        rater_pairs=cohen.pairs,
-        undefined_pairs=cohen.undefined_pairs,
-        items=len(np.unique(items)),
-        pairable_items=int((named["item"].value_counts() >= 2).sum()),
-        votes=len(items),
-        annotators=int(named["rater"].nunique()),
-    )
-
-
-def _pairs_within(groups: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Positions `(P,)`, `(P,)` of all pairs of entries of one group, the earlier on the left; `groups` `(R,)` is sorted."""
-    lefts, rights = [np.arange(0)], [np.arange(0)]
-    left, step = np.arange(len(groups)), 1
-    while len(left := left[left + step < len(groups)]) and len(left := left[groups[left] == groups[left + step]]):
-        lefts.append(left)
-        rights.append(left + step)
-        step += 1
-    return np.concatenate(lefts), np.concatenate(rights)
+    return _pairwise_and_kappa(*_checked_counts(counts))[1]
 
 
 def _kappas(pair: np.ndarray, shared: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """Cohen's kappa of every pair of raters.
+    """Cohen's kappa of every pair of raters `(Q,)`; NaN if a pair shares one item, or always gave one and the same answer.
 
-    Args:
-        pair: Pair `(P,)`, with one entry per item that it shares.
-        shared: Items that each pair shares `(Q,)`.
-        left: Answer code of the one rater `(P,)`.
-        right: Answer code of the other `(P,)`.
-
-    Returns:
-        `(Q,)`; NaN if the pair shares only one item, or if both always gave the same answer, so that chance agreement is 1.
+    `pair` `(P,)` has one entry per item that a pair shares, `left` and `right` are the two answers to it, and `shared` `(Q,)`
+    is the number of items of each pair.
     """
     shape = (len(shared), int(max(left.max(), right.max())) + 1)
     ones = np.ones(len(pair))
@@ -287,13 +210,13 @@ def _kappas(pair: np.ndarray, shared: np.ndarray, left: np.ndarray, right: np.nd
     return np.divide(observed - chance, 1 - chance, out=np.full(len(shared), np.nan), where=(chance < 1) & (shared > 1))
 
 
-def _of_table(counts: np.ndarray) -> tuple[float, float]:
-    counts = _checked_counts(counts)
-    return _pairwise_and_kappa(counts, counts.sum(axis=1))
-
-
 def _alpha(table: CountTable, sizes: np.ndarray, values: np.ndarray, level: str) -> float:
-    """Alpha of value counts `(items, values)`; `sizes` holds the votes of every item."""
+    """Alpha of value counts `(items, values)`; `sizes` holds the votes of every item (Krippendorff 2011).
+
+    1 - observed / expected disagreement. Sums replace the loop over pairs of values: within an item,
+    sum_ij [v_i != v_j] = n^2 - sum_c n_c^2 and sum_ij (v_i - v_j)^2 = 2 (n sum_i v_i^2 - (sum_i v_i)^2).
+    The ordinal metric counts the ranks between two values, so it is the interval metric on mid-ranks.
+    """
     if level not in get_args(Level):
         raise ValueError(f"There is no level {level!r}; use one of {', '.join(get_args(Level))}.")
     pairable = sizes >= 2
@@ -326,17 +249,16 @@ def _pairwise_and_kappa(table: CountTable, sizes: np.ndarray) -> tuple[float, fl
     return observed, (observed - chance) / (1 - chance) if (shares > 0).sum() > 1 else float("nan")
 
 
-def _checked_counts(counts: np.ndarray) -> np.ndarray:
+def _checked_counts(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Value counts `(items, values)`, and the votes of every item."""
     counts = np.asarray(as_frame(counts), dtype=np.float64)
     if counts.ndim != 2 or not counts.size:
         raise ValueError(f"Counts have shape {counts.shape}; give a non-empty table (items, values).")
-    bad = ~(np.isfinite(counts) & (counts >= 0) & (counts == np.round(counts)))
-    if bad.any():
-        row, column = np.argwhere(bad)[0]
-        raise ValueError(
-            f"Count {counts[row, column]:g} in row {row} is not a whole number of raters; give counts >= 0."
-        )
-    return counts
+    bad = np.argwhere(~(np.isfinite(counts) & (counts >= 0) & (counts == np.round(counts))))
+    if len(bad):
+        count, row = counts[tuple(bad[0])], bad[0][0]
+        raise ValueError(f"Count {count:g} in row {row} is not a whole number of raters; give counts >= 0.")
+    return counts, counts.sum(axis=1)
 
 
 def _or_none(value: float) -> float | None:

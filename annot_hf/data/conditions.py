@@ -2,11 +2,7 @@
 
 audiomentations (extra `conditions`), libsndfile and soxr process the signal. This module chooses the settings and levels,
 and makes a clip's randomness depend on its own name only. A condition keeps length, sampling rate and timing. Samples are
-floating point and may exceed full scale, so nothing is clipped. Silence stays silence.
-
-Pitch and tempo use audiomentations' Signalsmith Stretch. Compared with librosa's phase vocoder, the library's other method, it
-is about as fast (20 ms for 10 s at 16 kHz), keeps at least 93 % of the amplitude of noise (against 65 %) and the time of a
-click (to 0.7 ms, against 21). The pitch error is 2 cents for a voice and 21 for a low tone.
+`(time,)`, float32, and may exceed full scale (1), so nothing is clipped. Silence stays silence.
 """
 
 import hashlib
@@ -18,7 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
@@ -37,28 +33,15 @@ SILENCE = 1e-10
 _SHORTEST = 0.1
 
 
-@dataclass(frozen=True)
-class _Kind:
-    """The number after a condition's name: none, one from low to high, or one of `choices`."""
+class _Kind(NamedTuple):
+    """The number after a condition's name: none, one from low to high, or one of `choices`; with `falling`, less is harder."""
 
     unit: str = ""
     example: str = ""
     low: float = 0.0
     high: float = 0.0
     choices: tuple[int, ...] = ()
-    # Whether a smaller number is the harder condition.
     falling: bool = False
-
-    @property
-    def rule(self) -> str:
-        """The accepted numbers in words."""
-        if self.choices:
-            return f"one of {', '.join(map(str, self.choices))} {self.unit}"
-        return f"a number of {self.unit} from {self.low:g} to {self.high:g}"
-
-    def takes(self, value: float) -> bool:
-        """Whether the number is accepted; NaN is not."""
-        return value in self.choices if self.choices else self.low <= value <= self.high
 
 
 CONDITION_KINDS = {
@@ -83,17 +66,7 @@ class Condition:
     - `telephone`: 8 kHz sampling, 300 to 3400 Hz (Butterworth, -3 dB at the edges, 24 dB an octave), G.711 mu-law.
     - `mp3:KBITS`: encoded by LAME at this rate (kbit/s) and decoded again, without the codec's delay.
 
-    Args:
-        name: One of `CONDITION_KINDS`.
-        value: Its number; None if it takes none.
-        seed: Seed of the noise and of the rooms.
-
-    Raises:
-        ValueError: There is no such condition, or it does not take this number.
-
-    Example:
-        >>> str(Condition.parse("noise:10.0"))
-        'noise:10'
+    `seed` is that of the noise and of the rooms. A name or number that is not among `CONDITION_KINDS` raises.
     """
 
     name: str
@@ -101,13 +74,8 @@ class Condition:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        if self.value is not None:
-            object.__setattr__(
-                self,
-                "value",
-                float(self.value) + 0.0,
-                # 10 and 10.0 are one condition, and so are 0 and -0.
-            )
+        # 10 and 10.0 are one condition, and so are 0 and -0.
+        object.__setattr__(self, "value", None if self.value is None else float(self.value) + 0.0)
         _check_value(str(self), self.name, self.value)
 
     def __str__(self) -> str:
@@ -115,11 +83,7 @@ class Condition:
 
     @classmethod
     def parse(cls, text: str, seed: int = 0) -> "Condition":
-        """Read `name` or `name:number`.
-
-        Raises:
-            ValueError: There is no such condition, or what follows the colon is not a number that it takes.
-        """
+        """Read `name` or `name:number`; raises if there is no such condition, or it does not take this number."""
         name, colon, number = text.strip().partition(":")
         try:
             value = float(number) if colon else None
@@ -145,52 +109,27 @@ class Condition:
         return list(CONDITION_KINDS).index(self.name), -value if CONDITION_KINDS[self.name].falling else value
 
     def apply(self, wave: np.ndarray, sampling_rate: int, *, item: str) -> np.ndarray:
-        """The clip under the condition.
-
-        Args:
-            wave: Samples `(time,)`, float32, full scale at 1.
-            sampling_rate: Their rate (Hz).
-            item: Name of the clip. With the condition and its seed, it determines all randomness, so the result depends on
-                neither order nor batch.
-
-        Returns:
-            Samples `(time,)`, float32, finite; they may exceed full scale.
-
-        Raises:
-            ValueError: The libraries of the extra `conditions` are not installed.
-        """
+        """The clip `(time,)` under the condition; its name `item`, the condition and its seed determine all randomness."""
         if self.is_clean:
             return wave
         library = load_audiomentations()
         if not len(wave) or np.abs(wave).max() < SILENCE:
             return wave
         seed = seed_of(str(self), str(self.seed), item)
+        padded = np.pad(wave, (0, max(0, int(np.ceil(_SHORTEST * sampling_rate)) - len(wave))))
         with seeded(seed):
-            return self._alter(library, wave, sampling_rate, np.random.default_rng(seed))
-
-    def _alter(
-        self, library: ModuleType, wave: np.ndarray, sampling_rate: int, generator: np.random.Generator
-    ) -> np.ndarray:
-        if self.name == "noise":
-            return library.AddGaussianSNR(self.value, self.value, p=1.0)(wave, sampling_rate)
-        if self.name == "reverb":
-            return _reverberate(library, wave, sampling_rate, self.value, generator)
-        size, lacking = len(wave), int(np.ceil(_SHORTEST * sampling_rate)) - len(wave)
-        wave = np.pad(wave, (0, max(lacking, 0)))
-        if self.name == "telephone":
-            return _telephone(library, wave, sampling_rate)[:size]
-        return library.Mp3Compression(int(self.value), int(self.value), p=1.0)(wave, sampling_rate)[:size]
+            if self.name == "noise":
+                return library.AddGaussianSNR(self.value, self.value, p=1.0)(wave, sampling_rate)
+            if self.name == "reverb":
+                return _reverberate(library, wave, sampling_rate, self.value, np.random.default_rng(seed))
+            if self.name == "telephone":
+                return _telephone(library, padded, sampling_rate)[: len(wave)]
+            return library.Mp3Compression(int(self.value), int(self.value), p=1.0)(padded, sampling_rate)[: len(wave)]
 
 
 @dataclass(frozen=True)
 class ConditionedClip:
-    """A clip under a condition; `load_audio` takes it like any other source.
-
-    Attributes:
-        source: The clip, as `load_audio` takes it.
-        item: Its name, which determines the randomness.
-        condition: The condition.
-    """
+    """A clip under a condition; `load_audio` takes it, and its source. The name `item` determines the randomness."""
 
     source: Any
     item: str
@@ -198,16 +137,7 @@ class ConditionedClip:
 
 
 def put_under(condition: Condition, sources: Sequence[Any], items: Sequence[str]) -> list[Any]:
-    """The clips under the condition; the clips themselves when it is clean.
-
-    Args:
-        condition: The condition.
-        sources: Clips as `load_audio` takes them.
-        items: Their names.
-
-    Raises:
-        ValueError: The libraries of the extra `conditions` are not installed.
-    """
+    """The clips `sources` (as `load_audio` takes them), called `items`, under the condition; themselves when it is clean."""
     if condition.is_clean:
         return list(sources)
     load_audiomentations()
@@ -215,14 +145,7 @@ def put_under(condition: Condition, sources: Sequence[Any], items: Sequence[str]
 
 
 def load_audiomentations(needed: str = "Acoustic conditions need") -> ModuleType:
-    """The module `audiomentations`.
-
-    Args:
-        needed: What needs it: the beginning of the error.
-
-    Raises:
-        ValueError: It, or its MP3 codec, is not installed.
-    """
+    """The module `audiomentations`; raises, beginning with `needed`, if it or its MP3 codec is not installed."""
     try:
         import audiomentations
         import fast_mp3_augment  # noqa: F401 - audiomentations imports it late and prints its own advice
@@ -234,16 +157,7 @@ def load_audiomentations(needed: str = "Acoustic conditions need") -> ModuleType
 
 
 def impulse_response(seconds: float, sampling_rate: int, generator: np.random.Generator) -> np.ndarray:
-    """Direct sound at sample 0, and exponentially decaying Gaussian noise of the same energy after it.
-
-    Args:
-        seconds: RT60, the time in which sound decays by 60 dB (s), and the length of the response.
-        sampling_rate: Rate (Hz).
-        generator: Draws the noise.
-
-    Returns:
-        `(1 + seconds * sampling_rate,)`, float64.
-    """
+    """Direct sound, then as much energy of Gaussian noise that decays by 60 dB in `seconds`: `(1 + seconds * rate,)`."""
     time = np.arange(1, 1 + max(1, round(seconds * sampling_rate))) / sampling_rate
     tail = generator.normal(size=len(time)) * 10 ** (-3 * time / seconds)
     return np.concatenate([[1.0], tail / np.sqrt((tail**2).sum())])
@@ -284,8 +198,13 @@ def _check_value(text: str, name: str, value: float | None) -> None:
     kind = CONDITION_KINDS[name]
     if not kind.unit and value is not None:
         raise ValueError(f"Condition {text!r} takes no number; write {name}.")
-    if kind.unit and (value is None or not kind.takes(value)):
-        raise ValueError(f"Condition {text!r} needs {kind.rule}; write for instance {name}:{kind.example}.")
+    # NaN is not accepted.
+    fits = value in kind.choices if kind.choices else value is not None and kind.low <= value <= kind.high
+    if kind.unit and not fits:
+        rule = f"a number of {kind.unit} from {kind.low:g} to {kind.high:g}"
+        if kind.choices:
+            rule = f"one of {', '.join(map(str, kind.choices))} {kind.unit}"
+        raise ValueError(f"Condition {text!r} needs {rule}; write for instance {name}:{kind.example}.")
 
 
 def seed_of(*names: str) -> int:
@@ -321,13 +240,6 @@ class Perturbation:
     As in the authors' code, one of three is drawn with probability `share`: a pitch shift of up to a semitone, a tempo of 0.95
     to 1.05, or no change. So 0.3 changes the pitch of one clip in ten, the tempo of one in ten, and leaves eight unchanged.
     Both are uniform; for the pitch this is our choice, because the paper only says "±1 semitone".
-
-    Args:
-        share: Probability, from 0 to 1.
-        seed: Seed of the changes.
-
-    Raises:
-        ValueError: `share` is not a probability.
     """
 
     share: float
@@ -339,12 +251,7 @@ class Perturbation:
             raise ValueError(f"perturb_share is {self.share}; give a probability from 0 (never) to 1, such as 0.3.")
 
     def draw(self, item: str, epoch: int) -> tuple[float, float]:
-        """The pitch shift (semitones, 0 for none) and the tempo (1 for none) of a clip; always the same for these arguments.
-
-        Args:
-            item: Name of the clip.
-            epoch: Number of the epoch, from 0.
-        """
+        """The pitch shift (semitones, 0 for none) and the tempo (1 for none) of a clip, the same for the same arguments."""
         generator = np.random.default_rng(seed_of("perturbation", str(self.seed), str(epoch), item))
         chance, size = generator.random(2)
         if chance < self.share / 3:
@@ -354,17 +261,7 @@ class Perturbation:
         return 0.0, 1.0
 
     def apply(self, wave: np.ndarray, sampling_rate: int, *, item: str, epoch: int) -> np.ndarray:
-        """The clip as it is in this epoch; the same array if it is unchanged.
-
-        Args:
-            wave: Samples `(time,)`, float32, full scale at 1.
-            sampling_rate: Their rate (Hz), which stays.
-            item: Name of the clip; with the epoch and the seed, it determines the change.
-            epoch: Number of the epoch, from 0.
-
-        Raises:
-            ValueError: The libraries of the extra `conditions` are not installed.
-        """
+        """The clip `(time,)` as it is in this epoch, at the same sampling rate; the same array if it is unchanged."""
         semitones, tempo = self.draw(item, epoch)
         if semitones:
             return shift_pitch(wave, sampling_rate, semitones)
@@ -372,11 +269,7 @@ class Perturbation:
 
 
 def make_perturbation(share: float, seed: int) -> Perturbation | None:
-    """The perturbation, or None if `share` is 0.
-
-    Raises:
-        ValueError: `share` is not a probability, or the libraries of the extra `conditions` are not installed.
-    """
+    """The perturbation, or None if `share` is 0; raises if it is not a probability, or a library is missing."""
     perturbation = Perturbation(share, seed)
     if not share:
         return None
@@ -386,41 +279,23 @@ def make_perturbation(share: float, seed: int) -> Perturbation | None:
 
 
 def shift_pitch(wave: np.ndarray, sampling_rate: int, semitones: float) -> np.ndarray:
-    """The clip at a higher or lower pitch, formants included, with its length kept.
-
-    Samples are floating point and may exceed full scale, so nothing is clipped. Silence stays silence.
-
-    Args:
-        wave: Samples `(time,)`, float32.
-        sampling_rate: Their rate (Hz).
-        semitones: How much higher, from -24 to 24; below 0 is lower.
-
-    Returns:
-        Samples `(time,)`, float32.
-    """
+    """The clip at a higher (or lower, below 0) pitch, by -24 to 24 semitones, formants included, with its length kept."""
     return _altered(_library().PitchShift(semitones, semitones, p=1.0), wave, sampling_rate, 1.0)
 
 
 def change_tempo(wave: np.ndarray, sampling_rate: int, tempo: float) -> np.ndarray:
-    """The clip faster or slower, at its own pitch.
-
-    Samples are floating point and may exceed full scale, so nothing is clipped. Silence stays silence. A slower clip is longer
-    and may exceed the input length of a model; the caller cuts it.
-
-    Args:
-        wave: Samples `(time,)`, float32.
-        sampling_rate: Their rate (Hz).
-        tempo: How many times faster, from 0.1 to 10; below 1 is slower.
-
-    Returns:
-        Samples `(time / tempo,)`, rounded, at least one, float32.
-    """
+    """The clip faster (or slower, below 1), 0.1 to 10 times, at its own pitch: `(time / tempo,)`, rounded, at least one."""
     transform = _library().TimeStretch(tempo, tempo, leave_length_unchanged=False, p=1.0)
     return _altered(transform, wave, sampling_rate, tempo)
 
 
 def _altered(transform: Any, wave: np.ndarray, sampling_rate: int, tempo: float) -> np.ndarray:
-    """Apply the transform to the clip between two stretches of silence, and remove these."""
+    """Apply the transform to the clip between two stretches of silence, and remove these.
+
+    Its method, Signalsmith Stretch, is about as fast as librosa's phase vocoder (20 ms for 10 s at 16 kHz), and keeps at least
+    93 % of the amplitude of noise (against 65 %) and the time of a click (to 0.7 ms, against 21). The pitch error is 2 cents
+    for a voice and 21 for a low tone.
+    """
     silence = int(np.ceil(_WINDOW_SECONDS * sampling_rate))
     # The library asks its generators whether to act, although nothing is random here.
     with seeded(0):
@@ -429,5 +304,5 @@ def _altered(transform: Any, wave: np.ndarray, sampling_rate: int, tempo: float)
     return out[start : start + max(1, round(len(wave) / tempo))]
 
 
-def _library() -> Any:
+def _library() -> ModuleType:
     return load_audiomentations("perturb_share needs")

@@ -1,5 +1,6 @@
-"""Columns of user data as integer codes: Arrow arrays, their vocabularies, and the rules for votes."""
+"""Columns of user data: by name, as Arrow arrays, as integer codes with their words, and streamed from text files."""
 
+import contextlib
 import csv
 import gzip
 import json
@@ -17,77 +18,10 @@ import pyarrow.csv
 
 from annot_hf.data.questions import Question, nearest, normal_form_hint
 
-# The code of a vote on a scale, and of "none of the labels".
-NO_LABEL = -1
-_UNKNOWN = -2
 SMALLEST_WEIGHT = 1e-100
 WEIGHT_RULE = f"weights are finite and not negative: 0, or from {SMALLEST_WEIGHT:g} to {1 / SMALLEST_WEIGHT:g}"
 # How many bytes of a text file are in memory at a time.
 BLOCK = 1 << 23
-
-
-def resolve_values(
-    questions: tuple[Question, ...],
-    question_codes: np.ndarray,
-    text_codes: np.ndarray,
-    words: np.ndarray,
-    numbers: pa.Array | None,
-    *,
-    strict: bool,
-    where: str,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Check every value against its own question.
-
-    Args:
-        questions: What was asked.
-        question_codes: Index into `questions` `(V,)`.
-        text_codes: Index into `words` `(V,)`, -1 for null.
-        words: The distinct values, as text.
-        numbers: The values as numbers `(V,)`, if they were given as numbers; otherwise scale questions read `words`.
-        strict: Raise at a value that breaks its question's rule.
-        where: The name of the table in messages.
-
-    Returns:
-        Label codes, ratings and validity, each `(V,)`.
-    """
-    length = len(question_codes)
-    label_codes = np.full(length, NO_LABEL, dtype=np.int32)
-    ratings = np.full(length, np.nan)
-    valid = np.ones(length, dtype=bool)
-    for index, question in enumerate(questions):
-        rows = slice(None) if len(questions) == 1 else np.flatnonzero(question_codes == index)
-        if question.is_scale:
-            if numbers is None:
-                values = np.append(pd.to_numeric(pd.Series(words), errors="coerce"), np.nan)[text_codes[rows]]
-            else:
-                values = numbers.to_numpy(zero_copy_only=False)[rows].astype(np.float64)
-            good = (values >= question.low) & (values <= question.high)
-            ratings[rows] = values if good.all() else np.where(good, values, np.nan)
-            rule = f"a number from {question.low:g} to {question.high:g}"
-        else:
-            position = {label: code for code, label in enumerate(question.labels)}
-            null = NO_LABEL if question.multiple else _UNKNOWN
-            lookup = np.array([*(position.get(word, _UNKNOWN) for word in words), null], dtype=np.int32)
-            # Code -1 reads the last entry.
-            values = lookup[text_codes[rows]]
-            good = values != _UNKNOWN
-            label_codes[rows] = values if good.all() else np.maximum(values, NO_LABEL)
-            rule = "one of " + ", ".join(question.labels)
-        if good.all():
-            continue
-        valid[rows] = good
-        if strict:
-            row = int(np.arange(length)[rows][np.argmin(good)])
-            if question.is_scale and numbers is not None:
-                value = numbers[row].as_py()
-            else:
-                value = words[text_codes[row]] if text_codes[row] >= 0 else None
-            hint = nearest(value, question.labels) if question.labels and value is not None else ""
-            raise ValueError(
-                f"{where}: row {row} has value {value!r} for question {question.name!r}{hint}; it must be {rule}. Correct the "
-                'value, or pass unknown="drop" to leave such rows out and count them.'
-            )
-    return label_codes, ratings, valid
 
 
 def repeated_votes(
@@ -99,10 +33,8 @@ def repeated_votes(
     annotators: int,
 ) -> np.ndarray:
     """Which rows `(V,)` repeat an earlier vote of the same named rater; anonymous votes never do."""
-    if not annotators:
-        return np.zeros(len(item_codes), dtype=bool)
     multiple = np.array([question.multiple for question in questions])
-    labels = 2 + max((len(question.labels) for question in questions), default=0)
+    labels = 2 + max(len(question.labels) for question in questions)
     key = item_codes.astype(np.int64) * (annotators + 1) + annotator_codes
     key = (key * len(questions) + question_codes) * labels + np.where(multiple[question_codes], label_codes + 1, 0)
     return pd.Series(key).duplicated().to_numpy() & (annotator_codes >= 0)
@@ -111,9 +43,8 @@ def repeated_votes(
 def check_choice(name: str, value: Any, allowed: Sequence[str], where: str) -> None:
     """Raise a ValueError unless `value` is one of `allowed`; `name` is the name of the option."""
     if value not in allowed:
-        raise ValueError(
-            f"{where}: {name} is {value!r}{nearest(value, allowed)}; use {' or '.join(map(repr, allowed))}."
-        )
+        choices = " or ".join(map(repr, allowed))
+        raise ValueError(f"{where}: {name} is {value!r}{nearest(value, allowed)}; use {choices}.")
 
 
 def as_frame(values: Any) -> Any:
@@ -123,7 +54,7 @@ def as_frame(values: Any) -> Any:
     if isinstance(values, Mapping):
         flat = all(np.ndim(value) == 0 and not isinstance(value, Mapping) for value in values.values())
         return pd.Series(values) if flat else pd.DataFrame(values)
-    if hasattr(values, "__arrow_c_stream__") or isinstance(values, pa.RecordBatch):
+    if hasattr(values, "__arrow_c_stream__"):
         return pa.table(values).to_pandas()
     if isinstance(values, list | tuple) and values and isinstance(values[0], Mapping | pd.Series):
         return pd.DataFrame(list(values))
@@ -133,14 +64,8 @@ def as_frame(values: Any) -> Any:
 def by_name(values: Any, axes: Sequence[Sequence[str] | None], what: str) -> Any:
     """Put values with named rows or columns into the wanted order; an array has no names and is returned unchanged.
 
-    Args:
-        values: An array, or values with names: a pandas frame or series, Arrow columns, a mapping.
-        axes: The wanted names along each axis, or None if names do not matter. If they are a series, rows with its index
-            fit too.
-        what: The name of the values in messages.
-
-    Raises:
-        ValueError: The names differ from the wanted ones, or they are only row numbers in another order.
+    `axes` are the wanted names along each axis, or None if names do not matter; if they are a series, rows with its index fit
+    too. Raises if the names differ from these, or are only row numbers in another order.
     """
     values = as_frame(values)
     if not isinstance(values, pd.DataFrame | pd.Series):
@@ -194,22 +119,18 @@ def check_vote_counts(question: Question, items: Sequence[str], counts: Any) -> 
             f"Question {question.name!r} is a scale; only a category question has counts, so give its ratings to "
             "from_columns."
         )
-    rule = "counts are whole numbers from 0 up"
-    counts = by_name(counts, (items, question.labels), f"Counts for question {question.name!r}")
+    what, rule = f"Counts for question {question.name!r}", "counts are whole numbers from 0 up"
+    size = (len(items), len(question.labels))
+    counts = by_name(counts, (items, question.labels), what)
     try:
         given = np.asarray(counts)
         counts = given.astype(np.float64)
     except (TypeError, ValueError) as error:
-        raise ValueError(
-            f"Counts for question {question.name!r} are not a table of numbers ({error}); {rule}."
-        ) from None
+        raise ValueError(f"{what} are not a table of numbers ({error}); {rule}.") from None
     if given.dtype.kind not in "biufO":
-        raise ValueError(f"Counts for question {question.name!r} have type {given.dtype}; {rule}.")
-    if counts.shape != (len(items), len(question.labels)):
-        raise ValueError(
-            f"Counts for question {question.name!r} have shape {counts.shape}; "
-            f"they must be (items, labels) = ({len(items)}, {len(question.labels)})."
-        )
+        raise ValueError(f"{what} have type {given.dtype}; {rule}.")
+    if counts.shape != size:
+        raise ValueError(f"{what} have shape {counts.shape}; they must be (items, labels) = {size}.")
     # Above 2**53, floats are no longer exact integers; this also excludes inf.
     bad = ~((counts >= 0) & (counts == np.floor(counts)) & (counts < 2**53))
     if bad.any():
@@ -241,27 +162,24 @@ def check_weights(array: pa.Array | None, where: str) -> np.ndarray | None:
 
 def read_csv(path: str | os.PathLike) -> dict[str, pa.ChunkedArray]:
     """The columns of a long CSV of votes; all but weights stay text, and an empty field is null."""
-    text = pa.csv.ConvertOptions(
-        column_types={name: pa.string() for name in ("item", "annotator", "question", "value", "source")},
-        strings_can_be_null=True,
-        null_values=[""],
-    )
+    known = ("item", "value", "annotator", "question", "weight", "source")
+    types = {name: pa.string() for name in known if name != "weight"}
+    text = pa.csv.ConvertOptions(column_types=types, strings_can_be_null=True, null_values=[""])
     try:
         table = pa.csv.read_csv(path, convert_options=text)
     except pa.ArrowInvalid as error:
         raise ValueError(f"{path}: not a readable CSV file ({error}); save it as UTF-8 with one header row.") from None
-    known = ("item", "value", "annotator", "question", "weight", "source")
-    for name in table.column_names:
+    names = table.column_names
+    for name in names:
         if name not in known:
-            raise ValueError(
-                f"{path}: unknown column {name!r}{nearest(name, known)}; the columns are {', '.join(known)}."
-            )
-        if table.column_names.count(name) > 1:
+            hint = nearest(name, known)
+            raise ValueError(f"{path}: unknown column {name!r}{hint}; the columns are {', '.join(known)}.")
+        if names.count(name) > 1:
             raise ValueError(f"{path}: column {name!r} occurs twice; keep one of them.")
     for name in ("item", "value"):
-        if name not in table.column_names:
+        if name not in names:
             raise ValueError(f"{path}: there is no column {name!r}; the file needs at least item and value.")
-    return {name: table.column(name) for name in table.column_names}
+    return dict(zip(names, table.columns, strict=True))
 
 
 def is_text(kind: pa.DataType) -> bool:
@@ -270,18 +188,19 @@ def is_text(kind: pa.DataType) -> bool:
 
 
 def as_arrow(column: Any, name: str, where: str) -> pa.Array:
-    """A flat Arrow array; text comes out as string or as a dictionary of strings."""
+    """A flat Arrow array; text comes out as string or as a dictionary of strings, and only values and weights as numbers."""
+
+    def refusal(kind: Any) -> ValueError:
+        return ValueError(f"{where}: column {name} holds values of type {kind}; give text or numbers.")
+
     if not isinstance(column, pa.Array | pa.ChunkedArray):
         try:
             column = pa.array(column, from_pandas=True)
         except (pa.ArrowInvalid, pa.ArrowTypeError):
             # The column mixes numbers and text.
-            nested = next(
-                (value for value in column if isinstance(value, list | tuple | dict | set | np.ndarray)), None
-            )
-            if nested is not None:
-                kind = type(nested).__name__
-                raise ValueError(f"{where}: column {name} holds values of type {kind}; give text or numbers.") from None
+            for value in column:
+                if isinstance(value, list | tuple | dict | set | np.ndarray):
+                    raise refusal(type(value).__name__) from None
             column = pa.array([None if pd.isna(value) else str(value) for value in column], pa.string())
     if isinstance(column, pa.ChunkedArray):
         column = (column.unify_dictionaries() if pa.types.is_dictionary(column.type) else column).combine_chunks()
@@ -293,26 +212,21 @@ def as_arrow(column: Any, name: str, where: str) -> pa.Array:
         if twice or words.null_count or not pa.types.is_string(words.type):
             column = column.dictionary_decode()
     kind = column.type
-    textual = pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or pa.types.is_null(kind)
     numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
     numeric |= pa.types.is_boolean(kind)
-    if name in ("value", "weight", "rating") and not (numeric or textual or is_text(kind)):
-        raise ValueError(f"{where}: column {name} holds values of type {kind}; give text or numbers.")
+    numbers_stay = name in ("value", "weight", "rating")
     # The values of a dictionary are labels, even numbers: its codes are separate.
-    if textual or (not is_text(kind) and (named or name not in ("value", "weight", "rating"))):
-        try:
-            column = column.cast(pa.string())
-        except pa.ArrowNotImplementedError:
-            raise ValueError(f"{where}: column {name} holds values of type {kind}; give text or numbers.") from None
-    return column
+    if is_text(kind) or (numeric and numbers_stay and not named):
+        return column
+    textual = pa.types.is_large_string(kind) or pa.types.is_string_view(kind) or pa.types.is_null(kind)
+    if textual or numeric or not numbers_stay:
+        with contextlib.suppress(pa.ArrowNotImplementedError):
+            return column.cast(pa.string())
+    raise refusal(kind)
 
 
 def named_codes(table: pa.Table) -> dict[str, pa.DictionaryArray]:
-    """The columns of integer codes that the schema of `datasets` names (`ClassLabel`), as text.
-
-    Raises:
-        ValueError: A code has no name.
-    """
+    """The columns of integer codes that the schema of `datasets` names (`ClassLabel`), as text."""
     described = json.loads((table.schema.metadata or {}).get(b"huggingface", b"{}"))
     features = described.get("info", {}).get("features", {})
     found = {}
@@ -327,19 +241,6 @@ def named_codes(table: pa.Table) -> dict[str, pa.DictionaryArray]:
                     f"votes: column {name} has a code beyond its {len(names)} names ({error}); write the table again."
                 ) from None
     return found
-
-
-def check_numbers(questions: tuple[Question, ...], question_codes: np.ndarray, where: str) -> None:
-    """Raise if a number may be a label or a position in a list of labels, of the question or of all questions."""
-    together = list(dict.fromkeys(label for question in questions for label in question.labels))
-    for question in (questions[code] for code in np.unique(question_codes)):
-        for listed in (question.labels, together):
-            for place, label in enumerate(listed):
-                if label != str(place) and {label, str(place)} <= set(question.labels):
-                    raise ValueError(
-                        f"{where}: values are numbers, and {place} may be label {str(place)!r} of question "
-                        f"{question.name!r} or the position of its label {label!r}; give labels as text."
-                    )
 
 
 def encode_column(array: pa.Array | None, length: int) -> tuple[np.ndarray, np.ndarray]:
@@ -390,18 +291,10 @@ def compact(codes: np.ndarray, words: np.ndarray) -> tuple[np.ndarray, np.ndarra
 def csv_batches(
     path: str | os.PathLike, *headers: Sequence[str], further: bool = False
 ) -> Iterator[dict[str, pa.Array]]:
-    """Stream a CSV file as text columns, uninterpreted, one block at a time.
+    """Stream a CSV file as text columns, uninterpreted, one block at a time, with `row`, the row in the file (header: 1).
 
-    Args:
-        path: The file, UTF-8 with one header row; it may be compressed (`.gz`) or tab-separated (`.tsv`).
-        *headers: Alternative sets of column names; the first set that the file has is read.
-        further: Also read all other columns.
-
-    Yields:
-        The columns of that header, and `row`: the row in the file; the header is row 1.
-
-    Raises:
-        ValueError: The file has none of the headers, or a row has too few or too many fields.
+    The file is UTF-8 with one header row, and may be compressed (`.gz`) or tab-separated (`.tsv`). `headers` are alternative
+    sets of column names; the first set that the file has is read, and with `further` all other columns too.
     """
     suffixes = Path(path).suffixes
     separator = "\t" if ".tsv" in suffixes else ","
@@ -422,26 +315,11 @@ def csv_batches(
 
 
 def csv_frame(path: str | os.PathLike, columns: Sequence[str], *, further: bool = False) -> pd.DataFrame:
-    """All rows of a CSV file as text, for files that fit into memory; an empty field is the empty string.
-
-    Args:
-        path: The file, as `csv_batches` takes it.
-        columns: Names of columns that it must have.
-        further: Also read all other columns.
-
-    Returns:
-        The columns, and `row`: the row in the file; the header is row 1.
-
-    Raises:
-        ValueError: A column is missing, a row has too few or too many fields, or there are no rows.
-    """
-    parts = [
-        pd.DataFrame({name: array.to_numpy(zero_copy_only=False) for name, array in batch.items()})
-        for batch in csv_batches(path, columns, further=further)
-    ]
+    """All rows of a CSV file of `csv_batches`, for files that fit into memory; an empty field is the empty string."""
+    parts = [pa.table(batch) for batch in csv_batches(path, columns, further=further)]
     if not sum(map(len, parts)):
         raise ValueError(f"{path} has no rows; restore the upstream file.")
-    return pd.concat(parts, ignore_index=True)
+    return pa.concat_tables(parts).to_pandas()
 
 
 def line_batches(path: str | os.PathLike) -> Iterator[dict[str, pa.Array]]:
@@ -468,11 +346,7 @@ def _text_batches(
 
 
 def json_entries(path: str | os.PathLike) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Stream name and value of each entry of a JSON object of objects; numbers become text.
-
-    Raises:
-        ValueError: The file is not such an object; the message names the position.
-    """
+    """Stream name and value of each entry of a JSON object of objects; numbers become text."""
     decoder = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str)
     between = re.compile(r"[\s,:]*")
     try:
@@ -490,26 +364,9 @@ def json_entries(path: str | os.PathLike) -> Iterator[tuple[str, dict[str, Any]]
 
 
 def refuse_row(path: str | os.PathLike, rows: Any, what: str, values: Any, bad: Any, rule: str) -> None:
-    """Raise for the first bad row, if there is one.
-
-    Args:
-        path: The file.
-        rows: Row in the file of each value.
-        what: Name of the column.
-        values: The values.
-        bad: Which values break the rule.
-        rule: What they must be, as in "must be 1 to 7".
-
-    Raises:
-        ValueError: At least one value is bad.
-    """
+    """Raise for the first of `bad`, if there is one; `rows` are the rows in the file, and `rule` reads "must be 1 to 7"."""
     bad = np.asarray(bad)
     if bad.any():
         first = int(np.argmax(bad))
-        value = (
-            values[first].as_py()
-            if isinstance(values, pa.Array | pa.ChunkedArray)
-            else np.asarray(values, object)[first]
-        )
-        row = np.asarray(rows)[first]
+        row, value = np.asarray(rows)[first], np.asarray(values, dtype=object)[first]
         raise ValueError(f"{path}: row {row} has {what} {value!r:.200}; it {rule}, so restore the upstream file.")

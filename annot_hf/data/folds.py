@@ -12,24 +12,13 @@ from annot_hf.data.corpus import SPLITS
 from annot_hf.data.questions import nearest
 from annot_hf.data.targets import Targets
 
-GROUP_COLUMNS = (
-    "conversation",
-    "document",
-    "speaker",
-    "item",
-    # Items are grouped by the first of these columns that they have.
-)
+# Items are grouped by the first of these columns that they have.
+GROUP_COLUMNS = ("conversation", "document", "speaker", "item")
 
 
 @dataclass(frozen=True, eq=False)
 class Fold:
-    """One fold of one repeat.
-
-    Attributes:
-        repeat: Number of the repeat, from 0.
-        number: Number of the fold in it, from 0.
-        parts: "train", "validation" or "test" for each item `(N,)`.
-    """
+    """One fold of one repeat, both counted from 0; `parts` `(N,)` are "train", "validation" or "test" for each item."""
 
     repeat: int
     number: int
@@ -42,15 +31,9 @@ class Fold:
 
 
 def group_items(about: pd.DataFrame, items: Sequence[str], column: str = "") -> tuple[str, np.ndarray]:
-    """The column that groups items, and the group of each item `(N,)`.
+    """The column of `about` (one row an item) that groups the items, and the group of each item `(N,)`.
 
-    Args:
-        about: One row an item: column `item` and metadata.
-        items: The items that take part.
-        column: A column of `about`, or "item" for no groups; when empty, the first of `GROUP_COLUMNS` with any values.
-
-    Raises:
-        ValueError: There is no such column, or some items have no value in it.
+    The column "item" is for no groups; when empty, it is the first of `GROUP_COLUMNS` with any values.
     """
     rows = about.set_index("item", drop=False).loc[list(items)]
     if not column:
@@ -70,16 +53,7 @@ def group_items(about: pd.DataFrame, items: Sequence[str], column: str = "") -> 
 
 
 def draw_groups(groups: np.ndarray, items: int, seed: int) -> np.ndarray:
-    """Whole groups in random order until they have at least `items` items, as a mask `(N,)`.
-
-    Args:
-        groups: Group of each item `(N,)`.
-        items: How many items, 1 to N.
-        seed: Seed of the order.
-
-    Raises:
-        ValueError: There are fewer items.
-    """
+    """Whole groups (`groups` `(N,)`) in random order until they have at least `items` items, as a mask `(N,)`."""
     if isinstance(items, bool) or not isinstance(items, int | np.integer) or not 1 <= items <= len(groups):
         raise ValueError(
             f"items is {items!r}; give a whole number from 1 to {len(groups)}, the number of items that take part."
@@ -91,11 +65,7 @@ def draw_groups(groups: np.ndarray, items: int, seed: int) -> np.ndarray:
 
 
 def check_division(folds: int, repeats: int, validation: float) -> None:
-    """Raise unless these numbers describe folds; see `make_folds`.
-
-    Raises:
-        ValueError: One of them is out of range.
-    """
+    """Raise unless these numbers describe folds; see `make_folds`."""
     for name, value, least in (("folds", folds, 2), ("repeats", repeats, 1)):
         if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
             raise ValueError(f"{name} is {value!r}; give a whole number from {least} up, such as 5.")
@@ -116,19 +86,9 @@ def make_folds(
 
     Groups are assigned at random within ranks of size: the `folds` largest go to one fold each, then the next largest. So
     the sizes of two folds differ by at most the size of the largest group. The usual greedy assignment (largest group into
-    the smallest fold) has the same bound, but gives the same folds in every repeat if group sizes differ. Part of the
-    training groups is set aside for validation, in random order until the share is closest.
-
-    Args:
-        groups: Group of each item `(N,)`.
-        folds: Folds per repeat, 2 or more.
-        repeats: How often the items are divided, 1 or more.
-        validation: Share of the remaining items that is set aside, between 0 and 1; at least one group.
-        seed: Seed of the first repeat.
-        unit: The name of a group in messages.
-
-    Raises:
-        ValueError: A number is out of range, or there are too few groups.
+    the smallest fold) has the same bound, but gives the same folds in every repeat if group sizes differ. Of the items left
+    for training, whole groups are set aside for validation, in random order until the share `validation` is closest.
+    `groups` `(N,)` is the group of each item, and `unit` the name of a group in messages.
     """
     check_division(folds, repeats, validation)
     names, code = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
@@ -140,20 +100,18 @@ def make_folds(
             f"There are {len(names)} {unit}s for {folds} folds, and {why}; ask for fewer folds, or group by a column with "
             "more values."
         )
-    return _folds(code, np.bincount(code), folds, repeats, validation, seed)
-
-
-def _folds(
-    code: np.ndarray, sizes: np.ndarray, folds: int, repeats: int, validation: float, seed: int
-) -> Iterator[Fold]:
+    sizes, divided = np.bincount(code), []
     for repeat in range(repeats):
         generator = np.random.default_rng([seed, repeat])
         fold_of = _deal(sizes, folds, generator)
         for number in range(folds):
-            held = _set_aside(np.flatnonzero(fold_of != number), sizes, validation, generator)
             part = np.where(fold_of == number, "test", "train").astype(object)
-            part[held] = "validation"
-            yield Fold(repeat, number, part[code])
+            order = generator.permutation(np.flatnonzero(fold_of != number))
+            # Until the share is closest; at least one group, and not all.
+            held = np.cumsum(sizes[order])
+            part[order[: int(np.argmin(abs(held[:-1] - validation * held[-1]))) + 1]] = "validation"
+            divided.append(Fold(repeat, number, part[code]))
+    return iter(divided)
 
 
 def _deal(sizes: np.ndarray, folds: int, generator: np.random.Generator) -> np.ndarray:
@@ -167,25 +125,9 @@ def _deal(sizes: np.ndarray, folds: int, generator: np.random.Generator) -> np.n
     return fold_of
 
 
-def _set_aside(groups: np.ndarray, sizes: np.ndarray, share: float, generator: np.random.Generator) -> np.ndarray:
-    """Some groups in random order until their share of the items is closest; at least one, and not all."""
-    order = generator.permutation(groups)
-    held = np.cumsum(sizes[order])[:-1]
-    return order[: int(np.argmin(abs(held - share * sizes[groups].sum()))) + 1]
-
-
-def sizes_of(fold: Fold, groups: np.ndarray) -> dict[str, Any]:
-    """Items and groups of each part of a fold."""
-    return {
-        part: {"items": int((fold.parts == part).sum()), "groups": len(set(groups[fold.parts == part]))}
-        for part in SPLITS
-    }
-
-
 def fold_marginals(targets: Targets, folds: Sequence[Fold]) -> list[np.ndarray]:
     """The marginal baseline `(N, K)` of each repeat: for each item, the mean over the training part of its fold."""
-    repeats = 1 + max(fold.repeat for fold in folds)
-    marginals = [np.full_like(targets.probs, np.nan) for _ in range(repeats)]
+    marginals = [np.full_like(targets.probs, np.nan) for _ in range(1 + max(fold.repeat for fold in folds))]
     for fold in folds:
         marginals[fold.repeat][fold.parts == "test"] = targets.probs[fold.parts == "train"].mean(axis=0)
     return marginals
@@ -194,34 +136,30 @@ def fold_marginals(targets: Targets, folds: Sequence[Fold]) -> list[np.ndarray]:
 def count_folds(targets: Targets, folds: Sequence[Fold], groups: np.ndarray) -> dict[str, Any]:
     """Facts on the folds that a reader of the results needs.
 
-    Returns:
-        `partitions`: how many repeats divide the items differently. `folds`: for each fold its repeat and number, the items
-        and groups of each part, `labels_without_votes` and `labels_that_win_no_item` in the training part (of a category
-        question), and the named raters of the test part that the training part lacks, with their answers.
+    `partitions`: how many repeats divide the items differently. `folds`: for each fold its repeat and number, the items and
+    groups of each part, `labels_without_votes` and `labels_that_win_no_item` in the training part (of a category question),
+    and the named raters of the test part that the training part lacks, with their answers.
     """
-    labels = () if targets.questions[0].is_scale else targets.support
+    scale, labels = targets.questions[0].is_scale, np.array(targets.support, dtype=object)
     # All labels of a tie win.
     wins = targets.probs >= targets.probs.max(axis=1, keepdims=True) - 1e-12
     divided: dict[int, set[frozenset[str]]] = {}
     told = []
     for fold in folds:
-        train, test = fold.parts == "train", fold.parts == "test"
+        inside = {part: fold.parts == part for part in SPLITS}
+        train, test = inside["train"], inside["test"]
         divided.setdefault(fold.repeat, set()).add(frozenset(groups[test]))
-        seen = np.zeros(len(targets.annotators), dtype=bool)
-        seen[targets.ratings.annotator[train[targets.ratings.item]]] = True
-        asked = targets.ratings.annotator[test[targets.ratings.item]]
+        answers = targets.ratings.annotator
+        asked = answers[test[targets.ratings.item]]
+        unseen = asked[~np.isin(asked, answers[train[targets.ratings.item]])]
+        absent = {
+            "labels_without_votes": ~targets.probs[train].any(axis=0),
+            "labels_that_win_no_item": ~wins[train].any(axis=0),
+        }
         told.append(
             {"repeat": fold.repeat, "fold": fold.number}
-            | sizes_of(fold, groups)
-            | {
-                "labels_without_votes": _chosen_labels(labels, ~targets.probs[train].any(axis=0)),
-                "labels_that_win_no_item": _chosen_labels(labels, ~wins[train].any(axis=0)),
-                "raters_unseen": int(len(set(asked[~seen[asked]]))),
-                "answers_of_raters_unseen": int((~seen[asked]).sum()),
-            }
+            | {part: {"items": int(rows.sum()), "groups": len(set(groups[rows]))} for part, rows in inside.items()}
+            | {name: [] if scale else list(labels[chosen]) for name, chosen in absent.items()}
+            | {"raters_unseen": len(set(unseen)), "answers_of_raters_unseen": len(unseen)}
         )
     return {"partitions": len({frozenset(parts) for parts in divided.values()}), "folds": told}
-
-
-def _chosen_labels(labels: Sequence[str], chosen: np.ndarray) -> list[str]:
-    return [label for label, one in zip(labels, chosen, strict=False) if one]

@@ -41,15 +41,7 @@ class AudioError(ValueError):
 
 
 def whole(name: str, handle: BinaryIO) -> BinaryIO:
-    """The file, or a copy of it with a corrected header.
-
-    Args:
-        name: The name of the file in messages.
-        handle: The file, at its start.
-
-    Raises:
-        AudioError: The file ends before its stated end, or has unreadable data after it.
-    """
+    """The file, or a copy of it with a corrected header; raises if it ends too early, or has unreadable data after its end."""
     head = handle.read(64)
     size = handle.seek(0, io.SEEK_END)
     handle.seek(0)
@@ -70,9 +62,8 @@ def whole(name: str, handle: BinaryIO) -> BinaryIO:
             _check_end(name, handle, start + stated, size)
     elif head[:8] == b"NIST_1A\n":
         text = handle.read(1024)
-        counts = [
-            re.search(rb"%s -i (\d+)" % key, text) for key in (b"sample_count", b"channel_count", b"sample_n_bytes")
-        ]
+        keys = (b"sample_count", b"channel_count", b"sample_n_bytes")
+        counts = [re.search(rb"%s -i (\d+)" % key, text) for key in keys]
         if all(counts) and text[8:16].strip().isdigit():
             samples, channels, width = (int(count[1]) for count in counts)
             _check_end(name, handle, int(text[8:16]) + samples * channels * width, size)

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from annot_hf.data.corpus import check_own, replace_file
@@ -21,6 +22,8 @@ from annot_hf.models.measures import check_distributions
 FORMAT = 1
 # Predictions can be pooled if these are equal.
 ALIKE = ("support", "questions", "scales", "disagreement_kind")
+TABLES = ("predictions.parquet", "raters.parquet")
+SCALE_COLUMNS = ("scale_means", "scale_deviations")
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,37 +71,31 @@ class Predictions:
     disagreement_kind: str | None = None
 
     def __post_init__(self) -> None:
-        asked = [question.name for question in self.questions] if self.is_scale else self.support
-        beside = [question.name for question in self.scales]
-        for name, axes in {
-            "probs": (self.items, self.support),
-            "consensus": (self.items, asked),
-            "rater_values": (None, asked),
-            "scale_means": (self.items, beside),
-            "scale_deviations": (self.items, beside),
-            "disagreement": (self.items,),
+        items, support = self.items, self.support
+        asked = [question.name for question in self.questions] if self.is_scale else support
+        further = [question.name for question in self.scales]
+        absent = {"rater_values": np.zeros((0, len(asked))), "rater_fallback": np.zeros(len(self.rater_items))}
+        absent |= dict.fromkeys(SCALE_COLUMNS, np.nan)
+        for name, (dtype, *axes) in {
+            "items": (object,),
+            "probs": (np.float64, items, support),
+            "consensus": (np.float64, items, asked),
+            "rater_items": (np.int32,),
+            "rater_names": (object,),
+            "rater_values": (np.float64, None, asked),
+            "rater_fallback": (bool,),
+            "scale_means": (np.float64, items, further),
+            "scale_deviations": (np.float64, items, further),
+            "disagreement": (np.float64, items),
         }.items():
-            object.__setattr__(self, name, by_name(getattr(self, name), axes, f"Predictions' {name}"))
-        pairs, width = len(self.rater_items), self.rater_width
-        values = np.zeros((0, width)) if self.rater_values is None else self.rater_values
-        fallback = np.zeros(pairs, bool) if self.rater_fallback is None else self.rater_fallback
-        consensus = None if self.consensus is None else np.asarray(self.consensus, dtype=np.float64)
-        for name, value in {
-            "items": np.asarray(self.items, dtype=object),
-            "support": tuple(self.support),
-            "probs": np.asarray(self.probs, dtype=np.float64),
-            "questions": tuple(self.questions),
-            "consensus": consensus,
-            "rater_items": np.asarray(self.rater_items, dtype=np.int32),
-            "rater_names": np.asarray(self.rater_names, dtype=object),
-            "rater_values": np.asarray(values, dtype=np.float64),
-            "rater_fallback": np.asarray(fallback, dtype=bool),
-            "scales": tuple(self.scales),
-            "scale_means": self._beside(self.scale_means),
-            "scale_deviations": self._beside(self.scale_deviations),
-            "disagreement": None if self.disagreement is None else np.asarray(self.disagreement, dtype=np.float64),
-        }.items():
-            object.__setattr__(self, name, value)
+            value = getattr(self, name)
+            value = by_name(value, axes, f"Predictions' {name}") if axes else value
+            if name in SCALE_COLUMNS and not further:
+                value = np.zeros((len(items), 0))
+            value = absent.get(name) if value is None else value
+            object.__setattr__(self, name, None if value is None else np.asarray(value, dtype=dtype))
+        for name in ("support", "questions", "scales"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         self._check()
 
     @property
@@ -112,11 +109,7 @@ class Predictions:
         return len(self.questions) if self.is_scale else len(self.support)
 
     def in_order(self, support: Sequence[str]) -> "Predictions":
-        """The same predictions with the labels of their category question in the order of `support`.
-
-        Raises:
-            ValueError: The labels differ, or the cells of a grid do, whose order is fixed.
-        """
+        """The same predictions with the labels in the order of `support`; raises if labels or cells of a grid differ."""
         if tuple(support) == self.support:
             return self
         if self.is_scale or sorted(support) != sorted(self.support):
@@ -129,16 +122,13 @@ class Predictions:
                 f"The predicted deviation treats the labels as steps in the order {', '.join(self.support)}, but the targets "
                 f"list {', '.join(support)}; give both the same order."
             )
-        order = [self.support.index(label) for label in support]
+        order, support = [self.support.index(label) for label in support], tuple(support)
+        found = {name: getattr(self, name) for name in ("probs", "consensus", "rater_values")}
+        turned = {name: None if values is None else values[:, order] for name, values in found.items()}
         known = self.meta.get("marginal")
+        meta = self.meta if known is None else self.meta | {"marginal": np.asarray(known)[order].tolist()}
         return replace(
-            self,
-            support=tuple(support),
-            probs=self.probs[:, order],
-            questions=(replace(self.questions[0], labels=tuple(support)),),
-            consensus=None if self.consensus is None else self.consensus[:, order],
-            rater_values=self.rater_values[:, order],
-            meta=self.meta if known is None else self.meta | {"marginal": np.asarray(known)[order].tolist()},
+            self, support=support, questions=(replace(self.questions[0], labels=support),), meta=meta, **turned
         )
 
     @property
@@ -162,46 +152,32 @@ class Predictions:
         names = ", ".join(question.name for question in self.questions)
         return f"Predictions({len(self)} items, {len(self.rater_items)} rater answers, K={len(self.support)}: {names})"
 
-    def _beside(self, values: np.ndarray | None) -> np.ndarray:
-        """The arrays of the further scale questions; empty without such questions."""
-        return np.zeros((len(self.items), 0)) if not self.scales else np.asarray(values, dtype=np.float64)
-
     def _check(self) -> None:
         check_distributions(self.probs, "Predictions")
-        size, width = (len(self.items), len(self.support)), self.rater_width
-        if self.probs.shape != size:
-            raise ValueError(
-                f"Predictions have probs of shape {self.probs.shape} for {size[0]} items and {size[1]} labels; "
-                f"give {size}."
-            )
-        for what, names in (("items", self.items), ("support", np.array(self.support, dtype=object))):
-            check_unique(names, f"Predictions' {what}")
-        if self.consensus is not None and self.consensus.shape != (size[0], width):
-            raise ValueError(f"Predictions have consensus of shape {self.consensus.shape}; give {(size[0], width)}.")
-        for name in ("scale_means", "scale_deviations"):
-            found, expected = getattr(self, name), (size[0], len(self.scales))
-            if found.shape != expected or not np.isfinite(found).all():
-                raise ValueError(f"Predictions have {name} of shape {found.shape}; give finite numbers {expected}.")
+        for what in ("items", "support"):
+            check_unique(getattr(self, what), f"Predictions' {what}")
+        items, labels, pairs, width = len(self.items), len(self.support), len(self.rater_items), self.rater_width
+        scales, answers = (items, len(self.scales)), f" for {pairs} rater answers; give"
+        for name, shape, given, fits in (
+            ("probs", (items, labels), f" for {items} items and {labels} labels; give {(items, labels)}", None),
+            ("consensus", (items, width), f"; give {(items, width)}", None),
+            ("scale_means", scales, f"; give finite numbers {scales}", np.isfinite),
+            ("scale_deviations", scales, f"; give finite numbers {scales}", np.isfinite),
+            ("disagreement", (items,), f"; give {(items,)} numbers in [0, 1]", lambda x: (x >= 0) & (x <= 1)),
+            ("rater_names", (pairs,), f"{answers} {(pairs,)}", None),
+            ("rater_values", (pairs, width), f"{answers} {(pairs, width)}", None),
+            ("rater_fallback", (pairs,), f"{answers} {(pairs,)}", None),
+        ):
+            found = getattr(self, name)
+            if found is not None and (found.shape != shape or (fits and not fits(found).all())):
+                raise ValueError(f"Predictions have {name} of shape {found.shape}{given}.")
         if (self.scale_deviations < 0).any():
             raise ValueError(
                 f"Predictions have a scale deviation of {self.scale_deviations.min():g}; deviations must not be negative."
             )
-        found = self.disagreement
-        if found is not None and (found.shape != size[:1] or not ((found >= 0) & (found <= 1)).all()):
-            raise ValueError(
-                f"Predictions have disagreement of shape {found.shape}; give {size[:1]} numbers in [0, 1]."
-            )
-        pairs = len(self.rater_items)
-        shapes = {"rater_names": (pairs,), "rater_values": (pairs, width), "rater_fallback": (pairs,)}
-        for name, shape in shapes.items():
-            if getattr(self, name).shape != shape:
-                raise ValueError(
-                    f"Predictions have {name} of shape {getattr(self, name).shape} for {pairs} rater answers; "
-                    f"give {shape}."
-                )
-        if pairs and not 0 <= self.rater_items.min() <= self.rater_items.max() < size[0]:
+        if pairs and not 0 <= self.rater_items.min() <= self.rater_items.max() < items:
             found = f"{self.rater_items.min()} to {self.rater_items.max()}"
-            raise ValueError(f"Predictions' rater_items run from {found}; they must index the {size[0]} items.")
+            raise ValueError(f"Predictions' rater_items run from {found}; they must index the {items} items.")
         if not np.isfinite(self.rater_values).all():
             row = int(np.argmin(np.isfinite(self.rater_values).all(axis=1)))
             raise ValueError(f"Predictions' rater answer {row} is not finite; leave the pair out or repair the model.")
@@ -211,17 +187,22 @@ class Predictions:
     def save(self, folder: str | os.PathLike[str]) -> Path:
         """Write predictions.parquet, raters.parquet and predictions.json into `folder`; `load` reads them back.
 
-        Each file appears in one step, predictions.json last. It holds the digests of the others, so a mix of two runs is
-        detected.
+        Each file appears in one step; predictions.json is the last, with the digests of the others, to detect a mix of runs.
         """
         folder = Path(folder)
-        _check_own(folder)
+        try:
+            own = {"item", "probs"} <= set(pq.read_schema(folder / TABLES[0]).names)
+        except (pa.ArrowInvalid, OSError):
+            own = False
+        # An interrupted call leaves a table without predictions.json.
+        if not own:
+            check_own(folder, ("predictions.json", *TABLES), marker="predictions.json", keys=("format", "support"))
         folder.mkdir(parents=True, exist_ok=True)
         columns = {"item": pa.array(self.items, pa.string()), "probs": _list_column(self.probs)}
         if self.consensus is not None:
             columns["consensus"] = _list_column(self.consensus)
         if self.scales:
-            columns |= {name: _list_column(getattr(self, name)) for name in ("scale_means", "scale_deviations")}
+            columns |= {name: _list_column(getattr(self, name)) for name in SCALE_COLUMNS}
         if self.disagreement is not None:
             columns["disagreement"] = pa.array(self.disagreement)
         raters = {
@@ -230,7 +211,7 @@ class Predictions:
             "value": _list_column(self.rater_values),
             "fallback": pa.array(self.rater_fallback),
         }
-        tables = {"predictions.parquet": pa.table(columns), "raters.parquet": pa.table(raters)}
+        tables = dict(zip(TABLES, (pa.table(columns), pa.table(raters)), strict=True))
         about_path = folder / "predictions.json"
         # Its digests belong to the earlier tables.
         about_path.unlink(missing_ok=True)
@@ -253,65 +234,54 @@ class Predictions:
 
     @classmethod
     def load(cls, folder: str | os.PathLike[str]) -> "Predictions":
-        """Read what `save` wrote.
-
-        Raises:
-            ValueError: The folder holds no predictions, or they are damaged, truncated, mixed with those of another run or
-                written by a later version; the message names the file.
-        """
+        """Read what `save` wrote; raises, with the file, if it is missing, damaged, of another run or a later version."""
         folder = Path(folder)
         path = folder / "predictions.json"
         if not path.is_file():
             raise ValueError(f"There is no predictions.json in {folder}; give the folder that Predictions.save wrote.")
         try:
             about = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(about, dict):
+                raise ValueError("no JSON object")
         except ValueError as error:
             raise ValueError(f"{path} is damaged ({error}); save the predictions again.") from error
-        if not isinstance(about, dict):
-            raise ValueError(f"{path} is damaged (no JSON object); save the predictions again.")
         if about.get("format") != FORMAT:
             raise ValueError(
                 f"{folder} has format {about.get('format')!r}; this version reads {FORMAT}: update annot_hf."
             )
         try:
-            return cls._read(folder, about)
+            # The file may state no digests.
+            known = about.get("sha256", {})
+            items, raters = (_checked_table(folder / name, known.get(name)) for name in TABLES)
+            for name, table in (("items", items), ("rater answers", raters)):
+                stated = about["counts"][name]
+                if len(table) != stated:
+                    raise ValueError(
+                        f"{folder} states {stated} {name} but holds {len(table)}; save the predictions again."
+                    )
+            optional = {
+                name: _matrix(items[name]) for name in ("consensus", *SCALE_COLUMNS) if name in items.column_names
+            }
+            if "disagreement" in items.column_names:
+                optional["disagreement"] = items["disagreement"].to_numpy()
+            return cls(
+                items=items["item"].to_pylist(),
+                support=tuple(about["support"]),
+                probs=_matrix(items["probs"]),
+                questions=tuple(Question.from_dict(question) for question in about["questions"]),
+                rater_items=raters["item"].to_numpy(),
+                rater_names=raters["annotator"].to_pylist(),
+                rater_values=_matrix(raters["value"]),
+                rater_fallback=raters["fallback"].to_numpy(),
+                meta=about["meta"],
+                scales=tuple(Question.from_dict(question) for question in about.get("scales", ())),
+                disagreement_kind=about.get("disagreement"),
+                **optional,
+            )
         except (KeyError, TypeError, AttributeError) as error:
             raise ValueError(
                 f"{path} is damaged ({type(error).__name__}: {error}); save the predictions again."
             ) from error
-
-    @classmethod
-    def _read(cls, folder: Path, about: dict[str, Any]) -> "Predictions":
-        """The predictions whose `predictions.json` holds `about`."""
-        # The file may state no digests.
-        known = about.get("sha256", {})
-        items, raters = (
-            _checked_table(folder / name, known.get(name)) for name in ("predictions.parquet", "raters.parquet")
-        )
-        for name, table in (("items", items), ("rater answers", raters)):
-            if len(table) != about["counts"][name]:
-                raise ValueError(
-                    f"{folder} states {about['counts'][name]} {name} but holds {len(table)}; "
-                    "save the predictions again."
-                )
-        return cls(
-            items=_strings(items["item"]),
-            support=tuple(about["support"]),
-            probs=_matrix(items["probs"]),
-            questions=tuple(Question.from_dict(question) for question in about["questions"]),
-            consensus=_matrix(items["consensus"]) if "consensus" in items.column_names else None,
-            rater_items=raters["item"].to_numpy(),
-            rater_names=_strings(raters["annotator"]),
-            rater_values=_matrix(raters["value"]),
-            rater_fallback=raters["fallback"].to_numpy(),
-            meta=about["meta"],
-            scales=tuple(Question.from_dict(question) for question in about.get("scales", ())),
-            disagreement=items["disagreement"].to_numpy() if "disagreement" in items.column_names else None,
-            disagreement_kind=about.get("disagreement"),
-            **{
-                name: _matrix(items[name]) for name in ("scale_means", "scale_deviations") if name in items.column_names
-            },
-        )
 
 
 def check_unique(names: np.ndarray, what: str) -> None:
@@ -321,17 +291,6 @@ def check_unique(names: np.ndarray, what: str) -> None:
         if name in seen:
             raise ValueError(f"{what} lists {name!r} a second time at position {row}; give each name once.")
         seen.add(name)
-
-
-def _check_own(folder: Path) -> None:
-    """Raise unless predictions may be written into a folder; an interrupted call leaves no predictions.json."""
-    names = ("predictions.json", "predictions.parquet", "raters.parquet")
-    try:
-        own = {"item", "probs"} <= set(pq.read_schema(folder / names[1]).names)
-    except (pa.ArrowInvalid, OSError):
-        own = False
-    if not own:
-        check_own(folder, names, marker=names[0], keys=("format", "support"))
 
 
 def _checked_table(path: Path, digest: str | None) -> pa.Table:
@@ -346,26 +305,16 @@ def _checked_table(path: Path, digest: str | None) -> pa.Table:
 
 
 def _list_column(matrix: np.ndarray) -> pa.FixedSizeListArray:
-    return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(matrix).ravel()), max(matrix.shape[1], 1))
+    return pa.FixedSizeListArray.from_arrays(pa.array(matrix.ravel()), matrix.shape[1])
 
 
 def _matrix(column: pa.ChunkedArray) -> np.ndarray:
     """`(rows, list size)` of a column of fixed-size lists."""
-    size = column.type.list_size
-    flat = np.concatenate([chunk.flatten().to_numpy() for chunk in column.chunks] or [np.zeros(0)])
-    return flat.reshape(-1, size)
-
-
-def _strings(column: pa.ChunkedArray) -> np.ndarray:
-    return np.array(column.to_pylist(), dtype=object)
+    return pc.list_flatten(column).to_numpy().reshape(-1, column.type.list_size)
 
 
 def pool_predictions(parts: Sequence[Predictions]) -> Predictions:
-    """Pool the predictions of disjoint parts, such as the test parts of a repeat.
-
-    Raises:
-        ValueError: There are none, an item is in two parts, or the questions differ.
-    """
+    """Pool the predictions of disjoint parts, such as the test parts of a repeat, on the same questions."""
     if not parts:
         raise ValueError("There are no predictions to pool; give at least one part.")
     first = parts[0]
@@ -377,27 +326,10 @@ def pool_predictions(parts: Sequence[Predictions]) -> Predictions:
                 f"Predictions over ({', '.join(part.support)}) and ({', '.join(first.support)}) "
                 "cannot be pooled; give predictions of one question."
             )
+    joined = {}
+    for name in (name for name, value in vars(first).items() if isinstance(value, np.ndarray)):
+        values = [getattr(part, name) for part in parts]
+        joined[name] = None if any(value is None for value in values) else np.concatenate(values)
     starts = np.cumsum([0, *(len(part) for part in parts[:-1])])
-    joined = {
-        name: np.concatenate([getattr(part, name) for part in parts])
-        for name in (
-            "items",
-            "probs",
-            "rater_names",
-            "rater_values",
-            "rater_fallback",
-            "scale_means",
-            "scale_deviations",
-        )
-    }
-    agreed, spread = ([getattr(part, name) for part in parts] for name in ("consensus", "disagreement"))
-    return Predictions(
-        support=first.support,
-        questions=first.questions,
-        scales=first.scales,
-        consensus=None if any(one is None for one in agreed) else np.concatenate(agreed),
-        disagreement=None if any(one is None for one in spread) else np.concatenate(spread),
-        disagreement_kind=first.disagreement_kind,
-        rater_items=np.concatenate([part.rater_items + start for part, start in zip(parts, starts, strict=True)]),
-        **joined,
-    )
+    joined["rater_items"] += np.repeat(starts, [len(part.rater_items) for part in parts])
+    return replace(first, meta={}, **joined)

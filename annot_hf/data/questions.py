@@ -1,12 +1,25 @@
-"""What raters were asked: a closed set of labels, or a numeric scale."""
+"""What raters were asked, and the texts around it: near names, strict YAML, and what no output may show.
+
+The command line needs these texts before numpy is loaded, so nothing heavy is imported here.
+"""
 
 import difflib
+import re
+import sys
 import unicodedata
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
+import yaml
+
+if TYPE_CHECKING:
+    import numpy as np
+
+# A token of the Hub, a key of a server, user:password in an address.
+SECRET = re.compile(
+    r"\bhf_[A-Za-z0-9]{20,}|\bsk-(?:[A-Za-z0-9]{20,}|(?:proj|ant|svcacct|or)-[\w-]{20,})|(?<=://)[^/@\s]+(?=@)"
+)
 
 
 @dataclass(frozen=True)
@@ -39,40 +52,36 @@ class Question:
     prompt: str = ""
 
     def __post_init__(self) -> None:
+        what = f"Question {self.name!r}"
         if isinstance(self.labels, str):
-            raise ValueError(
-                f"Question {self.name!r} has labels {self.labels!r}; give a list of labels, not one string."
-            )
+            raise ValueError(f"{what} has labels {self.labels!r}; give a list of labels, not one string.")
         object.__setattr__(self, "labels", tuple(self.labels))
         if not self.name or not isinstance(self.name, str):
             raise ValueError(f"A question needs a name; got {self.name!r}. Pass a non-empty string.")
         scaled = self.low is not None or self.high is not None
         if bool(self.labels) == scaled:
             raise ValueError(
-                f"Question {self.name!r} must have either labels or a scale; "
-                "use Question.category(name, labels) or Question.scale(name, low, high)."
+                f"{what} must have either labels or a scale; use Question.category(name, labels) or "
+                "Question.scale(name, low, high)."
             )
         if scaled:
             # Beyond this limit, high - low and sums overflow.
-            limit = np.finfo(np.float64).max / 4
+            limit = sys.float_info.max / 4
             if self.low is None or self.high is None or not -limit <= self.low < self.high <= limit:
-                raise ValueError(
-                    f"Question {self.name!r} has scale {self.low} to {self.high}; low must be finite and below high."
-                )
+                raise ValueError(f"{what} has scale {self.low} to {self.high}; low must be finite and below high.")
             if self.multiple:
-                raise ValueError(f"Question {self.name!r} is a scale; only a category question can be multi-select.")
-            return
-        bad = [label for label in self.labels if not isinstance(label, str) or not label]
-        if bad:
-            raise ValueError(f"Question {self.name!r} has label {bad[0]!r}; labels are non-empty strings.")
-        if len(set(self.labels)) < len(self.labels):
-            twice = next(label for label in self.labels if self.labels.count(label) > 1)
-            raise ValueError(f"Question {self.name!r} lists label {twice!r} twice; list each label once.")
+                raise ValueError(f"{what} is a scale; only a category question can be multi-select.")
+        for label in self.labels:
+            if not isinstance(label, str) or not label:
+                raise ValueError(f"{what} has label {label!r}; labels are non-empty strings.")
+        twice = [label for label in self.labels if self.labels.count(label) > 1]
+        if twice:
+            raise ValueError(f"{what} lists label {twice[0]!r} twice; list each label once.")
 
     @classmethod
     def category(cls, name: str, labels: Iterable[str], **options: Any) -> "Question":
         """A question answered with one of `labels` (or several, with `multiple=True`)."""
-        return cls(name, labels=labels if isinstance(labels, str) else tuple(labels), **options)
+        return cls(name, labels=labels, **options)
 
     @classmethod
     def scale(cls, name: str, low: float, high: float, **options: Any) -> "Question":
@@ -89,12 +98,16 @@ class Question:
         """The kind of answers: "category" or "scale"."""
         return "scale" if self.is_scale else "category"
 
-    def normalise(self, ratings: Any) -> np.ndarray:
+    def normalise(self, ratings: Any) -> "np.ndarray":
         """Map raw ratings to [-1, 1] by 2 (r - low) / (high - low) - 1, with the ends of the scale, not of the data."""
+        import numpy as np
+
         return 2 * (np.asarray(ratings, dtype=np.float64) - self.low) / (self.high - self.low) - 1
 
-    def denormalise(self, values: Any) -> np.ndarray:
+    def denormalise(self, values: Any) -> "np.ndarray":
         """Map [-1, 1] back to the raw scale."""
+        import numpy as np
+
         return (np.asarray(values, dtype=np.float64) + 1) / 2 * (self.high - self.low) + self.low
 
     def to_dict(self) -> dict[str, Any]:
@@ -139,3 +152,36 @@ def normal_form_hint(names: Iterable[str], known: Iterable[str]) -> str:
     if not same:
         return ""
     return f" ({ascii(same[0])} is known in another Unicode normal form, NFC or NFD; use one form for both)"
+
+
+def printable(text: str) -> str:
+    """Text with a space for each control character, such as those that reverse the reading direction."""
+    return text if text.isprintable() else "".join(letter if letter.isprintable() else " " for letter in text)
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader; it would silently keep the last of equal keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        lines: dict[tuple[str, Any], int] = {}
+        for key, _ in node.value:
+            if isinstance(key, yaml.ScalarNode) and not key.tag.endswith(":merge"):
+                said, line = (key.tag, key.value), key.start_mark.line + 1
+                if said in lines:
+                    where = f"given in line {lines[said]} and again in line {line}"
+                    raise yaml.YAMLError(f"the key {key.value!r} is {where}; remove one")
+                lines[said] = line
+        return super().construct_mapping(node, deep)
+
+
+def read_yaml(text: str, name: str) -> Any:
+    """Parse a YAML text, called `name` in errors; raises if it repeats a key or is nested too deeply."""
+    try:
+        return yaml.load(text, _Loader)
+    except yaml.MarkedYAMLError as error:
+        line = f" (line {error.problem_mark.line + 1})" if error.problem_mark else ""
+        raise ValueError(f"{name} is not YAML: {error.problem or error.context}{line}.") from None
+    except RecursionError:
+        raise ValueError(f"{name} is nested too deeply to be read; write it with fewer levels.") from None
+    except (yaml.YAMLError, ValueError) as error:
+        raise ValueError(f"{name} is not YAML: {str(error).splitlines()[0]}.") from None

@@ -3,7 +3,7 @@
 import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
@@ -14,170 +14,16 @@ from annot_hf.data.votes import VoteTable, align_rows
 from annot_hf.models.kde import cell_masses, cell_names, draw_observations
 from annot_hf.models.measures import entropy
 
+Method = Literal["soft", "majority", "smoothed", "merged", "kde"]
 Ties = Literal["share", "draw", "other", "guarded"]
+MajorityOf = Literal["primary", "merged"]
+Disagreement = Literal["entropy", "deviation", "variance"]
 
 OTHER, NEUTRAL = "other", "neutral"
 # "neutral" needs all three to win with ties="guarded".
 GUARD_VOTES, GUARD_MASS, GUARD_MARGIN = 2, 0.35, 0.1
 # Masses closer than this are equal, because .9 x 2/3 + .1 x 1/3 is not exact in floating point.
 _MASS_SLACK = 1e-9
-
-
-def secondary_votes(votes: VoteTable, question: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Secondary votes per item and label; each rater has a mass of 1 per item (arXiv 2606.27536).
-
-    S_c = sum over raters r of 1[c in S_r] / |S_r|, where S_r are the secondary labels of r, possibly including the primary
-    one. Labels outside `question` are not valid and are left out first, so a rater without other labels, or with "none of
-    them", contributes nothing. With weights, a label gets the weight of its vote over |S_r|; votes of weight 0 are ignored.
-
-    Args:
-        votes: Votes on `question` and on one question that is `secondary_to` it, whose labels may be more or fewer.
-        question: Name of the category question of the primary votes.
-
-    Returns:
-        Masses `(N, K)` over the items of the table and the labels of `question`, zero for items without any; and, by reason,
-        the number of left-out secondary votes per item `(N,)`.
-
-    Raises:
-        ValueError: No question, or more than one, holds secondary votes of `question`; no vote is on a shared label; or a
-            multi-select vote is anonymous, so that the labels of a rater cannot be told apart.
-    """
-    asked = votes.question(question)
-    second = _secondary_question(votes, asked)
-    rows = np.arange(len(votes))[votes.rows_of(second.name)]
-    rows = rows[votes.label_codes[rows] >= 0]
-    if votes.weights is not None:
-        rows = rows[votes.weights[rows] > 0]
-    if second.multiple and (votes.annotator_codes[rows] < 0).any():
-        raise ValueError(
-            f"Question {second.name!r} has anonymous votes, so the labels of one rater are not known; name the "
-            "raters (any name that is unique within the item is enough)."
-        )
-    classes, items = len(asked.labels), len(votes.items)
-    position = {label: code for code, label in enumerate(asked.labels)}
-    label = np.array([position.get(name, -1) for name in second.labels])[votes.label_codes[rows]]
-    outside = rows[label < 0]
-    rows, label = rows[label >= 0], label[label >= 0]
-    if not len(rows):
-        raise ValueError(
-            f"Question {second.name!r} has no vote on a label of {question!r} ({', '.join(asked.labels)}), so there is "
-            'nothing to merge; spell the labels alike, or use method "soft".'
-        )
-    again = pd.Series(_raters(votes, rows) * classes + label).duplicated().to_numpy()
-    repeated, rows, label = rows[again], rows[~again], label[~again]
-    cells = votes.item_codes[rows].astype(np.int64) * classes + label
-    masses = np.bincount(cells, rater_weights(votes, rows), minlength=items * classes).reshape(items, classes)
-    left_out = {
-        "secondary votes on labels outside the question": outside,
-        "secondary votes that repeat a label of the same rater": repeated,
-    }
-    return masses, {reason: np.bincount(votes.item_codes[part], minlength=items) for reason, part in left_out.items()}
-
-
-def merge_votes(primary: np.ndarray, secondary: np.ndarray, primary_weight: float) -> np.ndarray:
-    """M = alpha P + (1 - alpha) S, P and S being vote fractions (arXiv 2606.27536: alpha .9 is "M90", .8 is "M80").
-
-    Args:
-        primary: Primary votes `(N, K)`, at least one an item.
-        secondary: Secondary votes `(N, K)`; an item without any keeps its P.
-        primary_weight: Alpha, from 0 to 1.
-
-    Returns:
-        Distributions `(N, K)`.
-    """
-    primary, spent = primary / primary.sum(1, keepdims=True), secondary.sum(1, keepdims=True)
-    shares = np.where(spent > 0, secondary / np.where(spent > 0, spent, 1), primary)
-    # Exactly `primary` where there is no secondary vote, or alpha is 1.
-    return primary + (1 - primary_weight) * (shares - primary)
-
-
-def winners(
-    masses: np.ndarray, counts: np.ndarray, support: Sequence[str], ties: Ties, seeds: np.ndarray | None = None
-) -> np.ndarray:
-    """Put all mass on the label with the largest mass, by one of four tie rules (the last two from arXiv 2606.27536).
-
-    Args:
-        masses: Distributions `(N, K)`. Masses that differ by 1e-9 or less are equal.
-        counts: Primary votes `(N, K)`, or their summed weights; only "guarded" uses them.
-        support: Names of the K labels.
-        ties: "share": tied labels share the mass equally. "draw": one of them, drawn at random for each item, gets it all.
-            "other": an item without a single winner gets the label "other". "guarded": the label "neutral" wins with 2 or
-            more primary votes, a mass of .35 or more and a lead of .10 or more over every other label; otherwise the best
-            other label wins, the alphabetically last one of ties. If no other label has any mass, "neutral" keeps its mass;
-            the published rule does not cover this case.
-        seeds: Seed of each item `(N,)` for "draw", for instance from `item_seeds`.
-
-    Returns:
-        Distributions `(N, K)`, one-hot except for shared ties.
-
-    Raises:
-        ValueError: The support lacks the label that the rule needs.
-
-    Example:
-        >>> winners(np.array([[0.4, 0.4, 0.2]]), np.array([[2, 2, 1]]), ["angry", "sad", "other"], "other").tolist()
-        [[0.0, 0.0, 1.0]]
-    """
-    tied = masses >= masses.max(1, keepdims=True) - _MASS_SLACK
-    if ties == "share":
-        return tied / tied.sum(1, keepdims=True)
-    if ties == "draw":
-        winner = masses.argmax(1)
-        for row in np.flatnonzero(tied.sum(1) > 1):
-            winner[row] = np.random.default_rng(seeds[row]).choice(np.flatnonzero(tied[row]))
-        return np.eye(len(support))[winner]
-    special = _place({"other": OTHER, "guarded": NEUTRAL}[ties], support, ties)
-    if ties == "other":
-        winner = np.where(tied.sum(1) > 1, special, masses.argmax(1))
-    else:
-        rest = masses.copy()
-        rest[:, special] = 0
-        best = rest.max(1)
-        rank = np.argsort(np.argsort(support))
-        winner = np.where(rest >= best[:, None] - _MASS_SLACK, rank, -1).argmax(1)
-        enough = masses[:, special] >= np.maximum(GUARD_MASS, best + GUARD_MARGIN) - _MASS_SLACK
-        winner[(enough & (counts[:, special] >= GUARD_VOTES - _MASS_SLACK)) | (best <= _MASS_SLACK)] = special
-    return np.eye(len(support))[winner]
-
-
-def rater_weights(votes: VoteTable, rows: np.ndarray) -> np.ndarray:
-    """Weights with which each rater counts once per item, even with several of `rows` (vote numbers `(V,)`).
-
-    A weight is that of the vote divided by the number of the rater's votes on the item among `rows`. Each anonymous vote
-    counts as a rater of its own.
-    """
-    rater = pd.factorize(_raters(votes, rows))[0]
-    return (1.0 if votes.weights is None else votes.weights[rows]) / np.bincount(rater)[rater]
-
-
-def _raters(votes: VoteTable, rows: np.ndarray) -> np.ndarray:
-    """A number for each item and rater `(V,)`; each anonymous vote has its own."""
-    many, item = len(votes.annotators), votes.item_codes[rows].astype(np.int64)
-    annotator = votes.annotator_codes[rows]
-    return np.where(annotator >= 0, item * many + annotator, len(votes.items) * many + rows)
-
-
-def _secondary_question(votes: VoteTable, asked: Question) -> Question:
-    """The question with the secondary votes of `asked`."""
-    found = [question for question in votes.questions if question.secondary_to == asked.name]
-    if len(found) != 1 or found[0].is_scale:
-        names = ", ".join(f"{question.name} ({question.kind})" for question in found) or "none"
-        raise ValueError(
-            f"Questions with secondary_to={asked.name!r}: {names}; merging needs one category question, so declare it as "
-            f"Question.category(name, labels, multiple=True, secondary_to={asked.name!r}) or merge nothing."
-        )
-    return found[0]
-
-
-def _place(label: str, support: Sequence[str], ties: str) -> int:
-    """The index of `label` in the support."""
-    if label not in support:
-        raise ValueError(f"ties is {ties!r}, which needs a label {label!r}; the labels are {', '.join(support)}.")
-    return list(support).index(label)
-
-
-Method = Literal["soft", "majority", "smoothed", "merged", "kde"]
-MajorityOf = Literal["primary", "merged"]
-Disagreement = Literal["entropy", "deviation", "variance"]
 
 
 @dataclass(frozen=True)
@@ -203,11 +49,8 @@ class TargetOptions:
 class Ratings:
     """The answers of named raters, one row per item and rater.
 
-    Attributes:
-        item: Index into the items `(P,)`, ascending.
-        annotator: Index into the annotators `(P,)`.
-        value: Scale questions: values on [-1, 1] `(P, D)`, NaN where one dimension was not rated. Category question:
-            label codes `(P, 1)`.
+    `item` `(P,)`, ascending, and `annotator` `(P,)` index items and raters. `value` is, for scale questions, on [-1, 1]
+    `(P, D)`, NaN where one dimension was not rated; for a category question, label codes `(P, 1)`.
     """
 
     item: np.ndarray
@@ -216,6 +59,15 @@ class Ratings:
 
     def __len__(self) -> int:
         return len(self.item)
+
+    def of_items(self, rows: np.ndarray, items: int) -> "Ratings":
+        """The answers on the items `rows`, of `items` in all, which are renumbered and ordered by their place in `rows`."""
+        position = np.full(items, -1)
+        position[rows] = np.arange(len(rows))
+        item = position[self.item]
+        kept = np.flatnonzero(item >= 0)
+        kept = kept[np.argsort(item[kept], kind="stable")]
+        return Ratings(item[kept], self.annotator[kept], self.value[kept])
 
 
 @dataclass(frozen=True, eq=False)
@@ -258,18 +110,10 @@ class Targets:
         if (rows < 0).any():
             raise ValueError(
                 f"{int((rows < 0).sum())} of {len(wanted)} items have no target, for instance {wanted[rows < 0][0]!r}"
-                f"{normal_form_hint(wanted[rows < 0], self.items)}; "
-                "give them votes or leave them out."
+                f"{normal_form_hint(wanted[rows < 0], self.items)}; give them votes or leave them out."
             )
-        position = np.full(len(self.items), -1)
-        position[rows] = np.arange(len(rows))
-        item = position[self.ratings.item]
-        kept = np.flatnonzero(item >= 0)
-        kept = kept[np.argsort(item[kept], kind="stable")]
-        ratings = Ratings(item[kept], self.ratings.annotator[kept], self.ratings.value[kept])
-        return replace(
-            self, items=wanted, probs=self.probs[rows], votes_per_item=self.votes_per_item[rows], ratings=ratings
-        )
+        counts, ratings = self.votes_per_item[rows], self.ratings.of_items(rows, len(self.items))
+        return replace(self, items=wanted, probs=self.probs[rows], votes_per_item=counts, ratings=ratings)
 
 
 def item_seeds(items: Iterable[str], seed: int = 0) -> np.ndarray:
@@ -335,19 +179,11 @@ def make_targets(
     if not isinstance(primary_weight, int | float | np.number) or not 0 <= primary_weight <= 1:
         raise ValueError(f"primary_weight is {primary_weight!r}; give a share from 0 to 1, such as .9.")
     wanted = votes.items if items is None else _unique(items)
-    excluded: dict[str, int] = {}
-    if scale:
-        if votes.weights is not None:
-            raise ValueError(
-                "Votes have weights, which the resampling of ratings does not support; drop the weight column."
-            )
-        answers = scale_answers(votes, names)
-        complete = ~np.isnan(answers.value).any(1)
-        n_votes = np.bincount(answers.item[complete], minlength=len(votes.items))
-    else:
-        counts = votes.counts(names[0])
-        answers = label_answers(votes, names[0])
-        n_votes = np.bincount(answers.item[answers.value[:, 0] >= 0], minlength=len(votes.items))
+    if scale and votes.weights is not None:
+        raise ValueError(
+            "Votes have weights, which the resampling of ratings does not support; drop the weight column."
+        )
+    answers, n_votes = _answers(votes, names)
     rows = pd.Index(votes.items, dtype=object).get_indexer(wanted)
     voted = (rows >= 0) & (n_votes[rows] > 0)
     if not voted.any():
@@ -355,26 +191,24 @@ def make_targets(
         raise ValueError(
             f"None of {len(wanted)} items has a vote on {' and '.join(names)}{hint}; check the item names."
         )
-    if not voted.all():
-        excluded["items without votes"] = int((~voted).sum())
+    excluded = {} if voted.all() else {"items without votes": int((~voted).sum())}
     rows, wanted = rows[voted], wanted[voted]
+    answers = answers.of_items(rows, len(votes.items))
+    named = answers.annotator >= 0
     if scale:
-        position = np.full(len(votes.items), -1)
-        position[rows] = np.arange(len(rows))
-        inside = complete & (position[answers.item] >= 0)
-        probs = _grid_probs(position[answers.item[inside]], answers.value[inside], wanted, bins, seed)
+        complete = ~np.isnan(answers.value).any(1)
+        probs = _grid_probs(answers.item[complete], answers.value[complete], wanted, bins, seed)
         support = cell_names(names, bins)
     else:
         support = asked[0].labels
-        counts = counts[rows].astype(np.float64)
+        counts = votes.counts(names[0])[rows].astype(np.float64)
         if method == "smoothed":
             counts = counts + _pseudo_votes(counts, support, smoothing, prior)
         probs = counts / counts.sum(1, keepdims=True)
         if method == "merged" or (method == "majority" and majority_of == "merged"):
             secondary, left_out = secondary_votes(votes, names[0])
             probs = merge_votes(counts, secondary[rows], primary_weight)
-            found = {reason: int(per_item[rows].sum()) for reason, per_item in left_out.items()}
-            excluded |= {reason: number for reason, number in found.items() if number}
+            excluded |= {reason: int(lost[rows].sum()) for reason, lost in left_out.items() if lost[rows].any()}
         if method == "majority":
             probs = winners(probs, counts, support, ties, item_seeds(wanted, seed))
     return Targets(
@@ -383,74 +217,159 @@ def make_targets(
         items=wanted,
         probs=probs,
         votes_per_item=n_votes[rows],
-        ratings=_named_ratings(answers, rows, len(votes.items)),
+        ratings=Ratings(answers.item[named], answers.annotator[named].astype(np.int64), answers.value[named]),
         annotators=tuple(votes.annotators),
         method=method,
         excluded=excluded,
     )
 
 
-def label_answers(votes: VoteTable, question: str) -> Ratings:
-    """All answers to a category question, codes `(P, 1)`; item and annotator index the vote table (-1: anonymous).
+def secondary_votes(votes: VoteTable, question: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+    """Secondary votes `(N, K)`; each rater has a mass of 1 per item. Also, by reason, those left out per item `(N,)`.
 
-    Votes of weight 0 are ignored.
+    S_c = sum over raters r of 1[c in S_r] / |S_r| (arXiv 2606.27536), where S_r are the secondary labels of r, possibly the
+    primary one too. Labels outside `question` are left out first, so a rater without other labels, or with "none of them",
+    contributes nothing. With weights, a label gets the weight of its vote over |S_r|.
     """
-    rows = votes.rows_of(question)
-    if votes.weights is not None:
-        rows = np.arange(len(votes))[rows]
-        rows = rows[votes.weights[rows] > 0]
-    value = votes.label_codes[rows][:, None]
-    return Ratings(votes.item_codes[rows], votes.annotator_codes[rows], value)
+    asked = votes.question(question)
+    found = [one for one in votes.questions if one.secondary_to == question]
+    if len(found) != 1 or found[0].is_scale:
+        names = ", ".join(f"{one.name} ({one.kind})" for one in found) or "none"
+        raise ValueError(
+            f"Questions with secondary_to={question!r}: {names}; merging needs one category question, so declare it as "
+            f"Question.category(name, labels, multiple=True, secondary_to={question!r}) or merge nothing."
+        )
+    second, rows = found[0], _counting_rows(votes, found[0].name)
+    rows = rows[votes.label_codes[rows] >= 0]
+    if second.multiple and (votes.annotator_codes[rows] < 0).any():
+        raise ValueError(
+            f"Question {second.name!r} has anonymous votes, so the labels of one rater are not known; name the "
+            "raters (any name that is unique within the item is enough)."
+        )
+    classes, items = len(asked.labels), len(votes.items)
+    position = {label: code for code, label in enumerate(asked.labels)}
+    label = np.array([position.get(name, -1) for name in second.labels])[votes.label_codes[rows]]
+    outside = rows[label < 0]
+    rows, label = rows[label >= 0], label[label >= 0]
+    if not len(rows):
+        raise ValueError(
+            f"Question {second.name!r} has no vote on a label of {question!r} ({', '.join(asked.labels)}), so there is "
+            'nothing to merge; spell the labels alike, or use method "soft".'
+        )
+    again = pd.Series(_raters(votes, rows) * classes + label).duplicated().to_numpy()
+    repeated, rows, label = rows[again], rows[~again], label[~again]
+    cells = votes.item_codes[rows].astype(np.int64) * classes + label
+    masses = np.bincount(cells, rater_weights(votes, rows), minlength=items * classes).reshape(items, classes)
+    left_out = {
+        "secondary votes on labels outside the question": outside,
+        "secondary votes that repeat a label of the same rater": repeated,
+    }
+    return masses, {reason: np.bincount(votes.item_codes[part], minlength=items) for reason, part in left_out.items()}
+
+
+def merge_votes(primary: np.ndarray, secondary: np.ndarray, primary_weight: float) -> np.ndarray:
+    """M = alpha P + (1 - alpha) S `(N, K)` of vote fractions (arXiv 2606.27536); an item without secondary votes keeps P."""
+    primary, spent = primary / primary.sum(1, keepdims=True), secondary.sum(1, keepdims=True)
+    shares = np.where(spent > 0, secondary / np.where(spent > 0, spent, 1), primary)
+    # Exactly `primary` where there is no secondary vote, or alpha is 1.
+    return primary + (1 - primary_weight) * (shares - primary)
+
+
+def winners(
+    masses: np.ndarray, counts: np.ndarray, support: Sequence[str], ties: Ties, seeds: np.ndarray | None = None
+) -> np.ndarray:
+    """Put all mass on the label with the largest mass `(N, K)`; masses that differ by 1e-9 or less are equal.
+
+    "share": tied labels share the mass equally. "draw": one of them, drawn by the item's seed of `seeds` `(N,)`, gets it all.
+    "other": an item without a single winner gets the label "other". "guarded": "neutral" wins with 2 or more primary votes
+    (`counts` `(N, K)`), a mass of .35 or more and a lead of .10 or more over every other label; otherwise the best other
+    label wins, the alphabetically last one of ties. If no other label has any mass, "neutral" keeps its mass; the published
+    rule (the last two are from arXiv 2606.27536) does not cover this case.
+    """
+    tied = masses >= masses.max(1, keepdims=True) - _MASS_SLACK
+    if ties == "share":
+        return tied / tied.sum(1, keepdims=True)
+    winner, undecided = masses.argmax(1), tied.sum(1) > 1
+    if ties == "draw":
+        for row in np.flatnonzero(undecided):
+            winner[row] = np.random.default_rng(seeds[row]).choice(np.flatnonzero(tied[row]))
+        return np.eye(len(support))[winner]
+    label = {"other": OTHER, "guarded": NEUTRAL}[ties]
+    if label not in support:
+        raise ValueError(f"ties is {ties!r}, which needs a label {label!r}; the labels are {', '.join(support)}.")
+    special = list(support).index(label)
+    if ties == "other":
+        winner[undecided] = special
+    else:
+        rest = masses.copy()
+        rest[:, special] = 0
+        best = rest.max(1)
+        rank = np.argsort(np.argsort(support))
+        winner = np.where(rest >= best[:, None] - _MASS_SLACK, rank, -1).argmax(1)
+        enough = masses[:, special] >= np.maximum(GUARD_MASS, best + GUARD_MARGIN) - _MASS_SLACK
+        winner[(enough & (counts[:, special] >= GUARD_VOTES - _MASS_SLACK)) | (best <= _MASS_SLACK)] = special
+    return np.eye(len(support))[winner]
+
+
+def _counting_rows(votes: VoteTable, question: str) -> np.ndarray:
+    """Numbers `(V,)` of the votes on a question whose weight is not 0."""
+    rows = np.arange(len(votes))[votes.rows_of(question)]
+    return rows if votes.weights is None else rows[votes.weights[rows] > 0]
+
+
+def rater_weights(votes: VoteTable, rows: np.ndarray) -> np.ndarray:
+    """Weights `(V,)` of the votes `rows`, divided by the rater's votes on the item among them: each rater counts once."""
+    rater = pd.factorize(_raters(votes, rows))[0]
+    return (1.0 if votes.weights is None else votes.weights[rows]) / np.bincount(rater)[rater]
+
+
+def _raters(votes: VoteTable, rows: np.ndarray) -> np.ndarray:
+    """A number for each item and rater `(V,)`; each anonymous vote has its own."""
+    many, item = len(votes.annotators), votes.item_codes[rows].astype(np.int64)
+    annotator = votes.annotator_codes[rows]
+    return np.where(annotator >= 0, item * many + annotator, len(votes.items) * many + rows)
+
+
+def _answers(votes: VoteTable, names: Sequence[str]) -> tuple[Ratings, np.ndarray]:
+    """All answers (-1: anonymous, or "none of the labels") to a category or to scales; complete ones per item `(N,)`."""
+    if votes.question(names[0]).is_scale:
+        answers = scale_answers(votes, names)
+        complete = ~np.isnan(answers.value).any(1)
+    else:
+        rows = _counting_rows(votes, names[0])
+        answers = Ratings(votes.item_codes[rows], votes.annotator_codes[rows], votes.label_codes[rows][:, None])
+        complete = answers.value[:, 0] >= 0
+    return answers, np.bincount(answers.item[complete], minlength=len(votes.items))
 
 
 def scale_answers(votes: VoteTable, questions: Sequence[str]) -> Ratings:
     """All answers to one or two scale questions on [-1, 1]; two are joined per item and rater, NaN where one is missing.
 
-    Repeated answers of a rater are averaged. Anonymous answers need a single question, because answers to two could not be
-    paired; then every answer counts, also of a named rater.
+    Repeated answers of a rater are averaged; of a single question with anonymous answers, every answer counts instead.
     """
-    if len(questions) == 1:
-        question, rows = votes.question(questions[0]), votes.rows_of(questions[0])
-        if (votes.annotator_codes[rows] < 0).any():
-            value = question.normalise(votes.ratings[rows])[:, None]
-            return Ratings(votes.item_codes[rows], votes.annotator_codes[rows], value)
     parts = []
     for name in questions:
-        question, rows = votes.question(name), votes.rows_of(name)
-        if (votes.annotator_codes[rows] < 0).any():
+        rows = votes.rows_of(name)
+        item, rater = votes.item_codes[rows], votes.annotator_codes[rows]
+        value = votes.question(name).normalise(votes.ratings[rows])
+        if (rater < 0).any() and len(questions) == 1:
+            return Ratings(item, rater, value[:, None])
+        if (rater < 0).any():
             raise ValueError(
                 f"Question {name!r} has anonymous votes, which cannot be paired across questions; name the raters "
                 "(any name that is unique within the item is enough) or use one question."
             )
-        key = votes.item_codes[rows].astype(np.int64) * len(votes.annotators) + votes.annotator_codes[rows]
-        parts.append(pd.Series(question.normalise(votes.ratings[rows]), index=key).groupby(level=0).mean())
+        key = item.astype(np.int64) * len(votes.annotators) + rater
+        parts.append(pd.Series(value, index=key).groupby(level=0).mean())
     joined = pd.concat(parts, axis=1).sort_index()
     key = joined.index.to_numpy()
     return Ratings(key // len(votes.annotators), key % len(votes.annotators), joined.to_numpy())
 
 
 def scale_means(votes: VoteTable, questions: str | Sequence[str], items: Sequence[str]) -> np.ndarray:
-    """Point targets: mean ratings on scale questions over the raters of each item.
+    """Point targets `(N, D)` on [-1, 1]: mean ratings of `items` on D scale questions; NaN for items without ratings.
 
-    Repeated answers of a rater are averaged first; each anonymous answer counts as a rater of its own. Weights apply to
-    raters.
-
-    Args:
-        votes: The votes.
-        questions: Names of D scale questions, for instance valence, activation and dominance.
-        items: Items to align the rows to `(N,)`, such as `Targets.items`.
-
-    Returns:
-        Means `(N, D)` on [-1, 1] (`Question.normalise`); NaN for items without ratings.
-
-    Raises:
-        ValueError: A question is unknown or not a scale, or no item is rated on it.
-
-    Example:
-        >>> valence = Question.scale("valence", 1, 5)
-        >>> votes = VoteTable.from_columns(valence, item=["a", "a"], annotator=["r", "s"], value=[5, 4])
-        >>> scale_means(votes, "valence", ["a", "b"]).tolist()
-        [[0.75], [nan]]
+    Repeated answers of a rater are averaged first; an anonymous answer counts as a rater. Weights apply to raters.
     """
     names = (questions,) if isinstance(questions, str) else tuple(questions)
     means = np.full((len(items), len(names)), np.nan)
@@ -472,58 +391,40 @@ def scale_means(votes: VoteTable, questions: str | Sequence[str], items: Sequenc
 def disagreement(
     votes: VoteTable, questions: str | Sequence[str], items: Sequence[str], kind: Disagreement
 ) -> np.ndarray:
-    """How far the raters of each item disagree, computed from the votes and not from a target.
+    """How far the raters of each item disagree: `(N,)` in [0, 1], NaN for items with fewer than two votes.
 
-    Args:
-        votes: The votes.
-        questions: Name of one category question, or of one or two scale questions.
-        items: Items to align the rows to `(N,)`, such as `Targets.items`.
-        kind: "entropy": entropy of the vote fractions over ln K, for a category question with K labels. "deviation":
-            population standard deviation of the answers on [-1, 1], averaged over two scales; the labels of a category
-            question count as equal steps, so use it only for ordered labels. "variance": variance of the votes on each label
-            of a category question, summed over labels: 1 - sum of squared vote fractions (for two labels, twice that of
-            Davani et al. 2022).
-
-    Returns:
-        `(N,)` in [0, 1]: 0 if all agree, NaN for items with fewer than two votes.
-
-    Raises:
-        ValueError: A name or the kind is unknown, the kind does not fit a scale, or scale votes have weights.
-
-    Example:
-        >>> mood = Question.category("mood", ["low", "high"])
-        >>> votes = VoteTable.from_columns(mood, item=["a", "a", "b"], value=["low", "high", "low"])
-        >>> disagreement(votes, "mood", ["a", "b"], "entropy").tolist()
-        [1.0, nan]
+    `kind` is "entropy": that of the vote fractions over ln K, for K labels. "deviation": population standard deviation of the
+    answers on [-1, 1], averaged over two scales; the labels of a category count as equal steps, so use it only for ordered
+    labels. "variance": that of the votes on each label of a category, summed over labels: 1 - sum of squared vote fractions
+    (for two labels, twice that of Davani et al. 2022).
     """
     check_choice("disagreement", kind, get_args(Disagreement), "targets")
     names = (questions,) if isinstance(questions, str) else tuple(questions)
     columns = []
     for name in names:
         asked = votes.question(name)
-        if not asked.is_scale:
-            counts, answers = votes.counts(name).astype(np.float64), label_answers(votes, name)
-            voters = np.bincount(answers.item[answers.value[:, 0] >= 0], minlength=len(votes.items))
+        if asked.is_scale and (kind != "deviation" or votes.weights is not None):
+            raise ValueError(
+                f"Question {name!r} is a scale, whose disagreement is the deviation of unweighted answers; set "
+                "disagreement to deviation, and drop the weight column if there is one."
+            )
+        answers, voters = _answers(votes, [name])
+        if asked.is_scale:
+            mean = np.bincount(answers.item, answers.value[:, 0], len(votes.items)) / voters.clip(1)
+            squares = (answers.value[:, 0] - mean[answers.item]) ** 2
+            value = (np.bincount(answers.item, squares, len(votes.items)) / voters.clip(1)) ** 0.5
+        else:
+            counts = votes.counts(name).astype(np.float64)
             total = counts.sum(1, keepdims=True)
             fractions = counts / np.where(total > 0, total, 1)
             steps = np.linspace(-1, 1, len(asked.labels))
             spread = (fractions * (steps - fractions @ steps[:, None]) ** 2).sum(1) ** 0.5
             variance = 1 - (fractions**2).sum(1)
             value = {"entropy": entropy(fractions, normalised=True), "deviation": spread, "variance": variance}[kind]
-        elif kind != "deviation" or votes.weights is not None:
-            raise ValueError(
-                f"Question {name!r} is a scale, whose disagreement is the deviation of unweighted answers; set "
-                "disagreement to deviation, and drop the weight column if there is one."
-            )
-        else:
-            answers = scale_answers(votes, [name])
-            voters = np.bincount(answers.item, minlength=len(votes.items))
-            mean = np.bincount(answers.item, answers.value[:, 0], len(votes.items)) / voters.clip(1)
-            squares = (answers.value[:, 0] - mean[answers.item]) ** 2
-            value = (np.bincount(answers.item, squares, len(votes.items)) / voters.clip(1)) ** 0.5
         columns.append(np.where(voters >= 2, value, np.nan))
+    # Index -1, of an item without votes, reads the last place.
     rows = pd.Index(votes.items, dtype=object).get_indexer(pd.Index(items, dtype=object))
-    return np.where(rows >= 0, np.mean(columns, axis=0)[rows], np.nan)
+    return np.append(np.mean(columns, axis=0), np.nan)[rows]
 
 
 def pad_ratings(item: np.ndarray, value: np.ndarray, items: int) -> tuple[np.ndarray, np.ndarray]:
@@ -545,9 +446,7 @@ def _unique(items: Iterable[str]) -> np.ndarray:
     return wanted.to_numpy()
 
 
-def _pseudo_votes(
-    counts: np.ndarray, support: Sequence[str], smoothing: float, prior: Sequence[float] | Mapping[str, float] | None
-) -> np.ndarray:
+def _pseudo_votes(counts: np.ndarray, support: Sequence[str], smoothing: float, prior: Any) -> np.ndarray:
     """`smoothing` pseudo-votes `(K,)`, distributed like the prior or, without one, like the votes."""
     if not (smoothing > 0 and usable_weight(smoothing)):
         raise ValueError(f"smoothing is {smoothing}; give a positive, finite number of pseudo-votes; {WEIGHT_RULE}.")
@@ -562,10 +461,8 @@ def _pseudo_votes(
 
 
 def _grid_probs(item: np.ndarray, value: np.ndarray, items: np.ndarray, bins: int, seed: int) -> np.ndarray:
-    """KDE cell masses `(N, bins ** D)`, one block of items at a time to bound memory."""
+    """KDE cell masses `(N, bins ** D)` of values in the order of items, one block of items at a time to bound memory."""
     seeds, blocks = item_seeds(items, seed), []
-    order = np.argsort(item, kind="stable")
-    item, value = item[order], value[order]
     for start in range(0, len(items), 2048):
         stop = min(start + 2048, len(items))
         first, last = np.searchsorted(item, (start, stop))
@@ -574,29 +471,10 @@ def _grid_probs(item: np.ndarray, value: np.ndarray, items: np.ndarray, bins: in
     return np.concatenate(blocks).reshape(len(items), -1)
 
 
-def _named_ratings(answers: Ratings, rows: np.ndarray, n_items: int) -> Ratings:
-    """The answers of named raters on the chosen items, renumbered and ordered by item."""
-    position = np.full(n_items, -1)
-    position[rows] = np.arange(len(rows))
-    item = position[answers.item]
-    kept = np.flatnonzero((answers.annotator >= 0) & (item >= 0))
-    kept = kept[np.argsort(item[kept], kind="stable")]
-    return Ratings(item[kept], answers.annotator[kept].astype(np.int64), answers.value[kept])
-
-
 def opinion_columns(
     votes: VoteTable, questions: Sequence[str], items: Sequence[str]
 ) -> tuple[tuple[str, ...], np.ndarray]:
-    """The vote share of every label, and the mean rating of every scale on [-1, 1], for correlations.
-
-    Args:
-        votes: The votes.
-        questions: Any number of category and scale questions.
-        items: Items to align the rows to.
-
-    Returns:
-        Names of the columns, and the columns `(items, columns)`; NaN for items without a vote on the question.
-    """
+    """Names and columns `(items, columns)`: vote shares of labels, mean ratings of scales on [-1, 1]; NaN without votes."""
     names: list[str] = []
     columns = []
     for name in questions:

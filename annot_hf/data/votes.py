@@ -6,6 +6,7 @@ are rows without an annotator; tabulated counts become such rows.
 
 import os
 import warnings
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -17,6 +18,10 @@ import pyarrow as pa
 
 from annot_hf.data import encoding
 from annot_hf.data.questions import Question, find_question, nearest
+
+# The code of a vote on a scale, and of "none of the labels".
+NO_LABEL = -1
+_UNKNOWN = -2
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,8 +104,7 @@ class VoteTable:
         Raises:
             ValueError: A row breaks a rule; the message names the row (counted from 0), the value and the fix.
         """
-        columns = {"item": item, "value": value, "annotator": annotator, "weight": weight}
-        columns |= {"question": question, "source": source}
+        columns = dict(item=item, value=value, annotator=annotator, weight=weight, question=question, source=source)
         encoding.check_aligned(columns, where)
         arrays = {
             name: encoding.as_arrow(column, name, where)
@@ -124,9 +128,9 @@ class VoteTable:
         for name, one in (("question", question if question is not None else questions[0].name), ("source", source)):
             if name not in arrays and one is not None:
                 arrays[name] = pa.DictionaryArray.from_arrays(pa.array(np.zeros(length, np.int32)), pa.array([one]))
-        values = arrays["value"]
-        text, numbers = (values, None) if encoding.is_text(values.type) else (None, values)
-        table = _build(questions, arrays, text, numbers, duplicates=duplicates, unknown=unknown, where=where)
+        values = arrays.pop("value")
+        arrays["text" if encoding.is_text(values.type) else "numbers"] = values
+        table = _build(questions, arrays, duplicates=duplicates, unknown=unknown, where=where)
         if twins := encoding.alike(table.annotators):
             votes = pd.Series(table.annotators[table.annotator_codes[table.annotator_codes >= 0]]).value_counts()
             some = ", ".join(f"{ascii(name)} ({votes[name]})" for name in twins[:6])
@@ -141,14 +145,10 @@ class VoteTable:
     def from_counts(
         cls, question: Question, items: Sequence[str], counts: Any, *, source: str | None = None
     ) -> "VoteTable":
-        """Anonymous votes from a table of counts `(items, labels)`, expanded to one row per vote.
+        """Anonymous votes from a table of counts `(items, labels)`, whole numbers from 0 up, expanded to one row per vote.
 
         Named rows and columns, as in a data frame, an Arrow table or a mapping, are matched by name, each once; those of an
-        array by position.
-
-        Raises:
-            ValueError: The question is a scale, the shape or a name does not fit, an item is listed twice, or a count is
-                not a whole number from 0 up.
+        array by position. Raises if a name, the shape or a count does not fit.
         """
         flat = encoding.check_vote_counts(question, items, counts).ravel()
         codes = np.repeat(np.arange(flat.size, dtype=np.int64), flat)
@@ -164,23 +164,15 @@ class VoteTable:
     def from_csv(cls, path: str | os.PathLike, questions: Sequence[Question], **options: Any) -> "VoteTable":
         """Read a long CSV with columns item, value and optionally annotator, question, weight, source.
 
-        Args:
-            path: The file.
-            questions: Questions that the file answers.
-            **options: `duplicates` and `unknown` of `from_columns`.
-
-        Raises:
-            ValueError: A column is missing or unknown, or a row breaks a rule.
+        `options` are `duplicates` and `unknown` of `from_columns`. Raises if a column or a row breaks a rule.
         """
-        columns = encoding.read_csv(path)
-        return cls.from_columns(questions, **columns, where=os.fspath(path), **options)
+        return cls.from_columns(questions, **encoding.read_csv(path), where=os.fspath(path), **options)
 
     @classmethod
     def from_arrow(cls, table: pa.Table, questions: Sequence[Question]) -> "VoteTable":
         """Read back what `to_arrow` wrote, or a table of an export's "votes"; further columns are ignored.
 
-        Raises:
-            ValueError: A column is missing, a row breaks a rule, or labels are codes that the schema gives no names.
+        Raises if a column is missing, a row breaks a rule, or labels are codes that the schema gives no names.
         """
         for name in ("item", "question", "label", "rating"):
             if name not in table.column_names:
@@ -198,8 +190,8 @@ class VoteTable:
             for name in columns
             if name in table.column_names
         }
-        text, numbers = arrays.pop("label"), arrays.pop("rating")
-        return _build(tuple(questions), arrays, text, numbers, duplicates="keep", unknown="error", where="votes")
+        arrays["text"], arrays["numbers"] = arrays.pop("label"), arrays.pop("rating")
+        return _build(tuple(questions), arrays, duplicates="keep", unknown="error", where="votes")
 
     @classmethod
     def concat(cls, tables: Iterable["VoteTable"]) -> "VoteTable":
@@ -208,34 +200,30 @@ class VoteTable:
         if not tables:
             raise ValueError("There is no vote table to join; give at least one.")
         questions: dict[str, Question] = {}
-        exclusions: dict[str, int] = {}
         for votes in tables:
             for question in votes.questions:
                 if questions.setdefault(question.name, question) != question:
                     raise ValueError(
                         f"Question {question.name!r} is defined differently in the tables to join; rename one of them."
                     )
-            for reason, rows in votes.exclusions.items():
-                exclusions[reason] = exclusions.get(reason, 0) + rows
+        exclusions = sum((Counter(votes.exclusions) for votes in tables), Counter())
         joined = pa.concat_tables([votes.to_arrow() for votes in tables]).unify_dictionaries()
-        return replace(cls.from_arrow(joined, list(questions.values())), exclusions=exclusions)
+        return replace(cls.from_arrow(joined, list(questions.values())), exclusions=dict(exclusions))
 
     def to_arrow(self) -> pa.Table:
         """Columns item, annotator, question, label, rating, weight, source; text is dictionary-encoded."""
         offsets = np.cumsum([0, *(len(question.labels) for question in self.questions)])
-        labels = [label for question in self.questions for label in question.labels]
-        label_codes = np.where(self.label_codes < 0, -1, self.label_codes + offsets[self.question_codes])
-        unique = list(dict.fromkeys(labels))
-        position = np.array([unique.index(label) for label in labels], dtype=np.int32)
-        if len(labels):
-            label_codes = np.where(label_codes < 0, -1, position[label_codes])
+        labels = np.array([label for question in self.questions for label in question.labels], dtype=object)
+        # Questions may share labels. Code -1 reads the last place.
+        position, unique = pd.factorize(labels)
+        place = np.where(self.label_codes < 0, -1, self.label_codes + offsets[self.question_codes])
         weights = np.ones(len(self)) if self.weights is None else self.weights
         return pa.table(
             {
                 "item": encoding.dictionary(self.item_codes, self.items),
                 "annotator": encoding.dictionary(self.annotator_codes, self.annotators),
                 "question": encoding.dictionary(self.question_codes, [question.name for question in self.questions]),
-                "label": encoding.dictionary(label_codes, unique),
+                "label": encoding.dictionary(np.append(position, -1)[place], unique),
                 "rating": pa.array(self.ratings, from_pandas=True),
                 "weight": pa.array(weights),
                 "source": encoding.dictionary(self.source_codes, self.sources),
@@ -254,23 +242,18 @@ class VoteTable:
     def counts(self, question: str, items: Sequence[str] | None = None) -> np.ndarray:
         """Vote histogram `(items, labels)` of a category question: whole numbers, or summed weights.
 
-        Args:
-            question: Name of a category question.
-            items: Items to align the rows to; all items of the table by default. An item without votes is a zero row.
+        Rows are those of `items`, by default all items of the table; an item without votes is a zero row.
         """
         asked = self.question(question)
         if asked.is_scale:
             raise ValueError(f"Question {question!r} is a scale; only category questions have a vote histogram.")
         rows, classes = self.rows_of(question), len(asked.labels)
-        labels, codes = self.label_codes[rows], self.item_codes[rows].astype(np.int64)
-        weights = None if self.weights is None else self.weights[rows]
         if asked.multiple:
-            chosen = labels >= 0
-            labels, codes = labels[chosen], codes[chosen]
-            weights = None if weights is None else weights[chosen]
-        codes *= classes
-        codes += labels
-        counts = np.bincount(codes, weights, minlength=len(self.items) * classes).reshape(-1, classes)
+            rows = np.arange(len(self))[rows]
+            rows = rows[self.label_codes[rows] >= 0]
+        cells = self.item_codes[rows].astype(np.int64) * classes + self.label_codes[rows]
+        weights = None if self.weights is None else self.weights[rows]
+        counts = np.bincount(cells, weights, minlength=len(self.items) * classes).reshape(-1, classes)
         return counts if items is None else align_rows(counts, self.items, items)
 
     def select(
@@ -296,7 +279,8 @@ class VoteTable:
             keep &= np.isin(self.question_codes, [self.questions.index(question) for question in kept_questions])
         if annotators is not None:
             wanted = pd.Index(self.annotators, dtype=object).isin(list(annotators))
-            keep &= (self.annotator_codes >= 0) & (wanted[self.annotator_codes] if len(wanted) else False)
+            # Code -1 reads the last place.
+            keep &= np.append(wanted, False)[self.annotator_codes]
         position = {question.name: index for index, question in enumerate(kept_questions)}
         recode = np.array([position.get(question.name, -1) for question in self.questions], dtype=np.int16)
         item_codes, used_items = encoding.compact(self.item_codes[keep], self.items)
@@ -319,49 +303,36 @@ class VoteTable:
 def align_rows(rows: np.ndarray, names: Sequence[str], wanted: Sequence[str]) -> np.ndarray:
     """Rows of `rows` (one per name) in the order of `wanted`; unknown names give zeros."""
     index = pd.Index(names, dtype=object).get_indexer(pd.Index(wanted, dtype=object))
-    if not len(names):
-        return np.zeros((len(wanted), *rows.shape[1:]), dtype=rows.dtype)
-    aligned = rows[index]
-    aligned[index < 0] = 0
-    return aligned
+    # Index -1 reads the last row.
+    return np.concatenate([rows, np.zeros_like(rows, shape=(1, *rows.shape[1:]))])[index]
 
 
 def _build(
-    questions: tuple[Question, ...],
-    arrays: dict[str, pa.Array],
-    text: pa.Array | None,
-    numbers: pa.Array | None,
-    *,
-    duplicates: str,
-    unknown: str,
-    where: str,
+    questions: tuple[Question, ...], arrays: dict[str, pa.Array], *, duplicates: str, unknown: str, where: str
 ) -> VoteTable:
-    """Encode, check and, on request, drop rows; every VoteTable from user data is made here."""
+    """Encode, check and, on request, drop rows; every VoteTable from user data is made here.
+
+    Values are the columns "text", "numbers" or both.
+    """
     encoding.check_choice("duplicates", duplicates, ("error", "first", "keep"), where)
     encoding.check_choice("unknown", unknown, ("error", "drop"), where)
     names = [question.name for question in questions]
     if len(set(names)) < len(names):
         raise ValueError(f"{where}: two questions are called {next(n for n in names if names.count(n) > 1)!r}.")
-    length = len(arrays.get("item", ()))
+    length, numbers = len(arrays["item"]), arrays.get("numbers")
     if not length:
         raise ValueError(f"{where}: the table has no rows; a vote table needs at least one vote.")
-    columns = {name: arrays.get(name) for name in ("item", "annotator", "source", "question")} | {"text": text}
+    columns = [arrays.get(name) for name in ("item", "annotator", "source", "question", "text")]
     # Arrow releases the interpreter's lock while it encodes.
     with ThreadPoolExecutor() as pool:
-        encoded = dict(
-            zip(columns, pool.map(lambda column: encoding.encode_column(column, length), columns.values()), strict=True)
-        )
-    for name in ("item", "annotator", "source", "question"):
-        encoded[name] = encoding.blank_to_null(*encoded[name])
-    item_codes, items = encoded["item"]
+        *named, (text_codes, words) = pool.map(lambda column: encoding.encode_column(column, length), columns)
+    (item_codes, items), annotator, source, question = (encoding.blank_to_null(*one) for one in named)
     if (item_codes < 0).any():
         raise ValueError(f"{where}: row {int(np.argmax(item_codes < 0))} has no item; give each vote its item's name.")
-    if pa.types.is_dictionary(arrays["item"].type) and len(set(items)) < len(items):
-        twice = items[pd.Index(items).duplicated()][0]
-        raise ValueError(f"{where}: item {twice!r} is listed twice; name each item once.")
-    annotator_codes, annotators = encoding.compact(*encoded["annotator"])
-    source_codes, sources = encoded["source"]
-    asked_codes, asked = encoding.compact(*encoded["question"])
+    if pa.types.is_dictionary(arrays["item"].type) and len(twice := items[pd.Index(items).duplicated()]):
+        raise ValueError(f"{where}: item {twice[0]!r} is listed twice; name each item once.")
+    annotator_codes, annotators = encoding.compact(*annotator)
+    asked_codes, asked = encoding.compact(*question)
     for code, name in enumerate([*asked, None]):
         if name not in names and (name is not None or (asked_codes < 0).any()):
             row = int(np.argmax(asked_codes == (code if name is not None else -1)))
@@ -370,30 +341,24 @@ def _build(
             )
     question_codes = np.array([names.index(name) for name in asked], dtype=np.int16)[asked_codes]
     weights = encoding.check_weights(arrays.get("weight"), where)
-    text_codes, words = encoded["text"]
-    if text is None and not all(question.is_scale for question in questions):
-        encoding.check_numbers(questions, question_codes, where)
+    if "text" not in arrays and not all(question.is_scale for question in questions):
+        check_numbers(questions, question_codes, where)
         # Labels such as 0 and 1 may be given as numbers.
         text_codes, words = encoding.encode_column(numbers.cast(pa.string()), length)
-    label_codes, ratings, valid = encoding.resolve_values(
+    label_codes, ratings, valid = resolve_values(
         questions, question_codes, text_codes, words, numbers, strict=unknown == "error", where=where
     )
-    exclusions = {}
-    keep = np.ones(length, dtype=bool)
-    if not valid.all():
-        exclusions["values outside the question"] = int((~valid).sum())
-        keep &= valid
     if not valid.any():
         raise ValueError(
             f"{where}: none of {length} values fits its question, so no rows are left; correct the labels or "
             "the scale of the questions."
         )
+    exclusions = {} if valid.all() else {"values outside the question": int((~valid).sum())}
     if duplicates != "keep":
         repeated = np.zeros(length, dtype=bool)
-        # Values that are not answers are dropped above and cannot be duplicates.
-        repeated[keep] = encoding.repeated_votes(
-            questions, item_codes[keep], annotator_codes[keep], question_codes[keep], label_codes[keep], len(annotators)
-        )
+        # Values that are not answers are dropped, and cannot be duplicates.
+        codes = (column[valid] for column in (item_codes, annotator_codes, question_codes, label_codes))
+        repeated[valid] = encoding.repeated_votes(questions, *codes, len(annotators))
         if repeated.any() and duplicates == "error":
             row = int(np.argmax(repeated))
             raise ValueError(
@@ -403,19 +368,83 @@ def _build(
             )
         if repeated.any():
             exclusions["repeated votes of one annotator"] = int(repeated.sum())
-            keep &= ~repeated
+            valid &= ~repeated
     table = VoteTable(
         questions=questions,
         items=items,
         annotators=annotators,
-        sources=sources,
+        sources=source[1],
         item_codes=item_codes,
         annotator_codes=annotator_codes,
         question_codes=question_codes,
         label_codes=label_codes,
         ratings=ratings,
         weights=weights,
-        source_codes=source_codes.astype(np.int16),
+        source_codes=source[0].astype(np.int16),
         exclusions=exclusions,
     )
-    return table if keep.all() else table.select(mask=keep)
+    return table if valid.all() else table.select(mask=valid)
+
+
+def resolve_values(
+    questions: tuple[Question, ...],
+    question_codes: np.ndarray,
+    text_codes: np.ndarray,
+    words: np.ndarray,
+    numbers: pa.Array | None,
+    *,
+    strict: bool,
+    where: str,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Check every value against its own question; gives label codes, ratings and validity, each `(V,)`.
+
+    `words` are the distinct values as text, and `text_codes` `(V,)` index them, -1 for null. `numbers` `(V,)` are the values
+    if they were given as numbers; otherwise scale questions read `words`. With `strict`, a bad value raises.
+    """
+    length = len(question_codes)
+    label_codes = np.full(length, NO_LABEL, dtype=np.int32)
+    ratings = np.full(length, np.nan)
+    valid = np.ones(length, dtype=bool)
+    for index, question in enumerate(questions):
+        rows = slice(None) if len(questions) == 1 else np.flatnonzero(question_codes == index)
+        if question.is_scale:
+            if numbers is None:
+                values = np.append(pd.to_numeric(pd.Series(words), errors="coerce"), np.nan)[text_codes[rows]]
+            else:
+                values = numbers.to_numpy(zero_copy_only=False)[rows].astype(np.float64)
+            good = (values >= question.low) & (values <= question.high)
+            ratings[rows] = np.where(good, values, np.nan)
+            rule = f"a number from {question.low:g} to {question.high:g}"
+        else:
+            position = {label: code for code, label in enumerate(question.labels)}
+            null = NO_LABEL if question.multiple else _UNKNOWN
+            lookup = np.array([*(position.get(word, _UNKNOWN) for word in words), null], dtype=np.int32)
+            # Code -1 reads the last entry.
+            values = lookup[text_codes[rows]]
+            good = values != _UNKNOWN
+            label_codes[rows] = np.maximum(values, NO_LABEL)
+            rule = "one of " + ", ".join(question.labels)
+        valid[rows] = good
+        if strict and not good.all():
+            row = int(np.arange(length)[rows][np.argmin(good)])
+            number = question.is_scale and numbers is not None
+            value = numbers[row].as_py() if number else np.append(words, None)[text_codes[row]]
+            hint = nearest(value, question.labels) if question.labels and value is not None else ""
+            raise ValueError(
+                f"{where}: row {row} has value {value!r} for question {question.name!r}{hint}; it must be {rule}. Correct the "
+                'value, or pass unknown="drop" to leave such rows out and count them.'
+            )
+    return label_codes, ratings, valid
+
+
+def check_numbers(questions: tuple[Question, ...], question_codes: np.ndarray, where: str) -> None:
+    """Raise if a number may be a label or a position in a list of labels, of the question or of all questions."""
+    together = list(dict.fromkeys(label for question in questions for label in question.labels))
+    for question in (questions[code] for code in np.unique(question_codes)):
+        for listed in (question.labels, together):
+            for place, label in enumerate(listed):
+                if label != str(place) and {label, str(place)} <= set(question.labels):
+                    raise ValueError(
+                        f"{where}: values are numbers, and {place} may be label {str(place)!r} of question "
+                        f"{question.name!r} or the position of its label {label!r}; give labels as text."
+                    )

@@ -10,8 +10,7 @@ from typing import Any
 from annot_hf.data.corpus import check_own
 from annot_hf.data.export import ExportedCorpus, read_export
 from annot_hf.data.predictions import Predictions
-from annot_hf.data.questions import nearest
-from annot_hf.data.yaml_text import read_yaml
+from annot_hf.data.questions import nearest, read_yaml
 from annot_hf.evaluation.alignment import groups_of, items_by_name
 from annot_hf.evaluation.evaluate import Evaluation, evaluate
 from annot_hf.report.pages import write_json, write_markdown

@@ -20,10 +20,9 @@ import pyarrow as pa
 
 from annot_hf.data import encoding
 from annot_hf.data.agreement import pairwise_agreement
-from annot_hf.data.questions import nearest
+from annot_hf.data.questions import nearest, printable
 from annot_hf.data.synthetic import SYNTHETIC, check_annotations_folder, write_annotations, write_replies
 from annot_hf.data.votes import VoteTable
-from annot_hf.data.yaml_text import printable
 from annot_hf.proxies.backend import BACKENDS, OMITTABLE, Backend, Prices, check_address
 from annot_hf.proxies.job import Job
 from annot_hf.proxies.prompts import LONGEST

@@ -21,8 +21,7 @@ from typing import Any
 import jinja2.sandbox
 from jinja2 import nodes
 
-from annot_hf.data.questions import Question
-from annot_hf.data.yaml_text import read_yaml
+from annot_hf.data.questions import Question, read_yaml
 
 TEMPLATES = Path(__file__).parent.parent / "templates" / "annotate"
 # what a simulated annotator attends to; the last one is for items without a transcript

@@ -19,7 +19,7 @@ from types import ModuleType, UnionType
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
-from annot_hf.data.yaml_text import printable
+from annot_hf.data.questions import printable
 from annot_hf.proxies.backend import NO_ADDRESS, OMITTABLE, Answer, Ask, Busy, Rejected, Stopped, check_address
 
 # tokens, or USD, of one answer: a larger number is not credible

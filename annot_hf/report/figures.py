@@ -13,7 +13,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from annot_hf.data.yaml_text import printable
+from annot_hf.data.questions import printable
 from annot_hf.evaluation.categories import LEVELS
 from annot_hf.evaluation.equivalence import Equivalence
 from annot_hf.evaluation.evaluate import MARGINAL, MODEL, Evaluation

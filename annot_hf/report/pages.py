@@ -27,7 +27,7 @@ from matplotlib.ft2font import FaceFlags
 from matplotlib.text import Text
 
 from annot_hf.data.corpus import check_own, replace_file
-from annot_hf.data.yaml_text import printable
+from annot_hf.data.questions import printable
 from annot_hf.report.tables import Table, markdown_safe
 
 DPI = 160

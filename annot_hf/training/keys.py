@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from transformers import PreTrainedConfig
 
-from annot_hf.data.yaml_text import SECRET, read_yaml
+from annot_hf.data.questions import SECRET, read_yaml
 from annot_hf.models.configuration_opinion import SupportConfig
 
 _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "text"}

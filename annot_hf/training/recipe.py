@@ -14,10 +14,9 @@ import torch
 from transformers import TrainingArguments
 
 from annot_hf.data.export import ExportedCorpus
-from annot_hf.data.questions import nearest
+from annot_hf.data.questions import nearest, read_yaml
 from annot_hf.data.synthetic import VoteOptions, read_annotation_facts
 from annot_hf.data.targets import TargetOptions
-from annot_hf.data.yaml_text import read_yaml
 from annot_hf.models.configuration_annotator import AnnotatorConfig
 from annot_hf.models.configuration_distribution import DistributionConfig
 from annot_hf.models.configuration_distribution_qwen2_audio import DistributionQwen2AudioConfig

@@ -12,6 +12,7 @@ from hypothesis import given, strategies as st
 
 from annot_hf.data import encoding
 from annot_hf.data.questions import Question
+from annot_hf.data.votes import resolve_values
 
 EMOTION = Question.category("emotion", ["anger", "joy"])
 HEARD = Question.category("heard", ["joy", "sad"], multiple=True)
@@ -132,7 +133,7 @@ def resolve(questions, asked, values, *, strict=True):
     numbers = None if encoding.is_text(column.type) else column
     codes, words = encoding.encode_column(column.cast(pa.string()), len(values))
     asked = np.array(asked, dtype=np.int16)
-    return encoding.resolve_values(questions, asked, codes, words, numbers, strict=strict, where="votes")
+    return resolve_values(questions, asked, codes, words, numbers, strict=strict, where="votes")
 
 
 def test_each_value_meets_its_own_question():
