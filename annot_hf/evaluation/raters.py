@@ -36,7 +36,7 @@ def measure_raters(systems: Mapping[str, Predictions], reference: Reference) -> 
     item = pd.Index(reference.items).get_indexer(targets.items)[ratings.item]
     votes = np.flatnonzero((item >= 0) & answered)
     pairs = pd.MultiIndex.from_arrays([reference.items[item[votes]], annotators[ratings.annotator[votes]]])
-    found = {system: _answers(predictions, pairs, reference) for system, predictions in systems.items()}
+    found = {system: _answer_rows(predictions, pairs, reference) for system, predictions in systems.items()}
     (first, one), *others = systems.items()
     said = found[first] >= 0
     scored, answers = votes[said], found[first][said]
@@ -71,7 +71,7 @@ def measure_raters(systems: Mapping[str, Predictions], reference: Reference) -> 
     return measured if same else {}, counts, same
 
 
-def _answers(predictions: Predictions, pairs: pd.MultiIndex, reference: Reference) -> np.ndarray:
+def _answer_rows(predictions: Predictions, pairs: pd.MultiIndex, reference: Reference) -> np.ndarray:
     """Row of the predicted answer to each pair of an item and a rater `(V,)`, or -1."""
     items = predictions.items[predictions.rater_items]
     known = pd.Index(items).isin(reference.items)
