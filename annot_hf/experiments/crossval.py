@@ -28,8 +28,8 @@ from annot_hf.report.figures import plot_crossval
 from annot_hf.report.pages import write_json, write_markdown
 from annot_hf.report.style import save_figure
 from annot_hf.report.tables import crossval_tables, fold_notes
-from annot_hf.training.checkpoints import held
 from annot_hf.training.inputs import item_sources
+from annot_hf.training.outputs import held
 from annot_hf.training.recipe import LOG_MEL, Run, members_folder, trains_members
 from annot_hf.training.train import check_trunk, predictions_of
 

@@ -16,8 +16,8 @@ from annot_hf.evaluation.alignment import groups_of, items_by_name
 from annot_hf.evaluation.evaluate import Evaluation, evaluate
 from annot_hf.report.pages import write_json, write_markdown
 from annot_hf.report.tables import systems_tables
-from annot_hf.training.checkpoints import held
 from annot_hf.training.keys import read_words
+from annot_hf.training.outputs import held
 from annot_hf.training.recipe import Run, flatten, load_recipe
 from annot_hf.training.train import check_trunk, predictions_of
 

@@ -77,27 +77,15 @@ def plan_augmentation(
     targets: Targets,
     model_config: PreTrainedConfig,
     *,
-    folder: str | Path,
+    features: str | Path,
     encoded: Callable[[np.ndarray], Inputs],
     max_seconds: float,
     seed: int,
 ) -> Mixtures:
     """Mixtures of the training split; the plan is the same whenever it is made again.
 
-    Args:
-        options: Of `kind` "dime".
-        corpus: The corpus, or a view of it.
-        targets: Targets of the training split.
-        model_config: The model's configuration; that of its trunk says whether it takes audio.
-        folder: Where published features are kept.
-        encoded: Gives the trunk's output for these rows of the targets, frames or their mean; called only where `features`
-            is "trunk".
-        max_seconds: Longest clip that is accepted (s).
-        seed: Seed of all draws.
-
-    Raises:
-        ValueError: A speaker is in another split too (counted where the trunk reads text), or a setting does not fit.
-        AudioError: A clip cannot be read; the message names the item.
+    Published features are kept in the folder `features`. `encoded` gives the trunk's output for some rows of the targets,
+    frames or their mean, and is called only where `options.features` is "trunk".
     """
     trunk_config = model_config.trunk_config
     reads_text = input_name_of(trunk_config) == "input_ids"
@@ -112,15 +100,15 @@ def plan_augmentation(
         )
     speakers = _speakers(corpus, targets.items, reads_text)
     if options.features == PUBLISHED:
-        features = functools.partial(published_features, corpus, targets.items, folder, max_seconds)
+        near_by = functools.partial(published_features, corpus, targets.items, features, max_seconds)
     elif options.features == TRUNK:
-        features = functools.partial(_means, encoded)
+        near_by = functools.partial(_means, encoded)
     else:
-        features = functools.partial(_from_file, options.features, targets.items)
+        near_by = functools.partial(_from_file, options.features, targets.items)
     return plan_mixtures(
         targets.items,
         targets.probs,
-        features,
+        near_by,
         support=targets.support,
         speakers=speakers,
         seed=seed,
@@ -141,15 +129,7 @@ def with_mixtures(
 ) -> Inputs:
     """The inputs, and those of the mixtures after them: audio is mixed when it is read, a text is that of one of the two.
 
-    Args:
-        mixtures: From `plan_augmentation`.
-        inputs: Inputs of the items that they were planned from.
-        corpus: Has these items.
-        trunk_config: The trunk's configuration.
-        processor: Its feature extractor or tokenizer.
-        features: Folder for log-mel frames.
-        max_seconds: Longest clip that is accepted (s).
-        encode: Gives the frozen trunk's output for inputs, if `inputs` holds such outputs.
+    `encode` gives the frozen trunk's output for inputs, where `inputs` holds such outputs.
     """
     if not len(mixtures):
         return inputs
@@ -170,11 +150,7 @@ def with_mixtures(
 
 
 def keep_mixtures(mixtures: Mixtures, folder: str | Path, *, resume: bool) -> None:
-    """Save the table of the mixtures in a run's folder; a resumed run must have the same.
-
-    Raises:
-        ValueError: It was started with others, since features or clips have changed.
-    """
+    """Save the table of the mixtures in a run's folder; a resumed run must have the same."""
     path = Path(folder) / MIXTURES
     if resume and path.is_file() and _digest(pd.read_parquet(path)) != _digest(mixtures.to_frame()):
         raise ValueError(
@@ -200,17 +176,6 @@ def published_features(
     """The published features of some items `(R, D)`: 72 of the clip, 10 of the text, as far as the corpus has either.
 
     Those of clips are computed in parallel and kept in `folder`; an interrupted call is resumed.
-
-    Args:
-        corpus: The corpus, or a view of it.
-        items: Names `(N,)`.
-        folder: Where features are kept.
-        max_seconds: Longest clip that is accepted (s).
-        rows: Which of the items `(R,)`.
-
-    Raises:
-        ValueError: Some items have a clip and others have none.
-        AudioError: A clip cannot be read; the message names the item.
     """
     asked, table = np.asarray(items, dtype=object)[rows], corpus.items.set_index("item")
     parts = []
@@ -261,7 +226,7 @@ def _write_clips(max_seconds: float, target: Path, clips: Sequence[tuple[str, An
 
 def _means(encoded: Callable[[np.ndarray], Inputs], rows: np.ndarray) -> np.ndarray:
     inputs = encoded(rows)
-    return np.stack([inputs.read(entry).astype(np.float32).mean(0) for entry in inputs.entries])
+    return np.stack([inputs[row].astype(np.float32).mean(0) for row in range(len(rows))])
 
 
 def _from_file(path: str, items: Sequence[str], rows: np.ndarray) -> np.ndarray:

@@ -166,15 +166,9 @@ def _mask(rows: Sequence[torch.Tensor], width: int = 0) -> torch.Tensor:
 class BucketSampler(Sampler[int | tuple[int, int]]):
     """Shuffled indices whose consecutive batches hold inputs of similar length, the same for a seed and an epoch.
 
-    Within groups of `group` batches, drawn at random, items are sorted by length; then the batches are shuffled. The
-    order depends on seed and epoch alone, which makes a resumed run exact.
-
-    Args:
-        lengths: Length of each item.
-        batch_size: Items per batch.
-        seed: Seed.
-        group: Batches per group; more means less padding and less shuffling.
-        with_epoch: Give pairs of index and epoch. With the index, the epoch also reaches workers that outlive an epoch.
+    Within groups of `group` batches, drawn at random, items are sorted by length; then the batches are shuffled: larger
+    groups mean less padding and less shuffling. The order depends on seed and epoch alone, which makes a resumed run exact.
+    `with_epoch` gives pairs of index and epoch, so that the epoch also reaches workers that outlive an epoch.
     """
 
     def __init__(

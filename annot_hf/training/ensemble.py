@@ -7,7 +7,6 @@ An interrupted member is resumed, a damaged one is trained again, and a member t
 import hashlib
 import json
 import logging
-import os
 import shutil
 import traceback
 from collections.abc import Callable
@@ -16,59 +15,33 @@ from pathlib import Path
 from accelerate import PartialState
 
 from annot_hf.data.export import ExportedCorpus
-from annot_hf.models.configuration_seedbert import SeedBertConfig
 from annot_hf.models.members import read_member
-from annot_hf.training.checkpoints import FACTS, checkpoints_of, held, read_record
 from annot_hf.training.inputs import make_processor
-from annot_hf.training.outputs import check_model_folder
-from annot_hf.training.recipe import Run, make_run, members_folder
+from annot_hf.training.outputs import FACTS, check_model_folder, checkpoints_of, held, read_record
+from annot_hf.training.recipe import Run, members_folder
 
 logger = logging.getLogger(__name__)
 
 # `annot_hf.training.train.train`, which imports this module
 Train = Callable[..., object]
 _FAILED = "failed.txt"
-# keys of an ensemble that a member alone does not have
-_TOGETHER = ("members", "num_members", "ensemble.differ", "ensemble.folder", "distribution", "head_seed")
-_TOGETHER += ("push_to_hub", "hub_model_id", "hub_private_repo", "hub_revision", "hub_strategy")
-# between the seeds of two members, so that ensembles of neighbouring seeds share no member
-_STRIDE = 1000
 
 
 def member_runs(run: Run, corpus: ExportedCorpus) -> list[Run]:
-    """The run of each member: the ensemble's own recipe for one model, with seeds of its own.
-
-    Args:
-        run: Of an ensemble whose members are independent.
-        corpus: What it learns from.
-    """
-    recipe = run.recipe
-    shared = {key: value for key, value in run.values.items() if key not in _TOGETHER} | {"model": "distribution"}
-    shared["features"] = recipe.features or os.path.join(run.training.output_dir, "features")
+    """The run of each independent member, in a folder that is named after what it is."""
     runs = []
-    for number in range(run.options.get("num_members", SeedBertConfig().num_members)):
-        seed = run.training.seed + _STRIDE * (number + 1)
-        own = shared | ({"head_seed": seed} if recipe.ensemble.differ == "init" else {"seed": seed})
-        digest = hashlib.sha256(json.dumps(make_run(own).identity(corpus), sort_keys=True).encode()).hexdigest()[:12]
-        runs.append(make_run(own | {"output_dir": str(members_folder(run) / f"seed{seed}-{digest}")}))
+    for member in run.members:
+        digest = hashlib.sha256(json.dumps(member.identity(corpus), sort_keys=True).encode()).hexdigest()[:12]
+        seed = member.training.seed if member.recipe.head_seed is None else member.recipe.head_seed
+        runs.append(member.at(members_folder(run) / f"seed{seed}-{digest}"))
     return runs
 
 
 def train_members(run: Run, corpus: ExportedCorpus, train: Train) -> list[Path]:
     """Train the members that are missing or damaged, one after the other.
 
-    Several processes of `accelerate launch` train each member together; there a failure ends them all.
-
-    Args:
-        run: Of an ensemble whose members are independent.
-        corpus: What they learn from.
-        train: `annot_hf.training.train.train`.
-
-    Returns:
-        Checkpoint folders of all members, in order.
-
-    Raises:
-        ValueError: Members failed, or another process trains them; the others are trained and kept.
+    Several processes of `accelerate launch` train each member together; there a failure ends them all. Elsewhere the other
+    members are trained and kept before a ValueError says which failed. Returns their checkpoint folders, in order.
     """
     runs, state = member_runs(run, corpus), PartialState()
     damage = [_damage(one) for one in runs]

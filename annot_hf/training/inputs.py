@@ -62,7 +62,7 @@ class InputOptions:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Inputs of a list of items, read one at a time.
+    """Inputs of a list of items, read one at a time: `inputs[row]` is the model's input of an item.
 
     Attributes:
         entries: What `read` takes, one an item.
@@ -76,6 +76,9 @@ class Inputs:
     read: Callable[..., Any]
     lengths: np.ndarray
     cut: np.ndarray | None = None
+
+    def __getitem__(self, row: int) -> Any:
+        return self.read(self.entries[row])
 
     @property
     def truncated(self) -> int | None:
@@ -110,17 +113,8 @@ def make_processor(
     """The feature extractor or tokenizer of a trunk; both, as one processor, of an audio-language model.
 
     Saved and loaded without this package it works as in training: it pads on the right and gives a mask, and a tokenizer
-    truncates where training did.
-
-    Args:
-        trunk_config: The trunk's configuration.
-        source: Hub id or folder that holds it; not needed for the log-mel trunk.
-        max_tokens: Most tokens of a text, special ones included; as many as the trunk takes when None.
-        revision: Branch, tag or commit on the Hub.
-
-    Raises:
-        ValueError: `source` does not hold it, or it cannot be loaded without running code of its own, or
-            the trunk does not take so many tokens.
+    truncates where training did, at `max_tokens` or at as many as the trunk takes. `source` is the Hub id (at a `revision`)
+    or folder that holds it; the log-mel trunk needs none. No code of its own is run.
     """
     if max_tokens is not None and input_name_of(trunk_config) != "input_ids":
         raise ValueError(
@@ -168,19 +162,14 @@ def token_limit(trunk_config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBa
 
 
 def item_sources(corpus: ExportedCorpus, items: Sequence[str], trunk_config: PreTrainedConfig) -> pd.Series:
-    """Text or audio of the items, by name, whichever the trunk takes.
-
-    Raises:
-        ValueError: An item lacks it.
-    """
+    """Text or audio of the items, by name, whichever the trunk takes."""
     column = "text" if input_name_of(trunk_config) == "input_ids" else "audio"
-    table = corpus.items.set_index("item")
-    values = table[column].reindex(items) if column in table else pd.Series([None] * len(items), index=items)
-    absent = values.isna()
-    if absent.any():
+    values = _column(corpus, column, items)
+    absent = values.index[values.isna()]
+    if len(absent):
         raise ValueError(
-            f"{int(absent.sum())} of {len(items)} items of {corpus.name} have no {column}, for instance "
-            f"{values.index[absent][0]!r}, which a {trunk_config.model_type} trunk needs; leave them out of the export or "
+            f"{len(absent)} of {len(items)} items of {corpus.name} have no {column}, for instance "
+            f"{absent[0]!r}, which a {trunk_config.model_type} trunk needs; leave them out of the export or "
             "choose another trunk."
         )
     return values
@@ -208,13 +197,7 @@ def corpus_inputs(
     max_seconds: float,
     condition: Condition | None = None,
 ) -> Inputs:
-    """Inputs of the corpus's items, in the order given; clean unless an acoustic condition is named.
-
-    Raises:
-        ValueError: The corpus lacks the text or audio that the trunk takes, a text is empty, or an acoustic condition is
-            to alter it.
-        AudioError: A clip cannot be read, or is longer than `max_seconds`.
-    """
+    """Inputs of the corpus's items, in the order given; clean unless an acoustic condition is named."""
     sources = list(item_sources(corpus, items, trunk_config))
     # features are cached per list of items
     key = "\n".join([corpus.digest, *items])
@@ -233,9 +216,14 @@ def corpus_inputs(
 
 def transcripts(corpus: ExportedCorpus, items: Sequence[str]) -> list[str | None]:
     """Transcripts of the items' clips; None where the corpus has none."""
-    table = corpus.items.set_index("item")
-    said = table["text"].reindex(items) if "text" in table else pd.Series([None] * len(items), index=items)
+    said = _column(corpus, "text", items)
     return list(said.where(said.notna(), None))
+
+
+def _column(corpus: ExportedCorpus, name: str, items: Sequence[str]) -> pd.Series:
+    """A column of the items' table, by the items' names; all missing if there is none."""
+    table = corpus.items.set_index("item")
+    return table[name].reindex(items) if name in table else pd.Series([None] * len(items), index=items)
 
 
 def read_inputs(
@@ -251,28 +239,21 @@ def read_inputs(
     """Inputs from texts or audio sources; for an audio-language model, a source may be a pair of a clip and its transcript.
 
     With a `features` folder, log-mel frames are computed once and kept there. Texts become tokens here, all at once; what
-    a text has beyond the limit of tokens is cut off and counted.
-
-    Raises:
-        ValueError: A text is empty or of another type; the message has its name of `names`, or its number.
-        AudioError: A clip cannot be read, or is longer than `max_seconds`.
+    a text has beyond the limit of tokens is cut off and counted. Errors have an item's name of `names`, or its number.
     """
-    name = input_name_of(trunk_config)
-    if name == "input_ids":
-        return _tokens(entries, trunk_config, processor, range(len(entries)) if names is None else names)
-    if name == PROMPTED:
-        return _prompted(entries, trunk_config, processor, range(len(entries)) if names is None else names, max_seconds)
-    limits, rate = AudioLimits(max_seconds=max_seconds), processor.sampling_rate
-    if name == "input_values":
-        seconds = np.array([audio_info(entry, limits=limits).seconds for entry in entries])
-        read = functools.partial(_waveform, processor, limits)
-        return Inputs(entries, read, np.round(seconds * rate).astype(int))
-    if features is None:
-        read = functools.partial(_log_mel, processor, limits)
-        seconds = np.array([audio_info(entry, limits=limits).seconds for entry in entries])
-        return Inputs(entries, read, np.round(seconds * 100).astype(int))
-    store = build_features(features, entries, processor, key=key, max_seconds=max_seconds)
-    return Inputs(range(len(entries)), store.__getitem__, store.lengths)
+    kind, names = input_name_of(trunk_config), range(len(entries)) if names is None else names
+    if kind == "input_ids":
+        return _tokens(entries, trunk_config, processor, names)
+    if kind == PROMPTED:
+        return _prompted(entries, trunk_config, processor, names, max_seconds)
+    if kind == "input_features" and features is not None:
+        store = build_features(features, entries, processor, key=key, max_seconds=max_seconds)
+        return Inputs(range(len(entries)), store.__getitem__, store.lengths)
+    limits = AudioLimits(max_seconds=max_seconds)
+    # samples, or frames of 10 ms
+    read, rate = (_waveform, processor.sampling_rate) if kind == "input_values" else (_log_mel, 100)
+    seconds = np.array([audio_info(entry, limits=limits).seconds for entry in entries])
+    return Inputs(entries, functools.partial(read, processor, limits), np.round(seconds * rate).astype(int))
 
 
 def _tokens(
@@ -281,10 +262,8 @@ def _tokens(
     """Tokens of every text."""
     for name, text in zip(names, texts, strict=True):
         if not isinstance(text, str):
-            raise ValueError(
-                f"Item {str(name)!r} is a {type(text).__name__}, and a {trunk_config.model_type} trunk reads text; give a "
-                "string."
-            )
+            found, model = type(text).__name__, trunk_config.model_type
+            raise ValueError(f"Item {str(name)!r} is a {found}, and a {model} trunk reads text; give a string.")
     limit = token_limit(trunk_config, tokenizer)
     rows = tokenizer(list(texts), truncation=True, max_length=limit, return_attention_mask=False)
     lengths = np.array([len(tokens) for tokens in rows["input_ids"]])
@@ -309,11 +288,7 @@ def _read_of(reads: Sequence[Callable[..., Any]], entry: tuple[int, Any], *alter
 
 
 def clip_seconds(sources: Sequence[Any], names: Sequence[Any], limits: AudioLimits) -> np.ndarray:
-    """Length of every clip (s).
-
-    Raises:
-        AudioError: One cannot be read or is too long; the message has its name.
-    """
+    """Length of every clip (s); an error has the name of the clip."""
     seconds = np.zeros(len(sources))
     for row, (name, source) in enumerate(zip(names, sources, strict=True)):
         try:

@@ -10,9 +10,8 @@ from transformers import AutoModel
 from annot_hf.models.adapters import Adaptable, put_on
 from annot_hf.models.checks import check_counts
 from annot_hf.models.register import register_models
-from annot_hf.training.checkpoints import read_facts
 from annot_hf.training.inputs import make_processor
-from annot_hf.training.outputs import save_model
+from annot_hf.training.outputs import read_facts, save_model
 
 if TYPE_CHECKING:
     from peft import PeftModel

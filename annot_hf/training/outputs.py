@@ -1,30 +1,50 @@
-"""What a run may overwrite, and what of it may leave: nothing that it did not write itself."""
+"""A run's folder: its lock, what it may overwrite, the record of what it is, its checkpoints, and the model it saves."""
 
 import json
+import logging
 import os
 import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
+from accelerate import PartialState
+from filelock import SoftFileLock, Timeout
 from huggingface_hub import CommitOperationAdd, HfApi
 from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel
-from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
+from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
+from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 import annot_hf.models
-from annot_hf.data.corpus import check_own
+from annot_hf.data.corpus import check_own, replace_file
+from annot_hf.data.export import ExportedCorpus
 from annot_hf.models.checks import read_object, said
 from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.register import register_models
-from annot_hf.training.checkpoints import FACTS, checkpoints_of, read_facts
 from annot_hf.training.inputs import make_processor
-from annot_hf.training.recipe import ELSEWHERE, Run
+from annot_hf.training.recipe import ELSEWHERE, Run, members_folder, trains_members
 
-STARTED = "started.json"
-_RECORD = ("recipe", "corpus_digest")  # of what a run is
+logger = logging.getLogger(__name__)
+
+# what a run records of itself when it starts; and, as the last file of its model folder, when it has ended
+STARTED, FACTS = "started.json", "training.json"
+WEIGHTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, ADAPTER_SAFE_WEIGHTS_NAME)
+# a run may be resumed for longer
+LENGTH = ("num_train_epochs", "max_steps", "schedule.patience")
+# what an ensemble does with its members, and no member depends on
+ASSEMBLED = ("num_members", "distribution")
+
+_LOCK = "training.lock"
+# seconds to wait for the lock of another process, whose end does not always show at once
+_PATIENCE = 1.0
+# what the record of a run holds at least
+_RECORD = ("recipe", "corpus_digest")
 _OVERWRITTEN = (STARTED, "recipe.yaml", "mixtures.parquet", "model", "model.part")
 _CODE = sorted(path.name for path in Path(annot_hf.models.__file__).parent.glob("*.py"))
 _MODEL_FILES = (
@@ -51,23 +71,139 @@ _MODEL_FILES = (
 )
 
 
-def check_output(folder: str | Path) -> None:
-    """Whether a run may write to a folder: what it would overwrite is of an earlier run, or is not there.
+@contextmanager
+def held(folder: str | Path) -> Iterator[None]:
+    """Lock a run's folder, and remove it again if nothing was written; a process may lock it twice.
 
-    Raises:
-        ValueError: It is somebody else's.
+    The lock of a process that has ended is ignored. Of several processes of one run, the main one locks for all.
     """
-    folder = Path(folder)
+    folder = Path(folder).resolve()
+    if not PartialState().is_main_process:
+        yield
+        return
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError) as error:
+        raise ValueError(f"{error.filename} is no folder and takes the place of a run; move it away.") from None
+    lock = SoftFileLock(folder / _LOCK, timeout=_PATIENCE, is_singleton=True)
+    try:
+        lock.acquire()
+    except Timeout:
+        pid, host = [*_lines(folder / _LOCK), "unknown", "unknown"][:2]
+        raise ValueError(
+            f"{folder / _LOCK} says that process {pid} on {host} works in this folder; wait for it, or remove that file "
+            "if the process is gone."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+        for path in made:
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
+
+
+def _lines(path: Path) -> list[str]:
+    """Words of a file that may be gone."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace").split()
+    except OSError:
+        return []
+
+
+def check_start(run: Run, *, resume: bool) -> None:
+    """Whether a run may start in its folder, or be resumed there, without loss of what is not its own."""
+    folder, ensemble = Path(run.training.output_dir), trains_members(run)
+    earlier = sorted(members_folder(run).glob("*") if ensemble else folder.glob("checkpoint-*"))
+    if earlier and not resume and not run.recipe.ensemble.folder:
+        raise ValueError(
+            f"{folder} holds {earlier[0].name} of an earlier run; resume it (--resume), name another output_dir, or remove it."
+        )
+    if resume and not earlier and not ensemble:
+        raise ValueError(f"{folder} holds no checkpoint to resume from; train without --resume first.")
+    inexact = [name for name in ("save_only_model", "ignore_data_skip") if resume and getattr(run.training, name)]
+    if inexact:
+        raise ValueError(
+            f"{inexact[0]} is true, with which a run cannot be resumed exactly; train afresh in another output_dir."
+        )
+    if resume and read_record(folder / STARTED) is None:
+        _check_unsaid(folder)
+    _check_output(folder)
+
+
+def _check_unsaid(folder: Path) -> None:
+    """Checkpoints are neither resumed nor removed as cut off where no record says whose they are."""
+    found, path = checkpoints_of(folder), folder / STARTED
+    if path.is_file() and found:
+        what = "is of something else than a run" if _json(path) else "is damaged"
+        raise ValueError(
+            f"{path} {what}, and nothing else records what its checkpoints learn from; restore it, or name another "
+            "output_dir."
+        )
+    for checkpoint in found:
+        if any(checkpoint.iterdir()) and not _is_complete(checkpoint, PartialState().num_processes):
+            raise ValueError(
+                f"{checkpoint} is no complete checkpoint, and nothing says that this package wrote it; name another "
+                "output_dir, or move it away."
+            )
+
+
+def record_start(run: Run, corpus: ExportedCorpus, *, resume: bool) -> str | None:
+    """Record what a run is when it starts, and refuse to resume another; returns the digest of the trunk's weights."""
+    folder, ensemble, record = Path(run.training.output_dir), trains_members(run), run.record(corpus)
+    earlier = read_record(folder / STARTED) if resume else None
+    if earlier is None:
+        if run.training.process_index == 0:
+            write_record(folder / STARTED, record)
+        return record.get("trunk")
+    changed = run.changes(earlier, corpus, aside=ASSEMBLED if ensemble else LENGTH)
+    longer = [name for name in changed if name in LENGTH] if ensemble else []
+    if longer:
+        raise ValueError(
+            f"{folder} was started with another {longer[0]}, and how long a member is trained is part of what it is, so that "
+            "none could be resumed; undo the change, or name another output_dir."
+        )
+    if changed:
+        raise ValueError(
+            f"{folder} was started with another recipe or corpus: {', '.join(changed)} changed; resume with what it was "
+            "started with, or name another output_dir."
+        )
+    return record.get("trunk")
+
+
+def write_record(path: Path, record: Mapping[str, Any]) -> None:
+    """Write what a run is (`Run.record`) in one step, so that a killed process leaves no half file."""
+    text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
+    replace_file(path, lambda partial: partial.write_text(text, encoding="utf-8"))
+
+
+def read_record(path: Path) -> dict[str, Any] | None:
+    """What `write_record` wrote; None if there is no such file, or it holds something else, which is logged."""
+    found = _json(path)
+    if isinstance(found, dict) and set(_RECORD) <= found.keys():
+        return found
+    if path.is_file():
+        logger.warning("%s is %s, and counts as missing.", path, "of something else than a run" if found else "damaged")
+    return None
+
+
+def _json(path: Path) -> Any:
+    """What a file holds; None if it cannot be read."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return None
+
+
+def _check_output(folder: Path) -> None:
+    """Whether a run may write to a folder: what it would overwrite is of an earlier run, or is not there."""
     check_own(folder, _OVERWRITTEN, marker=STARTED, keys=_RECORD)
     check_model_folder(folder / "model")
 
 
 def check_model_folder(folder: Path) -> None:
-    """Whether a model may take the place of a folder: it holds nothing but one that this package wrote.
-
-    Raises:
-        ValueError: It holds something else.
-    """
+    """Whether a model may take the place of a folder: it holds nothing but one that this package wrote."""
     if not folder.exists():
         return
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else [folder.name]
@@ -81,38 +217,87 @@ def check_model_folder(folder: Path) -> None:
 
 
 def clear_run(folder: Path) -> None:
-    """Remove the checkpoints and members of an earlier run, so that another may start in its folder.
-
-    Raises:
-        ValueError: The folder holds something that the next run would overwrite, and that is not of a run.
-    """
-    check_output(folder)
-    if _is_run(folder):
-        members = [path for path in folder.glob("members/seed*") if _is_run(path)]
+    """Remove the checkpoints and members of an earlier run, so that another may start in its folder."""
+    _check_output(folder)
+    if read_record(folder / STARTED):
+        members = [path for path in folder.glob("members/seed*") if read_record(path / STARTED)]
         for path in [*checkpoints_of(folder), *members]:
             shutil.rmtree(path)
 
 
-def _is_run(folder: Path) -> bool:
-    """Whether a run of this package started there."""
-    said = _json(folder / STARTED)
-    return isinstance(said, dict) and set(_RECORD) <= said.keys()
+def checkpoints_of(folder: str | Path) -> list[Path]:
+    """Checkpoints in a run's folder, complete or not, the oldest first."""
+    found = [(path.name.removeprefix("checkpoint-"), path) for path in Path(folder).glob("checkpoint-*")]
+    return [path for _, path in sorted((int(step), path) for step, path in found if step.isdecimal())]
 
 
-def _json(path: Path) -> Any:
-    """What a file holds; None if it cannot be read."""
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+def newest_checkpoint(folder: str | Path, *, with_best: bool = False) -> Path | None:
+    """The newest complete checkpoint in a run's folder, if there is one; newer, incomplete ones are removed.
+
+    With several processes, all must call it: the main one removes, the others wait. `with_best` says that the run ends with
+    its best checkpoint, which must then be there.
+    """
+    state, found, cut = PartialState(), checkpoints_of(folder), []
+    while found and not _is_complete(found[-1], state.num_processes):
+        cut.append(found.pop())
+    # no process may remove what another still looks at
+    state.wait_for_everyone()
+    for path in cut if state.is_main_process else ():
+        logger.warning("%s was cut off while it was written, and is removed.", path)
+        shutil.rmtree(path)
+    state.wait_for_everyone()
+    if not found:
         return None
+    best = _state(found[-1])["best_global_step"]
+    if with_best and best and not _holds_weights(found[-1].with_name(f"checkpoint-{best}")):
+        raise ValueError(
+            f"{found[-1]} needs checkpoint-{best}, the best so far, which is gone or damaged; restore it, or remove "
+            f"{found[-1].name} too."
+        )
+    return found[-1]
+
+
+def _is_complete(checkpoint: Path, processes: int) -> bool:
+    """Whether it has all that resuming needs: weights, the optimiser, schedule, generators, and the trainer's state."""
+    if _state(checkpoint) is None:
+        return False
+    generators = list(checkpoint.glob("rng_state*.pth"))
+    if generators and len(generators) != processes:
+        # it may be complete, and must not be removed
+        raise ValueError(
+            f"{checkpoint} was written by {len(generators)} processes, and {processes} would resume it; start as many as "
+            "before, or remove it if it was cut off."
+        )
+    # DeepSpeed keeps optimiser and schedule in a folder of its own, which `latest` names; FSDP the optimiser
+    stepped = any(checkpoint.glob("optimizer*")) and is_zipfile(checkpoint / SCHEDULER_NAME)
+    archives = [*generators, *checkpoint.glob(OPTIMIZER_NAME)]
+    # the table of contents of what `torch.save` writes is at its end
+    whole = (stepped or (checkpoint / "latest").is_file()) and generators and all(map(is_zipfile, archives))
+    return bool(whole) and _holds_weights(checkpoint)
+
+
+def _state(checkpoint: Path) -> dict[str, Any] | None:
+    """The trainer's state, which is written last; None if it is incomplete."""
+    found = _json(checkpoint / TRAINER_STATE_NAME)
+    return found if isinstance(found, dict) and "best_global_step" in found else None
+
+
+def _holds_weights(checkpoint: Path) -> bool:
+    return any((checkpoint / name).is_file() and (checkpoint / name).stat().st_size for name in WEIGHTS)
+
+
+def read_facts(folder: Path) -> dict[str, Any]:
+    """The facts of a checkpoint's training; empty if it has none."""
+    if not (folder / FACTS).is_file():
+        return {}
+    facts = read_object(folder / FACTS)
+    if not isinstance(facts.get("recipe", {}), dict):
+        raise ValueError(f"{folder / FACTS} does not say how a model was trained; restore or remove it.")
+    return facts
 
 
 def open_repository(run: Run) -> str:
-    """The repository of the Hub that a run's model goes to, private unless the recipe says otherwise.
-
-    Raises:
-        ValueError: There is no access to it, or it is public and the recipe does not say that it may be.
-    """
+    """The repository of the Hub that a run's model goes to, private unless the recipe says otherwise."""
     asked, api = run.training, HfApi()
     name, private = asked.hub_model_id or Path(asked.output_dir).absolute().name, asked.hub_private_repo is not False
     try:
@@ -133,15 +318,14 @@ def open_repository(run: Run) -> str:
 
 
 def push_model(run: Run, folder: Path, repository: str) -> None:
-    """Upload a model folder, and nothing else of the run: weights, configuration, processor, code and facts.
-
-    Raises:
-        ValueError: The upload failed; the folder is kept.
-    """
+    """Upload a model folder, and nothing else of the run: weights, configuration, processor, code and facts."""
     facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     told = {key: value for key, value in facts["recipe"].items() if key not in ELSEWHERE}
     # where things lie on this machine is nobody's business
-    told = {key: Path(value).name if _is_place(value) else value for key, value in told.items()}
+    told = {
+        key: Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
+        for key, value in told.items()
+    }
     text = json.dumps(facts | {"recipe": told}, indent=1, ensure_ascii=False) + "\n"
     files = {
         path.name: path
@@ -163,26 +347,13 @@ def push_model(run: Run, folder: Path, repository: str) -> None:
         ) from error
 
 
-def _is_place(value: Any) -> bool:
-    return isinstance(value, str) and os.path.isabs(value)
-
-
 def save_model(
     model: Any, processor: Any, facts: dict[str, Any], folder: Path, *, weights: dict[str, Any] | None = None
 ) -> None:
     """Write a fresh checkpoint folder: weights as safetensors (adapters alone, if it has any), code, processor and facts.
 
-    It is written aside, and takes the place of an earlier one when it is whole.
-
-    Args:
-        model: The model, or the `PeftModel` around it.
-        processor: Its processor.
-        facts: Facts of its training.
-        folder: Folder to write.
-        weights: Its weights, where several processes hold parts of them.
-
-    Raises:
-        ValueError: The folder holds something else than a model of this package.
+    It is written aside, and takes the place of an earlier one when it is whole. `model` may be the `PeftModel` around one;
+    `weights` are its weights where several processes hold parts of them.
     """
     check_model_folder(folder)
     fresh = folder.with_name(f"{folder.name}.part")

@@ -1,158 +1,65 @@
 """Recipes: the keys of a run in groups, each of which its owner defines, documents and checks; files, overrides, rules."""
 
+import copy
 import dataclasses
 import json
 import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
 
 from annot_hf.data.export import ExportedCorpus
 from annot_hf.data.questions import nearest
-from annot_hf.data.synthetic import VoteOptions, read_annotation_facts
-from annot_hf.data.targets import TargetOptions
+from annot_hf.data.synthetic import read_annotation_facts
 from annot_hf.data.yaml_text import read_yaml
-from annot_hf.models.configuration_annotator import AnnotatorConfig
-from annot_hf.models.configuration_distribution import DistributionConfig
-from annot_hf.models.configuration_distribution_qwen2_audio import DistributionQwen2AudioConfig
 from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.configuration_opinion import SupportConfig
 from annot_hf.models.configuration_seedbert import SeedBertConfig
 from annot_hf.models.trunks import WEIGHTED, weights_digest
-from annot_hf.training.augment import TRUNK, Augmentation
-from annot_hf.training.inputs import InputOptions
-from annot_hf.training.keys import RecipeKey, check_secrets, coerce, keys_of, read_words
-from annot_hf.training.schedules import EntropyCurriculum, Schedule
-from annot_hf.training.stock import DEFAULTS, STOCK_KEYS, UNUSABLE, check_stock, set_direction, training_conflicts
-from annot_hf.training.weighting import ClassWeights
+from annot_hf.training.augment import TRUNK
+from annot_hf.training.keys import (
+    CONFIGURATIONS,
+    DEFAULTS,
+    GREATER,
+    GROUPS,
+    LALM,
+    LALM_SECONDS,
+    LOG_MEL,
+    MEASURES,
+    STOCK_KEYS,
+    UNUSABLE,
+    Recipe,
+    RecipeKey,
+    check_secrets,
+    coerce,
+    flatten,
+    keys_of,
+    known_keys,
+    nearest_key,
+    read_words,
+)
 
 logger = logging.getLogger(__name__)
 
 RECIPES = Path(__file__).parent.parent / "recipes"
-# the trunk that needs no checkpoint
-LOG_MEL = "log-mel"
-# the model that is an audio-language model, and the window of its audio tower (s)
-LALM, LALM_SECONDS = "qwen2-audio", 30
-CONFIGURATIONS = {
-    "distribution": DistributionConfig,
-    "annotator": AnnotatorConfig,
-    "seedbert": SeedBertConfig,
-    LALM: DistributionQwen2AudioConfig,
-}
 # keys that say where things lie and what is logged, and not what a run is; what the annotations hold is in its record
 ELSEWHERE = {"votes.annotations", "corpus", "features", "ensemble.folder", "output_dir", "report_to", "run_name"}
 ELSEWHERE |= {"disable_tqdm", "logging_strategy", "logging_steps", "push_to_hub", "hub_model_id", "hub_private_repo"}
 ELSEWHERE |= {"hub_revision", "hub_strategy"}
-# keys that mean nothing unless another one is set
-_DEPENDENT = {
-    "curriculum.kind": r"curriculum\.",
-    "schedule.newbob": r"schedule\.newbob_",
-    "augmentation.kind": r"augmentation\.(?!perturb_share)",
-}
+# keys of an ensemble that a member alone does not have
+_TOGETHER = ("members", "num_members", "ensemble.differ", "ensemble.folder", "distribution", "head_seed")
+_TOGETHER += ("push_to_hub", "hub_model_id", "hub_private_repo", "hub_revision", "hub_strategy")
+# between the seeds of two members, so that ensembles of neighbouring seeds share no member
+_STRIDE = 1000
 # keys that need a trunk with heads on it
 _OF_TRUNKS = ("schedule.trunk_learning_rate", "schedule.unfreeze_epochs", "inputs.cache", "inputs.max_tokens")
-
-
-@dataclass(frozen=True)
-class Ensemble:
-    """Independent members of a seedbert model.
-
-    Args:
-        differ: What they differ in: "init", the fresh weights alone (arXiv 2211.13196), or "all", the order of the items
-            and the dropout too: a deep ensemble.
-        folder: Where they are kept; `output_dir`/members when empty. Ensembles that name one folder share members.
-    """
-
-    differ: Literal["init", "all"] = "init"
-    folder: str = ""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Data, question and training of a run; the model's options and the stock `TrainingArguments` are at the top level too.
-
-    Args:
-        corpus: Folder of an exported corpus.
-        model: Which model: "distribution", "annotator", "seedbert" or "qwen2-audio".
-        trunk: "log-mel", or the Hub id or folder of a plain WavLM, HuBERT, wav2vec 2.0 or text encoder; for "qwen2-audio",
-            of a plain Qwen2-Audio.
-        question: The question, or two scale questions, to learn; the corpus's default when empty.
-        scales: Scale questions that a distribution model answers too, such as valence; learnt from the mean rating.
-        auxiliary: Category questions that it answers too, such as the same clip seen as well as heard; learnt from the
-            fractions of their votes.
-        features: Folder for computed log-mel features and for the frames of a frozen trunk; `output_dir`/features when
-            empty.
-        head_seed: Seed that fresh weights are drawn with (the heads, and a log-mel trunk); `seed` when null, which also
-            decides the order of the items and the dropout. Independent members of a seedbert model have seeds of their own.
-        target: How targets are made of votes.
-        votes: Whose votes it learns from.
-        class_weights: Weights of the labels in the loss.
-        curriculum: Which items it learns from in which epoch.
-        schedule: Tasks, learning rates, unfreezing and early stopping.
-        augmentation: Mixtures and perturbed clips.
-        inputs: What it reads of an item.
-        ensemble: Independent members.
-
-    Raises:
-        ValueError: A question is named twice, or keys do not fit together.
-    """
-
-    corpus: str = ""
-    model: Literal["distribution", "annotator", "seedbert", "qwen2-audio"] = "distribution"
-    trunk: str = LOG_MEL
-    question: list[str] = field(default_factory=list)
-    scales: list[str] = field(default_factory=list)
-    auxiliary: list[str] = field(default_factory=list)
-    features: str = ""
-    head_seed: int | None = None
-    target: TargetOptions = field(default_factory=TargetOptions)
-    votes: VoteOptions = field(default_factory=VoteOptions)
-    class_weights: ClassWeights = field(default_factory=ClassWeights)
-    curriculum: EntropyCurriculum = field(default_factory=EntropyCurriculum)
-    schedule: Schedule = field(default_factory=Schedule)
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    inputs: InputOptions = field(default_factory=InputOptions)
-    ensemble: Ensemble = field(default_factory=Ensemble)
-
-    def __post_init__(self) -> None:
-        changed = self.changed()
-        if self.model != "distribution":
-            for name in ("scales", "auxiliary", "curriculum.kind"):
-                if name in changed:
-                    raise ValueError(f"{name} is for distribution models, and model is {self.model}; remove {name}.")
-        asked = [*self.question, *self.scales, *self.auxiliary]
-        twice = [name for name in asked if asked.count(name) > 1]
-        if twice:
-            raise ValueError(
-                f"question, scales and auxiliary name {twice[0]!r} twice; a model answers each question once."
-            )
-        for switch, pattern in _DEPENDENT.items():
-            idle = [key for key in changed if re.match(pattern, key) and key != switch]
-            if idle and switch not in changed:
-                raise ValueError(f"{idle[0]} is set, and there is no {switch}; set {switch}, or remove {idle[0]}.")
-        if self.curriculum.kind and self.target.method == "majority":
-            raise ValueError(
-                "curriculum.kind goes by the entropy of the targets, and target.method is majority, which has none; learn "
-                "from soft, smoothed or merged votes, or remove the curriculum."
-            )
-
-    def changed(self) -> dict[str, Any]:
-        """Keys, groups included, whose values are not the default."""
-        found, stock = dataclasses.asdict(self), {name: key.default for name, key in OWN_KEYS.items()}
-        return {name: value for name, value in flatten(found, "recipe").items() if value != stock[name]}
-
-
-GROUPS = {name: key.kind for name, key in keys_of(Recipe).items() if dataclasses.is_dataclass(key.kind)}
-# keys of a recipe but for those of the model, its trunk and the stock options
-OWN_KEYS = {name: key for name, key in keys_of(Recipe).items() if name not in GROUPS} | {
-    f"{group}.{name}": key for group, owner in GROUPS.items() for name, key in keys_of(owner).items()
-}
 
 
 @dataclass
@@ -165,6 +72,7 @@ class Run:
         trunk_options: Options of the log-mel trunk.
         training: Stock `TrainingArguments`.
         values: Every key, those of groups as `group.key`, as the file and the overrides gave it, for the record.
+        members: The run of each independent member of an ensemble; its folder is chosen when it starts.
     """
 
     recipe: Recipe
@@ -172,6 +80,13 @@ class Run:
     trunk_options: dict[str, Any]
     training: TrainingArguments
     values: dict[str, Any]
+    members: "tuple[Run, ...]" = ()
+
+    def at(self, folder: Path) -> "Run":
+        """The same run in another `output_dir`."""
+        training = copy.copy(self.training)
+        training.output_dir = str(folder)
+        return dataclasses.replace(self, training=training, values=self.values | {"output_dir": str(folder)})
 
     @property
     def pushes(self) -> bool:
@@ -224,26 +139,6 @@ def summarise_recipe(name: str) -> str:
     lines = (RECIPES / f"{name}.yaml").read_text(encoding="utf-8").splitlines()
     comment = " ".join(line.lstrip("# ") for line in lines[: next(i for i, line in enumerate(lines) if line[0] != "#")])
     return re.split(r"(?<! al)[.:](?: |$)", comment)[0] + "."
-
-
-def flatten(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Values with the keys of groups as `group.key`, such as curriculum.kind.
-
-    Raises:
-        ValueError: A group is no mapping, or a key is given twice.
-    """
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        if name in GROUPS and not isinstance(value, Mapping):
-            keys = ", ".join(f"{name}.{key}" for key in keys_of(GROUPS[name]))
-            raise ValueError(f"{where}: {name} is {value!r}, but it is a group of keys; set {keys}.")
-        for key, part in (
-            {f"{name}.{key}": part for key, part in value.items()}.items() if name in GROUPS else [(name, value)]
-        ):
-            if key in found:
-                raise ValueError(f"{where}: {key} is given twice; remove one.")
-            found[key] = part
-    return found
 
 
 def load_recipe(recipe: str | os.PathLike[str], overrides: Mapping[str, Any] | Sequence[str] = ()) -> Run:
@@ -311,17 +206,6 @@ def _read_recipe(recipe: str | os.PathLike[str], above: tuple[Path, ...] = ()) -
     return path, _overlay(under, values, below.name, os.fspath(path))
 
 
-def known_keys(values: Mapping[str, Any]) -> dict[str, dict[str, RecipeKey]]:
-    """Every key that a recipe with these values may have: its `model` and `trunk` decide which options there are."""
-    trunk_options = keys_of(LogMelConfig) if values.get("trunk", LOG_MEL) == LOG_MEL else {}
-    return {
-        "recipe": OWN_KEYS,
-        "options": keys_of(CONFIGURATIONS.get(str(values.get("model")), DistributionConfig)),
-        "trunk_options": trunk_options,
-        "training": STOCK_KEYS,
-    }
-
-
 def make_run(values: Mapping[str, Any], *, where: str = "recipe") -> Run:
     """Check a mapping of keys to values and build what takes them."""
     check_secrets(values, where)
@@ -351,7 +235,57 @@ def make_run(values: Mapping[str, Any], *, where: str = "recipe") -> Run:
     _check_options(recipe, options, parts["trunk_options"], where)
     # the library would push every checkpoint, with everything around it
     arguments.push_to_hub = False
-    return Run(recipe, options, parts["trunk_options"], arguments, values)
+    run = Run(recipe, options, parts["trunk_options"], arguments, values)
+    run.members = _member_runs(run) if _members_of(recipe, options) == "independent" else ()
+    return run
+
+
+def _member_runs(run: Run) -> tuple[Run, ...]:
+    """The run of each independent member: the ensemble's own recipe for one model, with a seed of its own."""
+    shared = {key: value for key, value in run.values.items() if key not in _TOGETHER} | {"model": "distribution"}
+    shared["features"] = run.recipe.features or os.path.join(run.training.output_dir, "features")
+    differing = "head_seed" if run.recipe.ensemble.differ == "init" else "seed"
+    count = run.options.get("num_members", SeedBertConfig().num_members)
+    seeds = [run.training.seed + _STRIDE * (number + 1) for number in range(count)]
+    return tuple(make_run(shared | {differing: seed}) for seed in seeds)
+
+
+def _members_of(recipe: Recipe, options: Mapping[str, Any]) -> str | None:
+    """Which kind of members a seedbert model has; None for other models."""
+    return options.get("members", SeedBertConfig().members) if recipe.model == "seedbert" else None
+
+
+def set_direction(training: dict[str, Any], scales: Any, where: str) -> None:
+    """Set which way the measure that chooses the epoch is better, if it is one; CCC needs scales."""
+    measure = str(training.get("metric_for_best_model", DEFAULTS["metric_for_best_model"]))
+    measure = measure.removeprefix("eval_")
+    if measure not in MEASURES or (measure == "ccc" and not scales):
+        raise ValueError(
+            f"{where}: metric_for_best_model is {measure!r}{nearest(measure, MEASURES)}; use one of {', '.join(MEASURES)} "
+            "(ccc needs scales)."
+        )
+    if training.setdefault("greater_is_better", measure in GREATER) != (measure in GREATER):
+        raise ValueError(
+            f"{where}: greater_is_better is {measure not in GREATER} and metric_for_best_model {measure}, so that the worst "
+            "epoch would be kept; remove greater_is_better."
+        )
+
+
+def check_stock(given: Mapping[str, Any], where: str) -> None:
+    """Whether the stock options that a recipe sets work here."""
+    for name, why in UNUSABLE.items():
+        if name in given and given[name] != STOCK_KEYS[name].default:
+            raise ValueError(f"{where}: {name} is {given[name]!r}, which {why}.")
+    if given.get("hub_strategy", "end") != "end":
+        raise ValueError(
+            f"{where}: hub_strategy is {given['hub_strategy']!r}, and a run pushes its model once, when it has ended; set it "
+            "to end, or remove it."
+        )
+    idle = [name for name in ("hub_model_id", "hub_private_repo", "hub_revision", "hub_strategy") if name in given]
+    if idle and not given.get("push_to_hub"):
+        raise ValueError(
+            f"{where}: {idle[0]} is set, and there is no push_to_hub; set push_to_hub, or remove {idle[0]}."
+        )
 
 
 def _sort_values(values: Mapping[str, Any], where: str) -> dict[str, dict[str, Any]]:
@@ -369,8 +303,7 @@ def _sort_values(values: Mapping[str, Any], where: str) -> dict[str, dict[str, A
                 raise ValueError(
                     f"{where}: base belongs in a recipe file, not among overrides; name {value!r} as the recipe instead."
                 )
-            known = [key for keys in homes.values() for key in keys]
-            raise ValueError(f"{where}: unknown key {name!r}{nearest(name, known)}; remove or correct it.")
+            raise ValueError(f"{where}: unknown key {name!r}{nearest_key(name, homes)}; remove or correct it.")
         parts[home][name] = coerce(name, value, homes[home][name].kind, where)
     return parts
 
@@ -478,7 +411,7 @@ def _lora_conflicts(recipe: Recipe, options: Mapping[str, Any], training: Traini
 
 def _member_conflicts(recipe: Recipe, options: Mapping[str, Any]) -> Iterator[str]:
     """Keys of members are for members of that kind; not `ensemble.folder`, which a plan sets for all."""
-    members = options.get("members", SeedBertConfig().members) if recipe.model == "seedbert" else None
+    members = _members_of(recipe, options)
     kind = "model is " + recipe.model if members is None else "members is " + members
     if members != "independent" and "ensemble.differ" in recipe.changed():
         yield (
@@ -540,22 +473,51 @@ def _augmentation_conflicts(recipe: Recipe) -> Iterator[str]:
         )
 
 
+def training_conflicts(training: TrainingArguments, *, log_mel: bool, changes_rates: bool) -> Iterator[str]:
+    """The weights that are trained are those that are saved, and something is trained."""
+    for name in ("bf16_full_eval", "fp16_full_eval"):
+        if getattr(training, name):
+            yield (
+                f"{name} is true, which turns the weights themselves into half precision, as they would be saved; remove it, "
+                f"and set {name.removesuffix('_full_eval')} instead."
+            )
+    for name in sorted(set(training.report_to) - set(get_available_reporting_integrations())):
+        yield (
+            f"report_to is {name}, which is not installed or is no integration of transformers; install it, or remove "
+            "report_to."
+        )
+    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+        if getattr(training, name) < 1:
+            yield f"{name} is {getattr(training, name)}; it is a whole number, 1 or more."
+    if training.max_steps == 0 or (training.max_steps < 0 and not training.num_train_epochs > 0):
+        name = "num_train_epochs" if training.max_steps else "max_steps"
+        yield f"{name} is {getattr(training, name):g}, which trains nothing; set it above 0."
+    if training.activation_checkpointing and log_mel:
+        yield (
+            "activation_checkpointing is true, and a log-mel trunk keeps its activations; remove it, or choose a smaller "
+            "batch."
+        )
+    if training.fp16 and training.device.type == "cpu":
+        yield "fp16 is true, and a CPU would compute in float32 instead; remove it, or set bf16."
+    if changes_rates and training.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
+        yield (
+            f"lr_scheduler_type is {training.lr_scheduler_type.value}, whose rates schedule.newbob and "
+            "schedule.unfreeze_epochs cannot change; set it to constant."
+        )
+
+
 def trains_members(run: Run) -> bool:
     """Whether a run is that of an ensemble whose members are trained one by one."""
-    return run.recipe.model == "seedbert" and run.options.get("members", SeedBertConfig().members) == "independent"
+    return bool(run.members)
 
 
 def members_folder(run: Run) -> Path:
     """Where an ensemble keeps its members."""
-    return Path(run.recipe.ensemble.folder or os.path.join(run.training.output_dir, "members"))
+    return Path(run.recipe.ensemble.folder or os.path.join(run.training.output_dir, "members")).expanduser()
 
 
 def read_layer(path: str | os.PathLike[str]) -> tuple[int, str]:
-    """The layer that a saliency.json chose, and the trunk it was measured on.
-
-    Raises:
-        ValueError: There is no such file, or it is something else.
-    """
+    """The layer that a saliency.json chose, and the trunk it was measured on."""
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
         return int(record["trunk_layer"]), str(record["trunk"])

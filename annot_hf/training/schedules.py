@@ -33,11 +33,7 @@ def newbob_factor(losses: Sequence[float], factor: float = 0.9, threshold: float
 
 
 def encoder_layers(trunk: PreTrainedModel) -> nn.ModuleList:
-    """The transformer layers of a trunk, the lowest first.
-
-    Raises:
-        ValueError: The trunk has none.
-    """
+    """The transformer layers of a trunk, the lowest first; a ValueError if it has none."""
     layers = transformer_layers(trunk)
     if layers is None:
         raise ValueError(
@@ -112,9 +108,6 @@ class StagedLearning(TrainerCallback):
     """NewBob on every parameter group, and stages that unfreeze the top layers of the trunk.
 
     Both depend on the log of the run alone, so that a resumed run continues exactly.
-
-    Args:
-        schedule: Says which.
     """
 
     def __init__(self, schedule: Schedule) -> None:
@@ -221,10 +214,8 @@ class EntropyCurriculum:
     def weights(self, labels: torch.Tensor, epoch: int, corpus: torch.Tensor | None = None) -> torch.Tensor:
         """Weights `(B,)` of mean 1 of the items of a mini-batch; all 1 during warm-up and where a filter would leave nothing.
 
-        Args:
-            labels: Target distributions `(B, K)`.
-            epoch: Which epoch, from 1.
-            corpus: Normalised entropies of all training items `(N,)`, needed by "corpus".
+        `labels` are target distributions `(B, K)`, `epoch` counts from 1, and `corpus` holds the normalised entropies of all
+        training items `(N,)`, which "corpus" needs.
         """
         entropies = normalised_entropy(labels)
         ramps = self.kind == "weight" or self.by == "threshold"

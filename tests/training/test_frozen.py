@@ -12,9 +12,9 @@ from transformers import Wav2Vec2FeatureExtractor
 
 from annot_hf.models import modeling_opinion
 from annot_hf.models.heads import masked_mean
-from annot_hf.training import features, frozen
+from annot_hf.training import datasets as frozen, features
 from annot_hf.training.collator import VoteCollator
-from annot_hf.training.frozen import encode_once, trunk_digest
+from annot_hf.training.datasets import encode_once, trunk_digest
 from annot_hf.training.inference import predict
 from annot_hf.training.inputs import make_processor, read_inputs
 from annot_hf.training.outputs import load_model

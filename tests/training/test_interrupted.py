@@ -20,10 +20,10 @@ from annot_hf.data.export import read_export
 from annot_hf.data.predictions import Predictions
 from annot_hf.experiments.crossval import crossval
 from annot_hf.report.report import build_report
-from annot_hf.training import checkpoints as checkpoints_module, train as runs_module
-from annot_hf.training.checkpoints import checkpoints_of
+from annot_hf.training import outputs as outputs_module, train as runs_module
 from annot_hf.training.ensemble import train_members
 from annot_hf.training.inference import predict
+from annot_hf.training.outputs import checkpoints_of
 from annot_hf.training.recipe import load_recipe
 from annot_hf.training.train import predictions_of, train
 
@@ -191,10 +191,10 @@ def test_a_clock_that_goes_back_costs_no_checkpoint(cut, small_run):
 
 def test_a_damaged_record_beside_checkpoints_is_said(cut):
     run, folder = cut
-    for text in ("", "[]", "{}"):
+    for text, what in (("", "damaged"), ("[]", "damaged"), ("{}", "damaged"), ('{"day": 1}', "of something else than a run")):
         (folder / "started.json").write_text(text)
         with pytest.raises(
-            ValueError, match=r"started\.json is damaged, and nothing else records what .* restore it, or"
+            ValueError, match=rf"started\.json is {what}, and nothing else records what .* restore it, or"
         ):
             train(run, resume=True)
     for path in checkpoints_of(folder):
@@ -207,7 +207,7 @@ def test_a_damaged_record_beside_checkpoints_is_said(cut):
 @pytest.fixture
 def other_process(monkeypatch):
     """Keeps a folder as another process that works there does, until the test ends."""
-    monkeypatch.setattr(checkpoints_module, "_PATIENCE", 0.1)
+    monkeypatch.setattr(outputs_module, "_PATIENCE", 0.1)
     started = []
 
     def hold(folder):

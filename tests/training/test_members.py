@@ -20,8 +20,8 @@ from annot_hf.experiments.crossval import crossval
 from annot_hf.experiments.explain import explain
 from annot_hf.models.modeling_seedbert import SeedBert
 from annot_hf.training import (
-    checkpoints as checkpoints_module,
     ensemble as members_module,
+    outputs as outputs_module,
     train as building,
     train as train_module,
 )
@@ -86,7 +86,7 @@ def test_init_differs_in_the_fresh_layers_alone_and_all_in_the_order_too(ensembl
     corpus = read_export(sayings)
     one, two, _ = member_runs(ensemble(), corpus)
     assert (one.training.seed, two.training.seed) == (0, 0) and one.recipe.head_seed != two.recipe.head_seed
-    models = [building.build_model(run, corpus.targets("train", "severity"), [], [])[0] for run in (one, two)]
+    models = [building.build_model(run, corpus.targets("train", "severity"), corpus)[0] for run in (one, two)]
     state = [model.state_dict() for model in models]
     same = {name for name in state[0] if torch.equal(state[0][name], state[1][name])}
     assert {name.split(".")[0] for name in same} == {"trunk"} and not any(name.startswith("head") for name in same)
@@ -244,7 +244,7 @@ def lock_of(folder, pid):
 
 
 def test_a_member_that_another_process_trains_is_left_alone(ensemble, monkeypatch, trained):
-    monkeypatch.setattr(checkpoints_module, "_PATIENCE", 0.1)
+    monkeypatch.setattr(outputs_module, "_PATIENCE", 0.1)
     run = ensemble(num_members=2)
     folders = [one.training.output_dir for one in member_runs(run, read_export(run.recipe.corpus))]
     mine = members_module.Path(folders[0])
@@ -294,7 +294,7 @@ class Processes(SimpleNamespace):
 @pytest.mark.parametrize("main", [True, False])
 def test_of_several_processes_the_main_one_writes_and_a_failure_ends_all(ensemble, monkeypatch, main):
     state = Processes(is_main_process=main)
-    for module in (members_module, checkpoints_module):
+    for module in (members_module, outputs_module):
         monkeypatch.setattr(module, "PartialState", lambda: state)
     run = ensemble(num_members=2)
     corpus = read_export(run.recipe.corpus)

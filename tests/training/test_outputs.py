@@ -10,9 +10,8 @@ import pytest
 import torch
 from hub_stub import serve
 
-from annot_hf.training.checkpoints import checkpoints_of
 from annot_hf.training.ensemble import member_runs
-from annot_hf.training.outputs import clear_run, load_model
+from annot_hf.training.outputs import checkpoints_of, clear_run, load_model
 from annot_hf.training.recipe import load_recipe
 from annot_hf.training.train import train
 

@@ -20,10 +20,10 @@ from annot_hf.data.conditions import Perturbation
 from annot_hf.data.export import read_export
 from annot_hf.data.votes import VoteTable
 from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
-from annot_hf.training.checkpoints import newest_checkpoint
 from annot_hf.training.collator import BucketSampler
 from annot_hf.training.inference import predict
 from annot_hf.training.inputs import make_processor, read_inputs
+from annot_hf.training.outputs import newest_checkpoint
 from annot_hf.training.recipe import load_recipe
 from annot_hf.training.train import train
 from annot_hf.training.trainer import EpochOfSampler, OpinionTrainer
