@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedConfig
 
-from annot_hf.data.audio import MixedClip
 from annot_hf.data.conditions import Perturbation
 from annot_hf.data.corpus import replace_file
 from annot_hf.data.dime import Mixtures, Partners, TextRule, check_apart, check_mixing, load_neighbours, plan_mixtures
@@ -21,7 +20,7 @@ from annot_hf.data.export import ExportedCorpus
 from annot_hf.data.targets import Targets
 from annot_hf.models.trunks import PROMPTED, WEIGHTED, input_name_of
 from annot_hf.training.features import FeatureStore, fill_shards, plan_shards, write_shard
-from annot_hf.training.inputs import Inputs, item_sources, join_inputs, read_inputs, read_together, transcripts
+from annot_hf.training.inputs import Inputs, read_together
 
 logger = logging.getLogger(__name__)
 
@@ -48,9 +47,6 @@ class Augmentation:
             `annot_hf.data.conditions`); 0 for never. For models that read clips anew in every epoch; a clip that becomes
             longer than the model's limit is cut. `seed`, the item and the epoch fix the draw. Validation and prediction
             use the clips as they are.
-
-    Raises:
-        ValueError: A value is out of range, or there is no such file of features.
     """
 
     kind: Literal["", "dime"] = ""
@@ -98,55 +94,25 @@ def plan_augmentation(
         raise ValueError(
             "augmentation.features is trunk and trunk_layer weighted, which takes all layers; set trunk_layer to a number."
         )
+
+    def features_of(rows: np.ndarray) -> np.ndarray:
+        if options.features == PUBLISHED:
+            return published_features(corpus, targets.items, features, max_seconds, rows)
+        if options.features == TRUNK:
+            inputs = encoded(rows)
+            return np.stack([inputs[row].astype(np.float32).mean(0) for row in range(len(rows))])
+        return read_features(options.features, np.asarray(targets.items, dtype=object)[rows])
+
     speakers = _speakers(corpus, targets.items, reads_text)
-    if options.features == PUBLISHED:
-        near_by = functools.partial(published_features, corpus, targets.items, features, max_seconds)
-    elif options.features == TRUNK:
-        near_by = functools.partial(_means, encoded)
-    else:
-        near_by = functools.partial(_from_file, options.features, targets.items)
     return plan_mixtures(
         targets.items,
         targets.probs,
-        near_by,
+        features_of,
         support=targets.support,
         speakers=speakers,
         seed=seed,
         **{name: getattr(options, name) for name in ("share", "neighbours", "text", "partners")},
     )
-
-
-def with_mixtures(
-    mixtures: Mixtures,
-    inputs: Inputs,
-    corpus: ExportedCorpus,
-    trunk_config: PreTrainedConfig,
-    processor: Any,
-    *,
-    features: str | Path,
-    max_seconds: float,
-    encode: Callable[[Inputs, Sequence[str]], Inputs] | None = None,
-) -> Inputs:
-    """The inputs, and those of the mixtures after them: audio is mixed when it is read, a text is that of one of the two.
-
-    `encode` gives the frozen trunk's output for inputs, where `inputs` holds such outputs.
-    """
-    if not len(mixtures):
-        return inputs
-    if input_name_of(trunk_config) == "input_ids":
-        return join_inputs([inputs, inputs.select(mixtures.text_from)])
-    sources = list(item_sources(corpus, mixtures.sources, trunk_config))
-    pairs = zip(mixtures.first, mixtures.second, mixtures.share, strict=True)
-    clips = [MixedClip(sources[first], sources[second], float(share)) for first, second, share in pairs]
-    if input_name_of(trunk_config) == PROMPTED:
-        said = transcripts(corpus, mixtures.sources)
-        clips = [(clip, said[row]) for clip, row in zip(clips, mixtures.text_from, strict=True)]
-    # a shard's name changes with its clips and their shares
-    key = "\n".join(["dime", corpus.digest, *mixtures.items])
-    mixed = read_inputs(
-        clips, trunk_config, processor, names=mixtures.items, features=features, key=key, max_seconds=max_seconds
-    )
-    return join_inputs([inputs, encode(mixed, mixtures.items) if encode else mixed])
 
 
 def keep_mixtures(mixtures: Mixtures, folder: str | Path, *, resume: bool) -> None:
@@ -222,15 +188,6 @@ def _write_clips(max_seconds: float, target: Path, clips: Sequence[tuple[str, An
     with threadpool_limits(1):
         rows = [features_of_clip(clip, item=name, max_seconds=max_seconds)[None] for name, clip in clips]
     write_shard(target, rows)
-
-
-def _means(encoded: Callable[[np.ndarray], Inputs], rows: np.ndarray) -> np.ndarray:
-    inputs = encoded(rows)
-    return np.stack([inputs[row].astype(np.float32).mean(0) for row in range(len(rows))])
-
-
-def _from_file(path: str, items: Sequence[str], rows: np.ndarray) -> np.ndarray:
-    return read_features(path, np.asarray(items, dtype=object)[rows])
 
 
 def _speakers(corpus: ExportedCorpus, items: Sequence[str], reads_text: bool) -> np.ndarray:

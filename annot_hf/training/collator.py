@@ -74,7 +74,7 @@ class OpinionDataset(Dataset):
         index, epoch = index if isinstance(index, tuple) else (index, None)
         rows = slice(self.bounds[index], self.bounds[index + 1])
         row = {
-            "input": self._read(index, epoch),
+            "input": self.read(self.inputs[index], *self._alter(index, epoch)),
             "labels": self.targets.probs[index],
             "annotators": self.annotators[rows],
             "ratings": self.targets.ratings.value[rows],
@@ -82,11 +82,11 @@ class OpinionDataset(Dataset):
         }
         return row | {name: values[index] for name, values in self.extra.items()}
 
-    def _read(self, index: int, epoch: int | None) -> Any:
+    def _alter(self, index: int, epoch: int | None) -> list[Callable[..., np.ndarray]]:
+        """What changes the item's clip in an epoch, if anything does."""
         if self.perturbation is None or epoch is None:
-            return self.read(self.inputs[index])
-        alter = functools.partial(self.perturbation.apply, item=self.targets.items[index], epoch=epoch)
-        return self.read(self.inputs[index], alter)
+            return []
+        return [functools.partial(self.perturbation.apply, item=self.targets.items[index], epoch=epoch)]
 
 
 @dataclass

@@ -24,8 +24,9 @@ from accelerate import PartialState
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from annot_hf.data.audio import AudioLimits
+from annot_hf.data.audio import AudioLimits, MixedClip
 from annot_hf.data.conditions import Perturbation
+from annot_hf.data.dime import Mixtures
 from annot_hf.data.export import ExportedCorpus
 from annot_hf.data.synthetic import (
     SYNTHETIC,
@@ -41,11 +42,20 @@ from annot_hf.data.votes import VoteTable
 from annot_hf.models.configuration_distribution_qwen2_audio import DistributionQwen2AudioConfig
 from annot_hf.models.heads import masked_mean
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
-from annot_hf.models.trunks import PROVENANCE, input_name_of
-from annot_hf.training.augment import augmentation_facts, keep_mixtures, plan_augmentation, with_mixtures
+from annot_hf.models.trunks import PROMPTED, PROVENANCE, input_name_of
+from annot_hf.training.augment import augmentation_facts, keep_mixtures, plan_augmentation
 from annot_hf.training.collator import OpinionDataset, VoteCollator, make_collator
 from annot_hf.training.features import FeatureStore, plan_shards, write_shard
-from annot_hf.training.inputs import Inputs, clip_seconds, corpus_inputs, item_sources, read_together
+from annot_hf.training.inputs import (
+    Inputs,
+    clip_seconds,
+    corpus_inputs,
+    item_sources,
+    join_inputs,
+    read_inputs,
+    read_together,
+    transcripts,
+)
 from annot_hf.training.recipe import LALM, Recipe, Run
 
 logger = logging.getLogger(__name__)
@@ -133,10 +143,25 @@ class SplitReader:
             lines = "; ".join(mixtures.report.lines())
             logger.warning("%s: %d mixtures of %d training items. %s", wanted.kind, len(mixtures), len(targets), lines)
             keep_mixtures(mixtures, run.training.output_dir, resume=resume)
-        encode = self.encode if self.cached else None
-        config = self.model.config.trunk_config
-        inputs = with_mixtures(mixtures, inputs, self.corpus, config, self.processor, encode=encode, **self.limits)
+        if len(mixtures):
+            inputs = join_inputs([inputs, self._mixed(mixtures, inputs)])
         return mixtures.extend(targets), inputs, augmentation_facts(mixtures)
+
+    def _mixed(self, mixtures: Mixtures, inputs: Inputs) -> Inputs:
+        """Inputs of mixtures of the items: audio is mixed when it is read, a text is that of one of the two."""
+        config = self.model.config.trunk_config
+        if input_name_of(config) == "input_ids":
+            return inputs.select(mixtures.text_from)
+        sources = list(item_sources(self.corpus, mixtures.sources, config))
+        pairs = zip(mixtures.first, mixtures.second, mixtures.share, strict=True)
+        clips: list[Any] = [MixedClip(sources[first], sources[second], float(share)) for first, second, share in pairs]
+        if input_name_of(config) == PROMPTED:
+            said = transcripts(self.corpus, mixtures.sources)
+            clips = [(clip, said[row]) for clip, row in zip(clips, mixtures.text_from, strict=True)]
+        # a shard's name changes with its clips and their shares
+        key = "\n".join(["dime", self.corpus.digest, *mixtures.items])
+        mixed = read_inputs(clips, config, self.processor, names=mixtures.items, key=key, **self.limits)
+        return self.encode(mixed, mixtures.items) if self.cached else mixed
 
     def _encoded(self, inputs: Inputs, items: np.ndarray, rows: np.ndarray) -> Inputs:
         """What the trunk makes of some of the items."""
@@ -206,9 +231,10 @@ def encode_once(
     dtype: torch.dtype | None = None,
     workers: int = 0,
 ) -> Inputs:
-    """Output of the frozen trunk for every item, computed now or by an earlier call.
+    """Output of the frozen trunk for every item, computed now or by an earlier call, as inputs for "trunk_frames".
 
-    A killed run resumes with the next shard; processes of a distributed run compute different shards and wait for each other.
+    They have the lengths of the original inputs, so that batches are the same with a cache or without. A killed run resumes
+    with the next shard; processes of a distributed run compute different shards and wait for each other.
 
     Args:
         model: The model, on the device to compute on; its trunk must not change afterwards.
@@ -220,10 +246,6 @@ def encode_once(
         batch_size: Items per batch, at most; items of similar length share one, but no batch holds items of two shards.
         dtype: Precision of the trunk's arithmetic under autocast, or None for that of its weights.
         workers: Processes that read audio ahead.
-
-    Returns:
-        Inputs for "trunk_frames", with the lengths of the original ones, so that batches are the same with a cache or
-        without.
     """
     state = PartialState()
     settings = [kind, trunk_digest(model), str(dtype), *key]

@@ -96,18 +96,9 @@ def _train_member(run: Run, corpus: ExportedCorpus, train: Train) -> str:
     try:
         with held(folder):
             state.wait_for_everyone()
-            if _damage(run) == "":
-                # another run has trained it since
-                return ""
-            try:
-                _train_held(run, corpus, train, state)
-            except Exception as error:
-                if state.is_main_process:
-                    _write_failure(folder)
-                if state.num_processes > 1:
-                    raise
-                # whatever it is, it is this member's alone
-                return f"{type(error).__name__}: {error}"
+            # unless another run has trained it since
+            if _damage(run) != "":
+                return _train_held(run, corpus, train, state)
     except (OSError, ValueError) as error:
         # the other processes may be in the middle of a step, and wait
         if state.num_processes > 1:
@@ -116,28 +107,32 @@ def _train_member(run: Run, corpus: ExportedCorpus, train: Train) -> str:
     return ""
 
 
-def _train_held(run: Run, corpus: ExportedCorpus, train: Train, state: PartialState) -> None:
-    """Train a member from its newest checkpoint, if it has one, and keep its model alone."""
+def _train_held(run: Run, corpus: ExportedCorpus, train: Train, state: PartialState) -> str:
+    """Train a member from its newest checkpoint, if it has one, and keep its model alone; what went wrong, or nothing."""
     folder = Path(run.training.output_dir)
-    resume = bool(checkpoints_of(folder))
-    # no process may remove what another still looks at
-    state.wait_for_everyone()
-    if state.is_main_process:
-        (folder / _FAILED).unlink(missing_ok=True)
-        check_model_folder(_model(run))
-        shutil.rmtree(_model(run), ignore_errors=True)
-    train(run, resume=resume, corpus=corpus)
-    # until the main process has saved the model
-    state.wait_for_everyone()
-    # optimiser states of many members would not fit on a disk
-    for checkpoint in checkpoints_of(folder) if state.is_main_process else ():
-        shutil.rmtree(checkpoint)
-    state.wait_for_everyone()
-
-
-def _write_failure(folder: Path) -> None:
-    """Write down the error that is being handled, if there is room for it."""
     try:
-        (folder / _FAILED).write_text(traceback.format_exc(), encoding="utf-8")
-    except OSError as error:
-        logger.warning("%s cannot be written: %s", folder / _FAILED, error)
+        resume = bool(checkpoints_of(folder))
+        # no process may remove what another still looks at
+        state.wait_for_everyone()
+        if state.is_main_process:
+            (folder / _FAILED).unlink(missing_ok=True)
+            check_model_folder(_model(run))
+            shutil.rmtree(_model(run), ignore_errors=True)
+        train(run, resume=resume, corpus=corpus)
+        # until the main process has saved the model
+        state.wait_for_everyone()
+        # optimiser states of many members would not fit on a disk
+        for checkpoint in checkpoints_of(folder) if state.is_main_process else ():
+            shutil.rmtree(checkpoint)
+        state.wait_for_everyone()
+    except Exception as error:
+        if state.is_main_process:
+            try:
+                (folder / _FAILED).write_text(traceback.format_exc(), encoding="utf-8")
+            except OSError as fault:
+                logger.warning("%s cannot be written: %s", folder / _FAILED, fault)
+        if state.num_processes > 1:
+            raise
+        # whatever it is, it is this member's alone
+        return f"{type(error).__name__}: {error}"
+    return ""

@@ -47,9 +47,6 @@ class InputOptions:
             trunk takes when null.
         cache: With `freeze_trunk`, encode every clip once and train the heads on the result: "frames" of the chosen layer,
             or "pooled", their mean over time, for pooling "mean". Both in half precision.
-
-    Raises:
-        ValueError: `max_seconds` is not above 0.
     """
 
     max_seconds: float = 30.0
@@ -64,12 +61,9 @@ class InputOptions:
 class Inputs:
     """Inputs of a list of items, read one at a time: `inputs[row]` is the model's input of an item.
 
-    Attributes:
-        entries: What `read` takes, one an item.
-        read: Gives the model's input of an entry. Where clips are read afresh, it takes a second argument that makes another
-            waveform of one and its rate before the model's limit of length is applied.
-        lengths: Length of each input: frames, samples or tokens.
-        cut: Which texts had more tokens than the limit and were cut to it; None where there are no texts.
+    `read` gives it from one of the `entries`. Where clips are read afresh, `read` takes a second argument that makes another
+    waveform of one and its rate before the model's limit of length is applied. `lengths` are those of the inputs (frames,
+    samples or tokens), and `cut` says which texts had more tokens than the limit; it is None where there are no texts.
     """
 
     entries: Sequence[Any]
@@ -94,13 +88,10 @@ class Inputs:
 def join_inputs(parts: Sequence[Inputs]) -> Inputs:
     """The inputs of several lists of items, one list after the other."""
     entries = [(part, entry) for part, inputs in enumerate(parts) for entry in inputs.entries]
-    cuts = [inputs.cut for inputs in parts]
-    return Inputs(
-        entries,
-        functools.partial(_read_of, [inputs.read for inputs in parts]),
-        np.concatenate([inputs.lengths for inputs in parts]),
-        None if any(cut is None for cut in cuts) else np.concatenate(cuts),
-    )
+    cuts, reads = [inputs.cut for inputs in parts], [inputs.read for inputs in parts]
+    cut = None if any(cut is None for cut in cuts) else np.concatenate(cuts)
+    lengths = np.concatenate([inputs.lengths for inputs in parts])
+    return Inputs(entries, functools.partial(_read_of, reads), lengths, cut)
 
 
 def make_processor(
@@ -164,7 +155,7 @@ def token_limit(trunk_config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBa
 def item_sources(corpus: ExportedCorpus, items: Sequence[str], trunk_config: PreTrainedConfig) -> pd.Series:
     """Text or audio of the items, by name, whichever the trunk takes."""
     column = "text" if input_name_of(trunk_config) == "input_ids" else "audio"
-    values = _column(corpus, column, items)
+    values = _item_column(corpus, column, items)
     absent = values.index[values.isna()]
     if len(absent):
         raise ValueError(
@@ -178,8 +169,7 @@ def item_sources(corpus: ExportedCorpus, items: Sequence[str], trunk_config: Pre
 def read_together(corpus: ExportedCorpus, items: Sequence[str]) -> tuple[Sequence[str], np.ndarray]:
     """The list of items whose inputs are computed and cached together, and the rows of `items` in it.
 
-    What is computed is kept per list of items. The views of one corpus differ only in their splits, so in a view it is
-    the list of all its items: what the first fold of a cross-validation computes serves every other.
+    In a view of a corpus it is the list of all its items: what one fold of a cross-validation computes serves every other.
     """
     if not corpus.part:
         return items, np.arange(len(items))
@@ -216,11 +206,11 @@ def corpus_inputs(
 
 def transcripts(corpus: ExportedCorpus, items: Sequence[str]) -> list[str | None]:
     """Transcripts of the items' clips; None where the corpus has none."""
-    said = _column(corpus, "text", items)
+    said = _item_column(corpus, "text", items)
     return list(said.where(said.notna(), None))
 
 
-def _column(corpus: ExportedCorpus, name: str, items: Sequence[str]) -> pd.Series:
+def _item_column(corpus: ExportedCorpus, name: str, items: Sequence[str]) -> pd.Series:
     """A column of the items' table, by the items' names; all missing if there is none."""
     table = corpus.items.set_index("item")
     return table[name].reindex(items) if name in table else pd.Series([None] * len(items), index=items)
@@ -325,30 +315,25 @@ def _prompted(
 
 
 def _prompted_clip(
-    config: PreTrainedConfig,
-    processor: Any,
-    limits: AudioLimits,
-    pair: tuple[Any, str | None],
-    alter: Alter | None = None,
+    config: PreTrainedConfig, processor: Any, limits: AudioLimits, pair: tuple[Any, str | None], *alter: Alter
 ) -> dict[str, np.ndarray]:
     source, transcript = pair
     extractor = processor.feature_extractor
-    wave = _load(source, extractor.sampling_rate, limits, alter)
     # within `limits`; but resampling or a slower tempo may make a clip longer
-    wave = wave[: extractor.n_samples]
+    wave = _load(source, extractor.sampling_rate, limits, *alter)[: extractor.n_samples]
     inputs = prepare_inputs(config, processor, [wave], [transcript], tensors="np")
     return {name: inputs[name][0] for name in ("input_ids", "input_features", "feature_attention_mask")}
 
 
-def _waveform(processor: Any, limits: AudioLimits, source: Any, alter: Alter | None = None) -> np.ndarray:
-    wave = _load(source, processor.sampling_rate, limits, alter)
+def _waveform(processor: Any, limits: AudioLimits, source: Any, *alter: Alter) -> np.ndarray:
+    wave = _load(source, processor.sampling_rate, limits, *alter)
     return processor(wave, sampling_rate=processor.sampling_rate, return_tensors="np")["input_values"][0]
 
 
-def _load(source: Any, rate: int, limits: AudioLimits, alter: Alter | None) -> np.ndarray:
+def _load(source: Any, rate: int, limits: AudioLimits, alter: Alter | None = None) -> np.ndarray:
     wave = load_audio(source, sampling_rate=rate, limits=limits)
     return wave if alter is None else alter(wave, rate)
 
 
 def _log_mel(processor: Any, limits: AudioLimits, source: Any) -> np.ndarray:
-    return log_mel(load_audio(source, sampling_rate=processor.sampling_rate, limits=limits), processor)
+    return log_mel(_load(source, processor.sampling_rate, limits), processor)

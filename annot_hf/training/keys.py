@@ -129,9 +129,6 @@ class Recipe:
         augmentation: Mixtures and perturbed clips.
         inputs: What it reads of an item.
         ensemble: Independent members.
-
-    Raises:
-        ValueError: A question is named twice, or keys do not fit together.
     """
 
     corpus: str = ""
@@ -181,13 +178,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class RecipeKey:
-    """A key of a recipe.
-
-    Attributes:
-        kind: Type of its value, as annotated.
-        default: Its value where a recipe does not set it.
-        meaning: What the class that owns it documents.
-    """
+    """A key of a recipe: the type of its value, as annotated, its default, and what the class that owns it documents."""
 
     kind: Any
     default: Any
@@ -234,25 +225,24 @@ def _meanings(owner: type) -> dict[str, str]:
     return {name: " ".join(text.split()) for name, text in entries}
 
 
-def coerce(name: str, value: Any, annotation: Any, where: str) -> Any:
+def coerce(name: str, value: Any, annotation: Any) -> Any:
     """The value of a key as its type, or a ValueError: numbers that YAML reads as text (1e-3) become numbers."""
-    choices = typing.get_args(annotation) if typing.get_origin(annotation) is Literal else ()
-    if choices:
-        value = coerce(name, value, str, where)
-        if value not in choices:
-            raise ValueError(f"{where}: {name} is {value!r}; use one of {', '.join(filter(None, choices))}.")
+    origin, arguments = typing.get_origin(annotation), typing.get_args(annotation)
+    if origin is Literal:
+        value = coerce(name, value, str)
+        if value not in arguments:
+            raise ValueError(f"{name} is {value!r}; use one of {', '.join(filter(None, arguments))}.")
         return value
-    union = typing.get_origin(annotation) in (types.UnionType, typing.Union)
     if value is False and name.endswith("_strategy"):
         # which is how YAML reads no
         return "no"
-    kinds = set(typing.get_args(annotation) if union else (annotation,))
+    kinds = set(arguments if origin in (types.UnionType, typing.Union) else (annotation,))
     rows = {kind for kind in kinds if typing.get_origin(kind) in (list, Sequence)}
     for kind in rows:
         # question: emotion is short for [emotion]
         (entry,) = typing.get_args(kind)
         if isinstance(value, list) or (isinstance(value, str) and entry is str):
-            return [coerce(name, part, entry, where) for part in (value if isinstance(value, list) else [value])]
+            return [coerce(name, part, entry) for part in (value if isinstance(value, list) else [value])]
     mappings = {kind for kind in kinds if dict in (kind, typing.get_origin(kind))}
     if mappings and isinstance(value, dict):
         return value
@@ -260,20 +250,17 @@ def coerce(name: str, value: Any, annotation: Any, where: str) -> Any:
         # TrainingArguments checks the other types
         return value
     plain = [kind for kind in _KINDS if kind in kinds]
-    for kind in plain:
+    if isinstance(value, bool) and bool in kinds:
+        return value
+    for kind in plain if isinstance(value, str | int | float) and not isinstance(value, bool) else ():
         try:
-            if isinstance(value, bool) or kind is bool:
-                fitting = isinstance(value, bool) and kind is bool
-                converted = value
-            else:
-                converted = int(float(value)) if kind is int else kind(value)
-                fitting = isinstance(value, str | int | float) and (kind is not int or converted == float(value))
-        except (TypeError, ValueError, OverflowError):
+            converted = int(float(value)) if kind is int else kind(value)
+        except (ValueError, OverflowError):
             continue
-        if fitting:
+        if kind is not bool and (kind is not int or converted == float(value)):
             return converted
     expected = [_KINDS[kind] for kind in plain] + ["a list"] * bool(rows) + ["a mapping"] * bool(mappings)
-    raise ValueError(f"{where}: {name} is {value!r}; it must be {' or '.join(expected)}.")
+    raise ValueError(f"{name} is {value!r}; it must be {' or '.join(expected)}.")
 
 
 def read_words(words: Sequence[str]) -> dict[str, Any]:

@@ -50,14 +50,10 @@ def add_lora(
 
 
 def load_lora(source: str | os.PathLike[str], **options: Any) -> "PeftModel":
-    """What `add_lora` gave and was saved, to train it further.
+    """What `add_lora` gave and was saved in a folder or on the Hub, to train it further.
 
-    Args:
-        source: Folder of adapters, or Hub id.
-        **options: As `AutoModel.from_pretrained` takes them.
-
-    Raises:
-        ValueError: There are no adapters, they are damaged, or their base is not there or another one.
+    `options` are those of `AutoModel.from_pretrained`. A ValueError says that there are no adapters, that they are damaged,
+    or that their base is not there or another one.
     """
     register_models()
     try:
@@ -73,13 +69,7 @@ def merge_lora(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> P
 
     Args:
         folder: `output_dir`/model of a run with adapters.
-        out: Folder to write, of about the size of the base.
-
-    Returns:
-        `out`.
-
-    Raises:
-        ValueError: `folder` holds no adapters, or not all of them, or `out` is there already.
+        out: Folder to write, of about the size of the base; it must not be there.
     """
     folder, out = Path(folder), Path(out)
     if out.exists():

@@ -28,7 +28,7 @@ from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2A
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.register import register_models
 from annot_hf.training.inputs import make_processor
-from annot_hf.training.recipe import ELSEWHERE, Run, members_folder, trains_members
+from annot_hf.training.recipe import ELSEWHERE, Run, members_folder
 
 logger = logging.getLogger(__name__)
 
@@ -114,13 +114,13 @@ def _lines(path: Path) -> list[str]:
 
 def check_start(run: Run, *, resume: bool) -> None:
     """Whether a run may start in its folder, or be resumed there, without loss of what is not its own."""
-    folder, ensemble = Path(run.training.output_dir), trains_members(run)
-    earlier = sorted(members_folder(run).glob("*") if ensemble else folder.glob("checkpoint-*"))
+    folder = Path(run.training.output_dir)
+    earlier = sorted(members_folder(run).glob("*") if run.members else folder.glob("checkpoint-*"))
     if earlier and not resume and not run.recipe.ensemble.folder:
         raise ValueError(
             f"{folder} holds {earlier[0].name} of an earlier run; resume it (--resume), name another output_dir, or remove it."
         )
-    if resume and not earlier and not ensemble:
+    if resume and not earlier and not run.members:
         raise ValueError(f"{folder} holds no checkpoint to resume from; train without --resume first.")
     inexact = [name for name in ("save_only_model", "ignore_data_skip") if resume and getattr(run.training, name)]
     if inexact:
@@ -151,14 +151,14 @@ def _check_unsaid(folder: Path) -> None:
 
 def record_start(run: Run, corpus: ExportedCorpus, *, resume: bool) -> str | None:
     """Record what a run is when it starts, and refuse to resume another; returns the digest of the trunk's weights."""
-    folder, ensemble, record = Path(run.training.output_dir), trains_members(run), run.record(corpus)
+    folder, record = Path(run.training.output_dir), run.record(corpus)
     earlier = read_record(folder / STARTED) if resume else None
     if earlier is None:
         if run.training.process_index == 0:
             write_record(folder / STARTED, record)
         return record.get("trunk")
-    changed = run.changes(earlier, corpus, aside=ASSEMBLED if ensemble else LENGTH)
-    longer = [name for name in changed if name in LENGTH] if ensemble else []
+    changed = run.changes(earlier, corpus, aside=ASSEMBLED if run.members else LENGTH)
+    longer = [name for name in changed if name in LENGTH] if run.members else []
     if longer:
         raise ValueError(
             f"{folder} was started with another {longer[0]}, and how long a member is trained is part of what it is, so that "

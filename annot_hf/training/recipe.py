@@ -163,7 +163,7 @@ def describe_recipe(recipe: str | os.PathLike[str], overrides: Sequence[str] = (
     """Every key that a recipe may set, those of its model and trunk included, and the value it has there."""
     values = load_recipe(recipe, overrides).values
     return {
-        name: (key, coerce(name, values[name], key.kind, "recipe") if name in values else key.default)
+        name: (key, coerce(name, values[name], key.kind) if name in values else key.default)
         for keys in known_keys(values).values()
         for name, key in keys.items()
         if name not in UNUSABLE
@@ -210,105 +210,62 @@ def make_run(values: Mapping[str, Any], *, where: str = "recipe") -> Run:
     """Check a mapping of keys to values and build what takes them."""
     check_secrets(values, where)
     values = flatten(values, where)
-    parts = _sort_values(values, where)
-    options, training = parts["options"], parts["training"]
-    set_direction(training, parts["recipe"].get("scales"), where)
-    check_stock(training, where)
-    if parts["recipe"].get("model") == LALM:
-        # 7B in float32 fit no common GPU
-        training.setdefault("bf16", torch.cuda.is_available() and torch.cuda.is_bf16_supported())
-    if parts["recipe"].get("curriculum.kind") and options.get("loss") == "ccc":
-        raise ValueError(f"{where}: loss is ccc, which has no loss per item for a curriculum to weigh; use kl or jsd.")
-    recipe = _build_recipe(parts["recipe"], where)
     try:
-        arguments = TrainingArguments(**DEFAULTS | training)
+        return _checked_run(values)
     except (ImportError, OSError, TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from None
+
+
+def _checked_run(values: dict[str, Any]) -> Run:
+    """The run of these values, and those of its members; what makes them says what is wrong with them."""
+    parts = _sort_values(values)
+    options, trunk_options, given = parts["options"], parts["trunk_options"], parts["training"]
+    for conflict in _stock_conflicts(given, parts["recipe"]):
+        raise ValueError(conflict)
+    given.setdefault("greater_is_better", _measure(given) in GREATER)
+    if parts["recipe"].get("model") == LALM:
+        # 7B in float32 fit no common GPU
+        given.setdefault("bf16", torch.cuda.is_available() and torch.cuda.is_bf16_supported())
+    if parts["recipe"].get("curriculum.kind") and options.get("loss") == "ccc":
+        raise ValueError("loss is ccc, which has no loss per item for a curriculum to weigh; use kl or jsd.")
+    recipe = _build_recipe(parts["recipe"])
+    training = TrainingArguments(**DEFAULTS | given)
     layer = options.get("trunk_layer")
     if isinstance(layer, str) and layer != WEIGHTED:
         # a file that `annot-hf saliency` wrote
         options["trunk_layer"], measured = read_layer(layer)
         if measured != recipe.trunk:
             logger.warning("%s was measured on %s, and trunk is %s.", layer, measured, recipe.trunk)
-    for conflict in _conflicts(recipe, options, arguments):
-        raise ValueError(f"{where}: {conflict}")
-    _check_options(recipe, options, parts["trunk_options"], where)
+    for conflict in _conflicts(recipe, options, training):
+        raise ValueError(conflict)
+    _check_options(recipe, options, trunk_options)
     # the library would push every checkpoint, with everything around it
-    arguments.push_to_hub = False
-    run = Run(recipe, options, parts["trunk_options"], arguments, values)
-    run.members = _member_runs(run) if _members_of(recipe, options) == "independent" else ()
+    training.push_to_hub = False
+    run = Run(recipe, options, trunk_options, training, values)
+    if _members_of(recipe, options) == "independent":
+        run.members = tuple(_checked_run(own) for own in _member_values(run))
     return run
 
 
-def _member_runs(run: Run) -> tuple[Run, ...]:
-    """The run of each independent member: the ensemble's own recipe for one model, with a seed of its own."""
-    shared = {key: value for key, value in run.values.items() if key not in _TOGETHER} | {"model": "distribution"}
-    shared["features"] = run.recipe.features or os.path.join(run.training.output_dir, "features")
-    differing = "head_seed" if run.recipe.ensemble.differ == "init" else "seed"
-    count = run.options.get("num_members", SeedBertConfig().num_members)
-    seeds = [run.training.seed + _STRIDE * (number + 1) for number in range(count)]
-    return tuple(make_run(shared | {differing: seed}) for seed in seeds)
-
-
-def _members_of(recipe: Recipe, options: Mapping[str, Any]) -> str | None:
-    """Which kind of members a seedbert model has; None for other models."""
-    return options.get("members", SeedBertConfig().members) if recipe.model == "seedbert" else None
-
-
-def set_direction(training: dict[str, Any], scales: Any, where: str) -> None:
-    """Set which way the measure that chooses the epoch is better, if it is one; CCC needs scales."""
-    measure = str(training.get("metric_for_best_model", DEFAULTS["metric_for_best_model"]))
-    measure = measure.removeprefix("eval_")
-    if measure not in MEASURES or (measure == "ccc" and not scales):
-        raise ValueError(
-            f"{where}: metric_for_best_model is {measure!r}{nearest(measure, MEASURES)}; use one of {', '.join(MEASURES)} "
-            "(ccc needs scales)."
-        )
-    if training.setdefault("greater_is_better", measure in GREATER) != (measure in GREATER):
-        raise ValueError(
-            f"{where}: greater_is_better is {measure not in GREATER} and metric_for_best_model {measure}, so that the worst "
-            "epoch would be kept; remove greater_is_better."
-        )
-
-
-def check_stock(given: Mapping[str, Any], where: str) -> None:
-    """Whether the stock options that a recipe sets work here."""
-    for name, why in UNUSABLE.items():
-        if name in given and given[name] != STOCK_KEYS[name].default:
-            raise ValueError(f"{where}: {name} is {given[name]!r}, which {why}.")
-    if given.get("hub_strategy", "end") != "end":
-        raise ValueError(
-            f"{where}: hub_strategy is {given['hub_strategy']!r}, and a run pushes its model once, when it has ended; set it "
-            "to end, or remove it."
-        )
-    idle = [name for name in ("hub_model_id", "hub_private_repo", "hub_revision", "hub_strategy") if name in given]
-    if idle and not given.get("push_to_hub"):
-        raise ValueError(
-            f"{where}: {idle[0]} is set, and there is no push_to_hub; set push_to_hub, or remove {idle[0]}."
-        )
-
-
-def _sort_values(values: Mapping[str, Any], where: str) -> dict[str, dict[str, Any]]:
+def _sort_values(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Values as their types, by what takes them."""
     homes = known_keys(values)
     parts: dict[str, dict[str, Any]] = {home: {} for home in homes}
     for name, value in values.items():
         home = next((home for home, keys in homes.items() if name in keys), None)
+        if home is None and name in keys_of(LogMelConfig):
+            raise ValueError(f"{name} is an option of the log-mel trunk, and trunk is {values['trunk']!r}.")
+        if home is None and name == "base":
+            raise ValueError(
+                f"base belongs in a recipe file, not among overrides; name {value!r} as the recipe instead."
+            )
         if home is None:
-            if name in keys_of(LogMelConfig):
-                raise ValueError(
-                    f"{where}: {name} is an option of the log-mel trunk, and trunk is {values['trunk']!r}."
-                )
-            if name == "base":
-                raise ValueError(
-                    f"{where}: base belongs in a recipe file, not among overrides; name {value!r} as the recipe instead."
-                )
-            raise ValueError(f"{where}: unknown key {name!r}{nearest_key(name, homes)}; remove or correct it.")
-        parts[home][name] = coerce(name, value, homes[home][name].kind, where)
+            raise ValueError(f"unknown key {name!r}{nearest_key(name, homes)}; remove or correct it.")
+        parts[home][name] = coerce(name, value, homes[home][name].kind)
     return parts
 
 
-def _build_recipe(values: Mapping[str, Any], where: str) -> Recipe:
+def _build_recipe(values: Mapping[str, Any]) -> Recipe:
     """The recipe of checked types; each group checks its own values."""
     parts: dict[str, Any] = {name: value for name, value in values.items() if "." not in name}
     for group, owner in GROUPS.items():
@@ -317,14 +274,11 @@ def _build_recipe(values: Mapping[str, Any], where: str) -> Recipe:
         try:
             parts[group] = owner(**mine)
         except ValueError as error:
-            raise ValueError(f"{where}: {group}: {error}") from None
-    try:
-        return Recipe(**parts)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
+            raise ValueError(f"{group}: {error}") from None
+    return Recipe(**parts)
 
 
-def _check_options(recipe: Recipe, options: Mapping[str, Any], trunk_options: Mapping[str, Any], where: str) -> None:
+def _check_options(recipe: Recipe, options: Mapping[str, Any], trunk_options: Mapping[str, Any]) -> None:
     """Let the configuration check its options before a corpus or a trunk is read, with stand-ins for what these decide."""
     config: type[SupportConfig] = CONFIGURATIONS[recipe.model]
     options = dict(options, questions=[{"name": "question", "labels": ["a", "b"]}])
@@ -337,10 +291,52 @@ def _check_options(recipe: Recipe, options: Mapping[str, Any], trunk_options: Ma
         options["class_weights"] = [1.0, 1.0]
     if recipe.scales:
         options["scale_questions"] = [{"name": name, "low": 0, "high": 1} for name in recipe.scales]
-    try:
-        config(**({} if recipe.model == LALM else {"trunk_config": LogMelConfig(**trunk_options)}), **options)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}: {error}") from None
+    config(**({} if recipe.model == LALM else {"trunk_config": LogMelConfig(**trunk_options)}), **options)
+
+
+def _member_values(run: Run) -> Iterator[dict[str, Any]]:
+    """The values of each independent member: the ensemble's own recipe for one model, with a seed of its own."""
+    shared = {key: value for key, value in run.values.items() if key not in _TOGETHER} | {"model": "distribution"}
+    shared["features"] = run.recipe.features or os.path.join(run.training.output_dir, "features")
+    differing = "head_seed" if run.recipe.ensemble.differ == "init" else "seed"
+    for number in range(run.options.get("num_members", SeedBertConfig().num_members)):
+        yield shared | {differing: run.training.seed + _STRIDE * (number + 1)}
+
+
+def _members_of(recipe: Recipe, options: Mapping[str, Any]) -> str | None:
+    """Which kind of members a seedbert model has; None for other models."""
+    return options.get("members", SeedBertConfig().members) if recipe.model == "seedbert" else None
+
+
+def _measure(given: Mapping[str, Any]) -> str:
+    """The measure that chooses the epoch."""
+    return str(given.get("metric_for_best_model", DEFAULTS["metric_for_best_model"])).removeprefix("eval_")
+
+
+def _stock_conflicts(given: Mapping[str, Any], recipe: Mapping[str, Any]) -> Iterator[str]:
+    """What does not work here of the stock options that a recipe sets: a sentence each."""
+    measure = _measure(given)
+    if measure not in MEASURES or (measure == "ccc" and not recipe.get("scales")):
+        yield (
+            f"metric_for_best_model is {measure!r}{nearest(measure, MEASURES)}; use one of {', '.join(MEASURES)} (ccc needs "
+            "scales)."
+        )
+    if given.get("greater_is_better", measure in GREATER) != (measure in GREATER):
+        yield (
+            f"greater_is_better is {measure not in GREATER} and metric_for_best_model {measure}, so that the worst epoch "
+            "would be kept; remove greater_is_better."
+        )
+    for name, why in UNUSABLE.items():
+        if name in given and given[name] != STOCK_KEYS[name].default:
+            yield f"{name} is {given[name]!r}, which {why}."
+    if given.get("hub_strategy", "end") != "end":
+        yield (
+            f"hub_strategy is {given['hub_strategy']!r}, and a run pushes its model once, when it has ended; set it to end, "
+            "or remove it."
+        )
+    for name in ("hub_model_id", "hub_private_repo", "hub_revision", "hub_strategy"):
+        if name in given and not given.get("push_to_hub"):
+            yield f"{name} is set, and there is no push_to_hub; set push_to_hub, or remove {name}."
 
 
 def _conflicts(recipe: Recipe, options: Mapping[str, Any], training: TrainingArguments) -> Iterator[str]:
@@ -352,9 +348,7 @@ def _conflicts(recipe: Recipe, options: Mapping[str, Any], training: TrainingArg
     if recipe.model == LALM:
         yield from _lalm_conflicts(recipe)
     yield from _lora_conflicts(recipe, options, training)
-    yield from training_conflicts(
-        training, log_mel=recipe.trunk == LOG_MEL, changes_rates=recipe.schedule.changes_rates
-    )
+    yield from _training_conflicts(recipe, training)
     yield from _member_conflicts(recipe, options)
     if recipe.votes.used != "human" and recipe.model == "annotator":
         yield (
@@ -473,7 +467,7 @@ def _augmentation_conflicts(recipe: Recipe) -> Iterator[str]:
         )
 
 
-def training_conflicts(training: TrainingArguments, *, log_mel: bool, changes_rates: bool) -> Iterator[str]:
+def _training_conflicts(recipe: Recipe, training: TrainingArguments) -> Iterator[str]:
     """The weights that are trained are those that are saved, and something is trained."""
     for name in ("bf16_full_eval", "fp16_full_eval"):
         if getattr(training, name):
@@ -492,23 +486,18 @@ def training_conflicts(training: TrainingArguments, *, log_mel: bool, changes_ra
     if training.max_steps == 0 or (training.max_steps < 0 and not training.num_train_epochs > 0):
         name = "num_train_epochs" if training.max_steps else "max_steps"
         yield f"{name} is {getattr(training, name):g}, which trains nothing; set it above 0."
-    if training.activation_checkpointing and log_mel:
+    if training.activation_checkpointing and recipe.trunk == LOG_MEL:
         yield (
             "activation_checkpointing is true, and a log-mel trunk keeps its activations; remove it, or choose a smaller "
             "batch."
         )
     if training.fp16 and training.device.type == "cpu":
         yield "fp16 is true, and a CPU would compute in float32 instead; remove it, or set bf16."
-    if changes_rates and training.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
+    if recipe.schedule.changes_rates and training.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
         yield (
             f"lr_scheduler_type is {training.lr_scheduler_type.value}, whose rates schedule.newbob and "
             "schedule.unfreeze_epochs cannot change; set it to constant."
         )
-
-
-def trains_members(run: Run) -> bool:
-    """Whether a run is that of an ensemble whose members are trained one by one."""
-    return bool(run.members)
 
 
 def members_folder(run: Run) -> Path:

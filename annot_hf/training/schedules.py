@@ -64,9 +64,6 @@ class Schedule:
         unfreeze_factors: What each stage multiplies the trunk's learning rate with; 1 when empty.
         patience: Validation passes without an improvement of `metric_for_best_model` after which training stops; 0 for
             never.
-
-    Raises:
-        ValueError: A value is out of range, or the stages do not fit together.
     """
 
     tasks: Literal["alternate", "joint", "ratings", "distribution"] = "alternate"
@@ -98,6 +95,11 @@ class Schedule:
     def changes_rates(self) -> bool:
         """Whether NewBob or stages change the learning rates."""
         return bool(self.newbob or self.unfreeze_epochs)
+
+    def callbacks(self) -> list[TrainerCallback]:
+        """What acts on epochs and validation passes."""
+        staging = [StagedLearning(self)] if self.changes_rates else []
+        return staging + ([EarlyStopping(self.patience)] if self.patience else [])
 
     def trunk_rate(self, heads: float) -> float | None:
         """Learning rate of the trunk; None where it shares that of the heads, and stages do not change it."""
@@ -157,6 +159,27 @@ class StagedLearning(TrainerCallback):
             scheduler.base_lrs[index] = base
 
 
+class EarlyStopping(TrainerCallback):
+    """Stop training after `patience` validation passes without a new best, as the library's callback does.
+
+    It counts in the log of the run alone, so that a resumed run stops where an uninterrupted one does.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Count the passes since the best one, those before an interruption included."""
+        name = f"eval_{args.metric_for_best_model.removeprefix('eval_')}"
+        # a pass before the first step chooses no checkpoint
+        found = [entry[name] for entry in state.log_history if name in entry and entry["step"]]
+        worse = [math.inf if math.isnan(value) else -value if args.greater_is_better else value for value in found]
+        if worse and len(worse) - 1 - worse.index(min(worse)) >= self.patience:
+            control.should_training_stop = True
+
+    on_evaluate = on_train_begin
+
+
 # of an item under "weight", before the weights are divided by their mean
 LEAST_WEIGHT = 0.15
 # of "weight" at the start
@@ -180,9 +203,6 @@ class EntropyCurriculum:
         shares: Share kept from each of `epochs` on; all items before the first.
         warmup: Epochs without any curriculum before the ramp of "weight" and "threshold" starts.
         ramp: Epochs that the ramp takes, its start and its end included.
-
-    Raises:
-        ValueError: An option is out of range.
     """
 
     kind: Literal["", "filter", "weight"] = ""

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from transformers import TrainerCallback, set_seed
+from transformers import set_seed
 
 from annot_hf.data.conditions import make_perturbation
 from annot_hf.data.corpus import replace_file
@@ -53,9 +53,8 @@ from annot_hf.training.outputs import (
     save_model,
     write_record,
 )
-from annot_hf.training.recipe import LALM, LOG_MEL, Run, trains_members
-from annot_hf.training.schedules import StagedLearning
-from annot_hf.training.trainer import EarlyStopping, OpinionTrainer
+from annot_hf.training.recipe import LALM, LOG_MEL, Run
+from annot_hf.training.trainer import OpinionTrainer
 
 logger = logging.getLogger(__name__)
 
@@ -133,7 +132,7 @@ def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingRes
         data_collator=reader.collator,
         # saved with every checkpoint, so that each loads by itself
         processing_class=processor,
-        callbacks=_callbacks(run),
+        callbacks=recipe.schedule.callbacks(),
     )
     if hasattr(model, "get_base_model"):
         check_sharding(trainer.accelerator)
@@ -173,13 +172,6 @@ def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingRes
         if repository:
             push_model(run, folder, repository)
     return TrainingResult(folder, metrics, facts)
-
-
-def _callbacks(run: Run) -> list[TrainerCallback]:
-    """Callbacks that act on validation passes."""
-    schedule = run.recipe.schedule
-    staging = [StagedLearning(schedule)] if schedule.changes_rates else []
-    return staging + ([EarlyStopping(schedule.patience)] if schedule.patience else [])
 
 
 def _split_facts(targets: Targets, view: ExportedCorpus, truncated: int | None) -> dict[str, Any]:
@@ -222,7 +214,7 @@ def _predictions_of(run: Run, corpus: ExportedCorpus, split: str, keep_model: bo
     if predictions is None:
         if done is None or not model.is_dir():
             logger.info("%s", folder)
-            train(run, resume=any(folder.glob("checkpoint-*")) or trains_members(run), corpus=corpus)
+            train(run, resume=any(folder.glob("checkpoint-*")) or bool(run.members), corpus=corpus)
             replace_file(folder / FACTS, lambda path: shutil.copyfile(model / FACTS, path))
             write_record(folder / DONE, run.record(corpus))
             # the model stays; the optimiser states of many runs would not fit

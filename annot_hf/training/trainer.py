@@ -1,6 +1,5 @@
 """The stock Trainer with what opinion needs: bucketed batches, alternating tasks, measures of distributions."""
 
-import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -241,20 +240,16 @@ def _gradients(
             parts += leaves if other == rank else send_to_device(their_parts, device)
             targets += given if other == rank else send_to_device(their_targets, device)
     with torch.enable_grad():
-        loss = core.loss_of(_join(parts, core), _join(targets, core))
-        names = [
-            (index, name) for index, part in enumerate(leaves) for name, value in part.items() if value.requires_grad
-        ]
-        found = torch.autograd.grad(loss, [leaves[index][name] for index, name in names], allow_unused=True)
-    gradients: list[dict[str, torch.Tensor]] = [{} for _ in leaves]
-    for (index, name), gradient in zip(names, found, strict=True):
-        if gradient is not None:
-            # wrapped models average the processes' gradients; these are parts of one sum
-            gradients[index][name] = gradient * processes
+        loss = core.loss_of(_join(parts), _join(targets))
+        loss.backward(inputs=[value for part in leaves for value in part.values() if value.requires_grad])
+    # wrapped models average the processes' gradients; these are parts of one sum
+    gradients = [
+        {name: value.grad * processes for name, value in part.items() if value.grad is not None} for part in leaves
+    ]
     return loss.detach(), gradients
 
 
-def _join(parts: Sequence[dict[str, Any]], core: OpinionPreTrainedModel) -> dict[str, Any]:
+def _join(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
     """One batch of several."""
     joined: dict[str, Any] = {}
     for name, first in parts[0].items():
@@ -297,27 +292,6 @@ def _restore(state: tuple[Any, ...]) -> None:
     random.setstate(plain)
     if devices:
         torch.cuda.set_rng_state_all(devices)
-
-
-class EarlyStopping(TrainerCallback):
-    """Stop training after `patience` validation passes without a new best, as the library's callback does.
-
-    It counts in the log of the run alone, so that a resumed run stops where an uninterrupted one does.
-    """
-
-    def __init__(self, patience: int) -> None:
-        self.patience = patience
-
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Count the passes since the best one, those before an interruption included."""
-        name = f"eval_{args.metric_for_best_model.removeprefix('eval_')}"
-        # a pass before the first step chooses no checkpoint
-        found = [entry[name] for entry in state.log_history if name in entry and entry["step"]]
-        worse = [math.inf if math.isnan(value) else -value if args.greater_is_better else value for value in found]
-        if worse and len(worse) - 1 - worse.index(min(worse)) >= self.patience:
-            control.should_training_stop = True
-
-    on_evaluate = on_train_begin
 
 
 class EpochOfSampler(TrainerCallback):

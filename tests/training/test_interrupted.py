@@ -1,17 +1,18 @@
 """Runs that are killed, resumed, moved or started twice; those that are killed are processes of their own."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from killed import run as run_killed
 from safetensors.torch import load_file, save_file
 from test_train import weights
 
@@ -27,7 +28,6 @@ from annot_hf.training.outputs import checkpoints_of
 from annot_hf.training.recipe import load_recipe
 from annot_hf.training.train import predictions_of, train
 
-KILLED = Path(__file__).with_name("killed.py")
 STEP, SAVING = "annot_hf.training.trainer:OpinionTrainer.training_step", "annot_hf.training.train:save_model"
 STEPS = {"save_strategy": "steps", "eval_strategy": "steps", "save_steps": 2, "eval_steps": 2}  # 3 steps an epoch
 # rates so high that the first validation pass remains the best
@@ -50,12 +50,17 @@ RUNS = {
 }
 
 
+# forks processes that have the libraries loaded, which takes longer than what they do
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["annot_hf.cli.app", "annot_hf.training.train"])
+
+
 def killed(function, calls, *words):
     """Run a command in a process that must be killed at that call."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(KILLED.parents[2])}
-    command = [sys.executable, str(KILLED), function, str(calls), *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    process = FORKS.Process(target=run_killed, args=(function, calls, [*map(str, words)]))
+    process.start()
+    process.join(300)
+    assert process.exitcode == -signal.SIGKILL
 
 
 def killed_run(run, function, calls, folder):
@@ -191,7 +196,12 @@ def test_a_clock_that_goes_back_costs_no_checkpoint(cut, small_run):
 
 def test_a_damaged_record_beside_checkpoints_is_said(cut):
     run, folder = cut
-    for text, what in (("", "damaged"), ("[]", "damaged"), ("{}", "damaged"), ('{"day": 1}', "of something else than a run")):
+    for text, what in (
+        ("", "damaged"),
+        ("[]", "damaged"),
+        ("{}", "damaged"),
+        ('{"day": 1}', "of something else than a run"),
+    ):
         (folder / "started.json").write_text(text)
         with pytest.raises(
             ValueError, match=rf"started\.json is {what}, and nothing else records what .* restore it, or"
