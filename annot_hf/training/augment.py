@@ -26,7 +26,7 @@ logger = logging.getLogger(__name__)
 
 # in a run's folder: where each mixture comes from
 MIXTURES = "mixtures.parquet"
-PUBLISHED, TRUNK = "published", "trunk"
+PUBLISHED, OWN_TRUNK = "published", "trunk"
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,10 @@ class Augmentation:
     def __post_init__(self) -> None:
         Perturbation(self.perturb_share)
         check_mixing(self.share, self.neighbours, self.text, self.partners)
-        if self.features not in (PUBLISHED, TRUNK) and not Path(self.features).is_file():
+        if self.features not in (PUBLISHED, OWN_TRUNK) and not Path(self.features).is_file():
             raise ValueError(
                 f"features is {self.features!r}, and there is no such file; write one with write_features, or set it to "
-                f"{PUBLISHED} or {TRUNK}."
+                f"{PUBLISHED} or {OWN_TRUNK}."
             )
 
 
@@ -90,7 +90,7 @@ def plan_augmentation(
             f"augmentation.text is first and a {trunk_config.model_type} trunk reads no text; remove augmentation.text, or "
             "choose a text trunk."
         )
-    if options.features == TRUNK and getattr(model_config, "trunk_layer", None) == WEIGHTED:
+    if options.features == OWN_TRUNK and getattr(model_config, "trunk_layer", None) == WEIGHTED:
         raise ValueError(
             "augmentation.features is trunk and trunk_layer weighted, which takes all layers; set trunk_layer to a number."
         )
@@ -98,7 +98,7 @@ def plan_augmentation(
     def features_of(rows: np.ndarray) -> np.ndarray:
         if options.features == PUBLISHED:
             return published_features(corpus, targets.items, features, max_seconds, rows)
-        if options.features == TRUNK:
+        if options.features == OWN_TRUNK:
             inputs = encoded(rows)
             return np.stack([inputs[row].astype(np.float32).mean(0) for row in range(len(rows))])
         return read_features(options.features, np.asarray(targets.items, dtype=object)[rows])

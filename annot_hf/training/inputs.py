@@ -320,20 +320,20 @@ def _prompted_clip(
     source, transcript = pair
     extractor = processor.feature_extractor
     # within `limits`; but resampling or a slower tempo may make a clip longer
-    wave = _load(source, extractor.sampling_rate, limits, *alter)[: extractor.n_samples]
+    wave = _load_wave(source, extractor.sampling_rate, limits, *alter)[: extractor.n_samples]
     inputs = prepare_inputs(config, processor, [wave], [transcript], tensors="np")
     return {name: inputs[name][0] for name in ("input_ids", "input_features", "feature_attention_mask")}
 
 
 def _waveform(processor: Any, limits: AudioLimits, source: Any, *alter: Alter) -> np.ndarray:
-    wave = _load(source, processor.sampling_rate, limits, *alter)
+    wave = _load_wave(source, processor.sampling_rate, limits, *alter)
     return processor(wave, sampling_rate=processor.sampling_rate, return_tensors="np")["input_values"][0]
 
 
-def _load(source: Any, rate: int, limits: AudioLimits, alter: Alter | None = None) -> np.ndarray:
+def _load_wave(source: Any, rate: int, limits: AudioLimits, alter: Alter | None = None) -> np.ndarray:
     wave = load_audio(source, sampling_rate=rate, limits=limits)
     return wave if alter is None else alter(wave, rate)
 
 
 def _log_mel(processor: Any, limits: AudioLimits, source: Any) -> np.ndarray:
-    return log_mel(_load(source, processor.sampling_rate, limits), processor)
+    return log_mel(_load_wave(source, processor.sampling_rate, limits), processor)

@@ -23,7 +23,7 @@ from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.configuration_opinion import SupportConfig
 from annot_hf.models.configuration_seedbert import SeedBertConfig
 from annot_hf.models.trunks import WEIGHTED, weights_digest
-from annot_hf.training.augment import TRUNK
+from annot_hf.training.augment import OWN_TRUNK
 from annot_hf.training.keys import (
     CONFIGURATIONS,
     DEFAULTS,
@@ -373,7 +373,7 @@ def _lalm_conflicts(recipe: Recipe) -> Iterator[str]:
     for name in _OF_TRUNKS:
         if name in recipe.changed():
             yield f"{name} is for models over a trunk, and model is {LALM}; remove {name}."
-    if recipe.augmentation.features == TRUNK:
+    if recipe.augmentation.features == OWN_TRUNK:
         yield f"augmentation.features is trunk, and model {LALM} has none; set it to published, or to a file."
     seconds = recipe.inputs.max_seconds
     if seconds > LALM_SECONDS:
@@ -451,7 +451,7 @@ def _augmentation_conflicts(recipe: Recipe) -> Iterator[str]:
             f"augmentation.kind is {wanted.kind} and model annotator, which learns what each rater answered, and nobody rated "
             "a mixture; remove augmentation.kind, or set model to distribution."
         )
-    if wanted.features == TRUNK and log_mel:
+    if wanted.features == OWN_TRUNK and log_mel:
         yield "augmentation.features is trunk and trunk is log-mel, which starts untrained; set it to published."
     if wanted.text == "first" and log_mel:
         yield "augmentation.text is first and trunk is log-mel, which reads no text; remove it, or choose a text trunk."

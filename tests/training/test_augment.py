@@ -244,7 +244,13 @@ def test_mixtures_teach_the_distribution_alone(dime_run, seen, spoken):
 
 @pytest.mark.parametrize("cache, near", [("none", "published"), ("frames", "published"), ("pooled", "trunk")])
 def test_a_frozen_waveform_trunk_hears_mixtures(cache, near, over_trunk, wavlm_folder, spoken, seen):
-    options = {"freeze_trunk": True, "inputs.cache": cache, "augmentation.features": near, "pooling": "mean"}
+    options = {
+        "freeze_trunk": True,
+        "inputs.cache": cache,
+        "augmentation.features": near,
+        "pooling": "mean",
+        "max_steps": 1,
+    }
     run = over_trunk(wavlm_folder, **DIME | options | {"corpus": str(spoken), "embedding_kind": "none"})
     result = train(run)
     table, data = origin(run), seen[0]["train_dataset"]
@@ -271,7 +277,7 @@ def test_trunk_features_are_means_of_frames(over_trunk, wavlm_folder, spoken, mo
         return stock(items, probs, features, **options)
 
     monkeypatch.setattr(augment_module, "plan_mixtures", plan)
-    options = {"freeze_trunk": True, "augmentation.features": "trunk", "corpus": str(spoken)}
+    options = {"freeze_trunk": True, "augmentation.features": "trunk", "corpus": str(spoken), "max_steps": 1}
     result = train(over_trunk(wavlm_folder, **DIME | options))
     model, processor, _ = load_model(result.model)
     (items, found), clips = asked[0], read_export(spoken).items.set_index("item")["audio"]

@@ -25,7 +25,7 @@ PROCESSOR = Wav2Vec2FeatureExtractor(do_normalize=True)
 
 @pytest.fixture(autouse=True)
 def small_shards(monkeypatch):
-    monkeypatch.setattr(frozen, "SHARD_ITEMS", 3)
+    monkeypatch.setattr(frozen, "ENCODED_ITEMS", 3)
 
 
 @pytest.fixture
