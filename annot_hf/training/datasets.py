@@ -242,8 +242,8 @@ def encode_once(
         collator: Pads them.
         folder: Where frames are kept.
         key: Identifies the items, their order and how they are read; a clip whose file changes is encoded again.
-        kind: "frames", or "pooled" for their mean over time.
-        batch_size: Items per batch, at most; items of similar length share one, but no batch holds items of two shards.
+        kind: "frames" `(T, H)`, or "pooled" for their mean over time `(1, H)`.
+        batch_size: Items of similar length that are encoded together, at most.
         dtype: Precision of the trunk's arithmetic under autocast, or None for that of its weights.
         workers: Processes that read audio ahead.
     """

@@ -66,15 +66,11 @@ def plan_shards(
     order: np.ndarray | None = None,
     size: int | None = None,
 ) -> list[Shard]:
-    """Which file holds which items, in a sub-folder of `folder` that depends on the settings.
+    """Which file of `folder` holds which items, taken in `order`; at most `size` (`SHARD_ITEMS` by default) are in one.
 
-    Args:
-        folder: Where features are kept.
-        settings: Everything the features depend on besides the items themselves, as JSON holds it.
-        sources: The items' audio, as `load_audio` takes it, or their texts. A shard's name changes with the size or time of
-            its files, or with what is embedded, so that only its frames are computed again.
-        order: Items in the order of the shards `(N,)`; as they are by default.
-        size: Items per shard; `SHARD_ITEMS` by default.
+    The settings are everything that the features depend on besides the items, as JSON holds it; each has a sub-folder. A
+    shard's name changes with the size or time of its sources' files, or with what is embedded, so that only its frames are
+    computed again.
     """
     about = json.dumps([*settings, len(sources)], sort_keys=True, default=str)
     folder = Path(folder) / hashlib.sha256(about.encode()).hexdigest()[:16]
@@ -86,10 +82,12 @@ def plan_shards(
             "--features or features=..."
         ) from error
     order, size = np.arange(len(sources)) if order is None else order, size or SHARD_ITEMS
-    parts = [order[start : start + size] for start in range(0, len(order), size)]
-    return [
-        Shard(folder / _shard_name(number, [sources[row] for row in rows]), rows) for number, rows in enumerate(parts)
-    ]
+    shards = []
+    for number, start in enumerate(range(0, len(order), size)):
+        rows = order[start : start + size]
+        stamp = hashlib.sha256(repr([_stamp(sources[row]) for row in rows]).encode()).hexdigest()[:8]
+        shards.append(Shard(folder / f"features-{number:05d}-{stamp}.safetensors", rows))
+    return shards
 
 
 def write_shard(path: Path, frames: Sequence[np.ndarray]) -> None:
@@ -203,9 +201,3 @@ def _write_shard(extractor: SequenceFeatureExtractor, max_seconds: float, target
         wave = load_audio(source, sampling_rate=rate, limits=limits)
         frames.append(log_mel(wave, extractor).astype(np.float16))
     write_shard(target, frames)
-
-
-def _shard_name(number: int, sources: Sequence[Any]) -> str:
-    """A name that changes with the shard's own clips, so that only their frames are computed again."""
-    stamp = hashlib.sha256(repr([_stamp(source) for source in sources]).encode()).hexdigest()[:8]
-    return f"features-{number:05d}-{stamp}.safetensors"
