@@ -199,7 +199,8 @@ def test_frames_beyond_half_precision_are_said(encode, tmp_path):
 @pytest.mark.parametrize(("kind", "pooling", "layer"), [("frames", "tcgru", 1), ("pooled", "mean", None)])
 def test_heads_learn_the_same_from_the_cache(over_trunk, wavlm_folder, corpus, tmp_path, kind, pooling, layer):
     """Both read frames rounded to half precision; only how clips are batched for encoding differs, in the last bits."""
-    options = {"freeze_trunk": True, "pooling": pooling, "trunk_layer": layer, "num_train_epochs": 2}
+    options = {"freeze_trunk": True, "pooling": pooling, "trunk_layer": layer}
+    options["num_train_epochs"] = 2 if kind == "frames" else 1
     options["pooling_attention"] = (
         False  # the bias of its score has no gradient but rounding, which Adam makes steps of
     )
