@@ -33,7 +33,7 @@ _HOMES = {
     "training.collator": ["VoteCollator"],
     "training.inference": ["predict"],
     "training.lora": ["add_lora"],
-    "training.outputs": ["load_model"],
+    "training.checkpoints": ["load_model"],
     "training.recipe": ["load_recipe"],
     "training.train": ["train"],
 }

@@ -15,7 +15,7 @@ from annot_hf.models.configuration_distribution import DistributionConfig
 from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.models.trunks import build_trunk, encode, encode_layers
 from annot_hf.training.collator import VoteCollator
-from annot_hf.training.frozen import encode_once
+from annot_hf.training.datasets import encode_once
 from annot_hf.training.inputs import Inputs, read_inputs
 from annot_hf.training.recipe import load_recipe
 from benchmarks.timing import Result, best

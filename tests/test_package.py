@@ -29,17 +29,9 @@ SHARED_NAMES = {
     "crossval": "a command has the name of the function that it calls",
     "predict": "a command has the name of the function that it calls",
     "train": "a command has the name of the function that it calls",
-    "AUDIO_TOKENS": "being renamed in proxies and training",
-    "KINDS": "being renamed in proxies and the adapters",
-    "Question": "being renamed in proxies",
-    "RATE": "being renamed in proxies",
-    "SHARD_ITEMS": "being renamed in training",
-    "TRUNK": "being renamed in training",
-    "_load": "being renamed in proxies and training",
 }
 SHARED_FILES = {
     "__init__.py": "every package has one",
-    "outputs.py": "being renamed in training; checkpoints carry the one of models",
 }
 
 

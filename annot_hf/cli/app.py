@@ -74,7 +74,7 @@ def quickstart(
     from annot_hf.data.corpus import load_corpus_script
     from annot_hf.data.export import export_corpus, read_export
     from annot_hf.data.simulate import SimulatedCorpus, simulate_corpus
-    from annot_hf.training.outputs import clear_run
+    from annot_hf.training.checkpoints import clear_run
     from annot_hf.training.recipe import load_recipe, recipe_names
 
     if corpus is None:

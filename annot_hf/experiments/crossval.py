@@ -28,7 +28,7 @@ from annot_hf.report.pages import save_figure
 from annot_hf.report.systems import crossval_tables, fold_notes
 from annot_hf.training.checkpoints import held
 from annot_hf.training.inputs import item_sources
-from annot_hf.training.recipe import LOG_MEL, Run, members_folder, trains_members
+from annot_hf.training.recipe import LOG_MEL, Run, members_folder
 from annot_hf.training.train import check_trunk, predictions_of
 
 
@@ -211,6 +211,6 @@ def _predict_all(
                 check_trunk(name, [one for part in parts[name].values() for one in part])
                 progress.update()
             for runs in planned.values():
-                if trains_members(runs[index]) and not keep_models:
+                if runs[index].members and not keep_models:
                     shutil.rmtree(members_folder(runs[index]), ignore_errors=True)
     return {name: [pool_predictions(found) for found in repeats.values()] for name, repeats in parts.items()}

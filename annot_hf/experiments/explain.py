@@ -14,8 +14,8 @@ from annot_hf.models.configuration_seedbert import SeedBertConfig
 from annot_hf.models.measures import entropy
 from annot_hf.models.trunks import input_name_of
 from annot_hf.report.studies import Explanation
+from annot_hf.training.checkpoints import load_model
 from annot_hf.training.inputs import token_limit
-from annot_hf.training.outputs import load_model
 
 
 def most_divided(predictions: Predictions, count: int) -> np.ndarray:

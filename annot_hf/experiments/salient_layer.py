@@ -25,9 +25,9 @@ from annot_hf.models.trunks import (
     load_trunk_weights,
     read_trunk_config,
 )
+from annot_hf.training.checkpoints import load_model
 from annot_hf.training.collator import VoteCollator
 from annot_hf.training.inputs import corpus_inputs, make_processor
-from annot_hf.training.outputs import load_model
 
 
 def measure_saliency(

@@ -12,7 +12,6 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedConfig
 
-from annot_hf.data.audio import MixedClip
 from annot_hf.data.conditions import Perturbation
 from annot_hf.data.corpus import replace_file
 from annot_hf.data.dime import Mixtures, Partners, TextRule, check_apart, check_mixing, load_neighbours, plan_mixtures
@@ -21,13 +20,13 @@ from annot_hf.data.export import ExportedCorpus
 from annot_hf.data.targets import Targets
 from annot_hf.models.trunks import PROMPTED, WEIGHTED, input_name_of
 from annot_hf.training.features import FeatureStore, fill_shards, plan_shards, write_shard
-from annot_hf.training.inputs import Inputs, item_sources, join_inputs, read_inputs, read_together, transcripts
+from annot_hf.training.inputs import Inputs, read_together
 
 logger = logging.getLogger(__name__)
 
 # in a run's folder: where each mixture comes from
 MIXTURES = "mixtures.parquet"
-PUBLISHED, TRUNK = "published", "trunk"
+PUBLISHED, OWN_TRUNK = "published", "trunk"
 
 
 @dataclass(frozen=True)
@@ -48,9 +47,6 @@ class Augmentation:
             `annot_hf.data.conditions`); 0 for never. For models that read clips anew in every epoch; a clip that becomes
             longer than the model's limit is cut. `seed`, the item and the epoch fix the draw. Validation and prediction
             use the clips as they are.
-
-    Raises:
-        ValueError: A value is out of range, or there is no such file of features.
     """
 
     kind: Literal["", "dime"] = ""
@@ -64,10 +60,10 @@ class Augmentation:
     def __post_init__(self) -> None:
         Perturbation(self.perturb_share)
         check_mixing(self.share, self.neighbours, self.text, self.partners)
-        if self.features not in (PUBLISHED, TRUNK) and not Path(self.features).is_file():
+        if self.features not in (PUBLISHED, OWN_TRUNK) and not Path(self.features).is_file():
             raise ValueError(
                 f"features is {self.features!r}, and there is no such file; write one with write_features, or set it to "
-                f"{PUBLISHED} or {TRUNK}."
+                f"{PUBLISHED} or {OWN_TRUNK}."
             )
 
 
@@ -77,27 +73,15 @@ def plan_augmentation(
     targets: Targets,
     model_config: PreTrainedConfig,
     *,
-    folder: str | Path,
+    features: str | Path,
     encoded: Callable[[np.ndarray], Inputs],
     max_seconds: float,
     seed: int,
 ) -> Mixtures:
     """Mixtures of the training split; the plan is the same whenever it is made again.
 
-    Args:
-        options: Of `kind` "dime".
-        corpus: The corpus, or a view of it.
-        targets: Targets of the training split.
-        model_config: The model's configuration; that of its trunk says whether it takes audio.
-        folder: Where published features are kept.
-        encoded: Gives the trunk's output for these rows of the targets, frames or their mean; called only where `features`
-            is "trunk".
-        max_seconds: Longest clip that is accepted (s).
-        seed: Seed of all draws.
-
-    Raises:
-        ValueError: A speaker is in another split too (counted where the trunk reads text), or a setting does not fit.
-        AudioError: A clip cannot be read; the message names the item.
+    Published features are kept in the folder `features`. `encoded` gives the trunk's output for some rows of the targets,
+    frames or their mean, and is called only where `options.features` is "trunk".
     """
     trunk_config = model_config.trunk_config
     reads_text = input_name_of(trunk_config) == "input_ids"
@@ -106,21 +90,24 @@ def plan_augmentation(
             f"augmentation.text is first and a {trunk_config.model_type} trunk reads no text; remove augmentation.text, or "
             "choose a text trunk."
         )
-    if options.features == TRUNK and getattr(model_config, "trunk_layer", None) == WEIGHTED:
+    if options.features == OWN_TRUNK and getattr(model_config, "trunk_layer", None) == WEIGHTED:
         raise ValueError(
             "augmentation.features is trunk and trunk_layer weighted, which takes all layers; set trunk_layer to a number."
         )
+
+    def features_of(rows: np.ndarray) -> np.ndarray:
+        if options.features == PUBLISHED:
+            return published_features(corpus, targets.items, features, max_seconds, rows)
+        if options.features == OWN_TRUNK:
+            inputs = encoded(rows)
+            return np.stack([inputs[row].astype(np.float32).mean(0) for row in range(len(rows))])
+        return read_features(options.features, np.asarray(targets.items, dtype=object)[rows])
+
     speakers = _speakers(corpus, targets.items, reads_text)
-    if options.features == PUBLISHED:
-        features = functools.partial(published_features, corpus, targets.items, folder, max_seconds)
-    elif options.features == TRUNK:
-        features = functools.partial(_means, encoded)
-    else:
-        features = functools.partial(_from_file, options.features, targets.items)
     return plan_mixtures(
         targets.items,
         targets.probs,
-        features,
+        features_of,
         support=targets.support,
         speakers=speakers,
         seed=seed,
@@ -128,53 +115,8 @@ def plan_augmentation(
     )
 
 
-def with_mixtures(
-    mixtures: Mixtures,
-    inputs: Inputs,
-    corpus: ExportedCorpus,
-    trunk_config: PreTrainedConfig,
-    processor: Any,
-    *,
-    features: str | Path,
-    max_seconds: float,
-    encode: Callable[[Inputs, Sequence[str]], Inputs] | None = None,
-) -> Inputs:
-    """The inputs, and those of the mixtures after them: audio is mixed when it is read, a text is that of one of the two.
-
-    Args:
-        mixtures: From `plan_augmentation`.
-        inputs: Inputs of the items that they were planned from.
-        corpus: Has these items.
-        trunk_config: The trunk's configuration.
-        processor: Its feature extractor or tokenizer.
-        features: Folder for log-mel frames.
-        max_seconds: Longest clip that is accepted (s).
-        encode: Gives the frozen trunk's output for inputs, if `inputs` holds such outputs.
-    """
-    if not len(mixtures):
-        return inputs
-    if input_name_of(trunk_config) == "input_ids":
-        return join_inputs([inputs, inputs.select(mixtures.text_from)])
-    sources = list(item_sources(corpus, mixtures.sources, trunk_config))
-    pairs = zip(mixtures.first, mixtures.second, mixtures.share, strict=True)
-    clips = [MixedClip(sources[first], sources[second], float(share)) for first, second, share in pairs]
-    if input_name_of(trunk_config) == PROMPTED:
-        said = transcripts(corpus, mixtures.sources)
-        clips = [(clip, said[row]) for clip, row in zip(clips, mixtures.text_from, strict=True)]
-    # a shard's name changes with its clips and their shares
-    key = "\n".join(["dime", corpus.digest, *mixtures.items])
-    mixed = read_inputs(
-        clips, trunk_config, processor, names=mixtures.items, features=features, key=key, max_seconds=max_seconds
-    )
-    return join_inputs([inputs, encode(mixed, mixtures.items) if encode else mixed])
-
-
 def keep_mixtures(mixtures: Mixtures, folder: str | Path, *, resume: bool) -> None:
-    """Save the table of the mixtures in a run's folder; a resumed run must have the same.
-
-    Raises:
-        ValueError: It was started with others, since features or clips have changed.
-    """
+    """Save the table of the mixtures in a run's folder; a resumed run must have the same."""
     path = Path(folder) / MIXTURES
     if resume and path.is_file() and _digest(pd.read_parquet(path)) != _digest(mixtures.to_frame()):
         raise ValueError(
@@ -200,17 +142,6 @@ def published_features(
     """The published features of some items `(R, D)`: 72 of the clip, 10 of the text, as far as the corpus has either.
 
     Those of clips are computed in parallel and kept in `folder`; an interrupted call is resumed.
-
-    Args:
-        corpus: The corpus, or a view of it.
-        items: Names `(N,)`.
-        folder: Where features are kept.
-        max_seconds: Longest clip that is accepted (s).
-        rows: Which of the items `(R,)`.
-
-    Raises:
-        ValueError: Some items have a clip and others have none.
-        AudioError: A clip cannot be read; the message names the item.
     """
     asked, table = np.asarray(items, dtype=object)[rows], corpus.items.set_index("item")
     parts = []
@@ -257,15 +188,6 @@ def _write_clips(max_seconds: float, target: Path, clips: Sequence[tuple[str, An
     with threadpool_limits(1):
         rows = [features_of_clip(clip, item=name, max_seconds=max_seconds)[None] for name, clip in clips]
     write_shard(target, rows)
-
-
-def _means(encoded: Callable[[np.ndarray], Inputs], rows: np.ndarray) -> np.ndarray:
-    inputs = encoded(rows)
-    return np.stack([inputs.read(entry).astype(np.float32).mean(0) for entry in inputs.entries])
-
-
-def _from_file(path: str, items: Sequence[str], rows: np.ndarray) -> np.ndarray:
-    return read_features(path, np.asarray(items, dtype=object)[rows])
 
 
 def _speakers(corpus: ExportedCorpus, items: Sequence[str], reads_text: bool) -> np.ndarray:

@@ -1,46 +1,84 @@
-"""A run's folder: its lock, the record of what the run is, and its checkpoints, of which the last may be incomplete."""
+"""A run's folder: its lock, what it may overwrite, the record of what it is, its checkpoints, and the model it saves."""
 
 import json
 import logging
+import os
 import shutil
-import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
+from zipfile import is_zipfile
 
+import torch
 from accelerate import PartialState
 from filelock import SoftFileLock, Timeout
+from huggingface_hub import CommitOperationAdd, HfApi
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
-from annot_hf.data.corpus import replace_file
-from annot_hf.models.checks import read_object
+import annot_hf.models
+from annot_hf.data.corpus import check_own, replace_file
+from annot_hf.data.export import ExportedCorpus
+from annot_hf.models.checks import read_checkpoint, read_object
+from annot_hf.models.modeling_opinion import SupportModel
+from annot_hf.models.register import register_models
+from annot_hf.training.inputs import make_processor
+from annot_hf.training.recipe import ELSEWHERE, Run, members_folder
 
-# what a run records of itself; the last file that it writes into its model folder
-FACTS = "training.json"
+logger = logging.getLogger(__name__)
+
+# what a run records of itself when it starts; and, as the last file of its model folder, when it has ended
+STARTED, FACTS = "started.json", "training.json"
 WEIGHTS = (SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, ADAPTER_SAFE_WEIGHTS_NAME)
+# a run may be resumed for longer
+LENGTH = ("num_train_epochs", "max_steps", "schedule.patience")
+# what an ensemble does with its members, and no member depends on
+ASSEMBLED = ("num_members", "distribution")
 
 _LOCK = "training.lock"
 # seconds to wait for the lock of another process, whose end does not always show at once
 _PATIENCE = 1.0
-
-logger = logging.getLogger(__name__)
+# what the record of a run holds at least
+_RECORD = ("recipe", "corpus_digest")
+_OVERWRITTEN = (STARTED, "recipe.yaml", "mixtures.parquet", "model", "model.part")
+_CODE = sorted(path.name for path in Path(annot_hf.models.__file__).parent.glob("*.py"))
+_MODEL_FILES = (
+    *_CODE,
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "model-*-of-*.safetensors",
+    "model.safetensors.index.json",
+    ADAPTER_SAFE_WEIGHTS_NAME,
+    "preprocessor_config.json",
+    "processor_config.json",
+    "chat_template.jinja",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "bpe.codes",
+    "*.model",  # of SentencePiece
+    FACTS,
+)
 
 
 @contextmanager
 def held(folder: str | Path) -> Iterator[None]:
-    """Lock a run's folder; the lock of a process that has ended is ignored.
+    """Lock a run's folder, and remove it again if nothing was written; a process may lock it twice.
 
-    A process may lock a folder again that it has locked. Of several processes of one run, the main one locks for all.
-
-    Raises:
-        ValueError: Another process works in the folder, or a file is in its place.
+    The lock of a process that has ended is ignored. Of several processes of one run, the main one locks for all.
     """
     folder = Path(folder).resolve()
     if not PartialState().is_main_process:
         yield
         return
+    made = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError) as error:
@@ -58,6 +96,9 @@ def held(folder: str | Path) -> Iterator[None]:
         yield
     finally:
         lock.release()
+        for path in made:
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
 
 
 def _lines(path: Path) -> list[str]:
@@ -68,6 +109,66 @@ def _lines(path: Path) -> list[str]:
         return []
 
 
+def check_start(run: Run, *, resume: bool) -> None:
+    """Whether a run may start in its folder, or be resumed there, without loss of what is not its own."""
+    folder = Path(run.training.output_dir)
+    earlier = sorted(members_folder(run).glob("*") if run.members else folder.glob("checkpoint-*"))
+    if earlier and not resume and not run.recipe.ensemble.folder:
+        raise ValueError(
+            f"{folder} holds {earlier[0].name} of an earlier run; resume it (--resume), name another output_dir, or remove it."
+        )
+    if resume and not earlier and not run.members:
+        raise ValueError(f"{folder} holds no checkpoint to resume from; train without --resume first.")
+    inexact = [name for name in ("save_only_model", "ignore_data_skip") if resume and getattr(run.training, name)]
+    if inexact:
+        raise ValueError(
+            f"{inexact[0]} is true, with which a run cannot be resumed exactly; train afresh in another output_dir."
+        )
+    if resume and read_record(folder / STARTED) is None:
+        _check_unsaid(folder)
+    _check_output(folder)
+
+
+def _check_unsaid(folder: Path) -> None:
+    """Checkpoints are neither resumed nor removed as cut off where no record says whose they are."""
+    found, path = checkpoints_of(folder), folder / STARTED
+    if path.is_file() and found:
+        what = "is of something else than a run" if _json(path) else "is damaged"
+        raise ValueError(
+            f"{path} {what}, and nothing else records what its checkpoints learn from; restore it, or name another "
+            "output_dir."
+        )
+    for checkpoint in found:
+        if any(checkpoint.iterdir()) and not _is_complete(checkpoint, PartialState().num_processes):
+            raise ValueError(
+                f"{checkpoint} is no complete checkpoint, and nothing says that this package wrote it; name another "
+                "output_dir, or move it away."
+            )
+
+
+def record_start(run: Run, corpus: ExportedCorpus, *, resume: bool) -> str | None:
+    """Record what a run is when it starts, and refuse to resume another; returns the digest of the trunk's weights."""
+    folder, record = Path(run.training.output_dir), run.record(corpus)
+    earlier = read_record(folder / STARTED) if resume else None
+    if earlier is None:
+        if run.training.process_index == 0:
+            write_record(folder / STARTED, record)
+        return record.get("trunk")
+    changed = run.changes(earlier, corpus, aside=ASSEMBLED if run.members else LENGTH)
+    longer = [name for name in changed if name in LENGTH] if run.members else []
+    if longer:
+        raise ValueError(
+            f"{folder} was started with another {longer[0]}, and how long a member is trained is part of what it is, so that "
+            "none could be resumed; undo the change, or name another output_dir."
+        )
+    if changed:
+        raise ValueError(
+            f"{folder} was started with another recipe or corpus: {', '.join(changed)} changed; resume with what it was "
+            "started with, or name another output_dir."
+        )
+    return record.get("trunk")
+
+
 def write_record(path: Path, record: Mapping[str, Any]) -> None:
     """Write what a run is (`Run.record`) in one step, so that a killed process leaves no half file."""
     text = json.dumps(record, indent=1, ensure_ascii=False) + "\n"
@@ -75,17 +176,50 @@ def write_record(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def read_record(path: Path) -> dict[str, Any] | None:
-    """What `write_record` wrote; None if there is no such file, or it cannot be read, which is logged."""
-    if not path.is_file():
-        return None
+    """What `write_record` wrote; None if there is no such file, or it holds something else, which is logged."""
+    found = _json(path)
+    if isinstance(found, dict) and set(_RECORD) <= found.keys():
+        return found
+    if path.is_file():
+        logger.warning("%s is %s, and counts as missing.", path, "of something else than a run" if found else "damaged")
+    return None
+
+
+def _json(path: Path) -> Any:
+    """What a file holds; None if it cannot be read."""
     try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError:
-        found = None
-    if not isinstance(found, dict) or not {"recipe", "corpus_digest"} <= set(found):
-        logger.warning("%s is damaged, and counts as missing.", path)
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
         return None
-    return found
+
+
+def _check_output(folder: Path) -> None:
+    """Whether a run may write to a folder: what it would overwrite is of an earlier run, or is not there."""
+    check_own(folder, _OVERWRITTEN, marker=STARTED, keys=_RECORD)
+    check_model_folder(folder / "model")
+
+
+def check_model_folder(folder: Path) -> None:
+    """Whether a model may take the place of a folder: it holds nothing but one that this package wrote."""
+    if not folder.exists():
+        return
+    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else [folder.name]
+    allowed = _MODEL_FILES if isinstance(_json(folder / FACTS), dict) else ()
+    foreign = [name for name in names if not any(fnmatch(name, pattern) for pattern in allowed)]
+    if foreign:
+        raise ValueError(
+            f"{folder} holds {foreign[0]}, which this package did not write and which would be lost; name another folder, "
+            "or move it away."
+        )
+
+
+def clear_run(folder: Path) -> None:
+    """Remove the checkpoints and members of an earlier run, so that another may start in its folder."""
+    _check_output(folder)
+    if read_record(folder / STARTED):
+        members = [path for path in folder.glob("members/seed*") if read_record(path / STARTED)]
+        for path in [*checkpoints_of(folder), *members]:
+            shutil.rmtree(path)
 
 
 def checkpoints_of(folder: str | Path) -> list[Path]:
@@ -97,14 +231,8 @@ def checkpoints_of(folder: str | Path) -> list[Path]:
 def newest_checkpoint(folder: str | Path, *, with_best: bool = False) -> Path | None:
     """The newest complete checkpoint in a run's folder, if there is one; newer, incomplete ones are removed.
 
-    With several processes, all must call it: the main one removes, the others wait.
-
-    Args:
-        folder: The run's folder.
-        with_best: Whether the run ends with its best checkpoint, which must then be there.
-
-    Raises:
-        ValueError: Another number of processes wrote it, or the best checkpoint so far is gone.
+    With several processes, all must call it: the main one removes, the others wait. `with_best` says that the run ends with
+    its best checkpoint, which must then be there.
     """
     state, found, cut = PartialState(), checkpoints_of(folder), []
     while found and not _is_complete(found[-1], state.num_processes):
@@ -126,20 +254,6 @@ def newest_checkpoint(folder: str | Path, *, with_best: bool = False) -> Path | 
     return found[-1]
 
 
-def check_checkpoints(folder: str | Path) -> None:
-    """Whether a run may go on in a folder that nothing says to be a run's: what it would remove as cut off may be a user's.
-
-    Raises:
-        ValueError: A checkpoint there is not complete, and not empty.
-    """
-    for path in checkpoints_of(folder):
-        if any(path.iterdir()) and not _is_complete(path, PartialState().num_processes):
-            raise ValueError(
-                f"{path} is no complete checkpoint, and nothing says that this package wrote it; name another output_dir, or "
-                "move it away."
-            )
-
-
 def _is_complete(checkpoint: Path, processes: int) -> bool:
     """Whether it has all that resuming needs: weights, the optimiser, schedule, generators, and the trainer's state."""
     if _state(checkpoint) is None:
@@ -152,18 +266,16 @@ def _is_complete(checkpoint: Path, processes: int) -> bool:
             "before, or remove it if it was cut off."
         )
     # DeepSpeed keeps optimiser and schedule in a folder of its own, which `latest` names; FSDP the optimiser
-    stepped = any(checkpoint.glob("optimizer*")) and _is_archive(checkpoint / SCHEDULER_NAME)
+    stepped = any(checkpoint.glob("optimizer*")) and is_zipfile(checkpoint / SCHEDULER_NAME)
     archives = [*generators, *checkpoint.glob(OPTIMIZER_NAME)]
-    whole = (stepped or (checkpoint / "latest").is_file()) and generators and all(map(_is_archive, archives))
+    # the table of contents of what `torch.save` writes is at its end
+    whole = (stepped or (checkpoint / "latest").is_file()) and generators and all(map(is_zipfile, archives))
     return bool(whole) and _holds_weights(checkpoint)
 
 
 def _state(checkpoint: Path) -> dict[str, Any] | None:
     """The trainer's state, which is written last; None if it is incomplete."""
-    try:
-        found = json.loads((checkpoint / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return None
+    found = _json(checkpoint / TRAINER_STATE_NAME)
     return found if isinstance(found, dict) and "best_global_step" in found else None
 
 
@@ -171,20 +283,103 @@ def _holds_weights(checkpoint: Path) -> bool:
     return any((checkpoint / name).is_file() and (checkpoint / name).stat().st_size for name in WEIGHTS)
 
 
-def _is_archive(path: Path) -> bool:
-    """Whether a file of `torch.save` is complete: its table of contents is at its end."""
-    return path.is_file() and zipfile.is_zipfile(path)
-
-
 def read_facts(folder: Path) -> dict[str, Any]:
-    """The facts of a checkpoint's training; empty if it has none.
-
-    Raises:
-        ValueError: They are no JSON object, or have no recipe.
-    """
+    """The facts of a checkpoint's training; empty if it has none."""
     if not (folder / FACTS).is_file():
         return {}
     facts = read_object(folder / FACTS)
     if not isinstance(facts.get("recipe", {}), dict):
         raise ValueError(f"{folder / FACTS} does not say how a model was trained; restore or remove it.")
     return facts
+
+
+def open_repository(run: Run) -> str:
+    """The repository of the Hub that a run's model goes to, private unless the recipe says otherwise."""
+    asked, api = run.training, HfApi()
+    name, private = asked.hub_model_id or Path(asked.output_dir).absolute().name, asked.hub_private_repo is not False
+    try:
+        name = name if "/" in name else f"{api.whoami()['name']}/{name}"
+        if private and api.repo_exists(name) and not api.repo_info(name).private:
+            raise ValueError(
+                f"The repository {name} is public; set hub_private_repo to false if its model may be, or name another."
+            )
+        api.create_repo(name, private=private, exist_ok=True)
+        return name
+    except ValueError:
+        raise
+    except Exception as error:  # of many kinds
+        raise ValueError(
+            f"push_to_hub is true, and {name} cannot be opened on the Hub ({type(error).__name__}); log in (hf auth login), "
+            "or correct hub_model_id."
+        ) from error
+
+
+def push_model(run: Run, folder: Path, repository: str) -> None:
+    """Upload a model folder, and nothing else of the run: weights, configuration, processor, code and facts."""
+    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    told = {key: value for key, value in facts["recipe"].items() if key not in ELSEWHERE}
+    # where things lie on this machine is nobody's business
+    told = {
+        key: Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
+        for key, value in told.items()
+    }
+    text = json.dumps(facts | {"recipe": told}, indent=1, ensure_ascii=False) + "\n"
+    files = {
+        path.name: path
+        for path in sorted(folder.iterdir())
+        if path.is_file() and any(fnmatch(path.name, pattern) for pattern in _MODEL_FILES)
+    }
+    files[FACTS] = text.encode()
+    try:
+        HfApi().create_commit(
+            repository,
+            [CommitOperationAdd(name, content) for name, content in files.items()],
+            commit_message=f"Model of {facts['corpus']}",
+            revision=run.training.hub_revision,
+        )
+    except Exception as error:  # of many kinds
+        raise ValueError(
+            f"{folder} is trained, and could not be uploaded to {repository} ({type(error).__name__}); upload it with "
+            f"hf upload {repository} {folder}."
+        ) from error
+
+
+def save_model(
+    model: Any, processor: Any, facts: dict[str, Any], folder: Path, *, weights: dict[str, Any] | None = None
+) -> None:
+    """Write a fresh checkpoint folder: weights as safetensors (adapters alone, if it has any), code, processor and facts.
+
+    It is written aside, and takes the place of an earlier one when it is whole. `model` may be the `PeftModel` around one;
+    `weights` are its weights where several processes hold parts of them.
+    """
+    check_model_folder(folder)
+    fresh = folder.with_name(f"{folder.name}.part")
+    shutil.rmtree(fresh, ignore_errors=True)
+    model.save_pretrained(fresh, state_dict=weights)
+    processor.save_pretrained(fresh)
+    (fresh / FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    fresh.rename(folder)
+
+
+def load_model(folder: str | Path) -> tuple[SupportModel, Any, dict[str, Any]]:
+    """A checkpoint folder's model, its processor and the facts of its training (empty if it has none).
+
+    Adapters are put on the base that they name.
+
+    Raises:
+        ValueError: The folder holds no checkpoint of this package, or adapters whose base is not there.
+    """
+    register_models()
+    folder = Path(folder)
+    model, odd = read_checkpoint(folder, give="output_dir/model of a run", fix="restore the checkpoint")
+    if not isinstance(model, SupportModel):
+        raise ValueError(f"{folder} holds a {type(model).__name__}; give a checkpoint trained with annot-hf.")
+    if odd:
+        raise ValueError(
+            f"{folder} does not fit this version of annot-hf: {len(odd)} weights differ, for instance {odd[0]}; train again, "
+            "or load it with the code it carries (AutoModel.from_pretrained with trust_remote_code=True)."
+        )
+    facts = read_facts(folder)
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return model.eval(), make_processor(model.config.trunk_config, folder), facts

@@ -74,7 +74,7 @@ class OpinionDataset(Dataset):
         index, epoch = index if isinstance(index, tuple) else (index, None)
         rows = slice(self.bounds[index], self.bounds[index + 1])
         row = {
-            "input": self._read(index, epoch),
+            "input": self.read(self.inputs[index], *self._alter(index, epoch)),
             "labels": self.targets.probs[index],
             "annotators": self.annotators[rows],
             "ratings": self.targets.ratings.value[rows],
@@ -82,11 +82,11 @@ class OpinionDataset(Dataset):
         }
         return row | {name: values[index] for name, values in self.extra.items()}
 
-    def _read(self, index: int, epoch: int | None) -> Any:
+    def _alter(self, index: int, epoch: int | None) -> list[Callable[..., np.ndarray]]:
+        """What changes the item's clip in an epoch, if anything does."""
         if self.perturbation is None or epoch is None:
-            return self.read(self.inputs[index])
-        alter = functools.partial(self.perturbation.apply, item=self.targets.items[index], epoch=epoch)
-        return self.read(self.inputs[index], alter)
+            return []
+        return [functools.partial(self.perturbation.apply, item=self.targets.items[index], epoch=epoch)]
 
 
 @dataclass
@@ -166,15 +166,9 @@ def _mask(rows: Sequence[torch.Tensor], width: int = 0) -> torch.Tensor:
 class BucketSampler(Sampler[int | tuple[int, int]]):
     """Shuffled indices whose consecutive batches hold inputs of similar length, the same for a seed and an epoch.
 
-    Within groups of `group` batches, drawn at random, items are sorted by length; then the batches are shuffled. The
-    order depends on seed and epoch alone, which makes a resumed run exact.
-
-    Args:
-        lengths: Length of each item.
-        batch_size: Items per batch.
-        seed: Seed.
-        group: Batches per group; more means less padding and less shuffling.
-        with_epoch: Give pairs of index and epoch. With the index, the epoch also reaches workers that outlive an epoch.
+    Within groups of `group` batches, drawn at random, items are sorted by length; then the batches are shuffled: larger
+    groups mean less padding and less shuffling. The order depends on seed and epoch alone, which makes a resumed run exact.
+    `with_epoch` gives pairs of index and epoch, so that the epoch also reaches workers that outlive an epoch.
     """
 
     def __init__(

@@ -1,24 +1,30 @@
 """What a run learns from and is measured on: the targets of its splits, their inputs, and both as datasets.
 
-Whose votes a run learns from and is validated by: people's, synthetic ones, or both (arXiv 2601.14620).
+Whose votes a run learns from and is validated by: people's, synthetic ones, or both (arXiv 2601.14620). The paper scores each
+kind of votes against a test distribution of its own; here the reference of a test is always that of the people who voted, and
+a system that is to do without them does so all the way: it learns from synthetic votes, and the epoch that is kept is the
+best by synthetic votes. A combined system knows people's votes and is validated by them alone.
 
-The paper scores each kind of votes against a test distribution of its own; here the reference of a test is always that of the
-people who voted, and a system that is to do without them does so all the way: it learns from synthetic votes, and the epoch
-that is kept is the best by synthetic votes. A combined system knows people's votes and is validated by them alone.
+A frozen trunk encodes every item once, and the heads learn from its cached output: frames `(T, H)` of the chosen layer, or
+their mean over time `(1, H)`, in half precision, in shards named by everything they depend on.
 """
 
 import functools
+import hashlib
+import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
+from accelerate import PartialState
+from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
 
-from annot_hf.data.audio import AudioLimits
+from annot_hf.data.audio import AudioLimits, MixedClip
 from annot_hf.data.conditions import Perturbation
 from annot_hf.data.dime import Mixtures
 from annot_hf.data.export import ExportedCorpus
@@ -34,26 +40,32 @@ from annot_hf.data.synthetic import (
 from annot_hf.data.targets import Targets, disagreement, opinion_columns, scale_means
 from annot_hf.data.votes import VoteTable
 from annot_hf.models.configuration_distribution_qwen2_audio import DistributionQwen2AudioConfig
+from annot_hf.models.heads import masked_mean
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
-from annot_hf.training.augment import keep_mixtures, plan_augmentation, with_mixtures
-from annot_hf.training.collator import OpinionDataset, VoteCollator
-from annot_hf.training.frozen import encode_once
-from annot_hf.training.inputs import Inputs, clip_seconds, corpus_inputs, item_sources, read_together
-from annot_hf.training.recipe import Recipe, Run, trains_members
+from annot_hf.models.trunks import PROMPTED, PROVENANCE, input_name_of
+from annot_hf.training.augment import augmentation_facts, keep_mixtures, plan_augmentation
+from annot_hf.training.collator import OpinionDataset, VoteCollator, make_collator
+from annot_hf.training.features import FeatureStore, plan_shards, write_shard
+from annot_hf.training.inputs import (
+    Inputs,
+    clip_seconds,
+    corpus_inputs,
+    item_sources,
+    join_inputs,
+    read_inputs,
+    read_together,
+    transcripts,
+)
+from annot_hf.training.recipe import LALM, Recipe, Run
 
 logger = logging.getLogger(__name__)
 
+# clips in memory at a time while a trunk encodes: 64 of 30 s and 768 units are 150 MB
+ENCODED_ITEMS = 64
 
-def make_split_targets(run: Run, views: Mapping[str, ExportedCorpus]) -> dict[str, Targets]:
-    """Targets of the splits "train" and "validation" as the recipe has them; validation is against the votes themselves.
 
-    Args:
-        run: From `load_recipe`.
-        views: The corpus with the votes that each split is to see.
-
-    Raises:
-        ValueError: The model learns from each rater, and no item of a split has a vote of a named one.
-    """
+def make_split_targets(run: Run, corpus: ExportedCorpus, views: Mapping[str, ExportedCorpus]) -> dict[str, Targets]:
+    """Targets of "train", as the recipe has them, and of "validation", the votes that the split's view has."""
     recipe, bins = run.recipe, run.options.get("bins", 4)
     targets = {
         "train": views["train"].targets("train", recipe.question, bins=bins, **asdict(recipe.target)),
@@ -61,51 +73,47 @@ def make_split_targets(run: Run, views: Mapping[str, ExportedCorpus]) -> dict[st
         "validation": views["validation"].targets("validation", recipe.question, bins=bins),
     }
     if recipe.model == "annotator":
-        return {split: _with_raters(split_target, split) for split, split_target in targets.items()}
+        targets = {split: _with_raters(split_target, split) for split, split_target in targets.items()}
+    if recipe.model == LALM:
+        # before 16 GB of weights are read
+        limits = AudioLimits(max_seconds=recipe.inputs.max_seconds)
+        for split_target in targets.values():
+            clips = item_sources(corpus, split_target.items, DistributionQwen2AudioConfig())
+            clip_seconds(clips, split_target.items, limits)
     return targets
 
 
-def check_clips(run: Run, corpus: ExportedCorpus, targets: Mapping[str, Targets]) -> None:
-    """Whether an audio-language model takes the clips of all splits.
-
-    Raises:
-        ValueError: An item has none.
-        AudioError: One cannot be read or is too long.
-    """
-    for split_target in targets.values():
-        clips = item_sources(corpus, split_target.items, DistributionQwen2AudioConfig())
-        clip_seconds(clips, split_target.items, AudioLimits(max_seconds=run.recipe.inputs.max_seconds))
+def target_options(run: Run, targets: Targets) -> dict[str, Any]:
+    """Options of the model that follow from its training targets."""
+    options: dict[str, Any] = {"class_weights": run.recipe.class_weights.of(targets.probs.sum(0))}
+    if run.options.get("head") == "bayesian" and run.options.get("kl_weight") is None:
+        # the rest of the loss is a mean over items, the divergence is of them all
+        options["kl_weight"] = 1 / len(targets)
+    return options
 
 
 class SplitReader:
-    """Reads what a run's model takes of items, and what its trunk makes of them, once, where the recipe caches that.
+    """Reads what a run's model takes of items, and what its trunk makes of them, once, where the recipe caches that."""
 
-    Args:
-        run: From `load_recipe`.
-        corpus: The corpus.
-        model: The model.
-        processor: Its processor.
-        collator: What feeds it.
-    """
+    def __init__(self, run: Run, corpus: ExportedCorpus, model: OpinionPreTrainedModel, processor: Any) -> None:
+        self.run, self.corpus, self.model, self.processor = run, corpus, model, processor
+        self.fed_by = make_collator(model, processor)
+        self.cached = run.recipe.inputs.cache != "none" and not run.members
+        # where features are kept, and the longest clip that is accepted (s)
+        self.limits = {
+            "features": run.recipe.features or Path(run.training.output_dir) / "features",
+            "max_seconds": run.recipe.inputs.max_seconds,
+        }
 
-    def __init__(
-        self, run: Run, corpus: ExportedCorpus, model: OpinionPreTrainedModel, processor: Any, collator: VoteCollator
-    ) -> None:
-        self.run, self.corpus, self.model, self.processor, self.collator = run, corpus, model, processor, collator
-        self.folder = run.recipe.features or Path(run.training.output_dir) / "features"
-        self.cached = run.recipe.inputs.cache != "none" and not trains_members(run)
+    @property
+    def collator(self) -> VoteCollator:
+        """What makes batches of `dataset`'s rows."""
+        return replace(self.fed_by, input_name="trunk_frames", tokenizer=None) if self.cached else self.fed_by
 
     def read(self, items: np.ndarray) -> Inputs:
         """Inputs of the items, in their order."""
         held, rows = read_together(self.corpus, items)
-        inputs = corpus_inputs(
-            self.corpus,
-            held,
-            self.model.config.trunk_config,
-            self.processor,
-            features=self.folder,
-            max_seconds=self.run.recipe.inputs.max_seconds,
-        )
+        inputs = corpus_inputs(self.corpus, held, self.model.config.trunk_config, self.processor, **self.limits)
         return (self.encode(inputs, held) if self.cached else inputs).select(rows)
 
     def encode(self, inputs: Inputs, items: Sequence[str]) -> Inputs:
@@ -114,8 +122,8 @@ class SplitReader:
         return encode_once(
             self.model.to(arguments.device),
             inputs,
-            self.collator,
-            folder=self.folder,
+            self.fed_by,
+            folder=self.limits["features"],
             key=[self.corpus.digest, *items, str(self.processor)],
             kind="pooled" if kind == "none" else kind,
             batch_size=arguments.per_device_eval_batch_size,
@@ -123,76 +131,178 @@ class SplitReader:
             workers=arguments.dataloader_num_workers,
         )
 
-    def augment(self, targets: Targets, inputs: Inputs, *, resume: bool) -> tuple[Mixtures, Targets, Inputs]:
-        """The mixtures that the recipe asks for, and targets and inputs with them behind the items."""
-        run, config = self.run, self.model.config.trunk_config
-        encoded = functools.partial(_encoded_rows, inputs, targets.items, None if self.cached else self.encode)
-        wanted, seed, limit = run.recipe.augmentation, run.training.seed, run.recipe.inputs.max_seconds
-        where = {"folder": self.folder, "encoded": encoded, "max_seconds": limit, "seed": seed}
-        mixtures = plan_augmentation(wanted, self.corpus, targets, self.model.config, **where)
+    def augment(self, targets: Targets, inputs: Inputs, *, resume: bool) -> tuple[Targets, Inputs, dict[str, Any]]:
+        """Targets and inputs with the mixtures that the recipe asks for behind the items, and facts of the mixtures."""
+        run, wanted = self.run, self.run.recipe.augmentation
+        encoded = functools.partial(self._encoded, inputs, targets.items)
+        seed = run.training.seed
+        mixtures = plan_augmentation(
+            wanted, self.corpus, targets, self.model.config, encoded=encoded, seed=seed, **self.limits
+        )
         if run.training.process_index == 0:
             lines = "; ".join(mixtures.report.lines())
             logger.warning("%s: %d mixtures of %d training items. %s", wanted.kind, len(mixtures), len(targets), lines)
             keep_mixtures(mixtures, run.training.output_dir, resume=resume)
-        inputs = with_mixtures(
-            mixtures,
-            inputs,
-            self.corpus,
-            config,
-            self.processor,
-            features=self.folder,
-            max_seconds=limit,
-            encode=self.encode if self.cached else None,
+        if len(mixtures):
+            inputs = join_inputs([inputs, self._mixed(mixtures, inputs)])
+        return mixtures.extend(targets), inputs, augmentation_facts(mixtures)
+
+    def _mixed(self, mixtures: Mixtures, inputs: Inputs) -> Inputs:
+        """Inputs of mixtures of the items: audio is mixed when it is read, a text is that of one of the two."""
+        config = self.model.config.trunk_config
+        if input_name_of(config) == "input_ids":
+            return inputs.select(mixtures.text_from)
+        sources = list(item_sources(self.corpus, mixtures.sources, config))
+        pairs = zip(mixtures.first, mixtures.second, mixtures.share, strict=True)
+        clips: list[Any] = [MixedClip(sources[first], sources[second], float(share)) for first, second, share in pairs]
+        if input_name_of(config) == PROMPTED:
+            said = transcripts(self.corpus, mixtures.sources)
+            clips = [(clip, said[row]) for clip, row in zip(clips, mixtures.text_from, strict=True)]
+        # a shard's name changes with its clips and their shares
+        key = "\n".join(["dime", self.corpus.digest, *mixtures.items])
+        mixed = read_inputs(clips, config, self.processor, names=mixtures.items, key=key, **self.limits)
+        return self.encode(mixed, mixtures.items) if self.cached else mixed
+
+    def _encoded(self, inputs: Inputs, items: np.ndarray, rows: np.ndarray) -> Inputs:
+        """What the trunk makes of some of the items."""
+        chosen = inputs.select(rows)
+        return chosen if self.cached else self.encode(chosen, items[rows])
+
+    def dataset(
+        self, view: ExportedCorpus, targets: Targets, inputs: Inputs, perturbation: Perturbation | None
+    ) -> OpinionDataset:
+        """The dataset of a split, with targets of everything that the model answers, from the votes of its view."""
+        recipe, config = self.run.recipe, self.model.config
+        extra: dict[str, Any] = {"disagreement": _disagreement(view, getattr(config, "disagreement", None), targets)}
+        if recipe.scales:
+            extra["scales"] = scale_means(view.votes, recipe.scales, targets.items)
+        if recipe.auxiliary:
+            extra["auxiliary"] = opinion_columns(view.votes, recipe.auxiliary, targets.items)[1]
+        names = getattr(config, "annotators", ())
+        return OpinionDataset(
+            targets, inputs.entries, inputs.read, inputs.lengths, annotators=names, perturbation=perturbation, **extra
         )
-        return mixtures, mixtures.extend(targets), inputs
 
 
-def make_dataset(
-    run: Run,
-    view: ExportedCorpus,
+def make_datasets(
+    reader: SplitReader,
+    views: Mapping[str, ExportedCorpus],
+    targets: Mapping[str, Targets],
+    perturbation: Perturbation | None,
+    *,
+    resume: bool,
+) -> tuple[dict[str, OpinionDataset], dict[str, Any]]:
+    """Datasets of the splits, and what a reader must know of them: texts cut short by split, and the mixtures.
+
+    The model's options that follow from the training targets are set anew where mixtures are added to these.
+    """
+    run, config = reader.run, reader.model.config
+    if perturbation and input_name_of(config.trunk_config) == "input_ids":
+        raise ValueError(
+            f"augmentation.perturb_share is {perturbation.share}, and a {config.trunk_config.model_type} trunk reads text, "
+            "which has no pitch; remove augmentation.perturb_share, or choose an audio trunk."
+        )
+    datasets, about = {}, {"truncated": {}}
+    for split, split_target in targets.items():
+        inputs = reader.read(split_target.items)
+        about["truncated"][split] = inputs.truncated
+        if split != "train":
+            # longest last, so that evaluation pads little
+            order = np.argsort(inputs.lengths, kind="stable")
+            split_target, inputs = split_target.select(split_target.items[order]), inputs.select(order)
+        elif run.recipe.augmentation.kind and not run.members:
+            split_target, inputs, about["augmentation"] = reader.augment(split_target, inputs, resume=resume)
+            for name, value in target_options(run, split_target).items():
+                setattr(config, name, value)
+        changes = perturbation if split == "train" else None
+        datasets[split] = reader.dataset(views[split], split_target, inputs, changes)
+    return datasets, about
+
+
+def encode_once(
     model: OpinionPreTrainedModel,
-    targets: Targets,
     inputs: Inputs,
-    perturbation: Perturbation | None = None,
-) -> OpinionDataset:
-    """The dataset of a split, with targets of everything that the model answers.
+    collator: VoteCollator,
+    *,
+    folder: str | Path,
+    key: Sequence[str],
+    kind: str = "frames",
+    batch_size: int = 8,
+    dtype: torch.dtype | None = None,
+    workers: int = 0,
+) -> Inputs:
+    """Output of the frozen trunk for every item, computed now or by an earlier call, as inputs for "trunk_frames".
+
+    They have the lengths of the original inputs, so that batches are the same with a cache or without. A killed run resumes
+    with the next shard; processes of a distributed run compute different shards and wait for each other.
 
     Args:
-        run: From `load_recipe`.
-        view: The corpus with the votes of the split.
-        model: The model.
-        targets: Its targets.
-        inputs: Inputs of the same items.
-        perturbation: What happens to clips in an epoch.
+        model: The model, on the device to compute on; its trunk must not change afterwards.
+        inputs: The trunk's inputs.
+        collator: Pads them.
+        folder: Where frames are kept.
+        key: Identifies the items, their order and how they are read; a clip whose file changes is encoded again.
+        kind: "frames" `(T, H)`, or "pooled" for their mean over time `(1, H)`.
+        batch_size: Items of similar length that are encoded together, at most.
+        dtype: Precision of the trunk's arithmetic under autocast, or None for that of its weights.
+        workers: Processes that read audio ahead.
     """
-    recipe = run.recipe
-    extra = {"disagreement": _disagreement(view, model, targets)}
-    if recipe.scales:
-        extra["scales"] = scale_means(view.votes, recipe.scales, targets.items)
-    if recipe.auxiliary:
-        extra["auxiliary"] = opinion_columns(view.votes, recipe.auxiliary, targets.items)[1]
-    return OpinionDataset(
-        targets,
-        inputs.entries,
-        inputs.read,
-        inputs.lengths,
-        annotators=getattr(model.config, "annotators", ()),
-        perturbation=perturbation,
-        **extra,
-    )
+    state = PartialState()
+    settings = [kind, trunk_digest(model), str(dtype), *key]
+    # too little memory shows at once
+    longest_first = np.argsort(-inputs.lengths, kind="stable")
+    shards = plan_shards(folder, settings, inputs.entries, order=longest_first, size=ENCODED_ITEMS)
+    mine = [shard for shard in shards[state.process_index :: state.num_processes] if not shard.path.exists()]
+    if mine:
+        model.eval()
+        parts = [np.split(shard.rows, range(batch_size, len(shard.rows), batch_size)) for shard in mine]
+        rows = [batch for part in parts for batch in part]
+        batches = iter(DataLoader(inputs, batch_sampler=rows, collate_fn=collator.pad, num_workers=workers))
+        quiet = not state.is_main_process
+        with tqdm(total=sum(map(len, rows)), desc="encode", unit="clip", disable=quiet) as progress:
+            for shard, part in zip(mine, parts, strict=True):
+                kept: list[np.ndarray] = []
+                for batch in part:
+                    kept += _encode(model, next(batches), kind, dtype)
+                    progress.update(len(batch))
+                if not all(np.isfinite(clip).all() for clip in kept):
+                    raise ValueError(
+                        f"The trunk's frames exceed {np.finfo(np.float16).max:.0f}, the largest number of half precision; "
+                        "set inputs.cache to none, or choose another trunk_layer."
+                    )
+                write_shard(shard.path, kept)
+    state.wait_for_everyone()
+    return replace(inputs, entries=range(len(inputs.entries)), read=FeatureStore(shards).__getitem__)
 
 
-def _encoded_rows(
-    inputs: Inputs, items: np.ndarray, encode: Callable[[Inputs, Sequence[str]], Inputs] | None, rows: np.ndarray
-) -> Inputs:
-    """What the trunk makes of some of the items; their inputs themselves where they are that already."""
-    chosen = inputs.select(rows)
-    return encode(chosen, items[rows]) if encode else chosen
+def trunk_digest(model: OpinionPreTrainedModel) -> str:
+    """SHA-256 of everything the frames depend on: the trunk's weights and configuration, and the layer."""
+    config = {name: value for name, value in model.trunk.config.to_dict().items() if name not in PROVENANCE}
+    digest = hashlib.sha256(json.dumps([config, model.config.trunk_layer], sort_keys=True, default=str).encode())
+    for name, weight in sorted(model.trunk.state_dict().items()):
+        if name != "masked_spec_embed":
+            # only training a trunk uses it, and many checkpoints have a random one
+            digest.update(f"{name} {weight.dtype} {tuple(weight.shape)}".encode())
+            digest.update(weight.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
-def _disagreement(corpus: ExportedCorpus, model: OpinionPreTrainedModel, targets: Targets) -> np.ndarray | None:
+@torch.inference_mode()
+def _encode(
+    model: OpinionPreTrainedModel, batch: dict[str, torch.Tensor], kind: str, dtype: torch.dtype | None
+) -> list[np.ndarray]:
+    """Frames `(T, H)` or their mean `(1, H)` of each item, half precision."""
+    batch = {name: value.to(model.device) for name, value in batch.items()}
+    with torch.autocast(model.device.type, dtype, enabled=dtype is not None):
+        frames, mask = model.frames(**batch)
+        if kind == "pooled":
+            frames, mask = masked_mean(frames, mask)[:, None], mask[:, :1]
+    frames, lengths = frames.half().cpu().numpy(), mask.sum(1).tolist()
+    return [clip[:length].copy() for clip, length in zip(frames, lengths, strict=True)]
+
+
+def _disagreement(corpus: ExportedCorpus, kind: str | None, targets: Targets) -> np.ndarray | None:
     """How far raters disagree on each item, whatever the target, if the model learns it."""
-    kind = getattr(model.config, "disagreement", None)
     if kind is None:
         return None
     names = [question.name for question in targets.questions]
@@ -219,20 +329,7 @@ def _with_raters(targets: Targets, split: str) -> Targets:
 
 
 def vote_views(recipe: Recipe, corpus: ExportedCorpus) -> tuple[dict[str, ExportedCorpus], dict[str, Any]]:
-    """The corpus with the votes that training and validation use.
-
-    Args:
-        recipe: Names the annotations and the kind of votes.
-        corpus: The export, or a view of it under other splits.
-
-    Returns:
-        "train" and "validation" -> the corpus with their votes, and what a reader must know of it; nothing to know where
-        the votes are those of the export.
-
-    Raises:
-        ValueError: The annotations are of another corpus or of other labels, or lack votes that the recipe needs; or the
-            export itself holds synthetic votes.
-    """
+    """The corpus with the votes that "train" and "validation" use, and what a reader must know of them, if anything."""
     own = int(is_synthetic(corpus.votes).sum())
     if own:
         raise ValueError(
@@ -272,16 +369,11 @@ def _check_needed(recipe: Recipe, corpus: ExportedCorpus, synthetic: VoteTable, 
     only = recipe.votes.used == "synthetic"
     splits = ("train", "validation") if only else ("train",)
     for name in (*asked, *((*recipe.scales, *recipe.auxiliary) if only else ())):
+        voted = synthetic.items[np.unique(synthetic.item_codes[synthetic.rows_of(name)])]
         for split in splits:
-            if not _voted(corpus, synthetic, name, split).any():
+            items = corpus.items.loc[corpus.items["split"] == split, "item"]
+            if not items.isin(voted).any():
                 raise ValueError(
                     f"The annotations {found.folder} have no vote on {name!r} for an item of split {split!r}, and "
                     f"votes.kind is {recipe.votes.used}; annotate that split, or set votes.kind to human."
                 )
-
-
-def _voted(corpus: ExportedCorpus, votes: VoteTable, question: str, split: str) -> np.ndarray:
-    """Which items of a split have a vote on the question."""
-    items: Sequence[str] = corpus.items.loc[corpus.items["split"] == split, "item"]
-    on = np.unique(votes.item_codes[votes.rows_of(question)])
-    return pd.Index(items).isin(votes.items[on])

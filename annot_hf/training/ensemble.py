@@ -7,7 +7,6 @@ An interrupted member is resumed, a damaged one is trained again, and a member t
 import hashlib
 import json
 import logging
-import os
 import shutil
 import traceback
 from collections.abc import Callable
@@ -16,59 +15,33 @@ from pathlib import Path
 from accelerate import PartialState
 
 from annot_hf.data.export import ExportedCorpus
-from annot_hf.models.configuration_seedbert import SeedBertConfig
 from annot_hf.models.modeling_seedbert import read_member
-from annot_hf.training.checkpoints import FACTS, checkpoints_of, held, read_record
+from annot_hf.training.checkpoints import FACTS, check_model_folder, checkpoints_of, held, read_record
 from annot_hf.training.inputs import make_processor
-from annot_hf.training.outputs import check_model_folder
-from annot_hf.training.recipe import Run, make_run, members_folder
+from annot_hf.training.recipe import Run, members_folder
 
 logger = logging.getLogger(__name__)
 
 # `annot_hf.training.train.train`, which imports this module
 Train = Callable[..., object]
 _FAILED = "failed.txt"
-# keys of an ensemble that a member alone does not have
-_TOGETHER = ("members", "num_members", "ensemble.differ", "ensemble.folder", "distribution", "head_seed")
-_TOGETHER += ("push_to_hub", "hub_model_id", "hub_private_repo", "hub_revision", "hub_strategy")
-# between the seeds of two members, so that ensembles of neighbouring seeds share no member
-_STRIDE = 1000
 
 
 def member_runs(run: Run, corpus: ExportedCorpus) -> list[Run]:
-    """The run of each member: the ensemble's own recipe for one model, with seeds of its own.
-
-    Args:
-        run: Of an ensemble whose members are independent.
-        corpus: What it learns from.
-    """
-    recipe = run.recipe
-    shared = {key: value for key, value in run.values.items() if key not in _TOGETHER} | {"model": "distribution"}
-    shared["features"] = recipe.features or os.path.join(run.training.output_dir, "features")
+    """The run of each independent member, in a folder that is named after what it is."""
     runs = []
-    for number in range(run.options.get("num_members", SeedBertConfig().num_members)):
-        seed = run.training.seed + _STRIDE * (number + 1)
-        own = shared | ({"head_seed": seed} if recipe.ensemble.differ == "init" else {"seed": seed})
-        digest = hashlib.sha256(json.dumps(make_run(own).identity(corpus), sort_keys=True).encode()).hexdigest()[:12]
-        runs.append(make_run(own | {"output_dir": str(members_folder(run) / f"seed{seed}-{digest}")}))
+    for member in run.members:
+        digest = hashlib.sha256(json.dumps(member.identity(corpus), sort_keys=True).encode()).hexdigest()[:12]
+        seed = member.training.seed if member.recipe.head_seed is None else member.recipe.head_seed
+        runs.append(member.at(members_folder(run) / f"seed{seed}-{digest}"))
     return runs
 
 
 def train_members(run: Run, corpus: ExportedCorpus, train: Train) -> list[Path]:
     """Train the members that are missing or damaged, one after the other.
 
-    Several processes of `accelerate launch` train each member together; there a failure ends them all.
-
-    Args:
-        run: Of an ensemble whose members are independent.
-        corpus: What they learn from.
-        train: `annot_hf.training.train.train`.
-
-    Returns:
-        Checkpoint folders of all members, in order.
-
-    Raises:
-        ValueError: Members failed, or another process trains them; the others are trained and kept.
+    Several processes of `accelerate launch` train each member together; there a failure ends them all. Elsewhere the other
+    members are trained and kept before a ValueError says which failed. Returns their checkpoint folders, in order.
     """
     runs, state = member_runs(run, corpus), PartialState()
     damage = [_damage(one) for one in runs]
@@ -123,18 +96,9 @@ def _train_member(run: Run, corpus: ExportedCorpus, train: Train) -> str:
     try:
         with held(folder):
             state.wait_for_everyone()
-            if _damage(run) == "":
-                # another run has trained it since
-                return ""
-            try:
-                _train_held(run, corpus, train, state)
-            except Exception as error:
-                if state.is_main_process:
-                    _write_failure(folder)
-                if state.num_processes > 1:
-                    raise
-                # whatever it is, it is this member's alone
-                return f"{type(error).__name__}: {error}"
+            # unless another run has trained it since
+            if _damage(run) != "":
+                return _train_held(run, corpus, train, state)
     except (OSError, ValueError) as error:
         # the other processes may be in the middle of a step, and wait
         if state.num_processes > 1:
@@ -143,28 +107,32 @@ def _train_member(run: Run, corpus: ExportedCorpus, train: Train) -> str:
     return ""
 
 
-def _train_held(run: Run, corpus: ExportedCorpus, train: Train, state: PartialState) -> None:
-    """Train a member from its newest checkpoint, if it has one, and keep its model alone."""
+def _train_held(run: Run, corpus: ExportedCorpus, train: Train, state: PartialState) -> str:
+    """Train a member from its newest checkpoint, if it has one, and keep its model alone; what went wrong, or nothing."""
     folder = Path(run.training.output_dir)
-    resume = bool(checkpoints_of(folder))
-    # no process may remove what another still looks at
-    state.wait_for_everyone()
-    if state.is_main_process:
-        (folder / _FAILED).unlink(missing_ok=True)
-        check_model_folder(_model(run))
-        shutil.rmtree(_model(run), ignore_errors=True)
-    train(run, resume=resume, corpus=corpus)
-    # until the main process has saved the model
-    state.wait_for_everyone()
-    # optimiser states of many members would not fit on a disk
-    for checkpoint in checkpoints_of(folder) if state.is_main_process else ():
-        shutil.rmtree(checkpoint)
-    state.wait_for_everyone()
-
-
-def _write_failure(folder: Path) -> None:
-    """Write down the error that is being handled, if there is room for it."""
     try:
-        (folder / _FAILED).write_text(traceback.format_exc(), encoding="utf-8")
-    except OSError as error:
-        logger.warning("%s cannot be written: %s", folder / _FAILED, error)
+        resume = bool(checkpoints_of(folder))
+        # no process may remove what another still looks at
+        state.wait_for_everyone()
+        if state.is_main_process:
+            (folder / _FAILED).unlink(missing_ok=True)
+            check_model_folder(_model(run))
+            shutil.rmtree(_model(run), ignore_errors=True)
+        train(run, resume=resume, corpus=corpus)
+        # until the main process has saved the model
+        state.wait_for_everyone()
+        # optimiser states of many members would not fit on a disk
+        for checkpoint in checkpoints_of(folder) if state.is_main_process else ():
+            shutil.rmtree(checkpoint)
+        state.wait_for_everyone()
+    except Exception as error:
+        if state.is_main_process:
+            try:
+                (folder / _FAILED).write_text(traceback.format_exc(), encoding="utf-8")
+            except OSError as fault:
+                logger.warning("%s cannot be written: %s", folder / _FAILED, fault)
+        if state.num_processes > 1:
+            raise
+        # whatever it is, it is this member's alone
+        return f"{type(error).__name__}: {error}"
+    return ""

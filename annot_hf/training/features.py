@@ -31,23 +31,14 @@ SHARD_ITEMS = 256
 
 @dataclass(frozen=True, eq=False)
 class Shard:
-    """A file that holds the frames of some of the items.
-
-    Attributes:
-        path: The file; it appears in one step, when all its items are computed.
-        rows: Which items, in the order of the file.
-    """
+    """A file that holds the frames of some of the items, `rows`, in their order; it appears in one step."""
 
     path: Path
     rows: np.ndarray
 
 
 class FeatureStore:
-    """Frames `(T, D)` of items, read one at a time from memory-mapped shards.
-
-    Args:
-        shards: From `plan_shards`; all of them written.
-    """
+    """Frames `(T, D)` of items, read one at a time from memory-mapped shards, all of them written."""
 
     def __init__(self, shards: Sequence[Shard]) -> None:
         files = [safe_open(shard.path, framework="numpy") for shard in shards]
@@ -75,18 +66,11 @@ def plan_shards(
     order: np.ndarray | None = None,
     size: int | None = None,
 ) -> list[Shard]:
-    """Which file holds which items.
+    """Which file of `folder` holds which items, taken in `order`; at most `size` (`SHARD_ITEMS` by default) are in one.
 
-    Args:
-        folder: Where features are kept; one sub-folder per settings.
-        settings: Everything the features depend on besides the items themselves, as JSON holds it.
-        sources: The items' audio, as `load_audio` takes it, or their texts. A shard's name changes with the size or time of
-            its files, or with what is embedded, so that only its frames are computed again.
-        order: Items in the order of the shards `(N,)`; as they are by default.
-        size: Items per shard; `SHARD_ITEMS` by default.
-
-    Raises:
-        ValueError: The folder cannot be made.
+    The settings are everything that the features depend on besides the items, as JSON holds it; each has a sub-folder. A
+    shard's name changes with the size or time of its sources' files, or with what is embedded, so that only its frames are
+    computed again.
     """
     about = json.dumps([*settings, len(sources)], sort_keys=True, default=str)
     folder = Path(folder) / hashlib.sha256(about.encode()).hexdigest()[:16]
@@ -98,18 +82,16 @@ def plan_shards(
             "--features or features=..."
         ) from error
     order, size = np.arange(len(sources)) if order is None else order, size or SHARD_ITEMS
-    parts = [order[start : start + size] for start in range(0, len(order), size)]
-    return [
-        Shard(folder / _shard_name(number, [sources[row] for row in rows]), rows) for number, rows in enumerate(parts)
-    ]
+    shards = []
+    for number, start in enumerate(range(0, len(order), size)):
+        rows = order[start : start + size]
+        stamp = hashlib.sha256(repr([_stamp(sources[row]) for row in rows]).encode()).hexdigest()[:8]
+        shards.append(Shard(folder / f"features-{number:05d}-{stamp}.safetensors", rows))
+    return shards
 
 
 def write_shard(path: Path, frames: Sequence[np.ndarray]) -> None:
-    """Write the frames `(T, D)` of a shard's items in one step, so that a killed process leaves no half file.
-
-    Raises:
-        ValueError: It cannot be written, for instance on a full disk.
-    """
+    """Write the frames `(T, D)` of a shard's items in one step, so that a killed process leaves no half file."""
     lengths = np.array([len(clip) for clip in frames], np.int64)
     partial = path.with_suffix(f".{os.getpid()}.part")
     try:
@@ -131,19 +113,10 @@ def build_features(
     max_seconds: float = 30.0,
     processes: int | None = None,
 ) -> FeatureStore:
-    """Compute the features of every clip; an interrupted call is resumed.
+    """Compute the log-mel frames of every clip with several processes; an interrupted call is resumed.
 
-    Args:
-        folder: Where features are kept; one sub-folder per key.
-        sources: Audio of each clip, as `load_audio` takes it.
-        extractor: Feature extractor that gives `input_features`.
-        key: Identifies the clips and their order (the corpus's digest and the items); with the extractor's
-            settings it names the sub-folder. A clip whose file changes is computed again.
-        max_seconds: Longest clip that is accepted (s).
-        processes: Worker processes; one per core by default.
-
-    Raises:
-        AudioError: A clip cannot be read; the message names it.
+    `key` identifies the clips and their order (the corpus's digest and the items); a clip whose file changes is computed
+    again.
     """
     # with another limit they are computed again, and a clip that is too long is refused
     shards = plan_shards(folder, [key, extractor.to_dict(), max_seconds], sources)
@@ -159,17 +132,9 @@ def fill_shards(
     processes: int | None = None,
     desc: str = "features",
 ) -> None:
-    """Write the missing shards, with several processes.
+    """Write the missing shards, with several processes, one per core by default.
 
-    Args:
-        shards: From `plan_shards`.
-        work: Writes the shard at a path from its part of the sources; it must pickle.
-        sources: What the rows of the shards number.
-        processes: Worker processes; one per core by default.
-        desc: What the progress bar says.
-
-    Raises:
-        ValueError: A worker process was killed, as the system does for lack of memory, or cannot write.
+    `work` writes the shard at a path from its part of the sources, which the rows of the shards number; it must pickle.
     """
     todo = [shard for shard in shards if not shard.path.exists()]
     targets, parts = [shard.path for shard in todo], [[sources[row] for row in shard.rows] for shard in todo]
@@ -236,9 +201,3 @@ def _write_shard(extractor: SequenceFeatureExtractor, max_seconds: float, target
         wave = load_audio(source, sampling_rate=rate, limits=limits)
         frames.append(log_mel(wave, extractor).astype(np.float16))
     write_shard(target, frames)
-
-
-def _shard_name(number: int, sources: Sequence[Any]) -> str:
-    """A name that changes with the shard's own clips, so that only their frames are computed again."""
-    stamp = hashlib.sha256(repr([_stamp(source) for source in sources]).encode()).hexdigest()[:8]
-    return f"features-{number:05d}-{stamp}.safetensors"

@@ -22,9 +22,9 @@ from annot_hf.models.configuration_seedbert import SeedBertConfig
 from annot_hf.models.losses import LOG_VARIANCE
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.trunks import weights_digest
+from annot_hf.training.checkpoints import load_model
 from annot_hf.training.collator import OpinionDataset, make_collator
 from annot_hf.training.inputs import InputOptions, corpus_inputs, read_inputs, read_together
-from annot_hf.training.outputs import load_model
 
 logger = logging.getLogger(__name__)
 
@@ -32,6 +32,8 @@ logger = logging.getLogger(__name__)
 HASHED = 12
 # weight of the mean answer that models mix into votes: of tied labels, the likelier still comes first
 ORDER = 1e-6
+# outputs of models that have a row an item
+_OF_ITEMS = ("probs", "consensus", "scale_mean", "scale_log_variance", "disagreement")
 
 
 def predict(
@@ -119,14 +121,14 @@ def hashed_names(items: Sequence[str]) -> str:
 
 def _seen(facts: dict[str, Any], items: Sequence[str]) -> dict[str, int]:
     """How many items have names of each split that a checkpoint was made with, as far as it knows and any have."""
-    found = {}
-    for split, part in facts.get("splits", {}).items():
-        known, mine = (
-            {names[at : at + HASHED] for at in range(0, len(names), HASHED)}
-            for names in (part.get("names", ""), hashed_names(items))
-        )
-        found[split] = len(known & mine)
+    named = {split: part.get("names", "") for split, part in facts.get("splits", {}).items()}
+    mine = _hashes(hashed_names(items))
+    found = {split: len(_hashes(names) & mine) for split, names in named.items()}
     return {split: count for split, count in found.items() if count}
+
+
+def _hashes(names: str) -> set[str]:
+    return {names[at : at + HASHED] for at in range(0, len(names), HASHED)}
 
 
 def predict_inputs(
@@ -165,44 +167,39 @@ def _run(
     meta: dict[str, Any],
 ) -> Predictions:
     """Batches of similar length, results in the order of the items."""
+    config = model.config
     # longest first: too little memory shows at once
     order = np.argsort(dataset.lengths, kind="stable")[::-1]
     loader = DataLoader(dataset, batch_size, sampler=order.tolist(), collate_fn=make_collator(model, processor))
-    names = getattr(model.config, "annotators", ())[: getattr(model.config, "max_panel", 0)]
-    panel = np.array(names or ["consensus"], dtype=object)
-    raters = np.array(dataset.targets.annotators, dtype=object)
-    probs = np.zeros((len(dataset), len(model.config.support)))
-    scales = tuple(Question.from_dict(question) for question in getattr(model.config, "scale_questions", ()))
-    means, deviations = np.zeros((2, len(dataset), len(scales)))
-    kind = getattr(model.config, "disagreement", None)
-    disagreement = np.zeros(len(dataset)) if kind else None
-    consensus, pairs = None, []
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in _OF_ITEMS}
+    asked = []
     for start, batch in zip(range(0, len(order), batch_size), tqdm(loader, desc="predict", unit="batch"), strict=True):
         rows = order[start : start + batch_size]
-        batch.pop("ratings", None)
-        output = model(**{key: value.to(model.device) for key, value in batch.items() if key != "labels"})
-        probs[rows] = output.probs.double().cpu()
-        if scales:
-            means[rows] = output.scale_mean.double().cpu()
-            deviations[rows] = (0.5 * output.scale_log_variance.double().clip(-LOG_VARIANCE, LOG_VARIANCE)).exp().cpu()
-        if kind:
-            disagreement[rows] = output.disagreement.double().cpu()
-        if isinstance(model.config, AnnotatorConfig):
-            agreed = output.consensus.double().cpu().numpy()
-            consensus = np.zeros((len(dataset), agreed.shape[1])) if consensus is None else consensus
-            consensus[rows] = agreed
+        given = {name: value.to(model.device) for name, value in batch.items() if name not in ("labels", "ratings")}
+        output = model(**given)
+        for name in _OF_ITEMS:
+            if output.get(name) is not None:
+                parts[name].append(output[name].double().cpu().numpy())
+        if isinstance(config, AnnotatorConfig):
+            names = np.concatenate([_raters_asked(config, dataset, row) for row in rows])
             item, codes = rows[output.pair_item.cpu().numpy()], output.pair_annotator.cpu().numpy()
-            names = np.concatenate([_pair_names(dataset, row, raters, panel) for row in rows])
-            pairs.append((item, names, codes, output.ratings.double().cpu().numpy()))
+            asked.append((item, names, codes, output.ratings.double().cpu().numpy()))
+    back = np.argsort(order)
+    found = {name: np.concatenate(values)[back] for name, values in parts.items() if values}
+    probs, disagreement, kind = found["probs"], found.get("disagreement"), getattr(config, "disagreement", None)
     voters = _voters(model)
     if voters:
         # the part that orders tied labels stays far below what is scored
         votes = np.round(probs * voters) / voters
         probs = votes + ORDER * (probs - votes)
         kind, disagreement = "variance", 1 - (votes**2).sum(1)
+    scales = {}
+    if "scale_mean" in found:
+        bound = found["scale_log_variance"].clip(-LOG_VARIANCE, LOG_VARIANCE)
+        scales = {"scale_means": found["scale_mean"], "scale_deviations": np.exp(0.5 * bound)}
     answers = {}
-    if pairs:
-        item, names, codes, values = (np.concatenate(part) for part in zip(*pairs, strict=True))
+    if asked:
+        item, names, codes, values = (np.concatenate(part) for part in zip(*asked, strict=True))
         # one answer a rater and item, however often the rater voted: each of the votes is compared with it
         rows = (~pd.DataFrame({"item": item, "name": names}).duplicated()).to_numpy().nonzero()[0]
         rows = rows[np.argsort(item[rows], kind="stable")]
@@ -214,16 +211,15 @@ def _run(
         }
     return Predictions(
         items=dataset.targets.items,
-        support=model.config.support,
+        support=config.support,
         probs=probs / probs.sum(1, keepdims=True),
         questions=questions,
-        consensus=consensus,
+        consensus=found.get("consensus"),
         meta=meta,
-        scales=scales,
-        scale_means=means,
-        scale_deviations=deviations,
+        scales=tuple(Question.from_dict(question) for question in getattr(config, "scale_questions", ())),
         disagreement=disagreement,
         disagreement_kind=kind,
+        **scales,
         **answers,
     )
 
@@ -238,10 +234,11 @@ def _voters(model: OpinionPreTrainedModel) -> int:
     return 0
 
 
-def _pair_names(dataset: OpinionDataset, row: int, raters: np.ndarray, panel: np.ndarray) -> np.ndarray:
+def _raters_asked(config: AnnotatorConfig, dataset: OpinionDataset, row: int) -> np.ndarray:
     """Names of the raters asked about an item, as the collator orders them: those who rated it, else the panel."""
     codes = dataset.targets.ratings.annotator[dataset.bounds[row] : dataset.bounds[row + 1]]
-    return raters[codes] if len(codes) else panel
+    names = [dataset.targets.annotators[code] for code in codes] or config.annotators[: config.max_panel]
+    return np.array(names or ["consensus"], dtype=object)
 
 
 def _describe(question: Question) -> str:

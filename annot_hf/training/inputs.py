@@ -47,9 +47,6 @@ class InputOptions:
             trunk takes when null.
         cache: With `freeze_trunk`, encode every clip once and train the heads on the result: "frames" of the chosen layer,
             or "pooled", their mean over time, for pooling "mean". Both in half precision.
-
-    Raises:
-        ValueError: `max_seconds` is not above 0.
     """
 
     max_seconds: float = 30.0
@@ -62,20 +59,20 @@ class InputOptions:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Inputs of a list of items, read one at a time.
+    """Inputs of a list of items, read one at a time: `inputs[row]` is the model's input of an item.
 
-    Attributes:
-        entries: What `read` takes, one an item.
-        read: Gives the model's input of an entry. Where clips are read afresh, it takes a second argument that makes another
-            waveform of one and its rate before the model's limit of length is applied.
-        lengths: Length of each input: frames, samples or tokens.
-        cut: Which texts had more tokens than the limit and were cut to it; None where there are no texts.
+    `read` gives it from one of the `entries`. Where clips are read afresh, `read` takes a second argument that makes another
+    waveform of one and its rate before the model's limit of length is applied. `lengths` are those of the inputs (frames,
+    samples or tokens), and `cut` says which texts had more tokens than the limit; it is None where there are no texts.
     """
 
     entries: Sequence[Any]
     read: Callable[..., Any]
     lengths: np.ndarray
     cut: np.ndarray | None = None
+
+    def __getitem__(self, row: int) -> Any:
+        return self.read(self.entries[row])
 
     @property
     def truncated(self) -> int | None:
@@ -91,13 +88,10 @@ class Inputs:
 def join_inputs(parts: Sequence[Inputs]) -> Inputs:
     """The inputs of several lists of items, one list after the other."""
     entries = [(part, entry) for part, inputs in enumerate(parts) for entry in inputs.entries]
-    cuts = [inputs.cut for inputs in parts]
-    return Inputs(
-        entries,
-        functools.partial(_read_of, [inputs.read for inputs in parts]),
-        np.concatenate([inputs.lengths for inputs in parts]),
-        None if any(cut is None for cut in cuts) else np.concatenate(cuts),
-    )
+    cuts, reads = [inputs.cut for inputs in parts], [inputs.read for inputs in parts]
+    cut = None if any(cut is None for cut in cuts) else np.concatenate(cuts)
+    lengths = np.concatenate([inputs.lengths for inputs in parts])
+    return Inputs(entries, functools.partial(_read_of, reads), lengths, cut)
 
 
 def make_processor(
@@ -110,17 +104,8 @@ def make_processor(
     """The feature extractor or tokenizer of a trunk; both, as one processor, of an audio-language model.
 
     Saved and loaded without this package it works as in training: it pads on the right and gives a mask, and a tokenizer
-    truncates where training did.
-
-    Args:
-        trunk_config: The trunk's configuration.
-        source: Hub id or folder that holds it; not needed for the log-mel trunk.
-        max_tokens: Most tokens of a text, special ones included; as many as the trunk takes when None.
-        revision: Branch, tag or commit on the Hub.
-
-    Raises:
-        ValueError: `source` does not hold it, or it cannot be loaded without running code of its own, or
-            the trunk does not take so many tokens.
+    truncates where training did, at `max_tokens` or at as many as the trunk takes. `source` is the Hub id (at a `revision`)
+    or folder that holds it; the log-mel trunk needs none. No code of its own is run.
     """
     if max_tokens is not None and input_name_of(trunk_config) != "input_ids":
         raise ValueError(
@@ -168,19 +153,14 @@ def token_limit(trunk_config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBa
 
 
 def item_sources(corpus: ExportedCorpus, items: Sequence[str], trunk_config: PreTrainedConfig) -> pd.Series:
-    """Text or audio of the items, by name, whichever the trunk takes.
-
-    Raises:
-        ValueError: An item lacks it.
-    """
+    """Text or audio of the items, by name, whichever the trunk takes."""
     column = "text" if input_name_of(trunk_config) == "input_ids" else "audio"
-    table = corpus.items.set_index("item")
-    values = table[column].reindex(items) if column in table else pd.Series([None] * len(items), index=items)
-    absent = values.isna()
-    if absent.any():
+    values = _item_column(corpus, column, items)
+    absent = values.index[values.isna()]
+    if len(absent):
         raise ValueError(
-            f"{int(absent.sum())} of {len(items)} items of {corpus.name} have no {column}, for instance "
-            f"{values.index[absent][0]!r}, which a {trunk_config.model_type} trunk needs; leave them out of the export or "
+            f"{len(absent)} of {len(items)} items of {corpus.name} have no {column}, for instance "
+            f"{absent[0]!r}, which a {trunk_config.model_type} trunk needs; leave them out of the export or "
             "choose another trunk."
         )
     return values
@@ -189,8 +169,7 @@ def item_sources(corpus: ExportedCorpus, items: Sequence[str], trunk_config: Pre
 def read_together(corpus: ExportedCorpus, items: Sequence[str]) -> tuple[Sequence[str], np.ndarray]:
     """The list of items whose inputs are computed and cached together, and the rows of `items` in it.
 
-    What is computed is kept per list of items. The views of one corpus differ only in their splits, so in a view it is
-    the list of all its items: what the first fold of a cross-validation computes serves every other.
+    In a view of a corpus it is the list of all its items: what one fold of a cross-validation computes serves every other.
     """
     if not corpus.part:
         return items, np.arange(len(items))
@@ -208,13 +187,7 @@ def corpus_inputs(
     max_seconds: float,
     condition: Condition | None = None,
 ) -> Inputs:
-    """Inputs of the corpus's items, in the order given; clean unless an acoustic condition is named.
-
-    Raises:
-        ValueError: The corpus lacks the text or audio that the trunk takes, a text is empty, or an acoustic condition is
-            to alter it.
-        AudioError: A clip cannot be read, or is longer than `max_seconds`.
-    """
+    """Inputs of the corpus's items, in the order given; clean unless an acoustic condition is named."""
     sources = list(item_sources(corpus, items, trunk_config))
     # features are cached per list of items
     key = "\n".join([corpus.digest, *items])
@@ -233,9 +206,14 @@ def corpus_inputs(
 
 def transcripts(corpus: ExportedCorpus, items: Sequence[str]) -> list[str | None]:
     """Transcripts of the items' clips; None where the corpus has none."""
-    table = corpus.items.set_index("item")
-    said = table["text"].reindex(items) if "text" in table else pd.Series([None] * len(items), index=items)
+    said = _item_column(corpus, "text", items)
     return list(said.where(said.notna(), None))
+
+
+def _item_column(corpus: ExportedCorpus, name: str, items: Sequence[str]) -> pd.Series:
+    """A column of the items' table, by the items' names; all missing if there is none."""
+    table = corpus.items.set_index("item")
+    return table[name].reindex(items) if name in table else pd.Series([None] * len(items), index=items)
 
 
 def read_inputs(
@@ -251,28 +229,21 @@ def read_inputs(
     """Inputs from texts or audio sources; for an audio-language model, a source may be a pair of a clip and its transcript.
 
     With a `features` folder, log-mel frames are computed once and kept there. Texts become tokens here, all at once; what
-    a text has beyond the limit of tokens is cut off and counted.
-
-    Raises:
-        ValueError: A text is empty or of another type; the message has its name of `names`, or its number.
-        AudioError: A clip cannot be read, or is longer than `max_seconds`.
+    a text has beyond the limit of tokens is cut off and counted. Errors have an item's name of `names`, or its number.
     """
-    name = input_name_of(trunk_config)
-    if name == "input_ids":
-        return _tokens(entries, trunk_config, processor, range(len(entries)) if names is None else names)
-    if name == PROMPTED:
-        return _prompted(entries, trunk_config, processor, range(len(entries)) if names is None else names, max_seconds)
-    limits, rate = AudioLimits(max_seconds=max_seconds), processor.sampling_rate
-    if name == "input_values":
-        seconds = np.array([audio_info(entry, limits=limits).seconds for entry in entries])
-        read = functools.partial(_waveform, processor, limits)
-        return Inputs(entries, read, np.round(seconds * rate).astype(int))
-    if features is None:
-        read = functools.partial(_log_mel, processor, limits)
-        seconds = np.array([audio_info(entry, limits=limits).seconds for entry in entries])
-        return Inputs(entries, read, np.round(seconds * 100).astype(int))
-    store = build_features(features, entries, processor, key=key, max_seconds=max_seconds)
-    return Inputs(range(len(entries)), store.__getitem__, store.lengths)
+    kind, names = input_name_of(trunk_config), range(len(entries)) if names is None else names
+    if kind == "input_ids":
+        return _tokens(entries, trunk_config, processor, names)
+    if kind == PROMPTED:
+        return _prompted(entries, trunk_config, processor, names, max_seconds)
+    if kind == "input_features" and features is not None:
+        store = build_features(features, entries, processor, key=key, max_seconds=max_seconds)
+        return Inputs(range(len(entries)), store.__getitem__, store.lengths)
+    limits = AudioLimits(max_seconds=max_seconds)
+    # samples, or frames of 10 ms
+    read, rate = (_waveform, processor.sampling_rate) if kind == "input_values" else (_log_mel, 100)
+    seconds = np.array([audio_info(entry, limits=limits).seconds for entry in entries])
+    return Inputs(entries, functools.partial(read, processor, limits), np.round(seconds * rate).astype(int))
 
 
 def _tokens(
@@ -281,10 +252,8 @@ def _tokens(
     """Tokens of every text."""
     for name, text in zip(names, texts, strict=True):
         if not isinstance(text, str):
-            raise ValueError(
-                f"Item {str(name)!r} is a {type(text).__name__}, and a {trunk_config.model_type} trunk reads text; give a "
-                "string."
-            )
+            found, model = type(text).__name__, trunk_config.model_type
+            raise ValueError(f"Item {str(name)!r} is a {found}, and a {model} trunk reads text; give a string.")
     limit = token_limit(trunk_config, tokenizer)
     rows = tokenizer(list(texts), truncation=True, max_length=limit, return_attention_mask=False)
     lengths = np.array([len(tokens) for tokens in rows["input_ids"]])
@@ -309,11 +278,7 @@ def _read_of(reads: Sequence[Callable[..., Any]], entry: tuple[int, Any], *alter
 
 
 def clip_seconds(sources: Sequence[Any], names: Sequence[Any], limits: AudioLimits) -> np.ndarray:
-    """Length of every clip (s).
-
-    Raises:
-        AudioError: One cannot be read or is too long; the message has its name.
-    """
+    """Length of every clip (s); an error has the name of the clip."""
     seconds = np.zeros(len(sources))
     for row, (name, source) in enumerate(zip(names, sources, strict=True)):
         try:
@@ -350,30 +315,25 @@ def _prompted(
 
 
 def _prompted_clip(
-    config: PreTrainedConfig,
-    processor: Any,
-    limits: AudioLimits,
-    pair: tuple[Any, str | None],
-    alter: Alter | None = None,
+    config: PreTrainedConfig, processor: Any, limits: AudioLimits, pair: tuple[Any, str | None], *alter: Alter
 ) -> dict[str, np.ndarray]:
     source, transcript = pair
     extractor = processor.feature_extractor
-    wave = _load(source, extractor.sampling_rate, limits, alter)
     # within `limits`; but resampling or a slower tempo may make a clip longer
-    wave = wave[: extractor.n_samples]
+    wave = _load_wave(source, extractor.sampling_rate, limits, *alter)[: extractor.n_samples]
     inputs = prepare_inputs(config, processor, [wave], [transcript], tensors="np")
     return {name: inputs[name][0] for name in ("input_ids", "input_features", "feature_attention_mask")}
 
 
-def _waveform(processor: Any, limits: AudioLimits, source: Any, alter: Alter | None = None) -> np.ndarray:
-    wave = _load(source, processor.sampling_rate, limits, alter)
+def _waveform(processor: Any, limits: AudioLimits, source: Any, *alter: Alter) -> np.ndarray:
+    wave = _load_wave(source, processor.sampling_rate, limits, *alter)
     return processor(wave, sampling_rate=processor.sampling_rate, return_tensors="np")["input_values"][0]
 
 
-def _load(source: Any, rate: int, limits: AudioLimits, alter: Alter | None) -> np.ndarray:
+def _load_wave(source: Any, rate: int, limits: AudioLimits, alter: Alter | None = None) -> np.ndarray:
     wave = load_audio(source, sampling_rate=rate, limits=limits)
     return wave if alter is None else alter(wave, rate)
 
 
 def _log_mel(processor: Any, limits: AudioLimits, source: Any) -> np.ndarray:
-    return log_mel(load_audio(source, sampling_rate=processor.sampling_rate, limits=limits), processor)
+    return log_mel(_load_wave(source, processor.sampling_rate, limits), processor)

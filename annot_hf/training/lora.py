@@ -10,9 +10,8 @@ from transformers import AutoModel
 from annot_hf.models.adapters import Adaptable, put_on
 from annot_hf.models.checks import check_counts
 from annot_hf.models.register import register_models
-from annot_hf.training.checkpoints import read_facts
+from annot_hf.training.checkpoints import read_facts, save_model
 from annot_hf.training.inputs import make_processor
-from annot_hf.training.outputs import save_model
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -51,9 +50,10 @@ def add_lora(
 
 
 def load_lora(source: str | os.PathLike[str], **options: Any) -> "PeftModel":
-    """What `add_lora` gave and was saved, to train it further; options are those of `AutoModel.from_pretrained`.
+    """What `add_lora` gave and was saved in a folder or on the Hub, to train it further.
 
-    A ValueError if there are no adapters, they are damaged, or their base is not there or another one.
+    `options` are those of `AutoModel.from_pretrained`. A ValueError says that there are no adapters, that they are damaged,
+    or that their base is not there or another one.
     """
     register_models()
     try:
@@ -69,7 +69,7 @@ def merge_lora(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> P
 
     Args:
         folder: `output_dir`/model of a run with adapters.
-        out: Folder to write, of about the size of the base; it is returned.
+        out: Folder to write, of about the size of the base; it must not be there.
 
     Raises:
         ValueError: `folder` holds no adapters, or not all of them, or `out` is there already.

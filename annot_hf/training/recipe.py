@@ -1,157 +1,64 @@
 """Recipes: the keys of a run in groups, each of which its owner defines, documents and checks; files, overrides, rules."""
 
+import copy
 import dataclasses
 import json
 import logging
 import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import TrainingArguments
+from transformers.integrations import get_available_reporting_integrations
 
 from annot_hf.data.export import ExportedCorpus
 from annot_hf.data.questions import nearest, read_yaml
-from annot_hf.data.synthetic import VoteOptions, read_annotation_facts
-from annot_hf.data.targets import TargetOptions
-from annot_hf.models.configuration_annotator import AnnotatorConfig
-from annot_hf.models.configuration_distribution import DistributionConfig
-from annot_hf.models.configuration_distribution_qwen2_audio import DistributionQwen2AudioConfig
+from annot_hf.data.synthetic import read_annotation_facts
 from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.configuration_opinion import SupportConfig
 from annot_hf.models.configuration_seedbert import SeedBertConfig
 from annot_hf.models.trunks import WEIGHTED, weights_digest
-from annot_hf.training.augment import TRUNK, Augmentation
-from annot_hf.training.inputs import InputOptions
-from annot_hf.training.keys import RecipeKey, check_secrets, coerce, keys_of, read_words
-from annot_hf.training.schedules import EntropyCurriculum, Schedule
-from annot_hf.training.stock import DEFAULTS, STOCK_KEYS, UNUSABLE, check_stock, set_direction, training_conflicts
-from annot_hf.training.weighting import ClassWeights
+from annot_hf.training.augment import OWN_TRUNK
+from annot_hf.training.keys import (
+    CONFIGURATIONS,
+    DEFAULTS,
+    GREATER,
+    GROUPS,
+    LALM,
+    LALM_SECONDS,
+    LOG_MEL,
+    MEASURES,
+    STOCK_KEYS,
+    UNUSABLE,
+    Recipe,
+    RecipeKey,
+    check_secrets,
+    coerce,
+    flatten,
+    keys_of,
+    known_keys,
+    nearest_key,
+    read_words,
+)
 
 logger = logging.getLogger(__name__)
 
 RECIPES = Path(__file__).parent.parent / "recipes"
-# the trunk that needs no checkpoint
-LOG_MEL = "log-mel"
-# the model that is an audio-language model, and the window of its audio tower (s)
-LALM, LALM_SECONDS = "qwen2-audio", 30
-CONFIGURATIONS = {
-    "distribution": DistributionConfig,
-    "annotator": AnnotatorConfig,
-    "seedbert": SeedBertConfig,
-    LALM: DistributionQwen2AudioConfig,
-}
 # keys that say where things lie and what is logged, and not what a run is; what the annotations hold is in its record
 ELSEWHERE = {"votes.annotations", "corpus", "features", "ensemble.folder", "output_dir", "report_to", "run_name"}
 ELSEWHERE |= {"disable_tqdm", "logging_strategy", "logging_steps", "push_to_hub", "hub_model_id", "hub_private_repo"}
 ELSEWHERE |= {"hub_revision", "hub_strategy"}
-# keys that mean nothing unless another one is set
-_DEPENDENT = {
-    "curriculum.kind": r"curriculum\.",
-    "schedule.newbob": r"schedule\.newbob_",
-    "augmentation.kind": r"augmentation\.(?!perturb_share)",
-}
+# keys of an ensemble that a member alone does not have
+_TOGETHER = ("members", "num_members", "ensemble.differ", "ensemble.folder", "distribution", "head_seed")
+_TOGETHER += ("push_to_hub", "hub_model_id", "hub_private_repo", "hub_revision", "hub_strategy")
+# between the seeds of two members, so that ensembles of neighbouring seeds share no member
+_STRIDE = 1000
 # keys that need a trunk with heads on it
 _OF_TRUNKS = ("schedule.trunk_learning_rate", "schedule.unfreeze_epochs", "inputs.cache", "inputs.max_tokens")
-
-
-@dataclass(frozen=True)
-class Ensemble:
-    """Independent members of a seedbert model.
-
-    Args:
-        differ: What they differ in: "init", the fresh weights alone (arXiv 2211.13196), or "all", the order of the items
-            and the dropout too: a deep ensemble.
-        folder: Where they are kept; `output_dir`/members when empty. Ensembles that name one folder share members.
-    """
-
-    differ: Literal["init", "all"] = "init"
-    folder: str = ""
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Data, question and training of a run; the model's options and the stock `TrainingArguments` are at the top level too.
-
-    Args:
-        corpus: Folder of an exported corpus.
-        model: Which model: "distribution", "annotator", "seedbert" or "qwen2-audio".
-        trunk: "log-mel", or the Hub id or folder of a plain WavLM, HuBERT, wav2vec 2.0 or text encoder; for "qwen2-audio",
-            of a plain Qwen2-Audio.
-        question: The question, or two scale questions, to learn; the corpus's default when empty.
-        scales: Scale questions that a distribution model answers too, such as valence; learnt from the mean rating.
-        auxiliary: Category questions that it answers too, such as the same clip seen as well as heard; learnt from the
-            fractions of their votes.
-        features: Folder for computed log-mel features and for the frames of a frozen trunk; `output_dir`/features when
-            empty.
-        head_seed: Seed that fresh weights are drawn with (the heads, and a log-mel trunk); `seed` when null, which also
-            decides the order of the items and the dropout. Independent members of a seedbert model have seeds of their own.
-        target: How targets are made of votes.
-        votes: Whose votes it learns from.
-        class_weights: Weights of the labels in the loss.
-        curriculum: Which items it learns from in which epoch.
-        schedule: Tasks, learning rates, unfreezing and early stopping.
-        augmentation: Mixtures and perturbed clips.
-        inputs: What it reads of an item.
-        ensemble: Independent members.
-
-    Raises:
-        ValueError: A question is named twice, or keys do not fit together.
-    """
-
-    corpus: str = ""
-    model: Literal["distribution", "annotator", "seedbert", "qwen2-audio"] = "distribution"
-    trunk: str = LOG_MEL
-    question: list[str] = field(default_factory=list)
-    scales: list[str] = field(default_factory=list)
-    auxiliary: list[str] = field(default_factory=list)
-    features: str = ""
-    head_seed: int | None = None
-    target: TargetOptions = field(default_factory=TargetOptions)
-    votes: VoteOptions = field(default_factory=VoteOptions)
-    class_weights: ClassWeights = field(default_factory=ClassWeights)
-    curriculum: EntropyCurriculum = field(default_factory=EntropyCurriculum)
-    schedule: Schedule = field(default_factory=Schedule)
-    augmentation: Augmentation = field(default_factory=Augmentation)
-    inputs: InputOptions = field(default_factory=InputOptions)
-    ensemble: Ensemble = field(default_factory=Ensemble)
-
-    def __post_init__(self) -> None:
-        changed = self.changed()
-        if self.model != "distribution":
-            for name in ("scales", "auxiliary", "curriculum.kind"):
-                if name in changed:
-                    raise ValueError(f"{name} is for distribution models, and model is {self.model}; remove {name}.")
-        asked = [*self.question, *self.scales, *self.auxiliary]
-        twice = [name for name in asked if asked.count(name) > 1]
-        if twice:
-            raise ValueError(
-                f"question, scales and auxiliary name {twice[0]!r} twice; a model answers each question once."
-            )
-        for switch, pattern in _DEPENDENT.items():
-            idle = [key for key in changed if re.match(pattern, key) and key != switch]
-            if idle and switch not in changed:
-                raise ValueError(f"{idle[0]} is set, and there is no {switch}; set {switch}, or remove {idle[0]}.")
-        if self.curriculum.kind and self.target.method == "majority":
-            raise ValueError(
-                "curriculum.kind goes by the entropy of the targets, and target.method is majority, which has none; learn "
-                "from soft, smoothed or merged votes, or remove the curriculum."
-            )
-
-    def changed(self) -> dict[str, Any]:
-        """Keys, groups included, whose values are not the default."""
-        found, stock = dataclasses.asdict(self), {name: key.default for name, key in OWN_KEYS.items()}
-        return {name: value for name, value in flatten(found, "recipe").items() if value != stock[name]}
-
-
-GROUPS = {name: key.kind for name, key in keys_of(Recipe).items() if dataclasses.is_dataclass(key.kind)}
-# keys of a recipe but for those of the model, its trunk and the stock options
-OWN_KEYS = {name: key for name, key in keys_of(Recipe).items() if name not in GROUPS} | {
-    f"{group}.{name}": key for group, owner in GROUPS.items() for name, key in keys_of(owner).items()
-}
 
 
 @dataclass
@@ -164,6 +71,7 @@ class Run:
         trunk_options: Options of the log-mel trunk.
         training: Stock `TrainingArguments`.
         values: Every key, those of groups as `group.key`, as the file and the overrides gave it, for the record.
+        members: The run of each independent member of an ensemble; its folder is chosen when it starts.
     """
 
     recipe: Recipe
@@ -171,6 +79,13 @@ class Run:
     trunk_options: dict[str, Any]
     training: TrainingArguments
     values: dict[str, Any]
+    members: "tuple[Run, ...]" = ()
+
+    def at(self, folder: Path) -> "Run":
+        """The same run in another `output_dir`."""
+        training = copy.copy(self.training)
+        training.output_dir = str(folder)
+        return dataclasses.replace(self, training=training, values=self.values | {"output_dir": str(folder)})
 
     @property
     def pushes(self) -> bool:
@@ -225,26 +140,6 @@ def summarise_recipe(name: str) -> str:
     return re.split(r"(?<! al)[.:](?: |$)", comment)[0] + "."
 
 
-def flatten(values: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """Values with the keys of groups as `group.key`, such as curriculum.kind.
-
-    Raises:
-        ValueError: A group is no mapping, or a key is given twice.
-    """
-    found: dict[str, Any] = {}
-    for name, value in values.items():
-        if name in GROUPS and not isinstance(value, Mapping):
-            keys = ", ".join(f"{name}.{key}" for key in keys_of(GROUPS[name]))
-            raise ValueError(f"{where}: {name} is {value!r}, but it is a group of keys; set {keys}.")
-        for key, part in (
-            {f"{name}.{key}": part for key, part in value.items()}.items() if name in GROUPS else [(name, value)]
-        ):
-            if key in found:
-                raise ValueError(f"{where}: {key} is given twice; remove one.")
-            found[key] = part
-    return found
-
-
 def load_recipe(recipe: str | os.PathLike[str], overrides: Mapping[str, Any] | Sequence[str] = ()) -> Run:
     """Read a recipe, apply overrides, and check every key and value.
 
@@ -267,7 +162,7 @@ def describe_recipe(recipe: str | os.PathLike[str], overrides: Sequence[str] = (
     """Every key that a recipe may set, those of its model and trunk included, and the value it has there."""
     values = load_recipe(recipe, overrides).values
     return {
-        name: (key, coerce(name, values[name], key.kind, "recipe") if name in values else key.default)
+        name: (key, coerce(name, values[name], key.kind) if name in values else key.default)
         for keys in known_keys(values).values()
         for name, key in keys.items()
         if name not in UNUSABLE
@@ -310,71 +205,66 @@ def _read_recipe(recipe: str | os.PathLike[str], above: tuple[Path, ...] = ()) -
     return path, _overlay(under, values, below.name, os.fspath(path))
 
 
-def known_keys(values: Mapping[str, Any]) -> dict[str, dict[str, RecipeKey]]:
-    """Every key that a recipe with these values may have: its `model` and `trunk` decide which options there are."""
-    trunk_options = keys_of(LogMelConfig) if values.get("trunk", LOG_MEL) == LOG_MEL else {}
-    return {
-        "recipe": OWN_KEYS,
-        "options": keys_of(CONFIGURATIONS.get(str(values.get("model")), DistributionConfig)),
-        "trunk_options": trunk_options,
-        "training": STOCK_KEYS,
-    }
-
-
 def make_run(values: Mapping[str, Any], *, where: str = "recipe") -> Run:
     """Check a mapping of keys to values and build what takes them."""
     check_secrets(values, where)
     values = flatten(values, where)
-    parts = _sort_values(values, where)
-    options, training = parts["options"], parts["training"]
-    set_direction(training, parts["recipe"].get("scales"), where)
-    check_stock(training, where)
-    if parts["recipe"].get("model") == LALM:
-        # 7B in float32 fit no common GPU
-        training.setdefault("bf16", torch.cuda.is_available() and torch.cuda.is_bf16_supported())
-    if parts["recipe"].get("curriculum.kind") and options.get("loss") == "ccc":
-        raise ValueError(f"{where}: loss is ccc, which has no loss per item for a curriculum to weigh; use kl or jsd.")
-    recipe = _build_recipe(parts["recipe"], where)
     try:
-        arguments = TrainingArguments(**DEFAULTS | training)
+        return _checked_run(values)
     except (ImportError, OSError, TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from None
+
+
+def _checked_run(values: dict[str, Any]) -> Run:
+    """The run of these values, and those of its members; what makes them says what is wrong with them."""
+    parts = _sort_values(values)
+    options, trunk_options, given = parts["options"], parts["trunk_options"], parts["training"]
+    for conflict in _stock_conflicts(given, parts["recipe"]):
+        raise ValueError(conflict)
+    given.setdefault("greater_is_better", _measure(given) in GREATER)
+    if parts["recipe"].get("model") == LALM:
+        # 7B in float32 fit no common GPU
+        given.setdefault("bf16", torch.cuda.is_available() and torch.cuda.is_bf16_supported())
+    if parts["recipe"].get("curriculum.kind") and options.get("loss") == "ccc":
+        raise ValueError("loss is ccc, which has no loss per item for a curriculum to weigh; use kl or jsd.")
+    recipe = _build_recipe(parts["recipe"])
+    training = TrainingArguments(**DEFAULTS | given)
     layer = options.get("trunk_layer")
     if isinstance(layer, str) and layer != WEIGHTED:
         # a file that `annot-hf saliency` wrote
         options["trunk_layer"], measured = read_layer(layer)
         if measured != recipe.trunk:
             logger.warning("%s was measured on %s, and trunk is %s.", layer, measured, recipe.trunk)
-    for conflict in _conflicts(recipe, options, arguments):
-        raise ValueError(f"{where}: {conflict}")
-    _check_options(recipe, options, parts["trunk_options"], where)
+    for conflict in _conflicts(recipe, options, training):
+        raise ValueError(conflict)
+    _check_options(recipe, options, trunk_options)
     # the library would push every checkpoint, with everything around it
-    arguments.push_to_hub = False
-    return Run(recipe, options, parts["trunk_options"], arguments, values)
+    training.push_to_hub = False
+    run = Run(recipe, options, trunk_options, training, values)
+    if _members_of(recipe, options) == "independent":
+        run.members = tuple(_checked_run(own) for own in _member_values(run))
+    return run
 
 
-def _sort_values(values: Mapping[str, Any], where: str) -> dict[str, dict[str, Any]]:
+def _sort_values(values: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """Values as their types, by what takes them."""
     homes = known_keys(values)
     parts: dict[str, dict[str, Any]] = {home: {} for home in homes}
     for name, value in values.items():
         home = next((home for home, keys in homes.items() if name in keys), None)
+        if home is None and name in keys_of(LogMelConfig):
+            raise ValueError(f"{name} is an option of the log-mel trunk, and trunk is {values['trunk']!r}.")
+        if home is None and name == "base":
+            raise ValueError(
+                f"base belongs in a recipe file, not among overrides; name {value!r} as the recipe instead."
+            )
         if home is None:
-            if name in keys_of(LogMelConfig):
-                raise ValueError(
-                    f"{where}: {name} is an option of the log-mel trunk, and trunk is {values['trunk']!r}."
-                )
-            if name == "base":
-                raise ValueError(
-                    f"{where}: base belongs in a recipe file, not among overrides; name {value!r} as the recipe instead."
-                )
-            known = [key for keys in homes.values() for key in keys]
-            raise ValueError(f"{where}: unknown key {name!r}{nearest(name, known)}; remove or correct it.")
-        parts[home][name] = coerce(name, value, homes[home][name].kind, where)
+            raise ValueError(f"unknown key {name!r}{nearest_key(name, homes)}; remove or correct it.")
+        parts[home][name] = coerce(name, value, homes[home][name].kind)
     return parts
 
 
-def _build_recipe(values: Mapping[str, Any], where: str) -> Recipe:
+def _build_recipe(values: Mapping[str, Any]) -> Recipe:
     """The recipe of checked types; each group checks its own values."""
     parts: dict[str, Any] = {name: value for name, value in values.items() if "." not in name}
     for group, owner in GROUPS.items():
@@ -383,14 +273,11 @@ def _build_recipe(values: Mapping[str, Any], where: str) -> Recipe:
         try:
             parts[group] = owner(**mine)
         except ValueError as error:
-            raise ValueError(f"{where}: {group}: {error}") from None
-    try:
-        return Recipe(**parts)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
+            raise ValueError(f"{group}: {error}") from None
+    return Recipe(**parts)
 
 
-def _check_options(recipe: Recipe, options: Mapping[str, Any], trunk_options: Mapping[str, Any], where: str) -> None:
+def _check_options(recipe: Recipe, options: Mapping[str, Any], trunk_options: Mapping[str, Any]) -> None:
     """Let the configuration check its options before a corpus or a trunk is read, with stand-ins for what these decide."""
     config: type[SupportConfig] = CONFIGURATIONS[recipe.model]
     options = dict(options, questions=[{"name": "question", "labels": ["a", "b"]}])
@@ -403,10 +290,52 @@ def _check_options(recipe: Recipe, options: Mapping[str, Any], trunk_options: Ma
         options["class_weights"] = [1.0, 1.0]
     if recipe.scales:
         options["scale_questions"] = [{"name": name, "low": 0, "high": 1} for name in recipe.scales]
-    try:
-        config(**({} if recipe.model == LALM else {"trunk_config": LogMelConfig(**trunk_options)}), **options)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{where}: {error}") from None
+    config(**({} if recipe.model == LALM else {"trunk_config": LogMelConfig(**trunk_options)}), **options)
+
+
+def _member_values(run: Run) -> Iterator[dict[str, Any]]:
+    """The values of each independent member: the ensemble's own recipe for one model, with a seed of its own."""
+    shared = {key: value for key, value in run.values.items() if key not in _TOGETHER} | {"model": "distribution"}
+    shared["features"] = run.recipe.features or os.path.join(run.training.output_dir, "features")
+    differing = "head_seed" if run.recipe.ensemble.differ == "init" else "seed"
+    for number in range(run.options.get("num_members", SeedBertConfig().num_members)):
+        yield shared | {differing: run.training.seed + _STRIDE * (number + 1)}
+
+
+def _members_of(recipe: Recipe, options: Mapping[str, Any]) -> str | None:
+    """Which kind of members a seedbert model has; None for other models."""
+    return options.get("members", SeedBertConfig().members) if recipe.model == "seedbert" else None
+
+
+def _measure(given: Mapping[str, Any]) -> str:
+    """The measure that chooses the epoch."""
+    return str(given.get("metric_for_best_model", DEFAULTS["metric_for_best_model"])).removeprefix("eval_")
+
+
+def _stock_conflicts(given: Mapping[str, Any], recipe: Mapping[str, Any]) -> Iterator[str]:
+    """What does not work here of the stock options that a recipe sets: a sentence each."""
+    measure = _measure(given)
+    if measure not in MEASURES or (measure == "ccc" and not recipe.get("scales")):
+        yield (
+            f"metric_for_best_model is {measure!r}{nearest(measure, MEASURES)}; use one of {', '.join(MEASURES)} (ccc needs "
+            "scales)."
+        )
+    if given.get("greater_is_better", measure in GREATER) != (measure in GREATER):
+        yield (
+            f"greater_is_better is {measure not in GREATER} and metric_for_best_model {measure}, so that the worst epoch "
+            "would be kept; remove greater_is_better."
+        )
+    for name, why in UNUSABLE.items():
+        if name in given and given[name] != STOCK_KEYS[name].default:
+            yield f"{name} is {given[name]!r}, which {why}."
+    if given.get("hub_strategy", "end") != "end":
+        yield (
+            f"hub_strategy is {given['hub_strategy']!r}, and a run pushes its model once, when it has ended; set it to end, "
+            "or remove it."
+        )
+    for name in ("hub_model_id", "hub_private_repo", "hub_revision", "hub_strategy"):
+        if name in given and not given.get("push_to_hub"):
+            yield f"{name} is set, and there is no push_to_hub; set push_to_hub, or remove {name}."
 
 
 def _conflicts(recipe: Recipe, options: Mapping[str, Any], training: TrainingArguments) -> Iterator[str]:
@@ -418,9 +347,7 @@ def _conflicts(recipe: Recipe, options: Mapping[str, Any], training: TrainingArg
     if recipe.model == LALM:
         yield from _lalm_conflicts(recipe)
     yield from _lora_conflicts(recipe, options, training)
-    yield from training_conflicts(
-        training, log_mel=recipe.trunk == LOG_MEL, changes_rates=recipe.schedule.changes_rates
-    )
+    yield from _training_conflicts(recipe, training)
     yield from _member_conflicts(recipe, options)
     if recipe.votes.used != "human" and recipe.model == "annotator":
         yield (
@@ -445,7 +372,7 @@ def _lalm_conflicts(recipe: Recipe) -> Iterator[str]:
     for name in _OF_TRUNKS:
         if name in recipe.changed():
             yield f"{name} is for models over a trunk, and model is {LALM}; remove {name}."
-    if recipe.augmentation.features == TRUNK:
+    if recipe.augmentation.features == OWN_TRUNK:
         yield f"augmentation.features is trunk, and model {LALM} has none; set it to published, or to a file."
     seconds = recipe.inputs.max_seconds
     if seconds > LALM_SECONDS:
@@ -477,7 +404,7 @@ def _lora_conflicts(recipe: Recipe, options: Mapping[str, Any], training: Traini
 
 def _member_conflicts(recipe: Recipe, options: Mapping[str, Any]) -> Iterator[str]:
     """Keys of members are for members of that kind; not `ensemble.folder`, which a plan sets for all."""
-    members = options.get("members", SeedBertConfig().members) if recipe.model == "seedbert" else None
+    members = _members_of(recipe, options)
     kind = "model is " + recipe.model if members is None else "members is " + members
     if members != "independent" and "ensemble.differ" in recipe.changed():
         yield (
@@ -523,7 +450,7 @@ def _augmentation_conflicts(recipe: Recipe) -> Iterator[str]:
             f"augmentation.kind is {wanted.kind} and model annotator, which learns what each rater answered, and nobody rated "
             "a mixture; remove augmentation.kind, or set model to distribution."
         )
-    if wanted.features == TRUNK and log_mel:
+    if wanted.features == OWN_TRUNK and log_mel:
         yield "augmentation.features is trunk and trunk is log-mel, which starts untrained; set it to published."
     if wanted.text == "first" and log_mel:
         yield "augmentation.text is first and trunk is log-mel, which reads no text; remove it, or choose a text trunk."
@@ -539,22 +466,46 @@ def _augmentation_conflicts(recipe: Recipe) -> Iterator[str]:
         )
 
 
-def trains_members(run: Run) -> bool:
-    """Whether a run is that of an ensemble whose members are trained one by one."""
-    return run.recipe.model == "seedbert" and run.options.get("members", SeedBertConfig().members) == "independent"
+def _training_conflicts(recipe: Recipe, training: TrainingArguments) -> Iterator[str]:
+    """The weights that are trained are those that are saved, and something is trained."""
+    for name in ("bf16_full_eval", "fp16_full_eval"):
+        if getattr(training, name):
+            yield (
+                f"{name} is true, which turns the weights themselves into half precision, as they would be saved; remove it, "
+                f"and set {name.removesuffix('_full_eval')} instead."
+            )
+    for name in sorted(set(training.report_to) - set(get_available_reporting_integrations())):
+        yield (
+            f"report_to is {name}, which is not installed or is no integration of transformers; install it, or remove "
+            "report_to."
+        )
+    for name in ("per_device_train_batch_size", "per_device_eval_batch_size", "gradient_accumulation_steps"):
+        if getattr(training, name) < 1:
+            yield f"{name} is {getattr(training, name)}; it is a whole number, 1 or more."
+    if training.max_steps == 0 or (training.max_steps < 0 and not training.num_train_epochs > 0):
+        name = "num_train_epochs" if training.max_steps else "max_steps"
+        yield f"{name} is {getattr(training, name):g}, which trains nothing; set it above 0."
+    if training.activation_checkpointing and recipe.trunk == LOG_MEL:
+        yield (
+            "activation_checkpointing is true, and a log-mel trunk keeps its activations; remove it, or choose a smaller "
+            "batch."
+        )
+    if training.fp16 and training.device.type == "cpu":
+        yield "fp16 is true, and a CPU would compute in float32 instead; remove it, or set bf16."
+    if recipe.schedule.changes_rates and training.lr_scheduler_type in ("reduce_lr_on_plateau", "greedy"):
+        yield (
+            f"lr_scheduler_type is {training.lr_scheduler_type.value}, whose rates schedule.newbob and "
+            "schedule.unfreeze_epochs cannot change; set it to constant."
+        )
 
 
 def members_folder(run: Run) -> Path:
     """Where an ensemble keeps its members."""
-    return Path(run.recipe.ensemble.folder or os.path.join(run.training.output_dir, "members"))
+    return Path(run.recipe.ensemble.folder or os.path.join(run.training.output_dir, "members")).expanduser()
 
 
 def read_layer(path: str | os.PathLike[str]) -> tuple[int, str]:
-    """The layer that a saliency.json chose, and the trunk it was measured on.
-
-    Raises:
-        ValueError: There is no such file, or it is something else.
-    """
+    """The layer that a saliency.json chose, and the trunk it was measured on."""
     try:
         record = json.loads(Path(path).read_text(encoding="utf-8"))
         return int(record["trunk_layer"]), str(record["trunk"])

@@ -33,11 +33,7 @@ def newbob_factor(losses: Sequence[float], factor: float = 0.9, threshold: float
 
 
 def encoder_layers(trunk: PreTrainedModel) -> nn.ModuleList:
-    """The transformer layers of a trunk, the lowest first.
-
-    Raises:
-        ValueError: The trunk has none.
-    """
+    """The transformer layers of a trunk, the lowest first; a ValueError if it has none."""
     layers = transformer_layers(trunk)
     if layers is None:
         raise ValueError(
@@ -68,9 +64,6 @@ class Schedule:
         unfreeze_factors: What each stage multiplies the trunk's learning rate with; 1 when empty.
         patience: Validation passes without an improvement of `metric_for_best_model` after which training stops; 0 for
             never.
-
-    Raises:
-        ValueError: A value is out of range, or the stages do not fit together.
     """
 
     tasks: Literal["alternate", "joint", "ratings", "distribution"] = "alternate"
@@ -103,6 +96,11 @@ class Schedule:
         """Whether NewBob or stages change the learning rates."""
         return bool(self.newbob or self.unfreeze_epochs)
 
+    def callbacks(self) -> list[TrainerCallback]:
+        """What acts on epochs and validation passes."""
+        staging = [StagedLearning(self)] if self.changes_rates else []
+        return staging + ([EarlyStopping(self.patience)] if self.patience else [])
+
     def trunk_rate(self, heads: float) -> float | None:
         """Learning rate of the trunk; None where it shares that of the heads, and stages do not change it."""
         return heads if self.trunk_learning_rate is None and self.unfreeze_epochs else self.trunk_learning_rate
@@ -112,9 +110,6 @@ class StagedLearning(TrainerCallback):
     """NewBob on every parameter group, and stages that unfreeze the top layers of the trunk.
 
     Both depend on the log of the run alone, so that a resumed run continues exactly.
-
-    Args:
-        schedule: Says which.
     """
 
     def __init__(self, schedule: Schedule) -> None:
@@ -164,6 +159,27 @@ class StagedLearning(TrainerCallback):
             scheduler.base_lrs[index] = base
 
 
+class EarlyStopping(TrainerCallback):
+    """Stop training after `patience` validation passes without a new best, as the library's callback does.
+
+    It counts in the log of the run alone, so that a resumed run stops where an uninterrupted one does.
+    """
+
+    def __init__(self, patience: int) -> None:
+        self.patience = patience
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Count the passes since the best one, those before an interruption included."""
+        name = f"eval_{args.metric_for_best_model.removeprefix('eval_')}"
+        # a pass before the first step chooses no checkpoint
+        found = [entry[name] for entry in state.log_history if name in entry and entry["step"]]
+        worse = [math.inf if math.isnan(value) else -value if args.greater_is_better else value for value in found]
+        if worse and len(worse) - 1 - worse.index(min(worse)) >= self.patience:
+            control.should_training_stop = True
+
+    on_evaluate = on_train_begin
+
+
 # of an item under "weight", before the weights are divided by their mean
 LEAST_WEIGHT = 0.15
 # of "weight" at the start
@@ -187,9 +203,6 @@ class EntropyCurriculum:
         shares: Share kept from each of `epochs` on; all items before the first.
         warmup: Epochs without any curriculum before the ramp of "weight" and "threshold" starts.
         ramp: Epochs that the ramp takes, its start and its end included.
-
-    Raises:
-        ValueError: An option is out of range.
     """
 
     kind: Literal["", "filter", "weight"] = ""
@@ -221,10 +234,8 @@ class EntropyCurriculum:
     def weights(self, labels: torch.Tensor, epoch: int, corpus: torch.Tensor | None = None) -> torch.Tensor:
         """Weights `(B,)` of mean 1 of the items of a mini-batch; all 1 during warm-up and where a filter would leave nothing.
 
-        Args:
-            labels: Target distributions `(B, K)`.
-            epoch: Which epoch, from 1.
-            corpus: Normalised entropies of all training items `(N,)`, needed by "corpus".
+        `labels` are target distributions `(B, K)`, `epoch` counts from 1, and `corpus` holds the normalised entropies of all
+        training items `(N,)`, which "corpus" needs.
         """
         entropies = normalised_entropy(labels)
         ramps = self.kind == "weight" or self.by == "threshold"

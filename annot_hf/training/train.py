@@ -4,20 +4,19 @@ import hashlib
 import logging
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import yaml
-from transformers import TrainerCallback, set_seed
+from transformers import set_seed
 
 from annot_hf.data.conditions import make_perturbation
 from annot_hf.data.corpus import replace_file
 from annot_hf.data.export import ExportedCorpus, read_export
 from annot_hf.data.predictions import Predictions
-from annot_hf.data.questions import Question
 from annot_hf.data.targets import Targets
 from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.modeling_annotator import AnnotatorModel
@@ -26,42 +25,38 @@ from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2A
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.modeling_seedbert import SeedBert
 from annot_hf.models.register import register_models
-from annot_hf.models.trunks import input_name_of
-from annot_hf.training.augment import augmentation_facts
 from annot_hf.training.checkpoints import (
     FACTS,
-    check_checkpoints,
+    check_model_folder,
+    check_start,
     checkpoints_of,
     held,
     newest_checkpoint,
+    open_repository,
+    push_model,
     read_record,
+    record_start,
+    save_model,
     write_record,
 )
-from annot_hf.training.collator import OpinionDataset, make_collator
+from annot_hf.training.collator import OpinionDataset
 from annot_hf.training.datasets import (
     SplitReader,
-    check_clips,
     count_votes,
-    make_dataset,
+    make_datasets,
     make_split_targets,
+    target_options,
     vote_views,
 )
 from annot_hf.training.ensemble import train_members
 from annot_hf.training.inference import hashed_names, predict
 from annot_hf.training.inputs import make_processor
+from annot_hf.training.keys import MEASURES
 from annot_hf.training.lora import add_lora, check_sharding
-from annot_hf.training.outputs import STARTED, check_model_folder, check_output, open_repository, push_model, save_model
-from annot_hf.training.recipe import LALM, LOG_MEL, Run, members_folder, trains_members
-from annot_hf.training.schedules import StagedLearning
-from annot_hf.training.stock import MEASURES
-from annot_hf.training.trainer import EarlyStopping, OpinionTrainer
+from annot_hf.training.recipe import LALM, LOG_MEL, Run
+from annot_hf.training.trainer import OpinionTrainer
 
 logger = logging.getLogger(__name__)
-
-# a run may be resumed for longer
-LENGTH = ("num_train_epochs", "max_steps", "schedule.patience")
-# what an ensemble does with its members, and no member depends on
-ASSEMBLED = ("num_members", "distribution")
 
 
 @dataclass(frozen=True)
@@ -96,79 +91,36 @@ def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = Non
     """
     # so that a member's folder is read without its own code
     register_models()
-    recipe, arguments = run.recipe, run.training
-    if not recipe.corpus and corpus is None:
+    if not run.recipe.corpus and corpus is None:
         raise ValueError("The recipe names no corpus; set corpus to the folder of an exported corpus.")
-    with held(arguments.output_dir):
+    with held(run.training.output_dir):
         return _train(run, resume, corpus)
 
 
 def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingResult:
     """Train in a folder that this process has locked."""
     recipe, arguments = run.recipe, run.training
-    ensemble = trains_members(run)
-    earlier = sorted(members_folder(run).glob("*") if ensemble else Path(arguments.output_dir).glob("checkpoint-*"))
-    if earlier and not resume and not recipe.ensemble.folder:
-        raise ValueError(
-            f"{arguments.output_dir} holds {earlier[0].name} of an earlier run; resume it (--resume), name another "
-            "output_dir, or remove it."
-        )
-    if resume and not earlier and not ensemble:
-        raise ValueError(f"{arguments.output_dir} holds no checkpoint to resume from; train without --resume first.")
-    inexact = [name for name in ("save_only_model", "ignore_data_skip") if resume and getattr(arguments, name)]
-    if inexact:
-        raise ValueError(
-            f"{inexact[0]} is true, with which a run cannot be resumed exactly; train afresh in another output_dir."
-        )
     perturbation = make_perturbation(recipe.augmentation.perturb_share, arguments.seed)
-    if resume:
-        _check_unsaid(Path(arguments.output_dir))
-    check_output(arguments.output_dir)
+    check_start(run, resume=resume)
     repository = open_repository(run) if run.pushes and arguments.process_index == 0 else ""
     corpus = corpus or read_export(recipe.corpus)
-    trunk = _check_started(run, corpus, resume)
+    trunk = record_start(run, corpus, resume=resume)
     set_seed(arguments.seed)
     views, about_votes = vote_views(recipe, corpus)
-    targets = make_split_targets(run, views)
-    scales = [corpus.votes.question(name) for name in recipe.scales]
-    if scales:
-        arguments.label_names = ["labels", "scale_targets"]
-    auxiliary = [corpus.votes.question(name) for name in recipe.auxiliary]
-    if ensemble:
+    targets = make_split_targets(run, corpus, views)
+    if run.members:
         folders = train_members(run, corpus, train)
         model = SeedBert.from_members(folders, distribution=run.options.get("distribution", "votes"))
         processor = make_processor(model.config.trunk_config, folders[0])
     else:
-        if recipe.model == LALM:
-            # before 16 GB of weights are read
-            check_clips(run, corpus, targets)
-        model, processor = build_model(run, targets["train"], scales, auxiliary)
-    trunk_config = model.config.trunk_config
-    if perturbation and input_name_of(trunk_config) == "input_ids":
-        raise ValueError(
-            f"augmentation.perturb_share is {perturbation.share}, and a {trunk_config.model_type} trunk reads text, which has "
-            "no pitch; remove augmentation.perturb_share, or choose an audio trunk."
-        )
-    collator = make_collator(model, processor)
-    reader, datasets, truncated, mixtures = SplitReader(run, corpus, model, processor, collator), {}, {}, None
-    for split, split_target in targets.items():
-        inputs = reader.read(split_target.items)
-        truncated[split] = inputs.truncated
-        if split == "train" and recipe.augmentation.kind and not ensemble:
-            mixtures, split_target, inputs = reader.augment(split_target, inputs, resume=resume)
-            for name, value in options_from(run, split_target).items():
-                setattr(model.config, name, value)
-        if split != "train":
-            # longest last, so that evaluation pads little
-            order = np.argsort(inputs.lengths, kind="stable")
-            split_target, inputs = split_target.select(split_target.items[order]), inputs.select(order)
-        changes = perturbation if split == "train" else None
-        datasets[split] = make_dataset(run, views[split], model, split_target, inputs, changes)
+        model, processor = build_model(run, targets["train"], corpus)
+    reader = SplitReader(run, corpus, model, processor)
+    datasets, about = make_datasets(reader, views, targets, perturbation, resume=resume)
     log_mel = model.config.trunk_config.model_type == LogMelConfig.model_type
-    if log_mel and "mel_mean" not in run.trunk_options and not ensemble:
+    if log_mel and "mel_mean" not in run.trunk_options and not run.members:
         standardise(model, datasets["train"])
-    if reader.cached:
-        collator = replace(collator, input_name="trunk_frames", tokenizer=None)
+    if recipe.scales:
+        arguments.label_names = ["labels", "scale_targets"]
     trainer = OpinionTrainer(
         task_schedule=recipe.schedule.tasks if recipe.model == "annotator" else None,
         curriculum=recipe.curriculum if recipe.curriculum.kind else None,
@@ -177,14 +129,14 @@ def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingRes
         args=arguments,
         train_dataset=datasets["train"],
         eval_dataset=datasets["validation"],
-        data_collator=collator,
+        data_collator=reader.collator,
         # saved with every checkpoint, so that each loads by itself
         processing_class=processor,
-        callbacks=_callbacks(run),
+        callbacks=recipe.schedule.callbacks(),
     )
     if hasattr(model, "get_base_model"):
         check_sharding(trainer.accelerator)
-    if not ensemble:
+    if not run.members:
         newest = newest_checkpoint(arguments.output_dir, with_best=arguments.load_best_model_at_end) if resume else None
         # callbacks would see the same validation pass twice
         arguments.eval_on_start &= newest is None
@@ -193,11 +145,23 @@ def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingRes
     metrics = {name: metrics[f"eval_{name}"] for name in MEASURES if f"eval_{name}" in metrics}
     # the baseline of every report: the distribution of the training votes, whatever the training target
     marginal = views["train"].targets("train", recipe.question, bins=model.config.bins).probs.mean(0)
-    facts = _facts(run, corpus, targets, truncated, metrics, marginal) | about_votes | {"trunk": trunk}
-    for split, view in views.items():
-        facts["splits"][split]["votes"] = count_votes(view.votes, targets[split])
-    if mixtures is not None:
-        facts["augmentation"] = augmentation_facts(mixtures)
+    splits = {
+        split: _split_facts(split_target, views[split], about["truncated"][split])
+        for split, split_target in targets.items()
+    }
+    facts = {
+        "corpus": corpus.name,
+        "corpus_digest": corpus.digest,
+        **({"part": dict(corpus.part)} if corpus.part else {}),
+        "target": targets["train"].method,
+        "splits": splits,
+        "marginal": marginal.tolist(),
+        "validation": metrics,
+        "recipe": run.values,
+        **about_votes,
+        "trunk": trunk,
+        **({"augmentation": about["augmentation"]} if "augmentation" in about else {}),
+    }
     folder = Path(arguments.output_dir) / "model"
     sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
     # every process takes part in collecting sharded weights
@@ -210,79 +174,15 @@ def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingRes
     return TrainingResult(folder, metrics, facts)
 
 
-def _check_unsaid(folder: Path) -> None:
-    """Checkpoints are not gone on with, nor removed as cut off, where nothing says whose they are.
-
-    Raises:
-        ValueError: What should say so is damaged, or is missing beside a checkpoint that is not complete.
-    """
-    path = folder / STARTED
-    if read_record(path) is not None:
-        return
-    if path.is_file() and checkpoints_of(folder):
-        raise ValueError(
-            f"{path} is damaged, and nothing else records what its checkpoints learn from; restore it, or name another "
-            "output_dir."
-        )
-    check_checkpoints(folder)
-
-
-def _check_started(run: Run, corpus: ExportedCorpus, resume: bool) -> str | None:
-    """Record what a run is when it starts, and refuse to resume another; returns the digest of the trunk's weights."""
-    path, ensemble, record = Path(run.training.output_dir) / STARTED, trains_members(run), run.record(corpus)
-    earlier = read_record(path) if resume else None
-    if earlier is not None:
-        changed = run.changes(earlier, corpus, aside=ASSEMBLED if ensemble else LENGTH)
-        longer = [name for name in changed if name in LENGTH] if ensemble else []
-        if longer:
-            raise ValueError(
-                f"{run.training.output_dir} was started with another {longer[0]}, and how long a member is trained is part of "
-                "what it is, so that none could be resumed; undo the change, or name another output_dir."
-            )
-        if changed:
-            raise ValueError(
-                f"{run.training.output_dir} was started with another recipe or corpus: {', '.join(changed)} changed; resume "
-                "with what it was started with, or name another output_dir."
-            )
-    elif run.training.process_index == 0:
-        write_record(path, record)
-    return record.get("trunk")
-
-
-def _callbacks(run: Run) -> list[TrainerCallback]:
-    """Callbacks that act on validation passes."""
-    schedule = run.recipe.schedule
-    staging = [StagedLearning(schedule)] if schedule.changes_rates else []
-    return staging + ([EarlyStopping(schedule.patience)] if schedule.patience else [])
-
-
-def _facts(
-    run: Run,
-    corpus: ExportedCorpus,
-    targets: dict[str, Targets],
-    truncated: dict[str, int | None],
-    metrics: dict[str, float],
-    marginal: np.ndarray,
-) -> dict[str, Any]:
-    """What `training.json` records: data, splits, marginal, exclusions, texts cut short."""
+def _split_facts(targets: Targets, view: ExportedCorpus, truncated: int | None) -> dict[str, Any]:
+    """What `training.json` records of a split: items, exclusions, texts cut short and votes."""
     return {
-        "corpus": corpus.name,
-        "corpus_digest": corpus.digest,
-        **({"part": dict(corpus.part)} if corpus.part else {}),
-        "target": targets["train"].method,
-        "splits": {
-            split: {
-                "items": len(split_target),
-                "sha256": hashlib.sha256("\n".join(sorted(split_target.items)).encode()).hexdigest(),
-                "names": hashed_names(split_target.items),
-                "excluded": split_target.excluded,
-            }
-            | ({} if truncated[split] is None else {"texts cut short": truncated[split]})
-            for split, split_target in targets.items()
-        },
-        "marginal": marginal.tolist(),
-        "validation": metrics,
-        "recipe": run.values,
+        "items": len(targets),
+        "sha256": hashlib.sha256("\n".join(sorted(targets.items)).encode()).hexdigest(),
+        "names": hashed_names(targets.items),
+        "excluded": targets.excluded,
+        **({} if truncated is None else {"texts cut short": truncated}),
+        "votes": count_votes(view.votes, targets),
     }
 
 
@@ -293,17 +193,7 @@ def predictions_of(run: Run, corpus: ExportedCorpus, split: str = "test", *, kee
     """Predictions of a run on one split: read if they are saved, else from its model, which is trained if there is none.
 
     Its `output_dir` then holds `done.json` (what the run is), `training.json` (what came out of it), `predictions-SPLIT`
-    and the model.
-
-    Args:
-        run: From `load_recipe`; its `output_dir` belongs to it alone.
-        corpus: The corpus it learns from, or a view of it.
-        split: The split to predict.
-        keep_model: Keep the model once the predictions are written. Without it, another split needs a new training.
-
-    Raises:
-        ValueError: The folder holds a run of another recipe, corpus or part of it, another process works in it, or the run
-            itself does not fit.
+    and, unless told otherwise, the model; without it, another split needs a new training.
     """
     with held(run.training.output_dir):
         return _predictions_of(run, corpus, split, keep_model)
@@ -324,7 +214,7 @@ def _predictions_of(run: Run, corpus: ExportedCorpus, split: str, keep_model: bo
     if predictions is None:
         if done is None or not model.is_dir():
             logger.info("%s", folder)
-            train(run, resume=any(folder.glob("checkpoint-*")) or trains_members(run), corpus=corpus)
+            train(run, resume=any(folder.glob("checkpoint-*")) or bool(run.members), corpus=corpus)
             replace_file(folder / FACTS, lambda path: shutil.copyfile(model / FACTS, path))
             write_record(folder / DONE, run.record(corpus))
             # the model stays; the optimiser states of many runs would not fit
@@ -339,11 +229,7 @@ def _predictions_of(run: Run, corpus: ExportedCorpus, split: str, keep_model: bo
 
 
 def check_trunk(system: str, several: Sequence[Predictions]) -> None:
-    """Check that all runs of a system had the same trunk, whose folder may be replaced between runs.
-
-    Raises:
-        ValueError: They had not.
-    """
+    """Check that all runs of a system had the same trunk, whose folder may be replaced between runs."""
     if len({one.meta.get("trunk") for one in several} - {None}) > 1:
         raise ValueError(
             f"The trunk's weights were replaced between runs of {system!r}, so they cannot share a table; train them again "
@@ -370,52 +256,39 @@ MODELS = {
 }
 
 
-def build_model(
-    run: Run, targets: Targets, scales: Sequence[Question], auxiliary: Sequence[Question]
-) -> tuple[OpinionPreTrainedModel, Any]:
+def build_model(run: Run, targets: Targets, corpus: ExportedCorpus) -> tuple[OpinionPreTrainedModel, Any]:
     """The untrained model and its processor."""
-    if run.recipe.head_seed is not None:
-        set_seed(run.recipe.head_seed)
-    model_class = MODELS[run.recipe.model]
-    options = dict(run.options, questions=[question.to_dict() for question in targets.questions])
-    options |= options_from(run, targets)
-    if scales:
-        options["scale_questions"] = [question.to_dict() for question in scales]
-    if auxiliary:
-        options["auxiliary_questions"] = [question.to_dict() for question in auxiliary]
-    if run.recipe.model == "annotator":
+    recipe = run.recipe
+    if recipe.head_seed is not None:
+        set_seed(recipe.head_seed)
+    model_class = MODELS[recipe.model]
+    options = run.options | target_options(run, targets)
+    options["questions"] = [question.to_dict() for question in targets.questions]
+    for option, names in (("scale_questions", recipe.scales), ("auxiliary_questions", recipe.auxiliary)):
+        if names:
+            options[option] = [corpus.votes.question(name).to_dict() for name in names]
+    if recipe.model == "annotator":
         options["annotators"] = _annotators(targets)
-    adapted = run.recipe.model != "seedbert" and options.get("lora_rank", model_class.config_class().lora_rank) > 0
-    if run.recipe.model == LALM:
+    adapted = recipe.model != "seedbert" and options.get("lora_rank", model_class.config_class().lora_rank) > 0
+    if recipe.model == LALM:
         # only weights that stay as they are may be bfloat16
         dtype = torch.bfloat16 if adapted and run.training.bf16 else torch.float32
         revision = options.pop("lalm_revision", None)
-        model = DistributionQwen2Audio.from_lalm(run.recipe.trunk, revision=revision, dtype=dtype, **options)
-    elif run.recipe.trunk == LOG_MEL:
+        model = DistributionQwen2Audio.from_lalm(recipe.trunk, revision=revision, dtype=dtype, **options)
+    elif recipe.trunk == LOG_MEL:
         model = model_class(model_class.config_class(trunk_config=LogMelConfig(**run.trunk_options), **options))
     else:
-        model = model_class.from_trunk(run.recipe.trunk, **options)
+        model = model_class.from_trunk(recipe.trunk, **options)
     if adapted:
         model = add_lora(model)
     if model.config.support != targets.support:
         raise ValueError(f"The model's support {model.config.support} is not that of the targets {targets.support}.")
-    if run.recipe.head_seed is not None:
+    if recipe.head_seed is not None:
         # everything but the fresh weights follows the other seed
         set_seed(run.training.seed)
     revision = getattr(model.config, "lalm_revision", None)
-    processor = make_processor(
-        model.config.trunk_config, run.recipe.trunk, max_tokens=run.recipe.inputs.max_tokens, revision=revision
-    )
-    return model, processor
-
-
-def options_from(run: Run, targets: Targets) -> dict[str, Any]:
-    """Options of the model that follow from its training targets."""
-    options: dict[str, Any] = {"class_weights": run.recipe.class_weights.of(targets.probs.sum(0))}
-    if run.options.get("head") == "bayesian" and run.options.get("kl_weight") is None:
-        # the rest of the loss is a mean over items, the divergence is of them all
-        options["kl_weight"] = 1 / len(targets)
-    return options
+    limit = recipe.inputs.max_tokens
+    return model, make_processor(model.config.trunk_config, recipe.trunk, max_tokens=limit, revision=revision)
 
 
 def _annotators(targets: Targets) -> list[str]:

@@ -1,11 +1,14 @@
 """The stock Trainer with what opinion needs: bucketed batches, alternating tasks, measures of distributions."""
 
-import math
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object, send_to_device
 from torch import nn
 from torch.utils.data import DataLoader
 from transformers import EvalPrediction, Trainer, TrainerCallback
@@ -14,8 +17,8 @@ from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from annot_hf.models.heads import BayesianLinear, RaterHeads
 from annot_hf.models.losses import EPSILON
 from annot_hf.models.measures import ccc, class_counts, cross_entropy, jsd, kl, macro_f1_of, tvd
+from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.training.collator import GROUP, TEXT_GROUP, BucketSampler
-from annot_hf.training.effective_batch import EffectiveBatch
 from annot_hf.training.schedules import HEADS, TRUNK, EntropyCurriculum, normalised_entropy
 
 
@@ -96,19 +99,20 @@ class OpinionTrainer(Trainer):
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
         """The stock optimiser, with `SparseAdam` for rater tables that have sparse gradients."""
-        if self.optimizer is None:
-            modules = (self.model if model is None else model).modules()
-            tables = [module.table for module in modules if isinstance(module, RaterHeads) and module.sparse]
-            dense = super().create_optimizer(model)
-            if self.trunk_learning_rate is not None:
-                _split_trunk(dense, self.model if model is None else model, self.trunk_learning_rate)
-            if tables:
-                args, apart = self.args, {id(table) for table in tables}
-                for group in dense.param_groups:
-                    group["params"] = [parameter for parameter in group["params"] if id(parameter) not in apart]
-                betas = (args.adam_beta1, args.adam_beta2)
-                sparse = torch.optim.SparseAdam(tables, lr=args.learning_rate, betas=betas, eps=args.adam_epsilon)
-                self.optimizer = DenseAndSparse(dense, sparse)
+        if self.optimizer is not None:
+            return self.optimizer
+        model = self.model if model is None else model
+        tables = [module.table for module in model.modules() if isinstance(module, RaterHeads) and module.sparse]
+        dense = super().create_optimizer(model)
+        if self.trunk_learning_rate is not None:
+            _split_trunk(dense, model, self.trunk_learning_rate)
+        if tables:
+            for group in dense.param_groups:
+                _take_out(group, tables)
+            args = self.args
+            betas = (args.adam_beta1, args.adam_beta2)
+            sparse = torch.optim.SparseAdam(tables, lr=args.learning_rate, betas=betas, eps=args.adam_epsilon)
+            self.optimizer = DenseAndSparse(dense, sparse)
         return self.optimizer
 
     def training_step(
@@ -117,23 +121,20 @@ class OpinionTrainer(Trainer):
         """One step; under "alternate" the first task's optimiser step happens here, the second's in the usual place."""
         if self.task_schedule != "alternate":
             return super().training_step(model, self._with_extras(inputs), num_items_in_batch)
-        inputs = self._with_extras(inputs)
-        first = super().training_step(model, {**inputs, "task": "ratings"}, num_items_in_batch)
+        first = super().training_step(model, self._with_extras(inputs, "ratings"), num_items_in_batch)
         if self.args.max_grad_norm:
             self._clip_grad_norm(model)
         self.optimizer.step()
         model.zero_grad()
-        return first + super().training_step(model, {**inputs, "task": "distribution"}, num_items_in_batch)
+        return first + super().training_step(model, self._with_extras(inputs, "distribution"), num_items_in_batch)
 
     def get_batch_samples(self, epoch_iterator: Any, num_batches: int, device: torch.device) -> tuple[list, Any]:
         """The stock ones; a loss that compares items with each other is prepared for all of the step's items."""
         batches, count = super().get_batch_samples(epoch_iterator, num_batches, device)
         core = self.accelerator.unwrap_model(self.model_wrapped)
-        processes = self.accelerator.num_processes
-        alone = len(batches) == 1 and processes == 1
-        self._effective = None
-        if core.loss_spans_batch and not alone and self.task_schedule != "alternate" and batches:
-            self._effective = batches
+        several = len(batches) > 1 or self.accelerator.num_processes > 1
+        spans = core.loss_spans_batch and several and self.task_schedule != "alternate"
+        self._effective = batches if spans and batches else None
         return batches, count
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], **kwargs: Any) -> Any:
@@ -156,18 +157,15 @@ class OpinionTrainer(Trainer):
         # the stock step divides by the number of parts; their gradients are to be added up, their values averaged
         return surrogate.detach() + parts * (surrogate - surrogate.detach())
 
-    @property
-    def _task(self) -> str:
-        return "both" if self.task_schedule == "joint" else self.task_schedule
-
-    def _with_extras(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        """What `training_step` adds to a batch."""
-        extras = {} if self.curriculum is None else {"item_weights": self._item_weights(inputs)}
-        return {**inputs, **extras} if self.task_schedule is None else {**inputs, **extras, "task": self._task}
-
-    def _item_weights(self, inputs: dict[str, Any]) -> torch.Tensor:
-        epoch = int((self.state.epoch or 0) + 1e-6) + 1
-        return self.curriculum.weights(inputs["labels"], epoch, self._entropies)
+    def _with_extras(self, inputs: dict[str, Any], task: str | None = None) -> dict[str, Any]:
+        """A batch with the weights of its items and the task to learn, that of the schedule by default."""
+        extras: dict[str, Any] = {}
+        if self.curriculum is not None:
+            epoch = finished_epochs(self.state) + 1
+            extras["item_weights"] = self.curriculum.weights(inputs["labels"], epoch, self._entropies)
+        if self.task_schedule is not None:
+            extras["task"] = task or ("both" if self.task_schedule == "joint" else self.task_schedule)
+        return {**inputs, **extras}
 
     def _clip_grad_norm(self, model: nn.Module) -> torch.Tensor:
         return super()._clip_grad_norm(_without_sparse(model))
@@ -176,28 +174,124 @@ class OpinionTrainer(Trainer):
         return super()._get_grad_norm(_without_sparse(model), grad_norm)
 
 
-class EarlyStopping(TrainerCallback):
-    """Stop training after so many validation passes without a new best, as the library's callback does.
+class EffectiveBatch:
+    """A loss that compares the items of a batch, over all micro-batches of one optimiser step.
 
-    It counts in the log of the run alone, so that a resumed run stops where an uninterrupted one does.
+    CCC over 4 micro-batches of 8 items is not the mean of their 4 CCCs. The step's items are first predicted without
+    gradients, the loss of all of them together gives the gradient of every prediction, and a second pass takes each
+    micro-batch's part back to the weights: the memory is that of one micro-batch, the time that of one more forward pass.
 
-    Args:
-        patience: Validation passes.
+    `model` may be wrapped for several `processes`, whose items are compared too, `core` is the model itself; `context` is
+    that of the forward pass, such as autocast.
     """
 
-    def __init__(self, patience: int) -> None:
-        self.patience = patience
+    def __init__(
+        self,
+        model: nn.Module,
+        core: OpinionPreTrainedModel,
+        batches: Sequence[dict[str, Any]],
+        *,
+        processes: int = 1,
+        rank: int = 0,
+        context: Callable[[], Any],
+    ) -> None:
+        self._states, self._next = [], 0
+        predicted, given = [], []
+        with torch.no_grad(), _frozen_statistics(core):
+            for batch in batches:
+                self._states.append(_random_state())
+                with context():
+                    output = model(**_without_targets(core, batch))
+                predicted.append({name: value.detach() for name, value in output.items() if name != "loss"})
+                given.append({name: batch[name] for name in core.loss_inputs if batch.get(name) is not None})
+        self.loss, self._gradients = _gradients(core, predicted, given, processes, rank)
 
-    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        """Count the passes since the best one, those before an interruption included."""
-        name = f"eval_{args.metric_for_best_model.removeprefix('eval_')}"
-        # a pass before the first step chooses no checkpoint
-        found = [entry[name] for entry in state.log_history if name in entry and entry["step"]]
-        worse = [math.inf if math.isnan(value) else -value if args.greater_is_better else value for value in found]
-        if worse and len(worse) - 1 - worse.index(min(worse)) >= self.patience:
-            control.should_training_stop = True
+    def surrogate(self, model: nn.Module, core: OpinionPreTrainedModel, batch: dict[str, Any]) -> torch.Tensor:
+        """A scalar whose gradient is the next micro-batch's part of the step's, and whose value is the step's loss."""
+        _restore(self._states[self._next])
+        output = model(**_without_targets(core, batch))
+        part = sum((output[name].float() * gradient).sum() for name, gradient in self._gradients[self._next].items())
+        self._next += 1
+        return part - part.detach() + self.loss
 
-    on_evaluate = on_train_begin
+
+def _without_targets(core: OpinionPreTrainedModel, batch: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in batch.items() if name not in core.loss_inputs}
+
+
+def _gradients(
+    core: OpinionPreTrainedModel,
+    predicted: list[dict[str, torch.Tensor]],
+    given: list[dict[str, Any]],
+    processes: int,
+    rank: int,
+) -> tuple[torch.Tensor, list[dict[str, torch.Tensor]]]:
+    """Loss of all items together, and its gradient in each of this process's predictions."""
+    leaves = [
+        {name: value.float().requires_grad_() if value.is_floating_point() else value for name, value in part.items()}
+        for part in predicted
+    ]
+    parts, targets = leaves, given
+    if processes > 1:
+        device = next(iter(leaves[0].values())).device
+        shared = gather_object([send_to_device((predicted, given), "cpu")])
+        parts, targets = [], []
+        for other, (their_parts, their_targets) in enumerate(shared):
+            parts += leaves if other == rank else send_to_device(their_parts, device)
+            targets += given if other == rank else send_to_device(their_targets, device)
+    with torch.enable_grad():
+        loss = core.loss_of(_join(parts), _join(targets))
+        loss.backward(inputs=[value for part in leaves for value in part.values() if value.requires_grad])
+    # wrapped models average the processes' gradients; these are parts of one sum
+    gradients = [
+        {name: value.grad * processes for name, value in part.items() if value.grad is not None} for part in leaves
+    ]
+    return loss.detach(), gradients
+
+
+def _join(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """One batch of several."""
+    joined: dict[str, Any] = {}
+    for name, first in parts[0].items():
+        values = [part[name] for part in parts]
+        if not isinstance(first, torch.Tensor):
+            joined[name] = first
+            continue
+        # indexes the items of its micro-batch
+        if name == "pair_item":
+            sizes = [len(part["probs"]) for part in parts]
+            values = [value + sum(sizes[:index]) for index, value in enumerate(values)]
+        joined[name] = torch.cat(values)
+    return joined
+
+
+@contextmanager
+def _frozen_statistics(model: nn.Module) -> Iterator[None]:
+    """Keep batch norm's running statistics as they are; the second pass updates them."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = 0.0
+    try:
+        yield
+    finally:
+        for norm, momentum in zip(norms, momenta, strict=True):
+            norm.momentum = momentum
+
+
+def _random_state() -> tuple[Any, ...]:
+    """State of every generator that a forward pass uses: SpecAugment of the wav2vec 2.0 family uses NumPy's."""
+    devices = torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []
+    return torch.get_rng_state(), np.random.get_state(), random.getstate(), devices  # noqa: NPY002
+
+
+def _restore(state: tuple[Any, ...]) -> None:
+    host, numbers, plain, devices = state
+    torch.set_rng_state(host)
+    np.random.set_state(numbers)  # noqa: NPY002
+    random.setstate(plain)
+    if devices:
+        torch.cuda.set_rng_state_all(devices)
 
 
 class EpochOfSampler(TrainerCallback):
@@ -214,29 +308,32 @@ class EpochOfSampler(TrainerCallback):
         batches = train_dataloader.batch_sampler
         sampler = getattr(batches, "batch_sampler", batches).sampler
         if hasattr(sampler, "set_epoch"):
-            sampler.set_epoch(int((state.epoch or 0) + 1e-6))
+            sampler.set_epoch(finished_epochs(state))
 
 
 def _split_trunk(optimizer: torch.optim.Optimizer, model: nn.Module, rate: float) -> None:
     """Give the trunk's parameters groups of their own, with their own learning rate."""
-    trunk = {id(parameter) for trunk in model.trunks for parameter in trunk.parameters()}
+    weights = [parameter for trunk in model.trunks for parameter in trunk.parameters()]
     for group in list(optimizer.param_groups):
-        inside = [parameter for parameter in group["params"] if id(parameter) in trunk]
-        group["params"] = [parameter for parameter in group["params"] if id(parameter) not in trunk]
+        inside = _take_out(group, weights)
         group["name"] = HEADS
         if inside:
             rest = {name: value for name, value in group.items() if name not in ("params", "name", "lr")}
             optimizer.add_param_group({"params": inside, "name": TRUNK, "lr": rate, **rest})
 
 
+def _take_out(group: dict[str, Any], parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    """Remove these parameters from a parameter group; those that were in it."""
+    chosen = {id(parameter) for parameter in parameters}
+    inside = [parameter for parameter in group["params"] if id(parameter) in chosen]
+    group["params"] = [parameter for parameter in group["params"] if id(parameter) not in chosen]
+    return inside
+
+
 class DenseAndSparse(torch.optim.Optimizer):
     """Two optimisers behind one: one list of parameter groups for the schedule, one state for the checkpoint.
 
     A step of `SparseAdam` reads and writes only the rows of raters in the batch; it has no weight decay.
-
-    Args:
-        dense: Optimiser of the parameters with ordinary gradients.
-        sparse: Optimiser of those with sparse gradients.
     """
 
     def __init__(self, dense: torch.optim.Optimizer, sparse: torch.optim.SparseAdam) -> None:
@@ -256,6 +353,11 @@ def _without_sparse(model: nn.Module) -> nn.ParameterList:
     """Parameters whose gradients have a norm to clip; the size of a sparse one means nothing to `SparseAdam`."""
     grads = ((parameter, parameter.grad) for parameter in model.parameters())
     return nn.ParameterList(parameter for parameter, grad in grads if grad is None or not grad.is_sparse)
+
+
+def finished_epochs(state: Any) -> int:
+    """Epochs that have ended; the state's count of them has rounding errors."""
+    return int((state.epoch or 0) + 1e-6)
 
 
 def distribution_metrics(evaluation: EvalPrediction) -> dict[str, float]:

@@ -33,8 +33,8 @@ from annot_hf.data.simulate import SIMULATION_RATE, SimulatedCorpus, simulate_co
 from annot_hf.models.trunks import input_name_of
 from annot_hf.report.figures import short
 from annot_hf.report.tables import markdown_safe
+from annot_hf.training.checkpoints import load_model
 from annot_hf.training.inference import predict_inputs
-from annot_hf.training.outputs import load_model
 from annot_hf.training.recipe import load_recipe
 from annot_hf.training.train import train
 

@@ -13,7 +13,7 @@ from annot_hf.data.audio import load_audio
 from annot_hf.data.export import read_export
 from annot_hf.data.targets import opinion_columns
 from annot_hf.experiments.salient_layer import layer_means, measure_saliency
-from annot_hf.training.outputs import load_model
+from annot_hf.training.checkpoints import load_model
 from annot_hf.training.recipe import load_recipe
 from annot_hf.training.train import train
 

@@ -12,7 +12,7 @@ from torch.nn import functional
 from annot_hf.models.heads import BayesianLinear
 from annot_hf.models.losses import distribution_loss
 from annot_hf.models.modeling_distribution import DistributionModel
-from annot_hf.training.effective_batch import EffectiveBatch
+from annot_hf.training.trainer import EffectiveBatch
 
 LABELS = torch.tensor([[0.5, 0.5, 0.0], [0.0, 1.0, 0.0], [0.2, 0.2, 0.6]])
 OPTIONS = {"head": "bayesian", "kl_weight": 0.01, "bayesian_samples": 7}

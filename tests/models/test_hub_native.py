@@ -16,7 +16,7 @@ from annot_hf.models.modeling_annotator import AnnotatorModel
 from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.models.modeling_log_mel import LogMelModel
 from annot_hf.models.register import register_models
-from annot_hf.training.outputs import load_model
+from annot_hf.training.checkpoints import load_model
 
 READER = """
 import importlib.abc, sys

@@ -17,7 +17,7 @@ from annot_hf.models.losses import distribution_loss
 from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.models.modeling_seedbert import SeedBert
 from annot_hf.models.trunks import build_trunk, encode
-from annot_hf.training.effective_batch import EffectiveBatch
+from annot_hf.training.trainer import EffectiveBatch
 
 MEMBERS = ("independent", "shared", "lora")
 LABELS = torch.tensor([[0.5, 0.5, 0.0], [0.0, 1.0, 0.0], [0.2, 0.2, 0.6]])

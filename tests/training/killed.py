@@ -1,30 +1,31 @@
-"""Runs a command of annot-hf in a process that is killed (SIGKILL) when it calls a function for the n-th time.
+"""Runs a command of annot-hf in a process that is killed (SIGKILL) when it calls a function for the n-th time."""
 
-Arguments: the function ("module:name" or "module:Class.name"), n, and the words of the command.
-"""
-
+import multiprocessing
 import operator
 import os
 import signal
-import sys
 from importlib import import_module
 
 import torch
 
-from annot_hf.cli.app import main
 
-if __name__ == "__main__":
+def run(function, number, words):
+    """Run the command of these words; the function is "module:name" or "module:Class.name"."""
+    from annot_hf.cli.app import main
+
+    # as in a process of its own, and not as it was started itself
+    multiprocessing.set_start_method("fork", force=True)
     torch.set_num_threads(1)
-    module, _, path = sys.argv[1].partition(":")
+    module, _, path = function.partition(":")
     *within, name = path.split(".")
     owner = operator.attrgetter(".".join(within))(import_module(module)) if within else import_module(module)
     stock, calls = getattr(owner, name), []
 
     def killing(*given, **options):
         calls.append(None)
-        if len(calls) == int(sys.argv[2]):
+        if len(calls) == number:
             os.kill(os.getpid(), signal.SIGKILL)
         return stock(*given, **options)
 
     setattr(owner, name, killing)
-    main(sys.argv[3:])
+    main(words)

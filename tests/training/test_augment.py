@@ -20,8 +20,8 @@ from annot_hf.data.targets import opinion_columns
 from annot_hf.models.losses import inverse_frequency_weights
 from annot_hf.training import augment as augment_module
 from annot_hf.training.augment import published_features
+from annot_hf.training.checkpoints import load_model
 from annot_hf.training.features import _stamp, log_mel
-from annot_hf.training.outputs import load_model
 from annot_hf.training.recipe import load_recipe
 from annot_hf.training.train import train
 from annot_hf.training.trainer import OpinionTrainer
@@ -244,7 +244,13 @@ def test_mixtures_teach_the_distribution_alone(dime_run, seen, spoken):
 
 @pytest.mark.parametrize("cache, near", [("none", "published"), ("frames", "published"), ("pooled", "trunk")])
 def test_a_frozen_waveform_trunk_hears_mixtures(cache, near, over_trunk, wavlm_folder, spoken, seen):
-    options = {"freeze_trunk": True, "inputs.cache": cache, "augmentation.features": near, "pooling": "mean"}
+    options = {
+        "freeze_trunk": True,
+        "inputs.cache": cache,
+        "augmentation.features": near,
+        "pooling": "mean",
+        "max_steps": 1,
+    }
     run = over_trunk(wavlm_folder, **DIME | options | {"corpus": str(spoken), "embedding_kind": "none"})
     result = train(run)
     table, data = origin(run), seen[0]["train_dataset"]
@@ -271,7 +277,7 @@ def test_trunk_features_are_means_of_frames(over_trunk, wavlm_folder, spoken, mo
         return stock(items, probs, features, **options)
 
     monkeypatch.setattr(augment_module, "plan_mixtures", plan)
-    options = {"freeze_trunk": True, "augmentation.features": "trunk", "corpus": str(spoken)}
+    options = {"freeze_trunk": True, "augmentation.features": "trunk", "corpus": str(spoken), "max_steps": 1}
     result = train(over_trunk(wavlm_folder, **DIME | options))
     model, processor, _ = load_model(result.model)
     (items, found), clips = asked[0], read_export(spoken).items.set_index("item")["audio"]

@@ -27,9 +27,9 @@ from annot_hf.data.votes import VoteTable
 from annot_hf.models.measures import jsd
 from annot_hf.models.trunks import build_trunk
 from annot_hf.training import features as features_module, inference
+from annot_hf.training.checkpoints import load_model
 from annot_hf.training.inference import predict, predict_inputs
 from annot_hf.training.inputs import read_inputs
-from annot_hf.training.outputs import load_model
 from annot_hf.training.train import train
 
 

@@ -1,17 +1,18 @@
 """Runs that are killed, resumed, moved or started twice; those that are killed are processes of their own."""
 
 import json
+import multiprocessing
 import os
 import shutil
 import signal
 import subprocess
 import sys
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
 import yaml
+from killed import run as run_killed
 from safetensors.torch import load_file, save_file
 from test_train import weights
 
@@ -20,14 +21,13 @@ from annot_hf.data.export import read_export
 from annot_hf.data.predictions import Predictions
 from annot_hf.experiments.crossval import crossval
 from annot_hf.report.report import build_report
-from annot_hf.training import checkpoints as checkpoints_module, train as runs_module
+from annot_hf.training import checkpoints as outputs_module, train as runs_module
 from annot_hf.training.checkpoints import checkpoints_of
 from annot_hf.training.ensemble import train_members
 from annot_hf.training.inference import predict
 from annot_hf.training.recipe import load_recipe
 from annot_hf.training.train import predictions_of, train
 
-KILLED = Path(__file__).with_name("killed.py")
 STEP, SAVING = "annot_hf.training.trainer:OpinionTrainer.training_step", "annot_hf.training.train:save_model"
 STEPS = {"save_strategy": "steps", "eval_strategy": "steps", "save_steps": 2, "eval_steps": 2}  # 3 steps an epoch
 # rates so high that the first validation pass remains the best
@@ -50,12 +50,17 @@ RUNS = {
 }
 
 
+# forks processes that have the libraries loaded, which takes longer than what they do
+FORKS = multiprocessing.get_context("forkserver")
+FORKS.set_forkserver_preload(["annot_hf.cli.app", "annot_hf.training.train"])
+
+
 def killed(function, calls, *words):
     """Run a command in a process that must be killed at that call."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(KILLED.parents[2])}
-    command = [sys.executable, str(KILLED), function, str(calls), *map(str, words)]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
-    assert done.returncode == -signal.SIGKILL, done.stderr[-2000:]
+    process = FORKS.Process(target=run_killed, args=(function, calls, [*map(str, words)]))
+    process.start()
+    process.join(300)
+    assert process.exitcode == -signal.SIGKILL
 
 
 def killed_run(run, function, calls, folder):
@@ -191,10 +196,15 @@ def test_a_clock_that_goes_back_costs_no_checkpoint(cut, small_run):
 
 def test_a_damaged_record_beside_checkpoints_is_said(cut):
     run, folder = cut
-    for text in ("", "[]", "{}"):
+    for text, what in (
+        ("", "damaged"),
+        ("[]", "damaged"),
+        ("{}", "damaged"),
+        ('{"day": 1}', "of something else than a run"),
+    ):
         (folder / "started.json").write_text(text)
         with pytest.raises(
-            ValueError, match=r"started\.json is damaged, and nothing else records what .* restore it, or"
+            ValueError, match=rf"started\.json is {what}, and nothing else records what .* restore it, or"
         ):
             train(run, resume=True)
     for path in checkpoints_of(folder):
@@ -207,7 +217,7 @@ def test_a_damaged_record_beside_checkpoints_is_said(cut):
 @pytest.fixture
 def other_process(monkeypatch):
     """Keeps a folder as another process that works there does, until the test ends."""
-    monkeypatch.setattr(checkpoints_module, "_PATIENCE", 0.1)
+    monkeypatch.setattr(outputs_module, "_PATIENCE", 0.1)
     started = []
 
     def hold(folder):
@@ -277,7 +287,7 @@ def test_a_model_folder_is_whole_or_the_earlier_one(small_run, tmp_path, monkeyp
         def cut_off(*_, **__):
             raise KeyboardInterrupt
 
-        patch.setattr("annot_hf.training.outputs.json.dumps", cut_off)
+        patch.setattr("annot_hf.training.checkpoints.json.dumps", cut_off)
         train(run, resume=True)
     assert_equal(weights(tmp_path / "model"), before)
     train(run, resume=True)

@@ -20,12 +20,11 @@ from annot_hf.data.lengths import AudioError
 from annot_hf.data.votes import VoteTable
 from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
 from annot_hf.models.register import register_models
-from annot_hf.training.checkpoints import newest_checkpoint
+from annot_hf.training.checkpoints import load_model, newest_checkpoint
 from annot_hf.training.collator import VoteCollator, make_collator
 from annot_hf.training.inference import predict, predict_inputs
 from annot_hf.training.inputs import corpus_inputs, make_processor, read_inputs
 from annot_hf.training.lora import add_lora, load_lora, merge_lora
-from annot_hf.training.outputs import load_model
 from annot_hf.training.recipe import RECIPES, load_recipe, recipe_names
 from annot_hf.training.train import train
 from annot_hf.training.trainer import OpinionTrainer

@@ -21,10 +21,10 @@ from annot_hf.training import (
     train as building,
     train as train_module,
 )
+from annot_hf.training.checkpoints import load_model
 from annot_hf.training.ensemble import member_runs
 from annot_hf.training.inference import predict
 from annot_hf.training.inputs import make_processor
-from annot_hf.training.outputs import load_model
 from annot_hf.training.recipe import load_recipe
 from annot_hf.training.train import train
 
@@ -82,7 +82,7 @@ def test_init_differs_in_the_fresh_layers_alone_and_all_in_the_order_too(ensembl
     corpus = read_export(sayings)
     one, two, _ = member_runs(ensemble(), corpus)
     assert (one.training.seed, two.training.seed) == (0, 0) and one.recipe.head_seed != two.recipe.head_seed
-    models = [building.build_model(run, corpus.targets("train", "severity"), [], [])[0] for run in (one, two)]
+    models = [building.build_model(run, corpus.targets("train", "severity"), corpus)[0] for run in (one, two)]
     state = [model.state_dict() for model in models]
     same = {name for name in state[0] if torch.equal(state[0][name], state[1][name])}
     assert {name.split(".")[0] for name in same} == {"trunk"} and not any(name.startswith("head") for name in same)

@@ -14,8 +14,8 @@ from accelerate.commands.launch import _validate_launch_command, launch_command_
 from accelerate.utils.launch import prepare_multi_gpu_env
 from safetensors.torch import load_file
 
+from annot_hf.training.checkpoints import load_model
 from annot_hf.training.lora import check_sharding
-from annot_hf.training.outputs import load_model
 from annot_hf.training.recipe import RECIPES, load_recipe
 
 SHARDED = Path(__file__).with_name("train_sharded.py")
@@ -98,31 +98,38 @@ def launched(name):
     return changed | {"ACCELERATE_MIXED_PRECISION": "no"}
 
 
-@pytest.mark.parametrize("rank", [8, 0], ids=["adapters", "all weights"])
-def test_sharded_weights_are_trained_as_whole_ones(rank, lalm, corpus, tmp_path, monkeypatch):
-    """FSDP2 against DDP, which the same two processes do with the whole model each."""
-    found = {}
+@pytest.fixture(scope="module")
+def sharded(lalm, corpus, tmp_path_factory):
+    """A folder of runs `ddp-RANK` and `fsdp2-RANK`; the same two processes train both ranks of one kind."""
+    home = tmp_path_factory.mktemp("sharded")
     for name in ("ddp", "fsdp2"):
-        values = {"trunk": str(lalm), "corpus": str(corpus), "output_dir": str(tmp_path / name), "question": "emotion"}
-        values |= {"num_train_epochs": 2, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
-        values |= {
-            "learning_rate": 1e-3,
-            "lora_rank": rank,
-            "bf16": False,
-            "augmentation.perturb_share": 0,
-            "report_to": "none",
-        }
-        values |= {"dataloader_num_workers": 0, "disable_tqdm": True, "use_cpu": name == "ddp"}
-        (tmp_path / f"{name}.json").write_text(json.dumps(load_recipe("qwen2-audio", values).values))
-        with monkeypatch.context() as patch:
+        recipes = []
+        for rank in (8, 0):
+            out = home / f"{name}-{rank}"
+            values = {"trunk": str(lalm), "corpus": str(corpus), "output_dir": str(out), "question": "emotion"}
+            values |= {"num_train_epochs": 2, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
+            values |= {"learning_rate": 1e-3, "lora_rank": rank, "bf16": False, "augmentation.perturb_share": 0}
+            values |= {"report_to": "none", "dataloader_num_workers": 0, "disable_tqdm": True, "use_cpu": name == "ddp"}
+            recipes.append(out.with_suffix(".json"))
+            recipes[-1].write_text(json.dumps(load_recipe("qwen2-audio", values).values))
+        with pytest.MonkeyPatch.context() as patch:
             for key, value in launched(f"{name}.yaml").items():
                 patch.setenv(key, value)
             torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2")
-            said = said_by(*torchrun, str(SHARDED), str(tmp_path / f"{name}.json"))
+            said = said_by(*torchrun, str(SHARDED), *map(str, recipes))
         assert "find_unused_parameters=True" not in said
-        (path,) = (tmp_path / name / "model").rglob("*model.safetensors")
+    return home
+
+
+@pytest.mark.parametrize("rank", [8, 0], ids=["adapters", "all weights"])
+def test_sharded_weights_are_trained_as_whole_ones(rank, sharded):
+    """FSDP2 against DDP, which the same two processes do with the whole model each."""
+    found = {}
+    for name in ("ddp", "fsdp2"):
+        folder = sharded / f"{name}-{rank}" / "model"
+        (path,) = folder.rglob("*model.safetensors")
         found[name] = load_file(path)
-        assert load_model(tmp_path / name / "model")[0].config.lora_rank == rank
+        assert load_model(folder)[0].config.lora_rank == rank
     assert len(found["ddp"]) == (32 if rank else 81) and found["ddp"].keys() == found["fsdp2"].keys()
     for name, weight in found["ddp"].items():
         torch.testing.assert_close(found["fsdp2"][name], weight, rtol=0, atol=1e-5)

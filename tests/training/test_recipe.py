@@ -153,6 +153,9 @@ def test_numbers_are_read_as_numbers(write, line, value):
     [
         ("learning_rat: 1", r"mine\.yaml: unknown key 'learning_rat'.*learning_rate"),
         ("curriculum: {knd: filter}", "unknown key 'curriculum.knd'.*'curriculum.kind'"),
+        ("trunk_learning_rate: 1", r"'trunk_learning_rate' \(did you mean 'schedule\.trunk_learning_rate'\?\)"),
+        ("curriculum_by: batch", r"'curriculum_by' \(did you mean 'curriculum\.by'\?\)"),
+        ("weight: 1", r"unknown key 'weight' \(did you mean 'target\.primary_weight' or 'votes\.synthetic_weight'\?\)"),
         ("curriculum: {kind: sort}", "curriculum.kind is 'sort'; use one of filter, weight"),
         ("curriculum: {by: epoch}", "curriculum.by is 'epoch'; use one of batch, corpus, threshold"),
         ("schedule.newbob: newton", "schedule.newbob is 'newton'; use one of compose, overwrite"),

@@ -17,10 +17,10 @@ from annot_hf.data.predictions import Predictions
 from annot_hf.data.targets import disagreement
 from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.training import trainer as trainer_module
+from annot_hf.training.checkpoints import load_model
 from annot_hf.training.collator import TEXT_GROUP, BucketSampler, VoteCollator
 from annot_hf.training.inference import predict, predict_inputs
 from annot_hf.training.inputs import make_processor, read_inputs
-from annot_hf.training.outputs import load_model
 from annot_hf.training.recipe import load_recipe
 from annot_hf.training.train import train
 

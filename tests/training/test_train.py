@@ -18,8 +18,7 @@ from annot_hf.data.votes import VoteTable
 from annot_hf.models.modeling_annotator import AnnotatorModel
 from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.training import train as train_module
-from annot_hf.training.checkpoints import checkpoints_of, newest_checkpoint
-from annot_hf.training.outputs import load_model
+from annot_hf.training.checkpoints import checkpoints_of, load_model, newest_checkpoint
 from annot_hf.training.train import train
 from annot_hf.training.trainer import OpinionTrainer
 
@@ -214,6 +213,17 @@ def test_a_recipe_says_what_is_learnt(options, corpus, small_run, tmp_path, monk
     assert (learnt[0].probs == expected.probs).all() and result.facts["target"] == expected.method
     assert (expected.probs != make_targets(votes, "emotion", expected.method, items=learnt[0].items).probs).any()
     assert len(expected.excluded) == 1 and result.facts["splits"]["train"]["excluded"] == expected.excluded
+
+
+def test_a_run_that_cannot_start_leaves_no_folder(small_run, tmp_path):
+    out = tmp_path / "runs" / "mine"
+    with pytest.raises(ValueError, match="not_there"):
+        train(small_run("distribution", out, corpus=str(tmp_path / "not_there")))
+    assert not out.parent.exists()
+    out.parent.mkdir()
+    with pytest.raises(ValueError, match="holds no checkpoint to resume from"):
+        train(small_run("distribution", out), resume=True)
+    assert out.parent.is_dir() and not out.exists()
 
 
 def test_raters_with_most_answers_come_first(checkpoints, corpus):

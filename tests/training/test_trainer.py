@@ -27,9 +27,8 @@ from annot_hf.data.votes import VoteTable
 from annot_hf.models.configuration_distribution_qwen2_audio import DistributionQwen2AudioConfig
 from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
 from annot_hf.training.collator import BucketSampler, OpinionDataset, VoteCollator
-from annot_hf.training.effective_batch import EffectiveBatch
 from annot_hf.training.schedules import EntropyCurriculum, Schedule, StagedLearning
-from annot_hf.training.trainer import DenseAndSparse, OpinionTrainer, distribution_metrics
+from annot_hf.training.trainer import DenseAndSparse, EffectiveBatch, OpinionTrainer, distribution_metrics
 
 RATERS = [f"r{number}" for number in range(8)]
 TRAINED = RATERS[:6]

@@ -1,4 +1,4 @@
-"""Trains a recipe as `accelerate launch` would on several GPUs, with processes on a CPU in their place. Argument: the file.
+"""Trains recipes as `accelerate launch` would on several GPUs, with processes on a CPU in their place. Arguments: the files.
 
 Dropout is off, so that what differs is how the model is shared out. Run through torchrun, with the environment of a
 configuration of Accelerate.
@@ -23,12 +23,13 @@ def on_cpu(state: PartialState) -> None:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    values = json.loads(Path(sys.argv[1]).read_text())
-    if not values.get("use_cpu"):
+    recipes = [json.loads(Path(path).read_text()) for path in sys.argv[1:]]
+    if not recipes[0].get("use_cpu"):
         PartialState._prepare_backend = lambda *arguments, **options: ("gloo", DistributedType.MULTI_GPU)
         PartialState.set_device = on_cpu
     torch.nn.Dropout.forward = lambda module, x: x
-    train(make_run(values))
+    for values in recipes:
+        train(make_run(values))
     assert torch.distributed.get_world_size() == 2
     torch.distributed.barrier()
     sys.stdout.flush()
