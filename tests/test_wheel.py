@@ -30,7 +30,7 @@ targets = make_targets(votes, "emotion")
 assert np.allclose(targets.probs, [[2 / 3, 0, 1 / 3], [0, 1, 0]])
 import annot_hf.report.report
 from jinja2 import PackageLoader
-templates = ["explanations.html.j2", "report.html.j2", "report.md.j2", "style.css.j2"]
+templates = ["explanations.html.j2", "report.html.j2", "report.md.j2", "style.css.j2", "words.yaml"]
 assert [name for name in PackageLoader("annot_hf").list_templates() if "/" not in name] == templates
 from annot_hf.proxies.prompts import Prompts
 assert Prompts().render(Question.category("mood", ["low"]), "voice", transcript=None, speaker=None).user
@@ -83,7 +83,7 @@ def run(site, tmp_path, *arguments):
 def test_contents(wheel, repository):
     names = set(zipfile.ZipFile(wheel).namelist())
     package = repository / "annot_hf"
-    data = ("recipes/*.yaml", "recipes/accelerate/*.yaml", "templates/*.j2", "templates/annotate/*")
+    data = ("recipes/*.yaml", "recipes/accelerate/*.yaml", "templates/*.j2", "templates/*.yaml", "templates/annotate/*")
     patterns = ("**/*.py", "*.pyi", "py.typed", *data)
     wanted = {path.relative_to(repository).as_posix() for pattern in patterns for path in package.glob(pattern)}
     assert {"annot_hf/py.typed", "annot_hf/cli/app.py"} < wanted

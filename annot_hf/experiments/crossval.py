@@ -1,8 +1,8 @@
 """Repeated cross-validation of a recipe, or of the systems of a plan: every item is predicted by a model not trained on it.
 
 OUT has crossval.md, .json and .png, and a run (predictions-test, training.json, done.json) in <system>/repeat<r>/fold<f>.
-A fold is a view of the corpus in memory (`ExportedCorpus.with_splits`): nothing is copied, and all folds share computed
-features. Finished runs are kept, so an interrupted cross-validation resumes.
+A fold is a view of the corpus in memory, so all folds share computed features. Finished runs are kept, so an interrupted
+cross-validation resumes.
 """
 
 import os
@@ -26,6 +26,7 @@ from annot_hf.models.trunks import read_trunk_config
 from annot_hf.report.figures import plot_crossval
 from annot_hf.report.pages import save_figure
 from annot_hf.report.systems import crossval_tables, fold_notes
+from annot_hf.report.tables import say
 from annot_hf.training.checkpoints import held
 from annot_hf.training.inputs import item_sources
 from annot_hf.training.recipe import LOG_MEL, Run, members_folder
@@ -119,8 +120,7 @@ def crossval(
             parts=("items", "ranks"),
             n_resamples=n_resamples,
         )
-        released = f"the released splits {', '.join(splits)}" if splits else "all released splits"
-        notes = [*fold_notes(found), *found.notes, f"Items of {released} of {exported.name} take part."]
+        notes = [*fold_notes(found), *found.notes, say("folds.released", splits=splits, corpus=exported.name)]
         notes += [f"{count:,} {reason} are left out." for reason, count in targets.excluded.items()]
         if items is not None:
             notes.append(f"{len(targets):,} items take part, as whole {unit}s drawn at random.")
@@ -137,35 +137,19 @@ def crossval(
             "excluded": targets.excluded,
         }
         figure = ("crossval.png", "Measures of every system")
-        texts = {"summary": _division(found), "tables": crossval_tables(found), "notes": notes, "figure": figure}
-        page = write_results(out / "crossval.md", plan, found, facts, **texts)
+        texts = {"summary": say("folds.summary", counts=found.counts), "notes": notes, "figure": figure}
+        page = write_results(out / "crossval.md", plan, found, facts, tables=crossval_tables(found), **texts)
         save_figure(lambda: plot_crossval(found), out / "crossval.png")
     return found, page
 
 
-def _division(found: Evaluation) -> str:
-    """How the items are divided."""
-    counts = found.counts
-    unit, folds, repeats = counts["unit"], counts["folds"], counts["runs"][found.systems[0]]
-    divided = f"divided into {len(folds) // repeats} folds {'once' if repeats == 1 else f'{repeats} times'}"
-    if counts["items not tested"]:
-        divided = (
-            f"the test parts of {len(folds)} folds; {counts['items not tested']:,} more items, which other folds would test, "
-            "are only used for training"
-        )
-    grouped = "" if unit == "item" else f" of {counts['groups']:,} {unit}s"
-    return f"{counts['n_evaluated']:,} items{grouped}, {divided}. In brackets: the 95 % interval, if there is one."
-
-
 def _common_targets(planned: Mapping[str, Sequence[Run]], corpus: ExportedCorpus, splits: Sequence[str]) -> Targets:
     """The targets of all items that take part, the reference of all systems."""
-    used = check_splits(corpus, splits)
     asked = {
         name: (tuple(runs[0].recipe.question) or corpus.default_questions, runs[0].options.get("bins", 4))
         for name, runs in planned.items()
     }
-    first = next(iter(asked))
-    questions, bins = asked[first]
+    first, (questions, bins) = next(iter(asked.items()))
     scale = corpus.votes.question(questions[0]).is_scale
     for name, (others, cells) in asked.items():
         if others != questions or (scale and cells != bins):
@@ -173,7 +157,7 @@ def _common_targets(planned: Mapping[str, Sequence[Run]], corpus: ExportedCorpus
                 f"System {name!r} learns {' and '.join(others)} in {cells} bins and {first!r} {' and '.join(questions)} in "
                 f"{bins}; a cross-validation compares all systems with the same votes: give them one question."
             )
-    items = corpus.items["item"][corpus.items["split"].isin(used)]
+    items = corpus.items["item"][corpus.items["split"].isin(check_splits(corpus, splits))]
     whole = corpus.with_splits(dict.fromkeys(items, "all"), {"splits": list(splits)})
     return whole.targets("all", questions, bins=bins)
 

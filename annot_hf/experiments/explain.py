@@ -47,10 +47,7 @@ def explain(
     *,
     batch_size: int = 4,
 ) -> list[Explanation]:
-    """Predictions and attention of the members of a `SeedBert` over a text trunk for named texts.
-
-    `targets` are those of the items that have votes. The attention of every layer and head of a batch is in memory.
-    """
+    """Predictions and attention of the members of a `SeedBert` for named texts; `targets` are those of items with votes."""
     model, tokenizer, _ = load_model(model_folder)
     check_explainable(model.config, model_folder)
     if not tokenizer.is_fast:

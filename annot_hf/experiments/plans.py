@@ -15,6 +15,7 @@ from annot_hf.evaluation.alignment import groups_of, items_by_name
 from annot_hf.evaluation.evaluate import Evaluation, evaluate
 from annot_hf.report.pages import write_json, write_markdown
 from annot_hf.report.systems import systems_tables
+from annot_hf.report.tables import say
 from annot_hf.training.checkpoints import held
 from annot_hf.training.keys import read_words
 from annot_hf.training.recipe import Run, flatten, load_recipe
@@ -67,12 +68,8 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
     if not isinstance(systems, dict) or not systems or not all(isinstance(v, dict | None) for v in systems.values()):
         raise ValueError(f"{path}: systems is {systems!r}; give each system's name and its changes to the recipe.")
     seeds = values.get("seeds", [])
-    if (
-        not isinstance(seeds, list)
-        or (not seeds and "seeds" in values)
-        or not all(type(seed) is int for seed in seeds)
-        or len(set(seeds)) < len(seeds)
-    ):
+    whole = isinstance(seeds, list) and all(type(seed) is int for seed in seeds)
+    if not whole or len(set(seeds)) < len(seeds) or (not seeds and "seeds" in values):
         raise ValueError(f"{path}: seeds is {seeds!r}; give a list of different whole numbers, such as [0, 1, 2].")
     systems = {str(name): flatten(changes or {}, f"{path}: system {name!r}") for name, changes in systems.items()}
     folders = [_folder_name(name) for name in systems]
@@ -117,9 +114,7 @@ def run_plan(
 ) -> tuple[Evaluation, Path]:
     """Train, predict and score the systems of a plan; finished runs are kept, so an interrupted plan resumes.
 
-    `corpus` is the folder of an export, and `overrides` are words such as "num_train_epochs=5" for every run. `out` gets a
-    folder per run, results.json and results.md. Returns the scores on `split`, with `n_resamples` bootstrap resamples of
-    speakers, and the path of results.md.
+    `out` gets a folder per run, results.json and results.md. Returns the scores and the path of results.md.
     """
     out, corpus = Path(out), Path(corpus)
     if not plan.seeds:
@@ -149,16 +144,12 @@ def run_plan(
             n_resamples=n_resamples,
         )
         cautions = dict.fromkeys(run.caution for several in runs.values() for run in several if run.caution)
-        counts = found.counts
-        seeds = ", ".join(f"{name}: {count}" for name, count in counts["runs"].items())
         page = write_results(
             out / "results.md",
             plan,
             found,
             {"corpus": exported.name, "split": split, "recipe": plan.recipe, "overrides": list(overrides)},
-            summary=f"{counts['n_evaluated']:,} items, {counts['speakers']:,} speakers. Runs with different seeds: {seeds}. "
-            "Each value is the mean over a system's runs; in brackets: its 95 % interval, if any; \u00b1 the standard "
-            "deviation between runs.",
+            summary=say("plan.summary", counts=found.counts),
             tables=systems_tables(found),
             notes=[*found.notes, f"The gap starts from {found.reference.baseline}.", *cautions],
         )

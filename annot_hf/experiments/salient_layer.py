@@ -43,12 +43,10 @@ def measure_saliency(
     max_seconds: float = 30.0,
     seed: int = 0,
 ) -> Saliency:
-    """Correlate every unit of every layer, averaged over an item's frames, with the votes.
+    """Correlate every unit of every layer, averaged over an item's frames, with the votes; see `annot_hf.evaluation.saliency`.
 
-    `source` is a plain trunk (Hub id or folder) or a trained checkpoint, whose trunk is then measured. Up to `items` items of
-    `split` are drawn at random (30,000 in arXiv 2503.22711); choose layers on training data. Each category of `questions`, by
-    default the corpus's, gives a target per label, each scale its mean rating. For `formula` and `gamma` see
-    `annot_hf.evaluation.saliency`. Clips longer than `max_seconds` are refused.
+    `source` is a plain trunk (Hub id or folder) or a trained checkpoint, whose trunk is then measured. Each category of
+    `questions`, by default the corpus's, gives a target per label, each scale its mean rating. Use training data.
     """
     gamma = check_formula(formula, gamma)
     if items < 2:

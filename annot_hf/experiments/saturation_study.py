@@ -12,7 +12,6 @@ from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.alignment import examples
 from annot_hf.evaluation.resampling import Resamples
 from annot_hf.evaluation.saturation import (
-    HeldOut,
     check_whole,
     find_saturation,
     measure_curve,
@@ -38,10 +37,8 @@ def measure_saturation(
 ) -> Saturation:
     """Compare synthetic votes with the human votes of the export that was annotated; see `annot_hf.evaluation.saturation`.
 
-    `question` is a category question, optional if only one was annotated; `splits` are all by default. Up to `votes` votes per
-    item are used, by default the number that 90 % of the items have; items with fewer are counted and left out, so that every
-    n has the same items. The votes of an item are drawn `resamples` times; intervals are from `n_resamples` bootstrap
-    resamples of speakers.
+    Up to `votes` votes per item are used, by default as many as 90 % of the items have; items with fewer are counted and left
+    out, so that every n has the same items. The votes of an item are drawn `resamples` times.
     """
     check_whole("seed", seed, 0)
     check_whole("number of votes", votes if votes is not None else 1)
@@ -86,12 +83,16 @@ def measure_saturation(
     options = {"repeats": resamples, "seed": seed}
     curve = measure_curve(model, q, items, votes, drawn, **options)
     ideal = measure_ideal(q, items, votes, drawn, **options)
+    # Half of the people that `COVERED` of the items have are compared with the rest, if that is at least one.
+    several = votes_that_most_have(human.sum(1))
+    rows, people = human.sum(1) >= several, several // 2
+    held = (human[rows], model[rows], items[rows], people, votes, drawn.select(rows))
     return Saturation(
         curve,
         ideal,
         find_saturation(curve.mean),
         find_saturation(ideal.mean),
-        _held_out(human, model, items, votes, drawn, **options),
+        measure_held_out(*held, **options) if people else None,
         agreement,
         {"items": int(enough.sum()), **few, **without},
         {
@@ -108,18 +109,6 @@ def measure_saturation(
             "seed": seed,
         },
     )
-
-
-def _held_out(
-    human: np.ndarray, model: np.ndarray, items: np.ndarray, votes: int, drawn: Resamples, **options: int
-) -> HeldOut | None:
-    """Half of the people that `COVERED` of the items have, compared with the rest; None if that is less than one."""
-    several = votes_that_most_have(human.sum(1))
-    people = several // 2
-    if not people:
-        return None
-    rows = human.sum(1) >= several
-    return measure_held_out(human[rows], model[rows], items[rows], people, votes, drawn.select(rows), **options)
 
 
 def _question(annotations: Annotations, synthetic: VoteTable, name: str) -> Question:

@@ -5,7 +5,7 @@ too, for grey prints.
 """
 
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -172,10 +172,7 @@ def plot_confusion(support: Sequence[str], confusion: Mapping[str, np.ndarray]) 
 
 
 def plot_reliability(votes: np.ndarray, predicted: np.ndarray, *, bins: int = 10, unit: str = "label") -> Figure:
-    """Whether labels get the predicted share of votes, in bins of equal numbers of (item, label) pairs.
-
-    `votes` and `predicted` are distributions `(N, K)`, and `unit` is the name of an entry of the support.
-    """
+    """Share of votes against predicted probability `(N, K)`, in bins of equal numbers of (item, label) pairs."""
     order = np.argsort(predicted.ravel(), kind="stable")
     groups = [group for group in np.array_split(order, min(bins, len(order))) if len(group)]
     x, y = (np.array([shares.ravel()[group].mean() for group in groups]) for shares in (predicted, votes))
@@ -191,10 +188,7 @@ def plot_reliability(votes: np.ndarray, predicted: np.ndarray, *, bins: int = 10
 
 
 def plot_entropy(votes: np.ndarray, predicted: np.ndarray, n_labels: int, correlation: float | None = None) -> Figure:
-    """Entropy of the prediction against entropy of the votes `(N,)` in nats, one point per item (hexagons above 2,000).
-
-    `n_labels` is K, which sets the largest possible entropy ln K; the Pearson correlation is printed.
-    """
+    """Entropy of the prediction against entropy of the votes `(N,)` in nats, one point per item (hexagons above 2,000)."""
     top = float(np.log(max(n_labels, 2)))
     many = len(votes) > 2000
     figure, axis = canvas(5.4 if many else 4.5, 4.8)
@@ -236,10 +230,7 @@ def _diagonal(axis: Axes, low: float, high: float, label: str) -> None:
 
 
 def plot_speakers(per_speaker: Mapping[str, tuple[float, float, int]], *, most: int = 30) -> Figure:
-    """Mean JSD (nats) for each speaker, best on top; if there are more than `most`, the best and the worst.
-
-    `per_speaker` is speaker -> (JSD of the model, JSD of the marginal, items).
-    """
+    """Speakers from best to worst, the middle left out above `most`: JSD (nats) of model and of marginal, and items."""
     ranked = sorted(per_speaker.items(), key=lambda entry: entry[1][0])
     shown = ranked if len(ranked) <= most else ranked[: most // 2] + ranked[-(most - most // 2) :]
     figure, axis = canvas(6.0, 1.4 + 0.22 * len(shown))
@@ -298,9 +289,8 @@ def plot_strata(found: Evaluation) -> Figure:
     figure, axes = canvas(7.6, 3.3, 1, 3)
     place = {one.key: index + (one.scheme == "tertiles") * 0.7 for index, one in enumerate(found.strata)}
     shown = [one.key for one in found.strata if one.rows.any()]
-    for axis, (name, title) in zip(
-        axes, (("jsd", "JSD (nats)"), ("accuracy", "accuracy"), ("macro_f1", "macro-F1")), strict=True
-    ):
+    measures = {"jsd": "JSD (nats)", "accuracy": "accuracy", "macro_f1": "macro-F1"}
+    for axis, (name, title) in zip(axes, measures.items(), strict=True):
         for system, colour, marker, shift in ((MODEL, BLUE, "o", -0.13), (MARGINAL, ORANGE, "D", 0.13)):
             entries, x = [found.at(f"{name}_{key}", system) for key in shown], [place[key] + shift for key in shown]
             for at, entry in zip(x, entries, strict=True):
@@ -348,10 +338,7 @@ def plot_equivalence(told: Equivalence, names: Sequence[str]) -> Figure:
 
 
 def plot_differences(found: Evaluation, measures: Sequence[str]) -> Figure:
-    """Differences of two systems with intervals, oriented so that right is better for the first.
-
-    Per cents are drawn as shares. Measures without a better direction are left out.
-    """
+    """Differences of two systems, right better for the first, per cents as shares; without measures that have no better."""
     a, b = found.systems
     shown = [(found[name], found.difference(name, a, b), found.better(name, a, b)) for name in measures]
     shown = [row for row in shown if row[0]["better"] and row[1]["value"] is not None]
@@ -383,11 +370,6 @@ def _interval(
         axis.hlines(row, entry["low"], entry["high"], color=colour, linewidth=width)
     if entry["value"] is not None:
         axis.plot(entry["value"], row, color=colour, linestyle="none", **point)
-
-
-def worth_figure(found: Evaluation, caption: str) -> dict[str, tuple[Callable[[], Figure], str]]:
-    """The figure of `plot_equivalence` for a section."""
-    return {"equivalence": (lambda: plot_equivalence(found.equivalence, found.systems), caption)}
 
 
 def plot_crossval(found: Evaluation) -> Figure:

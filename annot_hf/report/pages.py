@@ -18,8 +18,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
-import pandas as pd
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import PackageLoader
 from matplotlib import font_manager
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -28,7 +27,8 @@ from matplotlib.text import Text
 
 from annot_hf.data.corpus import check_own, replace_file
 from annot_hf.data.questions import printable
-from annot_hf.report.tables import Table, markdown_safe
+from annot_hf.evaluation.evaluate import Evaluation
+from annot_hf.report.tables import Table, environment, say
 
 DPI = 160
 FONT = "DejaVu Sans"
@@ -50,8 +50,8 @@ STYLE = {
 # A code point without a letter: a font that has it draws boxes.
 _UNASSIGNED = 0x0378
 
-# Name -> function that draws the figure, and caption.
-Figures = Mapping[str, tuple[Callable[[], Figure], str]]
+# Name -> function that draws the figure.
+Figures = Mapping[str, Callable[[], Figure]]
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ class Section:
 
 def write_pages(
     folder: Path,
+    found: Evaluation,
     *,
     title: str,
     summary: str,
@@ -71,9 +72,8 @@ def write_pages(
     notes: Sequence[str],
     details: Mapping[str, Any],
     data: Mapping[str, Any],
-    per_item: pd.DataFrame,
 ) -> dict[str, Path]:
-    """Write report.json (`data` and the texts), report.md, report.html, items.csv and plots/*.png; returns paths by name.
+    """Write report.json (the evaluation, `data` and texts), report.md and .html, items.csv, plots/*.png; returns their paths.
 
     `notes` say how to read the numbers, and `details` are facts on the run. The files of an earlier report are removed first;
     others of these names raise a ValueError.
@@ -85,13 +85,25 @@ def write_pages(
     for name in names:
         (folder / name).unlink(missing_ok=True)
     files = {"json": folder / "report.json", "markdown": folder / "report.md", "html": folder / "report.html"}
+    targets = found.reference.targets
+    record = {
+        "title": title,
+        "summary": summary,
+        "questions": [question.to_dict() for question in targets.questions],
+        "support": list(targets.support),
+        "target_method": targets.method,
+        "evaluation": found.to_dict(),
+        **data,
+        "run": details,
+        "plots": plots,
+    }
     # First, since it says whose the others are: a call that was cut off is followed by another.
-    write_json(files["json"], {"title": title, "summary": summary, **data, "run": details, "plots": plots})
+    write_json(files["json"], record)
     shown, numbered = [], {}
     for section in sections:
         drawn = []
-        for name, (draw, caption) in section.figures.items():
-            path = folder / "plots" / f"{name}.png"
+        for name, draw in section.figures.items():
+            path, caption = folder / "plots" / f"{name}.png", say(f"captions.{name}", systems=found.systems)
             files[name] = save_figure(lambda draw=draw: readable(draw(), numbered), path, dpi=DPI)
             drawn.append(_inline(path, caption))
         shown.append({"tables": section.tables, "figures": drawn})
@@ -102,7 +114,8 @@ def write_pages(
     for kind, template in (("markdown", "report.md.j2"), ("html", "report.html.j2")):
         files[kind].write_text(render(template, page), encoding="utf-8")
     files["csv"] = folder / "items.csv"
-    per_item.map(csv_safe).to_csv(files["csv"], index=False, float_format="%.6g", lineterminator="\n")
+    options = {"index": False, "float_format": "%.6g", "lineterminator": "\n"}
+    found.per_item.map(csv_safe).to_csv(files["csv"], **options)
     return files
 
 
@@ -152,17 +165,14 @@ def _texts(details: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 def render(template: str, page: Mapping[str, Any]) -> str:
     """Render a template of the package; in HTML every text is escaped."""
-    environment = Environment(
+    made = environment(
         loader=PackageLoader("annot_hf"),
         autoescape=lambda name: name is not None and ".html" in name,
-        undefined=StrictUndefined,
         finalize=lambda value: printable(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters["md"] = markdown_safe
-    environment.filters["md_row"] = lambda cells: f"| {' | '.join(map(markdown_safe, cells))} |"
-    return environment.get_template(template).render(page)
+    return made.get_template(template).render(page)
 
 
 def csv_safe(cell: Any) -> Any:

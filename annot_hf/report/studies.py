@@ -1,7 +1,4 @@
-"""The pages of single studies: how many synthetic votes are enough, which layer is salient, what members attend to.
-
-The last one shows which words each member of an ensemble attends to (arXiv 2211.13196, section 5).
-"""
+"""The pages of single studies: enough synthetic votes, salient layers, attention of members (arXiv 2211.13196, section 5)."""
 
 import csv
 import math
@@ -26,7 +23,7 @@ from annot_hf.evaluation.synthetic_agreement import AGREEMENT_MEASURES, ALL, NOT
 from annot_hf.models.measures import tvd
 from annot_hf.report.figures import BLUE, DARK, FAINT, GRID, ORANGE, canvas, legend, short
 from annot_hf.report.pages import csv_safe, plain, render, save_figure, write_json, write_markdown
-from annot_hf.report.tables import ARROWS, Cell, Table, number, value_cell
+from annot_hf.report.tables import ARROWS, Table, number, say, value_cell, worded
 
 _SALIENCY_FILE = "saliency.json"
 _SATURATION_FILES = ("saturation.json", "saturation.md", "saturation.png")
@@ -62,19 +59,7 @@ class Saturation:
     @property
     def summary(self) -> str:
         """The findings in a few sentences."""
-        said = self.ideal_finding.suggested or "none"
-        text = (
-            f"{self.finding.text} For votes drawn from the human distribution itself the same rule suggests {said}: their "
-            f"curve falls from {self.ideal.mean[0]:.4f} to {self.ideal.mean[-1]:.4f} nats only because of the number of votes."
-        )
-        if self.held_out is None:
-            return (
-                f"{text} Too few items have votes of two or more people, so the divergence among people is not known."
-            )
-        return (
-            f"{text} Compared with held-out people, {len(self.curve.mean)} synthetic votes are worth this many other people: "
-            f"{self.held_out.worth['text']}."
-        )
+        return say("saturation.summary", found=self)
 
     def tables(self) -> list[Table]:
         """The curves, one row per n, and the agreement by ambiguity."""
@@ -87,11 +72,9 @@ class Saturation:
             mark = " (suggested)" if self.finding.suggested == row + 1 else ""
             values = [one.value / math.log(2), fitted, float(self.ideal.mean[row])]
             values += [float(curve.mean[row]) if row < len(curve.mean) else None for curve in held]
-            cells = (Cell(number(value, 3)) for value in values)
-            rows.append((Cell(f"{row + 1}{mark}"), value_cell(one.to_dict()), *cells))
-        title = f"Divergence of n synthetic votes from people's, {self.counts['items']:,} items"
+            rows.append((f"{row + 1}{mark}", value_cell(one.to_dict()), *(number(value, 3) for value in values)))
         agreement = [synthetic_table(self.agreement)] if self.agreement else []
-        return [Table(title, columns, rows, self.summary), *agreement]
+        return [worded("saturation", rows, columns=columns, items=self.counts["items"], note=self.summary), *agreement]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
@@ -131,41 +114,26 @@ class Saturation:
         return folder
 
     def _notes(self) -> list[str]:
-        about, held = self.about, self.held_out
-        notes = [
-            f"{len(self.curve.mean)} synthetic votes per item at most, which every item of the curve has; n of them are drawn "
-            f"without replacement, {about['resamples']} times. The rule is that of arXiv 2601.14620: the first n whose fitted "
-            "divergence is within a tenth of the fall from the asymptote.",
-            "A histogram of few votes is far from any distribution, so every curve falls: the suggested n shows when "
-            "more votes of these annotators stop helping, not that they agree with people. The ideal curve has votes drawn "
-            "from the human distribution itself; the distance to it is the annotators' error.",
-        ]
-        if held is not None:
-            notes.append(
-                f"Held out: {len(held.human.mean)} people per item are drawn; all its others ({held.fewest} or more) are "
-                f"the reference of both and of the synthetic votes, on {held.items:,} items. The reference is smaller than "
-                "all human votes, so these two curves are comparable only with each other."
-            )
-        unit = "speakers" if about["speakers"] else "items"
-        return [*notes, f"Intervals resample {unit}. JSD is the divergence, not its square root; 1 bit is ln 2 nats."]
+        values = {"about": self.about, "held": self.held_out, "votes": len(self.curve.mean)}
+        notes = (say(f"saturation.{part}", **values) for part in ("votes", "ideal", "held_out", "units"))
+        return [note for note in notes if note]
 
 
 def synthetic_table(found: SyntheticAgreement) -> Table:
     """One row per measure and kind of voter, one column per stratum."""
-    rows = [(Cell("Items"), Cell(""), *(Cell(f"{one['items']:,}") for one in found.strata.values()))]
+    rows = [("Items", "", *(one["items"] for one in found.strata.values()))]
     for name, by_stratum in found.records.items():
         title, unit, better = AGREEMENT_MEASURES[name]
         for who in (SYNTHETIC, PERSON, "difference"):
             if who in by_stratum[ALL] and not (who == "difference" and better == ""):
                 cells = [value_cell(by_stratum[stratum][who], unit) for stratum in found.strata]
-                rows.append((Cell(title + ARROWS[better] if who == SYNTHETIC else ""), Cell(who), *cells))
+                rows.append((title + ARROWS[better] if who == SYNTHETIC else "", who, *cells))
     columns = [
         f"{name} items" if one["low"] is None else f"{name} ({one['low']:.2f} to {one['high']:.2f})"
         for name, one in found.strata.items()
     ]
     few = found.counts["items with fewer than 2 people"]
-    note = f"{NOTE} {few:,} items with fewer than 2 people are left out." if few else NOTE
-    return Table("Synthetic annotators and people", ("Measure", "of", *columns), rows, note)
+    return worded("synthetic", rows, columns=("Measure", "of", *columns), definitions=NOTE, few=few)
 
 
 def plot_saturation(curve: Curve, ideal: Curve, finding: SaturationFinding, held_out: HeldOut | None) -> Figure:
@@ -214,11 +182,9 @@ def saliency_table(found: Saliency) -> Table:
     """One row per layer, one column per target, and their mean."""
     rows = []
     for layer, (scores, mean) in enumerate(zip(found.scores, found.means, strict=True)):
-        cells = (Cell(number(value if np.isfinite(value) else None, 4)) for value in (*scores, mean))
-        rows.append((Cell(f"{layer}{' (chosen)' if layer == found.layer else ''}"), *cells))
-    what = "mean |r| over units" if found.formula == "absolute" else f"mean of r² − {found.gamma:g} × redundancy"
-    note = f"{what}; {found.items:,} items; layer 0 enters the first transformer layer."
-    return Table("Saliency of layers", ("layer", *found.targets, "mean"), rows, note)
+        cells = (number(value if np.isfinite(value) else None, 4) for value in (*scores, mean))
+        rows.append((f"{layer}{' (chosen)' if layer == found.layer else ''}", *cells))
+    return worded("saliency", rows, columns=("layer", *found.targets, "mean"), found=found)
 
 
 def save_saliency(found: Saliency, folder: str | os.PathLike[str]) -> Path:
@@ -326,22 +292,13 @@ def write_explanations(
     explanations: Sequence[Explanation], support: Sequence[str], path: str | os.PathLike[str], *, title: str
 ) -> Path:
     """Write a self-contained HTML page of these explanations over the K labels of the support; returns its path."""
-    members = {len(one.attention) for one in explanations}
     spread = attention_spread(explanations)
-    summary = f"{len(explanations):,} texts, {' or '.join(map(str, sorted(members)))} members."
-    if np.isfinite(spread):
-        summary += (
-            f" Between two members, {number(100 * spread, 1)} % of the attention lies on different words (mean total "
-            "variation distance of their word weights)."
-        )
-    notes = [
-        "A word's shade is its share of the member's attention, relative to the largest share of the text's words.",
-        "Attention: the weight of each input token in the vector that the member's head reads, through the last layer's "
-        "attention averaged over its heads. Tokens are summed to words; the weight on other tokens, such as [CLS] and [SEP], "
-        "is stated and not shown.",
-        "Attention does not explain an answer; read it as a hint.",
-    ]
-    page = {"title": title, "summary": summary, "notes": notes, "items": [_item(one, support) for one in explanations]}
+    page = {
+        "title": title,
+        "sizes": sorted({len(one.attention) for one in explanations}),
+        "spread": 100 * spread if np.isfinite(spread) else None,
+        "items": [_item(one, support) for one in explanations],
+    }
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(render("explanations.html.j2", page), encoding="utf-8")
@@ -358,29 +315,17 @@ def _item(one: Explanation, support: Sequence[str]) -> dict[str, Any]:
     members = [
         {
             "name": support[label],
-            "note": f"member {index}, p {number(one.probs[index, label], 2)}, not on words {number(100 * rest[index], 0)} %",
+            "probability": one.probs[index, label],
+            "elsewhere": 100 * rest[index],
             "pieces": _pieces(one.text[:read], shown, weights[index], strongest),
         }
         for index, label in enumerate(said)
     ]
     votes = np.bincount(said, minlength=len(support)) / len(said)
-    labels = [
-        {
-            "name": name,
-            "members": number(100 * votes[k], 1),
-            "raters": None if one.raters is None else number(100 * one.raters[k], 1),
-            "text": number(votes[k], 2) + ("" if one.raters is None else f" · raters {number(one.raters[k], 2)}"),
-        }
-        for k, name in enumerate(support)
-    ]
-    rest_of_text = f"{unread:,} further words exceed the model's limit; it did not read {one.text[read:].strip()!r}."
-    return {
-        "name": one.item,
-        "members": members,
-        "labels": labels,
-        "rated": one.raters is not None,
-        "unread": rest_of_text if unread else "",
-    }
+    raters = [None] * len(support) if one.raters is None else one.raters
+    labels = [{"name": name, "members": votes[k], "raters": raters[k]} for k, name in enumerate(support)]
+    left = repr(one.text[read:].strip())
+    return {"name": one.item, "members": members, "labels": labels, "unread": unread, "left": left}
 
 
 def _pieces(
