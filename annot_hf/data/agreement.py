@@ -7,7 +7,6 @@ import numpy as np
 import pandas as pd
 from scipy import sparse
 
-from annot_hf.data.encoding import as_frame
 from annot_hf.data.votes import VoteTable
 
 Level = Literal["nominal", "ordinal", "interval"]
@@ -89,25 +88,20 @@ def agreement(votes: VoteTable, question: str, *, level: Level | None = None) ->
         values, answers = np.arange(len(asked.labels)), votes.label_codes[rows]
     # Repeats add up to counts.
     shape = (len(votes.items), len(values))
-    table = sparse.csr_array((np.ones(len(items)), (items, answers)), shape=shape)
-    sizes = np.asarray(table @ np.ones(len(values)))
-    pairwise, kappa = _pairwise_and_kappa(table, sizes)
+    counts = sparse.csr_array((np.ones(len(items)), (items, answers)), shape=shape)
     return Agreement(
         level=level,
-        alpha=_or_none(_alpha(table, sizes, values.astype(np.float64), level)),
-        pairwise=_or_none(pairwise),
-        fleiss_kappa=_or_none(kappa),
-        pairable_items=int((sizes >= 2).sum()),
+        alpha=_or_none(krippendorff_alpha(counts, level, values.astype(np.float64))),
+        pairwise=_or_none(pairwise_agreement(counts)),
+        fleiss_kappa=_or_none(fleiss_kappa(counts)),
+        pairable_items=int((_sizes(counts) >= 2).sum()),
         **common,
     )
 
 
 @dataclass(frozen=True)
 class CohenKappa:
-    """Mean kappa over the pairs of raters that share an item, in [-1, 1]; NaN when no pair has one.
-
-    It leaves out `undefined_pairs`, which share only one item, or gave the same answer to all shared items.
-    """
+    """Mean kappa over the `pairs` of raters that share an item, in [-1, 1], without `undefined_pairs`; NaN without any."""
 
     kappa: float
     pairs: int
@@ -117,14 +111,11 @@ class CohenKappa:
 def cohen_kappa(votes: VoteTable, question: str) -> CohenKappa:
     """Unweighted Cohen's kappa: mean over pairs of named raters, weighted by the items that a pair shares.
 
-    (p_o - p_e) / (1 - p_e) over the items that both raters answered, with p_e from each rater's own shares of answers (Cohen
-    1960). The mean over pairs is our choice, because papers with one number (arXiv 2211.13196, Table 1) do not define it.
-
-    Only a rater's first answer to an item counts, and only equal answers agree, also on a scale. Each label of a multi-select
-    question is a yes/no question that every rater of the question answered; the result is the mean over the labels whose
-    kappa is defined. A pair that shares one item has no kappa: it would be 0 or undefined. If pairs share few items, those
-    that always agree are undefined more often and the mean is too low; then use Fleiss' kappa or alpha.
+    (p_o - p_e) / (1 - p_e) (Cohen 1960), from a rater's first answers; only equal ones agree. A pair that shares one item, or
+    always gave one answer, has none. Each label of a multi-select question is a yes/no question; the mean is over labels.
     """
+    # The mean over pairs is our choice, because papers with one number (arXiv 2211.13196, Table 1) do not define it. If pairs
+    # share few items, those that always agree are undefined more often, and the mean is too low.
     asked, rows = votes.question(question), np.arange(len(votes))[votes.rows_of(question)]
     rows = rows[votes.annotator_codes[rows] >= 0]
     raters = max(len(votes.annotators), 1)
@@ -154,52 +145,10 @@ def cohen_kappa(votes: VoteTable, question: str) -> CohenKappa:
     return CohenKappa(float(np.mean(means)) if means else float("nan"), len(names), int((~defined).sum()))
 
 
-def krippendorff_alpha(counts: np.ndarray, *, level: Level = "nominal", values: np.ndarray | None = None) -> float:
-    """Krippendorff's alpha of value counts `(items, values)`, in (-inf, 1]; NaN where it is undefined.
-
-    Alpha is undefined without an item with two votes, or with one value only. By definition, items with fewer votes are left
-    out. `level` is "nominal", "ordinal" or "interval"; for the last two, `values` `(values,)` are the number of each column,
-    by default the column names of a data frame, and 0, 1, 2 ... for an array.
-    """
-    named = as_frame(counts)
-    if values is None and level != "nominal" and isinstance(named, pd.DataFrame):
-        values = pd.to_numeric(pd.Series(named.columns), errors="coerce").to_numpy(np.float64)
-        if np.isnan(values).any():
-            raise ValueError(
-                f"Column {named.columns[np.argmax(np.isnan(values))]!r} of the counts is not a number, as level {level!r} "
-                "requires; name each column by its value, or give values."
-            )
-    counts, sizes = _checked_counts(counts)
-    values = np.arange(counts.shape[1], dtype=np.float64) if values is None else np.asarray(values, dtype=np.float64)
-    if values.shape != (counts.shape[1],):
-        raise ValueError(
-            f"There are {counts.shape[1]} columns and values of shape {values.shape}; give one per column."
-        )
-    if level == "ordinal":
-        order = np.argsort(values)
-        counts, values = counts[:, order], values[order]
-    return _alpha(counts, sizes, values, level)
-
-
-def pairwise_agreement(counts: np.ndarray) -> float:
-    """Probability that two raters of an item give the same answer, mean over items with two votes; NaN without any."""
-    return _pairwise_and_kappa(*_checked_counts(counts))[0]
-
-
-def fleiss_kappa(counts: np.ndarray) -> float:
-    """Fleiss' kappa of value counts `(items, values)`; items may have any number (two or more) of votes.
-
-    (P - P_e) / (1 - P_e), with P the pairwise agreement and P_e the sum of squared value shares (Fleiss 1971). In (-inf, 1];
-    NaN where undefined: no item with two votes, or one value only.
-    """
-    return _pairwise_and_kappa(*_checked_counts(counts))[1]
-
-
 def _kappas(pair: np.ndarray, shared: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:
     """Cohen's kappa of every pair of raters `(Q,)`; NaN if a pair shares one item, or always gave one and the same answer.
 
-    `pair` `(P,)` has one entry per item that a pair shares, `left` and `right` are the two answers to it, and `shared` `(Q,)`
-    is the number of items of each pair.
+    `pair`, `left` and `right` `(P,)` have an entry per item that a pair shares, `shared` `(Q,)` the number of these.
     """
     shape = (len(shared), int(max(left.max(), right.max())) + 1)
     ones = np.ones(len(pair))
@@ -210,55 +159,59 @@ def _kappas(pair: np.ndarray, shared: np.ndarray, left: np.ndarray, right: np.nd
     return np.divide(observed - chance, 1 - chance, out=np.full(len(shared), np.nan), where=(chance < 1) & (shared > 1))
 
 
-def _alpha(table: CountTable, sizes: np.ndarray, values: np.ndarray, level: str) -> float:
-    """Alpha of value counts `(items, values)`; `sizes` holds the votes of every item (Krippendorff 2011).
+def krippendorff_alpha(counts: CountTable, level: str = "nominal", values: np.ndarray | None = None) -> float:
+    """Krippendorff's alpha (2011) of value counts `(items, values)`, in (-inf, 1]; NaN without pairs, or with one value.
 
-    1 - observed / expected disagreement. Sums replace the loop over pairs of values: within an item,
-    sum_ij [v_i != v_j] = n^2 - sum_c n_c^2 and sum_ij (v_i - v_j)^2 = 2 (n sum_i v_i^2 - (sum_i v_i)^2).
-    The ordinal metric counts the ranks between two values, so it is the interval metric on mid-ranks.
+    `values` `(values,)`, ascending, are the numbers that the columns of a scale count, by default 0, 1, 2 ...
     """
+    # 1 - observed / expected disagreement. Sums replace the loop over pairs of values: within an item,
+    # sum_ij [v_i != v_j] = n^2 - sum_c n_c^2 and sum_ij (v_i - v_j)^2 = 2 (n sum_i v_i^2 - (sum_i v_i)^2).
+    # The ordinal metric counts the ranks between two values, so it is the interval metric on mid-ranks.
     if level not in get_args(Level):
         raise ValueError(f"There is no level {level!r}; use one of {', '.join(get_args(Level))}.")
+    values = np.arange(counts.shape[1]) if values is None else values
+    sizes = _sizes(counts)
     pairable = sizes >= 2
-    margin = pairable.astype(np.float64) @ table
+    margin = pairable.astype(np.float64) @ counts
     total = margin.sum()
     if (margin > 0).sum() < 2:
         return float("nan")
     if level == "nominal":
-        within = sizes**2 - (table * table) @ np.ones(len(values))
+        within = sizes**2 - _sizes(counts * counts)
         between = total**2 - margin @ margin
     else:
         if level == "ordinal":
             values = np.cumsum(margin) - margin / 2
         # Centred, so that squares keep their precision.
         values = values - margin @ values / total
-        within = 2 * (sizes * (table @ values**2) - (table @ values) ** 2)
+        within = 2 * (sizes * (counts @ values**2) - (counts @ values) ** 2)
         between = 2 * total * (margin @ values**2)
     observed = (within[pairable] / (sizes[pairable] - 1)).sum()
     return float(1 - (total - 1) * observed / between)
 
 
-def _pairwise_and_kappa(table: CountTable, sizes: np.ndarray) -> tuple[float, float]:
+def pairwise_agreement(counts: CountTable) -> float:
+    """Probability that two raters of an item give the same answer, mean over items with two votes; NaN without any."""
+    sizes = _sizes(counts)
     pairable = sizes >= 2
     if not pairable.any():
-        return float("nan"), float("nan")
-    same = ((table * table) @ np.ones(table.shape[1]) - sizes)[pairable] / (sizes * (sizes - 1))[pairable]
-    shares = pairable.astype(np.float64) @ table
+        return float("nan")
+    return float(((_sizes(counts * counts) - sizes)[pairable] / (sizes * (sizes - 1))[pairable]).mean())
+
+
+def fleiss_kappa(counts: CountTable) -> float:
+    """Fleiss' kappa (1971) of value counts `(items, values)`, in (-inf, 1]; NaN without pairs, or with one value only."""
+    shares = (_sizes(counts) >= 2).astype(np.float64) @ counts
+    if (shares > 0).sum() < 2:
+        return float("nan")
     shares = shares / shares.sum()
-    observed, chance = float(same.mean()), float(shares @ shares)
-    return observed, (observed - chance) / (1 - chance) if (shares > 0).sum() > 1 else float("nan")
+    chance = float(shares @ shares)
+    return (pairwise_agreement(counts) - chance) / (1 - chance)
 
 
-def _checked_counts(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Value counts `(items, values)`, and the votes of every item."""
-    counts = np.asarray(as_frame(counts), dtype=np.float64)
-    if counts.ndim != 2 or not counts.size:
-        raise ValueError(f"Counts have shape {counts.shape}; give a non-empty table (items, values).")
-    bad = np.argwhere(~(np.isfinite(counts) & (counts >= 0) & (counts == np.round(counts))))
-    if len(bad):
-        count, row = counts[tuple(bad[0])], bad[0][0]
-        raise ValueError(f"Count {count:g} in row {row} is not a whole number of raters; give counts >= 0.")
-    return counts, counts.sum(axis=1)
+def _sizes(counts: CountTable) -> np.ndarray:
+    """Votes of every item."""
+    return counts @ np.ones(counts.shape[1])
 
 
 def _or_none(value: float) -> float | None:
