@@ -1,8 +1,7 @@
 """Evaluate predictions against votes: one system or many, with several runs, folds, acoustic conditions or raters.
 
-All systems and measures share one reference and one set of resamples, so all differences are paired. The value of a system
-is the mean over its runs, which differ in their seed or are the repeats of a cross-validation. The folds of a repeat are
-scored as one prediction of all items, because macro-F1 and correlations are not means over folds.
+All share one reference and one set of resamples, so all differences are paired. Runs differ in their seed or are the repeats
+of a cross-validation, whose folds are scored as one prediction, because macro-F1 and correlations are not means over folds.
 """
 
 from collections import ChainMap, defaultdict

@@ -131,8 +131,7 @@ def measure_scales(
 ) -> tuple[Measures, list[dict[str, Any]]]:
     """Fit of every further scale question of the votes that a system predicts, such as "ccc_valence", and facts.
 
-    The facts of the first such system: `question`, the number of rated `items`, and `covered`, the share of items whose mean
-    rating lies within 1.96 predicted deviations. `rows` has each system's row of every evaluated item `(n,)`.
+    The facts are of the first such system; `covered` is the share of items whose mean lies within 1.96 predicted deviations.
     """
     found, facts = {}, []
     for question in votes.questions:
