@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize_scalar
-from scipy.special import gammaln
+from scipy.stats import hypergeom
 
 from annot_hf.data.targets import Targets
 from annot_hf.data.votes import VoteTable
@@ -147,8 +147,9 @@ def _rater_losses(counts: np.ndarray, prior: np.ndarray, largest: int) -> tuple[
     item, label = np.nonzero(counts)
     own, total = counts[item, label], counts.sum(axis=1)[item]
     kinds, kind = np.unique(np.stack([total, own], axis=1), axis=0, return_inverse=True)
-    # K -> (kinds, k + 1).
-    chance = [_others(kinds, k) for k in range(largest + 1)]
+    # Probability of m = 0 ... k equal votes among k of the n - 1 other votes: K -> (kinds, k + 1).
+    others, equal = kinds[:, :1] - 1, kinds[:, 1:] - 1
+    chance = [hypergeom.pmf(np.arange(k + 1), others, equal, k) for k in range(largest + 1)]
     weight = np.zeros((len(kinds), len(prior)))
     np.add.at(weight, (kind.ravel(), label), own / total)
     # K -> (k + 1, labels).
@@ -168,17 +169,3 @@ def _rater_losses(counts: np.ndarray, prior: np.ndarray, largest: int) -> tuple[
         expected = table @ loss(np.arange(k + 1), k, alpha)
         out[:, k] = np.bincount(item, (own / total) * expected[kind.ravel(), label], minlength=len(counts))
     return out, alpha
-
-
-def _others(kinds: np.ndarray, k: int) -> np.ndarray:
-    """Probability of m = 0 ... k equal votes among k of the n - 1 other votes `(kinds, k + 1)`; kinds = (n, n_c)."""
-    total, own = kinds[:, :1] - 1, kinds[:, 1:] - 1
-    m = np.arange(k + 1)
-    possible = (m <= own) & (k - m <= total - own)
-    log = _log_choose(own, m) + _log_choose(total - own, k - m) - _log_choose(total, np.array([k]))
-    return np.where(possible, np.exp(np.where(possible, log, 0.0)), 0.0)
-
-
-def _log_choose(n: np.ndarray, m: np.ndarray) -> np.ndarray:
-    """Logarithm of the binomial coefficient; meaningless, and masked by the caller, where m > n."""
-    return gammaln(n + 1) - gammaln(m + 1) - gammaln(np.maximum(n - m, 0) + 1)

@@ -26,15 +26,6 @@ from annot_hf.models import measures
 
 MODEL, MARGINAL, CONSENSUS = "model", "marginal", "consensus"
 PARTS = ("items", "raters", "scales", "categories", "ranks")
-OTHER_VOTES = "The systems predict different votes of named raters, so answers of single raters are not compared."
-_FOLD_NOTES = (
-    "Every item is predicted once per repeat, by a model trained without items of its {unit}; the folds of a repeat are "
-    "scored as one. A value is the mean over repeats, ± the standard deviation between them (other folds, other seeds). "
-    "Repeats share their items, so this is no standard error.",
-    "Intervals do not cover the variation from other training data.",
-    "The marginal, where the gap starts, is that of the votes in the training part of an item's fold. It differs only between "
-    "folds, so its entropies are not correlated.",
-)
 # Separates the names of a system and of a run.
 _SEPARATOR = "\x1f"
 
@@ -249,7 +240,7 @@ def evaluate(
         answered, voted, same = measure_raters(keyed, reference)
         found["raters"].append(answered)
         counts |= voted
-        notes += [] if same else [OTHER_VOTES]
+        notes += [] if same else [scoring.NOTES["other_votes"]]
     if "scales" in parts and votes is not None:
         measured, facts = scoring.measure_scales(keyed, rows, votes, reference)
         found["scales"].append(measured)
@@ -282,7 +273,7 @@ def evaluate(
         grouped = np.asarray(grouped, dtype=object)
         counts |= {"unit": unit, "items not tested": int((~tested).sum()), "groups": len(set(grouped[tested]))}
         counts |= count_folds(targets, folds, grouped)
-        notes += [note.format(unit=unit) for note in _FOLD_NOTES]
+        notes += [note.format(unit=unit) for note in scoring.NOTES["folds"]]
     pairs = [(name, against) for name in names if name != against]
     beside = [(name, CONSENSUS) for name in names if lone]
     about = scoring.describe(resamples, len(q), targets.method, pairs, "group" if unit == "item" else unit)

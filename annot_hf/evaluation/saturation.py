@@ -237,10 +237,8 @@ def find_saturation(curve: np.ndarray) -> SaturationFinding:
         there = "is 1 synthetic vote" if count == 1 else f"are {count} synthetic votes"
         why = f"There {there} per item at most, and a curve with three parameters needs at least 4."
     elif top - y.min() < 1e-9:
-        why = (
-            f"The curve is flat at {top:.4f} nats: the synthetic votes on an item are all alike, so one is as good as "
-        )
-        why += f"{count}."
+        alike = f"the synthetic votes on an item are all alike, so one is as good as {count}."
+        why = f"The curve is flat at {top:.4f} nats: {alike}"
     elif y[-1] >= y[0]:
         why = f"The curve does not fall: {y[0]:.4f} nats after 1 vote, {y[-1]:.4f} after {count}; more do not help."
     else:

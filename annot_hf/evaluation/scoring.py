@@ -1,12 +1,13 @@
 """Scores of predicted distributions, further scales and disagreement against the votes, as functions of sums over items."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from annot_hf.data.predictions import Predictions
-from annot_hf.data.questions import Question
+from annot_hf.data.questions import Question, read_yaml
 from annot_hf.data.targets import disagreement, scale_means
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.alignment import FLOOR, Reference, dimensions, expectation, floored
@@ -44,12 +45,7 @@ _MEANS = ("jsd", "cross_entropy", "kl", "tvd", "bhattacharyya")
 FITS = {"ccc": ("CCC", "higher"), "pearson": ("Pearson", "higher"), "rmse": ("RMSE", "lower")}
 # A normal distribution has 95 % of its mass within this many standard deviations.
 NORMAL_95 = 1.96
-REFERENCES = {
-    "soft": "the fractions of the votes",
-    "majority": "the most frequent label of the votes (ties shared), which hides disagreement",
-    "smoothed": "the smoothed fractions of the votes",
-    "kde": "cell masses of the votes' kernel density estimate",
-}
+NOTES = read_yaml(Path(__file__).with_name("notes.yaml").read_text(encoding="utf-8"), "notes.yaml")
 
 
 def item_columns(systems: Arrays, q: np.ndarray, questions: Sequence[Question]) -> dict[str, np.ndarray]:
@@ -208,29 +204,17 @@ def count_classes(p: np.ndarray, q: np.ndarray, support: Sequence[str]) -> list[
 
 def describe(resamples: Resamples, size: int, method: str, pairs: Sequence[tuple[str, str]], unit: str) -> list[str]:
     """Definitions and caveats behind the numbers of `size` items, one or two sentences each; `unit` names a cluster."""
-    units = "item" if resamples.clusters is None else unit
-    count = resamples.cluster_count or size
+    units, count = "item" if resamples.clusters is None else unit, resamples.cluster_count or size
+    said = NOTES["intervals"]
     if not resamples.n or count < 2:
         why = f"there is only {count} {units}" if resamples.n else "no resampling was asked for"
-        interval = f"No intervals: {why}."
+        interval = said["none"].format(why=why)
     else:
-        interval = f"Intervals are 95 % percentile intervals over {resamples.n:,} resamples of {count:,} {units}s."
-        if resamples.clusters is None:
-            interval += (
-                f" Without {unit}s, items count as independent; with several items per {unit}, they are too narrow."
-            )
-        elif count < 10:
-            interval += f" With so few {unit}s, they are rough."
+        interval = said["drawn"].format(resamples=resamples.n, count=count, units=units)
+        if resamples.clusters is None or count < 10:
+            caveat = said["items" if resamples.clusters is None else "few"]
+            interval = caveat.format(drawn=interval, unit=unit)
     compared = f" {pairs[0][0]} - {pairs[0][1]}" if len(pairs) == 1 else ""
-    floor = "An item has few votes, whose entropy is lower than that of opinion, so no model can reach the floor."
-    return [
-        f"One reference for every system: {REFERENCES[method]}, each item counting once.",
-        *([floor] if method == "soft" else []),
-        interval,
-        f"Differences are{compared} on the same resamples (paired).",
-        "JSD is the divergence, not its square root: 0 to ln 2 = 0.693 nats, or 0 to 1 bit.",
-        f"Predicted probabilities are floored at {FLOOR:g} and renormalised for KL and cross-entropy.",
-        "Plurality ties go to the label that comes first in the support. Macro-F1 averages over all labels; a label that is "
-        "neither the plurality of an item nor predicted counts as 0. Average recall is over pluralities only.",
-        "A correlation or CCC with a constant, such as the marginal, counts as 0.",
-    ]
+    reference = NOTES["reference"].format(reference=NOTES["references"][method])
+    measured = [note.format(compared=compared, floor=FLOOR) for note in NOTES["measures"]]
+    return [reference, *([NOTES["soft"]] if method == "soft" else []), interval, *measured]

@@ -13,6 +13,7 @@ from annot_hf.data.synthetic import SYNTHETIC
 from annot_hf.data.targets import winners
 from annot_hf.evaluation.categories import entropy_strata
 from annot_hf.evaluation.resampling import Measured, Resamples
+from annot_hf.evaluation.scoring import NOTES
 from annot_hf.models import measures
 from annot_hf.models.measures import ratio
 
@@ -27,15 +28,7 @@ AGREEMENT_MEASURES = {
     "jsd": ("JSD of the histograms (nats)", "nats", "lower"),
     "accuracy_plurality": ("Accuracy, all people", "0 to 1", "higher"),
 }
-NOTE = (
-    "Accuracy: probability that a vote, of the person left out or synthetic, is the plurality of the other people (tied "
-    "labels share it); all people: the same without leaving one out. Agreement: probability that the vote equals that of "
-    "another person. Kappa: (P - P_e) / (1 - P_e) of agreement, with P_e from the label shares; for people, Fleiss'. Within "
-    "a kind: two different annotators, or two people. Low, mid, high: tertiles of the items by the entropy of human votes, "
-    "with the range in brackets and ties kept together. The same votes define the tertiles, so people agree more in low and "
-    "less in high for that reason alone; only the difference over all items is fair. Entropies of few votes are too low. In "
-    "square brackets: 95 % intervals."
-)
+NOTE = NOTES["synthetic"]
 
 
 @dataclass(frozen=True, eq=False)
