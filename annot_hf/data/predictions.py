@@ -185,10 +185,7 @@ class Predictions:
             check_distributions(self.rater_values, "Predictions' rater answers")
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write predictions.parquet, raters.parquet and predictions.json into `folder`; `load` reads them back.
-
-        Each file appears in one step; predictions.json is the last, with the digests of the others, to detect a mix of runs.
-        """
+        """Write predictions.parquet, raters.parquet and, last, predictions.json with their digests into `folder`."""
         folder = Path(folder)
         try:
             own = {"item", "probs"} <= set(pq.read_schema(folder / TABLES[0]).names)

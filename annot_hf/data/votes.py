@@ -1,8 +1,4 @@
-"""`VoteTable`: one row per vote (item, rater, question, value), as columns of integer codes.
-
-Arrow dictionary-encodes strings once, on input, so a histogram of millions of votes is a single `bincount`. Anonymous votes
-are rows without an annotator; tabulated counts become such rows.
-"""
+"""`VoteTable`: one row per vote (item, rater, question, value), as integer codes, so that histograms are one `bincount`."""
 
 import os
 import warnings
@@ -17,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 
 from annot_hf.data import encoding
-from annot_hf.data.questions import Question, find_question, nearest
+from annot_hf.data.questions import Question, nearest
 
 # The code of a vote on a scale, and of "none of the labels".
 NO_LABEL = -1
@@ -65,7 +61,12 @@ class VoteTable:
 
     def question(self, name: str) -> Question:
         """The question called `name`."""
-        return find_question(self.questions, name)
+        known = {question.name: question for question in self.questions}
+        if name not in known:
+            raise ValueError(
+                f"There is no question {name!r}{nearest(name, known)}; the questions are {', '.join(known)}."
+            )
+        return known[name]
 
     @classmethod
     def from_columns(
@@ -310,10 +311,7 @@ def align_rows(rows: np.ndarray, names: Sequence[str], wanted: Sequence[str]) ->
 def _build(
     questions: tuple[Question, ...], arrays: dict[str, pa.Array], *, duplicates: str, unknown: str, where: str
 ) -> VoteTable:
-    """Encode, check and, on request, drop rows; every VoteTable from user data is made here.
-
-    Values are the columns "text", "numbers" or both.
-    """
+    """Encode, check and, on request, drop rows of user data, whose values are the columns "text", "numbers" or both."""
     encoding.check_choice("duplicates", duplicates, ("error", "first", "keep"), where)
     encoding.check_choice("unknown", unknown, ("error", "drop"), where)
     names = [question.name for question in questions]
@@ -398,8 +396,7 @@ def resolve_values(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Check every value against its own question; gives label codes, ratings and validity, each `(V,)`.
 
-    `words` are the distinct values as text, and `text_codes` `(V,)` index them, -1 for null. `numbers` `(V,)` are the values
-    if they were given as numbers; otherwise scale questions read `words`. With `strict`, a bad value raises.
+    `text_codes` `(V,)` index the distinct `words`, -1 for null; without `numbers` `(V,)`, scale questions read these too.
     """
     length = len(question_codes)
     label_codes = np.full(length, NO_LABEL, dtype=np.int32)
