@@ -53,18 +53,12 @@ CONDITION_KINDS = {
 
 @dataclass(frozen=True)
 class Condition:
-    """An acoustic condition, written `name` or `name:number`.
+    """An acoustic condition, written `name` or `name:number`; one that is not among `CONDITION_KINDS` raises.
 
-    - `clean`: no change.
-    - `noise:DB`: white Gaussian noise at this signal-to-noise ratio (dB) of mean powers over the whole clip, pauses
-      included.
-    - `reverb:S`: a room in which sound decays by 60 dB in S seconds (RT60), at the critical distance, where direct and
-      reverberant sound have equal energy. The response is exponentially decaying Gaussian noise (Polack 1988; Moorer 1979),
-      drawn anew for each clip. The clip keeps its mean power, so the level does not change.
-    - `telephone`: 8 kHz sampling, 300 to 3400 Hz (Butterworth, -3 dB at the edges, 24 dB an octave), G.711 mu-law.
+    - `noise:DB`: white Gaussian noise at this signal-to-noise ratio (dB) of mean powers over the whole clip.
+    - `reverb:S`: exponentially decaying noise of S seconds (RT60), drawn per clip, at the critical distance (Polack 1988).
+    - `telephone`: 8 kHz sampling, 300 to 3400 Hz (Butterworth, 24 dB an octave), G.711 mu-law.
     - `mp3:KBITS`: encoded by LAME at this rate (kbit/s) and decoded again, without the codec's delay.
-
-    `seed` is that of the noise and of the rooms. A name or number that is not among `CONDITION_KINDS` raises.
     """
 
     name: str

@@ -1,7 +1,4 @@
-"""Compare the length that an audio file states with its real length, because libsndfile trusts the header.
-
-A file that ends too early is refused; one that is longer, or states no length, gets a corrected header if possible.
-"""
+"""Refuse audio files that end too early; correct the header of those that are longer than it says, as libsndfile trusts it."""
 
 import io
 import re

@@ -196,10 +196,9 @@ class Predictions:
             check_own(folder, ("predictions.json", *TABLES), marker="predictions.json", keys=("format", "support"))
         folder.mkdir(parents=True, exist_ok=True)
         columns = {"item": pa.array(self.items, pa.string()), "probs": _list_column(self.probs)}
-        if self.consensus is not None:
-            columns["consensus"] = _list_column(self.consensus)
-        if self.scales:
-            columns |= {name: _list_column(getattr(self, name)) for name in SCALE_COLUMNS}
+        for name in ("consensus", *(SCALE_COLUMNS if self.scales else ())):
+            if getattr(self, name) is not None:
+                columns[name] = _list_column(getattr(self, name))
         if self.disagreement is not None:
             columns["disagreement"] = pa.array(self.disagreement)
         raters = {

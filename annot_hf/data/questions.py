@@ -109,8 +109,7 @@ class Question:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready mapping without defaults; `from_dict` reads it back."""
-        stated = {field.name: getattr(self, field.name) for field in fields(self)}
-        stated["labels"] = list(self.labels) or ()
+        stated = vars(self) | {"labels": list(self.labels) or ()}
         return {field.name: stated[field.name] for field in fields(self) if stated[field.name] != field.default}
 
     @classmethod

@@ -35,7 +35,8 @@ def measure_categories(
 ) -> tuple[Measures, dict[str, Any]]:
     """Detailed measures of a category question, and the strata, groups of speakers and residual label behind them."""
     q, support, resamples = reference.q, tuple(reference.targets.support), reference.resamples
-    strata, index = entropy_strata(q, support), find_residual(support, residual)
+    strata, named = entropy_strata(q, support), [str(label).strip().lower() for label in support]
+    index = named.index(residual.lower()) if residual.lower() in named else None
     speakers: list[SpeakerGroup] = []
     measured = measure_strata(systems, q, strata, resamples) | measure_n_best(systems, q, resamples)
     if resamples.cluster_count > 1:
@@ -285,12 +286,6 @@ def expected_confusion(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     """Mean of `p` over the items whose plurality (of `q`) is each label `(K, K)`; NaN rows for labels that never win."""
     won = np.eye(q.shape[1])[q.argmax(axis=1)]
     return ratio(won.T @ p, won.sum(axis=0)[:, None])
-
-
-def find_residual(support: Sequence[str], residual: str = "other") -> int | None:
-    """Index of the residual label, such as "other"; None if there is none."""
-    named = [str(label).strip().lower() for label in support]
-    return named.index(residual.lower()) if residual.lower() in named else None
 
 
 def measure_residual(

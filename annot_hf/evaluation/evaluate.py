@@ -311,11 +311,6 @@ def _key(system: str, run: int) -> str:
     return f"{system}{_SEPARATOR}{run}" if run else system
 
 
-def _system(key: str) -> str:
-    """The system of a run's key."""
-    return key.partition(_SEPARATOR)[0]
-
-
 def _over_runs(batches: Sequence[Mapping[str, Measured]]) -> Measures:
     """Measures of systems from the measures of their runs."""
     found: Measures = {}
@@ -324,7 +319,7 @@ def _over_runs(batches: Sequence[Mapping[str, Measured]]) -> Measures:
         for name, one in batch.items():
             found[name] = one
             for key, values in one.draws.items():
-                draws[name][_system(key)].append(values)
+                draws[name][key.partition(_SEPARATOR)[0]].append(values)
     for name, systems in draws.items():
         mean = {system: np.mean(several, axis=0) for system, several in systems.items()}
         runs = {system: np.array([one[0] for one in each]) for system, each in systems.items() if len(each) > 1}
@@ -369,7 +364,8 @@ def _per_item(reference: Reference, probs: Arrays, columns: Arrays, names: Seque
     table = pd.DataFrame({"item": reference.items, "speaker": reference.speakers, "votes": reference.votes})
     if tuple(names) != (MODEL,):
         for name in names:
-            table[f"jsd_{name}"] = np.mean([columns[f"{key}/jsd"] for key in probs if _system(key) == name], axis=0)
+            own = [columns[f"{key}/jsd"] for key in probs if key.partition(_SEPARATOR)[0] == name]
+            table[f"jsd_{name}"] = np.mean(own, axis=0)
         return table
     p = probs[MODEL]
     table["jsd"], table["jsd_marginal"] = columns["model/jsd"], columns["marginal/jsd"]

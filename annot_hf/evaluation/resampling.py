@@ -1,7 +1,4 @@
-"""Confidence intervals by resampling whole speakers (or items), as one matrix product (Field & Welsh 2007).
-
-Nearly every measure is a function of sums over items, so the sums of a resample are `multiplicities @ per-speaker sums`.
-"""
+"""Confidence intervals by resampling speakers (or items): sums of resamples are one matrix product (Field & Welsh 2007)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace

@@ -1,7 +1,4 @@
-"""Cross-correlation saliency: which layer of a trunk correlates most with opinion, in one pass over the items.
-
-arXiv 2503.22711 does not print its formula, so both are our choice; "penalised" is in the spirit of arXiv 2312.16180.
-"""
+"""Which layer of a trunk correlates most with opinion, by our choice of formula: arXiv 2503.22711 does not print its own."""
 
 from dataclasses import dataclass
 from typing import Any

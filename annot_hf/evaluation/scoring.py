@@ -13,17 +13,6 @@ from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.alignment import FLOOR, Reference, dimensions, expectation, floored
 from annot_hf.evaluation.resampling import Arrays, Measured, Measures, Resamples
 from annot_hf.models import measures
-from annot_hf.models.measures import (
-    accuracy_of,
-    ccc_of,
-    class_counts,
-    f1_of,
-    macro_f1_of,
-    moments,
-    pearson_of,
-    ratio,
-    uar_of,
-)
 
 # Title, unit, better direction.
 ITEM_MEASURES: dict[str, tuple[str, str, str]] = {
@@ -59,13 +48,13 @@ def item_columns(systems: Arrays, q: np.ndarray, questions: Sequence[Question]) 
             "kl": measures.kl(q, safe),
             "tvd": measures.tvd(p, q),
             "bhattacharyya": measures.bhattacharyya(p, q),
-            "entropies": moments(_entropies(p), _entropies(q)),
-            "classes": class_counts(p.argmax(axis=1), q.argmax(axis=1), p.shape[1]),
+            "entropies": measures.moments(_entropies(p), _entropies(q)),
+            "classes": measures.class_counts(p.argmax(axis=1), q.argmax(axis=1), p.shape[1]),
         }
         if questions[0].is_scale:
             pairs = zip(questions, dimensions(p, questions), dimensions(q, questions), strict=True)
             for question, one_p, one_q in pairs:
-                own[f"expectation_{question.name}"] = moments(expectation(one_p), expectation(one_q))
+                own[f"expectation_{question.name}"] = measures.moments(expectation(one_p), expectation(one_q))
                 own[f"jsd_{question.name}"] = measures.jsd(one_p, one_q)
                 own[f"kl_{question.name}"] = measures.kl(one_q, floored(one_p))
         columns |= {f"{system}/{name}": column for name, column in own.items()}
@@ -94,20 +83,24 @@ def _statistics(means: Arrays, system: str, questions: Sequence[Question]) -> di
     """Measures `(1 + B,)` of one system from the means of its columns."""
     own = {name.removeprefix(f"{system}/"): mean for name, mean in means.items() if name.startswith(f"{system}/")}
     out = {name: own[name] for name in _MEANS} | {"jsd_bits": own["jsd"] / np.log(2)}
-    out["entropy_correlation"] = pearson_of(own["entropies"])
+    out["entropy_correlation"] = measures.pearson_of(own["entropies"])
     counts = own["classes"]
-    out |= {"accuracy": accuracy_of(counts), "macro_f1": macro_f1_of(counts), "uar": uar_of(counts)}
+    out |= {
+        "accuracy": measures.accuracy_of(counts),
+        "macro_f1": measures.macro_f1_of(counts),
+        "uar": measures.uar_of(counts),
+    }
     # Cross-entropy minus the votes' entropy is KL, so the closed gap is 1 - KL(model) / KL(marginal).
     # Without a gap, the marginal explains the votes.
     gap = np.where(means["marginal/kl"] > 1e-6, means["marginal/kl"], 0.0)
-    out["gap_closed"] = 100 * (1 - ratio(own["kl"], gap))
+    out["gap_closed"] = 100 * (1 - measures.ratio(own["kl"], gap))
     if system != "marginal":
         out["vote_entropy"] = means["vote_entropy"]
     for name in [question.name for question in questions if question.is_scale]:
-        out[f"ccc_{name}"] = ccc_of(own[f"expectation_{name}"])
+        out[f"ccc_{name}"] = measures.ccc_of(own[f"expectation_{name}"])
         if len(questions) > 1:
             out[f"jsd_{name}"] = own[f"jsd_{name}"]
-            out[f"gap_closed_{name}"] = 100 * (1 - ratio(own[f"kl_{name}"], means[f"marginal/kl_{name}"]))
+            out[f"gap_closed_{name}"] = 100 * (1 - measures.ratio(own[f"kl_{name}"], means[f"marginal/kl_{name}"]))
     return out
 
 
@@ -185,8 +178,8 @@ def _measure_fits(true: np.ndarray, systems: Arrays, resamples: Resamples, of_wh
 
 def count_classes(p: np.ndarray, q: np.ndarray, support: Sequence[str]) -> list[dict[str, Any]]:
     """A row per label of `p` and `q` `(n, K)`; precision and recall are None if no item is predicted or true."""
-    hits, predicted, true = counts = class_counts(p.argmax(axis=1), q.argmax(axis=1), len(support)).sum(axis=0)
-    precision, recall, f1 = ratio(hits, predicted), ratio(hits, true), f1_of(counts)
+    hits, predicted, true = counts = measures.class_counts(p.argmax(axis=1), q.argmax(axis=1), len(support)).sum(axis=0)
+    precision, recall, f1 = measures.ratio(hits, predicted), measures.ratio(hits, true), measures.f1_of(counts)
     return [
         {
             "label": label,
