@@ -73,9 +73,8 @@ def agreement(votes: VoteTable, question: str, *, level: Level | None = None) ->
         raise ValueError(f"Question {question!r} has unordered labels; level {level!r} needs a scale: use 'nominal'.")
     rows = votes.rows_of(question)
     items, raters = votes.item_codes[rows], votes.annotator_codes[rows]
-    cohen = cohen_kappa(votes, question)
-    common = {"question": question, "cohen_kappa": _or_none(cohen.kappa)}
-    common |= {"rater_pairs": cohen.pairs, "undefined_pairs": cohen.undefined_pairs}
+    kappa, pairs, undefined = cohen_kappa(votes, question)
+    common = {"question": question, "cohen_kappa": _or_none(kappa), "rater_pairs": pairs, "undefined_pairs": undefined}
     common |= {"items": len(np.unique(items)), "votes": len(items), "annotators": len(np.unique(raters[raters >= 0]))}
     if asked.multiple:
         named = pd.DataFrame({"item": items, "rater": raters})[raters >= 0].drop_duplicates()
@@ -99,17 +98,8 @@ def agreement(votes: VoteTable, question: str, *, level: Level | None = None) ->
     )
 
 
-@dataclass(frozen=True)
-class CohenKappa:
-    """Mean kappa over the `pairs` of raters that share an item, in [-1, 1], without `undefined_pairs`; NaN without any."""
-
-    kappa: float
-    pairs: int
-    undefined_pairs: int
-
-
-def cohen_kappa(votes: VoteTable, question: str) -> CohenKappa:
-    """Unweighted Cohen's kappa: mean over pairs of named raters, weighted by the items that a pair shares.
+def cohen_kappa(votes: VoteTable, question: str) -> tuple[float, int, int]:
+    """Mean unweighted kappa over pairs of named raters, weighted by their shared items; the pairs, and those without a kappa.
 
     (p_o - p_e) / (1 - p_e) (Cohen 1960), from a rater's first answers; only equal ones agree. A pair that shares one item, or
     always gave one answer, has none. Each label of a multi-select question is a yes/no question; the mean is over labels.
@@ -142,7 +132,7 @@ def cohen_kappa(votes: VoteTable, question: str) -> CohenKappa:
         defined |= known
         if known.any():
             means.append(np.average(kappas[known], weights=shared[known]))
-    return CohenKappa(float(np.mean(means)) if means else float("nan"), len(names), int((~defined).sum()))
+    return float(np.mean(means)) if means else float("nan"), len(names), int((~defined).sum())
 
 
 def _kappas(pair: np.ndarray, shared: np.ndarray, left: np.ndarray, right: np.ndarray) -> np.ndarray:

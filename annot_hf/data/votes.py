@@ -272,16 +272,15 @@ class VoteTable:
             raise ValueError(
                 f"mask has type {keep.dtype} and shape {keep.shape}; give one boolean per vote ({len(self)})."
             )
-        if items is not None:
-            keep &= pd.Index(self.items, dtype=object).isin(list(items))[self.item_codes]
+        named = ((items, self.items, self.item_codes), (annotators, self.annotators, self.annotator_codes))
+        for wanted, names, codes in named:
+            if wanted is not None:
+                # Code -1 reads the last place.
+                keep &= np.append(pd.Index(names, dtype=object).isin(list(wanted)), False)[codes]
         kept_questions = self.questions
         if questions is not None:
             kept_questions = tuple(self.question(name) for name in questions)
             keep &= np.isin(self.question_codes, [self.questions.index(question) for question in kept_questions])
-        if annotators is not None:
-            wanted = pd.Index(self.annotators, dtype=object).isin(list(annotators))
-            # Code -1 reads the last place.
-            keep &= np.append(wanted, False)[self.annotator_codes]
         position = {question.name: index for index, question in enumerate(kept_questions)}
         recode = np.array([position.get(question.name, -1) for question in self.questions], dtype=np.int16)
         item_codes, used_items = encoding.compact(self.item_codes[keep], self.items)
