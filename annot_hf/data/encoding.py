@@ -291,7 +291,7 @@ def csv_batches(
 ) -> Iterator[dict[str, pa.Array]]:
     """Stream a CSV file as text columns, one block at a time, with `row`, the row in the file (header: 1).
 
-    It may be compressed (`.gz`) or tab-separated (`.tsv`); the first of `headers` that it has is read, with `further` all columns.
+    It may be compressed (`.gz`) or tab-separated (`.tsv`); `further` reads more than the first of `headers` that it has.
     """
     suffixes = Path(path).suffixes
     separator = "\t" if ".tsv" in suffixes else ","
