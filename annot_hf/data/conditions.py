@@ -55,6 +55,7 @@ CONDITION_KINDS = {
 class Condition:
     """An acoustic condition, written `name` or `name:number`; one that is not among `CONDITION_KINDS` raises.
 
+    - `clean`: no change.
     - `noise:DB`: white Gaussian noise at this signal-to-noise ratio (dB) of mean powers over the whole clip.
     - `reverb:S`: exponentially decaying noise of S seconds (RT60), drawn per clip, at the critical distance (Polack 1988).
     - `telephone`: 8 kHz sampling, 300 to 3400 Hz (Butterworth, 24 dB an octave), G.711 mu-law.
