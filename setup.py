@@ -56,6 +56,7 @@ setup(
         "annot_hf": [
             "py.typed",
             "*.pyi",
+            "evaluation/*.yaml",
             "recipes/*.yaml",
             "recipes/accelerate/*.yaml",
             "templates/*.j2",

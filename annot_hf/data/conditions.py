@@ -1,8 +1,6 @@
-"""Alter decoded clips: acoustic conditions that training did not see, and random changes of pitch and tempo in training.
+"""Alter decoded clips `(time,)`: acoustic conditions that training did not see, and random changes of pitch and tempo.
 
-audiomentations (extra `conditions`), libsndfile and soxr process the signal. This module chooses the settings and levels,
-and makes a clip's randomness depend on its own name only. A condition keeps length, sampling rate and timing. Samples are
-`(time,)`, float32, and may exceed full scale (1), so nothing is clipped. Silence stays silence.
+A clip's randomness depends on its own name only. Samples are float32 and may exceed full scale (1); silence stays silence.
 """
 
 import hashlib
@@ -55,18 +53,13 @@ CONDITION_KINDS = {
 
 @dataclass(frozen=True)
 class Condition:
-    """An acoustic condition, written `name` or `name:number`.
+    """An acoustic condition, written `name` or `name:number`; one that is not among `CONDITION_KINDS` raises.
 
     - `clean`: no change.
-    - `noise:DB`: white Gaussian noise at this signal-to-noise ratio (dB) of mean powers over the whole clip, pauses
-      included.
-    - `reverb:S`: a room in which sound decays by 60 dB in S seconds (RT60), at the critical distance, where direct and
-      reverberant sound have equal energy. The response is exponentially decaying Gaussian noise (Polack 1988; Moorer 1979),
-      drawn anew for each clip. The clip keeps its mean power, so the level does not change.
-    - `telephone`: 8 kHz sampling, 300 to 3400 Hz (Butterworth, -3 dB at the edges, 24 dB an octave), G.711 mu-law.
+    - `noise:DB`: white Gaussian noise at this signal-to-noise ratio (dB) of mean powers over the whole clip.
+    - `reverb:S`: exponentially decaying noise of S seconds (RT60), drawn per clip, at the critical distance (Polack 1988).
+    - `telephone`: 8 kHz sampling, 300 to 3400 Hz (Butterworth, 24 dB an octave), G.711 mu-law.
     - `mp3:KBITS`: encoded by LAME at this rate (kbit/s) and decoded again, without the codec's delay.
-
-    `seed` is that of the noise and of the rooms. A name or number that is not among `CONDITION_KINDS` raises.
     """
 
     name: str
@@ -231,15 +224,14 @@ SEMITONES = 1.0
 TEMPO = (0.95, 1.05)
 # Length (s) of the library's analysis window, which would fade the ends of a clip.
 _WINDOW_SECONDS = 0.12
+_NEEDED = "perturb_share needs"
 
 
 @dataclass(frozen=True)
 class Perturbation:
-    """Random pitch shift or tempo change, at most one each time a clip is read (arXiv 2601.14620).
+    """Random pitch shift (up to a semitone) or tempo change (0.95 to 1.05), uniform (arXiv 2601.14620).
 
-    As in the authors' code, one of three is drawn with probability `share`: a pitch shift of up to a semitone, a tempo of 0.95
-    to 1.05, or no change. So 0.3 changes the pitch of one clip in ten, the tempo of one in ten, and leaves eight unchanged.
-    Both are uniform; for the pitch this is our choice, because the paper only says "±1 semitone".
+    As in the authors' code, one of three is drawn with probability `share`: a shift, a tempo, or no change.
     """
 
     share: float
@@ -274,35 +266,27 @@ def make_perturbation(share: float, seed: int) -> Perturbation | None:
     if not share:
         return None
     # Fail now, not hours later in a worker.
-    _library()
+    load_audiomentations(_NEEDED)
     return perturbation
 
 
 def shift_pitch(wave: np.ndarray, sampling_rate: int, semitones: float) -> np.ndarray:
     """The clip at a higher (or lower, below 0) pitch, by -24 to 24 semitones, formants included, with its length kept."""
-    return _altered(_library().PitchShift(semitones, semitones, p=1.0), wave, sampling_rate, 1.0)
+    return _altered(load_audiomentations(_NEEDED).PitchShift(semitones, semitones, p=1.0), wave, sampling_rate, 1.0)
 
 
 def change_tempo(wave: np.ndarray, sampling_rate: int, tempo: float) -> np.ndarray:
     """The clip faster (or slower, below 1), 0.1 to 10 times, at its own pitch: `(time / tempo,)`, rounded, at least one."""
-    transform = _library().TimeStretch(tempo, tempo, leave_length_unchanged=False, p=1.0)
+    transform = load_audiomentations(_NEEDED).TimeStretch(tempo, tempo, leave_length_unchanged=False, p=1.0)
     return _altered(transform, wave, sampling_rate, tempo)
 
 
 def _altered(transform: Any, wave: np.ndarray, sampling_rate: int, tempo: float) -> np.ndarray:
-    """Apply the transform to the clip between two stretches of silence, and remove these.
-
-    Its method, Signalsmith Stretch, is about as fast as librosa's phase vocoder (20 ms for 10 s at 16 kHz), and keeps at least
-    93 % of the amplitude of noise (against 65 %) and the time of a click (to 0.7 ms, against 21). The pitch error is 2 cents
-    for a voice and 21 for a low tone.
-    """
+    """Apply the transform to the clip between two stretches of silence, and remove these."""
+    # Signalsmith Stretch is as fast as librosa's phase vocoder, and keeps amplitudes (93 % against 65) and times better.
     silence = int(np.ceil(_WINDOW_SECONDS * sampling_rate))
     # The library asks its generators whether to act, although nothing is random here.
     with seeded(0):
         out = transform(np.pad(wave, silence), sampling_rate)
     start = round(silence / tempo)
     return out[start : start + max(1, round(len(wave) / tempo))]
-
-
-def _library() -> ModuleType:
-    return load_audiomentations("perturb_share needs")

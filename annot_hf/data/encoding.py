@@ -5,7 +5,6 @@ import csv
 import gzip
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -62,10 +61,9 @@ def as_frame(values: Any) -> Any:
 
 
 def by_name(values: Any, axes: Sequence[Sequence[str] | None], what: str) -> Any:
-    """Put values with named rows or columns into the wanted order; an array has no names and is returned unchanged.
+    """Put values with named rows or columns into the order of the names `axes`; an array has no names and stays.
 
-    `axes` are the wanted names along each axis, or None if names do not matter; if they are a series, rows with its index fit
-    too. Raises if the names differ from these, or are only row numbers in another order.
+    An axis is None if its names do not matter; if it is a series, rows with its index fit too.
     """
     values = as_frame(values)
     if not isinstance(values, pd.DataFrame | pd.Series):
@@ -291,10 +289,9 @@ def compact(codes: np.ndarray, words: np.ndarray) -> tuple[np.ndarray, np.ndarra
 def csv_batches(
     path: str | os.PathLike, *headers: Sequence[str], further: bool = False
 ) -> Iterator[dict[str, pa.Array]]:
-    """Stream a CSV file as text columns, uninterpreted, one block at a time, with `row`, the row in the file (header: 1).
+    """Stream a CSV file as text columns, one block at a time, with `row`, the row in the file (header: 1).
 
-    The file is UTF-8 with one header row, and may be compressed (`.gz`) or tab-separated (`.tsv`). `headers` are alternative
-    sets of column names; the first set that the file has is read, and with `further` all other columns too.
+    It may be compressed (`.gz`) or tab-separated (`.tsv`); `further` reads more than the first of `headers` that it has.
     """
     suffixes = Path(path).suffixes
     separator = "\t" if ".tsv" in suffixes else ","
@@ -343,24 +340,6 @@ def _text_batches(
     except (pa.ArrowInvalid, OSError) as error:
         # OSError comes from a truncated compressed file.
         raise ValueError(f"{path}: not a readable file ({error}); restore the upstream file.") from None
-
-
-def json_entries(path: str | os.PathLike) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Stream name and value of each entry of a JSON object of objects; numbers become text."""
-    decoder = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str)
-    between = re.compile(r"[\s,:]*")
-    try:
-        text = Path(path).read_text("utf-8-sig")
-        place = between.match(text, text.index("{") + 1).end()
-        while text[place] != "}":
-            name, place = decoder.raw_decode(text, place)
-            value, place = decoder.raw_decode(text, between.match(text, place).end())
-            if not isinstance(name, str) or not isinstance(value, dict):
-                raise ValueError(f"the entry {name!r:.100} is not an object")
-            yield name, value
-            place = between.match(text, place).end()
-    except (ValueError, IndexError) as error:
-        raise ValueError(f"{path}: not a JSON object of objects ({error}); restore the upstream file.") from None
 
 
 def refuse_row(path: str | os.PathLike, rows: Any, what: str, values: Any, bad: Any, rule: str) -> None:

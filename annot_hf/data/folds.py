@@ -31,10 +31,7 @@ class Fold:
 
 
 def group_items(about: pd.DataFrame, items: Sequence[str], column: str = "") -> tuple[str, np.ndarray]:
-    """The column of `about` (one row an item) that groups the items, and the group of each item `(N,)`.
-
-    The column "item" is for no groups; when empty, it is the first of `GROUP_COLUMNS` with any values.
-    """
+    """The column of `about`, by default the first of `GROUP_COLUMNS` with any values, and the group of each item `(N,)`."""
     rows = about.set_index("item", drop=False).loc[list(items)]
     if not column:
         column = next(name for name in GROUP_COLUMNS if name in rows and rows[name].notna().any())
@@ -82,13 +79,10 @@ def make_folds(
     seed: int = 0,
     unit: str = "group",
 ) -> Iterator[Fold]:
-    """All folds of all repeats: each item is tested once per repeat, and each group is in one part of a fold.
+    """All folds of all repeats: each item is tested once per repeat, and each group `(N,)` is in one part of a fold.
 
-    Groups are assigned at random within ranks of size: the `folds` largest go to one fold each, then the next largest. So
-    the sizes of two folds differ by at most the size of the largest group. The usual greedy assignment (largest group into
-    the smallest fold) has the same bound, but gives the same folds in every repeat if group sizes differ. Of the items left
-    for training, whole groups are set aside for validation, in random order until the share `validation` is closest.
-    `groups` `(N,)` is the group of each item, and `unit` the name of a group in messages.
+    Groups are assigned at random within ranks of size, so the sizes of two folds differ by at most the largest group. Of the
+    others, whole groups are set aside until the share `validation` is closest. `unit` names a group in messages.
     """
     check_division(folds, repeats, validation)
     names, code = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
@@ -103,7 +97,13 @@ def make_folds(
     sizes, divided = np.bincount(code), []
     for repeat in range(repeats):
         generator = np.random.default_rng([seed, repeat])
-        fold_of = _deal(sizes, folds, generator)
+        # The usual greedy assignment would give the same folds in every repeat if group sizes differ.
+        shuffled = generator.permutation(len(sizes))
+        ranked = shuffled[np.argsort(-sizes[shuffled], kind="stable")]
+        fold_of = np.empty(len(sizes), dtype=np.int64)
+        for start in range(0, len(ranked), folds):
+            rank = ranked[start : start + folds]
+            fold_of[rank] = generator.permutation(folds)[: len(rank)]
         for number in range(folds):
             part = np.where(fold_of == number, "test", "train").astype(object)
             order = generator.permutation(np.flatnonzero(fold_of != number))
@@ -112,17 +112,6 @@ def make_folds(
             part[order[: int(np.argmin(abs(held[:-1] - validation * held[-1]))) + 1]] = "validation"
             divided.append(Fold(repeat, number, part[code]))
     return iter(divided)
-
-
-def _deal(sizes: np.ndarray, folds: int, generator: np.random.Generator) -> np.ndarray:
-    """Fold of each group `(G,)`."""
-    shuffled = generator.permutation(len(sizes))
-    ranked = shuffled[np.argsort(-sizes[shuffled], kind="stable")]
-    fold_of = np.empty(len(sizes), dtype=np.int64)
-    for start in range(0, len(ranked), folds):
-        rank = ranked[start : start + folds]
-        fold_of[rank] = generator.permutation(folds)[: len(rank)]
-    return fold_of
 
 
 def fold_marginals(targets: Targets, folds: Sequence[Fold]) -> list[np.ndarray]:
@@ -134,11 +123,9 @@ def fold_marginals(targets: Targets, folds: Sequence[Fold]) -> list[np.ndarray]:
 
 
 def count_folds(targets: Targets, folds: Sequence[Fold], groups: np.ndarray) -> dict[str, Any]:
-    """Facts on the folds that a reader of the results needs.
+    """Facts on the folds for readers of the results: `partitions`, how many repeats divide the items differently; `folds`.
 
-    `partitions`: how many repeats divide the items differently. `folds`: for each fold its repeat and number, the items and
-    groups of each part, `labels_without_votes` and `labels_that_win_no_item` in the training part (of a category question),
-    and the named raters of the test part that the training part lacks, with their answers.
+    A fold has the items and groups of its parts, and the labels and raters of the test part that its training part lacks.
     """
     scale, labels = targets.questions[0].is_scale, np.array(targets.support, dtype=object)
     # All labels of a tie win.

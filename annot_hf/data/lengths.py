@@ -1,8 +1,4 @@
-"""Compare the length that an audio file states with its real length, because libsndfile trusts the header.
-
-A file that ends before its stated end is refused. A file that is longer than stated, or states no length, gets a corrected
-header; if that is not possible, it is refused too.
-"""
+"""Refuse audio files that end too early; correct the header of those that are longer than it says, as libsndfile trusts it."""
 
 import io
 import re
@@ -209,11 +205,8 @@ def _tags(data: bytes, at: int = 0) -> int:
 
 
 def _mp3(name: str, data: bytes, at: int) -> BinaryIO:
-    """An MPEG layer III stream with an info frame that states the number of frames.
-
-    Without an info frame, libsndfile guesses from the bit rate of the first frame, and it trusts a wrong one. If the file has
-    no name, it recognises the format only by a tag.
-    """
+    """An MPEG layer III stream with an info frame that states the number of frames and a tag that names the format."""
+    # Without an info frame, libsndfile guesses from the first frame's bit rate, and it trusts a wrong one.
     frames: list[bytes] = []
     while (start := _next_frame(data, _tags(data, at))) >= 0:
         between = data[at:start].lstrip(b"\0")

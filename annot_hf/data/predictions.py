@@ -185,10 +185,7 @@ class Predictions:
             check_distributions(self.rater_values, "Predictions' rater answers")
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write predictions.parquet, raters.parquet and predictions.json into `folder`; `load` reads them back.
-
-        Each file appears in one step; predictions.json is the last, with the digests of the others, to detect a mix of runs.
-        """
+        """Write predictions.parquet, raters.parquet and, last, predictions.json with their digests into `folder`."""
         folder = Path(folder)
         try:
             own = {"item", "probs"} <= set(pq.read_schema(folder / TABLES[0]).names)
@@ -199,10 +196,9 @@ class Predictions:
             check_own(folder, ("predictions.json", *TABLES), marker="predictions.json", keys=("format", "support"))
         folder.mkdir(parents=True, exist_ok=True)
         columns = {"item": pa.array(self.items, pa.string()), "probs": _list_column(self.probs)}
-        if self.consensus is not None:
-            columns["consensus"] = _list_column(self.consensus)
-        if self.scales:
-            columns |= {name: _list_column(getattr(self, name)) for name in SCALE_COLUMNS}
+        for name in ("consensus", *(SCALE_COLUMNS if self.scales else ())):
+            if getattr(self, name) is not None:
+                columns[name] = _list_column(getattr(self, name))
         if self.disagreement is not None:
             columns["disagreement"] = pa.array(self.disagreement)
         raters = {

@@ -1,13 +1,10 @@
-"""What raters were asked, and the texts around it: near names, strict YAML, and what no output may show.
-
-The command line needs these texts before numpy is loaded, so nothing heavy is imported here.
-"""
+"""What raters were asked, and the texts around it; the command line needs these before anything heavy is loaded."""
 
 import difflib
 import re
 import sys
 import unicodedata
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
@@ -112,8 +109,7 @@ class Question:
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready mapping without defaults; `from_dict` reads it back."""
-        stated = {field.name: getattr(self, field.name) for field in fields(self)}
-        stated["labels"] = list(self.labels) or ()
+        stated = vars(self) | {"labels": list(self.labels) or ()}
         return {field.name: stated[field.name] for field in fields(self) if stated[field.name] != field.default}
 
     @classmethod
@@ -126,15 +122,6 @@ class Question:
                     f"A question has no field {key!r}{nearest(key, known)}; the fields are {', '.join(known)}."
                 )
         return cls(**values)
-
-
-def find_question(questions: Sequence[Question], name: str) -> Question:
-    """The question called `name`; raises with the known names."""
-    for question in questions:
-        if question.name == name:
-            return question
-    names = [question.name for question in questions]
-    raise ValueError(f"There is no question {name!r}{nearest(name, names)}; the questions are {', '.join(names)}.")
 
 
 def nearest(word: str, known: Iterable[str]) -> str:

@@ -47,10 +47,9 @@ class TargetOptions:
 
 @dataclass(frozen=True, eq=False)
 class Ratings:
-    """The answers of named raters, one row per item and rater.
+    """The answers of named raters, one row per item and rater: `item` `(P,)`, ascending, and `annotator` `(P,)` index these.
 
-    `item` `(P,)`, ascending, and `annotator` `(P,)` index items and raters. `value` is, for scale questions, on [-1, 1]
-    `(P, D)`, NaN where one dimension was not rated; for a category question, label codes `(P, 1)`.
+    `value` is, for scales, on [-1, 1] `(P, D)`, NaN where one is not rated; for a category question, label codes `(P, 1)`.
     """
 
     item: np.ndarray
@@ -225,11 +224,9 @@ def make_targets(
 
 
 def secondary_votes(votes: VoteTable, question: str) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Secondary votes `(N, K)`; each rater has a mass of 1 per item. Also, by reason, those left out per item `(N,)`.
+    """Secondary votes `(N, K)`, S_c = sum over raters r of 1[c in S_r] / |S_r|, and those left out per item `(N,)`, by reason.
 
-    S_c = sum over raters r of 1[c in S_r] / |S_r| (arXiv 2606.27536), where S_r are the secondary labels of r, possibly the
-    primary one too. Labels outside `question` are left out first, so a rater without other labels, or with "none of them",
-    contributes nothing. With weights, a label gets the weight of its vote over |S_r|.
+    S_r are the labels of r within `question` (arXiv 2606.27536); with weights, a label gets that of its vote over |S_r|.
     """
     asked = votes.question(question)
     found = [one for one in votes.questions if one.secondary_to == question]
@@ -278,13 +275,11 @@ def merge_votes(primary: np.ndarray, secondary: np.ndarray, primary_weight: floa
 def winners(
     masses: np.ndarray, counts: np.ndarray, support: Sequence[str], ties: Ties, seeds: np.ndarray | None = None
 ) -> np.ndarray:
-    """Put all mass on the label with the largest mass `(N, K)`; masses that differ by 1e-9 or less are equal.
+    """Put all mass on the label with the largest mass `(N, K)`; masses that differ by 1e-9 or less are tied.
 
-    "share": tied labels share the mass equally. "draw": one of them, drawn by the item's seed of `seeds` `(N,)`, gets it all.
-    "other": an item without a single winner gets the label "other". "guarded": "neutral" wins with 2 or more primary votes
-    (`counts` `(N, K)`), a mass of .35 or more and a lead of .10 or more over every other label; otherwise the best other
-    label wins, the alphabetically last one of ties. If no other label has any mass, "neutral" keeps its mass; the published
-    rule (the last two are from arXiv 2606.27536) does not cover this case.
+    "share" shares the mass among tied labels; "draw" draws one by the item's seed `(N,)`; "other" gives it to "other".
+    "guarded": "neutral" wins only with 2 primary votes (`counts` `(N, K)`), a mass of .35 and a lead of .10 over every other
+    label, else the best other label, the alphabetically last one of ties (the last two are from arXiv 2606.27536).
     """
     tied = masses >= masses.max(1, keepdims=True) - _MASS_SLACK
     if ties == "share":
@@ -306,6 +301,7 @@ def winners(
         best = rest.max(1)
         rank = np.argsort(np.argsort(support))
         winner = np.where(rest >= best[:, None] - _MASS_SLACK, rank, -1).argmax(1)
+        # The published rule does not cover items where no other label has any mass.
         enough = masses[:, special] >= np.maximum(GUARD_MASS, best + GUARD_MARGIN) - _MASS_SLACK
         winner[(enough & (counts[:, special] >= GUARD_VOTES - _MASS_SLACK)) | (best <= _MASS_SLACK)] = special
     return np.eye(len(support))[winner]
@@ -343,10 +339,7 @@ def _answers(votes: VoteTable, names: Sequence[str]) -> tuple[Ratings, np.ndarra
 
 
 def scale_answers(votes: VoteTable, questions: Sequence[str]) -> Ratings:
-    """All answers to one or two scale questions on [-1, 1]; two are joined per item and rater, NaN where one is missing.
-
-    Repeated answers of a rater are averaged; of a single question with anonymous answers, every answer counts instead.
-    """
+    """All answers to one or two scale questions on [-1, 1], joined per item and rater; repeated answers are averaged."""
     parts = []
     for name in questions:
         rows = votes.rows_of(name)
@@ -367,10 +360,7 @@ def scale_answers(votes: VoteTable, questions: Sequence[str]) -> Ratings:
 
 
 def scale_means(votes: VoteTable, questions: str | Sequence[str], items: Sequence[str]) -> np.ndarray:
-    """Point targets `(N, D)` on [-1, 1]: mean ratings of `items` on D scale questions; NaN for items without ratings.
-
-    Repeated answers of a rater are averaged first; an anonymous answer counts as a rater. Weights apply to raters.
-    """
+    """Point targets `(N, D)` on [-1, 1]: weighted mean of raters' mean ratings of `items`; NaN for items without ratings."""
     names = (questions,) if isinstance(questions, str) else tuple(questions)
     means = np.full((len(items), len(names)), np.nan)
     for column, name in enumerate(names):
@@ -393,10 +383,8 @@ def disagreement(
 ) -> np.ndarray:
     """How far the raters of each item disagree: `(N,)` in [0, 1], NaN for items with fewer than two votes.
 
-    `kind` is "entropy": that of the vote fractions over ln K, for K labels. "deviation": population standard deviation of the
-    answers on [-1, 1], averaged over two scales; the labels of a category count as equal steps, so use it only for ordered
-    labels. "variance": that of the votes on each label of a category, summed over labels: 1 - sum of squared vote fractions
-    (for two labels, twice that of Davani et al. 2022).
+    "entropy" is over ln K. "deviation" is the population one on [-1, 1], averaged over two scales, with labels as equal steps.
+    "variance" is 1 - sum of squared vote fractions (for two labels, twice that of Davani et al. 2022).
     """
     check_choice("disagreement", kind, get_args(Disagreement), "targets")
     names = (questions,) if isinstance(questions, str) else tuple(questions)

@@ -1,8 +1,4 @@
-"""`VoteTable`: one row per vote (item, rater, question, value), as columns of integer codes.
-
-Arrow dictionary-encodes strings once, on input, so a histogram of millions of votes is a single `bincount`. Anonymous votes
-are rows without an annotator; tabulated counts become such rows.
-"""
+"""`VoteTable`: one row per vote (item, rater, question, value), as integer codes, so that histograms are one `bincount`."""
 
 import os
 import warnings
@@ -17,7 +13,7 @@ import pandas as pd
 import pyarrow as pa
 
 from annot_hf.data import encoding
-from annot_hf.data.questions import Question, find_question, nearest
+from annot_hf.data.questions import Question, nearest
 
 # The code of a vote on a scale, and of "none of the labels".
 NO_LABEL = -1
@@ -65,7 +61,12 @@ class VoteTable:
 
     def question(self, name: str) -> Question:
         """The question called `name`."""
-        return find_question(self.questions, name)
+        known = {question.name: question for question in self.questions}
+        if name not in known:
+            raise ValueError(
+                f"There is no question {name!r}{nearest(name, known)}; the questions are {', '.join(known)}."
+            )
+        return known[name]
 
     @classmethod
     def from_columns(
@@ -271,16 +272,15 @@ class VoteTable:
             raise ValueError(
                 f"mask has type {keep.dtype} and shape {keep.shape}; give one boolean per vote ({len(self)})."
             )
-        if items is not None:
-            keep &= pd.Index(self.items, dtype=object).isin(list(items))[self.item_codes]
+        named = ((items, self.items, self.item_codes), (annotators, self.annotators, self.annotator_codes))
+        for wanted, names, codes in named:
+            if wanted is not None:
+                # Code -1 reads the last place.
+                keep &= np.append(pd.Index(names, dtype=object).isin(list(wanted)), False)[codes]
         kept_questions = self.questions
         if questions is not None:
             kept_questions = tuple(self.question(name) for name in questions)
             keep &= np.isin(self.question_codes, [self.questions.index(question) for question in kept_questions])
-        if annotators is not None:
-            wanted = pd.Index(self.annotators, dtype=object).isin(list(annotators))
-            # Code -1 reads the last place.
-            keep &= np.append(wanted, False)[self.annotator_codes]
         position = {question.name: index for index, question in enumerate(kept_questions)}
         recode = np.array([position.get(question.name, -1) for question in self.questions], dtype=np.int16)
         item_codes, used_items = encoding.compact(self.item_codes[keep], self.items)
@@ -310,10 +310,7 @@ def align_rows(rows: np.ndarray, names: Sequence[str], wanted: Sequence[str]) ->
 def _build(
     questions: tuple[Question, ...], arrays: dict[str, pa.Array], *, duplicates: str, unknown: str, where: str
 ) -> VoteTable:
-    """Encode, check and, on request, drop rows; every VoteTable from user data is made here.
-
-    Values are the columns "text", "numbers" or both.
-    """
+    """Encode, check and, on request, drop rows of user data, whose values are the columns "text", "numbers" or both."""
     encoding.check_choice("duplicates", duplicates, ("error", "first", "keep"), where)
     encoding.check_choice("unknown", unknown, ("error", "drop"), where)
     names = [question.name for question in questions]
@@ -398,8 +395,7 @@ def resolve_values(
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Check every value against its own question; gives label codes, ratings and validity, each `(V,)`.
 
-    `words` are the distinct values as text, and `text_codes` `(V,)` index them, -1 for null. `numbers` `(V,)` are the values
-    if they were given as numbers; otherwise scale questions read `words`. With `strict`, a bad value raises.
+    `text_codes` `(V,)` index the distinct `words`, -1 for null; without `numbers` `(V,)`, scale questions read these too.
     """
     length = len(question_codes)
     label_codes = np.full(length, NO_LABEL, dtype=np.int32)

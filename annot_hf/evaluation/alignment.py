@@ -29,10 +29,9 @@ FLOOR = 1e-8
 
 @dataclass(frozen=True, eq=False)
 class Reference:
-    """The reference of every system: the votes on the evaluated items, the marginal, and the resamples.
+    """The evaluated items, the distributions of their votes `q` `(n, K)`, the `marginal` `(K,)`, and the resamples.
 
-    `rows` and `items` `(n,)` are in the targets' order. `q` `(n, K)`, the distributions of their votes, and `marginal` `(K,)`
-    are exactly normalised; `baseline` is the origin of the marginal in words. `only_...` count what the other side lacks.
+    `rows` and `items` `(n,)` are in the targets' order; `baseline` is the origin of the marginal in words.
     """
 
     targets: Targets

@@ -1,7 +1,4 @@
-"""Details of a category question: strata by disagreement, n-best ranks, speakers (paUAR), calibration, the residual label.
-
-Systems are predictions `(n, K)` by name, and `q` `(n, K)` the distributions of the votes on the same items.
-"""
+"""Details of a category question, of predictions `(n, K)` by system and the votes' distributions `q` `(n, K)`."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -38,7 +35,8 @@ def measure_categories(
 ) -> tuple[Measures, dict[str, Any]]:
     """Detailed measures of a category question, and the strata, groups of speakers and residual label behind them."""
     q, support, resamples = reference.q, tuple(reference.targets.support), reference.resamples
-    strata, index = entropy_strata(q, support), find_residual(support, residual)
+    strata, named = entropy_strata(q, support), [str(label).strip().lower() for label in support]
+    index = named.index(residual.lower()) if residual.lower() in named else None
     speakers: list[SpeakerGroup] = []
     measured = measure_strata(systems, q, strata, resamples) | measure_n_best(systems, q, resamples)
     if resamples.cluster_count > 1:
@@ -89,8 +87,7 @@ class Stratum:
 def entropy_strata(q: np.ndarray, support: Sequence[str]) -> list[Stratum]:
     """Items by the entropy of their votes `q` `(n, K)` over ln K: thirds of the range [0, 1], then tertiles of the items.
 
-    Thirds are [0, 1/3), [1/3, 2/3) and [2/3, 1], with these edges as `low` and `high`. Tertiles are groups of items as equal
-    as ties allow: equal entropies stay together, so one may be empty; `low` and `high` are the smallest and the largest.
+    Equal entropies stay in one tertile, so one may be empty; its `low` and `high` are the smallest and the largest entropy.
     """
     entropy = measures.entropy(q, normalised=True)
     cuts = np.quantile(entropy, EDGES[1:-1], method="inverted_cdf")
@@ -113,11 +110,7 @@ def entropy_strata(q: np.ndarray, support: Sequence[str]) -> list[Stratum]:
 
 
 def measure_strata(systems: Arrays, q: np.ndarray, strata: Sequence[Stratum], resamples: Resamples) -> Measures:
-    """JSD, accuracy and macro-F1 in every stratum, named such as "macro_f1_thirds_low".
-
-    Macro-F1 averages over all K labels, so a label that is absent from the stratum counts as 0; "macro_f1_present" averages
-    over the labels that are the plurality of an item there. Resamples draw from all speakers, not from those of a stratum.
-    """
+    """JSD, accuracy and macro-F1, over all labels or those present, in every stratum, such as "macro_f1_thirds_low"."""
     cell = true = q.argmax(axis=1)
     predicted = {system: p.argmax(axis=1) for system, p in systems.items()}
     for code in (*predicted.values(), *(stratum.rows for stratum in strata)):
@@ -196,10 +189,7 @@ def speaker_uar(p: np.ndarray, q: np.ndarray, speakers: np.ndarray, n: int = 1) 
 
 
 def speaker_groups(speakers: np.ndarray, items: np.ndarray, columns: Groups | None = None) -> list[SpeakerGroup]:
-    """All speakers, speakers with at least 10 and 20 items, and speakers with the same value of a metadata column.
-
-    A speaker whose items differ in a column, such as "sex", is listed as "varies".
-    """
+    """All speakers, those with at least 10 and 20 items, and those with one value of a column ("varies" if items differ)."""
     _, code, count = np.unique(np.asarray(speakers).astype(str), return_inverse=True, return_counts=True)
     groups = [SpeakerGroup("", "all speakers", count >= 1)]
     groups += [SpeakerGroup(f"min{least}", f"speakers with at least {least} items", count >= least) for least in FEWEST]
@@ -212,10 +202,7 @@ def speaker_groups(speakers: np.ndarray, items: np.ndarray, columns: Groups | No
 
 
 def measure_speakers(systems: Arrays, q: np.ndarray, groups: Sequence[SpeakerGroup], resamples: Resamples) -> Measures:
-    """paUAR: share (%) of speakers whose own UAR is above .75 or .50, named such as "pauar75_2_best_min10".
-
-    Intervals resample the speakers of the group, which are the clusters of `resamples` (arXiv 2503.22711).
-    """
+    """paUAR: share (%) of speakers whose own UAR is above .75 or .50, such as "pauar75_2_best_min10" (arXiv 2503.22711)."""
     above = {}
     for system, p in systems.items():
         for n in depths(q.shape[1]):
@@ -248,15 +235,13 @@ def describe_speakers(p: np.ndarray, q: np.ndarray, speakers: np.ndarray | None)
 
 
 def measure_calibration(systems: Arrays, q: np.ndarray, support: Sequence[str], resamples: Resamples) -> Measures:
-    """Expected calibration error of label probabilities p against vote shares q.
+    """Calibration error of label probabilities p against vote shares q: of each label, their mean, and of the best label.
 
-    For label c, items fall into 10 equal bins of p_c, [0, .1), ... [.9, 1]:
-    ECE_c = sum over bins of (items in the bin / all items) * |mean q_c - mean p_c| = 1/N sum_b |sum_b (q_c - p_c)|.
-    "ece" is the mean of ECE_c over labels (class-wise ECE, Kull et al. 2019, with vote shares as outcomes), "ece_of_<label>"
-    is ECE_c, and "ece_top" uses only the most probable label of each item (Guo et al. 2017). Resamples keep the sign of a
-    bin's gap in the data; otherwise resampling noise would add to the absolute values, and intervals could miss the value.
+    Items fall into 10 equal bins of p_c: ECE_c = 1/N sum over bins |sum (q_c - p_c)| (class-wise ECE, Kull et al. 2019);
+    "ece_top" uses only the most probable label of each item (Guo et al. 2017).
     """
     means = resamples.means({system: _gaps(p, q) for system, p in systems.items()})
+    # Resamples keep the sign of a bin's gap in the data; otherwise noise would add to the absolute values.
     found = {
         system: _named(np.maximum((gaps * np.sign(gaps[:1])).sum(axis=-1), 0.0), support)
         for system, gaps in means.items()
@@ -287,10 +272,7 @@ def _named(errors: np.ndarray, support: Sequence[str]) -> dict[str, np.ndarray]:
 
 
 def _gaps(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """Vote share minus probability in the bin of p, 0 in the other bins `(N, K + 1, bins)`.
-
-    The last of the K + 1 is the most probable label of each item.
-    """
+    """Vote share minus probability in the bin of p, 0 in the others `(N, K + 1, bins)`; the last is the best label."""
     best = p.argmax(axis=1)[:, None]
     p, q = (np.concatenate([x, np.take_along_axis(x, best, axis=1)], axis=1) for x in (p, q))
     # In floating point, 1 - .9 is slightly below .1.
@@ -304,12 +286,6 @@ def expected_confusion(p: np.ndarray, q: np.ndarray) -> np.ndarray:
     """Mean of `p` over the items whose plurality (of `q`) is each label `(K, K)`; NaN rows for labels that never win."""
     won = np.eye(q.shape[1])[q.argmax(axis=1)]
     return ratio(won.T @ p, won.sum(axis=0)[:, None])
-
-
-def find_residual(support: Sequence[str], residual: str = "other") -> int | None:
-    """Index of the residual label, such as "other"; None if there is none."""
-    named = [str(label).strip().lower() for label in support]
-    return named.index(residual.lower()) if residual.lower() in named else None
 
 
 def measure_residual(

@@ -1,9 +1,7 @@
-"""Rater equivalence: how many human raters forecast another rater's vote as well as the model does.
+"""Rater equivalence: how many human raters forecast another rater's vote as well as the model does (arXiv 2106.01254).
 
-Survey equivalence (Resnick, Kong, Schoenebeck & Weninger 2021, arXiv 2106.01254): a histogram of k other votes of an item
-forecasts a held-out vote; the model, scored on the same votes, is worth the k at which the raters' curve reaches its score.
-Nothing is simulated. Given the item's counts n_c with sum n, the held-out vote is c with probability n_c / n, and the number m
-of c among k of the other n - 1 votes is hypergeometric. So the expectation is a sum over m, and anonymous counts are enough.
+A held-out vote is c with probability n_c / n, and the number m of c among k of the other n - 1 votes is hypergeometric, so the
+expected loss of the k-rater histogram is a sum over m: nothing is simulated, and anonymous counts are enough.
 """
 
 from dataclasses import dataclass, field
@@ -11,7 +9,7 @@ from typing import Any
 
 import numpy as np
 from scipy.optimize import minimize_scalar
-from scipy.special import gammaln
+from scipy.stats import hypergeom
 
 from annot_hf.data.targets import Targets
 from annot_hf.data.votes import VoteTable
@@ -26,12 +24,10 @@ _ALPHA = (1e-3, 1e4)
 
 @dataclass(frozen=True, eq=False)
 class Equivalence:
-    """The raters' curve, and where the score of each system meets it.
+    """The raters' curve, and where the score of each system meets it, over the `items` with at least K + 1 votes.
 
-    `curve` has value and interval of the mean loss (nats) of the k-rater histogram for each of `raters`, k = 0 ... K, where 0
-    is the marginal alone; `systems` has `loss` (nats, with interval) and `worth` in raters (see `worth_record`) by system, and
-    `draws` the worth on every resample `(1 + B,)`. `alpha` pseudo-votes, spread by the marginal, smooth each histogram. All
-    numbers are based on the `items` with at least K + 1 votes, a `share` of the evaluated items.
+    `curve` has the mean loss (nats) of the histogram of each of `raters`, k = 0 ... K, where 0 is the marginal; `systems` has
+    `loss` and `worth` (see `worth_record`), `draws` the worth on every resample `(1 + B,)`; `alpha` smooths each histogram.
     """
 
     raters: np.ndarray
@@ -51,15 +47,10 @@ class Equivalence:
 def rater_equivalence(
     systems: Arrays, counts: np.ndarray, marginal: np.ndarray, resamples: Resamples | None = None, *, keep: float = KEEP
 ) -> Equivalence | None:
-    """How many raters each system is worth, by the mean log score on held-out votes.
+    """How many raters each system `(N, K)`, or mean of runs `(R, N, K)`, is worth, from whole `counts` of votes `(N, K)`.
 
-    A histogram of k votes gives label c (m_c + alpha pi_c) / (k + alpha), with pi the marginal and one alpha for all k:
-    the one with the best mean score of the raters, which favours the raters. K is the largest k such that at least a share
-    `keep` of the items has K + 1 votes (1 to 50); all numbers are over those items. None if no item has two
-    votes.
-
-    Systems are predictions `(N, K)`, or those of R runs `(R, N, K)`, whose losses are averaged; `counts` `(N, K)` are whole
-    votes per label.
+    A histogram of k votes gives label c (m_c + alpha pi_c) / (k + alpha), with pi the marginal and the alpha that is best for
+    the raters. K, 1 to 50, is the largest k such that a share `keep` of the items has K + 1 votes; None without any.
     """
     counts = np.asarray(counts, dtype=np.float64)
     bad = ~((counts >= 0) & (counts == np.floor(counts)))
@@ -152,15 +143,13 @@ def worth_record(draws: np.ndarray, largest: int) -> dict[str, Any]:
 
 
 def _rater_losses(counts: np.ndarray, prior: np.ndarray, largest: int) -> tuple[np.ndarray, float]:
-    """Expected loss of k-rater histograms for every item `(N, K + 1)`, and the best alpha.
-
-    The loss depends on an item and a label only through (n, n_c, c), and there are few distinct triples.
-    """
+    """Expected loss of k-rater histograms for every item `(N, K + 1)`, and the best alpha."""
     item, label = np.nonzero(counts)
     own, total = counts[item, label], counts.sum(axis=1)[item]
     kinds, kind = np.unique(np.stack([total, own], axis=1), axis=0, return_inverse=True)
-    # K -> (kinds, k + 1).
-    chance = [_others(kinds, k) for k in range(largest + 1)]
+    # Probability of m = 0 ... k equal votes among k of the n - 1 other votes: K -> (kinds, k + 1).
+    others, equal = kinds[:, :1] - 1, kinds[:, 1:] - 1
+    chance = [hypergeom.pmf(np.arange(k + 1), others, equal, k) for k in range(largest + 1)]
     weight = np.zeros((len(kinds), len(prior)))
     np.add.at(weight, (kind.ravel(), label), own / total)
     # K -> (k + 1, labels).
@@ -180,17 +169,3 @@ def _rater_losses(counts: np.ndarray, prior: np.ndarray, largest: int) -> tuple[
         expected = table @ loss(np.arange(k + 1), k, alpha)
         out[:, k] = np.bincount(item, (own / total) * expected[kind.ravel(), label], minlength=len(counts))
     return out, alpha
-
-
-def _others(kinds: np.ndarray, k: int) -> np.ndarray:
-    """Probability of m = 0 ... k equal votes among k of the n - 1 other votes `(kinds, k + 1)`; kinds = (n, n_c)."""
-    total, own = kinds[:, :1] - 1, kinds[:, 1:] - 1
-    m = np.arange(k + 1)
-    possible = (m <= own) & (k - m <= total - own)
-    log = _log_choose(own, m) + _log_choose(total - own, k - m) - _log_choose(total, np.array([k]))
-    return np.where(possible, np.exp(np.where(possible, log, 0.0)), 0.0)
-
-
-def _log_choose(n: np.ndarray, m: np.ndarray) -> np.ndarray:
-    """Logarithm of the binomial coefficient; meaningless, and masked by the caller, where m > n."""
-    return gammaln(n + 1) - gammaln(m + 1) - gammaln(np.maximum(n - m, 0) + 1)

@@ -1,8 +1,7 @@
 """Evaluate predictions against votes: one system or many, with several runs, folds, acoustic conditions or raters.
 
-All systems and measures share one reference and one set of resamples, so all differences are paired. The value of a system
-is the mean over its runs, which differ in their seed or are the repeats of a cross-validation. The folds of a repeat are
-scored as one prediction of all items, because macro-F1 and correlations are not means over folds.
+All share one reference and one set of resamples, so all differences are paired. Runs differ in their seed or are the repeats
+of a cross-validation, whose folds are scored as one prediction, because macro-F1 and correlations are not means over folds.
 """
 
 from collections import ChainMap, defaultdict
@@ -27,15 +26,6 @@ from annot_hf.models import measures
 
 MODEL, MARGINAL, CONSENSUS = "model", "marginal", "consensus"
 PARTS = ("items", "raters", "scales", "categories", "ranks")
-OTHER_VOTES = "The systems predict different votes of named raters, so answers of single raters are not compared."
-_FOLD_NOTES = (
-    "Every item is predicted once per repeat, by a model trained without items of its {unit}; the folds of a repeat are "
-    "scored as one. A value is the mean over repeats, ± the standard deviation between them (other folds, other seeds). "
-    "Repeats share their items, so this is no standard error.",
-    "Intervals do not cover the variation from other training data.",
-    "The marginal, where the gap starts, is that of the votes in the training part of an item's fold. It differs only between "
-    "folds, so its entropies are not correlated.",
-)
 # Separates the names of a system and of a run.
 _SEPARATOR = "\x1f"
 
@@ -250,7 +240,7 @@ def evaluate(
         answered, voted, same = measure_raters(keyed, reference)
         found["raters"].append(answered)
         counts |= voted
-        notes += [] if same else [OTHER_VOTES]
+        notes += [] if same else [scoring.NOTES["other_votes"]]
     if "scales" in parts and votes is not None:
         measured, facts = scoring.measure_scales(keyed, rows, votes, reference)
         found["scales"].append(measured)
@@ -283,7 +273,7 @@ def evaluate(
         grouped = np.asarray(grouped, dtype=object)
         counts |= {"unit": unit, "items not tested": int((~tested).sum()), "groups": len(set(grouped[tested]))}
         counts |= count_folds(targets, folds, grouped)
-        notes += [note.format(unit=unit) for note in _FOLD_NOTES]
+        notes += [note.format(unit=unit) for note in scoring.NOTES["folds"]]
     pairs = [(name, against) for name in names if name != against]
     beside = [(name, CONSENSUS) for name in names if lone]
     about = scoring.describe(resamples, len(q), targets.method, pairs, "group" if unit == "item" else unit)
@@ -321,11 +311,6 @@ def _key(system: str, run: int) -> str:
     return f"{system}{_SEPARATOR}{run}" if run else system
 
 
-def _system(key: str) -> str:
-    """The system of a run's key."""
-    return key.partition(_SEPARATOR)[0]
-
-
 def _over_runs(batches: Sequence[Mapping[str, Measured]]) -> Measures:
     """Measures of systems from the measures of their runs."""
     found: Measures = {}
@@ -334,7 +319,7 @@ def _over_runs(batches: Sequence[Mapping[str, Measured]]) -> Measures:
         for name, one in batch.items():
             found[name] = one
             for key, values in one.draws.items():
-                draws[name][_system(key)].append(values)
+                draws[name][key.partition(_SEPARATOR)[0]].append(values)
     for name, systems in draws.items():
         mean = {system: np.mean(several, axis=0) for system, several in systems.items()}
         runs = {system: np.array([one[0] for one in each]) for system, each in systems.items() if len(each) > 1}
@@ -379,7 +364,8 @@ def _per_item(reference: Reference, probs: Arrays, columns: Arrays, names: Seque
     table = pd.DataFrame({"item": reference.items, "speaker": reference.speakers, "votes": reference.votes})
     if tuple(names) != (MODEL,):
         for name in names:
-            table[f"jsd_{name}"] = np.mean([columns[f"{key}/jsd"] for key in probs if _system(key) == name], axis=0)
+            own = [columns[f"{key}/jsd"] for key in probs if key.partition(_SEPARATOR)[0] == name]
+            table[f"jsd_{name}"] = np.mean(own, axis=0)
         return table
     p = probs[MODEL]
     table["jsd"], table["jsd_marginal"] = columns["model/jsd"], columns["marginal/jsd"]

@@ -21,13 +21,8 @@ MIN_VOTES = 2
 def measure_raters(systems: Mapping[str, Predictions], reference: Reference) -> tuple[Measures, dict[str, int], bool]:
     """Measures over the votes of named raters, counts of the first system, and whether all systems predict the same votes.
 
-    Every vote with a predicted answer counts: it is compared with the one answer to its rater and item (targets hold a rater's
-    mean where repeated ratings of a scale can be identified), for a rater unseen in training the consensus. The "consensus"
-    stands only beside a single system. Systems that predict different votes have no measures.
-
-    For scales, per question: CCC over all votes; CCC over items of the raters' mean answer, predicted and actual
-    (arXiv 2408.11956); the mean CCC of raters with at least two votes (its interval resamples raters); and the mean absolute
-    error in units of the scale. For a category question: accuracy and cross-entropy of the rater's own label.
+    A vote is compared with the one answer to its rater and item, for a rater unseen in training that of the consensus. Scales
+    have CCC over votes, over items' mean answers (arXiv 2408.11956) and by rater, and the mean absolute error.
     """
     targets, ratings = reference.targets, reference.targets.ratings
     value, annotators = np.asarray(ratings.value, dtype=np.float64), np.asarray(targets.annotators, dtype=object)
@@ -161,10 +156,7 @@ def _category_measures(label: np.ndarray, systems: Arrays, resamples: Resamples)
 
 
 def rater_bias(predictions: Predictions) -> pd.DataFrame:
-    """Mean difference between the predicted answers of each rater with a head (index) and the consensus for the same items.
-
-    One column per question, in units of its scale, and the number of `items` predicted.
-    """
+    """Mean difference between each rater's (index) predicted answers and the consensus for the same items, on the scale."""
     if not predictions.is_scale:
         raise ValueError("Rater bias needs scale questions; the predictions are over labels.")
     own = ~predictions.rater_fallback
@@ -177,10 +169,7 @@ def rater_bias(predictions: Predictions) -> pd.DataFrame:
 
 
 def vote_bias(votes: VoteTable, question: str) -> pd.Series:
-    """Mean difference between each named rater's votes and the mean vote on the same items, in units of the scale.
-
-    Items with a single vote are left out, and so are raters with only such items.
-    """
+    """Mean difference between each named rater's votes and the mean of the items with several votes, on the scale."""
     rows = votes.rows_of(question)
     table = pd.DataFrame({"item": votes.item_codes[rows], "rater": votes.annotator_codes[rows]})
     table["rating"] = votes.ratings[rows]
@@ -196,8 +185,8 @@ def recovered_bias(
 ) -> dict[str, dict[str, Any]]:
     """Compare `rater_bias` with the bias that a simulation gave each rater (`Truth.raters`, on [-1, 1]), resampling raters.
 
-    Per question: `correlation` (Pearson) and `slope` (of recovered on true bias), both with interval, and `raters`, `true`,
-    `recovered` `(A,)`, in units of its scale; `baseline` has the same for `vote_bias` over the raters who voted, if any.
+    Per question: `correlation` and `slope` (of recovered on true bias), `raters`, and `true` and `recovered` `(A,)` on its
+    scale; `baseline` has the same for `vote_bias` over the raters who voted, if any.
     """
     found = rater_bias(predictions)
     known = [name for name in found.index if name in raters.index]

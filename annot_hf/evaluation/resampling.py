@@ -1,9 +1,4 @@
-"""Confidence intervals by resampling whole speakers (or items), as one matrix product.
-
-Nearly every measure is a function of sums over items: losses, moments, counts per class. So a resample needs no pass over the
-items: draw speakers with replacement, and the new sums are `multiplicities @ per-speaker sums`. Items of one speaker are not
-independent, hence the cluster bootstrap (Field & Welsh 2007) with percentile intervals.
-"""
+"""Confidence intervals by resampling speakers (or items): sums of resamples are one matrix product (Field & Welsh 2007)."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -49,10 +44,7 @@ def with_interval(draws: np.ndarray) -> Interval:
 
 @dataclass(frozen=True, eq=False)
 class Measured:
-    """One measure of several systems; `better` is "lower", "higher" or "".
-
-    `draws` has values `(1 + B,)` by system on the same `Resamples`, the mean over its runs; `runs` those of each run `(R,)`.
-    """
+    """One measure of several systems: `draws` `(1 + B,)` by system, the mean over its runs, and `runs` `(R,)`, each run's."""
 
     title: str
     unit: str
@@ -93,11 +85,9 @@ Measures = dict[str, Measured]
 
 @dataclass(frozen=True, eq=False)
 class Resamples:
-    """The B = `n` bootstrap resamples of a set of items, the same for every measure and every system.
+    """The B = `n` bootstrap resamples of a set of items, or of their `clusters` `(N,)`, such as speakers, with replacement.
 
-    A resample draws as many clusters as there are, with replacement: `clusters` is for instance the speaker of each item
-    `(N,)`, or None to resample items. Every method returns the value of the data first, then those of the resamples,
-    `(1 + B, ...)`; with a single cluster it returns only the value of the data.
+    Every method returns the value of the data first `(1 + B, ...)`; with a single cluster it returns only that.
     """
 
     clusters: np.ndarray | None = None
@@ -149,15 +139,12 @@ class Resamples:
         return {name: (total.T / count).T for name, total in sums.items()}
 
     def cells(self, columns: Arrays, cells: np.ndarray) -> dict[str, np.ndarray]:
-        """`sums` of columns that are constant within each of the `cells` `(N,)`, such as a cell of a confusion table.
-
-        Items of a cell are interchangeable, so resampling items is one multinomial over the cells (the same distribution, but
-        other and far fewer draws). Clusters have the same draws as in `sums`.
-        """
+        """`sums` of columns that are constant within each of the `cells` `(N,)`, such as a cell of a confusion table."""
         size = len(cells)
         _check_any(size)
         _, first, code = np.unique(np.asarray(cells), return_index=True, return_inverse=True)
         if self.clusters is None:
+            # Items of a cell are interchangeable, so one multinomial over cells has the same distribution.
             counts = np.bincount(code)
             drawn = np.zeros((0, len(first)), dtype=np.int64)
             if size > 1:

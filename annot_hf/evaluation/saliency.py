@@ -1,8 +1,4 @@
-"""Cross-correlation saliency: which layer of a trunk correlates most with opinion, in one pass over the items.
-
-arXiv 2503.22711 chooses a layer by such a score but does not print the formula, so both are our choice: "absolute", and
-"penalised", in the spirit of arXiv 2312.16180; see `layer_scores`.
-"""
+"""Which layer of a trunk correlates most with opinion, by our choice of formula: arXiv 2503.22711 does not print its own."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -19,9 +15,7 @@ _FLAT = 1e-7
 class CrossMoments:
     """Running means, squares and cross products of units and targets, merged batch by batch (Chan, Golub & LeVeque 1983).
 
-    Raw squares are not summed, so large means cost no precision. Memory does not grow with the items: `layers * units *
-    (targets + 2)` doubles, and `layers * units ** 2` more for "penalised", which needs the products `among_units` of a layer
-    (61 MB for 13 layers of 768 units).
+    Memory: `layers * units * (targets + 2)` doubles, and `layers * units ** 2` more with the products `among_units`.
     """
 
     def __init__(self, *, among_units: bool = False) -> None:
@@ -99,8 +93,7 @@ class Saliency:
 def layer_scores(moments: CrossMoments, formula: str = "absolute", gamma: float | None = None) -> np.ndarray:
     """Saliency of each layer for each target, from at least two items: the mean over its units `(layers, targets)`.
 
-    "absolute" is |r| of each unit's mean over time with each target; "penalised" is r squared minus gamma (`GAMMA` when None)
-    times the unit's mean |r| with the other units of its layer.
+    "absolute" is |r| of a unit with a target; "penalised" is r squared minus gamma times its mean |r| with the layer's units.
     """
     gamma = check_formula(formula, gamma)
     if moments.count < 2:

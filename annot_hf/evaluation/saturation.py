@@ -1,10 +1,7 @@
 """How many synthetic votes an item needs: divergence from people's votes as votes are added (arXiv 2601.14620).
 
-Every such curve falls: a histogram of few votes is far from any distribution, even from the one that its votes are drawn from
-(the plug-in bias, about (K - 1) / (8 n) nats for K labels that all occur). So the suggested n shows when more votes of these
-annotators stop helping, not that they agree with people. The distance to the ideal curve, whose votes are drawn from the human
-distribution itself, is the annotators' error. The held-out curves compare n people and n synthetic votes with the same other
-people; that reference is smaller, hence noisier, so they are comparable only with each other.
+A histogram of few votes is far from any distribution (the plug-in bias, about (K - 1) / (8 n) nats for K labels), so every
+curve falls. The suggested n shows when more votes stop helping; the distance to the ideal curve is the annotators' error.
 """
 
 import math
@@ -31,8 +28,7 @@ _HISTOGRAM_BLOCK = 1 << 15
 class Curve:
     """Mean Jensen-Shannon divergence (nats) after n votes, n = 1..N, on the same items at every n.
 
-    `runs` `(R, N)` has the mean over items in each draw of the votes; `draws` `(1 + B, N)` that over items and runs, in the
-    order of `Resamples`: row 0 is the curve, the others are on resamples of speakers or items.
+    `runs` `(R, N)` has each draw of the votes; `draws` `(1 + B, N)` the mean over runs, and that of each of the `Resamples`.
     """
 
     runs: np.ndarray
@@ -54,10 +50,9 @@ class Curve:
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """Curves of n people, n = 1..M, and of n synthetic votes, n = 1..N, against the same other people.
+    """Curves of n people, n = 1..M, and of n synthetic votes, n = 1..N, against the same other people, `fewest` or more.
 
-    `fewest` is the smallest number of those others on one of the `items`. `worth` says how many people N synthetic votes are
-    worth (see `worth_record`): where the human curve reaches the last value of the synthetic one.
+    `worth` (see `worth_record`) is where the human curve reaches the last value of the synthetic one.
     """
 
     human: Curve
@@ -89,8 +84,7 @@ def measure_curve(
 ) -> Curve:
     """Divergence of n = 1..N votes, drawn without replacement from whole `counts` `(I, K)`, from distributions `(I, K)`.
 
-    The draws of each of the R `repeats` are nested: n + 1 votes are the n votes and another one. They depend on the name of
-    the item, so neither the order of items nor that of votes matters.
+    The draws of each of the R `repeats` are nested, and depend on the name of the item, not on the order of items or votes.
     """
     _check_sampling(counts, votes, repeats)
     found = [
@@ -111,11 +105,7 @@ def measure_held_out(
     repeats: int = 5,
     seed: int = 0,
 ) -> HeldOut:
-    """Compare people, and synthetic votes, with the same other people.
-
-    In each run, M people of an item are drawn; the other people are the reference, which does not change with n. Votes are
-    whole counts `(I, K)`: more than M = `people` human and at least N = `votes` synthetic ones per item.
-    """
+    """Compare M = `people` drawn from whole counts `(I, K)`, and N = `votes` synthetic ones, with the same other people."""
     _check_sampling(human, people + 1, repeats)
     _check_sampling(synthetic, votes, repeats)
     most, found = max(people, votes), []
@@ -140,10 +130,7 @@ def measure_ideal(
     repeats: int = 5,
     seed: int = 0,
 ) -> Curve:
-    """The curve of ideal annotators: N votes per item drawn from its `reference` `(I, K)`; see `measure_curve`.
-
-    It is above 0 only because of the number of votes (the plug-in bias); a curve of synthetic votes above it has a real error.
-    """
+    """The curve of ideal annotators: N votes per item drawn from its `reference` `(I, K)`; see `measure_curve`."""
     pairs = zip(item_seeds(items, seed), np.asarray(reference, dtype=np.float64), strict=True)
     drawn = np.array([np.random.default_rng([one, 2]).multinomial(votes, q / q.sum()) for one, q in pairs])
     return measure_curve(drawn, reference, items, votes, resamples, repeats=repeats, seed=seed)
@@ -215,10 +202,7 @@ LEAST_R2 = 0.9
 
 @dataclass(frozen=True)
 class Fit:
-    """a - b exp(-c n), fitted to the fall of the curve from its largest value `top` (nats), which is `a` in the limit.
-
-    `r2` is the share of the curve's variance that the fit explains.
-    """
+    """a - b exp(-c n), fitted to the fall of the curve from `top` (nats); `r2` is the share of explained variance."""
 
     a: float
     b: float
@@ -233,10 +217,7 @@ class Fit:
 
 @dataclass(frozen=True)
 class SaturationFinding:
-    """The number of votes per item that a curve suggests by the paper's rule, in a sentence too; None if there is none.
-
-    `threshold` is the divergence (nats) that the suggested n must reach, if there is a `fit`.
-    """
+    """The number of votes that the paper's rule suggests, with its `threshold` (nats), in a sentence too; None without."""
 
     suggested: int | None
     text: str
@@ -245,11 +226,10 @@ class SaturationFinding:
 
 
 def find_saturation(curve: np.ndarray) -> SaturationFinding:
-    """Fit a curve `(N,)` (nats) and find the number of votes after which it is saturated, or the reason why there is none.
+    """Fit a curve `(N,)` (nats) and find the first n whose fitted divergence is at most y_inf + .1 (max(y) - y_inf).
 
-    From the paper: the exponential, fitted to max(y) - y, and the rule, the first n whose fitted divergence is at most
-    y_inf + .1 (max(y) - y_inf), where y_inf = max(y) - a is the asymptote of the fit, not the smallest y. Our additions: no n
-    is suggested if the fit explains less than .9 of the variance, or if it falls that far only after N.
+    y_inf is the asymptote of the fit, not the smallest y. Our additions: there is none if the fit explains less than .9 of the
+    variance, or falls that far only after N.
     """
     y = np.asarray(curve, dtype=np.float64)
     count, top, fit = len(y), float(y.max()), None
@@ -257,10 +237,8 @@ def find_saturation(curve: np.ndarray) -> SaturationFinding:
         there = "is 1 synthetic vote" if count == 1 else f"are {count} synthetic votes"
         why = f"There {there} per item at most, and a curve with three parameters needs at least 4."
     elif top - y.min() < 1e-9:
-        why = (
-            f"The curve is flat at {top:.4f} nats: the synthetic votes on an item are all alike, so one is as good as "
-        )
-        why += f"{count}."
+        alike = f"the synthetic votes on an item are all alike, so one is as good as {count}."
+        why = f"The curve is flat at {top:.4f} nats: {alike}"
     elif y[-1] >= y[0]:
         why = f"The curve does not fall: {y[0]:.4f} nats after 1 vote, {y[-1]:.4f} after {count}; more do not help."
     else:

@@ -1,28 +1,18 @@
 """Scores of predicted distributions, further scales and disagreement against the votes, as functions of sums over items."""
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from annot_hf.data.predictions import Predictions
-from annot_hf.data.questions import Question
+from annot_hf.data.questions import Question, read_yaml
 from annot_hf.data.targets import disagreement, scale_means
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.alignment import FLOOR, Reference, dimensions, expectation, floored
 from annot_hf.evaluation.resampling import Arrays, Measured, Measures, Resamples
 from annot_hf.models import measures
-from annot_hf.models.measures import (
-    accuracy_of,
-    ccc_of,
-    class_counts,
-    f1_of,
-    macro_f1_of,
-    moments,
-    pearson_of,
-    ratio,
-    uar_of,
-)
 
 # Title, unit, better direction.
 ITEM_MEASURES: dict[str, tuple[str, str, str]] = {
@@ -44,12 +34,7 @@ _MEANS = ("jsd", "cross_entropy", "kl", "tvd", "bhattacharyya")
 FITS = {"ccc": ("CCC", "higher"), "pearson": ("Pearson", "higher"), "rmse": ("RMSE", "lower")}
 # A normal distribution has 95 % of its mass within this many standard deviations.
 NORMAL_95 = 1.96
-REFERENCES = {
-    "soft": "the fractions of the votes",
-    "majority": "the most frequent label of the votes (ties shared), which hides disagreement",
-    "smoothed": "the smoothed fractions of the votes",
-    "kde": "cell masses of the votes' kernel density estimate",
-}
+NOTES = read_yaml(Path(__file__).with_name("notes.yaml").read_text(encoding="utf-8"), "notes.yaml")
 
 
 def item_columns(systems: Arrays, q: np.ndarray, questions: Sequence[Question]) -> dict[str, np.ndarray]:
@@ -63,13 +48,13 @@ def item_columns(systems: Arrays, q: np.ndarray, questions: Sequence[Question]) 
             "kl": measures.kl(q, safe),
             "tvd": measures.tvd(p, q),
             "bhattacharyya": measures.bhattacharyya(p, q),
-            "entropies": moments(_entropies(p), _entropies(q)),
-            "classes": class_counts(p.argmax(axis=1), q.argmax(axis=1), p.shape[1]),
+            "entropies": measures.moments(_entropies(p), _entropies(q)),
+            "classes": measures.class_counts(p.argmax(axis=1), q.argmax(axis=1), p.shape[1]),
         }
         if questions[0].is_scale:
             pairs = zip(questions, dimensions(p, questions), dimensions(q, questions), strict=True)
             for question, one_p, one_q in pairs:
-                own[f"expectation_{question.name}"] = moments(expectation(one_p), expectation(one_q))
+                own[f"expectation_{question.name}"] = measures.moments(expectation(one_p), expectation(one_q))
                 own[f"jsd_{question.name}"] = measures.jsd(one_p, one_q)
                 own[f"kl_{question.name}"] = measures.kl(one_q, floored(one_p))
         columns |= {f"{system}/{name}": column for name, column in own.items()}
@@ -98,20 +83,24 @@ def _statistics(means: Arrays, system: str, questions: Sequence[Question]) -> di
     """Measures `(1 + B,)` of one system from the means of its columns."""
     own = {name.removeprefix(f"{system}/"): mean for name, mean in means.items() if name.startswith(f"{system}/")}
     out = {name: own[name] for name in _MEANS} | {"jsd_bits": own["jsd"] / np.log(2)}
-    out["entropy_correlation"] = pearson_of(own["entropies"])
+    out["entropy_correlation"] = measures.pearson_of(own["entropies"])
     counts = own["classes"]
-    out |= {"accuracy": accuracy_of(counts), "macro_f1": macro_f1_of(counts), "uar": uar_of(counts)}
+    out |= {
+        "accuracy": measures.accuracy_of(counts),
+        "macro_f1": measures.macro_f1_of(counts),
+        "uar": measures.uar_of(counts),
+    }
     # Cross-entropy minus the votes' entropy is KL, so the closed gap is 1 - KL(model) / KL(marginal).
     # Without a gap, the marginal explains the votes.
     gap = np.where(means["marginal/kl"] > 1e-6, means["marginal/kl"], 0.0)
-    out["gap_closed"] = 100 * (1 - ratio(own["kl"], gap))
+    out["gap_closed"] = 100 * (1 - measures.ratio(own["kl"], gap))
     if system != "marginal":
         out["vote_entropy"] = means["vote_entropy"]
     for name in [question.name for question in questions if question.is_scale]:
-        out[f"ccc_{name}"] = ccc_of(own[f"expectation_{name}"])
+        out[f"ccc_{name}"] = measures.ccc_of(own[f"expectation_{name}"])
         if len(questions) > 1:
             out[f"jsd_{name}"] = own[f"jsd_{name}"]
-            out[f"gap_closed_{name}"] = 100 * (1 - ratio(own[f"kl_{name}"], means[f"marginal/kl_{name}"]))
+            out[f"gap_closed_{name}"] = 100 * (1 - measures.ratio(own[f"kl_{name}"], means[f"marginal/kl_{name}"]))
     return out
 
 
@@ -131,8 +120,7 @@ def measure_scales(
 ) -> tuple[Measures, list[dict[str, Any]]]:
     """Fit of every further scale question of the votes that a system predicts, such as "ccc_valence", and facts.
 
-    The facts of the first such system: `question`, the number of rated `items`, and `covered`, the share of items whose mean
-    rating lies within 1.96 predicted deviations. `rows` has each system's row of every evaluated item `(n,)`.
+    The facts are of the first such system; `covered` is the share of items whose mean lies within 1.96 predicted deviations.
     """
     found, facts = {}, []
     for question in votes.questions:
@@ -190,8 +178,8 @@ def _measure_fits(true: np.ndarray, systems: Arrays, resamples: Resamples, of_wh
 
 def count_classes(p: np.ndarray, q: np.ndarray, support: Sequence[str]) -> list[dict[str, Any]]:
     """A row per label of `p` and `q` `(n, K)`; precision and recall are None if no item is predicted or true."""
-    hits, predicted, true = counts = class_counts(p.argmax(axis=1), q.argmax(axis=1), len(support)).sum(axis=0)
-    precision, recall, f1 = ratio(hits, predicted), ratio(hits, true), f1_of(counts)
+    hits, predicted, true = counts = measures.class_counts(p.argmax(axis=1), q.argmax(axis=1), len(support)).sum(axis=0)
+    precision, recall, f1 = measures.ratio(hits, predicted), measures.ratio(hits, true), measures.f1_of(counts)
     return [
         {
             "label": label,
@@ -209,29 +197,17 @@ def count_classes(p: np.ndarray, q: np.ndarray, support: Sequence[str]) -> list[
 
 def describe(resamples: Resamples, size: int, method: str, pairs: Sequence[tuple[str, str]], unit: str) -> list[str]:
     """Definitions and caveats behind the numbers of `size` items, one or two sentences each; `unit` names a cluster."""
-    units = "item" if resamples.clusters is None else unit
-    count = resamples.cluster_count or size
+    units, count = "item" if resamples.clusters is None else unit, resamples.cluster_count or size
+    said = NOTES["intervals"]
     if not resamples.n or count < 2:
         why = f"there is only {count} {units}" if resamples.n else "no resampling was asked for"
-        interval = f"No intervals: {why}."
+        interval = said["none"].format(why=why)
     else:
-        interval = f"Intervals are 95 % percentile intervals over {resamples.n:,} resamples of {count:,} {units}s."
-        if resamples.clusters is None:
-            interval += (
-                f" Without {unit}s, items count as independent; with several items per {unit}, they are too narrow."
-            )
-        elif count < 10:
-            interval += f" With so few {unit}s, they are rough."
+        interval = said["drawn"].format(resamples=resamples.n, count=count, units=units)
+        if resamples.clusters is None or count < 10:
+            caveat = said["items" if resamples.clusters is None else "few"]
+            interval = caveat.format(drawn=interval, unit=unit)
     compared = f" {pairs[0][0]} - {pairs[0][1]}" if len(pairs) == 1 else ""
-    floor = "An item has few votes, whose entropy is lower than that of opinion, so no model can reach the floor."
-    return [
-        f"One reference for every system: {REFERENCES[method]}, each item counting once.",
-        *([floor] if method == "soft" else []),
-        interval,
-        f"Differences are{compared} on the same resamples (paired).",
-        "JSD is the divergence, not its square root: 0 to ln 2 = 0.693 nats, or 0 to 1 bit.",
-        f"Predicted probabilities are floored at {FLOOR:g} and renormalised for KL and cross-entropy.",
-        "Plurality ties go to the label that comes first in the support. Macro-F1 averages over all labels; a label that is "
-        "neither the plurality of an item nor predicted counts as 0. Average recall is over pluralities only.",
-        "A correlation or CCC with a constant, such as the marginal, counts as 0.",
-    ]
+    reference = NOTES["reference"].format(reference=NOTES["references"][method])
+    measured = [note.format(compared=compared, floor=FLOOR) for note in NOTES["measures"]]
+    return [reference, *([NOTES["soft"]] if method == "soft" else []), interval, *measured]

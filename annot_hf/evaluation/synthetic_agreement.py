@@ -1,7 +1,6 @@
 """Agreement of synthetic annotators with people, compared with the agreement among people, by ambiguity.
 
-Both have the same items and the same reference: the votes of all people but one, whoever cast the vote, so that people are not
-their own reference. Ambiguity is tertiles of the entropy of human votes, see `entropy_strata`.
+Both have one reference: the votes of all people but one, whoever cast the vote, so that people are not their own reference.
 """
 
 from collections.abc import Sequence
@@ -14,6 +13,7 @@ from annot_hf.data.synthetic import SYNTHETIC
 from annot_hf.data.targets import winners
 from annot_hf.evaluation.categories import entropy_strata
 from annot_hf.evaluation.resampling import Measured, Resamples
+from annot_hf.evaluation.scoring import NOTES
 from annot_hf.models import measures
 from annot_hf.models.measures import ratio
 
@@ -28,23 +28,14 @@ AGREEMENT_MEASURES = {
     "jsd": ("JSD of the histograms (nats)", "nats", "lower"),
     "accuracy_plurality": ("Accuracy, all people", "0 to 1", "higher"),
 }
-NOTE = (
-    "Accuracy: probability that a vote, of the person left out or synthetic, is the plurality of the other people (tied "
-    "labels share it); all people: the same without leaving one out. Agreement: probability that the vote equals that of "
-    "another person. Kappa: (P - P_e) / (1 - P_e) of agreement, with P_e from the label shares; for people, Fleiss'. Within "
-    "a kind: two different annotators, or two people. Low, mid, high: tertiles of the items by the entropy of human votes, "
-    "with the range in brackets and ties kept together. The same votes define the tertiles, so people agree more in low and "
-    "less in high for that reason alone; only the difference over all items is fair. Entropies of few votes are too low. In "
-    "square brackets: 95 % intervals."
-)
+NOTE = NOTES["synthetic"]
 
 
 @dataclass(frozen=True, eq=False)
 class SyntheticAgreement:
-    """Measure -> stratum ("all", "low", "mid", "high") -> "synthetic", "person" and "difference", with `value`, `low`, `high`.
+    """Measure -> stratum ("all", "low", "mid", "high") -> "synthetic", "person", "difference" -> `value`, `low`, `high`.
 
-    Measures that only one of them has lack the other and the difference. `strata` has `items` and the smallest and largest
-    entropy (`low`, `high`) of each stratum; `counts` the items used and left out.
+    Also the `items` and range of entropy of the `strata`, and the `counts` of items used and left out.
     """
 
     records: dict[str, dict[str, dict[str, Any]]]
@@ -62,10 +53,7 @@ class SyntheticAgreement:
 def measure_agreement(
     human: np.ndarray, synthetic: np.ndarray, support: Sequence[str], resamples: Resamples | None = None
 ) -> SyntheticAgreement:
-    """Agreement of synthetic annotators with people, and of people with each other, from whole votes `(I, K)`, by ambiguity.
-
-    Every item has a synthetic vote; items with fewer than two human votes are left out and counted.
-    """
+    """Agreement of synthetic annotators, and of people, with people, from whole votes `(I, K)` of items, by ambiguity."""
     human, synthetic = (np.asarray(counts, dtype=np.float64) for counts in (human, synthetic))
     rows = human.sum(1) >= 2
     if (synthetic.sum(1) < 1).any():

@@ -2,7 +2,6 @@
 
 import datetime
 import gzip
-import json
 
 import numpy as np
 import pandas as pd
@@ -320,32 +319,6 @@ def test_lines_stream_whole_and_numbered(write, monkeypatch):
     assert rows_of(encoding.line_batches(write("\n".join(lines)))) == [*enumerate(lines, start=1)]
     with pytest.raises(ValueError, match="not a readable file"):
         list(encoding.line_batches(write(b"fine\n\xff\xfe\n")))
-
-
-def test_json_streams_entries_with_numbers_as_text(write):
-    entries = {"a": {"x": 1.50, "y": [1, None]}, "b": {}, "c": {"x": float("nan")}}
-    found = list(encoding.json_entries(write("\ufeff" + json.dumps(entries, indent=1), "file.json")))
-    assert found == [("a", {"x": "1.5", "y": ["1", None]}), ("b", {}), ("c", {"x": "NaN"})]
-    assert list(encoding.json_entries(write(" { } "))) == []
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ('{"a": 1}', "the entry 'a' is not an object"),
-        ('{"a": {}, "b": [1]}', "the entry 'b' is not an object"),
-        ("[1]", "not a JSON object of objects"),
-        ('{"a": {"x": 1}', "not a JSON object of objects"),
-        ('{"a": {"x" 1}}', "not a JSON object of objects"),
-        ("", "not a JSON object of objects"),
-        (b'{"\xff": {}}', "not a JSON object of objects"),
-    ],
-)
-def test_json_of_another_form_is_refused(write, content, words):
-    path = write(content, "file.json")
-    with pytest.raises(ValueError, match=words) as error:
-        list(encoding.json_entries(path))
-    assert str(error.value).startswith(str(path))
 
 
 @pytest.mark.parametrize("values", [["a", "b", "c"], np.array(["a", "b", "c"]), pa.array(["a", "b", "c"])])

@@ -2,7 +2,8 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from annot_hf.data.questions import Question, find_question, nearest
+from annot_hf.data.questions import Question, nearest
+from annot_hf.data.votes import VoteTable
 
 EMOTION = Question.category("emotion", ["anger", "joy"], prompt="What do you hear?")
 
@@ -63,7 +64,8 @@ def test_impossible_questions(make, words):
 
 
 def test_finding_a_question_names_the_nearest():
-    assert find_question([EMOTION], "emotion") is EMOTION
+    votes = VoteTable.from_columns(EMOTION, item=["x"], value=[EMOTION.labels[0]])
+    assert votes.question("emotion") is EMOTION
     with pytest.raises(ValueError, match="no question 'emotoin' .did you mean 'emotion'.*the questions are emotion"):
-        find_question([EMOTION], "emotoin")
+        votes.question("emotoin")
     assert nearest("zzz", ["anger"]) == ""

@@ -5,7 +5,6 @@ from hypothesis import given, strategies as st
 from annot_hf.evaluation.categories import (
     calibration_floor,
     expected_confusion,
-    find_residual,
     measure_calibration,
     measure_residual,
 )
@@ -83,8 +82,6 @@ def test_expected_confusion_equals_an_explicit_loop_and_rows_are_distributions()
 
 
 def test_the_residual_label():
-    assert find_residual(("anger", "Other ", "sad")) == 1 and find_residual(("anger", "another")) is None
-    assert find_residual(("x", "y"), "Y") == 1
     p, q = RNG.dirichlet(np.ones(3), 40), RNG.multinomial(4, [0.4, 0.3, 0.3], 40) / 4
     found = measure_residual({"model": p}, q, ("a", "b", "other"), 2, Resamples(**OPTIONS))
     shares = [sum(q[i, 2] * p[i, k] for i in range(40)) / sum(q[i, 2] for i in range(40)) for k in range(3)]

@@ -6,7 +6,7 @@ import scipy.stats
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 
-from annot_hf.evaluation.equivalence import _others, _rater_losses, crossing, rater_equivalence, worth_text
+from annot_hf.evaluation.equivalence import _rater_losses, crossing, rater_equivalence, worth_text
 from annot_hf.evaluation.resampling import Resamples
 
 RNG = np.random.default_rng(12)
@@ -33,17 +33,6 @@ def test_expectation_equals_brute_force(counts):
     for row, item in enumerate(counts):
         for k in range(largest + 1):
             assert losses[row, k] == pytest.approx(enumerated_loss(item, k, alpha, PRIOR))
-
-
-def test_hypergeometric_equals_scipy():
-    kinds = np.array([(n, own) for n in range(2, 12) for own in range(1, n + 1)], dtype=float)
-    for k in range(6):
-        fits = kinds[kinds[:, 0] > k]
-        found = _others(fits, k)
-        np.testing.assert_allclose(found.sum(1), 1)
-        for m in range(k + 1):
-            theirs = scipy.stats.hypergeom.pmf(m, fits[:, 0] - 1, fits[:, 1] - 1, k)
-            np.testing.assert_allclose(found[:, m], theirs, atol=1e-12)
 
 
 def test_alpha_is_the_best_on_a_grid():
