@@ -1,7 +1,4 @@
-"""`VoteCorpus`: constants and readers that turn upstream files into votes; docs/votes.md shows one.
-
-Readers call `note` for whatever they leave out or repair, so that the report of an export accounts for every vote.
-"""
+"""`VoteCorpus`: constants and readers that turn upstream files into votes; docs/votes.md shows one."""
 
 import builtins
 import glob
@@ -36,10 +33,7 @@ FOLDER_LOCK = ".lock"
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that a reader or the export left out, repaired or could not match.
-
-    `count` is of items, files or rows, as the reason says; the export lacks `votes` for it; `examples` are up to three names.
-    """
+    """What was left out, repaired or not matched: how many items, files or rows, and the votes that are left out."""
 
     reason: str
     count: int
@@ -47,20 +41,11 @@ class Finding:
     examples: tuple[str, ...] = ()
 
 
-def add_finding(findings: dict[str, Finding], reason: str, what: int | Sequence[str], *, votes: int = 0) -> None:
-    """Add a finding under its reason, given the number or the names; zero findings add nothing."""
-    names = [] if isinstance(what, int) else [str(name) for name in what]
-    count = what if isinstance(what, int) else len(names)
-    if count or votes:
-        findings[reason] = Finding(reason, count, votes, tuple(names[:3]))
-
-
 @dataclass(frozen=True)
 class CorpusReport:
     """What an export contains and what it leaves out; the upstream files have `votes + sum(finding.votes)` votes.
 
-    `annotators` counts named raters, `splits` the items of each split, and `questions` the votes and items of each question
-    and the fewest, median and most votes on an item. `seconds` is the duration of all audio (s), 0 without audio.
+    `annotators` counts named raters; `questions` has votes, items, and fewest, median and most votes on an item; audio in s.
     """
 
     name: str
@@ -162,14 +147,13 @@ class VoteCorpus:
             what: The number of items, files or rows, or their names.
             votes: How many votes are left out for this reason.
         """
-        add_finding(self.findings, reason, what, votes=votes)
+        names = [] if isinstance(what, int) else [str(name) for name in what]
+        count = what if isinstance(what, int) else len(names)
+        if count or votes:
+            self.findings[reason] = Finding(reason, count, votes, tuple(names[:3]))
 
     def label_file(self, *names: str, required: bool = True) -> Path | None:
-        """The first of `names` (relative to the root) that exists; its digest is recorded.
-
-        Raises:
-            ValueError: None exists and `required` is true.
-        """
+        """The first of `names` (relative to the root) that exists, its digest recorded; None if it is not required."""
         for name in names:
             path = self.root / name
             if path.is_file():
@@ -345,8 +329,8 @@ def _import_beside(script: Path) -> Callable[..., Any]:
 def replace_folder(out: str | os.PathLike, *, marker: str, kind: str, entries: Sequence[str]) -> Iterator[Path]:
     """Write a folder in one step: yields a temporary sibling that replaces `out` when the block succeeds.
 
-    An earlier folder is replaced only if its JSON file `marker` has the entry `kind` and it holds nothing but `entries`.
-    Remains of a killed process are removed; if only the earlier folder is left, it is restored.
+    An earlier one must have the entry `kind` in its JSON file `marker` and nothing but `entries`. Remains of a killed process
+    are removed; if only the earlier folder is left, it is restored.
     """
     out = Path(out).resolve()
     if out.exists() and not out.is_dir():

@@ -7,6 +7,7 @@
 The folder appears in one step. Its digest depends on the labels and items only, not on where the audio lies.
 """
 
+import copy
 import hashlib
 import json
 import os
@@ -25,9 +26,7 @@ from annot_hf.data.audio import audio_info, check_name, resolve_inside
 from annot_hf.data.corpus import (
     SPLITS,
     CorpusReport,
-    Finding,
     VoteCorpus,
-    add_finding,
     check_items,
     file_sha256,
     replace_folder,
@@ -163,22 +162,23 @@ def export_corpus(
     for name in corpus.default_questions:
         votes.question(name)
     # A copy, so that the corpus can be exported again with other options.
-    findings = dict(corpus.findings)
+    corpus = copy.copy(corpus)
+    corpus.findings = dict(corpus.findings)
     for reason, rows in votes.exclusions.items():
-        add_finding(findings, reason, rows, votes=rows)
-    votes = _listed_votes(corpus, items, votes, findings, allow_unmatched)
+        corpus.note(reason, rows, votes=rows)
+    votes = _listed_votes(corpus, items, votes, allow_unmatched)
     listed = items["item"]
-    good = _usable_items(corpus, items, votes, findings, problems.astype(object), kind, wanted)
+    good = _usable_items(corpus, items, votes, problems.astype(object), kind, wanted)
     items = items[good].reset_index(drop=True)
     votes = votes.select(mask=pd.Index(votes.items).isin(items["item"])[votes.item_codes])
     if not len(votes):
         raise ValueError(f"{corpus.name}: no vote is on a listed item with {kind}; check item names and {kind}.")
     if spans is not None:
         left_out = spans["item"].astype(str).isin(listed[~good]) if "item" in spans else np.zeros(len(spans), bool)
-        add_finding(findings, "spans on items that are left out", int(left_out.sum()))
+        corpus.note("spans on items that are left out", int(left_out.sum()))
         spans = spans_table(corpus.name, spans[~left_out], items, votes)
-    _note_oddities(items, votes, findings)
-    report = _report(corpus, items, votes, findings, out, 0 if spans is None else len(spans))
+    _note_oddities(corpus, items, votes)
+    report = _report(corpus, items, votes, out, 0 if spans is None else len(spans))
     labels = _labels(votes.questions)
     tables = {"votes": votes_table(votes, labels), "items": items_table(corpus, items)}
     if labels:
@@ -197,25 +197,21 @@ def export_corpus(
         "report": report.to_dict(),
     }
     with replace_folder(out, marker=EXPORT_FILE, kind=EXPORT_KIND, entries=ENTRIES) as folder:
-        _write_export(folder, corpus, report, tables, facts, dict(zip(items["item"], items["split"], strict=True)))
+        _write_export(folder, corpus, report, tables, facts)
     return report
 
 
 def _write_export(
-    folder: Path,
-    corpus: VoteCorpus,
-    report: CorpusReport,
-    tables: dict[str, pa.Table],
-    facts: dict[str, Any],
-    split_of_item: dict[str, str],
+    folder: Path, corpus: VoteCorpus, report: CorpusReport, tables: dict[str, pa.Table], facts: dict[str, Any]
 ) -> None:
     """Write the tables by split, then `corpus.json` with their digests, then the card."""
     labels, root = facts["labels"], corpus.root if facts["embedded_audio"] else None
     features = {config: table_features(config, table, labels, corpus.sampling_rate) for config, table in tables.items()}
+    split_of_item = tables["items"].select(["item", "split"]).to_pandas().set_index("item")["split"]
     splits: dict[str, SplitDict] = {}
     files = facts["files"] = {}
     for config, table in tables.items():
-        split = pd.Series(table["item"].to_pandas()).map(split_of_item).to_numpy()
+        split = split_of_item[table["item"].to_numpy()].to_numpy()
         splits[config] = SplitDict()
         (folder / config).mkdir()
         for name in report.splits:
@@ -232,7 +228,7 @@ def _write_export(
     facts["digest"] = _tables_digest(facts["questions"], _read_tables(folder, facts["splits"], audio=False))
     text = json.dumps(facts, indent=1, ensure_ascii=False)
     (folder / EXPORT_FILE).write_text(text + "\n", encoding="utf-8")
-    card = dataset_card(corpus, report, facts, features, splits)
+    card = dataset_card(report, facts, features, splits)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -361,9 +357,7 @@ def _find_audio(corpus: VoteCorpus, items: pd.DataFrame, follow_links: bool) -> 
     return pd.Series(problems, dtype=object)
 
 
-def _listed_votes(
-    corpus: VoteCorpus, items: pd.DataFrame, votes: VoteTable, findings: dict[str, Finding], allow: bool
-) -> VoteTable:
+def _listed_votes(corpus: VoteCorpus, items: pd.DataFrame, votes: VoteTable, allow: bool) -> VoteTable:
     """The votes on listed items; other votes are noted if `allow` is true, and raise otherwise."""
     listed = pd.Index(votes.items).isin(items["item"])
     if listed.all():
@@ -376,18 +370,12 @@ def _listed_votes(
             f"{corpus.name}: {int((~keep).sum())} votes are on {len(unlisted)} items that the corpus does not list ({such})"
             f"{normal_form_hint(unlisted, items['item'])}; correct the names, or allow unmatched votes to leave them out."
         )
-    add_finding(findings, "items with votes that the corpus does not list", list(unlisted), votes=int((~keep).sum()))
+    corpus.note("items with votes that the corpus does not list", list(unlisted), votes=int((~keep).sum()))
     return votes.select(mask=keep)
 
 
 def _usable_items(
-    corpus: VoteCorpus,
-    items: pd.DataFrame,
-    votes: VoteTable,
-    findings: dict[str, Finding],
-    problems: pd.Series,
-    kind: str,
-    wanted: str,
+    corpus: VoteCorpus, items: pd.DataFrame, votes: VoteTable, problems: pd.Series, kind: str, wanted: str
 ) -> np.ndarray:
     """Which items `(N,)` have readable audio (or text, by `kind`), or all to "keep" them; others are noted in any case."""
     good = problems.isna().to_numpy()
@@ -406,7 +394,7 @@ def _usable_items(
         (~good & ~missing, f"items with unreadable {kind}", problems),
     ):
         lost = int(per_item.reindex(items["item"][rows]).sum()) if wanted == "drop" else 0
-        add_finding(findings, reason, list(examples[rows]), votes=lost)
+        corpus.note(reason, list(examples[rows]), votes=lost)
     if wanted == "keep":
         return np.ones_like(good)
     if not good.any():
@@ -417,28 +405,26 @@ def _usable_items(
     return good
 
 
-def _note_oddities(items: pd.DataFrame, votes: VoteTable, findings: dict[str, Finding]) -> None:
+def _note_oddities(corpus: VoteCorpus, items: pd.DataFrame, votes: VoteTable) -> None:
     """Note what is kept but looks odd."""
     names = items["item"]
     people = items["speaker"].dropna().unique()
     for what, listed in (("raters", votes.annotators), ("speakers", people), ("items", names.to_numpy())):
-        add_finding(findings, f"{what} whose names differ only in case, spaces or Unicode form", alike(listed))
-    add_finding(findings, "items without votes", list(names[~names.isin(votes.items)]))
+        corpus.note(f"{what} whose names differ only in case, spaces or Unicode form", alike(listed))
+    corpus.note("items without votes", list(names[~names.isin(votes.items)]))
     if "file" in items:
         shared = items["file"].duplicated() & items["file"].notna()
-        add_finding(findings, "items that share an audio file", list(names[shared]))
-        reason = f"clips longer than {LONG} s, which need max_seconds in training"
-        add_finding(findings, reason, list(names[items["seconds"] > LONG]))
+        corpus.note("items that share an audio file", list(names[shared]))
+        long = list(names[items["seconds"] > LONG])
+        corpus.note(f"clips longer than {LONG} s, which need max_seconds in training", long)
     # A written text may have no speaker.
     if "file" in items or items["speaker"].notna().any():
-        add_finding(findings, "items without a speaker", list(names[items["speaker"].isna()]))
+        corpus.note("items without a speaker", list(names[items["speaker"].isna()]))
     splits = items[items["speaker"].notna()].groupby("speaker")["split"].nunique()
-    add_finding(findings, "speakers in several splits", list(splits.index[splits > 1]))
+    corpus.note("speakers in several splits", list(splits.index[splits > 1]))
 
 
-def _report(
-    corpus: VoteCorpus, items: pd.DataFrame, votes: VoteTable, findings: dict[str, Finding], out: Path, spans: int
-) -> CorpusReport:
+def _report(corpus: VoteCorpus, items: pd.DataFrame, votes: VoteTable, out: Path, spans: int) -> CorpusReport:
     """Count what is exported."""
     found = items["split"].value_counts()
     names = [name for name in SPLITS if name in found] + sorted(set(found.index) - set(SPLITS))
@@ -460,7 +446,7 @@ def _report(
         annotators=len(votes.annotators),
         splits={name: int(found[name]) for name in names},
         questions=questions,
-        findings=tuple(findings.values()),
+        findings=tuple(corpus.findings.values()),
         seconds=round(float(items["seconds"].sum()), 3) if "seconds" in items else 0.0,
         spans=spans,
         folder=str(out),

@@ -45,31 +45,25 @@ def mix_dataset(
     processes: int | None = None,
     **options: Any,
 ) -> tuple[Dataset | DatasetDict, MixtureReport]:
-    """Append mixtures of rare classes to the training split (DiME-Aug, arXiv 2601.14620; see `plan_mixtures`).
+    """Append mixtures of rare classes to the training split (DiME-Aug, arXiv 2601.14620), and report the classes.
 
     A mixed row has a new name, the mixed distribution, the mixed clip (WAV bytes, floating point) and the text of one of the
-    two; all its other columns are null. The columns mixed_first, mixed_second, mixed_share, mixed_label, mixed_text_from,
-    mixed_first_speaker, mixed_second_speaker and mixed_seed state its origin.
+    two. Columns that begin with `mixed_` state its origin; all others are null.
 
     Args:
-        data: The training split, or all splits. In the latter case only `split` is mixed, its speakers must not occur in
-            other splits, and rows with an unknown speaker give a warning.
+        data: The training split, or all splits, of which only `split` is mixed. Its speakers must not occur in others.
         support: Names of the K labels, in the order of the distributions.
         probs: Column of the distributions, lists of K numbers.
         item: Column of unique names.
-        audio: Column of type `Audio(decode=False)`; None or an absent column means no audio.
-        text: Column of texts; likewise.
-        speaker: Column of speakers; likewise.
-        features: "published" for `clip_features` and `text_features` of the rows to mix, a column of lists of numbers, such
-            as those of an encoder, or an array `(N, D)`.
+        audio: Column of type `Audio(decode=False)`; like `text` and `speaker`, it may be None or absent.
+        text: Column of texts.
+        speaker: Column of speakers.
+        features: "published" for `clip_features` and `text_features`, a column of lists of numbers, or an array `(N, D)`.
         split: Which split of a `DatasetDict` is the training split.
         text_rule: Whose text a mixture has: the "dominant" item's, or that of the "first".
         sampling_rate: Sampling rate of the mixed clips (Hz).
         processes: Worker processes; None for none.
         **options: The share, neighbours, partners and seed of `plan_mixtures`.
-
-    Returns:
-        The data with the mixed rows after those of the split, and the classes before and after.
     """
     if isinstance(data, DatasetDict):
         if split not in data:
@@ -181,13 +175,13 @@ def _published(data: Dataset, columns: dict[str, str], processes: int | None, ro
     blank = sum(not (words or "").strip() for words in part[columns["text"]]) if "text" in columns else 0
     if blank:
         logger.warning("%d of %d items to mix have no text; it counts as empty.", blank, len(part))
-    stamp = {"stamp": _audio_stamp(part, columns["audio"]) if "audio" in columns else ""}
-    work = functools.partial(_measure_row, columns=columns)
-    found = part.map(work, remove_columns=part.column_names, num_proc=processes, fn_kwargs=stamp, desc="features")
+    given = {"columns": columns, "stamp": _audio_stamp(part, columns["audio"]) if "audio" in columns else ""}
+    names = part.column_names
+    found = part.map(_measure_row, remove_columns=names, num_proc=processes, fn_kwargs=given, desc="features")
     return np.array(found["features"][:])
 
 
-def _measure_row(row: dict[str, Any], stamp: str, columns: dict[str, str]) -> dict[str, np.ndarray]:
+def _measure_row(row: dict[str, Any], columns: dict[str, str], stamp: str) -> dict[str, np.ndarray]:
     parts = []
     if "audio" in columns:
         parts.append(features_of_clip(row[columns["audio"]], item=row[columns["item"]]))
@@ -212,15 +206,15 @@ def _mixed_rows(
     name = columns["audio"]
     clips = data.select_columns([name])
     first = clips.select(plan.first)
-    work = functools.partial(_render, clips=clips, name=name, plan=plan, sampling_rate=sampling_rate)
-    stamp = {"stamp": _audio_stamp(first, name) + _audio_stamp(clips.select(plan.second), name)}
+    stamp = _audio_stamp(first, name) + _audio_stamp(clips.select(plan.second), name)
+    given = {"clips": clips, "name": name, "plan": plan, "sampling_rate": sampling_rate, "stamp": stamp}
     kind = Features({name: _STORED})
-    waves = first.map(work, with_indices=True, features=kind, num_proc=processes, fn_kwargs=stamp, desc="mix")
+    waves = first.map(_render, with_indices=True, features=kind, num_proc=processes, fn_kwargs=given, desc="mix")
     return concatenate_datasets([mixed, waves.cast_column(name, data.features[name])], axis=1)
 
 
 def _render(
-    row: dict[str, Any], index: int, stamp: str, *, clips: Dataset, name: str, plan: Mixtures, sampling_rate: int
+    row: dict[str, Any], index: int, clips: Dataset, name: str, plan: Mixtures, sampling_rate: int, stamp: str
 ) -> dict[str, Any]:
     mixed = MixedClip(row[name], clips[int(plan.second[index])][name], float(plan.share[index]))
     coded = io.BytesIO()
