@@ -3,7 +3,6 @@
 import builtins
 import glob
 import hashlib
-import importlib
 import importlib.util
 import inspect
 import json
@@ -198,18 +197,19 @@ def check_items(corpus: VoteCorpus, items: pd.DataFrame) -> pd.DataFrame:
 def _checked_splits(corpus: VoteCorpus, items: pd.DataFrame) -> np.ndarray:
     """What `split_of` returns, in the order of the items: a Series is matched by index, a list by position."""
     split = corpus.split_of(items)
-    aligned = (
-        split.index.symmetric_difference(items.index).empty
-        if isinstance(split, pd.Series)
-        else isinstance(split, list | tuple | np.ndarray)
-    )
-    if not aligned or len(split) != len(items):
-        count = len(split) if hasattr(split, "__len__") else "no"
+    count = len(split) if hasattr(split, "__len__") else "no"
+    if isinstance(split, list | tuple | np.ndarray) and count == len(items):
+        split = pd.Series(list(split), items.index, dtype=object)
+    if (
+        not isinstance(split, pd.Series)
+        or not split.index.symmetric_difference(items.index).empty
+        or count != len(items)
+    ):
         raise ValueError(
             f"{corpus.name}: split_of returns {type(split).__name__} of {count} splits for {len(items)} items; return one "
             "per item, as a list in their order or a Series with their index."
         )
-    split = split.reindex(items.index) if isinstance(split, pd.Series) else pd.Series(list(split), dtype=object)
+    split = split.reindex(items.index)
     odd = ~split.astype(str).str.fullmatch(r"\w+").astype(bool) | split.isna()
     if odd.any():
         raise ValueError(

@@ -1,11 +1,7 @@
 """Votes of simulated annotators on the items of a corpus, as a folder.
 
-    FOLDER/annotations.json    questions, the corpus and its digest, the origin of the votes, counts
-    FOLDER/votes.parquet       one row per vote (`VoteTable.to_arrow`), all of source "synthetic"
-    FOLDER/replies.parquet     one row per item and annotator asked: the reply and its provenance
-
-Each file appears in one step, `annotations.json` last. It holds the digest of the votes, so truncated or edited votes are
-detected.
+`votes.parquet` has one row per vote, all of source "synthetic", and `replies.parquet` one per item and annotator asked.
+`annotations.json` appears last and holds the digest of the votes, so truncated or edited votes are detected.
 """
 
 import hashlib
@@ -83,10 +79,7 @@ class VoteOptions:
 
 @dataclass(frozen=True, eq=False)
 class Annotations:
-    """Synthetic votes read back.
-
-    `facts` are the contents of annotations.json: `corpus` (its name), `corpus_digest`, `counts`, and the origin of the votes.
-    """
+    """Synthetic votes read back; `facts` are the contents of annotations.json."""
 
     folder: Path
     votes: VoteTable
@@ -96,10 +89,9 @@ class Annotations:
 def write_annotations(
     folder: str | os.PathLike[str], votes: VoteTable, replies: pa.Table | pa.RecordBatchReader, facts: Mapping[str, Any]
 ) -> None:
-    """Write synthetic votes; the files of an earlier run are replaced, other files are left alone.
+    """Write synthetic votes, the replies behind them, and facts (JSON), among them `corpus` (its name) and `corpus_digest`.
 
-    `replies` are written unchanged, one batch in memory at a time. `facts` are JSON values for annotations.json, among them
-    `corpus` (its name) and `corpus_digest`.
+    The files of an earlier run are replaced, other files are left alone.
     """
     folder = Path(folder)
     _check_votes(votes, "votes")
@@ -223,14 +215,14 @@ def _check_votes(votes: VoteTable, where: str) -> None:
     """Raise unless there are votes, all are synthetic, and no annotator answers twice."""
     if not len(votes):
         raise ValueError(f"{where}: there is no vote; annotations need at least one reply that could be read.")
-    # Code -1 reads the last place.
-    names = np.append(votes.sources, None)[votes.source_codes]
-    other = names != SYNTHETIC
+    other = ~is_synthetic(votes)
     if other.any():
         row = int(np.argmax(other))
+        # Code -1 reads the last place.
+        source = np.append(votes.sources, None)[votes.source_codes[row]]
         raise ValueError(
-            f"{where}: row {row} (item {votes.items[votes.item_codes[row]]!r}) has source {names[row]!r}; annotations hold "
-            f"only votes of source {SYNTHETIC!r}."
+            f"{where}: row {row} (item {votes.items[votes.item_codes[row]]!r}) has source {source!r}; annotations hold only "
+            f"votes of source {SYNTHETIC!r}."
         )
     repeated = repeated_votes(
         votes.questions,
@@ -255,12 +247,9 @@ def is_synthetic(votes: VoteTable) -> np.ndarray:
 
 
 def combine_votes(human: VoteTable, synthetic: VoteTable, weight: float = 1.0) -> VoteTable:
-    """Human votes, and synthetic ones with a weight relative to these, in one table with the questions of the human votes.
+    """Human votes, and synthetic ones with a weight w, in one table with the questions of the human votes.
 
-    Annotators of synthetic votes become "synthetic:NAME", so that none is taken for a rater of the same name. arXiv
-    2601.14620 counts each vote once, q = (n_h q_h + n_s q_s) / (n_h + n_s) for the n_h human and n_s synthetic votes of an
-    item; with a weight w it is (n_h q_h + w n_s q_s) / (n_h + w n_s). Weighted votes are votes, so `make_targets` makes any
-    target from them.
+    With n_h human and n_s synthetic votes, an item has (n_h q_h + w n_s q_s) / (n_h + w n_s); arXiv 2601.14620 has w = 1.
     """
     if not usable_weight(weight):
         raise ValueError(
@@ -272,6 +261,7 @@ def combine_votes(human: VoteTable, synthetic: VoteTable, weight: float = 1.0) -
                 f"The {name} votes have votes of another source; only source {SYNTHETIC!r} marks synthetic votes."
             )
     asked = answers_to(synthetic, human.questions, "synthetic votes")
+    # So that none is taken for a rater of the same name.
     renamed = replace(asked, annotators=np.array([f"{SYNTHETIC}:{name}" for name in asked.annotators], dtype=object))
     both = VoteTable.concat([human, renamed])
     factors = np.where(is_synthetic(both), float(weight), 1.0)
