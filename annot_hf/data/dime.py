@@ -155,7 +155,11 @@ def plan_mixtures(
     members, pools = {}, {}
     for code in np.flatnonzero(wanted):
         rows = ordered[classes[ordered] == code]
-        if found := _pools_of(speakers[rows], partners):
+        groups = [np.arange(len(rows))]
+        if partners == "same":
+            # Items of unknown speakers are in no group.
+            groups = pd.Series(speakers[rows]).groupby(speakers[rows]).indices.values()
+        if found := [group for group in groups if len(group) > 1]:
             members[code], pools[code] = rows, found
     nobody = np.zeros(0, np.int64)
     table = _features_of(features, np.concatenate([nobody, *members.values()]), names)
@@ -203,16 +207,6 @@ def plan_mixtures(
         settings={"share": share, "neighbours": neighbours, "text": text, "partners": partners, "seed": seed},
         report=report,
     )
-
-
-def _pools_of(speakers: np.ndarray, partners: Partners) -> list[np.ndarray]:
-    """Which of a class's items may be mixed with each other: row numbers, two or more in each pool."""
-    if partners == "any":
-        pools = [np.arange(len(speakers))]
-    else:
-        # Items of unknown speakers are in no group.
-        pools = pd.Series(speakers, dtype=object).groupby(speakers).indices.values()
-    return [pool for pool in pools if len(pool) > 1]
 
 
 def standardise_columns(features: np.ndarray) -> np.ndarray:

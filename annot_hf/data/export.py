@@ -23,24 +23,9 @@ import pyarrow.parquet as pq
 from datasets.splits import SplitDict, SplitInfo
 
 from annot_hf.data.audio import audio_info, check_name, resolve_inside
-from annot_hf.data.corpus import (
-    SPLITS,
-    CorpusReport,
-    VoteCorpus,
-    check_items,
-    file_sha256,
-    replace_folder,
-)
+from annot_hf.data.corpus import SPLITS, CorpusReport, VoteCorpus, check_items, file_sha256, replace_folder
 from annot_hf.data.encoding import alike, check_choice
-from annot_hf.data.export_tables import (
-    audio_column,
-    dataset_card,
-    histograms_table,
-    items_table,
-    spans_table,
-    table_features,
-    votes_table,
-)
+from annot_hf.data.export_tables import all_labels, audio_column, dataset_card, make_tables, spans_table, table_features
 from annot_hf.data.lengths import AudioError
 from annot_hf.data.questions import Question, normal_form_hint
 from annot_hf.data.targets import Targets, make_targets
@@ -179,25 +164,19 @@ def export_corpus(
         spans = spans_table(corpus.name, spans[~left_out], items, votes)
     _note_oddities(corpus, items, votes)
     report = _report(corpus, items, votes, out, 0 if spans is None else len(spans))
-    labels = _labels(votes.questions)
-    tables = {"votes": votes_table(votes, labels), "items": items_table(corpus, items)}
-    if labels:
-        tables["histograms"] = histograms_table(votes, labels, tables["items"])
-    if spans is not None and len(spans):
-        tables["spans"] = spans
     facts = {
         "kind": EXPORT_KIND,
         "name": corpus.name,
         **{key: getattr(corpus, key) for key in ("version", "license", "citation", "homepage", "access")},
         "questions": [asdict(question) for question in votes.questions],
         "default_questions": list(corpus.default_questions),
-        "labels": labels,
+        "labels": all_labels(votes.questions),
         "embedded_audio": embed_audio,
         "label_files": corpus.label_files,
         "report": report.to_dict(),
     }
     with replace_folder(out, marker=EXPORT_FILE, kind=EXPORT_KIND, entries=ENTRIES) as folder:
-        _write_export(folder, corpus, report, tables, facts)
+        _write_export(folder, corpus, report, make_tables(corpus, items, votes, spans), facts)
     return report
 
 
@@ -280,7 +259,7 @@ def _read_checked(folder: Path, facts: dict[str, Any], root: str | os.PathLike |
         )
     votes = tables["votes"]
     questions = tuple(Question.from_dict(fields) for fields in facts["questions"])
-    if labels := _labels(questions):
+    if labels := all_labels(questions):
         codes = votes["label"].combine_chunks().cast(pa.int32())
         label = pa.DictionaryArray.from_arrays(codes, pa.array(labels, pa.string()))
         votes = votes.set_column(votes.column_names.index("label"), "label", label)
@@ -467,11 +446,6 @@ def _write_parquet(table: pa.Table, schema: pa.Schema, path: Path, root: Path | 
             data = {file: (root / file).read_bytes() for file in set(files) - {None}}
             audio = audio_column([data.get(file) for file in files], files)
             writer.write_table(part.set_column(place, "audio", audio).cast(schema), row_group_size=EMBED_ROWS)
-
-
-def _labels(questions: Sequence[Question]) -> list[str]:
-    """All labels in the order of their codes in the tables."""
-    return list(dict.fromkeys(label for question in questions for label in question.labels))
 
 
 def _tables_digest(questions: Sequence[dict[str, Any]], tables: dict[str, pa.Table]) -> str:

@@ -16,7 +16,7 @@ from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCardData
 
 from annot_hf.data.corpus import CorpusReport, VoteCorpus
-from annot_hf.data.questions import nearest
+from annot_hf.data.questions import Question, nearest
 from annot_hf.data.votes import VoteTable
 from annot_hf.data.yaml_text import read_yaml
 from annot_hf.models.measures import entropy
@@ -26,7 +26,28 @@ SPANS = pa.schema(zip((*SPAN_COLUMNS, "words"), [pa.string()] * 2 + [pa.int64()]
 CARD = Path(__file__).parents[1] / "templates" / "dataset_card.yaml"
 
 
-def items_table(corpus: VoteCorpus, items: pd.DataFrame) -> pa.Table:
+def all_labels(questions: Sequence[Question]) -> list[str]:
+    """All labels in the order of their codes in the tables, as ClassLabel requires."""
+    return list(dict.fromkeys(label for question in questions for label in question.labels))
+
+
+def make_tables(
+    corpus: VoteCorpus, items: pd.DataFrame, votes: VoteTable, spans: pa.Table | None
+) -> dict[str, pa.Table]:
+    """The tables of an export by name, as far as the corpus has them."""
+    labels, table = all_labels(votes.questions), votes.to_arrow()
+    label = table["label"].combine_chunks()
+    codes = label.indices.cast(pa.int64()) if labels else label.cast(pa.string())
+    table = table.set_column(table.column_names.index("label"), "label", codes)
+    tables = {"votes": table, "items": _items_table(corpus, items)}
+    if labels:
+        tables["histograms"] = _histograms_table(votes, labels, tables["items"])
+    if spans is not None and len(spans):
+        tables["spans"] = spans
+    return tables
+
+
+def _items_table(corpus: VoteCorpus, items: pd.DataFrame) -> pa.Table:
     """Items as plain Arrow columns, with `audio` as the struct of the Audio feature."""
     columns = {}
     first = [name for name in ("item", "file", "text", "speaker", "split", "seconds") if name in items]
@@ -56,15 +77,7 @@ def audio_column(data: Sequence[bytes | None], paths: Sequence[str | None]) -> p
     return pa.StructArray.from_arrays(fields, ["bytes", "path"], mask=pa.array([path is None for path in paths]))
 
 
-def votes_table(votes: VoteTable, labels: Sequence[str]) -> pa.Table:
-    """Votes with each label as its index into all labels, as ClassLabel requires."""
-    table = votes.to_arrow()
-    place = table.column_names.index("label")
-    label = table["label"].combine_chunks()
-    return table.set_column(place, "label", label.indices.cast(pa.int64()) if labels else label.cast(pa.string()))
-
-
-def histograms_table(votes: VoteTable, labels: Sequence[str], items: pa.Table) -> pa.Table:
+def _histograms_table(votes: VoteTable, labels: Sequence[str], items: pa.Table) -> pa.Table:
     """One row per item and category question that has votes, in item order."""
     names = items["item"].to_pylist()
     about = [name for name in ("file", "audio", "text", "speaker") if name in items.column_names]
