@@ -245,12 +245,8 @@ def _checked_texts(corpus: VoteCorpus, items: pd.DataFrame) -> pd.Series:
 def split_by_group(groups: pd.Series, shares: Sequence[float] = (0.8, 0.1, 0.1)) -> pd.Series:
     """Assign whole groups (conversations, documents, threads) to the splits, in the same way on every machine.
 
-    The SHA-256 of a group's name decides, so part of a corpus has the splits of the whole corpus. Groups differ in size, so
-    the shares of train, validation and test, which sum to 1, are met only on average.
-
-    Example:
-        >>> split_by_group(pd.Series(["talk 2", "talk 2", "talk 4"])).tolist()
-        ['train', 'train', 'test']
+    The SHA-256 of a group's name decides, so part of a corpus has the splits of the whole. As groups differ in size, the
+    shares of train, validation and test, which sum to 1, are met only on average.
     """
     unnamed = groups.isna() | (groups.astype(str).str.strip() == "")
     if unnamed.any():

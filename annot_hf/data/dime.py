@@ -107,10 +107,6 @@ class Mixtures:
 
     def extend(self, targets: Targets) -> Targets:
         """The targets that the mixtures were planned from, followed by those of the mixtures, which have no votes."""
-        if len(targets) != len(self.sources) or (targets.items != self.sources).any():
-            raise ValueError(
-                "The targets belong to other items than the mixtures; plan the mixtures from the items of these targets."
-            )
         return replace(
             targets,
             items=np.concatenate([targets.items, self.items]),

@@ -31,19 +31,13 @@ FEATURE_RATE = 16_000
 SHORTEST_CLIP = FEATURE_RATE // 2
 # Unit: samples.
 WINDOW, HOP = 2048, 512
+# How many rows librosa gives of each.
+LIBROSA_ROWS = {"MFCC": 13, "chroma": 12, "contrast": 7, "zero crossings": 1, "roll-off": 1, "centroid": 1, "RMS": 1}
 CLIP_FEATURES = tuple(
-    f"{statistic} of {name}"
-    for names in (
-        [f"MFCC {number}" for number in range(13)],
-        [f"chroma {number}" for number in range(12)],
-        [f"contrast {number}" for number in range(7)],
-        ["zero crossings"],
-        ["roll-off"],
-        ["centroid"],
-        ["RMS"],
-    )
+    f"{statistic} of {name} {row}" if rows > 1 else f"{statistic} of {name}"
+    for name, rows in LIBROSA_ROWS.items()
     for statistic in ("mean", "deviation")
-    for name in names
+    for row in range(rows)
 )
 TEXT_FEATURES = ("characters", "words", "!", "?", ".", ",", "vowels", "consonants", "word length", "capitals")
 

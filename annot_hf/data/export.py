@@ -1,10 +1,7 @@
 """Write a corpus as parquet that plain `datasets.load_dataset` reads, and read it back.
 
-    FOLDER/README.md    dataset card: features, splits, report, licence, citation
-    FOLDER/corpus.json    questions, report, digests
-    FOLDER/{votes,items,histograms,spans}/<split>.parquet    the tables that the card describes
-
-The folder appears in one step. Its digest depends on the labels and items only, not on where the audio lies.
+The folder appears in one step: README.md (dataset card), corpus.json (questions, report, digests) and TABLE/SPLIT.parquet. Its
+digest depends on the labels and items only, not on where the audio lies.
 """
 
 import copy
@@ -46,12 +43,11 @@ class ExportedCorpus:
     """An export read back.
 
     Attributes:
-        items: Data frame with columns item, audio (path, embedded `{"bytes", "path"}` or null), file, text, speaker,
-            split, seconds and metadata, as far as the corpus has them.
+        items: Data frame with item, audio (path, embedded `{"bytes", "path"}` or null), file, text, speaker, split, seconds
+            and metadata, as far as the corpus has them.
         report: `CorpusReport.to_dict()` of the export.
         digest: SHA-256 of questions, votes, items and spans of the whole export.
-        spans: What raters highlighted: data frame with columns item, annotator, start, end (positions in the item's text)
-            and words, or None.
+        spans: What raters highlighted: data frame with item, annotator, start, end (places in the text) and words, or None.
         part: Describes a view, such as a fold of a cross-validation (see `with_splits`); empty for the whole export.
     """
 
@@ -67,10 +63,7 @@ class ExportedCorpus:
     part: Mapping[str, Any] = field(default_factory=dict)
 
     def with_splits(self, splits: Mapping[str, str], part: Mapping[str, Any]) -> "ExportedCorpus":
-        """A view in memory of the items in `splits` (item -> its split in the view); nothing is written.
-
-        `part` has JSON values that describe the view. A run records them and does not resume with others.
-        """
+        """A view in memory of the items in `splits` (item -> its split); a run records `part` (JSON), which describes it."""
         if not part:
             raise ValueError("A view of a corpus needs a part that describes it, such as {'fold': 0, 'folds': 5}.")
         unknown = set(splits) - set(self.items["item"])
@@ -83,9 +76,8 @@ class ExportedCorpus:
     def targets(self, split: str, questions: str | Sequence[str] = (), method: str = "", **options: Any) -> Targets:
         """Targets of the items of one split by `make_targets`, which takes the options.
 
-        Without names, the questions are the corpus's default ones; without a method, it is "soft" for a category and "kde" for
-        scales. The pseudo-votes of "smoothed" are distributed like the votes of the split "train" if it exists, otherwise like
-        those of this split.
+        By default the questions are the corpus's, and the method is "soft" for a category and "kde" for scales. The
+        pseudo-votes of "smoothed" are distributed like the votes of the split "train" if it exists, else of this split.
         """
         items = self.items.loc[self.items["split"] == split, "item"]
         if not len(items):
@@ -312,10 +304,9 @@ def _audio(folder: Path, items: pd.DataFrame, root: str | os.PathLike | None) ->
 
 def _find_audio(corpus: VoteCorpus, items: pd.DataFrame, follow_links: bool) -> pd.Series:
     """Replace column `audio` by `file` (relative path or null) and `seconds`; returns the problem of each item, or None."""
-    files, seconds, problems, there = [], [], [], []
+    rows, there = [], []
     for audio in items.pop("audio"):
-        file = duration = None
-        problem = MISSING
+        file, duration, problem = None, None, MISSING
         if isinstance(audio, str | os.PathLike):
             inside = os.path.relpath(audio, corpus.root) if os.path.isabs(audio) else os.fspath(audio)
             path = resolve_inside(corpus.root, inside, follow_links=follow_links)
@@ -326,14 +317,12 @@ def _find_audio(corpus: VoteCorpus, items: pd.DataFrame, follow_links: bool) -> 
                 except AudioError as error:
                     problem = str(error).replace(os.path.join(corpus.root, ""), "")
             elif not inside.isascii():
-                there = there or [file.relative_to(corpus.root).as_posix() for file in corpus.root.rglob("*")]
+                there = there or [found.relative_to(corpus.root).as_posix() for found in corpus.root.rglob("*")]
                 problem += normal_form_hint([Path(inside).as_posix()], there)
-        files.append(file)
-        seconds.append(duration)
-        problems.append(problem)
-    items["file"] = pd.Series(files, dtype=object)
-    items["seconds"] = pd.Series(seconds, dtype=float)
-    return pd.Series(problems, dtype=object)
+        rows.append((file, duration, problem))
+    found = pd.DataFrame(rows, columns=["file", "seconds", "problem"], dtype=object)
+    items["file"], items["seconds"] = found["file"], found["seconds"].astype(float)
+    return found["problem"]
 
 
 def _listed_votes(corpus: VoteCorpus, items: pd.DataFrame, votes: VoteTable, allow: bool) -> VoteTable:

@@ -65,39 +65,34 @@ def mix_dataset(
         processes: Worker processes; None for none.
         **options: The share, neighbours, partners and seed of `plan_mixtures`.
     """
-    if isinstance(data, DatasetDict):
-        if split not in data:
-            raise ValueError(f"There is no split {split!r}; the data have {', '.join(data)}.")
-        _check_speaker_split(data, split, speaker)
-        splits, data = data, data[split]
-    elif isinstance(data, Dataset):
-        splits = None
-    else:
+    if not isinstance(data, Dataset | DatasetDict):
         raise ValueError(f"The data are of type {type(data).__name__}; load them as a Dataset, without streaming.")
-    columns = _checked_columns(data, item=item, probs=probs, audio=audio, text=text, speaker=speaker)
-    names = data[item][:]
+    splits = data if isinstance(data, DatasetDict) else DatasetDict({split: data})
+    if split not in splits:
+        raise ValueError(f"There is no split {split!r}; the data have {', '.join(splits)}.")
+    _check_speaker_split(splits, split, speaker)
+    rows = splits[split]
+    columns = _checked_columns(rows, item=item, probs=probs, audio=audio, text=text, speaker=speaker)
+    names = rows[item][:]
     plan = plan_mixtures(
         names,
-        _distributions(data[probs][:], names, len(support)),
-        _features(data, features, columns, processes),
+        _distributions(rows[probs][:], names, len(support)),
+        _features(rows, features, columns, processes),
         support=support,
-        speakers=data[speaker][:] if "speaker" in columns else None,
+        speakers=rows[speaker][:] if "speaker" in columns else None,
         text=text_rule,
         **options,
     )
+    mixed = DatasetDict({name: _unmixed(part) for name, part in splits.items()})
     if len(plan):
-        mixed = concatenate_datasets([data, _mixed_rows(data, plan, columns, sampling_rate, processes)])
-    else:
-        mixed = _unmixed(data)
-    if splits is not None:
-        mixed = DatasetDict({name: mixed if name == split else _unmixed(rows) for name, rows in splits.items()})
-    return mixed, plan.report
+        mixed[split] = concatenate_datasets([rows, _mixed_rows(rows, plan, columns, sampling_rate, processes)])
+    return (mixed if isinstance(data, DatasetDict) else mixed[split]), plan.report
 
 
 def _check_speaker_split(splits: DatasetDict, split: str, speaker: str | None) -> None:
     """Raise if a speaker of the split occurs in another one, and warn about rows with an unknown speaker."""
     speakers = {
-        name: data[speaker][:] if speaker in data.column_names else [None] * len(data) for name, data in splits.items()
+        name: part[speaker][:] if speaker in part.column_names else [None] * len(part) for name, part in splits.items()
     }
     mine = speakers.pop(split)
     others = [one for theirs in speakers.values() for one in theirs]

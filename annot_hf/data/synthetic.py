@@ -89,10 +89,7 @@ class Annotations:
 def write_annotations(
     folder: str | os.PathLike[str], votes: VoteTable, replies: pa.Table | pa.RecordBatchReader, facts: Mapping[str, Any]
 ) -> None:
-    """Write synthetic votes, the replies behind them, and facts (JSON), among them `corpus` (its name) and `corpus_digest`.
-
-    The files of an earlier run are replaced, other files are left alone.
-    """
+    """Write synthetic votes, the replies behind them, and facts (JSON), among them `corpus` (its name) and `corpus_digest`."""
     folder = Path(folder)
     _check_votes(votes, "votes")
     check_annotations_folder(folder)
@@ -224,14 +221,8 @@ def _check_votes(votes: VoteTable, where: str) -> None:
             f"{where}: row {row} (item {votes.items[votes.item_codes[row]]!r}) has source {source!r}; annotations hold only "
             f"votes of source {SYNTHETIC!r}."
         )
-    repeated = repeated_votes(
-        votes.questions,
-        votes.item_codes,
-        votes.annotator_codes,
-        votes.question_codes,
-        votes.label_codes,
-        len(votes.annotators),
-    )
+    codes = votes.item_codes, votes.annotator_codes, votes.question_codes, votes.label_codes
+    repeated = repeated_votes(votes.questions, *codes, len(votes.annotators))
     if repeated.any():
         row = int(np.argmax(repeated))
         raise ValueError(
@@ -247,7 +238,7 @@ def is_synthetic(votes: VoteTable) -> np.ndarray:
 
 
 def combine_votes(human: VoteTable, synthetic: VoteTable, weight: float = 1.0) -> VoteTable:
-    """Human votes, and synthetic ones with a weight w, in one table with the questions of the human votes.
+    """Human votes, and synthetic ones (of `answers_to`) with a weight w, in one table.
 
     With n_h human and n_s synthetic votes, an item has (n_h q_h + w n_s q_s) / (n_h + w n_s); arXiv 2601.14620 has w = 1.
     """
@@ -255,15 +246,9 @@ def combine_votes(human: VoteTable, synthetic: VoteTable, weight: float = 1.0) -
         raise ValueError(
             f"The weight of synthetic votes is {weight!r}; give a finite number from 0 up ({WEIGHT_RULE})."
         )
-    for votes, wanted, name in ((human, False, "human"), (synthetic, True, "synthetic")):
-        if (is_synthetic(votes) != wanted).any():
-            raise ValueError(
-                f"The {name} votes have votes of another source; only source {SYNTHETIC!r} marks synthetic votes."
-            )
-    asked = answers_to(synthetic, human.questions, "synthetic votes")
     # So that none is taken for a rater of the same name.
-    renamed = replace(asked, annotators=np.array([f"{SYNTHETIC}:{name}" for name in asked.annotators], dtype=object))
-    both = VoteTable.concat([human, renamed])
+    names = np.array([f"{SYNTHETIC}:{name}" for name in synthetic.annotators], dtype=object)
+    both = VoteTable.concat([human, replace(synthetic, annotators=names)])
     factors = np.where(is_synthetic(both), float(weight), 1.0)
     kept = both.select(mask=factors > 0)
     weights = factors[factors > 0] * (1.0 if kept.weights is None else kept.weights)
@@ -279,16 +264,13 @@ def answers_to(votes: VoteTable, questions: tuple[Question, ...], where: str) ->
             raise ValueError(
                 f"{where}: question {question.name!r} is not a question of the corpus, which has {', '.join(known)}."
             )
-        if _meaning(question) != _meaning(theirs):
+        same = (question.low, question.high, question.multiple) == (theirs.low, theirs.high, theirs.multiple)
+        if not same or set(question.labels) != set(theirs.labels):
             raise ValueError(
                 f"{where}: question {question.name!r} has {_kind_of_answers(question)}, but the corpus asks for "
                 f"{_kind_of_answers(theirs)}; ask again with the corpus's own question."
             )
     return VoteTable.from_arrow(votes.to_arrow(), questions)
-
-
-def _meaning(question: Question) -> tuple:
-    return frozenset(question.labels), question.low, question.high, question.multiple
 
 
 def _kind_of_answers(question: Question) -> str:
