@@ -59,7 +59,7 @@ setup(
             "recipes/*.yaml",
             "recipes/accelerate/*.yaml",
             "templates/*.j2",
-            "templates/*.yaml",
+            "templates/export/*",
             "templates/annotate/*",
         ]
     },

@@ -83,7 +83,13 @@ def run(site, tmp_path, *arguments):
 def test_contents(wheel, repository):
     names = set(zipfile.ZipFile(wheel).namelist())
     package = repository / "annot_hf"
-    data = ("recipes/*.yaml", "recipes/accelerate/*.yaml", "templates/*.j2", "templates/*.yaml", "templates/annotate/*")
+    data = (
+        "recipes/*.yaml",
+        "recipes/accelerate/*.yaml",
+        "templates/*.j2",
+        "templates/annotate/*",
+        "templates/export/*",
+    )
     patterns = ("**/*.py", "*.pyi", "py.typed", *data)
     wanted = {path.relative_to(repository).as_posix() for pattern in patterns for path in package.glob(pattern)}
     assert {"annot_hf/py.typed", "annot_hf/cli/app.py"} < wanted

@@ -23,7 +23,7 @@ from annot_hf.models.measures import entropy
 
 SPAN_COLUMNS = ("item", "annotator", "start", "end")
 SPANS = pa.schema(zip((*SPAN_COLUMNS, "words"), [pa.string()] * 2 + [pa.int64()] * 2 + [pa.string()], strict=True))
-CARD = Path(__file__).parents[1] / "templates" / "dataset_card.yaml"
+CARD = Path(__file__).parents[1] / "templates" / "export" / "dataset_card.yaml"
 
 
 def all_labels(questions: Sequence[Question]) -> list[str]:
