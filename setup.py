@@ -61,6 +61,7 @@ setup(
             "recipes/accelerate/*.yaml",
             "templates/*.j2",
             "templates/*.yaml",
+            "templates/export/*",
             "templates/annotate/*",
         ]
     },

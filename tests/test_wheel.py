@@ -90,6 +90,7 @@ def test_contents(wheel, repository):
         "templates/*.j2",
         "templates/*.yaml",
         "templates/annotate/*",
+        "templates/export/*",
     )
     patterns = ("**/*.py", "*.pyi", "py.typed", *data)
     wanted = {path.relative_to(repository).as_posix() for pattern in patterns for path in package.glob(pattern)}

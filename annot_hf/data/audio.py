@@ -1,8 +1,7 @@
 """Read audio safely: check the header before decoding, and the samples before use.
 
-A ten-hour FLAC of silence has 1.9 MB and decodes to 2.3 GB, so limits apply to the header. No more is decoded than the header
-states, and less is an error; `lengths` makes sure that the header states what the file holds. libsndfile decodes (wav, flac,
-ogg, opus, mp3), and soxr resamples.
+A ten-hour FLAC of silence has 1.9 MB and decodes to 2.3 GB, so limits apply to the header. No more is decoded than it states,
+and less is an error; `lengths` makes sure that it states what the file holds.
 """
 
 import io
@@ -61,14 +60,12 @@ class AudioInfo:
 
 
 def audio_info(source: Any, *, limits: AudioLimits | None = None) -> AudioInfo:
-    """Read the header of a source of `load_audio` without decoding it, and check it against the limits.
-
-    A `MixedClip` is as long as the shorter of its clips.
-    """
+    """The header of a source of `load_audio`, checked against the limits; nothing is decoded."""
     if isinstance(source, ConditionedClip):
         return audio_info(source.source, limits=limits)
     if isinstance(source, MixedClip):
         both = [audio_info(clip, limits=limits) for clip in (source.first, source.second)]
+        # The longer one is cut.
         return replace(min(both, key=lambda info: info.seconds), channels=1)
     with _open(source) as (name, file):
         return _check_header(name, file, limits or AudioLimits())
@@ -124,10 +121,7 @@ def load_audio(source: Any, *, sampling_rate: int = 16_000, limits: AudioLimits 
 
 
 def check_name(name: str, root: str | os.PathLike) -> None:
-    """Raise unless `name` is a plain relative path, which need not exist.
-
-    Names come from label files and other people's exports, so they are not trusted.
-    """
+    """Raise unless `name`, from files that are not trusted, is a plain relative path, which need not exist."""
     text = os.fspath(name) if isinstance(name, str | os.PathLike) else ""
     # Full-width and two-dot look-alikes become what they imitate.
     plain = unicodedata.normalize("NFKC", text)
@@ -145,14 +139,11 @@ def check_name(name: str, root: str | os.PathLike) -> None:
 
 
 def resolve_inside(root: str | os.PathLike, name: str, *, follow_links: bool = False) -> Path:
-    """The file `name` under `root`; raises when the name leads elsewhere, by a link unless links are followed.
-
-    Links into the blobs of the same repository are always followed, because the cache of the Hugging Face Hub consists of
-    them (`snapshots/REVISION/x` links to `blobs/DIGEST`).
-    """
+    """The file `name` under `root`; raises when the name leads elsewhere, by a link unless links are followed."""
     check_name(name, root)
     base = Path(os.path.realpath(root))
     path = Path(os.path.realpath(base / name))
+    # In the Hub's cache, `snapshots/REVISION/x` links to `blobs/DIGEST` of the same repository.
     blobs = [above.parents[1] / "blobs" for above in (base, *base.parents) if above.parent.name == "snapshots"]
     if follow_links or any(path.is_relative_to(folder) for folder in (base, *blobs)):
         return path
@@ -238,10 +229,7 @@ def _check_header(name: str, file: soundfile.SoundFile, limits: AudioLimits) -> 
 
 @dataclass(frozen=True)
 class MixedClip:
-    """Two sources of `load_audio`, mixed when they are read: first + share (second - first), cut to the shorter.
-
-    The share of the second clip is in [0, 1] (arXiv 2601.14620, section 2.3).
-    """
+    """Two sources of `load_audio`, mixed when they are read: first + share (second - first), cut to the shorter."""
 
     first: Any
     second: Any

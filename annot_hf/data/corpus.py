@@ -1,12 +1,8 @@
-"""`VoteCorpus`: constants and readers that turn upstream files into votes; docs/votes.md shows one.
-
-Readers call `note` for whatever they leave out or repair, so that the report of an export accounts for every vote.
-"""
+"""`VoteCorpus`: constants and readers that turn upstream files into votes; docs/votes.md shows one."""
 
 import builtins
 import glob
 import hashlib
-import importlib
 import importlib.util
 import inspect
 import json
@@ -36,10 +32,7 @@ FOLDER_LOCK = ".lock"
 
 @dataclass(frozen=True)
 class Finding:
-    """Something that a reader or the export left out, repaired or could not match.
-
-    `count` is of items, files or rows, as the reason says; the export lacks `votes` for it; `examples` are up to three names.
-    """
+    """What was left out, repaired or not matched: how many items, files or rows, and the votes that are left out."""
 
     reason: str
     count: int
@@ -47,20 +40,11 @@ class Finding:
     examples: tuple[str, ...] = ()
 
 
-def add_finding(findings: dict[str, Finding], reason: str, what: int | Sequence[str], *, votes: int = 0) -> None:
-    """Add a finding under its reason, given the number or the names; zero findings add nothing."""
-    names = [] if isinstance(what, int) else [str(name) for name in what]
-    count = what if isinstance(what, int) else len(names)
-    if count or votes:
-        findings[reason] = Finding(reason, count, votes, tuple(names[:3]))
-
-
 @dataclass(frozen=True)
 class CorpusReport:
     """What an export contains and what it leaves out; the upstream files have `votes + sum(finding.votes)` votes.
 
-    `annotators` counts named raters, `splits` the items of each split, and `questions` the votes and items of each question
-    and the fewest, median and most votes on an item. `seconds` is the duration of all audio (s), 0 without audio.
+    `annotators` counts named raters; `questions` has votes, items, and fewest, median and most votes on an item; audio in s.
     """
 
     name: str
@@ -162,14 +146,13 @@ class VoteCorpus:
             what: The number of items, files or rows, or their names.
             votes: How many votes are left out for this reason.
         """
-        add_finding(self.findings, reason, what, votes=votes)
+        names = [] if isinstance(what, int) else [str(name) for name in what]
+        count = what if isinstance(what, int) else len(names)
+        if count or votes:
+            self.findings[reason] = Finding(reason, count, votes, tuple(names[:3]))
 
     def label_file(self, *names: str, required: bool = True) -> Path | None:
-        """The first of `names` (relative to the root) that exists; its digest is recorded.
-
-        Raises:
-            ValueError: None exists and `required` is true.
-        """
+        """The first of `names` (relative to the root) that exists, its digest recorded; None if it is not required."""
         for name in names:
             path = self.root / name
             if path.is_file():
@@ -214,18 +197,19 @@ def check_items(corpus: VoteCorpus, items: pd.DataFrame) -> pd.DataFrame:
 def _checked_splits(corpus: VoteCorpus, items: pd.DataFrame) -> np.ndarray:
     """What `split_of` returns, in the order of the items: a Series is matched by index, a list by position."""
     split = corpus.split_of(items)
-    aligned = (
-        split.index.symmetric_difference(items.index).empty
-        if isinstance(split, pd.Series)
-        else isinstance(split, list | tuple | np.ndarray)
-    )
-    if not aligned or len(split) != len(items):
-        count = len(split) if hasattr(split, "__len__") else "no"
+    count = len(split) if hasattr(split, "__len__") else "no"
+    if isinstance(split, list | tuple | np.ndarray) and count == len(items):
+        split = pd.Series(list(split), items.index, dtype=object)
+    if (
+        not isinstance(split, pd.Series)
+        or not split.index.symmetric_difference(items.index).empty
+        or count != len(items)
+    ):
         raise ValueError(
             f"{corpus.name}: split_of returns {type(split).__name__} of {count} splits for {len(items)} items; return one "
             "per item, as a list in their order or a Series with their index."
         )
-    split = split.reindex(items.index) if isinstance(split, pd.Series) else pd.Series(list(split), dtype=object)
+    split = split.reindex(items.index)
     odd = ~split.astype(str).str.fullmatch(r"\w+").astype(bool) | split.isna()
     if odd.any():
         raise ValueError(
@@ -261,12 +245,8 @@ def _checked_texts(corpus: VoteCorpus, items: pd.DataFrame) -> pd.Series:
 def split_by_group(groups: pd.Series, shares: Sequence[float] = (0.8, 0.1, 0.1)) -> pd.Series:
     """Assign whole groups (conversations, documents, threads) to the splits, in the same way on every machine.
 
-    The SHA-256 of a group's name decides, so part of a corpus has the splits of the whole corpus. Groups differ in size, so
-    the shares of train, validation and test, which sum to 1, are met only on average.
-
-    Example:
-        >>> split_by_group(pd.Series(["talk 2", "talk 2", "talk 4"])).tolist()
-        ['train', 'train', 'test']
+    The SHA-256 of a group's name decides, so part of a corpus has the splits of the whole. As groups differ in size, the
+    shares of train, validation and test, which sum to 1, are met only on average.
     """
     unnamed = groups.isna() | (groups.astype(str).str.strip() == "")
     if unnamed.any():
@@ -345,8 +325,8 @@ def _import_beside(script: Path) -> Callable[..., Any]:
 def replace_folder(out: str | os.PathLike, *, marker: str, kind: str, entries: Sequence[str]) -> Iterator[Path]:
     """Write a folder in one step: yields a temporary sibling that replaces `out` when the block succeeds.
 
-    An earlier folder is replaced only if its JSON file `marker` has the entry `kind` and it holds nothing but `entries`.
-    Remains of a killed process are removed; if only the earlier folder is left, it is restored.
+    An earlier one must have the entry `kind` in its JSON file `marker` and nothing but `entries`. Remains of a killed process
+    are removed; if only the earlier folder is left, it is restored.
     """
     out = Path(out).resolve()
     if out.exists() and not out.is_dir():

@@ -1,12 +1,8 @@
 """DiME-Aug: mix items of rare classes with similar items of their class (arXiv 2601.14620, section 2.3).
 
 A mixture takes an item i, a neighbour j of its class and a share a ~ U(0, 1) of j: audio x_i + a (x_j - x_i) cut to the
-shorter, opinion q_i + a (q_j - q_i), and the text of one of the two. This module plans the mixtures and reads no audio;
-`MixedClip` mixes the clips when they are read. scikit-learn (extra `augment`) finds the neighbours.
-
-Our choices, where the paper is silent: neighbours exclude the item itself (the released code asks for 3 and finds the item
-among them, so 2 remain: our default); the draws of a class depend neither on the other classes nor on the order of the
-items; mixtures are numbered (the released code draws random names, which collide).
+shorter, opinion q_i + a (q_j - q_i), and the text of one of the two. This module plans; `MixedClip` mixes what is read.
+By default j is one of 2 neighbours: the released code asks for 3 and finds the item among them.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -35,11 +31,9 @@ ROUNDING = 1e-9
 
 @dataclass(frozen=True)
 class ClassMass:
-    """The size of a class before and after mixing.
+    """The size of a class before and after mixing; `items` are those whose most probable label it is, `alone` lack partners.
 
-    `items` are those whose most probable label this is, `alone` those without any partner. `mass` is the sum of its
-    probability over all items, `mass_added` over all mixtures. It lacks `wanted` = floor(share N_max) - items mixtures, at
-    least 0, of which `made` are made; `skipped` says why none is made.
+    A mass is a sum of probabilities. Of `wanted` = max(0, floor(share N_max) - items) mixtures, `made` are made.
     """
 
     label: str
@@ -54,11 +48,7 @@ class ClassMass:
 
 @dataclass(frozen=True)
 class MixtureReport:
-    """The plan, class by class; `items` sum to the number of items, `made` to that of mixtures.
-
-    `tied` counts items with several most probable labels, of which the first counts; `without_speaker` items of an unknown
-    speaker; `across_speakers` mixtures of two known, different speakers.
-    """
+    """The plan by class; `tied` counts items with several most probable labels, `across_speakers` mixtures of two voices."""
 
     classes: tuple[ClassMass, ...]
     tied: int
@@ -79,11 +69,9 @@ class MixtureReport:
 
 @dataclass(frozen=True, eq=False)
 class Mixtures:
-    """Mixtures `(M,)` of items; the arrays are read-only.
+    """Mixtures `(M,)` named `dime-SEED-LABEL-NUMBER`, with distributions `(M, K)` and the number of their class.
 
-    `first` and `second` are the rows of items i and j in `sources` `(N,)`, the names given, and `text_from` is one of both;
-    `share` is the weight of j, in [0, 1). `label` is the number of the class in the support, and each row of `probs`
-    `(M, K)` sums to 1. `items` are names `dime-SEED-LABEL-NUMBER`; `settings` are arguments of `plan_mixtures`.
+    `first` (i), `second` (j) and `text_from` are rows of `sources` `(N,)`; `share`, in [0, 1), is the weight of j.
     """
 
     items: np.ndarray
@@ -98,10 +86,6 @@ class Mixtures:
     support: tuple[str, ...]
     settings: dict[str, Any]
     report: MixtureReport
-
-    def __post_init__(self) -> None:
-        for array in (entry for entry in vars(self).values() if isinstance(entry, np.ndarray)):
-            array.flags.writeable = False
 
     def __len__(self) -> int:
         return len(self.items)
@@ -123,10 +107,6 @@ class Mixtures:
 
     def extend(self, targets: Targets) -> Targets:
         """The targets that the mixtures were planned from, followed by those of the mixtures, which have no votes."""
-        if len(targets) != len(self.sources) or (targets.items != self.sources).any():
-            raise ValueError(
-                "The targets belong to other items than the mixtures; plan the mixtures from the items of these targets."
-            )
         return replace(
             targets,
             items=np.concatenate([targets.items, self.items]),
@@ -148,24 +128,12 @@ def plan_mixtures(
     partners: Partners = "any",
     seed: int = 0,
 ) -> Mixtures:
-    """Plan mixtures of items of rare classes until each class has `share` times the items of the largest class.
+    """Fill each class, the items whose most probable label it is (the first of ties), up to floor(share N_max) items.
 
-    Pass the items of the training split only, after splitting. The class of an item is its most probable label, the first one
-    of ties. Features are standardised within the class before neighbours are searched.
-
-    Args:
-        items: Unique names `(N,)`.
-        probs: Distributions `(N, K)`; rows sum to 1. Named rows and columns are matched by name, here and below.
-        features: `(N, D)`, or a function from row numbers `(R,)` to features `(R, D)`, which is called once, for the items
-            of rare classes.
-        support: Names of the K labels.
-        speakers: Speaker of each item, None if unknown; needed for partners "same".
-        share: Rho, above 0 and up to 1: classes with fewer than floor(share N_max) items are filled up to that number.
-        neighbours: A partner is drawn from this many nearest other items.
-        text: The text of a mixture: that of the "dominant" item as in the paper (the neighbour's if its share is .5 or
-            more), or always that of the "first", as in the released code.
-        partners: Neighbours of "any" speaker, or of the "same" one.
-        seed: Seed of all draws, from 0.
+    Pass items of the training split only, distributions `(N, K)`, and features `(N, D)` or a function from rows `(R,)` to
+    features `(R, D)`, which is called once, for the items of rare classes; named rows and columns are matched by name. A
+    partner is one of that many nearest `neighbours` by features standardised within the class, of "any" speaker or the
+    "same"; its text is taken if its share is .5 or more ("dominant", as in the paper) or never ("first", as in the code).
     """
     names, support = _check_items(items), tuple(map(str, support))
     probs = np.asarray(by_name(probs, (items, support), "probs"), dtype=np.float64)
@@ -180,17 +148,23 @@ def plan_mixtures(
     wanted = np.maximum(int(np.floor(share * counts.max() + ROUNDING)) - counts, 0)
     # Sorted, so that the draws do not depend on the order of the items.
     ordered = names.argsort(kind="stable")
-    members = [ordered[classes[ordered] == code] for code in range(len(support))]
-    pools = [_pools_of(speakers[rows], partners) if need else [] for rows, need in zip(members, wanted, strict=True)]
+    members, pools = {}, {}
+    for code in np.flatnonzero(wanted):
+        rows = ordered[classes[ordered] == code]
+        groups = [np.arange(len(rows))]
+        if partners == "same":
+            # Items of unknown speakers are in no group.
+            groups = pd.Series(speakers[rows]).groupby(speakers[rows]).indices.values()
+        if found := [group for group in groups if len(group) > 1]:
+            members[code], pools[code] = rows, found
     nobody = np.zeros(0, np.int64)
-    asked = np.concatenate([nobody, *(row for pool, row in zip(pools, members, strict=True) if pool)])
-    table = _features_of(features, asked, names)
+    table = _features_of(features, np.concatenate([nobody, *members.values()]), names)
     drawn = [(nobody, nobody, nobody, np.zeros(0))]
-    for code in (code for code, pool in enumerate(pools) if pool):
-        rows = members[code]
+    for code, rows in members.items():
         own, table = standardise_columns(table[: len(rows)]), table[len(rows) :]
+        # A generator of its own, so that the draws of a class do not depend on the other classes.
         rng = np.random.default_rng([seed, code])
-        first, second, weight = _draw_pairs(own, pools[code], int(wanted[code]), neighbours, rng)
+        first, second, weight = _draw_pairs(own, pools[code], wanted[code], neighbours, rng)
         drawn.append((np.full(len(first), code), rows[first], rows[second], weight))
     label, first, second, weight = (np.concatenate(parts) for parts in zip(*drawn, strict=True))
     mixed = probs[first] + weight[:, None] * (probs[second] - probs[first])
@@ -206,7 +180,7 @@ def plan_mixtures(
                 wanted=int(wanted[code]),
                 made=int(made[code]),
                 mass_added=float(mixed[:, code].sum()),
-                alone=int(counts[code]) - sum(map(len, pools[code])) if wanted[code] else 0,
+                alone=int(counts[code]) - sum(map(len, pools.get(code, []))) if wanted[code] else 0,
                 skipped=WHY_SKIPPED[min(counts[code], 2)] if wanted[code] and not made[code] else "",
             )
             for code, name in enumerate(support)
@@ -221,7 +195,7 @@ def plan_mixtures(
         second=second,
         share=weight,
         label=label,
-        text_from=np.where(weight < 0.5, first, second) if text == "dominant" else first.copy(),
+        text_from=np.where(weight < 0.5, first, second) if text == "dominant" else first,
         probs=mixed,
         sources=names,
         speakers=speakers,
@@ -229,16 +203,6 @@ def plan_mixtures(
         settings={"share": share, "neighbours": neighbours, "text": text, "partners": partners, "seed": seed},
         report=report,
     )
-
-
-def _pools_of(speakers: np.ndarray, partners: Partners) -> list[np.ndarray]:
-    """Which of a class's items may be mixed with each other: row numbers, two or more in each pool."""
-    if partners == "any":
-        pools = [np.arange(len(speakers))]
-    else:
-        # Items of unknown speakers are in no group.
-        pools = pd.Series(speakers, dtype=object).groupby(speakers).indices.values()
-    return [pool for pool in pools if len(pool) > 1]
 
 
 def standardise_columns(features: np.ndarray) -> np.ndarray:
@@ -259,10 +223,7 @@ def standardise_columns(features: np.ndarray) -> np.ndarray:
 def _draw_pairs(
     features: np.ndarray, pools: list[np.ndarray], count: int, neighbours: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Draw rows and for each one of its nearest rows in its pool, with replacement, and the share of the latter in [0, 1).
-
-    The features `(N, D)` are standardised. All three results are `(count,)`.
-    """
+    """Draw rows `(count,)`, for each one of its nearest rows in its pool, and the share of the latter."""
     able = np.sort(np.concatenate(pools))
     first = able[rng.integers(len(able), size=count)]
     pick, share = rng.random(count), rng.random(count)
@@ -277,19 +238,13 @@ def _draw_pairs(
 
 
 def nearest_rows(features: np.ndarray, queries: np.ndarray, neighbours: int) -> np.ndarray:
-    """The nearest rows (Euclidean) of each queried row `(Q, min(neighbours, N - 1))`, without the row itself, nearest first.
-
-    The row is excluded by its number, not as the first one found, because rows with equal features have distance 0 too.
-
-    Example:
-        >>> nearest_rows(np.array([[0.0], [1.0], [1.0], [5.0]]), np.array([2, 3]), 2).tolist()
-        [[1, 0], [1, 2]]
-    """
+    """The nearest rows (Euclidean) of each queried row `(Q, min(neighbours, N - 1))`, nearest first, without itself."""
     size = min(neighbours + 1, len(features))
     search = load_neighbours().NearestNeighbors(n_neighbors=size, algorithm="brute", metric="euclidean")
     found = search.fit(features).kneighbors(features[queries], return_distance=False)
+    # By its number, not as the first one found, because rows with equal features have distance 0 too. With many equal rows,
+    # the row itself may be missing from those found; then drop the last one.
     itself = found == np.asarray(queries)[:, None]
-    # With many equal rows, the row itself may be missing from those found; then drop the last one.
     itself[~itself.any(1), -1] = True
     return found[~itself].reshape(len(queries), size - 1)
 
@@ -341,7 +296,7 @@ def _features_of(features: Any, rows: np.ndarray, names: np.ndarray) -> np.ndarr
 
 
 def _mixture_names(names: np.ndarray, label: np.ndarray, support: tuple[str, ...], seed: int) -> np.ndarray:
-    """Names of the mixtures, numbered within their class; none is that of an item."""
+    """Names of the mixtures, numbered within their class, because random ones would collide; none is that of an item."""
     number = np.arange(len(label)) - np.searchsorted(label, label)
     made = [f"dime-{seed}-{support[code]}-{place:06d}" for code, place in zip(label, number, strict=True)]
     taken = pd.Index(names).intersection(pd.Index(made, dtype=object))
@@ -359,7 +314,7 @@ def _check_items(items: Sequence[str]) -> np.ndarray:
         raise ValueError(f"Item name {odd[0]!r} is not text; name every item.")
     if names.has_duplicates:
         raise ValueError(f"Item {names[names.duplicated()][0]!r} is given twice; give each item once.")
-    return names.to_numpy().copy()
+    return names.to_numpy()
 
 
 def _check_columns(

@@ -1,7 +1,7 @@
 """The features that define neighbours in DiME-Aug: 72 numbers per clip and 10 per text, or a table of your own.
 
-The features are those of the code released with arXiv 2601.14620 (section 2.3): librosa's defaults at 16 kHz. Unlike that
-code, an unreadable clip raises an error instead of giving zeros, and capitals are counted before the text is lower-cased.
+They are those of the code released with arXiv 2601.14620 (section 2.3), but that gives zeros for an unreadable clip, and
+counts capitals after lower-casing.
 """
 
 import functools
@@ -31,34 +31,25 @@ FEATURE_RATE = 16_000
 SHORTEST_CLIP = FEATURE_RATE // 2
 # Unit: samples.
 WINDOW, HOP = 2048, 512
+# How many rows librosa gives of each.
+LIBROSA_ROWS = {"MFCC": 13, "chroma": 12, "contrast": 7, "zero crossings": 1, "roll-off": 1, "centroid": 1, "RMS": 1}
 CLIP_FEATURES = tuple(
-    f"{statistic} of {name}"
-    for names in (
-        [f"MFCC {number}" for number in range(13)],
-        [f"chroma {number}" for number in range(12)],
-        [f"contrast {number}" for number in range(7)],
-        ["zero crossings"],
-        ["roll-off"],
-        ["centroid"],
-        ["RMS"],
-    )
+    f"{statistic} of {name} {row}" if rows > 1 else f"{statistic} of {name}"
+    for name, rows in LIBROSA_ROWS.items()
     for statistic in ("mean", "deviation")
-    for name in names
+    for row in range(rows)
 )
 TEXT_FEATURES = ("characters", "words", "!", "?", ".", ",", "vowels", "consonants", "word length", "capitals")
 
 
 def clip_features(wave: np.ndarray) -> np.ndarray:
-    """Means and standard deviations over time of librosa's features of a clip, `(72,)` float32, named by `CLIP_FEATURES`.
-
-    The clip has samples `(time,)` at 16 kHz, full scale at 1. All features share one spectrum; their values equal those of
-    separate calls of librosa's functions.
-    """
+    """`CLIP_FEATURES` `(72,)`, float32, of samples `(time,)` at 16 kHz, full scale at 1."""
     wave = np.pad(np.asarray(wave, np.float32), (0, max(0, SHORTEST_CLIP - len(wave))))
     return _measure_clip(load_librosa(), wave)
 
 
 def _measure_clip(library: ModuleType, wave: np.ndarray) -> np.ndarray:
+    """What separate calls of librosa's functions give, from one spectrum."""
     feature, frames = library.feature, {"n_fft": WINDOW, "hop_length": HOP}
     spectrum = np.abs(library.stft(wave, **frames))
     mel = feature.melspectrogram(S=spectrum**2, sr=FEATURE_RATE)
@@ -88,14 +79,7 @@ def features_of_clip(source: Any, *, item: str, max_seconds: float = 600.0) -> n
 
 
 def text_features(text: str | None) -> np.ndarray:
-    """Ten counts of a text `(10,)` float32, named by `TEXT_FEATURES`; zeros without a text.
-
-    Vowels, consonants and capitals are shares of the characters.
-
-    Example:
-        >>> text_features("Oh, No!!").tolist()
-        [8.0, 2.0, 2.0, 0.0, 0.0, 1.0, 0.25, 0.25, 3.5, 0.25]
-    """
+    """`TEXT_FEATURES` `(10,)`, float32: counts, and shares for vowels, consonants and capitals; zeros without a text."""
     text = (text or "").strip()
     if not text:
         return np.zeros(len(TEXT_FEATURES), np.float32)

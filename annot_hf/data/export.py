@@ -1,12 +1,10 @@
 """Write a corpus as parquet that plain `datasets.load_dataset` reads, and read it back.
 
-    FOLDER/README.md    dataset card: features, splits, report, licence, citation
-    FOLDER/corpus.json    questions, report, digests
-    FOLDER/{votes,items,histograms,spans}/<split>.parquet    the tables that the card describes
-
-The folder appears in one step. Its digest depends on the labels and items only, not on where the audio lies.
+The folder appears in one step: README.md (dataset card), corpus.json (questions, report, digests) and TABLE/SPLIT.parquet. Its
+digest depends on the labels and items only, not on where the audio lies.
 """
 
+import copy
 import hashlib
 import json
 import os
@@ -22,26 +20,9 @@ import pyarrow.parquet as pq
 from datasets.splits import SplitDict, SplitInfo
 
 from annot_hf.data.audio import audio_info, check_name, resolve_inside
-from annot_hf.data.corpus import (
-    SPLITS,
-    CorpusReport,
-    Finding,
-    VoteCorpus,
-    add_finding,
-    check_items,
-    file_sha256,
-    replace_folder,
-)
+from annot_hf.data.corpus import SPLITS, CorpusReport, VoteCorpus, check_items, file_sha256, replace_folder
 from annot_hf.data.encoding import alike, check_choice
-from annot_hf.data.export_tables import (
-    audio_column,
-    dataset_card,
-    histograms_table,
-    items_table,
-    spans_table,
-    table_features,
-    votes_table,
-)
+from annot_hf.data.export_tables import all_labels, audio_column, dataset_card, make_tables, spans_table, table_features
 from annot_hf.data.lengths import AudioError
 from annot_hf.data.questions import Question, normal_form_hint
 from annot_hf.data.targets import Targets, make_targets
@@ -62,12 +43,11 @@ class ExportedCorpus:
     """An export read back.
 
     Attributes:
-        items: Data frame with columns item, audio (path, embedded `{"bytes", "path"}` or null), file, text, speaker,
-            split, seconds and metadata, as far as the corpus has them.
+        items: Data frame with item, audio (path, embedded `{"bytes", "path"}` or null), file, text, speaker, split, seconds
+            and metadata, as far as the corpus has them.
         report: `CorpusReport.to_dict()` of the export.
         digest: SHA-256 of questions, votes, items and spans of the whole export.
-        spans: What raters highlighted: data frame with columns item, annotator, start, end (positions in the item's text)
-            and words, or None.
+        spans: What raters highlighted: data frame with item, annotator, start, end (places in the text) and words, or None.
         part: Describes a view, such as a fold of a cross-validation (see `with_splits`); empty for the whole export.
     """
 
@@ -83,10 +63,7 @@ class ExportedCorpus:
     part: Mapping[str, Any] = field(default_factory=dict)
 
     def with_splits(self, splits: Mapping[str, str], part: Mapping[str, Any]) -> "ExportedCorpus":
-        """A view in memory of the items in `splits` (item -> its split in the view); nothing is written.
-
-        `part` has JSON values that describe the view. A run records them and does not resume with others.
-        """
+        """A view in memory of the items in `splits` (item -> its split); a run records `part` (JSON), which describes it."""
         if not part:
             raise ValueError("A view of a corpus needs a part that describes it, such as {'fold': 0, 'folds': 5}.")
         unknown = set(splits) - set(self.items["item"])
@@ -99,9 +76,8 @@ class ExportedCorpus:
     def targets(self, split: str, questions: str | Sequence[str] = (), method: str = "", **options: Any) -> Targets:
         """Targets of the items of one split by `make_targets`, which takes the options.
 
-        Without names, the questions are the corpus's default ones; without a method, it is "soft" for a category and "kde" for
-        scales. The pseudo-votes of "smoothed" are distributed like the votes of the split "train" if it exists, otherwise like
-        those of this split.
+        By default the questions are the corpus's, and the method is "soft" for a category and "kde" for scales. The
+        pseudo-votes of "smoothed" are distributed like the votes of the split "train" if it exists, else of this split.
         """
         items = self.items.loc[self.items["split"] == split, "item"]
         if not len(items):
@@ -163,59 +139,50 @@ def export_corpus(
     for name in corpus.default_questions:
         votes.question(name)
     # A copy, so that the corpus can be exported again with other options.
-    findings = dict(corpus.findings)
+    corpus = copy.copy(corpus)
+    corpus.findings = dict(corpus.findings)
     for reason, rows in votes.exclusions.items():
-        add_finding(findings, reason, rows, votes=rows)
-    votes = _listed_votes(corpus, items, votes, findings, allow_unmatched)
+        corpus.note(reason, rows, votes=rows)
+    votes = _listed_votes(corpus, items, votes, allow_unmatched)
     listed = items["item"]
-    good = _usable_items(corpus, items, votes, findings, problems.astype(object), kind, wanted)
+    good = _usable_items(corpus, items, votes, problems.astype(object), kind, wanted)
     items = items[good].reset_index(drop=True)
     votes = votes.select(mask=pd.Index(votes.items).isin(items["item"])[votes.item_codes])
     if not len(votes):
         raise ValueError(f"{corpus.name}: no vote is on a listed item with {kind}; check item names and {kind}.")
     if spans is not None:
         left_out = spans["item"].astype(str).isin(listed[~good]) if "item" in spans else np.zeros(len(spans), bool)
-        add_finding(findings, "spans on items that are left out", int(left_out.sum()))
+        corpus.note("spans on items that are left out", int(left_out.sum()))
         spans = spans_table(corpus.name, spans[~left_out], items, votes)
-    _note_oddities(items, votes, findings)
-    report = _report(corpus, items, votes, findings, out, 0 if spans is None else len(spans))
-    labels = _labels(votes.questions)
-    tables = {"votes": votes_table(votes, labels), "items": items_table(corpus, items)}
-    if labels:
-        tables["histograms"] = histograms_table(votes, labels, tables["items"])
-    if spans is not None and len(spans):
-        tables["spans"] = spans
+    _note_oddities(corpus, items, votes)
+    report = _report(corpus, items, votes, out, 0 if spans is None else len(spans))
     facts = {
         "kind": EXPORT_KIND,
         "name": corpus.name,
         **{key: getattr(corpus, key) for key in ("version", "license", "citation", "homepage", "access")},
         "questions": [asdict(question) for question in votes.questions],
         "default_questions": list(corpus.default_questions),
-        "labels": labels,
+        "labels": all_labels(votes.questions),
         "embedded_audio": embed_audio,
         "label_files": corpus.label_files,
         "report": report.to_dict(),
     }
     with replace_folder(out, marker=EXPORT_FILE, kind=EXPORT_KIND, entries=ENTRIES) as folder:
-        _write_export(folder, corpus, report, tables, facts, dict(zip(items["item"], items["split"], strict=True)))
+        _write_export(folder, corpus, report, make_tables(corpus, items, votes, spans), facts)
     return report
 
 
 def _write_export(
-    folder: Path,
-    corpus: VoteCorpus,
-    report: CorpusReport,
-    tables: dict[str, pa.Table],
-    facts: dict[str, Any],
-    split_of_item: dict[str, str],
+    folder: Path, corpus: VoteCorpus, report: CorpusReport, tables: dict[str, pa.Table], facts: dict[str, Any]
 ) -> None:
     """Write the tables by split, then `corpus.json` with their digests, then the card."""
     labels, root = facts["labels"], corpus.root if facts["embedded_audio"] else None
     features = {config: table_features(config, table, labels, corpus.sampling_rate) for config, table in tables.items()}
+    split_of_item = tables["items"].select(["item", "split"]).to_pandas().set_index("item")["split"]
     splits: dict[str, SplitDict] = {}
     files = facts["files"] = {}
     for config, table in tables.items():
-        split = pd.Series(table["item"].to_pandas()).map(split_of_item).to_numpy()
+        split = split_of_item[table["item"].to_numpy()].to_numpy()
         splits[config] = SplitDict()
         (folder / config).mkdir()
         for name in report.splits:
@@ -232,7 +199,7 @@ def _write_export(
     facts["digest"] = _tables_digest(facts["questions"], _read_tables(folder, facts["splits"], audio=False))
     text = json.dumps(facts, indent=1, ensure_ascii=False)
     (folder / EXPORT_FILE).write_text(text + "\n", encoding="utf-8")
-    card = dataset_card(corpus, report, facts, features, splits)
+    card = dataset_card(report, facts, features, splits)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
@@ -284,7 +251,7 @@ def _read_checked(folder: Path, facts: dict[str, Any], root: str | os.PathLike |
         )
     votes = tables["votes"]
     questions = tuple(Question.from_dict(fields) for fields in facts["questions"])
-    if labels := _labels(questions):
+    if labels := all_labels(questions):
         codes = votes["label"].combine_chunks().cast(pa.int32())
         label = pa.DictionaryArray.from_arrays(codes, pa.array(labels, pa.string()))
         votes = votes.set_column(votes.column_names.index("label"), "label", label)
@@ -337,10 +304,9 @@ def _audio(folder: Path, items: pd.DataFrame, root: str | os.PathLike | None) ->
 
 def _find_audio(corpus: VoteCorpus, items: pd.DataFrame, follow_links: bool) -> pd.Series:
     """Replace column `audio` by `file` (relative path or null) and `seconds`; returns the problem of each item, or None."""
-    files, seconds, problems, there = [], [], [], []
+    rows, there = [], []
     for audio in items.pop("audio"):
-        file = duration = None
-        problem = MISSING
+        file, duration, problem = None, None, MISSING
         if isinstance(audio, str | os.PathLike):
             inside = os.path.relpath(audio, corpus.root) if os.path.isabs(audio) else os.fspath(audio)
             path = resolve_inside(corpus.root, inside, follow_links=follow_links)
@@ -351,19 +317,15 @@ def _find_audio(corpus: VoteCorpus, items: pd.DataFrame, follow_links: bool) -> 
                 except AudioError as error:
                     problem = str(error).replace(os.path.join(corpus.root, ""), "")
             elif not inside.isascii():
-                there = there or [file.relative_to(corpus.root).as_posix() for file in corpus.root.rglob("*")]
+                there = there or [found.relative_to(corpus.root).as_posix() for found in corpus.root.rglob("*")]
                 problem += normal_form_hint([Path(inside).as_posix()], there)
-        files.append(file)
-        seconds.append(duration)
-        problems.append(problem)
-    items["file"] = pd.Series(files, dtype=object)
-    items["seconds"] = pd.Series(seconds, dtype=float)
-    return pd.Series(problems, dtype=object)
+        rows.append((file, duration, problem))
+    found = pd.DataFrame(rows, columns=["file", "seconds", "problem"], dtype=object)
+    items["file"], items["seconds"] = found["file"], found["seconds"].astype(float)
+    return found["problem"]
 
 
-def _listed_votes(
-    corpus: VoteCorpus, items: pd.DataFrame, votes: VoteTable, findings: dict[str, Finding], allow: bool
-) -> VoteTable:
+def _listed_votes(corpus: VoteCorpus, items: pd.DataFrame, votes: VoteTable, allow: bool) -> VoteTable:
     """The votes on listed items; other votes are noted if `allow` is true, and raise otherwise."""
     listed = pd.Index(votes.items).isin(items["item"])
     if listed.all():
@@ -376,18 +338,12 @@ def _listed_votes(
             f"{corpus.name}: {int((~keep).sum())} votes are on {len(unlisted)} items that the corpus does not list ({such})"
             f"{normal_form_hint(unlisted, items['item'])}; correct the names, or allow unmatched votes to leave them out."
         )
-    add_finding(findings, "items with votes that the corpus does not list", list(unlisted), votes=int((~keep).sum()))
+    corpus.note("items with votes that the corpus does not list", list(unlisted), votes=int((~keep).sum()))
     return votes.select(mask=keep)
 
 
 def _usable_items(
-    corpus: VoteCorpus,
-    items: pd.DataFrame,
-    votes: VoteTable,
-    findings: dict[str, Finding],
-    problems: pd.Series,
-    kind: str,
-    wanted: str,
+    corpus: VoteCorpus, items: pd.DataFrame, votes: VoteTable, problems: pd.Series, kind: str, wanted: str
 ) -> np.ndarray:
     """Which items `(N,)` have readable audio (or text, by `kind`), or all to "keep" them; others are noted in any case."""
     good = problems.isna().to_numpy()
@@ -406,7 +362,7 @@ def _usable_items(
         (~good & ~missing, f"items with unreadable {kind}", problems),
     ):
         lost = int(per_item.reindex(items["item"][rows]).sum()) if wanted == "drop" else 0
-        add_finding(findings, reason, list(examples[rows]), votes=lost)
+        corpus.note(reason, list(examples[rows]), votes=lost)
     if wanted == "keep":
         return np.ones_like(good)
     if not good.any():
@@ -417,28 +373,26 @@ def _usable_items(
     return good
 
 
-def _note_oddities(items: pd.DataFrame, votes: VoteTable, findings: dict[str, Finding]) -> None:
+def _note_oddities(corpus: VoteCorpus, items: pd.DataFrame, votes: VoteTable) -> None:
     """Note what is kept but looks odd."""
     names = items["item"]
     people = items["speaker"].dropna().unique()
     for what, listed in (("raters", votes.annotators), ("speakers", people), ("items", names.to_numpy())):
-        add_finding(findings, f"{what} whose names differ only in case, spaces or Unicode form", alike(listed))
-    add_finding(findings, "items without votes", list(names[~names.isin(votes.items)]))
+        corpus.note(f"{what} whose names differ only in case, spaces or Unicode form", alike(listed))
+    corpus.note("items without votes", list(names[~names.isin(votes.items)]))
     if "file" in items:
         shared = items["file"].duplicated() & items["file"].notna()
-        add_finding(findings, "items that share an audio file", list(names[shared]))
-        reason = f"clips longer than {LONG} s, which need max_seconds in training"
-        add_finding(findings, reason, list(names[items["seconds"] > LONG]))
+        corpus.note("items that share an audio file", list(names[shared]))
+        long = list(names[items["seconds"] > LONG])
+        corpus.note(f"clips longer than {LONG} s, which need max_seconds in training", long)
     # A written text may have no speaker.
     if "file" in items or items["speaker"].notna().any():
-        add_finding(findings, "items without a speaker", list(names[items["speaker"].isna()]))
+        corpus.note("items without a speaker", list(names[items["speaker"].isna()]))
     splits = items[items["speaker"].notna()].groupby("speaker")["split"].nunique()
-    add_finding(findings, "speakers in several splits", list(splits.index[splits > 1]))
+    corpus.note("speakers in several splits", list(splits.index[splits > 1]))
 
 
-def _report(
-    corpus: VoteCorpus, items: pd.DataFrame, votes: VoteTable, findings: dict[str, Finding], out: Path, spans: int
-) -> CorpusReport:
+def _report(corpus: VoteCorpus, items: pd.DataFrame, votes: VoteTable, out: Path, spans: int) -> CorpusReport:
     """Count what is exported."""
     found = items["split"].value_counts()
     names = [name for name in SPLITS if name in found] + sorted(set(found.index) - set(SPLITS))
@@ -460,7 +414,7 @@ def _report(
         annotators=len(votes.annotators),
         splits={name: int(found[name]) for name in names},
         questions=questions,
-        findings=tuple(findings.values()),
+        findings=tuple(corpus.findings.values()),
         seconds=round(float(items["seconds"].sum()), 3) if "seconds" in items else 0.0,
         spans=spans,
         folder=str(out),
@@ -481,11 +435,6 @@ def _write_parquet(table: pa.Table, schema: pa.Schema, path: Path, root: Path | 
             data = {file: (root / file).read_bytes() for file in set(files) - {None}}
             audio = audio_column([data.get(file) for file in files], files)
             writer.write_table(part.set_column(place, "audio", audio).cast(schema), row_group_size=EMBED_ROWS)
-
-
-def _labels(questions: Sequence[Question]) -> list[str]:
-    """All labels in the order of their codes in the tables."""
-    return list(dict.fromkeys(label for question in questions for label in question.labels))
 
 
 def _tables_digest(questions: Sequence[dict[str, Any]], tables: dict[str, pa.Table]) -> str:

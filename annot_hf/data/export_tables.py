@@ -1,12 +1,9 @@
-"""What the files of an export hold: Arrow tables with their `datasets` features, and the dataset card.
-
-A span is `text[start:end]` of the exported item, counted in Unicode code points from 0. Spans may overlap; a repeated span
-is an error.
-"""
+"""What the files of an export hold: Arrow tables with their `datasets` features, and the dataset card."""
 
 import html
 import os
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,59 +16,38 @@ from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCardData
 
 from annot_hf.data.corpus import CorpusReport, VoteCorpus
-from annot_hf.data.questions import nearest
+from annot_hf.data.questions import Question, nearest
 from annot_hf.data.votes import VoteTable
+from annot_hf.data.yaml_text import read_yaml
 from annot_hf.models.measures import entropy
 
 SPAN_COLUMNS = ("item", "annotator", "start", "end")
 SPANS = pa.schema(zip((*SPAN_COLUMNS, "words"), [pa.string()] * 2 + [pa.int64()] * 2 + [pa.string()], strict=True))
-CARD = """---
-{metadata}
----
-
-# Votes of {name} {version}
-
-One row per vote, made from the upstream release by `annot-hf corpus`. {audio}
-
-```python
-from datasets import load_dataset
-votes = load_dataset("FOLDER", "votes")  # or {configs}
-```
-
-- `votes`: item, annotator (null: anonymous), question, label (null on a scale), rating (null for a label), weight,
-  source.
-- `items`: item, file (relative to the corpus), seconds, speaker, split and metadata.
-{further}
-## Questions
-
-{questions}
-
-## What was found
-
-{report}
-
-## Licence, access, citation
-
-Licence: {license}. {access}
-
-Homepage: {homepage}
-
-{citation}
-
-Digest of questions, votes and items (SHA-256): `{digest}`
-"""
-# What the card says of tables that not every export has.
-FURTHER = {
-    "histograms": """- `histograms`: item, question, labels, counts, distribution, entropy (divided by ln K, so 0 to 1) and
-  votes (the sum of the counts); one row per item and category question that has votes.
-""",
-    "spans": """- `spans`: item, annotator, start, end and words: what a rater highlighted, `text[start:end]` of the item, in
-  Unicode characters from 0.
-""",
-}
+CARD = Path(__file__).parents[1] / "templates" / "export" / "dataset_card.yaml"
 
 
-def items_table(corpus: VoteCorpus, items: pd.DataFrame) -> pa.Table:
+def all_labels(questions: Sequence[Question]) -> list[str]:
+    """All labels in the order of their codes in the tables, as ClassLabel requires."""
+    return list(dict.fromkeys(label for question in questions for label in question.labels))
+
+
+def make_tables(
+    corpus: VoteCorpus, items: pd.DataFrame, votes: VoteTable, spans: pa.Table | None
+) -> dict[str, pa.Table]:
+    """The tables of an export by name, as far as the corpus has them."""
+    labels, table = all_labels(votes.questions), votes.to_arrow()
+    label = table["label"].combine_chunks()
+    codes = label.indices.cast(pa.int64()) if labels else label.cast(pa.string())
+    table = table.set_column(table.column_names.index("label"), "label", codes)
+    tables = {"votes": table, "items": _items_table(corpus, items)}
+    if labels:
+        tables["histograms"] = _histograms_table(votes, labels, tables["items"])
+    if spans is not None and len(spans):
+        tables["spans"] = spans
+    return tables
+
+
+def _items_table(corpus: VoteCorpus, items: pd.DataFrame) -> pa.Table:
     """Items as plain Arrow columns, with `audio` as the struct of the Audio feature."""
     columns = {}
     first = [name for name in ("item", "file", "text", "speaker", "split", "seconds") if name in items]
@@ -101,15 +77,7 @@ def audio_column(data: Sequence[bytes | None], paths: Sequence[str | None]) -> p
     return pa.StructArray.from_arrays(fields, ["bytes", "path"], mask=pa.array([path is None for path in paths]))
 
 
-def votes_table(votes: VoteTable, labels: Sequence[str]) -> pa.Table:
-    """Votes with each label as its index into all labels, as ClassLabel requires."""
-    table = votes.to_arrow()
-    place = table.column_names.index("label")
-    label = table["label"].combine_chunks()
-    return table.set_column(place, "label", label.indices.cast(pa.int64()) if labels else label.cast(pa.string()))
-
-
-def histograms_table(votes: VoteTable, labels: Sequence[str], items: pa.Table) -> pa.Table:
+def _histograms_table(votes: VoteTable, labels: Sequence[str], items: pa.Table) -> pa.Table:
     """One row per item and category question that has votes, in item order."""
     names = items["item"].to_pylist()
     about = [name for name in ("file", "audio", "text", "speaker") if name in items.column_names]
@@ -153,10 +121,9 @@ def table_features(config: str, table: pa.Table, labels: Sequence[str], sampling
 
 
 def spans_table(name: str, spans: pd.DataFrame, items: pd.DataFrame, votes: VoteTable) -> pa.Table:
-    """The spans with the words that they hold, checked; `name` is the corpus in messages.
+    """The spans `text[start:end]` (Unicode code points from 0) with their words, checked; `name` is the corpus in messages.
 
-    Spans have columns item, annotator, start, end and perhaps `words`, which must be the text of the span. A rater who
-    highlights words of an item must have voted on it.
+    Spans may overlap, but not be repeated; `words`, if given, must be right, and raters must have voted on the item.
     """
     if missing := [column for column in SPAN_COLUMNS if column not in spans]:
         raise ValueError(f"{name}: spans have no column {missing[0]!r}; they need {', '.join(SPAN_COLUMNS)}.")
@@ -213,14 +180,10 @@ def spans_table(name: str, spans: pd.DataFrame, items: pd.DataFrame, votes: Vote
 
 
 def dataset_card(
-    corpus: VoteCorpus,
-    report: CorpusReport,
-    facts: dict[str, Any],
-    features: dict[str, Features],
-    splits: dict[str, SplitDict],
+    report: CorpusReport, facts: dict[str, Any], features: dict[str, Features], splits: dict[str, SplitDict]
 ) -> str:
     """The README of an export: YAML for `load_dataset`, then text for people; `facts` are those of `corpus.json`."""
-    metadata = DatasetCardData(license=corpus.license, pretty_name=corpus.name)
+    metadata = DatasetCardData(license=facts["license"], pretty_name=facts["name"])
     infos, configs = {}, {}
     for config, written in splits.items():
         infos[config] = DatasetInfo(features=features[config], config_name=config, splits=written)
@@ -232,30 +195,24 @@ def dataset_card(
     configs["votes"]["default"] = True
     DatasetInfosDict(infos).to_dataset_card_data(metadata)
     MetadataConfigs(configs).to_dataset_card_data(metadata)
-    asked = [
-        (
-            question["name"],
-            ", ".join(question["labels"]) or f"{question['low']:g} to {question['high']:g}",
-            question.get("prompt", ""),
-        )
-        for question in facts["questions"]
-    ]
+    asked = []
+    for question in facts["questions"]:
+        answers = ", ".join(question["labels"]) or f"{question['low']:g} to {question['high']:g}"
+        asked.append((question["name"], answers, question["prompt"]))
     audio = "The audio is inside." if facts["embedded_audio"] else "The audio is not inside; `audio` holds local paths."
-    return CARD.format(
-        metadata=metadata.to_yaml().strip(),
-        name=corpus.name,
-        version=corpus.version,
-        audio=audio if "file" in features["items"] else "There is no audio.",
-        configs=", ".join(f'"{config}"' for config in features),
-        questions=_card_table("| question | answers | asked |\n|---|---|---|", asked),
-        report=_card_table("| what | number | details |\n|---|---:|---|", report.rows()),
-        license=corpus.license,
-        access=corpus.access or "Not stated.",
-        homepage=corpus.homepage or "not stated",
-        citation=corpus.citation or "Not stated.",
-        digest=facts["digest"],
-        further="".join(text for name, text in FURTHER.items() if name in features),
-    )
+    text = read_yaml(CARD.read_text(encoding="utf-8"), str(CARD))
+    values = {
+        "metadata": metadata.to_yaml().strip(),
+        "audio": audio if "file" in features["items"] else "There is no audio.",
+        "configs": ", ".join(f'"{config}"' for config in features),
+        "further": "".join(text[config] for config in features if config in text),
+        "questions": _card_table("| question | answers | asked |\n|---|---|---|", asked),
+        "report": _card_table("| what | number | details |\n|---|---:|---|", report.rows()),
+        "access": facts["access"] or "Not stated.",
+        "homepage": facts["homepage"] or "not stated",
+        "citation": facts["citation"] or "Not stated.",
+    }
+    return text["card"].format_map(facts | values)
 
 
 def _card_table(head: str, rows: Sequence[Sequence[str]]) -> str:

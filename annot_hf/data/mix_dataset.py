@@ -45,65 +45,54 @@ def mix_dataset(
     processes: int | None = None,
     **options: Any,
 ) -> tuple[Dataset | DatasetDict, MixtureReport]:
-    """Append mixtures of rare classes to the training split (DiME-Aug, arXiv 2601.14620; see `plan_mixtures`).
+    """Append mixtures of rare classes to the training split (DiME-Aug, arXiv 2601.14620), and report the classes.
 
     A mixed row has a new name, the mixed distribution, the mixed clip (WAV bytes, floating point) and the text of one of the
-    two; all its other columns are null. The columns mixed_first, mixed_second, mixed_share, mixed_label, mixed_text_from,
-    mixed_first_speaker, mixed_second_speaker and mixed_seed state its origin.
+    two. Columns that begin with `mixed_` state its origin; all others are null.
 
     Args:
-        data: The training split, or all splits. In the latter case only `split` is mixed, its speakers must not occur in
-            other splits, and rows with an unknown speaker give a warning.
+        data: The training split, or all splits, of which only `split` is mixed. Its speakers must not occur in others.
         support: Names of the K labels, in the order of the distributions.
         probs: Column of the distributions, lists of K numbers.
         item: Column of unique names.
-        audio: Column of type `Audio(decode=False)`; None or an absent column means no audio.
-        text: Column of texts; likewise.
-        speaker: Column of speakers; likewise.
-        features: "published" for `clip_features` and `text_features` of the rows to mix, a column of lists of numbers, such
-            as those of an encoder, or an array `(N, D)`.
+        audio: Column of type `Audio(decode=False)`; like `text` and `speaker`, it may be None or absent.
+        text: Column of texts.
+        speaker: Column of speakers.
+        features: "published" for `clip_features` and `text_features`, a column of lists of numbers, or an array `(N, D)`.
         split: Which split of a `DatasetDict` is the training split.
         text_rule: Whose text a mixture has: the "dominant" item's, or that of the "first".
         sampling_rate: Sampling rate of the mixed clips (Hz).
         processes: Worker processes; None for none.
         **options: The share, neighbours, partners and seed of `plan_mixtures`.
-
-    Returns:
-        The data with the mixed rows after those of the split, and the classes before and after.
     """
-    if isinstance(data, DatasetDict):
-        if split not in data:
-            raise ValueError(f"There is no split {split!r}; the data have {', '.join(data)}.")
-        _check_speaker_split(data, split, speaker)
-        splits, data = data, data[split]
-    elif isinstance(data, Dataset):
-        splits = None
-    else:
+    if not isinstance(data, Dataset | DatasetDict):
         raise ValueError(f"The data are of type {type(data).__name__}; load them as a Dataset, without streaming.")
-    columns = _checked_columns(data, item=item, probs=probs, audio=audio, text=text, speaker=speaker)
-    names = data[item][:]
+    splits = data if isinstance(data, DatasetDict) else DatasetDict({split: data})
+    if split not in splits:
+        raise ValueError(f"There is no split {split!r}; the data have {', '.join(splits)}.")
+    _check_speaker_split(splits, split, speaker)
+    rows = splits[split]
+    columns = _checked_columns(rows, item=item, probs=probs, audio=audio, text=text, speaker=speaker)
+    names = rows[item][:]
     plan = plan_mixtures(
         names,
-        _distributions(data[probs][:], names, len(support)),
-        _features(data, features, columns, processes),
+        _distributions(rows[probs][:], names, len(support)),
+        _features(rows, features, columns, processes),
         support=support,
-        speakers=data[speaker][:] if "speaker" in columns else None,
+        speakers=rows[speaker][:] if "speaker" in columns else None,
         text=text_rule,
         **options,
     )
+    mixed = DatasetDict({name: _unmixed(part) for name, part in splits.items()})
     if len(plan):
-        mixed = concatenate_datasets([data, _mixed_rows(data, plan, columns, sampling_rate, processes)])
-    else:
-        mixed = _unmixed(data)
-    if splits is not None:
-        mixed = DatasetDict({name: mixed if name == split else _unmixed(rows) for name, rows in splits.items()})
-    return mixed, plan.report
+        mixed[split] = concatenate_datasets([rows, _mixed_rows(rows, plan, columns, sampling_rate, processes)])
+    return (mixed if isinstance(data, DatasetDict) else mixed[split]), plan.report
 
 
 def _check_speaker_split(splits: DatasetDict, split: str, speaker: str | None) -> None:
     """Raise if a speaker of the split occurs in another one, and warn about rows with an unknown speaker."""
     speakers = {
-        name: data[speaker][:] if speaker in data.column_names else [None] * len(data) for name, data in splits.items()
+        name: part[speaker][:] if speaker in part.column_names else [None] * len(part) for name, part in splits.items()
     }
     mine = speakers.pop(split)
     others = [one for theirs in speakers.values() for one in theirs]
@@ -181,13 +170,13 @@ def _published(data: Dataset, columns: dict[str, str], processes: int | None, ro
     blank = sum(not (words or "").strip() for words in part[columns["text"]]) if "text" in columns else 0
     if blank:
         logger.warning("%d of %d items to mix have no text; it counts as empty.", blank, len(part))
-    stamp = {"stamp": _audio_stamp(part, columns["audio"]) if "audio" in columns else ""}
-    work = functools.partial(_measure_row, columns=columns)
-    found = part.map(work, remove_columns=part.column_names, num_proc=processes, fn_kwargs=stamp, desc="features")
+    given = {"columns": columns, "stamp": _audio_stamp(part, columns["audio"]) if "audio" in columns else ""}
+    names = part.column_names
+    found = part.map(_measure_row, remove_columns=names, num_proc=processes, fn_kwargs=given, desc="features")
     return np.array(found["features"][:])
 
 
-def _measure_row(row: dict[str, Any], stamp: str, columns: dict[str, str]) -> dict[str, np.ndarray]:
+def _measure_row(row: dict[str, Any], columns: dict[str, str], stamp: str) -> dict[str, np.ndarray]:
     parts = []
     if "audio" in columns:
         parts.append(features_of_clip(row[columns["audio"]], item=row[columns["item"]]))
@@ -212,15 +201,15 @@ def _mixed_rows(
     name = columns["audio"]
     clips = data.select_columns([name])
     first = clips.select(plan.first)
-    work = functools.partial(_render, clips=clips, name=name, plan=plan, sampling_rate=sampling_rate)
-    stamp = {"stamp": _audio_stamp(first, name) + _audio_stamp(clips.select(plan.second), name)}
+    stamp = _audio_stamp(first, name) + _audio_stamp(clips.select(plan.second), name)
+    given = {"clips": clips, "name": name, "plan": plan, "sampling_rate": sampling_rate, "stamp": stamp}
     kind = Features({name: _STORED})
-    waves = first.map(work, with_indices=True, features=kind, num_proc=processes, fn_kwargs=stamp, desc="mix")
+    waves = first.map(_render, with_indices=True, features=kind, num_proc=processes, fn_kwargs=given, desc="mix")
     return concatenate_datasets([mixed, waves.cast_column(name, data.features[name])], axis=1)
 
 
 def _render(
-    row: dict[str, Any], index: int, stamp: str, *, clips: Dataset, name: str, plan: Mixtures, sampling_rate: int
+    row: dict[str, Any], index: int, clips: Dataset, name: str, plan: Mixtures, sampling_rate: int, stamp: str
 ) -> dict[str, Any]:
     mixed = MixedClip(row[name], clips[int(plan.second[index])][name], float(plan.share[index]))
     coded = io.BytesIO()

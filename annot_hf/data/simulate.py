@@ -1,13 +1,8 @@
 """A corpus whose truth is known: synthetic voices that carry activation and valence, rated by simulated raters.
 
-A clip has a true activation and valence x in [-1, 1] and an ambiguity. Rater r perceives, on both dimensions,
-
-    p = scale_r x + bias_r + noise_r ambiguity e,    e ~ N(0, 1)
-
-and answers `activation` and `valence` with round(3 + 2 p) clipped to 1..5, and `emotion` with the label whose place in
-the plane is nearest to p. The voice is a pulse train through vowel formants: pitch, energy, tempo and brightness rise
-with activation; spectral tilt, pitch contour and the spacing of formants follow valence; background noise rises with
-ambiguity, so that disagreement is audible too. Each speaker has a pitch, a vocal tract length and a loudness.
+Rater r perceives a true activation and valence x in [-1, 1] as p = scale_r x + bias_r + noise_r ambiguity e, e ~ N(0, 1), and
+answers `activation` and `valence` with round(3 + 2 p) clipped to 1..5, and `emotion` with the label nearest to p. Background
+noise rises with ambiguity, so that disagreement is audible too.
 """
 
 import json
@@ -36,11 +31,9 @@ VOWELS = np.array([[730, 1090, 2440], [530, 1840, 2480], [270, 2290, 3010], [570
 
 @dataclass(frozen=True, eq=False)
 class Truth:
-    """The truth behind a simulation, one row per rater (index `annotator`) and per clip (index `item`).
+    """What is behind the votes, one row per rater (index `annotator`) and per clip (index `item`).
 
-    Raters have bias_activation and bias_valence (added on [-1, 1]; one step of the 1..5 scale is 0.5), scale_activation,
-    scale_valence, noise and coverage (share of clips rated); clips have activation and valence in [-1, 1], ambiguity (1 on
-    average), speaker and split.
+    Biases are on [-1, 1], where one step of the 1..5 scale is 0.5; coverage is the share of clips that a rater rated.
     """
 
     raters: pd.DataFrame
@@ -98,9 +91,9 @@ def simulate_corpus(
     raters = _draw_raters(rng, annotators)
     votes = _rate(rng, items, raters, ratings)
     raters["coverage"] = votes.groupby("annotator")["item"].nunique().reindex(raters.index, fill_value=0) / len(items)
-    tables = {"raters": raters, "items": items}
     truth = {"kind": SIMULATION_KIND, "seed": seed}
-    truth |= {name: table.round(6).reset_index().to_dict("list") for name, table in tables.items()}
+    for name, table in (("raters", raters), ("items", items)):
+        truth[name] = table.round(6).reset_index().to_dict("list")
     entries = (TRUTH_FILE, "items.csv", "votes.csv", "audio")
     with replace_folder(out, marker=TRUTH_FILE, kind=SIMULATION_KIND, entries=entries) as folder:
         (folder / "audio").mkdir()
@@ -130,10 +123,9 @@ def read_truth(folder: str | os.PathLike) -> Truth:
 def synthesise(
     activation: float, valence: float, ambiguity: float, voice: dict[str, float], rng: np.random.Generator
 ) -> np.ndarray:
-    """One utterance of three to eight syllables, `(time,)` at 16 kHz, float64 within [-1, 1].
+    """One utterance `(time,)` at 16 kHz, within [-1, 1], of three to eight syllables: pulses through the formants of vowels.
 
-    Activation and valence are in [-1, 1]; ambiguity, a factor on the raters' noise, is 1 on average. A voice has a pitch
-    (Hz), a tract (factor on formants) and a gain (dB).
+    Activation and valence are in [-1, 1]; a voice has a pitch (Hz), a tract (factor on formants) and a gain (dB).
     """
     syllables = int(rng.integers(3, 9))
     # Unit: s.
@@ -197,35 +189,21 @@ def _draw_items(
     gain = rng.normal(0, 1.0, speakers)
     voices = pd.DataFrame({"pitch": pitch, "tract": tract, "gain": gain}, names).to_dict("index")
     held_out = max(1, speakers // 6)
-    split = np.array(["train"] * (speakers - 2 * held_out) + ["validation"] * held_out + ["test"] * held_out)
-    index = np.repeat(np.arange(speakers), clips)
-    truth = rng.uniform(-1, 1, (len(index), 2))
-    items = pd.DataFrame(
-        {
-            "activation": truth[:, 0],
-            "valence": truth[:, 1],
-            "ambiguity": rng.uniform(0.3, 1.7, len(index)),
-            "speaker": np.array(names)[index],
-            "split": split[index],
-        },
-        index=pd.Index([f"{names[s]}_c{c:03d}" for s in range(speakers) for c in range(1, clips + 1)], name="item"),
-    )
+    split = ["train"] * (speakers - 2 * held_out) + ["validation"] * held_out + ["test"] * held_out
+    index = pd.Index([f"{name}_c{clip:03d}" for name in names for clip in range(1, clips + 1)], name="item")
+    items = pd.DataFrame(rng.uniform(-1, 1, (len(index), 2)), index, list(DIMENSIONS))
+    items["ambiguity"] = rng.uniform(0.3, 1.7, len(index))
+    items["speaker"] = np.repeat(names, clips)
+    items["split"] = np.repeat(split, clips)
     return items, voices
 
 
 def _draw_raters(rng: np.random.Generator, annotators: int) -> pd.DataFrame:
     """Raters with their biases; `weight` sets how often each is drawn."""
-    return pd.DataFrame(
-        {
-            "bias_activation": rng.normal(0, 0.2, annotators),
-            "bias_valence": rng.normal(0, 0.2, annotators),
-            "scale_activation": rng.uniform(0.6, 1.2, annotators),
-            "scale_valence": rng.uniform(0.6, 1.2, annotators),
-            "noise": rng.uniform(0.15, 0.5, annotators),
-            "weight": rng.uniform(0.4, 1.6, annotators),
-        },
-        index=pd.Index([f"r{number:03d}" for number in range(1, annotators + 1)], name="annotator"),
-    )
+    drawn = {f"bias_{name}": rng.normal(0, 0.2, annotators) for name in DIMENSIONS}
+    drawn |= {f"scale_{name}": rng.uniform(0.6, 1.2, annotators) for name in DIMENSIONS}
+    drawn |= {"noise": rng.uniform(0.15, 0.5, annotators), "weight": rng.uniform(0.4, 1.6, annotators)}
+    return pd.DataFrame(drawn, pd.Index([f"r{number:03d}" for number in range(1, annotators + 1)], name="annotator"))
 
 
 def _rate(

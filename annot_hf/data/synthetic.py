@@ -1,11 +1,7 @@
 """Votes of simulated annotators on the items of a corpus, as a folder.
 
-    FOLDER/annotations.json    questions, the corpus and its digest, the origin of the votes, counts
-    FOLDER/votes.parquet       one row per vote (`VoteTable.to_arrow`), all of source "synthetic"
-    FOLDER/replies.parquet     one row per item and annotator asked: the reply and its provenance
-
-Each file appears in one step, `annotations.json` last. It holds the digest of the votes, so truncated or edited votes are
-detected.
+`votes.parquet` has one row per vote, all of source "synthetic", and `replies.parquet` one per item and annotator asked.
+`annotations.json` appears last and holds the digest of the votes, so truncated or edited votes are detected.
 """
 
 import hashlib
@@ -83,10 +79,7 @@ class VoteOptions:
 
 @dataclass(frozen=True, eq=False)
 class Annotations:
-    """Synthetic votes read back.
-
-    `facts` are the contents of annotations.json: `corpus` (its name), `corpus_digest`, `counts`, and the origin of the votes.
-    """
+    """Synthetic votes read back; `facts` are the contents of annotations.json."""
 
     folder: Path
     votes: VoteTable
@@ -96,11 +89,7 @@ class Annotations:
 def write_annotations(
     folder: str | os.PathLike[str], votes: VoteTable, replies: pa.Table | pa.RecordBatchReader, facts: Mapping[str, Any]
 ) -> None:
-    """Write synthetic votes; the files of an earlier run are replaced, other files are left alone.
-
-    `replies` are written unchanged, one batch in memory at a time. `facts` are JSON values for annotations.json, among them
-    `corpus` (its name) and `corpus_digest`.
-    """
+    """Write synthetic votes, the replies behind them, and facts (JSON), among them `corpus` (its name) and `corpus_digest`."""
     folder = Path(folder)
     _check_votes(votes, "votes")
     check_annotations_folder(folder)
@@ -223,23 +212,17 @@ def _check_votes(votes: VoteTable, where: str) -> None:
     """Raise unless there are votes, all are synthetic, and no annotator answers twice."""
     if not len(votes):
         raise ValueError(f"{where}: there is no vote; annotations need at least one reply that could be read.")
-    # Code -1 reads the last place.
-    names = np.append(votes.sources, None)[votes.source_codes]
-    other = names != SYNTHETIC
+    other = ~is_synthetic(votes)
     if other.any():
         row = int(np.argmax(other))
+        # Code -1 reads the last place.
+        source = np.append(votes.sources, None)[votes.source_codes[row]]
         raise ValueError(
-            f"{where}: row {row} (item {votes.items[votes.item_codes[row]]!r}) has source {names[row]!r}; annotations hold "
-            f"only votes of source {SYNTHETIC!r}."
+            f"{where}: row {row} (item {votes.items[votes.item_codes[row]]!r}) has source {source!r}; annotations hold only "
+            f"votes of source {SYNTHETIC!r}."
         )
-    repeated = repeated_votes(
-        votes.questions,
-        votes.item_codes,
-        votes.annotator_codes,
-        votes.question_codes,
-        votes.label_codes,
-        len(votes.annotators),
-    )
+    codes = votes.item_codes, votes.annotator_codes, votes.question_codes, votes.label_codes
+    repeated = repeated_votes(votes.questions, *codes, len(votes.annotators))
     if repeated.any():
         row = int(np.argmax(repeated))
         raise ValueError(
@@ -255,25 +238,17 @@ def is_synthetic(votes: VoteTable) -> np.ndarray:
 
 
 def combine_votes(human: VoteTable, synthetic: VoteTable, weight: float = 1.0) -> VoteTable:
-    """Human votes, and synthetic ones with a weight relative to these, in one table with the questions of the human votes.
+    """Human votes, and synthetic ones (of `answers_to`) with a weight w, in one table.
 
-    Annotators of synthetic votes become "synthetic:NAME", so that none is taken for a rater of the same name. arXiv
-    2601.14620 counts each vote once, q = (n_h q_h + n_s q_s) / (n_h + n_s) for the n_h human and n_s synthetic votes of an
-    item; with a weight w it is (n_h q_h + w n_s q_s) / (n_h + w n_s). Weighted votes are votes, so `make_targets` makes any
-    target from them.
+    With n_h human and n_s synthetic votes, an item has (n_h q_h + w n_s q_s) / (n_h + w n_s); arXiv 2601.14620 has w = 1.
     """
     if not usable_weight(weight):
         raise ValueError(
             f"The weight of synthetic votes is {weight!r}; give a finite number from 0 up ({WEIGHT_RULE})."
         )
-    for votes, wanted, name in ((human, False, "human"), (synthetic, True, "synthetic")):
-        if (is_synthetic(votes) != wanted).any():
-            raise ValueError(
-                f"The {name} votes have votes of another source; only source {SYNTHETIC!r} marks synthetic votes."
-            )
-    asked = answers_to(synthetic, human.questions, "synthetic votes")
-    renamed = replace(asked, annotators=np.array([f"{SYNTHETIC}:{name}" for name in asked.annotators], dtype=object))
-    both = VoteTable.concat([human, renamed])
+    # So that none is taken for a rater of the same name.
+    names = np.array([f"{SYNTHETIC}:{name}" for name in synthetic.annotators], dtype=object)
+    both = VoteTable.concat([human, replace(synthetic, annotators=names)])
     factors = np.where(is_synthetic(both), float(weight), 1.0)
     kept = both.select(mask=factors > 0)
     weights = factors[factors > 0] * (1.0 if kept.weights is None else kept.weights)
@@ -289,16 +264,13 @@ def answers_to(votes: VoteTable, questions: tuple[Question, ...], where: str) ->
             raise ValueError(
                 f"{where}: question {question.name!r} is not a question of the corpus, which has {', '.join(known)}."
             )
-        if _meaning(question) != _meaning(theirs):
+        same = (question.low, question.high, question.multiple) == (theirs.low, theirs.high, theirs.multiple)
+        if not same or set(question.labels) != set(theirs.labels):
             raise ValueError(
                 f"{where}: question {question.name!r} has {_kind_of_answers(question)}, but the corpus asks for "
                 f"{_kind_of_answers(theirs)}; ask again with the corpus's own question."
             )
     return VoteTable.from_arrow(votes.to_arrow(), questions)
-
-
-def _meaning(question: Question) -> tuple:
-    return frozenset(question.labels), question.low, question.high, question.multiple
 
 
 def _kind_of_answers(question: Question) -> str:

@@ -1,6 +1,5 @@
 """Published features against librosa's functions one by one, counts by hand, and tables of one's own."""
 
-import doctest
 import sys
 
 import librosa
@@ -11,7 +10,6 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from annot_hf.data import dime_features
 from annot_hf.data.dime_features import (
     CLIP_FEATURES,
     FEATURE_RATE,
@@ -88,7 +86,6 @@ def test_counts_of_a_text_by_hand():
         "capitals": 4 / 19,
     }
     assert found == pytest.approx(expected)
-    assert doctest.testmod(dime_features).failed == 0
 
 
 def test_capitals_are_counted_before_the_text_is_lower_cased():

@@ -86,7 +86,7 @@ def test_a_simulated_annotator_is_not_the_person_of_the_same_name():
 def test_labels_in_another_order_are_the_same_labels():
     turned = Question.category("emotion", ["sad", "anger", "joy"], prompt="What do you hear?")
     synthetic = VoteTable.from_columns(turned, item=["i0", "i0"], value=["sad", "joy"], source="synthetic")
-    votes = combine_votes(people([[2, 0, 0]]), synthetic)
+    votes = combine_votes(people([[2, 0, 0]]), answers_to(synthetic, (EMOTION,), "synthetic votes"))
     assert votes.questions == (EMOTION,) and votes.counts("emotion").tolist() == [[2, 1, 1]]
 
 
@@ -94,7 +94,7 @@ def test_questions_that_only_people_answer_stay():
     human = VoteTable.from_columns(
         [EMOTION, VALENCE], item=["a", "a"], question=["emotion", "valence"], value=["joy", "3"], annotator=["r", "r"]
     )
-    votes = combine_votes(human, people([[0, 0, 1]], "synthetic"))
+    votes = combine_votes(human, answers_to(people([[0, 0, 1]], "synthetic"), human.questions, "synthetic votes"))
     assert votes.questions == (EMOTION, VALENCE) and len(votes) == 3
 
 
@@ -118,13 +118,6 @@ def test_other_questions_are_refused(question, message):
     votes = VoteTable.from_columns(question, item=["i0"], value=value, source="synthetic")
     with pytest.raises(ValueError, match=message):
         answers_to(votes, (EMOTION,), "synthetic votes")
-
-
-def test_votes_of_the_wrong_side_are_refused():
-    with pytest.raises(ValueError, match="human votes have votes of another source; only source"):
-        combine_votes(people([[1, 0, 0]], "synthetic"), people([[1, 0, 0]], "synthetic"))
-    with pytest.raises(ValueError, match="synthetic votes have votes of another source; only source"):
-        combine_votes(people([[1, 0, 0]]), people([[1, 0, 0]]))
 
 
 @pytest.mark.parametrize("weight", [-1, float("nan"), float("inf"), 1e308, 1e-300])
