@@ -59,12 +59,9 @@ class Adaptable(PreTrainedModel):
 
     A subclass has `lora_targets`, a regular expression of the layers that get adapters, and `over_base`, which makes a model
     of a configuration on the trunk's weights of a base, with fresh heads.
-
-    Attributes:
-        came_from: Folder or Hub id that the trunk's weights were read from, its commit (None of a folder), and a sample of
-            the weights; None where they were not read.
     """
 
+    # folder or Hub id that the trunk's weights were read from, its commit (None of a folder), and a sample of the weights
     came_from: tuple[str, str | None, torch.Tensor | None] | None = None
 
     @property
@@ -76,14 +73,8 @@ class Adaptable(PreTrainedModel):
     def from_pretrained(cls, source: Any, *args: Any, as_peft: bool = False, **kwargs: Any) -> Any:
         """As the library's, from safetensors only (a pickle can run code); adapters are put on the base that they name.
 
-        Args:
-            source: Folder or Hub id of a model of this class, whole or adapters.
-            *args: Passed on.
-            as_peft: Return the `PeftModel` around a model with adapters, to train it further.
-            **kwargs: Passed on.
-
-        Raises:
-            ValueError: `peft` is missing, the base is not the one that adapters name, or they are damaged or do not fit.
+        With `as_peft`, the `PeftModel` around a model with adapters, to train it further. A ValueError if `peft` is missing,
+        the base is not the one that adapters name, or they are damaged or do not fit.
         """
         hub = {name: kwargs[name] for name in _HUB if kwargs.get(name) is not None}
         config = kwargs.get("config")
@@ -97,9 +88,9 @@ class Adaptable(PreTrainedModel):
             if as_peft:
                 raise ValueError(f"{source} has no adapters; give output_dir/model of a run with lora_rank above 0.")
             loaded = super().from_pretrained(source, *args, **{"use_safetensors": True, **kwargs})
-            place = None if source is None else os.path.join(os.fspath(source), hub.get("subfolder", ""))
             model = loaded[0] if isinstance(loaded, tuple) else loaded
-            model.settle(None if place is None else place.rstrip("/"), hub.get("revision"))
+            place = source and os.path.join(os.fspath(source), hub.get("subfolder", "")).rstrip("/")
+            model.settle(place, hub.get("revision"))
             return loaded
         how = {name: kwargs[name] for name in _HOW if name in kwargs}
         adapted = cls._with_adapters(os.fspath(source), config, hub, how).eval()
@@ -152,10 +143,7 @@ class Adaptable(PreTrainedModel):
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], *args: Any, state_dict: dict | None = None, **kwargs: Any
     ) -> None:
-        """As the library's; of a model with adapters, these and the heads, with the configuration and its code.
-
-        A ValueError if the adapters could not be loaded again: `add_lora` did not make them, or no checkpoint has their base.
-        """
+        """As the library's; of a model with adapters, these and the heads, or a ValueError if no checkpoint has their base."""
         if not self.has_adapters:
             self.config.adapted_from = None
             super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
@@ -190,15 +178,15 @@ class Adaptable(PreTrainedModel):
                 "read it again with from_pretrained before add_lora."
             )
 
-    def _sample(self, values: int = 64) -> torch.Tensor | None:
-        """Values spread over every weight of the trunk in bfloat16; None of those in half precision or not in memory."""
+    def _sample(self) -> torch.Tensor | None:
+        """64 values spread over every weight of the trunk in bfloat16; None in half precision or out of memory."""
         trunk = getattr(self, self.base_model_prefix, None)
         weights = [] if trunk is None else [w.detach() for n, w in trunk.named_parameters() if ".lora_" not in n]
         kinds = (torch.float32, torch.bfloat16)
         if not weights or any(w.is_meta or w.dtype not in kinds or hasattr(w, "device_mesh") for w in weights):
             return None
         flat = map(torch.flatten, weights)
-        return torch.cat([part[:: max(1, len(part) // values)][:values].cpu().bfloat16() for part in flat])
+        return torch.cat([part[:: max(1, len(part) // 64)][:64].cpu().bfloat16() for part in flat])
 
 
 def put_on(model: Adaptable) -> Any:
@@ -261,9 +249,9 @@ class MemberAdapter(nn.Module):
 class MemberAdapters(nn.Module):
     """Adapters of n members in the top layers of a trunk, whose lower layers run once for all of them.
 
-    The trunk keeps its own forward, parameters and names. A hook before the first of its top layers repeats the items: from
-    there on, rows come member after member, those of member i are i B to (i + 1) B. Hooks on the adapted linear layers add
-    each member's product to its rows. All hooks are methods rather than closures, so that a copied model has its own.
+    A hook before the first of its top layers repeats the items: from there on, rows come member after member, those of member
+    i are i B to (i + 1) B. Hooks on the adapted linear layers add each member's product to its rows. All hooks are methods
+    rather than closures, so that a copied model has its own.
     """
 
     def __init__(self, trunk: PreTrainedModel, config: Any) -> None:
@@ -280,24 +268,22 @@ class MemberAdapters(nn.Module):
                 adapters[name.rpartition(".")[-1]] = adapter
             self.layers.append(adapters)
 
-    def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple, dict]:
+    def enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict]:
         """Repeat what the first of the top layers is given for B items; WavLM's position bias has a row per item and head."""
         items = len(args[0])
         return self._repeated(args, kwargs, lambda rows: rows % items == 0)
 
-    def pass_on(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple, dict]:
+    def pass_on(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict]:
         """Repeat what a further layer is given for B items; what comes from the layer before has its n B rows already."""
         items = len(args[0]) // self.members
         return self._repeated(args, kwargs, lambda rows: rows == items)
 
-    def _repeated(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], fits: Callable[[int], bool]
-    ) -> tuple[tuple, dict]:
+    def _repeated(self, args: tuple, kwargs: dict[str, Any], fits: Callable[[int], bool]) -> tuple[tuple, dict]:
         """The arguments of a layer, with matrices and larger tensors of a fitting number of rows once per member."""
 
         def repeated(value: Any) -> Any:
-            if not isinstance(value, torch.Tensor) or value.dim() < 2 or not fits(len(value)):
-                return value
-            return value.repeat(self.members, *[1] * (value.dim() - 1))
+            if isinstance(value, torch.Tensor) and value.dim() > 1 and fits(len(value)):
+                return value.repeat(self.members, *[1] * (value.dim() - 1))
+            return value
 
         return tuple(map(repeated, args)), {name: repeated(value) for name, value in kwargs.items()}

@@ -79,8 +79,7 @@ def read_checkpoint(
 ) -> tuple[PreTrainedModel, list[str]]:
     """The model in a checkpoint folder, whose code is not run, and the names of weights that do not fit its configuration.
 
-    A member of an ensemble is of `model_class`; without one, the model is any that the Auto classes know. Messages say what to
-    `give` where there is no checkpoint, and how to `fix` one that is damaged.
+    It is of `model_class` (a member of an ensemble), or any that the Auto classes know; errors end with `give` or `fix`.
     """
     path = folder / "config.json"
     if not path.is_file():

@@ -63,7 +63,6 @@ class SeedBertConfig(OpinionConfig):
         return DistributionConfig(**options_of(self, *MEMBER_OPTIONS, "id2label"))
 
     def _check_adapters(self) -> None:
-        """Raise unless the trunk's family and depth take the adapters, and nothing reads the layers below them."""
         kind, layer = self.trunk_config.model_type, self.trunk_layer
         if kind not in LORA_TARGETS:
             raise ValueError(

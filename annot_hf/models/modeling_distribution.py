@@ -105,14 +105,9 @@ class DistributionModel(OpinionPreTrainedModel):
         if self.config.head == "bayesian":
             heads = [layer for name, layer in self.named_children() if name.endswith("head")]
             predicted["weight_kl"] = sum(head.kl() for head in heads)[None]
-        given = {
-            "labels": labels,
-            "scale_targets": scale_targets,
-            "auxiliary_targets": auxiliary_targets,
-            "disagreement_targets": disagreement_targets,
-            "item_weights": item_weights,
-        }
-        return DistributionOutput(loss=self.loss_of(predicted, given), **predicted)
+        targets = (labels, scale_targets, auxiliary_targets, disagreement_targets, item_weights)
+        loss = self.loss_of(predicted, dict(zip(self.loss_inputs, targets, strict=True)))
+        return DistributionOutput(loss=loss, **predicted)
 
     @property
     def auxiliary_sizes(self) -> list[int]:
@@ -123,18 +118,13 @@ class DistributionModel(OpinionPreTrainedModel):
     def loss_spans_batch(self) -> bool:
         """Whether the loss compares the items of a batch with each other, so that its size matters (CCC)."""
         config = self.config
-        return super().loss_spans_batch or bool(
-            config.scale_questions and config.scale_weight and config.scale_ccc_weight
-        )
+        beside = config.scale_questions and config.scale_weight and config.scale_ccc_weight
+        return super().loss_spans_batch or bool(beside)
 
     def loss_of(
         self, predicted: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor | None]
     ) -> torch.Tensor | None:
-        """Loss of what `forward` predicts, also of several batches joined; None without targets (`loss_inputs`).
-
-        Raises:
-            ValueError: The head is Bayesian and the configuration has no `kl_weight`.
-        """
+        """Loss of what `forward` predicts, also of several batches joined; None without targets (`loss_inputs`)."""
         config, losses = self.config, []
         if given.get("labels") is not None:
             losses.append(self._distribution_loss(predicted["probs"], given))
@@ -151,10 +141,8 @@ class DistributionModel(OpinionPreTrainedModel):
             losses.append(config.scale_weight * loss)
         if given.get("auxiliary_targets") is not None and config.auxiliary_questions:
             sizes = self.auxiliary_sizes
-            parts = zip(
-                predicted["auxiliary_probs"].split(sizes, -1), given["auxiliary_targets"].split(sizes, -1), strict=True
-            )
-            loss = sum(auxiliary_loss(probs, labels) for probs, labels in parts) / len(sizes)
+            probs, labels = predicted["auxiliary_probs"].split(sizes, -1), given["auxiliary_targets"].split(sizes, -1)
+            loss = sum(map(auxiliary_loss, probs, labels)) / len(sizes)
             losses.append(config.auxiliary_weight * loss)
         if given.get("disagreement_targets") is not None and config.disagreement:
             predictions, truth = predicted["disagreement"][:, None], given["disagreement_targets"][:, None]

@@ -13,9 +13,8 @@ from .outputs import TrunkOutput
 class LogMelModel(PreTrainedModel):
     """3 x 3 convolutions over time and mel bands, then one vector per frame; padding is zeroed after every step.
 
-    A convolution sees zeros beyond the end of a clip, whether or not longer clips share its batch, and batch norm uses its
-    running statistics in evaluation, so batching does not change a prediction. Batch norm rather than layer norm: it keeps
-    the energy of a frame, which carries much of the emotion.
+    Batching therefore does not change a prediction. Batch norm rather than layer norm: it keeps the energy of a frame, which
+    carries much of the emotion.
     """
 
     config_class = LogMelConfig
@@ -45,8 +44,7 @@ class LogMelModel(PreTrainedModel):
 
         `attention_mask` `(B, T)` is 1 where a frame is real; all are when None.
         """
-        mask = torch.ones_like(input_features[..., 0]) if attention_mask is None else attention_mask
-        mask = mask.bool()
+        mask = torch.ones_like(input_features[..., 0]).bool() if attention_mask is None else attention_mask.bool()
         mean, std = input_features.new_tensor(self.config.mel_mean), input_features.new_tensor(self.config.mel_std)
         frames = (input_features.clip(self.config.mel_floor) - mean) / std
         if self.training:
