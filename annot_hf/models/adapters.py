@@ -28,16 +28,16 @@ from .trunks import transformer_layers, weights_digest
 PREFIX = "base_model.model."
 _HUB = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 _HOW = ("dtype", "attn_implementation", "device_map")
-_QUERY_VALUE = ("attention.q_proj", "attention.v_proj")
-_BERT = ("attention.self.query", "attention.self.value")
+_BERTS = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
+_WAVEFORM = ("hubert", "wav2vec2", "unispeech", "unispeech-sat")
 # the linear layers of a transformer layer that get adapters: query and value projections, as in the LoRA paper
 LORA_TARGETS = {
-    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra"), _BERT),
+    **dict.fromkeys(_BERTS, ("attention.self.query", "attention.self.value")),
     "mpnet": ("attention.attn.q", "attention.attn.v"),
     "distilbert": ("attention.q_lin", "attention.v_lin"),
     # query, key and value are one layer
     "modernbert": ("attn.Wqkv",),
-    **dict.fromkeys(("hubert", "wav2vec2", "unispeech", "unispeech-sat"), _QUERY_VALUE),
+    **dict.fromkeys(_WAVEFORM, ("attention.q_proj", "attention.v_proj")),
     # its attention reads the weights of all four projections and never calls them: an adapter there would do nothing
     "wavlm": ("feed_forward.intermediate_dense", "feed_forward.output_dense"),
 }
@@ -80,9 +80,8 @@ class Adaptable(PreTrainedModel):
         config = kwargs.get("config")
         if not isinstance(config, PreTrainedConfig) and source is not None:
             # options of the configuration may be among the arguments
-            options = {
-                name: value for name, value in kwargs.items() if name not in (*_HOW, "config", "output_loading_info")
-            }
+            apart = (*_HOW, "config", "output_loading_info")
+            options = {name: value for name, value in kwargs.items() if name not in apart}
             config = cls.config_class.from_pretrained(config or source, **options)
         if getattr(config, "adapted_from", None) is None:
             if as_peft:
@@ -122,23 +121,21 @@ class Adaptable(PreTrainedModel):
         adapted = put_on(model)
         expected = peft.get_peft_model_state_dict(adapted, save_embedding_layers=False)
         wanted, found = ({(name, w.shape) for name, w in weights.items()} for weights in (expected, held))
-        differs = {name for name, _ in wanted ^ found}
-        broken = {name for name in held if name not in differs and not held[name].isfinite().all()}
-        for odd, why in ((differs, "do not fit its config.json"), (broken, "are not finite")):
-            if odd:
-                first = min(odd).removeprefix(PREFIX)
-                raise ValueError(
-                    f"The adapters of {source} {why}: {len(odd)} weights, for instance {first}; restore them."
-                )
+        odd, why = {name for name, _ in wanted ^ found}, "do not fit its config.json"
+        if not odd:
+            odd, why = {name for name in held if not held[name].isfinite().all()}, "are not finite"
+        if odd:
+            first = min(odd).removeprefix(PREFIX)
+            raise ValueError(f"The adapters of {source} {why}: {len(odd)} weights, for instance {first}; restore them.")
         peft.set_peft_model_state_dict(adapted, held)
         return adapted
 
     def settle(self, source: str | None, revision: str | None = None) -> None:
         """Remember where the trunk's weights were read from; adapters will name it."""
-        if source is not None:
-            folder = os.path.isdir(source)
-            place, commit = (os.path.abspath(source), None) if folder else (source, weights_digest(source, revision))
-            self.came_from = place, commit, self._sample()
+        if source is not None and os.path.isdir(source):
+            self.came_from = os.path.abspath(source), None, self._sample()
+        elif source is not None:
+            self.came_from = source, weights_digest(source, revision), self._sample()
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], *args: Any, state_dict: dict | None = None, **kwargs: Any
@@ -153,11 +150,12 @@ class Adaptable(PreTrainedModel):
                 "The weights below the adapters are in no checkpoint that they could name; save the model, read it again with "
                 "from_pretrained, and use add_lora."
             )
+        if state_dict is not None:
+            state_dict = {name.removeprefix(PREFIX): weight for name, weight in state_dict.items()}
         # shared out, or with the adapters merged in, they cannot be compared
-        if state_dict is None and not any(getattr(module, "merged", False) for module in self.modules()):
+        elif not any(getattr(module, "merged", False) for module in self.modules()):
             self.check_base()
-        weights = None if state_dict is None else {name.removeprefix(PREFIX): w for name, w in state_dict.items()}
-        weights = import_peft().get_peft_model_state_dict(self, weights, save_embedding_layers=False)
+        weights = import_peft().get_peft_model_state_dict(self, state_dict, save_embedding_layers=False)
         if kwargs.get("push_to_hub"):
             raise ValueError("push_to_hub is set, and adapters are saved in two steps; call model.push_to_hub instead.")
         if kwargs.get("is_main_process", True):
@@ -179,7 +177,7 @@ class Adaptable(PreTrainedModel):
             )
 
     def _sample(self) -> torch.Tensor | None:
-        """64 values spread over every weight of the trunk in bfloat16; None in half precision or out of memory."""
+        """64 values of every weight of the trunk in bfloat16; None of those in half precision or not in memory."""
         trunk = getattr(self, self.base_model_prefix, None)
         weights = [] if trunk is None else [w.detach() for n, w in trunk.named_parameters() if ".lora_" not in n]
         kinds = (torch.float32, torch.bfloat16)
@@ -194,15 +192,14 @@ def put_on(model: Adaptable) -> Any:
     config, (base, version, _) = model.config, model.came_from or (None, None, None)
     version = version or (base and weights_digest(base))
     config.adapted_from = {"base": base, "version": version} if version else None
-    # the modules beside the trunk are trained too, and saved whole
-    children = model.named_children()
-    heads = [name for name, child in children if name != model.base_model_prefix and list(child.parameters())]
+    learning = (name for name, child in model.named_children() if list(child.parameters()))
     settings = import_peft().LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
         target_modules=model.lora_targets,
-        modules_to_save=heads,
+        # the heads are trained too, and saved whole
+        modules_to_save=[name for name in learning if name != model.base_model_prefix],
     )
     return _peft_class()(model, settings)
 
@@ -233,7 +230,7 @@ class MemberAdapter(nn.Module):
         self.lora_b = nn.Parameter(torch.empty(members, linear.out_features, rank))
 
     def init_weights(self) -> None:
-        """As in the paper: B is zero, so that every member starts as the trunk is, and A is random for each."""
+        """B is zero, so that every member starts as the trunk is, and A is random for each."""
         bound = 1 / math.sqrt(self.lora_a.shape[-1])
         init.uniform_(self.lora_a, -bound, bound)
         init.zeros_(self.lora_b)

@@ -48,10 +48,8 @@ def options_of(config: PreTrainedConfig, *names: str) -> dict[str, Any]:
 
 
 def check_attention(config: PreTrainedConfig) -> None:
-    """Raise a ValueError if a configuration, or one inside it, names an attention that is not built in.
-
-    The library loads "owner/name" as code from the Hub, and a `config.json` may contain it.
-    """
+    """Raise a ValueError if a configuration, or one inside it, names an attention that is not built in."""
+    # The library loads "owner/name" as code from the Hub, and a `config.json` may contain it.
     name, known = config._attn_implementation, ("eager", "paged|eager", *ALL_ATTENTION_FUNCTIONS.valid_keys())
     if name is not None and (name not in known or "/" in name):
         raise ValueError(

@@ -82,12 +82,12 @@ class DistributionQwen2Audio(SupportModel):
         Raises:
             ValueError: There is no such checkpoint, it is not a whole Qwen2-Audio, or there is no such option.
         """
-        source = os.fspath(source)
         known = {*SupportConfig.__annotations__, *cls.config_class.__annotations__}
         known -= {"adapted_from", "lalm_config", "lalm_revision"}
-        unknown = sorted(set(options) - known)
+        unknown = set(options) - known
         if unknown:
-            raise ValueError(f"There is no option {unknown[0]!r}; there are {', '.join(sorted(known))}.")
+            raise ValueError(f"There is no option {min(unknown)!r}; there are {', '.join(sorted(known))}.")
+        source = os.fspath(source)
         revision = resolve_revision(source, revision)
         lalm_config = read_trunk_config(source, revision)
         if lalm_config.model_type != "qwen2_audio":
@@ -158,7 +158,7 @@ class DistributionQwen2Audio(SupportModel):
         labels: torch.Tensor | None = None,
         return_dict: bool = True,
     ) -> DistributionOutput:
-        """Predict, and compute the loss if there are target distributions.
+        """Predict `probs` and `logits`, and compute the `loss` if there are target distributions.
 
         Args:
             input_ids: Tokens `(B, T)`, with as many audio tokens as each clip needs, as the processor writes them.
@@ -167,9 +167,6 @@ class DistributionQwen2Audio(SupportModel):
             feature_attention_mask: 1 where they are real `(B, 3000)`.
             labels: Target distributions `(B, K)`.
             return_dict: Only True is supported.
-
-        Returns:
-            `DistributionOutput` with `probs`, `logits` and, with labels, `loss`.
 
         Raises:
             ValueError: There is no audio, it has another shape, or an item has not as many audio tokens as its clip, or the
@@ -196,9 +193,8 @@ class DistributionQwen2Audio(SupportModel):
         """Loss of what `forward` predicts, with the entropy term, also of several batches joined; None without labels."""
         if given.get("labels") is None:
             return None
-        probs, weight = predicted["probs"], self.config.entropy_weight
-        loss = self._distribution_loss(probs, given)
-        return loss + weight * entropy(probs + EPSILON).mean() if weight else loss
+        loss, weight = self._distribution_loss(predicted["probs"], given), self.config.entropy_weight
+        return loss + weight * entropy(predicted["probs"] + EPSILON).mean() if weight else loss
 
     def _check_inputs(
         self,

@@ -14,16 +14,7 @@ from .checks import check_attention
 from .configuration_opinion import OpinionConfig, SupportConfig
 from .heads import BayesianLinear, LayerSum, MeanPooling, init_as_torch, make_embedding, make_pooling
 from .losses import distribution_loss
-from .trunks import (
-    WEIGHTED,
-    build_trunk,
-    call_trunk,
-    encode,
-    encode_layers,
-    input_name_of,
-    load_trunk_weights,
-    read_trunk_config,
-)
+from .trunks import WEIGHTED, build_trunk, call_trunk, encode, input_name_of, load_trunk_weights, read_trunk_config
 
 
 class SupportModel(Adaptable):
@@ -145,8 +136,8 @@ class OpinionPreTrainedModel(SupportModel):
         if self.layer_sum is None:
             frames, mask = encode(self.trunk, **inputs)
             return self._rounded(frames), mask
-        states, mask = encode_layers(self.trunk, **inputs)
-        return self.layer_sum(states), mask
+        output, mask = call_trunk(self.trunk, output_hidden_states=True, **inputs)
+        return self.layer_sum(output.hidden_states), mask
 
     def attended(self, **inputs: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """The result of `frames`, and the share of each input position in each frame `(B, T, T)`.
@@ -190,11 +181,10 @@ class OpinionPreTrainedModel(SupportModel):
         """The given frames and their mask, or those of the inputs."""
         if trunk_frames is None:
             return self.frames(**inputs)
-        width = self.config.trunk_config.hidden_size
-        if trunk_frames.dim() != 3 or trunk_frames.shape[-1] != width:
+        shape, width = tuple(trunk_frames.shape), self.config.trunk_config.hidden_size
+        if len(shape) != 3 or shape[-1] != width:
             raise ValueError(
-                f"trunk_frames has shape {tuple(trunk_frames.shape)}; give frames of this model's trunk, (items, frames, "
-                f"{width})."
+                f"trunk_frames has shape {shape}; give frames of this model's trunk, (items, frames, {width})."
             )
         frames = trunk_frames.to(self.dtype)
         return frames, torch.ones_like(frames[..., 0]).bool() if trunk_mask is None else trunk_mask.bool()
@@ -202,9 +192,7 @@ class OpinionPreTrainedModel(SupportModel):
     def _embedded(self, part: nn.Module, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """One vector per item `(B, width)` through the pooling and embedding of `part`."""
         pooled = part.pooling(frames, mask)
-        if isinstance(part.pooling, MeanPooling):
-            pooled = self._rounded(pooled)
-        return part.embedding(pooled)
+        return part.embedding(self._rounded(pooled) if isinstance(part.pooling, MeanPooling) else pooled)
 
     def _rounded(self, values: torch.Tensor) -> torch.Tensor:
         """Half precision, as a cache keeps it, for a frozen trunk's frames of one layer and their mean over time.

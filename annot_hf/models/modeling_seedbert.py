@@ -142,9 +142,6 @@ class SeedBert(OpinionPreTrainedModel):
                 attention.
             return_dict: Only True is supported.
 
-        Returns:
-            `SeedBertOutput`.
-
         Raises:
             ValueError: Members that are not shared are given frames, or attention is not available: the pooling is "tcgru",
                 frames came without inputs, or the trunk does not return its attention.
@@ -296,8 +293,8 @@ def _check_alike(name: str, model: DistributionModel, first_name: str, first: Di
     ours, theirs = _traits_of(first), _traits_of(model)
     different = _keys_that_differ(ours, theirs)
     if different:
-        key = different[0]
-        more = f" (and {len(different) - 1} more)" if len(different) > 1 else ""
+        key, *others = different
+        more = f" (and {len(others)} more)" if others else ""
         raise ValueError(
             f"{name} has {key} {reprlib.repr(theirs.get(key))} and {first_name} {reprlib.repr(ours.get(key))}{more}; members "
             "may differ in their weights only, so train them with the same recipe."

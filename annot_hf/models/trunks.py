@@ -170,10 +170,7 @@ def load_trunk_weights(trunk: PreTrainedModel, source: str, revision: str | None
 
 
 def weights_digest(source: str, revision: str | None = None) -> str | None:
-    """What tells one pre-trained checkpoint from another: SHA-256 of its files, or its commit on the Hub.
-
-    None where there is no such checkpoint; reading it then gives the error.
-    """
+    """SHA-256 of a checkpoint folder's files, or a checkpoint's commit on the Hub; None where there is no such checkpoint."""
     folder = Path(source)
     if not folder.is_dir():
         found = revision if hasattr(revision, "resolved") else resolve_revision(source, revision)
