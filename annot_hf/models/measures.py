@@ -89,6 +89,11 @@ def ccc(prediction: Array, reference: Array, *, mask: Array | None = None) -> Ar
     masked ones gives 0, never NaN.
     """
     xp, prediction, reference = _prepare(prediction, reference)
+
+    def kept(values: Array) -> Array:
+        # A masked value may be NaN.
+        return values if mask is None else xp.where(mask, values, 0.0)
+
     # CCC does not change when both move together. Counting from a value of the data keeps float32 exact for values such
     # as 1000 +- 0.001, and makes constants exactly 0.
     pivot, total = reference[..., :1], prediction.shape[-1]
@@ -96,14 +101,9 @@ def ccc(prediction: Array, reference: Array, *, mask: Array | None = None) -> Ar
         mask = xp.asarray(mask, device=prediction.device) != 0
         first = (xp.cumsum(mask, -1) == 1) & mask
         pivot, total = xp.where(first, reference, 0.0).sum(-1)[..., None], mask.sum(-1)[..., None].clip(1)
-    prediction, reference = prediction - pivot, reference - pivot
-    if mask is not None:
-        # A masked value may be NaN.
-        prediction, reference = xp.where(mask, prediction, 0.0), xp.where(mask, reference, 0.0)
+    prediction, reference = kept(prediction - pivot), kept(reference - pivot)
     mean_p, mean_r = prediction.sum(-1)[..., None] / total, reference.sum(-1)[..., None] / total
-    prediction, reference = prediction - mean_p, reference - mean_r
-    if mask is not None:
-        prediction, reference = xp.where(mask, prediction, 0.0), xp.where(mask, reference, 0.0)
+    prediction, reference = kept(prediction - mean_p), kept(reference - mean_r)
     covariance = (prediction * reference).sum(-1)
     spread = (prediction**2).sum(-1) + (reference**2).sum(-1) + (total * (mean_p - mean_r) ** 2)[..., 0]
     return 2 * covariance / xp.where(spread > 0, spread, xp.ones_like(spread))

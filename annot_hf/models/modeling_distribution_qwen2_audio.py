@@ -172,7 +172,8 @@ class DistributionQwen2Audio(SupportModel):
             ValueError: There is no audio, it has another shape, or an item has not as many audio tokens as its clip, or the
                 mask hides some.
         """
-        mask = self._check_inputs(input_ids, attention_mask, input_features, feature_attention_mask)
+        clips = {"input_features": input_features, "feature_attention_mask": feature_attention_mask}
+        mask = self._check_inputs(input_ids, attention_mask, clips)
         core = self.lalm.model
         states = core(
             input_ids=input_ids,
@@ -197,14 +198,9 @@ class DistributionQwen2Audio(SupportModel):
         return loss + weight * entropy(predicted["probs"] + EPSILON).mean() if weight else loss
 
     def _check_inputs(
-        self,
-        input_ids: torch.Tensor | None,
-        attention_mask: torch.Tensor | None,
-        input_features: torch.Tensor | None,
-        feature_attention_mask: torch.Tensor | None,
+        self, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None, clips: dict[str, torch.Tensor | None]
     ) -> torch.Tensor:
         """The mask of tokens, once each item is seen to have a clip and as many visible audio tokens as that needs."""
-        clips = {"input_features": input_features, "feature_attention_mask": feature_attention_mask}
         for name, value in ({"input_ids": input_ids} | clips).items():
             # The library would answer from the text alone.
             if value is None:
@@ -212,24 +208,25 @@ class DistributionQwen2Audio(SupportModel):
                     f"A Qwen2-Audio takes a clip with each prompt, and {name} is missing; make the inputs with "
                     "model.prepare(processor, waves)."
                 )
-        if len(input_features) != len(input_ids):
-            raise ValueError(
-                f"There are {len(input_ids)} prompts and {len(input_features)} clips; give one clip with each prompt."
-            )
+        items, given = len(input_ids), len(clips["input_features"])
+        if given != items:
+            raise ValueError(f"There are {items} prompts and {given} clips; give one clip with each prompt.")
         config, tower = self.config.lalm_config, self.lalm.model.audio_tower
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        items, frames = len(input_ids), 2 * config.audio_config.max_source_positions
-        for name, value, shape in (
-            ("attention_mask", mask, tuple(input_ids.shape)),
-            ("input_features", input_features, (items, config.audio_config.num_mel_bins, frames)),
-            ("feature_attention_mask", feature_attention_mask, (items, frames)),
-        ):
-            if tuple(value.shape) != shape:
+        frames = 2 * config.audio_config.max_source_positions
+        shapes = {
+            "attention_mask": tuple(input_ids.shape),
+            "input_features": (items, config.audio_config.num_mel_bins, frames),
+            "feature_attention_mask": (items, frames),
+        }
+        for name, value in ({"attention_mask": mask} | clips).items():
+            if tuple(value.shape) != shapes[name]:
                 raise ValueError(
-                    f"{name} has shape {tuple(value.shape)}, and this model takes {shape}; make the inputs with "
+                    f"{name} has shape {tuple(value.shape)}, and this model takes {shapes[name]}; make the inputs with "
                     "model.prepare(processor, waves) and the processor of its checkpoint."
                 )
-        needed = tower._get_feat_extract_output_lengths(feature_attention_mask.sum(-1).long())[1].to(input_ids.device)
+        lengths = clips["feature_attention_mask"].sum(-1).long()
+        needed = tower._get_feat_extract_output_lengths(lengths)[1].to(input_ids.device)
         audio_tokens = input_ids == config.audio_token_index
         hidden = (audio_tokens & (mask == 0)).sum(1)
         if hidden.any():

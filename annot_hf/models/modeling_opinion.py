@@ -140,10 +140,9 @@ class OpinionPreTrainedModel(SupportModel):
         return self.layer_sum(output.hidden_states), mask
 
     def attended(self, **inputs: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """The result of `frames`, and the share of each input position in each frame `(B, T, T)`.
+        """The result of `frames`, and the share of each input position in each frame `(B, T, T)`: the heads' mean attention.
 
-        The last layer's attention, averaged over heads; with a weighting of all layers, theirs, weighted likewise. None for
-        a trunk without attention: its frames stand for themselves.
+        That of the last layer, or of all, weighted as these are; None for a log-mel trunk, whose frames stand for themselves.
         """
         if self.main_input_name == "input_features":
             return *self.frames(**inputs), None
@@ -195,10 +194,7 @@ class OpinionPreTrainedModel(SupportModel):
         return part.embedding(self._rounded(pooled) if isinstance(part.pooling, MeanPooling) else pooled)
 
     def _rounded(self, values: torch.Tensor) -> torch.Tensor:
-        """Half precision, as a cache keeps it, for a frozen trunk's frames of one layer and their mean over time.
-
-        Heads that are trained from a cache then see the same.
-        """
+        """A frozen trunk's frames of one layer, or their mean, in the half precision in which a cache gives them to heads."""
         kept = self.config.freeze_trunk and self.config.trunk_layer != WEIGHTED
         return values.half().to(values.dtype) if kept else values
 

@@ -137,9 +137,8 @@ class SeedBert(OpinionPreTrainedModel):
             labels: Target distributions `(B, K)`.
             item_weights: Weight of each item in the loss `(B,)`, of mean 1.
             explain: Also return what each member attends to (`token_attention`): the weights of its pooling, propagated
-                through the last layer's attention (averaged over heads) to the positions that this layer reads. For a log-mel
-                trunk, which has no attention, the weights of the pooling. Slower, because the trunk runs with eager
-                attention.
+                through the last layer's attention (averaged over heads) to the positions that this layer reads; those of the
+                pooling for a log-mel trunk, which has no attention. Slower: the trunk runs with eager attention.
             return_dict: Only True is supported.
 
         Raises:
