@@ -5,7 +5,6 @@ A checkpoint of adapters has a `config.json` that names the base and its version
 the configuration of the base instead and drops the head without an error.
 """
 
-import functools
 import math
 import os
 from collections.abc import Callable
@@ -201,22 +200,10 @@ def put_on(model: Adaptable) -> Any:
         # the heads are trained too, and saved whole
         modules_to_save=[name for name in learning if name != model.base_model_prefix],
     )
-    return _peft_class()(model, settings)
-
-
-@functools.cache
-def _peft_class() -> type:
-    # made when it is first needed: peft is an extra, and takes a second to import
-    class AdaptedModel(import_peft().PeftModel):
-        """`PeftModel` whose folders and repositories are those of the model inside; `Trainer` writes its checkpoints so."""
-
-        def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
-            self.get_base_model().save_pretrained(save_directory, **kwargs)
-
-        def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
-            return self.get_base_model().push_to_hub(repo_id, **kwargs)
-
-    return AdaptedModel
+    adapted = import_peft().PeftModel(model, settings)
+    # folders, the checkpoints of `Trainer` among them, and repositories are those of the model inside
+    adapted.save_pretrained, adapted.push_to_hub = model.save_pretrained, model.push_to_hub
+    return adapted
 
 
 class MemberAdapter(nn.Module):

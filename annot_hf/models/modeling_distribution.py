@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -117,9 +118,7 @@ class DistributionModel(OpinionPreTrainedModel):
         beside = self.config.scale_questions and self.config.scale_weight and self.config.scale_ccc_weight
         return super().loss_spans_batch or bool(beside)
 
-    def loss_of(
-        self, predicted: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor | None]
-    ) -> torch.Tensor | None:
+    def loss_of(self, predicted: Mapping[str, torch.Tensor], given: Mapping[str, Any]) -> torch.Tensor | None:
         """Loss of what `forward` predicts, also of several batches joined; None without targets (`loss_inputs`)."""
         config, losses = self.config, []
         if given.get("labels") is not None:

@@ -188,9 +188,7 @@ class DistributionQwen2Audio(SupportModel):
         predicted = {"probs": logits.float().softmax(-1), "logits": logits}
         return DistributionOutput(loss=self.loss_of(predicted, {"labels": labels}), **predicted)
 
-    def loss_of(
-        self, predicted: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor | None]
-    ) -> torch.Tensor | None:
+    def loss_of(self, predicted: Mapping[str, torch.Tensor], given: Mapping[str, Any]) -> torch.Tensor | None:
         """Loss of what `forward` predicts, with the entropy term, also of several batches joined; None without labels."""
         if given.get("labels") is None:
             return None

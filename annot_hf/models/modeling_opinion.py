@@ -142,7 +142,7 @@ class OpinionPreTrainedModel(SupportModel):
     def attended(self, **inputs: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """The result of `frames`, and the share of each input position in each frame `(B, T, T)`: the heads' mean attention.
 
-        That of the last layer, or of all, weighted as these are; None for a log-mel trunk, whose frames stand for themselves.
+        That of the last layer, or of all, weighted as these are; None without attention, where frames stand for themselves.
         """
         if self.main_input_name == "input_features":
             return *self.frames(**inputs), None

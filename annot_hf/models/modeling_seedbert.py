@@ -181,9 +181,7 @@ class SeedBert(OpinionPreTrainedModel):
         predicted |= self._counted(predicted["member_logits"])
         return SeedBertOutput(loss=loss, **predicted, token_attention=torch.stack(attention, 1) if explain else None)
 
-    def loss_of(
-        self, predicted: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor | None]
-    ) -> torch.Tensor | None:
+    def loss_of(self, predicted: Mapping[str, torch.Tensor], given: Mapping[str, Any]) -> torch.Tensor | None:
         """Mean of the members' losses, of what `forward` predicts, also of several batches joined; None without labels."""
         if given.get("labels") is None:
             return None
