@@ -5,7 +5,6 @@ A checkpoint of adapters has a `config.json` that names the base and its version
 the configuration of the base instead and drops the head without an error.
 """
 
-import functools
 import math
 import os
 from collections.abc import Callable
@@ -28,16 +27,16 @@ from .trunks import transformer_layers, weights_digest
 PREFIX = "base_model.model."
 _HUB = ("cache_dir", "force_download", "local_files_only", "proxies", "revision", "subfolder", "token")
 _HOW = ("dtype", "attn_implementation", "device_map")
-_QUERY_VALUE = ("attention.q_proj", "attention.v_proj")
-_BERT = ("attention.self.query", "attention.self.value")
+_BERTS = ("bert", "roberta", "xlm-roberta", "camembert", "electra")
+_WAVEFORM = ("hubert", "wav2vec2", "unispeech", "unispeech-sat")
 # the linear layers of a transformer layer that get adapters: query and value projections, as in the LoRA paper
 LORA_TARGETS = {
-    **dict.fromkeys(("bert", "roberta", "xlm-roberta", "camembert", "electra"), _BERT),
+    **dict.fromkeys(_BERTS, ("attention.self.query", "attention.self.value")),
     "mpnet": ("attention.attn.q", "attention.attn.v"),
     "distilbert": ("attention.q_lin", "attention.v_lin"),
     # query, key and value are one layer
     "modernbert": ("attn.Wqkv",),
-    **dict.fromkeys(("hubert", "wav2vec2", "unispeech", "unispeech-sat"), _QUERY_VALUE),
+    **dict.fromkeys(_WAVEFORM, ("attention.q_proj", "attention.v_proj")),
     # its attention reads the weights of all four projections and never calls them: an adapter there would do nothing
     "wavlm": ("feed_forward.intermediate_dense", "feed_forward.output_dense"),
 }
@@ -59,12 +58,9 @@ class Adaptable(PreTrainedModel):
 
     A subclass has `lora_targets`, a regular expression of the layers that get adapters, and `over_base`, which makes a model
     of a configuration on the trunk's weights of a base, with fresh heads.
-
-    Attributes:
-        came_from: Folder or Hub id that the trunk's weights were read from, its commit (None of a folder), and a sample of
-            the weights; None where they were not read.
     """
 
+    # folder or Hub id that the trunk's weights were read from, its commit (None of a folder), and a sample of the weights
     came_from: tuple[str, str | None, torch.Tensor | None] | None = None
 
     @property
@@ -76,30 +72,23 @@ class Adaptable(PreTrainedModel):
     def from_pretrained(cls, source: Any, *args: Any, as_peft: bool = False, **kwargs: Any) -> Any:
         """As the library's, from safetensors only (a pickle can run code); adapters are put on the base that they name.
 
-        Args:
-            source: Folder or Hub id of a model of this class, whole or adapters.
-            *args: Passed on.
-            as_peft: Return the `PeftModel` around a model with adapters, to train it further.
-            **kwargs: Passed on.
-
-        Raises:
-            ValueError: `peft` is missing, the base is not the one that adapters name, or they are damaged or do not fit.
+        With `as_peft`, the `PeftModel` around a model with adapters, to train it further. A ValueError if `peft` is missing,
+        the base is not the one that adapters name, or they are damaged or do not fit.
         """
         hub = {name: kwargs[name] for name in _HUB if kwargs.get(name) is not None}
         config = kwargs.get("config")
         if not isinstance(config, PreTrainedConfig) and source is not None:
             # options of the configuration may be among the arguments
-            options = {
-                name: value for name, value in kwargs.items() if name not in (*_HOW, "config", "output_loading_info")
-            }
+            apart = (*_HOW, "config", "output_loading_info")
+            options = {name: value for name, value in kwargs.items() if name not in apart}
             config = cls.config_class.from_pretrained(config or source, **options)
         if getattr(config, "adapted_from", None) is None:
             if as_peft:
                 raise ValueError(f"{source} has no adapters; give output_dir/model of a run with lora_rank above 0.")
             loaded = super().from_pretrained(source, *args, **{"use_safetensors": True, **kwargs})
-            place = None if source is None else os.path.join(os.fspath(source), hub.get("subfolder", ""))
             model = loaded[0] if isinstance(loaded, tuple) else loaded
-            model.settle(None if place is None else place.rstrip("/"), hub.get("revision"))
+            place = source and os.path.join(os.fspath(source), hub.get("subfolder", "")).rstrip("/")
+            model.settle(place, hub.get("revision"))
             return loaded
         how = {name: kwargs[name] for name in _HOW if name in kwargs}
         adapted = cls._with_adapters(os.fspath(source), config, hub, how).eval()
@@ -131,31 +120,26 @@ class Adaptable(PreTrainedModel):
         adapted = put_on(model)
         expected = peft.get_peft_model_state_dict(adapted, save_embedding_layers=False)
         wanted, found = ({(name, w.shape) for name, w in weights.items()} for weights in (expected, held))
-        differs = {name for name, _ in wanted ^ found}
-        broken = {name for name in held if name not in differs and not held[name].isfinite().all()}
-        for odd, why in ((differs, "do not fit its config.json"), (broken, "are not finite")):
-            if odd:
-                first = min(odd).removeprefix(PREFIX)
-                raise ValueError(
-                    f"The adapters of {source} {why}: {len(odd)} weights, for instance {first}; restore them."
-                )
+        odd, why = {name for name, _ in wanted ^ found}, "do not fit its config.json"
+        if not odd:
+            odd, why = {name for name in held if not held[name].isfinite().all()}, "are not finite"
+        if odd:
+            first = min(odd).removeprefix(PREFIX)
+            raise ValueError(f"The adapters of {source} {why}: {len(odd)} weights, for instance {first}; restore them.")
         peft.set_peft_model_state_dict(adapted, held)
         return adapted
 
     def settle(self, source: str | None, revision: str | None = None) -> None:
         """Remember where the trunk's weights were read from; adapters will name it."""
-        if source is not None:
-            folder = os.path.isdir(source)
-            place, commit = (os.path.abspath(source), None) if folder else (source, weights_digest(source, revision))
-            self.came_from = place, commit, self._sample()
+        if source is not None and os.path.isdir(source):
+            self.came_from = os.path.abspath(source), None, self._sample()
+        elif source is not None:
+            self.came_from = source, weights_digest(source, revision), self._sample()
 
     def save_pretrained(
         self, save_directory: str | os.PathLike[str], *args: Any, state_dict: dict | None = None, **kwargs: Any
     ) -> None:
-        """As the library's; of a model with adapters, these and the heads, with the configuration and its code.
-
-        A ValueError if the adapters could not be loaded again: `add_lora` did not make them, or no checkpoint has their base.
-        """
+        """As the library's; of a model with adapters, these and the heads, or a ValueError if no checkpoint has their base."""
         if not self.has_adapters:
             self.config.adapted_from = None
             super().save_pretrained(save_directory, *args, state_dict=state_dict, **kwargs)
@@ -165,11 +149,12 @@ class Adaptable(PreTrainedModel):
                 "The weights below the adapters are in no checkpoint that they could name; save the model, read it again with "
                 "from_pretrained, and use add_lora."
             )
+        if state_dict is not None:
+            state_dict = {name.removeprefix(PREFIX): weight for name, weight in state_dict.items()}
         # shared out, or with the adapters merged in, they cannot be compared
-        if state_dict is None and not any(getattr(module, "merged", False) for module in self.modules()):
+        elif not any(getattr(module, "merged", False) for module in self.modules()):
             self.check_base()
-        weights = None if state_dict is None else {name.removeprefix(PREFIX): w for name, w in state_dict.items()}
-        weights = import_peft().get_peft_model_state_dict(self, weights, save_embedding_layers=False)
+        weights = import_peft().get_peft_model_state_dict(self, state_dict, save_embedding_layers=False)
         if kwargs.get("push_to_hub"):
             raise ValueError("push_to_hub is set, and adapters are saved in two steps; call model.push_to_hub instead.")
         if kwargs.get("is_main_process", True):
@@ -190,15 +175,15 @@ class Adaptable(PreTrainedModel):
                 "read it again with from_pretrained before add_lora."
             )
 
-    def _sample(self, values: int = 64) -> torch.Tensor | None:
-        """Values spread over every weight of the trunk in bfloat16; None of those in half precision or not in memory."""
+    def _sample(self) -> torch.Tensor | None:
+        """64 values of every weight of the trunk in bfloat16; None of those in half precision or not in memory."""
         trunk = getattr(self, self.base_model_prefix, None)
         weights = [] if trunk is None else [w.detach() for n, w in trunk.named_parameters() if ".lora_" not in n]
         kinds = (torch.float32, torch.bfloat16)
         if not weights or any(w.is_meta or w.dtype not in kinds or hasattr(w, "device_mesh") for w in weights):
             return None
         flat = map(torch.flatten, weights)
-        return torch.cat([part[:: max(1, len(part) // values)][:values].cpu().bfloat16() for part in flat])
+        return torch.cat([part[:: max(1, len(part) // 64)][:64].cpu().bfloat16() for part in flat])
 
 
 def put_on(model: Adaptable) -> Any:
@@ -206,32 +191,19 @@ def put_on(model: Adaptable) -> Any:
     config, (base, version, _) = model.config, model.came_from or (None, None, None)
     version = version or (base and weights_digest(base))
     config.adapted_from = {"base": base, "version": version} if version else None
-    # the modules beside the trunk are trained too, and saved whole
-    children = model.named_children()
-    heads = [name for name, child in children if name != model.base_model_prefix and list(child.parameters())]
+    learning = (name for name, child in model.named_children() if list(child.parameters()))
     settings = import_peft().LoraConfig(
         r=config.lora_rank,
         lora_alpha=config.lora_alpha,
         lora_dropout=config.lora_dropout,
         target_modules=model.lora_targets,
-        modules_to_save=heads,
+        # the heads are trained too, and saved whole
+        modules_to_save=[name for name in learning if name != model.base_model_prefix],
     )
-    return _peft_class()(model, settings)
-
-
-@functools.cache
-def _peft_class() -> type:
-    # made when it is first needed: peft is an extra, and takes a second to import
-    class AdaptedModel(import_peft().PeftModel):
-        """`PeftModel` whose folders and repositories are those of the model inside; `Trainer` writes its checkpoints so."""
-
-        def save_pretrained(self, save_directory: str | os.PathLike[str], **kwargs: Any) -> None:
-            self.get_base_model().save_pretrained(save_directory, **kwargs)
-
-        def push_to_hub(self, repo_id: str, **kwargs: Any) -> Any:
-            return self.get_base_model().push_to_hub(repo_id, **kwargs)
-
-    return AdaptedModel
+    adapted = import_peft().PeftModel(model, settings)
+    # folders, the checkpoints of `Trainer` among them, and repositories are those of the model inside
+    adapted.save_pretrained, adapted.push_to_hub = model.save_pretrained, model.push_to_hub
+    return adapted
 
 
 class MemberAdapter(nn.Module):
@@ -245,7 +217,7 @@ class MemberAdapter(nn.Module):
         self.lora_b = nn.Parameter(torch.empty(members, linear.out_features, rank))
 
     def init_weights(self) -> None:
-        """As in the paper: B is zero, so that every member starts as the trunk is, and A is random for each."""
+        """B is zero, so that every member starts as the trunk is, and A is random for each."""
         bound = 1 / math.sqrt(self.lora_a.shape[-1])
         init.uniform_(self.lora_a, -bound, bound)
         init.zeros_(self.lora_b)
@@ -261,9 +233,9 @@ class MemberAdapter(nn.Module):
 class MemberAdapters(nn.Module):
     """Adapters of n members in the top layers of a trunk, whose lower layers run once for all of them.
 
-    The trunk keeps its own forward, parameters and names. A hook before the first of its top layers repeats the items: from
-    there on, rows come member after member, those of member i are i B to (i + 1) B. Hooks on the adapted linear layers add
-    each member's product to its rows. All hooks are methods rather than closures, so that a copied model has its own.
+    A hook before the first of its top layers repeats the items: from there on, rows come member after member, those of member
+    i are i B to (i + 1) B. Hooks on the adapted linear layers add each member's product to its rows. All hooks are methods
+    rather than closures, so that a copied model has its own.
     """
 
     def __init__(self, trunk: PreTrainedModel, config: Any) -> None:
@@ -280,24 +252,22 @@ class MemberAdapters(nn.Module):
                 adapters[name.rpartition(".")[-1]] = adapter
             self.layers.append(adapters)
 
-    def enter(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple, dict]:
+    def enter(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict]:
         """Repeat what the first of the top layers is given for B items; WavLM's position bias has a row per item and head."""
         items = len(args[0])
         return self._repeated(args, kwargs, lambda rows: rows % items == 0)
 
-    def pass_on(self, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple, dict]:
+    def pass_on(self, module: nn.Module, args: tuple, kwargs: dict[str, Any]) -> tuple[tuple, dict]:
         """Repeat what a further layer is given for B items; what comes from the layer before has its n B rows already."""
         items = len(args[0]) // self.members
         return self._repeated(args, kwargs, lambda rows: rows == items)
 
-    def _repeated(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], fits: Callable[[int], bool]
-    ) -> tuple[tuple, dict]:
+    def _repeated(self, args: tuple, kwargs: dict[str, Any], fits: Callable[[int], bool]) -> tuple[tuple, dict]:
         """The arguments of a layer, with matrices and larger tensors of a fitting number of rows once per member."""
 
         def repeated(value: Any) -> Any:
-            if not isinstance(value, torch.Tensor) or value.dim() < 2 or not fits(len(value)):
-                return value
-            return value.repeat(self.members, *[1] * (value.dim() - 1))
+            if isinstance(value, torch.Tensor) and value.dim() > 1 and fits(len(value)):
+                return value.repeat(self.members, *[1] * (value.dim() - 1))
+            return value
 
         return tuple(map(repeated, args)), {name: repeated(value) for name, value in kwargs.items()}

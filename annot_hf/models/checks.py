@@ -48,10 +48,8 @@ def options_of(config: PreTrainedConfig, *names: str) -> dict[str, Any]:
 
 
 def check_attention(config: PreTrainedConfig) -> None:
-    """Raise a ValueError if a configuration, or one inside it, names an attention that is not built in.
-
-    The library loads "owner/name" as code from the Hub, and a `config.json` may contain it.
-    """
+    """Raise a ValueError if a configuration, or one inside it, names an attention that is not built in."""
+    # The library loads "owner/name" as code from the Hub, and a `config.json` may contain it.
     name, known = config._attn_implementation, ("eager", "paged|eager", *ALL_ATTENTION_FUNCTIONS.valid_keys())
     if name is not None and (name not in known or "/" in name):
         raise ValueError(
@@ -79,8 +77,7 @@ def read_checkpoint(
 ) -> tuple[PreTrainedModel, list[str]]:
     """The model in a checkpoint folder, whose code is not run, and the names of weights that do not fit its configuration.
 
-    A member of an ensemble is of `model_class`; without one, the model is any that the Auto classes know. Messages say what to
-    `give` where there is no checkpoint, and how to `fix` one that is damaged.
+    It is of `model_class` (a member of an ensemble), or any that the Auto classes know; errors end with `give` or `fix`.
     """
     path = folder / "config.json"
     if not path.is_file():

@@ -1,8 +1,4 @@
-"""Configuration of `DistributionQwen2Audio`, and how clip, question and transcript become its inputs.
-
-A transcript is data. It is shown as a JSON string of limited length, in which special tokens of the tokenizer, such as
-`<|im_end|>`, are escaped: the text stays the same and never becomes a control token.
-"""
+"""Configuration of `DistributionQwen2Audio`, and how clip, question and transcript become its inputs."""
 
 import json
 from collections.abc import Sequence
@@ -21,8 +17,6 @@ PROMPT = (
     "Possible answers: {labels}\nHow did their answers spread?"
 )
 PLACEHOLDERS = ("question", "labels", "transcript")
-# Shorter clips are padded with silence, because the library takes a clip of one token for text.
-LEAST_SECONDS = 0.1
 
 
 class DistributionQwen2AudioConfig(SupportConfig):
@@ -115,7 +109,7 @@ def shows_transcript(config: DistributionQwen2AudioConfig) -> bool:
 
 
 def as_data(text: str, tokens: Sequence[str]) -> str:
-    """`text` as a JSON string that contains none of `tokens`; `json.loads` returns the text."""
+    """`text` as a JSON string that contains none of `tokens`, such as `<|im_end|>`; `json.loads` returns the text."""
     quoted = json.dumps(text.encode("utf-8", "replace").decode(), ensure_ascii=False)
     for token in sorted(filter(None, tokens), key=len, reverse=True):
         quoted = quoted.replace(token, f"\\u{ord(token[0]):04x}{token[1:]}")
@@ -125,16 +119,12 @@ def as_data(text: str, tokens: Sequence[str]) -> str:
 def conversation(
     config: DistributionQwen2AudioConfig, tokens: Sequence[str], transcript: str = ""
 ) -> list[dict[str, Any]]:
-    """The turns of a chat that asks the configuration's question about one clip, in which `transcript` is said.
-
-    None of `tokens`, the spellings of the tokenizer's own tokens, may be in them.
-    """
+    """The turns of a chat that asks about one clip; none of `tokens`, the tokenizer's own ones, may be in them."""
     asked = config.questions
-    spans = [f"{scale['name']} from {scale['low']:g} to {scale['high']:g}" for scale in asked if "low" in scale]
-    said = {
-        "question": " and ".join(question.get("prompt") or question["name"] for question in asked),
-        "labels": "; ".join(spans) if spans else ", ".join(config.support),
-    }
+    labels = ", ".join(config.support)
+    if config.is_scale:
+        labels = "; ".join(f"{scale['name']} from {scale['low']:g} to {scale['high']:g}" for scale in asked)
+    said = {"question": " and ".join(each.get("prompt") or each["name"] for each in asked), "labels": labels}
     for text in (config.prompt.format(**said, transcript=""), config.system or ""):
         for token in tokens:
             if token in text:
@@ -156,12 +146,10 @@ def prepare_inputs(
     *,
     tensors: str | None = "pt",
 ) -> BatchFeature:
-    """The inputs of `DistributionQwen2Audio` for clips, from its configuration and its `Qwen2AudioProcessor`.
+    """The inputs of `DistributionQwen2Audio`, in `tensors` ("pt" or "np"), from its `Qwen2AudioProcessor`.
 
     `waves` are samples of each clip `(time,)`, floating-point with full scale at 1, at the processor's rate, at most 30 s;
-    `transcripts` say what is said in each, None where it is not known, which shows as an empty one. The result is in `tensors`
-    ("pt", or "np"): `input_ids` and `attention_mask` `(B, T)`, `input_features` `(B, 128, 3000)` and `feature_attention_mask`
-    `(B, 3000)`.
+    `transcripts` say what is said in each, None where it is not known.
     """
     extractor, tokens = processor.feature_extractor, list(processor.tokenizer.get_added_vocab())
     if isinstance(transcripts, str):
@@ -188,7 +176,8 @@ def prepare_inputs(
             )
         if not np.isfinite(wave).all():
             raise ValueError(f"Clip {number} holds NaN or infinity; samples must be finite.")
-        least = round(LEAST_SECONDS * extractor.sampling_rate)
+        # 0.1 s at least, because the library takes a clip of one token for text.
+        least = round(0.1 * extractor.sampling_rate)
         clips.append(np.pad(wave, (0, max(least - len(wave), 0))))
     turns = [conversation(config, tokens, transcript or "") for transcript in transcripts]
     texts = processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False)

@@ -59,22 +59,21 @@ class SupportConfig(PreTrainedConfig):
             raise ValueError(f"jsd_share is {jsd_share} with loss {loss!r}; it lies in [0, 1]; with 'ccc' set it to 0.")
         self.questions = [dict(question) for question in self.questions]
         _check_questions(self.questions)
-        if class_weights is not None:
-            self.class_weights = [float(weight) for weight in class_weights]
         if self.questions:
             self._number_support()
         # Otherwise the library would drop the attention settings of inner configurations.
         kwargs.setdefault("attn_implementation", {})
         super().__post_init__(**kwargs)
-        if self.questions and class_weights is not None and len(class_weights) != len(self.support):
-            raise ValueError(
-                f"There are {len(class_weights)} class_weights for {len(self.support)} labels; give each one."
-            )
+        if class_weights is not None:
+            self.class_weights = [float(weight) for weight in class_weights]
+            labels = len(self.support) if self.questions else len(class_weights)
+            if len(class_weights) != labels:
+                raise ValueError(f"There are {len(class_weights)} class_weights for {labels} labels; give each one.")
 
     def _number_support(self) -> None:
         """Fill in `id2label` and `label2id`; a ValueError if they are given otherwise than the questions ask."""
         names = [question["name"] for question in self.questions]
-        labels = self.questions[0]["labels"] if not self.is_scale else cell_names(names, self.bins)
+        labels = cell_names(names, self.bins) if self.is_scale else self.questions[0]["labels"]
         numbered = dict(enumerate(labels)) if self.id2label is None else self.id2label
         if {int(number): label for number, label in numbered.items()} != dict(enumerate(labels)):
             raise ValueError(
@@ -112,12 +111,12 @@ def _check_questions(questions: Sequence[dict[str, Any]]) -> None:
     for question in questions:
         if "name" not in question or ("labels" in question) == ({"low", "high"} <= set(question)):
             raise ValueError(f"Question {question} needs a name and either labels, or low and high.")
+        labels = question.get("labels")
         texts = [question["name"], question.get("prompt") or "", *question.get("labels", ())]
-        if not all(isinstance(text, str) for text in texts) or isinstance(question.get("labels"), str):
+        if not all(isinstance(text, str) for text in texts) or isinstance(labels, str):
             raise ValueError(
                 f"Question {question} has something else than text for its name, prompt or labels; give text."
             )
-        labels = question.get("labels")
         if labels is not None and (len(labels) < 2 or len(set(labels)) < len(labels) or not all(labels)):
             raise ValueError(f"Question {question['name']!r} has the labels {labels}; give two or more, each once.")
         if labels is None and not question["low"] < question["high"]:

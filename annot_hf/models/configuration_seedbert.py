@@ -55,15 +55,8 @@ class SeedBertConfig(OpinionConfig):
         if self.freeze_trunk is None:
             self.freeze_trunk = self.members == "lora"
         super().__post_init__(**kwargs)
-        if self.members == "lora":
-            self._check_adapters()
-
-    def member_config(self) -> DistributionConfig:
-        """The configuration of one member as a model of its own."""
-        return DistributionConfig(**options_of(self, *MEMBER_OPTIONS, "id2label"))
-
-    def _check_adapters(self) -> None:
-        """Raise unless the trunk's family and depth take the adapters, and nothing reads the layers below them."""
+        if self.members != "lora":
+            return
         kind, layer = self.trunk_config.model_type, self.trunk_layer
         if kind not in LORA_TARGETS:
             raise ValueError(
@@ -80,6 +73,10 @@ class SeedBertConfig(OpinionConfig):
             raise ValueError(
                 f"lora_layers is {self.lora_layers}; the trunk has {depth} transformer layers in use: give 1 to {depth}."
             )
+
+    def member_config(self) -> DistributionConfig:
+        """The configuration of one member as a model of its own."""
+        return DistributionConfig(**options_of(self, *MEMBER_OPTIONS, "id2label"))
 
 
 SeedBertConfig.register_for_auto_class()

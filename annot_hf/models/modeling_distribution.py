@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import nn
@@ -75,9 +76,6 @@ class DistributionModel(OpinionPreTrainedModel):
             disagreement_targets: How far raters disagree `(B,)`, in [0, 1]; NaN where fewer than two voted.
             item_weights: Weight of each item in the distribution's loss `(B,)`, of mean 1.
             return_dict: Only True is supported.
-
-        Returns:
-            `DistributionOutput`.
         """
         embedding = self.embed(
             input_features=input_features,
@@ -101,18 +99,13 @@ class DistributionModel(OpinionPreTrainedModel):
             predicted["auxiliary_probs"] = torch.cat([score.softmax(-1).mean(0) for score in scores], -1)
         if self.config.disagreement:
             predicted["disagreement"] = _draws(self.disagreement_head, embedding).float().sigmoid().mean(0)[:, 0]
-        # One row, as for other predictions: the loss may see several batches.
         if self.config.head == "bayesian":
-            heads = [layer for name, layer in self.named_children() if name.endswith("head")]
+            heads = (layer for name, layer in self.named_children() if name.endswith("head"))
+            # One row, as for other predictions: the loss may see several batches.
             predicted["weight_kl"] = sum(head.kl() for head in heads)[None]
-        given = {
-            "labels": labels,
-            "scale_targets": scale_targets,
-            "auxiliary_targets": auxiliary_targets,
-            "disagreement_targets": disagreement_targets,
-            "item_weights": item_weights,
-        }
-        return DistributionOutput(loss=self.loss_of(predicted, given), **predicted)
+        targets = (labels, scale_targets, auxiliary_targets, disagreement_targets, item_weights)
+        loss = self.loss_of(predicted, dict(zip(self.loss_inputs, targets, strict=True)))
+        return DistributionOutput(loss=loss, **predicted)
 
     @property
     def auxiliary_sizes(self) -> list[int]:
@@ -122,28 +115,19 @@ class DistributionModel(OpinionPreTrainedModel):
     @property
     def loss_spans_batch(self) -> bool:
         """Whether the loss compares the items of a batch with each other, so that its size matters (CCC)."""
-        config = self.config
-        return super().loss_spans_batch or bool(
-            config.scale_questions and config.scale_weight and config.scale_ccc_weight
-        )
+        beside = self.config.scale_questions and self.config.scale_weight and self.config.scale_ccc_weight
+        return super().loss_spans_batch or bool(beside)
 
-    def loss_of(
-        self, predicted: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor | None]
-    ) -> torch.Tensor | None:
-        """Loss of what `forward` predicts, also of several batches joined; None without targets (`loss_inputs`).
-
-        Raises:
-            ValueError: The head is Bayesian and the configuration has no `kl_weight`.
-        """
+    def loss_of(self, predicted: Mapping[str, torch.Tensor], given: Mapping[str, Any]) -> torch.Tensor | None:
+        """Loss of what `forward` predicts, also of several batches joined; None without targets (`loss_inputs`)."""
         config, losses = self.config, []
         if given.get("labels") is not None:
             losses.append(self._distribution_loss(predicted["probs"], given))
         if given.get("scale_targets") is not None and config.scale_questions:
-            stretch = config.scale_stretch
             loss = scale_loss(
-                stretch * predicted["scale_mean"],
-                predicted["scale_log_variance"] + 2 * math.log(stretch),
-                (stretch * given["scale_targets"]).clip(-1, 1),
+                config.scale_stretch * predicted["scale_mean"],
+                predicted["scale_log_variance"] + 2 * math.log(config.scale_stretch),
+                (config.scale_stretch * given["scale_targets"]).clip(-1, 1),
                 dimension_weights=config.scale_question_weights,
                 nll_weight=config.scale_nll_weight,
                 ccc_weight=config.scale_ccc_weight,
@@ -151,14 +135,12 @@ class DistributionModel(OpinionPreTrainedModel):
             losses.append(config.scale_weight * loss)
         if given.get("auxiliary_targets") is not None and config.auxiliary_questions:
             sizes = self.auxiliary_sizes
-            parts = zip(
-                predicted["auxiliary_probs"].split(sizes, -1), given["auxiliary_targets"].split(sizes, -1), strict=True
-            )
-            loss = sum(auxiliary_loss(probs, labels) for probs, labels in parts) / len(sizes)
+            probs, labels = predicted["auxiliary_probs"].split(sizes, -1), given["auxiliary_targets"].split(sizes, -1)
+            loss = sum(map(auxiliary_loss, probs, labels)) / len(sizes)
             losses.append(config.auxiliary_weight * loss)
         if given.get("disagreement_targets") is not None and config.disagreement:
-            predictions, truth = predicted["disagreement"][:, None], given["disagreement_targets"][:, None]
-            losses.append(config.disagreement_weight * rating_loss(predictions, truth, "mse"))
+            loss = rating_loss(predicted["disagreement"][:, None], given["disagreement_targets"][:, None], "mse")
+            losses.append(config.disagreement_weight * loss)
         if losses and "weight_kl" in predicted:
             if config.kl_weight is None:
                 raise ValueError(

@@ -82,12 +82,12 @@ class DistributionQwen2Audio(SupportModel):
         Raises:
             ValueError: There is no such checkpoint, it is not a whole Qwen2-Audio, or there is no such option.
         """
-        source = os.fspath(source)
         known = {*SupportConfig.__annotations__, *cls.config_class.__annotations__}
         known -= {"adapted_from", "lalm_config", "lalm_revision"}
-        unknown = sorted(set(options) - known)
+        unknown = set(options) - known
         if unknown:
-            raise ValueError(f"There is no option {unknown[0]!r}; there are {', '.join(sorted(known))}.")
+            raise ValueError(f"There is no option {min(unknown)!r}; there are {', '.join(sorted(known))}.")
+        source = os.fspath(source)
         revision = resolve_revision(source, revision)
         lalm_config = read_trunk_config(source, revision)
         if lalm_config.model_type != "qwen2_audio":
@@ -104,9 +104,10 @@ class DistributionQwen2Audio(SupportModel):
     def over_base(cls, config: DistributionQwen2AudioConfig, base: str, revision: str | None, **how: Any) -> Self:
         """A model of this configuration on the weights of a Qwen2-Audio, plain or of this class, with a fresh head."""
         how |= {"ignore_mismatched_sizes": True, "output_loading_info": True, "use_safetensors": True}
-        # its table of weights would say that the head is missing, which is fresh or comes with the adapters
         log = logging.getLogger("transformers.modeling_utils")
-        level, _ = log.level, log.setLevel(logging.ERROR)
+        level = log.level
+        # its table of weights would say that the head is missing, which is fresh or comes with the adapters
+        log.setLevel(logging.ERROR)
         try:
             model, info = super(Adaptable, cls).from_pretrained(base, config=config, revision=revision, **how)
         except OSError as error:
@@ -123,18 +124,15 @@ class DistributionQwen2Audio(SupportModel):
 
     def settle(self, source: str | None, revision: str | None = None) -> None:
         """As for every model, and what the library's loading leaves otherwise than a new model has it."""
-        # a fresh one comes in the precision of the rest
+        # a fresh head comes in the precision of the rest
         self.distribution_head.float()
         # sinusoids
         self.lalm.model.audio_tower.embed_positions.requires_grad_(False)
         super().settle(source, revision)
 
     def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """As every model's, but weights keep the names that they have here, and not those of older checkpoints.
-
-        `Trainer` reads a checkpoint without translating names, and leaves out, with a warning, what it does not know: it
-        would resume from a fresh language model.
-        """
+        """As every model's, but weights keep the names that they have here, and not those of older checkpoints."""
+        # `Trainer` translates no names, and would resume from a fresh language model with a warning.
         super().save_pretrained(save_directory, *args, **{"save_original_format": False, **kwargs})
 
     def enable_input_require_grads(self) -> None:
@@ -160,7 +158,7 @@ class DistributionQwen2Audio(SupportModel):
         labels: torch.Tensor | None = None,
         return_dict: bool = True,
     ) -> DistributionOutput:
-        """Predict, and compute the loss if there are target distributions.
+        """Predict `probs` and `logits`, and compute the `loss` if there are target distributions.
 
         Args:
             input_ids: Tokens `(B, T)`, with as many audio tokens as each clip needs, as the processor writes them.
@@ -170,14 +168,12 @@ class DistributionQwen2Audio(SupportModel):
             labels: Target distributions `(B, K)`.
             return_dict: Only True is supported.
 
-        Returns:
-            `DistributionOutput` with `probs`, `logits` and, with labels, `loss`.
-
         Raises:
             ValueError: There is no audio, it has another shape, or an item has not as many audio tokens as its clip, or the
                 mask hides some.
         """
-        mask = self._check_inputs(input_ids, attention_mask, input_features, feature_attention_mask)
+        clips = {"input_features": input_features, "feature_attention_mask": feature_attention_mask}
+        mask = self._check_inputs(input_ids, attention_mask, clips)
         core = self.lalm.model
         states = core(
             input_ids=input_ids,
@@ -192,59 +188,44 @@ class DistributionQwen2Audio(SupportModel):
         predicted = {"probs": logits.float().softmax(-1), "logits": logits}
         return DistributionOutput(loss=self.loss_of(predicted, {"labels": labels}), **predicted)
 
-    def loss_of(
-        self, predicted: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor | None]
-    ) -> torch.Tensor | None:
-        """Loss of what `forward` predicts, also of several batches joined; None without labels.
-
-        The distribution loss plus `entropy_weight` times the mean entropy of the predictions (nats).
-        """
+    def loss_of(self, predicted: Mapping[str, torch.Tensor], given: Mapping[str, Any]) -> torch.Tensor | None:
+        """Loss of what `forward` predicts, with the entropy term, also of several batches joined; None without labels."""
         if given.get("labels") is None:
             return None
-        probs, weight = predicted["probs"], self.config.entropy_weight
-        loss = self._distribution_loss(probs, given)
-        return loss + weight * entropy(probs + EPSILON).mean() if weight else loss
+        loss, weight = self._distribution_loss(predicted["probs"], given), self.config.entropy_weight
+        return loss + weight * entropy(predicted["probs"] + EPSILON).mean() if weight else loss
 
     def _check_inputs(
-        self,
-        input_ids: torch.Tensor | None,
-        attention_mask: torch.Tensor | None,
-        input_features: torch.Tensor | None,
-        feature_attention_mask: torch.Tensor | None,
+        self, input_ids: torch.Tensor | None, attention_mask: torch.Tensor | None, clips: dict[str, torch.Tensor | None]
     ) -> torch.Tensor:
-        """The mask of tokens: one clip an item, as many audio tokens as it has frames, and all of them seen.
-
-        Without, the library would answer from the text alone.
-        """
-        for name, value in (
-            ("input_ids", input_ids),
-            ("input_features", input_features),
-            ("feature_attention_mask", feature_attention_mask),
-        ):
+        """The mask of tokens, once each item is seen to have a clip and as many visible audio tokens as that needs."""
+        for name, value in ({"input_ids": input_ids} | clips).items():
+            # The library would answer from the text alone.
             if value is None:
                 raise ValueError(
                     f"A Qwen2-Audio takes a clip with each prompt, and {name} is missing; make the inputs with "
                     "model.prepare(processor, waves)."
                 )
-        if len(input_features) != len(input_ids):
-            raise ValueError(
-                f"There are {len(input_ids)} prompts and {len(input_features)} clips; give one clip with each prompt."
-            )
-        tower, audio = self.lalm.model.audio_tower, self.config.lalm_config.audio_config
+        items, given = len(input_ids), len(clips["input_features"])
+        if given != items:
+            raise ValueError(f"There are {items} prompts and {given} clips; give one clip with each prompt.")
+        config, tower = self.config.lalm_config, self.lalm.model.audio_tower
         mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        items, frames = len(input_ids), 2 * audio.max_source_positions
-        for name, value, shape in (
-            ("attention_mask", mask, tuple(input_ids.shape)),
-            ("input_features", input_features, (items, audio.num_mel_bins, frames)),
-            ("feature_attention_mask", feature_attention_mask, (items, frames)),
-        ):
-            if tuple(value.shape) != shape:
+        frames = 2 * config.audio_config.max_source_positions
+        shapes = {
+            "attention_mask": tuple(input_ids.shape),
+            "input_features": (items, config.audio_config.num_mel_bins, frames),
+            "feature_attention_mask": (items, frames),
+        }
+        for name, value in ({"attention_mask": mask} | clips).items():
+            if tuple(value.shape) != shapes[name]:
                 raise ValueError(
-                    f"{name} has shape {tuple(value.shape)}, and this model takes {shape}; make the inputs with "
+                    f"{name} has shape {tuple(value.shape)}, and this model takes {shapes[name]}; make the inputs with "
                     "model.prepare(processor, waves) and the processor of its checkpoint."
                 )
-        needed = tower._get_feat_extract_output_lengths(feature_attention_mask.sum(-1).long())[1].to(input_ids.device)
-        audio_tokens = input_ids == self.config.lalm_config.audio_token_index
+        lengths = clips["feature_attention_mask"].sum(-1).long()
+        needed = tower._get_feat_extract_output_lengths(lengths)[1].to(input_ids.device)
+        audio_tokens = input_ids == config.audio_token_index
         hidden = (audio_tokens & (mask == 0)).sum(1)
         if hidden.any():
             item = int(hidden.nonzero()[0])

@@ -13,9 +13,8 @@ from .outputs import TrunkOutput
 class LogMelModel(PreTrainedModel):
     """3 x 3 convolutions over time and mel bands, then one vector per frame; padding is zeroed after every step.
 
-    A convolution sees zeros beyond the end of a clip, whether or not longer clips share its batch, and batch norm uses its
-    running statistics in evaluation, so batching does not change a prediction. Batch norm rather than layer norm: it keeps
-    the energy of a frame, which carries much of the emotion.
+    Batching therefore does not change a prediction. Batch norm rather than layer norm: it keeps the energy of a frame, which
+    carries much of the emotion.
     """
 
     config_class = LogMelConfig
@@ -31,9 +30,8 @@ class LogMelModel(PreTrainedModel):
             for narrow, wide, stride in zip(widths, widths[1:], config.conv_strides, strict=False)
         )
         self.norms = nn.ModuleList(nn.BatchNorm2d(wide) for wide in config.conv_channels)
-        bands = config.num_mel_bins
-        for _ in self.convs:
-            bands = (bands + 1) // 2
+        # Each convolution halves the bands, rounded up.
+        bands = -(-config.num_mel_bins // 2 ** len(self.convs))
         self.projection = nn.Linear(widths[-1] * bands, config.hidden_size, bias=False)
         self.frame_norm = nn.BatchNorm1d(config.hidden_size)
         self.channel_dropout = nn.Dropout2d(config.conv_dropout)
@@ -45,9 +43,8 @@ class LogMelModel(PreTrainedModel):
 
         `attention_mask` `(B, T)` is 1 where a frame is real; all are when None.
         """
-        mask = torch.ones_like(input_features[..., 0]) if attention_mask is None else attention_mask
-        mask = mask.bool()
-        mean, std = input_features.new_tensor(self.config.mel_mean), input_features.new_tensor(self.config.mel_std)
+        mask = torch.ones_like(input_features[..., 0]).bool() if attention_mask is None else attention_mask.bool()
+        mean, std = map(input_features.new_tensor, (self.config.mel_mean, self.config.mel_std))
         frames = (input_features.clip(self.config.mel_floor) - mean) / std
         if self.training:
             frames, mask = self._augment(frames, mask)
@@ -76,8 +73,8 @@ class LogMelModel(PreTrainedModel):
         level, tilt = torch.randn(2, items, 1, 1, device=frames.device)
         frames = frames + config.gain_jitter * level + config.tilt_jitter * tilt * line
         lengths = mask.sum(1)
-        time = _random_spans(lengths, frames.shape[1], config.mask_time_prob, config.mask_time_length)
         sizes = torch.full_like(lengths, bands)
+        time = _random_spans(lengths, frames.shape[1], config.mask_time_prob, config.mask_time_length)
         band = _random_spans(sizes, bands, config.mask_feature_prob, config.mask_feature_length)
         # 0 is the mean of the standardised features.
         return frames.masked_fill(time[..., None] | band[:, None], 0.0), mask
@@ -100,11 +97,8 @@ def _change_speed(frames: torch.Tensor, mask: torch.Tensor, jitter: float) -> tu
 
 
 def _random_spans(sizes: torch.Tensor, width: int, share: float, length: int) -> torch.Tensor:
-    """Hidden positions `(B, width)`: per row, spans of up to `length` that cover about `share` of its size.
-
-    The number of spans is round(share * size / mean length); short rows get none, so no clip is hidden altogether.
-    """
-    # A span has 1 to length frames, (length + 1) / 2 on average.
+    """Hidden positions `(B, width)`: per row, spans of up to `length` that cover about `share` of its size."""
+    # A span has 1 to length frames, (length + 1) / 2 on average. Short rows get none, so no clip is hidden altogether.
     spans = torch.round(2 * share * sizes / (length + 1)).long()
     most = int(spans.max()) if len(spans) else 0
     if not most:

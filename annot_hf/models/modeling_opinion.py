@@ -14,19 +14,7 @@ from .checks import check_attention
 from .configuration_opinion import OpinionConfig, SupportConfig
 from .heads import BayesianLinear, LayerSum, MeanPooling, init_as_torch, make_embedding, make_pooling
 from .losses import distribution_loss
-from .trunks import (
-    WEIGHTED,
-    build_trunk,
-    encode,
-    encode_attended,
-    encode_layers,
-    input_name_of,
-    load_trunk_weights,
-    read_trunk_config,
-)
-
-# Bayesian layers start with a deviation of 0.049.
-INITIAL_RHO = -3.0
+from .trunks import WEIGHTED, build_trunk, call_trunk, encode, input_name_of, load_trunk_weights, read_trunk_config
 
 
 class SupportModel(Adaptable):
@@ -49,15 +37,9 @@ class SupportModel(Adaptable):
 
     def _distribution_loss(self, probs: torch.Tensor, given: Mapping[str, torch.Tensor | None]) -> torch.Tensor:
         """The configuration's loss of `probs` `(B, K)`, a scalar; `given` has `labels` and may have `item_weights`."""
-        config = self.config
-        return distribution_loss(
-            probs,
-            given["labels"],
-            config.loss,
-            class_weights=config.class_weights,
-            item_weights=given.get("item_weights"),
-            jsd_share=config.jsd_share,
-        )
+        config, weights = self.config, given.get("item_weights")
+        options = {"class_weights": config.class_weights, "item_weights": weights, "jsd_share": config.jsd_share}
+        return distribution_loss(probs, given["labels"], config.loss, **options)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -79,17 +61,16 @@ class OpinionPreTrainedModel(SupportModel):
 
     def _build(self) -> None:
         """Build the layers below the heads."""
-        config = self.config
         self._build_trunk()
-        self.pooling = make_pooling(config)
-        self.embedding = make_embedding(config, self.pooling.output_size)
-        self.width = self.pooling.output_size if config.embedding_kind == "none" else config.embedding_size
+        self.pooling = make_pooling(self.config)
+        self.embedding = make_embedding(self.config, self.pooling.output_size)
+        plain = self.config.embedding_kind == "none"
+        self.width = self.pooling.output_size if plain else self.config.embedding_size
 
     def _build_trunk(self, **options: bool) -> None:
-        config = self.config
-        self.trunk = build_trunk(config.trunk_config, config.trunk_layer, **options)
-        weighted = config.trunk_layer == WEIGHTED
-        self.layer_sum = LayerSum(config.trunk_config.num_hidden_layers + 1) if weighted else None
+        trunk, layer = self.config.trunk_config, self.config.trunk_layer
+        self.trunk = build_trunk(trunk, layer, **options)
+        self.layer_sum = LayerSum(trunk.num_hidden_layers + 1) if layer == WEIGHTED else None
 
     @property
     def trunks(self) -> list[PreTrainedModel]:
@@ -151,25 +132,30 @@ class OpinionPreTrainedModel(SupportModel):
         return self
 
     def frames(self, **inputs: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Frames `(B, T, H)` of the chosen layer from the trunk's inputs, and True where they are real `(B, T)`.
-
-        A frozen trunk's are rounded to half precision, as a cache keeps them, so that heads trained from a cache see the same.
-        """
+        """Frames `(B, T, H)` of the chosen layer from the trunk's inputs, and True where they are real `(B, T)`."""
         if self.layer_sum is None:
             frames, mask = encode(self.trunk, **inputs)
             return self._rounded(frames), mask
-        states, mask = encode_layers(self.trunk, **inputs)
-        return self.layer_sum(states), mask
+        output, mask = call_trunk(self.trunk, output_hidden_states=True, **inputs)
+        return self.layer_sum(output.hidden_states), mask
 
     def attended(self, **inputs: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """The result of `frames`, and the share of each input position in each frame `(B, T, T)`.
+        """The result of `frames`, and the share of each input position in each frame `(B, T, T)`: the heads' mean attention.
 
-        The last layer's attention, averaged over heads; with a weighting of all layers, theirs, weighted likewise. None for
-        a trunk without attention: its frames stand for themselves.
+        That of the last layer, or of all, weighted as these are; None without attention, where frames stand for themselves.
         """
         if self.main_input_name == "input_features":
             return *self.frames(**inputs), None
-        output, mask, attentions = encode_attended(self.trunk, **inputs)
+        before = self.trunk.config._attn_implementation
+        # Faster kernels never form the matrix.
+        self.trunk.set_attn_implementation("eager")
+        try:
+            output, mask = call_trunk(self.trunk, output_hidden_states=True, output_attentions=True, **inputs)
+        finally:
+            self.trunk.set_attn_implementation(before)
+        attentions = [attention.mean(1) for attention in output.attentions or ()]
+        if len(attentions) != self.trunk.config.num_hidden_layers:
+            raise ValueError(f"A {self.trunk.config.model_type} trunk does not tell its attention; leave explain out.")
         if self.layer_sum is None:
             return self._rounded(output.last_hidden_state), mask, attentions[-1] if attentions else None
         identity = torch.eye(mask.shape[1], device=mask.device).expand(len(mask), -1, -1)
@@ -186,8 +172,7 @@ class OpinionPreTrainedModel(SupportModel):
         `trunk_frames` are what `frames` gave `(B, T, H)`, or its mean over time `(B, 1, H)`; `trunk_mask` is True where they
         are real `(B, T)`, everywhere when None.
         """
-        frames, mask = self._frames_or(trunk_frames, trunk_mask, **inputs)
-        return self._embedded(self, frames, mask)
+        return self._embedded(self, *self._frames_or(trunk_frames, trunk_mask, **inputs))
 
     def _frames_or(
         self, trunk_frames: torch.Tensor | None, trunk_mask: torch.Tensor | None, **inputs: torch.Tensor | None
@@ -195,11 +180,10 @@ class OpinionPreTrainedModel(SupportModel):
         """The given frames and their mask, or those of the inputs."""
         if trunk_frames is None:
             return self.frames(**inputs)
-        width = self.config.trunk_config.hidden_size
-        if trunk_frames.dim() != 3 or trunk_frames.shape[-1] != width:
+        shape, width = tuple(trunk_frames.shape), self.config.trunk_config.hidden_size
+        if len(shape) != 3 or shape[-1] != width:
             raise ValueError(
-                f"trunk_frames has shape {tuple(trunk_frames.shape)}; give frames of this model's trunk, (items, frames, "
-                f"{width})."
+                f"trunk_frames has shape {shape}; give frames of this model's trunk, (items, frames, {width})."
             )
         frames = trunk_frames.to(self.dtype)
         return frames, torch.ones_like(frames[..., 0]).bool() if trunk_mask is None else trunk_mask.bool()
@@ -207,12 +191,10 @@ class OpinionPreTrainedModel(SupportModel):
     def _embedded(self, part: nn.Module, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """One vector per item `(B, width)` through the pooling and embedding of `part`."""
         pooled = part.pooling(frames, mask)
-        if isinstance(part.pooling, MeanPooling):
-            pooled = self._rounded(pooled)
-        return part.embedding(pooled)
+        return part.embedding(self._rounded(pooled) if isinstance(part.pooling, MeanPooling) else pooled)
 
     def _rounded(self, values: torch.Tensor) -> torch.Tensor:
-        """Half precision for what a cache may keep: a frozen trunk's frames of one layer, and their mean over time."""
+        """A frozen trunk's frames of one layer, or their mean, in the half precision in which a cache gives them to heads."""
         kept = self.config.freeze_trunk and self.config.trunk_layer != WEIGHTED
         return values.half().to(values.dtype) if kept else values
 
@@ -222,7 +204,7 @@ class OpinionPreTrainedModel(SupportModel):
         if isinstance(module, LayerSum):
             init.zeros_(module.scores)
         elif isinstance(module, BayesianLinear):
-            # The means start like a linear layer, with small deviations.
+            # The means start like a linear layer, with deviations of softplus(-3), 0.049.
             bound = 1 / math.sqrt(module.mu.shape[1] - 1)
             init.uniform_(module.mu, -bound, bound)
-            init.constant_(module.rho, INITIAL_RHO)
+            init.constant_(module.rho, -3.0)

@@ -81,17 +81,16 @@ class SeedBert(OpinionPreTrainedModel):
         if not members:
             raise ValueError("members is empty; give at least one checkpoint folder or model.")
         _check_different(members)
-        model = None
-        for number, source in enumerate(members):
+        first_name, first = read_member(members[0], 0)
+        options = options_of(first.config, *MEMBER_OPTIONS, "id2label")
+        config = cls.config_class(num_members=len(members), distribution=distribution, **options)
+        model = cls(config).to(device=first.device, dtype=first.dtype)
+        model.members[0].load_state_dict(first.state_dict())
+        for number, source in enumerate(members[1:], 1):
             name, member = read_member(source, number)
-            if model is None:
-                first_name, first = name, member
-                options = options_of(member.config, *MEMBER_OPTIONS, "id2label")
-                config = cls.config_class(num_members=len(members), distribution=distribution, **options)
-                model = cls(config).to(device=member.device, dtype=member.dtype)
             _check_alike(name, member, first_name, first)
             model.members[number].load_state_dict(member.state_dict())
-        _check_processors([source for source in members if isinstance(source, str | Path)], model.config)
+        _check_processors([source for source in members if isinstance(source, str | Path)], config)
         return model.eval()
 
     @property
@@ -138,13 +137,9 @@ class SeedBert(OpinionPreTrainedModel):
             labels: Target distributions `(B, K)`.
             item_weights: Weight of each item in the loss `(B,)`, of mean 1.
             explain: Also return what each member attends to (`token_attention`): the weights of its pooling, propagated
-                through the last layer's attention (averaged over heads) to the positions that this layer reads. For a log-mel
-                trunk, which has no attention, the weights of the pooling. Slower, because the trunk runs with eager
-                attention.
+                through the last layer's attention (averaged over heads) to the positions that this layer reads; those of the
+                pooling for a log-mel trunk, which has no attention. Slower: the trunk runs with eager attention.
             return_dict: Only True is supported.
-
-        Returns:
-            `SeedBertOutput`.
 
         Raises:
             ValueError: Members that are not shared are given frames, or attention is not available: the pooling is "tcgru",
@@ -182,17 +177,11 @@ class SeedBert(OpinionPreTrainedModel):
             if explain:
                 attention.append(_input_attention(member.pooling.weights(frames, mask), looked))
         predicted = {"member_logits": torch.stack(logits, 1)}
-        given = {"labels": labels, "item_weights": item_weights}
-        return SeedBertOutput(
-            loss=self.loss_of(predicted, given),
-            **self._counted(predicted["member_logits"]),
-            **predicted,
-            token_attention=torch.stack(attention, 1) if explain else None,
-        )
+        loss = self.loss_of(predicted, {"labels": labels, "item_weights": item_weights})
+        predicted |= self._counted(predicted["member_logits"])
+        return SeedBertOutput(loss=loss, **predicted, token_attention=torch.stack(attention, 1) if explain else None)
 
-    def loss_of(
-        self, predicted: Mapping[str, torch.Tensor], given: Mapping[str, torch.Tensor | None]
-    ) -> torch.Tensor | None:
+    def loss_of(self, predicted: Mapping[str, torch.Tensor], given: Mapping[str, Any]) -> torch.Tensor | None:
         """Mean of the members' losses, of what `forward` predicts, also of several batches joined; None without labels."""
         if given.get("labels") is None:
             return None
@@ -206,21 +195,20 @@ class SeedBert(OpinionPreTrainedModel):
             yield from map(read, self.members)
             return
         frames, mask, attention = read(self)
+        members = len(self.members)
         if self.config.members == "shared":
-            yield from [(frames, mask, attention)] * len(self.members)
+            yield from [(frames, mask, attention)] * members
             return
-        parts = [None] * len(self.members) if attention is None else attention.chunk(len(self.members))
-        yield from ((rows, mask, part) for rows, part in zip(frames.chunk(len(self.members)), parts, strict=True))
+        parts = [None] * members if attention is None else attention.chunk(members)
+        yield from ((rows, mask, part) for rows, part in zip(frames.chunk(members), parts, strict=True))
 
     def _counted(self, logits: torch.Tensor) -> dict[str, torch.Tensor]:
         """Votes and derived outputs from the members' scores `(B, n, K)`."""
         probs = logits.float().softmax(-1)
-        votes, mean = probs.argmax(-1), probs.mean(1)
-        histogram = nn.functional.one_hot(votes, probs.shape[-1]).to(mean).mean(1)
-        shares = vote_shares(probs)
+        votes, mean, shares = probs.argmax(-1), probs.mean(1), vote_shares(probs)
         return {
             "probs": shares if self.config.distribution == "votes" else mean,
-            "histogram": histogram,
+            "histogram": nn.functional.one_hot(votes, probs.shape[-1]).to(mean).mean(1),
             "mean_probs": mean,
             "votes": votes,
             "label": shares.argmax(-1),
@@ -249,10 +237,7 @@ class _Member(nn.Module):
 
 
 def _input_attention(weights: torch.Tensor, attention: torch.Tensor | None) -> torch.Tensor:
-    """Share of each input position in a pooled vector `(B, T)`, from the weights of frames in the pooling `(B, T)`.
-
-    `attention` is that of each frame to each position `(B, T, T)`; None if frames stand for themselves.
-    """
+    """Share of each input position in a pooled vector `(B, T)`, from the weights of frames `(B, T)` and their attention."""
     if attention is None:
         return weights
     if weights.shape[1] != attention.shape[1]:
@@ -264,10 +249,7 @@ def _input_attention(weights: torch.Tensor, attention: torch.Tensor | None) -> t
 
 
 def read_member(source: str | Path | DistributionModel, number: int) -> tuple[str, DistributionModel]:
-    """A member's name for messages, and the member, from a checkpoint folder or the model itself.
-
-    A ValueError if it is damaged, does not fit its configuration, is of another kind, has adapters, or answers more questions.
-    """
+    """A member's name for messages, and the member, from a checkpoint folder or the model itself."""
     if isinstance(source, str | Path):
         name = str(source)
         model, odd = read_checkpoint(Path(source), DistributionModel, give="one of a DistributionModel", fix=_RESTORE)
@@ -308,8 +290,8 @@ def _check_alike(name: str, model: DistributionModel, first_name: str, first: Di
     ours, theirs = _traits_of(first), _traits_of(model)
     different = _keys_that_differ(ours, theirs)
     if different:
-        key = different[0]
-        more = f" (and {len(different) - 1} more)" if len(different) > 1 else ""
+        key, *others = different
+        more = f" (and {len(others)} more)" if others else ""
         raise ValueError(
             f"{name} has {key} {reprlib.repr(theirs.get(key))} and {first_name} {reprlib.repr(ours.get(key))}{more}; members "
             "may differ in their weights only, so train them with the same recipe."
@@ -318,21 +300,19 @@ def _check_alike(name: str, model: DistributionModel, first_name: str, first: Di
 
 def _traits_of(model: DistributionModel) -> dict[str, Any]:
     """Everything but the weights, most important first."""
-    config, trunk = model.config, model.config.trunk_config
-    options = options_of(config, *MEMBER_OPTIONS)
-    del options["trunk_config"]
+    options = options_of(model.config, *MEMBER_OPTIONS)
+    trunk = options.pop("trunk_config")
     inside = {f"trunk {name}": value for name, value in trunk.to_dict().items() if name not in PROVENANCE}
-    first = {"questions": options.pop("questions"), "support": config.support, "trunk": trunk.model_type}
+    first = {"questions": options.pop("questions"), "support": model.config.support, "trunk": trunk.model_type}
     return {**first, **options, **inside, "dtype": model.dtype}
 
 
 def _check_processors(folders: Sequence[str | Path], config: OpinionConfig) -> None:
     """Raise unless members from folders read their input in the same way; all of them may lack a processor."""
-    reads_text = input_name_of(config.trunk_config) == "input_ids"
     # A saved tokenizer or feature extractor always has this file.
-    what, file = (
-        ("tokenizer", "tokenizer_config.json") if reads_text else ("feature extractor", "preprocessor_config.json")
-    )
+    what, file = "feature extractor", "preprocessor_config.json"
+    if input_name_of(config.trunk_config) == "input_ids":
+        what, file = "tokenizer", "tokenizer_config.json"
     there = [(Path(folder) / file).is_file() for folder in folders]
     if not any(there):
         return
@@ -343,11 +323,11 @@ def _check_processors(folders: Sequence[str | Path], config: OpinionConfig) -> N
     first = None
     for folder in folders:
         try:
-            facts = _processor_facts(folder, config, reads_text)
+            facts = _processor_facts(folder, config)
         except Exception as error:
             # The tokenizers library raises plain `Exception`.
             raise ValueError(f"{folder} holds a {what} that cannot be read ({said(error)}); {_RESTORE}.") from error
-        first = facts if first is None else first
+        first = first or facts
         different = _keys_that_differ(first, facts)
         if different:
             raise ValueError(
@@ -356,21 +336,19 @@ def _check_processors(folders: Sequence[str | Path], config: OpinionConfig) -> N
             )
 
 
-def _processor_facts(folder: str | Path, config: OpinionConfig, reads_text: bool) -> dict[str, Any]:
+def _processor_facts(folder: str | Path, config: OpinionConfig) -> dict[str, Any]:
     """What decides how a folder's tokenizer or feature extractor reads its input."""
     # With the configuration given, the library does not ask whether to run code from the folder.
     how = {"config": config, "trust_remote_code": False}
-    if not reads_text:
+    if input_name_of(config.trunk_config) != "input_ids":
         return AutoFeatureExtractor.from_pretrained(folder, **how).to_dict()
     tokenizer = AutoTokenizer.from_pretrained(folder, **how)
-    facts = {
-        "vocabulary": tokenizer.get_vocab(),
-        "special tokens": {name: str(token) for name, token in tokenizer.special_tokens_map.items()},
-        "longest input": tokenizer.model_max_length,
-    }
-    # The last call set its truncation and padding.
+    special = {name: str(token) for name, token in tokenizer.special_tokens_map.items()}
+    longest = tokenizer.model_max_length
+    facts = {"vocabulary": tokenizer.get_vocab(), "special tokens": special, "longest input": longest}
     if tokenizer.is_fast:
         whole = json.loads(tokenizer.backend_tokenizer.to_str())
+        # Not its truncation and padding, which the last call set.
         facts |= {name: whole[name] for name in ("normalizer", "pre_tokenizer", "post_processor", "model")}
     return facts
 

@@ -1,7 +1,6 @@
 """Build and call trunks: our log-mel model, raw-waveform encoders of the wav2vec 2.0 family, and text encoders.
 
-Hidden states are numbered as the library's `output_hidden_states` does: 0 enters the first transformer layer, k leaves the
-k-th.
+Hidden state 0 enters the first transformer layer, k leaves the k-th, as in the library's `output_hidden_states`.
 """
 
 import copy
@@ -79,8 +78,8 @@ def check_layer(config: PreTrainedConfig, layer: int | str | None) -> None:
             f"trunk_layer is {layer!r}, and a trunk of type {config.model_type} has no choice of layers; leave trunk_layer "
             f"out, or use one of {', '.join(families)}."
         )
-    whole = isinstance(layer, int) and not isinstance(layer, bool)
-    if layer != WEIGHTED and not (whole and 0 <= layer <= config.num_hidden_layers):
+    numbered = type(layer) is int and 0 <= layer <= config.num_hidden_layers
+    if layer != WEIGHTED and not numbered:
         raise ValueError(
             f"trunk_layer is {layer!r}; this {config.model_type} trunk has hidden states 0 to {config.num_hidden_layers}: "
             f"give one of these numbers, {WEIGHTED!r} for a learned weighting of all, or nothing for the last."
@@ -92,10 +91,8 @@ def build_trunk(
 ) -> PreTrainedModel:
     """A trunk with fresh weights from the configuration of the whole trunk, whose output is the hidden state `layer`.
 
-    With None that is the last, as the trunk itself gives it. With a number k it has only its first k transformer layers. With
-    "weighted" it is whole, for `encode_layers`, and skips no layer in training (LayerDrop), as if `skip_layers` were False.
-    With a layer chosen, nothing comes after the transformer layers: the last norm of the stable-layer-norm variants belongs
-    to the whole trunk's output and to none of its hidden states, and an adapter likewise.
+    None is the trunk's own output. A number k leaves only the first k transformer layers. "weighted" is for `encode_layers`: a
+    whole trunk that skips no layer in training (LayerDrop), as if `skip_layers` were False.
     """
     check_layer(config, layer)
     check_attention(config)
@@ -119,15 +116,16 @@ def build_trunk(
     if layer == WEIGHTED or not skip_layers:
         # A layer that is skipped gives no hidden state to weight.
         config.layerdrop = 0.0
+    if layer not in (None, WEIGHTED):
+        config.num_hidden_layers = layer
     if layer is not None:
         config.add_adapter = False
-        if layer != WEIGHTED:
-            config.num_hidden_layers = layer
     trunk = AutoModel.from_config(config)
     if getattr(trunk, "pooler", None) is not None:
         # Nothing here reads a text encoder's pooler, and DDP stops at weights without a gradient.
         trunk.pooler = None
     if layer is not None and getattr(config, "do_stable_layer_norm", False):
+        # This norm belongs to the whole trunk's output and to none of its hidden states; an adapter likewise.
         trunk.encoder.layer_norm = nn.Identity()
     if getattr(config, "feat_extract_norm", None) == "group":
         first = trunk.feature_extractor.conv_layers[0]
@@ -150,14 +148,12 @@ def read_trunk_config(source: str, revision: str | None = None) -> PreTrainedCon
 
 
 def load_trunk_weights(trunk: PreTrainedModel, source: str, revision: str | None = None) -> None:
-    """Give a trunk the weights of a plain checkpoint, at a commit of the Hub if one is given.
-
-    Those of layers that the trunk was built without stay aside; a ValueError if the checkpoint lacks any of the others.
-    """
-    # The library's own class also reads checkpoints with a head ("bert.encoder...").
-    how = {"output_loading_info": True, "trust_remote_code": False, "revision": revision}
+    """Give a trunk the weights of a plain checkpoint; a ValueError if it lacks any that the trunk was built with."""
     try:
-        encoder, info = AutoModel.from_pretrained(source, **how)
+        # The library's own class also reads checkpoints with a head ("bert.encoder...").
+        encoder, info = AutoModel.from_pretrained(
+            source, output_loading_info=True, trust_remote_code=False, revision=revision
+        )
     except OSError as error:
         raise _no_checkpoint(source) from error
     except SafetensorError as error:
@@ -165,8 +161,7 @@ def load_trunk_weights(trunk: PreTrainedModel, source: str, revision: str | None
     # `build_trunk` leaves unused layers out.
     trunk.load_state_dict(encoder.state_dict(), strict=False)
     # The mask embedding may stay untrained: only training uses it.
-    needed = set(trunk.state_dict()) - {"masked_spec_embed"}
-    missing = sorted(needed & set(info["missing_keys"]))
+    missing = sorted(set(trunk.state_dict()) & (set(info["missing_keys"]) - {"masked_spec_embed"}))
     if missing:
         raise ValueError(
             f"{source} lacks {len(missing)} weights of a {trunk.config.model_type}, for instance {missing[0]}; give a "
@@ -175,10 +170,7 @@ def load_trunk_weights(trunk: PreTrainedModel, source: str, revision: str | None
 
 
 def weights_digest(source: str, revision: str | None = None) -> str | None:
-    """What tells one pre-trained checkpoint from another: SHA-256 of its files, or its commit on the Hub.
-
-    None where there is no such checkpoint; reading it then gives the error.
-    """
+    """SHA-256 of a checkpoint folder's files, or a checkpoint's commit on the Hub; None where there is no such checkpoint."""
     folder = Path(source)
     if not folder.is_dir():
         found = revision if hasattr(revision, "resolved") else resolve_revision(source, revision)
@@ -204,11 +196,8 @@ def _no_checkpoint(source: str, revision: str | None = None) -> ValueError:
 
 
 def encode(trunk: PreTrainedModel, **inputs: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-    """Frames `(B, T, H)` of the trunk's last layer and True where they are real `(B, T)`.
-
-    Inputs are `input_features`, `input_values` or `input_ids`, `attention_mask`, `token_type_ids`; None is left out.
-    """
-    output, mask = _call(trunk, **inputs)
+    """Frames `(B, T, H)` of the trunk's last layer and True where they are real `(B, T)`; for inputs see `call_trunk`."""
+    output, mask = call_trunk(trunk, **inputs)
     return output.last_hidden_state, mask
 
 
@@ -216,29 +205,8 @@ def encode_layers(
     trunk: PreTrainedModel, **inputs: torch.Tensor | None
 ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
     """Hidden states 0 to L, each `(B, T, H)`, of a trunk built with layer "weighted", and their mask `(B, T)`."""
-    output, mask = _call(trunk, output_hidden_states=True, **inputs)
+    output, mask = call_trunk(trunk, output_hidden_states=True, **inputs)
     return output.hidden_states, mask
-
-
-def encode_attended(
-    trunk: PreTrainedModel, **inputs: torch.Tensor | None
-) -> tuple[ModelOutput, torch.Tensor, tuple[torch.Tensor, ...]]:
-    """Output of a text or waveform trunk with hidden states, their mask `(B, T)`, and the attention of each layer.
-
-    The attention of every position to every other `(B, T, T)` is averaged over the layer's heads: rows sum to 1 in evaluation
-    mode, and real ones have 0 on padding.
-    """
-    # Faster kernels never form the matrix.
-    before = trunk.config._attn_implementation
-    trunk.set_attn_implementation("eager")
-    try:
-        output, mask = _call(trunk, output_hidden_states=True, output_attentions=True, **inputs)
-    finally:
-        trunk.set_attn_implementation(before)
-    attentions = output.attentions or ()
-    if len(attentions) != trunk.config.num_hidden_layers:
-        raise ValueError(f"A {trunk.config.model_type} trunk does not tell its attention; leave explain out.")
-    return output, mask, tuple(attention.mean(1) for attention in attentions)
 
 
 def transformer_layers(trunk: PreTrainedModel) -> nn.ModuleList | None:
@@ -247,7 +215,7 @@ def transformer_layers(trunk: PreTrainedModel) -> nn.ModuleList | None:
     return getattr(encoder, "layers", getattr(encoder, "layer", getattr(trunk, "layers", None)))
 
 
-def _call(
+def call_trunk(
     trunk: PreTrainedModel,
     *,
     input_features: torch.Tensor | None = None,
@@ -279,8 +247,9 @@ def _call(
     if attention_mask is None:
         attention_mask = torch.ones(given[name].shape[:2], dtype=torch.long, device=given[name].device)
     if name == "input_ids":
-        extra = {} if token_type_ids is None else {"token_type_ids": token_type_ids}
-        return trunk(input_ids=input_ids, attention_mask=attention_mask, **extra, **options), attention_mask.bool()
+        if token_type_ids is not None:
+            options["token_type_ids"] = token_type_ids
+        return trunk(input_ids=input_ids, attention_mask=attention_mask, **options), attention_mask.bool()
     # SpecAugment needs `mask_time_length` frames per batch, and every clip needs one frame; silence pads to both.
     lacking = samples_for(trunk.config, trunk.config.mask_time_length) - input_values.shape[1]
     input_values = nn.functional.pad(input_values * attention_mask, (0, max(lacking, 0)))
@@ -305,10 +274,10 @@ class MaskedGroupNorm(nn.GroupNorm):
     """Group norm (one group per channel) over the real frames of each clip only.
 
     The base models of the wav2vec 2.0 family normalise their first convolution over time; over padding too, a clip's
-    prediction would depend on the clips it is batched with. Parameters have the names of the layer it replaces. `encode` sets
-    `samples`, the number of real samples of each clip, before every call.
+    prediction would depend on the clips it is batched with. Parameters have the names of the layer it replaces.
     """
 
+    # real samples of each clip, which `call_trunk` sets before every call
     samples: torch.Tensor | None = None
 
     def __init__(self, channels: int, kernel: int, stride: int) -> None:
@@ -317,12 +286,11 @@ class MaskedGroupNorm(nn.GroupNorm):
 
     def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
         """Normalise `(B, C, T)`; frames that reach beyond a clip's end are ignored and become 0."""
-        # Someone called the trunk directly.
-        if self.samples is None:
-            return super().forward(hidden_states)
-        total = hidden_states.shape[-1]
-        lengths = ((self.samples - self.kernel) // self.stride + 1).clip(1, total).tolist()
-        if min(lengths) == total:
+        total, lengths = hidden_states.shape[-1], []
+        # None where someone called the trunk directly.
+        if self.samples is not None:
+            lengths = ((self.samples - self.kernel) // self.stride + 1).clip(1, total).tolist()
+        if min(lengths, default=total) == total:
             return super().forward(hidden_states)
         # Clip by clip with the library's kernel, which is several times faster than a masked mean and variance.
         normed = [
