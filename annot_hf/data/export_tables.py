@@ -16,9 +16,8 @@ from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCardData
 
 from annot_hf.data.corpus import CorpusReport, VoteCorpus
-from annot_hf.data.questions import Question, nearest
+from annot_hf.data.questions import Question, nearest, read_yaml
 from annot_hf.data.votes import VoteTable
-from annot_hf.data.yaml_text import read_yaml
 from annot_hf.models.measures import entropy
 
 SPAN_COLUMNS = ("item", "annotator", "start", "end")

@@ -1,6 +1,9 @@
-"""Measures between distributions on the last axis of NumPy arrays or torch tensors; torch is never imported.
+"""Measures between distributions, once, for NumPy arrays and torch tensors alike; torch is never imported.
 
-Lin (1991) defines the Jensen-Shannon *divergence* (SciPy's `jensenshannon` is its square root), Lin (1989) the CCC.
+Every function takes arrays whose last axis is the support, and returns one number per distribution, in nats unless a `base`
+is given. Losses, metrics and reports share these lines. Definitions follow Lin (1991) for the Jensen-Shannon *divergence*
+(SciPy's `jensenshannon` is its square root) and Lin (1989) for the concordance correlation coefficient. An empty last axis is
+an error.
 """
 
 import math
@@ -34,8 +37,9 @@ def cross_entropy(reference: Array, prediction: Array, base: float | None = None
     `(...)` in [0, inf], at least the entropy of the reference; in nats unless a `base` is given.
     """
     xp, reference, prediction = _prepare(reference, prediction)
+    certain = (prediction <= 0) & (reference > 0)
     finite = -_sum(reference * xp.log(_at_least(xp, prediction)))
-    infinite = ((prediction <= 0) & (reference > 0)).any(-1)
+    infinite = certain.any(-1)
     return _in_base(xp.where(infinite, math.inf * xp.ones_like(finite), finite), base)
 
 
@@ -77,9 +81,26 @@ def tvd(p: Array, q: Array) -> Array:
 def bhattacharyya(p: Array, q: Array) -> Array:
     """Bhattacharyya coefficient sum sqrt(p q), in [0, 1]; 1 means identical."""
     xp, p, q = _prepare(p, q)
-    product = p * q
-    # The gradient at 0 is 0 instead of infinite.
-    return _sum(xp.sqrt(_at_least(xp, product)) * (product > 0)).clip(0.0, 1.0)
+    return _sum(_root(xp, p * q)).clip(0.0, 1.0)
+
+
+def hellinger(p: Array, q: Array) -> Array:
+    """Hellinger distance sqrt(1/2 sum (sqrt p - sqrt q)^2), in [0, 1]."""
+    xp, p, q = _prepare(p, q)
+    return _root(xp, 0.5 * _sum((_root(xp, p) - _root(xp, q)) ** 2)).clip(0.0, 1.0)
+
+
+def emd(p: Array, q: Array) -> Array:
+    """Earth mover's distance on an ordered support, sum |P - Q| of the cumulative sums, in [0, K - 1] of its steps."""
+    xp, p, q = _prepare(p, q)
+    # The last term is 0, and its rounding error would have a gradient.
+    return _sum(abs(xp.cumsum(p - q, -1)[..., :-1]))
+
+
+def cosine(p: Array, q: Array) -> Array:
+    """Cosine similarity, in [0, 1] for distributions."""
+    xp, p, q = _prepare(p, q)
+    return (_sum(p * q) / xp.sqrt(_sum(p * p) * _sum(q * q))).clip(0.0, 1.0)
 
 
 def ccc(prediction: Array, reference: Array, *, mask: Array | None = None) -> Array:
@@ -89,11 +110,6 @@ def ccc(prediction: Array, reference: Array, *, mask: Array | None = None) -> Ar
     masked ones gives 0, never NaN.
     """
     xp, prediction, reference = _prepare(prediction, reference)
-
-    def kept(values: Array) -> Array:
-        # A masked value may be NaN.
-        return values if mask is None else xp.where(mask, values, 0.0)
-
     # CCC does not change when both move together. Counting from a value of the data keeps float32 exact for values such
     # as 1000 +- 0.001, and makes constants exactly 0.
     pivot, total = reference[..., :1], prediction.shape[-1]
@@ -101,9 +117,14 @@ def ccc(prediction: Array, reference: Array, *, mask: Array | None = None) -> Ar
         mask = xp.asarray(mask, device=prediction.device) != 0
         first = (xp.cumsum(mask, -1) == 1) & mask
         pivot, total = xp.where(first, reference, 0.0).sum(-1)[..., None], mask.sum(-1)[..., None].clip(1)
-    prediction, reference = kept(prediction - pivot), kept(reference - pivot)
+    prediction, reference = prediction - pivot, reference - pivot
+    # A masked value may be NaN.
+    if mask is not None:
+        prediction, reference = xp.where(mask, prediction, 0.0), xp.where(mask, reference, 0.0)
     mean_p, mean_r = prediction.sum(-1)[..., None] / total, reference.sum(-1)[..., None] / total
-    prediction, reference = kept(prediction - mean_p), kept(reference - mean_r)
+    prediction, reference = prediction - mean_p, reference - mean_r
+    if mask is not None:
+        prediction, reference = xp.where(mask, prediction, 0.0), xp.where(mask, reference, 0.0)
     covariance = (prediction * reference).sum(-1)
     spread = (prediction**2).sum(-1) + (reference**2).sum(-1) + (total * (mean_p - mean_r) ** 2)[..., 0]
     return 2 * covariance / xp.where(spread > 0, spread, xp.ones_like(spread))
@@ -160,6 +181,11 @@ def _at_least(xp: Any, x: Array) -> Array:
     return xp.clip(x, xp.finfo(x.dtype).tiny, None)
 
 
+def _root(xp: Any, x: Array) -> Array:
+    """Square root whose gradient at 0 is 0 instead of infinite."""
+    return xp.sqrt(_at_least(xp, x)) * (x > 0)
+
+
 def _in_base(nats: Array, base: float | None) -> Array:
     return nats if base is None else nats / math.log(base)
 
@@ -168,13 +194,14 @@ def _prepare(*arrays: Array) -> tuple[Any, ...]:
     """The namespace of the arguments and the arguments as floating arrays of at least 32 bits that fit together."""
     arrays = same_order(*arrays)
     torch = sys.modules.get("torch")
-    tensors = [array for array in arrays if torch is not None and isinstance(array, torch.Tensor)]
-    xp = torch if tensors else np
-    if tensors:
-        arrays = tuple(torch.as_tensor(array, device=tensors[0].device) for array in arrays)
+    if torch is not None and any(isinstance(array, torch.Tensor) for array in arrays):
+        xp = torch
+        device = next(array.device for array in arrays if isinstance(array, torch.Tensor))
+        arrays = tuple(torch.as_tensor(array, device=device) for array in arrays)
         wide = torch.float64 if any(array.dtype == torch.float64 for array in arrays) else torch.float32
         arrays = tuple(array.to(wide) for array in arrays)
     else:
+        xp = np
         arrays = tuple(np.asarray(array) for array in arrays)
         narrow = all(array.dtype in (np.float16, np.float32) for array in arrays)
         arrays = tuple(array.astype(np.float32 if narrow else np.float64, copy=False) for array in arrays)
