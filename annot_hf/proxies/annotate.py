@@ -20,18 +20,19 @@ import pyarrow as pa
 
 from annot_hf.data import encoding
 from annot_hf.data.agreement import pairwise_agreement
-from annot_hf.data.questions import nearest, printable
+from annot_hf.data.questions import nearest, printable, read_yaml
 from annot_hf.data.synthetic import SYNTHETIC, check_annotations_folder, write_annotations, write_replies
 from annot_hf.data.votes import VoteTable
 from annot_hf.proxies.backend import BACKENDS, OMITTABLE, Backend, Prices, check_address
 from annot_hf.proxies.job import Job
-from annot_hf.proxies.prompts import LONGEST
+from annot_hf.proxies.prompts import LONGEST, TEMPLATES
 from annot_hf.proxies.session import Budget, Session, now
 from annot_hf.proxies.store import DATABASE, REPLY_COLUMNS, Store, open_store
 
 ATTEMPTS = 8
 # replies in memory at a time
 _ROWS = 2_000
+_NOTES = TEMPLATES / "notes.yaml"
 _TYPES = {"TEXT": pa.string(), "REAL": pa.float64(), "INTEGER": pa.int64()}
 _REPLIES = pa.schema(
     {"item": pa.string(), "annotator": pa.string()} | {one: _TYPES[REPLY_COLUMNS[one]] for one in REPLY_COLUMNS}
@@ -128,8 +129,8 @@ def annotate(
                 f"The votes of {out} cannot be written ({getattr(error, 'strerror', None) or error}); {DATABASE} has every "
                 "answer: free some room and run again."
             ) from None
-    known = totals.dearest is not None
-    return AnnotationReport(out, counts, session.asked, totals.spent, agreement, human, session.stopped, notes, known)
+    ends = session.stopped, notes, totals.dearest is not None
+    return AnnotationReport(out, counts, session.asked, totals.spent, agreement, human, *ends)
 
 
 def _write_results(store: Store, job: Job, facts: Mapping[str, Any]) -> None:
@@ -183,45 +184,28 @@ def _human_agreement(job: Job) -> float | None:
     return None if np.isnan(found) else float(found)
 
 
-_WITHOUT = {
-    "seed": "a seed: asked again, the answer may differ",
-    "system": "a system message: its text came before the question",
-    "max_tokens": "max_tokens: max_completion_tokens was sent",
-    "temperature": "a temperature: all annotators had the server's own, and only their instructions differ",
-}
-
-
 def notes_of(session: Session) -> list[str]:
-    """What the user should know beside the counts."""
-    store, alone = session.store, session.job.without_transcript
-    totals, unsent, rejected = store.totals(), store.counts()["not sent"], store.rejections()
-    spare, (reason, most) = totals.spare, rejected[0] if rejected else ("", 0)
-    notes = {
-        f"{unsent} questions were not sent, since their clips could not be read here; replies.parquet says why, and the next "
-        "run tries again.": unsent,
-        f"{totals.cut} transcripts were cut to the {LONGEST} characters that a prompt takes.": totals.cut,
-        f"{totals.cut_off} questions were under way when earlier runs were killed, and may have been paid for; those that "
-        "are still open are asked again under the same Idempotency-Key.": totals.cut_off,
-        f"{totals.lost} answers were cut off, too late or unreadable; they may have been paid for.": totals.lost,
-        f"{spare} answers are to questions that had one before; they were paid for, and the first counts.": spare,
-        f"{session.unsaved} answers could not be written to {store.path}; they are on the terminal and count nowhere: the "
-        "next run asks these questions again, and counts them as paid for.": session.unsaved,
-        f"{sum(count for _, count in rejected)} questions were rejected by the server, {most} of them with: "
-        f"{printable(reason)} (--retry-rejected asks them again).": most,
-        f"{alone} of {len(session.job.rows)} items have no transcript: all their annotators have the audio-only "
-        "instruction, and only the temperature differs.": alone,
-        f"The cost of {totals.unpriced} answers is not known: the server does not report it, and no prices were given.": (
-            totals.unpriced and totals.dearest is not None
-        ),
-        f"Answers by {', '.join(map(repr, sorted(store.others)))} count as those of {store.model!r}, because of "
-        "--answers-as; this folder remembers that for good: if it was a mistake, name another folder.": store.others,
+    """What the user should know beside the counts: the notes of `notes.yaml` whose value is not 0 or empty."""
+    store, totals, rejected = session.store, session.store.totals(), session.store.rejections()
+    reason, most = rejected[0] if rejected else ("", 0)
+    values = totals._asdict() | {
+        "unsent": store.counts()["not sent"],
+        "longest": LONGEST,
+        "unsaved": session.unsaved,
+        "path": store.path,
+        "rejected": sum(count for _, count in rejected),
+        "most": most,
+        "reason": printable(reason),
+        "without_transcript": session.job.without_transcript,
+        "items": len(session.job.rows),
+        # while no cost is known at all, the report says so
+        "unpriced": 0 if totals.dearest is None else totals.unpriced,
+        "others": ", ".join(map(repr, sorted(store.others))),
+        "model": store.model,
     }
-    omitted = [
-        f"{count} of {totals.answers} answers are to questions without {_WITHOUT[name]}; the server does not support it, or "
-        "--omit named it."
-        for name, count in sorted(store.omitted().items())
-    ]
-    return [*(note for note, holds in notes.items() if holds), *omitted]
+    text = read_yaml(_NOTES.read_text(encoding="utf-8"), str(_NOTES))
+    notes = [note.format(**values) for name, note in text["notes"].items() if values[name]]
+    return notes + [text["omitted"][name].format(count=n, **values) for name, n in sorted(store.omitted().items())]
 
 
 def make_backend(

@@ -7,7 +7,7 @@ import signal
 import sqlite3
 import time
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -39,31 +39,6 @@ KEPT = ("model", "revision", "cut", "input_tokens", "output_tokens", "cost")
 logger = logging.getLogger(__name__)
 
 
-class Pacer:
-    """Decides when the next question may be sent: at most `rate` a second, if that is not None.
-
-    `sleep` waits so many seconds (s), or less when the run ends.
-    """
-
-    def __init__(self, rate: float | None, sleep: Callable[[float], Awaitable[None]]) -> None:
-        self._gap, self._sleep = 0.0 if rate is None else 1 / rate, sleep
-        self._next = 0.0
-
-    async def turn(self, questions: int = 1) -> None:
-        """Wait until so many questions may be sent together, or the run ends."""
-        while (now := time.monotonic()) < self._next:
-            before = self._next
-            await self._sleep(before - now)
-            if time.monotonic() < before:
-                # the run ends
-                return
-        self._next = now + self._gap * questions
-
-    def pause(self, seconds: float) -> None:
-        """Send nothing for so many seconds (s)."""
-        self._next = max(self._next, time.monotonic() + seconds)
-
-
 def waiting(state: tenacity.RetryCallState) -> float:
     """Seconds (s) until the next try: exponential with full jitter, and never less than the server asked for."""
     drawn = tenacity.wait_random_exponential(multiplier=0.5, max=LONGEST_WAIT)(state)
@@ -74,7 +49,7 @@ def waiting(state: tenacity.RetryCallState) -> float:
 class Budget:
     """A cap (USD), if any, on what all answers in a folder cost together, checked before a question is sent.
 
-    Each attempt that is under way, was cut off by a kill, or lost its answer counts as much as the dearest answer so far.
+    An attempt that is under way, was cut off by a kill, or lost its answer counts as much as the dearest answer so far.
     """
 
     def __init__(self, most: float | None, store: Store, prices: Prices) -> None:
@@ -91,15 +66,13 @@ class Budget:
             self.spent, self.dearest = self.spent + cost, max(cost, self.dearest or 0.0)
 
     def allows(self, questions: int, under_way: int) -> bool:
-        """Whether so many more questions, or tries, fit, however those under way end.
-
-        While no cost is known, one is sent at a time, and none after an answer was lost.
-        """
+        """Whether so many more questions, or tries, fit, however those under way end."""
         if self.most is None:
             return True
         if self.unpriced:
             return False
         if self.dearest is None:
+            # while no cost is known, one is sent at a time, and none after an answer was lost
             return under_way == 0 and self.lost == self._lost_before
         return self.spent + (under_way + self.lost + questions) * self.dearest <= self.most
 
@@ -183,7 +156,8 @@ class Session:
     async def run(self, concurrency: int, rate: float | None) -> None:
         """Ask everything that is open, until it is done or something stops it; questions under way then run to their end."""
         self.stopping, self.concurrency = asyncio.Event(), concurrency
-        self.pacer = Pacer(rate, self._sleep)
+        # seconds (s) between two questions, and when the next one may be sent
+        self.gap, self.next = 0.0 if rate is None else 1 / rate, 0.0
         open_, size = self.store.open(), self.backend.batch_size
         total = len(self.job.rows) * len(self.job.annotators)
         self.clips = len(np.unique(open_[:, 0]))
@@ -300,7 +274,7 @@ class Session:
                 # the last try may have been paid for
                 if batch.tries and await self._afford(questions):
                     self._hold(batch, questions)
-                await self.pacer.turn(questions)
+                await self._turn(questions)
                 attempts = [self._attempt(question) for question in batch.questions]
                 # what was stored is sent, even if the run is stopped meanwhile
                 batch.attempts = [] if self.stopped else await self._begin(attempts)
@@ -339,7 +313,7 @@ class Session:
                 raise Stopped(
                     f"The server asks to wait for {pause:.0f} seconds ({error}); run again after that."
                 ) from None
-            self.pacer.pause(pause)
+            self.next = max(self.next, time.monotonic() + pause)
             raise
 
     def _count(self, kind: str, questions: list[PreparedQuestion], clips: int, most: int, said: str) -> None:
@@ -430,6 +404,12 @@ class Session:
     def _stop_writing(self, error: object) -> None:
         fix = "free some room and run again: what was stored is kept"
         self.stop(f"{self.store.path} cannot be written ({error}); {fix}")
+
+    async def _turn(self, questions: int) -> None:
+        """Wait until so many questions may be sent together, or the run ends."""
+        while not self.stopped and (wait := self.next - time.monotonic()) > 0:
+            await self._sleep(wait)
+        self.next = time.monotonic() + self.gap * questions
 
     async def _sleep(self, seconds: float) -> None:
         """Wait, but not beyond the end of the run."""
