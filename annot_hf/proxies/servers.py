@@ -315,9 +315,8 @@ class OpenAIServer(Server):
     kind, needed_library, usual_key, usual_address = "openai", "openai", "OPENAI_API_KEY", "OPENAI_BASE_URL"
 
     def _connect(self, base_url: str | None) -> Any:
-        limits = {"timeout": self.timeout, "max_retries": 0}
-        key = self.key.value or "none"
-        return self.library.AsyncOpenAI(api_key=key, base_url=base_url, http_client=self.web, **limits)
+        options = {"base_url": base_url, "timeout": self.timeout, "http_client": self.web}
+        return self.library.AsyncOpenAI(api_key=self.key.value or "none", max_retries=0, **options)
 
     async def _answer(self, ask: Ask, omit: Set[str]) -> Answer:
         system = [] if "system" in omit else [{"role": "system", "content": ask.system}]
