@@ -130,13 +130,7 @@ def annotate(
     Example: `annot-hf annotate data/cremad --out runs/annotated --base-url http://127.0.0.1:8000/v1 --model qwen2-audio`
     """
     from annot_hf.data.export import read_export
-    from annot_hf.proxies.annotate import (
-        annotate as run_annotation,
-        check_backend,
-        check_pace,
-        estimate_run,
-        make_backend,
-    )
+    from annot_hf.proxies import annotate as annotation
     from annot_hf.proxies.backend import Prices
     from annot_hf.proxies.job import make_job
     from annot_hf.proxies.session import OVER
@@ -165,14 +159,14 @@ def annotate(
     shared = {"concurrency": concurrency, "rate": rate, "prices": Prices(input_price, output_price)}
     shared |= {"answers_as": answers_as, "retry_rejected": retry_rejected}
     if dry_run:
-        check_backend(backend, model, **limits, **server)
-        check_pace(concurrency, rate, attempts, max_cost)
-        named = {"model": model, "backend": backend, "revision": revision, "max_tokens": max_tokens}
-        found = estimate_run(job, out, **named, **shared)
+        annotation.check_backend(backend, model, **limits, **server)
+        annotation.check_pace(concurrency, rate, attempts, max_cost)
+        shared |= {"model": model, "backend": backend, "revision": revision, "max_tokens": max_tokens}
+        found = annotation.estimate_run(job, out, **shared)
         print_rows(f"What {model} would be asked on {job.question.name}", found.rows())
         return
-    asked = make_backend(backend, model, revision=revision, **limits, **server)
-    report = run_annotation(job, asked, out, attempts=attempts, max_cost=max_cost, **shared)
+    asked = annotation.make_backend(backend, model, revision=revision, **limits, **server)
+    report = annotation.annotate(job, asked, out, attempts=attempts, max_cost=max_cost, **shared)
     total = sum(report.counts.values())
     rows = [(name, f"{count:,}", f"{count / total:.1%}") for name, count in report.counts.items() if count]
     rows.append(("questions in all", f"{total:,}", ""))
@@ -534,10 +528,9 @@ def crossval(
         n_resamples=resamples,
         keep_models=keep_models,
     )
-    counts = found.counts
+    counts, tested = found.counts, f"{repeats} x {test_folds or folds} folds"
     grouped = f"{counts['groups']:,} groups, by {counts['unit']}"
-    tested = f"{repeats} x {test_folds or folds} folds"
-    console.print(f"{counts['n_evaluated']:,} items of {grouped}; {tested}.", highlight=False, markup=False)
+    print_text(f"{counts['n_evaluated']:,} items of {grouped}; {tested}.")
     print_path(page)
 
 

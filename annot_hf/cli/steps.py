@@ -8,8 +8,6 @@ from annot_hf.cli.output import print_rows, print_text
 
 if TYPE_CHECKING:
     from annot_hf.data.conditions import Condition
-    from annot_hf.data.predictions import Predictions
-    from annot_hf.data.targets import Targets
 
 
 def run_training(recipe: str, words: Iterable[str], *, resume: bool) -> Path:
@@ -40,7 +38,15 @@ def write_predictions(
     predictions, targets = predict(model, corpus, split=split, features=features, max_seconds=max_seconds, **applied)
     predictions.save(out)
     if explain:
-        _explain(model, corpus, predictions, targets, explain, out / "explanations.html")
+        from annot_hf.data.export import read_export
+        from annot_hf.experiments.explain import explain as explain_texts, most_divided
+        from annot_hf.report.studies import write_explanations
+
+        exported, chosen = read_export(corpus), most_divided(predictions, explain)
+        texts = exported.items.set_index("item")["text"].reindex(chosen)
+        found = explain_texts(model, chosen, list(texts), targets)
+        title = f"{exported.name}: what members attend to, {len(chosen)} texts with the most disagreement"
+        write_explanations(found, predictions.support, out / "explanations.html", title=title)
     rows = [("items predicted", f"{len(predictions):,}", "")]
     rows += [(reason, f"{count:,}", "left out") for reason, count in targets.excluded.items()]
     if len(predictions.rater_items):
@@ -65,23 +71,6 @@ def check_explanation(model: Path, conditions: "Sequence[Condition]") -> None:
     # Prediction reports a missing file.
     if (model / "config.json").is_file():
         check_explainable(AutoConfig.from_pretrained(model), model)
-
-
-def _explain(model: Path, corpus: Path, predictions: "Predictions", targets: "Targets", count: int, page: Path) -> None:
-    from annot_hf.data.export import read_export
-    from annot_hf.experiments.explain import explain, most_divided
-    from annot_hf.report.studies import write_explanations
-
-    exported = read_export(corpus)
-    chosen = most_divided(predictions, count)
-    texts = exported.items.set_index("item")["text"].reindex(chosen)
-    found = explain(model, chosen, list(texts), targets)
-    write_explanations(
-        found,
-        predictions.support,
-        page,
-        title=f"{exported.name}: what members attend to, {len(chosen)} texts with the most disagreement",
-    )
 
 
 def write_report(folders: Sequence[Path], corpus: Path, out: Path, **given: Path | None) -> Path:

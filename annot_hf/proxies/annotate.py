@@ -5,7 +5,8 @@
     OUT/replies.parquet      every reply with its provenance, votes or not
     OUT/annotations.json     what was asked, of which model, and how the questions ended
 
-A run that ends in any way, also by a kill, resumes when it is started again: nothing that was answered is asked again.
+A run that ends in any way, also by a kill, resumes when it is started again: nothing that was answered is asked again. What a
+run will take can be estimated before.
 """
 
 import asyncio
@@ -31,14 +32,9 @@ from annot_hf.proxies.session import Budget, Session, now
 from annot_hf.proxies.store import DATABASE, REPLY_COLUMNS, Store, open_store, read_store
 
 ATTEMPTS = 8
-# tokens per second of audio, as for Gemini; Qwen2-Audio has 25
-TOKENS_PER_SECOND = 32
-# characters per token of English text, about
-CHARACTERS = 4
-# tokens of a label
-OUTPUT_TOKENS = 5
-# seconds (s) per answer, before any was measured
-SECONDS = 2.0
+# before any answer is there: tokens per second of audio (as for Gemini; Qwen2-Audio has 25), characters per token of English
+# text, tokens of a label, and seconds (s) per answer
+TOKENS_PER_SECOND, CHARACTERS, OUTPUT_TOKENS, SECONDS = 32, 4, 5, 2.0
 # questions whose prompts are measured
 SAMPLE = 200
 # replies in memory at a time
@@ -189,8 +185,7 @@ def check_pace(
 
 def _human_agreement(job: Job) -> float | None:
     """How often two human votes on an item of the job agree."""
-    names = job.corpus.items["item"].iloc[job.rows]
-    counts = job.corpus.votes.counts(job.question.name, items=names)
+    counts = job.corpus.votes.counts(job.question.name, items=job.corpus.items["item"].iloc[job.rows])
     found = pairwise_agreement(counts) if (counts.sum(1) >= 2).any() else np.nan
     return None if np.isnan(found) else float(found)
 
@@ -268,17 +263,17 @@ def check_backend(
 
 @dataclass(frozen=True)
 class RunEstimate:
-    """What is left to ask, and what it takes: (s), (h) and (USD)."""
+    """What is left to ask, and what it takes."""
 
     questions: int
     done: int
-    # each clip counts once per question
+    # each clip counts once per question (h)
     audio_hours: float
     input_tokens: float
     output_tokens: float
-    # at the concurrency and rate given
+    # at the concurrency and rate given (s)
     seconds: float
-    # None without prices or earlier answers to tell it from
+    # USD; None without prices or earlier answers to tell it from
     cost: float | None
     without_transcript: int
     # whether tokens, time and cost are extrapolated from earlier answers; otherwise they are rules of thumb
@@ -326,28 +321,27 @@ def estimate_run(
     options = {"prices": prices, "answers_as": answers_as, "retry_rejected": retry_rejected, "ignored": ignored}
     with read_store(Path(out), facts, job.names, job.rows, **options) as store:
         open_, totals = store.open(), store.totals()
-    answers = totals.answers
-    clips = _clip_seconds(job)
-    audio = float(clips[open_[:, 0]].sum())
-    sample = open_[np.unique(np.linspace(0, len(open_) - 1, min(SAMPLE, len(open_))).astype(int))]
+    questions, answers = len(open_), totals.answers
+    audio = float(_clip_seconds(job)[open_[:, 0]].sum())
+    sample = open_[np.unique(np.linspace(0, questions - 1, min(SAMPLE, questions)).astype(int))]
     prompts = [job.prompt(int(row), int(annotator)) for row, annotator in sample]
     text = float(np.mean([len(prompt.system) + len(prompt.user) for prompt in prompts])) if prompts else 0.0
-    tokens = audio * TOKENS_PER_SECOND + len(open_) * text / CHARACTERS, float(len(open_) * OUTPUT_TOKENS)
+    tokens = audio * TOKENS_PER_SECOND + questions * text / CHARACTERS, float(questions * OUTPUT_TOKENS)
     if answers and totals.input_tokens:
-        tokens = tuple(len(open_) * total / answers for total in (totals.input_tokens, totals.output_tokens))
+        tokens = tuple(questions * total / answers for total in (totals.input_tokens, totals.output_tokens))
     if answers > totals.unpriced:
-        cost = len(open_) * totals.spent / (answers - totals.unpriced)
+        cost = questions * totals.spent / (answers - totals.unpriced)
     else:
         cost = (prices or Prices()).cost(None, *tokens)
     at_once = min(concurrency, AT_ONCE.get(backend, concurrency))
     each = totals.seconds / answers if answers else SECONDS
     return RunEstimate(
-        questions=len(open_),
-        done=len(job.rows) * len(job.annotators) - len(open_),
+        questions=questions,
+        done=len(job.rows) * len(job.annotators) - questions,
         audio_hours=audio / 3600,
         input_tokens=tokens[0],
         output_tokens=tokens[1],
-        seconds=max(len(open_) * each / at_once, len(open_) / rate if rate else 0.0),
+        seconds=max(questions * each / at_once, questions / rate if rate else 0.0),
         cost=cost,
         without_transcript=job.without_transcript,
         measured=bool(answers),

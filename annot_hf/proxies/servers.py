@@ -21,18 +21,14 @@ from annot_hf.proxies.backend import NO_ADDRESS, OMITTABLE, Answer, Ask, Busy, R
 
 # tokens, or USD, of one answer: a larger number is not credible
 LARGEST = 10**9
-# characters to keep of a body that is no answer
-LONGEST_BODY = 2000
-# characters to show of a message from a server
-LONGEST_SAID = 300
+# characters to keep of a body that is no answer, and to show of a message from a server
+LONGEST_BODY, LONGEST_SAID = 2000, 300
 # bytes of a decompressed response: many times what long thoughts take
 LONGEST_RESPONSE = 4 << 20
 # characters of a key that is masked inside other words too
 SHORTEST_KEY = 8
-# statuses for a question that the server will never accept
-REJECTING = (400, 413, 415, 422)
-# statuses for which no question can be answered
-STOPPING = (401, 402, 403, 404)
+# statuses for a question that the server will never accept, and when it can answer none
+REJECTING, STOPPING = (400, 413, 415, 422), (401, 402, 403, 404)
 # a gateway gave up, and the server behind it may have answered; 408 is LiteLLM's, 520 and 524 are Cloudflare's
 GAVE_UP = (408, 502, 504, 520, 524)
 

@@ -23,14 +23,10 @@ from annot_hf.proxies.job import Job, PreparedQuestion, QuestionMaker
 from annot_hf.proxies.parsing import LONGEST_REPLY, parse_reply
 from annot_hf.proxies.store import Row, Store
 
-# seconds (s) between two tries, unless the server asks for more
-LONGEST_WAIT = 60.0
-# seconds (s); if a server asks for a longer pause, the run stops
-LONGEST_PAUSE = 3600.0
-# clips in a row that the server may reject, or that cannot be read here, before the run stops
-PATIENCE = 20
-# clips in a row about which all questions may fail
-FAILING = 3
+# seconds (s): between two tries, unless the server asks for more, and of a pause for which the run does not stop
+LONGEST_WAIT, LONGEST_PAUSE = 60.0, 3600.0
+# clips in a row before the run stops: that are rejected or cannot be read here, and about which all questions fail
+PATIENCE, FAILING = 20, 3
 # how the reason begins that only a higher cap removes
 OVER = "the next question could cost"
 # attributes of an answer that are stored as they are
@@ -91,13 +87,12 @@ class Budget:
 class _Batch:
     """Questions that are sent together."""
 
-    questions: list[PreparedQuestion]
+    questions: list[PreparedQuestion] = field(default_factory=list)
     # how many of them the budget counts as under way
     held: int = 0
     tries: int = 0
-    # when they were sent last (s)
+    # when they were sent last (s), and the numbers of these attempts in the store
     started: float = 0.0
-    # numbers of the attempts in the store
     attempts: list[int] = field(default_factory=list)
 
 
@@ -137,16 +132,14 @@ class Writer:
 
 
 class Session:
-    """One pass over the open questions of a job, with at most `attempts` tries of each.
-
-    `stopped` says why it ended before everything was asked, or is "". `asked` counts the questions that were sent, tries of
-    the same one once, and `unsaved` the answers that could not be written.
-    """
+    """One pass over the open questions of a job, with at most `attempts` tries of each."""
 
     def __init__(self, job: Job, backend: Backend, store: Store, budget: Budget, attempts: int) -> None:
         self.job, self.backend, self.store, self.budget, self.attempts = job, backend, store, budget, attempts
-        self.stopped, self.asked, self.unsaved = "", 0, 0
-        self.under_way = 0
+        # why it ended before everything was asked
+        self.stopped = ""
+        # questions that were sent (tries of one count once), are under way, and whose answers could not be written
+        self.asked = self.under_way = self.unsaved = 0
         # clips since the last answer, by how their questions ended instead, and how many questions about each
         self.in_a_row: dict[str, Counter[int]] = defaultdict(Counter)
         self.maker = QuestionMaker(job, backend)
@@ -197,7 +190,7 @@ class Session:
                 places = next(todo, None)
                 if places is None:
                     return
-                batch = _Batch([])
+                batch = _Batch()
                 self._hold(batch, len(places))
                 try:
                     batch.questions = await self._prepare(places)
@@ -317,10 +310,8 @@ class Session:
             raise
 
     def _count(self, kind: str, questions: list[PreparedQuestion], clips: int, most: int, said: str) -> None:
-        """Stop after so many questions in a row, about so many clips, that all ended in the same way.
-
-        A clip or two that no server takes, for however many annotators, are no reason to leave out the others.
-        """
+        """Stop after so many questions in a row, about so many clips, that all ended in the same way."""
+        # a clip or two that no server takes, for however many annotators, are no reason to leave out the others
         so_far = self.in_a_row[kind]
         so_far.update(question.row for question in questions)
         if len(so_far) >= clips and so_far.total() >= most:

@@ -251,10 +251,9 @@ class Store:
     def replies(self, block: int) -> Iterator[list[tuple[Any, ...]]]:
         """How each question ended, in the order they were asked: item, annotator and `REPLY_COLUMNS`, in blocks of rows."""
         known = {"status": "final", "label": "CASE final WHEN 'label' THEN label END"}
-        found = self._db.execute(
-            f"SELECT a.item, a.annotator, {', '.join(known.get(name, name) for name in REPLY_COLUMNS)} "
-            "FROM outcome JOIN attempt AS a USING (id) WHERE final IS NOT NULL ORDER BY id"
-        )
+        columns = ", ".join(known.get(name, name) for name in REPLY_COLUMNS)
+        outcomes = "outcome JOIN attempt AS a USING (id) WHERE final IS NOT NULL ORDER BY id"
+        found = self._db.execute(f"SELECT a.item, a.annotator, {columns} FROM {outcomes}")
         while rows := found.fetchmany(block):
             yield rows
 
