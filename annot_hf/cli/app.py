@@ -13,9 +13,29 @@ from typing import Annotated
 import typer
 from typer import Argument, Option
 
-from annot_hf.cli import options, steps
-from annot_hf.cli.annotate_command import annotate
-from annot_hf.cli.output import console, keep_traceback, print_error, print_line, print_path, print_rows, print_table
+from annot_hf.cli import steps
+from annot_hf.cli.output import (
+    console,
+    keep_traceback,
+    print_error,
+    print_line,
+    print_path,
+    print_rows,
+    print_table,
+    print_text,
+)
+
+# --learning_rate=1e-3 is an override like learning_rate=1e-3.
+WORDS = {"ignore_unknown_options": True}
+RecipeName = Annotated[str, Argument(help="Recipe file, or the name of one that comes with the package.")]
+Overrides = Annotated[list[str] | None, Argument(help="Overrides such as learning_rate=1e-3.")]
+Out = Annotated[Path, Option("--out", help="Folder to write.")]
+CorpusFolder = Annotated[Path, Option("--corpus", help="Folder of an exported corpus.")]
+OneSplit = Annotated[str, Option(help="Which split.")]
+Splits = Annotated[list[str] | None, Option(help="Split to use; may be given several times; all by default.")]
+Without = Annotated[list[str] | None, Option(help="System of the plan to leave out; may be given several times.")]
+SpeakerResamples = Annotated[int, Option(help="Bootstrap resamples of speakers.")]
+MaxSeconds = Annotated[float, Option(help="Longest clip (s).")]
 
 app = typer.Typer(
     name="annot-hf",
@@ -26,7 +46,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
-app.command()(annotate)
 recipes = typer.Typer(help="The recipes that come with the package, and every key of one.", no_args_is_help=True)
 app.add_typer(recipes, name="recipe")
 
@@ -40,8 +59,8 @@ def list_recipes() -> None:
         print_line(f"{name}: {summarise_recipe(name)}")
 
 
-@recipes.command("show", context_settings=options.WORDS)
-def show_recipe(recipe: options.RecipeName, overrides: options.Overrides = None) -> None:
+@recipes.command("show", context_settings=WORDS)
+def show_recipe(recipe: RecipeName, overrides: Overrides = None) -> None:
     """Every key that the recipe may set: its type, its value there or else its default, and its meaning.
 
     Example: `annot-hf recipe show speech-distribution trunk=microsoft/wavlm-base-plus`
@@ -53,17 +72,135 @@ def show_recipe(recipe: options.RecipeName, overrides: options.Overrides = None)
         print_line(f"{name}: {key.kind_name} = {value!r}{default}\n    {key.meaning}")
 
 
-@app.command(context_settings=options.WORDS)
+@app.command()
+def annotate(
+    corpus: Annotated[Path | None, Argument(help="Folder of an exported corpus with audio.")] = None,
+    out: Annotated[Path, Option("--out", help="Folder to write; run with the same folder again to resume.")] = ...,
+    model: Annotated[str, Option(help="Model to ask: its name on the server, or a Hub id or folder.")] = "",
+    backend: Annotated[
+        str,
+        Option(help="openai (any server with its chat protocol), gemini, or local (transformers on this machine)."),
+    ] = "openai",
+    base_url: Annotated[str | None, Option(help="Address of the server, such as http://127.0.0.1:8000/v1.")] = None,
+    key_env: Annotated[
+        str, Option(help="Environment variable that holds the key; default OPENAI_API_KEY or GEMINI_API_KEY.")
+    ] = "",
+    question: Annotated[str, Option(help="Category question to ask; default: the corpus's default question.")] = "",
+    split: Annotated[
+        list[str] | None, Option(help="Split whose items are asked about; repeatable; default: all but test.")
+    ] = None,
+    items: Annotated[int | None, Option(help="Number of items, drawn at random; default: all.")] = None,
+    plan: Annotated[
+        str,
+        Option(
+            help="paper (as published; wording and draws are ours) or crossed (instruction and temperature independent)."
+        ),
+    ] = "paper",
+    annotators: Annotated[int, Option(help="Simulated annotators per item; the paper has 6 to 10.")] = 10,
+    prompts: Annotated[Path | None, Option(help="Folder of prompt templates; default: the package's own.")] = None,
+    parsing: Annotated[str, Option(help="strict, or published: the first label that a reply contains.")] = "strict",
+    seed: Annotated[int, Option(help="Seed of the choice of items and of the sampling.")] = 0,
+    max_seconds: MaxSeconds = 30.0,
+    concurrency: Annotated[int, Option(help="Most questions under way at a time.")] = 16,
+    rate: Annotated[float | None, Option(help="Most questions per second.")] = None,
+    attempts: Annotated[int, Option(help="Most tries of one question while the server is busy or fails.")] = 8,
+    timeout: Annotated[float, Option(help="Longest wait for a whole answer (s).")] = 60.0,
+    max_tokens: Annotated[int, Option(help="Most tokens per reply; a model that thinks first needs more.")] = 64,
+    omit: Annotated[
+        list[str] | None,
+        Option(
+            help="Leave out what the server does not take: seed, system, max_tokens (sends max_completion_tokens) or "
+            "temperature; repeatable; what the server itself reports as unsupported is left out anyway."
+        ),
+    ] = None,
+    batch_size: Annotated[int, Option(help="Questions per batch, for backend local.")] = 8,
+    revision: Annotated[str, Option(help="Revision of the model.")] = "",
+    answers_as: Annotated[str, Option(help="Another name under which the model answers.")] = "",
+    max_cost: Annotated[float | None, Option(help="Most that all answers may cost together (USD).")] = None,
+    input_price: Annotated[float | None, Option(help="USD per million tokens read.")] = None,
+    output_price: Annotated[float | None, Option(help="USD per million tokens written.")] = None,
+    retry_rejected: Annotated[bool, Option(help="Ask again what the server rejected in earlier runs.")] = False,
+    dry_run: Annotated[bool, Option(help="Estimate time, tokens and cost; ask nothing.")] = False,
+    export: Annotated[
+        Path | None, Option(help="Write all attempts in --out to this file, one JSON line each; ask nothing.")
+    ] = None,
+) -> None:
+    """Ask an audio-language model for labels, as several simulated annotators per item; resumes an interrupted run.
+
+    Example: `annot-hf annotate data/cremad --out runs/annotated --base-url http://127.0.0.1:8000/v1 --model qwen2-audio`
+    """
+    from annot_hf.data.export import read_export
+    from annot_hf.proxies import annotate as annotation
+    from annot_hf.proxies.backend import Prices
+    from annot_hf.proxies.job import make_job
+    from annot_hf.proxies.session import OVER
+    from annot_hf.proxies.store import export_attempts
+
+    if export is not None:
+        export_attempts(out, export)
+        print_path(export)
+        return
+    if corpus is None or not model:
+        raise ValueError("The corpus or --model is missing; give both, or --export to write the attempts of a folder.")
+    job = make_job(
+        read_export(corpus),
+        question=question,
+        splits=split or (),
+        items=items,
+        plan=plan,
+        annotators=annotators,
+        prompts=prompts,
+        parsing=parsing,
+        seed=seed,
+        max_seconds=max_seconds,
+    )
+    server = {"base_url": base_url, "key_name": key_env, "timeout": timeout, "omit": omit or ()}
+    limits = {"batch_size": batch_size, "max_tokens": max_tokens}
+    shared = {"concurrency": concurrency, "rate": rate, "prices": Prices(input_price, output_price)}
+    shared |= {"answers_as": answers_as, "retry_rejected": retry_rejected}
+    if dry_run:
+        annotation.check_backend(backend, model, **limits, **server)
+        annotation.check_pace(concurrency, rate, attempts, max_cost)
+        shared |= {"model": model, "backend": backend, "revision": revision, "max_tokens": max_tokens}
+        found = annotation.estimate_run(job, out, **shared)
+        print_rows(f"What {model} would be asked on {job.question.name}", found.rows())
+        return
+    asked = annotation.make_backend(backend, model, revision=revision, **limits, **server)
+    report = annotation.annotate(job, asked, out, attempts=attempts, max_cost=max_cost, **shared)
+    total = sum(report.counts.values())
+    rows = [(name, f"{count:,}", f"{count / total:.1%}") for name, count in report.counts.items() if count]
+    rows.append(("questions in all", f"{total:,}", ""))
+    cost = (f"{report.spent:.4f} USD", "as far as it is known") if report.cost_known else ("not known", "")
+    rows.append(("cost", *cost))
+    if report.agreement is not None:
+        among = "" if report.human_agreement is None else f"two humans {report.human_agreement:.3f}"
+        rows.append(("agreement with a human vote", f"{report.agreement:.3f}", among))
+    print_rows(f"Answers on {job.question.name}", rows)
+    for note in report.notes:
+        print_text(note)
+    if not report.complete:
+        fix = "a higher --max-cost" if report.stopped.startswith(OVER) else "the same command"
+        raise ValueError(
+            f"{report.stopped or 'Some questions could not be answered'}. There are {report.counts['label']:,} votes; "
+            f"{report.counts['not asked']:,} questions are not asked and "
+            f"{report.counts['failed'] + report.counts['wrong-model']:,} failed; {fix} resumes the run."
+        )
+    if not report.counts["label"]:
+        raise ValueError(f"There are 0 votes, since no reply was a label; {out / 'replies.parquet'} has the replies.")
+    print_path(out)
+
+
+@app.command(context_settings=WORDS)
 def quickstart(
     corpus: Annotated[
         Path | None, Option(help="Corpus script, which is executed; a simulated corpus by default.")
     ] = None,
     root: Annotated[Path | None, Option(help="Folder of the corpus that the script reads.")] = None,
-    out: options.Out = Path("quickstart"),
+    out: Out = Path("quickstart"),
     recipe: Annotated[
         str | None, Option(help="Recipe file or name; by default the one named like the corpus, if any.")
     ] = None,
-    overrides: options.Overrides = None,
+    overrides: Overrides = None,
 ) -> None:
     """Run the whole flow: corpus, training, predictions on unseen speakers, report.
 
@@ -101,15 +238,15 @@ def quickstart(
     console.rule("Predict the test split")
     steps.write_predictions(model, out / "corpus", "test", out / "predictions", out / "features")
     console.rule("Report")
-    folder = steps.write_report(out / "predictions", out / "corpus", out / "report", root if corpus is None else None)
-    print_path(folder)
+    truth = root if corpus is None else None
+    print_path(steps.write_report([out / "predictions"], out / "corpus", out / "report", truth=truth))
 
 
 @app.command()
 def corpus(
     script: Annotated[Path, Argument(help="Python file that defines a VoteCorpus; it is executed.")],
     root: Annotated[Path, Option(help="Folder of the corpus.")],
-    out: options.Out,
+    out: Out,
     embed_audio: Annotated[bool, Option(help="Put the audio into the parquet files; mind the licence.")] = False,
     missing_audio: Annotated[
         str, Option(help="Items without readable audio: error, drop (counted) or keep.")
@@ -160,15 +297,15 @@ def agree(folder: Annotated[Path, Argument(help="Folder of an exported corpus.")
 @app.command()
 def saliency(
     model: Annotated[str, Argument(help="Plain trunk (Hub id or folder), or a trained checkpoint folder.")],
-    corpus: options.CorpusFolder,
-    out: options.Out,
-    split: options.OneSplit = "train",
+    corpus: CorpusFolder,
+    out: Out,
+    split: OneSplit = "train",
     items: Annotated[int, Option(help="Largest number of items, drawn at random.")] = 30_000,
     question: Annotated[list[str] | None, Option(help="Question; may be given several times.")] = None,
     formula: Annotated[str, Option(help="absolute or penalised; both are our choice.")] = "absolute",
     gamma: Annotated[float | None, Option(help="Weight of the penalty of penalised; 0.1 by default.")] = None,
     batch_size: Annotated[int, Option(help="Items per batch.")] = 16,
-    max_seconds: options.MaxSeconds = 30.0,
+    max_seconds: MaxSeconds = 30.0,
 ) -> None:
     """Find the layer of a trunk that correlates most with the votes: table, plot, and the file that `trunk_layer` reads.
 
@@ -200,15 +337,15 @@ def saliency(
 def saturation(
     annotations: Annotated[Path, Argument(help="Folder of synthetic votes, written by annotate.")],
     corpus: Annotated[Path, Option(help="Folder of the exported corpus that was annotated.")],
-    out: options.Out,
-    split: options.Splits = None,
+    out: Out,
+    split: Splits = None,
     question: Annotated[str, Option(help="Category question; optional if there is only one.")] = "",
     votes: Annotated[
         int | None,
         Option(min=1, help="Largest number of votes per item; by default the number that 90 % of the items have."),
     ] = None,
     runs: Annotated[int, Option(min=1, help="How often the votes of an item are drawn.")] = 5,
-    resamples: options.SpeakerResamples = 1000,
+    resamples: SpeakerResamples = 1000,
     seed: Annotated[int, Option(help="Seed of the draws.")] = 0,
 ) -> None:
     """Estimate how many synthetic votes per item are enough, how many people they are worth, and where both agree.
@@ -235,10 +372,10 @@ def saturation(
     print_path(folder)
 
 
-@app.command(context_settings=options.WORDS)
+@app.command(context_settings=WORDS)
 def train(
-    recipe: options.RecipeName,
-    overrides: options.Overrides = None,
+    recipe: RecipeName,
+    overrides: Overrides = None,
     resume: Annotated[bool, Option(help="Resume from the newest checkpoint of output_dir.")] = False,
 ) -> None:
     """Train as a recipe says; the checkpoint is output_dir/model. `annot-hf recipe show RECIPE` lists every key.
@@ -251,9 +388,9 @@ def train(
 @app.command()
 def predict(
     model: Annotated[Path, Argument(help="Checkpoint folder.")],
-    corpus: options.CorpusFolder,
-    out: options.Out,
-    split: options.OneSplit = "test",
+    corpus: CorpusFolder,
+    out: Out,
+    split: OneSplit = "test",
     features: Annotated[
         Path | None, Option(help="Folder that caches features; by default 'features' next to --out.")
     ] = None,
@@ -298,7 +435,7 @@ def predict(
 def report(
     predictions: Annotated[Path, Argument(help="Folder that predict wrote.")],
     corpus: Annotated[Path, Option(help="Folder of the exported corpus with the predicted items.")],
-    out: options.Out,
+    out: Out,
     other: Annotated[Path | None, Argument(help="Predictions of a second run, to compare the two.")] = None,
     truth: Annotated[Path | None, Option(help="Folder of the simulation, if the corpus is simulated.")] = None,
     conditions: Annotated[
@@ -313,21 +450,19 @@ def report(
     for name, value in (("--conditions", conditions), ("--truth", truth)):
         if other is not None and value is not None:
             raise ValueError(f"{name} needs a single run; leave it or the second predictions out.")
-    if other is None:
-        print_path(steps.write_report(predictions, corpus, out, truth, conditions))
-    else:
-        print_path(steps.write_comparison(predictions, other, corpus, out))
+    folders = [predictions] if other is None else [predictions, other]
+    print_path(steps.write_report(folders, corpus, out, truth=truth, conditions=conditions))
 
 
-@app.command(context_settings=options.WORDS)
+@app.command(context_settings=WORDS)
 def results(
     plan: Annotated[Path, Argument(help="YAML file with recipe, seeds and systems.")],
-    corpus: options.CorpusFolder,
-    out: options.Out,
-    overrides: options.Overrides = None,
+    corpus: CorpusFolder,
+    out: Out,
+    overrides: Overrides = None,
     split: Annotated[str, Option(help="Split to score.")] = "test",
-    resamples: options.SpeakerResamples = 1000,
-    without: options.Without = None,
+    resamples: SpeakerResamples = 1000,
+    without: Without = None,
 ) -> None:
     """Train several systems with several seeds and score them in one table; resumes an interrupted run.
 
@@ -341,12 +476,12 @@ def results(
     print_path(page)
 
 
-@app.command(context_settings=options.WORDS)
+@app.command(context_settings=WORDS)
 def crossval(
     recipe: Annotated[str, Argument(help="Recipe (a name or a file), or a plan with several systems.")],
-    corpus: options.CorpusFolder,
-    out: options.Out,
-    overrides: options.Overrides = None,
+    corpus: CorpusFolder,
+    out: Out,
+    overrides: Overrides = None,
     folds: Annotated[int, Option(help="Folds per repeat.")] = 5,
     repeats: Annotated[int, Option(help="How often the items are divided.")] = 5,
     group: Annotated[
@@ -355,7 +490,7 @@ def crossval(
             help="Column of the items whose groups stay in one fold; by default conversation, document, speaker or item."
         ),
     ] = "",
-    split: options.Splits = None,
+    split: Splits = None,
     items: Annotated[
         int | None, Option(help="How many items to use, in whole groups drawn at random; all by default.")
     ] = None,
@@ -368,7 +503,7 @@ def crossval(
     seed: Annotated[int | None, Option(help="Seed of folds and runs; the plan's first, or 0, by default.")] = None,
     resamples: Annotated[int, Option(help="Bootstrap resamples of groups.")] = 1000,
     keep_models: Annotated[bool, Option(help="Keep the model of every run.")] = False,
-    without: options.Without = None,
+    without: Without = None,
 ) -> None:
     """Cross-validate one recipe or several systems, repeatedly: a table and a plot; resumes an interrupted run.
 
@@ -393,10 +528,9 @@ def crossval(
         n_resamples=resamples,
         keep_models=keep_models,
     )
-    counts = found.counts
+    counts, tested = found.counts, f"{repeats} x {test_folds or folds} folds"
     grouped = f"{counts['groups']:,} groups, by {counts['unit']}"
-    tested = f"{repeats} x {test_folds or folds} folds"
-    console.print(f"{counts['n_evaluated']:,} items of {grouped}; {tested}.", highlight=False, markup=False)
+    print_text(f"{counts['n_evaluated']:,} items of {grouped}; {tested}.")
     print_path(page)
 
 

@@ -2,14 +2,12 @@
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from annot_hf.cli.output import print_rows, print_text
 
 if TYPE_CHECKING:
     from annot_hf.data.conditions import Condition
-    from annot_hf.data.predictions import Predictions
-    from annot_hf.data.targets import Targets
 
 
 def run_training(recipe: str, words: Iterable[str], *, resume: bool) -> Path:
@@ -40,7 +38,15 @@ def write_predictions(
     predictions, targets = predict(model, corpus, split=split, features=features, max_seconds=max_seconds, **applied)
     predictions.save(out)
     if explain:
-        _explain(model, corpus, predictions, targets, explain, out / "explanations.html")
+        from annot_hf.data.export import read_export
+        from annot_hf.experiments.explain import explain as explain_texts, most_divided
+        from annot_hf.report.studies import write_explanations
+
+        exported, chosen = read_export(corpus), most_divided(predictions, explain)
+        texts = exported.items.set_index("item")["text"].reindex(chosen)
+        found = explain_texts(model, chosen, list(texts), targets)
+        title = f"{exported.name}: what members attend to, {len(chosen)} texts with the most disagreement"
+        write_explanations(found, predictions.support, out / "explanations.html", title=title)
     rows = [("items predicted", f"{len(predictions):,}", "")]
     rows += [(reason, f"{count:,}", "left out") for reason, count in targets.excluded.items()]
     if len(predictions.rater_items):
@@ -67,51 +73,16 @@ def check_explanation(model: Path, conditions: "Sequence[Condition]") -> None:
         check_explainable(AutoConfig.from_pretrained(model), model)
 
 
-def _explain(model: Path, corpus: Path, predictions: "Predictions", targets: "Targets", count: int, page: Path) -> None:
-    from annot_hf.data.export import read_export
-    from annot_hf.experiments.explain import explain, most_divided
-    from annot_hf.report.studies import write_explanations
+def write_report(folders: Sequence[Path], corpus: Path, out: Path, **given: Path | None) -> Path:
+    """Write the report of one run, or the comparison of two, and print its summary; returns its folder.
 
-    exported = read_export(corpus)
-    chosen = most_divided(predictions, count)
-    texts = exported.items.set_index("item")["text"].reindex(chosen)
-    found = explain(model, chosen, list(texts), targets)
-    write_explanations(
-        found,
-        predictions.support,
-        page,
-        title=f"{exported.name}: what members attend to, {len(chosen)} texts with the most disagreement",
-    )
-
-
-def write_report(folder: Path, corpus: Path, out: Path, truth: Path | None, conditions: Path | None = None) -> Path:
-    """Write the report of one run and print its summary; returns its folder."""
-    from annot_hf.data.simulate import read_truth
-    from annot_hf.evaluation.alignment import read_conditions
-    from annot_hf.report.report import build_report
-
-    (run,), targets, options = _read_runs([folder], corpus)
-    options["truth"] = None if truth is None else read_truth(truth)
-    options["conditions"] = None if conditions is None else read_conditions(conditions)
-    built = build_report(run, targets, out, **options)
-    print_text(built.summary)
-    return built.folder
-
-
-def write_comparison(first: Path, second: Path, corpus: Path, out: Path) -> Path:
-    """Write the comparison of two runs and print its summary; returns its folder."""
-    from annot_hf.report.report import build_comparison
-
-    runs, targets, options = _read_runs([first, second], corpus)
-    built = build_comparison(*runs, targets, out, names=(str(first), str(second)), **options)
-    print_text(built.summary)
-    return built.folder
-
-
-def _read_runs(folders: list[Path], corpus: Path) -> "tuple[list[Predictions], Targets, dict[str, Any]]":
-    """Predictions, the targets of the predicted split on the grid of the first ones, and what a report says of both."""
+    `given` are folders for one run: of the simulation (`truth`), and of predictions under acoustic `conditions`.
+    """
     from annot_hf.data.export import read_export
     from annot_hf.data.predictions import Predictions
+    from annot_hf.data.simulate import read_truth
+    from annot_hf.evaluation.alignment import read_conditions
+    from annot_hf.report.report import build_comparison, build_report
 
     runs, exported = [Predictions.load(folder) for folder in folders], read_export(corpus)
     names = [question.name for question in runs[0].questions]
@@ -120,4 +91,12 @@ def _read_runs(folders: list[Path], corpus: Path) -> "tuple[list[Predictions], T
     runs = [run.in_order(targets.support) for run in runs]
     marginals = [run.meta.pop("marginal", None) for run in runs]
     title = f"{exported.name}: {' and '.join(names)}, split {split}"
-    return runs, targets, {"title": title, "items": exported.items, "marginal": marginals[0], "votes": exported.votes}
+    options = {"title": title, "items": exported.items, "marginal": marginals[0], "votes": exported.votes}
+    if len(runs) > 1:
+        built = build_comparison(*runs, targets, out, names=tuple(map(str, folders)), **options)
+    else:
+        readers = {"truth": read_truth, "conditions": read_conditions}
+        options |= {name: readers[name](folder) for name, folder in given.items() if folder is not None}
+        built = build_report(*runs, targets, out, **options)
+    print_text(built.summary)
+    return built.folder

@@ -5,7 +5,8 @@
     OUT/replies.parquet      every reply with its provenance, votes or not
     OUT/annotations.json     what was asked, of which model, and how the questions ended
 
-A run that ends in any way, also by a kill, resumes when it is started again: nothing that was answered is asked again.
+A run that ends in any way, also by a kill, resumes when it is started again: nothing that was answered is asked again. What a
+run will take can be estimated before.
 """
 
 import asyncio
@@ -20,18 +21,25 @@ import pyarrow as pa
 
 from annot_hf.data import encoding
 from annot_hf.data.agreement import pairwise_agreement
-from annot_hf.data.questions import nearest, printable
+from annot_hf.data.audio import audio_info
+from annot_hf.data.questions import nearest, printable, read_yaml
 from annot_hf.data.synthetic import SYNTHETIC, check_annotations_folder, write_annotations, write_replies
 from annot_hf.data.votes import VoteTable
-from annot_hf.proxies.backend import BACKENDS, OMITTABLE, Backend, Prices, check_address
+from annot_hf.proxies.backend import AT_ONCE, BACKENDS, OMITTABLE, Backend, Prices, check_address
 from annot_hf.proxies.job import Job
-from annot_hf.proxies.prompts import LONGEST
+from annot_hf.proxies.prompts import LONGEST, TEMPLATES
 from annot_hf.proxies.session import Budget, Session, now
-from annot_hf.proxies.store import DATABASE, REPLY_COLUMNS, Store, open_store
+from annot_hf.proxies.store import DATABASE, REPLY_COLUMNS, Store, open_store, read_store
 
 ATTEMPTS = 8
+# before any answer is there: tokens per second of audio (as for Gemini; Qwen2-Audio has 25), characters per token of English
+# text, tokens of a label, and seconds (s) per answer
+TOKENS_PER_SECOND, CHARACTERS, OUTPUT_TOKENS, SECONDS = 32, 4, 5, 2.0
+# questions whose prompts are measured
+SAMPLE = 200
 # replies in memory at a time
 _ROWS = 2_000
+_NOTES = TEMPLATES / "notes.yaml"
 _TYPES = {"TEXT": pa.string(), "REAL": pa.float64(), "INTEGER": pa.int64()}
 _REPLIES = pa.schema(
     {"item": pa.string(), "annotator": pa.string()} | {one: _TYPES[REPLY_COLUMNS[one]] for one in REPLY_COLUMNS}
@@ -128,8 +136,8 @@ def annotate(
                 f"The votes of {out} cannot be written ({getattr(error, 'strerror', None) or error}); {DATABASE} has every "
                 "answer: free some room and run again."
             ) from None
-    known = totals.dearest is not None
-    return AnnotationReport(out, counts, session.asked, totals.spent, agreement, human, session.stopped, notes, known)
+    ends = session.stopped, notes, totals.dearest is not None
+    return AnnotationReport(out, counts, session.asked, totals.spent, agreement, human, *ends)
 
 
 def _write_results(store: Store, job: Job, facts: Mapping[str, Any]) -> None:
@@ -177,51 +185,33 @@ def check_pace(
 
 def _human_agreement(job: Job) -> float | None:
     """How often two human votes on an item of the job agree."""
-    names = job.corpus.items["item"].iloc[job.rows]
-    counts = job.corpus.votes.counts(job.question.name, items=names)
+    counts = job.corpus.votes.counts(job.question.name, items=job.corpus.items["item"].iloc[job.rows])
     found = pairwise_agreement(counts) if (counts.sum(1) >= 2).any() else np.nan
     return None if np.isnan(found) else float(found)
 
 
-_WITHOUT = {
-    "seed": "a seed: asked again, the answer may differ",
-    "system": "a system message: its text came before the question",
-    "max_tokens": "max_tokens: max_completion_tokens was sent",
-    "temperature": "a temperature: all annotators had the server's own, and only their instructions differ",
-}
-
-
 def notes_of(session: Session) -> list[str]:
-    """What the user should know beside the counts."""
-    store, alone = session.store, session.job.without_transcript
-    totals, unsent, rejected = store.totals(), store.counts()["not sent"], store.rejections()
-    spare, (reason, most) = totals.spare, rejected[0] if rejected else ("", 0)
-    notes = {
-        f"{unsent} questions were not sent, since their clips could not be read here; replies.parquet says why, and the next "
-        "run tries again.": unsent,
-        f"{totals.cut} transcripts were cut to the {LONGEST} characters that a prompt takes.": totals.cut,
-        f"{totals.cut_off} questions were under way when earlier runs were killed, and may have been paid for; those that "
-        "are still open are asked again under the same Idempotency-Key.": totals.cut_off,
-        f"{totals.lost} answers were cut off, too late or unreadable; they may have been paid for.": totals.lost,
-        f"{spare} answers are to questions that had one before; they were paid for, and the first counts.": spare,
-        f"{session.unsaved} answers could not be written to {store.path}; they are on the terminal and count nowhere: the "
-        "next run asks these questions again, and counts them as paid for.": session.unsaved,
-        f"{sum(count for _, count in rejected)} questions were rejected by the server, {most} of them with: "
-        f"{printable(reason)} (--retry-rejected asks them again).": most,
-        f"{alone} of {len(session.job.rows)} items have no transcript: all their annotators have the audio-only "
-        "instruction, and only the temperature differs.": alone,
-        f"The cost of {totals.unpriced} answers is not known: the server does not report it, and no prices were given.": (
-            totals.unpriced and totals.dearest is not None
-        ),
-        f"Answers by {', '.join(map(repr, sorted(store.others)))} count as those of {store.model!r}, because of "
-        "--answers-as; this folder remembers that for good: if it was a mistake, name another folder.": store.others,
+    """What the user should know beside the counts: the notes of `notes.yaml` whose value is not 0 or empty."""
+    store, totals, rejected = session.store, session.store.totals(), session.store.rejections()
+    reason, most = rejected[0] if rejected else ("", 0)
+    values = totals._asdict() | {
+        "unsent": store.counts()["not sent"],
+        "longest": LONGEST,
+        "unsaved": session.unsaved,
+        "path": store.path,
+        "rejected": sum(count for _, count in rejected),
+        "most": most,
+        "reason": printable(reason),
+        "without_transcript": session.job.without_transcript,
+        "items": len(session.job.rows),
+        # while no cost is known at all, the report says so
+        "unpriced": 0 if totals.dearest is None else totals.unpriced,
+        "others": ", ".join(map(repr, sorted(store.others))),
+        "model": store.model,
     }
-    omitted = [
-        f"{count} of {totals.answers} answers are to questions without {_WITHOUT[name]}; the server does not support it, or "
-        "--omit named it."
-        for name, count in sorted(store.omitted().items())
-    ]
-    return [*(note for note, holds in notes.items() if holds), *omitted]
+    text = read_yaml(_NOTES.read_text(encoding="utf-8"), str(_NOTES))
+    notes = [note.format(**values) for name, note in text["notes"].items() if values[name]]
+    return notes + [text["omitted"][name].format(count=n, **values) for name, n in sorted(store.omitted().items())]
 
 
 def make_backend(
@@ -269,3 +259,109 @@ def check_backend(
                 f"omit is {name!r}{nearest(name, may)}, and backend {kind} can leave out {', '.join(may) or 'nothing'}."
             )
     check_address(base_url)
+
+
+@dataclass(frozen=True)
+class RunEstimate:
+    """What is left to ask, and what it takes."""
+
+    questions: int
+    done: int
+    # each clip counts once per question (h)
+    audio_hours: float
+    input_tokens: float
+    output_tokens: float
+    # at the concurrency and rate given (s)
+    seconds: float
+    # USD; None without prices or earlier answers to tell it from
+    cost: float | None
+    without_transcript: int
+    # whether tokens, time and cost are extrapolated from earlier answers; otherwise they are rules of thumb
+    measured: bool
+
+    def rows(self) -> list[tuple[str, str, str]]:
+        """Quantity, value, and how it is known."""
+        how = "from the answers so far" if self.measured else "by rule of thumb"
+        cost = "not known" if self.cost is None else f"{self.cost:,.2f} USD"
+        return [
+            ("questions to ask", f"{self.questions:,}", ""),
+            ("questions done", f"{self.done:,}", ""),
+            ("items without transcript", f"{self.without_transcript:,}", "one instruction for all annotators"),
+            ("audio to send", f"{self.audio_hours:,.2f} h", ""),
+            ("tokens to read", f"{self.input_tokens:,.0f}", how),
+            ("tokens to write", f"{self.output_tokens:,.0f}", how),
+            ("time", _duration(self.seconds), how),
+            ("cost", cost, how if self.cost is not None else "give --input-price and --output-price"),
+        ]
+
+
+def estimate_run(
+    job: Job,
+    out: str | Path,
+    *,
+    model: str,
+    backend: str = "openai",
+    revision: str = "",
+    max_tokens: int = 64,
+    answers_as: str = "",
+    concurrency: int = 16,
+    rate: float | None = None,
+    prices: Prices | None = None,
+    retry_rejected: bool = False,
+) -> RunEstimate:
+    """Estimate what is left to ask for a job, and what it takes; nothing is asked, and no result is written.
+
+    Answers in the folder `out` are extrapolated. For the other arguments see `annotate` and `make_backend`.
+    """
+    check_pace(concurrency, rate)
+    check_annotations_folder(out)
+    # The revision of a local model is only known once it is loaded.
+    ignored = ("revision",) if backend == "local" or not revision else ()
+    facts = job.facts(model, revision, max_tokens)
+    options = {"prices": prices, "answers_as": answers_as, "retry_rejected": retry_rejected, "ignored": ignored}
+    with read_store(Path(out), facts, job.names, job.rows, **options) as store:
+        open_, totals = store.open(), store.totals()
+    questions, answers = len(open_), totals.answers
+    audio = float(_clip_seconds(job)[open_[:, 0]].sum())
+    sample = open_[np.unique(np.linspace(0, questions - 1, min(SAMPLE, questions)).astype(int))]
+    prompts = [job.prompt(int(row), int(annotator)) for row, annotator in sample]
+    text = float(np.mean([len(prompt.system) + len(prompt.user) for prompt in prompts])) if prompts else 0.0
+    tokens = audio * TOKENS_PER_SECOND + questions * text / CHARACTERS, float(questions * OUTPUT_TOKENS)
+    if answers and totals.input_tokens:
+        tokens = tuple(questions * total / answers for total in (totals.input_tokens, totals.output_tokens))
+    if answers > totals.unpriced:
+        cost = questions * totals.spent / (answers - totals.unpriced)
+    else:
+        cost = (prices or Prices()).cost(None, *tokens)
+    at_once = min(concurrency, AT_ONCE.get(backend, concurrency))
+    each = totals.seconds / answers if answers else SECONDS
+    return RunEstimate(
+        questions=questions,
+        done=len(job.rows) * len(job.annotators) - questions,
+        audio_hours=audio / 3600,
+        input_tokens=tokens[0],
+        output_tokens=tokens[1],
+        seconds=max(questions * each / at_once, questions / rate if rate else 0.0),
+        cost=cost,
+        without_transcript=job.without_transcript,
+        measured=bool(answers),
+    )
+
+
+def _clip_seconds(job: Job) -> np.ndarray:
+    """Duration of every clip of the corpus (s); read from the headers if the corpus does not have it."""
+    items = job.corpus.items
+    if "seconds" in items:
+        return items["seconds"].fillna(0).to_numpy(dtype=float)
+    clips = np.zeros(len(items))
+    for row in job.rows:
+        clips[row] = audio_info(items["audio"].iloc[row]).seconds
+    return clips
+
+
+def _duration(seconds: float) -> str:
+    days, rest = divmod(round(seconds), 86_400)
+    hours, rest = divmod(rest, 3_600)
+    if days:
+        return f"{days} d {hours} h"
+    return f"{hours} h {rest // 60} min" if hours else f"{rest // 60} min {rest % 60} s"

@@ -17,29 +17,24 @@ AT_ONCE = {"local": 1}
 
 @dataclass(frozen=True)
 class Ask:
-    """One question of one simulated annotator about one item; `audio` is a WAV file (16 kHz, mono, 16 bit).
-
-    `seed` is from 0 to 2^31 - 1 and differs between items and annotators; `key` is the same whenever this question is sent, so
-    that a server can charge it once.
-    """
+    """One question of one simulated annotator about one item."""
 
     item: str
     annotator: int
     system: str
     user: str
+    # a WAV file (16 kHz, mono, 16 bit)
     audio: bytes
     temperature: float
+    # from 0 to 2^31 - 1
     seed: int
+    # the same whenever this question is sent, so that a server can charge it once
     key: str
 
 
 @dataclass(frozen=True)
 class Answer:
-    """A reply and where it comes from, as far as the server reports it; `cost` is in USD.
-
-    `said` is the raw text where `reply` has the key masked: labels are read from it, and it is never written. `omitted` are
-    parameters that the question was sent without (`OMITTABLE`), as the server does not support them.
-    """
+    """A reply and where it comes from, as far as the server reports it."""
 
     # None if the server sent no choice
     reply: str | None
@@ -51,8 +46,11 @@ class Answer:
     cut: bool = False
     input_tokens: int | None = None
     output_tokens: int | None = None
+    # USD
     cost: float | None = None
+    # the raw text where `reply` has the key masked: labels are read from it, and it is never written
     said: str | None = None
+    # parameters that the question was sent without (`OMITTABLE`)
     omitted: tuple[str, ...] = ()
 
 
@@ -78,10 +76,8 @@ class Prices:
 
 
 def is_model(model: str, asked: str, others: Container[str]) -> bool:
-    """Whether `model` is the one that was asked, or another name that the user gave for it.
-
-    It may also be a dated version or revision, or a part of the path; an empty name is accepted, as some servers report none.
-    """
+    """Whether `model` is the one that was asked, a dated version or part of its path, or another name that the user gave."""
+    # some servers report no name
     return (
         model in ("", asked)
         or model in others
@@ -104,13 +100,7 @@ class Backend(Protocol):
     max_concurrency: int | None
 
     async def ask(self, asks: Sequence[Ask]) -> list[Answer]:
-        """Return one answer per question.
-
-        Raises:
-            Busy: The questions are fine, but the server cannot answer now; ask again later.
-            Rejected: The server does not accept a question; asking again is of no use.
-            Stopped: The server will answer no question at all.
-        """
+        """Return one answer per question, or raise `Busy`, `Rejected` or `Stopped`."""
         ...
 
     async def close(self) -> None:
@@ -121,8 +111,7 @@ class Backend(Protocol):
 class Busy(Exception):  # noqa: N818 - it says what the server is
     """The server is overloaded, broken or slow: ask again, after `retry_after` seconds (s) if that is set.
 
-    `paid` says that the attempt may have been charged all the same, as its answer was cut off, late or unreadable; `body` is
-    then what arrived of it.
+    `paid`: the attempt may have been charged all the same, as its answer was cut off, late or unreadable (`body`).
     """
 
     def __init__(
@@ -133,7 +122,7 @@ class Busy(Exception):  # noqa: N818 - it says what the server is
 
 
 class Rejected(Exception):  # noqa: N818
-    """The server does not accept this question, for instance because of its audio."""
+    """The server does not accept a question, for instance because of its audio; asking again is of no use."""
 
 
 class Stopped(ValueError):  # noqa: N818

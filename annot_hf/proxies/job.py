@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-import pandas as pd
 import soundfile
 
 from annot_hf.data.audio import AudioLimits, load_audio
@@ -19,7 +18,7 @@ from annot_hf.data.export import ExportedCorpus
 from annot_hf.data.lengths import AudioError
 from annot_hf.data.questions import Question, nearest
 from annot_hf.proxies.backend import Ask, Backend
-from annot_hf.proxies.parsing import Parsing, ambiguous_labels
+from annot_hf.proxies.parsing import Parsing, check_labels
 from annot_hf.proxies.prompts import INSTRUCTIONS, Prompt, Prompts, clean_transcript
 from annot_hf.proxies.store import IDENTITY
 
@@ -35,10 +34,7 @@ SENT_RATE = 16_000
 
 @dataclass(frozen=True)
 class SimulatedAnnotator:
-    """A stand-in for a human rater, the same for every item: an instruction, a band of `BANDS`, and a temperature in [0.1, 1].
-
-    Its index alone determines the rest, so that a larger plan begins with the smaller one.
-    """
+    """A stand-in for a human rater, the same for every item, with one of `BANDS` and a temperature in [0.1, 1]."""
 
     index: int
     instruction: str
@@ -49,15 +45,13 @@ class SimulatedAnnotator:
 def make_plan(name: str, annotators: int) -> tuple[SimulatedAnnotator, ...]:
     """The simulated annotators of a plan (arXiv 2601.14620, section 3, has 6 for IEMOCAP and 10 for MSP-Podcast).
 
-    - "paper": annotator i has instruction i mod 5 and temperature band i mod 5, as published. The effects of the two
-      are confounded.
-    - "crossed": annotator i has instruction i mod 5 and band (i + i div 5) mod 5, a Latin square: every 5 in a row have all
-      instructions and all bands once, every 25 each combination once. Ours.
+    - "paper": annotator i has instruction i mod 5 and temperature band i mod 5, as published; their effects are confounded.
+    - "crossed" (ours): instruction i mod 5 and band (i + i div 5) mod 5, a Latin square: every 5 in a row have all
+      instructions and all bands once, every 25 each combination once.
 
-    The temperature is uniform in the band, plus a jitter of +- 0.05, clipped to [0.1, 1], drawn with the annotator's index
-    as the seed, as published. The numbers are not those of the authors' run, whose first four are 0.231, 0.405, 0.540 and
-    0.831 (NumPy's older generator draws them): ours are 0.2044, 0.4474, 0.5322 and 0.6908. The words of the instructions
-    (`annot_hf/templates/annotate`) are ours too.
+    As published, the temperature is uniform in the band, plus a jitter of +- 0.05, clipped to [0.1, 1], with the index as the
+    seed. The authors' numbers begin with 0.231, 0.405, 0.540 and 0.831 (by NumPy's older generator), ours with 0.2044, 0.4474,
+    0.5322 and 0.6908.
 
     Example:
         >>> [(one.instruction, one.band) for one in make_plan("crossed", 7)][4:]
@@ -133,14 +127,9 @@ class Job:
 
     def prompt(self, row: int, annotator: int) -> Prompt:
         """The prompt for an annotator about the item of a row."""
-        item = self.corpus.items.iloc[row]
-        known = {name: item[name] for name in ("text", "speaker") if name in item.index and isinstance(item[name], str)}
-        return self.prompts.render(
-            self.question,
-            self.annotators[annotator].instruction,
-            transcript=known.get("text"),
-            speaker=known.get("speaker"),
-        )
+        item, instruction = self.corpus.items.iloc[row], self.annotators[annotator].instruction
+        said = {"transcript": item.get("text"), "speaker": item.get("speaker")}
+        return self.prompts.render(self.question, instruction, **said)
 
 
 def make_job(
@@ -156,26 +145,16 @@ def make_job(
     seed: int = 0,
     max_seconds: float = 30.0,
 ) -> Job:
-    """Make a job, and check all that can be checked before anything is asked.
+    """Make a job: by default, the corpus's default question about all items except those of the split "test".
 
-    By default it asks the corpus's default question about all items with audio, except those of the split "test", which is for
-    human votes. Items are drawn by the seed; a larger number of items or annotators includes those of a smaller one.
+    Items are drawn by the seed; a larger number of items or annotators includes those of a smaller one.
     """
     name = question or corpus.default_questions[0]
     asked = corpus.votes.question(name)
     if asked.is_scale or asked.multiple:
         kind = "a scale" if asked.is_scale else "multi-select"
         raise ValueError(f"Question {name!r} is {kind}, and an annotator gives one label; name another question.")
-    alike = ambiguous_labels(asked.labels)
-    if alike and not alike[1]:
-        raise ValueError(
-            f"Label {alike[0]!r} of question {name!r} is punctuation only, which no reply can name; rename it."
-        )
-    if alike:
-        raise ValueError(
-            f"Labels {alike[0]!r} and {alike[1]!r} of question {name!r} differ in case or punctuation only, which a "
-            "reply cannot tell apart; rename one."
-        )
+    check_labels(asked)
     if parsing not in get_args(Parsing):
         raise ValueError(f"parsing is {parsing!r}; use strict or published.")
     if not 0 < max_seconds < np.inf:
@@ -194,8 +173,7 @@ def make_job(
                 f"items is {items}; splits {', '.join(wanted)} have {len(rows)}: give a number from 1 to that."
             )
         rows = np.random.default_rng(seed).permutation(rows)[:items]
-    audio = corpus.items["audio"] if "audio" in corpus.items else pd.Series([None] * len(corpus.items))
-    silent = audio.iloc[rows].isna().to_numpy()
+    silent = corpus.items.reindex(columns=["audio"]).iloc[rows].isna().to_numpy()[:, 0]
     if silent.any():
         raise ValueError(
             f"{int(silent.sum())} of {len(rows)} items of {corpus.name} have no audio, for instance "
@@ -208,7 +186,7 @@ def make_job(
 
 def as_sent(source: Any, max_seconds: float) -> bytes:
     """A clip as the WAV file to send (16 kHz, mono, 16 bit); an AudioError if it cannot be decoded or is too long."""
-    wave, file = load_audio(source, sampling_rate=SENT_RATE, limits=AudioLimits(max_seconds=max_seconds)), io.BytesIO()
+    file, wave = io.BytesIO(), load_audio(source, sampling_rate=SENT_RATE, limits=AudioLimits(max_seconds=max_seconds))
     soundfile.write(file, wave, SENT_RATE, format="WAV", subtype="PCM_16")
     return file.getvalue()
 

@@ -5,7 +5,6 @@ import io
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import soundfile
 import torch
@@ -30,9 +29,7 @@ from annot_hf.proxies.backend import AT_ONCE, Answer, Ask, Stopped
 class LocalModel:
     """Batches of questions to a Qwen2-Audio (Hub id or folder), in bfloat16 on a CUDA device and in float32 elsewhere.
 
-    Every question has its own temperature and seed, whatever it is batched with, so that the draws do not depend on when a
-    run was interrupted. `revision` is the commit on the Hub; for a folder, a digest of its files, so that a change of them is
-    noticed.
+    `revision` is the commit on the Hub; for a folder, a digest of its files, so that a change of them is noticed.
     """
 
     max_concurrency = AT_ONCE["local"]
@@ -74,9 +71,11 @@ class LocalModel:
 
     @torch.inference_mode()
     def _generate(self, asks: Sequence[Ask]) -> list[Answer]:
-        texts = [
-            self.processor.apply_chat_template(_turns(ask), add_generation_prompt=True, tokenize=False) for ask in asks
-        ]
+        clip, texts = {"type": "audio", "audio_url": "clip.wav"}, []
+        for ask in asks:
+            content = [clip, {"type": "text", "text": ask.user}]
+            turns = [{"role": "system", "content": ask.system}, {"role": "user", "content": content}]
+            texts.append(self.processor.apply_chat_template(turns, add_generation_prompt=True, tokenize=False))
         extractor = self.processor.feature_extractor
         waves = [soundfile.read(io.BytesIO(ask.audio), dtype="float32")[0] for ask in asks]
         batch = self.processor(
@@ -99,11 +98,6 @@ class LocalModel:
             )
             for row, reply in enumerate(replies)
         ]
-
-
-def _turns(ask: Ask) -> list[dict[str, Any]]:
-    content = [{"type": "audio", "audio_url": "clip.wav"}, {"type": "text", "text": ask.user}]
-    return [{"role": "system", "content": ask.system}, {"role": "user", "content": content}]
 
 
 def _load_lalm(model: str, revision: str) -> tuple[ProcessorMixin, Qwen2AudioForConditionalGeneration]:
@@ -161,7 +155,7 @@ def _first_line(error: Exception) -> str:
 
 
 class RowSampler(LogitsProcessor):
-    """Makes the most likely token of each row a sample at its own temperature, from its own generator.
+    """Makes the most likely token of each row a sample at its own temperature, whatever it is batched with.
 
     The token with the largest logit / T + g, with g standard Gumbel noise, is a draw from softmax(logits / T).
     """

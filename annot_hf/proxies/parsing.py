@@ -5,6 +5,8 @@ import unicodedata
 from collections.abc import Container, Sequence
 from typing import Literal
 
+from annot_hf.data.questions import Question
+
 Kind = Literal["label", "refusal", "off-list", "echo", "empty"]
 Parsing = Literal["strict", "published"]
 
@@ -49,15 +51,13 @@ def parse_reply(
     """Classify a reply, and return the index of its label, or -1 if it has none.
 
     "strict": the reply is one label, whatever its case, perhaps announced ("Answer: joy"), listed ("- joy", "1. joy"),
-    quoted, emphasised or closed with a full stop. Anything else is no vote: a reply that names two labels, negates one, or
-    argues is "off-list", so that a label inside another's name ("happy" in "unhappy") is never taken for it.
+    quoted, emphasised or closed with a full stop. One that names two labels, negates one, or argues is "off-list".
     "published": the rule of arXiv 2601.14620: an exact match, or else the first label, in the order of the question, that
     the reply contains; of a reply that was cut off only an exact match, as it may be thoughts without their end.
 
-    By either rule, the answer of a model that thinks is what stands after its thoughts (`</think>`, `[/THINK]`,
-    `<|channel|>final<|message|>` ...); where they never end, the reply is "empty". One that repeats 40 characters of the
-    prompt or more is an "echo", unless it is a label. `cut` says that it stopped at the limit of tokens: the beginning of
-    another label is then no label.
+    By either rule, the answer is what stands after any thoughts; where they never end, the reply is "empty". One that repeats
+    40 characters of the prompt or more is an "echo", unless it is a label. `cut` says that it stopped at the limit of tokens:
+    the beginning of another label is then no label.
 
     Example:
         >>> parse_reply("**Unhappy.**", ["happy", "unhappy"])
@@ -88,16 +88,19 @@ def parse_reply(
     return "off-list", -1
 
 
-def ambiguous_labels(labels: Sequence[str]) -> tuple[str, str] | None:
-    """Two labels that differ in case or punctuation only, so that no reply tells them apart; None if there are none."""
+def check_labels(question: Question) -> None:
+    """Raise a ValueError unless a reply can name each label of a question, and tell it from the others."""
     seen: dict[str, str] = {}
-    for label in labels:
-        if not _plain(label):
-            return label, ""
-        if _plain(label) in seen:
-            return seen[_plain(label)], label
-        seen[_plain(label)] = label
-    return None
+    for label in question.labels:
+        plain, of = _plain(label), f"of question {question.name!r}"
+        if not plain:
+            raise ValueError(f"Label {label!r} {of} is punctuation only, which no reply can name; rename it.")
+        if plain in seen:
+            raise ValueError(
+                f"Labels {seen[plain]!r} and {label!r} {of} differ in case or punctuation only, which a reply cannot tell "
+                "apart; rename one."
+            )
+        seen[plain] = label
 
 
 def _plain(text: str) -> str:

@@ -1,7 +1,4 @@
-"""Backends that ask a server: any with the OpenAI chat protocol that accepts audio, and Gemini through Google's own client.
-
-arXiv 2601.14620 asked Gemini 2.5 Pro.
-"""
+"""Backends that ask a server: any with the OpenAI chat protocol that accepts audio, and Gemini through Google's own client."""
 
 import base64
 import email.utils
@@ -24,18 +21,14 @@ from annot_hf.proxies.backend import NO_ADDRESS, OMITTABLE, Answer, Ask, Busy, R
 
 # tokens, or USD, of one answer: a larger number is not credible
 LARGEST = 10**9
-# characters to keep of a body that is no answer
-LONGEST_BODY = 2000
-# characters to show of a message from a server
-LONGEST_SAID = 300
+# characters to keep of a body that is no answer, and to show of a message from a server
+LONGEST_BODY, LONGEST_SAID = 2000, 300
 # bytes of a decompressed response: many times what long thoughts take
 LONGEST_RESPONSE = 4 << 20
 # characters of a key that is masked inside other words too
 SHORTEST_KEY = 8
-# statuses for a question that the server will never accept
-REJECTING = (400, 413, 415, 422)
-# statuses for which no question can be answered
-STOPPING = (401, 402, 403, 404)
+# statuses for a question that the server will never accept, and when it can answer none
+REJECTING, STOPPING = (400, 413, 415, 422), (401, 402, 403, 404)
 # a gateway gave up, and the server behind it may have answered; 408 is LiteLLM's, 520 and 524 are Cloudflare's
 GAVE_UP = (408, 502, 504, 520, 524)
 
@@ -70,18 +63,16 @@ def refused_parts(said: str) -> list[str]:
 
 
 class Server:
-    """A backend that asks a server through a library, one question at a time.
+    """A backend that asks a server through a library, without its retries: a run knows all questions under way.
 
-    The library's own retries are off: `annotate` schedules retries, as it knows all questions under way. `base_url` is by
-    default that of the library, and `key_name` (an environment variable) `usual_key`. `revision` is for the record only, as a
-    request cannot name one. `omit` are parameters to leave out of every question; `omitted` are those, and those that the
-    server turned out not to support.
+    `key_name` is an environment variable. `revision` is for the record only, as a request cannot name one. `omit` are
+    parameters to leave out of every question; `omitted` has those too that the server turned out not to support.
     """
 
     kind: ClassVar[str]
     needed_library: ClassVar[str]
+    # environment variables of the key, and from which the library reads the address
     usual_key: ClassVar[str]
-    # environment variable from which the library reads the address
     usual_address: ClassVar[str]
     # whether a key is needed at any address; a local server may work without
     needs_key: ClassVar[bool] = False
@@ -117,11 +108,11 @@ class Server:
             raise ValueError(NO_ADDRESS) from None
 
     def _connect(self, base_url: str | None) -> Any:
-        """Create the library's client on top of `self.web`."""
+        """The library's client on top of `self.web`."""
         raise NotImplementedError
 
     def _web(self, login: tuple[str, str] | None) -> Any:
-        """Create an HTTP client that talks to one server only and limits the size of a response."""
+        """An HTTP client that talks to one server only and limits the size of a response."""
         most, http = LONGEST_RESPONSE, self.http
 
         class Bounded(http.AsyncByteStream):
@@ -141,10 +132,11 @@ class Server:
                 await self.stream.aclose()
 
         async def stay(request: Any) -> None:
-            origin = request.url.scheme, request.url.host, request.url.port
+            url = request.url
+            origin = url.scheme, url.host, url.port
             self._origin = self._origin or origin
             if origin != self._origin:
-                other = self.said(f"{request.url.scheme}://{request.url.netloc.decode('ascii')}")
+                other = self.said(f"{url.scheme}://{url.netloc.decode('ascii')}")
                 raise Stopped(
                     f"The server redirects to {other}, which is not the one that was named; name that one with --base-url if "
                     "it may have the clips."
@@ -171,7 +163,9 @@ class Server:
         omit = set(self.omitted)
         while True:
             try:
-                answer = self.key.mask_answer(await self._answer(ask, omit))
+                # where the server takes no system message, its text comes first
+                user = f"{ask.system}\n\n{ask.user}" if "system" in omit else ask.user
+                answer = self.key.mask_answer(await self._answer(replace(ask, user=user), omit))
             except Rejected as error:
                 named = [name for name in refused_parts(str(error)) if name in OMITTABLE[self.kind]]
                 new = [name for name in named if name not in omit | self._needed]
@@ -218,10 +212,8 @@ class Server:
 
 
 def split_address(base_url: str | None) -> tuple[str | None, tuple[str, str] | None, list[str]]:
-    """An address without its login, the login, and all secrets in it: a password, or a name without one, and long values.
-
-    No library is given the login in the address, as it might log the address.
-    """
+    """An address without its login, the login, and all secrets in it: a password, or a name without one, and long values."""
+    # a library that is given the login in the address might log it
     if base_url is None:
         return None, None, []
     parts, login = urlsplit(base_url), None
@@ -236,8 +228,7 @@ def split_address(base_url: str | None) -> tuple[str | None, tuple[str, str] | N
 class Key:
     """The secrets of a server, which are masked in all that is written: a key, and a password in the address.
 
-    A short one, such as the "a" or "none" for a local server, is masked as a whole word only. No message about a wrong key
-    holds it, nor may it be part of the model's name, which is written to files. `name` is that of an environment variable.
+    `name` is that of an environment variable. A short secret, such as "none", is masked as a whole word only.
     """
 
     def __init__(self, name: str, *, needed: bool, model: str, secrets: Sequence[str]) -> None:
@@ -324,11 +315,10 @@ class OpenAIServer(Server):
         return self.library.AsyncOpenAI(api_key=self.key.value or "none", max_retries=0, **options)
 
     async def _answer(self, ask: Ask, omit: Set[str]) -> Answer:
-        openai = self.library
         system = [] if "system" in omit else [{"role": "system", "content": ask.system}]
         content = [
             {"type": "input_audio", "input_audio": {"data": _encoded(ask.audio), "format": "wav"}},
-            {"type": "text", "text": _user_text(ask, omit)},
+            {"type": "text", "text": ask.user},
         ]
         most = "max_completion_tokens" if "max_tokens" in omit else "max_tokens"
         options = {"temperature": ask.temperature, "seed": ask.seed, most: self.max_tokens}
@@ -342,9 +332,9 @@ class OpenAIServer(Server):
                 options={"headers": {"Idempotency-Key": ask.key}},
             )
             body = response.text
-        except openai.APIStatusError as error:
+        except self.library.APIStatusError as error:
             raise self._status_failure(error) from None
-        except openai.APIConnectionError as error:
+        except self.library.APIConnectionError as error:
             # a time-out too
             raise self._broken(error.__cause__ or error) from None
         except (self.http.HTTPError, UnicodeDecodeError, zlib.error) as error:
@@ -395,11 +385,6 @@ def read_completion(body: Mapping[str, Any]) -> Answer:
     )
 
 
-def _user_text(ask: Ask, omit: Set[str]) -> str:
-    """The user message; the system message comes before it where the server takes none."""
-    return f"{ask.system}\n\n{ask.user}" if "system" in omit else ask.user
-
-
 @functools.lru_cache(maxsize=8)
 def _encoded(audio: bytes) -> str:
     """The clip in Base64; cached, since all annotators of an item are asked in a row."""
@@ -412,10 +397,7 @@ _ODD = (ValueError, TypeError, AttributeError, LookupError, RecursionError)
 
 
 class Gemini(Server):
-    """Questions as `generateContent` with the clip as inline data; `max_tokens` includes the thoughts of a model.
-
-    `base_url` is the address of a proxy.
-    """
+    """Questions as `generateContent` with the clip as inline data; `max_tokens` includes the thoughts of a model."""
 
     kind, needed_library, usual_key, needs_key = "gemini", "google.genai", "GEMINI_API_KEY", True
     usual_address = "GOOGLE_GEMINI_BASE_URL"
@@ -442,7 +424,7 @@ class Gemini(Server):
             automatic_function_calling=types.AutomaticFunctionCallingConfig(disable=True),
         )
         clip = types.Part.from_bytes(data=ask.audio, mime_type="audio/wav")
-        contents = [clip, types.Part.from_text(text=_user_text(ask, omit))]
+        contents = [clip, types.Part.from_text(text=ask.user)]
         try:
             found = await self.client.aio.models.generate_content(model=self.model, contents=contents, config=config)
             return _answer_in(found)

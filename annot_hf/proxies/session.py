@@ -7,7 +7,7 @@ import signal
 import sqlite3
 import time
 from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
@@ -23,45 +23,16 @@ from annot_hf.proxies.job import Job, PreparedQuestion, QuestionMaker
 from annot_hf.proxies.parsing import LONGEST_REPLY, parse_reply
 from annot_hf.proxies.store import Row, Store
 
-# seconds (s) between two tries, unless the server asks for more
-LONGEST_WAIT = 60.0
-# seconds (s); if a server asks for a longer pause, the run stops
-LONGEST_PAUSE = 3600.0
-# clips in a row that the server may reject, or that cannot be read here, before the run stops
-PATIENCE = 20
-# clips in a row about which all questions may fail
-FAILING = 3
+# seconds (s): between two tries, unless the server asks for more, and of a pause for which the run does not stop
+LONGEST_WAIT, LONGEST_PAUSE = 60.0, 3600.0
+# clips in a row before the run stops: that are rejected or cannot be read here, and about which all questions fail
+PATIENCE, FAILING = 20, 3
 # how the reason begins that only a higher cap removes
 OVER = "the next question could cost"
 # attributes of an answer that are stored as they are
 KEPT = ("model", "revision", "cut", "input_tokens", "output_tokens", "cost")
 
 logger = logging.getLogger(__name__)
-
-
-class Pacer:
-    """Decides when the next question may be sent: at most `rate` a second, if that is not None.
-
-    `sleep` waits so many seconds (s), or less when the run ends.
-    """
-
-    def __init__(self, rate: float | None, sleep: Callable[[float], Awaitable[None]]) -> None:
-        self._gap, self._sleep = 0.0 if rate is None else 1 / rate, sleep
-        self._next = 0.0
-
-    async def turn(self, questions: int = 1) -> None:
-        """Wait until so many questions may be sent together, or the run ends."""
-        while (now := time.monotonic()) < self._next:
-            before = self._next
-            await self._sleep(before - now)
-            if time.monotonic() < before:
-                # the run ends
-                return
-        self._next = now + self._gap * questions
-
-    def pause(self, seconds: float) -> None:
-        """Send nothing for so many seconds (s)."""
-        self._next = max(self._next, time.monotonic() + seconds)
 
 
 def waiting(state: tenacity.RetryCallState) -> float:
@@ -74,7 +45,7 @@ def waiting(state: tenacity.RetryCallState) -> float:
 class Budget:
     """A cap (USD), if any, on what all answers in a folder cost together, checked before a question is sent.
 
-    Each attempt that is under way, was cut off by a kill, or lost its answer counts as much as the dearest answer so far.
+    An attempt that is under way, was cut off by a kill, or lost its answer counts as much as the dearest answer so far.
     """
 
     def __init__(self, most: float | None, store: Store, prices: Prices) -> None:
@@ -91,15 +62,13 @@ class Budget:
             self.spent, self.dearest = self.spent + cost, max(cost, self.dearest or 0.0)
 
     def allows(self, questions: int, under_way: int) -> bool:
-        """Whether so many more questions, or tries, fit, however those under way end.
-
-        While no cost is known, one is sent at a time, and none after an answer was lost.
-        """
+        """Whether so many more questions, or tries, fit, however those under way end."""
         if self.most is None:
             return True
         if self.unpriced:
             return False
         if self.dearest is None:
+            # while no cost is known, one is sent at a time, and none after an answer was lost
             return under_way == 0 and self.lost == self._lost_before
         return self.spent + (under_way + self.lost + questions) * self.dearest <= self.most
 
@@ -118,13 +87,12 @@ class Budget:
 class _Batch:
     """Questions that are sent together."""
 
-    questions: list[PreparedQuestion]
+    questions: list[PreparedQuestion] = field(default_factory=list)
     # how many of them the budget counts as under way
     held: int = 0
     tries: int = 0
-    # when they were sent last (s)
+    # when they were sent last (s), and the numbers of these attempts in the store
     started: float = 0.0
-    # numbers of the attempts in the store
     attempts: list[int] = field(default_factory=list)
 
 
@@ -164,16 +132,14 @@ class Writer:
 
 
 class Session:
-    """One pass over the open questions of a job, with at most `attempts` tries of each.
-
-    `stopped` says why it ended before everything was asked, or is "". `asked` counts the questions that were sent, tries of
-    the same one once, and `unsaved` the answers that could not be written.
-    """
+    """One pass over the open questions of a job, with at most `attempts` tries of each."""
 
     def __init__(self, job: Job, backend: Backend, store: Store, budget: Budget, attempts: int) -> None:
         self.job, self.backend, self.store, self.budget, self.attempts = job, backend, store, budget, attempts
-        self.stopped, self.asked, self.unsaved = "", 0, 0
-        self.under_way = 0
+        # why it ended before everything was asked
+        self.stopped = ""
+        # questions that were sent (tries of one count once), are under way, and whose answers could not be written
+        self.asked = self.under_way = self.unsaved = 0
         # clips since the last answer, by how their questions ended instead, and how many questions about each
         self.in_a_row: dict[str, Counter[int]] = defaultdict(Counter)
         self.maker = QuestionMaker(job, backend)
@@ -183,7 +149,8 @@ class Session:
     async def run(self, concurrency: int, rate: float | None) -> None:
         """Ask everything that is open, until it is done or something stops it; questions under way then run to their end."""
         self.stopping, self.concurrency = asyncio.Event(), concurrency
-        self.pacer = Pacer(rate, self._sleep)
+        # seconds (s) between two questions, and when the next one may be sent
+        self.gap, self.next = 0.0 if rate is None else 1 / rate, 0.0
         open_, size = self.store.open(), self.backend.batch_size
         total = len(self.job.rows) * len(self.job.annotators)
         self.clips = len(np.unique(open_[:, 0]))
@@ -223,7 +190,7 @@ class Session:
                 places = next(todo, None)
                 if places is None:
                     return
-                batch = _Batch([])
+                batch = _Batch()
                 self._hold(batch, len(places))
                 try:
                     batch.questions = await self._prepare(places)
@@ -300,7 +267,7 @@ class Session:
                 # the last try may have been paid for
                 if batch.tries and await self._afford(questions):
                     self._hold(batch, questions)
-                await self.pacer.turn(questions)
+                await self._turn(questions)
                 attempts = [self._attempt(question) for question in batch.questions]
                 # what was stored is sent, even if the run is stopped meanwhile
                 batch.attempts = [] if self.stopped else await self._begin(attempts)
@@ -339,14 +306,12 @@ class Session:
                 raise Stopped(
                     f"The server asks to wait for {pause:.0f} seconds ({error}); run again after that."
                 ) from None
-            self.pacer.pause(pause)
+            self.next = max(self.next, time.monotonic() + pause)
             raise
 
     def _count(self, kind: str, questions: list[PreparedQuestion], clips: int, most: int, said: str) -> None:
-        """Stop after so many questions in a row, about so many clips, that all ended in the same way.
-
-        A clip or two that no server takes, for however many annotators, are no reason to leave out the others.
-        """
+        """Stop after so many questions in a row, about so many clips, that all ended in the same way."""
+        # a clip or two that no server takes, for however many annotators, are no reason to leave out the others
         so_far = self.in_a_row[kind]
         so_far.update(question.row for question in questions)
         if len(so_far) >= clips and so_far.total() >= most:
@@ -430,6 +395,12 @@ class Session:
     def _stop_writing(self, error: object) -> None:
         fix = "free some room and run again: what was stored is kept"
         self.stop(f"{self.store.path} cannot be written ({error}); {fix}")
+
+    async def _turn(self, questions: int) -> None:
+        """Wait until so many questions may be sent together, or the run ends."""
+        while not self.stopped and (wait := self.next - time.monotonic()) > 0:
+            await self._sleep(wait)
+        self.next = time.monotonic() + self.gap * questions
 
     async def _sleep(self, seconds: float) -> None:
         """Wait, but not beyond the end of the run."""

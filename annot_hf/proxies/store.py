@@ -1,8 +1,7 @@
 """The database of a run of `annotate`: one row an attempt, in SQLite.
 
-A row is committed before its question is sent, and completed before anything else is done with the answer. Whatever ends a
-process, every answer that was written is there, and an attempt without an end was under way. What counts as the result of a
-question, what is left to ask and what was paid are queries.
+A row is committed before its question is sent, and completed before anything else is done with the answer; an attempt without
+an end was under way. What counts as the result of a question, what is left to ask and what was paid are queries.
 """
 
 import json
@@ -33,14 +32,12 @@ STATUSES = ("label", "refusal", "off-list", "echo", "empty", "rejected", "not se
 ANSWERED, SETTLED = STATUSES[:5], STATUSES[:6]
 
 # columns of an attempt that replies.parquet has too, in its order
-REPLY_COLUMNS = dict(
-    column.split()
-    for column in (
-        "status TEXT, label TEXT, reply TEXT, reason TEXT, model TEXT, revision TEXT, instruction TEXT, temperature REAL, "
-        "seed INTEGER, omitted TEXT, prompt_sha256 TEXT, at TEXT, seconds REAL, tries INTEGER, input_tokens INTEGER, "
-        "output_tokens INTEGER, cost REAL"
-    ).split(", ")
+_COLUMNS = (
+    "status TEXT, label TEXT, reply TEXT, reason TEXT, model TEXT, revision TEXT, instruction TEXT, temperature REAL, "
+    "seed INTEGER, omitted TEXT, prompt_sha256 TEXT, at TEXT, seconds REAL, tries INTEGER, input_tokens INTEGER, "
+    "output_tokens INTEGER, cost REAL"
 )
+REPLY_COLUMNS = dict(column.split() for column in _COLUMNS.split(", "))
 
 # status: NULL while the attempt is under way, and for ever if the process was killed
 # parsed: the status of an answer, whichever model gave it
@@ -51,7 +48,7 @@ CREATE TABLE IF NOT EXISTS run (
 );
 CREATE TABLE IF NOT EXISTS attempt (
   id INTEGER PRIMARY KEY, item TEXT NOT NULL, annotator INTEGER NOT NULL, attempt INTEGER NOT NULL,
-  run INTEGER NOT NULL REFERENCES run, begun TEXT NOT NULL, {", ".join(map(" ".join, REPLY_COLUMNS.items()))},
+  run INTEGER NOT NULL REFERENCES run, begun TEXT NOT NULL, {_COLUMNS},
   parsed TEXT, cut INTEGER, transcript_cut INTEGER, lost INTEGER, body TEXT, UNIQUE (item, annotator, attempt)
 );
 """
@@ -73,7 +70,6 @@ CREATE TEMP VIEW state AS
   SELECT place, row, annotator, final FROM asked CROSS JOIN number LEFT JOIN outcome USING (item, annotator);
 """
 
-
 # an attempt to write: its number, or None for a new one, and its columns
 Row = tuple[int | None, Mapping[str, Any]]
 
@@ -88,23 +84,19 @@ class Totals(NamedTuple):
     dearest: float | None
     # time that answers took (s)
     seconds: float
-    # tokens, as far as servers report them
+    # as far as servers report them
     input_tokens: int
     output_tokens: int
     # attempts without a readable answer, or under way when their run was killed, all of which may have been paid for
     lost: int
     cut_off: int
-    # items whose transcript was cut
+    # items whose transcript was cut, and answers to questions that had one before
     cut: int
-    # answers to questions that had one before
     spare: int
 
 
 class Store:
-    """Attempts of one folder; made by `open_store` and `read_store`.
-
-    `full` tells that the disk was full when an answer was written, which the reserve then made room for.
-    """
+    """Attempts of one folder; made by `open_store` and `read_store`."""
 
     def __init__(
         self,
@@ -120,7 +112,9 @@ class Store:
         ignored: Sequence[str] = (),
     ) -> None:
         """See `open_store`; `ignored` are entries of `IDENTITY` that are not known."""
-        self._db, self.path, self.full, self.items = database, path, False, items
+        self._db, self.path, self.items = database, path, items
+        # whether the disk was full when an answer was written, which the reserve then made room for
+        self.full = False
         self._row = {name: row for row, name in enumerate(items)}
         self.model, self.labels = facts["model"], list(facts["question"]["labels"])
         runs = database.execute("SELECT facts, answers_as FROM run ORDER BY id").fetchall()
@@ -138,9 +132,9 @@ class Store:
         database.create_function("paid", 3, (prices or Prices()).cost)
         retried, last = self.run if retry_rejected else 0, len(facts["annotators"]) - 1
         database.executescript(_VIEWS.format(retried=retried, answered=ANSWERED, last=last))
-        asked = ((int(row), items[row]) for row in rows)
-        database.executemany("INSERT INTO asked (row, item) VALUES (?, ?)", asked)
-        database.commit()
+        with database:
+            asked = ((int(row), items[row]) for row in rows)
+            database.executemany("INSERT INTO asked (row, item) VALUES (?, ?)", asked)
         # what the files of the database were at the last look, once a run writes to them
         self._files: dict[Path, os.stat_result] = {}
 
@@ -156,7 +150,7 @@ class Store:
         self._files = {path: path.stat() for path in files if path.exists()}
 
     def check(self) -> None:
-        """Raise an OSError unless the database is where it was opened: nobody would find what goes into a deleted file."""
+        """Raise an OSError unless the database is where it was opened: what goes into a deleted file is lost."""
         for path, known in self._files.items():
             try:
                 found = path.stat()
@@ -167,10 +161,9 @@ class Store:
             self._files[path] = found
 
     def write(self, group: Sequence[Sequence[Row]]) -> list[list[int] | Exception]:
-        """Commit several writes together; returns the numbers of the attempts of each.
+        """Commit several writes together; returns the numbers of the attempts of each, or an error if none was written.
 
-        Where the disk is full, the ends of attempts go into the room kept in reserve; for new attempts it returns the error.
-        If nothing can be written, it raises an OSError or sqlite3.Error.
+        Where the disk is full, the ends of attempts go into the room kept in reserve, and new attempts fail.
         """
         self.check()
         try:
@@ -185,7 +178,7 @@ class Store:
             return [error if rows[0][0] is None else next(numbers) for rows in group]
 
     def _commit(self, group: Sequence[Sequence[Row]]) -> list[list[int]]:
-        """Write all of a group or nothing; it is on the disk when this returns."""
+        """Write all of a group, to the disk, or nothing."""
         with self._db:
             return [[self._write_row(number, values) for number, values in rows] for rows in group]
 
@@ -207,10 +200,8 @@ class Store:
         return self._db.execute(f"INSERT INTO {table} {columns}", _clean(values)).lastrowid
 
     def open(self) -> np.ndarray:
-        """Questions still to be asked `(Q, 2)`: row of the item, and annotator; item by item in the order of the job.
-
-        Those that failed, and then those whose clip could not be read, come last: they keep no other from being asked.
-        """
+        """Questions still to be asked `(Q, 2)`: row of the item, and annotator; item by item in the order of the job."""
+        # those that failed, and those whose clip could not be read, come last: they keep no other from being asked
         found = self._db.execute(
             f"SELECT row, annotator FROM state WHERE final IS NULL OR final NOT IN {SETTLED} "
             "ORDER BY CASE final WHEN 'failed' THEN 1 WHEN 'not sent' THEN 2 ELSE 0 END, place, annotator"
@@ -236,16 +227,14 @@ class Store:
         return Totals(*sums.fetchone())
 
     def rejections(self) -> list[tuple[str, int]]:
-        """How many questions were rejected in the end, by what the server said; the most frequent first."""
+        """Numbers of questions that were rejected in the end, by what the server said; the largest first."""
         rejected = "FROM outcome JOIN attempt USING (id) WHERE final = 'rejected'"
         return self._db.execute(f"SELECT reason, count(*) {rejected} GROUP BY reason ORDER BY 2 DESC, 1").fetchall()
 
     def omitted(self) -> dict[str, int]:
-        """How many answers are to questions without something that the server does not take, by its name."""
-        counts: Counter[str] = Counter()
-        for names, count in self._db.execute("SELECT omitted, count(*) FROM ended WHERE answer GROUP BY omitted"):
-            counts.update({name: count for name in filter(None, (names or "").split(", "))})
-        return dict(counts)
+        """Numbers of answers to questions without a parameter that the server does not support, by its name."""
+        given = self._db.execute("SELECT omitted FROM ended WHERE answer AND omitted != ''")
+        return dict(Counter(name for (names,) in given for name in names.split(", ")))
 
     def votes(self) -> np.ndarray:
         """Votes `(V, 3)`: row of the item, annotator, and index of the label, in this order."""
@@ -262,10 +251,9 @@ class Store:
     def replies(self, block: int) -> Iterator[list[tuple[Any, ...]]]:
         """How each question ended, in the order they were asked: item, annotator and `REPLY_COLUMNS`, in blocks of rows."""
         known = {"status": "final", "label": "CASE final WHEN 'label' THEN label END"}
-        found = self._db.execute(
-            f"SELECT a.item, a.annotator, {', '.join(known.get(name, name) for name in REPLY_COLUMNS)} "
-            "FROM outcome JOIN attempt AS a USING (id) WHERE final IS NOT NULL ORDER BY id"
-        )
+        columns = ", ".join(known.get(name, name) for name in REPLY_COLUMNS)
+        outcomes = "outcome JOIN attempt AS a USING (id) WHERE final IS NOT NULL ORDER BY id"
+        found = self._db.execute(f"SELECT a.item, a.annotator, {columns} FROM {outcomes}")
         while rows := found.fetchmany(block):
             yield rows
 
@@ -281,9 +269,7 @@ def open_store(
 ) -> Iterator[Store]:
     """The store of a folder for the one run that may write to it; a new run begins in it.
 
-    `items` are all of the corpus, and `rows` those that are asked about, in order. `options` are `prices` (what tokens cost),
-    `answers_as` (another name of the model), and `retry_rejected` (whether what earlier runs had rejected counts as not
-    asked).
+    `items` are all of the corpus, and `rows` those that are asked about, in order; for `options` see `annotate`.
     """
     path, reserve, lock = folder / DATABASE, folder / RESERVE, FileLock(folder / WRITER, blocking=False)
     try:
@@ -318,10 +304,7 @@ def open_store(
 def read_store(
     folder: Path, facts: Mapping[str, Any], items: Sequence[str], rows: np.ndarray, **options: Any
 ) -> Iterator[Store]:
-    """The store of a folder to look at, also while a run writes to it; an empty one where there is none yet.
-
-    For its arguments see `open_store`; `ignored` are entries of `IDENTITY` that are not known.
-    """
+    """The store of a folder to look at, also while a run writes to it; an empty one where there is none yet."""
     path = folder / DATABASE
     with closing(_connect(path) if path.is_file() else _connect(":memory:", _TABLES)) as database:
         yield Store(database, path, facts, items, rows, **options)

@@ -3,8 +3,8 @@ import re
 import pytest
 
 from annot_hf.cli import app as cli
+from annot_hf.proxies.annotate import estimate_run
 from annot_hf.proxies.backend import Prices
-from annot_hf.proxies.estimate import estimate_run
 from benchmarks.chat_server import Reply
 
 

@@ -15,9 +15,8 @@ from safetensors.torch import load_file, save_file
 from scipy.stats import chisquare
 from tiny_qwen2_audio import build_tiny_qwen2_audio
 
-from annot_hf.proxies.annotate import annotate, make_backend
+from annot_hf.proxies.annotate import annotate, estimate_run, make_backend
 from annot_hf.proxies.backend import Ask
-from annot_hf.proxies.estimate import estimate_run
 from annot_hf.proxies.job import as_sent
 from annot_hf.proxies.local import RowSampler
 

@@ -1,7 +1,8 @@
 import pytest
 from hypothesis import given, strategies as st
 
-from annot_hf.proxies.parsing import ambiguous_labels, parse_reply
+from annot_hf.data.questions import Question
+from annot_hf.proxies.parsing import check_labels, parse_reply
 
 NESTED = ["happy", "unhappy", "very happy", "happy-go-lucky"]
 PROMPT = (
@@ -170,6 +171,8 @@ def test_every_reply_is_one_kind(reply):
 
 
 def test_labels_that_no_reply_tells_apart():
-    assert ambiguous_labels(["joy", "Joy."]) == ("joy", "Joy.")
-    assert ambiguous_labels(["joy", "..."]) == ("...", "")
-    assert ambiguous_labels(NESTED) is None
+    with pytest.raises(ValueError, match="'joy' and 'Joy.' of question 'mood' differ in case or punctuation only"):
+        check_labels(Question.category("mood", ["joy", "Joy."]))
+    with pytest.raises(ValueError, match="'...' of question 'mood' is punctuation only"):
+        check_labels(Question.category("mood", ["joy", "..."]))
+    check_labels(Question.category("mood", NESTED))

@@ -133,7 +133,7 @@ def test_a_rater_who_votes_again_answers_once_and_each_vote_counts(corpus, small
         == 2 * len(found.rater_items)
         == 2 * len(set(zip(found.rater_items, found.rater_names, strict=True)))
     )
-    cli_steps.write_report(found.save(tmp_path / "predictions"), tmp_path / "export", tmp_path / "report", None)
+    cli_steps.write_report([found.save(tmp_path / "predictions")], tmp_path / "export", tmp_path / "report")
     scores = json.loads((tmp_path / "report" / "report.json").read_text())["evaluation"]
     assert scores["counts"]["rater_votes"] == 2 * scores["counts"]["rater_votes_repeated"] == len(targets.ratings)
     assert (
@@ -241,7 +241,7 @@ def test_labels_in_another_order_go_by_name(copied, corpus, features, tmp_path):
     found, targets = predict(other, corpus, features=features)
     assert found.support == turned and targets.support == stock.support
     np.testing.assert_allclose(found.probs, stock.probs)  # the same columns, called otherwise
-    cli_steps.write_report(found.save(tmp_path / "predictions"), corpus, tmp_path / "report", None)
+    cli_steps.write_report([found.save(tmp_path / "predictions")], corpus, tmp_path / "report")
     told = json.loads((tmp_path / "report" / "report.json").read_text())["evaluation"]["measures"]["items"]["jsd"][
         "systems"
     ]

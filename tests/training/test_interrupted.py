@@ -256,7 +256,7 @@ def test_a_report_that_was_cut_off_holds_no_earlier_pages_and_is_made_again(chec
     for _ in range(2):  # into an empty folder, and over a report
         killed("annot_hf.report.pages:save_figure", 2, *words)
         assert {path.name for path in (tmp_path / "report").iterdir()} == {"report.json", "plots"}
-        cli_steps.write_report(tmp_path / "predictions", corpus, tmp_path / "report", None, None)
+        cli_steps.write_report([tmp_path / "predictions"], corpus, tmp_path / "report")
         assert {path.name for path in (tmp_path / "report").iterdir()} == pages
 
 
