@@ -137,7 +137,9 @@ class OpinionTrainer(Trainer):
         return batches, count
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], **kwargs: Any) -> Any:
-        """The stock loss, or this micro-batch's part of the loss over the effective batch."""
+        """The stock loss, or this micro-batch's part of the loss over the effective batch; that of all tasks in validation."""
+        if not model.training and self.task_schedule is not None:
+            inputs = {**inputs, "task": self._task}
         if self._effective is None or not model.training:
             return super().compute_loss(model, inputs, **kwargs)
         core = self.accelerator.unwrap_model(model)
@@ -158,7 +160,7 @@ class OpinionTrainer(Trainer):
 
     @property
     def _task(self) -> str:
-        return "both" if self.task_schedule == "joint" else self.task_schedule
+        return "both" if self.task_schedule in ("joint", "alternate") else self.task_schedule
 
     def _with_extras(self, inputs: dict[str, Any]) -> dict[str, Any]:
         """What `training_step` adds to a batch."""
