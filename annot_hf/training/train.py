@@ -386,7 +386,7 @@ def build_model(
         options["auxiliary_questions"] = [question.to_dict() for question in auxiliary]
     if run.recipe.model == "annotator":
         options["annotators"] = _annotators(targets)
-        options["levels"] = _levels(targets)
+        options["levels"] = count_levels(targets)
     adapted = run.recipe.model != "seedbert" and options.get("lora_rank", model_class.config_class().lora_rank) > 0
     if run.recipe.model == LALM:
         # only weights that stay as they are may be bfloat16
@@ -427,7 +427,7 @@ def _annotators(targets: Targets) -> list[str]:
     return [targets.annotators[code] for code in order if answers[code]]
 
 
-def _levels(targets: Targets) -> list[int]:
+def count_levels(targets: Targets) -> list[int]:
     """How many evenly spaced answers each scale question offers: the fewest that hold nearly all votes between its ends."""
     found = []
     for column in targets.ratings.value.T if targets.questions[0].is_scale else ():
