@@ -7,6 +7,9 @@ from .checks import check_counts, check_not_negative
 from .configuration_opinion import OpinionConfig
 
 AGGREGATES = ("mean", "votes")
+SPREADS = ("learned", "published", "none")
+# Answers to a scale question of which nobody counted them.
+FINE = 33
 
 
 class AnnotatorConfig(OpinionConfig):
@@ -25,6 +28,12 @@ class AnnotatorConfig(OpinionConfig):
         rating_loss: "ccc" or "mse" for scale questions; a category question always uses cross-entropy.
         consensus_weight: Weight of the consensus head's loss beside the raters'.
         distribution_weight: Weight of the distribution's loss.
+        spread: What the votes of scale questions scatter by around the raters' answers: "learned", a standard deviation
+            predicted from each item's embedding and each rater's own noise, which are trained by the likelihood of the votes
+            and by the distribution; "published", a logistic kernel of standard deviation 0.227 on [-1, 1] for all (the
+            path on which arXiv 2408.11956 trains); or "none", as if answers were votes.
+        levels: How many answers each scale question offers, evenly spaced from its low to its high end, for "learned";
+            training counts them. 33, nearly any number, where empty.
         draws: Observations resampled per item for the distribution.
         max_panel: Most raters asked when an item comes without raters, or with one who has no head; the first of
             `annotators`.
@@ -44,6 +53,7 @@ class AnnotatorConfig(OpinionConfig):
         "rating_logits",
         "pair_item",
         "pair_annotator",
+        "spreads",
     ]
 
     def __init__(
@@ -55,6 +65,8 @@ class AnnotatorConfig(OpinionConfig):
         rating_loss: str = "ccc",
         consensus_weight: float = 1.0,
         distribution_weight: float = 1.0,
+        spread: str = "learned",
+        levels: Sequence[int] = (),
         draws: int = 200,
         max_panel: int = 128,
         sparse_raters: bool = False,
@@ -68,6 +80,8 @@ class AnnotatorConfig(OpinionConfig):
             raise ValueError(
                 f'rater_head is {rater_head!r} and aggregate "votes", which has no consensus; use rater_head "independent".'
             )
+        if spread not in SPREADS:
+            raise ValueError(f"spread is {spread!r}; use one of {', '.join(SPREADS)}.")
         if rating_loss not in ("ccc", "mse"):
             raise ValueError(f"rating_loss is {rating_loss!r}; use 'ccc' or 'mse'.")
         if len(set(annotators)) < len(annotators):
@@ -83,10 +97,17 @@ class AnnotatorConfig(OpinionConfig):
         self.rating_loss = rating_loss
         self.consensus_weight = consensus_weight
         self.distribution_weight = distribution_weight
+        self.spread = spread
         self.draws = draws
         self.max_panel = max_panel
         self.sparse_raters = sparse_raters
         super().__init__(**kwargs)
+        scales = len(self.questions) if self.is_scale else 0
+        self.levels = [int(count) for count in levels or [FINE] * scales]
+        if len(self.levels) != scales or any(count < 2 for count in self.levels):
+            raise ValueError(
+                f"levels is {self.levels} for {scales} scale questions; give each a whole number from 2 up."
+            )
         if aggregate == "votes" and self.is_scale:
             raise ValueError('aggregate is "votes" and the questions are scales, which have no labels; use "mean".')
 

@@ -2,13 +2,16 @@
 
 Two steps. `draw_observations` imitates other groups of raters: it averages random subsets of the ratings and adds
 uniform noise as wide as their spread (Zhang, Essl and Mower Provost 2017). `cell_masses` smooths the observations with
-a Gaussian kernel and integrates the density over each cell in closed form; the outer cells are open, so that no mass is
-lost at the ends of the scale. The random numbers come from a seeded bank, so a target and a prediction that name the
-same seed share them and their difference carries no sampling noise. NumPy arrays and torch tensors are served alike.
+a kernel and integrates the density over each cell in closed form; the outer cells are open, so that no mass is lost at
+the ends of the scale. `draw_answers` is the first step for answers that are known up to a variance, as a model predicts
+them; a draw is then as wide as the answers that it averages. The random numbers come from a seeded bank, so a target and
+a prediction that name the same seed share them and their difference carries no sampling noise. NumPy arrays and torch
+tensors are served alike.
 """
 
 import functools
 import itertools
+import math
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -18,7 +21,7 @@ import numpy as np
 from .measures import Array
 
 try:
-    from scipy.special import ndtr
+    from scipy.special import expit, ndtr
 except ImportError:
     # A process that only loads a checkpoint needs torch alone.
     ndtr = None
@@ -27,6 +30,8 @@ except ImportError:
 _BANK_NUMBERS = 1 << 21
 # The smallest bandwidth on [-1, 1], so that a unanimous item is a narrow peak with finite gradients.
 _FLOOR = 0.02
+# Slope of each kernel's CDF argument for a standard deviation of 1.
+_STEEPNESS = {"gaussian": 1.0, "logistic": math.pi / math.sqrt(3)}
 
 
 def draw_observations(ratings: Array, mask: Array | None = None, *, n: int = 200, seed: int | Array = 0) -> Array:
@@ -49,6 +54,34 @@ def draw_observations(ratings: Array, mask: Array | None = None, *, n: int = 200
     Raises:
         ValueError: The shapes do not fit, or an item has no rating.
     """
+    return _draw(ratings, None, mask, n, seed)[0]
+
+
+def draw_answers(
+    means: Array, variances: Array, mask: Array | None = None, *, n: int = 200, seed: int | Array = 0
+) -> tuple[Array, Array]:
+    """The observations of answers that are known up to independent errors, and the variance of each observation.
+
+    With weights w_r of the raters in a draw (1/m for those of its subset), its variance is sum_r w_r^2 variance_r. The s of
+    `draw_observations` is that of the answers themselves: s^2 = sample variance of the means + mean variance.
+
+    Args:
+        means: Expected answers on [-1, 1], as the `ratings` of `draw_observations`.
+        variances: Variance of each answer, shaped like `means`.
+        mask: As in `draw_observations`.
+        n: Draws per item.
+        seed: As in `draw_observations`.
+
+    Returns:
+        Observations `(B, n, D)` in [-1, 1] and their variances `(B, n, D)`, for `cell_masses`.
+    """
+    return _draw(means, variances, mask, n, seed)
+
+
+def _draw(
+    ratings: Array, variances: Array | None, mask: Array | None, n: int, seed: int | Array
+) -> tuple[Array, Array | None]:
+    """Observations and, with variances of the ratings, their variances."""
     torch = sys.modules.get("torch")
     tensor = torch is not None and isinstance(ratings, torch.Tensor)
     if not tensor:
@@ -96,9 +129,13 @@ def draw_observations(ratings: Array, mask: Array | None = None, *, n: int = 200
     ratings = where(present[..., None], ratings, zero)
     mean = ratings.sum(1, keepdims=True) / counts[:, None, None]
     squares = (where(present[..., None], ratings - mean, zero) ** 2).sum(1) / (counts - 1).clip(1)[:, None]
+    if variances is not None:
+        variances = where(present[..., None], variances.reshape(ratings.shape), zero)
+        squares = squares + variances.sum(1) / counts[:, None]
     # The square root has no gradient at 0.
     spread = where(squares > 1e-12, squares, zero + 1.0) ** 0.5 * (squares > 1e-12)
-    return (weights @ ratings + spread[:, None, :] * noise).clip(-1.0, 1.0)
+    observations = (weights @ ratings + spread[:, None, :] * noise).clip(-1.0, 1.0)
+    return observations, None if variances is None else weights**2 @ variances
 
 
 def cell_masses(
@@ -106,17 +143,22 @@ def cell_masses(
     *,
     bins: int = 4,
     bandwidth: str | float | Array = "scott",
+    kernel: str = "gaussian",
+    variances: Array | None = None,
     low: float = -1.0,
     high: float = 1.0,
 ) -> Array:
-    """Gaussian kernel mass of each grid cell, exact: P_ij = 1/n sum_n F_ni G_nj with F, G differences of normal CDFs.
+    """Kernel mass of each grid cell, exact: P_ij = 1/n sum_n F_ni G_nj with F, G differences of the kernel's CDF.
 
     Args:
         observations: `(B, n, D)` with D = 1 or 2, or `(B, n)` for one dimension.
         bins: Cells per dimension, equally wide between `low` and `high`; the outer ones are open.
         bandwidth: Kernel standard deviation: "scott" is the item's sample standard deviation times n^(-1/(D+4)) per
             dimension, not below 0.02 (of the half range) and without a gradient of its own; a positive number; or an
-            array that broadcasts to `(B, 1, D)`.
+            array that broadcasts to `(B, n, D)`.
+        kernel: "gaussian" or "logistic", the published one; `bandwidth` is the standard deviation of either.
+        variances: Variance of each observation around its place `(B, n, D)`, as `draw_answers` gives it; it is added to
+            the kernel's, and to the variance that "scott" starts from.
         low: Lower end of the grid.
         high: Upper end of the grid.
 
@@ -124,7 +166,7 @@ def cell_masses(
         Cell probabilities `(B, bins, bins)` (rows: first dimension) for D = 2, `(B, bins)` for D = 1; each sums to 1.
 
     Raises:
-        ValueError: Unknown or non-positive bandwidth, an impossible grid, no draws, or D is not 1 or 2.
+        ValueError: Unknown kernel, unknown or non-positive bandwidth, an impossible grid, no draws, or D is not 1 or 2.
     """
     torch = sys.modules.get("torch")
     tensor = torch is not None and isinstance(observations, torch.Tensor)
@@ -137,6 +179,8 @@ def cell_masses(
         observations = observations[..., None]
     if observations.ndim != 3 or observations.shape[-1] not in (1, 2) or not observations.shape[1]:
         raise ValueError(f"observations have shape {tuple(observations.shape)}; they must be (items, draws, 1 or 2).")
+    if kernel not in _STEEPNESS:
+        raise ValueError(f"Unknown kernel {kernel!r}; use one of {', '.join(_STEEPNESS)}.")
     if bins < 1 or not low < high:
         raise ValueError(f"The grid has {bins} bins from {low} to {high}; it needs at least 1 bin and low below high.")
     items, draws, dimensions = observations.shape
@@ -148,20 +192,26 @@ def cell_masses(
             raise ValueError(f"Unknown bandwidth {bandwidth!r}; use 'scott', a positive number or an array.")
         fixed = observations.detach() if tensor else observations
         variance = ((fixed - fixed.mean(-1)[..., None]) ** 2).sum(-1)[:, None] / max(draws - 1, 1)
+        if variances is not None:
+            variance = variance + (variances.detach() if tensor else variances).mean(1)[:, None]
         bandwidth = (variance**0.5 * draws ** (-1 / (dimensions + 4))).clip(_FLOOR * (high - low) / 2, None)
     elif isinstance(bandwidth, int | float) and not bandwidth > 0:
         raise ValueError(f"bandwidth is {bandwidth}; it must be above 0.")
     edges = np.linspace(low, high, bins + 1)[1:-1, None]
     if tensor:
-        xp, cdf = torch, torch.special.ndtr
+        xp, cdf = torch, torch.special.ndtr if kernel == "gaussian" else torch.sigmoid
         edges, bandwidth = (torch.as_tensor(part).to(observations) for part in (edges, bandwidth))
     elif ndtr is None:
         raise ImportError("Cell masses of NumPy arrays need SciPy; install scipy or pass torch tensors.")
     else:
-        xp, cdf, bandwidth = np, ndtr, np.asarray(bandwidth)
-    scale = xp.broadcast_to(1 / bandwidth, (items, 1, dimensions)).swapaxes(1, 2)
+        xp, cdf, bandwidth = np, ndtr if kernel == "gaussian" else expit, np.asarray(bandwidth)
+    if variances is not None:
+        bandwidth = (bandwidth**2 + variances) ** 0.5
+    # Per draw, or one for all draws.
+    wide = bandwidth.shape[1] if bandwidth.ndim == 3 else 1
+    scale = xp.broadcast_to(_STEEPNESS[kernel] / bandwidth, (items, wide, dimensions)).swapaxes(1, 2)[:, :, None]
     # (B, D, bins - 1, n).
-    below = cdf(edges * scale[..., None] - (observations * scale)[:, :, None])
+    below = cdf(edges * scale - observations[:, :, None] * scale)
     whole = xp.ones_like(observations)[:, :, None]
     # Differenced before the sum over draws: the masses of empty cells stay exact to float32, and so do the gradients of
     # their logarithms, which a difference of sums would drown in rounding.

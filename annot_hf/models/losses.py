@@ -12,6 +12,8 @@ EPSILON = 1e-8
 LEAST_VARIANCE = 1e-6
 # A predicted log-variance is clipped to +- this (arXiv 2606.27536).
 LOG_VARIANCE = 10.0
+# Standard deviations beyond which nothing lies.
+_FAR = 1e4
 LOSSES = ("kl", "cross_entropy", "jsd", "ccc")
 CLASS_WEIGHTED = ("kl", "cross_entropy")
 
@@ -114,6 +116,38 @@ def rating_loss(prediction: torch.Tensor, ratings: torch.Tensor, kind: str) -> t
     if kind == "mse" or not len(prediction):
         return ((prediction - ratings) ** 2 * present).sum() / present.sum().clip(1)
     return (1 - ccc(prediction.T, ratings.T, mask=present.T)).sum()
+
+
+def answer_loss(
+    location: torch.Tensor, spread: torch.Tensor, ratings: torch.Tensor, levels: Sequence[int]
+) -> torch.Tensor:
+    """Mean negative log-likelihood (nats) of answers that are a normal opinion, rounded to a level and cut at the ends.
+
+    An answer y is given where the opinion lies within half a step of it, so that its probability is a difference of two normal
+    CDFs; beyond the lowest and the highest answer the interval is open.
+
+    Args:
+        location: Mean of the opinions `(P, D)`.
+        spread: Their standard deviation `(P, D)`, above 0.
+        ratings: Answers `(P, D)` on [-1, 1]; NaN where a rater left a dimension out.
+        levels: How many answers, evenly spaced from -1 to 1, each of the D questions offers.
+
+    Returns:
+        Scalar >= 0; answers that are not there carry no gradient.
+    """
+    _check_shape(ratings, location)
+    present = ~ratings.isnan()
+    location, spread, ratings = location.float(), spread.float(), torch.where(present, ratings, 0.0).float()
+    half = 1 / (torch.tensor(levels, device=location.device) - 1)
+    below, above = ((ratings + side * half - location) / spread for side in (-1, 1))
+    below = torch.where(ratings > half - 1, below, -_FAR)
+    above = torch.where(ratings < 1 - half, above, _FAR)
+    # The logarithms of both CDFs are exact only where these are small.
+    upper = below > 0
+    below, above = torch.where(upper, -above, below), torch.where(upper, -below, above)
+    high, low = torch.special.log_ndtr(above), torch.special.log_ndtr(below)
+    loss = -high - torch.log1p(-torch.exp(low - high))
+    return (loss * present).sum() / present.sum().clip(1)
 
 
 def scale_loss(

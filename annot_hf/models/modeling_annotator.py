@@ -9,19 +9,26 @@ from torch import nn
 from transformers import initialization as init
 
 from .configuration_annotator import AnnotatorConfig
-from .heads import Each, RaterHeads, pad_pairs, vote_shares
-from .kde import cell_masses, draw_observations
-from .losses import EPSILON, distribution_loss, rating_loss
+from .heads import Each, RaterHeads, expected_answers, pad_pairs, vote_shares
+from .kde import cell_masses, draw_answers, draw_observations
+from .losses import EPSILON, answer_loss, distribution_loss, rating_loss
 from .measures import cross_entropy
 from .modeling_opinion import OpinionPreTrainedModel
 from .outputs import AnnotatorOutput
+
+# The kernel of the published training path, two sigmoids of slope 8 (arXiv 2408.11956).
+PUBLISHED_KERNEL = {"kernel": "logistic", "bandwidth": math.pi / (8 * math.sqrt(3))}
+# On [-1, 1]: the least standard deviation of a rater's votes, and the softplus argument of that before training.
+LEAST_SPREAD, FIRST_SPREAD = 0.05, -1.0
 
 
 class AnnotatorModel(OpinionPreTrainedModel):
     """A head per rater over a shared embedding, and a consensus head for unseen raters.
 
     Scale questions: each rater's answer is a number on [-1, 1] per question; the distribution is the KDE of the answers
-    (see `kde.py`), differentiable towards every head. A category question: each rater's answer is a distribution over
+    (see `kde.py`), differentiable towards every head. With `spread` "learned", a rater's vote is a normal opinion around
+    that number, rounded and cut at the ends of the scale, as wide as the item is ambiguous and the rater noisy; the KDE is
+    that of the votes expected. A category question: each rater's answer is a distribution over
     the labels, and the raters' mean, or the histogram of their votes, is the distribution of opinion.
 
     The paper joins audio with a BERT vector of the words; this model has one trunk, for audio or text.
@@ -41,6 +48,11 @@ class AnnotatorModel(OpinionPreTrainedModel):
         self.raters = Each(
             *(RaterHeads(raters, width, outputs, sparse=config.sparse_raters) for _ in range(self.columns))
         )
+        # Of the raters' answers around the model's: each item's ambiguity and each rater's noise.
+        self.ambiguity = self.noise = None
+        if config.is_scale and config.spread == "learned":
+            self.ambiguity = nn.Linear(width, self.columns)
+            self.noise = RaterHeads(raters, 0, self.columns, sparse=config.sparse_raters)
         self.post_init()
 
     def forward(
@@ -106,10 +118,13 @@ class AnnotatorModel(OpinionPreTrainedModel):
         else:
             self._check_pairs(pair_item, pair_annotator, len(embedding))
         consensus, answers = self._answers(embedding, pair_item, pair_annotator)
-        voter_item, heard = self._heard(embedding, answers, pair_item, pair_annotator)
+        voter_item, voter, heard = self._heard(embedding, answers, pair_item, pair_annotator)
+        spreads = self._spreads(embedding, pair_item, pair_annotator)
+        wide = spreads if heard is answers else self._spreads(embedding, voter_item, voter)
         with torch.autocast(embedding.device.type, enabled=False):
-            probs = self._distribution(heard.float(), voter_item, len(embedding), item_seed)
+            probs = self._distribution(heard.float(), wide, voter_item, len(embedding), item_seed)
             predicted = {"probs": probs, "consensus": consensus, "ratings": answers, "pair_item": pair_item}
+            predicted |= {} if spreads is None else {"spreads": spreads}
             logits = {} if self.config.is_scale else {"consensus_logits": consensus, "rating_logits": answers}
             predicted |= logits
             given = {"ratings": ratings, "labels": labels, "item_weights": item_weights, "task": task}
@@ -123,6 +138,7 @@ class AnnotatorModel(OpinionPreTrainedModel):
             ratings=answers,
             pair_item=pair_item,
             pair_annotator=pair_annotator,
+            spreads=spreads,
             **logits,
         )
 
@@ -144,6 +160,8 @@ class AnnotatorModel(OpinionPreTrainedModel):
             names = ("consensus", "ratings") if self.config.is_scale else ("consensus_logits", "rating_logits")
             consensus, answers = (predicted[name] for name in names)
             losses.append(self._rating_task(consensus, answers, predicted["pair_item"], given["ratings"], len(probs)))
+            if predicted.get("spreads") is not None:
+                losses.append(answer_loss(answers, predicted["spreads"], given["ratings"], self.config.levels))
         if task != "ratings" and given.get("labels") is not None:
             loss = distribution_loss(
                 probs,
@@ -159,7 +177,10 @@ class AnnotatorModel(OpinionPreTrainedModel):
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, RaterHeads) and self.config.rater_head == "residual":
+        if module is self.ambiguity:
+            init.zeros_(module.weight)
+            init.constant_(module.bias, FIRST_SPREAD)
+        elif isinstance(module, RaterHeads) and (module is self.noise or self.config.rater_head == "residual"):
             init.zeros_(module.table)
         elif isinstance(module, RaterHeads):
             # The initialisation of `raters` separate linear layers.
@@ -200,8 +221,8 @@ class AnnotatorModel(OpinionPreTrainedModel):
 
     def _heard(
         self, embedding: torch.Tensor, answers: torch.Tensor, pair_item: torch.Tensor, pair_annotator: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Item `(P',)` and answer of each pair that has a part in the distribution.
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Item `(P',)`, rater and answer of each pair that has a part in the distribution.
 
         These are the given pairs, but the whole panel for an item with a rater without a head, because the consensus does not
         tell how far raters spread. If heads vote, the panel votes on every item.
@@ -209,17 +230,32 @@ class AnnotatorModel(OpinionPreTrainedModel):
         items, votes = len(embedding), self.config.aggregate == "votes"
         unseen = torch.bincount(pair_item[pair_annotator < 0], minlength=items) > 0
         if not votes and not unseen.any():
-            return pair_item, answers
+            return pair_item, pair_annotator, answers
         panel_item, panel_annotator = self._panel(items, embedding.device)
         own, added = ~(unseen | votes)[pair_item], (unseen | votes)[panel_item]
         item = torch.cat([pair_item[own], panel_item[added]])
         order = item.argsort(stable=True)
         item, annotator = item[order], torch.cat([pair_annotator[own], panel_annotator[added]])[order]
         with torch.set_grad_enabled(torch.is_grad_enabled() and not votes):
-            return item, self._answers(embedding, item, annotator)[1]
+            return item, annotator, self._answers(embedding, item, annotator)[1]
+
+    def _spreads(
+        self, embedding: torch.Tensor, pair_item: torch.Tensor, pair_annotator: torch.Tensor
+    ) -> torch.Tensor | None:
+        """Standard deviation of each pair's votes around its answer `(P, D)`, if it is learned: LEAST_SPREAD and more."""
+        if self.noise is None:
+            return None
+        own = self.noise(embedding.new_zeros(len(pair_item), 0), pair_annotator.clip(0))
+        own = torch.where(pair_annotator[:, None] >= 0, own, 0.0)
+        return LEAST_SPREAD + nn.functional.softplus((self.ambiguity(embedding)[pair_item] + own).float())
 
     def _distribution(
-        self, answers: torch.Tensor, pair_item: torch.Tensor, items: int, item_seed: torch.Tensor | None
+        self,
+        answers: torch.Tensor,
+        spreads: torch.Tensor | None,
+        pair_item: torch.Tensor,
+        items: int,
+        item_seed: torch.Tensor | None,
     ) -> torch.Tensor:
         """Distribution over the support `(B, K)`."""
         if self.config.aggregate == "votes":
@@ -230,8 +266,15 @@ class AnnotatorModel(OpinionPreTrainedModel):
             return padded.sum(1) / present.sum(1, keepdim=True)
         # One seed for all items, so that an item's place in the batch does not matter.
         seed = torch.zeros(items) if item_seed is None else item_seed
-        observations = draw_observations(padded, present, n=self.config.draws, seed=seed)
-        return cell_masses(observations, bins=self.config.bins).flatten(1)
+        bins, draws = self.config.bins, self.config.draws
+        if spreads is not None:
+            means, variances = expected_answers(answers, spreads, self.config.levels)
+            padded, variances = (pad_pairs(part, pair_item, items)[0] for part in (means, variances))
+            observations, variances = draw_answers(padded, variances, present, n=draws, seed=seed)
+            return cell_masses(observations, bins=bins, variances=variances).flatten(1)
+        observations = draw_observations(padded, present, n=draws, seed=seed)
+        kernel = PUBLISHED_KERNEL if self.config.spread == "published" else {}
+        return cell_masses(observations, bins=bins, **kernel).flatten(1)
 
     def _rating_task(
         self, consensus: torch.Tensor, answers: torch.Tensor, pair_item: torch.Tensor, ratings: torch.Tensor, items: int

@@ -57,6 +57,8 @@ class AnnotatorOutput(ModelOutput):
         rating_logits: Scores of each pair before the softmax `(P, K)`, for a category.
         pair_item: Item of each pair, an index into the batch `(P,)`.
         pair_annotator: Rater of each pair, an index into `config.annotators`, -1 for the consensus fallback `(P,)`.
+        spreads: Standard deviation of each pair's votes around its answer `(P, D)` on [-1, 1], for scales whose spread is
+            learned.
     """
 
     loss: torch.FloatTensor | None = None
@@ -67,6 +69,7 @@ class AnnotatorOutput(ModelOutput):
     rating_logits: torch.FloatTensor | None = None
     pair_item: torch.LongTensor | None = None
     pair_annotator: torch.LongTensor | None = None
+    spreads: torch.FloatTensor | None = None
 
 
 @dataclass

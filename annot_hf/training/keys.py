@@ -59,7 +59,7 @@ _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: 
 _SECRET_NAME = re.compile(r"(?:token|password|secret|api_?key)$", re.IGNORECASE)
 # arguments of the configuration classes that training fills in
 _FILLED_IN = {"self", "kwargs", "trunk_config", "lalm_config", "adapted_from", "questions", "scale_questions"}
-_FILLED_IN |= {"auxiliary_questions", "annotators", "class_weights"}
+_FILLED_IN |= {"auxiliary_questions", "annotators", "levels", "class_weights"}
 # keys that mean nothing unless another one is set
 _DEPENDENT = {
     "curriculum.kind": r"curriculum\.",

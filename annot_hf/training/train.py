@@ -18,6 +18,7 @@ from annot_hf.data.corpus import replace_file
 from annot_hf.data.export import ExportedCorpus, read_export
 from annot_hf.data.predictions import Predictions
 from annot_hf.data.targets import Targets
+from annot_hf.models.configuration_annotator import FINE
 from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.modeling_annotator import AnnotatorModel
 from annot_hf.models.modeling_distribution import DistributionModel
@@ -269,6 +270,7 @@ def build_model(run: Run, targets: Targets, corpus: ExportedCorpus) -> tuple[Opi
             options[option] = [corpus.votes.question(name).to_dict() for name in names]
     if recipe.model == "annotator":
         options["annotators"] = _annotators(targets)
+        options["levels"] = count_levels(targets)
     adapted = recipe.model != "seedbert" and options.get("lora_rank", model_class.config_class().lora_rank) > 0
     if recipe.model == LALM:
         # only weights that stay as they are may be bfloat16
@@ -296,6 +298,18 @@ def _annotators(targets: Targets) -> list[str]:
     answers = np.bincount(targets.ratings.annotator, minlength=len(targets.annotators))
     order = np.argsort(-answers, kind="stable")
     return [targets.annotators[code] for code in order if answers[code]]
+
+
+def count_levels(targets: Targets) -> list[int]:
+    """How many evenly spaced answers each scale question offers: the fewest that hold nearly all votes between its ends."""
+    found = []
+    for column in targets.ratings.value.T if targets.questions[0].is_scale else ():
+        inside = column[abs(column) < 1]
+        places = ((inside + 1) / 2 * (count - 1) for count in range(2, FINE))
+        # the mean of a rater's repeated votes may lie between two answers
+        fits = [np.mean(abs(place - place.round()) < 1e-6) >= 0.95 if len(inside) else True for place in places]
+        found.append(2 + fits.index(True) if any(fits) else FINE)
+    return found
 
 
 def standardise(model: OpinionPreTrainedModel, dataset: OpinionDataset, clips: int = 512) -> None:

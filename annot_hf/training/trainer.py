@@ -138,7 +138,9 @@ class OpinionTrainer(Trainer):
         return batches, count
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], **kwargs: Any) -> Any:
-        """The stock loss, or this micro-batch's part of the loss over the effective batch."""
+        """The stock loss, or this micro-batch's part of the loss over the effective batch; that of all tasks in validation."""
+        if not model.training and self.task_schedule is not None:
+            inputs = {**inputs, "task": self._task}
         if self._effective is None or not model.training:
             return super().compute_loss(model, inputs, **kwargs)
         core = self.accelerator.unwrap_model(model)
@@ -157,6 +159,10 @@ class OpinionTrainer(Trainer):
         # the stock step divides by the number of parts; their gradients are to be added up, their values averaged
         return surrogate.detach() + parts * (surrogate - surrogate.detach())
 
+    @property
+    def _task(self) -> str:
+        return "both" if self.task_schedule in ("joint", "alternate") else self.task_schedule
+
     def _with_extras(self, inputs: dict[str, Any], task: str | None = None) -> dict[str, Any]:
         """A batch with the weights of its items and the task to learn, that of the schedule by default."""
         extras: dict[str, Any] = {}
@@ -164,7 +170,7 @@ class OpinionTrainer(Trainer):
             epoch = finished_epochs(self.state) + 1
             extras["item_weights"] = self.curriculum.weights(inputs["labels"], epoch, self._entropies)
         if self.task_schedule is not None:
-            extras["task"] = task or ("both" if self.task_schedule == "joint" else self.task_schedule)
+            extras["task"] = task or self._task
         return {**inputs, **extras}
 
     def _clip_grad_norm(self, model: nn.Module) -> torch.Tensor:

@@ -3,6 +3,7 @@ import pytest
 import tiny
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from scipy.stats import norm
 from torch import nn
 from torch.nn import functional
 
@@ -10,8 +11,8 @@ from annot_hf.data.questions import Question
 from annot_hf.data.targets import make_targets
 from annot_hf.data.votes import VoteTable
 from annot_hf.models.configuration_annotator import AnnotatorConfig
-from annot_hf.models.kde import cell_masses, draw_observations
-from annot_hf.models.losses import EPSILON, rating_loss
+from annot_hf.models.kde import cell_masses, draw_answers, draw_observations
+from annot_hf.models.losses import EPSILON, answer_loss, rating_loss
 from annot_hf.models.modeling_annotator import AnnotatorModel
 from annot_hf.training.collator import OpinionDataset, VoteCollator
 
@@ -60,13 +61,79 @@ def test_answers_are_each_raters_own_layer_over_the_tower():
             torch.testing.assert_close(output.ratings[pair, column], expected[0], rtol=1e-4, atol=1e-5)
 
 
-def test_distribution_is_the_kde_of_the_answers():
-    output = tiny.annotator(bins=3, draws=50)(**batch())
+@pytest.mark.parametrize("spread", ["none", "published"])
+def test_distribution_is_the_kde_of_the_answers(spread):
+    output = tiny.annotator(bins=3, draws=50, spread=spread)(**batch())
+    kernel = {} if spread == "none" else {"kernel": "logistic", "bandwidth": np.pi / (8 * 3**0.5)}
     for item in range(3):
         answers = output.ratings[ITEM == item].double().detach().numpy()[None]
         observations = draw_observations(answers, n=50, seed=SEEDS[item : item + 1].numpy())
-        expected = cell_masses(observations, bins=3).reshape(-1)
+        expected = cell_masses(observations, bins=3, **kernel).reshape(-1)
         np.testing.assert_allclose(output.probs[item].detach().numpy(), expected, atol=1e-5)
+    assert output.spreads is None
+
+
+def scattered(**options):
+    """A model whose items and raters differ in their spread."""
+    model = tiny.annotator(**options)
+    nn.init.normal_(model.ambiguity.weight)
+    nn.init.normal_(model.noise.table)
+    return model
+
+
+@pytest.mark.parametrize("questions", [tiny.SCALES, tiny.SCALES[:1]], ids=["two scales", "scale"])
+def test_a_learned_spread_gives_each_answer_its_own_width(questions):
+    levels = [5, 4][: len(questions)]
+    model = scattered(questions=questions, levels=levels, draws=50)
+    output = model(**batch())
+    embedding = model.embed(**tiny.inputs("log-mel", tiny.lengths("log-mel")))
+    spreads = 0.05 + functional.softplus(model.ambiguity(embedding)[ITEM] + model.noise.table[RATER])
+    torch.testing.assert_close(output.spreads, spreads, rtol=1e-4, atol=1e-5)
+    for item in range(3):
+        moments = np.zeros((2, (ITEM == item).sum(), len(questions)))
+        for column, count in enumerate(levels):
+            answers = np.linspace(-1, 1, count)
+            edges = np.concatenate([[-np.inf], (answers[1:] + answers[:-1]) / 2, [np.inf]])
+            for row, pair in enumerate(np.flatnonzero(ITEM == item)):
+                said = norm(float(output.ratings[pair, column]), float(output.spreads[pair, column]))
+                probs = np.diff(said.cdf(edges))
+                moments[:, row, column] = probs @ answers, probs @ answers**2 - (probs @ answers) ** 2
+        observations, own = draw_answers(*moments[:, None], n=50, seed=SEEDS[item : item + 1].numpy())
+        expected = cell_masses(observations, variances=own).reshape(-1)
+        np.testing.assert_allclose(output.probs[item].detach().numpy(), expected, atol=1e-5)
+
+
+def test_the_spread_is_bounded_and_an_unseen_rater_has_that_of_the_item():
+    model = scattered()
+    model.ambiguity.bias.data[:] = -100
+    assert model(**batch()).spreads.detach().numpy() == pytest.approx(0.05)
+    model.ambiguity.bias.data[:] = -1
+    unseen = model(**batch(pair_annotator=torch.tensor([-1, -1, 2, 0, 1, -1]))).spreads
+    torch.testing.assert_close(unseen[0], unseen[1])
+    torch.testing.assert_close(unseen[2:5], model(**batch()).spreads[2:5])
+    model.noise.table.data.zero_()
+    torch.testing.assert_close(unseen[[0, 1, 5]], model(**batch()).spreads[[0, 1, 5]])
+
+
+def test_renamed_raters_leave_the_distribution_of_the_panel():
+    model, inputs = scattered(), tiny.inputs("log-mel", tiny.lengths("log-mel"))
+    panel = model(**inputs, item_seed=SEEDS)
+    renamed = model(**batch(pair_annotator=torch.full_like(RATER, -1)))
+    torch.testing.assert_close(renamed.probs, panel.probs)
+    torch.testing.assert_close(renamed.ratings, panel.consensus[ITEM])
+
+
+def test_only_scales_have_a_spread_and_options_are_checked():
+    model = tiny.annotator(questions=tiny.CATEGORY)
+    assert model.noise is None and model(**batch()).spreads is None and model.config.levels == []
+    assert tiny.annotator().config.levels == [33, 33]
+    for options, message in (
+        ({"spread": "fixed"}, "spread is 'fixed'; use one of learned, published, none"),
+        ({"levels": [5]}, r"levels is \[5\] for 2 scale questions"),
+        ({"levels": [5, 1]}, "a whole number from 2 up"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            AnnotatorConfig(questions=tiny.SCALES, **options)
 
 
 @pytest.mark.parametrize("names", [("activation", "valence"), ("valence",)])
@@ -89,7 +156,8 @@ def test_raters_who_answer_as_they_voted_reproduce_the_target(names):
     item, rater, question, value = zip(*rows, strict=True)
     table = VoteTable.from_columns(questions, item=item, annotator=rater, question=question, value=value)
     targets = make_targets(table, names, "kde")
-    model = tiny.annotator(questions=[q.to_dict() for q in questions if q.name in names], annotators=sorted(votes))
+    asked = [question.to_dict() for question in questions if question.name in names]
+    model = tiny.annotator(questions=asked, annotators=sorted(votes), spread="none")
     for column, name in enumerate(names):
         place = ("activation", "valence").index(name)
         nn.init.zeros_(model.raters[column].table)
@@ -111,7 +179,7 @@ def test_raters_who_are_not_there_get_no_gradient(questions, task):
     scale = questions is tiny.SCALES
     labels = GRID if scale else torch.eye(3)
     model(**batch(ratings=RATINGS if scale else CODES, labels=labels), task=task).loss.backward()
-    for heads in model.raters:
+    for heads in [*model.raters, *([model.noise] if scale else [])]:
         assert heads.table.grad.any(1).nonzero().flatten().tolist() == [0, 1, 2]
 
 
@@ -126,11 +194,14 @@ def test_a_dimension_that_a_rater_left_out_carries_no_gradient(kind):
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
-def test_ratings_task_against_its_formula():
-    model = tiny.annotator(consensus_weight=0.5)
+@pytest.mark.parametrize("spread", ["learned", "published", "none"])
+def test_ratings_task_against_its_formula(spread):
+    model = tiny.annotator(consensus_weight=0.5, spread=spread, levels=[5, 5])
     output = model(**batch(ratings=RATINGS), task="ratings")
     means = torch.stack([RATINGS[ITEM == item].mean(0) for item in range(3)])
     expected = rating_loss(output.ratings, RATINGS, "ccc") + 0.5 * rating_loss(output.consensus, means, "ccc")
+    if spread == "learned":
+        expected = expected + answer_loss(output.ratings, output.spreads, RATINGS, [5, 5])
     torch.testing.assert_close(output.loss, expected)
     both = model(**batch(ratings=RATINGS, labels=GRID)).loss
     alone = model(**batch(ratings=RATINGS, labels=GRID), task="distribution").loss
@@ -285,7 +356,7 @@ def test_questions_that_do_not_go_together(questions, message):
 @pytest.mark.parametrize(
     ("questions", "saved", "options"),
     [
-        (tiny.SCALES, ["raters", "consensus", "towers"], {"rater_head": "residual"}),
+        (tiny.SCALES, ["raters", "consensus", "towers", "ambiguity", "noise"], {"rater_head": "residual"}),
         (tiny.CATEGORY, ["raters", "consensus", "towers"], {}),
         (tiny.CATEGORY, ["raters"], {"aggregate": "votes"}),
     ],

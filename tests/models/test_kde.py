@@ -5,9 +5,9 @@ import pytest
 import torch
 from hypothesis import given, strategies as st
 from scipy.integrate import quad
-from scipy.stats import norm
+from scipy.stats import logistic, norm
 
-from annot_hf.models.kde import cell_masses, draw_observations
+from annot_hf.models.kde import _bank, _mix, cell_masses, draw_answers, draw_observations
 
 RATINGS = np.random.default_rng(0).uniform(-1, 1, (6, 8, 2))
 MASK = np.arange(8) < np.array([8, 5, 1, 3, 8, 2])[:, None]
@@ -234,7 +234,81 @@ def test_inputs_are_never_written():
     np.testing.assert_array_equal(observations, kept)
 
 
+# --- answers with a variance
+
+
+def test_a_draw_is_as_wide_as_the_answers_that_it_averages():
+    means, variances = RATINGS[:1, :4] / 4, np.random.default_rng(1).uniform(0.0, 0.02, (1, 4, 2))
+    observations, found = draw_answers(means, variances, n=30)
+    weights, noise = (part[_mix(np.zeros(1, int))[0] % len(part)] for part in _bank(4, 30, 2))
+    deviation = (means[0].var(0, ddof=1) + variances[0].mean(0)) ** 0.5
+    np.testing.assert_allclose(observations[0], weights @ means[0] + deviation * noise, atol=1e-12)
+    np.testing.assert_allclose(found[0], [(row[:, None] ** 2 * variances[0]).sum(0) for row in weights], atol=1e-12)
+
+
+def test_the_masses_of_answers_with_a_variance_are_those_of_many_panels():
+    """The mean over panels whose answers are drawn around their means."""
+    rng = np.random.default_rng(0)
+    means, variances = RATINGS[:1, :6] / 2, np.full((1, 6, 2), 0.09)
+    panels = means + 0.3 * rng.normal(size=(4000, 6, 2))
+    expected = cell_masses(draw_observations(panels, seed=np.zeros(len(panels), int))).mean(0)
+    observations, own = draw_answers(means, variances)
+    error = abs(cell_masses(observations, variances=own)[0] - expected).sum() / 2
+    assert error < 0.02 < abs(cell_masses(observations)[0] - expected).sum() / 2
+
+
+def test_answers_without_variance_are_ratings():
+    observations, variances = draw_answers(RATINGS, np.zeros_like(RATINGS), MASK, seed=3)
+    np.testing.assert_array_equal(observations, draw_observations(RATINGS, MASK, seed=3))
+    assert not variances.any()
+    np.testing.assert_allclose(cell_masses(observations, variances=variances), cell_masses(observations))
+    tensors = draw_answers(*map(torch.tensor, (RATINGS, np.full_like(RATINGS, 0.1), MASK)), seed=3)
+    arrays = draw_answers(RATINGS, np.full_like(RATINGS, 0.1), MASK, seed=3)
+    for ours, theirs in zip(tensors, arrays, strict=True):
+        np.testing.assert_allclose(ours.numpy(), theirs, atol=1e-6)
+    absent = np.where(MASK[..., None], RATINGS, np.nan)
+    np.testing.assert_array_equal(draw_answers(absent, absent**2, MASK)[1], draw_answers(RATINGS, RATINGS**2, MASK)[1])
+
+
+@pytest.mark.parametrize("dimensions", [1, 2])
+def test_variances_widen_the_kernel_of_their_own_observation(dimensions):
+    rng = np.random.default_rng(4)
+    observations, variances = rng.uniform(-1, 1, (1, 9, dimensions)), rng.uniform(0, 0.2, (1, 9, dimensions))
+    edges, whole = np.array([-np.inf, -0.5, 0.0, 0.5, np.inf]), observations.var(1, ddof=1) + variances.mean(1)
+    scotts = whole**0.5 * 9 ** (-1 / (dimensions + 4))
+    for bandwidth, width in (("scott", scotts), (0.3, 0.3)):
+        sd = (variances + width**2) ** 0.5
+        axes = np.diff(norm.cdf((edges - observations[..., None]) / sd[..., None]))[0]
+        expected = axes[:, 0].mean(0) if dimensions == 1 else np.einsum("ni,nj->ij", axes[:, 0], axes[:, 1]) / 9
+        np.testing.assert_allclose(
+            cell_masses(observations, bandwidth=bandwidth, variances=variances)[0], expected, atol=1e-12
+        )
+
+
+@pytest.mark.parametrize("kind", [np.asarray, torch.as_tensor])
+def test_the_published_kernel_is_a_pair_of_sigmoids_of_slope_8(kind):
+    observations, sd = np.random.default_rng(5).uniform(-1, 1, (1, 20, 1)), np.pi / (8 * 3**0.5)
+    edges = np.array([-np.inf, -0.5, 0.0, 0.5, np.inf])
+    expected = np.diff(logistic.cdf(8 * (edges - observations[0]))).mean(0)
+    masses = cell_masses(kind(observations), kernel="logistic", bandwidth=sd)
+    np.testing.assert_allclose(np.asarray(masses)[0], expected, atol=1e-12)
+    assert sd == pytest.approx(0.2267, abs=1e-4) == logistic(scale=1 / 8).std()
+    with pytest.raises(ValueError, match="Unknown kernel 'box'; use one of gaussian, logistic"):
+        cell_masses(observations, kernel="box")
+
+
 # --- the gradients
+
+
+def test_gradients_reach_the_variances():
+    means, mask = torch.tensor(RATINGS[:3] * 0.6), torch.tensor(MASK[:3])
+    variances = torch.tensor(np.random.default_rng(0).uniform(0.02, 0.2, means.shape), requires_grad=True)
+
+    def masses(variances):
+        observations, own = draw_answers(means, variances, mask, n=20)
+        return cell_masses(observations, bandwidth=0.2, variances=own)
+
+    assert torch.autograd.gradcheck(masses, (variances,))
 
 
 @pytest.mark.parametrize("dimensions", [1, 2])

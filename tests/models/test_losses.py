@@ -7,6 +7,7 @@ from scipy.spatial.distance import jensenshannon
 
 from annot_hf.models.losses import (
     EPSILON,
+    answer_loss,
     auxiliary_loss,
     distribution_loss,
     effective_number_weights,
@@ -57,6 +58,48 @@ def test_half_precision_is_computed_in_single():
         rating_loss(PREDICTED.half(), RATED.half(), "ccc"),
     ):
         assert loss.dtype == torch.float32 and loss.isfinite()
+
+
+def answer_probability(location, spread, answer, levels):
+    """A difference of two normal CDFs, from SciPy."""
+    edges = np.concatenate([[-np.inf], (np.arange(1, levels) - 0.5) * 2 / (levels - 1) - 1, [np.inf]])
+    place = round((answer + 1) / 2 * (levels - 1))
+    return np.diff(scipy.stats.norm(location, spread).cdf(edges[place : place + 2]))[0]
+
+
+def test_answer_loss_against_scipy():
+    location, spread = torch.randn(30, 2), torch.rand(30, 2) + 0.3
+    levels = [5, 3]
+    answers = torch.stack([torch.randint(count, (30,)) * 2 / (count - 1) - 1 for count in levels], 1)
+    answers[3, 1] = answers[7] = np.nan
+    found = [
+        -np.log(answer_probability(float(location[row, c]), float(spread[row, c]), float(answers[row, c]), levels[c]))
+        for row, c in np.argwhere(~answers.isnan().numpy())
+    ]
+    assert float(answer_loss(location, spread, answers, levels)) == pytest.approx(np.mean(found), rel=1e-4)
+    assert len(found) == 57
+
+
+def test_all_answers_together_are_certain():
+    for levels in (2, 5, 33):
+        answers = torch.linspace(-1, 1, levels)[:, None]
+        for location, spread in ((0.3, 0.2), (-2.0, 0.05), (5.0, 1.0)):
+            rows = [
+                answer_loss(torch.tensor([[location]]), torch.tensor([[spread]]), row[None], [levels])
+                for row in answers
+            ]
+            assert sum(float((-row).exp()) for row in rows) == pytest.approx(1, abs=1e-5)
+
+
+def test_an_answer_far_from_the_expected_one_still_teaches():
+    for place, answer in ((4.0, -1.0), (-4.0, 1.0), (-4.0, 0.0), (4.0, 0.5)):
+        location = torch.tensor([[place]], requires_grad=True)
+        spread = torch.tensor([[0.05]], requires_grad=True)
+        loss = answer_loss(location, spread, torch.tensor([[answer]]), [5])
+        loss.backward()
+        assert 100 < float(loss) < 1e4
+        assert float(location.grad) * place > 0 > float(spread.grad)
+        assert location.grad.isfinite() and spread.grad.isfinite()
 
 
 def test_rating_loss_against_oracles():

@@ -19,7 +19,7 @@ from annot_hf.models.modeling_annotator import AnnotatorModel
 from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.training import train as train_module
 from annot_hf.training.checkpoints import checkpoints_of, load_model, newest_checkpoint
-from annot_hf.training.train import train
+from annot_hf.training.train import count_levels, train
 from annot_hf.training.trainer import OpinionTrainer
 
 MID_EPOCH = {
@@ -378,3 +378,15 @@ def test_another_recipe_or_corpus_is_not_gone_on_with(small_run, tmp_path):
     with pytest.raises(ValueError, match="another recipe or corpus: loss, target.method changed"):
         train(other, resume=True)
     train(small_run("distribution", tmp_path, num_train_epochs=1, logging_steps=3), resume=True)
+
+
+@pytest.mark.parametrize(
+    ("ratings", "levels"),
+    [([1, 2, 3, 4, 5], 5), ([1, 1, 5, 5], 2), ([1, 3, 5], 3), ([4, *[2, 3] * 20, 2.5], 5), ([1.13, 2.71, 4.9], 33)],
+    ids=["all", "ends", "some", "a repeated vote", "any number"],
+)
+def test_the_answers_of_a_scale_are_counted(ratings, levels):
+    question = Question.scale("valence", 1, 5)
+    items = [f"item{number}" for number in range(len(ratings))]
+    votes = VoteTable.from_columns(question, item=items, annotator=["ann"] * len(items), value=ratings)
+    assert count_levels(make_targets(votes, "valence", "kde")) == [levels]

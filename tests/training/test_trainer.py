@@ -132,6 +132,16 @@ def test_schedules_against_a_loop_written_out(schedule, tasks, dataset, tmp_path
             assert_same_weights(manual_loop(annotator(), dataset, tasks[::-1]), expected, rtol=1e-3, atol=1e-5)
 
 
+@pytest.mark.parametrize("schedule", ["alternate", "joint", "ratings", "distribution"])
+def test_the_validation_loss_is_the_sum_of_the_tasks_that_are_learned(schedule, dataset, tmp_path):
+    model = annotator(distribution_weight=0.3)
+    found = trainer_for(model, dataset, tmp_path, task_schedule=schedule, per_device_eval_batch_size=12).evaluate()
+    batch = VoteCollator("input_features", panel=len(RATERS))([dataset[row] for row in range(len(dataset))])
+    tasks = ["ratings", "distribution"] if schedule in ("alternate", "joint") else [schedule]
+    expected = sum(float(model(**batch, task=task).loss) for task in tasks)
+    assert found["eval_loss"] == pytest.approx(expected, rel=1e-4)
+
+
 @pytest.mark.parametrize("members", ["independent", "shared"])
 def test_every_trunk_of_an_ensemble_has_the_trunks_rate(members, dataset, tmp_path):
     model = tiny.seedbert("log-mel", questions=tiny.SCALES, members=members, **QUIET)
