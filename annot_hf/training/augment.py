@@ -78,10 +78,9 @@ def plan_augmentation(
     max_seconds: float,
     seed: int,
 ) -> Mixtures:
-    """Mixtures of the training split; the plan is the same whenever it is made again.
+    """Mixtures of the training split; published features are kept in the folder `features`.
 
-    Published features are kept in the folder `features`. `encoded` gives the trunk's output for some rows of the targets,
-    frames or their mean, and is called only where `options.features` is "trunk".
+    `encoded` gives the trunk's frames, or their mean, for some rows of the targets, where `options.features` is "trunk".
     """
     trunk_config = model_config.trunk_config
     reads_text = input_name_of(trunk_config) == "input_ids"

@@ -44,28 +44,11 @@ _PATIENCE = 1.0
 _RECORD = ("recipe", "corpus_digest")
 _OVERWRITTEN = (STARTED, "recipe.yaml", "mixtures.parquet", "model", "model.part")
 _CODE = sorted(path.name for path in Path(annot_hf.models.__file__).parent.glob("*.py"))
-_MODEL_FILES = (
-    *_CODE,
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "model-*-of-*.safetensors",
-    "model.safetensors.index.json",
-    ADAPTER_SAFE_WEIGHTS_NAME,
-    "preprocessor_config.json",
-    "processor_config.json",
-    "chat_template.jinja",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "bpe.codes",
-    "*.model",  # of SentencePiece
-    FACTS,
-)
+_MODEL_FILES = (*_CODE, *WEIGHTS, "model-*-of-*.safetensors", "config.json", "generation_config.json", FACTS)
+_MODEL_FILES += ("preprocessor_config.json", "processor_config.json", "chat_template.jinja")
+_MODEL_FILES += ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+# the last is of SentencePiece
+_MODEL_FILES += ("vocab.json", "vocab.txt", "merges.txt", "bpe.codes", "*.model")
 
 
 @contextmanager
@@ -229,10 +212,9 @@ def checkpoints_of(folder: str | Path) -> list[Path]:
 
 
 def newest_checkpoint(folder: str | Path, *, with_best: bool = False) -> Path | None:
-    """The newest complete checkpoint in a run's folder, if there is one; newer, incomplete ones are removed.
+    """The newest complete checkpoint in a run's folder, if any, after which incomplete ones are removed; for all processes.
 
-    With several processes, all must call it: the main one removes, the others wait. `with_best` says that the run ends with
-    its best checkpoint, which must then be there.
+    `with_best` says that the run ends with its best checkpoint, which must then be there.
     """
     state, found, cut = PartialState(), checkpoints_of(folder), []
     while found and not _is_complete(found[-1], state.num_processes):
@@ -347,10 +329,9 @@ def push_model(run: Run, folder: Path, repository: str) -> None:
 def save_model(
     model: Any, processor: Any, facts: dict[str, Any], folder: Path, *, weights: dict[str, Any] | None = None
 ) -> None:
-    """Write a fresh checkpoint folder: weights as safetensors (adapters alone, if it has any), code, processor and facts.
+    """Write a checkpoint folder aside, adapters alone of a `PeftModel`, and put it in an earlier one's place when whole.
 
-    It is written aside, and takes the place of an earlier one when it is whole. `model` may be the `PeftModel` around one;
-    `weights` are its weights where several processes hold parts of them.
+    `weights` are those of the model where several processes hold parts of them.
     """
     check_model_folder(folder)
     fresh = folder.with_name(f"{folder.name}.part")

@@ -1,13 +1,4 @@
-"""What a run learns from and is measured on: the targets of its splits, their inputs, and both as datasets.
-
-Whose votes a run learns from and is validated by: people's, synthetic ones, or both (arXiv 2601.14620). The paper scores each
-kind of votes against a test distribution of its own; here the reference of a test is always that of the people who voted, and
-a system that is to do without them does so all the way: it learns from synthetic votes, and the epoch that is kept is the
-best by synthetic votes. A combined system knows people's votes and is validated by them alone.
-
-A frozen trunk encodes every item once, and the heads learn from its cached output: frames `(T, H)` of the chosen layer, or
-their mean over time `(1, H)`, in half precision, in shards named by everything they depend on.
-"""
+"""What a run learns from and is measured on: the targets of its splits, their inputs, and both as datasets."""
 
 import functools
 import hashlib
@@ -192,10 +183,7 @@ def make_datasets(
     *,
     resume: bool,
 ) -> tuple[dict[str, OpinionDataset], dict[str, Any]]:
-    """Datasets of the splits, and what a reader must know of them: texts cut short by split, and the mixtures.
-
-    The model's options that follow from the training targets are set anew where mixtures are added to these.
-    """
+    """Datasets of the splits, and what a reader must know of them: texts cut short by split, and the mixtures."""
     run, config = reader.run, reader.model.config
     if perturbation and input_name_of(config.trunk_config) == "input_ids":
         raise ValueError(
@@ -212,6 +200,7 @@ def make_datasets(
             split_target, inputs = split_target.select(split_target.items[order]), inputs.select(order)
         elif run.recipe.augmentation.kind and not run.members:
             split_target, inputs, about["augmentation"] = reader.augment(split_target, inputs, resume=resume)
+            # the targets of the mixtures are among them now
             for name, value in target_options(run, split_target).items():
                 setattr(config, name, value)
         changes = perturbation if split == "train" else None
@@ -231,21 +220,10 @@ def encode_once(
     dtype: torch.dtype | None = None,
     workers: int = 0,
 ) -> Inputs:
-    """Output of the frozen trunk for every item, computed now or by an earlier call, as inputs for "trunk_frames".
+    """The frozen trunk's "frames" `(T, H)` of every item, or their "pooled" mean `(1, H)`, from now or an earlier call.
 
-    They have the lengths of the original inputs, so that batches are the same with a cache or without. A killed run resumes
-    with the next shard; processes of a distributed run compute different shards and wait for each other.
-
-    Args:
-        model: The model, on the device to compute on; its trunk must not change afterwards.
-        inputs: The trunk's inputs.
-        collator: Pads them.
-        folder: Where frames are kept.
-        key: Identifies the items, their order and how they are read; a clip whose file changes is encoded again.
-        kind: "frames" `(T, H)`, or "pooled" for their mean over time `(1, H)`.
-        batch_size: Items of similar length that are encoded together, at most.
-        dtype: Precision of the trunk's arithmetic under autocast, or None for that of its weights.
-        workers: Processes that read audio ahead.
+    They have the lengths of the original inputs, so that batches are the same with a cache or without. Processes compute
+    different shards. `key` identifies items, order and reading; `dtype` is that of autocast, or None for the weights'.
     """
     state = PartialState()
     settings = [kind, trunk_digest(model), str(dtype), *key]
@@ -329,7 +307,10 @@ def _with_raters(targets: Targets, split: str) -> Targets:
 
 
 def vote_views(recipe: Recipe, corpus: ExportedCorpus) -> tuple[dict[str, ExportedCorpus], dict[str, Any]]:
-    """The corpus with the votes that "train" and "validation" use, and what a reader must know of them, if anything."""
+    """The corpus with the votes that "train" and "validation" use, and what a reader must know of them, if anything.
+
+    Unlike in arXiv 2601.14620, tests always refer to people's votes; synthetic votes alone also choose the epoch that is kept.
+    """
     own = int(is_synthetic(corpus.votes).sum())
     if own:
         raise ValueError(

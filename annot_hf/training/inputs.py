@@ -59,11 +59,9 @@ class InputOptions:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Inputs of a list of items, read one at a time: `inputs[row]` is the model's input of an item.
+    """Inputs of items: `read` gives one from an entry, and changes a clip that it reads afresh as a second argument says.
 
-    `read` gives it from one of the `entries`. Where clips are read afresh, `read` takes a second argument that makes another
-    waveform of one and its rate before the model's limit of length is applied. `lengths` are those of the inputs (frames,
-    samples or tokens), and `cut` says which texts had more tokens than the limit; it is None where there are no texts.
+    `lengths` are in frames, samples or tokens; `cut` says which texts exceed the limit, None where there are no texts.
     """
 
     entries: Sequence[Any]
@@ -103,9 +101,8 @@ def make_processor(
 ) -> Any:
     """The feature extractor or tokenizer of a trunk; both, as one processor, of an audio-language model.
 
-    Saved and loaded without this package it works as in training: it pads on the right and gives a mask, and a tokenizer
-    truncates where training did, at `max_tokens` or at as many as the trunk takes. `source` is the Hub id (at a `revision`)
-    or folder that holds it; the log-mel trunk needs none. No code of its own is run.
+    Saved and loaded without this package it works as in training: it pads on the right, gives a mask and truncates where
+    training did. `source` is a Hub id or folder, which the log-mel trunk does not need; no code of its own is run.
     """
     if max_tokens is not None and input_name_of(trunk_config) != "input_ids":
         raise ValueError(
@@ -167,10 +164,7 @@ def item_sources(corpus: ExportedCorpus, items: Sequence[str], trunk_config: Pre
 
 
 def read_together(corpus: ExportedCorpus, items: Sequence[str]) -> tuple[Sequence[str], np.ndarray]:
-    """The list of items whose inputs are computed and cached together, and the rows of `items` in it.
-
-    In a view of a corpus it is the list of all its items: what one fold of a cross-validation computes serves every other.
-    """
+    """The items whose inputs are cached together, and the rows of `items` in it: all, where several folds share a corpus."""
     if not corpus.part:
         return items, np.arange(len(items))
     held = corpus.items["item"].to_numpy()
@@ -228,8 +222,7 @@ def read_inputs(
 ) -> Inputs:
     """Inputs from texts or audio sources; for an audio-language model, a source may be a pair of a clip and its transcript.
 
-    With a `features` folder, log-mel frames are computed once and kept there. Texts become tokens here, all at once; what
-    a text has beyond the limit of tokens is cut off and counted. Errors have an item's name of `names`, or its number.
+    Log-mel frames are kept in a `features` folder, if there is one. Errors have an item's name of `names`, or its number.
     """
     kind, names = input_name_of(trunk_config), range(len(entries)) if names is None else names
     if kind == "input_ids":

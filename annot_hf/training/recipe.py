@@ -63,22 +63,15 @@ _OF_TRUNKS = ("schedule.trunk_learning_rate", "schedule.unfreeze_epochs", "input
 
 @dataclass
 class Run:
-    """A recipe ready to run.
-
-    Attributes:
-        recipe: Data, question, and the groups of keys.
-        options: Options of the model's configuration.
-        trunk_options: Options of the log-mel trunk.
-        training: Stock `TrainingArguments`.
-        values: Every key, those of groups as `group.key`, as the file and the overrides gave it, for the record.
-        members: The run of each independent member of an ensemble; its folder is chosen when it starts.
-    """
+    """A recipe ready to run: its own keys, the options of the model and of a log-mel trunk, and the stock arguments."""
 
     recipe: Recipe
     options: dict[str, Any]
     trunk_options: dict[str, Any]
     training: TrainingArguments
+    # every key, those of groups as `group.key`, as the file and the overrides gave it, for the record
     values: dict[str, Any]
+    # of each independent member of an ensemble; its folder is chosen when it starts
     members: "tuple[Run, ...]" = ()
 
     def at(self, folder: Path) -> "Run":

@@ -61,13 +61,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a run leaves behind.
-
-    Attributes:
-        model: Folder of the best checkpoint, with its processor, code and facts.
-        metrics: Measures on the validation split, in nats but for the distance.
-        facts: What `training.json` in the folder says: corpus, splits, marginal, exclusions.
-    """
+    """A run's best checkpoint, its measures on the validation split (nats but for the distance) and its `training.json`."""
 
     model: Path
     metrics: dict[str, float]
@@ -190,11 +184,7 @@ DONE = "done.json"
 
 
 def predictions_of(run: Run, corpus: ExportedCorpus, split: str = "test", *, keep_model: bool = True) -> Predictions:
-    """Predictions of a run on one split: read if they are saved, else from its model, which is trained if there is none.
-
-    Its `output_dir` then holds `done.json` (what the run is), `training.json` (what came out of it), `predictions-SPLIT`
-    and, unless told otherwise, the model; without it, another split needs a new training.
-    """
+    """Predictions of a run on one split: read if they are saved, else from its model, which is trained if there is none."""
     with held(run.training.output_dir):
         return _predictions_of(run, corpus, split, keep_model)
 

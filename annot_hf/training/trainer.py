@@ -25,13 +25,8 @@ from annot_hf.training.schedules import HEADS, TRUNK, EntropyCurriculum, normali
 class OpinionTrainer(Trainer):
     """`Trainer` whose train set is an `OpinionDataset`.
 
-    Args:
-        task_schedule: "alternate" takes an optimiser step on the raters' answers and then one on the distribution, for
-            every batch (arXiv 2408.11956); "joint" adds the losses; "ratings" and "distribution" learn one alone.
-            Only annotator models have a schedule; None for others.
-        curriculum: Weights of the items in the distribution's loss, by epoch; all the same when None.
-        trunk_learning_rate: Learning rate of the trunk; that of the heads when None.
-        **kwargs: Arguments of `Trainer`.
+    `task_schedule` is `Schedule.tasks` for annotator models, None for others; None also stands for items of equal weight and
+    for a trunk that learns at the rate of the heads.
     """
 
     def __init__(
@@ -178,11 +173,8 @@ class EffectiveBatch:
     """A loss that compares the items of a batch, over all micro-batches of one optimiser step.
 
     CCC over 4 micro-batches of 8 items is not the mean of their 4 CCCs. The step's items are first predicted without
-    gradients, the loss of all of them together gives the gradient of every prediction, and a second pass takes each
-    micro-batch's part back to the weights: the memory is that of one micro-batch, the time that of one more forward pass.
-
-    `model` may be wrapped for several `processes`, whose items are compared too, `core` is the model itself; `context` is
-    that of the forward pass, such as autocast.
+    gradients, their common loss gives the gradient of every prediction, and a second pass takes each micro-batch's part back
+    to the weights. `model` may be wrapped for several processes, `core` is the model itself, `context` for instance autocast.
     """
 
     def __init__(
