@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -53,11 +53,9 @@ _MODEL_FILES += ("vocab.json", "vocab.txt", "merges.txt", "bpe.codes", "*.model"
 
 @contextmanager
 def held(folder: str | Path) -> Iterator[None]:
-    """Lock a run's folder, and remove it again if nothing was written; a process may lock it twice.
-
-    The lock of a process that has ended is ignored. Of several processes of one run, the main one locks for all.
-    """
+    """Lock a run's folder, and remove it again if nothing was written; a process may lock it twice."""
     folder = Path(folder).resolve()
+    # which locks for all processes of the run
     if not PartialState().is_main_process:
         yield
         return
@@ -70,7 +68,11 @@ def held(folder: str | Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        pid, host = [*_lines(folder / _LOCK), "unknown", "unknown"][:2]
+        words = []
+        # the file may be gone by now
+        with suppress(OSError):
+            words = (folder / _LOCK).read_text(encoding="utf-8", errors="replace").split()
+        pid, host = [*words, "unknown", "unknown"][:2]
         raise ValueError(
             f"{folder / _LOCK} says that process {pid} on {host} works in this folder; wait for it, or remove that file "
             "if the process is gone."
@@ -82,14 +84,6 @@ def held(folder: str | Path) -> Iterator[None]:
         for path in made:
             if path.is_dir() and not any(path.iterdir()):
                 path.rmdir()
-
-
-def _lines(path: Path) -> list[str]:
-    """Words of a file that may be gone."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").split()
-    except OSError:
-        return []
 
 
 def check_start(run: Run, *, resume: bool) -> None:
@@ -212,15 +206,13 @@ def checkpoints_of(folder: str | Path) -> list[Path]:
 
 
 def newest_checkpoint(folder: str | Path, *, with_best: bool = False) -> Path | None:
-    """The newest complete checkpoint in a run's folder, if any, after which incomplete ones are removed; for all processes.
-
-    `with_best` says that the run ends with its best checkpoint, which must then be there.
-    """
+    """The newest complete checkpoint, if any, `with_best` only where the best one is there; all processes must call it."""
     state, found, cut = PartialState(), checkpoints_of(folder), []
     while found and not _is_complete(found[-1], state.num_processes):
         cut.append(found.pop())
     # no process may remove what another still looks at
     state.wait_for_everyone()
+    # newer ones than the complete one
     for path in cut if state.is_main_process else ():
         logger.warning("%s was cut off while it was written, and is removed.", path)
         shutil.rmtree(path)
@@ -299,11 +291,11 @@ def open_repository(run: Run) -> str:
 def push_model(run: Run, folder: Path, repository: str) -> None:
     """Upload a model folder, and nothing else of the run: weights, configuration, processor, code and facts."""
     facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    told = {key: value for key, value in facts["recipe"].items() if key not in ELSEWHERE}
     # where things lie on this machine is nobody's business
     told = {
         key: Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
-        for key, value in told.items()
+        for key, value in facts["recipe"].items()
+        if key not in ELSEWHERE
     }
     text = json.dumps(facts | {"recipe": told}, indent=1, ensure_ascii=False) + "\n"
     files = {

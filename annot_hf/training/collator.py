@@ -154,18 +154,12 @@ def _mask(rows: Sequence[torch.Tensor], width: int = 0) -> torch.Tensor:
 class BucketSampler(Sampler[int | tuple[int, int]]):
     """Shuffled indices whose consecutive batches hold inputs of similar length, the same for a seed and an epoch.
 
-    Items are sorted by length within random groups of `group` batches, and the batches shuffled: larger groups mean less
-    padding and less shuffling. `with_epoch` gives pairs of index and epoch, for workers that outlive an epoch.
+    Items are sorted within random groups of `group` batches: larger ones mean less padding and less shuffling. `with_epoch`
+    gives pairs of index and epoch, for workers that outlive an epoch.
     """
 
     def __init__(
-        self,
-        lengths: Sequence[int],
-        batch_size: int,
-        *,
-        seed: int = 0,
-        group: int = GROUP,
-        with_epoch: bool = False,
+        self, lengths: Sequence[int], batch_size: int, *, seed: int = 0, group: int = GROUP, with_epoch: bool = False
     ) -> None:
         self.lengths, self.batch_size, self.seed, self.group = np.asarray(lengths), batch_size, seed, group
         self.with_epoch, self.epoch = with_epoch, 0

@@ -1,6 +1,5 @@
 """What a run learns from and is measured on: the targets of its splits, their inputs, and both as datasets."""
 
-import functools
 import hashlib
 import json
 import logging
@@ -37,6 +36,7 @@ from annot_hf.models.trunks import PROMPTED, PROVENANCE, input_name_of
 from annot_hf.training.augment import augmentation_facts, keep_mixtures, plan_augmentation
 from annot_hf.training.collator import OpinionDataset, VoteCollator, make_collator
 from annot_hf.training.features import FeatureStore, plan_shards, write_shard
+from annot_hf.training.inference import hashed_names
 from annot_hf.training.inputs import (
     Inputs,
     clip_seconds,
@@ -98,7 +98,7 @@ class SplitReader:
 
     @property
     def collator(self) -> VoteCollator:
-        """What makes batches of `dataset`'s rows."""
+        """What makes batches of the datasets' rows."""
         return replace(self.fed_by, input_name="trunk_frames", tokenizer=None) if self.cached else self.fed_by
 
     def read(self, items: np.ndarray) -> Inputs:
@@ -125,8 +125,12 @@ class SplitReader:
     def augment(self, targets: Targets, inputs: Inputs, *, resume: bool) -> tuple[Targets, Inputs, dict[str, Any]]:
         """Targets and inputs with the mixtures that the recipe asks for behind the items, and facts of the mixtures."""
         run, wanted = self.run, self.run.recipe.augmentation
-        encoded = functools.partial(self._encoded, inputs, targets.items)
         seed = run.training.seed
+
+        def encoded(rows: np.ndarray) -> Inputs:
+            chosen = inputs.select(rows)
+            return chosen if self.cached else self.encode(chosen, targets.items[rows])
+
         mixtures = plan_augmentation(
             wanted, self.corpus, targets, self.model.config, encoded=encoded, seed=seed, **self.limits
         )
@@ -154,12 +158,7 @@ class SplitReader:
         mixed = read_inputs(clips, config, self.processor, names=mixtures.items, key=key, **self.limits)
         return self.encode(mixed, mixtures.items) if self.cached else mixed
 
-    def _encoded(self, inputs: Inputs, items: np.ndarray, rows: np.ndarray) -> Inputs:
-        """What the trunk makes of some of the items."""
-        chosen = inputs.select(rows)
-        return chosen if self.cached else self.encode(chosen, items[rows])
-
-    def dataset(
+    def _dataset(
         self, view: ExportedCorpus, targets: Targets, inputs: Inputs, perturbation: Perturbation | None
     ) -> OpinionDataset:
         """The dataset of a split, with targets of everything that the model answers, from the votes of its view."""
@@ -174,38 +173,37 @@ class SplitReader:
             targets, inputs.entries, inputs.read, inputs.lengths, annotators=names, perturbation=perturbation, **extra
         )
 
-
-def make_datasets(
-    reader: SplitReader,
-    views: Mapping[str, ExportedCorpus],
-    targets: Mapping[str, Targets],
-    perturbation: Perturbation | None,
-    *,
-    resume: bool,
-) -> tuple[dict[str, OpinionDataset], dict[str, Any]]:
-    """Datasets of the splits, and what a reader must know of them: texts cut short by split, and the mixtures."""
-    run, config = reader.run, reader.model.config
-    if perturbation and input_name_of(config.trunk_config) == "input_ids":
-        raise ValueError(
-            f"augmentation.perturb_share is {perturbation.share}, and a {config.trunk_config.model_type} trunk reads text, "
-            "which has no pitch; remove augmentation.perturb_share, or choose an audio trunk."
-        )
-    datasets, about = {}, {"truncated": {}}
-    for split, split_target in targets.items():
-        inputs = reader.read(split_target.items)
-        about["truncated"][split] = inputs.truncated
-        if split != "train":
-            # longest last, so that evaluation pads little
-            order = np.argsort(inputs.lengths, kind="stable")
-            split_target, inputs = split_target.select(split_target.items[order]), inputs.select(order)
-        elif run.recipe.augmentation.kind and not run.members:
-            split_target, inputs, about["augmentation"] = reader.augment(split_target, inputs, resume=resume)
-            # the targets of the mixtures are among them now
-            for name, value in target_options(run, split_target).items():
-                setattr(config, name, value)
-        changes = perturbation if split == "train" else None
-        datasets[split] = reader.dataset(views[split], split_target, inputs, changes)
-    return datasets, about
+    def datasets(
+        self,
+        views: Mapping[str, ExportedCorpus],
+        targets: Mapping[str, Targets],
+        perturbation: Perturbation | None,
+        *,
+        resume: bool,
+    ) -> tuple[dict[str, OpinionDataset], dict[str, Any]]:
+        """Datasets of the splits, and what `training.json` records of them: items, exclusions and votes, and the mixtures."""
+        run, config = self.run, self.model.config
+        if perturbation and input_name_of(config.trunk_config) == "input_ids":
+            raise ValueError(
+                f"augmentation.perturb_share is {perturbation.share}, and a {config.trunk_config.model_type} trunk reads "
+                "text, which has no pitch; remove augmentation.perturb_share, or choose an audio trunk."
+            )
+        datasets, about = {}, {"splits": {}}
+        for split, split_target in targets.items():
+            inputs = self.read(split_target.items)
+            about["splits"][split] = _split_facts(split_target, views[split], inputs.truncated)
+            if split != "train":
+                # longest last, so that evaluation pads little
+                order = np.argsort(inputs.lengths, kind="stable")
+                split_target, inputs = split_target.select(split_target.items[order]), inputs.select(order)
+            elif run.recipe.augmentation.kind and not run.members:
+                split_target, inputs, about["augmentation"] = self.augment(split_target, inputs, resume=resume)
+                # the targets of the mixtures are among them now
+                for name, value in target_options(run, split_target).items():
+                    setattr(config, name, value)
+            changes = perturbation if split == "train" else None
+            datasets[split] = self._dataset(views[split], split_target, inputs, changes)
+        return datasets, about
 
 
 def encode_once(
@@ -332,11 +330,18 @@ def vote_views(recipe: Recipe, corpus: ExportedCorpus) -> tuple[dict[str, Export
     return {"train": replace(corpus, votes=combined), "validation": corpus}, about
 
 
-def count_votes(votes: VoteTable, targets: Targets) -> dict[str, int]:
-    """How many human and synthetic votes on its questions are behind targets."""
-    kept = votes.select(items=targets.items, questions=[question.name for question in targets.questions])
-    synthetic = is_synthetic(kept)
-    return {"human": int((~synthetic).sum()), "synthetic": int(synthetic.sum())}
+def _split_facts(targets: Targets, view: ExportedCorpus, truncated: int | None) -> dict[str, Any]:
+    """What `training.json` records of a split: items, exclusions, texts cut short and votes."""
+    names = [question.name for question in targets.questions]
+    synthetic = is_synthetic(view.votes.select(items=targets.items, questions=names))
+    return {
+        "items": len(targets),
+        "sha256": hashlib.sha256("\n".join(sorted(targets.items)).encode()).hexdigest(),
+        "names": hashed_names(targets.items),
+        "excluded": targets.excluded,
+        **({} if truncated is None else {"texts cut short": truncated}),
+        "votes": {"human": int((~synthetic).sum()), "synthetic": int(synthetic.sum())},
+    }
 
 
 def _check_needed(recipe: Recipe, corpus: ExportedCorpus, synthetic: VoteTable, found: Annotations) -> None:

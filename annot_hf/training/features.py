@@ -68,8 +68,7 @@ def plan_shards(
 ) -> list[Shard]:
     """Which file of `folder` holds which items, taken in `order`; at most `size` (`SHARD_ITEMS` by default) are in one.
 
-    The settings, for JSON, are all that the features depend on besides the items. A shard's name changes with the files of
-    its sources, or with what is embedded, so that only its frames are computed again.
+    The settings, for JSON, are all that the features depend on besides the items, whose content is in a shard's name.
     """
     about = json.dumps([*settings, len(sources)], sort_keys=True, default=str)
     folder = Path(folder) / hashlib.sha256(about.encode()).hexdigest()[:16]

@@ -93,11 +93,7 @@ def join_inputs(parts: Sequence[Inputs]) -> Inputs:
 
 
 def make_processor(
-    trunk_config: PreTrainedConfig,
-    source: str | Path,
-    *,
-    max_tokens: int | None = None,
-    revision: str | None = None,
+    trunk_config: PreTrainedConfig, source: str | Path, *, max_tokens: int | None = None, revision: str | None = None
 ) -> Any:
     """The feature extractor or tokenizer of a trunk; both, as one processor, of an audio-language model.
 

@@ -18,6 +18,11 @@ TRUNK, HEADS = "trunk", "heads"
 _ROUNDING = 1e-6
 
 
+def finished_epochs(state: Any) -> int:
+    """Epochs that have ended; the state's count of them has rounding errors."""
+    return math.floor((state.epoch or 0) + _ROUNDING)
+
+
 def newbob_factor(losses: Sequence[float], factor: float = 0.9, threshold: float = 0.0025) -> float:
     """`factor` once for each of the losses, in order, that is not lower than the one before by `threshold` of it."""
     pairs = zip(losses, losses[1:], strict=False)
@@ -109,7 +114,7 @@ class StagedLearning(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Unfreeze what the finished epochs allow, and set the rates."""
-        finished = math.floor((state.epoch or 0) + _ROUNDING)
+        finished = finished_epochs(state)
         if self.stages:
             model = getattr(kwargs["model"], "module", kwargs["model"])
             self._unfreeze(model.trunk, finished)
