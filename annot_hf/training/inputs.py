@@ -107,13 +107,12 @@ def make_processor(
     if trunk_config.model_type == LogMelConfig.model_type:
         bins = trunk_config.num_mel_bins
         return Speech2TextFeatureExtractor(feature_size=bins, num_mel_bins=bins, do_ceptral_normalize=False)
-    kinds = {"input_ids": AutoTokenizer, PROMPTED: AutoProcessor}
-    kind = kinds.get(input_name_of(trunk_config), AutoFeatureExtractor)
+    kinds = {"input_ids": (AutoTokenizer, "tokenizer"), PROMPTED: (AutoProcessor, "processor")}
+    kind, what = kinds.get(input_name_of(trunk_config), (AutoFeatureExtractor, "feature extractor"))
     try:
         processor = kind.from_pretrained(source, revision=revision, trust_remote_code=False)
     except Exception as error:
         # of many kinds; the tokenizers library raises plain ones
-        what = {AutoTokenizer: "tokenizer", AutoProcessor: "processor"}.get(kind, "feature extractor")
         raise ValueError(
             f"{source} holds no {what} that can be read; save that of the checkpoint the model came from (of an ensemble's "
             "member) there with save_pretrained."
