@@ -49,13 +49,13 @@ logger = logging.getLogger(__name__)
 
 RECIPES = Path(__file__).parent.parent / "recipes"
 # keys that mean nothing without push_to_hub
-_HUB = ("hub_model_id", "hub_private_repo", "hub_revision", "hub_strategy")
+_HUB_KEYS = ("hub_model_id", "hub_private_repo", "hub_revision", "hub_strategy")
 # keys that say where things lie and what is logged, and not what a run is; what the annotations hold is in its record
 ELSEWHERE = {"votes.annotations", "corpus", "features", "ensemble.folder", "output_dir", "report_to", "run_name"}
-ELSEWHERE |= {"disable_tqdm", "logging_strategy", "logging_steps", "push_to_hub", *_HUB}
+ELSEWHERE |= {"disable_tqdm", "logging_strategy", "logging_steps", "push_to_hub", *_HUB_KEYS}
 # keys of an ensemble that a member alone does not have
 _TOGETHER = ("members", "num_members", "ensemble.differ", "ensemble.folder", "distribution", "head_seed")
-_TOGETHER += ("push_to_hub", *_HUB)
+_TOGETHER += ("push_to_hub", *_HUB_KEYS)
 # between the seeds of two members, so that ensembles of neighbouring seeds share no member
 _STRIDE = 1000
 
@@ -325,7 +325,7 @@ def _stock_conflicts(given: Mapping[str, Any], recipe: Mapping[str, Any]) -> Ite
             f"hub_strategy is {given['hub_strategy']!r}, and a run pushes its model once, when it has ended; set it to end, "
             "or remove it."
         )
-    for name in _HUB:
+    for name in _HUB_KEYS:
         if name in given and not given.get("push_to_hub"):
             yield f"{name} is set, and there is no push_to_hub; set push_to_hub, or remove {name}."
 
