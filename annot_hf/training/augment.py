@@ -78,10 +78,9 @@ def plan_augmentation(
     max_seconds: float,
     seed: int,
 ) -> Mixtures:
-    """Mixtures of the training split; the plan is the same whenever it is made again.
+    """Mixtures of the training split; published features are kept in the folder `features`.
 
-    Published features are kept in the folder `features`. `encoded` gives the trunk's output for some rows of the targets,
-    frames or their mean, and is called only where `options.features` is "trunk".
+    `encoded` gives the trunk's frames, or their mean, for some rows of the targets, where `options.features` is "trunk".
     """
     trunk_config = model_config.trunk_config
     reads_text = input_name_of(trunk_config) == "input_ids"
@@ -139,10 +138,7 @@ def _digest(table: pd.DataFrame) -> str:
 def published_features(
     corpus: ExportedCorpus, items: Sequence[str], folder: str | Path, max_seconds: float, rows: np.ndarray
 ) -> np.ndarray:
-    """The published features of some items `(R, D)`: 72 of the clip, 10 of the text, as far as the corpus has either.
-
-    Those of clips are computed in parallel and kept in `folder`; an interrupted call is resumed.
-    """
+    """Published features of some items `(R, D)`: 72 of the clip, kept in `folder`, 10 of the text, as the corpus has them."""
     asked, table = np.asarray(items, dtype=object)[rows], corpus.items.set_index("item")
     parts = []
     if "audio" in table and table["audio"].notna().any():
@@ -154,7 +150,14 @@ def published_features(
                 f"Item {clips.index[clips.isna()][0]!r} has no audio and others of {corpus.name} have; leave such items out "
                 "of the export, or set augmentation.features to a file."
             )
-        parts.append(_clip_table(list(held), list(clips), folder, [corpus.digest, *held], max_seconds)[places])
+        load_librosa()
+        # a missing library shows before hours of work
+        load_neighbours()
+        shards = plan_shards(folder, ["published features", CLIP_FEATURES, corpus.digest, *held], list(clips))
+        work = functools.partial(_write_clips, max_seconds)
+        fill_shards(shards, work, list(clips.items()), desc="neighbour features")
+        store = FeatureStore(shards)
+        parts.append(np.concatenate([store[row] for row in range(len(store))])[places])
     if "text" in table and table["text"].notna().any():
         texts = table["text"].reindex(asked)
         absent = texts.isna()
@@ -164,20 +167,6 @@ def published_features(
             np.stack([text_features(None if gone else text) for text, gone in zip(texts, absent, strict=True)])
         )
     return np.concatenate(parts, 1)
-
-
-def _clip_table(
-    names: Sequence[str], clips: Sequence[Any], folder: str | Path, key: Sequence[str], max_seconds: float
-) -> np.ndarray:
-    """Published features `(N, 72)` of clips."""
-    load_librosa()
-    # a missing library shows before hours of work
-    load_neighbours()
-    shards = plan_shards(folder, ["published features", CLIP_FEATURES, *key], clips)
-    work = functools.partial(_write_clips, max_seconds)
-    fill_shards(shards, work, list(zip(names, clips, strict=True)), desc="neighbour features")
-    store = FeatureStore(shards)
-    return np.concatenate([store[row] for row in range(len(store))])
 
 
 def _write_clips(max_seconds: float, target: Path, clips: Sequence[tuple[str, Any]]) -> None:

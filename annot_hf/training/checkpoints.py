@@ -5,7 +5,7 @@ import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -44,37 +44,18 @@ _PATIENCE = 1.0
 _RECORD = ("recipe", "corpus_digest")
 _OVERWRITTEN = (STARTED, "recipe.yaml", "mixtures.parquet", "model", "model.part")
 _CODE = sorted(path.name for path in Path(annot_hf.models.__file__).parent.glob("*.py"))
-_MODEL_FILES = (
-    *_CODE,
-    "config.json",
-    "generation_config.json",
-    "model.safetensors",
-    "model-*-of-*.safetensors",
-    "model.safetensors.index.json",
-    ADAPTER_SAFE_WEIGHTS_NAME,
-    "preprocessor_config.json",
-    "processor_config.json",
-    "chat_template.jinja",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "added_tokens.json",
-    "vocab.json",
-    "vocab.txt",
-    "merges.txt",
-    "bpe.codes",
-    "*.model",  # of SentencePiece
-    FACTS,
-)
+_MODEL_FILES = (*_CODE, *WEIGHTS, "model-*-of-*.safetensors", "config.json", "generation_config.json", FACTS)
+_MODEL_FILES += ("preprocessor_config.json", "processor_config.json", "chat_template.jinja")
+_MODEL_FILES += ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+# the last is of SentencePiece
+_MODEL_FILES += ("vocab.json", "vocab.txt", "merges.txt", "bpe.codes", "*.model")
 
 
 @contextmanager
 def held(folder: str | Path) -> Iterator[None]:
-    """Lock a run's folder, and remove it again if nothing was written; a process may lock it twice.
-
-    The lock of a process that has ended is ignored. Of several processes of one run, the main one locks for all.
-    """
+    """Lock a run's folder, and remove it again if nothing was written; a process may lock it twice."""
     folder = Path(folder).resolve()
+    # which locks for all processes of the run
     if not PartialState().is_main_process:
         yield
         return
@@ -87,7 +68,11 @@ def held(folder: str | Path) -> Iterator[None]:
     try:
         lock.acquire()
     except Timeout:
-        pid, host = [*_lines(folder / _LOCK), "unknown", "unknown"][:2]
+        words = []
+        # the file may be gone by now
+        with suppress(OSError):
+            words = (folder / _LOCK).read_text(encoding="utf-8", errors="replace").split()
+        pid, host = [*words, "unknown", "unknown"][:2]
         raise ValueError(
             f"{folder / _LOCK} says that process {pid} on {host} works in this folder; wait for it, or remove that file "
             "if the process is gone."
@@ -99,14 +84,6 @@ def held(folder: str | Path) -> Iterator[None]:
         for path in made:
             if path.is_dir() and not any(path.iterdir()):
                 path.rmdir()
-
-
-def _lines(path: Path) -> list[str]:
-    """Words of a file that may be gone."""
-    try:
-        return path.read_text(encoding="utf-8", errors="replace").split()
-    except OSError:
-        return []
 
 
 def check_start(run: Run, *, resume: bool) -> None:
@@ -229,16 +206,13 @@ def checkpoints_of(folder: str | Path) -> list[Path]:
 
 
 def newest_checkpoint(folder: str | Path, *, with_best: bool = False) -> Path | None:
-    """The newest complete checkpoint in a run's folder, if there is one; newer, incomplete ones are removed.
-
-    With several processes, all must call it: the main one removes, the others wait. `with_best` says that the run ends with
-    its best checkpoint, which must then be there.
-    """
+    """The newest complete checkpoint, if any, `with_best` only where the best one is there; all processes must call it."""
     state, found, cut = PartialState(), checkpoints_of(folder), []
     while found and not _is_complete(found[-1], state.num_processes):
         cut.append(found.pop())
     # no process may remove what another still looks at
     state.wait_for_everyone()
+    # newer ones than the complete one
     for path in cut if state.is_main_process else ():
         logger.warning("%s was cut off while it was written, and is removed.", path)
         shutil.rmtree(path)
@@ -317,11 +291,11 @@ def open_repository(run: Run) -> str:
 def push_model(run: Run, folder: Path, repository: str) -> None:
     """Upload a model folder, and nothing else of the run: weights, configuration, processor, code and facts."""
     facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    told = {key: value for key, value in facts["recipe"].items() if key not in ELSEWHERE}
     # where things lie on this machine is nobody's business
     told = {
         key: Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
-        for key, value in told.items()
+        for key, value in facts["recipe"].items()
+        if key not in ELSEWHERE
     }
     text = json.dumps(facts | {"recipe": told}, indent=1, ensure_ascii=False) + "\n"
     files = {
@@ -347,10 +321,9 @@ def push_model(run: Run, folder: Path, repository: str) -> None:
 def save_model(
     model: Any, processor: Any, facts: dict[str, Any], folder: Path, *, weights: dict[str, Any] | None = None
 ) -> None:
-    """Write a fresh checkpoint folder: weights as safetensors (adapters alone, if it has any), code, processor and facts.
+    """Write a checkpoint folder aside, adapters alone of a `PeftModel`, and put it in an earlier one's place when whole.
 
-    It is written aside, and takes the place of an earlier one when it is whole. `model` may be the `PeftModel` around one;
-    `weights` are its weights where several processes hold parts of them.
+    `weights` are those of the model where several processes hold parts of them.
     """
     check_model_folder(folder)
     fresh = folder.with_name(f"{folder.name}.part")

@@ -27,20 +27,11 @@ EXTRA_TARGETS = ("scale_targets", "auxiliary_targets", "disagreement_targets")
 
 
 class OpinionDataset(Dataset):
-    """Rows `{"input", "labels", "annotators", "ratings", "seed"}`, one an item that has a target.
+    """Rows `{"input", "labels", "annotators", "ratings", "seed"}` of items, with `EXTRA_TARGETS` where they are given.
 
-    Args:
-        targets: Targets of the items.
-        inputs: What `read` takes for each item, aligned with the targets.
-        read: Turns an entry of `inputs` into the model's input: reads features, decodes audio, or passes text on.
-        lengths: Length of each input (frames, samples or tokens), for bucketing.
-        annotators: The model's raters; answers of others get index -1.
-        seed: Seed of the resampling, that of the targets.
-        scales: Mean ratings of further scale questions `(N, D)` on [-1, 1]; rows then have `scale_targets`.
-        auxiliary: Distributions of the votes on auxiliary questions `(N, sum of K)`; rows then have `auxiliary_targets`.
-        disagreement: How far raters disagree on each item `(N,)`; rows then have `disagreement_targets`.
-        perturbation: What happens to clips in an epoch; `read` then takes, after an entry, a function of a waveform and its
-            rate. Indexing by number gives the clean clip, by number and epoch the perturbed one.
+    `read` turns an entry of `inputs`, as `Inputs` has them, into the model's input. Raters beyond `annotators` get index -1.
+    `scales` are means `(N, D)` on [-1, 1], `auxiliary` distributions `(N, sum of K)`, `disagreement` is `(N,)`. Indexing by
+    number gives the clean clip, by number and epoch the perturbed one.
     """
 
     def __init__(
@@ -73,20 +64,17 @@ class OpinionDataset(Dataset):
     def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
         index, epoch = index if isinstance(index, tuple) else (index, None)
         rows = slice(self.bounds[index], self.bounds[index + 1])
+        alter = []
+        if self.perturbation is not None and epoch is not None:
+            alter = [functools.partial(self.perturbation.apply, item=self.targets.items[index], epoch=epoch)]
         row = {
-            "input": self.read(self.inputs[index], *self._alter(index, epoch)),
+            "input": self.read(self.inputs[index], *alter),
             "labels": self.targets.probs[index],
             "annotators": self.annotators[rows],
             "ratings": self.targets.ratings.value[rows],
             "seed": self.seeds[index],
         }
         return row | {name: values[index] for name, values in self.extra.items()}
-
-    def _alter(self, index: int, epoch: int | None) -> list[Callable[..., np.ndarray]]:
-        """What changes the item's clip in an epoch, if anything does."""
-        if self.perturbation is None or epoch is None:
-            return []
-        return [functools.partial(self.perturbation.apply, item=self.targets.items[index], epoch=epoch)]
 
 
 @dataclass
@@ -166,19 +154,12 @@ def _mask(rows: Sequence[torch.Tensor], width: int = 0) -> torch.Tensor:
 class BucketSampler(Sampler[int | tuple[int, int]]):
     """Shuffled indices whose consecutive batches hold inputs of similar length, the same for a seed and an epoch.
 
-    Within groups of `group` batches, drawn at random, items are sorted by length; then the batches are shuffled: larger
-    groups mean less padding and less shuffling. The order depends on seed and epoch alone, which makes a resumed run exact.
-    `with_epoch` gives pairs of index and epoch, so that the epoch also reaches workers that outlive an epoch.
+    Items are sorted within random groups of `group` batches: larger ones mean less padding and less shuffling. `with_epoch`
+    gives pairs of index and epoch, for workers that outlive an epoch.
     """
 
     def __init__(
-        self,
-        lengths: Sequence[int],
-        batch_size: int,
-        *,
-        seed: int = 0,
-        group: int = GROUP,
-        with_epoch: bool = False,
+        self, lengths: Sequence[int], batch_size: int, *, seed: int = 0, group: int = GROUP, with_epoch: bool = False
     ) -> None:
         self.lengths, self.batch_size, self.seed, self.group = np.asarray(lengths), batch_size, seed, group
         self.with_epoch, self.epoch = with_epoch, 0

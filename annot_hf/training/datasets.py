@@ -1,15 +1,5 @@
-"""What a run learns from and is measured on: the targets of its splits, their inputs, and both as datasets.
+"""What a run learns from and is measured on: the targets of its splits, their inputs, and both as datasets."""
 
-Whose votes a run learns from and is validated by: people's, synthetic ones, or both (arXiv 2601.14620). The paper scores each
-kind of votes against a test distribution of its own; here the reference of a test is always that of the people who voted, and
-a system that is to do without them does so all the way: it learns from synthetic votes, and the epoch that is kept is the
-best by synthetic votes. A combined system knows people's votes and is validated by them alone.
-
-A frozen trunk encodes every item once, and the heads learn from its cached output: frames `(T, H)` of the chosen layer, or
-their mean over time `(1, H)`, in half precision, in shards named by everything they depend on.
-"""
-
-import functools
 import hashlib
 import json
 import logging
@@ -46,6 +36,7 @@ from annot_hf.models.trunks import PROMPTED, PROVENANCE, input_name_of
 from annot_hf.training.augment import augmentation_facts, keep_mixtures, plan_augmentation
 from annot_hf.training.collator import OpinionDataset, VoteCollator, make_collator
 from annot_hf.training.features import FeatureStore, plan_shards, write_shard
+from annot_hf.training.inference import hashed_names
 from annot_hf.training.inputs import (
     Inputs,
     clip_seconds,
@@ -107,7 +98,7 @@ class SplitReader:
 
     @property
     def collator(self) -> VoteCollator:
-        """What makes batches of `dataset`'s rows."""
+        """What makes batches of the datasets' rows."""
         return replace(self.fed_by, input_name="trunk_frames", tokenizer=None) if self.cached else self.fed_by
 
     def read(self, items: np.ndarray) -> Inputs:
@@ -134,8 +125,12 @@ class SplitReader:
     def augment(self, targets: Targets, inputs: Inputs, *, resume: bool) -> tuple[Targets, Inputs, dict[str, Any]]:
         """Targets and inputs with the mixtures that the recipe asks for behind the items, and facts of the mixtures."""
         run, wanted = self.run, self.run.recipe.augmentation
-        encoded = functools.partial(self._encoded, inputs, targets.items)
         seed = run.training.seed
+
+        def encoded(rows: np.ndarray) -> Inputs:
+            chosen = inputs.select(rows)
+            return chosen if self.cached else self.encode(chosen, targets.items[rows])
+
         mixtures = plan_augmentation(
             wanted, self.corpus, targets, self.model.config, encoded=encoded, seed=seed, **self.limits
         )
@@ -163,12 +158,7 @@ class SplitReader:
         mixed = read_inputs(clips, config, self.processor, names=mixtures.items, key=key, **self.limits)
         return self.encode(mixed, mixtures.items) if self.cached else mixed
 
-    def _encoded(self, inputs: Inputs, items: np.ndarray, rows: np.ndarray) -> Inputs:
-        """What the trunk makes of some of the items."""
-        chosen = inputs.select(rows)
-        return chosen if self.cached else self.encode(chosen, items[rows])
-
-    def dataset(
+    def _dataset(
         self, view: ExportedCorpus, targets: Targets, inputs: Inputs, perturbation: Perturbation | None
     ) -> OpinionDataset:
         """The dataset of a split, with targets of everything that the model answers, from the votes of its view."""
@@ -183,40 +173,37 @@ class SplitReader:
             targets, inputs.entries, inputs.read, inputs.lengths, annotators=names, perturbation=perturbation, **extra
         )
 
-
-def make_datasets(
-    reader: SplitReader,
-    views: Mapping[str, ExportedCorpus],
-    targets: Mapping[str, Targets],
-    perturbation: Perturbation | None,
-    *,
-    resume: bool,
-) -> tuple[dict[str, OpinionDataset], dict[str, Any]]:
-    """Datasets of the splits, and what a reader must know of them: texts cut short by split, and the mixtures.
-
-    The model's options that follow from the training targets are set anew where mixtures are added to these.
-    """
-    run, config = reader.run, reader.model.config
-    if perturbation and input_name_of(config.trunk_config) == "input_ids":
-        raise ValueError(
-            f"augmentation.perturb_share is {perturbation.share}, and a {config.trunk_config.model_type} trunk reads text, "
-            "which has no pitch; remove augmentation.perturb_share, or choose an audio trunk."
-        )
-    datasets, about = {}, {"truncated": {}}
-    for split, split_target in targets.items():
-        inputs = reader.read(split_target.items)
-        about["truncated"][split] = inputs.truncated
-        if split != "train":
-            # longest last, so that evaluation pads little
-            order = np.argsort(inputs.lengths, kind="stable")
-            split_target, inputs = split_target.select(split_target.items[order]), inputs.select(order)
-        elif run.recipe.augmentation.kind and not run.members:
-            split_target, inputs, about["augmentation"] = reader.augment(split_target, inputs, resume=resume)
-            for name, value in target_options(run, split_target).items():
-                setattr(config, name, value)
-        changes = perturbation if split == "train" else None
-        datasets[split] = reader.dataset(views[split], split_target, inputs, changes)
-    return datasets, about
+    def datasets(
+        self,
+        views: Mapping[str, ExportedCorpus],
+        targets: Mapping[str, Targets],
+        perturbation: Perturbation | None,
+        *,
+        resume: bool,
+    ) -> tuple[dict[str, OpinionDataset], dict[str, Any]]:
+        """Datasets of the splits, and what `training.json` records of them: items, exclusions and votes, and the mixtures."""
+        run, config = self.run, self.model.config
+        if perturbation and input_name_of(config.trunk_config) == "input_ids":
+            raise ValueError(
+                f"augmentation.perturb_share is {perturbation.share}, and a {config.trunk_config.model_type} trunk reads "
+                "text, which has no pitch; remove augmentation.perturb_share, or choose an audio trunk."
+            )
+        datasets, about = {}, {"splits": {}}
+        for split, split_target in targets.items():
+            inputs = self.read(split_target.items)
+            about["splits"][split] = _split_facts(split_target, views[split], inputs.truncated)
+            if split != "train":
+                # longest last, so that evaluation pads little
+                order = np.argsort(inputs.lengths, kind="stable")
+                split_target, inputs = split_target.select(split_target.items[order]), inputs.select(order)
+            elif run.recipe.augmentation.kind and not run.members:
+                split_target, inputs, about["augmentation"] = self.augment(split_target, inputs, resume=resume)
+                # the targets of the mixtures are among them now
+                for name, value in target_options(run, split_target).items():
+                    setattr(config, name, value)
+            changes = perturbation if split == "train" else None
+            datasets[split] = self._dataset(views[split], split_target, inputs, changes)
+        return datasets, about
 
 
 def encode_once(
@@ -231,21 +218,10 @@ def encode_once(
     dtype: torch.dtype | None = None,
     workers: int = 0,
 ) -> Inputs:
-    """Output of the frozen trunk for every item, computed now or by an earlier call, as inputs for "trunk_frames".
+    """The frozen trunk's "frames" `(T, H)` of every item, or their "pooled" mean `(1, H)`, from now or an earlier call.
 
-    They have the lengths of the original inputs, so that batches are the same with a cache or without. A killed run resumes
-    with the next shard; processes of a distributed run compute different shards and wait for each other.
-
-    Args:
-        model: The model, on the device to compute on; its trunk must not change afterwards.
-        inputs: The trunk's inputs.
-        collator: Pads them.
-        folder: Where frames are kept.
-        key: Identifies the items, their order and how they are read; a clip whose file changes is encoded again.
-        kind: "frames" `(T, H)`, or "pooled" for their mean over time `(1, H)`.
-        batch_size: Items of similar length that are encoded together, at most.
-        dtype: Precision of the trunk's arithmetic under autocast, or None for that of its weights.
-        workers: Processes that read audio ahead.
+    They have the lengths of the original inputs, so that batches are the same with a cache or without. Processes compute
+    different shards. `key` identifies items, order and reading; `dtype` is that of autocast, or None for the weights'.
     """
     state = PartialState()
     settings = [kind, trunk_digest(model), str(dtype), *key]
@@ -329,7 +305,10 @@ def _with_raters(targets: Targets, split: str) -> Targets:
 
 
 def vote_views(recipe: Recipe, corpus: ExportedCorpus) -> tuple[dict[str, ExportedCorpus], dict[str, Any]]:
-    """The corpus with the votes that "train" and "validation" use, and what a reader must know of them, if anything."""
+    """The corpus with the votes that "train" and "validation" use, and what a reader must know of them, if anything.
+
+    Unlike in arXiv 2601.14620, tests always refer to people's votes; synthetic votes alone also choose the epoch that is kept.
+    """
     own = int(is_synthetic(corpus.votes).sum())
     if own:
         raise ValueError(
@@ -351,11 +330,18 @@ def vote_views(recipe: Recipe, corpus: ExportedCorpus) -> tuple[dict[str, Export
     return {"train": replace(corpus, votes=combined), "validation": corpus}, about
 
 
-def count_votes(votes: VoteTable, targets: Targets) -> dict[str, int]:
-    """How many human and synthetic votes on its questions are behind targets."""
-    kept = votes.select(items=targets.items, questions=[question.name for question in targets.questions])
-    synthetic = is_synthetic(kept)
-    return {"human": int((~synthetic).sum()), "synthetic": int(synthetic.sum())}
+def _split_facts(targets: Targets, view: ExportedCorpus, truncated: int | None) -> dict[str, Any]:
+    """What `training.json` records of a split: items, exclusions, texts cut short and votes."""
+    names = [question.name for question in targets.questions]
+    synthetic = is_synthetic(view.votes.select(items=targets.items, questions=names))
+    return {
+        "items": len(targets),
+        "sha256": hashlib.sha256("\n".join(sorted(targets.items)).encode()).hexdigest(),
+        "names": hashed_names(targets.items),
+        "excluded": targets.excluded,
+        **({} if truncated is None else {"texts cut short": truncated}),
+        "votes": {"human": int((~synthetic).sum()), "synthetic": int(synthetic.sum())},
+    }
 
 
 def _check_needed(recipe: Recipe, corpus: ExportedCorpus, synthetic: VoteTable, found: Annotations) -> None:

@@ -1,8 +1,4 @@
-"""Members of an ensemble that are trained one by one, kept, and assembled (arXiv 2211.13196).
-
-A member is a run of its own, in a folder named after its recipe: an ensemble of ten takes the first five from one of five.
-An interrupted member is resumed, a damaged one is trained again, and a member that fails stops no other.
-"""
+"""Members of an ensemble that are trained one by one and kept in folders that other ensembles share (arXiv 2211.13196)."""
 
 import hashlib
 import json
@@ -38,10 +34,9 @@ def member_runs(run: Run, corpus: ExportedCorpus) -> list[Run]:
 
 
 def train_members(run: Run, corpus: ExportedCorpus, train: Train) -> list[Path]:
-    """Train the members that are missing or damaged, one after the other.
+    """Checkpoint folders of the members, in order; those that are missing or damaged are trained, one after the other.
 
-    Several processes of `accelerate launch` train each member together; there a failure ends them all. Elsewhere the other
-    members are trained and kept before a ValueError says which failed. Returns their checkpoint folders, in order.
+    A member that fails stops no other, except where several processes of `accelerate launch` train each member together.
     """
     runs, state = member_runs(run, corpus), PartialState()
     damage = [_damage(one) for one in runs]

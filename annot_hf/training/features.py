@@ -68,9 +68,7 @@ def plan_shards(
 ) -> list[Shard]:
     """Which file of `folder` holds which items, taken in `order`; at most `size` (`SHARD_ITEMS` by default) are in one.
 
-    The settings are everything that the features depend on besides the items, as JSON holds it; each has a sub-folder. A
-    shard's name changes with the size or time of its sources' files, or with what is embedded, so that only its frames are
-    computed again.
+    The settings, for JSON, are all that the features depend on besides the items, whose content is in a shard's name.
     """
     about = json.dumps([*settings, len(sources)], sort_keys=True, default=str)
     folder = Path(folder) / hashlib.sha256(about.encode()).hexdigest()[:16]
@@ -113,11 +111,7 @@ def build_features(
     max_seconds: float = 30.0,
     processes: int | None = None,
 ) -> FeatureStore:
-    """Compute the log-mel frames of every clip with several processes; an interrupted call is resumed.
-
-    `key` identifies the clips and their order (the corpus's digest and the items); a clip whose file changes is computed
-    again.
-    """
+    """Compute the log-mel frames of the clips that `key` identifies, in order; an interrupted call is resumed."""
     # with another limit they are computed again, and a clip that is too long is refused
     shards = plan_shards(folder, [key, extractor.to_dict(), max_seconds], sources)
     fill_shards(shards, functools.partial(_write_shard, extractor, max_seconds), sources, processes=processes)
@@ -132,10 +126,7 @@ def fill_shards(
     processes: int | None = None,
     desc: str = "features",
 ) -> None:
-    """Write the missing shards, with several processes, one per core by default.
-
-    `work` writes the shard at a path from its part of the sources, which the rows of the shards number; it must pickle.
-    """
+    """Write the missing shards, with one process per core by default; `work` writes one from its path and sources."""
     todo = [shard for shard in shards if not shard.path.exists()]
     targets, parts = [shard.path for shard in todo], [[sources[row] for row in shard.rows] for shard in todo]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()

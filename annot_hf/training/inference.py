@@ -108,7 +108,7 @@ def predict(
     meta["condition"] = str(acoustic)
     if not acoustic.is_clean:
         meta["condition_seed"] = acoustic.seed
-    found = _run(model, processor, dataset, questions, batch_size, meta)
+    found = _run(model, processor, dataset, batch_size, meta)
     if found.caution:
         logger.warning("%s", found.caution)
     return found, targets
@@ -121,9 +121,9 @@ def hashed_names(items: Sequence[str]) -> str:
 
 def _seen(facts: dict[str, Any], items: Sequence[str]) -> dict[str, int]:
     """How many items have names of each split that a checkpoint was made with, as far as it knows and any have."""
-    named = {split: part.get("names", "") for split, part in facts.get("splits", {}).items()}
     mine = _hashes(hashed_names(items))
-    found = {split: len(_hashes(names) & mine) for split, names in named.items()}
+    splits = facts.get("splits", {}).items()
+    found = {split: len(_hashes(part.get("names", "")) & mine) for split, part in splits}
     return {split: count for split, count in found.items() if count}
 
 
@@ -154,17 +154,12 @@ def predict_inputs(
     targets = Targets(questions, model.config.support, names, flat, np.zeros(len(names), int), empty, (), "none")
     dataset = OpinionDataset(targets, inputs.entries, inputs.read, inputs.lengths)
     meta = {} if inputs.truncated is None else {"texts cut short": inputs.truncated}
-    return _run(model, processor, dataset, questions, batch_size, meta)
+    return _run(model, processor, dataset, batch_size, meta)
 
 
 @torch.inference_mode()
 def _run(
-    model: OpinionPreTrainedModel,
-    processor: Any,
-    dataset: OpinionDataset,
-    questions: tuple[Question, ...],
-    batch_size: int,
-    meta: dict[str, Any],
+    model: OpinionPreTrainedModel, processor: Any, dataset: OpinionDataset, batch_size: int, meta: dict[str, Any]
 ) -> Predictions:
     """Batches of similar length, results in the order of the items."""
     config = model.config
@@ -213,7 +208,7 @@ def _run(
         items=dataset.targets.items,
         support=config.support,
         probs=probs / probs.sum(1, keepdims=True),
-        questions=questions,
+        questions=tuple(Question.from_dict(question) for question in config.questions),
         consensus=found.get("consensus"),
         meta=meta,
         scales=tuple(Question.from_dict(question) for question in getattr(config, "scale_questions", ())),

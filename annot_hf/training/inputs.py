@@ -59,11 +59,9 @@ class InputOptions:
 
 @dataclass(frozen=True)
 class Inputs:
-    """Inputs of a list of items, read one at a time: `inputs[row]` is the model's input of an item.
+    """Inputs of items: `read` gives one from an entry, and changes a clip that it reads afresh as a second argument says.
 
-    `read` gives it from one of the `entries`. Where clips are read afresh, `read` takes a second argument that makes another
-    waveform of one and its rate before the model's limit of length is applied. `lengths` are those of the inputs (frames,
-    samples or tokens), and `cut` says which texts had more tokens than the limit; it is None where there are no texts.
+    `lengths` are in frames, samples or tokens; `cut` says which texts exceed the limit, None where there are no texts.
     """
 
     entries: Sequence[Any]
@@ -95,17 +93,12 @@ def join_inputs(parts: Sequence[Inputs]) -> Inputs:
 
 
 def make_processor(
-    trunk_config: PreTrainedConfig,
-    source: str | Path,
-    *,
-    max_tokens: int | None = None,
-    revision: str | None = None,
+    trunk_config: PreTrainedConfig, source: str | Path, *, max_tokens: int | None = None, revision: str | None = None
 ) -> Any:
     """The feature extractor or tokenizer of a trunk; both, as one processor, of an audio-language model.
 
-    Saved and loaded without this package it works as in training: it pads on the right and gives a mask, and a tokenizer
-    truncates where training did, at `max_tokens` or at as many as the trunk takes. `source` is the Hub id (at a `revision`)
-    or folder that holds it; the log-mel trunk needs none. No code of its own is run.
+    Saved and loaded without this package it works as in training: it pads on the right, gives a mask and truncates where
+    training did. `source` is a Hub id or folder, which the log-mel trunk does not need; no code of its own is run.
     """
     if max_tokens is not None and input_name_of(trunk_config) != "input_ids":
         raise ValueError(
@@ -114,13 +107,12 @@ def make_processor(
     if trunk_config.model_type == LogMelConfig.model_type:
         bins = trunk_config.num_mel_bins
         return Speech2TextFeatureExtractor(feature_size=bins, num_mel_bins=bins, do_ceptral_normalize=False)
-    kinds = {"input_ids": AutoTokenizer, PROMPTED: AutoProcessor}
-    kind = kinds.get(input_name_of(trunk_config), AutoFeatureExtractor)
+    kinds = {"input_ids": (AutoTokenizer, "tokenizer"), PROMPTED: (AutoProcessor, "processor")}
+    kind, what = kinds.get(input_name_of(trunk_config), (AutoFeatureExtractor, "feature extractor"))
     try:
         processor = kind.from_pretrained(source, revision=revision, trust_remote_code=False)
     except Exception as error:
         # of many kinds; the tokenizers library raises plain ones
-        what = {AutoTokenizer: "tokenizer", AutoProcessor: "processor"}.get(kind, "feature extractor")
         raise ValueError(
             f"{source} holds no {what} that can be read; save that of the checkpoint the model came from (of an ensemble's "
             "member) there with save_pretrained."
@@ -167,10 +159,7 @@ def item_sources(corpus: ExportedCorpus, items: Sequence[str], trunk_config: Pre
 
 
 def read_together(corpus: ExportedCorpus, items: Sequence[str]) -> tuple[Sequence[str], np.ndarray]:
-    """The list of items whose inputs are computed and cached together, and the rows of `items` in it.
-
-    In a view of a corpus it is the list of all its items: what one fold of a cross-validation computes serves every other.
-    """
+    """The items whose inputs are cached together, and the rows of `items` in it: all, where several folds share a corpus."""
     if not corpus.part:
         return items, np.arange(len(items))
     held = corpus.items["item"].to_numpy()
@@ -228,8 +217,7 @@ def read_inputs(
 ) -> Inputs:
     """Inputs from texts or audio sources; for an audio-language model, a source may be a pair of a clip and its transcript.
 
-    With a `features` folder, log-mel frames are computed once and kept there. Texts become tokens here, all at once; what
-    a text has beyond the limit of tokens is cut off and counted. Errors have an item's name of `names`, or its number.
+    Log-mel frames are kept in a `features` folder, if there is one. Errors have an item's name of `names`, or its number.
     """
     kind, names = input_name_of(trunk_config), range(len(entries)) if names is None else names
     if kind == "input_ids":

@@ -346,11 +346,10 @@ def flatten(values: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def known_keys(values: Mapping[str, Any]) -> dict[str, dict[str, RecipeKey]]:
     """Every key that a recipe with these values may have: its `model` and `trunk` decide which options there are."""
-    trunk_options = keys_of(LogMelConfig) if values.get("trunk", LOG_MEL) == LOG_MEL else {}
     return {
         "recipe": OWN_KEYS,
         "options": keys_of(CONFIGURATIONS.get(str(values.get("model")), DistributionConfig)),
-        "trunk_options": trunk_options,
+        "trunk_options": keys_of(LogMelConfig) if values.get("trunk", LOG_MEL) == LOG_MEL else {},
         "training": STOCK_KEYS,
     }
 

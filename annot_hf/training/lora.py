@@ -50,11 +50,7 @@ def add_lora(
 
 
 def load_lora(source: str | os.PathLike[str], **options: Any) -> "PeftModel":
-    """What `add_lora` gave and was saved in a folder or on the Hub, to train it further.
-
-    `options` are those of `AutoModel.from_pretrained`. A ValueError says that there are no adapters, that they are damaged,
-    or that their base is not there or another one.
-    """
+    """What `add_lora` gave and was saved in a folder or on the Hub, to train it further, with options of `from_pretrained`."""
     register_models()
     try:
         return AutoModel.from_pretrained(source, as_peft=True, **options)

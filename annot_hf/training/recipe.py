@@ -48,37 +48,29 @@ from annot_hf.training.keys import (
 logger = logging.getLogger(__name__)
 
 RECIPES = Path(__file__).parent.parent / "recipes"
+# keys that mean nothing without push_to_hub
+_HUB_KEYS = ("hub_model_id", "hub_private_repo", "hub_revision", "hub_strategy")
 # keys that say where things lie and what is logged, and not what a run is; what the annotations hold is in its record
 ELSEWHERE = {"votes.annotations", "corpus", "features", "ensemble.folder", "output_dir", "report_to", "run_name"}
-ELSEWHERE |= {"disable_tqdm", "logging_strategy", "logging_steps", "push_to_hub", "hub_model_id", "hub_private_repo"}
-ELSEWHERE |= {"hub_revision", "hub_strategy"}
+ELSEWHERE |= {"disable_tqdm", "logging_strategy", "logging_steps", "push_to_hub", *_HUB_KEYS}
 # keys of an ensemble that a member alone does not have
 _TOGETHER = ("members", "num_members", "ensemble.differ", "ensemble.folder", "distribution", "head_seed")
-_TOGETHER += ("push_to_hub", "hub_model_id", "hub_private_repo", "hub_revision", "hub_strategy")
+_TOGETHER += ("push_to_hub", *_HUB_KEYS)
 # between the seeds of two members, so that ensembles of neighbouring seeds share no member
 _STRIDE = 1000
-# keys that need a trunk with heads on it
-_OF_TRUNKS = ("schedule.trunk_learning_rate", "schedule.unfreeze_epochs", "inputs.cache", "inputs.max_tokens")
 
 
 @dataclass
 class Run:
-    """A recipe ready to run.
-
-    Attributes:
-        recipe: Data, question, and the groups of keys.
-        options: Options of the model's configuration.
-        trunk_options: Options of the log-mel trunk.
-        training: Stock `TrainingArguments`.
-        values: Every key, those of groups as `group.key`, as the file and the overrides gave it, for the record.
-        members: The run of each independent member of an ensemble; its folder is chosen when it starts.
-    """
+    """A recipe ready to run: its own keys, the options of the model and of a log-mel trunk, and the stock arguments."""
 
     recipe: Recipe
     options: dict[str, Any]
     trunk_options: dict[str, Any]
     training: TrainingArguments
+    # every key, those of groups as `group.key`, as the file and the overrides gave it, for the record
     values: dict[str, Any]
+    # of each independent member of an ensemble; its folder is chosen when it starts
     members: "tuple[Run, ...]" = ()
 
     def at(self, folder: Path) -> "Run":
@@ -333,7 +325,7 @@ def _stock_conflicts(given: Mapping[str, Any], recipe: Mapping[str, Any]) -> Ite
             f"hub_strategy is {given['hub_strategy']!r}, and a run pushes its model once, when it has ended; set it to end, "
             "or remove it."
         )
-    for name in ("hub_model_id", "hub_private_repo", "hub_revision", "hub_strategy"):
+    for name in _HUB_KEYS:
         if name in given and not given.get("push_to_hub"):
             yield f"{name} is set, and there is no push_to_hub; set push_to_hub, or remove {name}."
 
@@ -369,7 +361,7 @@ def _lalm_conflicts(recipe: Recipe) -> Iterator[str]:
     """An audio-language model starts from a checkpoint, takes clips of limited length, and has no trunk with heads."""
     if recipe.trunk == LOG_MEL:
         yield f"model is {LALM} and trunk log-mel; set trunk to a plain Qwen2-Audio (Qwen/Qwen2-Audio-7B-Instruct)."
-    for name in _OF_TRUNKS:
+    for name in ("schedule.trunk_learning_rate", "schedule.unfreeze_epochs", "inputs.cache", "inputs.max_tokens"):
         if name in recipe.changed():
             yield f"{name} is for models over a trunk, and model is {LALM}; remove {name}."
     if recipe.augmentation.features == OWN_TRUNK:
@@ -388,18 +380,17 @@ def _lora_conflicts(recipe: Recipe, options: Mapping[str, Any], training: Traini
             yield f"{name} is set, and there is no lora_rank; set lora_rank, or remove {name}."
     if not options.get("lora_rank", 8 if recipe.model == LALM else 0):
         return
-    rules = {
-        "trunk is log-mel": (recipe.trunk == LOG_MEL, "set trunk to a pre-trained one"),
-        "freeze_trunk is true": (options.get("freeze_trunk"), "remove freeze_trunk"),
-        "schedule.unfreeze_epochs is set": (recipe.schedule.unfreeze_epochs, "remove schedule.unfreeze_epochs"),
-        "push_to_hub is true, and the base that adapters name is a folder of this machine": (
+    rules = [
+        (recipe.trunk == LOG_MEL, "trunk is log-mel; set trunk to a pre-trained one"),
+        (options.get("freeze_trunk"), "freeze_trunk is true; remove freeze_trunk"),
+        (recipe.schedule.unfreeze_epochs, "schedule.unfreeze_epochs is set; remove schedule.unfreeze_epochs"),
+        (
             training.push_to_hub and Path(recipe.trunk).is_dir(),
-            "set trunk to a Hub id, or upload what merge_lora writes",
+            "push_to_hub is true, and the base that adapters name is a folder of this machine; set trunk to a Hub id, or "
+            "upload what merge_lora writes",
         ),
-    }
-    for found, (holds, fix) in rules.items():
-        if holds:
-            yield f"lora_rank is set and {found}; {fix}, or set lora_rank to 0."
+    ]
+    yield from (f"lora_rank is set and {found}, or set lora_rank to 0." for holds, found in rules if holds)
 
 
 def _member_conflicts(recipe: Recipe, options: Mapping[str, Any]) -> Iterator[str]:
@@ -429,17 +420,14 @@ def _cache_conflicts(recipe: Recipe, options: Mapping[str, Any]) -> Iterator[str
     cache, pooling = recipe.inputs.cache, options.get("pooling", "tcgru")
     if cache == "none":
         return
-    if not options.get("freeze_trunk"):
-        yield f"inputs.cache is {cache} and freeze_trunk is False; set freeze_trunk to true."
-    if recipe.trunk == LOG_MEL:
-        yield f"inputs.cache is {cache} and trunk is log-mel, which starts untrained; set trunk to a pre-trained one."
-    if options.get("trunk_layer") == WEIGHTED:
-        yield f"inputs.cache is {cache} and trunk_layer is weighted, which takes all layers; set trunk_layer to a number."
-    if cache == "pooled" and pooling != "mean":
-        yield (
-            f"inputs.cache is pooled and pooling is {pooling}, which takes frames; set pooling to mean, or inputs.cache to "
-            "frames."
-        )
+    pooled, weighted = cache == "pooled" and pooling != "mean", options.get("trunk_layer") == WEIGHTED
+    rules = [
+        (not options.get("freeze_trunk"), "freeze_trunk is False; set freeze_trunk to true"),
+        (recipe.trunk == LOG_MEL, "trunk is log-mel, which starts untrained; set trunk to a pre-trained one"),
+        (weighted, "trunk_layer is weighted, which takes all layers; set trunk_layer to a number"),
+        (pooled, f"pooling is {pooling}, which takes frames; set pooling to mean, or inputs.cache to frames"),
+    ]
+    yield from (f"inputs.cache is {cache} and {found}." for holds, found in rules if holds)
 
 
 def _augmentation_conflicts(recipe: Recipe) -> Iterator[str]:
@@ -455,11 +443,9 @@ def _augmentation_conflicts(recipe: Recipe) -> Iterator[str]:
     if wanted.text == "first" and log_mel:
         yield "augmentation.text is first and trunk is log-mel, which reads no text; remove it, or choose a text trunk."
     if wanted.perturb_share and (log_mel or cache != "none"):
-        found, fix = (
-            ("trunk is log-mel", "choose a waveform trunk")
-            if log_mel
-            else (f"inputs.cache is {cache}", "set it to none")
-        )
+        found, fix = f"inputs.cache is {cache}", "set it to none"
+        if log_mel:
+            found, fix = "trunk is log-mel", "choose a waveform trunk"
         yield (
             f"augmentation.perturb_share is {wanted.perturb_share} and {found}, so that a clip is computed once and kept; "
             f"{fix}, or remove augmentation.perturb_share."

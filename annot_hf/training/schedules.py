@@ -1,8 +1,4 @@
-"""Learning rates that follow the validation loss, staged unfreezing of the trunk, and entropy curricula.
-
-A curriculum turns the entropy of the targets into item weights of mean 1; models know nothing of it. After arXiv
-2606.27536, sections 2.4 and 2.5; what the paper leaves open, and is our choice, is named below.
-"""
+"""NewBob, staged unfreezing and entropy curricula, after arXiv 2606.27536, sections 2.4 and 2.5."""
 
 import math
 from collections.abc import Sequence
@@ -22,11 +18,13 @@ TRUNK, HEADS = "trunk", "heads"
 _ROUNDING = 1e-6
 
 
-def newbob_factor(losses: Sequence[float], factor: float = 0.9, threshold: float = 0.0025) -> float:
-    """What a learning rate is multiplied with after these validation losses, in order.
+def finished_epochs(state: Any) -> int:
+    """Epochs that have ended; the state's count of them has rounding errors."""
+    return math.floor((state.epoch or 0) + _ROUNDING)
 
-    Each time a loss is not lower than the one before by at least `threshold` of it, the rate falls by `factor`.
-    """
+
+def newbob_factor(losses: Sequence[float], factor: float = 0.9, threshold: float = 0.0025) -> float:
+    """`factor` once for each of the losses, in order, that is not lower than the one before by `threshold` of it."""
     pairs = zip(losses, losses[1:], strict=False)
     # a loss may be negative (a likelihood, a weighted KL), and NaN is no improvement
     return factor ** sum(not before - now >= threshold * abs(before) for before, now in pairs)
@@ -107,10 +105,7 @@ class Schedule:
 
 
 class StagedLearning(TrainerCallback):
-    """NewBob on every parameter group, and stages that unfreeze the top layers of the trunk.
-
-    Both depend on the log of the run alone, so that a resumed run continues exactly.
-    """
+    """NewBob and stages that unfreeze the trunk; both depend on the log alone, so that a resumed run continues exactly."""
 
     def __init__(self, schedule: Schedule) -> None:
         self.schedule, self.newbob = schedule, schedule.newbob
@@ -119,7 +114,7 @@ class StagedLearning(TrainerCallback):
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Unfreeze what the finished epochs allow, and set the rates."""
-        finished = math.floor((state.epoch or 0) + _ROUNDING)
+        finished = finished_epochs(state)
         if self.stages:
             model = getattr(kwargs["model"], "module", kwargs["model"])
             self._unfreeze(model.trunk, finished)
@@ -160,10 +155,7 @@ class StagedLearning(TrainerCallback):
 
 
 class EarlyStopping(TrainerCallback):
-    """Stop training after `patience` validation passes without a new best, as the library's callback does.
-
-    It counts in the log of the run alone, so that a resumed run stops where an uninterrupted one does.
-    """
+    """The library's early stopping, but it counts in the log alone, so that a resumed run stops where it should."""
 
     def __init__(self, patience: int) -> None:
         self.patience = patience

@@ -1,6 +1,5 @@
 """One run from its recipe to its checkpoint and predictions; finished parts are kept, interrupted ones resumed."""
 
-import hashlib
 import logging
 import shutil
 from collections.abc import Sequence
@@ -41,16 +40,9 @@ from annot_hf.training.checkpoints import (
     write_record,
 )
 from annot_hf.training.collator import OpinionDataset
-from annot_hf.training.datasets import (
-    SplitReader,
-    count_votes,
-    make_datasets,
-    make_split_targets,
-    target_options,
-    vote_views,
-)
+from annot_hf.training.datasets import SplitReader, make_split_targets, target_options, vote_views
 from annot_hf.training.ensemble import train_members
-from annot_hf.training.inference import hashed_names, predict
+from annot_hf.training.inference import predict
 from annot_hf.training.inputs import make_processor
 from annot_hf.training.keys import MEASURES
 from annot_hf.training.lora import add_lora, check_sharding
@@ -62,13 +54,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class TrainingResult:
-    """What a run leaves behind.
-
-    Attributes:
-        model: Folder of the best checkpoint, with its processor, code and facts.
-        metrics: Measures on the validation split, in nats but for the distance.
-        facts: What `training.json` in the folder says: corpus, splits, marginal, exclusions.
-    """
+    """A run's best checkpoint, its measures on the validation split (nats but for the distance) and its `training.json`."""
 
     model: Path
     metrics: dict[str, float]
@@ -116,7 +102,7 @@ def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingRes
     else:
         model, processor = build_model(run, targets["train"], corpus)
     reader = SplitReader(run, corpus, model, processor)
-    datasets, about = make_datasets(reader, views, targets, perturbation, resume=resume)
+    datasets, about = reader.datasets(views, targets, perturbation, resume=resume)
     log_mel = model.config.trunk_config.model_type == LogMelConfig.model_type
     if log_mel and "mel_mean" not in run.trunk_options and not run.members:
         standardise(model, datasets["train"])
@@ -146,16 +132,12 @@ def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingRes
     metrics = {name: metrics[f"eval_{name}"] for name in MEASURES if f"eval_{name}" in metrics}
     # the baseline of every report: the distribution of the training votes, whatever the training target
     marginal = views["train"].targets("train", recipe.question, bins=model.config.bins).probs.mean(0)
-    splits = {
-        split: _split_facts(split_target, views[split], about["truncated"][split])
-        for split, split_target in targets.items()
-    }
     facts = {
         "corpus": corpus.name,
         "corpus_digest": corpus.digest,
         **({"part": dict(corpus.part)} if corpus.part else {}),
         "target": targets["train"].method,
-        "splits": splits,
+        "splits": about["splits"],
         "marginal": marginal.tolist(),
         "validation": metrics,
         "recipe": run.values,
@@ -175,58 +157,37 @@ def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingRes
     return TrainingResult(folder, metrics, facts)
 
 
-def _split_facts(targets: Targets, view: ExportedCorpus, truncated: int | None) -> dict[str, Any]:
-    """What `training.json` records of a split: items, exclusions, texts cut short and votes."""
-    return {
-        "items": len(targets),
-        "sha256": hashlib.sha256("\n".join(sorted(targets.items)).encode()).hexdigest(),
-        "names": hashed_names(targets.items),
-        "excluded": targets.excluded,
-        **({} if truncated is None else {"texts cut short": truncated}),
-        "votes": count_votes(view.votes, targets),
-    }
-
-
 DONE = "done.json"
 
 
 def predictions_of(run: Run, corpus: ExportedCorpus, split: str = "test", *, keep_model: bool = True) -> Predictions:
-    """Predictions of a run on one split: read if they are saved, else from its model, which is trained if there is none.
-
-    Its `output_dir` then holds `done.json` (what the run is), `training.json` (what came out of it), `predictions-SPLIT`
-    and, unless told otherwise, the model; without it, another split needs a new training.
-    """
-    with held(run.training.output_dir):
-        return _predictions_of(run, corpus, split, keep_model)
-
-
-def _predictions_of(run: Run, corpus: ExportedCorpus, split: str, keep_model: bool) -> Predictions:
-    """Predictions of a run whose folder this process has locked."""
+    """Predictions of a run on one split: read if they are saved, else from its model, which is trained if there is none."""
     folder = Path(run.training.output_dir)
-    model, kept, done = folder / "model", folder / f"predictions-{split}", read_record(folder / DONE)
-    if done is not None:
-        changed = run.changes(done, corpus)
-        if changed:
-            raise ValueError(
-                f"{folder} holds a run of another plan or corpus ({', '.join(changed)} changed); name another folder, or "
-                "remove it."
-            )
-    predictions = None if done is None else _read(kept)
-    if predictions is None:
-        if done is None or not model.is_dir():
-            logger.info("%s", folder)
-            train(run, resume=any(folder.glob("checkpoint-*")) or bool(run.members), corpus=corpus)
-            replace_file(folder / FACTS, lambda path: shutil.copyfile(model / FACTS, path))
-            write_record(folder / DONE, run.record(corpus))
-            # the model stays; the optimiser states of many runs would not fit
-            for checkpoint in checkpoints_of(folder):
-                shutil.rmtree(checkpoint)
-        predictions, _ = predict(model, corpus, split=split, features=run.recipe.features)
-        predictions.save(kept)
-    if not keep_model and model.is_dir():
-        check_model_folder(model)
-        shutil.rmtree(model)
-    return predictions
+    with held(folder):
+        model, kept, done = folder / "model", folder / f"predictions-{split}", read_record(folder / DONE)
+        if done is not None:
+            changed = run.changes(done, corpus)
+            if changed:
+                raise ValueError(
+                    f"{folder} holds a run of another plan or corpus ({', '.join(changed)} changed); name another folder, or "
+                    "remove it."
+                )
+        predictions = None if done is None else _read(kept)
+        if predictions is None:
+            if done is None or not model.is_dir():
+                logger.info("%s", folder)
+                train(run, resume=any(folder.glob("checkpoint-*")) or bool(run.members), corpus=corpus)
+                replace_file(folder / FACTS, lambda path: shutil.copyfile(model / FACTS, path))
+                write_record(folder / DONE, run.record(corpus))
+                # the model stays; the optimiser states of many runs would not fit
+                for checkpoint in checkpoints_of(folder):
+                    shutil.rmtree(checkpoint)
+            predictions, _ = predict(model, corpus, split=split, features=run.recipe.features)
+            predictions.save(kept)
+        if not keep_model and model.is_dir():
+            check_model_folder(model)
+            shutil.rmtree(model)
+        return predictions
 
 
 def check_trunk(system: str, several: Sequence[Predictions]) -> None:

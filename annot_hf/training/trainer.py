@@ -19,19 +19,14 @@ from annot_hf.models.losses import EPSILON
 from annot_hf.models.measures import ccc, class_counts, cross_entropy, jsd, kl, macro_f1_of, tvd
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.training.collator import GROUP, TEXT_GROUP, BucketSampler
-from annot_hf.training.schedules import HEADS, TRUNK, EntropyCurriculum, normalised_entropy
+from annot_hf.training.schedules import HEADS, TRUNK, EntropyCurriculum, finished_epochs, normalised_entropy
 
 
 class OpinionTrainer(Trainer):
     """`Trainer` whose train set is an `OpinionDataset`.
 
-    Args:
-        task_schedule: "alternate" takes an optimiser step on the raters' answers and then one on the distribution, for
-            every batch (arXiv 2408.11956); "joint" adds the losses; "ratings" and "distribution" learn one alone.
-            Only annotator models have a schedule; None for others.
-        curriculum: Weights of the items in the distribution's loss, by epoch; all the same when None.
-        trunk_learning_rate: Learning rate of the trunk; that of the heads when None.
-        **kwargs: Arguments of `Trainer`.
+    `task_schedule` is `Schedule.tasks` for annotator models, None for others; None also stands for items of equal weight and
+    for a trunk that learns at the rate of the heads.
     """
 
     def __init__(
@@ -143,18 +138,17 @@ class OpinionTrainer(Trainer):
             inputs = {**inputs, "task": self._task}
         if self._effective is None or not model.training:
             return super().compute_loss(model, inputs, **kwargs)
-        core = self.accelerator.unwrap_model(model)
         if isinstance(self._effective, list):
             # the first of the step
             self._effective = EffectiveBatch(
                 model,
-                core,
+                self.accelerator.unwrap_model(model),
                 [self._prepare_inputs(self._with_extras(batch)) for batch in self._effective],
                 processes=self.accelerator.num_processes,
                 rank=self.accelerator.process_index,
                 context=self.compute_loss_context_manager,
             )
-        surrogate = self._effective.surrogate(model, core, inputs)
+        surrogate = self._effective.surrogate(inputs)
         parts = self.current_gradient_accumulation_steps
         # the stock step divides by the number of parts; their gradients are to be added up, their values averaged
         return surrogate.detach() + parts * (surrogate - surrogate.detach())
@@ -184,11 +178,8 @@ class EffectiveBatch:
     """A loss that compares the items of a batch, over all micro-batches of one optimiser step.
 
     CCC over 4 micro-batches of 8 items is not the mean of their 4 CCCs. The step's items are first predicted without
-    gradients, the loss of all of them together gives the gradient of every prediction, and a second pass takes each
-    micro-batch's part back to the weights: the memory is that of one micro-batch, the time that of one more forward pass.
-
-    `model` may be wrapped for several `processes`, whose items are compared too, `core` is the model itself; `context` is
-    that of the forward pass, such as autocast.
+    gradients, their common loss gives the gradient of every prediction, and a second pass takes each micro-batch's part back
+    to the weights. `model` may be wrapped for several processes, `core` is the model itself, `context` for instance autocast.
     """
 
     def __init__(
@@ -201,58 +192,56 @@ class EffectiveBatch:
         rank: int = 0,
         context: Callable[[], Any],
     ) -> None:
+        self.model, self.core = model, core
         self._states, self._next = [], 0
         predicted, given = [], []
         with torch.no_grad(), _frozen_statistics(core):
             for batch in batches:
                 self._states.append(_random_state())
                 with context():
-                    output = model(**_without_targets(core, batch))
+                    output = self._predict(batch)
                 predicted.append({name: value.detach() for name, value in output.items() if name != "loss"})
                 given.append({name: batch[name] for name in core.loss_inputs if batch.get(name) is not None})
-        self.loss, self._gradients = _gradients(core, predicted, given, processes, rank)
+        self.loss, self._gradients = self._loss_of_all(predicted, given, processes, rank)
 
-    def surrogate(self, model: nn.Module, core: OpinionPreTrainedModel, batch: dict[str, Any]) -> torch.Tensor:
+    def surrogate(self, batch: dict[str, Any]) -> torch.Tensor:
         """A scalar whose gradient is the next micro-batch's part of the step's, and whose value is the step's loss."""
         _restore(self._states[self._next])
-        output = model(**_without_targets(core, batch))
+        output = self._predict(batch)
         part = sum((output[name].float() * gradient).sum() for name, gradient in self._gradients[self._next].items())
         self._next += 1
         return part - part.detach() + self.loss
 
+    def _predict(self, batch: dict[str, Any]) -> Any:
+        return self.model(**{name: value for name, value in batch.items() if name not in self.core.loss_inputs})
 
-def _without_targets(core: OpinionPreTrainedModel, batch: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in batch.items() if name not in core.loss_inputs}
-
-
-def _gradients(
-    core: OpinionPreTrainedModel,
-    predicted: list[dict[str, torch.Tensor]],
-    given: list[dict[str, Any]],
-    processes: int,
-    rank: int,
-) -> tuple[torch.Tensor, list[dict[str, torch.Tensor]]]:
-    """Loss of all items together, and its gradient in each of this process's predictions."""
-    leaves = [
-        {name: value.float().requires_grad_() if value.is_floating_point() else value for name, value in part.items()}
-        for part in predicted
-    ]
-    parts, targets = leaves, given
-    if processes > 1:
-        device = next(iter(leaves[0].values())).device
-        shared = gather_object([send_to_device((predicted, given), "cpu")])
-        parts, targets = [], []
-        for other, (their_parts, their_targets) in enumerate(shared):
-            parts += leaves if other == rank else send_to_device(their_parts, device)
-            targets += given if other == rank else send_to_device(their_targets, device)
-    with torch.enable_grad():
-        loss = core.loss_of(_join(parts), _join(targets))
-        loss.backward(inputs=[value for part in leaves for value in part.values() if value.requires_grad])
-    # wrapped models average the processes' gradients; these are parts of one sum
-    gradients = [
-        {name: value.grad * processes for name, value in part.items() if value.grad is not None} for part in leaves
-    ]
-    return loss.detach(), gradients
+    def _loss_of_all(
+        self, predicted: list[dict[str, Any]], given: list[dict[str, Any]], processes: int, rank: int
+    ) -> tuple[torch.Tensor, list[dict[str, torch.Tensor]]]:
+        """Loss of all items together, and its gradient in each of this process's predictions."""
+        leaves = [
+            {
+                name: part[name].float().requires_grad_() if part[name].is_floating_point() else part[name]
+                for name in part
+            }
+            for part in predicted
+        ]
+        parts, targets = leaves, given
+        if processes > 1:
+            device = next(iter(leaves[0].values())).device
+            shared = gather_object([send_to_device((predicted, given), "cpu")])
+            parts, targets = [], []
+            for other, (their_parts, their_targets) in enumerate(shared):
+                parts += leaves if other == rank else send_to_device(their_parts, device)
+                targets += given if other == rank else send_to_device(their_targets, device)
+        with torch.enable_grad():
+            loss = self.core.loss_of(_join(parts), _join(targets))
+            loss.backward(inputs=[value for part in leaves for value in part.values() if value.requires_grad])
+        # wrapped models average the processes' gradients; these are parts of one sum
+        gradients = [
+            {name: value.grad * processes for name, value in part.items() if value.grad is not None} for part in leaves
+        ]
+        return loss.detach(), gradients
 
 
 def _join(parts: Sequence[dict[str, Any]]) -> dict[str, Any]:
@@ -337,10 +326,7 @@ def _take_out(group: dict[str, Any], parameters: Iterable[nn.Parameter]) -> list
 
 
 class DenseAndSparse(torch.optim.Optimizer):
-    """Two optimisers behind one: one list of parameter groups for the schedule, one state for the checkpoint.
-
-    A step of `SparseAdam` reads and writes only the rows of raters in the batch; it has no weight decay.
-    """
+    """Two optimisers behind one: one list of parameter groups for the schedule, one state for the checkpoint."""
 
     def __init__(self, dense: torch.optim.Optimizer, sparse: torch.optim.SparseAdam) -> None:
         self.parts = {dense: len(dense.param_groups), sparse: len(sparse.param_groups)}
@@ -361,17 +347,8 @@ def _without_sparse(model: nn.Module) -> nn.ParameterList:
     return nn.ParameterList(parameter for parameter, grad in grads if grad is None or not grad.is_sparse)
 
 
-def finished_epochs(state: Any) -> int:
-    """Epochs that have ended; the state's count of them has rounding errors."""
-    return int((state.epoch or 0) + 1e-6)
-
-
 def distribution_metrics(evaluation: EvalPrediction) -> dict[str, float]:
-    """What a validation pass reports, one reference for every loss: the validation set's target distributions.
-
-    Means over items of cross-entropy, KL and JSD (nats) and of TVD, macro-F1 against the plurality over all labels, and
-    with further scale questions, the mean of their CCCs.
-    """
+    """`MEASURES` of a validation pass: means over items (nats but for TVD), macro-F1 over labels, mean CCC of scales."""
     probs, labels = evaluation.predictions, evaluation.label_ids
     probs, *scales = probs if isinstance(probs, tuple) else (probs,)
     labels, *ratings = labels if isinstance(labels, tuple) else (labels,)

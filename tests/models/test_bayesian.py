@@ -111,7 +111,7 @@ def test_over_several_micro_batches_the_divergence_counts_once():
     step = EffectiveBatch(model, model, batches, context=nullcontext)
     assert float(step.loss) == pytest.approx(2 * float(model.head.kl().detach()), rel=1e-4)
     for batch in batches:
-        step.surrogate(model, model, batch).backward()
+        step.surrogate(batch).backward()
     expected = torch.autograd.grad(2 * model.head.kl(), [model.head.mu, model.head.rho])
     for weight, gradient in zip((model.head.mu, model.head.rho), expected, strict=True):
         torch.testing.assert_close(weight.grad, gradient, rtol=1e-4, atol=1e-5)

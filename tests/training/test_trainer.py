@@ -362,7 +362,7 @@ def test_effective_batch_gives_the_gradient_of_all_items_together():
     set_seed(5)
     effective = EffectiveBatch(model, model, batches, context=contextlib.nullcontext)
     for batch in batches:
-        effective.surrogate(model, model, batch).backward()
+        effective.surrogate(batch).backward()
     after, found = torch.get_rng_state(), gradients(model)
     model.zero_grad()
     set_seed(5)  # the same dropout, all at once in memory
@@ -393,7 +393,7 @@ def test_effective_batch_leaves_running_statistics_to_the_second_pass():
     torch.manual_seed(1)
     effective = EffectiveBatch(model, model, batches, context=contextlib.nullcontext)
     for batch in batches:
-        effective.surrogate(model, model, batch)
+        effective.surrogate(batch)
     torch.manual_seed(1)
     for batch in batches:
         twin(**batch)
@@ -566,7 +566,9 @@ def test_effective_batch_of_raters_on_a_category(dataset):
 
 
 def make_lalm(kind):
-    config = DistributionQwen2AudioConfig(tiny_config(make_tokenizer()), questions=tiny.CATEGORY, attention_heads=2)
+    config = DistributionQwen2AudioConfig(
+        lalm_config=tiny_config(make_tokenizer()), questions=tiny.CATEGORY, attention_heads=2
+    )
     return DistributionQwen2Audio(config)
 
 
