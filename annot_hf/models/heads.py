@@ -194,12 +194,6 @@ class BayesianLinear(nn.Module):
     The posterior of a weight is N(mu, softplus(rho)^2), its prior N(0, prior_std^2). In training, a call draws the weights
     once, from torch's generator. In evaluation, it draws them `samples` times from its own generator with a fixed seed: the
     same weights for every item and call, so a prediction is reproducible and does not depend on its batch.
-
-    Args:
-        width: Inputs.
-        outputs: Outputs.
-        prior_std: Standard deviation of the prior.
-        samples: Draws of the weights in evaluation.
     """
 
     def __init__(self, width: int, outputs: int, *, prior_std: float = 1.0, samples: int = 30) -> None:
@@ -227,15 +221,9 @@ class BayesianLinear(nn.Module):
 
 
 def make_head(width: int, outputs: int, kind: str, *, prior_std: float = 1.0, samples: int = 30) -> nn.Module:
-    """A head over `(B, width)`.
+    """A head over `(B, width)`: "linear"; "mlp" as in arXiv 2606.27536 (section 2.1); or "bayesian", a `BayesianLinear`.
 
-    Args:
-        width: Inputs.
-        outputs: Outputs.
-        kind: "linear"; "mlp" as in arXiv 2606.27536 (section 2.1); or "bayesian", a `BayesianLinear`. The first two give
-            `(B, outputs)`, the last one `(S, B, outputs)`.
-        prior_std: Standard deviation of the prior of "bayesian".
-        samples: Draws of its weights in evaluation.
+    The first two give `(B, outputs)`, the last one `(S, B, outputs)`; `prior_std` and `samples` are its own.
     """
     if kind == "linear":
         return nn.Linear(width, outputs)
@@ -252,12 +240,7 @@ class SequenceHead(nn.Module):
     Self-attention over the sequence, of which the first position is kept; a residual block; two linear layers. Padding is
     masked, unlike in the authors' code. Only the query of the first position is computed, because only that position is read:
     the result is the same at 1/T of the cost. In a causal model that query is the same for every clip; the keys and values
-    that it attends to are the clip's.
-
-    Args:
-        width: d, width of the hidden states.
-        outputs: Outputs.
-        heads: Attention heads, a divisor of d.
+    that it attends to are the clip's. `heads` divides the width of the states.
     """
 
     def __init__(self, width: int, outputs: int, heads: int = 8) -> None:
@@ -325,18 +308,10 @@ def vote_shares(probs: torch.Tensor) -> torch.Tensor:
 def expected_answers(
     location: torch.Tensor, spread: torch.Tensor, levels: Sequence[int]
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and variance of answers that are a normal opinion, rounded to the nearest level and cut at the ends.
+    """Means in [-1, 1] and variances in [0, 1] of normal opinions, rounded to the nearest level and cut at the ends; `(P, D)`.
 
-    The levels are evenly spaced from -1 to 1. With S_k the probability of an opinion above the k-th of the K - 1 edges between
-    them, the number N of edges that it passes has E N = sum S_k and E N^2 = sum (2k - 1) S_k.
-
-    Args:
-        location: Mean of the opinions `(P, D)`, anywhere.
-        spread: Their standard deviation `(P, D)`.
-        levels: K, how many answers each of the D questions offers.
-
-    Returns:
-        Means in [-1, 1] and variances in [0, 1], both `(P, D)`.
+    Each of the D questions has `levels` answers, evenly spaced from -1 to 1. With S_k the probability of an opinion above the
+    k-th of the K - 1 edges between them, the number N of edges that it passes has E N = sum S_k and E N^2 = sum (2k - 1) S_k.
     """
     means, variances = [], []
     for column, count in enumerate(levels):

@@ -89,25 +89,17 @@ def effective_number_weights(counts: Sequence[float], beta: float = 0.9999) -> l
 def inverse_frequency_weights(counts: Sequence[float], low: float = 0.25, high: float = 5.0) -> list[float]:
     """Weights 1 / n of mean 1, then clipped to [low, high] (arXiv 2606.27536, section 2.3).
 
-    Args:
-        counts: Training items, or votes, of each class `(K,)`; a class without any counts as one.
-        low: Least weight.
-        high: Largest weight.
+    `counts` `(K,)` are training items, or votes, of each class; a class without any counts as one.
     """
     weights = 1 / torch.as_tensor(counts, dtype=torch.float64).clip(1)
     return (weights / weights.mean()).clip(low, high).tolist()
 
 
 def rating_loss(prediction: torch.Tensor, ratings: torch.Tensor, kind: str) -> torch.Tensor:
-    """Loss of raters' predicted answers over all (item, rater) pairs of a batch (arXiv 2408.11956, task 1).
+    """Loss of raters' answers `prediction` `(P, D)` on [-1, 1] over all (item, rater) pairs (arXiv 2408.11956, task 1).
 
-    Args:
-        prediction: `(P, D)` on [-1, 1].
-        ratings: `(P, D)`; NaN where a rater left a dimension out.
-        kind: "ccc" for the sum over dimensions of 1 - CCC, "mse" for the mean squared error.
-
-    Returns:
-        Scalar >= 0; answers that are not there carry no gradient.
+    "ccc" is the sum over dimensions of 1 - CCC, "mse" the mean squared error. NaN in `ratings` `(P, D)`, where a rater left
+    a dimension out, carries no gradient.
     """
     _check_shape(ratings, prediction)
     present = ~ratings.isnan()
@@ -123,17 +115,10 @@ def answer_loss(
 ) -> torch.Tensor:
     """Mean negative log-likelihood (nats) of answers that are a normal opinion, rounded to a level and cut at the ends.
 
-    An answer y is given where the opinion lies within half a step of it, so that its probability is a difference of two normal
-    CDFs; beyond the lowest and the highest answer the interval is open.
-
-    Args:
-        location: Mean of the opinions `(P, D)`.
-        spread: Their standard deviation `(P, D)`, above 0.
-        ratings: Answers `(P, D)` on [-1, 1]; NaN where a rater left a dimension out.
-        levels: How many answers, evenly spaced from -1 to 1, each of the D questions offers.
-
-    Returns:
-        Scalar >= 0; answers that are not there carry no gradient.
+    An answer is given where the opinion lies within half a step of it, so that its probability is a difference of two normal
+    CDFs; beyond the lowest and the highest answer the interval is open. Opinions have mean `location` and standard deviation
+    `spread` `(P, D)`; `ratings` `(P, D)` are on [-1, 1], NaN where a rater left a dimension out; `levels` is the number of
+    evenly spaced answers of each of the D questions.
     """
     _check_shape(ratings, location)
     present = ~ratings.isnan()
@@ -159,21 +144,12 @@ def scale_loss(
     nll_weight: float = 1.0,
     ccc_weight: float = 0.1,
 ) -> torch.Tensor:
-    """Gaussian negative log-likelihood of scale targets plus a CCC term (arXiv 2606.27536, section 2.3).
+    """Gaussian negative log-likelihood of scale targets plus a CCC term (arXiv 2606.27536, section 2.3); it can be negative.
 
     nll_weight mean_b,d w_d 1/2 (exp(-s) (mean - y)^2 + s) + ccc_weight max(0, 1 - sum_d w_d CCC_d / sum_d w_d), where s is the
-    log-variance clipped to +- 10 and the constant ln(2 pi) / 2 is left out.
-
-    Args:
-        mean: Predicted means `(B, D)` on [-1, 1].
-        log_variance: Predicted log-variances `(B, D)`.
-        targets: Mean ratings `(B, D)` on [-1, 1]; NaN where an item has none, which then counts nowhere.
-        dimension_weights: w `(D,)`; all 1 when None.
-        nll_weight: Weight of the likelihood; 0 leaves the CCC loss of arXiv 2503.22711, and variances unlearnt.
-        ccc_weight: Weight of the CCC term.
-
-    Returns:
-        Scalar; it can be negative.
+    log-variance clipped to +- 10, w `(D,)` are the `dimension_weights`, all 1 when None, and the constant ln(2 pi) / 2 is left
+    out. `mean`, `log_variance` and the targets y are `(B, D)`, on [-1, 1]; NaN where an item has no target, which then counts
+    nowhere. nll_weight 0 leaves the CCC loss of arXiv 2503.22711, and variances unlearnt.
     """
     _check_shape(targets, mean)
     present = ~targets.isnan()

@@ -11,7 +11,7 @@ from transformers import initialization as init
 from .configuration_annotator import AnnotatorConfig
 from .heads import Each, RaterHeads, expected_answers, pad_pairs, vote_shares
 from .kde import cell_masses, draw_answers, draw_observations
-from .losses import EPSILON, answer_loss, distribution_loss, rating_loss
+from .losses import EPSILON, answer_loss, rating_loss
 from .measures import cross_entropy
 from .modeling_opinion import OpinionPreTrainedModel
 from .outputs import AnnotatorOutput
@@ -163,15 +163,7 @@ class AnnotatorModel(OpinionPreTrainedModel):
             if predicted.get("spreads") is not None:
                 losses.append(answer_loss(answers, predicted["spreads"], given["ratings"], self.config.levels))
         if task != "ratings" and given.get("labels") is not None:
-            loss = distribution_loss(
-                probs,
-                given["labels"],
-                self.config.loss,
-                class_weights=self.config.class_weights,
-                item_weights=given.get("item_weights"),
-                jsd_share=self.config.jsd_share,
-            )
-            losses.append(self.config.distribution_weight * loss)
+            losses.append(self.config.distribution_weight * self._distribution_loss(probs, given))
         return sum(losses) if losses else None
 
     @torch.no_grad()
