@@ -21,8 +21,8 @@ MIN_VOTES = 2
 def measure_raters(systems: Mapping[str, Predictions], reference: Reference) -> tuple[Measures, dict[str, int], bool]:
     """Measures over the votes of named raters, counts of the first system, and whether all systems predict the same votes.
 
-    A vote is compared with the one answer to its rater and item, for a rater unseen in training that of the consensus. Scales
-    have CCC over votes, over items' mean answers (arXiv 2408.11956) and by rater, and the mean absolute error.
+    A vote is compared with the predicted answer of its rater to its item; for raters unseen in training that is the consensus.
+    Scales have CCC over votes, over items' mean answers (arXiv 2408.11956) and by rater, and the mean absolute error.
     """
     targets, ratings = reference.targets, reference.targets.ratings
     value, annotators = np.asarray(ratings.value, dtype=np.float64), np.asarray(targets.annotators, dtype=object)

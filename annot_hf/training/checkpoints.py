@@ -321,7 +321,7 @@ def push_model(run: Run, folder: Path, repository: str) -> None:
 def save_model(
     model: Any, processor: Any, facts: dict[str, Any], folder: Path, *, weights: dict[str, Any] | None = None
 ) -> None:
-    """Write a checkpoint folder aside, adapters alone of a `PeftModel`, and put it in an earlier one's place when whole.
+    """Write a checkpoint to a temporary folder (of a `PeftModel` the adapters alone), then swap it in once it is complete.
 
     `weights` are those of the model where several processes hold parts of them.
     """

@@ -1,4 +1,4 @@
-"""Every key of a recipe: its group, type, default and meaning, as the classes that own it state them, and how it is read."""
+"""The keys of a recipe: group, type, default and help text, taken from the classes that own them, and how values are read."""
 
 import dataclasses
 import functools

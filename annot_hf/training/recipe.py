@@ -97,12 +97,12 @@ class Run:
         return json.loads(json.dumps(record, default=str))
 
     def identity(self, corpus: ExportedCorpus) -> dict[str, Any]:
-        """What a run is, apart from where things lie and what is logged."""
+        """What a run is, except paths and logging keys."""
         record = self.record(corpus)
         return record | {"recipe": {key: value for key, value in record["recipe"].items() if key not in ELSEWHERE}}
 
     def changes(self, earlier: Mapping[str, Any], corpus: ExportedCorpus, *, aside: Sequence[str] = ()) -> list[str]:
-        """Keys that differ from an earlier record, but for where things lie, what is logged and those `aside`."""
+        """Keys that differ from an earlier record, except paths, logging keys and those in `aside`."""
         now = self.record(corpus)
         changed = set(_differing(now["recipe"], earlier["recipe"])) - ELSEWHERE - set(aside)
         return [
