@@ -15,11 +15,11 @@ from annot_hf.data.predictions import Predictions
 from annot_hf.data.targets import Targets
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.alignment import by_condition, examples, groups_of, items_by_name
-from annot_hf.evaluation.evaluate import Evaluation, evaluate
+from annot_hf.evaluation.evaluate import MARGINAL, Evaluation, evaluate
 from annot_hf.evaluation.raters import recovered_bias
 from annot_hf.report import figures as plots, tables
 from annot_hf.report.pages import Figures, Section, write_pages
-from annot_hf.report.systems import comparison_sections, comparison_summary, robustness_section
+from annot_hf.report.systems import comparison_sections, comparison_summary
 from annot_hf.report.tables import say
 
 if TYPE_CHECKING:
@@ -173,6 +173,25 @@ def build_comparison(
     data = {"resampling": {"n_resamples": n_resamples, "seed": seed}}
     files = write_pages(Path(out), found, sections=comparison_sections(found), data=data, **texts)
     return Report(Path(out), title, summary, found, files)
+
+
+def robustness_section(found: Evaluation) -> Section:
+    """Scores under each condition, differences to clean clips, and a plot of the JSD."""
+    questions, (clean, *altered) = found.reference.targets.questions, found.systems
+    names = [name for name in ("jsd", "gap_closed", "accuracy", "uar") if name in found]
+    if questions[0].is_scale:
+        names = ["jsd", "gap_closed", *(f"ccc_{question.name}" for question in questions)]
+    heads = (f"{one.title}{tables.ARROWS[one.better]} ({one.unit})" for one in map(found.measured, names))
+    columns = ("Condition", *heads)
+    systems = (*found.systems, MARGINAL)
+    scores = [(system, *tables.measure_cells(found, names, [system])) for system in systems]
+    differences = [(one, *(tables.difference_cell(found, name, one, clean) for name in names)) for one in altered]
+    shown = [
+        tables.worded("conditions", scores, columns=columns, baseline=found.reference.baseline),
+        tables.worded("condition_changes", differences, columns=columns),
+    ]
+    jsd = {system: found.at("jsd", system) for system in systems}
+    return Section(shown, {"conditions": lambda: plots.plot_conditions(found.systems, jsd)})
 
 
 def _about(

@@ -14,8 +14,6 @@ from annot_hf.report.tables import (
     DASH,
     Cell,
     Table,
-    difference_cell,
-    measure_cells,
     measure_rows,
     number,
     say,
@@ -92,25 +90,6 @@ def comparison_summary(found: Evaluation) -> str:
     """What was compared, and the main result with its interval."""
     verdicts = [found.better(name, *found.systems) for name in found.parts["items"] if name not in _NOT_COUNTED]
     return say("summaries.comparison", found=found, verdicts=verdicts)
-
-
-def robustness_section(found: Evaluation) -> Section:
-    """Scores under each condition, differences to clean clips, and a plot of the JSD."""
-    questions, (clean, *altered) = found.reference.targets.questions, found.systems
-    names = [name for name in ("jsd", "gap_closed", "accuracy", "uar") if name in found]
-    if questions[0].is_scale:
-        names = ["jsd", "gap_closed", *(f"ccc_{question.name}" for question in questions)]
-    heads = (f"{one.title}{ARROWS[one.better]} ({one.unit})" for one in map(found.measured, names))
-    columns = ("Condition", *heads)
-    systems = (*found.systems, MARGINAL)
-    scores = [(system, *measure_cells(found, names, [system])) for system in systems]
-    differences = [(one, *(difference_cell(found, name, one, clean) for name in names)) for one in altered]
-    shown = [
-        worded("conditions", scores, columns=columns, baseline=found.reference.baseline),
-        worded("condition_changes", differences, columns=columns),
-    ]
-    jsd = {system: found.at("jsd", system) for system in systems}
-    return Section(shown, {"conditions": lambda: plots.plot_conditions(found.systems, jsd)})
 
 
 def systems_tables(found: Evaluation) -> list[Table]:

@@ -10,8 +10,7 @@ from markdown_it import MarkdownIt
 
 from annot_hf.evaluation.alignment import by_condition, read_conditions
 from annot_hf.evaluation.evaluate import evaluate
-from annot_hf.report.report import build_report
-from annot_hf.report.systems import robustness_section
+from annot_hf.report.report import build_report, robustness_section
 
 META = {"model": "runs/m", "corpus": "made up", "split": "test"}
 
