@@ -225,6 +225,20 @@ def test_predict_and_report_may_be_repeated(walked, capsys, tmp_path):
         (tmp_path / "predictions" / "predictions.json").write_text('{"format": ')  # as a killed process may leave it
 
 
+def test_a_report_is_on_the_corpus_that_was_predicted(walked, capsys, tmp_path, repository):
+    simulate_corpus(tmp_path / "simulated", speakers=6, seed=7)
+    script = repository / "annot_hf" / "data" / "simulate.py"
+    assert run(capsys, "corpus", script, "--root", tmp_path / "simulated", "--out", tmp_path / "other")[0] == 0
+    words = ["report", walked / "predictions", "--out", tmp_path / "report", "--corpus"]
+    status, _, error = run(capsys, *words, tmp_path / "other")
+    assert status == 2 and "is not that export; name the corpus that was predicted" in error
+    status, _, error = run(capsys, *words, walked / "corpus", walked / "predictions")
+    assert status == 2 and "compare two different runs" in error
+    (tmp_path / "report").write_text("mine")
+    status, _, error = run(capsys, *words, walked / "corpus")
+    assert status == 2 and "is a file where a folder is needed" in error
+
+
 def test_names_in_a_corpus_command_no_terminal(tmp_path, capsys):
     (tmp_path / "odd.py").write_text(
         "import pandas as pd\n"

@@ -543,6 +543,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
     try:
         app(args=arguments)
+    except (FileExistsError, NotADirectoryError) as error:
+        print_error(f"{error.filename} is a file where a folder is needed; name another one, or remove it.")
+        sys.exit(2)
     except (ValueError, OSError) as error:
         print_error(str(error) or type(error).__name__)
         sys.exit(2)

@@ -85,6 +85,12 @@ def write_report(folders: Sequence[Path], corpus: Path, out: Path, **given: Path
     from annot_hf.report.report import build_comparison, build_report
 
     runs, exported = [Predictions.load(folder) for folder in folders], read_export(corpus)
+    for folder, run in zip(folders, runs, strict=True):
+        if run.meta.get("corpus_digest", exported.digest) != exported.digest:
+            raise ValueError(
+                f"{folder} predicts corpus {run.meta.get('corpus')!r} as it was exported elsewhere, and {corpus} is not that "
+                "export; name the corpus that was predicted, or predict this one."
+            )
     names = [question.name for question in runs[0].questions]
     split, bins = runs[0].meta.get("split", "test"), round(len(runs[0].support) ** (1 / len(names)))
     targets = exported.targets(split, names, bins=bins)

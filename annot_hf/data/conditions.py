@@ -178,9 +178,9 @@ def _telephone(library: ModuleType, wave: np.ndarray, sampling_rate: int) -> np.
     coded = io.BytesIO()
     soundfile.write(coded, narrow / peak, TELEPHONE_RATE, format="WAV", subtype="ULAW")
     coded.seek(0)
-    heard = soxr.resample(soundfile.read(coded, dtype="float32")[0] * np.float32(peak), TELEPHONE_RATE, sampling_rate)
+    decoded = soxr.resample(soundfile.read(coded, dtype="float32")[0] * np.float32(peak), TELEPHONE_RATE, sampling_rate)
     # Resampling may round a sample away.
-    return np.pad(heard, (0, max(0, len(wave) - len(heard))))[: len(wave)]
+    return np.pad(decoded, (0, max(0, len(wave) - len(decoded))))[: len(wave)]
 
 
 def _check_value(text: str, name: str, value: float | None) -> None:

@@ -161,14 +161,28 @@ class _Loader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
+def _check_finite(value: Any, above: frozenset[int], done: set[int]) -> None:
+    """Raise a RecursionError if a list or mapping holds itself, as YAML's aliases allow; `done` ones do not."""
+    if id(value) in above:
+        raise RecursionError
+    if isinstance(value, dict | list) and id(value) not in done:
+        for part in value.values() if isinstance(value, dict) else value:
+            _check_finite(part, above | {id(value)}, done)
+        done.add(id(value))
+
+
 def read_yaml(text: str, name: str) -> Any:
     """Parse a YAML text, called `name` in errors; raises if it repeats a key or is nested too deeply."""
     try:
-        return yaml.load(text, _Loader)
+        found = yaml.load(text, _Loader)
+        _check_finite(found, frozenset(), set())
+        return found
     except yaml.MarkedYAMLError as error:
         line = f" (line {error.problem_mark.line + 1})" if error.problem_mark else ""
         raise ValueError(f"{name} is not YAML: {error.problem or error.context}{line}.") from None
     except RecursionError:
-        raise ValueError(f"{name} is nested too deeply to be read; write it with fewer levels.") from None
+        raise ValueError(
+            f"{name} is nested too deeply to be read, or holds itself; write it with fewer levels."
+        ) from None
     except (yaml.YAMLError, ValueError) as error:
         raise ValueError(f"{name} is not YAML: {str(error).splitlines()[0]}.") from None

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from .checks import check_counts, check_not_negative
+from .checks import check_choices, check_counts, check_not_negative, options_of
 from .configuration_opinion import OpinionConfig
 
 AGGREGATES = ("mean", "votes")
@@ -56,59 +56,40 @@ class AnnotatorConfig(OpinionConfig):
         "spreads",
     ]
 
-    def __init__(
-        self,
-        annotators: Sequence[str] = (),
-        rater_head: str = "independent",
-        aggregate: str = "mean",
-        tower_layers: int = 2,
-        rating_loss: str = "ccc",
-        consensus_weight: float = 1.0,
-        distribution_weight: float = 1.0,
-        spread: str = "learned",
-        levels: Sequence[int] = (),
-        draws: int = 200,
-        max_panel: int = 128,
-        sparse_raters: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        if rater_head not in ("independent", "residual"):
-            raise ValueError(f"rater_head is {rater_head!r}; use 'independent' or 'residual'.")
-        if aggregate not in AGGREGATES:
-            raise ValueError(f"aggregate is {aggregate!r}; use one of {', '.join(AGGREGATES)}.")
-        if aggregate == "votes" and rater_head != "independent":
-            raise ValueError(
-                f'rater_head is {rater_head!r} and aggregate "votes", which has no consensus; use rater_head "independent".'
-            )
-        if spread not in SPREADS:
-            raise ValueError(f"spread is {spread!r}; use one of {', '.join(SPREADS)}.")
-        if rating_loss not in ("ccc", "mse"):
-            raise ValueError(f"rating_loss is {rating_loss!r}; use 'ccc' or 'mse'.")
-        if len(set(annotators)) < len(annotators):
+    annotators: Sequence[str] = ()
+    rater_head: str = "independent"
+    aggregate: str = "mean"
+    tower_layers: int = 2
+    rating_loss: str = "ccc"
+    consensus_weight: float = 1.0
+    distribution_weight: float = 1.0
+    spread: str = "learned"
+    levels: Sequence[int] = ()
+    draws: int = 200
+    max_panel: int = 128
+    sparse_raters: bool = False
+
+    def __post_init__(self, **kwargs: Any) -> None:
+        check_choices(("independent", "residual"), rater_head=self.rater_head)
+        check_choices(AGGREGATES, aggregate=self.aggregate)
+        if self.aggregate == "votes" and self.rater_head != "independent":
+            raise ValueError(f'rater_head is {self.rater_head!r}; with aggregate "votes" it must be "independent".')
+        check_choices(SPREADS, spread=self.spread)
+        check_choices(("ccc", "mse"), rating_loss=self.rating_loss)
+        self.annotators = list(self.annotators)
+        if len(set(self.annotators)) < len(self.annotators):
             raise ValueError("annotators names a rater twice; list each rater once.")
-        check_counts(draws=draws, max_panel=max_panel)
-        check_not_negative(
-            tower_layers=tower_layers, consensus_weight=consensus_weight, distribution_weight=distribution_weight
-        )
-        self.annotators = list(annotators)
-        self.rater_head = rater_head
-        self.aggregate = aggregate
-        self.tower_layers = tower_layers
-        self.rating_loss = rating_loss
-        self.consensus_weight = consensus_weight
-        self.distribution_weight = distribution_weight
-        self.spread = spread
-        self.draws = draws
-        self.max_panel = max_panel
-        self.sparse_raters = sparse_raters
-        super().__init__(**kwargs)
+        check_counts(**options_of(self, "draws", "max_panel"))
+        check_not_negative(**options_of(self, "tower_layers", "consensus_weight", "distribution_weight"))
+        super().__post_init__(**kwargs)
         scales = len(self.questions) if self.is_scale else 0
-        self.levels = [int(count) for count in levels or [FINE] * scales]
-        if len(self.levels) != scales or any(count < 2 for count in self.levels):
+        self.levels = list(self.levels or [FINE] * scales)
+        if len(self.levels) != scales:
             raise ValueError(
-                f"levels is {self.levels} for {scales} scale questions; give each a whole number from 2 up."
+                f"levels is {self.levels}, and there are {scales} scale questions; give one number for each."
             )
-        if aggregate == "votes" and self.is_scale:
+        check_counts(2, **{f"levels[{place}]": count for place, count in enumerate(self.levels)})
+        if self.aggregate == "votes" and self.is_scale:
             raise ValueError('aggregate is "votes" and the questions are scales, which have no labels; use "mean".')
 
 

@@ -118,11 +118,11 @@ class AnnotatorModel(OpinionPreTrainedModel):
         else:
             self._check_pairs(pair_item, pair_annotator, len(embedding))
         consensus, answers = self._answers(embedding, pair_item, pair_annotator)
-        voter_item, voter, heard = self._heard(embedding, answers, pair_item, pair_annotator)
+        voter_item, voter, voted = self._taking_part(embedding, answers, pair_item, pair_annotator)
         spreads = self._spreads(embedding, pair_item, pair_annotator)
-        wide = spreads if heard is answers else self._spreads(embedding, voter_item, voter)
+        wide = spreads if voted is answers else self._spreads(embedding, voter_item, voter)
         with torch.autocast(embedding.device.type, enabled=False):
-            probs = self._distribution(heard.float(), wide, voter_item, len(embedding), item_seed)
+            probs = self._distribution(voted.float(), wide, voter_item, len(embedding), item_seed)
             predicted = {"probs": probs, "consensus": consensus, "ratings": answers, "pair_item": pair_item}
             predicted |= {} if spreads is None else {"spreads": spreads}
             logits = {} if self.config.is_scale else {"consensus_logits": consensus, "rating_logits": answers}
@@ -211,7 +211,7 @@ class AnnotatorModel(OpinionPreTrainedModel):
             own = own + fallback
         return consensus, torch.where(pair_annotator[:, None] >= 0, own, fallback)
 
-    def _heard(
+    def _taking_part(
         self, embedding: torch.Tensor, answers: torch.Tensor, pair_item: torch.Tensor, pair_annotator: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Item `(P',)`, rater and answer of each pair that has a part in the distribution.

@@ -170,7 +170,7 @@ class Store:
             return self._commit(group)
         except sqlite3.Error as error:
             ends = [rows for rows in group if rows[0][0] is not None]
-            if not ends:
+            if not ends or error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR):
                 raise
             self.full = True
             self.give_up_reserve()
@@ -312,6 +312,8 @@ def read_store(
 
 def export_attempts(folder: Path, path: Path) -> None:
     """Write every attempt of a folder as a line of JSON, in the order they were made."""
+    if path.suffix != ".jsonl":
+        raise ValueError(f"{path} does not end with .jsonl, as a log of attempts must; name another file.")
     if not (folder / DATABASE).is_file():
         raise ValueError(f"{folder} has no {DATABASE}; name a folder that `annot-hf annotate` wrote.")
     with closing(_connect(folder / DATABASE)) as database:
@@ -333,7 +335,11 @@ def _connect(path: Path | str, script: str = "") -> sqlite3.Connection:
     try:
         # groups are written in threads, one at a time
         database = sqlite3.connect(
-            path if script else f"{Path(path).absolute().as_uri()}?mode=ro", uri=not script, check_same_thread=False
+            path if script else f"{Path(path).absolute().as_uri()}?mode=ro",
+            # seconds to wait for another process that holds the database
+            timeout=60,
+            uri=not script,
+            check_same_thread=False,
         )
         try:
             database.executescript(f"PRAGMA temp_store = MEMORY; {script}")

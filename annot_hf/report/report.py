@@ -161,6 +161,8 @@ def build_comparison(
     """
     about, options = _about(items, marginal, n_resamples, seed, on_missing)
     parts = ("items", "raters", "categories")
+    if names[0] == names[1]:
+        raise ValueError(f"Both runs are called {names[0]!r}; compare two different runs.")
     runs = dict(zip(names, (predictions_a, predictions_b), strict=True))
     grouped = groups_of(about, groups)
     found = evaluate(runs, targets, votes=votes, groups=grouped, against=names[1], parts=parts, **options)

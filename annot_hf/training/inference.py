@@ -99,6 +99,7 @@ def predict(
     )
     meta = {"model": str(model_folder), "corpus": corpus.name, "split": split, "marginal": facts.get("marginal")}
     meta["model_sha256"] = weights_digest(str(model_folder))
+    meta["corpus_digest"] = corpus.digest
     meta |= {"trunk": facts["trunk"]} if facts.get("trunk") else {}
     seen = _seen(facts, targets.items)
     if seen:
@@ -172,6 +173,9 @@ def _run(
         rows = order[start : start + batch_size]
         given = {name: value.to(model.device) for name, value in batch.items() if name not in ("labels", "ratings")}
         output = model(**given)
+        if isinstance(config, AnnotatorConfig) and config.is_scale:
+            # Heads are not bounded; an answer beyond the end of a scale is its end.
+            output.consensus, output.ratings = output.consensus.clip(-1, 1), output.ratings.clip(-1, 1)
         for name in _OF_ITEMS:
             if output.get(name) is not None:
                 parts[name].append(output[name].double().cpu().numpy())

@@ -129,8 +129,10 @@ def test_only_scales_have_a_spread_and_options_are_checked():
     assert tiny.annotator().config.levels == [33, 33]
     for options, message in (
         ({"spread": "fixed"}, "spread is 'fixed'; use one of learned, published, none"),
-        ({"levels": [5]}, r"levels is \[5\] for 2 scale questions"),
-        ({"levels": [5, 1]}, "a whole number from 2 up"),
+        ({"levels": [5]}, r"levels is \[5\], and there are 2 scale questions"),
+        ({"levels": [5, 1]}, r"levels\[1\] is 1; it must be a whole number, 2 or more"),
+        ({"levels": [5.7, 5]}, r"levels\[0\] is 5.7"),
+        ({"levels": "57"}, r"levels\[0\] is '5'"),
     ):
         with pytest.raises(ValueError, match=message):
             AnnotatorConfig(questions=tiny.SCALES, **options)

@@ -15,7 +15,7 @@ from answers import PAID, first
 from hypothesis import given, strategies as st
 
 from annot_hf.data.synthetic import read_annotations
-from annot_hf.proxies.store import IDENTITY, Store, open_store, read_store
+from annot_hf.proxies.store import IDENTITY, RESERVE, Store, export_attempts, open_store, read_store
 from benchmarks.chat_server import Reply
 
 
@@ -85,13 +85,19 @@ def test_a_disk_without_room_is_named_before_anything_is_asked(ask, small_disk):
     assert ask(first)[0].counts["label"] == 24
 
 
+def full_disk():
+    error = sqlite3.OperationalError("database or disk is full")
+    error.sqlite_errorcode = sqlite3.SQLITE_FULL
+    return error
+
+
 def failing(monkeypatch, rows, *, new):
     """After so many rows, new attempts, or else the ends of attempts, cannot be written, as on a disk that is full."""
     real, count = Store._write_row, itertools.count()
 
     def fail(self, number, values):
         if (number is None) == new and next(count) >= rows:
-            raise sqlite3.OperationalError("database or disk is full")
+            raise full_disk()
         return real(self, number, values)
 
     monkeypatch.setattr(Store, "_write_row", fail)
@@ -116,7 +122,7 @@ def test_of_a_group_the_answers_are_stored_in_the_reserve_and_no_new_attempt(job
     def commit(self, group):
         if not full:
             full.append(True)
-            raise sqlite3.OperationalError("database or disk is full")
+            raise full_disk()
         return real(self, group)
 
     attempts = [{"item": made.names[row], "annotator": 0, "begun": "now"} for row in made.rows]
@@ -272,3 +278,26 @@ def test_what_counts_of_all_attempts_at_a_question(ends, accepted):
     known = [cost for cost in costs if cost is not None]
     assert (totals.answers, totals.unpriced, totals.spent) == (len(costs), len(costs) - len(known), sum(known))
     assert totals.dearest == max(known, default=None)
+
+
+def test_another_error_than_a_full_disk_is_not_called_one(job, tmp_path, monkeypatch):
+    made = job(items=3, annotators=1)
+    with open_store(tmp_path / "out", made.facts("m", "", 64), made.names, made.rows, at="now") as store:
+        (numbers,) = store.write([[(None, {"item": made.names[0], "annotator": 0, "begun": "now"})]])
+        locked = sqlite3.OperationalError("database is locked")
+        locked.sqlite_errorcode = sqlite3.SQLITE_BUSY
+
+        def commit(self, group):
+            raise locked
+
+        monkeypatch.setattr(Store, "_commit", commit)
+        with pytest.raises(sqlite3.OperationalError, match="database is locked"):
+            store.write([[(numbers[0], {"status": "label"})]])
+        assert not store.full and (tmp_path / "out" / RESERVE).exists()
+
+
+def test_the_export_replaces_no_file_of_the_run(ask, tmp_path):
+    ask(first)
+    with pytest.raises(ValueError, match="does not end with .jsonl"):
+        export_attempts(tmp_path / "out", tmp_path / "out" / "attempts.sqlite")
+    assert ask(first)[0].counts["label"] == 24

@@ -232,6 +232,7 @@ def test_numbers_are_read_as_numbers(write, line, value):
         ("run_name: 2024-13-45", "is not YAML: month must be in 1..12"),
         ("corpus: " + "[" * 5000 + "]" * 5000, "is nested too deeply"),
         ("corpus: " + "{a: " * 5000 + "}" * 5000, "is nested too deeply"),
+        ("corpus: &a [*a]", "holds itself"),
         ("model: [x]", r"model is \['x'\]; it must be text"),
         ("model: {x: y}", r"model is {'x': 'y'}; it must be text"),
         ("trunk: [x]", r"trunk is \['x'\]; it must be text"),
