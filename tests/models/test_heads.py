@@ -109,7 +109,7 @@ def test_an_even_kernel_or_an_unknown_option_is_refused():
         ({"pooling_kernel": 4}, "pooling_kernel is 4; it must be odd"),
         ({"pooling": "max"}, "pooling is 'max'; use one of mean"),
         ({"loss": "emd"}, "loss is 'emd'; use one of kl"),
-        ({"rater_head": "own"}, "rater_head is 'own'; use 'independent'"),
+        ({"rater_head": "own"}, "rater_head is 'own'; use one of independent"),
         ({"rating_loss": "mae"}, "rating_loss is 'mae'; use 'ccc'"),
         ({"annotators": ["a", "a"]}, "names a rater twice"),
     ):
