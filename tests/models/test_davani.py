@@ -97,7 +97,7 @@ def test_votes_round_trip_and_what_they_cannot_do_is_said(tmp_path):
         found.train()(**INPUTS, **PAIRS, ratings=CODES, labels=torch.eye(3))
     for options, message in (
         ({"aggregate": "median"}, "aggregate is 'median'; use one of mean, votes"),
-        ({"rater_head": "residual"}, "rater_head is 'residual' and aggregate \"votes\""),
+        ({"rater_head": "residual"}, "rater_head is 'residual'; with aggregate \"votes\""),
         ({"questions": tiny.SCALES}, 'aggregate is "votes" and the questions are scales'),
     ):
         with pytest.raises(ValueError, match=message):

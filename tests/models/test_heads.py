@@ -110,7 +110,7 @@ def test_an_even_kernel_or_an_unknown_option_is_refused():
         ({"pooling": "max"}, "pooling is 'max'; use one of mean"),
         ({"loss": "emd"}, "loss is 'emd'; use one of kl"),
         ({"rater_head": "own"}, "rater_head is 'own'; use one of independent"),
-        ({"rating_loss": "mae"}, "rating_loss is 'mae'; use 'ccc'"),
+        ({"rating_loss": "mae"}, "rating_loss is 'mae'; use one of ccc"),
         ({"annotators": ["a", "a"]}, "names a rater twice"),
     ):
         with pytest.raises(ValueError, match=message):
