@@ -29,13 +29,17 @@ SMALL = tiny.SMALL | {
 RECIPES = {"annotator": "simulated-annotator", "distribution": "speech-distribution"}
 
 
+def simulated_export(home, **sizes):
+    """The folder of an export of a simulated corpus of these sizes; the clips lie beside it."""
+    export_corpus(SimulatedCorpus(simulate_corpus(home / "simulated", **sizes)), home / "export")
+    return home / "export"
+
+
 @pytest.fixture(scope="session")
 def corpus(tmp_path_factory):
     """An exported corpus: 3 speakers with 5 clips each (a split a speaker), 4 raters, 2 or 3 of whom rate a clip."""
     home = tmp_path_factory.mktemp("corpus")
-    root = simulate_corpus(home / "simulated", speakers=3, clips_per_speaker=5, annotators=4, ratings=(2, 3))
-    export_corpus(SimulatedCorpus(root), home / "export")
-    return home / "export"
+    return simulated_export(home, speakers=3, clips_per_speaker=5, annotators=4, ratings=(2, 3))
 
 
 @pytest.fixture(scope="session")

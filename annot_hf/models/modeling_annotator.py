@@ -102,7 +102,7 @@ class AnnotatorModel(OpinionPreTrainedModel):
         if self.training and self.config.aggregate == "votes" and labels is not None and task != "ratings":
             raise ValueError(
                 f'task is {task!r} and aggregate "votes", which has no gradient to learn a distribution by; train by task '
-                '"ratings" (task_schedule: ratings in a recipe), or set aggregate to "mean".'
+                '"ratings" (schedule.tasks: ratings in a recipe), or set aggregate to "mean".'
             )
         embedding = self.embed(
             input_features=input_features,

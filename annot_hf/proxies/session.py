@@ -393,7 +393,7 @@ class Session:
         return True
 
     def _stop_writing(self, error: object) -> None:
-        fix = "free some room and run again: what was stored is kept"
+        fix = "mend that, for instance free some room, and run again: what was stored is kept"
         self.stop(f"{self.store.path} cannot be written ({error}); {fix}")
 
     async def _turn(self, questions: int) -> None:

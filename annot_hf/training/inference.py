@@ -173,9 +173,6 @@ def _run(
         rows = order[start : start + batch_size]
         given = {name: value.to(model.device) for name, value in batch.items() if name not in ("labels", "ratings")}
         output = model(**given)
-        if isinstance(config, AnnotatorConfig) and config.is_scale:
-            # Heads are not bounded; an answer beyond the end of a scale is its end.
-            output.consensus, output.ratings = output.consensus.clip(-1, 1), output.ratings.clip(-1, 1)
         for name in _OF_ITEMS:
             if output.get(name) is not None:
                 parts[name].append(output[name].double().cpu().numpy())
@@ -196,16 +193,19 @@ def _run(
     if "scale_mean" in found:
         bound = found["scale_log_variance"].clip(-LOG_VARIANCE, LOG_VARIANCE)
         scales = {"scale_means": found["scale_mean"], "scale_deviations": np.exp(0.5 * bound)}
+    # heads are not bounded; an answer beyond the end of a scale is its end
+    ends = (-1, 1) if config.is_scale else (0, 1)
     answers = {}
     if asked:
+        answers["consensus"] = found["consensus"].clip(*ends)
         item, names, codes, values = (np.concatenate(part) for part in zip(*asked, strict=True))
         # one answer a rater and item, however often the rater voted: each of the votes is compared with it
         rows = (~pd.DataFrame({"item": item, "name": names}).duplicated()).to_numpy().nonzero()[0]
         rows = rows[np.argsort(item[rows], kind="stable")]
-        answers = {
+        answers |= {
             "rater_items": item[rows],
             "rater_names": names[rows],
-            "rater_values": values[rows],
+            "rater_values": values[rows].clip(*ends),
             "rater_fallback": codes[rows] < 0,
         }
     return Predictions(
@@ -213,7 +213,6 @@ def _run(
         support=config.support,
         probs=probs / probs.sum(1, keepdims=True),
         questions=tuple(Question.from_dict(question) for question in config.questions),
-        consensus=found.get("consensus"),
         meta=meta,
         scales=tuple(Question.from_dict(question) for question in getattr(config, "scale_questions", ())),
         disagreement=disagreement,

@@ -9,10 +9,10 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
+from small_runs import simulated_export
 
 from annot_hf.cli import app as cli
-from annot_hf.data.export import export_corpus, read_export
-from annot_hf.data.simulate import SimulatedCorpus, simulate_corpus
+from annot_hf.data.export import read_export
 from annot_hf.proxies.annotate import annotate
 from annot_hf.proxies.job import make_job
 from annot_hf.proxies.servers import OpenAIServer
@@ -24,9 +24,7 @@ from benchmarks.chat_server import Reply, serve
 def corpus(tmp_path_factory):
     """An exported corpus of 3 speakers with 4 clips each (a split a speaker), and no transcripts."""
     home = tmp_path_factory.mktemp("corpus")
-    root = simulate_corpus(home / "simulated", speakers=3, clips_per_speaker=4, annotators=4, ratings=(3, 3))
-    export_corpus(SimulatedCorpus(root), home / "export")
-    return read_export(home / "export")
+    return read_export(simulated_export(home, speakers=3, clips_per_speaker=4, annotators=4, ratings=(3, 3)))
 
 
 @pytest.fixture

@@ -10,12 +10,12 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 from sayings import Sayings
+from small_runs import simulated_export
 
 from annot_hf.data.audio import MixedClip, load_audio
 from annot_hf.data.dime_features import CLIP_FEATURES, clip_features, text_features, write_features
-from annot_hf.data.export import export_corpus, read_export
+from annot_hf.data.export import read_export
 from annot_hf.data.lengths import AudioError
-from annot_hf.data.simulate import SimulatedCorpus, simulate_corpus
 from annot_hf.data.targets import opinion_columns
 from annot_hf.models.losses import inverse_frequency_weights
 from annot_hf.training import augment as augment_module
@@ -33,9 +33,7 @@ DIME = {"augmentation.kind": "dime", "augmentation.share": 1.0}
 def spoken(tmp_path_factory):
     """An export of 4 speakers with 8 clips each (one or two a split)."""
     home = tmp_path_factory.mktemp("spoken")
-    root = simulate_corpus(home / "simulated", speakers=4, clips_per_speaker=8, annotators=5, ratings=(3, 4))
-    export_corpus(SimulatedCorpus(root), home / "export")
-    return home / "export"
+    return simulated_export(home, speakers=4, clips_per_speaker=8, annotators=5, ratings=(3, 4))
 
 
 @pytest.fixture

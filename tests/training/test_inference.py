@@ -351,3 +351,15 @@ def test_facts_that_are_no_object_are_said(text, copied):
     (copied["distribution"] / "training.json").write_text(text)
     with pytest.raises(ValueError, match=r"training\.json (cannot be read|does not say how a model was trained)"):
         load_model(copied["distribution"])
+
+
+def test_an_answer_beyond_the_end_of_a_scale_is_its_end(checkpoints, corpus, features):
+    model, processor, _ = load_model(checkpoints["annotator"])
+    with torch.no_grad():
+        for name, weights in model.named_parameters():
+            if name.startswith(("consensus", "raters")):
+                weights.mul_(100.0)
+    clips = list(read_export(corpus).items["audio"])
+    found = predict_inputs(model, processor, clips)
+    for values in (found.consensus, found.rater_values):
+        assert abs(values).max() == 1

@@ -9,10 +9,11 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
+from small_runs import simulated_export
 
 from annot_hf.data.export import export_corpus, read_export
 from annot_hf.data.questions import Question
-from annot_hf.data.simulate import EMOTIONS, SimulatedCorpus, simulate_corpus
+from annot_hf.data.simulate import EMOTIONS, SimulatedCorpus
 from annot_hf.data.targets import make_targets, opinion_columns
 from annot_hf.data.votes import VoteTable
 from annot_hf.models.modeling_annotator import AnnotatorModel
@@ -330,9 +331,9 @@ def test_scales_beside_the_distribution(small_run, corpus, tmp_path):
 
 
 def test_a_curriculum_needs_targets_that_differ_in_entropy(small_run, tmp_path):
-    root = simulate_corpus(tmp_path / "alone", speakers=3, clips_per_speaker=2, annotators=2, ratings=(1, 1))
-    export_corpus(SimulatedCorpus(root), tmp_path / "export")  # one vote a clip
-    alone = {"corpus": str(tmp_path / "export"), "features": ""}
+    # one vote a clip
+    alone = simulated_export(tmp_path, speakers=3, clips_per_speaker=2, annotators=2, ratings=(1, 1))
+    alone = {"corpus": str(alone), "features": ""}
     with pytest.raises(ValueError, match="same entropy"):
         train(small_run("distribution", tmp_path / "out", **{"curriculum.kind": "filter"}, **alone))
 
