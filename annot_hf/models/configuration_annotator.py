@@ -8,7 +8,7 @@ from .configuration_opinion import OpinionConfig
 
 AGGREGATES = ("mean", "votes")
 SPREADS = ("learned", "published", "none")
-# Answers to a scale question of which nobody counted them.
+# Levels of a scale question whose answers were not counted.
 FINE = 33
 
 
@@ -28,10 +28,10 @@ class AnnotatorConfig(OpinionConfig):
         rating_loss: "ccc" or "mse" for scale questions; a category question always uses cross-entropy.
         consensus_weight: Weight of the consensus head's loss beside the raters'.
         distribution_weight: Weight of the distribution's loss.
-        spread: What the votes of scale questions scatter by around the raters' answers: "learned", a standard deviation
-            predicted from each item's embedding and each rater's own noise, which are trained by the likelihood of the votes
-            and by the distribution; "published", a logistic kernel of standard deviation 0.227 on [-1, 1] for all (the
-            path on which arXiv 2408.11956 trains); or "none", as if answers were votes.
+        spread: How far votes on scale questions scatter around the raters' answers: "learned", by a standard deviation
+            predicted from the item's embedding and the rater's own noise, trained by the likelihood of the votes and by the
+            distribution's loss; "published", by a logistic kernel of standard deviation 0.227 on [-1, 1] for all (with
+            which arXiv 2408.11956 trains); or "none", not at all.
         levels: How many answers each scale question offers, evenly spaced from its low to its high end, for "learned";
             training counts them. 33, nearly any number, where empty.
         draws: Observations resampled per item for the distribution.

@@ -87,7 +87,7 @@ def held(folder: str | Path) -> Iterator[None]:
 
 
 def check_start(run: Run, *, resume: bool) -> None:
-    """Whether a run may start in its folder, or be resumed there, without loss of what is not its own."""
+    """Raise unless a run may start in its folder, or be resumed there, without loss of what is not its own."""
     folder = Path(run.training.output_dir)
     earlier = sorted(members_folder(run).glob("*") if run.members else folder.glob("checkpoint-*"))
     if earlier and not resume and not run.recipe.ensemble.folder:
@@ -171,13 +171,13 @@ def _json(path: Path) -> Any:
 
 
 def _check_output(folder: Path) -> None:
-    """Whether a run may write to a folder: what it would overwrite is of an earlier run, or is not there."""
+    """Raise if a run would overwrite what is not of an earlier run."""
     check_own(folder, _OVERWRITTEN, marker=STARTED, keys=_RECORD)
     check_model_folder(folder / "model")
 
 
 def check_model_folder(folder: Path) -> None:
-    """Whether a model may take the place of a folder: it holds nothing but one that this package wrote."""
+    """Raise unless a model may replace a folder: it holds nothing but a model that this package wrote."""
     if not folder.exists():
         return
     names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else [folder.name]
