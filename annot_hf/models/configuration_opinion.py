@@ -22,6 +22,9 @@ class SupportConfig(PreTrainedConfig):
         loss: Distribution loss: "kl", "cross_entropy", "jsd", or "ccc" (see `losses.distribution_loss`).
         class_weights: Weight of each entry of the support in that loss (K,), for "kl" and "cross_entropy".
         jsd_share: How much of that loss is 4 JSD instead, in [0, 1]; not for "ccc".
+        marginal: Distribution of the training votes (K,), if `marginal_share` is above 0; training fills it in.
+        marginal_share: How much of each predicted distribution is `marginal`, in [0, 1), so that no answer is impossible;
+            training chooses it on the validation split. Applies outside training mode.
         lora_rank: Rank of the low-rank adapters that training puts on the trunk; 0 trains all weights.
         lora_alpha: Scale of the adapters, before it is divided by their rank.
         lora_dropout: Dropout before the adapters, in [0, 1).
@@ -39,6 +42,8 @@ class SupportConfig(PreTrainedConfig):
     loss: str = "kl"
     class_weights: Sequence[float] | None = None
     jsd_share: float = 0.0
+    marginal: Sequence[float] | None = None
+    marginal_share: float = 0.0
     lora_rank: int = 0
     lora_alpha: float = 16.0
     lora_dropout: float = 0.0
@@ -61,6 +66,10 @@ class SupportConfig(PreTrainedConfig):
         _check_questions(self.questions)
         if self.questions:
             self._number_support()
+        if not 0 <= self.marginal_share < 1:
+            raise ValueError(f"marginal_share is {self.marginal_share}; it lies in [0, 1).")
+        if self.marginal_share and (self.marginal is None or len(self.marginal) != len(self.id2label)):
+            raise ValueError(f"marginal is {self.marginal}; with a marginal_share, give the probability of each label.")
         # Otherwise the library would drop the attention settings of inner configurations.
         kwargs.setdefault("attn_implementation", {})
         super().__post_init__(**kwargs)

@@ -122,7 +122,7 @@ class AnnotatorModel(OpinionPreTrainedModel):
         spreads = self._spreads(embedding, pair_item, pair_annotator)
         wide = spreads if voted is answers else self._spreads(embedding, voter_item, voter)
         with torch.autocast(embedding.device.type, enabled=False):
-            probs = self._distribution(voted.float(), wide, voter_item, len(embedding), item_seed)
+            probs = self._smoothed(self._distribution(voted.float(), wide, voter_item, len(embedding), item_seed))
             predicted = {"probs": probs, "consensus": consensus, "ratings": answers, "pair_item": pair_item}
             predicted |= {} if spreads is None else {"spreads": spreads}
             logits = {} if self.config.is_scale else {"consensus_logits": consensus, "rating_logits": answers}

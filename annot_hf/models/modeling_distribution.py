@@ -88,7 +88,7 @@ class DistributionModel(OpinionPreTrainedModel):
         )
         # (S, B, K) with S draws of a Bayesian head; S is 1 for other heads.
         logits = _draws(self.head, embedding)
-        probs = logits.float().softmax(-1).mean(0)
+        probs = self._smoothed(logits.float().softmax(-1).mean(0))
         predicted = {"probs": probs, "logits": logits[0] if len(logits) == 1 else (probs + EPSILON).log()}
         if self.config.scale_questions:
             mean, log_variance = _mixture(*_draws(self.scale_head, embedding).float().chunk(2, -1))

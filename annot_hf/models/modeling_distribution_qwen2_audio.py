@@ -185,7 +185,7 @@ class DistributionQwen2Audio(SupportModel):
             use_cache=False,
         ).last_hidden_state
         logits = self.distribution_head(states, mask.bool())
-        predicted = {"probs": logits.float().softmax(-1), "logits": logits}
+        predicted = {"probs": self._smoothed(logits.float().softmax(-1)), "logits": logits}
         return DistributionOutput(loss=self.loss_of(predicted, {"labels": labels}), **predicted)
 
     def loss_of(self, predicted: Mapping[str, torch.Tensor], given: Mapping[str, Any]) -> torch.Tensor | None:

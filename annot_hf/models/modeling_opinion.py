@@ -41,6 +41,11 @@ class SupportModel(Adaptable):
         options = {"class_weights": config.class_weights, "item_weights": weights, "jsd_share": config.jsd_share}
         return distribution_loss(probs, given["labels"], config.loss, **options)
 
+    def _smoothed(self, probs: torch.Tensor) -> torch.Tensor:
+        """Predicted distributions `(B, K)` with the configuration's share of the marginal, as they are in training mode."""
+        share = 0.0 if self.training else self.config.marginal_share
+        return (1 - share) * probs + share * probs.new_tensor(self.config.marginal) if share else probs
+
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
         init_as_torch(module)

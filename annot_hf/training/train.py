@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from scipy.optimize import minimize_scalar
 from transformers import set_seed
 
 from annot_hf.data.conditions import make_perturbation
@@ -19,6 +20,7 @@ from annot_hf.data.predictions import Predictions
 from annot_hf.data.targets import Targets
 from annot_hf.models.configuration_annotator import FINE
 from annot_hf.models.configuration_log_mel import LogMelConfig
+from annot_hf.models.measures import cross_entropy
 from annot_hf.models.modeling_annotator import AnnotatorModel
 from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
@@ -128,10 +130,15 @@ def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingRes
         # callbacks would see the same validation pass twice
         arguments.eval_on_start &= newest is None
         trainer.train(resume_from_checkpoint=newest and str(newest))
-    metrics = trainer.evaluate()
-    metrics = {name: metrics[f"eval_{name}"] for name in MEASURES if f"eval_{name}" in metrics}
     # the baseline of every report: the distribution of the training votes, whatever the training target
     marginal = views["train"].targets("train", recipe.question, bins=model.config.bins).probs.mean(0)
+    if recipe.smooth and recipe.model != "seedbert" and getattr(model.config, "aggregate", "mean") == "mean":
+        predicted = trainer.predict(datasets["validation"]).predictions
+        probs = predicted[0] if isinstance(predicted, tuple) else predicted
+        model.config.marginal = marginal.tolist()
+        model.config.marginal_share = best_share(probs, datasets["validation"].targets.probs, marginal)
+    metrics = trainer.evaluate()
+    metrics = {name: metrics[f"eval_{name}"] for name in MEASURES if f"eval_{name}" in metrics}
     facts = {
         "corpus": corpus.name,
         "corpus_digest": corpus.digest,
@@ -139,6 +146,7 @@ def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingRes
         "target": targets["train"].method,
         "splits": about["splits"],
         "marginal": marginal.tolist(),
+        "marginal_share": model.config.marginal_share,
         "validation": metrics,
         "recipe": run.values,
         **about_votes,
@@ -271,6 +279,15 @@ def count_levels(targets: Targets) -> list[int]:
         fits = [np.mean(abs(place - place.round()) < 1e-6) >= 0.95 if len(inside) else True for place in places]
         found.append(2 + fits.index(True) if any(fits) else FINE)
     return found
+
+
+def best_share(probs: np.ndarray, targets: np.ndarray, marginal: np.ndarray) -> float:
+    """Share of `marginal` `(K,)` in predictions `(n, K)` with the least cross-entropy of targets `(n, K)`, in [.001, .5]."""
+
+    def loss(share: float) -> float:
+        return float(cross_entropy(targets, (1 - share) * probs + share * marginal).mean())
+
+    return float(minimize_scalar(loss, bounds=(0.001, 0.5), method="bounded", options={"xatol": 1e-4}).x)
 
 
 def standardise(model: OpinionPreTrainedModel, dataset: OpinionDataset, clips: int = 512) -> None:

@@ -124,3 +124,26 @@ def test_first_without_an_embedding_is_a_linear_layer_on_the_cls_token():
     first = model.trunk(**inputs).last_hidden_state[:, 0]
     torch.testing.assert_close(model(**inputs).logits, model.head(first))
     assert not list(model.embedding.parameters())
+
+
+@pytest.mark.parametrize("make", [tiny.distribution, tiny.annotator])
+def test_a_share_of_the_marginal_is_in_every_prediction_but_not_while_training(make, tmp_path):
+    marginal = torch.tensor([0.7, 0.2, 0.1])
+    inputs, questions = tiny.inputs("log-mel", [30, 20, 10]), [{"name": "emotion", "labels": ["angry", "happy", "sad"]}]
+    plain = make(questions=questions)
+    smoothed = make(questions=questions, marginal=marginal.tolist(), marginal_share=0.25)
+    expected = 0.75 * plain(**inputs).probs + 0.25 * marginal
+    torch.testing.assert_close(smoothed(**inputs).probs, expected)
+    smoothed.save_pretrained(tmp_path)
+    torch.testing.assert_close(type(smoothed).from_pretrained(tmp_path)(**inputs).probs, expected)
+    found = []
+    for model in (plain, smoothed):
+        torch.manual_seed(0)
+        found.append(model.train()(**inputs).probs)
+    torch.testing.assert_close(*found)
+
+
+def test_a_share_needs_a_marginal():
+    for share, marginal in ((1.0, [0.5, 0.3, 0.2]), (-0.1, None), (0.1, None), (0.1, [0.5, 0.5])):
+        with pytest.raises(ValueError, match="marginal"):
+            tiny.distribution(marginal_share=share, marginal=marginal)

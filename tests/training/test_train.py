@@ -20,7 +20,8 @@ from annot_hf.models.modeling_annotator import AnnotatorModel
 from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.training import train as train_module
 from annot_hf.training.checkpoints import checkpoints_of, load_model, newest_checkpoint
-from annot_hf.training.train import count_levels, train
+from annot_hf.training.inference import predict
+from annot_hf.training.train import best_share, count_levels, train
 from annot_hf.training.trainer import OpinionTrainer
 
 MID_EPOCH = {
@@ -391,3 +392,30 @@ def test_the_answers_of_a_scale_are_counted(ratings, levels):
     items = [f"item{number}" for number in range(len(ratings))]
     votes = VoteTable.from_columns(question, item=items, annotator=["ann"] * len(items), value=ratings)
     assert count_levels(make_targets(votes, "valence", "kde")) == [levels]
+
+
+def test_the_share_of_the_marginal_is_that_of_the_least_cross_entropy():
+    rng = np.random.default_rng(0)
+    targets, marginal = rng.dirichlet([1, 1, 1], 50), np.array([0.5, 0.3, 0.2])
+    sure = np.eye(3)[targets.argmax(1)].clip(1e-8) / (1 + 2e-8)
+
+    def loss(share):
+        return -(targets * np.log((1 - share) * sure + share * marginal)).sum(1).mean()
+
+    shares = np.linspace(0.001, 0.5, 5000)
+    assert best_share(sure, targets, marginal) == pytest.approx(shares[np.argmin([*map(loss, shares)])], abs=2e-3)
+    assert best_share(targets, targets, marginal) == pytest.approx(0.001, abs=2e-4)  # nothing to mend
+
+
+@pytest.mark.parametrize("model", ["distribution", "annotator"])
+def test_a_trained_model_has_the_share_that_validation_chose(small_run, tmp_path, corpus, model):
+    smooth, plain = (train(small_run(model, tmp_path / str(on), smooth=on)) for on in (True, False))
+    before, after = (load_model(one.model)[0].config for one in (plain, smooth))
+    assert before.marginal_share == 0 == plain.facts["marginal_share"] and before.marginal is None
+    assert after.marginal_share == smooth.facts["marginal_share"] >= 0.001
+    assert after.marginal == smooth.facts["marginal"]
+    # the least share is above 0, whatever validation says
+    assert smooth.metrics["cross_entropy"] <= plain.metrics["cross_entropy"] + 1e-3
+    one, other = (predict(run.model, corpus, split="validation")[0].probs for run in (plain, smooth))
+    share = after.marginal_share
+    np.testing.assert_allclose(other, (1 - share) * one + share * np.array(after.marginal), atol=1e-6)
