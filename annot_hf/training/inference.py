@@ -99,6 +99,7 @@ def predict(
     )
     meta = {"model": str(model_folder), "corpus": corpus.name, "split": split, "marginal": facts.get("marginal")}
     meta["model_sha256"] = weights_digest(str(model_folder))
+    meta |= {"marginal_share": config.marginal_share} if config.marginal_share else {}
     meta["corpus_digest"] = corpus.digest
     meta |= {"trunk": facts["trunk"]} if facts.get("trunk") else {}
     seen = _seen(facts, targets.items)
