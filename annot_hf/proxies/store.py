@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from filelock import FileLock, Timeout
 
-from annot_hf.data.corpus import replace_file
+from annot_hf.data.files import replace_file
 from annot_hf.proxies.backend import Prices, is_model
 
 # what a run is: to resume another one in the same folder is refused
