@@ -10,6 +10,7 @@ from annot_hf.data.targets import Targets as Targets, make_targets as make_targe
 from annot_hf.data.votes import VoteTable as VoteTable
 from annot_hf.evaluation.evaluate import evaluate as evaluate
 from annot_hf.experiments.crossval import crossval as crossval
+from annot_hf.models.adapters import add_lora as add_lora
 from annot_hf.models.configuration_annotator import AnnotatorConfig as AnnotatorConfig
 from annot_hf.models.configuration_distribution import DistributionConfig as DistributionConfig
 from annot_hf.models.configuration_seedbert import SeedBertConfig as SeedBertConfig
@@ -23,7 +24,6 @@ from annot_hf.report.report import build_comparison as build_comparison, build_r
 from annot_hf.training.checkpoints import load_model as load_model
 from annot_hf.training.collator import VoteCollator as VoteCollator
 from annot_hf.training.inference import predict as predict
-from annot_hf.training.lora import add_lora as add_lora
 from annot_hf.training.recipe import load_recipe as load_recipe
 from annot_hf.training.train import train as train
 

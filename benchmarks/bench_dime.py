@@ -14,7 +14,7 @@ import librosa
 import numpy as np
 from threadpoolctl import threadpool_limits
 
-from annot_hf.data.dime_features import FEATURE_RATE, clip_features
+from annot_hf.data.dime import FEATURE_RATE, clip_features
 from benchmarks.timing import Result, best
 
 SECONDS, GIGABYTES = 10.0, 2.0

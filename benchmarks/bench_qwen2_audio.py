@@ -11,9 +11,9 @@ import time
 
 import torch
 
+from annot_hf.models.adapters import add_lora
 from annot_hf.models.configuration_distribution_qwen2_audio import DistributionQwen2AudioConfig
 from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
-from annot_hf.training.lora import add_lora
 from benchmarks.qwen2_audio_memory import GB, PROMPT_TOKENS, QUESTIONS, print_estimate, shape_7b, tiny_shape
 
 

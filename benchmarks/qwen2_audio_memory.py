@@ -10,10 +10,10 @@ import torch
 from torch import nn
 from transformers import Qwen2AudioConfig
 
+from annot_hf.models.adapters import add_lora
 from annot_hf.models.configuration_distribution_qwen2_audio import DistributionQwen2AudioConfig
 from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
 from annot_hf.training.inputs import AUDIO_TOKENS
-from annot_hf.training.lora import add_lora
 
 QUESTIONS = [{"name": "emotion", "labels": ["angry", "happy", "neutral", "sad"]}]
 FRAMES = 1500  # of the audio tower, for 30 s

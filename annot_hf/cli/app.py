@@ -8,16 +8,18 @@ import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from typer import Argument, Option
+from typer.core import TyperCommand
 
 from annot_hf.cli import steps
 from annot_hf.cli.output import (
     console,
     keep_traceback,
     print_error,
+    print_key,
     print_line,
     print_path,
     print_rows,
@@ -68,8 +70,7 @@ def show_recipe(recipe: RecipeName, overrides: Overrides = None) -> None:
     from annot_hf.training.recipe import describe_recipe
 
     for name, (key, value) in describe_recipe(recipe, overrides or []).items():
-        default = "" if value == key.default else f" (default {key.default!r})"
-        print_line(f"{name}: {key.kind_name} = {value!r}{default}\n    {key.meaning}")
+        print_key(name, key, value)
 
 
 @app.command()
@@ -372,13 +373,28 @@ def saturation(
     print_path(folder)
 
 
-@app.command(context_settings=WORDS)
+class _TrainCommand(TyperCommand):
+    """`train`, whose help ends with every key; to list them takes torch, which no other help loads."""
+
+    def format_help(self, ctx: typer.Context, formatter: Any) -> None:
+        super().format_help(ctx, formatter)
+        from annot_hf.training.keys import key_sections
+
+        for title, keys in key_sections().items():
+            print_line(f"\n{title}")
+            for name, key in keys.items():
+                print_key(name, key, key.default, indent="  ")
+
+
+@app.command(cls=_TrainCommand, context_settings=WORDS)
 def train(
     recipe: RecipeName,
     overrides: Overrides = None,
     resume: Annotated[bool, Option(help="Resume from the newest checkpoint of output_dir.")] = False,
 ) -> None:
-    """Train as a recipe says; the checkpoint is output_dir/model. `annot-hf recipe show RECIPE` lists every key.
+    """Train as a recipe says; the checkpoint is output_dir/model.
+
+    Overrides set keys. All keys follow below, with their defaults; `annot-hf recipe show RECIPE` has the values of a recipe.
 
     Example: `annot-hf train speech-distribution corpus=data/cremad output_dir=runs/cremad num_train_epochs=5`
     """

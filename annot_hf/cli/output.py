@@ -2,12 +2,14 @@
 
 import os
 import re
+import shutil
 import sys
 import tempfile
+import textwrap
 import traceback
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.table import Column, Table
@@ -17,6 +19,7 @@ from annot_hf.data.questions import SECRET, printable
 
 if TYPE_CHECKING:
     from annot_hf.report.tables import Table as ReportTable
+    from annot_hf.training.keys import RecipeKey
 
 # The name of an environment variable that holds a secret.
 _SECRET_VARIABLE = re.compile("(?:KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)
@@ -44,6 +47,15 @@ def print_text(text: str) -> None:
 def print_line(line: str) -> None:
     """Print a line as it is, without wrapping."""
     console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def print_key(name: str, key: "RecipeKey", value: Any, indent: str = "") -> None:
+    """Print a key of a recipe, its type and value, and its meaning below, wrapped to the terminal or to 80 columns."""
+    default = "" if value == key.default else f" (default {key.default!r})"
+    width, below = min(shutil.get_terminal_size().columns, 100), indent + "    "
+    for text, first in ((f"{name}: {key.kind_name} = {value!r}{default}", indent), (key.meaning, below)):
+        options = {"initial_indent": first, "subsequent_indent": below, "break_long_words": False}
+        print_line(textwrap.fill(" ".join(text.split()), width, break_on_hyphens=False, **options))
 
 
 def print_path(path: Path) -> None:

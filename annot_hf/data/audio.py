@@ -6,12 +6,9 @@ and less is an error; `lengths` makes sure that it states what the file holds.
 
 import io
 import os
-import re
-import unicodedata
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
-from pathlib import Path
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -118,39 +115,6 @@ def load_audio(source: Any, *, sampling_rate: int = 16_000, limits: AudioLimits 
     if not len(wave):
         raise AudioError(f"{name} is shorter than one sample at {sampling_rate} Hz. Remove it from the item list.")
     return np.ascontiguousarray(wave, dtype=np.float32)
-
-
-def check_name(name: str, root: str | os.PathLike) -> None:
-    """Raise unless `name`, from files that are not trusted, is a plain relative path, which need not exist."""
-    text = os.fspath(name) if isinstance(name, str | os.PathLike) else ""
-    # Full-width and two-dot look-alikes become what they imitate.
-    plain = unicodedata.normalize("NFKC", text)
-    rules = {
-        "is not a file name": not plain.strip() or os.path.normpath(plain) == ".",
-        "has control characters": any(unicodedata.category(character) == "Cc" for character in text),
-        "has a backslash": "\\" in plain,
-        "starts with a drive or a URL scheme": re.match(r"[A-Za-z][A-Za-z0-9+.-]*:", plain) or "::" in plain,
-        "is not relative": plain.startswith(("/", "~")),
-        "leads to a parent folder": ".." in plain.split("/"),
-    }
-    for rule, broken in rules.items():
-        if broken:
-            raise ValueError(f"The path {name!r} {rule}; it must be a plain relative path inside {os.fspath(root)}.")
-
-
-def resolve_inside(root: str | os.PathLike, name: str, *, follow_links: bool = False) -> Path:
-    """The file `name` under `root`; raises when the name leads elsewhere, by a link unless links are followed."""
-    check_name(name, root)
-    base = Path(os.path.realpath(root))
-    path = Path(os.path.realpath(base / name))
-    # In the Hub's cache, `snapshots/REVISION/x` links to `blobs/DIGEST` of the same repository.
-    blobs = [above.parents[1] / "blobs" for above in (base, *base.parents) if above.parent.name == "snapshots"]
-    if follow_links or any(path.is_relative_to(folder) for folder in (base, *blobs)):
-        return path
-    raise ValueError(
-        f"The path {name!r} is a link out of {os.fspath(root)}, to {path}; if that is meant, export with follow_links "
-        "(--follow-links)."
-    )
 
 
 @contextmanager

@@ -19,10 +19,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets.splits import SplitDict, SplitInfo
 
-from annot_hf.data.audio import audio_info, check_name, resolve_inside
-from annot_hf.data.corpus import SPLITS, CorpusReport, VoteCorpus, check_items, file_sha256, replace_folder
+from annot_hf.data.audio import audio_info
+from annot_hf.data.corpus import SPLITS, CorpusReport, VoteCorpus, check_items
 from annot_hf.data.encoding import alike, check_choice
 from annot_hf.data.export_tables import all_labels, audio_column, dataset_card, make_tables, spans_table, table_features
+from annot_hf.data.files import check_name, file_sha256, replace_folder, resolve_inside
 from annot_hf.data.lengths import AudioError
 from annot_hf.data.questions import Question, normal_form_hint
 from annot_hf.data.targets import Targets, make_targets

@@ -14,8 +14,16 @@ from datasets import Audio, Dataset, DatasetDict, Features, Value, concatenate_d
 from scipy.io import wavfile
 
 from annot_hf.data.audio import MixedClip, load_audio
-from annot_hf.data.dime import MixtureReport, Mixtures, TextRule, check_apart, plan_mixtures
-from annot_hf.data.dime_features import FEATURE_RATE, features_of_clip, text_features
+from annot_hf.data.dime import (
+    FEATURE_RATE,
+    MixtureReport,
+    Mixtures,
+    TextRule,
+    check_apart,
+    features_of_clip,
+    plan_mixtures,
+    text_features,
+)
 
 logger = logging.getLogger(__name__)
 

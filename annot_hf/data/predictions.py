@@ -14,8 +14,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from annot_hf.data.corpus import check_own, replace_file
 from annot_hf.data.encoding import by_name
+from annot_hf.data.files import check_own, replace_file
 from annot_hf.data.questions import Question
 from annot_hf.models.measures import check_distributions
 

@@ -15,7 +15,8 @@ import pandas as pd
 import soundfile
 from scipy.signal import lfilter, sosfilt
 
-from annot_hf.data.corpus import VoteCorpus, replace_folder
+from annot_hf.data.corpus import VoteCorpus
+from annot_hf.data.files import replace_folder
 from annot_hf.data.questions import Question
 from annot_hf.data.votes import VoteTable
 

@@ -17,9 +17,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from annot_hf.data.corpus import replace_file
 from annot_hf.data.encoding import WEIGHT_RULE, repeated_votes, usable_weight
 from annot_hf.data.export import EXPORT_FILE as EXPORTED, ExportedCorpus
+from annot_hf.data.files import replace_file
 from annot_hf.data.questions import Question
 from annot_hf.data.votes import VoteTable
 

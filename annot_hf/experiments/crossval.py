@@ -14,8 +14,8 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
-from annot_hf.data.corpus import check_own
 from annot_hf.data.export import ExportedCorpus, read_export
+from annot_hf.data.files import check_own
 from annot_hf.data.folds import Fold, check_division, draw_groups, group_items, make_folds
 from annot_hf.data.predictions import Predictions, pool_predictions
 from annot_hf.data.targets import Targets

@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from annot_hf.data.corpus import check_own
 from annot_hf.data.export import ExportedCorpus, read_export
+from annot_hf.data.files import check_own
 from annot_hf.data.predictions import Predictions
 from annot_hf.data.questions import nearest, read_yaml
 from annot_hf.evaluation.alignment import groups_of, items_by_name

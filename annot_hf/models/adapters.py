@@ -21,7 +21,7 @@ from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file
 
-from .checks import said
+from .checks import check_counts, said
 from .trunks import transformer_layers, weights_digest
 
 PREFIX = "base_model.model."
@@ -204,6 +204,38 @@ def put_on(model: Adaptable) -> Any:
     # folders, the checkpoints of `Trainer` among them, and repositories are those of the model inside
     adapted.save_pretrained, adapted.push_to_hub = model.save_pretrained, model.push_to_hub
     return adapted
+
+
+def add_lora(
+    model: Adaptable, rank: int | None = None, alpha: float | None = None, dropout: float | None = None
+) -> Any:
+    """The model with fresh adapters, a `PeftModel`; they and the heads are trained, nothing else is.
+
+    Train what this returns, with `Trainer` or in your own loop. `save_pretrained` and `push_to_hub` write the adapters, the
+    heads and the configuration, which names the base; `AutoModel.from_pretrained` and `load_model` read them.
+
+    Args:
+        model: From `from_trunk`, `from_lalm` or `from_pretrained`; its layers are changed in place.
+        rank: Rank r of the adapters; `lora_rank` of the configuration when None, as for the next two, or 8 where that is 0.
+        alpha: Scale of the adapters: their product is multiplied with alpha / r.
+        dropout: Dropout before the adapters, in [0, 1).
+
+    Raises:
+        ValueError: The model has adapters already, a frozen trunk or one without adapters; its weights are no longer those
+            that it was read with; an option is out of range; or `peft` is not installed.
+    """
+    config = model.config
+    if model.has_adapters:
+        raise ValueError("This model has adapters already, which would be lost; train what load_lora(folder) gives.")
+    if getattr(config, "freeze_trunk", False):
+        raise ValueError("freeze_trunk is true, and adapters in a frozen trunk learn nothing; set it to false.")
+    model.check_base()
+    given = {"lora_rank": rank, "lora_alpha": alpha, "lora_dropout": dropout}
+    chosen = {name: getattr(config, name) if value is None else value for name, value in given.items()}
+    chosen["lora_rank"] = 8 if rank is None and not config.lora_rank else chosen["lora_rank"]
+    check_counts(lora_rank=chosen["lora_rank"])
+    config.set_lora(**chosen)
+    return put_on(model)
 
 
 class MemberAdapter(nn.Module):

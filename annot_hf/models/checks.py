@@ -1,16 +1,12 @@
-"""Checks of configuration values, before a model is built from them, and of checkpoint folders."""
+"""Checks of configuration values, before a model is built from them."""
 
-import json
 import math
-import reprlib
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from numbers import Integral, Real
-from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 
@@ -59,53 +55,6 @@ def check_attention(config: PreTrainedConfig) -> None:
     for part in config.sub_configs:
         if getattr(config, part, None) is not None:
             check_attention(getattr(config, part))
-
-
-def read_object(path: Path, fix: str = "restore it") -> dict[str, Any]:
-    """The object in a JSON file, or a ValueError that says what is there instead, and ends with the fix."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read ({said(error)}); {fix}.") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} cannot be read (it holds {reprlib.repr(found)} and no object); {fix}.")
-    return found
-
-
-def read_checkpoint(
-    folder: Path, model_class: type[PreTrainedModel] | None = None, *, give: str, fix: str
-) -> tuple[PreTrainedModel, list[str]]:
-    """The model in a checkpoint folder, whose code is not run, and the names of weights that do not fit its configuration.
-
-    It is of `model_class` (a member of an ensemble), or any that the Auto classes know; errors end with `give` or `fix`.
-    """
-    path = folder / "config.json"
-    if not path.is_file():
-        raise ValueError(f"{folder} is not a checkpoint folder: it has no config.json; give {give}.")
-    kind = read_object(path, fix).get("model_type")
-    if model_class is not None and kind != model_class.config_class.model_type:
-        raise ValueError(f"{folder} holds a model of type {kind!r}; members are checkpoints of {model_class.__name__}.")
-    configs, models = (AutoConfig, AutoModel) if model_class is None else (model_class.config_class, model_class)
-    try:
-        config = configs.from_pretrained(folder, trust_remote_code=False)
-    except Exception as error:
-        # Libraries raise many kinds of errors here, because the file may say anything.
-        raise ValueError(f"{path} cannot be read ({said(error)}); {fix}.") from error
-    try:
-        # Weights of another shape are reported like other differences.
-        model, info = models.from_pretrained(
-            folder, config=config, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True
-        )
-    except (OSError, SafetensorError) as error:
-        raise ValueError(f"{folder} holds no readable safetensors ({said(error)}); {fix}.") from error
-    except (TypeError, AttributeError, LookupError, ArithmeticError) as error:
-        raise ValueError(f"{path} makes no model ({said(error)}); {fix}.") from error
-    return model, odd_weights(info)
-
-
-def odd_weights(info: Mapping[str, Any]) -> list[str]:
-    """Names of the weights that differ between a model and its checkpoint, from the library's `output_loading_info`."""
-    return sorted([*info["missing_keys"], *info["unexpected_keys"], *(name for name, *_ in info["mismatched_keys"])])
 
 
 def said(error: Exception) -> str:

@@ -12,13 +12,12 @@ from transformers import BatchFeature, Qwen2AudioForConditionalGeneration
 from transformers.utils.hub import resolve_revision
 
 from .adapters import Adaptable
-from .checks import odd_weights
 from .configuration_distribution_qwen2_audio import DistributionQwen2AudioConfig, prepare_inputs
 from .configuration_opinion import SupportConfig
 from .heads import SequenceHead
 from .losses import EPSILON
 from .measures import entropy
-from .modeling_opinion import SupportModel
+from .modeling_opinion import SupportModel, odd_weights
 from .outputs import DistributionOutput
 from .trunks import read_trunk_config
 

@@ -1,16 +1,20 @@
-"""The trunk, its pooling and the shared embedding below all heads."""
+"""What all models share: the loss, the trunk, its pooling and the shared embedding below the heads; and reading them back."""
 
+import json
 import math
 import re
+import reprlib
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any, Self
 
 import torch
+from safetensors import SafetensorError
 from torch import nn
-from transformers import PreTrainedConfig, PreTrainedModel, initialization as init
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, initialization as init
 
 from .adapters import LORA_TARGETS, Adaptable, import_peft
-from .checks import check_attention
+from .checks import check_attention, said
 from .configuration_opinion import OpinionConfig, SupportConfig
 from .heads import BayesianLinear, LayerSum, MeanPooling, init_as_torch, make_embedding, make_pooling
 from .losses import distribution_loss
@@ -213,3 +217,50 @@ class OpinionPreTrainedModel(SupportModel):
             bound = 1 / math.sqrt(module.mu.shape[1] - 1)
             init.uniform_(module.mu, -bound, bound)
             init.constant_(module.rho, -3.0)
+
+
+def read_object(path: Path, fix: str = "restore it") -> dict[str, Any]:
+    """The object in a JSON file, or a ValueError that says what is there instead, and ends with the fix."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read ({said(error)}); {fix}.") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} cannot be read (it holds {reprlib.repr(found)} and no object); {fix}.")
+    return found
+
+
+def read_checkpoint(
+    folder: Path, model_class: type[PreTrainedModel] | None = None, *, give: str, fix: str
+) -> tuple[PreTrainedModel, list[str]]:
+    """The model in a checkpoint folder, whose code is not run, and the names of weights that do not fit its configuration.
+
+    It is of `model_class` (a member of an ensemble), or any that the Auto classes know; errors end with `give` or `fix`.
+    """
+    path = folder / "config.json"
+    if not path.is_file():
+        raise ValueError(f"{folder} is not a checkpoint folder: it has no config.json; give {give}.")
+    kind = read_object(path, fix).get("model_type")
+    if model_class is not None and kind != model_class.config_class.model_type:
+        raise ValueError(f"{folder} holds a model of type {kind!r}; members are checkpoints of {model_class.__name__}.")
+    configs, models = (AutoConfig, AutoModel) if model_class is None else (model_class.config_class, model_class)
+    try:
+        config = configs.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:
+        # Libraries raise many kinds of errors here, because the file may say anything.
+        raise ValueError(f"{path} cannot be read ({said(error)}); {fix}.") from error
+    try:
+        # Weights of another shape are reported like other differences.
+        model, info = models.from_pretrained(
+            folder, config=config, trust_remote_code=False, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    except (OSError, SafetensorError) as error:
+        raise ValueError(f"{folder} holds no readable safetensors ({said(error)}); {fix}.") from error
+    except (TypeError, AttributeError, LookupError, ArithmeticError) as error:
+        raise ValueError(f"{path} makes no model ({said(error)}); {fix}.") from error
+    return model, odd_weights(info)
+
+
+def odd_weights(info: Mapping[str, Any]) -> list[str]:
+    """Names of the weights that differ between a model and its checkpoint, from the library's `output_loading_info`."""
+    return sorted([*info["missing_keys"], *info["unexpected_keys"], *(name for name, *_ in info["mismatched_keys"])])

@@ -11,12 +11,12 @@ from torch import nn
 from transformers import AutoFeatureExtractor, AutoTokenizer, PreTrainedModel
 
 from .adapters import MemberAdapter, MemberAdapters
-from .checks import options_of, read_checkpoint, said
+from .checks import options_of, said
 from .configuration_opinion import OpinionConfig
 from .configuration_seedbert import MEMBER_OPTIONS, SeedBertConfig
 from .heads import make_embedding, make_head, make_pooling, vote_shares
 from .modeling_distribution import DistributionModel
-from .modeling_opinion import OpinionPreTrainedModel
+from .modeling_opinion import OpinionPreTrainedModel, read_checkpoint
 from .outputs import SeedBertOutput
 from .trunks import PROVENANCE, input_name_of
 

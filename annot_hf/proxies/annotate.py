@@ -10,8 +10,9 @@ run will take can be estimated before.
 """
 
 import asyncio
+import functools
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -38,7 +39,7 @@ TOKENS_PER_SECOND, CHARACTERS, OUTPUT_TOKENS, SECONDS = 32, 4, 5, 2.0
 # questions whose prompts are measured
 SAMPLE = 200
 # replies in memory at a time
-_ROWS = 2_000
+_ROWS = 1_000
 _NOTES = TEMPLATES / "notes.yaml"
 _TYPES = {"TEXT": pa.string(), "REAL": pa.float64(), "INTEGER": pa.int64()}
 _REPLIES = pa.schema(
@@ -143,7 +144,8 @@ def annotate(
 def _write_results(store: Store, job: Job, facts: Mapping[str, Any]) -> None:
     """Write votes, replies and annotations.json of all attempts in a folder; the replies alone while there is no vote."""
     folder, votes = store.path.parent, store.votes()
-    replies = pa.RecordBatchReader.from_batches(_REPLIES, _replies(store))
+    blocks = map(functools.partial(_reply_batch, store.model), store.replies(_ROWS))
+    replies = pa.RecordBatchReader.from_batches(_REPLIES, blocks)
     if not len(votes):
         write_replies(folder, replies)
         return
@@ -162,13 +164,12 @@ def _write_results(store: Store, job: Job, facts: Mapping[str, Any]) -> None:
     write_annotations(folder, table, replies, {**facts, **counts, **tokens})
 
 
-def _replies(store: Store) -> Iterator[pa.RecordBatch]:
-    """The rows of replies.parquet, a block at a time; simulated annotators are named after the model and their number."""
-    for rows in store.replies(_ROWS):
-        table = dict(zip(_REPLIES.names, zip(*rows, strict=True), strict=True))
-        table["annotator"] = [f"{store.model}#{one}" for one in table["annotator"]]
-        table["model"] = [name or store.model for name in table["model"]]
-        yield pa.RecordBatch.from_pydict(table, _REPLIES)
+def _reply_batch(model: str, rows: Sequence[tuple[Any, ...]]) -> pa.RecordBatch:
+    """Some rows of replies.parquet; simulated annotators are named after the model and their number."""
+    table = dict(zip(_REPLIES.names, zip(*rows, strict=True), strict=True))
+    table["annotator"] = [f"{model}#{one}" for one in table["annotator"]]
+    table["model"] = [name or model for name in table["model"]]
+    return pa.RecordBatch.from_pydict(table, _REPLIES)
 
 
 def check_pace(

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from filelock import FileLock, Timeout
 
-from annot_hf.data.corpus import replace_file
+from annot_hf.data.files import replace_file
 from annot_hf.proxies.backend import Prices, is_model
 
 # what a run is: to resume another one in the same folder is refused
@@ -206,7 +206,7 @@ class Store:
             f"SELECT row, annotator FROM state WHERE final IS NULL OR final NOT IN {SETTLED} "
             "ORDER BY CASE final WHEN 'failed' THEN 1 WHEN 'not sent' THEN 2 ELSE 0 END, place, annotator"
         )
-        return np.array(found.fetchall(), dtype=np.int64).reshape(-1, 2)
+        return np.fromiter(found, np.dtype((np.int64, 2)))
 
     def counts(self) -> dict[str, int]:
         """Questions of the job by how they ended, and those not asked yet."""
@@ -240,8 +240,9 @@ class Store:
         """Votes `(V, 3)`: row of the item, annotator, and index of the label, in this order."""
         chosen = "SELECT a.item, a.annotator, a.label FROM outcome JOIN attempt AS a USING (id) WHERE final = 'label'"
         index = {label: place for place, label in enumerate(self.labels)}
-        found = [(self._row[item], annotator, index[label]) for item, annotator, label in self._db.execute(chosen)]
-        return np.array(sorted(found), dtype=np.int64).reshape(-1, 3)
+        found = ((self._row[item], annotator, index[label]) for item, annotator, label in self._db.execute(chosen))
+        votes = np.fromiter(found, np.dtype((np.int64, 3)))
+        return votes[np.lexsort(votes.T[::-1])]
 
     def statuses(self) -> dict[str, int]:
         """Questions by how they ended, over all in the folder."""
@@ -252,10 +253,11 @@ class Store:
         """How each question ended, in the order they were asked: item, annotator and `REPLY_COLUMNS`, in blocks of rows."""
         known = {"status": "final", "label": "CASE final WHEN 'label' THEN label END"}
         columns = ", ".join(known.get(name, name) for name in REPLY_COLUMNS)
-        outcomes = "outcome JOIN attempt AS a USING (id) WHERE final IS NOT NULL ORDER BY id"
-        found = self._db.execute(f"SELECT a.item, a.annotator, {columns} FROM {outcomes}")
-        while rows := found.fetchmany(block):
-            yield rows
+        # the numbers alone are sorted: whole rows would all be in memory at once
+        outcomes = "ended WHERE id IN (SELECT id FROM outcome) AND final IS NOT NULL ORDER BY id"
+        found = self._db.execute(f"SELECT item, annotator, {columns} FROM {outcomes}")
+        # no block is kept while the next one is read
+        return iter(lambda: found.fetchmany(block), [])
 
 
 def _clean(values: Mapping[str, Any]) -> list[Any]:

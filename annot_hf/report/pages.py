@@ -25,7 +25,7 @@ from matplotlib.figure import Figure
 from matplotlib.ft2font import FaceFlags
 from matplotlib.text import Text
 
-from annot_hf.data.corpus import check_own, replace_file
+from annot_hf.data.files import check_own, replace_file
 from annot_hf.data.questions import printable
 from annot_hf.evaluation.evaluate import Evaluation
 from annot_hf.report.tables import Table, environment, say

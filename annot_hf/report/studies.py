@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
-from annot_hf.data.corpus import check_own
+from annot_hf.data.files import check_own
 from annot_hf.evaluation.saliency import Saliency
 from annot_hf.evaluation.saturation import Curve, HeldOut, SaturationFinding
 from annot_hf.evaluation.synthetic_agreement import AGREEMENT_MEASURES, ALL, NOTE, PERSON, SYNTHETIC, SyntheticAgreement

@@ -15,14 +15,14 @@ import torch
 from accelerate import PartialState
 from filelock import SoftFileLock, Timeout
 from huggingface_hub import CommitOperationAdd, HfApi
+from transformers import AutoModel
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 import annot_hf.models
-from annot_hf.data.corpus import check_own, replace_file
 from annot_hf.data.export import ExportedCorpus
-from annot_hf.models.checks import read_checkpoint, read_object
-from annot_hf.models.modeling_opinion import SupportModel
+from annot_hf.data.files import check_own, replace_file
+from annot_hf.models.modeling_opinion import SupportModel, read_checkpoint, read_object
 from annot_hf.models.register import register_models
 from annot_hf.training.inputs import make_processor
 from annot_hf.training.recipe import ELSEWHERE, Run, members_folder
@@ -356,3 +356,32 @@ def load_model(folder: str | Path) -> tuple[SupportModel, Any, dict[str, Any]]:
     facts = read_facts(folder)
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     return model.eval(), make_processor(model.config.trunk_config, folder), facts
+
+
+def load_lora(source: str | os.PathLike[str], **options: Any) -> Any:
+    """What `add_lora` gave and was saved in a folder or on the Hub, to train it further, with options of `from_pretrained`."""
+    register_models()
+    try:
+        return AutoModel.from_pretrained(source, as_peft=True, **options)
+    except OSError as error:
+        raise ValueError(f"There is neither a folder nor a repository {os.fspath(source)!r} ({error}).") from error
+
+
+def merge_lora(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
+    """A checkpoint folder of whole weights from one of adapters: it needs neither `peft` nor the base.
+
+    Merged weights are rounded to the precision of those the adapters sit on; in bfloat16, predictions move a little.
+
+    Args:
+        folder: `output_dir`/model of a run with adapters.
+        out: Folder to write, of about the size of the base; it must not be there.
+
+    Raises:
+        ValueError: `folder` holds no adapters, or not all of them, or `out` is there already.
+    """
+    folder, out = Path(folder), Path(out)
+    if out.exists():
+        raise ValueError(f"{out} is there already; name another folder, or remove it.")
+    model = load_lora(folder).merge_and_unload()
+    save_model(model, make_processor(model.config.trunk_config, folder), read_facts(folder), out)
+    return out

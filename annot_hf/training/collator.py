@@ -11,11 +11,11 @@ import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, Sampler
 
-from annot_hf.data.conditions import Perturbation
 from annot_hf.data.targets import Targets, item_seeds
 from annot_hf.models.configuration_annotator import AnnotatorConfig
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.trunks import PROMPTED, input_name_of
+from annot_hf.training.augment import Perturbation
 
 FRAME_MULTIPLE = 4
 # batches that are sorted by length together

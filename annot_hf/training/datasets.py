@@ -15,7 +15,6 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from annot_hf.data.audio import AudioLimits, MixedClip
-from annot_hf.data.conditions import Perturbation
 from annot_hf.data.dime import Mixtures
 from annot_hf.data.export import ExportedCorpus
 from annot_hf.data.synthetic import (
@@ -33,10 +32,9 @@ from annot_hf.models.configuration_distribution_qwen2_audio import DistributionQ
 from annot_hf.models.heads import masked_mean
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.trunks import PROMPTED, PROVENANCE, input_name_of
-from annot_hf.training.augment import augmentation_facts, keep_mixtures, plan_augmentation
+from annot_hf.training.augment import Perturbation, augmentation_facts, keep_mixtures, plan_augmentation
 from annot_hf.training.collator import OpinionDataset, VoteCollator, make_collator
 from annot_hf.training.features import FeatureStore, plan_shards, write_shard
-from annot_hf.training.inference import hashed_names
 from annot_hf.training.inputs import (
     Inputs,
     clip_seconds,
@@ -53,6 +51,8 @@ logger = logging.getLogger(__name__)
 
 # clips in memory at a time while a trunk encodes: 64 of 30 s and 768 units are 150 MB
 ENCODED_ITEMS = 64
+# letters of a hash, 48 bits: two sets of a million items share one by chance once in 280 times
+HASHED = 12
 
 
 def make_split_targets(run: Run, corpus: ExportedCorpus, views: Mapping[str, ExportedCorpus]) -> dict[str, Targets]:
@@ -342,6 +342,11 @@ def _split_facts(targets: Targets, view: ExportedCorpus, truncated: int | None) 
         **({} if truncated is None else {"texts cut short": truncated}),
         "votes": {"human": int((~synthetic).sum()), "synthetic": int(synthetic.sum())},
     }
+
+
+def hashed_names(items: Sequence[str]) -> str:
+    """Names of items as one string of hashes, `HASHED` letters each, sorted: they identify items without naming them."""
+    return "".join(sorted(hashlib.sha256(name.encode()).hexdigest()[:HASHED] for name in items))
 
 
 def _check_needed(recipe: Recipe, corpus: ExportedCorpus, synthetic: VoteTable, found: Annotations) -> None:

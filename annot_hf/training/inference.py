@@ -1,6 +1,5 @@
 """Predictions of a checkpoint: on a split of a corpus, or on any clips or texts."""
 
-import hashlib
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,12 +23,11 @@ from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.trunks import weights_digest
 from annot_hf.training.checkpoints import load_model
 from annot_hf.training.collator import OpinionDataset, make_collator
+from annot_hf.training.datasets import HASHED, hashed_names
 from annot_hf.training.inputs import InputOptions, corpus_inputs, read_inputs, read_together
 
 logger = logging.getLogger(__name__)
 
-# letters of a hash, 48 bits: two sets of a million items share one by chance once in 280 times
-HASHED = 12
 # weight of the mean answer that models mix into votes: of tied labels, the likelier still comes first
 ORDER = 1e-6
 # outputs of models that have a row an item
@@ -114,11 +112,6 @@ def predict(
     if found.caution:
         logger.warning("%s", found.caution)
     return found, targets
-
-
-def hashed_names(items: Sequence[str]) -> str:
-    """Names of items as one string of hashes, `HASHED` letters each, sorted: they identify items without naming them."""
-    return "".join(sorted(hashlib.sha256(name.encode()).hexdigest()[:HASHED] for name in items))
 
 
 def _seen(facts: dict[str, Any], items: Sequence[str]) -> dict[str, int]:

@@ -358,6 +358,24 @@ def known_keys(values: Mapping[str, Any]) -> dict[str, dict[str, RecipeKey]]:
     }
 
 
+def key_sections() -> dict[str, dict[str, RecipeKey]]:
+    """Every key that any recipe may set, by heading; options that models share stand once, and unusable ones not at all."""
+    own = keys_of(Recipe)
+    sections = {"Data, question and model": {name: key for name, key in own.items() if name not in GROUPS}}
+    for group in GROUPS:
+        named = {name: key for name, key in OWN_KEYS.items() if name.startswith(f"{group}.")}
+        sections[f"{group}: {own[group].meaning.rstrip('.')}"] = named
+    takers: dict[tuple[str, RecipeKey], list[str]] = {}
+    for model, owner in CONFIGURATIONS.items():
+        for option in keys_of(owner).items():
+            takers.setdefault(option, []).append(model)
+    for (name, key), models in takers.items():
+        sections.setdefault(f"Options of model {', '.join(models)}", {})[name] = key
+    sections[f"Options of trunk {LOG_MEL}"] = keys_of(LogMelConfig)
+    sections["Options of the library's Trainer"] = {n: key for n, key in STOCK_KEYS.items() if n not in UNUSABLE}
+    return sections
+
+
 def nearest_key(name: str, homes: Mapping[str, Mapping[str, RecipeKey]]) -> str:
     """A hint at the key that is meant: one of that name in a group, or else the nearest by its letters."""
     known = [key for keys in homes.values() for key in keys]

@@ -1,7 +1,10 @@
 """One run from its recipe to its checkpoint and predictions; finished parts are kept, interrupted ones resumed."""
 
+import hashlib
+import json
 import logging
 import shutil
+import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,14 +13,15 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
+from accelerate import Accelerator, PartialState
 from scipy.optimize import minimize_scalar
 from transformers import set_seed
 
-from annot_hf.data.conditions import make_perturbation
-from annot_hf.data.corpus import replace_file
 from annot_hf.data.export import ExportedCorpus, read_export
+from annot_hf.data.files import replace_file
 from annot_hf.data.predictions import Predictions
 from annot_hf.data.targets import Targets
+from annot_hf.models.adapters import add_lora
 from annot_hf.models.configuration_annotator import FINE
 from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.measures import cross_entropy
@@ -25,8 +29,9 @@ from annot_hf.models.modeling_annotator import AnnotatorModel
 from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
-from annot_hf.models.modeling_seedbert import SeedBert
+from annot_hf.models.modeling_seedbert import SeedBert, read_member
 from annot_hf.models.register import register_models
+from annot_hf.training.augment import make_perturbation
 from annot_hf.training.checkpoints import (
     FACTS,
     check_model_folder,
@@ -43,15 +48,16 @@ from annot_hf.training.checkpoints import (
 )
 from annot_hf.training.collator import OpinionDataset
 from annot_hf.training.datasets import SplitReader, make_split_targets, target_options, vote_views
-from annot_hf.training.ensemble import train_members
 from annot_hf.training.inference import predict
 from annot_hf.training.inputs import make_processor
 from annot_hf.training.keys import MEASURES
-from annot_hf.training.lora import add_lora, check_sharding
-from annot_hf.training.recipe import LALM, LOG_MEL, Run
+from annot_hf.training.recipe import LALM, LOG_MEL, Run, members_folder
 from annot_hf.training.trainer import OpinionTrainer
 
 logger = logging.getLogger(__name__)
+
+# in the folder of a member that failed: the traceback
+_FAILED = "failed.txt"
 
 
 @dataclass(frozen=True)
@@ -66,7 +72,7 @@ class TrainingResult:
 def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = None) -> TrainingResult:
     """Train as the recipe says, and keep the best epoch in `output_dir`/model.
 
-    Independent members of a seedbert model are trained one by one (see `annot_hf.training.ensemble`) and assembled.
+    Independent members of a seedbert model are trained one by one (see `train_members`) and assembled.
 
     Args:
         run: From `load_recipe`.
@@ -98,7 +104,7 @@ def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingRes
     views, about_votes = vote_views(recipe, corpus)
     targets = make_split_targets(run, corpus, views)
     if run.members:
-        folders = train_members(run, corpus, train)
+        folders = train_members(run, corpus)
         model = SeedBert.from_members(folders, distribution=run.options.get("distribution", "votes"))
         processor = make_processor(model.config.trunk_config, folders[0])
     else:
@@ -163,6 +169,131 @@ def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingRes
         if repository:
             push_model(run, folder, repository)
     return TrainingResult(folder, metrics, facts)
+
+
+def member_runs(run: Run, corpus: ExportedCorpus) -> list[Run]:
+    """The run of each independent member, in a folder that is named after what it is."""
+    runs = []
+    for member in run.members:
+        digest = hashlib.sha256(json.dumps(member.identity(corpus), sort_keys=True).encode()).hexdigest()[:12]
+        seed = member.training.seed if member.recipe.head_seed is None else member.recipe.head_seed
+        runs.append(member.at(members_folder(run) / f"seed{seed}-{digest}"))
+    return runs
+
+
+def train_members(run: Run, corpus: ExportedCorpus) -> list[Path]:
+    """Checkpoint folders of the members, in order; those that are missing or damaged are trained, one after the other.
+
+    A member that fails stops no other, except where several processes of `accelerate launch` train each member together.
+    """
+    runs, state = member_runs(run, corpus), PartialState()
+    damage = [_damage(one) for one in runs]
+    for one, what in zip(runs, damage, strict=True):
+        if what:
+            logger.warning("%s is damaged and is trained again: %s", one.training.output_dir, what)
+    missing = [one for one, what in zip(runs, damage, strict=True) if what != ""]
+    if len(missing) < len(runs):
+        logger.warning("%d of %d members are trained already.", len(runs) - len(missing), len(runs))
+    # no process may start a member that another one has not looked for yet
+    state.wait_for_everyone()
+    errors = [_train_member(one, corpus) for one in missing]
+    failed = [(Path(one.training.output_dir), error) for one, error in zip(missing, errors, strict=True) if error]
+    if failed:
+        folder, error = failed[0]
+        error = error.removesuffix(".")
+        more = f" (the traceback is in {folder / _FAILED})" if (folder / _FAILED).is_file() else ""
+        raise ValueError(
+            f"{len(failed)} of {len(runs)} members failed, the first ({folder.name}) with: {error}{more}; the others are kept "
+            f"in {folder.parent}, and --resume trains what is missing."
+        )
+    folders = [_model(one) for one in runs]
+    if len({(read_record(folder / FACTS) or {}).get("trunk") for folder in folders} - {None}) > 1:
+        raise ValueError(
+            f"The weights of {run.recipe.trunk} were replaced between members, so that they form no ensemble; train them "
+            "again in another folder."
+        )
+    return folders
+
+
+def _model(run: Run) -> Path:
+    return Path(run.training.output_dir) / "model"
+
+
+def _damage(run: Run) -> str | None:
+    """What is wrong with a saved member; empty if it is whole, None if there is none."""
+    folder = _model(run)
+    if not (folder / FACTS).is_file():
+        return None
+    try:
+        _, model = read_member(folder, 0)
+        make_processor(model.config.trunk_config, folder)
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _train_member(run: Run, corpus: ExportedCorpus) -> str:
+    """Train a member in a folder that this run holds; what went wrong, or nothing."""
+    folder, state = Path(run.training.output_dir), PartialState()
+    logger.info("%s", folder)
+    try:
+        with held(folder):
+            state.wait_for_everyone()
+            # unless another run has trained it since
+            if _damage(run) != "":
+                return _train_held(run, corpus, state)
+    except (OSError, ValueError) as error:
+        # the other processes may be in the middle of a step, and wait
+        if state.num_processes > 1:
+            raise
+        return str(error)
+    return ""
+
+
+def _train_held(run: Run, corpus: ExportedCorpus, state: PartialState) -> str:
+    """Train a member from its newest checkpoint, if it has one, and keep its model alone; what went wrong, or nothing."""
+    folder = Path(run.training.output_dir)
+    try:
+        resume = bool(checkpoints_of(folder))
+        # no process may remove what another still looks at
+        state.wait_for_everyone()
+        if state.is_main_process:
+            (folder / _FAILED).unlink(missing_ok=True)
+            check_model_folder(_model(run))
+            shutil.rmtree(_model(run), ignore_errors=True)
+        train(run, resume=resume, corpus=corpus)
+        # until the main process has saved the model
+        state.wait_for_everyone()
+        # optimiser states of many members would not fit on a disk
+        for checkpoint in checkpoints_of(folder) if state.is_main_process else ():
+            shutil.rmtree(checkpoint)
+        state.wait_for_everyone()
+    except Exception as error:
+        if state.is_main_process:
+            try:
+                (folder / _FAILED).write_text(traceback.format_exc(), encoding="utf-8")
+            except OSError as fault:
+                logger.warning("%s cannot be written: %s", folder / _FAILED, fault)
+        if state.num_processes > 1:
+            raise
+        # whatever it is, it is this member's alone
+        return f"{type(error).__name__}: {error}"
+    return ""
+
+
+def check_sharding(accelerator: Accelerator) -> None:
+    """A ValueError if adapters cannot be trained as `accelerate launch` was told to shard the model."""
+    other = "; use ddp.yaml, fsdp2.yaml or deepspeed-zero2.yaml, or train all weights (lora_rank=0)."
+    fsdp, deepspeed = getattr(accelerator.state, "fsdp_plugin", None), accelerator.state.deepspeed_plugin
+    if fsdp is not None and fsdp.activation_checkpointing:
+        raise ValueError(
+            "fsdp_activation_checkpointing is true, which draws the dropout of adapters anew in the backward pass and "
+            "hides their names from the checkpoint; set it to false and activation_checkpointing to true" + other
+        )
+    if deepspeed is not None and deepspeed.zero_stage == 3 and accelerator.mixed_precision != "no":
+        raise ValueError(
+            "DeepSpeed ZeRO 3 takes weights of one precision, and adapters have another than their base" + other
+        )
 
 
 DONE = "done.json"

@@ -9,8 +9,9 @@ import pytest
 import soundfile
 from hypothesis import given, settings, strategies as st
 
-from annot_hf.data.audio import AudioLimits, MixedClip, audio_info, load_audio, resolve_inside
+from annot_hf.data.audio import AudioLimits, MixedClip, audio_info, load_audio
 from annot_hf.data.conditions import Condition, ConditionedClip
+from annot_hf.data.files import resolve_inside
 from annot_hf.data.lengths import AudioError
 
 RATE = 16_000

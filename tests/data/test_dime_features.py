@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 import soundfile
 
-from annot_hf.data.dime_features import (
+from annot_hf.data.dime import (
     CLIP_FEATURES,
     FEATURE_RATE,
     TEXT_FEATURES,

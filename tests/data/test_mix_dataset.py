@@ -8,8 +8,7 @@ import soundfile
 from datasets import Audio, Dataset, DatasetDict, Features, List, Value, load_dataset
 
 from annot_hf.data.audio import MixedClip, load_audio
-from annot_hf.data.dime import plan_mixtures
-from annot_hf.data.dime_features import clip_features, text_features
+from annot_hf.data.dime import clip_features, plan_mixtures, text_features
 from annot_hf.data.export import export_corpus
 from annot_hf.data.lengths import AudioError
 from annot_hf.data.mix_dataset import ORIGIN_COLUMNS, mix_dataset

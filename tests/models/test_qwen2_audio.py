@@ -15,6 +15,7 @@ from scipy.stats import entropy
 from tiny_qwen2_audio import build_tiny_qwen2_audio
 from transformers import AutoConfig, AutoModel, AutoProcessor, Qwen2AudioForConditionalGeneration
 
+from annot_hf.models.adapters import add_lora
 from annot_hf.models.configuration_distribution_qwen2_audio import (
     DistributionQwen2AudioConfig,
     as_data,
@@ -25,7 +26,7 @@ from annot_hf.models.heads import SequenceHead
 from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
 from annot_hf.models.register import register_models
-from annot_hf.training.lora import add_lora, load_lora
+from annot_hf.training.checkpoints import load_lora
 
 WITH_WORDS = "Question: {question}. Answers: {labels}. Words: {transcript}"
 HOSTILE = (

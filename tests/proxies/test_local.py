@@ -126,8 +126,8 @@ def test_what_is_no_qwen2_audio(damage, message, lalm, tmp_path):
 
 def test_a_model_of_distributions_gives_no_answers(corpus, lalm, tmp_path, capsys):
     from annot_hf.cli import app as cli
+    from annot_hf.models.adapters import add_lora
     from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
-    from annot_hf.training.lora import add_lora
 
     asked = [{"name": "emotion", "labels": ["anger", "joy"]}]
     DistributionQwen2Audio.from_lalm(lalm, questions=asked).save_pretrained(tmp_path / "whole")

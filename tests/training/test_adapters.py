@@ -18,14 +18,14 @@ from tiny_qwen2_audio import build_tiny_qwen2_audio
 from transformers import AutoModel, AutoTokenizer, Trainer, TrainingArguments
 
 import annot_hf
+from annot_hf.models.adapters import add_lora
 from annot_hf.models.modeling_annotator import AnnotatorModel
 from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.models.modeling_seedbert import SeedBert
 from annot_hf.models.register import register_models
 from annot_hf.models.trunks import build_trunk
-from annot_hf.training.checkpoints import load_model
+from annot_hf.training.checkpoints import load_lora, load_model, merge_lora
 from annot_hf.training.inference import predict
-from annot_hf.training.lora import add_lora, load_lora, merge_lora
 from annot_hf.training.recipe import load_recipe
 from annot_hf.training.train import train
 from annot_hf.training.trainer import OpinionTrainer
@@ -282,7 +282,7 @@ import sys
 import huggingface_hub, torch
 from transformers import AutoModel, AutoTokenizer
 from annot_hf import DistributionModel, DistributionQwen2Audio, add_lora, register_models
-from annot_hf.training.lora import load_lora
+from annot_hf.training.checkpoints import load_lora
 from annot_hf.training.inputs import make_processor
 step, out = sys.argv[1:]
 register_models()

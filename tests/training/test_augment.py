@@ -13,7 +13,7 @@ from sayings import Sayings
 from small_runs import simulated_export
 
 from annot_hf.data.audio import MixedClip, load_audio
-from annot_hf.data.dime_features import CLIP_FEATURES, clip_features, text_features, write_features
+from annot_hf.data.dime import CLIP_FEATURES, clip_features, text_features, write_features
 from annot_hf.data.export import read_export
 from annot_hf.data.lengths import AudioError
 from annot_hf.data.targets import opinion_columns

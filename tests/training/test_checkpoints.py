@@ -11,9 +11,8 @@ import torch
 from hub_stub import serve
 
 from annot_hf.training.checkpoints import checkpoints_of, clear_run, load_model
-from annot_hf.training.ensemble import member_runs
 from annot_hf.training.recipe import load_recipe
-from annot_hf.training.train import train
+from annot_hf.training.train import member_runs, train
 
 READER = """
 import sys

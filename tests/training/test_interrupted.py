@@ -23,10 +23,9 @@ from annot_hf.experiments.crossval import crossval
 from annot_hf.report.report import build_report
 from annot_hf.training import checkpoints as outputs_module, train as runs_module
 from annot_hf.training.checkpoints import checkpoints_of
-from annot_hf.training.ensemble import train_members
 from annot_hf.training.inference import predict
 from annot_hf.training.recipe import load_recipe
-from annot_hf.training.train import predictions_of, train
+from annot_hf.training.train import predictions_of, train, train_members
 
 STEP, SAVING = "annot_hf.training.trainer:OpinionTrainer.training_step", "annot_hf.training.train:save_model"
 STEPS = {"save_strategy": "steps", "eval_strategy": "steps", "save_steps": 2, "eval_steps": 2}  # 3 steps an epoch
@@ -349,19 +348,19 @@ def test_a_trunk_that_is_replaced_between_folds_gives_no_table(
         crossval("text-bert", sayings, tmp_path / "out", words, **options)
 
 
-def test_a_trunk_that_is_replaced_between_members_makes_no_ensemble(replaceable, text_values, sayings, tmp_path):
+def test_a_trunk_that_is_replaced_between_members_makes_no_ensemble(
+    replaceable, text_values, sayings, tmp_path, monkeypatch
+):
     values = text_values | {"corpus": str(sayings), "output_dir": str(tmp_path / "run"), "num_members": 2}
     del values["embedding_size"]
     run = load_recipe("seedbert", values)
 
-    def training(member, **options):
-        train(member, **options)
-        replaceable[1]()
-
+    stock = runs_module.train
+    monkeypatch.setattr(runs_module, "train", lambda *given, **options: (stock(*given, **options), replaceable[1]()))
     with pytest.raises(
         ValueError, match=f"The weights of {replaceable[0]} were replaced between members, so that they form no"
     ):
-        train_members(run, read_export(sayings), training)
+        train_members(run, read_export(sayings))
 
 
 def test_scores_on_what_a_model_was_made_with_say_so(checkpoints, corpus, features, tmp_path, caplog):

@@ -18,13 +18,13 @@ from annot_hf.cli.app import app
 from annot_hf.data.export import read_export
 from annot_hf.data.lengths import AudioError
 from annot_hf.data.votes import VoteTable
+from annot_hf.models.adapters import add_lora
 from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
 from annot_hf.models.register import register_models
-from annot_hf.training.checkpoints import load_model, newest_checkpoint
+from annot_hf.training.checkpoints import load_lora, load_model, merge_lora, newest_checkpoint
 from annot_hf.training.collator import VoteCollator, make_collator
 from annot_hf.training.inference import predict, predict_inputs
 from annot_hf.training.inputs import corpus_inputs, make_processor, read_inputs
-from annot_hf.training.lora import add_lora, load_lora, merge_lora
 from annot_hf.training.recipe import RECIPES, load_recipe, recipe_names
 from annot_hf.training.train import train
 from annot_hf.training.trainer import OpinionTrainer

@@ -4,6 +4,7 @@ import json
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -15,18 +16,12 @@ from annot_hf.evaluation.resampling import Resamples
 from annot_hf.evaluation.scoring import measure_entropy_ranks
 from annot_hf.experiments.crossval import crossval
 from annot_hf.models.modeling_seedbert import SeedBert
-from annot_hf.training import (
-    checkpoints as checkpoints_module,
-    ensemble as members_module,
-    train as building,
-    train as train_module,
-)
+from annot_hf.training import checkpoints as checkpoints_module, train as train_module
 from annot_hf.training.checkpoints import load_model
-from annot_hf.training.ensemble import member_runs
 from annot_hf.training.inference import predict
 from annot_hf.training.inputs import make_processor
-from annot_hf.training.recipe import load_recipe
-from annot_hf.training.train import train
+from annot_hf.training.recipe import load_recipe, members_folder
+from annot_hf.training.train import build_model, member_runs, train, train_members
 
 
 @pytest.fixture
@@ -49,8 +44,15 @@ def ensemble(sayings, bert_folder, tmp_path):
     return make
 
 
+def train_members_by(run, corpus, stand_in):
+    """Train the members with something in place of `train`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(train_module, "train", stand_in)
+        train_members(run, corpus)
+
+
 def folders_of(run):
-    return sorted((members_module.members_folder(run)).iterdir())
+    return sorted(members_folder(run).iterdir())
 
 
 def test_members_are_models_of_their_own_and_answer_as_they_do_alone(ensemble, sayings, tmp_path):
@@ -82,7 +84,7 @@ def test_init_differs_in_the_fresh_layers_alone_and_all_in_the_order_too(ensembl
     corpus = read_export(sayings)
     one, two, _ = member_runs(ensemble(), corpus)
     assert (one.training.seed, two.training.seed) == (0, 0) and one.recipe.head_seed != two.recipe.head_seed
-    models = [building.build_model(run, corpus.targets("train", "severity"), corpus)[0] for run in (one, two)]
+    models = [build_model(run, corpus.targets("train", "severity"), corpus)[0] for run in (one, two)]
     state = [model.state_dict() for model in models]
     same = {name for name in state[0] if torch.equal(state[0][name], state[1][name])}
     assert {name.split(".")[0] for name in same} == {"trunk"} and not any(name.startswith("head") for name in same)
@@ -113,16 +115,16 @@ def test_a_member_that_fails_takes_no_other_with_it_and_is_trained_on_resuming(e
         return train(member, **options)
 
     with pytest.raises(ValueError, match=r"1 of 3 members failed.*seed2000.*RuntimeError: out of memory.*--resume"):
-        members_module.train_members(run, read_export(run.recipe.corpus), failing)
+        train_members_by(run, read_export(run.recipe.corpus), failing)
     assert seeds == [1000, 2000, 3000]
     (second,) = [folder for folder in folders_of(run) if "seed2000" in folder.name]
     assert "out of memory" in (second / "failed.txt").read_text()
     with pytest.raises(ValueError, match="of an earlier run; resume it"):
         train(run)
     trained = []
-    original = members_module._train_member
+    original = train_module._train_member
     monkeypatch.setattr(
-        members_module, "_train_member", lambda member, *rest: trained.append(member) or original(member, *rest)
+        train_module, "_train_member", lambda member, *rest: trained.append(member) or original(member, *rest)
     )
     assert train(run, resume=True).model.is_dir()
     assert [member.recipe.head_seed for member in trained] == [2000]
@@ -132,13 +134,13 @@ def test_a_member_that_fails_takes_no_other_with_it_and_is_trained_on_resuming(e
 @pytest.fixture
 def trained(monkeypatch):
     """Seeds of the members' heads, in the order in which they are trained."""
-    seeds, stock = [], members_module._train_held
+    seeds, stock = [], train_module._train_held
 
     def train_held(run, *rest):
         seeds.append(run.recipe.head_seed)
         return stock(run, *rest)
 
-    monkeypatch.setattr(members_module, "_train_held", train_held)
+    monkeypatch.setattr(train_module, "_train_held", train_held)
     return seeds
 
 
@@ -173,8 +175,8 @@ def test_a_damaged_member_whose_training_fails_is_not_there(ensemble, monkeypatc
     (folder,) = folders_of(run)
     cut_off(folder / "model" / "config.json", 50)
     with pytest.raises(ValueError, match="1 of 1 members failed"):
-        members_module.train_members(run, read_export(run.recipe.corpus), fails)
-    assert members_module._damage(member_runs(run, read_export(run.recipe.corpus))[0]) is None
+        train_members_by(run, read_export(run.recipe.corpus), fails)
+    assert train_module._damage(member_runs(run, read_export(run.recipe.corpus))[0]) is None
 
 
 @pytest.mark.parametrize("earlier", [True, False])
@@ -213,11 +215,11 @@ def train_to(run, step):
 def test_what_stands_in_a_members_place_is_that_members_trouble(ensemble):
     run = ensemble(num_members=2)
     corpus, seeds = read_export(run.recipe.corpus), []
-    first = members_module.members_folder(run) / member_runs(run, corpus)[0].training.output_dir.rpartition("/")[2]
+    first = members_folder(run) / member_runs(run, corpus)[0].training.output_dir.rpartition("/")[2]
     first.parent.mkdir(parents=True)
     first.write_text("")
     with pytest.raises(ValueError, match=f"1 of 2 members failed.*: {first} is no folder .* move it away; the oth"):
-        members_module.train_members(run, corpus, lambda member, **_: seeds.append(member.recipe.head_seed))
+        train_members_by(run, corpus, lambda member, **_: seeds.append(member.recipe.head_seed))
     assert seeds == [2000] and first.is_file()
 
     def spoiling(member, **options):
@@ -226,7 +228,7 @@ def test_what_stands_in_a_members_place_is_that_members_trouble(ensemble):
         raise RuntimeError("out of memory")
 
     with pytest.raises(ValueError, match="1 of 1 members failed.* with: RuntimeError: out of memory; the others"):
-        members_module.train_members(ensemble(out="other", num_members=1), corpus, spoiling)
+        train_members_by(ensemble(out="other", num_members=1), corpus, spoiling)
 
 
 def lock_of(folder, pid):
@@ -243,7 +245,7 @@ def test_a_member_that_another_process_trains_is_left_alone(ensemble, monkeypatc
     monkeypatch.setattr(checkpoints_module, "_PATIENCE", 0.1)
     run = ensemble(num_members=2)
     folders = [one.training.output_dir for one in member_runs(run, read_export(run.recipe.corpus))]
-    mine = members_module.Path(folders[0])
+    mine = Path(folders[0])
     (mine / "checkpoint-1").mkdir(parents=True)
     live = subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE)
     try:
@@ -264,7 +266,7 @@ def test_a_member_that_another_process_trains_is_left_alone(ensemble, monkeypatc
 
 def test_the_lock_of_a_process_that_is_gone_counts_for_nothing(ensemble, trained):
     run = ensemble(num_members=1)
-    folder = members_module.Path(member_runs(run, read_export(run.recipe.corpus))[0].training.output_dir)
+    folder = Path(member_runs(run, read_export(run.recipe.corpus))[0].training.output_dir)
     folder.mkdir(parents=True)
     lock_of(folder, None)
     train(ensemble(num_members=1, **{"ensemble.folder": str(folder.parent)}))
@@ -275,7 +277,7 @@ def test_a_member_that_another_process_trained_meanwhile_is_taken(ensemble):
     run = ensemble(num_members=1)
     train(run)
     member = member_runs(run, read_export(run.recipe.corpus))[0]
-    assert members_module._train_member(member, None, None) == ""  # which trains nothing
+    assert train_module._train_member(member, None) == ""  # which trains nothing
 
 
 class Processes(SimpleNamespace):
@@ -290,37 +292,37 @@ class Processes(SimpleNamespace):
 @pytest.mark.parametrize("main", [True, False])
 def test_of_several_processes_the_main_one_writes_and_a_failure_ends_all(ensemble, monkeypatch, main):
     state = Processes(is_main_process=main)
-    for module in (members_module, checkpoints_module):
+    for module in (train_module, checkpoints_module):
         monkeypatch.setattr(module, "PartialState", lambda: state)
     run = ensemble(num_members=2)
     corpus = read_export(run.recipe.corpus)
-    folder = members_module.Path(member_runs(run, corpus)[0].training.output_dir)
+    folder = Path(member_runs(run, corpus)[0].training.output_dir)
     folder.mkdir(parents=True)
     found = []
 
     def saving(member, **options):
-        place = members_module.Path(member.training.output_dir)
+        place = Path(member.training.output_dir)
         (place / "checkpoint-1").mkdir(parents=True)
         found.append((place / "training.lock").is_file())
 
-    members_module.train_members(run, corpus, saving)
+    train_members_by(run, corpus, saving)
     assert found == [main, main] and state.waits == 1 + 2 * 4
     assert (folder / "checkpoint-1").is_dir() is not main
     with pytest.raises(RuntimeError, match="out of memory"):
-        members_module.train_members(run, corpus, fails)
+        train_members_by(run, corpus, fails)
     assert (folder / "failed.txt").exists() is main
 
 
 def test_what_an_earlier_failure_said_is_replaced(ensemble):
     run = ensemble(num_members=1)
     corpus = read_export(run.recipe.corpus)
-    folder = members_module.Path(member_runs(run, corpus)[0].training.output_dir)
+    folder = Path(member_runs(run, corpus)[0].training.output_dir)
     folder.mkdir(parents=True)
     (folder / "failed.txt").write_text("ValueError: an earlier one")
     with pytest.raises(
         ValueError, match=r"with: RuntimeError: out of memory \(the traceback is in .*failed.txt\); the oth"
     ):
-        members_module.train_members(run, corpus, fails)
+        train_members_by(run, corpus, fails)
     assert "an earlier one" not in (folder / "failed.txt").read_text()
 
 
@@ -418,9 +420,9 @@ def test_systems_of_a_cross_validation_share_members_and_leave_none(ensemble, sa
         "  mean: {recipe: seedbert, num_members: 2, distribution: mean_softmax}\n"
     )
     trained = []
-    original = members_module._train_member
+    original = train_module._train_member
     monkeypatch.setattr(
-        members_module, "_train_member", lambda member, *rest: trained.append(member) or original(member, *rest)
+        train_module, "_train_member", lambda member, *rest: trained.append(member) or original(member, *rest)
     )
     values = ensemble().values
     words = [f"{key}={values[key]}" for key in ("trunk", "max_steps", "learning_rate", "use_cpu", "disable_tqdm")]

@@ -16,10 +16,10 @@ from tiny_qwen2_audio import build_tiny_qwen2_audio
 from torch.utils.data import DataLoader
 from transformers import TrainerState
 
-from annot_hf.data.conditions import Perturbation
 from annot_hf.data.export import read_export
 from annot_hf.data.votes import VoteTable
 from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
+from annot_hf.training.augment import Perturbation
 from annot_hf.training.checkpoints import newest_checkpoint
 from annot_hf.training.collator import BucketSampler
 from annot_hf.training.inference import predict

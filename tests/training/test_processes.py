@@ -15,8 +15,8 @@ from accelerate.utils.launch import prepare_multi_gpu_env
 from safetensors.torch import load_file
 
 from annot_hf.training.checkpoints import load_model
-from annot_hf.training.lora import check_sharding
 from annot_hf.training.recipe import RECIPES, load_recipe
+from annot_hf.training.train import check_sharding
 
 SHARDED = Path(__file__).with_name("train_sharded.py")
 SCRIPT = Path(__file__).with_name("two_processes.py")

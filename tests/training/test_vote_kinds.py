@@ -17,9 +17,8 @@ from annot_hf.data.targets import make_targets
 from annot_hf.data.votes import VoteTable
 from annot_hf.experiments.plans import read_plan, run_plan
 from annot_hf.training.datasets import vote_views
-from annot_hf.training.ensemble import member_runs
 from annot_hf.training.recipe import load_recipe
-from annot_hf.training.train import train
+from annot_hf.training.train import member_runs, train
 
 
 def annotate(folder, corpus, *, name="emotion", questions=None, items=None, seed=0, facts=None):

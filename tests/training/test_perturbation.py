@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from annot_hf.data.conditions import Perturbation, change_tempo, make_perturbation, shift_pitch
+from annot_hf.training.augment import Perturbation, change_tempo, make_perturbation, shift_pitch
 
 RATE = 16_000
 CHANGES = {
