@@ -289,10 +289,12 @@ class RaterHeads(nn.Module):
     def forward(self, x: torch.Tensor, annotator: torch.Tensor | None) -> torch.Tensor:
         """Answers `(P, outputs)` of raters `annotator` `(P,)`, or of the mean of all layers, to `x` `(P, width)`."""
         if annotator is None:
-            row = self.table.mean(0).view(self.outputs, self.width + 1)
-            return nn.functional.linear(x, row[:, :-1], row[:, -1])
-        rows = nn.functional.embedding(annotator, self.table, sparse=self.sparse)
-        rows = rows.view(-1, self.outputs, self.width + 1)
+            return self.answer(x, self.table.mean(0, keepdim=True).expand(len(x), -1))
+        return self.answer(x, nn.functional.embedding(annotator, self.table, sparse=self.sparse))
+
+    def answer(self, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Answers `(P, outputs)` of raters with these rows of the table `(P, columns)` to `x` `(P, width)`."""
+        rows = rows.reshape(-1, self.outputs, self.width + 1)
         return torch.einsum("pow,pw->po", rows[..., :-1], x) + rows[..., -1]
 
 

@@ -239,7 +239,7 @@ class AnnotatorModel(OpinionPreTrainedModel):
             return None
         own = self.noise(embedding.new_zeros(len(pair_item), 0), pair_annotator.clip(0))
         own = torch.where(pair_annotator[:, None] >= 0, own, 0.0)
-        return LEAST_SPREAD + nn.functional.softplus((self.ambiguity(embedding)[pair_item] + own).float())
+        return bounded_spread((self.ambiguity(embedding)[pair_item] + own).float())
 
     def _distribution(
         self,
@@ -294,6 +294,11 @@ class AnnotatorModel(OpinionPreTrainedModel):
             return own
         shared = cross_entropy(counts / voted.clip(1), consensus.float().softmax(-1) + EPSILON).sum()
         return own + self.config.consensus_weight * shared / (voted > 0).sum().clip(1)
+
+
+def bounded_spread(sum_of_parts: torch.Tensor) -> torch.Tensor:
+    """Standard deviation of votes, LEAST_SPREAD and more, from an item's ambiguity plus a rater's noise."""
+    return LEAST_SPREAD + nn.functional.softplus(sum_of_parts)
 
 
 def _tower(width: int, layers: int) -> nn.Sequential:
