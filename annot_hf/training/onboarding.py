@@ -209,7 +209,8 @@ def _response(
     For scales, n numbers are the answers and, if it is learned, the spread before it is bounded; else the logits of labels.
     """
     config, item, rater = model.config, answers.item, answers.rater
-    tables, scales = copy.deepcopy(nn.ModuleList(rater_tables(model))).cpu().double(), len(model.raters)
+    tables, scales = copy.deepcopy(nn.ModuleList(rater_tables(model))), len(model.raters)
+    tables.cpu().double().requires_grad_(False)
     widths = [table.table.shape[1] for table in tables]
     with torch.no_grad():
         inner = model.towers([embedding] * model.columns).chunk(model.columns, -1)

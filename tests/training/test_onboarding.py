@@ -24,6 +24,8 @@ MODELS = {
     "learned": {"levels": LEVELS},
     "independent": {"levels": LEVELS, "rater_head": "independent"},
     "published": {"levels": LEVELS, "spread": "published"},
+    "low rank": {"levels": LEVELS, "rater_rows": "low_rank", "rater_rank": 4},
+    "embedding": {"levels": LEVELS, "rater_rows": "embedding", "rater_rank": 4},
     "category": {"questions": tiny.CATEGORY},
     "voting": {"questions": tiny.CATEGORY, "rater_head": "independent", "aggregate": "votes"},
 }
@@ -34,6 +36,8 @@ def made(kind):
     model = tiny.annotator(annotators=NAMES, **{"rater_head": "residual"} | MODELS[kind])
     for table in rater_tables(model):
         nn.init.normal_(table.table, std=0.5)
+        for weight in table.parameters() if table.output is not None else ():
+            nn.init.normal_(weight, std=0.5)
     if model.ambiguity is not None:
         nn.init.normal_(model.ambiguity.weight)
     draw = torch.Generator().manual_seed(1)
@@ -64,7 +68,13 @@ def negative_log_posterior(model, embedding, answers, rater):
 
     def cost(place):
         found, own = rows(place), []
-        for x, row in zip(inner, found, strict=False):
+        for x, row, heads in zip(inner, found, model.raters, strict=False):
+            shared = {name: weight.detach().numpy() for name, weight in heads.named_parameters()}
+            if model.config.rater_rows == "embedding":
+                hidden = np.hstack([x, np.tile(row, (len(x), 1))]) @ shared["hidden.weight"].T + shared["hidden.bias"]
+                own.append(hidden * ndtr(hidden) @ shared["output.weight"].T + shared["output.bias"])
+                continue
+            row = row @ shared["basis"] if model.config.rater_rows == "low_rank" else row
             weights = row.reshape(-1, x.shape[1] + 1)
             own.append(x @ weights[:, :-1].T + weights[:, -1])
         own = np.concatenate(own, 1) + (consensus if model.config.rater_head == "residual" else 0)
