@@ -37,7 +37,7 @@ def made(kind):
     for table in rater_tables(model):
         nn.init.normal_(table.table, std=0.5)
         for weight in table.parameters() if table.output is not None else ():
-            nn.init.normal_(weight, std=0.5)
+            nn.init.normal_(weight, std=0.2)
     if model.ambiguity is not None:
         nn.init.normal_(model.ambiguity.weight)
     draw = torch.Generator().manual_seed(1)
