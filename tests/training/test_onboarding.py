@@ -39,7 +39,7 @@ def made(kind):
         for weight in table.parameters() if table.output is not None else ():
             nn.init.normal_(weight, std=0.2)
     if model.ambiguity is not None:
-        nn.init.normal_(model.ambiguity.weight)
+        nn.init.normal_(model.ambiguity.weight, std=0.1)
     draw = torch.Generator().manual_seed(1)
     embedding = torch.randn(5, model.width, generator=draw)
     if model.config.is_scale:
