@@ -43,6 +43,7 @@ POOLINGS = ("mean", "first", "attention", "tcgru")
 # The weight of the mean answer in the votes, so that no two labels tie.
 TIE = 1e-6
 EMBEDDINGS = ("normed", "plain", "none")
+RATER_ROWS = ("full", "low_rank", "embedding")
 
 
 class LayerSum(nn.Module):
@@ -275,24 +276,57 @@ class Each(nn.Sequential):
 
 
 class RaterHeads(nn.Module):
-    """One linear layer per rater, evaluated only for the (item, rater) pairs that exist (arXiv 2408.11956).
+    """A layer per rater, evaluated only for the (item, rater) pairs that exist (arXiv 2408.11956).
 
-    All layers are one table `(raters, outputs * (width + 1))`. A step reads, and with `sparse` also updates, only the rows of
-    the raters in the batch, so its cost does not grow with the other raters.
+    All that raters have of their own is one table, a row a rater. A row of kind "full" is a linear layer, as published,
+    `outputs * (width + 1)` numbers; of "low_rank", the coefficients of `rank` linear layers that all raters share; of
+    "embedding", a vector of `rank` numbers that enters a hidden layer, which all share, beside the item's. A step reads, and
+    with `sparse` also updates, only the rows of the raters in the batch, so its cost does not grow with the other raters.
+
+    With `facts`, that many numbers are known of each rater, and a row adds a linear map of these, which all share.
     """
 
-    def __init__(self, raters: int, width: int, outputs: int, *, sparse: bool = False) -> None:
+    def __init__(
+        self,
+        raters: int,
+        width: int,
+        outputs: int,
+        *,
+        kind: str = "full",
+        rank: int = 0,
+        facts: int = 0,
+        sparse: bool = False,
+    ) -> None:
         super().__init__()
-        self.width, self.outputs, self.sparse = width, outputs, sparse
-        self.table = nn.Parameter(torch.zeros(raters, outputs * (width + 1)))
+        self.width, self.outputs, self.kind, self.sparse = width, outputs, kind, sparse
+        layer = outputs * (width + 1)
+        self.table = nn.Parameter(torch.zeros(raters, layer if kind == "full" else rank))
+        self.basis = nn.Parameter(torch.zeros(rank, layer)) if kind == "low_rank" else None
+        self.hidden = nn.Linear(width + rank, width) if kind == "embedding" else None
+        self.output = nn.Linear(width, outputs) if kind == "embedding" else None
 
-    def forward(self, x: torch.Tensor, annotator: torch.Tensor | None) -> torch.Tensor:
-        """Answers `(P, outputs)` of raters `annotator` `(P,)`, or of the mean of all layers, to `x` `(P, width)`."""
+        self.expected = nn.Linear(facts, self.table.shape[1], bias=False) if facts else None
+
+    def forward(
+        self, x: torch.Tensor, annotator: torch.Tensor | None, facts: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Answers `(P, outputs)` of raters `annotator` `(P,)`, or of the mean row, to `x` `(P, width)`; `facts` are of all."""
         if annotator is None:
-            row = self.table.mean(0).view(self.outputs, self.width + 1)
-            return nn.functional.linear(x, row[:, :-1], row[:, -1])
-        rows = nn.functional.embedding(annotator, self.table, sparse=self.sparse)
-        rows = rows.view(-1, self.outputs, self.width + 1)
+            rows = (self.table.mean(0) + self.shared_part(None if facts is None else facts.mean(0))).expand(len(x), -1)
+        else:
+            rows = nn.functional.embedding(annotator, self.table, sparse=self.sparse)
+            rows = rows + self.shared_part(None if facts is None else facts[annotator])
+        return self.answer(x, rows)
+
+    def shared_part(self, facts: torch.Tensor | None) -> torch.Tensor:
+        """What raters of whom these `facts` `(., F)` are known have in common in their rows; nothing where none are."""
+        return self.table.new_zeros(()) if self.expected is None else self.expected(facts)
+
+    def answer(self, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Answers `(P, outputs)` of raters with these rows `(P, columns of the table)` to `x` `(P, width)`."""
+        if self.hidden is not None:
+            return self.output(nn.functional.gelu(self.hidden(torch.cat([x, rows], -1))))
+        rows = (rows if self.basis is None else rows @ self.basis).reshape(-1, self.outputs, self.width + 1)
         return torch.einsum("pow,pw->po", rows[..., :-1], x) + rows[..., -1]
 
 
