@@ -127,6 +127,14 @@ def measure_cells(found: Evaluation, names: Iterable[str], systems: Sequence[str
     return [value_cell(found.at(name, system), found.measured(name).unit) for name in names for system in systems]
 
 
+def heading(found: Evaluation, name: str) -> tuple[str, int]:
+    """Head of the column of a measure, and its decimals."""
+    known = words()["headings"]
+    kind = next((kind for kind in known if name.startswith(f"{kind}_")), "")
+    head, digits = known.get(name) or known.get(kind) or (found.measured(name).title, 3)
+    return (head, digits) if name in known or not kind else (f"{head}, {name.removeprefix(kind)[1:]}", digits)
+
+
 def difference_cell(found: Evaluation, name: str, one: str, other: str) -> Cell:
     """Difference of two systems and its interval; empty if they are not compared."""
     record = found[name]

@@ -93,7 +93,7 @@ def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingRes
     corpus = corpus or read_export(recipe.corpus)
     trunk = record_start(run, corpus, resume=resume)
     set_seed(arguments.seed)
-    views, about_votes = vote_views(recipe, corpus)
+    views, about_votes = vote_views(recipe, corpus, arguments.seed)
     targets = make_split_targets(run, corpus, views)
     if run.members:
         folders = train_members(run, corpus, train)
