@@ -21,7 +21,7 @@ from annot_hf.evaluation.alignment import FLOOR, Groups, Reference, Speakers, al
 from annot_hf.evaluation.categories import SpeakerGroup, Stratum
 from annot_hf.evaluation.equivalence import KEEP, Equivalence, rater_equivalence, vote_counts
 from annot_hf.evaluation.raters import CONSENSUS, MARGINAL, measure_raters, without_raters
-from annot_hf.evaluation.resampling import Arrays, Measured, Measures
+from annot_hf.evaluation.resampling import Arrays, Measured, Measures, with_interval
 from annot_hf.models import measures
 
 MODEL = "model"
@@ -117,6 +117,19 @@ class Evaluation(Mapping[str, dict[str, Any]]):
     def difference(self, name: str, one: str = MODEL, other: str = MARGINAL) -> dict[str, float | None]:
         """Value and interval of `one` - `other`, paired."""
         return self.measured(name).difference(one, other)
+
+    def rater_gain(self, one: str, other: str) -> dict[str, float | None] | None:
+        """By how much `one` answers for raters better than `other`, paired; None if neither was asked for raters.
+
+        The mean over raters of their own CCC, averaged over the scales; for a category the cross-entropy saved (nats).
+        """
+        names = [name for name in self.parts["raters"] if name.startswith("rater_mean_ccc_")]
+        names = names or [name for name in self.parts["raters"] if name == "rater_cross_entropy"]
+        if not names or not {one, other} <= set(self.measured(names[0]).draws):
+            return None
+        draws = [self.measured(name).draws for name in names]
+        gain = np.mean([values[one] - values[other] for values in draws], axis=0)
+        return with_interval(gain if self.measured(names[0]).better == "higher" else -gain).to_dict()
 
     def better(self, name: str, one: str, other: str) -> str:
         """The better of two systems, by the interval of their difference; "" if the interval includes 0."""

@@ -3,7 +3,7 @@
 from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,11 @@ from annot_hf.data.targets import Targets
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.alignment import FLOOR, Reference, dimensions, expectation
 from annot_hf.evaluation.resampling import Arrays, Measured, Measures, Resamples, with_interval
+from annot_hf.models.kde import cell_masses
 from annot_hf.models.measures import ccc_of, moments, pearson_of, ratio, slope_of
+
+if TYPE_CHECKING:
+    from annot_hf.data.simulate import Truth
 
 MARGINAL, CONSENSUS = "marginal", "consensus"
 # A rater needs this many votes for their own CCC.
@@ -87,6 +91,35 @@ def without_raters(predictions: Predictions, pairs: Predictions | None = None) -
         rater_values=_consensus(predictions)[at[known]],
         rater_fallback=np.ones(known.sum(), dtype=bool),
     )
+
+
+def consensus_alone(predictions: Predictions) -> Predictions | None:
+    """What the consensus answers tell without the raters; None without such a head, or if no kernel was chosen in training.
+
+    On scales the distribution is that of the consensus answer under a constant kernel, of the width that suits the validation
+    votes best (`meta["consensus_width"]`); of a category question it is the consensus. Every rater answers with the consensus.
+    """
+    probs, width = predictions.consensus, predictions.meta.get("consensus_width")
+    if probs is None or (predictions.is_scale and width is None):
+        return None
+    if predictions.is_scale:
+        bins = round(len(predictions.support) ** (1 / probs.shape[1]))
+        probs = cell_masses(probs[:, None], bins=bins, bandwidth=width).reshape(len(probs), -1)
+    return replace(without_raters(predictions), probs=probs)
+
+
+def held_against(
+    predictions: Predictions, controls: Mapping[str, Predictions] | None = None, truth: "Truth | None" = None
+) -> dict[str, Predictions]:
+    """What to hold a model of raters against: its consensus "alone", the controls given, and the "best" if the truth is known.
+
+    Empty for a model without answers of raters' own.
+    """
+    if predictions.rater_fallback.all():
+        return {}
+    alone = consensus_alone(predictions)
+    found = {**({} if alone is None else {"alone": alone}), **(controls or {})}
+    return found | ({} if truth is None or not predictions.is_scale else {"best": truth.best(predictions)})
 
 
 def _answer_rows(predictions: Predictions, pairs: pd.MultiIndex, reference: Reference) -> np.ndarray:

@@ -7,6 +7,7 @@ formula.
 import base64
 import functools
 import json
+import mimetypes
 import re
 import unicodedata
 import warnings
@@ -55,11 +56,28 @@ Figures = Mapping[str, Callable[[], Figure]]
 
 
 @dataclass(frozen=True)
+class Clip:
+    """A clip to listen to: its caption, and its file or what a dataset has embedded, `{"bytes", "path"}`."""
+
+    caption: str
+    audio: Any
+
+    def inline(self) -> dict[str, str]:
+        """The clip for the templates, with its bytes in base64."""
+        embedded = isinstance(self.audio, Mapping)
+        path = Path(self.audio["path"] if embedded else self.audio)
+        content = self.audio["bytes"] if embedded else path.read_bytes()
+        kind = mimetypes.guess_type(path.name)[0] or "audio/wav"
+        return {"caption": self.caption, "kind": kind, "base64": base64.b64encode(content).decode("ascii")}
+
+
+@dataclass(frozen=True)
 class Section:
-    """Tables and their figures."""
+    """Tables, their figures, and clips to listen to, which only the HTML page has."""
 
     tables: Sequence[Table] = ()
     figures: Figures = field(default_factory=dict)
+    clips: Sequence[Clip] = ()
 
 
 def write_pages(
@@ -106,7 +124,8 @@ def write_pages(
             path, caption = folder / "plots" / f"{name}.png", say(f"captions.{name}", systems=found.systems)
             files[name] = save_figure(lambda draw=draw: readable(draw(), numbered), path, dpi=DPI)
             drawn.append(_inline(path, caption))
-        shown.append({"tables": section.tables, "figures": drawn})
+        clips = [clip.inline() for clip in section.clips]
+        shown.append({"tables": section.tables, "figures": drawn, "clips": clips})
     if numbered:
         notes = [*notes, number_key(numbered)]
         warnings.warn(notes[-1], stacklevel=2)

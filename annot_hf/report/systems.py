@@ -14,6 +14,7 @@ from annot_hf.report.tables import (
     DASH,
     Cell,
     Table,
+    answer_measures,
     heading,
     measure_rows,
     number,
@@ -36,8 +37,6 @@ _MAIN = ("gap_closed", "jsd", "kl", "tvd", "accuracy", "macro_f1", "uar")
 _DETAILS = ("entropy_correlation", "entropy_rank_correlation", "jsd_thirds_low", "jsd_thirds_mid", "jsd_thirds_high")
 _DETAILS += ("accuracy_2_best", "uar_2_best", "pauar75_1_best", "pauar50_1_best")
 _TERTILES = tuple(f"{name}_tertiles_{part}" for name in ("jsd", "accuracy") for part in ("low", "mid", "high"))
-# Of answers of single raters, in tables of several systems.
-_NOT_SHOWN = ("rater_ccc_", "rater_mae_")
 # The two tables of a cross-validation.
 _CROSSVAL = {
     "Labels": ("accuracy", "macro_f1", "uar", "entropy_correlation", "entropy_rank_correlation"),
@@ -104,7 +103,7 @@ def systems_tables(found: Evaluation) -> list[Table]:
     if tertiles:
         note = "Tertiles of the items by the entropy of their votes, ties kept together."
         shown.append(_systems_table("By ambiguity", found, tertiles, note=note))
-    answers = [name for name in found.parts["raters"] if not name.startswith(_NOT_SHOWN)]
+    answers = answer_measures(found)
     if answers:
         note = "A system that does not know raters, and each consensus, gives every rater of an item the same answer."
         shown.append(_systems_table("Answers of single raters", found, answers, note=note))

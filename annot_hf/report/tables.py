@@ -70,11 +70,26 @@ def _in_words(entry: Mapping[str, Any], digits: int, unit: str) -> str:
     return f"{value} (95 % interval {number(entry['low'], digits)} to {number(entry['high'], digits)})"
 
 
+def _signed(entry: Mapping[str, Any], digits: int) -> str:
+    """A difference with its interval in words, such as "+0.031, 95 % interval 0.012 to 0.050"."""
+    value = number(entry["value"], digits)
+    value = value if value.startswith("\u2212") else f"+{value}"
+    if entry["low"] is None:
+        return value
+    return f"{value}, 95 % interval {number(entry['low'], digits)} to {number(entry['high'], digits)}"
+
+
 def environment(**options: Any) -> Environment:
     """Jinja with the filters of our templates; a value that is not given raises."""
     made = Environment(undefined=StrictUndefined, **options)
     made.filters["whole"] = "{:,}".format
-    made.filters |= {"counted": counted, "number": number, "interval": _in_words, "md": markdown_safe}
+    made.filters |= {
+        "counted": counted,
+        "number": number,
+        "interval": _in_words,
+        "signed": _signed,
+        "md": markdown_safe,
+    }
     made.filters["md_row"] = lambda cells: f"| {' | '.join(map(markdown_safe, cells))} |"
     made.globals["say"] = say
     return made
@@ -95,6 +110,11 @@ def say(name: str, **values: Any) -> str:
 def _text_template(name: str) -> Template:
     group, part = name.split(".")
     return environment().from_string(words()[group].get(part, ""))
+
+
+def row_title(system: str, **values: Any) -> str:
+    """A system as `templates/words.yaml` calls it; its own name, if there is no other."""
+    return say(f"systems.{system}", **values) if system in words()["systems"] else system
 
 
 def worded(
@@ -133,6 +153,11 @@ def heading(found: Evaluation, name: str) -> tuple[str, int]:
     kind = next((kind for kind in known if name.startswith(f"{kind}_")), "")
     head, digits = known.get(name) or known.get(kind) or (found.measured(name).title, 3)
     return (head, digits) if name in known or not kind else (f"{head}, {name.removeprefix(kind)[1:]}", digits)
+
+
+def answer_measures(found: Evaluation) -> list[str]:
+    """The main measures of answers of single raters."""
+    return [name for name in found.parts["raters"] if not name.startswith(("rater_ccc_", "rater_mae_"))]
 
 
 def difference_cell(found: Evaluation, name: str, one: str, other: str) -> Cell:

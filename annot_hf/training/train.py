@@ -1,5 +1,6 @@
 """One run from its recipe to its checkpoint and predictions; finished parts are kept, interrupted ones resumed."""
 
+import dataclasses
 import logging
 import shutil
 from collections.abc import Sequence
@@ -19,11 +20,13 @@ from annot_hf.data.predictions import Predictions
 from annot_hf.data.targets import Targets
 from annot_hf.models.configuration_annotator import FINE
 from annot_hf.models.configuration_log_mel import LogMelConfig
+from annot_hf.models.kde import best_width
 from annot_hf.models.modeling_annotator import AnnotatorModel
 from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.modeling_seedbert import SeedBert
+from annot_hf.models.outputs import AnnotatorOutput
 from annot_hf.models.register import register_models
 from annot_hf.training.checkpoints import (
     FACTS,
@@ -128,6 +131,7 @@ def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingRes
         # callbacks would see the same validation pass twice
         arguments.eval_on_start &= newest is None
         trainer.train(resume_from_checkpoint=newest and str(newest))
+    width = consensus_width(trainer) if recipe.model == "annotator" and model.config.is_scale else None
     metrics = trainer.evaluate()
     metrics = {name: metrics[f"eval_{name}"] for name in MEASURES if f"eval_{name}" in metrics}
     # the baseline of every report: the distribution of the training votes, whatever the training target
@@ -140,6 +144,7 @@ def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingRes
         "splits": about["splits"],
         "marginal": marginal.tolist(),
         "validation": metrics,
+        **({} if width is None else {"consensus_width": width}),
         "recipe": run.values,
         **about_votes,
         "trunk": trunk,
@@ -155,6 +160,16 @@ def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingRes
         if repository:
             push_model(run, folder, repository)
     return TrainingResult(folder, metrics, facts)
+
+
+def consensus_width(trainer: OpinionTrainer) -> float:
+    """The constant kernel width under which the consensus answer alone is nearest to the validation votes."""
+    ignored = [output.name for output in dataclasses.fields(AnnotatorOutput) if output.name != "consensus"]
+    scored, trainer.compute_metrics = trainer.compute_metrics, None
+    answers = trainer.predict(trainer.eval_dataset, ignore_keys=ignored).predictions
+    trainer.compute_metrics = scored
+    config = trainer.model.config
+    return best_width(answers.clip(-1, 1), trainer.eval_dataset.targets.probs, bins=config.bins)
 
 
 DONE = "done.json"
