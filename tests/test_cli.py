@@ -1,6 +1,7 @@
 """The command line: help with examples, errors of one line, and the whole way on a tiny corpus."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -68,7 +69,8 @@ def test_every_key_of_a_recipe_is_shown_with_type_value_and_meaning(capsys, name
 
 
 def test_all_verbs_are_there():
-    assert {"quickstart", "corpus", "agree", "saliency", "saturation", "train", "predict", "report"} <= set(COMMANDS)
+    known = {"quickstart", "corpus", "agree", "saliency", "saturation", "train", "onboard", "predict", "report"}
+    assert known <= set(COMMANDS)
     shown = subprocess.run(
         [sys.executable, "-m", "annot_hf", "--help"], capture_output=True, text=True, check=True
     ).stdout
@@ -165,6 +167,15 @@ def test_quickstart_goes_the_whole_way(walked):
     assert {"report.json", "report.md", "report.html"} <= {path.name for path in (walked / "report").iterdir()}
     assert json.loads((walked / "run" / "model" / "training.json").read_text())["corpus"] == "simulated"
     assert yaml.safe_load((walked / "run" / "recipe.yaml").read_text())["num_train_epochs"] == 1
+
+
+def test_onboard_counts_the_new_raters_and_their_answers(walked, capsys, tmp_path):
+    votes = tmp_path / "votes.csv"
+    votes.write_text("item,annotator,question,value\ns001_c001,new,valence,2\ns001_c001,new,emotion,sad\n")
+    model, out = walked / "run" / "model", tmp_path / "model"
+    status, output, error = run(capsys, "onboard", model, votes, "--corpus", walked / "corpus", "--out", out)
+    assert status == 0 and str(out) in output, error
+    assert re.search(r"raters onboarded\W+1\W", output) and re.search(r"votes on other questions\W+1\W", output)
 
 
 def test_quickstart_leaves_what_it_did_not_write(walked, capsys, tmp_path):

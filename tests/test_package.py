@@ -27,6 +27,7 @@ SHARED_NAMES = {
     "logger": "every module logs under its own name",
     "annotate": "a command has the name of the function that it calls",
     "crossval": "a command has the name of the function that it calls",
+    "onboard": "a command has the name of the function that it calls",
     "predict": "a command has the name of the function that it calls",
     "train": "a command has the name of the function that it calls",
 }

@@ -396,6 +396,32 @@ def train(
 
 
 @app.command()
+def onboard(
+    model: Annotated[Path, Argument(help="Checkpoint folder of a model with raters.")],
+    votes: Annotated[Path, Argument(help="CSV file of votes of new raters: item, annotator, question, value.")],
+    corpus: CorpusFolder,
+    out: Out,
+    features: Annotated[
+        Path | None, Option(help="Folder that caches features; by default 'features' next to --out.")
+    ] = None,
+    max_seconds: Annotated[float | None, Option(help="Longest clip (s); as in training by default.")] = None,
+) -> None:
+    """Give new raters rows of their own in a trained model, from a few votes each on items of the corpus.
+
+    Example: `annot-hf onboard runs/mine/model votes.csv --corpus data/mine --out runs/mine-onboarded`
+    """
+    from annot_hf.training import onboarding
+
+    found = onboarding.onboard(model, votes, corpus, out, features=features, max_seconds=max_seconds)
+    counts = sorted(found.answers.values())
+    rows = [("raters onboarded", f"{len(counts):,}", "")]
+    rows += [("answers of a rater", f"{counts[0]:,} to {counts[-1]:,}", f"{sum(counts):,} in all")]
+    rows += [(reason, f"{count:,}", "left out") for reason, count in found.left_out.items()]
+    print_rows("New raters", rows)
+    print_path(found.model)
+
+
+@app.command()
 def predict(
     model: Annotated[Path, Argument(help="Checkpoint folder.")],
     corpus: CorpusFolder,

@@ -5,6 +5,7 @@ from typing import Any
 
 from .checks import check_choices, check_counts, check_not_negative, options_of
 from .configuration_opinion import OpinionConfig
+from .heads import RATER_ROWS
 
 AGGREGATES = ("mean", "votes")
 SPREADS = ("learned", "published", "none")
@@ -17,8 +18,12 @@ class AnnotatorConfig(OpinionConfig):
 
     Args:
         annotators: Names of the raters that have a head.
-        rater_head: "independent", a linear layer per rater (arXiv 2408.11956), or "residual", the consensus plus a
+        rater_head: "independent", a layer per rater (arXiv 2408.11956), or "residual", the consensus plus a
             linear layer per rater that starts at zero: raters with few votes stay close to the consensus.
+        rater_rows: What a rater has: "full", the weights of that layer; "low_rank", coefficients of `rater_rank` layers that
+            all raters share; or "embedding", a vector of `rater_rank` numbers that enters a hidden layer, which all share.
+            Few numbers a rater suit many raters with few votes each.
+        rater_rank: Numbers per rater and tower of the last two.
         aggregate: What the distribution of a category question is made of: "mean" of the answers of the raters asked, or
             "votes" of all raters (up to `max_panel`, whoever was asked): the share of heads whose likeliest label it is.
             Its largest entry is then the majority of the heads (Davani et al. 2022), of tied labels the one that the heads
@@ -58,6 +63,8 @@ class AnnotatorConfig(OpinionConfig):
 
     annotators: Sequence[str] = ()
     rater_head: str = "independent"
+    rater_rows: str = "full"
+    rater_rank: int = 8
     aggregate: str = "mean"
     tower_layers: int = 2
     rating_loss: str = "ccc"
@@ -71,6 +78,7 @@ class AnnotatorConfig(OpinionConfig):
 
     def __post_init__(self, **kwargs: Any) -> None:
         check_choices(("independent", "residual"), rater_head=self.rater_head)
+        check_choices(RATER_ROWS, rater_rows=self.rater_rows)
         check_choices(AGGREGATES, aggregate=self.aggregate)
         if self.aggregate == "votes" and self.rater_head != "independent":
             raise ValueError(f'rater_head is {self.rater_head!r}; with aggregate "votes" it must be "independent".')
@@ -79,7 +87,7 @@ class AnnotatorConfig(OpinionConfig):
         self.annotators = list(self.annotators)
         if len(set(self.annotators)) < len(self.annotators):
             raise ValueError("annotators names a rater twice; list each rater once.")
-        check_counts(**options_of(self, "draws", "max_panel"))
+        check_counts(**options_of(self, "draws", "max_panel", "rater_rank"))
         check_not_negative(**options_of(self, "tower_layers", "consensus_weight", "distribution_weight"))
         super().__post_init__(**kwargs)
         scales = len(self.questions) if self.is_scale else 0

@@ -43,6 +43,7 @@ POOLINGS = ("mean", "first", "attention", "tcgru")
 # The weight of the mean answer in the votes, so that no two labels tie.
 TIE = 1e-6
 EMBEDDINGS = ("normed", "plain", "none")
+RATER_ROWS = ("full", "low_rank", "embedding")
 
 
 class LayerSum(nn.Module):
@@ -275,24 +276,36 @@ class Each(nn.Sequential):
 
 
 class RaterHeads(nn.Module):
-    """One linear layer per rater, evaluated only for the (item, rater) pairs that exist (arXiv 2408.11956).
+    """A layer per rater, evaluated only for the (item, rater) pairs that exist (arXiv 2408.11956).
 
-    All layers are one table `(raters, outputs * (width + 1))`. A step reads, and with `sparse` also updates, only the rows of
-    the raters in the batch, so its cost does not grow with the other raters.
+    All that raters have of their own is one table, a row a rater. A row of kind "full" is a linear layer, as published,
+    `outputs * (width + 1)` numbers; of "low_rank", the coefficients of `rank` linear layers that all raters share; of
+    "embedding", a vector of `rank` numbers that enters a hidden layer, which all share, beside the item's. A step reads, and
+    with `sparse` also updates, only the rows of the raters in the batch, so its cost does not grow with the other raters.
     """
 
-    def __init__(self, raters: int, width: int, outputs: int, *, sparse: bool = False) -> None:
+    def __init__(
+        self, raters: int, width: int, outputs: int, *, kind: str = "full", rank: int = 0, sparse: bool = False
+    ) -> None:
         super().__init__()
-        self.width, self.outputs, self.sparse = width, outputs, sparse
-        self.table = nn.Parameter(torch.zeros(raters, outputs * (width + 1)))
+        self.width, self.outputs, self.kind, self.sparse = width, outputs, kind, sparse
+        layer = outputs * (width + 1)
+        self.table = nn.Parameter(torch.zeros(raters, layer if kind == "full" else rank))
+        self.basis = nn.Parameter(torch.zeros(rank, layer)) if kind == "low_rank" else None
+        self.hidden = nn.Linear(width + rank, width) if kind == "embedding" else None
+        self.output = nn.Linear(width, outputs) if kind == "embedding" else None
 
     def forward(self, x: torch.Tensor, annotator: torch.Tensor | None) -> torch.Tensor:
-        """Answers `(P, outputs)` of raters `annotator` `(P,)`, or of the mean of all layers, to `x` `(P, width)`."""
+        """Answers `(P, outputs)` of raters `annotator` `(P,)`, or of the mean row, to `x` `(P, width)`."""
         if annotator is None:
-            row = self.table.mean(0).view(self.outputs, self.width + 1)
-            return nn.functional.linear(x, row[:, :-1], row[:, -1])
-        rows = nn.functional.embedding(annotator, self.table, sparse=self.sparse)
-        rows = rows.view(-1, self.outputs, self.width + 1)
+            return self.answer(x, self.table.mean(0, keepdim=True).expand(len(x), -1))
+        return self.answer(x, nn.functional.embedding(annotator, self.table, sparse=self.sparse))
+
+    def answer(self, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """Answers `(P, outputs)` of raters with these rows `(P, columns of the table)` to `x` `(P, width)`."""
+        if self.hidden is not None:
+            return self.output(nn.functional.gelu(self.hidden(torch.cat([x, rows], -1))))
+        rows = (rows if self.basis is None else rows @ self.basis).reshape(-1, self.outputs, self.width + 1)
         return torch.einsum("pow,pw->po", rows[..., :-1], x) + rows[..., -1]
 
 

@@ -113,17 +113,25 @@ def rating_loss(prediction: torch.Tensor, ratings: torch.Tensor, kind: str) -> t
 def answer_loss(
     location: torch.Tensor, spread: torch.Tensor, ratings: torch.Tensor, levels: Sequence[int]
 ) -> torch.Tensor:
-    """Mean negative log-likelihood (nats) of answers that are a normal opinion, rounded to a level and cut at the ends.
+    """Mean of `answer_costs` over the answers that were given, in float32."""
+    _check_shape(ratings, location)
+    costs = answer_costs(location.float(), spread.float(), ratings.float(), levels)
+    return costs.sum() / (~ratings.isnan()).sum().clip(1)
+
+
+def answer_costs(
+    location: torch.Tensor, spread: torch.Tensor, ratings: torch.Tensor, levels: Sequence[int]
+) -> torch.Tensor:
+    """Negative log-likelihood (nats) of answers `(P, D)` that are a normal opinion, rounded to a level and cut at the ends.
 
     An answer is given where the opinion lies within half a step of it, so that its probability is a difference of two normal
     CDFs; beyond the lowest and the highest answer the interval is open. Opinions have mean `location` and standard deviation
-    `spread` `(P, D)`; `ratings` `(P, D)` are on [-1, 1], NaN where a rater left a dimension out; `levels` is the number of
-    evenly spaced answers of each of the D questions.
+    `spread` `(P, D)`; `ratings` `(P, D)` are on [-1, 1], NaN where a rater left a dimension out, which costs 0. `levels` is
+    the number of evenly spaced answers of each of the D questions.
     """
-    _check_shape(ratings, location)
     present = ~ratings.isnan()
-    location, spread, ratings = location.float(), spread.float(), torch.where(present, ratings, 0.0).float()
-    half = 1 / (torch.tensor(levels, device=location.device) - 1)
+    ratings = torch.where(present, ratings, 0.0)
+    half = 1 / (torch.tensor(levels, device=location.device, dtype=location.dtype) - 1)
     below, above = ((ratings + side * half - location) / spread for side in (-1, 1))
     below = torch.where(ratings > half - 1, below, -_FAR)
     above = torch.where(ratings < 1 - half, above, _FAR)
@@ -131,8 +139,7 @@ def answer_loss(
     upper = below > 0
     below, above = torch.where(upper, -above, below), torch.where(upper, -below, above)
     high, low = torch.special.log_ndtr(above), torch.special.log_ndtr(below)
-    loss = -high - torch.log1p(-torch.exp(low - high))
-    return (loss * present).sum() / present.sum().clip(1)
+    return (-high - torch.log1p(-torch.exp(low - high))) * present
 
 
 def scale_loss(

@@ -45,9 +45,8 @@ class AnnotatorModel(OpinionPreTrainedModel):
         shared = 0 if config.aggregate == "votes" else self.columns
         self.consensus = Each(*(nn.Linear(width, outputs) for _ in range(shared)))
         raters = max(len(config.annotators), 1)
-        self.raters = Each(
-            *(RaterHeads(raters, width, outputs, sparse=config.sparse_raters) for _ in range(self.columns))
-        )
+        rows = {"kind": config.rater_rows, "rank": config.rater_rank, "sparse": config.sparse_raters}
+        self.raters = Each(*(RaterHeads(raters, width, outputs, **rows) for _ in range(self.columns)))
         # Of the raters' answers around the model's: each item's ambiguity and each rater's noise.
         self.ambiguity = self.noise = None
         if config.is_scale and config.spread == "learned":
@@ -172,12 +171,23 @@ class AnnotatorModel(OpinionPreTrainedModel):
         if module is self.ambiguity:
             init.zeros_(module.weight)
             init.constant_(module.bias, FIRST_SPREAD)
-        elif isinstance(module, RaterHeads) and (module is self.noise or self.config.rater_head == "residual"):
-            init.zeros_(module.table)
         elif isinstance(module, RaterHeads):
-            # The initialisation of `raters` separate linear layers.
-            bound = 1 / math.sqrt(module.width)
-            init.uniform_(module.table, -bound, bound)
+            self._init_rows(module)
+
+    def _init_rows(self, heads: RaterHeads) -> None:
+        """Rows that add nothing to the consensus, or those of `raters` separate layers."""
+        bound, residual = 1 / math.sqrt(max(heads.width, 1)), self.config.rater_head == "residual"
+        if heads.basis is not None:
+            init.uniform_(heads.basis, -bound, bound)
+        if heads is self.noise or (residual and heads.output is None):
+            init.zeros_(heads.table)
+        elif heads.kind == "full":
+            init.uniform_(heads.table, -bound, bound)
+        else:
+            init.normal_(heads.table, std=1 / math.sqrt(heads.table.shape[1]))
+        if residual and heads.output is not None:
+            init.zeros_(heads.output.weight)
+            init.zeros_(heads.output.bias)
 
     def _check_pairs(self, pair_item: torch.Tensor, pair_annotator: torch.Tensor, items: int) -> None:
         """Raise unless every item has a pair, pairs are ordered by item, and raters have a head."""
@@ -239,7 +249,7 @@ class AnnotatorModel(OpinionPreTrainedModel):
             return None
         own = self.noise(embedding.new_zeros(len(pair_item), 0), pair_annotator.clip(0))
         own = torch.where(pair_annotator[:, None] >= 0, own, 0.0)
-        return LEAST_SPREAD + nn.functional.softplus((self.ambiguity(embedding)[pair_item] + own).float())
+        return bounded_spread((self.ambiguity(embedding)[pair_item] + own).float())
 
     def _distribution(
         self,
@@ -294,6 +304,11 @@ class AnnotatorModel(OpinionPreTrainedModel):
             return own
         shared = cross_entropy(counts / voted.clip(1), consensus.float().softmax(-1) + EPSILON).sum()
         return own + self.config.consensus_weight * shared / (voted > 0).sum().clip(1)
+
+
+def bounded_spread(sum_of_parts: torch.Tensor) -> torch.Tensor:
+    """Standard deviation of votes, LEAST_SPREAD and more, from an item's ambiguity plus a rater's noise."""
+    return LEAST_SPREAD + nn.functional.softplus(sum_of_parts)
 
 
 def _tower(width: int, layers: int) -> nn.Sequential:

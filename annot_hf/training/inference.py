@@ -68,21 +68,13 @@ def predict(
     """
     acoustic = Condition.parse(condition, condition_seed)
     model, processor, facts = load_model(model_folder)
-    if max_seconds is None:
-        max_seconds = float(facts.get("recipe", {}).get("inputs.max_seconds", InputOptions.max_seconds))
+    max_seconds = accepted_seconds(facts) if max_seconds is None else max_seconds
     corpus = corpus if isinstance(corpus, ExportedCorpus) else read_export(corpus)
     config = model.config
     questions = tuple(Question.from_dict(question) for question in config.questions)
     scales = [Question.from_dict(question) for question in getattr(config, "scale_questions", ())]
     there = {question.name for question in corpus.votes.questions}
-    for question in (*questions, *(one for one in scales if one.name in there)):
-        asked = corpus.votes.question(question.name)
-        # the order of labels is the checkpoint's, also in the predictions: scores go by name
-        if (sorted(asked.labels), asked.low, asked.high) != (sorted(question.labels), question.low, question.high):
-            raise ValueError(
-                f"The checkpoint's question {question.name!r} has {_describe(question)} and the corpus's has "
-                f"{_describe(asked)}; predict a corpus with the same support, or train on this one."
-            )
+    check_support((*questions, *(one for one in scales if one.name in there)), corpus)
     targets = corpus.targets(split, [question.name for question in questions], bins=config.bins)
     held, rows = read_together(corpus, targets.items)
     inputs = corpus_inputs(
@@ -113,6 +105,23 @@ def predict(
     if found.caution:
         logger.warning("%s", found.caution)
     return found, targets
+
+
+def accepted_seconds(facts: dict[str, Any]) -> float:
+    """The longest clip (s) that the training of a checkpoint accepted, from the facts of it."""
+    return float(facts.get("recipe", {}).get("inputs.max_seconds", InputOptions.max_seconds))
+
+
+def check_support(questions: Sequence[Question], corpus: ExportedCorpus) -> None:
+    """A ValueError if a corpus lacks a question of a checkpoint or asks it differently; labels may be in another order."""
+    for question in questions:
+        asked = corpus.votes.question(question.name)
+        # the order of labels is the checkpoint's, also in the predictions: scores go by name
+        if (sorted(asked.labels), asked.low, asked.high) != (sorted(question.labels), question.low, question.high):
+            raise ValueError(
+                f"The checkpoint's question {question.name!r} has {_describe(question)} and the corpus's has "
+                f"{_describe(asked)}; name a corpus with the same support, or train on this one."
+            )
 
 
 def hashed_names(items: Sequence[str]) -> str:

@@ -317,10 +317,38 @@ def test_sparse_tables_answer_alike_and_have_sparse_gradients():
     torch.testing.assert_close(outputs[0].loss, outputs[1].loss)
 
 
-def test_every_weight_learns_in_either_task():
+ROWS = ("full", "low_rank", "embedding")
+
+
+@pytest.mark.parametrize("rows", ROWS)
+def test_residual_rows_of_any_kind_start_at_the_consensus_and_survive_saving(rows, tmp_path):
+    model = tiny.annotator(rater_head="residual", rater_rows=rows, rater_rank=3)
+    start = model(**batch())
+    torch.testing.assert_close(start.ratings, start.consensus[ITEM])
+    optimiser = torch.optim.Adam(model.parameters(), lr=0.1)
+    for _ in range(3):
+        model(**batch(ratings=RATINGS)).loss.backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    learned = model(**batch())
+    assert (learned.ratings - learned.consensus[ITEM]).abs().max() > 1e-2
+    model.save_pretrained(tmp_path)
+    again = AnnotatorModel.from_pretrained(tmp_path)(**batch())
+    torch.testing.assert_close(again.ratings, learned.ratings)
+    torch.testing.assert_close(again.probs, learned.probs)
+
+
+@pytest.mark.parametrize("rows", ROWS)
+def test_independent_rows_of_any_kind_start_apart(rows):
+    answers = tiny.annotator(rater_rows=rows)(**batch()).ratings
+    assert (answers[0] - answers[1]).abs().min() > 1e-4
+
+
+@pytest.mark.parametrize("rows", ROWS)
+def test_every_weight_learns_in_either_task(rows):
     """A weight without a gradient stops distributed training."""
     for task in ("ratings", "distribution"):
-        model = tiny.annotator().train()
+        model = tiny.annotator(rater_rows=rows).train()
         model(**batch(ratings=RATINGS, labels=GRID), task=task).loss.backward()
         assert all(parameter.grad is not None for parameter in model.parameters())
 

@@ -80,6 +80,25 @@ def test_rater_heads_are_linear_layers_of_their_own():
         torch.testing.assert_close(answers[row], layer(x[row]))
 
 
+def test_low_rank_rows_mix_shared_layers_and_embeddings_enter_a_shared_one():
+    x, who = torch.randn(5, 6), torch.tensor([3, 0, 0, 2, 3])
+    heads = RaterHeads(4, 6, 2, kind="low_rank", rank=3)
+    nn.init.normal_(heads.table)
+    nn.init.normal_(heads.basis)
+    layers = [nn.functional.linear(x, part[:, :-1], part[:, -1]) for part in heads.basis.view(3, 2, 7)]
+    mixed = sum(heads.table[who, number, None] * layer for number, layer in enumerate(layers))
+    torch.testing.assert_close(heads(x, who), mixed)
+    torch.testing.assert_close(
+        heads(x, None), sum(m * layer for m, layer in zip(heads.table.mean(0), layers, strict=True))
+    )
+    heads = RaterHeads(4, 6, 2, kind="embedding", rank=3)
+    nn.init.normal_(heads.table)
+    hidden = x @ heads.hidden.weight[:, :6].T + heads.table[who] @ heads.hidden.weight[:, 6:].T + heads.hidden.bias
+    expected = nn.functional.gelu(hidden) @ heads.output.weight.T + heads.output.bias
+    torch.testing.assert_close(heads(x, who), expected)
+    assert heads.table.shape == (4, 3)
+
+
 @pytest.mark.parametrize("sparse", [False, True])
 def test_absent_raters_have_no_gradient(sparse):
     heads = RaterHeads(1000, 6, 2, sparse=sparse)

@@ -228,7 +228,7 @@ def test_a_corpus_that_asks_something_else_is_one_sentence(copied, corpus, featu
         predict(changed(folder, questions=others[0][0], id2label={0: "anger", 1: "happy"}), corpus, features=features)
     folder = copied["annotator"]
     scales = json.loads((folder / "config.json").read_text())["questions"]
-    with pytest.raises(ValueError, match="has scale 1 to 7 and the corpus's has scale 1 to 5; predict a corpus with"):
+    with pytest.raises(ValueError, match="has scale 1 to 7 and the corpus's has scale 1 to 5; name a corpus with"):
         predict(changed(folder, questions=[scales[0] | {"high": 7}, scales[1]]), corpus, features=features)
 
 
