@@ -104,7 +104,7 @@ def write_report(
 ) -> Path:
     """Write the report of one run, or the comparison of two, and print its summary; returns its folder.
 
-    `given` are folders for one run: of the simulation (`truth`), of predictions under acoustic `conditions`, of `controls`, and
+    `given` are folders for one run: of the simulation (`truth`), of predictions under acoustic `conditions`, of `controls` and
     of predictions for `newcomers` of the simulation. `listen` puts the audio of three clips into the page.
     """
     from annot_hf.data.export import read_export

@@ -7,6 +7,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from annot_hf.data.export import read_export
 from annot_hf.data.predictions import Predictions
 from annot_hf.data.questions import read_yaml
@@ -53,8 +55,10 @@ def train_controls(
         for name, values in planned.items()
     ]
     if processes > 1:
-        # A forked process would share the threads of torch.
-        with ProcessPoolExecutor(processes, get_context("spawn")) as pool:
+        # Forked processes would share the threads of torch, and all threads of each would wait for each other.
+        threads = max(1, torch.get_num_threads() // processes)
+        pool = ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (threads,))
+        with pool:
             found = list(pool.map(_train_control, jobs))
     else:
         found = [_train_control(job) for job in jobs]
