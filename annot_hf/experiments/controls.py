@@ -18,8 +18,6 @@ from annot_hf.training.keys import keys_of
 from annot_hf.training.recipe import make_run
 from annot_hf.training.train import predictions_of
 
-# The controls, which are the names of their folders; reports say what they are.
-GRID, SHUFFLED = "grid", "shuffled"
 # Keys that only a model of raters has.
 _OF_RATERS = {*keys_of(AnnotatorConfig), "schedule.tasks"} - {*keys_of(DistributionConfig)}
 
@@ -75,7 +73,7 @@ def control_recipes(values: Mapping[str, Any], where: str) -> dict[str, dict[str
     # One run is published, the run itself.
     shared = {key: value for key, value in values.items() if key != "push_to_hub" and not key.startswith("hub_")}
     grid = {key: value for key, value in shared.items() if key not in _OF_RATERS}
-    return {GRID: grid | {"model": "distribution"}, SHUFFLED: shared | {"votes.shuffle_raters": True}}
+    return {"grid": grid | {"model": "distribution"}, "shuffled": shared | {"votes.shuffle_raters": True}}
 
 
 def _train_control(job: tuple[dict[str, Any], str, str]) -> Predictions:

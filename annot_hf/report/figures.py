@@ -242,7 +242,7 @@ def plot_raters(per_rater: pd.DataFrame, measures: Mapping[str, str], better: st
             axis.plot(x[rows], y[rows], shape, color=colour, markersize=4.5, alpha=0.8, markeredgewidth=0, label=label)
         axis.set(xlabel="by the consensus", ylabel="by the rater's own head", aspect="equal")
         axis.set(
-            xlim=(low, high), ylim=(low, high), title=f"{title}: own head better for {won.sum():,} of {len(won):,}"
+            xlim=(low, high), ylim=(low, high), title=f"{title}\nown head better for {won.sum():,} of {len(won):,}"
         )
     legend(figure, axes[0, 0], 3)
     return figure

@@ -73,11 +73,12 @@ class Clip:
 
 @dataclass(frozen=True)
 class Section:
-    """Tables, their figures, and clips to listen to, which only the HTML page has."""
+    """Tables, their figures, and clips to listen to, which only the HTML page has; a `title` for want of a table."""
 
     tables: Sequence[Table] = ()
     figures: Figures = field(default_factory=dict)
     clips: Sequence[Clip] = ()
+    title: str = ""
 
 
 def write_pages(
@@ -90,11 +91,12 @@ def write_pages(
     notes: Sequence[str],
     details: Mapping[str, Any],
     data: Mapping[str, Any],
+    verdict: str = "",
 ) -> dict[str, Path]:
     """Write report.json (the evaluation, `data` and texts), report.md and .html, items.csv, plots/*.png; returns their paths.
 
-    `notes` say how to read the numbers, and `details` are facts on the run. The files of an earlier report are removed first;
-    others of these names raise a ValueError.
+    `notes` say how to read the numbers, `details` are facts on the run, and the `verdict` is a sentence ahead of everything.
+    The files of an earlier report are removed first; others of these names raise a ValueError.
     """
     plots = [f"plots/{name}.png" for section in sections for name in section.figures]
     names = [*plots, "report.md", "report.html", "items.csv"]
@@ -106,6 +108,7 @@ def write_pages(
     targets = found.reference.targets
     record = {
         "title": title,
+        "verdict": verdict,
         "summary": summary,
         "questions": [question.to_dict() for question in targets.questions],
         "support": list(targets.support),
@@ -125,11 +128,12 @@ def write_pages(
             files[name] = save_figure(lambda draw=draw: readable(draw(), numbered), path, dpi=DPI)
             drawn.append(_inline(path, caption))
         clips = [clip.inline() for clip in section.clips]
-        shown.append({"tables": section.tables, "figures": drawn, "clips": clips})
+        shown.append({"title": section.title, "tables": section.tables, "figures": drawn, "clips": clips})
     if numbered:
         notes = [*notes, number_key(numbered)]
         warnings.warn(notes[-1], stacklevel=2)
-    page = {"title": title, "summary": summary, "sections": shown, "notes": notes, "details": _texts(details)}
+    page = {"title": title, "verdict": verdict, "summary": summary, "sections": shown, "notes": notes}
+    page["details"] = _texts(details)
     for kind, template in (("markdown", "report.md.j2"), ("html", "report.html.j2")):
         files[kind].write_text(render(template, page), encoding="utf-8")
     files["csv"] = folder / "items.csv"

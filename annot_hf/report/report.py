@@ -118,19 +118,20 @@ def build_report(
     if biases is not None:
         sections.append(Section(tables.bias_table(biases), {"rater_bias": figures.pop("rater_bias")}))
     clips = _clips(found, about) if listen else []
-    sections.append(Section(tables.score_tables(found), {"examples": figures.pop("examples")}, clips))
+    if helped is not None or clips:
+        sections.append(Section(figures={"examples": figures.pop("examples")}, clips=clips, title=say("clips.title")))
     if joined is not None:
         sections.append(newcomers_section(joined, asked[MODEL].meta.get("onboarding_votes", 0)))
-    shown = tables.class_table(found) + tables.scale_table(found) + tables.disagreement_table(found)
-    sections.append(Section(shown + tables.agreement_table(agreed), figures))
+    shown = tables.score_tables(found) + tables.class_table(found) + tables.scale_table(found)
+    shown += tables.disagreement_table(found) + tables.agreement_table(agreed)
+    sections.append(Section(shown, figures))
     if found.strata:
         sections += breakdown_sections(found, {"reliability": figures.pop("reliability")})
     if robust is not None:
         sections.append(robustness_section(robust))
     facts = {"excluded": excluded, "splits": _splits(found, about), "caution": predictions.caution}
     summary = say("summaries.report", found=found, **facts)
-    if found.counts["rater_votes_own_head"]:
-        summary = f"{_verdict(found, helped)} {summary}"
+    verdict = _verdict(found, helped) if found.counts["rater_votes_own_head"] else ""
     data = {
         "controls": None if helped is None else helped.to_dict(),
         "newcomers": None if joined is None else joined.to_dict(),
@@ -140,18 +141,21 @@ def build_report(
         "recovered_bias": biases,
         "resampling": {"n_resamples": n_resamples, "seed": seed},
     }
-    texts = {"title": title, "summary": summary, "notes": found.notes, "details": {**predictions.meta, **(notes or {})}}
-    files = write_pages(Path(out), found, sections=sections, data=data, **texts)
-    return Report(Path(out), title, summary, found, files)
+    texts = {"title": title, "verdict": verdict, "summary": summary, "notes": found.notes}
+    details = {**predictions.meta, **(notes or {})}
+    files = write_pages(Path(out), found, sections=sections, data=data, details=details, **texts)
+    return Report(Path(out), title, f"{verdict} {summary}".strip(), found, files)
 
 
 def _verdict(found: Evaluation, helped: Evaluation | None) -> str:
-    """Whether knowing the rater helps, in one sentence."""
+    """Whether knowing the rater helps, in one sentence; empty if no rater's own answers can be measured."""
     shuffled = None
     if helped is not None and "shuffled" in helped.systems:
         shuffled = helped.rater_gain("shuffled", f"shuffled, {CONSENSUS}")
     scale = found.reference.targets.questions[0].is_scale
     own = found.rater_gain(MODEL, CONSENSUS)
+    if own is None:
+        return ""
     return say("summaries.verdict", own=own, gap=found.at("gap_closed"), shuffled=shuffled, scale=scale)
 
 
@@ -223,46 +227,44 @@ def build_comparison(
 
 def controls_section(found: Evaluation, alone: Evaluation, *, width: float | None) -> Section:
     """What the rater heads gain over their controls, and rater by rater over the consensus (from `alone`, of the model)."""
-    answers = tables.answer_measures(found)
-    names = ["jsd", "tvd", "gap_closed", *answers]
-    heads = [f"{tables.heading(found, name)[0]}{tables.ARROWS[found.measured(name).better]}" for name in names]
-    titles = {system: tables.row_title(system) for system in found.systems}
-    rows = [(titles[system], *tables.measure_cells(found, names, [system])) for system in found.systems]
-    lacking = {"grid", "shuffled"} - set(found.systems)
-    told = {"width": width, "best": "best" in found.systems, "lacking": lacking}
-    shown = [tables.worded("controls", rows, columns=("Predicted by", *heads), **told)]
-    changes = [
-        (
-            titles[other],
-            *(tables.value_cell(found.difference(name, MODEL, other), found.measured(name).unit) for name in names),
-        )
-        for other in found.systems[1:]
+    names, others = ["jsd", "tvd", "gap_closed", *tables.answer_measures(found)], found.systems[1:]
+    lacking = {"grid", "shuffled"} - set(others)
+    told = {"width": width, "best": "best" in others, "lacking": lacking}
+    titles = [tables.row_title(system) for system in found.systems]
+    rows = [(tables.short_title(found, name), *tables.measure_cells(found, [name], found.systems)) for name in names]
+    gains = [
+        (tables.short_title(found, name), *(tables.gain_cell(found, name, MODEL, other) for other in others))
+        for name in names
     ]
-    if changes:
-        shown.append(tables.worded("control_changes", changes, columns=("Rater heads −", *heads)))
-    measures = {f"ccc_{name.removeprefix('rater_mean_ccc_')}": name for name in answers if "rater_mean_ccc_" in name}
-    measures = {prefix: tables.heading(found, name)[0] for prefix, name in measures.items()}
-    better = "higher" if measures else "lower"
-    measures = measures or {"cross_entropy": "Cross-entropy (nats)"}
-    figures = {}
-    if alone.per_rater is not None and len(alone.per_rater) > 1:
-        figures["raters"] = lambda: plots.plot_raters(alone.per_rater, measures, better)
-    return Section(shown, figures)
+    shown = [tables.worded("controls", rows, columns=("Measure", *titles), **told)]
+    shown.append(tables.worded("control_changes", gains, columns=("Rater heads −", *titles[1:])))
+    kinds = {"ccc_": "rater_mean_ccc_"} if found.reference.targets.questions[0].is_scale else {"cross": "rater_cross"}
+    measures = {
+        name.replace(long, short): tables.heading(found, name)[0]
+        for name in names
+        for short, long in kinds.items()
+        if long in name
+    }
+    figure = {"raters": lambda: plots.plot_raters(alone.per_rater, measures, "higher" if "ccc_" in kinds else "lower")}
+    return Section(shown, figure)
 
 
 def newcomers_section(found: Evaluation, votes: int) -> Section:
     """How well the votes of new raters are predicted: by the consensus, by their own heads, and at best."""
-    names = tables.answer_measures(found)
+    names = [name for name in tables.answer_measures(found) if not name.startswith("mean_answer")]
     beside = next(other for one, other in found.pairs if one == MODEL and CONSENSUS in other)
     systems = {beside: tables.row_title(CONSENSUS), MODEL: tables.row_title("onboarded", votes=votes)}
     systems |= {"best": tables.row_title("best")} if "best" in found.systems else {}
-    rows = [(title, *tables.measure_cells(found, names, [system])) for system, title in systems.items()]
-    gains = (tables.value_cell(found.difference(name, MODEL, beside), found.measured(name).unit) for name in names)
-    rows.append(("Own head − consensus", *gains))
-    heads = [f"{tables.heading(found, name)[0]}{tables.ARROWS[found.measured(name).better]}" for name in names]
-    counts = found.counts
-    told = {"raters": counts["raters_scored"], "votes": votes, "scored": counts["rater_votes"]}
-    return Section([tables.worded("newcomers", rows, columns=("Answers of", *heads), **told)])
+    rows = [
+        (
+            tables.short_title(found, name),
+            *tables.measure_cells(found, [name], list(systems)),
+            tables.gain_cell(found, name, MODEL, beside),
+        )
+        for name in names
+    ]
+    told = {"raters": found.counts["raters_scored"], "votes": votes, "scored": found.counts["rater_votes"]}
+    return Section([tables.worded("newcomers", rows, columns=("Measure", *systems.values(), "Gained"), **told)])
 
 
 def robustness_section(found: Evaluation) -> Section:

@@ -155,6 +155,16 @@ def heading(found: Evaluation, name: str) -> tuple[str, int]:
     return (head, digits) if name in known or not kind else (f"{head}, {name.removeprefix(kind)[1:]}", digits)
 
 
+def gain_cell(found: Evaluation, name: str, one: str, other: str) -> Cell:
+    """By how much a measure differs between two systems, paired, and its interval."""
+    return value_cell(found.difference(name, one, other), found.measured(name).unit)
+
+
+def short_title(found: Evaluation, name: str) -> Cell:
+    """The short head of a measure and the arrow of its better direction."""
+    return Cell(heading(found, name)[0] + ARROWS[found.measured(name).better])
+
+
 def answer_measures(found: Evaluation) -> list[str]:
     """The main measures of answers of single raters."""
     return [name for name in found.parts["raters"] if not name.startswith(("rater_ccc_", "rater_mae_"))]
