@@ -238,9 +238,19 @@ def quickstart(
     model = steps.run_training(recipe, words, resume=False)
     console.rule("Predict the test split")
     steps.write_predictions(model, out / "corpus", "test", out / "predictions", out / "features")
+    given = {}
+    if load_recipe(recipe, words).recipe.model == "annotator":
+        console.rule("Train controls: without raters, and with shuffled rater ids")
+        steps.train_side_by_side(out / "run", out / "corpus", out / "controls")
+        given["controls"] = out / "controls"
+        if corpus is None:
+            console.rule("New raters, from ten votes each")
+            steps.onboard_newcomers(model, root, out / "corpus", out / "newcomers", out / "features")
+            given["newcomers"] = out / "newcomers" / "predictions"
     console.rule("Report")
-    truth = root if corpus is None else None
-    print_path(steps.write_report([out / "predictions"], out / "corpus", out / "report", truth=truth))
+    given["truth"] = root if corpus is None else None
+    folders = [out / "predictions"]
+    print_path(steps.write_report(folders, out / "corpus", out / "report", listen=corpus is None, **given))
 
 
 @app.command()
@@ -481,6 +491,22 @@ def predict(
 
 
 @app.command()
+def controls(
+    run: Annotated[Path, Argument(help="Output folder of the training of an annotator model.")],
+    corpus: CorpusFolder,
+    out: Out,
+    split: OneSplit = "test",
+) -> None:
+    """Train what a model of raters is held against, by its own recipe: without raters, and with shuffled rater ids.
+
+    Example: `annot-hf controls runs/raters --corpus data/mine --out runs/controls`, and then
+    `annot-hf report runs/raters/predictions --corpus data/mine --controls runs/controls --out runs/raters/report`
+    """
+    steps.train_side_by_side(run, corpus, out, split)
+    print_path(out)
+
+
+@app.command()
 def report(
     predictions: Annotated[Path, Argument(help="Folder that predict wrote.")],
     corpus: Annotated[Path, Option(help="Folder of the exported corpus with the predicted items.")],
@@ -491,16 +517,28 @@ def report(
         Path | None,
         Option(help="Folder with predictions of the same model under acoustic conditions, for a robustness table."),
     ] = None,
+    controls: Annotated[
+        Path | None, Option(help="Folder that controls wrote, to show what knowing the rater gains.")
+    ] = None,
+    newcomers: Annotated[
+        Path | None, Option(help="Folder with predictions for the newcomers of the simulation; needs --truth.")
+    ] = None,
+    listen: Annotated[
+        bool, Option(help="Put the audio of three clips into the page; mind the corpus's licence.")
+    ] = False,
 ) -> None:
     """Compare predictions with the votes, or two runs with each other: JSON, Markdown, HTML and plots.
 
     Example: `annot-hf report runs/cremad/predictions --corpus data/cremad --out runs/cremad/report`
     """
-    for name, value in (("--conditions", conditions), ("--truth", truth)):
+    given = {"conditions": conditions, "truth": truth, "controls": controls, "newcomers": newcomers}
+    for name, value in {**given, "listen": listen or None}.items():
         if other is not None and value is not None:
-            raise ValueError(f"{name} needs a single run; leave it or the second predictions out.")
+            raise ValueError(f"--{name} needs a single run; leave it or the second predictions out.")
+    if newcomers is not None and truth is None:
+        raise ValueError("--newcomers are those of a simulation; give its folder as --truth.")
     folders = [predictions] if other is None else [predictions, other]
-    print_path(steps.write_report(folders, corpus, out, truth=truth, conditions=conditions))
+    print_path(steps.write_report(folders, corpus, out, listen=listen, **given))
 
 
 @app.command(context_settings=WORDS)

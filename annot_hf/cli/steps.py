@@ -73,15 +73,46 @@ def check_explanation(model: Path, conditions: "Sequence[Condition]") -> None:
         check_explainable(AutoConfig.from_pretrained(model), model)
 
 
-def write_report(folders: Sequence[Path], corpus: Path, out: Path, **given: Path | None) -> Path:
+def train_side_by_side(run: Path, corpus: Path, out: Path, split: str = "test") -> None:
+    """Train the controls of a run, two at a time."""
+    from annot_hf.experiments.controls import train_controls
+
+    found = train_controls(run, corpus, out, split=split, processes=2)
+    print_rows("Controls", [(name, f"{len(one):,} items predicted", "") for name, one in found.items()])
+
+
+def onboard_newcomers(model: Path, root: Path, corpus: Path, out: Path, features: Path) -> None:
+    """Give the newcomers of a simulation heads of their own, and predict the clips of the test split for them."""
+    from dataclasses import replace
+
+    from annot_hf.data.export import read_export
+    from annot_hf.data.simulate import NEWCOMERS_FILE, read_newcomers
+    from annot_hf.training.inference import predict
+    from annot_hf.training.onboarding import onboard
+
+    exported = read_export(corpus)
+    joined = onboard(model, root / NEWCOMERS_FILE, exported, out / "model", features=features)
+    asked = replace(exported, votes=read_newcomers(root))
+    predictions, _ = predict(joined.model, asked, split="test", features=features)
+    each = min(joined.answers.values())
+    replace(predictions, meta=predictions.meta | {"onboarding_votes": each}).save(out / "predictions")
+    print_rows("New raters", [(name, f"{count:,} votes", "") for name, count in joined.answers.items()])
+
+
+def write_report(
+    folders: Sequence[Path], corpus: Path, out: Path, *, listen: bool = False, **given: Path | None
+) -> Path:
     """Write the report of one run, or the comparison of two, and print its summary; returns its folder.
 
-    `given` are folders for one run: of the simulation (`truth`), and of predictions under acoustic `conditions`.
+    `given` are folders for one run: of the simulation (`truth`), of predictions under acoustic `conditions`, of `controls` and
+    of predictions for `newcomers` of the simulation. `listen` puts the audio of three clips into the page.
     """
     from annot_hf.data.export import read_export
     from annot_hf.data.predictions import Predictions
-    from annot_hf.data.simulate import read_truth
-    from annot_hf.evaluation.alignment import read_conditions
+    from annot_hf.data.simulate import read_newcomers, read_truth
+    from annot_hf.evaluation.alignment import read_conditions, read_controls
+    from annot_hf.evaluation.evaluate import MODEL
+    from annot_hf.evaluation.raters import held_against
     from annot_hf.report.report import build_comparison, build_report
 
     runs, exported = [Predictions.load(folder) for folder in folders], read_export(corpus)
@@ -101,8 +132,15 @@ def write_report(folders: Sequence[Path], corpus: Path, out: Path, **given: Path
     if len(runs) > 1:
         built = build_comparison(*runs, targets, out, names=tuple(map(str, folders)), **options)
     else:
-        readers = {"truth": read_truth, "conditions": read_conditions}
-        options |= {name: readers[name](folder) for name, folder in given.items() if folder is not None}
-        built = build_report(*runs, targets, out, **options)
+        given = {name: folder for name, folder in given.items() if folder is not None}
+        truth = read_truth(given["truth"]) if "truth" in given else None
+        if "conditions" in given:
+            options["conditions"] = read_conditions(given["conditions"])
+        controls = read_controls(given["controls"], runs[0]) if "controls" in given else {}
+        options["controls"] = held_against(runs[0], controls, truth)
+        if "newcomers" in given:
+            joined = Predictions.load(given["newcomers"]).in_order(targets.support)
+            options["newcomers"] = ({MODEL: joined} | held_against(joined, truth=truth), read_newcomers(given["truth"]))
+        built = build_report(*runs, targets, out, truth=truth, listen=listen, **options)
     print_text(built.summary)
     return built.folder

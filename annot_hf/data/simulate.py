@@ -2,12 +2,13 @@
 
 Rater r perceives a true activation and valence x in [-1, 1] as p = scale_r x + bias_r + noise_r ambiguity e, e ~ N(0, 1), and
 answers `activation` and `valence` with round(3 + 2 p) clipped to 1..5, and `emotion` with the label nearest to p. Background
-noise rises with ambiguity, so that disagreement is audible too.
+noise rises with ambiguity, so that disagreement is audible too. Newcomers are raters like the others who have no vote in the
+corpus: a few votes on validation clips to get to know them by, and votes on all test clips.
 """
 
 import json
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,13 +18,19 @@ from scipy.signal import lfilter, sosfilt
 
 from annot_hf.data.corpus import VoteCorpus
 from annot_hf.data.files import replace_folder
+from annot_hf.data.predictions import Predictions
 from annot_hf.data.questions import Question
+from annot_hf.data.targets import grid_probs
 from annot_hf.data.votes import VoteTable
+from annot_hf.models.kde import expected_answers
 
 # Unit: Hz.
 SIMULATION_RATE = 16_000
 SIMULATION_KIND = "annot-hf simulated corpus"
 TRUTH_FILE = "truth.json"
+NEWCOMERS_FILE, NEWCOMERS_TEST_FILE = "newcomers.csv", "newcomers_test.csv"
+# New raters, and the votes of each to get to know them by.
+NEWCOMERS, FIRST_VOTES = 6, 10
 DIMENSIONS = ("activation", "valence")
 EMOTIONS = {"anger": (0.7, -0.6), "happy": (0.6, 0.7), "neutral": (-0.15, 0.1), "sad": (-0.7, -0.6)}
 # Unit: Hz.
@@ -39,6 +46,32 @@ class Truth:
 
     raters: pd.DataFrame
     items: pd.DataFrame
+    newcomers: pd.DataFrame = field(default_factory=pd.DataFrame)
+
+    def best(self, like: Predictions) -> Predictions:
+        """What one who knows the truth predicts for the items and raters of some predictions on scales: their ceiling.
+
+        Every rater's answer is the expected vote, and the distribution that of all raters' expected votes and their variances.
+        """
+        names, raters = [question.name for question in like.questions], pd.concat([self.raters, self.newcomers])
+        order = np.argsort(like.rater_items, kind="stable")
+        item, rater = like.rater_items[order], like.rater_names[order]
+        for known, asked, what in ((self.items, like.items, "item"), (raters, rater, "rater")):
+            unknown = asked[~np.isin(asked, known.index)]
+            if len(unknown):
+                raise ValueError(f"The truth knows no {what} {unknown[0]!r}; give predictions on its own corpus.")
+        if not like.is_scale or len(np.unique(item)) < len(like):
+            raise ValueError(
+                "The ceiling needs scale questions, and a rater's answer to every item; these predictions lack them."
+            )
+        clip, who = self.items.loc[like.items[item]], raters.loc[rater]
+        scale, bias = (who[[f"{kind}_{name}" for name in names]].to_numpy() for kind in ("scale", "bias"))
+        spread = (who["noise"].to_numpy() * clip["ambiguity"].to_numpy())[:, None].repeat(len(names), 1)
+        levels = [round(question.high - question.low) + 1 for question in like.questions]
+        means, variances = expected_answers(scale * clip[names].to_numpy() + bias, spread, levels)
+        probs = grid_probs(item, means, like.items, round(len(like.support) ** (1 / len(names))), variance=variances)
+        told = {"rater_items": item, "rater_names": rater, "rater_values": means, "rater_fallback": np.zeros(len(item))}
+        return replace(like, probs=probs, consensus=None, meta={"model": "the truth"}, **told)
 
 
 class SimulatedCorpus(VoteCorpus):
@@ -73,7 +106,7 @@ def simulate_corpus(
     ratings: tuple[int, int] = (6, 8),
     seed: int = 0,
 ) -> Path:
-    """Write a simulated corpus: `audio/*.wav`, `items.csv`, `votes.csv`, `truth.json`; an earlier one is replaced.
+    """Write a simulated corpus in place of an earlier one: audio, `items.csv`, `votes.csv`, `truth.json`, `newcomers*.csv`.
 
     Clips have 1 to 3 s at 16 kHz; speakers are split 4 : 1 : 1 into train, validation and test (at least one each). `ratings`
     are the fewest and most raters of a clip. Equal arguments give equal files. `SimulatedCorpus(out)` reads the folder.
@@ -92,10 +125,12 @@ def simulate_corpus(
     raters = _draw_raters(rng, annotators)
     votes = _rate(rng, items, raters, ratings)
     raters["coverage"] = votes.groupby("annotator")["item"].nunique().reindex(raters.index, fill_value=0) / len(items)
+    # Draws of their own leave the corpus as it would be without them.
+    newcomers, new_votes = _add_newcomers(np.random.default_rng([seed, 1]), items)
     truth = {"kind": SIMULATION_KIND, "seed": seed}
-    for name, table in (("raters", raters), ("items", items)):
+    for name, table in (("raters", raters), ("items", items), ("newcomers", newcomers)):
         truth[name] = table.round(6).reset_index().to_dict("list")
-    entries = (TRUTH_FILE, "items.csv", "votes.csv", "audio")
+    entries = (TRUTH_FILE, "items.csv", "votes.csv", "audio", *new_votes)
     with replace_folder(out, marker=TRUTH_FILE, kind=SIMULATION_KIND, entries=entries) as folder:
         (folder / "audio").mkdir()
         for item, row in items.iterrows():
@@ -105,6 +140,8 @@ def simulate_corpus(
         listed.insert(1, "audio", "audio/" + listed["item"] + ".wav")
         listed.to_csv(folder / "items.csv", index=False)
         votes.to_csv(folder / "votes.csv", index=False)
+        for name, table in new_votes.items():
+            table.to_csv(folder / name, index=False)
         (folder / TRUTH_FILE).write_text(json.dumps(truth), encoding="utf-8")
     return Path(out).resolve()
 
@@ -117,8 +154,15 @@ def read_truth(folder: str | os.PathLike) -> Truth:
             raise KeyError(SIMULATION_KIND)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{folder} holds no simulated corpus; write one with simulate_corpus.") from error
-    raters = pd.DataFrame(truth["raters"]).set_index("annotator")
-    return Truth(raters=raters, items=pd.DataFrame(truth["items"]).set_index("item"))
+    indices = {"raters": "annotator", "items": "item", "newcomers": "annotator"}
+    return Truth(
+        **{name: pd.DataFrame(truth[name]).set_index(index) for name, index in indices.items() if name in truth}
+    )
+
+
+def read_newcomers(folder: str | os.PathLike) -> VoteTable:
+    """The votes of the newcomers of a simulated corpus on its test clips."""
+    return VoteTable.from_csv(Path(folder) / NEWCOMERS_TEST_FILE, SimulatedCorpus.questions)
 
 
 def synthesise(
@@ -199,12 +243,14 @@ def _draw_items(
     return items, voices
 
 
-def _draw_raters(rng: np.random.Generator, annotators: int) -> pd.DataFrame:
+def _draw_raters(rng: np.random.Generator, annotators: int, letter: str = "r") -> pd.DataFrame:
     """Raters with their biases; `weight` sets how often each is drawn."""
     drawn = {f"bias_{name}": rng.normal(0, 0.2, annotators) for name in DIMENSIONS}
     drawn |= {f"scale_{name}": rng.uniform(0.6, 1.2, annotators) for name in DIMENSIONS}
     drawn |= {"noise": rng.uniform(0.15, 0.5, annotators), "weight": rng.uniform(0.4, 1.6, annotators)}
-    return pd.DataFrame(drawn, pd.Index([f"r{number:03d}" for number in range(1, annotators + 1)], name="annotator"))
+    return pd.DataFrame(
+        drawn, pd.Index([f"{letter}{number:03d}" for number in range(1, annotators + 1)], name="annotator")
+    )
 
 
 def _rate(
@@ -216,7 +262,26 @@ def _rate(
     order = np.argsort(-keys, axis=1)
     wanted = rng.integers(ratings[0], ratings[1] + 1, len(items))
     clip, rank = np.nonzero(np.arange(len(raters)) < wanted[:, None])
-    rater = order[clip, rank]
+    return _answer(rng, items, raters, clip, order[clip, rank])
+
+
+def _add_newcomers(rng: np.random.Generator, items: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
+    """New raters, and the files of their votes: a few on validation clips, and on all test clips."""
+    raters = _draw_raters(rng, NEWCOMERS, "n").drop(columns="weight")
+    split = items["split"].to_numpy()
+    validation, test = (np.flatnonzero(split == name) for name in ("validation", "test"))
+    few = [rng.choice(validation, min(FIRST_VOTES, len(validation)), replace=False) for _ in range(NEWCOMERS)]
+    files = {}
+    for name, clips in ((NEWCOMERS_FILE, few), (NEWCOMERS_TEST_FILE, [test] * NEWCOMERS)):
+        who = np.repeat(np.arange(NEWCOMERS), [len(one) for one in clips])
+        files[name] = _answer(rng, items, raters, np.concatenate(clips), who)
+    return raters, files
+
+
+def _answer(
+    rng: np.random.Generator, items: pd.DataFrame, raters: pd.DataFrame, clip: np.ndarray, rater: np.ndarray
+) -> pd.DataFrame:
+    """Votes of raters `(P,)` on clips `(P,)` in long form: item, annotator, question, value."""
     truth = items[list(DIMENSIONS)].to_numpy()[clip]
     scale = raters[[f"scale_{name}" for name in DIMENSIONS]].to_numpy()[rater]
     bias = raters[[f"bias_{name}" for name in DIMENSIONS]].to_numpy()[rater]

@@ -28,6 +28,8 @@ SYNTHETIC = "synthetic"
 ANNOTATIONS_KIND = "annot-hf annotations"
 ANNOTATIONS_FILE, VOTES_FILE, REPLIES_FILE = "annotations.json", "votes.parquet", "replies.parquet"
 _FIX = "write it again with `annot-hf annotate`"
+# Random numbers at a time (32 MB).
+_DRAWN_AT_ONCE = 1 << 22
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,8 @@ class VoteOptions:
             uses no human vote, not even for choosing the epoch, which goes by synthetic votes of the validation split; the
             other two are validated by human votes. Tests are against human votes.
         synthetic_weight: Weight of a synthetic vote in "combined", where a human one has 1.
+        shuffle_raters: Redraw who gave which vote, for training and for the choice of the epoch: a control in which knowing
+            the rater cannot help (see `shuffle_raters`). Predictions ask the heads of the true raters.
 
     Raises:
         ValueError: The folder holds no annotations, or an option does not fit the others.
@@ -48,6 +52,7 @@ class VoteOptions:
     annotations: str = ""
     kind: Literal["", "human", "synthetic", "combined"] = ""
     synthetic_weight: float = 1.0
+    shuffle_raters: bool = False
 
     def __post_init__(self) -> None:
         if not self.annotations:
@@ -253,6 +258,32 @@ def combine_votes(human: VoteTable, synthetic: VoteTable, weight: float = 1.0) -
     kept = both.select(mask=factors > 0)
     weights = factors[factors > 0] * (1.0 if kept.weights is None else kept.weights)
     return replace(kept, weights=None if (weights == 1).all() else weights)
+
+
+def shuffle_raters(votes: VoteTable, seed: int = 0) -> VoteTable:
+    """The same votes under redrawn names: each item has as many named raters as before, none of them twice.
+
+    Raters are drawn by how many items they rated; all votes of a rater on an item move together. Anonymous votes stay.
+    """
+    named = np.flatnonzero(votes.annotator_codes >= 0)
+    raters = len(votes.annotators)
+    pairs, place = np.unique(
+        votes.item_codes[named].astype(np.int64) * raters + votes.annotator_codes[named], return_inverse=True
+    )
+    item, rater = np.divmod(pairs, max(raters, 1))
+    items, start, counts = np.unique(item, return_index=True, return_counts=True)
+    rng, weight = np.random.default_rng(seed), np.bincount(rater, minlength=raters)
+    # The n largest of log(weight) + Gumbel noise are n raters drawn by weight without replacement.
+    drawn, rows = np.empty(len(pairs), np.int64), max(1, _DRAWN_AT_ONCE // max(raters, 1))
+    for first in range(0, len(items), rows):
+        part = slice(first, first + rows)
+        keys = np.log(np.maximum(weight, 1e-9)) + rng.gumbel(size=(len(items[part]), raters))
+        order = np.argsort(-keys, axis=1)
+        clip, rank = np.nonzero(np.arange(raters) < counts[part, None])
+        drawn[start[part][clip] + rank] = order[clip, rank]
+    codes = votes.annotator_codes.copy()
+    codes[named] = drawn[place]
+    return replace(votes, annotator_codes=codes)
 
 
 def answers_to(votes: VoteTable, questions: tuple[Question, ...], where: str) -> VoteTable:

@@ -11,7 +11,7 @@ import pandas as pd
 from annot_hf.data.encoding import WEIGHT_RULE, by_name, check_choice, usable_weight
 from annot_hf.data.questions import Question, normal_form_hint
 from annot_hf.data.votes import VoteTable, align_rows
-from annot_hf.models.kde import cell_masses, cell_names, draw_observations
+from annot_hf.models.kde import cell_masses, cell_names, draw_answers, draw_observations
 from annot_hf.models.measures import entropy
 
 Method = Literal["soft", "majority", "smoothed", "merged", "kde"]
@@ -120,6 +120,13 @@ def item_seeds(items: Iterable[str], seed: int = 0) -> np.ndarray:
     return np.array([zlib.crc32(str(item).encode()) + (seed << 32) for item in items], dtype=np.int64)
 
 
+def targets_like(targets: Targets, votes: VoteTable) -> Targets:
+    """Targets made of other votes in the same way."""
+    names = [question.name for question in targets.questions]
+    bins = round(len(targets.support) ** (1 / len(names)))
+    return make_targets(votes, names, targets.method, items=votes.select(questions=names).items, bins=bins)
+
+
 def make_targets(
     votes: VoteTable,
     questions: str | Sequence[str],
@@ -196,7 +203,7 @@ def make_targets(
     named = answers.annotator >= 0
     if scale:
         complete = ~np.isnan(answers.value).any(1)
-        probs = _grid_probs(answers.item[complete], answers.value[complete], wanted, bins, seed)
+        probs = grid_probs(answers.item[complete], answers.value[complete], wanted, bins, seed)
         support = cell_names(names, bins)
     else:
         support = asked[0].labels
@@ -448,14 +455,26 @@ def _pseudo_votes(counts: np.ndarray, support: Sequence[str], smoothing: float, 
     return smoothing * (weights / weights.sum())
 
 
-def _grid_probs(item: np.ndarray, value: np.ndarray, items: np.ndarray, bins: int, seed: int) -> np.ndarray:
-    """KDE cell masses `(N, bins ** D)` of values in the order of items, one block of items at a time to bound memory."""
+def grid_probs(
+    item: np.ndarray,
+    value: np.ndarray,
+    items: np.ndarray,
+    bins: int,
+    seed: int = 0,
+    variance: np.ndarray | None = None,
+) -> np.ndarray:
+    """KDE cell masses `(N, bins ** D)` of values `(P, D)` in the order of items `(P,)`, known exactly or up to a variance."""
     seeds, blocks = item_seeds(items, seed), []
     for start in range(0, len(items), 2048):
         stop = min(start + 2048, len(items))
         first, last = np.searchsorted(item, (start, stop))
         padded, mask = pad_ratings(item[first:last] - start, value[first:last], stop - start)
-        blocks.append(cell_masses(draw_observations(padded, mask, seed=seeds[start:stop]), bins=bins))
+        if variance is None:
+            drawn, spread = draw_observations(padded, mask, seed=seeds[start:stop]), None
+        else:
+            wide, _ = pad_ratings(item[first:last] - start, variance[first:last], stop - start)
+            drawn, spread = draw_answers(padded, wide, mask, seed=seeds[start:stop])
+        blocks.append(cell_masses(drawn, bins=bins, variances=spread))
     return np.concatenate(blocks).reshape(len(items), -1)
 
 

@@ -209,6 +209,25 @@ def read_conditions(folder: str | os.PathLike[str]) -> dict[str, Predictions]:
     return {str(file.parent): Predictions.load(file.parent) for file in files}
 
 
+def read_controls(folder: str | os.PathLike[str], predictions: Predictions) -> dict[str, Predictions]:
+    """Predictions of the controls that `annot-hf controls` trained, by name, of the split of some predictions."""
+    split = predictions.meta.get("split", "test")
+    files = sorted(Path(folder).glob(f"*/predictions-{split}/predictions.json"))
+    if not files:
+        raise ValueError(
+            f"No folder in {folder} holds predictions of a control on split {split!r}; write them with annot-hf controls RUN "
+            f"--corpus C --out {folder} --split {split}."
+        )
+    found = {file.parents[1].name: Predictions.load(file.parent) for file in files}
+    for name, one in found.items():
+        if one.meta.get("corpus_digest") != predictions.meta.get("corpus_digest"):
+            raise ValueError(
+                f"The control {name} in {folder} predicts another corpus than the predictions; train the controls on the same "
+                "export."
+            )
+    return found
+
+
 def by_condition(predictions: Predictions, altered: Mapping[str, Predictions]) -> dict[str, Predictions]:
     """Predictions by condition, "clean" first, then by kind and from mild to hard."""
     if not _condition(predictions).is_clean:

@@ -20,11 +20,11 @@ from annot_hf.evaluation import categories, scoring
 from annot_hf.evaluation.alignment import FLOOR, Groups, Reference, Speakers, align
 from annot_hf.evaluation.categories import SpeakerGroup, Stratum
 from annot_hf.evaluation.equivalence import KEEP, Equivalence, rater_equivalence, vote_counts
-from annot_hf.evaluation.raters import measure_raters
-from annot_hf.evaluation.resampling import Arrays, Measured, Measures
+from annot_hf.evaluation.raters import CONSENSUS, MARGINAL, measure_raters, without_raters
+from annot_hf.evaluation.resampling import Arrays, Measured, Measures, with_interval
 from annot_hf.models import measures
 
-MODEL, MARGINAL, CONSENSUS = "model", "marginal", "consensus"
+MODEL = "model"
 PARTS = ("items", "raters", "scales", "categories", "ranks")
 # Separates the names of a system and of a run.
 _SEPARATOR = "\x1f"
@@ -38,9 +38,10 @@ class Evaluation(Mapping[str, dict[str, Any]]):
     """A mapping from measure to `{title, unit, better, systems, differences}`, see `Measured.record`.
 
     A single system is called "model". Every measure also has the "marginal" and, for answers of single raters, the
-    "consensus". Names of the measures: those of `ITEM_MEASURES`; "rater_..."; "ccc_<question>" and so on for scales;
-    and for a category question "jsd_thirds_low", "macro_f1_tertiles_high", "accuracy_2_best", "pauar75_1_best",
-    "pauar50_3_best_min10", "pauar75_1_best_sex=female", "ece", "ece_top", "ece_of_<label>", "residual_<label>".
+    "consensus"; that of several systems is called "NAME, consensus". Names of the measures: those of `ITEM_MEASURES`;
+    "rater_..."; "ccc_<question>" and so on for scales; and for a category question "jsd_thirds_low",
+    "macro_f1_tertiles_high", "accuracy_2_best", "pauar75_1_best", "pauar50_3_best_min10", "pauar75_1_best_sex=female",
+    "ece", "ece_top", "ece_of_<label>", "residual_<label>".
 
     Attributes:
         systems: Names of the systems.
@@ -54,6 +55,8 @@ class Evaluation(Mapping[str, dict[str, Any]]):
         classes: Per label of a single system: shares of votes and of predicted probability, plurality items, F1.
         strata: For a category question, the items by entropy of their votes.
         groups: Speaker groups of paUAR; empty with fewer than two speakers.
+        per_rater: One row per named rater (index): votes, and the rater's own measure by system, such as
+            "ccc_valence_model", "accuracy_consensus".
         per_speaker: One row per speaker (index): items, labels (that win at least one item), n-best UAR of a single system.
         floor: ECE by chance of a single system if it were perfectly calibrated.
         confusion: Mean distribution `(K, K)` of a single system's predictions and of the votes over the items that each
@@ -75,6 +78,7 @@ class Evaluation(Mapping[str, dict[str, Any]]):
     classes: list[dict[str, Any]] = field(default_factory=list)
     strata: list[Stratum] = field(default_factory=list)
     groups: list[SpeakerGroup] = field(default_factory=list)
+    per_rater: pd.DataFrame | None = field(default=None, repr=False)
     per_speaker: pd.DataFrame | None = field(default=None, repr=False)
     floor: dict[str, float] = field(default_factory=dict)
     confusion: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
@@ -114,6 +118,19 @@ class Evaluation(Mapping[str, dict[str, Any]]):
         """Value and interval of `one` - `other`, paired."""
         return self.measured(name).difference(one, other)
 
+    def rater_gain(self, one: str, other: str) -> dict[str, float | None] | None:
+        """By how much `one` answers for raters better than `other`, paired; None if neither was asked for raters.
+
+        The mean over raters of their own CCC, averaged over the scales; for a category the cross-entropy saved (nats).
+        """
+        names = [name for name in self.parts["raters"] if name.startswith("rater_mean_ccc_")]
+        names = names or [name for name in self.parts["raters"] if name == "rater_cross_entropy"]
+        if not names or not {one, other} <= set(self.measured(names[0]).draws):
+            return None
+        draws = [self.measured(name).draws for name in names]
+        gain = np.mean([values[one] - values[other] for values in draws], axis=0)
+        return with_interval(gain if self.measured(names[0]).better == "higher" else -gain).to_dict()
+
     def better(self, name: str, one: str, other: str) -> str:
         """The better of two systems, by the interval of their difference; "" if the interval includes 0."""
         measured, difference = self.measured(name), self.difference(name, one, other)
@@ -138,6 +155,7 @@ class Evaluation(Mapping[str, dict[str, Any]]):
             "classes": self.classes,
             "strata": [stratum.to_dict() for stratum in self.strata],
             "speakers": groups,
+            "per_rater": {} if self.per_rater is None else self.per_rater.to_dict("index"),
             "per_speaker": {} if self.per_speaker is None else self.per_speaker.to_dict("index"),
             "calibration_floor": self.floor,
             "confusion": {
@@ -237,10 +255,11 @@ def evaluate(
             ranked = {name: p for name, p in batch.items() if folds is None or name != MARGINAL}
             found["ranks"].append({"entropy_rank_correlation": scoring.measure_entropy_ranks(ranked, q, resamples)})
     if "raters" in parts:
-        answered, voted, same = measure_raters(keyed, reference)
+        beside = {_beside(key, lone): without_raters(run) for key, run in keyed.items() if lone or _has_heads(run)}
+        answered, voted, same, details["per_rater"] = measure_raters(keyed | beside, reference)
         found["raters"].append(answered)
         counts |= voted
-        notes += [] if same else [scoring.NOTES["other_votes"]]
+        notes += [scoring.NOTES["raters"]] if answered else [] if same else [scoring.NOTES["other_votes"]]
     if "scales" in parts and votes is not None:
         measured, facts = scoring.measure_scales(keyed, rows, votes, reference)
         found["scales"].append(measured)
@@ -275,7 +294,7 @@ def evaluate(
         counts |= count_folds(targets, folds, grouped)
         notes += [note.format(unit=unit) for note in scoring.NOTES["folds"]]
     pairs = [(name, against) for name in names if name != against]
-    beside = [(name, CONSENSUS) for name in names if lone]
+    beside = [(name, _beside(name, lone)) for name in names]
     about = scoring.describe(resamples, len(q), targets.method, pairs, "group" if unit == "item" else unit)
     return Evaluation(
         systems=names,
@@ -298,6 +317,9 @@ def _runs(systems: Systems) -> dict[str, list[Predictions]]:
     for name in (MARGINAL, CONSENSUS):
         if name in runs:
             raise ValueError(f"A system is called {name!r}, the name of the baseline; give it another name.")
+    twin = next((_beside(name, False) for name in runs if _beside(name, False) in runs), None)
+    if twin is not None:
+        raise ValueError(f"A system is called {twin!r}, the name of a baseline; give it another name.")
     empty = [name for name, several in runs.items() if not several]
     if not runs or empty:
         raise ValueError(
@@ -309,6 +331,17 @@ def _runs(systems: Systems) -> dict[str, list[Predictions]]:
 def _key(system: str, run: int) -> str:
     """The key of a run; the first run has the name of the system."""
     return f"{system}{_SEPARATOR}{run}" if run else system
+
+
+def _has_heads(run: Predictions) -> bool:
+    """Whether a run has answers of single raters and, beside them, of a consensus head."""
+    return len(run.rater_items) > 0 and run.consensus is not None
+
+
+def _beside(key: str, lone: bool) -> str:
+    """The key of the consensus of a run; that of a single run is called "consensus" alone."""
+    name, separator, run = key.partition(_SEPARATOR)
+    return CONSENSUS if lone else f"{name}, {CONSENSUS}{separator}{run}"
 
 
 def _over_runs(batches: Sequence[Mapping[str, Measured]]) -> Measures:

@@ -1,8 +1,9 @@
 """Scores of single answers: how well a model predicts each rater's votes and recovers each rater's bias."""
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
@@ -12,17 +13,26 @@ from annot_hf.data.targets import Targets
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.alignment import FLOOR, Reference, dimensions, expectation
 from annot_hf.evaluation.resampling import Arrays, Measured, Measures, Resamples, with_interval
-from annot_hf.models.measures import ccc_of, moments, pearson_of, slope_of
+from annot_hf.models.kde import cell_masses
+from annot_hf.models.measures import ccc_of, moments, pearson_of, ratio, slope_of
 
+if TYPE_CHECKING:
+    from annot_hf.data.simulate import Truth
+
+MARGINAL, CONSENSUS = "marginal", "consensus"
 # A rater needs this many votes for their own CCC.
 MIN_VOTES = 2
 
 
-def measure_raters(systems: Mapping[str, Predictions], reference: Reference) -> tuple[Measures, dict[str, int], bool]:
-    """Measures over the votes of named raters, counts of the first system, and whether all systems predict the same votes.
+def measure_raters(
+    systems: Mapping[str, Predictions], reference: Reference
+) -> tuple[Measures, dict[str, int], bool, pd.DataFrame]:
+    """Measures over the votes of named raters, counts of the first system, whether all predict the same votes, and raters.
 
-    A vote is compared with the predicted answer of its rater to its item; for raters unseen in training that is the consensus.
-    Scales have CCC over votes, over items' mean answers (arXiv 2408.11956) and by rater, and the mean absolute error.
+    A vote is compared with the predicted answer of its rater to its item; for raters unseen in training that is the consensus,
+    and so it is for every rater in a system that answers for none. Scales have CCC over votes, over items' mean answers (arXiv
+    2408.11956) and by rater, and the mean absolute error. Intervals resample clusters and raters, each by themselves; those of
+    mean answers, clusters alone. The last table has a row per rater: the votes, and the rater's own measure by system.
     """
     targets, ratings = reference.targets, reference.targets.ratings
     value, annotators = np.asarray(ratings.value, dtype=np.float64), np.asarray(targets.annotators, dtype=object)
@@ -31,8 +41,13 @@ def measure_raters(systems: Mapping[str, Predictions], reference: Reference) -> 
     item = pd.Index(reference.items).get_indexer(targets.items)[ratings.item]
     votes = np.flatnonzero((item >= 0) & answered)
     pairs = pd.MultiIndex.from_arrays([reference.items[item[votes]], annotators[ratings.annotator[votes]]])
+    answering = next((one for one in systems.values() if len(one.rater_items)), None)
+    if answering is not None:
+        systems = {
+            name: one if len(one.rater_items) else without_raters(one, answering) for name, one in systems.items()
+        }
     found = {system: _answer_rows(predictions, pairs, reference) for system, predictions in systems.items()}
-    (first, one), *others = systems.items()
+    first, one = next(iter(systems.items()))
     said = found[first] >= 0
     scored, answers = votes[said], found[first][said]
     at, rater, fallback = item[scored], ratings.annotator[scored], one.rater_fallback[answers]
@@ -48,22 +63,63 @@ def measure_raters(systems: Mapping[str, Predictions], reference: Reference) -> 
     }
     same = all(np.array_equal(theirs >= 0, said) for theirs in found.values())
     if not len(scored):
-        return {}, counts, same
+        return {}, counts, same, pd.DataFrame()
     counts["raters_scored"] = len(np.unique(rater))
-    consensus = _consensus(one)[one.rater_items[answers]]
     constant = _expectations(reference.marginal[None], targets) if one.is_scale else reference.marginal
-    predicted = {first: one.rater_values[answers]}
-    predicted |= {} if others else {"consensus": consensus}
-    predicted["marginal"] = np.broadcast_to(constant, consensus.shape)
-    if same:
-        predicted |= {system: other.rater_values[found[system][said]] for system, other in others}
+    predicted = {system: other.rater_values[found[system][said]] for system, other in systems.items()} if same else {}
+    predicted[MARGINAL] = np.broadcast_to(constant, (len(scored), one.rater_width))
     drawn = reference.resamples
     drawn = replace(drawn, clusters=at if drawn.clusters is None else drawn.clusters[at])
+    own = pd.DataFrame(index=annotators[np.unique(rater)])
+    own["votes"] = np.unique(rater, return_counts=True)[1]
     if one.is_scale:
-        measured = _scale_measures(reference, scored, at, predicted, drawn, counts)
+        measured = _scale_measures(reference, scored, at, predicted, drawn, counts, own)
     else:
-        measured = _category_measures(value[scored, 0].astype(int), predicted, drawn)
-    return measured if same else {}, counts, same
+        measured = _category_measures(value[scored, 0].astype(int), rater, predicted, drawn, own)
+    return measured if same else {}, counts, same, own
+
+
+def without_raters(predictions: Predictions, pairs: Predictions | None = None) -> Predictions:
+    """Predictions that answer for every rater with their consensus, to the raters and items of `pairs`, if given."""
+    pairs = predictions if pairs is None else pairs
+    at = pd.Index(predictions.items).get_indexer(pairs.items)[pairs.rater_items]
+    known = at >= 0
+    return replace(
+        predictions,
+        rater_items=at[known],
+        rater_names=pairs.rater_names[known],
+        rater_values=_consensus(predictions)[at[known]],
+        rater_fallback=np.ones(known.sum(), dtype=bool),
+    )
+
+
+def consensus_alone(predictions: Predictions) -> Predictions | None:
+    """What the consensus answers tell without the raters; None without such a head, or if no kernel was chosen in training.
+
+    On scales the distribution is that of the consensus answer under a constant kernel, of the width that suits the validation
+    votes best (`meta["consensus_width"]`); of a category question it is the consensus. Every rater answers with the consensus.
+    """
+    probs, width = predictions.consensus, predictions.meta.get("consensus_width")
+    if probs is None or (predictions.is_scale and width is None):
+        return None
+    if predictions.is_scale:
+        bins = round(len(predictions.support) ** (1 / probs.shape[1]))
+        probs = cell_masses(probs[:, None], bins=bins, bandwidth=width).reshape(len(probs), -1)
+    return replace(without_raters(predictions), probs=probs)
+
+
+def held_against(
+    predictions: Predictions, controls: Mapping[str, Predictions] | None = None, truth: "Truth | None" = None
+) -> dict[str, Predictions]:
+    """What to hold a model of raters against: its consensus "alone", the controls given, and the "best" if the truth is known.
+
+    Empty for a model without answers of raters' own.
+    """
+    if predictions.rater_fallback.all():
+        return {}
+    alone = consensus_alone(predictions)
+    found = {**({} if alone is None else {"alone": alone}), **(controls or {})}
+    return found | ({} if truth is None or not predictions.is_scale else {"best": truth.best(predictions)})
 
 
 def _answer_rows(predictions: Predictions, pairs: pd.MultiIndex, reference: Reference) -> np.ndarray:
@@ -100,8 +156,9 @@ def _scale_measures(
     systems: Arrays,
     drawn: Resamples,
     counts: dict[str, int],
+    own: pd.DataFrame,
 ) -> Measures:
-    """Measures of the systems' answers `(P, D)` to the scored votes on items `(P,)`; adds to `counts`."""
+    """Measures of the systems' answers `(P, D)` to the scored votes on items `(P,)`; adds to `counts` and to `own`."""
     targets, ratings = reference.targets, reference.targets.ratings
     value, rater = np.asarray(ratings.value, dtype=np.float64)[scored], ratings.annotator[scored]
     records = {}
@@ -113,46 +170,70 @@ def _scale_measures(
         half = (question.high - question.low) / 2
         pairs = {system: moments(values, vote) for system, values in said.items()}
         errors = {(system, "error"): half * abs(values - vote) for system, values in said.items()}
-        means = drawn.select(rated).means(pairs | errors)
+        part = drawn.select(rated)
+        totals, means, each = _over_raters(part, rater[rated], pairs | errors)
         _, first = np.unique(item[rated], return_index=True)
         answers = pd.DataFrame(said).groupby(item[rated]).mean()
         true = pd.Series(vote).groupby(item[rated]).mean()
-        of_items = drawn.select(rated[first]).means({system: moments(answers[system], true) for system in systems})
+        of_items = part.select(first).means({system: moments(answers[system], true) for system in systems})
         cccs = {
-            ("rater_ccc", "CCC over all votes of named raters"): {system: ccc_of(means[system]) for system in systems},
+            ("rater_ccc", "CCC over all votes of named raters"): {system: ccc_of(totals[system]) for system in systems},
             ("mean_answer_ccc", "CCC of the mean of the raters' answers to an item"): {
                 system: ccc_of(of_items[system]) for system in systems
             },
         }
-        several = np.unique(rater[rated], return_counts=True)[1] >= MIN_VOTES
+        several = np.isfinite(each[MARGINAL])
         counts[f"raters_with_own_ccc_{name}"] = int(several.sum())
         if several.any():
-            sums = {system: pd.DataFrame(one).groupby(rater[rated]).sum().to_numpy() for system, one in pairs.items()}
-            own = {system: ccc_of(one[several]) for system, one in sums.items()}
             title = f"Mean of each rater's CCC (at least {MIN_VOTES} votes)"
-            cccs["rater_mean_ccc", title] = drawn.of_units().means(own)
+            cccs["rater_mean_ccc", title] = {system: means[system] for system in systems}
+            who = np.asarray(targets.annotators, dtype=object)[np.unique(rater[rated])]
+            for system in systems:
+                own.loc[who, f"ccc_{name}_{system}"] = each[system]
         for (kind, title), draws in cccs.items():
             records[f"{kind}_{name}"] = Measured(f"{title}, {name}", "-1 to 1", "higher", draws)
         unit = f"points on {question.low:g} to {question.high:g}"
-        draws = {system: means[system, "error"] for system in systems}
+        draws = {system: totals[system, "error"] / totals[system][:, 0] for system in systems}
         records[f"rater_mae_{name}"] = Measured(f"Mean absolute error, {name}", unit, "lower", draws)
     return records
 
 
-def _category_measures(label: np.ndarray, systems: Arrays, resamples: Resamples) -> Measures:
-    """Measures of the systems' P(label) `(P, K)` against labels `(P,)`."""
-    columns = {}
+def _category_measures(
+    label: np.ndarray, rater: np.ndarray, systems: Arrays, resamples: Resamples, own: pd.DataFrame
+) -> Measures:
+    """Measures of the systems' P(label) `(P, K)` against labels `(P,)` of raters `(P,)`; adds to `own`."""
+    columns = {"votes": np.ones(len(label))}
     for name, probs in systems.items():
         # Rows of half precision do not sum to 1 exactly.
         probs = probs / probs.sum(axis=1, keepdims=True)
         columns["right", name] = probs.argmax(axis=1) == label
         columns["loss", name] = -np.log(np.maximum(probs[np.arange(len(label)), label], FLOOR))
-    means = resamples.means(columns)
-    right, loss = ({name: means[what, name] for name in systems} for what in ("right", "loss"))
+        for what, measure in (("right", "accuracy"), ("loss", "cross_entropy")):
+            own[f"{measure}_{name}"] = pd.Series(columns[what, name]).groupby(rater).mean().to_numpy()
+    totals, _, _ = _over_raters(resamples, rater, columns)
+    right, loss = ({name: totals[what, name] / totals["votes"] for name in systems} for what in ("right", "loss"))
     return {
         "rater_accuracy": Measured("Accuracy of each rater's own label", "0 to 1", "higher", right),
         "rater_cross_entropy": Measured("Cross-entropy of each rater's own label", "nats", "lower", loss),
     }
+
+
+def _over_raters(resamples: Resamples, rater: np.ndarray, columns: Arrays) -> tuple[Arrays, Arrays, Arrays]:
+    """Sums over votes `(P, ...)` in the data and in every resample of clusters and raters `(1 + B, ...)`.
+
+    For `moments` `(P, 6)` also the mean over raters of their own CCC `(1 + B,)`, of those with `MIN_VOTES` votes in the
+    resample, and the CCC of every rater `(U,)` in the data; NaN with fewer votes.
+    """
+    totals, means, own = defaultdict(list), defaultdict(list), {}
+    for times, sums in resamples.by_unit(columns, rater):
+        for name, one in sums.items():
+            totals[name].append(np.einsum("nu,nu...->n...", times, one))
+            if one.ndim == 3:
+                enough, ccc = one[..., 0] >= MIN_VOTES, ccc_of(one)
+                means[name].append(ratio((times * enough * ccc).sum(axis=1), (times * enough).sum(axis=1)))
+                own.setdefault(name, np.where(enough, ccc, np.nan)[0])
+    joined = ({name: np.concatenate(parts) for name, parts in one.items()} for one in (totals, means))
+    return *joined, own
 
 
 def rater_bias(predictions: Predictions) -> pd.DataFrame:

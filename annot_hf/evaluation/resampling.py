@@ -1,5 +1,6 @@
 """Confidence intervals by resampling speakers (or items): sums of resamples are one matrix product (Field & Welsh 2007)."""
 
+import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -92,7 +93,7 @@ class Resamples:
 
     clusters: np.ndarray | None = None
     n: int = 1000
-    seed: int = 0
+    seed: int | Sequence[int] = 0
 
     def select(self, rows: np.ndarray) -> "Resamples":
         """Resamples of some of the items, with new draws."""
@@ -137,6 +138,45 @@ class Resamples:
         sums = self.sums({**columns, None: np.ones(size)})
         count = sums.pop(None)
         return {name: (total.T / count).T for name, total in sums.items()}
+
+    def by_unit(self, columns: Arrays, units: np.ndarray) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        """Sums of columns `(N, ...)` within each of the U `units` `(N,)`, such as raters, which are resampled too.
+
+        Yields, for the data and then for blocks of b resamples, how often each unit is drawn `(b, U)` and the sums over the
+        drawn clusters `(b, U, ...)`, each unit counted once. Units are drawn independently of clusters (Owen 2007).
+        """
+        names, code = np.unique(units, return_inverse=True)
+        size, count = len(code), len(names)
+        _check_any(size)
+        flat = {name: np.asarray(column, dtype=np.float64).reshape(size, -1) for name, column in columns.items()}
+        cluster = np.arange(size) if self.clusters is None else self._codes()
+        stacked = np.concatenate(list(flat.values()), axis=1)
+        width = stacked.shape[1]
+        cells = (code[:, None] * width + np.arange(width)).ravel()
+        held = sparse.csr_array(
+            (stacked.ravel(), (np.repeat(cluster, width), cells)), (cluster.max() + 1, count * width)
+        )
+        turned = held.T.tocsr()
+
+        def block(drawn: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+            sums = (turned @ weights.T).T.reshape(len(weights), count, width)
+            parts = np.split(sums, np.cumsum([column.shape[1] for column in flat.values()])[:-1], axis=2)
+            return drawn, {
+                name: part.reshape(len(weights), count, *np.shape(columns[name])[1:])
+                for name, part in zip(flat, parts, strict=True)
+            }
+
+        yield block(np.ones((1, count)), np.ones((1, held.shape[0])))
+        others = replace(self, clusters=None, seed=[self.seed, 1])
+        rows = zip(
+            *(
+                itertools.chain.from_iterable(one)
+                for one in (others._multiplicities(count), self._multiplicities(held.shape[0]))
+            ),
+            strict=False,
+        )
+        while some := list(itertools.islice(rows, max(1, _HELD // (count * width + held.shape[0])))):
+            yield block(*map(np.stack, zip(*some, strict=True)))
 
     def cells(self, columns: Arrays, cells: np.ndarray) -> dict[str, np.ndarray]:
         """`sums` of columns that are constant within each of the `cells` `(N,)`, such as a cell of a confusion table."""

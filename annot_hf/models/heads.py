@@ -339,24 +339,6 @@ def vote_shares(probs: torch.Tensor) -> torch.Tensor:
     return (1 - TIE) * votes.mean(1) + TIE * probs.mean(1)
 
 
-def expected_answers(
-    location: torch.Tensor, spread: torch.Tensor, levels: Sequence[int]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Means in [-1, 1] and variances in [0, 1] of normal opinions, rounded to the nearest level and cut at the ends; `(P, D)`.
-
-    Each of the D questions has `levels` answers, evenly spaced from -1 to 1. With S_k the probability of an opinion above the
-    k-th of the K - 1 edges between them, the number N of edges that it passes has E N = sum S_k and E N^2 = sum (2k - 1) S_k.
-    """
-    means, variances = [], []
-    for column, count in enumerate(levels):
-        step, edge = 2 / (count - 1), torch.arange(1, count, device=location.device, dtype=location.dtype)
-        above = torch.special.ndtr((location[:, column, None] - (edge - 0.5) * step + 1) / spread[:, column, None])
-        passed = above.sum(-1)
-        means.append(passed * step - 1)
-        variances.append((((2 * edge - 1) * above).sum(-1) - passed**2).clip(0) * step**2)
-    return torch.stack(means, -1), torch.stack(variances, -1)
-
-
 def masked_mean(frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Mean of `frames` `(B, T, H)` over True of `mask` `(B, T)`: `(B, H)`."""
     weights = mask[..., None].to(frames.dtype)

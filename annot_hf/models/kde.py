@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from .measures import Array
+from .measures import Array, jsd
 
 try:
     from scipy.special import expit, ndtr
@@ -30,6 +30,8 @@ except ImportError:
 _BANK_NUMBERS = 1 << 21
 # The smallest bandwidth on [-1, 1], so that a unanimous item is a narrow peak with finite gradients.
 _FLOOR = 0.02
+# Constant widths of a kernel to choose from, on [-1, 1].
+_WIDTHS = np.geomspace(0.05, 1.0, 41)
 # Slope of each kernel's CDF argument for a standard deviation of 1.
 _STEEPNESS = {"gaussian": 1.0, "logistic": math.pi / math.sqrt(3)}
 
@@ -76,6 +78,35 @@ def draw_answers(
         Observations `(B, n, D)` in [-1, 1] and their variances `(B, n, D)`, for `cell_masses`.
     """
     return _draw(means, variances, mask, n, seed)
+
+
+def expected_answers(location: Array, spread: Array, levels: Sequence[int]) -> tuple[Array, Array]:
+    """Means in [-1, 1] and variances in [0, 1] of normal opinions, rounded to the nearest level and cut at the ends; `(P, D)`.
+
+    Each of the D questions has `levels` answers, evenly spaced from -1 to 1. With S_k the probability of an opinion above the
+    k-th of the K - 1 edges between them, the number N of edges that it passes has E N = sum S_k and E N^2 = sum (2k - 1) S_k.
+    """
+    torch = sys.modules.get("torch")
+    tensor = torch is not None and isinstance(location, torch.Tensor)
+    xp, cdf = (torch, torch.special.ndtr) if tensor else (np, _numpy_ndtr())
+    means, variances = [], []
+    for column, count in enumerate(levels):
+        edge = np.arange(1, count, dtype=np.float64)
+        edge, step = torch.from_numpy(edge).to(location) if tensor else edge, 2 / (count - 1)
+        above = cdf((location[:, column, None] - (edge - 0.5) * step + 1) / spread[:, column, None])
+        passed = above.sum(-1)
+        means.append(passed * step - 1)
+        variances.append((((2 * edge - 1) * above).sum(-1) - passed**2).clip(0) * step**2)
+    return xp.stack(means, -1), xp.stack(variances, -1)
+
+
+def best_width(answers: np.ndarray, probs: np.ndarray, *, bins: int) -> float:
+    """The constant kernel width in [0.05, 1] under which single answers `(N, D)` are nearest to the cell masses `(N, K)`.
+
+    The baseline of a model of raters: what the consensus answer alone tells of the distribution. Nearest by mean JSD.
+    """
+    masses = (cell_masses(answers[:, None], bins=bins, bandwidth=width).reshape(probs.shape) for width in _WIDTHS)
+    return float(_WIDTHS[np.argmin([jsd(one, probs).mean() for one in masses])])
 
 
 def _draw(
@@ -201,10 +232,9 @@ def cell_masses(
     if tensor:
         xp, cdf = torch, torch.special.ndtr if kernel == "gaussian" else torch.sigmoid
         edges, bandwidth = (torch.as_tensor(part).to(observations) for part in (edges, bandwidth))
-    elif ndtr is None:
-        raise ImportError("Cell masses of NumPy arrays need SciPy; install scipy or pass torch tensors.")
     else:
-        xp, cdf, bandwidth = np, ndtr if kernel == "gaussian" else expit, np.asarray(bandwidth)
+        xp, bandwidth, normal = np, np.asarray(bandwidth), _numpy_ndtr()
+        cdf = normal if kernel == "gaussian" else expit
     if variances is not None:
         bandwidth = (bandwidth**2 + variances) ** 0.5
     # Per draw, or one for all draws.
@@ -247,6 +277,13 @@ def _mix(seeds: np.ndarray) -> np.ndarray:
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return (z ^ (z >> np.uint64(31))).astype(np.uint64)
+
+
+def _numpy_ndtr() -> Any:
+    """The normal CDF of NumPy arrays."""
+    if ndtr is None:
+        raise ImportError("Cell masses of NumPy arrays need SciPy; install scipy or pass torch tensors.")
+    return ndtr
 
 
 def _to_numpy(values: Any) -> np.ndarray:

@@ -9,8 +9,8 @@ from torch import nn
 from transformers import initialization as init
 
 from .configuration_annotator import AnnotatorConfig
-from .heads import Each, RaterHeads, expected_answers, pad_pairs, vote_shares
-from .kde import cell_masses, draw_answers, draw_observations
+from .heads import Each, RaterHeads, pad_pairs, vote_shares
+from .kde import cell_masses, draw_answers, draw_observations, expected_answers
 from .losses import EPSILON, answer_loss, rating_loss
 from .measures import cross_entropy
 from .modeling_opinion import OpinionPreTrainedModel

@@ -225,6 +225,29 @@ def plot_rater_bias(recovered: Mapping[str, Mapping[str, Any]]) -> Figure:
     return figure
 
 
+def plot_raters(per_rater: pd.DataFrame, measures: Mapping[str, str], better: str) -> Figure:
+    """A dot per rater: each measure (its prefix in the table -> title) by the rater's own head and by the consensus."""
+    figure, axes = canvas(3.6 * len(measures) + 0.2, 3.9, 1, len(measures), squeeze=False)
+    for axis, (prefix, title) in zip(axes[0], measures.items(), strict=True):
+        known = per_rater[[f"{prefix}_consensus", f"{prefix}_model"]].dropna().to_numpy()
+        x, y = known.T
+        won = (y > x) if better == "higher" else (y < x)
+        margin = 0.08 * (known.max() - known.min()) + 1e-3
+        low, high = known.min() - margin, known.max() + margin
+        _diagonal(axis, low, high, "equal")
+        for rows, colour, shape, label in (
+            (won, BLUE, "o", "own head better"),
+            (~won, ORANGE, "D", "consensus better"),
+        ):
+            axis.plot(x[rows], y[rows], shape, color=colour, markersize=4.5, alpha=0.8, markeredgewidth=0, label=label)
+        axis.set(xlabel="by the consensus", ylabel="by the rater's own head", aspect="equal")
+        axis.set(
+            xlim=(low, high), ylim=(low, high), title=f"{title}\nown head better for {won.sum():,} of {len(won):,}"
+        )
+    legend(figure, axes[0, 0], 3)
+    return figure
+
+
 def _diagonal(axis: Axes, low: float, high: float, label: str) -> None:
     axis.plot([low, high], [low, high], "--", color=DARK, linewidth=0.9, label=label, zorder=1)
 

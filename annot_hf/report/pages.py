@@ -7,6 +7,7 @@ formula.
 import base64
 import functools
 import json
+import mimetypes
 import re
 import unicodedata
 import warnings
@@ -55,11 +56,29 @@ Figures = Mapping[str, Callable[[], Figure]]
 
 
 @dataclass(frozen=True)
+class Clip:
+    """A clip to listen to: its caption, and its file or what a dataset has embedded, `{"bytes", "path"}`."""
+
+    caption: str
+    audio: Any
+
+    def inline(self) -> dict[str, str]:
+        """The clip for the templates, with its bytes in base64."""
+        embedded = isinstance(self.audio, Mapping)
+        path = Path(self.audio["path"] if embedded else self.audio)
+        content = self.audio["bytes"] if embedded else path.read_bytes()
+        kind = mimetypes.guess_type(path.name)[0] or "audio/wav"
+        return {"caption": self.caption, "kind": kind, "base64": base64.b64encode(content).decode("ascii")}
+
+
+@dataclass(frozen=True)
 class Section:
-    """Tables and their figures."""
+    """Tables, their figures, and clips to listen to, which only the HTML page has; a `title` for want of a table."""
 
     tables: Sequence[Table] = ()
     figures: Figures = field(default_factory=dict)
+    clips: Sequence[Clip] = ()
+    title: str = ""
 
 
 def write_pages(
@@ -72,11 +91,12 @@ def write_pages(
     notes: Sequence[str],
     details: Mapping[str, Any],
     data: Mapping[str, Any],
+    verdict: str = "",
 ) -> dict[str, Path]:
     """Write report.json (the evaluation, `data` and texts), report.md and .html, items.csv, plots/*.png; returns their paths.
 
-    `notes` say how to read the numbers, and `details` are facts on the run. The files of an earlier report are removed first;
-    others of these names raise a ValueError.
+    `notes` say how to read the numbers, `details` are facts on the run, and the `verdict` is a sentence ahead of everything.
+    The files of an earlier report are removed first; others of these names raise a ValueError.
     """
     plots = [f"plots/{name}.png" for section in sections for name in section.figures]
     names = [*plots, "report.md", "report.html", "items.csv"]
@@ -88,6 +108,7 @@ def write_pages(
     targets = found.reference.targets
     record = {
         "title": title,
+        "verdict": verdict,
         "summary": summary,
         "questions": [question.to_dict() for question in targets.questions],
         "support": list(targets.support),
@@ -106,11 +127,13 @@ def write_pages(
             path, caption = folder / "plots" / f"{name}.png", say(f"captions.{name}", systems=found.systems)
             files[name] = save_figure(lambda draw=draw: readable(draw(), numbered), path, dpi=DPI)
             drawn.append(_inline(path, caption))
-        shown.append({"tables": section.tables, "figures": drawn})
+        clips = [clip.inline() for clip in section.clips]
+        shown.append({"title": section.title, "tables": section.tables, "figures": drawn, "clips": clips})
     if numbered:
         notes = [*notes, number_key(numbered)]
         warnings.warn(notes[-1], stacklevel=2)
-    page = {"title": title, "summary": summary, "sections": shown, "notes": notes, "details": _texts(details)}
+    page = {"title": title, "verdict": verdict, "summary": summary, "sections": shown, "notes": notes}
+    page["details"] = _texts(details)
     for kind, template in (("markdown", "report.md.j2"), ("html", "report.html.j2")):
         files[kind].write_text(render(template, page), encoding="utf-8")
     files["csv"] = folder / "items.csv"

@@ -12,13 +12,13 @@ from matplotlib.figure import Figure
 
 from annot_hf.data.agreement import agreement
 from annot_hf.data.predictions import Predictions
-from annot_hf.data.targets import Targets
+from annot_hf.data.targets import Targets, targets_like
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.alignment import by_condition, examples, groups_of, items_by_name
-from annot_hf.evaluation.evaluate import MARGINAL, Evaluation, evaluate
+from annot_hf.evaluation.evaluate import CONSENSUS, MARGINAL, MODEL, Evaluation, evaluate
 from annot_hf.evaluation.raters import recovered_bias
 from annot_hf.report import figures as plots, tables
-from annot_hf.report.pages import Figures, Section, write_pages
+from annot_hf.report.pages import Clip, Figures, Section, write_pages
 from annot_hf.report.systems import comparison_sections, comparison_summary
 from annot_hf.report.tables import say
 
@@ -61,6 +61,9 @@ def build_report(
     on_missing: str = "error",
     groups: Sequence[str] | None = None,
     conditions: Mapping[str, Predictions] | None = None,
+    controls: Mapping[str, Predictions] | None = None,
+    newcomers: tuple[Mapping[str, Predictions], VoteTable] | None = None,
+    listen: bool = False,
 ) -> Report:
     """Score predictions against the votes and write the report into one folder.
 
@@ -74,13 +77,17 @@ def build_report(
         marginal: Distribution of the training votes `(K,)`, the baseline.
         votes: The votes behind the targets, for the agreement of the raters on the evaluated items and their biases without a
             model.
-        truth: Truth of a simulated corpus (`read_truth`), to compare recovered with true biases of raters.
+        truth: Truth of a simulated corpus (`read_truth`), for the biases of raters and the best possible scores.
         notes: Further facts on the run to print at the end.
         n_resamples: Bootstrap resamples.
         seed: Seed of the resampling.
         on_missing: "error" or "exclude"; see `evaluate`.
         groups: Columns of `items` that group speakers; when None, `sex` and `gender` if they exist.
         conditions: Predictions of the same model for the same clips under acoustic conditions; see `read_conditions`.
+        controls: What a model of raters is held against, by name; see `held_against`.
+        newcomers: Predictions for raters who joined the trained model, as "model" and as what these are held against, and the
+            votes of theirs to score.
+        listen: Put the audio of three clips into the page; mind the corpus's licence.
 
     Raises:
         ValueError: The inputs do not match.
@@ -92,6 +99,12 @@ def build_report(
     biases = None
     if truth is not None and predictions.is_scale and (~predictions.rater_fallback).any():
         biases = recovered_bias(predictions, truth.raters, votes=voted, resamples=found.reference.resamples)
+    compared = {"parts": ("items", "raters"), "against": MODEL, **options}
+    helped = evaluate({MODEL: predictions, **controls}, targets, **compared) if controls else None
+    joined = None
+    if newcomers is not None:
+        asked, own = newcomers
+        joined = evaluate(asked, targets_like(targets, own), **compared)
     robust = None
     if conditions is not None:
         robust = evaluate(by_condition(predictions, conditions), targets, parts=("items",), **options)
@@ -99,25 +112,60 @@ def build_report(
     excluded = _excluded(found, targets, votes)
 
     figures = _report_figures(found, biases)
+    sections = []
+    if helped is not None:
+        sections.append(controls_section(helped, found, width=predictions.meta.get("consensus_width")))
+    if biases is not None:
+        sections.append(Section(tables.bias_table(biases), {"rater_bias": figures.pop("rater_bias")}))
+    clips = _clips(found, about) if listen else []
+    if helped is not None or clips:
+        sections.append(Section(figures={"examples": figures.pop("examples")}, clips=clips, title=say("clips.title")))
+    if joined is not None:
+        sections.append(newcomers_section(joined, asked[MODEL].meta.get("onboarding_votes", 0)))
     shown = tables.score_tables(found) + tables.class_table(found) + tables.scale_table(found)
-    shown += tables.disagreement_table(found) + tables.agreement_table(agreed) + tables.bias_table(biases)
-    sections = [Section(shown, figures)]
+    shown += tables.disagreement_table(found) + tables.agreement_table(agreed)
+    sections.append(Section(shown, figures))
     if found.strata:
         sections += breakdown_sections(found, {"reliability": figures.pop("reliability")})
     if robust is not None:
         sections.append(robustness_section(robust))
     facts = {"excluded": excluded, "splits": _splits(found, about), "caution": predictions.caution}
     summary = say("summaries.report", found=found, **facts)
+    verdict = _verdict(found, helped) if found.counts["rater_votes_own_head"] else ""
     data = {
+        "controls": None if helped is None else helped.to_dict(),
+        "newcomers": None if joined is None else joined.to_dict(),
         "robustness": None if robust is None else robust.to_dict(),
         "excluded": excluded,
         "agreement": [one.to_dict() for one in agreed],
         "recovered_bias": biases,
         "resampling": {"n_resamples": n_resamples, "seed": seed},
     }
-    texts = {"title": title, "summary": summary, "notes": found.notes, "details": {**predictions.meta, **(notes or {})}}
-    files = write_pages(Path(out), found, sections=sections, data=data, **texts)
-    return Report(Path(out), title, summary, found, files)
+    texts = {"title": title, "verdict": verdict, "summary": summary, "notes": found.notes}
+    details = {**predictions.meta, **(notes or {})}
+    files = write_pages(Path(out), found, sections=sections, data=data, details=details, **texts)
+    return Report(Path(out), title, f"{verdict} {summary}".strip(), found, files)
+
+
+def _verdict(found: Evaluation, helped: Evaluation | None) -> str:
+    """Whether knowing the rater helps, in one sentence; empty if no rater's own answers can be measured."""
+    shuffled = None
+    if helped is not None and "shuffled" in helped.systems:
+        shuffled = helped.rater_gain("shuffled", f"shuffled, {CONSENSUS}")
+    scale = found.reference.targets.questions[0].is_scale
+    own = found.rater_gain(MODEL, CONSENSUS)
+    if own is None:
+        return ""
+    return say("summaries.verdict", own=own, gap=found.at("gap_closed"), shuffled=shuffled, scale=scale)
+
+
+def _clips(found: Evaluation, about: pd.DataFrame | None) -> list[Clip]:
+    """The audio of the clips of the figure of examples."""
+    if about is None or "audio" not in about:
+        raise ValueError("The items have no audio to listen to; leave listen out.")
+    rows, ranks = _examples(found.per_item["jsd"].to_numpy())
+    items = found.per_item["item"].to_numpy()[rows]
+    return [Clip(f"{rank} JSD: {item}", about["audio"][item]) for item, rank in zip(items, ranks, strict=True)]
 
 
 def build_comparison(
@@ -175,6 +223,48 @@ def build_comparison(
     data = {"resampling": {"n_resamples": n_resamples, "seed": seed}}
     files = write_pages(Path(out), found, sections=comparison_sections(found), data=data, **texts)
     return Report(Path(out), title, summary, found, files)
+
+
+def controls_section(found: Evaluation, alone: Evaluation, *, width: float | None) -> Section:
+    """What the rater heads gain over their controls, and rater by rater over the consensus (from `alone`, of the model)."""
+    names, others = ["jsd", "tvd", "gap_closed", *tables.answer_measures(found)], found.systems[1:]
+    lacking = {"grid", "shuffled"} - set(others)
+    told = {"width": width, "best": "best" in others, "lacking": lacking}
+    titles = [tables.row_title(system) for system in found.systems]
+    rows = [(tables.short_title(found, name), *tables.measure_cells(found, [name], found.systems)) for name in names]
+    gains = [
+        (tables.short_title(found, name), *(tables.gain_cell(found, name, MODEL, other) for other in others))
+        for name in names
+    ]
+    shown = [tables.worded("controls", rows, columns=("Measure", *titles), **told)]
+    shown.append(tables.worded("control_changes", gains, columns=("Rater heads −", *titles[1:])))
+    kinds = {"ccc_": "rater_mean_ccc_"} if found.reference.targets.questions[0].is_scale else {"cross": "rater_cross"}
+    measures = {
+        name.replace(long, short): tables.heading(found, name)[0]
+        for name in names
+        for short, long in kinds.items()
+        if long in name
+    }
+    figure = {"raters": lambda: plots.plot_raters(alone.per_rater, measures, "higher" if "ccc_" in kinds else "lower")}
+    return Section(shown, figure)
+
+
+def newcomers_section(found: Evaluation, votes: int) -> Section:
+    """How well the votes of new raters are predicted: by the consensus, by their own heads, and at best."""
+    names = [name for name in tables.answer_measures(found) if not name.startswith("mean_answer")]
+    beside = next(other for one, other in found.pairs if one == MODEL and CONSENSUS in other)
+    systems = {beside: tables.row_title(CONSENSUS), MODEL: tables.row_title("onboarded", votes=votes)}
+    systems |= {"best": tables.row_title("best")} if "best" in found.systems else {}
+    rows = [
+        (
+            tables.short_title(found, name),
+            *tables.measure_cells(found, [name], list(systems)),
+            tables.gain_cell(found, name, MODEL, beside),
+        )
+        for name in names
+    ]
+    told = {"raters": found.counts["raters_scored"], "votes": votes, "scored": found.counts["rater_votes"]}
+    return Section([tables.worded("newcomers", rows, columns=("Measure", *systems.values(), "Gained"), **told)])
 
 
 def robustness_section(found: Evaluation) -> Section:

@@ -14,12 +14,13 @@ from annot_hf.report.tables import (
     DASH,
     Cell,
     Table,
+    answer_measures,
+    heading,
     measure_rows,
     number,
     say,
     value_cell,
     worded,
-    words,
 )
 
 # Tables of a comparison: title, and the prefixes of the measures.
@@ -102,6 +103,10 @@ def systems_tables(found: Evaluation) -> list[Table]:
     if tertiles:
         note = "Tertiles of the items by the entropy of their votes, ties kept together."
         shown.append(_systems_table("By ambiguity", found, tertiles, note=note))
+    answers = answer_measures(found)
+    if answers:
+        note = "A system that does not know raters, and each consensus, gives every rater of an item the same answer."
+        shown.append(_systems_table("Answers of single raters", found, answers, note=note))
     if found.parts["scales"]:
         scales = _systems_table("Further scales", found, list(found.parts["scales"]), note="Against mean ratings.")
         # The marginal predicts no mean rating.
@@ -129,10 +134,13 @@ def _systems_table(
     title: str, found: Evaluation, names: Sequence[str], *, worth: bool = False, note: str = ""
 ) -> Table:
     """One row per system: values, intervals and deviations of the measures, and its worth in raters."""
-    columns = {name: words()["headings"].get(name) or (found.measured(name).title, 3) for name in names}
+    columns = {name: heading(found, name) for name in names}
     heads = [head + ARROWS[found.measured(name).better] for name, (head, _) in columns.items()]
     rows = []
-    for system in (*found.systems, MARGINAL):
+    known, others = found.measured(names[0]).draws, {*found.systems, MARGINAL}
+    # The consensus of a system comes after it.
+    beside = {one: other for one, other in found.pairs if other in known and other not in others}
+    for system in (*(row for one in found.systems for row in (one, beside.get(one)) if row), MARGINAL):
         cells = [_run_cell(found.at(name, system), digits) for name, (_, digits) in columns.items()]
         if worth:
             told = found.equivalence.systems.get(system)
@@ -144,7 +152,7 @@ def _systems_table(
 def _differences_table(found: Evaluation, names: Sequence[str]) -> list[Table]:
     """One row per system but the first: its differences to the first, with intervals; empty for a single system."""
     first, *others = found.systems
-    headings = [words()["headings"][name] for name in names]
+    headings = [heading(found, name) for name in names]
     rows = []
     for one in others:
         entries = (found.difference(name, one, first) for name in names)

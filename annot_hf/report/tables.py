@@ -70,11 +70,26 @@ def _in_words(entry: Mapping[str, Any], digits: int, unit: str) -> str:
     return f"{value} (95 % interval {number(entry['low'], digits)} to {number(entry['high'], digits)})"
 
 
+def _signed(entry: Mapping[str, Any], digits: int) -> str:
+    """A difference with its interval in words, such as "+0.031, 95 % interval 0.012 to 0.050"."""
+    value = number(entry["value"], digits)
+    value = value if value.startswith("\u2212") else f"+{value}"
+    if entry["low"] is None:
+        return value
+    return f"{value}, 95 % interval {number(entry['low'], digits)} to {number(entry['high'], digits)}"
+
+
 def environment(**options: Any) -> Environment:
     """Jinja with the filters of our templates; a value that is not given raises."""
     made = Environment(undefined=StrictUndefined, **options)
     made.filters["whole"] = "{:,}".format
-    made.filters |= {"counted": counted, "number": number, "interval": _in_words, "md": markdown_safe}
+    made.filters |= {
+        "counted": counted,
+        "number": number,
+        "interval": _in_words,
+        "signed": _signed,
+        "md": markdown_safe,
+    }
     made.filters["md_row"] = lambda cells: f"| {' | '.join(map(markdown_safe, cells))} |"
     made.globals["say"] = say
     return made
@@ -95,6 +110,11 @@ def say(name: str, **values: Any) -> str:
 def _text_template(name: str) -> Template:
     group, part = name.split(".")
     return environment().from_string(words()[group].get(part, ""))
+
+
+def row_title(system: str, **values: Any) -> str:
+    """A system as `templates/words.yaml` calls it; its own name, if there is no other."""
+    return say(f"systems.{system}", **values) if system in words()["systems"] else system
 
 
 def worded(
@@ -125,6 +145,29 @@ def value_cell(entry: Mapping[str, Any] | None, unit: str | None = None) -> Cell
 def measure_cells(found: Evaluation, names: Iterable[str], systems: Sequence[str] = (MODEL,)) -> list[Cell]:
     """Value and interval of each measure for each system; empty if the system lacks it."""
     return [value_cell(found.at(name, system), found.measured(name).unit) for name in names for system in systems]
+
+
+def heading(found: Evaluation, name: str) -> tuple[str, int]:
+    """Head of the column of a measure, and its decimals."""
+    known = words()["headings"]
+    kind = next((kind for kind in known if name.startswith(f"{kind}_")), "")
+    head, digits = known.get(name) or known.get(kind) or (found.measured(name).title, 3)
+    return (head, digits) if name in known or not kind else (f"{head}, {name.removeprefix(kind)[1:]}", digits)
+
+
+def gain_cell(found: Evaluation, name: str, one: str, other: str) -> Cell:
+    """By how much a measure differs between two systems, paired, and its interval."""
+    return value_cell(found.difference(name, one, other), found.measured(name).unit)
+
+
+def short_title(found: Evaluation, name: str) -> Cell:
+    """The short head of a measure and the arrow of its better direction."""
+    return Cell(heading(found, name)[0] + ARROWS[found.measured(name).better])
+
+
+def answer_measures(found: Evaluation) -> list[str]:
+    """The main measures of answers of single raters."""
+    return [name for name in found.parts["raters"] if not name.startswith(("rater_ccc_", "rater_mae_"))]
 
 
 def difference_cell(found: Evaluation, name: str, one: str, other: str) -> Cell:

@@ -25,6 +25,7 @@ from annot_hf.data.synthetic import (
     combine_votes,
     is_synthetic,
     read_annotations,
+    shuffle_raters,
 )
 from annot_hf.data.targets import Targets, disagreement, opinion_columns, scale_means
 from annot_hf.data.votes import VoteTable
@@ -304,7 +305,9 @@ def _with_raters(targets: Targets, split: str) -> Targets:
     return targets.select(targets.items[rated])
 
 
-def vote_views(recipe: Recipe, corpus: ExportedCorpus) -> tuple[dict[str, ExportedCorpus], dict[str, Any]]:
+def vote_views(
+    recipe: Recipe, corpus: ExportedCorpus, seed: int = 0
+) -> tuple[dict[str, ExportedCorpus], dict[str, Any]]:
     """The corpus with the votes that "train" and "validation" use, and what a reader must know of them, if anything.
 
     Unlike in arXiv 2601.14620, tests always refer to people's votes; synthetic votes alone also choose the epoch that is kept.
@@ -316,6 +319,10 @@ def vote_views(recipe: Recipe, corpus: ExportedCorpus) -> tuple[dict[str, Export
             "measured against; export people's votes only, and keep the others in a folder of annotations."
         )
     kind = recipe.votes.used
+    if recipe.votes.shuffle_raters:
+        learnt = corpus.items.loc[corpus.items["split"].isin(["train", "validation"]), "item"]
+        shuffled = replace(corpus, votes=shuffle_raters(corpus.votes.select(items=learnt), seed))
+        return dict.fromkeys(("train", "validation"), shuffled), {"votes": "raters shuffled"}
     if kind == "human":
         return dict.fromkeys(("train", "validation"), corpus), {}
     found = read_annotations(recipe.votes.annotations)

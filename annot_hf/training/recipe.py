@@ -366,6 +366,8 @@ def _conflicts(recipe: Recipe, options: Mapping[str, Any], training: TrainingArg
             f"model is annotator, which learns each rater's own answers, and votes.kind is {recipe.votes.used}; set model to "
             "distribution, or votes.kind to human."
         )
+    if recipe.votes.shuffle_raters and recipe.model != "annotator":
+        yield f"votes.shuffle_raters is true and model {recipe.model}, which has no raters; remove votes.shuffle_raters."
     if options.get("aggregate") == "votes" and tasks != "ratings":
         yield f"schedule.tasks is {tasks} and aggregate votes, which have no gradient; set schedule.tasks to ratings."
     yield from _cache_conflicts(recipe, options)

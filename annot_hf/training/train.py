@@ -1,5 +1,6 @@
 """One run from its recipe to its checkpoint and predictions; finished parts are kept, interrupted ones resumed."""
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -25,12 +26,14 @@ from annot_hf.data.targets import Targets
 from annot_hf.models.adapters import add_lora
 from annot_hf.models.configuration_annotator import FINE
 from annot_hf.models.configuration_log_mel import LogMelConfig
+from annot_hf.models.kde import best_width
 from annot_hf.models.measures import cross_entropy
 from annot_hf.models.modeling_annotator import AnnotatorModel
 from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.modeling_seedbert import SeedBert, read_member
+from annot_hf.models.outputs import AnnotatorOutput, DistributionOutput
 from annot_hf.models.register import register_models
 from annot_hf.training.augment import make_perturbation
 from annot_hf.training.checkpoints import (
@@ -51,7 +54,7 @@ from annot_hf.training.collator import OpinionDataset
 from annot_hf.training.datasets import SplitReader, make_split_targets, target_options, vote_views
 from annot_hf.training.inference import predict
 from annot_hf.training.inputs import make_processor
-from annot_hf.training.keys import MEASURES
+from annot_hf.training.keys import MEASURES, Recipe
 from annot_hf.training.recipe import LALM, LOG_MEL, Run, members_folder
 from annot_hf.training.trainer import OpinionTrainer
 
@@ -102,7 +105,7 @@ def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingRes
     corpus = corpus or read_export(recipe.corpus)
     trunk = record_start(run, corpus, resume=resume)
     set_seed(arguments.seed)
-    views, about_votes = vote_views(recipe, corpus)
+    views, about_votes = vote_views(recipe, corpus, arguments.seed)
     targets = make_split_targets(run, corpus, views)
     if run.members:
         folders = train_members(run, corpus)
@@ -139,11 +142,7 @@ def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingRes
         trainer.train(resume_from_checkpoint=newest and str(newest))
     # the baseline of every report: the distribution of the training votes, whatever the training target
     marginal = views["train"].targets("train", recipe.question, bins=model.config.bins).probs.mean(0)
-    if recipe.smooth and recipe.model != "seedbert" and getattr(model.config, "aggregate", "mean") == "mean":
-        predicted = trainer.predict(datasets["validation"]).predictions
-        probs = predicted[0] if isinstance(predicted, tuple) else predicted
-        model.config.marginal = marginal.tolist()
-        model.config.marginal_share = best_share(probs, datasets["validation"].targets.probs, marginal)
+    chosen = choose_on_validation(trainer, recipe, marginal)
     metrics = trainer.evaluate()
     metrics = {name: metrics[f"eval_{name}"] for name in MEASURES if f"eval_{name}" in metrics}
     facts = {
@@ -153,7 +152,7 @@ def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingRes
         "target": targets["train"].method,
         "splits": about["splits"],
         "marginal": marginal.tolist(),
-        "marginal_share": model.config.marginal_share,
+        **chosen,
         "validation": metrics,
         "recipe": run.values,
         **about_votes,
@@ -295,6 +294,29 @@ def check_sharding(accelerator: Accelerator) -> None:
         raise ValueError(
             "DeepSpeed ZeRO 3 takes weights of one precision, and adapters have another than their base" + other
         )
+
+
+def choose_on_validation(trainer: OpinionTrainer, recipe: Recipe, marginal: np.ndarray) -> dict[str, float]:
+    """Choose the share of the marginal in predictions, and put it into the model, and a kernel for consensus answers."""
+    config, voted = trainer.model.config, trainer.eval_dataset.targets.probs
+    # votes of members or of heads stay as they are
+    smooth = recipe.smooth and recipe.model != "seedbert" and getattr(config, "aggregate", "mean") == "mean"
+    scales = recipe.model == "annotator" and config.is_scale
+    if not smooth and not scales:
+        return {}
+    known = {output.name for kind in (AnnotatorOutput, DistributionOutput) for output in dataclasses.fields(kind)}
+    wanted = ["probs", *(["consensus"] if scales else [])]
+    scored, trainer.compute_metrics = trainer.compute_metrics, None
+    found = trainer.predict(trainer.eval_dataset, ignore_keys=sorted(known - {*wanted})).predictions
+    trainer.compute_metrics = scored
+    probs, *consensus = found if isinstance(found, tuple) else (found,)
+    facts = {}
+    if smooth:
+        config.marginal = marginal.tolist()
+        facts["marginal_share"] = config.marginal_share = best_share(probs, voted, marginal)
+    if scales:
+        facts["consensus_width"] = best_width(consensus[0].clip(-1, 1), voted, bins=config.bins)
+    return facts
 
 
 DONE = "done.json"

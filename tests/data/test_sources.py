@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from annot_hf.data.questions import Question
-from annot_hf.data.synthetic import answers_to, combine_votes, is_synthetic
+from annot_hf.data.synthetic import answers_to, combine_votes, is_synthetic, shuffle_raters
 from annot_hf.data.targets import disagreement, make_targets
 from annot_hf.data.votes import VoteTable
 
@@ -130,3 +130,32 @@ def test_weights_of_human_votes_stay():
     weighed = VoteTable.from_columns(EMOTION, item=["i0", "i0"], value=["joy", "sad"], weight=[2, 0.5])
     votes = combine_votes(weighed, people([[1, 0, 0]], "synthetic"), 0.25)
     assert votes.counts("emotion").tolist() == [[0.25, 2, 0.5]]
+
+
+def test_shuffled_raters_keep_the_votes_of_an_item_and_how_often_each_rater_votes():
+    rng = np.random.default_rng(0)
+    share = rng.dirichlet(np.full(12, 2.0))
+    who = np.stack([rng.choice(12, 4, replace=False, p=share) for _ in range(600)])
+    item, rater = np.repeat([f"i{row}" for row in range(600)], 4), np.array([f"r{code:02d}" for code in who.ravel()])
+    scale, label = rng.integers(1, 6, 2400).astype(str), rng.choice(EMOTION.labels, 2400)
+    votes = VoteTable.from_columns(
+        (EMOTION, VALENCE),
+        item=np.tile(item, 2).tolist() + ["i0", "i0"],
+        question=["valence"] * 2400 + ["emotion"] * 2400 + ["emotion"] * 2,
+        value=[*scale, *label, "joy", "sad"],
+        annotator=[*np.tile(rater, 2), None, None],
+    )
+    shuffled = shuffle_raters(votes, seed=1)
+    one, other = votes.to_pandas(), shuffled.to_pandas()
+    assert one.drop(columns="annotator").equals(other.drop(columns="annotator"))
+    assert other["annotator"].isna().sum() == 2 and other["annotator"][4800:].isna().all()
+    named = other[:4800]
+    # Both questions of a vote have moved together, and no rater is there twice.
+    assert (named["annotator"][:2400].to_numpy() == named["annotator"][2400:].to_numpy()).all()
+    assert not named[:2400].duplicated(["item", "annotator"]).any()
+    counts = [frame[:2400].groupby("annotator", observed=False).size() for frame in (one, named)]
+    assert np.corrcoef(*counts)[0, 1] > 0.95 and (counts[0] != counts[1]).any()
+    moved = (one["annotator"][:2400].astype(str) != named["annotator"][:2400].astype(str)).mean()
+    assert moved > 0.7
+    assert shuffle_raters(votes, seed=1).to_arrow().equals(shuffled.to_arrow())
+    assert not shuffle_raters(votes, seed=2).to_arrow().equals(shuffled.to_arrow())

@@ -68,6 +68,62 @@ def test_scale_answers_equal_explicit_loops(grid_run):
     assert counts["rater_votes_own_head"] == len(rows) - fallback
 
 
+@pytest.mark.parametrize("by_speaker", [True, False])
+def test_intervals_resample_speakers_and_raters_as_explicit_loops(grid_run, by_speaker):
+    _, targets, predictions, speakers = grid_run[:4]
+    some = targets.select(targets.items[:40])
+    scores = evaluate(
+        predictions, some, speakers=speakers if by_speaker else None, n_resamples=12, seed=3, on_missing="exclude"
+    )
+    rows = [row for row in answers(targets, predictions) if row[3] < 40]
+    who, vote, said = (np.array([row[k] for row in rows]) for k in (0, 1, 2))
+    unit = np.array([speakers[predictions.items[row[3]]] if by_speaker else str(row[3]) for row in rows])
+    units, raters = np.unique(unit), [name for name in targets.annotators if name in who]
+    draws = [
+        np.random.default_rng(seed).integers(n, size=(12, n), dtype=np.int32)
+        for seed, n in ((3, len(units)), ([3, 1], len(raters)))
+    ]
+    pooled, mean = (scores.measured(f"{name}_valence").draws["model"] for name in ("rater_ccc", "rater_mean_ccc"))
+    error = scores.measured("rater_mae_valence").draws["model"]
+    for draw, (drawn_units, drawn_raters) in enumerate(zip(*draws, strict=True), start=1):
+        of_rater = {
+            rater: np.concatenate([np.flatnonzero((who == rater) & (unit == units[k])) for k in drawn_units])
+            for rater in raters
+        }
+        drawn = [of_rater[raters[k]] for k in drawn_raters]
+        every = np.concatenate(drawn)
+        assert pooled[draw] == pytest.approx(ccc(said[every, 1], vote[every, 1]))
+        assert error[draw] == pytest.approx(2 * abs(said[every, 1] - vote[every, 1]).mean())
+        own = [ccc(said[one, 1], vote[one, 1]) for one in drawn if len(one) >= 2]
+        assert mean[draw] == pytest.approx(np.mean(own))
+
+
+def test_a_system_without_raters_answers_with_its_expectation(grid_run):
+    _, targets, predictions, _ = grid_run[:4]
+    empty = {"rater_items": np.zeros(0, int), "rater_names": [], "rater_values": None, "rater_fallback": None}
+    grid = replace(predictions, consensus=None, **empty)
+    scores = evaluate({"heads": predictions, "grid": grid}, targets, n_resamples=20)
+    alone = evaluate(replace(predictions, consensus=None), targets, n_resamples=20)
+    for name in ("rater_ccc_valence", "rater_mean_ccc_activation", "mean_answer_ccc_valence"):
+        np.testing.assert_allclose(scores.measured(name).draws["grid"], alone.measured(name).draws["consensus"])
+        lone = evaluate(predictions, targets, n_resamples=20).measured(name).draws["consensus"]
+        np.testing.assert_allclose(scores.measured(name).draws["heads, consensus"], lone)
+    assert "heads - heads, consensus" in scores["rater_ccc_valence"]["differences"]
+    with pytest.raises(ValueError, match="A system is called 'a, consensus', the name of a baseline"):
+        evaluate({"a": predictions, "a, consensus": predictions}, targets)
+
+
+def test_each_rater_has_a_row(grid_run):
+    _, targets, predictions, _ = grid_run[:4]
+    scores = evaluate(predictions, targets, n_resamples=0)
+    table = scores.per_rater
+    assert table["votes"].sum() == 900 and len(table) == 16
+    assert table["ccc_valence_model"].mean() == pytest.approx(scores.at("rater_mean_ccc_valence")["value"])
+    rows = [row for row in answers(targets, predictions) if row[0] == "rater04"]
+    said, vote = (np.array([row[k][0] for row in rows]) for k in (2, 1))
+    assert table.loc["rater04", "ccc_activation_model"] == pytest.approx(ccc(said, vote))
+
+
 def test_category_answers_equal_explicit_loops(emotion_run):
     _, targets, predictions, _ = emotion_run
     scores = evaluate(predictions, targets, n_resamples=50)

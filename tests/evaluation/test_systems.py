@@ -102,3 +102,19 @@ def test_worth_is_where_the_mean_loss_of_the_runs_meets_the_raters(emotion_run):
         expected = crossing(curve, np.array(loss))
         assert worth["value"] == (pytest.approx(float(expected), abs=0.2) if np.isfinite(expected) else None)
         assert "95 % interval" in worth["text"]
+
+
+def test_answers_of_single_raters_have_a_table_with_each_consensus(grid_run):
+    _, targets, predictions, speakers = grid_run[:4]
+    empty = {"rater_items": np.zeros(0, int), "rater_names": [], "rater_values": None, "rater_fallback": None}
+    grid = replace(predictions, consensus=None, **empty)
+    found = evaluate({"heads": [predictions] * 2, "heads 2": grid}, targets, speakers=speakers, n_resamples=50)
+    table = next(table for table in systems_tables(found) if table.title == "Answers of single raters")
+    assert [row[0].main for row in table.rows] == ["heads", "heads, consensus", "heads 2", "marginal"]
+    heads = [head.rstrip("\u00a0↑") for head in table.columns[1:]]
+    assert heads == [
+        f"{head}, {name}" for name in ("activation", "valence") for head in ("CCC of their mean", "Raters' own CCC")
+    ]
+    for row, system in zip(table.rows, ("heads", "heads, consensus", "heads 2", "marginal"), strict=True):
+        assert row[2].main == f"{found.at('rater_mean_ccc_activation', system)['value']:.3f}"
+    assert found.at("rater_mean_ccc_valence", "heads, consensus")["deviation"] == pytest.approx(0, abs=1e-12)

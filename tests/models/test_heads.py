@@ -1,6 +1,4 @@
-import numpy as np
 import pytest
-import scipy.stats
 import tiny
 import torch
 from torch import nn
@@ -10,7 +8,6 @@ from annot_hf.models.heads import (
     MeanPooling,
     RaterHeads,
     TcGruPooling,
-    expected_answers,
     masked_mean,
     pad_pairs,
 )
@@ -163,23 +160,3 @@ def test_an_even_kernel_or_an_unknown_option_is_refused():
     ):
         with pytest.raises(ValueError, match=message):
             tiny.annotator(**options)
-
-
-@pytest.mark.parametrize("levels", [[2, 5], [33, 7]])
-def test_expected_answers_are_those_of_a_rounded_and_cut_normal(levels):
-    location, spread = torch.randn(20, 2).double(), torch.rand(20, 2).double() + 0.05
-    means, variances = expected_answers(location, spread, levels)
-    for column, count in enumerate(levels):
-        answers = np.linspace(-1, 1, count)
-        edges = np.concatenate([[-np.inf], (answers[1:] + answers[:-1]) / 2, [np.inf]])
-        for row in range(20):
-            probs = np.diff(scipy.stats.norm(location[row, column], spread[row, column]).cdf(edges))
-            mean = probs @ answers
-            assert float(means[row, column]) == pytest.approx(mean, abs=1e-9)
-            assert float(variances[row, column]) == pytest.approx(probs @ (answers - mean) ** 2, abs=1e-9)
-
-
-def test_answers_at_the_end_of_a_scale_agree():
-    means, variances = expected_answers(torch.tensor([[3.0], [-1.6]]), torch.tensor([[0.3], [0.1]]), [5])
-    torch.testing.assert_close(means, torch.tensor([[1.0], [-1.0]]))
-    assert (variances < 1e-6).all()

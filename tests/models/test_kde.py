@@ -7,7 +7,16 @@ from hypothesis import given, strategies as st
 from scipy.integrate import quad
 from scipy.stats import logistic, norm
 
-from annot_hf.models.kde import _bank, _mix, cell_masses, draw_answers, draw_observations
+from annot_hf.models.kde import (
+    _bank,
+    _mix,
+    best_width,
+    cell_masses,
+    draw_answers,
+    draw_observations,
+    expected_answers,
+)
+from annot_hf.models.measures import jsd
 
 RATINGS = np.random.default_rng(0).uniform(-1, 1, (6, 8, 2))
 MASK = np.arange(8) < np.array([8, 5, 1, 3, 8, 2])[:, None]
@@ -416,3 +425,43 @@ def test_float32_gradients_of_a_log_loss_match_float64():
         (-(labels.to(dtype) * (probs + 1e-8).log()).sum((1, 2)).mean()).backward()
         gradients.append(x.grad.double())
     assert (gradients[0] - gradients[1]).norm() < 1e-3 * gradients[0].norm()
+
+
+@pytest.mark.parametrize("levels", [[2, 5], [33, 7]])
+def test_expected_answers_are_those_of_a_rounded_and_cut_normal(levels):
+    location, spread = torch.randn(20, 2).double(), torch.rand(20, 2).double() + 0.05
+    means, variances = expected_answers(location, spread, levels)
+    arrays = expected_answers(location.numpy(), spread.numpy(), levels)
+    np.testing.assert_allclose(arrays[0], means, atol=1e-12)
+    np.testing.assert_allclose(arrays[1], variances, atol=1e-12)
+    for column, count in enumerate(levels):
+        answers = np.linspace(-1, 1, count)
+        edges = np.concatenate([[-np.inf], (answers[1:] + answers[:-1]) / 2, [np.inf]])
+        for row in range(20):
+            probs = np.diff(norm(location[row, column], spread[row, column]).cdf(edges))
+            mean = probs @ answers
+            assert float(means[row, column]) == pytest.approx(mean, abs=1e-9)
+            assert float(variances[row, column]) == pytest.approx(probs @ (answers - mean) ** 2, abs=1e-9)
+
+
+def test_answers_at_the_end_of_a_scale_agree():
+    means, variances = expected_answers(torch.tensor([[3.0], [-1.6]]), torch.tensor([[0.3], [0.1]]), [5])
+    torch.testing.assert_close(means, torch.tensor([[1.0], [-1.0]]))
+    assert (variances < 1e-6).all()
+
+
+def test_the_best_width_is_that_of_the_votes():
+    rng = np.random.default_rng(0)
+    answers = rng.uniform(-1, 1, (60, 2))
+    for true in (0.1, 0.35):
+        votes = answers[:, None] + true * rng.normal(size=(60, 400, 2))
+        cells = np.clip(((votes + 1) * 2).astype(int), 0, 3)
+        probs = np.stack([np.bincount(4 * one[:, 0] + one[:, 1], minlength=16) / 400 for one in cells])
+        found = best_width(answers, probs, bins=4)
+        assert found == pytest.approx(true, rel=0.15)
+        every = [
+            jsd(cell_masses(answers[:, None], bins=4, bandwidth=width).reshape(60, 16), probs).mean()
+            for width in np.arange(0.05, 1, 0.05)
+        ]
+        one = jsd(cell_masses(answers[:, None], bins=4, bandwidth=found).reshape(60, 16), probs).mean()
+        assert one <= min(every) + 1e-4

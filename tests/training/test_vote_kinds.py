@@ -17,6 +17,7 @@ from annot_hf.data.targets import make_targets
 from annot_hf.data.votes import VoteTable
 from annot_hf.experiments.plans import read_plan, run_plan
 from annot_hf.training.datasets import vote_views
+from annot_hf.training.inference import predict
 from annot_hf.training.recipe import load_recipe
 from annot_hf.training.train import member_runs, train
 
@@ -116,6 +117,26 @@ def test_what_is_recorded(small_run, annotations, corpus, tmp_path):
     assert facts["annotations"] == json.loads((annotations / "annotations.json").read_text())["votes_sha256"]
 
 
+def test_shuffled_raters_are_learnt_from_and_the_true_ones_asked(small_run, corpus, tmp_path):
+    run = small_run("annotator", tmp_path / "run", **{"votes.shuffle_raters": True, "num_train_epochs": 1})
+    exported = read_export(corpus)
+    seen, facts = vote_views(run.recipe, exported, run.training.seed)
+    assert facts == {"votes": "raters shuffled"}
+    for split in ("train", "validation"):
+        mine, theirs = (one.targets(split, ["activation", "valence"]) for one in (seen[split], exported))
+        assert sorted(mine.ratings.value[:, 0]) == sorted(theirs.ratings.value[:, 0])
+        assert mine.votes_per_item.tolist() == theirs.votes_per_item.tolist()
+    trained = train(run)
+    assert trained.facts["votes"] == "raters shuffled" and trained.facts["recipe"]["votes.shuffle_raters"]
+    predictions, targets = predict(trained.model, exported)
+    asked = set(zip(predictions.items[predictions.rater_items], predictions.rater_names, strict=True))
+    ratings = targets.ratings
+    assert asked == {
+        (targets.items[item], targets.annotators[rater])
+        for item, rater in zip(ratings.item, ratings.annotator, strict=True)
+    }
+
+
 def test_a_run_is_not_gone_on_with_with_other_synthetic_votes(small_run, corpus, tmp_path):
     folder = annotate(tmp_path / "votes", corpus)
     run = small_run("distribution", tmp_path / "run", **{"votes.annotations": str(folder)})
@@ -143,6 +164,7 @@ def test_a_run_is_not_gone_on_with_with_other_synthetic_votes(small_run, corpus,
             "synthetic_weight is 0.0; it is a finite number above 0",
         ),
         ({"votes.annotations": ..., "votes.synthetic_weight": float("nan")}, "synthetic_weight is nan"),
+        ({"votes.shuffle_raters": True}, "votes.shuffle_raters is true and model distribution, which has no raters"),
         (
             {"votes.annotations": ..., "model": "annotator"},
             "model is annotator, .* and votes.kind is combined; set model to",
