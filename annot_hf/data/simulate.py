@@ -104,24 +104,28 @@ def simulate_corpus(
     clips_per_speaker: int = 20,
     annotators: int = 20,
     ratings: tuple[int, int] = (6, 8),
+    held_out: int | None = None,
     seed: int = 0,
 ) -> Path:
     """Write a simulated corpus in place of an earlier one: audio, `items.csv`, `votes.csv`, `truth.json`, `newcomers*.csv`.
 
-    Clips have 1 to 3 s at 16 kHz; speakers are split 4 : 1 : 1 into train, validation and test (at least one each). `ratings`
-    are the fewest and most raters of a clip. Equal arguments give equal files. `SimulatedCorpus(out)` reads the folder.
+    Clips have 1 to 3 s at 16 kHz. `held_out` speakers are for validation and as many for the test, by default a sixth each (at
+    least one), the others for training. `ratings` are the fewest and most raters of a clip. Equal arguments give equal files. `SimulatedCorpus(out)` reads the folder.
     """
     if speakers < 3 or clips_per_speaker < 1:
         raise ValueError(
             f"speakers is {speakers} and clips_per_speaker {clips_per_speaker}; three splits need at least 3 speakers with a "
             "clip each."
         )
+    held_out = max(1, speakers // 6) if held_out is None else held_out
+    if not 1 <= held_out < speakers / 2:
+        raise ValueError(f"held_out is {held_out}; give 1 or more, and fewer than half of the {speakers} speakers.")
     if not 1 <= ratings[0] <= ratings[1] <= annotators:
         raise ValueError(
             f"ratings is {ratings}; it must be (fewest, most) with 1 <= fewest <= most <= {annotators} raters."
         )
     rng = np.random.default_rng(seed)
-    items, voices = _draw_items(rng, speakers, clips_per_speaker)
+    items, voices = _draw_items(rng, speakers, clips_per_speaker, held_out)
     raters = _draw_raters(rng, annotators)
     votes = _rate(rng, items, raters, ratings)
     raters["coverage"] = votes.groupby("annotator")["item"].nunique().reindex(raters.index, fill_value=0) / len(items)
@@ -225,7 +229,7 @@ def _formants(frequencies: np.ndarray) -> np.ndarray:
 
 
 def _draw_items(
-    rng: np.random.Generator, speakers: int, clips: int
+    rng: np.random.Generator, speakers: int, clips: int, held_out: int
 ) -> tuple[pd.DataFrame, dict[str, dict[str, float]]]:
     """Clips with their truth, and the speakers' voices."""
     names = [f"s{number:03d}" for number in range(1, speakers + 1)]
@@ -233,7 +237,6 @@ def _draw_items(
     tract = np.where(np.arange(speakers) % 2, 0.95, 1.08) * (1 + rng.normal(0, 0.02, speakers))
     gain = rng.normal(0, 1.0, speakers)
     voices = pd.DataFrame({"pitch": pitch, "tract": tract, "gain": gain}, names).to_dict("index")
-    held_out = max(1, speakers // 6)
     split = ["train"] * (speakers - 2 * held_out) + ["validation"] * held_out + ["test"] * held_out
     index = pd.Index([f"{name}_c{clip:03d}" for name in names for clip in range(1, clips + 1)], name="item")
     items = pd.DataFrame(rng.uniform(-1, 1, (len(index), 2)), index, list(DIMENSIONS))

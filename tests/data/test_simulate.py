@@ -132,6 +132,7 @@ def test_an_earlier_simulation_is_replaced_and_nothing_else(tmp_path):
     "options, message",
     [
         ({"speakers": 2}, "speakers is 2"),
+        ({"speakers": 6, "held_out": 3}, "held_out is 3"),
         ({"clips_per_speaker": 0}, "clips_per_speaker 0"),
         ({"ratings": (0, 3)}, r"ratings is \(0, 3\)"),
         ({"ratings": (4, 3)}, r"ratings is \(4, 3\)"),
@@ -158,3 +159,8 @@ def test_the_corners_of_the_plane_are_sound(activation, valence, ambiguity):
     voice = {"pitch": 110.0, "tract": 1.0, "gain": 0.0}
     wave = synthesise(activation, valence, ambiguity, voice, np.random.default_rng(0))
     assert np.isfinite(wave).all() and np.abs(wave).max() <= 1 and wave.std() > 0.01
+
+
+def test_as_many_speakers_as_wanted_are_held_out(tmp_path):
+    items = pd.read_csv(simulate_corpus(tmp_path, speakers=7, clips_per_speaker=1, held_out=2) / "items.csv")
+    assert items["split"].value_counts().to_dict() == {"train": 3, "validation": 2, "test": 2}
