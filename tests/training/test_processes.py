@@ -1,10 +1,12 @@
-"""Two processes give what one gives; each run is a process of its own."""
+"""Two processes give what one gives."""
 
+import itertools
 import json
 import os
-import shutil
+import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,81 +15,56 @@ import torch
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils.launch import prepare_multi_gpu_env
 from safetensors.torch import load_file
+from two_processes import train_with_ccc
 
 from annot_hf.training.checkpoints import load_model
 from annot_hf.training.recipe import RECIPES, load_recipe
 from annot_hf.training.train import check_sharding
 
-SHARDED = Path(__file__).with_name("train_sharded.py")
-SCRIPT = Path(__file__).with_name("two_processes.py")
 TRAIN = Path(__file__).with_name("train_process.py")
 
 
-def run(*command):
-    return json.loads(next(line for line in said_by(*command).splitlines()[::-1] if line.startswith('{"processes')))
+class Pair:
+    """Two processes that nobody answers and that train together, as `accelerate launch` starts them."""
 
+    def __init__(self, folder, environment):
+        self.folder, self.jobs, self.log = folder, itertools.count(), folder / "log"
+        with socket.socket() as taken:
+            taken.bind(("127.0.0.1", 0))
+            port = taken.getsockname()[1]
+        shared = {**os.environ, **environment, "OMP_NUM_THREADS": "1", "TRANSFORMERS_VERBOSITY": "warning"}
+        shared |= {"PYTHONPATH": os.pathsep.join(map(str, (TRAIN.parents[2], TRAIN.parents[1])))}
+        shared |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2"}
+        options = {"stdin": subprocess.DEVNULL, "stdout": self.log.open("w"), "stderr": subprocess.STDOUT}
+        self.processes = [
+            subprocess.Popen(
+                [sys.executable, str(TRAIN), str(folder)],
+                env=shared | {"RANK": str(rank), "LOCAL_RANK": str(rank)},
+                **options,
+            )
+            for rank in range(2)
+        ]
 
-def said_by(*command):
-    """What a process that nobody answers says, warnings and all, if it ends well."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(SCRIPT.parents[2])}
-    environment["TRANSFORMERS_VERBOSITY"] = "warning"
-    done = subprocess.run(
-        [*command],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        env=environment,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stdout[-2000:]
-    return done.stdout
+    def do(self, **job):
+        """Have a job done; returns what it gave, and all that was said meanwhile."""
+        number, before = next(self.jobs), len(self.log.read_text())
+        (self.folder / "next").write_text(json.dumps(job))
+        (self.folder / "next").rename(self.folder / f"{number}.json")
+        done, end = [self.folder / f"{number}.{rank}" for rank in range(2)], time.monotonic() + 300
+        while not all(path.exists() and path.stat().st_size for path in done):
+            assert time.monotonic() < end and not any(one.poll() for one in self.processes), self.log.read_text()[
+                -2000:
+            ]
+            time.sleep(0.02)
+        return json.loads(done[0].read_text()), self.log.read_text()[before:]
 
-
-def test_ccc_over_two_processes_and_their_micro_batches_equals_one_batch():
-    whole = run(sys.executable, str(SCRIPT), "12", "1")
-    shared = run(sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", str(SCRIPT), "3", "2")
-    assert (whole["processes"], shared["processes"]) == (1, 2)
-    assert shared["losses"] == pytest.approx(whole["losses"], abs=1e-4)
-    assert shared["weight"] == pytest.approx(whole["weight"], rel=1e-7)
-
-
-def test_two_processes_train_each_member_together_and_ask_nothing(sayings, bert_folder, tmp_path):
-    values = {"trunk": str(bert_folder), "corpus": str(sayings), "output_dir": str(tmp_path / "run")}
-    values |= {"num_members": 2, "max_steps": 2, "use_cpu": True, "disable_tqdm": True}
-    (tmp_path / "values.json").write_text(json.dumps(load_recipe("seedbert", values).values))
-    said = said_by(
-        sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", str(TRAIN), str(tmp_path / "values.json")
-    )
-    assert '{"processes": 2}' in said
-    assert "custom code" not in said and "You are using a model of type" not in said
-    assert load_model(tmp_path / "run" / "model")[0].config.num_members == 2
-    members = list((tmp_path / "run" / "members").iterdir())
-    left = {path.name for folder in members for path in folder.iterdir()}
-    assert len(members) == 2 and not {
-        name for name in left if name.startswith(("checkpoint", "failed", "training.lock"))
-    }
-
-
-def test_two_processes_that_go_on_inside_an_epoch_end_where_they_would_have(over_trunk, wavlm_folder, tmp_path):
-    """5 clips, one a process and step: 3 steps an epoch; resumed from step 4, as if all after it had been lost."""
-    pytest.importorskip("audiomentations", reason="audiomentations is not installed; install annot-hf[conditions]")
-    options = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 9, "load_best_model_at_end": False}
-    options |= {"eval_strategy": "no", "num_train_epochs": 2, "augmentation.perturb_share": 1.0}
-    options |= {"per_device_train_batch_size": 1, "per_device_eval_batch_size": 2}
-    run = over_trunk(wavlm_folder, **options)
-    found = {}
-    for name, words in {"straight": [], "again": ["--resume"]}.items():
-        if words:
-            shutil.copytree(tmp_path / "straight", tmp_path / name)
-            shutil.rmtree(tmp_path / name / "model")
-            for step in (5, 6):
-                shutil.rmtree(tmp_path / name / f"checkpoint-{step}")
-        (tmp_path / "values.json").write_text(json.dumps(run.values | {"output_dir": str(tmp_path / name)}))
-        launch = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", str(TRAIN)]
-        said_by(*launch, str(tmp_path / "values.json"), *words)
-        found[name] = load_file(tmp_path / name / "checkpoint-6" / "model.safetensors")
-    assert all(torch.equal(found["again"][name], value) for name, value in found["straight"].items())
+    def end(self):
+        (self.folder / f"{next(self.jobs)}.json").write_text("{}")
+        for process in self.processes:
+            try:
+                process.wait(10)
+            finally:
+                process.kill()
 
 
 def launched(name):
@@ -99,25 +76,61 @@ def launched(name):
 
 
 @pytest.fixture(scope="module")
-def sharded(lalm, corpus, tmp_path_factory):
+def pair(tmp_path_factory):
+    """Processes that have the whole model each."""
+    found = Pair(tmp_path_factory.mktemp("pair"), launched("ddp.yaml"))
+    yield found
+    found.end()
+
+
+def test_ccc_over_two_processes_and_their_micro_batches_equals_one_batch(pair):
+    whole, (shared, _) = train_with_ccc(12, 1), pair.do(ccc=[3, 2])
+    assert (whole["processes"], shared["processes"]) == (1, 2)
+    assert shared["losses"] == pytest.approx(whole["losses"], abs=1e-4)
+    assert shared["weight"] == pytest.approx(whole["weight"], rel=1e-7)
+
+
+def test_two_processes_train_each_member_together_and_ask_nothing(pair, sayings, bert_folder, tmp_path):
+    values = {"trunk": str(bert_folder), "corpus": str(sayings), "output_dir": str(tmp_path / "run")}
+    values |= {"num_members": 2, "max_steps": 2, "use_cpu": True, "disable_tqdm": True}
+    _, said = pair.do(values=load_recipe("seedbert", values).values)
+    assert "custom code" not in said and "You are using a model of type" not in said
+    assert load_model(tmp_path / "run" / "model")[0].config.num_members == 2
+    members = list((tmp_path / "run" / "members").iterdir())
+    left = {path.name for folder in members for path in folder.iterdir()}
+    assert len(members) == 2 and not {
+        name for name in left if name.startswith(("checkpoint", "failed", "training.lock"))
+    }
+
+
+def test_two_processes_that_go_on_inside_an_epoch_end_where_they_would_have(pair, over_trunk, wavlm_folder, tmp_path):
+    """5 clips, one a process and step: 3 steps an epoch; resumed from step 4, as if all after it had been lost."""
+    pytest.importorskip("audiomentations", reason="audiomentations is not installed; install annot-hf[conditions]")
+    options = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 9, "load_best_model_at_end": False}
+    options |= {"eval_strategy": "no", "num_train_epochs": 2, "augmentation.perturb_share": 1.0}
+    options |= {"per_device_train_batch_size": 1, "per_device_eval_batch_size": 2}
+    run = over_trunk(wavlm_folder, **options)
+    pair.do(values=run.values, lost_after=4)
+    home = Path(run.training.output_dir)
+    straight, again = (load_file(home / name / "model.safetensors") for name in ("straight", "checkpoint-6"))
+    assert straight and all(torch.equal(again[name], value) for name, value in straight.items())
+
+
+@pytest.fixture(scope="module")
+def sharded(pair, lalm, corpus, tmp_path_factory):
     """A folder of runs `ddp-RANK` and `fsdp2-RANK`; the same two processes train both ranks of one kind."""
     home = tmp_path_factory.mktemp("sharded")
-    for name in ("ddp", "fsdp2"):
-        recipes = []
+    others = Pair(tmp_path_factory.mktemp("others"), launched("fsdp2.yaml"))
+    for name, processes in {"ddp": pair, "fsdp2": others}.items():
         for rank in (8, 0):
-            out = home / f"{name}-{rank}"
-            values = {"trunk": str(lalm), "corpus": str(corpus), "output_dir": str(out), "question": "emotion"}
-            values |= {"num_train_epochs": 2, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
+            values = {"trunk": str(lalm), "corpus": str(corpus), "output_dir": str(home / f"{name}-{rank}")}
+            values |= {"num_train_epochs": 1, "per_device_train_batch_size": 1, "gradient_accumulation_steps": 1}
             values |= {"learning_rate": 1e-3, "lora_rank": rank, "bf16": False, "augmentation.perturb_share": 0}
-            values |= {"report_to": "none", "dataloader_num_workers": 0, "disable_tqdm": True, "use_cpu": name == "ddp"}
-            recipes.append(out.with_suffix(".json"))
-            recipes[-1].write_text(json.dumps(load_recipe("qwen2-audio", values).values))
-        with pytest.MonkeyPatch.context() as patch:
-            for key, value in launched(f"{name}.yaml").items():
-                patch.setenv(key, value)
-            torchrun = (sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2")
-            said = said_by(*torchrun, str(SHARDED), *map(str, recipes))
-        assert "find_unused_parameters=True" not in said
+            values |= {"report_to": "none", "dataloader_num_workers": 0, "disable_tqdm": True, "question": "emotion"}
+            values |= {"use_cpu": name == "ddp"}
+            _, said = processes.do(values=load_recipe("qwen2-audio", values).values, dropout=False)
+            assert "find_unused_parameters=True" not in said
+    others.end()
     return home
 
 

@@ -1,20 +1,12 @@
-"""Trains a tiny model with a CCC loss; run by one process or, through torchrun, by two. Arguments: batch size, micro-batches.
+"""Trains a tiny model with a CCC loss, in one process or in several."""
 
-The last line says how many processes took part, a checksum of the weights and the loss of each step.
-"""
-
-import json
-import sys
 import tempfile
-from pathlib import Path
 
 import numpy as np
+import tiny
 import torch
 from torch.utils.data import SequentialSampler
 from transformers import TrainingArguments
-
-sys.path.insert(0, str(Path(__file__).parents[1]))
-import tiny
 
 from annot_hf.data.questions import Question
 from annot_hf.data.targets import make_targets
@@ -52,7 +44,8 @@ def model():
     return found
 
 
-def main(batch_size, steps):
+def train_with_ccc(batch_size, steps):
+    """How many processes took part, the loss of each step, and a checksum of the weights."""
     trained = model()
     with tempfile.TemporaryDirectory() as folder:
         arguments = TrainingArguments(
@@ -78,12 +71,4 @@ def main(batch_size, steps):
         trainer.train()
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
     weight = sum(float(parameter.detach().double().abs().sum()) for parameter in trained.parameters())
-    if trainer.is_world_process_zero():
-        sys.stdout.write(
-            json.dumps({"processes": trainer.accelerator.num_processes, "weight": weight, "losses": losses}) + "\n"
-        )
-
-
-if __name__ == "__main__":
-    torch.set_num_threads(1)
-    main(*map(int, sys.argv[1:]))
+    return {"processes": trainer.accelerator.num_processes, "weight": weight, "losses": losses}
