@@ -110,7 +110,8 @@ def simulate_corpus(
     """Write a simulated corpus in place of an earlier one: audio, `items.csv`, `votes.csv`, `truth.json`, `newcomers*.csv`.
 
     Clips have 1 to 3 s at 16 kHz. `held_out` speakers are for validation and as many for the test, by default a sixth each (at
-    least one), the others for training. `ratings` are the fewest and most raters of a clip. Equal arguments give equal files. `SimulatedCorpus(out)` reads the folder.
+    least one), the others for training. `ratings` are the fewest and most raters of a clip. Equal arguments give equal files.
+    `SimulatedCorpus(out)` reads the folder.
     """
     if speakers < 3 or clips_per_speaker < 1:
         raise ValueError(
