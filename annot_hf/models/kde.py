@@ -210,6 +210,7 @@ def cell_masses(
     # Per draw, or one for all draws.
     wide = bandwidth.shape[1] if bandwidth.ndim == 3 else 1
     scale = xp.broadcast_to(_STEEPNESS[kernel] / bandwidth, (items, wide, dimensions)).swapaxes(1, 2)[:, :, None]
+    scale = scale.contiguous() if tensor else scale
     # (B, D, bins - 1, n).
     below = cdf(edges * scale - observations[:, :, None] * scale)
     whole = xp.ones_like(observations)[:, :, None]
