@@ -242,7 +242,8 @@ def fit_rows(
     places = known.new_zeros(raters, len(basis))
     if len(answers.item):
         respond, cost = _response(model, embedding, answers, facts)
-        places = _newton(lambda place: respond(mean + place @ basis), cost, answers.rater, places)
+        affine = model.config.rater_rows != "embedding"
+        places = _newton(lambda place: respond(mean + place @ basis), cost, answers.rater, places, affine=affine)
     return list((mean + places @ basis).split([table.table.shape[1] for table in tables], 1))
 
 
@@ -289,20 +290,33 @@ def _newton(
     cost: Callable[[torch.Tensor], torch.Tensor],
     rater: torch.Tensor,
     place: torch.Tensor,
+    *,
+    affine: bool,
 ) -> torch.Tensor:
-    """Where each rater's cost plus |place|^2 / 2 is least, from `place` `(R, J)`, by damped Newton steps of all raters."""
+    """Where each rater's cost plus |place|^2 / 2 is least, from 0 `(R, J)`, by damped Newton steps of all raters.
+
+    A response `(P, n)` depends on the place of its own `rater` `(P,)` alone, and an affine one has the same slope everywhere.
+    """
     raters, directions = place.shape
+    identity, answer = torch.eye(directions).to(place), respond
+
+    def slope_at(place: torch.Tensor) -> torch.Tensor:
+        """Derivative of each response in the directions `(P, n, J)`."""
+        return torch.stack([jvp(respond, (place,), (one.expand_as(place),))[1] for one in identity], -1)
+
+    if affine:
+        slope, start = slope_at(place), respond(place)
+
+        def answer(place: torch.Tensor) -> torch.Tensor:
+            return start + torch.einsum("pnj,pj->pn", slope, place[rater])
 
     def total(response: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
         return place.new_zeros(raters).index_add(0, rater, cost(response)) + (at**2).sum(1) / 2
 
-    identity = torch.eye(directions).to(place)
-    response = respond(place)
+    response = answer(place)
     least = total(response, place)
     for _ in range(_STEPS):
-        # (P, n, J): each answer depends on the place of its own rater alone
-        slopes = [jvp(respond, (place,), (one.expand_as(place),))[1] for one in identity]
-        slope = torch.stack(slopes, -1)
+        slope = slope if affine else slope_at(place)
         first, second = _derivatives(cost, response)
         gradient = place.clone().index_add(0, rater, torch.einsum("pnj,pn->pj", slope, first))
         curvature = place.new_zeros(raters, directions, directions)
@@ -315,7 +329,7 @@ def _newton(
         size = torch.ones_like(least)
         for _ in range(_HALVINGS):
             there = place - size[:, None] * step
-            response = respond(there)
+            response = answer(there)
             costs = total(response, there)
             worse = ~(costs <= least)
             if not worse.any():
@@ -324,7 +338,7 @@ def _newton(
         there, costs = torch.where(worse[:, None], place, there), torch.where(worse, least, costs)
         gain, place, least = float((least - costs).sum()), there, costs
         if worse.any():
-            response = respond(place)
+            response = answer(place)
         if gain < _LEAST_GAIN:
             return place
     logger.warning("The fit of %d raters still gained %.1e nats after %d steps.", raters, gain, _STEPS)
