@@ -240,7 +240,7 @@ def quickstart(
     given = {}
     if load_recipe(recipe, words).recipe.model == "annotator":
         console.rule("Train controls: without raters, and with shuffled rater ids")
-        steps.train_side_by_side(out / "run", out / "corpus", out / "controls")
+        steps.train_side_by_side(out / "run", out / "corpus", out / "controls", afresh=True)
         given["controls"] = out / "controls"
         if corpus is None:
             console.rule("New raters, from ten votes each")

@@ -1,5 +1,6 @@
 """What the commands `train`, `predict` and `report` do; `quickstart` does them one after the other."""
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -73,11 +74,11 @@ def check_explanation(model: Path, conditions: "Sequence[Condition]") -> None:
         check_explainable(AutoConfig.from_pretrained(model), model)
 
 
-def train_side_by_side(run: Path, corpus: Path, out: Path, split: str = "test") -> None:
-    """Train the controls of a run, two at a time."""
+def train_side_by_side(run: Path, corpus: Path, out: Path, split: str = "test", *, afresh: bool = False) -> None:
+    """Train the two controls of a run, at the same time if there are two cores."""
     from annot_hf.experiments.controls import train_controls
 
-    found = train_controls(run, corpus, out, split=split, processes=2)
+    found = train_controls(run, corpus, out, split=split, processes=min(2, os.cpu_count() or 1), afresh=afresh)
     print_rows("Controls", [(name, f"{len(one):,} items predicted", "") for name, one in found.items()])
 
 

@@ -79,9 +79,9 @@ def test_summary_says_what_was_evaluated(grid_report):
     verdict = json.loads((grid_report.folder / "report.json").read_text(encoding="utf-8"))["verdict"]
     assert verdict.startswith("Knowing who rates helps: each rater's own head predicts their votes better than")
     assert grid_report.summary == (
-        f"{verdict} Predictions for 150 items by 10 speakers of the split test were compared with 900 votes by 16 named raters on the "
-        "questions “activation” and “valence” (16 grid cells). Left out: nothing. The mean Jensen-Shannon divergence from "
-        f"the votes is {jsd['value']:.3f} nats (95 % interval {jsd['low']:.3f} to {jsd['high']:.3f}), or "
+        f"{verdict} Predictions for 150 items by 10 speakers of the split test were compared with 900 votes by 16 named "
+        "raters on the questions “activation” and “valence” (16 grid cells). Left out: nothing. The mean Jensen-Shannon "
+        f"divergence from the votes is {jsd['value']:.3f} nats (95 % interval {jsd['low']:.3f} to {jsd['high']:.3f}), or "
         f"{found.at('jsd_bits')['value']:.3f} bits, against {found.at('jsd', 'marginal')['value']:.3f} nats for the marginal "
         f"distribution of the training votes. The model closes {gap['value']:.1f} % (95 % interval {gap['low']:.1f} to "
         f"{gap['high']:.1f}) of the gap in cross-entropy between that baseline and the votes' own entropy. The difference "
