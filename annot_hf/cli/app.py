@@ -398,9 +398,15 @@ def train(
 @app.command()
 def onboard(
     model: Annotated[Path, Argument(help="Checkpoint folder of a model with raters.")],
-    votes: Annotated[Path, Argument(help="CSV file of votes of new raters: item, annotator, question, value.")],
-    corpus: CorpusFolder,
-    out: Out,
+    votes: Annotated[
+        Path | None, Argument(help="CSV file of votes of new raters: item, annotator, question, value.")
+    ] = None,
+    corpus: CorpusFolder = ...,
+    out: Out = ...,
+    raters: Annotated[
+        Path | None,
+        Option(help="CSV table of raters, for a model trained with one; raters new to the model need no votes."),
+    ] = None,
     features: Annotated[
         Path | None, Option(help="Folder that caches features; by default 'features' next to --out.")
     ] = None,
@@ -412,7 +418,8 @@ def onboard(
     """
     from annot_hf.training import onboarding
 
-    found = onboarding.onboard(model, votes, corpus, out, features=features, max_seconds=max_seconds)
+    limits = {"features": features, "max_seconds": max_seconds}
+    found = onboarding.onboard(model, votes, corpus, out, raters=raters, **limits)
     counts = sorted(found.answers.values())
     rows = [("raters onboarded", f"{len(counts):,}", "")]
     rows += [("answers of a rater", f"{counts[0]:,} to {counts[-1]:,}", f"{sum(counts):,} in all")]

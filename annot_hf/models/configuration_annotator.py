@@ -18,6 +18,9 @@ class AnnotatorConfig(OpinionConfig):
 
     Args:
         annotators: Names of the raters that have a head.
+        rater_facts: What is known of each of `annotators`, F numbers a rater `(raters, F)`, from a table of raters: part of a
+            rater's row is a linear map of these, which all raters share. Training fills it in, as the next.
+        rater_columns: How the columns of that table became these numbers (see `annot_hf.data.rater_facts`).
         rater_head: "independent", a layer per rater (arXiv 2408.11956), or "residual", the consensus plus a
             linear layer per rater that starts at zero: raters with few votes stay close to the consensus.
         rater_rows: What a rater has: "full", the weights of that layer; "low_rank", coefficients of `rater_rank` layers that
@@ -62,6 +65,8 @@ class AnnotatorConfig(OpinionConfig):
     ]
 
     annotators: Sequence[str] = ()
+    rater_facts: Sequence[Sequence[float]] = ()
+    rater_columns: Sequence[dict[str, Any]] = ()
     rater_head: str = "independent"
     rater_rows: str = "full"
     rater_rank: int = 8
@@ -87,6 +92,13 @@ class AnnotatorConfig(OpinionConfig):
         self.annotators = list(self.annotators)
         if len(set(self.annotators)) < len(self.annotators):
             raise ValueError("annotators names a rater twice; list each rater once.")
+        self.rater_facts, self.rater_columns = [list(row) for row in self.rater_facts], list(self.rater_columns)
+        widths = {len(row) for row in self.rater_facts}
+        if self.rater_facts and (len(self.rater_facts) != len(self.annotators) or len(widths) > 1 or not widths.pop()):
+            raise ValueError(
+                f"rater_facts has {len(self.rater_facts)} rows, and there are {len(self.annotators)} annotators; give each a "
+                "row of as many numbers."
+            )
         check_counts(**options_of(self, "draws", "max_panel", "rater_rank"))
         check_not_negative(**options_of(self, "tower_layers", "consensus_weight", "distribution_weight"))
         super().__post_init__(**kwargs)

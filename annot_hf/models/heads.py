@@ -282,10 +282,20 @@ class RaterHeads(nn.Module):
     `outputs * (width + 1)` numbers; of "low_rank", the coefficients of `rank` linear layers that all raters share; of
     "embedding", a vector of `rank` numbers that enters a hidden layer, which all share, beside the item's. A step reads, and
     with `sparse` also updates, only the rows of the raters in the batch, so its cost does not grow with the other raters.
+
+    With `facts`, that many numbers are known of each rater, and a row adds a linear map of these, which all share.
     """
 
     def __init__(
-        self, raters: int, width: int, outputs: int, *, kind: str = "full", rank: int = 0, sparse: bool = False
+        self,
+        raters: int,
+        width: int,
+        outputs: int,
+        *,
+        kind: str = "full",
+        rank: int = 0,
+        facts: int = 0,
+        sparse: bool = False,
     ) -> None:
         super().__init__()
         self.width, self.outputs, self.kind, self.sparse = width, outputs, kind, sparse
@@ -295,11 +305,22 @@ class RaterHeads(nn.Module):
         self.hidden = nn.Linear(width + rank, width) if kind == "embedding" else None
         self.output = nn.Linear(width, outputs) if kind == "embedding" else None
 
-    def forward(self, x: torch.Tensor, annotator: torch.Tensor | None) -> torch.Tensor:
-        """Answers `(P, outputs)` of raters `annotator` `(P,)`, or of the mean row, to `x` `(P, width)`."""
+        self.expected = nn.Linear(facts, self.table.shape[1], bias=False) if facts else None
+
+    def forward(
+        self, x: torch.Tensor, annotator: torch.Tensor | None, facts: torch.Tensor | None = None
+    ) -> torch.Tensor:
+        """Answers `(P, outputs)` of raters `annotator` `(P,)`, or of the mean row, to `x` `(P, width)`; `facts` are of all."""
         if annotator is None:
-            return self.answer(x, self.table.mean(0, keepdim=True).expand(len(x), -1))
-        return self.answer(x, nn.functional.embedding(annotator, self.table, sparse=self.sparse))
+            rows = (self.table.mean(0) + self.shared_part(None if facts is None else facts.mean(0))).expand(len(x), -1)
+        else:
+            rows = nn.functional.embedding(annotator, self.table, sparse=self.sparse)
+            rows = rows + self.shared_part(None if facts is None else facts[annotator])
+        return self.answer(x, rows)
+
+    def shared_part(self, facts: torch.Tensor | None) -> torch.Tensor:
+        """What raters of whom these `facts` `(., F)` are known have in common in their rows; nothing where none are."""
+        return self.table.new_zeros(()) if self.expected is None else self.expected(facts)
 
     def answer(self, x: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
         """Answers `(P, outputs)` of raters with these rows `(P, columns of the table)` to `x` `(P, width)`."""

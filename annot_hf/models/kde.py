@@ -230,26 +230,72 @@ def cell_masses(
         raise ValueError(f"bandwidth is {bandwidth}; it must be above 0.")
     edges = np.linspace(low, high, bins + 1)[1:-1, None]
     if tensor:
-        xp, cdf = torch, torch.special.ndtr if kernel == "gaussian" else torch.sigmoid
+        xp = torch
         edges, bandwidth = (torch.as_tensor(part).to(observations) for part in (edges, bandwidth))
     else:
         xp, bandwidth, normal = np, np.asarray(bandwidth), _numpy_ndtr()
-        cdf = normal if kernel == "gaussian" else expit
     if variances is not None:
         bandwidth = (bandwidth**2 + variances) ** 0.5
     # Per draw, or one for all draws.
     wide = bandwidth.shape[1] if bandwidth.ndim == 3 else 1
-    scale = xp.broadcast_to(_STEEPNESS[kernel] / bandwidth, (items, wide, dimensions)).swapaxes(1, 2)[:, :, None]
-    # (B, D, bins - 1, n).
-    below = cdf(edges * scale - observations[:, :, None] * scale)
-    whole = xp.ones_like(observations)[:, :, None]
+    scale = xp.broadcast_to(_STEEPNESS[kernel] / bandwidth, (items, wide, dimensions)).swapaxes(1, 2)
+    if tensor:
+        return _differentiable_cells(torch).apply(observations, scale.contiguous(), edges, kernel)
+    return _cells(_masses(np, normal if kernel == "gaussian" else expit, observations, scale, edges)[1])
+
+
+def _cells(mass: Array) -> Array:
+    """Mean over draws of each draw's mass in each cell, from that in each bin `(B, D, bins, n)`."""
+    return mass[:, 0].mean(-1) if mass.shape[1] == 1 else mass[:, 0] @ mass[:, 1].swapaxes(1, 2) / mass.shape[-1]
+
+
+def _masses(xp: Any, cdf: Any, observations: Array, scale: Array, edges: Array) -> tuple[Array, Array]:
+    """Arguments of the kernel's CDF at the edges `(B, D, bins - 1, n)`, and each draw's mass in each bin `(B, D, bins, n)`."""
+    place = edges * scale[:, :, None] - (observations * scale)[:, :, None]
+    below = cdf(place)
+    items, dimensions, inner, draws = below.shape
+    mass = xp.empty((items, dimensions, inner + 1, draws), dtype=below.dtype)
     # Differenced before the sum over draws: the masses of empty cells stay exact to float32, and so do the gradients of
     # their logarithms, which a difference of sums would drown in rounding.
-    # (B, D, bins, n).
-    mass = xp.concatenate([below, whole], 2) - xp.concatenate([0 * whole, below], 2)
-    if dimensions == 1:
-        return mass[:, 0].mean(-1)
-    return mass[:, 0] @ mass[:, 1].swapaxes(1, 2) / draws
+    mass[:, :, :-1], mass[:, :, -1] = below, 1
+    mass[:, :, 1:] -= below
+    return place, mass
+
+
+@functools.lru_cache(maxsize=1)
+def _differentiable_cells(torch: Any) -> Any:
+    """`_cells` of `_masses` with a gradient written by hand, in place: autograd's keeps and copies every step."""
+    cdf = {"gaussian": torch.special.ndtr, "logistic": torch.sigmoid}
+
+    class Cells(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, observations: Any, scale: Any, edges: Any, kernel: str) -> Any:
+            place, mass = _masses(torch, cdf[kernel], observations, scale, edges)
+            ctx.save_for_backward(place, mass, scale)
+            ctx.kernel = kernel
+            return _cells(mass)
+
+        @staticmethod
+        @torch.autograd.function.once_differentiable
+        def backward(ctx: Any, gradient: Any) -> tuple[Any, ...]:
+            place, mass, scale = ctx.saved_tensors
+            gradient = gradient / mass.shape[-1]
+            if mass.shape[1] == 1:
+                of_mass = gradient[:, None, :, None].expand_as(mass)
+            else:
+                of_mass = torch.stack([gradient @ mass[:, 1], gradient.mT @ mass[:, 0]], 1)
+            if ctx.kernel == "gaussian":
+                density = (place * place).mul_(-0.5).exp_().mul_(1 / math.sqrt(2 * math.pi))
+            else:
+                density = torch.sigmoid(place)
+                density = density * (1 - density)
+            slope = density.mul_(of_mass[:, :, :-1] - of_mass[:, :, 1:])
+            of_observations = -slope.sum(2) * scale
+            of_scale = slope.mul_(place).sum(2) / scale
+            one = scale.shape[-1] < place.shape[-1]
+            return of_observations, of_scale.sum(-1, keepdim=True) if one else of_scale, None, None
+
+    return Cells
 
 
 def cell_names(dimensions: Sequence[str], bins: int) -> tuple[str, ...]:

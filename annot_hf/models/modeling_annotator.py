@@ -45,13 +45,15 @@ class AnnotatorModel(OpinionPreTrainedModel):
         shared = 0 if config.aggregate == "votes" else self.columns
         self.consensus = Each(*(nn.Linear(width, outputs) for _ in range(shared)))
         raters = max(len(config.annotators), 1)
-        rows = {"kind": config.rater_rows, "rank": config.rater_rank, "sparse": config.sparse_raters}
-        self.raters = Each(*(RaterHeads(raters, width, outputs, **rows) for _ in range(self.columns)))
+        options = {"facts": len(config.rater_facts[0]) if config.rater_facts else 0, "sparse": config.sparse_raters}
+        rows = {"kind": config.rater_rows, "rank": config.rater_rank}
+        self.raters = Each(*(RaterHeads(raters, width, outputs, **rows, **options) for _ in range(self.columns)))
         # Of the raters' answers around the model's: each item's ambiguity and each rater's noise.
         self.ambiguity = self.noise = None
         if config.is_scale and config.spread == "learned":
             self.ambiguity = nn.Linear(width, self.columns)
-            self.noise = RaterHeads(raters, 0, self.columns, sparse=config.sparse_raters)
+            self.noise = RaterHeads(raters, 0, self.columns, **options)
+        self._facts: torch.Tensor | None = None
         self.post_init()
 
     def forward(
@@ -177,6 +179,8 @@ class AnnotatorModel(OpinionPreTrainedModel):
     def _init_rows(self, heads: RaterHeads) -> None:
         """Rows that add nothing to the consensus, or those of `raters` separate layers."""
         bound, residual = 1 / math.sqrt(max(heads.width, 1)), self.config.rater_head == "residual"
+        if heads.expected is not None:
+            init.zeros_(heads.expected.weight)
         if heads.basis is not None:
             init.uniform_(heads.basis, -bound, bound)
         if heads is self.noise or (residual and heads.output is None):
@@ -188,6 +192,16 @@ class AnnotatorModel(OpinionPreTrainedModel):
         if residual and heads.output is not None:
             init.zeros_(heads.output.weight)
             init.zeros_(heads.output.bias)
+
+    def rater_facts(self, like: torch.Tensor) -> torch.Tensor | None:
+        """What is known of each rater `(raters, F)`, on the device and of the kind of `like`; None where nothing is."""
+        if not self.config.rater_facts:
+            return None
+        # Not a buffer: the configuration has it, and raters may be added.
+        if self._facts is None or len(self._facts) != len(self.config.annotators):
+            with torch.inference_mode(False):
+                self._facts = torch.tensor(self.config.rater_facts)
+        return self._facts.to(like)
 
     def _check_pairs(self, pair_item: torch.Tensor, pair_annotator: torch.Tensor, items: int) -> None:
         """Raise unless every item has a pair, pairs are ordered by item, and raters have a head."""
@@ -213,10 +227,11 @@ class AnnotatorModel(OpinionPreTrainedModel):
         """Consensus `(B, D)` and pair answers `(P, D)`; logits `(., K)` for a category question."""
         inner = self.towers([embedding] * self.columns).chunk(self.columns, -1)
         if self.config.aggregate == "votes":
-            consensus = self.raters([x.detach() for x in inner], None).detach()
+            consensus = self.raters([x.detach() for x in inner], None, self.rater_facts(embedding)).detach()
         else:
             consensus = self.consensus(inner)
-        own, fallback = self.raters([x[pair_item] for x in inner], pair_annotator.clip(0)), consensus[pair_item]
+        facts, fallback = self.rater_facts(embedding), consensus[pair_item]
+        own = self.raters([x[pair_item] for x in inner], pair_annotator.clip(0), facts)
         if self.config.rater_head == "residual":
             own = own + fallback
         return consensus, torch.where(pair_annotator[:, None] >= 0, own, fallback)
@@ -247,7 +262,8 @@ class AnnotatorModel(OpinionPreTrainedModel):
         """Standard deviation of each pair's votes around its answer `(P, D)`, if it is learned: LEAST_SPREAD and more."""
         if self.noise is None:
             return None
-        own = self.noise(embedding.new_zeros(len(pair_item), 0), pair_annotator.clip(0))
+        none = embedding.new_zeros(len(pair_item), 0)
+        own = self.noise(none, pair_annotator.clip(0), self.rater_facts(embedding))
         own = torch.where(pair_annotator[:, None] >= 0, own, 0.0)
         return bounded_spread((self.ambiguity(embedding)[pair_item] + own).float())
 

@@ -59,7 +59,7 @@ _KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: 
 _SECRET_NAME = re.compile(r"(?:token|password|secret|api_?key)$", re.IGNORECASE)
 # arguments of the configuration classes that training fills in
 _FILLED_IN = {"self", "kwargs", "trunk_config", "lalm_config", "adapted_from", "questions", "scale_questions"}
-_FILLED_IN |= {"auxiliary_questions", "annotators", "levels", "class_weights"}
+_FILLED_IN |= {"auxiliary_questions", "annotators", "levels", "class_weights", "rater_facts", "rater_columns"}
 # keys that mean nothing unless another one is set
 _DEPENDENT = {
     "curriculum.kind": r"curriculum\.",
@@ -116,6 +116,9 @@ class Recipe:
         scales: Scale questions that a distribution model answers too, such as valence; learnt from the mean rating.
         auxiliary: Category questions that it answers too, such as the same clip seen as well as heard; learnt from the
             fractions of their votes.
+        raters: CSV file with a column `annotator` and what else is known of raters, from which an annotator model expects
+            part of their answers, those of new raters too. Numbers are standardised, and each word that two raters share is a
+            yes or no; what is missing counts as the mean, or as no word, and so does a rater who is not in the file.
         features: Folder for computed log-mel features and for the frames of a frozen trunk; `output_dir`/features when
             empty.
         head_seed: Seed that fresh weights are drawn with (the heads, and a log-mel trunk); `seed` when null, which also
@@ -136,6 +139,7 @@ class Recipe:
     question: list[str] = field(default_factory=list)
     scales: list[str] = field(default_factory=list)
     auxiliary: list[str] = field(default_factory=list)
+    raters: str = ""
     features: str = ""
     head_seed: int | None = None
     target: TargetOptions = field(default_factory=TargetOptions)
@@ -153,6 +157,8 @@ class Recipe:
             for name in ("scales", "auxiliary", "curriculum.kind"):
                 if name in changed:
                     raise ValueError(f"{name} is for distribution models, and model is {self.model}; remove {name}.")
+        if self.raters and self.model != "annotator":
+            raise ValueError(f"raters is for annotator models, and model is {self.model}; remove raters.")
         asked = [*self.question, *self.scales, *self.auxiliary]
         twice = [name for name in asked if asked.count(name) > 1]
         if twice:

@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader
 
 from annot_hf.data.export import ExportedCorpus, read_export
 from annot_hf.data.questions import Question, nearest
+from annot_hf.data.rater_facts import encode_raters, read_rater_table
 from annot_hf.data.targets import scale_answers
 from annot_hf.data.votes import VoteTable
 from annot_hf.models.heads import RaterHeads
@@ -60,10 +61,11 @@ class Answers:
 
 def onboard(
     model_folder: str | Path,
-    votes: str | Path,
+    votes: str | Path | None,
     corpus: str | Path | ExportedCorpus,
     out: str | Path,
     *,
+    raters: str | Path | None = None,
     batch_size: int = 32,
     features: str | Path | None = None,
     max_seconds: float | None = None,
@@ -73,16 +75,19 @@ def onboard(
     Args:
         model_folder: Checkpoint folder of an annotator model.
         votes: CSV file, as `VoteTable.from_csv` reads it, with votes of raters whom the model does not know on items of the
-            corpus. Votes on questions that the model does not answer are counted and left out.
+            corpus. Votes on questions that the model does not answer are counted and left out. None where `raters` says all
+            that is known of the new raters.
         corpus: Folder of the exported corpus, or the corpus if it is open already.
         out: Folder to write, a checkpoint as any other; its `training.json` says who was onboarded from how many answers.
+        raters: CSV file of a table of raters with the columns that the model was trained with, if there were any. All raters
+            in it whom the model does not know are onboarded, with votes or without.
         batch_size: Items per batch.
         features: Folder for computed log-mel features; "features" next to `out` by default.
         max_seconds: Longest clip that is accepted (s); by default what training accepted.
 
     Raises:
-        ValueError: The model has no raters, or a row of one of these already; or a vote has no rater, or its item, question
-            or value is unknown.
+        ValueError: The model has no raters, or a row of one of these already; a vote has no rater, or its item, question or
+            value is unknown; the table of raters does not fit the model; or there is nobody to onboard.
     """
     out = Path(out)
     if out.resolve() == Path(model_folder).resolve():
@@ -91,26 +96,35 @@ def onboard(
     model, processor, facts = load_model(model_folder)
     _check_model(model, model_folder)
     corpus = corpus if isinstance(corpus, ExportedCorpus) else read_export(corpus)
-    names, items, answers, left_out = _read_votes(Path(votes), corpus, model)
-    held, rows = read_together(corpus, items)
-    inputs = corpus_inputs(
-        corpus,
-        held,
-        model.config.trunk_config,
-        processor,
-        features=features or out.resolve().parent / "features",
-        max_seconds=accepted_seconds(facts) if max_seconds is None else max_seconds,
-    ).select(rows)
-    batches = [range(start, min(start + batch_size, len(items))) for start in range(0, len(items), batch_size)]
-    loader = DataLoader(inputs, batch_sampler=batches, collate_fn=make_collator(model, processor).pad)
-    with torch.no_grad():
-        parts = [model.embed(**{name: value.to(model.device) for name, value in batch.items()}) for batch in loader]
-    add_raters(model, names, fit_rows(model, torch.cat(parts), answers, len(names)))
+    names, items, answers, left_out = _read_votes(votes, corpus, model)
+    names, facts_of_raters = _read_facts(raters, names, model)
+    if not names:
+        raise ValueError(
+            "There is no new rater; give votes, or a table of raters with somebody whom the model does not know."
+        )
+    embedding = torch.zeros(0, model.width)
+    if len(items):
+        held, rows = read_together(corpus, items)
+        inputs = corpus_inputs(
+            corpus,
+            held,
+            model.config.trunk_config,
+            processor,
+            features=features or out.resolve().parent / "features",
+            max_seconds=accepted_seconds(facts) if max_seconds is None else max_seconds,
+        ).select(rows)
+        batches = [range(start, min(start + batch_size, len(items))) for start in range(0, len(items), batch_size)]
+        loader = DataLoader(inputs, batch_sampler=batches, collate_fn=make_collator(model, processor).pad)
+        with torch.no_grad():
+            parts = [model.embed(**{name: value.to(model.device) for name, value in batch.items()}) for batch in loader]
+        embedding = torch.cat(parts)
+    found = fit_rows(model, embedding, answers, len(names), facts_of_raters)
+    add_raters(model, names, found, facts_of_raters)
     counts = np.bincount(answers.rater.numpy(), minlength=len(names)).tolist()
-    found = Onboarded(out, dict(zip(names, counts, strict=True)), left_out)
-    record = {"corpus": corpus.name, "corpus_digest": corpus.digest, "answers": found.answers, "left_out": left_out}
+    done = Onboarded(out, dict(zip(names, counts, strict=True)), left_out)
+    record = {"corpus": corpus.name, "corpus_digest": corpus.digest, "answers": done.answers, "left_out": left_out}
     save_model(model, processor, facts | {"onboarded": [*facts.get("onboarded", []), record]}, out)
-    return found
+    return done
 
 
 def _check_model(model: SupportModel, folder: str | Path) -> None:
@@ -126,10 +140,38 @@ def _check_model(model: SupportModel, folder: str | Path) -> None:
         raise ValueError(f"{folder} holds adapters; merge them first (merge_lora), and onboard raters to the result.")
 
 
+def _read_facts(
+    path: str | Path | None, names: list[str], model: AnnotatorModel
+) -> tuple[list[str], torch.Tensor | None]:
+    """Names of the new raters, those of the table among them, and what the model reads of each `(raters, F)`, if anything."""
+    columns = model.config.rater_columns
+    if path is None and not columns:
+        return names, None
+    if path is None or not columns:
+        read = ", ".join(column["name"] for column in columns)
+        raise ValueError(
+            f"The model reads {read} of its raters; give the table of the new ones (raters)."
+            if columns
+            else f"{path} is a table of raters, and the model was trained without one; leave it out."
+        )
+    table = read_rater_table(path)
+    known = {*names, *model.config.annotators}
+    absent = sorted(set(names) - set(table.index))
+    if absent:
+        logger.warning(
+            "%d new raters are not in %s, and count as average: %s.", len(absent), path, ", ".join(absent[:6])
+        )
+    names = [*names, *(name for name in table.index if name not in known)]
+    return names, torch.from_numpy(encode_raters(table, columns, names))
+
+
 def _read_votes(
-    path: Path, corpus: ExportedCorpus, model: AnnotatorModel
+    path: str | Path | None, corpus: ExportedCorpus, model: AnnotatorModel
 ) -> tuple[list[str], np.ndarray, Answers, dict[str, int]]:
     """Names of the new raters, the items that they rated, their answers, and counts of the votes that are left out."""
+    if path is None:
+        columns = model.columns if model.config.is_scale else 1
+        return [], np.array([]), Answers(torch.zeros(0).long(), torch.zeros(0).long(), torch.zeros(0, columns)), {}
     mine = [Question.from_dict(question) for question in model.config.questions]
     asked = [question.name for question in mine]
     check_support(mine, corpus)
@@ -182,11 +224,14 @@ def rater_tables(model: AnnotatorModel) -> list[RaterHeads]:
     return [*model.raters, *([] if model.noise is None else [model.noise])]
 
 
-def fit_rows(model: AnnotatorModel, embedding: torch.Tensor, answers: Answers, raters: int) -> list[torch.Tensor]:
+def fit_rows(
+    model: AnnotatorModel, embedding: torch.Tensor, answers: Answers, raters: int, facts: torch.Tensor | None = None
+) -> list[torch.Tensor]:
     """Rows of new raters in each of `rater_tables` `(raters, columns)`: the maximum a posteriori of their answers.
 
     A rater without answers gets the mean of the known raters' rows. `embedding` `(N, width)` are what `embed` gives of
-    the items. The fit is in float64, by Newton's method in the prior's directions, for all raters at a time.
+    the items, `facts` `(raters, F)` what is known of the raters. The fit is in float64, by Newton's method in the prior's
+    directions, for all raters at a time.
     """
     tables = rater_tables(model)
     known = torch.cat([table.table.detach().cpu().double() for table in tables], 1)
@@ -194,15 +239,16 @@ def fit_rows(model: AnnotatorModel, embedding: torch.Tensor, answers: Answers, r
     _, deviations, directions = torch.linalg.svd((known - mean) / (len(known) - 1) ** 0.5, full_matrices=False)
     # a standard normal step along each direction is one of the prior
     basis = (deviations[:, None] * directions)[:DIRECTIONS]
-    respond, cost = _response(model, embedding, answers)
-    start = known.new_zeros(raters, len(basis))
-    places = _newton(lambda place: respond(mean + place @ basis), cost, answers.rater, start)
-    widths = [table.table.shape[1] for table in tables]
-    return list((mean + places @ basis).split(widths, 1))
+    places = known.new_zeros(raters, len(basis))
+    if len(answers.item):
+        respond, cost = _response(model, embedding, answers, facts)
+        affine = model.config.rater_rows != "embedding"
+        places = _newton(lambda place: respond(mean + place @ basis), cost, answers.rater, places, affine=affine)
+    return list((mean + places @ basis).split([table.table.shape[1] for table in tables], 1))
 
 
 def _response(
-    model: AnnotatorModel, embedding: torch.Tensor, answers: Answers
+    model: AnnotatorModel, embedding: torch.Tensor, answers: Answers, facts: torch.Tensor | None
 ) -> tuple[Callable[[torch.Tensor], torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]:
     """What rows `(R, columns)` of the raters make of their items `(P, n)`, and the cost (nats) of that `(P,)`.
 
@@ -220,13 +266,13 @@ def _response(
             [part.cpu().double() for part in parts] for parts in (fixed, [one[item.to(one.device)] for one in inner])
         )
     inner.append(inner[0].new_zeros(len(item), 0))
+    shared = [table.shared_part(None if facts is None else facts[rater]) for table in tables]
 
     def respond(rows: torch.Tensor) -> torch.Tensor:
-        own = [
-            table.answer(x, part[rater]) for table, x, part in zip(tables, inner, rows.split(widths, 1), strict=False)
-        ]
+        pieces = zip(tables, inner, rows.split(widths, 1), shared, strict=False)
+        own = [table.answer(x, part[rater] + expected) for table, x, part, expected in pieces]
         parts = [torch.cat(own[:scales], -1), *own[scales:]]
-        return torch.cat([part + shared for part, shared in zip(parts, fixed, strict=True)], -1)
+        return torch.cat([part + common for part, common in zip(parts, fixed, strict=True)], -1)
 
     def cost(response: torch.Tensor) -> torch.Tensor:
         if not config.is_scale:
@@ -244,20 +290,33 @@ def _newton(
     cost: Callable[[torch.Tensor], torch.Tensor],
     rater: torch.Tensor,
     place: torch.Tensor,
+    *,
+    affine: bool,
 ) -> torch.Tensor:
-    """Where each rater's cost plus |place|^2 / 2 is least, from `place` `(R, J)`, by damped Newton steps of all raters."""
+    """Where each rater's cost plus |place|^2 / 2 is least, from 0 `(R, J)`, by damped Newton steps of all raters.
+
+    A response `(P, n)` depends on the place of its own `rater` `(P,)` alone, and an affine one has the same slope everywhere.
+    """
     raters, directions = place.shape
+    identity, answer = torch.eye(directions).to(place), respond
+
+    def slope_at(place: torch.Tensor) -> torch.Tensor:
+        """Derivative of each response in the directions `(P, n, J)`."""
+        return torch.stack([jvp(respond, (place,), (one.expand_as(place),))[1] for one in identity], -1)
+
+    if affine:
+        slope, start = slope_at(place), respond(place)
+
+        def answer(place: torch.Tensor) -> torch.Tensor:
+            return start + torch.einsum("pnj,pj->pn", slope, place[rater])
 
     def total(response: torch.Tensor, at: torch.Tensor) -> torch.Tensor:
         return place.new_zeros(raters).index_add(0, rater, cost(response)) + (at**2).sum(1) / 2
 
-    identity = torch.eye(directions).to(place)
-    response = respond(place)
+    response = answer(place)
     least = total(response, place)
     for _ in range(_STEPS):
-        # (P, n, J): each answer depends on the place of its own rater alone
-        slopes = [jvp(respond, (place,), (one.expand_as(place),))[1] for one in identity]
-        slope = torch.stack(slopes, -1)
+        slope = slope if affine else slope_at(place)
         first, second = _derivatives(cost, response)
         gradient = place.clone().index_add(0, rater, torch.einsum("pnj,pn->pj", slope, first))
         curvature = place.new_zeros(raters, directions, directions)
@@ -270,7 +329,7 @@ def _newton(
         size = torch.ones_like(least)
         for _ in range(_HALVINGS):
             there = place - size[:, None] * step
-            response = respond(there)
+            response = answer(there)
             costs = total(response, there)
             worse = ~(costs <= least)
             if not worse.any():
@@ -279,7 +338,7 @@ def _newton(
         there, costs = torch.where(worse[:, None], place, there), torch.where(worse, least, costs)
         gain, place, least = float((least - costs).sum()), there, costs
         if worse.any():
-            response = respond(place)
+            response = answer(place)
         if gain < _LEAST_GAIN:
             return place
     logger.warning("The fit of %d raters still gained %.1e nats after %d steps.", raters, gain, _STEPS)
@@ -297,8 +356,12 @@ def _derivatives(
     return first.detach(), torch.stack(second, -1)
 
 
-def add_raters(model: AnnotatorModel, names: Sequence[str], rows: Sequence[torch.Tensor]) -> None:
-    """Append raters with these rows in each of `rater_tables` to a model."""
+def add_raters(
+    model: AnnotatorModel, names: Sequence[str], rows: Sequence[torch.Tensor], facts: torch.Tensor | None = None
+) -> None:
+    """Append raters with these rows in each of `rater_tables`, and what is known of them `(raters, F)`, to a model."""
     for table, more in zip(rater_tables(model), rows, strict=True):
         table.table = nn.Parameter(torch.cat([table.table.detach(), more.to(table.table)]))
     model.config.annotators = [*model.config.annotators, *names]
+    if facts is not None:
+        model.config.rater_facts = [*model.config.rater_facts, *facts.tolist()]

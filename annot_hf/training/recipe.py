@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+import hashlib
 import json
 import logging
 import os
@@ -51,7 +52,16 @@ RECIPES = Path(__file__).parent.parent / "recipes"
 # keys that mean nothing without push_to_hub
 _HUB_KEYS = ("hub_model_id", "hub_private_repo", "hub_revision", "hub_strategy")
 # keys that say where things lie and what is logged, and not what a run is; what the annotations hold is in its record
-ELSEWHERE = {"votes.annotations", "corpus", "features", "ensemble.folder", "output_dir", "report_to", "run_name"}
+ELSEWHERE = {
+    "votes.annotations",
+    "corpus",
+    "raters",
+    "features",
+    "ensemble.folder",
+    "output_dir",
+    "report_to",
+    "run_name",
+}
 ELSEWHERE |= {"disable_tqdm", "logging_strategy", "logging_steps", "push_to_hub", *_HUB_KEYS}
 # keys of an ensemble that a member alone does not have
 _TOGETHER = ("members", "num_members", "ensemble.differ", "ensemble.folder", "distribution", "head_seed")
@@ -91,6 +101,8 @@ class Run:
             part["trunk"] = weights_digest(self.recipe.trunk, self.options.get("lalm_revision"))
         if self.recipe.votes.used != "human":
             part["annotations"] = read_annotation_facts(self.recipe.votes.annotations)["votes_sha256"]
+        if self.recipe.raters:
+            part["raters"] = _digest_of(self.recipe.raters)
         # a layer may be named by a file, which may hold another one later
         layer = {"trunk_layer": self.options["trunk_layer"]} if "trunk_layer" in self.values else {}
         record = {"recipe": self.values | layer, "corpus_digest": corpus.digest} | part
@@ -110,9 +122,17 @@ class Run:
             *_differing(now.get("part", {}), earlier.get("part", {})),
             *["the corpus"] * (earlier["corpus_digest"] != corpus.digest),
             *["the annotations"] * (earlier.get("annotations") != now.get("annotations")),
+            *["the table of raters"] * (earlier.get("raters") != now.get("raters")),
             # a digest that could not be taken is no change
             *["the trunk's weights"] * (len({earlier.get("trunk"), now.get("trunk"), None}) > 2),
         ]
+
+
+def _digest_of(path: str) -> str:
+    """SHA-256 of the table of raters."""
+    if not Path(path).is_file():
+        raise ValueError(f"raters is {path!r}, and there is no such file; give a CSV file with a column annotator.")
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()
 
 
 def _differing(mine: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:

@@ -17,6 +17,7 @@ from annot_hf.data.conditions import make_perturbation
 from annot_hf.data.corpus import replace_file
 from annot_hf.data.export import ExportedCorpus, read_export
 from annot_hf.data.predictions import Predictions
+from annot_hf.data.rater_facts import describe_columns, encode_raters, read_rater_table
 from annot_hf.data.targets import Targets
 from annot_hf.models.configuration_annotator import FINE
 from annot_hf.models.configuration_log_mel import LogMelConfig
@@ -246,6 +247,7 @@ def build_model(run: Run, targets: Targets, corpus: ExportedCorpus) -> tuple[Opi
             options[option] = [corpus.votes.question(name).to_dict() for name in names]
     if recipe.model == "annotator":
         options["annotators"] = _annotators(targets)
+        options |= _rater_facts(recipe.raters, options["annotators"])
         options["levels"] = count_levels(targets)
     adapted = recipe.model != "seedbert" and options.get("lora_rank", model_class.config_class().lora_rank) > 0
     if recipe.model == LALM:
@@ -274,6 +276,18 @@ def _annotators(targets: Targets) -> list[str]:
     answers = np.bincount(targets.ratings.annotator, minlength=len(targets.annotators))
     order = np.argsort(-answers, kind="stable")
     return [targets.annotators[code] for code in order if answers[code]]
+
+
+def _rater_facts(path: str, annotators: Sequence[str]) -> dict[str, Any]:
+    """The options of a model that reads a table of raters; none without one."""
+    if not path:
+        return {}
+    table = read_rater_table(path)
+    absent = len(set(annotators) - set(table.index))
+    if absent:
+        logger.warning("%d of %d raters are not in %s, and count as average.", absent, len(annotators), path)
+    columns = describe_columns(table, annotators)
+    return {"rater_columns": columns, "rater_facts": encode_raters(table, columns, annotators).tolist()}
 
 
 def count_levels(targets: Targets) -> list[int]:

@@ -99,6 +99,35 @@ def test_low_rank_rows_mix_shared_layers_and_embeddings_enter_a_shared_one():
     assert heads.table.shape == (4, 3)
 
 
+def error_of_unseen_raters(x, votes, facts):
+    """Squared error of raters who were not trained on, where rows may follow facts."""
+    torch.manual_seed(0)
+    unseen, raters = 12, len(votes)
+    heads = RaterHeads(raters - unseen, 4, 1, facts=0 if facts is None else 1)
+    optimiser = torch.optim.AdamW(heads.parameters(), lr=0.02, weight_decay=0.3)
+    rater = torch.arange(raters - unseen).repeat_interleave(len(x))
+    known = None if facts is None else facts[:-unseen]
+    for _ in range(150):
+        answers = heads(x.repeat(raters - unseen, 1), rater, known).view(raters - unseen, -1)
+        (answers - votes[:-unseen]).square().mean().backward()
+        optimiser.step()
+        optimiser.zero_grad()
+    rows = heads.table.mean(0) + heads.shared_part(None if facts is None else facts[-unseen:])
+    rows = rows.expand(unseen, -1).repeat_interleave(len(x), 0)
+    return float((heads.answer(x.repeat(unseen, 1), rows).view(unseen, -1) - votes[-unseen:]).square().mean().detach())
+
+
+def test_facts_tell_of_unseen_raters_where_these_matter_and_do_no_harm_where_not():
+    torch.manual_seed(1)
+    x, facts, own = torch.randn(30, 4), torch.randn(60, 1), 0.3 * torch.randn(60, 1)
+    noise = 0.5 * torch.randn(60, 30)
+    without = {kind: error_of_unseen_raters(x, own + kind * facts + noise, None) for kind in (0, 1)}
+    informed = {kind: error_of_unseen_raters(x, own + kind * facts + noise, facts) for kind in (0, 1)}
+    # their noise and their own deviation stay
+    assert informed[1] < 0.6 * without[1]
+    assert informed[0] < 1.1 * without[0]
+
+
 @pytest.mark.parametrize("sparse", [False, True])
 def test_absent_raters_have_no_gradient(sparse):
     heads = RaterHeads(1000, 6, 2, sparse=sparse)

@@ -16,6 +16,7 @@ from annot_hf.models.losses import answer_costs
 from annot_hf.training.checkpoints import load_model, read_facts
 from annot_hf.training.inference import predict
 from annot_hf.training.onboarding import Answers, fit_rows, onboard, rater_tables
+from annot_hf.training.train import train
 
 NAMES = ["ann", "bob", "cy", "dee"]
 ITEM, RATER = [0, 1, 2, 3, 4, 1, 3, 4], [0, 0, 0, 0, 0, 2, 2, 2]
@@ -26,6 +27,7 @@ MODELS = {
     "published": {"levels": LEVELS, "spread": "published"},
     "low rank": {"levels": LEVELS, "rater_rows": "low_rank", "rater_rank": 4},
     "embedding": {"levels": LEVELS, "rater_rows": "embedding", "rater_rank": 4},
+    "facts": {"levels": LEVELS, "rater_facts": [[0.5, 1.0], [-0.5, 0.0], [1.5, 0.0], [-1.5, 1.0]]},
     "category": {"questions": tiny.CATEGORY},
     "voting": {"questions": tiny.CATEGORY, "rater_head": "independent", "aggregate": "votes"},
 }
@@ -37,9 +39,11 @@ def made(kind):
     for table in rater_tables(model):
         nn.init.normal_(table.table, std=0.5)
         for weight in table.parameters() if table.output is not None else ():
-            nn.init.normal_(weight, std=0.5)
+            nn.init.normal_(weight, std=0.2)
+        if table.expected is not None:
+            nn.init.normal_(table.expected.weight, std=0.5)
     if model.ambiguity is not None:
-        nn.init.normal_(model.ambiguity.weight)
+        nn.init.normal_(model.ambiguity.weight, std=0.1)
     draw = torch.Generator().manual_seed(1)
     embedding = torch.randn(5, model.width, generator=draw)
     if model.config.is_scale:
@@ -49,6 +53,14 @@ def made(kind):
     else:
         value = torch.randint(3, (8, 1), generator=draw).double()
     return model, embedding, Answers(torch.tensor(ITEM), torch.tensor(RATER), value)
+
+
+FACTS = torch.tensor([[1.0, 1.0], [0.0, 0.0], [-0.5, 1.0]]).double()
+
+
+def fitted(model, embedding, answers):
+    """Rows of three new raters, of whom something is known where the model reads it."""
+    return fit_rows(model, embedding, answers, 3, FACTS if model.config.rater_facts else None)
 
 
 def negative_log_posterior(model, embedding, answers, rater):
@@ -68,6 +80,9 @@ def negative_log_posterior(model, embedding, answers, rater):
 
     def cost(place):
         found, own = rows(place), []
+        if model.config.rater_facts:
+            parts = [table.expected.weight.detach().numpy() @ FACTS[rater].numpy() for table in rater_tables(model)]
+            found = [row + part for row, part in zip(found, parts, strict=True)]
         for x, row, heads in zip(inner, found, model.raters, strict=False):
             shared = {name: weight.detach().numpy() for name, weight in heads.named_parameters()}
             if model.config.rater_rows == "embedding":
@@ -98,7 +113,7 @@ def negative_log_posterior(model, embedding, answers, rater):
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_new_row_is_the_most_probable_one_under_the_raters_answers(kind):
     model, embedding, answers = made(kind)
-    found = fit_rows(model, embedding, answers, 3)
+    found = fitted(model, embedding, answers)
     for rater in (0, 2):
         cost, rows = negative_log_posterior(model, embedding, answers, rater)
         best = min(
@@ -112,7 +127,7 @@ def test_a_new_row_is_the_most_probable_one_under_the_raters_answers(kind):
 @pytest.mark.parametrize("kind", MODELS)
 def test_a_rater_without_answers_gets_the_mean_of_the_known_rows(kind):
     model, embedding, answers = made(kind)
-    for table, found in zip(rater_tables(model), fit_rows(model, embedding, answers, 3), strict=True):
+    for table, found in zip(rater_tables(model), fitted(model, embedding, answers), strict=True):
         np.testing.assert_allclose(found[1], table.table.detach().double().mean(0), atol=1e-12)
 
 
@@ -185,6 +200,42 @@ def test_votes_that_cannot_be_used_are_named(checkpoints, corpus, tmp_path, rows
     with pytest.raises(ValueError, match=message):
         onboard(checkpoints["annotator"], votes, corpus, tmp_path / "model")
     assert not (tmp_path / "model").exists()
+
+
+TABLE = "annotator,age,country\nr001,20,de\nr002,60,de\nr003,40,fr\nr004,,fr\n"
+
+
+def test_a_rater_of_whom_only_facts_are_known_starts_from_what_similar_raters_answer(
+    small_run, corpus, features, tmp_path
+):
+    (tmp_path / "raters.csv").write_text(TABLE)
+    model = train(small_run("annotator", tmp_path / "run", raters=str(tmp_path / "raters.csv"))).model
+    before, _, _ = load_model(model)
+    rows = dict(zip(before.config.annotators, before.config.rater_facts, strict=True))
+    assert rows["r001"] == pytest.approx([-(1.5**0.5), 1, 0]) and rows["r004"] == pytest.approx([0, 0, 1])
+    nn.init.normal_(before.raters[0].expected.weight)
+    before.save_pretrained(model)
+    (tmp_path / "new.csv").write_text(TABLE + "new,60,fr\nother,,\n")
+    votes = write_votes(tmp_path / "votes.csv", ["s001_c001,stranger,valence,1"])
+    found = onboard(model, votes, corpus, tmp_path / "out", raters=tmp_path / "new.csv", features=features)
+    assert found.answers == {"stranger": 1, "new": 0, "other": 0}
+    after, _, _ = load_model(found.model)
+    assert after.config.rater_facts[-2:] == [pytest.approx([1.5**0.5, 0, 1]), [0, 0, 0]]
+    x, mean = torch.randn(1, before.width), before.raters[0].table.mean(0)
+    own = mean + before.raters[0].expected(torch.tensor([[1.5**0.5, 0.0, 1.0]]))
+    answer = after.raters[0](x, torch.tensor([len(after.config.annotators) - 2]), after.rater_facts(x))
+    torch.testing.assert_close(answer, x @ own[:, :-1].T + own[:, -1:])
+    alone = onboard(model, None, corpus, tmp_path / "alone", raters=tmp_path / "new.csv")
+    assert alone.answers == {"new": 0, "other": 0}
+    assert json.loads((alone.model / "config.json").read_text())["rater_facts"][-1] == [0, 0, 0]
+
+
+def test_a_table_of_raters_fits_the_model_or_is_refused(checkpoints, corpus, tmp_path):
+    (tmp_path / "raters.csv").write_text(TABLE)
+    with pytest.raises(ValueError, match="raters.csv is a table of raters, and the model was trained without one"):
+        onboard(checkpoints["annotator"], None, corpus, tmp_path / "out", raters=tmp_path / "raters.csv")
+    with pytest.raises(ValueError, match="There is no new rater; give votes"):
+        onboard(checkpoints["annotator"], None, corpus, tmp_path / "out")
 
 
 def test_only_models_that_know_raters_learn_new_ones(checkpoints, corpus, tmp_path):

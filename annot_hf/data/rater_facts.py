@@ -1,0 +1,94 @@
+"""What is known of raters: a table with a row per rater and any columns, as numbers that a model reads."""
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from annot_hf.data.encoding import csv_frame
+
+# raters who must share a word, for it to have a number of its own
+SHARING = 2
+
+
+def read_rater_table(path: str | os.PathLike) -> pd.DataFrame:
+    """A CSV file with the column `annotator` and any others, as text by rater; an empty field is the empty string.
+
+    Raises:
+        ValueError: There is no such column or none beside it, or a rater has no name or two rows.
+    """
+    table = csv_frame(path, ["annotator"], further=True)
+    for row, bad, what in (
+        (table["row"], table["annotator"] == "", "has no annotator; name the rater or remove the row"),
+        (table["row"], table["annotator"].duplicated(), "lists {!r} a second time; give each rater one row"),
+    ):
+        if bad.any():
+            first = int(np.argmax(bad))
+            raise ValueError(f"{path}: row {row[first]} {what.format(table['annotator'][first])}.")
+    table = table.drop(columns="row").set_index("annotator")
+    if not len(table.columns):
+        raise ValueError(f"{path} has the column annotator alone; add what is known of the raters.")
+    return table
+
+
+def describe_columns(table: pd.DataFrame, annotators: Sequence[str]) -> list[dict[str, Any]]:
+    """How each column of a table of raters becomes numbers, from the raters that a model learns, as JSON.
+
+    A column of numbers is standardised: `name`, `mean` and `std`. Of any other column, each word that two or more raters
+    share is one of the `words`. Columns that are the same for all are left out.
+
+    Raises:
+        ValueError: None of the raters is in the table, or nothing in it tells one from another.
+    """
+    known = table.loc[table.index.isin(annotators)]
+    if not len(known):
+        raise ValueError(f"None of the {len(annotators)} raters is in the table of raters; correct the names in it.")
+    columns: list[dict[str, Any]] = []
+    for name in known.columns:
+        filled = known[name][known[name] != ""]
+        numbers = pd.to_numeric(filled, errors="coerce")
+        if len(filled) and np.isfinite(numbers).all():
+            if numbers.std(ddof=0) > 0:
+                columns.append({"name": name, "mean": float(numbers.mean()), "std": float(numbers.std(ddof=0))})
+            continue
+        counts = filled.value_counts()
+        words = sorted(counts.index[(counts >= SHARING) & (counts < len(known))])
+        if words:
+            columns.append({"name": name, "words": words})
+    if not columns:
+        raise ValueError(
+            f"No column of {', '.join(known.columns)} tells the raters of the table apart, or has a word that two share; "
+            "leave the table out."
+        )
+    return columns
+
+
+def encode_raters(table: pd.DataFrame, columns: Sequence[dict[str, Any]], annotators: Sequence[str]) -> np.ndarray:
+    """The numbers of these raters `(raters, F)`: standardised numbers, and 1 for the word that a rater has, else 0.
+
+    A missing number counts as the mean, and a missing or unknown word as none; so does all of a rater who is not in the table.
+
+    Raises:
+        ValueError: The table lacks a column, or has a word where numbers are expected.
+    """
+    rows, parts = table.reindex(annotators).fillna(""), []
+    for column in columns:
+        name = column["name"]
+        if name not in table.columns:
+            raise ValueError(
+                f"The table of raters has no column {name!r}, which the model reads; add it, empty where it is not known."
+            )
+        if "words" in column:
+            parts.append(np.stack([rows[name] == word for word in column["words"]], 1).astype(float))
+            continue
+        numbers = pd.to_numeric(rows[name].replace("", str(column["mean"])), errors="coerce")
+        if not np.isfinite(numbers).all():
+            who = rows.index[int(np.argmin(np.isfinite(numbers)))]
+            raise ValueError(
+                f"The table of raters has {rows[name][who]!r} as {name} of {who!r}, and the model reads numbers there; "
+                "correct it, or leave it empty."
+            )
+        parts.append((numbers.to_numpy(float)[:, None] - column["mean"]) / column["std"])
+    return np.concatenate(parts, 1)
