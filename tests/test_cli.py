@@ -167,30 +167,61 @@ def test_an_error_in_a_process_of_its_own_has_no_traceback(tmp_path):
 
 
 @pytest.fixture(scope="module")
-def walked(tmp_path_factory):
+def tiny_simulation():
+    """Corpora are simulated tiny."""
+
+    def small(folder):
+        return simulate_corpus(folder, speakers=3, clips_per_speaker=4, annotators=4, ratings=(2, 3))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("annot_hf.data.simulate.simulate_corpus", small)
+        yield
+
+
+@pytest.fixture(scope="module")
+def walked(tmp_path_factory, tiny_simulation):
     """The quickstart on a tiny simulated corpus."""
     out = tmp_path_factory.mktemp("walk") / "out"
-    with pytest.MonkeyPatch.context() as patch:
-        import annot_hf.data.simulate as simulate
-
-        def small(folder):
-            return simulate_corpus(folder, speakers=3, clips_per_speaker=4, annotators=4, ratings=(2, 3))
-
-        patch.setattr(simulate, "simulate_corpus", small)
-        with pytest.raises(SystemExit) as end:
-            cli.main(["quickstart", "--out", str(out), *SMALL])
-        assert not end.value.code
-        # the tests that go the same way again simulate as little
-        yield out
+    with pytest.raises(SystemExit) as end:
+        cli.main(["quickstart", "--out", str(out), *SMALL])
+    assert not end.value.code
+    return out
 
 
 def test_quickstart_goes_the_whole_way(walked):
-    assert {"simulated", "corpus", "features", "run", "predictions", "report"} <= {
-        path.name for path in walked.iterdir()
-    }
+    parts = {"simulated", "corpus", "features", "run", "predictions", "controls", "newcomers", "report"}
+    assert parts <= {path.name for path in walked.iterdir()}
     assert {"report.json", "report.md", "report.html"} <= {path.name for path in (walked / "report").iterdir()}
     assert json.loads((walked / "run" / "model" / "training.json").read_text())["corpus"] == "simulated"
     assert yaml.safe_load((walked / "run" / "recipe.yaml").read_text())["num_train_epochs"] == 1
+
+
+def test_the_report_of_the_quickstart_says_it_all(walked):
+    told = json.loads((walked / "report" / "report.json").read_text())
+    assert told["controls"]["systems"] == ["model", "alone", "grid", "shuffled", "best"]
+    assert told["newcomers"]["systems"] == ["model", "alone", "best"]
+    assert told["newcomers"]["counts"]["rater_votes_consensus_fallback"] == 0
+    assert "with shuffled rater ids" in told["verdict"]
+    page = (walked / "report" / "report.html").read_text()
+    assert page.count("<audio controls") == 3 and page.count('src="data:audio/x-wav;base64,UklGR') == 3
+    assert page.index("Does knowing the rater help?") < page.index("Biases of raters") < page.index("Three clips")
+    assert (
+        page.index("Three clips") < page.index("A new rater") < page.index("Predicted distributions against the votes")
+    )
+
+
+def test_controls_of_a_run_are_reported(walked, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    predictions, corpus = walked / "predictions", walked / "corpus"
+    told = ("--corpus", corpus, "--out", tmp_path / "out")
+    status, _, error = run(capsys, "controls", walked / "run", "--corpus", corpus, "--out", walked / "controls")
+    assert status == 0, error
+    status, output, error = run(capsys, "report", predictions, *told, "--controls", walked / "controls")
+    assert status == 0 and "with shuffled rater ids" in " ".join(output.split()), error
+    status, _, error = run(capsys, "report", predictions, predictions, *told, "--listen")
+    assert status == 2 and "--listen needs a single run" in error
+    status, _, error = run(capsys, "report", predictions, *told, "--newcomers", walked / "newcomers" / "predictions")
+    assert status == 2 and "--newcomers are those of a simulation; give its folder as --truth." in error
 
 
 def test_onboard_counts_the_new_raters_and_their_answers(walked, capsys, tmp_path):
@@ -202,7 +233,8 @@ def test_onboard_counts_the_new_raters_and_their_answers(walked, capsys, tmp_pat
     assert re.search(r"raters onboarded\W+1\W", output) and re.search(r"votes on other questions\W+1\W", output)
 
 
-def test_quickstart_leaves_what_it_did_not_write(walked, capsys, tmp_path):
+def test_quickstart_leaves_what_it_did_not_write(walked, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
     out = shutil.copytree(walked, tmp_path / "out")
     before = sorted(path for path in (out / "run").rglob("*"))
     status, _, error = run(capsys, "quickstart", "--out", out, *SMALL, "learning_rat=1")

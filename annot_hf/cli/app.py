@@ -16,7 +16,6 @@ from typer.core import TyperCommand
 
 from annot_hf.cli import steps
 from annot_hf.cli.output import (
-    console,
     keep_traceback,
     print_error,
     print_key,
@@ -209,48 +208,7 @@ def quickstart(
     """
     if (corpus is None) != (root is None):
         raise ValueError("--corpus and --root go together; give both, or neither for a simulated corpus.")
-    from annot_hf.data.corpus import load_corpus_script
-    from annot_hf.data.export import export_corpus, read_export
-    from annot_hf.data.simulate import SimulatedCorpus, simulate_corpus
-    from annot_hf.training.checkpoints import clear_run
-    from annot_hf.training.recipe import load_recipe, recipe_names
-
-    if corpus is None:
-        console.rule("Simulate a corpus whose truth is known")
-        root = simulate_corpus(out / "simulated")
-        reader, recipe = SimulatedCorpus(root), recipe or "simulated-annotator"
-    else:
-        reader = load_corpus_script(corpus)(root)
-    console.rule("Export it")
-    print_rows(f"Corpus {reader.name}", export_corpus(reader, out / "corpus").rows())
-    if recipe is None and reader.name in recipe_names():
-        recipe = reader.name
-    elif recipe is None:
-        exported = read_export(out / "corpus")
-        named = exported.votes.select(questions=exported.default_questions)
-        recipe = "speech-annotator" if (named.annotator_codes >= 0).all() else "speech-distribution"
-    console.rule(f"Train, recipe {recipe}")
-    folders = {"corpus": out / "corpus", "output_dir": out / "run", "features": out / "features"}
-    words = [*(f"{key}={folder}" for key, folder in folders.items()), *(overrides or [])]
-    # A refused recipe leaves an earlier run untouched.
-    load_recipe(recipe, words)
-    clear_run(out / "run")
-    model = steps.run_training(recipe, words, resume=False)
-    console.rule("Predict the test split")
-    steps.write_predictions(model, out / "corpus", "test", out / "predictions", out / "features")
-    given = {}
-    if load_recipe(recipe, words).recipe.model == "annotator":
-        console.rule("Train controls: without raters, and with shuffled rater ids")
-        steps.train_side_by_side(out / "run", out / "corpus", out / "controls")
-        given["controls"] = out / "controls"
-        if corpus is None:
-            console.rule("New raters, from ten votes each")
-            steps.onboard_newcomers(model, root, out / "corpus", out / "newcomers", out / "features")
-            given["newcomers"] = out / "newcomers" / "predictions"
-    console.rule("Report")
-    given["truth"] = root if corpus is None else None
-    folders = [out / "predictions"]
-    print_path(steps.write_report(folders, out / "corpus", out / "report", listen=corpus is None, **given))
+    print_path(steps.walk_through(corpus, root, out, recipe, overrides or []))
 
 
 @app.command()

@@ -1,13 +1,61 @@
 """What the commands `train`, `predict` and `report` do; `quickstart` does them one after the other."""
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from annot_hf.cli.output import print_rows, print_text
+from annot_hf.cli.output import console, print_rows, print_text
 
 if TYPE_CHECKING:
     from annot_hf.data.conditions import Condition
+
+
+def walk_through(
+    corpus: Path | None, root: Path | None, out: Path, recipe: str | None, overrides: Sequence[str]
+) -> Path:
+    """Every step one after the other, for a corpus script and its root or a simulated corpus; returns the report's folder."""
+    from annot_hf.data.corpus import load_corpus_script
+    from annot_hf.data.export import export_corpus, read_export
+    from annot_hf.data.simulate import SimulatedCorpus, simulate_corpus
+    from annot_hf.training.checkpoints import clear_run
+    from annot_hf.training.recipe import load_recipe, recipe_names
+
+    if corpus is None:
+        console.rule("Simulate a corpus whose truth is known")
+        root = simulate_corpus(out / "simulated")
+        reader, recipe = SimulatedCorpus(root), recipe or "simulated-annotator"
+    else:
+        reader = load_corpus_script(corpus)(root)
+    console.rule("Export it")
+    print_rows(f"Corpus {reader.name}", export_corpus(reader, out / "corpus").rows())
+    if recipe is None and reader.name in recipe_names():
+        recipe = reader.name
+    elif recipe is None:
+        exported = read_export(out / "corpus")
+        named = exported.votes.select(questions=exported.default_questions)
+        recipe = "speech-annotator" if (named.annotator_codes >= 0).all() else "speech-distribution"
+    console.rule(f"Train, recipe {recipe}")
+    folders = {"corpus": out / "corpus", "output_dir": out / "run", "features": out / "features"}
+    words = [*(f"{key}={folder}" for key, folder in folders.items()), *overrides]
+    # A refused recipe leaves an earlier run untouched.
+    load_recipe(recipe, words)
+    clear_run(out / "run")
+    model = run_training(recipe, words, resume=False)
+    console.rule("Predict the test split")
+    write_predictions(model, out / "corpus", "test", out / "predictions", out / "features")
+    given = {}
+    if load_recipe(recipe, words).recipe.model == "annotator":
+        console.rule("Train controls: without raters, and with shuffled rater ids")
+        train_side_by_side(out / "run", out / "corpus", out / "controls", afresh=True)
+        given["controls"] = out / "controls"
+        if corpus is None:
+            console.rule("New raters, from ten votes each")
+            onboard_newcomers(model, root, out / "corpus", out / "newcomers", out / "features")
+            given["newcomers"] = out / "newcomers" / "predictions"
+    console.rule("Report")
+    given["truth"] = root if corpus is None else None
+    return write_report([out / "predictions"], out / "corpus", out / "report", listen=corpus is None, **given)
 
 
 def run_training(recipe: str, words: Iterable[str], *, resume: bool) -> Path:
@@ -73,11 +121,11 @@ def check_explanation(model: Path, conditions: "Sequence[Condition]") -> None:
         check_explainable(AutoConfig.from_pretrained(model), model)
 
 
-def train_side_by_side(run: Path, corpus: Path, out: Path, split: str = "test") -> None:
-    """Train the controls of a run, two at a time."""
+def train_side_by_side(run: Path, corpus: Path, out: Path, split: str = "test", *, afresh: bool = False) -> None:
+    """Train the two controls of a run, at the same time if there are two cores."""
     from annot_hf.experiments.controls import train_controls
 
-    found = train_controls(run, corpus, out, split=split, processes=2)
+    found = train_controls(run, corpus, out, split=split, processes=min(2, os.cpu_count() or 1), afresh=afresh)
     print_rows("Controls", [(name, f"{len(one):,} items predicted", "") for name, one in found.items()])
 
 

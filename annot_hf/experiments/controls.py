@@ -14,9 +14,10 @@ from annot_hf.data.predictions import Predictions
 from annot_hf.data.questions import read_yaml
 from annot_hf.models.configuration_annotator import AnnotatorConfig
 from annot_hf.models.configuration_distribution import DistributionConfig
+from annot_hf.training.checkpoints import clear_run
 from annot_hf.training.keys import keys_of
 from annot_hf.training.recipe import make_run
-from annot_hf.training.train import predictions_of
+from annot_hf.training.train import DONE, predictions_of
 
 # Keys that only a model of raters has.
 _OF_RATERS = {*keys_of(AnnotatorConfig), "schedule.tasks"} - {*keys_of(DistributionConfig)}
@@ -29,6 +30,7 @@ def train_controls(
     *,
     split: str = "test",
     processes: int = 1,
+    afresh: bool = False,
 ) -> dict[str, Predictions]:
     """Train the controls of a run by its own recipe, and predict a split with them; finished ones are read.
 
@@ -40,6 +42,7 @@ def train_controls(
         out: Folder to write, with a folder for each control; run with the same folder again to resume.
         split: Which split to predict.
         processes: How many controls are trained side by side.
+        afresh: Train all again, in the folders of earlier ones.
 
     Raises:
         ValueError: The run is not that of an annotator model.
@@ -52,6 +55,9 @@ def train_controls(
         (values | {"corpus": str(corpus), "output_dir": str(Path(out) / name)}, str(corpus), split)
         for name, values in planned.items()
     ]
+    for name in planned if afresh else ():
+        clear_run(Path(out) / name)
+        (Path(out) / name / DONE).unlink(missing_ok=True)
     if processes > 1:
         # Forked processes would share the threads of torch, and all threads of each would wait for each other.
         threads = max(1, torch.get_num_threads() // processes)

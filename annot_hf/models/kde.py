@@ -233,7 +233,7 @@ def cell_masses(
         xp = torch
         edges, bandwidth = (torch.as_tensor(part).to(observations) for part in (edges, bandwidth))
     else:
-        xp, bandwidth = np, np.asarray(bandwidth)
+        xp, bandwidth, normal = np, np.asarray(bandwidth), _numpy_ndtr()
     if variances is not None:
         bandwidth = (bandwidth**2 + variances) ** 0.5
     # Per draw, or one for all draws.
@@ -241,7 +241,6 @@ def cell_masses(
     scale = xp.broadcast_to(_STEEPNESS[kernel] / bandwidth, (items, wide, dimensions)).swapaxes(1, 2)
     if tensor:
         return _differentiable_cells(torch).apply(observations, scale.contiguous(), edges, kernel)
-    normal = _numpy_ndtr()
     return _cells(_masses(np, normal if kernel == "gaussian" else expit, observations, scale, edges)[1])
 
 

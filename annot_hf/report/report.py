@@ -141,7 +141,8 @@ def build_report(
         "recovered_bias": biases,
         "resampling": {"n_resamples": n_resamples, "seed": seed},
     }
-    texts = {"title": title, "verdict": verdict, "summary": summary, "notes": found.notes}
+    notes_shown = [*found.notes, *([say("controls.lacking")] if verdict and helped is None else [])]
+    texts = {"title": title, "verdict": verdict, "summary": summary, "notes": notes_shown}
     details = {**predictions.meta, **(notes or {})}
     files = write_pages(Path(out), found, sections=sections, data=data, details=details, **texts)
     return Report(Path(out), title, f"{verdict} {summary}".strip(), found, files)

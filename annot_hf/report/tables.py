@@ -70,10 +70,10 @@ def _in_words(entry: Mapping[str, Any], digits: int, unit: str) -> str:
     return f"{value} (95 % interval {number(entry['low'], digits)} to {number(entry['high'], digits)})"
 
 
-def _signed(entry: Mapping[str, Any], digits: int) -> str:
+def _signed(entry: Mapping[str, Any], digits: int, unit: str = "") -> str:
     """A difference with its interval in words, such as "+0.031, 95 % interval 0.012 to 0.050"."""
     value = number(entry["value"], digits)
-    value = value if value.startswith("\u2212") else f"+{value}"
+    value = ("" if value[0] == "\u2212" else "+") + value + unit
     if entry["low"] is None:
         return value
     return f"{value}, 95 % interval {number(entry['low'], digits)} to {number(entry['high'], digits)}"

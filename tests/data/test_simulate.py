@@ -5,9 +5,19 @@ import pandas as pd
 import pytest
 from scipy.signal import stft
 
+from annot_hf.data import simulate
 from annot_hf.data.audio import audio_info, load_audio
 from annot_hf.data.export import export_corpus, read_export
-from annot_hf.data.simulate import EMOTIONS, SimulatedCorpus, read_truth, simulate_corpus, synthesise
+from annot_hf.data.predictions import Predictions
+from annot_hf.data.simulate import (
+    EMOTIONS,
+    SimulatedCorpus,
+    read_newcomers,
+    read_truth,
+    simulate_corpus,
+    synthesise,
+)
+from annot_hf.data.targets import make_targets
 
 
 @pytest.fixture(scope="module")
@@ -112,6 +122,79 @@ def test_seeds(tmp_path):
     files = sorted(path.relative_to(one) for path in one.rglob("*") if path.is_file())
     assert [(one / file).read_bytes() for file in files] == [(two / file).read_bytes() for file in files]
     assert (one / "votes.csv").read_bytes() != (other / "votes.csv").read_bytes()
+
+
+def test_newcomers_leave_the_corpus_as_it_is_and_are_not_in_it(tmp_path, monkeypatch):
+    sizes = {"clips_per_speaker": 12}
+    one = small(tmp_path / "1", **sizes)
+    monkeypatch.setattr(simulate, "NEWCOMERS", 3)
+    other = small(tmp_path / "2", **sizes)
+    for name in ("items.csv", "votes.csv", "audio/s002_c003.wav"):
+        assert (one / name).read_bytes() == (other / name).read_bytes()
+    truth, asked = read_truth(one), SimulatedCorpus(one).read_votes().annotators
+    assert list(truth.newcomers.index) == [f"n{number:03d}" for number in range(1, 7)]
+    assert not set(truth.newcomers.index) & set(asked)
+    split = truth.items["split"]
+    few = pd.read_csv(one / "newcomers.csv")
+    assert set(few["item"].map(split)) == {"validation"}
+    assert (few.groupby(["annotator", "question"])["item"].nunique() == 10).all()
+    later = read_newcomers(one).to_pandas()
+    assert set(later["item"].astype(str).map(split)) == {"test"}
+    assert (later.groupby(["annotator", "question"], observed=True)["item"].nunique() == 12).all()
+
+
+def test_the_best_answers_are_those_of_many_simulated_votes(tmp_path):
+    """Expected votes, and the distribution of drawn groups of raters, by Monte Carlo over the recipe of the simulation."""
+    corpus = small(tmp_path / "corpus", clips_per_speaker=1, annotators=4, ratings=(4, 4))
+    truth = read_truth(corpus)
+    targets = make_targets(SimulatedCorpus(corpus).read_votes(), ("activation", "valence"), "kde")
+    items, names = np.repeat(np.arange(3), 5), np.tile(["r001", "r002", "r003", "r004", "n002"], 3)
+    like = Predictions(
+        items=list(truth.items.index),
+        support=targets.support,
+        probs=np.full((3, 16), 1 / 16),
+        questions=targets.questions,
+        rater_items=items[::-1],
+        rater_names=names[::-1],
+        rater_values=np.zeros((15, 2)),
+        rater_fallback=np.zeros(15, bool),
+    )
+    best = truth.best(like)
+    rng, count = np.random.default_rng(0), 200_000
+    raters, drawn = pd.concat([truth.raters, truth.newcomers]), {}
+    for item, name, value in zip(best.rater_items, best.rater_names, best.rater_values, strict=True):
+        clip, rater = truth.items.iloc[item], raters.loc[name]
+        for column, question in enumerate(("activation", "valence")):
+            perceived = rater[f"scale_{question}"] * clip[question] + rater[f"bias_{question}"]
+            perceived = perceived + rater["noise"] * clip["ambiguity"] * rng.normal(size=count)
+            votes = (np.clip(np.round(3 + 2 * perceived), 1, 5) - 3) / 2
+            assert value[column] == pytest.approx(votes.mean(), abs=0.006)
+            drawn.setdefault((item, name), []).append(votes)
+    # Means of random subsets of the raters' votes, plus uniform noise as wide as the votes' spread: the targets' own recipe.
+    for item in range(3):
+        votes = np.stack([drawn[item, name] for name in ("r001", "r002", "r003", "r004", "n002")])
+        votes = votes[..., :60_000].transpose(2, 0, 1)
+        keys, size = rng.random((60_000, 5)), rng.integers(1, 6, (60_000, 1))
+        chosen = keys.argsort(1).argsort(1) < size
+        mean = (votes * chosen[..., None]).sum(1) / size
+        wide = np.sqrt(votes.var(axis=1, ddof=1).mean(0))
+        seen = np.clip(mean + wide * (rng.random(mean.shape) - 0.5), -1, 1)
+        cells = np.clip(((seen + 1) * 2).astype(int), 0, 3)
+        share = np.bincount(4 * cells[:, 0] + cells[:, 1], minlength=16) / len(cells)
+        assert 0.5 * abs(best.probs[item] - share).sum() < 0.12
+
+
+def test_the_truth_answers_for_its_own_corpus_only(tmp_path):
+    truth = read_truth(small(tmp_path / "corpus"))
+    question = (SimulatedCorpus.questions[0],)
+    told = {"support": ("a 1/2", "a 2/2"), "probs": [[0.5, 0.5]], "questions": question}
+    asked = {"rater_items": [0], "rater_values": [[0.0]], "rater_fallback": [False]}
+    with pytest.raises(ValueError, match="The truth knows no item 'elsewhere'"):
+        truth.best(Predictions(items=["elsewhere"], rater_names=["r001"], **told, **asked))
+    with pytest.raises(ValueError, match="The truth knows no rater 'somebody'"):
+        truth.best(Predictions(items=["s001_c001"], rater_names=["somebody"], **told, **asked))
+    with pytest.raises(ValueError, match="The ceiling needs scale questions, and a rater's answer to every item"):
+        truth.best(Predictions(items=["s001_c001"], **told))
 
 
 def test_it_exports(tmp_path):

@@ -12,7 +12,7 @@ from annot_hf.data.targets import make_targets
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.alignment import dimensions, expectation
 from annot_hf.evaluation.evaluate import evaluate
-from annot_hf.evaluation.raters import rater_bias, recovered_bias
+from annot_hf.evaluation.raters import consensus_alone, held_against, rater_bias, recovered_bias
 from annot_hf.models.measures import ccc
 from annot_hf.report.report import build_report
 
@@ -111,6 +111,42 @@ def test_a_system_without_raters_answers_with_its_expectation(grid_run):
     assert "heads - heads, consensus" in scores["rater_ccc_valence"]["differences"]
     with pytest.raises(ValueError, match="A system is called 'a, consensus', the name of a baseline"):
         evaluate({"a": predictions, "a, consensus": predictions}, targets)
+
+
+def test_the_consensus_alone_is_one_kernel_of_the_width_chosen_in_training(grid_run):
+    _, targets, predictions, _ = grid_run[:4]
+    assert consensus_alone(predictions) is None and held_against(predictions) == {}
+    chosen = replace(predictions, meta={"consensus_width": 0.3})
+    alone = held_against(chosen, {"other": predictions})["alone"]
+    edges = np.array([-np.inf, -0.5, 0, 0.5, np.inf])
+    for row in (0, 77):
+        mass = [np.diff(scipy.stats.norm(at, 0.3).cdf(edges)) for at in predictions.consensus[row]]
+        np.testing.assert_allclose(alone.probs[row], np.outer(*mass).ravel(), atol=1e-12)
+    np.testing.assert_array_equal(alone.rater_values, predictions.consensus[predictions.rater_items])
+    assert list(held_against(chosen, {"other": predictions})) == ["alone", "other"]
+    assert held_against(replace(chosen, rater_fallback=np.ones(900, bool)), {"other": predictions}) == {}
+
+
+def test_the_consensus_alone_of_a_category_is_the_consensus(emotion_run):
+    predictions = emotion_run[2]
+    assert consensus_alone(predictions) is None
+    head = np.roll(predictions.probs, 1, axis=1)
+    alone = consensus_alone(replace(predictions, consensus=head))
+    np.testing.assert_array_equal(alone.probs, head)
+    np.testing.assert_array_equal(alone.rater_values, head[predictions.rater_items])
+
+
+def test_the_gain_of_own_heads_is_the_mean_over_scales(grid_run, emotion_run):
+    _, targets, predictions, _ = grid_run[:4]
+    scores = evaluate(predictions, targets, n_resamples=20)
+    each = [scores.difference(f"rater_mean_ccc_{name}", "model", "consensus") for name in ("activation", "valence")]
+    gain = scores.rater_gain("model", "consensus")
+    assert gain["value"] == pytest.approx(np.mean([one["value"] for one in each]))
+    assert gain["low"] < gain["value"] < gain["high"]
+    assert scores.rater_gain("model", "nobody") is None
+    labels = evaluate(emotion_run[2], emotion_run[1], n_resamples=0)
+    saved = -labels.difference("rater_cross_entropy", "model", "consensus")["value"]
+    assert labels.rater_gain("model", "consensus")["value"] == pytest.approx(saved)
 
 
 def test_each_rater_has_a_row(grid_run):
