@@ -306,7 +306,8 @@ def _newton(
         return torch.stack([jvp(respond, (place,), (one.expand_as(place),))[1] for one in identity], -1)
 
     if affine:
-        slope, start = slope_at(place), respond(place)
+        start = respond(place)
+        slope = torch.stack([respond(one.expand_as(place)) - start for one in identity], -1)
 
         def answer(place: torch.Tensor) -> torch.Tensor:
             return start + torch.einsum("pnj,pj->pn", slope, place[rater])
