@@ -135,8 +135,9 @@ def _draw(
     if seeds.shape != (items,):
         raise ValueError(f"seed has shape {seeds.shape}; give one integer or one per item ({items}).")
 
-    weights = np.empty((items, n, raters), np.float32)
-    noise = np.empty((items, n, dimensions), np.float32)
+    # Draws come last, as the products below are quickest with a long last axis.
+    weights = np.empty((items, raters, n), np.float32)
+    noise = np.empty((items, dimensions, n), np.float32)
     for count in np.unique(counts):
         subsets, uniform = _bank(int(count), n, dimensions)
         rows = np.flatnonzero(counts == count)
@@ -145,10 +146,10 @@ def _draw(
         if count == raters:
             weights[rows] = subsets[chosen]
         else:
-            # The bank's columns are an item's present raters, in order.
+            # The bank's raters are an item's present ones, in order.
             position = np.where(present[rows], present[rows].cumsum(1) - 1, count)
-            padded = np.concatenate([subsets, np.zeros_like(subsets[..., :1])], -1)
-            weights[rows] = np.take_along_axis(padded[chosen], position[:, None, :].repeat(n, 1), -1)
+            padded = np.concatenate([subsets, np.zeros_like(subsets[:, :1])], 1)
+            weights[rows] = np.take_along_axis(padded[chosen], position[:, :, None].repeat(n, 2), 1)
     if tensor:
         weights, noise = (torch.from_numpy(part).to(ratings) for part in (weights, noise))
         present = torch.from_numpy(present).to(ratings.device)
@@ -165,8 +166,8 @@ def _draw(
         squares = squares + variances.sum(1) / counts[:, None]
     # The square root has no gradient at 0.
     spread = where(squares > 1e-12, squares, zero + 1.0) ** 0.5 * (squares > 1e-12)
-    observations = (weights @ ratings + spread[:, None, :] * noise).clip(-1.0, 1.0)
-    return observations, None if variances is None else weights**2 @ variances
+    observations = (ratings.swapaxes(1, 2) @ weights + spread[:, :, None] * noise).clip(-1.0, 1.0).swapaxes(1, 2)
+    return observations, None if variances is None else (variances.swapaxes(1, 2) @ weights**2).swapaxes(1, 2)
 
 
 def cell_masses(
@@ -306,7 +307,7 @@ def cell_names(dimensions: Sequence[str], bins: int) -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=32)
 def _bank(raters: int, n: int, dimensions: int) -> tuple[np.ndarray, np.ndarray]:
-    """Subset-mean matrices `(variants, n, raters)` and noise `(variants, n, dimensions)`, the same in every process."""
+    """Subset-mean matrices `(variants, raters, n)` and noise `(variants, dimensions, n)`, the same in every process."""
     variants = max(8, min(256, _BANK_NUMBERS // (n * raters)))
     generator = np.random.default_rng([raters, n, dimensions])
     keys = generator.random((variants, n, raters), dtype=np.float32)
@@ -314,7 +315,8 @@ def _bank(raters: int, n: int, dimensions: int) -> tuple[np.ndarray, np.ndarray]
     # The ranks of random keys: the first m are a random subset.
     chosen = keys.argsort(-1).argsort(-1) < sizes
     noise = generator.random((variants, n, dimensions), dtype=np.float32) - np.float32(0.5)
-    return (chosen / sizes).astype(np.float32), noise
+    subsets = (chosen / sizes).astype(np.float32)
+    return np.ascontiguousarray(subsets.swapaxes(1, 2)), np.ascontiguousarray(noise.swapaxes(1, 2))
 
 
 def _mix(seeds: np.ndarray) -> np.ndarray:

@@ -157,6 +157,10 @@ def test_an_even_kernel_or_an_unknown_option_is_refused():
         ({"rater_head": "own"}, "rater_head is 'own'; use one of independent"),
         ({"rating_loss": "mae"}, "rating_loss is 'mae'; use one of ccc"),
         ({"annotators": ["a", "a"]}, "names a rater twice"),
+        ({"rater_rows": "own"}, "rater_rows is 'own'; use one of full, low_rank, embedding"),
+        ({"rater_rank": 0}, "rater_rank is 0; it must be a whole number, 1 or more"),
+        ({"rater_facts": [[1.0]]}, "rater_facts has 1 rows, and there are 3 annotators"),
+        ({"rater_facts": [[1.0], [], [2.0]]}, "give each a row of as many numbers"),
     ):
         with pytest.raises(ValueError, match=message):
             tiny.annotator(**options)

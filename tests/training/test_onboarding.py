@@ -12,6 +12,7 @@ from scipy.stats import norm
 from torch import nn
 from transformers import AutoModel
 
+from annot_hf.data.export import read_export
 from annot_hf.models.losses import answer_costs
 from annot_hf.training.checkpoints import load_model, read_facts
 from annot_hf.training.inference import predict
@@ -225,13 +226,24 @@ def test_a_rater_of_whom_only_facts_are_known_starts_from_what_similar_raters_an
     own = mean + before.raters[0].expected(torch.tensor([[1.5**0.5, 0.0, 1.0]]))
     answer = after.raters[0](x, torch.tensor([len(after.config.annotators) - 2]), after.rater_facts(x))
     torch.testing.assert_close(answer, x @ own[:, :-1].T + own[:, -1:])
+    with pytest.raises(ValueError, match="The model reads age, country of its raters; give the table"):
+        onboard(model, votes, corpus, tmp_path / "without")
     alone = onboard(model, None, corpus, tmp_path / "alone", raters=tmp_path / "new.csv")
     assert alone.answers == {"new": 0, "other": 0}
     assert json.loads((alone.model / "config.json").read_text())["rater_facts"][-1] == [0, 0, 0]
 
 
-def test_a_table_of_raters_fits_the_model_or_is_refused(checkpoints, corpus, tmp_path):
+def test_a_table_of_raters_fits_the_model_or_is_refused(checkpoints, corpus, small_run, tmp_path):
     (tmp_path / "raters.csv").write_text(TABLE)
+    path = str(tmp_path / "raters.csv")
+    with pytest.raises(ValueError, match="raters is for annotator models, and model is distribution"):
+        small_run("distribution", tmp_path / "run", raters=path)
+    run, exported = small_run("annotator", tmp_path / "run", raters=path), read_export(corpus)
+    earlier = run.record(exported)
+    (tmp_path / "raters.csv").write_text(TABLE.replace("60", "50"))
+    assert run.changes(earlier, exported) == ["the table of raters"]
+    with pytest.raises(ValueError, match="raters is 'nowhere.csv', and there is no such file"):
+        train(small_run("annotator", tmp_path / "run", raters="nowhere.csv"))
     with pytest.raises(ValueError, match="raters.csv is a table of raters, and the model was trained without one"):
         onboard(checkpoints["annotator"], None, corpus, tmp_path / "out", raters=tmp_path / "raters.csv")
     with pytest.raises(ValueError, match="There is no new rater; give votes"):
