@@ -147,13 +147,11 @@ def _read_facts(
     columns = model.config.rater_columns
     if path is None and not columns:
         return names, None
-    if path is None or not columns:
+    if path is None:
         read = ", ".join(column["name"] for column in columns)
-        raise ValueError(
-            f"The model reads {read} of its raters; give the table of the new ones (raters)."
-            if columns
-            else f"{path} is a table of raters, and the model was trained without one; leave it out."
-        )
+        raise ValueError(f"The model reads {read} of its raters; give the table of the new ones (raters).")
+    if not columns:
+        raise ValueError(f"{path} is a table of raters, and the model was trained without one; leave it out.")
     table = read_rater_table(path)
     known = {*names, *model.config.annotators}
     absent = sorted(set(names) - set(table.index))
@@ -170,36 +168,15 @@ def _read_votes(
 ) -> tuple[list[str], np.ndarray, Answers, dict[str, int]]:
     """Names of the new raters, the items that they rated, their answers, and counts of the votes that are left out."""
     if path is None:
-        columns = model.columns if model.config.is_scale else 1
-        return [], np.array([]), Answers(torch.zeros(0).long(), torch.zeros(0).long(), torch.zeros(0, columns)), {}
+        nothing = torch.zeros(0, dtype=torch.long)
+        return [], np.array([]), Answers(nothing, nothing, torch.zeros(0, model.columns)), {}
     mine = [Question.from_dict(question) for question in model.config.questions]
     asked = [question.name for question in mine]
     check_support(mine, corpus)
     votes = VoteTable.from_csv(path, [*mine, *(one for one in corpus.votes.questions if one.name not in asked)])
     if votes.weights is not None:
         raise ValueError(f"{path} has weights, which answers of single raters do not take; remove the column weight.")
-    known = pd.Index(corpus.items["item"])
-    for codes, bad, what in (
-        (votes.item_codes, ~pd.Index(votes.items).isin(known), "item"),
-        (votes.annotator_codes, np.isin(votes.annotators, model.config.annotators), "annotator"),
-    ):
-        # code -1, an anonymous vote, reads the last entry
-        row = np.append(bad, True)[codes]
-        if not row.any():
-            continue
-        first = int(np.argmax(row))
-        if what == "item":
-            name = votes.items[codes[first]]
-            raise ValueError(
-                f"{path}: row {first} rates item {name!r}{nearest(name, known)}, which {corpus.name} does not have; correct "
-                "the name, or export the item."
-            )
-        if codes[first] < 0:
-            raise ValueError(f"{path}: row {first} has no annotator; name the rater whose row its vote is for.")
-        raise ValueError(
-            f"{path}: row {first} is a vote of {votes.annotators[codes[first]]!r}, who has a head in the model already; "
-            "remove the votes of known raters."
-        )
+    _check_rows(votes, path, corpus, model)
     own = votes.select(questions=asked)
     if not len(own):
         raise ValueError(f"{path} has no vote on {' or '.join(asked)}, which the model answers; give some.")
@@ -217,6 +194,30 @@ def _read_votes(
     parts = ((item, np.int64), (rater, np.int64), (value, np.float64))
     answers = Answers(*(torch.from_numpy(np.asarray(part, kind)) for part, kind in parts))
     return names, own.items, answers, {reason: count for reason, count in left_out.items() if count}
+
+
+def _check_rows(votes: VoteTable, path: str | Path, corpus: ExportedCorpus, model: AnnotatorModel) -> None:
+    """Raise for the first vote on an item that the corpus lacks, or of nobody, or of a rater whom the model knows."""
+    items = pd.Index(corpus.items["item"])
+    unknown = ~pd.Index(votes.items).isin(items)[votes.item_codes]
+    if unknown.any():
+        row = int(np.argmax(unknown))
+        name = votes.items[votes.item_codes[row]]
+        raise ValueError(
+            f"{path}: row {row} rates item {name!r}{nearest(name, items)}, which {corpus.name} does not have; correct the "
+            "name, or export the item."
+        )
+    # code -1, an anonymous vote, reads the last entry
+    known = np.append(pd.Index(votes.annotators).isin(model.config.annotators), True)[votes.annotator_codes]
+    if known.any():
+        row = int(np.argmax(known))
+        code = votes.annotator_codes[row]
+        if code < 0:
+            raise ValueError(f"{path}: row {row} has no annotator; name the rater whose row its vote is for.")
+        raise ValueError(
+            f"{path}: row {row} is a vote of {votes.annotators[code]!r}, who has a head in the model already; remove the "
+            "votes of known raters."
+        )
 
 
 def rater_tables(model: AnnotatorModel) -> list[RaterHeads]:

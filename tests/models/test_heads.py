@@ -99,6 +99,14 @@ def test_low_rank_rows_mix_shared_layers_and_embeddings_enter_a_shared_one():
     assert heads.table.shape == (4, 3)
 
 
+def test_facts_add_a_shared_linear_map_to_every_row():
+    heads, x, facts = RaterHeads(4, 6, 2, facts=3), torch.randn(5, 6), torch.randn(4, 3)
+    nn.init.normal_(heads.table)
+    who, rows = torch.tensor([3, 0, 0, 2, 3]), heads.table + facts @ heads.expected.weight.T
+    torch.testing.assert_close(heads(x, who, facts), heads.answer(x, rows[who]))
+    torch.testing.assert_close(heads(x, None, facts), heads.answer(x, rows.mean(0).expand(5, -1)))
+
+
 def error_of_unseen_raters(x, votes, facts):
     """Squared error of raters who were not trained on, where rows may follow facts."""
     torch.manual_seed(0)
