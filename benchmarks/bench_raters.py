@@ -8,8 +8,7 @@ from scipy.optimize import minimize
 from scipy.special import ndtr
 
 from annot_hf.models.configuration_annotator import AnnotatorConfig
-from annot_hf.models.heads import expected_answers
-from annot_hf.models.kde import cell_masses, draw_answers
+from annot_hf.models.kde import cell_masses, draw_answers, expected_answers
 from annot_hf.models.modeling_annotator import AnnotatorModel, bounded_spread
 from annot_hf.training.onboarding import DIRECTIONS, Answers, fit_rows, rater_tables
 from benchmarks.timing import Result, best

@@ -55,7 +55,7 @@ class Evaluation(Mapping[str, dict[str, Any]]):
         classes: Per label of a single system: shares of votes and of predicted probability, plurality items, F1.
         strata: For a category question, the items by entropy of their votes.
         groups: Speaker groups of paUAR; empty with fewer than two speakers.
-        per_rater: One row per named rater (index): votes, and the rater's own measure by system, such as
+        per_rater: One row per named rater (index): votes, and the rater's own measure by system (its first run), such as
             "ccc_valence_model", "accuracy_consensus".
         per_speaker: One row per speaker (index): items, labels (that win at least one item), n-best UAR of a single system.
         floor: ECE by chance of a single system if it were perfectly calibrated.
@@ -256,7 +256,8 @@ def evaluate(
             found["ranks"].append({"entropy_rank_correlation": scoring.measure_entropy_ranks(ranked, q, resamples)})
     if "raters" in parts:
         beside = {_beside(key, lone): without_raters(run) for key, run in keyed.items() if lone or _has_heads(run)}
-        answered, voted, same, details["per_rater"] = measure_raters(keyed | beside, reference)
+        answered, voted, same, own = measure_raters(keyed | beside, reference)
+        details["per_rater"] = own[[column for column in own if _SEPARATOR not in column]]
         found["raters"].append(answered)
         counts |= voted
         notes += [scoring.NOTES["raters"]] if answered else [] if same else [scoring.NOTES["other_votes"]]

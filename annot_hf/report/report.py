@@ -129,9 +129,11 @@ def build_report(
         sections += breakdown_sections(found, {"reliability": figures.pop("reliability")})
     if robust is not None:
         sections.append(robustness_section(robust))
-    facts = {"excluded": excluded, "splits": _splits(found, about), "caution": predictions.caution}
-    summary = say("summaries.report", found=found, **facts)
     verdict = _verdict(found, helped) if found.counts["rater_votes_own_head"] else ""
+    # The caution comes first of all.
+    verdict = f"{predictions.caution} {verdict}".strip() if verdict else ""
+    facts = {"excluded": excluded, "splits": _splits(found, about), "caution": "" if verdict else predictions.caution}
+    summary = say("summaries.report", found=found, **facts)
     data = {
         "controls": None if helped is None else helped.to_dict(),
         "newcomers": None if joined is None else joined.to_dict(),

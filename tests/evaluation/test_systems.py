@@ -117,4 +117,7 @@ def test_answers_of_single_raters_have_a_table_with_each_consensus(grid_run):
     ]
     for row, system in zip(table.rows, ("heads", "heads, consensus", "heads 2", "marginal"), strict=True):
         assert row[2].main == f"{found.at('rater_mean_ccc_activation', system)['value']:.3f}"
+    kinds = [f"ccc_{name}" for name in ("activation", "valence")]
+    names = ("heads", "heads 2", "heads, consensus", "marginal")
+    assert list(found.per_rater) == ["votes", *(f"{kind}_{name}" for kind in kinds for name in names)]
     assert found.at("rater_mean_ccc_valence", "heads, consensus")["deviation"] == pytest.approx(0, abs=1e-12)

@@ -85,6 +85,20 @@ def test_the_verdict_says_what_the_intervals_say(own, gap, shuffled, parts):
     assert "  " not in told and " ," not in told
 
 
+def test_the_verdict_leaves_out_what_is_not_known():
+    told = say(
+        "summaries.verdict", own=UP, gap={"value": None, "low": None, "high": None}, shuffled=UNKNOWN, scale=True
+    )
+    assert told.endswith("0.010 to 0.050), and with shuffled rater ids the same gain is +0.030.")
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_a_caution_comes_before_the_verdict(tmp_path, grid_run):
+    seen = replace(grid_run[2], meta={"seen": {"train": 3}})
+    report = build_report(seen, grid_run[1], tmp_path, title="t", n_resamples=0)
+    assert report.summary.startswith(f"{seen.caution} Without intervals") and report.summary.count(seen.caution) == 1
+
+
 def test_the_verdict_of_labels_is_in_nats():
     told = say("summaries.verdict", own=UP, gap=CLOSED, shuffled=None, scale=False)
     assert "better than the consensus does (+0.030 nats of cross-entropy, 95 % interval 0.010 to 0.050), " in told
