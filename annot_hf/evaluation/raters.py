@@ -70,13 +70,13 @@ def measure_raters(
     predicted[MARGINAL] = np.broadcast_to(constant, (len(scored), one.rater_width))
     drawn = reference.resamples
     drawn = replace(drawn, clusters=at if drawn.clusters is None else drawn.clusters[at])
-    own = pd.DataFrame(index=annotators[np.unique(rater)])
-    own["votes"] = np.unique(rater, return_counts=True)[1]
+    index, count = np.unique(rater, return_counts=True)
+    own = {"votes": pd.Series(count, annotators[index])}
     if one.is_scale:
         measured = _scale_measures(reference, scored, at, predicted, drawn, counts, own)
     else:
         measured = _category_measures(value[scored, 0].astype(int), rater, predicted, drawn, own)
-    return measured if same else {}, counts, same, own
+    return measured if same else {}, counts, same, pd.DataFrame(own, annotators[index])
 
 
 def without_raters(predictions: Predictions, pairs: Predictions | None = None) -> Predictions:
@@ -156,7 +156,7 @@ def _scale_measures(
     systems: Arrays,
     drawn: Resamples,
     counts: dict[str, int],
-    own: pd.DataFrame,
+    own: dict[str, pd.Series],
 ) -> Measures:
     """Measures of the systems' answers `(P, D)` to the scored votes on items `(P,)`; adds to `counts` and to `own`."""
     targets, ratings = reference.targets, reference.targets.ratings
@@ -189,7 +189,7 @@ def _scale_measures(
             cccs["rater_mean_ccc", title] = {system: means[system] for system in systems}
             who = np.asarray(targets.annotators, dtype=object)[np.unique(rater[rated])]
             for system in systems:
-                own.loc[who, f"ccc_{name}_{system}"] = each[system]
+                own[f"ccc_{name}_{system}"] = pd.Series(each[system], who)
         for (kind, title), draws in cccs.items():
             records[f"{kind}_{name}"] = Measured(f"{title}, {name}", "-1 to 1", "higher", draws)
         unit = f"points on {question.low:g} to {question.high:g}"
@@ -199,7 +199,7 @@ def _scale_measures(
 
 
 def _category_measures(
-    label: np.ndarray, rater: np.ndarray, systems: Arrays, resamples: Resamples, own: pd.DataFrame
+    label: np.ndarray, rater: np.ndarray, systems: Arrays, resamples: Resamples, own: dict[str, pd.Series]
 ) -> Measures:
     """Measures of the systems' P(label) `(P, K)` against labels `(P,)` of raters `(P,)`; adds to `own`."""
     columns = {"votes": np.ones(len(label))}
@@ -209,7 +209,7 @@ def _category_measures(
         columns["right", name] = probs.argmax(axis=1) == label
         columns["loss", name] = -np.log(np.maximum(probs[np.arange(len(label)), label], FLOOR))
         for what, measure in (("right", "accuracy"), ("loss", "cross_entropy")):
-            own[f"{measure}_{name}"] = pd.Series(columns[what, name]).groupby(rater).mean().to_numpy()
+            own[f"{measure}_{name}"] = pd.Series(columns[what, name]).groupby(rater).mean().set_axis(own["votes"].index)
     totals, _, _ = _over_raters(resamples, rater, columns)
     right, loss = ({name: totals[what, name] / totals["votes"] for name in systems} for what in ("right", "loss"))
     return {
