@@ -185,7 +185,7 @@ def write_report(
         if "conditions" in given:
             options["conditions"] = read_conditions(given["conditions"])
         controls = read_controls(given["controls"], runs[0]) if "controls" in given else {}
-        options["controls"] = held_against(runs[0], controls, truth)
+        options["controls"] = held_against(runs[0], controls, truth, marginals[0])
         if "newcomers" in given:
             joined = Predictions.load(given["newcomers"]).in_order(targets.support)
             options["newcomers"] = ({MODEL: joined} | held_against(joined, truth=truth), read_newcomers(given["truth"]))

@@ -1,7 +1,7 @@
 """Scores of single answers: how well a model predicts each rater's votes and recovers each rater's bias."""
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
@@ -93,11 +93,12 @@ def without_raters(predictions: Predictions, pairs: Predictions | None = None) -
     )
 
 
-def consensus_alone(predictions: Predictions) -> Predictions | None:
+def consensus_alone(predictions: Predictions, marginal: Sequence[float] | None = None) -> Predictions | None:
     """What the consensus answers tell without the raters; None without such a head, or if no kernel was chosen in training.
 
     On scales the distribution is that of the consensus answer under a constant kernel, of the width that suits the validation
-    votes best (`meta["consensus_width"]`); of a category question it is the consensus. Every rater answers with the consensus.
+    votes best (`meta["consensus_width"]`), with their best share (`meta["consensus_share"]`) of the `marginal` `(K,)`, if given; of
+    a category question it is the consensus. Every rater answers with the consensus.
     """
     probs, width = predictions.consensus, predictions.meta.get("consensus_width")
     if probs is None or (predictions.is_scale and width is None):
@@ -105,11 +106,16 @@ def consensus_alone(predictions: Predictions) -> Predictions | None:
     if predictions.is_scale:
         bins = round(len(predictions.support) ** (1 / probs.shape[1]))
         probs = cell_masses(probs[:, None], bins=bins, bandwidth=width).reshape(len(probs), -1)
+        share = 0.0 if marginal is None else predictions.meta.get("consensus_share", 0.0)
+        probs = probs if not share else (1 - share) * probs + share * np.asarray(marginal)
     return replace(without_raters(predictions), probs=probs)
 
 
 def held_against(
-    predictions: Predictions, controls: Mapping[str, Predictions] | None = None, truth: "Truth | None" = None
+    predictions: Predictions,
+    controls: Mapping[str, Predictions] | None = None,
+    truth: "Truth | None" = None,
+    marginal: Sequence[float] | None = None,
 ) -> dict[str, Predictions]:
     """What to hold a model of raters against: its consensus "alone", the controls given, and the "best" if the truth is known.
 
@@ -117,7 +123,7 @@ def held_against(
     """
     if predictions.rater_fallback.all():
         return {}
-    alone = consensus_alone(predictions)
+    alone = consensus_alone(predictions, marginal)
     found = {**({} if alone is None else {"alone": alone}), **(controls or {})}
     return found | ({} if truth is None or not predictions.is_scale else {"best": truth.best(predictions)})
 

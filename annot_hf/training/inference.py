@@ -91,7 +91,7 @@ def predict(
     meta["model_sha256"] = weights_digest(str(model_folder))
     meta |= {"marginal_share": config.marginal_share} if config.marginal_share else {}
     meta["corpus_digest"] = corpus.digest
-    meta |= {name: facts[name] for name in ("trunk", "consensus_width") if facts.get(name)}
+    meta |= {name: facts[name] for name in ("trunk", "consensus_width", "consensus_share") if facts.get(name)}
     seen = _seen(facts, targets.items)
     if seen:
         meta |= {"seen": seen, "seen_in": facts.get("corpus")}

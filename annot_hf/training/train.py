@@ -26,7 +26,7 @@ from annot_hf.data.targets import Targets
 from annot_hf.models.adapters import add_lora
 from annot_hf.models.configuration_annotator import FINE
 from annot_hf.models.configuration_log_mel import LogMelConfig
-from annot_hf.models.kde import best_width
+from annot_hf.models.kde import best_width, cell_masses
 from annot_hf.models.measures import cross_entropy
 from annot_hf.models.modeling_annotator import AnnotatorModel
 from annot_hf.models.modeling_distribution import DistributionModel
@@ -315,7 +315,11 @@ def choose_on_validation(trainer: OpinionTrainer, recipe: Recipe, marginal: np.n
         config.marginal = marginal.tolist()
         facts["marginal_share"] = config.marginal_share = best_share(probs, voted, marginal)
     if scales:
-        facts["consensus_width"] = best_width(consensus[0].clip(-1, 1), voted, bins=config.bins)
+        answers = consensus[0].clip(-1, 1)
+        facts["consensus_width"] = width = best_width(answers, voted, bins=config.bins)
+        if smooth:
+            alone = cell_masses(answers[:, None], bins=config.bins, bandwidth=width).reshape(voted.shape)
+            facts["consensus_share"] = best_share(alone, voted, marginal)
     return facts
 
 

@@ -124,6 +124,9 @@ def test_the_consensus_alone_is_one_kernel_of_the_width_chosen_in_training(grid_
         np.testing.assert_allclose(alone.probs[row], np.outer(*mass).ravel(), atol=1e-12)
     np.testing.assert_array_equal(alone.rater_values, predictions.consensus[predictions.rater_items])
     assert list(held_against(chosen, {"other": predictions})) == ["alone", "other"]
+    marginal = np.arange(16) / 120
+    shared = consensus_alone(replace(chosen, meta=chosen.meta | {"consensus_share": 0.2}), marginal)
+    np.testing.assert_allclose(shared.probs, 0.8 * alone.probs + 0.2 * marginal)
     assert held_against(replace(chosen, rater_fallback=np.ones(900, bool)), {"other": predictions}) == {}
 
 
