@@ -97,7 +97,7 @@ def consensus_alone(predictions: Predictions, marginal: Sequence[float] | None =
     """What the consensus answers tell without the raters; None without such a head, or if no kernel was chosen in training.
 
     On scales the distribution is that of the consensus answer under a constant kernel, of the width that suits the validation
-    votes best (`meta["consensus_width"]`), with their best share (`meta["consensus_share"]`) of the `marginal` `(K,)`, if given;
+    votes best (`meta["consensus_width"]`), with their best share (`meta["consensus_share"]`) of the `marginal` `(K,)`;
     of a category question it is the consensus. Every rater answers with the consensus.
     """
     probs, width = predictions.consensus, predictions.meta.get("consensus_width")
