@@ -203,7 +203,7 @@ def test_the_report_of_the_quickstart_says_it_all(walked):
     assert told["newcomers"]["counts"]["rater_votes_consensus_fallback"] == 0
     assert "with shuffled rater ids" in told["verdict"]
     page = (walked / "report" / "report.html").read_text()
-    assert page.count("<audio controls") == 3 and page.count('src="data:audio/x-wav;base64,UklGR') == 3
+    assert page.count("<audio controls") == 3 and page.count('src="data:audio/wav;base64,UklGR') == 3
     assert page.index("Does knowing the rater help?") < page.index("Biases of raters") < page.index("Three clips")
     assert (
         page.index("Three clips") < page.index("A new rater") < page.index("Predicted distributions against the votes")

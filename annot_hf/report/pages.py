@@ -7,7 +7,6 @@ formula.
 import base64
 import functools
 import json
-import mimetypes
 import re
 import unicodedata
 import warnings
@@ -67,8 +66,10 @@ class Clip:
         embedded = isinstance(self.audio, Mapping)
         path = Path(self.audio["path"] if embedded else self.audio)
         content = self.audio["bytes"] if embedded else path.read_bytes()
-        kind = mimetypes.guess_type(path.name)[0] or "audio/wav"
-        return {"caption": self.caption, "kind": kind, "base64": base64.b64encode(content).decode("ascii")}
+        suffix = path.suffix.lower().removeprefix(".")
+        # What a system calls its files differs, so it is not asked.
+        kind = {"mp3": "mpeg", "opus": "ogg"}.get(suffix, suffix or "wav")
+        return {"caption": self.caption, "kind": f"audio/{kind}", "base64": base64.b64encode(content).decode("ascii")}
 
 
 @dataclass(frozen=True)
