@@ -135,7 +135,11 @@ class Predictions:
     def caution(self) -> str:
         """A warning about items that the model was trained or selected on; empty if there are none."""
         seen, source = self.meta.get("seen") or {}, self.meta.get("seen_in")
-        ways = {"train": "that the model was trained on", "validation": "that its checkpoint was selected on"}
+        ways = {
+            "train": "that the model was trained on",
+            "validation": "that its checkpoint was selected on",
+            "onboarding": "that new raters were onboarded with",
+        }
         parts = [
             f"{seen[split]:,} of {len(self):,} items are ones {way}" for split, way in ways.items() if seen.get(split)
         ]

@@ -49,7 +49,13 @@ def describe_columns(table: pd.DataFrame, annotators: Sequence[str]) -> list[dic
     for name in known.columns:
         filled = known[name][known[name] != ""]
         numbers = pd.to_numeric(filled, errors="coerce")
-        if len(filled) and np.isfinite(numbers).all():
+        odd = filled[~np.isfinite(numbers)]
+        if 0 < len(odd) < len(filled) / 2:
+            raise ValueError(
+                f"The table of raters has {odd.iloc[0]!r} as {name} of {odd.index[0]!r} among numbers; correct it, or "
+                "leave it empty."
+            )
+        if len(filled) and not len(odd):
             if numbers.std(ddof=0) > 0:
                 columns.append({"name": name, "mean": float(numbers.mean()), "std": float(numbers.std(ddof=0))})
             continue

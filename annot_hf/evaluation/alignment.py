@@ -1,5 +1,6 @@
 """Bring together what is compared: predictions, targets and items row by row, the questions of a grid, and conditions."""
 
+import json
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -25,6 +26,8 @@ SPEAKER_COLUMNS = ("sex", "gender")
 ORIGIN = ("model", "corpus", "split")
 # The smallest predicted probability under a logarithm; reports state it.
 FLOOR = 1e-8
+# In a folder of controls: of which model they are.
+CONTROLS = "controls.json"
 
 
 @dataclass(frozen=True, eq=False)
@@ -217,6 +220,13 @@ def read_controls(folder: str | os.PathLike[str], predictions: Predictions) -> d
         raise ValueError(
             f"No folder in {folder} holds predictions of a control on split {split!r}; write them with annot-hf controls RUN "
             f"--corpus C --out {folder} --split {split}."
+        )
+    of = Path(folder) / CONTROLS
+    trained = json.loads(of.read_text(encoding="utf-8"))["model_sha256"] if of.is_file() else None
+    if trained is not None and predictions.meta.get("model_sha256", trained) != trained:
+        raise ValueError(
+            f"The controls in {folder} are those of another training than that of the predictions; train them again by the "
+            "run that was predicted."
         )
     found = {file.parents[1].name: Predictions.load(file.parent) for file in files}
     for name, one in found.items():

@@ -12,15 +12,17 @@ import torch
 from annot_hf.data.export import read_export
 from annot_hf.data.predictions import Predictions
 from annot_hf.data.questions import read_yaml
+from annot_hf.evaluation.alignment import CONTROLS
 from annot_hf.models.configuration_annotator import AnnotatorConfig
 from annot_hf.models.configuration_distribution import DistributionConfig
-from annot_hf.training.checkpoints import clear_run
+from annot_hf.models.trunks import weights_digest
+from annot_hf.training.checkpoints import clear_run, write_record
 from annot_hf.training.keys import keys_of
 from annot_hf.training.recipe import make_run
 from annot_hf.training.train import DONE, predictions_of
 
 # Keys that only a model of raters has.
-_OF_RATERS = {*keys_of(AnnotatorConfig), "schedule.tasks"} - {*keys_of(DistributionConfig)}
+_OF_RATERS = {*keys_of(AnnotatorConfig), "schedule.tasks", "raters"} - {*keys_of(DistributionConfig)}
 
 
 def train_controls(
@@ -66,6 +68,9 @@ def train_controls(
             found = list(pool.map(_train_control, jobs))
     else:
         found = [_train_control(job) for job in jobs]
+    # so that a report knows whose controls these are
+    model = Path(run) / "model"
+    write_record(Path(out) / CONTROLS, {"model_sha256": weights_digest(str(model)) if model.is_dir() else None})
     return dict(zip(planned, found, strict=True))
 
 
@@ -75,6 +80,10 @@ def control_recipes(values: Mapping[str, Any], where: str) -> dict[str, dict[str
         raise ValueError(
             f"{where} trains a {values.get('model', 'distribution')} model, which has no raters; give the run of an annotator "
             "model."
+        )
+    if values.get("votes.shuffle_raters"):
+        raise ValueError(
+            f"{where} has votes.shuffle_raters, so it is a control itself; give the run that it belongs to."
         )
     # One run is published, the run itself.
     shared = {key: value for key, value in values.items() if key != "push_to_hub" and not key.startswith("hub_")}

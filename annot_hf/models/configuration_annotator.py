@@ -43,6 +43,8 @@ class AnnotatorConfig(OpinionConfig):
         levels: How many answers each scale question offers, evenly spaced from its low to its high end, for "learned";
             training counts them. 33, nearly any number, where empty.
         draws: Observations resampled per item for the distribution.
+        onboarded: How many of `annotators`, the last ones, joined after training: they have no part in the panel, and tell
+            nothing of how raters differ.
         max_panel: Most raters asked when an item comes without raters, or with one who has no head; the first of
             `annotators`.
         sparse_raters: Sparse gradients for the rater table, worth it with thousands of raters.
@@ -78,6 +80,7 @@ class AnnotatorConfig(OpinionConfig):
     spread: str = "learned"
     levels: Sequence[int] = ()
     draws: int = 200
+    onboarded: int = 0
     max_panel: int = 128
     sparse_raters: bool = False
 
@@ -100,6 +103,11 @@ class AnnotatorConfig(OpinionConfig):
                 "row of as many numbers."
             )
         check_counts(**options_of(self, "draws", "max_panel", "rater_rank"))
+        check_counts(0, onboarded=self.onboarded)
+        if self.onboarded and self.onboarded >= len(self.annotators):
+            raise ValueError(
+                f"onboarded is {self.onboarded} of {len(self.annotators)} annotators; some must be trained."
+            )
         check_not_negative(**options_of(self, "tower_layers", "consensus_weight", "distribution_weight"))
         super().__post_init__(**kwargs)
         scales = len(self.questions) if self.is_scale else 0
@@ -111,6 +119,11 @@ class AnnotatorConfig(OpinionConfig):
         check_counts(2, **{f"levels[{place}]": count for place, count in enumerate(self.levels)})
         if self.aggregate == "votes" and self.is_scale:
             raise ValueError('aggregate is "votes" and the questions are scales, which have no labels; use "mean".')
+
+    @property
+    def panel(self) -> int:
+        """How many raters, the first of `annotators`, are asked when an item comes without raters of its own."""
+        return min(len(self.annotators) - self.onboarded, self.max_panel)
 
 
 AnnotatorConfig.register_for_auto_class()

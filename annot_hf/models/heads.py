@@ -308,11 +308,19 @@ class RaterHeads(nn.Module):
         self.expected = nn.Linear(facts, self.table.shape[1], bias=False) if facts else None
 
     def forward(
-        self, x: torch.Tensor, annotator: torch.Tensor | None, facts: torch.Tensor | None = None
+        self,
+        x: torch.Tensor,
+        annotator: torch.Tensor | None,
+        facts: torch.Tensor | None = None,
+        first: int | None = None,
     ) -> torch.Tensor:
-        """Answers `(P, outputs)` of raters `annotator` `(P,)`, or of the mean row, to `x` `(P, width)`; `facts` are of all."""
+        """Answers `(P, outputs)` of raters `annotator` `(P,)`, or of the mean row of the `first`, to `x` `(P, width)`.
+
+        `facts` are of all raters.
+        """
         if annotator is None:
-            rows = (self.table.mean(0) + self.shared_part(None if facts is None else facts.mean(0))).expand(len(x), -1)
+            shared = self.shared_part(None if facts is None else facts[:first].mean(0))
+            rows = (self.table[:first].mean(0) + shared).expand(len(x), -1)
         else:
             rows = nn.functional.embedding(annotator, self.table, sparse=self.sparse)
             rows = rows + self.shared_part(None if facts is None else facts[annotator])

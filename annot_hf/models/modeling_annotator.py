@@ -217,7 +217,7 @@ class AnnotatorModel(OpinionPreTrainedModel):
 
     def _panel(self, items: int, device: torch.device) -> tuple[torch.Tensor, torch.Tensor]:
         """Every rater (up to `max_panel`) on every item; the consensus head alone when there are no raters."""
-        panel = torch.arange(min(len(self.config.annotators), self.config.max_panel), device=device)
+        panel = torch.arange(self.config.panel, device=device)
         panel = panel if len(panel) else panel.new_full((1,), -1)
         return torch.arange(items, device=device).repeat_interleave(len(panel)), panel.repeat(items)
 
@@ -227,7 +227,8 @@ class AnnotatorModel(OpinionPreTrainedModel):
         """Consensus `(B, D)` and pair answers `(P, D)`; logits `(., K)` for a category question."""
         inner = self.towers([embedding] * self.columns).chunk(self.columns, -1)
         if self.config.aggregate == "votes":
-            consensus = self.raters([x.detach() for x in inner], None, self.rater_facts(embedding)).detach()
+            trained = len(self.config.annotators) - self.config.onboarded
+            consensus = self.raters([x.detach() for x in inner], None, self.rater_facts(embedding), trained).detach()
         else:
             consensus = self.consensus(inner)
         facts, fallback = self.rater_facts(embedding), consensus[pair_item]

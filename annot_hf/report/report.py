@@ -254,6 +254,11 @@ def controls_section(found: Evaluation, alone: Evaluation, *, width: float | Non
 
 def newcomers_section(found: Evaluation, votes: int) -> Section:
     """How well the votes of new raters are predicted: by the consensus, by their own heads, and at best."""
+    if not found.parts["raters"]:
+        raise ValueError(
+            "The predictions for newcomers answer none of the newcomers' votes; predict the test clips with the model that "
+            "they were onboarded to."
+        )
     names = [name for name in tables.answer_measures(found) if not name.startswith("mean_answer")]
     beside = next(other for one, other in found.pairs if one == MODEL and CONSENSUS in other)
     systems = {beside: tables.row_title(CONSENSUS), MODEL: tables.row_title("onboarded", votes=votes)}

@@ -190,6 +190,6 @@ def make_collator(model: OpinionPreTrainedModel, processor: Any) -> VoteCollator
     """The collator that feeds `model`."""
     config = model.config
     name = input_name_of(config.trunk_config)
-    panel = min(len(config.annotators), config.max_panel) if isinstance(config, AnnotatorConfig) else None
+    panel = config.panel if isinstance(config, AnnotatorConfig) else None
     tokenizers = {"input_ids": processor, PROMPTED: getattr(processor, "tokenizer", None)}
     return VoteCollator(name, tokenizers.get(name), panel)

@@ -128,6 +128,8 @@ def _seen(facts: dict[str, Any], items: Sequence[str]) -> dict[str, int]:
     mine = _hashes(hashed_names(items))
     splits = facts.get("splits", {}).items()
     found = {split: len(_hashes(part.get("names", "")) & mine) for split, part in splits}
+    joined = set().union(*(_hashes(one.get("names", "")) for one in facts.get("onboarded", ())))
+    found["onboarding"] = len(joined & mine)
     return {split: count for split, count in found.items() if count}
 
 
@@ -231,14 +233,14 @@ def _voters(model: OpinionPreTrainedModel) -> int:
     if isinstance(config, SeedBertConfig):
         return config.num_members if config.distribution == "votes" else 0
     if isinstance(config, AnnotatorConfig) and config.aggregate == "votes":
-        return min(len(config.annotators), config.max_panel)
+        return config.panel
     return 0
 
 
 def _raters_asked(config: AnnotatorConfig, dataset: OpinionDataset, row: int) -> np.ndarray:
     """Names of the raters asked about an item, as the collator orders them: those who rated it, else the panel."""
     codes = dataset.targets.ratings.annotator[dataset.bounds[row] : dataset.bounds[row + 1]]
-    names = [dataset.targets.annotators[code] for code in codes] or config.annotators[: config.max_panel]
+    names = [dataset.targets.annotators[code] for code in codes] or config.annotators[: config.panel]
     return np.array(names or ["consensus"], dtype=object)
 
 

@@ -19,6 +19,7 @@ from torch import nn
 from torch.func import jvp
 from torch.utils.data import DataLoader
 
+from annot_hf.data.encoding import read_csv
 from annot_hf.data.export import ExportedCorpus, read_export
 from annot_hf.data.questions import Question, nearest
 from annot_hf.data.rater_facts import encode_raters, read_rater_table
@@ -28,8 +29,9 @@ from annot_hf.models.heads import RaterHeads
 from annot_hf.models.losses import answer_costs
 from annot_hf.models.modeling_annotator import PUBLISHED_KERNEL, AnnotatorModel, bounded_spread
 from annot_hf.models.modeling_opinion import SupportModel
-from annot_hf.training.checkpoints import check_model_folder, load_model, save_model
+from annot_hf.training.checkpoints import FACTS, check_model_folder, load_model, read_record, save_model
 from annot_hf.training.collator import make_collator
+from annot_hf.training.datasets import hashed_names
 from annot_hf.training.inference import accepted_seconds, check_support
 from annot_hf.training.inputs import corpus_inputs, read_together
 
@@ -93,6 +95,8 @@ def onboard(
     if out.resolve() == Path(model_folder).resolve():
         raise ValueError(f"{out} is the model's own folder, which would be overwritten; name another folder.")
     check_model_folder(out)
+    if out.is_dir() and "onboarded" not in (read_record(out / FACTS) or {"onboarded": ()}):
+        raise ValueError(f"{out} holds a trained model, which would be lost; name another folder.")
     model, processor, facts = load_model(model_folder)
     _check_model(model, model_folder)
     corpus = corpus if isinstance(corpus, ExportedCorpus) else read_export(corpus)
@@ -123,6 +127,7 @@ def onboard(
     counts = np.bincount(answers.rater.numpy(), minlength=len(names)).tolist()
     done = Onboarded(out, dict(zip(names, counts, strict=True)), left_out)
     record = {"corpus": corpus.name, "corpus_digest": corpus.digest, "answers": done.answers, "left_out": left_out}
+    record["names"] = hashed_names(items)
     save_model(model, processor, facts | {"onboarded": [*facts.get("onboarded", []), record]}, out)
     return done
 
@@ -173,7 +178,12 @@ def _read_votes(
     mine = [Question.from_dict(question) for question in model.config.questions]
     asked = [question.name for question in mine]
     check_support(mine, corpus)
-    votes = VoteTable.from_csv(path, [*mine, *(one for one in corpus.votes.questions if one.name not in asked)])
+    if not Path(path).is_file():
+        raise ValueError(f"There is no file {path}; give a CSV with the columns item, annotator, question and value.")
+    columns = read_csv(path)
+    # without a column that says which, all votes are on the only question of the model
+    others = [one for one in corpus.votes.questions if one.name not in asked and "question" in columns]
+    votes = VoteTable.from_columns([*mine, *others], **columns, where=str(path), duplicates="keep")
     if votes.weights is not None:
         raise ValueError(f"{path} has weights, which answers of single raters do not take; remove the column weight.")
     _check_rows(votes, path, corpus, model)
@@ -235,7 +245,9 @@ def fit_rows(
     directions, for all raters at a time.
     """
     tables = rater_tables(model)
-    known = torch.cat([table.table.detach().cpu().double() for table in tables], 1)
+    # rows that were fitted before are shrunk towards their prior, and would shrink this one
+    trained = len(model.config.annotators) - model.config.onboarded
+    known = torch.cat([table.table.detach().cpu().double() for table in tables], 1)[:trained]
     mean = known.mean(0)
     _, deviations, directions = torch.linalg.svd((known - mean) / (len(known) - 1) ** 0.5, full_matrices=False)
     # a standard normal step along each direction is one of the prior
@@ -365,5 +377,6 @@ def add_raters(
     for table, more in zip(rater_tables(model), rows, strict=True):
         table.table = nn.Parameter(torch.cat([table.table.detach(), more.to(table.table)]))
     model.config.annotators = [*model.config.annotators, *names]
+    model.config.onboarded += len(names)
     if facts is not None:
         model.config.rater_facts = [*model.config.rater_facts, *facts.tolist()]

@@ -445,10 +445,14 @@ def count_levels(targets: Targets) -> list[int]:
     found = []
     for column in targets.ratings.value.T if targets.questions[0].is_scale else ():
         inside = column[abs(column) < 1]
-        places = ((inside + 1) / 2 * (count - 1) for count in range(2, FINE))
-        # the mean of a rater's repeated votes may lie between two answers
-        fits = [np.mean(abs(place - place.round()) < 1e-6) >= 0.95 if len(inside) else True for place in places]
-        found.append(2 + fits.index(True) if any(fits) else FINE)
+        middle = abs(inside) < 1e-6
+        places = {count: (inside + 1) / 2 * (count - 1) for count in range(2, FINE)}
+        # the mean of a rater's repeated votes may lie between two answers; a scale's middle alone, which nearly all may
+        # choose, tells nothing of the other answers
+        fit = {count: abs(place - place.round()) < 1e-6 for count, place in places.items()}
+        parts = [part for part in (middle, ~middle) if part.any()]
+        fits = [count for count, good in fit.items() if all(good[part].mean() >= 0.95 for part in parts)]
+        found.append(min(fits, default=FINE))
     return found
 
 

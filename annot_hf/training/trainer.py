@@ -290,13 +290,15 @@ def _restore(state: tuple[Any, ...]) -> None:
 
 
 class EpochOfSampler(TrainerCallback):
-    """Set the sampler's epoch, which the stock loop does not where several processes resume inside an epoch."""
+    """Start afresh: the sampler's epoch, which the stock loop does not set after resuming, and the model's own choices."""
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Find the best checkpoint so far in this folder, which may have been moved since."""
         best = Path(args.output_dir) / f"{PREFIX_CHECKPOINT_DIR}-{state.best_global_step}"
         if best.is_dir():
             state.best_model_checkpoint = str(best)
+        # a share that was chosen for other weights
+        kwargs["model"].config.marginal_share = 0.0
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, train_dataloader: Any = None, **kwargs: Any) -> None:
         """Set the epoch of the sampler, which may be wrapped to split batches among processes."""

@@ -384,8 +384,15 @@ def test_another_recipe_or_corpus_is_not_gone_on_with(small_run, tmp_path):
 
 @pytest.mark.parametrize(
     ("ratings", "levels"),
-    [([1, 2, 3, 4, 5], 5), ([1, 1, 5, 5], 2), ([1, 3, 5], 3), ([4, *[2, 3] * 20, 2.5], 5), ([1.13, 2.71, 4.9], 33)],
-    ids=["all", "ends", "some", "a repeated vote", "any number"],
+    [
+        ([1, 2, 3, 4, 5], 5),
+        ([1, 1, 5, 5], 2),
+        ([1, 3, 5], 3),
+        ([4, *[2, 3] * 20, 2.5], 5),
+        ([1.13, 2.71, 4.9], 33),
+        ([*[3] * 97, 2, 4], 5),
+    ],
+    ids=["all", "ends", "some", "a repeated vote", "any number", "nearly all in the middle"],
 )
 def test_the_answers_of_a_scale_are_counted(ratings, levels):
     question = Question.scale("valence", 1, 5)
