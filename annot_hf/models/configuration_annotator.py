@@ -26,7 +26,7 @@ class AnnotatorConfig(OpinionConfig):
         rater_rows: What a rater has: "full", the weights of that layer; "low_rank", coefficients of `rater_rank` layers that
             all raters share; or "embedding", a vector of `rater_rank` numbers that enters a hidden layer, which all share.
             Few numbers a rater suit many raters with few votes each.
-        rater_rank: Numbers per rater and tower of the last two.
+        rater_rank: How many numbers each rater has for each scale question (or the labels), if `rater_rows` is not "full".
         aggregate: What the distribution of a category question is made of: "mean" of the answers of the raters asked, or
             "votes" of all raters (up to `max_panel`, whoever was asked): the share of heads whose likeliest label it is.
             Its largest entry is then the majority of the heads (Davani et al. 2022), of tied labels the one that the heads

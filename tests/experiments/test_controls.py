@@ -1,6 +1,7 @@
 """Controls of a model of raters: their recipes, their predictions, and what is refused."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -53,6 +54,9 @@ def test_finished_controls_are_read(trained, corpus, monkeypatch):
     assert list(read) == ["grid", "shuffled"] and read["grid"].items.tolist() == found["grid"].items.tolist()
     with pytest.raises(ValueError, match=f"No folder in {home / 'run'} holds predictions of a control on split 'test'"):
         read_controls(home / "run", mine)
+    other = replace(mine, meta=mine.meta | {"model_sha256": "another"})
+    with pytest.raises(ValueError, match="are those of another training than that of the predictions"):
+        read_controls(home / "out", other)
     mine.meta["corpus_digest"] = "another"
     with pytest.raises(ValueError, match="The control grid in .* predicts another corpus than the predictions"):
         read_controls(home / "out", mine)
@@ -72,6 +76,13 @@ def test_the_kernel_of_the_consensus_is_chosen_on_validation(trained, corpus):
         for one in (width, width * 0.9, width * 1.1)
     }
     assert min(scores, key=scores.get) == width
+
+
+def test_what_only_raters_have_is_not_in_the_grid():
+    values = {"model": "annotator", "raters": "raters.csv", "learning_rate": 0.1}
+    assert control_recipes(values, "r")["grid"] == {"model": "distribution", "learning_rate": 0.1}
+    with pytest.raises(ValueError, match="so it is a control itself; give the run that it belongs to"):
+        control_recipes(values | {"votes.shuffle_raters": True}, "r")
 
 
 def test_only_a_model_of_raters_has_controls(tmp_path, corpus):

@@ -16,7 +16,7 @@ from annot_hf.data.export import read_export
 from annot_hf.models.losses import answer_costs
 from annot_hf.training.checkpoints import load_model, read_facts
 from annot_hf.training.inference import predict
-from annot_hf.training.onboarding import Answers, fit_rows, onboard, rater_tables
+from annot_hf.training.onboarding import Answers, add_raters, fit_rows, onboard, rater_tables
 from annot_hf.training.train import train
 
 NAMES = ["ann", "bob", "cy", "dee"]
@@ -141,6 +141,20 @@ def test_a_rater_is_fitted_alike_alone_and_among_others():
         np.testing.assert_allclose(many[2], single[0], atol=1e-6)
 
 
+@pytest.mark.parametrize("kind", ["learned", "voting", "facts"])
+def test_raters_who_joined_later_change_nothing_but_their_own_answers(kind):
+    model, embedding, answers = made(kind)
+    inputs, before = tiny.inputs("log-mel", [30, 20, 10]), fitted(model, embedding, answers)
+    panel = model(**inputs)
+    add_raters(model, ["x", "y", "z"], before, FACTS if model.config.rater_facts else None)
+    after = model(**inputs)
+    torch.testing.assert_close(after.probs, panel.probs)
+    torch.testing.assert_close(after.consensus, panel.consensus)
+    assert model.config.onboarded == 3 and model.config.panel == len(NAMES)
+    for one, other in zip(fitted(model, embedding, answers), before, strict=True):
+        torch.testing.assert_close(one, other)
+
+
 def test_the_cost_of_an_answer_is_exact_in_double_precision():
     location, spread = torch.tensor([[0.31]]).double(), torch.tensor([[0.2]]).double()
     cost = answer_costs(location, spread, torch.tensor([[0.5]]).double(), [5])
@@ -175,6 +189,15 @@ def test_a_checkpoint_with_new_raters_is_read_as_any_other(checkpoints, corpus, 
     assert not torch.allclose(rows[0], rows[2])
     predictions, _ = predict(found.model, corpus, split="test", features=features)
     assert not predictions.rater_fallback.any()
+    assert not predictions.caution
+    seen, _ = predict(found.model, corpus, split="train", features=features)
+    assert "3 of 5 items are ones that new raters were onboarded with" in seen.caution
+    with pytest.raises(ValueError, match="holds a trained model, which would be lost; name another folder"):
+        onboard(checkpoints["annotator"], votes, corpus, checkpoints["distribution"], features=features)
+    alone = tmp_path / "alone.csv"
+    alone.write_text("item,annotator,value\ns001_c001,new,5\ns001_c001,new,4\n")
+    with pytest.raises(ValueError, match="question"):
+        onboard(checkpoints["annotator"], alone, corpus, tmp_path / "alone", features=features)
     more = write_votes(tmp_path / "more.csv", ["s001_c001,fourth,valence,3"])
     again = onboard(found.model, more, corpus, tmp_path / "again", features=features)
     assert [list(one["answers"]) for one in read_facts(again.model)["onboarded"]] == [

@@ -3,9 +3,11 @@
 import json
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import tiny
 import torch
 import yaml
 from safetensors.torch import load_file
@@ -22,7 +24,7 @@ from annot_hf.training import train as train_module
 from annot_hf.training.checkpoints import checkpoints_of, load_model, newest_checkpoint
 from annot_hf.training.inference import predict
 from annot_hf.training.train import best_share, count_levels, train
-from annot_hf.training.trainer import OpinionTrainer
+from annot_hf.training.trainer import EpochOfSampler, OpinionTrainer
 
 MID_EPOCH = {
     "save_strategy": "steps",
@@ -426,3 +428,10 @@ def test_a_trained_model_has_the_share_that_validation_chose(small_run, tmp_path
     one, other = (predict(run.model, corpus, split="validation")[0].probs for run in (plain, smooth))
     share = after.marginal_share
     np.testing.assert_allclose(other, (1 - share) * one + share * np.array(after.marginal), atol=1e-6)
+
+
+def test_training_on_starts_without_the_share_that_other_weights_were_given(tmp_path):
+    model = tiny.distribution(marginal=[0.5, 0.3, 0.2], marginal_share=0.3)
+    state = SimpleNamespace(best_global_step=None)
+    EpochOfSampler().on_train_begin(SimpleNamespace(output_dir=tmp_path), state, None, model=model)
+    assert model.config.marginal_share == 0
