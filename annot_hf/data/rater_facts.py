@@ -20,6 +20,9 @@ def read_rater_table(path: str | os.PathLike) -> pd.DataFrame:
         ValueError: There is no such column or none beside it, or a rater has no name or two rows.
     """
     table = csv_frame(path, ["annotator"], further=True)
+    # its own column of that name would stand in for the numbers of the rows
+    if not pd.api.types.is_integer_dtype(table["row"]):
+        raise ValueError(f"{path} has a column row, a name that is taken; rename it.")
     for row, bad, what in (
         (table["row"], table["annotator"] == "", "has no annotator; name the rater or remove the row"),
         (table["row"], table["annotator"].duplicated(), "lists {!r} a second time; give each rater one row"),

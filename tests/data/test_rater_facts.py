@@ -62,6 +62,12 @@ def test_a_file_that_is_no_table_of_raters_names_the_row(tmp_path, text, message
         read_rater_table(tmp_path / "raters.csv")
 
 
+def test_a_column_of_the_name_of_the_rows_is_said(tmp_path):
+    (tmp_path / "raters.csv").write_text(TABLE.replace("country", "row"))
+    with pytest.raises(ValueError, match="has a column row, a name that is taken; rename it"):
+        read_rater_table(tmp_path / "raters.csv")
+
+
 def test_a_word_among_numbers_is_not_passed_over(tmp_path):
     (tmp_path / "raters.csv").write_text(TABLE.replace("cy,40", "cy,unknown"))
     with pytest.raises(ValueError, match="has 'unknown' as age of 'cy' among numbers; correct it, or leave it empty"):
