@@ -39,13 +39,13 @@ def walk_through(
     folders = {"corpus": out / "corpus", "output_dir": out / "run", "features": out / "features"}
     words = [*(f"{key}={folder}" for key, folder in folders.items()), *overrides]
     # A refused recipe leaves an earlier run untouched.
-    load_recipe(recipe, words)
+    planned = load_recipe(recipe, words)
     clear_run(out / "run")
     model = run_training(recipe, words, resume=False)
     console.rule("Predict the test split")
     write_predictions(model, out / "corpus", "test", out / "predictions", out / "features")
     given = {}
-    if load_recipe(recipe, words).recipe.model == "annotator":
+    if planned.recipe.model == "annotator":
         console.rule("Train controls: without raters, and with shuffled rater ids")
         train_side_by_side(out / "run", out / "corpus", out / "controls", afresh=True)
         given["controls"] = out / "controls"
@@ -161,6 +161,7 @@ def write_report(
     from annot_hf.evaluation.alignment import read_conditions, read_controls
     from annot_hf.evaluation.evaluate import MODEL
     from annot_hf.evaluation.raters import held_against
+    from annot_hf.models.kde import bins_of
     from annot_hf.report.report import build_comparison, build_report
 
     runs, exported = [Predictions.load(folder) for folder in folders], read_export(corpus)
@@ -171,7 +172,7 @@ def write_report(
                 "export; name the corpus that was predicted, or predict this one."
             )
     names = [question.name for question in runs[0].questions]
-    split, bins = runs[0].meta.get("split", "test"), round(len(runs[0].support) ** (1 / len(names)))
+    split, bins = runs[0].meta.get("split", "test"), bins_of(runs[0].support, names)
     targets = exported.targets(split, names, bins=bins)
     runs = [run.in_order(targets.support) for run in runs]
     marginals = [run.meta.pop("marginal", None) for run in runs]

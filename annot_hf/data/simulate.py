@@ -20,9 +20,10 @@ from annot_hf.data.corpus import VoteCorpus
 from annot_hf.data.files import replace_folder
 from annot_hf.data.predictions import Predictions
 from annot_hf.data.questions import Question
+from annot_hf.data.synthetic import pick_raters
 from annot_hf.data.targets import grid_probs
 from annot_hf.data.votes import VoteTable
-from annot_hf.models.kde import expected_answers
+from annot_hf.models.kde import bins_of, expected_answers
 
 # Unit: Hz.
 SIMULATION_RATE = 16_000
@@ -69,7 +70,7 @@ class Truth:
         spread = (who["noise"].to_numpy() * clip["ambiguity"].to_numpy())[:, None].repeat(len(names), 1)
         levels = [round(question.high - question.low) + 1 for question in like.questions]
         means, variances = expected_answers(scale * clip[names].to_numpy() + bias, spread, levels)
-        probs = grid_probs(item, means, like.items, round(len(like.support) ** (1 / len(names))), variance=variances)
+        probs = grid_probs(item, means, like.items, bins_of(like.support, names), variance=variances)
         told = {"rater_items": item, "rater_names": rater, "rater_values": means, "rater_fallback": np.zeros(len(item))}
         return replace(like, probs=probs, consensus=None, meta={"model": "the truth"}, **told)
 
@@ -261,12 +262,9 @@ def _rate(
     rng: np.random.Generator, items: pd.DataFrame, raters: pd.DataFrame, ratings: tuple[int, int]
 ) -> pd.DataFrame:
     """Votes in long form: item, annotator, question, value."""
-    # The n largest of log(weight) + Gumbel noise are n raters drawn by weight without replacement.
     keys = np.log(raters.pop("weight").to_numpy()) + rng.gumbel(size=(len(items), len(raters)))
-    order = np.argsort(-keys, axis=1)
     wanted = rng.integers(ratings[0], ratings[1] + 1, len(items))
-    clip, rank = np.nonzero(np.arange(len(raters)) < wanted[:, None])
-    return _answer(rng, items, raters, clip, order[clip, rank])
+    return _answer(rng, items, raters, *pick_raters(keys, wanted))
 
 
 def _add_newcomers(rng: np.random.Generator, items: pd.DataFrame) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:

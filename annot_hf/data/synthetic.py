@@ -260,6 +260,16 @@ def combine_votes(human: VoteTable, synthetic: VoteTable, weight: float = 1.0) -
     return replace(kept, weights=None if (weights == 1).all() else weights)
 
 
+def pick_raters(keys: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The `counts` `(n,)` raters with the largest of an item's keys `(n, raters)`: item and rater `(P,)`, item by item.
+
+    Where keys are log(weight) + Gumbel noise, they are drawn by weight without replacement.
+    """
+    order = np.argsort(-keys, axis=1)
+    item, rank = np.nonzero(np.arange(keys.shape[1]) < counts[:, None])
+    return item, order[item, rank]
+
+
 def shuffle_raters(votes: VoteTable, seed: int = 0) -> VoteTable:
     """The same votes under redrawn names: each item has as many named raters as before, none of them twice.
 
@@ -273,14 +283,12 @@ def shuffle_raters(votes: VoteTable, seed: int = 0) -> VoteTable:
     item, rater = np.divmod(pairs, max(raters, 1))
     items, start, counts = np.unique(item, return_index=True, return_counts=True)
     rng, weight = np.random.default_rng(seed), np.bincount(rater, minlength=raters)
-    # The n largest of log(weight) + Gumbel noise are n raters drawn by weight without replacement.
     drawn, rows = np.empty(len(pairs), np.int64), max(1, _DRAWN_AT_ONCE // max(raters, 1))
     for first in range(0, len(items), rows):
         part = slice(first, first + rows)
         keys = np.log(np.maximum(weight, 1e-9)) + rng.gumbel(size=(len(items[part]), raters))
-        order = np.argsort(-keys, axis=1)
-        clip, rank = np.nonzero(np.arange(raters) < counts[part, None])
-        drawn[start[part][clip] + rank] = order[clip, rank]
+        # pairs are ordered by item
+        drawn[start[first] : start[first] + counts[part].sum()] = pick_raters(keys, counts[part])[1]
     codes = votes.annotator_codes.copy()
     codes[named] = drawn[place]
     return replace(votes, annotator_codes=codes)

@@ -11,7 +11,7 @@ import pandas as pd
 from annot_hf.data.encoding import WEIGHT_RULE, by_name, check_choice, usable_weight
 from annot_hf.data.questions import Question, normal_form_hint
 from annot_hf.data.votes import VoteTable, align_rows
-from annot_hf.models.kde import cell_masses, cell_names, draw_answers, draw_observations
+from annot_hf.models.kde import bins_of, cell_masses, cell_names, draw_answers, draw_observations
 from annot_hf.models.measures import entropy
 
 Method = Literal["soft", "majority", "smoothed", "merged", "kde"]
@@ -123,7 +123,7 @@ def item_seeds(items: Iterable[str], seed: int = 0) -> np.ndarray:
 def targets_like(targets: Targets, votes: VoteTable) -> Targets:
     """Targets made of other votes in the same way."""
     names = [question.name for question in targets.questions]
-    bins = round(len(targets.support) ** (1 / len(names)))
+    bins = bins_of(targets.support, names)
     return make_targets(votes, names, targets.method, items=votes.select(questions=names).items, bins=bins)
 
 

@@ -13,8 +13,8 @@ from annot_hf.data.targets import Targets
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.alignment import FLOOR, Reference, dimensions, expectation
 from annot_hf.evaluation.resampling import Arrays, Measured, Measures, Resamples, with_interval
-from annot_hf.models.kde import cell_masses
-from annot_hf.models.measures import ccc_of, moments, pearson_of, ratio, slope_of
+from annot_hf.models.kde import bins_of, cell_masses
+from annot_hf.models.measures import ccc_of, mixture, moments, pearson_of, ratio, slope_of
 
 if TYPE_CHECKING:
     from annot_hf.data.simulate import Truth
@@ -104,10 +104,10 @@ def consensus_alone(predictions: Predictions, marginal: Sequence[float] | None =
     if probs is None or (predictions.is_scale and width is None):
         return None
     if predictions.is_scale:
-        bins = round(len(predictions.support) ** (1 / probs.shape[1]))
+        bins = bins_of(predictions.support, predictions.questions)
         probs = cell_masses(probs[:, None], bins=bins, bandwidth=width).reshape(len(probs), -1)
         share = 0.0 if marginal is None else predictions.meta.get("consensus_share", 0.0)
-        probs = probs if not share else (1 - share) * probs + share * np.asarray(marginal)
+        probs = mixture(probs, np.asarray(marginal), share) if share else probs
     return replace(without_raters(predictions), probs=probs)
 
 

@@ -121,9 +121,14 @@ class AnnotatorConfig(OpinionConfig):
             raise ValueError('aggregate is "votes" and the questions are scales, which have no labels; use "mean".')
 
     @property
+    def trained(self) -> int:
+        """How many raters, the first of `annotators`, the model was trained with."""
+        return len(self.annotators) - self.onboarded
+
+    @property
     def panel(self) -> int:
         """How many raters, the first of `annotators`, are asked when an item comes without raters of its own."""
-        return min(len(self.annotators) - self.onboarded, self.max_panel)
+        return min(self.trained, self.max_panel)
 
 
 AnnotatorConfig.register_for_auto_class()

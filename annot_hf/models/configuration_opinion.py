@@ -23,8 +23,8 @@ class SupportConfig(PreTrainedConfig):
         class_weights: Weight of each entry of the support in that loss (K,), for "kl" and "cross_entropy".
         jsd_share: How much of that loss is 4 JSD instead, in [0, 1]; not for "ccc".
         marginal: Distribution of the training votes (K,), if `marginal_share` is above 0; training fills it in.
-        marginal_share: How much of each predicted distribution is `marginal`, in [0, 1), so that no answer is impossible;
-            training chooses it on the validation split. Applies outside training mode.
+        marginal_share: How much of each predicted distribution is `marginal`, in [0, 1), so that no answer of these
+            votes is impossible; training chooses it on the validation split. Applies outside training mode.
         lora_rank: Rank of the low-rank adapters that training puts on the trunk; 0 trains all weights.
         lora_alpha: Scale of the adapters, before it is divided by their rank.
         lora_dropout: Dropout before the adapters, in [0, 1).

@@ -10,6 +10,8 @@ from torch.distributions import Normal, kl_divergence
 from torch.nn.utils.rnn import pack_padded_sequence, pad_packed_sequence
 from transformers import initialization as init
 
+from .measures import mixture
+
 
 def init_as_torch(module: nn.Module) -> None:
     """Initialise `module` like PyTorch, skipping parameters already loaded from a checkpoint.
@@ -304,7 +306,6 @@ class RaterHeads(nn.Module):
         self.basis = nn.Parameter(torch.zeros(rank, layer)) if kind == "low_rank" else None
         self.hidden = nn.Linear(width + rank, width) if kind == "embedding" else None
         self.output = nn.Linear(width, outputs) if kind == "embedding" else None
-
         self.expected = nn.Linear(facts, self.table.shape[1], bias=False) if facts else None
 
     def forward(
@@ -344,7 +345,7 @@ def vote_shares(probs: torch.Tensor) -> torch.Tensor:
     A millionth of their mean distribution is mixed in, so that the more probable one of tied labels comes first.
     """
     votes = nn.functional.one_hot(probs.argmax(-1), probs.shape[-1]).to(probs)
-    return (1 - TIE) * votes.mean(1) + TIE * probs.mean(1)
+    return mixture(votes.mean(1), probs.mean(1), TIE)
 
 
 def masked_mean(frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -299,6 +299,11 @@ def _differentiable_cells(torch: Any) -> Any:
     return Cells
 
 
+def bins_of(support: Sequence[Any], dimensions: Sequence[Any]) -> int:
+    """How many bins each dimension has in a grid with these cells."""
+    return round(len(support) ** (1 / len(dimensions)))
+
+
 def cell_names(dimensions: Sequence[str], bins: int) -> tuple[str, ...]:
     """Names of the grid cells in the order of `cell_masses`, such as "activation 1/4, valence 3/4"."""
     axes = [[f"{dimension} {cell + 1}/{bins}" for cell in range(bins)] for dimension in dimensions]

@@ -130,6 +130,11 @@ def ccc(prediction: Array, reference: Array, *, mask: Array | None = None) -> Ar
     return 2 * covariance / xp.where(spread > 0, spread, xp.ones_like(spread))
 
 
+def mixture(p: Array, q: Array, share: float) -> Array:
+    """Distributions `(..., K)` that are q to this share, in [0, 1], and p for the rest."""
+    return (1 - share) * p + share * q
+
+
 def same_order(*arrays: Array) -> tuple[Array, ...]:
     """Frames, series and Arrow tables as arrays, matched by position: a ValueError if their names are not equal."""
     arrays = tuple(array.to_pandas() if hasattr(array, "column_names") else array for array in arrays)

@@ -227,8 +227,8 @@ class AnnotatorModel(OpinionPreTrainedModel):
         """Consensus `(B, D)` and pair answers `(P, D)`; logits `(., K)` for a category question."""
         inner = self.towers([embedding] * self.columns).chunk(self.columns, -1)
         if self.config.aggregate == "votes":
-            trained = len(self.config.annotators) - self.config.onboarded
-            consensus = self.raters([x.detach() for x in inner], None, self.rater_facts(embedding), trained).detach()
+            facts, trained = self.rater_facts(embedding), self.config.trained
+            consensus = self.raters([x.detach() for x in inner], None, facts, trained).detach()
         else:
             consensus = self.consensus(inner)
         facts, fallback = self.rater_facts(embedding), consensus[pair_item]

@@ -18,6 +18,7 @@ from .checks import check_attention, said
 from .configuration_opinion import OpinionConfig, SupportConfig
 from .heads import BayesianLinear, LayerSum, MeanPooling, init_as_torch, make_embedding, make_pooling
 from .losses import distribution_loss
+from .measures import mixture
 from .trunks import WEIGHTED, build_trunk, call_trunk, encode, input_name_of, load_trunk_weights, read_trunk_config
 
 
@@ -48,7 +49,7 @@ class SupportModel(Adaptable):
     def _smoothed(self, probs: torch.Tensor) -> torch.Tensor:
         """Predicted distributions `(B, K)` with the configuration's share of the marginal, as they are in training mode."""
         share = 0.0 if self.training else self.config.marginal_share
-        return (1 - share) * probs + share * probs.new_tensor(self.config.marginal) if share else probs
+        return mixture(probs, probs.new_tensor(self.config.marginal), share) if share else probs
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:

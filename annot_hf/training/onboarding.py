@@ -95,7 +95,8 @@ def onboard(
     if out.resolve() == Path(model_folder).resolve():
         raise ValueError(f"{out} is the model's own folder, which would be overwritten; name another folder.")
     check_model_folder(out)
-    if out.is_dir() and "onboarded" not in (read_record(out / FACTS) or {"onboarded": ()}):
+    earlier = read_record(out / FACTS)
+    if earlier is not None and "onboarded" not in earlier:
         raise ValueError(f"{out} holds a trained model, which would be lost; name another folder.")
     model, processor, facts = load_model(model_folder)
     _check_model(model, model_folder)
@@ -246,8 +247,7 @@ def fit_rows(
     """
     tables = rater_tables(model)
     # rows that were fitted before are shrunk towards their prior, and would shrink this one
-    trained = len(model.config.annotators) - model.config.onboarded
-    known = torch.cat([table.table.detach().cpu().double() for table in tables], 1)[:trained]
+    known = torch.cat([table.table.detach().cpu().double() for table in tables], 1)[: model.config.trained]
     mean = known.mean(0)
     _, deviations, directions = torch.linalg.svd((known - mean) / (len(known) - 1) ** 0.5, full_matrices=False)
     # a standard normal step along each direction is one of the prior

@@ -27,7 +27,7 @@ from annot_hf.models.adapters import add_lora
 from annot_hf.models.configuration_annotator import FINE
 from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.kde import best_width, cell_masses
-from annot_hf.models.measures import cross_entropy
+from annot_hf.models.measures import cross_entropy, mixture
 from annot_hf.models.modeling_annotator import AnnotatorModel
 from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
@@ -460,7 +460,7 @@ def best_share(probs: np.ndarray, targets: np.ndarray, marginal: np.ndarray) -> 
     """Share of `marginal` `(K,)` in predictions `(n, K)` with the least cross-entropy of targets `(n, K)`, in [.001, .5]."""
 
     def loss(share: float) -> float:
-        return float(cross_entropy(targets, (1 - share) * probs + share * marginal).mean())
+        return float(cross_entropy(targets, mixture(probs, marginal, share)).mean())
 
     return float(minimize_scalar(loss, bounds=(0.001, 0.5), method="bounded", options={"xatol": 1e-4}).x)
 
