@@ -72,6 +72,7 @@ setup(
         "jinja2",
         "matplotlib>=3.11",
         "numpy>=2",
+        "openpyxl>=3.1",
         "pandas",
         "pyarrow",
         "pyyaml",

@@ -14,7 +14,7 @@ import typer
 from typer import Argument, Option
 from typer.core import TyperCommand
 
-from annot_hf.cli import steps
+from annot_hf.cli import start, steps
 from annot_hf.cli.output import (
     keep_traceback,
     print_error,
@@ -190,62 +190,8 @@ def annotate(
     print_path(out)
 
 
-@app.command(context_settings=WORDS)
-def quickstart(
-    corpus: Annotated[
-        Path | None, Option(help="Corpus script, which is executed; a simulated corpus by default.")
-    ] = None,
-    root: Annotated[Path | None, Option(help="Folder of the corpus that the script reads.")] = None,
-    out: Out = Path("quickstart"),
-    recipe: Annotated[
-        str | None, Option(help="Recipe file or name; by default the one named like the corpus, if any.")
-    ] = None,
-    overrides: Overrides = None,
-) -> None:
-    """Run the whole flow: corpus, training, predictions on unseen speakers, report.
-
-    Example: `annot-hf quickstart --corpus dataset_scripts/cremad/cremad.py --root ../CREMA-D --out cremad`
-    """
-    if (corpus is None) != (root is None):
-        raise ValueError("--corpus and --root go together; give both, or neither for a simulated corpus.")
-    print_path(steps.walk_through(corpus, root, out, recipe, overrides or []))
-
-
-@app.command()
-def corpus(
-    script: Annotated[Path, Argument(help="Python file that defines a VoteCorpus; it is executed.")],
-    root: Annotated[Path, Option(help="Folder of the corpus.")],
-    out: Out,
-    embed_audio: Annotated[bool, Option(help="Put the audio into the parquet files; mind the licence.")] = False,
-    missing_audio: Annotated[
-        str, Option(help="Items without readable audio: error, drop (counted) or keep.")
-    ] = "error",
-    missing_text: Annotated[
-        str, Option(help="Items of a text corpus without text: error, drop (counted) or keep.")
-    ] = "error",
-    allow_unmatched: Annotated[bool, Option(help="Leave out, and count, votes on unlisted items.")] = False,
-    follow_links: Annotated[bool, Option(help="Read audio through links that lead out of the root.")] = False,
-) -> None:
-    """Export a corpus as parquet that `load_dataset(DIR, "votes" | "items" | "histograms" | "spans")` reads.
-
-    SCRIPT is executed as Python: pass only a file that you have read.
-
-    Example: `annot-hf corpus dataset_scripts/cremad/cremad.py --root ../CREMA-D --out data/cremad`
-    """
-    from annot_hf.data.corpus import load_corpus_script
-    from annot_hf.data.export import export_corpus
-
-    report = export_corpus(
-        load_corpus_script(script)(root),
-        out,
-        embed_audio=embed_audio,
-        missing_audio=missing_audio,
-        missing_text=missing_text,
-        allow_unmatched=allow_unmatched,
-        follow_links=follow_links,
-    )
-    print_rows(f"Corpus {report.name}", report.rows())
-    print_path(out)
+app.command(context_settings=WORDS)(start.quickstart)
+app.command()(start.corpus)
 
 
 @app.command()

@@ -9,32 +9,32 @@ from annot_hf.cli.output import console, print_rows, print_text
 
 if TYPE_CHECKING:
     from annot_hf.data.conditions import Condition
+    from annot_hf.data.corpus import VoteCorpus
+    from annot_hf.data.export import ExportedCorpus
 
 
 def walk_through(
-    corpus: Path | None, root: Path | None, out: Path, recipe: str | None, overrides: Sequence[str]
+    corpus: "VoteCorpus | None", out: Path, recipe: str | None, overrides: Sequence[str], missing_audio: str = "error"
 ) -> Path:
-    """Every step one after the other, for a corpus script and its root or a simulated corpus; returns the report's folder."""
-    from annot_hf.data.corpus import load_corpus_script
+    """Every step one after the other, for a corpus, or a simulated one for None; returns the folder of the report."""
     from annot_hf.data.export import export_corpus, read_export
+    from annot_hf.data.own_corpus import OwnCorpus
     from annot_hf.data.simulate import SimulatedCorpus, simulate_corpus
     from annot_hf.training.checkpoints import clear_run
     from annot_hf.training.recipe import load_recipe, recipe_names
 
-    if corpus is None:
+    reader, root = corpus, None
+    if reader is None:
         console.rule("Simulate a corpus whose truth is known")
         root = simulate_corpus(out / "simulated")
         reader, recipe = SimulatedCorpus(root), recipe or "simulated-annotator"
-    else:
-        reader = load_corpus_script(corpus)(root)
     console.rule("Export it")
-    print_rows(f"Corpus {reader.name}", export_corpus(reader, out / "corpus").rows())
-    if recipe is None and reader.name in recipe_names():
+    print_rows(f"Corpus {reader.name}", export_corpus(reader, out / "corpus", missing_audio=missing_audio).rows())
+    # A file of votes may have any name.
+    if recipe is None and reader.name in recipe_names() and not isinstance(reader, OwnCorpus):
         recipe = reader.name
     elif recipe is None:
-        exported = read_export(out / "corpus")
-        named = exported.votes.select(questions=exported.default_questions)
-        recipe = "speech-annotator" if (named.annotator_codes >= 0).all() else "speech-distribution"
+        recipe = choose_recipe(read_export(out / "corpus"), overrides)
     console.rule(f"Train, recipe {recipe}")
     folders = {"corpus": out / "corpus", "output_dir": out / "run", "features": out / "features"}
     words = [*(f"{key}={folder}" for key, folder in folders.items()), *overrides]
@@ -49,13 +49,34 @@ def walk_through(
         console.rule("Train controls: without raters, and with shuffled rater ids")
         train_side_by_side(out / "run", out / "corpus", out / "controls", afresh=True)
         given["controls"] = out / "controls"
-        if corpus is None:
+        if root is not None:
             console.rule("New raters, from ten votes each")
             onboard_newcomers(model, root, out / "corpus", out / "newcomers", out / "features")
             given["newcomers"] = out / "newcomers" / "predictions"
     console.rule("Report")
-    given["truth"] = root if corpus is None else None
-    return write_report([out / "predictions"], out / "corpus", out / "report", listen=corpus is None, **given)
+    given["truth"] = root
+    return write_report([out / "predictions"], out / "corpus", out / "report", listen=root is not None, **given)
+
+
+def choose_recipe(exported: "ExportedCorpus", overrides: Sequence[str]) -> str:
+    """The recipe for clips or texts, with raters if every vote has one; raises if texts have no encoder at hand."""
+    from huggingface_hub import try_to_load_from_cache
+
+    from annot_hf.training.recipe import load_recipe
+
+    named = exported.votes.select(questions=exported.default_questions)
+    known = bool((named.annotator_codes >= 0).all())
+    if "audio" in exported.items:
+        return "speech-annotator" if known else "speech-distribution"
+    recipe = "text-annotator" if known else "text-ldl"
+    trunk = load_recipe(recipe, [f"corpus={exported.folder}"]).values["trunk"]
+    there = isinstance(try_to_load_from_cache(trunk, "config.json"), str)
+    if not there and not any(word.startswith("trunk=") for word in overrides):
+        raise ValueError(
+            f"Texts need an encoder, and {trunk} of recipe {recipe} is not on this machine; add trunk=NAME, a folder or "
+            f"Hub id, which is downloaded, such as trunk={trunk}."
+        )
+    return recipe
 
 
 def run_training(recipe: str, words: Iterable[str], *, resume: bool) -> Path:

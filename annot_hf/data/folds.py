@@ -114,6 +114,60 @@ def make_folds(
     return iter(divided)
 
 
+def draw_splits(
+    groups: np.ndarray, strata: np.ndarray, shares: Sequence[float], *, seed: int = 0, tries: int = 20
+) -> np.ndarray:
+    """Divide items into parts of these shares, whole groups at a time, so that each part has its share of every stratum.
+
+    Groups, the largest first, go where the squared distance from the wanted numbers of items grows least; of several
+    random orders, the division with the least distance is kept.
+
+    Args:
+        groups: Group of each item `(N,)`.
+        strata: Stratum of each item `(N,)`, such as its label.
+        shares: Share of each part, in all 1.
+        seed: Seed of the orders.
+        tries: How many orders to try.
+
+    Returns:
+        The part of each item `(N,)`, counted from 0; no part is empty.
+
+    Raises:
+        ValueError: There are fewer groups than parts.
+    """
+    names, code = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
+    if len(names) < len(shares):
+        raise ValueError(
+            f"{len(names)} groups cannot be divided into {len(shares)} splits; give more, or group by another column."
+        )
+    kinds, stratum = np.unique(np.asarray(strata, dtype=object).astype(str), return_inverse=True)
+    sizes = np.zeros((len(names), len(kinds) + 1))
+    np.add.at(sizes, (code, stratum), 1)
+    # The last column is the number of items, which counts like all strata together.
+    sizes[:, -1] = sizes.sum(axis=1)
+    wanted = np.outer(shares, sizes.sum(axis=0))
+    best, least = None, np.inf
+    generator = np.random.default_rng(seed)
+    for _ in range(tries):
+        shuffled = generator.permutation(len(names))
+        order = shuffled[np.argsort(-sizes[shuffled, -1], kind="stable")]
+        place, reached = np.empty(len(names), dtype=np.int64), np.zeros_like(wanted)
+        empty = list(range(len(shares)))
+        for left, group in zip(range(len(names), 0, -1), order, strict=True):
+            # Scaled by the share, so that small parts are not the last to be filled.
+            grown = (
+                ((reached + sizes[group] - wanted) ** 2 - (reached - wanted) ** 2) / wanted.sum(1, keepdims=True)
+            ).sum(1)
+            open_to = empty if left <= len(empty) else range(len(shares))
+            part = min(open_to, key=grown.__getitem__)
+            empty = [one for one in empty if one != part]
+            place[group], reached[part] = part, reached[part] + sizes[group]
+        distance = float(((reached - wanted) ** 2).sum())
+        if distance < least:
+            best, least = place, distance
+    return best[code]
+
+
 def fold_marginals(targets: Targets, folds: Sequence[Fold]) -> list[np.ndarray]:
     """The marginal baseline `(N, K)` of each repeat: for each item, the mean over the training part of its fold."""
     marginals = [np.full_like(targets.probs, np.nan) for _ in range(1 + max(fold.repeat for fold in folds))]

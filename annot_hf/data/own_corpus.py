@@ -1,0 +1,230 @@
+"""Votes of `read_own_votes` as a corpus: clips are looked up in a folder, and splits are checked or drawn."""
+
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+
+from annot_hf.data.ballots import ITEM_FACTS, SOUNDS
+from annot_hf.data.corpus import SPLITS, Finding, VoteCorpus
+from annot_hf.data.files import file_sha256
+from annot_hf.data.folds import draw_splits
+from annot_hf.data.own_votes import OwnVotes, Reading
+from annot_hf.data.votes import VoteTable
+from annot_hf.models.measures import entropy
+
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training", "tr"), "train"),
+    **dict.fromkeys(("validation", "valid", "val", "dev", "development", "devel"), "validation"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
+
+
+class OwnCorpus(VoteCorpus):
+    """Votes of `read_own_votes` with clips in a folder, or with texts, as a corpus to export.
+
+    Args:
+        votes: What was read.
+        audio: Folder of the clips; None for texts.
+        name: Name of the corpus; by default that of the file.
+        reading: What the user said about the file.
+        seed: Seed of the splits, if the file has none.
+        allow_leak: Accept splits of the file in which a speaker or a group is on both sides.
+
+    Raises:
+        ValueError: Clips or texts are not known, or two files of the folder may be the clip of one item.
+    """
+
+    access = "Read from a table or an export of the user; ask its owner what may be passed on."
+
+    def __init__(
+        self,
+        votes: OwnVotes,
+        audio: str | os.PathLike | None = None,
+        *,
+        name: str = "",
+        reading: Reading | None = None,
+        seed: int = 0,
+        allow_leak: bool = False,
+    ) -> None:
+        self.votes, self.reading, self.seed, self.allow_leak = votes, reading or Reading(), seed, allow_leak
+        self.name = name or re.sub(r"\W+", "-", votes.path.name.split(".")[0]).strip("-") or "votes"
+        self.questions = votes.questions
+        category = [one.name for one in self.questions if not one.is_scale]
+        self.default_questions = tuple(category[:1] or [one.name for one in self.questions][:2])
+        self.has_audio = audio is not None
+        if not self.has_audio and not any("text" in facts for facts in votes.facts.values()):
+            raise ValueError(
+                f"{votes.path}: there is no column of texts; pass the clips' folder as --audio, or name the column as --text."
+            )
+        super().__init__(votes.path.parent if audio is None else audio)
+        if votes.path.is_file():
+            self.label_files[votes.path.name] = file_sha256(votes.path)
+        for reason, found in votes.left_out.items():
+            self.findings[reason] = Finding(reason, found.count, found.votes, tuple(found.examples))
+
+    def read_items(self) -> pd.DataFrame:
+        """Items in the order of the file, with what is known of them; clips are looked up in the folder by their names."""
+        facts = self.votes.facts
+        rows = {"item": list(facts)}
+        for role in ITEM_FACTS:
+            values = [one.get(role) for one in facts.values()]
+            if role not in ("audio", "split") and any(values):
+                rows[role] = values
+        if self.has_audio:
+            rows["audio"] = self._clips({item: one.get("audio") or item for item, one in facts.items()})
+        items = pd.DataFrame(rows).astype(object)
+        return items.assign(split=self._splits(items))
+
+    def read_votes(self) -> VoteTable:
+        """All votes; of repeated votes of one rater, the first."""
+        frame = self.votes.frame
+        return VoteTable.from_columns(
+            self.questions,
+            item=frame["item"].astype(object).to_numpy(),
+            annotator=frame["annotator"].astype(object).to_numpy(),
+            question=frame["question"].astype(object).to_numpy(),
+            value=frame["value"].astype(object).to_numpy(),
+            duplicates="first",
+            where=str(self.votes.path),
+        )
+
+    def _clips(self, references: Mapping[str, str]) -> list[str | None]:
+        """The path of each clip below the folder, or None; by its path, else by its file name, else without the suffix."""
+        files = [path.relative_to(self.root).as_posix() for path in sorted(self.root.rglob("*")) if path.is_file()]
+        files = [name for name in files if name.lower().endswith(SOUNDS)]
+        known: dict[str, list[str]] = defaultdict(list)
+        for name in files:
+            for key in {key for part in _tails(name) for key in (part, part.rsplit(".", 1)[0])}:
+                known[key].append(name)
+        found = []
+        for item, reference in references.items():
+            clean = reference.strip()
+            keys = [clean, *_tails(clean), re.sub(r"^[0-9a-f]{8}-", "", clean.rsplit("/", 1)[-1])]
+            keys += [key.rsplit(".", 1)[0] for key in keys if key.lower().endswith(SOUNDS)]
+            matches = next((known[key] for key in keys if key in known), [])
+            exact = [name for name in matches if name == clean]
+            if len(matches) > 1 and not exact:
+                raise ValueError(
+                    f"{self.votes.path}: the clip {reference!r} of item {item!r} may be {' or '.join(matches[:2])}; "
+                    f"write its path below {self.root}."
+                )
+            found.append((exact or matches or [None])[0])
+        self.note("clips without an item", sorted(set(files) - set(found)))
+        return found
+
+    def _splits(self, items: pd.DataFrame) -> np.ndarray:
+        """The split of each item: by the file, or drawn."""
+        facts = self.votes.facts
+        stated = pd.Series([facts[item].get("split") for item in items["item"]], dtype=object)
+        column, groups = self._groups(items)
+        if not stated.notna().any():
+            return self._draw(items, groups, column, np.ones(len(items), dtype=bool))
+        named = stated.map(lambda one: SPLIT_NAMES.get(str(one).strip().casefold()), na_action="ignore")
+        odd = named.isna().to_numpy()
+        if odd.any():
+            row = int(np.argmax(odd))
+            raise ValueError(
+                f"{self.votes.path}: item {items['item'][row]!r} is in split {stated[row]!r}; name train, validation or test "
+                "of every item, or another column as --split."
+            )
+        if not (named == "train").any() or not (named == "test").any():
+            raise ValueError(
+                f"{self.votes.path}: the splits are {', '.join(sorted(set(named)))}; at least train and test are needed."
+            )
+        leaks = pd.Series(named.to_numpy()).groupby(groups).nunique()
+        leaks = leaks[leaks > 1]
+        if len(leaks) and not self.allow_leak:
+            raise ValueError(
+                f"{self.votes.path}: {len(leaks)} {column}s are in several splits, such as {str(leaks.index[0])!r:.80}; move "
+                "each to one split, or pass --allow-leak if that is meant."
+            )
+        splits = named.to_numpy()
+        if not (named == "validation").any():
+            train = splits == "train"
+            drawn = self._draw(items, groups, column, train, shares=(0.85, 0.15))
+            splits = np.where(train, drawn, splits)
+        return splits
+
+    def _groups(self, items: pd.DataFrame) -> tuple[str, np.ndarray]:
+        """What must not be on both sides of a split, and its name of each item: groups, speakers, equal texts, or items."""
+        asked = self.reading.group
+        columns = [] if asked == "item" else ["group", "speaker"]
+        for name in columns:
+            if name in items and items[name].notna().any():
+                missing = items["item"][items[name].isna()]
+                if len(missing):
+                    raise ValueError(
+                        f"{self.votes.path}: {len(missing)} items have no {name}, such as {missing.iloc[0]!r}; name it for "
+                        "every item, or pass --group item to split items freely."
+                    )
+                return name, items[name].to_numpy()
+        if "text" in items:
+            return "text", items["text"].where(items["text"].notna(), items["item"]).to_numpy()
+        return "item", items["item"].to_numpy()
+
+    def _draw(
+        self,
+        items: pd.DataFrame,
+        groups: np.ndarray,
+        column: str,
+        rows: np.ndarray,
+        shares: Sequence[float] = (0.7, 0.15, 0.15),
+    ) -> np.ndarray:
+        """Splits of the chosen rows, drawn with the seed; noted with the items and the mean entropy of each."""
+        strata, spread = self._strata(items["item"])
+        drawn = np.full(len(items), None, dtype=object)
+        try:
+            part = draw_splits(groups[rows], strata[rows], shares, seed=self.seed)
+        except ValueError as error:
+            raise ValueError(f"{self.votes.path}: {error} Or pass --group item to split items freely.") from None
+        drawn[rows] = np.array(SPLITS[: len(shares)], dtype=object)[part]
+        said = []
+        for name in SPLITS[: len(shares)]:
+            inside = drawn == name
+            said.append(
+                f"{name}: {len(set(groups[inside]))} {column}s, mean disagreement {np.nanmean(spread[inside]):.2f}"
+            )
+        self.note(f"splits drawn by {column}, seed {self.seed}", said)
+        return drawn
+
+    def _strata(self, items: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+        """The stratum of each item, its first label or answer and a third of the disagreement, and the disagreement itself.
+
+        Disagreement is the entropy of the votes over its maximum, or the standard deviation of ratings.
+        """
+        votes, name = self.read_votes(), self.default_questions[0]
+        if votes.question(name).is_scale:
+            rows = votes.rows_of(name)
+            ratings = pd.Series(votes.ratings[rows]).groupby(votes.items[votes.item_codes[rows]])
+            centre, spread = ratings.mean().reindex(items).to_numpy(), ratings.std(ddof=0).reindex(items).to_numpy()
+            centre = _thirds(centre)
+        else:
+            counts = votes.counts(name, items=list(items))
+            voted = counts.any(axis=1)
+            centre, spread = np.where(voted, counts.argmax(axis=1), -1), np.full(len(items), np.nan)
+            spread[voted] = 0
+            if counts.shape[1] > 1:
+                shares = counts[voted] / counts[voted].sum(axis=1, keepdims=True)
+                spread[voted] = entropy(shares, normalised=True)
+        thirds = _thirds(spread)
+        return np.array([f"{one} {third}" for one, third in zip(centre, thirds, strict=True)], dtype=object), spread
+
+
+def _tails(name: str) -> Iterator[str]:
+    """A path without its first folder, its first two, and so on, down to the file name."""
+    parts = name.split("/")
+    for start in range(len(parts)):
+        yield "/".join(parts[start:])
+
+
+def _thirds(values: np.ndarray) -> np.ndarray:
+    """Which third of the known values each is in: 0, 1 or 2; -1 for NaN."""
+    known = ~np.isnan(values)
+    found = np.full(len(values), -1)
+    if known.any():
+        found[known] = np.searchsorted(np.quantile(values[known], [1 / 3, 2 / 3]), values[known], side="left")
+    return found

@@ -1,0 +1,273 @@
+"""Tables of votes: one row a vote, a column a rater, or a column of counts a label; columns are found by their names."""
+
+import fnmatch
+import hashlib
+import re
+from array import array
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from annot_hf.data.ballots import ANSWERS, ITEM_FACTS, Ballots, find_role, pick_column, plain_name, sound_path
+from annot_hf.data.records import RecordFile, cell_text
+
+LAYOUTS = {"tidy": "one row a vote", "wide": "wide table", "counts": "counts per label"}
+# The name of the question where a table says none.
+UNNAMED = "label"
+# A column with more distinct answers is no rater's.
+MANY = 60
+# More votes in one cell are a mistake, such as an item's number.
+MOST_VOTES = 100_000
+_RATERS = (
+    r"(?:rater|annotator|anno|ann|coder|judge|worker|labell?er|evaluator|listener|participant|user|person|[rapwjc])s?"
+)
+_NUMBERED = re.compile(r"(.*?)[ _#.-]*(\d+)")
+
+
+@dataclass
+class Columns:
+    """A table in memory: cells as text by column, and the line of each row."""
+
+    name: str
+    cells: dict[str, list[str]] = field(default_factory=dict)
+    lines: array = field(default_factory=lambda: array("q"))
+
+    def where(self, row: int) -> str:
+        """A row for messages."""
+        return f"{self.name}: row {self.lines[row]}"
+
+
+def read_columns(file: RecordFile) -> Columns:
+    """All rows of a table or of flat JSON records; equal cells share their memory."""
+    found, same = Columns(file.name), {}
+    cells = found.cells
+    for name in file.header or ():
+        cells[name] = []
+    rows = 0
+    for line, record in file.rows:
+        if record.keys() != cells.keys():
+            for name in record.keys() - cells.keys():
+                cells[name] = [""] * rows
+        for name, column in cells.items():
+            value = record.get(name)
+            text = value if type(value) is str else cell_text(value)
+            column.append(same.setdefault(text, text))
+        found.lines.append(line)
+        rows += 1
+    if not rows:
+        raise ValueError(f"{file.name} has a header and no rows; export the votes again.")
+    return found
+
+
+def is_number(text: str) -> bool:
+    """Whether a text is a finite number."""
+    try:
+        return abs(float(text)) < float("inf")
+    except ValueError:
+        return False
+
+
+def read_table(ballots: Ballots, file: RecordFile, layout: str) -> str:
+    """Read the votes of a table; returns its layout, which is recognised if `layout` is empty.
+
+    Raises:
+        ValueError: No column is known as item or answer, or a row breaks a rule; the message names the option to give.
+    """
+    table = read_columns(file)
+    names, wanted = list(table.cells), ballots.wanted
+    roles = {role: _role_column(role, names, wanted, table.name) for role in (*ITEM_FACTS, "item", "question")}
+    rater = None
+    if layout not in ("wide", "counts") and len(wanted.get("rater", ())) <= 1:
+        rater = _role_column("rater", names, wanted, table.name, lenient=layout == "")
+    _check_item(table, roles, rater)
+    taken = {name for name in (*roles.values(), rater) if name}
+    rest = [name for name in names if name not in taken]
+    answers = [pick_column(name, names, table.name) for name in wanted.get("value", ())]
+    panel = _panel(table, rest, wanted) if not answers and rater is None else []
+    if layout in ("", "tidy") and not answers and (rater or not panel):
+        answers = _answer_columns(table, rest, rater)
+    kind = layout or ("tidy" if answers else _kind_of_panel(table, panel))
+    if kind == "tidy" and not answers:
+        raise ValueError(
+            f"{table.name}: no column is known as the answer; name it as --value, or the columns of raters as --rater. The "
+            f"columns are {', '.join(names[:20])}."
+        )
+    if kind == "tidy":
+        _read_tidy(ballots, table, roles, rater, answers)
+        used = {*taken, *answers}
+    else:
+        panel = panel or [name for name in rest if name not in answers]
+        _read_panel(ballots, table, roles, panel, counts=kind == "counts")
+        used = {*taken, *panel}
+    for name in names:
+        if name not in used:
+            ballots.leave("columns that are not read", name, votes=0)
+    for reason, count in file.notes.items():
+        if count:
+            ballots.leave(reason, file.name, votes=0, count=count)
+    return kind
+
+
+def _role_column(
+    role: str, names: Sequence[str], wanted: Mapping[str, Sequence[str]], where: str, lenient: bool = False
+) -> str | None:
+    """The column that plays a role, as the user says or by its name; a lenient one may be a pattern of several columns."""
+    if asked := wanted.get(role):
+        if lenient and any(sign in asked[0] for sign in "*?["):
+            return None
+        return pick_column(asked[0], names, where)
+    return find_role(role, names)
+
+
+def _check_item(table: Columns, roles: dict[str, str | None], rater: str | None) -> None:
+    """Make sure that the rows have items; texts without names, or with a number per vote, are named by their digest."""
+    item, text = roles["item"], roles["text"]
+    per_vote = item and rater and plain_name(item) == "id" and len(set(table.cells[item])) == len(table.lines)
+    if text and (item is None or per_vote):
+        made = {
+            one: f"text-{hashlib.sha256(one.encode(errors='replace')).hexdigest()[:12]}"
+            for one in set(table.cells[text])
+        }
+        table.cells["text digest"] = [made[one] if one else "" for one in table.cells[text]]
+        roles["item"] = "text digest"
+    elif item is None:
+        raise ValueError(
+            f"{table.name}: no column is known as the item; name it as --item. There are {', '.join(list(table.cells)[:20])}."
+        )
+
+
+def _answer_columns(table: Columns, rest: Sequence[str], rater: str | None) -> list[str]:
+    """The columns of answers of a tidy table: by name, or the only one that is left."""
+    if (named := find_role("value", rest)) is not None:
+        return [named]
+    known = [name for name in rest if plain_name(name) in ANSWERS]
+    return known or (list(rest) if rater and len(rest) == 1 else [])
+
+
+def _panel(table: Columns, rest: Sequence[str], wanted: Mapping[str, Sequence[str]]) -> list[str]:
+    """The columns of raters or labels of a table without a column of raters."""
+    if asked := wanted.get("rater"):
+        found = [
+            name for name in rest if any(fnmatch.fnmatchcase(plain_name(name), plain_pattern(one)) for one in asked)
+        ]
+        if not found:
+            raise ValueError(
+                f"{table.name}: no column is called {' or '.join(asked)}; the columns are {', '.join(rest[:20])}."
+            )
+        return found
+    stems = [match[1] for name in rest if (match := _NUMBERED.fullmatch(name))]
+    numbered = [
+        name for name in rest if (match := _NUMBERED.fullmatch(name)) and stems.count(match[1]) > 1 and match[1]
+    ]
+    if numbered:
+        return numbered
+    # Raters share their answers.
+    said = {name: {one.casefold().strip() for one in set(table.cells[name])} - {""} for name in rest}
+    said = {name: values for name, values in said.items() if values}
+    if len(said) > 1 and all(is_number(one) for values in said.values() for one in values):
+        return list(said)
+    said = {name: values for name, values in said.items() if len(values) <= MANY}
+    alike = []
+    for name, values in said.items():
+        others = set().union(*(more for other, more in said.items() if other != name))
+        if 2 * len(values & others) >= len(values):
+            alike.append(name)
+    return alike if len(alike) > 1 else []
+
+
+def plain_pattern(text: str) -> str:
+    """A pattern of column names in the form of `plain_name`."""
+    return "*".join(plain_name(part) if part else "" for part in text.split("*"))
+
+
+def _kind_of_panel(table: Columns, panel: Sequence[str]) -> str:
+    """Whether columns are raters or counts; raises if it may be either."""
+    if not panel:
+        return "tidy"
+    cells = [table.cells[name] for name in panel]
+    if not all(one == "" or is_number(one) for column in cells for one in set(column)):
+        return "wide"
+    raters = [re.fullmatch(_RATERS, plain_name(match[1])) for name in panel if (match := _NUMBERED.fullmatch(name))]
+    whole = all(one and float(one) >= 0 and float(one).is_integer() for column in cells for one in set(column))
+    if not whole or any(raters):
+        return "wide"
+    sums = {sum(map(float, row)) for row in zip(*cells, strict=True)}
+    if len(sums) == 1 and any("0" in column for column in cells):
+        return "counts"
+    raise ValueError(
+        f"{table.name}: columns {', '.join(panel[:4])} hold whole numbers, which may be counts of votes for labels or ratings "
+        "by people; say which by --format counts or --format wide."
+    )
+
+
+def _facts(ballots: Ballots, table: Columns, roles: Mapping[str, str | None]) -> list[str]:
+    """The item of each row, with its facts recorded; a row without an item has none."""
+    items = [one.strip() for one in table.cells[roles["item"]]]
+    known = [(role, table.cells[roles[role]]) for role in ITEM_FACTS if roles[role]]
+    seen: dict[str, tuple[str, ...]] = {}
+    for row, item in enumerate(items):
+        if not item:
+            continue
+        said = tuple(column[row] for _, column in known)
+        if seen.get(item) != said:
+            seen[item] = said
+            facts = {role: one for (role, _), one in zip(known, said, strict=True)}
+            if "audio" in facts:
+                facts["audio"] = sound_path(facts["audio"])
+            ballots.about(table.where(row), item, facts)
+    return items
+
+
+def _read_tidy(
+    ballots: Ballots, table: Columns, roles: Mapping[str, str | None], rater: str | None, answers: Sequence[str]
+) -> None:
+    """One row a vote, or one row an item and rater with a column a question."""
+    items, rows = _facts(ballots, table, roles), range(len(table.lines))
+    raters = table.cells[rater] if rater else [""] * len(rows)
+    asked = table.cells[roles["question"]] if roles["question"] and len(answers) == 1 else None
+    for column in answers:
+        known = plain_name(column) in ("value", "vote", "answer", "response", "annotation", "choice", "class")
+        name, values = UNNAMED if known else column, table.cells[column]
+        for row in rows:
+            value = values[row]
+            if not value.strip():
+                ballots.leave("rows without an answer", table.where(row), votes=0)
+            elif not items[row]:
+                ballots.leave("rows without an item", table.where(row))
+            elif asked is not None and not asked[row].strip():
+                ballots.leave("rows without a question", table.where(row))
+            else:
+                question = name if asked is None else asked[row]
+                ballots.vote(items[row], raters[row] or None, question, value)
+    if rater and (unnamed := sum(not one.strip() for one in raters)):
+        ballots.leave("rows without a rater, which count as anonymous", "", votes=0, count=unnamed)
+
+
+def _read_panel(
+    ballots: Ballots, table: Columns, roles: Mapping[str, str | None], panel: Sequence[str], *, counts: bool
+) -> None:
+    """One row an item, and a column a rater, or a column a label with the number of its votes."""
+    items = _facts(ballots, table, roles)
+    for column in panel:
+        match = _NUMBERED.fullmatch(column)
+        stem = plain_name(match[1]) if match else ""
+        # As emotion_1, emotion_2: the column says the question; rater_1 does not.
+        question, rater = (
+            (match[1].strip(" _-#."), match[2]) if stem and not re.fullmatch(_RATERS, stem) else (UNNAMED, column)
+        )
+        for row, value in enumerate(table.cells[column]):
+            if not value.strip():
+                continue
+            number = int(float(value)) if counts and is_number(value) else 1
+            if counts and (not is_number(value) or float(value) != number or not 0 <= number <= MOST_VOTES):
+                raise ValueError(
+                    f"{table.where(row)} has {value!r:.40} in column {column!r}; a count is a whole number from 0 to "
+                    f"{MOST_VOTES}, so correct it or name the columns as --rater."
+                )
+            if not items[row]:
+                if number:
+                    ballots.leave("rows without an item", table.where(row), votes=number)
+            elif counts:
+                for _ in range(number):
+                    ballots.vote(items[row], None, UNNAMED, column)
+            else:
+                ballots.vote(items[row], rater, question, value)
