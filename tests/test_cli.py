@@ -7,9 +7,12 @@ import subprocess
 import sys
 import tempfile
 
+import numpy as np
 import pandas as pd
 import pytest
+import soundfile
 import yaml
+from small_runs import bert_folder  # noqa: F401 - a fixture
 from typer.testing import CliRunner
 
 from annot_hf.cli import app as cli
@@ -369,3 +372,85 @@ def test_each_step_on_its_own(walked, capsys, tmp_path):
         capsys, "predict", tmp_path / "run" / "model", "--corpus", corpus, "--out", predictions, "--split", "dev"
     )
     assert status == 2 and "has no split 'dev'" in error
+
+
+def wide_table(home, items=40):
+    """A wide table of five raters, and short clips of three pitches."""
+    said = np.random.default_rng(0).integers(0, 10, (items, 5))
+    rows = ["clip,ann,ben,cleo,dora,eli"]
+    for number in range(items):
+        label = ("anger", "calm", "joy")[number % 3]
+        rows.append(f"c{number:02d}," + ",".join(label if one < 7 else "calm" for one in said[number]))
+        path = home / "clips" / f"c{number:02d}.wav"
+        path.parent.mkdir(exist_ok=True)
+        soundfile.write(path, 0.1 * np.sin(np.arange(4800) * (0.1 + 0.1 * (number % 3))), 16_000)
+    (home / "votes.csv").write_text("\n".join(rows) + "\n")
+    return home / "votes.csv"
+
+
+def test_a_spreadsheet_and_a_folder_of_clips_give_a_report(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    words = [wide_table(tmp_path), "--audio", tmp_path / "clips", "--out", tmp_path / "out", "--question", "emotion"]
+    status, shown, error = run(capsys, "quickstart", *words, *SMALL)
+    assert status == 0, error
+    assert "read as: wide table, 5 raters, question `emotion`, 3 labels" in shown
+    assert re.search(r"splits drawn by item, seed 0\W+3\W", shown)
+    told = json.loads((tmp_path / "out" / "report" / "report.json").read_text())
+    assert told["controls"]["systems"] and told["title"].startswith("votes: emotion")
+    assert shown.rstrip().endswith(str(tmp_path / "out" / "report"))
+
+
+def test_corpus_reads_votes_proposes_spellings_and_merges_them(tmp_path, capsys):
+    path = wide_table(tmp_path, items=12)
+    path.write_text(path.read_text().replace("joy", "Joy", 2))
+    words = ["corpus", path, "--audio", tmp_path / "clips", "--out", tmp_path / "out"]
+    status, shown, error = run(capsys, *words)
+    assert (
+        status == 0 and "4 labels" in shown and "1 spellings look like another name; edit" in " ".join(shown.split())
+    ), error
+    aliases = tmp_path / "out.labels.yaml"
+    assert '"Joy": "joy"' in aliases.read_text()
+    before = aliases.read_text()
+    status, shown, _ = run(capsys, *words)
+    assert (
+        status == 0
+        and "is there already and is left alone" in " ".join(shown.split())
+        and aliases.read_text() == before
+    )
+    status, shown, error = run(capsys, *words, "--aliases", aliases)
+    assert status == 0 and "3 labels" in shown and "'Joy' as 'joy' (2)" in shown, error
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["corpus", "votes.csv", "--root", ".", "--out", "out"], "--root is for corpus scripts, and votes.csv is none"),
+        (["corpus", "own.py", "--out", "out"], "own.py is a corpus script; name the folder that it reads as --root"),
+        (["corpus", "own.py", "--root", ".", "--audio", ".", "--out", "out"], "--audio is for files of votes"),
+        (["corpus", "votes.csv", "--out", "out"], "pass the clips' folder as --audio, or name the column as --text"),
+        (["corpus", "votes.csv", "--format", "wied", "--out", "out"], "format is 'wied' (did you mean 'wide'?)"),
+        (["quickstart", "votes.csv", "--corpus", "own.py"], "The corpus is named twice"),
+        (
+            ["quickstart", "texts.csv", "--out", "out"],
+            "Texts need an encoder, and sentence-transformers/all-mpnet-base-v2 of",
+        ),
+    ],
+)
+def test_what_does_not_go_together_is_said(words, message, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.py").touch()
+    (tmp_path / "votes.csv").write_text("clip,rater,label\na,ann,x\na,ben,y\n")
+    texts = [f"so {n} it goes,{rater},{label}" for n in range(9) for rater, label in ("as", "bt")]
+    (tmp_path / "texts.csv").write_text("\n".join(["text,rater,label", *texts]) + "\n")
+    status, _, error = run(capsys, *words)
+    assert status == 2 and message in error, error
+
+
+def test_texts_of_a_table_are_trained_with_an_encoder(tmp_path, capsys, bert_folder, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    rows = [f"a{n},so {n} good,{label}" for n in range(12) for label in ("x", "y", "xy"[n % 2])]
+    (tmp_path / "votes.tsv").write_text("\n".join(["id,Sentence,label", *rows]).replace(",", "\t"))
+    words = [f"trunk={bert_folder}", "num_train_epochs=1", "use_cpu=true", "disable_tqdm=true"]
+    status, shown, error = run(capsys, "quickstart", tmp_path / "votes.tsv", "--out", tmp_path / "out", *words)
+    assert status == 0 and "one row a vote, anonymous votes, question `label`, 2 labels" in shown, error
+    assert (tmp_path / "out" / "report" / "report.html").is_file()

@@ -216,9 +216,9 @@ def _filled(found: RecordFile, rows: Iterator[tuple[int, list[Any]]]) -> Iterato
     """Records of rows of cells: short rows are filled, blank ones skipped, and longer ones refused."""
     names, width = found.header, len(found.header)
     for line, cells in rows:
+        if not any(cells):
+            continue
         if len(cells) != width:
-            if not any(cells):
-                continue
             if any(cells[width:]):
                 raise ValueError(
                     f"{found.name}: line {line} has {len(cells)} cells and the header {width}; quote cells with separators."

@@ -237,9 +237,9 @@ def _read_tidy(
                 ballots.leave("rows without a question", table.where(row))
             else:
                 question = name if asked is None else asked[row]
-                ballots.vote(items[row], raters[row] or None, question, value)
-    if rater and (unnamed := sum(not one.strip() for one in raters)):
-        ballots.leave("rows without a rater, which count as anonymous", "", votes=0, count=unnamed)
+                ballots.vote(items[row], raters[row] if raters[row].strip() else None, question, value)
+    if rater and (unnamed := ballots.raters.count(None)):
+        ballots.leave("votes without a rater, which count as anonymous", "", votes=0, count=unnamed)
 
 
 def _read_panel(

@@ -1,0 +1,203 @@
+"""Votes of a file as a corpus: clips are found, splits keep groups together and are stratified, leaks are refused."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import soundfile
+from hypothesis import given, strategies as st
+
+from annot_hf.data.export import export_corpus, read_export
+from annot_hf.data.folds import draw_splits
+from annot_hf.data.own_corpus import OwnCorpus
+from annot_hf.data.own_votes import Reading, read_own_votes
+
+
+def clip(path):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    soundfile.write(path, np.zeros(800, np.float32), 16_000)
+
+
+def table(path, rows):
+    pd.DataFrame(rows).to_csv(path, index=False)
+    return path
+
+
+def rows(items=30, speakers=6, **columns):
+    """Two raters an item, of whom the second differs on every other item."""
+    return [
+        {
+            "item": f"i{n:02d}",
+            "speaker": f"s{n % speakers}",
+            "rater": rater,
+            "label": "joy" if n % 3 and (place == 0 or n % 2) else "sad",
+        }
+        | {"text": f"words {n}"}
+        | {name: value(n) for name, value in columns.items()}
+        for n in range(items)
+        for place, rater in enumerate(("ann", "ben"))
+    ]
+
+
+def corpus_of(path, audio=None, seed=0, allow_leak=False, **options):
+    reading = Reading(**options)
+    return OwnCorpus(read_own_votes(path, reading), audio, reading=reading, seed=seed, allow_leak=allow_leak)
+
+
+def splits_of(corpus):
+    items = corpus.read_items()
+    return dict(zip(items["item"], items["split"], strict=True))
+
+
+@given(
+    st.lists(st.tuples(st.integers(1, 9), st.integers(0, 3)), min_size=3, max_size=25),
+    st.sampled_from([(0.7, 0.15, 0.15), (0.5, 0.5), (0.85, 0.15)]),
+    st.integers(0, 3),
+)
+def test_no_group_is_cut_and_no_split_is_empty(groups, shares, seed):
+    names = np.repeat([f"g{place}" for place in range(len(groups))], [size for size, _ in groups])
+    strata = np.repeat([kind for _, kind in groups], [size for size, _ in groups])
+    part = draw_splits(names, strata, shares, seed=seed)
+    assert set(part) == set(range(len(shares)))
+    assert (pd.Series(part).groupby(names).nunique() == 1).all()
+    assert (part == draw_splits(names, strata, shares, seed=seed)).all()
+
+
+def test_every_split_has_its_share_of_every_stratum():
+    strata = np.repeat(["common", "rare", "rarest"], [280, 80, 40])
+    part = draw_splits(np.arange(400).astype(str), strata, (0.7, 0.15, 0.15), seed=1)
+    for name, count in zip(*np.unique(strata, return_counts=True), strict=True):
+        found = np.bincount(part[strata == name], minlength=3)
+        assert abs(found - count * np.array([0.7, 0.15, 0.15])).max() <= 1
+    other = draw_splits(np.arange(400).astype(str), strata, (0.7, 0.15, 0.15), seed=2)
+    assert (part != other).any()
+
+
+def test_too_few_groups_are_refused(tmp_path):
+    path = table(tmp_path / "votes.csv", rows(speakers=2))
+    with pytest.raises(
+        ValueError, match=r"2 groups cannot be divided into 3 splits; .* Or pass --group item to split items freely\."
+    ):
+        splits_of(corpus_of(path))
+    assert set(splits_of(corpus_of(path, group="item")).values()) == {"train", "validation", "test"}
+
+
+def test_drawn_splits_keep_speakers_apart_and_are_reported(tmp_path):
+    corpus = corpus_of(table(tmp_path / "votes.csv", rows()))
+    items = corpus.read_items()
+    assert (items.groupby("speaker")["split"].nunique() == 1).all() and items["split"].nunique() == 3
+    (said,) = (found for reason, found in corpus.findings.items() if reason == "splits drawn by speaker, seed 0")
+    assert [text.split(":")[0] for text in said.examples] == ["train", "validation", "test"]
+    assert "speakers, mean disagreement 0." in said.examples[0]
+    assert splits_of(corpus_of(tmp_path / "votes.csv")) == splits_of(corpus)
+
+
+def test_equal_texts_are_in_one_split(tmp_path):
+    path = table(tmp_path / "votes.csv", [{**row, "text": f"words {int(row['item'][1:]) % 5}"} for row in rows()])
+    items = corpus_of(path, group="item").read_items()
+    assert (items.groupby("text")["split"].nunique() == 1).all()
+
+
+def test_the_users_splits_are_kept_under_other_names(tmp_path):
+    given = {0: "Train", 1: "training", 2: "DEV", 3: "test", 4: "train", 5: "eval"}
+    path = table(tmp_path / "votes.csv", rows(split=lambda n: given[n % 6]))
+    found = splits_of(corpus_of(path))
+    wanted = {0: "train", 1: "train", 2: "validation", 3: "test", 4: "train", 5: "test"}
+    assert found == {f"i{n:02d}": wanted[n % 6] for n in range(30)}
+
+
+def test_validation_is_taken_from_train_where_the_user_has_none(tmp_path):
+    path = table(tmp_path / "votes.csv", rows(speakers=10, part=lambda n: "test" if n % 10 > 7 else "train"))
+    items = corpus_of(path, split="part").read_items()
+    assert (items.groupby("speaker")["split"].nunique() == 1).all()
+    assert set(items["split"][items["speaker"].isin(["s8", "s9"])]) == {"test"}
+    assert set(items["split"][~items["speaker"].isin(["s8", "s9"])]) == {"train", "validation"}
+
+
+def test_a_leak_is_refused_unless_it_is_asked_for(tmp_path):
+    path = table(tmp_path / "votes.csv", rows(split=lambda n: ["train", "validation", "test"][n % 3], speakers=5))
+    with pytest.raises(ValueError, match=r"5 speakers are in several splits, such as 's0'; move each .* --allow-leak"):
+        splits_of(corpus_of(path))
+    corpus = corpus_of(path, allow_leak=True)
+    assert splits_of(corpus)["i01"] == "validation"
+    report = export_corpus(corpus, tmp_path / "out")
+    assert {finding.reason: finding.count for finding in report.findings}["speakers in several splits"] == 5
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        (lambda n: "train" if n else "", r"item 'i00' is in split None; name train, validation or test"),
+        (lambda n: "fold 1", r"item 'i00' is in split 'fold 1'"),
+        (lambda n: "train", r"the splits are train; at least train and test are needed"),
+        (lambda n: ["train", "test"][n % 2], None),
+    ],
+)
+def test_splits_that_cannot_be_used_are_refused(split, message, tmp_path):
+    path = table(tmp_path / "votes.csv", rows(split=split))
+    if message is None:
+        assert set(splits_of(corpus_of(path, allow_leak=True)).values()) == {"train", "validation", "test"}
+        return
+    with pytest.raises(ValueError, match=message):
+        splits_of(corpus_of(path, allow_leak=True))
+
+
+@pytest.mark.parametrize(
+    ("reference", "file"),
+    [
+        ("a.wav", "a.wav"),
+        ("a", "a.wav"),
+        ("a.mp3", "a.wav"),
+        ("s1/a.wav", "s1/a.wav"),
+        ("/home/me/clips/s1/a.wav", "s1/a.wav"),
+        ("C:\\clips\\s1\\a.wav", "s1/a.wav"),
+        ("https://lab.org/files/s1/a.wav?x=1", "s1/a.wav"),
+        ("s3://bucket/s1/a.wav", "s1/a.wav"),
+        ("/data/upload/12/1234abcd-a.wav", "a.wav"),
+        ("/data/local-files/?d=s1/a.wav", "s1/a.wav"),
+        ("naïve clip.wav", "naïve clip.wav"),
+    ],
+)
+def test_clips_are_found_however_they_are_named(reference, file, tmp_path):
+    clip(tmp_path / "clips" / file)
+    for name in ("x.wav", "y.wav"):
+        clip(tmp_path / "clips" / name)
+    names = (reference, "x", "y")
+    votes = [{"audio": one, "rater": rater, "label": label} for one in names for rater, label in ("as", "bt")]
+    corpus = corpus_of(table(tmp_path / "votes.csv", votes), tmp_path / "clips")
+    assert list(corpus.read_items()["audio"]) == [file, "x.wav", "y.wav"]
+
+
+def test_a_clip_that_may_be_two_files_is_refused(tmp_path):
+    for name in ("s1/a.wav", "s2/a.wav"):
+        clip(tmp_path / "clips" / name)
+    path = table(
+        tmp_path / "votes.csv", [{"clip": "a", "rater": rater, "label": label} for rater, label in ("as", "bt")]
+    )
+    corpus = corpus_of(path, tmp_path / "clips")
+    with pytest.raises(
+        ValueError, match=r"the clip 'a' of item 'a' may be s1/a\.wav or s2/a\.wav; write its path below"
+    ):
+        corpus.read_items()
+
+
+def test_an_export_counts_repeated_votes_missing_clips_and_clips_without_votes(tmp_path):
+    for number in range(9):
+        clip(tmp_path / "clips" / f"i{number:02d}.wav")
+    clip(tmp_path / "clips" / "unused.wav")
+    path = table(tmp_path / "votes.csv", [*rows(10), *rows(1)])
+    report = export_corpus(corpus_of(path, tmp_path / "clips"), tmp_path / "out", missing_audio="drop")
+    found = {finding.reason: (finding.count, finding.votes) for finding in report.findings}
+    assert found["repeated votes of one annotator"] == (2, 2)
+    assert found["items without audio"] == (1, 2)
+    assert found["clips without an item"] == (1, 0)
+    assert report.votes + report.votes_left_out == 22
+    exported = read_export(tmp_path / "out")
+    assert exported.name == "votes" and len(exported.votes) == 18 and exported.items["text"].notna().all()
+
+
+def test_without_clips_and_texts_it_is_said_what_to_give(tmp_path):
+    path = table(
+        tmp_path / "votes.csv", [{"clip": "a", "rater": rater, "label": label} for rater, label in ("as", "bt")]
+    )
+    with pytest.raises(ValueError, match=r"there is no column of texts; pass the clips' folder as --audio, or name"):
+        corpus_of(path)
