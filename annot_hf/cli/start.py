@@ -86,6 +86,8 @@ def open_corpus(
     votes = read_own_votes(source, reading)
     found = OwnCorpus(votes, audio, reading=reading, seed=seed, allow_leak=allow_leak)
     print_text(f"read as: {votes.spoken}")
+    if votes.columns:
+        print_text(f"columns: {'; '.join(f'{role}: {name}' for role, name in votes.columns.items())}")
     print_rows(f"Votes of {source}", describe_reading(votes))
     proposed = votes.proposed
     if count := sum(map(len, proposed.labels.values())) + len(proposed.raters):

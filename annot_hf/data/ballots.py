@@ -14,9 +14,32 @@ from annot_hf.data.records import cell_text
 # What a column is called, in the order of preference; letter case, spaces and signs do not matter.
 ROLES: dict[str, tuple[str, ...]] = {
     "item": (
-        *("item", "item_id", "clip", "clip_id", "stimulus", "stimulus_id", "utterance", "utterance_id", "sample"),
+        *(
+            "item",
+            "item_id",
+            "clip",
+            "clip_id",
+            "clip_name",
+            "stimulus",
+            "stimulus_id",
+            "utterance",
+            "utterance_id",
+            "sample",
+        ),
         *("sample_id", "instance_id", "text_id", "sentence_id", "comment_id", "tweet_id", "post_id", "segment_id"),
-        *("audio_id", "task_id", "example_id", "record_id", "file", "filename", "file_name", "audio", "audio_file"),
+        *(
+            "audio_id",
+            "task_id",
+            "example_id",
+            "example_no",
+            "example",
+            "record_id",
+            "file",
+            "filename",
+            "file_name",
+            "audio",
+            "audio_file",
+        ),
         *("audio_path", "wav", "wav_file", "path", "file_path", "recording", "id"),
     ),
     "rater": (
@@ -53,7 +76,7 @@ ROLES: dict[str, tuple[str, ...]] = {
     "group": ("conversation", "conversation_id", "document", "document_id", "dialogue", "dialog", "thread", "group"),
     "split": ("split", "partition", "subset", "data_split", "set"),
 }
-# Further columns that hold answers, one question each, where no column is called value or alike.
+# Words in the names of columns that hold answers, one question each, where no column is called value or alike.
 ANSWERS = (
     *("emotion", "emotions", "sentiment", "valence", "arousal", "activation", "dominance", "power", "pleasure"),
     *("toxicity", "toxic", "offensive", "offensiveness", "hate", "humor", "humour", "sarcasm", "irony", "stance"),
@@ -64,7 +87,8 @@ ITEM_FACTS = ("text", "audio", "speaker", "group", "split")
 
 
 def plain_name(name: str) -> str:
-    """A column name without letter case, spaces and signs."""
+    """A column name in the form clip_name, as which it is known: without letter case, spaces and signs."""
+    name = re.sub(r"(?<=[a-z])(?=[A-Z])", "_", name)
     return re.sub(r"[\W_]+", "_", unicodedata.normalize("NFKC", name).casefold()).strip("_")
 
 
@@ -118,6 +142,7 @@ class Ballots:
         multiple: Questions to which a rater may give several answers.
         facts: What is known of each item: text, audio, speaker, group, split.
         wanted: Columns that the user named, by role.
+        columns: Which columns of a table were taken for what.
     """
 
     wanted: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -128,6 +153,7 @@ class Ballots:
     multiple: set[str] = field(default_factory=set)
     facts: dict[str, dict[str, str]] = field(default_factory=dict)
     left_out: dict[str, LeftOut] = field(default_factory=dict)
+    columns: dict[str, str] = field(default_factory=dict)
 
     def vote(self, item: str, rater: str | None, question: str, value: str | None) -> None:
         """Add one vote."""

@@ -162,7 +162,8 @@ class OwnCorpus(VoteCorpus):
                         "every item, or pass --group item to split items freely."
                     )
                 return name, items[name].to_numpy()
-        if "text" in items:
+        # Two people may say the same words.
+        if "text" in items and not self.has_audio:
             return "text", items["text"].where(items["text"].notna(), items["item"]).to_numpy()
         return "item", items["item"].to_numpy()
 

@@ -63,6 +63,7 @@ class OwnVotes:
 
     Attributes:
         spoken: How the file was read, for people.
+        columns: Which columns of a table were taken for what.
         proposed: Spellings that may be one name.
         spellings: Votes of each spelling, by question; those of raters as "".
         votes_read: How many votes the file has: those of the frame and those that are left out.
@@ -76,6 +77,7 @@ class OwnVotes:
     spoken: str
     proposed: Aliases
     spellings: dict[str, dict[str, int]]
+    columns: dict[str, str] = field(default_factory=dict)
 
     @property
     def votes_read(self) -> int:
@@ -276,7 +278,9 @@ def _finish(path: Path, ballots: Ballots, reading: Reading, kinds: list[str]) ->
     spelt[""] = Counter(votes.frame["annotator"].dropna())
     proposed.raters = propose_aliases(spelt[""])
     spoken = _spoken(kinds, votes.frame, questions)
-    return OwnVotes(path, votes.frame, tuple(questions), ballots.facts, ballots.left_out, spoken, proposed, spelt)
+    return OwnVotes(
+        path, votes.frame, tuple(questions), ballots.facts, ballots.left_out, spoken, proposed, spelt, ballots.columns
+    )
 
 
 def _asked(questions: Sequence[str]) -> dict[str, Question | None]:

@@ -15,6 +15,7 @@ LAYOUTS = {"tidy": "one row a vote", "wide": "wide table", "counts": "counts per
 UNNAMED = "label"
 # A column with more distinct answers is no rater's.
 MANY = 60
+MOST_NUMBERS = 21
 # More votes in one cell are a mistake, such as an item's number.
 MOST_VOTES = 100_000
 _RATERS = (
@@ -81,10 +82,13 @@ def read_table(ballots: Ballots, file: RecordFile, layout: str) -> str:
     _check_item(table, roles, rater)
     taken = {name for name in (*roles.values(), rater) if name}
     rest = [name for name in names if name not in taken]
-    answers = [pick_column(name, names, table.name) for name in wanted.get("value", ())]
-    panel = _panel(table, rest, wanted) if not answers and rater is None else []
-    if layout in ("", "tidy") and not answers and (rater or not panel):
-        answers = _answer_columns(table, rest, rater)
+    answers = _named(table, rest, wanted.get("value", ()))
+    panel = _named(table, rest, wanted.get("rater", ())) if rater is None else []
+    if layout in ("wide", "counts"):
+        panel = panel or answers or _panel(table, rest) or rest
+    elif not answers and not panel:
+        panel = _panel(table, rest) if rater is None else []
+        answers = _answer_columns(rest, rater) if not panel else []
     kind = layout or ("tidy" if answers else _kind_of_panel(table, panel))
     if kind == "tidy" and not answers:
         raise ValueError(
@@ -93,11 +97,13 @@ def read_table(ballots: Ballots, file: RecordFile, layout: str) -> str:
         )
     if kind == "tidy":
         _read_tidy(ballots, table, roles, rater, answers)
-        used = {*taken, *answers}
     else:
-        panel = panel or [name for name in rest if name not in answers]
         _read_panel(ballots, table, roles, panel, counts=kind == "counts")
-        used = {*taken, *panel}
+    said = answers if kind == "tidy" else panel
+    what = {"tidy": "answers", "wide": "raters", "counts": "labels"}[kind]
+    taken_for = {**roles, "rater": rater, what: ", ".join(said[:8]) + ", ..." * (len(said) > 8)}
+    ballots.columns |= {role: name for role, name in taken_for.items() if name}
+    used = {*taken, *said}
     for name in names:
         if name not in used:
             ballots.leave("columns that are not read", name, votes=0)
@@ -135,48 +141,49 @@ def _check_item(table: Columns, roles: dict[str, str | None], rater: str | None)
         )
 
 
-def _answer_columns(table: Columns, rest: Sequence[str], rater: str | None) -> list[str]:
+def _named(table: Columns, rest: Sequence[str], asked: Sequence[str]) -> list[str]:
+    """The columns that the user named, some perhaps by patterns such as `rater_*`."""
+    found = []
+    for one in asked:
+        if any(sign in one for sign in "*?["):
+            alike = [name for name in rest if fnmatch.fnmatchcase(name.casefold(), one.casefold())]
+            if not alike:
+                raise ValueError(f"{table.name}: no column is called {one}; the columns are {', '.join(rest[:20])}.")
+            found += alike
+        else:
+            found.append(pick_column(one, rest, table.name))
+    return list(dict.fromkeys(found))
+
+
+def _answer_columns(rest: Sequence[str], rater: str | None) -> list[str]:
     """The columns of answers of a tidy table: by name, or the only one that is left."""
     if (named := find_role("value", rest)) is not None:
         return [named]
-    known = [name for name in rest if plain_name(name) in ANSWERS]
+    places = {name: [ANSWERS.index(word) for word in plain_name(name).split("_") if word in ANSWERS] for name in rest}
+    known = sorted((name for name in rest if places[name]), key=lambda name: min(places[name]))
     return known or (list(rest) if rater and len(rest) == 1 else [])
 
 
-def _panel(table: Columns, rest: Sequence[str], wanted: Mapping[str, Sequence[str]]) -> list[str]:
-    """The columns of raters or labels of a table without a column of raters."""
-    if asked := wanted.get("rater"):
-        found = [
-            name for name in rest if any(fnmatch.fnmatchcase(plain_name(name), plain_pattern(one)) for one in asked)
-        ]
-        if not found:
-            raise ValueError(
-                f"{table.name}: no column is called {' or '.join(asked)}; the columns are {', '.join(rest[:20])}."
-            )
-        return found
+def _panel(table: Columns, rest: Sequence[str]) -> list[str]:
+    """The columns of raters or labels of a table without a column of raters: numbered ones, or those that share answers."""
     stems = [match[1] for name in rest if (match := _NUMBERED.fullmatch(name))]
     numbered = [
         name for name in rest if (match := _NUMBERED.fullmatch(name)) and stems.count(match[1]) > 1 and match[1]
     ]
     if numbered:
         return numbered
-    # Raters share their answers.
     said = {name: {one.casefold().strip() for one in set(table.cells[name])} - {""} for name in rest}
-    said = {name: values for name, values in said.items() if values}
-    if len(said) > 1 and all(is_number(one) for values in said.values() for one in values):
-        return list(said)
-    said = {name: values for name, values in said.items() if len(values) <= MANY}
+    # Measurements are numbers too, but no rater has that many.
+    most = {name: MOST_NUMBERS if all(map(is_number, values)) else MANY for name, values in said.items()}
+    said = {name: values for name, values in said.items() if 0 < len(values) <= most[name]}
     alike = []
     for name, values in said.items():
         others = set().union(*(more for other, more in said.items() if other != name))
         if 2 * len(values & others) >= len(values):
             alike.append(name)
-    return alike if len(alike) > 1 else []
-
-
-def plain_pattern(text: str) -> str:
-    """A pattern of column names in the form of `plain_name`."""
-    return "*".join(plain_name(part) if part else "" for part in text.split("*"))
+    # Of numbers, the user says what they are.
+    numbers = [name for name, values in said.items() if all(map(is_number, values))]
+    return next((names for names in (alike, numbers) if len(names) > 1), [])
 
 
 def _kind_of_panel(table: Columns, panel: Sequence[str]) -> str:
@@ -187,15 +194,15 @@ def _kind_of_panel(table: Columns, panel: Sequence[str]) -> str:
     if not all(one == "" or is_number(one) for column in cells for one in set(column)):
         return "wide"
     raters = [re.fullmatch(_RATERS, plain_name(match[1])) for name in panel if (match := _NUMBERED.fullmatch(name))]
-    whole = all(one and float(one) >= 0 and float(one).is_integer() for column in cells for one in set(column))
-    if not whole or any(raters):
+    if any(raters):
         return "wide"
-    sums = {sum(map(float, row)) for row in zip(*cells, strict=True)}
+    whole = all(one and float(one) >= 0 and float(one).is_integer() for column in cells for one in set(column))
+    sums = {sum(map(float, row)) for row in zip(*cells, strict=True)} if whole else set()
     if len(sums) == 1 and any("0" in column for column in cells):
         return "counts"
     raise ValueError(
-        f"{table.name}: columns {', '.join(panel[:4])} hold whole numbers, which may be counts of votes for labels or ratings "
-        "by people; say which by --format counts or --format wide."
+        f"{table.name}: columns {', '.join(panel[:4])} hold numbers, which may be counts of votes for labels, or ratings; "
+        "say which by --format counts or wide and name the columns as --rater, or one a question as --value."
     )
 
 
@@ -247,6 +254,8 @@ def _read_panel(
 ) -> None:
     """One row an item, and a column a rater, or a column a label with the number of its votes."""
     items = _facts(ballots, table, roles)
+    if counts and (again := len(items) - len(set(items))):
+        ballots.leave("rows that repeat an item, whose counts are added", table.name, votes=0, count=again)
     for column in panel:
         match = _NUMBERED.fullmatch(column)
         stem = plain_name(match[1]) if match else ""
