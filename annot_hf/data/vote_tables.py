@@ -82,8 +82,8 @@ def read_table(ballots: Ballots, file: RecordFile, layout: str) -> str:
     _check_item(table, roles, rater)
     taken = {name for name in (*roles.values(), rater) if name}
     rest = [name for name in names if name not in taken]
-    answers = _named(table, rest, wanted.get("value", ()))
-    panel = _named(table, rest, wanted.get("rater", ())) if rater is None else []
+    answers = _asked_columns(table, rest, wanted.get("value", ()))
+    panel = _asked_columns(table, rest, wanted.get("rater", ())) if rater is None else []
     if layout in ("wide", "counts"):
         panel = panel or answers or _panel(table, rest) or rest
     elif not answers and not panel:
@@ -141,7 +141,7 @@ def _check_item(table: Columns, roles: dict[str, str | None], rater: str | None)
         )
 
 
-def _named(table: Columns, rest: Sequence[str], asked: Sequence[str]) -> list[str]:
+def _asked_columns(table: Columns, rest: Sequence[str], asked: Sequence[str]) -> list[str]:
     """The columns that the user named, some perhaps by patterns such as `rater_*`."""
     found = []
     for one in asked:
