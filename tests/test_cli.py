@@ -1,5 +1,6 @@
 """The command line: help with examples, errors of one line, and the whole way on a tiny corpus."""
 
+import io
 import json
 import re
 import shutil
@@ -454,3 +455,42 @@ def test_texts_of_a_table_are_trained_with_an_encoder(tmp_path, capsys, bert_fol
     status, shown, error = run(capsys, "quickstart", tmp_path / "votes.tsv", "--out", tmp_path / "out", *words)
     assert status == 0 and "one row a vote, anonymous votes, question `label`, 2 labels" in shown, error
     assert (tmp_path / "out" / "report" / "report.html").is_file()
+
+
+def test_clips_outside_any_corpus_are_predicted_into_a_table(walked, capsys, tmp_path):
+    model, clips = walked / "run" / "model", walked / "simulated"
+    tables = {}
+    for suffix, read in (
+        (".csv", pd.read_csv),
+        (".parquet", pd.read_parquet),
+        (".jsonl", lambda path: pd.read_json(path, lines=True)),
+    ):
+        path = tmp_path / f"predicted{suffix}"
+        status, shown, error = run(capsys, "predict", model, clips, "-o", path)
+        assert status == 0 and shown.rstrip().endswith(str(path)) and "12 items" in shown, error
+        tables[suffix] = read(path)
+        assert {"item", "activation", "valence", "entropy", "consensus valence"} <= set(tables[suffix])
+        assert len(tables[suffix]) == 12 and np.allclose(
+            tables[suffix]["valence"], tables[".csv"]["valence"], atol=1e-6
+        )
+    status, shown, error = run(capsys, "predict", model, walked / "corpus")
+    assert status == 0 and shown.startswith("item,activation,valence,entropy,"), error
+    in_order = tables[".csv"].assign(item=tables[".csv"]["item"].map(lambda name: name.rsplit("/")[-1].split(".")[0]))
+    # The distribution is drawn by an item's name, and the consensus is not.
+    printed = pd.read_csv(io.StringIO(shown)).set_index("item")["consensus valence"]
+    assert np.allclose(in_order.set_index("item")["consensus valence"].reindex(printed.index), printed, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        ([], "Give either clips or texts to predict, or --corpus"),
+        (["a.wav", "--corpus", "data"], "Give either clips or texts to predict, or --corpus"),
+        (["a.wav", "-o", "out.xls"], "out.xls ends in .xls; name a file that ends in .csv, .parquet, .jsonl"),
+        (["a.wav", "--condition", "telephone"], "--condition and --explain are for a split of a corpus"),
+        (["--corpus", "data"], "--corpus needs a folder to write; name it as --out"),
+    ],
+)
+def test_what_to_predict_must_be_clear(words, message, capsys):
+    status, _, error = run(capsys, "predict", "model", *words)
+    assert status == 2 and message in error

@@ -351,9 +351,24 @@ def onboard(
 @app.command()
 def predict(
     model: Annotated[Path, Argument(help="Checkpoint folder.")],
-    corpus: CorpusFolder,
-    out: Out,
+    clips: Annotated[
+        list[str] | None,
+        Argument(
+            help="Clips or texts: sound files, folders, patterns, text files with a text or a path a line, tables, or "
+            "exported corpora."
+        ),
+    ] = None,
+    corpus: Annotated[Path | None, Option("--corpus", help="Exported corpus, to predict one of its splits.")] = None,
+    out: Annotated[
+        Path | None,
+        Option(
+            "--out",
+            "-o",
+            help="Folder to write for --corpus; else a .csv, .parquet or .jsonl file, or nothing.",
+        ),
+    ] = None,
     split: OneSplit = "test",
+    column: Annotated[str, Option(help="Column of the texts or paths in tables; found by its name by default.")] = "",
     features: Annotated[
         Path | None, Option(help="Folder that caches features; by default 'features' next to --out.")
     ] = None,
@@ -374,12 +389,22 @@ def predict(
         ),
     ] = 0,
 ) -> None:
-    """Predict a split: a distribution per item, and each rater's answer if the model has raters.
+    """Predict clips or texts, or a split of a corpus: a distribution per item, and each rater's answer if it has raters.
 
-    Example: `annot-hf predict runs/cremad/model --corpus data/cremad --out runs/cremad/predictions`
+    Example: `annot-hf predict runs/cremad/model new-clips -o predicted.csv`, or, to compare with votes,
+    `annot-hf predict runs/cremad/model --corpus data/cremad --out runs/cremad/predictions`
     """
     from annot_hf.data.conditions import CLEAN, Condition
 
+    if (clips is None) == (corpus is None):
+        raise ValueError("Give either clips or texts to predict, or --corpus to predict one of its splits and compare.")
+    if clips:
+        if condition or explain:
+            raise ValueError("--condition and --explain are for a split of a corpus; name it as --corpus.")
+        steps.predict_given(model, clips, column, out, max_seconds)
+        return
+    if out is None:
+        raise ValueError("--corpus needs a folder to write; name it as --out.")
     asked = [Condition.parse(text, condition_seed) for text in condition or [CLEAN]]
     for one in asked:
         if asked.count(one) > 1:

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from annot_hf.cli.output import console, print_rows, print_text
+from annot_hf.cli.output import console, print_line, print_path, print_rows, print_text
 
 if TYPE_CHECKING:
     from annot_hf.data.conditions import Condition
@@ -125,6 +125,43 @@ def write_predictions(
         rows.append(("rater answers by consensus", f"{others:,}", "rater unseen in training"))
     under = "" if condition is None or condition.is_clean else f", {condition}"
     print_rows(f"Predictions, split {split}{under}", rows)
+
+
+# How a table is written, by the suffix of its file.
+TABLE_WRITERS = {
+    ".csv": lambda table, path: table.to_csv(path, index=False),
+    ".parquet": lambda table, path: table.to_parquet(path, index=False),
+    ".jsonl": lambda table, path: table.to_json(path, orient="records", lines=True, force_ascii=False),
+}
+
+
+def predict_given(
+    model: Path, clips: Sequence[str], column: str, out: Path | None, max_seconds: float | None = None
+) -> None:
+    """Predict clips or texts outside any corpus into a file, or print the table as CSV."""
+    if out is not None and out.suffix not in TABLE_WRITERS:
+        raise ValueError(
+            f"{out} ends in {out.suffix or 'nothing'}; name a file that ends in {', '.join(TABLE_WRITERS)}."
+        )
+    from annot_hf.data.files import replace_file
+    from annot_hf.data.given_inputs import find_inputs
+    from annot_hf.evaluation.prediction_frame import prediction_frame
+    from annot_hf.models.trunks import input_name_of
+    from annot_hf.training.checkpoints import load_model
+    from annot_hf.training.inference import accepted_seconds, predict_inputs
+
+    loaded, processor, facts = load_model(model)
+    texts = input_name_of(loaded.config.trunk_config) == "input_ids"
+    names, sources = find_inputs(clips, texts=texts, column=column)
+    longest = accepted_seconds(facts) if max_seconds is None else max_seconds
+    table = prediction_frame(predict_inputs(loaded, processor, sources, names=names, max_seconds=longest))
+    if out is None:
+        print_line(table.to_csv(index=False).rstrip())
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    replace_file(out, lambda path: TABLE_WRITERS[out.suffix](table, path))
+    print_line(f"{len(table):,} items")
+    print_path(out)
 
 
 def check_explanation(model: Path, conditions: "Sequence[Condition]") -> None:

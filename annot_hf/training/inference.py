@@ -142,17 +142,18 @@ def predict_inputs(
     processor: Any,
     sources: Sequence[Any],
     *,
+    names: Sequence[str] | None = None,
     batch_size: int = 32,
     max_seconds: float = 30,
 ) -> Predictions:
-    """Predict clips (anything `load_audio` takes) or texts outside any corpus; items are named by their number.
+    """Predict clips (anything `load_audio` takes) or texts outside any corpus; items are named by their number or `names`.
 
     An annotator model answers for its whole panel of raters.
     """
     if isinstance(sources, str | bytes) or not len(sources):
         raise ValueError(f"sources is {sources!r}; give a list with at least one clip or text.")
-    inputs = read_inputs(sources, model.config.trunk_config, processor, max_seconds=max_seconds)
-    names = np.array([str(number) for number in range(len(sources))], dtype=object)
+    inputs = read_inputs(sources, model.config.trunk_config, processor, names=names, max_seconds=max_seconds)
+    names = np.array(range(len(sources)) if names is None else names).astype(str).astype(object)
     questions = tuple(Question.from_dict(question) for question in model.config.questions)
     size, width = len(model.config.support), len(questions) if model.config.is_scale else 1
     empty = Ratings(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros((0, width)))
