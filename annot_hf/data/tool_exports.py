@@ -12,7 +12,8 @@ from annot_hf.data.records import RecordFile, cell_text
 Record = Mapping[str, Any]
 # Label Studio: where a result of this type has its answers.
 ANSWER_KEYS = {"choices": "choices", "rating": "rating", "number": "number", "labels": "labels", "datetime": "datetime"}
-REGIONS = ("labels", "hypertextlabels", "paragraphlabels", "timeserieslabels")
+REGIONS = ("labels", "timeserieslabels")
+TEXT_SPANS = "spans of text, which are no labels of the item"
 STUDIO_COLUMNS = ("annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement")
 # potato: the key of an answer that is not itself the label, by the kind of form.
 POTATO_VALUES = ("slider", "select-one", "number")
@@ -65,7 +66,11 @@ def read_label_studio(ballots: Ballots, file: RecordFile, where: str, task: Reco
             kind, value = result.get("type", ""), result.get("value") or {}
             key = next((key for key in (ANSWER_KEYS.get(kind), kind, "labels") if key and key in value), None)
             labelled = kind in ANSWER_KEYS or kind in REGIONS
-            if labelled and key is None:
+            if kind in ("hypertextlabels", "paragraphlabels") or (kind in REGIONS and "text" in value):
+                others += 1
+                if not annotation.get("was_cancelled"):
+                    ballots.leave(TEXT_SPANS, item)
+            elif labelled and key is None:
                 ballots.leave("regions without a label", item, votes=0)
             elif labelled:
                 answers[result["from_name"]] += _strings(value[key])
@@ -158,7 +163,7 @@ def read_potato(ballots: Ballots, file: RecordFile, where: str, record: Record) 
 
 def _potato_spans(ballots: Ballots, item: str, count: int) -> None:
     if count:
-        ballots.leave("spans of text, which are no labels of the item", item, votes=count, count=count)
+        ballots.leave(TEXT_SPANS, item, votes=count, count=count)
 
 
 def _potato_answers(ballots: Ballots, item: str, rater: str | None, labels: Mapping[str, Mapping[str, Any]]) -> None:
@@ -186,12 +191,12 @@ def read_doccano(ballots: Ballots, file: RecordFile, where: str, record: Record)
     item = ballots.place(where, record.get("id"), shown)
     for annotation in record.get("annotations") or ():
         if "start_offset" in annotation or "label" not in annotation:
-            ballots.leave("spans of text, which are no labels of the item", item)
+            ballots.leave(TEXT_SPANS, item)
         else:
             ballots.vote(item, _name(annotation.get("user")) or owner, "label", cell_text(annotation["label"]))
     for name in ("entities", "relations"):
         if count := len(record.get(name) or ()):
-            ballots.leave("spans of text, which are no labels of the item", item, count, count)
+            ballots.leave(TEXT_SPANS, item, count, count)
     for name in ("label", "labels", "cats", "categories"):
         given = record.get(name)
         if given in (None, "", []):
@@ -200,7 +205,7 @@ def read_doccano(ballots: Ballots, file: RecordFile, where: str, record: Record)
         values = given.split("#") if isinstance(given, str) else given
         spans = sum(map(_is_span, values))
         if spans:
-            ballots.leave("spans of text, which are no labels of the item", item, spans, spans)
+            ballots.leave(TEXT_SPANS, item, spans, spans)
         ballots.answer(item, owner, "label", [cell_text(one) for one in values if not _is_span(one)])
     if not any(record.get(name) for name in columns if name not in ("Comments", "comments")):
         ballots.leave("examples that a user left without a label", item, votes=0)
@@ -245,7 +250,7 @@ def read_prodigy(ballots: Ballots, file: RecordFile, where: str, record: Record)
         ballots.leave("regions without a label", item, votes=0, count=len(regions) - len(labelled))
     ballots.answer(item, rater, "region", labelled)
     if spans := len(record.get("spans") or ()):
-        ballots.leave("spans of text, which are no labels of the item", item, spans, spans)
+        ballots.leave(TEXT_SPANS, item, spans, spans)
 
 
 def is_reference(value: Any) -> bool:

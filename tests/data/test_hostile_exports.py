@@ -267,6 +267,30 @@ READ = {
         2,
         {"answers of Label Studio's type textarea, which is not read": (1, 1)},
     ),
+    "spans of text in Label Studio": (
+        "p.json",
+        json.dumps(
+            [
+                studio(
+                    said("joy"),
+                    said("sad", by=2),
+                    {
+                        "completed_by": 2,
+                        "result": [
+                            {
+                                "type": "labels",
+                                "from_name": "ner",
+                                "value": {"start": 0, "end": 2, "text": "hi", "labels": ["X"]},
+                            }
+                        ],
+                    },
+                )
+            ]
+        ),
+        {},
+        2,
+        {"spans of text, which are no labels of the item": (1, 1)},
+    ),
     "tasks of one file one after the other": (
         "p.json",
         json.dumps(studio(said("joy")), indent=2) + "\n\n" + json.dumps(studio(said("sad", by=2))),

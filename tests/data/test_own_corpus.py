@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 import soundfile
 from hypothesis import given, strategies as st
+from test_own_votes import TITLES
 
 from annot_hf.data.export import export_corpus, read_export
 from annot_hf.data.folds import draw_splits
@@ -201,3 +202,19 @@ def test_without_clips_and_texts_it_is_said_what_to_give(tmp_path):
     )
     with pytest.raises(ValueError, match=r"there is no column of texts; pass the clips' folder as --audio, or name"):
         corpus_of(path)
+
+
+@pytest.mark.parametrize("write", TITLES, ids=lambda write: write.__name__)
+def test_every_format_becomes_a_corpus(write, tmp_path):
+    names = [f"c{number}.wav" for number in range(6)]
+    for name in names:
+        clip(tmp_path / "clips" / name)
+    votes = {(name, rater): ("joy" if n % 2 else "sad") for n, name in enumerate(names) for rater in ("ann", "ben")}
+    votes[names[0], "ben"] = "joy"
+    form = "counts" if write.__name__ == "counts" else ""
+    report = export_corpus(
+        corpus_of(write(tmp_path, votes, set()), tmp_path / "clips", format=form), tmp_path / "corpus"
+    )
+    assert (report.items, report.votes, report.votes_left_out) == (6, 12, 0)
+    assert set(report.splits) == {"train", "validation", "test"} and report.seconds == pytest.approx(0.3)
+    assert report.annotators == (0 if form else 2)
