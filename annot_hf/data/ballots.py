@@ -163,7 +163,10 @@ class Ballots:
         self.values.append(value)
 
     def answer(self, item: str, rater: str | None, question: str, values: list[str]) -> None:
-        """Add all answers of one rater on one item; labels that are repeated are left out."""
+        """Add all answers of one rater on one item; blank ones and labels that are repeated are left out."""
+        given, values = len(values), [value for value in values if value.strip()]
+        if blank := given - len(values):
+            self.leave("answers that are blank", item, votes=0, count=blank)
         distinct = list(dict.fromkeys(values))
         if len(distinct) > 1:
             self.multiple.add(question)

@@ -1,7 +1,9 @@
 """Votes of `read_own_votes` as a corpus: clips are looked up in a folder, and splits are checked or drawn."""
 
+import functools
 import os
 import re
+import warnings
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 
@@ -81,16 +83,23 @@ class OwnCorpus(VoteCorpus):
 
     def read_votes(self) -> VoteTable:
         """All votes; of repeated votes of one rater, the first."""
+        return self._table
+
+    @functools.cached_property
+    def _table(self) -> VoteTable:
         frame = self.votes.frame
-        return VoteTable.from_columns(
-            self.questions,
-            item=frame["item"].astype(object).to_numpy(),
-            annotator=frame["annotator"].astype(object).to_numpy(),
-            question=frame["question"].astype(object).to_numpy(),
-            value=frame["value"].astype(object).to_numpy(),
-            duplicates="first",
-            where=str(self.votes.path),
-        )
+        with warnings.catch_warnings():
+            # On rater names that look alike, which are proposed as aliases.
+            warnings.simplefilter("ignore", UserWarning)
+            return VoteTable.from_columns(
+                self.questions,
+                item=frame["item"].astype(object).to_numpy(),
+                annotator=frame["annotator"].astype(object).to_numpy(),
+                question=frame["question"].astype(object).to_numpy(),
+                value=frame["value"].astype(object).to_numpy(),
+                duplicates="first",
+                where=str(self.votes.path),
+            )
 
     def _clips(self, references: Mapping[str, str]) -> list[str | None]:
         """The path of each clip below the folder, or None; by its path, else by its file name, else without the suffix."""

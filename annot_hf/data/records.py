@@ -11,6 +11,7 @@ import json
 import math
 import re
 import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -23,6 +24,8 @@ import pyarrow.parquet as pq
 TEXT_TABLES, JSON_FILES = (".csv", ".tsv", ".txt"), (".json", ".jsonl", ".ndjson")
 READABLE = (*TEXT_TABLES, ".xlsx", ".parquet", *JSON_FILES)
 SEPARATORS = ",;\t|"
+# What reading a damaged file raises: cut off, or with other bytes than its checksum says.
+BROKEN = (OSError, EOFError, zipfile.BadZipFile, zlib.error, NotImplementedError)
 # How many bytes are read at a time.
 CHUNK = 1 << 20
 # By the first bytes of a file; the longest first, because that of UTF-32 begins as that of UTF-16.
@@ -84,7 +87,7 @@ def record_files(path: Path) -> tuple[list[RecordFile], list[str]]:
         inside = {one.filename: one for one in archive.infolist() if not one.is_dir()}
         if any(one.flag_bits & 1 for one in inside.values()):
             raise ValueError(f"{path} is protected by a password; unpack it and give the folder.")
-        openers = {name: lambda one=one: io.BytesIO(archive.read(one)) for name, one in inside.items()}
+        openers = {name: lambda one=one: archive.open(one) for name, one in inside.items()}
     shown = [name for name in openers if not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))]
     # Tools write notes as .txt, such as potato the order of the items.
     wanted = [name for name in shown if _suffix(name) in READABLE and not name.lower().endswith(".txt")]
@@ -122,7 +125,7 @@ def _open_file(last: str, name: str, owner: str, nested: bool, opener: Any) -> R
                 found.rows = _json_rows(name, text)
             else:
                 _open_table(found, text, tabs=suffix == ".tsv")
-    except (OSError, EOFError) as error:
+    except BROKEN as error:
         raise ValueError(f"{name} cannot be read ({error}); export it again.") from None
     return found
 
@@ -204,7 +207,7 @@ def _open_table(found: RecordFile, text: io.TextIOBase, *, tabs: bool) -> None:
             raise ValueError(
                 f"{found.name}: the row from line {line} is not readable ({what}); correct its quotes."
             ) from None
-        except (OSError, EOFError) as error:
+        except BROKEN as error:
             raise ValueError(f"{found.name} breaks off after line {line} ({error}); copy or export it again.") from None
 
     rows = cells()
@@ -231,30 +234,27 @@ def _filled(found: RecordFile, rows: Iterator[tuple[int, list[Any]]]) -> Iterato
 def _open_excel(found: RecordFile, stream: BinaryIO) -> None:
     """The first sheet of an Excel file that has any cell; further ones are noted."""
     from openpyxl import load_workbook
-    from openpyxl.utils.exceptions import InvalidFileException
 
+    filled = []
     try:
-        book = load_workbook(stream, read_only=True, data_only=True)
-        filled = []
-        for sheet in book.worksheets:
-            rows = (
-                (number, list(cells))
-                for number, cells in enumerate(sheet.iter_rows(values_only=True), start=1)
-                if any(cell is not None for cell in cells)
-            )
-            if (first := next(rows, None)) is not None:
-                filled.append((first, rows))
-    except (zipfile.BadZipFile, InvalidFileException, KeyError, ValueError) as error:
-        raise ValueError(f"{found.name} is not a readable Excel file ({error}); save it as .xlsx or CSV.") from None
+        for sheet in load_workbook(stream, read_only=True, data_only=True).worksheets:
+            rows = enumerate(sheet.iter_rows(values_only=True), start=1)
+            cells = [(number, list(row)) for number, row in rows if any(cell is not None for cell in row)]
+            if cells:
+                filled.append(cells)
+    # Of many kinds: the file is a zip of XML.
+    except Exception as error:
+        said = " ".join(str(error).split())
+        raise ValueError(f"{found.name} is not a readable Excel file ({said}); save it as .xlsx or CSV.") from None
     if not filled:
         raise ValueError(f"{found.name} is empty; export the votes again.")
-    (_, head), rows = filled[0]
-    while head and head[-1] is None:
+    (_, head), *rows = filled[0]
+    while head[-1] is None:
         head.pop()
     found.header = _header(found.name, [cell_text(cell) for cell in head])
-    for _, further in filled[1:]:
-        found.notes["rows of further sheets, which are not read"] += sum(1 for _ in further)
-    found.rows = _filled(found, rows)
+    further = sum(len(cells) - 1 for cells in filled[1:])
+    found.notes["rows of further sheets, which are not read"] += further
+    found.rows = _filled(found, iter(rows))
 
 
 def _open_parquet(found: RecordFile, stream: BinaryIO) -> None:
@@ -262,15 +262,19 @@ def _open_parquet(found: RecordFile, stream: BinaryIO) -> None:
     try:
         table = pq.ParquetFile(stream)
         found.header = _header(found.name, table.schema_arrow.names)
-    except pa.ArrowInvalid as error:
+    except (pa.ArrowException, OSError) as error:
         raise ValueError(f"{found.name} is not a readable parquet file ({error}); export it again.") from None
 
     def rows() -> Iterator[tuple[int, dict[str, Any]]]:
         number = 0
-        for batch in table.iter_batches(batch_size=8192):
-            for record in batch.rename_columns(found.header).to_pylist():
-                number += 1
-                yield number, record
+        try:
+            for batch in table.iter_batches(batch_size=8192):
+                for record in batch.rename_columns(found.header).to_pylist():
+                    number += 1
+                    yield number, record
+        except (pa.ArrowException, OSError) as error:
+            said = " ".join(str(error).split())
+            raise ValueError(f"{found.name} is damaged after row {number} ({said}); export it again.") from None
 
     found.rows = rows()
 
@@ -335,7 +339,7 @@ def _json_values(name: str, text: io.TextIOBase) -> Iterator[tuple[int, Any]]:
         try:
             # Longer and longer reads, so that a long value is not parsed over and over.
             more = text.read(max(CHUNK, len(buffer) - place))
-        except (OSError, EOFError) as error:
+        except BROKEN as error:
             raise ValueError(f"{name} breaks off after line {line} ({error}); copy or export it again.") from None
         ended = not more
         buffer, place = buffer[place:] + more, 0

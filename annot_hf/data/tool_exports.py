@@ -40,7 +40,8 @@ def _name(value: Any) -> str | None:
     """The name of a rater, or None if it is not known."""
     if isinstance(value, dict):
         value = value.get("email") or value.get("username") or value.get("id")
-    return cell_text(value) or None
+    said = cell_text(value)
+    return said if said.strip() else None
 
 
 def _is_span(value: Any) -> bool:

@@ -208,7 +208,10 @@ def _kind_of_panel(table: Columns, panel: Sequence[str]) -> str:
 
 def _facts(ballots: Ballots, table: Columns, roles: Mapping[str, str | None]) -> list[str]:
     """The item of each row, with its facts recorded; a row without an item has none."""
-    items = [one.strip() for one in table.cells[roles["item"]]]
+    given = table.cells[roles["item"]]
+    items = [one.strip() for one in given]
+    if spaced := len({one for one in set(given) if one != one.strip()}):
+        ballots.leave("item names with spaces around them, which are left out", "", votes=0, count=spaced)
     known = [(role, table.cells[roles[role]]) for role in ITEM_FACTS if roles[role]]
     seen: dict[str, tuple[str, ...]] = {}
     for row, item in enumerate(items):

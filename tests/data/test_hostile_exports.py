@@ -38,6 +38,12 @@ def zipped(**files):
     return buffer.getvalue()
 
 
+def damaged(content):
+    """With other bytes in the middle."""
+    half = len(content) // 2
+    return content[:half] + bytes(255 - byte for byte in content[half : half + 40]) + content[half + 40 :]
+
+
 def excel(*sheets):
     buffer = io.BytesIO()
     with pd.ExcelWriter(buffer) as writer:
@@ -93,6 +99,20 @@ READ = {
     "nested quotes": ("v.csv", 'item,rater,label\na,"ann ""the ear"" b",joy\na,ben,"sad, or\nnot"\n', {}, 2, {}),
     "HTML in names": ("v.csv", "item,rater,label\na,<b>ann</b><script>,joy\na,ben,sad &amp; <i>low</i>\n", {}, 2, {}),
     "formula in a cell": ("v.csv", "item,rater,label\na,=cmd|' /C calc'!A0,joy\na,ben,sad\n", {}, 2, {}),
+    "spaces around items": (
+        "v.csv",
+        TIDY.replace("a,ben", " a ,ben"),
+        {},
+        3,
+        {"item names with spaces around them, which are left out": (1, 0)},
+    ),
+    "blank choices": (
+        "p.json",
+        json.dumps([studio(said("joy"), said("sad", by=2), said([" ", None], by=3))]),
+        {},
+        2,
+        {"answers that are blank": (2, 0)},
+    ),
     "rows without an answer": ("v.csv", TIDY + "c,ann,\nc,ben,  \n", {}, 3, {"rows without an answer": (2, 0)}),
     "rows without an item": ("v.csv", TIDY + ",ann,joy\n", {}, 3, {"rows without an item": (1, 1)}),
     "rows without a rater": (
@@ -513,6 +533,19 @@ REFUSED = {
     "no parquet": ("v.parquet", "x", {}, r"v\.parquet is not a readable parquet file"),
     "no gzip": ("v.csv.gz", "x", {}, r"v\.csv\.gz cannot be read"),
     "half a gzip": ("v.csv.gz", gzip.compress(TIDY.encode() * 50)[:-20], {}, r"v\.csv\.gz"),
+    "damaged gzip": (
+        "v.csv.gz",
+        damaged(gzip.compress(lines(*range(5000)).encode())),
+        {},
+        r"v\.csv\.gz cannot be read",
+    ),
+    "damaged zip": (
+        "v.zip",
+        damaged(zipped(**{"v.csv": TIDY + lines(*range(5000))})),
+        {},
+        r"v\.zip/v\.csv cannot be read",
+    ),
+    "Excel that is another zip": ("v.xlsx", zipped(readme="hi"), {}, r"v\.xlsx is not a readable Excel file"),
     "zip without votes": ("v.zip", zipped(readme="hi"), {}, r"v\.zip holds no file that ends in"),
     "two tools": (
         "v.zip",
