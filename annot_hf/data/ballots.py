@@ -48,7 +48,7 @@ ROLES: dict[str, tuple[str, ...]] = {
         *("participant_id", "respondent", "user", "user_id", "username", "completed_by", "subject"),
     ),
     "value": ("value", "label", "vote", "answer", "rating", "response", "choice", "annotation", "category", "class"),
-    "question": ("question", "question_id", "attribute", "dimension", "variable", "criterion", "property", "task"),
+    "question": ("question", "question_id", "attribute", "dimension", "variable", "criterion"),
     "text": (
         "text",
         "sentence",

@@ -134,6 +134,10 @@ class OwnCorpus(VoteCorpus):
             return self._draw(items, groups, column, np.ones(len(items), dtype=bool))
         named = stated.map(lambda one: SPLIT_NAMES.get(str(one).strip().casefold()), na_action="ignore")
         odd = named.isna().to_numpy()
+        if odd.all() and not self.reading.split:
+            # A column of this name may hold something else, such as sets of stimuli.
+            self.note("split names that are none, so that splits are drawn", sorted(set(stated.dropna())))
+            return self._draw(items, groups, column, odd)
         if odd.any():
             row = int(np.argmax(odd))
             raise ValueError(

@@ -7,7 +7,7 @@ from array import array
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from annot_hf.data.ballots import ANSWERS, ITEM_FACTS, Ballots, find_role, pick_column, plain_name, sound_path
+from annot_hf.data.ballots import ANSWERS, ITEM_FACTS, ROLES, Ballots, find_role, pick_column, plain_name, sound_path
 from annot_hf.data.records import RecordFile, cell_text
 
 LAYOUTS = {"tidy": "one row a vote", "wide": "wide table", "counts": "counts per label"}
@@ -75,19 +75,22 @@ def read_table(ballots: Ballots, file: RecordFile, layout: str) -> str:
     """
     table = read_columns(file)
     names, wanted = list(table.cells), ballots.wanted
-    roles = {role: _role_column(role, names, wanted, table.name) for role in (*ITEM_FACTS, "item", "question")}
+    panel, answers = (_asked_columns(table, wanted.get(name, ())) for name in ("rater", "value"))
     rater = None
-    if layout not in ("wide", "counts") and len(wanted.get("rater", ())) <= 1:
-        rater = _role_column("rater", names, wanted, table.name, lenient=layout == "")
+    if len(panel) == 1 and layout not in ("wide", "counts"):
+        rater, panel = panel[0], []
+    elif not panel and layout not in ("wide", "counts"):
+        rater = find_role("rater", names, taken=answers)
+    claimed = [*panel, *answers, *([rater] if rater else [])]
+    roles = {role: _role_column(role, table, wanted, claimed) for role in (*ITEM_FACTS, "item", "question")}
     _check_item(table, roles, rater)
+    _drop_remarks(table, roles, wanted)
     taken = {name for name in (*roles.values(), rater) if name}
     rest = [name for name in names if name not in taken]
-    answers = _asked_columns(table, rest, wanted.get("value", ()))
-    panel = _asked_columns(table, rest, wanted.get("rater", ())) if rater is None else []
     if layout in ("wide", "counts"):
         panel = panel or answers or _panel(table, rest) or rest
     elif not answers and not panel:
-        panel = _panel(table, rest) if rater is None else []
+        panel = _panel(table, rest) if rater is None and layout != "tidy" else []
         answers = _answer_columns(rest, rater) if not panel else []
     kind = layout or ("tidy" if answers else _kind_of_panel(table, panel))
     if kind == "tidy" and not answers:
@@ -113,15 +116,25 @@ def read_table(ballots: Ballots, file: RecordFile, layout: str) -> str:
     return kind
 
 
-def _role_column(
-    role: str, names: Sequence[str], wanted: Mapping[str, Sequence[str]], where: str, lenient: bool = False
-) -> str | None:
-    """The column that plays a role, as the user says or by its name; a lenient one may be a pattern of several columns."""
+def _role_column(role: str, table: Columns, wanted: Mapping[str, Sequence[str]], claimed: Sequence[str]) -> str | None:
+    """The column that plays a role, as the user says or by its name."""
     if asked := wanted.get(role):
-        if lenient and any(sign in asked[0] for sign in "*?["):
-            return None
-        return pick_column(asked[0], names, where)
-    return find_role(role, names)
+        return pick_column(asked[0], table.cells, table.name)
+    found = find_role(role, table.cells, taken=claimed)
+    # A number for each row names no question.
+    return None if role == "question" and found and len(set(table.cells[found])) > MANY else found
+
+
+def _drop_remarks(table: Columns, roles: dict[str, str | None], wanted: Mapping[str, Sequence[str]]) -> None:
+    """Give up columns, such as a rater's comment, that say different things of one item, if their name does not insist."""
+    items = table.cells[roles["item"]]
+    for role in ITEM_FACTS:
+        column = roles[role]
+        if column is None or role in wanted or plain_name(column) in ROLES[role][:2]:
+            continue
+        said: dict[str, str] = {}
+        if any(said.setdefault(item, one) != one for item, one in zip(items, table.cells[column], strict=True) if one):
+            roles[role] = None
 
 
 def _check_item(table: Columns, roles: dict[str, str | None], rater: str | None) -> None:
@@ -141,17 +154,17 @@ def _check_item(table: Columns, roles: dict[str, str | None], rater: str | None)
         )
 
 
-def _asked_columns(table: Columns, rest: Sequence[str], asked: Sequence[str]) -> list[str]:
+def _asked_columns(table: Columns, asked: Sequence[str]) -> list[str]:
     """The columns that the user named, some perhaps by patterns such as `rater_*`."""
-    found = []
+    found, names = [], list(table.cells)
     for one in asked:
         if any(sign in one for sign in "*?["):
-            alike = [name for name in rest if fnmatch.fnmatchcase(name.casefold(), one.casefold())]
+            alike = [name for name in names if fnmatch.fnmatchcase(name.casefold(), one.casefold())]
             if not alike:
-                raise ValueError(f"{table.name}: no column is called {one}; the columns are {', '.join(rest[:20])}.")
+                raise ValueError(f"{table.name}: no column is called {one}; the columns are {', '.join(names[:20])}.")
             found += alike
         else:
-            found.append(pick_column(one, rest, table.name))
+            found.append(pick_column(one, names, table.name))
     return list(dict.fromkeys(found))
 
 

@@ -128,7 +128,7 @@ def test_a_leak_is_refused_unless_it_is_asked_for(tmp_path):
     ("split", "message"),
     [
         (lambda n: "train" if n else "", r"item 'i00' is in split None; name train, validation or test"),
-        (lambda n: "fold 1", r"item 'i00' is in split 'fold 1'"),
+        (lambda n: "fold 1" if n else "test", r"item 'i01' is in split 'fold 1'"),
         (lambda n: "train", r"the splits are train; at least train and test are needed"),
         (lambda n: ["train", "test"][n % 2], None),
     ],
@@ -140,6 +140,15 @@ def test_splits_that_cannot_be_used_are_refused(split, message, tmp_path):
         return
     with pytest.raises(ValueError, match=message):
         splits_of(corpus_of(path, allow_leak=True))
+
+
+def test_a_column_of_that_name_that_holds_no_splits_is_not_taken_for_one(tmp_path):
+    path = table(tmp_path / "votes.csv", rows(set=lambda n: "ABC"[n % 3]))
+    corpus = corpus_of(path)
+    assert set(splits_of(corpus).values()) == {"train", "validation", "test"}
+    assert corpus.findings["split names that are none, so that splits are drawn"].examples == ("A", "B", "C")
+    with pytest.raises(ValueError, match="item 'i00' is in split 'A'"):
+        splits_of(corpus_of(path, split="set"))
 
 
 @pytest.mark.parametrize(
