@@ -407,7 +407,9 @@ def test_corpus_reads_votes_proposes_spellings_and_merges_them(tmp_path, capsys)
     words = ["corpus", path, "--audio", tmp_path / "clips", "--out", tmp_path / "out"]
     status, shown, error = run(capsys, *words)
     assert (
-        status == 0 and "4 labels" in shown and "1 spellings look like another name; edit" in " ".join(shown.split())
+        status == 0
+        and "4 labels" in shown
+        and "Spellings that look like another name: 1. Edit" in " ".join(shown.split())
     ), error
     aliases = tmp_path / "out.labels.yaml"
     assert '"Joy": "joy"' in aliases.read_text()

@@ -92,7 +92,7 @@ def open_corpus(
     proposed = votes.proposed
     if count := sum(map(len, proposed.labels.values())) + len(proposed.raters):
         if beside.exists():
-            print_text(f"{count} spellings look like another name; {beside} is there already and is left alone.")
+            print_text(f"Spellings that look like another name: {count}. {beside} is there already and is left alone.")
         else:
             write_aliases(beside, proposed, votes.spellings)
             print_text(

@@ -196,11 +196,14 @@ class OwnCorpus(VoteCorpus):
         except ValueError as error:
             raise ValueError(f"{self.votes.path}: {error} Or pass --group item to split items freely.") from None
         drawn[rows] = np.array(SPLITS[: len(shares)], dtype=object)[part]
-        said = []
+        said, first = [], pd.Series([one.split()[0] for one in strata])
+        overall = first[rows].value_counts(normalize=True)
         for name in SPLITS[: len(shares)]:
             inside = drawn == name
+            apart = first[inside].value_counts(normalize=True).reindex(overall.index, fill_value=0) - overall
             said.append(
-                f"{name}: {len(set(groups[inside]))} {column}s, mean disagreement {np.nanmean(spread[inside]):.2f}"
+                f"{name}: {len(set(groups[inside]))} {column}s, mean disagreement {np.nanmean(spread[inside]):.2f}, "
+                f"shares of labels within {abs(apart).max():.2f}"
             )
         self.note(f"splits drawn by {column}, seed {self.seed}", said)
         return drawn

@@ -286,7 +286,7 @@ NAMELESS = (counts,)
 
 @pytest.mark.parametrize("write", TITLES, ids=lambda write: write.__name__)
 @given(truth=truths())
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 def test_every_vote_is_read_or_reported(write, truth, tmp_path_factory):
     votes, taken_back = truth
     taken_back = taken_back if write in TAKES_BACK else set()
