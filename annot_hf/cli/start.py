@@ -96,7 +96,7 @@ def open_corpus(
         else:
             write_aliases(beside, proposed, votes.spellings)
             print_text(
-                f"{count} spellings look like another name; edit {beside} and pass it as --aliases to merge them."
+                f"Spellings that look like another name: {count}. Edit {beside}, and pass it as --aliases to merge."
             )
     return found
 
