@@ -175,7 +175,10 @@ def _read_tool(ballots: Ballots, file: RecordFile, tool: ToolFormat) -> None:
         where = f"{file.name}: line {line}"
         try:
             tool.read(ballots, file, where, record)
-        except (KeyError, TypeError, AttributeError, IndexError) as error:
+        except (KeyError, TypeError, AttributeError, IndexError, ValueError) as error:
+            # A sentence of ours begins with the place.
+            if str(error).startswith(file.name):
+                raise
             problem = f"{error} is missing" if isinstance(error, KeyError) else str(error)
             raise ValueError(
                 f"{where} is not a record of {tool.title} ({problem}); export again, or name another --format."

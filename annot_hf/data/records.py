@@ -126,43 +126,37 @@ def _open_file(last: str, name: str, owner: str, nested: bool, opener: Any) -> R
             else:
                 _open_table(found, text, tabs=suffix == ".tsv")
     except BROKEN as error:
-        raise ValueError(f"{name} cannot be read ({error}); export it again.") from None
+        said = " ".join(str(error).split())
+        raise ValueError(f"{name} cannot be read ({said}); export it again.") from None
     return found
 
 
 def _encoding(name: str, stream: BinaryIO) -> str:
     """UTF-8, UTF-16 or UTF-32 by their marks; what is not UTF-8 is Windows-1252, which spreadsheets write."""
     head = stream.read(4)
-    stream.seek(0)
-    for mark, encoding in MARKS:
-        if head.startswith(mark):
-            return encoding
-    encodings = ["utf-8", "cp1252"]
-    decoders = {encoding: codecs.getincrementaldecoder(encoding)() for encoding in encodings}
+    marked = [encoding for mark, encoding in MARKS if head.startswith(mark)][:1]
+    tried = {one: codecs.getincrementaldecoder(one)() for one in marked or ("utf-8", "cp1252")}
     line = 1
-    while chunk := stream.read(CHUNK):
-        if b"\0" in chunk:
+    stream.seek(0)
+    while tried:
+        chunk = stream.read(CHUNK)
+        if b"\0" in chunk and not marked:
             where = line + chunk[: chunk.index(b"\0")].count(b"\n")
             raise ValueError(f"{name}: line {where} has a zero byte; save the file as UTF-8 text.")
-        for encoding in list(decoders):
+        for encoding in list(tried):
             try:
-                decoders[encoding].decode(chunk)
+                tried[encoding].decode(chunk, final=not chunk)
             except UnicodeDecodeError as error:
-                line_of = line + error.object[: error.start].count(b"\n")
-                del decoders[encoding]
-                if not decoders:
-                    raise ValueError(
-                        f"{name}: line {line_of} is neither UTF-8 nor Windows-1252; save the file as UTF-8."
-                    ) from None
+                where = line + error.object[: error.start].count(b"\n")
+                del tried[encoding]
         line += chunk.count(b"\n")
+        if not chunk:
+            break
+    if not tried:
+        what = marked[0].removesuffix("-sig").upper() + ", as its mark says" if marked else "UTF-8 or Windows-1252"
+        raise ValueError(f"{name}: line {where} is not {what}; save the file as UTF-8.")
     stream.seek(0)
-    if "utf-8" in decoders:
-        try:
-            decoders["utf-8"].decode(b"", final=True)
-            return "utf-8"
-        except UnicodeDecodeError:
-            pass
-    return "cp1252"
+    return next(iter(tried))
 
 
 def _header(name: str, cells: list[str]) -> list[str]:
@@ -262,8 +256,9 @@ def _open_parquet(found: RecordFile, stream: BinaryIO) -> None:
     try:
         table = pq.ParquetFile(stream)
         found.header = _header(found.name, table.schema_arrow.names)
-    except (pa.ArrowException, OSError) as error:
-        raise ValueError(f"{found.name} is not a readable parquet file ({error}); export it again.") from None
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        said = " ".join(str(error).split())
+        raise ValueError(f"{found.name} is not a readable parquet file ({said}); export it again.") from None
 
     def rows() -> Iterator[tuple[int, dict[str, Any]]]:
         number = 0
@@ -272,7 +267,7 @@ def _open_parquet(found: RecordFile, stream: BinaryIO) -> None:
                 for record in batch.rename_columns(found.header).to_pylist():
                     number += 1
                     yield number, record
-        except (pa.ArrowException, OSError) as error:
+        except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
             said = " ".join(str(error).split())
             raise ValueError(f"{found.name} is damaged after row {number} ({said}); export it again.") from None
 

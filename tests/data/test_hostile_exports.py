@@ -460,7 +460,14 @@ REFUSED = {
     ),
     "quote within": ("v.csv", TIDY + 'c,"an"n,joy\n', {}, r"the row from line 5 is not readable"),
     "zero bytes": ("v.csv", TIDY.encode() + b"c,\0,joy\n", {}, r"line 5 has a zero byte; save the file as UTF-8"),
-    "no encoding": ("v.csv", TIDY.encode() + b"c,\x81\xff,joy\n", {}, r"line 5 is neither UTF-8 nor Windows-1252"),
+    "no encoding": ("v.csv", TIDY.encode() + b"c,\x81\xff,joy\n", {}, r"line 5 is not UTF-8 or Windows-1252; save"),
+    "another encoding than its mark says": (
+        "v.csv",
+        b"\xef\xbb\xbf" + TIDY.encode() + b"c,\xfcnl,joy\n",
+        {},
+        r"line 5 is not UTF-8, as its mark says; save the file as UTF-8",
+    ),
+    "half a character": ("v.csv", TIDY.encode("utf-16")[:-1], {}, r"line \d is not UTF-16, as its mark says"),
     "no answers": (
         "v.csv",
         "item,rater,when\na,ann,1\nb,ann,2\n",

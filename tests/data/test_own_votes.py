@@ -308,3 +308,46 @@ def test_every_vote_is_read_or_reported(write, truth, tmp_path_factory):
     if write in NAMELESS:
         kept = Counter((item, None, label) for (item, _, label), number in kept.items() for _ in range(number))
     assert read == kept
+
+
+ODD = [None, 0, -1.5, "", "x", True, [], {}, [1], ["x"], {"a": 1}, [[]], [{}], [None]]
+IN_JSON = [tidy_jsonl, label_studio, label_studio_min, prodigy, argilla, argilla_server, argilla_feedback]
+IN_JSON += [potato_folders, potato_states, doccano_folder]
+
+
+def places(value, path=()):
+    """The paths to all parts of a JSON value."""
+    yield path
+    parts = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, part in parts:
+        yield from places(part, (*path, key))
+
+
+def put(value, path, part):
+    if not path:
+        return part
+    copied = dict(value) if isinstance(value, dict) else list(value)
+    copied[path[0]] = put(value[path[0]], path[1:], part)
+    return copied
+
+
+@pytest.mark.parametrize("write", IN_JSON, ids=lambda write: write.__name__)
+@given(data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_whatever_stands_in_a_record_it_is_read_or_refused_in_a_sentence(write, data, tmp_path_factory):
+    votes = {(f"c{n}.wav", rater): LABELS[(n + (rater == "ben")) % 2] for n in range(2) for rater in ("ann", "ben")}
+    path = write(tmp_path_factory.mktemp("odd"), votes, set())
+    files = sorted(one for one in (path.rglob("*.json*") if path.is_dir() else [path]))
+    file = data.draw(st.sampled_from(files))
+    text = file.read_text(encoding="utf-8")
+    whole = text.startswith(("[", "{\n"))
+    records = json.loads(text) if whole else [json.loads(line) for line in text.splitlines()]
+    odd = put(records, data.draw(st.sampled_from(list(places(records)))), data.draw(st.sampled_from(ODD)))
+    dump(file, odd if whole or isinstance(odd, list) else [odd], lines=not whole)
+    try:
+        found = read_own_votes(path)
+    except ValueError as error:
+        said = str(error)
+        assert "\n" not in said and str(path) in said and "; " in said and said.endswith(".")
+    else:
+        assert found.votes_read >= len(found.frame) > 0
