@@ -165,6 +165,8 @@ def export_corpus(
         "default_questions": list(corpus.default_questions),
         "labels": all_labels(votes.questions),
         "embedded_audio": embed_audio,
+        # From the export's folder, for an export that is moved together with its clips.
+        "audio_root": os.path.relpath(corpus.root, out) if kind == "audio" else None,
         "label_files": corpus.label_files,
         "report": report.to_dict(),
     }
@@ -209,7 +211,8 @@ def read_export(folder: str | os.PathLike, *, root: str | os.PathLike | None = N
 
     Args:
         folder: The export.
-        root: Folder of audio that is not embedded; by default the folder that the corpus was exported from.
+        root: Folder of audio that is not embedded; by default the folder that the corpus was exported from, or, if it is gone,
+            the one that lies like that from the export's folder.
 
     Raises:
         ValueError: The folder is not an export, a file is missing or damaged, or the audio is not under one root; the
@@ -258,7 +261,7 @@ def _read_checked(folder: Path, facts: dict[str, Any], root: str | os.PathLike |
         votes = votes.set_column(votes.column_names.index("label"), "label", label)
     items = tables["items"].to_pandas()
     if "audio" in items:
-        items["audio"] = _audio(folder, items, root)
+        items["audio"] = _audio(folder, items, root, facts.get("audio_root"))
     return ExportedCorpus(
         folder=folder,
         name=facts["name"],
@@ -285,8 +288,11 @@ def _read_tables(folder: Path, splits: dict[str, list[str]], *, audio: bool = Tr
     return tables
 
 
-def _audio(folder: Path, items: pd.DataFrame, root: str | os.PathLike | None) -> list[Any]:
-    """Embedded audio or paths; a path must be the file name under the one root, so that no other file is read."""
+def _audio(folder: Path, items: pd.DataFrame, root: str | os.PathLike | None, near: str | None) -> list[Any]:
+    """Embedded audio or paths; a path must be the file name under the one root, so that no other file is read.
+
+    If that root is no longer there, it is the folder `near`, relative to the export's.
+    """
     sources, given = list(items["audio"]), root is not None
     base = os.path.join(os.path.abspath(root), "") if given else ""
     for row, (file, audio) in enumerate(zip(items["file"], sources, strict=True)):
@@ -300,6 +306,17 @@ def _audio(folder: Path, items: pd.DataFrame, root: str | os.PathLike | None) ->
                 f"The export {folder} has audio {audio['path']!r} for file {file!r} of item {items['item'].iloc[row]!r}; all "
                 "audio of an export must be under one root: export the corpus again, or pass its root."
             )
+    if (
+        not given
+        and near
+        and base
+        and not os.path.isdir(base)
+        and os.path.isdir(moved := os.path.abspath(folder / near))
+    ):
+        return [
+            os.path.join(moved, file) if isinstance(one, str) else one
+            for one, file in zip(sources, items["file"], strict=True)
+        ]
     return sources
 
 

@@ -231,3 +231,13 @@ def test_every_format_becomes_a_corpus(write, tmp_path):
     assert (report.items, report.votes, report.votes_left_out) == (6, 12, 0)
     assert set(report.splits) == {"train", "validation", "test"} and report.seconds == pytest.approx(0.3)
     assert report.annotators == (0 if form else 2)
+
+
+def test_an_export_may_move_together_with_its_clips(tmp_path):
+    here, there = tmp_path / "here", tmp_path / "there"
+    for number in range(3):
+        clip(here / "clips" / f"i{number:02d}.wav")
+    export_corpus(corpus_of(table(tmp_path / "votes.csv", rows(3, 3)), here / "clips"), here / "data" / "mine")
+    here.rename(there)
+    audio = read_export(there / "data" / "mine").items["audio"]
+    assert sorted(audio) == [str(there / "clips" / f"i{number:02d}.wav") for number in range(3)]
