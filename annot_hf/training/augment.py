@@ -31,6 +31,7 @@ from annot_hf.data.export import ExportedCorpus
 from annot_hf.data.files import replace_file
 from annot_hf.data.targets import Targets
 from annot_hf.models.trunks import PROMPTED, WEIGHTED, input_name_of
+from annot_hf.training.copies import Copies
 from annot_hf.training.features import FeatureStore, fill_shards, plan_shards, write_shard
 from annot_hf.training.inputs import Inputs, read_together
 
@@ -131,6 +132,10 @@ class Augmentation:
             `Perturbation`); 0 for never. For models that read clips anew in every epoch; a clip that becomes
             longer than the model's limit is cut. `seed`, the item and the epoch fix the draw. Validation and prediction
             use the clips as they are.
+        copies: Perturbed copies of every training clip that are prepared beside it, each under a random chain of acoustic
+            conditions: speed, rooms, background, noise, clipping, band limits, codecs, gain (see `Copies`); 0 for none. In
+            every epoch a clip is one of its `copies` + 1 versions; `seed`, the item and the epoch decide which. For every
+            audio trunk, cached features included.
     """
 
     kind: Literal["", "dime"] = ""
@@ -140,9 +145,11 @@ class Augmentation:
     partners: Partners = "any"
     features: str = PUBLISHED
     perturb_share: float = 0.0
+    copies: int = 0
 
     def __post_init__(self) -> None:
         Perturbation(self.perturb_share)
+        Copies(self.copies)
         check_mixing(self.share, self.neighbours, self.text, self.partners)
         if self.features not in (PUBLISHED, OWN_TRUNK) and not Path(self.features).is_file():
             raise ValueError(

@@ -16,7 +16,9 @@ from annot_hf.models.configuration_annotator import AnnotatorConfig
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.trunks import PROMPTED, input_name_of
 from annot_hf.training.augment import Perturbation
+from annot_hf.training.copies import Copies
 
+NO_COPIES = Copies()
 FRAME_MULTIPLE = 4
 # batches that are sorted by length together
 GROUP = 50
@@ -31,7 +33,8 @@ class OpinionDataset(Dataset):
 
     `read` turns an entry of `inputs`, as `Inputs` has them, into the model's input. Raters beyond `annotators` get index -1.
     `scales` are means `(N, D)` on [-1, 1], `auxiliary` distributions `(N, sum of K)`, `disagreement` is `(N,)`. Indexing by
-    number gives the clean clip, by number and epoch the perturbed one.
+    number gives the clean clip, by number and epoch the perturbed one. With copies, `inputs` and their lengths are those of
+    all clips, then those of the first copy of all, and so on.
     """
 
     def __init__(
@@ -47,11 +50,15 @@ class OpinionDataset(Dataset):
         auxiliary: np.ndarray | None = None,
         disagreement: np.ndarray | None = None,
         perturbation: Perturbation | None = None,
+        copies: Copies = NO_COPIES,
     ) -> None:
         given = dict(zip(EXTRA_TARGETS, (scales, auxiliary, disagreement), strict=True))
         self.extra = {name: values for name, values in given.items() if values is not None}
-        self.targets, self.inputs, self.read, self.perturbation = targets, inputs, read, perturbation
-        self.lengths = np.asarray(lengths)
+        self.targets, self.inputs, self.read = targets, inputs, read
+        self.perturbation, self.copies = perturbation, copies
+        # of each version (versions, N), and of the clips themselves
+        self.version_lengths = np.reshape(lengths, (copies.count + 1, len(targets)))
+        self.lengths = self.version_lengths[0]
         index = {name: code for code, name in enumerate(annotators)}
         codes = np.array([index.get(name, -1) for name in targets.annotators], dtype=np.int64)
         self.annotators = codes[targets.ratings.annotator] if len(codes) else np.zeros(0, np.int64)
@@ -61,14 +68,25 @@ class OpinionDataset(Dataset):
     def __len__(self) -> int:
         return len(self.targets)
 
+    @property
+    def changes(self) -> bool:
+        """Whether clips differ from epoch to epoch, so that they are asked for by number and epoch."""
+        return self.perturbation is not None or self.copies.count > 0
+
+    def lengths_in(self, epoch: int) -> np.ndarray:
+        """Lengths of the versions that an epoch learns from `(N,)`, before any perturbation."""
+        return self.version_lengths[self.copies.draw(self.targets.items, epoch), np.arange(len(self))]
+
     def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
         index, epoch = index if isinstance(index, tuple) else (index, None)
         rows = slice(self.bounds[index], self.bounds[index + 1])
-        alter = []
-        if self.perturbation is not None and epoch is not None:
-            alter = [functools.partial(self.perturbation.apply, item=self.targets.items[index], epoch=epoch)]
+        alter, version, item = [], 0, self.targets.items[index]
+        if epoch is not None:
+            version = int(self.copies.draw([item], epoch)[0])
+            if self.perturbation is not None:
+                alter = [functools.partial(self.perturbation.apply, item=item, epoch=epoch)]
         row = {
-            "input": self.read(self.inputs[index], *alter),
+            "input": self.read(self.inputs[version * len(self) + index], *alter),
             "labels": self.targets.probs[index],
             "annotators": self.annotators[rows],
             "ratings": self.targets.ratings.value[rows],
@@ -155,17 +173,27 @@ class BucketSampler(Sampler[int | tuple[int, int]]):
     """Shuffled indices whose consecutive batches hold inputs of similar length, the same for a seed and an epoch.
 
     Items are sorted within random groups of `group` batches: larger ones mean less padding and less shuffling. `with_epoch`
-    gives pairs of index and epoch, for workers that outlive an epoch.
+    gives pairs of index and epoch, for workers that outlive an epoch. `lengths` may be a function of the epoch.
     """
 
     def __init__(
-        self, lengths: Sequence[int], batch_size: int, *, seed: int = 0, group: int = GROUP, with_epoch: bool = False
+        self,
+        lengths: Sequence[int] | Callable[[int], Sequence[int]],
+        batch_size: int,
+        *,
+        seed: int = 0,
+        group: int = GROUP,
+        with_epoch: bool = False,
     ) -> None:
-        self.lengths, self.batch_size, self.seed, self.group = np.asarray(lengths), batch_size, seed, group
+        self.lengths, self.batch_size, self.seed, self.group = lengths, batch_size, seed, group
+        self.size = len(self._lengths_in(0))
         self.with_epoch, self.epoch = with_epoch, 0
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return self.size
+
+    def _lengths_in(self, epoch: int) -> np.ndarray:
+        return np.asarray(self.lengths(epoch) if callable(self.lengths) else self.lengths)
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch whose order comes next."""
@@ -173,11 +201,11 @@ class BucketSampler(Sampler[int | tuple[int, int]]):
 
     def __iter__(self) -> Iterator[int | tuple[int, int]]:
         generator = np.random.default_rng([self.seed, self.epoch])
-        order = generator.permutation(len(self.lengths))
+        order, lengths = generator.permutation(self.size), self._lengths_in(self.epoch)
         # four groups at least: one group would hold the same batches in every epoch
         span = self.batch_size * max(min(self.group, len(order) // (4 * self.batch_size)), 1)
         groups = [order[start : start + span] for start in range(0, len(order), span)]
-        order = np.concatenate([group[np.argsort(self.lengths[group], kind="stable")] for group in groups])
+        order = np.concatenate([group[np.argsort(lengths[group], kind="stable")] for group in groups])
         batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
         whole, rest = batches[: len(order) // self.batch_size], batches[len(order) // self.batch_size :]
         # a short last batch stays last, so that the others keep their bounds

@@ -82,7 +82,7 @@ def predict(
         processor,
         features=features or corpus.folder.parent / "features",
         max_seconds=max_seconds,
-        condition=acoustic,
+        chains=[(acoustic,)] * len(held),
     ).select(rows)
     dataset = OpinionDataset(
         targets, inputs.entries, inputs.read, inputs.lengths, annotators=getattr(config, "annotators", ())
