@@ -17,9 +17,10 @@ from annot_hf.models.trunks import build_trunk
 from annot_hf.training.recipe import load_recipe
 from annot_hf.training.train import train
 
-# Dropout and every augmentation are on, so that a resumed run must restore every generator.
+# Dropout and every augmentation but copies are on, so that a resumed run must restore every generator.
 SMALL = tiny.SMALL | {
     "mask_time_prob": 0.4,
+    "mel_range": None,
     "gain_jitter": 0.1,
     "tilt_jitter": 0.1,
     "speed_jitter": 0.1,

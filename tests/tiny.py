@@ -31,6 +31,7 @@ torch.set_num_threads(1)
 
 # Recipe keys of a speech model of some thousand weights
 SMALL = {
+    "augmentation.copies": 0,
     "conv_channels": [4, 4],
     "conv_strides": [2, 2],
     "hidden_size": 8,

@@ -114,7 +114,7 @@ def test_batches_hold_versions_of_similar_length():
 
 
 def test_log_mel_features_of_copies_are_those_of_the_perturbed_clips(small_run, corpus, tmp_path, trainers):
-    result = train(small_run("distribution", tmp_path, **TWO | {"mel_range": 12.0, "gain_jitter": 0.0}))
+    result = train(small_run("distribution", tmp_path, **TWO, mel_range=12.0, gain_jitter=0.0))
     exported = read_export(corpus)
     clips = exported.items.set_index("item")["audio"]
     (trainer,) = trainers
