@@ -14,7 +14,7 @@ from torch.utils.data import Dataset, Sampler
 from annot_hf.data.targets import Targets, item_seeds
 from annot_hf.models.configuration_annotator import AnnotatorConfig
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
-from annot_hf.models.trunks import PROMPTED, input_name_of
+from annot_hf.models.trunks import PROMPTED, WHISPER, input_name_of
 from annot_hf.training.augment import Perturbation
 from annot_hf.training.copies import Copies
 
@@ -106,11 +106,13 @@ class VoteCollator:
             tokens (see `annot_hf.training.inputs.read_inputs`).
         panel: For annotator models, how many raters to ask about an item that no named rater rated; None for models
             without raters.
+        bands_first: Give mel frames as `(B, bands, T)`, as Whisper takes them, and not as `(B, T, bands)`.
     """
 
     input_name: str
     tokenizer: Any = None
     panel: int | None = None
+    bands_first: bool = False
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Batch with the trunk's input, its mask, `labels` `(B, K)` and, for annotator models, the pairs."""
@@ -153,6 +155,8 @@ class VoteCollator:
             # few distinct lengths: the CPU's convolutions are set up once for each
             padded = torch.nn.functional.pad(padded, (0, 0, 0, -padded.shape[1] % FRAME_MULTIPLE))
         mask = _mask(tensors, padded.shape[1])
+        if self.bands_first and self.input_name == "input_features":
+            padded = padded.transpose(1, 2)
         return {self.input_name: padded, "trunk_mask" if self.input_name == "trunk_frames" else "attention_mask": mask}
 
     def _pairs(self, row: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -220,4 +224,4 @@ def make_collator(model: OpinionPreTrainedModel, processor: Any) -> VoteCollator
     name = input_name_of(config.trunk_config)
     panel = config.panel if isinstance(config, AnnotatorConfig) else None
     tokenizers = {"input_ids": processor, PROMPTED: getattr(processor, "tokenizer", None)}
-    return VoteCollator(name, tokenizers.get(name), panel)
+    return VoteCollator(name, tokenizers.get(name), panel, config.trunk_config.model_type == WHISPER)
