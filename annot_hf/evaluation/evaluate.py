@@ -22,6 +22,7 @@ from annot_hf.evaluation.categories import SpeakerGroup, Stratum
 from annot_hf.evaluation.equivalence import KEEP, Equivalence, rater_equivalence, vote_counts
 from annot_hf.evaluation.raters import CONSENSUS, MARGINAL, measure_raters, without_raters
 from annot_hf.evaluation.resampling import Arrays, Measured, Measures, with_interval
+from annot_hf.evaluation.speakers import score_speakers, speaker_spread
 from annot_hf.models import measures
 
 MODEL = "model"
@@ -58,6 +59,8 @@ class Evaluation(Mapping[str, dict[str, Any]]):
         per_rater: One row per named rater (index): votes, and the rater's own measure by system (its first run), such as
             "ccc_valence_model", "accuracy_consensus".
         per_speaker: One row per speaker (index): items, labels (that win at least one item), n-best UAR of a single system.
+        speaker_scores: Of each system, items, gap closed, JSD and the marginal's JSD of every speaker; empty with fewer than
+            two. See `score_speakers`.
         floor: ECE by chance of a single system if it were perfectly calibrated.
         confusion: Mean distribution `(K, K)` of a single system's predictions and of the votes over the items that each
             label wins, and their number `(K,)`.
@@ -80,6 +83,7 @@ class Evaluation(Mapping[str, dict[str, Any]]):
     groups: list[SpeakerGroup] = field(default_factory=list)
     per_rater: pd.DataFrame | None = field(default=None, repr=False)
     per_speaker: pd.DataFrame | None = field(default=None, repr=False)
+    speaker_scores: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
     floor: dict[str, float] = field(default_factory=dict)
     confusion: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     residual: str | None = None
@@ -157,6 +161,11 @@ class Evaluation(Mapping[str, dict[str, Any]]):
             "speakers": groups,
             "per_rater": {} if self.per_rater is None else self.per_rater.to_dict("index"),
             "per_speaker": {} if self.per_speaker is None else self.per_speaker.to_dict("index"),
+            "speaker_scores": {
+                system: table.astype(object).where(table.notna(), None).to_dict("index")
+                for system, table in self.speaker_scores.items()
+            },
+            "speaker_spread": {system: speaker_spread(table) for system, table in self.speaker_scores.items()},
             "calibration_floor": self.floor,
             "confusion": {
                 name: [None if np.isnan(row).any() else row.tolist() for row in matrix]
@@ -281,6 +290,8 @@ def evaluate(
             )
         if lone:
             details |= categories.describe_predictions(probs[names[0]], reference)
+    keys = {name: [_key(name, run) for run in range(len(several))] for name, several in runs.items()}
+    details["speaker_scores"] = score_speakers(columns, keys, reference.speakers)
     if lone:
         details["classes"] = scoring.count_classes(probs[names[0]], q, targets.support)
 

@@ -90,18 +90,24 @@ def _statistics(means: Arrays, system: str, questions: Sequence[Question]) -> di
         "macro_f1": measures.macro_f1_of(counts),
         "uar": measures.uar_of(counts),
     }
-    # Cross-entropy minus the votes' entropy is KL, so the closed gap is 1 - KL(model) / KL(marginal).
-    # Without a gap, the marginal explains the votes.
-    gap = np.where(means["marginal/kl"] > 1e-6, means["marginal/kl"], 0.0)
-    out["gap_closed"] = 100 * (1 - measures.ratio(own["kl"], gap))
+    out["gap_closed"] = closed_gap(own["kl"], means["marginal/kl"])
     if system != "marginal":
         out["vote_entropy"] = means["vote_entropy"]
     for name in [question.name for question in questions if question.is_scale]:
         out[f"ccc_{name}"] = measures.ccc_of(own[f"expectation_{name}"])
         if len(questions) > 1:
             out[f"jsd_{name}"] = own[f"jsd_{name}"]
-            out[f"gap_closed_{name}"] = 100 * (1 - measures.ratio(own[f"kl_{name}"], means[f"marginal/kl_{name}"]))
+            out[f"gap_closed_{name}"] = closed_gap(own[f"kl_{name}"], means[f"marginal/kl_{name}"])
     return out
+
+
+def closed_gap(kl: np.ndarray, marginal: np.ndarray) -> np.ndarray:
+    """Share (%) of the gap in cross-entropy from the marginal to the votes that a system closes, from mean KL divergences.
+
+    Cross-entropy minus the entropy of the votes is KL, so it is 1 - KL(model) / KL(marginal); NaN without a gap, where the
+    marginal explains the votes.
+    """
+    return 100 * (1 - measures.ratio(kl, np.where(marginal > 1e-6, marginal, 0.0)))
 
 
 def measure_entropy_ranks(systems: Arrays, q: np.ndarray, resamples: Resamples) -> Measured:

@@ -123,7 +123,7 @@ def build_report(
     if joined is not None:
         sections.append(newcomers_section(joined, asked[MODEL].meta.get("onboarding_votes", 0)))
     shown = tables.score_tables(found) + tables.class_table(found) + tables.scale_table(found)
-    shown += tables.disagreement_table(found) + tables.agreement_table(agreed)
+    shown += tables.disagreement_table(found) + tables.agreement_table(agreed) + tables.spread_table(found)
     sections.append(Section(shown, figures))
     if found.strata:
         sections += breakdown_sections(found, {"reliability": figures.pop("reliability")})

@@ -19,6 +19,7 @@ from annot_hf.report.tables import (
     measure_rows,
     number,
     say,
+    spread_table,
     value_cell,
     worded,
 )
@@ -59,6 +60,7 @@ def comparison_sections(found: Evaluation) -> list[Section]:
         sections.append(
             Section([_comparison_table("Predicted answers of single raters", found.parts["raters"], found)])
         )
+    sections += [Section(table) for table in [spread_table(found)] if table]
     left = [name for name in found.parts["categories"] if "_best_min" not in name and "_present_" not in name]
     for title, starts in _PARTS.items():
         part = [name for name in left if name.startswith(starts) and found.measured(name).better]
@@ -111,7 +113,7 @@ def systems_tables(found: Evaluation) -> list[Table]:
         scales = _systems_table("Further scales", found, list(found.parts["scales"]), note="Against mean ratings.")
         # The marginal predicts no mean rating.
         shown.append(replace(scales, rows=scales.rows[:-1]))
-    return [*shown, *_differences_table(found, _MAIN)]
+    return [*shown, *spread_table(found), *_differences_table(found, _MAIN)]
 
 
 def crossval_tables(found: Evaluation) -> list[Table]:
@@ -119,6 +121,7 @@ def crossval_tables(found: Evaluation) -> list[Table]:
     shown = [_systems_table(title, found, names) for title, names in _CROSSVAL.items()]
     shown += [table for names in _CROSSVAL.values() for table in _differences_table(found, names)]
     unit, folds = found.counts["unit"], found.counts["folds"]
+    shown += spread_table(found, unit)
     counts = ("items",) if unit == "item" else ("items", "groups")
     rows = [(part, *(_range([fold[part][what] for fold in folds]) for what in counts)) for part in SPLITS]
     heads = ("Part of a fold", "Items", f"{unit.capitalize()}s")[: 1 + len(counts)]

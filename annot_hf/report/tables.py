@@ -14,6 +14,7 @@ from annot_hf.data.questions import read_yaml
 from annot_hf.evaluation.categories import BINS, LEVELS, Stratum, depths
 from annot_hf.evaluation.evaluate import CONSENSUS, MARGINAL, MODEL, Evaluation, spread
 from annot_hf.evaluation.scoring import FITS
+from annot_hf.evaluation.speakers import RANKED, WORST, speaker_spread
 
 ARROWS = {"lower": "\u00a0\u2193", "higher": "\u00a0\u2191", "": ""}
 DASH = "\u2013"
@@ -318,6 +319,26 @@ def speakers_table(found: Evaluation) -> list[Table]:
     columns = ("Speakers", *(f"paUAR\u2011{level} {n}\u2011best" for level, n in cut))
     every = spread(found.per_speaker)["labels"]
     return [worded("speakers", rows, columns=columns, found=every, labels=len(found.support))]
+
+
+def spread_table(found: Evaluation, unit: str = "speaker") -> list[Table]:
+    """The best, median and worst speakers of every system, by gap closed and by JSD; empty with fewer than two speakers."""
+    rows = []
+    for system, scores in found.speaker_scores.items():
+        told = speaker_spread(scores)
+        for name in RANKED:
+            one, (head, digits) = told[name], heading(found, name)
+            worst = [*one["worst"], *[None] * WORST][:WORST]
+            cells = (_speaker_cell(entry, digits) for entry in (one["best"], one["median"], *worst))
+            shown = "Model" if system == MODEL else system
+            rows.append((Cell(shown, head), Cell(f"{one['worse']:,}", f"of {told['speakers']:,}"), *cells))
+    return [worded("spread", rows, unit=unit)] if rows else []
+
+
+def _speaker_cell(entry: Mapping[str, Any] | None, digits: int) -> Cell:
+    if entry is None:
+        return Cell(DASH)
+    return Cell(number(entry["value"], digits), f"{entry['speaker']}, {counted(entry['items'], 'item')}")
 
 
 def calibration_table(found: Evaluation) -> Table:
