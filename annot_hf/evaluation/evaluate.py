@@ -19,6 +19,7 @@ from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation import categories, scoring
 from annot_hf.evaluation.alignment import FLOOR, Groups, Reference, Speakers, align
 from annot_hf.evaluation.categories import SpeakerGroup, Stratum
+from annot_hf.evaluation.ceiling import CEILING, SPLIT_HALF, noise_ceiling
 from annot_hf.evaluation.equivalence import KEEP, Equivalence, rater_equivalence, vote_counts
 from annot_hf.evaluation.raters import CONSENSUS, MARGINAL, measure_raters, without_raters
 from annot_hf.evaluation.resampling import Arrays, Measured, Measures, with_interval
@@ -26,7 +27,7 @@ from annot_hf.evaluation.speakers import score_speakers, speaker_spread
 from annot_hf.models import measures
 
 MODEL = "model"
-PARTS = ("items", "raters", "scales", "categories", "ranks")
+PARTS = ("items", "raters", "scales", "categories", "ranks", "ceiling")
 # Separates the names of a system and of a run.
 _SEPARATOR = "\x1f"
 
@@ -39,10 +40,11 @@ class Evaluation(Mapping[str, dict[str, Any]]):
     """A mapping from measure to `{title, unit, better, systems, differences}`, see `Measured.record`.
 
     A single system is called "model". Every measure also has the "marginal" and, for answers of single raters, the
-    "consensus"; that of several systems is called "NAME, consensus". Names of the measures: those of `ITEM_MEASURES`;
-    "rater_..."; "ccc_<question>" and so on for scales; and for a category question "jsd_thirds_low",
-    "macro_f1_tertiles_high", "accuracy_2_best", "pauar75_1_best", "pauar50_3_best_min10", "pauar75_1_best_sex=female",
-    "ece", "ece_top", "ece_of_<label>", "residual_<label>".
+    "consensus"; that of several systems is called "NAME, consensus". Measures over items of a category question also have what
+    any model could reach, the "ceiling" and the "ceiling, split-half" (see `noise_ceiling`). Names of the measures: those of
+    `ITEM_MEASURES`; "rater_..."; "ccc_<question>" and so on for scales; and for a category question "jsd_thirds_low",
+    "macro_f1_tertiles_high", "accuracy_2_best", "pauar75_1_best", "pauar50_3_best_min10", "pauar75_1_best_sex=female", "ece",
+    "ece_top", "ece_of_<label>", "residual_<label>".
 
     Attributes:
         systems: Names of the systems.
@@ -212,7 +214,8 @@ def evaluate(
         folds: The folds of all repeats of a cross-validation; items that none of them tests are not scored.
         unit: What `speakers` names, such as "conversation"; "item" without groups.
         parts: What to measure, of `PARTS`: distributions over items; answers of single raters; further scales; details of a
-            category question (strata, ranks, speakers, calibration); rank correlation of entropies.
+            category question (strata, ranks, speakers, calibration); rank correlation of entropies; noise ceilings, which
+            need whole votes as the reference.
         residual: Name of the residual label, case-insensitive; ignored if the support lacks it.
         keep: Smallest share of the items that the curve of rater equivalence may be based on.
         n_resamples: Bootstrap resamples behind each 95 % interval; 0 for none.
@@ -278,11 +281,12 @@ def evaluate(
             measured, disputed = scoring.measure_disagreement(only, keyed[only], rows[only], votes, reference)
             found["scales"].append(measured)
             details |= {"scales": facts, "disagreement": disputed}
-    if "categories" in parts and not questions[0].is_scale:
+    category = not questions[0].is_scale
+    whole = vote_counts(scored, votes) if category and {"categories", "ceiling"} & set(parts) else None
+    if "categories" in parts and category:
         measured, facts = categories.measure_categories(batches[0], reference, groups, residual)
         found["categories"].append(measured)
         details |= facts
-        whole = vote_counts(scored, votes)
         if whole is not None:
             stacked = {name: np.stack([probs[_key(name, run)] for run in range(len(runs[name]))]) for name in names}
             details["equivalence"] = rater_equivalence(
@@ -297,6 +301,14 @@ def evaluate(
 
     # Make the records.
     measured = {part: _over_runs(several) for part, several in found.items()}
+    ceilings = None
+    if "ceiling" in parts and whole is not None and targets.method == "soft":
+        ceilings = noise_ceiling(whole[reference.rows], batches[0][MARGINAL], questions, resamples, seed=seed)
+    if ceilings is not None:
+        best, counts["ceiling"] = ceilings
+        for name, one in best.items():
+            measured["items"][name].draws.update(one.draws)
+        notes.insert(0, scoring.NOTES["ceiling"].format(**counts["ceiling"]))
     if folds is not None:
         # The marginal differs only between folds, so its entropies are not correlated.
         del measured["items"]["entropy_correlation"].draws[MARGINAL]
@@ -326,9 +338,10 @@ def _runs(systems: Systems) -> dict[str, list[Predictions]]:
     if isinstance(systems, Predictions):
         return {MODEL: [systems]}
     runs = {name: [one] if isinstance(one, Predictions) else list(one) for name, one in systems.items()}
-    for name in (MARGINAL, CONSENSUS):
+    for name in (MARGINAL, CONSENSUS, CEILING, SPLIT_HALF):
         if name in runs:
-            raise ValueError(f"A system is called {name!r}, the name of the baseline; give it another name.")
+            what = "a bound" if name in (CEILING, SPLIT_HALF) else "the baseline"
+            raise ValueError(f"A system is called {name!r}, the name of {what}; give it another name.")
     twin = next((_beside(name, False) for name in runs if _beside(name, False) in runs), None)
     if twin is not None:
         raise ValueError(f"A system is called {twin!r}, the name of a baseline; give it another name.")

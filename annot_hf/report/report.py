@@ -93,7 +93,7 @@ def build_report(
         ValueError: The inputs do not match.
     """
     about, options = _about(items, marginal, n_resamples, seed, on_missing)
-    parts = ("items", "raters", "scales", "categories")
+    parts = ("items", "raters", "scales", "categories", "ceiling")
     found = evaluate(predictions, targets, votes=votes, groups=groups_of(about, groups), parts=parts, **options)
     voted = None if votes is None else _evaluated_votes(votes, found)
     biases = None

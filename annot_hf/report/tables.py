@@ -12,10 +12,13 @@ from jinja2 import Environment, StrictUndefined, Template
 from annot_hf.data.agreement import Agreement
 from annot_hf.data.questions import read_yaml
 from annot_hf.evaluation.categories import BINS, LEVELS, Stratum, depths
+from annot_hf.evaluation.ceiling import CEILING, SPLIT_HALF
 from annot_hf.evaluation.evaluate import CONSENSUS, MARGINAL, MODEL, Evaluation, spread
 from annot_hf.evaluation.scoring import FITS
 from annot_hf.evaluation.speakers import RANKED, WORST, speaker_spread
 
+# The noise ceilings, best possible systems.
+CEILINGS = (CEILING, SPLIT_HALF)
 ARROWS = {"lower": "\u00a0\u2193", "higher": "\u00a0\u2191", "": ""}
 DASH = "\u2013"
 # Numbers of raters in the table of their curve.
@@ -193,7 +196,13 @@ def measure_rows(
 def score_tables(found: Evaluation) -> list[Table]:
     """Measures over items, and over single answers of named raters if any was predicted."""
     rows = measure_rows(found, found.parts["items"], (MODEL, MARGINAL), [(MODEL, MARGINAL)])
-    shown = [worded("scores", rows, baseline=found.reference.baseline)]
+    columns, best = words()["scores"]["columns"], [name for name in CEILINGS if name in found.measured("jsd").draws]
+    if best:
+        columns = [*columns, *map(_capital, best)]
+        rows = [
+            (*row, *measure_cells(found, [name], best)) for name, row in zip(found.parts["items"], rows, strict=True)
+        ]
+    shown = [worded("scores", rows, columns=columns, baseline=found.reference.baseline)]
     if found.parts["raters"]:
         pairs = [(MODEL, MARGINAL), (MODEL, CONSENSUS)]
         rows = measure_rows(found, found.parts["raters"], (MODEL, CONSENSUS, MARGINAL), pairs)

@@ -116,6 +116,7 @@ def test_all_systems_learn_the_same_folds_which_cut_no_conversation(plan, chats,
         "Label odd has no vote in",
         "raters: 4 of 73 predicted rater answers are those of the consensus head",
         "## The best and the worst conversations",
+        "| ceiling |",
         'model: "annotator"',
         "![Measures of every system](crossval.png)",
     ):

@@ -137,7 +137,7 @@ def test_report(tmp_path, emotion_run):
         n_resamples=100,
     )
     assert "on 240 items by 12 speakers, question “emotion”. Left out: nothing." in report.summary
-    assert "By this measure clean is better. Of 10 measures" in report.summary
+    assert "By this measure clean is better. Of 11 measures" in report.summary
     plots = {path.stem for path in (tmp_path / "plots").iterdir()}
     assert plots == {"differences", "speaker_pairs", "equivalence"}
     assert all(path.is_file() for path in report.files.values())

@@ -149,6 +149,10 @@ def test_category_report(tmp_path, emotion_run):
     ]
     assert spread.rows[1][4].small == f"{told['jsd']['worst'][0]['speaker']}, 20 items"
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    row = next(line for line in text.splitlines() if line.startswith("| Jensen-Shannon divergence ↓ nats |"))
+    assert row.split(" | ")[4].split()[0] == number(found.at("jsd", "ceiling")["value"], 3)
+    assert "| Ceiling | Ceiling, split-half |" in text and ">Ceiling</th>" in page and "The ceiling is what" in text
+    assert data["measures"]["items"]["gap_closed"]["systems"]["ceiling"]["value"] > 50
     assert "## The best and the worst speakers" in text and "The best and the worst speakers</h2>" in page
     for heading in ("Results by how much the raters disagree", "Speaker by speaker", "Calibration", "How many raters"):
         assert f"## {heading}" in text
