@@ -17,7 +17,7 @@ from annot_hf.data.predictions import Predictions
 from annot_hf.data.targets import Targets
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation import categories, scoring
-from annot_hf.evaluation.alignment import FLOOR, Groups, Reference, Speakers, align
+from annot_hf.evaluation.alignment import FLOOR, Groups, Reference, Speakers, align, by_condition
 from annot_hf.evaluation.categories import SpeakerGroup, Stratum
 from annot_hf.evaluation.ceiling import CEILING, SPLIT_HALF, noise_ceiling
 from annot_hf.evaluation.equivalence import KEEP, Equivalence, rater_equivalence, vote_counts
@@ -331,6 +331,23 @@ def evaluate(
         per_item=_per_item(reference, probs, ChainMap(*columns), names),
         **details,
     )
+
+
+def measure_conditions(
+    predictions: Predictions, altered: Mapping[str, Predictions], targets: Targets, **options: Any
+) -> Evaluation:
+    """Evaluate predictions for clean clips, and those of the same clips under acoustic conditions, by path.
+
+    Beside the measures over items there is "moved": the mean JSD of the predictions under a condition from the clean ones.
+    `options` are those of `evaluate`; the errors are those of `by_condition`, too.
+    """
+    systems = by_condition(predictions, altered)
+    found = evaluate(systems, targets, parts=("items",), **options)
+    clean, *others = (one.select(found.reference.items).in_order(found.support).probs for one in systems.values())
+    moved = {name: measures.jsd(probs, clean) for name, probs in zip(found.systems[1:], others, strict=True)}
+    draws = found.reference.resamples.means(moved)
+    found.parts["items"]["moved"] = Measured("Moved from the clean prediction (JSD)", "nats", "lower", draws)
+    return found
 
 
 def _runs(systems: Systems) -> dict[str, list[Predictions]]:

@@ -350,6 +350,22 @@ def _speaker_cell(entry: Mapping[str, Any] | None, digits: int) -> Cell:
     return Cell(number(entry["value"], digits), f"{entry['speaker']}, {counted(entry['items'], 'item')}")
 
 
+def robustness_table(found: Evaluation) -> Table:
+    """How far mild conditions move predictions, and what that costs, from `measure_conditions`."""
+    clean, names = (
+        found.systems[0],
+        ["jsd", *(["accuracy"] if not found.reference.targets.questions[0].is_scale else [])],
+    )
+    heads = [heading(found, name)[0] + ARROWS[found.measured(name).better] for name in ("moved", *names)]
+    heads.insert(2, f"{heading(found, 'jsd')[0]} − clean")
+    rows = []
+    for one in found.systems:
+        moved, jsd, *accuracy = measure_cells(found, ["moved", *names], [one])
+        rows.append((one, moved, jsd, difference_cell(found, "jsd", one, clean), *accuracy))
+    items = found.counts["n_evaluated"]
+    return worded("robustness", rows, columns=("Condition", *heads), items=items)
+
+
 def calibration_table(found: Evaluation) -> Table:
     """Expected calibration error."""
     names = {"ece": "Mean over labels", "ece_top": "Most probable label"}
