@@ -420,6 +420,13 @@ def predict(
         ),
     ] = None,
     condition_seed: Annotated[int, Option(help="Seed of the conditions.")] = 0,
+    robustness: Annotated[
+        int,
+        Option(
+            min=0,
+            help="Clips, evenly spaced over speakers, that are also predicted altered, for the report; 0 for none.",
+        ),
+    ] = 240,
     explain: Annotated[
         int,
         Option(
@@ -444,7 +451,7 @@ def predict(
     features = features or out.resolve().parent / "features"
     for one in asked:
         where = out / one.folder if len(asked) > 1 else out
-        steps.write_predictions(model, corpus, split, where, features, max_seconds, one, explain)
+        steps.write_predictions(model, corpus, split, where, features, max_seconds, one, explain, robustness)
     print_path(out)
 
 
