@@ -15,8 +15,7 @@ from annot_hf.data.targets import Targets, item_seeds
 from annot_hf.models.configuration_annotator import AnnotatorConfig
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.trunks import PROMPTED, WHISPER, input_name_of
-from annot_hf.training.augment import Perturbation
-from annot_hf.training.copies import Copies
+from annot_hf.training.augment import Copies, Perturbation
 
 NO_COPIES = Copies()
 FRAME_MULTIPLE = 4
