@@ -198,7 +198,7 @@ def quickstart(
     root: Annotated[Path | None, Option(help="Folder of the corpus that the script reads.")] = None,
     out: Out = Path("quickstart"),
     recipe: Annotated[
-        str | None, Option(help="Recipe file or name; by default the one named like the corpus, if any.")
+        str | None, Option(help="Recipe file or name; by default CORPUS-quick or CORPUS, if there is one.")
     ] = None,
     overrides: Overrides = None,
 ) -> None:

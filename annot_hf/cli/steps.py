@@ -29,8 +29,9 @@ def walk_through(
         reader = load_corpus_script(corpus)(root)
     console.rule("Export it")
     print_rows(f"Corpus {reader.name}", export_corpus(reader, out / "corpus").rows())
-    if recipe is None and reader.name in recipe_names():
-        recipe = reader.name
+    made = [name for name in (f"{reader.name}-quick", reader.name) if name in recipe_names()]
+    if recipe is None and made:
+        recipe = made[0]
     elif recipe is None:
         exported = read_export(out / "corpus")
         named = exported.votes.select(questions=exported.default_questions)
