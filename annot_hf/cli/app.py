@@ -198,7 +198,7 @@ def quickstart(
     root: Annotated[Path | None, Option(help="Folder of the corpus that the script reads.")] = None,
     out: Out = Path("quickstart"),
     recipe: Annotated[
-        str | None, Option(help="Recipe file or name; by default the one named like the corpus, if any.")
+        str | None, Option(help="Recipe file or name; by default CORPUS-quick or CORPUS, if there is one.")
     ] = None,
     overrides: Overrides = None,
 ) -> None:
@@ -420,6 +420,13 @@ def predict(
         ),
     ] = None,
     condition_seed: Annotated[int, Option(help="Seed of the conditions.")] = 0,
+    robustness: Annotated[
+        int,
+        Option(
+            min=0,
+            help="Clips, evenly spaced over speakers, that are also predicted altered, for the report; 0 for none.",
+        ),
+    ] = 240,
     explain: Annotated[
         int,
         Option(
@@ -444,7 +451,7 @@ def predict(
     features = features or out.resolve().parent / "features"
     for one in asked:
         where = out / one.folder if len(asked) > 1 else out
-        steps.write_predictions(model, corpus, split, where, features, max_seconds, one, explain)
+        steps.write_predictions(model, corpus, split, where, features, max_seconds, one, explain, robustness)
     print_path(out)
 
 

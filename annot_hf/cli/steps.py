@@ -29,8 +29,9 @@ def walk_through(
         reader = load_corpus_script(corpus)(root)
     console.rule("Export it")
     print_rows(f"Corpus {reader.name}", export_corpus(reader, out / "corpus").rows())
-    if recipe is None and reader.name in recipe_names():
-        recipe = reader.name
+    made = [name for name in (f"{reader.name}-quick", reader.name) if name in recipe_names()]
+    if recipe is None and made:
+        recipe = made[0]
     elif recipe is None:
         exported = read_export(out / "corpus")
         named = exported.votes.select(questions=exported.default_questions)
@@ -78,13 +79,21 @@ def write_predictions(
     max_seconds: float | None = None,
     condition: "Condition | None" = None,
     explain: int = 0,
+    robustness: int = 240,
 ) -> None:
-    """Predict a split under one condition, write it, and print the counts."""
-    from annot_hf.training.inference import predict
+    """Predict a split under one condition, write it, and print the counts.
+
+    Predictions for clean clips have, in the folder "robustness", those of a sample of so many clips under other conditions.
+    """
+    from annot_hf.training.inference import predict, predict_robustness, save_predictions
 
     applied = {} if condition is None else {"condition": str(condition), "condition_seed": condition.seed}
     predictions, targets = predict(model, corpus, split=split, features=features, max_seconds=max_seconds, **applied)
-    predictions.save(out)
+    under = {}
+    if condition is None or condition.is_clean:
+        options = {"split": split, "features": features, "max_seconds": max_seconds}
+        under = predict_robustness(model, corpus, clips=robustness, **options)
+    save_predictions(predictions, under, out)
     if explain:
         from annot_hf.data.export import read_export
         from annot_hf.experiments.explain import explain as explain_texts, most_divided
@@ -102,8 +111,11 @@ def write_predictions(
         rows.append(("rater answers by own head", f"{own:,}", ""))
         others = len(predictions.rater_items) - own
         rows.append(("rater answers by consensus", f"{others:,}", "rater unseen in training"))
-    under = "" if condition is None or condition.is_clean else f", {condition}"
-    print_rows(f"Predictions, split {split}{under}", rows)
+    if under:
+        sampled = len(next(iter(under.values())))
+        rows.append(("clips also predicted altered", f"{sampled:,}", ", ".join(under)))
+    altered = "" if condition is None or condition.is_clean else f", {condition}"
+    print_rows(f"Predictions, split {split}{altered}", rows)
 
 
 def check_explanation(model: Path, conditions: "Sequence[Condition]") -> None:
@@ -156,7 +168,7 @@ def write_report(
     of predictions for `newcomers` of the simulation. `listen` puts the audio of three clips into the page.
     """
     from annot_hf.data.export import read_export
-    from annot_hf.data.predictions import Predictions
+    from annot_hf.data.predictions import ROBUSTNESS_FOLDER, Predictions
     from annot_hf.data.simulate import read_newcomers, read_truth
     from annot_hf.evaluation.alignment import read_conditions, read_controls
     from annot_hf.evaluation.evaluate import MODEL
@@ -185,6 +197,9 @@ def write_report(
         truth = read_truth(given["truth"]) if "truth" in given else None
         if "conditions" in given:
             options["conditions"] = read_conditions(given["conditions"])
+        robustness = folders[0] / ROBUSTNESS_FOLDER
+        if any(robustness.glob("*/predictions.json")):
+            options["robustness"] = read_conditions(robustness)
         controls = read_controls(given["controls"], runs[0]) if "controls" in given else {}
         options["controls"] = held_against(runs[0], controls, truth, marginals[0])
         if "newcomers" in given:

@@ -117,7 +117,7 @@ def crossval(
             speakers=None if unit == "item" else dict(zip(targets.items, groups, strict=True)),
             folds=divided,
             unit=unit,
-            parts=("items", "ranks"),
+            parts=("items", "ranks", "ceiling"),
             n_resamples=n_resamples,
         )
         notes = [*fold_notes(found), *found.notes, say("folds.released", splits=splits, corpus=exported.name)]

@@ -10,13 +10,13 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, Sampler
+from transformers import PreTrainedConfig
 
 from annot_hf.data.targets import Targets, item_seeds
 from annot_hf.models.configuration_annotator import AnnotatorConfig
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.trunks import PROMPTED, WHISPER, input_name_of
-from annot_hf.training.augment import Perturbation
-from annot_hf.training.copies import Copies
+from annot_hf.training.augment import Copies, Perturbation
 
 NO_COPIES = Copies()
 FRAME_MULTIPLE = 4
@@ -221,7 +221,12 @@ class BucketSampler(Sampler[int | tuple[int, int]]):
 def make_collator(model: OpinionPreTrainedModel, processor: Any) -> VoteCollator:
     """The collator that feeds `model`."""
     config = model.config
-    name = input_name_of(config.trunk_config)
     panel = config.panel if isinstance(config, AnnotatorConfig) else None
+    return trunk_collator(config.trunk_config, processor, panel)
+
+
+def trunk_collator(config: PreTrainedConfig, processor: Any, panel: int | None = None) -> VoteCollator:
+    """The collator that feeds a trunk of this configuration."""
+    name = input_name_of(config)
     tokenizers = {"input_ids": processor, PROMPTED: getattr(processor, "tokenizer", None)}
-    return VoteCollator(name, tokenizers.get(name), panel, config.trunk_config.model_type == WHISPER)
+    return VoteCollator(name, tokenizers.get(name), panel, config.model_type == WHISPER)

@@ -33,9 +33,8 @@ from annot_hf.models.configuration_distribution_qwen2_audio import DistributionQ
 from annot_hf.models.heads import masked_mean
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.trunks import PROMPTED, PROVENANCE, input_name_of
-from annot_hf.training.augment import Perturbation, augmentation_facts, keep_mixtures, plan_augmentation
+from annot_hf.training.augment import Copies, Perturbation, augmentation_facts, keep_mixtures, plan_augmentation
 from annot_hf.training.collator import NO_COPIES, OpinionDataset, VoteCollator, make_collator
-from annot_hf.training.copies import Copies
 from annot_hf.training.features import FeatureStore, plan_shards, write_shard
 from annot_hf.training.inputs import (
     Inputs,

@@ -172,7 +172,7 @@ def corpus_inputs(
     trunk_config: PreTrainedConfig,
     processor: Any,
     *,
-    features: str | Path,
+    features: str | Path | None,
     max_seconds: float,
     chains: Sequence[Sequence[Condition]] = (),
 ) -> Inputs:

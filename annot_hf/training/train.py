@@ -36,7 +36,7 @@ from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.modeling_seedbert import SeedBert, read_member
 from annot_hf.models.outputs import AnnotatorOutput, DistributionOutput
 from annot_hf.models.register import register_models
-from annot_hf.training.augment import make_perturbation
+from annot_hf.training.augment import make_copies, make_perturbation
 from annot_hf.training.checkpoints import (
     FACTS,
     check_model_folder,
@@ -52,7 +52,6 @@ from annot_hf.training.checkpoints import (
     write_record,
 )
 from annot_hf.training.collator import OpinionDataset
-from annot_hf.training.copies import make_copies
 from annot_hf.training.datasets import SplitReader, make_split_targets, target_options, vote_views
 from annot_hf.training.inference import predict
 from annot_hf.training.inputs import make_processor

@@ -115,6 +115,8 @@ def test_all_systems_learn_the_same_folds_which_cut_no_conversation(plan, chats,
         "Items of all released splits of chats take part",
         "Label odd has no vote in",
         "raters: 4 of 73 predicted rater answers are those of the consensus head",
+        "## The best and the worst conversations",
+        "| ceiling |",
         'model: "annotator"',
         "![Measures of every system](crossval.png)",
     ):

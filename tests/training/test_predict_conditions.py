@@ -14,7 +14,8 @@ from annot_hf.data.conditions import Condition
 from annot_hf.data.export import read_export
 from annot_hf.data.predictions import Predictions
 from annot_hf.models.measures import jsd
-from annot_hf.training.inference import predict
+from annot_hf.training import inference
+from annot_hf.training.inference import predict, predict_robustness, sample_clips
 from annot_hf.training.inputs import corpus_inputs, make_processor
 from annot_hf.training.train import train
 
@@ -118,6 +119,44 @@ def test_command_line_writes_a_folder_a_condition(checkpoints, corpus, features,
     assert (meta["condition"], meta["condition_seed"]) == ("mp3:8", 3)
     result = run(*words, out, "--condition", "noise:10", "--condition", "noise:10.0")
     assert str(result.exception) == "Condition 'noise:10' is given twice; give each condition once."
+
+
+def test_a_sample_is_predicted_altered_and_reported(checkpoints, corpus, features, tmp_path, hushed, monkeypatch):
+    monkeypatch.setattr(inference, "ROBUSTNESS", ("noise:20", "telephone"))
+    model, out = checkpoints["distribution"], tmp_path / "out"
+    words = ["predict", model, "--corpus", corpus, "--features", features, "--out", out]
+    result = run(*words, "--robustness", 3)
+    assert result.exit_code == 0 and "clips also predicted altered" in result.output, result.output
+    clean, kept = Predictions.load(out), out / "robustness"
+    assert len(clean) == 5 and clean.meta["condition"] == "clean" and folders(kept) == {"noise-20", "telephone"}
+    phone = Predictions.load(kept / "telephone")
+    assert phone.items.tolist() == clean.items[[0, 2, 4]].tolist() and phone.meta["condition"] == "telephone"
+    whole, _ = predict(model, corpus, features=features, condition="telephone")
+    np.testing.assert_allclose(phone.probs, whole.select(phone.items).probs, atol=1e-6)
+    result = run("report", out, "--corpus", corpus, "--out", tmp_path / "report")
+    assert result.exit_code == 0, result.exception
+    told = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))["robustness_sample"]
+    assert told["systems"] == ["clean", "noise:20", "telephone"] and told["counts"]["n_evaluated"] == 3
+    assert told["measures"]["items"]["moved"]["systems"]["telephone"]["value"] > 0
+    (kept / "mine").mkdir()
+    assert run(*words, "--robustness", 0).exit_code == 0 and folders(kept) == {"mine"}
+    assert run("report", out, "--corpus", corpus, "--out", tmp_path / "report").exit_code == 0
+    text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+    assert "How robust" not in text and "altered" not in text
+
+
+def test_a_sample_is_evenly_spaced_over_speakers():
+    items = np.array([f"i{row}" for row in range(12)], dtype=object)
+    speakers = ["b", "a", "b", "c"] * 3
+    chosen = sample_clips(items, speakers, 6)
+    assert sorted(speakers[int(item[1:])] for item in chosen) == ["a", "a", "b", "b", "b", "c"]
+    assert chosen.tolist() == sorted(chosen, key=lambda item: int(item[1:]))
+    assert sample_clips(items, speakers, 240).tolist() == items.tolist()
+    assert sample_clips(items, [None] * 12, 3).tolist() == ["i0", "i5", "i11"]
+
+
+def test_texts_have_no_acoustic_conditions(recipe, sayings):
+    assert predict_robustness(train(recipe("text-ldl")).model, sayings) == {}
 
 
 def test_from_clips_to_the_report(checkpoints, corpus, features, tmp_path):
