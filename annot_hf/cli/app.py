@@ -488,6 +488,12 @@ def report(
     newcomers: Annotated[
         Path | None, Option(help="Folder with predictions for the newcomers of the simulation; needs --truth.")
     ] = None,
+    votes_half: Annotated[
+        str,
+        Option(
+            help="Score against the first or the second half of each item's votes only; see votes.half of a recipe."
+        ),
+    ] = "",
     listen: Annotated[
         bool, Option(help="Put the audio of three clips into the page; mind the corpus's licence.")
     ] = False,
@@ -503,7 +509,7 @@ def report(
     if newcomers is not None and truth is None:
         raise ValueError("--newcomers are those of a simulation; give its folder as --truth.")
     folders = [predictions] if other is None else [predictions, other]
-    print_path(steps.write_report(folders, corpus, out, listen=listen, **given))
+    print_path(steps.write_report(folders, corpus, out, listen=listen, votes_half=votes_half, **given))
 
 
 @app.command(context_settings=WORDS)
