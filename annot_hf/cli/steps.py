@@ -176,10 +176,10 @@ def write_report(
     from dataclasses import replace
 
     from annot_hf.data.export import read_export
-    from annot_hf.data.predictions import ROBUSTNESS_FOLDER, Predictions
+    from annot_hf.data.predictions import Predictions
     from annot_hf.data.simulate import read_newcomers, read_truth
     from annot_hf.data.synthetic import half_of
-    from annot_hf.evaluation.alignment import read_conditions, read_controls
+    from annot_hf.evaluation.alignment import read_conditions, read_controls, read_robustness
     from annot_hf.evaluation.evaluate import MODEL
     from annot_hf.evaluation.raters import held_against
     from annot_hf.models.kde import bins_of
@@ -210,9 +210,7 @@ def write_report(
         truth = read_truth(given["truth"]) if "truth" in given else None
         if "conditions" in given:
             options["conditions"] = read_conditions(given["conditions"])
-        robustness = folders[0] / ROBUSTNESS_FOLDER
-        if any(robustness.glob("*/predictions.json")):
-            options["robustness"] = read_conditions(robustness)
+        options["robustness"] = read_robustness(folders[0])
         controls = read_controls(given["controls"], runs[0]) if "controls" in given else {}
         options["controls"] = held_against(runs[0], controls, truth, marginals[0])
         if "newcomers" in given:

@@ -13,10 +13,10 @@ from annot_hf.data.predictions import Predictions
 from annot_hf.data.questions import nearest, read_yaml
 from annot_hf.data.synthetic import half_of
 from annot_hf.data.targets import Targets
-from annot_hf.evaluation.alignment import groups_of, items_by_name
-from annot_hf.evaluation.evaluate import Evaluation, evaluate
+from annot_hf.evaluation.alignment import groups_of, items_by_name, read_robustness
+from annot_hf.evaluation.evaluate import Evaluation, evaluate, measure_conditions
 from annot_hf.report.pages import write_json, write_markdown
-from annot_hf.report.systems import systems_tables
+from annot_hf.report.systems import robust_systems_table, systems_tables
 from annot_hf.report.tables import say
 from annot_hf.training.checkpoints import held
 from annot_hf.training.keys import read_words
@@ -125,9 +125,11 @@ def run_plan(
     *,
     split: str = "test",
     n_resamples: int = 1000,
+    robustness: int = 240,
 ) -> tuple[Evaluation, Path]:
     """Train, predict and score the systems of a plan; finished runs are kept, so an interrupted plan resumes.
 
+    The first run of a system that hears clips also predicts a sample of `robustness` clips under acoustic conditions.
     `out` gets a folder per run, results.json and results.md. Returns the scores and the path of results.md.
     """
     out, corpus = Path(out), Path(corpus)
@@ -142,23 +144,24 @@ def run_plan(
         runs: dict[str, list[Predictions]] = {name: [] for name in planned}
         for name, several in planned.items():
             for run in several:
-                runs[name].append(predictions_of(run, exported, split))
+                clips = 0 if runs[name] else robustness
+                runs[name].append(predictions_of(run, exported, split, robustness=clips))
                 check_trunk(name, runs[name])
         first = next(iter(runs.values()))[0]
         bins = next(iter(planned.values()))[0].options.get("bins", 4)
         scored = plan.scored(exported)
         targets = scored.targets(split, [question.name for question in first.questions], bins=bins)
         about = items_by_name(exported.items)
-        found = evaluate(
-            runs,
-            targets,
-            speakers=about["speaker"],
-            groups=groups_of(about),
-            votes=scored.votes,
-            on_missing="exclude" if plan.new_listeners else "error",
-            marginal=first.in_order(targets.support).meta.get("marginal"),
-            n_resamples=n_resamples,
-        )
+        options = {"speakers": about["speaker"], "n_resamples": n_resamples}
+        options["marginal"] = first.in_order(targets.support).meta.get("marginal")
+        missing = "exclude" if plan.new_listeners else "error"
+        found = evaluate(runs, targets, groups=groups_of(about), votes=scored.votes, on_missing=missing, **options)
+        robust = {}
+        for name, several in planned.items() if robustness else ():
+            altered = read_robustness(Path(several[0].training.output_dir) / f"predictions-{split}")
+            if altered:
+                clean = runs[name][0].select(next(iter(altered.values())).items)
+                robust[name] = measure_conditions(clean, altered, targets, on_missing="exclude", **options)
         cautions = dict.fromkeys(run.caution for several in runs.values() for run in several if run.caution)
         page = write_results(
             out / "results.md",
@@ -166,7 +169,8 @@ def run_plan(
             found,
             {"corpus": exported.name, "split": split, "recipe": plan.recipe, "overrides": list(overrides)},
             summary=say("plan.summary", counts=found.counts),
-            tables=systems_tables(found),
+            tables=[*systems_tables(found), *robust_systems_table(robust)],
+            data={"robustness": {name: one.to_dict() for name, one in robust.items()}},
             notes=[
                 *plan_notes(plan, targets),
                 *found.notes,
@@ -177,10 +181,23 @@ def run_plan(
     return found, page
 
 
-def write_results(path: Path, plan: Plan, found: Evaluation, facts: Mapping[str, Any], **page: Any) -> Path:
-    """Write the scores of a plan as Markdown, with what each system changes, and as JSON beside it; returns the path."""
+def write_results(
+    path: Path,
+    plan: Plan,
+    found: Evaluation,
+    facts: Mapping[str, Any],
+    *,
+    data: Mapping[str, Any] | None = None,
+    **page: Any,
+) -> Path:
+    """Write the scores of a plan as Markdown, with what each system changes, and as JSON beside it, with `data` too.
+
+    Returns the path of the Markdown.
+    """
     facts = {"title": plan.title, **({"new_listeners": True} if plan.new_listeners else {}), **facts}
-    write_json(path.with_suffix(".json"), facts | {"systems": plan.systems, "evaluation": found.to_dict()})
+    write_json(
+        path.with_suffix(".json"), facts | {"systems": plan.systems, "evaluation": found.to_dict(), **(data or {})}
+    )
     changes = {
         f"system {name}": ", ".join(f"{key}: {json.dumps(value)}" for key, value in changed.items()) or "nothing"
         for name, changed in plan.systems.items()

@@ -4,10 +4,12 @@ import pytest
 import tiny
 import yaml
 
+from annot_hf.data import conditions
+from annot_hf.data.conditions import Condition
 from annot_hf.data.export import read_export
 from annot_hf.data.synthetic import half_of
 from annot_hf.experiments.plans import planned_runs, read_plan, run_plan
-from annot_hf.training import train as runs_module
+from annot_hf.training import inference, train as runs_module
 
 WORDS = [f"{name}={json.dumps(value)}" for name, value in {**tiny.SMALL, "num_train_epochs": 1}.items()]
 PLAN = {
@@ -25,6 +27,9 @@ def plan(tmp_path):
 
 
 def test_a_plan_runs_and_goes_on_where_it_was(plan, corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(inference, "ROBUSTNESS", ("noise:20",))
+    monkeypatch.setattr(Condition, "apply", lambda self, wave, *_, item: wave / 64)
+    monkeypatch.setattr(conditions, "load_audiomentations", lambda: None)
     found, page = run_plan(plan, corpus, tmp_path / "out", WORDS, n_resamples=20)
     assert found.counts["runs"] == {"soft": 2, "hard, CE": 2}
     seeds = found.at("jsd", "soft")["runs"]
@@ -35,6 +40,13 @@ def test_a_plan_runs_and_goes_on_where_it_was(plan, corpus, tmp_path, monkeypatc
         json.loads((tmp_path / "out" / "results.json").read_text())["evaluation"]["measures"]["items"]["jsd"]
         == found["jsd"]
     )
+    robust = json.loads((tmp_path / "out" / "results.json").read_text())["robustness"]
+    moved = {name: one["measures"]["items"]["moved"]["systems"]["noise:20"]["value"] for name, one in robust.items()}
+    assert set(moved) == {"soft", "hard, CE"} and min(moved.values()) > 0
+    part = text.split("## How robust the systems are")[1]
+    assert "| System | noise:20 |" in part and f"| soft | {moved['soft']:.3f} JSD − clean:" in part
+    # of the first run of a system alone
+    assert len(list((tmp_path / "out").glob("*/*/predictions-test/robustness"))) == 2
     monkeypatch.setattr(runs_module, "train", lambda *_, **__: pytest.fail("a finished run was trained again"))
     again, _ = run_plan(plan, corpus, tmp_path / "out", WORDS, n_resamples=20)
     assert again == found
