@@ -418,7 +418,7 @@ def predict(
     condition: Annotated[
         list[str] | None,
         Option(
-            help="Acoustic condition to apply to the clips: noise:DB, reverb:SECONDS, telephone, mp3:KBITS or clean. "
+            help="Acoustic condition to apply to the clips, such as clean, noise:20, band:3400, gain:-12 or mp3:16. "
             "Repeat the option for several conditions; each gets a folder under --out, such as OUT/noise-10."
         ),
     ] = None,

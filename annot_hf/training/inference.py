@@ -30,7 +30,7 @@ from annot_hf.training.inputs import InputOptions, corpus_inputs, read_inputs, r
 logger = logging.getLogger(__name__)
 
 # mild everyday conditions that every prediction of clips is tried under, and how many clips are
-ROBUSTNESS = ("noise:20", "telephone")
+ROBUSTNESS = ("gain:-12", "gain:12", "clip:6", "band:3400", "noise:20", "background:6")
 ROBUST_CLIPS = 240
 # weight of the mean answer that models mix into votes: of tied labels, the likelier still comes first
 ORDER = 1e-6
@@ -149,7 +149,7 @@ def _predict(
         processor,
         features=features or corpus.folder.parent / "features",
         max_seconds=max_seconds,
-        condition=acoustic,
+        chains=[(acoustic,)] * len(held),
     ).select(rows)
     dataset = OpinionDataset(
         targets, inputs.entries, inputs.read, inputs.lengths, annotators=getattr(config, "annotators", ())

@@ -65,7 +65,7 @@ _FILLED_IN |= {"rater_facts", "rater_columns", "onboarded"}
 _DEPENDENT = {
     "curriculum.kind": r"curriculum\.",
     "schedule.newbob": r"schedule\.newbob_",
-    "augmentation.kind": r"augmentation\.(?!perturb_share)",
+    "augmentation.kind": r"augmentation\.(?!perturb_share|copies)",
 }
 
 

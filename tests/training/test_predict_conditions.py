@@ -13,6 +13,7 @@ from annot_hf.data.audio import load_audio
 from annot_hf.data.conditions import Condition
 from annot_hf.data.export import read_export
 from annot_hf.data.predictions import Predictions
+from annot_hf.models.measures import jsd
 from annot_hf.training import inference
 from annot_hf.training.inference import predict, predict_robustness, sample_clips
 from annot_hf.training.inputs import corpus_inputs, make_processor
@@ -65,7 +66,8 @@ def test_a_shard_belongs_to_its_condition(tmp_path, corpus, hushed):
     items = read_export(corpus).items
     sources, names = list(items["audio"]), list(items["item"])
     clean = build_features(tmp_path, sources, extractor, key="same")
-    noisy = build_features(tmp_path, put_under(Condition("telephone"), sources, names), extractor, key="same")
+    heard = [put_under(*clip, [Condition("telephone")]) for clip in zip(sources, names, strict=True)]
+    noisy = build_features(tmp_path, heard, extractor, key="same")
     assert np.abs(noisy[0] - clean[0]).max() > 1
 
 
@@ -77,7 +79,7 @@ def test_waveform_trunks_hear_the_condition(corpus, wavlm_folder, tmp_path, hush
     processor.do_normalize = False
     options = {"features": tmp_path, "max_seconds": 30}
     clean = corpus_inputs(exported, [item], config, processor, **options)
-    noisy = corpus_inputs(exported, [item], config, processor, condition=Condition("noise", 3), **options)
+    noisy = corpus_inputs(exported, [item], config, processor, chains=[[Condition("noise", 3)]], **options)
     np.testing.assert_array_equal(noisy.read(noisy.entries[0]), clean.read(clean.entries[0]) / 16)
     assert noisy.lengths.tolist() == clean.lengths.tolist()
 
@@ -89,9 +91,11 @@ def test_texts_have_no_acoustic_condition(corpus, bert_folder, tmp_path):
     processor = make_processor(config, bert_folder)
     items, options = list(exported.items["item"]), {"features": tmp_path, "max_seconds": 30}
     with pytest.raises(ValueError) as error:
-        corpus_inputs(exported, items, config, processor, condition=Condition("noise", 3), **options)
+        corpus_inputs(exported, items, config, processor, chains=[[Condition("noise", 3)]] * len(items), **options)
     assert str(error.value) == "Condition 'noise:3' alters audio and a bert trunk reads text; leave it out."
-    assert corpus_inputs(exported, items, config, processor, condition=Condition("clean"), **options).entries
+    assert corpus_inputs(
+        exported, items, config, processor, chains=[[Condition("clean")]] * len(items), **options
+    ).entries
 
 
 def test_an_unknown_condition_stops_before_anything_is_loaded(tmp_path):
@@ -187,3 +191,15 @@ def test_two_runs_and_conditions_do_not_go_together(tmp_path):
     assert "--conditions needs a single run" in str(run(*words).exception)
     words[-2] = "--truth"
     assert "--truth needs a single run" in str(run(*words).exception)
+
+
+def test_with_a_range_below_the_peak_a_model_minds_no_volume_knob(checkpoints, small_run, corpus, features, tmp_path):
+    levelled = small_run("distribution", tmp_path, mel_range=12.0, gain_jitter=0.0, learning_rate=1e-2)
+    moved = []
+    for model in (train(levelled).model, checkpoints["distribution"]):
+        clean, soft, loud = (
+            predict(model, corpus, features=features, condition=asked)[0].probs
+            for asked in ("clean", "gain:-12", "gain:12")
+        )
+        moved.append(max(jsd(clean, soft).max(), jsd(clean, loud).max()))
+    assert moved[0] < 1e-6 and moved[1] > 100 * moved[0]
