@@ -16,7 +16,7 @@ from annot_hf.data.conditions import CONDITION_KINDS, Condition
 from annot_hf.data.export import read_export
 from annot_hf.training.augment import Copies
 from annot_hf.training.checkpoints import newest_checkpoint
-from annot_hf.training.collator import BucketSampler, VoteCollator
+from annot_hf.training.collator import BucketSampler, VoteCollator, make_collator
 from annot_hf.training.features import log_mel
 from annot_hf.training.inference import predict
 from annot_hf.training.train import train
@@ -192,6 +192,22 @@ def test_waveform_trunks_and_what_is_kept_of_a_frozen_one(over_trunk, wavlm_fold
         np.testing.assert_allclose(lengths, found, atol=1)
         np.testing.assert_array_equal(kept.train_dataset.lengths_in(epoch), lengths)
     assert heard == {False, True}
+
+
+def test_what_is_kept_of_a_frozen_whisper_is_of_the_copies(over_trunk, whisper_folder, corpus, trainers):
+    train(over_trunk(whisper_folder, **TWO, freeze_trunk=True, **{"inputs.cache": "frames"}))
+    clips = read_export(corpus).items.set_index("item")["audio"]
+    (trainer,) = trainers
+    dataset, item = trainer.train_dataset, trainer.train_dataset.targets.items[0]
+    for version in (1, 2):
+        wave = perturbed(load_audio(clips[item]), dataset.copies.conditions(item, version), item)
+        features = log_mel(wave, trainer.processing_class).astype(np.float16)
+        with torch.inference_mode():
+            frames, mask = trainer.model.eval().frames(
+                **make_collator(trainer.model, trainer.processing_class).pad([features])
+            )
+        found = dataset[0, next(epoch for epoch in range(40) if dataset.copies.draw([item], epoch) == version)]["input"]
+        np.testing.assert_allclose(found, frames[0][mask[0]].float().numpy(), atol=0.03)  # of half weights
 
 
 def test_mixtures_have_copies_too(small_run, tmp_path, trainers):
