@@ -160,17 +160,27 @@ def onboard_newcomers(model: Path, root: Path, corpus: Path, out: Path, features
 
 
 def write_report(
-    folders: Sequence[Path], corpus: Path, out: Path, *, listen: bool = False, **given: Path | None
+    folders: Sequence[Path],
+    corpus: Path,
+    out: Path,
+    *,
+    listen: bool = False,
+    votes_half: str = "",
+    **given: Path | None,
 ) -> Path:
     """Write the report of one run, or the comparison of two, and print its summary; returns its folder.
 
     `given` are folders for one run: of the simulation (`truth`), of predictions under acoustic `conditions`, of `controls` and
-    of predictions for `newcomers` of the simulation. `listen` puts the audio of three clips into the page.
+    of predictions for `newcomers` of the simulation. `listen` puts the audio of three clips into the page. `votes_half` scores
+    against one half of the votes.
     """
+    from dataclasses import replace
+
     from annot_hf.data.export import read_export
-    from annot_hf.data.predictions import ROBUSTNESS_FOLDER, Predictions
+    from annot_hf.data.predictions import Predictions
     from annot_hf.data.simulate import read_newcomers, read_truth
-    from annot_hf.evaluation.alignment import read_conditions, read_controls
+    from annot_hf.data.synthetic import half_of
+    from annot_hf.evaluation.alignment import read_conditions, read_controls, read_robustness
     from annot_hf.evaluation.evaluate import MODEL
     from annot_hf.evaluation.raters import held_against
     from annot_hf.models.kde import bins_of
@@ -185,11 +195,15 @@ def write_report(
             )
     names = [question.name for question in runs[0].questions]
     split, bins = runs[0].meta.get("split", "test"), bins_of(runs[0].support, names)
+    if votes_half:
+        exported = replace(exported, votes=half_of(exported.votes, votes_half))
     targets = exported.targets(split, names, bins=bins)
     runs = [run.in_order(targets.support) for run in runs]
     marginals = [run.meta.pop("marginal", None) for run in runs]
     title = f"{exported.name}: {' and '.join(names)}, split {split}"
     options = {"title": title, "items": exported.items, "marginal": marginals[0], "votes": exported.votes}
+    if votes_half:
+        options |= {"title": f"{title}, {votes_half} half of the votes", "on_missing": "exclude"}
     if len(runs) > 1:
         built = build_comparison(*runs, targets, out, names=tuple(map(str, folders)), **options)
     else:
@@ -197,9 +211,7 @@ def write_report(
         truth = read_truth(given["truth"]) if "truth" in given else None
         if "conditions" in given:
             options["conditions"] = read_conditions(given["conditions"])
-        robustness = folders[0] / ROBUSTNESS_FOLDER
-        if any(robustness.glob("*/predictions.json")):
-            options["robustness"] = read_conditions(robustness)
+        options["robustness"] = read_robustness(folders[0])
         controls = read_controls(given["controls"], runs[0]) if "controls" in given else {}
         options["controls"] = held_against(runs[0], controls, truth, marginals[0])
         if "newcomers" in given:

@@ -147,6 +147,23 @@ def crossval_tables(found: Evaluation) -> list[Table]:
     return [*shown, worded("folds", rows, columns=heads)]
 
 
+def robust_systems_table(robust: Mapping[str, Evaluation]) -> list[Table]:
+    """One row per system of `measure_conditions`: how far each condition moves its predictions; empty without any."""
+    if not robust:
+        return []
+    first = next(iter(robust.values()))
+    clean, *conditions = first.systems
+    rows = []
+    for system, found in robust.items():
+        cells = []
+        for one in conditions:
+            cost = _run_cell(found.difference("jsd", one, clean), 3).text
+            cells.append(Cell(number(found.at("moved", one)["value"], 3), f"JSD − clean: {cost}"))
+        rows.append((system, *cells))
+    items = first.counts["n_evaluated"]
+    return [worded("robust_systems", rows, columns=("System", *conditions), items=items)]
+
+
 def _range(values: Sequence[int]) -> str:
     low, high = min(values), max(values)
     return f"{low:,}" if low == high else f"{low:,} to {high:,}"

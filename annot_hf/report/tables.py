@@ -347,7 +347,7 @@ def spread_table(found: Evaluation, unit: str = "speaker") -> list[Table]:
 def _speaker_cell(entry: Mapping[str, Any] | None, digits: int) -> Cell:
     if entry is None:
         return Cell(DASH)
-    return Cell(number(entry["value"], digits), f"{entry['speaker']}, {counted(entry['items'], 'item')}")
+    return Cell(number(entry["value"], digits), f"({entry['speaker']}, {counted(entry['items'], 'item')})")
 
 
 def robustness_table(found: Evaluation) -> Table:

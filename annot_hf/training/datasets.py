@@ -23,6 +23,7 @@ from annot_hf.data.synthetic import (
     answers_to,
     check_corpus,
     combine_votes,
+    half_of,
     is_synthetic,
     read_annotations,
     shuffle_raters,
@@ -349,6 +350,10 @@ def vote_views(
             f"{corpus.name} itself holds {own} votes of source {SYNTHETIC!r}, and the votes of an export are what systems are "
             "measured against; export people's votes only, and keep the others in a folder of annotations."
         )
+    if recipe.votes.half:
+        corpus, about_half = _halved(recipe, corpus)
+        views, about = vote_views(replace(recipe, votes=replace(recipe.votes, half="")), corpus, seed)
+        return views, about | {"votes_half": about_half}
     kind = recipe.votes.used
     if recipe.votes.shuffle_raters:
         learnt = corpus.items.loc[corpus.items["split"].isin(["train", "validation"]), "item"]
@@ -366,6 +371,17 @@ def vote_views(
     combined = combine_votes(corpus.votes, synthetic, recipe.votes.synthetic_weight)
     about["synthetic_weight"] = recipe.votes.synthetic_weight
     return {"train": replace(corpus, votes=combined), "validation": corpus}, about
+
+
+def _halved(recipe: Recipe, corpus: ExportedCorpus) -> tuple[ExportedCorpus, dict[str, Any]]:
+    """The corpus with half of the votes, and how many are in it and not, of training and validation on the question."""
+    asked = tuple(recipe.question) or corpus.default_questions
+    learnt = corpus.items.loc[corpus.items["split"].isin(["train", "validation"]), "item"]
+    half = replace(corpus, votes=half_of(corpus.votes, recipe.votes.half))
+    whole, kept = (one.votes.select(items=learnt, questions=asked[:1]) for one in (corpus, half))
+    single = int((np.bincount(whole.item_codes) == 1).sum())
+    facts = {"half": recipe.votes.half, "votes": len(kept), "left_out": len(whole) - len(kept)}
+    return half, facts | {"items_without_votes": len(whole.items) - len(kept.items), "items_with_one_vote": single}
 
 
 def _split_facts(targets: Targets, view: ExportedCorpus, truncated: int | None) -> dict[str, Any]:

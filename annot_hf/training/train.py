@@ -53,7 +53,7 @@ from annot_hf.training.checkpoints import (
 )
 from annot_hf.training.collator import OpinionDataset
 from annot_hf.training.datasets import SplitReader, make_split_targets, target_options, vote_views
-from annot_hf.training.inference import predict
+from annot_hf.training.inference import predict, predict_robustness, save_predictions
 from annot_hf.training.inputs import make_processor
 from annot_hf.training.keys import MEASURES, Recipe
 from annot_hf.training.recipe import LALM, LOG_MEL, Run, members_folder
@@ -328,8 +328,13 @@ def choose_on_validation(trainer: OpinionTrainer, recipe: Recipe, marginal: np.n
 DONE = "done.json"
 
 
-def predictions_of(run: Run, corpus: ExportedCorpus, split: str = "test", *, keep_model: bool = True) -> Predictions:
-    """Predictions of a run on one split: read if they are saved, else from its model, which is trained if there is none."""
+def predictions_of(
+    run: Run, corpus: ExportedCorpus, split: str = "test", *, keep_model: bool = True, robustness: int = 0
+) -> Predictions:
+    """Predictions of a run on one split: read if they are saved, else from its model, which is trained if there is none.
+
+    New predictions have those of so many clips under acoustic conditions beside them; see `predict_robustness`.
+    """
     folder = Path(run.training.output_dir)
     with held(folder):
         model, kept, done = folder / "model", folder / f"predictions-{split}", read_record(folder / DONE)
@@ -350,8 +355,10 @@ def predictions_of(run: Run, corpus: ExportedCorpus, split: str = "test", *, kee
                 # the model stays; the optimiser states of many runs would not fit
                 for checkpoint in checkpoints_of(folder):
                     shutil.rmtree(checkpoint)
-            predictions, _ = predict(model, corpus, split=split, features=run.recipe.features)
-            predictions.save(kept)
+            options = {"split": split, "features": run.recipe.features}
+            predictions, _ = predict(model, corpus, **options)
+            altered = predict_robustness(model, corpus, clips=robustness, **options) if robustness else {}
+            save_predictions(predictions, altered, kept)
         if not keep_model and model.is_dir():
             check_model_folder(model)
             shutil.rmtree(model)

@@ -147,7 +147,7 @@ def test_category_report(tmp_path, emotion_run):
     assert [cell.main for cell in spread.rows[0][2:4]] == [
         number(told["gap_closed"][place]["value"], 1) for place in ("best", "median")
     ]
-    assert spread.rows[1][4].small == f"{told['jsd']['worst'][0]['speaker']}, 20 items"
+    assert spread.rows[1][4].small == f"({told['jsd']['worst'][0]['speaker']}, 20 items)"
     page = (tmp_path / "report.html").read_text(encoding="utf-8")
     row = next(line for line in text.splitlines() if line.startswith("| Jensen-Shannon divergence ↓ nats |"))
     assert row.split(" | ")[4].split()[0] == number(found.at("jsd", "ceiling")["value"], 3)
