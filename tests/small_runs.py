@@ -8,7 +8,7 @@ import tiny
 import yaml
 from sayings import Sayings
 from tiny_qwen2_audio import build_tiny_qwen2_audio
-from transformers import BertTokenizerFast, Wav2Vec2FeatureExtractor
+from transformers import BertTokenizerFast, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor, WhisperModel
 
 from annot_hf.data.export import export_corpus
 from annot_hf.data.simulate import SimulatedCorpus, simulate_corpus
@@ -17,9 +17,10 @@ from annot_hf.models.trunks import build_trunk
 from annot_hf.training.recipe import load_recipe
 from annot_hf.training.train import train
 
-# Dropout and every augmentation are on, so that a resumed run must restore every generator.
+# Dropout and every augmentation but copies are on, so that a resumed run must restore every generator.
 SMALL = tiny.SMALL | {
     "mask_time_prob": 0.4,
+    "mel_range": None,
     "gain_jitter": 0.1,
     "tilt_jitter": 0.1,
     "speed_jitter": 0.1,
@@ -85,6 +86,15 @@ def wavlm_folder(tmp_path_factory):
     config = tiny.trunk_config("wavlm", conv_kernel=(10, 8, 8), conv_stride=(5, 8, 8))
     build_trunk(config).save_pretrained(folder)
     Wav2Vec2FeatureExtractor(do_normalize=True).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def whisper_folder(tmp_path_factory):
+    """A plain tiny Whisper, decoder included, with its feature extractor, as on the Hub."""
+    folder = tmp_path_factory.mktemp("whisper")
+    WhisperModel(tiny.trunk_config("whisper")).half().save_pretrained(folder)
+    WhisperFeatureExtractor(feature_size=8).save_pretrained(folder)
     return folder
 
 

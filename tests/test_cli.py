@@ -22,6 +22,7 @@ from annot_hf.training.recipe import describe_recipe, load_recipe, recipe_names
 
 COMMANDS = [command.name or command.callback.__name__ for command in cli.app.registered_commands]
 SMALL = [
+    "augmentation.copies=0",
     "num_train_epochs=1",
     "conv_channels=[4, 4, 4]",
     "hidden_size=8",

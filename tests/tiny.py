@@ -16,6 +16,7 @@ from transformers import (
     UniSpeechSatConfig,
     Wav2Vec2Config,
     WavLMConfig,
+    WhisperConfig,
     XLMRobertaConfig,
 )
 
@@ -31,6 +32,7 @@ torch.set_num_threads(1)
 
 # Recipe keys of a speech model of some thousand weights
 SMALL = {
+    "augmentation.copies": 0,
     "conv_channels": [4, 4],
     "conv_strides": [2, 2],
     "hidden_size": 8,
@@ -44,6 +46,8 @@ SMALL = {
 SCALES = [{"name": "activation", "low": 1, "high": 5}, {"name": "valence", "low": 1, "high": 5}]
 CATEGORY = [{"name": "emotion", "labels": ["angry", "happy", "sad"]}]
 HEADS = {"pooling_size": 8, "embedding_size": 12}
+# frames of clips; the second has more than a tiny Whisper has positions for
+MEL = {"log-mel": [40, 64, 23], "whisper": [40, 95, 23]}
 TRUNKS = ("log-mel", "wavlm", "wavlm-layer", "bert")
 
 TRANSFORMER = {"hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32}
@@ -80,9 +84,15 @@ WAVEFORM = (*_WAVEFORM_FAMILIES, "wavlm-layer", "hubert-layer", "wav2vec2-layer"
 
 
 def trunk_config(kind: str, **options) -> PreTrainedConfig:
-    """A tiny trunk: "log-mel", one of `WAVEFORM` (group norm, or "...-layer": the stable variant) or one of `TEXT`."""
+    """A tiny trunk: a key of `MEL`, one of `WAVEFORM` (group norm, or "...-layer": the stable variant) or one of `TEXT`."""
     if kind == "log-mel":
         return LogMelConfig(num_mel_bins=8, conv_channels=(4, 4), conv_strides=(2, 1), hidden_size=16, mel_mean=10.0)
+    if kind == "whisper":
+        sizes = {"encoder_layers": 2, "encoder_attention_heads": 2, "encoder_ffn_dim": 32, "max_source_positions": 24}
+        decoder = {"decoder_layers": 1, "decoder_attention_heads": 2, "decoder_ffn_dim": 32, "max_target_positions": 8}
+        special = {f"{name}_token_id": number for name, number in {"pad": 0, "bos": 1, "eos": 2}.items()}
+        own = {"d_model": 16, "num_mel_bins": 8, "vocab_size": 50, "decoder_start_token_id": 1}
+        return WhisperConfig(**own | sizes | decoder | special | options)
     if kind == "distilbert":
         return DistilBertConfig(vocab_size=50, dim=16, n_layers=2, n_heads=2, hidden_dim=32, **options)
     if kind == "modernbert":
@@ -138,19 +148,22 @@ def inputs(kind: str, lengths: list[int], *, width: int | None = None, seed: int
         draw = torch.Generator().manual_seed(1000 * seed + row)
         if kind in (*TEXT, *NO_LAYERS):
             value, rest = torch.randint(1, 50, (length,), generator=draw), torch.full((width - length,), 7)
+        elif kind == "whisper":
+            value, rest = torch.randn(8, length, generator=draw), torch.full((8, width - length), 99.0)
         elif kind == "log-mel":
             value = 10 + 4 * torch.randn(length, 8, generator=draw)
             rest = torch.full((width - length, 8), 99.0)
         else:
             value, rest = torch.randn(length, generator=draw), torch.full((width - length,), 9.0)
-        rows.append(torch.cat([value, rest]))
-    name = "input_ids" if kind in (*TEXT, *NO_LAYERS) else {"log-mel": "input_features"}.get(kind, "input_values")
+        rows.append(torch.cat([value, rest], -1 if kind == "whisper" else 0))
+    mel = kind in ("log-mel", "whisper")
+    name = "input_ids" if kind in (*TEXT, *NO_LAYERS) else "input_features" if mel else "input_values"
     return {name: torch.stack(rows), "attention_mask": mask}
 
 
 def lengths(kind: str) -> list[int]:
     """Three unequal lengths that suit a trunk."""
-    return [5, 9, 2] if kind in (*TEXT, *NO_LAYERS) else {"log-mel": [40, 64, 23]}.get(kind, [700, 1000, 431])
+    return [5, 9, 2] if kind in (*TEXT, *NO_LAYERS) else MEL.get(kind, [700, 1000, 431])
 
 
 def padding_factor(lengths, order, batch_size: int) -> float:

@@ -36,6 +36,9 @@ OneSplit = Annotated[str, Option(help="Which split.")]
 Splits = Annotated[list[str] | None, Option(help="Split to use; may be given several times; all by default.")]
 Without = Annotated[list[str] | None, Option(help="System of the plan to leave out; may be given several times.")]
 SpeakerResamples = Annotated[int, Option(help="Bootstrap resamples of speakers.")]
+RobustClips = Annotated[
+    int, Option(min=0, help="Clips, evenly spaced over speakers, that are also predicted altered; 0 for none.")
+]
 MaxSeconds = Annotated[float, Option(help="Longest clip (s).")]
 
 app = typer.Typer(
@@ -376,17 +379,14 @@ def predict(
     condition: Annotated[
         list[str] | None,
         Option(
-            help="Acoustic condition to apply to the clips: noise:DB, reverb:SECONDS, telephone, mp3:KBITS or clean. "
+            help="Acoustic condition to apply to the clips, such as clean, noise:20, band:3400, gain:-12 or mp3:16. "
             "Repeat the option for several conditions; each gets a folder under --out, such as OUT/noise-10."
         ),
     ] = None,
     condition_seed: Annotated[int, Option(help="Seed of the conditions.")] = 0,
+    robustness: RobustClips = 240,
     explain: Annotated[
-        int,
-        Option(
-            min=0,
-            help="Show what each member of an ensemble attends to, for this many texts with the most disagreement.",
-        ),
+        int, Option(min=0, help="Texts with the most disagreement for which to show what each member attends to.")
     ] = 0,
 ) -> None:
     """Predict clips or texts, or a split of a corpus: a distribution per item, and each rater's answer if it has raters.
@@ -415,7 +415,7 @@ def predict(
     features = features or out.resolve().parent / "features"
     for one in asked:
         where = out / one.folder if len(asked) > 1 else out
-        steps.write_predictions(model, corpus, split, where, features, max_seconds, one, explain)
+        steps.write_predictions(model, corpus, split, where, features, max_seconds, one, explain, robustness)
     print_path(out)
 
 
@@ -443,8 +443,7 @@ def report(
     other: Annotated[Path | None, Argument(help="Predictions of a second run, to compare the two.")] = None,
     truth: Annotated[Path | None, Option(help="Folder of the simulation, if the corpus is simulated.")] = None,
     conditions: Annotated[
-        Path | None,
-        Option(help="Folder with predictions of the same model under acoustic conditions, for a robustness table."),
+        Path | None, Option(help="Folder with predictions of the same model under acoustic conditions.")
     ] = None,
     controls: Annotated[
         Path | None, Option(help="Folder that controls wrote, to show what knowing the rater gains.")
@@ -452,6 +451,9 @@ def report(
     newcomers: Annotated[
         Path | None, Option(help="Folder with predictions for the newcomers of the simulation; needs --truth.")
     ] = None,
+    votes_half: Annotated[
+        str, Option(help="Score against the first or second half of each item's votes; see votes.half.")
+    ] = "",
     listen: Annotated[
         bool, Option(help="Put the audio of three clips into the page; mind the corpus's licence.")
     ] = False,
@@ -467,7 +469,7 @@ def report(
     if newcomers is not None and truth is None:
         raise ValueError("--newcomers are those of a simulation; give its folder as --truth.")
     folders = [predictions] if other is None else [predictions, other]
-    print_path(steps.write_report(folders, corpus, out, listen=listen, **given))
+    print_path(steps.write_report(folders, corpus, out, listen=listen, votes_half=votes_half, **given))
 
 
 @app.command(context_settings=WORDS)
@@ -478,6 +480,7 @@ def results(
     overrides: Overrides = None,
     split: Annotated[str, Option(help="Split to score.")] = "test",
     resamples: SpeakerResamples = 1000,
+    robustness: RobustClips = 240,
     without: Without = None,
 ) -> None:
     """Train several systems with several seeds and score them in one table; resumes an interrupted run.
@@ -486,9 +489,8 @@ def results(
     """
     from annot_hf.experiments.plans import read_plan, run_plan
 
-    _, page = run_plan(
-        read_plan(plan).without(without or ()), corpus, out, overrides or [], split=split, n_resamples=resamples
-    )
+    options = {"split": split, "n_resamples": resamples, "robustness": robustness}
+    _, page = run_plan(read_plan(plan).without(without or ()), corpus, out, overrides or [], **options)
     print_path(page)
 
 
@@ -501,10 +503,7 @@ def crossval(
     folds: Annotated[int, Option(help="Folds per repeat.")] = 5,
     repeats: Annotated[int, Option(help="How often the items are divided.")] = 5,
     group: Annotated[
-        str,
-        Option(
-            help="Column of the items whose groups stay in one fold; by default conversation, document, speaker or item."
-        ),
+        str, Option(help="Column whose groups stay in one fold; by default conversation, document, speaker or item.")
     ] = "",
     split: Splits = None,
     items: Annotated[

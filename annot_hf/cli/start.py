@@ -122,7 +122,7 @@ def quickstart(
     corpus: Annotated[Path | None, Option(help="Corpus script, as an option.")] = None,
     root: Root = None,
     recipe: Annotated[
-        str | None, Option(help="Recipe file or name; by default the one named like the corpus, if any.")
+        str | None, Option(help="Recipe file or name; by default CORPUS-quick or CORPUS, if there is one.")
     ] = None,
 ) -> None:
     """Run the whole flow: votes, training, predictions on items that training never saw, report.

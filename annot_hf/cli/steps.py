@@ -31,8 +31,10 @@ def walk_through(
     console.rule("Export it")
     print_rows(f"Corpus {reader.name}", export_corpus(reader, out / "corpus", missing_audio=missing_audio).rows())
     # A file of votes may have any name.
-    if recipe is None and reader.name in recipe_names() and not isinstance(reader, OwnCorpus):
-        recipe = reader.name
+    named = [] if isinstance(reader, OwnCorpus) else [f"{reader.name}-quick", reader.name]
+    made = [name for name in named if name in recipe_names()]
+    if recipe is None and made:
+        recipe = made[0]
     elif recipe is None:
         recipe = choose_recipe(read_export(out / "corpus"), overrides)
     console.rule(f"Train, recipe {recipe}")
@@ -99,13 +101,21 @@ def write_predictions(
     max_seconds: float | None = None,
     condition: "Condition | None" = None,
     explain: int = 0,
+    robustness: int = 240,
 ) -> None:
-    """Predict a split under one condition, write it, and print the counts."""
-    from annot_hf.training.inference import predict
+    """Predict a split under one condition, write it, and print the counts.
+
+    Predictions for clean clips have, in the folder "robustness", those of a sample of so many clips under other conditions.
+    """
+    from annot_hf.training.inference import predict, predict_robustness, save_predictions
 
     applied = {} if condition is None else {"condition": str(condition), "condition_seed": condition.seed}
     predictions, targets = predict(model, corpus, split=split, features=features, max_seconds=max_seconds, **applied)
-    predictions.save(out)
+    under = {}
+    if condition is None or condition.is_clean:
+        options = {"split": split, "features": features, "max_seconds": max_seconds}
+        under = predict_robustness(model, corpus, clips=robustness, **options)
+    save_predictions(predictions, under, out)
     if explain:
         from annot_hf.data.export import read_export
         from annot_hf.experiments.explain import explain as explain_texts, most_divided
@@ -123,8 +133,11 @@ def write_predictions(
         rows.append(("rater answers by own head", f"{own:,}", ""))
         others = len(predictions.rater_items) - own
         rows.append(("rater answers by consensus", f"{others:,}", "rater unseen in training"))
-    under = "" if condition is None or condition.is_clean else f", {condition}"
-    print_rows(f"Predictions, split {split}{under}", rows)
+    if under:
+        sampled = len(next(iter(under.values())))
+        rows.append(("clips also predicted altered", f"{sampled:,}", ", ".join(under)))
+    altered = "" if condition is None or condition.is_clean else f", {condition}"
+    print_rows(f"Predictions, split {split}{altered}", rows)
 
 
 # How a table is written, by the suffix of its file.
@@ -206,17 +219,27 @@ def onboard_newcomers(model: Path, root: Path, corpus: Path, out: Path, features
 
 
 def write_report(
-    folders: Sequence[Path], corpus: Path, out: Path, *, listen: bool = False, **given: Path | None
+    folders: Sequence[Path],
+    corpus: Path,
+    out: Path,
+    *,
+    listen: bool = False,
+    votes_half: str = "",
+    **given: Path | None,
 ) -> Path:
     """Write the report of one run, or the comparison of two, and print its summary; returns its folder.
 
     `given` are folders for one run: of the simulation (`truth`), of predictions under acoustic `conditions`, of `controls` and
-    of predictions for `newcomers` of the simulation. `listen` puts the audio of three clips into the page.
+    of predictions for `newcomers` of the simulation. `listen` puts the audio of three clips into the page. `votes_half` scores
+    against one half of the votes.
     """
+    from dataclasses import replace
+
     from annot_hf.data.export import read_export
     from annot_hf.data.predictions import Predictions
     from annot_hf.data.simulate import read_newcomers, read_truth
-    from annot_hf.evaluation.alignment import read_conditions, read_controls
+    from annot_hf.data.synthetic import half_of
+    from annot_hf.evaluation.alignment import read_conditions, read_controls, read_robustness
     from annot_hf.evaluation.evaluate import MODEL
     from annot_hf.evaluation.raters import held_against
     from annot_hf.models.kde import bins_of
@@ -231,11 +254,15 @@ def write_report(
             )
     names = [question.name for question in runs[0].questions]
     split, bins = runs[0].meta.get("split", "test"), bins_of(runs[0].support, names)
+    if votes_half:
+        exported = replace(exported, votes=half_of(exported.votes, votes_half))
     targets = exported.targets(split, names, bins=bins)
     runs = [run.in_order(targets.support) for run in runs]
     marginals = [run.meta.pop("marginal", None) for run in runs]
     title = f"{exported.name}: {' and '.join(names)}, split {split}"
     options = {"title": title, "items": exported.items, "marginal": marginals[0], "votes": exported.votes}
+    if votes_half:
+        options |= {"title": f"{title}, {votes_half} half of the votes", "on_missing": "exclude"}
     if len(runs) > 1:
         built = build_comparison(*runs, targets, out, names=tuple(map(str, folders)), **options)
     else:
@@ -243,6 +270,7 @@ def write_report(
         truth = read_truth(given["truth"]) if "truth" in given else None
         if "conditions" in given:
             options["conditions"] = read_conditions(given["conditions"])
+        options["robustness"] = read_robustness(folders[0])
         controls = read_controls(given["controls"], runs[0]) if "controls" in given else {}
         options["controls"] = held_against(runs[0], controls, truth, marginals[0])
         if "newcomers" in given:

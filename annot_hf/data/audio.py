@@ -59,7 +59,8 @@ class AudioInfo:
 def audio_info(source: Any, *, limits: AudioLimits | None = None) -> AudioInfo:
     """The header of a source of `load_audio`, checked against the limits; nothing is decoded."""
     if isinstance(source, ConditionedClip):
-        return audio_info(source.source, limits=limits)
+        info = audio_info(source.source, limits=limits)
+        return replace(info, frames=source.condition.frames(info.frames))
     if isinstance(source, MixedClip):
         both = [audio_info(clip, limits=limits) for clip in (source.first, source.second)]
         # The longer one is cut.

@@ -1,4 +1,4 @@
-"""Alter decoded clips `(time,)`: acoustic conditions that training did not see.
+"""Alter decoded clips `(time,)`: acoustic conditions to test a model under, or to train it under.
 
 A clip's randomness depends on its own name only. Samples are float32 and may exceed full scale (1); silence stays silence.
 """
@@ -6,25 +6,28 @@ A clip's randomness depends on its own name only. Samples are float32 and may ex
 import hashlib
 import io
 import random
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
 import soundfile
 import soxr
+from scipy import ndimage, signal
 
 from annot_hf.data.questions import nearest
 
 CLEAN = "clean"
 # Kbit/s of MPEG-2 Layer III (16 to 24 kHz).
 MP3_RATES = (8, 16, 24, 32, 40, 48, 56, 64, 80, 96, 112, 128, 144, 160)
-# Units: Hz, Hz, dB per octave.
-TELEPHONE_BAND, TELEPHONE_RATE, TELEPHONE_SLOPE = (300, 3400), 8000, 24
+# Hz.
+TELEPHONE_BAND, TELEPHONE_RATE = (300, 3400), 8000
+# By how much the power per Hz of noise falls: f^-x. Below 20 Hz nobody hears it, and it is even there.
+COLOURS, AUDIBLE = {"noise": 0, "pink": 1, "brown": 2}, 20
+# Seconds, and dB below the speech level: what is quieter than the second is background, what is louder than the first is not.
+GATE_SECONDS, GATE = 0.05, (20, 30)
 # A clip with a lower peak (full scale is 1) has no level to scale the noise to.
 SILENCE = 1e-10
 # LAME needs this many seconds; shorter clips are padded and cut again.
@@ -44,10 +47,15 @@ class _Kind(NamedTuple):
 
 CONDITION_KINDS = {
     CLEAN: _Kind(),
-    "noise": _Kind("dB", "10", -20, 60, falling=True),
+    **{colour: _Kind("dB", "10", -20, 60, falling=True) for colour in COLOURS},
     "reverb": _Kind("seconds", "0.5", 0.05, 10),
+    "band": _Kind("Hz", "3400", 100, 24_000, falling=True),
     "telephone": _Kind(),
     "mp3": _Kind("kbit/s", "16", choices=MP3_RATES, falling=True),
+    "gain": _Kind("dB", "-12", -60, 60),
+    "clip": _Kind("dB", "6", 0, 60),
+    "background": _Kind("dB", "6", 0, 60),
+    "speed": _Kind("times the speed", "1.1", 0.5, 2),
 }
 
 
@@ -56,10 +64,17 @@ class Condition:
     """An acoustic condition, written `name` or `name:number`; one that is not among `CONDITION_KINDS` raises.
 
     - `clean`: no change.
-    - `noise:DB`: white Gaussian noise at this signal-to-noise ratio (dB) of mean powers over the whole clip.
+    - `noise:DB`, `pink:DB`, `brown:DB`: Gaussian noise at this signal-to-noise ratio (dB) of mean powers over the whole clip;
+      white, or with a power per Hz that falls by 3 or 6 dB an octave above 20 Hz.
     - `reverb:S`: exponentially decaying noise of S seconds (RT60), drawn per clip, at the critical distance (Polack 1988).
+    - `band:HZ`: nothing above HZ (Butterworth, zero phase, 96 dB an octave, -6 dB at HZ).
     - `telephone`: 8 kHz sampling, 300 to 3400 Hz (Butterworth, 24 dB an octave), G.711 mu-law.
     - `mp3:KBITS`: encoded by LAME at this rate (kbit/s) and decoded again, without the codec's delay.
+    - `gain:DB`: louder by so much (quieter, below 0); nothing is cut.
+    - `clip:DB`: scaled so that its peak is so much above full scale, and then cut at full scale.
+    - `background:DB`: what lies 30 dB below the clip's speech level (the 95th percentile of its level in 50 ms) or more is
+      lowered by so much, what lies 20 dB below it or less not at all, and in between in proportion.
+    - `speed:TIMES`: played so much faster, resampled: tempo and pitch change, and the length.
     """
 
     name: str
@@ -105,19 +120,42 @@ class Condition:
         """The clip `(time,)` under the condition; its name `item`, the condition and its seed determine all randomness."""
         if self.is_clean:
             return wave
-        library = load_audiomentations()
-        if not len(wave) or np.abs(wave).max() < SILENCE:
+        if self.name == "speed":
+            return _play_faster(wave, sampling_rate, self.value)
+        peak = np.abs(wave).max() if len(wave) else 0.0
+        if peak < SILENCE:
             return wave
-        seed = seed_of(str(self), str(self.seed), item)
+        generator = np.random.default_rng(seed_of(str(self), str(self.seed), item))
         padded = np.pad(wave, (0, max(0, int(np.ceil(_SHORTEST * sampling_rate)) - len(wave))))
-        with seeded(seed):
-            if self.name == "noise":
-                return library.AddGaussianSNR(self.value, self.value, p=1.0)(wave, sampling_rate)
-            if self.name == "reverb":
-                return _reverberate(library, wave, sampling_rate, self.value, np.random.default_rng(seed))
-            if self.name == "telephone":
-                return _telephone(library, padded, sampling_rate)[: len(wave)]
-            return library.Mp3Compression(int(self.value), int(self.value), p=1.0)(padded, sampling_rate)[: len(wave)]
+        factor = 10 ** (self.value / 20) if CONDITION_KINDS[self.name].unit == "dB" else 1.0
+        if self.name in COLOURS:
+            noise = coloured_noise(len(wave), sampling_rate, COLOURS[self.name], generator)
+            out = wave + noise * np.sqrt(_power(wave)) / factor
+        elif self.name == "reverb":
+            out = signal.fftconvolve(wave, impulse_response(self.value, sampling_rate, generator))
+            out = out[: len(wave)] * np.sqrt(_power(wave) / _power(out[: len(wave)]))
+        elif self.name == "band":
+            out = padded
+            if self.value < sampling_rate / 2:
+                out = signal.sosfiltfilt(signal.butter(8, self.value, fs=sampling_rate, output="sos"), padded)
+        elif self.name == "telephone":
+            out = _telephone(padded, sampling_rate)
+        elif self.name == "mp3":
+            with seeded(0):
+                out = load_audiomentations().Mp3Compression(int(self.value), int(self.value), p=1.0)(
+                    padded, sampling_rate
+                )
+        elif self.name == "gain":
+            out = wave * factor
+        elif self.name == "clip":
+            out = (wave * (factor / peak)).clip(-1, 1)
+        else:
+            out = wave * _gate(wave, sampling_rate, self.value)
+        return out[: len(wave)].astype(np.float32)
+
+    def frames(self, frames: int) -> int:
+        """How many samples a clip of `frames` has under the condition."""
+        return max(1, round(frames / self.value)) if self.name == "speed" else frames
 
 
 @dataclass(frozen=True)
@@ -129,15 +167,17 @@ class ConditionedClip:
     condition: Condition
 
 
-def put_under(condition: Condition, sources: Sequence[Any], items: Sequence[str]) -> list[Any]:
-    """The clips `sources` (as `load_audio` takes them), called `items`, under the condition; themselves when it is clean."""
-    if condition.is_clean:
-        return list(sources)
-    load_audiomentations()
-    return [ConditionedClip(source, item, condition) for source, item in zip(sources, items, strict=True)]
+def put_under(source: Any, item: str, conditions: Sequence[Condition]) -> Any:
+    """The clip `source` (as `load_audio` takes it), called `item`, under one condition after the other."""
+    for condition in conditions:
+        if condition.name == "mp3":
+            # Fail now, not hours later in a worker.
+            load_audiomentations()
+        source = source if condition.is_clean else ConditionedClip(source, item, condition)
+    return source
 
 
-def load_audiomentations(needed: str = "Acoustic conditions need") -> ModuleType:
+def load_audiomentations(needed: str = "Condition mp3 needs") -> ModuleType:
     """The module `audiomentations`; raises, beginning with `needed`, if it or its MP3 codec is not installed."""
     try:
         import audiomentations
@@ -156,31 +196,46 @@ def impulse_response(seconds: float, sampling_rate: int, generator: np.random.Ge
     return np.concatenate([[1.0], tail / np.sqrt((tail**2).sum())])
 
 
-def _reverberate(
-    library: ModuleType, wave: np.ndarray, sampling_rate: int, seconds: float, generator: np.random.Generator
-) -> np.ndarray:
-    """The clip in a room, with its mean power kept; audiomentations reads responses from files only."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "response.wav"
-        soundfile.write(path, impulse_response(seconds, sampling_rate, generator), sampling_rate, subtype="FLOAT")
-        out = library.ApplyImpulseResponse(str(path), p=1.0)(wave, sampling_rate)
-    gain = np.sqrt(np.square(wave, dtype=np.float64).mean() / np.square(out, dtype=np.float64).mean())
-    return (out * gain).astype(np.float32)
+def coloured_noise(samples: int, sampling_rate: int, exponent: float, generator: np.random.Generator) -> np.ndarray:
+    """Gaussian noise `(samples,)` of mean power 1, whose power per Hz falls as f^-exponent above 20 Hz and is even below."""
+    spectrum = np.fft.rfft(generator.normal(size=samples))
+    frequency = np.fft.rfftfreq(samples, 1 / sampling_rate)
+    noise = np.fft.irfft(spectrum * np.maximum(frequency, AUDIBLE) ** (-exponent / 2), samples)
+    return noise / np.sqrt(_power(noise))
 
 
-def _telephone(library: ModuleType, wave: np.ndarray, sampling_rate: int) -> np.ndarray:
+def _power(wave: np.ndarray) -> float:
+    return float(np.square(wave, dtype=np.float64).mean())
+
+
+def _telephone(wave: np.ndarray, sampling_rate: int) -> np.ndarray:
     """Narrow-band mu-law speech at the old rate; clips over full scale are scaled down for the codec and up again."""
-    low, high = TELEPHONE_BAND
-    centre, width = (low + high) / 2, (high - low) / ((low + high) / 2)
-    band = library.BandPassFilter(centre, centre, width, width, TELEPHONE_SLOPE, TELEPHONE_SLOPE, p=1.0)
-    narrow = band(soxr.resample(wave, sampling_rate, TELEPHONE_RATE), TELEPHONE_RATE)
+    # A band-pass of order 4 falls by 24 dB an octave on each side.
+    band = signal.butter(4, TELEPHONE_BAND, "bandpass", fs=TELEPHONE_RATE, output="sos")
+    narrow = signal.sosfilt(band, soxr.resample(wave, sampling_rate, TELEPHONE_RATE))
     peak = max(1.0, float(np.abs(narrow).max()))
     coded = io.BytesIO()
     soundfile.write(coded, narrow / peak, TELEPHONE_RATE, format="WAV", subtype="ULAW")
     coded.seek(0)
     decoded = soxr.resample(soundfile.read(coded, dtype="float32")[0] * np.float32(peak), TELEPHONE_RATE, sampling_rate)
     # Resampling may round a sample away.
-    return np.pad(decoded, (0, max(0, len(wave) - len(decoded))))[: len(wave)]
+    return np.pad(decoded, (0, max(0, len(wave) - len(decoded))))
+
+
+def _gate(wave: np.ndarray, sampling_rate: int, decibels: float) -> np.ndarray:
+    """What to multiply each sample with, so that the background is lower by so many dB: `(time,)`."""
+    size = max(1, round(GATE_SECONDS * sampling_rate))
+    power = ndimage.uniform_filter1d(np.square(wave, dtype=np.float64), size, mode="nearest")
+    speech = max(np.percentile(power, 95), SILENCE**2)
+    below = -10 * np.log10(np.maximum(power / speech, SILENCE))
+    return 10 ** (-decibels / 20 * np.interp(below, GATE, (0, 1)))
+
+
+def _play_faster(wave: np.ndarray, sampling_rate: int, times: float) -> np.ndarray:
+    """The clip at `times` its speed, `(time / times,)`, rounded, at least one sample."""
+    length = max(1, round(len(wave) / times))
+    out = soxr.resample(wave, sampling_rate * times, sampling_rate)
+    return np.pad(out, (0, max(0, length - len(out))))[:length]
 
 
 def _check_value(text: str, name: str, value: float | None) -> None:

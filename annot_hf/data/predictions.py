@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
@@ -23,6 +24,8 @@ FORMAT = 1
 # Predictions can be pooled if these are equal.
 ALIKE = ("support", "questions", "scales", "disagreement_kind")
 TABLES = ("predictions.parquet", "raters.parquet")
+# In a folder of predictions: those of a sample of the clips under acoustic conditions, a folder each.
+ROBUSTNESS_FOLDER = "robustness"
 SCALE_COLUMNS = ("scale_means", "scale_deviations")
 
 
@@ -130,6 +133,21 @@ class Predictions:
         return replace(
             self, support=support, questions=(replace(self.questions[0], labels=support),), meta=meta, **turned
         )
+
+    def select(self, items: Sequence[str]) -> "Predictions":
+        """The predictions for `items`, in that order; raises when one is missing."""
+        rows = pd.Index(self.items).get_indexer(pd.Index(items, dtype=object))
+        if (rows < 0).any():
+            raise ValueError(
+                f"Item {items[int(np.argmin(rows))]!r} is not predicted; name predicted items, or predict it too."
+            )
+        position = np.full(len(self), -1)
+        position[rows] = np.arange(len(rows))
+        answers = np.flatnonzero(position[self.rater_items] >= 0)
+        found = {name: getattr(self, name) for name in ("items", "probs", "consensus", *SCALE_COLUMNS, "disagreement")}
+        chosen = {name: None if values is None else values[rows] for name, values in found.items()}
+        chosen |= {name: getattr(self, name)[answers] for name in ("rater_names", "rater_values", "rater_fallback")}
+        return replace(self, rater_items=position[self.rater_items[answers]], **chosen)
 
     @property
     def caution(self) -> str:

@@ -11,13 +11,13 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from annot_hf.data.encoding import WEIGHT_RULE, repeated_votes, usable_weight
+from annot_hf.data.encoding import WEIGHT_RULE, check_choice, repeated_votes, usable_weight
 from annot_hf.data.export import EXPORT_FILE as EXPORTED, ExportedCorpus
 from annot_hf.data.files import replace_file
 from annot_hf.data.questions import Question
@@ -32,6 +32,9 @@ _FIX = "write it again with `annot-hf annotate`"
 _DRAWN_AT_ONCE = 1 << 22
 
 
+Half = Literal["", "first", "second"]
+
+
 @dataclass(frozen=True)
 class VoteOptions:
     """Whose votes a model learns from, as a recipe says it.
@@ -42,6 +45,8 @@ class VoteOptions:
             uses no human vote, not even for choosing the epoch, which goes by synthetic votes of the validation split; the
             other two are validated by human votes. Tests are against human votes.
         synthetic_weight: Weight of a synthetic vote in "combined", where a human one has 1.
+        half: Only the "first" or "second" of two random halves of each item's human votes (see `half_of`), for training and
+            for the choice of the epoch, so that the other half is that of new listeners; all votes when empty.
         shuffle_raters: Redraw who gave which vote, for training and for the choice of the epoch: a control in which knowing
             the rater cannot help (see `shuffle_raters`). Predictions ask the heads of the true raters.
 
@@ -52,6 +57,7 @@ class VoteOptions:
     annotations: str = ""
     kind: Literal["", "human", "synthetic", "combined"] = ""
     synthetic_weight: float = 1.0
+    half: Half = ""
     shuffle_raters: bool = False
 
     def __post_init__(self) -> None:
@@ -62,6 +68,10 @@ class VoteOptions:
                         f"{name} is {getattr(self, name)!r}, and there are no annotations; set annotations to a folder that "
                         f"annot-hf annotate wrote, or remove {name}."
                     )
+        if self.half and self.used == "synthetic":
+            raise ValueError(
+                f"half is {self.half!r} and kind is synthetic, which uses no human vote; remove half, or choose another kind."
+            )
         if not 0 < self.synthetic_weight < math.inf:
             raise ValueError(
                 f"synthetic_weight is {self.synthetic_weight}; it is a finite number above 0 (for no synthetic votes, set "
@@ -292,6 +302,31 @@ def shuffle_raters(votes: VoteTable, seed: int = 0) -> VoteTable:
     codes = votes.annotator_codes.copy()
     codes[named] = drawn[place]
     return replace(votes, annotator_codes=codes)
+
+
+def half_of(votes: VoteTable, half: Half) -> VoteTable:
+    """One of two random halves of the votes on each item; the other votes are counted in `exclusions`.
+
+    All votes of a rater on an item, on whatever question, are in one half. Of the raters of an item who answered the same
+    questions, or its anonymous votes on a question, the halves have equally many or one more; chance decides which, and which
+    half has the only vote of an item. The halves are the same in every call with the same table.
+    """
+    check_choice("half", half, [name for name in get_args(Half) if name], "votes")
+    item, question = votes.item_codes.astype(np.int64), votes.question_codes
+    rows, many = np.arange(len(votes)), len(votes.annotators)
+    anonymous = len(votes.items) * many + rows
+    key = np.where(votes.annotator_codes >= 0, item * many + votes.annotator_codes, anonymous)
+    _, first, voter = np.unique(key, return_index=True, return_inverse=True)
+    asked = np.zeros(len(first), np.int64)
+    np.bitwise_or.at(asked, voter, 1 << (question.astype(np.int64) % 63))
+    rng = np.random.default_rng(0)
+    order = np.lexsort((rng.random(len(first)), asked, item[first]))
+    side = np.empty(len(first), np.int64)
+    # Alternating, and by chance from the one or the other.
+    side[order] = (np.arange(len(first)) + rng.integers(2, size=len(votes.items))[item[first][order]]) % 2
+    kept = votes.select(mask=side[voter] == (half == "second"))
+    left = {"not in this half of the item's votes": len(votes) - len(kept)}
+    return replace(kept, exclusions=votes.exclusions | left)
 
 
 def answers_to(votes: VoteTable, questions: tuple[Question, ...], where: str) -> VoteTable:

@@ -12,7 +12,7 @@ import pandas as pd
 
 from annot_hf.data.conditions import CLEAN, Condition
 from annot_hf.data.encoding import by_name
-from annot_hf.data.predictions import Predictions, check_unique
+from annot_hf.data.predictions import ROBUSTNESS_FOLDER, Predictions, check_unique
 from annot_hf.data.questions import Question, normal_form_hint
 from annot_hf.data.targets import Targets
 from annot_hf.evaluation.resampling import Resamples
@@ -209,6 +209,12 @@ def read_conditions(folder: str | os.PathLike[str]) -> dict[str, Predictions]:
             f"No folder in {folder} holds predictions; write them with annot-hf predict --condition noise:10 --condition "
             f"telephone --out {folder}."
         )
+    return {str(file.parent): Predictions.load(file.parent) for file in files}
+
+
+def read_robustness(folder: str | os.PathLike[str]) -> dict[str, Predictions]:
+    """The predictions of a sample under acoustic conditions that lie beside predictions, by path; empty without any."""
+    files = sorted((Path(folder) / ROBUSTNESS_FOLDER).glob("*/predictions.json"))
     return {str(file.parent): Predictions.load(file.parent) for file in files}
 
 

@@ -17,15 +17,17 @@ from annot_hf.data.predictions import Predictions
 from annot_hf.data.targets import Targets
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation import categories, scoring
-from annot_hf.evaluation.alignment import FLOOR, Groups, Reference, Speakers, align
+from annot_hf.evaluation.alignment import FLOOR, Groups, Reference, Speakers, align, by_condition
 from annot_hf.evaluation.categories import SpeakerGroup, Stratum
+from annot_hf.evaluation.ceiling import CEILING, SPLIT_HALF, noise_ceiling
 from annot_hf.evaluation.equivalence import KEEP, Equivalence, rater_equivalence, vote_counts
 from annot_hf.evaluation.raters import CONSENSUS, MARGINAL, measure_raters, without_raters
 from annot_hf.evaluation.resampling import Arrays, Measured, Measures, with_interval
+from annot_hf.evaluation.speakers import score_speakers, speaker_spread
 from annot_hf.models import measures
 
 MODEL = "model"
-PARTS = ("items", "raters", "scales", "categories", "ranks")
+PARTS = ("items", "raters", "scales", "categories", "ranks", "ceiling")
 # Separates the names of a system and of a run.
 _SEPARATOR = "\x1f"
 
@@ -38,10 +40,11 @@ class Evaluation(Mapping[str, dict[str, Any]]):
     """A mapping from measure to `{title, unit, better, systems, differences}`, see `Measured.record`.
 
     A single system is called "model". Every measure also has the "marginal" and, for answers of single raters, the
-    "consensus"; that of several systems is called "NAME, consensus". Names of the measures: those of `ITEM_MEASURES`;
-    "rater_..."; "ccc_<question>" and so on for scales; and for a category question "jsd_thirds_low",
-    "macro_f1_tertiles_high", "accuracy_2_best", "pauar75_1_best", "pauar50_3_best_min10", "pauar75_1_best_sex=female",
-    "ece", "ece_top", "ece_of_<label>", "residual_<label>".
+    "consensus"; that of several systems is called "NAME, consensus". Measures over items of a category question also have what
+    any model could reach, the "ceiling" and the "ceiling, split-half" (see `noise_ceiling`). Names of the measures: those of
+    `ITEM_MEASURES`; "rater_..."; "ccc_<question>" and so on for scales; and for a category question "jsd_thirds_low",
+    "macro_f1_tertiles_high", "accuracy_2_best", "pauar75_1_best", "pauar50_3_best_min10", "pauar75_1_best_sex=female", "ece",
+    "ece_top", "ece_of_<label>", "residual_<label>".
 
     Attributes:
         systems: Names of the systems.
@@ -58,6 +61,8 @@ class Evaluation(Mapping[str, dict[str, Any]]):
         per_rater: One row per named rater (index): votes, and the rater's own measure by system (its first run), such as
             "ccc_valence_model", "accuracy_consensus".
         per_speaker: One row per speaker (index): items, labels (that win at least one item), n-best UAR of a single system.
+        speaker_scores: Of each system, items, gap closed, JSD and the marginal's JSD of every speaker; empty with fewer than
+            two. See `score_speakers`.
         floor: ECE by chance of a single system if it were perfectly calibrated.
         confusion: Mean distribution `(K, K)` of a single system's predictions and of the votes over the items that each
             label wins, and their number `(K,)`.
@@ -80,6 +85,7 @@ class Evaluation(Mapping[str, dict[str, Any]]):
     groups: list[SpeakerGroup] = field(default_factory=list)
     per_rater: pd.DataFrame | None = field(default=None, repr=False)
     per_speaker: pd.DataFrame | None = field(default=None, repr=False)
+    speaker_scores: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
     floor: dict[str, float] = field(default_factory=dict)
     confusion: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     residual: str | None = None
@@ -157,6 +163,11 @@ class Evaluation(Mapping[str, dict[str, Any]]):
             "speakers": groups,
             "per_rater": {} if self.per_rater is None else self.per_rater.to_dict("index"),
             "per_speaker": {} if self.per_speaker is None else self.per_speaker.to_dict("index"),
+            "speaker_scores": {
+                system: table.astype(object).where(table.notna(), None).to_dict("index")
+                for system, table in self.speaker_scores.items()
+            },
+            "speaker_spread": {system: speaker_spread(table) for system, table in self.speaker_scores.items()},
             "calibration_floor": self.floor,
             "confusion": {
                 name: [None if np.isnan(row).any() else row.tolist() for row in matrix]
@@ -203,7 +214,8 @@ def evaluate(
         folds: The folds of all repeats of a cross-validation; items that none of them tests are not scored.
         unit: What `speakers` names, such as "conversation"; "item" without groups.
         parts: What to measure, of `PARTS`: distributions over items; answers of single raters; further scales; details of a
-            category question (strata, ranks, speakers, calibration); rank correlation of entropies.
+            category question (strata, ranks, speakers, calibration); rank correlation of entropies; noise ceilings, which
+            need whole votes as the reference.
         residual: Name of the residual label, case-insensitive; ignored if the support lacks it.
         keep: Smallest share of the items that the curve of rater equivalence may be based on.
         n_resamples: Bootstrap resamples behind each 95 % interval; 0 for none.
@@ -269,11 +281,12 @@ def evaluate(
             measured, disputed = scoring.measure_disagreement(only, keyed[only], rows[only], votes, reference)
             found["scales"].append(measured)
             details |= {"scales": facts, "disagreement": disputed}
-    if "categories" in parts and not questions[0].is_scale:
+    category = not questions[0].is_scale
+    whole = vote_counts(scored, votes) if category and {"categories", "ceiling"} & set(parts) else None
+    if "categories" in parts and category:
         measured, facts = categories.measure_categories(batches[0], reference, groups, residual)
         found["categories"].append(measured)
         details |= facts
-        whole = vote_counts(scored, votes)
         if whole is not None:
             stacked = {name: np.stack([probs[_key(name, run)] for run in range(len(runs[name]))]) for name in names}
             details["equivalence"] = rater_equivalence(
@@ -281,11 +294,21 @@ def evaluate(
             )
         if lone:
             details |= categories.describe_predictions(probs[names[0]], reference)
+    keys = {name: [_key(name, run) for run in range(len(several))] for name, several in runs.items()}
+    details["speaker_scores"] = score_speakers(columns, keys, reference.speakers)
     if lone:
         details["classes"] = scoring.count_classes(probs[names[0]], q, targets.support)
 
     # Make the records.
     measured = {part: _over_runs(several) for part, several in found.items()}
+    ceilings = None
+    if "ceiling" in parts and whole is not None and targets.method == "soft":
+        ceilings = noise_ceiling(whole[reference.rows], batches[0][MARGINAL], questions, resamples, seed=seed)
+    if ceilings is not None:
+        best, counts["ceiling"] = ceilings
+        for name, one in best.items():
+            measured["items"][name].draws.update(one.draws)
+        notes.insert(0, scoring.NOTES["ceiling"].format(**counts["ceiling"]))
     if folds is not None:
         # The marginal differs only between folds, so its entropies are not correlated.
         del measured["items"]["entropy_correlation"].draws[MARGINAL]
@@ -310,14 +333,32 @@ def evaluate(
     )
 
 
+def measure_conditions(
+    predictions: Predictions, altered: Mapping[str, Predictions], targets: Targets, **options: Any
+) -> Evaluation:
+    """Evaluate predictions for clean clips, and those of the same clips under acoustic conditions, by path.
+
+    Beside the measures over items there is "moved": the mean JSD of the predictions under a condition from the clean ones.
+    `options` are those of `evaluate`; the errors are those of `by_condition`, too.
+    """
+    systems = by_condition(predictions, altered)
+    found = evaluate(systems, targets, parts=("items",), **options)
+    clean, *others = (one.select(found.reference.items).in_order(found.support).probs for one in systems.values())
+    moved = {name: measures.jsd(probs, clean) for name, probs in zip(found.systems[1:], others, strict=True)}
+    draws = found.reference.resamples.means(moved)
+    found.parts["items"]["moved"] = Measured("Moved from the clean prediction (JSD)", "nats", "lower", draws)
+    return found
+
+
 def _runs(systems: Systems) -> dict[str, list[Predictions]]:
     """The runs of every system."""
     if isinstance(systems, Predictions):
         return {MODEL: [systems]}
     runs = {name: [one] if isinstance(one, Predictions) else list(one) for name, one in systems.items()}
-    for name in (MARGINAL, CONSENSUS):
+    for name in (MARGINAL, CONSENSUS, CEILING, SPLIT_HALF):
         if name in runs:
-            raise ValueError(f"A system is called {name!r}, the name of the baseline; give it another name.")
+            what = "a bound" if name in (CEILING, SPLIT_HALF) else "the baseline"
+            raise ValueError(f"A system is called {name!r}, the name of {what}; give it another name.")
     twin = next((_beside(name, False) for name in runs if _beside(name, False) in runs), None)
     if twin is not None:
         raise ValueError(f"A system is called {twin!r}, the name of a baseline; give it another name.")

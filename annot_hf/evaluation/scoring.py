@@ -28,8 +28,12 @@ ITEM_MEASURES: dict[str, tuple[str, str, str]] = {
     "accuracy": ("Accuracy against the plurality", "0 to 1", "higher"),
     "macro_f1": ("Macro-F1 against the plurality", "0 to 1", "higher"),
     "uar": ("Unweighted average recall", "0 to 1", "higher"),
+    "labels_f1": ("Macro-F1 of labels above 1/K (EMO-SUPERB)", "0 to 1", "higher"),
+    "labels_f1_batches": ("Macro-F1 of labels above 1/K, mean over batches of 32 items", "0 to 1", "higher"),
     "ccc": ("CCC of the expectation", "-1 to 1", "higher"),
 }
+# Items of a batch of "labels_f1_batches", in the order of the targets; the last may have fewer.
+BATCH = 32
 _MEANS = ("jsd", "cross_entropy", "kl", "tvd", "bhattacharyya")
 FITS = {"ccc": ("CCC", "higher"), "pearson": ("Pearson", "higher"), "rmse": ("RMSE", "lower")}
 # A normal distribution has 95 % of its mass within this many standard deviations.
@@ -51,7 +55,9 @@ def item_columns(systems: Arrays, q: np.ndarray, questions: Sequence[Question]) 
             "entropies": measures.moments(_entropies(p), _entropies(q)),
             "classes": measures.class_counts(p.argmax(axis=1), q.argmax(axis=1), p.shape[1]),
         }
-        if questions[0].is_scale:
+        if not questions[0].is_scale:
+            own["labels"] = measures.label_counts(p, q)
+        else:
             pairs = zip(questions, dimensions(p, questions), dimensions(q, questions), strict=True)
             for question, one_p, one_q in pairs:
                 own[f"expectation_{question.name}"] = measures.moments(expectation(one_p), expectation(one_q))
@@ -67,6 +73,10 @@ def measure_items(
     """All measures over items from `item_columns`; one of the systems is "marginal"."""
     means = resamples.means(columns)
     draws = {system: _statistics(means, system, questions) for system in names}
+    for system, found in draws.items():
+        if f"{system}/labels" in columns:
+            # Resampled items have no order, so there is no interval.
+            found["labels_f1_batches"] = _batch_f1(columns[f"{system}/labels"])
     about = dict(ITEM_MEASURES)
     for question in questions:
         for kind in ("ccc", "jsd", "gap_closed"):
@@ -90,18 +100,32 @@ def _statistics(means: Arrays, system: str, questions: Sequence[Question]) -> di
         "macro_f1": measures.macro_f1_of(counts),
         "uar": measures.uar_of(counts),
     }
-    # Cross-entropy minus the votes' entropy is KL, so the closed gap is 1 - KL(model) / KL(marginal).
-    # Without a gap, the marginal explains the votes.
-    gap = np.where(means["marginal/kl"] > 1e-6, means["marginal/kl"], 0.0)
-    out["gap_closed"] = 100 * (1 - measures.ratio(own["kl"], gap))
+    if "labels" in own:
+        out["labels_f1"] = measures.macro_f1_of(own["labels"])
+    out["gap_closed"] = closed_gap(own["kl"], means["marginal/kl"])
     if system != "marginal":
         out["vote_entropy"] = means["vote_entropy"]
     for name in [question.name for question in questions if question.is_scale]:
         out[f"ccc_{name}"] = measures.ccc_of(own[f"expectation_{name}"])
         if len(questions) > 1:
             out[f"jsd_{name}"] = own[f"jsd_{name}"]
-            out[f"gap_closed_{name}"] = 100 * (1 - measures.ratio(own[f"kl_{name}"], means[f"marginal/kl_{name}"]))
+            out[f"gap_closed_{name}"] = closed_gap(own[f"kl_{name}"], means[f"marginal/kl_{name}"])
     return out
+
+
+def _batch_f1(counts: np.ndarray) -> np.ndarray:
+    """Mean over batches of the macro-F1 of `label_counts` `(N, 3, K)`, which EMO-SUPERB reports: `(1,)`."""
+    sums = np.add.reduceat(counts, np.arange(0, len(counts), BATCH), axis=0)
+    return measures.macro_f1_of(sums).mean(keepdims=True)
+
+
+def closed_gap(kl: np.ndarray, marginal: np.ndarray) -> np.ndarray:
+    """Share (%) of the gap in cross-entropy from the marginal to the votes that a system closes, from mean KL divergences.
+
+    Cross-entropy minus the entropy of the votes is KL, so it is 1 - KL(model) / KL(marginal); NaN without a gap, where the
+    marginal explains the votes.
+    """
+    return 100 * (1 - measures.ratio(kl, np.where(marginal > 1e-6, marginal, 0.0)))
 
 
 def measure_entropy_ranks(systems: Arrays, q: np.ndarray, resamples: Resamples) -> Measured:

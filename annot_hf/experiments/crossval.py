@@ -20,7 +20,15 @@ from annot_hf.data.folds import Fold, check_division, draw_groups, group_items, 
 from annot_hf.data.predictions import Predictions, pool_predictions
 from annot_hf.data.targets import Targets
 from annot_hf.evaluation.evaluate import Evaluation, evaluate
-from annot_hf.experiments.plans import TAKEN, Plan, check_splits, plan_of, planned_runs, write_results
+from annot_hf.experiments.plans import (
+    TAKEN,
+    Plan,
+    check_splits,
+    plan_notes,
+    plan_of,
+    planned_runs,
+    write_results,
+)
 from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.trunks import read_trunk_config
 from annot_hf.report.figures import plot_crossval
@@ -102,7 +110,7 @@ def crossval(
     places = {f"repeat{repeat}/fold{fold}": base + repeat * folds + fold for repeat, fold in counts}
     # A wrong key raises before the first system is trained.
     planned = planned_runs(plan, corpus, out, overrides, places)
-    targets = _common_targets(planned, exported, splits)
+    targets = _common_targets(planned, plan.scored(exported), splits)
     unit, groups = group_items(exported.items, targets.items, group)
     if items is not None:
         drawn = draw_groups(groups, items, base)
@@ -117,10 +125,15 @@ def crossval(
             speakers=None if unit == "item" else dict(zip(targets.items, groups, strict=True)),
             folds=divided,
             unit=unit,
-            parts=("items", "ranks"),
+            parts=("items", "ranks", "ceiling"),
             n_resamples=n_resamples,
         )
-        notes = [*fold_notes(found), *found.notes, say("folds.released", splits=splits, corpus=exported.name)]
+        notes = [
+            *plan_notes(plan, targets),
+            *fold_notes(found),
+            *found.notes,
+            say("folds.released", splits=splits, corpus=exported.name),
+        ]
         notes += [f"{count:,} {reason} are left out." for reason, count in targets.excluded.items()]
         if items is not None:
             notes.append(f"{len(targets):,} items take part, as whole {unit}s drawn at random.")

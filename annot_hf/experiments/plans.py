@@ -11,10 +11,12 @@ from annot_hf.data.export import ExportedCorpus, read_export
 from annot_hf.data.files import check_own
 from annot_hf.data.predictions import Predictions
 from annot_hf.data.questions import nearest, read_yaml
-from annot_hf.evaluation.alignment import groups_of, items_by_name
-from annot_hf.evaluation.evaluate import Evaluation, evaluate
+from annot_hf.data.synthetic import half_of
+from annot_hf.data.targets import Targets
+from annot_hf.evaluation.alignment import groups_of, items_by_name, read_robustness
+from annot_hf.evaluation.evaluate import Evaluation, evaluate, measure_conditions
 from annot_hf.report.pages import write_json, write_markdown
-from annot_hf.report.systems import systems_tables
+from annot_hf.report.systems import robust_systems_table, systems_tables
 from annot_hf.report.tables import say
 from annot_hf.training.checkpoints import held
 from annot_hf.training.keys import read_words
@@ -24,7 +26,9 @@ from annot_hf.training.train import check_trunk, predictions_of
 _OURS = {"corpus", "features", "ensemble.folder", "output_dir", "seed"}
 # Systems may not have the name of the baseline or of these folders.
 TAKEN = {"marginal", "members", "features"}
-_KEYS = {"title", "recipe", "seeds", "systems"}
+_KEYS = {"title", "recipe", "seeds", "systems", "new_listeners"}
+# With `new_listeners`, the key that the plan sets in every recipe.
+_HALF = "votes.half"
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,7 @@ class Plan:
         title: Heading of the results.
         recipe: The recipe that all systems share.
         seeds: Seeds of the runs of every system; a cross-validation needs none, because it sets the seeds of its runs.
+        new_listeners: Train every system on one random half of each item's votes, and score it against the other.
         systems: System -> its changes to the recipe, or to a `recipe` of its own; the others are compared with the first.
     """
 
@@ -42,6 +47,11 @@ class Plan:
     recipe: str
     seeds: tuple[int, ...]
     systems: Mapping[str, Mapping[str, Any]]
+    new_listeners: bool = False
+
+    def scored(self, corpus: ExportedCorpus) -> ExportedCorpus:
+        """The corpus with the votes that systems are scored against."""
+        return replace(corpus, votes=half_of(corpus.votes, "second")) if self.new_listeners else corpus
 
     def without(self, names: Sequence[str]) -> "Plan":
         """The plan without these systems, for instance without one that needs named raters."""
@@ -71,6 +81,9 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
     whole = isinstance(seeds, list) and all(type(seed) is int for seed in seeds)
     if not whole or len(set(seeds)) < len(seeds) or (not seeds and "seeds" in values):
         raise ValueError(f"{path}: seeds is {seeds!r}; give a list of different whole numbers, such as [0, 1, 2].")
+    if not isinstance(values.get("new_listeners", False), bool):
+        raise ValueError(f"{path}: new_listeners is {values['new_listeners']!r}; it is true or false.")
+    ours = _OURS | ({_HALF} if values.get("new_listeners") else set())
     systems = {str(name): flatten(changes or {}, f"{path}: system {name!r}") for name, changes in systems.items()}
     folders = [_folder_name(name) for name in systems]
     if TAKEN & set(folders) or len(set(folders)) < len(values["systems"]):
@@ -79,9 +92,9 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
             f"{', '.join(sorted(TAKEN))}, which are reserved."
         )
     for name, changes in systems.items():
-        if _OURS & set(changes):
+        if ours & set(changes):
             raise ValueError(
-                f"{path}: system {name!r} sets {sorted(_OURS & set(changes))[0]}, which the plan itself sets."
+                f"{path}: system {name!r} sets {sorted(ours & set(changes))[0]}, which the plan itself sets."
             )
         recipes = [values["recipe"], *([changes["recipe"]] if "recipe" in changes else [])]
         if not all(isinstance(recipe, str) for recipe in recipes):
@@ -89,7 +102,8 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
         # Relative to the plan, like the base of a recipe.
         if "recipe" in changes and (path.parent / changes["recipe"]).is_file():
             changes["recipe"] = str(path.parent / changes["recipe"])
-    return Plan(str(values.get("title", path.stem)), values["recipe"], tuple(seeds), systems)
+    title, new = str(values.get("title", path.stem)), values.get("new_listeners", False)
+    return Plan(title, values["recipe"], tuple(seeds), systems, new)
 
 
 def plan_of(source: str | os.PathLike[str]) -> Plan:
@@ -111,9 +125,11 @@ def run_plan(
     *,
     split: str = "test",
     n_resamples: int = 1000,
+    robustness: int = 240,
 ) -> tuple[Evaluation, Path]:
     """Train, predict and score the systems of a plan; finished runs are kept, so an interrupted plan resumes.
 
+    The first run of a system that hears clips also predicts a sample of `robustness` clips under acoustic conditions.
     `out` gets a folder per run, results.json and results.md. Returns the scores and the path of results.md.
     """
     out, corpus = Path(out), Path(corpus)
@@ -128,21 +144,24 @@ def run_plan(
         runs: dict[str, list[Predictions]] = {name: [] for name in planned}
         for name, several in planned.items():
             for run in several:
-                runs[name].append(predictions_of(run, exported, split))
+                clips = 0 if runs[name] else robustness
+                runs[name].append(predictions_of(run, exported, split, robustness=clips))
                 check_trunk(name, runs[name])
         first = next(iter(runs.values()))[0]
         bins = next(iter(planned.values()))[0].options.get("bins", 4)
-        targets = exported.targets(split, [question.name for question in first.questions], bins=bins)
+        scored = plan.scored(exported)
+        targets = scored.targets(split, [question.name for question in first.questions], bins=bins)
         about = items_by_name(exported.items)
-        found = evaluate(
-            runs,
-            targets,
-            speakers=about["speaker"],
-            groups=groups_of(about),
-            votes=exported.votes,
-            marginal=first.in_order(targets.support).meta.get("marginal"),
-            n_resamples=n_resamples,
-        )
+        options = {"speakers": about["speaker"], "n_resamples": n_resamples}
+        options["marginal"] = first.in_order(targets.support).meta.get("marginal")
+        missing = "exclude" if plan.new_listeners else "error"
+        found = evaluate(runs, targets, groups=groups_of(about), votes=scored.votes, on_missing=missing, **options)
+        robust = {}
+        for name, several in planned.items() if robustness else ():
+            altered = read_robustness(Path(several[0].training.output_dir) / f"predictions-{split}")
+            if altered:
+                clean = runs[name][0].select(next(iter(altered.values())).items)
+                robust[name] = measure_conditions(clean, altered, targets, on_missing="exclude", **options)
         cautions = dict.fromkeys(run.caution for several in runs.values() for run in several if run.caution)
         page = write_results(
             out / "results.md",
@@ -150,21 +169,47 @@ def run_plan(
             found,
             {"corpus": exported.name, "split": split, "recipe": plan.recipe, "overrides": list(overrides)},
             summary=say("plan.summary", counts=found.counts),
-            tables=systems_tables(found),
-            notes=[*found.notes, f"The gap starts from {found.reference.baseline}.", *cautions],
+            tables=[*systems_tables(found), *robust_systems_table(robust)],
+            data={"robustness": {name: one.to_dict() for name, one in robust.items()}},
+            notes=[
+                *plan_notes(plan, targets),
+                *found.notes,
+                f"The gap starts from {found.reference.baseline}.",
+                *cautions,
+            ],
         )
     return found, page
 
 
-def write_results(path: Path, plan: Plan, found: Evaluation, facts: Mapping[str, Any], **page: Any) -> Path:
-    """Write the scores of a plan as Markdown, with what each system changes, and as JSON beside it; returns the path."""
-    facts = {"title": plan.title, **facts}
-    write_json(path.with_suffix(".json"), facts | {"systems": plan.systems, "evaluation": found.to_dict()})
+def write_results(
+    path: Path,
+    plan: Plan,
+    found: Evaluation,
+    facts: Mapping[str, Any],
+    *,
+    data: Mapping[str, Any] | None = None,
+    **page: Any,
+) -> Path:
+    """Write the scores of a plan as Markdown, with what each system changes, and as JSON beside it, with `data` too.
+
+    Returns the path of the Markdown.
+    """
+    facts = {"title": plan.title, **({"new_listeners": True} if plan.new_listeners else {}), **facts}
+    write_json(
+        path.with_suffix(".json"), facts | {"systems": plan.systems, "evaluation": found.to_dict(), **(data or {})}
+    )
     changes = {
         f"system {name}": ", ".join(f"{key}: {json.dumps(value)}" for key, value in changed.items()) or "nothing"
         for name, changed in plan.systems.items()
     }
     return write_markdown(path, title=plan.title, details=facts | changes, **page)
+
+
+def plan_notes(plan: Plan, targets: Targets) -> list[str]:
+    """What a plan with new listeners was trained on and scored against."""
+    if not plan.new_listeners:
+        return []
+    return [say("plan.new_listeners", lacking=targets.excluded.get("items without votes", 0))]
 
 
 def check_splits(corpus: ExportedCorpus, splits: Sequence[str]) -> list[str]:
@@ -181,7 +226,7 @@ def planned_runs(
 ) -> dict[str, list[Run]]:
     """The runs of every system; `places` are the folder of each run, relative to that of its system, and its seed."""
     for key in flatten(read_words(overrides), "overrides"):
-        if key in _OURS:
+        if key in _OURS or (plan.new_listeners and key == _HALF):
             raise ValueError(f"The override {key} is set for every run by the plan itself; remove it.")
         users = [name for name, changes in plan.systems.items() if key in changes]
         if users:
@@ -193,6 +238,7 @@ def planned_runs(
         recipe = changes.get("recipe", plan.recipe)
         words = [f"{key}={json.dumps(value)}" for key, value in changes.items() if key != "recipe"]
         words += [*overrides, f"corpus={corpus}", f"features={out / 'features'}"]
+        words += [f"{_HALF}=first"] if plan.new_listeners else []
         for place, seed in places.items():
             folder = out / _folder_name(name) / place
             # Ensembles share equal members, for instance five of ten.

@@ -21,12 +21,11 @@ from annot_hf.models.trunks import (
     build_trunk,
     check_layer,
     encode_layers,
-    input_name_of,
     load_trunk_weights,
     read_trunk_config,
 )
 from annot_hf.training.checkpoints import load_model
-from annot_hf.training.collator import VoteCollator
+from annot_hf.training.collator import trunk_collator
 from annot_hf.training.inputs import corpus_inputs, make_processor
 
 
@@ -62,12 +61,11 @@ def measure_saliency(
     rated = np.flatnonzero(np.isfinite(columns).all(1))
     rows = rated if len(rated) <= items else np.sort(np.random.default_rng(seed).choice(rated, items, replace=False))
     chosen, columns = candidates[rows], columns[rows]
-    inputs = corpus_inputs(corpus, chosen, trunk.config, processor, features="", max_seconds=max_seconds)
+    inputs = corpus_inputs(corpus, chosen, trunk.config, processor, features=None, max_seconds=max_seconds)
     moments = CrossMoments(among_units=formula == "penalised")
     order = np.argsort(-inputs.lengths, kind="stable")
     batches = [order[start : start + batch_size] for start in range(0, len(order), batch_size)]
-    name = input_name_of(trunk.config)
-    collator = VoteCollator(name, processor if name == "input_ids" else None)
+    collator = trunk_collator(trunk.config, processor)
     for part in tqdm(batches, desc="saliency", unit="batch"):
         batch = collator.pad([inputs.read(inputs.entries[row]) for row in part])
         moments.update(layer_means(trunk, batch), columns[part])

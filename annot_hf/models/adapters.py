@@ -37,6 +37,7 @@ LORA_TARGETS = {
     # query, key and value are one layer
     "modernbert": ("attn.Wqkv",),
     **dict.fromkeys(_WAVEFORM, ("attention.q_proj", "attention.v_proj")),
+    "whisper": ("self_attn.q_proj", "self_attn.v_proj"),
     # its attention reads the weights of all four projections and never calls them: an adapter there would do nothing
     "wavlm": ("feed_forward.intermediate_dense", "feed_forward.output_dense"),
 }

@@ -114,7 +114,9 @@ class AttentivePooling(nn.Module):
 
     def weights(self, frames: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
         """Weight of each frame in the mean `(B, T)`; rows sum to 1, padding has none."""
-        return self.score(frames)[..., 0].masked_fill(~mask, torch.finfo(frames.dtype).min).softmax(-1)
+        # autocast may give scores of another precision than the frames
+        scores = self.score(frames)[..., 0]
+        return scores.masked_fill(~mask, torch.finfo(scores.dtype).min).softmax(-1)
 
 
 class TcGruPooling(nn.Module):

@@ -17,6 +17,8 @@ Array = Any
 
 # Numbers per block, so that temporaries of large NumPy inputs stay in the cache.
 _BLOCK = 1 << 15
+# Shares closer than this are equal.
+_SHARE_SLACK = 1e-9
 
 
 def kl(reference: Array, prediction: Array, base: float | None = None) -> Array:
@@ -226,6 +228,17 @@ def class_counts(predicted: np.ndarray, true: np.ndarray, n_classes: int) -> np.
     """Hits, predictions and true cases per item and class `(N, 3, K)`: all that F1, recall and accuracy need."""
     hits = _one_hot(np.where(predicted == true, true, -1), n_classes)
     return np.stack([hits, _one_hot(predicted, n_classes), _one_hot(true, n_classes)], axis=1)
+
+
+def label_counts(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """Hits, predictions and true cases per item and label `(N, 3, K)` where an item may have several labels.
+
+    A label is predicted, or true, if its share of `p`, or of the votes `q` `(N, K)`, is above 1/K, strictly, as in the code of
+    EMO-SUPERB (arXiv 2402.13018). Shares that exceed 1/K by 1e-9 or less are equal to it: 2 of 12 votes are no sign of one of
+    6 labels, however they are rounded.
+    """
+    given, voted = (x > 1 / x.shape[1] + _SHARE_SLACK for x in (p, q))
+    return np.stack([given & voted, given, voted], axis=1).astype(np.float64)
 
 
 def macro_f1_of(counts: np.ndarray) -> np.ndarray:

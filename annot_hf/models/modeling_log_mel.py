@@ -45,7 +45,7 @@ class LogMelModel(PreTrainedModel):
         """
         mask = torch.ones_like(input_features[..., 0]).bool() if attention_mask is None else attention_mask.bool()
         mean, std = map(input_features.new_tensor, (self.config.mel_mean, self.config.mel_std))
-        frames = (input_features.clip(self.config.mel_floor) - mean) / std
+        frames = (bound_frames(input_features, mask, self.config) - mean) / std
         if self.training:
             frames, mask = self._augment(frames, mask)
         # (B, 1, T, bands).
@@ -78,6 +78,17 @@ class LogMelModel(PreTrainedModel):
         band = _random_spans(sizes, bands, config.mask_feature_prob, config.mask_feature_length)
         # 0 is the mean of the standardised features.
         return frames.masked_fill(time[..., None] | band[:, None], 0.0), mask
+
+
+def bound_frames(frames: torch.Tensor, mask: torch.Tensor, config: LogMelConfig) -> torch.Tensor:
+    """Log-mel frames `(..., T, bands)` before they are standardised: none is too low, and the level is as `config` has it.
+
+    With `mel_range`, they are nats relative to the peak of the frames that `mask` `(..., T)` calls real, in [-mel_range, 0].
+    """
+    if config.mel_range is None:
+        return frames.clip(config.mel_floor)
+    peak = frames.masked_fill(~mask[..., None], -torch.inf).amax((-2, -1), keepdim=True).clip(config.mel_floor)
+    return (frames - peak).clip(-config.mel_range)
 
 
 def _change_speed(frames: torch.Tensor, mask: torch.Tensor, jitter: float) -> tuple[torch.Tensor, torch.Tensor]:

@@ -8,15 +8,17 @@ from transformers.utils import ModelOutput
 
 @dataclass
 class TrunkOutput(ModelOutput):
-    """Frames of a log-mel trunk.
+    """Frames of a trunk of ours.
 
     Attributes:
         last_hidden_state: Frames `(B, T, H)`; zero where there is padding.
         frame_mask: True where a frame is real `(B, T)`.
+        hidden_states: On request, the hidden states 0 to L of a trunk with transformer layers, each `(B, T, H)`.
     """
 
     last_hidden_state: torch.FloatTensor | None = None
     frame_mask: torch.BoolTensor | None = None
+    hidden_states: tuple[torch.FloatTensor, ...] | None = None
 
 
 @dataclass

@@ -1,4 +1,4 @@
-"""Build and call trunks: our log-mel model, raw-waveform encoders of the wav2vec 2.0 family, and text encoders.
+"""Build and call trunks: our log-mel model, Whisper, waveform encoders of the wav2vec 2.0 family, and text encoders.
 
 Hidden state 0 enters the first transformer layer, k leaves the k-th, as in the library's `output_hidden_states`.
 """
@@ -19,8 +19,10 @@ from transformers.utils.hub import resolve_revision
 from .checks import check_attention, said
 from .configuration_log_mel import LogMelConfig
 from .modeling_log_mel import LogMelModel
+from .whisper import WhisperTrunk, whisper_encoder_of
 
 WAVEFORM_TRUNKS = ("wavlm", "hubert", "wav2vec2", "unispeech", "unispeech-sat")
+WHISPER = "whisper"
 # Text encoders without a norm after the last layer, so that the first k layers are a complete encoder.
 LAYERED_TEXT_TRUNKS = ("bert", "roberta", "xlm-roberta", "camembert", "distilbert", "electra", "mpnet")
 # Their positions start after the index of the padding token.
@@ -52,10 +54,10 @@ def trunk_config_from(config: dict | PreTrainedConfig | None) -> PreTrainedConfi
 
 
 def input_name_of(config: PreTrainedConfig) -> str:
-    """The input of the trunk: "input_features", "input_values" (a waveform), "input_ids" (text) or `PROMPTED`."""
+    """The input of the trunk: "input_features" (mel), "input_values" (a waveform), "input_ids" (text) or `PROMPTED`."""
     if config.model_type in PROMPTED_TRUNKS:
         return PROMPTED
-    if config.model_type == LogMelConfig.model_type:
+    if config.model_type in (LogMelConfig.model_type, WHISPER):
         return "input_features"
     return "input_values" if config.model_type in WAVEFORM_TRUNKS else "input_ids"
 
@@ -72,7 +74,7 @@ def check_layer(config: PreTrainedConfig, layer: int | str | None) -> None:
     """Raise a ValueError unless a trunk of this configuration has the layer: None (its last), 0 to L, or "weighted"."""
     if layer is None:
         return
-    families = (*WAVEFORM_TRUNKS, *LAYERED_TEXT_TRUNKS)
+    families = (*WAVEFORM_TRUNKS, WHISPER, *LAYERED_TEXT_TRUNKS)
     if config.model_type not in families:
         raise ValueError(
             f"trunk_layer is {layer!r}, and a trunk of type {config.model_type} has no choice of layers; leave trunk_layer "
@@ -106,26 +108,34 @@ def build_trunk(
             f"A {config.model_type} is a model of its own and no trunk; set model to qwen2-audio, or use "
             "DistributionQwen2Audio.from_lalm."
         )
-    if takes != input_name_of(config) or config.is_encoder_decoder or not hasattr(config, "hidden_size"):
+    plain = config.model_type == WHISPER or not config.is_encoder_decoder
+    if takes != input_name_of(config) or not plain or not hasattr(config, "hidden_size"):
         raise ValueError(
             f"A {config.model_type} trunk is not supported; use a text encoder such as bert, or one of "
-            f"{', '.join(WAVEFORM_TRUNKS)}, or the log-mel trunk."
+            f"{', '.join(WAVEFORM_TRUNKS)}, {WHISPER}, or the log-mel trunk."
         )
     if layer is not None or not skip_layers:
         config = copy.deepcopy(config)
     if layer == WEIGHTED or not skip_layers:
         # A layer that is skipped gives no hidden state to weight.
-        config.layerdrop = 0.0
+        setattr(config, "encoder_layerdrop" if config.model_type == WHISPER else "layerdrop", 0.0)
     if layer not in (None, WEIGHTED):
         config.num_hidden_layers = layer
     if layer is not None:
         config.add_adapter = False
-    trunk = AutoModel.from_config(config)
+    # not that of the checkpoint, which may be half precision
+    dtype = torch.get_default_dtype()
+    if config.model_type == WHISPER:
+        trunk = WhisperTrunk._from_config(config, dtype=dtype)
+    else:
+        trunk = AutoModel.from_config(config, dtype=dtype)
     if getattr(trunk, "pooler", None) is not None:
         # Nothing here reads a text encoder's pooler, and DDP stops at weights without a gradient.
         trunk.pooler = None
-    if layer is not None and getattr(config, "do_stable_layer_norm", False):
-        # This norm belongs to the whole trunk's output and to none of its hidden states; an adapter likewise.
+    # This norm belongs to the whole trunk's output and to none of its hidden states; an adapter likewise.
+    if layer is not None and config.model_type == WHISPER:
+        trunk.layer_norm = nn.Identity()
+    elif layer is not None and getattr(config, "do_stable_layer_norm", False):
         trunk.encoder.layer_norm = nn.Identity()
     if getattr(config, "feat_extract_norm", None) == "group":
         first = trunk.feature_extractor.conv_layers[0]
@@ -150,10 +160,13 @@ def read_trunk_config(source: str, revision: str | None = None) -> PreTrainedCon
 def load_trunk_weights(trunk: PreTrainedModel, source: str, revision: str | None = None) -> None:
     """Give a trunk the weights of a plain checkpoint; a ValueError if it lacks any that the trunk was built with."""
     try:
-        # The library's own class also reads checkpoints with a head ("bert.encoder...").
-        encoder, info = AutoModel.from_pretrained(
-            source, output_loading_info=True, trust_remote_code=False, revision=revision
-        )
+        if trunk.config.model_type == WHISPER:
+            encoder, info = whisper_encoder_of(source, revision)
+        else:
+            # The library's own class also reads checkpoints with a head ("bert.encoder...").
+            encoder, info = AutoModel.from_pretrained(
+                source, output_loading_info=True, trust_remote_code=False, revision=revision
+            )
     except OSError as error:
         raise _no_checkpoint(source) from error
     except SafetensorError as error:
@@ -242,7 +255,7 @@ def call_trunk(
                 'set padding_side of the tokenizer or feature extractor to "right".'
             )
     if name == "input_features":
-        output = trunk(input_features, attention_mask=attention_mask)
+        output = trunk(input_features, attention_mask=attention_mask, **options)
         return output, output.frame_mask
     if attention_mask is None:
         attention_mask = torch.ones(given[name].shape[:2], dtype=torch.long, device=given[name].device)

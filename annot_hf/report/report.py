@@ -14,8 +14,8 @@ from annot_hf.data.agreement import agreement
 from annot_hf.data.predictions import Predictions
 from annot_hf.data.targets import Targets, targets_like
 from annot_hf.data.votes import VoteTable
-from annot_hf.evaluation.alignment import by_condition, examples, groups_of, items_by_name
-from annot_hf.evaluation.evaluate import CONSENSUS, MARGINAL, MODEL, Evaluation, evaluate
+from annot_hf.evaluation.alignment import examples, groups_of, items_by_name
+from annot_hf.evaluation.evaluate import CONSENSUS, MARGINAL, MODEL, Evaluation, evaluate, measure_conditions
 from annot_hf.evaluation.raters import recovered_bias
 from annot_hf.report import figures as plots, tables
 from annot_hf.report.pages import Clip, Figures, Section, write_pages
@@ -61,6 +61,7 @@ def build_report(
     on_missing: str = "error",
     groups: Sequence[str] | None = None,
     conditions: Mapping[str, Predictions] | None = None,
+    robustness: Mapping[str, Predictions] | None = None,
     controls: Mapping[str, Predictions] | None = None,
     newcomers: tuple[Mapping[str, Predictions], VoteTable] | None = None,
     listen: bool = False,
@@ -84,6 +85,7 @@ def build_report(
         on_missing: "error" or "exclude"; see `evaluate`.
         groups: Columns of `items` that group speakers; when None, `sex` and `gender` if they exist.
         conditions: Predictions of the same model for the same clips under acoustic conditions; see `read_conditions`.
+        robustness: Predictions of a sample of the clips under mild conditions, which `predict_robustness` makes.
         controls: What a model of raters is held against, by name; see `held_against`.
         newcomers: Predictions for raters who joined the trained model, as "model" and as what these are held against, and the
             votes of theirs to score.
@@ -93,7 +95,7 @@ def build_report(
         ValueError: The inputs do not match.
     """
     about, options = _about(items, marginal, n_resamples, seed, on_missing)
-    parts = ("items", "raters", "scales", "categories")
+    parts = ("items", "raters", "scales", "categories", "ceiling")
     found = evaluate(predictions, targets, votes=votes, groups=groups_of(about, groups), parts=parts, **options)
     voted = None if votes is None else _evaluated_votes(votes, found)
     biases = None
@@ -105,9 +107,13 @@ def build_report(
     if newcomers is not None:
         asked, own = newcomers
         joined = evaluate(asked, targets_like(targets, own), **compared)
-    robust = None
+    robust = sampled = None
     if conditions is not None:
-        robust = evaluate(by_condition(predictions, conditions), targets, parts=("items",), **options)
+        robust = measure_conditions(predictions, conditions, targets, **options)
+    if robustness:
+        some = next(iter(robustness.values())).items
+        options["on_missing"] = "exclude"
+        sampled = measure_conditions(predictions.select(some), robustness, targets, **options)
     agreed = [] if voted is None else [agreement(voted, question.name) for question in targets.questions]
     excluded = _excluded(found, targets, votes)
 
@@ -123,10 +129,12 @@ def build_report(
     if joined is not None:
         sections.append(newcomers_section(joined, asked[MODEL].meta.get("onboarding_votes", 0)))
     shown = tables.score_tables(found) + tables.class_table(found) + tables.scale_table(found)
-    shown += tables.disagreement_table(found) + tables.agreement_table(agreed)
+    shown += tables.disagreement_table(found) + tables.agreement_table(agreed) + tables.spread_table(found)
     sections.append(Section(shown, figures))
     if found.strata:
         sections += breakdown_sections(found, {"reliability": figures.pop("reliability")})
+    if sampled is not None:
+        sections.append(Section([tables.robustness_table(sampled)]))
     if robust is not None:
         sections.append(robustness_section(robust))
     verdict = _verdict(found, helped) if found.counts["rater_votes_own_head"] else ""
@@ -138,6 +146,7 @@ def build_report(
         "controls": None if helped is None else helped.to_dict(),
         "newcomers": None if joined is None else joined.to_dict(),
         "robustness": None if robust is None else robust.to_dict(),
+        "robustness_sample": None if sampled is None else sampled.to_dict(),
         "excluded": excluded,
         "agreement": [one.to_dict() for one in agreed],
         "recovered_bias": biases,
@@ -278,9 +287,9 @@ def newcomers_section(found: Evaluation, votes: int) -> Section:
 def robustness_section(found: Evaluation) -> Section:
     """Scores under each condition, differences to clean clips, and a plot of the JSD."""
     questions, (clean, *altered) = found.reference.targets.questions, found.systems
-    names = [name for name in ("jsd", "gap_closed", "accuracy", "uar") if name in found]
+    names = [name for name in ("moved", "jsd", "gap_closed", "accuracy", "uar") if name in found]
     if questions[0].is_scale:
-        names = ["jsd", "gap_closed", *(f"ccc_{question.name}" for question in questions)]
+        names = ["moved", "jsd", "gap_closed", *(f"ccc_{question.name}" for question in questions)]
     heads = (f"{one.title}{tables.ARROWS[one.better]} ({one.unit})" for one in map(found.measured, names))
     columns = ("Condition", *heads)
     systems = (*found.systems, MARGINAL)

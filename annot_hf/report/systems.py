@@ -11,6 +11,7 @@ from annot_hf.report import figures as plots
 from annot_hf.report.pages import Section
 from annot_hf.report.tables import (
     ARROWS,
+    CEILINGS,
     DASH,
     Cell,
     Table,
@@ -19,6 +20,7 @@ from annot_hf.report.tables import (
     measure_rows,
     number,
     say,
+    spread_table,
     value_cell,
     worded,
 )
@@ -30,16 +32,33 @@ _PARTS = {
     "Speaker by speaker": ("pauar",),
     "Calibration": ("ece", "residual_"),
 }
-# Of measures over items, JSD in bits is JSD in another unit, and the entropy of the votes does not depend on the run.
-_NOT_COUNTED = ("jsd_bits", "vote_entropy")
+# Of measures over items, JSD in bits is JSD in another unit, the entropy of the votes does not depend on the run, and F1 over
+# batches has no interval.
+_NOT_COUNTED = ("jsd_bits", "vote_entropy", "labels_f1_batches")
 # The tables of several systems.
 _MAIN = ("gap_closed", "jsd", "kl", "tvd", "accuracy", "macro_f1", "uar")
-_DETAILS = ("entropy_correlation", "entropy_rank_correlation", "jsd_thirds_low", "jsd_thirds_mid", "jsd_thirds_high")
+_DETAILS = (
+    "labels_f1",
+    "labels_f1_batches",
+    "entropy_correlation",
+    "entropy_rank_correlation",
+    "jsd_thirds_low",
+    "jsd_thirds_mid",
+    "jsd_thirds_high",
+)
 _DETAILS += ("accuracy_2_best", "uar_2_best", "pauar75_1_best", "pauar50_1_best")
 _TERTILES = tuple(f"{name}_tertiles_{part}" for name in ("jsd", "accuracy") for part in ("low", "mid", "high"))
 # The two tables of a cross-validation.
 _CROSSVAL = {
-    "Labels": ("accuracy", "macro_f1", "uar", "entropy_correlation", "entropy_rank_correlation"),
+    "Labels": (
+        "accuracy",
+        "macro_f1",
+        "uar",
+        "labels_f1",
+        "labels_f1_batches",
+        "entropy_correlation",
+        "entropy_rank_correlation",
+    ),
     "Distributions": ("jsd", "kl", "tvd", "cross_entropy", "gap_closed"),
 }
 
@@ -59,6 +78,7 @@ def comparison_sections(found: Evaluation) -> list[Section]:
         sections.append(
             Section([_comparison_table("Predicted answers of single raters", found.parts["raters"], found)])
         )
+    sections += [Section(table) for table in [spread_table(found)] if table]
     left = [name for name in found.parts["categories"] if "_best_min" not in name and "_present_" not in name]
     for title, starts in _PARTS.items():
         part = [name for name in left if name.startswith(starts) and found.measured(name).better]
@@ -111,18 +131,37 @@ def systems_tables(found: Evaluation) -> list[Table]:
         scales = _systems_table("Further scales", found, list(found.parts["scales"]), note="Against mean ratings.")
         # The marginal predicts no mean rating.
         shown.append(replace(scales, rows=scales.rows[:-1]))
-    return [*shown, *_differences_table(found, _MAIN)]
+    return [*shown, *spread_table(found), *_differences_table(found, _MAIN)]
 
 
 def crossval_tables(found: Evaluation) -> list[Table]:
     """The tables of a cross-validation, and the sizes of its folds."""
-    shown = [_systems_table(title, found, names) for title, names in _CROSSVAL.items()]
-    shown += [table for names in _CROSSVAL.values() for table in _differences_table(found, names)]
+    parts = {title: [name for name in names if name in found] for title, names in _CROSSVAL.items()}
+    shown = [_systems_table(title, found, names) for title, names in parts.items()]
+    shown += [table for names in parts.values() for table in _differences_table(found, names)]
     unit, folds = found.counts["unit"], found.counts["folds"]
+    shown += spread_table(found, unit)
     counts = ("items",) if unit == "item" else ("items", "groups")
     rows = [(part, *(_range([fold[part][what] for fold in folds]) for what in counts)) for part in SPLITS]
     heads = ("Part of a fold", "Items", f"{unit.capitalize()}s")[: 1 + len(counts)]
     return [*shown, worded("folds", rows, columns=heads)]
+
+
+def robust_systems_table(robust: Mapping[str, Evaluation]) -> list[Table]:
+    """One row per system of `measure_conditions`: how far each condition moves its predictions; empty without any."""
+    if not robust:
+        return []
+    first = next(iter(robust.values()))
+    clean, *conditions = first.systems
+    rows = []
+    for system, found in robust.items():
+        cells = []
+        for one in conditions:
+            cost = _run_cell(found.difference("jsd", one, clean), 3).text
+            cells.append(Cell(number(found.at("moved", one)["value"], 3), f"JSD − clean: {cost}"))
+        rows.append((system, *cells))
+    items = first.counts["n_evaluated"]
+    return [worded("robust_systems", rows, columns=("System", *conditions), items=items)]
 
 
 def _range(values: Sequence[int]) -> str:
@@ -140,7 +179,8 @@ def _systems_table(
     known, others = found.measured(names[0]).draws, {*found.systems, MARGINAL}
     # The consensus of a system comes after it.
     beside = {one: other for one, other in found.pairs if other in known and other not in others}
-    for system in (*(row for one in found.systems for row in (one, beside.get(one)) if row), MARGINAL):
+    best = [one for one in CEILINGS if any(one in found.measured(name).draws for name in names)]
+    for system in (*(row for one in found.systems for row in (one, beside.get(one)) if row), MARGINAL, *best):
         cells = [_run_cell(found.at(name, system), digits) for name, (_, digits) in columns.items()]
         if worth:
             told = found.equivalence.systems.get(system)

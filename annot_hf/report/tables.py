@@ -12,9 +12,13 @@ from jinja2 import Environment, StrictUndefined, Template
 from annot_hf.data.agreement import Agreement
 from annot_hf.data.questions import read_yaml
 from annot_hf.evaluation.categories import BINS, LEVELS, Stratum, depths
+from annot_hf.evaluation.ceiling import CEILING, SPLIT_HALF
 from annot_hf.evaluation.evaluate import CONSENSUS, MARGINAL, MODEL, Evaluation, spread
 from annot_hf.evaluation.scoring import FITS
+from annot_hf.evaluation.speakers import RANKED, WORST, speaker_spread
 
+# The noise ceilings, best possible systems.
+CEILINGS = (CEILING, SPLIT_HALF)
 ARROWS = {"lower": "\u00a0\u2193", "higher": "\u00a0\u2191", "": ""}
 DASH = "\u2013"
 # Numbers of raters in the table of their curve.
@@ -192,7 +196,13 @@ def measure_rows(
 def score_tables(found: Evaluation) -> list[Table]:
     """Measures over items, and over single answers of named raters if any was predicted."""
     rows = measure_rows(found, found.parts["items"], (MODEL, MARGINAL), [(MODEL, MARGINAL)])
-    shown = [worded("scores", rows, baseline=found.reference.baseline)]
+    columns, best = words()["scores"]["columns"], [name for name in CEILINGS if name in found.measured("jsd").draws]
+    if best:
+        columns = [*columns, *map(_capital, best)]
+        rows = [
+            (*row, *measure_cells(found, [name], best)) for name, row in zip(found.parts["items"], rows, strict=True)
+        ]
+    shown = [worded("scores", rows, columns=columns, baseline=found.reference.baseline)]
     if found.parts["raters"]:
         pairs = [(MODEL, MARGINAL), (MODEL, CONSENSUS)]
         rows = measure_rows(found, found.parts["raters"], (MODEL, CONSENSUS, MARGINAL), pairs)
@@ -318,6 +328,42 @@ def speakers_table(found: Evaluation) -> list[Table]:
     columns = ("Speakers", *(f"paUAR\u2011{level} {n}\u2011best" for level, n in cut))
     every = spread(found.per_speaker)["labels"]
     return [worded("speakers", rows, columns=columns, found=every, labels=len(found.support))]
+
+
+def spread_table(found: Evaluation, unit: str = "speaker") -> list[Table]:
+    """The best, median and worst speakers of every system, by gap closed and by JSD; empty with fewer than two speakers."""
+    rows = []
+    for system, scores in found.speaker_scores.items():
+        told = speaker_spread(scores)
+        for name in RANKED:
+            one, (head, digits) = told[name], heading(found, name)
+            worst = [*one["worst"], *[None] * WORST][:WORST]
+            cells = (_speaker_cell(entry, digits) for entry in (one["best"], one["median"], *worst))
+            shown = "Model" if system == MODEL else system
+            rows.append((Cell(shown, head), Cell(f"{one['worse']:,}", f"of {told['speakers']:,}"), *cells))
+    return [worded("spread", rows, unit=unit)] if rows else []
+
+
+def _speaker_cell(entry: Mapping[str, Any] | None, digits: int) -> Cell:
+    if entry is None:
+        return Cell(DASH)
+    return Cell(number(entry["value"], digits), f"({entry['speaker']}, {counted(entry['items'], 'item')})")
+
+
+def robustness_table(found: Evaluation) -> Table:
+    """How far mild conditions move predictions, and what that costs, from `measure_conditions`."""
+    clean, names = (
+        found.systems[0],
+        ["jsd", *(["accuracy"] if not found.reference.targets.questions[0].is_scale else [])],
+    )
+    heads = [heading(found, name)[0] + ARROWS[found.measured(name).better] for name in ("moved", *names)]
+    heads.insert(2, f"{heading(found, 'jsd')[0]} − clean")
+    rows = []
+    for one in found.systems:
+        moved, jsd, *accuracy = measure_cells(found, ["moved", *names], [one])
+        rows.append((one, moved, jsd, difference_cell(found, "jsd", one, clean), *accuracy))
+    items = found.counts["n_evaluated"]
+    return worded("robustness", rows, columns=("Condition", *heads), items=items)
 
 
 def calibration_table(found: Evaluation) -> Table:

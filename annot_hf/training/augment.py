@@ -1,8 +1,9 @@
-"""Augmentation of the training split: mixtures of its items (DiME-Aug), and clips perturbed as they are read."""
+"""Augmentation of the training split: mixtures of items (DiME-Aug), clips perturbed as they are read, perturbed copies."""
 
 import functools
 import hashlib
 import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedConfig
 
-from annot_hf.data.conditions import load_audiomentations, seed_of, seeded
+from annot_hf.data.conditions import CLEAN, MP3_RATES, Condition, load_audiomentations, put_under, seed_of, seeded
 from annot_hf.data.dime import (
     CLIP_FEATURES,
     Mixtures,
@@ -113,6 +114,84 @@ def _altered(transform: Any, wave: np.ndarray, sampling_rate: int, tempo: float)
     return out[start : start + max(1, round(len(wave) / tempo))]
 
 
+# In the order of a recording: voice, room, microphone, line, level. Of each row, a copy has one of the conditions with this
+# probability, with a number that is uniform between two, one of several, or none.
+_CHAIN = (
+    (0.5, {"speed": (0.9, 1.1)}),
+    (0.25, {"reverb": (0.15, 0.8)}),
+    (0.15, {"background": (3.0, 20.0)}),
+    (1 / 3, dict.fromkeys(("noise", "pink", "brown"), (5.0, 30.0))),
+    (0.1, {"clip": (2.0, 12.0)}),
+    (1 / 3, {"band": (2500.0, 7500.0), "telephone": None, "mp3": [rate for rate in MP3_RATES if rate <= 48]}),
+    (0.5, {"gain": (-18.0, 6.0)}),
+)
+
+
+@dataclass(frozen=True)
+class Copies:
+    """`count` perturbed copies of every training clip; a clip has `count` + 1 versions, of which 0 is the clip itself.
+
+    The item and the number of the version determine what a copy undergoes, so that runs of all seeds share their features; the
+    seed and the epoch, which version is drawn.
+    """
+
+    count: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.count < 0:
+            raise ValueError(f"copies is {self.count}; give a whole number, such as 3, or 0 for none.")
+
+    def conditions(self, item: str, version: int) -> tuple[Condition, ...]:
+        """What a version of an item undergoes, one condition after the other; `clean` alone, or nothing, is no change."""
+        if not version:
+            return ()
+        generator = np.random.default_rng(seed_of("copy", item, str(version)))
+        drawn = []
+        for probability, kinds in _CHAIN:
+            chance, place = generator.random(2)
+            name = list(kinds)[generator.integers(len(kinds))]
+            numbers, value = kinds[name], None
+            if isinstance(numbers, tuple):
+                value = round(numbers[0] + (numbers[1] - numbers[0]) * place, 2)
+            elif numbers:
+                value = numbers[int(place * len(numbers))]
+            if chance < probability:
+                drawn.append(Condition(name, value, version))
+        return tuple(drawn) or (Condition(CLEAN),)
+
+    def chains(self, items: Sequence[str], version: int) -> list[tuple[Condition, ...]]:
+        """What a version of every item undergoes."""
+        return [self.conditions(item, version) for item in items]
+
+    def put(self, sources: Sequence[Any], items: Sequence[str], version: int) -> list[Any]:
+        """A version of the clips `sources` (as `load_audio` takes them), called `items`."""
+        chains = self.chains(items, version)
+        return [put_under(*clip) for clip in zip(sources, items, chains, strict=True)]
+
+    def draw(self, items: Sequence[str], epoch: int) -> np.ndarray:
+        """The version of every item that an epoch learns from, all equally likely: `(N,)`."""
+        if not self.count:
+            return np.zeros(len(items), int)
+        return np.array(
+            [seed_of("version", str(self.seed), str(epoch), item) % (self.count + 1) for item in items], int
+        )
+
+    def facts(self, items: Sequence[str]) -> dict[str, Any]:
+        """How many copies there are of each item, and under how many of all of them each condition is."""
+        chains = [chain for version in range(1, self.count + 1) for chain in self.chains(items, version)]
+        return {"copies": self.count, "conditions": dict(Counter(one.name for chain in chains for one in chain))}
+
+
+def make_copies(count: int, seed: int) -> Copies:
+    """The copies; raises if their number is none, or a library is missing."""
+    copies = Copies(count, seed)
+    if count:
+        # Fail now, not hours later in a worker.
+        load_audiomentations("augmentation.copies needs")
+    return copies
+
+
 @dataclass(frozen=True)
 class Augmentation:
     """How the training split is augmented.
@@ -131,6 +210,10 @@ class Augmentation:
             `Perturbation`); 0 for never. For models that read clips anew in every epoch; a clip that becomes
             longer than the model's limit is cut. `seed`, the item and the epoch fix the draw. Validation and prediction
             use the clips as they are.
+        copies: Perturbed copies of every training clip that are prepared beside it, each under a random chain of acoustic
+            conditions: speed, rooms, background, noise, clipping, band limits, codecs, gain (see `Copies`); 0 for none. In
+            every epoch a clip is one of its `copies` + 1 versions; `seed`, the item and the epoch decide which. For any
+            audio trunk, cached features included.
     """
 
     kind: Literal["", "dime"] = ""
@@ -140,9 +223,11 @@ class Augmentation:
     partners: Partners = "any"
     features: str = PUBLISHED
     perturb_share: float = 0.0
+    copies: int = 0
 
     def __post_init__(self) -> None:
         Perturbation(self.perturb_share)
+        Copies(self.copies)
         check_mixing(self.share, self.neighbours, self.text, self.partners)
         if self.features not in (PUBLISHED, OWN_TRUNK) and not Path(self.features).is_file():
             raise ValueError(

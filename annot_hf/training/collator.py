@@ -10,13 +10,15 @@ import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset, Sampler
+from transformers import PreTrainedConfig
 
 from annot_hf.data.targets import Targets, item_seeds
 from annot_hf.models.configuration_annotator import AnnotatorConfig
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
-from annot_hf.models.trunks import PROMPTED, input_name_of
-from annot_hf.training.augment import Perturbation
+from annot_hf.models.trunks import PROMPTED, WHISPER, input_name_of
+from annot_hf.training.augment import Copies, Perturbation
 
+NO_COPIES = Copies()
 FRAME_MULTIPLE = 4
 # batches that are sorted by length together
 GROUP = 50
@@ -31,7 +33,8 @@ class OpinionDataset(Dataset):
 
     `read` turns an entry of `inputs`, as `Inputs` has them, into the model's input. Raters beyond `annotators` get index -1.
     `scales` are means `(N, D)` on [-1, 1], `auxiliary` distributions `(N, sum of K)`, `disagreement` is `(N,)`. Indexing by
-    number gives the clean clip, by number and epoch the perturbed one.
+    number gives the clean clip, by number and epoch the perturbed one. With copies, `inputs` and their lengths are those of
+    all clips, then those of the first copy of all, and so on.
     """
 
     def __init__(
@@ -47,11 +50,15 @@ class OpinionDataset(Dataset):
         auxiliary: np.ndarray | None = None,
         disagreement: np.ndarray | None = None,
         perturbation: Perturbation | None = None,
+        copies: Copies = NO_COPIES,
     ) -> None:
         given = dict(zip(EXTRA_TARGETS, (scales, auxiliary, disagreement), strict=True))
         self.extra = {name: values for name, values in given.items() if values is not None}
-        self.targets, self.inputs, self.read, self.perturbation = targets, inputs, read, perturbation
-        self.lengths = np.asarray(lengths)
+        self.targets, self.inputs, self.read = targets, inputs, read
+        self.perturbation, self.copies = perturbation, copies
+        # of each version (versions, N), and of the clips themselves
+        self.version_lengths = np.reshape(lengths, (copies.count + 1, len(targets)))
+        self.lengths = self.version_lengths[0]
         index = {name: code for code, name in enumerate(annotators)}
         codes = np.array([index.get(name, -1) for name in targets.annotators], dtype=np.int64)
         self.annotators = codes[targets.ratings.annotator] if len(codes) else np.zeros(0, np.int64)
@@ -61,14 +68,25 @@ class OpinionDataset(Dataset):
     def __len__(self) -> int:
         return len(self.targets)
 
+    @property
+    def changes(self) -> bool:
+        """Whether clips differ from epoch to epoch, so that they are asked for by number and epoch."""
+        return self.perturbation is not None or self.copies.count > 0
+
+    def lengths_in(self, epoch: int) -> np.ndarray:
+        """Lengths of the versions that an epoch learns from `(N,)`, before any perturbation."""
+        return self.version_lengths[self.copies.draw(self.targets.items, epoch), np.arange(len(self))]
+
     def __getitem__(self, index: int | tuple[int, int]) -> dict[str, Any]:
         index, epoch = index if isinstance(index, tuple) else (index, None)
         rows = slice(self.bounds[index], self.bounds[index + 1])
-        alter = []
-        if self.perturbation is not None and epoch is not None:
-            alter = [functools.partial(self.perturbation.apply, item=self.targets.items[index], epoch=epoch)]
+        alter, version, item = [], 0, self.targets.items[index]
+        if epoch is not None:
+            version = int(self.copies.draw([item], epoch)[0])
+            if self.perturbation is not None:
+                alter = [functools.partial(self.perturbation.apply, item=item, epoch=epoch)]
         row = {
-            "input": self.read(self.inputs[index], *alter),
+            "input": self.read(self.inputs[version * len(self) + index], *alter),
             "labels": self.targets.probs[index],
             "annotators": self.annotators[rows],
             "ratings": self.targets.ratings.value[rows],
@@ -88,11 +106,13 @@ class VoteCollator:
             tokens (see `annot_hf.training.inputs.read_inputs`).
         panel: For annotator models, how many raters to ask about an item that no named rater rated; None for models
             without raters.
+        bands_first: Give mel frames as `(B, bands, T)`, as Whisper takes them, and not as `(B, T, bands)`.
     """
 
     input_name: str
     tokenizer: Any = None
     panel: int | None = None
+    bands_first: bool = False
 
     def __call__(self, rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
         """Batch with the trunk's input, its mask, `labels` `(B, K)` and, for annotator models, the pairs."""
@@ -135,6 +155,8 @@ class VoteCollator:
             # few distinct lengths: the CPU's convolutions are set up once for each
             padded = torch.nn.functional.pad(padded, (0, 0, 0, -padded.shape[1] % FRAME_MULTIPLE))
         mask = _mask(tensors, padded.shape[1])
+        if self.bands_first and self.input_name == "input_features":
+            padded = padded.transpose(1, 2)
         return {self.input_name: padded, "trunk_mask" if self.input_name == "trunk_frames" else "attention_mask": mask}
 
     def _pairs(self, row: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
@@ -155,17 +177,27 @@ class BucketSampler(Sampler[int | tuple[int, int]]):
     """Shuffled indices whose consecutive batches hold inputs of similar length, the same for a seed and an epoch.
 
     Items are sorted within random groups of `group` batches: larger ones mean less padding and less shuffling. `with_epoch`
-    gives pairs of index and epoch, for workers that outlive an epoch.
+    gives pairs of index and epoch, for workers that outlive an epoch. `lengths` may be a function of the epoch.
     """
 
     def __init__(
-        self, lengths: Sequence[int], batch_size: int, *, seed: int = 0, group: int = GROUP, with_epoch: bool = False
+        self,
+        lengths: Sequence[int] | Callable[[int], Sequence[int]],
+        batch_size: int,
+        *,
+        seed: int = 0,
+        group: int = GROUP,
+        with_epoch: bool = False,
     ) -> None:
-        self.lengths, self.batch_size, self.seed, self.group = np.asarray(lengths), batch_size, seed, group
+        self.lengths, self.batch_size, self.seed, self.group = lengths, batch_size, seed, group
+        self.size = len(self._lengths_in(0))
         self.with_epoch, self.epoch = with_epoch, 0
 
     def __len__(self) -> int:
-        return len(self.lengths)
+        return self.size
+
+    def _lengths_in(self, epoch: int) -> np.ndarray:
+        return np.asarray(self.lengths(epoch) if callable(self.lengths) else self.lengths)
 
     def set_epoch(self, epoch: int) -> None:
         """Set the epoch whose order comes next."""
@@ -173,11 +205,11 @@ class BucketSampler(Sampler[int | tuple[int, int]]):
 
     def __iter__(self) -> Iterator[int | tuple[int, int]]:
         generator = np.random.default_rng([self.seed, self.epoch])
-        order = generator.permutation(len(self.lengths))
+        order, lengths = generator.permutation(self.size), self._lengths_in(self.epoch)
         # four groups at least: one group would hold the same batches in every epoch
         span = self.batch_size * max(min(self.group, len(order) // (4 * self.batch_size)), 1)
         groups = [order[start : start + span] for start in range(0, len(order), span)]
-        order = np.concatenate([group[np.argsort(self.lengths[group], kind="stable")] for group in groups])
+        order = np.concatenate([group[np.argsort(lengths[group], kind="stable")] for group in groups])
         batches = [order[start : start + self.batch_size] for start in range(0, len(order), self.batch_size)]
         whole, rest = batches[: len(order) // self.batch_size], batches[len(order) // self.batch_size :]
         # a short last batch stays last, so that the others keep their bounds
@@ -189,7 +221,12 @@ class BucketSampler(Sampler[int | tuple[int, int]]):
 def make_collator(model: OpinionPreTrainedModel, processor: Any) -> VoteCollator:
     """The collator that feeds `model`."""
     config = model.config
-    name = input_name_of(config.trunk_config)
     panel = config.panel if isinstance(config, AnnotatorConfig) else None
+    return trunk_collator(config.trunk_config, processor, panel)
+
+
+def trunk_collator(config: PreTrainedConfig, processor: Any, panel: int | None = None) -> VoteCollator:
+    """The collator that feeds a trunk of this configuration."""
+    name = input_name_of(config)
     tokenizers = {"input_ids": processor, PROMPTED: getattr(processor, "tokenizer", None)}
-    return VoteCollator(name, tokenizers.get(name), panel)
+    return VoteCollator(name, tokenizers.get(name), panel, config.model_type == WHISPER)

@@ -23,6 +23,7 @@ from annot_hf.data.synthetic import (
     answers_to,
     check_corpus,
     combine_votes,
+    half_of,
     is_synthetic,
     read_annotations,
     shuffle_raters,
@@ -33,8 +34,8 @@ from annot_hf.models.configuration_distribution_qwen2_audio import DistributionQ
 from annot_hf.models.heads import masked_mean
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.trunks import PROMPTED, PROVENANCE, input_name_of
-from annot_hf.training.augment import Perturbation, augmentation_facts, keep_mixtures, plan_augmentation
-from annot_hf.training.collator import OpinionDataset, VoteCollator, make_collator
+from annot_hf.training.augment import Copies, Perturbation, augmentation_facts, keep_mixtures, plan_augmentation
+from annot_hf.training.collator import NO_COPIES, OpinionDataset, VoteCollator, make_collator
 from annot_hf.training.features import FeatureStore, plan_shards, write_shard
 from annot_hf.training.inputs import (
     Inputs,
@@ -87,8 +88,15 @@ def target_options(run: Run, targets: Targets) -> dict[str, Any]:
 class SplitReader:
     """Reads what a run's model takes of items, and what its trunk makes of them, once, where the recipe caches that."""
 
-    def __init__(self, run: Run, corpus: ExportedCorpus, model: OpinionPreTrainedModel, processor: Any) -> None:
-        self.run, self.corpus, self.model, self.processor = run, corpus, model, processor
+    def __init__(
+        self,
+        run: Run,
+        corpus: ExportedCorpus,
+        model: OpinionPreTrainedModel,
+        processor: Any,
+        copies: Copies = NO_COPIES,
+    ) -> None:
+        self.run, self.corpus, self.model, self.processor, self.copies = run, corpus, model, processor, copies
         self.fed_by = make_collator(model, processor)
         self.cached = run.recipe.inputs.cache != "none" and not run.members
         # where features are kept, and the longest clip that is accepted (s)
@@ -102,21 +110,30 @@ class SplitReader:
         """What makes batches of the datasets' rows."""
         return replace(self.fed_by, input_name="trunk_frames", tokenizer=None) if self.cached else self.fed_by
 
-    def read(self, items: np.ndarray) -> Inputs:
-        """Inputs of the items, in their order."""
+    def read(self, items: np.ndarray, version: int = 0) -> Inputs:
+        """Inputs of the items, in their order; of the clips themselves, or of a copy of each."""
         held, rows = read_together(self.corpus, items)
-        inputs = corpus_inputs(self.corpus, held, self.model.config.trunk_config, self.processor, **self.limits)
-        return (self.encode(inputs, held) if self.cached else inputs).select(rows)
+        inputs = corpus_inputs(
+            self.corpus,
+            held,
+            self.model.config.trunk_config,
+            self.processor,
+            chains=self.copies.chains(held, version),
+            **self.limits,
+        )
+        return (self.encode(inputs, held, version) if self.cached else inputs).select(rows)
 
-    def encode(self, inputs: Inputs, items: Sequence[str]) -> Inputs:
+    def encode(self, inputs: Inputs, items: Sequence[str], version: int = 0) -> Inputs:
         """What the trunk makes of items, computed once and kept: what the recipe caches, or else the mean of frames."""
+        # features that come from a cache of their own do not show what their clips went through
+        about = [repr(self.copies.chains(items, version))] if version else []
         arguments, kind = self.run.training, self.run.recipe.inputs.cache
         return encode_once(
             self.model.to(arguments.device),
             inputs,
             self.fed_by,
             folder=self.limits["features"],
-            key=[self.corpus.digest, *items, str(self.processor)],
+            key=[self.corpus.digest, *items, str(self.processor), *about],
             kind="pooled" if kind == "none" else kind,
             batch_size=arguments.per_device_eval_batch_size,
             dtype=torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else None,
@@ -124,7 +141,22 @@ class SplitReader:
         )
 
     def augment(self, targets: Targets, inputs: Inputs, *, resume: bool) -> tuple[Targets, Inputs, dict[str, Any]]:
-        """Targets and inputs with the mixtures that the recipe asks for behind the items, and facts of the mixtures."""
+        """Targets and inputs with the mixtures that the recipe asks for behind the items, then the copies; facts of both."""
+        mixtures, facts, items = None, {}, targets.items
+        if self.run.recipe.augmentation.kind:
+            mixtures = self._plan(targets, inputs, resume=resume)
+            targets, facts = mixtures.extend(targets), augmentation_facts(mixtures)
+        versions = []
+        for version in range(self.copies.count + 1):
+            part = self.read(items, version) if version else inputs
+            if mixtures is not None and len(mixtures):
+                part = join_inputs([part, self._mixed(mixtures, part, version)])
+            versions.append(part)
+        facts |= self.copies.facts(targets.items) if self.copies.count else {}
+        return targets, join_inputs(versions) if self.copies.count else versions[0], facts
+
+    def _plan(self, targets: Targets, inputs: Inputs, *, resume: bool) -> Mixtures:
+        """The mixtures that the recipe asks for, kept in the run's folder."""
         run, wanted = self.run, self.run.recipe.augmentation
         seed = run.training.seed
 
@@ -139,11 +171,9 @@ class SplitReader:
             lines = "; ".join(mixtures.report.lines())
             logger.warning("%s: %d mixtures of %d training items. %s", wanted.kind, len(mixtures), len(targets), lines)
             keep_mixtures(mixtures, run.training.output_dir, resume=resume)
-        if len(mixtures):
-            inputs = join_inputs([inputs, self._mixed(mixtures, inputs)])
-        return mixtures.extend(targets), inputs, augmentation_facts(mixtures)
+        return mixtures
 
-    def _mixed(self, mixtures: Mixtures, inputs: Inputs) -> Inputs:
+    def _mixed(self, mixtures: Mixtures, inputs: Inputs, version: int = 0) -> Inputs:
         """Inputs of mixtures of the items: audio is mixed when it is read, a text is that of one of the two."""
         config = self.model.config.trunk_config
         if input_name_of(config) == "input_ids":
@@ -151,17 +181,16 @@ class SplitReader:
         sources = list(item_sources(self.corpus, mixtures.sources, config))
         pairs = zip(mixtures.first, mixtures.second, mixtures.share, strict=True)
         clips: list[Any] = [MixedClip(sources[first], sources[second], float(share)) for first, second, share in pairs]
+        clips = self.copies.put(clips, mixtures.items, version)
         if input_name_of(config) == PROMPTED:
             said = transcripts(self.corpus, mixtures.sources)
             clips = [(clip, said[row]) for clip, row in zip(clips, mixtures.text_from, strict=True)]
         # a shard's name changes with its clips and their shares
         key = "\n".join(["dime", self.corpus.digest, *mixtures.items])
         mixed = read_inputs(clips, config, self.processor, names=mixtures.items, key=key, **self.limits)
-        return self.encode(mixed, mixtures.items) if self.cached else mixed
+        return self.encode(mixed, mixtures.items, version) if self.cached else mixed
 
-    def _dataset(
-        self, view: ExportedCorpus, targets: Targets, inputs: Inputs, perturbation: Perturbation | None
-    ) -> OpinionDataset:
+    def _dataset(self, view: ExportedCorpus, targets: Targets, inputs: Inputs, **changes: Any) -> OpinionDataset:
         """The dataset of a split, with targets of everything that the model answers, from the votes of its view."""
         recipe, config = self.run.recipe, self.model.config
         extra: dict[str, Any] = {"disagreement": _disagreement(view, getattr(config, "disagreement", None), targets)}
@@ -171,7 +200,7 @@ class SplitReader:
             extra["auxiliary"] = opinion_columns(view.votes, recipe.auxiliary, targets.items)[1]
         names = getattr(config, "annotators", ())
         return OpinionDataset(
-            targets, inputs.entries, inputs.read, inputs.lengths, annotators=names, perturbation=perturbation, **extra
+            targets, inputs.entries, inputs.read, inputs.lengths, annotators=names, **changes, **extra
         )
 
     def datasets(
@@ -184,11 +213,13 @@ class SplitReader:
     ) -> tuple[dict[str, OpinionDataset], dict[str, Any]]:
         """Datasets of the splits, and what `training.json` records of them: items, exclusions and votes, and the mixtures."""
         run, config = self.run, self.model.config
-        if perturbation and input_name_of(config.trunk_config) == "input_ids":
-            raise ValueError(
-                f"augmentation.perturb_share is {perturbation.share}, and a {config.trunk_config.model_type} trunk reads "
-                "text, which has no pitch; remove augmentation.perturb_share, or choose an audio trunk."
-            )
+        asked = {"perturb_share": perturbation and perturbation.share, "copies": self.copies.count}
+        for name, value in asked.items():
+            if value and input_name_of(config.trunk_config) == "input_ids":
+                raise ValueError(
+                    f"augmentation.{name} is {value}, and a {config.trunk_config.model_type} trunk reads text, which makes no "
+                    f"sound; set augmentation.{name} to 0, or choose an audio trunk."
+                )
         datasets, about = {}, {"splits": {}}
         for split, split_target in targets.items():
             inputs = self.read(split_target.items)
@@ -197,13 +228,14 @@ class SplitReader:
                 # longest last, so that evaluation pads little
                 order = np.argsort(inputs.lengths, kind="stable")
                 split_target, inputs = split_target.select(split_target.items[order]), inputs.select(order)
-            elif run.recipe.augmentation.kind and not run.members:
+            elif (run.recipe.augmentation.kind or self.copies.count) and not run.members:
                 split_target, inputs, about["augmentation"] = self.augment(split_target, inputs, resume=resume)
                 # the targets of the mixtures are among them now
                 for name, value in target_options(run, split_target).items():
                     setattr(config, name, value)
-            changes = perturbation if split == "train" else None
-            datasets[split] = self._dataset(views[split], split_target, inputs, changes)
+            learns = split == "train" and not run.members
+            changes = {"perturbation": perturbation, "copies": self.copies} if learns else {}
+            datasets[split] = self._dataset(views[split], split_target, inputs, **changes)
         return datasets, about
 
 
@@ -318,6 +350,10 @@ def vote_views(
             f"{corpus.name} itself holds {own} votes of source {SYNTHETIC!r}, and the votes of an export are what systems are "
             "measured against; export people's votes only, and keep the others in a folder of annotations."
         )
+    if recipe.votes.half:
+        corpus, about_half = _halved(recipe, corpus)
+        views, about = vote_views(replace(recipe, votes=replace(recipe.votes, half="")), corpus, seed)
+        return views, about | {"votes_half": about_half}
     kind = recipe.votes.used
     if recipe.votes.shuffle_raters:
         learnt = corpus.items.loc[corpus.items["split"].isin(["train", "validation"]), "item"]
@@ -335,6 +371,17 @@ def vote_views(
     combined = combine_votes(corpus.votes, synthetic, recipe.votes.synthetic_weight)
     about["synthetic_weight"] = recipe.votes.synthetic_weight
     return {"train": replace(corpus, votes=combined), "validation": corpus}, about
+
+
+def _halved(recipe: Recipe, corpus: ExportedCorpus) -> tuple[ExportedCorpus, dict[str, Any]]:
+    """The corpus with half of the votes, and how many are in it and not, of training and validation on the question."""
+    asked = tuple(recipe.question) or corpus.default_questions
+    learnt = corpus.items.loc[corpus.items["split"].isin(["train", "validation"]), "item"]
+    half = replace(corpus, votes=half_of(corpus.votes, recipe.votes.half))
+    whole, kept = (one.votes.select(items=learnt, questions=asked[:1]) for one in (corpus, half))
+    single = int((np.bincount(whole.item_codes) == 1).sum())
+    facts = {"half": recipe.votes.half, "votes": len(kept), "left_out": len(whole) - len(kept)}
+    return half, facts | {"items_without_votes": len(whole.items) - len(kept.items), "items_with_one_vote": single}
 
 
 def _split_facts(targets: Targets, view: ExportedCorpus, truncated: int | None) -> dict[str, Any]:

@@ -19,7 +19,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from tqdm.auto import tqdm
-from transformers import SequenceFeatureExtractor
+from transformers import SequenceFeatureExtractor, WhisperFeatureExtractor
 
 from annot_hf.data.audio import AudioLimits, MixedClip, load_audio
 from annot_hf.data.conditions import ConditionedClip
@@ -180,6 +180,12 @@ def _stamp(source: Any) -> Any:
 def log_mel(wave: np.ndarray, extractor: SequenceFeatureExtractor) -> np.ndarray:
     """Log-mel frames `(T, bands)` of a waveform `(samples,)` at the extractor's rate; at least one frame."""
     rate = extractor.sampling_rate
+    if isinstance(extractor, WhisperFeatureExtractor):
+        # the silence that its padding to 30 seconds would put there, as far as a frame of the clip sees it
+        padded = np.pad(wave, (0, extractor.n_fft))
+        options = {"padding": "do_not_pad", "truncation": False, "return_attention_mask": False}
+        found = extractor(padded, sampling_rate=rate, return_tensors="np", **options)["input_features"][0]
+        return found.T[: max(1, -(-len(wave) // extractor.hop_length))]
     # shorter than one analysis window gives no frame
     wave = np.pad(wave, (0, max(0, rate // 20 - len(wave))))
     return extractor(wave, sampling_rate=rate, return_tensors="np", padding=False)["input_features"][0]

@@ -1,7 +1,8 @@
 """Predictions of a checkpoint: on a split of a corpus, or on any clips or texts."""
 
 import logging
-from collections.abc import Sequence
+import shutil
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,14 @@ from tqdm.auto import tqdm
 
 from annot_hf.data.conditions import CLEAN, Condition
 from annot_hf.data.export import ExportedCorpus, read_export
-from annot_hf.data.predictions import Predictions
+from annot_hf.data.predictions import ROBUSTNESS_FOLDER, Predictions
 from annot_hf.data.questions import Question
 from annot_hf.data.targets import Ratings, Targets
 from annot_hf.models.configuration_annotator import AnnotatorConfig
 from annot_hf.models.configuration_seedbert import SeedBertConfig
 from annot_hf.models.losses import LOG_VARIANCE
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
-from annot_hf.models.trunks import weights_digest
+from annot_hf.models.trunks import input_name_of, weights_digest
 from annot_hf.training.checkpoints import load_model
 from annot_hf.training.collator import OpinionDataset, make_collator
 from annot_hf.training.datasets import HASHED, hashed_names
@@ -28,6 +29,9 @@ from annot_hf.training.inputs import InputOptions, corpus_inputs, read_inputs, r
 
 logger = logging.getLogger(__name__)
 
+# mild everyday conditions that every prediction of clips is tried under, and how many clips are
+ROBUSTNESS = ("gain:-12", "gain:12", "clip:6", "band:3400", "noise:20", "background:6")
+ROBUST_CLIPS = 240
 # weight of the mean answer that models mix into votes: of tied labels, the likelier still comes first
 ORDER = 1e-6
 # outputs of models that have a row an item
@@ -65,15 +69,78 @@ def predict(
         ValueError: The corpus lacks a question of the checkpoint or asks it differently; or there is no such condition.
     """
     acoustic = Condition.parse(condition, condition_seed)
-    model, processor, facts = load_model(model_folder)
-    max_seconds = accepted_seconds(facts) if max_seconds is None else max_seconds
+    loaded = load_model(model_folder)
     corpus = corpus if isinstance(corpus, ExportedCorpus) else read_export(corpus)
+    options = {"split": split, "batch_size": batch_size, "features": features, "max_seconds": max_seconds}
+    return _predict(model_folder, loaded, corpus, acoustic, **options)
+
+
+def predict_robustness(
+    model_folder: str | Path,
+    corpus: str | Path | ExportedCorpus,
+    *,
+    clips: int = ROBUST_CLIPS,
+    split: str = "test",
+    batch_size: int = 32,
+    features: str | Path | None = None,
+    max_seconds: float | None = None,
+) -> dict[str, Predictions]:
+    """Predictions of a sample of a split's clips under each of the conditions `ROBUSTNESS`, by condition.
+
+    The sample, `clips` of the items with votes or all if there are fewer, is evenly spaced over the speakers, and the same for
+    every model. Empty for a model of texts, and if `clips` is 0. Other arguments and errors are those of `predict`.
+    """
+    loaded = load_model(model_folder)
+    corpus = corpus if isinstance(corpus, ExportedCorpus) else read_export(corpus)
+    if not clips or input_name_of(loaded[0].config.trunk_config) == "input_ids":
+        return {}
+    options = {"split": split, "batch_size": batch_size, "features": features, "max_seconds": max_seconds}
+    conditions = map(Condition.parse, ROBUSTNESS)
+    return {str(one): _predict(model_folder, loaded, corpus, one, clips=clips, **options)[0] for one in conditions}
+
+
+def save_predictions(predictions: Predictions, altered: Mapping[str, Predictions], folder: str | Path) -> None:
+    """Save predictions, and those of `predict_robustness` in the folder "robustness" beside them, in place of earlier ones."""
+    predictions.save(folder)
+    home = Path(folder) / ROBUSTNESS_FOLDER
+    for earlier in home.glob("*/predictions.json"):
+        shutil.rmtree(earlier.parent)
+    if home.is_dir() and not any(home.iterdir()):
+        home.rmdir()
+    for name, one in altered.items():
+        one.save(home / Condition.parse(name).folder)
+
+
+def sample_clips(items: np.ndarray, speakers: Sequence[Any], clips: int) -> np.ndarray:
+    """So many of the items `(N,)`, in their order, evenly spaced over the items of one speaker after the other."""
+    order = np.argsort(np.asarray(speakers).astype(str), kind="stable")
+    return items[np.sort(order[np.unique(np.linspace(0, len(items) - 1, min(clips, len(items))).astype(int))])]
+
+
+def _predict(
+    model_folder: str | Path,
+    loaded: tuple[OpinionPreTrainedModel, Any, dict[str, Any]],
+    corpus: ExportedCorpus,
+    acoustic: Condition,
+    *,
+    split: str,
+    batch_size: int,
+    features: str | Path | None,
+    max_seconds: float | None,
+    clips: int = 0,
+) -> tuple[Predictions, Targets]:
+    """Predict a split with a model that is loaded, or a sample of so many `clips`."""
+    model, processor, facts = loaded
+    max_seconds = accepted_seconds(facts) if max_seconds is None else max_seconds
     config = model.config
     questions = tuple(Question.from_dict(question) for question in config.questions)
     scales = [Question.from_dict(question) for question in getattr(config, "scale_questions", ())]
     there = {question.name for question in corpus.votes.questions}
     check_support((*questions, *(one for one in scales if one.name in there)), corpus)
     targets = corpus.targets(split, [question.name for question in questions], bins=config.bins)
+    if clips:
+        speakers = corpus.items.set_index("item")["speaker"].reindex(targets.items)
+        targets = targets.select(sample_clips(targets.items, speakers, clips))
     held, rows = read_together(corpus, targets.items)
     inputs = corpus_inputs(
         corpus,
@@ -82,7 +149,7 @@ def predict(
         processor,
         features=features or corpus.folder.parent / "features",
         max_seconds=max_seconds,
-        condition=acoustic,
+        chains=[(acoustic,)] * len(held),
     ).select(rows)
     dataset = OpinionDataset(
         targets, inputs.entries, inputs.read, inputs.lengths, annotators=getattr(config, "annotators", ())

@@ -172,20 +172,22 @@ def corpus_inputs(
     trunk_config: PreTrainedConfig,
     processor: Any,
     *,
-    features: str | Path,
+    features: str | Path | None,
     max_seconds: float,
-    condition: Condition | None = None,
+    chains: Sequence[Sequence[Condition]] = (),
 ) -> Inputs:
-    """Inputs of the corpus's items, in the order given; clean unless an acoustic condition is named."""
+    """Inputs of the corpus's items, in the order given; clips go through the conditions of their chain, if there are any."""
     sources = list(item_sources(corpus, items, trunk_config))
     # features are cached per list of items
     key = "\n".join([corpus.digest, *items])
-    if condition is not None and not condition.is_clean:
+    altering = [condition for chain in chains for condition in chain if not condition.is_clean]
+    if altering:
         if input_name_of(trunk_config) == "input_ids":
             raise ValueError(
-                f"Condition {str(condition)!r} alters audio and a {trunk_config.model_type} trunk reads text; leave it out."
+                f"Condition {str(altering[0])!r} alters audio and a {trunk_config.model_type} trunk reads text; leave it out."
             )
-        key, sources = f"{condition!r}\n{key}", put_under(condition, sources, items)
+        key = f"{list(chains)!r}\n{key}"
+        sources = [put_under(*clip) for clip in zip(sources, items, chains, strict=True)]
     if input_name_of(trunk_config) == PROMPTED:
         sources = list(zip(sources, transcripts(corpus, items), strict=True))
     return read_inputs(
@@ -323,5 +325,5 @@ def _load_wave(source: Any, rate: int, limits: AudioLimits, alter: Alter | None 
     return wave if alter is None else alter(wave, rate)
 
 
-def _log_mel(processor: Any, limits: AudioLimits, source: Any) -> np.ndarray:
-    return log_mel(_load_wave(source, processor.sampling_rate, limits), processor)
+def _log_mel(processor: Any, limits: AudioLimits, source: Any, *alter: Alter) -> np.ndarray:
+    return log_mel(_load_wave(source, processor.sampling_rate, limits, *alter), processor)

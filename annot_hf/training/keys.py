@@ -65,7 +65,7 @@ _FILLED_IN |= {"rater_facts", "rater_columns", "onboarded"}
 _DEPENDENT = {
     "curriculum.kind": r"curriculum\.",
     "schedule.newbob": r"schedule\.newbob_",
-    "augmentation.kind": r"augmentation\.(?!perturb_share)",
+    "augmentation.kind": r"augmentation\.(?!perturb_share|copies)",
 }
 
 
@@ -111,8 +111,8 @@ class Recipe:
     Args:
         corpus: Folder of an exported corpus.
         model: Which model: "distribution", "annotator", "seedbert" or "qwen2-audio".
-        trunk: "log-mel", or the Hub id or folder of a plain WavLM, HuBERT, wav2vec 2.0 or text encoder; for "qwen2-audio",
-            of a plain Qwen2-Audio.
+        trunk: "log-mel", or the Hub id or folder of a plain Whisper, WavLM, HuBERT, wav2vec 2.0 or text encoder; for
+            "qwen2-audio", of a plain Qwen2-Audio.
         question: The question, or two scale questions, to learn; the corpus's default when empty.
         scales: Scale questions that a distribution model answers too, such as valence; learnt from the mean rating.
         auxiliary: Category questions that it answers too, such as the same clip seen as well as heard; learnt from the

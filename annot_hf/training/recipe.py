@@ -237,6 +237,8 @@ def _checked_run(values: dict[str, Any]) -> Run:
     if parts["recipe"].get("model") == LALM:
         # 7B in float32 fit no common GPU
         given.setdefault("bf16", torch.cuda.is_available() and torch.cuda.is_bf16_supported())
+    # the library takes bfloat16 on a CPU only if it is told that there is nothing else
+    given.setdefault("use_cpu", not torch.accelerator.is_available())
     if parts["recipe"].get("curriculum.kind") and options.get("loss") == "ccc":
         raise ValueError("loss is ccc, which has no loss per item for a curriculum to weigh; use kl or jsd.")
     recipe = _build_recipe(parts["recipe"])

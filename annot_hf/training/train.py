@@ -31,11 +31,12 @@ from annot_hf.models.measures import cross_entropy, mixture
 from annot_hf.models.modeling_annotator import AnnotatorModel
 from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
+from annot_hf.models.modeling_log_mel import bound_frames
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.modeling_seedbert import SeedBert, read_member
 from annot_hf.models.outputs import AnnotatorOutput, DistributionOutput
 from annot_hf.models.register import register_models
-from annot_hf.training.augment import make_perturbation
+from annot_hf.training.augment import make_copies, make_perturbation
 from annot_hf.training.checkpoints import (
     FACTS,
     check_model_folder,
@@ -52,7 +53,7 @@ from annot_hf.training.checkpoints import (
 )
 from annot_hf.training.collator import OpinionDataset
 from annot_hf.training.datasets import SplitReader, make_split_targets, target_options, vote_views
-from annot_hf.training.inference import predict
+from annot_hf.training.inference import predict, predict_robustness, save_predictions
 from annot_hf.training.inputs import make_processor
 from annot_hf.training.keys import MEASURES, Recipe
 from annot_hf.training.recipe import LALM, LOG_MEL, Run, members_folder
@@ -100,6 +101,7 @@ def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingRes
     """Train in a folder that this process has locked."""
     recipe, arguments = run.recipe, run.training
     perturbation = make_perturbation(recipe.augmentation.perturb_share, arguments.seed)
+    copies = make_copies(recipe.augmentation.copies, arguments.seed)
     check_start(run, resume=resume)
     repository = open_repository(run) if run.pushes and arguments.process_index == 0 else ""
     corpus = corpus or read_export(recipe.corpus)
@@ -113,7 +115,7 @@ def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingRes
         processor = make_processor(model.config.trunk_config, folders[0])
     else:
         model, processor = build_model(run, targets["train"], corpus)
-    reader = SplitReader(run, corpus, model, processor)
+    reader = SplitReader(run, corpus, model, processor, copies)
     datasets, about = reader.datasets(views, targets, perturbation, resume=resume)
     log_mel = model.config.trunk_config.model_type == LogMelConfig.model_type
     if log_mel and "mel_mean" not in run.trunk_options and not run.members:
@@ -326,8 +328,13 @@ def choose_on_validation(trainer: OpinionTrainer, recipe: Recipe, marginal: np.n
 DONE = "done.json"
 
 
-def predictions_of(run: Run, corpus: ExportedCorpus, split: str = "test", *, keep_model: bool = True) -> Predictions:
-    """Predictions of a run on one split: read if they are saved, else from its model, which is trained if there is none."""
+def predictions_of(
+    run: Run, corpus: ExportedCorpus, split: str = "test", *, keep_model: bool = True, robustness: int = 0
+) -> Predictions:
+    """Predictions of a run on one split: read if they are saved, else from its model, which is trained if there is none.
+
+    New predictions have those of so many clips under acoustic conditions beside them; see `predict_robustness`.
+    """
     folder = Path(run.training.output_dir)
     with held(folder):
         model, kept, done = folder / "model", folder / f"predictions-{split}", read_record(folder / DONE)
@@ -348,8 +355,10 @@ def predictions_of(run: Run, corpus: ExportedCorpus, split: str = "test", *, kee
                 # the model stays; the optimiser states of many runs would not fit
                 for checkpoint in checkpoints_of(folder):
                     shutil.rmtree(checkpoint)
-            predictions, _ = predict(model, corpus, split=split, features=run.recipe.features)
-            predictions.save(kept)
+            options = {"split": split, "features": run.recipe.features}
+            predictions, _ = predict(model, corpus, **options)
+            altered = predict_robustness(model, corpus, clips=robustness, **options) if robustness else {}
+            save_predictions(predictions, altered, kept)
         if not keep_model and model.is_dir():
             check_model_folder(model)
             shutil.rmtree(model)
@@ -466,9 +475,13 @@ def best_share(probs: np.ndarray, targets: np.ndarray, marginal: np.ndarray) -> 
 
 
 def standardise(model: OpinionPreTrainedModel, dataset: OpinionDataset, clips: int = 512) -> None:
-    """Set the trunk's per-band mean and deviation from evenly spaced training clips."""
-    rows = np.unique(np.linspace(0, len(dataset) - 1, min(clips, len(dataset))).astype(int))
-    frames = np.concatenate([dataset.read(dataset.inputs[row]).astype(np.float64) for row in rows])
+    """Set the trunk's per-band mean and deviation from evenly spaced training clips, copies included."""
+    rows = np.unique(np.linspace(0, len(dataset.inputs) - 1, min(clips, len(dataset.inputs))).astype(int))
+    config, found = model.config.trunk_config, []
+    for row in rows:
+        frames = torch.from_numpy(dataset.read(dataset.inputs[row]).astype(np.float32))
+        found.append(bound_frames(frames, torch.ones(len(frames), dtype=torch.bool), config).double().numpy())
+    frames = np.concatenate(found)
     mean, std = frames.mean(0).round(4).tolist(), (frames.std(0) + 1e-3).round(4).tolist()
     for config in (model.config.trunk_config, *(trunk.config for trunk in model.trunks)):
         config.mel_mean, config.mel_std = mean, std

@@ -82,9 +82,12 @@ class OpinionTrainer(Trainer):
         dataset = self.train_dataset if train_dataset is None else train_dataset
         core = self.accelerator.unwrap_model(self.model)
         group = TEXT_GROUP if core.main_input_name == "input_ids" else GROUP
-        perturbed = dataset.perturbation is not None
         return BucketSampler(
-            dataset.lengths, self.args.train_batch_size, seed=self.args.seed, group=group, with_epoch=perturbed
+            dataset.lengths_in,
+            self.args.train_batch_size,
+            seed=self.args.seed,
+            group=group,
+            with_epoch=dataset.changes,
         )
 
     def get_decay_parameter_names(self, model: nn.Module) -> list[str]:

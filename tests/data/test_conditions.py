@@ -7,14 +7,29 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from scipy import signal
+from scipy import signal, stats
 
 from annot_hf.data.audio import audio_info, load_audio
 from annot_hf.data.conditions import CONDITION_KINDS, MP3_RATES, Condition, ConditionedClip, impulse_response, put_under
 
 RATE = 16_000
 TONE = 1013.7  # Hz: no whole number of samples, so that it meets every step of the quantiser
-ALTERED = ("noise:10", "reverb:0.5", "telephone", "mp3:16")
+LINEAR = (
+    "noise:10",
+    "pink:10",
+    "brown:10",
+    "reverb:0.5",
+    "band:3400",
+    "telephone",
+    "mp3:16",
+    "gain:-12",
+    "background:6",
+)
+ALTERED = (*LINEAR, "clip:6")
+KNOWN = (
+    "use one such as clean, noise:10, pink:10, brown:10, reverb:0.5, band:3400, telephone, mp3:16, gain:-12, clip:6, "
+    "background:6, speed:1.1."
+)
 
 
 @pytest.fixture
@@ -55,6 +70,7 @@ def decibels(ratio):
         ("reverb:0.1234567", "reverb:0.1234567", "reverb-0.1234567"),
         ("telephone", "telephone", "telephone"),
         ("mp3:16", "mp3:16", "mp3-16"),
+        ("gain:-12.0", "gain:-12", "gain--12"),
     ],
 )
 def test_one_condition_has_one_name(text, same, folder):
@@ -68,12 +84,11 @@ def test_one_condition_has_one_name(text, same, folder):
     [
         (
             "nois:10",
-            "Condition 'nois:10' is not known (did you mean 'noise'?); use one such as clean, noise:10, reverb:0.5, "
-            "telephone, mp3:16.",
+            f"Condition 'nois:10' is not known (did you mean 'noise'?); {KNOWN}",
         ),
         (
             "codec:mp3:16",
-            "Condition 'codec:mp3:16' is not known; use one such as clean, noise:10, reverb:0.5, telephone, mp3:16.",
+            f"Condition 'codec:mp3:16' is not known; {KNOWN}",
         ),
         ("noise", "Condition 'noise' needs a number of dB from -20 to 60; write for instance noise:10."),
         ("noise:loud", "Condition 'noise:loud' needs a number of dB from -20 to 60; write for instance noise:10."),
@@ -81,6 +96,12 @@ def test_one_condition_has_one_name(text, same, folder):
         ("noise:inf", "Condition 'noise:inf' needs a number of dB from -20 to 60; write for instance noise:10."),
         ("reverb:0", "Condition 'reverb:0' needs a number of seconds from 0.05 to 10; write for instance reverb:0.5."),
         ("telephone:8", "Condition 'telephone:8' takes no number; write telephone."),
+        ("gain", "Condition 'gain' needs a number of dB from -60 to 60; write for instance gain:-12."),
+        ("clip:-1", "Condition 'clip:-1' needs a number of dB from 0 to 60; write for instance clip:6."),
+        (
+            "speed:0",
+            "Condition 'speed:0' needs a number of times the speed from 0.5 to 2; write for instance speed:1.1.",
+        ),
         ("clean:", "Condition 'clean:' takes no number; write clean."),
     ],
 )
@@ -108,30 +129,91 @@ def test_conditions_sort_from_mild_to_hard():
 def test_without_the_extra_the_fix_is_named(missing, monkeypatch, speech, library):
     monkeypatch.setitem(sys.modules, missing, None)
     for call in (
-        lambda: apply("noise:10", speech),
-        lambda: put_under(Condition("telephone"), [speech], ["clip"]),
+        lambda: apply("mp3:16", speech),
+        lambda: put_under(speech, "clip", [Condition("noise", 10), Condition("mp3", 16)]),
     ):
         with pytest.raises(ValueError) as error:
             call()
         assert str(error.value) == (
-            f"Acoustic conditions need the package {missing}, which is not installed; pip install 'annot-hf[conditions]'."
+            f"Condition mp3 needs the package {missing}, which is not installed; pip install 'annot-hf[conditions]'."
         )
-    assert apply("clean", speech) is speech and put_under(Condition("clean"), [speech], ["clip"])[0] is speech
+    assert apply("clean", speech) is speech and put_under(speech, "clip", [Condition("clean")]) is speech
+    for text in set(ALTERED) - {"mp3:16"}:
+        assert len(apply(text, speech)) == len(speech)
 
 
-def test_the_extra_is_asked_for_where_it_is_missing(monkeypatch, speech):
-    monkeypatch.setitem(sys.modules, "audiomentations", None)
-    with pytest.raises(ValueError, match=r"package audiomentations, which .* pip install 'annot-hf\[conditions\]'\."):
-        apply("mp3:16", speech)
+@pytest.mark.parametrize("asked", [-10, 10, 30])
+@pytest.mark.parametrize(("colour", "octave"), [("noise", 0.0), ("pink", 3.01), ("brown", 6.02)])
+def test_noise_has_the_ratio_asked_and_its_colour(colour, octave, asked, speech):
+    noise = apply(f"{colour}:{asked}", speech).astype(np.float64) - speech
+    assert decibels(power(speech) / power(noise)) == pytest.approx(asked, abs=0.01)
+    frequency, spectrum = signal.welch(noise, RATE, nperseg=512)
+    inside = (frequency > 60) & (frequency < 4000)
+    line = np.polyfit(np.log2(frequency[inside]), decibels(spectrum[inside]), 1)
+    assert -line[0] == pytest.approx(octave, abs=0.25)
+    assert np.std(decibels(spectrum[inside]) - np.polyval(line, np.log2(frequency[inside]))) < 1.2  # about 120 averages
+    assert abs(stats.kurtosis(noise)) < 1
 
 
-@pytest.mark.parametrize("asked", [-10, 0, 10, 30])
-def test_noise_has_the_ratio_asked_and_is_white(asked, speech, library):
-    noise = apply(f"noise:{asked}", speech).astype(np.float64) - speech
-    assert decibels(power(speech) / power(noise)) == pytest.approx(asked, abs=0.15)
-    _, spectrum = signal.welch(noise, RATE, nperseg=256)
-    assert np.ptp(decibels(spectrum[1:-1])) < 4  # 250 averages: the estimate itself scatters by about 1 dB
-    assert abs(np.mean(noise)) < 4 * np.sqrt(power(noise) / len(noise))
+@pytest.mark.parametrize("asked", [-12, 12, -0.5])
+def test_gain_is_a_factor_and_cuts_nothing(asked, speech):
+    heard = apply(f"gain:{asked}", speech * (0.9 / np.abs(speech).max()))
+    np.testing.assert_allclose(heard, speech * (0.9 / np.abs(speech).max()) * 10 ** (asked / 20), rtol=1e-6)
+
+
+@pytest.mark.parametrize("level", [0.01, 1.0, 3.0])
+def test_clipping_cuts_a_sine_where_its_level_says(level):
+    """A sine so many dB over full scale is at full scale for 1 - 2 asin(1 / factor) / pi of the time, however loud it was."""
+    sine = (level * np.sin(2 * np.pi * TONE * np.arange(RATE) / RATE)).astype(np.float32)
+    for asked in (0, 6, 20):
+        factor = 10 ** (asked / 20)
+        heard = apply(f"clip:{asked}", sine)
+        assert np.abs(heard).max() == pytest.approx(1, abs=1e-6)
+        cut = np.mean(np.abs(heard) > 1 - 1e-6)
+        assert cut == pytest.approx(1 - 2 * np.arcsin(1 / factor) / np.pi, abs=0.01)
+        inside = np.abs(heard) < 0.99
+        np.testing.assert_allclose(heard[inside], factor * sine[inside] / np.abs(sine).max(), rtol=1e-5, atol=1e-6)
+
+
+def test_a_band_ends_steeply_and_without_delay():
+    noise = (0.1 * np.random.default_rng(3).normal(size=4 * RATE)).astype(np.float32)
+    heard = apply("band:3400", noise)
+    frequency, before = signal.welch(noise, RATE, nperseg=1024)
+    gain = decibels(signal.welch(heard, RATE, nperseg=1024)[1] / before)
+    assert np.abs(gain[(frequency > 50) & (frequency < 2700)]).max() < 0.5
+    assert gain[np.abs(frequency - 3400).argmin()] == pytest.approx(-6, abs=0.8)
+    assert gain[(frequency > 4700) & (frequency < 7900)].max() < -40
+    assert signal.correlate(heard, noise, "full").argmax() == len(noise) - 1
+    np.testing.assert_array_equal(apply("band:8000", noise), noise)  # there is nothing above
+
+
+def test_the_background_is_lowered_and_the_voice_is_not():
+    """Half a second of a tone, as loud as speech, and half a second of noise that lies 40, 25 or 10 dB below it."""
+    time = np.arange(RATE) / RATE
+    voice = np.where(time < 0.5, np.sin(2 * np.pi * TONE * time), 0)
+    noise = np.random.default_rng(0).normal(size=RATE) * (time >= 0.5)
+    middles = slice(RATE // 10, 4 * RATE // 10), slice(6 * RATE // 10, 9 * RATE // 10)
+    for below, share in ((40, 1.0), (25, 0.5), (10, 0.0)):
+        clip = (0.3 * (voice + noise * np.sqrt(0.5) * 10 ** (-below / 20))).astype(np.float32)
+        heard = apply("background:8", clip)
+        np.testing.assert_array_equal(heard[middles[0]], clip[middles[0]])
+        changed = decibels(power(heard[middles[1]]) / power(clip[middles[1]]))
+        assert changed == pytest.approx(-8 * share, abs=0.3)
+    np.testing.assert_allclose(apply("background:8", 0.01 * clip), 0.01 * heard, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize("times", [0.9, 1.1, 2])
+def test_speed_changes_pitch_and_length(times, file, speech):
+    tone = np.sin(2 * np.pi * TONE * np.arange(2 * RATE) / RATE).astype(np.float32)
+    heard = apply(f"speed:{times}", tone)
+    assert len(heard) == round(2 * RATE / times)
+    spectrum = np.abs(np.fft.rfft(heard * np.hanning(len(heard))))
+    assert spectrum.argmax() * RATE / len(heard) == pytest.approx(TONE * times, abs=1)
+    clip = put_under(file, "a", [Condition("speed", times), Condition("gain", -6)])
+    assert audio_info(clip).frames == len(load_audio(clip))
+    for samples in (1, 2, 333):
+        short = apply(f"speed:{times}", speech[:samples])
+        assert len(short) == max(1, round(samples / times)) and np.isfinite(short).all()
 
 
 def decay(response, rate):
@@ -221,12 +303,12 @@ def test_length_stays_and_nothing_is_infinite(text, samples, speech, library):
     np.testing.assert_array_equal(apply(text, faint), faint)
 
 
-@pytest.mark.parametrize("text", ALTERED)
+@pytest.mark.parametrize("text", LINEAR)
 def test_loud_clips_are_not_clipped(text, library):
     """Twice full scale comes out as loud, and as undistorted, as half full scale does."""
     tone = np.sin(2 * np.pi * 800 * np.arange(RATE) / RATE).astype(np.float32)
     soft, loud = apply(text, 0.5 * tone), apply(text, 2 * tone)
-    assert np.abs(loud).max() > 1.5
+    assert np.abs(loud).max() > (0.45 if text == "gain:-12" else 1.5)
     assert power(loud - 4 * soft) < 0.005 * power(loud)
 
 
@@ -241,10 +323,10 @@ def test_randomness_belongs_to_the_item(text, speech, library):
     assert (random.random(), np.random.random()) == state  # noqa: NPY002 - and that the condition leaves alone
     apply(text, speech, "two")
     np.testing.assert_array_equal(apply(text, speech, "one"), first)
-    drawn = text.startswith(("noise", "reverb"))
+    drawn = text.startswith(("noise", "pink", "brown", "reverb"))
     for other in (apply(text, speech, "two"), apply(text, speech, "one", seed=1)):
         assert np.array_equal(other, first) != drawn
-    assert not np.array_equal(first, speech)
+    assert np.array_equal(first, speech) == (text == "background:6")  # nothing is quieter than silence
 
 
 def test_noise_of_another_level_is_other_noise(speech, library):
@@ -260,12 +342,12 @@ def file(tmp_path, speech) -> Path:
 
 
 def test_a_clip_under_a_condition_is_audio_like_any_other(file, speech, library):
-    (clip,) = put_under(Condition("noise", 5), [file], ["a"])
+    clip = put_under(file, "a", [Condition("noise", 5)])
     assert clip == ConditionedClip(file, "a", Condition("noise", 5))
     np.testing.assert_array_equal(load_audio(clip), apply("noise:5", speech, "a"))
     assert audio_info(clip) == audio_info(file)
-    (clip,) = put_under(Condition("telephone"), [{"bytes": file.read_bytes(), "path": None}], ["a"])
-    np.testing.assert_array_equal(load_audio(clip), apply("telephone", speech))
+    clip = put_under({"bytes": file.read_bytes(), "path": None}, "a", [Condition("telephone"), Condition("noise", 5)])
+    np.testing.assert_array_equal(load_audio(clip), apply("noise:5", apply("telephone", speech), "a"))
     assert len(load_audio(clip, sampling_rate=8000)) == RATE
 
 

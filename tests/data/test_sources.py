@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, strategies as st
 
 from annot_hf.data.questions import Question
-from annot_hf.data.synthetic import answers_to, combine_votes, is_synthetic, shuffle_raters
+from annot_hf.data.synthetic import answers_to, combine_votes, half_of, is_synthetic, shuffle_raters
 from annot_hf.data.targets import disagreement, make_targets
 from annot_hf.data.votes import VoteTable
 
@@ -159,3 +159,43 @@ def test_shuffled_raters_keep_the_votes_of_an_item_and_how_often_each_rater_vote
     assert moved > 0.7
     assert shuffle_raters(votes, seed=1).to_arrow().equals(shuffled.to_arrow())
     assert not shuffle_raters(votes, seed=2).to_arrow().equals(shuffled.to_arrow())
+
+
+def test_halves_are_disjoint_and_complete_and_keep_a_raters_votes_together():
+    rng = np.random.default_rng(0)
+    count = rng.integers(1, 8, 300)
+    item = np.repeat([f"i{row}" for row in range(300)], count)
+    rater = np.concatenate([rng.choice(40, size, replace=False) for size in count]).astype(str)
+    scale, label = rng.integers(1, 6, len(item)).astype(str), rng.choice(EMOTION.labels, len(item))
+    votes = VoteTable.from_columns(
+        (EMOTION, VALENCE),
+        item=[*item, *item, *["i0"] * 5],
+        question=["valence"] * len(item) + ["emotion"] * len(item) + ["emotion"] * 5,
+        value=[*scale, *label, *["joy"] * 5],
+        annotator=[*rater, *rater, *[None] * 5],
+    )
+    first, second = (half_of(votes, half) for half in ("first", "second"))
+    for question in ("emotion", "valence"):
+        one, other, whole = (part.select(questions=[question]) for part in (first, second, votes))
+        assert len(one) + len(other) == len(whole)
+    rows = [part.to_arrow().to_pylist() for part in (first, second, votes)]
+    assert sorted(map(str, rows[0] + rows[1])) == sorted(map(str, rows[2]))
+    named = [part.to_pandas().dropna(subset="annotator") for part in (first, second)]
+    pairs = [set(map(tuple, frame[["item", "annotator"]].to_numpy())) for frame in named]
+    assert len(pairs[0]) > 100 and not pairs[0] & pairs[1]
+    sizes = np.stack([part.counts("emotion", votes.items).sum(1) for part in (first, second)])
+    # i0 has anonymous votes too, whose halves are drawn by themselves
+    assert abs(sizes[0] - sizes[1])[1:].max() == 1 and abs(sizes[0] - sizes[1])[0] <= 2
+    # chance decides which half is the larger
+    assert 0.35 < (sizes[0] > sizes[1])[1:][count[1:] % 2 == 1].mean() < 0.65
+    assert first.exclusions == {"not in this half of the item's votes": len(second)}
+    assert half_of(votes, "first").to_arrow().equals(first.to_arrow())
+    with pytest.raises(ValueError, match="votes: half is 'third'"):
+        half_of(votes, "third")
+
+
+def test_anonymous_votes_are_halved_too():
+    votes = people([[4, 2, 0], [0, 0, 1], [0, 3, 2]])
+    first, second = (half_of(votes, half).counts("emotion", votes.items) for half in ("first", "second"))
+    assert (first + second == votes.counts("emotion")).all()
+    assert first.sum(1)[0] == 3 and sorted([first.sum(1)[1], second.sum(1)[1]]) == [0, 1]

@@ -80,6 +80,23 @@ def test_frames_go_by_the_names_of_items_and_labels():
     assert_same(small(**grid | {"rater_values": scales}), small(**grid))
 
 
+def test_a_selection_keeps_the_answers_of_its_items(grid_run):
+    assert_same(small().select(["x", "y"]), small())
+    found = small().select(np.array(["y", "x"], dtype=object))
+    assert found.items.tolist() == ["y", "x"] and found.probs.tolist() == [[1, 0], [0.25, 0.75]]
+    assert found.rater_items.tolist() == [1, 1, 0] and found.rater_names.tolist() == ["p", "q", "p"]
+    only = small().select(["y"])
+    assert (only.rater_items.tolist(), only.rater_values.tolist(), only.rater_fallback.tolist()) == (
+        [0],
+        [[1, 0]],
+        [False],
+    )
+    some = grid_run[2].select(grid_run[2].items[3:5])
+    np.testing.assert_array_equal(some.consensus, grid_run[2].consensus[3:5])
+    with pytest.raises(ValueError, match="Item 'z' is not predicted"):
+        small().select(["x", "z"])
+
+
 def test_what_it_says_about_itself():
     assert repr(small()) == "Predictions(2 items, 3 rater answers, K=2: emotion)"
     assert len(small()) == 2 and not small().is_scale

@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import scipy.spatial.distance
 import scipy.stats
+import sklearn.metrics
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -27,6 +28,28 @@ def run(counts, probs):
     question = Question.category("emotion", LABELS)
     targets = make_targets(VoteTable.from_counts(question, items, counts), "emotion")
     return Predictions(items=items, support=LABELS, probs=probs, questions=(question,)), targets
+
+
+def test_labels_above_their_equal_share_are_those_of_scikit_learn(emotion_run):
+    _, targets, predictions, speakers = emotion_run
+    found = evaluate(predictions, targets, speakers=speakers, n_resamples=50, parts=("items",))
+    p, q = (x / x.sum(1, keepdims=True) > 1 / 6 + 1e-9 for x in (predictions.probs, targets.probs))
+
+    def f1(rows):
+        return sklearn.metrics.f1_score(q[rows], p[rows], average="macro", zero_division=0)
+
+    assert found.at("labels_f1")["value"] == pytest.approx(f1(slice(None)))
+    assert found.at("labels_f1")["low"] < found.at("labels_f1")["value"] < found.at("labels_f1")["high"]
+    batches = [f1(slice(start, start + 32)) for start in range(0, 240, 32)]
+    assert len(batches) == 8 and found.at("labels_f1_batches")["value"] == pytest.approx(np.mean(batches))
+    assert found.at("labels_f1_batches")["low"] is None
+
+
+def test_an_equal_share_is_not_above_it():
+    counts = [[1, 1, 1], [2, 1, 0], [1, 5, 0]]
+    found = evaluate(*run(counts, [[1 / 3] * 3, [0.5, 0.3, 0.2], [0.2, 0.4, 0.4]]), n_resamples=0, parts=("items",))
+    # no label in the first, a right in the second, b right and c wrong in the third
+    assert found.at("labels_f1")["value"] == pytest.approx((1 + 1 + 0) / 3)
 
 
 def test_every_number_of_a_small_example():
@@ -81,6 +104,8 @@ def test_units_and_form(emotion_run):
     for name in scores.parts["items"]:
         assert set(scores[name]) == {"title", "unit", "better", "systems", "differences"}
         model = scores.at(name)
+        if name == "labels_f1_batches":
+            continue
         assert model["low"] <= model["value"] <= model["high"] or name in ("macro_f1", "uar")
     assert scores["jsd"]["differences"] == {"model - marginal": scores.difference("jsd")}
     assert scores["gap_closed"]["differences"] == {}

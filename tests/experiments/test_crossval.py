@@ -10,6 +10,7 @@ from sayings import LEVELS, Sayings
 from annot_hf.data.corpus import VoteCorpus
 from annot_hf.data.export import export_corpus, read_export
 from annot_hf.data.questions import Question
+from annot_hf.data.synthetic import half_of
 from annot_hf.data.votes import VoteTable
 from annot_hf.experiments.crossval import crossval
 from annot_hf.experiments.plans import read_plan, run_plan
@@ -115,6 +116,8 @@ def test_all_systems_learn_the_same_folds_which_cut_no_conversation(plan, chats,
         "Items of all released splits of chats take part",
         "Label odd has no vote in",
         "raters: 4 of 73 predicted rater answers are those of the consensus head",
+        "## The best and the worst conversations",
+        "| ceiling |",
         'model: "annotator"',
         "![Measures of every system](crossval.png)",
     ):
@@ -192,6 +195,17 @@ def test_folds_that_cannot_be_left_out(recipe, chats, tmp_path, trained, options
     with pytest.raises(ValueError, match="test_folds is"):
         crossval(recipe, chats, tmp_path, **{"repeats": 1, "folds": 3} | options)
     assert not trained
+
+
+def test_new_listeners_judge_a_cross_validation(recipe, chats, tmp_path, trained):
+    (tmp_path / "plan.yaml").write_text(
+        yaml.safe_dump({"recipe": str(recipe), "systems": {"a": {}}, "new_listeners": True})
+    )
+    found, page = crossval(tmp_path / "plan.yaml", chats, tmp_path / "out", **SMALL)
+    exported = read_export(chats)
+    assert found.counts["votes"] == len(half_of(exported.votes, "second")) < len(exported.votes)
+    facts = json.loads((tmp_path / "out" / "a" / "repeat0" / "fold0" / "training.json").read_text())
+    assert facts["votes_half"]["half"] == "first" and "New listeners: every system" in page.read_text()
 
 
 def test_more_repeats_keep_those_that_are_there(recipe, chats, tmp_path, trained):

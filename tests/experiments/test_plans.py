@@ -4,8 +4,12 @@ import pytest
 import tiny
 import yaml
 
-from annot_hf.experiments.plans import read_plan, run_plan
-from annot_hf.training import train as runs_module
+from annot_hf.data import conditions
+from annot_hf.data.conditions import Condition
+from annot_hf.data.export import read_export
+from annot_hf.data.synthetic import half_of
+from annot_hf.experiments.plans import planned_runs, read_plan, run_plan
+from annot_hf.training import inference, train as runs_module
 
 WORDS = [f"{name}={json.dumps(value)}" for name, value in {**tiny.SMALL, "num_train_epochs": 1}.items()]
 PLAN = {
@@ -23,6 +27,9 @@ def plan(tmp_path):
 
 
 def test_a_plan_runs_and_goes_on_where_it_was(plan, corpus, tmp_path, monkeypatch):
+    monkeypatch.setattr(inference, "ROBUSTNESS", ("noise:20",))
+    monkeypatch.setattr(Condition, "apply", lambda self, wave, *_, item: wave / 64)
+    monkeypatch.setattr(conditions, "load_audiomentations", lambda: None)
     found, page = run_plan(plan, corpus, tmp_path / "out", WORDS, n_resamples=20)
     assert found.counts["runs"] == {"soft": 2, "hard, CE": 2}
     seeds = found.at("jsd", "soft")["runs"]
@@ -33,6 +40,13 @@ def test_a_plan_runs_and_goes_on_where_it_was(plan, corpus, tmp_path, monkeypatc
         json.loads((tmp_path / "out" / "results.json").read_text())["evaluation"]["measures"]["items"]["jsd"]
         == found["jsd"]
     )
+    robust = json.loads((tmp_path / "out" / "results.json").read_text())["robustness"]
+    moved = {name: one["measures"]["items"]["moved"]["systems"]["noise:20"]["value"] for name, one in robust.items()}
+    assert set(moved) == {"soft", "hard, CE"} and min(moved.values()) > 0
+    part = text.split("## How robust the systems are")[1]
+    assert "| System | noise:20 |" in part and f"| soft | {moved['soft']:.3f} JSD − clean:" in part
+    # of the first run of a system alone
+    assert len(list((tmp_path / "out").glob("*/*/predictions-test/robustness"))) == 2
     monkeypatch.setattr(runs_module, "train", lambda *_, **__: pytest.fail("a finished run was trained again"))
     again, _ = run_plan(plan, corpus, tmp_path / "out", WORDS, n_resamples=20)
     assert again == found
@@ -40,6 +54,38 @@ def test_a_plan_runs_and_goes_on_where_it_was(plan, corpus, tmp_path, monkeypatc
         run_plan(plan, corpus, tmp_path / "out", [*WORDS, "learning_rate=1e-4"])
     other, _ = run_plan(plan, corpus, tmp_path / "out", WORDS, split="validation", n_resamples=20)
     assert other.at("jsd", "soft")["value"] != found.at("jsd", "soft")["value"]
+
+
+def test_new_listeners_judge_all_systems_alike(corpus, tmp_path):
+    path = tmp_path / "plan.yaml"
+    path.write_text(yaml.safe_dump(PLAN | {"seeds": [0], "new_listeners": True}))
+    plan, exported = read_plan(path), read_export(corpus)
+    found, page = run_plan(plan, corpus, tmp_path / "out", WORDS, n_resamples=20)
+    second = half_of(exported.votes, "second").select(questions=["emotion"])
+    tested = exported.items.loc[exported.items["split"] == "test", "item"]
+    assert found.counts["votes"] == len(second.select(items=tested))
+    for system in ("soft", "hard--CE"):
+        facts = json.loads((tmp_path / "out" / system / "seed0" / "training.json").read_text())
+        assert facts["recipe"]["votes.half"] == facts["votes_half"]["half"] == "first"
+    assert "New listeners: every system was trained on one random half" in page.read_text()
+    assert json.loads((tmp_path / "out" / "results.json").read_text())["new_listeners"] is True
+    with pytest.raises(ValueError, match="votes.half is set for every run by the plan itself"):
+        run_plan(plan, corpus, tmp_path / "out", ["votes.half=second"])
+    path.write_text(yaml.safe_dump(PLAN | {"new_listeners": "yes please"}))
+    with pytest.raises(ValueError, match="new_listeners is 'yes please'; it is true or false"):
+        read_plan(path)
+    path.write_text(yaml.safe_dump(PLAN | {"new_listeners": True, "systems": {"a": {"votes.half": "first"}}}))
+    with pytest.raises(ValueError, match="system 'a' sets votes.half, which the plan itself sets"):
+        read_plan(path)
+
+
+def test_the_plan_of_new_listeners_can_be_run(repository, tmp_path):
+    plan = read_plan(repository / "benchmarks" / "plans" / "new_listeners.yaml")
+    planned = planned_runs(plan, tmp_path / "corpus", tmp_path, [], {"seed0": 0})
+    assert plan.new_listeners and len(planned) == 11
+    for name, (run,) in planned.items():
+        assert run.recipe.votes.half == "first" and run.recipe.question == ["voice"], name
+        assert (run.recipe.target.method == "majority") == name.startswith("hard")
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,15 @@ def test_scores_are_the_correlations_of_each_clip_by_itself(wavlm_folder, corpus
     assert found.about["trunk"] == str(wavlm_folder) and found.about["items_without_votes"] == 0
 
 
+def test_whispers_layers_do_not_depend_on_the_batches_and_nothing_is_left_behind(
+    whisper_folder, corpus, tmp_path, monkeypatch
+):
+    monkeypatch.chdir(tmp_path)
+    some = [measure_saliency(whisper_folder, corpus, questions=["valence"], batch_size=size).scores for size in (2, 5)]
+    np.testing.assert_allclose(*some, atol=1e-4)
+    assert some[0].shape == (3, 1) and not list(tmp_path.iterdir())
+
+
 def test_a_subset_is_drawn_and_repeats(wavlm_folder, corpus):
     some = [measure_saliency(wavlm_folder, corpus, items=3, questions=["valence"], seed=seed) for seed in (0, 0, 1)]
     assert [one.items for one in some] == [3, 3, 3]

@@ -172,3 +172,10 @@ def test_an_even_kernel_or_an_unknown_option_is_refused():
     ):
         with pytest.raises(ValueError, match=message):
             tiny.annotator(**options)
+
+
+def test_attention_has_no_padding_in_the_half_precision_of_autocast():
+    pooling = AttentivePooling(6)
+    with torch.autocast("cpu", torch.bfloat16):
+        weights = pooling.weights(FRAMES, MASK)
+    assert not weights[~MASK].any() and weights.isfinite().all()

@@ -40,10 +40,12 @@ for folder in sys.argv[1:]:
     torch.save({"output": dict(output), "tensors": model.state_dict() | dict(model.named_buffers())}, f"{folder}/found.pt")
 assert "annot_hf" not in sys.modules
 """
-CASES = [(kind, build) for kind in ("log-mel", "wavlm", "bert") for build in (tiny.annotator, tiny.distribution)]
+CASES = [
+    (kind, build) for kind in ("log-mel", "whisper", "wavlm", "bert") for build in (tiny.annotator, tiny.distribution)
+]
 LAYERS = {"wavlm-layer": 1, "hubert": "weighted", "roberta": 0}  # cases with a layer chosen
 CASES += [(kind, tiny.distribution) for kind in LAYERS]
-MEMBERS = {"bert": "lora", "wavlm-layer": "lora", "wavlm": "shared", "log-mel": "independent"}
+MEMBERS = {"bert": "lora", "whisper": "lora", "wavlm-layer": "lora", "wavlm": "shared", "log-mel": "independent"}
 CASES += [(kind, tiny.seedbert) for kind in MEMBERS]
 
 
@@ -135,7 +137,7 @@ def test_the_folder_holds_safetensors_code_and_nothing_of_ours_besides(saved):
 
 def test_no_module_of_ours_has_a_buffer_that_is_not_saved():
     """Such a buffer comes back as garbage: the library builds models without data and fills in what was saved."""
-    for kind in (*tiny.TRUNKS, "hubert", "wav2vec2"):
+    for kind in (*tiny.TRUNKS, "whisper", "hubert", "wav2vec2"):
         for model in (tiny.annotator(kind), tiny.distribution(kind)):
             ours = (part for part in model.modules() if not type(part).__module__.startswith("transformers.models."))
             assert not any(part._non_persistent_buffers_set for part in ours)

@@ -1,9 +1,10 @@
+import numpy as np
 import pytest
 import tiny
 import torch
 
 from annot_hf.models.configuration_log_mel import LogMelConfig
-from annot_hf.models.modeling_log_mel import LogMelModel, _change_speed, _random_spans
+from annot_hf.models.modeling_log_mel import LogMelModel, _change_speed, _random_spans, bound_frames
 
 
 def model(conv_strides=(2, 2), **options):
@@ -39,6 +40,64 @@ def test_standardisation_takes_a_number_or_one_a_band():
     silence = torch.full((1, 30, 8), -100.0)  # digital silence is raised to the floor
     floor = model(mel_floor=2.0)(torch.full((1, 30, 8), 2.0)).last_hidden_state
     assert torch.equal(model(mel_floor=2.0)(silence).last_hidden_state, floor)
+
+
+RANGE = {"mel_range": 12.0, "mel_mean": -6.0}
+
+
+@pytest.mark.parametrize("nats", [-2.763, 2.763, 12.0])
+def test_with_a_range_the_level_changes_nothing(nats):
+    batch = tiny.inputs("log-mel", [40, 23])
+    trunk, absolute = model(**RANGE), model()
+    louder = batch | {"input_features": batch["input_features"] + nats}
+    found, expected = trunk(**louder).last_hidden_state, trunk(**batch).last_hidden_state
+    torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-4)
+    assert not torch.allclose(absolute(**louder).last_hidden_state, absolute(**batch).last_hidden_state, atol=1e-2)
+
+
+def test_frames_are_relative_to_the_peak_of_their_own_clip():
+    batch = tiny.inputs("log-mel", [33, 20, 7, 1], width=48)  # padding is louder than any clip
+    frames, mask = batch["input_features"], batch["attention_mask"].bool()
+    found = bound_frames(frames, mask, LogMelConfig(num_mel_bins=8, mel_range=6.0))
+    for row in range(4):
+        clip = frames[row][mask[row]].numpy()
+        np.testing.assert_allclose(found[row][mask[row]].numpy(), np.maximum(clip - clip.max(), -6), atol=1e-6)
+    assert torch.equal(bound_frames(frames, mask, LogMelConfig(num_mel_bins=8)), frames.clip(0.0))
+
+
+def test_with_a_range_silence_is_the_floor_and_batching_changes_nothing():
+    trunk, lengths = model(**RANGE), [33, 20, 1]
+    batch = tiny.inputs("log-mel", lengths, width=48)
+    batch["input_features"][1] = -15.9  # digital silence
+    output = trunk(**batch)
+    assert output.last_hidden_state.isfinite().all()
+    for row, length in enumerate(lengths):
+        alone = trunk(batch["input_features"][row : row + 1, :length]).last_hidden_state[0]
+        torch.testing.assert_close(output.last_hidden_state[row, : len(alone)], alone, rtol=1e-5, atol=1e-6)
+    silent = bound_frames(batch["input_features"], batch["attention_mask"].bool(), trunk.config)[1, :20]
+    assert torch.equal(silent, torch.full((20, 8), -12.0))
+    nothing = trunk(batch["input_features"], torch.zeros(3, 48))
+    assert nothing.last_hidden_state.isfinite().all()
+
+
+def test_a_range_is_above_nothing_and_knows_no_level():
+    with pytest.raises(
+        ValueError, match="mel_range is 0, which leaves silence; set it above 0, such as 14, or to null"
+    ):
+        LogMelConfig(mel_range=0)
+    with pytest.raises(ValueError, match="mel_range is -1; it must be 0 or more"):
+        LogMelConfig(mel_range=-1)
+    with pytest.raises(
+        ValueError, match=r"gain_jitter is 0\.1, and mel_range 14 takes the level out again; remove gain_"
+    ):
+        LogMelConfig(mel_range=14, gain_jitter=0.1)
+
+
+def test_a_configuration_without_the_key_keeps_absolute_levels():
+    """As checkpoints have it that are older than the key."""
+    told = LogMelConfig(mel_mean=10.0).to_dict()
+    del told["mel_range"]
+    assert LogMelConfig.from_dict(told).mel_range is None
 
 
 def test_spans_cover_the_asked_share_and_never_a_whole_row():

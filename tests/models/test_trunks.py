@@ -12,7 +12,6 @@ from transformers import (
     T5Config,
     ViTConfig,
     Wav2Vec2ForCTC,
-    WhisperConfig,
 )
 
 from annot_hf.models.modeling_annotator import AnnotatorModel
@@ -131,7 +130,13 @@ def test_from_trunk_takes_a_checkpoint_with_a_head(kind, family, tmp_path):
     assert all(torch.equal(value, expected[name]) for name, value in model.trunk.state_dict().items())
 
 
-@pytest.mark.parametrize("config", [T5Config, WhisperConfig, ViTConfig, CLIPConfig])
+def test_a_checkpoint_in_half_precision_is_trained_in_single(tmp_path):
+    AutoModel.from_config(tiny.trunk_config("bert")).half().save_pretrained(tmp_path)
+    model = DistributionModel.from_trunk(tmp_path, questions=tiny.CATEGORY, **tiny.HEADS)
+    assert {weight.dtype for weight in model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("config", [T5Config, ViTConfig, CLIPConfig])
 def test_an_unsupported_family_is_one_clear_sentence(config, tmp_path):
     config().save_pretrained(tmp_path)  # at its full size: nothing is built before it is refused
     with pytest.raises(ValueError, match=rf"A {config.model_type} trunk is not supported; use a text encoder") as error:

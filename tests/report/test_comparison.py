@@ -137,7 +137,7 @@ def test_report(tmp_path, emotion_run):
         n_resamples=100,
     )
     assert "on 240 items by 12 speakers, question “emotion”. Left out: nothing." in report.summary
-    assert "By this measure clean is better. Of 10 measures" in report.summary
+    assert "By this measure clean is better. Of 11 measures" in report.summary
     plots = {path.stem for path in (tmp_path / "plots").iterdir()}
     assert plots == {"differences", "speaker_pairs", "equivalence"}
     assert all(path.is_file() for path in report.files.values())
@@ -145,7 +145,7 @@ def test_report(tmp_path, emotion_run):
     assert "<b>" not in page and "&lt;b&gt;Two" in page and page.count("<img") == 3
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     html = MarkdownIt("commonmark").enable("table").render(text)
-    assert html.count("<table>") == 8 and html.count("<img") == 3  # seven of measures, one of the run
+    assert html.count("<table>") == 9 and html.count("<img") == 3  # seven of measures, one of speakers, one of the run
     data = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert data["evaluation"]["systems"] == ["clean", "$noisy|"] and data["run"]["$noisy|: model"] == "noisier"
     assert data["evaluation"]["measures"]["items"]["jsd"] == report.evaluation["jsd"]

@@ -15,7 +15,7 @@ from annot_hf.data.targets import make_targets
 from annot_hf.data.votes import VoteTable
 from annot_hf.report.pages import csv_safe
 from annot_hf.report.report import build_report
-from annot_hf.report.tables import markdown_safe, number
+from annot_hf.report.tables import markdown_safe, number, spread_table
 
 HOSTILE = (
     "=cmd|' /C calc'!A0",
@@ -110,13 +110,13 @@ def test_html_stands_alone(grid_report):
     assert len(page.links) == 6 and all(link.startswith("data:image/png;base64,") for link in page.links)
     assert "http://" not in text and "https://" not in text and "url(" not in text
     assert 'name="viewport"' in text and "prefers-color-scheme: dark" in text and "default-src 'none'" in text
-    assert page.tags.count("table") == 5
+    assert page.tags.count("table") == 6
 
 
 def test_markdown_tables_are_tables(grid_report):
     text = (grid_report.folder / "report.md").read_text(encoding="utf-8")
     html = MarkdownIt("commonmark").enable("table").render(text)
-    assert html.count("<table>") == 5 and html.count("<img") == 6
+    assert html.count("<table>") == 6 and html.count("<img") == 6
     for path in re.findall(r"\]\((plots/[^)]+)\)", text):
         assert (grid_report.folder / path).is_file()
 
@@ -142,6 +142,18 @@ def test_category_report(tmp_path, emotion_run):
     data = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))["evaluation"]
     assert data["measures"]["categories"]["ece"] == found["ece"] and len(data["per_speaker"]) == 12
     assert f"it is worth {found.equivalence.systems['model']['worth']['text']} other raters" in report.summary
+    (spread,) = [table for table in spread_table(found)]
+    told = data["speaker_spread"]["model"]
+    assert [cell.main for cell in spread.rows[0][2:4]] == [
+        number(told["gap_closed"][place]["value"], 1) for place in ("best", "median")
+    ]
+    assert spread.rows[1][4].small == f"({told['jsd']['worst'][0]['speaker']}, 20 items)"
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    row = next(line for line in text.splitlines() if line.startswith("| Jensen-Shannon divergence ↓ nats |"))
+    assert row.split(" | ")[4].split()[0] == number(found.at("jsd", "ceiling")["value"], 3)
+    assert "| Ceiling | Ceiling, split-half |" in text and ">Ceiling</th>" in page and "The ceiling is what" in text
+    assert data["measures"]["items"]["gap_closed"]["systems"]["ceiling"]["value"] > 50
+    assert "## The best and the worst speakers" in text and "The best and the worst speakers</h2>" in page
     for heading in ("Results by how much the raters disagree", "Speaker by speaker", "Calibration", "How many raters"):
         assert f"## {heading}" in text
     drawn = {path.stem for path in (tmp_path / "plots").iterdir()}

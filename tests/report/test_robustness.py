@@ -8,9 +8,11 @@ import pandas as pd
 import pytest
 from markdown_it import MarkdownIt
 
-from annot_hf.evaluation.alignment import by_condition, read_conditions
-from annot_hf.evaluation.evaluate import evaluate
+from annot_hf.evaluation.alignment import read_conditions
+from annot_hf.evaluation.evaluate import evaluate, measure_conditions
+from annot_hf.models.measures import jsd
 from annot_hf.report.report import build_report, robustness_section
+from annot_hf.report.tables import number, robustness_table
 
 META = {"model": "runs/m", "corpus": "made up", "split": "test"}
 
@@ -31,10 +33,6 @@ def runs(predictions):
         "P/noise-20": under(predictions, "noise:20", 0.2),
         "P/clean": clean,
     }
-
-
-def measure_conditions(clean, altered, targets, **options):
-    return evaluate(by_condition(clean, altered), targets, **options)
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +57,43 @@ def test_every_condition_equals_its_own_scores_and_its_comparison_with_clean(emo
             assert found[measure]["differences"][f"{name} - clean"] == paired.difference(measure, "one", "clean")
             assert found.at(measure, "marginal") == alone.at(measure, "marginal")
     assert (found.counts["n_evaluated"], found.counts["speakers"]) == (240, 12)
+
+
+def test_how_far_predictions_move_from_the_clean_ones(emotion_run, found):
+    clean, altered = runs(emotion_run[2])
+    for name, path in (("telephone", "P/telephone"), ("noise:0", "P/noise-0")):
+        moved = found.at("moved", name)
+        assert moved["value"] == pytest.approx(jsd(altered[path].probs, clean.probs).mean())
+        assert moved["low"] < moved["value"] < moved["high"]
+    assert found.at("moved", "clean") is None
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_a_sample_of_the_clips_is_shown_beside_the_scores_of_all(emotion_run, tmp_path):
+    _, targets, predictions, speakers = emotion_run
+    clean, altered = runs(predictions)
+    some = predictions.items[::4]
+    sampled = {name: altered[f"P/{name}"].select(some[::-1]) for name in ("telephone", "noise-20")}
+    items = pd.DataFrame({"item": list(speakers), "speaker": list(speakers.values())})
+    built = build_report(clean, targets, tmp_path, title="t", items=items, n_resamples=50, robustness=sampled)
+    assert built.evaluation.counts["n_evaluated"] == 240
+    data = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
+    told = data["robustness_sample"]
+    assert data["robustness"] is None and told["counts"]["n_evaluated"] == 60
+    alone = measure_conditions(clean.select(some), sampled, targets.select(some), speakers=speakers, n_resamples=50)
+    table = robustness_table(alone)
+    assert [row[0].main for row in table.rows] == ["clean", "noise:20", "telephone"]
+    phone = table.rows[2]
+    assert phone[1].main == number(told["measures"]["items"]["moved"]["systems"]["telephone"]["value"], 3)
+    difference = alone.difference("jsd", "telephone", "clean")
+    assert (
+        phone[3].text
+        == f"{number(difference['value'], 3)} [{number(difference['low'], 3)}, {number(difference['high'], 3)}]"
+    )
+    assert phone[4].main == number(alone.at("accuracy", "telephone")["value"], 3)
+    for name in ("report.md", "report.html"):
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        assert "How robust the predictions are" in text and "60 clips, evenly spaced" in text
 
 
 def test_worse_predictions_are_found_worse(found):
@@ -160,6 +195,6 @@ def test_report(emotion_run, tmp_path):
 
 def test_rows_show_the_numbers(found):
     scores, differences = robustness_section(found).tables
-    assert scores.rows[2][1].main == f"{found.at('jsd', 'noise:0')['value']:.3f}"
-    assert differences.rows[1][1].main == f"{found.difference('jsd', 'noise:0', 'clean')['value']:.3f}"
+    assert scores.rows[2][2].main == f"{found.at('jsd', 'noise:0')['value']:.3f}"
+    assert differences.rows[1][2].main == f"{found.difference('jsd', 'noise:0', 'clean')['value']:.3f}"
     assert scores.columns[1:] == differences.columns[1:]

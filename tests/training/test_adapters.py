@@ -93,7 +93,7 @@ def test_every_adapter_has_a_gradient_and_changes_the_output(kind, over):
         trained[name].data.zero_()
 
 
-@pytest.mark.parametrize("kind", ["bert", "wavlm", "deberta-v2"])
+@pytest.mark.parametrize("kind", ["bert", "wavlm", "deberta-v2", "whisper"])
 def test_a_folder_of_adapters_loads_merges_and_is_saved_again(kind, over, tmp_path):
     adapted, batch = taught(add_lora(over(kind), rank=2, alpha=4, dropout=0.1), batch_of(kind)), batch_of(kind)
     expected = probs_of(adapted, batch)

@@ -277,7 +277,7 @@ def test_inputs_that_are_kept_cannot_change(over_trunk, wavlm_folder, bert_folde
         over_trunk(wavlm_folder, **{"inputs.cache": "frames"}, **frozen)
     assert over_trunk(wavlm_folder, **frozen).recipe.augmentation.perturb_share == 0.3  # encoded afresh in every epoch
     with pytest.raises(
-        ValueError, match=r"perturb_share is 0\.3, and a bert trunk reads text, .*; remove augmentation.perturb_share"
+        ValueError, match=r"perturb_share is 0\.3, and a bert trunk reads text, .*; set augmentation.perturb_share to 0"
     ):
         train(over_trunk(bert_folder, **{"augmentation.perturb_share": 0.3}))
     assert not asked

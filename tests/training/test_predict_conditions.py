@@ -13,8 +13,11 @@ from annot_hf.data.audio import load_audio
 from annot_hf.data.conditions import Condition
 from annot_hf.data.export import read_export
 from annot_hf.data.predictions import Predictions
-from annot_hf.training.inference import predict
+from annot_hf.models.measures import jsd
+from annot_hf.training import inference
+from annot_hf.training.inference import predict, predict_robustness, sample_clips
 from annot_hf.training.inputs import corpus_inputs, make_processor
+from annot_hf.training.train import train
 
 
 @pytest.fixture
@@ -63,7 +66,8 @@ def test_a_shard_belongs_to_its_condition(tmp_path, corpus, hushed):
     items = read_export(corpus).items
     sources, names = list(items["audio"]), list(items["item"])
     clean = build_features(tmp_path, sources, extractor, key="same")
-    noisy = build_features(tmp_path, put_under(Condition("telephone"), sources, names), extractor, key="same")
+    heard = [put_under(*clip, [Condition("telephone")]) for clip in zip(sources, names, strict=True)]
+    noisy = build_features(tmp_path, heard, extractor, key="same")
     assert np.abs(noisy[0] - clean[0]).max() > 1
 
 
@@ -75,7 +79,7 @@ def test_waveform_trunks_hear_the_condition(corpus, wavlm_folder, tmp_path, hush
     processor.do_normalize = False
     options = {"features": tmp_path, "max_seconds": 30}
     clean = corpus_inputs(exported, [item], config, processor, **options)
-    noisy = corpus_inputs(exported, [item], config, processor, condition=Condition("noise", 3), **options)
+    noisy = corpus_inputs(exported, [item], config, processor, chains=[[Condition("noise", 3)]], **options)
     np.testing.assert_array_equal(noisy.read(noisy.entries[0]), clean.read(clean.entries[0]) / 16)
     assert noisy.lengths.tolist() == clean.lengths.tolist()
 
@@ -87,9 +91,11 @@ def test_texts_have_no_acoustic_condition(corpus, bert_folder, tmp_path):
     processor = make_processor(config, bert_folder)
     items, options = list(exported.items["item"]), {"features": tmp_path, "max_seconds": 30}
     with pytest.raises(ValueError) as error:
-        corpus_inputs(exported, items, config, processor, condition=Condition("noise", 3), **options)
+        corpus_inputs(exported, items, config, processor, chains=[[Condition("noise", 3)]] * len(items), **options)
     assert str(error.value) == "Condition 'noise:3' alters audio and a bert trunk reads text; leave it out."
-    assert corpus_inputs(exported, items, config, processor, condition=Condition("clean"), **options).entries
+    assert corpus_inputs(
+        exported, items, config, processor, chains=[[Condition("clean")]] * len(items), **options
+    ).entries
 
 
 def test_an_unknown_condition_stops_before_anything_is_loaded(tmp_path):
@@ -113,6 +119,44 @@ def test_command_line_writes_a_folder_a_condition(checkpoints, corpus, features,
     assert (meta["condition"], meta["condition_seed"]) == ("mp3:8", 3)
     result = run(*words, out, "--condition", "noise:10", "--condition", "noise:10.0")
     assert str(result.exception) == "Condition 'noise:10' is given twice; give each condition once."
+
+
+def test_a_sample_is_predicted_altered_and_reported(checkpoints, corpus, features, tmp_path, hushed, monkeypatch):
+    monkeypatch.setattr(inference, "ROBUSTNESS", ("noise:20", "telephone"))
+    model, out = checkpoints["distribution"], tmp_path / "out"
+    words = ["predict", model, "--corpus", corpus, "--features", features, "--out", out]
+    result = run(*words, "--robustness", 3)
+    assert result.exit_code == 0 and "clips also predicted altered" in result.output, result.output
+    clean, kept = Predictions.load(out), out / "robustness"
+    assert len(clean) == 5 and clean.meta["condition"] == "clean" and folders(kept) == {"noise-20", "telephone"}
+    phone = Predictions.load(kept / "telephone")
+    assert phone.items.tolist() == clean.items[[0, 2, 4]].tolist() and phone.meta["condition"] == "telephone"
+    whole, _ = predict(model, corpus, features=features, condition="telephone")
+    np.testing.assert_allclose(phone.probs, whole.select(phone.items).probs, atol=1e-6)
+    result = run("report", out, "--corpus", corpus, "--out", tmp_path / "report")
+    assert result.exit_code == 0, result.exception
+    told = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))["robustness_sample"]
+    assert told["systems"] == ["clean", "noise:20", "telephone"] and told["counts"]["n_evaluated"] == 3
+    assert told["measures"]["items"]["moved"]["systems"]["telephone"]["value"] > 0
+    (kept / "mine").mkdir()
+    assert run(*words, "--robustness", 0).exit_code == 0 and folders(kept) == {"mine"}
+    assert run("report", out, "--corpus", corpus, "--out", tmp_path / "report").exit_code == 0
+    text = (tmp_path / "report" / "report.md").read_text(encoding="utf-8")
+    assert "How robust" not in text and "altered" not in text
+
+
+def test_a_sample_is_evenly_spaced_over_speakers():
+    items = np.array([f"i{row}" for row in range(12)], dtype=object)
+    speakers = ["b", "a", "b", "c"] * 3
+    chosen = sample_clips(items, speakers, 6)
+    assert sorted(speakers[int(item[1:])] for item in chosen) == ["a", "a", "b", "b", "b", "c"]
+    assert chosen.tolist() == sorted(chosen, key=lambda item: int(item[1:]))
+    assert sample_clips(items, speakers, 240).tolist() == items.tolist()
+    assert sample_clips(items, [None] * 12, 3).tolist() == ["i0", "i5", "i11"]
+
+
+def test_texts_have_no_acoustic_conditions(recipe, sayings):
+    assert predict_robustness(train(recipe("text-ldl")).model, sayings) == {}
 
 
 def test_from_clips_to_the_report(checkpoints, corpus, features, tmp_path):
@@ -147,3 +191,15 @@ def test_two_runs_and_conditions_do_not_go_together(tmp_path):
     assert "--conditions needs a single run" in str(run(*words).exception)
     words[-2] = "--truth"
     assert "--truth needs a single run" in str(run(*words).exception)
+
+
+def test_with_a_range_below_the_peak_a_model_minds_no_volume_knob(checkpoints, small_run, corpus, features, tmp_path):
+    levelled = small_run("distribution", tmp_path, mel_range=12.0, gain_jitter=0.0, learning_rate=1e-2)
+    moved = []
+    for model in (train(levelled).model, checkpoints["distribution"]):
+        clean, soft, loud = (
+            predict(model, corpus, features=features, condition=asked)[0].probs
+            for asked in ("clean", "gain:-12", "gain:12")
+        )
+        moved.append(max(jsd(clean, soft).max(), jsd(clean, loud).max()))
+    assert moved[0] < 1e-6 and moved[1] > 100 * moved[0]

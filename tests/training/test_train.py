@@ -13,6 +13,7 @@ import yaml
 from safetensors.torch import load_file
 from small_runs import simulated_export
 
+from annot_hf.data.audio import load_audio
 from annot_hf.data.export import export_corpus, read_export
 from annot_hf.data.questions import Question
 from annot_hf.data.simulate import EMOTIONS, SimulatedCorpus
@@ -22,7 +23,7 @@ from annot_hf.models.modeling_annotator import AnnotatorModel
 from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.training import train as train_module
 from annot_hf.training.checkpoints import checkpoints_of, load_model, newest_checkpoint
-from annot_hf.training.inference import predict
+from annot_hf.training.inference import predict, predict_inputs
 from annot_hf.training.train import best_share, count_levels, train
 from annot_hf.training.trainer import EpochOfSampler, OpinionTrainer
 
@@ -247,6 +248,22 @@ def test_a_waveform_trunk_learns_unless_it_is_frozen(over_trunk, wavlm_folder, f
     equal = [torch.equal(found[f"trunk.{name}"], value) for name, value in plain.items()]
     assert all(equal) == frozen and (frozen or sum(equal) < len(equal) / 4)
     assert isinstance(load_model(result.model)[0], DistributionModel)
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_a_whisper_learns_and_forecasts_from_files_and_from_the_extractors_thirty_seconds(
+    over_trunk, whisper_folder, corpus, frozen
+):
+    cache = {"inputs.cache": "frames"} if frozen else {"bf16": True}
+    result = train(over_trunk(whisper_folder, freeze_trunk=frozen, **cache))
+    model, extractor, _ = load_model(result.model)
+    sources = read_export(corpus).items["audio"][:2].tolist()
+    found = predict_inputs(model, extractor, sources).probs
+    waves = [load_audio(source, sampling_rate=16000) for source in sources]
+    batch = extractor(waves, sampling_rate=16000, return_tensors="pt")
+    assert batch["input_features"].shape[-1] == 3000
+    # the clips and their features were kept in half precision
+    np.testing.assert_allclose(model(**batch).probs.detach(), found, atol=2e-3)
 
 
 def test_what_does_not_fit_is_said(small_run, tmp_path):

@@ -10,9 +10,10 @@ import pytest
 import tiny
 import yaml
 
+from annot_hf.cli.steps import write_report
 from annot_hf.data.export import read_export
 from annot_hf.data.questions import Question
-from annot_hf.data.synthetic import write_annotations
+from annot_hf.data.synthetic import half_of, write_annotations
 from annot_hf.data.targets import make_targets
 from annot_hf.data.votes import VoteTable
 from annot_hf.experiments.plans import read_plan, run_plan
@@ -137,6 +138,42 @@ def test_shuffled_raters_are_learnt_from_and_the_true_ones_asked(small_run, corp
     }
 
 
+def test_half_of_the_votes_is_learnt_from_and_the_other_scored(small_run, corpus, tmp_path):
+    run = small_run("distribution", tmp_path / "run", **{"votes.half": "first", "num_train_epochs": 1})
+    exported = read_export(corpus)
+    views, facts = vote_views(run.recipe, exported)
+    first = views["train"]
+    assert views["validation"] is first
+    learnt = exported.items.loc[exported.items["split"] != "test", "item"]
+    whole, kept, rest = (
+        votes.counts("emotion", learnt).sum(1)
+        for votes in (exported.votes, first.votes, half_of(exported.votes, "second"))
+    )
+    assert (kept + rest == whole).all() and abs(kept - rest).max() <= 1
+    assert facts["votes_half"] == {
+        "half": "first",
+        "votes": kept.sum(),
+        "left_out": rest.sum(),
+        "items_without_votes": int((kept == 0).sum()),
+        "items_with_one_vote": int((whole == 1).sum()),
+    }
+    trained = train(run)
+    assert trained.facts["votes_half"] == facts["votes_half"] and trained.facts["recipe"]["votes.half"] == "first"
+    assert (
+        trained.facts["splits"]["train"]["votes"]["human"] < exported.targets("train", "emotion").votes_per_item.sum()
+    )
+    predictions, targets = predict(trained.model, exported)
+    assert len(predictions) == len(targets) == 5
+    predictions.save(tmp_path / "predictions")
+    report = write_report([tmp_path / "predictions"], corpus, tmp_path / "report", votes_half="second")
+    data = json.loads((report / "report.json").read_text())
+    scored = replace(exported, votes=half_of(exported.votes, "second")).targets("test", "emotion")
+    counts = data["evaluation"]["counts"]
+    assert counts["votes"] == scored.votes_per_item.sum() < targets.votes_per_item.sum()
+    assert data["title"].endswith("second half of the votes")
+    assert counts["n_evaluated"] == len(scored) and counts["predicted_without_target"] == 5 - len(scored)
+
+
 def test_a_run_is_not_gone_on_with_with_other_synthetic_votes(small_run, corpus, tmp_path):
     folder = annotate(tmp_path / "votes", corpus)
     run = small_run("distribution", tmp_path / "run", **{"votes.annotations": str(folder)})
@@ -157,6 +194,11 @@ def test_a_run_is_not_gone_on_with_with_other_synthetic_votes(small_run, corpus,
     [
         ({"votes.kind": "synthetic"}, "votes: kind is 'synthetic', and there are no annotations; set annotations"),
         ({"votes.synthetic_weight": 0.5}, "votes: synthetic_weight is 0.5, and there are no annotations"),
+        ({"votes.half": "third"}, "votes.half is 'third'; use one of first, second"),
+        (
+            {"votes.annotations": ..., "votes.kind": "synthetic", "votes.half": "first"},
+            "half is 'first' and kind is synthetic",
+        ),
         ({"votes.kind": "synthetc"}, "votes.kind is 'synthetc'; use one of human, synthetic, combined"),
         ({"votes.annotations": "none"}, "votes: none holds no annotations"),
         (
