@@ -55,8 +55,11 @@ class OwnCorpus(VoteCorpus):
         self.votes, self.reading, self.seed, self.allow_leak = votes, reading or Reading(), seed, allow_leak
         self.name = name or re.sub(r"\W+", "-", votes.path.name.split(".")[0]).strip("-") or "votes"
         self.questions = votes.questions
-        category = [one.name for one in self.questions if not one.is_scale]
-        self.default_questions = tuple(category[:1] or [one.name for one in self.questions][:2])
+        # The user's first question, or the first category question; one or two scales form a grid.
+        labels = [one.name for one in self.questions if not one.is_scale]
+        scales = [one.name for one in self.questions if one.is_scale]
+        first = self.questions[0].name if self.reading.question or not labels else labels[0]
+        self.default_questions = tuple(scales[:2]) if first in scales else (first,)
         self.has_audio = audio is not None
         if not self.has_audio and not any("text" in facts for facts in votes.facts.values()):
             raise ValueError(

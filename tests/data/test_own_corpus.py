@@ -241,3 +241,19 @@ def test_an_export_may_move_together_with_its_clips(tmp_path):
     here.rename(there)
     audio = read_export(there / "data" / "mine").items["audio"]
     assert sorted(audio) == [str(there / "clips" / f"i{number:02d}.wav") for number in range(3)]
+
+
+@pytest.mark.parametrize(
+    ("asked", "default"),
+    [
+        ([], ("label",)),
+        (["valence", "label"], ("valence", "power")),
+        (["label", "valence=1..7"], ("label",)),
+        (["valence=1..7"], ("valence",)),
+    ],
+)
+def test_the_first_question_that_is_asked_for_is_trained(asked, default, tmp_path):
+    path = table(tmp_path / "votes.csv", rows(valence=lambda n: n % 5, power=lambda n: n % 4))
+    asked = [*asked, "power"] if default == ("valence", "power") else asked
+    corpus = corpus_of(path, value=["valence", "power", "label"], question=asked)
+    assert corpus.default_questions == default
