@@ -93,7 +93,8 @@ def write_shard(path: Path, frames: Sequence[np.ndarray]) -> None:
     lengths = np.array([len(clip) for clip in frames], np.int64)
     partial = path.with_suffix(f".{os.getpid()}.part")
     try:
-        save_file({"frames": np.concatenate(frames), "lengths": lengths}, partial)
+        # safetensors would write the memory of transposed arrays as it lies
+        save_file({"frames": np.ascontiguousarray(np.concatenate(frames)), "lengths": lengths}, partial)
         os.replace(partial, path)
     except (OSError, SafetensorError) as error:
         partial.unlink(missing_ok=True)

@@ -13,7 +13,15 @@ from transformers import Speech2TextFeatureExtractor
 from annot_hf.data.audio import load_audio
 from annot_hf.data.lengths import AudioError
 from annot_hf.training import features
-from annot_hf.training.features import build_features, fill_shards, log_mel, plan_shards
+from annot_hf.training.features import (
+    FeatureStore,
+    Shard,
+    build_features,
+    fill_shards,
+    log_mel,
+    plan_shards,
+    write_shard,
+)
 
 EXTRACTOR = Speech2TextFeatureExtractor(feature_size=8, num_mel_bins=8, do_ceptral_normalize=False)
 
@@ -190,3 +198,13 @@ def ended(process):
             return file.read().rpartition(")")[2].split()[0] == "Z"
     except FileNotFoundError:
         return True
+
+
+def test_transposed_frames_are_kept_as_they_are(tmp_path):
+    """What the extractor of Whisper gives is (bands, T), and safetensors writes memory as it lies."""
+    frames = [np.arange(12, dtype=np.float16).reshape(4, 3).T, np.arange(8, dtype=np.float16).reshape(4, 2).T]
+    shard = Shard(tmp_path / "features-0.safetensors", np.array([1, 0]))
+    write_shard(shard.path, frames)
+    store = FeatureStore([shard])
+    np.testing.assert_array_equal(store[1], frames[0])
+    np.testing.assert_array_equal(store[0], frames[1])
