@@ -220,6 +220,11 @@ class SplitReader:
                     f"augmentation.{name} is {value}, and a {config.trunk_config.model_type} trunk reads text, which makes no "
                     f"sound; set augmentation.{name} to 0, or choose an audio trunk."
                 )
+        if perturbation and input_name_of(config.trunk_config) == "input_features":
+            raise ValueError(
+                f"augmentation.perturb_share is {perturbation.share}, and the features of a {config.trunk_config.model_type} "
+                "trunk are computed once and kept; set augmentation.copies instead."
+            )
         datasets, about = {}, {"splits": {}}
         for split, split_target in targets.items():
             inputs = self.read(split_target.items)

@@ -267,7 +267,9 @@ def test_shares_that_are_none_are_said(words, rule):
             load_recipe(recipe, words)
 
 
-def test_inputs_that_are_kept_cannot_change(over_trunk, wavlm_folder, bert_folder, small_run, tmp_path, asked):
+def test_inputs_that_are_kept_cannot_change(
+    over_trunk, wavlm_folder, whisper_folder, bert_folder, small_run, tmp_path, asked
+):
     with pytest.raises(
         ValueError, match="augmentation.perturb_share is 0.3 and trunk is log-mel, so that .* kept; choose a waveform"
     ):
@@ -280,6 +282,10 @@ def test_inputs_that_are_kept_cannot_change(over_trunk, wavlm_folder, bert_folde
         ValueError, match=r"perturb_share is 0\.3, and a bert trunk reads text, .*; set augmentation.perturb_share to 0"
     ):
         train(over_trunk(bert_folder, **{"augmentation.perturb_share": 0.3}))
+    with pytest.raises(
+        ValueError, match=r"features of a whisper trunk are computed once and kept; set augmentation.copies"
+    ):
+        train(over_trunk(whisper_folder, **{"augmentation.perturb_share": 0.3}))
     assert not asked
 
 
