@@ -61,3 +61,20 @@ def test_scales_are_on_their_own_range():
         "rater ann valence": 4,
         "rater ann arousal": 5,
     }
+
+
+def test_a_scale_that_is_called_like_a_label_or_a_column_takes_no_place_but_its_own():
+    """How angry somebody sounds may be asked beside which emotion it is."""
+    table = prediction_frame(
+        Predictions(
+            items=["a"],
+            support=("anger", "joy"),
+            probs=[[0.25, 0.75]],
+            questions=(Question.category("mood", ["anger", "joy"]),),
+            scales=(Question.scale("anger", 0, 10), Question.scale("entropy", 0, 10)),
+            scale_means=[[0, 1]],
+            scale_deviations=[[0.5, 0.5]],
+        )
+    ).iloc[0]
+    assert table["anger"] == 0.25 and table["scale anger"] == 5 and table["scale anger deviation"] == 2.5
+    assert table["entropy"] == pytest.approx(entropy([0.25, 0.75])) and table["scale entropy"] == 10
