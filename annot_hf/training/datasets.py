@@ -121,19 +121,17 @@ class SplitReader:
             chains=self.copies.chains(held, version),
             **self.limits,
         )
-        return (self.encode(inputs, held, version) if self.cached else inputs).select(rows)
+        return (self.encode(inputs, held) if self.cached else inputs).select(rows)
 
-    def encode(self, inputs: Inputs, items: Sequence[str], version: int = 0) -> Inputs:
+    def encode(self, inputs: Inputs, items: Sequence[str]) -> Inputs:
         """What the trunk makes of items, computed once and kept: what the recipe caches, or else the mean of frames."""
-        # features that come from a cache of their own do not show what their clips went through
-        about = [repr(self.copies.chains(items, version))] if version else []
         arguments, kind = self.run.training, self.run.recipe.inputs.cache
         return encode_once(
             self.model.to(arguments.device),
             inputs,
             self.fed_by,
             folder=self.limits["features"],
-            key=[self.corpus.digest, *items, str(self.processor), *about],
+            key=[self.corpus.digest, *items, str(self.processor)],
             kind="pooled" if kind == "none" else kind,
             batch_size=arguments.per_device_eval_batch_size,
             dtype=torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else None,
@@ -188,7 +186,7 @@ class SplitReader:
         # a shard's name changes with its clips and their shares
         key = "\n".join(["dime", self.corpus.digest, *mixtures.items])
         mixed = read_inputs(clips, config, self.processor, names=mixtures.items, key=key, **self.limits)
-        return self.encode(mixed, mixtures.items, version) if self.cached else mixed
+        return self.encode(mixed, mixtures.items) if self.cached else mixed
 
     def _dataset(self, view: ExportedCorpus, targets: Targets, inputs: Inputs, **changes: Any) -> OpinionDataset:
         """The dataset of a split, with targets of everything that the model answers, from the votes of its view."""
@@ -262,7 +260,7 @@ def encode_once(
     different shards. `key` identifies items, order and reading; `dtype` is that of autocast, or None for the weights'.
     """
     state = PartialState()
-    settings = [kind, trunk_digest(model), str(dtype), *key]
+    settings = [kind, trunk_digest(model), str(dtype), *key, inputs.stamp]
     # too little memory shows at once
     longest_first = np.argsort(-inputs.lengths, kind="stable")
     shards = plan_shards(folder, settings, inputs.entries, order=longest_first, size=ENCODED_ITEMS)
@@ -286,7 +284,8 @@ def encode_once(
                     )
                 write_shard(shard.path, kept)
     state.wait_for_everyone()
-    return replace(inputs, entries=range(len(inputs.entries)), read=FeatureStore(shards).__getitem__)
+    store = FeatureStore(shards)
+    return replace(inputs, entries=range(len(inputs.entries)), read=store.__getitem__, stamp=store.stamp)
 
 
 def trunk_digest(model: OpinionPreTrainedModel) -> str:

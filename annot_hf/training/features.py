@@ -38,9 +38,14 @@ class Shard:
 
 
 class FeatureStore:
-    """Frames `(T, D)` of items, read one at a time from memory-mapped shards, all of them written."""
+    """Frames `(T, D)` of items, read one at a time from memory-mapped shards, all of them written.
+
+    `stamp` names the shards, and with them the content of the items and all that their frames depend on.
+    """
 
     def __init__(self, shards: Sequence[Shard]) -> None:
+        names = [f"{shard.path.parent.name}/{shard.path.name}" for shard in shards]
+        self.stamp = hashlib.sha256("\n".join(names).encode()).hexdigest()
         files = [safe_open(shard.path, framework="numpy") for shard in shards]
         lengths = [file.get_tensor("lengths") for file in files]
         items = np.concatenate([shard.rows for shard in shards])

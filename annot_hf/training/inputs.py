@@ -61,13 +61,15 @@ class InputOptions:
 class Inputs:
     """Inputs of items: `read` gives one from an entry, and changes a clip that it reads afresh as a second argument says.
 
-    `lengths` are in frames, samples or tokens; `cut` says which texts exceed the limit, None where there are no texts.
+    `lengths` are in frames, samples or tokens; `cut` says which texts exceed the limit, None where there are no texts. `stamp`
+    identifies what entries that are numbers stand for.
     """
 
     entries: Sequence[Any]
     read: Callable[..., Any]
     lengths: np.ndarray
     cut: np.ndarray | None = None
+    stamp: str = ""
 
     def __getitem__(self, row: int) -> Any:
         return self.read(self.entries[row])
@@ -80,7 +82,7 @@ class Inputs:
     def select(self, rows: Sequence[int] | np.ndarray) -> "Inputs":
         """The inputs of these rows, in that order."""
         cut = None if self.cut is None else self.cut[rows]
-        return Inputs([self.entries[row] for row in rows], self.read, self.lengths[rows], cut)
+        return Inputs([self.entries[row] for row in rows], self.read, self.lengths[rows], cut, self.stamp)
 
 
 def join_inputs(parts: Sequence[Inputs]) -> Inputs:
@@ -89,7 +91,9 @@ def join_inputs(parts: Sequence[Inputs]) -> Inputs:
     cuts, reads = [inputs.cut for inputs in parts], [inputs.read for inputs in parts]
     cut = None if any(cut is None for cut in cuts) else np.concatenate(cuts)
     lengths = np.concatenate([inputs.lengths for inputs in parts])
-    return Inputs(entries, functools.partial(_read_of, reads), lengths, cut)
+    return Inputs(
+        entries, functools.partial(_read_of, reads), lengths, cut, "\n".join(inputs.stamp for inputs in parts)
+    )
 
 
 def make_processor(
@@ -228,7 +232,7 @@ def read_inputs(
         return _prompted(entries, trunk_config, processor, names, max_seconds)
     if kind == "input_features" and features is not None:
         store = build_features(features, entries, processor, key=key, max_seconds=max_seconds)
-        return Inputs(range(len(entries)), store.__getitem__, store.lengths)
+        return Inputs(range(len(entries)), store.__getitem__, store.lengths, stamp=store.stamp)
     limits = AudioLimits(max_seconds=max_seconds)
     # samples, or frames of 10 ms
     read, rate = (_waveform, processor.sampling_rate) if kind == "input_values" else (_log_mel, 100)

@@ -8,13 +8,13 @@ import soundfile
 import tiny
 import torch
 from safetensors.torch import load_file
-from transformers import Wav2Vec2FeatureExtractor
+from transformers import Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
 
 from annot_hf.models import modeling_opinion
 from annot_hf.models.heads import masked_mean
 from annot_hf.training import datasets as frozen, features
 from annot_hf.training.checkpoints import load_model
-from annot_hf.training.collator import VoteCollator
+from annot_hf.training.collator import VoteCollator, make_collator
 from annot_hf.training.datasets import encode_once, trunk_digest
 from annot_hf.training.inference import predict
 from annot_hf.training.inputs import make_processor, read_inputs
@@ -254,6 +254,22 @@ def test_annotators_and_texts_learn_from_a_cache_too(over_trunk, wavlm_folder, b
     others = read_inputs(["so so bad", *inputs.entries[1:]], model.config.trunk_config, tokenizer)
     other = encode_once(model, others, collator, folder=tmp_path, key=["k"])
     assert len(other.read(0)) == len(kept.read(0)) + 1
+
+
+def test_kept_frames_follow_a_clip_that_is_written_again(clips, tmp_path):
+    """The trunk of mel features sees numbers of kept features, not files."""
+    model, extractor = tiny.distribution("whisper", freeze_trunk=True), WhisperFeatureExtractor(feature_size=8)
+
+    def frames():
+        mel = read_inputs(clips, model.config.trunk_config, extractor, features=tmp_path / "cache", key="k")
+        kept = encode_once(model, mel, make_collator(model, extractor), folder=tmp_path / "cache", key=["k"])
+        return [kept[row].copy() for row in range(len(clips))]
+
+    before = frames()
+    wave, rate = soundfile.read(clips[4])
+    soundfile.write(clips[4], wave[::-1], rate)
+    same = [np.array_equal(*pair) for pair in zip(before, frames(), strict=True)]
+    assert same == [row != 4 for row in range(len(clips))]
 
 
 @pytest.mark.parametrize(
