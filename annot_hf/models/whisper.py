@@ -39,6 +39,11 @@ class WhisperTrunk(WhisperEncoder):
         are the input of the first layer and the output of each, without the last norm.
         """
         mask = torch.ones_like(input_features[:, 0]).bool() if attention_mask is None else attention_mask.bool()
+        if mask.shape[1] < input_features.shape[2]:
+            raise ValueError(
+                f"attention_mask has {mask.shape[1]} columns for {input_features.shape[2]} mel frames; give one of the "
+                "frames or of the samples, as the feature extractor does."
+            )
         # the extractor gives a mask of samples unless it is asked for one of frames
         mask = mask[:, :: max(mask.shape[1] // input_features.shape[2], 1)][:, : input_features.shape[2]]
         # what is padding everywhere, as in the extractor's 30 seconds, costs nothing

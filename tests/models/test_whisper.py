@@ -131,3 +131,10 @@ def test_features_are_the_beginning_of_the_extractors_thirty_seconds(seconds):
     found = log_mel(wave, extractor)
     assert len(found) == padded["attention_mask"].sum()
     np.testing.assert_allclose(found, padded["input_features"][0].T[: len(found)], atol=1e-5)
+
+
+def test_a_mask_of_fewer_frames_than_there_are_is_refused():
+    """Such as that of the encoder's frames, half as many: the end of every clip would not be heard."""
+    model, batch = tiny.distribution("whisper").eval(), tiny.inputs("whisper", [40, 20])
+    with pytest.raises(ValueError, match="attention_mask has 20 columns for 40 mel frames; give one of the frames"):
+        model(**batch | {"attention_mask": batch["attention_mask"][:, ::2]})
