@@ -290,14 +290,14 @@ def robustness_section(found: Evaluation) -> Section:
     names = [name for name in ("moved", "jsd", "gap_closed", "accuracy", "uar") if name in found]
     if questions[0].is_scale:
         names = ["moved", "jsd", "gap_closed", *(f"ccc_{question.name}" for question in questions)]
-    heads = (f"{one.title}{tables.ARROWS[one.better]} ({one.unit})" for one in map(found.measured, names))
-    columns = ("Condition", *heads)
+    heads = [f"{one.title}{tables.ARROWS[one.better]} ({one.unit})" for one in map(found.measured, names)]
     systems = (*found.systems, MARGINAL)
     scores = [(system, *tables.measure_cells(found, names, [system])) for system in systems]
-    differences = [(one, *(tables.difference_cell(found, name, one, clean) for name in names)) for one in altered]
+    # How far predictions moved is a difference itself.
+    differences = [(one, *(tables.difference_cell(found, name, one, clean) for name in names[1:])) for one in altered]
     shown = [
-        tables.worded("conditions", scores, columns=columns, baseline=found.reference.baseline),
-        tables.worded("condition_changes", differences, columns=columns),
+        tables.worded("conditions", scores, columns=("Condition", *heads), baseline=found.reference.baseline),
+        tables.worded("condition_changes", differences, columns=("Condition", *heads[1:])),
     ]
     jsd = {system: found.at("jsd", system) for system in systems}
     return Section(shown, {"conditions": lambda: plots.plot_conditions(found.systems, jsd)})

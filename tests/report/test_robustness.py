@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from markdown_it import MarkdownIt
 
+from annot_hf.data.conditions import CONDITION_KINDS
 from annot_hf.evaluation.alignment import read_conditions
 from annot_hf.evaluation.evaluate import evaluate, measure_conditions
 from annot_hf.models.measures import jsd
@@ -183,18 +184,24 @@ def test_report(emotion_run, tmp_path):
     assert told["measures"]["items"]["jsd"]["differences"]["noise:0 - clean"]["value"] > 0
     assert report.files["conditions"].is_file()
     text = (tmp_path / "all" / "report.md").read_text(encoding="utf-8")
-    part = text.split("## Unseen acoustic conditions")[1].split("## How to read")[0]
+    part = text.split("## Under acoustic conditions")[1].split("## How to read")[0]
     html = MarkdownIt("commonmark").enable("table").render(part)
     assert html.count("<table>") == 2 and html.count("<img") == 1
     rows = [line.split("|")[1].strip() for line in part.splitlines() if line.startswith("| ")]
     names = ["clean", "noise:20", "noise:0", "telephone", "marginal"]
     assert rows == ["Condition", "---", *names, "Condition", "---", *names[1:-1]]
     page = (tmp_path / "all" / "report.html").read_text(encoding="utf-8")
-    assert "Unseen acoustic conditions" in page and "What each condition changes" in page
+    assert "Under acoustic conditions" in page and "What each condition changes" in page
 
 
 def test_rows_show_the_numbers(found):
     scores, differences = robustness_section(found).tables
     assert scores.rows[2][2].main == f"{found.at('jsd', 'noise:0')['value']:.3f}"
-    assert differences.rows[1][2].main == f"{found.difference('jsd', 'noise:0', 'clean')['value']:.3f}"
-    assert scores.columns[1:] == differences.columns[1:]
+    assert differences.rows[1][1].main == f"{found.difference('jsd', 'noise:0', 'clean')['value']:.3f}"
+    # How far predictions moved is a difference itself.
+    assert scores.columns[2:] == differences.columns[1:]
+
+
+def test_the_note_explains_every_condition(found):
+    note = robustness_section(found).tables[0].note
+    assert not [kind for kind in CONDITION_KINDS if kind != "clean" and kind not in note]
