@@ -52,8 +52,10 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     python_requires=">=3.11",
-    packages=find_packages(include=["annot_hf", "annot_hf.*"]),
+    packages=[*find_packages(include=["annot_hf", "annot_hf.*"]), "annot_hf.dataset_scripts"],
+    package_dir={"annot_hf.dataset_scripts": "dataset_scripts"},
     package_data={
+        "annot_hf.dataset_scripts": ["*/*.py", "*/*.md", "*/*.csv"],
         "annot_hf": [
             "py.typed",
             "*.pyi",
@@ -64,7 +66,7 @@ setup(
             "templates/*.yaml",
             "templates/export/*",
             "templates/annotate/*",
-        ]
+        ],
     },
     install_requires=[
         "datasets>=5.2,<6",

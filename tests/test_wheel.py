@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-TRACKED = ("annot_hf", "setup.py", "pyproject.toml", "README.md", "LICENSE")
+TRACKED = ("annot_hf", "dataset_scripts", "setup.py", "pyproject.toml", "README.md", "LICENSE")
 
 # `sys.path` keeps the dependencies of the environment and loses the checkout, which is installed there as editable.
 USE = """
@@ -52,7 +52,7 @@ def wheel(repository, tmp_path_factory):
         elif path.exists():
             shutil.copy(path, source / name)
     # decoys: folders of the repository that no wheel may hold
-    for folder in ("tests", "metrics/jsd", "dataset_scripts", "spaces", "benchmarks"):
+    for folder in ("tests", "metrics/jsd", "spaces", "benchmarks"):
         (source / folder).mkdir(parents=True)
         (source / folder / "__init__.py").touch()
     command = [sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", str(out), str(source)]
@@ -96,6 +96,8 @@ def test_contents(wheel, repository):
     wanted = {path.relative_to(repository).as_posix() for pattern in patterns for path in package.glob(pattern)}
     assert {"annot_hf/py.typed", "annot_hf/cli/app.py"} < wanted
     assert any(name.endswith(".yaml") for name in wanted) and any(name.endswith(".j2") for name in wanted)
+    scripts = {path.relative_to(repository).as_posix() for path in (repository / "dataset_scripts").glob("*/*.*")}
+    wanted |= {f"annot_hf/{name}" for name in scripts if "__pycache__" not in name}
     assert {name for name in names if name.startswith("annot_hf/")} == wanted
     assert all(name.startswith(("annot_hf/", "annot_hf-")) for name in names)
 
@@ -122,6 +124,15 @@ def test_the_types_are_declared(wheel):
 def test_votes_to_targets_from_the_installed_wheel(site, tmp_path):
     ran = run(site, tmp_path, "-c", USE.format(site=str(site)))
     assert ran.returncode == 0 and ran.stdout.strip() == "used", ran.stderr[-2000:]
+
+
+def test_corpus_scripts_are_found_by_name_in_the_installed_wheel(site, tmp_path):
+    code = "from annot_hf.data.corpus import load_corpus_script, shipped_scripts\n"
+    code += "print(shipped_scripts()['cremad'])\nfor name in shipped_scripts(): print(load_corpus_script(name).name)"
+    ran = run(site, tmp_path, "-c", code)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    place, *names = ran.stdout.split()
+    assert Path(place).is_relative_to(site) and {"cremad", "convabuse", "emozionalmente"} <= set(names)
 
 
 def test_help_from_the_installed_wheel(site, tmp_path):

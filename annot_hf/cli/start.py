@@ -15,7 +15,7 @@ Source = Annotated[
     Path | None,
     Argument(
         help="Table of votes (CSV, TSV, Excel, parquet, JSON Lines), export of an annotation tool (file, folder or zip), or a "
-        "Python file that defines a VoteCorpus, which is executed."
+        "Python file that defines a VoteCorpus, which is executed, or its name: cremad."
     ),
 ]
 Root = Annotated[Path | None, Option(help="Folder of the corpus that a corpus script reads.")]
@@ -54,21 +54,17 @@ AllowLeak = Annotated[
 MissingAudio = Annotated[str, Option(help="Items without readable audio: error, drop (counted) or keep.")]
 
 
-def _is_script(source: Path) -> bool:
-    """Whether a path is a corpus script, or a folder with one of its own name."""
-    return source.suffix == ".py" or (source / f"{source.resolve().name}.py").is_file()
-
-
 def open_corpus(
     source: Path, root: Path | None, audio: Path | None, beside: Path, seed: int, allow_leak: bool, **given: Any
 ) -> "VoteCorpus":
     """The corpus of a script or of a file of votes; prints how a file was read, and writes proposed spellings to `beside`."""
-    from annot_hf.data.corpus import load_corpus_script
+    from annot_hf.data.corpus import find_script, load_corpus_script
     from annot_hf.data.own_corpus import OwnCorpus
     from annot_hf.data.own_votes import Reading, describe_reading, read_own_votes
     from annot_hf.data.spellings import Aliases, read_aliases, write_aliases
 
-    if _is_script(source):
+    # a .py file that is not there is said to be none
+    if source.suffix == ".py" or find_script(source):
         if stated := [name for name, value in {"audio": audio, **given}.items() if value]:
             raise ValueError(
                 f"--{stated[0]} is for files of votes, and {source} is a corpus script, which takes --root."
@@ -181,7 +177,7 @@ def corpus(
     A corpus script is executed as Python: pass only a file that you have read.
 
     Example: `annot-hf corpus votes.csv --audio clips --out data/mine`, or, of a corpus script,
-    `annot-hf corpus dataset_scripts/cremad/cremad.py --root ../CREMA-D --out data/cremad`
+    `annot-hf corpus cremad --root ../CREMA-D --out data/cremad`
     """
     from annot_hf.data.export import export_corpus
 

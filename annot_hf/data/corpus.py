@@ -252,8 +252,26 @@ def split_by_group(groups: pd.Series, shares: Sequence[float] = (0.8, 0.1, 0.1))
     return groups.map(found)
 
 
+def shipped_scripts() -> dict[str, Path]:
+    """The corpus scripts that come with the package, by the corpus's name."""
+    package = Path(__file__).parent.parent
+    # in a clone, they lie beside the package
+    homes = (package / "dataset_scripts", package.parent / "dataset_scripts")
+    return {path.stem: path for home in homes for path in sorted(home.glob("*/*.py")) if path.stem == path.parent.name}
+
+
+def find_script(path: str | os.PathLike) -> Path | None:
+    """The corpus script at a path, in a folder of its own name, or of this name among `shipped_scripts`; None without one."""
+    script = Path(path)
+    if script.is_dir():
+        script = script / f"{script.resolve().name}.py"
+    if script.suffix == ".py" and script.is_file():
+        return script
+    return None if Path(path).exists() else shipped_scripts().get(os.fspath(path))
+
+
 def load_corpus_script(path: str | os.PathLike) -> type[VoteCorpus]:
-    """The one `VoteCorpus` subclass that a Python file defines; a folder means the file with its name.
+    """The one `VoteCorpus` subclass that a Python file defines; see `find_script` for what else may name the file.
 
     The file is executed: load only scripts that you have read. It may import files from its own folder; scripts with equally
     named files do not interfere.
@@ -261,11 +279,12 @@ def load_corpus_script(path: str | os.PathLike) -> type[VoteCorpus]:
     Raises:
         ValueError: There is no such file, or it defines no corpus or several.
     """
-    script = Path(path)
-    if script.is_dir():
-        script = script / f"{script.resolve().name}.py"
-    if script.suffix != ".py" or not script.is_file():
-        raise ValueError(f"There is no corpus script {script}; pass a .py file that defines a VoteCorpus subclass.")
+    script = find_script(path)
+    if script is None:
+        raise ValueError(
+            f"There is no corpus script {os.fspath(path)}; pass a .py file that defines a VoteCorpus subclass, or one of "
+            f"{', '.join(shipped_scripts())}."
+        )
     place = hashlib.sha256(str(script.resolve()).encode()).hexdigest()[:12]
     spec = importlib.util.spec_from_file_location(f"annot_hf_corpus_{script.stem}_{place}", script)
     module = importlib.util.module_from_spec(spec)
