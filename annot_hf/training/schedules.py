@@ -57,8 +57,8 @@ class Schedule:
         newbob_threshold: Relative improvement of the validation loss below which it does.
         unfreeze_epochs: Finished epochs after which a stage begins, ascending; before the first the whole trunk is frozen,
             and 0 starts one at once. Nothing is frozen when empty.
-        unfreeze_layers: How many of the top transformer layers each stage trains. The rest, front end included, stays
-            frozen.
+        unfreeze_layers: How many of the top transformer layers each stage trains, all if there are fewer. The rest, front end
+            included, stays frozen.
         unfreeze_factors: What each stage multiplies the trunk's learning rate with; 1 when empty.
         patience: Validation passes without an improvement of `metric_for_best_model` after which training stops; 0 for
             never.
@@ -86,6 +86,8 @@ class Schedule:
                 f"unfreeze_epochs is {epochs}, unfreeze_layers {layers} and unfreeze_factors {factors}; give ascending "
                 "epochs, and for each the number of top layers and a factor."
             )
+        if any(count < 1 for count in layers):
+            raise ValueError(f"unfreeze_layers is {layers}; each stage trains at least one of the top layers.")
         if self.patience < 0:
             raise ValueError(f"patience is {self.patience}; it counts validation passes, and 0 is never.")
 

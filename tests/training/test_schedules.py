@@ -175,6 +175,7 @@ def test_going_on_from_a_log_gives_the_same_rates():
     "options, message",
     [
         ({"unfreeze_epochs": [1, 2], "unfreeze_layers": [2]}, "for each the number of top layers"),
+        ({"unfreeze_epochs": [1], "unfreeze_layers": [-1]}, "each stage trains at least one of the top layers"),
         ({"unfreeze_epochs": [2, 1], "unfreeze_layers": [2, 4]}, "ascending epochs"),
         ({"newbob": "compose", "newbob_factor": 0}, "newbob_factor is 0 and"),
         ({"newbob": "compose", "newbob_factor": 1}, "newbob_factor is 1 and"),
