@@ -3,7 +3,7 @@
 import functools
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -223,6 +223,11 @@ def make_collator(model: OpinionPreTrainedModel, processor: Any) -> VoteCollator
     config = model.config
     panel = config.panel if isinstance(config, AnnotatorConfig) else None
     return trunk_collator(config.trunk_config, processor, panel)
+
+
+def frames_collator(collator: VoteCollator) -> VoteCollator:
+    """The collator of what a trunk made of the inputs of another one."""
+    return replace(collator, input_name="trunk_frames", tokenizer=None)
 
 
 def trunk_collator(config: PreTrainedConfig, processor: Any, panel: int | None = None) -> VoteCollator:

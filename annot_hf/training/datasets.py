@@ -35,7 +35,7 @@ from annot_hf.models.heads import masked_mean
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.trunks import PROMPTED, PROVENANCE, input_name_of
 from annot_hf.training.augment import Copies, Perturbation, augmentation_facts, keep_mixtures, plan_augmentation
-from annot_hf.training.collator import NO_COPIES, OpinionDataset, VoteCollator, make_collator
+from annot_hf.training.collator import NO_COPIES, OpinionDataset, VoteCollator, frames_collator, make_collator
 from annot_hf.training.features import FeatureStore, plan_shards, write_shard
 from annot_hf.training.inputs import (
     Inputs,
@@ -108,7 +108,7 @@ class SplitReader:
     @property
     def collator(self) -> VoteCollator:
         """What makes batches of the datasets' rows."""
-        return replace(self.fed_by, input_name="trunk_frames", tokenizer=None) if self.cached else self.fed_by
+        return frames_collator(self.fed_by) if self.cached else self.fed_by
 
     def read(self, items: np.ndarray, version: int = 0) -> Inputs:
         """Inputs of the items, in their order; of the clips themselves, or of a copy of each."""

@@ -23,8 +23,8 @@ from annot_hf.models.losses import LOG_VARIANCE
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.trunks import input_name_of, weights_digest
 from annot_hf.training.checkpoints import load_model
-from annot_hf.training.collator import OpinionDataset, make_collator
-from annot_hf.training.datasets import HASHED, hashed_names
+from annot_hf.training.collator import OpinionDataset, VoteCollator, frames_collator, make_collator
+from annot_hf.training.datasets import HASHED, encode_once, hashed_names
 from annot_hf.training.inputs import InputOptions, corpus_inputs, read_inputs, read_together
 
 logger = logging.getLogger(__name__)
@@ -60,7 +60,8 @@ def predict(
         corpus: Folder of the exported corpus, or the corpus if it is open already.
         split: Which split.
         batch_size: Items per batch.
-        features: Folder for computed log-mel features; "features" next to the corpus's folder by default.
+        features: Folder for computed log-mel features, and for the frames of a frozen trunk if training kept them;
+            "features" next to the corpus's folder by default.
         max_seconds: Longest clip that is accepted (s); by default what training accepted.
         condition: Acoustic condition to put the clips under, such as "noise:10"; see `Condition`.
         condition_seed: Seed of what is random in it.
@@ -142,15 +143,23 @@ def _predict(
         speakers = corpus.items.set_index("item")["speaker"].reindex(targets.items)
         targets = targets.select(sample_clips(targets.items, speakers, clips))
     held, rows = read_together(corpus, targets.items)
+    features = features or corpus.folder.parent / "features"
     inputs = corpus_inputs(
         corpus,
         held,
         config.trunk_config,
         processor,
-        features=features or corpus.folder.parent / "features",
+        features=features,
         max_seconds=max_seconds,
         chains=[(acoustic,)] * len(held),
-    ).select(rows)
+    )
+    collator, kept = make_collator(model, processor), facts.get("recipe", {}).get("inputs.cache", "none")
+    if kept != "none" and config.freeze_trunk:
+        # models over one frozen trunk, as the runs of a plan, share what it makes of the clips
+        key = [corpus.digest, *held, str(processor)]
+        inputs = encode_once(model, inputs, collator, folder=features, key=key, kind=kept, batch_size=batch_size)
+        collator = frames_collator(collator)
+    inputs = inputs.select(rows)
     dataset = OpinionDataset(
         targets, inputs.entries, inputs.read, inputs.lengths, annotators=getattr(config, "annotators", ())
     )
@@ -167,7 +176,7 @@ def _predict(
     meta["condition"] = str(acoustic)
     if not acoustic.is_clean:
         meta["condition_seed"] = acoustic.seed
-    found = _run(model, processor, dataset, batch_size, meta)
+    found = _run(model, collator, dataset, batch_size, meta)
     if found.caution:
         logger.warning("%s", found.caution)
     return found, targets
@@ -228,18 +237,22 @@ def predict_inputs(
     targets = Targets(questions, model.config.support, names, flat, np.zeros(len(names), int), empty, (), "none")
     dataset = OpinionDataset(targets, inputs.entries, inputs.read, inputs.lengths)
     meta = {} if inputs.truncated is None else {"texts cut short": inputs.truncated}
-    return _run(model, processor, dataset, batch_size, meta)
+    return _run(model, make_collator(model, processor), dataset, batch_size, meta)
 
 
 @torch.inference_mode()
 def _run(
-    model: OpinionPreTrainedModel, processor: Any, dataset: OpinionDataset, batch_size: int, meta: dict[str, Any]
+    model: OpinionPreTrainedModel,
+    collator: VoteCollator,
+    dataset: OpinionDataset,
+    batch_size: int,
+    meta: dict[str, Any],
 ) -> Predictions:
     """Batches of similar length, results in the order of the items."""
     config = model.config
     # longest first: too little memory shows at once
     order = np.argsort(dataset.lengths, kind="stable")[::-1]
-    loader = DataLoader(dataset, batch_size, sampler=order.tolist(), collate_fn=make_collator(model, processor))
+    loader = DataLoader(dataset, batch_size, sampler=order.tolist(), collate_fn=collator)
     parts: dict[str, list[np.ndarray]] = {name: [] for name in _OF_ITEMS}
     asked = []
     for start, batch in zip(range(0, len(order), batch_size), tqdm(loader, desc="predict", unit="batch"), strict=True):

@@ -12,7 +12,7 @@ from transformers import Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
 
 from annot_hf.models import modeling_opinion
 from annot_hf.models.heads import masked_mean
-from annot_hf.training import datasets as frozen, features
+from annot_hf.training import datasets as frozen, features, inference
 from annot_hf.training.checkpoints import load_model
 from annot_hf.training.collator import VoteCollator, make_collator
 from annot_hf.training.datasets import encode_once, trunk_digest
@@ -226,6 +226,23 @@ def test_heads_learn_the_same_from_the_cache(over_trunk, wavlm_folder, corpus, t
     assert kept and all(torch.equal(value, start[name]) for name, value in kept.items())
     assert load_model(result.model)[0].config.trunk_layer == layer
     assert len(written(tmp_path / kind / "kept")) == 4  # 5 clips a split, 3 a shard
+
+
+def test_predictions_over_one_frozen_trunk_encode_the_clips_once(
+    over_trunk, whisper_folder, corpus, tmp_path, monkeypatch
+):
+    runs = [{"seed": seed, "output_dir": str(tmp_path / str(seed))} for seed in (1, 2)]
+    frozen_trunk = {"freeze_trunk": True, "inputs.cache": "frames", "features": str(tmp_path / "kept")}
+    models = [train(over_trunk(whisper_folder, **frozen_trunk, **run)).model for run in runs]
+    calls, stock = [], frozen._encode
+    monkeypatch.setattr(frozen, "_encode", lambda *arguments: calls.append(None) or stock(*arguments))
+    options = {"features": tmp_path / "kept", "split": "test"}
+    found, before = predict(models[0], corpus, **options)[0].probs, len(calls)
+    predict(models[1], corpus, **options)
+    assert len(calls) == before > 0
+    monkeypatch.setattr(inference, "frames_collator", lambda collator: collator)
+    monkeypatch.setattr(inference, "encode_once", lambda model, inputs, *rest, **more: inputs)
+    np.testing.assert_allclose(predict(models[0], corpus, **options)[0].probs, found, atol=1e-4)
 
 
 def test_the_trunk_is_not_called_again(over_trunk, wavlm_folder, monkeypatch):
