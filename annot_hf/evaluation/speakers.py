@@ -12,7 +12,7 @@ from annot_hf.evaluation.scoring import ITEM_MEASURES, closed_gap
 # The measures that rank speakers.
 RANKED = ("gap_closed", "jsd")
 # How many of the worst speakers are named.
-WORST = 5
+WORST = 3
 
 
 def score_speakers(
@@ -52,7 +52,7 @@ def score_speakers(
 def speaker_spread(scores: pd.DataFrame) -> dict[str, Any]:
     """The best, median and worst speakers of a table of `score_speakers`, by gap closed and by JSD.
 
-    For each of the two `best`, `median` (of two in the middle, the better one) and up to five `worst`, the worst first, each
+    For each of the two `best`, `median` (of two in the middle, the better one) and up to three `worst`, the worst first, each
     with `speaker`, `items` and `value`; `worse` counts the speakers that are further from the votes than the marginal is.
     """
     worse = {"gap_closed": scores["gap_closed"] < 0, "jsd": scores["jsd"] > scores["jsd_marginal"]}
