@@ -154,7 +154,8 @@ def _predict(
         chains=[(acoustic,)] * len(held),
     )
     collator, kept = make_collator(model, processor), facts.get("recipe", {}).get("inputs.cache", "none")
-    if kept != "none" and config.freeze_trunk:
+    # independent members have a trunk each
+    if kept != "none" and config.freeze_trunk and hasattr(model, "trunk"):
         # models over one frozen trunk, as the runs of a plan, share what it makes of the clips
         key = [corpus.digest, *held, str(processor)]
         inputs = encode_once(model, inputs, collator, folder=features, key=key, kind=kept, batch_size=batch_size)

@@ -427,7 +427,8 @@ def test_systems_of_a_cross_validation_share_members_and_leave_none(ensemble, sa
     values = ensemble().values
     words = [f"{key}={values[key]}" for key in ("trunk", "max_steps", "learning_rate", "use_cpu", "disable_tqdm")]
     found, page = crossval(plan, sayings, tmp_path / "out", words, folds=2, repeats=1, group="item", n_resamples=20)
-    assert len(trained) == 2 * 2 and set(found["jsd"]["systems"]) == {"one", "votes", "mean", "marginal"}
+    ceilings = {"ceiling", "ceiling, split-half"}
+    assert len(trained) == 2 * 2 and set(found["jsd"]["systems"]) - ceilings == {"one", "votes", "mean", "marginal"}
     assert not list((tmp_path / "out").glob("members/*/*/*"))
     assert 'recipe: "seedbert", num\\_members: 1' in page.read_text()
     runs = [done.read_text() for done in (tmp_path / "out").glob("*/*/*/done.json")]

@@ -112,7 +112,7 @@ def test_texts_are_sorted_by_tokens_in_large_groups(recipe, bert_folder, monkeyp
     assert samplers[0].group == TEXT_GROUP
     tokenizer = make_processor(CONFIG, bert_folder)
     tokens = tokenizer(list(Sayings.texts[:18]), truncation=True)["input_ids"]
-    assert samplers[0].lengths.tolist() == [len(row) for row in tokens]
+    assert samplers[0].lengths(1).tolist() == [len(row) for row in tokens]
 
 
 @pytest.mark.parametrize("name", RECIPES)
