@@ -16,6 +16,7 @@ from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.trunks import build_trunk
 from annot_hf.training.recipe import load_recipe
 from annot_hf.training.train import train
+from annot_hf.training.trainer import OpinionTrainer
 
 # Dropout and every augmentation but copies are on, so that a resumed run must restore every generator.
 SMALL = tiny.SMALL | {
@@ -34,6 +35,19 @@ def simulated_export(home, **sizes):
     """The folder of an export of a simulated corpus of these sizes; the clips lie beside it."""
     export_corpus(SimulatedCorpus(simulate_corpus(home / "simulated", **sizes)), home / "export")
     return home / "export"
+
+
+def killed_at(monkeypatch, step):
+    """Training stops like a killed process, in the middle of the `step`-th batch (5 items and batches of 2: 3 an epoch)."""
+    seen, stock = [], OpinionTrainer.training_step
+
+    def training_step(self, *arguments):
+        seen.append(None)
+        if len(seen) == step:
+            raise KeyboardInterrupt
+        return stock(self, *arguments)
+
+    monkeypatch.setattr(OpinionTrainer, "training_step", training_step)
 
 
 @pytest.fixture(scope="session")

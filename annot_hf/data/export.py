@@ -306,13 +306,8 @@ def _audio(folder: Path, items: pd.DataFrame, root: str | os.PathLike | None, ne
                 f"The export {folder} has audio {audio['path']!r} for file {file!r} of item {items['item'].iloc[row]!r}; all "
                 "audio of an export must be under one root: export the corpus again, or pass its root."
             )
-    if (
-        not given
-        and near
-        and base
-        and not os.path.isdir(base)
-        and os.path.isdir(moved := os.path.abspath(folder / near))
-    ):
+    moved = os.path.abspath(folder / near) if near else ""
+    if not given and base and not os.path.isdir(base) and os.path.isdir(moved):
         return [
             os.path.join(moved, file) if isinstance(one, str) else one
             for one, file in zip(sources, items["file"], strict=True)

@@ -7,6 +7,7 @@ from typing import Any
 
 from annot_hf.data.ballots import SOUNDS, find_role, pick_column
 from annot_hf.data.export import EXPORT_FILE, read_export
+from annot_hf.data.files import read_text
 from annot_hf.data.records import READABLE, cell_text, record_files
 
 
@@ -62,10 +63,7 @@ def _inputs_of(path: Path, texts: bool, column: str) -> list[tuple[str, Any]]:
             raise ValueError(f"{path} is a clip and the model reads texts; name a text file or a table of texts.")
         return [(path.name, path)]
     if path.suffix.lower() == ".txt":
-        try:
-            lines = path.read_text(encoding="utf-8-sig").splitlines()
-        except UnicodeDecodeError as error:
-            raise ValueError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8.") from None
+        lines = read_text(path).splitlines()
         rows = [(f"{path}:{number}", line.strip()) for number, line in enumerate(lines, start=1) if line.strip()]
     elif path.suffix.lower() in READABLE or path.name.lower().endswith(".gz"):
         rows = _column_of(path, wanted, column)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from annot_hf.data.encoding import alike
+from annot_hf.data.files import read_text
 from annot_hf.data.questions import read_yaml
 
 # A misspelling is rare, and what it means is frequent: at most this share of its votes.
@@ -107,10 +108,7 @@ def read_aliases(path: Path) -> Aliases:
     """
     if not path.is_file():
         raise ValueError(f"There is no file {path}; pass the file of spellings that was written, with your changes.")
-    try:
-        given = read_yaml(path.read_text(encoding="utf-8-sig"), str(path)) or {}
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8.") from None
+    given = read_yaml(read_text(path), str(path)) or {}
     form = 'write `labels:`, below it each question, and below it lines as "spelling": "name"; and `raters:` likewise'
     if not isinstance(given, dict) or not set(given) <= {"labels", "raters"}:
         raise ValueError(f"{path} holds {', '.join(map(str, given)) if isinstance(given, dict) else given!r}; {form}.")

@@ -19,6 +19,7 @@ from annot_hf.report.pages import write_json, write_markdown
 from annot_hf.report.systems import robust_systems_table, systems_tables
 from annot_hf.report.tables import say
 from annot_hf.training.checkpoints import held
+from annot_hf.training.inference import ROBUST_CLIPS
 from annot_hf.training.keys import read_words
 from annot_hf.training.recipe import Run, flatten, load_recipe
 from annot_hf.training.train import check_trunk, predictions_of
@@ -125,7 +126,7 @@ def run_plan(
     *,
     split: str = "test",
     n_resamples: int = 1000,
-    robustness: int = 240,
+    robustness: int = ROBUST_CLIPS,
 ) -> tuple[Evaluation, Path]:
     """Train, predict and score the systems of a plan; finished runs are kept, so an interrupted plan resumes.
 

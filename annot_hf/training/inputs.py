@@ -329,5 +329,5 @@ def _load_wave(source: Any, rate: int, limits: AudioLimits, alter: Alter | None 
     return wave if alter is None else alter(wave, rate)
 
 
-def _log_mel(processor: Any, limits: AudioLimits, source: Any, *alter: Alter) -> np.ndarray:
-    return log_mel(_load_wave(source, processor.sampling_rate, limits, *alter), processor)
+def _log_mel(processor: Any, limits: AudioLimits, source: Any) -> np.ndarray:
+    return log_mel(_load_wave(source, processor.sampling_rate, limits), processor)

@@ -14,6 +14,7 @@ import tiny
 import torch
 from hub_stub import serve
 from safetensors.torch import load_file, save_file
+from small_runs import killed_at
 from tiny_qwen2_audio import build_tiny_qwen2_audio
 from transformers import AutoModel, AutoTokenizer, Trainer, TrainingArguments
 
@@ -28,7 +29,6 @@ from annot_hf.training.checkpoints import load_lora, load_model, merge_lora
 from annot_hf.training.inference import predict
 from annot_hf.training.recipe import load_recipe
 from annot_hf.training.train import train
-from annot_hf.training.trainer import OpinionTrainer
 
 KINDS = (*tiny.TEXT, *tiny.WAVEFORM, *tiny.NO_LAYERS)
 PROMPTED = [{"name": "emotion", "labels": ["angry", "happy", "sad"]}]
@@ -402,17 +402,9 @@ def test_a_recipe_trains_adapters_on_any_trunk_and_resumes_exactly(name, recipe,
     expected, _ = predict(straight.model, sayings)
     merged, _ = predict(merge_lora(straight.model, tmp_path / "merged"), sayings)
     np.testing.assert_allclose(merged.probs, expected.probs, atol=1e-5)
-    steps, stock = [], OpinionTrainer.training_step
-
-    def dies(self, *arguments):
-        steps.append(None)
-        if len(steps) == 3:
-            raise KeyboardInterrupt
-        return stock(self, *arguments)
-
     killed = recipe(name, **options, output_dir=str(tmp_path / "killed"))
     with monkeypatch.context() as patch:
-        patch.setattr(OpinionTrainer, "training_step", dies)
+        killed_at(patch, 3)
         with pytest.raises(KeyboardInterrupt):
             train(killed)
     resumed = train(recipe(name, **options, output_dir=str(tmp_path / "killed")), resume=True)

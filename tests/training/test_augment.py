@@ -10,7 +10,7 @@ import soundfile
 import torch
 from safetensors.torch import load_file
 from sayings import Sayings
-from small_runs import simulated_export
+from small_runs import killed_at, simulated_export
 
 from annot_hf.data.audio import MixedClip, load_audio
 from annot_hf.data.dime import CLIP_FEATURES, clip_features, text_features, write_features
@@ -110,15 +110,7 @@ def test_classes_before_and_after_are_in_the_facts_and_said(dime_run, spoken, ca
 def test_a_killed_run_resumes_exactly(options, dime_run, monkeypatch):
     straight = train(dime_run("straight", **options))
     with monkeypatch.context() as patch:
-        steps, stock = [], OpinionTrainer.training_step
-
-        def training_step(self, *arguments):
-            steps.append(None)
-            if len(steps) == 15:
-                raise KeyboardInterrupt
-            return stock(self, *arguments)
-
-        patch.setattr(OpinionTrainer, "training_step", training_step)
+        killed_at(patch, 15)
         with pytest.raises(KeyboardInterrupt):
             train(dime_run("killed", **options))
     torch.manual_seed(12345)

@@ -9,7 +9,7 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from small_runs import simulated_export
+from small_runs import killed_at, simulated_export
 
 from annot_hf.data.audio import MixedClip, load_audio
 from annot_hf.data.conditions import CONDITION_KINDS, Condition
@@ -149,16 +149,8 @@ def test_a_run_killed_inside_an_epoch_resumes_exactly_with_any_number_of_workers
     """5 items, batches of 2: 3 steps an epoch; the checkpoint is of step 4, inside the second epoch."""
     options = TWO | {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
     straight = train(small_run("distribution", tmp_path / "straight", **options, dataloader_num_workers=1))
-    steps, stock = [], OpinionTrainer.training_step
-
-    def training_step(self, *arguments):
-        steps.append(None)
-        if len(steps) == 6:
-            raise KeyboardInterrupt
-        return stock(self, *arguments)
-
     with monkeypatch.context() as patch:
-        patch.setattr(OpinionTrainer, "training_step", training_step)
+        killed_at(patch, 6)
         with pytest.raises(KeyboardInterrupt):
             train(small_run("distribution", tmp_path / "killed", **options))
     assert newest_checkpoint(tmp_path / "killed").name == "checkpoint-4"

@@ -11,6 +11,7 @@ from accelerate.commands.config.config_args import load_config_from_file
 from accelerate.commands.launch import _validate_launch_command, launch_command_parser
 from accelerate.utils import FullyShardedDataParallelPlugin
 from safetensors.torch import load_file
+from small_runs import killed_at
 from transformers import AutoModel, TrainingArguments
 from typer.testing import CliRunner
 
@@ -44,18 +45,6 @@ def clips(tmp_path):
     for name, seconds in {"a": 0.7, "b": 2.1}.items():
         soundfile.write(tmp_path / f"{name}.wav", clip(seconds), 16_000)
     return [tmp_path / "a.wav", tmp_path / "b.wav"]
-
-
-def killed_at(monkeypatch, step):
-    seen, stock = [], OpinionTrainer.training_step
-
-    def training_step(self, *arguments):
-        seen.append(None)
-        if len(seen) == step:
-            raise KeyboardInterrupt
-        return stock(self, *arguments)
-
-    monkeypatch.setattr(OpinionTrainer, "training_step", training_step)
 
 
 def test_the_recipe_is_the_paper_s():

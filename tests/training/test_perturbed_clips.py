@@ -12,6 +12,7 @@ import torch
 from accelerate import PartialState
 from accelerate.data_loader import prepare_data_loader, skip_first_batches
 from safetensors.torch import load_file
+from small_runs import killed_at
 from tiny_qwen2_audio import build_tiny_qwen2_audio
 from torch.utils.data import DataLoader
 from transformers import TrainerState
@@ -140,16 +141,8 @@ def test_a_run_killed_inside_an_epoch_resumes_exactly(over_trunk, wavlm_folder, 
     options = ALWAYS | MID_EPOCH
     straight = train(over_trunk(wavlm_folder, **options, output_dir=str(tmp_path / "straight")))
     whole = list(asked)
-    steps, stock = [], OpinionTrainer.training_step
-
-    def training_step(self, *arguments):
-        steps.append(None)
-        if len(steps) == 6:
-            raise KeyboardInterrupt
-        return stock(self, *arguments)
-
     with monkeypatch.context() as patch:
-        patch.setattr(OpinionTrainer, "training_step", training_step)
+        killed_at(patch, 6)
         with pytest.raises(KeyboardInterrupt):
             train(over_trunk(wavlm_folder, **options, output_dir=str(tmp_path / "killed")))
     assert newest_checkpoint(tmp_path / "killed").name == "checkpoint-4"

@@ -11,7 +11,7 @@ import tiny
 import torch
 import yaml
 from safetensors.torch import load_file
-from small_runs import simulated_export
+from small_runs import killed_at, simulated_export
 
 from annot_hf.data.audio import load_audio
 from annot_hf.data.export import export_corpus, read_export
@@ -72,19 +72,6 @@ RUNS = {
 
 def weights(folder):
     return load_file(folder / "model.safetensors")
-
-
-def killed_at(monkeypatch, step):
-    """Training stops like a killed process, in the middle of the `step`-th batch (5 items and batches of 2: 3 an epoch)."""
-    seen, stock = [], OpinionTrainer.training_step
-
-    def training_step(self, *arguments):
-        seen.append(None)
-        if len(seen) == step:
-            raise KeyboardInterrupt
-        return stock(self, *arguments)
-
-    monkeypatch.setattr(OpinionTrainer, "training_step", training_step)
 
 
 @pytest.mark.parametrize("name", RUNS)
