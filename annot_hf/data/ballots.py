@@ -12,76 +12,32 @@ from annot_hf.data.questions import nearest
 from annot_hf.data.records import cell_text
 
 # What a column is called, in the order of preference; letter case, spaces and signs do not matter.
-ROLES: dict[str, tuple[str, ...]] = {
+_ROLES = {
     "item": (
-        *(
-            "item",
-            "item_id",
-            "clip",
-            "clip_id",
-            "clip_name",
-            "stimulus",
-            "stimulus_id",
-            "utterance",
-            "utterance_id",
-            "sample",
-        ),
-        *("sample_id", "instance_id", "text_id", "sentence_id", "comment_id", "tweet_id", "post_id", "segment_id"),
-        *(
-            "audio_id",
-            "task_id",
-            "example_id",
-            "example_no",
-            "example",
-            "record_id",
-            "file",
-            "filename",
-            "file_name",
-            "audio",
-            "audio_file",
-        ),
-        *("audio_path", "wav", "wav_file", "path", "file_path", "recording", "id"),
+        "item item_id clip clip_id clip_name stimulus stimulus_id utterance utterance_id sample sample_id "
+        "instance_id text_id sentence_id comment_id tweet_id post_id segment_id audio_id task_id example_id "
+        "example_no example record_id file filename file_name audio audio_file audio_path wav wav_file path "
+        "file_path recording id"
     ),
     "rater": (
-        *("annotator", "annotator_id", "rater", "rater_id", "coder", "coder_id", "judge", "judge_id", "worker"),
-        *("worker_id", "labeler", "labeller", "labeler_id", "evaluator", "listener", "listener_id", "participant"),
-        *("participant_id", "respondent", "user", "user_id", "username", "completed_by", "subject"),
+        "annotator annotator_id rater rater_id coder coder_id judge judge_id worker worker_id labeler labeller "
+        "labeler_id evaluator listener listener_id participant participant_id respondent user user_id username "
+        "completed_by subject"
     ),
-    "value": ("value", "label", "vote", "answer", "rating", "response", "choice", "annotation", "category", "class"),
-    "question": ("question", "question_id", "attribute", "dimension", "variable", "criterion"),
-    "text": (
-        "text",
-        "sentence",
-        "displayed_text",
-        "transcript",
-        "transcription",
-        "content",
-        "comment",
-        "tweet",
-        "body",
-    ),
-    "audio": (
-        "audio",
-        "audio_file",
-        "audio_path",
-        "wav",
-        "wav_file",
-        "file",
-        "filename",
-        "file_name",
-        "path",
-        "file_path",
-    ),
-    "speaker": ("speaker", "speaker_id", "spk", "spk_id", "actor", "actor_id", "voice", "talker"),
-    "group": ("conversation", "conversation_id", "document", "document_id", "dialogue", "dialog", "thread", "group"),
-    "split": ("split", "partition", "subset", "data_split", "set"),
+    "value": "value label vote answer rating response choice annotation category class",
+    "question": "question question_id attribute dimension variable criterion",
+    "text": "text sentence displayed_text transcript transcription content comment tweet body",
+    "audio": "audio audio_file audio_path wav wav_file file filename file_name path file_path",
+    "speaker": "speaker speaker_id spk spk_id actor actor_id voice talker",
+    "group": "conversation conversation_id document document_id dialogue dialog thread group",
+    "split": "split partition subset data_split set",
 }
+ROLES = {role: tuple(names.split()) for role, names in _ROLES.items()}
 # Words in the names of columns that hold answers, one question each, where no column is called value or alike.
 ANSWERS = (
-    *("emotion", "emotions", "sentiment", "valence", "arousal", "activation", "dominance", "power", "pleasure"),
-    *("toxicity", "toxic", "offensive", "offensiveness", "hate", "humor", "humour", "sarcasm", "irony", "stance"),
-    *("politeness", "intensity", "quality", "naturalness", "mos", "score"),
-)
+    "emotion emotions sentiment valence arousal activation dominance power pleasure toxicity toxic offensive "
+    "offensiveness hate humor humour sarcasm irony stance politeness intensity quality naturalness mos score"
+).split()
 SOUNDS = (".wav", ".flac", ".mp3", ".ogg", ".opus", ".aiff", ".aif", ".au", ".m4a", ".w64", ".caf")
 ITEM_FACTS = ("text", "audio", "speaker", "group", "split")
 
