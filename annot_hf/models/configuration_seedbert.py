@@ -9,7 +9,16 @@ from .configuration_opinion import OpinionConfig
 from .trunks import WEIGHTED
 
 # Members share these.
-MEMBER_OPTIONS = ("questions", "bins", *OpinionConfig.__annotations__, "loss", "class_weights", "jsd_share", "head")
+MEMBER_OPTIONS = (
+    "questions",
+    "bins",
+    *OpinionConfig.__annotations__,
+    "loss",
+    "class_weights",
+    "jsd_share",
+    "marginal",
+    "head",
+)
 
 
 class SeedBertConfig(OpinionConfig):

@@ -62,6 +62,9 @@ class SeedBert(OpinionPreTrainedModel):
     def from_members(cls, members: Sequence[str | Path | DistributionModel], *, distribution: str = "votes") -> Self:
         """One model from separately trained ones; its members answer exactly as they did.
 
+        Auxiliary questions helped to train the members and are not asked of the ensemble. Where `probs` is the mean of the
+        members' distributions, it contains the marginal to the mean of their `marginal_share`.
+
         A model has no processor: save that of a member beside it, as in
         `AutoTokenizer.from_pretrained(member).save_pretrained(folder)` (`AutoFeatureExtractor` for audio), for a folder
         that `annot-hf predict` reads.
@@ -85,11 +88,14 @@ class SeedBert(OpinionPreTrainedModel):
         options = options_of(first.config, *MEMBER_OPTIONS, "id2label")
         config = cls.config_class(num_members=len(members), distribution=distribution, **options)
         model = cls(config).to(device=first.device, dtype=first.dtype)
-        model.members[0].load_state_dict(first.state_dict())
+        shares = [first.config.marginal_share]
+        model.members[0].load_state_dict(_weights_of(first))
         for number, source in enumerate(members[1:], 1):
             name, member = read_member(source, number)
             _check_alike(name, member, first_name, first)
-            model.members[number].load_state_dict(member.state_dict())
+            shares.append(member.config.marginal_share)
+            model.members[number].load_state_dict(_weights_of(member))
+        config.marginal_share = sum(shares) / len(shares)
         _check_processors([source for source in members if isinstance(source, str | Path)], config)
         return model.eval()
 
@@ -205,7 +211,7 @@ class SeedBert(OpinionPreTrainedModel):
     def _counted(self, logits: torch.Tensor) -> dict[str, torch.Tensor]:
         """Votes and derived outputs from the members' scores `(B, n, K)`."""
         probs = logits.float().softmax(-1)
-        votes, mean, shares = probs.argmax(-1), probs.mean(1), vote_shares(probs)
+        votes, mean, shares = probs.argmax(-1), self._smoothed(probs.mean(1)), vote_shares(probs)
         return {
             "probs": shares if self.config.distribution == "votes" else mean,
             "histogram": nn.functional.one_hot(votes, probs.shape[-1]).to(mean).mean(1),
@@ -263,13 +269,18 @@ def read_member(source: str | Path | DistributionModel, number: int) -> tuple[st
         raise ValueError(f"Member {number} is a {type(source).__name__}; give DistributionModels or their folders.")
     if model.has_adapters:
         raise ValueError(f"{name} has adapters, and members are whole models; merge them first (merge_lora).")
-    for beside in ("scale_questions", "auxiliary_questions"):
+    for beside in ("scale_questions", "disagreement"):
         if getattr(model.config, beside):
             raise ValueError(
                 f"{name} answers {beside} beside its distribution, and an ensemble votes on the distribution alone; train its "
                 f"members without {beside}."
             )
     return name, model
+
+
+def _weights_of(member: DistributionModel) -> dict[str, torch.Tensor]:
+    """A member's weights without those of its auxiliary head."""
+    return {name: value for name, value in member.state_dict().items() if not name.startswith("auxiliary_head.")}
 
 
 def _check_different(members: Sequence[str | Path | DistributionModel]) -> None:

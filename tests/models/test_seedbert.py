@@ -460,7 +460,7 @@ def test_from_members_answers_as_the_members_do(kind, tmp_path):
         ({"embedding_size": 13}, "has embedding_size 13 and .* 12"),
         ({"freeze_trunk": True}, "has freeze_trunk True and .* False"),
         ({"scale_questions": tiny.SCALES}, "answers scale_questions beside its distribution"),
-        ({"auxiliary_questions": tiny.CATEGORY}, "answers auxiliary_questions beside its distribution"),
+        ({"disagreement": "entropy"}, "answers disagreement beside its distribution"),
     ],
 )
 def test_members_that_differ_are_named(options, message, tmp_path):
@@ -471,6 +471,22 @@ def test_members_that_differ_are_named(options, message, tmp_path):
     with pytest.raises(ValueError, match=f"odd {message}") as error:
         SeedBert.from_members([first, tmp_path / "odd"])
     assert "\n" not in str(error.value)
+
+
+def test_members_with_auxiliary_questions_and_shares_of_the_marginal(tmp_path):
+    marginal, shares = [0.5, 0.3, 0.2], (0.1, 0.3)
+    members = [
+        tiny.distribution(seed=seed, auxiliary_questions=tiny.CATEGORY, marginal=marginal, marginal_share=share)
+        for seed, share in enumerate(shares)
+    ]
+    model = SeedBert.from_members(members, distribution="mean_softmax")
+    plain = [member(**batch_of("log-mel")).logits.softmax(-1) for member in members]
+    expected = 0.8 * sum(plain) / 2 + 0.2 * torch.tensor(marginal)
+    model.save_pretrained(tmp_path)
+    for one in (model, SeedBert.from_pretrained(tmp_path)):
+        torch.testing.assert_close(one(**batch_of("log-mel")).probs, expected)
+    votes = SeedBert.from_members(members)(**batch_of("log-mel"))
+    torch.testing.assert_close(votes.probs, votes.histogram, rtol=0, atol=2e-6)
 
 
 def test_log_mel_members_need_one_standardisation():
