@@ -10,7 +10,18 @@ import pandas as pd
 from annot_hf.evaluation.alignment import Groups, Reference
 from annot_hf.evaluation.resampling import Arrays, Measured, Measures, Resamples
 from annot_hf.models import measures
-from annot_hf.models.measures import accuracy_of, class_counts, macro_f1_of, macro_f1_present_of, ratio, uar_of
+from annot_hf.models.measures import (
+    accuracy_of,
+    calibration_gaps,
+    class_counts,
+    macro_f1_of,
+    macro_f1_present_of,
+    plurality_rank,
+    ratio,
+    recall_above,
+    speaker_uar,
+    uar_of,
+)
 
 EDGES = (0.0, 1 / 3, 2 / 3, 1.0)
 NAMES = ("low", "mid", "high")
@@ -25,9 +36,6 @@ _ENTROPY_SLACK = 1e-9
 DEPTHS = (1, 2, 3)
 LEVELS = (75, 50)
 FEWEST = (10, 20)
-# In floating point, a mean recall of exactly .75 may exceed .75.
-_RECALL_SLACK = 1e-12
-BINS = 10
 
 
 def measure_categories(
@@ -147,13 +155,6 @@ class SpeakerGroup:
     rows: np.ndarray = field(repr=False)
 
 
-def plurality_rank(p: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """How many labels precede the true one `(n,)` by predicted probability `p` `(n, K)`; ties in support order."""
-    own = p[np.arange(len(p)), true][:, None]
-    earlier = np.arange(p.shape[1]) < true[:, None]
-    return ((p > own) | ((p == own) & earlier)).sum(axis=1)
-
-
 def depths(classes: int) -> tuple[int, ...]:
     """The meaningful n of the n-best measures: those below the number of labels."""
     return tuple(n for n in DEPTHS if n < classes)
@@ -178,16 +179,6 @@ def measure_n_best(systems: Arrays, q: np.ndarray, resamples: Resamples) -> Meas
     return out
 
 
-def speaker_uar(p: np.ndarray, q: np.ndarray, speakers: np.ndarray, n: int = 1) -> tuple[np.ndarray, np.ndarray]:
-    """The speakers `(S,)`, sorted, and their n-best UAR `(S,)`, over the labels that win an item of that speaker."""
-    true = q.argmax(axis=1)
-    names, code = np.unique(np.asarray(speakers).astype(str), return_inverse=True)
-    cell, classes = code * q.shape[1] + true, len(names) * q.shape[1]
-    hits = np.bincount(cell, weights=plurality_rank(p, true) < n, minlength=classes).reshape(len(names), -1)
-    items = np.bincount(cell, minlength=classes).reshape(len(names), -1)
-    return names, uar_of(np.stack([hits, items, items], axis=1))
-
-
 def speaker_groups(speakers: np.ndarray, items: np.ndarray, columns: Groups | None = None) -> list[SpeakerGroup]:
     """All speakers, those with at least 10 and 20 items, and those with one value of a column ("varies" if items differ)."""
     _, code, count = np.unique(np.asarray(speakers).astype(str), return_inverse=True, return_counts=True)
@@ -207,7 +198,7 @@ def measure_speakers(systems: Arrays, q: np.ndarray, groups: Sequence[SpeakerGro
     for system, p in systems.items():
         for n in depths(q.shape[1]):
             uar = speaker_uar(p, q, resamples.clusters, n)[1]
-            above |= {(system, n, level): uar > level / 100 + _RECALL_SLACK for level in LEVELS}
+            above |= {(system, n, level): recall_above(uar, level) for level in LEVELS}
     out = {}
     for group in groups:
         columns = {key: flag[group.rows] for key, flag in above.items()}
@@ -240,7 +231,7 @@ def measure_calibration(systems: Arrays, q: np.ndarray, support: Sequence[str], 
     Items fall into 10 equal bins of p_c: ECE_c = 1/N sum over bins |sum (q_c - p_c)| (class-wise ECE, Kull et al. 2019);
     "ece_top" uses only the most probable label of each item (Guo et al. 2017).
     """
-    means = resamples.means({system: _gaps(p, q) for system, p in systems.items()})
+    means = resamples.means({system: calibration_gaps(p, q) for system, p in systems.items()})
     # Resamples keep the sign of a bin's gap in the data; otherwise noise would add to the absolute values.
     found = {
         system: _named(np.maximum((gaps * np.sign(gaps[:1])).sum(axis=-1), 0.0), support)
@@ -260,7 +251,7 @@ def calibration_floor(p: np.ndarray, votes: np.ndarray, support: Sequence[str], 
     generator = np.random.default_rng(seed)
     votes = np.maximum(np.asarray(votes, dtype=np.int64), 1)
     drawn = (generator.multinomial(votes, p) / votes[:, None] for _ in range(20))
-    errors = [abs(_gaps(p, q).mean(axis=0)).sum(axis=-1) for q in drawn]
+    errors = [abs(calibration_gaps(p, q).mean(axis=0)).sum(axis=-1) for q in drawn]
     return {name: float(error) for name, error in _named(np.mean(errors, axis=0), support).items()}
 
 
@@ -269,17 +260,6 @@ def _named(errors: np.ndarray, support: Sequence[str]) -> dict[str, np.ndarray]:
     labels = errors[..., :-1]
     each = {f"ece_of_{label}": labels[..., k] for k, label in enumerate(support)}
     return {"ece": labels.mean(axis=-1), "ece_top": errors[..., -1], **each}
-
-
-def _gaps(p: np.ndarray, q: np.ndarray) -> np.ndarray:
-    """Vote share minus probability in the bin of p, 0 in the others `(N, K + 1, bins)`; the last is the best label."""
-    best = p.argmax(axis=1)[:, None]
-    p, q = (np.concatenate([x, np.take_along_axis(x, best, axis=1)], axis=1) for x in (p, q))
-    # In floating point, 1 - .9 is slightly below .1.
-    code = np.minimum((p * BINS + 1e-9).astype(np.int64), BINS - 1)
-    out = np.zeros((*p.shape, BINS))
-    np.put_along_axis(out, code[..., None], (q - p)[..., None], axis=-1)
-    return out
 
 
 def expected_confusion(p: np.ndarray, q: np.ndarray) -> np.ndarray:

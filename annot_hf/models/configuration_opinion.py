@@ -8,7 +8,7 @@ from transformers import AutoConfig, PreTrainedConfig
 from .checks import check_choices, check_counts, check_not_negative, check_shares, options_of
 from .heads import EMBEDDINGS, POOLINGS
 from .kde import cell_names
-from .losses import CLASS_WEIGHTED, LOSSES
+from .losses import BATCH_LOSSES, CLASS_WEIGHTED, LOSSES
 from .trunks import check_layer, trunk_config_from
 
 
@@ -19,9 +19,9 @@ class SupportConfig(PreTrainedConfig):
         questions: The questions answered, as dictionaries with `name` and either `labels` or `low` and `high`: one
             category, or one or two scales.
         bins: Grid cells per scale question.
-        loss: Distribution loss: "kl", "cross_entropy", "jsd", or "ccc" (see `losses.distribution_loss`).
+        loss: Distribution loss: "kl", "cross_entropy", "jsd", "ccc" or "soft_f1" (see `losses.distribution_loss`).
         class_weights: Weight of each entry of the support in that loss (K,), for "kl" and "cross_entropy".
-        jsd_share: How much of that loss is 4 JSD instead, in [0, 1]; not for "ccc".
+        jsd_share: How much of that loss is 4 JSD instead, in [0, 1]; not for "ccc" and "soft_f1".
         marginal: Distribution of the training votes (K,), if `marginal_share` is above 0; training fills it in.
         marginal_share: How much of each predicted distribution is `marginal`, in [0, 1), so that no answer of these
             votes is impossible; training chooses it on the validation split. Applies outside training mode.
@@ -60,8 +60,10 @@ class SupportConfig(PreTrainedConfig):
         check_choices(LOSSES, loss=loss)
         if class_weights is not None and loss not in CLASS_WEIGHTED:
             raise ValueError(f"loss is {loss!r}, which takes no class_weights; use one of {', '.join(CLASS_WEIGHTED)}.")
-        if not 0 <= jsd_share <= 1 or (jsd_share and loss == "ccc"):
-            raise ValueError(f"jsd_share is {jsd_share} with loss {loss!r}; it lies in [0, 1]; with 'ccc' set it to 0.")
+        if not 0 <= jsd_share <= 1 or (jsd_share and loss in BATCH_LOSSES):
+            raise ValueError(
+                f"jsd_share is {jsd_share} with loss {loss!r}; it lies in [0, 1], and is 0 with {' and '.join(BATCH_LOSSES)}."
+            )
         self.questions = [dict(question) for question in self.questions]
         _check_questions(self.questions)
         if self.questions:

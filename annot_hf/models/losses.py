@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import torch
 
-from .measures import ccc, cross_entropy, jsd, kl
+from .measures import ccc, cross_entropy, jsd, kl, soft_f1
 
 # Added to predictions (arXiv 2408.11956), so that the cost of an empty cell is large but finite.
 EPSILON = 1e-8
@@ -14,7 +14,9 @@ LEAST_VARIANCE = 1e-6
 LOG_VARIANCE = 10.0
 # Standard deviations beyond which nothing lies.
 _FAR = 1e4
-LOSSES = ("kl", "cross_entropy", "jsd", "ccc")
+LOSSES = ("kl", "cross_entropy", "jsd", "ccc", "soft_f1")
+# Losses that compare the items of a batch with each other, and have none per item.
+BATCH_LOSSES = ("ccc", "soft_f1")
 CLASS_WEIGHTED = ("kl", "cross_entropy")
 
 
@@ -33,12 +35,13 @@ def distribution_loss(
         probs: Predictions `(B, K)`.
         labels: Targets `(B, K)`, rows sum to 1; one-hot rows make "cross_entropy" the usual hard one.
         kind: "kl" (of the targets from the predictions), "cross_entropy" or "jsd", in nats; or "ccc", 1 - CCC over the
-            batch of each label's column, averaged over the columns whose targets vary (arXiv 2503.22711).
+            batch of each label's column, averaged over the columns whose targets vary (arXiv 2503.22711); or "soft_f1",
+            1 - the soft F1 of each label over the batch, averaged over labels (arXiv 2502.01891).
         class_weights: Weight of each label `(K,)` for "kl" and "cross_entropy", applied to the label's term before the
             sum over labels (arXiv 2606.27536, section 2.3). A weighted "kl" is no divergence and can be negative.
-        item_weights: Weight of each item `(B,)`, of mean 1; not for "ccc", which has no loss per item.
+        item_weights: Weight of each item `(B,)`, of mean 1; not for "ccc" and "soft_f1", which have no loss per item.
         jsd_share: Mixes in the JSD, in [0, 1]: (1 - share) loss + share 4 JSD. Near the target 4 JSD equals the KL
-            divergence to second order; far from it, it forgives where the KL divergence does not. Not for "ccc".
+            divergence to second order; far from it, it forgives where the KL divergence does not. Not for these two either.
 
     Returns:
         Scalar; >= 0 unless `class_weights` are given.
@@ -48,11 +51,13 @@ def distribution_loss(
     """
     _check_shape(labels, probs)
     labels, probs = labels.float(), probs.float()
-    if kind == "ccc":
+    if kind in BATCH_LOSSES:
         if item_weights is not None or class_weights is not None or jsd_share:
             raise ValueError(
-                'Loss "ccc" compares whole columns and takes no weights and no jsd_share; use "kl", "cross_entropy" or "jsd".'
+                f'Loss "{kind}" takes no weights and no jsd_share, as it compares columns; use "kl", "jsd" or "cross_entropy".'
             )
+        if kind == "soft_f1":
+            return 1 - soft_f1(probs, labels).mean()
         varied = labels.var(0, correction=0) >= LEAST_VARIANCE
         return ((1 - ccc(probs.T, labels.T)) * varied).sum() / varied.sum().clip(1)
     if class_weights is not None:

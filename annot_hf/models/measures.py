@@ -8,6 +8,7 @@ an error.
 
 import math
 import sys
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,10 @@ Array = Any
 
 # Numbers per block, so that temporaries of large NumPy inputs stay in the cache.
 _BLOCK = 1 << 15
+# Bins of probability that calibration errors are counted in.
+CALIBRATION_BINS = 10
+# Recalls closer than this are equal.
+_RECALL_SLACK = 1e-12
 # Shares closer than this are equal.
 _SHARE_SLACK = 1e-9
 
@@ -132,6 +137,17 @@ def ccc(prediction: Array, reference: Array, *, mask: Array | None = None) -> Ar
     return 2 * covariance / xp.where(spread > 0, spread, xp.ones_like(spread))
 
 
+def soft_f1(p: Array, q: Array) -> Array:
+    """Soft F1 of each label, 2 sum_i min(p_i, q_i) / sum_i (p_i + q_i) over items `(N, K)`: `(K,)` in [0, 1].
+
+    Of fuzzy sets (Harju & Mesaros 2023; arXiv 2502.01891); the F1 of labels where all rows are one-hot. 0 for a label without
+    votes and predictions.
+    """
+    xp, p, q = _prepare(p, q)
+    total = (p + q).sum(-2)
+    return 2 * xp.minimum(p, q).sum(-2) / xp.where(total > 0, total, xp.ones_like(total))
+
+
 def mixture(p: Array, q: Array, share: float) -> Array:
     """Distributions `(..., K)` that are q to this share, in [0, 1], and p for the rest."""
     return (1 - share) * p + share * q
@@ -194,6 +210,8 @@ def _root(xp: Any, x: Array) -> Array:
 
 
 def _in_base(nats: Array, base: float | None) -> Array:
+    if base is not None and not (0 < base < math.inf and base != 1):
+        raise ValueError(f"base is {base}; use None for nats, 2 for bits, or another positive base.")
     return nats if base is None else nats / math.log(base)
 
 
@@ -222,6 +240,31 @@ def _prepare(*arrays: Array) -> tuple[Any, ...]:
             "The last axis has no entries; there is no measure of nothing: give one label or pair at least."
         )
     return xp, *arrays
+
+
+def entropy_correlation(p: np.ndarray, q: np.ndarray) -> float:
+    """Pearson correlation of the entropies of predictions p and references q `(N, K)` (Uma et al. 2021), in [-1, 1]."""
+    return float(pearson_of(moments(entropy(p), entropy(q)).sum(axis=0)))
+
+
+def lewidi_cross_entropy(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """Cross-entropy as the shared task LeWiDi 2023 computes it (Leonardelli et al. 2023): `(N,)` nats, of `(N, K)`.
+
+    -sum q ln(p + 1e-9), with p clipped to [1e-12, 1 - 1e-12] first: a certain error costs 20.7, not infinity.
+    """
+    p, q = np.asarray(p, dtype=np.float64), np.asarray(q, dtype=np.float64)
+    return -(q * np.log(p.clip(1e-12, 1 - 1e-12) + 1e-9)).sum(axis=-1)
+
+
+def answer_errors(given: Sequence[np.ndarray], own: Sequence[np.ndarray], span: float | None = None) -> np.ndarray:
+    """Error of raters' predicted answers, averaged over the raters of each item `(N,)`, in [0, 1] (LeWiDi 2025).
+
+    `given` and `own` have the answers of an item's raters, in one order: the share that differ, or with the `span` of a scale
+    (highest minus lowest step) the absolute distance divided by it.
+    """
+    if span is None:
+        return np.array([np.mean(one != other) for one, other in zip(given, own, strict=True)])
+    return np.array([abs(one - other).mean() for one, other in zip(given, own, strict=True)]) / span
 
 
 def class_counts(predicted: np.ndarray, true: np.ndarray, n_classes: int) -> np.ndarray:
@@ -323,6 +366,39 @@ def uar_of(counts: np.ndarray) -> np.ndarray:
     present = counts[..., 2, :] > 0
     recall = ratio(counts[..., 0, :], counts[..., 2, :], empty=0.0)
     return ratio(recall.sum(-1), present.sum(-1))
+
+
+def plurality_rank(p: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """How many labels precede the true one `(n,)` by predicted probability `p` `(n, K)`; ties in support order."""
+    own = p[np.arange(len(p)), true][:, None]
+    earlier = np.arange(p.shape[1]) < true[:, None]
+    return ((p > own) | ((p == own) & earlier)).sum(axis=1)
+
+
+def speaker_uar(p: np.ndarray, q: np.ndarray, speakers: np.ndarray, n: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """The speakers `(S,)`, sorted, and their n-best UAR `(S,)`, over the labels that win an item of that speaker."""
+    true = q.argmax(axis=1)
+    names, code = np.unique(np.asarray(speakers).astype(str), return_inverse=True)
+    cell, classes = code * q.shape[1] + true, len(names) * q.shape[1]
+    hits = np.bincount(cell, weights=plurality_rank(p, true) < n, minlength=classes).reshape(len(names), -1)
+    items = np.bincount(cell, minlength=classes).reshape(len(names), -1)
+    return names, uar_of(np.stack([hits, items, items], axis=1))
+
+
+def recall_above(recall: np.ndarray, level: float) -> np.ndarray:
+    """Which recalls in [0, 1] exceed a level (%), strictly; a mean of .75 that rounding lifts does not exceed 75 %."""
+    return recall > level / 100 + _RECALL_SLACK
+
+
+def calibration_gaps(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    """Vote share minus probability in the bin of p, 0 in the others `(N, K + 1, bins)`; the last is the best label."""
+    best = p.argmax(axis=1)[:, None]
+    p, q = (np.concatenate([x, np.take_along_axis(x, best, axis=1)], axis=1) for x in (p, q))
+    # In floating point, 1 - .9 is slightly below .1.
+    code = np.minimum((p * CALIBRATION_BINS + 1e-9).astype(np.int64), CALIBRATION_BINS - 1)
+    out = np.zeros((*p.shape, CALIBRATION_BINS))
+    np.put_along_axis(out, code[..., None], (q - p)[..., None], axis=-1)
+    return out
 
 
 def _one_hot(codes: np.ndarray, n_classes: int) -> np.ndarray:

@@ -17,7 +17,7 @@ from .adapters import LORA_TARGETS, Adaptable, import_peft
 from .checks import check_attention, said
 from .configuration_opinion import OpinionConfig, SupportConfig
 from .heads import BayesianLinear, LayerSum, MeanPooling, init_as_torch, make_embedding, make_pooling
-from .losses import distribution_loss
+from .losses import BATCH_LOSSES, distribution_loss
 from .measures import mixture
 from .trunks import WEIGHTED, build_trunk, call_trunk, encode, input_name_of, load_trunk_weights, read_trunk_config
 
@@ -38,7 +38,7 @@ class SupportModel(Adaptable):
     @property
     def loss_spans_batch(self) -> bool:
         """Whether the loss compares the items of a batch with each other, so that its size matters (CCC)."""
-        return self.config.loss == "ccc"
+        return self.config.loss in BATCH_LOSSES
 
     def _distribution_loss(self, probs: torch.Tensor, given: Mapping[str, torch.Tensor | None]) -> torch.Tensor:
         """The configuration's loss of `probs` `(B, K)`, a scalar; `given` has `labels` and may have `item_weights`."""

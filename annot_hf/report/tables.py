@@ -11,11 +11,12 @@ from jinja2 import Environment, StrictUndefined, Template
 
 from annot_hf.data.agreement import Agreement
 from annot_hf.data.questions import read_yaml
-from annot_hf.evaluation.categories import BINS, LEVELS, Stratum, depths
+from annot_hf.evaluation.categories import LEVELS, Stratum, depths
 from annot_hf.evaluation.ceiling import CEILING, SPLIT_HALF
 from annot_hf.evaluation.evaluate import CONSENSUS, MARGINAL, MODEL, Evaluation, spread
 from annot_hf.evaluation.scoring import FITS
 from annot_hf.evaluation.speakers import RANKED, WORST, speaker_spread
+from annot_hf.models.measures import CALIBRATION_BINS
 
 # The noise ceilings, best possible systems.
 CEILINGS = (CEILING, SPLIT_HALF)
@@ -374,7 +375,7 @@ def calibration_table(found: Evaluation) -> Table:
         (title, *measure_cells(found, [name], (MODEL, MARGINAL)), number(found.floor[name], 3))
         for name, title in names.items()
     ]
-    return worded("calibration", rows, bins=BINS)
+    return worded("calibration", rows, bins=CALIBRATION_BINS)
 
 
 def residual_table(found: Evaluation) -> list[Table]:

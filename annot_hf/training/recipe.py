@@ -22,6 +22,7 @@ from annot_hf.data.synthetic import read_annotation_facts
 from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.configuration_opinion import SupportConfig
 from annot_hf.models.configuration_seedbert import SeedBertConfig
+from annot_hf.models.losses import BATCH_LOSSES
 from annot_hf.models.trunks import WEIGHTED, weights_digest
 from annot_hf.training.augment import OWN_TRUNK
 from annot_hf.training.keys import (
@@ -239,8 +240,10 @@ def _checked_run(values: dict[str, Any]) -> Run:
         given.setdefault("bf16", torch.cuda.is_available() and torch.cuda.is_bf16_supported())
     # the library takes bfloat16 on a CPU only if it is told that there is nothing else
     given.setdefault("use_cpu", not torch.accelerator.is_available())
-    if parts["recipe"].get("curriculum.kind") and options.get("loss") == "ccc":
-        raise ValueError("loss is ccc, which has no loss per item for a curriculum to weigh; use kl or jsd.")
+    if parts["recipe"].get("curriculum.kind") and options.get("loss") in BATCH_LOSSES:
+        raise ValueError(
+            f"loss is {options['loss']}, which has no loss per item for a curriculum to weigh; use kl or jsd."
+        )
     recipe = _build_recipe(parts["recipe"])
     training = TrainingArguments(**DEFAULTS | given)
     layer = options.get("trunk_layer")

@@ -29,6 +29,8 @@ _CITATION = """\
 class ConcordanceCorrelationCoefficient(evaluate.Metric):
     """Concordance correlation coefficient over all items."""
 
+    example = {"predictions": [0.1, 0.4, 0.9], "references": [0.2, 0.3, 1.0]}
+
     def _info(self) -> evaluate.MetricInfo:
         return evaluate.MetricInfo(
             description=_DESCRIPTION,

@@ -4,8 +4,9 @@ import pytest
 from hypothesis import given, strategies as st
 from hypothesis.extra import numpy as hnp
 
-from annot_hf.evaluation.categories import measure_n_best, measure_speakers, plurality_rank, speaker_groups, speaker_uar
+from annot_hf.evaluation.categories import measure_n_best, measure_speakers, speaker_groups
 from annot_hf.evaluation.resampling import Resamples
+from annot_hf.models.measures import plurality_rank, speaker_uar
 
 RNG = np.random.default_rng(9)
 OPTIONS = {"n": 40, "seed": 0}

@@ -1,5 +1,6 @@
 """One harness for every folder of metrics/: it loads anywhere, agrees with the package, and refuses bad input."""
 
+import functools
 import importlib.util
 import json
 import os
@@ -11,6 +12,8 @@ import evaluate
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.stats
+import sklearn.metrics
 import torch
 import yaml
 from hub_stub import serve
@@ -26,7 +29,56 @@ def example(folder: pathlib.Path) -> dict:
     """Two items or pairs, as the metric takes them."""
     if folder.name == "ccc":
         return {"predictions": [0.1, 0.4, 0.9], "references": [0.2, 0.3, 1.0]}
-    return {"predictions": [[0.6, 0.2, 0.1, 0.1], [0.5, 0.5, 0, 0]], "references": [[1, 0, 0, 0], [0.5, 0.5, 0, 0]]}
+    rows = {"predictions": [[0.6, 0.2, 0.1, 0.1], [0.5, 0.5, 0, 0]], "references": [[1, 0, 0, 0], [0.5, 0.5, 0, 0]]}
+    return rows | ({"speakers": ["s1", "s2"]} if folder.name == "pauar" else {})
+
+
+def macro_uar(given: dict, n: int = 1) -> float:
+    """n-best UAR by a loop."""
+    p, true = np.array(given["predictions"]), np.array(given["references"]).argmax(1)
+    best = np.argsort(-p, axis=1, kind="stable")[:, :n]
+    return np.mean([np.mean([k in row for row in best[true == k]]) for k in sorted(set(true))])
+
+
+def overlap(p: np.ndarray, q: np.ndarray) -> np.ndarray:
+    return np.minimum(p, q).sum(0), (p + q).sum(0)
+
+
+def calibration(p: np.ndarray, q: np.ndarray) -> float:
+    """Class-wise calibration error by loops over labels and bins."""
+    errors = []
+    for k in range(p.shape[1]):
+        bins = np.minimum((p[:, k] * 10 + 1e-9).astype(int), 9)
+        errors.append(sum(abs((q[bins == b, k] - p[bins == b, k]).sum()) for b in range(10)) / len(p))
+    return np.mean(errors)
+
+
+# Oracles: libraries, or the definition written out, of predictions p and references q.
+ORACLES = {
+    "kld": lambda p, q: scipy.stats.entropy(q, p, axis=1).mean(),
+    "cross_entropy": lambda p, q: (scipy.stats.entropy(q, axis=1) + scipy.stats.entropy(q, p, axis=1)).mean(),
+    "bhattacharyya": lambda p, q: np.sqrt(p * q).sum(1).mean(),
+    "emd": lambda p, q: np.mean(
+        [
+            scipy.stats.wasserstein_distance(range(p.shape[1]), range(p.shape[1]), *pair)
+            for pair in zip(p, q, strict=True)
+        ]
+    ),
+    "soft_accuracy": lambda p, q: np.minimum(p, q).sum(1).mean(),
+    "soft_f1": lambda p, q: np.mean(2 * overlap(p, q)[0] / overlap(p, q)[1]),
+    "entropy_correlation": lambda p, q: np.corrcoef(scipy.stats.entropy(p, axis=1), scipy.stats.entropy(q, axis=1))[
+        0, 1
+    ],
+    "uar": lambda p, q: sklearn.metrics.balanced_accuracy_score(q.argmax(1), p.argmax(1)),
+    "nbest_uar": lambda p, q: macro_uar({"predictions": p, "references": q}, 2),
+    "expected_calibration_error": calibration,
+    "lewidi_cross_entropy": lambda p, q: -(q * np.log(np.clip(p, 1e-12, 1 - 1e-12) + 1e-9)).sum(1).mean(),
+    "lewidi_manhattan": lambda p, q: abs(p - q).sum(1).mean(),
+    "lewidi_wasserstein": lambda p, q: abs(np.cumsum(p - q, axis=1)).sum(1).mean(),
+    "lewidi_rater_error": lambda p, q: (p != q).mean(),
+    "jsd": lambda p, q: (jensenshannon(p, q, axis=1) ** 2).mean(),
+    "tvd": lambda p, q: 0.5 * abs(p - q).sum(1).mean(),
+}
 
 
 @pytest.fixture(params=FOLDERS, ids=lambda folder: folder.name)
@@ -35,7 +87,7 @@ def folder(request):
 
 
 def test_there_is_a_folder_for_every_metric():
-    assert [folder.name for folder in FOLDERS] == ["ccc", "jsd", "tvd"]
+    assert {folder.name for folder in FOLDERS} == {*ORACLES, "ccc", "pauar"}
     assert {path.name for path in (ROOT / "metrics").iterdir() if path.is_dir()} == {f.name for f in FOLDERS}
 
 
@@ -44,26 +96,86 @@ def test_the_folder_is_a_space_and_the_formula_stands_once(folder):
     assert front["sdk"] == "gradio" and front["app_file"] == "app.py" and front["tags"] == ["evaluate", "metric"]
     assert front["python_version"] == "3.11"
     assert len(front["title"]) > 2 and len(front["description"]) > 20
-    assert (folder / "measures.py").is_symlink()
-    assert (folder / "measures.py").resolve() == ROOT / "annot_hf" / "models" / "measures.py"
-    assert os.readlink(folder / "measures.py") == "../../annot_hf/models/measures.py"
+    links = {"measures.py": "../../annot_hf/models/measures.py", "app.py": "../app.py"}
+    links |= {} if folder.name == "ccc" else {"distribution_metric.py": "../distribution_metric.py"}
+    for name, target in links.items():
+        assert os.readlink(folder / name) == target and (folder / name).is_file()
     assert "evaluate" in (folder / "requirements.txt").read_text()
 
 
-def test_it_agrees_with_the_package(folder):
-    given = example(folder)
-    result = evaluate.load(str(folder)).compute(**given)
-    expected = getattr(measures, folder.name)(*map(np.asarray, given.values())).mean()
-    assert result[folder.name] == pytest.approx(expected, abs=1e-12)
+def test_the_result_has_a_value_and_its_unit(folder):
+    result = evaluate.load(str(folder)).compute(**example(folder))
     assert set(result) == {folder.name, "unit"} and isinstance(result["unit"], str)
     json.dumps(result)
+
+
+@pytest.mark.parametrize("name", ORACLES)
+def test_it_equals_an_oracle(name):
+    p, q = np.random.default_rng(1).dirichlet(np.ones(4), (2, 50))
+    metric = evaluate.load(str(ROOT / "metrics" / name))
+    found = metric.compute(predictions=p, references=q, per_item=True)
+    assert found[name] == pytest.approx(ORACLES[name](p, q), abs=1e-9)
+    assert "per_item" not in found or np.mean(found["per_item"]) == pytest.approx(found[name])
+
+
+def test_options_of_metrics():
+    p, q = np.random.default_rng(2).dirichlet(np.ones(4), (2, 60))
+    rows = {"predictions": p, "references": q}
+    load = {name: evaluate.load(str(ROOT / "metrics" / name)).compute for name in ORACLES | {"pauar": None}}
+    assert load["soft_f1"](**rows, average="micro")["soft_f1"] == pytest.approx(ORACLES["soft_accuracy"](p, q))
+    assert load["nbest_uar"](**rows, n=3)["nbest_uar"] == pytest.approx(macro_uar(rows, 3))
+    top = load["expected_calibration_error"](**rows, of="top")["expected_calibration_error"]
+    best = p.argmax(1)[:, None]
+    assert top == pytest.approx(calibration(np.take_along_axis(p, best, 1), np.take_along_axis(q, best, 1)))
+    speakers = [f"s{n % 6}" for n in range(60)]
+    each = [macro_uar({"predictions": p[n::6], "references": q[n::6]}) for n in range(6)]
+    for level in (25, 50):
+        found = load["pauar"](**rows, speakers=speakers, level=level)
+        assert found["pauar"] == pytest.approx(100 * np.mean(np.array(each) > level / 100 + 1e-9))
+    answers = {"predictions": [[1, 3], [6.0]], "references": [[2, 3], [1]]}
+    assert load["lewidi_rater_error"](**answers)["lewidi_rater_error"] == pytest.approx((0.5 + 1) / 2)
+    assert load["lewidi_rater_error"](**answers, scale_range=5)["lewidi_rater_error"] == pytest.approx((0.1 + 1) / 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "words"),
+    [
+        ("soft_f1", {"average": "weighted"}, "average is 'weighted'; use macro or micro"),
+        ("expected_calibration_error", {"of": "all"}, "of is 'all'; use labels or top"),
+        ("nbest_uar", {"n": 2}, "n is 2, and there are 2 labels"),
+        ("kld", {"base": -1}, "base is -1"),
+        ("lewidi_rater_error", {"scale_range": 0}, "scale_range is 0; give the highest minus the lowest"),
+    ],
+)
+def test_options_out_of_range_are_refused(name, options, words):
+    metric = evaluate.load(str(ROOT / "metrics" / name), experiment_id=words)
+    with pytest.raises(ValueError, match=words):
+        metric.compute(predictions=[[0.5, 0.5]], references=[[0.5, 0.5]], **options)
+
+
+def test_answers_of_raters_are_checked():
+    load = functools.partial(evaluate.load, str(ROOT / "metrics" / "lewidi_rater_error"))
+    with pytest.raises(ValueError, match="Row 1 has 1 predictions and 2 references"):
+        load(experiment_id="a").compute(predictions=[[1], [1]], references=[[1], [1, 0]])
+    with pytest.raises(ValueError, match="references: row 0 is "):
+        load(experiment_id="b").compute(predictions=[[1]], references=[[float("nan")]])
+
+
+def test_a_certain_error_is_infinite_but_for_lewidi():
+    given = {"predictions": [[1.0, 0.0]], "references": [[0.0, 1.0]]}
+    found = {
+        name: evaluate.load(str(ROOT / "metrics" / name)).compute(**given)[name]
+        for name in ("kld", "cross_entropy", "lewidi_cross_entropy")
+    }
+    assert found["kld"] == found["cross_entropy"] == np.inf
+    assert found["lewidi_cross_entropy"] == pytest.approx(-np.log(1e-9 + 1e-12))
 
 
 def test_batches_give_what_one_call_gives(folder):
     given = example(folder)
     metric = evaluate.load(str(folder / f"{folder.name}.py"))
-    for prediction, reference in zip(*given.values(), strict=True):
-        metric.add(prediction=prediction, reference=reference)
+    for row in zip(*given.values(), strict=True):
+        metric.add_batch(**{name: [value] for name, value in zip(given, row, strict=True)})
     assert metric.compute() == metric.compute(**given)
 
 
@@ -152,18 +264,20 @@ def test_other_bad_input_is_refused():
 def test_nothing_has_no_metric(folder):
     metric = evaluate.load(str(folder), experiment_id="nothing")
     with pytest.raises(ValueError, match="non-empty|no entries"):
-        metric.compute(predictions=[], references=[])
+        metric.compute(predictions=[], references=[], **({"speakers": []} if folder.name == "pauar" else {}))
 
 
 def test_frames_and_series_need_the_same_names(folder):
     metric = evaluate.load(str(folder), experiment_id="names")
-    predictions, references = (pd.DataFrame(values) for values in example(folder).values())
+    given = example(folder)
+    predictions, references = (pd.DataFrame(given.pop(name)) for name in ("predictions", "references"))
     if folder.name == "ccc":
         predictions, references = predictions[0], references[0]
     predictions, references = (one.set_axis(list("zyx")[: len(one)]) for one in (predictions, references))
-    assert metric.compute(predictions=predictions, references=references) == metric.compute(**example(folder))
+    named = {"predictions": predictions, "references": references}
+    assert metric.compute(**named, **given) == metric.compute(**example(folder))
     with pytest.raises(ValueError, match="Names differ, 'z' in one where another has 'y'"):
-        metric.compute(predictions=predictions.iloc[:2], references=references.iloc[[1, 0]])
+        metric.compute(predictions=predictions.iloc[:2], references=references.iloc[[1, 0]], **given)
 
 
 def test_app_answers_and_explains(folder):
@@ -172,9 +286,9 @@ def test_app_answers_and_explains(folder):
     spec.loader.exec_module(app)
     answer = app.compute(pd.DataFrame(app.EXAMPLE, columns=app.names))
     assert answer.startswith(f"{{'{folder.name}': ")
-    bad = [["[0.1, 0.2]", "[0.5, 0.5]"]] if folder.name != "ccc" else [[float("inf"), 1.0]]
+    bad = {"ccc": [[float("inf"), 1.0]], "lewidi_rater_error": [["[NaN]", "[1]"]], "pauar": [["[0.1]", "[0.5]", "s"]]}
     with pytest.raises(app.gr.Error, match="row 0"):
-        app.compute(pd.DataFrame(bad, columns=app.names))
+        app.compute(pd.DataFrame(bad.get(folder.name, [["[0.1, 0.2]", "[0.5, 0.5]"]]), columns=app.names))
 
 
 BARE = """

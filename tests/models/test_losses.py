@@ -52,6 +52,16 @@ def test_an_empty_cell_costs_much_but_not_infinitely_much(kind):
     assert probs.grad.isfinite().all()
 
 
+def test_soft_f1_loss_against_a_loop():
+    p, q = P.double().numpy(), Q.double().numpy()
+    scores = [2 * np.minimum(p[:, k], q[:, k]).sum() / (p[:, k].sum() + q[:, k].sum()) for k in range(p.shape[1])]
+    assert float(distribution_loss(P, Q, "soft_f1")) == pytest.approx(1 - np.mean(scores), abs=1e-6)
+    assert float(distribution_loss(Q, Q, "soft_f1")) == pytest.approx(0, abs=1e-6)
+    probs = P.clone().requires_grad_()
+    distribution_loss(probs, Q, "soft_f1").backward()
+    assert probs.grad.isfinite().all() and probs.grad.any()
+
+
 def test_half_precision_is_computed_in_single():
     for loss in (
         distribution_loss(P.bfloat16(), Q.bfloat16(), "kl"),

@@ -307,6 +307,7 @@ PAPER = {  # the rows of arXiv 2606.27536 that a corpus without secondary votes 
     "weighted kl": {"loss": "kl", "class_weights.kind": "inverse"},
     "jsd": {"loss": "jsd"},
     "ccc": {"loss": "ccc"},
+    "soft F1": {"loss": "soft_f1"},
     "filter": {"curriculum.kind": "filter"},
     "reverse weight": {"curriculum.kind": "weight", "curriculum.reverse": True},
     "corpus filter": {"curriculum.kind": "filter", "curriculum.reverse": True, "curriculum.by": "corpus"},

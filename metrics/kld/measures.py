@@ -1,0 +1,1 @@
+../../annot_hf/models/measures.py
