@@ -213,6 +213,24 @@ def agree(folder: Annotated[Path, Argument(help="Folder of an exported corpus.")
 
 
 @app.command()
+def splits(folder: Annotated[Path, Argument(help="Folder of an exported corpus.")]) -> None:
+    """What each split holds, and whether a speaker, session, conversation or document has items in several, an error.
+
+    Example: `annot-hf splits data/cremad`
+    """
+    from annot_hf.data.export import read_export
+    from annot_hf.data.folds import describe_splits, find_leaks
+
+    corpus = read_export(folder)
+    for name, row in describe_splits(corpus.items, corpus.votes).iterrows():
+        print_rows(f"Split {name}", [(what, f"{count:,}", "") for what, count in row.items()])
+    leaks = [f"{len(names)} {column}s, such as {names[0]!r}" for column, names in find_leaks(corpus.items).items()]
+    if leaks:
+        raise ValueError(f"{corpus.name} has items in several splits of {' and of '.join(leaks)}; divide it by group.")
+    print_line("No speaker, session, conversation or document is in several splits.")
+
+
+@app.command()
 def saliency(
     model: Annotated[str, Argument(help="Plain trunk (Hub id or folder), or a trained checkpoint folder.")],
     corpus: CorpusFolder,
@@ -500,7 +518,9 @@ def crossval(
     corpus: CorpusFolder,
     out: Out,
     overrides: Overrides = None,
-    folds: Annotated[int, Option(help="Folds per repeat.")] = 5,
+    folds: Annotated[
+        str, Option(help="Folds per repeat, or a CSV file with columns item, fold and, if you like, part.")
+    ] = "5",
     repeats: Annotated[int, Option(help="How often the items are divided.")] = 5,
     group: Annotated[
         str, Option(help="Column whose groups stay in one fold; by default conversation, document, speaker or item.")
@@ -515,6 +535,9 @@ def crossval(
     validation: Annotated[
         float, Option(help="Share of the items outside the test part that is set aside for validation.")
     ] = 0.1,
+    stratify: Annotated[
+        bool, Option(help="Give every fold its share of every label and third of disagreement.")
+    ] = False,
     seed: Annotated[int | None, Option(help="Seed of folds and runs; the plan's first, or 0, by default.")] = None,
     resamples: Annotated[int, Option(help="Bootstrap resamples of groups.")] = 1000,
     keep_models: Annotated[bool, Option(help="Keep the model of every run.")] = False,
@@ -532,13 +555,14 @@ def crossval(
         corpus,
         out,
         overrides or [],
-        folds=folds,
+        folds=int(folds) if folds.isdecimal() else folds,
         repeats=repeats,
         group=group,
         splits=split or (),
         items=items,
         test_folds=test_folds,
         validation=validation,
+        stratify=stratify,
         seed=seed,
         n_resamples=resamples,
         keep_models=keep_models,

@@ -24,6 +24,7 @@ from annot_hf.data.corpus import SPLITS, CorpusReport, VoteCorpus, check_items
 from annot_hf.data.encoding import alike, check_choice
 from annot_hf.data.export_tables import all_labels, audio_column, dataset_card, make_tables, spans_table, table_features
 from annot_hf.data.files import check_name, file_sha256, replace_folder, resolve_inside
+from annot_hf.data.folds import find_leaks
 from annot_hf.data.lengths import AudioError
 from annot_hf.data.questions import Question, normal_form_hint
 from annot_hf.data.targets import Targets, make_targets
@@ -401,8 +402,8 @@ def _note_oddities(corpus: VoteCorpus, items: pd.DataFrame, votes: VoteTable) ->
     # A written text may have no speaker.
     if "file" in items or items["speaker"].notna().any():
         corpus.note("items without a speaker", list(names[items["speaker"].isna()]))
-    splits = items[items["speaker"].notna()].groupby("speaker")["split"].nunique()
-    corpus.note("speakers in several splits", list(splits.index[splits > 1]))
+    for column, several in find_leaks(items).items():
+        corpus.note(f"{column}s in several splits", several)
 
 
 def _report(corpus: VoteCorpus, items: pd.DataFrame, votes: VoteTable, out: Path, spans: int) -> CorpusReport:

@@ -1,6 +1,7 @@
 """Folds for cross-validation that keep groups of items (conversations, documents, speakers) together."""
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,11 +10,17 @@ import numpy as np
 import pandas as pd
 
 from annot_hf.data.corpus import SPLITS
+from annot_hf.data.encoding import csv_frame
 from annot_hf.data.questions import nearest
 from annot_hf.data.targets import Targets
+from annot_hf.data.votes import VoteTable
+from annot_hf.models.measures import entropy
 
 # Items are grouped by the first of these columns that they have.
 GROUP_COLUMNS = ("conversation", "document", "speaker", "item")
+
+# Columns whose values must not be on both sides of a split.
+APART_COLUMNS = ("group", "speaker", "session", "conversation", "document")
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +56,40 @@ def group_items(about: pd.DataFrame, items: Sequence[str], column: str = "") -> 
     return column, rows[column].astype(str).to_numpy(dtype=object)
 
 
+def find_leaks(items: pd.DataFrame, columns: Sequence[str] = APART_COLUMNS) -> dict[str, list[str]]:
+    """Speakers, sessions, conversations ... that have items in several splits, by the column that names them.
+
+    Args:
+        items: One row an item, with a column "split" and any of `columns`; a missing value is no group.
+        columns: Columns to look at; those that `items` lacks are passed over.
+
+    Returns:
+        Column -> its values, sorted, that more than one split has; without the columns where there are none.
+    """
+    found = {}
+    for column in [name for name in columns if name in items]:
+        known = items[items[column].notna()]
+        several = known.groupby(known[column].astype(str))["split"].nunique()
+        found[column] = sorted(several.index[several > 1])
+    return {column: names for column, names in found.items() if names}
+
+
+def describe_splits(items: pd.DataFrame, votes: VoteTable) -> pd.DataFrame:
+    """One row per split (index): items, votes, raters, raters without a vote in train, and how many of each group it has."""
+    split_of = items.set_index("item")["split"].reindex(votes.items).to_numpy()[votes.item_codes]
+    raters = pd.Series(votes.annotator_codes).where(votes.annotator_codes >= 0)
+    learned = set(raters[split_of == "train"].dropna())
+    groups = [column for column in APART_COLUMNS if column in items and items[column].notna().any()]
+    rows = {}
+    for name, part in items.groupby("split"):
+        own = set(raters[split_of == name].dropna())
+        rows[name] = {"items": len(part), "votes": int((split_of == name).sum()), "raters": len(own)}
+        rows[name] |= {"raters without a vote in train": len(own - learned)}
+        rows[name] |= {f"{column}s": part[column].nunique() for column in groups}
+    known = [name for name in SPLITS if name in rows]
+    return pd.DataFrame.from_dict(rows, orient="index").loc[[*known, *sorted(set(rows) - set(known))]]
+
+
 def draw_groups(groups: np.ndarray, items: int, seed: int) -> np.ndarray:
     """Whole groups (`groups` `(N,)`) in random order until they have at least `items` items, as a mask `(N,)`."""
     if isinstance(items, bool) or not isinstance(items, int | np.integer) or not 1 <= items <= len(groups):
@@ -78,10 +119,12 @@ def make_folds(
     validation: float = 0.1,
     seed: int = 0,
     unit: str = "group",
+    strata: np.ndarray | None = None,
 ) -> Iterator[Fold]:
     """All folds of all repeats: each item is tested once per repeat, and each group `(N,)` is in one part of a fold.
 
-    Groups are assigned at random within ranks of size, so the sizes of two folds differ by at most the largest group. Of the
+    Groups are assigned at random within ranks of size, so the sizes of two folds differ by at most the largest group; with
+    `strata` `(N,)`, such as of class and entropy, so that each fold has its share of every stratum (`draw_splits`). Of the
     others, whole groups are set aside until the share `validation` is closest. `unit` names a group in messages.
     """
     check_division(folds, repeats, validation)
@@ -104,18 +147,108 @@ def make_folds(
         for start in range(0, len(ranked), folds):
             rank = ranked[start : start + folds]
             fold_of[rank] = generator.permutation(folds)[: len(rank)]
+        if strata is not None:
+            fold_of[code] = draw_splits(groups, strata, [1 / folds] * folds, seed=[seed, repeat])
         for number in range(folds):
             part = np.where(fold_of == number, "test", "train").astype(object)
-            order = generator.permutation(np.flatnonzero(fold_of != number))
-            # Until the share is closest; at least one group, and not all.
-            held = np.cumsum(sizes[order])
-            part[order[: int(np.argmin(abs(held[:-1] - validation * held[-1]))) + 1]] = "validation"
+            part[_set_aside(np.flatnonzero(fold_of != number), sizes, validation, generator)] = "validation"
             divided.append(Fold(repeat, number, part[code]))
     return iter(divided)
 
 
+def _set_aside(groups: np.ndarray, sizes: np.ndarray, share: float, generator: np.random.Generator) -> np.ndarray:
+    """Those of the groups, in random order, whose items come closest to the share: at least one group, and not all."""
+    order = generator.permutation(groups)
+    held = np.cumsum(sizes[order])
+    return order[: int(np.argmin(abs(held[:-1] - share * held[-1]))) + 1]
+
+
+def read_folds(path: str | os.PathLike[str]) -> pd.DataFrame:
+    """A CSV file of folds: `item`, `fold`, and `part` ("train", "validation" or "test"), which is empty if the file has none.
+
+    Without parts, an item is tested in its fold and learned from in the others. With parts, an item has one row for each fold
+    that it takes part in. `fold` may be any name.
+
+    Raises:
+        ValueError: The file cannot be read, an item is twice in a fold, or a part is none; the row is named.
+    """
+    with open(path, encoding="utf-8-sig") as lines:
+        parted = "part" in lines.readline().strip().split(",")
+    table = csv_frame(path, ["item", "fold", *(["part"] if parted else [])], further=True)
+    table = table.assign(part=table["part"] if parted else "")
+    tested = table["part"].isin(["", "test"])
+    for bad, rule in (
+        (table.duplicated(["item", "fold"] if parted else ["item"]), "is there twice; leave one row"),
+        (
+            tested & table[tested].duplicated("item").reindex(table.index, fill_value=False),
+            "is tested in two folds; keep one",
+        ),
+        (~table["part"].isin(SPLITS if parted else [""]), f"has no part of {', '.join(SPLITS)}; correct it"),
+    ):
+        if bad.any():
+            row = table[bad].iloc[0]
+            raise ValueError(f"{path}, row {row['row']}: item {row['item']!r} of fold {row['fold']!r} {rule}.")
+    if table["fold"].nunique() < 2:
+        raise ValueError(f"{path} names fewer than two folds; name the fold of each item in column fold.")
+    return table
+
+
+def divide_as(
+    table: pd.DataFrame,
+    items: Sequence[str],
+    groups: np.ndarray,
+    *,
+    repeats: int = 1,
+    validation: float = 0.1,
+    seed: int = 0,
+    unit: str = "group",
+) -> list[Fold]:
+    """The folds of `read_folds` for these items, all of which the table names, and their groups `(N,)`, in every repeat.
+
+    Without parts, validation groups are set aside as in `make_folds`, for each repeat others; an item that a fold does not
+    name takes no part in it.
+
+    Raises:
+        ValueError: A group is in several parts of a fold, or a part is empty.
+    """
+    names, code = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
+    place, folds = pd.Index(items), []
+    for repeat in range(repeats):
+        generator = np.random.default_rng([seed, repeat])
+        for number, (name, rows) in enumerate(table.groupby("fold", sort=False)):
+            rows = rows[rows["item"].isin(place)]
+            at = place.get_indexer(rows["item"])
+            parts = np.full(len(place), "", dtype=object)
+            parts[at] = rows["part"].replace("", "test")
+            if not table["part"].any():
+                parts[parts == ""] = "train"
+            inside = {part: set(code[parts == part]) for part in SPLITS}
+            several = [one for one in set(code) if sum(one in found for found in inside.values()) > 1]
+            if several:
+                raise ValueError(
+                    f"Fold {name!r} of the file has {len(several)} {unit}s in several parts, such as "
+                    f"{str(names[several[0]])!r}; move each to one part, or group by item if that is meant."
+                )
+            if not table["part"].any():
+                others = np.array(sorted(inside["train"]), dtype=np.int64)
+                held = _set_aside(
+                    others, np.bincount(code[parts == "train"], minlength=len(names)), validation, generator
+                )
+                parts[np.isin(code, held) & (parts == "train")] = "validation"
+            empty = [part for part in SPLITS if not (parts == part).any()]
+            if empty:
+                raise ValueError(f"Fold {name!r} of the file has no items to {empty[0]} with; name some.")
+            folds.append(Fold(repeat, number, parts))
+    return folds
+
+
 def draw_splits(
-    groups: np.ndarray, strata: np.ndarray, shares: Sequence[float], *, seed: int = 0, tries: int = 20
+    groups: np.ndarray,
+    strata: np.ndarray,
+    shares: Sequence[float],
+    *,
+    seed: int | Sequence[int] = 0,
+    tries: int = 20,
 ) -> np.ndarray:
     """Divide items into parts of these shares, whole groups at a time, so that each part has its share of every stratum.
 
@@ -166,6 +299,13 @@ def draw_splits(
         if distance < least:
             best, least = place, distance
     return best[code]
+
+
+def strata_of(probs: np.ndarray) -> np.ndarray:
+    """The stratum of each item `(N,)`: its most probable label, and which third of the items by entropy, of `(N, K)`."""
+    spread = entropy(probs)
+    third = np.searchsorted(np.quantile(spread, [1 / 3, 2 / 3]), spread, side="left")
+    return 3 * probs.argmax(axis=1) + third
 
 
 def fold_marginals(targets: Targets, folds: Sequence[Fold]) -> list[np.ndarray]:

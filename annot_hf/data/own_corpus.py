@@ -13,7 +13,7 @@ import pandas as pd
 from annot_hf.data.ballots import ITEM_FACTS, SOUNDS
 from annot_hf.data.corpus import SPLITS, Finding, VoteCorpus
 from annot_hf.data.files import file_sha256
-from annot_hf.data.folds import draw_splits
+from annot_hf.data.folds import draw_splits, find_leaks
 from annot_hf.data.own_votes import OwnVotes, Reading
 from annot_hf.data.votes import VoteTable
 from annot_hf.models.measures import entropy
@@ -151,11 +151,10 @@ class OwnCorpus(VoteCorpus):
             raise ValueError(
                 f"{self.votes.path}: the splits are {', '.join(sorted(set(named)))}; at least train and test are needed."
             )
-        leaks = pd.Series(named.to_numpy()).groupby(groups).nunique()
-        leaks = leaks[leaks > 1]
-        if len(leaks) and not self.allow_leak:
+        leaks = find_leaks(pd.DataFrame({column: groups, "split": named.to_numpy()}), [column]).get(column, [])
+        if leaks and not self.allow_leak:
             raise ValueError(
-                f"{self.votes.path}: {len(leaks)} {column}s are in several splits, such as {str(leaks.index[0])!r:.80}; move "
+                f"{self.votes.path}: {len(leaks)} {column}s are in several splits, such as {leaks[0]!r:.80}; move "
                 "each to one split, or pass --allow-leak if that is meant."
             )
         splits = named.to_numpy()

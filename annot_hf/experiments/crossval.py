@@ -12,11 +12,21 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from tqdm.auto import tqdm
 
 from annot_hf.data.export import ExportedCorpus, read_export
 from annot_hf.data.files import check_own
-from annot_hf.data.folds import Fold, check_division, draw_groups, group_items, make_folds
+from annot_hf.data.folds import (
+    Fold,
+    check_division,
+    divide_as,
+    draw_groups,
+    group_items,
+    make_folds,
+    read_folds,
+    strata_of,
+)
 from annot_hf.data.predictions import Predictions, pool_predictions
 from annot_hf.data.targets import Targets
 from annot_hf.evaluation.evaluate import Evaluation, evaluate
@@ -47,13 +57,14 @@ def crossval(
     out: str | os.PathLike[str],
     overrides: Sequence[str] = (),
     *,
-    folds: int = 5,
+    folds: int | str | os.PathLike[str] = 5,
     repeats: int = 5,
     group: str = "",
     splits: Sequence[str] = (),
     items: int | None = None,
     test_folds: int | None = None,
     validation: float = 0.1,
+    stratify: bool = False,
     seed: int | None = None,
     n_resamples: int = 1000,
     keep_models: bool = False,
@@ -69,7 +80,7 @@ def crossval(
         corpus: Folder of an exported corpus.
         out: Folder to write.
         overrides: Words such as "num_train_epochs=3" for every run.
-        folds: Folds per repeat.
+        folds: Folds per repeat, or a CSV file of folds (see `read_folds`); items that it does not name are left out.
         repeats: How often the items are divided. A later call with more repeats keeps the finished ones.
         group: Column of the items whose groups stay in one fold; by default the first that exists of conversation, document
             and speaker, else the item itself.
@@ -78,6 +89,7 @@ def crossval(
         test_folds: How many folds of a single repeat to test, for a cheaper first look; the items of the others are only
             trained on. A later call may test more. All by default.
         validation: Share of the items outside the test part, in whole groups, that is set aside for validation.
+        stratify: Give every fold its share of the items of every label and third of entropy, as far as groups allow.
         seed: Seed of folds and runs; by default the first of the plan's seeds, or 0.
         n_resamples: Bootstrap resamples of groups.
         keep_models: Keep the model of every run, which may need much disk space.
@@ -88,6 +100,10 @@ def crossval(
     Raises:
         ValueError: A recipe, the corpus, a number or an earlier run in `out` does not fit, or another process works there.
     """
+    file = None if isinstance(folds, int) else os.fspath(folds)
+    given = None if file is None else read_folds(file)
+    if given is not None:
+        folds = given["fold"].nunique()
     check_division(folds, repeats, validation)
     if test_folds is not None and (not 1 <= test_folds <= folds or (test_folds < folds and repeats > 1)):
         raise ValueError(
@@ -111,11 +127,23 @@ def crossval(
     # A wrong key raises before the first system is trained.
     planned = planned_runs(plan, corpus, out, overrides, places)
     targets = _common_targets(planned, plan.scored(exported), splits)
+    left_out = 0
+    if given is not None:
+        there = np.isin(targets.items, given["item"])
+        left_out = int((~there).sum())
+        if left_out == len(targets):
+            raise ValueError(f"The file of folds names no item of {exported.name} that has votes; name its items.")
+        targets = targets.select(targets.items[there])
     unit, groups = group_items(exported.items, targets.items, group)
     if items is not None:
         drawn = draw_groups(groups, items, base)
         targets, groups = targets.select(targets.items[drawn]), groups[drawn]
-    divided = list(make_folds(groups, folds=folds, repeats=repeats, validation=validation, seed=base, unit=unit))
+    how = {"repeats": repeats, "validation": validation, "seed": base, "unit": unit}
+    if given is None:
+        strata = strata_of(targets.probs) if stratify else None
+        divided = list(make_folds(groups, folds=folds, strata=strata, **how))
+    else:
+        divided = divide_as(given, targets.items, groups, **how)
     divided = [fold for fold in divided if test_folds is None or fold.number < test_folds]
     _check_inputs(planned, exported, targets)
     with held(out):
@@ -135,6 +163,8 @@ def crossval(
             say("folds.released", splits=splits, corpus=exported.name),
         ]
         notes += [f"{count:,} {reason} are left out." for reason, count in targets.excluded.items()]
+        if left_out:
+            notes.append(f"{left_out:,} items with votes are in no fold of the file and are left out.")
         if items is not None:
             notes.append(f"{len(targets):,} items take part, as whole {unit}s drawn at random.")
         facts = {
@@ -146,6 +176,8 @@ def crossval(
             "items": items,
             "test_folds": test_folds,
             "validation": validation,
+            "stratify": stratify,
+            "folds": file or folds,
             "seed": base,
             "excluded": targets.excluded,
         }
@@ -200,7 +232,8 @@ def _predict_all(
     with tqdm(total=len(folds) * len(planned), desc="crossval", unit="run") as progress:
         for index, fold in enumerate(folds):
             own = {"repeat": fold.repeat, "fold": fold.number, **part, "division": fold.digest(targets.items)}
-            view = corpus.with_splits(dict(zip(targets.items, fold.parts, strict=True)), own)
+            parts_of = {item: part for item, part in zip(targets.items, fold.parts, strict=True) if part}
+            view = corpus.with_splits(parts_of, own)
             for name, runs in planned.items():
                 progress.set_postfix_str(f"{name}, repeat {fold.repeat}, fold {fold.number}")
                 found = predictions_of(runs[index], view, keep_model=keep_models)

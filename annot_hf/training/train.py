@@ -20,6 +20,7 @@ from transformers import set_seed
 
 from annot_hf.data.export import ExportedCorpus, read_export
 from annot_hf.data.files import replace_file
+from annot_hf.data.folds import find_leaks
 from annot_hf.data.predictions import Predictions
 from annot_hf.data.rater_facts import describe_columns, encode_raters, read_rater_table
 from annot_hf.data.targets import Targets
@@ -105,6 +106,16 @@ def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingRes
     check_start(run, resume=resume)
     repository = open_repository(run) if run.pushes and arguments.process_index == 0 else ""
     corpus = corpus or read_export(recipe.corpus)
+    leaks = find_leaks(corpus.items)
+    for column, names in leaks.items():
+        logger.warning(
+            "%s: %d %ss are in several splits, such as %s, so that scores may be too good; divide the corpus by %s.",
+            corpus.name,
+            len(names),
+            column,
+            names[0],
+            column,
+        )
     trunk = record_start(run, corpus, resume=resume)
     set_seed(arguments.seed)
     views, about_votes = vote_views(recipe, corpus, arguments.seed)
@@ -153,6 +164,7 @@ def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingRes
         **({"part": dict(corpus.part)} if corpus.part else {}),
         "target": targets["train"].method,
         "splits": about["splits"],
+        **({"leaks": {column: len(names) for column, names in leaks.items()}} if leaks else {}),
         "marginal": marginal.tolist(),
         **chosen,
         "validation": metrics,

@@ -3,7 +3,18 @@ import pandas as pd
 import pytest
 from hypothesis import given, strategies as st
 
-from annot_hf.data.folds import draw_groups, group_items, make_folds
+from annot_hf.data.folds import (
+    describe_splits,
+    divide_as,
+    draw_groups,
+    find_leaks,
+    group_items,
+    make_folds,
+    read_folds,
+    strata_of,
+)
+from annot_hf.data.questions import Question
+from annot_hf.data.votes import VoteTable
 
 GROUP_SIZES = st.lists(st.integers(1, 30), min_size=3, max_size=25)
 
@@ -111,3 +122,120 @@ def test_drawn_groups_are_whole_and_no_more_than_needed(sizes, seed, data):
 def test_items_that_cannot_be_drawn(items):
     with pytest.raises(ValueError, match=f"items is {items}; give a whole number from 1 to 6"):
         draw_groups(groups_of([2, 2, 2]), items, 0)
+
+
+def test_stratified_folds_keep_groups_and_shares():
+    generator = np.random.default_rng(0)
+    groups = groups_of(generator.integers(2, 6, 60))
+    probs = np.eye(3)[generator.choice(3, len(groups), p=[0.7, 0.2, 0.1])] * 0.8 + 0.2 / 3
+    probs[::2] = probs[::2] * 0.5 + 0.5 / 3
+    strata = strata_of(probs)
+    rare = strata // 3 == 2
+    spreads = {}
+    for name, one in (("stratified", strata), ("free", None)):
+        folds = list(make_folds(groups, folds=5, repeats=2, strata=one))
+        for fold in folds:
+            inside = [set(groups[fold.parts == part]) for part in ("train", "validation", "test")]
+            assert sum(map(len, inside)) == len(set(groups))
+        spreads[name] = np.std([rare[fold.parts == "test"].mean() for fold in folds])
+    assert spreads["stratified"] < 0.5 * spreads["free"]
+    assert [f.parts.tolist() for f in make_folds(groups, strata=strata)] == [
+        f.parts.tolist() for f in make_folds(groups, strata=strata)
+    ]
+
+
+def test_strata_are_labels_and_thirds_of_entropy():
+    probs = np.array([[1, 0], [0.9, 0.1], [0.6, 0.4], [0, 1], [0.1, 0.9], [0.5, 0.5]])
+    assert strata_of(probs).tolist() == [0, 1, 2, 3, 4, 2]
+
+
+ITEMS = ["a", "b", "c", "d", "e", "f"]
+GROUPS = np.array(["1", "1", "2", "3", "4", "4"], dtype=object)
+
+
+def written(tmp_path, *lines):
+    path = tmp_path / "folds.csv"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def test_folds_of_a_file(tmp_path):
+    rows = [f"{item},{fold}" for item, fold in zip(ITEMS, ["x", "x", "y", "y", "z", "z"], strict=True)]
+    table = read_folds(written(tmp_path, "\ufeffitem,fold", *rows, "elsewhere,x"))
+    folds = divide_as(table, ITEMS, GROUPS, repeats=2, validation=0.3)
+    assert [(fold.repeat, fold.number) for fold in folds] == [(r, n) for r in (0, 1) for n in range(3)]
+    for fold, tested in zip(folds, 2 * ["ab", "cd", "ef"], strict=True):
+        assert "".join(np.array(ITEMS)[fold.parts == "test"]) == tested
+        parts = [set(GROUPS[fold.parts == part]) for part in ("train", "validation", "test")]
+        assert all(parts) and sum(map(len, parts)) == 4
+
+
+def test_parts_of_a_file_are_kept(tmp_path):
+    lines = [
+        "0,a,train",
+        "0,b,train",
+        "0,c,validation",
+        "0,d,test",
+        "1,a,test",
+        "1,b,test",
+        "1,c,train",
+        "1,d,validation",
+    ]
+    table = read_folds(written(tmp_path, "fold,item,part", *lines))
+    first, second = divide_as(table, ITEMS, GROUPS)
+    assert first.parts.tolist() == ["train", "train", "validation", "test", "", ""]
+    assert second.parts.tolist() == ["test", "test", "train", "validation", "", ""]
+
+
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        (["item,fold", "a,x", "a,y"], "row 3: item 'a' of fold 'y' is there twice"),
+        (["item,fold", "a,x", "b,x"], "fewer than two folds"),
+        (
+            ["item,fold,part", "a,x,dev", "b,y,test"],
+            "row 2: item 'a' of fold 'x' has no part of train, validation, test",
+        ),
+        (["item,fold,part", "a,x,test", "a,y,test"], "row 3: item 'a' of fold 'y' is tested in two folds"),
+        (["item,folds", "a,x"], "fold"),
+        (
+            ["item,fold", "a,x", "b,y", "c,x", "d,y"],
+            "Fold 'x' of the file has 1 speakers in several parts, such as '1'",
+        ),
+        (
+            ["item,fold,part", "a,x,test", "b,x,test", "c,x,train", "d,y,test"],
+            "Fold 'x' of the file has no items to valid",
+        ),
+    ],
+)
+def test_files_of_folds_that_cannot_be(tmp_path, lines, message):
+    with pytest.raises(ValueError, match=message):
+        divide_as(read_folds(written(tmp_path, *lines)), ITEMS, GROUPS, unit="speaker")
+
+
+def test_leaks_are_found_and_splits_described():
+    items = pd.DataFrame(
+        {
+            "item": ["a", "b", "c", "d"],
+            "split": ["train", "train", "test", "test"],
+            "speaker": ["s1", "s2", "s2", None],
+            "session": [1, 1, 2, 2],
+        }
+    )
+    assert find_leaks(items) == {"speaker": ["s2"]}
+    assert find_leaks(items.assign(session=1)) == {"speaker": ["s2"], "session": ["1"]}
+    assert find_leaks(items, ["session"]) == {}
+    asked = Question.category("mood", ["x", "y"])
+    votes = VoteTable.from_columns(
+        asked, item=["a", "b", "c", "c"], annotator=["p", "q", "q", "r"], value=["x", "y", "x", "y"]
+    )
+    found = describe_splits(items, votes)
+    assert found.loc["train"].to_dict() == {
+        "items": 2,
+        "votes": 2,
+        "raters": 2,
+        "raters without a vote in train": 0,
+        "speakers": 2,
+        "sessions": 1,
+    }
+    assert found.loc["test"].tolist() == [2, 2, 2, 1, 1, 1]

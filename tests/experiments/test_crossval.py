@@ -190,6 +190,17 @@ def test_part_of_the_folds_on_part_of_the_items(recipe, chats, tmp_path, trained
     assert found.counts["items not tested"] == 0
 
 
+def test_folds_of_a_file(recipe, chats, tmp_path, trained):
+    path = tmp_path / "folds.csv"
+    path.write_text("item,fold\n" + "".join(f"t{number:02d},f{number // 4 % 3}\n" for number in range(20)))
+    found, page = crossval(recipe, chats, tmp_path / "out", folds=path, repeats=1, n_resamples=20)
+    assert len(trained) == 3 and found.counts["n_evaluated"] == 20
+    tested = [set(corpus.items.query("split == 'test'")["conversation"]) for _, corpus, *_ in trained]
+    assert tested == [{"c0", "c3"}, {"c1", "c4"}, {"c2"}]
+    assert "3 items with votes are in no fold of the file and are left out" in page.read_text()
+    assert json.loads((tmp_path / "out" / "crossval.json").read_text())["folds"] == str(path)
+
+
 @pytest.mark.parametrize("options", [{"test_folds": 0}, {"test_folds": 4}, {"test_folds": 2, "repeats": 2}])
 def test_folds_that_cannot_be_left_out(recipe, chats, tmp_path, trained, options):
     with pytest.raises(ValueError, match="test_folds is"):
