@@ -5,6 +5,7 @@ import csv
 import gzip
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -323,6 +324,24 @@ def line_batches(path: str | os.PathLike) -> Iterator[dict[str, pa.Array]]:
     """Stream the lines of a UTF-8 text file as column `line`, and `row`, the number of the line from 1."""
     plain = pa.csv.ParseOptions(delimiter="\x1f", quote_char=False, ignore_empty_lines=False)
     yield from _text_batches(path, ["line"], plain, first=1, header=["line"])
+
+
+def json_entries(path: str | os.PathLike) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Stream name and value of each entry of a JSON object of objects; numbers become text."""
+    decoder = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str)
+    between = re.compile(r"[\s,:]*")
+    try:
+        text = Path(path).read_text("utf-8-sig")
+        place = between.match(text, text.index("{") + 1).end()
+        while text[place] != "}":
+            name, place = decoder.raw_decode(text, place)
+            value, place = decoder.raw_decode(text, between.match(text, place).end())
+            if not isinstance(name, str) or not isinstance(value, dict):
+                raise ValueError(f"the entry {name!r:.100} is not an object")
+            yield name, value
+            place = between.match(text, place).end()
+    except (ValueError, IndexError, RecursionError) as error:
+        raise ValueError(f"{path}: not a JSON object of objects ({error}); restore the upstream file.") from None
 
 
 def _text_batches(
