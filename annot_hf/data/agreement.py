@@ -65,6 +65,10 @@ def agreement(votes: VoteTable, question: str, *, level: Level | None = None) ->
         ValueError: The level does not fit the question.
     """
     asked = votes.question(question)
+    if asked.shares:
+        raise ValueError(
+            f"Question {question!r} is known as shares of an unknown number of votes, which have no agreement; name another."
+        )
     if asked.multiple and level is not None:
         raise ValueError(
             f"Question {question!r} is multi-select and has no alpha of level {level!r}; leave the level out."

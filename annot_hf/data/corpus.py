@@ -37,7 +37,8 @@ class Finding:
 class CorpusReport:
     """What an export contains and what it leaves out; the upstream files have `votes + sum(finding.votes)` votes.
 
-    `annotators` counts named raters; `questions` has votes, items, and fewest, median and most votes on an item; audio in s.
+    `annotators` counts named raters; `questions` has votes, items, and fewest, median and most votes on an item, all 0 votes
+    where only their shares are known; audio in s.
     """
 
     name: str
@@ -66,8 +67,9 @@ class CorpusReport:
         audio = f"{splits}; {self.seconds / 3600:.2f} h of audio" if self.seconds else splits
         rows = [("items", f"{self.items:,}", audio), ("votes", f"{self.votes:,}", f"{self.annotators:,} named raters")]
         for name, row in self.questions.items():
-            spread = f"{row['fewest']:.0f} / {row['median']:g} / {row['most']:.0f}"
-            rows.append((f"question {name}", f"{row['votes']:,}", f"{row['items']:,} items, {spread} votes an item"))
+            spread = f"{row['fewest']:.0f} / {row['median']:g} / {row['most']:.0f} votes an item"
+            spread = spread if row["votes"] else "shares of an unknown number of votes"
+            rows.append((f"question {name}", f"{row['votes']:,}", f"{row['items']:,} items, {spread}"))
         if self.spans:
             rows.append(("spans", f"{self.spans:,}", "highlighted in the text"))
         for finding in self.findings:

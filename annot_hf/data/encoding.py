@@ -5,6 +5,7 @@ import csv
 import gzip
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,8 @@ import pyarrow.csv
 from annot_hf.data.questions import Question, nearest, normal_form_hint
 
 SMALLEST_WEIGHT = 1e-100
+# How far shares may miss a sum of 1: as many labels as there are, rounded to two decimals.
+SHARE_SLACK = 0.005
 WEIGHT_RULE = f"weights are finite and not negative: 0, or from {SMALLEST_WEIGHT:g} to {1 / SMALLEST_WEIGHT:g}"
 # How many bytes of a text file are in memory at a time.
 BLOCK = 1 << 23
@@ -137,6 +140,48 @@ def check_vote_counts(question: Question, items: Sequence[str], counts: Any) -> 
             f"Item {list(items)[row]!r} has count {given[row, column]} for label {question.labels[column]!r}; {rule}."
         )
     return counts.astype(np.int64)
+
+
+def check_vote_shares(question: Question, items: Sequence[str], shares: Any) -> np.ndarray:
+    """Shares `(items, labels)` divided by their sums; raises with the item of the first row that is no distribution."""
+    what, rule = f"Shares for question {question.name!r}", "the shares of an item are numbers from 0 up that sum to 1"
+    if not question.shares:
+        raise ValueError(f"Question {question.name!r} is one of votes; declare it with shares=True, or give counts.")
+    size = (len(items), len(question.labels))
+    shares = by_name(shares, (items, question.labels), what)
+    try:
+        shares = np.asarray(shares, dtype=np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{what} are not a table of numbers ({error}); {rule}.") from None
+    if shares.shape != size:
+        raise ValueError(f"{what} have shape {shares.shape}; they must be (items, labels) = {size}.")
+    total = shares.sum(axis=1)
+    bad = ~((shares >= 0).all(axis=1) & (abs(total - 1) <= SHARE_SLACK))
+    if bad.any():
+        row = int(np.argmax(bad))
+        raise ValueError(
+            f"Item {list(items)[row]!r} has shares {shares[row].tolist()}, which sum to {total[row]:g}; {rule}."
+        )
+    return shares / total[:, None]
+
+
+def check_share_rows(
+    question: Question,
+    rows: np.ndarray,
+    item_codes: np.ndarray,
+    annotator_codes: np.ndarray,
+    weights: np.ndarray | None,
+    where: str,
+) -> None:
+    """Raise unless the rows `(V,)` of a question of shares have no rater, and weights that sum to 1 on each item."""
+    if not rows.any():
+        return
+    total = np.bincount(item_codes[rows], None if weights is None else weights[rows])
+    if (annotator_codes[rows] >= 0).any() or not np.isin(np.round(total, 6), (0, 1)).all():
+        raise ValueError(
+            f"{where}: question {question.name!r} is known as shares, which have no rater and sum to 1 on each item; build it "
+            "with from_shares."
+        )
 
 
 def usable_weight(weights: Any) -> Any:
@@ -323,6 +368,24 @@ def line_batches(path: str | os.PathLike) -> Iterator[dict[str, pa.Array]]:
     """Stream the lines of a UTF-8 text file as column `line`, and `row`, the number of the line from 1."""
     plain = pa.csv.ParseOptions(delimiter="\x1f", quote_char=False, ignore_empty_lines=False)
     yield from _text_batches(path, ["line"], plain, first=1, header=["line"])
+
+
+def json_entries(path: str | os.PathLike) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Stream name and value of each entry of a JSON object of objects; numbers become text."""
+    decoder = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str)
+    between = re.compile(r"[\s,:]*")
+    try:
+        text = Path(path).read_text("utf-8-sig")
+        place = between.match(text, text.index("{") + 1).end()
+        while text[place] != "}":
+            name, place = decoder.raw_decode(text, place)
+            value, place = decoder.raw_decode(text, between.match(text, place).end())
+            if not isinstance(name, str) or not isinstance(value, dict):
+                raise ValueError(f"the entry {name!r:.100} is not an object")
+            yield name, value
+            place = between.match(text, place).end()
+    except (ValueError, IndexError, RecursionError) as error:
+        raise ValueError(f"{path}: not a JSON object of objects ({error}); restore the upstream file.") from None
 
 
 def _text_batches(

@@ -16,6 +16,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from datasets.splits import SplitDict, SplitInfo
 
@@ -162,7 +163,7 @@ def export_corpus(
         "kind": EXPORT_KIND,
         "name": corpus.name,
         **{key: getattr(corpus, key) for key in ("version", "license", "citation", "homepage", "access")},
-        "questions": [asdict(question) for question in votes.questions],
+        "questions": [_question_facts(question) for question in votes.questions],
         "default_questions": list(corpus.default_questions),
         "labels": all_labels(votes.questions),
         "embedded_audio": embed_audio,
@@ -250,7 +251,9 @@ def _read_checked(folder: Path, facts: dict[str, Any], root: str | os.PathLike |
             )
     tables = _read_tables(folder, facts["splits"])
     stated = facts["digest"], facts["report"]["items"], facts["report"]["votes"]
-    if stated != (_tables_digest(facts["questions"], tables), len(tables["items"]), len(tables["votes"])):
+    shares = pa.array([fields["name"] for fields in facts["questions"] if fields.get("shares")], pa.string())
+    votes = len(tables["votes"]) - pc.sum(pc.is_in(tables["votes"]["question"], shares), min_count=0).as_py()
+    if stated != (_tables_digest(facts["questions"], tables), len(tables["items"]), votes):
         raise ValueError(
             f"{folder / EXPORT_FILE} is damaged (its digest or its counts do not match the tables); export the corpus again."
         )
@@ -410,9 +413,13 @@ def _report(corpus: VoteCorpus, items: pd.DataFrame, votes: VoteTable, out: Path
     """Count what is exported."""
     found = items["split"].value_counts()
     names = [name for name in SPLITS if name in found] + sorted(set(found.index) - set(SPLITS))
-    questions = {}
+    questions, shares = {}, 0
     for question in votes.questions:
         per_item = pd.Series(votes.item_codes[votes.rows_of(question.name)]).value_counts()
+        if question.shares:
+            # Its rows are no votes.
+            shares += int(per_item.sum())
+            per_item = per_item * 0
         if len(per_item):
             questions[question.name] = {
                 "votes": int(per_item.sum()),
@@ -424,7 +431,7 @@ def _report(corpus: VoteCorpus, items: pd.DataFrame, votes: VoteTable, out: Path
     return CorpusReport(
         name=corpus.name,
         items=len(items),
-        votes=len(votes),
+        votes=len(votes) - shares,
         annotators=len(votes.annotators),
         splits={name: int(found[name]) for name in names},
         questions=questions,
@@ -449,6 +456,11 @@ def _write_parquet(table: pa.Table, schema: pa.Schema, path: Path, root: Path | 
             data = {file: (root / file).read_bytes() for file in set(files) - {None}}
             audio = audio_column([data.get(file) for file in files], files)
             writer.write_table(part.set_column(place, "audio", audio).cast(schema), row_group_size=EMBED_ROWS)
+
+
+def _question_facts(question: Question) -> dict[str, Any]:
+    """All fields of a question, and `shares` only where it is true, so that digests of votes stay what they were."""
+    return {name: value for name, value in asdict(question).items() if name != "shares" or value}
 
 
 def _tables_digest(questions: Sequence[dict[str, Any]], tables: dict[str, pa.Table]) -> str:

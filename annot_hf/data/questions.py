@@ -31,6 +31,8 @@ class Question:
         multiple: A rater may select several labels: one row each, and a null value for "none of them".
         secondary_to: Name of the question whose secondary votes this one holds.
         prompt: The words that raters read.
+        shares: The votes are not known, only their shares: the rows of an item are its labels, weighted by shares that sum
+            to 1, of an unknown number of votes.
 
     Raises:
         ValueError: The definition is empty, contradictory, or repeats a label.
@@ -47,6 +49,7 @@ class Question:
     multiple: bool = False
     secondary_to: str | None = None
     prompt: str = ""
+    shares: bool = False
 
     def __post_init__(self) -> None:
         what = f"Question {self.name!r}"
@@ -68,6 +71,8 @@ class Question:
                 raise ValueError(f"{what} has scale {self.low} to {self.high}; low must be finite and below high.")
             if self.multiple:
                 raise ValueError(f"{what} is a scale; only a category question can be multi-select.")
+        if self.shares and (scaled or self.multiple):
+            raise ValueError(f"{what} is known as shares, which only a category question with one answer can be.")
         for label in self.labels:
             if not isinstance(label, str) or not label:
                 raise ValueError(f"{what} has label {label!r}; labels are non-empty strings.")

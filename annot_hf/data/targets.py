@@ -78,7 +78,7 @@ class Targets:
         support: Names of the K labels or grid cells.
         items: Item names `(N,)`.
         probs: Target distributions `(N, K)`; each row sums to 1. Grid cells run over the second question fastest.
-        votes_per_item: Votes behind each row `(N,)`.
+        votes_per_item: Votes behind each row `(N,)`; 0 where their number is not known.
         ratings: Named raters' own answers.
         annotators: Rater names `(A,)` that `ratings.annotator` indexes.
         method: How `probs` were made.
@@ -173,7 +173,9 @@ def make_targets(
     mixed = len({question.is_scale for question in asked}) > 1 or len(set(names)) < len(names)
     if mixed or len(asked) > (2 if scale else 1):
         raise ValueError(f"Questions {', '.join(names)} cannot be combined; give one category or one or two scales.")
-    allowed = ("kde",) if scale else ("soft", "majority", "smoothed", "merged")
+    # The other methods weigh votes against each other, and need their number.
+    allowed = ("kde",) if scale else ("soft", "majority")
+    allowed += () if scale or asked[0].shares else ("smoothed", "merged")
     if method not in allowed:
         raise ValueError(
             f"Method {method!r} does not fit question {names[0]!r}, a {asked[0].kind}; use {' or '.join(allowed)}."
@@ -222,7 +224,7 @@ def make_targets(
         support=support,
         items=wanted,
         probs=probs,
-        votes_per_item=n_votes[rows],
+        votes_per_item=n_votes[rows] * (not asked[0].shares),
         ratings=Ratings(answers.item[named], answers.annotator[named].astype(np.int64), answers.value[named]),
         annotators=tuple(votes.annotators),
         method=method,

@@ -162,6 +162,22 @@ class VoteTable:
         )
 
     @classmethod
+    def from_shares(cls, question: Question, items: Sequence[str], shares: Any) -> "VoteTable":
+        """Distributions `(items, labels)` of an unknown number of votes, for a question of `shares`; a row per positive share.
+
+        Rows may miss 1 by the rounding of their file, .005, and are divided by their sum. Named rows and columns are matched
+        by name. Raises if a name, the shape or a share does not fit.
+        """
+        shares = encoding.check_vote_shares(question, items, shares)
+        item, label = np.nonzero(shares)
+        return cls.from_columns(
+            question,
+            item=encoding.dictionary(item, items),
+            value=encoding.dictionary(label, question.labels),
+            weight=shares[item, label],
+        )
+
+    @classmethod
     def from_csv(cls, path: str | os.PathLike, questions: Sequence[Question], **options: Any) -> "VoteTable":
         """Read a long CSV with columns item, value and optionally annotator, question, weight, source.
 
@@ -351,6 +367,9 @@ def _build(
             "the scale of the questions."
         )
     exclusions = {} if valid.all() else {"values outside the question": int((~valid).sum())}
+    for index, asked_for in enumerate(questions):
+        if asked_for.shares:
+            encoding.check_share_rows(asked_for, question_codes == index, item_codes, annotator_codes, weights, where)
     if duplicates != "keep":
         repeated = np.zeros(length, dtype=bool)
         # Values that are not answers are dropped, and cannot be duplicates.

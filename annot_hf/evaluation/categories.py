@@ -246,8 +246,15 @@ def measure_calibration(systems: Arrays, q: np.ndarray, support: Sequence[str], 
     return out
 
 
-def calibration_floor(p: np.ndarray, votes: np.ndarray, support: Sequence[str], seed: int = 0) -> dict[str, float]:
-    """ECE by chance of a perfectly calibrated model: mean over 20 sets of `votes` `(N,)` drawn from its predictions."""
+def calibration_floor(
+    p: np.ndarray, votes: np.ndarray, support: Sequence[str], seed: int = 0
+) -> dict[str, float | None]:
+    """ECE by chance of a perfectly calibrated model: mean over 20 sets of `votes` `(N,)` drawn from its predictions.
+
+    None where the number of votes is not known, which is 0.
+    """
+    if not np.any(votes):
+        return dict.fromkeys(_named(np.zeros(len(support) + 1), support))
     generator = np.random.default_rng(seed)
     votes = np.maximum(np.asarray(votes, dtype=np.int64), 1)
     drawn = (generator.multinomial(votes, p) / votes[:, None] for _ in range(20))

@@ -86,7 +86,7 @@ def rater_equivalence(
 def vote_counts(targets: Targets, votes: VoteTable | None = None) -> np.ndarray | None:
     """Whole votes per label `(N, K)` behind the targets; None if they are weighted, multi-select or not given."""
     question = targets.questions[0]
-    if question.multiple:
+    if question.multiple or question.shares:
         return None
     if votes is None:
         counts = targets.probs * np.asarray(targets.votes_per_item)[:, None]

@@ -114,7 +114,11 @@ def build_report(
         some = next(iter(robustness.values())).items
         options["on_missing"] = "exclude"
         sampled = measure_conditions(predictions.select(some), robustness, targets, **options)
-    agreed = [] if voted is None else [agreement(voted, question.name) for question in targets.questions]
+    agreed = (
+        []
+        if voted is None
+        else [agreement(voted, question.name) for question in targets.questions if not question.shares]
+    )
     excluded = _excluded(found, targets, votes)
 
     figures = _report_figures(found, biases)

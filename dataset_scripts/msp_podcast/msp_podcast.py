@@ -6,7 +6,6 @@ million lines, so there are no loops over lines: Arrow splits them and encodes e
 interpreted once.
 """
 
-import json
 import os
 import re
 from collections.abc import Iterator
@@ -21,7 +20,15 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from annot_hf.data.corpus import VoteCorpus
-from annot_hf.data.encoding import compact, csv_batches, dictionary, encode_column, line_batches, refuse_row
+from annot_hf.data.encoding import (
+    compact,
+    csv_batches,
+    dictionary,
+    encode_column,
+    json_entries,
+    line_batches,
+    refuse_row,
+)
 from annot_hf.data.questions import Question
 from annot_hf.data.votes import VoteTable
 
@@ -385,21 +392,3 @@ def _near_codes(texts: pa.Array) -> np.ndarray:
     words = pc.replace_substring_regex(pc.utf8_lower(texts), r"^other\b\W*|\W+$", "")
     codes = [*range(len(LABELS)), *(LABELS.index(label) for label in NEAR.values()), -1]
     return np.array(codes)[pc.index_in(words, pa.array([*LABELS, *NEAR])).fill_null(-1)]
-
-
-def json_entries(path: str | os.PathLike) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Stream name and value of each entry of a JSON object of objects; numbers become text."""
-    decoder = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str)
-    between = re.compile(r"[\s,:]*")
-    try:
-        text = Path(path).read_text("utf-8-sig")
-        place = between.match(text, text.index("{") + 1).end()
-        while text[place] != "}":
-            name, place = decoder.raw_decode(text, place)
-            value, place = decoder.raw_decode(text, between.match(text, place).end())
-            if not isinstance(name, str) or not isinstance(value, dict):
-                raise ValueError(f"the entry {name!r:.100} is not an object")
-            yield name, value
-            place = between.match(text, place).end()
-    except (ValueError, IndexError) as error:
-        raise ValueError(f"{path}: not a JSON object of objects ({error}); restore the upstream file.") from None

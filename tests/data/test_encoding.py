@@ -2,6 +2,7 @@
 
 import datetime
 import gzip
+import json
 
 import numpy as np
 import pandas as pd
@@ -365,3 +366,36 @@ def test_damaged_gzip_files_are_named(content, tmp_path):
     path.write_bytes(content)
     with pytest.raises(ValueError, match="votes.csv.gz: not a readable"):
         encoding.csv_frame(path, ["a", "b"])
+
+
+# --- JSON objects
+
+
+def test_json_streams_entries_with_numbers_as_text(tmp_path):
+    path = tmp_path / "file.json"
+    entries = {"a": {"x": 1.50, "y": [1, None]}, "b": {}, "c": {"x": float("nan")}}
+    path.write_text("\ufeff" + json.dumps(entries, indent=1), encoding="utf-8")
+    found = list(encoding.json_entries(path))
+    assert found == [("a", {"x": "1.5", "y": ["1", None]}), ("b", {}), ("c", {"x": "NaN"})]
+    path.write_text(" { } ", encoding="utf-8")
+    assert list(encoding.json_entries(path)) == []
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ('{"a": 1}', "the entry 'a' is not an object"),
+        ('{"a": {}, "b": [1]}', "the entry 'b' is not an object"),
+        ("[1]", "not a JSON object of objects"),
+        ('{"a": {"x": 1}', "not a JSON object of objects"),
+        ('{"a": {"x" 1}}', "not a JSON object of objects"),
+        ("", "not a JSON object of objects"),
+        (b'{"\xff": {}}', "not a JSON object of objects"),
+    ],
+)
+def test_json_of_another_form_is_refused(tmp_path, content, words):
+    path = tmp_path / "file.json"
+    path.write_bytes(content if isinstance(content, bytes) else content.encode())
+    with pytest.raises(ValueError, match=words) as error:
+        list(encoding.json_entries(path))
+    assert str(error.value).startswith(str(path))

@@ -86,6 +86,22 @@ def test_the_digest_follows_labels_and_not_places(corpus, tmp_path):
     assert read_export(tmp_path / "one").digest != read_export(tmp_path / "two").digest
 
 
+def test_shares_are_stated_only_where_a_question_has_them(corpus, tmp_path):
+    export_corpus(corpus, tmp_path / "out")
+    facts = json.loads((tmp_path / "out" / "corpus.json").read_text())
+    # the digest is made of these, and votes that were exported before there were shares keep theirs
+    assert not any("shares" in question for question in facts["questions"])
+    mood = Question.category("emotion", EMOTION.labels, shares=True)
+    corpus.votes = VoteTable.concat(
+        [VoteTable.from_shares(mood, ITEMS, [[0.25, 0.75]] * 4), corpus.votes.select(questions=["valence"])]
+    )
+    report = export_corpus(corpus, tmp_path / "out")
+    assert (report.votes, report.questions["emotion"]["votes"]) == (len(corpus.votes) - 8, 0)
+    row = load(tmp_path / "out", "histograms", tmp_path)["train"][0]
+    assert (row["counts"], row["votes"]) == ([0.25, 0.75], 0)
+    assert len(read_export(tmp_path / "out").votes) == len(corpus.votes)
+
+
 def test_audio_is_embedded_only_on_request(corpus, tmp_path):
     export_corpus(corpus, tmp_path / "out", embed_audio=True)
     shutil.rmtree(tmp_path / "root")

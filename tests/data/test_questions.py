@@ -31,6 +31,7 @@ def test_normalise_maps_the_scale_to_minus_one_to_one(low, width):
         Question.scale("valence", 0, 1),
         Question.scale("valence", -3, 0),
         Question.category("all", ["a", "b"], multiple=True, secondary_to="emotion"),
+        Question.category("mood", ["calm", "tense"], shares=True),
     ],
 )
 def test_dictionaries_round_trip(question):
@@ -51,6 +52,8 @@ def test_dictionaries_round_trip(question):
         (lambda: Question.scale("q", -1e308, 1e308), "finite"),  # the difference is not
         (lambda: Question.scale("q", float("nan"), 1), "finite"),
         (lambda: Question.scale("q", 1, 5, multiple=True), "only a category question can be multi-select"),
+        (lambda: Question.category("q", ["a"], multiple=True, shares=True), "known as shares, which only a category"),
+        (lambda: Question.scale("q", 1, 5, shares=True), "known as shares, which only a category"),
         (lambda: Question.category("q", ["a", ""]), "non-empty strings"),
         (lambda: Question.category("q", ["a", 3]), "has label 3"),
         (lambda: Question.category("q", ["a", "b", "a"]), "lists label 'a' twice"),

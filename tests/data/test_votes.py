@@ -542,3 +542,51 @@ def test_cremad_counts_survive_the_expansion_to_votes(shared_data):
     votes = VoteTable.from_counts(Question.category("emotion", labels), frame["clip"], frame[labels])
     np.testing.assert_array_equal(votes.counts("emotion"), frame[labels])
     assert len(votes) == frame["n"].sum() and list(votes.items) == list(frame["clip"])
+
+
+# --- shares
+
+
+SHARES = Question.category("mood", ["calm", "tense"], shares=True)
+
+
+def test_shares_become_weights_that_sum_to_one():
+    table = VoteTable.from_shares(SHARES, ["a", "b"], [[0.25, 0.753], [0, 1]])
+    np.testing.assert_allclose(table.counts("mood"), [[0.25 / 1.003, 0.753 / 1.003], [0, 1]])
+    assert len(table) == 3 and (table.annotator_codes == -1).all()
+    again = VoteTable.from_arrow(table.to_arrow(), [SHARES])
+    np.testing.assert_array_equal(again.counts("mood"), table.counts("mood"))
+    votes = VoteTable.from_columns(Question.category("emotion", ["x"]), item=["a"], annotator=["r"], value=["x"])
+    joined = VoteTable.concat([votes, table])
+    np.testing.assert_array_equal(joined.counts("mood", ["a", "b"]), table.counts("mood"))
+    one = VoteTable.from_shares(SHARES, ["a"], pd.DataFrame({"tense": [1.0], "calm": [0.0]}, index=["a"]))
+    assert one.counts("mood").tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize(
+    ("shares", "message"),
+    [
+        ([[0.5, 0.4]], "Item 'a' has shares .*, which sum to 0.9; the shares of an item are numbers from 0 up"),
+        ([[1.5, -0.5]], "Item 'a' has shares"),
+        ([[np.nan, 1]], "Item 'a' has shares"),
+        ([[np.inf, 0]], "Item 'a' has shares"),
+        ([[1.0]], r"have shape \(1, 1\); they must be \(items, labels\) = \(1, 2\)"),
+        ([["x", "y"]], "are not a table of numbers"),
+    ],
+)
+def test_what_is_no_distribution_is_refused(shares, message):
+    with pytest.raises(ValueError, match=message):
+        VoteTable.from_shares(SHARES, ["a"], shares)
+
+
+def test_shares_and_votes_are_not_confused():
+    plain = Question.category("mood", ["calm", "tense"])
+    with pytest.raises(ValueError, match="'mood' is one of votes; declare it with shares=True"):
+        VoteTable.from_shares(plain, ["a"], [[0.5, 0.5]])
+    for columns in (
+        dict(item=["a", "a"], value=["calm", "tense"]),
+        dict(item=["a"], value=["calm"], annotator=["r"]),
+        dict(item=["a", "a"], value=["calm", "tense"], weight=[0.5, 0.4]),
+    ):
+        with pytest.raises(ValueError, match="'mood' is known as shares, which have no rater and sum to 1"):
+            VoteTable.from_columns(SHARES, **columns)

@@ -1,8 +1,5 @@
 """MSP-Podcast: what is refused, each time in one sentence with file and row."""
 
-import json
-import sys
-
 import pytest
 from test_msp_podcast import (
     ALICE,
@@ -172,36 +169,3 @@ def test_broken_text_files_are_named(tmp_path):
     partition(root, [(ONE, "Somewhere")])
     with pytest.raises(ValueError, match="Partitions.txt: row 1 has split 'Somewhere'; it must be Train"):
         MspPodcast(root).read_items()
-
-
-json_entries = sys.modules[MspPodcast.__module__].json_entries
-
-
-def test_json_streams_entries_with_numbers_as_text(tmp_path):
-    path = tmp_path / "file.json"
-    entries = {"a": {"x": 1.50, "y": [1, None]}, "b": {}, "c": {"x": float("nan")}}
-    path.write_text("\ufeff" + json.dumps(entries, indent=1), encoding="utf-8")
-    found = list(json_entries(path))
-    assert found == [("a", {"x": "1.5", "y": ["1", None]}), ("b", {}), ("c", {"x": "NaN"})]
-    path.write_text(" { } ", encoding="utf-8")
-    assert list(json_entries(path)) == []
-
-
-@pytest.mark.parametrize(
-    ("content", "words"),
-    [
-        ('{"a": 1}', "the entry 'a' is not an object"),
-        ('{"a": {}, "b": [1]}', "the entry 'b' is not an object"),
-        ("[1]", "not a JSON object of objects"),
-        ('{"a": {"x": 1}', "not a JSON object of objects"),
-        ('{"a": {"x" 1}}', "not a JSON object of objects"),
-        ("", "not a JSON object of objects"),
-        (b'{"\xff": {}}', "not a JSON object of objects"),
-    ],
-)
-def test_json_of_another_form_is_refused(tmp_path, content, words):
-    path = tmp_path / "file.json"
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-    with pytest.raises(ValueError, match=words) as error:
-        list(json_entries(path))
-    assert str(error.value).startswith(str(path))

@@ -67,6 +67,8 @@ def test_intervals_hold_the_value_and_chance_explains_a_calibrated_model():
         assert floor[name] == pytest.approx(record["value"], rel=0.8) and floor[name] > 0
     assert floor == calibration_floor(opinion, votes, range(4))
     assert calibration_floor(opinion, 100 * votes, range(4))["ece"] < 0.3 * floor["ece"]
+    unknown = calibration_floor(opinion, 0 * votes, range(4))
+    assert unknown.keys() == floor.keys() and set(unknown.values()) == {None}
 
 
 def test_expected_confusion_equals_an_explicit_loop_and_rows_are_distributions():

@@ -400,3 +400,16 @@ def test_bad_options_are_one_sentence(tmp_path, emotion_run, options, message):
     with pytest.raises(ValueError) as error:
         build_report(emotion_run[2], emotion_run[1], tmp_path, title="t", **options)
     assert str(error.value) == message
+
+
+@pytest.mark.usefixtures("unrendered")
+def test_shares_of_an_unknown_number_of_votes_have_a_report_without_agreement(tmp_path):
+    mood = Question.category("mood", ["calm", "tense"], shares=True)
+    rng, items = np.random.default_rng(0), np.array([f"i{n}" for n in range(20)], dtype=object)
+    votes = VoteTable.from_shares(mood, items, rng.dirichlet([1, 1], 20))
+    targets = make_targets(votes, "mood")
+    predictions = Predictions(items=items, support=mood.labels, probs=rng.dirichlet([1, 1], 20), questions=(mood,))
+    for given in (votes, None):
+        found = build_report(predictions, targets, tmp_path, title="t", votes=given, n_resamples=0).evaluation
+        assert found.equivalence is None and found.counts["votes"] == 0 and set(found.floor.values()) == {None}
+    assert "compared with 0 votes" in (tmp_path / "report.md").read_text()
