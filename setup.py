@@ -60,6 +60,7 @@ setup(
             "py.typed",
             "*.pyi",
             "evaluation/*.yaml",
+            "plans/*.yaml",
             "recipes/*.yaml",
             "recipes/accelerate/*.yaml",
             "templates/*.j2",

@@ -513,6 +513,27 @@ def results(
 
 
 @app.command(context_settings=WORDS)
+def benchmark(
+    task: Annotated[str, Argument(help="lewidi2023, lewidi2025 or emosuperb.")],
+    root: Annotated[Path, Option("--root", help="Folder of one corpus of the task, as it is published.")],
+    out: Out,
+    overrides: Overrides = None,
+    without: Without = None,
+    resamples: SpeakerResamples = 1000,
+) -> None:
+    """Run a public benchmark on one of its corpora: by its own split or folds, with its own scores beside ours; resumes.
+
+    Example: `annot-hf benchmark lewidi2023 --root lewidi/ConvAbuse --out runs/convabuse`
+    """
+    from annot_hf.experiments.shared_tasks import run_benchmark
+
+    found, page = run_benchmark(task, root, out, overrides or [], without=without or (), n_resamples=resamples)
+    counts = found.counts
+    print_text(f"{counts['n_evaluated']:,} items; runs: {', '.join(f'{k} {v}' for k, v in counts['runs'].items())}")
+    print_path(page)
+
+
+@app.command(context_settings=WORDS)
 def crossval(
     recipe: Annotated[str, Argument(help="Recipe (a name or a file), or a plan with several systems.")],
     corpus: CorpusFolder,

@@ -193,6 +193,7 @@ def evaluate(
     unit: str = "speaker",
     parts: Sequence[str] = PARTS,
     residual: str = "other",
+    task: str = "",
     keep: float = KEEP,
     n_resamples: int = 1000,
     seed: int = 0,
@@ -217,6 +218,7 @@ def evaluate(
             category question (strata, ranks, speakers, calibration); rank correlation of entropies; noise ceilings, which
             need whole votes as the reference.
         residual: Name of the residual label, case-insensitive; ignored if the support lacks it.
+        task: Shared task whose own scores are measured too, of `TASKS`.
         keep: Smallest share of the items that the curve of rater equivalence may be based on.
         n_resamples: Bootstrap resamples behind each 95 % interval; 0 for none.
         seed: Seed of the resampling.
@@ -262,7 +264,7 @@ def evaluate(
     found: dict[str, list[Measures]] = {part: [] for part in PARTS}
     counts, details, notes = _count(reference, probs, runs), {}, []
     for batch, of_items in zip(batches, columns, strict=True):
-        found["items"].append(scoring.measure_items(list(batch), of_items, questions, resamples))
+        found["items"].append(scoring.measure_items(list(batch), of_items, questions, resamples, task))
         if "ranks" in parts:
             ranked = {name: p for name, p in batch.items() if folds is None or name != MARGINAL}
             found["ranks"].append({"entropy_rank_correlation": scoring.measure_entropy_ranks(ranked, q, resamples)})

@@ -32,9 +32,22 @@ ITEM_MEASURES: dict[str, tuple[str, str, str]] = {
     "labels_f1_batches": ("Macro-F1 of labels above 1/K, mean over batches of 32 items", "0 to 1", "higher"),
     "ccc": ("CCC of the expectation", "-1 to 1", "higher"),
 }
+# Measures over items that shared tasks score, beside those above: LeWiDi 2023 and 2025, and EMO-SUPERB.
+TASK_MEASURES = {
+    "lewidi_cross_entropy": ("Cross-entropy as LeWiDi 2023 scores it", "nats", "lower"),
+    "weighted_f1": ("F1 against the plurality, weighted by its labels", "0 to 1", "higher"),
+    "manhattan": ("Manhattan distance", "0 to 2", "lower"),
+    "wasserstein": ("Wasserstein distance over the labels in order", "steps", "lower"),
+}
+# The scores of each task; its micro-F1 is the accuracy, as an item has one label.
+TASKS = {
+    "lewidi2023": ("lewidi_cross_entropy", "accuracy", "weighted_f1"),
+    "lewidi2025": ("manhattan", "wasserstein"),
+    "emosuperb": ("labels_f1", "labels_f1_batches"),
+}
 # Items of a batch of "labels_f1_batches", in the order of the targets; the last may have fewer.
 BATCH = 32
-_MEANS = ("jsd", "cross_entropy", "kl", "tvd", "bhattacharyya")
+_MEANS = ("jsd", "cross_entropy", "kl", "tvd", "bhattacharyya", "lewidi_cross_entropy", "wasserstein")
 FITS = {"ccc": ("CCC", "higher"), "pearson": ("Pearson", "higher"), "rmse": ("RMSE", "lower")}
 # A normal distribution has 95 % of its mass within this many standard deviations.
 NORMAL_95 = 1.96
@@ -52,6 +65,8 @@ def item_columns(systems: Arrays, q: np.ndarray, questions: Sequence[Question]) 
             "kl": measures.kl(q, safe),
             "tvd": measures.tvd(p, q),
             "bhattacharyya": measures.bhattacharyya(p, q),
+            "lewidi_cross_entropy": measures.lewidi_cross_entropy(p, q),
+            "wasserstein": measures.emd(p, q),
             "entropies": measures.moments(_entropies(p), _entropies(q)),
             "classes": measures.class_counts(p.argmax(axis=1), q.argmax(axis=1), p.shape[1]),
         }
@@ -68,16 +83,16 @@ def item_columns(systems: Arrays, q: np.ndarray, questions: Sequence[Question]) 
 
 
 def measure_items(
-    names: Sequence[str], columns: Arrays, questions: Sequence[Question], resamples: Resamples
+    names: Sequence[str], columns: Arrays, questions: Sequence[Question], resamples: Resamples, task: str = ""
 ) -> Measures:
-    """All measures over items from `item_columns`; one of the systems is "marginal"."""
+    """All measures over items from `item_columns`, with those of a task; one of the systems is "marginal"."""
     means = resamples.means(columns)
     draws = {system: _statistics(means, system, questions) for system in names}
     for system, found in draws.items():
         if f"{system}/labels" in columns:
             # Resampled items have no order, so there is no interval.
             found["labels_f1_batches"] = _batch_f1(columns[f"{system}/labels"])
-    about = dict(ITEM_MEASURES)
+    about = ITEM_MEASURES | {name: TASK_MEASURES[name] for name in TASKS.get(task, ()) if name in TASK_MEASURES}
     for question in questions:
         for kind in ("ccc", "jsd", "gap_closed"):
             title, unit, better = ITEM_MEASURES[kind]
@@ -99,6 +114,8 @@ def _statistics(means: Arrays, system: str, questions: Sequence[Question]) -> di
         "accuracy": measures.accuracy_of(counts),
         "macro_f1": measures.macro_f1_of(counts),
         "uar": measures.uar_of(counts),
+        "weighted_f1": measures.weighted_f1_of(counts),
+        "manhattan": 2 * own["tvd"],
     }
     if "labels" in own:
         out["labels_f1"] = measures.macro_f1_of(own["labels"])

@@ -154,6 +154,7 @@ def crossval(
             folds=divided,
             unit=unit,
             parts=("items", "ranks", "ceiling"),
+            task=plan.task,
             n_resamples=n_resamples,
         )
         notes = [
@@ -183,7 +184,7 @@ def crossval(
         }
         figure = ("crossval.png", "Measures of every system")
         texts = {"summary": say("folds.summary", counts=found.counts), "notes": notes, "figure": figure}
-        page = write_results(out / "crossval.md", plan, found, facts, tables=crossval_tables(found), **texts)
+        page = write_results(out / "crossval.md", plan, found, facts, tables=crossval_tables(found, plan.task), **texts)
         save_figure(lambda: plot_crossval(found), out / "crossval.png")
     return found, page
 

@@ -15,6 +15,7 @@ from annot_hf.data.synthetic import half_of
 from annot_hf.data.targets import Targets
 from annot_hf.evaluation.alignment import groups_of, items_by_name, read_robustness
 from annot_hf.evaluation.evaluate import Evaluation, evaluate, measure_conditions
+from annot_hf.evaluation.scoring import TASKS
 from annot_hf.report.pages import write_json, write_markdown
 from annot_hf.report.systems import robust_systems_table, systems_tables
 from annot_hf.report.tables import say
@@ -24,10 +25,12 @@ from annot_hf.training.keys import read_words
 from annot_hf.training.recipe import Run, flatten, load_recipe
 from annot_hf.training.train import check_trunk, predictions_of
 
+# Plans that come with the package.
+PLANS = Path(__file__).parent.parent / "plans"
 _OURS = {"corpus", "features", "ensemble.folder", "output_dir", "seed"}
 # Systems may not have the name of the baseline or of these folders.
 TAKEN = {"marginal", "members", "features"}
-_KEYS = {"title", "recipe", "seeds", "systems", "new_listeners"}
+_KEYS = {"title", "recipe", "seeds", "systems", "new_listeners", "task"}
 # With `new_listeners`, the key that the plan sets in every recipe.
 _HALF = "votes.half"
 
@@ -41,6 +44,7 @@ class Plan:
         recipe: The recipe that all systems share.
         seeds: Seeds of the runs of every system; a cross-validation needs none, because it sets the seeds of its runs.
         new_listeners: Train every system on one random half of each item's votes, and score it against the other.
+        task: Shared task whose own scores are measured too, of `TASKS`.
         systems: System -> its changes to the recipe, or to a `recipe` of its own; the others are compared with the first.
     """
 
@@ -49,6 +53,7 @@ class Plan:
     seeds: tuple[int, ...]
     systems: Mapping[str, Mapping[str, Any]]
     new_listeners: bool = False
+    task: str = ""
 
     def scored(self, corpus: ExportedCorpus) -> ExportedCorpus:
         """The corpus with the votes that systems are scored against."""
@@ -103,8 +108,10 @@ def read_plan(path: str | os.PathLike[str]) -> Plan:
         # Relative to the plan, like the base of a recipe.
         if "recipe" in changes and (path.parent / changes["recipe"]).is_file():
             changes["recipe"] = str(path.parent / changes["recipe"])
-    title, new = str(values.get("title", path.stem)), values.get("new_listeners", False)
-    return Plan(title, values["recipe"], tuple(seeds), systems, new)
+    title, new, task = str(values.get("title", path.stem)), values.get("new_listeners", False), values.get("task", "")
+    if task and task not in TASKS:
+        raise ValueError(f"{path}: task is {task!r}; use one of {', '.join(TASKS)}.")
+    return Plan(title, values["recipe"], tuple(seeds), systems, new, task)
 
 
 def plan_of(source: str | os.PathLike[str]) -> Plan:
@@ -156,7 +163,9 @@ def run_plan(
         options = {"speakers": about["speaker"], "n_resamples": n_resamples}
         options["marginal"] = first.in_order(targets.support).meta.get("marginal")
         missing = "exclude" if plan.new_listeners else "error"
-        found = evaluate(runs, targets, groups=groups_of(about), votes=scored.votes, on_missing=missing, **options)
+        found = evaluate(
+            runs, targets, groups=groups_of(about), votes=scored.votes, on_missing=missing, task=plan.task, **options
+        )
         robust = {}
         for name, several in planned.items() if robustness else ():
             altered = read_robustness(Path(several[0].training.output_dir) / f"predictions-{split}")
@@ -170,7 +179,7 @@ def run_plan(
             found,
             {"corpus": exported.name, "split": split, "recipe": plan.recipe, "overrides": list(overrides)},
             summary=say("plan.summary", counts=found.counts),
-            tables=[*systems_tables(found), *robust_systems_table(robust)],
+            tables=[*systems_tables(found, plan.task), *robust_systems_table(robust)],
             data={"robustness": {name: one.to_dict() for name, one in robust.items()}},
             notes=[
                 *plan_notes(plan, targets),

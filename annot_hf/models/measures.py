@@ -289,6 +289,12 @@ def macro_f1_of(counts: np.ndarray) -> np.ndarray:
     return f1_of(counts).mean(axis=-1)
 
 
+def weighted_f1_of(counts: np.ndarray) -> np.ndarray:
+    """Mean F1 of the classes, each weighted by its true cases, as scikit-learn's average "weighted"."""
+    true = counts[..., 2, :]
+    return ratio((f1_of(counts) * true).sum(axis=-1), true.sum(axis=-1))
+
+
 def f1_of(counts: np.ndarray) -> np.ndarray:
     """F1 of every class `(..., K)`; 0 for a class that is neither true nor predicted (zero_division=0)."""
     return ratio(2 * counts[..., 0, :], counts[..., 1, :] + counts[..., 2, :], empty=0.0)

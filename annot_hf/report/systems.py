@@ -7,6 +7,7 @@ from typing import Any
 
 from annot_hf.data.corpus import SPLITS
 from annot_hf.evaluation.evaluate import MARGINAL, Evaluation
+from annot_hf.evaluation.scoring import TASKS
 from annot_hf.report import figures as plots
 from annot_hf.report.pages import Section
 from annot_hf.report.tables import (
@@ -113,9 +114,12 @@ def comparison_summary(found: Evaluation) -> str:
     return say("summaries.comparison", found=found, verdicts=verdicts)
 
 
-def systems_tables(found: Evaluation) -> list[Table]:
-    """The tables of a results page: scores, details, and differences to the first system."""
-    shown = [_systems_table("Scores", found, _MAIN)]
+def systems_tables(found: Evaluation, task: str = "") -> list[Table]:
+    """The tables of a results page: those of a shared task, scores, details, and differences to the first system."""
+    scored = [name for name in TASKS.get(task, ()) if name in found]
+    shown = [_systems_table(f"Scores of {task}", found, scored)] if scored else []
+    shown += _differences_table(found, scored) if scored else []
+    shown += [_systems_table("Scores", found, _MAIN)]
     details = [name for name in _DETAILS if name in found]
     if details:
         shown.append(_systems_table("Details of the scores", found, details, worth=found.equivalence is not None))
@@ -134,9 +138,10 @@ def systems_tables(found: Evaluation) -> list[Table]:
     return [*shown, *spread_table(found), *_differences_table(found, _MAIN)]
 
 
-def crossval_tables(found: Evaluation) -> list[Table]:
-    """The tables of a cross-validation, and the sizes of its folds."""
-    parts = {title: [name for name in names if name in found] for title, names in _CROSSVAL.items()}
+def crossval_tables(found: Evaluation, task: str = "") -> list[Table]:
+    """The tables of a cross-validation, those of a shared task first, and the sizes of its folds."""
+    parts = {f"Scores of {task}": TASKS[task]} if task else {}
+    parts = {title: [name for name in names if name in found] for title, names in (parts | _CROSSVAL).items()}
     shown = [_systems_table(title, found, names) for title, names in parts.items()]
     shown += [table for names in parts.values() for table in _differences_table(found, names)]
     unit, folds = found.counts["unit"], found.counts["folds"]

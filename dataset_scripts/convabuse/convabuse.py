@@ -2,7 +2,7 @@
 
 The file has one row per response. Five fields together identify a turn (conversation, the two previous turns, the agent's
 turn, the user's turn). The severity answers two questions: `severity`, an ordinal scale from 1 (not abusive) down to -3 (very
-strongly abusive), and `severity_class`, the same five values as labels.
+strongly abusive), and `severity_class`, the same five values as labels; `abusive` asks whether it is below 0, as LeWiDi 2023.
 """
 
 import hashlib
@@ -49,6 +49,7 @@ class ConvAbuse(VoteCorpus):
     questions = (
         Question.category("severity_class", SEVERITIES.values()),
         Question.scale("severity", -3, 1),
+        Question.category("abusive", ["not abusive", "abusive"]),
         *(Question.category(name, labels, multiple=True) for name, labels in FLAGS.items()),
     )
     default_questions = ("severity_class",)
@@ -74,13 +75,14 @@ class ConvAbuse(VoteCorpus):
         self.note(
             "responses without exactly one severity",
             list("row " + table["row"][~rated].astype(str)),
-            votes=2 * int((~rated).sum()),
+            votes=3 * int((~rated).sum()),
         )
         level = np.array(list(SEVERITIES))[flags.argmax(axis=1)]
         self._note_repeats(table[rated], level[rated])
-        self.note("severities that are a vote on a class and a vote on a scale", int(rated.sum()))
+        self.note("severities that are a vote on a class, on a scale and on abusive", int(rated.sum()))
         severity = pd.Series(level[rated])
-        by_label = {"severity_class": severity.map(SEVERITIES), "severity": severity}
+        abusive = pd.Series(np.where(severity < 0, "abusive", "not abusive"))
+        by_label = {"severity_class": severity.map(SEVERITIES), "severity": severity, "abusive": abusive}
         tables = [self._votes(name, table[rated], value) for name, value in by_label.items()]
         for name, labels in FLAGS.items():
             chosen = table[[f"{name}.{label}" for label in labels]].to_numpy() == "1"

@@ -32,7 +32,7 @@ RESPONSES = [
     ("Annotator3", THREE, "-3", ("target.system", "direction.implicit")),
     ("Annotator2", THREE, "-1", ("type.ableism", "target.individual", "direction.implicit")),
 ]
-VOTES = {"severity_class": 6, "severity": 6, "type": 4, "target": 3, "direction": 3}
+VOTES = {"severity_class": 6, "severity": 6, "abusive": 6, "type": 4, "target": 3, "direction": 3}
 
 
 def table_row(number, rater, key, level, flags):
@@ -80,7 +80,7 @@ def test_a_turn_with_its_context(root):
     assert items.loc["shut up", "conversation"] == "95cbaab0" and items.loc["shut up", "prev_user"] == "Sydney"
     assert len(items) == 3 and back.items.groupby("conversation")["split"].nunique().max() == 1
     assert set(findings) == {
-        "severities that are a vote on a class and a vote on a scale",
+        "severities that are a vote on a class, on a scale and on abusive",
         "type: no flag on a turn called abusive, a vote for none",
     }
 
@@ -91,7 +91,9 @@ def test_severity_is_a_class_and_a_number(root):
     np.testing.assert_array_equal(back.votes.counts("severity_class", items=shut_up), [[0, 0, 1, 0, 1]])
     ratings = back.votes.select(items=shut_up, questions=["severity"]).to_pandas().set_index("annotator")["rating"]
     assert ratings.to_dict() == {"Annotator3": -3, "Annotator2": -1}
-    assert findings["severities that are a vote on a class and a vote on a scale"].count == 6
+    both = [item_of(back, name) for name in ("shut up", "=Sydney")]
+    np.testing.assert_array_equal(back.votes.counts("abusive", items=both), [[0, 2], [2, 0]])
+    assert findings["severities that are a vote on a class, on a scale and on abusive"].count == 6
 
 
 def test_only_those_who_saw_abuse_were_asked_which(root):
@@ -180,6 +182,7 @@ def test_real_responses_are_exact(tmp_path):
     assert {name: row["votes"] for name, row in report.questions.items()} == {
         "severity_class": 10_114,
         "severity": 10_114,
+        "abusive": 10_114,
         "type": 1_712,
         "target": 1_591,
         "direction": 1_583,
