@@ -26,7 +26,7 @@ from annot_hf.training.recipe import Run, flatten, load_recipe
 from annot_hf.training.train import check_trunk, predictions_of
 
 # Plans that come with the package.
-PLANS = Path(__file__).parent.parent / "plans"
+PLAN_FOLDER = Path(__file__).parent.parent / "plans"
 _OURS = {"corpus", "features", "ensemble.folder", "output_dir", "seed"}
 # Systems may not have the name of the baseline or of these folders.
 TAKEN = {"marginal", "members", "features"}

@@ -9,7 +9,7 @@ from annot_hf.data.export import export_corpus, read_export
 from annot_hf.evaluation.evaluate import Evaluation
 from annot_hf.evaluation.scoring import TASKS
 from annot_hf.experiments.crossval import crossval
-from annot_hf.experiments.plans import PLANS, read_plan, run_plan
+from annot_hf.experiments.plans import PLAN_FOLDER, read_plan, run_plan
 
 
 def run_benchmark(
@@ -44,7 +44,7 @@ def run_benchmark(
     if task not in TASKS:
         raise ValueError(f"There is no benchmark {task!r}; use one of {', '.join(TASKS)}.")
     out = Path(out)
-    plan = read_plan(PLANS / f"{task}.yaml").without(without)
+    plan = read_plan(PLAN_FOLDER / f"{task}.yaml").without(without)
     # A text that has no words is no item of any system.
     export_corpus(load_corpus_script(task)(root), out / "corpus", missing_audio="drop", missing_text="drop")
     items = read_export(out / "corpus").items

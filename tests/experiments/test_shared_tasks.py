@@ -12,7 +12,7 @@ from annot_hf.data.corpus import load_corpus_script
 from annot_hf.data.export import read_export
 from annot_hf.data.predictions import Predictions
 from annot_hf.evaluation.scoring import TASKS
-from annot_hf.experiments.plans import PLANS, read_plan
+from annot_hf.experiments.plans import PLAN_FOLDER, read_plan
 from annot_hf.experiments.shared_tasks import run_benchmark
 
 SPLITS = {"train": 16, "dev": 6, "test": 8}
@@ -93,7 +93,7 @@ def test_a_task_and_its_plan_are_known(tmp_path):
     with pytest.raises(ValueError, match="no benchmark 'lewidi'; use one of lewidi2023, lewidi2025, emosuperb"):
         run_benchmark("lewidi", tmp_path, tmp_path)
     for task in TASKS:
-        assert read_plan(PLANS / f"{task}.yaml").task == task and load_corpus_script(task)
+        assert read_plan(PLAN_FOLDER / f"{task}.yaml").task == task and load_corpus_script(task)
     (tmp_path / "plan.yaml").write_text("recipe: text-ldl\ntask: lewidi\nsystems: {a: {}}\n")
     with pytest.raises(ValueError, match="task is 'lewidi'; use one of"):
         read_plan(tmp_path / "plan.yaml")
