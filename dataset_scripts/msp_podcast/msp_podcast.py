@@ -30,6 +30,7 @@ from annot_hf.data.encoding import (
     refuse_row,
 )
 from annot_hf.data.questions import Question
+from annot_hf.data.rater_lines import LineColumns, cut_rater_lines, rater_blocks, text_matches
 from annot_hf.data.votes import VoteTable
 
 LETTERS = dict(zip("ASHUFDCNO", "angry sad happy surprise fear disgust contempt neutral other".split(), strict=True))
@@ -39,22 +40,15 @@ OTHER = LABELS.index("other")
 NEAR = dict.fromkeys(("annoyed", "frustrated", "hostile"), "angry")
 NEAR |= dict.fromkeys(("depressed", "disappointed", "concerned"), "sad") | dict.fromkeys(("excited", "amused"), "happy")
 SCALES = {"activation": "EmoAct", "valence": "EmoVal", "dominance": "EmoDom"}
+RATINGS = dict(zip("AVD", SCALES.values(), strict=True))
 ANSWERS = ("EmoClass_Major", "EmoClass_Second", *SCALES.values())
 CONSENSUS = ("EmoClass", *SCALES.values(), "SpkrID", "Gender", "Split_Set")
 SPLITS = {"": None, "train": "train", "development": "validation", "validation": "validation"}
 SPLITS |= {name: name for name in ("test", "test1", "test2", "test3")}
 SPELLINGS = {"label": "labels", "audio": "audios", "partition.txt": "partitions.txt"}
 NAME = r"^[\w-][\w.-]*\.(?i:wav)$"
-TURN = r"^\s*(?P<name>[^;]*\.(?i:wav))\s*;"
 PAIR = r"^\s*(?P<first>[^;]*?)\s*;\s*(?P<second>[^;]*?)\s*;?\s*$"
-# Free text may contain any character, so rater and primary label are split from the left, the ratings from the right.
-LINE = (
-    r"(?s)^\s*(?P<WorkerID>[^;]*?)\s*;\s*(?P<EmoClass_Major>[^;]*?)\s*;(?P<EmoClass_Second>.*?)"
-    r"(?P<ratings>(?:;\s*[AVD]\s*:[^;]*){3});?\s*$"
-)
 PLAIN = "must be a plain name such as MSP-PODCAST_0001_0008.wav"
-# Text columns, and `row`, the line in the file from 1.
-Columns = dict[str, pa.Array]
 
 
 class MspPodcast(VoteCorpus):
@@ -122,7 +116,7 @@ class MspPodcast(VoteCorpus):
         path = self._label("labels_detailed.csv", "labels_detailed.json", "labels.txt")
         rows, coded = _coded_lines(path)
         (items, files), (raters, workers) = coded.pop("FileName"), coded.pop("WorkerID")
-        refuse_row(path, rows, "FileName", files[items], ~_matches(files, NAME)[items], PLAIN)
+        refuse_row(path, rows, "FileName", files[items], ~text_matches(files, NAME)[items], PLAIN)
         refuse_row(path, rows, "WorkerID", workers[raters], (workers == "")[raters], "must name the rater")
         parts = [self._primary(*coded["EmoClass_Major"]), self._secondary(*coded["EmoClass_Second"])]
         for name, column in SCALES.items():
@@ -173,7 +167,7 @@ class MspPodcast(VoteCorpus):
         near = _near_codes(texts)
         labels, free_text = np.where(near >= 0, near, labels), free_text & (near < 0)
         # Free text follows Other.
-        odd = (labels < 0) & (others == 0) & ~_matches(texts, "^$")
+        odd = (labels < 0) & (others == 0) & ~text_matches(texts, "^$")
         chosen = (labels >= 0) & ~first
         again = np.zeros(len(texts), dtype=bool)
         again[chosen] = pd.Series((owner * len(LABELS) + labels)[chosen]).duplicated()
@@ -195,7 +189,7 @@ class MspPodcast(VoteCorpus):
     ) -> tuple[np.ndarray, np.ndarray]:
         """Lines with a rating, and the ratings, from 1 to 7."""
         values = pd.to_numeric(pd.Series(words, dtype=object), errors="coerce").to_numpy(np.float64)
-        blank = _matches(words, "(?i)^(nan|n/?a|none|null)?$")
+        blank = text_matches(words, "(?i)^(nan|n/?a|none|null)?$")
         bad, blank = ~(blank | (values >= 1) & (values <= 7))[codes], blank[codes]
         refuse_row(path, rows, SCALES[name], words[codes], bad, "must be 1 to 7 or blank")
         self.note(f"blank or NaN ratings of {name}", int(blank.sum()))
@@ -254,7 +248,7 @@ class MspPodcast(VoteCorpus):
     def _by_name(self, path: Path, table: pd.DataFrame, column: str) -> pd.DataFrame:
         """The table by file name, each once, with `split` in our names (null where none is stated)."""
         names, split = table[column], table["split"].fillna("").str.lower()
-        refuse_row(path, table["row"], "FileName", names, ~_matches(names, NAME), PLAIN)
+        refuse_row(path, table["row"], "FileName", names, ~text_matches(names, NAME), PLAIN)
         rule = "must be Train, Development, Validation or Test1 to Test3"
         refuse_row(path, table["row"], "split", table["split"], ~split.isin(SPLITS), rule)
         self.note(f"{path.name}: turns listed again, the first row used", list(names[names.duplicated()]))
@@ -306,28 +300,22 @@ def _coded_lines(path: Path) -> tuple[np.ndarray, dict[str, tuple[np.ndarray, np
     return table["row"].to_numpy(), {name: encode_column(table[name].chunk(0), len(table)) for name in names}
 
 
-def _detailed_csv(path: Path) -> Iterator[Columns]:
+def _detailed_csv(path: Path) -> Iterator[LineColumns]:
     """`labels_detailed.csv`: one column per answer (1.6 and 2.0), or all answers in `EmoDetail` (1.7 to 1.12)."""
     headers = [("FileName", "EmoDetail"), *(("FileName", rater, *ANSWERS) for rater in ("WorkerID", "Workers"))]
     for batch in csv_batches(path, *headers):
         if "Workers" in batch:
             batch["WorkerID"] = batch.pop("Workers")
-        yield _cut(path, batch, "EmoDetail") if "EmoDetail" in batch else batch
+        yield cut_rater_lines(path, batch, "EmoDetail", RATINGS) if "EmoDetail" in batch else batch
 
 
-def _detailed_text(path: Path) -> Iterator[Columns]:
+def _detailed_text(path: Path) -> Iterator[LineColumns]:
     """`labels.txt`: one line per turn, followed by its rater lines."""
-    turn = pa.array([None], pa.string())
-    for batch in line_batches(path):
-        head = pc.match_substring_regex(batch["line"], TURN)
-        turns = pa.concat_arrays([turn, pc.extract_regex(batch["line"].filter(head), TURN).field("name")])
-        batch["FileName"] = turns.take(pa.array(np.cumsum(head)))
-        turn = turns[-1:]
-        rated = pc.and_not(pc.match_substring_regex(batch["line"], r"\S"), head)
-        yield _cut(path, {name: column.filter(rated) for name, column in batch.items()}, "line")
+    for _, lines in rater_blocks(path, RATINGS):
+        yield lines
 
 
-def _detailed_json(path: Path) -> Iterator[Columns]:
+def _detailed_json(path: Path) -> Iterator[LineColumns]:
     """`labels_detailed.json`: turn -> rater -> answers; 20,000 turns per batch."""
     entries, row = json_entries(path), 1
     while chunk := list(islice(entries, 20_000)):
@@ -340,20 +328,7 @@ def _detailed_json(path: Path) -> Iterator[Columns]:
         row += len(answers)
 
 
-def _cut(path: Path, batch: Columns, column: str) -> Columns:
-    """A batch whose rater lines `WORKER; primary; secondary,...; A:4; V:4; D:4;` are split into columns."""
-    parts = pc.extract_regex(batch[column], LINE)
-    cut = {name: parts.field(name) for name in ("WorkerID", "EmoClass_Major", "EmoClass_Second")}
-    ratings = pc.if_else(parts.is_valid(), parts.field("ratings"), "")
-    found = [pc.extract_regex(ratings, rf";\s*{letter}\s*:(?P<rating>[^;]*)") for letter in "AVD"]
-    cut |= {name: rating.field("rating") for name, rating in zip(SCALES.values(), found, strict=True)}
-    bad = ~np.all([rating.is_valid() for rating in found], axis=0)
-    rule = "must read 'WORKER1; Neutral; Neutral,Sad; A:4; V:4; D:4;'"
-    refuse_row(path, batch["row"], column, batch[column], bad, rule)
-    return batch | cut
-
-
-def _fields(path: Path, turns: pa.Array, values: list[Any], names: tuple[str, ...], row: int) -> Columns:
+def _fields(path: Path, turns: pa.Array, values: list[Any], names: tuple[str, ...], row: int) -> LineColumns:
     """The entries `names` of JSON objects as columns; `row` is the number of the first object."""
     try:
         objects = pa.array(values, pa.struct([(name, pa.string()) for name in names]))
@@ -365,18 +340,13 @@ def _fields(path: Path, turns: pa.Array, values: list[Any], names: tuple[str, ..
 
 
 def _pairs(path: Path) -> pd.DataFrame:
-    """Columns row, first and second of the lines `first; second`."""
+    """LineColumns row, first and second of the lines `first; second`."""
     table = pa.concat_tables([pa.table(batch) for batch in line_batches(path)])
     table = table.filter(pc.match_substring_regex(table["line"], r"\S")).combine_chunks()
     pairs = pc.extract_regex(table["line"], PAIR).combine_chunks()
     refuse_row(path, table["row"], "line", table["line"], pairs.is_null(), "must be two fields with ';' between")
     pairs = pa.table({"row": table["row"], "first": pairs.field("first"), "second": pairs.field("second")})
     return pairs.to_pandas().astype(object)
-
-
-def _matches(texts: Any, pattern: str) -> np.ndarray:
-    """Which texts match."""
-    return np.asarray(pc.match_substring_regex(pa.array(texts, pa.string()), pattern).fill_null(False))
 
 
 def _label_codes(texts: pa.Array) -> tuple[np.ndarray, np.ndarray]:
