@@ -151,6 +151,16 @@ def test_what_nobody_foresaw_is_one_line_and_a_file(capsys, monkeypatch, tmp_pat
     assert status == 1 and "Traceback" in error and "No space left" in error
 
 
+def test_a_package_that_is_missing_is_named(capsys, monkeypatch):
+    """As torch is where only what runs without it is installed."""
+    for name in [name for name in sys.modules if name.startswith("annot_hf.training.recipe")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    status, _, error = run(capsys, "recipe", "list")
+    said = "The package torch is not installed; install it, or all that annot-hf needs (pip install annot-hf)."
+    assert status == 2 and error == f"Error: {said}\n"
+
+
 def test_an_error_without_words_has_its_name(capsys, monkeypatch):
     def broken(folder):
         raise ValueError

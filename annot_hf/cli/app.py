@@ -561,6 +561,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except (FileExistsError, NotADirectoryError) as error:
         print_error(f"{error.filename} is a file where a folder is needed; name another one, or remove it.")
         sys.exit(2)
+    except ModuleNotFoundError as error:
+        print_error(
+            f"The package {error.name} is not installed; install it, or all that annot-hf needs (pip install annot-hf)."
+        )
+        sys.exit(2)
     except (ValueError, OSError) as error:
         print_error(str(error) or type(error).__name__)
         sys.exit(2)

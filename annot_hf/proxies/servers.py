@@ -3,7 +3,6 @@
 import base64
 import email.utils
 import functools
-import importlib
 import json
 import math
 import os
@@ -12,11 +11,12 @@ import time
 import zlib
 from collections.abc import AsyncIterator, Mapping, Sequence, Set
 from dataclasses import replace
-from types import ModuleType, UnionType
+from types import UnionType
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 from annot_hf.data.questions import printable
+from annot_hf.models.extras import needs
 from annot_hf.proxies.backend import NO_ADDRESS, OMITTABLE, Answer, Ask, Busy, Rejected, Stopped, check_address
 
 # tokens, or USD, of one answer: a larger number is not credible
@@ -93,7 +93,9 @@ class Server:
         revision: str = "",
         omit: Sequence[str] = (),
     ) -> None:
-        self.library, self.http = needs(self.needed_library), needs("httpx2")
+        self.library, self.http = (
+            needs(package, "alm", f"Backend {self.kind} needs") for package in (self.needed_library, "httpx2")
+        )
         needed, base_url = self.needs_key or base_url is None, base_url or os.environ.get(self.usual_address) or None
         check_address(base_url)
         address, login, secrets = split_address(base_url)
@@ -266,16 +268,6 @@ def _spelt(secret: str) -> str:
     letters = (rf"(?:\\?{re.escape(one)}|\\u(?i:{ord(one):04x})|%(?i:{ord(one):02x}))" for one in secret)
     word = "".join(letters)
     return word if len(secret) >= SHORTEST_KEY else rf"(?<!\w){word}(?!\w)"
-
-
-def needs(name: str) -> ModuleType:
-    """Import an optional library; a ValueError that names the extra if it is not installed."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ValueError(
-            f"This backend needs the package {error.name}, which is not installed; pip install 'annot-hf[alm]'."
-        ) from error
 
 
 def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:

@@ -36,7 +36,7 @@ from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.modeling_seedbert import SeedBert, read_member
 from annot_hf.models.outputs import AnnotatorOutput, DistributionOutput
 from annot_hf.models.register import register_models
-from annot_hf.training.augment import make_copies, make_perturbation
+from annot_hf.training.augment import Copies, make_perturbation
 from annot_hf.training.checkpoints import (
     FACTS,
     check_model_folder,
@@ -101,7 +101,7 @@ def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingRes
     """Train in a folder that this process has locked."""
     recipe, arguments = run.recipe, run.training
     perturbation = make_perturbation(recipe.augmentation.perturb_share, arguments.seed)
-    copies = make_copies(recipe.augmentation.copies, arguments.seed)
+    copies = Copies(recipe.augmentation.copies, arguments.seed)
     check_start(run, resume=resume)
     repository = open_repository(run) if run.pushes and arguments.process_index == 0 else ""
     corpus = corpus or read_export(recipe.corpus)

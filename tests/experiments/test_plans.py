@@ -4,7 +4,6 @@ import pytest
 import tiny
 import yaml
 
-from annot_hf.data import conditions
 from annot_hf.data.conditions import Condition
 from annot_hf.data.export import read_export
 from annot_hf.data.synthetic import half_of
@@ -29,7 +28,6 @@ def plan(tmp_path):
 def test_a_plan_runs_and_goes_on_where_it_was(plan, corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(inference, "ROBUSTNESS", ("noise:20",))
     monkeypatch.setattr(Condition, "apply", lambda self, wave, *_, item: wave / 64)
-    monkeypatch.setattr(conditions, "load_audiomentations", lambda: None)
     found, page = run_plan(plan, corpus, tmp_path / "out", WORDS, n_resamples=20)
     assert found.counts["runs"] == {"soft": 2, "hard, CE": 2}
     seeds = found.at("jsd", "soft")["runs"]
