@@ -6,6 +6,7 @@ runs, so that `--help` is fast.
 
 import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -296,15 +297,17 @@ def results(
     robustness: RobustClips = 240,
     without: Without = None,
 ) -> None:
-    """Train several systems with several seeds and score them in one table; resumes an interrupted run.
+    """Train several systems with several seeds: a table and a page with all scores; resumes an interrupted run.
 
     Example: `annot-hf results benchmarks/plans/cremad.yaml --corpus data/cremad --out runs/results`
     """
     from annot_hf.experiments.plans import read_plan, run_plan
+    from annot_hf.report.systems import systems_tables
 
     options = {"split": split, "n_resamples": resamples, "robustness": robustness}
-    _, page = run_plan(read_plan(plan).without(without or ()), corpus, out, overrides or [], **options)
-    print_path(page)
+    found, page = run_plan(read_plan(plan).without(without or ()), corpus, out, overrides or [], **options)
+    print_table(systems_tables(found)[0])
+    print_path(page.with_suffix(".html"))
 
 
 @app.command(context_settings=WORDS)
@@ -333,12 +336,13 @@ def crossval(
     keep_models: Annotated[bool, Option(help="Keep the model of every run.")] = False,
     without: Without = None,
 ) -> None:
-    """Cross-validate one recipe or several systems, repeatedly: a table and a plot; resumes an interrupted run.
+    """Cross-validate one recipe or several systems, repeatedly: tables and a page; resumes an interrupted run.
 
     Example: `annot-hf crossval speech-distribution --corpus data/cremad --out runs/crossval --group speaker`
     """
     from annot_hf.experiments.crossval import crossval as run_crossval
     from annot_hf.experiments.plans import plan_of
+    from annot_hf.report.systems import crossval_tables
 
     found, page = run_crossval(
         plan_of(recipe).without(without or ()),
@@ -358,8 +362,10 @@ def crossval(
     )
     counts, tested = found.counts, f"{repeats} x {test_folds or folds} folds"
     grouped = f"{counts['groups']:,} groups, by {counts['unit']}"
+    for table in crossval_tables(found)[:2]:
+        print_table(table)
     print_text(f"{counts['n_evaluated']:,} items of {grouped}; {tested}.")
-    print_path(page)
+    print_path(page.with_suffix(".html"))
 
 
 @app.command()
@@ -427,6 +433,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     to a file, and exits with status 1.
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    if not sys.stderr.isatty():
+        # the bars of libraries are no lines of a log file
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         app(args=arguments)
     except (FileExistsError, NotADirectoryError) as error:

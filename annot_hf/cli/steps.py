@@ -89,8 +89,8 @@ def run_training(recipe: str, words: Iterable[str], *, resume: bool) -> Path:
     run = load_recipe(recipe, list(words), resume=resume)
     print_line(f"{'Resuming' if resume else 'Writing to'} {run.training.output_dir}")
     result = train(run, resume=resume)
-    rows = [(name, f"{value:.4f}", "") for name, value in result.metrics.items() if isinstance(value, float)]
-    print_rows("Validation (nats; tvd is a distance)", rows)
+    rows = [(name, f"{value:.4f}") for name, value in result.metrics.items() if isinstance(value, float)]
+    print_rows("Kept epoch, validation", rows, ("measure", "value"))
     return result.model
 
 
