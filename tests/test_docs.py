@@ -1,5 +1,6 @@
-"""Every block of docs/votes.md runs as it is printed, in order, on files of the names that it uses."""
+"""Every block of docs/votes.md, and every cell of the notebook, runs as it is printed, in order."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -12,6 +13,7 @@ from small_runs import bert_folder  # noqa: F401 - a fixture
 
 from annot_hf.cli import app as cli
 from annot_hf.data.corpus import load_corpus_script
+from annot_hf.data.simulate import simulate_corpus
 
 PAGE = Path(__file__).parents[1] / "docs" / "votes.md"
 BLOCKS = re.findall(r"```(python|bash)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL)
@@ -46,7 +48,8 @@ def write_files(home):
 def run_command(line, encoder):
     words = [word for word in shlex.split(line, comments=True) if word]
     words = [f"trunk={encoder}" if word.startswith("trunk=") else word for word in words]
-    small = SMALL if words[1] == "quickstart" else []
+    small = SMALL if words[1] in ("quickstart", "train") else []
+    words = [word for word in words if word.split("=")[0] not in [key.split("=")[0] for key in small]]
     # The tiny encoder reads 32 tokens.
     small = [*small, "inputs.max_tokens=16"] if "--text" in words else small
     with pytest.raises(SystemExit) as end:
@@ -73,3 +76,22 @@ def test_the_page_on_votes_runs_as_printed(tmp_path, monkeypatch, bert_folder): 
     assert load_corpus_script("mine.py").name == "mine"
     sound = names["load_audio"](names["item"]["audio"])
     assert sound.shape == (3200,) and sound.dtype == np.float32
+
+
+def test_the_notebook_runs_as_printed(tmp_path, monkeypatch, repository):
+    monkeypatch.chdir(tmp_path)
+    names, simulate = {}, simulate_corpus
+    small = {"speakers": 6, "clips_per_speaker": 3, "annotators": 3, "ratings": (2, 3)}
+    monkeypatch.setattr("annot_hf.data.simulate.simulate_corpus", lambda out, **_: simulate(out, **small))
+    cells = json.loads((repository / "docs" / "first_hour.ipynb").read_text(encoding="utf-8"))["cells"]
+    for cell in cells:
+        source = "".join(cell["source"])
+        if cell["cell_type"] == "code" and source.startswith("!"):
+            for line in source.splitlines():
+                run_command(line.removeprefix("!"), "")
+        elif cell["cell_type"] == "code":
+            assert not cell["outputs"]
+            exec(compile(source, "first_hour.ipynb", "exec"), names)
+    predicted = names["predicted"]
+    assert len(predicted) == 18 and np.allclose(predicted[["anger", "happy", "neutral", "sad"]].sum(axis=1), 1)
+    assert (tmp_path / "runs" / "mine" / "report" / "report.html").is_file()

@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import sys
 import zipfile
+from importlib.metadata import requires
 from pathlib import Path
 
 import pytest
@@ -108,9 +109,20 @@ def test_metadata(wheel):
     text = archive.read(metadata).decode()
     assert "Name: annot-hf\n" in text and "Requires-Python: >=3.11\n" in text
     assert re.search(r"^License(-Expression)?: Apache-2\.0$", text, re.MULTILINE)
-    assert "Requires-Dist: torch" in text and 'extra == "models"' in text
+    assert re.search("^Requires-Dist: torch>=[0-9.]+$", text, re.MULTILINE)
+    assert set(re.findall("^Provides-Extra: (.+)$", text, re.MULTILINE)) == {"alm", "app", "peft", "dev"}
     (entry_points,) = (name for name in archive.namelist() if name.endswith("/entry_points.txt"))
     assert "annot-hf = annot_hf.cli.app:main" in archive.read(entry_points).decode()
+
+
+def test_the_readme_installs_what_runs_without_torch(wheel, repository):
+    """What it leaves out comes with datasets, or is for training."""
+    needed = re.search(r"pip install (datasets .*) && pip install --no-deps", (repository / "README.md").read_text())[1]
+    by_name = [re.match(r"[\w-]+", line)[0].lower() for line in requires("datasets") if "extra" not in line]
+    given = {*needed.split(), *by_name}
+    core = re.search(r"core = \[(.*?)\]", (repository / "setup.py").read_text(), re.DOTALL)[1]
+    core = set(re.findall(r'"([\w-]+)', core))
+    assert set(needed.split()) <= core <= given
 
 
 def test_the_types_are_declared(wheel):
@@ -142,7 +154,6 @@ def test_help_from_the_installed_wheel(site, tmp_path):
 
 
 def test_recipes_from_the_installed_wheel(site, tmp_path):
-    pytest.importorskip("torch", reason="torch is not installed; install annot-hf[models]")
     code = "from annot_hf.training.recipe import RECIPES, load_recipe, recipe_names; print(RECIPES)\n"
     code += "for name in recipe_names(): load_recipe(name, ['output_dir=out'])"
     ran = run(site, tmp_path, "-c", code)

@@ -4,7 +4,9 @@ Each command reads files, calls a public function, writes files and prints one t
 runs, so that `--help` is fast.
 """
 
+import json
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +16,21 @@ import typer
 from typer import Argument, Option
 from typer.core import TyperCommand
 
-from annot_hf.cli import start, steps
+from annot_hf import __version__
+from annot_hf.cli import asking, start, steps
+from annot_hf.cli.options import (
+    WORDS,
+    CorpusFolder,
+    MaxSeconds,
+    OneSplit,
+    Out,
+    Overrides,
+    RecipeName,
+    RobustClips,
+    SpeakerResamples,
+    Splits,
+    Without,
+)
 from annot_hf.cli.output import (
     keep_traceback,
     print_error,
@@ -26,21 +42,6 @@ from annot_hf.cli.output import (
     print_text,
 )
 
-# --learning_rate=1e-3 is an override like learning_rate=1e-3.
-WORDS = {"ignore_unknown_options": True}
-RecipeName = Annotated[str, Argument(help="Recipe file, or the name of one that comes with the package.")]
-Overrides = Annotated[list[str] | None, Argument(help="Overrides such as learning_rate=1e-3.")]
-Out = Annotated[Path, Option("--out", help="Folder to write.")]
-CorpusFolder = Annotated[Path, Option("--corpus", help="Folder of an exported corpus.")]
-OneSplit = Annotated[str, Option(help="Which split.")]
-Splits = Annotated[list[str] | None, Option(help="Split to use; may be given several times; all by default.")]
-Without = Annotated[list[str] | None, Option(help="System of the plan to leave out; may be given several times.")]
-SpeakerResamples = Annotated[int, Option(help="Bootstrap resamples of speakers.")]
-RobustClips = Annotated[
-    int, Option(min=0, help="Clips, evenly spaced over speakers, that are also predicted altered; 0 for none.")
-]
-MaxSeconds = Annotated[float, Option(help="Longest clip (s).")]
-
 app = typer.Typer(
     name="annot-hf",
     help="Votes in, a distribution of human opinion out.",
@@ -50,147 +51,21 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 
-recipes = typer.Typer(help="The recipes that come with the package, and every key of one.", no_args_is_help=True)
-app.add_typer(recipes, name="recipe")
+
+def show_version(wanted: bool) -> None:
+    """Print the version and end."""
+    if wanted:
+        print_line(f"annot-hf {__version__}")
+        raise typer.Exit
 
 
-@recipes.command("list")
-def list_recipes() -> None:
-    """The recipes that come with the package, one line each."""
-    from annot_hf.training.recipe import recipe_names, summarise_recipe
-
-    for name in recipe_names():
-        print_line(f"{name}: {summarise_recipe(name)}")
-
-
-@recipes.command("show", context_settings=WORDS)
-def show_recipe(recipe: RecipeName, overrides: Overrides = None) -> None:
-    """Every key that the recipe may set: its type, its value there or else its default, and its meaning.
-
-    Example: `annot-hf recipe show speech-distribution trunk=microsoft/wavlm-base-plus`
-    """
-    from annot_hf.training.recipe import describe_recipe
-
-    for name, (key, value) in describe_recipe(recipe, overrides or []).items():
-        print_key(name, key, value)
-
-
-@app.command()
-def annotate(
-    corpus: Annotated[Path | None, Argument(help="Folder of an exported corpus with audio.")] = None,
-    out: Annotated[Path, Option("--out", help="Folder to write; run with the same folder again to resume.")] = ...,
-    model: Annotated[str, Option(help="Model to ask: its name on the server, or a Hub id or folder.")] = "",
-    backend: Annotated[
-        str,
-        Option(help="openai (any server with its chat protocol), gemini, or local (transformers on this machine)."),
-    ] = "openai",
-    base_url: Annotated[str | None, Option(help="Address of the server, such as http://127.0.0.1:8000/v1.")] = None,
-    key_env: Annotated[
-        str, Option(help="Environment variable that holds the key; default OPENAI_API_KEY or GEMINI_API_KEY.")
-    ] = "",
-    question: Annotated[str, Option(help="Category question to ask; default: the corpus's default question.")] = "",
-    split: Annotated[
-        list[str] | None, Option(help="Split whose items are asked about; repeatable; default: all but test.")
-    ] = None,
-    items: Annotated[int | None, Option(help="Number of items, drawn at random; default: all.")] = None,
-    plan: Annotated[
-        str,
-        Option(
-            help="paper (as published; wording and draws are ours) or crossed (instruction and temperature independent)."
-        ),
-    ] = "paper",
-    annotators: Annotated[int, Option(help="Simulated annotators per item; the paper has 6 to 10.")] = 10,
-    prompts: Annotated[Path | None, Option(help="Folder of prompt templates; default: the package's own.")] = None,
-    parsing: Annotated[str, Option(help="strict, or published: the first label that a reply contains.")] = "strict",
-    seed: Annotated[int, Option(help="Seed of the choice of items and of the sampling.")] = 0,
-    max_seconds: MaxSeconds = 30.0,
-    concurrency: Annotated[int, Option(help="Most questions under way at a time.")] = 16,
-    rate: Annotated[float | None, Option(help="Most questions per second.")] = None,
-    attempts: Annotated[int, Option(help="Most tries of one question while the server is busy or fails.")] = 8,
-    timeout: Annotated[float, Option(help="Longest wait for a whole answer (s).")] = 60.0,
-    max_tokens: Annotated[int, Option(help="Most tokens per reply; a model that thinks first needs more.")] = 64,
-    omit: Annotated[
-        list[str] | None,
-        Option(
-            help="Leave out what the server does not take: seed, system, max_tokens (sends max_completion_tokens) or "
-            "temperature; repeatable; what the server itself reports as unsupported is left out anyway."
-        ),
-    ] = None,
-    batch_size: Annotated[int, Option(help="Questions per batch, for backend local.")] = 8,
-    revision: Annotated[str, Option(help="Revision of the model.")] = "",
-    answers_as: Annotated[str, Option(help="Another name under which the model answers.")] = "",
-    max_cost: Annotated[float | None, Option(help="Most that all answers may cost together (USD).")] = None,
-    input_price: Annotated[float | None, Option(help="USD per million tokens read.")] = None,
-    output_price: Annotated[float | None, Option(help="USD per million tokens written.")] = None,
-    retry_rejected: Annotated[bool, Option(help="Ask again what the server rejected in earlier runs.")] = False,
-    dry_run: Annotated[bool, Option(help="Estimate time, tokens and cost; ask nothing.")] = False,
-    export: Annotated[
-        Path | None, Option(help="Write all attempts in --out to this file, one JSON line each; ask nothing.")
-    ] = None,
+@app.callback()
+def begin(
+    version: Annotated[
+        bool, Option("--version", callback=show_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
 ) -> None:
-    """Ask an audio-language model for labels, as several simulated annotators per item; resumes an interrupted run.
-
-    Example: `annot-hf annotate data/cremad --out runs/annotated --base-url http://127.0.0.1:8000/v1 --model qwen2-audio`
-    """
-    from annot_hf.data.export import read_export
-    from annot_hf.proxies import annotate as annotation
-    from annot_hf.proxies.backend import Prices
-    from annot_hf.proxies.job import make_job
-    from annot_hf.proxies.session import OVER
-    from annot_hf.proxies.store import export_attempts
-
-    if export is not None:
-        export_attempts(out, export)
-        print_path(export)
-        return
-    if corpus is None or not model:
-        raise ValueError("The corpus or --model is missing; give both, or --export to write the attempts of a folder.")
-    job = make_job(
-        read_export(corpus),
-        question=question,
-        splits=split or (),
-        items=items,
-        plan=plan,
-        annotators=annotators,
-        prompts=prompts,
-        parsing=parsing,
-        seed=seed,
-        max_seconds=max_seconds,
-    )
-    server = {"base_url": base_url, "key_name": key_env, "timeout": timeout, "omit": omit or ()}
-    limits = {"batch_size": batch_size, "max_tokens": max_tokens}
-    shared = {"concurrency": concurrency, "rate": rate, "prices": Prices(input_price, output_price)}
-    shared |= {"answers_as": answers_as, "retry_rejected": retry_rejected}
-    if dry_run:
-        annotation.check_backend(backend, model, **limits, **server)
-        annotation.check_pace(concurrency, rate, attempts, max_cost)
-        shared |= {"model": model, "backend": backend, "revision": revision, "max_tokens": max_tokens}
-        found = annotation.estimate_run(job, out, **shared)
-        print_rows(f"What {model} would be asked on {job.question.name}", found.rows())
-        return
-    asked = annotation.make_backend(backend, model, revision=revision, **limits, **server)
-    report = annotation.annotate(job, asked, out, attempts=attempts, max_cost=max_cost, **shared)
-    total = sum(report.counts.values())
-    rows = [(name, f"{count:,}", f"{count / total:.1%}") for name, count in report.counts.items() if count]
-    rows.append(("questions in all", f"{total:,}", ""))
-    cost = (f"{report.spent:.4f} USD", "as far as it is known") if report.cost_known else ("not known", "")
-    rows.append(("cost", *cost))
-    if report.agreement is not None:
-        among = "" if report.human_agreement is None else f"two humans {report.human_agreement:.3f}"
-        rows.append(("agreement with a human vote", f"{report.agreement:.3f}", among))
-    print_rows(f"Answers on {job.question.name}", rows)
-    for note in report.notes:
-        print_text(note)
-    if not report.complete:
-        fix = "a higher --max-cost" if report.stopped.startswith(OVER) else "the same command"
-        raise ValueError(
-            f"{report.stopped or 'Some questions could not be answered'}. There are {report.counts['label']:,} votes; "
-            f"{report.counts['not asked']:,} questions are not asked and "
-            f"{report.counts['failed'] + report.counts['wrong-model']:,} failed; {fix} resumes the run."
-        )
-    if not report.counts["label"]:
-        raise ValueError(f"There are 0 votes, since no reply was a label; {out / 'replies.parquet'} has the replies.")
-    print_path(out)
+    """Read the options that stand before a command."""
 
 
 app.command(context_settings=WORDS)(start.quickstart)
@@ -210,6 +85,10 @@ def agree(folder: Annotated[Path, Argument(help="Folder of an exported corpus.")
     votes = read_export(folder).votes
     for table in agreement_table([agreement(votes, question.name) for question in votes.questions]):
         print_table(table)
+
+
+app.command()(asking.annotate)
+app.command()(asking.saturation)
 
 
 @app.command()
@@ -269,45 +148,6 @@ def saliency(
     print_line(f"trunk_layer={path}")
 
 
-@app.command()
-def saturation(
-    annotations: Annotated[Path, Argument(help="Folder of synthetic votes, written by annotate.")],
-    corpus: Annotated[Path, Option(help="Folder of the exported corpus that was annotated.")],
-    out: Out,
-    split: Splits = None,
-    question: Annotated[str, Option(help="Category question; optional if there is only one.")] = "",
-    votes: Annotated[
-        int | None,
-        Option(min=1, help="Largest number of votes per item; by default the number that 90 % of the items have."),
-    ] = None,
-    runs: Annotated[int, Option(min=1, help="How often the votes of an item are drawn.")] = 5,
-    resamples: SpeakerResamples = 1000,
-    seed: Annotated[int, Option(help="Seed of the draws.")] = 0,
-) -> None:
-    """Estimate how many synthetic votes per item are enough, how many people they are worth, and where both agree.
-
-    Example: `annot-hf saturation data/cremad-votes --corpus data/cremad --out runs/saturation --split train`
-    """
-    from annot_hf.data.export import read_export
-    from annot_hf.data.synthetic import read_annotations
-    from annot_hf.experiments.saturation_study import measure_saturation
-
-    found = measure_saturation(
-        read_annotations(annotations),
-        read_export(corpus),
-        question=question,
-        splits=split or (),
-        votes=votes,
-        resamples=runs,
-        n_resamples=resamples,
-        seed=seed,
-    )
-    folder = found.save(out)
-    for table in found.tables():
-        print_table(table)
-    print_path(folder)
-
-
 class _TrainCommand(TyperCommand):
     """`train`, whose help ends with every key; to list them takes torch, which no other help loads."""
 
@@ -325,48 +165,22 @@ class _TrainCommand(TyperCommand):
 def train(
     recipe: RecipeName,
     overrides: Overrides = None,
-    resume: Annotated[bool, Option(help="Resume from the newest checkpoint of output_dir.")] = False,
+    corpus: Annotated[str, Option("--corpus", help="Folder of an exported corpus; the key `corpus`.")] = "",
+    out: Annotated[
+        str, Option("--out", help="Folder to write, such as runs/2026-11-28-cremad by default; the key `output_dir`.")
+    ] = "",
+    resume: Annotated[
+        bool, Option(help="Resume from the newest checkpoint, by default in the newest folder of the recipe.")
+    ] = False,
 ) -> None:
-    """Train as a recipe says; the checkpoint is output_dir/model.
+    """Train as a recipe says; the checkpoint is the folder `model` in the one that is written.
 
     Overrides set keys. All keys follow below, with their defaults; `annot-hf recipe show RECIPE` has the values of a recipe.
 
-    Example: `annot-hf train speech-distribution corpus=data/cremad output_dir=runs/cremad num_train_epochs=5`
+    Example: `annot-hf train speech-distribution --corpus data/cremad --out runs/cremad num_train_epochs=5`
     """
-    print_path(steps.run_training(recipe, overrides or [], resume=resume))
-
-
-@app.command()
-def onboard(
-    model: Annotated[Path, Argument(help="Checkpoint folder of a model with raters.")],
-    votes: Annotated[
-        Path | None, Argument(help="CSV file of votes of new raters: item, annotator, question, value.")
-    ] = None,
-    corpus: CorpusFolder = ...,
-    out: Out = ...,
-    raters: Annotated[
-        Path | None,
-        Option(help="CSV table of raters, for a model trained with one; raters new to the model need no votes."),
-    ] = None,
-    features: Annotated[
-        Path | None, Option(help="Folder that caches features; by default 'features' next to --out.")
-    ] = None,
-    max_seconds: Annotated[float | None, Option(help="Longest clip (s); as in training by default.")] = None,
-) -> None:
-    """Give new raters rows of their own in a trained model, from a few votes each on items of the corpus.
-
-    Example: `annot-hf onboard runs/mine/model votes.csv --corpus data/mine --out runs/mine-onboarded`
-    """
-    from annot_hf.training import onboarding
-
-    limits = {"features": features, "max_seconds": max_seconds}
-    found = onboarding.onboard(model, votes, corpus, out, raters=raters, **limits)
-    counts = sorted(found.answers.values())
-    rows = [("raters onboarded", f"{len(counts):,}", "")]
-    rows += [("answers of a rater", f"{counts[0]:,} to {counts[-1]:,}", f"{sum(counts):,} in all")]
-    rows += [(reason, f"{count:,}", "left out") for reason, count in found.left_out.items()]
-    print_rows("New raters", rows)
-    print_path(found.model)
+    words = [f"{key}={json.dumps(value)}" for key, value in {"corpus": corpus, "output_dir": out}.items() if value]
+    print_path(steps.run_training(recipe, [*words, *(overrides or [])], resume=resume))
 
 
 @app.command()
@@ -501,15 +315,17 @@ def results(
     robustness: RobustClips = 240,
     without: Without = None,
 ) -> None:
-    """Train several systems with several seeds and score them in one table; resumes an interrupted run.
+    """Train several systems with several seeds: a table and a page with all scores; resumes an interrupted run.
 
     Example: `annot-hf results benchmarks/plans/cremad.yaml --corpus data/cremad --out runs/results`
     """
     from annot_hf.experiments.plans import read_plan, run_plan
+    from annot_hf.report.systems import systems_tables
 
     options = {"split": split, "n_resamples": resamples, "robustness": robustness}
-    _, page = run_plan(read_plan(plan).without(without or ()), corpus, out, overrides or [], **options)
-    print_path(page)
+    found, page = run_plan(read_plan(plan).without(without or ()), corpus, out, overrides or [], **options)
+    print_table(systems_tables(found)[0])
+    print_path(page.with_suffix(".html"))
 
 
 @app.command(context_settings=WORDS)
@@ -564,12 +380,13 @@ def crossval(
     keep_models: Annotated[bool, Option(help="Keep the model of every run.")] = False,
     without: Without = None,
 ) -> None:
-    """Cross-validate one recipe or several systems, repeatedly: a table and a plot; resumes an interrupted run.
+    """Cross-validate one recipe or several systems, repeatedly: tables and a page; resumes an interrupted run.
 
     Example: `annot-hf crossval speech-distribution --corpus data/cremad --out runs/crossval --group speaker`
     """
     from annot_hf.experiments.crossval import crossval as run_crossval
     from annot_hf.experiments.plans import plan_of
+    from annot_hf.report.systems import crossval_tables
 
     found, page = run_crossval(
         plan_of(recipe).without(without or ()),
@@ -590,8 +407,68 @@ def crossval(
     )
     counts, tested = found.counts, f"{repeats} x {test_folds or folds} folds"
     grouped = f"{counts['groups']:,} groups, by {counts['unit']}"
+    for table in crossval_tables(found)[:2]:
+        print_table(table)
     print_text(f"{counts['n_evaluated']:,} items of {grouped}; {tested}.")
-    print_path(page)
+    print_path(page.with_suffix(".html"))
+
+
+@app.command()
+def onboard(
+    model: Annotated[Path, Argument(help="Checkpoint folder of a model with raters.")],
+    votes: Annotated[
+        Path | None, Argument(help="CSV file of votes of new raters: item, annotator, question, value.")
+    ] = None,
+    corpus: CorpusFolder = ...,
+    out: Out = ...,
+    raters: Annotated[
+        Path | None,
+        Option(help="CSV table of raters, for a model trained with one; raters new to the model need no votes."),
+    ] = None,
+    features: Annotated[
+        Path | None, Option(help="Folder that caches features; by default 'features' next to --out.")
+    ] = None,
+    max_seconds: Annotated[float | None, Option(help="Longest clip (s); as in training by default.")] = None,
+) -> None:
+    """Give new raters rows of their own in a trained model, from a few votes each on items of the corpus.
+
+    Example: `annot-hf onboard runs/mine/model votes.csv --corpus data/mine --out runs/mine-onboarded`
+    """
+    from annot_hf.training import onboarding
+
+    limits = {"features": features, "max_seconds": max_seconds}
+    found = onboarding.onboard(model, votes, corpus, out, raters=raters, **limits)
+    counts = sorted(found.answers.values())
+    rows = [("raters onboarded", f"{len(counts):,}", "")]
+    rows += [("answers of a rater", f"{counts[0]:,} to {counts[-1]:,}", f"{sum(counts):,} in all")]
+    rows += [(reason, f"{count:,}", "left out") for reason, count in found.left_out.items()]
+    print_rows("New raters", rows)
+    print_path(found.model)
+
+
+recipes = typer.Typer(help="The recipes that come with the package, and every key of one.", no_args_is_help=True)
+app.add_typer(recipes, name="recipe")
+
+
+@recipes.command("list")
+def list_recipes() -> None:
+    """The recipes that come with the package, one line each."""
+    from annot_hf.training.recipe import recipe_names, summarise_recipe
+
+    for name in recipe_names():
+        print_line(f"{name}: {summarise_recipe(name)}")
+
+
+@recipes.command("show", context_settings=WORDS)
+def show_recipe(recipe: RecipeName, overrides: Overrides = None) -> None:
+    """Every key that the recipe may set: its type, its value there or else its default, and its meaning.
+
+    Example: `annot-hf recipe show speech-distribution trunk=microsoft/wavlm-base-plus`
+    """
+    from annot_hf.training.recipe import describe_recipe
+
+    for name, (key, value) in describe_recipe(recipe, overrides or []).items():
+        print_key(name, key, value)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -601,10 +478,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     to a file, and exits with status 1.
     """
     logging.basicConfig(format="%(message)s", level=logging.WARNING)
+    if not sys.stderr.isatty():
+        # the bars of libraries are no lines of a log file
+        os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     try:
         app(args=arguments)
     except (FileExistsError, NotADirectoryError) as error:
         print_error(f"{error.filename} is a file where a folder is needed; name another one, or remove it.")
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        print_error(
+            f"The package {error.name} is not installed; install it, or all that annot-hf needs (pip install annot-hf)."
+        )
         sys.exit(2)
     except (ValueError, OSError) as error:
         print_error(str(error) or type(error).__name__)

@@ -7,7 +7,7 @@ import sys
 import tempfile
 import textwrap
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,9 +63,9 @@ def print_path(path: Path) -> None:
     print_line(str(path.resolve()))
 
 
-def print_rows(title: str, rows: Iterable[tuple[str, str, str]]) -> None:
+def print_rows(title: str, rows: Iterable[tuple[str, ...]], columns: Sequence[str] = ("what", "how many", "")) -> None:
     """Print the table of a command: what, how many, and a remark."""
-    table = Table("what", "how many", "", title=_text(title), title_justify="left")
+    table = Table(*columns, title=_text(title), title_justify="left")
     table.columns[1].justify = "right"
     for row in rows:
         table.add_row(*map(_text, row))

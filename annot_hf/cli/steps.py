@@ -86,9 +86,11 @@ def run_training(recipe: str, words: Iterable[str], *, resume: bool) -> Path:
     from annot_hf.training.recipe import load_recipe
     from annot_hf.training.train import train
 
-    result = train(load_recipe(recipe, list(words)), resume=resume)
-    rows = [(name, f"{value:.4f}", "") for name, value in result.metrics.items() if isinstance(value, float)]
-    print_rows("Validation (nats; tvd is a distance)", rows)
+    run = load_recipe(recipe, list(words), resume=resume)
+    print_line(f"{'Resuming' if resume else 'Writing to'} {run.training.output_dir}")
+    result = train(run, resume=resume)
+    rows = [(name, f"{value:.4f}") for name, value in result.metrics.items() if isinstance(value, float)]
+    print_rows("Kept epoch, validation", rows, ("measure", "value"))
     return result.model
 
 

@@ -9,7 +9,6 @@ import random
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from types import ModuleType
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -141,10 +140,10 @@ class Condition:
         elif self.name == "telephone":
             out = _telephone(padded, sampling_rate)
         elif self.name == "mp3":
+            from audiomentations import Mp3Compression
+
             with seeded(0):
-                out = load_audiomentations().Mp3Compression(int(self.value), int(self.value), p=1.0)(
-                    padded, sampling_rate
-                )
+                out = Mp3Compression(int(self.value), int(self.value), p=1.0)(padded, sampling_rate)
         elif self.name == "gain":
             out = wave * factor
         elif self.name == "clip":
@@ -170,23 +169,8 @@ class ConditionedClip:
 def put_under(source: Any, item: str, conditions: Sequence[Condition]) -> Any:
     """The clip `source` (as `load_audio` takes it), called `item`, under one condition after the other."""
     for condition in conditions:
-        if condition.name == "mp3":
-            # Fail now, not hours later in a worker.
-            load_audiomentations()
         source = source if condition.is_clean else ConditionedClip(source, item, condition)
     return source
-
-
-def load_audiomentations(needed: str = "Condition mp3 needs") -> ModuleType:
-    """The module `audiomentations`; raises, beginning with `needed`, if it or its MP3 codec is not installed."""
-    try:
-        import audiomentations
-        import fast_mp3_augment  # noqa: F401 - audiomentations imports it late and prints its own advice
-    except ImportError as error:
-        raise ValueError(
-            f"{needed} the package {error.name}, which is not installed; pip install 'annot-hf[conditions]'."
-        ) from error
-    return audiomentations
 
 
 def impulse_response(seconds: float, sampling_rate: int, generator: np.random.Generator) -> np.ndarray:

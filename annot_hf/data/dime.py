@@ -32,7 +32,6 @@ from annot_hf.data.targets import Targets
 
 TextRule = Literal["dominant", "first"]
 Partners = Literal["any", "same"]
-EXTRA = "pip install 'annot-hf[augment]'"
 # Why no mixtures were made of a class with no item, one item, or more.
 WHY_SKIPPED = (
     "it is no item's most probable label",
@@ -269,24 +268,15 @@ def _draw_pairs(
 def nearest_rows(features: np.ndarray, queries: np.ndarray, neighbours: int) -> np.ndarray:
     """The nearest rows (Euclidean) of each queried row `(Q, min(neighbours, N - 1))`, nearest first, without itself."""
     size = min(neighbours + 1, len(features))
-    search = load_neighbours().NearestNeighbors(n_neighbors=size, algorithm="brute", metric="euclidean")
+    from sklearn.neighbors import NearestNeighbors
+
+    search = NearestNeighbors(n_neighbors=size, algorithm="brute", metric="euclidean")
     found = search.fit(features).kneighbors(features[queries], return_distance=False)
     # By its number, not as the first one found, because rows with equal features have distance 0 too. With many equal rows,
     # the row itself may be missing from those found; then drop the last one.
     itself = found == np.asarray(queries)[:, None]
     itself[~itself.any(1), -1] = True
     return found[~itself].reshape(len(queries), size - 1)
-
-
-def load_neighbours() -> ModuleType:
-    """The module `sklearn.neighbors`."""
-    try:
-        import sklearn.neighbors
-    except ImportError as error:
-        raise ValueError(
-            f"Finding neighbours needs scikit-learn, and {error.name} is not installed; {EXTRA}."
-        ) from error
-    return sklearn.neighbors
 
 
 def check_apart(speakers: Sequence[str | None], others: Sequence[str | None]) -> None:
@@ -476,15 +466,10 @@ def read_features(path: str | os.PathLike[str], items: Sequence[str]) -> np.ndar
 @functools.cache
 def load_librosa() -> ModuleType:
     """The module `librosa`, its compiled parts ready."""
-    try:
-        # Processes that compile the same parts into numba's cache at the same time crash, so they take turns.
-        with FileLock(Path(tempfile.gettempdir(), f"annot-hf-librosa-{getpass.getuser()}.lock")):
-            import librosa
-            import librosa.feature
+    # Processes that compile the same parts into numba's cache at the same time crash, so they take turns.
+    with FileLock(Path(tempfile.gettempdir(), f"annot-hf-librosa-{getpass.getuser()}.lock")):
+        import librosa
+        import librosa.feature
 
-            _measure_clip(librosa, np.sin(np.arange(SHORTEST_CLIP, dtype=np.float32)))
-    except ImportError as error:
-        raise ValueError(
-            f"The published features need the package {error.name}, which is not installed; {EXTRA}."
-        ) from error
+        _measure_clip(librosa, np.sin(np.arange(SHORTEST_CLIP, dtype=np.float32)))
     return librosa

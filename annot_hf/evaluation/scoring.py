@@ -119,14 +119,14 @@ def _statistics(means: Arrays, system: str, questions: Sequence[Question]) -> di
     }
     if "labels" in own:
         out["labels_f1"] = measures.macro_f1_of(own["labels"])
-    out["gap_closed"] = closed_gap(own["kl"], means["marginal/kl"])
+    out["gap_closed"] = measures.closed_gap(own["kl"], means["marginal/kl"])
     if system != "marginal":
         out["vote_entropy"] = means["vote_entropy"]
     for name in [question.name for question in questions if question.is_scale]:
         out[f"ccc_{name}"] = measures.ccc_of(own[f"expectation_{name}"])
         if len(questions) > 1:
             out[f"jsd_{name}"] = own[f"jsd_{name}"]
-            out[f"gap_closed_{name}"] = closed_gap(own[f"kl_{name}"], means[f"marginal/kl_{name}"])
+            out[f"gap_closed_{name}"] = measures.closed_gap(own[f"kl_{name}"], means[f"marginal/kl_{name}"])
     return out
 
 
@@ -134,15 +134,6 @@ def _batch_f1(counts: np.ndarray) -> np.ndarray:
     """Mean over batches of the macro-F1 of `label_counts` `(N, 3, K)`, which EMO-SUPERB reports: `(1,)`."""
     sums = np.add.reduceat(counts, np.arange(0, len(counts), BATCH), axis=0)
     return measures.macro_f1_of(sums).mean(keepdims=True)
-
-
-def closed_gap(kl: np.ndarray, marginal: np.ndarray) -> np.ndarray:
-    """Share (%) of the gap in cross-entropy from the marginal to the votes that a system closes, from mean KL divergences.
-
-    Cross-entropy minus the entropy of the votes is KL, so it is 1 - KL(model) / KL(marginal); NaN without a gap, where the
-    marginal explains the votes.
-    """
-    return 100 * (1 - measures.ratio(kl, np.where(marginal > 1e-6, marginal, 0.0)))
 
 
 def measure_entropy_ranks(systems: Arrays, q: np.ndarray, resamples: Resamples) -> Measured:

@@ -7,7 +7,8 @@ import numpy as np
 import pandas as pd
 
 from annot_hf.evaluation.resampling import Arrays
-from annot_hf.evaluation.scoring import ITEM_MEASURES, closed_gap
+from annot_hf.evaluation.scoring import ITEM_MEASURES
+from annot_hf.models.measures import closed_gap
 
 # The measures that rank speakers.
 RANKED = ("gap_closed", "jsd")

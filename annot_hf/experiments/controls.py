@@ -1,6 +1,7 @@
 """What a model of raters gains by knowing them: the same recipe without raters, and with rater names that mean nothing."""
 
 import os
+import sys
 from collections.abc import Mapping
 from concurrent.futures import ProcessPoolExecutor
 from multiprocessing import get_context
@@ -63,7 +64,7 @@ def train_controls(
     if processes > 1:
         # Forked processes would share the threads of torch, and all threads of each would wait for each other.
         threads = max(1, torch.get_num_threads() // processes)
-        pool = ProcessPoolExecutor(processes, get_context("spawn"), torch.set_num_threads, (threads,))
+        pool = ProcessPoolExecutor(processes, get_context("spawn"), _start_quietly, (threads,))
         with pool:
             found = list(pool.map(_train_control, jobs))
     else:
@@ -89,6 +90,12 @@ def control_recipes(values: Mapping[str, Any], where: str) -> dict[str, dict[str
     shared = {key: value for key, value in values.items() if key != "push_to_hub" and not key.startswith("hub_")}
     grid = {key: value for key, value in shared.items() if key not in _OF_RATERS}
     return {"grid": grid | {"model": "distribution"}, "shuffled": shared | {"votes.shuffle_raters": True}}
+
+
+def _start_quietly(threads: int) -> None:
+    """Prepare a process; what two of them show at once, nobody could read."""
+    torch.set_num_threads(threads)
+    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115 - until the process ends
 
 
 def _train_control(job: tuple[dict[str, Any], str, str]) -> Predictions:

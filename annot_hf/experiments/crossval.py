@@ -1,8 +1,8 @@
 """Repeated cross-validation of a recipe, or of the systems of a plan: every item is predicted by a model not trained on it.
 
-OUT has crossval.md, .json and .png, and a run (predictions-test, training.json, done.json) in <system>/repeat<r>/fold<f>.
-A fold is a view of the corpus in memory, so all folds share computed features. Finished runs are kept, so an interrupted
-cross-validation resumes.
+OUT has crossval.md, .html, .json and .png, and a folder <system>/repeat<r>/fold<f> for each run: predictions-test,
+training.json, done.json. A fold is a view of the corpus in memory, so all folds share computed features. Finished runs are
+kept, so an interrupted cross-validation resumes.
 """
 
 import os
@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from tqdm.auto import tqdm
 
 from annot_hf.data.export import ExportedCorpus, read_export
 from annot_hf.data.files import check_own
@@ -47,6 +46,7 @@ from annot_hf.report.systems import crossval_tables, fold_notes
 from annot_hf.report.tables import say
 from annot_hf.training.checkpoints import held
 from annot_hf.training.inputs import item_sources
+from annot_hf.training.progress import tell
 from annot_hf.training.recipe import LOG_MEL, Run, members_folder
 from annot_hf.training.train import check_trunk, predictions_of
 
@@ -120,7 +120,8 @@ def crossval(
     base = seed if seed is not None else (*plan.seeds, 0)[0]
     if base < 0:
         raise ValueError(f"seed is {base}; give a whole number from 0 up.")
-    check_own(out, ("crossval.json", "crossval.md", "crossval.png"), marker="crossval.json", keys=("title", "systems"))
+    names = [f"crossval.{kind}" for kind in ("json", "md", "html", "png")]
+    check_own(out, names, marker="crossval.json", keys=("title", "systems"))
     exported = read_export(corpus)
     counts = product(range(repeats), range(folds))
     places = {f"repeat{repeat}/fold{fold}": base + repeat * folds + fold for repeat, fold in counts}
@@ -184,8 +185,8 @@ def crossval(
         }
         figure = ("crossval.png", "Measures of every system")
         texts = {"summary": say("folds.summary", counts=found.counts), "notes": notes, "figure": figure}
-        page = write_results(out / "crossval.md", plan, found, facts, tables=crossval_tables(found, plan.task), **texts)
         save_figure(lambda: plot_crossval(found), out / "crossval.png")
+        page = write_results(out / "crossval.md", plan, found, facts, tables=crossval_tables(found, plan.task), **texts)
     return found, page
 
 
@@ -230,18 +231,18 @@ def _predict_all(
 ) -> dict[str, list[Predictions]]:
     """Predictions of all items in each repeat, by system; one repeat is finished before the next begins."""
     parts: dict[str, dict[int, list[Predictions]]] = {name: {} for name in planned}
-    with tqdm(total=len(folds) * len(planned), desc="crossval", unit="run") as progress:
-        for index, fold in enumerate(folds):
-            own = {"repeat": fold.repeat, "fold": fold.number, **part, "division": fold.digest(targets.items)}
-            parts_of = {item: part for item, part in zip(targets.items, fold.parts, strict=True) if part}
-            view = corpus.with_splits(parts_of, own)
-            for name, runs in planned.items():
-                progress.set_postfix_str(f"{name}, repeat {fold.repeat}, fold {fold.number}")
-                found = predictions_of(runs[index], view, keep_model=keep_models)
-                parts[name].setdefault(fold.repeat, []).append(found)
-                check_trunk(name, [one for part in parts[name].values() for one in part])
-                progress.update()
-            for runs in planned.values():
-                if runs[index].members and not keep_models:
-                    shutil.rmtree(members_folder(runs[index]), ignore_errors=True)
+    total = len(folds) * len(planned)
+    for index, fold in enumerate(folds):
+        own = {"repeat": fold.repeat, "fold": fold.number, **part, "division": fold.digest(targets.items)}
+        parts_of = {item: part for item, part in zip(targets.items, fold.parts, strict=True) if part}
+        view = corpus.with_splits(parts_of, own)
+        for number, (name, runs) in enumerate(planned.items(), start=index * len(planned) + 1):
+            place = f"repeat {fold.repeat}, fold {fold.number}, seed {runs[index].training.seed}"
+            tell(f"Run {number} of {total}: system {name}, {place}")
+            found = predictions_of(runs[index], view, keep_model=keep_models)
+            parts[name].setdefault(fold.repeat, []).append(found)
+            check_trunk(name, [one for part in parts[name].values() for one in part])
+        for runs in planned.values():
+            if runs[index].members and not keep_models:
+                shutil.rmtree(members_folder(runs[index]), ignore_errors=True)
     return {name: [pool_predictions(found) for found in repeats.values()] for name, repeats in parts.items()}

@@ -1,6 +1,7 @@
 """Train several systems with several seeds, predict one split with all of them, and score them in one table."""
 
 import json
+import logging
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -22,8 +23,11 @@ from annot_hf.report.tables import say
 from annot_hf.training.checkpoints import held
 from annot_hf.training.inference import ROBUST_CLIPS
 from annot_hf.training.keys import read_words
+from annot_hf.training.progress import tell
 from annot_hf.training.recipe import Run, flatten, load_recipe
 from annot_hf.training.train import check_trunk, predictions_of
+
+logger = logging.getLogger(__name__)
 
 # Plans that come with the package.
 PLAN_FOLDER = Path(__file__).parent.parent / "plans"
@@ -138,20 +142,23 @@ def run_plan(
     """Train, predict and score the systems of a plan; finished runs are kept, so an interrupted plan resumes.
 
     The first run of a system that hears clips also predicts a sample of `robustness` clips under acoustic conditions.
-    `out` gets a folder per run, results.json and results.md. Returns the scores and the path of results.md.
+    `out` gets a folder per run, results.json, results.md and results.html. Returns the scores and the path of results.md.
     """
     out, corpus = Path(out), Path(corpus)
     if not plan.seeds:
         raise ValueError(f"The plan {plan.title!r} names no seeds; give a list of whole numbers, such as [0, 1, 2].")
-    check_own(out, ("results.json", "results.md"), marker="results.json", keys=("title", "systems"))
+    check_own(out, ("results.json", "results.md", "results.html"), marker="results.json", keys=("title", "systems"))
     places = {f"seed{seed}": seed for seed in plan.seeds}
     # A wrong key raises before the first system is trained.
     planned = planned_runs(plan, corpus, out, overrides, places)
     exported = read_export(corpus)
     with held(out):
         runs: dict[str, list[Predictions]] = {name: [] for name in planned}
+        total = sum(map(len, planned.values()))
         for name, several in planned.items():
             for run in several:
+                number = sum(map(len, runs.values())) + 1
+                tell(f"Run {number} of {total}: system {name}, seed {run.training.seed}")
                 clips = 0 if runs[name] else robustness
                 runs[name].append(predictions_of(run, exported, split, robustness=clips))
                 check_trunk(name, runs[name])
@@ -172,6 +179,11 @@ def run_plan(
             if altered:
                 clean = runs[name][0].select(next(iter(altered.values())).items)
                 robust[name] = measure_conditions(clean, altered, targets, on_missing="exclude", **options)
+        lacking = ", ".join(name for name in runs if name not in robust)
+        asked = robustness and lacking and "audio" in exported.items
+        untested = [say("plan.not_robust", systems=lacking, split=split)] if asked else []
+        for note in untested:
+            logger.warning("%s", note)
         cautions = dict.fromkeys(run.caution for several in runs.values() for run in several if run.caution)
         page = write_results(
             out / "results.md",
@@ -185,6 +197,7 @@ def run_plan(
                 *plan_notes(plan, targets),
                 *found.notes,
                 f"The gap starts from {found.reference.baseline}.",
+                *untested,
                 *cautions,
             ],
         )
@@ -200,7 +213,7 @@ def write_results(
     data: Mapping[str, Any] | None = None,
     **page: Any,
 ) -> Path:
-    """Write the scores of a plan as Markdown, with what each system changes, and as JSON beside it, with `data` too.
+    """Write the scores of a plan as Markdown and HTML, with what each system changes, and as JSON, with `data` too.
 
     Returns the path of the Markdown.
     """

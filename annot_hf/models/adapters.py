@@ -22,6 +22,7 @@ from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file
 
 from .checks import check_counts, said
+from .extras import needs
 from .trunks import transformer_layers, weights_digest
 
 PREFIX = "base_model.model."
@@ -45,13 +46,7 @@ LORA_TARGETS = {
 
 def import_peft() -> ModuleType:
     """The module `peft`, or a ValueError where it is not installed."""
-    try:
-        import peft
-    except ImportError as error:
-        raise ValueError(
-            f"Adapters need the package {error.name}, which is not installed; pip install 'annot-hf[peft]'."
-        ) from error
-    return peft
+    return needs("peft", "peft", "Adapters need")
 
 
 class Adaptable(PreTrainedModel):

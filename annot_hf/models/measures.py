@@ -306,6 +306,15 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray, empty: float = np.nan)
     return np.where(zero, empty, numerator / np.where(zero, 1.0, denominator))
 
 
+def closed_gap(kl: np.ndarray, marginal: np.ndarray) -> np.ndarray:
+    """Share (%) of the gap in cross-entropy from the marginal to the votes that a system closes, from mean KL divergences.
+
+    Cross-entropy minus the entropy of the votes is KL, so it is 1 - KL(model) / KL(marginal); NaN without a gap, where the
+    marginal explains the votes.
+    """
+    return 100 * (1 - ratio(kl, np.where(marginal > 1e-6, marginal, 0.0)))
+
+
 def pair_agreement(counts: np.ndarray) -> np.ndarray:
     """Probability `(N,)` that two votes of an item are equal, from counts `(N, K)`; NaN for fewer than two votes."""
     n = counts.sum(axis=1)

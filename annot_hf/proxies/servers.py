@@ -3,7 +3,6 @@
 import base64
 import email.utils
 import functools
-import importlib
 import json
 import math
 import os
@@ -12,17 +11,20 @@ import time
 import zlib
 from collections.abc import AsyncIterator, Mapping, Sequence, Set
 from dataclasses import replace
-from types import ModuleType, UnionType
+from types import UnionType
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 from annot_hf.data.questions import printable
+from annot_hf.models.extras import needs
 from annot_hf.proxies.backend import NO_ADDRESS, OMITTABLE, Answer, Ask, Busy, Rejected, Stopped, check_address
 
 # tokens, or USD, of one answer: a larger number is not credible
 LARGEST = 10**9
 # characters to keep of a body that is no answer, and to show of a message from a server
 LONGEST_BODY, LONGEST_SAID = 2000, 300
+# seconds (s) to wait for a connection
+CONNECT = 10.0
 # bytes of a decompressed response: many times what long thoughts take
 LONGEST_RESPONSE = 4 << 20
 # characters of a key that is masked inside other words too
@@ -93,7 +95,9 @@ class Server:
         revision: str = "",
         omit: Sequence[str] = (),
     ) -> None:
-        self.library, self.http = needs(self.needed_library), needs("httpx2")
+        self.library, self.http = (
+            needs(package, "alm", f"Backend {self.kind} needs") for package in (self.needed_library, "httpx2")
+        )
         needed, base_url = self.needs_key or base_url is None, base_url or os.environ.get(self.usual_address) or None
         check_address(base_url)
         address, login, secrets = split_address(base_url)
@@ -101,6 +105,9 @@ class Server:
         self.model, self.revision, self.max_tokens, self.timeout = model, revision, max_tokens, timeout
         self.omitted, self._needed = set(omit), set[str]()
         self._origin: tuple[Any, ...] | None = None
+        # as it may be shown, and whether anything ever came from there
+        self._address, self._answers = "", False
+        self._patience = self.http.Timeout(timeout, connect=min(timeout, CONNECT))
         try:
             self.web = self._web(login)
             self.client = self._connect(address)
@@ -133,16 +140,19 @@ class Server:
 
         async def stay(request: Any) -> None:
             url = request.url
-            origin = url.scheme, url.host, url.port
-            self._origin = self._origin or origin
+            origin, address = (
+                (url.scheme, url.host, url.port),
+                self.said(f"{url.scheme}://{url.netloc.decode('ascii')}"),
+            )
+            self._origin, self._address = self._origin or origin, self._address or address
             if origin != self._origin:
-                other = self.said(f"{url.scheme}://{url.netloc.decode('ascii')}")
                 raise Stopped(
-                    f"The server redirects to {other}, which is not the one that was named; name that one with --base-url if "
-                    "it may have the clips."
+                    f"The server redirects to {address}, which is not the one that was named; name that one with --base-url "
+                    "if it may have the clips."
                 )
 
         async def bound(response: Any) -> None:
+            self._answers = True
             packing = response.headers.pop("content-encoding", "").strip().lower() or "identity"
             if packing not in ("identity", "gzip", "deflate"):
                 raise Busy(f"the response is packed as {self.said(packing)}, which was not asked for", paid=True)
@@ -150,7 +160,7 @@ class Server:
 
         return http.AsyncClient(
             auth=login,
-            timeout=self.timeout,
+            timeout=self._patience,
             headers={"accept-encoding": "identity"},
             limits=http.Limits(max_connections=None, max_keepalive_connections=100),
             follow_redirects=True,
@@ -192,10 +202,13 @@ class Server:
             return Rejected(f"{status}: {said}")
         return Busy(f"{status}: {said}", retry_after=pause, paid=status in GAVE_UP)
 
-    def _broken(self, error: BaseException) -> Busy:
+    def _broken(self, error: BaseException) -> Exception:
         """The exception for a connection that failed; paid, perhaps, if there was one."""
         reached = not isinstance(error, self.http.ConnectError | self.http.ConnectTimeout)
-        return Busy(f"{type(error).__name__}: {self.said(str(error))}", paid=reached)
+        what = f"{type(error).__name__}: {self.said(str(error))}"
+        if reached or self._answers:
+            return Busy(what, paid=reached)
+        return Stopped(f"No server answers at {self._address} ({what}); start it, or correct --base-url.")
 
     def _unreadable(self, kind: str, error: Exception, body: str) -> Busy:
         """The exception for a body that is not of the kind it should be."""
@@ -268,16 +281,6 @@ def _spelt(secret: str) -> str:
     return word if len(secret) >= SHORTEST_KEY else rf"(?<!\w){word}(?!\w)"
 
 
-def needs(name: str) -> ModuleType:
-    """Import an optional library; a ValueError that names the extra if it is not installed."""
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ValueError(
-            f"This backend needs the package {error.name}, which is not installed; pip install 'annot-hf[alm]'."
-        ) from error
-
-
 def retry_after(headers: Mapping[str, str], now: float | None = None) -> float | None:
     """Seconds (s) that a Retry-After header asks for, as a number or a date; None without a readable one."""
     for name, unit in (("retry-after-ms", 1000), ("retry-after", 1)):
@@ -311,7 +314,7 @@ class OpenAIServer(Server):
     kind, needed_library, usual_key, usual_address = "openai", "openai", "OPENAI_API_KEY", "OPENAI_BASE_URL"
 
     def _connect(self, base_url: str | None) -> Any:
-        options = {"base_url": base_url, "timeout": self.timeout, "http_client": self.web}
+        options = {"base_url": base_url, "timeout": self._patience, "http_client": self.web}
         return self.library.AsyncOpenAI(api_key=self.key.value or "none", max_retries=0, **options)
 
     async def _answer(self, ask: Ask, omit: Set[str]) -> Answer:

@@ -153,11 +153,17 @@ def write_markdown(
     details: Mapping[str, Any],
     figure: tuple[str, str] | None = None,
 ) -> Path:
-    """Write tables as one page of Markdown; `figure`, a file beside it and its caption, follows the first table."""
-    figures = [] if figure is None else [{"path": figure[0], "alt": figure[1], "caption": figure[1]}]
-    sections = [{"tables": tables[:1], "figures": figures}, {"tables": tables[1:], "figures": []}]
-    page = {"title": title, "summary": summary, "sections": sections, "notes": notes, "details": _texts(details)}
-    path.write_text(render("report.md.j2", page), encoding="utf-8")
+    """Write tables as one page of Markdown, and as HTML beside it; returns the path of the Markdown.
+
+    A `figure`, a file that is beside it already and its caption, follows the first table.
+    """
+    figures = [] if figure is None else [_inline(path.with_name(figure[0]), figure[1]) | {"path": figure[0]}]
+    shown = [{"tables": tables[:1], "figures": figures}, {"tables": tables[1:], "figures": []}]
+    sections = [{"title": "", "clips": [], **section} for section in shown]
+    page = {"title": title, "verdict": "", "summary": summary, "sections": sections, "notes": notes}
+    page["details"] = _texts(details)
+    for target, template in ((path, "report.md.j2"), (path.with_suffix(".html"), "report.html.j2")):
+        target.write_text(render(template, page), encoding="utf-8")
     return path
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedConfig
 
-from annot_hf.data.conditions import CLEAN, MP3_RATES, Condition, load_audiomentations, put_under, seed_of, seeded
+from annot_hf.data.conditions import CLEAN, MP3_RATES, Condition, put_under, seed_of, seeded
 from annot_hf.data.dime import (
     CLIP_FEATURES,
     Mixtures,
@@ -23,7 +23,6 @@ from annot_hf.data.dime import (
     check_mixing,
     features_of_clip,
     load_librosa,
-    load_neighbours,
     plan_mixtures,
     read_features,
     text_features,
@@ -46,7 +45,6 @@ SEMITONES = 1.0
 TEMPO = (0.95, 1.05)
 # Length (s) of the library's analysis window, which would fade the ends of a clip.
 _WINDOW_SECONDS = 0.12
-_NEEDED = "perturb_share needs"
 
 
 @dataclass(frozen=True)
@@ -83,23 +81,23 @@ class Perturbation:
 
 
 def make_perturbation(share: float, seed: int) -> Perturbation | None:
-    """The perturbation, or None if `share` is 0; raises if it is not a probability, or a library is missing."""
+    """The perturbation, or None if `share` is 0; raises if it is not a probability."""
     perturbation = Perturbation(share, seed)
-    if not share:
-        return None
-    # Fail now, not hours later in a worker.
-    load_audiomentations(_NEEDED)
-    return perturbation
+    return perturbation if share else None
 
 
 def shift_pitch(wave: np.ndarray, sampling_rate: int, semitones: float) -> np.ndarray:
     """The clip at a higher (or lower, below 0) pitch, by -24 to 24 semitones, formants included, with its length kept."""
-    return _altered(load_audiomentations(_NEEDED).PitchShift(semitones, semitones, p=1.0), wave, sampling_rate, 1.0)
+    from audiomentations import PitchShift
+
+    return _altered(PitchShift(semitones, semitones, p=1.0), wave, sampling_rate, 1.0)
 
 
 def change_tempo(wave: np.ndarray, sampling_rate: int, tempo: float) -> np.ndarray:
     """The clip faster (or slower, below 1), 0.1 to 10 times, at its own pitch: `(time / tempo,)`, rounded, at least one."""
-    transform = load_audiomentations(_NEEDED).TimeStretch(tempo, tempo, leave_length_unchanged=False, p=1.0)
+    from audiomentations import TimeStretch
+
+    transform = TimeStretch(tempo, tempo, leave_length_unchanged=False, p=1.0)
     return _altered(transform, wave, sampling_rate, tempo)
 
 
@@ -181,15 +179,6 @@ class Copies:
         """How many copies there are of each item, and under how many of all of them each condition is."""
         chains = [chain for version in range(1, self.count + 1) for chain in self.chains(items, version)]
         return {"copies": self.count, "conditions": dict(Counter(one.name for chain in chains for one in chain))}
-
-
-def make_copies(count: int, seed: int) -> Copies:
-    """The copies; raises if their number is none, or a library is missing."""
-    copies = Copies(count, seed)
-    if count:
-        # Fail now, not hours later in a worker.
-        load_audiomentations("augmentation.copies needs")
-    return copies
 
 
 @dataclass(frozen=True)
@@ -320,8 +309,6 @@ def published_features(
                 "of the export, or set augmentation.features to a file."
             )
         load_librosa()
-        # a missing library shows before hours of work
-        load_neighbours()
         shards = plan_shards(folder, ["published features", CLIP_FEATURES, corpus.digest, *held], list(clips))
         work = functools.partial(_write_clips, max_seconds)
         fill_shards(shards, work, list(clips.items()), desc="neighbour features")

@@ -43,7 +43,7 @@ MEASURES = ("loss", "cross_entropy", "kl", "jsd", "tvd", "macro_f1", "ccc")
 GREATER = ("macro_f1", "ccc")
 # what suits these models better than the library's own defaults
 DEFAULTS = {
-    "output_dir": "runs/recipe",
+    "output_dir": "runs/{date}-{recipe}",
     "eval_strategy": "epoch",
     "save_strategy": "epoch",
     "save_total_limit": 1,

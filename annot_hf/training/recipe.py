@@ -9,6 +9,7 @@ import os
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -153,12 +154,15 @@ def summarise_recipe(name: str) -> str:
     return re.split(r"(?<! al)[.:](?: |$)", comment)[0] + "."
 
 
-def load_recipe(recipe: str | os.PathLike[str], overrides: Mapping[str, Any] | Sequence[str] = ()) -> Run:
+def load_recipe(
+    recipe: str | os.PathLike[str], overrides: Mapping[str, Any] | Sequence[str] = (), *, resume: bool = False
+) -> Run:
     """Read a recipe, apply overrides, and check every key and value.
 
     Args:
         recipe: Path of a YAML file, or the name of a recipe that comes with the package.
         overrides: A mapping, or words such as "learning_rate=1e-3" or "curriculum.kind=filter" (values are read as YAML).
+        resume: Without `output_dir`, take the newest dated folder of the recipe instead of a new one.
 
     A file may name another recipe as `base` and state only what differs.
 
@@ -168,7 +172,7 @@ def load_recipe(recipe: str | os.PathLike[str], overrides: Mapping[str, Any] | S
     """
     path, values = _read_recipe(recipe)
     overrides = dict(overrides) if isinstance(overrides, Mapping) else read_words(overrides)
-    return make_run(_overlay(values, overrides, path.name, "recipe"), where=os.fspath(path))
+    return make_run(_overlay(values, overrides, path.name, "recipe"), where=os.fspath(path), resume=resume)
 
 
 def describe_recipe(recipe: str | os.PathLike[str], overrides: Sequence[str] = ()) -> dict[str, tuple[RecipeKey, Any]]:
@@ -218,20 +222,38 @@ def _read_recipe(recipe: str | os.PathLike[str], above: tuple[Path, ...] = ()) -
     return path, _overlay(under, values, below.name, os.fspath(path))
 
 
-def make_run(values: Mapping[str, Any], *, where: str = "recipe") -> Run:
-    """Check a mapping of keys to values and build what takes them."""
+def dated_folder(recipe: str, *, resume: bool = False) -> Path:
+    """A new folder `runs/DATE-RECIPE`, with -2, -3, ... if it is there; to resume, the newest that is there."""
+    fresh = Path(DEFAULTS["output_dir"].format(date=date.today(), recipe=recipe))
+    pattern = re.compile(rf"(\d{{4}}-\d\d-\d\d)-{re.escape(recipe)}(?:-(\d+))?")
+    named = [(path, pattern.fullmatch(path.name)) for path in fresh.parent.glob("*/")]
+    found = {(name[1], int(name[2] or 1)): path for path, name in named if name}
+    if resume and not found:
+        raise ValueError(f"{fresh.parent} holds no run of recipe {recipe}; name the folder to resume as output_dir.")
+    if resume:
+        return found[max(found)]
+    today = [number for day, number in found if day == str(date.today())]
+    # processes that train together must not see each other's folder as that of an earlier run
+    alone = int(os.environ.get("WORLD_SIZE", 1)) == 1
+    return fresh.with_name(f"{fresh.name}-{max(today) + 1}") if today and alone else fresh
+
+
+def make_run(values: Mapping[str, Any], *, where: str = "recipe", resume: bool = False) -> Run:
+    """Check a mapping of keys to values and build what takes them; `where` they come from also names the dated folder."""
     check_secrets(values, where)
     values = flatten(values, where)
+    folder = "" if values.get("output_dir") else str(dated_folder(Path(where).stem, resume=resume))
     try:
-        return _checked_run(values)
+        return _checked_run(values, folder)
     except (ImportError, OSError, TypeError, ValueError) as error:
         raise ValueError(f"{where}: {error}") from None
 
 
-def _checked_run(values: dict[str, Any]) -> Run:
+def _checked_run(values: dict[str, Any], folder: str) -> Run:
     """The run of these values, and those of its members; what makes them says what is wrong with them."""
     parts = _sort_values(values)
     options, trunk_options, given = parts["options"], parts["trunk_options"], parts["training"]
+    given["output_dir"] = given.get("output_dir") or folder
     for conflict in _stock_conflicts(given, parts["recipe"]):
         raise ValueError(conflict)
     given.setdefault("greater_is_better", _measure(given) in GREATER)
@@ -259,7 +281,7 @@ def _checked_run(values: dict[str, Any]) -> Run:
     training.push_to_hub = False
     run = Run(recipe, options, trunk_options, training, values)
     if _members_of(recipe, options) == "independent":
-        run.members = tuple(_checked_run(own) for own in _member_values(run))
+        run.members = tuple(_checked_run(own, folder) for own in _member_values(run))
     return run
 
 

@@ -28,7 +28,8 @@ from annot_hf.models.adapters import add_lora
 from annot_hf.models.configuration_annotator import FINE
 from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.kde import best_width, cell_masses
-from annot_hf.models.measures import cross_entropy, mixture
+from annot_hf.models.losses import EPSILON
+from annot_hf.models.measures import cross_entropy, kl, mixture
 from annot_hf.models.modeling_annotator import AnnotatorModel
 from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
@@ -37,7 +38,7 @@ from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.modeling_seedbert import SeedBert, read_member
 from annot_hf.models.outputs import AnnotatorOutput, DistributionOutput
 from annot_hf.models.register import register_models
-from annot_hf.training.augment import make_copies, make_perturbation
+from annot_hf.training.augment import Copies, make_perturbation
 from annot_hf.training.checkpoints import (
     FACTS,
     check_model_folder,
@@ -57,6 +58,7 @@ from annot_hf.training.datasets import SplitReader, make_split_targets, target_o
 from annot_hf.training.inference import predict, predict_robustness, save_predictions
 from annot_hf.training.inputs import make_processor
 from annot_hf.training.keys import MEASURES, Recipe
+from annot_hf.training.progress import show_epochs, tell
 from annot_hf.training.recipe import LALM, LOG_MEL, Run, members_folder
 from annot_hf.training.trainer import OpinionTrainer
 
@@ -102,7 +104,7 @@ def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingRes
     """Train in a folder that this process has locked."""
     recipe, arguments = run.recipe, run.training
     perturbation = make_perturbation(recipe.augmentation.perturb_share, arguments.seed)
-    copies = make_copies(recipe.augmentation.copies, arguments.seed)
+    copies = Copies(recipe.augmentation.copies, arguments.seed)
     check_start(run, resume=resume)
     repository = open_repository(run) if run.pushes and arguments.process_index == 0 else ""
     corpus = corpus or read_export(recipe.corpus)
@@ -146,6 +148,9 @@ def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingRes
         processing_class=processor,
         callbacks=recipe.schedule.callbacks(),
     )
+    # the baseline of every report: the distribution of the training votes, whatever the training target
+    marginal = views["train"].targets("train", recipe.question, bins=model.config.bins).probs.mean(0)
+    show_epochs(trainer, float(kl(datasets["validation"].targets.probs, marginal + EPSILON).mean()))
     if hasattr(model, "get_base_model"):
         check_sharding(trainer.accelerator)
     if not run.members:
@@ -153,8 +158,6 @@ def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingRes
         # callbacks would see the same validation pass twice
         arguments.eval_on_start &= newest is None
         trainer.train(resume_from_checkpoint=newest and str(newest))
-    # the baseline of every report: the distribution of the training votes, whatever the training target
-    marginal = views["train"].targets("train", recipe.question, bins=model.config.bins).probs.mean(0)
     chosen = choose_on_validation(trainer, recipe, marginal)
     metrics = trainer.evaluate()
     metrics = {name: metrics[f"eval_{name}"] for name in MEASURES if f"eval_{name}" in metrics}
@@ -210,7 +213,11 @@ def train_members(run: Run, corpus: ExportedCorpus) -> list[Path]:
         logger.warning("%d of %d members are trained already.", len(runs) - len(missing), len(runs))
     # no process may start a member that another one has not looked for yet
     state.wait_for_everyone()
-    errors = [_train_member(one, corpus) for one in missing]
+    errors = []
+    for number, one in enumerate(missing, start=1):
+        if state.is_main_process:
+            tell(f"Member {number} of {len(missing)}: {Path(one.training.output_dir).name}")
+        errors.append(_train_member(one, corpus))
     failed = [(Path(one.training.output_dir), error) for one, error in zip(missing, errors, strict=True) if error]
     if failed:
         folder, error = failed[0]
@@ -249,7 +256,6 @@ def _damage(run: Run) -> str | None:
 def _train_member(run: Run, corpus: ExportedCorpus) -> str:
     """Train a member in a folder that this run holds; what went wrong, or nothing."""
     folder, state = Path(run.training.output_dir), PartialState()
-    logger.info("%s", folder)
     try:
         with held(folder):
             state.wait_for_everyone()
@@ -360,7 +366,6 @@ def predictions_of(
         predictions = None if done is None else _read(kept)
         if predictions is None:
             if done is None or not model.is_dir():
-                logger.info("%s", folder)
                 train(run, resume=any(folder.glob("checkpoint-*")) or bool(run.members), corpus=corpus)
                 replace_file(folder / FACTS, lambda path: shutil.copyfile(model / FACTS, path))
                 write_record(folder / DONE, run.record(corpus))

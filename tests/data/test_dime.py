@@ -2,7 +2,6 @@
 
 import itertools
 import math
-import sys
 from fractions import Fraction
 
 import numpy as np
@@ -362,10 +361,3 @@ def test_a_distribution_that_is_none_is_named(row, corpus):
     given["probs"][7] = row
     with pytest.raises(ValueError, match="The distribution of item 'clip 7' is"):
         plan_mixtures(**given)
-
-
-def test_without_the_extra_the_fix_is_named(corpus, monkeypatch):
-    monkeypatch.setitem(sys.modules, "sklearn", None)
-    monkeypatch.setitem(sys.modules, "sklearn.neighbors", None)
-    with pytest.raises(ValueError, match=r"scikit-learn.*pip install 'annot-hf\[augment\]'"):
-        plan_mixtures(**corpus[1], share=0.5)

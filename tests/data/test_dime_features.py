@@ -1,7 +1,5 @@
 """Published features against librosa's functions one by one, counts by hand, and tables of one's own."""
 
-import sys
-
 import librosa
 import numpy as np
 import pandas as pd
@@ -16,7 +14,6 @@ from annot_hf.data.dime import (
     TEXT_FEATURES,
     clip_features,
     features_of_clip,
-    load_librosa,
     read_features,
     text_features,
     write_features,
@@ -154,10 +151,3 @@ def test_a_file_that_is_none_is_said(tmp_path):
     for items, features in ((["a"], np.zeros((2, 2))), (["a", "a"], np.zeros((2, 2))), (["a"], np.zeros(1))):
         with pytest.raises(ValueError, match="one row per item"):
             write_features(tmp_path / "x.parquet", items, features)
-
-
-def test_without_the_extra_the_fix_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "librosa", None)
-    load_librosa.cache_clear()
-    with pytest.raises(ValueError, match=r"librosa.*pip install 'annot-hf\[augment\]'"):
-        clip_features(np.zeros(FEATURE_RATE))

@@ -1,3 +1,4 @@
+import base64
 import json
 
 import numpy as np
@@ -95,8 +96,13 @@ def trained(monkeypatch):
 SMALL = {"folds": 2, "repeats": 1, "n_resamples": 20}
 
 
-def test_all_systems_learn_the_same_folds_which_cut_no_conversation(plan, chats, tmp_path, trained):
+def test_all_systems_learn_the_same_folds_which_cut_no_conversation(plan, chats, tmp_path, trained, capsys):
     found, page = crossval(plan, chats, tmp_path / "out", **SMALL)
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Run ")]
+    assert shown[2:] == [
+        "Run 3 of 4: system soft, repeat 0, fold 1, seed 1",
+        "Run 4 of 4: system raters, repeat 0, fold 1, seed 1",
+    ]
     assert len(trained) == 4 and len({seed for *_, seed, _ in trained}) == 2
     tested = []
     for number in range(2):
@@ -125,7 +131,9 @@ def test_all_systems_learn_the_same_folds_which_cut_no_conversation(plan, chats,
     saved = json.loads((tmp_path / "out" / "crossval.json").read_text())
     assert saved["group"] == "conversation" and len(saved["evaluation"]["counts"]["folds"]) == 2
     assert saved["evaluation"]["measures"]["items"]["entropy_correlation"] == found["entropy_correlation"]
-    assert (tmp_path / "out" / "crossval.png").is_file()
+    picture = base64.b64encode((tmp_path / "out" / "crossval.png").read_bytes()).decode()
+    html = page.with_suffix(".html").read_text()
+    assert f"data:image/png;base64,{picture}" in html and "Label odd has no vote in" in html
     assert not list((tmp_path / "out").rglob("*.safetensors"))  # models of all folds would not fit
     facts = json.loads((tmp_path / "out" / "soft" / "repeat0" / "fold1" / "training.json").read_text())
     assert facts["part"]["fold"] == 1 and facts["part"]["folds"] == 2

@@ -1,10 +1,11 @@
+import itertools
 import json
+import shutil
 
 import pytest
 import tiny
 import yaml
 
-from annot_hf.data import conditions
 from annot_hf.data.conditions import Condition
 from annot_hf.data.export import read_export
 from annot_hf.data.synthetic import half_of
@@ -26,11 +27,15 @@ def plan(tmp_path):
     return read_plan(path)
 
 
-def test_a_plan_runs_and_goes_on_where_it_was(plan, corpus, tmp_path, monkeypatch):
+def test_a_plan_runs_and_goes_on_where_it_was(plan, corpus, tmp_path, monkeypatch, capsys, caplog):
     monkeypatch.setattr(inference, "ROBUSTNESS", ("noise:20",))
     monkeypatch.setattr(Condition, "apply", lambda self, wave, *_, item: wave / 64)
-    monkeypatch.setattr(conditions, "load_audiomentations", lambda: None)
     found, page = run_plan(plan, corpus, tmp_path / "out", WORDS, n_resamples=20)
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.startswith("Run ")]
+    assert shown == [
+        f"Run {number} of 4: system {name}, seed {seed}"
+        for number, (name, seed) in enumerate(itertools.product(plan.systems, (0, 1)), start=1)
+    ]
     assert found.counts["runs"] == {"soft": 2, "hard, CE": 2}
     seeds = found.at("jsd", "soft")["runs"]
     assert seeds[0] != seeds[1]
@@ -45,11 +50,17 @@ def test_a_plan_runs_and_goes_on_where_it_was(plan, corpus, tmp_path, monkeypatc
     assert set(moved) == {"soft", "hard, CE"} and min(moved.values()) > 0
     part = text.split("## How robust the systems are")[1]
     assert "| System | noise:20 |" in part and f"| soft | {moved['soft']:.3f} JSD − clean:" in part
+    html = page.with_suffix(".html").read_text()
+    assert "target.method: &#34;majority&#34;</td>" in html and "How robust the systems are" in html
     # of the first run of a system alone
     assert len(list((tmp_path / "out").glob("*/*/predictions-test/robustness"))) == 2
     monkeypatch.setattr(runs_module, "train", lambda *_, **__: pytest.fail("a finished run was trained again"))
     again, _ = run_plan(plan, corpus, tmp_path / "out", WORDS, n_resamples=20)
-    assert again == found
+    assert again == found and "The table of robustness lacks" not in page.read_text() + caplog.text
+    shutil.rmtree(tmp_path / "out" / "soft" / "seed0" / "predictions-test" / "robustness")
+    run_plan(plan, corpus, tmp_path / "out", WORDS, n_resamples=20)
+    said = "The table of robustness lacks soft: there are no predictions of altered clips"
+    assert said in page.read_text() and said in caplog.text
     with pytest.raises(ValueError, match="run of another plan"):
         run_plan(plan, corpus, tmp_path / "out", [*WORDS, "learning_rate=1e-4"])
     other, _ = run_plan(plan, corpus, tmp_path / "out", WORDS, split="validation", n_resamples=20)

@@ -1,5 +1,6 @@
 """Runs that stop or go on: bad days of a server, clips that it does not take, rates."""
 
+import asyncio
 import json
 import re
 
@@ -10,7 +11,7 @@ from answers import change, first
 from annot_hf.cli import app as cli
 from annot_hf.proxies import job as questions
 from annot_hf.proxies.annotate import annotate
-from annot_hf.proxies.backend import Answer
+from annot_hf.proxies.backend import Answer, Ask, Busy
 from annot_hf.proxies.servers import OpenAIServer
 from benchmarks.chat_server import Reply, serve
 
@@ -86,12 +87,36 @@ def test_a_server_that_is_down_stops_the_run_which_then_goes_on(ask):
     assert report.counts["label"] == 24
 
 
-def test_nobody_at_the_address(job, tmp_path, monkeypatch):
-    monkeypatch.setattr("annot_hf.proxies.session.LONGEST_WAIT", 0.02)
-    backend = OpenAIServer("m", base_url="http://127.0.0.1:9/v1")
-    report = annotate(job(), backend, tmp_path / "out", attempts=2, concurrency=1)
-    assert "Connect" in report.stopped
-    assert report.counts["label"] == 0
+def test_nobody_at_the_address_is_said_at_once(job, tmp_path, clock):
+    backend = OpenAIServer("m", base_url="http://me:word@127.0.0.1:9/v1?token=very-secret")
+    report = annotate(job(), backend, tmp_path / "out", concurrency=1)
+    said = r"No server answers at http://127.0.0.1:9 \(ConnectError: .*\); start it, or correct --base-url"
+    assert re.fullmatch(said, report.stopped) and clock() == 0
+    assert report.counts == dict.fromkeys(report.counts, 0) | {"failed": 1, "not asked": 23}
+
+
+def test_the_command_names_the_address_of_a_dead_server(corpus, tmp_path, capsys):
+    words = ["annotate", str(corpus.folder), "--out", str(tmp_path / "out"), "--model", "m", "--question", "emotion"]
+    with pytest.raises(SystemExit, match="2"):
+        cli.main([*words, "--base-url", "http://127.0.0.1:9/v1"])
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("Error: No server answers at http://127.0.0.1:9 (ConnectError")
+    assert error.endswith("the same command resumes the run.") and "There are 0 votes" in error
+
+
+def test_a_server_that_has_answered_before_is_asked_again():
+    ask = Ask("a", 0, "system", "user", audio=b"", temperature=1.0, seed=0, key="k")
+
+    async def before_and_after():
+        with serve(lambda question: Reply("anger")) as url:
+            backend = OpenAIServer("m", base_url=url)
+            (answer,) = await backend.ask([ask])
+        with pytest.raises(Busy, match="Connect"):
+            await backend.ask([ask])
+        await backend.close()
+        return answer.reply
+
+    assert asyncio.run(before_and_after()) == "anger"
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])

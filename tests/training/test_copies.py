@@ -26,13 +26,6 @@ TWO = {"augmentation.copies": 2, "num_train_epochs": 2}
 ITEMS = [f"item{number}" for number in range(1500)]
 
 
-@pytest.fixture(autouse=True)
-def library():
-    """The library that has MP3."""
-    for name in ("audiomentations", "fast_mp3_augment"):
-        pytest.importorskip(name, reason="audiomentations is not installed; install annot-hf[conditions]")
-
-
 @pytest.fixture
 def trainers(monkeypatch):
     """Every trainer that is made."""

@@ -2,7 +2,6 @@
 
 import math
 import random
-import sys
 
 import librosa
 import numpy as np
@@ -18,12 +17,6 @@ CHANGES = {
     "slower": lambda wave: change_tempo(wave, RATE, 0.95),
     "faster": lambda wave: change_tempo(wave, RATE, 1.05),
 }
-
-
-@pytest.fixture(autouse=True)
-def library():
-    """The library that changes clips."""
-    pytest.importorskip("audiomentations", reason="audiomentations is not installed; install annot-hf[conditions]")
 
 
 def sine(frequency, seconds=4.0, amplitude=0.5):
@@ -172,13 +165,3 @@ def test_a_smaller_share_changes_no_other_clips():
 def test_a_share_that_is_no_probability(share):
     with pytest.raises(ValueError, match=rf"perturb_share is {share}; give a probability from 0 \(never\) to 1"):
         make_perturbation(share, 0)
-
-
-def test_without_the_extra_the_fix_is_named(monkeypatch):
-    monkeypatch.setitem(sys.modules, "audiomentations", None)
-    with pytest.raises(ValueError) as error:
-        make_perturbation(0.3, 0)
-    assert str(error.value) == (
-        "perturb_share needs the package audiomentations, which is not installed; pip install 'annot-hf[conditions]'."
-    )
-    assert make_perturbation(0.0, 0) is None

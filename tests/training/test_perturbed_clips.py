@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import sys
 from dataclasses import replace
 
 import numpy as np
@@ -31,12 +30,6 @@ from annot_hf.training.trainer import EpochOfSampler, OpinionTrainer
 
 ALWAYS = {"augmentation.perturb_share": 1.0, "num_train_epochs": 2}
 MID_EPOCH = {"save_strategy": "steps", "save_steps": 2, "eval_strategy": "steps", "eval_steps": 2}
-
-
-@pytest.fixture(autouse=True)
-def library():
-    """The library that changes clips."""
-    pytest.importorskip("audiomentations", reason="audiomentations is not installed; install annot-hf[conditions]")
 
 
 @pytest.fixture(scope="module")
@@ -280,12 +273,3 @@ def test_inputs_that_are_kept_cannot_change(
     ):
         train(over_trunk(whisper_folder, **{"augmentation.perturb_share": 0.3}))
     assert not asked
-
-
-def test_a_missing_package_is_said_before_anything_is_done(over_trunk, wavlm_folder, tmp_path, monkeypatch):
-    monkeypatch.setitem(sys.modules, "audiomentations", None)
-    run = over_trunk(wavlm_folder, **ALWAYS, output_dir=str(tmp_path / "none"))
-    with pytest.raises(ValueError, match=r"perturb_share needs the package audiomentations.*'annot-hf\[conditions\]'"):
-        train(run)
-    assert not (tmp_path / "none").exists()
-    train(over_trunk(wavlm_folder, output_dir=str(tmp_path / "without")))  # who does not ask for it does not need it

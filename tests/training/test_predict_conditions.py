@@ -30,7 +30,6 @@ def hushed(monkeypatch):
         return wave * np.float32(2.0 ** (-4 - 4 * self.seed))
 
     monkeypatch.setattr(Condition, "apply", apply)
-    monkeypatch.setattr(conditions, "load_audiomentations", lambda: None)
     return heard
 
 
@@ -161,8 +160,6 @@ def test_texts_have_no_acoustic_conditions(recipe, sayings):
 
 def test_from_clips_to_the_report(checkpoints, corpus, features, tmp_path):
     """The whole way with the library itself."""
-    for name in ("audiomentations", "fast_mp3_augment"):
-        pytest.importorskip(name, reason="audiomentations is not installed; install annot-hf[conditions]")
     model, out, asked = (
         checkpoints["distribution"],
         tmp_path / "out",

@@ -105,7 +105,6 @@ def test_two_processes_train_each_member_together_and_ask_nothing(pair, sayings,
 
 def test_two_processes_that_go_on_inside_an_epoch_end_where_they_would_have(pair, over_trunk, wavlm_folder, tmp_path):
     """5 clips, one a process and step: 3 steps an epoch; resumed from step 4, as if all after it had been lost."""
-    pytest.importorskip("audiomentations", reason="audiomentations is not installed; install annot-hf[conditions]")
     options = {"save_strategy": "steps", "save_steps": 1, "save_total_limit": 9, "load_best_model_at_end": False}
     options |= {"eval_strategy": "no", "num_train_epochs": 2, "augmentation.perturb_share": 1.0}
     options |= {"per_device_train_batch_size": 1, "per_device_eval_batch_size": 2}

@@ -1,4 +1,7 @@
 import json
+from datetime import date
+from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import tiny
@@ -8,7 +11,7 @@ from transformers import TrainingArguments
 from annot_hf.models.configuration_distribution import DistributionConfig
 from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.modeling_distribution import DistributionModel
-from annot_hf.training.recipe import load_recipe, make_run, recipe_names
+from annot_hf.training.recipe import dated_folder, load_recipe, make_run, recipe_names
 from annot_hf.training.train import MODELS
 
 SCALES = [{"name": "activation", "low": 1, "high": 5}, {"name": "valence", "low": 1, "high": 5}]
@@ -422,3 +425,25 @@ def test_options_are_mappings_in_every_run_of_a_process():
     for _ in range(2):  # the library's parser changes the types of the fields
         run = load_recipe("speech-distribution", {"lr_scheduler_kwargs": {"num_cycles": 1}})
         assert run.training.lr_scheduler_kwargs == {"num_cycles": 1}
+
+
+def test_without_output_dir_a_run_has_a_dated_folder_of_its_own(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("annot_hf.training.recipe.date", SimpleNamespace(today=lambda: date(2026, 11, 28)))
+    fresh = "runs/2026-11-28-speech-distribution"
+
+    def chosen(**options):
+        return load_recipe("speech-distribution", **options).training.output_dir
+
+    with pytest.raises(ValueError, match="runs holds no run of recipe speech-distribution; name the folder"):
+        chosen(resume=True)
+    for folder in ("runs/2020-01-31-speech-distribution-7", f"{fresh}-mine", "runs/2026-11-28-distribution"):
+        (tmp_path / folder).mkdir(parents=True)
+    assert chosen() == fresh and chosen(resume=True) == "runs/2020-01-31-speech-distribution-7"
+    for folder in (fresh, f"{fresh}-2", f"{fresh}-10"):
+        (tmp_path / folder).mkdir()
+    assert chosen() == f"{fresh}-11" and chosen(resume=True) == f"{fresh}-10"
+    assert chosen(overrides={"output_dir": "mine"}, resume=True) == "mine"
+    # processes that train together must agree
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    assert dated_folder("speech-distribution") == Path(fresh)

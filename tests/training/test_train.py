@@ -1,8 +1,10 @@
 """Whole runs, and above all: a run that was killed and resumed ends where an uninterrupted one does."""
 
 import json
+import re
 import shutil
 from dataclasses import replace
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +13,7 @@ import tiny
 import torch
 import yaml
 from safetensors.torch import load_file
+from scipy.special import rel_entr
 from small_runs import killed_at, simulated_export
 
 from annot_hf.data.audio import load_audio
@@ -205,6 +208,38 @@ def test_a_recipe_says_what_is_learnt(options, corpus, small_run, tmp_path, monk
     assert (learnt[0].probs == expected.probs).all() and result.facts["target"] == expected.method
     assert (expected.probs != make_targets(votes, "emotion", expected.method, items=learnt[0].items).probs).any()
     assert len(expected.excluded) == 1 and result.facts["splits"]["train"]["excluded"] == expected.excluded
+
+
+def shown_epochs(run, capsys):
+    """The lines that a run prints, as columns, and what the library logged."""
+    train(run)
+    printed = capsys.readouterr().out
+    head, *lines = printed.splitlines()
+    assert " ".join(head.split()) == "epoch training loss validation JSD gap closed time left"
+    assert all(len(line) == len(head) for line in lines)
+    *_, state = sorted(Path(run.training.output_dir).glob("checkpoint-*/trainer_state.json"))
+    return [line.split() for line in lines], json.loads(state.read_text())["log_history"]
+
+
+def test_a_run_shows_a_line_an_epoch(small_run, tmp_path, corpus, capsys):
+    run = small_run("distribution", tmp_path / "run", save_total_limit=2)
+    lines, logged = shown_epochs(run, capsys)
+    losses, measured = [one for one in logged if "loss" in one], [one for one in logged if "eval_kl" in one]
+    marginal, voted = (read_export(corpus).targets(split, ["emotion"]).probs for split in ("train", "validation"))
+    baseline = rel_entr(voted, marginal.mean(0)).sum(1).mean()
+    assert len(lines) == len(measured) == 2
+    for number, (line, loss, found) in enumerate(zip(lines, losses, measured, strict=True), start=1):
+        gap = 100 * (1 - found["eval_kl"] / baseline)
+        expected = [str(number), f"{loss['loss']:.4f}", f"{found['eval_jsd']:.4f}", f"{gap:.1f}", "%"]
+        assert line[:5] == expected and re.fullmatch(r"\d:\d\d:\d\d", line[5])
+    assert lines[-1][5] == "0:00:00"
+
+
+def test_a_run_without_validation_shows_its_loss(small_run, tmp_path, capsys):
+    options = {"eval_strategy": "no", "load_best_model_at_end": False}
+    lines, logged = shown_epochs(small_run("annotator", tmp_path / "run", **options), capsys)
+    losses = [f"{one['loss']:.4f}" for one in logged if "loss" in one]
+    assert [line[1:4] for line in lines] == [[loss, "–", "–"] for loss in losses] and len(lines) == 2
 
 
 def test_a_run_that_cannot_start_leaves_no_folder(small_run, tmp_path):
