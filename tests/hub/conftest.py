@@ -1,0 +1,3 @@
+"""Fixtures that other folders share."""
+
+from small_runs import *  # noqa: F403
