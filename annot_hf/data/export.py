@@ -26,6 +26,7 @@ from annot_hf.data.export_tables import all_labels, audio_column, dataset_card, 
 from annot_hf.data.files import check_name, file_sha256, replace_folder, resolve_inside
 from annot_hf.data.lengths import AudioError
 from annot_hf.data.questions import Question, normal_form_hint
+from annot_hf.data.snapshots import find_folder, spoken
 from annot_hf.data.targets import Targets, make_targets
 from annot_hf.data.votes import VoteTable
 
@@ -62,6 +63,11 @@ class ExportedCorpus:
     digest: str
     spans: pd.DataFrame | None = None
     part: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def features(self) -> Path:
+        """The folder that caches features by default: beside the export, or in the working folder if that is of the Hub."""
+        return self.folder.parent / "features" if spoken(self.folder) == str(self.folder) else Path("features")
 
     def with_splits(self, splits: Mapping[str, str], part: Mapping[str, Any]) -> "ExportedCorpus":
         """A view in memory of the items in `splits` (item -> its split); a run records `part` (JSON), which describes it."""
@@ -206,19 +212,22 @@ def _write_export(
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def read_export(folder: str | os.PathLike, *, root: str | os.PathLike | None = None) -> ExportedCorpus:
+def read_export(
+    source: str | os.PathLike, *, root: str | os.PathLike | None = None, revision: str | None = None
+) -> ExportedCorpus:
     """Read what `export_corpus` wrote.
 
     Args:
-        folder: The export.
+        source: Folder of the export, or a Hub id such as "me/my-votes".
         root: Folder of audio that is not embedded; by default the folder that the corpus was exported from, or, if it is gone,
             the one that lies like that from the export's folder.
+        revision: Branch, tag or commit of a Hub id.
 
     Raises:
-        ValueError: The folder is not an export, a file is missing or damaged, or the audio is not under one root; the
-            message names the file.
+        ValueError: There is no such folder or repository, or it is not an export, a file is missing or damaged, or the
+            audio is not under one root; the message names the file.
     """
-    folder = Path(folder).resolve()
+    folder = find_folder(source, "dataset", revision=revision).resolve()
     path = folder / EXPORT_FILE
     if not path.is_file():
         raise ValueError(

@@ -22,6 +22,7 @@ from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAM
 import annot_hf.models
 from annot_hf.data.export import ExportedCorpus
 from annot_hf.data.files import check_own, replace_file
+from annot_hf.data.snapshots import find_folder
 from annot_hf.models.modeling_opinion import SupportModel, read_checkpoint, read_object
 from annot_hf.models.register import register_models
 from annot_hf.training.inputs import make_processor
@@ -335,16 +336,20 @@ def save_model(
     fresh.rename(folder)
 
 
-def load_model(folder: str | Path) -> tuple[SupportModel, Any, dict[str, Any]]:
-    """A checkpoint folder's model, its processor and the facts of its training (empty if it has none).
+def load_model(source: str | Path, *, revision: str | None = None) -> tuple[SupportModel, Any, dict[str, Any]]:
+    """A checkpoint's model, its processor and the facts of its training (empty if it has none).
 
     Adapters are put on the base that they name.
 
+    Args:
+        source: Checkpoint folder, or a Hub id such as "me/mine".
+        revision: Branch, tag or commit of a Hub id.
+
     Raises:
-        ValueError: The folder holds no checkpoint of this package, or adapters whose base is not there.
+        ValueError: There is no checkpoint of this package, or it has adapters whose base is not there.
     """
     register_models()
-    folder = Path(folder)
+    folder = find_folder(source, "model", revision=revision)
     model, odd = read_checkpoint(folder, give="output_dir/model of a run", fix="restore the checkpoint")
     if not isinstance(model, SupportModel):
         raise ValueError(f"{folder} holds a {type(model).__name__}; give a checkpoint trained with annot-hf.")
@@ -367,19 +372,20 @@ def load_lora(source: str | os.PathLike[str], **options: Any) -> Any:
         raise ValueError(f"There is neither a folder nor a repository {os.fspath(source)!r} ({error}).") from error
 
 
-def merge_lora(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
-    """A checkpoint folder of whole weights from one of adapters: it needs neither `peft` nor the base.
+def merge_lora(source: str | os.PathLike[str], out: str | os.PathLike[str], *, revision: str | None = None) -> Path:
+    """A checkpoint folder of whole weights from a checkpoint of adapters: it needs neither `peft` nor the base.
 
     Merged weights are rounded to the precision of those the adapters sit on; in bfloat16, predictions move a little.
 
     Args:
-        folder: `output_dir`/model of a run with adapters.
+        source: `output_dir`/model of a run with adapters, or a Hub id.
         out: Folder to write, of about the size of the base; it must not be there.
+        revision: Branch, tag or commit of a Hub id.
 
     Raises:
-        ValueError: `folder` holds no adapters, or not all of them, or `out` is there already.
+        ValueError: There are no adapters, or not all of them, or `out` is there already.
     """
-    folder, out = Path(folder), Path(out)
+    folder, out = find_folder(source, "model", revision=revision), Path(out)
     if out.exists():
         raise ValueError(f"{out} is there already; name another folder, or remove it.")
     model = load_lora(folder).merge_and_unload()
