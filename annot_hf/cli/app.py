@@ -481,6 +481,38 @@ def report(
     print_path(steps.write_report(folders, corpus, out, listen=listen, votes_half=votes_half, **given))
 
 
+@app.command()
+def publish(
+    folder: Annotated[Path, Argument(help="Checkpoint folder, exported corpus, or folder of a Space or a metric.")],
+    repository: Annotated[str, Argument(help="Id of the repository, such as me/mine.")],
+    kind: Annotated[
+        str, Option(help="model, dataset, space or metric; found by what is in the folder by default.")
+    ] = "",
+    private: Annotated[
+        bool, Option("--private/--public", help="Whether a repository that is created can be read by you alone.")
+    ] = True,
+    dry_run: Annotated[bool, Option(help="Say what would go up; ask the Hub nothing.")] = False,
+    keep_raters: Annotated[bool, Option(help="Leave rater ids as they are, instead of salting them.")] = False,
+    license: Annotated[
+        str, Option(help="Licence under which you pass on clips and texts of your own corpus; else votes alone go up.")
+    ] = "",
+) -> None:
+    """Put a model, a corpus, a Space or a metric on the Hub: what is on a list of what may leave, and nothing else.
+
+    Example: `annot-hf publish runs/cremad/model me/cremad`
+    """
+    from annot_hf.hub.publish import publish as publish_folder
+
+    options = {"kind": kind, "private": private, "dry_run": dry_run, "keep_raters": keep_raters, "license": license}
+    found = publish_folder(folder, repository, **options)
+    verb = "would go up" if dry_run else "is published" if found.commit else "is up to date"
+    print_rows(f"{found.kind} {repository} {verb}", found.rows())
+    for note in found.notes:
+        print_text(note)
+    if found.url:
+        print_line(found.url)
+
+
 @app.command(context_settings=WORDS)
 def results(
     plan: Annotated[Path, Argument(help="YAML file with recipe, seeds and systems.")],
