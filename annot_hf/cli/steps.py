@@ -86,15 +86,10 @@ def choose_recipe(exported: "ExportedCorpus", overrides: Sequence[str]) -> str:
 
 def run_training(recipe: str, words: Iterable[str], *, resume: bool) -> Path:
     """Train a recipe, write the model's card and print the validation results; returns the checkpoint folder."""
-    from accelerate import PartialState
-
-    from annot_hf.hub.cards import write_model_card
+    from annot_hf.hub.publish import train_and_push
     from annot_hf.training.recipe import load_recipe
-    from annot_hf.training.train import train
 
-    result = train(load_recipe(recipe, list(words)), resume=resume)
-    if PartialState().is_main_process:
-        write_model_card(result.model)
+    result = train_and_push(load_recipe(recipe, list(words)), resume=resume)
     rows = [(name, f"{value:.4f}", "") for name, value in result.metrics.items() if isinstance(value, float)]
     print_rows("Validation (nats; tvd is a distance)", rows)
     return result.model

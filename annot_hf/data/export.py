@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from datasets import Features
 from datasets.splits import SplitDict, SplitInfo
 
 from annot_hf.data.audio import audio_info
@@ -26,6 +27,7 @@ from annot_hf.data.export_tables import all_labels, audio_column, dataset_card, 
 from annot_hf.data.files import check_name, file_sha256, replace_folder, resolve_inside
 from annot_hf.data.lengths import AudioError
 from annot_hf.data.questions import Question, normal_form_hint
+from annot_hf.data.snapshots import find_folder, spoken
 from annot_hf.data.targets import Targets, make_targets
 from annot_hf.data.votes import VoteTable
 
@@ -65,6 +67,11 @@ class ExportedCorpus:
     origin: Mapping[str, str]
     spans: pd.DataFrame | None = None
     part: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def features(self) -> Path:
+        """The folder that caches features by default: beside the export, or in the working folder if that is of the Hub."""
+        return self.folder.parent / "features" if spoken(self.folder) == str(self.folder) else Path("features")
 
     def with_splits(self, splits: Mapping[str, str], part: Mapping[str, Any]) -> "ExportedCorpus":
         """A view in memory of the items in `splits` (item -> its split); a run records `part` (JSON), which describes it."""
@@ -164,6 +171,7 @@ def export_corpus(
         "kind": EXPORT_KIND,
         "name": corpus.name,
         **{key: getattr(corpus, key) for key in _STATED},
+        "shareable": corpus.shareable,
         "questions": [asdict(question) for question in votes.questions],
         "default_questions": list(corpus.default_questions),
         "labels": all_labels(votes.questions),
@@ -174,54 +182,67 @@ def export_corpus(
         "report": report.to_dict(),
     }
     with replace_folder(out, marker=EXPORT_FILE, kind=EXPORT_KIND, entries=ENTRIES) as folder:
-        _write_export(folder, corpus, report, make_tables(corpus, items, votes, spans), facts)
+        _write_tables(folder, make_tables(corpus, items, votes, spans), facts, corpus.sampling_rate, corpus.root)
+        seal_export(folder, facts)
     return report
 
 
-def _write_export(
-    folder: Path, corpus: VoteCorpus, report: CorpusReport, tables: dict[str, pa.Table], facts: dict[str, Any]
-) -> None:
-    """Write the tables by split, then `corpus.json` with their digests, then the card."""
-    labels, root = facts["labels"], corpus.root if facts["embedded_audio"] else None
-    features = {config: table_features(config, table, labels, corpus.sampling_rate) for config, table in tables.items()}
+def _write_tables(folder: Path, tables: dict[str, pa.Table], facts: dict[str, Any], rate: int, root: Path) -> None:
+    """Write the tables by split; audio at `rate` is read from `root` if it is to be inside."""
+    labels, audio = facts["labels"], root if facts["embedded_audio"] else None
     split_of_item = tables["items"].select(["item", "split"]).to_pandas().set_index("item")["split"]
-    splits: dict[str, SplitDict] = {}
-    files = facts["files"] = {}
     for config, table in tables.items():
         split = split_of_item[table["item"].to_numpy()].to_numpy()
-        splits[config] = SplitDict()
+        schema = table_features(config, table, labels, rate).arrow_schema
         (folder / config).mkdir()
-        for name in report.splits:
+        for name in facts["report"]["splits"]:
             part = table.filter(pa.array(split == name))
             # `datasets` cannot read an empty file; the split is then absent from this table.
-            if not part.num_rows:
-                continue
-            path = folder / config / f"{name}.parquet"
-            _write_parquet(part, features[config].arrow_schema, path, root)
-            files[f"{config}/{name}.parquet"] = file_sha256(path)
-            splits[config].add(SplitInfo(name, num_bytes=part.nbytes, num_examples=part.num_rows))
-    facts["splits"] = {config: list(written) for config, written in splits.items()}
+            if part.num_rows:
+                _write_parquet(part, schema, folder / config / f"{name}.parquet", audio)
+
+
+def seal_export(folder: Path, facts: dict[str, Any]) -> None:
+    """Write what goes with the parquet files of a folder: `corpus.json`, which holds `facts` and digests, and the card."""
+    splits: dict[str, list[str]] = {}
+    for config in ENTRIES[2:]:
+        names = [name for name in facts["report"]["splits"] if (folder / config / f"{name}.parquet").is_file()]
+        splits |= {config: names} if names else {}
+    files = [f"{config}/{name}.parquet" for config, names in splits.items() for name in names]
     # Computed from the written files, because reading the export computes it again.
-    facts["digest"] = _tables_digest(facts["questions"], _read_tables(folder, facts["splits"], audio=False))
+    digest = _tables_digest(facts["questions"], _read_tables(folder, splits, audio=False))
+    facts = facts | {"files": {name: file_sha256(folder / name) for name in files}, "splits": splits, "digest": digest}
     text = json.dumps(facts, indent=1, ensure_ascii=False)
     (folder / EXPORT_FILE).write_text(text + "\n", encoding="utf-8")
-    card = dataset_card(report, facts, features, splits)
+    features, written = {}, {}
+    for config, names in splits.items():
+        written[config] = SplitDict()
+        for name in names:
+            found = pq.ParquetFile(folder / config / f"{name}.parquet")
+            features[config] = Features.from_arrow_schema(found.schema_arrow)
+            groups = (found.metadata.row_group(at) for at in range(found.num_row_groups))
+            size = sum(group.total_byte_size for group in groups)
+            written[config].add(SplitInfo(name, num_bytes=size, num_examples=found.metadata.num_rows))
+    card = dataset_card(CorpusReport.from_dict(facts["report"]), facts, features, written)
     (folder / "README.md").write_text(card, encoding="utf-8")
 
 
-def read_export(folder: str | os.PathLike, *, root: str | os.PathLike | None = None) -> ExportedCorpus:
+def read_export(
+    source: str | os.PathLike, *, root: str | os.PathLike | None = None, revision: str | None = None
+) -> ExportedCorpus:
     """Read what `export_corpus` wrote.
 
     Args:
-        folder: The export.
+        source: Folder of the export, or a Hub id such as "me/my-votes".
         root: Folder of audio that is not embedded; by default the folder that the corpus was exported from, or, if it is gone,
-            the one that lies like that from the export's folder.
+            the one that lies like that from the export's folder. A corpus that was published without its clips has none.
+        revision: Branch, tag or commit of a Hub id.
 
     Raises:
-        ValueError: The folder is not an export, a file is missing or damaged, or the audio is not under one root; the
-            message names the file.
+        ValueError: There is no such folder or repository, or it is not an export, a file is missing or damaged, or the
+            audio is not under one root; the message names the file.
     """
-    folder = Path(folder).resolve()
+    folder = find_folder(source, "dataset", revision=revision).resolve()
     path = folder / EXPORT_FILE
     if not path.is_file():
         raise ValueError(
@@ -263,7 +284,9 @@ def _read_checked(folder: Path, facts: dict[str, Any], root: str | os.PathLike |
         label = pa.DictionaryArray.from_arrays(codes, pa.array(labels, pa.string()))
         votes = votes.set_column(votes.column_names.index("label"), "label", label)
     items = tables["items"].to_pandas()
-    if "audio" in items:
+    if "file" in items:
+        # an export that was published without its clips has no such column
+        items["audio"] = items.get("audio", pd.Series([None] * len(items), dtype=object))
         items["audio"] = _audio(folder, items, root, facts.get("audio_root"))
     return ExportedCorpus(
         folder=folder,
@@ -300,7 +323,7 @@ def _audio(folder: Path, items: pd.DataFrame, root: str | os.PathLike | None, ne
     sources, given = list(items["audio"]), root is not None
     base = os.path.join(os.path.abspath(root), "") if given else ""
     for row, (file, audio) in enumerate(zip(items["file"], sources, strict=True)):
-        if audio is None or audio["bytes"] is not None:
+        if audio is None and not (given and file) or audio is not None and audio["bytes"] is not None:
             continue
         check_name(file, folder)
         base = base or audio["path"].removesuffix(file)

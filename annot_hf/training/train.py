@@ -44,8 +44,6 @@ from annot_hf.training.checkpoints import (
     checkpoints_of,
     held,
     newest_checkpoint,
-    open_repository,
-    push_model,
     read_record,
     record_start,
     save_model,
@@ -89,6 +87,8 @@ def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = Non
     Raises:
         ValueError: The corpus, the recipe or a checkpoint do not fit together, or another process works in `output_dir`.
     """
+    if run.pushes:
+        raise ValueError("push_to_hub is true, and train writes to this machine alone; call train_and_push instead.")
     # so that a member's folder is read without its own code
     register_models()
     if not run.recipe.corpus and corpus is None:
@@ -103,7 +103,6 @@ def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingRes
     perturbation = make_perturbation(recipe.augmentation.perturb_share, arguments.seed)
     copies = make_copies(recipe.augmentation.copies, arguments.seed)
     check_start(run, resume=resume)
-    repository = open_repository(run) if run.pushes and arguments.process_index == 0 else ""
     corpus = corpus or read_export(recipe.corpus)
     trunk = record_start(run, corpus, resume=resume)
     set_seed(arguments.seed)
@@ -169,8 +168,6 @@ def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingRes
     if trainer.is_world_process_zero():
         save_model(trainer.accelerator.unwrap_model(trainer.model), processor, facts, folder, weights=weights)
         (Path(arguments.output_dir) / "recipe.yaml").write_text(yaml.safe_dump(run.values, sort_keys=False))
-        if repository:
-            push_model(run, folder, repository)
     return TrainingResult(folder, metrics, facts)
 
 
