@@ -20,6 +20,7 @@ _HOMES = {
     "data.votes": ["VoteTable"],
     "evaluation.evaluate": ["evaluate"],
     "experiments.crossval": ["crossval"],
+    "hub.cards": ["write_model_card"],
     "models.adapters": ["add_lora"],
     "models.configuration_annotator": ["AnnotatorConfig"],
     "models.configuration_distribution": ["DistributionConfig"],

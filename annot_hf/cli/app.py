@@ -343,10 +343,12 @@ def onboard(
 
     Example: `annot-hf onboard runs/mine/model votes.csv --corpus data/mine --out runs/mine-onboarded`
     """
+    from annot_hf.hub.cards import write_model_card
     from annot_hf.training import onboarding
 
     limits = {"features": features, "max_seconds": max_seconds, "revision": revision}
     found = onboarding.onboard(model, votes, corpus, out, raters=raters, **limits)
+    write_model_card(found.model)
     counts = sorted(found.answers.values())
     rows = [("raters onboarded", f"{len(counts):,}", "")]
     rows += [("answers of a rater", f"{counts[0]:,} to {counts[-1]:,}", f"{sum(counts):,} in all")]

@@ -35,6 +35,7 @@ EXPORT_KIND = "annot-hf corpus export"
 EXPORT_FILE = "corpus.json"
 ENTRIES = ("README.md", EXPORT_FILE, "votes", "items", "histograms", "spans")
 MISSING = "missing"
+_STATED = ("version", "license", "citation", "homepage", "access")
 # Training needs a max_seconds for clips longer than this (s).
 LONG = 30
 # How many rows have their audio in memory at a time.
@@ -50,6 +51,7 @@ class ExportedCorpus:
             and metadata, as far as the corpus has them.
         report: `CorpusReport.to_dict()` of the export.
         digest: SHA-256 of questions, votes, items and spans of the whole export.
+        origin: Version, license, citation, homepage and access of the corpus, as its script states them.
         spans: What raters highlighted: data frame with item, annotator, start, end (places in the text) and words, or None.
         part: Describes a view, such as a fold of a cross-validation (see `with_splits`); empty for the whole export.
     """
@@ -62,6 +64,7 @@ class ExportedCorpus:
     votes: VoteTable
     report: dict[str, Any]
     digest: str
+    origin: Mapping[str, str]
     spans: pd.DataFrame | None = None
     part: Mapping[str, Any] = field(default_factory=dict)
 
@@ -167,7 +170,7 @@ def export_corpus(
     facts = {
         "kind": EXPORT_KIND,
         "name": corpus.name,
-        **{key: getattr(corpus, key) for key in ("version", "license", "citation", "homepage", "access")},
+        **{key: getattr(corpus, key) for key in _STATED},
         "shareable": corpus.shareable,
         "questions": [asdict(question) for question in votes.questions],
         "default_questions": list(corpus.default_questions),
@@ -294,6 +297,7 @@ def _read_checked(folder: Path, facts: dict[str, Any], root: str | os.PathLike |
         votes=VoteTable.from_arrow(votes, questions),
         report=facts["report"],
         digest=facts["digest"],
+        origin={key: facts[key] for key in _STATED},
         spans=tables["spans"].to_pandas() if "spans" in tables else None,
     )
 

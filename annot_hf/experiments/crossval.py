@@ -27,6 +27,7 @@ from annot_hf.experiments.plans import (
     plan_notes,
     plan_of,
     planned_runs,
+    predict_described,
     write_results,
 )
 from annot_hf.models.configuration_log_mel import LogMelConfig
@@ -38,7 +39,7 @@ from annot_hf.report.tables import say
 from annot_hf.training.checkpoints import held
 from annot_hf.training.inputs import item_sources
 from annot_hf.training.recipe import LOG_MEL, Run, members_folder
-from annot_hf.training.train import check_trunk, predictions_of
+from annot_hf.training.train import check_trunk
 
 
 def crossval(
@@ -203,7 +204,7 @@ def _predict_all(
             view = corpus.with_splits(dict(zip(targets.items, fold.parts, strict=True)), own)
             for name, runs in planned.items():
                 progress.set_postfix_str(f"{name}, repeat {fold.repeat}, fold {fold.number}")
-                found = predictions_of(runs[index], view, keep_model=keep_models)
+                found = predict_described(runs[index], view, keep_model=keep_models)
                 parts[name].setdefault(fold.repeat, []).append(found)
                 check_trunk(name, [one for part in parts[name].values() for one in part])
                 progress.update()

@@ -19,14 +19,14 @@ from annot_hf.data.files import read_text
 from annot_hf.data.questions import SECRET
 from annot_hf.hub.pseudonyms import pseudonyms
 from annot_hf.models.modeling_opinion import read_object
-from annot_hf.training.checkpoints import FACTS, MODEL_FILES, WEIGHTS, read_facts
+from annot_hf.training.checkpoints import CARD_FILES, FACTS, MODEL_FILES, WEIGHTS, read_facts
 from annot_hf.training.recipe import ELSEWHERE
 
 # raters who must share what is told of each of them
 ANONYMOUS = 5
 CARD = "README.md"
 _PAGE = (CARD, "*.py", "requirements.txt", "packages.txt", "*.css")
-_MODEL = (*MODEL_FILES, CARD, "plots/*.png", ".eval_results/*.yaml")
+_MODEL = (*MODEL_FILES, *CARD_FILES, CARD)
 # what a publication may hold, by its kind; publishing anew removes such files that it holds no longer
 ALLOWED = {
     "model": _MODEL,

@@ -15,6 +15,7 @@ from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFound
 from huggingface_hub.hf_api import RepoFile
 
 from annot_hf import __version__
+from annot_hf.hub.cards import write_model_card
 from annot_hf.hub.contents import ALLOWED, MARKERS, Contents, gather
 from annot_hf.models.checks import said
 from annot_hf.training.recipe import Run
@@ -228,20 +229,22 @@ def _told(error: HfHubHTTPError) -> str:
 
 
 def train_and_push(run: Run, *, resume: bool = False) -> TrainingResult:
-    """`train`, and then `publish` the model of a recipe with push_to_hub; whether it may is known before training starts.
+    """`train`, write the model's card, and `publish` the model of a recipe with push_to_hub.
+
+    Whether it may be published is known before training starts.
 
     Raises:
         ValueError: As `train` and `publish`; a trained model stays in its folder.
     """
-    if not run.pushes:
-        return train(run, resume=resume)
     asked, main = run.training, PartialState().is_main_process
     repository = asked.hub_model_id or Path(asked.output_dir).absolute().name
     private = asked.hub_private_repo is not False
-    if main:
+    if run.pushes and main:
         repository = open_repository(repository, "model", private=private)
     result = train(run.unpushed, resume=resume)
     if main:
+        write_model_card(result.model)
+    if run.pushes and main:
         try:
             publish(result.model, repository, private=private, branch=asked.hub_revision)
         except ValueError as error:

@@ -20,7 +20,7 @@ from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAM
 
 import annot_hf.models
 from annot_hf.data.export import ExportedCorpus
-from annot_hf.data.files import check_own, replace_file
+from annot_hf.data.files import check_own, is_own_card, replace_file
 from annot_hf.data.snapshots import find_folder
 from annot_hf.models.modeling_opinion import SupportModel, read_checkpoint, read_object
 from annot_hf.models.register import register_models
@@ -49,6 +49,8 @@ MODEL_FILES += ("preprocessor_config.json", "processor_config.json", "chat_templ
 MODEL_FILES += ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 # the last is of SentencePiece
 MODEL_FILES += ("vocab.json", "vocab.txt", "merges.txt", "bpe.codes", "*.model")
+# what the model card brings, besides README.md
+CARD_FILES = ("plots/*.png", ".eval_results/*.yaml")
 
 
 @contextmanager
@@ -180,8 +182,10 @@ def check_model_folder(folder: Path) -> None:
     """Raise unless a model may replace a folder: it holds nothing but a model that this package wrote."""
     if not folder.exists():
         return
-    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else [folder.name]
-    allowed = MODEL_FILES if isinstance(_json(folder / FACTS), dict) else ()
+    inside = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+    names = inside if folder.is_dir() else [folder.name]
+    allowed = MODEL_FILES + CARD_FILES if isinstance(_json(folder / FACTS), dict) else ()
+    allowed += ("README.md",) if is_own_card(folder / "README.md") else ()
     foreign = [name for name in names if not any(fnmatch(name, pattern) for pattern in allowed)]
     if foreign:
         raise ValueError(

@@ -149,6 +149,7 @@ def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingRes
     facts = {
         "corpus": corpus.name,
         "corpus_digest": corpus.digest,
+        "origin": dict(corpus.origin),
         **({"part": dict(corpus.part)} if corpus.part else {}),
         "target": targets["train"].method,
         "splits": about["splits"],
