@@ -2,14 +2,20 @@
 
 import json
 import os
+import re
+import shlex
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
+import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
+from annot_hf.cli import steps
+from annot_hf.cli.app import main
 from annot_hf.data.export import export_corpus, read_export
 from annot_hf.data.simulate import SimulatedCorpus
 from annot_hf.hub.publish import publish
@@ -85,3 +91,32 @@ def test_strangers_read_what_was_published(hub, checkpoints, corpus, bert_folder
     assert len(found["items"]) == (items["split"] == "test").sum() and min(found["items"]) > 44
     assert abs(found["jsd"]["jsd"] - 0.2157616) < 1e-6
     assert any(".parquet bytes=" in one for one in hub.requests), "streaming reads parts of a file"
+
+
+def test_the_page_on_publishing_runs_as_printed(hub, checkpoints, corpus, repository, tmp_path, monkeypatch, capsys):
+    """But for the last block, which needs other processes: see above."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(checkpoints["distribution"], "runs/cremad/model")
+    shutil.copytree(corpus, "data/cremad")
+    (tmp_path / "metrics").symlink_to(repository / "metrics")
+    write_report_of("runs/cremad", "data/cremad")
+    page = (repository / "docs" / "publishing.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"```(python|bash)\n(.*?)```", page, re.DOTALL)
+    names = {}
+    for language, block in blocks[:-1]:
+        for line in block.splitlines() if language == "bash" else ():
+            with pytest.raises(SystemExit) as ended:
+                main(shlex.split(line, comments=True)[1:])
+            assert ended.value.code == 0, line
+        if language == "python":
+            exec(block, names)
+    assert names["facts"]["corpus"] == names["corpus"].name == "simulated"
+    assert {"models/me/cremad", "datasets/me/cremad-votes", "spaces/me/jsd"} == set(hub.repositories)
+    assert any(name.startswith(".eval_results/") for name in hub.repositories["models/me/cremad"])
+    assert hub.private == {"models/me/cremad", "datasets/me/cremad-votes"}
+
+
+def write_report_of(run, corpus):
+    model, predictions = Path(run) / "model", Path(run) / "predictions"
+    steps.write_predictions(model, corpus, "test", predictions, Path("features"), robustness=0)
+    steps.write_report([predictions], corpus, Path(run) / "report")
