@@ -191,7 +191,7 @@ def serve_hub(hub: Hub) -> Iterator[str]:
             return self.json({"success": True, "commitOid": sha, "commitUrl": url})
 
         def is_cut(self):
-            hub.requests.append(f"{self.command} {self.path}")
+            hub.requests.append(" ".join(filter(None, [self.command, self.path, self.headers.get("Range")])))
             if not hub.cut or hub.cut not in hub.requests[-1]:
                 return False
             hub.after -= 1

@@ -29,6 +29,7 @@ SHARED_NAMES = {
     "crossval": "a command has the name of the function that it calls",
     "onboard": "a command has the name of the function that it calls",
     "predict": "a command has the name of the function that it calls",
+    "publish": "a command has the name of the function that it calls",
     "train": "a command has the name of the function that it calls",
 }
 SHARED_FILES = {

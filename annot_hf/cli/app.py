@@ -494,6 +494,7 @@ def publish(
         bool, Option("--private/--public", help="Whether a repository that is created can be read by you alone.")
     ] = True,
     dry_run: Annotated[bool, Option(help="Say what would go up; ask the Hub nothing.")] = False,
+    report: Annotated[Path | None, Option(help="Report of the model, whose results go into its card.")] = None,
     keep_raters: Annotated[bool, Option(help="Leave rater ids as they are, instead of salting them.")] = False,
     license: Annotated[
         str, Option(help="Licence under which you pass on clips and texts of your own corpus; else votes alone go up.")
@@ -501,12 +502,12 @@ def publish(
 ) -> None:
     """Put a model, a corpus, a Space or a metric on the Hub: what is on a list of what may leave, and nothing else.
 
-    Example: `annot-hf publish runs/cremad/model me/cremad`
+    Example: `annot-hf publish runs/cremad/model me/cremad --report runs/cremad/report`
     """
     from annot_hf.hub.publish import publish as publish_folder
 
     options = {"kind": kind, "private": private, "dry_run": dry_run, "keep_raters": keep_raters, "license": license}
-    found = publish_folder(folder, repository, **options)
+    found = publish_folder(folder, repository, report=report, **options)
     verb = "would go up" if dry_run else "is published" if found.commit else "is up to date"
     print_rows(f"{found.kind} {repository} {verb}", found.rows())
     for note in found.notes:

@@ -24,13 +24,13 @@ from annot_hf.training.recipe import ELSEWHERE
 
 # raters who must share what is told of each of them
 ANONYMOUS = 5
-CARD = "README.md"
-_PAGE = (CARD, "*.py", "requirements.txt", "packages.txt", "*.css")
-_MODEL = (*MODEL_FILES, *CARD_FILES, CARD)
+README = "README.md"
+_PAGE = (README, "*.py", "requirements.txt", "packages.txt", "*.css")
+_MODEL = (*MODEL_FILES, *CARD_FILES, README)
 # what a publication may hold, by its kind; publishing anew removes such files that it holds no longer
 ALLOWED = {
     "model": _MODEL,
-    "dataset": (CARD, EXPORT_FILE, *(f"{config}/*.parquet" for config in ("votes", "items", "histograms", "spans"))),
+    "dataset": (README, EXPORT_FILE, *(f"{config}/*.parquet" for config in ("votes", "items", "histograms", "spans"))),
     "space": (*_PAGE, *(f"model/{name}" for name in _MODEL)),
     "metric": _PAGE,
 }
@@ -83,7 +83,7 @@ def gather(folder: Path, kind: str, scratch: Path, *, keep_raters: bool = False,
     elif kind == "dataset":
         files = _shareable_copy(folder, scratch / "corpus", keep_raters, license, notes)
     elif not (sdk := _card(folder).get("sdk")):
-        raise ValueError(f"{folder / CARD} does not begin with metadata that name the sdk of a Space; write them.")
+        raise ValueError(f"{folder / README} does not begin with metadata that name the sdk of a Space; write them.")
     if kind == "space" and (folder / "model" / "config.json").is_file():
         changed = _changed_model(folder / "model", scratch, keep_raters, notes)
         files |= {f"model/{name}": path for name, path in changed.items()}
@@ -112,7 +112,7 @@ def _kind_of(folder: Path) -> str:
 
 def _card(folder: Path) -> dict[str, Any]:
     """The metadata of README.md."""
-    return RepoCard(read_text(folder / CARD)).data.to_dict() if (folder / CARD).is_file() else {}
+    return RepoCard(read_text(folder / README)).data.to_dict() if (folder / README).is_file() else {}
 
 
 def _changed_model(folder: Path, scratch: Path, keep_raters: bool, notes: list[str]) -> dict[str, Path]:

@@ -20,14 +20,14 @@ def pseudonyms(raters: Iterable[str], corpus: str) -> dict[str, str]:
     The key is drawn once and stays in the file annot-hf.key of HF_HOME. Without it, nobody can try names. A rater's name in a
     model is that in its corpus, and differs from that of a namesake in another corpus.
     """
-    key, found = _key(), {}
+    key, found = _salt(), {}
     for rater in raters:
         digest = hmac.digest(key, json.dumps([corpus, rater]).encode(), "sha256")
         found[rater] = f"rater-{digest.hex()[:16]}"
     return found
 
 
-def _key() -> bytes:
+def _salt() -> bytes:
     """The key of this user, which is written on first use."""
     path = Path(constants.HF_HOME) / KEY_FILE
     if not path.exists():

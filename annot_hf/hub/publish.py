@@ -18,13 +18,14 @@ from annot_hf import __version__
 from annot_hf.hub.cards import write_model_card
 from annot_hf.hub.contents import ALLOWED, MARKERS, Contents, gather
 from annot_hf.models.checks import said
+from annot_hf.training.checkpoints import read_facts
 from annot_hf.training.recipe import Run
 from annot_hf.training.train import TrainingResult, train
 
 # Files from this size up (bytes) go ahead of the commit, so that one that was sent is not sent again.
 _LARGE = 1_000_000
 # The Hub's name of a kind, where it has another.
-_TYPES = {"metric": "space"}
+_REPO_TYPES = {"metric": "space"}
 # What its client raises: it was refused, it was cut off, or the file or the token cannot be read.
 _FAILURES = (HfHubHTTPError, HTTPError, OSError, RuntimeError)
 
@@ -82,6 +83,7 @@ def publish(
     keep_raters: bool = False,
     license: str = "",
     branch: str | None = None,
+    report: str | os.PathLike[str] | None = None,
 ) -> Published:
     """Put what may leave of a folder into a repository of the Hub, which is created if there is none.
 
@@ -98,12 +100,17 @@ def publish(
         license: For a corpus whose script states nothing: the licence under which its owner passes on clips and texts. Without
             it, votes alone go up.
         branch: Branch to commit to, which must be there; the main one by default.
+        report: Folder of the report of a model, whose results go into its card first (see `write_model_card`); a model without
+            a card gets one.
 
     Raises:
         ValueError: The folder is not fit to be published (see `gather`), or the Hub cannot be reached or refuses.
     """
+    folder = Path(folder)
+    if report is not None or ("corpus" in read_facts(folder) and not (folder / "README.md").exists()):
+        write_model_card(folder, report)
     with tempfile.TemporaryDirectory() as scratch:
-        contents = gather(Path(folder), kind, Path(scratch), keep_raters=keep_raters, license=license)
+        contents = gather(folder, kind, Path(scratch), keep_raters=keep_raters, license=license)
         _check_module(contents, repository)
         sizes = {name: path.stat().st_size for name, path in contents.files.items()}
         about = {"kind": contents.kind, "sizes": sizes, "left": contents.left, "notes": contents.notes}
@@ -129,7 +136,7 @@ def open_repository(repository: str, kind: str, *, private: bool = True, sdk: st
     Raises:
         ValueError: Nobody is logged in, the repository is another's, holds something else, or is public and `private` is True.
     """
-    api, repo_type = HfApi(), _TYPES.get(kind, kind)
+    api, repo_type = HfApi(), _REPO_TYPES.get(kind, kind)
     try:
         me = api.whoami()
         owner, _, name = repository.rpartition("/")
@@ -158,7 +165,7 @@ def open_repository(repository: str, kind: str, *, private: bool = True, sdk: st
 
 def _upload(contents: Contents, repository: str, branch: str | None, about: dict[str, Any]) -> Published:
     """Send what the repository does not hold yet, and commit."""
-    api, place = HfApi(), {"repo_type": _TYPES.get(contents.kind, contents.kind), "revision": branch}
+    api, place = HfApi(), {"repo_type": _REPO_TYPES.get(contents.kind, contents.kind), "revision": branch}
     sent: list[str] = []
     try:
         parent = api.repo_info(repository, **place).sha

@@ -88,7 +88,9 @@ def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = Non
         ValueError: The corpus, the recipe or a checkpoint do not fit together, or another process works in `output_dir`.
     """
     if run.pushes:
-        raise ValueError("push_to_hub is true, and train writes to this machine alone; call train_and_push instead.")
+        raise ValueError(
+            "push_to_hub is true, and train writes to this machine alone; call annot_hf.hub.publish.train_and_push."
+        )
     # so that a member's folder is read without its own code
     register_models()
     if not run.recipe.corpus and corpus is None:

@@ -9,9 +9,7 @@ from annot_hf.training.train import member_runs, train
 
 def test_training_alone_pushes_nothing(small_run, tmp_path):
     run = small_run("distribution", tmp_path / "run", push_to_hub=True, hub_model_id="me/mine")
-    with pytest.raises(
-        ValueError, match="push_to_hub is true, and train writes to this machine alone; call train_and_push"
-    ):
+    with pytest.raises(ValueError, match="push_to_hub is true, and train writes to this machine alone; call annot_hf"):
         train(run)
     assert (
         not (tmp_path / "run").exists()
