@@ -84,6 +84,7 @@ setup(
             "templates/*.j2",
             "templates/*.yaml",
             "templates/export/*",
+            "templates/hub/*",
             "templates/annotate/*",
         ],
     },

@@ -20,6 +20,8 @@ _HOMES = {
     "data.votes": ["VoteTable"],
     "evaluation.evaluate": ["evaluate"],
     "experiments.crossval": ["crossval"],
+    "hub.cards": ["write_model_card"],
+    "hub.publish": ["publish"],
     "models.adapters": ["add_lora"],
     "models.configuration_annotator": ["AnnotatorConfig"],
     "models.configuration_distribution": ["DistributionConfig"],

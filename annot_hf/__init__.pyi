@@ -10,6 +10,8 @@ from annot_hf.data.targets import Targets as Targets, make_targets as make_targe
 from annot_hf.data.votes import VoteTable as VoteTable
 from annot_hf.evaluation.evaluate import evaluate as evaluate
 from annot_hf.experiments.crossval import crossval as crossval
+from annot_hf.hub.cards import write_model_card as write_model_card
+from annot_hf.hub.publish import publish as publish
 from annot_hf.models.adapters import add_lora as add_lora
 from annot_hf.models.configuration_annotator import AnnotatorConfig as AnnotatorConfig
 from annot_hf.models.configuration_distribution import DistributionConfig as DistributionConfig

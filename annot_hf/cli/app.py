@@ -26,6 +26,7 @@ from annot_hf.cli.options import (
     Out,
     Overrides,
     RecipeName,
+    Revision,
     RobustClips,
     SpeakerResamples,
     Splits,
@@ -73,7 +74,7 @@ app.command()(start.corpus)
 
 
 @app.command()
-def agree(folder: Annotated[Path, Argument(help="Folder of an exported corpus.")]) -> None:
+def agree(folder: Annotated[Path, Argument(help="Folder or Hub id of an exported corpus.")]) -> None:
     """How far raters agree on each question: Krippendorff's alpha, pairwise agreement, Fleiss' and Cohen's kappa.
 
     Example: `annot-hf agree data/cremad`
@@ -111,7 +112,7 @@ def splits(folder: Annotated[Path, Argument(help="Folder of an exported corpus."
 
 @app.command()
 def saliency(
-    model: Annotated[str, Argument(help="Plain trunk (Hub id or folder), or a trained checkpoint folder.")],
+    model: Annotated[str, Argument(help="Plain trunk or trained checkpoint: a folder or a Hub id.")],
     corpus: CorpusFolder,
     out: Out,
     split: OneSplit = "train",
@@ -121,6 +122,7 @@ def saliency(
     gamma: Annotated[float | None, Option(help="Weight of the penalty of penalised; 0.1 by default.")] = None,
     batch_size: Annotated[int, Option(help="Items per batch.")] = 16,
     max_seconds: MaxSeconds = 30.0,
+    revision: Revision = None,
 ) -> None:
     """Find the layer of a trunk that correlates most with the votes: table, plot, and the file that `trunk_layer` reads.
 
@@ -141,6 +143,7 @@ def saliency(
         gamma=gamma,
         batch_size=batch_size,
         max_seconds=max_seconds,
+        revision=revision,
     )
     path = save_saliency(found, out)
     save_figure(lambda: plot_saliency(found), out / "saliency.png")
@@ -185,7 +188,7 @@ def train(
 
 @app.command()
 def predict(
-    model: Annotated[Path, Argument(help="Checkpoint folder.")],
+    model: Annotated[Path, Argument(help="Checkpoint folder or Hub id.")],
     clips: Annotated[
         list[str] | None,
         Argument(
@@ -193,7 +196,9 @@ def predict(
             "exported corpora."
         ),
     ] = None,
-    corpus: Annotated[Path | None, Option("--corpus", help="Exported corpus, to predict one of its splits.")] = None,
+    corpus: Annotated[
+        Path | None, Option("--corpus", help="Exported corpus, a folder or a Hub id, to predict one of its splits.")
+    ] = None,
     out: Annotated[
         Path | None,
         Option(
@@ -220,6 +225,7 @@ def predict(
     explain: Annotated[
         int, Option(min=0, help="Texts with the most disagreement for which to show what each member attends to.")
     ] = 0,
+    revision: Revision = None,
 ) -> None:
     """Predict clips or texts, or a split of a corpus: a distribution per item, and each rater's answer if it has raters.
 
@@ -227,16 +233,18 @@ def predict(
     `annot-hf predict runs/cremad/model --corpus data/cremad --out runs/cremad/predictions`
     """
     from annot_hf.data.conditions import CLEAN, Condition
+    from annot_hf.data.snapshots import find_folder
 
     if (clips is None) == (corpus is None):
         raise ValueError("Give either clips or texts to predict, or --corpus to predict one of its splits and compare.")
+    if clips and (condition or explain):
+        raise ValueError("--condition and --explain are for a split of a corpus; name it as --corpus.")
+    if corpus and out is None:
+        raise ValueError("--corpus needs a folder to write; name it as --out.")
+    model = find_folder(model, "model", revision=revision)
     if clips:
-        if condition or explain:
-            raise ValueError("--condition and --explain are for a split of a corpus; name it as --corpus.")
         steps.predict_given(model, clips, column, out, max_seconds)
         return
-    if out is None:
-        raise ValueError("--corpus needs a folder to write; name it as --out.")
     asked = [Condition.parse(text, condition_seed) for text in condition or [CLEAN]]
     for one in asked:
         if asked.count(one) > 1:
@@ -270,7 +278,7 @@ def controls(
 @app.command()
 def report(
     predictions: Annotated[Path, Argument(help="Folder that predict wrote.")],
-    corpus: Annotated[Path, Option(help="Folder of the exported corpus with the predicted items.")],
+    corpus: Annotated[Path, Option(help="Folder or Hub id of the exported corpus with the predicted items.")],
     out: Out,
     other: Annotated[Path | None, Argument(help="Predictions of a second run, to compare the two.")] = None,
     truth: Annotated[Path | None, Option(help="Folder of the simulation, if the corpus is simulated.")] = None,
@@ -302,6 +310,39 @@ def report(
         raise ValueError("--newcomers are those of a simulation; give its folder as --truth.")
     folders = [predictions] if other is None else [predictions, other]
     print_path(steps.write_report(folders, corpus, out, listen=listen, votes_half=votes_half, **given))
+
+
+@app.command()
+def publish(
+    folder: Annotated[Path, Argument(help="Checkpoint folder, exported corpus, or folder of a Space or a metric.")],
+    repository: Annotated[str, Argument(help="Id of the repository, such as me/mine.")],
+    kind: Annotated[
+        str, Option(help="model, dataset, space or metric; found by what is in the folder by default.")
+    ] = "",
+    private: Annotated[
+        bool, Option("--private/--public", help="Whether a repository that is created can be read by you alone.")
+    ] = True,
+    dry_run: Annotated[bool, Option(help="Say what would go up; ask the Hub nothing.")] = False,
+    report: Annotated[Path | None, Option(help="Report of the model, whose results go into its card.")] = None,
+    keep_raters: Annotated[bool, Option(help="Leave rater ids as they are, instead of salting them.")] = False,
+    license: Annotated[
+        str, Option(help="Licence under which you pass on clips and texts of your own corpus; else votes alone go up.")
+    ] = "",
+) -> None:
+    """Put a model, a corpus, a Space or a metric on the Hub: what is on a list of what may leave, and nothing else.
+
+    Example: `annot-hf publish runs/cremad/model me/cremad --report runs/cremad/report`
+    """
+    from annot_hf.hub.publish import publish as publish_folder
+
+    options = {"kind": kind, "private": private, "dry_run": dry_run, "keep_raters": keep_raters, "license": license}
+    found = publish_folder(folder, repository, report=report, **options)
+    verb = "would go up" if dry_run else "is published" if found.commit else "is up to date"
+    print_rows(f"{found.kind} {repository} {verb}", found.rows())
+    for note in found.notes:
+        print_text(note)
+    if found.url:
+        print_line(found.url)
 
 
 @app.command(context_settings=WORDS)
@@ -415,7 +456,7 @@ def crossval(
 
 @app.command()
 def onboard(
-    model: Annotated[Path, Argument(help="Checkpoint folder of a model with raters.")],
+    model: Annotated[Path, Argument(help="Checkpoint folder or Hub id of a model with raters.")],
     votes: Annotated[
         Path | None, Argument(help="CSV file of votes of new raters: item, annotator, question, value.")
     ] = None,
@@ -429,15 +470,18 @@ def onboard(
         Path | None, Option(help="Folder that caches features; by default 'features' next to --out.")
     ] = None,
     max_seconds: Annotated[float | None, Option(help="Longest clip (s); as in training by default.")] = None,
+    revision: Revision = None,
 ) -> None:
     """Give new raters rows of their own in a trained model, from a few votes each on items of the corpus.
 
     Example: `annot-hf onboard runs/mine/model votes.csv --corpus data/mine --out runs/mine-onboarded`
     """
+    from annot_hf.hub.cards import write_model_card
     from annot_hf.training import onboarding
 
-    limits = {"features": features, "max_seconds": max_seconds}
+    limits = {"features": features, "max_seconds": max_seconds, "revision": revision}
     found = onboarding.onboard(model, votes, corpus, out, raters=raters, **limits)
+    write_model_card(found.model)
     counts = sorted(found.answers.values())
     rows = [("raters onboarded", f"{len(counts):,}", "")]
     rows += [("answers of a rater", f"{counts[0]:,} to {counts[-1]:,}", f"{sum(counts):,} in all")]

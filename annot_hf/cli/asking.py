@@ -10,7 +10,7 @@ from annot_hf.cli.output import print_path, print_rows, print_table, print_text
 
 
 def annotate(
-    corpus: Annotated[Path | None, Argument(help="Folder of an exported corpus with audio.")] = None,
+    corpus: Annotated[Path | None, Argument(help="Folder or Hub id of an exported corpus with audio.")] = None,
     out: Annotated[Path, Option("--out", help="Folder to write; run with the same folder again to resume.")] = ...,
     model: Annotated[str, Option(help="Model to ask: its name on the server, or a Hub id or folder.")] = "",
     backend: Annotated[
@@ -128,7 +128,7 @@ def annotate(
 
 def saturation(
     annotations: Annotated[Path, Argument(help="Folder of synthetic votes, written by annotate.")],
-    corpus: Annotated[Path, Option(help="Folder of the exported corpus that was annotated.")],
+    corpus: Annotated[Path, Option(help="Folder or Hub id of the exported corpus that was annotated.")],
     out: Out,
     split: Splits = None,
     question: Annotated[str, Option(help="Category question; optional if there is only one.")] = "",

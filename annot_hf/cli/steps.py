@@ -20,6 +20,7 @@ def walk_through(
     from annot_hf.data.export import export_corpus, read_export
     from annot_hf.data.own_corpus import OwnCorpus
     from annot_hf.data.simulate import SimulatedCorpus, simulate_corpus
+    from annot_hf.hub.cards import write_model_card
     from annot_hf.training.checkpoints import clear_run
     from annot_hf.training.recipe import load_recipe, recipe_names
 
@@ -57,7 +58,9 @@ def walk_through(
             given["newcomers"] = out / "newcomers" / "predictions"
     console.rule("Report")
     given["truth"] = root
-    return write_report([out / "predictions"], out / "corpus", out / "report", listen=root is not None, **given)
+    report = write_report([out / "predictions"], out / "corpus", out / "report", listen=root is not None, **given)
+    write_model_card(model, report)
+    return report
 
 
 def choose_recipe(exported: "ExportedCorpus", overrides: Sequence[str]) -> str:
@@ -82,13 +85,13 @@ def choose_recipe(exported: "ExportedCorpus", overrides: Sequence[str]) -> str:
 
 
 def run_training(recipe: str, words: Iterable[str], *, resume: bool) -> Path:
-    """Train a recipe and print the validation results; returns the checkpoint folder."""
+    """Train a recipe, write the model's card and print the validation results; returns the checkpoint folder."""
+    from annot_hf.hub.publish import train_and_push
     from annot_hf.training.recipe import load_recipe
-    from annot_hf.training.train import train
 
     run = load_recipe(recipe, list(words), resume=resume)
     print_line(f"{'Resuming' if resume else 'Writing to'} {run.training.output_dir}")
-    result = train(run, resume=resume)
+    result = train_and_push(run, resume=resume)
     rows = [(name, f"{value:.4f}") for name, value in result.metrics.items() if isinstance(value, float)]
     print_rows("Kept epoch, validation", rows, ("measure", "value"))
     return result.model
@@ -208,11 +211,13 @@ def onboard_newcomers(model: Path, root: Path, corpus: Path, out: Path, features
 
     from annot_hf.data.export import read_export
     from annot_hf.data.simulate import NEWCOMERS_FILE, read_newcomers
+    from annot_hf.hub.cards import write_model_card
     from annot_hf.training.inference import predict
     from annot_hf.training.onboarding import onboard
 
     exported = read_export(corpus)
     joined = onboard(model, root / NEWCOMERS_FILE, exported, out / "model", features=features)
+    write_model_card(joined.model)
     asked = replace(exported, votes=read_newcomers(root))
     predictions, _ = predict(joined.model, asked, split="test", features=features)
     each = min(joined.answers.values())

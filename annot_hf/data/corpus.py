@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -61,6 +61,12 @@ class CorpusReport:
         """A JSON-ready mapping, without the folder."""
         return {key: value for key, value in asdict(self).items() if key != "folder"}
 
+    @classmethod
+    def from_dict(cls, fields: dict[str, Any]) -> "CorpusReport":
+        """What `to_dict` gave, also after a round trip through JSON."""
+        findings = (Finding(**one | {"examples": tuple(one["examples"])}) for one in fields["findings"])
+        return cls(**fields | {"findings": tuple(findings)})
+
     def rows(self) -> list[tuple[str, str, str]]:
         """Rows to print: (what, how many, details)."""
         splits = ", ".join(f"{split} {count:,}" for split, count in self.splits.items())
@@ -88,6 +94,8 @@ class VoteCorpus:
         citation: How to cite the corpus.
         homepage: Where it is described.
         access: How to obtain it, and what may be passed on.
+        shareable: The same for `annot-hf publish`: "everything", "votes" (no clip and no text), "nothing", or "" where its
+            owner has to say.
         questions: What raters were asked.
         default_questions: The questions of a recipe that names none.
         sampling_rate: Sampling rate of the Audio column (Hz).
@@ -99,6 +107,7 @@ class VoteCorpus:
     citation: ClassVar[str] = ""
     homepage: ClassVar[str] = ""
     access: ClassVar[str] = ""
+    shareable: ClassVar[Literal["everything", "votes", "nothing", ""]] = ""
     questions: ClassVar[tuple[Question, ...]] = ()
     default_questions: ClassVar[tuple[str, ...]] = ()
     sampling_rate: ClassVar[int] = 16_000

@@ -18,6 +18,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from datasets import Features
 from datasets.splits import SplitDict, SplitInfo
 
 from annot_hf.data.audio import audio_info
@@ -28,6 +29,7 @@ from annot_hf.data.files import check_name, file_sha256, replace_folder, resolve
 from annot_hf.data.folds import find_leaks
 from annot_hf.data.lengths import AudioError
 from annot_hf.data.questions import Question, normal_form_hint
+from annot_hf.data.snapshots import find_folder, spoken
 from annot_hf.data.targets import Targets, make_targets
 from annot_hf.data.votes import VoteTable
 
@@ -35,6 +37,7 @@ EXPORT_KIND = "annot-hf corpus export"
 EXPORT_FILE = "corpus.json"
 ENTRIES = ("README.md", EXPORT_FILE, "votes", "items", "histograms", "spans")
 MISSING = "missing"
+_STATED = ("version", "license", "citation", "homepage", "access")
 # Training needs a max_seconds for clips longer than this (s).
 LONG = 30
 # How many rows have their audio in memory at a time.
@@ -50,6 +53,8 @@ class ExportedCorpus:
             and metadata, as far as the corpus has them.
         report: `CorpusReport.to_dict()` of the export.
         digest: SHA-256 of questions, votes, items and spans of the whole export.
+        origin: Version, license, citation, homepage and access of the corpus, as its script states them, and its `repository`,
+            as me/mine@COMMIT, if it was read from the Hub.
         spans: What raters highlighted: data frame with item, annotator, start, end (places in the text) and words, or None.
         part: Describes a view, such as a fold of a cross-validation (see `with_splits`); empty for the whole export.
     """
@@ -62,8 +67,14 @@ class ExportedCorpus:
     votes: VoteTable
     report: dict[str, Any]
     digest: str
+    origin: Mapping[str, str]
     spans: pd.DataFrame | None = None
     part: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def features(self) -> Path:
+        """The folder that caches features by default: beside the export, or in the working folder if that is of the Hub."""
+        return self.folder.parent / "features" if spoken(self.folder) == str(self.folder) else Path("features")
 
     def with_splits(self, splits: Mapping[str, str], part: Mapping[str, Any]) -> "ExportedCorpus":
         """A view in memory of the items in `splits` (item -> its split); a run records `part` (JSON), which describes it."""
@@ -162,7 +173,8 @@ def export_corpus(
     facts = {
         "kind": EXPORT_KIND,
         "name": corpus.name,
-        **{key: getattr(corpus, key) for key in ("version", "license", "citation", "homepage", "access")},
+        **{key: getattr(corpus, key) for key in _STATED},
+        "shareable": corpus.shareable,
         "questions": [_question_facts(question) for question in votes.questions],
         "default_questions": list(corpus.default_questions),
         "labels": all_labels(votes.questions),
@@ -173,54 +185,95 @@ def export_corpus(
         "report": report.to_dict(),
     }
     with replace_folder(out, marker=EXPORT_FILE, kind=EXPORT_KIND, entries=ENTRIES) as folder:
-        _write_export(folder, corpus, report, make_tables(corpus, items, votes, spans), facts)
+        _write_tables(folder, make_tables(corpus, items, votes, spans), facts, corpus.sampling_rate, corpus.root)
+        seal_export(folder, facts)
     return report
 
 
-def _write_export(
-    folder: Path, corpus: VoteCorpus, report: CorpusReport, tables: dict[str, pa.Table], facts: dict[str, Any]
-) -> None:
-    """Write the tables by split, then `corpus.json` with their digests, then the card."""
-    labels, root = facts["labels"], corpus.root if facts["embedded_audio"] else None
-    features = {config: table_features(config, table, labels, corpus.sampling_rate) for config, table in tables.items()}
+def _write_tables(folder: Path, tables: dict[str, pa.Table], facts: dict[str, Any], rate: int, root: Path) -> None:
+    """Write the tables by split; audio at `rate` is read from `root` if it is to be inside."""
+    labels, audio = facts["labels"], root if facts["embedded_audio"] else None
     split_of_item = tables["items"].select(["item", "split"]).to_pandas().set_index("item")["split"]
-    splits: dict[str, SplitDict] = {}
-    files = facts["files"] = {}
     for config, table in tables.items():
         split = split_of_item[table["item"].to_numpy()].to_numpy()
-        splits[config] = SplitDict()
+        schema = table_features(config, table, labels, rate).arrow_schema
         (folder / config).mkdir()
-        for name in report.splits:
+        for name in facts["report"]["splits"]:
             part = table.filter(pa.array(split == name))
             # `datasets` cannot read an empty file; the split is then absent from this table.
-            if not part.num_rows:
-                continue
-            path = folder / config / f"{name}.parquet"
-            _write_parquet(part, features[config].arrow_schema, path, root)
-            files[f"{config}/{name}.parquet"] = file_sha256(path)
-            splits[config].add(SplitInfo(name, num_bytes=part.nbytes, num_examples=part.num_rows))
-    facts["splits"] = {config: list(written) for config, written in splits.items()}
+            if part.num_rows:
+                _write_parquet(part, schema, folder / config / f"{name}.parquet", audio)
+
+
+def seal_export(folder: Path, facts: dict[str, Any]) -> None:
+    """Write what goes with the parquet files of a folder: `corpus.json`, which holds `facts` and digests, and the card."""
+    splits: dict[str, list[str]] = {}
+    for config in ENTRIES[2:]:
+        names = [name for name in facts["report"]["splits"] if (folder / config / f"{name}.parquet").is_file()]
+        splits |= {config: names} if names else {}
+    files = [f"{config}/{name}.parquet" for config, names in splits.items() for name in names]
+    tables = _read_tables(folder, splits, audio=False)
     # Computed from the written files, because reading the export computes it again.
-    facts["digest"] = _tables_digest(facts["questions"], _read_tables(folder, facts["splits"], audio=False))
+    digest = _tables_digest(facts["questions"], tables)
+    facts = facts | {"files": {name: file_sha256(folder / name) for name in files}, "splits": splits, "digest": digest}
     text = json.dumps(facts, indent=1, ensure_ascii=False)
     (folder / EXPORT_FILE).write_text(text + "\n", encoding="utf-8")
-    card = dataset_card(report, facts, features, splits)
+    write_card(folder, facts, tables)
+
+
+def write_card(folder: Path, facts: dict[str, Any], tables: dict[str, pa.Table] | None = None) -> Path:
+    """Write README.md, the card of an export whose `corpus.json` holds `facts`; its tables are read if they are not given."""
+    features, written = {}, {}
+    for config, names in facts["splits"].items():
+        written[config] = SplitDict()
+        for name in names:
+            found = pq.ParquetFile(folder / config / f"{name}.parquet")
+            features[config] = Features.from_arrow_schema(found.schema_arrow)
+            groups = (found.metadata.row_group(at) for at in range(found.num_row_groups))
+            size = sum(group.total_byte_size for group in groups)
+            written[config].add(SplitInfo(name, num_bytes=size, num_examples=found.metadata.num_rows))
+    tables = tables or _read_tables(folder, facts["splits"], audio=False)
+    votes = _vote_table(tables, tuple(Question.from_dict(fields) for fields in facts["questions"]))
+    card = dataset_card(facts, features, written, tables["items"].to_pandas(), votes)
     (folder / "README.md").write_text(card, encoding="utf-8")
+    return folder / "README.md"
 
 
-def read_export(folder: str | os.PathLike, *, root: str | os.PathLike | None = None) -> ExportedCorpus:
+def _vote_table(tables: dict[str, pa.Table], questions: tuple[Question, ...]) -> VoteTable:
+    """The votes among the tables of an export, which hold labels as numbers."""
+    votes = tables["votes"]
+    if labels := all_labels(questions):
+        codes = votes["label"].combine_chunks().cast(pa.int32())
+        label = pa.DictionaryArray.from_arrays(codes, pa.array(labels, pa.string()))
+        votes = votes.set_column(votes.column_names.index("label"), "label", label)
+    return VoteTable.from_arrow(votes, questions)
+
+
+def read_export(
+    source: str | os.PathLike, *, root: str | os.PathLike | None = None, revision: str | None = None
+) -> ExportedCorpus:
     """Read what `export_corpus` wrote.
 
     Args:
-        folder: The export.
+        source: Folder of the export, or a Hub id such as "me/my-votes".
         root: Folder of audio that is not embedded; by default the folder that the corpus was exported from, or, if it is gone,
-            the one that lies like that from the export's folder.
+            the one that lies like that from the export's folder. A corpus that was published without its clips has none.
+        revision: Branch, tag or commit of a Hub id.
 
     Raises:
-        ValueError: The folder is not an export, a file is missing or damaged, or the audio is not under one root; the
-            message names the file.
+        ValueError: There is no such folder or repository, or it is not an export, a file is missing or damaged, or the
+            audio is not under one root; the message names the file.
     """
-    folder = Path(folder).resolve()
+    folder = find_folder(source, "dataset", revision=revision).resolve()
+    path, facts = folder / EXPORT_FILE, read_export_facts(folder)
+    try:
+        return _read_checked(folder, facts, root)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}); export the corpus again.") from error
+
+
+def read_export_facts(folder: Path) -> dict[str, Any]:
+    """What `corpus.json` of an export says; a ValueError if the folder is none."""
     path = folder / EXPORT_FILE
     if not path.is_file():
         raise ValueError(
@@ -234,10 +287,7 @@ def read_export(folder: str | os.PathLike, *, root: str | os.PathLike | None = N
         raise ValueError(
             f"{folder} is not an exported corpus: {path} is not of kind {EXPORT_KIND!r}; write one with `annot-hf corpus`."
         )
-    try:
-        return _read_checked(folder, facts, root)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}); export the corpus again.") from error
+    return facts
 
 
 def _read_checked(folder: Path, facts: dict[str, Any], root: str | os.PathLike | None) -> ExportedCorpus:
@@ -257,14 +307,12 @@ def _read_checked(folder: Path, facts: dict[str, Any], root: str | os.PathLike |
         raise ValueError(
             f"{folder / EXPORT_FILE} is damaged (its digest or its counts do not match the tables); export the corpus again."
         )
-    votes = tables["votes"]
     questions = tuple(Question.from_dict(fields) for fields in facts["questions"])
-    if labels := all_labels(questions):
-        codes = votes["label"].combine_chunks().cast(pa.int32())
-        label = pa.DictionaryArray.from_arrays(codes, pa.array(labels, pa.string()))
-        votes = votes.set_column(votes.column_names.index("label"), "label", label)
+    repository = {} if spoken(folder) == str(folder) else {"repository": spoken(folder)}
     items = tables["items"].to_pandas()
-    if "audio" in items:
+    if "file" in items:
+        # an export that was published without its clips has no such column
+        items["audio"] = items.get("audio", pd.Series([None] * len(items), dtype=object))
         items["audio"] = _audio(folder, items, root, facts.get("audio_root"))
     return ExportedCorpus(
         folder=folder,
@@ -272,9 +320,10 @@ def _read_checked(folder: Path, facts: dict[str, Any], root: str | os.PathLike |
         questions=questions,
         default_questions=tuple(facts["default_questions"]),
         items=items,
-        votes=VoteTable.from_arrow(votes, questions),
+        votes=_vote_table(tables, questions),
         report=facts["report"],
         digest=facts["digest"],
+        origin={key: facts[key] for key in _STATED} | repository,
         spans=tables["spans"].to_pandas() if "spans" in tables else None,
     )
 
@@ -300,7 +349,7 @@ def _audio(folder: Path, items: pd.DataFrame, root: str | os.PathLike | None, ne
     sources, given = list(items["audio"]), root is not None
     base = os.path.join(os.path.abspath(root), "") if given else ""
     for row, (file, audio) in enumerate(zip(items["file"], sources, strict=True)):
-        if audio is None or audio["bytes"] is not None:
+        if audio is None and not (given and file) or audio is not None and audio["bytes"] is not None:
             continue
         check_name(file, folder)
         base = base or audio["path"].removesuffix(file)

@@ -17,6 +17,8 @@ from filelock import FileLock, Timeout
 
 # A folder has this file while it is written.
 FOLDER_LOCK = ".lock"
+# The line that a README.md of ours has.
+CARD_MARK = "<!-- Written by annot-hf, which would write it anew; remove this line if you edit it. -->"
 
 
 def check_name(name: str, root: str | os.PathLike) -> None:
@@ -147,6 +149,11 @@ def read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
         raise ValueError(f"{path} is not UTF-8 ({error.reason} at byte {error.start}); save it as UTF-8.") from None
+
+
+def is_own_card(path: Path) -> bool:
+    """Whether a README.md is ours to write anew: a person who edits it removes its mark."""
+    return path.is_file() and CARD_MARK in path.read_text(encoding="utf-8", errors="replace")
 
 
 def file_sha256(path: Path) -> str:

@@ -17,6 +17,7 @@ from annot_hf.data.targets import Targets
 from annot_hf.evaluation.alignment import groups_of, items_by_name, read_robustness
 from annot_hf.evaluation.evaluate import Evaluation, evaluate, measure_conditions
 from annot_hf.evaluation.scoring import TASKS
+from annot_hf.hub.cards import write_model_card
 from annot_hf.report.pages import write_json, write_markdown
 from annot_hf.report.systems import robust_systems_table, systems_tables
 from annot_hf.report.tables import say
@@ -160,7 +161,7 @@ def run_plan(
                 number = sum(map(len, runs.values())) + 1
                 tell(f"Run {number} of {total}: system {name}, seed {run.training.seed}")
                 clips = 0 if runs[name] else robustness
-                runs[name].append(predictions_of(run, exported, split, robustness=clips))
+                runs[name].append(predict_described(run, exported, split, robustness=clips))
                 check_trunk(name, runs[name])
         first = next(iter(runs.values()))[0]
         bins = next(iter(planned.values()))[0].options.get("bins", 4)
@@ -202,6 +203,14 @@ def run_plan(
             ],
         )
     return found, page
+
+
+def predict_described(run: Run, corpus: ExportedCorpus, split: str = "test", **options: Any) -> Predictions:
+    """`predictions_of` a run, whose model, if it is kept, gets its card."""
+    found, model = predictions_of(run, corpus, split, **options), Path(run.training.output_dir) / "model"
+    if model.is_dir():
+        write_model_card(model)
+    return found
 
 
 def write_results(

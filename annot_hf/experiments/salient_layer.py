@@ -31,7 +31,7 @@ from annot_hf.training.inputs import corpus_inputs, make_processor
 
 def measure_saliency(
     source: str | Path,
-    corpus_folder: str | Path,
+    corpus: str | Path,
     *,
     split: str = "train",
     items: int = 30_000,
@@ -41,19 +41,21 @@ def measure_saliency(
     batch_size: int = 16,
     max_seconds: float = 30.0,
     seed: int = 0,
+    revision: str | None = None,
 ) -> Saliency:
     """Correlate every unit of every layer, averaged over an item's frames, with the votes; see `annot_hf.evaluation.saliency`.
 
-    `source` is a plain trunk (Hub id or folder) or a trained checkpoint, whose trunk is then measured. Each category of
-    `questions`, by default the corpus's, gives a target per label, each scale its mean rating. Use training data.
+    `source`, a folder or a Hub id at a `revision`, is a plain trunk or a trained checkpoint, whose trunk is then measured.
+    Each category of `questions`, by default the corpus's, gives a target per label, each scale its mean rating. Use training
+    data.
     """
     gamma = check_formula(formula, gamma)
     if items < 2:
         raise ValueError(f"items is {items}; a correlation needs at least 2.")
     if batch_size < 1:
         raise ValueError(f"batch_size is {batch_size}; give a number of items from 1 up.")
-    trunk, processor = _load_trunk(source)
-    corpus = read_export(corpus_folder)
+    trunk, processor = _load_trunk(source, revision)
+    corpus = read_export(corpus)
     names = tuple(questions) or corpus.default_questions
     check_splits(corpus, [split])
     candidates = corpus.items.loc[corpus.items["split"] == split, "item"].to_numpy(dtype=object)
@@ -86,18 +88,18 @@ def layer_means(trunk: PreTrainedModel, batch: dict[str, torch.Tensor]) -> np.nd
     return torch.stack([masked_mean(state.float(), mask) for state in states], 1).cpu().numpy()
 
 
-def _load_trunk(source: str | Path) -> tuple[PreTrainedModel, Any]:
+def _load_trunk(source: str | Path, revision: str | None) -> tuple[PreTrainedModel, Any]:
     """A trunk with all its hidden states, and its processor."""
     register_models()
-    config = read_trunk_config(source)
+    config = read_trunk_config(source, revision)
     if isinstance(config, OpinionConfig):
         check_layer(config.trunk_config, WEIGHTED)
         if config.trunk_layer == 0:
             raise ValueError(f"{source} has trunk_layer 0 and so no transformer layer; measure the trunk it came from.")
-        model, processor, _ = load_model(source)
+        model, processor, _ = load_model(source, revision=revision)
         return model.trunk, processor
     check_layer(config, WEIGHTED)
     trunk = build_trunk(config, WEIGHTED)
-    load_trunk_weights(trunk, source)
+    load_trunk_weights(trunk, source, revision)
     trunk.to("cuda" if torch.cuda.is_available() else "cpu")
-    return trunk.eval(), make_processor(config, source)
+    return trunk.eval(), make_processor(config, source, revision=revision)

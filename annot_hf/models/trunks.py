@@ -18,6 +18,7 @@ from transformers.utils.hub import resolve_revision
 
 from .checks import check_attention, said
 from .configuration_log_mel import LogMelConfig
+from .hub_access import not_readable
 from .modeling_log_mel import LogMelModel
 from .whisper import WhisperTrunk, whisper_encoder_of
 
@@ -35,6 +36,7 @@ WEIGHTED = "weighted"
 # Files that determine what a checkpoint computes.
 _CHECKPOINT = (".safetensors", ".bin", ".json", ".txt", ".model")
 # Entries of a configuration that state its origin and do not affect the model.
+_GIVE = "give a Hub id or a checkpoint folder"
 PROVENANCE = ("_name_or_path", "transformers_version", "dtype", "torch_dtype", "architectures", "auto_map")
 
 
@@ -148,7 +150,7 @@ def read_trunk_config(source: str, revision: str | None = None) -> PreTrainedCon
     try:
         return AutoConfig.from_pretrained(source, revision=revision, trust_remote_code=False)
     except OSError as error:
-        raise _no_checkpoint(source, revision) from error
+        raise not_readable(source, error, revision, _GIVE) from error
     except Exception as error:
         # Libraries raise many kinds of errors here.
         raise ValueError(
@@ -168,7 +170,7 @@ def load_trunk_weights(trunk: PreTrainedModel, source: str, revision: str | None
                 source, output_loading_info=True, trust_remote_code=False, revision=revision
             )
     except OSError as error:
-        raise _no_checkpoint(source) from error
+        raise not_readable(source, error, revision, _GIVE) from error
     except SafetensorError as error:
         raise ValueError(f"{str(source)!r} holds no readable safetensors ({said(error)}); restore it.") from error
     # `build_trunk` leaves unused layers out.
@@ -201,11 +203,6 @@ def _file_digest(path: Path, *version: int) -> str:
     """SHA-256 of a file, computed once a process for each version of it."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _no_checkpoint(source: str, revision: str | None = None) -> ValueError:
-    asked = str(source) if revision is None else f"{source} at {revision}"
-    return ValueError(f"There is no checkpoint {asked!r}; give a Hub id or a checkpoint folder.")
 
 
 def encode(trunk: PreTrainedModel, **inputs: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:

@@ -101,6 +101,27 @@ def plot_mean_distribution(
     return figure
 
 
+def plot_votes(
+    support: Sequence[str], shares: np.ndarray, sizes: Mapping[int, int], grid: Sequence[str] = ()
+) -> Figure:
+    """Mean shares of the answers `(K,)`, as a heat map with `grid`, the names of two questions; and items by their votes."""
+    shown = _largest(shares)
+    figure, (left, right) = canvas(7.5, 3.0 if grid else max(2.2, 0.9 + 0.3 * len(shown)), 1, 2)
+    if len(grid) == 2:
+        bins = round(len(shares) ** 0.5)
+        _heat(left, shares.reshape(bins, bins), grid, shares.max())
+    else:
+        _bars(left, shown, {"votes": (shares, DARK)})
+        left.set_yticks(range(len(shown)), [short(support[k], 24) for k in shown])
+        left.invert_yaxis()
+    left.set_title("mean share of the votes")
+    right.bar(list(sizes), list(sizes.values()), color=DARK)
+    right.xaxis.get_major_locator().set_params(integer=True)
+    right.grid(axis="y", color=GRID, linewidth=0.7)
+    right.set(title="items by their votes", xlabel="votes of an item", ylabel="items")
+    return figure
+
+
 def _bars(axis: Axes, shown: Sequence[int], series: Mapping[str, tuple[np.ndarray, str]]) -> None:
     """Horizontal bars, one group per label: name -> values and colour."""
     height = 0.8 / len(series)

@@ -127,7 +127,7 @@ def write_pages(
         for name, draw in section.figures.items():
             path, caption = folder / "plots" / f"{name}.png", say(f"captions.{name}", systems=found.systems)
             files[name] = save_figure(lambda draw=draw: readable(draw(), numbered), path, dpi=DPI)
-            drawn.append(_inline(path, caption))
+            drawn.append(shown_figure(path, caption))
         clips = [clip.inline() for clip in section.clips]
         shown.append({"title": section.title, "tables": section.tables, "figures": drawn, "clips": clips})
     if numbered:
@@ -217,7 +217,7 @@ def csv_safe(cell: Any) -> Any:
     return f"'{cell}" if suspect or cell.startswith(("\t", "\r", "\n")) else cell
 
 
-def _inline(path: Path, caption: str) -> dict[str, Any]:
+def shown_figure(path: Path, caption: str) -> dict[str, Any]:
     """A figure for the templates, with its bytes in base64 and its width in CSS pixels from the PNG header."""
     content = path.read_bytes()
     width = int.from_bytes(content[16:20], "big") * 96 // DPI

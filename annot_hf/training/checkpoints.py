@@ -14,18 +14,18 @@ from zipfile import is_zipfile
 import torch
 from accelerate import PartialState
 from filelock import SoftFileLock, Timeout
-from huggingface_hub import CommitOperationAdd, HfApi
 from transformers import AutoModel
 from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 import annot_hf.models
 from annot_hf.data.export import ExportedCorpus
-from annot_hf.data.files import check_own, replace_file
+from annot_hf.data.files import check_own, is_own_card, replace_file
+from annot_hf.data.snapshots import find_folder
 from annot_hf.models.modeling_opinion import SupportModel, read_checkpoint, read_object
 from annot_hf.models.register import register_models
 from annot_hf.training.inputs import make_processor
-from annot_hf.training.recipe import ELSEWHERE, Run, members_folder
+from annot_hf.training.recipe import Run, members_folder
 
 logger = logging.getLogger(__name__)
 
@@ -44,11 +44,13 @@ _PATIENCE = 1.0
 _RECORD = ("recipe", "corpus_digest")
 _OVERWRITTEN = (STARTED, "recipe.yaml", "mixtures.parquet", "model", "model.part")
 _CODE = sorted(path.name for path in Path(annot_hf.models.__file__).parent.glob("*.py"))
-_MODEL_FILES = (*_CODE, *WEIGHTS, "model-*-of-*.safetensors", "config.json", "generation_config.json", FACTS)
-_MODEL_FILES += ("preprocessor_config.json", "processor_config.json", "chat_template.jinja")
-_MODEL_FILES += ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+MODEL_FILES = (*_CODE, *WEIGHTS, "model-*-of-*.safetensors", "config.json", "generation_config.json", FACTS)
+MODEL_FILES += ("preprocessor_config.json", "processor_config.json", "chat_template.jinja")
+MODEL_FILES += ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 # the last is of SentencePiece
-_MODEL_FILES += ("vocab.json", "vocab.txt", "merges.txt", "bpe.codes", "*.model")
+MODEL_FILES += ("vocab.json", "vocab.txt", "merges.txt", "bpe.codes", "*.model")
+# what the model card brings, besides README.md
+CARD_FILES = ("plots/*.png", ".eval_results/*.yaml")
 
 
 @contextmanager
@@ -180,8 +182,10 @@ def check_model_folder(folder: Path) -> None:
     """Raise unless a model may replace a folder: it holds nothing but a model that this package wrote."""
     if not folder.exists():
         return
-    names = sorted(path.name for path in folder.iterdir()) if folder.is_dir() else [folder.name]
-    allowed = _MODEL_FILES if isinstance(_json(folder / FACTS), dict) else ()
+    inside = sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
+    names = inside if folder.is_dir() else [folder.name]
+    allowed = MODEL_FILES + CARD_FILES if isinstance(_json(folder / FACTS), dict) else ()
+    allowed += ("README.md",) if is_own_card(folder / "README.md") else ()
     foreign = [name for name in names if not any(fnmatch(name, pattern) for pattern in allowed)]
     if foreign:
         raise ValueError(
@@ -267,57 +271,6 @@ def read_facts(folder: Path) -> dict[str, Any]:
     return facts
 
 
-def open_repository(run: Run) -> str:
-    """The repository of the Hub that a run's model goes to, private unless the recipe says otherwise."""
-    asked, api = run.training, HfApi()
-    name, private = asked.hub_model_id or Path(asked.output_dir).absolute().name, asked.hub_private_repo is not False
-    try:
-        name = name if "/" in name else f"{api.whoami()['name']}/{name}"
-        if private and api.repo_exists(name) and not api.repo_info(name).private:
-            raise ValueError(
-                f"The repository {name} is public; set hub_private_repo to false if its model may be, or name another."
-            )
-        api.create_repo(name, private=private, exist_ok=True)
-        return name
-    except ValueError:
-        raise
-    except Exception as error:  # of many kinds
-        raise ValueError(
-            f"push_to_hub is true, and {name} cannot be opened on the Hub ({type(error).__name__}); log in (hf auth login), "
-            "or correct hub_model_id."
-        ) from error
-
-
-def push_model(run: Run, folder: Path, repository: str) -> None:
-    """Upload a model folder, and nothing else of the run: weights, configuration, processor, code and facts."""
-    facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    # where things lie on this machine is nobody's business
-    told = {
-        key: Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
-        for key, value in facts["recipe"].items()
-        if key not in ELSEWHERE
-    }
-    text = json.dumps(facts | {"recipe": told}, indent=1, ensure_ascii=False) + "\n"
-    files = {
-        path.name: path
-        for path in sorted(folder.iterdir())
-        if path.is_file() and any(fnmatch(path.name, pattern) for pattern in _MODEL_FILES)
-    }
-    files[FACTS] = text.encode()
-    try:
-        HfApi().create_commit(
-            repository,
-            [CommitOperationAdd(name, content) for name, content in files.items()],
-            commit_message=f"Model of {facts['corpus']}",
-            revision=run.training.hub_revision,
-        )
-    except Exception as error:  # of many kinds
-        raise ValueError(
-            f"{folder} is trained, and could not be uploaded to {repository} ({type(error).__name__}); upload it with "
-            f"hf upload {repository} {folder}."
-        ) from error
-
-
 def save_model(
     model: Any, processor: Any, facts: dict[str, Any], folder: Path, *, weights: dict[str, Any] | None = None
 ) -> None:
@@ -335,16 +288,20 @@ def save_model(
     fresh.rename(folder)
 
 
-def load_model(folder: str | Path) -> tuple[SupportModel, Any, dict[str, Any]]:
-    """A checkpoint folder's model, its processor and the facts of its training (empty if it has none).
+def load_model(source: str | Path, *, revision: str | None = None) -> tuple[SupportModel, Any, dict[str, Any]]:
+    """A checkpoint's model, its processor and the facts of its training (empty if it has none).
 
     Adapters are put on the base that they name.
 
+    Args:
+        source: Checkpoint folder, or a Hub id such as "me/mine".
+        revision: Branch, tag or commit of a Hub id.
+
     Raises:
-        ValueError: The folder holds no checkpoint of this package, or adapters whose base is not there.
+        ValueError: There is no checkpoint of this package, or it has adapters whose base is not there.
     """
     register_models()
-    folder = Path(folder)
+    folder = find_folder(source, "model", revision=revision)
     model, odd = read_checkpoint(folder, give="output_dir/model of a run", fix="restore the checkpoint")
     if not isinstance(model, SupportModel):
         raise ValueError(f"{folder} holds a {type(model).__name__}; give a checkpoint trained with annot-hf.")
@@ -367,19 +324,20 @@ def load_lora(source: str | os.PathLike[str], **options: Any) -> Any:
         raise ValueError(f"There is neither a folder nor a repository {os.fspath(source)!r} ({error}).") from error
 
 
-def merge_lora(folder: str | os.PathLike[str], out: str | os.PathLike[str]) -> Path:
-    """A checkpoint folder of whole weights from one of adapters: it needs neither `peft` nor the base.
+def merge_lora(source: str | os.PathLike[str], out: str | os.PathLike[str], *, revision: str | None = None) -> Path:
+    """A checkpoint folder of whole weights from a checkpoint of adapters: it needs neither `peft` nor the base.
 
     Merged weights are rounded to the precision of those the adapters sit on; in bfloat16, predictions move a little.
 
     Args:
-        folder: `output_dir`/model of a run with adapters.
+        source: `output_dir`/model of a run with adapters, or a Hub id.
         out: Folder to write, of about the size of the base; it must not be there.
+        revision: Branch, tag or commit of a Hub id.
 
     Raises:
-        ValueError: `folder` holds no adapters, or not all of them, or `out` is there already.
+        ValueError: There are no adapters, or not all of them, or `out` is there already.
     """
-    folder, out = Path(folder), Path(out)
+    folder, out = find_folder(source, "model", revision=revision), Path(out)
     if out.exists():
         raise ValueError(f"{out} is there already; name another folder, or remove it.")
     model = load_lora(folder).merge_and_unload()

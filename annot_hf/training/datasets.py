@@ -392,6 +392,7 @@ def _split_facts(targets: Targets, view: ExportedCorpus, truncated: int | None) 
     """What `training.json` records of a split: items, exclusions, texts cut short and votes."""
     names = [question.name for question in targets.questions]
     synthetic = is_synthetic(view.votes.select(items=targets.items, questions=names))
+    sizes, items = np.unique(np.rint(targets.votes_per_item).astype(int), return_counts=True)
     return {
         "items": len(targets),
         "sha256": hashlib.sha256("\n".join(sorted(targets.items)).encode()).hexdigest(),
@@ -399,6 +400,8 @@ def _split_facts(targets: Targets, view: ExportedCorpus, truncated: int | None) 
         "excluded": targets.excluded,
         **({} if truncated is None else {"texts cut short": truncated}),
         "votes": {"human": int((~synthetic).sum()), "synthetic": int(synthetic.sum())},
+        "items by votes": dict(zip(map(str, sizes.tolist()), items.tolist(), strict=True)),
+        "raters": len(np.unique(targets.ratings.annotator)),
     }
 
 

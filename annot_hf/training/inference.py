@@ -16,6 +16,7 @@ from annot_hf.data.conditions import CLEAN, Condition
 from annot_hf.data.export import ExportedCorpus, read_export
 from annot_hf.data.predictions import ROBUSTNESS_FOLDER, Predictions
 from annot_hf.data.questions import Question
+from annot_hf.data.snapshots import find_folder, spoken
 from annot_hf.data.targets import Ratings, Targets
 from annot_hf.models.configuration_annotator import AnnotatorConfig
 from annot_hf.models.configuration_seedbert import SeedBertConfig
@@ -39,7 +40,7 @@ _OF_ITEMS = ("probs", "consensus", "scale_mean", "scale_log_variance", "disagree
 
 
 def predict(
-    model_folder: str | Path,
+    model: str | Path,
     corpus: str | Path | ExportedCorpus,
     *,
     split: str = "test",
@@ -48,6 +49,7 @@ def predict(
     max_seconds: float | None = None,
     condition: str = CLEAN,
     condition_seed: int = 0,
+    revision: str | None = None,
 ) -> tuple[Predictions, Targets]:
     """Predict one split of an exported corpus, and give the targets to compare the predictions with.
 
@@ -56,28 +58,30 @@ def predict(
     panel of all its raters. Labels are in the checkpoint's order, which may differ from the corpus's.
 
     Args:
-        model_folder: Checkpoint folder.
-        corpus: Folder of the exported corpus, or the corpus if it is open already.
+        model: Checkpoint folder, or a Hub id such as "me/mine".
+        corpus: Folder or Hub id of the exported corpus, or the corpus if it is open already.
         split: Which split.
         batch_size: Items per batch.
         features: Folder for computed log-mel features, and for the frames of a frozen trunk if training kept them;
-            "features" next to the corpus's folder by default.
+            "features" next to the corpus's folder by default, or here for a corpus of the Hub.
         max_seconds: Longest clip that is accepted (s); by default what training accepted.
         condition: Acoustic condition to put the clips under, such as "noise:10"; see `Condition`.
         condition_seed: Seed of what is random in it.
+        revision: Branch, tag or commit of a model of the Hub.
 
     Raises:
         ValueError: The corpus lacks a question of the checkpoint or asks it differently; or there is no such condition.
     """
     acoustic = Condition.parse(condition, condition_seed)
-    loaded = load_model(model_folder)
+    folder = find_folder(model, "model", revision=revision)
+    loaded = load_model(folder)
     corpus = corpus if isinstance(corpus, ExportedCorpus) else read_export(corpus)
     options = {"split": split, "batch_size": batch_size, "features": features, "max_seconds": max_seconds}
-    return _predict(model_folder, loaded, corpus, acoustic, **options)
+    return _predict(folder, loaded, corpus, acoustic, **options)
 
 
 def predict_robustness(
-    model_folder: str | Path,
+    model: str | Path,
     corpus: str | Path | ExportedCorpus,
     *,
     clips: int = ROBUST_CLIPS,
@@ -85,19 +89,21 @@ def predict_robustness(
     batch_size: int = 32,
     features: str | Path | None = None,
     max_seconds: float | None = None,
+    revision: str | None = None,
 ) -> dict[str, Predictions]:
     """Predictions of a sample of a split's clips under each of the conditions `ROBUSTNESS`, by condition.
 
     The sample, `clips` of the items with votes or all if there are fewer, is evenly spaced over the speakers, and the same for
     every model. Empty for a model of texts, and if `clips` is 0. Other arguments and errors are those of `predict`.
     """
-    loaded = load_model(model_folder)
+    folder = find_folder(model, "model", revision=revision)
+    loaded = load_model(folder)
     corpus = corpus if isinstance(corpus, ExportedCorpus) else read_export(corpus)
     if not clips or input_name_of(loaded[0].config.trunk_config) == "input_ids":
         return {}
     options = {"split": split, "batch_size": batch_size, "features": features, "max_seconds": max_seconds}
     conditions = map(Condition.parse, ROBUSTNESS)
-    return {str(one): _predict(model_folder, loaded, corpus, one, clips=clips, **options)[0] for one in conditions}
+    return {str(one): _predict(folder, loaded, corpus, one, clips=clips, **options)[0] for one in conditions}
 
 
 def save_predictions(predictions: Predictions, altered: Mapping[str, Predictions], folder: str | Path) -> None:
@@ -119,7 +125,7 @@ def sample_clips(items: np.ndarray, speakers: Sequence[Any], clips: int) -> np.n
 
 
 def _predict(
-    model_folder: str | Path,
+    folder: Path,
     loaded: tuple[OpinionPreTrainedModel, Any, dict[str, Any]],
     corpus: ExportedCorpus,
     acoustic: Condition,
@@ -143,7 +149,7 @@ def _predict(
         speakers = corpus.items.set_index("item")["speaker"].reindex(targets.items)
         targets = targets.select(sample_clips(targets.items, speakers, clips))
     held, rows = read_together(corpus, targets.items)
-    features = features or corpus.folder.parent / "features"
+    features = features or corpus.features
     inputs = corpus_inputs(
         corpus,
         held,
@@ -164,8 +170,8 @@ def _predict(
     dataset = OpinionDataset(
         targets, inputs.entries, inputs.read, inputs.lengths, annotators=getattr(config, "annotators", ())
     )
-    meta = {"model": str(model_folder), "corpus": corpus.name, "split": split, "marginal": facts.get("marginal")}
-    meta["model_sha256"] = weights_digest(str(model_folder))
+    meta = {"model": spoken(folder), "corpus": corpus.name, "split": split, "marginal": facts.get("marginal")}
+    meta["model_sha256"] = weights_digest(str(folder))
     meta |= {"marginal_share": config.marginal_share} if config.marginal_share else {}
     meta["corpus_digest"] = corpus.digest
     meta |= {name: facts[name] for name in ("trunk", "consensus_width", "consensus_share") if facts.get(name)}

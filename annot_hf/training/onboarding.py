@@ -62,7 +62,7 @@ class Answers:
 
 
 def onboard(
-    model_folder: str | Path,
+    source: str | Path,
     votes: str | Path | None,
     corpus: str | Path | ExportedCorpus,
     out: str | Path,
@@ -71,35 +71,37 @@ def onboard(
     batch_size: int = 32,
     features: str | Path | None = None,
     max_seconds: float | None = None,
+    revision: str | None = None,
 ) -> Onboarded:
     """Give the raters of some votes rows of their own in a trained model, and write the model with them to another folder.
 
     Args:
-        model_folder: Checkpoint folder of an annotator model.
+        source: Checkpoint folder or Hub id of an annotator model.
         votes: CSV file, as `VoteTable.from_csv` reads it, with votes of raters whom the model does not know on items of the
             corpus. Votes on questions that the model does not answer are counted and left out. None where `raters` says all
             that is known of the new raters.
-        corpus: Folder of the exported corpus, or the corpus if it is open already.
+        corpus: Folder or Hub id of the exported corpus, or the corpus if it is open already.
         out: Folder to write, a checkpoint as any other; its `training.json` says who was onboarded from how many answers.
         raters: CSV file of a table of raters with the columns that the model was trained with, if there were any. All raters
             in it whom the model does not know are onboarded, with votes or without.
         batch_size: Items per batch.
         features: Folder for computed log-mel features; "features" next to `out` by default.
         max_seconds: Longest clip that is accepted (s); by default what training accepted.
+        revision: Branch, tag or commit of a Hub id.
 
     Raises:
         ValueError: The model has no raters, or a row of one of these already; a vote has no rater, or its item, question or
             value is unknown; the table of raters does not fit the model; or there is nobody to onboard.
     """
     out = Path(out)
-    if out.resolve() == Path(model_folder).resolve():
+    if out.resolve() == Path(source).resolve():
         raise ValueError(f"{out} is the model's own folder, which would be overwritten; name another folder.")
     check_model_folder(out)
     earlier = read_record(out / FACTS)
     if earlier is not None and "onboarded" not in earlier:
         raise ValueError(f"{out} holds a trained model, which would be lost; name another folder.")
-    model, processor, facts = load_model(model_folder)
-    _check_model(model, model_folder)
+    model, processor, facts = load_model(source, revision=revision)
+    _check_model(model, source)
     corpus = corpus if isinstance(corpus, ExportedCorpus) else read_export(corpus)
     names, items, answers, left_out = _read_votes(votes, corpus, model)
     names, facts_of_raters = _read_facts(raters, names, model)

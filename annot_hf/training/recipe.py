@@ -96,6 +96,12 @@ class Run:
         """Whether its model goes to the Hub when it has ended."""
         return self.values.get("push_to_hub", False)
 
+    @property
+    def unpushed(self) -> "Run":
+        """The same run, whose model stays on this machine."""
+        aside = {"push_to_hub", *_HUB_KEYS}
+        return dataclasses.replace(self, values={key: value for key, value in self.values.items() if key not in aside})
+
     def record(self, corpus: ExportedCorpus) -> dict[str, Any]:
         """What a run is, as JSON: every key, the corpus, which part of it if not the whole, the trunk's weights."""
         part = {"part": dict(corpus.part)} if corpus.part else {}

@@ -46,8 +46,6 @@ from annot_hf.training.checkpoints import (
     checkpoints_of,
     held,
     newest_checkpoint,
-    open_repository,
-    push_model,
     read_record,
     record_start,
     save_model,
@@ -92,6 +90,10 @@ def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = Non
     Raises:
         ValueError: The corpus, the recipe or a checkpoint do not fit together, or another process works in `output_dir`.
     """
+    if run.pushes:
+        raise ValueError(
+            "push_to_hub is true, and train writes to this machine alone; call annot_hf.hub.publish.train_and_push."
+        )
     # so that a member's folder is read without its own code
     register_models()
     if not run.recipe.corpus and corpus is None:
@@ -106,7 +108,6 @@ def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingRes
     perturbation = make_perturbation(recipe.augmentation.perturb_share, arguments.seed)
     copies = Copies(recipe.augmentation.copies, arguments.seed)
     check_start(run, resume=resume)
-    repository = open_repository(run) if run.pushes and arguments.process_index == 0 else ""
     corpus = corpus or read_export(recipe.corpus)
     leaks = find_leaks(corpus.items)
     for column, names in leaks.items():
@@ -164,6 +165,7 @@ def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingRes
     facts = {
         "corpus": corpus.name,
         "corpus_digest": corpus.digest,
+        "origin": dict(corpus.origin),
         **({"part": dict(corpus.part)} if corpus.part else {}),
         "target": targets["train"].method,
         "splits": about["splits"],
@@ -183,8 +185,6 @@ def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingRes
     if trainer.is_world_process_zero():
         save_model(trainer.accelerator.unwrap_model(trainer.model), processor, facts, folder, weights=weights)
         (Path(arguments.output_dir) / "recipe.yaml").write_text(yaml.safe_dump(run.values, sort_keys=False))
-        if repository:
-            push_model(run, folder, repository)
     return TrainingResult(folder, metrics, facts)
 
 

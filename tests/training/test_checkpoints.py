@@ -1,90 +1,20 @@
 """What a run overwrites and what of it leaves: its own, and nothing else."""
 
-import json
-import os
-import subprocess
-import sys
-import urllib.request
-
 import pytest
-import torch
-from hub_stub import serve
 
-from annot_hf.training.checkpoints import checkpoints_of, clear_run, load_model
+from annot_hf.training.checkpoints import checkpoints_of, clear_run
 from annot_hf.training.recipe import load_recipe
 from annot_hf.training.train import member_runs, train
 
-READER = """
-import sys
-sys.modules["annot_hf"] = None
-import torch
-from transformers import AutoFeatureExtractor, AutoModel
-model = AutoModel.from_pretrained("me/mine", trust_remote_code=True).eval()
-AutoFeatureExtractor.from_pretrained("me/mine")
-torch.save(model(torch.linspace(-1, 1, 3200).reshape(2, 20, 80)).probs, sys.argv[1])
-"""
 
-
-# one process in the place of two, each of which would load the libraries
-PUSHER = """
-import sys
-from annot_hf.cli.app import main
-*words, public, mine = sys.argv[1:]
-try:
-    main([*words, public])
-except SystemExit as ended:
-    assert ended.code == 2
-main([*words, mine])
-"""
-
-
-@pytest.fixture
-def hub(tmp_path):
-    """Repositories of a Hub, its address, and a function that runs Python there."""
-    repositories = {"models/me/public": {}}
-    with serve(repositories) as address:
-        online = {
-            "HF_ENDPOINT": address,
-            "HF_TOKEN": "hf_" + "x" * 30,
-            "HF_HUB_OFFLINE": "0",
-            "HF_HUB_DISABLE_XET": "1",
-        }
-
-        def run(*words):
-            environment = os.environ | online | {"HF_HOME": str(tmp_path / "home")}
-            command = [sys.executable, *map(str, words)]
-            return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300, check=False)
-
-        yield repositories, address, run
-
-
-def test_a_run_pushes_its_model_and_nothing_else(hub, small_run, tmp_path):
-    repositories, address, run = hub
-    values = small_run("distribution", tmp_path / "run").values | {"features": ""}
-    (tmp_path / "mine.json").write_text(json.dumps(values))  # JSON is YAML
-    words = ["train", tmp_path / "mine.json", "push_to_hub=true", "hub_model_id=me/public", "hub_model_id=me/mine"]
-    done = run("-c", PUSHER, *words)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "The repository me/public is public" in done.stderr
-    files = repositories["models/me/mine"]
-    assert set(files) == {path.name for path in (tmp_path / "run" / "model").iterdir()}
-    assert {"model.safetensors", "modeling_distribution.py", "config.json", "preprocessor_config.json"} <= set(files)
-    with urllib.request.urlopen(f"{address}/api/models/me/mine") as answer:
-        assert json.load(answer)["private"]
-    told = b"".join(files.values())
-    assert str(tmp_path).encode() not in told and b"hf_xxx" not in told
-    assert json.loads(files["training.json"])["corpus"] == "simulated"
-    read = run("-c", READER, tmp_path / "seen.pt")
-    assert read.returncode == 0, read.stderr[-3000:]
-    model, _, _ = load_model(tmp_path / "run" / "model")
-    expected = model.eval()(torch.linspace(-1, 1, 3200).reshape(2, 20, 80)).probs
-    torch.testing.assert_close(torch.load(tmp_path / "seen.pt"), expected, rtol=0, atol=1e-6)
-
-
-def test_a_hub_that_cannot_be_reached_is_said_before_anything_is_read(small_run, tmp_path):
-    run = small_run("distribution", tmp_path / "run", push_to_hub=True, hub_model_id="me/mine", corpus="nowhere")
-    with pytest.raises(ValueError, match="me/mine cannot be opened on the Hub .* log in"):
+def test_training_alone_pushes_nothing(small_run, tmp_path):
+    run = small_run("distribution", tmp_path / "run", push_to_hub=True, hub_model_id="me/mine")
+    with pytest.raises(ValueError, match="push_to_hub is true, and train writes to this machine alone; call annot_hf"):
         train(run)
+    assert (
+        not (tmp_path / "run").exists()
+        and run.unpushed.values | {"push_to_hub": True, "hub_model_id": "me/mine"} == run.values
+    )
 
 
 def test_members_push_nothing(sayings, bert_folder, tmp_path):

@@ -1,0 +1,1 @@
+"""The Hub: what a model and a corpus say of themselves there, and what of them goes there."""
