@@ -93,7 +93,7 @@ app.command()(asking.saturation)
 
 
 @app.command()
-def splits(folder: Annotated[Path, Argument(help="Folder of an exported corpus.")]) -> None:
+def splits(folder: Annotated[Path, Argument(help="Folder or Hub id of an exported corpus.")]) -> None:
     """What each split holds, and whether a speaker, session, conversation or document has items in several, an error.
 
     Example: `annot-hf splits data/cremad`
@@ -168,7 +168,7 @@ class _TrainCommand(TyperCommand):
 def train(
     recipe: RecipeName,
     overrides: Overrides = None,
-    corpus: Annotated[str, Option("--corpus", help="Folder of an exported corpus; the key `corpus`.")] = "",
+    corpus: Annotated[str, Option("--corpus", help="Folder or Hub id of an exported corpus; the key `corpus`.")] = "",
     out: Annotated[
         str, Option("--out", help="Folder to write, such as runs/2026-11-28-cremad by default; the key `output_dir`.")
     ] = "",

@@ -23,6 +23,9 @@ FRAMES_PER_BLOCK = 1 << 20
 # For these formats, `whole` detects truncated files.
 FORMATS = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "NIST", "FLAC", "OGG", "MP3")
 
+# libsndfile lands elsewhere than it is told in these, so that what stands before a segment is decoded.
+SEEKS_BADLY = ("OGG", "MP3")
+
 
 @dataclass(frozen=True)
 class AudioLimits:
@@ -66,14 +69,15 @@ def audio_info(source: Any, *, limits: AudioLimits | None = None) -> AudioInfo:
         # The longer one is cut.
         return replace(min(both, key=lambda info: info.seconds), channels=1)
     with _open(source) as (name, file):
-        return _check_header(name, file, limits or AudioLimits())
+        return _check_header(name, file, limits or AudioLimits(), _times(source))[0]
 
 
 def load_audio(source: Any, *, sampling_rate: int = 16_000, limits: AudioLimits | None = None) -> np.ndarray:
     """Decode a clip to one channel at the wanted rate; channels are averaged, silence is accepted.
 
     Args:
-        source: Path, bytes, binary file object, a row of a `datasets` Audio column (`{"bytes", "path"}`), one of these
+        source: Path, bytes, binary file object, a row of a `datasets` Audio column (`{"bytes", "path"}`), a segment of one
+            (with `"start"` and `"end"` in seconds beside), one of these
             under an acoustic condition (`ConditionedClip`), which acts on the decoded and resampled clip, or two of them
             mixed (`MixedClip`).
         sampling_rate: Rate to resample to (Hz).
@@ -98,9 +102,14 @@ def load_audio(source: Any, *, sampling_rate: int = 16_000, limits: AudioLimits 
         length = min(len(first), len(second))
         return first[:length] + np.float32(source.share) * (second[:length] - first[:length])
     with _open(source) as (name, file):
-        info = _check_header(name, file, limits)
+        info, first = _check_header(name, file, limits, _times(source))
         blocks, frames = [], 0
-        while len(block := file.read(FRAMES_PER_BLOCK, dtype="float32", always_2d=True)):
+        if info.format in SEEKS_BADLY:
+            while first and (passed := len(file.read(min(FRAMES_PER_BLOCK, first)))):
+                first -= passed
+        else:
+            file.seek(first)
+        while len(block := file.read(min(FRAMES_PER_BLOCK, info.frames - frames), dtype="float32", always_2d=True)):
             frames += len(block)
             blocks.append(block[:, 0] if info.channels == 1 else block.mean(axis=1))
         # Encoders differ in how they count the last MPEG frame.
@@ -116,6 +125,13 @@ def load_audio(source: Any, *, sampling_rate: int = 16_000, limits: AudioLimits 
     if not len(wave):
         raise AudioError(f"{name} is shorter than one sample at {sampling_rate} Hz. Remove it from the item list.")
     return np.ascontiguousarray(wave, dtype=np.float32)
+
+
+def wav_bytes(source: Any, *, sampling_rate: int = 16_000, limits: AudioLimits | None = None) -> bytes:
+    """A source of `load_audio` as a WAV file of one channel and 16 bits."""
+    file, wave = io.BytesIO(), load_audio(source, sampling_rate=sampling_rate, limits=limits)
+    soundfile.write(file, wave, sampling_rate, format="WAV", subtype="PCM_16")
+    return file.getvalue()
 
 
 @contextmanager
@@ -165,8 +181,16 @@ def _handle(source: Any) -> tuple[str, BinaryIO]:
     raise AudioError(f"Audio source {source!r} is none of: path, bytes, seekable binary file, {{'bytes', 'path'}} row.")
 
 
-def _check_header(name: str, file: soundfile.SoundFile, limits: AudioLimits) -> AudioInfo:
-    """The facts of the header, if they are within the limits."""
+def _times(source: Any) -> tuple[float, float] | None:
+    """Start and end (s) of a source that is a segment."""
+    given = isinstance(source, Mapping) and source.get("start") is not None
+    return (source["start"], source["end"]) if given else None
+
+
+def _check_header(
+    name: str, file: soundfile.SoundFile, limits: AudioLimits, times: tuple[float, float] | None
+) -> tuple[AudioInfo, int]:
+    """The facts of the header, of a segment those of its frames, if they are within the limits; and the first frame."""
     info = AudioInfo(file.frames, file.samplerate, file.channels, file.format)
     if info.format not in FORMATS:
         raise AudioError(
@@ -184,12 +208,21 @@ def _check_header(name: str, file: soundfile.SoundFile, limits: AudioLimits) -> 
         )
     if info.frames < 1:
         raise AudioError(f"{name} is empty (no samples). Remove it from the item list, or copy the file again.")
+    first = 0
+    if times is not None:
+        first, last = (round(one * info.sampling_rate) for one in times)
+        if not 0 <= first < min(last, info.frames):
+            raise AudioError(
+                f"{name} lasts {info.seconds:.2f} s and has no segment from {times[0]:.2f} to {times[1]:.2f} s. Correct its "
+                "times."
+            )
+        info = replace(info, frames=min(last, info.frames) - first)
     if info.frames > min(limits.max_frames, limits.max_seconds * info.sampling_rate):
         raise AudioError(
             f"{name} has {info.frames} frames ({info.seconds:.1f} s); at most {limits.max_seconds:g} s and "
             f"{limits.max_frames} frames are accepted. Cut it, or pass other AudioLimits."
         )
-    return info
+    return info, first
 
 
 @dataclass(frozen=True)

@@ -96,7 +96,9 @@ class Ballots:
     Attributes:
         values: The answer as it is written; None is "none of the labels" of a question with several answers.
         multiple: Questions to which a rater may give several answers.
-        facts: What is known of each item: text, audio, speaker, group, split.
+        facts: What is known of each item: text, audio, speaker, group, split, and of a segment start and end (s).
+        divided: Clips of which raters marked segments, which are items of their own.
+        forms: Answers whose kind is known only when all are read, as item, rater, question and what was filled in.
         wanted: Columns that the user named, by role.
         columns: Which columns of a table were taken for what.
     """
@@ -108,6 +110,8 @@ class Ballots:
     values: list[str | None] = field(default_factory=list)
     multiple: set[str] = field(default_factory=set)
     facts: dict[str, dict[str, str]] = field(default_factory=dict)
+    divided: set[str] = field(default_factory=set)
+    forms: list[tuple[str, str | None, str, dict[str, str]]] = field(default_factory=list)
     left_out: dict[str, LeftOut] = field(default_factory=dict)
     columns: dict[str, str] = field(default_factory=dict)
 
@@ -131,6 +135,13 @@ class Ballots:
         if further := len(values) - len(distinct):
             self.leave("labels that a rater repeats on an item, such as of several regions", item, further, further)
 
+    def answers(self, item: str, rater: str | None, question: str, values: list[Any]) -> None:
+        """Add the answer that is a list: all of it, or "none of the labels" if it is empty."""
+        if not values:
+            self.multiple.add(question)
+            self.vote(item, rater, question, None)
+        self.answer(item, rater, question, list(map(cell_text, values)))
+
     def leave(self, reason: str, example: str, votes: int = 1, count: int = 1) -> None:
         """Count what is left out."""
         found = self.left_out.setdefault(reason, LeftOut())
@@ -149,6 +160,20 @@ class Ballots:
                     f"{where}: item {item!r} has {name} {said!r:.60}, and {known[name]!r:.60} before; give each item one "
                     f"{name}, and two items two names."
                 )
+
+    def segment(self, clip: str, start: Any, end: Any) -> str:
+        """The item of a clip from `start` to `end` (s), to 10 ms; its facts are those of the clip.
+
+        Raises:
+            ValueError: That is no stretch of time.
+        """
+        low, high = round(float(start), 2), round(float(end), 2)
+        if not 0 <= low <= high < float("inf"):
+            raise ValueError(f"a region of {clip!r} goes from {start} to {end} s; correct its times")
+        self.divided.add(clip)
+        item = f"{clip}#{low:.2f}-{high:.2f}"
+        self.facts.setdefault(item, {**self.facts[clip], "start": f"{low:.2f}", "end": f"{high:.2f}"})
+        return item
 
     def place(self, where: str, own: Any, record: Mapping[str, Any], further: Mapping[str, Any] | None = None) -> str:
         """The item of a tool's record, by the column of the user, its clip or its own name; its facts are recorded.

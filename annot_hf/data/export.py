@@ -21,7 +21,7 @@ import pyarrow.parquet as pq
 from datasets import Features
 from datasets.splits import SplitDict, SplitInfo
 
-from annot_hf.data.audio import audio_info
+from annot_hf.data.audio import audio_info, wav_bytes
 from annot_hf.data.corpus import SPLITS, CorpusReport, VoteCorpus, check_items
 from annot_hf.data.encoding import alike, check_choice
 from annot_hf.data.export_tables import all_labels, audio_column, dataset_card, make_tables, spans_table, table_features
@@ -40,6 +40,8 @@ MISSING = "missing"
 _STATED = ("version", "license", "citation", "homepage", "access")
 # Training needs a max_seconds for clips longer than this (s).
 LONG = 30
+# How far (s) a segment may go beyond the end of its clip, as tools round.
+BEYOND = 0.05
 # How many rows have their audio in memory at a time.
 EMBED_ROWS = 256
 
@@ -123,7 +125,8 @@ def export_corpus(
         corpus: What to export.
         out: Folder to write.
         embed_audio: Put the audio bytes into the parquet files; mind the licence before you pass them on. Otherwise the
-            files hold paths on this machine.
+            files hold paths from `out`. Of a segment (an item with numbers in columns `start` and `end`, in seconds), that
+            part alone is embedded, as WAV at the corpus's rate.
         missing_audio: What to do with items whose audio is missing or unreadable: raise, leave them out with their votes
             ("drop"), or keep them with null audio; the report counts them.
         missing_text: The same for items of a corpus without audio whose text is missing or blank.
@@ -170,6 +173,8 @@ def export_corpus(
         spans = spans_table(corpus.name, spans[~left_out], items, votes)
     _note_oddities(corpus, items, votes)
     report = _report(corpus, items, votes, out, 0 if spans is None else len(spans))
+    # An export may move together with its clips, and says nothing of this machine.
+    near = Path(os.path.relpath(corpus.root, out)).as_posix() if kind == "audio" else None
     facts = {
         "kind": EXPORT_KIND,
         "name": corpus.name,
@@ -179,13 +184,12 @@ def export_corpus(
         "default_questions": list(corpus.default_questions),
         "labels": all_labels(votes.questions),
         "embedded_audio": embed_audio,
-        # From the export's folder, for an export that is moved together with its clips.
-        "audio_root": os.path.relpath(corpus.root, out) if kind == "audio" else None,
         "label_files": corpus.label_files,
         "report": report.to_dict(),
     }
     with replace_folder(out, marker=EXPORT_FILE, kind=EXPORT_KIND, entries=ENTRIES) as folder:
-        _write_tables(folder, make_tables(corpus, items, votes, spans), facts, corpus.sampling_rate, corpus.root)
+        tables = make_tables(corpus, items, votes, spans, near)
+        _write_tables(folder, tables, facts, corpus.sampling_rate, corpus.root)
         seal_export(folder, facts)
     return report
 
@@ -202,7 +206,7 @@ def _write_tables(folder: Path, tables: dict[str, pa.Table], facts: dict[str, An
             part = table.filter(pa.array(split == name))
             # `datasets` cannot read an empty file; the split is then absent from this table.
             if part.num_rows:
-                _write_parquet(part, schema, folder / config / f"{name}.parquet", audio)
+                _write_parquet(part, schema, folder / config / f"{name}.parquet", audio, rate)
 
 
 def seal_export(folder: Path, facts: dict[str, Any]) -> None:
@@ -256,8 +260,8 @@ def read_export(
 
     Args:
         source: Folder of the export, or a Hub id such as "me/my-votes".
-        root: Folder of audio that is not embedded; by default the folder that the corpus was exported from, or, if it is gone,
-            the one that lies like that from the export's folder. A corpus that was published without its clips has none.
+        root: Folder of audio that is not embedded; by default the one that lies from the export's folder as it did when the
+            corpus was exported. A corpus that was published without its clips has none.
         revision: Branch, tag or commit of a Hub id.
 
     Raises:
@@ -311,9 +315,8 @@ def _read_checked(folder: Path, facts: dict[str, Any], root: str | os.PathLike |
     repository = {} if spoken(folder) == str(folder) else {"repository": spoken(folder)}
     items = tables["items"].to_pandas()
     if "file" in items:
-        # an export that was published without its clips has no such column
-        items["audio"] = items.get("audio", pd.Series([None] * len(items), dtype=object))
-        items["audio"] = _audio(folder, items, root, facts.get("audio_root"))
+        # An export that was published without its clips has no column audio.
+        items["audio"] = _audio(folder, items, root)
     return ExportedCorpus(
         folder=folder,
         name=facts["name"],
@@ -341,44 +344,54 @@ def _read_tables(folder: Path, splits: dict[str, list[str]], *, audio: bool = Tr
     return tables
 
 
-def _audio(folder: Path, items: pd.DataFrame, root: str | os.PathLike | None, near: str | None) -> list[Any]:
-    """Embedded audio or paths; a path must be the file name under the one root, so that no other file is read.
+def item_audio(folder: str | os.PathLike, row: Mapping[str, Any]) -> Any:
+    """What `load_audio` takes of a row of "items" or "histograms" of the export in `folder`: its clip or segment."""
+    audio, start = row["audio"], row.get("start")
+    # What is embedded is cut already.
+    if audio is None or audio["bytes"] is not None:
+        return audio
+    # Earlier exports hold absolute paths, which stay as they are.
+    path = os.path.normpath(os.path.join(Path(folder).resolve(), audio["path"]))
+    if start is None or np.isnan(start):
+        return path
+    return {"bytes": None, "path": path, "start": float(start), "end": float(row["end"])}
 
-    If that root is no longer there, it is the folder `near`, relative to the export's.
-    """
-    sources, given = list(items["audio"]), root is not None
-    base = os.path.join(os.path.abspath(root), "") if given else ""
-    for row, (file, audio) in enumerate(zip(items["file"], sources, strict=True)):
-        if audio is None and not (given and file) or audio is not None and audio["bytes"] is not None:
-            continue
-        check_name(file, folder)
-        base = base or audio["path"].removesuffix(file)
-        sources[row] = base + file
-        if not given and (audio["path"] != sources[row] or not base.endswith(os.sep)):
-            raise ValueError(
-                f"The export {folder} has audio {audio['path']!r} for file {file!r} of item {items['item'].iloc[row]!r}; all "
-                "audio of an export must be under one root: export the corpus again, or pass its root."
-            )
-    moved = os.path.abspath(folder / near) if near else ""
-    if not given and base and not os.path.isdir(base) and os.path.isdir(moved):
-        return [
-            os.path.join(moved, file) if isinstance(one, str) else one
-            for one, file in zip(sources, items["file"], strict=True)
-        ]
+
+def _audio(folder: Path, items: pd.DataFrame, root: str | os.PathLike | None) -> list[Any]:
+    """The audio of each item; a path must be the file name under the one root, so that no other file is read."""
+    sources, base = [], None
+    for row in items.to_dict("records"):
+        file, audio = row["file"], row.get("audio")
+        apart = audio is None or audio["bytes"] is None
+        if apart and isinstance(file, str):
+            check_name(file, folder)
+        if apart and root is not None and isinstance(file, str):
+            audio = {"bytes": None, "path": os.path.join(os.path.abspath(root), file)}
+        elif apart and audio is not None:
+            base = audio["path"].removesuffix(file) if base is None else base
+            if audio["path"] != base + file or not base.endswith(("/", os.sep)):
+                raise ValueError(
+                    f"The export {folder} has audio {audio['path']!r} for file {file!r} of item {row['item']!r}; all audio of "
+                    "an export must be under one root: export the corpus again, or pass its root."
+                )
+        sources.append(item_audio(folder, row | {"audio": audio}))
     return sources
 
 
 def _find_audio(corpus: VoteCorpus, items: pd.DataFrame, follow_links: bool) -> pd.Series:
     """Replace column `audio` by `file` (relative path or null) and `seconds`; returns the problem of each item, or None."""
     rows, there = [], []
-    for audio in items.pop("audio"):
+    for audio, times in zip(items.pop("audio"), _segments(corpus, items), strict=True):
         file, duration, problem = None, None, MISSING
         if isinstance(audio, str | os.PathLike):
             inside = os.path.relpath(audio, corpus.root) if os.path.isabs(audio) else os.fspath(audio)
             path = resolve_inside(corpus.root, inside, follow_links=follow_links)
             if path.is_file():
                 try:
-                    duration = audio_info(path).seconds
+                    source = path if times is None else dict(zip(("path", "start", "end"), (path, *times), strict=True))
+                    duration = audio_info(source).seconds
+                    if times and times[1] - times[0] > duration + BEYOND:
+                        raise AudioError(f"{path} ends before {times[1]:.2f} s, where a segment does")
                     file, problem = Path(inside).as_posix(), None
                 except AudioError as error:
                     problem = str(error).replace(os.path.join(corpus.root, ""), "")
@@ -389,6 +402,22 @@ def _find_audio(corpus: VoteCorpus, items: pd.DataFrame, follow_links: bool) -> 
     found = pd.DataFrame(rows, columns=["file", "seconds", "problem"], dtype=object)
     items["file"], items["seconds"] = found["file"], found["seconds"].astype(float)
     return found["problem"]
+
+
+def _segments(corpus: VoteCorpus, items: pd.DataFrame) -> list[tuple[float, float] | None]:
+    """Start and end (s) of each item that is a segment of its clip."""
+    if not {"start", "end"} <= set(items):
+        return [None] * len(items)
+    times = items[["start", "end"]].apply(pd.to_numeric, errors="coerce").to_numpy(dtype=float)
+    odd = np.isnan(times).any(axis=1) & items[["start", "end"]].notna().any(axis=1).to_numpy()
+    if odd.any():
+        row = int(np.argmax(odd))
+        raise ValueError(
+            f"{corpus.name}: item {items['item'][row]!r} goes from {items['start'][row]!r} to {items['end'][row]!r}; columns "
+            "start and end hold seconds of the clip, both or none: correct them, or give them other names."
+        )
+    items[["start", "end"]] = times
+    return [None if np.isnan(start) else (start, end) for start, end in times]
 
 
 def _listed_votes(corpus: VoteCorpus, items: pd.DataFrame, votes: VoteTable, allow: bool) -> VoteTable:
@@ -447,7 +476,8 @@ def _note_oddities(corpus: VoteCorpus, items: pd.DataFrame, votes: VoteTable) ->
         corpus.note(f"{what} whose names differ only in case, spaces or Unicode form", alike(listed))
     corpus.note("items without votes", list(names[~names.isin(votes.items)]))
     if "file" in items:
-        shared = items["file"].duplicated() & items["file"].notna()
+        parts = [name for name in ("file", "start", "end") if name in items]
+        shared = items.duplicated(parts) & items["file"].notna()
         corpus.note("items that share an audio file", list(names[shared]))
         long = list(names[items["seconds"] > LONG])
         corpus.note(f"clips longer than {LONG} s, which need max_seconds in training", long)
@@ -491,7 +521,16 @@ def _report(corpus: VoteCorpus, items: pd.DataFrame, votes: VoteTable, out: Path
     )
 
 
-def _write_parquet(table: pa.Table, schema: pa.Schema, path: Path, root: Path | None) -> None:
+def _embedded(path: Path, start: float | None, end: float | None, rate: int) -> bytes:
+    """The bytes to embed: the file, or its segment."""
+    return (
+        path.read_bytes()
+        if start is None
+        else wav_bytes({"path": path, "start": start, "end": end}, sampling_rate=rate)
+    )
+
+
+def _write_parquet(table: pa.Table, schema: pa.Schema, path: Path, root: Path | None, rate: int) -> None:
     """Write parquet; with `root`, audio bytes are read from there, `EMBED_ROWS` rows at a time."""
     if root is None or "audio" not in table.column_names:
         pq.write_table(table.cast(schema), path)
@@ -501,9 +540,14 @@ def _write_parquet(table: pa.Table, schema: pa.Schema, path: Path, root: Path | 
     with pq.ParquetWriter(path, schema, dictionary_pagesize_limit=1 << 30) as writer:
         for start in range(0, table.num_rows, EMBED_ROWS):
             part = table.slice(start, EMBED_ROWS)
-            files = part["file"].to_pylist()
-            data = {file: (root / file).read_bytes() for file in set(files) - {None}}
-            audio = audio_column([data.get(file) for file in files], files)
+            files, times = part["file"].to_pylist(), [(None, None)] * part.num_rows
+            if "start" in part.column_names:
+                times = list(zip(part["start"].to_pylist(), part["end"].to_pylist(), strict=True))
+            clips = list(zip(files, times, strict=True))
+            data = {clip: _embedded(root / clip[0], *clip[1], rate) for clip in set(clips) if clip[0] is not None}
+            # A segment is embedded as WAV.
+            names = [file if start is None else f"{Path(file).with_suffix('.wav')}" for file, (start, _) in clips]
+            audio = audio_column([data.get(clip) for clip in clips], names)
             writer.write_table(part.set_column(place, "audio", audio).cast(schema), row_group_size=EMBED_ROWS)
 
 

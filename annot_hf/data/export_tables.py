@@ -1,7 +1,6 @@
 """What the files of an export hold: Arrow tables with their `datasets` features, and the dataset card."""
 
 import html
-import os
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -34,14 +33,14 @@ def all_labels(questions: Sequence[Question]) -> list[str]:
 
 
 def make_tables(
-    corpus: VoteCorpus, items: pd.DataFrame, votes: VoteTable, spans: pa.Table | None
+    corpus: VoteCorpus, items: pd.DataFrame, votes: VoteTable, spans: pa.Table | None, near: str | None
 ) -> dict[str, pa.Table]:
-    """The tables of an export by name, as far as the corpus has them."""
+    """The tables of an export by name, as far as the corpus has them; `near` leads from the export to the corpus."""
     labels, table = all_labels(votes.questions), votes.to_arrow()
     label = table["label"].combine_chunks()
     codes = label.indices.cast(pa.int64()) if labels else label.cast(pa.string())
     table = table.set_column(table.column_names.index("label"), "label", codes)
-    tables = {"votes": table, "items": _items_table(corpus, items)}
+    tables = {"votes": table, "items": _items_table(corpus, items, near)}
     if labels:
         tables["histograms"] = _histograms_table(votes, labels, tables["items"])
     if spans is not None and len(spans):
@@ -49,10 +48,10 @@ def make_tables(
     return tables
 
 
-def _items_table(corpus: VoteCorpus, items: pd.DataFrame) -> pa.Table:
+def _items_table(corpus: VoteCorpus, items: pd.DataFrame, near: str | None) -> pa.Table:
     """Items as plain Arrow columns, with `audio` as the struct of the Audio feature."""
     columns = {}
-    first = [name for name in ("item", "file", "text", "speaker", "split", "seconds") if name in items]
+    first = [name for name in ("item", "file", "start", "end", "text", "speaker", "split", "seconds") if name in items]
     for name in [*first, *(name for name in items if name not in first)]:
         try:
             column = pa.array(items[name], from_pandas=True)
@@ -68,7 +67,7 @@ def _items_table(corpus: VoteCorpus, items: pd.DataFrame) -> pa.Table:
             column = column.cast(pa.string())
         columns[str(name)] = column
         if name == "file":
-            paths = [None if file is None else os.path.join(corpus.root, file) for file in column.to_pylist()]
+            paths = [None if file is None else f"{near}/{file}" for file in column.to_pylist()]
             columns["audio"] = audio_column([None] * len(paths), paths)
     return pa.table(columns)
 
@@ -82,7 +81,7 @@ def audio_column(data: Sequence[bytes | None], paths: Sequence[str | None]) -> p
 def _histograms_table(votes: VoteTable, labels: Sequence[str], items: pa.Table) -> pa.Table:
     """One row per item and category question that has votes, in item order."""
     names = items["item"].to_pylist()
-    about = [name for name in ("file", "audio", "text", "speaker") if name in items.column_names]
+    about = [name for name in ("file", "audio", "start", "end", "text", "speaker") if name in items.column_names]
     parts = []
     for index, question in enumerate(votes.questions):
         if question.is_scale:

@@ -81,6 +81,8 @@ class OwnCorpus(VoteCorpus):
                 rows[role] = values
         if self.has_audio:
             rows["audio"] = self._clips({item: one.get("audio") or item for item, one in facts.items()})
+            if any("start" in one for one in facts.values()):
+                rows |= {name: [float(one.get(name, "nan")) for one in facts.values()] for name in ("start", "end")}
         items = pd.DataFrame(rows).astype(object)
         return items.assign(split=self._splits(items))
 
@@ -165,7 +167,7 @@ class OwnCorpus(VoteCorpus):
         return splits
 
     def _groups(self, items: pd.DataFrame) -> tuple[str, np.ndarray]:
-        """What must not be on both sides of a split, and its name of each item: groups, speakers, equal texts, or items."""
+        """What must not be on both sides of a split, and its name of each item: groups, speakers, equal texts, or clips."""
         asked = self.reading.group
         columns = [] if asked == "item" else ["group", "speaker"]
         for name in columns:
@@ -180,6 +182,8 @@ class OwnCorpus(VoteCorpus):
         # Two people may say the same words.
         if "text" in items and not self.has_audio:
             return "text", items["text"].where(items["text"].notna(), items["item"]).to_numpy()
+        if self.has_audio and asked != "item":
+            return "clip", items["audio"].where(items["audio"].notna(), items["item"]).to_numpy()
         return "item", items["item"].to_numpy()
 
     def _draw(
@@ -196,7 +200,8 @@ class OwnCorpus(VoteCorpus):
         try:
             part = draw_splits(groups[rows], strata[rows], shares, seed=self.seed)
         except ValueError as error:
-            raise ValueError(f"{self.votes.path}: {error} Or pass --group item to split items freely.") from None
+            hint = "" if column == "item" else " Or pass --group item to split items freely."
+            raise ValueError(f"{self.votes.path}: {error}{hint}") from None
         drawn[rows] = np.array(SPLITS[: len(shares)], dtype=object)[part]
         said, first = [], pd.Series([one.split()[0] for one in strata])
         overall = first[rows].value_counts(normalize=True)

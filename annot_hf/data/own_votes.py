@@ -19,8 +19,8 @@ from annot_hf.data.tool_exports import TOOLS, ToolFormat
 from annot_hf.data.vote_tables import LAYOUTS, MANY, is_number, read_table
 
 VOTE_FORMATS = (*LAYOUTS, *(tool.name for tool in TOOLS))
-# What spreadsheets write for "no value"; a label of this name needs an alias to itself.
-NO_VALUES = ("NA", "N/A", "#N/A", "n/a", "nan", "NaN", "null", "NULL")
+# What spreadsheets write for "no value", in any letter case; a label of this name needs an alias to itself.
+NO_VALUES = ("na", "n/a", "#n/a", "<na>", "nan", "null")
 DECIMAL_COMMA = re.compile(r"[+-]?\d+(?:,\d+)?")
 
 
@@ -164,6 +164,8 @@ def _read_files(path: Path, ballots: Ballots, asked: str) -> list[str]:
             titles.add(tool.title)
         if file.encoding == "cp1252":
             ballots.leave("files that are not UTF-8 and are read as Windows-1252", file.name, votes=0)
+    for tool in tools.values():
+        tool.finish(ballots)
     for name in others:
         ballots.leave("files that are not read", name, votes=0)
     return sorted(titles)
@@ -210,6 +212,10 @@ class _Votes:
             found.examples = [*found.examples, *examples][:3]
             self.frame = self.frame[~rows].reset_index(drop=True)
 
+    def note(self, reason: str, values: pd.Series) -> None:
+        """Count what is kept but looks odd."""
+        self.left_out[reason] = LeftOut(len(values), 0, list(dict.fromkeys(values))[:3])
+
     def rename(self, rows: pd.Series, column: str, aliases: Mapping[str, str | None], what: str) -> None:
         """Apply aliases to rows; every merged name is listed, since nothing is merged unseen."""
         ignored = [spelling for spelling, name in aliases.items() if name is None]
@@ -252,13 +258,17 @@ def _finish(path: Path, ballots: Ballots, reading: Reading, kinds: list[str]) ->
         kept = [spelling for spelling, name in spellings.items() if spelling == name]
         itself = itself.reindex(votes.frame.index, fill_value=False)
         itself |= (votes.frame["question"] == question) & votes.frame["value"].isin(kept)
-    votes.drop(votes.frame["value"].isin(NO_VALUES) & ~itself, "answers that say that there is none", "value")
+    none = votes.frame["value"].str.strip().str.lower().isin(NO_VALUES)
+    votes.drop(none & ~itself, "answers that say that there is none", "value")
     questions, proposed, spelt = [], Aliases(), {}
     for name in dict.fromkeys([*asked, *votes.frame["question"]]):
         rows = votes.frame["question"] == name
-        found, values, problem = _question_of(
-            name, votes.frame["value"][rows], asked.get(name), name in ballots.multiple
-        )
+        try:
+            found, values, problem = _question_of(
+                name, votes.frame["value"][rows], asked.get(name), name in ballots.multiple
+            )
+        except ValueError as error:
+            raise ValueError(f"{path}: {error} Name its scale or labels as --question.") from None
         if found is None:
             votes.drop(rows, problem, "question")
             continue
@@ -270,19 +280,34 @@ def _finish(path: Path, ballots: Ballots, reading: Reading, kinds: list[str]) ->
         else:
             outside = rows & votes.frame["value"].notna() & ~votes.frame["value"].isin(found.labels)
             spelt[name] = Counter(values.dropna())
-            known = {label: spelt[name][label] for label in found.labels} if asked.get(name) else spelt[name]
-            if proposal := propose_aliases(known):
+            if proposal := propose_aliases(spelt[name], found.labels if asked.get(name) else ()):
                 proposed.labels[name] = proposal
+            words = values[~values.dropna().map(is_number).reindex(values.index, fill_value=True)]
+            if not asked.get(name) and 0 < 2 * len(words) < len(values) and values.nunique() - words.nunique() > 2:
+                votes.note("answers in words among numbers, which are all read as labels", words)
         votes.drop(outside, "answers that do not fit --question", "value")
     if not questions or not len(votes.frame):
         raise ValueError(
             f"{path}: no votes are left{_reasons(ballots)}; name other questions as --question or --value."
         )
+    for found in ballots.left_out.values():
+        # Reports and dataset cards are passed on, and where a file lies is nobody's business.
+        found.examples = [one.replace(os.path.join(path.parent, ""), "") for one in found.examples]
+    voted = set(votes.frame["item"])
+    facts = {
+        item: said
+        for item, said in ballots.facts.items()
+        if item in voted or not ("start" in said or item in ballots.divided)
+    }
+    raters = votes.frame.groupby("item")["annotator"].nunique(dropna=False)
+    alone = [item for item in raters.index[raters == 1] if "start" in facts[item]]
+    if alone:
+        ballots.leave("segments that only one rater marked", alone[0], votes=0, count=len(alone))
     spelt[""] = Counter(votes.frame["annotator"].dropna())
     proposed.raters = propose_aliases(spelt[""])
     spoken = _spoken(kinds, votes.frame, questions)
     return OwnVotes(
-        path, votes.frame, tuple(questions), ballots.facts, ballots.left_out, spoken, proposed, spelt, ballots.columns
+        path, votes.frame, tuple(questions), facts, ballots.left_out, spoken, proposed, spelt, ballots.columns
     )
 
 
@@ -333,7 +358,7 @@ def _question_of(
 def _spoken(kinds: list[str], frame: pd.DataFrame, questions: Sequence[Question]) -> str:
     """How the votes were read, in a line."""
     named = frame["annotator"].nunique()
-    said = [", ".join(kinds), f"{named} raters" if named else "anonymous votes"]
+    said = [", ".join(kinds), f"{named} rater{'s' * (named > 1)}" if named else "anonymous votes"]
     for one in questions:
         answers = f"scale {one.low:g} to {one.high:g}" if one.is_scale else f"{len(one.labels)} labels"
         said.append(f"question `{one.name}`, {answers}")

@@ -350,6 +350,9 @@ def cell_text(value: Any) -> str:
         return str(value).lower()
     if isinstance(value, float) and value.is_integer() and abs(value) < 1e15:
         return str(int(value))
+    # A row of an Audio column of `datasets`.
+    if isinstance(value, dict) and isinstance(value.get("path"), str) and "bytes" in value:
+        return value["path"]
     if isinstance(value, list | dict):
         return json.dumps(value, ensure_ascii=False, default=str)
     return str(value)

@@ -1,10 +1,12 @@
 """Names that may be one name in several spellings: what to merge is proposed in a file, and only the user merges."""
 
-import json
+import math
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+
+import yaml
 
 from annot_hf.data.encoding import alike
 from annot_hf.data.files import read_text
@@ -39,12 +41,18 @@ def edits(first: str, second: str, most: int) -> int:
     return min(row[-1], most + 1)
 
 
-def propose_aliases(votes: Mapping[str, int]) -> dict[str, str]:
-    """Spelling -> name, for names that differ only in case, spaces or Unicode form, and for rare misspellings.
+def propose_aliases(votes: Mapping[str, int], known: Sequence[str] = ()) -> dict[str, str]:
+    """Spelling -> name, for names that differ only in case, spaces, Unicode form or as 1 and 1.0, and for rare misspellings.
 
     Args:
         votes: How many votes each spelling has; the spelling with the most is proposed as the name.
+        known: The only names to propose, if there are any; a misspelling of them need not be rare.
     """
+    if known:
+        # As if they had all votes.
+        most = 1 + sum(votes.values()) / RARE
+        found = propose_aliases({**votes, **dict.fromkeys(known, most)})
+        return {spelling: name for spelling, name in found.items() if spelling not in known and name in known}
     found: dict[str, str] = {}
     names = list(votes)
     keys = {name: re.sub(r"\s+", "", name).casefold() for name in names}
@@ -57,6 +65,10 @@ def propose_aliases(votes: Mapping[str, int]) -> dict[str, str]:
             group = []
         if name is not None:
             group.append(name)
+    numbers: dict[float, str] = {}
+    for name in sorted(names, key=votes.get, reverse=True):
+        if re.fullmatch(r"[+-]?\d+(\.\d+)?", name, re.ASCII) and numbers.setdefault(float(name), name) != name:
+            found[name] = numbers[float(name)]
     left = [name for name in names if name not in found]
     if len(left) > MOST_NAMES:
         return found
@@ -83,21 +95,26 @@ def write_aliases(path: Path, proposed: Aliases, votes: Mapping[str, Mapping[str
         "# pass the file as --aliases. A name of null leaves the votes out.",
     ]
 
-    def entries(names: Mapping[str, str | None], counts: Mapping[str, int], indent: str) -> None:
+    def entries(names: Mapping[str, str], counts: Mapping[str, int], indent: str) -> None:
         for spelling, name in names.items():
             said = f"# {counts[spelling]:,} votes as {counts.get(name, 0):,}"
-            lines.append(f"{indent}{json.dumps(spelling)}: {json.dumps(name)}  {said}")
+            lines.append(f"{indent}{_quoted(spelling)}: {_quoted(name)}  {said}")
 
     if proposed.labels:
         lines.append("labels:")
         for question, names in proposed.labels.items():
-            lines.append(f"  {json.dumps(question)}:")
+            lines.append(f"  {_quoted(question)}:")
             entries(names, votes[question], "    ")
     if proposed.raters:
         lines.append("raters:")
         entries(proposed.raters, votes[""], "  ")
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _quoted(text: str) -> str:
+    """A text in YAML, on one line."""
+    return yaml.dump(text, default_style='"', allow_unicode=True, width=math.inf).strip()
 
 
 def read_aliases(path: Path) -> Aliases:

@@ -1,8 +1,8 @@
 """The exports of annotation tools, one function a tool, which turns one of its records into votes."""
 
 import json
-from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,22 +12,31 @@ from annot_hf.data.records import RecordFile, cell_text
 Record = Mapping[str, Any]
 # Label Studio: where a result of this type has its answers.
 ANSWER_KEYS = {"choices": "choices", "rating": "rating", "number": "number", "labels": "labels", "datetime": "datetime"}
-REGIONS = ("labels", "timeserieslabels")
 TEXT_SPANS = "spans of text, which are no labels of the item"
+OTHER_ANSWERS = "answers of Label Studio without a label, which are not read"
+PICTURES = "answers about parts of pictures or videos, which are not read"
 STUDIO_COLUMNS = ("annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement")
 # potato: the key of an answer that is not itself the label, by the kind of form.
 POTATO_VALUES = ("slider", "select-one", "number")
+POTATO_WORDS = ("text_box", "free_response")
+# potato: the key of an answer that is a drawing, such as segments of a clip.
+POTATO_DRAWN = "_data"
 WITHOUT_NAME = "annotations without a rater's name, such as of deleted users, which count as anonymous"
+
+
+def _nothing(ballots: Ballots) -> None:
+    """What most tools need when all is read."""
 
 
 @dataclass(frozen=True)
 class ToolFormat:
-    """One tool: its name for `--format`, its title, whether a first record is its own, and the reader of a record."""
+    """One tool: its name for `--format`, its title, whether a first record is its own, what reads a record, and the rest."""
 
     name: str
     title: str
     fits: Callable[[Record], bool]
     read: Callable[[Ballots, RecordFile, str, Record], None]
+    finish: Callable[[Ballots], None] = _nothing
 
 
 def _strings(value: Any) -> list[str]:
@@ -61,54 +70,58 @@ def read_label_studio(ballots: Ballots, file: RecordFile, where: str, task: Reco
         if not isinstance(annotation, dict):
             raise TypeError("its annotations are only numbers; export JSON, not a snapshot without annotations")
         rater = _name(annotation.get("completed_by"))
-        answers: dict[str, list[str]] = defaultdict(list)
-        others = 0
+        answers: dict[tuple[str, tuple[Any, Any] | None], list[str]] = defaultdict(list)
+        unread: Counter[tuple[str, str]] = Counter()
         for result in annotation.get("result") or ():
             kind, value = result.get("type", ""), result.get("value") or {}
             key = next((key for key in (ANSWER_KEYS.get(kind), kind, "labels") if key and key in value), None)
-            labelled = kind in ANSWER_KEYS or kind in REGIONS
-            if kind in ("hypertextlabels", "paragraphlabels") or (kind in REGIONS and "text" in value):
-                others += 1
-                if not annotation.get("was_cancelled"):
-                    ballots.leave(TEXT_SPANS, item)
-            elif labelled and key is None:
+            # A transcript has a text too.
+            times = None if kind == "textarea" else _studio_times(value)
+            if kind in ANSWER_KEYS and not key:
                 ballots.leave("regions without a label", item, votes=0)
-            elif labelled:
-                answers[result["from_name"]] += _strings(value[key])
-            elif kind not in ("audio", "relation"):
-                others += 1
-                if not annotation.get("was_cancelled"):
-                    ballots.leave(
-                        f"answers of Label Studio's type {kind}, which is not read", result.get("from_name", "")
-                    )
+            elif isinstance(times, str):
+                unread[times, item] += len(_strings(value[key])) if key else 1
+            elif kind not in (*ANSWER_KEYS, "audio", "relation"):
+                unread[f"answers of Label Studio's type {kind}, which is not read", result.get("from_name", "")] += 1
+            elif key:
+                answers[result["from_name"], times] += _strings(value[key])
         if annotation.get("was_cancelled"):
-            said = sum(map(len, answers.values())) + others
+            said = sum(map(len, answers.values())) + unread.total()
             ballots.leave("annotations that the rater skipped or cancelled", item, votes=said)
             continue
-        if not answers and not others:
+        for (reason, example), count in unread.items():
+            ballots.leave(reason, example, count, count)
+        if not answers and not unread:
             ballots.leave("annotations without an answer", item, votes=0)
         elif rater is None:
             ballots.leave(WITHOUT_NAME, item, votes=0)
-        for question, values in answers.items():
-            ballots.answer(item, rater, question, values)
+        for (question, times), values in answers.items():
+            ballots.answer(item if times is None else ballots.segment(item, *times), rater, question, values)
 
 
-def _studio_answers(cell: Any) -> tuple[list[str], int]:
-    """The answers in a cell of Label Studio's JSON-MIN or CSV, and how many others it has."""
+def _studio_times(value: Record) -> tuple[Any, Any] | str | None:
+    """Start and end of the part of a clip that an answer is about, None if it is about all, or why it is not read."""
+    if {"startOffset", "text"} & value.keys():
+        return TEXT_SPANS
+    if {"x", "points", "ranges", "sequence"} & value.keys():
+        return PICTURES
+    return (value["start"], value["end"]) if {"start", "end"} <= value.keys() else None
+
+
+def _studio_answers(cell: Any) -> Iterator[tuple[list[str], tuple[Any, Any] | str | None]]:
+    """The answers in a cell of Label Studio's JSON-MIN or CSV, each with what `_studio_times` says of it."""
     if isinstance(cell, str) and cell[:1] in ("[", "{"):
         try:
             cell = json.loads(cell)
         except ValueError:
-            return [cell], 0
-    found, others = [], 0
+            yield [cell], None
+            return
     for one in cell if isinstance(cell, list) else [cell]:
         if isinstance(one, dict):
             key = next((key for key in ANSWER_KEYS.values() if key in one), None)
-            found += _strings(one[key]) if key else []
-            others += key is None
+            yield (_strings(one[key]), _studio_times(one)) if key else ([""], OTHER_ANSWERS)
         elif cell_text(one):
-            found.append(cell_text(one))
-    return found, others
+            yield [cell_text(one)], None
 
 
 def read_label_studio_min(ballots: Ballots, file: RecordFile, where: str, record: Record) -> None:
@@ -122,22 +135,26 @@ def read_label_studio_min(ballots: Ballots, file: RecordFile, where: str, record
     shown = {name: value for name, value in record.items() if name not in (*questions, *STUDIO_COLUMNS, "id")}
     item, rater = ballots.place(where, record.get("id"), shown), _name(record.get("annotator"))
     for question in questions:
-        values, others = _studio_answers(record.get(question))
-        ballots.answer(item, rater, question, values)
-        if others:
-            ballots.leave("answers of Label Studio without a label, which are not read", question, others, others)
+        answers: dict[Any, list[str]] = defaultdict(list)
+        for values, times in _studio_answers(record.get(question)):
+            answers[times] += values
+        for times, values in answers.items():
+            if isinstance(times, str):
+                ballots.leave(times, question, len(values), len(values))
+            else:
+                ballots.answer(item if times is None else ballots.segment(item, *times), rater, question, values)
     if rater is None:
         ballots.leave(WITHOUT_NAME, item, votes=0)
 
 
 def read_potato(ballots: Ballots, file: RecordFile, where: str, record: Record) -> None:
-    """A line of potato's annotated_instances, a row of its CSV or TSV, or the state of one user."""
+    """A line of potato's annotated_instances or annotations, a row of their CSV or TSV, or the state of one user."""
     states = record.get("instance_id_to_label_to_value")
     if states is not None:
         for own, given in states.items():
             labels: dict[str, dict[str, Any]] = defaultdict(dict)
             for label, value in [] if isinstance(given, dict) else given:
-                labels[label["schema"]][label["name"]] = value
+                labels[cell_text(label["schema"])][cell_text(label["name"])] = value
             if isinstance(given, dict):
                 labels = {schema: said.get("labels", said) for schema, said in given.items()}
             item = ballots.place(f"{where}, item {own}", own, {})
@@ -149,12 +166,16 @@ def read_potato(ballots: Ballots, file: RecordFile, where: str, record: Record) 
         labels, rater = record["label_annotations"], _name(record.get("user")) or (file.owner if file.nested else None)
         spans = len(record.get("span_annotations") or ())
         item = ballots.place(where, record["id"], {"text": record.get("displayed_text")})
+    elif "labels" in record:
+        labels, rater = record["labels"], _name(record["user_id"])
+        spans = sum(map(len, (record.get("spans") or {}).values()))
+        item = ballots.place(where, record["instance_id"], {})
     else:
-        labels, spans, rater = defaultdict(dict), 0, _name(record.get("user"))
+        labels, spans, rater = defaultdict(dict), 0, _name(record.get("user") or record.get("user_id"))
         for name, value in record.items():
-            schema, mark, label = name.partition(":::")
-            if mark and schema == "span_annotation":
-                spans += len(json.loads(value.replace("'", '"'))) if value and value != "[]" else 0
+            schema, mark, label = name.partition(":::" if "user" in record else ".")
+            if mark and (schema == "span_annotation" or label == "_spans"):
+                spans += len(json.loads(value.replace("'", '"') if mark == ":::" else value)) if value else 0
             elif mark and cell_text(value):
                 labels[schema][label] = value
         item = ballots.place(where, record["instance_id"], {"text": record.get("displayed_text")})
@@ -168,19 +189,59 @@ def _potato_spans(ballots: Ballots, item: str, count: int) -> None:
 
 
 def _potato_answers(ballots: Ballots, item: str, rater: str | None, labels: Mapping[str, Mapping[str, Any]]) -> None:
-    """The answers to each of potato's forms: what was chosen, or the number that was set."""
+    """What was filled in in each of potato's forms, to be read when all forms are known."""
     for schema, said in labels.items():
-        chosen = []
+        filled = {}
         for label, value in said.items():
-            if value in (None, "", False, "false", "False"):
+            text = cell_text(value)
+            if label == POTATO_DRAWN:
+                _potato_segments(ballots, item, rater, schema, json.loads(text or "{}"))
+            elif text.lower() in ("", "false") or (text == "0" and label != "0" and not _is_number_form(label)):
                 continue
-            if label == "text_box":
+            elif label in POTATO_WORDS:
                 ballots.leave("answers in free text", schema)
-            elif label in POTATO_VALUES or label.startswith("scale_"):
-                chosen.append(cell_text(value))
             else:
-                chosen.append(label)
-        ballots.answer(item, rater, schema, chosen)
+                filled[label] = text
+        ballots.forms.append((item, rater, schema, filled))
+
+
+def _potato_segments(ballots: Ballots, clip: str, rater: str | None, schema: str, drawn: Any) -> None:
+    """The segments of a clip with their labels and their own forms."""
+    if not isinstance(drawn, dict) or not isinstance(drawn.get("segments"), list):
+        ballots.leave("drawings, such as of boxes, which are not read", schema, len(drawn), len(drawn))
+        return
+    for one in drawn["segments"]:
+        item = ballots.segment(clip, one["start_time"], one["end_time"])
+        forms = {schema: one.get("label"), **(one.get("annotations") or {})}
+        if not any(forms.values()):
+            ballots.leave("regions without a label", clip, votes=0)
+        for name, value in forms.items():
+            if isinstance(value, dict):
+                _potato_answers(ballots, item, rater, {name: value})
+            elif value:
+                ballots.answer(item, rater, name, _strings(value))
+
+
+def _is_number_form(label: str) -> bool:
+    """Whether the answer of a form of potato is not its label, but what stands beside it."""
+    return label in POTATO_VALUES or label.startswith("scale_")
+
+
+def finish_potato(ballots: Ballots) -> None:
+    """Read the forms: what was chosen, the number that was set, or, where one label has several values, how it was rated."""
+    beside: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for _, _, schema, filled in ballots.forms:
+        for label, text in filled.items():
+            beside[schema, label] |= {text} - {"true", label}
+    rated = {schema for (schema, label), texts in beside.items() if len(texts) > 1 and not _is_number_form(label)}
+    for item, rater, schema, filled in ballots.forms:
+        if schema in rated:
+            for label, text in filled.items():
+                ballots.answer(item, rater, f"{schema}/{label}", [text])
+        else:
+            chosen = [text if _is_number_form(label) else label for label, text in filled.items()]
+            ballots.answer(item, rater, schema, chosen)
+    ballots.forms.clear()
 
 
 def read_doccano(ballots: Ballots, file: RecordFile, where: str, record: Record) -> None:
@@ -238,7 +299,9 @@ def read_prodigy(ballots: Ballots, file: RecordFile, where: str, record: Record)
     if binary:
         ballots.vote(item, rater, cell_text(record["label"]), answer)
     if accepted is not None:
-        values = _strings(accepted)
+        # An option of a number is known by its text.
+        texts = {option.get("id"): option.get("text") for option in record.get("options") or ()}
+        values = [cell_text((isinstance(one, int) and texts.get(one)) or one) for one in accepted]
         if (record.get("config") or {}).get("choice_style") == "multiple":
             ballots.multiple.add("label")
         ballots.answer(item, rater, "label", values)
@@ -246,10 +309,11 @@ def read_prodigy(ballots: Ballots, file: RecordFile, where: str, record: Record)
             ballots.vote(item, rater, "label", None)
         elif not values:
             ballots.leave("tasks that a rater accepted without a choice", item)
-    labelled = [cell_text(region["label"]) for region in regions if region.get("label")]
-    if len(labelled) < len(regions):
-        ballots.leave("regions without a label", item, votes=0, count=len(regions) - len(labelled))
-    ballots.answer(item, rater, "region", labelled)
+    for region in regions:
+        if label := cell_text(region.get("label")):
+            ballots.answer(ballots.segment(item, region["start"], region["end"]), rater, "region", [label])
+        else:
+            ballots.leave("regions without a label", item, votes=0)
     if spans := len(record.get("spans") or ()):
         ballots.leave(TEXT_SPANS, item, spans, spans)
 
@@ -315,10 +379,9 @@ def read_argilla(ballots: Ballots, file: RecordFile, where: str, record: Record)
             ballots.leave("spans of text and rankings, which are no labels of the item", question, others, others)
         if rater is None:
             ballots.leave(WITHOUT_NAME, item, votes=0)
-        if isinstance(value, list) and not value:
-            ballots.multiple.add(question)
-            ballots.vote(item, rater, question, None)
-        ballots.answer(item, rater, question, [cell_text(one) for one in values if not _is_span(one)])
+        labels = [one for one in values if not _is_span(one)]
+        if labels or not others:
+            ballots.answers(item, rater, question, labels)
 
 
 def _columns(record: Record, *names: str) -> bool:
@@ -344,8 +407,13 @@ TOOLS = (
         lambda record: (
             bool({"label_annotations", "instance_id_to_label_to_value"} & record.keys())
             or (_columns(record, "user", "instance_id") and any(":::" in name for name in record))
+            or (
+                _columns(record, "user_id", "instance_id")
+                and (isinstance(record.get("labels"), dict) or any("." in name for name in record))
+            )
         ),
         read_potato,
+        finish_potato,
     ),
     ToolFormat(
         "prodigy",

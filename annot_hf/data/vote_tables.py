@@ -2,6 +2,7 @@
 
 import fnmatch
 import hashlib
+import json
 import re
 from array import array
 from collections.abc import Mapping, Sequence
@@ -16,21 +17,27 @@ UNNAMED = "label"
 # A column with more distinct answers is no rater's.
 MANY = 60
 MOST_NUMBERS = 21
+# What a column beside those of the raters is called if it sums them up.
+SUMMARIES = (
+    "gold truth ground_truth consensus majority majority_vote final aggregated reference mean median mode average"
+).split()
 # More votes in one cell are a mistake, such as an item's number.
 MOST_VOTES = 100_000
 _RATERS = (
     r"(?:rater|annotator|anno|ann|coder|judge|worker|labell?er|evaluator|listener|participant|user|person|[rapwjc])s?"
 )
+_RATER_NUMBER = re.compile(_RATERS + r"_?\d+")
 _NUMBERED = re.compile(r"(.*?)[ _#.-]*(\d+)")
 
 
 @dataclass
 class Columns:
-    """A table in memory: cells as text by column, and the line of each row."""
+    """A table in memory: cells as text by column, the line of each row, and which columns hold lists, as JSON."""
 
     name: str
     cells: dict[str, list[str]] = field(default_factory=dict)
     lines: array = field(default_factory=lambda: array("q"))
+    lists: set[str] = field(default_factory=set)
 
     def where(self, row: int) -> str:
         """A row for messages."""
@@ -51,6 +58,8 @@ def read_columns(file: RecordFile) -> Columns:
         for name, column in cells.items():
             value = record.get(name)
             text = value if type(value) is str else cell_text(value)
+            if isinstance(value, list):
+                found.lists.add(name)
             column.append(same.setdefault(text, text))
         found.lines.append(line)
         rows += 1
@@ -87,10 +96,14 @@ def read_table(ballots: Ballots, file: RecordFile, layout: str) -> str:
     _drop_remarks(table, roles, wanted)
     taken = {name for name in (*roles.values(), rater) if name}
     rest = [name for name in names if name not in taken]
-    if layout in ("wide", "counts"):
+    counts, total = _count_columns(table, rest)
+    if layout == "counts":
+        panel = panel or answers or counts
+    elif layout == "wide":
         panel = panel or answers or _panel(table, rest) or rest
     elif not answers and not panel:
-        panel = _panel(table, rest) if rater is None and layout != "tidy" else []
+        if rater is None and layout != "tidy":
+            panel = counts if _are_counts(table, counts) else _panel(table, rest)
         answers = _answer_columns(rest, rater) if not panel else []
     kind = layout or ("tidy" if answers else _kind_of_panel(table, panel))
     if kind == "tidy" and not answers:
@@ -109,7 +122,8 @@ def read_table(ballots: Ballots, file: RecordFile, layout: str) -> str:
     used = {*taken, *said}
     for name in names:
         if name not in used:
-            ballots.leave("columns that are not read", name, votes=0)
+            sum_of = " (the sum of the others)" if name == total and kind == "counts" else ""
+            ballots.leave("columns that are not read", name + sum_of, votes=0)
     for reason, count in file.notes.items():
         if count:
             ballots.leave(reason, file.name, votes=0, count=count)
@@ -185,6 +199,7 @@ def _panel(table: Columns, rest: Sequence[str]) -> list[str]:
     ]
     if numbered:
         return numbered
+    rest = [name for name in rest if plain_name(name) not in SUMMARIES]
     said = {name: {one.casefold().strip() for one in set(table.cells[name])} - {""} for name in rest}
     # Measurements are numbers too, but no rater has that many.
     most = {name: MOST_NUMBERS if all(map(is_number, values)) else MANY for name, values in said.items()}
@@ -199,6 +214,34 @@ def _panel(table: Columns, rest: Sequence[str]) -> list[str]:
     return next((names for names in (alike, numbers) if len(names) > 1), [])
 
 
+def _count_columns(table: Columns, rest: Sequence[str]) -> tuple[list[str], str]:
+    """The columns that may hold counts, all of numbers, and the column that is the sum of the others, or ""."""
+    counts = {
+        name: [float(one or 0) for one in table.cells[name]]
+        for name in rest
+        if all(one == "" or is_number(one) for one in set(table.cells[name])) and any(table.cells[name])
+    }
+    sums = [sum(row) for row in zip(*counts.values(), strict=True)]
+    totals = [name for name, values in counts.items() if [2 * value for value in values] == sums]
+    total = totals[0] if totals and len(counts) > 2 else ""
+    return [name for name in counts if name != total], total
+
+
+def _are_counts(table: Columns, names: Sequence[str]) -> bool:
+    """Whether columns hold counts for sure: whole numbers with zeros, of one sum in all rows."""
+    cells = [table.cells[name] for name in names]
+    if any(_RATER_NUMBER.fullmatch(plain_name(name)) for name in names) or not all(map(_is_count, set().union(*cells))):
+        return False
+    sums = {sum(map(float, row)) for row in zip(*cells, strict=True)}
+    # A sum of 1 may be one vote, or raters who differ on yes and no.
+    return len(names) > 1 and len(sums) == 1 and sums != {1} and any("0" in column for column in cells)
+
+
+def _is_count(text: str) -> bool:
+    """Whether a text is a whole number from 0."""
+    return is_number(text) and float(text) >= 0 and float(text).is_integer()
+
+
 def _kind_of_panel(table: Columns, panel: Sequence[str]) -> str:
     """Whether columns are raters or counts; raises if it may be either."""
     if not panel:
@@ -206,12 +249,9 @@ def _kind_of_panel(table: Columns, panel: Sequence[str]) -> str:
     cells = [table.cells[name] for name in panel]
     if not all(one == "" or is_number(one) for column in cells for one in set(column)):
         return "wide"
-    raters = [re.fullmatch(_RATERS, plain_name(match[1])) for name in panel if (match := _NUMBERED.fullmatch(name))]
-    if any(raters):
+    if any(_RATER_NUMBER.fullmatch(plain_name(name)) for name in panel):
         return "wide"
-    whole = all(one and float(one) >= 0 and float(one).is_integer() for column in cells for one in set(column))
-    sums = {sum(map(float, row)) for row in zip(*cells, strict=True)} if whole else set()
-    if len(sums) == 1 and any("0" in column for column in cells):
+    if _are_counts(table, panel):
         return "counts"
     raise ValueError(
         f"{table.name}: columns {', '.join(panel[:4])} hold numbers, which may be counts of votes for labels, or ratings; "
@@ -252,6 +292,7 @@ def _read_tidy(
         name, values = UNNAMED if known else column, table.cells[column]
         for row in rows:
             value = values[row]
+            several = json.loads(value) if column in table.lists and value[:1] == "[" else None
             if not value.strip():
                 ballots.leave("rows without an answer", table.where(row), votes=0)
             elif not items[row]:
@@ -260,7 +301,11 @@ def _read_tidy(
                 ballots.leave("rows without a question", table.where(row))
             else:
                 question = name if asked is None else asked[row]
-                ballots.vote(items[row], raters[row] if raters[row].strip() else None, question, value)
+                given = items[row], raters[row] if raters[row].strip() else None, question
+                if several is None:
+                    ballots.vote(*given, value)
+                else:
+                    ballots.answers(*given, several)
     if rater and (unnamed := ballots.raters.count(None)):
         ballots.leave("votes without a rater, which count as anonymous", "", votes=0, count=unnamed)
 
@@ -279,14 +324,16 @@ def _read_panel(
         question, rater = (
             (match[1].strip(" _-#."), match[2]) if stem and not re.fullmatch(_RATERS, stem) else (UNNAMED, column)
         )
+        if counts and not any(value.strip(" 0.") for value in table.cells[column]):
+            ballots.leave("labels without a vote, which are not read", column, votes=0)
         for row, value in enumerate(table.cells[column]):
             if not value.strip():
                 continue
-            number = int(float(value)) if counts and is_number(value) else 1
-            if counts and (not is_number(value) or float(value) != number or not 0 <= number <= MOST_VOTES):
+            number = int(float(value)) if counts and _is_count(value) else 1
+            if counts and (not _is_count(value) or number > MOST_VOTES):
                 raise ValueError(
                     f"{table.where(row)} has {value!r:.40} in column {column!r}; a count is a whole number from 0 to "
-                    f"{MOST_VOTES}, so correct it or name the columns as --rater."
+                    f"{MOST_VOTES}, so correct it or name the columns of counts as --value."
                 )
             if not items[row]:
                 if number:

@@ -2,7 +2,6 @@
 
 import functools
 import hashlib
-import io
 import json
 import zlib
 from collections.abc import Sequence
@@ -11,9 +10,8 @@ from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-import soundfile
 
-from annot_hf.data.audio import AudioLimits, load_audio
+from annot_hf.data.audio import AudioLimits, wav_bytes
 from annot_hf.data.export import ExportedCorpus
 from annot_hf.data.lengths import AudioError
 from annot_hf.data.questions import Question, nearest
@@ -186,9 +184,7 @@ def make_job(
 
 def as_sent(source: Any, max_seconds: float) -> bytes:
     """A clip as the WAV file to send (16 kHz, mono, 16 bit); an AudioError if it cannot be decoded or is too long."""
-    file, wave = io.BytesIO(), load_audio(source, sampling_rate=SENT_RATE, limits=AudioLimits(max_seconds=max_seconds))
-    soundfile.write(file, wave, SENT_RATE, format="WAV", subtype="PCM_16")
-    return file.getvalue()
+    return wav_bytes(source, sampling_rate=SENT_RATE, limits=AudioLimits(max_seconds=max_seconds))
 
 
 @dataclass(frozen=True)

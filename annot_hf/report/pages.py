@@ -25,6 +25,7 @@ from matplotlib.figure import Figure
 from matplotlib.ft2font import FaceFlags
 from matplotlib.text import Text
 
+from annot_hf.data.audio import wav_bytes
 from annot_hf.data.files import check_own, replace_file
 from annot_hf.data.questions import printable
 from annot_hf.evaluation.evaluate import Evaluation
@@ -56,7 +57,7 @@ Figures = Mapping[str, Callable[[], Figure]]
 
 @dataclass(frozen=True)
 class Clip:
-    """A clip to listen to: its caption, and its file or what a dataset has embedded, `{"bytes", "path"}`."""
+    """A clip to listen to: its caption, and its file, a segment of it, or what a dataset has embedded (see `load_audio`)."""
 
     caption: str
     audio: Any
@@ -65,7 +66,10 @@ class Clip:
         """The clip for the templates, with its bytes in base64."""
         embedded = isinstance(self.audio, Mapping)
         path = Path(self.audio["path"] if embedded else self.audio)
-        content = self.audio["bytes"] if embedded else path.read_bytes()
+        if embedded and "start" in self.audio:
+            content, path = wav_bytes(self.audio), Path("segment.wav")
+        else:
+            content = self.audio["bytes"] if embedded else path.read_bytes()
         suffix = path.suffix.lower().removeprefix(".")
         # What a system calls its files differs, so it is not asked.
         kind = {"mp3": "mpeg", "opus": "ogg"}.get(suffix, suffix or "wav")
@@ -157,7 +161,7 @@ def write_markdown(
 
     A `figure`, a file that is beside it already and its caption, follows the first table.
     """
-    figures = [] if figure is None else [_inline(path.with_name(figure[0]), figure[1]) | {"path": figure[0]}]
+    figures = [] if figure is None else [shown_figure(path.with_name(figure[0]), figure[1]) | {"path": figure[0]}]
     shown = [{"tables": tables[:1], "figures": figures}, {"tables": tables[1:], "figures": []}]
     sections = [{"title": "", "clips": [], **section} for section in shown]
     page = {"title": title, "verdict": "", "summary": summary, "sections": sections, "notes": notes}

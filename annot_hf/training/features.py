@@ -170,6 +170,8 @@ def _stamp(source: Any) -> Any:
         return source.condition, source.item, _stamp(source.source)
     if isinstance(source, MixedClip):
         return source.share, _stamp(source.first), _stamp(source.second)
+    if isinstance(source, dict) and "start" in source:
+        return source["start"], source["end"], _stamp({name: source.get(name) for name in ("bytes", "path")})
     if isinstance(source, dict) and source.get("bytes") is None:
         source = source.get("path")
     held = source["bytes"] if isinstance(source, dict) else source

@@ -12,7 +12,7 @@ from datasets import Audio, ClassLabel, load_dataset
 from small_corpus import EMOTION, ITEMS, VALENCE, Small, findings, load, vote_rows
 
 from annot_hf.data.audio import load_audio
-from annot_hf.data.export import export_corpus, read_export
+from annot_hf.data.export import export_corpus, item_audio, read_export
 from annot_hf.data.questions import Question
 from annot_hf.data.votes import VoteTable
 
@@ -28,13 +28,13 @@ def test_load_dataset_reads_votes_items_and_histograms(corpus, tmp_path):
     assert train[5]["rating"] == 2.5 and train[5]["label"] is None and train[5]["weight"] == 1
     items = load(tmp_path / "out", "items", tmp_path)["train"]
     assert items.features["audio"] == Audio(16_000, decode=False)
-    assert items[0]["audio"] == {"bytes": None, "path": str(tmp_path / "root" / "a.wav")}
+    assert items[0]["audio"] == {"bytes": None, "path": "../root/a.wav"}
     assert (items[0]["file"], items[0]["speaker"], items[0]["age"]) == ("a.wav", "s1", 30)
     row = load(tmp_path / "out", "histograms", tmp_path)["train"][0]
     assert (row["counts"], row["votes"], row["labels"]) == ([2, 1], 3, [0, 1])
     assert row["distribution"] == pytest.approx([2 / 3, 1 / 3])
     assert row["entropy"] == pytest.approx(0.9182958340544896)  # of (2/3, 1/3), in bits
-    assert load_audio(row["audio"]).shape == (1600,)
+    assert load_audio(item_audio(tmp_path / "out", row)).shape == (1600,)
 
 
 def test_the_default_configuration_is_votes_and_streaming_works(corpus, tmp_path):
@@ -108,6 +108,7 @@ def test_audio_is_embedded_only_on_request(corpus, tmp_path):
     for config in ("items", "histograms"):
         audio = load(tmp_path / "out", config, tmp_path)["train"][0]["audio"]
         assert audio["path"] == "a.wav" and load_audio(audio).shape == (1600,)
+        assert item_audio("elsewhere", {"audio": audio}) == audio
     assert load_audio(read_export(tmp_path / "out").items["audio"][0]).shape == (1600,)
 
 

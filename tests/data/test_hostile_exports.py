@@ -21,7 +21,9 @@ def studio(*annotations, **task):
 
 
 def said(label, by=1, kind="choices", **more):
-    value = {kind: label if isinstance(label, list) else [label], "start": 0.1, "end": 0.9}
+    value = {kind: label if isinstance(label, list) else [label]} | (
+        {"start": 0.1, "end": 0.9} if kind == "labels" else {}
+    )
     result = {"id": "r1", "from_name": "emotion", "to_name": "audio", "type": kind, "value": value}
     return {"completed_by": by, "result": [result], "was_cancelled": False} | more
 
@@ -427,6 +429,147 @@ READ = {
         2,
         {"responses of status draft": (1, 1), "spans of text and rankings, which are no labels of the item": (1, 1)},
     ),
+    "one number in several spellings": (
+        "v.csv",
+        "item,rater,label\na,ann,1\na,ben,1.0\nb,ann,01\nb,ben,0\n",
+        {},
+        4,
+        {},
+    ),
+    "words among numbers": (
+        "v.csv",
+        "item,rater,rating\n" + "".join(f"i{n},ann,{n % 5}\n" for n in range(9)) + "x,ann,unsure\nx,ben,inf\n",
+        {},
+        11,
+        {"answers in words among numbers, which are all read as labels": (2, 0)},
+    ),
+    "no value in other letter cases": (
+        "v.csv",
+        TIDY + "c,ann,Na\nc,ben, nAn \nc,eve,<NA>\nc,dan,None\n",
+        {},
+        4,
+        {"answers that say that there is none": (3, 3)},
+    ),
+    "lists of answers in a table": (
+        "v.jsonl",
+        lines(*({"item": "a", "rater": n, "label": one} for n, one in enumerate((["joy"], ["joy", "sad"], [], "sad")))),
+        {},
+        5,
+        {},
+    ),
+    "counts with their sum": (
+        "v.csv",
+        "clip,joy,sad,total\na,3,2,5\nb,0,5,5\n",
+        {"format": "counts"},
+        10,
+        {"columns that are not read": (1, 0)},
+    ),
+    "counts of which one is always zero": (
+        "v.csv",
+        "clip,joy,sad,calm\na,3,2,0\nb,0,5,0\n",
+        {},
+        10,
+        {"labels without a vote, which are not read": (1, 0)},
+    ),
+    "counts that share no number": ("v.csv", "clip,joy,sad\na,30,2\nb,29,1\n", {"format": "counts"}, 62, {}),
+    "a column that sums up the raters": (
+        "v.csv",
+        "clip,ann,ben,Gold\na,joy,sad,joy\nb,sad,joy,sad\n",
+        {},
+        4,
+        {"columns that are not read": (1, 0)},
+    ),
+    "audio as datasets stores it": (
+        "v.jsonl",
+        lines(*({"audio": {"bytes": None, "path": "a.wav"}, "rater": one, "label": one} for one in ("joy", "sad"))),
+        {},
+        2,
+        {},
+    ),
+    "potato: zeros that are answers and zeros that are none": (
+        "annotated_instances.jsonl",
+        lines(
+            {
+                "id": 1,
+                "label_annotations": {"scale": {"0": "0"}, "level": {"slider": 0}, "mood": {"joy": "0", "sad": 1}},
+            },
+            {"id": 2, "label_annotations": {"scale": {"2": "2"}, "level": {"slider": 5}, "mood": {"joy": 1, "sad": 0}}},
+        ),
+        {},
+        6,
+        {},
+    ),
+    "potato: a table of ratings": (
+        "annotated_instances.jsonl",
+        lines(
+            *(
+                {"id": n, "label_annotations": {"how": {"clear": one, "loud": two}}}
+                for n, (one, two) in enumerate((("4", "1"), ("2", "3"), ("5", "2")))
+            )
+        ),
+        {},
+        6,
+        {},
+    ),
+    "potato: free text beside choices": (
+        "annotated_instances.jsonl",
+        lines(
+            *({"id": n, "label_annotations": {"mood": {one: "1", "free_response": "so"}}} for n, one in enumerate("xy"))
+        ),
+        {},
+        2,
+        {"answers in free text": (2, 2)},
+    ),
+    "potato: its export in JSON Lines": (
+        "annotations.jsonl",
+        lines(
+            *(
+                {"instance_id": "a", "user_id": one, "labels": {"mood": {one: "true"}}, "spans": {"w": [{"start": 0}]}}
+                for one in "xy"
+            )
+        ),
+        {},
+        2,
+        {"spans of text, which are no labels of the item": (2, 2)},
+    ),
+    "potato: its export in CSV": (
+        "annotations.csv",
+        'instance_id,user_id,mood.joy,mood.sad,w._spans\na,u,true,,[]\na,v,,true,"[{""start"": 0}]"\n',
+        {},
+        2,
+        {"spans of text, which are no labels of the item": (1, 1)},
+    ),
+    "choices that are numbers in Prodigy": (
+        "p.jsonl",
+        lines(*(prodigy(accept=[n], options=[{"id": 0, "text": "joy"}, {"id": 1, "text": "sad"}]) for n in (0, 1, 1))),
+        {},
+        3,
+        {},
+    ),
+    "parts of texts and pictures in Label Studio": (
+        "p.json",
+        json.dumps(
+            [
+                studio(
+                    said("joy"),
+                    said("sad", by=2),
+                    {
+                        "completed_by": 3,
+                        "result": [
+                            {"type": "choices", "from_name": "mood", "value": {"choices": ["a", "b"], **part}}
+                            for part in ({"start": 0, "end": 2, "text": "hi"}, {"x": 1, "y": 2}, {"startOffset": 1})
+                        ],
+                    },
+                )
+            ]
+        ),
+        {},
+        2,
+        {
+            "spans of text, which are no labels of the item": (4, 4),
+            "answers about parts of pictures or videos, which are not read": (2, 2),
+        },
+    ),
 }
 
 # Name, content, what the user says, and the sentence.
@@ -593,6 +736,35 @@ REFUSED = {
         zipped(**{"a.csv": TIDY, "b.csv": TIDY}),
         {},
         r"holds 2 tables that are no export of a known tool",
+    ),
+    "yes and no of two raters, or one vote of two labels": (
+        "v.csv",
+        "clip,ann,ben\na,0,1\nb,1,0\n",
+        {},
+        r"columns ann, ben hold numbers, which may be counts",
+    ),
+    "numbers without a scale": (
+        "v.csv",
+        "item,rater,label\na,ann,1e308\na,ben,-1e308\nb,ann,5\n",
+        {},
+        r"v\.csv: Question 'label' has scale .*; low must be finite .* Name its scale or labels as --question\.",
+    ),
+    "a region that ends before it begins": (
+        "p.json",
+        json.dumps(
+            [
+                studio(
+                    {
+                        "completed_by": 1,
+                        "result": [
+                            {"type": "labels", "from_name": "x", "value": {"labels": ["a"], "start": 2, "end": 1}}
+                        ],
+                    }
+                )
+            ]
+        ),
+        {},
+        r"line 1 is not a record of Label Studio \(JSON\) \(a region of 'a\.wav' goes from 2 to 1 s; correct its times\)",
     ),
     "annotations as numbers": (
         "p.json",

@@ -154,7 +154,7 @@ def test_clips_lie_on_disk_and_follow_their_files(data, rows, tmp_path):
 
 def test_an_exported_corpus_is_mixed(tmp_path):
     root = simulate_corpus(tmp_path / "simulated", speakers=4, clips_per_speaker=8, annotators=5, ratings=(3, 4))
-    export_corpus(SimulatedCorpus(root), tmp_path / "export")
+    export_corpus(SimulatedCorpus(root), tmp_path / "export", embed_audio=True)
     data = load_dataset(str(tmp_path / "export"), "histograms", cache_dir=str(tmp_path))
     mixed, report = mix_dataset(data, support=SimulatedCorpus.questions[2].labels, share=1.0)
     assert len(mixed["train"]) == len(data["train"]) + sum(entry.made for entry in report.classes) > len(data["train"])

@@ -24,11 +24,34 @@ from annot_hf.data.spellings import Aliases, edits, propose_aliases, read_aliase
         ({"moral": 90, "morale": 80}, {}),
         ({"type 1": 90, "type 2": 1}, {}),
         ({"sad": 90, "mad": 1}, {}),
+        ({"1": 5, "1.0": 2, "01": 1, "0": 3, "2": 1}, {"1.0": "1", "01": "1"}),
         ({}, {}),
     ],
 )
 def test_what_is_proposed(votes, proposed):
     assert propose_aliases(votes) == proposed
+
+
+def test_what_is_near_a_label_that_was_asked_for_is_proposed_as_that_label(tmp_path):
+    assert propose_aliases({"joy": 24, "sad": 12, "hapyp": 9, "bad": 3}, ["Joy", "sad", "happy"]) == {
+        "joy": "Joy",
+        "hapyp": "happy",
+    }
+    path = tmp_path / "votes.csv"
+    path.write_text("item,rater,label\n" + "".join(f"i{n},ann,{'joy' if n % 3 else 'sad'}\n" for n in range(9)))
+    found = read_own_votes(path, Reading(question=["label=Joy,sad"]))
+    assert found.proposed.labels == {"label": {"joy": "Joy"}} and len(found.frame) == 3
+    write_aliases(tmp_path / "l.yaml", found.proposed, found.spellings)
+    again = read_own_votes(path, Reading(question=["label=Joy,sad"], aliases=read_aliases(tmp_path / "l.yaml")))
+    assert len(again.frame) == 9
+
+
+@pytest.mark.parametrize("odd", ["😀 joy", 'say "x"', "a\x7fb", "two\nlines", "li\u2028ne", "no", "~", "tab\tbed: #1"])
+def test_any_spelling_survives_the_file(odd, tmp_path):
+    names = {odd: 9, odd + " ": 2}
+    assert propose_aliases(names) == {odd + " ": odd}
+    write_aliases(tmp_path / "l.yaml", Aliases({odd: {odd + " ": odd}}), {odd: names})
+    assert read_aliases(tmp_path / "l.yaml").labels == {odd: {odd + " ": odd}}
 
 
 @given(st.text("ab", max_size=6), st.text("ab", max_size=6))
