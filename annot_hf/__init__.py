@@ -1,11 +1,14 @@
 """annot-hf: votes in, a distribution of human opinion out.
 
 These are the names of everyday work; everything else is imported from its module. They are bound on first use, so that
-`import annot_hf` is fast and does not load torch.
+`import annot_hf` is fast and does not load torch. Once it is imported, `AutoModel.from_pretrained` and `pipeline` of the
+library know our models.
 """
 
 import importlib
 from typing import Any
+
+from annot_hf.models.register import await_transformers
 
 __version__ = "0.1.0"
 
@@ -30,11 +33,10 @@ _HOMES = {
     "models.modeling_distribution": ["DistributionModel"],
     "models.modeling_distribution_qwen2_audio": ["DistributionQwen2Audio"],
     "models.modeling_seedbert": ["SeedBert"],
-    "models.register": ["register_models"],
     "proxies.annotate": ["annotate"],
     "report.report": ["build_comparison", "build_report"],
     "training.collator": ["VoteCollator"],
-    "training.inference": ["predict"],
+    "training.inference": ["predict", "predict_inputs"],
     "training.checkpoints": ["load_model"],
     "training.recipe": ["load_recipe"],
     "training.train": ["train"],
@@ -53,3 +55,6 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return [*globals(), *__all__]
+
+
+await_transformers()

@@ -213,6 +213,11 @@ def predict(
         Path | None, Option(help="Folder that caches features; by default 'features' next to --out.")
     ] = None,
     max_seconds: Annotated[float | None, Option(help="Longest clip (s); as in training by default.")] = None,
+    timeline: Annotated[
+        bool, Option("--timeline", help="Predict overlapping windows of clips of any length, a row each.")
+    ] = False,
+    window: Annotated[float, Option(help="Length of a window of the timeline (s).")] = 4.0,
+    hop: Annotated[float, Option(help="From one window of the timeline to the next (s).")] = 2.0,
     condition: Annotated[
         list[str] | None,
         Option(
@@ -229,7 +234,8 @@ def predict(
 ) -> None:
     """Predict clips or texts, or a split of a corpus: a distribution per item, and each rater's answer if it has raters.
 
-    Example: `annot-hf predict runs/cremad/model new-clips -o predicted.csv`, or, to compare with votes,
+    Example: `annot-hf predict runs/cremad/model new-clips -o predicted.csv`, or, for an hour of speech,
+    `annot-hf predict runs/cremad/model hour.wav --timeline -o timeline.csv`, or, to compare with votes,
     `annot-hf predict runs/cremad/model --corpus data/cremad --out runs/cremad/predictions`
     """
     from annot_hf.data.conditions import CLEAN, Condition
@@ -243,8 +249,12 @@ def predict(
         raise ValueError("--corpus needs a folder to write; name it as --out.")
     model = find_folder(model, "model", revision=revision)
     if clips:
-        steps.predict_given(model, clips, column, out, max_seconds)
+        if timeline and max_seconds is not None:
+            raise ValueError("--timeline takes clips of any length; leave --max-seconds out.")
+        steps.predict_given(model, clips, column, out, max_seconds, (window, hop) if timeline else None)
         return
+    if timeline:
+        raise ValueError("--timeline is for clips outside a corpus; name them in place of --corpus.")
     asked = [Condition.parse(text, condition_seed) for text in condition or [CLEAN]]
     for one in asked:
         if asked.count(one) > 1:

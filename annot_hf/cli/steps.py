@@ -112,21 +112,23 @@ def write_predictions(
 
     Predictions for clean clips have, in the folder "robustness", those of a sample of so many clips under other conditions.
     """
+    from annot_hf.data.export import read_export
+    from annot_hf.training.checkpoints import load_model
     from annot_hf.training.inference import predict, predict_robustness, save_predictions
 
     applied = {} if condition is None else {"condition": str(condition), "condition_seed": condition.seed}
-    predictions, targets = predict(model, corpus, split=split, features=features, max_seconds=max_seconds, **applied)
+    options = {"split": split, "features": features, "max_seconds": max_seconds, "loaded": load_model(model)}
+    exported = read_export(corpus)
+    predictions, targets = predict(model, exported, **options, **applied)
     under = {}
     if condition is None or condition.is_clean:
-        options = {"split": split, "features": features, "max_seconds": max_seconds}
-        under = predict_robustness(model, corpus, clips=robustness, **options)
+        under = predict_robustness(model, exported, clips=robustness, **options)
     save_predictions(predictions, under, out)
     if explain:
-        from annot_hf.data.export import read_export
         from annot_hf.experiments.explain import explain as explain_texts, most_divided
         from annot_hf.report.studies import write_explanations
 
-        exported, chosen = read_export(corpus), most_divided(predictions, explain)
+        chosen = most_divided(predictions, explain)
         texts = exported.items.set_index("item")["text"].reindex(chosen)
         found = explain_texts(model, chosen, list(texts), targets)
         title = f"{exported.name}: what members attend to, {len(chosen)} texts with the most disagreement"
@@ -154,31 +156,50 @@ TABLE_WRITERS = {
 
 
 def predict_given(
-    model: Path, clips: Sequence[str], column: str, out: Path | None, max_seconds: float | None = None
+    model: Path,
+    clips: Sequence[str],
+    column: str,
+    out: Path | None,
+    max_seconds: float | None = None,
+    timeline: tuple[float, float] | None = None,
 ) -> None:
-    """Predict clips or texts outside any corpus into a file, or print the table as CSV."""
+    """Predict clips or texts outside any corpus into a file, or print the table as CSV.
+
+    With a `timeline`, a window and a hop (s), the table has a row a window, and its start and end (s).
+    """
     if out is not None and out.suffix not in TABLE_WRITERS:
         raise ValueError(
             f"{out} ends in {out.suffix or 'nothing'}; name a file that ends in {', '.join(TABLE_WRITERS)}."
         )
+    import pandas as pd
+
     from annot_hf.data.files import replace_file
     from annot_hf.data.given_inputs import find_inputs
     from annot_hf.evaluation.prediction_frame import prediction_frame
     from annot_hf.models.trunks import input_name_of
     from annot_hf.training.checkpoints import load_model
-    from annot_hf.training.inference import accepted_seconds, predict_inputs
+    from annot_hf.training.inference import accepted_seconds, predict_inputs, predict_timeline
 
     loaded, processor, facts = load_model(model)
     texts = input_name_of(loaded.config.trunk_config) == "input_ids"
     names, sources = find_inputs(clips, texts=texts, column=column)
-    longest = accepted_seconds(facts) if max_seconds is None else max_seconds
-    table = prediction_frame(predict_inputs(loaded, processor, sources, names=names, max_seconds=longest))
+    if timeline:
+        tables = []
+        for name, source in zip(names, sources, strict=True):
+            spans, found = predict_timeline(loaded, processor, source, window=timeline[0], hop=timeline[1])
+            tables.append(prediction_frame(found).assign(item=name))
+            for place, edge in enumerate(("start", "end"), start=1):
+                tables[-1].insert(place, edge, spans[:, place - 1])
+        table = pd.concat(tables, ignore_index=True)
+    else:
+        longest = accepted_seconds(facts) if max_seconds is None else max_seconds
+        table = prediction_frame(predict_inputs(loaded, processor, sources, names=names, max_seconds=longest))
     if out is None:
         print_line(table.to_csv(index=False).rstrip())
         return
     out.parent.mkdir(parents=True, exist_ok=True)
     replace_file(out, lambda path: TABLE_WRITERS[out.suffix](table, path))
-    print_line(f"{len(table):,} items")
+    print_line(f"{len(table):,} {'windows' if timeline else 'items'}")
     print_path(out)
 
 
@@ -187,11 +208,9 @@ def check_explanation(model: Path, conditions: "Sequence[Condition]") -> None:
     from transformers import AutoConfig
 
     from annot_hf.experiments.explain import check_explainable
-    from annot_hf.models.register import register_models
 
     if len(conditions) > 1 or not conditions[0].is_clean:
         raise ValueError("--explain shows words, which acoustic conditions do not alter; leave --condition out.")
-    register_models()
     # Prediction reports a missing file.
     if (model / "config.json").is_file():
         check_explainable(AutoConfig.from_pretrained(model), model)

@@ -16,10 +16,13 @@ import soundfile
 import soxr
 
 from annot_hf.data.conditions import ConditionedClip
-from annot_hf.data.lengths import AudioError, whole
+from annot_hf.data.lengths import whole
+from annot_hf.models.waves import AudioError, at_rate, finite, given_wave
 
 # Frames decoded at a time: several channels are mixed down before the next block is read.
 FRAMES_PER_BLOCK = 1 << 20
+# Instead of a format, of a clip that is no file; its channels are averaged.
+ARRAY = "array"
 # For these formats, `whole` detects truncated files.
 FORMATS = ("WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "NIST", "FLAC", "OGG", "MP3")
 
@@ -44,9 +47,12 @@ class AudioLimits:
                 raise ValueError(f"{entry.name} is {getattr(self, entry.name)}; it must be above 0.")
 
 
+ANY_LENGTH = AudioLimits(max_seconds=np.inf, max_frames=1 << 62)
+
+
 @dataclass(frozen=True)
 class AudioInfo:
-    """What a file holds: samples per channel, sampling rate (Hz), channels and file format."""
+    """What a clip holds: samples per channel, sampling rate (Hz), channels, and file format or `ARRAY`."""
 
     frames: int
     sampling_rate: int
@@ -68,6 +74,9 @@ def audio_info(source: Any, *, limits: AudioLimits | None = None) -> AudioInfo:
         both = [audio_info(clip, limits=limits) for clip in (source.first, source.second)]
         # The longer one is cut.
         return replace(min(both, key=lambda info: info.seconds), channels=1)
+    given = given_wave(source)
+    if given is not None:
+        return _array_info(*given, limits or AudioLimits())
     with _open(source) as (name, file):
         return _check_header(name, file, limits or AudioLimits(), _times(source))[0]
 
@@ -76,10 +85,10 @@ def load_audio(source: Any, *, sampling_rate: int = 16_000, limits: AudioLimits 
     """Decode a clip to one channel at the wanted rate; channels are averaged, silence is accepted.
 
     Args:
-        source: Path, bytes, binary file object, a row of a `datasets` Audio column (`{"bytes", "path"}`), a segment of one
-            (with `"start"` and `"end"` in seconds beside), one of these
-            under an acoustic condition (`ConditionedClip`), which acts on the decoded and resampled clip, or two of them
-            mixed (`MixedClip`).
+        source: Path, bytes, binary file object, a row of a `datasets` Audio column, decoded (`{"array", "sampling_rate"}`)
+            or not (`{"bytes", "path"}`), a segment of one that is not (with `"start"` and `"end"` in seconds beside), a pair
+            (array, rate), as `given_wave` describes arrays, one of these under an acoustic condition (`ConditionedClip`),
+            which acts on the decoded and resampled clip, or two of them mixed (`MixedClip`).
         sampling_rate: Rate to resample to (Hz).
         limits: Limits; by default those of `AudioLimits()`.
 
@@ -87,7 +96,8 @@ def load_audio(source: Any, *, sampling_rate: int = 16_000, limits: AudioLimits 
         Samples `(time,)`, float32, full scale at 1; floating-point files may exceed it.
 
     Raises:
-        AudioError: The file is missing, empty, truncated, corrupt, over a limit, or holds NaN or infinity.
+        AudioError: The file is missing, empty, truncated, corrupt, over a limit, or holds NaN or infinity; or an array has
+            no rate, or another shape.
     """
     if sampling_rate < 1:
         raise ValueError(f"sampling_rate is {sampling_rate}; it must be a positive number of Hz, for instance 16000.")
@@ -101,30 +111,86 @@ def load_audio(source: Any, *, sampling_rate: int = 16_000, limits: AudioLimits 
         )
         length = min(len(first), len(second))
         return first[:length] + np.float32(source.share) * (second[:length] - first[:length])
+    given = given_wave(source)
+    if given is not None:
+        _array_info(*given, limits)
+        return at_rate("The array", *given, sampling_rate)
     with _open(source) as (name, file):
         info, first = _check_header(name, file, limits, _times(source))
-        blocks, frames = [], 0
-        if info.format in SEEKS_BADLY:
-            while first and (passed := len(file.read(min(FRAMES_PER_BLOCK, first)))):
-                first -= passed
-        else:
-            file.seek(first)
-        while len(block := file.read(min(FRAMES_PER_BLOCK, info.frames - frames), dtype="float32", always_2d=True)):
-            frames += len(block)
-            blocks.append(block[:, 0] if info.channels == 1 else block.mean(axis=1))
-        # Encoders differ in how they count the last MPEG frame.
-        slack = 1152 if info.format == "MP3" else 0
-        if frames + slack < info.frames:
-            raise AudioError(f"{name} is truncated: {frames} of {info.frames} frames decode. Copy the file again.")
+        blocks = list(_mono_blocks(name, file, info, first))
     wave = blocks[0] if len(blocks) == 1 else np.concatenate([np.zeros(0, np.float32), *blocks])
-    if not np.isfinite(wave).all():
-        at = int(np.argmin(np.isfinite(wave)))
-        raise AudioError(f"{name} holds {wave[at]} at frame {at}; samples must be finite. Write the file again.")
-    if info.sampling_rate != sampling_rate:
-        wave = soxr.resample(wave, info.sampling_rate, sampling_rate)
-    if not len(wave):
-        raise AudioError(f"{name} is shorter than one sample at {sampling_rate} Hz. Remove it from the item list.")
-    return np.ascontiguousarray(wave, dtype=np.float32)
+    return at_rate(name, finite(name, wave), info.sampling_rate, sampling_rate)
+
+
+def audio_windows(
+    source: Any, *, sampling_rate: int = 16_000, window: float, hop: float
+) -> Iterator[tuple[int, np.ndarray]]:
+    """Overlapping windows of a clip that may be hours long, of which a minute is in memory at a time.
+
+    A window begins every `hop` seconds. The last one ends with the clip, and is shorter than the others only if the whole
+    clip is.
+
+    Args:
+        source: As `load_audio` takes it, but for altered and mixed clips; no limit of length applies.
+        sampling_rate: Rate to resample to (Hz).
+        window: Length of a window (s).
+        hop: From the beginning of one to that of the next (s), above 0 and at most `window`.
+
+    Yields:
+        The first sample of a window, counted at `sampling_rate`, and its samples `(time,)`, float32.
+
+    Raises:
+        ValueError: The hop does not fit the window; or, as an AudioError, what `load_audio` raises.
+    """
+    size, step = (round(seconds * sampling_rate) for seconds in (window, hop))
+    if not 1 <= step <= size:
+        raise ValueError(f"hop is {hop:g} s and window {window:g} s; give a hop above 0 and at most the window.")
+    # samples from `begin` on; the next window is at `at`
+    held, begin, at = np.zeros(0, np.float32), 0, 0
+    for block in _resampled(source, sampling_rate):
+        held = np.concatenate([held, block])
+        while at + size <= begin + len(held):
+            yield at, held[at - begin : at - begin + size]
+            at += step
+        # the last window begins after the one before
+        held, begin = held[max(at - step - begin, 0) :], max(at - step, begin)
+    end = begin + len(held)
+    if at == 0 or end > at - step + size:
+        start = max(end - size, 0)
+        yield start, at_rate("The clip", held[start - begin :], sampling_rate, sampling_rate)
+
+
+def _resampled(source: Any, sampling_rate: int) -> Iterator[np.ndarray]:
+    """Blocks of a clip at a rate."""
+    if given_wave(source) is not None:
+        yield load_audio(source, sampling_rate=sampling_rate, limits=ANY_LENGTH)
+        return
+    with _open(source) as (name, file):
+        (info, first), frames = _check_header(name, file, ANY_LENGTH, _times(source)), 0
+        stream = soxr.ResampleStream(info.sampling_rate, sampling_rate, 1)
+        for block in _mono_blocks(name, file, info, first):
+            block = finite(name, block, frames)
+            frames += len(block)
+            yield block if info.sampling_rate == sampling_rate else stream.resample_chunk(block)
+        if info.sampling_rate != sampling_rate:
+            yield stream.resample_chunk(np.zeros(0, np.float32), last=True)
+
+
+def _mono_blocks(name: str, file: soundfile.SoundFile, info: AudioInfo, first: int) -> Iterator[np.ndarray]:
+    """Blocks of an open file from frame `first` on, in one channel; raises at the end if it holds fewer frames than `info`."""
+    frames = 0
+    if info.format in SEEKS_BADLY:
+        while first and (passed := len(file.read(min(FRAMES_PER_BLOCK, first)))):
+            first -= passed
+    else:
+        file.seek(first)
+    while len(block := file.read(min(FRAMES_PER_BLOCK, info.frames - frames), dtype="float32", always_2d=True)):
+        frames += len(block)
+        yield block[:, 0] if info.channels == 1 else block.mean(axis=1)
+    # Encoders differ in how they count the last MPEG frame.
+    slack = 1152 if info.format == "MP3" else 0
+    if frames + slack < info.frames:
+        raise AudioError(f"{name} is truncated: {frames} of {info.frames} frames decode. Copy the file again.")
 
 
 def wav_bytes(source: Any, *, sampling_rate: int = 16_000, limits: AudioLimits | None = None) -> bytes:
@@ -178,7 +244,9 @@ def _handle(source: Any) -> tuple[str, BinaryIO]:
             raise AudioError(f"{os.fspath(source)!r} cannot be opened ({reason}). Check the path.") from error
     if isinstance(source, io.IOBase) and source.seekable():
         return str(getattr(source, "name", "<file object>")), source
-    raise AudioError(f"Audio source {source!r} is none of: path, bytes, seekable binary file, {{'bytes', 'path'}} row.")
+    raise AudioError(
+        f"Audio source {source!r} is none of: path, bytes, seekable binary file, {{'bytes', 'path'}} row, (array, rate)."
+    )
 
 
 def _times(source: Any) -> tuple[float, float] | None:
@@ -196,6 +264,24 @@ def _check_header(
         raise AudioError(
             f"{name} is a {info.format} file; accepted are {', '.join(FORMATS)}. Write it as one of these."
         )
+    first = 0
+    if times is not None and info.frames:
+        first, last = (round(one * info.sampling_rate) for one in times)
+        if not 0 <= first < min(last, info.frames):
+            raise AudioError(
+                f"{name} lasts {info.seconds:.2f} s and has no segment from {times[0]:.2f} to {times[1]:.2f} s. Correct its "
+                "times."
+            )
+        info = replace(info, frames=min(last, info.frames) - first)
+    return _check_limits(name, info, limits), first
+
+
+def _array_info(wave: np.ndarray, sampling_rate: int, limits: AudioLimits) -> AudioInfo:
+    return _check_limits("The array", AudioInfo(len(wave), sampling_rate, 1, ARRAY), limits)
+
+
+def _check_limits(name: str, info: AudioInfo, limits: AudioLimits) -> AudioInfo:
+    """The facts, if they are within the limits."""
     if not limits.min_rate <= info.sampling_rate <= limits.max_rate:
         raise AudioError(
             f"{name} has a sampling rate of {info.sampling_rate} Hz; accepted are {limits.min_rate} to "
@@ -208,21 +294,17 @@ def _check_header(
         )
     if info.frames < 1:
         raise AudioError(f"{name} is empty (no samples). Remove it from the item list, or copy the file again.")
-    first = 0
-    if times is not None:
-        first, last = (round(one * info.sampling_rate) for one in times)
-        if not 0 <= first < min(last, info.frames):
-            raise AudioError(
-                f"{name} lasts {info.seconds:.2f} s and has no segment from {times[0]:.2f} to {times[1]:.2f} s. Correct its "
-                "times."
-            )
-        info = replace(info, frames=min(last, info.frames) - first)
-    if info.frames > min(limits.max_frames, limits.max_seconds * info.sampling_rate):
+    if info.frames > limits.max_seconds * info.sampling_rate:
         raise AudioError(
-            f"{name} has {info.frames} frames ({info.seconds:.1f} s); at most {limits.max_seconds:g} s and "
-            f"{limits.max_frames} frames are accepted. Cut it, or pass other AudioLimits."
+            f"{name} has {info.frames} frames ({info.seconds:.1f} s); at most {limits.max_seconds:g} s are accepted. Cut "
+            "it, or accept longer clips: max_seconds, --max-seconds on the command line."
         )
-    return info, first
+    if info.frames > limits.max_frames:
+        raise AudioError(
+            f"{name} has {info.frames} frames; at most {limits.max_frames} are accepted. Cut it, or pass "
+            "AudioLimits(max_frames=...)."
+        )
+    return info
 
 
 @dataclass(frozen=True)

@@ -27,8 +27,8 @@ from filelock import FileLock
 
 from annot_hf.data.audio import AudioLimits, load_audio
 from annot_hf.data.encoding import by_name, check_choice
-from annot_hf.data.lengths import AudioError
 from annot_hf.data.targets import Targets
+from annot_hf.models.waves import AudioError
 
 TextRule = Literal["dominant", "first"]
 Partners = Literal["any", "same"]

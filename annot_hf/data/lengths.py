@@ -4,6 +4,8 @@ import io
 import re
 from typing import BinaryIO, Literal
 
+from annot_hf.models.waves import AudioError
+
 # Up to this many bytes after the stated end are a tag or padding, not audio.
 JUNK = 512
 # Start of the first chunk, bytes of a chunk's id and of its size, byte order, alignment, and the id of the sample chunk.
@@ -30,10 +32,6 @@ ID3 = b"ID3\4\0\0\0\0\0\x10" + bytes(16)
 SYNC = re.compile(rb"\xff[\xe2\xe3\xf2\xf3\xfa\xfb]")
 # This many consecutive frames distinguish frames from other bytes that look like one.
 IN_A_ROW = 3
-
-
-class AudioError(ValueError):
-    """Audio that cannot be used; the message names the file, the rule and the fix."""
 
 
 def whole(name: str, handle: BinaryIO) -> BinaryIO:

@@ -110,7 +110,9 @@ class Question:
         """Map [-1, 1] back to the raw scale."""
         import numpy as np
 
-        return (np.asarray(values, dtype=np.float64) + 1) / 2 * (self.high - self.low) + self.low
+        from annot_hf.models.measures import on_scale
+
+        return on_scale(np.asarray(values, dtype=np.float64), self.low, self.high)
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON-ready mapping without defaults; `from_dict` reads it back."""

@@ -10,7 +10,7 @@ from annot_hf.evaluation.alignment import dimensions, expectation
 from annot_hf.models.measures import entropy
 
 # Columns that are named after no label or scale.
-_NOT_ANSWERS = {"item", "entropy", "disagreement"}
+_NOT_ANSWERS = {"item", "start", "end", "entropy", "disagreement"}
 
 
 def prediction_frame(predictions: Predictions) -> pd.DataFrame:

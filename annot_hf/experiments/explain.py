@@ -12,10 +12,9 @@ from annot_hf.data.predictions import Predictions
 from annot_hf.data.targets import Targets
 from annot_hf.models.configuration_seedbert import SeedBertConfig
 from annot_hf.models.measures import entropy
-from annot_hf.models.trunks import input_name_of
+from annot_hf.models.trunks import input_name_of, token_limit
 from annot_hf.report.studies import Explanation
 from annot_hf.training.checkpoints import load_model
-from annot_hf.training.inputs import token_limit
 
 
 def most_divided(predictions: Predictions, count: int) -> np.ndarray:

@@ -15,7 +15,6 @@ from annot_hf.evaluation.saliency import CrossMoments, Saliency, check_formula, 
 from annot_hf.experiments.plans import check_splits
 from annot_hf.models.configuration_opinion import OpinionConfig
 from annot_hf.models.heads import masked_mean
-from annot_hf.models.register import register_models
 from annot_hf.models.trunks import (
     WEIGHTED,
     build_trunk,
@@ -90,7 +89,6 @@ def layer_means(trunk: PreTrainedModel, batch: dict[str, torch.Tensor]) -> np.nd
 
 def _load_trunk(source: str | Path, revision: str | None) -> tuple[PreTrainedModel, Any]:
     """A trunk with all its hidden states, and its processor."""
-    register_models()
     config = read_trunk_config(source, revision)
     if isinstance(config, OpinionConfig):
         check_layer(config.trunk_config, WEIGHTED)

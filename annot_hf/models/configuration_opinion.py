@@ -9,6 +9,7 @@ from .checks import check_choices, check_counts, check_not_negative, check_share
 from .heads import EMBEDDINGS, POOLINGS
 from .kde import cell_names
 from .losses import BATCH_LOSSES, CLASS_WEIGHTED, LOSSES
+from .opinion_pipeline import pipelines_of
 from .trunks import check_layer, trunk_config_from
 
 
@@ -200,3 +201,5 @@ class OpinionConfig(SupportConfig):
         self.trunk_config = trunk_config_from(self.trunk_config)
         check_layer(self.trunk_config, self.trunk_layer)
         super().__post_init__(**kwargs)
+        # not what a file says: the name of code to run
+        self.custom_pipelines = pipelines_of(self.trunk_config)

@@ -50,6 +50,11 @@ def cross_entropy(reference: Array, prediction: Array, base: float | None = None
     return _in_base(xp.where(infinite, math.inf * xp.ones_like(finite), finite), base)
 
 
+def on_scale(values: Array, low: float, high: float) -> Array:
+    """Answers on [-1, 1] as ratings from `low` to `high`."""
+    return (values + 1) / 2 * (high - low) + low
+
+
 def entropy(p: Array, base: float | None = None, *, normalised: bool = False) -> Array:
     """Shannon entropy -sum p ln p of distributions `(..., K)`: `(...)` in [0, ln K] nats, or to another `base`.
 

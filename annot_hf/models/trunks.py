@@ -9,10 +9,19 @@ import hashlib
 import reprlib
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors import SafetensorError
 from torch import nn
-from transformers import MODEL_MAPPING, AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import (
+    MODEL_MAPPING,
+    AutoConfig,
+    AutoModel,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    SequenceFeatureExtractor,
+)
 from transformers.utils import ModelOutput
 from transformers.utils.hub import resolve_revision
 
@@ -20,6 +29,7 @@ from .checks import check_attention, said
 from .configuration_log_mel import LogMelConfig
 from .hub_access import not_readable
 from .modeling_log_mel import LogMelModel
+from .waves import log_mel
 from .whisper import WhisperTrunk, whisper_encoder_of
 
 WAVEFORM_TRUNKS = ("wavlm", "hubert", "wav2vec2", "unispeech", "unispeech-sat")
@@ -31,6 +41,8 @@ _ROBERTAS = ("roberta", "xlm-roberta", "xlm-roberta-xl", "roberta-prelayernorm",
 OFFSET_TEXT_TRUNKS = (*_ROBERTAS, "mpnet", "longformer")
 # The input of an audio-language model is a clip and a question about it.
 PROMPTED = "prompted_audio"
+# tokens; tokenizers without a limit have 10^30, which truncation does not take
+UNLIMITED = 2**31 - 1
 PROMPTED_TRUNKS = ("qwen2_audio", "annot-distribution-qwen2-audio")
 WEIGHTED = "weighted"
 # Files that determine what a checkpoint computes.
@@ -70,6 +82,18 @@ def most_tokens(config: PreTrainedConfig) -> int | None:
     if positions is None or positions < 1:
         return None
     return positions - config.pad_token_id - 1 if config.model_type in OFFSET_TEXT_TRUNKS else positions
+
+
+def token_limit(config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+    """Most tokens of a text, special ones included, that tokenizer and trunk both take."""
+    return min(tokenizer.model_max_length, most_tokens(config) or UNLIMITED, UNLIMITED)
+
+
+def trunk_input(config: PreTrainedConfig, extractor: SequenceFeatureExtractor, wave: np.ndarray) -> np.ndarray:
+    """What a speech trunk takes of a wave `(time,)` at the extractor's rate: a wave too, or mel frames `(T, bands)`."""
+    if input_name_of(config) == "input_features":
+        return log_mel(wave, extractor)
+    return extractor(wave, sampling_rate=extractor.sampling_rate, return_tensors="np")["input_values"][0]
 
 
 def check_layer(config: PreTrainedConfig, layer: int | str | None) -> None:

@@ -37,6 +37,9 @@ class WhisperTrunk(WhisperEncoder):
 
         `attention_mask` is 1 where a mel frame `(B, T)` or a sample is real; all are when None. `hidden_states`, on request,
         are the input of the first layer and the output of each, without the last norm.
+
+        Raises:
+            ValueError: An item has no real frame, or the mask has fewer columns than there are frames.
         """
         mask = torch.ones_like(input_features[:, 0]).bool() if attention_mask is None else attention_mask.bool()
         if mask.shape[1] < input_features.shape[2]:
@@ -45,9 +48,15 @@ class WhisperTrunk(WhisperEncoder):
                 "frames or of the samples, as the feature extractor does."
             )
         # the extractor gives a mask of samples unless it is asked for one of frames
-        mask = mask[:, :: max(mask.shape[1] // input_features.shape[2], 1)][:, : input_features.shape[2]]
+        mask = mask[:, :: max(mask.shape[1] // max(input_features.shape[2], 1), 1)][:, : input_features.shape[2]]
+        lengths = mask.sum(1).tolist()
+        if 0 in lengths:
+            raise ValueError(
+                f"Item {lengths.index(0)} of input_features {tuple(input_features.shape)} has no mel frame whose "
+                "attention_mask is 1; leave empty clips out."
+            )
         # what is padding everywhere, as in the extractor's 30 seconds, costs nothing
-        width = max(int(mask.sum(1).max()), 1)
+        width = max(lengths)
         mask, features = mask[:, :width], input_features[:, :, :width]
         peak = features.masked_fill(~mask[:, None], -torch.inf).amax((1, 2), keepdim=True)
         frames = torch.where(mask[:, None], features - peak + PEAK, 0.0)

@@ -13,8 +13,8 @@ import numpy as np
 
 from annot_hf.data.audio import AudioLimits, wav_bytes
 from annot_hf.data.export import ExportedCorpus
-from annot_hf.data.lengths import AudioError
 from annot_hf.data.questions import Question, nearest
+from annot_hf.models.waves import AudioError
 from annot_hf.proxies.backend import Ask, Backend
 from annot_hf.proxies.parsing import Parsing, check_labels
 from annot_hf.proxies.prompts import INSTRUCTIONS, Prompt, Prompts, clean_transcript

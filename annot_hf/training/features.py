@@ -19,10 +19,11 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from tqdm.auto import tqdm
-from transformers import SequenceFeatureExtractor, WhisperFeatureExtractor
+from transformers import SequenceFeatureExtractor
 
 from annot_hf.data.audio import AudioLimits, MixedClip, load_audio
 from annot_hf.data.conditions import ConditionedClip
+from annot_hf.models.waves import log_mel
 
 logger = logging.getLogger(__name__)
 
@@ -183,20 +184,6 @@ def _stamp(source: Any) -> Any:
         return about.st_size, about.st_mtime_ns, about.st_ctime_ns
     # a text, or a file that reading will name
     return hashlib.sha256(str(held).encode()).hexdigest()
-
-
-def log_mel(wave: np.ndarray, extractor: SequenceFeatureExtractor) -> np.ndarray:
-    """Log-mel frames `(T, bands)` of a waveform `(samples,)` at the extractor's rate; at least one frame."""
-    rate = extractor.sampling_rate
-    if isinstance(extractor, WhisperFeatureExtractor):
-        # the silence that its padding to 30 seconds would put there, as far as a frame of the clip sees it
-        padded = np.pad(wave, (0, extractor.n_fft))
-        options = {"padding": "do_not_pad", "truncation": False, "return_attention_mask": False}
-        found = extractor(padded, sampling_rate=rate, return_tensors="np", **options)["input_features"][0]
-        return found.T[: max(1, -(-len(wave) // extractor.hop_length))]
-    # shorter than one analysis window gives no frame
-    wave = np.pad(wave, (0, max(0, rate // 20 - len(wave))))
-    return extractor(wave, sampling_rate=rate, return_tensors="np", padding=False)["input_features"][0]
 
 
 def _write_shard(extractor: SequenceFeatureExtractor, max_seconds: float, target: Path, sources: Sequence[Any]) -> None:

@@ -1,6 +1,9 @@
 """Predictions of a checkpoint: on a split of a corpus, or on any clips or texts."""
 
+import itertools
 import logging
+import math
+import reprlib
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,9 +15,10 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
+from annot_hf.data.audio import ANY_LENGTH, audio_info, audio_windows
 from annot_hf.data.conditions import CLEAN, Condition
 from annot_hf.data.export import ExportedCorpus, read_export
-from annot_hf.data.predictions import ROBUSTNESS_FOLDER, Predictions
+from annot_hf.data.predictions import ROBUSTNESS_FOLDER, Predictions, pool_predictions
 from annot_hf.data.questions import Question
 from annot_hf.data.snapshots import find_folder, spoken
 from annot_hf.data.targets import Ratings, Targets
@@ -30,6 +34,8 @@ from annot_hf.training.inputs import InputOptions, corpus_inputs, read_inputs, r
 
 logger = logging.getLogger(__name__)
 
+# a model, its processor and the facts of its training
+Loaded = tuple[OpinionPreTrainedModel, Any, dict[str, Any]]
 # mild everyday conditions that every prediction of clips is tried under, and how many clips are
 ROBUSTNESS = ("gain:-12", "gain:12", "clip:6", "band:3400", "noise:20", "background:6")
 ROBUST_CLIPS = 240
@@ -50,6 +56,7 @@ def predict(
     condition: str = CLEAN,
     condition_seed: int = 0,
     revision: str | None = None,
+    loaded: Loaded | None = None,
 ) -> tuple[Predictions, Targets]:
     """Predict one split of an exported corpus, and give the targets to compare the predictions with.
 
@@ -68,13 +75,14 @@ def predict(
         condition: Acoustic condition to put the clips under, such as "noise:10"; see `Condition`.
         condition_seed: Seed of what is random in it.
         revision: Branch, tag or commit of a model of the Hub.
+        loaded: What `load_model` gave for the folder, if it is loaded already.
 
     Raises:
         ValueError: The corpus lacks a question of the checkpoint or asks it differently; or there is no such condition.
     """
     acoustic = Condition.parse(condition, condition_seed)
     folder = find_folder(model, "model", revision=revision)
-    loaded = load_model(folder)
+    loaded = load_model(folder) if loaded is None else loaded
     corpus = corpus if isinstance(corpus, ExportedCorpus) else read_export(corpus)
     options = {"split": split, "batch_size": batch_size, "features": features, "max_seconds": max_seconds}
     return _predict(folder, loaded, corpus, acoustic, **options)
@@ -90,6 +98,7 @@ def predict_robustness(
     features: str | Path | None = None,
     max_seconds: float | None = None,
     revision: str | None = None,
+    loaded: Loaded | None = None,
 ) -> dict[str, Predictions]:
     """Predictions of a sample of a split's clips under each of the conditions `ROBUSTNESS`, by condition.
 
@@ -97,7 +106,7 @@ def predict_robustness(
     every model. Empty for a model of texts, and if `clips` is 0. Other arguments and errors are those of `predict`.
     """
     folder = find_folder(model, "model", revision=revision)
-    loaded = load_model(folder)
+    loaded = load_model(folder) if loaded is None else loaded
     corpus = corpus if isinstance(corpus, ExportedCorpus) else read_export(corpus)
     if not clips or input_name_of(loaded[0].config.trunk_config) == "input_ids":
         return {}
@@ -126,7 +135,7 @@ def sample_clips(items: np.ndarray, speakers: Sequence[Any], clips: int) -> np.n
 
 def _predict(
     folder: Path,
-    loaded: tuple[OpinionPreTrainedModel, Any, dict[str, Any]],
+    loaded: Loaded,
     corpus: ExportedCorpus,
     acoustic: Condition,
     *,
@@ -226,15 +235,31 @@ def predict_inputs(
     sources: Sequence[Any],
     *,
     names: Sequence[str] | None = None,
+    sampling_rate: int | None = None,
     batch_size: int = 32,
     max_seconds: float = 30,
 ) -> Predictions:
-    """Predict clips (anything `load_audio` takes) or texts outside any corpus; items are named by their number or `names`.
+    """Predict clips or texts outside any corpus; an annotator model answers for its whole panel of raters.
 
-    An annotator model answers for its whole panel of raters.
+    Args:
+        model: From `load_model`, as the next.
+        processor: Its feature extractor or tokenizer.
+        sources: List or column of a dataset, of texts or of clips: paths, bytes, (array, rate), `{"array", "sampling_rate"}`,
+            `{"bytes", "path"}`, and whatever else `load_audio` takes; for an audio-language model, also pairs of a clip and
+            its transcript.
+        names: Unique names of the items; their numbers by default.
+        sampling_rate: Rate (Hz) of clips that are arrays without one.
+        batch_size: Items per batch.
+        max_seconds: Longest clip that is accepted (s).
+
+    Raises:
+        ValueError: There are no sources, or one is not what the model reads; the message names it.
     """
-    if isinstance(sources, str | bytes) or not len(sources):
-        raise ValueError(f"sources is {sources!r}; give a list with at least one clip or text.")
+    alone = isinstance(sources, tuple) and len(sources) > 1 and isinstance(sources[1], int)
+    if isinstance(sources, str | bytes | Mapping) or alone or not len(sources):
+        raise ValueError(f"sources is {reprlib.repr(sources)}; give a list with at least one clip or text.")
+    if sampling_rate is not None:
+        sources = [(one, sampling_rate) if hasattr(one, "__array__") else one for one in sources]
     inputs = read_inputs(sources, model.config.trunk_config, processor, names=names, max_seconds=max_seconds)
     names = np.array(range(len(sources)) if names is None else names).astype(str).astype(object)
     questions = tuple(Question.from_dict(question) for question in model.config.questions)
@@ -245,6 +270,51 @@ def predict_inputs(
     dataset = OpinionDataset(targets, inputs.entries, inputs.read, inputs.lengths)
     meta = {} if inputs.truncated is None else {"texts cut short": inputs.truncated}
     return _run(model, make_collator(model, processor), dataset, batch_size, meta)
+
+
+def predict_timeline(
+    model: OpinionPreTrainedModel,
+    processor: Any,
+    source: Any,
+    *,
+    window: float = 4.0,
+    hop: float = 2.0,
+    batch_size: int = 32,
+) -> tuple[np.ndarray, Predictions]:
+    """Predict overlapping windows of a clip of any length, of which one batch is in memory at a time.
+
+    Args:
+        model: From `load_model`, as the next; one that hears.
+        processor: Its feature extractor.
+        source: Path, bytes or whatever else `audio_windows` takes.
+        window: Length of a window (s), best about that of the clips the model was trained on.
+        hop: From the beginning of one window to that of the next (s), at most `window`.
+        batch_size: Windows per batch.
+
+    Returns:
+        Start and end of each window (s) `(N, 2)`, and their predictions, whose items are numbered.
+
+    Raises:
+        ValueError: The model reads texts, the hop does not fit the window, or the clip cannot be read.
+    """
+    trunk = model.config.trunk_config
+    if input_name_of(trunk) == "input_ids":
+        raise ValueError(
+            f"A {trunk.model_type} trunk reads text, and a timeline is one of a clip; choose a model that hears."
+        )
+    rate = getattr(processor, "feature_extractor", processor).sampling_rate
+    windows = audio_windows(source, sampling_rate=rate, window=window, hop=hop)
+    count = 1 + max(0, math.ceil((audio_info(source, limits=ANY_LENGTH).seconds - window) / hop))
+    spans, parts = [], []
+    with tqdm(total=count, desc="predict", unit="window") as progress:
+        while batch := list(itertools.islice(windows, batch_size)):
+            names = [str(len(spans) + row) for row in range(len(batch))]
+            # a rounded window may be a sample longer
+            options = {"names": names, "batch_size": batch_size, "max_seconds": window + 1 / rate}
+            parts.append(predict_inputs(model, processor, [(wave, rate) for _, wave in batch], **options))
+            spans += [(start / rate, (start + len(wave)) / rate) for start, wave in batch]
+            progress.update(len(batch))
+    return np.array(spans), pool_predictions(parts)
 
 
 @torch.inference_mode()
@@ -262,7 +332,8 @@ def _run(
     loader = DataLoader(dataset, batch_size, sampler=order.tolist(), collate_fn=collator)
     parts: dict[str, list[np.ndarray]] = {name: [] for name in _OF_ITEMS}
     asked = []
-    for start, batch in zip(range(0, len(order), batch_size), tqdm(loader, desc="predict", unit="batch"), strict=True):
+    shown = tqdm(loader, desc="predict", unit="batch", disable=len(loader) == 1)
+    for start, batch in zip(range(0, len(order), batch_size), shown, strict=True):
         rows = order[start : start + batch_size]
         given = {name: value.to(model.device) for name, value in batch.items() if name not in ("labels", "ratings")}
         output = model(**given)

@@ -21,11 +21,11 @@ from transformers import (
 from annot_hf.data.audio import AudioLimits, audio_info, load_audio
 from annot_hf.data.conditions import Condition, put_under
 from annot_hf.data.export import ExportedCorpus
-from annot_hf.data.lengths import AudioError
 from annot_hf.models.configuration_distribution_qwen2_audio import prepare_inputs, shows_transcript
 from annot_hf.models.configuration_log_mel import LogMelConfig
-from annot_hf.models.trunks import PROMPTED, input_name_of, most_tokens
-from annot_hf.training.features import build_features, log_mel
+from annot_hf.models.trunks import PROMPTED, input_name_of, token_limit, trunk_input
+from annot_hf.models.waves import AudioError
+from annot_hf.training.features import build_features
 
 logger = logging.getLogger(__name__)
 
@@ -33,8 +33,6 @@ logger = logging.getLogger(__name__)
 AUDIO_TOKENS = 25
 # makes another waveform of one and its sampling rate
 Alter = Callable[[np.ndarray, int], np.ndarray]
-# tokens; tokenizers without a limit have 10^30, which truncation does not take
-UNLIMITED = 2**31 - 1
 
 
 @dataclass(frozen=True)
@@ -143,11 +141,6 @@ def make_processor(
     return processor
 
 
-def token_limit(trunk_config: PreTrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
-    """Most tokens of a text, special ones included, that tokenizer and trunk both take."""
-    return min(tokenizer.model_max_length, most_tokens(trunk_config) or UNLIMITED, UNLIMITED)
-
-
 def item_sources(corpus: ExportedCorpus, items: Sequence[str], trunk_config: PreTrainedConfig) -> pd.Series:
     """Text or audio of the items, by name, whichever the trunk takes."""
     column = "text" if input_name_of(trunk_config) == "input_ids" else "audio"
@@ -235,9 +228,9 @@ def read_inputs(
         return Inputs(range(len(entries)), store.__getitem__, store.lengths, stamp=store.stamp)
     limits = AudioLimits(max_seconds=max_seconds)
     # samples, or frames of 10 ms
-    read, rate = (_waveform, processor.sampling_rate) if kind == "input_values" else (_log_mel, 100)
-    seconds = np.array([audio_info(entry, limits=limits).seconds for entry in entries])
-    return Inputs(entries, functools.partial(read, processor, limits), np.round(seconds * rate).astype(int))
+    rate = processor.sampling_rate if kind == "input_values" else 100
+    lengths = np.round(clip_seconds(entries, names, limits) * rate).astype(int)
+    return Inputs(entries, functools.partial(_clip_input, trunk_config, processor, limits), lengths)
 
 
 def _tokens(
@@ -256,7 +249,7 @@ def _tokens(
         if not text.strip() or length <= special:
             raise ValueError(f"Item {str(name)!r} has an empty text ({text!r}); give it words or leave the item out.")
     full = np.flatnonzero(lengths == limit)
-    whole = tokenizer([texts[row] for row in full], verbose=False)["input_ids"] if len(full) else []
+    whole = tokenizer([texts[int(row)] for row in full], verbose=False)["input_ids"] if len(full) else []
     cut = np.zeros(len(texts), dtype=bool)
     cut[full] = [len(tokens) > limit for tokens in whole]
     if cut.any():
@@ -291,7 +284,9 @@ def _prompted(
     if max_seconds > longest:
         raise ValueError(f"max_seconds is {max_seconds:g}, and this model takes {longest:g} s; set it to that or less.")
     limits = AudioLimits(max_seconds=max_seconds)
-    pairs = [entry if isinstance(entry, tuple) else (entry, None) for entry in entries]
+    # a pair (array, rate) is a clip alone
+    paired = [isinstance(entry, tuple) and isinstance(entry[1], str | None) for entry in entries]
+    pairs = [entry if pair else (entry, None) for entry, pair in zip(entries, paired, strict=True)]
     seconds = clip_seconds([source for source, _ in pairs], names, limits)
     lengths, cut = np.round(seconds * AUDIO_TOKENS).astype(int), None
     if shows_transcript(config):
@@ -319,15 +314,12 @@ def _prompted_clip(
     return {name: inputs[name][0] for name in ("input_ids", "input_features", "feature_attention_mask")}
 
 
-def _waveform(processor: Any, limits: AudioLimits, source: Any, *alter: Alter) -> np.ndarray:
-    wave = _load_wave(source, processor.sampling_rate, limits, *alter)
-    return processor(wave, sampling_rate=processor.sampling_rate, return_tensors="np")["input_values"][0]
+def _clip_input(
+    config: PreTrainedConfig, processor: Any, limits: AudioLimits, source: Any, *alter: Alter
+) -> np.ndarray:
+    return trunk_input(config, processor, _load_wave(source, processor.sampling_rate, limits, *alter))
 
 
 def _load_wave(source: Any, rate: int, limits: AudioLimits, alter: Alter | None = None) -> np.ndarray:
     wave = load_audio(source, sampling_rate=rate, limits=limits)
     return wave if alter is None else alter(wave, rate)
-
-
-def _log_mel(processor: Any, limits: AudioLimits, source: Any) -> np.ndarray:
-    return log_mel(_load_wave(source, processor.sampling_rate, limits), processor)

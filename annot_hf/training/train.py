@@ -37,7 +37,6 @@ from annot_hf.models.modeling_log_mel import bound_frames
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.modeling_seedbert import SeedBert, read_member
 from annot_hf.models.outputs import AnnotatorOutput, DistributionOutput
-from annot_hf.models.register import register_models
 from annot_hf.training.augment import Copies, make_perturbation
 from annot_hf.training.checkpoints import (
     FACTS,
@@ -45,6 +44,7 @@ from annot_hf.training.checkpoints import (
     check_start,
     checkpoints_of,
     held,
+    load_model,
     newest_checkpoint,
     read_record,
     record_start,
@@ -95,7 +95,6 @@ def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = Non
             "push_to_hub is true, and train writes to this machine alone; call annot_hf.hub.publish.train_and_push."
         )
     # so that a member's folder is read without its own code
-    register_models()
     if not run.recipe.corpus and corpus is None:
         raise ValueError("The recipe names no corpus; set corpus to the folder of an exported corpus.")
     with held(run.training.output_dir):
@@ -372,7 +371,7 @@ def predictions_of(
                 # the model stays; the optimiser states of many runs would not fit
                 for checkpoint in checkpoints_of(folder):
                     shutil.rmtree(checkpoint)
-            options = {"split": split, "features": run.recipe.features}
+            options = {"split": split, "features": run.recipe.features, "loaded": load_model(model)}
             predictions, _ = predict(model, corpus, **options)
             altered = predict_robustness(model, corpus, clips=robustness, **options) if robustness else {}
             save_predictions(predictions, altered, kept)

@@ -24,13 +24,13 @@ import pandas as pd
 import soundfile
 from charts import draw_bars, draw_grid, draw_raters, summarise, tabulate
 
-from annot_hf.data.audio import AudioLimits, audio_info, load_audio
+from annot_hf.data.audio import ANY_LENGTH, audio_info, load_audio
 from annot_hf.data.export import export_corpus
-from annot_hf.data.lengths import AudioError
 from annot_hf.data.predictions import Predictions
 from annot_hf.data.questions import Question
 from annot_hf.data.simulate import SIMULATION_RATE, SimulatedCorpus, simulate_corpus, synthesise
 from annot_hf.models.trunks import input_name_of
+from annot_hf.models.waves import AudioError
 from annot_hf.report.figures import short
 from annot_hf.report.tables import markdown_safe
 from annot_hf.training.checkpoints import load_model
@@ -78,7 +78,7 @@ class Explorer:
         """
         name = short(Path(path).name, 40)
         source = {"bytes": Path(path).read_bytes(), "path": name}
-        seconds = audio_info(source, limits=AudioLimits(max_seconds=np.inf, max_frames=1 << 62)).seconds
+        seconds = audio_info(source, limits=ANY_LENGTH).seconds
         if not SECONDS[0] <= seconds <= SECONDS[1]:
             raise AudioError(
                 f"{name} lasts {seconds:.1f} s; give between {SECONDS[0]:g} and {SECONDS[1]:g} s of speech."

@@ -9,10 +9,11 @@ import pytest
 import soundfile
 from hypothesis import given, settings, strategies as st
 
-from annot_hf.data.audio import AudioLimits, MixedClip, audio_info, load_audio
+from annot_hf.data import audio
+from annot_hf.data.audio import AudioLimits, MixedClip, audio_info, audio_windows, load_audio
 from annot_hf.data.conditions import Condition, ConditionedClip
 from annot_hf.data.files import resolve_inside
-from annot_hf.data.lengths import AudioError
+from annot_hf.models.waves import AudioError
 
 RATE = 16_000
 
@@ -295,3 +296,58 @@ def test_a_condition_acts_on_the_mixture(clips):
 def test_a_share_is_a_share(share):
     with pytest.raises(ValueError, match="share is"):
         MixedClip("a", "b", share)
+
+
+@pytest.mark.parametrize("rate", [16_000, 22_050])
+@given(
+    frames=st.integers(1, 30_000),
+    window=st.sampled_from([0.25, 0.3, 1.0]),
+    share=st.sampled_from([0.1, 0.5, 0.7, 1.0]),
+    block=st.sampled_from([701, 4000, 1 << 20]),
+)
+def test_windows_are_slices_of_the_clip_and_cover_it(rate, frames, window, share, block):
+    wave = np.random.default_rng(frames).uniform(-0.5, 0.5, frames).astype(np.float32)
+    data, hop = encode(wave, rate, "WAV", "FLOAT"), window * share
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(audio, "FRAMES_PER_BLOCK", block)
+        found = list(audio_windows(data, window=window, hop=hop))
+    whole = load_audio(data)
+    size, step = round(window * RATE), round(hop * RATE)
+    for number, (start, part) in enumerate(found):
+        assert len(part) == min(size, len(whole)) and start <= number * step
+        assert start == number * step or number == len(found) - 1
+        np.testing.assert_allclose(part, whole[start : start + len(part)], atol=1e-6)
+    assert found[0][0] == 0 and found[-1][0] + len(found[-1][1]) == len(whole)
+    starts = np.array([start for start, _ in found])
+    assert (np.diff(starts) > 0).all() and (np.diff(starts) <= step).all()
+
+
+def test_a_long_clip_is_read_as_its_windows_are_asked_for(monkeypatch, tmp_path):
+    monkeypatch.setattr(audio, "FRAMES_PER_BLOCK", 8_000)
+    soundfile.write(tmp_path / "long.wav", np.zeros(RATE * 700), RATE)
+    read, stock = [], soundfile.SoundFile.read
+    monkeypatch.setattr(
+        soundfile.SoundFile, "read", lambda file, *rest, **more: read.append(1) or stock(file, *rest, **more)
+    )
+    windows = audio_windows(tmp_path / "long.wav", window=1.0, hop=0.5)
+    next(windows)
+    assert len(read) == 2
+    assert len(list(windows)) == 700 * 2 - 2 and len(read) == 701 * 2 - 1
+
+
+def test_windows_that_cannot_be_are_one_sentence(tmp_path):
+    data = raw_wav(data=b"\0\0" * 50_000)
+    for window, hop in ((1.0, 1.5), (1.0, 0.0), (0.0, 0.0), (1.0, -1.0), (1e-9, 1e-9)):
+        with pytest.raises(ValueError, match="give a hop above 0 and at most the window"):
+            next(audio_windows(data, window=window, hop=hop))
+    cut = tmp_path / "cut.wav"
+    cut.write_bytes(data[:60_000])
+    with pytest.raises(AudioError, match=r"cut\.wav is truncated"):
+        list(audio_windows(cut, window=1.0, hop=1.0))
+    wave = np.zeros(30_000, np.float32)
+    wave[20_001] = np.nan
+    soundfile.write(tmp_path / "nan.wav", wave, RATE, subtype="FLOAT")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(audio, "FRAMES_PER_BLOCK", 8_000)
+        with pytest.raises(AudioError, match=r"nan\.wav holds nan at frame 20001"):
+            list(audio_windows(tmp_path / "nan.wav", window=1.0, hop=1.0))

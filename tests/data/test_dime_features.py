@@ -18,7 +18,7 @@ from annot_hf.data.dime import (
     text_features,
     write_features,
 )
-from annot_hf.data.lengths import AudioError
+from annot_hf.models.waves import AudioError
 
 
 @pytest.fixture(scope="module")

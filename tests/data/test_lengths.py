@@ -7,7 +7,7 @@ import pytest
 from test_audio import RATE, encode, raw_wav
 
 from annot_hf.data.audio import audio_info, load_audio
-from annot_hf.data.lengths import AudioError
+from annot_hf.models.waves import AudioError
 
 FRAME = 576  # samples of a frame of MPEG 2
 PIXELS = bytes(np.random.default_rng(7).integers(0, 256, 300_000, dtype=np.uint8))

@@ -10,9 +10,9 @@ from datasets import Audio, Dataset, DatasetDict, Features, List, Value, load_da
 from annot_hf.data.audio import MixedClip, load_audio
 from annot_hf.data.dime import clip_features, plan_mixtures, text_features
 from annot_hf.data.export import export_corpus
-from annot_hf.data.lengths import AudioError
 from annot_hf.data.mix_dataset import ORIGIN_COLUMNS, mix_dataset
 from annot_hf.data.simulate import SimulatedCorpus, simulate_corpus
+from annot_hf.models.waves import AudioError
 
 RATE = 16_000
 SUPPORT = ["often", "rare"]

@@ -15,7 +15,6 @@ from transformers import AutoConfig, AutoModel, modeling_utils
 from annot_hf.models.modeling_annotator import AnnotatorModel
 from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.models.modeling_log_mel import LogMelModel
-from annot_hf.models.register import register_models
 from annot_hf.training.checkpoints import load_model
 
 READER = """
@@ -108,8 +107,6 @@ def test_remote_code_gives_identical_outputs_weights_and_buffers(saved, name):
 @pytest.mark.parametrize("name", [f"{kind}-{build.__name__}.v1" for kind, build in CASES])
 def test_with_the_package_no_trust_is_needed(saved, name):
     model, output, folder = saved[name]
-    register_models()
-    register_models()  # twice is harmless
     for loaded in (AutoModel.from_pretrained(folder), type(model).from_pretrained(folder)):
         assert type(loaded) is type(model)
         assert loaded.config.support == AutoConfig.from_pretrained(folder).support == model.config.support
@@ -148,7 +145,6 @@ def test_weights_come_from_safetensors_only(tmp_path):
     model.save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").unlink()
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
-    register_models()
     for load in (AutoModel.from_pretrained, AnnotatorModel.from_pretrained):
         with pytest.raises(OSError, match=r"no file named model\.safetensors"):
             load(tmp_path)
@@ -160,7 +156,6 @@ def test_weights_come_from_safetensors_only(tmp_path):
 @pytest.mark.parametrize("kind", ["eager", "sdpa"])
 @pytest.mark.parametrize("build", [tiny.distribution, tiny.annotator, tiny.seedbert])
 def test_the_trunk_has_the_attention_that_is_asked_for(build, kind, tmp_path):
-    register_models()
     build("bert").save_pretrained(tmp_path)
     for load in (AutoModel.from_pretrained, build("bert").from_pretrained):
         assert {one.config._attn_implementation for one in load(tmp_path, attn_implementation=kind).trunks} == {kind}
@@ -174,7 +169,6 @@ def test_the_trunk_has_the_attention_that_is_asked_for(build, kind, tmp_path):
 @pytest.mark.parametrize("key", ["_attn_implementation", "attn_implementation"])
 @pytest.mark.parametrize("name", ["me/mine@main:attention", "fast"])
 def test_an_attention_that_is_code_on_the_hub_is_refused(name, key, place, tmp_path, monkeypatch):
-    register_models()
     monkeypatch.setattr(modeling_utils, "lazy_import_flash_attention", lambda *a, **b: pytest.fail("it was fetched"))
     for model in (tiny.distribution("bert"), tiny.annotator()):
         model.save_pretrained(tmp_path)
@@ -217,7 +211,6 @@ def test_training_starts_where_it_was_told_after_a_round_trip(tmp_path):
 def test_the_log_mel_trunk_loads_by_itself(tmp_path):
     trunk = disturbed(LogMelModel(tiny.trunk_config("log-mel")).eval())
     trunk.save_pretrained(tmp_path)
-    register_models()
     loaded = AutoModel.from_pretrained(tmp_path)
     inputs = tiny.inputs("log-mel", [30, 20])
     assert torch.equal(loaded(**inputs).last_hidden_state, trunk(**inputs).last_hidden_state)

@@ -25,7 +25,6 @@ from annot_hf.models.configuration_distribution_qwen2_audio import (
 from annot_hf.models.heads import SequenceHead
 from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
-from annot_hf.models.register import register_models
 from annot_hf.training.checkpoints import load_lora
 
 WITH_WORDS = "Question: {question}. Answers: {labels}. Words: {transcript}"
@@ -204,7 +203,6 @@ def test_adapters_reload_equal_through_every_door(source, processor, tmp_path, d
     assert (probs - before).abs().max() > 1e-2
     adapted.save_pretrained(tmp_path / "adapter")
     assert (tmp_path / "adapter" / "adapter_model.safetensors").stat().st_size < 100_000
-    register_models()
     doors = {
         "from_pretrained": DistributionQwen2Audio.from_pretrained(tmp_path / "adapter"),
         "AutoModel": AutoModel.from_pretrained(tmp_path / "adapter"),

@@ -14,8 +14,8 @@ from transformers import (
 
 from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.models.trunks import build_trunk, encode, encode_layers
+from annot_hf.models.waves import log_mel
 from annot_hf.models.whisper import PEAK, WhisperTrunk, _Windows
-from annot_hf.training.features import log_mel
 
 # mel frames that the tiny model has positions for
 FULL = 48
@@ -138,3 +138,13 @@ def test_a_mask_of_fewer_frames_than_there_are_is_refused():
     model, batch = tiny.distribution("whisper").eval(), tiny.inputs("whisper", [40, 20])
     with pytest.raises(ValueError, match="attention_mask has 20 columns for 40 mel frames; give one of the frames"):
         model(**batch | {"attention_mask": batch["attention_mask"][:, ::2]})
+
+
+@pytest.mark.parametrize(
+    ("frames", "mask"), [((2, 8, 40), [[1] * 40, [0] * 40]), ((2, 8, 0), None), ((2, 8, 0), [[], []])]
+)
+def test_a_clip_without_a_frame_is_one_sentence(frames, mask):
+    item = 1 if frames[2] else 0
+    mask = None if mask is None else torch.tensor(mask, dtype=torch.long)
+    with pytest.raises(ValueError, match=rf"Item {item} of input_features \(2, 8, {frames[2]}\) has no mel frame"):
+        tiny.distribution("whisper")(input_features=torch.zeros(frames), attention_mask=mask)

@@ -23,7 +23,6 @@ from annot_hf.models.adapters import add_lora
 from annot_hf.models.modeling_annotator import AnnotatorModel
 from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.models.modeling_seedbert import SeedBert
-from annot_hf.models.register import register_models
 from annot_hf.models.trunks import build_trunk
 from annot_hf.training.checkpoints import load_lora, load_model, merge_lora
 from annot_hf.training.inference import predict
@@ -34,11 +33,6 @@ KINDS = (*tiny.TEXT, *tiny.WAVEFORM, *tiny.NO_LAYERS)
 PROMPTED = [{"name": "emotion", "labels": ["angry", "happy", "sad"]}]
 LABELS = torch.tensor([[0.7, 0.2, 0.1], [0.1, 0.8, 0.1], [0.3, 0.3, 0.4]])
 PAGE = Path(annot_hf.__file__).parents[1] / "docs" / "adapters.md"
-
-
-@pytest.fixture(scope="module", autouse=True)
-def registered():
-    register_models()
 
 
 @pytest.fixture
@@ -281,11 +275,10 @@ ON_THE_HUB = """
 import sys
 import huggingface_hub, torch
 from transformers import AutoModel, AutoTokenizer
-from annot_hf import DistributionModel, DistributionQwen2Audio, add_lora, register_models
+from annot_hf import DistributionModel, DistributionQwen2Audio, add_lora
 from annot_hf.training.checkpoints import load_lora
 from annot_hf.training.inputs import make_processor
 step, out = sys.argv[1:]
-register_models()
 wave = torch.linspace(-0.5, 0.5, 16_000).sin().numpy()
 questions = [{"name": "emotion", "labels": ["angry", "happy", "sad"]}]
 batch = {"input_ids": torch.tensor([[2, 5, 6, 3]])}

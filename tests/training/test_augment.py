@@ -15,13 +15,13 @@ from small_runs import killed_at, simulated_export
 from annot_hf.data.audio import MixedClip, load_audio
 from annot_hf.data.dime import CLIP_FEATURES, clip_features, text_features, write_features
 from annot_hf.data.export import read_export
-from annot_hf.data.lengths import AudioError
 from annot_hf.data.targets import opinion_columns
 from annot_hf.models.losses import inverse_frequency_weights
+from annot_hf.models.waves import AudioError, log_mel
 from annot_hf.training import augment as augment_module
 from annot_hf.training.augment import published_features
 from annot_hf.training.checkpoints import load_model
-from annot_hf.training.features import _stamp, log_mel
+from annot_hf.training.features import _stamp
 from annot_hf.training.recipe import load_recipe
 from annot_hf.training.train import train
 from annot_hf.training.trainer import OpinionTrainer

@@ -14,10 +14,10 @@ from small_runs import killed_at, simulated_export
 from annot_hf.data.audio import MixedClip, load_audio
 from annot_hf.data.conditions import CONDITION_KINDS, Condition
 from annot_hf.data.export import read_export
+from annot_hf.models.waves import log_mel
 from annot_hf.training.augment import Copies
 from annot_hf.training.checkpoints import newest_checkpoint
 from annot_hf.training.collator import BucketSampler, VoteCollator, make_collator
-from annot_hf.training.features import log_mel
 from annot_hf.training.inference import predict
 from annot_hf.training.train import train
 from annot_hf.training.trainer import OpinionTrainer

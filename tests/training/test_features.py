@@ -11,14 +11,13 @@ import soundfile
 from transformers import Speech2TextFeatureExtractor
 
 from annot_hf.data.audio import load_audio
-from annot_hf.data.lengths import AudioError
+from annot_hf.models.waves import AudioError, log_mel
 from annot_hf.training import features
 from annot_hf.training.features import (
     FeatureStore,
     Shard,
     build_features,
     fill_shards,
-    log_mel,
     plan_shards,
     write_shard,
 )

@@ -19,13 +19,13 @@ from typer.testing import CliRunner
 
 from annot_hf.cli import app as cli, steps as cli_steps
 from annot_hf.data.export import export_corpus, read_export
-from annot_hf.data.lengths import AudioError
 from annot_hf.data.predictions import Predictions
 from annot_hf.data.simulate import SimulatedCorpus
 from annot_hf.data.targets import Ratings, item_seeds
 from annot_hf.data.votes import VoteTable
 from annot_hf.models.measures import jsd
 from annot_hf.models.trunks import build_trunk
+from annot_hf.models.waves import AudioError
 from annot_hf.training import features as features_module, inference
 from annot_hf.training.checkpoints import load_model
 from annot_hf.training.inference import predict, predict_inputs

@@ -17,11 +17,10 @@ from typer.testing import CliRunner
 
 from annot_hf.cli.app import app
 from annot_hf.data.export import read_export
-from annot_hf.data.lengths import AudioError
 from annot_hf.data.votes import VoteTable
 from annot_hf.models.adapters import add_lora
 from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
-from annot_hf.models.register import register_models
+from annot_hf.models.waves import AudioError
 from annot_hf.training.checkpoints import load_lora, load_model, merge_lora, newest_checkpoint
 from annot_hf.training.collator import VoteCollator, make_collator
 from annot_hf.training.inference import predict, predict_inputs
@@ -74,7 +73,6 @@ def test_a_run_with_adapters_leaves_only_them_and_predicts_alike_through_every_d
     assert facts["splits"]["train"]["items"] == 5
     validation, _ = predict(adapted / "model", corpus, split="validation")
     probs = {tuple(validation.items): validation.probs}
-    register_models()
     exported = read_export(corpus)
     inputs = corpus_inputs(exported, validation.items, model.config, processor, features="", max_seconds=30)
     batch = make_collator(model, processor).pad([inputs.read(entry) for entry in inputs.entries])
