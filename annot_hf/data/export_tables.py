@@ -252,7 +252,8 @@ def _rater_rows(votes: VoteTable) -> list[tuple[str, str, str]]:
 def _agreement_rows(votes: VoteTable, questions: Iterable[str]) -> list[tuple[str, ...]]:
     """How far raters agree on each of the questions."""
     rows = []
-    for found in (agreement(votes, question) for question in questions):
+    asked = [question for question in questions if not votes.question(question).shares]
+    for found in (agreement(votes, question) for question in asked):
         numbers = (found.alpha, found.pairwise, found.cohen_kappa)
         shown = ["\u2013" if value is None else f"{value:.3f}" for value in numbers]
         rows.append((found.question, f"{found.pairable_items:,}", *shown))
