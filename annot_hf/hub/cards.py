@@ -219,7 +219,7 @@ def _recipe_rows(recipe: Mapping[str, Any], base: str | None) -> Iterator[tuple[
 def _citations(config: PreTrainedConfig, facts: Mapping[str, Any], found: Mapping[str, Any] | None) -> list[str]:
     """The methods that the model and its evaluation make use of, and its trunk."""
     recipe, texts = facts["recipe"], read_yaml(CITATIONS.read_text(encoding="utf-8"), str(CITATIONS))
-    rated, voted = recipe["model"] == "annotator", getattr(config, "aggregate", "mean") == "votes"
+    rated, voted = recipe.get("model") == "annotator", getattr(config, "aggregate", "mean") == "votes"
     secondary = facts["target"] == "merged" or any(key.startswith("curriculum.") for key in recipe)
     uses = {
         "rater_heads": rated and not voted,
@@ -227,7 +227,7 @@ def _citations(config: PreTrainedConfig, facts: Mapping[str, Any], found: Mappin
         "uncertainty": secondary or recipe.get("class_weights.kind"),
         "label_variance": recipe.get("loss") == "ccc" or "trunk_layer" in recipe,
         "synthetic": recipe.get("augmentation.kind") or recipe.get("votes.annotations"),
-        "seedbert": recipe["model"] == "seedbert",
+        "seedbert": recipe.get("model") == "seedbert",
         "lora": config.adapted_from is not None or recipe.get("lora_rank"),
         config.trunk_config.model_type: True,
         "equivalence": found is not None and found["evaluation"]["equivalence"] is not None,
