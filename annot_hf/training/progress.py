@@ -13,7 +13,7 @@ from transformers.utils import logging
 
 from annot_hf.models.measures import closed_gap
 
-_COLUMNS = {"epoch": 7, "training loss": 15, "validation JSD": 16, "gap closed": 12, "time left": 16}
+_EPOCH_COLUMNS = {"epoch": 7, "training loss": 15, "validation JSD": 16, "gap closed": 12, "time left": 16}
 
 
 def tell(line: str) -> None:
@@ -49,7 +49,7 @@ class EpochTable(TrainerCallback):
         # one for every checkpoint that is saved would stand between the lines
         self.bars = logging.is_progress_bar_enabled()
         logging.disable_progress_bar()
-        tell("".join(name.rjust(width) for name, width in _COLUMNS.items()))
+        tell("".join(name.rjust(width) for name, width in _EPOCH_COLUMNS.items()))
         # none where no terminal is
         quiet = args.disable_tqdm or None
         self.bar = tqdm(total=state.max_steps, initial=self.first, unit="step", leave=False, disable=quiet)
@@ -94,4 +94,4 @@ class EpochTable(TrainerCallback):
             "–" if gap != gap else f"{round(gap, 1) + 0:.1f} %",
             "–" if left is None else str(timedelta(seconds=round(left))),
         )
-        tell("".join(cell.rjust(width) for cell, width in zip(cells, _COLUMNS.values(), strict=True)))
+        tell("".join(cell.rjust(width) for cell, width in zip(cells, _EPOCH_COLUMNS.values(), strict=True)))
