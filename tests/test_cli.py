@@ -420,6 +420,23 @@ def test_a_run_without_a_folder_gets_a_dated_one_and_resumes_there(walked, capsy
     assert status == 2 and "The override corpus is given twice; remove one." in error
 
 
+def test_results_and_crossval_print_their_scores_and_name_the_page(walked, capsys, tmp_path):
+    plan = tmp_path / "plan.yaml"
+    plan.write_text("recipe: speech-distribution\nseeds: [3]\nsystems: {soft: {question: emotion}}\n")
+    told = ["--corpus", walked / "corpus", "--resamples", "10", "--out", tmp_path / "out"]
+    status, shown, error = run(capsys, "results", plan, *told, "--robustness", "0", *SMALL)
+    assert status == 0 and "Run 1 of 1: system soft, seed 3" in shown, error
+    table = shown[shown.index("Scores") :]
+    assert "│ soft" in table and "│ marginal" in table and "JSD (nats)" in table
+    assert shown.endswith(f"{tmp_path / 'out' / 'results.html'}\n") and (tmp_path / "out" / "results.html").is_file()
+    few = ["--folds", "2", "--repeats", "1", "--test-folds", "1", "--group", "item"]
+    status, shown, error = run(capsys, "crossval", plan, *told, *few, *SMALL)
+    assert status == 0 and "Run 1 of 1: system soft, repeat 0, fold 0, seed 3" in shown, error
+    tables = shown[shown.index("Labels") :]
+    assert tables.count("│ soft") == 2 and "Distributions" in tables
+    assert shown.endswith(f"{tmp_path / 'out' / 'crossval.html'}\n") and (tmp_path / "out" / "crossval.html").is_file()
+
+
 def wide_table(home, items=40):
     """A wide table of five raters, and short clips of three pitches."""
     said = np.random.default_rng(0).integers(0, 10, (items, 5))

@@ -176,7 +176,7 @@ def train(
         bool, Option(help="Resume from the newest checkpoint, by default in the newest folder of the recipe.")
     ] = False,
 ) -> None:
-    """Train as a recipe says; the checkpoint is the folder `model` in the one that is written.
+    """Train as a recipe says; the folder that is written has the checkpoint in `model`.
 
     Overrides set keys. All keys follow below, with their defaults; `annot-hf recipe show RECIPE` has the values of a recipe.
 

@@ -1,11 +1,14 @@
 """The commands that begin the flow: `quickstart`, and `corpus`, which exports votes of a file or of a corpus script."""
 
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from typer import Argument, Option
 
 from annot_hf.cli import steps
+from annot_hf.cli.options import Out, Overrides
 from annot_hf.cli.output import print_path, print_rows, print_text
 
 if TYPE_CHECKING:
@@ -19,45 +22,59 @@ Source = Annotated[
     ),
 ]
 Root = Annotated[Path | None, Option(help="Folder of the corpus that a corpus script reads.")]
-AudioFolder = Annotated[Path | None, Option(help="Folder of the clips.")]
-TextColumn = Annotated[str, Option("--text", help="Column of the texts.")]
-FormatName = Annotated[
-    str,
-    Option(
-        "--format",
-        help="tidy, wide, counts, label-studio, label-studio-min, potato, prodigy, argilla or doccano; recognised by default.",
-    ),
-]
-ItemColumn = Annotated[str, Option("--item", help="Column of the item's name.")]
-RaterColumns = Annotated[
-    list[str] | None,
-    Option(
-        "--rater", help="Column of the rater's name, or the columns of raters of a wide table (rater_*); repeatable."
-    ),
-]
-ValueColumns = Annotated[list[str] | None, Option("--value", help="Column of answers; repeatable, one question each.")]
-QuestionNames = Annotated[
-    list[str] | None,
-    Option(
-        "--question",
-        help="Question to read, as NAME, NAME=LABEL,LABEL or NAME=LOW..HIGH; repeatable; the first is trained.",
-    ),
-]
-SpeakerColumn = Annotated[str, Option("--speaker", help="Column of the speaker.")]
-GroupColumn = Annotated[str, Option("--group", help="Column of what stays in one split; `item` splits items freely.")]
-SplitColumn = Annotated[str, Option("--split", help="Column of the split; drawn by default.")]
-AliasFile = Annotated[Path | None, Option("--aliases", help="File of spellings, as it was proposed and you edited it.")]
-SplitSeed = Annotated[int, Option("--seed", help="Seed of the splits that are drawn.")]
-AllowLeak = Annotated[
-    bool, Option("--allow-leak", help="Accept a split column that has a speaker or group on both sides.")
-]
-MissingAudio = Annotated[str, Option(help="Items without readable audio: error, drop (counted) or keep.")]
+
+
+def _reading(
+    audio: Annotated[Path | None, Option(help="Folder of the clips.")] = None,
+    text: Annotated[str, Option(help="Column of the texts.")] = "",
+    format: Annotated[
+        str,
+        Option(
+            help="tidy, wide, counts, label-studio, label-studio-min, potato, prodigy, argilla or doccano; recognised by "
+            "default."
+        ),
+    ] = "",
+    item: Annotated[str, Option(help="Column of the item's name.")] = "",
+    rater: Annotated[
+        list[str] | None,
+        Option(help="Column of the rater's name, or the columns of raters of a wide table (rater_*); repeatable."),
+    ] = None,
+    value: Annotated[list[str] | None, Option(help="Column of answers; repeatable, one question each.")] = None,
+    question: Annotated[
+        list[str] | None,
+        Option(help="Question to read, as NAME, NAME=LABEL,LABEL or NAME=LOW..HIGH; repeatable; the first is trained."),
+    ] = None,
+    speaker: Annotated[str, Option(help="Column of the speaker.")] = "",
+    group: Annotated[str, Option(help="Column of what stays in one split; `item` splits items freely.")] = "",
+    split: Annotated[str, Option(help="Column of the split; drawn by default.")] = "",
+    aliases: Annotated[Path | None, Option(help="File of spellings, as it was proposed and you edited it.")] = None,
+    seed: Annotated[int, Option(help="Seed of the splits that are drawn.")] = 0,
+    allow_leak: Annotated[
+        bool, Option("--allow-leak", help="Accept a split column that has a speaker or group on both sides.")
+    ] = False,
+    missing_audio: Annotated[
+        str, Option(help="Items without readable audio: error, drop (counted) or keep.")
+    ] = "error",
+) -> None:
+    """The options of how votes are read, which `quickstart` and `corpus` share."""
+
+
+def _reads_votes(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of `_reading` in place of its `**given`."""
+    own, shared = (inspect.signature(one).parameters for one in (command, _reading))
+    takes = {**{name: one for name, one in own.items() if name != "given"}, **shared}
+    command.__signature__ = inspect.Signature(list(takes.values()))
+    command.__annotations__ = {name: one.annotation for name, one in takes.items()}
+    return command
 
 
 def open_corpus(
-    source: Path, root: Path | None, audio: Path | None, beside: Path, seed: int, allow_leak: bool, **given: Any
+    source: Path, root: Path | None, beside: Path, *, audio: Path | None, seed: int, allow_leak: bool, **given: Any
 ) -> "VoteCorpus":
-    """The corpus of a script or of a file of votes; prints how a file was read, and writes proposed spellings to `beside`."""
+    """The corpus of a script or of a file of votes; prints how a file was read, and writes proposed spellings to `beside`.
+
+    `given` are columns, questions and so on, as `Reading` takes them.
+    """
     from annot_hf.data.corpus import find_script, load_corpus_script
     from annot_hf.data.own_corpus import OwnCorpus
     from annot_hf.data.own_votes import Reading, describe_reading, read_own_votes
@@ -97,29 +114,17 @@ def open_corpus(
     return found
 
 
+@_reads_votes
 def quickstart(
     votes: Source = None,
-    overrides: Annotated[list[str] | None, Argument(help="Overrides such as learning_rate=1e-3.")] = None,
-    audio: AudioFolder = None,
+    overrides: Overrides = None,
     out: Annotated[Path, Option("--out", help="Folder to write.")] = Path("quickstart"),
-    text: TextColumn = "",
-    format: FormatName = "",
-    item: ItemColumn = "",
-    rater: RaterColumns = None,
-    value: ValueColumns = None,
-    question: QuestionNames = None,
-    speaker: SpeakerColumn = "",
-    group: GroupColumn = "",
-    split: SplitColumn = "",
-    aliases: AliasFile = None,
-    seed: SplitSeed = 0,
-    allow_leak: AllowLeak = False,
-    missing_audio: MissingAudio = "error",
     corpus: Annotated[Path | None, Option(help="Corpus script, as an option.")] = None,
     root: Root = None,
     recipe: Annotated[
         str | None, Option(help="Recipe file or name; by default CORPUS-quick or CORPUS, if there is one.")
     ] = None,
+    **given: Any,
 ) -> None:
     """Run the whole flow: votes, training, predictions on items that training never saw, report.
 
@@ -135,42 +140,29 @@ def quickstart(
         raise ValueError(f"The corpus is named twice, as {votes} and as {corpus}; name it once.")
     source = votes or corpus
     if source is None:
-        if audio or root:
+        if given["audio"] or root:
             raise ValueError(
                 "--corpus and --root go together, and so do votes and --audio; give both, or neither to simulate."
             )
         print_path(steps.walk_through(None, out, recipe, words))
         return
-    given = dict(text=text, format=format, item=item, rater=rater, value=value, question=question, speaker=speaker)
-    given |= dict(group=group, split=split, aliases=aliases)
-    found = open_corpus(source, root, audio, out / "labels.yaml", seed, allow_leak, **given)
+    missing_audio = given.pop("missing_audio")
+    found = open_corpus(source, root, out / "labels.yaml", **given)
     print_path(steps.walk_through(found, out, recipe, words, missing_audio=missing_audio))
 
 
+@_reads_votes
 def corpus(
     source: Source = ...,
+    out: Out = ...,
     root: Root = None,
-    audio: AudioFolder = None,
-    out: Annotated[Path, Option("--out", help="Folder to write.")] = ...,
-    text: TextColumn = "",
-    format: FormatName = "",
-    item: ItemColumn = "",
-    rater: RaterColumns = None,
-    value: ValueColumns = None,
-    question: QuestionNames = None,
-    speaker: SpeakerColumn = "",
-    group: GroupColumn = "",
-    split: SplitColumn = "",
-    aliases: AliasFile = None,
-    seed: SplitSeed = 0,
-    allow_leak: AllowLeak = False,
     embed_audio: Annotated[bool, Option(help="Put the audio into the parquet files; mind the licence.")] = False,
-    missing_audio: MissingAudio = "error",
     missing_text: Annotated[
         str, Option(help="Items of a text corpus without text: error, drop (counted) or keep.")
     ] = "error",
     allow_unmatched: Annotated[bool, Option(help="Leave out, and count, votes on unlisted items.")] = False,
     follow_links: Annotated[bool, Option(help="Read audio through links that lead out of the root.")] = False,
+    **given: Any,
 ) -> None:
     """Export votes and clips or texts as parquet that `load_dataset(DIR, "votes" | "items" | "histograms" | "spans")` reads.
 
@@ -181,10 +173,9 @@ def corpus(
     """
     from annot_hf.data.export import export_corpus
 
-    given = dict(text=text, format=format, item=item, rater=rater, value=value, question=question, speaker=speaker)
-    given |= dict(group=group, split=split, aliases=aliases)
+    missing_audio = given.pop("missing_audio")
     beside = out.resolve().parent / f"{out.resolve().name}.labels.yaml"
-    found = open_corpus(source, root, audio, beside, seed, allow_leak, **given)
+    found = open_corpus(source, root, beside, **given)
     report = export_corpus(
         found,
         out,

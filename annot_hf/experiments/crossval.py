@@ -1,8 +1,9 @@
 """Repeated cross-validation of a recipe, or of the systems of a plan: every item is predicted by a model not trained on it.
 
-OUT has crossval.md, .html, .json and .png, and a folder <system>/repeat<r>/fold<f> for each run: predictions-test,
-training.json, done.json. A fold is a view of the corpus in memory, so all folds share computed features. Finished runs are
-kept, so an interrupted cross-validation resumes.
+OUT has crossval.md, .html, .json and .png, and a run (predictions-test, training.json, done.json) for each fold in
+<system>/repeat<r>/fold<f>.
+A fold is a view of the corpus in memory, so all folds share computed features. Finished runs are kept, so an interrupted
+cross-validation resumes.
 """
 
 import os
@@ -121,8 +122,8 @@ def crossval(
     base = seed if seed is not None else (*plan.seeds, 0)[0]
     if base < 0:
         raise ValueError(f"seed is {base}; give a whole number from 0 up.")
-    names = [f"crossval.{kind}" for kind in ("json", "md", "html", "png")]
-    check_own(out, names, marker="crossval.json", keys=("title", "systems"))
+    files = [f"crossval.{kind}" for kind in ("json", "md", "html", "png")]
+    check_own(out, files, marker=files[0], keys=("title", "systems"))
     exported = read_export(corpus)
     counts = product(range(repeats), range(folds))
     places = {f"repeat{repeat}/fold{fold}": base + repeat * folds + fold for repeat, fold in counts}

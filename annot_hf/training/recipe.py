@@ -235,7 +235,9 @@ def dated_folder(recipe: str, *, resume: bool = False) -> Path:
     named = [(path, pattern.fullmatch(path.name)) for path in fresh.parent.glob("*/")]
     found = {(name[1], int(name[2] or 1)): path for path, name in named if name}
     if resume and not found:
-        raise ValueError(f"{fresh.parent} holds no run of recipe {recipe}; name the folder to resume as output_dir.")
+        raise ValueError(
+            f"{fresh.parent} holds no run of recipe {recipe}; name the folder to resume as output_dir (--out)."
+        )
     if resume:
         return found[max(found)]
     today = [number for day, number in found if day == str(date.today())]
