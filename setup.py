@@ -89,6 +89,8 @@ setup(
         "app": app,
         "peft": peft,
         "alm": alm,
+        # `datasets` decodes audio with it; 0.14 and later do not load where torch has no CUDA
+        "audio": ["torchcodec>=0.12,<0.14"],
         "conditions": conditions,
         "augment": augment,
         "dev": dev,
