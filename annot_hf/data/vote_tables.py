@@ -2,11 +2,12 @@
 
 import fnmatch
 import hashlib
-import json
 import re
 from array import array
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from annot_hf.data.ballots import ANSWERS, ITEM_FACTS, ROLES, Ballots, find_role, pick_column, plain_name, sound_path
 from annot_hf.data.records import RecordFile, cell_text
@@ -32,12 +33,12 @@ _NUMBERED = re.compile(r"(.*?)[ _#.-]*(\d+)")
 
 @dataclass
 class Columns:
-    """A table in memory: cells as text by column, the line of each row, and which columns hold lists, as JSON."""
+    """A table in memory: cells as text by column, the line of each row, and by column the rows whose cells are lists."""
 
     name: str
     cells: dict[str, list[str]] = field(default_factory=dict)
     lines: array = field(default_factory=lambda: array("q"))
-    lists: set[str] = field(default_factory=set)
+    lists: dict[str, dict[int, list[Any]]] = field(default_factory=lambda: defaultdict(dict))
 
     def where(self, row: int) -> str:
         """A row for messages."""
@@ -57,9 +58,12 @@ def read_columns(file: RecordFile) -> Columns:
                 cells[name] = [""] * rows
         for name, column in cells.items():
             value = record.get(name)
-            text = value if type(value) is str else cell_text(value)
-            if isinstance(value, list):
-                found.lists.add(name)
+            if type(value) is str:
+                text = value
+            else:
+                text = cell_text(value)
+                if isinstance(value, list):
+                    found.lists[name][rows] = value
             column.append(same.setdefault(text, text))
         found.lines.append(line)
         rows += 1
@@ -289,10 +293,9 @@ def _read_tidy(
     asked = table.cells[roles["question"]] if roles["question"] and len(answers) == 1 else None
     for column in answers:
         known = plain_name(column) in ("value", "vote", "answer", "response", "annotation", "choice", "class")
-        name, values = UNNAMED if known else column, table.cells[column]
+        name, values, listed = UNNAMED if known else column, table.cells[column], table.lists[column]
         for row in rows:
             value = values[row]
-            several = json.loads(value) if column in table.lists and value[:1] == "[" else None
             if not value.strip():
                 ballots.leave("rows without an answer", table.where(row), votes=0)
             elif not items[row]:
@@ -302,10 +305,10 @@ def _read_tidy(
             else:
                 question = name if asked is None else asked[row]
                 given = items[row], raters[row] if raters[row].strip() else None, question
-                if several is None:
-                    ballots.vote(*given, value)
+                if row in listed:
+                    ballots.answers(*given, listed[row])
                 else:
-                    ballots.answers(*given, several)
+                    ballots.vote(*given, value)
     if rater and (unnamed := ballots.raters.count(None)):
         ballots.leave("votes without a rater, which count as anonymous", "", votes=0, count=unnamed)
 

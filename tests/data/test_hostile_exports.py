@@ -452,7 +452,9 @@ READ = {
     ),
     "lists of answers in a table": (
         "v.jsonl",
-        lines(*({"item": "a", "rater": n, "label": one} for n, one in enumerate((["joy"], ["joy", "sad"], [], "sad")))),
+        lines(
+            *({"item": "a", "rater": n, "label": one} for n, one in enumerate((["joy"], ["joy", "sad"], [], "[so]")))
+        ),
         {},
         5,
         {},
