@@ -98,6 +98,7 @@ def read_table(ballots: Ballots, file: RecordFile, layout: str) -> str:
     roles = {role: _role_column(role, table, wanted, claimed) for role in (*ITEM_FACTS, "item", "question")}
     _check_item(table, roles, rater)
     _drop_remarks(table, roles, wanted)
+    roles |= _time_columns(table, roles, claimed)
     taken = {name for name in (*roles.values(), rater) if name}
     rest = [name for name in names if name not in taken]
     counts, total = _count_columns(table, rest)
@@ -141,6 +142,17 @@ def _role_column(role: str, table: Columns, wanted: Mapping[str, Sequence[str]],
     found = find_role(role, table.cells, taken=claimed)
     # A number for each row names no question.
     return None if role == "question" and found and len(set(table.cells[found])) > MANY else found
+
+
+def _time_columns(table: Columns, roles: Mapping[str, str | None], claimed: Sequence[str]) -> dict[str, str | None]:
+    """The columns of the start and the end of a segment of a clip, if there are both and they hold numbers."""
+    names = [find_role(role, table.cells, taken=claimed) for role in ("start", "end")]
+    clips = (
+        all(names)
+        and not roles["text"]
+        and all(is_number(one or "0") for name in names for one in set(table.cells[name]))
+    )
+    return dict(zip(("start", "end"), names, strict=True)) if clips else {}
 
 
 def _drop_remarks(table: Columns, roles: dict[str, str | None], wanted: Mapping[str, Sequence[str]]) -> None:
@@ -281,6 +293,15 @@ def _facts(ballots: Ballots, table: Columns, roles: Mapping[str, str | None]) ->
             if "audio" in facts:
                 facts["audio"] = sound_path(facts["audio"])
             ballots.about(table.where(row), item, facts)
+    if roles.get("start"):
+        times = list(zip(*(table.cells[roles[name]] for name in ("start", "end")), strict=True))
+        several = len({*zip(items, times, strict=True)}) > len(set(items))
+        for row, (start, end) in enumerate(times):
+            if items[row] and (start or end):
+                try:
+                    items[row] = ballots.segment(items[row], start, end, "" if several else items[row])
+                except ValueError as error:
+                    raise ValueError(f"{table.where(row)}: {error}, or give the columns other names.") from None
     return items
 
 

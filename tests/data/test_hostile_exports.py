@@ -310,6 +310,15 @@ READ = {
             "annotations without an answer": (1, 0),
         },
     ),
+    "a form whose name is a number": (
+        "p.json",
+        json.dumps(
+            [studio(said("joy"), {"completed_by": 2, "result": [{"type": "textarea", "from_name": 3}]}, said("a"))]
+        ),
+        {},
+        2,
+        {"answers of Label Studio's type textarea, which is not read": (1, 1)},
+    ),
     "types that are no labels": (
         "p.json",
         json.dumps([studio(said("joy"), said("sad", by=2), said(["a", "b"], by=2, kind="textarea"))]),
