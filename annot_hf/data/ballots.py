@@ -31,6 +31,8 @@ _ROLES = {
     "speaker": "speaker speaker_id spk spk_id actor actor_id voice talker",
     "group": "conversation conversation_id document document_id dialogue dialog thread group",
     "split": "split partition subset data_split set",
+    "start": "start start_s start_sec start_seconds start_time onset",
+    "end": "end end_s end_sec end_seconds end_time offset",
 }
 ROLES = {role: tuple(names.split()) for role, names in _ROLES.items()}
 # Words in the names of columns that hold answers, one question each, where no column is called value or alike.
@@ -161,8 +163,8 @@ class Ballots:
                     f"{name}, and two items two names."
                 )
 
-    def segment(self, clip: str, start: Any, end: Any) -> str:
-        """The item of a clip from `start` to `end` (s), to 10 ms; its facts are those of the clip.
+    def segment(self, clip: str, start: Any, end: Any, item: str = "") -> str:
+        """The item of a clip from `start` to `end` (s), to 10 ms; its facts are those of the clip, and so is `item`, if given.
 
         Raises:
             ValueError: That is no stretch of time.
@@ -170,9 +172,13 @@ class Ballots:
         low, high = round(float(start), 2), round(float(end), 2)
         if not 0 <= low <= high < float("inf"):
             raise ValueError(f"a region of {clip!r} goes from {start} to {end} s; correct its times")
+        times = {"start": f"{low:.2f}", "end": f"{high:.2f}"}
+        if item:
+            self.facts[item] |= times
+            return item
         self.divided.add(clip)
         item = f"{clip}#{low:.2f}-{high:.2f}"
-        self.facts.setdefault(item, {**self.facts[clip], "start": f"{low:.2f}", "end": f"{high:.2f}"})
+        self.facts.setdefault(item, self.facts[clip] | times)
         return item
 
     def place(self, where: str, own: Any, record: Mapping[str, Any], further: Mapping[str, Any] | None = None) -> str:

@@ -258,8 +258,8 @@ def _finish(path: Path, ballots: Ballots, reading: Reading, kinds: list[str]) ->
         kept = [spelling for spelling, name in spellings.items() if spelling == name]
         itself = itself.reindex(votes.frame.index, fill_value=False)
         itself |= (votes.frame["question"] == question) & votes.frame["value"].isin(kept)
-    none = votes.frame["value"].str.strip().str.lower().isin(NO_VALUES)
-    votes.drop(none & ~itself, "answers that say that there is none", "value")
+    none = [one for one in votes.frame["value"].dropna().unique() if one.strip().lower() in NO_VALUES]
+    votes.drop(votes.frame["value"].isin(none) & ~itself, "answers that say that there is none", "value")
     questions, proposed, spelt = [], Aliases(), {}
     for name in dict.fromkeys([*asked, *votes.frame["question"]]):
         rows = votes.frame["question"] == name
@@ -282,7 +282,7 @@ def _finish(path: Path, ballots: Ballots, reading: Reading, kinds: list[str]) ->
             spelt[name] = Counter(values.dropna())
             if proposal := propose_aliases(spelt[name], found.labels if asked.get(name) else ()):
                 proposed.labels[name] = proposal
-            words = values[~values.dropna().map(is_number).reindex(values.index, fill_value=True)]
+            words = values[values.isin([one for one in spelt[name] if not is_number(one)])]
             if not asked.get(name) and 0 < 2 * len(words) < len(values) and values.nunique() - words.nunique() > 2:
                 votes.note("answers in words among numbers, which are all read as labels", words)
         votes.drop(outside, "answers that do not fit --question", "value")

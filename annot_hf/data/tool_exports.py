@@ -82,9 +82,11 @@ def read_label_studio(ballots: Ballots, file: RecordFile, where: str, task: Reco
             elif isinstance(times, str):
                 unread[times, item] += len(_strings(value[key])) if key else 1
             elif kind not in (*ANSWER_KEYS, "audio", "relation"):
-                unread[f"answers of Label Studio's type {kind}, which is not read", result.get("from_name", "")] += 1
+                unread[
+                    f"answers of Label Studio's type {kind}, which is not read", cell_text(result.get("from_name"))
+                ] += 1
             elif key:
-                answers[result["from_name"], times] += _strings(value[key])
+                answers[cell_text(result["from_name"]), times] += _strings(value[key])
         if annotation.get("was_cancelled"):
             said = sum(map(len, answers.values())) + unread.total()
             ballots.leave("annotations that the rater skipped or cancelled", item, votes=said)

@@ -2,11 +2,12 @@
 
 import fnmatch
 import hashlib
-import json
 import re
 from array import array
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from annot_hf.data.ballots import ANSWERS, ITEM_FACTS, ROLES, Ballots, find_role, pick_column, plain_name, sound_path
 from annot_hf.data.records import RecordFile, cell_text
@@ -32,12 +33,12 @@ _NUMBERED = re.compile(r"(.*?)[ _#.-]*(\d+)")
 
 @dataclass
 class Columns:
-    """A table in memory: cells as text by column, the line of each row, and which columns hold lists, as JSON."""
+    """A table in memory: cells as text by column, the line of each row, and by column the rows whose cells are lists."""
 
     name: str
     cells: dict[str, list[str]] = field(default_factory=dict)
     lines: array = field(default_factory=lambda: array("q"))
-    lists: set[str] = field(default_factory=set)
+    lists: dict[str, dict[int, list[Any]]] = field(default_factory=lambda: defaultdict(dict))
 
     def where(self, row: int) -> str:
         """A row for messages."""
@@ -57,9 +58,12 @@ def read_columns(file: RecordFile) -> Columns:
                 cells[name] = [""] * rows
         for name, column in cells.items():
             value = record.get(name)
-            text = value if type(value) is str else cell_text(value)
-            if isinstance(value, list):
-                found.lists.add(name)
+            if type(value) is str:
+                text = value
+            else:
+                text = cell_text(value)
+                if isinstance(value, list):
+                    found.lists[name][rows] = value
             column.append(same.setdefault(text, text))
         found.lines.append(line)
         rows += 1
@@ -94,6 +98,7 @@ def read_table(ballots: Ballots, file: RecordFile, layout: str) -> str:
     roles = {role: _role_column(role, table, wanted, claimed) for role in (*ITEM_FACTS, "item", "question")}
     _check_item(table, roles, rater)
     _drop_remarks(table, roles, wanted)
+    roles |= _time_columns(table, roles, claimed)
     taken = {name for name in (*roles.values(), rater) if name}
     rest = [name for name in names if name not in taken]
     counts, total = _count_columns(table, rest)
@@ -137,6 +142,17 @@ def _role_column(role: str, table: Columns, wanted: Mapping[str, Sequence[str]],
     found = find_role(role, table.cells, taken=claimed)
     # A number for each row names no question.
     return None if role == "question" and found and len(set(table.cells[found])) > MANY else found
+
+
+def _time_columns(table: Columns, roles: Mapping[str, str | None], claimed: Sequence[str]) -> dict[str, str | None]:
+    """The columns of the start and the end of a segment of a clip, if there are both and they hold numbers."""
+    names = [find_role(role, table.cells, taken=claimed) for role in ("start", "end")]
+    clips = (
+        all(names)
+        and not roles["text"]
+        and all(is_number(one or "0") for name in names for one in set(table.cells[name]))
+    )
+    return dict(zip(("start", "end"), names, strict=True)) if clips else {}
 
 
 def _drop_remarks(table: Columns, roles: dict[str, str | None], wanted: Mapping[str, Sequence[str]]) -> None:
@@ -277,6 +293,15 @@ def _facts(ballots: Ballots, table: Columns, roles: Mapping[str, str | None]) ->
             if "audio" in facts:
                 facts["audio"] = sound_path(facts["audio"])
             ballots.about(table.where(row), item, facts)
+    if roles.get("start"):
+        times = list(zip(*(table.cells[roles[name]] for name in ("start", "end")), strict=True))
+        several = len({*zip(items, times, strict=True)}) > len(set(items))
+        for row, (start, end) in enumerate(times):
+            if items[row] and (start or end):
+                try:
+                    items[row] = ballots.segment(items[row], start, end, "" if several else items[row])
+                except ValueError as error:
+                    raise ValueError(f"{table.where(row)}: {error}, or give the columns other names.") from None
     return items
 
 
@@ -289,10 +314,9 @@ def _read_tidy(
     asked = table.cells[roles["question"]] if roles["question"] and len(answers) == 1 else None
     for column in answers:
         known = plain_name(column) in ("value", "vote", "answer", "response", "annotation", "choice", "class")
-        name, values = UNNAMED if known else column, table.cells[column]
+        name, values, listed = UNNAMED if known else column, table.cells[column], table.lists[column]
         for row in rows:
             value = values[row]
-            several = json.loads(value) if column in table.lists and value[:1] == "[" else None
             if not value.strip():
                 ballots.leave("rows without an answer", table.where(row), votes=0)
             elif not items[row]:
@@ -302,10 +326,10 @@ def _read_tidy(
             else:
                 question = name if asked is None else asked[row]
                 given = items[row], raters[row] if raters[row].strip() else None, question
-                if several is None:
-                    ballots.vote(*given, value)
+                if row in listed:
+                    ballots.answers(*given, listed[row])
                 else:
-                    ballots.answers(*given, several)
+                    ballots.vote(*given, value)
     if rater and (unnamed := ballots.raters.count(None)):
         ballots.leave("votes without a rater, which count as anonymous", "", votes=0, count=unnamed)
 

@@ -310,6 +310,15 @@ READ = {
             "annotations without an answer": (1, 0),
         },
     ),
+    "a form whose name is a number": (
+        "p.json",
+        json.dumps(
+            [studio(said("joy"), {"completed_by": 2, "result": [{"type": "textarea", "from_name": 3}]}, said("a"))]
+        ),
+        {},
+        2,
+        {"answers of Label Studio's type textarea, which is not read": (1, 1)},
+    ),
     "types that are no labels": (
         "p.json",
         json.dumps([studio(said("joy"), said("sad", by=2), said(["a", "b"], by=2, kind="textarea"))]),
@@ -452,7 +461,9 @@ READ = {
     ),
     "lists of answers in a table": (
         "v.jsonl",
-        lines(*({"item": "a", "rater": n, "label": one} for n, one in enumerate((["joy"], ["joy", "sad"], [], "sad")))),
+        lines(
+            *({"item": "a", "rater": n, "label": one} for n, one in enumerate((["joy"], ["joy", "sad"], [], "[so]")))
+        ),
         {},
         5,
         {},

@@ -29,6 +29,11 @@ MARKED = [
     for n, (rater, slip) in enumerate({"ann": 0, "ben": 0.004}.items())
     for place in (0, 2)
 ] + [("a.wav", "ben", 1.5, 2.25, "joy")]
+NAMED = [
+    (name, "a.wav", start, start + length, who, label)
+    for name, start, length in (("u1", 0, 0.5), ("u2", 1, 1.5))
+    for who, label in (("ann", "joy"), ("ben", "sad"))
+]
 WHOLE = {(clip, rater): "good" if rater == "ann" else "bad" for clip in CLIPS for rater in ("ann", "ben")}
 
 
@@ -134,6 +139,33 @@ def test_every_tool_gives_the_same_segments_and_every_vote(write, tmp_path):
         write(tmp_path / "again") if write is potato and (tmp_path / "again").mkdir() else found.path
     )
     assert asked.votes_read == found.votes_read
+
+
+def test_a_table_may_name_segments(tmp_path):
+    rows = [
+        {"clip": clip, "onset": start, "offset": end, "rater": who, "label": label}
+        for clip, who, start, end, label in MARKED
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / "v.csv", index=False)
+    found = read_own_votes(tmp_path / "v.csv")
+    assert (found.columns["start"], found.columns["end"]) == ("onset", "offset") and found.votes_read == len(MARKED)
+    assert found.frame.groupby("item")["annotator"].nunique().value_counts().to_dict() == {2: 6, 1: 1}
+    # Segments that have names keep them.
+    named = [dict(zip(("utterance", "file", "start", "end", "rater", "label"), one, strict=True)) for one in NAMED]
+    pd.DataFrame(named).to_csv(tmp_path / "v.csv", index=False)
+    found = read_own_votes(tmp_path / "v.csv")
+    assert found.facts["u2"] == {"audio": "a.wav", "start": "1.00", "end": "2.50"} and set(found.facts) == {"u1", "u2"}
+    corpus = OwnCorpus(found, write_clips(tmp_path / "clips"), reading=Reading(group="item"))
+    assert len(found.frame) == 4 and corpus.has_audio
+    # Offsets in a text are none, and neither are times of the day.
+    for words in ({"text": "so good"}, {"start": "10:15"}):
+        pd.DataFrame([one | words for one in named]).to_csv(tmp_path / "v.csv", index=False)
+        assert not any("start" in facts for facts in read_own_votes(tmp_path / "v.csv").facts.values())
+    pd.DataFrame([one | {"end": "0.2"} for one in named]).to_csv(tmp_path / "v.csv", index=False)
+    with pytest.raises(
+        ValueError, match=r"v\.csv: row 4: a region of 'u2' goes from 1 to 0\.2 s; correct its times, or give"
+    ):
+        read_own_votes(tmp_path / "v.csv")
 
 
 def test_questions_of_a_segment_in_potato_are_questions(tmp_path):
