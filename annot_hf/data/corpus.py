@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import pandas as pd
@@ -86,6 +86,8 @@ class VoteCorpus:
         citation: How to cite the corpus.
         homepage: Where it is described.
         access: How to obtain it, and what may be passed on.
+        shareable: The same for `annot-hf publish`: "everything", "votes" (no clip and no text), "nothing", or "" where its
+            owner has to say.
         questions: What raters were asked.
         default_questions: The questions of a recipe that names none.
         sampling_rate: Sampling rate of the Audio column (Hz).
@@ -97,6 +99,7 @@ class VoteCorpus:
     citation: ClassVar[str] = ""
     homepage: ClassVar[str] = ""
     access: ClassVar[str] = ""
+    shareable: ClassVar[Literal["everything", "votes", "nothing", ""]] = ""
     questions: ClassVar[tuple[Question, ...]] = ()
     default_questions: ClassVar[tuple[str, ...]] = ()
     sampling_rate: ClassVar[int] = 16_000

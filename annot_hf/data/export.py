@@ -50,6 +50,7 @@ class ExportedCorpus:
         digest: SHA-256 of questions, votes, items and spans of the whole export.
         spans: What raters highlighted: data frame with item, annotator, start, end (places in the text) and words, or None.
         part: Describes a view, such as a fold of a cross-validation (see `with_splits`); empty for the whole export.
+        shareable: What of the corpus may be passed on, as in `VoteCorpus`.
     """
 
     folder: Path
@@ -62,6 +63,7 @@ class ExportedCorpus:
     digest: str
     spans: pd.DataFrame | None = None
     part: Mapping[str, Any] = field(default_factory=dict)
+    shareable: str = ""
 
     def with_splits(self, splits: Mapping[str, str], part: Mapping[str, Any]) -> "ExportedCorpus":
         """A view in memory of the items in `splits` (item -> its split); a run records `part` (JSON), which describes it."""
@@ -161,6 +163,7 @@ def export_corpus(
         "kind": EXPORT_KIND,
         "name": corpus.name,
         **{key: getattr(corpus, key) for key in ("version", "license", "citation", "homepage", "access")},
+        "shareable": corpus.shareable,
         "questions": [asdict(question) for question in votes.questions],
         "default_questions": list(corpus.default_questions),
         "labels": all_labels(votes.questions),
@@ -272,6 +275,8 @@ def _read_checked(folder: Path, facts: dict[str, Any], root: str | os.PathLike |
         report=facts["report"],
         digest=facts["digest"],
         spans=tables["spans"].to_pandas() if "spans" in tables else None,
+        # exports of earlier versions do not say
+        shareable=facts.get("shareable", ""),
     )
 
 

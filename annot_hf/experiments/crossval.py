@@ -1,6 +1,7 @@
 """Repeated cross-validation of a recipe, or of the systems of a plan: every item is predicted by a model not trained on it.
 
-OUT has crossval.md, .json and .png, and a run (predictions-test, training.json, done.json) in <system>/repeat<r>/fold<f>.
+OUT has crossval.md, .html, .json and .png, and a run (predictions-test, training.json, done.json) for each fold in
+<system>/repeat<r>/fold<f>.
 A fold is a view of the corpus in memory, so all folds share computed features. Finished runs are kept, so an interrupted
 cross-validation resumes.
 """
@@ -31,8 +32,6 @@ from annot_hf.experiments.plans import (
 )
 from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.trunks import read_trunk_config
-from annot_hf.report.figures import plot_crossval
-from annot_hf.report.pages import save_figure
 from annot_hf.report.systems import crossval_tables, fold_notes
 from annot_hf.report.tables import say
 from annot_hf.training.checkpoints import held
@@ -104,7 +103,8 @@ def crossval(
     base = seed if seed is not None else (*plan.seeds, 0)[0]
     if base < 0:
         raise ValueError(f"seed is {base}; give a whole number from 0 up.")
-    check_own(out, ("crossval.json", "crossval.md", "crossval.png"), marker="crossval.json", keys=("title", "systems"))
+    files = [f"crossval.{kind}" for kind in ("json", "md", "html", "png")]
+    check_own(out, files, marker=files[0], keys=("title", "systems"))
     exported = read_export(corpus)
     counts = product(range(repeats), range(folds))
     places = {f"repeat{repeat}/fold{fold}": base + repeat * folds + fold for repeat, fold in counts}
@@ -149,10 +149,8 @@ def crossval(
             "seed": base,
             "excluded": targets.excluded,
         }
-        figure = ("crossval.png", "Measures of every system")
-        texts = {"summary": say("folds.summary", counts=found.counts), "notes": notes, "figure": figure}
+        texts = {"summary": say("folds.summary", counts=found.counts), "notes": notes}
         page = write_results(out / "crossval.md", plan, found, facts, tables=crossval_tables(found), **texts)
-        save_figure(lambda: plot_crossval(found), out / "crossval.png")
     return found, page
 
 

@@ -22,11 +22,11 @@ from annot_hf.evaluation.saturation import Curve, HeldOut, SaturationFinding
 from annot_hf.evaluation.synthetic_agreement import AGREEMENT_MEASURES, ALL, NOTE, PERSON, SYNTHETIC, SyntheticAgreement
 from annot_hf.models.measures import tvd
 from annot_hf.report.figures import BLUE, DARK, FAINT, GRID, ORANGE, canvas, legend, short
-from annot_hf.report.pages import csv_safe, plain, render, save_figure, write_json, write_markdown
+from annot_hf.report.pages import csv_safe, plain, render, save_figure, write_json, write_tables
 from annot_hf.report.tables import ARROWS, Table, number, say, value_cell, worded
 
 _SALIENCY_FILE = "saliency.json"
-_SATURATION_FILES = ("saturation.json", "saturation.md", "saturation.png")
+_SATURATION_FILES = ("saturation.json", "saturation.md", "saturation.png", "saturation.html")
 _WORD = re.compile(r"\w+(?:['’\-]\w+)*|[^\w\s]+")
 # The opacity of the darkest background, so that the word stays readable.
 _DARKEST = 0.75
@@ -92,17 +92,17 @@ class Saturation:
         )
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write saturation.json, saturation.md and saturation.png; returns the folder.
+        """Write saturation.json, .md, .html and .png; returns the folder.
 
         Files with these names that are not from an earlier call raise a ValueError.
         """
         folder = Path(folder)
-        record, page, picture = _SATURATION_FILES
+        record, page, picture, _ = _SATURATION_FILES
         check_own(folder, _SATURATION_FILES, marker=record, keys=("counts", "curve", "ideal"))
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / record, self.to_dict(), indent=1)
         save_figure(lambda: plot_saturation(self.curve, self.ideal, self.finding, self.held_out), folder / picture)
-        write_markdown(
+        write_tables(
             folder / page,
             title=f"Synthetic votes on {self.about['corpus']}, {self.about['question']}",
             summary=self.summary,

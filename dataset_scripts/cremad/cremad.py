@@ -53,6 +53,7 @@ class CremaD(VoteCorpus):
     name = "cremad"
     version = "1.0.0"
     license = "odbl"
+    shareable = "everything"
     homepage = "https://github.com/CheyneyComputerScience/CREMA-D"
     access = (
         "Contents under DbCL 1.0. Clone the upstream repository with Git LFS; derived databases stay under ODbL 1.0, "

@@ -32,6 +32,7 @@ class GoEmotions(VoteCorpus):
     name = "goemotions"
     version = "1.0.0"
     license = "apache-2.0"
+    shareable = "everything"
     homepage = "https://github.com/google-research/google-research/tree/master/goemotions"
     access = (
         "Free under Apache-2.0: https://storage.googleapis.com/gresearch/goemotions/data/full_dataset/goemotions_1.csv, and "

@@ -24,6 +24,7 @@ class MosiSubjectivity(VoteCorpus):
     name = "mosi_subjectivity"
     version = "1.0.0"
     license = "other"
+    shareable = "votes"
     homepage = "https://arxiv.org/abs/2211.13196"
     access = (
         "The votes of the paper were never published; collect your own in the layout of the README. The clips are those of "

@@ -56,6 +56,7 @@ class MspPodcast(VoteCorpus):
     name = "msp_podcast"
     version = "1.0.0"
     license = "other"
+    shareable = "nothing"
     homepage = "https://lab-msp.com/MSP/MSP-Podcast.html"
     access = (
         "Ask the laboratory for MSP-Podcast (see the homepage) and sign its licence agreement; neither audio nor labels, "
