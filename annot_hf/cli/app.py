@@ -287,10 +287,9 @@ def controls(
 
 @app.command()
 def report(
-    predictions: Annotated[Path, Argument(help="Folder that predict wrote.")],
+    predictions: Annotated[list[Path], Argument(help="Folders that predict wrote; several are compared.")],
     corpus: Annotated[Path, Option(help="Folder or Hub id of the exported corpus with the predicted items.")],
     out: Out,
-    other: Annotated[Path | None, Argument(help="Predictions of a second run, to compare the two.")] = None,
     truth: Annotated[Path | None, Option(help="Folder of the simulation, if the corpus is simulated.")] = None,
     conditions: Annotated[
         Path | None, Option(help="Folder with predictions of the same model under acoustic conditions.")
@@ -305,21 +304,23 @@ def report(
         str, Option(help="Score against the first or second half of each item's votes; see votes.half.")
     ] = "",
     listen: Annotated[
-        bool, Option(help="Put the audio of three clips into the page; mind the corpus's licence.")
-    ] = False,
+        bool | None,
+        Option(
+            help="Put the audio of three clips into the page; by default, if the corpus says that it may be passed on."
+        ),
+    ] = None,
 ) -> None:
-    """Compare predictions with the votes, or two runs with each other: JSON, Markdown, HTML and plots.
+    """Compare predictions with the votes, or several runs with each other: JSON, Markdown, HTML and plots.
 
     Example: `annot-hf report runs/cremad/predictions --corpus data/cremad --out runs/cremad/report`
     """
     given = {"conditions": conditions, "truth": truth, "controls": controls, "newcomers": newcomers}
-    for name, value in {**given, "listen": listen or None}.items():
-        if other is not None and value is not None:
-            raise ValueError(f"--{name} needs a single run; leave it or the second predictions out.")
+    for name, value in given.items():
+        if len(predictions) > 1 and value is not None:
+            raise ValueError(f"--{name} needs a single run; leave it or the other predictions out.")
     if newcomers is not None and truth is None:
         raise ValueError("--newcomers are those of a simulation; give its folder as --truth.")
-    folders = [predictions] if other is None else [predictions, other]
-    print_path(steps.write_report(folders, corpus, out, listen=listen, votes_half=votes_half, **given))
+    print_path(steps.write_report(predictions, corpus, out, listen=listen, votes_half=votes_half, **given))
 
 
 @app.command()

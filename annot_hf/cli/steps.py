@@ -58,7 +58,7 @@ def walk_through(
             given["newcomers"] = out / "newcomers" / "predictions"
     console.rule("Report")
     given["truth"] = root
-    report = write_report([out / "predictions"], out / "corpus", out / "report", listen=root is not None, **given)
+    report = write_report([out / "predictions"], out / "corpus", out / "report", **given)
     write_model_card(model, report)
     return report
 
@@ -249,15 +249,15 @@ def write_report(
     corpus: Path,
     out: Path,
     *,
-    listen: bool = False,
+    listen: bool | None = None,
     votes_half: str = "",
     **given: Path | None,
 ) -> Path:
-    """Write the report of one run, or the comparison of two, and print its summary; returns its folder.
+    """Write the report of one run, or the comparison of several, and print its opening; returns its folder.
 
     `given` are folders for one run: of the simulation (`truth`), of predictions under acoustic `conditions`, of `controls` and
-    of predictions for `newcomers` of the simulation. `listen` puts the audio of three clips into the page. `votes_half` scores
-    against one half of the votes.
+    of predictions for `newcomers` of the simulation. `listen` puts the audio of three clips into the page, by default if the
+    corpus says that it may be passed on; texts that may not be stay out. `votes_half` scores against one half of the votes.
     """
     from dataclasses import replace
 
@@ -270,6 +270,7 @@ def write_report(
     from annot_hf.evaluation.raters import held_against
     from annot_hf.models.kde import bins_of
     from annot_hf.report.report import build_comparison, build_report
+    from annot_hf.report.tables import say
 
     runs, exported = [Predictions.load(folder) for folder in folders], read_export(corpus)
     for folder, run in zip(folders, runs, strict=True):
@@ -287,10 +288,18 @@ def write_report(
     marginals = [run.meta.pop("marginal", None) for run in runs]
     title = f"{exported.name}: {' and '.join(names)}, split {split}"
     options = {"title": title, "items": exported.items, "marginal": marginals[0], "votes": exported.votes}
+    options["listen"] = listen
+    if listen is None:
+        options["listen"] = "audio" in exported.items and exported.shareable == "everything"
+    if exported.shareable in ("votes", "nothing"):
+        options["items"] = exported.items.drop(columns="text", errors="ignore")
     if votes_half:
         options |= {"title": f"{title}, {votes_half} half of the votes", "on_missing": "exclude"}
     if len(runs) > 1:
-        built = build_comparison(*runs, targets, out, names=tuple(map(str, folders)), **options)
+        names = _run_names(folders)
+        if len(set(names)) < len(names):
+            raise ValueError(f"{folders[0]} is given twice; compare different runs.")
+        built = build_comparison(dict(zip(names, runs, strict=True)), targets, out, **options)
     else:
         given = {name: folder for name, folder in given.items() if folder is not None}
         truth = read_truth(given["truth"]) if "truth" in given else None
@@ -302,6 +311,16 @@ def write_report(
         if "newcomers" in given:
             joined = Predictions.load(given["newcomers"]).in_order(targets.support)
             options["newcomers"] = ({MODEL: joined} | held_against(joined, truth=truth), read_newcomers(given["truth"]))
-        built = build_report(*runs, targets, out, truth=truth, listen=listen, **options)
+        built = build_report(*runs, targets, out, truth=truth, **options)
     print_text(built.summary)
+    print_rows(say("numbers.title"), [(one.title, one.value, one.interval) for one in built.opening.numbers])
     return built.folder
+
+
+def _run_names(folders: Sequence[Path]) -> list[str]:
+    """What sets the paths of several runs apart: "a" and "b" for runs/a/predictions and runs/b/predictions."""
+    parts = [folder.resolve().parts for folder in folders]
+    for end in (0, -1):
+        while len({one[end] if one else None for one in parts}) == 1 and parts[0]:
+            parts = [one[1:] if end == 0 else one[:-1] for one in parts]
+    return [str(Path(*one)) if one else str(folder) for one, folder in zip(parts, folders, strict=True)]

@@ -59,6 +59,7 @@ class ExportedCorpus:
             as me/mine@COMMIT, if it was read from the Hub.
         spans: What raters highlighted: data frame with item, annotator, start, end (places in the text) and words, or None.
         part: Describes a view, such as a fold of a cross-validation (see `with_splits`); empty for the whole export.
+        shareable: What of the corpus may be passed on, as in `VoteCorpus`.
     """
 
     folder: Path
@@ -72,6 +73,7 @@ class ExportedCorpus:
     origin: Mapping[str, str]
     spans: pd.DataFrame | None = None
     part: Mapping[str, Any] = field(default_factory=dict)
+    shareable: str = ""
 
     @property
     def features(self) -> Path:
@@ -328,6 +330,8 @@ def _read_checked(folder: Path, facts: dict[str, Any], root: str | os.PathLike |
         digest=facts["digest"],
         origin={key: facts[key] for key in _STATED} | repository,
         spans=tables["spans"].to_pandas() if "spans" in tables else None,
+        # exports of earlier versions do not say
+        shareable=facts.get("shareable", ""),
     )
 
 

@@ -23,11 +23,11 @@ from annot_hf.evaluation.ceiling import CEILING, SPLIT_HALF, noise_ceiling
 from annot_hf.evaluation.equivalence import KEEP, Equivalence, rater_equivalence, vote_counts
 from annot_hf.evaluation.raters import CONSENSUS, MARGINAL, measure_raters, without_raters
 from annot_hf.evaluation.resampling import Arrays, Measured, Measures, with_interval
-from annot_hf.evaluation.speakers import score_speakers, speaker_spread
+from annot_hf.evaluation.speakers import score_speakers, score_subsets, speaker_spread
 from annot_hf.models import measures
 
 MODEL = "model"
-PARTS = ("items", "raters", "scales", "categories", "ranks", "ceiling")
+PARTS = ("items", "raters", "scales", "categories", "ranks", "ceiling", "subsets")
 # Separates the names of a system and of a run.
 _SEPARATOR = "\x1f"
 
@@ -63,6 +63,7 @@ class Evaluation(Mapping[str, dict[str, Any]]):
         per_speaker: One row per speaker (index): items, labels (that win at least one item), n-best UAR of a single system.
         speaker_scores: Of each system, items, gap closed, JSD and the marginal's JSD of every speaker; empty with fewer than
             two. See `score_speakers`.
+        subsets: The gap that each system closes on speakers, groups, labels and by disagreement. See `score_subsets`.
         floor: ECE by chance of a single system if it were perfectly calibrated.
         confusion: Mean distribution `(K, K)` of a single system's predictions and of the votes over the items that each
             label wins, and their number `(K,)`.
@@ -86,6 +87,7 @@ class Evaluation(Mapping[str, dict[str, Any]]):
     per_rater: pd.DataFrame | None = field(default=None, repr=False)
     per_speaker: pd.DataFrame | None = field(default=None, repr=False)
     speaker_scores: dict[str, pd.DataFrame] = field(default_factory=dict, repr=False)
+    subsets: list[dict[str, Any]] = field(default_factory=list, repr=False)
     floor: dict[str, float] = field(default_factory=dict)
     confusion: dict[str, np.ndarray] = field(default_factory=dict, repr=False)
     residual: str | None = None
@@ -124,17 +126,21 @@ class Evaluation(Mapping[str, dict[str, Any]]):
         """Value and interval of `one` - `other`, paired."""
         return self.measured(name).difference(one, other)
 
-    def rater_gain(self, one: str, other: str) -> dict[str, float | None] | None:
-        """By how much `one` answers for raters better than `other`, paired; None if neither was asked for raters.
+    def rater_gain(self, one: str, other: str, beyond: tuple[str, str] | None = None) -> dict[str, float | None] | None:
+        """By how much `one` answers for raters better than `other`, paired; None if one of them was not asked for raters.
 
-        The mean over raters of their own CCC, averaged over the scales; for a category the cross-entropy saved (nats).
+        The mean over raters of their own CCC, averaged over the scales; for a category the cross-entropy saved (nats). With a
+        second pair, by how much this gain is `beyond` that of the pair.
         """
         names = [name for name in self.parts["raters"] if name.startswith("rater_mean_ccc_")]
         names = names or [name for name in self.parts["raters"] if name == "rater_cross_entropy"]
-        if not names or not {one, other} <= set(self.measured(names[0]).draws):
+        if not names or not {one, other, *(beyond or ())} <= set(self.measured(names[0]).draws):
             return None
-        draws = [self.measured(name).draws for name in names]
-        gain = np.mean([values[one] - values[other] for values in draws], axis=0)
+        mean = {
+            system: np.mean([self.measured(name).draws[system] for name in names], axis=0)
+            for system in (one, other, *(beyond or ()))
+        }
+        gain = mean[one] - mean[other] - (mean[beyond[0]] - mean[beyond[1]] if beyond else 0)
         return with_interval(gain if self.measured(names[0]).better == "higher" else -gain).to_dict()
 
     def better(self, name: str, one: str, other: str) -> str:
@@ -168,6 +174,7 @@ class Evaluation(Mapping[str, dict[str, Any]]):
                 for system, table in self.speaker_scores.items()
             },
             "speaker_spread": {system: speaker_spread(table) for system, table in self.speaker_scores.items()},
+            "subsets": self.subsets,
             "calibration_floor": self.floor,
             "confusion": {
                 name: [None if np.isnan(row).any() else row.tolist() for row in matrix]
@@ -216,7 +223,7 @@ def evaluate(
         unit: What `speakers` names, such as "conversation"; "item" without groups.
         parts: What to measure, of `PARTS`: distributions over items; answers of single raters; further scales; details of a
             category question (strata, ranks, speakers, calibration); rank correlation of entropies; noise ceilings, which
-            need whole votes as the reference.
+            need whole votes as the reference; subsets of the items, without `folds`.
         residual: Name of the residual label, case-insensitive; ignored if the support lacks it.
         task: Shared task whose own scores are measured too, of `TASKS`.
         keep: Smallest share of the items that the curve of rater equivalence may be based on.
@@ -298,6 +305,9 @@ def evaluate(
             details |= categories.describe_predictions(probs[names[0]], reference)
     keys = {name: [_key(name, run) for run in range(len(several))] for name, several in runs.items()}
     details["speaker_scores"] = score_speakers(columns, keys, reference.speakers)
+    if "subsets" in parts and folds is None:
+        kl = {name: np.mean([columns[0][f"{key}/kl"] for key in several], axis=0) for name, several in keys.items()}
+        details["subsets"] = score_subsets(kl | {MARGINAL: columns[0]["marginal/kl"]}, reference, groups)
     if lone:
         details["classes"] = scoring.count_classes(probs[names[0]], q, targets.support)
 

@@ -1,4 +1,4 @@
-"""How unevenly systems serve speakers: each one's scores, the best and the worst, and those worse than the marginal."""
+"""How unevenly systems serve speakers and other subsets of the items: their scores, the best and the worst."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,7 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from annot_hf.evaluation.resampling import Arrays
+from annot_hf.evaluation.alignment import Groups, Reference
+from annot_hf.evaluation.categories import entropy_strata
+from annot_hf.evaluation.raters import MARGINAL
+from annot_hf.evaluation.resampling import Arrays, with_interval
 from annot_hf.evaluation.scoring import ITEM_MEASURES
 from annot_hf.models.measures import closed_gap
 
@@ -14,6 +17,8 @@ from annot_hf.models.measures import closed_gap
 RANKED = ("gap_closed", "jsd")
 # How many of the worst speakers are named.
 WORST = 3
+# A subset of fewer items says little.
+FEWEST_ITEMS = 10
 
 
 def score_speakers(
@@ -73,3 +78,49 @@ def speaker_spread(scores: pd.DataFrame) -> dict[str, Any]:
             "worst": order[::-1][:WORST],
         }
     return told
+
+
+def score_subsets(kl: Arrays, reference: Reference, groups: Groups | None = None) -> list[dict[str, Any]]:
+    """The gap that each system closes on subsets of at least `FEWEST_ITEMS` items, the marginal's gap on the same items.
+
+    Intervals resample the speakers of a subset, or its items if they have one speaker.
+
+    Args:
+        kl: KL divergence of the votes from each system and from the marginal, by name `(n,)`, nats.
+        reference: The evaluated items.
+        groups: Metadata column -> item -> value.
+
+    Returns:
+        For each speaker, group, label (the items whose plurality it is) and tertile of the votes' entropy: `kind` ("speaker",
+        "group", "label", "disagreement"), `name`, `items`, and the `gap_closed` (%) of each system with its interval.
+    """
+    q, support, chosen = reference.q, reference.targets.support, {}
+    if reference.speakers is not None:
+        chosen |= {("speaker", str(name)): reference.speakers == name for name in dict.fromkeys(reference.speakers)}
+    for column, values in (groups or {}).items():
+        told = pd.Series([values.get(item) for item in reference.items], dtype=object)
+        stated = told.dropna().astype(str)
+        chosen |= {("group", f"{column}: {one}"): (told.astype(str) == one).to_numpy() for one in sorted(set(stated))}
+    if not reference.targets.questions[0].is_scale:
+        chosen |= {("label", str(label)): q.argmax(axis=1) == k for k, label in enumerate(support)}
+    strata = [one for one in entropy_strata(q, support) if one.scheme == "tertiles"]
+    chosen |= {("disagreement", one.name): one.rows for one in strata}
+    found = []
+    for (kind, name), rows in chosen.items():
+        if FEWEST_ITEMS <= rows.sum() < len(rows):
+            drawn = reference.resamples.select(rows)
+            drawn = drawn.of_units() if drawn.cluster_count == 1 else drawn
+            means = drawn.means({system: values[rows] for system, values in kl.items()})
+            base = means.pop(MARGINAL)
+            gaps = {system: with_interval(closed_gap(mean, base)).to_dict() for system, mean in means.items()}
+            found.append({"kind": kind, "name": name, "items": int(rows.sum()), "gap_closed": gaps})
+    return found
+
+
+def weakest_subset(subsets: Sequence[Mapping[str, Any]], system: str) -> Mapping[str, Any] | None:
+    """The subset on which a system certainly closes least: whose interval ends lowest; by value without intervals."""
+    for end in ("high", "value"):
+        known = [one for one in subsets if one["gap_closed"][system][end] is not None]
+        if known:
+            return min(known, key=lambda one: one["gap_closed"][system][end])
+    return None

@@ -42,8 +42,6 @@ from annot_hf.experiments.plans import (
 )
 from annot_hf.models.configuration_log_mel import LogMelConfig
 from annot_hf.models.trunks import read_trunk_config
-from annot_hf.report.figures import plot_crossval
-from annot_hf.report.pages import save_figure
 from annot_hf.report.systems import crossval_tables, fold_notes
 from annot_hf.report.tables import say
 from annot_hf.training.checkpoints import held
@@ -185,9 +183,7 @@ def crossval(
             "seed": base,
             "excluded": targets.excluded,
         }
-        figure = ("crossval.png", "Measures of every system")
-        texts = {"summary": say("folds.summary", counts=found.counts), "notes": notes, "figure": figure}
-        save_figure(lambda: plot_crossval(found), out / "crossval.png")
+        texts = {"summary": say("folds.summary", counts=found.counts), "notes": notes}
         page = write_results(out / "crossval.md", plan, found, facts, tables=crossval_tables(found, plan.task), **texts)
     return found, page
 

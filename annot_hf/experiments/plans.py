@@ -18,7 +18,8 @@ from annot_hf.evaluation.alignment import groups_of, items_by_name, read_robustn
 from annot_hf.evaluation.evaluate import Evaluation, evaluate, measure_conditions
 from annot_hf.evaluation.scoring import TASKS
 from annot_hf.hub.cards import write_model_card
-from annot_hf.report.pages import write_json, write_markdown
+from annot_hf.report.figures import plot_systems
+from annot_hf.report.pages import save_figure, write_json, write_tables
 from annot_hf.report.systems import robust_systems_table, systems_tables
 from annot_hf.report.tables import say
 from annot_hf.training.checkpoints import held
@@ -143,12 +144,13 @@ def run_plan(
     """Train, predict and score the systems of a plan; finished runs are kept, so an interrupted plan resumes.
 
     The first run of a system that hears clips also predicts a sample of `robustness` clips under acoustic conditions.
-    `out` gets a folder per run, results.json, results.md and results.html. Returns the scores and the path of results.md.
+    `out` gets a folder per run, and results.json, .md, .html and .png. Returns the scores and the path of results.md.
     """
     out, corpus = Path(out), Path(corpus)
     if not plan.seeds:
         raise ValueError(f"The plan {plan.title!r} names no seeds; give a list of whole numbers, such as [0, 1, 2].")
-    check_own(out, ("results.json", "results.md", "results.html"), marker="results.json", keys=("title", "systems"))
+    files = [f"results.{kind}" for kind in ("json", "md", "html", "png")]
+    check_own(out, files, marker=files[0], keys=("title", "systems"))
     places = {f"seed{seed}": seed for seed in plan.seeds}
     # A wrong key raises before the first system is trained.
     planned = planned_runs(plan, corpus, out, overrides, places)
@@ -222,7 +224,7 @@ def write_results(
     data: Mapping[str, Any] | None = None,
     **page: Any,
 ) -> Path:
-    """Write the scores of a plan as Markdown and HTML, with what each system changes, and as JSON, with `data` too.
+    """Write the scores of a plan, with what each system changes, as Markdown, HTML, a figure and JSON, with `data` too.
 
     Returns the path of the Markdown.
     """
@@ -234,7 +236,8 @@ def write_results(
         f"system {name}": ", ".join(f"{key}: {json.dumps(value)}" for key, value in changed.items()) or "nothing"
         for name, changed in plan.systems.items()
     }
-    return write_markdown(path, title=plan.title, details=facts | changes, **page)
+    figure = save_figure(lambda: plot_systems(found), path.with_suffix(".png")).name, say("captions.systems")
+    return write_tables(path, title=plan.title, details=facts | changes, figure=figure, **page)
 
 
 def plan_notes(plan: Plan, targets: Targets) -> list[str]:

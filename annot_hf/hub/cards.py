@@ -243,7 +243,8 @@ def _votes_plot(folder: Path, config: PreTrainedConfig, facts: Mapping[str, Any]
     names = [question["name"] for question in config.questions]
     shares = np.array(facts["marginal"])
     draw = partial(plot_votes, config.support, shares, sizes, names if len(names) == 2 else ())
-    return shown_figure(save_figure(draw, folder / "plots" / "votes.png"), say("captions.votes"))
+    name = "plots/votes.png"
+    return shown_figure(save_figure(draw, folder / name), name, say("captions.votes"))
 
 
 def _sampling_rate(folder: Path) -> int | None:
@@ -259,7 +260,7 @@ def _report_parts(found: Mapping[str, Any], report: Path, folder: Path) -> dict[
         path = folder / "plots" / f"{name}.png"
         path.parent.mkdir(exist_ok=True)
         shutil.copyfile(report / "plots" / path.name, path)
-        figures.append(shown_figure(path, say(f"captions.{name}", systems=[MODEL])))
+        figures.append(shown_figure(path, f"plots/{name}.png", say(f"captions.{name}", systems=[MODEL])))
     notes = [note for note in found["evaluation"]["notes"] if note.startswith(_NEEDED_NOTES)]
     return {**found, "tables": list(_score_tables(found["evaluation"])), "figures": figures, "notes": notes}
 

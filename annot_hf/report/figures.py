@@ -21,7 +21,14 @@ from annot_hf.evaluation.evaluate import MARGINAL, MODEL, Evaluation
 DARK, BLUE, ORANGE, VERMILION, GREEN = "#333333", "#0072B2", "#E69F00", "#D55E00", "#009E73"
 FAINT, GRID = "#BBBBBB", "#E6E6E6"
 MAX_BARS = 20
-_DASHES = ((BLUE, "-"), (VERMILION, "--"), (GREEN, "-."))
+_DASHES = (
+    (BLUE, "-"),
+    (VERMILION, "--"),
+    (GREEN, "-."),
+    ("#CC79A7", ":"),
+    (ORANGE, (0, (5, 1, 1, 1))),
+    ("#56B4E9", (0, (1, 1))),
+)
 PANELS = {
     "accuracy": "accuracy",
     "macro_f1": "macro-F1",
@@ -313,7 +320,7 @@ def plot_speaker_pairs(a: np.ndarray, b: np.ndarray, names: Sequence[str]) -> Fi
 def plot_speaker_recall(per_speaker: pd.DataFrame) -> Figure:
     """Share of speakers whose n-best UAR (columns "uar_1_best" ...) exceeds each level; at .75 and .50 it is paUAR."""
     figure, axis = canvas(5.6, 3.9)
-    for n, (colour, dashes) in enumerate(_DASHES, start=1):
+    for n, (colour, dashes) in enumerate(_DASHES[:3], start=1):
         if f"uar_{n}_best" not in per_speaker:
             continue
         recall = np.sort(per_speaker[f"uar_{n}_best"].to_numpy())
@@ -361,7 +368,7 @@ def plot_equivalence(told: Equivalence, names: Sequence[str]) -> Figure:
     marker = "o" if largest <= 20 else ""
     axis.plot(k, curve, color=DARK, marker=marker, markersize=4, linewidth=1.3, label="k raters")
     axis.plot(0, curve[0], "D", color=ORANGE, markersize=6, label="marginal (no rater)", zorder=4)
-    for name, (colour, dashes) in zip(names, _DASHES[:2], strict=False):
+    for name, (colour, dashes) in zip(names, _DASHES, strict=False):
         loss, worth = told.systems[name]["loss"], told.systems[name]["worth"]
         label = f" {short(name)}: worth {worth['text'].split(' (')[0]} raters"
         axis.axhline(loss["value"], color=colour, linestyle=dashes, linewidth=1.4, label=label)
@@ -416,18 +423,19 @@ def _interval(
         axis.plot(entry["value"], row, color=colour, linestyle="none", **point)
 
 
-def plot_crossval(found: Evaluation) -> Figure:
-    """Six measures, one row per system: mean over repeats with its 95 % interval, each repeat, and the marginal as a line."""
+def plot_systems(found: Evaluation) -> Figure:
+    """Six measures, one row per system: mean over runs with its 95 % interval, each run, and the marginal as a line."""
     names = found.systems
     figure, axes = canvas(8.4, 2.4 + 0.5 * len(names), 2, 3, sharey=True)
     for axis, (measure, title) in zip(axes.flat, PANELS.items(), strict=True):
         marginal = found.at(measure, MARGINAL)
         if marginal is not None and marginal["value"] is not None:
             axis.axvline(marginal["value"], color=ORANGE, linestyle="--", linewidth=1.2, label="marginal", zorder=1)
-        labels = ("each repeat", "mean of repeats, 95 % interval")
+        several = bool(found.measured(measure).runs)
+        labels = ("each run", "mean of the runs, 95 % interval") if several else (None, "95 % interval")
         for row, name in enumerate(names):
             one = found.at(measure, name)
-            values = [value for value in one.get("runs", [one["value"]]) if value is not None]
+            values = [value for value in one.get("runs", ()) if value is not None]
             every = {"color": DARK, "alpha": 0.5, "markersize": 6, "label": labels[0]}
             axis.plot(values, [row + 0.22] * len(values), "|", **every)
             _interval(axis, row, one, BLUE, 1.6, marker="o", markersize=5, label=labels[1])

@@ -6,6 +6,7 @@ formula.
 
 import base64
 import functools
+import hashlib
 import json
 import re
 import unicodedata
@@ -25,10 +26,10 @@ from matplotlib.figure import Figure
 from matplotlib.ft2font import FaceFlags
 from matplotlib.text import Text
 
-from annot_hf.data.audio import wav_bytes
 from annot_hf.data.files import check_own, replace_file
 from annot_hf.data.questions import printable
 from annot_hf.evaluation.evaluate import Evaluation
+from annot_hf.report.opening import Opening
 from annot_hf.report.tables import Table, environment, say
 
 DPI = 160
@@ -56,34 +57,11 @@ Figures = Mapping[str, Callable[[], Figure]]
 
 
 @dataclass(frozen=True)
-class Clip:
-    """A clip to listen to: its caption, and its file, a segment of it, or what a dataset has embedded (see `load_audio`)."""
-
-    caption: str
-    audio: Any
-
-    def inline(self) -> dict[str, str]:
-        """The clip for the templates, with its bytes in base64."""
-        embedded = isinstance(self.audio, Mapping)
-        path = Path(self.audio["path"] if embedded else self.audio)
-        if embedded and "start" in self.audio:
-            content, path = wav_bytes(self.audio), Path("segment.wav")
-        else:
-            content = self.audio["bytes"] if embedded else path.read_bytes()
-        suffix = path.suffix.lower().removeprefix(".")
-        # What a system calls its files differs, so it is not asked.
-        kind = {"mp3": "mpeg", "opus": "ogg"}.get(suffix, suffix or "wav")
-        return {"caption": self.caption, "kind": f"audio/{kind}", "base64": base64.b64encode(content).decode("ascii")}
-
-
-@dataclass(frozen=True)
 class Section:
-    """Tables, their figures, and clips to listen to, which only the HTML page has; a `title` for want of a table."""
+    """Tables and the figures that belong to them."""
 
     tables: Sequence[Table] = ()
     figures: Figures = field(default_factory=dict)
-    clips: Sequence[Clip] = ()
-    title: str = ""
 
 
 def write_pages(
@@ -91,17 +69,17 @@ def write_pages(
     found: Evaluation,
     *,
     title: str,
+    opening: Opening,
     summary: str,
     sections: Sequence[Section],
     notes: Sequence[str],
     details: Mapping[str, Any],
     data: Mapping[str, Any],
-    verdict: str = "",
 ) -> dict[str, Path]:
     """Write report.json (the evaluation, `data` and texts), report.md and .html, items.csv, plots/*.png; returns their paths.
 
-    `notes` say how to read the numbers, `details` are facts on the run, and the `verdict` is a sentence ahead of everything.
-    The files of an earlier report are removed first; others of these names raise a ValueError.
+    `notes` say how to read the numbers, and `details` are facts on the run. The files of an earlier report are removed first;
+    others of these names raise a ValueError.
     """
     plots = [f"plots/{name}.png" for section in sections for name in section.figures]
     names = [*plots, "report.md", "report.html", "items.csv"]
@@ -113,8 +91,9 @@ def write_pages(
     targets = found.reference.targets
     record = {
         "title": title,
-        "verdict": verdict,
+        "verdict": opening.verdict,
         "summary": summary,
+        "opening": opening.to_dict(),
         "questions": [question.to_dict() for question in targets.questions],
         "support": list(targets.support),
         "target_method": targets.method,
@@ -131,23 +110,20 @@ def write_pages(
         for name, draw in section.figures.items():
             path, caption = folder / "plots" / f"{name}.png", say(f"captions.{name}", systems=found.systems)
             files[name] = save_figure(lambda draw=draw: readable(draw(), numbered), path, dpi=DPI)
-            drawn.append(shown_figure(path, caption))
-        clips = [clip.inline() for clip in section.clips]
-        shown.append({"title": section.title, "tables": section.tables, "figures": drawn, "clips": clips})
+            drawn.append(shown_figure(path, f"plots/{path.name}", caption))
+        shown.append({"tables": section.tables, "figures": drawn})
     if numbered:
         notes = [*notes, number_key(numbered)]
         warnings.warn(notes[-1], stacklevel=2)
-    page = {"title": title, "verdict": verdict, "summary": summary, "sections": shown, "notes": notes}
-    page["details"] = _texts(details)
-    for kind, template in (("markdown", "report.md.j2"), ("html", "report.html.j2")):
-        files[kind].write_text(render(template, page), encoding="utf-8")
+    page = {"title": title, "opening": opening, "summary": summary, "sections": shown, "notes": notes}
+    _write_both(files["markdown"], page | {"details": _texts(details)})
     files["csv"] = folder / "items.csv"
     options = {"index": False, "float_format": "%.6g", "lineterminator": "\n"}
     found.per_item.map(csv_safe).to_csv(files["csv"], **options)
     return files
 
 
-def write_markdown(
+def write_tables(
     path: Path,
     *,
     title: str,
@@ -157,18 +133,21 @@ def write_markdown(
     details: Mapping[str, Any],
     figure: tuple[str, str] | None = None,
 ) -> Path:
-    """Write tables as one page of Markdown, and as HTML beside it; returns the path of the Markdown.
+    """Write tables as Markdown, and as a self-contained HTML page beside it; returns the path of the former.
 
-    A `figure`, a file that is beside it already and its caption, follows the first table.
+    `figure`, a PNG file beside them and its caption, follows the first table.
     """
-    figures = [] if figure is None else [shown_figure(path.with_name(figure[0]), figure[1]) | {"path": figure[0]}]
-    shown = [{"tables": tables[:1], "figures": figures}, {"tables": tables[1:], "figures": []}]
-    sections = [{"title": "", "clips": [], **section} for section in shown]
-    page = {"title": title, "verdict": "", "summary": summary, "sections": sections, "notes": notes}
-    page["details"] = _texts(details)
-    for target, template in ((path, "report.md.j2"), (path.with_suffix(".html"), "report.html.j2")):
-        target.write_text(render(template, page), encoding="utf-8")
+    figures = [] if figure is None else [shown_figure(path.parent / figure[0], *figure)]
+    sections = [{"tables": tables[:1], "figures": figures}, {"tables": tables[1:], "figures": []}]
+    page = {"title": title, "opening": None, "summary": summary, "sections": sections, "notes": notes}
+    _write_both(path, page | {"details": _texts(details)})
     return path
+
+
+def _write_both(path: Path, page: Mapping[str, Any]) -> None:
+    """Write a page as Markdown to `path`, and as HTML beside it."""
+    for suffix in (".md", ".html"):
+        path.with_suffix(suffix).write_text(render(f"report{suffix}.j2", page), encoding="utf-8")
 
 
 def write_json(path: Path, values: Mapping[str, Any], *, indent: int = 2) -> None:
@@ -206,7 +185,13 @@ def render(template: str, page: Mapping[str, Any]) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    made.filters["csp_hash"] = _csp_hash
     return made.get_template(template).render(page)
+
+
+def _csp_hash(script: str) -> str:
+    """The source expression of a content security policy that allows this script alone."""
+    return f"sha256-{base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()}"
 
 
 def csv_safe(cell: Any) -> Any:
@@ -221,12 +206,12 @@ def csv_safe(cell: Any) -> Any:
     return f"'{cell}" if suspect or cell.startswith(("\t", "\r", "\n")) else cell
 
 
-def shown_figure(path: Path, caption: str) -> dict[str, Any]:
-    """A figure for the templates, with its bytes in base64 and its width in CSS pixels from the PNG header."""
+def shown_figure(path: Path, name: str, caption: str) -> dict[str, Any]:
+    """A figure for the templates, by its name from the page, with its bytes in base64 and its width from the PNG header."""
     content = path.read_bytes()
     width = int.from_bytes(content[16:20], "big") * 96 // DPI
     encoded = base64.b64encode(content).decode("ascii")
-    return {"path": f"plots/{path.name}", "caption": caption, "alt": caption, "base64": encoded, "width": width}
+    return {"path": name, "caption": caption, "alt": caption, "base64": encoded, "width": width}
 
 
 @contextmanager

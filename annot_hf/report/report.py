@@ -1,8 +1,8 @@
-"""Reports of one run, or of two runs: report.json, report.md, a self-contained report.html, items.csv and plots/*.png."""
+"""Reports of one or several runs: report.json, report.md, a self-contained report.html, items.csv and plots/*.png."""
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,8 +18,9 @@ from annot_hf.evaluation.alignment import examples, groups_of, items_by_name
 from annot_hf.evaluation.evaluate import CONSENSUS, MARGINAL, MODEL, Evaluation, evaluate, measure_conditions
 from annot_hf.evaluation.raters import recovered_bias
 from annot_hf.report import figures as plots, tables
-from annot_hf.report.pages import Clip, Figures, Section, write_pages
-from annot_hf.report.systems import comparison_sections, comparison_summary
+from annot_hf.report.opening import Opening, open_report
+from annot_hf.report.pages import Figures, Section, write_pages
+from annot_hf.report.systems import MOST_RUNS, comparison_sections, comparison_summary
 from annot_hf.report.tables import say
 
 if TYPE_CHECKING:
@@ -33,7 +34,8 @@ class Report:
     Attributes:
         folder: Where the files are.
         title: Its heading.
-        summary: The paragraph on top, with the main result.
+        summary: The verdict, and what was compared with what.
+        opening: The verdict, the three numbers and the items that the page begins with.
         evaluation: All numbers.
         files: Paths of json, markdown, html, csv and of each plot, by name.
     """
@@ -41,6 +43,7 @@ class Report:
     folder: Path
     title: str
     summary: str
+    opening: Opening
     evaluation: Evaluation
     files: dict[str, Path]
 
@@ -89,13 +92,15 @@ def build_report(
         controls: What a model of raters is held against, by name; see `held_against`.
         newcomers: Predictions for raters who joined the trained model, as "model" and as what these are held against, and the
             votes of theirs to score.
-        listen: Put the audio of three clips into the page; mind the corpus's licence.
+        listen: Put the audio of the three clips with the most disagreement into the page; mind the corpus's licence.
 
     Raises:
         ValueError: The inputs do not match.
     """
     about, options = _about(items, marginal, n_resamples, seed, on_missing)
-    parts = ("items", "raters", "scales", "categories", "ceiling")
+    if listen and (about is None or "audio" not in about):
+        raise ValueError("The items have no audio to listen to; leave listen out.")
+    parts = ("items", "raters", "scales", "categories", "ceiling", "subsets")
     found = evaluate(predictions, targets, votes=votes, groups=groups_of(about, groups), parts=parts, **options)
     voted = None if votes is None else _evaluated_votes(votes, found)
     biases = None
@@ -121,19 +126,19 @@ def build_report(
     )
     excluded = _excluded(found, targets, votes)
 
+    opening = open_report(found, helped, {MODEL: predictions}, about, listen=listen)
+    opening = replace(opening, verdict=f"{predictions.caution} {opening.verdict}".strip())
     figures = _report_figures(found, biases)
     sections = []
     if helped is not None:
         sections.append(controls_section(helped, found, width=predictions.meta.get("consensus_width")))
     if biases is not None:
         sections.append(Section(tables.bias_table(biases), {"rater_bias": figures.pop("rater_bias")}))
-    clips = _clips(found, about) if listen else []
-    if helped is not None or clips:
-        sections.append(Section(figures={"examples": figures.pop("examples")}, clips=clips, title=say("clips.title")))
     if joined is not None:
         sections.append(newcomers_section(joined, asked[MODEL].meta.get("onboarding_votes", 0)))
     shown = tables.score_tables(found) + tables.class_table(found) + tables.scale_table(found)
     shown += tables.disagreement_table(found) + tables.agreement_table(agreed) + tables.spread_table(found)
+    shown += tables.subsets_table(found)
     sections.append(Section(shown, figures))
     if found.strata:
         sections += breakdown_sections(found, {"reliability": figures.pop("reliability")})
@@ -141,11 +146,7 @@ def build_report(
         sections.append(Section([tables.robustness_table(sampled)]))
     if robust is not None:
         sections.append(robustness_section(robust))
-    verdict = _verdict(found, helped) if found.counts["rater_votes_own_head"] else ""
-    # The caution comes first of all.
-    verdict = f"{predictions.caution} {verdict}".strip() if verdict else ""
-    facts = {"excluded": excluded, "splits": _splits(found, about), "caution": "" if verdict else predictions.caution}
-    summary = say("summaries.report", found=found, **facts)
+    summary = say("summaries.report", found=found, excluded=excluded, splits=_splits(found, about))
     data = {
         "controls": None if helped is None else helped.to_dict(),
         "newcomers": None if joined is None else joined.to_dict(),
@@ -156,42 +157,20 @@ def build_report(
         "recovered_bias": biases,
         "resampling": {"n_resamples": n_resamples, "seed": seed},
     }
-    notes_shown = [*found.notes, *([say("controls.lacking")] if verdict and helped is None else [])]
-    texts = {"title": title, "verdict": verdict, "summary": summary, "notes": notes_shown}
+    heads = found.counts["rater_votes_own_head"] and found.parts["raters"]
+    notes_shown = [*found.notes, *([say("controls.lacking")] if heads and helped is None else [])]
+    texts = {"title": title, "opening": opening, "summary": summary, "notes": notes_shown}
     details = {**predictions.meta, **(notes or {})}
     files = write_pages(Path(out), found, sections=sections, data=data, details=details, **texts)
-    return Report(Path(out), title, f"{verdict} {summary}".strip(), found, files)
-
-
-def _verdict(found: Evaluation, helped: Evaluation | None) -> str:
-    """Whether knowing the rater helps, in one sentence; empty if no rater's own answers can be measured."""
-    shuffled = None
-    if helped is not None and "shuffled" in helped.systems:
-        shuffled = helped.rater_gain("shuffled", f"shuffled, {CONSENSUS}")
-    scale = found.reference.targets.questions[0].is_scale
-    own = found.rater_gain(MODEL, CONSENSUS)
-    if own is None:
-        return ""
-    return say("summaries.verdict", own=own, gap=found.at("gap_closed"), shuffled=shuffled, scale=scale)
-
-
-def _clips(found: Evaluation, about: pd.DataFrame | None) -> list[Clip]:
-    """The audio of the clips of the figure of examples."""
-    if about is None or "audio" not in about:
-        raise ValueError("The items have no audio to listen to; leave listen out.")
-    rows, ranks = _examples(found.per_item["jsd"].to_numpy())
-    items = found.per_item["item"].to_numpy()[rows]
-    return [Clip(f"{rank} JSD: {item}", about["audio"][item]) for item, rank in zip(items, ranks, strict=True)]
+    return Report(Path(out), title, f"{opening.verdict} {summary}", opening, found, files)
 
 
 def build_comparison(
-    predictions_a: Predictions,
-    predictions_b: Predictions,
+    runs: Mapping[str, Predictions],
     targets: Targets,
     out: str | os.PathLike[str],
     *,
     title: str,
-    names: tuple[str, str] = ("A", "B"),
     items: pd.DataFrame | None = None,
     marginal: Sequence[float] | np.ndarray | None = None,
     votes: VoteTable | None = None,
@@ -200,16 +179,15 @@ def build_comparison(
     seed: int = 0,
     on_missing: str = "error",
     groups: Sequence[str] | None = None,
+    listen: bool = False,
 ) -> Report:
-    """Compare two runs and write the report into one folder.
+    """Compare up to six runs on the same items and write the report into one folder.
 
     Args:
-        predictions_a: Predictions of one run.
-        predictions_b: Predictions of the other run for the same items.
+        runs: The predictions by the name of the run.
         targets: Targets of the items.
         out: Folder to write; created if necessary.
         title: Heading of the report.
-        names: Names of the runs.
         items: Table with a column `item` and, if known, `speaker` (intervals resample speakers, or items if all are null)
             and metadata.
         marginal: Distribution of the training votes `(K,)`, the baseline.
@@ -219,26 +197,30 @@ def build_comparison(
         seed: Seed of the resampling.
         on_missing: "error" or "exclude"; see `evaluate`.
         groups: Columns of `items` that group speakers; when None, `sex` and `gender` if they exist.
+        listen: Put the audio of the three clips with the most disagreement into the page; mind the corpus's licence.
 
     Raises:
-        ValueError: The runs cover different items, or the inputs do not match.
+        ValueError: The runs cover different items, are too many, or the inputs do not match.
     """
+    if not 2 <= len(runs) <= MOST_RUNS:
+        raise ValueError(f"There are {len(runs)} runs; compare 2 to {MOST_RUNS} on a page.")
     about, options = _about(items, marginal, n_resamples, seed, on_missing)
-    parts = ("items", "raters", "categories")
-    if names[0] == names[1]:
-        raise ValueError(f"Both runs are called {names[0]!r}; compare two different runs.")
-    runs = dict(zip(names, (predictions_a, predictions_b), strict=True))
-    grouped = groups_of(about, groups)
-    found = evaluate(runs, targets, votes=votes, groups=grouped, against=names[1], parts=parts, **options)
+    parts = ("items", "raters", "categories", "subsets")
+    grouped, names = groups_of(about, groups), list(runs)
+    # Of two runs, the differences are those of the first.
+    against = names[1] if len(runs) == 2 else names[0]
+    found = evaluate(runs, targets, votes=votes, groups=grouped, against=against, parts=parts, **options)
 
+    opening = open_report(found, None, runs, about, listen=listen)
     cautions = [f"{name}: {run.caution}" for name, run in runs.items() if run.caution]
-    summary = " ".join([*cautions, comparison_summary(found)])
+    opening = replace(opening, verdict=" ".join([*cautions, opening.verdict]))
+    summary = comparison_summary(found)
     details = {f"{name}: {key}": value for name, run in runs.items() for key, value in run.meta.items()}
     said = [*found.notes, say("comparison.verdicts")]
-    texts = {"title": title, "summary": summary, "notes": said, "details": {**details, **(notes or {})}}
-    data = {"resampling": {"n_resamples": n_resamples, "seed": seed}}
-    files = write_pages(Path(out), found, sections=comparison_sections(found), data=data, **texts)
-    return Report(Path(out), title, summary, found, files)
+    texts = {"title": title, "opening": opening, "summary": summary, "notes": said}
+    data, details = {"resampling": {"n_resamples": n_resamples, "seed": seed}}, {**details, **(notes or {})}
+    files = write_pages(Path(out), found, sections=comparison_sections(found), data=data, details=details, **texts)
+    return Report(Path(out), title, f"{opening.verdict} {summary}", opening, found, files)
 
 
 def controls_section(found: Evaluation, alone: Evaluation, *, width: float | None) -> Section:

@@ -22,7 +22,7 @@ from annot_hf.evaluation.saturation import Curve, HeldOut, SaturationFinding
 from annot_hf.evaluation.synthetic_agreement import AGREEMENT_MEASURES, ALL, NOTE, PERSON, SYNTHETIC, SyntheticAgreement
 from annot_hf.models.measures import tvd
 from annot_hf.report.figures import BLUE, DARK, FAINT, GRID, ORANGE, canvas, legend, short
-from annot_hf.report.pages import csv_safe, plain, render, save_figure, write_json, write_markdown
+from annot_hf.report.pages import csv_safe, plain, render, save_figure, write_json, write_tables
 from annot_hf.report.tables import ARROWS, Table, number, say, value_cell, worded
 
 _SALIENCY_FILE = "saliency.json"
@@ -102,7 +102,7 @@ class Saturation:
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / record, self.to_dict(), indent=1)
         save_figure(lambda: plot_saturation(self.curve, self.ideal, self.finding, self.held_out), folder / picture)
-        write_markdown(
+        write_tables(
             folder / page,
             title=f"Synthetic votes on {self.about['corpus']}, {self.about['question']}",
             summary=self.summary,

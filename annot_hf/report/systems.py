@@ -1,4 +1,4 @@
-"""Comparisons of systems: two runs in a report, several systems of a plan, and cross-validations."""
+"""Comparisons of systems: runs in a report, the systems of a plan, and cross-validations."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
@@ -22,10 +22,14 @@ from annot_hf.report.tables import (
     number,
     say,
     spread_table,
+    subsets_table,
     value_cell,
     worded,
+    worth_texts,
 )
 
+# As many have a colour of their own.
+MOST_RUNS = 6
 # Tables of a comparison: title, and the prefixes of the measures.
 _PARTS = {
     "By how much the raters disagree": ("jsd_t", "accuracy_t", "macro_f1_t"),
@@ -65,7 +69,19 @@ _CROSSVAL = {
 
 
 def comparison_sections(found: Evaluation) -> list[Section]:
-    """Tables and figures of two runs, with their differences."""
+    """Tables and figures of several runs: of two, every measure with its difference; of more, those of a plan's systems."""
+    if len(found.systems) == 2:
+        sections = _pair_sections(found)
+    else:
+        sections = [Section(systems_tables(found), {"systems": lambda: plots.plot_systems(found)})]
+    sections.append(Section(subsets_table(found)))
+    if found.equivalence is not None:
+        worth = {"equivalence": lambda: plots.plot_equivalence(found.equivalence, found.systems)}
+        sections.append(Section([_worth_table(found)], worth))
+    return sections
+
+
+def _pair_sections(found: Evaluation) -> list[Section]:
     a, b = found.systems
     compared = [name for name in found.parts["items"] if name not in _NOT_COUNTED]
     figures = {"differences": lambda: plots.plot_differences(found, compared)}
@@ -86,9 +102,6 @@ def comparison_sections(found: Evaluation) -> list[Section]:
         left = [name for name in left if name not in part]
         if part:
             sections.append(Section([_comparison_table(title, part, found)]))
-    if found.equivalence is not None:
-        worth = {"equivalence": lambda: plots.plot_equivalence(found.equivalence, found.systems)}
-        sections.append(Section([_worth_table(found)], worth))
     return sections
 
 
@@ -102,15 +115,17 @@ def _comparison_table(title: str, names: Iterable[str], found: Evaluation, note:
 def _worth_table(found: Evaluation) -> Table:
     told, rows = found.equivalence, []
     for name in found.systems:
-        worth, *ends = told.systems[name]["worth"]["text"].split(" (95 % interval ")
-        ends = f"[{ends[0][:-1].replace(' to ', ', ')}]" if ends else ""
+        worth, ends = worth_texts(told.systems[name]["worth"])
+        ends = f"[{ends.replace(' to ', ', ')}]" if ends else ""
         rows.append((name, value_cell(told.systems[name]["loss"]), Cell(worth, ends)))
     return worded("worths", rows, found=told)
 
 
 def comparison_summary(found: Evaluation) -> str:
-    """What was compared, and the main result with its interval."""
-    verdicts = [found.better(name, *found.systems) for name in found.parts["items"] if name not in _NOT_COUNTED]
+    """What was compared, and of two runs on how many measures each is better."""
+    verdicts = []
+    if len(found.systems) == 2:
+        verdicts = [found.better(name, *found.systems) for name in found.parts["items"] if name not in _NOT_COUNTED]
     return say("summaries.comparison", found=found, verdicts=verdicts)
 
 

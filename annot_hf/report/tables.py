@@ -15,7 +15,7 @@ from annot_hf.evaluation.categories import LEVELS, Stratum, depths
 from annot_hf.evaluation.ceiling import CEILING, SPLIT_HALF
 from annot_hf.evaluation.evaluate import CONSENSUS, MARGINAL, MODEL, Evaluation, spread
 from annot_hf.evaluation.scoring import FITS
-from annot_hf.evaluation.speakers import RANKED, WORST, speaker_spread
+from annot_hf.evaluation.speakers import FEWEST_ITEMS, RANKED, WORST, speaker_spread
 from annot_hf.models.measures import CALIBRATION_BINS
 
 # The noise ceilings, best possible systems.
@@ -72,16 +72,21 @@ def _in_words(entry: Mapping[str, Any], digits: int, unit: str) -> str:
     value = f"{number(entry['value'], digits)}{unit}"
     if entry["low"] is None:
         return value
-    return f"{value} (95 % interval {number(entry['low'], digits)} to {number(entry['high'], digits)})"
+    return f"{value} (95 % interval {ends(entry, digits)})"
+
+
+def ends(entry: Mapping[str, Any], digits: int, unit: str = "") -> str:
+    """The interval of a value, such as "0.012 to 0.050"; empty without one."""
+    if entry["low"] is None:
+        return ""
+    return f"{number(entry['low'], digits)} to {number(entry['high'], digits)}{unit}"
 
 
 def _signed(entry: Mapping[str, Any], digits: int, unit: str = "") -> str:
-    """A difference with its interval in words, such as "+0.031, 95 % interval 0.012 to 0.050"."""
+    """A difference with its interval, such as "+0.031, 0.012 to 0.050"."""
     value = number(entry["value"], digits)
     value = ("" if value[0] == "\u2212" else "+") + value + unit
-    if entry["low"] is None:
-        return value
-    return f"{value}, 95 % interval {number(entry['low'], digits)} to {number(entry['high'], digits)}"
+    return f"{value}, {ends(entry, digits)}" if ends(entry, digits) else value
 
 
 def environment(**options: Any) -> Environment:
@@ -92,6 +97,7 @@ def environment(**options: Any) -> Environment:
         "counted": counted,
         "number": number,
         "interval": _in_words,
+        "ends": ends,
         "signed": _signed,
         "md": markdown_safe,
     }
@@ -106,7 +112,7 @@ def words() -> dict[str, dict[str, Any]]:
     return read_yaml(_WORDS_FILE.read_text(encoding="utf-8"), str(_WORDS_FILE))
 
 
-def say(name: str, **values: Any) -> str:
+def say(name: str, /, **values: Any) -> str:
     """A text of `templates/words.yaml`, such as "captions.examples", filled with these values; empty if it has none."""
     return _text_template(name).render(values)
 
@@ -145,6 +151,12 @@ def value_cell(entry: Mapping[str, Any] | None, unit: str | None = None) -> Cell
     if entry["low"] is None or entry["low"] == entry["high"]:
         return Cell(value)
     return Cell(value, f"[{number(entry['low'], digits)}, {number(entry['high'], digits)}]")
+
+
+def worth_texts(worth: Mapping[str, Any]) -> tuple[str, str]:
+    """A worth in raters of `worth_record`, and the ends of its interval: such as "7.2" and "5.1 to > 9"."""
+    value, _, ends = worth["text"].partition(" (95 % interval ")
+    return value, ends.removesuffix(")")
 
 
 def measure_cells(found: Evaluation, names: Iterable[str], systems: Sequence[str] = (MODEL,)) -> list[Cell]:
@@ -199,7 +211,7 @@ def score_tables(found: Evaluation) -> list[Table]:
     rows = measure_rows(found, found.parts["items"], (MODEL, MARGINAL), [(MODEL, MARGINAL)])
     columns, best = words()["scores"]["columns"], [name for name in CEILINGS if name in found.measured("jsd").draws]
     if best:
-        columns = [*columns, *map(_capital, best)]
+        columns = [*columns, *map(capital, best)]
         rows = [
             (*row, *measure_cells(found, [name], best)) for name, row in zip(found.parts["items"], rows, strict=True)
         ]
@@ -292,12 +304,13 @@ def strata_table(found: Evaluation) -> Table:
 def _stratum_cell(stratum: Stratum) -> Cell:
     if stratum.scheme == "thirds":
         bounds = {"low": "below 1/3", "mid": "1/3 to below 2/3", "high": "2/3 to 1"}[stratum.name]
-        return Cell(_capital(stratum.name), bounds)
+        return Cell(capital(stratum.name), bounds)
     bounds = "empty" if stratum.low is None else f"{stratum.low:.2f} to {stratum.high:.2f}"
-    return Cell(f"{_capital(stratum.name)} tertile", bounds)
+    return Cell(f"{capital(stratum.name)} tertile", bounds)
 
 
-def _capital(text: str) -> str:
+def capital(text: str) -> str:
+    """The text with a capital letter first."""
     return text[:1].upper() + text[1:]
 
 
@@ -325,7 +338,7 @@ def speakers_table(found: Evaluation) -> list[Table]:
         items = told["items"]
         about = f"n = {told['speakers']:,}; {items['median']:g} items ({items['min']:g} to {items['max']:g})"
         cells = measure_cells(found, [f"pauar{level}_{n}_best{ending}" for level, n in cut])
-        rows.append((Cell(_capital(group.title), about), *cells))
+        rows.append((Cell(capital(group.title), about), *cells))
     columns = ("Speakers", *(f"paUAR\u2011{level} {n}\u2011best" for level, n in cut))
     every = spread(found.per_speaker)["labels"]
     return [worded("speakers", rows, columns=columns, found=every, labels=len(found.support))]
@@ -349,6 +362,20 @@ def _speaker_cell(entry: Mapping[str, Any] | None, digits: int) -> Cell:
     if entry is None:
         return Cell(DASH)
     return Cell(number(entry["value"], digits), f"({entry['speaker']}, {counted(entry['items'], 'item')})")
+
+
+def subsets_table(found: Evaluation) -> list[Table]:
+    """The gap that each system closes on each subset of the items; empty without subsets."""
+    rows = [
+        (
+            capital(say(f"subsets.{one['kind']}", name=one["name"], noun="item")),
+            one["items"],
+            *(value_cell(one["gap_closed"][system], "%") for system in found.systems),
+        )
+        for one in found.subsets
+    ]
+    heads = ["Gap closed (%)"] if len(found.systems) == 1 else found.systems
+    return [worded("subsets", rows, columns=("Part", "Items", *heads), fewest=FEWEST_ITEMS)] if rows else []
 
 
 def robustness_table(found: Evaluation) -> Table:

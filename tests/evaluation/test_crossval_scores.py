@@ -12,8 +12,8 @@ from annot_hf.evaluation.evaluate import evaluate
 from annot_hf.evaluation.resampling import Resamples
 from annot_hf.evaluation.scoring import measure_entropy_ranks
 from annot_hf.models import measures
-from annot_hf.report.figures import PANELS, plot_crossval
-from annot_hf.report.pages import save_figure, write_markdown
+from annot_hf.report.figures import PANELS, plot_systems
+from annot_hf.report.pages import save_figure, write_tables
 from annot_hf.report.systems import crossval_tables, fold_notes, systems_tables
 
 
@@ -185,11 +185,11 @@ def test_page_and_figure_say_everything(crossed, tmp_path):
     rows = [[cell.main for cell in row] for table in tables for row in table.rows]
     assert ["test", "60", "3"] in rows and "Difference to sharp, paired" in [table.title for table in tables]
     assert {row[0] for row in rows} == {"sharp", "flat", "marginal", "train", "validation", "test"}
-    figure = plot_crossval(found)
+    figure = plot_systems(found)
     assert len(figure.axes) == len(PANELS)
     drawn = [line.get_xdata()[0] for line in figure.axes[3].lines if line.get_marker() == "o"]
     assert drawn == [found.at("jsd", name)["value"] for name in ("sharp", "flat")]
-    assert save_figure(lambda: plot_crossval(found), tmp_path / "plot.png").stat().st_size > 10_000
+    assert save_figure(lambda: plot_systems(found), tmp_path / "plot.png").stat().st_size > 10_000
 
 
 def test_a_system_called_marginal(crossed):
@@ -237,7 +237,7 @@ def test_names_in_pages_stay_text(crossed, tmp_path):
     found = repeats(hostile, targets, folds, groups, unit="speaker", n_resamples=10)
     notes = [*fold_notes(found), HOSTILE]
     tables = crossval_tables(found) + systems_tables(found)
-    page = write_markdown(
+    page = write_tables(
         tmp_path / "page.md", title=HOSTILE, summary=HOSTILE, tables=tables, notes=notes, details={HOSTILE: HOSTILE}
     ).read_text(encoding="utf-8")
     assert page.count("&lt;script&gt;") > 10

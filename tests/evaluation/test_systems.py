@@ -20,7 +20,14 @@ def runs(emotion_run):
 
 def page_of(tables):
     """The tables as Markdown."""
-    page = {"title": "", "summary": "", "sections": [{"tables": tables, "figures": []}], "notes": [], "details": []}
+    page = {
+        "title": "",
+        "opening": None,
+        "summary": "",
+        "sections": [{"tables": tables, "figures": []}],
+        "notes": [],
+        "details": [],
+    }
     return render("report.md.j2", page)
 
 

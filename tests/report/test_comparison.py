@@ -125,12 +125,10 @@ def test_report(tmp_path, emotion_run):
     votes, targets, predictions, speakers = emotion_run
     items = pd.DataFrame({"item": list(speakers), "speaker": list(speakers.values()), "sex": ["f", "m"] * 120})
     report = build_comparison(
-        predictions,
-        noisier(predictions),
+        {"clean": predictions, "$noisy|": noisier(predictions)},
         targets,
         tmp_path,
         title="<b>Two</b> runs",
-        names=("clean", "$noisy|"),
         items=items,
         votes=votes,
         notes={"seed": 0},
@@ -145,7 +143,8 @@ def test_report(tmp_path, emotion_run):
     assert "<b>" not in page and "&lt;b&gt;Two" in page and page.count("<img") == 3
     text = (tmp_path / "report.md").read_text(encoding="utf-8")
     html = MarkdownIt("commonmark").enable("table").render(text)
-    assert html.count("<table>") == 9 and html.count("<img") == 3  # seven of measures, one of speakers, one of the run
+    # the examples, seven tables of measures, one of speakers, one of subsets, one of the run
+    assert html.count("<table>") == 11 and html.count("<img") == 3
     data = json.loads((tmp_path / "report.json").read_text(encoding="utf-8"))
     assert data["evaluation"]["systems"] == ["clean", "$noisy|"] and data["run"]["$noisy|: model"] == "noisier"
     assert data["evaluation"]["measures"]["items"]["jsd"] == report.evaluation["jsd"]
@@ -157,12 +156,14 @@ def test_report(tmp_path, emotion_run):
 def test_grids_and_single_items(tmp_path, grid_run):
     votes, targets, predictions, _, _ = grid_run
     report = build_comparison(
-        predictions, noisier(predictions), targets, tmp_path / "a", title="t", votes=votes, n_resamples=50
+        {"A": predictions, "B": noisier(predictions)}, targets, tmp_path / "a", title="t", votes=votes, n_resamples=50
     )
     found = report.evaluation
     assert found.parts["categories"] == {} and found.equivalence is None
     assert "ccc_valence" in found.parts["items"] and "rater_ccc_valence" in found.parts["raters"]
     assert found.better("ccc_valence", "A", "B") == "A"
     one = targets.select(targets.items[:1])
-    report = build_comparison(predictions, predictions, one, tmp_path / "b", title="t", on_missing="exclude")
+    report = build_comparison(
+        {"A": predictions, "B": predictions}, one, tmp_path / "b", title="t", on_missing="exclude"
+    )
     assert "on 1 item (speakers not given)" in report.summary and report.summary.endswith("there is only 1 item.")
