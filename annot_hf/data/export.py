@@ -51,7 +51,8 @@ class ExportedCorpus:
             and metadata, as far as the corpus has them.
         report: `CorpusReport.to_dict()` of the export.
         digest: SHA-256 of questions, votes, items and spans of the whole export.
-        origin: Version, license, citation, homepage and access of the corpus, as its script states them.
+        origin: Version, license, citation, homepage and access of the corpus, as its script states them, and its `repository`,
+            as me/mine@COMMIT, if it was read from the Hub.
         spans: What raters highlighted: data frame with item, annotator, start, end (places in the text) and words, or None.
         part: Describes a view, such as a fold of a cross-validation (see `with_splits`); empty for the whole export.
     """
@@ -209,13 +210,19 @@ def seal_export(folder: Path, facts: dict[str, Any]) -> None:
         names = [name for name in facts["report"]["splits"] if (folder / config / f"{name}.parquet").is_file()]
         splits |= {config: names} if names else {}
     files = [f"{config}/{name}.parquet" for config, names in splits.items() for name in names]
+    tables = _read_tables(folder, splits, audio=False)
     # Computed from the written files, because reading the export computes it again.
-    digest = _tables_digest(facts["questions"], _read_tables(folder, splits, audio=False))
+    digest = _tables_digest(facts["questions"], tables)
     facts = facts | {"files": {name: file_sha256(folder / name) for name in files}, "splits": splits, "digest": digest}
     text = json.dumps(facts, indent=1, ensure_ascii=False)
     (folder / EXPORT_FILE).write_text(text + "\n", encoding="utf-8")
+    write_card(folder, facts, tables)
+
+
+def write_card(folder: Path, facts: dict[str, Any], tables: dict[str, pa.Table] | None = None) -> Path:
+    """Write README.md, the card of an export whose `corpus.json` holds `facts`; its tables are read if they are not given."""
     features, written = {}, {}
-    for config, names in splits.items():
+    for config, names in facts["splits"].items():
         written[config] = SplitDict()
         for name in names:
             found = pq.ParquetFile(folder / config / f"{name}.parquet")
@@ -223,8 +230,21 @@ def seal_export(folder: Path, facts: dict[str, Any]) -> None:
             groups = (found.metadata.row_group(at) for at in range(found.num_row_groups))
             size = sum(group.total_byte_size for group in groups)
             written[config].add(SplitInfo(name, num_bytes=size, num_examples=found.metadata.num_rows))
-    card = dataset_card(CorpusReport.from_dict(facts["report"]), facts, features, written)
+    tables = tables or _read_tables(folder, facts["splits"], audio=False)
+    votes = _vote_table(tables, tuple(Question.from_dict(fields) for fields in facts["questions"]))
+    card = dataset_card(facts, features, written, tables["items"].to_pandas(), votes)
     (folder / "README.md").write_text(card, encoding="utf-8")
+    return folder / "README.md"
+
+
+def _vote_table(tables: dict[str, pa.Table], questions: tuple[Question, ...]) -> VoteTable:
+    """The votes among the tables of an export, which hold labels as numbers."""
+    votes = tables["votes"]
+    if labels := all_labels(questions):
+        codes = votes["label"].combine_chunks().cast(pa.int32())
+        label = pa.DictionaryArray.from_arrays(codes, pa.array(labels, pa.string()))
+        votes = votes.set_column(votes.column_names.index("label"), "label", label)
+    return VoteTable.from_arrow(votes, questions)
 
 
 def read_export(
@@ -243,6 +263,15 @@ def read_export(
             audio is not under one root; the message names the file.
     """
     folder = find_folder(source, "dataset", revision=revision).resolve()
+    path, facts = folder / EXPORT_FILE, read_export_facts(folder)
+    try:
+        return _read_checked(folder, facts, root)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}); export the corpus again.") from error
+
+
+def read_export_facts(folder: Path) -> dict[str, Any]:
+    """What `corpus.json` of an export says; a ValueError if the folder is none."""
     path = folder / EXPORT_FILE
     if not path.is_file():
         raise ValueError(
@@ -256,10 +285,7 @@ def read_export(
         raise ValueError(
             f"{folder} is not an exported corpus: {path} is not of kind {EXPORT_KIND!r}; write one with `annot-hf corpus`."
         )
-    try:
-        return _read_checked(folder, facts, root)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is damaged ({type(error).__name__}: {error}); export the corpus again.") from error
+    return facts
 
 
 def _read_checked(folder: Path, facts: dict[str, Any], root: str | os.PathLike | None) -> ExportedCorpus:
@@ -277,12 +303,8 @@ def _read_checked(folder: Path, facts: dict[str, Any], root: str | os.PathLike |
         raise ValueError(
             f"{folder / EXPORT_FILE} is damaged (its digest or its counts do not match the tables); export the corpus again."
         )
-    votes = tables["votes"]
     questions = tuple(Question.from_dict(fields) for fields in facts["questions"])
-    if labels := all_labels(questions):
-        codes = votes["label"].combine_chunks().cast(pa.int32())
-        label = pa.DictionaryArray.from_arrays(codes, pa.array(labels, pa.string()))
-        votes = votes.set_column(votes.column_names.index("label"), "label", label)
+    repository = {} if spoken(folder) == str(folder) else {"repository": spoken(folder)}
     items = tables["items"].to_pandas()
     if "file" in items:
         # an export that was published without its clips has no such column
@@ -294,10 +316,10 @@ def _read_checked(folder: Path, facts: dict[str, Any], root: str | os.PathLike |
         questions=questions,
         default_questions=tuple(facts["default_questions"]),
         items=items,
-        votes=VoteTable.from_arrow(votes, questions),
+        votes=_vote_table(tables, questions),
         report=facts["report"],
         digest=facts["digest"],
-        origin={key: facts[key] for key in _STATED},
+        origin={key: facts[key] for key in _STATED} | repository,
         spans=tables["spans"].to_pandas() if "spans" in tables else None,
     )
 

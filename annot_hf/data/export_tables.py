@@ -2,7 +2,8 @@
 
 import html
 import os
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ from datasets.splits import SplitDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCardData
 
+from annot_hf.data.agreement import agreement
 from annot_hf.data.corpus import CorpusReport, VoteCorpus
+from annot_hf.data.files import CARD_MARK
 from annot_hf.data.questions import Question, nearest, read_yaml
 from annot_hf.data.votes import VoteTable
 from annot_hf.models.measures import entropy
@@ -179,10 +182,20 @@ def spans_table(name: str, spans: pd.DataFrame, items: pd.DataFrame, votes: Vote
 
 
 def dataset_card(
-    report: CorpusReport, facts: dict[str, Any], features: dict[str, Features], splits: dict[str, SplitDict]
+    facts: dict[str, Any],
+    features: dict[str, Features],
+    splits: dict[str, SplitDict],
+    items: pd.DataFrame,
+    votes: VoteTable,
 ) -> str:
     """The README of an export: YAML for `load_dataset`, then text for people; `facts` are those of `corpus.json`."""
-    metadata = DatasetCardData(license=facts["license"], pretty_name=facts["name"])
+    heard = "file" in items
+    metadata = DatasetCardData(
+        license=facts["license"],
+        pretty_name=facts["name"],
+        task_categories=["audio-classification" if heard else "text-classification"],
+        tags=["annot-hf", "human-label-variation"],
+    )
     infos, configs = {}, {}
     for config, written in splits.items():
         infos[config] = DatasetInfo(features=features[config], config_name=config, splits=written)
@@ -198,26 +211,76 @@ def dataset_card(
     for question in facts["questions"]:
         answers = ", ".join(question["labels"]) or f"{question['low']:g} to {question['high']:g}"
         asked.append((question["name"], answers, question["prompt"]))
-    audio = "The audio is inside." if facts["embedded_audio"] else "The audio is not inside; `audio` holds local paths."
     text = read_yaml(CARD.read_text(encoding="utf-8"), str(CARD))
+    where = "inside" if facts["embedded_audio"] else "local" if "audio" in features["items"] else "outside"
+    texts = {key: _card_text(facts[key]) for key in ("name", "version", "license", "access", "citation")}
     values = {
         "metadata": metadata.to_yaml().strip(),
-        "audio": audio if "file" in features["items"] else "There is no audio.",
+        "mark": CARD_MARK,
+        "audio": text["audio"][where] if heard else text["audio"]["none"],
         "configs": ", ".join(f'"{config}"' for config in features),
         "further": "".join(text[config] for config in features if config in text),
         "questions": _card_table("| question | answers | asked |\n|---|---|---|", asked),
-        "report": _card_table("| what | number | details |\n|---|---:|---|", report.rows()),
-        "access": facts["access"] or "Not stated.",
+        "report": _card_table(
+            "| what | number | details |\n|---|---:|---|",
+            [*CorpusReport.from_dict(facts["report"]).rows(), *_rater_rows(votes)],
+        ),
+        "agreement": _card_table(
+            "| question | items | alpha | pairwise | Cohen's kappa |\n|---|---:|---:|---:|---:|",
+            _agreement_rows(votes, facts["report"]["questions"]),
+        ),
+        "splits": _card_table(
+            "| split | items | votes | speakers | of them in other splits |\n|---|---:|---:|---:|---:|",
+            _split_rows(items, votes, facts["report"]["splits"]),
+        ),
+        "shareable": text["shareable"][facts.get("shareable") or "unsaid"],
+        "raters": text["raters"]["salted" if facts.get("salted") else "upstream"] if len(votes.annotators) else "",
         "homepage": facts["homepage"] or "not stated",
-        "citation": facts["citation"] or "Not stated.",
     }
-    return text["card"].format_map(facts | values)
+    texts |= {key: texts[key] or "Not stated." for key in ("access", "citation")}
+    return text["card"].format_map({"digest": facts["digest"]} | texts | values)
+
+
+def _rater_rows(votes: VoteTable) -> list[tuple[str, str, str]]:
+    """How many votes named raters gave."""
+    each = np.bincount(votes.annotator_codes[votes.annotator_codes >= 0])
+    if not len(each):
+        return []
+    spread = f"{each.min():,} / {np.median(each):g} / {each.max():,} votes a rater"
+    return [("named raters", f"{len(each):,}", spread)]
+
+
+def _agreement_rows(votes: VoteTable, questions: Iterable[str]) -> list[tuple[str, ...]]:
+    """How far raters agree on each of the questions."""
+    rows = []
+    for found in (agreement(votes, question) for question in questions):
+        numbers = (found.alpha, found.pairwise, found.cohen_kappa)
+        shown = ["\u2013" if value is None else f"{value:.3f}" for value in numbers]
+        rows.append((found.question, f"{found.pairable_items:,}", *shown))
+    return rows
+
+
+def _split_rows(items: pd.DataFrame, votes: VoteTable, splits: Iterable[str]) -> list[tuple[str, ...]]:
+    """Items, votes and speakers of each split, and how many of these speakers are in other splits too."""
+    per_item = pd.Series(np.bincount(votes.item_codes, minlength=len(votes.items)), index=votes.items)
+    speakers = items[items["speaker"].notna()].groupby("split")["speaker"].unique()
+    rows = []
+    for split in splits:
+        mine = set(speakers.get(split, ()))
+        shared = mine & set().union(*speakers.drop(split)) if mine else mine
+        given = per_item.reindex(items["item"][items["split"] == split]).sum()
+        rows.append(
+            (split, f"{(items['split'] == split).sum():,}", f"{given:,.0f}", f"{len(mine):,}", f"{len(shared):,}")
+        )
+    return rows
+
+
+def _card_text(text: str) -> str:
+    """Text from files on one line of Markdown, where it must not act as markup."""
+    line = html.escape(" ".join(str(text).split()), quote=False).replace("`", "'")
+    return re.sub(r"([|\[\]*_#])", r"\\\1", line)
 
 
 def _card_table(head: str, rows: Sequence[Sequence[str]]) -> str:
     """A Markdown table; names in its cells come from files and must not act as markup."""
-    lines = [head]
-    for row in rows:
-        cells = [html.escape(str(text), quote=False).replace("|", "\\|").replace("`", "'") for text in row]
-        lines.append(f"| {' | '.join(cells)} |".replace("\n", " "))
-    return "\n".join(lines)
+    return "\n".join([head, *(f"| {' | '.join(map(_card_text, row))} |" for row in rows)])

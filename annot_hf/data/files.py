@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 # A folder has this file while it is written.
 FOLDER_LOCK = ".lock"
 # The line that a README.md of ours has.
-CARD_MARK = "<!-- Written by annot-hf. Remove this line, and the file is kept as you edit it. -->"
+CARD_MARK = "<!-- Written by annot-hf, which would write it anew; remove this line if you edit it. -->"
 
 
 def check_name(name: str, root: str | os.PathLike) -> None:

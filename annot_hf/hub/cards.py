@@ -14,6 +14,7 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardDat
 from transformers import AutoConfig, PreTrainedConfig
 
 from annot_hf import __version__
+from annot_hf.data.export import read_export_facts, write_card
 from annot_hf.data.files import CARD_MARK, is_own_card, replace_file
 from annot_hf.data.questions import Question, read_yaml
 from annot_hf.evaluation.evaluate import MARGINAL, MODEL
@@ -84,6 +85,22 @@ def write_model_card(model_folder: str | Path, report: str | Path | None = None)
     return path
 
 
+def write_dataset_card(corpus_folder: str | Path) -> Path:
+    """Write README.md of an exported corpus from its tables; one that somebody else wrote or edited stays as it is.
+
+    `export_corpus` and `publish` write it already.
+
+    Returns:
+        The path of README.md.
+
+    Raises:
+        ValueError: The folder is not an exported corpus.
+    """
+    folder = Path(corpus_folder)
+    facts, path = read_export_facts(folder), folder / _README
+    return path if path.is_file() and not is_own_card(path) else write_card(folder, facts)
+
+
 def _all_questions(config: PreTrainedConfig) -> list[dict[str, Any]]:
     """Every question that the model answers."""
     further = (getattr(config, f"{kind}_questions", ()) for kind in ("scale", "auxiliary"))
@@ -111,6 +128,12 @@ def hub_trunk(facts: Mapping[str, Any]) -> str | None:
     return None if local or not _REPOSITORY.fullmatch(trunk) else trunk
 
 
+def _repository(facts: Mapping[str, Any]) -> tuple[str, str | None]:
+    """Id and commit of the corpus's repository on the Hub; empty for a corpus that was read from a folder."""
+    name, _, commit = facts.get("origin", {}).get("repository", "").partition("@")
+    return name, commit or None
+
+
 def _card_data(config: PreTrainedConfig, facts: Mapping[str, Any]) -> ModelCardData:
     """What the Hub reads of a card."""
     reads_text = input_name_of(config.trunk_config) == "input_ids"
@@ -122,6 +145,7 @@ def _card_data(config: PreTrainedConfig, facts: Mapping[str, Any]) -> ModelCardD
         license=license if known else "other",
         license_name=None if known else re.sub(r"[^a-z0-9.]+", "-", license.lower()).strip("-"),
         base_model=hub_trunk(facts),
+        datasets=[repository] if (repository := _repository(facts)[0]) else None,
         tags=["annot-hf", "label-distribution-learning", "human-label-variation", "text" if reads_text else "speech"],
     )
 
@@ -298,10 +322,12 @@ def _titled(one: Mapping[str, Any]) -> str:
 
 def _eval_results(found: Mapping[str, Any], facts: Mapping[str, Any], task: str) -> list[EvalResult]:
     """The results for the model-index."""
+    repository, commit = _repository(facts)
     about = {
         "task_type": task,
-        "dataset_type": _slug(facts["corpus"]),
+        "dataset_type": repository or _slug(facts["corpus"]),
         "dataset_name": facts["corpus"],
+        "dataset_revision": commit,
         "dataset_split": found["run"].get("split"),
     }
     return [
@@ -318,6 +344,7 @@ def _write_entries(folder: Path, found: Mapping[str, Any], facts: Mapping[str, A
     folder.mkdir(exist_ok=True)
     better = {"": "", "lower": ", lower is better", "higher": ", higher is better"}
     asked, split = "_".join(question["name"] for question in found["questions"]), found["run"].get("split")
+    repository, commit = _repository(facts)
     entries = []
     for name, one in _shown_measures(found["evaluation"]).items():
         entry = one["systems"][MODEL]
@@ -325,7 +352,8 @@ def _write_entries(folder: Path, found: Mapping[str, Any], facts: Mapping[str, A
         notes = f"{_titled(one)}{better[one['better']]}{spread}; split {split}, annot-hf {__version__}"
         if entry["value"] is not None:
             task = _slug(f"{asked}_{name}")
-            entries.append(EvalResultEntry(_slug(facts["corpus"]), task, round(entry["value"], 6), notes=notes))
+            where = {"dataset_id": repository or _slug(facts["corpus"]), "dataset_revision": commit, "task_id": task}
+            entries.append(EvalResultEntry(**where, value=round(entry["value"], 6), notes=notes))
     text = yaml.safe_dump(eval_result_entries_to_yaml(entries), sort_keys=False, allow_unicode=True)
     replace_file(folder / f"{_slug(facts['corpus'])}.yaml", lambda fresh: fresh.write_text(text, encoding="utf-8"))
 

@@ -188,7 +188,7 @@ def _shareable_copy(folder: Path, out: Path, keep_raters: bool, license: str, no
         raise ValueError(f"{folder / EXPORT_FILE} is not of kind {EXPORT_KIND!r}; give what `annot-hf corpus` wrote.")
     whole, facts = _may_leave(folder, facts, license, notes)
     embedded = facts["embedded_audio"]
-    facts |= {"embedded_audio": embedded and whole, "audio_root": None}
+    facts |= {"embedded_audio": embedded and whole, "audio_root": None, "salted": not keep_raters}
     sources = {name: folder / name for name in facts["files"] if whole or not name.startswith("spans/")}
     named = [pq.read_table(path, columns=["annotator"]) for name, path in sources.items() if _names_raters(path)]
     raters = pa.concat_tables(named)["annotator"].unique().drop_null().to_pylist()

@@ -236,14 +236,6 @@ def test_only_an_id_of_the_hub_is_a_base_model(trunk, version, expected, text_mo
 
 
 def test_paths_in_a_recipe_end_where_the_machine_ends(text_model):
-    recipe = {
-        "model": "distribution",
-        "trunk_layer": "/home/ann/runs/saliency.json",
-        "votes.annotations": "C:\\ann\\votes",
-    }
-    body = write_model_card(text_model(recipe=recipe)).read_text()
-    assert (
-        "| saliency.json |" in body
-        and not re.search(r"ann\b(?!ot)", body.replace("annot", ""))
-        and "2503.22711" in body
-    )
+    paths = {"trunk_layer": "/home/zoe/runs/saliency.json", "votes.annotations": "C:\\zoe\\votes"}
+    body = write_model_card(text_model(recipe={"model": "distribution"} | paths)).read_text()
+    assert "| saliency.json |" in body and "zoe" not in body and "2503.22711" in body
