@@ -40,7 +40,18 @@ MARKERS = {"model": "config.json", "dataset": EXPORT_FILE, "space": "app.py", "m
 _ABOUT = ("item", "file", "speaker", "split", "seconds")
 # keys of configurations under which libraries keep where they read them
 _PLACES = ("_name_or_path", "name_or_path", "tokenizer_file", "vocab_file")
-_SCANNED = (".json", ".yaml", ".md", ".py", ".txt", ".jinja", ".css")
+# files that people write, and are searched for tokens and keys; words of a tokenizer may look like one
+_SCANNED = (
+    "*.yaml",
+    "*.md",
+    "*.py",
+    "*.jinja",
+    "*.css",
+    "*config.json",
+    "training.json",
+    "corpus.json",
+    "requirements.txt",
+)
 
 
 @dataclass(frozen=True)
@@ -88,7 +99,7 @@ def gather(folder: Path, kind: str, scratch: Path, *, keep_raters: bool = False,
         changed = _changed_model(folder / "model", scratch, keep_raters, notes)
         files |= {f"model/{name}": path for name, path in changed.items()}
     for name, path in files.items():
-        if path.suffix in _SCANNED and SECRET.search(read_text(path)):
+        if any(fnmatch(path.name, rule) for rule in _SCANNED) and SECRET.search(read_text(path)):
             raise ValueError(
                 f"{folder / name} holds a token or a key; remove it, and revoke it where it has been shared."
             )
