@@ -199,6 +199,9 @@ def test_quickstart_goes_the_whole_way(walked):
     assert {"report.json", "report.md", "report.html"} <= {path.name for path in (walked / "report").iterdir()}
     assert json.loads((walked / "run" / "model" / "training.json").read_text())["corpus"] == "simulated"
     assert yaml.safe_load((walked / "run" / "recipe.yaml").read_text())["num_train_epochs"] == 1
+    models = list(walked.rglob("model"))
+    assert len(models) == 4 and all((model / "README.md").is_file() for model in models)
+    assert "model-index" in (walked / "run" / "model" / "README.md").read_text()
 
 
 def test_the_report_of_the_quickstart_says_it_all(walked):

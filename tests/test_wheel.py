@@ -91,6 +91,7 @@ def test_contents(wheel, repository):
         "templates/*.yaml",
         "templates/annotate/*",
         "templates/export/*",
+        "templates/hub/*",
     )
     patterns = ("**/*.py", "*.pyi", "py.typed", *data)
     wanted = {path.relative_to(repository).as_posix() for pattern in patterns for path in package.glob(pattern)}

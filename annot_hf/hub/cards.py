@@ -25,7 +25,7 @@ from annot_hf.report.figures import plot_votes
 from annot_hf.report.pages import render, save_figure, shown_figure
 from annot_hf.report.tables import ARROWS, Cell, Table, markdown_safe, number, say, value_cell, worded
 from annot_hf.training.checkpoints import FACTS, read_facts
-from annot_hf.training.keys import LOG_MEL
+from annot_hf.training.keys import LALM, LOG_MEL
 from annot_hf.training.recipe import ELSEWHERE
 
 CITATIONS = Path(__file__).parents[1] / "templates" / "hub" / "citations.yaml"
@@ -156,7 +156,7 @@ def _facts_page(config: PreTrainedConfig, facts: Mapping[str, Any], questions: S
     origin = dict.fromkeys(("version", "license", "homepage", "access", "citation"), "") | facts.get("origin", {})
     untrained = facts["recipe"].get("trunk", LOG_MEL) == LOG_MEL
     local = (
-        f"a {config.trunk_config.model_type} checkpoint that lay in a folder (SHA-256 {str(facts.get('trunk'))[:12]})"
+        f"a checkpoint of type {config.trunk_config.model_type} from a folder (SHA-256 {str(facts.get('trunk'))[:12]})"
     )
     shares = np.array(facts["marginal"])
     return {
@@ -219,15 +219,15 @@ def _recipe_rows(recipe: Mapping[str, Any], base: str | None) -> Iterator[tuple[
 def _citations(config: PreTrainedConfig, facts: Mapping[str, Any], found: Mapping[str, Any] | None) -> list[str]:
     """The methods that the model and its evaluation make use of, and its trunk."""
     recipe, texts = facts["recipe"], read_yaml(CITATIONS.read_text(encoding="utf-8"), str(CITATIONS))
-    rated, voted = recipe["model"] == "annotator", getattr(config, "aggregate", "mean") == "votes"
+    rated, voted = recipe.get("model") == "annotator", getattr(config, "aggregate", "mean") == "votes"
     secondary = facts["target"] == "merged" or any(key.startswith("curriculum.") for key in recipe)
     uses = {
         "rater_heads": rated and not voted,
         "rater_votes": rated and voted,
         "uncertainty": secondary or recipe.get("class_weights.kind"),
         "label_variance": recipe.get("loss") == "ccc" or "trunk_layer" in recipe,
-        "synthetic": recipe.get("augmentation.kind") or recipe.get("votes.annotations"),
-        "seedbert": recipe["model"] == "seedbert",
+        "synthetic": recipe.get("augmentation.kind") or recipe.get("votes.annotations") or recipe.get("model") == LALM,
+        "seedbert": recipe.get("model") == "seedbert",
         "lora": config.adapted_from is not None or recipe.get("lora_rank"),
         config.trunk_config.model_type: True,
         "equivalence": found is not None and found["evaluation"]["equivalence"] is not None,

@@ -212,7 +212,8 @@ def test_more_repeats_keep_those_that_are_there(recipe, chats, tmp_path, trained
     """Also: one released split alone, and models that are kept."""
     options = {"folds": 2, "splits": ["train"], "n_resamples": 20, "keep_models": True}
     first, _ = crossval(recipe, chats, tmp_path / "out", repeats=1, **options)
-    assert first.counts["n_evaluated"] == 20 and (tmp_path / "out" / "tiny" / "repeat0" / "fold1" / "model").is_dir()
+    card = tmp_path / "out" / "tiny" / "repeat0" / "fold1" / "model" / "README.md"
+    assert first.counts["n_evaluated"] == 20 and "The model saw a part of it: repeat 0, fold 1," in card.read_text()
     second, page = crossval(recipe, chats, tmp_path / "out", repeats=2, **options)
     assert len(trained) == 4 and [seed for *_, seed, _ in trained] == [0, 1, 2, 3]
     assert second.at("jsd", "tiny")["runs"][0] == first.at("jsd", "tiny")["value"]

@@ -19,6 +19,7 @@ from markdown_it import MarkdownIt
 from annot_hf import build_report, predict, read_export, write_model_card
 from annot_hf.data.files import CARD_MARK
 from annot_hf.hub.cards import hub_trunk
+from annot_hf.models.trunks import weights_digest
 from annot_hf.report import pages
 from annot_hf.training.checkpoints import FACTS, check_model_folder, save_model
 from annot_hf.training.inputs import make_processor
@@ -233,6 +234,22 @@ def test_only_an_id_of_the_hub_is_a_base_model(trunk, version, expected, text_mo
     if trunk in ("openai/whisper-base", "models/whisper"):
         front, body = front_and_body(write_model_card(text_model(recipe={"trunk": trunk, "model": "x"}, trunk=version)))
         assert front.get("base_model") == expected and (trunk in body) == (expected is not None)
+
+
+def test_a_corpus_of_the_hub_is_named_by_its_id(copied, reports, tmp_path):
+    folder, report = copied["distribution"], shutil.copytree(reports["distribution"], tmp_path / "report")
+    facts = json.loads((folder / FACTS).read_text())
+    facts["origin"]["repository"] = "me/votes@" + "c" * 40
+    (folder / FACTS).write_text(json.dumps(facts))
+    found = json.loads((report / "report.json").read_text())
+    found["run"]["model_sha256"] = weights_digest(str(folder))
+    (report / "report.json").write_text(json.dumps(found))
+    front, _ = front_and_body(write_model_card(folder, report))
+    assert front["datasets"] == ["me/votes"]
+    assert front["model-index"][0]["results"][0]["dataset"]["type"] == "me/votes"
+    (file,) = (folder / ".eval_results").iterdir()
+    entry = parse_eval_result_entries(yaml.safe_load(file.read_text()))[0]
+    assert (entry.dataset_id, entry.dataset_revision) == ("me/votes", "c" * 40)
 
 
 def test_paths_in_a_recipe_end_where_the_machine_ends(text_model):

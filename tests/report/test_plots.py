@@ -49,6 +49,15 @@ def evaluation(systems, measured):
     return Evaluation(systems, (), {"items": measured}, None, None, {}, [], None)
 
 
+def test_the_votes_of_a_card_are_drawn_as_they_are():
+    shares = np.array([0.2, 0.5, 0.3])
+    left, right = drawn(lambda: plots.plot_votes(["a", "$b", "c"], shares, {3: 7, 5: 2})).axes
+    assert [bar.get_width() for bar in left.patches] == shares.tolist()
+    assert [(bar.get_x() + bar.get_width() / 2, bar.get_height()) for bar in right.patches] == [(3, 7), (5, 2)]
+    grid = drawn(lambda: plots.plot_votes(list("abcd"), np.full(4, 0.25), {1: 1}, ("x", "y"))).axes[0]
+    assert (grid.images[0].get_array() == 0.25).all() and grid.get_xlabel() == "y"
+
+
 def confusion_figure(k):
     shares, items = dirichlet(k, k), RNG.integers(1, 2000, k)
     items[0], shares[0] = 0, np.nan
