@@ -26,7 +26,7 @@ def find_folder(
     What is in the Hub's cache is not downloaded again. A path that is no repository id is returned as it is.
 
     Args:
-        source: Folder, or owner and name of a repository.
+        source: Folder, or owner and name of a repository, which may name the revision too, as me/mine@v2.
         kind: Which kind of repository.
         revision: Branch, tag or commit of the repository; its main branch by default.
 
@@ -34,11 +34,15 @@ def find_folder(
         ValueError: There is neither a folder nor a repository that may be read, or not that revision, or the Hub is out of
             reach and has not been read before; or a folder is given a revision.
     """
-    name = os.fspath(source)
-    if os.path.exists(name) or not re.fullmatch(r"\w[\w.-]*/[\w.-]+", name, re.ASCII):
+    found = re.fullmatch(r"(\w[\w.-]*/[\w.-]+)(?:@(.+))?", os.fspath(source), re.ASCII)
+    if os.path.exists(source) or not found:
         if revision is not None:
-            raise ValueError(f"The revision is {revision!r}, and {name} is no repository of the Hub; leave it out.")
+            raise ValueError(f"The revision is {revision!r}, and {source} is no repository of the Hub; leave it out.")
         return Path(source)
+    name, said = found.groups()
+    if said and revision is not None:
+        raise ValueError(f"{source} names a revision, and so does {revision!r}; leave one out.")
+    revision = said or revision
     from huggingface_hub import snapshot_download
 
     try:

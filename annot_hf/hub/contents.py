@@ -3,7 +3,7 @@
 import json
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -15,7 +15,7 @@ from datasets import Features
 from huggingface_hub import RepoCard
 
 from annot_hf.data.export import EXPORT_FILE, EXPORT_KIND, seal_export
-from annot_hf.data.files import read_text
+from annot_hf.data.files import is_own_card, read_text
 from annot_hf.data.questions import SECRET
 from annot_hf.hub.pseudonyms import pseudonyms
 from annot_hf.models.modeling_opinion import read_object
@@ -40,7 +40,18 @@ MARKERS = {"model": "config.json", "dataset": EXPORT_FILE, "space": "app.py", "m
 _ABOUT = ("item", "file", "speaker", "split", "seconds")
 # keys of configurations under which libraries keep where they read them
 _PLACES = ("_name_or_path", "name_or_path", "tokenizer_file", "vocab_file")
-_SCANNED = (".json", ".yaml", ".md", ".py", ".txt", ".jinja", ".css")
+# files that people write, and are searched for tokens and keys; words of a tokenizer may look like one
+_SCANNED = (
+    "*.yaml",
+    "*.md",
+    "*.py",
+    "*.jinja",
+    "*.css",
+    "*config.json",
+    "training.json",
+    "corpus.json",
+    "requirements.txt",
+)
 
 
 @dataclass(frozen=True)
@@ -88,7 +99,7 @@ def gather(folder: Path, kind: str, scratch: Path, *, keep_raters: bool = False,
         changed = _changed_model(folder / "model", scratch, keep_raters, notes)
         files |= {f"model/{name}": path for name, path in changed.items()}
     for name, path in files.items():
-        if path.suffix in _SCANNED and SECRET.search(read_text(path)):
+        if any(fnmatch(path.name, rule) for rule in _SCANNED) and SECRET.search(read_text(path)):
             raise ValueError(
                 f"{folder / name} holds a token or a key; remove it, and revoke it where it has been shared."
             )
@@ -132,9 +143,7 @@ def _changed_model(folder: Path, scratch: Path, keep_raters: bool, notes: list[s
         )
     _check_known(config, folder)
     raters = config.get("annotators") or []
-    names = {} if keep_raters else pseudonyms(raters, facts.get("corpus", ""))
-    if raters:
-        notes.append(f"{len(raters)} rater ids, {'as they are' if keep_raters else 'salted'}")
+    names = _other_names(raters, facts.get("corpus", ""), keep_raters, notes)
     recipe = {
         key: Path(value).name if isinstance(value, str) and os.path.isabs(value) else value
         for key, value in facts.get("recipe", {}).items()
@@ -153,6 +162,13 @@ def _changed_model(folder: Path, scratch: Path, keep_raters: bool, notes: list[s
             changed[name] = scratch / name
             changed[name].write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     return changed
+
+
+def _other_names(raters: Sequence[str], corpus: str, keep: bool, notes: list[str]) -> dict[str, str]:
+    """The name that each rater has on the Hub; empty if they stay as they are."""
+    if raters:
+        notes.append(f"{len(raters)} rater ids, {'as they are' if keep else 'salted'}")
+    return pseudonyms(raters, corpus) if raters and not keep else {}
 
 
 def _renamed(answers: Mapping[str, Any], names: Mapping[str, str]) -> dict[str, Any]:
@@ -191,9 +207,9 @@ def _shareable_copy(folder: Path, out: Path, keep_raters: bool, license: str, no
     facts |= {"embedded_audio": embedded and whole, "salted": not keep_raters}
     sources = {name: folder / name for name in facts["files"] if whole or not name.startswith("spans/")}
     named = [pq.read_table(path, columns=["annotator"]) for name, path in sources.items() if _names_raters(path)]
-    raters = pa.concat_tables(named)["annotator"].unique().drop_null().to_pylist()
-    names = {} if keep_raters else pseudonyms(raters, facts["name"])
-    notes.append(f"{len(raters)} rater ids, {'as they are' if keep_raters else 'salted'}")
+    names = _other_names(
+        pa.concat_tables(named)["annotator"].unique().drop_null().to_pylist(), facts["name"], keep_raters, notes
+    )
     if names:
         # a finding's examples may be names of raters
         findings = [one | {"examples": []} for one in facts["report"]["findings"]]
@@ -209,6 +225,11 @@ def _shareable_copy(folder: Path, out: Path, keep_raters: bool, license: str, no
     if any("audio" in pq.read_schema(path).names for path in sources.values()) and not facts["embedded_audio"]:
         notes.append("no clips" if embedded else "no clips, which are not in the export (--embed-audio puts them in)")
     seal_export(out, facts)
+    if (folder / README).is_file() and not is_own_card(folder / README):
+        # somebody's own words stay, under metadata of what goes up
+        card = RepoCard(read_text(out / README))
+        card.text = RepoCard(read_text(folder / README)).text
+        card.save(out / README)
     return {path.relative_to(out).as_posix(): path for path in out.rglob("*") if path.is_file()}
 
 

@@ -1,12 +1,12 @@
 """Record or upload speech, and see how the raters of a checkpoint would answer.
 
-`python app.py --make-model` trains a small model on a simulated corpus and starts; `--model DIR` takes any other.
+`python app.py --make-model` trains a small model on a simulated corpus and starts; `--model` takes the folder or the Hub id of
+any other.
 """
 
 import os
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
-os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TQDM_DISABLE", "1")
 
 import argparse
@@ -56,16 +56,16 @@ class Explorer:
     """A loaded checkpoint that answers for one clip at a time.
 
     Args:
-        folder: Checkpoint folder.
+        source: Checkpoint folder or Hub id.
 
     Raises:
-        ValueError: The folder holds no checkpoint, or one that reads text.
+        ValueError: There is no checkpoint, or it reads text.
     """
 
-    def __init__(self, folder: str | Path) -> None:
-        self.model, self.processor, facts = load_model(folder)
+    def __init__(self, source: str | Path) -> None:
+        self.model, self.processor, facts = load_model(source)
         if input_name_of(self.model.config.trunk_config) == "input_ids":
-            raise ValueError(f"{folder} holds a model that reads text; give a checkpoint trained on speech.")
+            raise ValueError(f"{source} holds a model that reads text; give a checkpoint trained on speech.")
         self.questions = tuple(Question.from_dict(question) for question in self.model.config.questions)
         self.raters = len(getattr(self.model.config, "annotators", ()))
         self.corpus = facts.get("corpus", "")
@@ -207,8 +207,8 @@ def _caption(explorer: Explorer) -> str:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Start the page."""
     parser = argparse.ArgumentParser(description="Speak, and see how each rater would answer.")
-    default = os.environ.get("ANNOT_HF_MODEL") or Path(__file__).parent / "model"
-    parser.add_argument("--model", type=Path, default=default, help="checkpoint folder (or set ANNOT_HF_MODEL)")
+    default = os.environ.get("ANNOT_HF_MODEL") or str(Path(__file__).parent / "model")
+    parser.add_argument("--model", default=default, help="checkpoint folder or Hub id (or set ANNOT_HF_MODEL)")
     parser.add_argument(
         "--make-model", action="store_true", help="first train a small model on a simulated corpus into it"
     )

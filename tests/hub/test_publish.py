@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+import yaml
+from huggingface_hub import RepoCard
 
 from annot_hf.data.export import export_corpus, read_export
 from annot_hf.data.simulate import SimulatedCorpus
@@ -158,6 +160,26 @@ def test_a_model_that_tells_of_single_raters_stays(hub, checkpoints, tmp_path):
     assert publish(folder, "me/mine", dry_run=True).notes == ("10 rater ids, salted",)
 
 
+def test_a_space_takes_its_model_along_and_a_metric_the_name_of_its_module(hub, checkpoints, repository, tmp_path):
+    space = shutil.copytree(repository / "spaces" / "annotator_explorer", tmp_path / "space")
+    shutil.copytree(checkpoints["annotator"], space / "model")
+    (space / "cache").mkdir()
+    for name in (".env", "cache/clip.wav", "model/optimizer.pt"):
+        (space / name).write_bytes(b"mine")
+    found = publish(space, "lab/space")
+    assert found.kind == "space" and {".env", "cache/clip.wav", "model/optimizer.pt"} <= set(found.left)
+    files = hub.repositories["spaces/lab/space"]
+    assert {"app.py", "charts.py", "style.css", "requirements.txt", "model/model.safetensors"} < set(files)
+    raters = load_model(checkpoints["annotator"])[0].config.annotators
+    there = json.loads(files["model/config.json"])["annotators"]
+    assert len(there) == len(raters) and not set(there) & set(raters)
+    with pytest.raises(ValueError, match=r"evaluate.load\('me/other'\) would read other.py, and there is none"):
+        publish(repository / "metrics" / "jsd", "me/other")
+    (space / "README.md").write_text("# No metadata\n")
+    with pytest.raises(ValueError, match=r"README\.md does not begin with metadata that name the sdk"):
+        publish(space, "lab/space")
+
+
 def test_adapters_over_a_folder_stay(hub, checkpoints, tmp_path):
     folder = shutil.copytree(checkpoints["distribution"], tmp_path / "model")
     config = json.loads((folder / "config.json").read_text())
@@ -205,8 +227,16 @@ def test_a_corpus_goes_up_under_other_names_and_is_read_by_its_id(hub, exported,
     assert set(load_model("me/raters")[0].config.annotators) <= set(there.votes.annotators)
     again = publish(exported, "me/votes")
     assert not again.commit
+    (exported / "README.md").write_text("---\nlicense: mit\n---\n# My own words\n")
+    metadata = files["README.md"].split(b"---")[1]
+    publish(exported, "me/votes")
+    card = hub.repositories["datasets/me/votes"]["README.md"]
+    assert b"# My own words" in card and RepoCard(card.decode()).data.to_dict() == yaml.safe_load(metadata)
+    assert read_export(f"me/votes@{found.commit}").digest == there.digest
     with pytest.raises(ValueError, match="no revision 'v9'"):
-        read_export("me/votes", revision="v9")
+        read_export("me/votes@v9")
+    with pytest.raises(ValueError, match="me/votes@v9 names a revision, and so does 'v8'; leave one out"):
+        read_export("me/votes@v9", revision="v8")
     assert list(read_export("me/votes", root=mine.folder.parent / "simulated").items["audio"])[0].endswith(".wav")
 
 

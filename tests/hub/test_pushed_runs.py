@@ -7,7 +7,8 @@ import torch
 import yaml
 
 from annot_hf.cli.app import main
-from annot_hf.data.export import read_export
+from annot_hf.data.export import export_corpus, read_export
+from annot_hf.data.simulate import SimulatedCorpus
 from annot_hf.data.snapshots import find_folder, spoken
 from annot_hf.hub.publish import publish, train_and_push
 from annot_hf.models.trunks import read_trunk_config
@@ -70,6 +71,16 @@ def test_ids_stand_for_folders(hub, checkpoints, corpus, tmp_path, monkeypatch, 
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert load_model("me/mine", revision=first.commit)[2]["corpus"] == "simulated"
     assert len(read_export("me/votes").votes) == len(read_export(corpus).votes)
+
+
+def test_a_corpus_of_the_hub_is_trained_on(hub, corpus, small_run, tmp_path):
+    export_corpus(SimulatedCorpus(corpus.parent / "simulated"), tmp_path / "export", embed_audio=True)
+    commit = publish(tmp_path / "export", "me/votes").commit
+    trained = train_and_push(
+        small_run("distribution", tmp_path / "run", corpus=f"me/votes@{commit}", num_train_epochs=1)
+    )
+    assert trained.facts["origin"]["repository"] == f"me/votes@{commit}"
+    assert b"me/votes" in (trained.model / "README.md").read_bytes() and "models/me/run" not in hub.repositories
 
 
 def main_ok(*words):

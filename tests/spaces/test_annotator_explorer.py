@@ -80,6 +80,8 @@ def server(model, tmp_path_factory):
         "NETWORK_LOG": str(folder / "network.log"),
         "ANNOT_HF_MODEL": str(model),
         "GRADIO_TEMP_DIR": str(folder / "cache"),
+        # a model may be downloaded, and this one lies in a folder
+        "HF_HUB_OFFLINE": "0",
     }
     del environment["GRADIO_ANALYTICS_ENABLED"]  # the page itself turns them off
     with open(folder / "output.txt", "w") as output:
