@@ -203,8 +203,8 @@ def agree(folder: Annotated[Path, Argument(help="Folder of an exported corpus.")
 
     Example: `annot-hf agree data/cremad`
     """
-    from annot_hf.data.agreement import agreement
     from annot_hf.data.export import read_export
+    from annot_hf.evaluation.agreement import agreement
     from annot_hf.report.tables import agreement_table
 
     votes = read_export(folder).votes
