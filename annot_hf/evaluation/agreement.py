@@ -168,23 +168,17 @@ class _Sums:
 
 def _add_measures(sums: _Sums, votes: VoteTable, asked: Question, rows: np.ndarray | slice, level: str) -> None:
     """Everything but Cohen's kappa, of a question with one answer per vote."""
-    if asked.is_scale:
-        values, code = np.unique(votes.ratings[rows], return_inverse=True)
-    else:
-        values, code = np.arange(len(asked.labels), dtype=np.float64), votes.label_codes[rows]
-    if not len(code):
+    if not len(sums.item):
         return
-    # Equal votes of an item are one cell.
-    cells, cell = np.unique(sums.item * len(values) + code, return_inverse=True)
-    row, of = np.divmod(cells, len(values))
-    table = _Cells(row, of, np.bincount(cell).astype(np.float64), sums.n_items, len(values))
+    table, cell = vote_cells(votes, asked.name)
+    row, values = table.row, table.values
     kinds = {"alpha": level} if level == "nominal" else {"alpha": level, "same": "nominal"}
     observed, chances = {}, {}
     for kind, metric in kinds.items():
-        gaps, expected = table.distances(values, metric)
+        gaps, expected = table.distances(metric)
         observed[kind], chances[kind] = table.share_pairs(gaps), table.chance(expected)
         sums.add((kind, "observed"), observed[kind][cell])
-        sums.add((kind, "expected"), (expected[of] * table.pairable)[cell])
+        sums.add((kind, "expected"), (expected[table.code] * table.pairable)[cell])
     same = list(kinds)[-1]
     sums.add("used", table.pairable[cell].astype(np.float64))
 
@@ -214,8 +208,20 @@ def _add_measures(sums: _Sums, votes: VoteTable, asked: Question, rows: np.ndarr
     entropy = -np.bincount(row, table.times / n * logs, minlength=table.n_rows)
     sums.add("entropy", (-(logs + entropy[row]) / n * pairable[row])[cell], entropy * pairable)
     sums.measures["entropy"] = lambda s: ratio(s["entropy"], s["pairable"])
-    sums.add("information", table.pair_shares(table.pointwise_information())[cell])
+    sums.add("information", table.share_pairs(table.with_others(table.pointwise_information()))[cell])
     sums.measures["information"] = lambda s: ratio(s["information"], s["used"])
+
+
+def vote_cells(votes: VoteTable, question: str) -> tuple["Cells", np.ndarray]:
+    """Equal votes of an item together, of a question with one answer per vote, and the cell of every vote on it `(V,)`."""
+    asked, rows = votes.question(question), votes.rows_of(question)
+    if asked.is_scale:
+        values, code = np.unique(votes.ratings[rows], return_inverse=True)
+    else:
+        values, code = np.arange(len(asked.labels), dtype=np.float64), votes.label_codes[rows]
+    cells, cell = np.unique(votes.item_codes[rows].astype(np.int64) * len(values) + code, return_inverse=True)
+    row, of = np.divmod(cells, len(values))
+    return Cells(row, of, np.bincount(cell).astype(np.float64), len(votes.items), values), cell
 
 
 def _add_rest(sums: _Sums, value: np.ndarray) -> None:
@@ -244,11 +250,12 @@ def _add_rest(sums: _Sums, value: np.ndarray) -> None:
     sums.measures["rest_ccc"] = lambda s: ccc_of(np.stack([s["rest", index] for index in range(6)], axis=-1))
 
 
-class _Cells:
-    """Value counts without zeros: `times` `(C,)` votes for value `code` in item `row`, of `(n_rows, n_codes)`."""
+class Cells:
+    """Value counts without zeros: `times` `(C,)` votes for one of `values` `(K,)`, the `code`, in item `row` of `n_rows`."""
 
-    def __init__(self, row: np.ndarray, code: np.ndarray, times: np.ndarray, n_rows: int, n_codes: int) -> None:
-        self.row, self.code, self.times, self.n_rows, self.n_codes = row, code, times, n_rows, n_codes
+    def __init__(self, row: np.ndarray, code: np.ndarray, times: np.ndarray, n_rows: int, values: np.ndarray) -> None:
+        self.row, self.code, self.times, self.n_rows, self.values = row, code, times, n_rows, values
+        self.n_codes = len(values)
         self.sizes = np.bincount(row, times, minlength=n_rows)
         self.pairable = self.sizes[row] >= 2
 
@@ -277,7 +284,7 @@ class _Cells:
         """Votes for each value in items with two votes or more `(K,)`."""
         return np.bincount(self.code, self.times * self.pairable, minlength=self.n_codes)
 
-    def distances(self, values: np.ndarray, level: str) -> tuple[np.ndarray, np.ndarray]:
+    def distances(self, level: str) -> tuple[np.ndarray, np.ndarray]:
         """Sum of the distances of each cell's value to the votes of its item `(C,)`, and mean of those to all votes `(K,)`.
 
         The ordinal metric counts the ranks between two values, so it is the interval metric on mid-ranks, which are those of
@@ -285,11 +292,11 @@ class _Cells:
         """
         if level not in get_args(Level):
             raise ValueError(f"There is no level {level!r}; use one of {', '.join(get_args(Level))}.")
+        margin, values = self.margin(), self.values
         if level == "ratio" and len(values) and values.min() < 0:
             raise ValueError(
                 f"Value {values.min():g} has no place on a ratio scale, which starts at 0; use 'interval'."
             )
-        margin = self.margin()
         total = margin.sum()
         if level == "ordinal":
             order = np.argsort(values)
@@ -298,15 +305,14 @@ class _Cells:
             values = ranks
         if level in ("ordinal", "interval") and total:
             values = values - margin @ values / total
-        everywhere = _Cells(np.zeros(self.n_codes, dtype=np.int64), np.arange(self.n_codes), margin, 1, self.n_codes)
+        everywhere = Cells(np.zeros(self.n_codes, dtype=np.int64), np.arange(self.n_codes), margin, 1, values)
         # Without a second value there is no disagreement by chance, but rounding errors.
         several = (margin > 0).sum() > 1
         return self.gaps(values, level), everywhere.gaps(values, level) / total if several else np.zeros(self.n_codes)
 
-    def pair_shares(self, scores: np.ndarray) -> np.ndarray:
-        """A vote's share `(C,)` in the sum over items of the mean over other votes of symmetric `scores` `(K, K)`."""
-        gained = (self.sparse() @ scores)[self.row, self.code] - scores[self.code, self.code]
-        return self.share_pairs(gained)
+    def with_others(self, scores: np.ndarray) -> np.ndarray:
+        """Sum of symmetric `scores` `(K, K)` of a vote of each cell with the others of its item `(C,)`."""
+        return (self.sparse() @ scores)[self.row, self.code] - scores[self.code, self.code]
 
     def share_pairs(self, with_others: np.ndarray) -> np.ndarray:
         """Shares of the cells `(C,)` in sum_i sum_v q_v / (n_i - 1), where q is a sum over the other votes of the item.
@@ -489,8 +495,8 @@ def krippendorff_alpha(counts: np.ndarray, *, level: Level = "nominal", values: 
         expected = 1 - ratio(margin @ margin, margin.sum() ** 2, empty=1.0)
     else:
         flat = np.flatnonzero(counts)
-        cells = _Cells(*np.divmod(flat, n_codes), counts.ravel()[flat], *counts.shape)
-        gaps, distances = cells.distances(values, level)
+        cells = Cells(*np.divmod(flat, n_codes), counts.ravel()[flat], len(counts), values)
+        gaps, distances = cells.distances(level)
         within, expected = np.bincount(cells.row, cells.times * gaps, minlength=len(counts)), cells.chance(distances)
     observed = (within[pairable] / (sizes[pairable] - 1)).sum()
     return float(_alpha_of(observed, expected, margin.sum()))

@@ -71,7 +71,7 @@ def test_alpha_of_interval_values_far_from_zero():
 
 
 @given(VOTED)
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_pairwise_agreement_and_kappa_equal_explicit_loops(counts):
     per_item = []
     for row in counts:
@@ -97,7 +97,7 @@ def test_fleiss_kappa_of_the_worked_example():
 
 
 @given(VOTED, st.randoms(use_true_random=False))
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=15, deadline=None)
 def test_order_of_items_and_nominal_labels_does_not_matter(counts, random):
     items, labels = list(range(counts.shape[0])), list(range(counts.shape[1]))
     random.shuffle(items)
