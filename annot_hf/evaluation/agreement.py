@@ -57,6 +57,7 @@ class Agreement:
         votes: Votes on this question, unweighted; for a multi-select question, labels.
         annotators: Named raters among them.
         draws: Every defined measure in the data and in the resamples `(1 + B,)`, for differences between questions.
+        voted: Rows of the table's items with votes on the question, in order.
     """
 
     question: str
@@ -76,10 +77,11 @@ class Agreement:
     votes: int
     annotators: int
     draws: Arrays = field(repr=False, compare=False)
+    voted: np.ndarray = field(repr=False, compare=False)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values for JSON."""
-        plain = {name: value for name, value in vars(self).items() if name != "draws"}
+        plain = {name: value for name, value in vars(self).items() if name not in ("draws", "voted")}
         return plain | {name: getattr(self, name).to_dict() for name in AGREEMENTS}
 
 
@@ -92,8 +94,8 @@ def agreement(
         votes: The votes.
         question: Name of a question; a multi-select question has Cohen's kappa only.
         level: Metric of alpha; nominal for a category question and interval for a scale when None.
-        resamples: Behind the intervals: 1,000 resamples of `votes.items`, or of clusters of them, and of the named raters
-            when None. Two questions of one table have the same draws, so that they can be compared.
+        resamples: Of `votes.items`, or of clusters of them, behind the intervals; 1,000 of items when None. Items with votes
+            on the question and named raters are drawn; questions on the same items have the same draws.
 
     Raises:
         ValueError: The level does not fit the question, or its values.
@@ -108,6 +110,7 @@ def agreement(
         raise ValueError(f"Question {question!r} has unordered labels; level {level!r} needs a scale: use 'nominal'.")
     rows = votes.rows_of(question)
     items, raters = votes.item_codes[rows].astype(np.int64), votes.annotator_codes[rows].astype(np.int64)
+    voted = np.unique(items)
     pairs = _RaterPairs.of(votes, question)
     named = pd.DataFrame({"item": items, "rater": raters})[raters >= 0].drop_duplicates()
     sums = _Sums(items, len(votes.items))
@@ -117,7 +120,7 @@ def agreement(
         pairable = int((np.bincount(items) >= 2).sum()) if len(items) else 0
         _add_measures(sums, votes, asked, rows, level)
     pairs.add_to(sums)
-    draws = sums.draws(raters, resamples or Resamples()) if len(items) else {}
+    draws = sums.draws(raters, voted, resamples or Resamples()) if len(items) else {}
     values = {name: with_interval(draws[name]) if name in draws else _UNDEFINED for name in AGREEMENTS}
     return Agreement(
         question=question,
@@ -125,17 +128,21 @@ def agreement(
         **values,
         rater_pairs=pairs.count,
         undefined_pairs=pairs.undefined,
-        items=len(np.unique(items)),
+        items=len(voted),
         pairable_items=pairable,
         votes=len(items),
         annotators=named["rater"].nunique(),
         draws={name: draws[name] for name, value in values.items() if value.value is not None},
+        voted=voted,
     )
 
 
 def agreement_difference(one: Agreement, other: Agreement, name: str) -> dict[str, float | None] | None:
-    """Value and interval of a measure's `one` - `other`, on the same resamples of one table; None where one is undefined."""
-    if name not in one.draws or name not in other.draws:
+    """Value and interval of a measure's `one` - `other`, two questions of one table, on the same resamples.
+
+    None where one is undefined, or if they were asked about different items.
+    """
+    if name not in one.draws or name not in other.draws or not np.array_equal(one.voted, other.voted):
         return None
     return Measured(*AGREEMENTS[name], {"one": one.draws[name], "other": other.draws[name]}).difference("one", "other")
 
@@ -153,8 +160,8 @@ class _Sums:
         items = np.bincount(self.item, shares, minlength=self.n_items) if items is None else items
         self.columns[name] = items, shares
 
-    def draws(self, rater: np.ndarray, resamples: Resamples) -> dict[str, np.ndarray]:
-        """Every measure in the data and in the resamples `(1 + B,)`."""
+    def draws(self, rater: np.ndarray, voted: np.ndarray, resamples: Resamples) -> dict[str, np.ndarray]:
+        """Every measure in the data and in the resamples of the items `voted` on `(1 + B,)`."""
         if not self.columns:
             return {}
         items, shares = (np.stack(columns, axis=1) for columns in zip(*self.columns.values(), strict=True))
@@ -163,7 +170,8 @@ class _Sums:
             named = dict(zip(self.columns, sums.T, strict=True))
             return {name: measure(named) for name, measure in self.measures.items()}
 
-        return crossed_draws(resamples, items, shares, self.item, rater, statistics)
+        place = np.searchsorted(voted, self.item)
+        return crossed_draws(resamples.select(voted), items[voted], shares, place, rater, statistics)
 
 
 def _add_measures(sums: _Sums, votes: VoteTable, asked: Question, rows: np.ndarray | slice, level: str) -> None:
