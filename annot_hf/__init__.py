@@ -13,7 +13,7 @@ from annot_hf.models.register import await_transformers
 __version__ = "0.1.0"
 
 _HOMES = {
-    "data.agreement": ["agreement"],
+    "evaluation.agreement": ["agreement"],
     "data.audio": ["load_audio"],
     "data.corpus": ["load_corpus_script", "VoteCorpus"],
     "data.export": ["export_corpus", "read_export"],

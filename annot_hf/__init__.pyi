@@ -1,6 +1,5 @@
 """Public names, for editors and type checkers; `__init__.py` binds the same list lazily."""
 
-from annot_hf.data.agreement import agreement as agreement
 from annot_hf.data.audio import load_audio as load_audio
 from annot_hf.data.corpus import VoteCorpus as VoteCorpus, load_corpus_script as load_corpus_script
 from annot_hf.data.export import export_corpus as export_corpus, read_export as read_export
@@ -8,6 +7,7 @@ from annot_hf.data.predictions import Predictions as Predictions
 from annot_hf.data.questions import Question as Question
 from annot_hf.data.targets import Targets as Targets, make_targets as make_targets
 from annot_hf.data.votes import VoteTable as VoteTable
+from annot_hf.evaluation.agreement import agreement as agreement
 from annot_hf.evaluation.evaluate import evaluate as evaluate
 from annot_hf.experiments.crossval import crossval as crossval
 from annot_hf.hub.cards import write_model_card as write_model_card

@@ -14,7 +14,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "2")
 from benchmarks.timing import HEADER
 
 SUBJECTS = "votes divergence kde import msp_podcast layers predict saliency saturation seedbert annotate".split()
-SUBJECTS += "dime statistics raters whisper".split()
+SUBJECTS += "dime statistics agreement raters whisper".split()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

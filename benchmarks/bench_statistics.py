@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from annot_hf.data.agreement import krippendorff_alpha
+from annot_hf.evaluation.agreement import krippendorff_alpha
 from annot_hf.evaluation.resampling import Resamples
 from annot_hf.models.measures import class_counts
 from benchmarks.timing import Result, best

@@ -74,18 +74,43 @@ app.command()(start.corpus)
 
 
 @app.command()
-def agree(folder: Annotated[Path, Argument(help="Folder or Hub id of an exported corpus.")]) -> None:
-    """How far raters agree on each question: Krippendorff's alpha, pairwise agreement, Fleiss' and Cohen's kappa.
+def agree(
+    folder: Annotated[Path, Argument(help="Folder or Hub id of an exported corpus.")],
+    out: Annotated[
+        Path | None, Option("--out", help="Folder to write: a page with plots, JSON, tables of raters and items.")
+    ] = None,
+    group: Annotated[
+        list[str] | None,
+        Option(help="Item column by which to compare disagreement; repeatable; default: all with 12 values or fewer."),
+    ] = None,
+    predictions: Annotated[
+        Path | None, Option(help="Folder of predictions that did not learn from these votes, for CROWDLAB.")
+    ] = None,
+    resamples: SpeakerResamples = 1000,
+    seed: Annotated[int, Option(help="Seed of all draws.")] = 0,
+) -> None:
+    """How far raters agree on each question, with 95 % intervals: alpha, pairwise agreement, kappas, entropy, information.
 
-    Example: `annot-hf agree data/cremad`
+    With `--out`, a page also has noise ceilings, raters whose votes carry no information, schools of opinion, groups of items,
+    what aggregation changes, and which items to ask about next.
+
+    Example: `annot-hf agree data/cremad --out runs/agreement`
     """
-    from annot_hf.data.agreement import agreement
     from annot_hf.data.export import read_export
-    from annot_hf.report.tables import agreement_table
+    from annot_hf.data.predictions import Predictions
+    from annot_hf.evaluation.agreement_study import study_agreement
+    from annot_hf.report.agreement_page import save_study, study_tables
 
-    votes = read_export(folder).votes
-    for table in agreement_table([agreement(votes, question.name) for question in votes.questions]):
+    corpus = read_export(folder)
+    model = None if predictions is None else Predictions.load(predictions)
+    options = {"groups": group or (), "predictions": model, "n_resamples": resamples, "seed": seed}
+    found = study_agreement(corpus.votes, corpus.items, details=out is not None, **options)
+    for table in study_tables(found):
         print_table(table)
+    if out is not None:
+        print_path(
+            save_study(found, out, corpus=corpus.name, details={"corpus": folder, "resamples": resamples, "seed": seed})
+        )
 
 
 app.command()(asking.annotate)

@@ -172,6 +172,7 @@ def corpus(
     `annot-hf corpus cremad --root ../CREMA-D --out data/cremad`
     """
     from annot_hf.data.export import export_corpus
+    from annot_hf.hub.corpus_card import write_dataset_card
 
     missing_audio = given.pop("missing_audio")
     beside = out.resolve().parent / f"{out.resolve().name}.labels.yaml"
@@ -185,5 +186,6 @@ def corpus(
         allow_unmatched=allow_unmatched,
         follow_links=follow_links,
     )
+    write_dataset_card(out)
     print_rows(f"Corpus {report.name}", report.rows())
     print_path(out)

@@ -227,8 +227,16 @@ def seal_export(folder: Path, facts: dict[str, Any]) -> None:
     write_card(folder, facts, tables)
 
 
-def write_card(folder: Path, facts: dict[str, Any], tables: dict[str, pa.Table] | None = None) -> Path:
-    """Write README.md, the card of an export whose `corpus.json` holds `facts`; its tables are read if they are not given."""
+def write_card(
+    folder: Path,
+    facts: dict[str, Any],
+    tables: dict[str, pa.Table] | None = None,
+    agreed: Sequence[Sequence[str]] = (),
+) -> Path:
+    """Write README.md, the card of an export whose `corpus.json` holds `facts`; its tables are read if they are not given.
+
+    `agreed` is what `dataset_card` says of agreement.
+    """
     features, written = {}, {}
     for config, names in facts["splits"].items():
         written[config] = SplitDict()
@@ -240,7 +248,7 @@ def write_card(folder: Path, facts: dict[str, Any], tables: dict[str, pa.Table] 
             written[config].add(SplitInfo(name, num_bytes=size, num_examples=found.metadata.num_rows))
     tables = tables or _read_tables(folder, facts["splits"], audio=False)
     votes = _vote_table(tables, tuple(Question.from_dict(fields) for fields in facts["questions"]))
-    card = dataset_card(facts, features, written, tables["items"].to_pandas(), votes)
+    card = dataset_card(facts, features, written, tables["items"].to_pandas(), votes, agreed)
     (folder / "README.md").write_text(card, encoding="utf-8")
     return folder / "README.md"
 

@@ -15,7 +15,6 @@ from datasets.splits import SplitDict
 from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCardData
 
-from annot_hf.data.agreement import agreement
 from annot_hf.data.corpus import CorpusReport, VoteCorpus
 from annot_hf.data.files import CARD_MARK
 from annot_hf.data.questions import Question, nearest, read_yaml
@@ -186,8 +185,12 @@ def dataset_card(
     splits: dict[str, SplitDict],
     items: pd.DataFrame,
     votes: VoteTable,
+    agreed: Sequence[Sequence[str]] = (),
 ) -> str:
-    """The README of an export: YAML for `load_dataset`, then text for people; `facts` are those of `corpus.json`."""
+    """The README of an export: YAML for `load_dataset`, then text for people; `facts` are those of `corpus.json`.
+
+    `agreed` has a row per question of how far raters agree: name, items, alpha, pairwise agreement and Cohen's kappa.
+    """
     heard = "file" in items
     metadata = DatasetCardData(
         license=facts["license"],
@@ -224,9 +227,10 @@ def dataset_card(
             "| what | number | details |\n|---|---:|---|",
             [*CorpusReport.from_dict(facts["report"]).rows(), *_rater_rows(votes)],
         ),
-        "agreement": _card_table(
-            "| question | items | alpha | pairwise | Cohen's kappa |\n|---|---:|---:|---:|---:|",
-            _agreement_rows(votes, facts["report"]["questions"]),
+        "agreement": text["agreement"]["measured" if agreed else "open"].format(
+            rows=_card_table(
+                "| question | items | alpha | pairwise | Cohen's kappa |\n|---|---:|---:|---:|---:|", agreed
+            )
         ),
         "splits": _card_table(
             "| split | items | votes | speakers | of them in other splits |\n|---|---:|---:|---:|---:|",
@@ -247,17 +251,6 @@ def _rater_rows(votes: VoteTable) -> list[tuple[str, str, str]]:
         return []
     spread = f"{each.min():,} / {np.median(each):g} / {each.max():,} votes a rater"
     return [("named raters", f"{len(each):,}", spread)]
-
-
-def _agreement_rows(votes: VoteTable, questions: Iterable[str]) -> list[tuple[str, ...]]:
-    """How far raters agree on each of the questions."""
-    rows = []
-    asked = [question for question in questions if not votes.question(question).shares]
-    for found in (agreement(votes, question) for question in asked):
-        numbers = (found.alpha, found.pairwise, found.cohen_kappa)
-        shown = ["\u2013" if value is None else f"{value:.3f}" for value in numbers]
-        rows.append((found.question, f"{found.pairable_items:,}", *shown))
-    return rows
 
 
 def _split_rows(items: pd.DataFrame, votes: VoteTable, splits: Iterable[str]) -> list[tuple[str, ...]]:

@@ -1,12 +1,13 @@
 """Confidence intervals by resampling speakers (or items): sums of resamples are one matrix product (Field & Welsh 2007)."""
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from scipy import sparse
+from scipy.stats import norm, t
 
 from annot_hf.models.measures import ccc_of, moments, pearson_of
 
@@ -251,6 +252,70 @@ class Resamples:
             for start in range(0, len(multiplicity), rows):
                 weights = multiplicity[start : start + rows][:, code]
                 yield weights / weights.sum(axis=1, keepdims=True)
+
+
+def crossed_draws(
+    resamples: Resamples,
+    items: np.ndarray,
+    shares: np.ndarray,
+    item: np.ndarray,
+    rater: np.ndarray,
+    statistics: Callable[[np.ndarray], dict[str, np.ndarray]],
+) -> dict[str, np.ndarray]:
+    """Statistics of sums over items, in the data and when items and raters are drawn anew: each `(1 + B,)`.
+
+    Items (or clusters) are drawn with all their votes, which covers everything that differs between items and between votes.
+    Raters are drawn by themselves: to first order a rater who counts twice adds the sum of the `shares`, and pairs of a
+    rater with himself never arise (Hajek's projection). The variance between raters contains that between votes, which the
+    items have covered; it is taken off, as in two-way cluster-robust variances (Cameron, Gelbach & Miller 2011), by shrinking
+    the raters' deviations. Drawing both freely (Owen 2007) would count single votes three times.
+
+    Args:
+        resamples: Behind the draws; raters have draws of their own.
+        items: Summands `(N, d)` of every item.
+        shares: What the sums gain per unit of weight of the vote `(V, d)`: the derivatives.
+        item: Item of every vote `(V,)`.
+        rater: Rater of every vote `(V,)`; -1 is unknown, and adds nothing to the variance between raters.
+        statistics: Sums `(B, d)` -> values `(B,)` by name.
+    """
+    drawn = resamples.sums({"sums": items})["sums"]
+    found = statistics(drawn)
+    named = rater >= 0
+    if not named.all():
+        item, rater, shares = item[named], rater[named], shares[named]
+    raters, who = np.unique(rater, return_inverse=True)
+    if len(raters) < 2 or len(drawn) < 2:
+        return found
+    own = _totals(who, shares)
+    sums = replace(resamples, clusters=None, seed=[resamples.seed, 1]).sums({"raters": own})["raters"]
+    moved = statistics(drawn[:1] + sums - sums[:1])
+    slopes = _slopes(statistics, drawn[0], np.sqrt((items**2).sum(axis=0)))
+    cluster = item if resamples.clusters is None else resamples._codes()[item]
+    cell = np.unique(cluster.astype(np.int64) * len(raters) + who, return_inverse=True)[1]
+    for name, slope in slopes.items():
+        between = float(((own @ slope) ** 2).sum())
+        within = float((np.bincount(cell, shares @ slope) ** 2).sum())
+        # With R raters the resampled variance is too small by (R - 1) / R.
+        kept = between * len(raters) / (len(raters) - 1) - within
+        if between > 0 and kept > 0:
+            # Few raters tell little of the variance between raters: Student's distribution is wider than the normal one.
+            wider = t.ppf(TAILS[1], len(raters) - 1) / norm.ppf(TAILS[1])
+            found[name] = found[name] + wider * np.sqrt(kept / between) * (moved[name] - moved[name][0])
+    return found
+
+
+def _totals(code: np.ndarray, columns: np.ndarray) -> np.ndarray:
+    """Sums of the rows of `columns` `(V, d)` by `code` `(V,)`."""
+    return np.stack([np.bincount(code, column) for column in columns.T], axis=1)
+
+
+def _slopes(
+    statistics: Callable[[np.ndarray], dict[str, np.ndarray]], at: np.ndarray, scale: np.ndarray
+) -> dict[str, np.ndarray]:
+    """Gradients `(d,)` of the statistics at the sums `(d,)`, by central differences of a thousandth of `scale` `(d,)`."""
+    step = 1e-3 * np.where(scale > 0, scale, 1.0)
+    ends = [statistics(at + sign * np.diag(step)) for sign in (1, -1)]
+    return {name: np.where(scale > 0, (ends[0][name] - ends[1][name]) / (2 * step), 0.0) for name in ends[0]}
 
 
 def _check_any(size: int) -> None:

@@ -14,7 +14,6 @@ from huggingface_hub import EvalResult, EvalResultEntry, ModelCard, ModelCardDat
 from transformers import AutoConfig, PreTrainedConfig
 
 from annot_hf import __version__
-from annot_hf.data.export import read_export_facts, write_card
 from annot_hf.data.files import CARD_MARK, is_own_card, replace_file
 from annot_hf.data.questions import Question, read_yaml
 from annot_hf.evaluation.evaluate import MARGINAL, MODEL
@@ -83,22 +82,6 @@ def write_model_card(model_folder: str | Path, report: str | Path | None = None)
     card = ModelCard(f"---\n{data.to_yaml()}\n---\n\n{render('hub/model_card.md.j2', page)}")
     replace_file(path, card.save)
     return path
-
-
-def write_dataset_card(corpus_folder: str | Path) -> Path:
-    """Write README.md of an exported corpus from its tables; one that somebody else wrote or edited stays as it is.
-
-    `export_corpus` and `publish` write it already.
-
-    Returns:
-        The path of README.md.
-
-    Raises:
-        ValueError: The folder is not an exported corpus.
-    """
-    folder = Path(corpus_folder)
-    facts, path = read_export_facts(folder), folder / _README
-    return path if path.is_file() and not is_own_card(path) else write_card(folder, facts)
 
 
 def _all_questions(config: PreTrainedConfig) -> list[dict[str, Any]]:

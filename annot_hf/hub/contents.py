@@ -17,6 +17,7 @@ from huggingface_hub import RepoCard
 from annot_hf.data.export import EXPORT_FILE, EXPORT_KIND, seal_export
 from annot_hf.data.files import is_own_card, read_text
 from annot_hf.data.questions import SECRET
+from annot_hf.hub.corpus_card import write_dataset_card
 from annot_hf.hub.pseudonyms import pseudonyms
 from annot_hf.models.modeling_opinion import read_object
 from annot_hf.training.checkpoints import CARD_FILES, FACTS, MODEL_FILES, WEIGHTS, read_facts
@@ -225,6 +226,7 @@ def _shareable_copy(folder: Path, out: Path, keep_raters: bool, license: str, no
     if any("audio" in pq.read_schema(path).names for path in sources.values()) and not facts["embedded_audio"]:
         notes.append("no clips" if embedded else "no clips, which are not in the export (--embed-audio puts them in)")
     seal_export(out, facts)
+    write_dataset_card(out)
     if (folder / README).is_file() and not is_own_card(folder / README):
         # somebody's own words stay, under metadata of what goes up
         card = RepoCard(read_text(out / README))

@@ -21,11 +21,11 @@ import numpy as np
 import pyarrow as pa
 
 from annot_hf.data import encoding
-from annot_hf.data.agreement import pairwise_agreement
 from annot_hf.data.audio import audio_info
 from annot_hf.data.questions import nearest, printable, read_yaml
 from annot_hf.data.synthetic import SYNTHETIC, check_annotations_folder, write_annotations, write_replies
 from annot_hf.data.votes import VoteTable
+from annot_hf.models.measures import pair_agreement
 from annot_hf.proxies.backend import AT_ONCE, BACKENDS, OMITTABLE, Backend, Prices, check_address
 from annot_hf.proxies.job import Job
 from annot_hf.proxies.prompts import LONGEST, TEMPLATES
@@ -187,8 +187,8 @@ def check_pace(
 def _human_agreement(job: Job) -> float | None:
     """How often two human votes on an item of the job agree."""
     counts = job.corpus.votes.counts(job.question.name, items=job.corpus.items["item"].iloc[job.rows])
-    found = pairwise_agreement(counts) if (counts.sum(1) >= 2).any() else np.nan
-    return None if np.isnan(found) else float(found)
+    several = counts.sum(1) >= 2
+    return float(pair_agreement(counts[several]).mean()) if several.any() else None
 
 
 def notes_of(session: Session) -> list[str]:

@@ -401,7 +401,7 @@ def plot_differences(found: Evaluation, measures: Sequence[str]) -> Figure:
         sign = (1 if one["better"] == "higher" else -1) / (100 if one["unit"] == "%" else 1)
         colour, marker = sides[better]
         turned = {end: value if value is None else sign * value for end, value in difference.items()}
-        _interval(axis, row, turned, colour, 1.5, marker=marker, markersize=5.5, label=labels.pop(better, None))
+        draw_interval(axis, row, turned, colour, 1.5, marker=marker, markersize=5.5, label=labels.pop(better, None))
     units = ("share" if one["unit"] == "%" else one["unit"] for one, *_ in shown)
     names = [f"{short(one['title'], 44)} ({unit})" for (one, *_), unit in zip(shown, units, strict=True)]
     axis.set_yticks(range(len(shown)), names)
@@ -413,7 +413,7 @@ def plot_differences(found: Evaluation, measures: Sequence[str]) -> Figure:
     return figure
 
 
-def _interval(
+def draw_interval(
     axis: Axes, row: float, entry: Mapping[str, Any], colour: str, width: float, **point: str | float | None
 ) -> None:
     """A value as a point, and its interval, if there is one, as a horizontal line."""
@@ -438,7 +438,7 @@ def plot_systems(found: Evaluation) -> Figure:
             values = [value for value in one.get("runs", ()) if value is not None]
             every = {"color": DARK, "alpha": 0.5, "markersize": 6, "label": labels[0]}
             axis.plot(values, [row + 0.22] * len(values), "|", **every)
-            _interval(axis, row, one, BLUE, 1.6, marker="o", markersize=5, label=labels[1])
+            draw_interval(axis, row, one, BLUE, 1.6, marker="o", markersize=5, label=labels[1])
             # One entry in the legend stands for all rows.
             labels = (None, None)
         axis.tick_params(axis="y", length=0)
@@ -457,7 +457,7 @@ def plot_conditions(conditions: Sequence[str], jsd: Mapping[str, Mapping[str, An
     axis.axvline(jsd[conditions[0]]["value"], color=FAINT, linewidth=1, label=conditions[0], zorder=0)
     axis.axvline(jsd[MARGINAL]["value"], color=ORANGE, linestyle="--", linewidth=1.2, label="marginal", zorder=0)
     for row, name in enumerate(conditions):
-        _interval(axis, row, jsd[name], BLUE, 1.5, marker="o", markersize=5.5, label=None if row else "model")
+        draw_interval(axis, row, jsd[name], BLUE, 1.5, marker="o", markersize=5.5, label=None if row else "model")
     axis.set_yticks(range(len(conditions)), conditions)
     axis.set_ylim(len(conditions) - 0.4, -0.6)
     axis.set_xlim(left=0)

@@ -19,6 +19,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import pandas as pd
 from jinja2 import PackageLoader
 from matplotlib import font_manager
 from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -296,3 +297,42 @@ def _letters(path: str) -> frozenset[int]:
         return frozenset()
     scalable = FaceFlags.SCALABLE in font.face_flags and FaceFlags.COLOR not in font.face_flags
     return found if scalable and _UNASSIGNED not in found else frozenset()
+
+
+def write_study(
+    folder: Path,
+    stem: str,
+    *,
+    title: str,
+    summary: str,
+    sections: Sequence[Section],
+    notes: Sequence[str],
+    details: Mapping[str, Any],
+    data: Mapping[str, Any],
+    captions: Mapping[str, str],
+    tables: Mapping[str, pd.DataFrame],
+) -> Path:
+    """Write a study to `stem`.html, .md and .json, its `plots`, and further tables as CSV; returns the path of the page.
+
+    Every figure has a caption by its name. Files of these names that are not from an earlier call raise a ValueError.
+    """
+    record = folder / f"{stem}.json"
+    plots = [f"plots/{name}.png" for section in sections for name in section.figures]
+    names = [f"{stem}.html", f"{stem}.md", *plots, *(f"{name}.csv" for name in tables)]
+    check_own(folder, [*names, record.name], marker=record.name, keys=("title", "summary", "run", "plots"))
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(record, {"title": title, "summary": summary, **data, "run": details, "plots": plots})
+    shown, numbered = [], {}
+    for section in sections:
+        drawn = []
+        for name, draw in section.figures.items():
+            path = save_figure(lambda draw=draw: readable(draw(), numbered), folder / "plots" / f"{name}.png", dpi=DPI)
+            drawn.append(shown_figure(path, f"plots/{path.name}", captions[name]))
+        shown.append({"tables": section.tables, "figures": drawn})
+    notes = [*notes, number_key(numbered)] if numbered else notes
+    page = {"title": title, "opening": None, "summary": summary, "sections": shown, "notes": notes}
+    _write_both(record.with_suffix(".md"), page | {"details": _texts(details)})
+    for name, table in tables.items():
+        options = {"index": False, "float_format": "%.6g", "lineterminator": "\n"}
+        table.map(csv_safe).to_csv(folder / f"{name}.csv", **options)
+    return record.with_suffix(".html")

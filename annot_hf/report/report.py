@@ -10,10 +10,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from annot_hf.data.agreement import agreement
 from annot_hf.data.predictions import Predictions
 from annot_hf.data.targets import Targets, targets_like
 from annot_hf.data.votes import VoteTable
+from annot_hf.evaluation.agreement import agreement
 from annot_hf.evaluation.alignment import examples, groups_of, items_by_name
 from annot_hf.evaluation.evaluate import CONSENSUS, MARGINAL, MODEL, Evaluation, evaluate, measure_conditions
 from annot_hf.evaluation.raters import recovered_bias
@@ -119,11 +119,11 @@ def build_report(
         some = next(iter(robustness.values())).items
         options["on_missing"] = "exclude"
         sampled = measure_conditions(predictions.select(some), robustness, targets, **options)
-    agreed = (
-        []
-        if voted is None
-        else [agreement(voted, question.name) for question in targets.questions if not question.shares]
-    )
+    agreed = []
+    if voted is not None:
+        drawn = found.reference.resamples.select(pd.Index(found.reference.items).get_indexer(voted.items))
+        asked = [question.name for question in targets.questions if not question.shares]
+        agreed = [agreement(voted, question, resamples=drawn) for question in asked]
     excluded = _excluded(found, targets, votes)
 
     opening = open_report(found, helped, {MODEL: predictions}, about, listen=listen)

@@ -9,8 +9,8 @@ from typing import Any
 
 from jinja2 import Environment, StrictUndefined, Template
 
-from annot_hf.data.agreement import Agreement
 from annot_hf.data.questions import read_yaml
+from annot_hf.evaluation.agreement import Agreement
 from annot_hf.evaluation.categories import LEVELS, Stratum, depths
 from annot_hf.evaluation.ceiling import CEILING, SPLIT_HALF
 from annot_hf.evaluation.evaluate import CONSENSUS, MARGINAL, MODEL, Evaluation, spread
@@ -24,6 +24,7 @@ ARROWS = {"lower": "\u00a0\u2193", "higher": "\u00a0\u2191", "": ""}
 DASH = "\u2013"
 # Numbers of raters in the table of their curve.
 _CURVE = (0, 1, 2, 3, 5, 7, 10, 15, 20, 30, 50)
+_AGREEMENT_COLUMNS = ("alpha", "pairwise", "fleiss_kappa", "cohen_kappa")
 _MARKDOWN = re.compile(r"([\\`*_{}\[\]|#~$!])")
 _WORDS_FILE = Path(__file__).parent.parent / "templates" / "words.yaml"
 
@@ -246,8 +247,11 @@ def agreement_table(found: Sequence[Agreement]) -> list[Table]:
         # The pairs of raters behind Cohen's kappa, such as "27 of 28 pairs".
         of = f" of {one.rater_pairs:,}" if one.undefined_pairs else ""
         pairs = f"{one.rater_pairs - one.undefined_pairs:,}{of} {'pair' if one.rater_pairs == 1 else 'pairs'}"
-        cells = (Cell(number(one.alpha, 3), one.level), number(one.pairwise, 3), number(one.fleiss_kappa, 3))
-        cells += (Cell(number(one.cohen_kappa, 3), pairs if one.rater_pairs else ""),)
+        abouts = {"alpha": one.level, "cohen_kappa": pairs if one.rater_pairs else ""}
+        cells = []
+        for name in _AGREEMENT_COLUMNS:
+            cell = value_cell(getattr(one, name).to_dict())
+            cells.append(Cell(cell.main, f"{cell.small} {abouts.get(name, '')}".strip()))
         cells += (Cell(f"{one.pairable_items:,}", f"of {one.items:,}"), one.votes, one.annotators)
         rows.append((one.question, *cells))
     return [worded("agreement", rows)] if rows else []

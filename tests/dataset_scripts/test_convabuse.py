@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from annot_hf.data.agreement import agreement
 from annot_hf.data.corpus import load_corpus_script
 from annot_hf.data.export import export_corpus, read_export
+from annot_hf.evaluation.agreement import agreement
 
 SCRIPT = Path(__file__).parents[2] / "dataset_scripts" / "convabuse"
 REAL = Path(__file__).parents[3] / "shared" / "data" / "convabuse"
@@ -112,7 +112,7 @@ def test_repeated_responses_are_kept_and_reported(root):
     counts = back.votes.counts("severity_class", items=[item_of(back, ONE[-1])])
     np.testing.assert_array_equal(counts, [[2, 0, 1, 1, 0]])
     assert report.questions["severity"]["votes"] == 8 and report.votes_left_out == 0
-    assert agreement(back.votes, "severity_class").cohen_kappa is not None
+    assert agreement(back.votes, "severity_class").cohen_kappa.value is not None
 
 
 def test_flags_without_abuse_are_kept_and_reported(root):

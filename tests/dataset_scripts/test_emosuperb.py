@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import soundfile
 
-from annot_hf.data.agreement import agreement
 from annot_hf.data.corpus import load_corpus_script
 from annot_hf.data.export import export_corpus, read_export
+from annot_hf.evaluation.agreement import agreement
 
 EmoSuperb = load_corpus_script(Path(__file__).parents[2] / "dataset_scripts" / "emosuperb")
 

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from datasets import load_dataset
 
-from annot_hf.data.agreement import agreement
 from annot_hf.data.corpus import load_corpus_script
 from annot_hf.data.export import export_corpus, read_export
 from annot_hf.data.targets import make_targets
+from annot_hf.evaluation.agreement import agreement
 
 SCRIPT = Path(__file__).parents[2] / "dataset_scripts" / "mosi_subjectivity"
 MosiSubjectivity = load_corpus_script(SCRIPT)
@@ -80,7 +80,7 @@ def test_the_three_questions(root):
     merged = make_targets(back.votes, "most_present", "merged", items=first)
     np.testing.assert_allclose(merged.probs, [[0, 0, 0, 0.9 + 0.1 * 0.75, 0, 0.1 * 0.25]])
     found = agreement(back.votes, "any_emotion")
-    assert (found.cohen_kappa, found.rater_pairs) == (pytest.approx(0), 1)
+    assert (found.cohen_kappa.value, found.rater_pairs) == (pytest.approx(0), 1)
 
 
 def test_highlights_are_a_table_of_spans(root, tmp_path):

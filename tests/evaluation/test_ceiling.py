@@ -1,5 +1,7 @@
 """Noise ceilings against oracles that know the opinions behind simulated votes."""
 
+import itertools
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -8,8 +10,19 @@ from annot_hf.data.predictions import Predictions
 from annot_hf.data.questions import Question
 from annot_hf.data.targets import make_targets
 from annot_hf.data.votes import VoteTable
-from annot_hf.evaluation.ceiling import CEILING, SPLIT_HALF, draw_votes, fit_prior, noise_ceiling
+from annot_hf.evaluation.ceiling import (
+    CEILING,
+    LEFT_OUT,
+    SPLIT_HALF,
+    draw_votes,
+    fit_prior,
+    made_good,
+    mean_ceiling,
+    noise_ceiling,
+)
 from annot_hf.evaluation.evaluate import evaluate
+from annot_hf.evaluation.resampling import Resamples
+from annot_hf.models.measures import ccc
 
 LABELS = ("a", "b", "c", "d")
 QUESTION = Question.category("emotion", LABELS)
@@ -39,9 +52,10 @@ def test_the_ceiling_is_what_the_opinions_themselves_score(kind, votes, slack):
         found = evaluate(best, targets, marginal=marginal, n_resamples=0, parts=("items",))
         for name, values in oracle.items():
             values.append(found.at(name)["value"])
-    ceiling, facts = noise_ceiling(drawn, marginal, (QUESTION,))
+    ceiling, facts = noise_ceiling(drawn, marginal, (QUESTION,), splits=(SPLIT_HALF, LEFT_OUT))
     assert facts["items"] == 600 and facts["draws"] == 20
-    for system in (CEILING, SPLIT_HALF):
+    # One vote is so little of an item that its scores vary twice as much.
+    for system, wide in ((CEILING, 1), (SPLIT_HALF, 1), (LEFT_OUT, 2)):
         for name, unit in (
             ("gap_closed", 1),
             ("jsd", 0.004),
@@ -51,7 +65,7 @@ def test_the_ceiling_is_what_the_opinions_themselves_score(kind, votes, slack):
         ):
             error = ceiling[name].draws[system][0] - np.mean(oracle[name])
             # the votes at hand and those of the oracle are draws themselves
-            assert abs(error) < slack * unit + 2.5 * np.std(oracle[name]), (system, name)
+            assert abs(error) < wide * slack * unit + 2.5 * np.std(oracle[name]), (system, name)
 
 
 def test_half_of_the_votes_alone_forecasts_worse_than_the_ceiling():
@@ -114,3 +128,46 @@ def test_an_evaluation_holds_the_ceilings_beside_its_systems(emotion_run):
         evaluate({CEILING: predictions}, targets)
     weighted = evaluate(predictions, make_targets(votes, "emotion", "smoothed"), n_resamples=0)
     assert CEILING not in weighted["jsd"]["systems"]
+
+
+def test_split_ceilings_stay_in_range_with_a_handful_of_items():
+    ranges = {"nats": (0, np.inf), "bits": (0, np.inf), "0 to 1": (0, 1), "-1 to 1": (-1, 1), "%": (-np.inf, 100)}
+    rng = np.random.default_rng(8)
+    for _ in range(10):
+        counts = rng.multinomial(rng.integers(1, 5, 4), np.full(3, 1 / 3))
+        found = noise_ceiling(
+            counts, np.full(3, 1 / 3), (Question.category("q", list("abc")),), Resamples(n=50), draws=2
+        )
+        for one in () if found is None else found[0].values():
+            low, high = ranges[one.unit]
+            drawn = one.draws[SPLIT_HALF]
+            assert np.all(np.isnan(drawn) | ((low <= drawn) & (drawn <= high))), one.title
+
+
+def test_what_splits_cost_is_made_good_where_it_is_nothing_or_small():
+    for unit, value in (("nats", 0.2), ("0 to 1", 0.7), ("-1 to 1", -0.3), ("%", 60.0)):
+        real, own, drawn = (np.array([value + step]) for step in (0.01, 0.02, 0.02))
+        assert made_good(real, own, drawn, unit) == pytest.approx(real)
+        assert made_good(real, own, drawn - 0.01, unit) == pytest.approx(real + 0.01, abs=1e-3)
+
+
+def test_the_ceiling_of_means_is_what_the_means_of_endless_votes_have():
+    rng = np.random.default_rng(9)
+    mean, items, votes = rng.uniform(1.5, 4.5, 800), 800, 5
+
+    def draw():
+        return np.clip(np.round(mean[:, None] + rng.normal(size=(items, votes))), 1, 5)
+
+    said = draw()
+    names = np.repeat(np.arange(items).astype(str), votes)
+    table = VoteTable.from_columns(Question.scale("valence", 1, 5), item=names, value=said.ravel())
+    endless = np.mean([draw().mean(1) for _ in range(200)], axis=0)
+    best = np.mean([ccc(endless, draw().mean(1)) for _ in range(20)])
+    found = mean_ceiling(table, "valence", Resamples(n=100))
+    assert found[0] == pytest.approx(best, abs=0.02) and abs(found[1:] - found[0]).max() < 0.08
+    # the mean over all pairs of votes, one in each half or one left out
+    pairs = [np.cov(said[:, a], said[:, b], ddof=0)[0, 1] for a, b in itertools.combinations(range(votes), 2)]
+    variance = said.mean(1).var()
+    assert found[0] == pytest.approx(2 * np.mean(pairs) / (np.mean(pairs) + variance), abs=2e-3)
+    chance = VoteTable.from_columns(Question.scale("valence", 1, 5), item=["x", "x", "y", "y"], value=[1, 5, 2, 4])
+    assert (mean_ceiling(chance, "valence", Resamples(n=20)) == 0).all()

@@ -11,7 +11,7 @@ from markdown_it import MarkdownIt
 
 from annot_hf import Question, VoteCorpus, VoteTable, agreement, export_corpus, read_export
 from annot_hf.data.files import CARD_MARK
-from annot_hf.hub.cards import write_dataset_card
+from annot_hf.hub.corpus_card import write_dataset_card
 
 HOSTILE = "a|b <script>alert(1)</script> `x` [y](http://z)\n---\nlicense: mit\n# *"
 
@@ -44,6 +44,7 @@ def mingled(tmp_path):
     corpus = Mingled(tmp_path / "root")
     corpus.questions = corpus.read_votes().questions
     export_corpus(corpus, tmp_path / "export")
+    write_dataset_card(tmp_path / "export")
     return tmp_path / "export"
 
 
@@ -54,7 +55,11 @@ def test_the_numbers_are_those_of_the_tables(mingled):
     spread = f"{each.min()} / {each.median():g} / {each.max()} votes a rater"
     assert f"| named raters | 3 | {spread} |" in card and spread == "1 / 2 / 4 votes a rater"
     found = agreement(exported.votes, HOSTILE)
-    assert f"| {found.pairable_items} | {found.alpha:.3f} | {found.pairwise:.3f} |" in card
+    alpha, pairwise = (
+        f"{one.value:.3f}" + ("" if one.low is None else f" ({one.low:.3f} to {one.high:.3f})")
+        for one in (found.alpha, found.pairwise)
+    )
+    assert f"| {found.pairable_items} | {alpha} | {pairwise} |" in card
     assert "| train | 3 | 4 | 2 | 2 |" in card and "| test | 3 | 3 | 3 | 2 |" in card
     assert "| items without votes | 2 |" in card and "its owner has not said" in card and "There is no audio" in card
     data = DatasetCard(card).data.to_dict()
@@ -73,9 +78,11 @@ def test_hostile_names_are_text(mingled):
 def test_the_snippet_runs_and_the_card_is_written_again_alike(corpus, tmp_path, monkeypatch):
     monkeypatch.setattr(config, "HF_DATASETS_CACHE", tmp_path / "cache")
     folder = shutil.copytree(corpus, tmp_path / "export")
+    plain = (folder / "README.md").read_text()
+    assert "`annot-hf agree FOLDER` measures" in plain and write_dataset_card(folder) == folder / "README.md"
     written = (folder / "README.md").read_text()
     (folder / "README.md").unlink()
-    assert write_dataset_card(folder) == folder / "README.md" and (folder / "README.md").read_text() == written
+    assert write_dataset_card(folder) and (folder / "README.md").read_text() == written != plain
     snippet = re.search(r"```python\n(.*?)```", written, re.DOTALL)[1].replace("FOLDER", str(folder))
     names = {}
     exec(snippet, names)

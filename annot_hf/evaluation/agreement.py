@@ -1,0 +1,526 @@
+"""How far raters agree: Krippendorff's alpha in closed form, pairwise agreement, kappas, and more, each with an interval.
+
+Every measure is a function of sums over items, and every vote has a share in these sums: what they gain per unit of its
+weight. So the sums of a resample of items, or of raters, are one matrix product (see `crossed_draws`).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Literal, get_args
+
+import numpy as np
+import pandas as pd
+from scipy import sparse
+
+from annot_hf.data.encoding import as_frame
+from annot_hf.data.questions import Question
+from annot_hf.data.votes import VoteTable
+from annot_hf.evaluation.resampling import Arrays, Interval, Measured, Resamples, crossed_draws, with_interval
+from annot_hf.models.measures import ccc_of, moments, ratio
+
+Level = Literal["nominal", "ordinal", "interval", "ratio"]
+# Title, unit, better direction, in the order of tables.
+AGREEMENTS: dict[str, tuple[str, str, str]] = {
+    "alpha": ("Krippendorff's alpha", "-1 to 1", "higher"),
+    "pairwise": ("Pairwise agreement", "0 to 1", "higher"),
+    "fleiss_kappa": ("Fleiss' kappa", "-1 to 1", "higher"),
+    "cohen_kappa": ("Cohen's kappa", "-1 to 1", "higher"),
+    "entropy": ("Entropy of an item's votes", "nats", "lower"),
+    "information": ("Information of a vote on another", "nats", "higher"),
+    "deviation": ("Standard deviation within items", "points", "lower"),
+    "rest_ccc": ("CCC of a rater and the rest", "-1 to 1", "higher"),
+}
+_UNDEFINED = Interval(None)
+Statistics = Callable[[dict[str, np.ndarray]], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How far raters agree on one question; each measure has a value and a 95 % interval, None where undefined.
+
+    Attributes:
+        question: Its name.
+        level: Metric of alpha: nominal for categories, interval, ordinal or ratio for scales; "per label" for a multi-select
+            question, which has Cohen's kappa only.
+        alpha: Krippendorff's alpha: 1 perfect, 0 chance; undefined without pairs, or if every vote is the same.
+        pairwise: Probability that two raters of an item give the same answer, mean over items, in [0, 1].
+        fleiss_kappa: `pairwise` corrected for chance.
+        cohen_kappa: Cohen's kappa, mean over pairs of named raters (see `cohen_kappa`).
+        entropy: Entropy (nats) of the votes of an item, mean over items; of a category question. Few votes make it too low.
+        information: Mutual information (nats) between two votes of an item; of a category question.
+        deviation: Standard deviation within items, in points of the scale.
+        rest_ccc: CCC between a vote and the mean of the item's other votes; of a scale.
+        rater_pairs: Pairs of named raters who share an item.
+        undefined_pairs: Pairs without a kappa, which the mean leaves out.
+        items: Items with at least one vote on this question.
+        pairable_items: Items with at least two votes; for a multi-select question, items with at least two named raters.
+        votes: Votes on this question, unweighted; for a multi-select question, labels.
+        annotators: Named raters among them.
+        draws: Every defined measure in the data and in the resamples `(1 + B,)`, for differences between questions.
+        voted: Rows of the table's items with votes on the question, in order.
+    """
+
+    question: str
+    level: str
+    alpha: Interval
+    pairwise: Interval
+    fleiss_kappa: Interval
+    cohen_kappa: Interval
+    entropy: Interval
+    information: Interval
+    deviation: Interval
+    rest_ccc: Interval
+    rater_pairs: int
+    undefined_pairs: int
+    items: int
+    pairable_items: int
+    votes: int
+    annotators: int
+    draws: Arrays = field(repr=False, compare=False)
+    voted: np.ndarray = field(repr=False, compare=False)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values for JSON."""
+        plain = {name: value for name, value in vars(self).items() if name not in ("draws", "voted")}
+        return plain | {name: getattr(self, name).to_dict() for name in AGREEMENTS}
+
+
+def agreement(
+    votes: VoteTable, question: str, *, level: Level | None = None, resamples: Resamples | None = None
+) -> Agreement:
+    """Agreement of all raters on one question; each vote counts once, whatever its weight.
+
+    Args:
+        votes: The votes.
+        question: Name of a question; a multi-select question has Cohen's kappa only.
+        level: Metric of alpha; nominal for a category question and interval for a scale when None.
+        resamples: Of `votes.items`, or of clusters of them, behind the intervals; 1,000 of items when None. Items with votes
+            on the question and named raters are drawn; questions on the same items have the same draws.
+
+    Raises:
+        ValueError: The level does not fit the question, or its values.
+    """
+    asked = votes.question(question)
+    if asked.shares:
+        raise ValueError(
+            f"Question {question!r} is known as shares of an unknown number of votes, which have no agreement; name another."
+        )
+    if asked.multiple and level is not None:
+        raise ValueError(
+            f"Question {question!r} is multi-select and has no alpha of level {level!r}; leave the level out."
+        )
+    level = level or ("interval" if asked.is_scale else "nominal")
+    if not asked.is_scale and level != "nominal":
+        raise ValueError(f"Question {question!r} has unordered labels; level {level!r} needs a scale: use 'nominal'.")
+    rows = votes.rows_of(question)
+    items, raters = votes.item_codes[rows].astype(np.int64), votes.annotator_codes[rows].astype(np.int64)
+    voted = np.unique(items)
+    pairs = _RaterPairs.of(votes, question)
+    named = pd.DataFrame({"item": items, "rater": raters})[raters >= 0].drop_duplicates()
+    sums = _Sums(items, len(votes.items))
+    if asked.multiple:
+        pairable = int((named["item"].value_counts() >= 2).sum())
+    else:
+        pairable = int((np.bincount(items) >= 2).sum()) if len(items) else 0
+        _add_measures(sums, votes, asked, rows, level)
+    pairs.add_to(sums)
+    draws = sums.draws(raters, voted, resamples or Resamples()) if len(items) else {}
+    values = {name: with_interval(draws[name]) if name in draws else _UNDEFINED for name in AGREEMENTS}
+    return Agreement(
+        question=question,
+        level="per label" if asked.multiple else level,
+        **values,
+        rater_pairs=pairs.count,
+        undefined_pairs=pairs.undefined,
+        items=len(voted),
+        pairable_items=pairable,
+        votes=len(items),
+        annotators=named["rater"].nunique(),
+        draws={name: draws[name] for name, value in values.items() if value.value is not None},
+        voted=voted,
+    )
+
+
+def agreement_difference(one: Agreement, other: Agreement, name: str) -> dict[str, float | None] | None:
+    """Value and interval of a measure's `one` - `other`, two questions of one table, on the same resamples.
+
+    None where one is undefined, or if they were asked about different items.
+    """
+    if name not in one.draws or name not in other.draws or not np.array_equal(one.voted, other.voted):
+        return None
+    return Measured(*AGREEMENTS[name], {"one": one.draws[name], "other": other.draws[name]}).difference("one", "other")
+
+
+class _Sums:
+    """Columns whose sums over items are all that measures need: of each item, and the share of each vote."""
+
+    def __init__(self, item: np.ndarray, n_items: int) -> None:
+        self.item, self.n_items = item, n_items
+        self.columns: dict[Any, tuple[np.ndarray, np.ndarray]] = {}
+        self.measures: dict[str, Statistics] = {}
+
+    def add(self, name: Any, shares: np.ndarray, items: np.ndarray | None = None) -> None:
+        """A column: the share of each vote `(V,)`, and the value of each item `(N,)`, by default the sum of its shares."""
+        items = np.bincount(self.item, shares, minlength=self.n_items) if items is None else items
+        self.columns[name] = items, shares
+
+    def draws(self, rater: np.ndarray, voted: np.ndarray, resamples: Resamples) -> dict[str, np.ndarray]:
+        """Every measure in the data and in the resamples of the items `voted` on `(1 + B,)`."""
+        if not self.columns:
+            return {}
+        items, shares = (np.stack(columns, axis=1) for columns in zip(*self.columns.values(), strict=True))
+
+        def statistics(sums: np.ndarray) -> dict[str, np.ndarray]:
+            named = dict(zip(self.columns, sums.T, strict=True))
+            return {name: measure(named) for name, measure in self.measures.items()}
+
+        place = np.searchsorted(voted, self.item)
+        return crossed_draws(resamples.select(voted), items[voted], shares, place, rater, statistics)
+
+
+def _add_measures(sums: _Sums, votes: VoteTable, asked: Question, rows: np.ndarray | slice, level: str) -> None:
+    """Everything but Cohen's kappa, of a question with one answer per vote."""
+    if not len(sums.item):
+        return
+    table, cell = vote_cells(votes, asked.name)
+    row, values = table.row, table.values
+    kinds = {"alpha": level} if level == "nominal" else {"alpha": level, "same": "nominal"}
+    observed, chances = {}, {}
+    for kind, metric in kinds.items():
+        gaps, expected = table.distances(metric)
+        observed[kind], chances[kind] = table.share_pairs(gaps), table.chance(expected)
+        sums.add((kind, "observed"), observed[kind][cell])
+        sums.add((kind, "expected"), (expected[table.code] * table.pairable)[cell])
+    same = list(kinds)[-1]
+    sums.add("used", table.pairable[cell].astype(np.float64))
+
+    def apart(s: dict[str, np.ndarray], kind: str) -> np.ndarray:
+        return _expected_of(s[kind, "expected"], s["used"], chances[kind])
+
+    sums.measures["alpha"] = lambda s: _alpha_of(s["alpha", "observed"], apart(s, "alpha"), s["used"])
+    pairable = table.sizes >= 2
+    n = table.sizes[row]
+    differ = ratio(np.bincount(row, table.times * observed[same], minlength=table.n_rows), table.sizes, empty=0.0)
+    # Of a mean over items, weight gained by one vote is lost by the others.
+    sums.add("agree", ((differ[row] - observed[same]) / n)[cell], np.where(pairable, 1 - differ, 0.0))
+    sums.add("pairable", np.zeros(len(cell)), pairable.astype(np.float64))
+    sums.measures["pairwise"] = lambda s: ratio(s["agree"], s["pairable"])
+
+    def fleiss(s: dict[str, np.ndarray]) -> np.ndarray:
+        by_chance = 1 - apart(s, same)
+        return ratio(ratio(s["agree"], s["pairable"]) - by_chance, 1 - by_chance)
+
+    sums.measures["fleiss_kappa"] = fleiss
+    if asked.is_scale:
+        sums.measures["deviation"] = lambda s: np.sqrt(ratio(s["variance"], 2 * s["used"]))
+        sums.add("variance", table.share_pairs(table.gaps(values - values.mean(), "interval"))[cell])
+        _add_rest(sums, votes.ratings[rows])
+        return
+    logs = np.log(table.times / n)
+    entropy = -np.bincount(row, table.times / n * logs, minlength=table.n_rows)
+    sums.add("entropy", (-(logs + entropy[row]) / n * pairable[row])[cell], entropy * pairable)
+    sums.measures["entropy"] = lambda s: ratio(s["entropy"], s["pairable"])
+    sums.add("information", table.share_pairs(table.with_others(table.pointwise_information()))[cell])
+    sums.measures["information"] = lambda s: ratio(s["information"], s["used"])
+
+
+def vote_cells(votes: VoteTable, question: str) -> tuple["Cells", np.ndarray]:
+    """Equal votes of an item together, of a question with one answer per vote, and the cell of every vote on it `(V,)`."""
+    asked, rows = votes.question(question), votes.rows_of(question)
+    if asked.is_scale:
+        values, code = np.unique(votes.ratings[rows], return_inverse=True)
+    else:
+        values, code = np.arange(len(asked.labels), dtype=np.float64), votes.label_codes[rows]
+    cells, cell = np.unique(votes.item_codes[rows].astype(np.int64) * len(values) + code, return_inverse=True)
+    row, of = np.divmod(cells, len(values))
+    return Cells(row, of, np.bincount(cell).astype(np.float64), len(votes.items), values), cell
+
+
+def _add_rest(sums: _Sums, value: np.ndarray) -> None:
+    """CCC between each vote and the mean of the item's others: moments, and what others' means gain by a vote's weight."""
+    n = np.bincount(sums.item)[sums.item]
+    several = n >= 2
+    others = np.maximum(n - 1, 1)
+    value = value - value.mean()
+    rest = (np.bincount(sums.item, value)[sums.item] - value) / others
+    own = np.where(several[:, None], moments(value, rest), 0.0)
+    # `moments` may have scaled the values, so they are read back.
+    x, y = own[:, 1], own[:, 2]
+
+    def over_others(column: np.ndarray) -> np.ndarray:
+        return np.bincount(sums.item, column)[sums.item] - column
+
+    # A vote that counts more moves the mean of the rest y of each other vote x by (its value - y) / (n - 1).
+    gained = np.zeros_like(own)
+    gained[:, 2] = x * others - over_others(y)
+    gained[:, 4] = 2 * (x * over_others(y) - over_others(y * y))
+    gained[:, 5] = x * over_others(x) - over_others(x * y)
+    shares = own + np.where(several[:, None], gained / others[:, None], 0.0)
+    for index, column in enumerate(own.T):
+        items = np.bincount(sums.item, column, minlength=sums.n_items)
+        sums.add(("rest", index), shares[:, index], items)
+    sums.measures["rest_ccc"] = lambda s: ccc_of(np.stack([s["rest", index] for index in range(6)], axis=-1))
+
+
+class Cells:
+    """Value counts without zeros: `times` `(C,)` votes for one of `values` `(K,)`, the `code`, in item `row` of `n_rows`."""
+
+    def __init__(self, row: np.ndarray, code: np.ndarray, times: np.ndarray, n_rows: int, values: np.ndarray) -> None:
+        self.row, self.code, self.times, self.n_rows, self.values = row, code, times, n_rows, values
+        self.n_codes = len(values)
+        self.sizes = np.bincount(row, times, minlength=n_rows)
+        self.pairable = self.sizes[row] >= 2
+
+    def gaps(self, values: np.ndarray, level: str) -> np.ndarray:
+        """Sum of the distances of a cell's value to all votes of its item `(C,)`."""
+        if level == "nominal":
+            return self.sizes[self.row] - self.times
+        if level == "ratio":
+            table = self.sparse()
+            gaps = np.empty(len(self.row))
+            for code in np.unique(self.code):
+                at = self.code == code
+                distance = ratio(values - values[code], values + values[code], empty=0.0) ** 2
+                gaps[at] = (table @ distance)[self.row[at]]
+            return gaps
+        # sum_j (x - v_j)^2, of values that are centred, so that squares keep their precision.
+        x = values[self.code]
+        first, second = (np.bincount(self.row, self.times * x**power, minlength=self.n_rows) for power in (1, 2))
+        return self.sizes[self.row] * x**2 - 2 * x * first[self.row] + second[self.row]
+
+    def sparse(self) -> sparse.csr_array:
+        """The table of counts."""
+        return sparse.csr_array((self.times, (self.row, self.code)), shape=(self.n_rows, self.n_codes))
+
+    def margin(self) -> np.ndarray:
+        """Votes for each value in items with two votes or more `(K,)`."""
+        return np.bincount(self.code, self.times * self.pairable, minlength=self.n_codes)
+
+    def distances(self, level: str) -> tuple[np.ndarray, np.ndarray]:
+        """Sum of the distances of each cell's value to the votes of its item `(C,)`, and mean of those to all votes `(K,)`.
+
+        The ordinal metric counts the ranks between two values, so it is the interval metric on mid-ranks, which are those of
+        all votes and stay as they are in resamples.
+        """
+        if level not in get_args(Level):
+            raise ValueError(f"There is no level {level!r}; use one of {', '.join(get_args(Level))}.")
+        margin, values = self.margin(), self.values
+        if level == "ratio" and len(values) and values.min() < 0:
+            raise ValueError(
+                f"Value {values.min():g} has no place on a ratio scale, which starts at 0; use 'interval'."
+            )
+        total = margin.sum()
+        if level == "ordinal":
+            order = np.argsort(values)
+            ranks = np.empty(len(values))
+            ranks[order] = np.cumsum(margin[order]) - margin[order] / 2
+            values = ranks
+        if level in ("ordinal", "interval") and total:
+            values = values - margin @ values / total
+        everywhere = Cells(np.zeros(self.n_codes, dtype=np.int64), np.arange(self.n_codes), margin, 1, values)
+        # Without a second value there is no disagreement by chance, but rounding errors.
+        several = (margin > 0).sum() > 1
+        return self.gaps(values, level), everywhere.gaps(values, level) / total if several else np.zeros(self.n_codes)
+
+    def with_others(self, scores: np.ndarray) -> np.ndarray:
+        """Sum of symmetric `scores` `(K, K)` of a vote of each cell with the others of its item `(C,)`."""
+        return (self.sparse() @ scores)[self.row, self.code] - scores[self.code, self.code]
+
+    def share_pairs(self, with_others: np.ndarray) -> np.ndarray:
+        """Shares of the cells `(C,)` in sum_i sum_v q_v / (n_i - 1), where q is a sum over the other votes of the item.
+
+        They are its derivatives by the weight of a vote, which also changes the sums of the others, and n; they sum to it.
+        """
+        n = self.sizes[self.row]
+        total = np.bincount(self.row, self.times * with_others, minlength=self.n_rows)[self.row]
+        return np.where(self.pairable, ratio(2 * with_others - ratio(total, n), n - 1, empty=0.0), 0.0)
+
+    def chance(self, expected: np.ndarray) -> float:
+        """Mean distance of any two votes, from that of each value to all `(K,)`."""
+        margin = self.margin()
+        return float(margin @ expected / max(margin.sum(), 1))
+
+    def pointwise_information(self) -> np.ndarray:
+        """Ln of how many times likelier two values are in one item than by chance `(K, K)`; 0 where they never meet."""
+        table = self.sparse()
+        others = sparse.dia_array((ratio(self.sizes >= 2, self.sizes - 1, empty=0.0), 0), shape=(self.n_rows,) * 2)
+        weighed = others @ table
+        together = (table.T @ weighed).toarray() - np.diag(weighed.sum(axis=0))
+        share = together / max(together.sum(), 1)
+        chance = np.outer(share.sum(axis=1), share.sum(axis=1))
+        return np.where(share > 1e-15, np.log(ratio(np.maximum(share, 1e-15), chance, empty=1.0)), 0.0)
+
+
+def _expected_of(expected: np.ndarray, used: np.ndarray, chance: float) -> np.ndarray:
+    """Expected disagreement from summed shares: quadratic in how often values occur, so twice these less the whole."""
+    return 2 * ratio(expected, used) - chance
+
+
+def _alpha_of(observed: np.ndarray, expected: np.ndarray, used: np.ndarray) -> np.ndarray:
+    """1 - observed / expected disagreement (Krippendorff 2011); NaN without pairs or with one value only.
+
+    Observed: of an item of n votes, the sum of the distances of pairs over n - 1. Expected: the mean distance of two votes.
+    """
+    return 1 - ratio(ratio(observed, used) * ratio(used - 1, used), expected)
+
+
+@dataclass(frozen=True)
+class CohenKappa:
+    """Mean kappa over the pairs of raters that share an item, in [-1, 1]; NaN when no pair has one.
+
+    It leaves out `undefined_pairs`, which share only one item, or gave the same answer to all shared items.
+    """
+
+    kappa: float
+    pairs: int
+    undefined_pairs: int
+
+
+def cohen_kappa(votes: VoteTable, question: str) -> CohenKappa:
+    """Unweighted Cohen's kappa: mean over pairs of named raters, weighted by the items that a pair shares.
+
+    (p_o - p_e) / (1 - p_e) over the items that both raters answered, with p_e from each rater's own shares of answers (Cohen
+    1960). The mean over pairs is our choice, because papers with one number (arXiv 2211.13196, Table 1) do not define it.
+
+    Only a rater's first answer to an item counts, and only equal answers agree, also on a scale. Each label of a multi-select
+    question is a yes/no question that every rater of the question answered; the result is the mean over the labels whose
+    kappa is defined. A pair that shares one item has no kappa: it would be 0 or undefined. If pairs share few items, those
+    that always agree are undefined more often and the mean is too low; then use Fleiss' kappa or alpha.
+    """
+    found = _RaterPairs.of(votes, question)
+    means = [shares.sum() / counted.sum() for shares, counted in found.parts]
+    return CohenKappa(float(np.mean(means)) if means else float("nan"), found.count, found.undefined)
+
+
+@dataclass(frozen=True, eq=False)
+class _RaterPairs:
+    """Cohen's kappa of all pairs of raters as sums over the items that they share.
+
+    `item` `(P,)` has a row per pair and item, and `vote` `(2, P)` the votes of both, as positions among those on the question.
+    `parts` has for every label, or for the question, what each row contributes to the sum of kappas weighted by shared items
+    `(P,)`, and to these weights `(P,)`; labels without any kappa are left out.
+    """
+
+    item: np.ndarray
+    vote: np.ndarray
+    parts: list[tuple[np.ndarray, np.ndarray]]
+    count: int
+    undefined: int
+
+    @classmethod
+    def of(cls, votes: VoteTable, question: str) -> "_RaterPairs":
+        """All pairs of named raters of an item."""
+        asked = votes.question(question)
+        codes = (votes.item_codes, votes.annotator_codes, votes.label_codes, votes.ratings)
+        item, rater, label, rating = (column[votes.rows_of(question)] for column in codes)
+        named, raters = np.flatnonzero(rater >= 0), max(len(votes.annotators), 1)
+        key = item[named].astype(np.int64) * raters + rater[named]
+        replies, first, given = np.unique(key, return_index=True, return_inverse=True)
+        if asked.multiple:
+            label = label[named]
+            answers = np.zeros((len(asked.labels), len(replies)), dtype=np.int8)
+            answers[label[label >= 0], given[label >= 0]] = 1
+        elif asked.is_scale:
+            answers = np.unique(rating[named[first]], return_inverse=True)[1][None]
+        else:
+            answers = label[named[first]][None]
+        of_item, who = np.divmod(replies, raters)
+        # All pairs of raters of an item, by the position of their replies.
+        reply = pd.DataFrame({"item": of_item, "at": np.arange(len(of_item))})
+        left, right = reply.merge(reply, on="item").query("at_x < at_y")[["at_x", "at_y"]].to_numpy().T
+        pair, names = pd.factorize(who[left] * raters + who[right])
+        shared, parts = np.bincount(pair, minlength=len(names)), []
+        defined = np.zeros(len(names), dtype=bool)
+        for answer in answers if len(names) else ():
+            kappas, shares = _kappas(pair, shared, answer[left], answer[right])
+            known = ~np.isnan(kappas)
+            defined |= known
+            if known.any():
+                parts.append((np.where(known[pair], shares, 0.0), known[pair].astype(np.float64)))
+        vote = named[first][np.stack([left, right])]
+        return cls(of_item[left], vote, parts, len(names), int((~defined).sum()))
+
+    def add_to(self, sums: _Sums) -> None:
+        """Cohen's kappa as a measure of these sums: a row counts once for its item, and once for each of its raters."""
+        for index, part in enumerate(self.parts):
+            for name, rows in zip(("kappas", "shared"), part, strict=True):
+                shares = sum(np.bincount(vote, rows, minlength=len(sums.item)) for vote in self.vote)
+                sums.add((name, index), shares, np.bincount(self.item, rows, minlength=sums.n_items))
+        if self.parts:
+            sums.measures["cohen_kappa"] = lambda s: np.mean(
+                [ratio(s["kappas", index], s["shared", index]) for index in range(len(self.parts))], axis=0
+            )
+
+
+def _kappas(pair: np.ndarray, shared: np.ndarray, left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Cohen's kappa of every pair of raters `(Q,)`; NaN if a pair shares one item, or always gave one and the same answer.
+
+    `pair` `(P,)` has one entry per item that a pair shares, `left` and `right` are the two answers to it, and `shared` `(Q,)`
+    is the number of items of each pair. Also returns the share of each entry in kappa times the items shared `(P,)`, which
+    is its derivative by the weight of the item.
+    """
+    width = int(max(left.max(), right.max())) + 1
+    shape, ones = (len(shared), width), np.ones(len(pair))
+    tables = [sparse.csr_array((ones, (pair, codes)), shape=shape) for codes in (left, right)]
+    # Whole numbers below, so 1 is exact.
+    chance = np.asarray((tables[0] * tables[1]).sum(axis=1)) / shared**2
+    same = (left == right).astype(np.float64)
+    observed = np.bincount(pair, same, minlength=len(shared)) / shared
+    defined = (chance < 1) & (shared > 1)
+    kappas = np.divide(observed - chance, 1 - chance, out=np.full(len(shared), np.nan), where=defined)
+    # How often each rater gave the other's answer.
+    other = (
+        sum(np.asarray(table[pair, codes]).ravel() for table, codes in ((tables[0], right), (tables[1], left)))
+        / shared[pair]
+    )
+    slope = (same - observed[pair]) - (1 - kappas[pair]) * (other - 2 * chance[pair])
+    shares = kappas[pair] + np.divide(slope, 1 - chance[pair], out=np.zeros(len(pair)), where=defined[pair])
+    return kappas, shares
+
+
+def krippendorff_alpha(counts: np.ndarray, *, level: Level = "nominal", values: np.ndarray | None = None) -> float:
+    """Krippendorff's alpha of value counts `(items, values)`, in (-inf, 1]; NaN where it is undefined.
+
+    Alpha is undefined without an item with two votes, or with one value only. By definition, items with fewer votes are left
+    out. `level` is "nominal", "ordinal", "interval" or "ratio"; for all but the first, `values` `(values,)` are the number of
+    each column, by default the column names of a data frame, and 0, 1, 2 ... for an array.
+    """
+    named = as_frame(counts)
+    if values is None and level != "nominal" and isinstance(named, pd.DataFrame):
+        values = pd.to_numeric(pd.Series(named.columns), errors="coerce").to_numpy(np.float64)
+        if np.isnan(values).any():
+            raise ValueError(
+                f"Column {named.columns[np.argmax(np.isnan(values))]!r} of the counts is not a number, as level {level!r} "
+                "requires; name each column by its value, or give values."
+            )
+    counts = _checked_counts(counts)
+    n_codes = counts.shape[1]
+    values = np.arange(n_codes, dtype=np.float64) if values is None else np.asarray(values, dtype=np.float64)
+    if values.shape != (n_codes,):
+        raise ValueError(f"There are {n_codes} columns and values of shape {values.shape}; give one per column.")
+    sizes = counts @ np.ones(n_codes)
+    pairable = sizes >= 2
+    margin = pairable.astype(np.float64) @ counts
+    if level == "nominal":
+        # As below, without a list of cells: a table of nine labels takes a third of the time.
+        within = sizes**2 - np.einsum("ic,ic->i", counts, counts)
+        expected = 1 - ratio(margin @ margin, margin.sum() ** 2, empty=1.0)
+    else:
+        flat = np.flatnonzero(counts)
+        cells = Cells(*np.divmod(flat, n_codes), counts.ravel()[flat], len(counts), values)
+        gaps, distances = cells.distances(level)
+        within, expected = np.bincount(cells.row, cells.times * gaps, minlength=len(counts)), cells.chance(distances)
+    observed = (within[pairable] / (sizes[pairable] - 1)).sum()
+    return float(_alpha_of(observed, expected, margin.sum()))
+
+
+def _checked_counts(counts: np.ndarray) -> np.ndarray:
+    counts = np.asarray(as_frame(counts))
+    if counts.ndim != 2 or not counts.size:
+        raise ValueError(f"Counts have shape {counts.shape}; give a non-empty table (items, values).")
+    whole = np.issubdtype(counts.dtype, np.integer)
+    counts = counts.astype(np.float64)
+    if not (counts.min() >= 0 and (whole or (np.isfinite(counts) & (counts == np.floor(counts))).all())):
+        row, code = np.argwhere(~(np.isfinite(counts) & (counts >= 0) & (counts == np.floor(counts))))[0]
+        raise ValueError(f"Count {counts[row, code]:g} in row {row} is not a whole number of raters; give counts >= 0.")
+    return counts

@@ -1,0 +1,161 @@
+"""Each rater against the rest: whose votes carry information, with the evidence, and how many schools of opinion there are."""
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from scipy.cluster.vq import kmeans2
+from scipy.special import comb
+from scipy.stats import false_discovery_control, t
+
+from annot_hf.data.votes import VoteTable
+from annot_hf.evaluation.agreement import vote_cells
+from annot_hf.evaluation.resampling import TAILS
+from annot_hf.models.measures import ccc_of, moments, pearson_of, ratio
+
+# Fewer votes on items that others rated too are no evidence.
+FEWEST = 10
+# A rater is flagged if the rate of false alarms among the flagged stays below this.
+FALSE_ALARMS = 0.05
+MOST_SCHOOLS = 5
+# Below this mean Rand index of two halves, corrected for chance, schools are no more than noise.
+STABLE = 0.3
+_SPLITS = 10
+
+
+def rater_evidence(votes: VoteTable, question: str) -> pd.DataFrame:
+    """A row per named rater: what the votes tell about those of the others on the same items; most doubtful first.
+
+    Columns: `rater`; `votes` on items that others rated too; for categories `agreement`, the share of the others' votes that
+    are equal, `information` (nats), the mean log of how many times likelier another's vote becomes, read as the votes of all
+    raters are, and `favourite`, the share of the label that the rater gives most; for scales `ccc` with the mean of the others
+    and `information`, Pearson's r with it. `low` and `high` are its 95 % interval over the rater's votes.
+    `flagged`: the votes are as informative as half of the median rater's only with a probability `p` that the false discovery
+    rate of `FALSE_ALARMS` rules out, and their interval includes 0 or lies below. Nobody with fewer than `FEWEST` votes is
+    flagged, and nothing is removed. A rater who swaps labels consistently is flagged too: look at them.
+    """
+    asked, rows = votes.question(question), votes.rows_of(question)
+    if asked.multiple:
+        raise ValueError(f"Question {question!r} is multi-select; the evidence on raters needs one answer per vote.")
+    item, rater = votes.item_codes[rows], votes.annotator_codes[rows]
+    table, cell = vote_cells(votes, question)
+    used = table.pairable[cell] & (rater >= 0)
+    raters, who = np.unique(rater[used], return_inverse=True)
+    count = np.bincount(who)
+    found = pd.DataFrame({"rater": votes.annotators[raters], "votes": count})
+    if not len(found):
+        return found
+
+    def mean(column: np.ndarray) -> np.ndarray:
+        return np.bincount(who, column) / count
+
+    if asked.is_scale:
+        value = votes.ratings[rows]
+        n, total = np.bincount(item), np.bincount(item, value)
+        rest = (total[item] - value)[used] / (n[item][used] - 1)
+        sums = np.stack([np.bincount(who, column) for column in moments(value[used], rest).T], axis=1)
+        found["ccc"], centre = ccc_of(sums), pearson_of(sums)
+        # Fisher's z, which has a variance of 1 / (n - 3).
+        score, error = np.arctanh(np.clip(centre, -1 + 1e-9, 1 - 1e-9)), np.sqrt(ratio(1.0, count - 3.0))
+        back = np.tanh
+    else:
+        others = (table.sizes[table.row] - 1)[cell][used]
+        gained = table.with_others(table.pointwise_information())[cell][used] / others
+        found["agreement"] = mean((table.times - 1)[cell][used] / others)
+        score = mean(gained)
+        error = np.sqrt(ratio(mean((gained - score[who]) ** 2), count - 1.0))
+        centre, back = score, np.asarray
+        label = votes.label_codes[rows][used]
+        given = np.bincount(who * len(asked.labels) + label, minlength=len(raters) * len(asked.labels))
+        found["favourite"] = given.reshape(len(raters), -1).max(axis=1) / count
+    enough = (count >= FEWEST) & np.isfinite(error)
+    reach = t.ppf(TAILS[1], np.maximum(count - 1, 1)) * error
+    found["information"] = centre
+    for end, sign in (("low", -1), ("high", 1)):
+        found[end] = np.where(enough, back(score + sign * reach), np.nan)
+    found["p"], found["flagged"] = np.nan, False
+    if enough.any():
+        half = np.median(centre[enough]) / 2
+        target = np.arctanh(half) if asked.is_scale else half
+        # Votes that all tell the same have no error of their own.
+        at = (score[enough] - target) / np.maximum(error[enough], 1e-9)
+        found.loc[enough, "p"] = false_discovery_control(t.cdf(at, count[enough] - 1))
+        found["flagged"] = enough & (found["p"] < FALSE_ALARMS) & (found["low"] <= 0)
+    order = np.lexsort((found["information"], ~found["flagged"]))
+    return found.iloc[order].reset_index(drop=True)
+
+
+def schools_of_opinion(votes: VoteTable, question: str, *, seed: int = 0) -> dict[str, Any] | None:
+    """Do raters fall into groups who answer alike? Clusters of how each differs from the others on the same items.
+
+    A rater's profile is the mean difference between the own answers and those of the others: by label, or on a scale its mean
+    and its product with the rest's deviation from the middle (a bias and a stretch). k-means finds 2 to `MOST_SCHOOLS`
+    clusters of profiles over one half of a rater's votes and over the other; the adjusted Rand index of both is the stability.
+    Stable clusters may also be the ends of a continuum.
+
+    Returns:
+        `schools`: the number with the best stability, 1 if none reaches `STABLE`; `stability` by number: mean, least and
+        greatest over ten splits; `raters`; `sizes` of the schools; `members`: each rater's school. None with fewer than ten
+        raters who have `2 * FEWEST` votes.
+    """
+    asked, rows = votes.question(question), votes.rows_of(question)
+    if asked.multiple:
+        return None
+    item, rater = votes.item_codes[rows], votes.annotator_codes[rows]
+    table, cell = vote_cells(votes, question)
+    used = table.pairable[cell] & (rater >= 0)
+    raters, who = np.unique(rater[used], return_inverse=True)
+    enough = np.bincount(who, minlength=len(raters)) >= 2 * FEWEST
+    if enough.sum() < 10:
+        return None
+    others = (table.sizes[item][used] - 1)[:, None]
+    if asked.is_scale:
+        value = asked.normalise(votes.ratings[rows])
+        rest = ((np.bincount(item, value)[item] - value)[used])[:, None] / others
+        apart = value[used][:, None] - rest
+        differs = np.concatenate([apart, apart * (rest - rest.mean())], axis=1)
+    else:
+        own = np.eye(len(asked.labels))[votes.label_codes[rows][used]]
+        differs = own - (table.sparse().toarray()[item[used]] - own) / others
+    kept = enough[who]
+    place = (np.cumsum(enough) - 1)[who[kept]]
+    differs, names = differs[kept], votes.annotators[raters[enough]]
+    rng = np.random.default_rng(seed)
+
+    def profiles(part: np.ndarray) -> np.ndarray:
+        count = np.maximum(np.bincount(place[part], minlength=len(names)), 1)
+        means = np.stack([np.bincount(place[part], column[part], minlength=len(names)) for column in differs.T], axis=1)
+        means = means / count[:, None]
+        return means / np.maximum(means.std(axis=0), 1e-12)
+
+    def clusters(part: np.ndarray, k: int) -> np.ndarray:
+        points = profiles(part)
+        tried = [kmeans2(points, k, minit="++", rng=rng, missing="warn") for _ in range(5)]
+        return min(tried, key=lambda one: ((points - one[0][one[1]]) ** 2).sum())[1]
+
+    stability = {}
+    for k in range(2, MOST_SCHOOLS + 1):
+        found = []
+        for _ in range(_SPLITS):
+            half = rng.random(len(place)) < 0.5
+            found.append(adjusted_rand(clusters(half, k), clusters(~half, k)))
+        stability[k] = {"mean": float(np.mean(found)), "least": float(min(found)), "greatest": float(max(found))}
+    best = max(stability, key=lambda k: stability[k]["mean"])
+    schools = best if stability[best]["mean"] >= STABLE else 1
+    member = clusters(np.ones(len(place), dtype=bool), schools) if schools > 1 else np.zeros(len(names), dtype=np.int64)
+    return {
+        "schools": schools,
+        "stability": stability,
+        "raters": len(names),
+        "sizes": sorted(np.bincount(member).tolist(), reverse=True),
+        "members": dict(zip(names, member.tolist(), strict=True)),
+    }
+
+
+def adjusted_rand(one: np.ndarray, other: np.ndarray) -> float:
+    """Rand index of two clusterings `(n,)` corrected for chance, 1 if equal (Hubert & Arabie 1985); 1 for single clusters."""
+    table = np.zeros((one.max() + 1, other.max() + 1))
+    np.add.at(table, (one, other), 1)
+    same, rows, columns = (comb(part, 2).sum() for part in (table, table.sum(axis=1), table.sum(axis=0)))
+    chance, most = rows * columns / comb(len(one), 2), (rows + columns) / 2
+    return float(ratio(np.array(same - chance), np.array(most - chance), empty=1.0))

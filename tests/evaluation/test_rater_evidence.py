@@ -1,0 +1,84 @@
+"""Raters without information, and schools of opinion, that are planted among simulated raters."""
+
+import numpy as np
+import pytest
+from sklearn.metrics import adjusted_rand_score
+
+from annot_hf.data.questions import Question
+from annot_hf.data.votes import VoteTable
+from annot_hf.evaluation.rater_evidence import adjusted_rand, rater_evidence, schools_of_opinion
+
+LABELS = list("abcd")
+
+
+def crowd(kind, taste, guessing=(), constant=(), votes=30, items=300, seed=0):
+    """Raters with logits or biases `taste`; some guess, some always say the same."""
+    rng = np.random.default_rng(seed)
+    raters = len(taste)
+    item = np.concatenate([rng.choice(items, votes, replace=False) for _ in range(raters)])
+    rater = np.repeat(np.arange(raters), votes)
+    names = {"item": [f"i{code}" for code in item], "annotator": [f"r{code:02d}" for code in rater]}
+    if kind == "scale":
+        value = np.clip(
+            np.round(4 + 1.2 * rng.normal(size=items)[item] + taste[rater] + rng.normal(size=len(item))), 1, 7
+        )
+        value = np.where(np.isin(rater, guessing), rng.integers(1, 8, len(item)), value)
+        return VoteTable.from_columns(Question.scale("q", 1, 7), value=value, **names)
+    logits = 2 * rng.normal(size=(items, 4))[item] + taste[rater] + rng.gumbel(size=(len(item), 4))
+    value = np.where(np.isin(rater, guessing), rng.integers(0, 4, len(item)), logits.argmax(axis=1))
+    value = np.where(np.isin(rater, constant), 2, value)
+    return VoteTable.from_columns(Question.category("q", LABELS), value=[LABELS[code] for code in value], **names)
+
+
+@pytest.mark.parametrize("kind", ["category", "scale"])
+def test_raters_who_guess_are_flagged_with_the_evidence_and_nobody_else(kind):
+    taste = np.zeros((40, 4)) if kind == "category" else np.zeros(40)
+    votes = crowd(kind, taste, guessing=(3, 17), constant=(8,), votes=150, seed=1)
+    found = rater_evidence(votes, "q").set_index("rater")
+    flagged = set(found.index[found["flagged"]])
+    assert flagged == {"r03", "r17"} | ({"r08"} if kind == "category" else set())
+    assert list(found.index[: len(flagged)]) == list(found.index[found["flagged"]])
+    for name in flagged:
+        assert found.loc[name, "low"] <= 0 and found.loc[name, "p"] < 0.05
+    assert (found["low"] <= found["information"]).all() and (found["information"] <= found["high"]).all()
+    assert len(found) == 40 and (found["votes"] <= 150).all()
+    if kind == "category":
+        assert found.loc["r08", "favourite"] == 1.0
+
+
+def test_agreement_and_information_of_a_rater_by_hand():
+    said = {"x": "aab", "y": "abb", "z": "a"}
+    rows = [(item, f"r{place}", value) for item, values in said.items() for place, value in enumerate(values)]
+    item, annotator, value = zip(*rows, strict=True)
+    votes = VoteTable.from_columns(Question.category("q", ["a", "b"]), item=item, annotator=annotator, value=value)
+    found = rater_evidence(votes, "q").set_index("rater")
+    # r0 says a twice: x has a and b, y has b and b; z has nobody else.
+    assert found.loc["r0", "votes"] == 2 and found.loc["r0", "agreement"] == pytest.approx((0.5 + 0) / 2)
+    together = np.array([[1.0, 2.0], [2.0, 1.0]]) / 6  # pairs of x and of y, each vote once
+    chance = np.outer(together.sum(0), together.sum(1))
+    logs = np.log(together / chance)
+    expected = (np.mean([logs[0, 0], logs[0, 1]]) + logs[0, 1]) / 2
+    assert found.loc["r0", "information"] == pytest.approx(expected)
+    # too few votes to judge anybody
+    assert found["low"].isna().all() and not found["flagged"].any()
+
+
+@pytest.mark.parametrize("kind", ["category", "scale"])
+def test_two_schools_are_found_and_one_crowd_is_one(kind):
+    school = np.arange(40) % 2
+    taste = 1.8 * (np.eye(4)[[0, 3]][school]) if kind == "category" else 3.0 * (school - 0.5)
+    found = schools_of_opinion(crowd(kind, taste, votes=60), "q")
+    assert found["schools"] == 2 and found["sizes"] == [20, 20] and found["raters"] == 40
+    member = np.array([found["members"][f"r{code:02d}"] for code in range(40)])
+    assert abs(np.corrcoef(member, school)[0, 1]) == pytest.approx(1)
+    same = schools_of_opinion(crowd(kind, 0 * taste, votes=60), "q")
+    assert same["schools"] == 1 and same["sizes"] == [40]
+    assert schools_of_opinion(crowd(kind, taste[:9], votes=60), "q") is None
+
+
+def test_adjusted_rand_is_that_of_sklearn():
+    rng = np.random.default_rng(1)
+    for _ in range(20):
+        one, other = rng.integers(0, 3, (2, 15))
+        assert adjusted_rand(one, other) == pytest.approx(adjusted_rand_score(one, other))
+    assert adjusted_rand(np.zeros(4, dtype=int), np.zeros(4, dtype=int)) == 1.0

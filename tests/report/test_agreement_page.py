@@ -1,0 +1,104 @@
+"""The page of `annot-hf agree`, from votes to files."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from annot_hf.data.votes import VoteTable
+from annot_hf.evaluation.agreement import agreement
+from annot_hf.evaluation.agreement_study import study_agreement
+from annot_hf.evaluation.resampling import Resamples
+from annot_hf.report.agreement_page import plot_evidence, save_study, study_tables
+
+
+def table_of(votes, speakers, **columns):
+    items = pd.DataFrame({"item": votes.items, "speaker": [speakers[item] for item in votes.items]})
+    return items.assign(sex=np.where(np.arange(len(items)) % 2, "female", "male"), **columns)
+
+
+@pytest.fixture(scope="module")
+def study(emotion_run):
+    votes, _, _, speakers = emotion_run
+    again = replace(votes, questions=(replace(votes.questions[0], name="<b>again</b>"),))
+    both = VoteTable.concat([votes, again])
+    return both, speakers, study_agreement(both, table_of(both, speakers), n_resamples=60)
+
+
+def test_a_study_holds_what_its_functions_say(study):
+    votes, speakers, found = study
+    assert found.units == "speakers" and [one.question for one in found.found] == ["emotion", "<b>again</b>"]
+    clusters = np.array([speakers[item] for item in votes.items], dtype=object)
+    alone = agreement(votes, "emotion", resamples=Resamples(clusters, 60, 0))
+    assert found.found[0].to_dict() == alone.to_dict()
+    # The same votes twice differ by nothing, in every resample.
+    (differences,) = found.differences.values()
+    assert differences["alpha"] == {"value": 0.0, "low": 0.0, "high": 0.0}
+    one = found.questions["emotion"]
+    assert len(one.raters) == 20 and set(one.groups) == {"sex"} and len(one.ranked) == len(votes.items)
+    female = votes.select(items=votes.items[1::2], questions=["emotion"])
+    assert one.groups["sex"]["female"].alpha.value == agreement(female, "emotion").alpha.value
+    assert set(one.ceilings["jsd"]) == {"ceiling", "ceiling, split-half", "ceiling, one left out"}
+    assert one.moves["majority"]["changed"]["value"] == 0 and "CROWDLAB" in one.not_run
+
+
+def test_the_page_shows_every_table_and_escapes_names(study, tmp_path):
+    _, _, found = study
+    path = save_study(found, tmp_path / "out", corpus="<i>mine</i>", details={"seed": 0})
+    page, told = path.read_text(), json.loads(path.with_suffix(".json").read_text())
+    assert path.name == "agreement.html" and "<b>again" not in page and "<i>mine" not in page
+    assert "&lt;b&gt;again&lt;/b&gt;" in page and page.count("data:image/png;base64") == len(told["plots"]) == 7
+    for title in (
+        "Noise ceilings",
+        "What aggregation changes",
+        "One more vote",
+        "to ask about next",
+        "against the rest",
+    ):
+        assert f"{title}: emotion" in page or f"{title.replace('to', 'items to', 1)}" in page, title
+    assert told["agreement"][0]["alpha"]["low"] < told["agreement"][0]["alpha"]["high"]
+    raters = pd.read_csv(tmp_path / "out" / "raters.csv").query("question == 'emotion'")
+    assert list(raters["rater"]) == list(found.questions["emotion"].raters["rater"])
+    save_study(found, tmp_path / "out", corpus="mine", details={})
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "agreement.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"agreement\.json"):
+        save_study(found, tmp_path / "other", corpus="mine", details={})
+
+
+def test_scales_have_a_ceiling_and_raters_and_no_list_of_items(grid_run, tmp_path):
+    votes, _, _, speakers, _ = grid_run
+    found = study_agreement(votes, table_of(votes, speakers), n_resamples=40, groups=["sex"])
+    one = found.questions["valence"]
+    assert one.ranked is None and one.entropies is None and not one.more
+    assert 0.5 < one.ceilings["ccc"]["ceiling"]["value"] < 1 and "ccc" in one.raters
+    page = save_study(found, tmp_path, corpus="grid", details={}).read_text()
+    assert "CCC of the expectation" in page and "activation \u2212 valence" in page
+
+
+def test_without_details_there_are_tables_alone(emotion_run):
+    votes, _, _, speakers = emotion_run
+    found = study_agreement(votes, table_of(votes, speakers), details=False, n_resamples=0)
+    assert not found.questions and len(study_tables(found)) == 2
+    alone = study_agreement(votes, table_of(votes, speakers).drop(columns="speaker"), details=False, n_resamples=0)
+    assert alone.units == "items"
+    with pytest.raises(ValueError, match="Items have no column 'age'; the columns are item, speaker, sex"):
+        study_agreement(votes, table_of(votes, speakers), groups=["age"])
+    with pytest.raises(ValueError, match="Item 'clip.*' has votes and no row in the items; add one."):
+        study_agreement(votes, table_of(votes, speakers).iloc[1:])
+
+
+def test_flagged_raters_stand_out():
+    judged = pd.DataFrame(
+        {
+            "information": [0.0, 0.4],
+            "low": [-0.1, 0.3],
+            "high": [0.1, 0.5],
+            "flagged": [True, False],
+            "agreement": [0.2, 0.6],
+        }
+    )
+    (axis,) = plot_evidence(judged).axes
+    assert axis.get_legend_handles_labels()[1] == ["rater", "flagged"]
