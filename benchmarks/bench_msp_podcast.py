@@ -19,6 +19,8 @@ SECONDS, GIGABYTES = 60.0, 2.0
 SCRIPT = Path(__file__).parents[1] / "dataset_scripts" / "msp_podcast"
 WORDS = "Angry Sad Happy Surprise Fear Disgust Contempt Neutral Other".split()
 WORDS += "Frustrated Annoyed Disappointed Depressed Confused Concerned Amused Excited".split()
+# which of the first nine a further word counts as; -1 is none
+NEAR = (0, 0, 1, 1, -1, 1, 2, 2)
 MARKS = (("A:", "Act"), ("V:", "Val"), ("D:", "Dom"))
 # VmHWM is the peak of this process alone; ru_maxrss would start at the peak of the process that started it
 CODE = """
@@ -81,9 +83,8 @@ def write_lines(path: Path, release: str) -> list:
         columns = {"FileName": columns["FileName"], "EmoDetail": pc.binary_join_element_wise(line, ";", "")}
     pyarrow.csv.write_csv(pa.table(columns), path)
 
-    picked = np.zeros((LINES, len(WORDS)), bool)
-    picked[np.arange(LINES), chosen[0]] = True
-    for least in (1, 2):
-        rows = np.flatnonzero(further >= least)
-        picked[rows, chosen[least][rows]] = True
+    picked, label = np.zeros((LINES, 9), bool), np.array([*range(9), *NEAR])[chosen]
+    for least in (0, 1, 2):
+        rows = np.flatnonzero((further >= least) & (label[least] >= 0))
+        picked[rows, label[least][rows]] = True
     return [np.bincount(chosen[0], minlength=9), picked.sum(0), *ratings.sum(1)]

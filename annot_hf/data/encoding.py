@@ -401,8 +401,9 @@ def _text_batches(
             first += len(batch)
             yield {"row": rows} | {name: batch.column(name) for name in names}
     except (pa.ArrowInvalid, OSError) as error:
-        # OSError comes from a truncated compressed file.
-        raise ValueError(f"{path}: not a readable file ({error}); restore the upstream file.") from None
+        # OSError comes from a truncated compressed file. The message may quote a cell that holds line breaks.
+        said = " ".join(str(error).split())
+        raise ValueError(f"{path}: not a readable file ({said}); restore the upstream file.") from None
 
 
 def refuse_row(path: str | os.PathLike, rows: Any, what: str, values: Any, bad: Any, rule: str) -> None:

@@ -37,7 +37,7 @@ class EmoSuperb(VoteCorpus):
         "for labels made of their votes."
     )
     citation = (
-        "Wu, Chou, Chang, Goncalves, Du, Jang, Lee, Busso: EMO-SUPERB: An In-depth Look at Speech Emotion Recognition. "
+        "Wu, Chou, Chang, Goncalves, Du, Jang, Lee, Lee: EMO-SUPERB: An In-depth Look at Speech Emotion Recognition. "
         "arXiv:2402.13018, 2024."
     )
 

@@ -61,8 +61,7 @@ class Iemocap(VoteCorpus):
 
     def read_items(self) -> pd.DataFrame:
         """One row per turn that is labelled; the speaker is the actor whose letter begins the last part of its name."""
-        turns = self._turns
-        rated = set(self._answers["item"])
+        turns, rated = self._turns, set(self._answers["item"])
         items = pd.DataFrame({"item": list(dict.fromkeys([*turns, *sorted(rated)]))})
         parts = items["item"].str.extract(UTTERANCE.pattern)
         items["audio"] = [self._audio.get(name) for name in items["item"]]
@@ -103,6 +102,10 @@ class Iemocap(VoteCorpus):
                 columns = {name: rows[name] for name in ("item", "annotator", "question")}
                 value = rows["value"].astype(float) if scaled else rows["value"]
                 tables.append(VoteTable.from_columns(asked, **columns, value=value, where=self.name))
+        if not tables:
+            raise ValueError(
+                f"{self.name}: no file in dialog/EmoEvaluation of {self.root} has a vote; restore the upstream files."
+            )
         return VoteTable.concat(tables)
 
     @cached_property
@@ -154,7 +157,9 @@ class Iemocap(VoteCorpus):
                         )
                     found.append((turn, line, path, number))
         if not found:
-            self.label_file(f"{self._sessions[0]}/dialog/EmoEvaluation/Ses01F_impro01.txt")
+            raise ValueError(
+                f"{self.name}: no file in dialog/EmoEvaluation of {self.root} has a turn; restore the upstream files."
+            )
         self.note(
             "turns that stand again in the files of dialogues, the first used",
             [t for t, n in listed.items() if len(n) > 1],

@@ -4,22 +4,33 @@ The form is that of arXiv 2211.13196: which of six emotions is most present, whi
 any emotion, and which words show it. Its authors published no files, so the layout is ours; see the README.
 """
 
+import re
 from functools import cached_property
+from pathlib import Path
 
 import pandas as pd
 
 from annot_hf.data.corpus import VoteCorpus, split_by_group
 from annot_hf.data.encoding import csv_frame, refuse_row
+from annot_hf.data.files import read_text
 from annot_hf.data.questions import Question
 from annot_hf.data.votes import VoteTable
 
 EMOTIONS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise")
 # Separates the labels of `all_present`.
 BETWEEN = ";"
+# Transcripts of CMU-MOSI by segment, below one of these folders: one file a video.
+HOMES = ("Raw/Transcript", "Transcript")
+SEGMENTED = {
+    "Segmented/*.annotprocessed": re.compile(r"(?P<clip>\d+)_DELIM_(?P<text>.*)", re.ASCII),
+    "Segmented/Combined/*.txt": re.compile(
+        r"(?P<video>.+?)___(?P<clip>\d+)___[\d.]+___[\d.]+___(?P<text>.*)", re.ASCII
+    ),
+}
 
 
 class MosiSubjectivity(VoteCorpus):
-    """Reader of `clips.csv`, `answers.csv` and `highlights.csv`."""
+    """Reader of `clips.csv` or the transcripts of CMU-MOSI, `answers.csv` and `highlights.csv`."""
 
     name = "mosi_subjectivity"
     version = "1.0.0"
@@ -45,7 +56,10 @@ class MosiSubjectivity(VoteCorpus):
 
     def read_items(self) -> pd.DataFrame:
         """One row per clip, with all further columns of the file; clips of a video are in one split."""
-        path = self.label_file("clips.csv")
+        path = self.label_file("clips.csv", required=False)
+        if path is None:
+            items = self._transcripts()
+            return items.assign(split=split_by_group(items["video"]))
         clips = csv_frame(path, ["clip", "video", "text"], further=True)
         refuse_row(path, clips["row"], "clip", clips["clip"], clips["clip"].duplicated(), "must be listed once")
         refuse_row(path, clips["row"], "video", clips["video"], clips["video"].str.strip() == "", "must name the video")
@@ -91,6 +105,24 @@ class MosiSubjectivity(VoteCorpus):
         columns = [name for name in ("clip", "rater", "start", "end", "words") if name in table]
         return table[columns].rename(columns={"clip": "item", "rater": "annotator"})
 
+    def _transcripts(self) -> pd.DataFrame:
+        """One row per segment of CMU-MOSI, called by the video and its number."""
+        rows, again = {}, []
+        for form, line_form in ((f"{home}/{form}", line) for home in HOMES for form, line in SEGMENTED.items()):
+            for found in sorted(self.root.glob(form)):
+                if found.name[0] == ".":
+                    continue
+                path = self.label_file(found.relative_to(self.root).as_posix())
+                for number, line in enumerate(read_text(path).splitlines(), start=1):
+                    if line.strip():
+                        video, clip, text = _segment(path, number, line, line_form)
+                        again += [clip] if clip in rows else []
+                        rows.setdefault(clip, {"item": clip, "video": video, "text": text})
+        if not rows:
+            self.label_file("clips.csv", *(f"{home}/Segmented" for home in HOMES))
+        self.note("segments that stand again, the first transcript used", again)
+        return pd.DataFrame(rows.values())
+
     @cached_property
     def _answers(self) -> pd.DataFrame:
         """The forms as text, one row each."""
@@ -111,3 +143,12 @@ class MosiSubjectivity(VoteCorpus):
         rule = f"must be labels with {BETWEEN!r} between them, of {', '.join(EMOTIONS)}, or blank"
         refuse_row(path, form["row"], "all_present", form["all_present"], odd, rule)
         return form
+
+
+def _segment(path: Path, number: int, line: str, form: re.Pattern) -> tuple[str, str, str | None]:
+    """Video, name and transcript of the segment on a line."""
+    match = form.fullmatch(line.strip())
+    video = path.name.removesuffix(path.suffix)
+    if not match or match.groupdict().get("video", video) != video:
+        refuse_row(path, [number], "line", [line], [True], f"must be a segment of {video}, such as 1_DELIM_TEXT")
+    return video, f"{video}_{match['clip']}", match["text"].strip() or None

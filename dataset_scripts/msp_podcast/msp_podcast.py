@@ -23,6 +23,7 @@ from annot_hf.data.corpus import VoteCorpus
 from annot_hf.data.encoding import (
     compact,
     csv_batches,
+    csv_frame,
     dictionary,
     encode_column,
     json_entries,
@@ -105,7 +106,7 @@ class MspPodcast(VoteCorpus):
         self.note("audio without labels", list(items["item"][labels["EmoClass"].isna() & items["audio"].notna()]))
         if texts := self._files("transcripts", ".txt"):
             paths = [texts.get(f"{os.path.splitext(name)[0]}.txt") for name in names]
-            read = [(self.root / path).read_text("utf-8", "replace") if path else "" for path in paths]
+            read = [(self.root / path).read_text("utf-8-sig", "replace") if path else "" for path in paths]
             items["text"] = [text.strip() or None for text in read]
             self.note("turns without transcript", list(items["item"][items["text"].isna()]))
         adrift = items["split"].isna()
@@ -214,11 +215,15 @@ class MspPodcast(VoteCorpus):
         if path is None:
             return pd.DataFrame(columns=[*CONSENSUS[:-1], "split"], dtype=object)
         if path.suffix.lower() == ".csv":
-            batches = csv_batches(path, ("FileName", *CONSENSUS))
+            table = csv_frame(path, ("FileName", *CONSENSUS)).astype(object)
         else:
-            turns, values = zip(*json_entries(path), strict=True)
-            batches = [_fields(path, pa.array(turns), values, CONSENSUS, 1)]
-        table = pa.concat_tables([pa.table(batch) for batch in batches]).to_pandas().astype(object)
+            # A turn may stand there twice.
+            entries = list(json_entries(path))
+            if not entries:
+                raise ValueError(f"{path} has no rows; restore the upstream file.")
+            turns, values = zip(*entries, strict=True)
+            found = _fields(path, pa.array(turns), values, CONSENSUS, 1)
+            table = pa.table(found).to_pandas().astype(object)
         for column in ("FileName", *CONSENSUS):
             table[column] = table[column].str.strip()
         odd = ~table["EmoClass"].isin([*LETTERS, "X"])
@@ -341,7 +346,7 @@ def _fields(path: Path, turns: pa.Array, values: list[Any], names: tuple[str, ..
 
 
 def _pairs(path: Path) -> pd.DataFrame:
-    """LineColumns row, first and second of the lines `first; second`."""
+    """Columns row, first and second of the lines `first; second`."""
     table = pa.concat_tables([pa.table(batch) for batch in line_batches(path)])
     table = table.filter(pc.match_substring_regex(table["line"], r"\S")).combine_chunks()
     pairs = pc.extract_regex(table["line"], PAIR).combine_chunks()

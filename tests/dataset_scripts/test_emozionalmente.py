@@ -10,7 +10,6 @@ from annot_hf.data.corpus import load_corpus_script
 from annot_hf.data.export import export_corpus, read_export
 
 SCRIPT = Path(__file__).parents[2] / "dataset_scripts" / "emozionalmente"
-REAL = Path(__file__).parents[3] / "shared" / "data" / "emozionalmente"
 Emozionalmente = load_corpus_script(SCRIPT)
 
 SAMPLES = [
@@ -79,9 +78,9 @@ def test_defects_stop_the_import(tmp_path, changed, message):
         corpus.read_votes()
 
 
-@pytest.mark.skipif(not REAL.is_dir(), reason="needs the real corpus")
-def test_the_real_corpus(tmp_path):
-    report = export_corpus(Emozionalmente(REAL), tmp_path)
+@pytest.mark.real_data
+def test_the_real_corpus(shared_data, tmp_path):
+    report = export_corpus(Emozionalmente(shared_data / "emozionalmente"), tmp_path)
     told = {name: count for name, count, *_ in report.rows()}
     assert told["items"] == "5,674" and told["question emotion"] == "28,370"
     assert told["evaluations of a clip by a rater who had rated it before, kept"] == "39"

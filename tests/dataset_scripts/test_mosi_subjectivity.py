@@ -195,3 +195,46 @@ def test_a_span_is_listed_once(root):
     write(root, highlights=[*FILES["highlights"], SPANS[0]])
     with pytest.raises(ValueError, match="span row 3 repeats a span of annotator 'ann' on item '2iD-tVS8NPw_1'"):
         export(root)
+
+
+@pytest.mark.parametrize("home", ["Raw/Transcript", "Transcript"])
+@pytest.mark.parametrize("form", ["Segmented/{}.annotprocessed", "Segmented/Combined/{}.txt"])
+def test_transcripts_of_mosi_stand_for_the_clips(form, home, root):
+    (root / "clips.csv").unlink()
+    # further segments have no forms, and macOS leaves copies
+    clips = [*CLIPS, ("03bSnISJMiM_2", "03bSnISJMiM", " ")]
+    for video in {video for _, video, _ in clips}:
+        lines = [(clip.rpartition("_")[2], text) for clip, name, text in clips if name == video]
+        spoken = [
+            f"{n}_DELIM_ {text}" if "annot" in form else f"{video}___{n}___0.5___1.25___{text}" for n, text in lines
+        ]
+        path = root / home / form.format(video)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text("\r\n".join([*spoken, "", spoken[0]]), encoding="utf-8-sig")
+        (path.parent / f"._{path.name}").write_bytes(b"\x00\xff")
+    report, back, findings = export(root, missing_text="keep")
+    items = back.items.set_index("item")
+    assert {clip: items.loc[clip, "text"] for clip, *_ in CLIPS} == {clip: text for clip, _, text in CLIPS}
+    assert items.groupby("video")["split"].nunique().max() == 1 and report.spans == 3
+    assert findings["segments that stand again, the first transcript used"].count == 2
+    assert findings["items without votes"].examples == ("03bSnISJMiM_2",)
+
+
+@pytest.mark.parametrize(
+    ("name", "line"),
+    [
+        ("Segmented/v.annotprocessed", "no number"),
+        ("Segmented/v.annotprocessed", "\u0661_DELIM_text"),
+        ("Segmented/Combined/v.txt", "v___1___text"),
+        ("Segmented/Combined/v.txt", "../w___1___0.5___1.5___text"),
+    ],
+)
+def test_lines_of_transcripts_of_another_form_are_named(name, line, root):
+    (root / "clips.csv").unlink()
+    path = root / "Transcript" / name
+    path.parent.mkdir(parents=True)
+    path.write_text(f"\n{line}\n", encoding="utf-8")
+    with pytest.raises(
+        ValueError, match=f"{path.name}: row 2 has line .*; it must be a segment of v, such as 1_DELIM_TEXT"
+    ):
+        MosiSubjectivity(root).read_items()
