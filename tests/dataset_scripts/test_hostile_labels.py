@@ -14,9 +14,9 @@ from annot_hf.data.export import export_corpus, read_export
 from annot_hf.data.questions import Question
 from annot_hf.data.votes import VoteTable
 
-AUDIO = (".wav", ".opus", ".mp3")
 # A clip of each miniature whose name is changed to a hostile one, where label files name clips.
 CLIPS = {
+    "cremad": "1001_IEO_NEU_XX",
     "earkick": "1032_DIS_LO_IEO_cremad.wav",
     "emodb": "03a01Aa.wav",
     "emosuperb": "a.wav",
@@ -29,7 +29,8 @@ CLIPS = {
 OUTSIDE = "outside.wav"
 HOSTILE = {
     "dot-dot": f"../{OUTSIDE}",
-    "dot-dot below": f"x/../../{OUTSIDE}",
+    "dot-dot twice": f"../../{OUTSIDE}",
+    "dot-dot below": f"x/../../../{OUTSIDE}",
     "absolute": "{root}/" + OUTSIDE,
     "backslash": f"..\\{OUTSIDE}",
     "drive": f"C:{OUTSIDE}",
@@ -64,7 +65,7 @@ def read(name, root):
 def clean(request, tmp_path_factory):
     root = tmp_path_factory.mktemp(request.param) / "upstream"
     miniature_of(request.param)(root)
-    return request.param, read(request.param, root)
+    return request.param, root, read(request.param, root)
 
 
 def copy(name, folder):
@@ -74,7 +75,7 @@ def copy(name, folder):
 
 @pytest.mark.parametrize("form", ["LF", "CRLF", "byte order mark"])
 def test_line_ends_and_marks_change_nothing(clean, form, tmp_path):
-    name, expected = clean
+    name, _, expected = clean
     root = copy(name, tmp_path)
     forms = {
         "LF": lambda data: data.replace(b"\r\n", b"\n"),
@@ -83,6 +84,11 @@ def test_line_ends_and_marks_change_nothing(clean, form, tmp_path):
     }
     change(root, forms[form])
     assert read(name, root) == expected
+
+
+def test_corpora_of_clips_are_tested_with_hostile_names(clean):
+    name, root, _ = clean
+    assert name in CLIPS or not list(root.rglob("*.wav"))
 
 
 DAMAGE = {
