@@ -31,7 +31,9 @@ from annot_hf.data.votes import VoteTable
 
 EXPORT_KIND = "annot-hf corpus export"
 EXPORT_FILE = "corpus.json"
-ENTRIES = ("README.md", EXPORT_FILE, "votes", "items", "histograms", "spans")
+# Where the clips lie on this machine, for a copy of the folder without them; never published.
+HERE = ".audio_root"
+ENTRIES = ("README.md", EXPORT_FILE, HERE, "votes", "items", "histograms", "spans")
 MISSING = "missing"
 # Training needs a max_seconds for clips longer than this (s).
 LONG = 30
@@ -175,6 +177,8 @@ def export_corpus(
     }
     with replace_folder(out, marker=EXPORT_FILE, kind=EXPORT_KIND, entries=ENTRIES) as folder:
         _write_export(folder, corpus, report, make_tables(corpus, items, votes, spans, near), facts)
+        if kind == "audio" and not embed_audio:
+            (folder / HERE).write_text(str(corpus.root), encoding="utf-8")
     return report
 
 
@@ -215,7 +219,7 @@ def read_export(folder: str | os.PathLike, *, root: str | os.PathLike | None = N
     Args:
         folder: The export.
         root: Folder of audio that is not embedded; by default the one that lies from the export's folder as it did when the
-            corpus was exported.
+            corpus was exported, or, if there is none, where it lay.
 
     Raises:
         ValueError: The folder is not an export, a file is missing or damaged, or the audio is not under one root; the
@@ -312,6 +316,8 @@ def _audio(folder: Path, items: pd.DataFrame, root: str | os.PathLike | None) ->
         if audio is not None and audio["bytes"] is None:
             check_name(file, folder)
             base = audio["path"].removesuffix(file) if base is None else base
+            if root is None and not os.path.isdir(folder / base) and (folder / HERE).is_file():
+                root = (folder / HERE).read_text(encoding="utf-8")
             if root is not None:
                 audio = {"bytes": None, "path": os.path.join(os.path.abspath(root), file)}
             elif audio["path"] != base + file or not base.endswith(("/", os.sep)):
