@@ -316,15 +316,16 @@ def _audio(folder: Path, items: pd.DataFrame, root: str | os.PathLike | None) ->
         if audio is not None and audio["bytes"] is None:
             check_name(file, folder)
             base = audio["path"].removesuffix(file) if base is None else base
-            if root is None and not os.path.isdir(folder / base) and (folder / HERE).is_file():
-                root = (folder / HERE).read_text(encoding="utf-8")
-            if root is not None:
-                audio = {"bytes": None, "path": os.path.join(os.path.abspath(root), file)}
-            elif audio["path"] != base + file or not base.endswith(("/", os.sep)):
+            if root is None and (audio["path"] != base + file or not base.endswith(("/", os.sep))):
                 raise ValueError(
                     f"The export {folder} has audio {audio['path']!r} for file {file!r} of item {row['item']!r}; all audio of "
                     "an export must be under one root: export the corpus again, or pass its root."
                 )
+            held = root
+            if root is None and not os.path.isdir(folder / base) and (folder / HERE).is_file():
+                held = (folder / HERE).read_text(encoding="utf-8")
+            if held is not None:
+                audio = {"bytes": None, "path": os.path.join(os.path.abspath(held), file)}
         sources.append(item_audio(folder, row | {"audio": audio}))
     return sources
 
