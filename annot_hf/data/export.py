@@ -35,7 +35,9 @@ from annot_hf.models.waves import AudioError
 
 EXPORT_KIND = "annot-hf corpus export"
 EXPORT_FILE = "corpus.json"
-ENTRIES = ("README.md", EXPORT_FILE, "votes", "items", "histograms", "spans")
+# Where the clips lie on this machine, for a copy of the folder without them; never published.
+HERE = ".audio_root"
+ENTRIES = ("README.md", EXPORT_FILE, HERE, "votes", "items", "histograms", "spans")
 MISSING = "missing"
 _STATED = ("version", "license", "citation", "homepage", "access")
 # Training needs a max_seconds for clips longer than this (s).
@@ -193,6 +195,8 @@ def export_corpus(
         tables = make_tables(corpus, items, votes, spans, near)
         _write_tables(folder, tables, facts, corpus.sampling_rate, corpus.root)
         seal_export(folder, facts)
+        if kind == "audio" and not embed_audio:
+            (folder / HERE).write_text(str(corpus.root), encoding="utf-8")
     return report
 
 
@@ -214,7 +218,7 @@ def _write_tables(folder: Path, tables: dict[str, pa.Table], facts: dict[str, An
 def seal_export(folder: Path, facts: dict[str, Any]) -> None:
     """Write what goes with the parquet files of a folder: `corpus.json`, which holds `facts` and digests, and the card."""
     splits: dict[str, list[str]] = {}
-    for config in ENTRIES[2:]:
+    for config in ENTRIES[3:]:
         names = [name for name in facts["report"]["splits"] if (folder / config / f"{name}.parquet").is_file()]
         splits |= {config: names} if names else {}
     files = [f"{config}/{name}.parquet" for config, names in splits.items() for name in names]
@@ -271,7 +275,7 @@ def read_export(
     Args:
         source: Folder of the export, or a Hub id such as "me/my-votes".
         root: Folder of audio that is not embedded; by default the one that lies from the export's folder as it did when the
-            corpus was exported. A corpus that was published without its clips has none.
+            corpus was exported, or, if there is none, where it lay. A corpus that was published without its clips has none.
         revision: Branch, tag or commit of a Hub id.
 
     Raises:
@@ -386,6 +390,9 @@ def _audio(folder: Path, items: pd.DataFrame, root: str | os.PathLike | None) ->
                     f"The export {folder} has audio {audio['path']!r} for file {file!r} of item {row['item']!r}; all audio of "
                     "an export must be under one root: export the corpus again, or pass its root."
                 )
+            if not os.path.isdir(folder / base) and (folder / HERE).is_file():
+                held = (folder / HERE).read_text(encoding="utf-8")
+                audio = {"bytes": None, "path": os.path.join(os.path.abspath(held), file)}
         sources.append(item_audio(folder, row | {"audio": audio}))
     return sources
 

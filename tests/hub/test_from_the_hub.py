@@ -98,8 +98,6 @@ def test_the_page_on_publishing_runs_as_printed(hub, checkpoints, corpus, reposi
     monkeypatch.chdir(tmp_path)
     shutil.copytree(checkpoints["distribution"], "runs/cremad/model")
     shutil.copytree(corpus, "data/cremad")
-    # An export says where its clips are from its own folder.
-    (tmp_path / "data" / "simulated").symlink_to(corpus.parent / "simulated")
     (tmp_path / "metrics").symlink_to(repository / "metrics")
     write_report_of("runs/cremad", "data/cremad")
     page = (repository / "docs" / "publishing.md").read_text(encoding="utf-8")
