@@ -125,7 +125,7 @@ def load_audio(source: Any, *, sampling_rate: int = 16_000, limits: AudioLimits 
 def audio_windows(
     source: Any, *, sampling_rate: int = 16_000, window: float, hop: float
 ) -> Iterator[tuple[int, np.ndarray]]:
-    """Overlapping windows of a clip that may be hours long, of which a minute is in memory at a time.
+    """Overlapping windows of a clip that may be hours long, of which a minute is decoded at a time.
 
     A window begins every `hop` seconds. The last one ends with the clip, and is shorter than the others only if the whole
     clip is.

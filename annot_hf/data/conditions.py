@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
+
+# its parts are loaded when they are used
+import scipy
 import soundfile
 import soxr
-from scipy import ndimage, signal
 
 from annot_hf.data.questions import nearest
 
@@ -131,12 +133,14 @@ class Condition:
             noise = coloured_noise(len(wave), sampling_rate, COLOURS[self.name], generator)
             out = wave + noise * np.sqrt(_power(wave)) / factor
         elif self.name == "reverb":
-            out = signal.fftconvolve(wave, impulse_response(self.value, sampling_rate, generator))
+            out = scipy.signal.fftconvolve(wave, impulse_response(self.value, sampling_rate, generator))
             out = out[: len(wave)] * np.sqrt(_power(wave) / _power(out[: len(wave)]))
         elif self.name == "band":
             out = padded
             if self.value < sampling_rate / 2:
-                out = signal.sosfiltfilt(signal.butter(8, self.value, fs=sampling_rate, output="sos"), padded)
+                out = scipy.signal.sosfiltfilt(
+                    scipy.signal.butter(8, self.value, fs=sampling_rate, output="sos"), padded
+                )
         elif self.name == "telephone":
             out = _telephone(padded, sampling_rate)
         elif self.name == "mp3":
@@ -195,8 +199,8 @@ def _power(wave: np.ndarray) -> float:
 def _telephone(wave: np.ndarray, sampling_rate: int) -> np.ndarray:
     """Narrow-band mu-law speech at the old rate; clips over full scale are scaled down for the codec and up again."""
     # A band-pass of order 4 falls by 24 dB an octave on each side.
-    band = signal.butter(4, TELEPHONE_BAND, "bandpass", fs=TELEPHONE_RATE, output="sos")
-    narrow = signal.sosfilt(band, soxr.resample(wave, sampling_rate, TELEPHONE_RATE))
+    band = scipy.signal.butter(4, TELEPHONE_BAND, "bandpass", fs=TELEPHONE_RATE, output="sos")
+    narrow = scipy.signal.sosfilt(band, soxr.resample(wave, sampling_rate, TELEPHONE_RATE))
     peak = max(1.0, float(np.abs(narrow).max()))
     coded = io.BytesIO()
     soundfile.write(coded, narrow / peak, TELEPHONE_RATE, format="WAV", subtype="ULAW")
@@ -209,7 +213,7 @@ def _telephone(wave: np.ndarray, sampling_rate: int) -> np.ndarray:
 def _gate(wave: np.ndarray, sampling_rate: int, decibels: float) -> np.ndarray:
     """What to multiply each sample with, so that the background is lower by so many dB: `(time,)`."""
     size = max(1, round(GATE_SECONDS * sampling_rate))
-    power = ndimage.uniform_filter1d(np.square(wave, dtype=np.float64), size, mode="nearest")
+    power = scipy.ndimage.uniform_filter1d(np.square(wave, dtype=np.float64), size, mode="nearest")
     speech = max(np.percentile(power, 95), SILENCE**2)
     below = -10 * np.log10(np.maximum(power / speech, SILENCE))
     return 10 ** (-decibels / 20 * np.interp(below, GATE, (0, 1)))

@@ -42,9 +42,12 @@ def whole(name: str, handle: BinaryIO) -> BinaryIO:
     if head[:3] == b"ID3" or (head[0] == 0xFF and head[1:2] >= b"\xe0"):
         data = handle.read()
         start = _tags(data)
-        handle = _flac(name, data[start:]) if data[start : start + 4] == b"fLaC" else _mp3(name, data, start)
+        if data[start : start + 4] == b"fLaC":
+            handle = _flac(name, data[start:]) or io.BytesIO(data[start:])
+        else:
+            handle = _mp3(name, data, start)
     elif head[:4] == b"fLaC":
-        handle = _flac(name, handle.read())
+        handle = _flac(name, handle.read()) or handle
     elif head[:4] == b"OggS":
         _check_pages(name, handle, size)
     elif head[:4] in CHUNKS and (head[:4] in (b"caff", b"riff") or head[8:12] in (b"WAVE", b"AIFF", b"AIFC", b"")):
@@ -144,8 +147,8 @@ def _check_pages(name: str, handle: BinaryIO, size: int) -> None:
     _check_end(name, handle, at, size)
 
 
-def _flac(name: str, data: bytes) -> BinaryIO:
-    """A flac file; its last frame states how many samples precede it."""
+def _flac(name: str, data: bytes) -> BinaryIO | None:
+    """A flac file with a corrected header, None if it is right; the last frame states how many samples precede it."""
     again = data.find(b"fLaC\0\0\0\x22", 4)
     if again > 0:
         raise _goes_on(name, f"another recording from byte {again} on")
@@ -162,7 +165,7 @@ def _flac(name: str, data: bytes) -> BinaryIO:
     if held < stated:
         raise _cut(name, len(data))
     if held == stated or not held:
-        return io.BytesIO(data)
+        return None
     return io.BytesIO(
         data[:21] + (data[21] & 0xF0 | held >> 32).to_bytes() + (held & 0xFFFFFFFF).to_bytes(4) + data[26:]
     )

@@ -68,13 +68,12 @@ class OpinionPipeline(Pipeline):
         entries = [{"label": config.support[k], "score": float(probs[k]), "entropy": spread} for k in order]
         if not return_raters:
             return entries
-        answers = output["raters"][0].double()
-        names, low_high = config.support, None
+        names, answers = config.support, output["raters"][0].double()
         if config.is_scale:
             # heads are not bounded; an answer beyond the end of a scale is its end
             names = [question["name"] for question in config.questions]
-            low_high = [torch.tensor([question[end] for question in config.questions]) for end in ("low", "high")]
-            answers = on_scale(answers.clip(-1, 1), *low_high)
+            low, high = (torch.tensor([question[end] for question in config.questions]) for end in ("low", "high"))
+            answers = on_scale(answers.clip(-1, 1), low, high)
         raters = zip(config.annotators, answers.tolist(), strict=False)
         told = {name: dict(zip(names, values, strict=True)) for name, values in raters}
         return {"distribution": entries, "entropy": spread, "raters": told}

@@ -12,10 +12,10 @@ from typing import Any
 from zipfile import is_zipfile
 
 import torch
+import transformers
 from accelerate import PartialState
 from filelock import SoftFileLock, Timeout
 from transformers import AutoModel
-from transformers.trainer import OPTIMIZER_NAME, SCHEDULER_NAME, TRAINER_STATE_NAME
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAME, SAFE_WEIGHTS_NAME
 
 import annot_hf.models
@@ -244,8 +244,8 @@ def _is_complete(checkpoint: Path, processes: int) -> bool:
             "before, or remove it if it was cut off."
         )
     # DeepSpeed keeps optimiser and schedule in a folder of its own, which `latest` names; FSDP the optimiser
-    stepped = any(checkpoint.glob("optimizer*")) and is_zipfile(checkpoint / SCHEDULER_NAME)
-    archives = [*generators, *checkpoint.glob(OPTIMIZER_NAME)]
+    stepped = any(checkpoint.glob("optimizer*")) and is_zipfile(checkpoint / transformers.trainer.SCHEDULER_NAME)
+    archives = [*generators, *checkpoint.glob(transformers.trainer.OPTIMIZER_NAME)]
     # the table of contents of what `torch.save` writes is at its end
     whole = (stepped or (checkpoint / "latest").is_file()) and generators and all(map(is_zipfile, archives))
     return bool(whole) and _holds_weights(checkpoint)
@@ -253,7 +253,7 @@ def _is_complete(checkpoint: Path, processes: int) -> bool:
 
 def _state(checkpoint: Path) -> dict[str, Any] | None:
     """The trainer's state, which is written last; None if it is incomplete."""
-    found = _json(checkpoint / TRAINER_STATE_NAME)
+    found = _json(checkpoint / transformers.trainer.TRAINER_STATE_NAME)
     return found if isinstance(found, dict) and "best_global_step" in found else None
 
 

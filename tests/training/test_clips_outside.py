@@ -1,5 +1,10 @@
 """Clips and texts outside any corpus, in every form; long clips as a timeline; what the command line makes of both."""
 
+import re
+import shlex
+import shutil
+from pathlib import Path
+
 import datasets
 import numpy as np
 import pandas as pd
@@ -17,6 +22,7 @@ from annot_hf.training import checkpoints as checkpoints_module, inference
 from annot_hf.training.checkpoints import load_model
 from annot_hf.training.inference import predict_inputs, predict_timeline
 
+PAGE = Path(__file__).parents[2] / "docs" / "predicting.md"
 WAVES = [
     np.random.default_rng(row).uniform(-0.5, 0.5, size).astype(np.float32) for row, size in enumerate((9000, 5000))
 ]
@@ -152,3 +158,20 @@ def test_a_checkpoint_is_loaded_once_for_predictions_under_all_conditions(checkp
     found = invoke(checkpoints["distribution"], "--corpus", corpus, "--out", tmp_path / "out", "--robustness", 2)
     assert found.exit_code == 0, found.output
     assert len(loaded) == 1 and (tmp_path / "out" / "robustness").is_dir()
+
+
+def test_the_page_runs_as_it_is_printed(checkpoints, paths, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(checkpoints["annotator"], "runs/mine/model")
+    shutil.copytree(paths[0].parent, "new-clips")
+    shutil.copy(paths[0], "clip.wav")
+    soundfile.write("hour.wav", np.tile(WAVES[0], 20), 16_000)
+    names = {}
+    for language, block in re.findall(r"```(python|bash)\n(.*?)```", PAGE.read_text(encoding="utf-8"), re.DOTALL):
+        if language == "python":
+            exec(compile(block, PAGE.name, "exec"), names)
+        for line in block.splitlines() if language == "bash" else ():
+            assert invoke(*shlex.split(line)[2:]).exit_code == 0, line
+    assert len(pd.read_csv("predicted.csv")) == 2 and len(pd.read_csv("timeline.csv")) == len(names["spans"]) == 5
+    raters = names["pipe"]("clip.wav", return_raters=True)["raters"]
+    assert list(raters) == names["model"].config.annotators and str(raters) in capsys.readouterr().out
