@@ -119,13 +119,14 @@ def test_all_systems_learn_the_same_folds_which_cut_no_conversation(plan, chats,
         "## The best and the worst conversations",
         "| ceiling |",
         'model: "annotator"',
-        "![Measures of every system](crossval.png)",
+        "![Measures of every system, with 95 % intervals.](crossval.png)",
     ):
         assert said in text
     saved = json.loads((tmp_path / "out" / "crossval.json").read_text())
     assert saved["group"] == "conversation" and len(saved["evaluation"]["counts"]["folds"]) == 2
     assert saved["evaluation"]["measures"]["items"]["entropy_correlation"] == found["entropy_correlation"]
     assert (tmp_path / "out" / "crossval.png").is_file()
+    assert '<table class="sortable">' in (tmp_path / "out" / "crossval.html").read_text(encoding="utf-8")
     assert not list((tmp_path / "out").rglob("*.safetensors"))  # models of all folds would not fit
     facts = json.loads((tmp_path / "out" / "soft" / "repeat0" / "fold1" / "training.json").read_text())
     assert facts["part"]["fold"] == 1 and facts["part"]["folds"] == 2
