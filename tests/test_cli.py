@@ -264,6 +264,20 @@ def test_controls_of_a_run_are_reported(walked, capsys, tmp_path, monkeypatch):
     assert status == 2 and "--newcomers are those of a simulation; give its folder as --truth." in error
 
 
+def test_what_may_not_be_passed_on_stays_out_of_the_page(walked, capsys, tmp_path):
+    shutil.copytree(walked / "corpus", tmp_path / "corpus")
+    path = tmp_path / "corpus" / "corpus.json"
+    facts = json.loads(path.read_text())
+    assert facts["shareable"] == "everything"
+    path.write_text(json.dumps(facts | {"shareable": "nothing"}))
+    words = ["report", walked / "predictions", "--corpus", tmp_path / "corpus", "--out", tmp_path / "out"]
+    for option, heard in (([], 0), (["--listen"], 3)):
+        status, _, error = run(capsys, *words, *option)
+        page = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
+        assert status == 0 and page.count("<audio controls") == heard, error
+        assert ("the option listen adds it" in page) == (not heard)
+
+
 def test_runs_are_named_by_what_sets_them_apart(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     paths = [Path(name) for name in ("runs/a/predictions", "runs/b/predictions", "runs/b/c/predictions")]

@@ -64,13 +64,13 @@ def aggregate(
         options["n_iter"] = max(10, min(options["n_iter"], _ITERATED_VOTES // len(table)))
     if method == "GLAD" and len(table) > _MOST_GLAD:
         raise ValueError(f"GLAD would take hours for {len(table):,} votes; give {_MOST_GLAD:,} or fewer.")
-    model = getattr(_library("crowdkit.aggregation"), _CLASSES[method])(**options)
+    model = getattr(_aggregator("crowdkit.aggregation"), _CLASSES[method])(**options)
     found = model.fit_predict_proba(table).reindex(columns=range(width), fill_value=0.0).sort_index()
     probs = found.to_numpy(np.float64)
     return probs / probs.sum(axis=1, keepdims=True), found.index.to_numpy()
 
 
-def _library(name: str) -> Any:
+def _aggregator(name: str) -> Any:
     try:
         return importlib.import_module(name)
     except ImportError as error:
@@ -106,7 +106,7 @@ def _crowdlab(
     wide = table.pivot(index="task", columns="worker", values="label")
     probs = predictions.probs[place[wide.index]]
     options = {"verbose": False, "return_detailed_quality": False, "return_annotator_stats": False}
-    found = _library("cleanlab.multiannotator").get_label_quality_multiannotator(
+    found = _aggregator("cleanlab.multiannotator").get_label_quality_multiannotator(
         wide.reset_index(drop=True), probs / probs.sum(axis=1, keepdims=True), **options
     )
     chosen = found["label_quality"]["consensus_label"].to_numpy(np.int64)

@@ -19,7 +19,7 @@ from annot_hf.evaluation.resampling import Resamples, with_interval
 from annot_hf.models.measures import entropy
 
 # Fewer items with two votes tell nothing beyond their agreement.
-FEWEST_ITEMS = 20
+FEWEST_PAIRABLE = 20
 # Item columns with so many values or fewer group the items, unless columns are named.
 MOST_GROUPS = 12
 
@@ -92,7 +92,7 @@ def study_agreement(
     n_resamples: int = 1000,
     seed: int = 0,
 ) -> AgreementStudy:
-    """Measure the agreement on every question; with `details`, all else on questions with `FEWEST_ITEMS` items or more.
+    """Measure the agreement on every question; with `details`, all else on questions with `FEWEST_PAIRABLE` items or more.
 
     Args:
         votes: The votes.
@@ -119,7 +119,7 @@ def study_agreement(
     clusters = None if speakers is None or speakers.nunique() < 2 else speakers.to_numpy(dtype=object)
     resamples = Resamples(clusters, n_resamples, seed)
     found = [agreement(votes, question.name, resamples=resamples) for question in votes.questions]
-    large = [one for one in found if one.pairable_items >= FEWEST_ITEMS]
+    large = [one for one in found if one.pairable_items >= FEWEST_PAIRABLE]
     differences = {}
     for one, other in combinations(large, 2):
         asked = [votes.question(each.question) for each in (one, other)]

@@ -14,7 +14,7 @@ from annot_hf.evaluation.resampling import TAILS
 from annot_hf.models.measures import ccc_of, moments, pearson_of, ratio
 
 # Fewer votes on items that others rated too are no evidence.
-FEWEST = 10
+FEWEST_VOTES = 10
 # A rater is flagged if the rate of false alarms among the flagged stays below this.
 FALSE_ALARMS = 0.05
 MOST_SCHOOLS = 5
@@ -31,7 +31,7 @@ def rater_evidence(votes: VoteTable, question: str) -> pd.DataFrame:
     raters are, and `favourite`, the share of the label that the rater gives most; for scales `ccc` with the mean of the others
     and `information`, Pearson's r with it. `low` and `high` are its 95 % interval over the rater's votes.
     `flagged`: the votes are as informative as half of the median rater's only with a probability `p` that the false discovery
-    rate of `FALSE_ALARMS` rules out, and their interval includes 0 or lies below. Nobody with fewer than `FEWEST` votes is
+    rate of `FALSE_ALARMS` rules out, and their interval includes 0 or lies below. Nobody with fewer than `FEWEST_VOTES` votes is
     flagged, and nothing is removed. A rater who swaps labels consistently is flagged too: look at them.
     """
     asked, rows = votes.question(question), votes.rows_of(question)
@@ -68,7 +68,7 @@ def rater_evidence(votes: VoteTable, question: str) -> pd.DataFrame:
         label = votes.label_codes[rows][used]
         given = np.bincount(who * len(asked.labels) + label, minlength=len(raters) * len(asked.labels))
         found["favourite"] = given.reshape(len(raters), -1).max(axis=1) / count
-    enough = (count >= FEWEST) & np.isfinite(error)
+    enough = (count >= FEWEST_VOTES) & np.isfinite(error)
     reach = t.ppf(TAILS[1], np.maximum(count - 1, 1)) * error
     found["information"] = centre
     for end, sign in (("low", -1), ("high", 1)):
@@ -96,7 +96,7 @@ def schools_of_opinion(votes: VoteTable, question: str, *, seed: int = 0) -> dic
     Returns:
         `schools`: the number with the best stability, 1 if none reaches `STABLE`; `stability` by number: mean, least and
         greatest over ten splits; `raters`; `sizes` of the schools; `members`: each rater's school. None with fewer than ten
-        raters who have `2 * FEWEST` votes.
+        raters who have `2 * FEWEST_VOTES` votes.
     """
     asked, rows = votes.question(question), votes.rows_of(question)
     if asked.multiple:
@@ -105,7 +105,7 @@ def schools_of_opinion(votes: VoteTable, question: str, *, seed: int = 0) -> dic
     table, cell = vote_cells(votes, question)
     used = table.pairable[cell] & (rater >= 0)
     raters, who = np.unique(rater[used], return_inverse=True)
-    enough = np.bincount(who, minlength=len(raters)) >= 2 * FEWEST
+    enough = np.bincount(who, minlength=len(raters)) >= 2 * FEWEST_VOTES
     if enough.sum() < 10:
         return None
     others = (table.sizes[item][used] - 1)[:, None]

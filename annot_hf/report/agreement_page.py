@@ -10,9 +10,9 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from annot_hf.evaluation.agreement import AGREEMENTS, Agreement
-from annot_hf.evaluation.agreement_study import FEWEST_ITEMS, AgreementStudy, QuestionStudy
+from annot_hf.evaluation.agreement_study import FEWEST_PAIRABLE, AgreementStudy, QuestionStudy
 from annot_hf.evaluation.ceiling import CEILING, LEFT_OUT, SPLIT_HALF
-from annot_hf.evaluation.rater_evidence import FEWEST
+from annot_hf.evaluation.rater_evidence import FEWEST_VOTES
 from annot_hf.evaluation.scoring import ITEM_MEASURES
 from annot_hf.report.figures import BLUE, DARK, GREEN, GRID, ORANGE, VERMILION, canvas, draw_interval, legend, short
 from annot_hf.report.pages import Section, write_study
@@ -49,7 +49,7 @@ def save_study(found: AgreementStudy, out: str | os.PathLike, *, corpus: str, de
 
     Returns the path of the page. Files of these names that are not from an earlier call raise a ValueError.
     """
-    large = [one for one in found.found if one.pairable_items >= FEWEST_ITEMS] or found.found
+    large = [one for one in found.found if one.pairable_items >= FEWEST_PAIRABLE] or found.found
     sections = [Section(study_tables(found), {"agreements": lambda: plot_agreements(large)})]
     captions = {name: say(f"captions.{name}") for name in ("agreements", "item_entropies", "next_votes")}
     tables: dict[str, list[pd.DataFrame]] = {"raters": [], "next": []}
@@ -115,7 +115,7 @@ def _question_sections(name: str, one: QuestionStudy, place: int) -> list[Sectio
         ]
         shown.append(worded("next_items", rows, **values))
     sections = [Section(shown)] if shown else []
-    judged = one.raters[one.raters["votes"] >= FEWEST] if len(one.raters) else one.raters
+    judged = one.raters[one.raters["votes"] >= FEWEST_VOTES] if len(one.raters) else one.raters
     if len(judged):
         agreed = "ccc" if "ccc" in judged else "agreement"
         rows = [

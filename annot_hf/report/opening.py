@@ -1,6 +1,7 @@
 """How a report opens: the verdict, three numbers, and the items on which people disagree most."""
 
 import base64
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -292,7 +293,7 @@ def _choose_examples(
     grid = len(targets.questions) == 2
     examples = []
     for item, votes, shares in zip(items, reference.votes[rows], series, strict=True):
-        facts = {} if about is None else about.loc[item].to_dict()
+        facts = about.loc[item].to_dict() if about is not None and item in about.index else {}
         text = "" if pd.isna(facts.get("text")) else str(facts["text"])
         text = text if len(text) <= LONGEST_TEXT else f"{text[:LONGEST_TEXT].rstrip()} …"
         audio, unheard = _heard(facts.get("audio")) if listen else (None, "")
@@ -304,12 +305,14 @@ def _choose_examples(
 
 def _heard(audio: Any) -> tuple[dict[str, str] | None, str]:
     """The audio of an item, a file, a segment of one or what a dataset has embedded, for the page; or None, and why not."""
-    if audio is None:
+    embedded = isinstance(audio, Mapping)
+    # Missing values are None or NaN.
+    if not embedded and not isinstance(audio, str | os.PathLike):
         return None, say("examples.no_clip")
-    path, content = (Path(audio["path"]), audio["bytes"]) if isinstance(audio, Mapping) else (Path(audio), None)
+    path, content = (Path(audio["path"] or ""), audio["bytes"]) if embedded else (Path(audio), None)
     if content is None and not path.is_file():
         return None, say("examples.not_here")
-    if content is None and isinstance(audio, Mapping):
+    if content is None and embedded:
         content, path = wav_bytes(audio), Path("segment.wav")
     size = path.stat().st_size if content is None else len(content)
     if size > LARGEST_CLIP:

@@ -125,7 +125,7 @@ def test_all_systems_learn_the_same_folds_which_cut_no_conversation(plan, chats,
         "## The best and the worst conversations",
         "| ceiling |",
         'model: "annotator"',
-        "![Measures of every system](crossval.png)",
+        "![Measures of every system, with 95 % intervals.](crossval.png)",
     ):
         assert said in text
     saved = json.loads((tmp_path / "out" / "crossval.json").read_text())
@@ -134,6 +134,7 @@ def test_all_systems_learn_the_same_folds_which_cut_no_conversation(plan, chats,
     picture = base64.b64encode((tmp_path / "out" / "crossval.png").read_bytes()).decode()
     html = page.with_suffix(".html").read_text()
     assert f"data:image/png;base64,{picture}" in html and "Label odd has no vote in" in html
+    assert '<table class="sortable">' in html
     assert not list((tmp_path / "out").rglob("*.safetensors"))  # models of all folds would not fit
     facts = json.loads((tmp_path / "out" / "soft" / "repeat0" / "fold1" / "training.json").read_text())
     assert facts["part"]["fold"] == 1 and facts["part"]["folds"] == 2

@@ -209,6 +209,7 @@ def test_a_clip_that_cannot_be_heard_says_why(tmp_path, emotion_run, monkeypatch
     (tmp_path / "long.wav").write_bytes(bytes(2_000_000))
     audio = {first: {"bytes": b"abc", "path": "x.mp3"}, second: str(tmp_path / "long.wav"), third: "/gone/x.wav"}
     items = pd.DataFrame({"item": list(speakers), "audio": [audio.get(item) for item in speakers]})
+    items = items[items["audio"].notna()]
     options = {"title": "t", "items": items, "n_resamples": 0, "listen": True}
     heard, gone, last = build_report(predictions, targets, tmp_path / "a", **options).opening.examples
     assert heard.audio == {"kind": "audio/mpeg", "base64": "YWJj"} and not heard.unheard
@@ -221,6 +222,8 @@ def test_a_clip_that_cannot_be_heard_says_why(tmp_path, emotion_run, monkeypatch
     assert report.opening.examples[1].unheard == "The clip is too large for the page (2 MB)."
     page = report.files["html"].read_text(encoding="utf-8")
     assert "too large for the page" in page and "/gone" not in page and page.count("<audio controls") == 1
+    items.loc[items["item"] == third, "audio"] = np.nan
+    assert build_report(predictions, targets, tmp_path / "d", **options).opening.examples[2].unheard == "Without audio."
     silent = build_report(predictions, targets, tmp_path / "c", **options | {"listen": False})
     assert "the option listen adds it" in silent.opening.silent and not silent.opening.examples[0].audio
 
