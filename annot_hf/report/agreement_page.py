@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from annot_hf.evaluation.agreement import AGREEMENTS, Agreement
 from annot_hf.evaluation.agreement_study import FEWEST_ITEMS, AgreementStudy, QuestionStudy
 from annot_hf.evaluation.ceiling import CEILING, LEFT_OUT, SPLIT_HALF
-from annot_hf.evaluation.rater_evidence import FEWEST
+from annot_hf.evaluation.rater_evidence import FEWEST_VOTES
 from annot_hf.evaluation.scoring import ITEM_MEASURES
 from annot_hf.report.figures import BLUE, DARK, GREEN, GRID, ORANGE, VERMILION, canvas, draw_interval, legend, short
 from annot_hf.report.pages import Section, write_study
@@ -115,7 +115,7 @@ def _question_sections(name: str, one: QuestionStudy, place: int) -> list[Sectio
         ]
         shown.append(worded("next_items", rows, **values))
     sections = [Section(shown)] if shown else []
-    judged = one.raters[one.raters["votes"] >= FEWEST] if len(one.raters) else one.raters
+    judged = one.raters[one.raters["votes"] >= FEWEST_VOTES] if len(one.raters) else one.raters
     if len(judged):
         agreed = "ccc" if "ccc" in judged else "agreement"
         rows = [
