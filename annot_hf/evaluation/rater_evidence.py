@@ -30,8 +30,8 @@ def rater_evidence(votes: VoteTable, question: str) -> pd.DataFrame:
     are equal, `information` (nats), the mean log of how many times likelier another's vote becomes, read as the votes of all
     raters are, and `favourite`, the share of the label that the rater gives most; for scales `ccc` with the mean of the others
     and `information`, Pearson's r with it. `low` and `high` are its 95 % interval over the rater's votes.
-    `flagged`: that the votes are half as informative as the median rater's, or more, is ruled out (`p`, adjusted for the number
-    of raters, is below the false discovery rate of `FALSE_ALARMS`), and the interval includes 0 or lies below. Nobody with
+    `flagged`: that the votes are half as informative as the median rater's, or more, is ruled out (`p`, adjusted for their
+    number, is below the false discovery rate of `FALSE_ALARMS`), and the interval includes 0 or lies below. Nobody with
     fewer than `FEWEST_VOTES` votes is flagged, and nothing is removed. Who swaps labels consistently is flagged too.
     """
     asked, rows = votes.question(question), votes.rows_of(question)
