@@ -10,7 +10,7 @@ from scipy.stats import false_discovery_control, t
 
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.agreement import vote_cells
-from annot_hf.evaluation.resampling import TAILS
+from annot_hf.evaluation.resampling import LEVEL, TAILS
 from annot_hf.models.measures import ccc_of, moments, pearson_of, ratio
 
 # Fewer votes on items that others rated too are no evidence.
@@ -20,7 +20,7 @@ FALSE_ALARMS = 0.05
 MOST_SCHOOLS = 5
 # Below this mean Rand index of two halves, corrected for chance, schools are no more than noise.
 STABLE = 0.3
-_SPLITS = 10
+_SPLITS, _CONTINUA = 10, 40
 
 
 def rater_evidence(votes: VoteTable, question: str) -> pd.DataFrame:
@@ -30,9 +30,9 @@ def rater_evidence(votes: VoteTable, question: str) -> pd.DataFrame:
     are equal, `information` (nats), the mean log of how many times likelier another's vote becomes, read as the votes of all
     raters are, and `favourite`, the share of the label that the rater gives most; for scales `ccc` with the mean of the others
     and `information`, Pearson's r with it. `low` and `high` are its 95 % interval over the rater's votes.
-    `flagged`: the votes are as informative as half of the median rater's only with a probability `p` that the false discovery
-    rate of `FALSE_ALARMS` rules out, and their interval includes 0 or lies below. Nobody with fewer than `FEWEST_VOTES` votes is
-    flagged, and nothing is removed. A rater who swaps labels consistently is flagged too: look at them.
+    `flagged`: that the votes are half as informative as the median rater's, or more, is ruled out (`p`, adjusted for their
+    number, is below the false discovery rate of `FALSE_ALARMS`), and the interval includes 0 or lies below. Nobody with
+    fewer than `FEWEST_VOTES` votes is flagged, and nothing is removed. Who swaps labels consistently is flagged too.
     """
     asked, rows = votes.question(question), votes.rows_of(question)
     if asked.multiple:
@@ -91,12 +91,13 @@ def schools_of_opinion(votes: VoteTable, question: str, *, seed: int = 0) -> dic
     A rater's profile is the mean difference between the own answers and those of the others: by label, or on a scale its mean
     and its product with the rest's deviation from the middle (a bias and a stretch). k-means finds 2 to `MOST_SCHOOLS`
     clusters of profiles over one half of a rater's votes and over the other; the adjusted Rand index of both is the stability.
-    Stable clusters may also be the ends of a continuum.
+    Raters along a continuum have stable clusters too, its ends. So the stability must exceed that of 95 % of simulated crowds
+    without schools, normally distributed with the same covariances within and between halves.
 
     Returns:
-        `schools`: the number with the best stability, 1 if none reaches `STABLE`; `stability` by number: mean, least and
-        greatest over ten splits; `raters`; `sizes` of the schools; `members`: each rater's school. None with fewer than ten
-        raters who have `2 * FEWEST_VOTES` votes.
+        `schools`: the number with the best stability, 1 if none exceeds `STABLE` and crowds without schools; `stability` by
+        number: mean, least and greatest over ten splits, and what such crowds have (`continuum`); `raters`; `sizes` of the
+        schools; `members`: each rater's school. None with fewer than ten raters who have `2 * FEWEST_VOTES` votes.
     """
     asked, rows = votes.question(question), votes.rows_of(question)
     if asked.multiple:
@@ -128,21 +129,34 @@ def schools_of_opinion(votes: VoteTable, question: str, *, seed: int = 0) -> dic
         means = means / count[:, None]
         return means / np.maximum(means.std(axis=0), 1e-12)
 
-    def clusters(part: np.ndarray, k: int) -> np.ndarray:
-        points = profiles(part)
-        tried = [kmeans2(points, k, minit="++", rng=rng, missing="warn") for _ in range(5)]
-        return min(tried, key=lambda one: ((points - one[0][one[1]]) ** 2).sum())[1]
+    def stability_of(one: np.ndarray, other: np.ndarray, k: int) -> float:
+        return adjusted_rand(_clusters(one, k, rng), _clusters(other, k, rng))
 
-    stability = {}
+    halves = []
+    for _ in range(_SPLITS):
+        half = rng.random(len(place)) < 0.5
+        halves.append((profiles(half), profiles(~half)))
+    # Raters without schools whose halves vary, and agree, as these do.
+    both = np.concatenate(halves[0], axis=1)
+    centre, spread = both.mean(axis=0), np.cov(both, rowvar=False)
+    smooth = [np.split(rng.multivariate_normal(centre, spread, len(names)), 2, axis=1) for _ in range(_CONTINUA)]
+    # As many numbers are tried.
+    certain = 1 - (1 - LEVEL) / (MOST_SCHOOLS - 1)
+    stability, schools = {}, 1
     for k in range(2, MOST_SCHOOLS + 1):
-        found = []
-        for _ in range(_SPLITS):
-            half = rng.random(len(place)) < 0.5
-            found.append(adjusted_rand(clusters(half, k), clusters(~half, k)))
-        stability[k] = {"mean": float(np.mean(found)), "least": float(min(found)), "greatest": float(max(found))}
-    best = max(stability, key=lambda k: stability[k]["mean"])
-    schools = best if stability[best]["mean"] >= STABLE else 1
-    member = clusters(np.ones(len(place), dtype=bool), schools) if schools > 1 else np.zeros(len(names), dtype=np.int64)
+        found = [stability_of(*pair, k) for pair in halves]
+        continuum = float(np.quantile([stability_of(*pair, k) for pair in smooth], certain))
+        stability[k] = {
+            "mean": float(np.mean(found)),
+            "least": min(found),
+            "greatest": max(found),
+            "continuum": continuum,
+        }
+        best = stability[schools]["mean"] if schools > 1 else 0.0
+        if stability[k]["mean"] > max(STABLE, continuum, best):
+            schools = k
+    whole = profiles(np.ones(len(place), dtype=bool))
+    member = _clusters(whole, schools, rng) if schools > 1 else np.zeros(len(names), dtype=np.int64)
     return {
         "schools": schools,
         "stability": stability,
@@ -150,6 +164,12 @@ def schools_of_opinion(votes: VoteTable, question: str, *, seed: int = 0) -> dic
         "sizes": sorted(np.bincount(member).tolist(), reverse=True),
         "members": dict(zip(names, member.tolist(), strict=True)),
     }
+
+
+def _clusters(points: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
+    """The cluster of each point `(n,)`: the best of five k-means."""
+    tried = [kmeans2(points, k, minit="++", rng=rng) for _ in range(5)]
+    return min(tried, key=lambda one: ((points - one[0][one[1]]) ** 2).sum())[1]
 
 
 def adjusted_rand(one: np.ndarray, other: np.ndarray) -> float:

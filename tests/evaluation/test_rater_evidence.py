@@ -76,6 +76,11 @@ def test_two_schools_are_found_and_one_crowd_is_one(kind):
     assert schools_of_opinion(crowd(kind, taste[:9], votes=60), "q") is None
 
 
+def test_a_continuum_of_tastes_is_one_school():
+    taste = np.random.default_rng(2).normal(size=40)
+    assert schools_of_opinion(crowd("scale", taste, votes=60), "q")["schools"] == 1
+
+
 def test_adjusted_rand_is_that_of_sklearn():
     rng = np.random.default_rng(1)
     for _ in range(20):
