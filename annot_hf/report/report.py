@@ -122,8 +122,8 @@ def build_report(
     agreed = []
     if voted is not None:
         drawn = found.reference.resamples.select(pd.Index(found.reference.items).get_indexer(voted.items))
-        asked = [question.name for question in targets.questions if not question.shares]
-        agreed = [agreement(voted, question, resamples=drawn) for question in asked]
+        known = [question.name for question in targets.questions if not question.shares]
+        agreed = [agreement(voted, name, resamples=drawn) for name in known]
     excluded = _excluded(found, targets, votes)
 
     opening = open_report(found, helped, {MODEL: predictions}, about, listen=listen)
