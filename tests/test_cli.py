@@ -489,7 +489,7 @@ def test_a_spreadsheet_and_a_folder_of_clips_give_a_report(tmp_path, capsys, mon
     status, shown, error = run(capsys, "quickstart", *words, *SMALL)
     assert status == 0, error
     assert "read as: wide table, 5 raters, question `emotion`, 3 labels" in shown
-    assert re.search(r"splits drawn by item, seed 0\W+3\W", shown)
+    assert re.search(r"splits drawn by clip, seed 0\W+3\W", shown)
     told = json.loads((tmp_path / "out" / "report" / "report.json").read_text())
     assert told["controls"]["systems"] and told["title"].startswith("votes: emotion")
     assert shown.rstrip().endswith(str(tmp_path / "out" / "report"))
