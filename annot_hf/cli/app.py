@@ -113,10 +113,6 @@ def agree(
         )
 
 
-app.command()(asking.annotate)
-app.command()(asking.saturation)
-
-
 @app.command()
 def splits(folder: Annotated[Path, Argument(help="Folder or Hub id of an exported corpus.")]) -> None:
     """What each split holds, and whether a speaker, session, conversation or document has items in several, an error.
@@ -133,6 +129,10 @@ def splits(folder: Annotated[Path, Argument(help="Folder or Hub id of an exporte
     if leaks:
         raise ValueError(f"{corpus.name} has items in several splits of {' and of '.join(leaks)}; divide it by group.")
     print_line("No speaker, session, conversation or document is in several splits.")
+
+
+app.command()(asking.annotate)
+app.command()(asking.saturation)
 
 
 @app.command()
