@@ -55,7 +55,8 @@ def aggregate(
     table = table[table["worker"] >= 0].drop_duplicates(["task", "worker"])
     if table["worker"].nunique() < 2:
         raise ValueError(
-            f"Question {question!r} has votes of fewer than two named raters; {method} needs to know who voted."
+            f"Question {question!r} has votes of fewer than two named raters; all methods but the majority "
+            "need to know who voted."
         )
     if method == CROWDLAB:
         return _crowdlab(votes, table, asked.labels, predictions)

@@ -60,7 +60,9 @@ def save_study(found: AgreementStudy, out: str | os.PathLike, *, corpus: str, de
         for kind, table in (("raters", one.raters), ("next", one.ranked)):
             if table is not None and len(table):
                 tables[kind].append(table.assign(question=name))
-        notes += [f"{method} ({name}): {why}" for method, why in one.not_run.items()]
+        if one.not_run:
+            reasons = " ".join(dict.fromkeys(one.not_run.values()))
+            notes.append(say("agreement_page.not_run", question=name, methods=list(one.not_run), reasons=reasons))
     categories = {name: one for name, one in found.questions.items() if one.entropies is not None}
     if categories:
         figures = {

@@ -61,7 +61,7 @@ def test_crowdlab_weighs_raters_against_a_model():
 def test_what_a_method_lacks_is_said(monkeypatch):
     _, votes = crowd(5)
     anonymous = VoteTable.from_counts(QUESTION, ["x"], [[1, 1, 0]])
-    with pytest.raises(ValueError, match="fewer than two named raters; MACE needs to know who voted"):
+    with pytest.raises(ValueError, match="fewer than two named raters; all methods but the majority need"):
         aggregate(anonymous, "q", "MACE")
     with pytest.raises(ValueError, match="CROWDLAB weighs raters against a model; give predictions"):
         aggregate(votes, "q", CROWDLAB)
