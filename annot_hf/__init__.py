@@ -33,6 +33,7 @@ _HOMES = {
     "models.modeling_distribution": ["DistributionModel"],
     "models.modeling_distribution_qwen2_audio": ["DistributionQwen2Audio"],
     "models.modeling_seedbert": ["SeedBert"],
+    "models.register": ["register_models"],
     "proxies.annotate": ["annotate"],
     "report.report": ["build_comparison", "build_report"],
     "training.collator": ["VoteCollator"],

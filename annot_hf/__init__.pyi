@@ -20,6 +20,7 @@ from annot_hf.models.modeling_annotator import AnnotatorModel as AnnotatorModel
 from annot_hf.models.modeling_distribution import DistributionModel as DistributionModel
 from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio as DistributionQwen2Audio
 from annot_hf.models.modeling_seedbert import SeedBert as SeedBert
+from annot_hf.models.register import register_models as register_models
 from annot_hf.proxies.annotate import annotate as annotate
 from annot_hf.report.report import build_comparison as build_comparison, build_report as build_report
 from annot_hf.training.checkpoints import load_model as load_model
