@@ -363,7 +363,7 @@ def test_a_report_is_on_the_corpus_that_was_predicted(walked, capsys, tmp_path, 
     status, _, error = run(capsys, *words, tmp_path / "other")
     assert status == 2 and "is not that export; name the corpus that was predicted" in error
     status, _, error = run(capsys, *words, walked / "corpus", walked / "predictions")
-    assert status == 2 and "compare two different runs" in error
+    assert status == 2 and "is given twice; compare different runs" in error
     (tmp_path / "report").write_text("mine")
     status, _, error = run(capsys, *words, walked / "corpus")
     assert status == 2 and "is a file where a folder is needed" in error

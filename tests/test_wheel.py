@@ -31,7 +31,7 @@ targets = make_targets(votes, "emotion")
 assert np.allclose(targets.probs, [[2 / 3, 0, 1 / 3], [0, 1, 0]])
 import annot_hf.report.report
 from jinja2 import PackageLoader
-templates = ["explanations.html.j2", "report.html.j2", "report.md.j2", "style.css.j2", "words.yaml"]
+templates = ["explanations.html.j2", "report.html.j2", "report.md.j2", "style.css.j2", "tables.js.j2", "words.yaml"]
 assert [name for name in PackageLoader("annot_hf").list_templates() if "/" not in name] == templates
 from annot_hf.proxies.prompts import Prompts
 assert Prompts().render(Question.category("mood", ["low"]), "voice", transcript=None, speaker=None).user
@@ -86,6 +86,7 @@ def test_contents(wheel, repository):
     package = repository / "annot_hf"
     data = (
         "evaluation/*.yaml",
+        "plans/*.yaml",
         "recipes/*.yaml",
         "recipes/accelerate/*.yaml",
         "templates/*.j2",
@@ -111,7 +112,14 @@ def test_metadata(wheel):
     assert "Name: annot-hf\n" in text and "Requires-Python: >=3.11\n" in text
     assert re.search(r"^License(-Expression)?: Apache-2\.0$", text, re.MULTILINE)
     assert re.search("^Requires-Dist: torch>=[0-9.]+$", text, re.MULTILINE)
-    assert set(re.findall("^Provides-Extra: (.+)$", text, re.MULTILINE)) == {"alm", "app", "peft", "dev"}
+    assert set(re.findall("^Provides-Extra: (.+)$", text, re.MULTILINE)) == {
+        "agree",
+        "alm",
+        "app",
+        "audio",
+        "peft",
+        "dev",
+    }
     (entry_points,) = (name for name in archive.namelist() if name.endswith("/entry_points.txt"))
     assert "annot-hf = annot_hf.cli.app:main" in archive.read(entry_points).decode()
 

@@ -13,12 +13,12 @@ from datasets import Audio, load_dataset
 from annot_hf.data.audio import AudioLimits, audio_info, load_audio, wav_bytes
 from annot_hf.data.corpus import VoteCorpus
 from annot_hf.data.export import export_corpus, item_audio, read_export
-from annot_hf.data.lengths import AudioError
 from annot_hf.data.own_corpus import OwnCorpus
 from annot_hf.data.own_votes import Reading, read_own_votes
 from annot_hf.data.questions import Question
 from annot_hf.data.votes import VoteTable
-from annot_hf.report.pages import Clip
+from annot_hf.models.waves import AudioError
+from annot_hf.report.opening import _heard
 from annot_hf.training.features import _stamp
 
 CLIPS = ["a.wav", "b.wav", "c.wav"]
@@ -291,8 +291,8 @@ def test_segments_of_a_file_are_told_apart_and_can_be_heard(tmp_path):
     path = write_clips(tmp_path / "clips") / "a.wav"
     first, second = ({"bytes": None, "path": str(path), "start": start, "end": start + 1.0} for start in (0.0, 1.0))
     assert _stamp(first) != _stamp(second) and _stamp(first) != _stamp(str(path))
-    inline = Clip("c", second).inline()
-    assert inline["kind"] == "audio/wav" and len(inline["base64"]) < 50_000
+    inline, why_not = _heard(second)
+    assert not why_not and inline["kind"] == "audio/wav" and len(inline["base64"]) < 50_000
 
 
 def test_what_datasets_decodes_itself(tmp_path):

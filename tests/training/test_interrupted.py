@@ -380,12 +380,11 @@ def test_scores_on_what_a_model_was_made_with_say_so(checkpoints, corpus, featur
         found = predictions.save(tmp_path / name)
         report = build_report(Predictions.load(found), targets, tmp_path / "report", title="", n_resamples=20)
         said[name] = report.summary
-        assert json.loads((tmp_path / "report" / "report.json").read_text())["summary"] == report.summary
-    assert said["apart"].startswith("Predictions for 5 items")
-    assert said["swapped"].startswith(
-        "Not a test: 5 of 5 items are ones that the model was trained on. Predictions for"
-    )
-    assert said["chosen by"].startswith("Not a test: 5 of 5 items are ones that its checkpoint was selected on. Pred")
+        record = json.loads((tmp_path / "report" / "report.json").read_text())
+        assert f"{record['verdict']} {record['summary']}" == report.summary
+    assert said["apart"].startswith("The model is") and "Predictions for 5 items" in said["apart"]
+    assert said["swapped"].startswith("Not a test: 5 of 5 items are ones that the model was trained on. The model is")
+    assert said["chosen by"].startswith("Not a test: 5 of 5 items are ones that its checkpoint was selected on. The m")
     renamed = "Perhaps not a test: by their names, 5 of 5 items are ones that the model was trained on, in corpus 'simulated'."
     assert said["renamed"].startswith(renamed)
     assert "Not a test: 5 of 5 items are ones that the model was trained on." in caplog.text
