@@ -129,6 +129,19 @@ def plot_votes(
     return figure
 
 
+def plot_split_shares(support: Sequence[str], shares: Mapping[str, np.ndarray]) -> Figure:
+    """The share of each answer `(K,)` in every split."""
+    shown = _largest(sum(shares.values()))
+    figure, axis = canvas(6.4, 1.3 + 0.13 * (len(shares) + 1) * len(shown))
+    colours = (DARK, *(colour for colour, _ in _DASHES))
+    _bars(axis, shown, {f" {short(split)}": (one, colours[at % 7]) for at, (split, one) in enumerate(shares.items())})
+    axis.set_yticks(range(len(shown)), [short(support[k], 32) for k in shown])
+    axis.invert_yaxis()
+    axis.set_xlabel("share of the votes in the split")
+    legend(figure, axis, 4)
+    return figure
+
+
 def _bars(axis: Axes, shown: Sequence[int], series: Mapping[str, tuple[np.ndarray, str]]) -> None:
     """Horizontal bars, one group per label: name -> values and colour."""
     height = 0.8 / len(series)
