@@ -189,7 +189,7 @@ def export_corpus(
         items, votes = splits(corpus, items, votes)
     if spans is not None:
         left_out = spans_left_out(spans, set(listed) - set(items["item"]), before, votes)
-        corpus.note("spans on items that are left out", int(left_out.sum()))
+        corpus.note("spans on items or by raters that are left out", int(left_out.sum()))
         spans = spans_table(corpus.name, spans[~left_out], items, votes)
     _note_oddities(corpus, items, votes)
     if strict and (surprises := [one for one in corpus.findings.values() if not one.expected]):
@@ -525,8 +525,9 @@ def _note_oddities(corpus: VoteCorpus, items: pd.DataFrame, votes: VoteTable) ->
         long = list(names[items["seconds"] > LONG])
         corpus.note(f"clips longer than {LONG} s, which need max_seconds in training", long, expected=True)
     # A written text may have no speaker.
-    if "file" in items or items["speaker"].notna().any():
-        corpus.note("items without a speaker", list(names[items["speaker"].isna()]))
+    known = items["speaker"].notna()
+    if "file" in items or known.any():
+        corpus.note("items without a speaker", list(names[~known]), expected=not known.any())
     for column, several in find_leaks(items).items():
         corpus.note(f"{column}s in several splits", several)
 

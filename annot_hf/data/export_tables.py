@@ -146,7 +146,7 @@ def spans_table(name: str, spans: pd.DataFrame, items: pd.DataFrame, votes: Vote
     )
     refuse(text.isna(), lambda row: f"is on item {item[row]!r}, which has no text; leave the span out")
     refuse(
-        ~pd.MultiIndex.from_arrays([item, annotator]).isin(_voters(votes)),
+        ~pd.MultiIndex.from_arrays([item, annotator]).isin(_named_pairs(votes)),
         lambda row: f"is by annotator {annotator[row]!r}, who has no vote on item {item[row]!r}; correct or add it",
     )
     places = [pd.to_numeric(spans[column], errors="coerce") for column in ("start", "end")]
@@ -181,11 +181,11 @@ def spans_left_out(spans: pd.DataFrame, items: set[str], before: VoteTable, vote
     if "item" not in spans or "annotator" not in spans:
         return np.zeros(len(spans), dtype=bool)
     pairs = pd.MultiIndex.from_frame(spans[["item", "annotator"]].astype(str))
-    lost = pairs.isin(_voters(before)) & ~pairs.isin(_voters(votes)) if before is not votes else False
+    lost = pairs.isin(_named_pairs(before)) & ~pairs.isin(_named_pairs(votes)) if before is not votes else False
     return pairs.get_level_values(0).isin(items) | lost
 
 
-def _voters(votes: VoteTable) -> pd.MultiIndex:
+def _named_pairs(votes: VoteTable) -> pd.MultiIndex:
     """The item and rater of each vote that names its rater."""
     named = votes.annotator_codes >= 0
     return pd.MultiIndex.from_arrays(

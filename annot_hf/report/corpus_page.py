@@ -17,7 +17,7 @@ from annot_hf.report.pages import Section, write_study
 from annot_hf.report.tables import Cell, Table, capital, number, say, worded
 
 # Ratings are drawn in so many steps of their scale.
-_STEPS = 20
+_BARS_OF_A_SCALE = 10
 
 
 def save_corpus_page(corpus: ExportedCorpus, out: str | os.PathLike) -> Path:
@@ -33,15 +33,15 @@ def save_corpus_page(corpus: ExportedCorpus, out: str | os.PathLike) -> Path:
     missing = facts.get("label_files_missing", [])
     files = [(name, "found", digest[:12]) for name, digest in facts["label_files"].items()]
     files += [(name, "missing", "") for name in missing]
-    balance = [(one.reason, number(-one.votes, 0)) for one in told.findings if one.votes]
+    balance = [(one.reason, f"\u2212{one.votes:,}") for one in told.findings if one.votes]
     balance = [("in the files", told.votes + told.votes_left_out), *balance, ("in the export", told.votes)]
     found = [
         (Cell(one.reason, "" if one.expected else "unexpected"), one.count, one.votes, "; ".join(one.examples))
         for one in told.findings
     ]
-    opening = [worded("corpus_files", files)] if files else []
-    opening += [worded("corpus_balance", balance)]
+    opening = [worded("corpus_balance", balance)]
     opening += [worded("corpus_findings", found)] if found else []
+    opening += [worded("corpus_files", files)] if files else []
     rows = [(split, *map(int, row)) for split, row in splits.iterrows()]
     columns = ("Split", *map(capital, splits.columns))
     shares = [Section([worded("corpus_splits", rows, columns=columns, split_hash=split_hash)])]
@@ -62,7 +62,7 @@ def save_corpus_page(corpus: ExportedCorpus, out: str | os.PathLike) -> Path:
         title=say("corpus_page.title", corpus=corpus.name, version=corpus.origin["version"]),
         summary=say("corpus_page.summary", told=told, missing=missing),
         sections=[Section(opening), asked, *shares],
-        notes=[],
+        notes=[say("corpus_page.unexpected")],
         details={"corpus": corpus.folder.name, "digest": corpus.digest, "splits": split_hash} | stated,
         data={
             "report": told.to_dict(),
@@ -99,19 +99,18 @@ def _question_section(corpus: ExportedCorpus, name: str, place: int) -> tuple[Se
     per_item = pd.Series(votes.item_codes[votes.rows_of(name)]).value_counts()
     sizes = {int(size): int(count) for size, count in per_item.value_counts().items()}
     if question.is_scale:
-        support, shares, table, numbers = _ratings(corpus, name)
+        support, mean, shares, table, numbers = _scale_answers(corpus, name)
     else:
         counts = votes.counts(name, items=list(voted["item"]))
         support, total = question.labels, counts.sum(axis=0)
-        shares = {
-            split: counts[rows].sum(axis=0) for split, rows in voted.reset_index().groupby("split").indices.items()
-        }
-        shares = {split: one / one.sum() for split, one in shares.items()}
+        mean, split_of = total / total.sum(), voted["split"].to_numpy()
+        shares = {split: counts[split_of == split].sum(axis=0) for split in corpus.report["splits"]}
+        shares = {split: one / one.sum() for split, one in shares.items() if one.any()}
         rows = [
             (
                 label,
                 "" if question.shares else int(total[k]),
-                *(number(100 * one[k], 1) for one in (total / total.sum(), *shares.values())),
+                *(number(100 * one[k], 1) for one in (mean, *shares.values())),
             )
             for k, label in enumerate(support)
         ]
@@ -119,41 +118,38 @@ def _question_section(corpus: ExportedCorpus, name: str, place: int) -> tuple[Se
         table = worded("corpus_labels", rows, columns=columns, question=name)
         numbers = {"votes": dict(zip(support, total.tolist(), strict=True))}
         numbers |= {"shares": {split: dict(zip(support, one.tolist(), strict=True)) for split, one in shares.items()}}
-    weights = {split: int((voted["split"] == split).sum()) for split in shares}
-    mean = sum(weights[split] * one for split, one in shares.items()) / sum(weights.values())
     figures = {f"answers_{place}": partial(plot_votes, support, mean, {} if question.shares else sizes)}
     if len(shares) > 1:
         figures[f"split_shares_{place}"] = partial(plot_split_shares, support, shares)
     return Section([table], figures), numbers
 
 
-def _ratings(
+def _scale_answers(
     corpus: ExportedCorpus, name: str
-) -> tuple[list[str], dict[str, np.ndarray], Table, dict[str, dict[str, float]]]:
-    """Steps of a scale, the share of the ratings in each by split, and a table of means with its numbers."""
+) -> tuple[list[str], np.ndarray, dict[str, np.ndarray], Table, dict[str, dict[str, float]]]:
+    """Steps of a scale, the share of the ratings in each, in all and by split, and a table of means with its numbers."""
     question, votes = corpus.votes.question(name), corpus.votes
     rows = votes.rows_of(name)
     ratings = votes.ratings[rows]
     split_of = corpus.items.set_index("item")["split"].reindex(votes.items).to_numpy()[votes.item_codes[rows]]
     values = np.unique(ratings)
-    if len(values) <= _STEPS:
+    if len(values) <= _BARS_OF_A_SCALE:
         support, step = [f"{value:g}" for value in values], np.searchsorted(values, ratings)
     else:
-        edges = np.linspace(question.low, question.high, _STEPS + 1)
+        edges = np.linspace(question.low, question.high, _BARS_OF_A_SCALE + 1)
         support = [f"{low:g} to {high:g}" for low, high in zip(edges[:-1], edges[1:], strict=True)]
-        step = np.clip(np.searchsorted(edges, ratings, side="right") - 1, 0, _STEPS - 1)
+        step = np.clip(np.searchsorted(edges, ratings, side="right") - 1, 0, _BARS_OF_A_SCALE - 1)
     shares, numbers = {}, {}
     for split in (None, *corpus.report["splits"]):
         part = np.ones(len(ratings), dtype=bool) if split is None else split_of == split
         if not part.any():
             continue
-        if split is not None:
-            shares[split] = np.bincount(step[part], minlength=len(support)) / part.sum()
-        one = ratings[part]
-        numbers[split or "all"] = {"ratings": len(one), "mean": one.mean(), "deviation": one.std()}
-        numbers[split or "all"] |= {"lowest": one.min(), "median": np.median(one), "highest": one.max()}
+        place, one = split or "all", ratings[part]
+        shares[place] = np.bincount(step[part], minlength=len(support)) / len(one)
+        numbers[place] = {"ratings": len(one), "mean": one.mean(), "deviation": one.std()}
+        numbers[place] |= {"lowest": one.min(), "median": np.median(one), "highest": one.max()}
     told = [(split, one["ratings"], *(number(one[key], 2) for key in list(one)[1:])) for split, one in numbers.items()]
-    return support, shares, worded("corpus_ratings", told, question=name), numbers
+    return support, shares.pop("all"), shares, worded("corpus_ratings", told, question=name), numbers
 
 
 def plot_rater_votes(each: np.ndarray) -> Figure:

@@ -111,7 +111,7 @@ def plot_mean_distribution(
 def plot_votes(
     support: Sequence[str], shares: np.ndarray, sizes: Mapping[int, int], grid: Sequence[str] = ()
 ) -> Figure:
-    """Mean shares of the answers `(K,)`, as a heat map with `grid`, the names of two questions; and items by their votes."""
+    """Shares of the answers `(K,)`, as a heat map with `grid`, the names of two questions; and items by their votes."""
     shown = _largest(shares)
     figure, (left, right) = canvas(7.5, 3.0 if grid else max(2.2, 0.9 + 0.3 * len(shown)), 1, 2)
     if len(grid) == 2:
@@ -121,7 +121,7 @@ def plot_votes(
         _bars(left, shown, {"votes": (shares, DARK)})
         left.set_yticks(range(len(shown)), [short(support[k], 24) for k in shown])
         left.invert_yaxis()
-    left.set_title("mean share of the votes")
+    left.set_title("share of the votes")
     right.bar(list(sizes), list(sizes.values()), color=DARK)
     right.xaxis.get_major_locator().set_params(integer=True)
     right.grid(axis="y", color=GRID, linewidth=0.7)

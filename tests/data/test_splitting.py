@@ -122,6 +122,19 @@ def test_raters_vote_in_one_split_alone(tmp_path):
     assert not find_leaks(alone.items, ["speaker"])
 
 
+def test_spans_go_with_the_votes_of_their_rater(tmp_path):
+    corpus = texts(tmp_path, raters=20)
+    named = corpus.votes.annotator_codes >= 0
+    items, raters = corpus.votes.items[corpus.votes.item_codes], corpus.votes.annotators[corpus.votes.annotator_codes]
+    spans = pd.DataFrame({"item": items[named], "annotator": raters[named], "start": 0, "end": 8})
+    corpus.read_spans = lambda: spans
+    back, found = exported(corpus, tmp_path, split_by("speaker", "text", "rater"))
+    assert len(back.spans) == len(back.votes) == 360 - found["spans on items or by raters that are left out"].count > 0
+    pairs = set(zip(back.spans["item"], back.spans["annotator"], strict=True))
+    kept = back.votes
+    assert pairs == set(zip(kept.items[kept.item_codes], kept.annotators[kept.annotator_codes], strict=True))
+
+
 def test_a_file_of_splits(tmp_path):
     corpus = texts(tmp_path)
     corpus.items["split"] = "elsewhere"
