@@ -79,6 +79,8 @@ def describe_splits(items: pd.DataFrame, votes: VoteTable) -> pd.DataFrame:
 
     Raters and groups are followed by how many of them are in other splits too.
     """
+    # The rows of a question of which the shares are known alone are no votes.
+    votes = votes.select(questions=[one.name for one in votes.questions if not one.shares])
     split_of = items.set_index("item")["split"].reindex(votes.items).to_numpy()[votes.item_codes]
     raters = pd.Series(votes.annotator_codes).where(votes.annotator_codes >= 0)
     learned = set(raters[split_of == "train"].dropna())

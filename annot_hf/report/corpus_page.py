@@ -31,8 +31,8 @@ def save_corpus_page(corpus: ExportedCorpus, out: str | os.PathLike) -> Path:
     splits = describe_splits(corpus.items, corpus.votes)
     split_hash = Fold(0, 0, corpus.items["split"].to_numpy()).digest(corpus.items["item"])
     missing = facts.get("label_files_missing", [])
-    files = [(name, "found", digest[:12]) for name, digest in facts["label_files"].items()]
-    files += [(name, "missing", "") for name in missing]
+    files = [(name, "yes", digest[:12]) for name, digest in facts["label_files"].items()]
+    files += [(name, "no", "") for name in missing]
     balance = [(one.reason, f"\u2212{one.votes:,}") for one in told.findings if one.votes]
     balance = [("in the files", told.votes + told.votes_left_out), *balance, ("in the export", told.votes)]
     found = [

@@ -242,3 +242,10 @@ def test_leaks_are_found_and_splits_described():
         "sessions in other splits": 0,
     }
     assert found.loc["test"].tolist() == [2, 2, 2, 1, 1, 1, 1, 1, 0]
+
+
+def test_shares_of_an_unknown_number_are_no_votes_of_a_split():
+    items = pd.DataFrame({"item": ["a", "b"], "split": ["train", "test"]})
+    asked = Question.category("mood", ["x", "y"], shares=True)
+    votes = VoteTable.from_shares(asked, ["a", "b"], np.array([[0.3, 0.7], [1, 0]]))
+    assert describe_splits(items, votes)[["items", "votes", "raters"]].to_numpy().tolist() == [[1, 0, 0], [1, 0, 0]]

@@ -68,7 +68,7 @@ def test_the_page_says_what_was_read(exported, tmp_path):
         "| force | 1 to 7 | 12 | 12 | 1 | 1 / 1 / 1 | 12 / 12 / 12 |",
         "| sad | 14 | 53.8 | 57.1 | 50.0 | 50.0 |",
         "| all | 12 | 2.00 | 0.82 | 1.00 | 2.00 | 3.00 |",
-        "| about.csv | missing |  |",
+        "| about.csv | no |  |",
         # one speaker is in train and in test, and all raters are everywhere
         "| train | 6 | 20 | 3 | 3 | 0 | 2 | 1 |",
         "| test | 3 | 9 | 3 | 3 | 0 | 2 | 1 |",
