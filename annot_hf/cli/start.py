@@ -195,6 +195,8 @@ def corpus(
         raise ValueError(f"--split-by draws splits, and {stated[0]} states them; give one.")
     if splits and given["split"]:
         raise ValueError("--splits and --split both state splits; give one.")
+    if report and report.resolve().is_relative_to(out.resolve()):
+        raise ValueError(f"--report {report} is in the export, which holds nothing else; name a folder beside {out}.")
     splitting = split_as(splits) if splits else None
     if split_by:
         splitting = draw_by(*split_by, shares=shares, seed=given["seed"])

@@ -113,6 +113,7 @@ def test_the_command_writes_it_and_draws_splits(tmp_path, capsys):
     assert all(row["speakers in other splits"] == 0 for row in told["splits"].values())
     for more, message in (
         (["--splits", table], "--split-by draws splits, and --splits states them"),
+        (["--report", tmp_path / "data" / "page"], "is in the export, which holds nothing else"),
         (["--shares", "0.5", "0.25", "0.5"], "give three above 0 that sum to 1"),
     ):
         with pytest.raises(SystemExit):
