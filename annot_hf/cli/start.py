@@ -162,6 +162,19 @@ def corpus(
     ] = "error",
     allow_unmatched: Annotated[bool, Option(help="Leave out, and count, votes on unlisted items.")] = False,
     follow_links: Annotated[bool, Option(help="Read audio through links that lead out of the root.")] = False,
+    split_by: Annotated[
+        list[str] | None,
+        Option(
+            help="Draw new splits, with no value of this item column in two of them: speaker, session, text, ...; or rater, "
+            "which divides the raters too; repeatable."
+        ),
+    ] = None,
+    shares: Annotated[
+        tuple[float, float, float], Option(help="Shares of train, validation and test for --split-by.")
+    ] = (0.7, 0.15, 0.15),
+    splits: Annotated[Path | None, Option(help="CSV file of the splits: item, split.")] = None,
+    strict: Annotated[bool, Option("--strict", help="Stop at what would be repaired, left out or unmatched.")] = False,
+    report: Annotated[Path | None, Option(help="Folder for a page with plots of what was read.")] = None,
     **given: Any,
 ) -> None:
     """Export votes and clips or texts as parquet that `load_dataset(DIR, "votes" | "items" | "histograms" | "spans")` reads.
@@ -171,13 +184,26 @@ def corpus(
     Example: `annot-hf corpus votes.csv --audio clips --out data/mine`, or, of a corpus script,
     `annot-hf corpus cremad --root ../CREMA-D --out data/cremad`
     """
-    from annot_hf.data.export import export_corpus
+    from annot_hf.data.export import export_corpus, read_export
+    from annot_hf.data.splitting import split_as, split_by as draw_by
     from annot_hf.hub.corpus_card import write_dataset_card
+    from annot_hf.report.corpus_page import save_corpus_page
 
+    if stated := [
+        name for name, value in {"--splits": splits, "--split": given["split"]}.items() if value and split_by
+    ]:
+        raise ValueError(f"--split-by draws splits, and {stated[0]} states them; give one.")
+    if splits and given["split"]:
+        raise ValueError("--splits and --split both state splits; give one.")
+    if report and report.resolve().is_relative_to(out.resolve()):
+        raise ValueError(f"--report {report} is in the export, which holds nothing else; name a folder beside {out}.")
+    splitting = split_as(splits) if splits else None
+    if split_by:
+        splitting = draw_by(*split_by, shares=shares, seed=given["seed"])
     missing_audio = given.pop("missing_audio")
     beside = out.resolve().parent / f"{out.resolve().name}.labels.yaml"
     found = open_corpus(source, root, beside, **given)
-    report = export_corpus(
+    told = export_corpus(
         found,
         out,
         embed_audio=embed_audio,
@@ -185,7 +211,11 @@ def corpus(
         missing_text=missing_text,
         allow_unmatched=allow_unmatched,
         follow_links=follow_links,
+        splits=splitting,
+        strict=strict,
     )
     write_dataset_card(out)
-    print_rows(f"Corpus {report.name}", report.rows())
+    print_rows(f"Corpus {told.name}", told.rows())
+    if report is not None:
+        print_path(save_corpus_page(read_export(out), report))
     print_path(out)

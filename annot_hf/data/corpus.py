@@ -25,12 +25,16 @@ OWN = ("file", "seconds")
 
 @dataclass(frozen=True)
 class Finding:
-    """What was left out, repaired or not matched: how many items, files or rows, and the votes that are left out."""
+    """What was left out, repaired or not matched: how many items, files or rows, and the votes that are left out.
+
+    `expected` findings are those of files as they should be, or of what was asked for; a strict export accepts no others.
+    """
 
     reason: str
     count: int
     votes: int = 0
     examples: tuple[str, ...] = ()
+    expected: bool = False
 
 
 @dataclass(frozen=True)
@@ -120,6 +124,8 @@ class VoteCorpus:
             raise ValueError(f"There is no corpus folder {self.root}; pass the folder that holds {self.name}.")
         self.findings: dict[str, Finding] = {}
         self.label_files: dict[str, str] = {}
+        # Those that the corpus may have, and this folder has not.
+        self.missing_files: set[str] = set()
 
     def read_items(self) -> pd.DataFrame:
         """One row per item: `item` (unique), `audio` (path in the root, or null) and/or `text`, `speaker`, metadata.
@@ -142,18 +148,19 @@ class VoteCorpus:
             raise ValueError(f"{self.name}: items have no column 'split'; read it, or define split_of.")
         return items["split"]
 
-    def note(self, reason: str, what: int | Sequence[str], *, votes: int = 0) -> None:
+    def note(self, reason: str, what: int | Sequence[str], *, votes: int = 0, expected: bool = False) -> None:
         """Record for the report what a reader leaves out or repairs; zero findings record nothing.
 
         Args:
             reason: What was found, in a few words; a second note with the same reason replaces the first.
             what: The number of items, files or rows, or their names.
             votes: How many votes are left out for this reason.
+            expected: Whether it is no surprise: files as they should be have it, or the user asked for it.
         """
         names = [] if isinstance(what, int) else [str(name) for name in what]
         count = what if isinstance(what, int) else len(names)
         if count or votes:
-            self.findings[reason] = Finding(reason, count, votes, tuple(names[:3]))
+            self.findings[reason] = Finding(reason, count, votes, tuple(names[:3]), expected)
 
     def label_file(self, *names: str, required: bool = True) -> Path | None:
         """The first of `names` (relative to the root) that exists, its digest recorded; None if it is not required."""
@@ -164,11 +171,15 @@ class VoteCorpus:
                 return path
         if required:
             raise ValueError(f"{self.name}: {' or '.join(names)} is not in {self.root}. {self.access}".strip())
+        self.missing_files.add(names[0])
         return None
 
 
-def check_items(corpus: VoteCorpus, items: pd.DataFrame) -> pd.DataFrame:
-    """A copy of the items with columns, names, splits and texts checked, and always with a column `speaker`."""
+def check_items(corpus: VoteCorpus, items: pd.DataFrame, *, splits: bool = True) -> pd.DataFrame:
+    """A copy of the items with columns, names, splits and texts checked, and always with a column `speaker`.
+
+    Without `splits`, those of the corpus are not asked for.
+    """
     if not len(items):
         raise ValueError(f"{corpus.name}: there are no items under {corpus.root}; check that the corpus is complete.")
     if "item" not in items or not {"audio", "text"} & set(items):
@@ -190,12 +201,46 @@ def check_items(corpus: VoteCorpus, items: pd.DataFrame) -> pd.DataFrame:
             f"{corpus.name}: item {items['item'][repeated].iloc[0]!r} is listed twice ({int(repeated.sum())} repeats); "
             "list each item once."
         )
-    items["split"] = _checked_splits(corpus, items)
+    if splits:
+        items["split"] = _checked_splits(corpus, items)
     if "speaker" not in items:
         items["speaker"] = None
     if "text" in items:
         items["text"] = _checked_texts(corpus, items)
     return items
+
+
+def count_corpus(corpus: VoteCorpus, items: pd.DataFrame, votes: VoteTable, out: Path, spans: int) -> CorpusReport:
+    """Count what is exported."""
+    found = items["split"].value_counts()
+    names = [name for name in SPLITS if name in found] + sorted(set(found.index) - set(SPLITS))
+    questions, shares = {}, 0
+    for question in votes.questions:
+        per_item = pd.Series(votes.item_codes[votes.rows_of(question.name)]).value_counts()
+        if question.shares:
+            # Its rows are no votes.
+            shares += int(per_item.sum())
+            per_item = per_item * 0
+        if len(per_item):
+            questions[question.name] = {
+                "votes": int(per_item.sum()),
+                "items": len(per_item),
+                "fewest": int(per_item.min()),
+                "median": float(per_item.median()),
+                "most": int(per_item.max()),
+            }
+    return CorpusReport(
+        name=corpus.name,
+        items=len(items),
+        votes=len(votes) - shares,
+        annotators=len(votes.annotators),
+        splits={name: int(found[name]) for name in names},
+        questions=questions,
+        findings=tuple(corpus.findings.values()),
+        seconds=round(float(items["seconds"].sum()), 3) if "seconds" in items else 0.0,
+        spans=spans,
+        folder=str(out),
+    )
 
 
 def _checked_splits(corpus: VoteCorpus, items: pd.DataFrame) -> np.ndarray:

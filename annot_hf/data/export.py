@@ -22,13 +22,22 @@ from datasets import Features
 from datasets.splits import SplitDict, SplitInfo
 
 from annot_hf.data.audio import audio_info, wav_bytes
-from annot_hf.data.corpus import SPLITS, CorpusReport, VoteCorpus, check_items
+from annot_hf.data.corpus import CorpusReport, VoteCorpus, check_items, count_corpus
 from annot_hf.data.encoding import alike, check_choice
-from annot_hf.data.export_tables import all_labels, audio_column, dataset_card, make_tables, spans_table, table_features
+from annot_hf.data.export_tables import (
+    all_labels,
+    audio_column,
+    dataset_card,
+    make_tables,
+    spans_left_out,
+    spans_table,
+    table_features,
+)
 from annot_hf.data.files import check_name, file_sha256, replace_folder, resolve_inside
 from annot_hf.data.folds import find_leaks
 from annot_hf.data.questions import Question, normal_form_hint
 from annot_hf.data.snapshots import find_folder, spoken
+from annot_hf.data.splitting import Splitting
 from annot_hf.data.targets import Targets, make_targets
 from annot_hf.data.votes import VoteTable
 from annot_hf.models.waves import AudioError
@@ -122,6 +131,8 @@ def export_corpus(
     missing_text: Literal["error", "drop", "keep"] = "error",
     allow_unmatched: bool = False,
     follow_links: bool = False,
+    splits: Splitting | None = None,
+    strict: bool = False,
 ) -> CorpusReport:
     """Write `votes`, `items` and `histograms` as parquet with a dataset card; an earlier export is replaced.
 
@@ -137,20 +148,22 @@ def export_corpus(
         allow_unmatched: Leave out votes on items that the corpus does not list; the report counts them. False raises.
         follow_links: Read audio through links that lead out of the corpus folder, such as to another disk. Links of the
             Hub's cache need no option.
+        splits: What divides the items instead of the corpus's own splits: `split_by(...)` or `split_as(...)`.
+        strict: Raise for the first finding that is not expected, such as a repair, or an item or vote that is left out.
 
     Returns:
         What was found, missing, unmatched and duplicated.
 
     Raises:
-        ValueError: Items, votes or spans break a rule, audio or text is missing, nothing is left to export, or `out` exists
-            and is not an export.
+        ValueError: Items, votes or spans break a rule, audio or text is missing, nothing is left to export, a strict export
+            has findings, or `out` exists and is not an export.
     """
     for name, wanted in (("missing_audio", missing_audio), ("missing_text", missing_text)):
         check_choice(name, wanted, ("error", "drop", "keep"), corpus.name)
     out = Path(out).resolve()
     if corpus.root.is_relative_to(out):
         raise ValueError(f"{out} holds the corpus itself ({corpus.root}); export into another folder.")
-    items = check_items(corpus, corpus.read_items())
+    items = check_items(corpus, corpus.read_items(), splits=splits is None)
     if "audio" in items:
         kind, wanted, problems = "audio", missing_audio, _find_audio(corpus, items, follow_links)
     else:
@@ -171,12 +184,22 @@ def export_corpus(
     votes = votes.select(mask=pd.Index(votes.items).isin(items["item"])[votes.item_codes])
     if not len(votes):
         raise ValueError(f"{corpus.name}: no vote is on a listed item with {kind}; check item names and {kind}.")
+    before = votes
+    if splits is not None:
+        items, votes = splits(corpus, items, votes)
     if spans is not None:
-        left_out = spans["item"].astype(str).isin(listed[~good]) if "item" in spans else np.zeros(len(spans), bool)
-        corpus.note("spans on items that are left out", int(left_out.sum()))
+        left_out = spans_left_out(spans, set(listed) - set(items["item"]), before, votes)
+        corpus.note("spans on items or by raters that are left out", int(left_out.sum()))
         spans = spans_table(corpus.name, spans[~left_out], items, votes)
     _note_oddities(corpus, items, votes)
-    report = _report(corpus, items, votes, out, 0 if spans is None else len(spans))
+    if strict and (surprises := [one for one in corpus.findings.values() if not one.expected]):
+        first = surprises[0]
+        raise ValueError(
+            f"{corpus.name}: {first.reason}: {first.count:,}{''.join(f', such as {one}' for one in first.examples[:1])}, with "
+            f"{first.votes:,} votes left out, and {len(surprises) - 1} other findings; correct the files, or export without "
+            "strict, which counts them."
+        )
+    report = count_corpus(corpus, items, votes, out, 0 if spans is None else len(spans))
     # An export may move together with its clips, and says nothing of this machine.
     near = Path(os.path.relpath(corpus.root, out)).as_posix() if kind == "audio" else None
     facts = {
@@ -189,6 +212,7 @@ def export_corpus(
         "labels": all_labels(votes.questions),
         "embedded_audio": embed_audio,
         "label_files": corpus.label_files,
+        "label_files_missing": sorted(corpus.missing_files),
         "report": report.to_dict(),
     }
     with replace_folder(out, marker=EXPORT_FILE, kind=EXPORT_KIND, entries=ENTRIES) as folder:
@@ -497,47 +521,15 @@ def _note_oddities(corpus: VoteCorpus, items: pd.DataFrame, votes: VoteTable) ->
     if "file" in items:
         parts = [name for name in ("file", "start", "end") if name in items]
         shared = items.duplicated(parts) & items["file"].notna()
-        corpus.note("items that share an audio file", list(names[shared]))
+        corpus.note("items that share an audio file", list(names[shared]), expected=True)
         long = list(names[items["seconds"] > LONG])
-        corpus.note(f"clips longer than {LONG} s, which need max_seconds in training", long)
+        corpus.note(f"clips longer than {LONG} s, which need max_seconds in training", long, expected=True)
     # A written text may have no speaker.
-    if "file" in items or items["speaker"].notna().any():
-        corpus.note("items without a speaker", list(names[items["speaker"].isna()]))
+    known = items["speaker"].notna()
+    if "file" in items or known.any():
+        corpus.note("items without a speaker", list(names[~known]), expected=not known.any())
     for column, several in find_leaks(items).items():
         corpus.note(f"{column}s in several splits", several)
-
-
-def _report(corpus: VoteCorpus, items: pd.DataFrame, votes: VoteTable, out: Path, spans: int) -> CorpusReport:
-    """Count what is exported."""
-    found = items["split"].value_counts()
-    names = [name for name in SPLITS if name in found] + sorted(set(found.index) - set(SPLITS))
-    questions, shares = {}, 0
-    for question in votes.questions:
-        per_item = pd.Series(votes.item_codes[votes.rows_of(question.name)]).value_counts()
-        if question.shares:
-            # Its rows are no votes.
-            shares += int(per_item.sum())
-            per_item = per_item * 0
-        if len(per_item):
-            questions[question.name] = {
-                "votes": int(per_item.sum()),
-                "items": len(per_item),
-                "fewest": int(per_item.min()),
-                "median": float(per_item.median()),
-                "most": int(per_item.max()),
-            }
-    return CorpusReport(
-        name=corpus.name,
-        items=len(items),
-        votes=len(votes) - shares,
-        annotators=len(votes.annotators),
-        splits={name: int(found[name]) for name in names},
-        questions=questions,
-        findings=tuple(corpus.findings.values()),
-        seconds=round(float(items["seconds"].sum()), 3) if "seconds" in items else 0.0,
-        spans=spans,
-        folder=str(out),
-    )
 
 
 def _embedded(path: Path, start: float | None, end: float | None, rate: int) -> bytes:

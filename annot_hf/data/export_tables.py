@@ -17,6 +17,7 @@ from huggingface_hub import DatasetCardData
 
 from annot_hf.data.corpus import CorpusReport, VoteCorpus
 from annot_hf.data.files import CARD_MARK
+from annot_hf.data.folds import describe_splits
 from annot_hf.data.questions import Question, nearest, read_yaml
 from annot_hf.data.votes import VoteTable
 from annot_hf.models.measures import entropy
@@ -144,12 +145,8 @@ def spans_table(name: str, spans: pd.DataFrame, items: pd.DataFrame, votes: Vote
         ),
     )
     refuse(text.isna(), lambda row: f"is on item {item[row]!r}, which has no text; leave the span out")
-    named = votes.annotator_codes >= 0
-    voted = pd.MultiIndex.from_arrays(
-        [votes.items[votes.item_codes[named]], votes.annotators[votes.annotator_codes[named]]]
-    )
     refuse(
-        ~pd.MultiIndex.from_arrays([item, annotator]).isin(voted),
+        ~pd.MultiIndex.from_arrays([item, annotator]).isin(_named_pairs(votes)),
         lambda row: f"is by annotator {annotator[row]!r}, who has no vote on item {item[row]!r}; correct or add it",
     )
     places = [pd.to_numeric(spans[column], errors="coerce") for column in ("start", "end")]
@@ -177,6 +174,23 @@ def spans_table(name: str, spans: pd.DataFrame, items: pd.DataFrame, votes: Vote
         lambda row: f"repeats a span of annotator {annotator[row]!r} on item {item[row]!r}; list each span once",
     )
     return pa.table(dict(checked), SPANS)
+
+
+def spans_left_out(spans: pd.DataFrame, items: set[str], before: VoteTable, votes: VoteTable) -> np.ndarray:
+    """Which spans `(n,)` are on these items, or by raters whose votes `before` on the item are left out."""
+    if "item" not in spans or "annotator" not in spans:
+        return np.zeros(len(spans), dtype=bool)
+    pairs = pd.MultiIndex.from_frame(spans[["item", "annotator"]].astype(str))
+    lost = pairs.isin(_named_pairs(before)) & ~pairs.isin(_named_pairs(votes)) if before is not votes else False
+    return pairs.get_level_values(0).isin(items) | lost
+
+
+def _named_pairs(votes: VoteTable) -> pd.MultiIndex:
+    """The item and rater of each vote that names its rater."""
+    named = votes.annotator_codes >= 0
+    return pd.MultiIndex.from_arrays(
+        [votes.items[votes.item_codes[named]], votes.annotators[votes.annotator_codes[named]]]
+    )
 
 
 def dataset_card(
@@ -255,17 +269,9 @@ def _rater_rows(votes: VoteTable) -> list[tuple[str, str, str]]:
 
 def _split_rows(items: pd.DataFrame, votes: VoteTable, splits: Iterable[str]) -> list[tuple[str, ...]]:
     """Items, votes and speakers of each split, and how many of these speakers are in other splits too."""
-    per_item = pd.Series(np.bincount(votes.item_codes, minlength=len(votes.items)), index=votes.items)
-    speakers = items[items["speaker"].notna()].groupby("split")["speaker"].unique()
-    rows = []
-    for split in splits:
-        mine = set(speakers.get(split, ()))
-        shared = mine & set().union(*speakers.drop(split)) if mine else mine
-        given = per_item.reindex(items["item"][items["split"] == split]).sum()
-        rows.append(
-            (split, f"{(items['split'] == split).sum():,}", f"{given:,.0f}", f"{len(mine):,}", f"{len(shared):,}")
-        )
-    return rows
+    columns = ["items", "votes", "speakers", "speakers in other splits"]
+    found = describe_splits(items, votes).reindex(columns=columns, fill_value=0)
+    return [(split, *(f"{count:,}" for count in found.loc[split])) for split in splits]
 
 
 def _card_text(text: str) -> str:

@@ -45,7 +45,7 @@ def group_items(about: pd.DataFrame, items: Sequence[str], column: str = "") -> 
     if column not in rows:
         raise ValueError(
             f"The items have no column {column!r}{nearest(column, rows.columns)} to group them by; they have "
-            f"{', '.join(map(str, rows.columns))}. Folds are over items, never over raters."
+            f"{', '.join(map(str, rows.columns))}. Groups are of items, never of raters."
         )
     missing = rows["item"][rows[column].isna()]
     if len(missing):
@@ -75,17 +75,29 @@ def find_leaks(items: pd.DataFrame, columns: Sequence[str] = APART_COLUMNS) -> d
 
 
 def describe_splits(items: pd.DataFrame, votes: VoteTable) -> pd.DataFrame:
-    """One row per split (index): items, votes, raters, raters without a vote in train, and how many of each group it has."""
+    """One row per split (index): items, votes, raters, raters without a vote in train, and how many of each group it has.
+
+    Raters and groups are followed by how many of them are in other splits too.
+    """
+    # The rows of a question of which the shares are known alone are no votes.
+    votes = votes.select(questions=[one.name for one in votes.questions if not one.shares])
     split_of = items.set_index("item")["split"].reindex(votes.items).to_numpy()[votes.item_codes]
     raters = pd.Series(votes.annotator_codes).where(votes.annotator_codes >= 0)
     learned = set(raters[split_of == "train"].dropna())
     groups = [column for column in APART_COLUMNS if column in items and items[column].notna().any()]
+
+    def counted(what: str, values: pd.Series, splits: pd.Series, name: str) -> dict[str, int]:
+        own = set(values[splits == name].dropna())
+        return {what: len(own), f"{what} in other splits": len(own & set(values[splits != name]))}
+
     rows = {}
     for name, part in items.groupby("split"):
         own = set(raters[split_of == name].dropna())
-        rows[name] = {"items": len(part), "votes": int((split_of == name).sum()), "raters": len(own)}
+        rows[name] = {"items": len(part), "votes": int((split_of == name).sum())}
+        rows[name] |= counted("raters", raters, split_of, name)
         rows[name] |= {"raters without a vote in train": len(own - learned)}
-        rows[name] |= {f"{column}s": part[column].nunique() for column in groups}
+        for column in groups:
+            rows[name] |= counted(f"{column}s", items[column], items["split"], name)
     known = [name for name in SPLITS if name in rows]
     return pd.DataFrame.from_dict(rows, orient="index").loc[[*known, *sorted(set(rows) - set(known))]]
 
@@ -303,9 +315,16 @@ def draw_splits(
 
 def strata_of(probs: np.ndarray) -> np.ndarray:
     """The stratum of each item `(N,)`: its most probable label, and which third of the items by entropy, of `(N, K)`."""
-    spread = entropy(probs)
-    third = np.searchsorted(np.quantile(spread, [1 / 3, 2 / 3]), spread, side="left")
-    return 3 * probs.argmax(axis=1) + third
+    return 3 * probs.argmax(axis=1) + thirds_of(entropy(probs))
+
+
+def thirds_of(values: np.ndarray) -> np.ndarray:
+    """Which third of the known values each is in: 0, 1 or 2; -1 for NaN."""
+    known = ~np.isnan(values)
+    found = np.full(len(values), -1)
+    if known.any():
+        found[known] = np.searchsorted(np.quantile(values[known], [1 / 3, 2 / 3]), values[known], side="left")
+    return found
 
 
 def fold_marginals(targets: Targets, folds: Sequence[Fold]) -> list[np.ndarray]:

@@ -114,7 +114,7 @@ class LeWiDi(VoteCorpus):
                 f"{self.name}: no item has answers; put a file with answers beside {', '.join(self._files.values())}."
             )
         if len(tables) > 1:
-            self.note("answers that are a vote on several questions", len(answers))
+            self.note("answers that are a vote on several questions", len(answers), expected=True)
         votes = VoteTable.concat(tables)
         self._compare_soft_labels(votes)
         return votes

@@ -11,18 +11,12 @@ import numpy as np
 import pandas as pd
 
 from annot_hf.data.ballots import ITEM_FACTS, SOUNDS
-from annot_hf.data.corpus import SPLITS, Finding, VoteCorpus
+from annot_hf.data.corpus import Finding, VoteCorpus
 from annot_hf.data.files import file_sha256
-from annot_hf.data.folds import draw_splits, find_leaks
+from annot_hf.data.folds import find_leaks
 from annot_hf.data.own_votes import OwnVotes, Reading
+from annot_hf.data.splitting import SHARES, SPLIT_NAMES, draw_item_splits
 from annot_hf.data.votes import VoteTable
-from annot_hf.models.measures import entropy
-
-SPLIT_NAMES = {
-    **dict.fromkeys(("train", "training", "tr"), "train"),
-    **dict.fromkeys(("validation", "valid", "val", "dev", "development", "devel"), "validation"),
-    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
-}
 
 
 class OwnCorpus(VoteCorpus):
@@ -83,8 +77,7 @@ class OwnCorpus(VoteCorpus):
             rows["audio"] = self._clips({item: one.get("audio") or item for item, one in facts.items()})
             if any("start" in one for one in facts.values()):
                 rows |= {name: [float(one.get(name, "nan")) for one in facts.values()] for name in ("start", "end")}
-        items = pd.DataFrame(rows).astype(object)
-        return items.assign(split=self._splits(items))
+        return pd.DataFrame(rows).astype(object)
 
     def read_votes(self) -> VoteTable:
         """All votes; of repeated votes of one rater, the first."""
@@ -130,7 +123,7 @@ class OwnCorpus(VoteCorpus):
         self.note("clips without an item", sorted(set(files) - set(found)))
         return found
 
-    def _splits(self, items: pd.DataFrame) -> np.ndarray:
+    def split_of(self, items: pd.DataFrame) -> np.ndarray:
         """The split of each item: by the file, or drawn."""
         facts = self.votes.facts
         stated = pd.Series([facts[item].get("split") for item in items["item"]], dtype=object)
@@ -192,50 +185,20 @@ class OwnCorpus(VoteCorpus):
         groups: np.ndarray,
         column: str,
         rows: np.ndarray,
-        shares: Sequence[float] = (0.7, 0.15, 0.15),
+        shares: Sequence[float] = SHARES,
     ) -> np.ndarray:
-        """Splits of the chosen rows, drawn with the seed; noted with the items and the mean entropy of each."""
-        strata, spread = self._strata(items["item"])
+        """Splits of the chosen rows, drawn with the seed and noted."""
         drawn = np.full(len(items), None, dtype=object)
+        asked, chosen = self.default_questions[0], items["item"][rows]
         try:
-            part = draw_splits(groups[rows], strata[rows], shares, seed=self.seed)
+            drawn[rows], said = draw_item_splits(
+                chosen, self.read_votes(), asked, groups[rows], unit=column, shares=shares, seed=self.seed
+            )
         except ValueError as error:
             hint = "" if column == "item" else " Or pass --group item to split items freely."
             raise ValueError(f"{self.votes.path}: {error}{hint}") from None
-        drawn[rows] = np.array(SPLITS[: len(shares)], dtype=object)[part]
-        said, first = [], pd.Series([one.split()[0] for one in strata])
-        overall = first[rows].value_counts(normalize=True)
-        for name in SPLITS[: len(shares)]:
-            inside = drawn == name
-            apart = first[inside].value_counts(normalize=True).reindex(overall.index, fill_value=0) - overall
-            said.append(
-                f"{name}: {len(set(groups[inside]))} {column}s, mean disagreement {np.nanmean(spread[inside]):.2f}, "
-                f"shares of labels within {abs(apart).max():.2f}"
-            )
-        self.note(f"splits drawn by {column}, seed {self.seed}", said)
+        self.note(f"splits drawn by {column}, seed {self.seed}", said, expected=True)
         return drawn
-
-    def _strata(self, items: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-        """The stratum of each item, its first label or answer and a third of the disagreement, and the disagreement itself.
-
-        Disagreement is the entropy of the votes over its maximum, or the standard deviation of ratings.
-        """
-        votes, name = self.read_votes(), self.default_questions[0]
-        if votes.question(name).is_scale:
-            rows = votes.rows_of(name)
-            ratings = pd.Series(votes.ratings[rows]).groupby(votes.items[votes.item_codes[rows]])
-            centre, spread = ratings.mean().reindex(items).to_numpy(), ratings.std(ddof=0).reindex(items).to_numpy()
-            centre = _thirds(centre)
-        else:
-            counts = votes.counts(name, items=list(items))
-            voted = counts.any(axis=1)
-            centre, spread = np.where(voted, counts.argmax(axis=1), -1), np.full(len(items), np.nan)
-            spread[voted] = 0
-            if counts.shape[1] > 1:
-                shares = counts[voted] / counts[voted].sum(axis=1, keepdims=True)
-                spread[voted] = entropy(shares, normalised=True)
-        thirds = _thirds(spread)
-        return np.array([f"{one} {third}" for one, third in zip(centre, thirds, strict=True)], dtype=object), spread
 
 
 def _tails(name: str) -> Iterator[str]:
@@ -243,12 +206,3 @@ def _tails(name: str) -> Iterator[str]:
     parts = name.split("/")
     for start in range(len(parts)):
         yield "/".join(parts[start:])
-
-
-def _thirds(values: np.ndarray) -> np.ndarray:
-    """Which third of the known values each is in: 0, 1 or 2; -1 for NaN."""
-    known = ~np.isnan(values)
-    found = np.full(len(values), -1)
-    if known.any():
-        found[known] = np.searchsorted(np.quantile(values[known], [1 / 3, 2 / 3]), values[known], side="left")
-    return found

@@ -111,7 +111,7 @@ def plot_mean_distribution(
 def plot_votes(
     support: Sequence[str], shares: np.ndarray, sizes: Mapping[int, int], grid: Sequence[str] = ()
 ) -> Figure:
-    """Mean shares of the answers `(K,)`, as a heat map with `grid`, the names of two questions; and items by their votes."""
+    """Shares of the answers `(K,)`, as a heat map with `grid`, the names of two questions; and items by their votes."""
     shown = _largest(shares)
     figure, (left, right) = canvas(7.5, 3.0 if grid else max(2.2, 0.9 + 0.3 * len(shown)), 1, 2)
     if len(grid) == 2:
@@ -121,11 +121,24 @@ def plot_votes(
         _bars(left, shown, {"votes": (shares, DARK)})
         left.set_yticks(range(len(shown)), [short(support[k], 24) for k in shown])
         left.invert_yaxis()
-    left.set_title("mean share of the votes")
+    left.set_title("share of the votes")
     right.bar(list(sizes), list(sizes.values()), color=DARK)
     right.xaxis.get_major_locator().set_params(integer=True)
     right.grid(axis="y", color=GRID, linewidth=0.7)
     right.set(title="items by their votes", xlabel="votes of an item", ylabel="items")
+    return figure
+
+
+def plot_split_shares(support: Sequence[str], shares: Mapping[str, np.ndarray]) -> Figure:
+    """The share of each answer `(K,)` in every split."""
+    shown = _largest(sum(shares.values()))
+    figure, axis = canvas(6.4, 1.3 + 0.13 * (len(shares) + 1) * len(shown))
+    colours = (DARK, *(colour for colour, _ in _DASHES))
+    _bars(axis, shown, {f" {short(split)}": (one, colours[at % 7]) for at, (split, one) in enumerate(shares.items())})
+    axis.set_yticks(range(len(shown)), [short(support[k], 32) for k in shown])
+    axis.invert_yaxis()
+    axis.set_xlabel("share of the votes in the split")
+    legend(figure, axis, 4)
     return figure
 
 

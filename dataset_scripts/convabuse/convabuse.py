@@ -80,7 +80,7 @@ class ConvAbuse(VoteCorpus):
         )
         level = np.array(list(SEVERITIES))[flags.argmax(axis=1)]
         self._note_repeats(table[rated], level[rated])
-        self.note("severities that are a vote on a class, on a scale and on abusive", int(rated.sum()))
+        self.note("severities that are a vote on a class, on a scale and on abusive", int(rated.sum()), expected=True)
         severity = pd.Series(level[rated])
         abusive = pd.Series(np.where(severity < 0, "abusive", "not abusive"))
         by_label = {"severity_class": severity.map(SEVERITIES), "severity": severity, "abusive": abusive}

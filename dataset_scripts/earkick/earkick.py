@@ -71,7 +71,9 @@ class Earkick(VoteCorpus):
         for name in EMOTIONS:
             answers[f"{name}_class"] = table[name].map(LEVELS).fillna(table[name])
             answers[name] = table[name].map({word: str(level) for level, word in enumerate(LEVELS)}).fillna(table[name])
-        self.note("intensities that are a vote on a class and a vote on a scale", len(EMOTIONS) * len(table))
+        self.note(
+            "intensities that are a vote on a class and a vote on a scale", len(EMOTIONS) * len(table), expected=True
+        )
         tables = []
         for question in self.questions:
             value = answers[question.name]

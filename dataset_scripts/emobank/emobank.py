@@ -86,7 +86,7 @@ class EmoBank(VoteCorpus):
                     asked = next(one for one in self.questions if one.name == name)
                     tables.append(VoteTable.from_columns(asked, item=item, value=given, source=perspective))
                 twice += len(item)
-        self.note("ratings that are a vote on a scale and a vote on a class", twice)
+        self.note("ratings that are a vote on a scale and a vote on a class", twice, expected=True)
         return VoteTable.concat(tables)
 
     @cached_property

@@ -151,7 +151,7 @@ class MspPodcast(VoteCorpus):
     def _primary(self, codes: np.ndarray, words: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Lines with a primary label, and the code of each."""
         labels, free_text = _label_codes(pa.array(words, pa.string()))
-        self.note("primary labels Other with free text", int(free_text[codes].sum()))
+        self.note("primary labels Other with free text", int(free_text[codes].sum()), expected=True)
         odd = (labels < 0)[codes]
         self.note("primary labels outside the nine, left out", list(words[np.unique(codes[odd])]), votes=int(odd.sum()))
         return np.flatnonzero(~odd), labels[codes[~odd]]
@@ -175,7 +175,7 @@ class MspPodcast(VoteCorpus):
         again[chosen] = pd.Series((owner * len(LABELS) + labels)[chosen]).duplicated()
         chosen &= ~again
         told, lost, repeats = (np.bincount(owner, part, len(words))[codes] for part in (chosen & free_text, odd, again))
-        self.note("secondary labels Other with free text", int(np.count_nonzero(told)))
+        self.note("secondary labels Other with free text", int(np.count_nonzero(told)), expected=True)
         names = texts.filter(pa.array(odd)).unique().to_pylist()
         self.note("secondary words like none of the nine labels, left out", names, votes=int(lost.sum()))
         self.note("secondary words for a label that the rater gave before, one vote", int(repeats.sum()))

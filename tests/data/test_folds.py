@@ -100,7 +100,7 @@ def test_the_column_that_groups_items():
     assert group_items(ABOUT, ["a", "c"], "room")[1].tolist() == ["x", "y"]  # an item that takes no part needs none
     with pytest.raises(ValueError, match=r"no column 'conversatin' \(did you mean 'conversation'\?\)"):
         group_items(ABOUT, ["a"], "conversatin")
-    with pytest.raises(ValueError, match="never over raters"):
+    with pytest.raises(ValueError, match="never of raters"):
         group_items(ABOUT, ["a"], "annotator")
     with pytest.raises(ValueError, match="1 of 3 items have no room, for instance 'b'"):
         group_items(ABOUT, ["a", "b", "c"], "room")
@@ -234,8 +234,18 @@ def test_leaks_are_found_and_splits_described():
         "items": 2,
         "votes": 2,
         "raters": 2,
+        "raters in other splits": 1,
         "raters without a vote in train": 0,
         "speakers": 2,
+        "speakers in other splits": 1,
         "sessions": 1,
+        "sessions in other splits": 0,
     }
-    assert found.loc["test"].tolist() == [2, 2, 2, 1, 1, 1]
+    assert found.loc["test"].tolist() == [2, 2, 2, 1, 1, 1, 1, 1, 0]
+
+
+def test_shares_of_an_unknown_number_are_no_votes_of_a_split():
+    items = pd.DataFrame({"item": ["a", "b"], "split": ["train", "test"]})
+    asked = Question.category("mood", ["x", "y"], shares=True)
+    votes = VoteTable.from_shares(asked, ["a", "b"], np.array([[0.3, 0.7], [1, 0]]))
+    assert describe_splits(items, votes)[["items", "votes", "raters"]].to_numpy().tolist() == [[1, 0, 0], [1, 0, 0]]

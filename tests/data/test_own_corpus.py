@@ -9,6 +9,7 @@ import soundfile
 from hypothesis import given, strategies as st
 from test_own_votes import TITLES
 
+from annot_hf.data.corpus import check_items
 from annot_hf.data.export import export_corpus, read_export
 from annot_hf.data.folds import draw_splits
 from annot_hf.data.own_corpus import OwnCorpus
@@ -46,9 +47,12 @@ def corpus_of(path, audio=None, seed=0, allow_leak=False, **options):
     return OwnCorpus(read_own_votes(path, reading), audio, reading=reading, seed=seed, allow_leak=allow_leak)
 
 
+def items_of(corpus):
+    return check_items(corpus, corpus.read_items())
+
+
 def splits_of(corpus):
-    items = corpus.read_items()
-    return dict(zip(items["item"], items["split"], strict=True))
+    return items_of(corpus).set_index("item")["split"].to_dict()
 
 
 @given(
@@ -86,7 +90,7 @@ def test_too_few_groups_are_refused(tmp_path):
 
 def test_drawn_splits_keep_speakers_apart_and_are_reported(tmp_path):
     corpus = corpus_of(table(tmp_path / "votes.csv", rows()))
-    items = corpus.read_items()
+    items = items_of(corpus)
     assert (items.groupby("speaker")["split"].nunique() == 1).all() and items["split"].nunique() == 3
     (said,) = (found for reason, found in corpus.findings.items() if reason == "splits drawn by speaker, seed 0")
     assert [text.split(":")[0] for text in said.examples] == ["train", "validation", "test"]
@@ -98,7 +102,7 @@ def test_drawn_splits_keep_speakers_apart_and_are_reported(tmp_path):
 
 def test_equal_texts_are_in_one_split(tmp_path):
     path = table(tmp_path / "votes.csv", [{**row, "text": f"words {int(row['item'][1:]) % 5}"} for row in rows()])
-    items = corpus_of(path, group="item").read_items()
+    items = items_of(corpus_of(path, group="item"))
     assert (items.groupby("text")["split"].nunique() == 1).all()
 
 
@@ -112,7 +116,7 @@ def test_the_users_splits_are_kept_under_other_names(tmp_path):
 
 def test_validation_is_taken_from_train_where_the_user_has_none(tmp_path):
     path = table(tmp_path / "votes.csv", rows(speakers=10, part=lambda n: "test" if n % 10 > 7 else "train"))
-    items = corpus_of(path, split="part").read_items()
+    items = items_of(corpus_of(path, split="part"))
     assert (items.groupby("speaker")["split"].nunique() == 1).all()
     assert set(items["split"][items["speaker"].isin(["s8", "s9"])]) == {"test"}
     assert set(items["split"][~items["speaker"].isin(["s8", "s9"])]) == {"train", "validation"}

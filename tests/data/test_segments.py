@@ -11,7 +11,7 @@ import soundfile
 from datasets import Audio, load_dataset
 
 from annot_hf.data.audio import AudioLimits, audio_info, load_audio, wav_bytes
-from annot_hf.data.corpus import VoteCorpus
+from annot_hf.data.corpus import VoteCorpus, check_items
 from annot_hf.data.export import export_corpus, item_audio, read_export
 from annot_hf.data.own_corpus import OwnCorpus
 from annot_hf.data.own_votes import Reading, read_own_votes
@@ -221,12 +221,13 @@ def test_clips_are_not_divided_among_splits_unless_it_is_asked_for(tmp_path):
     for fact in votes.facts.values():
         fact["split"] = "train" if fact["start"] == "0.00" else "test"
     with pytest.raises(ValueError, match=r"3 clips are in several splits, such as 'a\.wav'; move each .* --allow-leak"):
-        OwnCorpus(votes, clips).read_items()
-    assert len(OwnCorpus(votes, clips, allow_leak=True).read_items()) == 7
+        check_items(corpus := OwnCorpus(votes, clips), corpus.read_items())
+    corpus = OwnCorpus(votes, clips, allow_leak=True)
+    assert len(check_items(corpus, corpus.read_items())) == 7
     for fact in votes.facts.values():
         del fact["split"]
     freely = OwnCorpus(votes, clips, reading=Reading(group="item"))
-    freely.read_items()
+    check_items(freely, freely.read_items())
     assert "splits drawn by item, seed 0" in freely.findings
 
 

@@ -142,7 +142,7 @@ def test_spans_on_items_left_out_are_counted(root):
         export(root)
     report, back, findings = export(root, missing_text="drop")
     assert findings["items without text"].votes == 4 and report.votes == 16 - 4
-    assert len(back.spans) == 2 and findings["spans on items that are left out"].count == 1
+    assert len(back.spans) == 2 and findings["spans on items or by raters that are left out"].count == 1
     with pytest.raises(
         ValueError, match="span row 2 is on item '03bSnISJMiM_1', which has no text; leave the span out"
     ):
