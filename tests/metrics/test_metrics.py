@@ -19,16 +19,19 @@ import yaml
 from hub_stub import serve
 from scipy.spatial.distance import jensenshannon
 
+from annot_hf.evaluation.agreement import krippendorff_alpha
 from annot_hf.models import measures
 
 ROOT = pathlib.Path(__file__).parents[2]
-FOLDERS = sorted(path.parent for path in ROOT.glob("metrics/*/measures.py"))
+FOLDERS = sorted(path.parent for path in ROOT.glob("metrics/*/README.md"))
 
 
 def example(folder: pathlib.Path) -> dict:
     """Two items or pairs, as the metric takes them."""
     if folder.name == "ccc":
         return {"predictions": [0.1, 0.4, 0.9], "references": [0.2, 0.3, 1.0]}
+    if folder.name == "krippendorff_alpha":
+        return {"votes": [[1, 1, None], [2, 2, 2], [1, 2, None]]}
     rows = {"predictions": [[0.6, 0.2, 0.1, 0.1], [0.5, 0.5, 0, 0]], "references": [[1, 0, 0, 0], [0.5, 0.5, 0, 0]]}
     return rows | ({"speakers": ["s1", "s2"]} if folder.name == "pauar" else {})
 
@@ -87,7 +90,7 @@ def folder(request):
 
 
 def test_there_is_a_folder_for_every_metric():
-    assert {folder.name for folder in FOLDERS} == {*ORACLES, "ccc", "pauar"}
+    assert {folder.name for folder in FOLDERS} == {*ORACLES, "ccc", "pauar", "krippendorff_alpha"}
     assert {path.name for path in (ROOT / "metrics").iterdir() if path.is_dir()} == {f.name for f in FOLDERS}
 
 
@@ -96,8 +99,11 @@ def test_the_folder_is_a_space_and_the_formula_stands_once(folder):
     assert front["sdk"] == "gradio" and front["app_file"] == "app.py" and front["tags"] == ["evaluate", "metric"]
     assert front["python_version"] == "3.11"
     assert len(front["title"]) > 2 and len(front["description"]) > 20
-    links = {"measures.py": "../../annot_hf/models/measures.py", "app.py": "../app.py"}
-    links |= {} if folder.name == "ccc" else {"distribution_metric.py": "../distribution_metric.py"}
+    links = {"app.py": "../app.py"}
+    if folder.name != "krippendorff_alpha":
+        links |= {"measures.py": "../../annot_hf/models/measures.py"}
+    if folder.name not in ("ccc", "krippendorff_alpha"):
+        links |= {"distribution_metric.py": "../distribution_metric.py"}
     for name, target in links.items():
         assert os.readlink(folder / name) == target and (folder / name).is_file()
     assert "evaluate" in (folder / "requirements.txt").read_text()
@@ -151,6 +157,32 @@ def test_options_out_of_range_are_refused(name, options, words):
     metric = evaluate.load(str(ROOT / "metrics" / name), experiment_id=words)
     with pytest.raises(ValueError, match=words):
         metric.compute(predictions=[[0.5, 0.5]], references=[[0.5, 0.5]], **options)
+
+
+@pytest.mark.parametrize("level", ["nominal", "ordinal", "interval", "ratio"])
+def test_alpha_equals_ours(level):
+    votes = np.random.default_rng(3).integers(1, 5, (30, 4)).astype(float)
+    votes[np.random.default_rng(4).random((30, 4)) < 0.3] = np.nan
+    counts = np.stack([(votes == value).sum(1) for value in range(1, 5)], axis=1)
+    found = evaluate.load(str(ROOT / "metrics" / "krippendorff_alpha"), experiment_id=level).compute(
+        votes=[[None if np.isnan(vote) else vote for vote in row] for row in votes], level=level
+    )
+    expected = krippendorff_alpha(counts, level=level, values=np.arange(1, 5))
+    assert found["krippendorff_alpha"] == pytest.approx(expected, abs=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("votes", "options", "words"),
+    [
+        ([[1, 1], [1, None]], {}, "no two different values"),
+        ([[1, 2]], {"level": "metric"}, "level is 'metric'; use one of nominal"),
+        ([[1, 2], [float("inf"), 1]], {}, "row 1 holds infinity"),
+    ],
+)
+def test_alpha_that_cannot_be(votes, options, words):
+    metric = evaluate.load(str(ROOT / "metrics" / "krippendorff_alpha"), experiment_id=words)
+    with pytest.raises(ValueError, match=words):
+        metric.compute(votes=votes, **options)
 
 
 def test_answers_of_raters_are_checked():
@@ -264,9 +296,10 @@ def test_other_bad_input_is_refused():
 def test_nothing_has_no_metric(folder):
     metric = evaluate.load(str(folder), experiment_id="nothing")
     with pytest.raises(ValueError, match="non-empty|no entries"):
-        metric.compute(predictions=[], references=[], **({"speakers": []} if folder.name == "pauar" else {}))
+        metric.compute(**{name: [] for name in example(folder)})
 
 
+@pytest.mark.parametrize("folder", [one for one in FOLDERS if "predictions" in example(one)], ids=lambda one: one.name)
 def test_frames_and_series_need_the_same_names(folder):
     metric = evaluate.load(str(folder), experiment_id="names")
     given = example(folder)
@@ -287,6 +320,7 @@ def test_app_answers_and_explains(folder):
     answer = app.compute(pd.DataFrame(app.EXAMPLE, columns=app.names))
     assert answer.startswith(f"{{'{folder.name}': ")
     bad = {"ccc": [[float("inf"), 1.0]], "lewidi_rater_error": [["[NaN]", "[1]"]], "pauar": [["[0.1]", "[0.5]", "s"]]}
+    bad["krippendorff_alpha"] = [["[1, Infinity]"]]
     with pytest.raises(app.gr.Error, match="row 0"):
         app.compute(pd.DataFrame(bad.get(folder.name, [["[0.1, 0.2]", "[0.5, 0.5]"]]), columns=app.names))
 
@@ -331,7 +365,7 @@ def test_modules_load_from_a_space_with_only_evaluate_and_numpy(tmp_path):
 
         run(upload, *map(str, FOLDERS))
         for folder in FOLDERS:
-            assert spaces[f"spaces/me/{folder.name}"]["measures.py"] == (folder / "measures.py").read_bytes()
+            assert spaces[f"spaces/me/{folder.name}"]["app.py"] == (folder / "app.py").read_bytes()
         places = [(str(folder), example(folder)) for folder in FOLDERS]
         places += [(f"me/{folder.name}", example(folder)) for folder in FOLDERS]
         results = json.loads(run(BARE, json.dumps(places)))
