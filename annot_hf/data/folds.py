@@ -4,6 +4,7 @@ import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -184,9 +185,10 @@ def read_folds(path: str | os.PathLike[str]) -> pd.DataFrame:
     Raises:
         ValueError: The file cannot be read, an item is twice in a fold, or a part is none; the row is named.
     """
-    with open(path, encoding="utf-8-sig") as lines:
-        parted = "part" in lines.readline().strip().split(",")
-    table = csv_frame(path, ["item", "fold", *(["part"] if parted else [])], further=True)
+    if not Path(path).is_file():
+        raise ValueError(f"There is no file {path}; give a CSV file with columns item and fold, or a number of folds.")
+    table = csv_frame(path, ["item", "fold"], further=True)
+    parted = "part" in table
     table = table.assign(part=table["part"] if parted else "")
     tested = table["part"].isin(["", "test"])
     for bad, rule in (

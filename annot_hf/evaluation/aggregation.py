@@ -1,6 +1,5 @@
 """Labels from votes by the methods of crowd-kit and cleanlab, and how far each moves them from the majority and the shares."""
 
-import importlib
 from typing import Any
 
 import numpy as np
@@ -9,6 +8,7 @@ import pandas as pd
 from annot_hf.data.predictions import Predictions
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.resampling import Resamples, with_interval
+from annot_hf.models.extras import needs
 from annot_hf.models.measures import jsd
 
 MAJORITY, CROWDLAB = "majority", "CROWDLAB"
@@ -36,8 +36,8 @@ def aggregate(
     probabilities of 1.
 
     Raises:
-        ValueError: The question is no category question of one answer, no rater is named, or predictions are missing.
-        ImportError: The library is not installed; the extra `agree` has it.
+        ValueError: The question is no category question of one answer, no rater is named, predictions are missing, or the
+            library is not installed; the extra `agree` has it.
     """
     asked, rows = votes.question(question), votes.rows_of(question)
     if asked.is_scale or asked.multiple:
@@ -65,19 +65,10 @@ def aggregate(
         options["n_iter"] = max(10, min(options["n_iter"], _ITERATED_VOTES // len(table)))
     if method == "GLAD" and len(table) > _MOST_GLAD:
         raise ValueError(f"GLAD would take hours for {len(table):,} votes; give {_MOST_GLAD:,} or fewer.")
-    model = getattr(_aggregator("crowdkit.aggregation"), _CLASSES[method])(**options)
+    model = getattr(needs("crowdkit.aggregation", "agree", f"{method} needs"), _CLASSES[method])(**options)
     found = model.fit_predict_proba(table).reindex(columns=range(width), fill_value=0.0).sort_index()
     probs = found.to_numpy(np.float64)
     return probs / probs.sum(axis=1, keepdims=True), found.index.to_numpy()
-
-
-def _aggregator(name: str) -> Any:
-    try:
-        return importlib.import_module(name)
-    except ImportError as error:
-        raise ImportError(
-            f"{name.partition('.')[0]} is not installed; pip install 'annot-hf[agree]' has it."
-        ) from error
 
 
 def _crowdlab(
@@ -107,7 +98,7 @@ def _crowdlab(
     wide = table.pivot(index="task", columns="worker", values="label")
     probs = predictions.probs[place[wide.index]]
     options = {"verbose": False, "return_detailed_quality": False, "return_annotator_stats": False}
-    found = _aggregator("cleanlab.multiannotator").get_label_quality_multiannotator(
+    found = needs("cleanlab.multiannotator", "agree", "CROWDLAB needs").get_label_quality_multiannotator(
         wide.reset_index(drop=True), probs / probs.sum(axis=1, keepdims=True), **options
     )
     chosen = found["label_quality"]["consensus_label"].to_numpy(np.int64)

@@ -82,6 +82,24 @@ class AgreementStudy:
         }
 
 
+def about_items(
+    votes: VoteTable, items: pd.DataFrame, n_resamples: int = 1000, seed: int = 0
+) -> tuple[pd.DataFrame, Resamples]:
+    """The rows of `items` in the order of `votes.items`, and resamples of them: of their speakers if all are known.
+
+    Raises:
+        ValueError: An item has votes and no row.
+    """
+    about = items.set_index(items["item"].astype(str)).reindex(votes.items.astype(str))
+    if about["item"].isna().any():
+        raise ValueError(
+            f"Item {votes.items[about['item'].isna().argmax()]!r} has votes and no row in the items; add one."
+        )
+    speakers = about["speaker"] if "speaker" in about and about["speaker"].notna().all() else None
+    clusters = None if speakers is None or speakers.nunique() < 2 else speakers.to_numpy(dtype=object)
+    return about, Resamples(clusters, n_resamples, seed)
+
+
 def study_agreement(
     votes: VoteTable,
     items: pd.DataFrame,
@@ -107,18 +125,13 @@ def study_agreement(
     Raises:
         ValueError: A column is not there, or an item has no row.
     """
-    about = items.set_index(items["item"].astype(str)).reindex(votes.items.astype(str))
+    about, resamples = about_items(votes, items, n_resamples, seed)
     missing = [name for name in groups if name not in about]
     if missing:
         raise ValueError(f"Items have no column {missing[0]!r}; the columns are {', '.join(items.columns)}.")
-    if about["item"].isna().any():
-        raise ValueError(
-            f"Item {votes.items[about['item'].isna().argmax()]!r} has votes and no row in the items; add one."
-        )
-    speakers = about["speaker"] if "speaker" in about and about["speaker"].notna().all() else None
-    clusters = None if speakers is None or speakers.nunique() < 2 else speakers.to_numpy(dtype=object)
-    resamples = Resamples(clusters, n_resamples, seed)
-    found = [agreement(votes, question.name, resamples=resamples) for question in votes.questions]
+    # Shares of an unknown number of votes have no agreement.
+    asked = [question.name for question in votes.questions if not question.shares]
+    found = [agreement(votes, name, resamples=resamples) for name in asked]
     large = [one for one in found if one.pairable_items >= FEWEST_PAIRABLE]
     differences = {}
     for one, other in combinations(large, 2):
@@ -133,7 +146,7 @@ def study_agreement(
         if not votes.question(one.question).multiple:
             columns = groups or _grouping(about)
             studied[one.question] = _study(votes, one, about, columns, predictions, resamples)
-    return AgreementStudy(found, differences, studied, "items" if clusters is None else "speakers")
+    return AgreementStudy(found, differences, studied, "items" if resamples.clusters is None else "speakers")
 
 
 def _grouping(about: pd.DataFrame) -> list[str]:
@@ -177,7 +190,7 @@ def _study(
     for method in METHODS:
         try:
             labelled[method] = aggregate(own, name, method, predictions=predictions)
-        except (ValueError, ImportError) as error:
+        except ValueError as error:
             not_run[method] = str(error)
     return QuestionStudy(
         entropies=entropy(shares, normalised=True),

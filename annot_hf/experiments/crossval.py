@@ -104,6 +104,8 @@ def crossval(
     given = None if file is None else read_folds(file)
     if given is not None:
         folds = given["fold"].nunique()
+        if stratify:
+            raise ValueError(f"stratify is for folds that are drawn, and {file} names them; leave one of the two out.")
     check_division(folds, repeats, validation)
     if test_folds is not None and (not 1 <= test_folds <= folds or (test_folds < folds and repeats > 1)):
         raise ValueError(

@@ -5,6 +5,7 @@ from pathlib import Path
 from annot_hf.data.export import read_export, read_export_facts, write_card
 from annot_hf.data.files import is_own_card
 from annot_hf.evaluation.agreement import agreement
+from annot_hf.evaluation.agreement_study import about_items
 from annot_hf.evaluation.resampling import Interval
 
 
@@ -23,9 +24,10 @@ def write_dataset_card(corpus_folder: str | Path) -> Path:
     facts, path = read_export_facts(folder), folder / "README.md"
     if path.is_file() and not is_own_card(path):
         return path
-    votes, rows = read_export(folder).votes, []
+    corpus, rows = read_export(folder), []
+    votes, (_, resamples) = corpus.votes, about_items(corpus.votes, corpus.items)
     for name in (question.name for question in votes.questions if not question.shares):
-        found = agreement(votes, name)
+        found = agreement(votes, name, resamples=resamples)
         numbers = (found.alpha, found.pairwise, found.cohen_kappa)
         rows.append((name, f"{found.pairable_items:,}", *(_with_interval(number) for number in numbers)))
     return write_card(folder, facts, agreed=rows)

@@ -11,8 +11,9 @@ from typing import Any
 
 from accelerate import PartialState
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi, constants, is_offline_mode
-from huggingface_hub.errors import HfHubHTTPError, HTTPError, LocalTokenNotFoundError
+from huggingface_hub.errors import HfHubHTTPError, HFValidationError, HTTPError, LocalTokenNotFoundError
 from huggingface_hub.hf_api import RepoFile
+from huggingface_hub.utils import validate_repo_id
 
 from annot_hf import __version__
 from annot_hf.hub.cards import write_model_card
@@ -109,6 +110,10 @@ def publish(
     folder = Path(folder)
     if report is not None or ("corpus" in read_facts(folder) and not (folder / "README.md").exists()):
         write_model_card(folder, report)
+    try:
+        validate_repo_id(repository)
+    except HFValidationError as error:
+        raise ValueError(f"{repository!r} is no id of a repository ({error}); give one such as me/mine.") from error
     with tempfile.TemporaryDirectory() as scratch:
         contents = gather(folder, kind, Path(scratch), keep_raters=keep_raters, license=license)
         _check_module(contents, repository)
@@ -117,6 +122,10 @@ def publish(
         if dry_run:
             return Published(**about, unchanged=(), removed=())
         repository = open_repository(repository, contents.kind, private=private, sdk=contents.sdk)
+        place = _REPO_TYPES.get(contents.kind, contents.kind)
+        if not private and HfApi().repo_info(repository, repo_type=place).private:
+            stays = f"{repository} was there before and stays private; its settings on the Hub make it public"
+            about["notes"] = (*contents.notes, stays)
         return _upload(contents, repository, branch, about)
 
 

@@ -325,3 +325,16 @@ def test_heads_of_raters_need_names_before_anything_is_trained(bert_folder, tmp_
     with pytest.raises(ValueError, match="System 'Davani' has a head for every rater.*severity name none.*--without"):
         crossval(plan, tmp_path / "export", tmp_path / "out", words, **SMALL)
     assert not list((tmp_path / "out").glob("*/*/*/model"))
+
+
+def test_folds_of_a_file_are_not_stratified_and_must_be_there(recipe, chats, tmp_path, trained):
+    path = tmp_path / "folds.csv"
+    path.write_text('"item","fold","part"\nt00,a,train\n')
+    with pytest.raises(ValueError, match="There is no file .*no.csv; give a CSV file with columns item and fold"):
+        crossval(recipe, chats, tmp_path / "out", folds=tmp_path / "no.csv")
+    with pytest.raises(ValueError, match="names fewer than two folds"):
+        crossval(recipe, chats, tmp_path / "out", folds=path)
+    path.write_text("item,fold\nt00,a\nt04,b\n")
+    with pytest.raises(ValueError, match="stratify is for folds that are drawn"):
+        crossval(recipe, chats, tmp_path / "out", folds=path, stratify=True)
+    assert not trained

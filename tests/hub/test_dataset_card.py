@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -11,6 +12,7 @@ from markdown_it import MarkdownIt
 
 from annot_hf import Question, VoteCorpus, VoteTable, agreement, export_corpus, read_export
 from annot_hf.data.files import CARD_MARK
+from annot_hf.evaluation.agreement_study import study_agreement
 from annot_hf.hub.corpus_card import write_dataset_card
 
 HOSTILE = "a|b <script>alert(1)</script> `x` [y](http://z)\n---\nlicense: mit\n# *"
@@ -98,3 +100,25 @@ def test_a_card_that_a_person_wrote_is_kept(corpus, tmp_path):
     assert (folder / "README.md").read_text() == mine
     with pytest.raises(ValueError, match="is not an exported corpus"):
         write_dataset_card(tmp_path)
+
+
+def test_the_card_and_the_command_have_one_interval(mingled):
+    rows = study_agreement(read_export(mingled).votes, read_export(mingled).items, details=False).found
+    alpha = rows[0].alpha
+    shown = f"{alpha.value:.3f}" + ("" if alpha.low is None else f" ({alpha.low:.3f} to {alpha.high:.3f})")
+    assert f"| {shown} |" in (mingled / "README.md").read_text()
+
+
+def test_cards_name_extras_that_exist():
+    root = Path(__file__).parents[2]
+    extras = re.search(r"extras = \{(.*?)\n\}", (root / "setup.py").read_text(), re.DOTALL)[1]
+    known = {*re.findall(r'^    "(\w+)":', extras, re.MULTILINE), "dev"}
+    pages = [*root.glob("annot_hf/**/*.py"), *root.glob("annot_hf/templates/**/*"), *root.glob("docs/*.md")]
+    named = {
+        one
+        for path in [*pages, root / "README.md"]
+        if path.is_file()
+        for found in re.findall(r"annot-hf\[([\w,]+)\]", path.read_text(encoding="utf-8"))
+        for one in found.split(",")
+    }
+    assert named and named <= known
