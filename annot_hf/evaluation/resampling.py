@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from scipy import sparse
-from scipy.stats import norm, t
+from scipy.special import ndtri, stdtrit
 
 from annot_hf.models.measures import ccc_of, moments, pearson_of
 
@@ -299,7 +299,7 @@ def crossed_draws(
         kept = between * len(raters) / (len(raters) - 1) - within
         if between > 0 and kept > 0:
             # Few raters tell little of the variance between raters: Student's distribution is wider than the normal one.
-            wider = t.ppf(TAILS[1], len(raters) - 1) / norm.ppf(TAILS[1])
+            wider = stdtrit(len(raters) - 1, TAILS[1]) / ndtri(TAILS[1])
             found[name] = found[name] + wider * np.sqrt(kept / between) * (moved[name] - moved[name][0])
     return found
 
