@@ -15,7 +15,7 @@ from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.evaluate import evaluate
 from annot_hf.evaluation.speakers import weakest_subset
 from annot_hf.models.measures import entropy
-from annot_hf.report.opening import comparison_verdict
+from annot_hf.report.opening import big_numbers, comparison_verdict
 from annot_hf.report.pages import write_tables
 from annot_hf.report.report import build_comparison, build_report
 from annot_hf.report.tables import Cell, Table
@@ -104,6 +104,14 @@ def test_three_numbers_are_those_of_the_evaluation(tmp_path, emotion_run, grid_r
     assert len(report.opening.examples[0].grids) == 2 and report.opening.axes == ("activation", "valence")
 
 
+def test_another_number_stands_for_one_that_is_not_known(emotion_run):
+    _, targets, predictions, _ = emotion_run
+    few = targets.items[:9]
+    found = evaluate(predictions.select(few), targets.select(few), n_resamples=0)
+    titles = ["Gap closed", "Worth in raters", "Accuracy"]
+    assert found.equivalence is not None and [one.title for one in big_numbers(found, "item")] == titles
+
+
 @pytest.mark.usefixtures("unrendered")
 def test_the_most_divided_items_are_shown(tmp_path):
     labels = tuple("abcdefgh")
@@ -155,7 +163,12 @@ def test_the_verdict_on_runs_names_losers_first(emotion_run):
         "“good” is no better than “same” (+0.0, 0.0 to 0.0 points of the gap to a perfect forecast), as far as these 12 "
         "speakers show."
     )
-    assert verdict_of(emotion_run, {"good": good, "flat": flat}, 0).endswith(" points), without an interval.")
+    told = verdict_of(emotion_run, {"good": good, "turned": turned, "flat": flat}, 0)
+    assert told.startswith(
+        "Without intervals, nothing can be concluded: the average of all votes forecasts people's votes "
+    )
+    assert "better than “turned” (gap closed: −" in told and "; “good” cannot be told apart from “turned” (+" in told
+    assert " points of the gap to a perfect forecast) or “flat” (+" in told and told.endswith(").")
 
 
 @pytest.mark.usefixtures("unrendered")
