@@ -17,7 +17,7 @@ from annot_hf.evaluation.rater_evidence import FEWEST_VOTES
 from annot_hf.evaluation.scoring import ITEM_MEASURES
 from annot_hf.report.figures import BLUE, DARK, GREEN, GRID, ORANGE, VERMILION, canvas, draw_interval, legend, short
 from annot_hf.report.pages import Section, write_study
-from annot_hf.report.tables import ARROWS, Cell, Table, agreement_table, number, say, value_cell, worded
+from annot_hf.report.tables import ARROWS, Cell, Table, agreement_table, counted, number, say, value_cell, worded
 
 # Rows of the lists of raters and of items that the page shows; the tables beside it have all.
 _SHOWN = 15
@@ -210,7 +210,7 @@ def plot_evidence(judged: pd.DataFrame) -> Figure:
             axis.plot(place[rows], order["information"][rows], marker, color=colour, markersize=3.5, label=label)
     axis.axhline(0, color=DARK, linewidth=0.8)
     scale = "correlation with the rest" if "ccc" in judged else "information on others' votes (nats)"
-    axis.set(xlabel=f"{len(order):,} raters, least informative first", ylabel=scale)
+    axis.set(xlabel=f"{counted(len(order), 'rater')}, least informative first", ylabel=scale)
     legend(figure, axis, 2, grid="y")
     return figure
 

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -286,3 +287,14 @@ def test_a_dot_for_each_rater_on_the_side_of_the_better():
     with pages._style():
         figure = plots.plot_raters(table, {"ccc_x": "CCC, x"}, "lower")
     assert figure.axes[0].get_title() == "CCC, x\nown head better for 1 of 3"
+
+
+def test_one_of_a_kind_has_no_plural(tmp_path, emotion_run):
+    _, targets, predictions, _ = emotion_run
+    one = targets.items[:1]
+    part = replace(predictions.select(one), meta={})
+    report = build_report(part, targets.select(one), tmp_path, title="t", n_resamples=0)
+    page = report.files["markdown"].read_text(encoding="utf-8")
+    # "less than 1 raters" is no count
+    wrong = re.findall(r"(?<![\d.,])(?<!&lt; )(?<!< )1 (?:item|speaker|rater|vote|answer)s\b", page)
+    assert not wrong, wrong
