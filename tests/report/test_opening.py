@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from annot_hf.data.predictions import Predictions
 from annot_hf.data.questions import Question
@@ -15,6 +16,7 @@ from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.evaluate import evaluate
 from annot_hf.evaluation.speakers import weakest_subset
 from annot_hf.models.measures import entropy
+from annot_hf.report import pages
 from annot_hf.report.opening import big_numbers, comparison_verdict
 from annot_hf.report.pages import write_tables
 from annot_hf.report.report import build_comparison, build_report
@@ -212,9 +214,9 @@ def test_tables_sort_in_a_browser(tmp_path):
     wide = [(Cell("x"), *(Cell("123456789", "[123456, 1234567]"),) * 12)]
     heads = ("Name", *(f"{k} wide" for k in range(12)))
     tables = [Table("Scores", ("Name", "Gap", "Items"), cells), Table("Wide", heads, wide)]
-    path = write_tables(
-        tmp_path / "x.md", title="t", summary="s", tables=tables, notes=["n" * 300], details={"k": "v" * 300}
-    )
+    texts = {"title": "t", "summary": "s", "notes": ["n" * 300], "details": {"k": "v" * 300}}
+    Figure((9, 1)).savefig(tmp_path / "x.png", dpi=pages.DPI)
+    path = write_tables(tmp_path / "x.md", tables=tables, figure=("x.png", "A plot."), **texts)
     with playwright.sync_playwright() as play:
         browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page(viewport={"width": 390, "height": 844})
@@ -238,7 +240,16 @@ def test_tables_sort_in_a_browser(tmp_path):
         assert names("Name") == (["b", "a10", "a9", "C"], ["none"] * 3)
         page.locator("summary").nth(1).press("Enter")
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, "the page scrolls sideways on a phone"
-        assert page.locator(".scroll").nth(1).evaluate("box => box.scrollWidth > box.clientWidth")
+        # a wide table scrolls by itself, and so does a wide figure, which says so
+        assert page.locator(".scroll").nth(2).evaluate("box => box.scrollWidth > box.clientWidth")
+        plot = page.locator("figure.wide")
+        assert plot.locator("img").evaluate("one => one.clientWidth") == 704
+        assert plot.locator(".scroll").evaluate("box => box.scrollWidth - box.clientWidth + 366") == 704 + 48
+        hint = "one => getComputedStyle(one, '::before').content"
+        assert "Scroll the plot sideways" in plot.locator("figcaption").evaluate(hint)
+        page.set_viewport_size({"width": 1280, "height": 844})
+        assert plot.locator("figcaption").evaluate(hint) == "none"
+        assert plot.locator(".scroll").evaluate("box => box.scrollWidth == box.clientWidth")
         page.evaluate("dispatchEvent(new Event('beforeprint'))")
         assert page.locator("details:not([open])").count() == 0
         page.evaluate("dispatchEvent(new Event('afterprint'))")
