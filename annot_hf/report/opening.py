@@ -236,7 +236,7 @@ def _sentence(clauses: Sequence[tuple[str, str]], found: Evaluation, noun: str) 
 def big_numbers(found: Evaluation, noun: str) -> tuple[BigNumber, ...]:
     """How much of the gap is closed, how many raters the leading system is worth, and where it fails, as far as known.
 
-    Where one of the latter two is not known, another is the lowest CCC of a scale, or the accuracy.
+    If one of the latter two is not known, the lowest CCC of a scale or the accuracy is there instead.
     """
     first, numbers = leader(found), []
     others = [name for name in found.systems if name != first]
