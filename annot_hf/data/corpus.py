@@ -93,7 +93,7 @@ class VoteCorpus:
 
     Attributes:
         name: Short name, also of the exported dataset.
-        version: Version of the upstream release, or of the reader.
+        version: Version of the upstream release, or of the reader; empty if there is no release, as of a user's own file.
         license: Licence identifier of the Hub (`odbl`, `cc-by-4.0`, `other`, ...).
         citation: How to cite the corpus.
         homepage: Where it is described.

@@ -229,11 +229,15 @@ def dataset_card(
         asked.append((question["name"], answers, question["prompt"]))
     text = read_yaml(CARD.read_text(encoding="utf-8"), str(CARD))
     where = "inside" if facts["embedded_audio"] else "local" if "audio" in features["items"] else "outside"
-    texts = {key: _card_text(facts[key]) for key in ("name", "version", "license", "access", "citation")}
+    texts = {key: _card_text(facts[key]) for key in ("license", "access", "citation")}
+    origin = text["upstream" if facts["version"] else "own"]
+    raters = text["raters"]["salted" if facts.get("salted") else "plain"].format_map(origin)
     values = {
         "metadata": metadata.to_yaml().strip(),
         "mark": CARD_MARK,
-        "audio": text["audio"][where] if heard else text["audio"]["none"],
+        "name": _card_text(f"{facts['name']} {facts['version']}"),
+        "source": origin["source"],
+        "audio": text["audio"][where if heard else "none"].format_map(origin),
         "configs": ", ".join(f'"{config}"' for config in features),
         "further": "".join(text[config] for config in features if config in text),
         "questions": _card_table("| question | answers | asked |\n|---|---|---|", asked),
@@ -251,7 +255,7 @@ def dataset_card(
             _split_rows(items, votes, facts["report"]["splits"]),
         ),
         "shareable": text["shareable"][facts.get("shareable") or "unsaid"],
-        "raters": text["raters"]["salted" if facts.get("salted") else "upstream"] if len(votes.annotators) else "",
+        "raters": raters if len(votes.annotators) else "",
         "homepage": facts["homepage"] or "not stated",
     }
     texts |= {key: texts[key] or "Not stated." for key in ("access", "citation")}

@@ -34,6 +34,7 @@ class OwnCorpus(VoteCorpus):
         ValueError: Clips or texts are not known, or two files of the folder may be the clip of one item.
     """
 
+    version = ""
     access = "Read from a table or an export of the user; ask its owner what may be passed on."
 
     def __init__(

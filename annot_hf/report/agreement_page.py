@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +17,13 @@ from annot_hf.evaluation.rater_evidence import FEWEST_VOTES
 from annot_hf.evaluation.scoring import ITEM_MEASURES
 from annot_hf.report.figures import BLUE, DARK, GREEN, GRID, ORANGE, VERMILION, canvas, draw_interval, legend, short
 from annot_hf.report.pages import Section, write_study
-from annot_hf.report.tables import ARROWS, Cell, Table, agreement_table, number, say, value_cell, worded
+from annot_hf.report.tables import ARROWS, Cell, Table, agreement_table, counted, number, say, value_cell, worded
 
 # Rows of the lists of raters and of items that the page shows; the tables beside it have all.
 _SHOWN = 15
 _SERIES = ((BLUE, "o"), (ORANGE, "D"), (GREEN, "s"), (VERMILION, "^"), (DARK, "v"))
+# A line per question, however many: the colours again, with other dashes.
+_LINES = tuple((colour, dashes) for dashes, (colour, _) in product(("-", "--", ":", "-."), _SERIES))
 
 
 def study_tables(found: AgreementStudy) -> list[Table]:
@@ -173,9 +176,10 @@ def plot_agreements(found: Sequence[Agreement]) -> Figure:
 def plot_entropies(entropies: Mapping[str, np.ndarray]) -> Figure:
     """Share of items by the entropy of their votes over ln K, a line per question."""
     figure, axis = canvas(6.2, 3.6)
-    for (name, values), (colour, _) in zip(entropies.items(), _SERIES, strict=False):
-        order = np.sort(values)
-        axis.plot(order, np.arange(1, len(order) + 1) / len(order) * 100, color=colour, label=f" {short(name)}")
+    for (name, values), (colour, dashes) in zip(entropies.items(), cycle(_LINES), strict=False):
+        share = np.arange(len(values) + 1) / len(values) * 100
+        x, y = [0, *np.sort(values), 1], [*share, 100]
+        axis.step(x, y, where="post", color=colour, linestyle=dashes, label=f" {short(name)}")
     axis.set(xlabel="entropy of an item's votes over ln K (0: all agree)", ylabel="items up to this (%)", xlim=(0, 1))
     axis.set_ylim(0, 101)
     legend(figure, axis, 3, grid="both")
@@ -185,9 +189,10 @@ def plot_entropies(entropies: Mapping[str, np.ndarray]) -> Figure:
 def plot_next(ranked: Mapping[str, pd.DataFrame]) -> Figure:
     """Value of one more vote on the items, most valuable first, a line per question."""
     figure, axis = canvas(6.2, 3.6)
-    for (name, table), (colour, _) in zip(ranked.items(), _SERIES, strict=False):
-        share = np.arange(1, len(table) + 1) / len(table) * 100
-        axis.plot(share, 1000 * table["value"], color=colour, label=f" {short(name)}")
+    for (name, table), (colour, dashes) in zip(ranked.items(), cycle(_LINES), strict=False):
+        share = np.arange(len(table) + 1) / len(table) * 100
+        value = 1000 * table["value"].to_numpy()
+        axis.step(share, [*value[:1], *value], where="pre", color=colour, linestyle=dashes, label=f" {short(name)}")
     axis.set(xlabel="items, most valuable first (%)", ylabel="value of one more vote (1/1000 nats)", xlim=(0, 100))
     axis.set_ylim(bottom=0)
     legend(figure, axis, 3, grid="both")
@@ -205,7 +210,7 @@ def plot_evidence(judged: pd.DataFrame) -> Figure:
             axis.plot(place[rows], order["information"][rows], marker, color=colour, markersize=3.5, label=label)
     axis.axhline(0, color=DARK, linewidth=0.8)
     scale = "correlation with the rest" if "ccc" in judged else "information on others' votes (nats)"
-    axis.set(xlabel=f"{len(order):,} raters, least informative first", ylabel=scale)
+    axis.set(xlabel=f"{counted(len(order), 'rater')}, least informative first", ylabel=scale)
     legend(figure, axis, 2, grid="y")
     return figure
 

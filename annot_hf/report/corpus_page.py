@@ -14,7 +14,7 @@ from annot_hf.data.export import ExportedCorpus, read_export_facts
 from annot_hf.data.folds import Fold, describe_splits
 from annot_hf.report.figures import BLUE, canvas, legend, plot_split_shares, plot_votes
 from annot_hf.report.pages import Section, write_study
-from annot_hf.report.tables import Cell, Table, capital, number, say, worded
+from annot_hf.report.tables import Cell, Table, capital, counted, number, say, worded
 
 # Ratings are drawn in so many steps of their scale.
 _BARS_OF_A_SCALE = 10
@@ -160,7 +160,7 @@ def plot_rater_votes(each: np.ndarray) -> Figure:
         np.arange(len(order) + 1), [*order, order[-1]], step="post", color=BLUE, alpha=0.35, label="votes"
     )
     axis.axhline(np.median(order), color=BLUE, linestyle="--", linewidth=1.2, label=f"median: {np.median(order):g}")
-    axis.set(xlabel=f"{len(order):,} raters, most votes first", ylabel="votes", xlim=(0, len(order)))
+    axis.set(xlabel=f"{counted(len(order), 'rater')}, most votes first", ylabel="votes", xlim=(0, len(order)))
     axis.set_ylim(bottom=0)
     legend(figure, axis, 2, grid="both")
     return figure

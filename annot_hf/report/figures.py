@@ -17,6 +17,7 @@ from annot_hf.data.questions import printable
 from annot_hf.evaluation.categories import LEVELS
 from annot_hf.evaluation.equivalence import Equivalence
 from annot_hf.evaluation.evaluate import MARGINAL, MODEL, Evaluation
+from annot_hf.report.tables import counted
 
 DARK, BLUE, ORANGE, VERMILION, GREEN = "#333333", "#0072B2", "#E69F00", "#D55E00", "#009E73"
 FAINT, GRID = "#BBBBBB", "#E6E6E6"
@@ -243,7 +244,7 @@ def plot_entropy(votes: np.ndarray, predicted: np.ndarray, n_labels: int, correl
     axis.set(xlabel="entropy of the votes (nats)", ylabel="entropy of the prediction (nats)", aspect="equal")
     axis.set(xlim=(-0.03 * top, 1.03 * top), ylim=(-0.03 * top, 1.03 * top))
     r = "" if correlation is None else f"r = {correlation:.2f}, "
-    axis.set_title(f"{r}{len(votes):,} item{'' if len(votes) == 1 else 's'}")
+    axis.set_title(f"{r}{counted(len(votes), 'item')}")
     axis.axhline(top, color=DARK, linestyle=":", linewidth=0.9, label=f"largest possible, ln {n_labels}")
     axis.axvline(top, color=DARK, linestyle=":", linewidth=0.9)
     legend(figure, axis, 2)
@@ -261,7 +262,7 @@ def plot_rater_bias(recovered: Mapping[str, Mapping[str, Any]]) -> Figure:
         axis.axvline(0, color=FAINT, linewidth=0.6, zorder=0)
         axis.plot(true, estimated, "o", color=BLUE, markersize=4.5, alpha=0.7, markeredgewidth=0)
         axis.set(xlabel="true bias (scale points)", ylabel="bias found by the model (scale points)", aspect="equal")
-        axis.set_title(f"{short(question)}: r = {found['correlation']['value']:.2f}, {len(true)} raters")
+        axis.set_title(f"{short(question)}: r = {found['correlation']['value']:.2f}, {counted(len(true), 'rater')}")
         axis.legend(loc="upper left")
     return figure
 
@@ -325,7 +326,7 @@ def plot_speaker_pairs(a: np.ndarray, b: np.ndarray, names: Sequence[str]) -> Fi
     axis.plot(a, b, "o", color=BLUE, markersize=5, alpha=0.7, markeredgewidth=0, label="speaker")
     axis.set(xlabel=f"JSD of {short(names[0])} (nats)", ylabel=f"JSD of {short(names[1])} (nats)")
     axis.set(xlim=(low, high), ylim=(low, high), aspect="equal")
-    axis.set_title(f"{short(names[0])} better for {int((a < b).sum()):,} of {len(a):,} speakers")
+    axis.set_title(f"{short(names[0])} better for {int((a < b).sum()):,} of {counted(len(a), 'speaker')}")
     legend(figure, axis, 2, grid="both")
     return figure
 

@@ -155,13 +155,13 @@ def report_verdict(found: Evaluation, helped: Evaluation | None, noun: str) -> s
     for name in _SIMPLER if helped is not None else ():
         if name in helped.systems and helped.better("gap_closed", MODEL, name) == name:
             clauses.append(("loses", say(f"verdict.{name}_wins", more=helped.difference("gap_closed", name, MODEL))))
-    return _sentence(clauses)
+    return _sentence(clauses, found, noun)
 
 
 def comparison_verdict(found: Evaluation, noun: str) -> str:
     """One sentence on several runs: those that lose to the marginal first, then whether the leading run is the best."""
     clauses = [_against_marginal(name, found, noun, who=say("verdict.who", run=name)) for name in found.systems]
-    clauses = [(state, text) for state, text in clauses if state in ("loses", "unshown")]
+    clauses = [(state, text) for state, text in clauses if state in ("loses", "unshown", "unknown loss")]
     first, others = leader(found), {}
     for name in found.systems:
         if name != first:
@@ -170,7 +170,7 @@ def comparison_verdict(found: Evaluation, noun: str) -> str:
     for state, several in others.items():
         text = say(f"verdict.runs_{state}", one=first, others=several, evidence=_evidence(found, noun))
         clauses.append((state, text))
-    return _sentence(clauses)
+    return _sentence(clauses, found, noun)
 
 
 def leader(found: Evaluation) -> str:
@@ -190,7 +190,13 @@ def _against_marginal(system: str, found: Evaluation, noun: str, who: str = "") 
     gap = found.at("gap_closed", system)
     state = "no_gap" if gap["value"] is None else state_of(gap)
     who = who or say("verdict.who", run="")
-    return state, say(f"verdict.model_{state}", gap=gap, who=who, evidence=_evidence(found, noun))
+    text = say(f"verdict.model_{state}", gap=gap, who=who, evidence=_evidence(found, noun))
+    return _with_loss(state, gap), text
+
+
+def _with_loss(state: str, gain: Mapping[str, float | None]) -> str:
+    """The state, "unknown loss" of a loss without an interval."""
+    return "unknown loss" if state == "unknown" and gain["value"] < 0 else state
 
 
 def _on_raters(
@@ -208,24 +214,29 @@ def _on_raters(
         name: "" if gain is None else say("verdict.gain", gain=gain, scale=scale)
         for name, gain in (("own", own), ("shuffled", shuffled))
     }
-    return state, say(f"verdict.raters_{state}", found=found, evidence=_evidence(found, noun), **gains)
+    about = {"found": found, "evidence": _evidence(found, noun), "gain": own, "scale": scale}
+    return _with_loss(state, own), say(f"verdict.raters_{state}", **about, **gains)
 
 
-def _sentence(clauses: Sequence[tuple[str, str]]) -> str:
-    """One sentence of clauses, each with its state: what loses, what is not shown, what wins."""
-    ranks = {"loses": 0, "shuffled": 0, "wins": 2}
+def _sentence(clauses: Sequence[tuple[str, str]], found: Evaluation, noun: str) -> str:
+    """One sentence of clauses, each with its state: what loses, what is not shown, what wins; another without intervals."""
+    ranks = {"loses": 0, "shuffled": 0, "unknown loss": 0, "wins": 2}
     ordered = sorted(clauses, key=lambda clause: ranks.get(clause[0], 1))
     text = ""
-    for place, (state, clause) in enumerate(ordered):
-        turn = place and ranks.get(state, 1) == 2 > ranks.get(ordered[place - 1][0], 1)
+    known = [clause for clause in ordered if not clause[0].startswith("unknown")]
+    for place, (state, clause) in enumerate(known):
+        turn = place and ranks.get(state, 1) == 2 > ranks.get(known[place - 1][0], 1)
         text += (", but " if turn else ", and " if place else "") + clause
-    return f"{text[:1].upper()}{text[1:]}."
+    unknown = "; ".join(clause for state, clause in ordered if state.startswith("unknown"))
+    if unknown:
+        unknown = say("verdict.nothing", counts=found.counts, noun=noun) + unknown
+    return " ".join(f"{part[:1].upper()}{part[1:]}." for part in (text, unknown) if part)
 
 
 def big_numbers(found: Evaluation, noun: str) -> tuple[BigNumber, ...]:
     """How much of the gap is closed, how many raters the leading system is worth, and where it fails, as far as known.
 
-    Without rater equivalence, the second number is the lowest CCC of a scale, or the accuracy.
+    If one of the latter two is not known, the lowest CCC of a scale or the accuracy is there instead.
     """
     first, numbers = leader(found), []
     others = [name for name in found.systems if name != first]
@@ -240,20 +251,21 @@ def big_numbers(found: Evaluation, noun: str) -> tuple[BigNumber, ...]:
     if gaps[first]["value"] is not None:
         limit = found.at("gap_closed", CEILING)
         add("gap", {name: _per_cent(gap) for name, gap in gaps.items()}, bad=_is_bad(gaps[first]), limit=limit)
+    worst = weakest_subset(found.subsets, first)
     if found.equivalence is not None:
         worths = {name: worth_texts(found.equivalence.systems[name]["worth"]) for name in found.systems}
         value, most = worths[first][0], found.equivalence.raters[-1]
         worths = {name: (one, _throughout(one, between)) for name, (one, between) in worths.items()}
         add("worth", worths, bad=value.startswith("<"), most=most if value.startswith(">") else 0)
-    elif found.reference.targets.questions[0].is_scale:
-        names = [f"ccc_{question.name}" for question in found.reference.targets.questions]
-        worst, *rest = sorted(names, key=lambda name: found.at(name, first)["value"])
-        told = [(name.removeprefix("ccc_"), _decimals(found.at(name, first))) for name in rest]
-        texts = {name: _decimals(found.at(worst, name)) for name in found.systems}
-        add("ccc", texts, question=worst.removeprefix("ccc_"), rest=told)
-    else:
-        add("accuracy", {name: _decimals(found.at("accuracy", name)) for name in found.systems})
-    worst = weakest_subset(found.subsets, first)
+    if found.equivalence is None or worst is None:
+        if found.reference.targets.questions[0].is_scale:
+            names = [f"ccc_{question.name}" for question in found.reference.targets.questions]
+            lowest, *rest = sorted(names, key=lambda name: found.at(name, first)["value"])
+            told = [(name.removeprefix("ccc_"), _decimals(found.at(name, first))) for name in rest]
+            texts = {name: _decimals(found.at(lowest, name)) for name in found.systems}
+            add("ccc", texts, question=lowest.removeprefix("ccc_"), rest=told)
+        else:
+            add("accuracy", {name: _decimals(found.at("accuracy", name)) for name in found.systems})
     if worst is not None:
         gaps = worst["gap_closed"]
         add("fails", {name: _per_cent(gap) for name, gap in gaps.items()}, bad=_is_bad(gaps[first]), worst=worst)

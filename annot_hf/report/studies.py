@@ -23,7 +23,7 @@ from annot_hf.evaluation.synthetic_agreement import AGREEMENT_MEASURES, ALL, NOT
 from annot_hf.models.measures import tvd
 from annot_hf.report.figures import BLUE, DARK, FAINT, GRID, ORANGE, canvas, legend, short
 from annot_hf.report.pages import csv_safe, plain, render, save_figure, write_json, write_tables
-from annot_hf.report.tables import ARROWS, Table, number, say, value_cell, worded
+from annot_hf.report.tables import ARROWS, Table, counted, number, say, value_cell, worded
 
 _SALIENCY_FILE = "saliency.json"
 _SATURATION_FILES = ("saturation.json", "saturation.md", "saturation.png", "saturation.html")
@@ -217,7 +217,7 @@ def plot_saliency(saliency: Saliency) -> Figure:
     upper.plot(means, "o-", color=BLUE, markersize=4, linewidth=1.2)
     upper.plot(chosen, means[chosen], "D", color=ORANGE, markersize=8, label=f"chosen: layer {chosen}")
     what = "|r|" if saliency.formula == "absolute" else "penalised r²"
-    upper.set(ylabel=f"mean {what}", title=f"{saliency.items:,} items")
+    upper.set(ylabel=f"mean {what}", title=f"{counted(saliency.items, 'item')}")
     upper.grid(color=GRID, linewidth=0.7)
     upper.margins(y=0.15)
     image = lower.imshow(np.ma.masked_invalid(saliency.scores.T), aspect="auto", cmap="Blues", interpolation="nearest")

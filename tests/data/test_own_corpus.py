@@ -261,3 +261,12 @@ def test_the_first_question_that_is_asked_for_is_trained(asked, default, tmp_pat
     asked = [*asked, "power"] if default == ("valence", "power") else asked
     corpus = corpus_of(path, value=["valence", "power", "label"], question=asked)
     assert corpus.default_questions == default
+
+
+def test_the_card_of_own_votes_names_no_release_and_no_version(tmp_path):
+    path = table(tmp_path / "mine.csv", rows())
+    export_corpus(corpus_of(path, text="text"), tmp_path / "out")
+    card = (tmp_path / "out" / "README.md").read_text(encoding="utf-8")
+    assert "\n# Votes of mine\n" in card and "1.0.0" not in card and "release" not in card
+    assert "made from the owner's own file by" in card and "Raters have the ids of the owner's own file;" in card
+    assert read_export(tmp_path / "out").origin["version"] == ""

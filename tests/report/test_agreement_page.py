@@ -11,7 +11,7 @@ from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.agreement import agreement
 from annot_hf.evaluation.agreement_study import study_agreement
 from annot_hf.evaluation.resampling import Resamples
-from annot_hf.report.agreement_page import plot_evidence, save_study, study_tables
+from annot_hf.report.agreement_page import plot_entropies, plot_evidence, plot_next, save_study, study_tables
 
 
 def table_of(votes, speakers, **columns):
@@ -102,3 +102,17 @@ def test_flagged_raters_stand_out():
     )
     (axis,) = plot_evidence(judged).axes
     assert axis.get_legend_handles_labels()[1] == ["rater", "flagged"]
+
+
+def test_every_question_has_a_line_of_its_own_in_steps():
+    names = [f"q{place}" for place in range(7)]
+    (axis,) = plot_entropies(dict.fromkeys(names, np.array([0.5, 0.0, 0.8, 0.5]))).axes
+    assert axis.get_legend_handles_labels()[1] == [f" {name}" for name in names]
+    assert len({(line.get_color(), line.get_linestyle()) for line in axis.lines}) == 7
+    line = axis.lines[0]
+    assert line.get_drawstyle() == "steps-post"
+    assert line.get_xydata().tolist() == [[0, 0], [0, 25], [0.5, 50], [0.5, 75], [0.8, 100], [1, 100]]
+    (axis,) = plot_next(dict.fromkeys(names, pd.DataFrame({"value": [0.004, 0.001]}))).axes
+    assert axis.get_legend_handles_labels()[1] == [f" {name}" for name in names]
+    line = axis.lines[6]
+    assert line.get_drawstyle() == "steps-pre" and line.get_xydata().tolist() == [[0, 4], [50, 4], [100, 1]]

@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.figure import Figure
 
 from annot_hf.data.predictions import Predictions
 from annot_hf.data.questions import Question
@@ -15,7 +16,8 @@ from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.evaluate import evaluate
 from annot_hf.evaluation.speakers import weakest_subset
 from annot_hf.models.measures import entropy
-from annot_hf.report.opening import comparison_verdict
+from annot_hf.report import pages
+from annot_hf.report.opening import big_numbers, comparison_verdict
 from annot_hf.report.pages import write_tables
 from annot_hf.report.report import build_comparison, build_report
 from annot_hf.report.tables import Cell, Table
@@ -104,6 +106,14 @@ def test_three_numbers_are_those_of_the_evaluation(tmp_path, emotion_run, grid_r
     assert len(report.opening.examples[0].grids) == 2 and report.opening.axes == ("activation", "valence")
 
 
+def test_another_number_stands_for_one_that_is_not_known(emotion_run):
+    _, targets, predictions, _ = emotion_run
+    few = targets.items[:9]
+    found = evaluate(predictions.select(few), targets.select(few), n_resamples=0)
+    titles = ["Gap closed", "Worth in raters", "Accuracy"]
+    assert found.equivalence is not None and [one.title for one in big_numbers(found, "item")] == titles
+
+
 @pytest.mark.usefixtures("unrendered")
 def test_the_most_divided_items_are_shown(tmp_path):
     labels = tuple("abcdefgh")
@@ -155,7 +165,12 @@ def test_the_verdict_on_runs_names_losers_first(emotion_run):
         "“good” is no better than “same” (+0.0, 0.0 to 0.0 points of the gap to a perfect forecast), as far as these 12 "
         "speakers show."
     )
-    assert verdict_of(emotion_run, {"good": good, "flat": flat}, 0).endswith(" points), without an interval.")
+    told = verdict_of(emotion_run, {"good": good, "turned": turned, "flat": flat}, 0)
+    assert told.startswith(
+        "Without intervals, nothing can be concluded: the average of all votes forecasts people's votes "
+    )
+    assert "better than “turned” (gap closed: −" in told and "; “good” cannot be told apart from “turned” (+" in told
+    assert " points of the gap to a perfect forecast) or “flat” (+" in told and told.endswith(").")
 
 
 @pytest.mark.usefixtures("unrendered")
@@ -199,9 +214,9 @@ def test_tables_sort_in_a_browser(tmp_path):
     wide = [(Cell("x"), *(Cell("123456789", "[123456, 1234567]"),) * 12)]
     heads = ("Name", *(f"{k} wide" for k in range(12)))
     tables = [Table("Scores", ("Name", "Gap", "Items"), cells), Table("Wide", heads, wide)]
-    path = write_tables(
-        tmp_path / "x.md", title="t", summary="s", tables=tables, notes=["n" * 300], details={"k": "v" * 300}
-    )
+    texts = {"title": "t", "summary": "s", "notes": ["n" * 300], "details": {"k": "v" * 300}}
+    Figure((9, 1)).savefig(tmp_path / "x.png", dpi=pages.DPI)
+    path = write_tables(tmp_path / "x.md", tables=tables, figure=("x.png", "A plot."), **texts)
     with playwright.sync_playwright() as play:
         browser = play.chromium.launch(executable_path=chromium, args=["--no-sandbox", "--disable-gpu"])
         page = browser.new_page(viewport={"width": 390, "height": 844})
@@ -225,7 +240,16 @@ def test_tables_sort_in_a_browser(tmp_path):
         assert names("Name") == (["b", "a10", "a9", "C"], ["none"] * 3)
         page.locator("summary").nth(1).press("Enter")
         assert page.evaluate("document.documentElement.scrollWidth") <= 390, "the page scrolls sideways on a phone"
-        assert page.locator(".scroll").nth(1).evaluate("box => box.scrollWidth > box.clientWidth")
+        # a wide table scrolls by itself, and so does a wide figure, which says so
+        assert page.locator(".scroll").nth(2).evaluate("box => box.scrollWidth > box.clientWidth")
+        plot = page.locator("figure.wide")
+        assert plot.locator("img").evaluate("one => one.clientWidth") == 704
+        assert plot.locator(".scroll").evaluate("box => box.scrollWidth - box.clientWidth + 366") == 704 + 48
+        hint = "one => getComputedStyle(one, '::before').content"
+        assert "Scroll the plot sideways" in plot.locator("figcaption").evaluate(hint)
+        page.set_viewport_size({"width": 1280, "height": 844})
+        assert plot.locator("figcaption").evaluate(hint) == "none"
+        assert plot.locator(".scroll").evaluate("box => box.scrollWidth == box.clientWidth")
         page.evaluate("dispatchEvent(new Event('beforeprint'))")
         assert page.locator("details:not([open])").count() == 0
         page.evaluate("dispatchEvent(new Event('afterprint'))")

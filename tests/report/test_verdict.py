@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -111,15 +112,28 @@ def test_an_interval_decides(shift, state):
 def test_without_intervals_nothing_is_claimed(emotion_run):
     labels = replace(emotion_run[2], consensus=emotion_run[2].probs)
     told = verdict_of(emotion_run, labels, n_resamples=0)
-    assert "without an interval nothing says whether by chance" in told
-    assert "each rater's own head gains −0." in told and "nats over the consensus, without an interval." in told
+    first, _, then = told.partition("; ")
+    assert first.startswith("Without intervals, nothing can be concluded: each rater's own head loses 0.")
+    assert first.endswith(" nats to the consensus") and then.startswith("the model closes ")
+    assert then.endswith(" % of the gap between the average of all votes and a perfect forecast.")
+    run = (*emotion_run[:3], dict.fromkeys(emotion_run[3], "me"))
+    told = verdict_of(run, emotion_run[2])
+    assert told.startswith("With one speaker, nothing can be concluded: each rater's own head loses 0.")
+    told = verdict_of(run, turned(emotion_run[2], 1))
+    assert told.startswith(
+        "With one speaker, nothing can be concluded: the average of all votes forecasts people's votes"
+    )
+    assert "better than the model (gap closed: −" in told
 
 
 @pytest.mark.usefixtures("unrendered")
 def test_a_caution_comes_before_the_verdict(tmp_path, grid_run):
     seen = replace(grid_run[2], meta={"seen": {"train": 3}})
     report = build_report(seen, grid_run[1], tmp_path, title="t", n_resamples=0)
-    assert report.summary.startswith(f"{seen.caution} The model closes") and report.summary.count(seen.caution) == 1
+    assert (
+        report.summary.startswith(f"{seen.caution} Without intervals, nothing ")
+        and report.summary.count(seen.caution) == 1
+    )
 
 
 @pytest.fixture(scope="module")
@@ -225,7 +239,7 @@ def test_a_clip_that_cannot_be_heard_says_why(tmp_path, emotion_run, monkeypatch
     items.loc[items["item"] == third, "audio"] = np.nan
     assert build_report(predictions, targets, tmp_path / "d", **options).opening.examples[2].unheard == "Without audio."
     silent = build_report(predictions, targets, tmp_path / "c", **options | {"listen": False})
-    assert "the option listen adds it" in silent.opening.silent and not silent.opening.examples[0].audio
+    assert "`--listen` adds it" in silent.opening.silent and not silent.opening.examples[0].audio
 
 
 def test_a_new_rater_has_a_section(controlled):
@@ -273,3 +287,14 @@ def test_a_dot_for_each_rater_on_the_side_of_the_better():
     with pages._style():
         figure = plots.plot_raters(table, {"ccc_x": "CCC, x"}, "lower")
     assert figure.axes[0].get_title() == "CCC, x\nown head better for 1 of 3"
+
+
+def test_one_of_a_kind_has_no_plural(tmp_path, emotion_run):
+    _, targets, predictions, _ = emotion_run
+    one = targets.items[:1]
+    part = replace(predictions.select(one), meta={})
+    report = build_report(part, targets.select(one), tmp_path, title="t", n_resamples=0)
+    page = report.files["markdown"].read_text(encoding="utf-8")
+    # "less than 1 raters" is no count
+    wrong = re.findall(r"(?<![\d.,])(?<!&lt; )(?<!< )1 (?:item|speaker|rater|vote|answer)s\b", page)
+    assert not wrong, wrong
