@@ -165,7 +165,8 @@ def predict_given(
 ) -> None:
     """Predict clips or texts outside any corpus into a file, or print the table as CSV.
 
-    With a `timeline`, a window and a hop (s), the table has a row a window, and its start and end (s).
+    What is given twice is predicted once and has two rows. With a `timeline`, a window and a hop (s), the table has a row a
+    window, and its start and end (s).
     """
     if out is not None and out.suffix not in TABLE_WRITERS:
         raise ValueError(
@@ -182,7 +183,7 @@ def predict_given(
 
     loaded, processor, facts = load_model(model)
     texts = input_name_of(loaded.config.trunk_config) == "input_ids"
-    names, sources = find_inputs(clips, texts=texts, column=column)
+    names, sources, rows = find_inputs(clips, texts=texts, column=column)
     if timeline:
         tables = []
         for name, source in zip(names, sources, strict=True):
@@ -190,10 +191,12 @@ def predict_given(
             tables.append(prediction_frame(found).assign(item=name))
             for place, edge in enumerate(("start", "end"), start=1):
                 tables[-1].insert(place, edge, spans[:, place - 1])
-        table = pd.concat(tables, ignore_index=True)
+        table = pd.concat([tables[row] for row in rows], ignore_index=True)
     else:
         longest = accepted_seconds(facts) if max_seconds is None else max_seconds
-        table = prediction_frame(predict_inputs(loaded, processor, sources, names=names, max_seconds=longest))
+        table = prediction_frame(predict_inputs(loaded, processor, sources, names=names, max_seconds=longest)).iloc[
+            rows
+        ]
     if out is None:
         print_line(table.to_csv(index=False).rstrip())
         return

@@ -150,6 +150,17 @@ def test_the_command_writes_a_timeline(checkpoints, tmp_path, paths):
         assert isinstance(error, AudioError | ValueError) and message in str(error)
 
 
+def test_a_row_of_a_table_is_a_row_of_the_result(checkpoints, tmp_path, paths):
+    listed = [paths[1], paths[0], paths[1], paths[0]]
+    pd.DataFrame({"audio": listed, "n": range(4)}).to_csv(tmp_path / "clips.csv", index=False)
+    for words, name in (([], "rows.csv"), (["--timeline"], "windows.csv")):
+        found = invoke(checkpoints["distribution"], tmp_path / "clips.csv", *words, "-o", tmp_path / name)
+        assert found.exit_code == 0 and found.output.startswith("4 "), found.output
+        table = pd.read_csv(tmp_path / name)
+        assert table["item"].tolist() == list(map(str, listed))
+        assert table["entropy"][0] == table["entropy"][2] != table["entropy"][1]
+
+
 def test_a_checkpoint_is_loaded_once_for_predictions_under_all_conditions(checkpoints, corpus, tmp_path, monkeypatch):
     loaded = []
     for module in (checkpoints_module, inference):
