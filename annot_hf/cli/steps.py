@@ -155,6 +155,18 @@ TABLE_WRITERS = {
 }
 
 
+def check_given(out: Path | None, timeline: tuple[float, float] | None) -> None:
+    """Raise before a model is loaded if `predict_given` can write no such file, or its windows fit no timeline."""
+    from annot_hf.data.audio import window_samples
+
+    if out is not None and out.suffix not in TABLE_WRITERS:
+        raise ValueError(
+            f"{out} ends in {out.suffix or 'nothing'}; name a file that ends in {', '.join(TABLE_WRITERS)}."
+        )
+    if timeline:
+        window_samples(*timeline)
+
+
 def predict_given(
     model: Path,
     clips: Sequence[str],
@@ -168,10 +180,6 @@ def predict_given(
     What is given twice is predicted once and has two rows. With a `timeline`, a window and a hop (s), the table has a row a
     window, and its start and end (s).
     """
-    if out is not None and out.suffix not in TABLE_WRITERS:
-        raise ValueError(
-            f"{out} ends in {out.suffix or 'nothing'}; name a file that ends in {', '.join(TABLE_WRITERS)}."
-        )
     import pandas as pd
 
     from annot_hf.data.files import replace_file

@@ -5,6 +5,7 @@ and less is an error; `lengths` makes sure that it states what the file holds.
 """
 
 import io
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -122,6 +123,16 @@ def load_audio(source: Any, *, sampling_rate: int = 16_000, limits: AudioLimits 
     return at_rate(name, finite(name, wave), info.sampling_rate, sampling_rate)
 
 
+def window_samples(window: float, hop: float, sampling_rate: int = 16_000) -> tuple[int, int]:
+    """Samples of a window and of a hop (both in s), or a ValueError if they fit no timeline; see `audio_windows`."""
+    # NaN fails the comparison too
+    if not 0 < hop <= window < math.inf or round(hop * sampling_rate) < 1:
+        raise ValueError(
+            f"hop is {hop:g} s and window {window:g} s; give a hop above 0 and at most the window, both finite."
+        )
+    return round(window * sampling_rate), round(hop * sampling_rate)
+
+
 def audio_windows(
     source: Any, *, sampling_rate: int = 16_000, window: float, hop: float
 ) -> Iterator[tuple[int, np.ndarray]]:
@@ -142,9 +153,7 @@ def audio_windows(
     Raises:
         ValueError: The hop does not fit the window; or, as an AudioError, what `load_audio` raises.
     """
-    size, step = (round(seconds * sampling_rate) for seconds in (window, hop))
-    if not 1 <= step <= size:
-        raise ValueError(f"hop is {hop:g} s and window {window:g} s; give a hop above 0 and at most the window.")
+    size, step = window_samples(window, hop, sampling_rate)
     # samples from `begin` on; the next window is at `at`
     held, begin, at = np.zeros(0, np.float32), 0, 0
     for block in _resampled(source, sampling_rate):
