@@ -18,7 +18,7 @@ import soxr
 
 from annot_hf.data.conditions import ConditionedClip
 from annot_hf.data.lengths import whole
-from annot_hf.models.waves import AudioError, at_rate, finite, given_wave
+from annot_hf.models.waves import AudioError, at_rate, finite, given_wave, no_clip
 
 # Frames decoded at a time: several channels are mixed down before the next block is read.
 FRAMES_PER_BLOCK = 1 << 20
@@ -242,7 +242,7 @@ def _handle(source: Any) -> tuple[str, BinaryIO]:
     if isinstance(source, Mapping):
         if source.get("bytes") is not None:
             return str(source.get("path") or "<bytes>"), io.BytesIO(source["bytes"])
-        source = source.get("path")
+        source = source if source.get("path") is None else source["path"]
     if isinstance(source, bytes | bytearray | memoryview):
         return "<bytes>", io.BytesIO(source)
     if isinstance(source, str | os.PathLike):
@@ -253,9 +253,7 @@ def _handle(source: Any) -> tuple[str, BinaryIO]:
             raise AudioError(f"{os.fspath(source)!r} cannot be opened ({reason}). Check the path.") from error
     if isinstance(source, io.IOBase) and source.seekable():
         return str(getattr(source, "name", "<file object>")), source
-    raise AudioError(
-        f"Audio source {source!r} is none of: path, bytes, seekable binary file, {{'bytes', 'path'}} row, (array, rate)."
-    )
+    raise no_clip(source, "path, bytes, seekable binary file, {'bytes', 'path'} row, (array, rate)")
 
 
 def _times(source: Any) -> tuple[float, float] | None:
