@@ -332,7 +332,7 @@ def controls(
 @app.command()
 def report(
     predictions: Annotated[list[Path], Argument(help="Folders that predict wrote; several are compared.")],
-    corpus: Annotated[Path, Option(help="Folder or Hub id of the exported corpus with the predicted items.")],
+    corpus: CorpusFolder,
     out: Out,
     truth: Annotated[Path | None, Option(help="Folder of the simulation, if the corpus is simulated.")] = None,
     conditions: Annotated[
@@ -442,7 +442,7 @@ def benchmark(
     found, page = run_benchmark(task, root, out, overrides or [], without=without or (), n_resamples=resamples)
     counts = found.counts
     print_text(f"{counts['n_evaluated']:,} items; runs: {', '.join(f'{k} {v}' for k, v in counts['runs'].items())}")
-    print_path(page)
+    print_path(page.with_suffix(".html"))
 
 
 @app.command(context_settings=WORDS)
@@ -501,7 +501,8 @@ def crossval(
         n_resamples=resamples,
         keep_models=keep_models,
     )
-    counts, tested = found.counts, f"{repeats} x {test_folds or folds} folds"
+    counts = found.counts
+    tested = f"{repeats} x {len(counts['folds']) // repeats} folds"
     grouped = f"{counts['groups']:,} groups, by {counts['unit']}"
     for table in crossval_tables(found)[:2]:
         print_table(table)

@@ -88,8 +88,11 @@ def run_training(recipe: str, words: Iterable[str], *, resume: bool) -> Path:
     """Train a recipe, write the model's card and print the validation results; returns the checkpoint folder."""
     from annot_hf.hub.publish import train_and_push
     from annot_hf.training.recipe import load_recipe
+    from annot_hf.training.train import check_corpus_named
 
     run = load_recipe(recipe, list(words), resume=resume)
+    # a run that is refused writes to no folder
+    check_corpus_named(run)
     print_line(f"{'Resuming' if resume else 'Writing to'} {run.training.output_dir}")
     result = train_and_push(run, resume=resume)
     rows = [(name, f"{value:.4f}") for name, value in result.metrics.items() if isinstance(value, float)]
