@@ -117,7 +117,10 @@ def test_all_verbs_are_there():
     ("words", "message"),
     [
         (["train", "nothing"], "There is no recipe 'nothing'"),
-        (["train", "speech-distribution"], "The recipe names no corpus"),
+        (
+            ["train", "speech-distribution"],
+            "The recipe names no corpus; give the folder or Hub id of an exported corpus as --c",
+        ),
         (["train", "speech-distribution", "learning_rat=1"], "unknown key 'learning_rat'"),
         (["train", "speech-distribution", "corpus=nowhere"], "nowhere is not an exported corpus"),
         (["predict", "nowhere", "--corpus", "nowhere", "--out", "out"], "nowhere is not a checkpoint folder"),
@@ -131,8 +134,8 @@ def test_all_verbs_are_there():
 )
 def test_errors_are_one_line_and_status_2(words, message, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    status, _, error = run(capsys, *words)
-    assert status == 2 and message in error
+    status, shown, error = run(capsys, *words)
+    assert status == 2 and message in error and "Writing" not in shown
     assert error.startswith("Error") and error.count("\n") == 1
 
 
@@ -465,8 +468,15 @@ def test_results_and_crossval_print_their_scores_and_name_the_page(walked, capsy
     status, shown, error = run(capsys, "crossval", plan, *told, *few, *SMALL)
     assert status == 0 and "Run 1 of 1: system soft, repeat 0, fold 0, seed 3" in shown, error
     tables = shown[shown.index("Labels") :]
-    assert tables.count("│ soft") == 2 and "Distributions" in tables
+    assert tables.count("│ soft") == 2 and "Distributions" in tables and "; 1 x 1 folds." in tables
     assert shown.endswith(f"{tmp_path / 'out' / 'crossval.html'}\n") and (tmp_path / "out" / "crossval.html").is_file()
+
+
+def test_benchmark_names_the_page_to_open(capsys, tmp_path, monkeypatch):
+    found = SimpleNamespace(counts={"n_evaluated": 1200, "runs": {"soft": 2}}), tmp_path / "results.md"
+    monkeypatch.setattr("annot_hf.experiments.shared_tasks.run_benchmark", lambda *given, **options: found)
+    status, shown, error = run(capsys, "benchmark", "lewidi2023", "--root", tmp_path, "--out", tmp_path)
+    assert status == 0 and shown == f"1,200 items; runs: soft 2\n{tmp_path / 'results.html'}\n", error
 
 
 def wide_table(home, items=40):
@@ -583,7 +593,18 @@ def test_clips_outside_any_corpus_are_predicted_into_a_table(walked, capsys, tmp
         ([], "Give either clips or texts to predict, or --corpus"),
         (["a.wav", "--corpus", "data"], "Give either clips or texts to predict, or --corpus"),
         (["a.wav", "-o", "out.xls"], "out.xls ends in .xls; name a file that ends in .csv, .parquet, .jsonl"),
-        (["a.wav", "--condition", "telephone"], "--condition and --explain are for a split of a corpus"),
+        (["a.wav", "--condition", "telephone"], "--condition is for a split of a corpus, which is named as --corpus"),
+        (["a.wav", "--explain", "0"], "--explain is for a split of a corpus"),
+        (["a.wav", "--split", "test"], "--split is for a split of a corpus"),
+        (["a.wav", "--robustness", "240"], "--robustness is for a split of a corpus"),
+        (["a.wav", "--features", "f", "--timeline"], "--features is for a split of a corpus"),
+        (["a.wav", "--condition-seed", "1"], "--condition-seed is for a split of a corpus"),
+        (["a.wav", "--window", "4"], "--window is for a timeline, which --timeline asks for; leave it out."),
+        (["--corpus", "data", "--out", "out", "--hop", "1"], "--hop is for a timeline"),
+        (["--corpus", "data", "--out", "out", "--column", "c"], "--column is for tables of clips or texts"),
+        (["--corpus", "data", "--out", "out.csv"], "--out is out.csv, a table, and --corpus writes a folder"),
+        (["a.wav", "--timeline", "--hop", "0"], "hop is 0 s and window 4 s; give a hop above 0"),
+        (["a.wav", "--timeline", "--window", "nan"], "hop is nan s and window nan s"),
         (["--corpus", "data"], "--corpus needs a folder to write; name it as --out"),
     ],
 )

@@ -211,8 +211,22 @@ def train(
     print_path(steps.run_training(recipe, [*words, *(overrides or [])], resume=resume))
 
 
+# Which options of `predict` fit which of its modes, and what is said where one does not.
+FITTING = {
+    **dict.fromkeys(
+        ("split", "features", "condition", "condition_seed", "robustness", "explain"),
+        (("corpus",), "a split of a corpus, which is named as --corpus"),
+    ),
+    "column": (("clips", "timeline"), "tables of clips or texts, and not for a split of a corpus"),
+    "max_seconds": (("corpus", "clips"), "whole clips, and --timeline takes clips of any length"),
+    "timeline": (("timeline",), "clips, and not for a split of a corpus"),
+    **dict.fromkeys(("window", "hop"), (("timeline",), "a timeline, which --timeline asks for")),
+}
+
+
 @app.command()
 def predict(
+    ctx: typer.Context,
     model: Annotated[Path, Argument(help="Checkpoint folder or Hub id.")],
     clips: Annotated[
         list[str] | None,
@@ -242,7 +256,9 @@ def predict(
         bool, Option("--timeline", help="Predict overlapping windows of clips of any length, a row each.")
     ] = False,
     window: Annotated[float, Option(help="Length of a window of the timeline (s).")] = 4.0,
-    hop: Annotated[float, Option(help="From one window of the timeline to the next (s).")] = 2.0,
+    hop: Annotated[
+        float | None, Option(help="From one window of the timeline to the next (s); half a window by default.")
+    ] = None,
     condition: Annotated[
         list[str] | None,
         Option(
@@ -268,18 +284,21 @@ def predict(
 
     if (clips is None) == (corpus is None):
         raise ValueError("Give either clips or texts to predict, or --corpus to predict one of its splits and compare.")
-    if clips and (condition or explain):
-        raise ValueError("--condition and --explain are for a split of a corpus; name it as --corpus.")
+    mode = "corpus" if corpus else "timeline" if timeline else "clips"
+    for name, (modes, said) in FITTING.items():
+        if mode not in modes and ctx.get_parameter_source(name).name == "COMMANDLINE":
+            raise ValueError(f"--{name.replace('_', '-')} is for {said}; leave it out.")
     if corpus and out is None:
         raise ValueError("--corpus needs a folder to write; name it as --out.")
+    if corpus and out.suffix in steps.TABLE_WRITERS:
+        raise ValueError(f"--out is {out}, a table, and --corpus writes a folder; name a folder.")
+    spans = (window, window / 2 if hop is None else hop) if timeline else None
+    if clips:
+        steps.check_given(out, spans)
     model = find_folder(model, "model", revision=revision)
     if clips:
-        if timeline and max_seconds is not None:
-            raise ValueError("--timeline takes clips of any length; leave --max-seconds out.")
-        steps.predict_given(model, clips, column, out, max_seconds, (window, hop) if timeline else None)
+        steps.predict_given(model, clips, column, out, max_seconds, spans)
         return
-    if timeline:
-        raise ValueError("--timeline is for clips outside a corpus; name them in place of --corpus.")
     asked = [Condition.parse(text, condition_seed) for text in condition or [CLEAN]]
     for one in asked:
         if asked.count(one) > 1:
@@ -313,7 +332,7 @@ def controls(
 @app.command()
 def report(
     predictions: Annotated[list[Path], Argument(help="Folders that predict wrote; several are compared.")],
-    corpus: Annotated[Path, Option(help="Folder or Hub id of the exported corpus with the predicted items.")],
+    corpus: CorpusFolder,
     out: Out,
     truth: Annotated[Path | None, Option(help="Folder of the simulation, if the corpus is simulated.")] = None,
     conditions: Annotated[
@@ -423,7 +442,7 @@ def benchmark(
     found, page = run_benchmark(task, root, out, overrides or [], without=without or (), n_resamples=resamples)
     counts = found.counts
     print_text(f"{counts['n_evaluated']:,} items; runs: {', '.join(f'{k} {v}' for k, v in counts['runs'].items())}")
-    print_path(page)
+    print_path(page.with_suffix(".html"))
 
 
 @app.command(context_settings=WORDS)
@@ -482,7 +501,8 @@ def crossval(
         n_resamples=resamples,
         keep_models=keep_models,
     )
-    counts, tested = found.counts, f"{repeats} x {test_folds or folds} folds"
+    counts = found.counts
+    tested = f"{repeats} x {len(counts['folds']) // repeats} folds"
     grouped = f"{counts['groups']:,} groups, by {counts['unit']}"
     for table in crossval_tables(found)[:2]:
         print_table(table)

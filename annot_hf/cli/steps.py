@@ -88,8 +88,11 @@ def run_training(recipe: str, words: Iterable[str], *, resume: bool) -> Path:
     """Train a recipe, write the model's card and print the validation results; returns the checkpoint folder."""
     from annot_hf.hub.publish import train_and_push
     from annot_hf.training.recipe import load_recipe
+    from annot_hf.training.train import check_corpus_named
 
     run = load_recipe(recipe, list(words), resume=resume)
+    # a run that is refused writes to no folder
+    check_corpus_named(run)
     print_line(f"{'Resuming' if resume else 'Writing to'} {run.training.output_dir}")
     result = train_and_push(run, resume=resume)
     rows = [(name, f"{value:.4f}") for name, value in result.metrics.items() if isinstance(value, float)]
@@ -155,6 +158,18 @@ TABLE_WRITERS = {
 }
 
 
+def check_given(out: Path | None, timeline: tuple[float, float] | None) -> None:
+    """Raise before a model is loaded if `predict_given` can write no such file, or its windows fit no timeline."""
+    from annot_hf.data.audio import window_samples
+
+    if out is not None and out.suffix not in TABLE_WRITERS:
+        raise ValueError(
+            f"{out} ends in {out.suffix or 'nothing'}; name a file that ends in {', '.join(TABLE_WRITERS)}."
+        )
+    if timeline:
+        window_samples(*timeline)
+
+
 def predict_given(
     model: Path,
     clips: Sequence[str],
@@ -165,12 +180,9 @@ def predict_given(
 ) -> None:
     """Predict clips or texts outside any corpus into a file, or print the table as CSV.
 
-    With a `timeline`, a window and a hop (s), the table has a row a window, and its start and end (s).
+    What is given twice is predicted once and has two rows. With a `timeline`, a window and a hop (s), the table has a row a
+    window, and its start and end (s).
     """
-    if out is not None and out.suffix not in TABLE_WRITERS:
-        raise ValueError(
-            f"{out} ends in {out.suffix or 'nothing'}; name a file that ends in {', '.join(TABLE_WRITERS)}."
-        )
     import pandas as pd
 
     from annot_hf.data.files import replace_file
@@ -182,7 +194,7 @@ def predict_given(
 
     loaded, processor, facts = load_model(model)
     texts = input_name_of(loaded.config.trunk_config) == "input_ids"
-    names, sources = find_inputs(clips, texts=texts, column=column)
+    names, sources, rows = find_inputs(clips, texts=texts, column=column)
     if timeline:
         tables = []
         for name, source in zip(names, sources, strict=True):
@@ -190,10 +202,12 @@ def predict_given(
             tables.append(prediction_frame(found).assign(item=name))
             for place, edge in enumerate(("start", "end"), start=1):
                 tables[-1].insert(place, edge, spans[:, place - 1])
-        table = pd.concat(tables, ignore_index=True)
+        table = pd.concat([tables[row] for row in rows], ignore_index=True)
     else:
         longest = accepted_seconds(facts) if max_seconds is None else max_seconds
-        table = prediction_frame(predict_inputs(loaded, processor, sources, names=names, max_seconds=longest))
+        table = prediction_frame(predict_inputs(loaded, processor, sources, names=names, max_seconds=longest)).iloc[
+            rows
+        ]
     if out is None:
         print_line(table.to_csv(index=False).rstrip())
         return

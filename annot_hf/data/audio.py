@@ -5,6 +5,7 @@ and less is an error; `lengths` makes sure that it states what the file holds.
 """
 
 import io
+import math
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +18,7 @@ import soxr
 
 from annot_hf.data.conditions import ConditionedClip
 from annot_hf.data.lengths import whole
-from annot_hf.models.waves import AudioError, at_rate, finite, given_wave
+from annot_hf.models.waves import AudioError, at_rate, finite, given_wave, no_clip
 
 # Frames decoded at a time: several channels are mixed down before the next block is read.
 FRAMES_PER_BLOCK = 1 << 20
@@ -122,6 +123,16 @@ def load_audio(source: Any, *, sampling_rate: int = 16_000, limits: AudioLimits 
     return at_rate(name, finite(name, wave), info.sampling_rate, sampling_rate)
 
 
+def window_samples(window: float, hop: float, sampling_rate: int = 16_000) -> tuple[int, int]:
+    """Samples of a window and of a hop (both in s), or a ValueError if they fit no timeline; see `audio_windows`."""
+    # NaN fails the comparison too
+    if not 0 < hop <= window < math.inf or round(hop * sampling_rate) < 1:
+        raise ValueError(
+            f"hop is {hop:g} s and window {window:g} s; give a hop above 0 and at most the window, both finite."
+        )
+    return round(window * sampling_rate), round(hop * sampling_rate)
+
+
 def audio_windows(
     source: Any, *, sampling_rate: int = 16_000, window: float, hop: float
 ) -> Iterator[tuple[int, np.ndarray]]:
@@ -142,9 +153,7 @@ def audio_windows(
     Raises:
         ValueError: The hop does not fit the window; or, as an AudioError, what `load_audio` raises.
     """
-    size, step = (round(seconds * sampling_rate) for seconds in (window, hop))
-    if not 1 <= step <= size:
-        raise ValueError(f"hop is {hop:g} s and window {window:g} s; give a hop above 0 and at most the window.")
+    size, step = window_samples(window, hop, sampling_rate)
     # samples from `begin` on; the next window is at `at`
     held, begin, at = np.zeros(0, np.float32), 0, 0
     for block in _resampled(source, sampling_rate):
@@ -233,7 +242,7 @@ def _handle(source: Any) -> tuple[str, BinaryIO]:
     if isinstance(source, Mapping):
         if source.get("bytes") is not None:
             return str(source.get("path") or "<bytes>"), io.BytesIO(source["bytes"])
-        source = source.get("path")
+        source = source if source.get("path") is None else source["path"]
     if isinstance(source, bytes | bytearray | memoryview):
         return "<bytes>", io.BytesIO(source)
     if isinstance(source, str | os.PathLike):
@@ -244,9 +253,7 @@ def _handle(source: Any) -> tuple[str, BinaryIO]:
             raise AudioError(f"{os.fspath(source)!r} cannot be opened ({reason}). Check the path.") from error
     if isinstance(source, io.IOBase) and source.seekable():
         return str(getattr(source, "name", "<file object>")), source
-    raise AudioError(
-        f"Audio source {source!r} is none of: path, bytes, seekable binary file, {{'bytes', 'path'}} row, (array, rate)."
-    )
+    raise no_clip(source, "path, bytes, seekable binary file, {'bytes', 'path'} row, (array, rate)")
 
 
 def _times(source: Any) -> tuple[float, float] | None:

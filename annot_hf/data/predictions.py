@@ -256,7 +256,7 @@ class Predictions:
         folder = Path(folder)
         path = folder / "predictions.json"
         if not path.is_file():
-            raise ValueError(f"There is no predictions.json in {folder}; give the folder that Predictions.save wrote.")
+            raise ValueError(f"There is no predictions.json in {folder}; give a folder that annot-hf predict wrote.")
         try:
             about = json.loads(path.read_text(encoding="utf-8"))
             if not isinstance(about, dict):

@@ -173,7 +173,7 @@ def _open_table(found: RecordFile, text: io.TextIOBase, *, tabs: bool) -> None:
     while first and not first.strip():
         first = text.readline()
     if not first:
-        raise ValueError(f"{found.name} is empty; export the votes again.")
+        raise ValueError(f"{found.name} is empty; export it again.")
     widths = {separator: len(next(csv.reader([first], delimiter=separator), [])) for separator in SEPARATORS}
     separator = "\t" if tabs and widths["\t"] > 1 else max(widths, key=widths.get)
     if widths[separator] < 2:
@@ -241,7 +241,7 @@ def _open_excel(found: RecordFile, stream: BinaryIO) -> None:
         said = " ".join(str(error).split())
         raise ValueError(f"{found.name} is not a readable Excel file ({said}); save it as .xlsx or CSV.") from None
     if not filled:
-        raise ValueError(f"{found.name} is empty; export the votes again.")
+        raise ValueError(f"{found.name} is empty; export it again.")
     (_, head), *rows = filled[0]
     while head[-1] is None:
         head.pop()
@@ -291,7 +291,7 @@ def _json_values(name: str, text: io.TextIOBase) -> Iterator[tuple[int, Any]]:
 
     def refuse(what: str, at: int) -> ValueError:
         where = line + buffer.count("\n", place, at)
-        return ValueError(f"{name}: line {where} is not JSON ({what}); export the votes again.")
+        return ValueError(f"{name}: line {where} is not JSON ({what}); export it again.")
 
     while True:
         while place < len(buffer) and buffer[place] in between:
@@ -329,7 +329,7 @@ def _json_values(name: str, text: io.TextIOBase) -> Iterator[tuple[int, Any]]:
             if listed:
                 raise refuse("the list breaks off", len(buffer))
             if not count:
-                raise ValueError(f"{name} is empty; export the votes again.")
+                raise ValueError(f"{name} is empty; export it again.")
             return
         try:
             # Longer and longer reads, so that a long value is not parsed over and over.

@@ -1,5 +1,6 @@
 """`transformers.pipeline` for our models: the whole distribution, its entropy and, on request, the raters' own answers."""
 
+import reprlib
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,11 @@ class OpinionPipeline(Pipeline):
         super().__init__(*args, **kwargs)
         # batches are padded as in training
         (self.tokenizer or self.feature_extractor).padding_side = "right"
+
+    def __call__(self, inputs: Any, *args: Any, **kwargs: Any) -> Any:
+        """The result for an item, or a list of results for a list."""
+        # the library looks at the first item of a list
+        return [] if isinstance(inputs, list) and not inputs else super().__call__(inputs, *args, **kwargs)
 
     def _sanitize_parameters(
         self, top_k: int | None = None, return_raters: bool | None = None, **unknown: Any
@@ -108,7 +114,7 @@ class TextOpinionPipeline(OpinionPipeline):
     def preprocess(self, text: str) -> dict[str, torch.Tensor]:
         """The tokens of a text, and their mask."""
         if not isinstance(text, str) or not text.strip():
-            raise ValueError(f"The text is {text!r}; give a string with at least one word.")
+            raise ValueError(f"The text is {reprlib.repr(text)}; give a string with at least one word.")
         limit = token_limit(self.model.config.trunk_config, self.tokenizer)
         tokens = self.tokenizer(
             text, truncation=True, max_length=limit, return_attention_mask=True, return_tensors="pt"

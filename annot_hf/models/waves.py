@@ -3,6 +3,7 @@
 import importlib
 import io
 import os
+import reprlib
 from collections.abc import Mapping
 from numbers import Integral
 from types import ModuleType
@@ -77,9 +78,9 @@ def read_wave(source: Any, sampling_rate: int) -> np.ndarray:
     name, given = _ARRAY, given_wave(source, sampling_rate)
     if given is None:
         if isinstance(source, Mapping):
-            source = source.get("path") if source.get("bytes") is None else source["bytes"]
+            source = next((source[name] for name in ("bytes", "path") if source.get(name) is not None), source)
         if not isinstance(source, str | os.PathLike | bytes):
-            raise AudioError(f"Audio source {source!r} is none of: path, bytes, {{'bytes', 'path'}} row, array.")
+            raise no_clip(source, "path, bytes, {'bytes', 'path'} row, array")
         name = "<bytes>" if isinstance(source, bytes) else os.fspath(source)
         soundfile = _library("soundfile")
         try:
@@ -91,6 +92,16 @@ def read_wave(source: Any, sampling_rate: int) -> np.ndarray:
             ) from error
         given = finite(name, samples.mean(axis=1)), rate
     return at_rate(name, *given, sampling_rate)
+
+
+def no_clip(source: Any, kinds: str) -> AudioError:
+    """The error for a source that is none of the kinds of clips that are read."""
+    if isinstance(source, Mapping):
+        return AudioError(
+            f"A row with {', '.join(map(str, source)) or 'nothing'} holds no clip; give the value of its audio column, such "
+            "as row['audio'], with 'bytes' or 'path', or with 'array' and 'sampling_rate'."
+        )
+    return AudioError(f"Audio source {reprlib.repr(source)} is none of: {kinds}.")
 
 
 def finite(name: str, wave: np.ndarray, first: int = 0) -> np.ndarray:

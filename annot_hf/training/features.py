@@ -138,19 +138,23 @@ def fill_shards(
     targets, parts = [shard.path for shard in todo], [[sources[row] for row in shard.rows] for shard in todo]
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     processes = min(processes or cores or 1, len(targets))
-    progress = functools.partial(tqdm, total=len(targets), desc=desc, unit=f"{SHARD_ITEMS} clips", disable=not targets)
+    progress = tqdm(total=sum(map(len, parts)), desc=desc, unit="clip", disable=not targets)
     if processes > 1:
         # one thread a process: they fill the cores already, and a forked OpenMP pool can hang
         try:
-            with ProcessPoolExecutor(processes, initializer=_start_worker) as pool:
-                list(progress(pool.map(work, targets, parts)))
+            with progress, ProcessPoolExecutor(processes, initializer=_start_worker) as pool:
+                for part, _ in zip(parts, pool.map(work, targets, parts), strict=True):
+                    progress.update(len(part))
         except BrokenProcessPool:
             raise ValueError(
                 f"One of {processes} processes that compute {desc} was killed, perhaps for lack of memory; start again with "
                 "fewer cores (taskset -c 0 ...), and finished features are kept."
             ) from None
     else:
-        list(progress(map(work, targets, parts)))
+        with progress:
+            for path, part in zip(targets, parts, strict=True):
+                work(path, part)
+                progress.update(len(part))
 
 
 def _start_worker() -> None:

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
-from annot_hf.data.audio import ANY_LENGTH, audio_info, audio_windows
+from annot_hf.data.audio import ANY_LENGTH, audio_info, audio_windows, window_samples
 from annot_hf.data.conditions import CLEAN, Condition
 from annot_hf.data.export import ExportedCorpus, read_export
 from annot_hf.data.predictions import ROBUSTNESS_FOLDER, Predictions, pool_predictions
@@ -278,7 +278,7 @@ def predict_timeline(
     source: Any,
     *,
     window: float = 4.0,
-    hop: float = 2.0,
+    hop: float | None = None,
     batch_size: int = 32,
 ) -> tuple[np.ndarray, Predictions]:
     """Predict overlapping windows of a clip of any length, of which one batch is in memory at a time.
@@ -288,7 +288,7 @@ def predict_timeline(
         processor: Its feature extractor.
         source: Path, bytes or whatever else `audio_windows` takes.
         window: Length of a window (s), best about that of the clips the model was trained on.
-        hop: From the beginning of one window to that of the next (s), at most `window`.
+        hop: From the beginning of one window to that of the next (s), at most `window`; half of it by default.
         batch_size: Windows per batch.
 
     Returns:
@@ -303,6 +303,9 @@ def predict_timeline(
             f"A {trunk.model_type} trunk reads text, and a timeline is one of a clip; choose a model that hears."
         )
     rate = getattr(processor, "feature_extractor", processor).sampling_rate
+    hop = window / 2 if hop is None else hop
+    # the windows check it only when the first is read
+    window_samples(window, hop, rate)
     windows = audio_windows(source, sampling_rate=rate, window=window, hop=hop)
     count = 1 + max(0, math.ceil((audio_info(source, limits=ANY_LENGTH).seconds - window) / hop))
     spans, parts = [], []

@@ -149,7 +149,7 @@ def item_sources(corpus: ExportedCorpus, items: Sequence[str], trunk_config: Pre
     if len(absent):
         raise ValueError(
             f"{len(absent)} of {len(items)} items of {corpus.name} have no {column}, for instance "
-            f"{absent[0]!r}, which a {trunk_config.model_type} trunk needs; leave them out of the export or "
+            f"{absent[0]!r}, and trunk {trunk_config.model_type} reads {column}; leave them out of the export or "
             "choose another trunk."
         )
     return values

@@ -7,7 +7,7 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
@@ -178,7 +178,8 @@ def load_recipe(
     """
     path, values = _read_recipe(recipe)
     overrides = dict(overrides) if isinstance(overrides, Mapping) else read_words(overrides)
-    return make_run(_overlay(values, overrides, path.name, "recipe"), where=os.fspath(path), resume=resume)
+    values = _overlay(values, overrides, path.name, "recipe")
+    return make_run(values, where=os.fspath(path), overrides=overrides, resume=resume)
 
 
 def describe_recipe(recipe: str | os.PathLike[str], overrides: Sequence[str] = ()) -> dict[str, tuple[RecipeKey, Any]]:
@@ -246,15 +247,21 @@ def dated_folder(recipe: str, *, resume: bool = False) -> Path:
     return fresh.with_name(f"{fresh.name}-{max(today) + 1}") if today and alone else fresh
 
 
-def make_run(values: Mapping[str, Any], *, where: str = "recipe", resume: bool = False) -> Run:
-    """Check a mapping of keys to values and build what takes them; `where` they come from also names the dated folder."""
+def make_run(
+    values: Mapping[str, Any], *, where: str = "recipe", overrides: Collection[str] = (), resume: bool = False
+) -> Run:
+    """Check a mapping of keys to values and build what takes them.
+
+    `where` they come from also names the dated folder; errors name the keys of `overrides`, which come from elsewhere, too.
+    """
     check_secrets(values, where)
     values = flatten(values, where)
     folder = "" if values.get("output_dir") else str(dated_folder(Path(where).stem, resume=resume))
     try:
         return _checked_run(values, folder)
     except (ImportError, OSError, TypeError, ValueError) as error:
-        raise ValueError(f"{where}: {error}") from None
+        given = f" with your {', '.join(overrides)}" if overrides else ""
+        raise ValueError(f"{where}{given}: {error}") from None
 
 
 def _checked_run(values: dict[str, Any], folder: str) -> Run:

@@ -18,11 +18,12 @@ from accelerate import Accelerator, PartialState
 from scipy.optimize import minimize_scalar
 from transformers import set_seed
 
-from annot_hf.data.export import ExportedCorpus, read_export
+from annot_hf.data.export import ExportedCorpus, read_export, read_export_facts
 from annot_hf.data.files import replace_file
 from annot_hf.data.folds import find_leaks
 from annot_hf.data.predictions import Predictions
 from annot_hf.data.rater_facts import describe_columns, encode_raters, read_rater_table
+from annot_hf.data.snapshots import find_folder
 from annot_hf.data.targets import Targets
 from annot_hf.models.adapters import add_lora
 from annot_hf.models.configuration_annotator import FINE
@@ -95,10 +96,19 @@ def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = Non
             "push_to_hub is true, and train writes to this machine alone; call annot_hf.hub.publish.train_and_push."
         )
     # so that a member's folder is read without its own code
-    if not run.recipe.corpus and corpus is None:
-        raise ValueError("The recipe names no corpus; set corpus to the folder of an exported corpus.")
+    if corpus is None:
+        check_corpus_named(run)
     with held(run.training.output_dir):
         return _train(run, resume, corpus)
+
+
+def check_corpus_named(run: Run) -> None:
+    """Raise unless the recipe names an exported corpus that is there; its tables are not read."""
+    if not run.recipe.corpus:
+        raise ValueError(
+            "The recipe names no corpus; give the folder or Hub id of an exported corpus as --corpus, the key corpus."
+        )
+    read_export_facts(find_folder(run.recipe.corpus, "dataset"))
 
 
 def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingResult:

@@ -105,7 +105,12 @@ REFUSED = {
     "a format whose length is not checked": (encode(tone(), kind="MAT5"), "is a MAT5 file; accepted are WAV,"),
     "not a path": (3, "none of: path"),
     "null": (None, "none of: path"),
-    "null in a row": ({"bytes": None, "path": None}, "none of: path"),
+    "null in a row": ({"bytes": None, "path": None}, "A row with bytes, path holds no clip"),
+    "row of a table": (
+        {"audio": {"path": "a.wav"}},
+        "A row with audio holds no clip; give the value of its audio column",
+    ),
+    "list of numbers": ([0.1] * 9000, r"Audio source \[0\.1, 0\.1, 0\.1, 0\.1, 0\.1, 0\.1, \.\.\.\] is none of: path"),
     "missing": ("/nowhere/a.wav", "/nowhere/a.wav' cannot be opened"),
     "a folder": (os.sep, "cannot be opened"),
     "nul in the name": ("a\0b.wav", "cannot be opened"),

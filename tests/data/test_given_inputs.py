@@ -46,7 +46,7 @@ def home(tmp_path, monkeypatch):
     ],
 )
 def test_clips(given, expected, home):
-    names, sources = find_inputs(given, texts=False)
+    names, sources, _ = find_inputs(given, texts=False)
     assert dict(zip(names, map(str, sources), strict=True)) == expected
 
 
@@ -60,8 +60,30 @@ def test_clips(given, expected, home):
     ],
 )
 def test_texts(given, column, expected, home):
-    names, sources = find_inputs(given, texts=True, column=column)
-    assert dict(zip(names, sources, strict=True)) == expected
+    names, sources, rows = find_inputs(given, texts=True, column=column)
+    assert dict(zip(names, sources, strict=True)) == expected and rows == list(range(len(expected)))
+
+
+@pytest.mark.parametrize(
+    ("given", "texts", "expected"),
+    [
+        (["clips/a.wav", "clips/*.wav"], False, ["a.wav", "a.wav", "b.wav"]),
+        (["twice.csv"], False, ["clips/b.wav", "clips/b.wav", "clips/a.wav"]),
+        (["twice.csv", "twice.csv"], False, ["clips/b.wav", "clips/b.wav", "clips/a.wav"] * 2),
+        (["texts.csv", "more.csv"], True, ["7", "9", "more.csv:7", "hi"]),
+    ],
+)
+def test_every_row_that_is_given_stays(given, texts, expected, home):
+    pd.DataFrame({"file": ["clips/b.wav", "clips/b.wav", "clips/a.wav"]}).assign(n=1).to_csv("twice.csv", index=False)
+    # a text may be the name of another
+    pd.DataFrame({"Comment": ["hi!", "7"], "id": ["7", "hi"]}).to_csv("more.csv", index=False)
+    names, sources, rows = find_inputs(given, texts=texts)
+    assert [names[row] for row in rows] == expected and len(set(names)) == len(names) == len(sources)
+
+
+def test_rows_without_a_text_are_counted(home, caplog):
+    find_inputs(["texts.csv"], texts=True)
+    assert caplog.messages == ["texts.csv: 1 of 3 rows have no text and are left out."]
 
 
 @pytest.mark.parametrize(
@@ -69,6 +91,13 @@ def test_texts(given, column, expected, home):
     [
         (["nowhere"], {}, r"There is no file, folder or pattern 'nowhere' with any file"),
         (["*.mp3"], {}, r"no file, folder or pattern '\*\.mp3'"),
+        ([""], {}, r"A path is ''; name a file, folder or pattern, or \. for the folder you are in"),
+        (["clips", " "], {}, r"A path is ' '"),
+        (
+            ["clips", "paths.txt"],
+            {"column": "file"},
+            r"--column is 'file', and clips paths\.txt is no table; leave it out",
+        ),
         (["clips/notes.md"], {}, r"notes\.md is none of: sound file"),
         (["clips/a.wav"], {"texts": True}, r"a\.wav is a clip and the model reads texts"),
         (["clips"], {"texts": True}, r"clips holds no text"),

@@ -587,7 +587,7 @@ READ = {
 REFUSED = {
     "nothing there": (None, None, {}, r"There is no file or folder .*v\.csv; name the table or export"),
     "unknown suffix": ("v.xls", "x", {}, r"v\.xls ends in \.xls; give a file that ends in \.csv, .*"),
-    "empty file": ("v.csv", "", {}, r"v\.csv is empty; export the votes again\."),
+    "empty file": ("v.csv", "", {}, r"v\.csv is empty; export it again\."),
     "blank file": ("v.csv", "\n\n \n", {}, r"v\.csv is empty"),
     "empty JSON": ("v.json", " ", {}, r"v\.json"),
     "empty list": ("v.json", "[]", {}, r"v\.json has a header and no rows|v\.json holds no"),

@@ -145,7 +145,7 @@ def test_bad_folders(tmp_path):
     with pytest.raises(ValueError) as error:
         Predictions.load(tmp_path)
     assert str(error.value) == (
-        f"There is no predictions.json in {tmp_path}; give the folder that Predictions.save wrote."
+        f"There is no predictions.json in {tmp_path}; give a folder that annot-hf predict wrote."
     )
     small().save(tmp_path)
     about = json.loads((tmp_path / "predictions.json").read_text())

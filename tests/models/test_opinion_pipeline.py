@@ -173,6 +173,7 @@ def test_every_form_of_a_clip_is_read(speech, saved):
     for form in (path, data, wave, torch.from_numpy(wave), (wave, 16_000), row, {"bytes": data, "path": None}):
         assert speech(form) == speech(path)
     assert speech([(wave, 16_000), row]) == speech([path, path])
+    assert speech([]) == []
     with pytest.raises(ValueError, match="holds nan at frame 0"):
         speech(np.full(100, np.nan))
 

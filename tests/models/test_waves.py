@@ -113,7 +113,9 @@ def test_names_are_no_arrays(tmp_path):
     [
         ("absent.wav", r"absent\.wav cannot be decoded .*; give a readable wav, flac, ogg or mp3 file"),
         (b"no sound", "<bytes> cannot be decoded"),
-        ({"bytes": None, "path": None}, "Audio source None is none of"),
+        ({"bytes": None, "path": None}, "A row with bytes, path holds no clip; give the value of its audio column"),
+        ({"audio": {"path": "a.wav"}, "label": 1}, r"A row with audio, label holds no clip; .*such as row\['audio'\]"),
+        ([0.1] * 9000, r"Audio source \[0\.1, 0\.1, 0\.1, 0\.1, 0\.1, 0\.1, \.\.\.\] is none of: path"),
         (7, "Audio source 7 is none of: path, bytes"),
     ],
 )

@@ -119,6 +119,20 @@ def test_a_clip_shorter_than_a_window_is_one_row(paths):
     np.testing.assert_allclose(found.probs, predict_inputs(tiny.distribution(), EXTRACTOR, paths[:1]).probs)
 
 
+def test_windows_overlap_by_half_by_default(tmp_path):
+    soundfile.write(tmp_path / "long.wav", np.zeros(16_000 * 2), 16_000)
+    spans, _ = predict_timeline(tiny.distribution(), EXTRACTOR, tmp_path / "long.wav", window=1.0)
+    assert spans[:, 0].tolist() == [0, 0.5, 1]
+
+
+@pytest.mark.parametrize(
+    ("window", "hop"), [(1, 0), (1, -1), (1, 2), (np.nan, 1), (1, np.nan), (np.inf, 1), (0, None), (1, 1e-9)]
+)
+def test_a_wrong_window_or_hop_is_refused_before_anything_is_read(window, hop):
+    with pytest.raises(ValueError, match="give a hop above 0 and at most the window"):
+        predict_timeline(tiny.distribution(), EXTRACTOR, "absent.wav", window=window, hop=hop)
+
+
 def test_a_timeline_needs_a_model_that_hears(bert_folder):
     with pytest.raises(ValueError, match="A bert trunk reads text, and a timeline is one of a clip"):
         predict_timeline(tiny.distribution("bert"), AutoTokenizer.from_pretrained(bert_folder), "a.wav")
@@ -142,12 +156,27 @@ def test_the_command_writes_a_timeline(checkpoints, tmp_path, paths):
     np.testing.assert_allclose(rows.iloc[-1]["entropy"], expected["entropy"][0], atol=1e-6)
     for words, message in (
         ([tmp_path / "long.wav"], "--max-seconds on the command line"),
-        ([tmp_path / "long.wav", "--timeline", "--max-seconds", 50], "leave --max-seconds out"),
-        ([tmp_path / "long.wav", "--timeline", "--window", 1], "hop is 2 s and window 1 s"),
-        (["--corpus", tmp_path, "--out", tmp_path, "--timeline"], "--timeline is for clips outside a corpus"),
+        (
+            [tmp_path / "long.wav", "--timeline", "--max-seconds", 50],
+            "--max-seconds is for whole clips, and --timeline takes clips of any length; leave it out.",
+        ),
+        ([tmp_path / "long.wav", "--timeline", "--window", 1, "--hop", 2], "hop is 2 s and window 1 s"),
+        ([tmp_path / "long.wav", "--timeline", "--hop", 0], "hop is 0 s and window 4 s; give a hop above 0"),
+        (["--corpus", tmp_path, "--out", tmp_path, "--timeline"], "--timeline is for clips, and not for a split"),
     ):
         error = invoke(model, *words).exception
         assert isinstance(error, AudioError | ValueError) and message in str(error)
+
+
+def test_a_row_of_a_table_is_a_row_of_the_result(checkpoints, tmp_path, paths):
+    listed = [paths[1], paths[0], paths[1], paths[0]]
+    pd.DataFrame({"audio": listed, "n": range(4)}).to_csv(tmp_path / "clips.csv", index=False)
+    for words, name in (([], "rows.csv"), (["--timeline"], "windows.csv")):
+        found = invoke(checkpoints["distribution"], tmp_path / "clips.csv", *words, "-o", tmp_path / name)
+        assert found.exit_code == 0 and re.search("4 (items|windows)", found.output), found.output
+        table = pd.read_csv(tmp_path / name)
+        assert table["item"].tolist() == list(map(str, listed))
+        assert table["entropy"][0] == table["entropy"][2] != table["entropy"][1]
 
 
 def test_a_checkpoint_is_loaded_once_for_predictions_under_all_conditions(checkpoints, corpus, tmp_path, monkeypatch):

@@ -125,6 +125,13 @@ def test_a_corrupt_clip_is_named(clips, tmp_path, processes):
         build_features(tmp_path, clips, EXTRACTOR, key="short", max_seconds=0.1, processes=processes)
 
 
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_bar_counts_clips(clips, tmp_path, processes, monkeypatch, capsys):
+    monkeypatch.setattr(features, "SHARD_ITEMS", 3)
+    build_features(tmp_path, clips, EXTRACTOR, key="clips", processes=processes)
+    assert "7/7" in capsys.readouterr().err
+
+
 def test_a_clip_shorter_than_a_window_has_a_frame():
     assert log_mel(np.zeros(3, np.float32), EXTRACTOR).shape[0] >= 1
     assert log_mel(np.zeros(1600, np.float32), EXTRACTOR).shape == (8, 8)

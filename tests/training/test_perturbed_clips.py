@@ -249,7 +249,7 @@ def test_a_clip_as_long_as_the_model_hears_is_cut_when_it_is_slower(lalm, tmp_pa
 )
 def test_shares_that_are_none_are_said(words, rule):
     for recipe in ("qwen2-audio", "speech-distribution"):
-        with pytest.raises(ValueError, match=rf"{recipe}\.yaml: {rule}"):
+        with pytest.raises(ValueError, match=rf"{recipe}\.yaml with your [a-z._]+: {rule}"):
             load_recipe(recipe, words)
 
 

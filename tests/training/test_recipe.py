@@ -394,6 +394,11 @@ def test_stock_options_that_cannot_work_are_refused(option, value):
         load_recipe("speech-distribution", {option: value, "use_cpu": True})
 
 
+def test_an_error_names_the_overrides_beside_the_file():
+    with pytest.raises(ValueError, match=r"speech-distribution\.yaml with your seed, report_to: report_to is wandbb"):
+        load_recipe("speech-distribution", ["seed=1", "report_to=wandbb"])
+
+
 def test_fp16_and_schedules_that_cannot_be_changed_are_refused():
     with pytest.raises(ValueError, match="fp16 is true, and a CPU would compute in float32"):
         load_recipe("speech-distribution", {"fp16": True, "use_cpu": True})

@@ -307,7 +307,7 @@ def test_what_does_not_fit_is_said(small_run, tmp_path):
 
 
 def test_trunks_that_do_not_fit_are_said(over_trunk, tmp_path, bert_folder, wavlm_folder):
-    with pytest.raises(ValueError, match="5 of 5 items of simulated have no text.*which a bert trunk needs"):
+    with pytest.raises(ValueError, match="5 of 5 items of simulated have no text.*and trunk bert reads text"):
         train(over_trunk(bert_folder))
     with pytest.raises(ValueError, match="There is no checkpoint .*nowhere"):
         train(over_trunk(tmp_path / "nowhere"))
