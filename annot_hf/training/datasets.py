@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -131,7 +132,7 @@ class SplitReader:
             inputs,
             self.fed_by,
             folder=self.limits["features"],
-            key=[self.corpus.digest, *items, str(self.processor)],
+            key=frames_key(self.corpus, items, self.processor),
             kind="pooled" if kind == "none" else kind,
             batch_size=arguments.per_device_eval_batch_size,
             dtype=torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else None,
@@ -240,6 +241,12 @@ class SplitReader:
             changes = {"perturbation": perturbation, "copies": self.copies} if learns else {}
             datasets[split] = self._dataset(views[split], split_target, inputs, **changes)
         return datasets, about
+
+
+def frames_key(corpus: ExportedCorpus, items: Sequence[str], processor: Any) -> list[str]:
+    """What identifies the frames of items besides the trunk: corpus, items, and how inputs are read, from whatever folder."""
+    # A tokenizer names the folder it was loaded from, and that of a checkpoint reads as the trunk's does.
+    return [corpus.digest, *items, re.sub(r"name_or_path='[^']*'", "", str(processor), count=1)]
 
 
 def encode_once(

@@ -29,7 +29,7 @@ from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.trunks import input_name_of, weights_digest
 from annot_hf.training.checkpoints import load_model
 from annot_hf.training.collator import OpinionDataset, VoteCollator, frames_collator, make_collator
-from annot_hf.training.datasets import HASHED, encode_once, hashed_names
+from annot_hf.training.datasets import HASHED, encode_once, frames_key, hashed_names
 from annot_hf.training.inputs import InputOptions, corpus_inputs, read_inputs, read_together
 
 logger = logging.getLogger(__name__)
@@ -172,7 +172,7 @@ def _predict(
     # independent members have a trunk each
     if kept != "none" and config.freeze_trunk and hasattr(model, "trunk"):
         # models over one frozen trunk, as the runs of a plan, share what it makes of the clips
-        key = [corpus.digest, *held, str(processor)]
+        key = frames_key(corpus, held, processor)
         inputs = encode_once(model, inputs, collator, folder=features, key=key, kind=kept, batch_size=batch_size)
         collator = frames_collator(collator)
     inputs = inputs.select(rows)

@@ -8,8 +8,9 @@ import soundfile
 import tiny
 import torch
 from safetensors.torch import load_file
-from transformers import Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
+from transformers import AutoTokenizer, Wav2Vec2FeatureExtractor, WhisperFeatureExtractor
 
+from annot_hf.data.export import read_export
 from annot_hf.models import modeling_opinion
 from annot_hf.models.heads import masked_mean
 from annot_hf.training import datasets as frozen, features, inference
@@ -243,6 +244,18 @@ def test_predictions_over_one_frozen_trunk_encode_the_clips_once(
     monkeypatch.setattr(inference, "frames_collator", lambda collator: collator)
     monkeypatch.setattr(inference, "encode_once", lambda model, inputs, *rest, **more: inputs)
     np.testing.assert_allclose(predict(models[0], corpus, **options)[0].probs, found, atol=1e-4)
+
+
+def test_a_tokenizer_is_the_same_from_another_folder(bert_folder, corpus, tmp_path):
+    """Else predictions over a frozen encoder would encode every text again, for each model."""
+    exported, first = read_export(corpus), AutoTokenizer.from_pretrained(bert_folder)
+    first.save_pretrained(tmp_path)
+    other = AutoTokenizer.from_pretrained(tmp_path)
+    assert str(first) != str(other)
+    key = frozen.frames_key(exported, ["a", "b"], first)
+    assert key == frozen.frames_key(exported, ["a", "b"], other) and first.mask_token in key[-1]
+    other.model_max_length = 7
+    assert key != frozen.frames_key(exported, ["a", "b"], other) != frozen.frames_key(exported, ["b", "a"], other)
 
 
 def test_the_trunk_is_not_called_again(over_trunk, wavlm_folder, monkeypatch):
