@@ -226,29 +226,25 @@ def divide_as(
         ValueError: A group is in several parts of a fold, or a part is empty.
     """
     names, code = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
-    place, folds = pd.Index(items), []
+    place, folds, parted = pd.Index(items), [], table["part"].any()
     for repeat in range(repeats):
         generator = np.random.default_rng([seed, repeat])
         for number, (name, rows) in enumerate(table.groupby("fold", sort=False)):
             rows = rows[rows["item"].isin(place)]
             at = place.get_indexer(rows["item"])
-            parts = np.full(len(place), "", dtype=object)
-            parts[at] = rows["part"].replace("", "test")
-            if not table["part"].any():
-                parts[parts == ""] = "train"
-            inside = {part: set(code[parts == part]) for part in SPLITS}
-            several = [one for one in set(code) if sum(one in found for found in inside.values()) > 1]
+            parts = np.full(len(place), "" if parted else "train", dtype=object)
+            parts[at] = rows["part"] if parted else "test"
+            taken = parts != ""
+            several = find_leaks(pd.DataFrame({unit: groups[taken], "split": parts[taken]}), [unit]).get(unit, [])
             if several:
                 raise ValueError(
                     f"Fold {name!r} of the file has {len(several)} {unit}s in several parts, such as "
-                    f"{str(names[several[0]])!r}; move each to one part, or group by item if that is meant."
+                    f"{several[0]!r}; move each to one part, or group by item if that is meant."
                 )
-            if not table["part"].any():
-                others = np.array(sorted(inside["train"]), dtype=np.int64)
-                held = _set_aside(
-                    others, np.bincount(code[parts == "train"], minlength=len(names)), validation, generator
-                )
-                parts[np.isin(code, held) & (parts == "train")] = "validation"
+            if not parted:
+                learned = code[parts == "train"]
+                held = _set_aside(np.unique(learned), np.bincount(learned, minlength=len(names)), validation, generator)
+                parts[np.isin(code, held)] = "validation"
             empty = [part for part in SPLITS if not (parts == part).any()]
             if empty:
                 raise ValueError(f"Fold {name!r} of the file has no items to {empty[0]} with; name some.")

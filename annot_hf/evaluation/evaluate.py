@@ -265,7 +265,7 @@ def evaluate(
         ]
 
     # Measure every item.
-    columns = [scoring.item_columns(batch, q, questions) for batch in batches]
+    columns = [scoring.item_columns(batch, q, questions, task) for batch in batches]
 
     # Resample: all measures and systems share the resamples.
     found: dict[str, list[Measures]] = {part: [] for part in PARTS}

@@ -45,17 +45,23 @@ TASKS = {
     "lewidi2025": ("manhattan", "wasserstein"),
     "emosuperb": ("labels_f1", "labels_f1_batches"),
 }
+_TASK_COLUMNS = {"lewidi_cross_entropy": measures.lewidi_cross_entropy, "wasserstein": measures.emd}
 # Items of a batch of "labels_f1_batches", in the order of the targets; the last may have fewer.
 BATCH = 32
-_MEANS = ("jsd", "cross_entropy", "kl", "tvd", "bhattacharyya", "lewidi_cross_entropy", "wasserstein")
+_MEANS = ("jsd", "cross_entropy", "kl", "tvd", "bhattacharyya")
 FITS = {"ccc": ("CCC", "higher"), "pearson": ("Pearson", "higher"), "rmse": ("RMSE", "lower")}
 # A normal distribution has 95 % of its mass within this many standard deviations.
 NORMAL_95 = 1.96
 NOTES = read_yaml(Path(__file__).with_name("notes.yaml").read_text(encoding="utf-8"), "notes.yaml")
 
 
-def item_columns(systems: Arrays, q: np.ndarray, questions: Sequence[Question]) -> dict[str, np.ndarray]:
-    """Per-item values and moments of the votes `(n, K)` and of each system's predictions `(n, K)`, named "system/value"."""
+def item_columns(
+    systems: Arrays, q: np.ndarray, questions: Sequence[Question], task: str = ""
+) -> dict[str, np.ndarray]:
+    """Per-item values and moments of the votes `(n, K)` and of each system's predictions `(n, K)`, named "system/value".
+
+    With a task, what its scores are means of is among them.
+    """
     columns = {"vote_entropy": measures.entropy(q)}
     for system, p in systems.items():
         safe = floored(p)
@@ -65,11 +71,10 @@ def item_columns(systems: Arrays, q: np.ndarray, questions: Sequence[Question]) 
             "kl": measures.kl(q, safe),
             "tvd": measures.tvd(p, q),
             "bhattacharyya": measures.bhattacharyya(p, q),
-            "lewidi_cross_entropy": measures.lewidi_cross_entropy(p, q),
-            "wasserstein": measures.emd(p, q),
             "entropies": measures.moments(_entropies(p), _entropies(q)),
             "classes": measures.class_counts(p.argmax(axis=1), q.argmax(axis=1), p.shape[1]),
         }
+        own |= {name: of(p, q) for name, of in _TASK_COLUMNS.items() if name in TASKS.get(task, ())}
         if not questions[0].is_scale:
             own["labels"] = measures.label_counts(p, q)
         else:
@@ -107,7 +112,7 @@ def measure_items(
 def _statistics(means: Arrays, system: str, questions: Sequence[Question]) -> dict[str, np.ndarray]:
     """Measures `(1 + B,)` of one system from the means of its columns."""
     own = {name.removeprefix(f"{system}/"): mean for name, mean in means.items() if name.startswith(f"{system}/")}
-    out = {name: own[name] for name in _MEANS} | {"jsd_bits": own["jsd"] / np.log(2)}
+    out = {name: own[name] for name in (*_MEANS, *_TASK_COLUMNS) if name in own} | {"jsd_bits": own["jsd"] / np.log(2)}
     out["entropy_correlation"] = measures.pearson_of(own["entropies"])
     counts = own["classes"]
     out |= {

@@ -105,22 +105,17 @@ def write_pages(
     }
     # First, since it says whose the others are: a call that was cut off is followed by another.
     write_json(files["json"], record)
-    shown, numbered = [], {}
-    for section in sections:
-        drawn = []
-        for name, draw in section.figures.items():
-            path, caption = folder / "plots" / f"{name}.png", say(f"captions.{name}", systems=found.systems)
-            files[name] = save_figure(lambda draw=draw: readable(draw(), numbered), path, dpi=DPI)
-            drawn.append(shown_figure(path, f"plots/{path.name}", caption))
-        shown.append({"tables": section.tables, "figures": drawn})
-    if numbered:
-        notes = [*notes, number_key(numbered)]
-        warnings.warn(notes[-1], stacklevel=2)
+    drawn = [name for section in sections for name in section.figures]
+    captions = {name: say(f"captions.{name}", systems=found.systems) for name in drawn}
+    shown, key = _draw_sections(folder, sections, captions)
+    files |= {name: folder / "plots" / f"{name}.png" for name in drawn}
+    if key:
+        notes = [*notes, key]
+        warnings.warn(key, stacklevel=2)
     page = {"title": title, "opening": opening, "summary": summary, "sections": shown, "notes": notes}
     _write_both(files["markdown"], page | {"details": _texts(details)})
     files["csv"] = folder / "items.csv"
-    options = {"index": False, "float_format": "%.6g", "lineterminator": "\n"}
-    found.per_item.map(csv_safe).to_csv(files["csv"], **options)
+    _write_csv(found.per_item, files["csv"])
     return files
 
 
@@ -143,6 +138,25 @@ def write_tables(
     page = {"title": title, "opening": None, "summary": summary, "sections": sections, "notes": notes}
     _write_both(path, page | {"details": _texts(details)})
     return path
+
+
+def _draw_sections(
+    folder: Path, sections: Sequence[Section], captions: Mapping[str, str]
+) -> tuple[list[dict[str, Any]], str]:
+    """The sections for the templates, their figures in `folder`/plots, and the key to numbers in place of names, or ""."""
+    shown, numbered = [], {}
+    for section in sections:
+        figures = []
+        for name, draw in section.figures.items():
+            path = save_figure(lambda draw=draw: readable(draw(), numbered), folder / "plots" / f"{name}.png", dpi=DPI)
+            figures.append(shown_figure(path, f"plots/{path.name}", captions[name]))
+        shown.append({"tables": section.tables, "figures": figures})
+    return shown, number_key(numbered) if numbered else ""
+
+
+def _write_csv(table: pd.DataFrame, path: Path) -> None:
+    """Write a table that no spreadsheet reads formulas from."""
+    table.map(csv_safe).to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
 
 
 def _write_both(path: Path, page: Mapping[str, Any]) -> None:
@@ -322,17 +336,10 @@ def write_study(
     check_own(folder, [*names, record.name], marker=record.name, keys=("title", "summary", "run", "plots"))
     folder.mkdir(parents=True, exist_ok=True)
     write_json(record, {"title": title, "summary": summary, **data, "run": details, "plots": plots})
-    shown, numbered = [], {}
-    for section in sections:
-        drawn = []
-        for name, draw in section.figures.items():
-            path = save_figure(lambda draw=draw: readable(draw(), numbered), folder / "plots" / f"{name}.png", dpi=DPI)
-            drawn.append(shown_figure(path, f"plots/{path.name}", captions[name]))
-        shown.append({"tables": section.tables, "figures": drawn})
-    notes = [*notes, number_key(numbered)] if numbered else notes
+    shown, key = _draw_sections(folder, sections, captions)
+    notes = [*notes, key] if key else notes
     page = {"title": title, "opening": None, "summary": summary, "sections": shown, "notes": notes}
     _write_both(record.with_suffix(".md"), page | {"details": _texts(details)})
     for name, table in tables.items():
-        options = {"index": False, "float_format": "%.6g", "lineterminator": "\n"}
-        table.map(csv_safe).to_csv(folder / f"{name}.csv", **options)
+        _write_csv(table, folder / f"{name}.csv")
     return record.with_suffix(".html")
