@@ -108,12 +108,12 @@ def publish(
         ValueError: The folder is not fit to be published (see `gather`), or the Hub cannot be reached or refuses.
     """
     folder = Path(folder)
-    if report is not None or ("corpus" in read_facts(folder) and not (folder / "README.md").exists()):
-        write_model_card(folder, report)
     try:
         validate_repo_id(repository)
     except HFValidationError as error:
         raise ValueError(f"{repository!r} is no id of a repository ({error}); give one such as me/mine.") from error
+    if report is not None or ("corpus" in read_facts(folder) and not (folder / "README.md").exists()):
+        write_model_card(folder, report)
     with tempfile.TemporaryDirectory() as scratch:
         contents = gather(folder, kind, Path(scratch), keep_raters=keep_raters, license=license)
         _check_module(contents, repository)

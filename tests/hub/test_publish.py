@@ -108,25 +108,25 @@ REFUSALS = {
 
 
 @pytest.mark.parametrize("name", REFUSALS)
-def test_a_repository_that_may_not_be_written_is_refused(name, hub, checkpoints):
+def test_a_repository_that_may_not_be_written_is_refused(name, hub, copied):
     hub.repositories |= {"models/me/public": {}, "models/me/other": {"weights.bin": b"1"}, "models/me/locked": {}}
     hub.private |= {"models/me/other", "models/me/locked"}
     hub.locked.add("models/me/locked")
     before = {key: dict(value) for key, value in hub.repositories.items()}
     with pytest.raises(ValueError, match=REFUSALS[name]) as caught:
-        publish(checkpoints["distribution"], name)
+        publish(copied["distribution"], name)
     assert "\n" not in str(caught.value) and hub.repositories == before
 
 
-def test_without_a_token_or_a_connection_it_is_said(hub, checkpoints, monkeypatch):
+def test_without_a_token_or_a_connection_it_is_said(hub, copied, monkeypatch):
     monkeypatch.delenv("HF_TOKEN")
     with pytest.raises(ValueError, match=r"does not know who publishes me/mine; log in \(hf auth login\)"):
-        publish(checkpoints["distribution"], "me/mine")
+        publish(copied["distribution"], "me/mine")
     monkeypatch.setenv("HF_TOKEN", "hf_" + "x" * 30)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(ValueError, match="HF_HUB_OFFLINE is set"):
-        publish(checkpoints["distribution"], "me/mine")
-    assert publish(checkpoints["distribution"], "me/mine", dry_run=True).sizes["model.safetensors"] > 1000
+        publish(copied["distribution"], "me/mine")
+    assert publish(copied["distribution"], "me/mine", dry_run=True).sizes["model.safetensors"] > 1000
     assert hub.repositories == {} and not posts(hub, "POST")
 
 
@@ -202,7 +202,7 @@ def restated(folder, **facts):
     path.write_text(json.dumps(json.loads(path.read_text()) | facts))
 
 
-def test_a_corpus_goes_up_under_other_names_and_is_read_by_its_id(hub, exported, checkpoints):
+def test_a_corpus_goes_up_under_other_names_and_is_read_by_its_id(hub, exported, copied):
     before = {path: path.read_bytes() for path in exported.rglob("*") if path.is_file()}
     mine = read_export(exported)
     found = publish(exported, "me/votes")
@@ -225,7 +225,7 @@ def test_a_corpus_goes_up_under_other_names_and_is_read_by_its_id(hub, exported,
     np.testing.assert_array_equal(mine.votes.counts("emotion"), there.votes.counts("emotion"))
     # the names are other ones, and as many, and those of a model of this corpus
     assert len(there.votes.annotators) == len(mine.votes.annotators)
-    publish(checkpoints["annotator"], "me/raters")
+    publish(copied["annotator"], "me/raters")
     assert set(load_model("me/raters")[0].config.annotators) <= set(there.votes.annotators)
     again = publish(exported, "me/votes")
     assert not again.commit

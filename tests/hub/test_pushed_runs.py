@@ -49,13 +49,13 @@ def test_a_model_that_cannot_go_up_stays_and_the_error_says_how_to_publish_it(hu
     assert load_model(tmp_path / "run" / "model") and hub.repositories["models/me/mine"] == {}
 
 
-def test_ids_stand_for_folders(hub, checkpoints, corpus, tmp_path, monkeypatch, capsys):
+def test_ids_stand_for_folders(hub, copied, corpus, tmp_path, monkeypatch, capsys):
     """At a revision, in the command and in Python; the cache serves them offline."""
     monkeypatch.chdir(tmp_path)
-    first = publish(checkpoints["distribution"], "me/mine")
+    first = publish(copied["distribution"], "me/mine")
     hub.repositories["models/me/mine"] |= {"config.json": b"{}"}
     publish(corpus, "me/votes")
-    mine, _ = predict(checkpoints["distribution"], corpus, features=tmp_path / "features")
+    mine, _ = predict(copied["distribution"], corpus, features=tmp_path / "features")
     there, _ = predict("me/mine", read_export("me/votes", root=corpus.parent / "simulated"), revision=first.commit)
     torch.testing.assert_close(torch.tensor(there.probs), torch.tensor(mine.probs))
     assert there.meta["model"] == f"me/mine@{first.commit}" and (tmp_path / "features").is_dir()
@@ -89,16 +89,16 @@ def main_ok(*words):
     assert ended.value.code == 0
 
 
-def test_the_command_says_what_goes_up(hub, checkpoints, capsys):
-    main_ok("publish", checkpoints["annotator"], "me/mine", "--dry-run")
+def test_the_command_says_what_goes_up(hub, copied, capsys):
+    main_ok("publish", copied["annotator"], "me/mine", "--dry-run")
     told = capsys.readouterr().out
     assert "model me/mine would go up" in told and "model.safetensors" in told and "rater ids, salted" in told
     assert hub.repositories == {}
-    main_ok("publish", checkpoints["annotator"], "me/mine", "--public")
+    main_ok("publish", copied["annotator"], "me/mine", "--public")
     told = capsys.readouterr().out
     assert "model me/mine is published" in told and f"{hub.address}/me/mine" in told and not hub.private
     with pytest.raises(SystemExit) as ended:
-        main(["publish", str(checkpoints["annotator"]), "me/mine"])
+        main(["publish", str(copied["annotator"]), "me/mine"])
     assert ended.value.code == 2 and "is public; pass --public" in capsys.readouterr().err
 
 
