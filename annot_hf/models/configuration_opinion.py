@@ -156,15 +156,17 @@ class OpinionConfig(SupportConfig):
         pooling_skip: How the GRU's state and the mean of its convolution meet: side by side ("concat"), or summed ("add",
             as in arXiv 2606.27536).
         embedding_size: Width of the shared embedding.
-        embedding_kind: "normed" for layer norm, dropout, linear, GELU, dropout; "plain" for linear, ReLU, dropout (arXiv
-            2606.27536); "none" for dropout alone, the heads on what the pooling gives.
+        embedding_kind: "normed" for layer norm, dropout, linear, GELU, dropout; "batch_normed" for the same with batch norm,
+            which brings units of very different size to one; "plain" for linear, ReLU, dropout (arXiv 2606.27536); "none"
+            for dropout alone, the heads on what the pooling gives.
         dropout: Dropout before and after the shared embedding.
         freeze_trunk: Train the heads only: the trunk stays in evaluation mode, its frames are rounded to half precision
             (as a cache of them is), and its weights take no gradients.
         trunk_layer: Which hidden state of the trunk is read, of 0 to L: 0 enters the first transformer layer, k leaves the
             k-th, and the model then has only the first k (`trunk_config` keeps saying how many there were). "weighted" is
-            a softmax-weighted sum of all L + 1, learned from equal weights. None is the trunk's own output, which is
-            hidden state L but for the stable-layer-norm variants of wav2vec 2.0: these have one more norm after it.
+            a softmax-weighted sum of all L + 1, learned from equal weights. A list of numbers, in rising order, puts these
+            states side by side. None is the trunk's own output, which is hidden state L but for the stable-layer-norm
+            variants of wav2vec 2.0: these have one more norm after it.
         **kwargs: Options of `SupportConfig`.
 
     Raises:
@@ -186,7 +188,7 @@ class OpinionConfig(SupportConfig):
     embedding_kind: str = "normed"
     dropout: float = 0.3
     freeze_trunk: bool = False
-    trunk_layer: int | str | None = None
+    trunk_layer: int | str | list[int] | None = None
 
     def __post_init__(self, **kwargs: Any) -> None:
         check_choices(POOLINGS, pooling=self.pooling)
@@ -203,3 +205,8 @@ class OpinionConfig(SupportConfig):
         super().__post_init__(**kwargs)
         # not what a file says: the name of code to run
         self.custom_pipelines = pipelines_of(self.trunk_config)
+
+    @property
+    def frame_size(self) -> int:
+        """Width of a frame: that of the trunk, once for each layer that is read beside others."""
+        return self.trunk_config.hidden_size * (len(self.trunk_layer) if isinstance(self.trunk_layer, list) else 1)

@@ -72,9 +72,9 @@ class SeedBertConfig(OpinionConfig):
                 f"members is 'lora', and there are no adapters for a {kind} trunk; use members='shared' or 'independent', or "
                 f"one of {', '.join(LORA_TARGETS)}."
             )
-        if layer == WEIGHTED:
+        if layer == WEIGHTED or isinstance(layer, list):
             raise ValueError(
-                "members is 'lora' and trunk_layer 'weighted', but members share the layers below their adapters; choose one "
+                f"members is 'lora' and trunk_layer {layer!r}, but members share the layers below their adapters; choose one "
                 "layer by its number, or members='shared'."
             )
         depth = self.trunk_config.num_hidden_layers if layer is None else layer

@@ -44,7 +44,7 @@ def init_as_torch(module: nn.Module) -> None:
 POOLINGS = ("mean", "first", "attention", "tcgru")
 # The weight of the mean answer in the votes, so that no two labels tie.
 TIE = 1e-6
-EMBEDDINGS = ("normed", "plain", "none")
+EMBEDDINGS = ("normed", "batch_normed", "plain", "none")
 RATER_ROWS = ("full", "low_rank", "embedding")
 
 
@@ -167,7 +167,7 @@ class TcGruPooling(nn.Module):
 
 def make_pooling(config: Any) -> nn.Module:
     """The pooling that an `OpinionConfig` asks for; its `output_size` is the width of what it gives."""
-    width = config.trunk_config.hidden_size
+    width = config.frame_size
     plain = {"mean": MeanPooling, "first": FirstPooling, "attention": AttentivePooling}
     if config.pooling in plain:
         return plain[config.pooling](width)
@@ -190,7 +190,18 @@ def make_embedding(config: Any, width: int) -> nn.Module:
     linear = nn.Linear(width, config.embedding_size)
     if config.embedding_kind == "plain":
         return nn.Sequential(linear, nn.ReLU(), nn.Dropout(config.dropout))
-    return nn.Sequential(nn.LayerNorm(width), nn.Dropout(config.dropout), linear, nn.GELU(), nn.Dropout(config.dropout))
+    norm = BatchNorm(width) if config.embedding_kind == "batch_normed" else nn.LayerNorm(width)
+    return nn.Sequential(norm, nn.Dropout(config.dropout), linear, nn.GELU(), nn.Dropout(config.dropout))
+
+
+class BatchNorm(nn.BatchNorm1d):
+    """Batch norm that takes a batch of one item in training, the last one of an epoch, by the running statistics."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Normalise `x` `(B, width)`."""
+        if len(x) > 1:
+            return super().forward(x)
+        return nn.functional.batch_norm(x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps)
 
 
 class BayesianLinear(nn.Module):

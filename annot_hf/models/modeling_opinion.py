@@ -12,6 +12,7 @@ import torch
 from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, initialization as init
+from transformers.utils import ModelOutput
 
 from .adapters import LORA_TARGETS, Adaptable, import_peft
 from .checks import check_attention, said
@@ -19,7 +20,7 @@ from .configuration_opinion import OpinionConfig, SupportConfig
 from .heads import BayesianLinear, LayerSum, MeanPooling, init_as_torch, make_embedding, make_pooling
 from .losses import BATCH_LOSSES, distribution_loss
 from .measures import mixture
-from .trunks import WEIGHTED, build_trunk, call_trunk, encode, input_name_of, load_trunk_weights, read_trunk_config
+from .trunks import WEIGHTED, build_trunk, call_trunk, input_name_of, load_trunk_weights, read_trunk_config
 
 
 class SupportModel(Adaptable):
@@ -142,17 +143,25 @@ class OpinionPreTrainedModel(SupportModel):
         return self
 
     def frames(self, **inputs: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor]:
-        """Frames `(B, T, H)` of the chosen layer from the trunk's inputs, and True where they are real `(B, T)`."""
-        if self.layer_sum is None:
-            frames, mask = encode(self.trunk, **inputs)
-            return self._rounded(frames), mask
-        output, mask = call_trunk(self.trunk, output_hidden_states=True, **inputs)
-        return self.layer_sum(output.hidden_states), mask
+        """Frames `(B, T, H)` of the chosen layers from the trunk's inputs, and True where they are real `(B, T)`."""
+        several = self.config.trunk_layer == WEIGHTED or isinstance(self.config.trunk_layer, list)
+        output, mask = call_trunk(self.trunk, **inputs, **({"output_hidden_states": True} if several else {}))
+        return self._chosen(output), mask
+
+    def _chosen(self, output: ModelOutput) -> torch.Tensor:
+        """The frames of the chosen layers in the trunk's output: the last, several side by side, or the sum of all."""
+        layer = self.config.trunk_layer
+        if self.layer_sum is not None:
+            return self.layer_sum(output.hidden_states)
+        if isinstance(layer, list):
+            return self._rounded(torch.cat([output.hidden_states[k] for k in layer], -1))
+        return self._rounded(output.last_hidden_state)
 
     def attended(self, **inputs: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
         """The result of `frames`, and the share of each input position in each frame `(B, T, T)`: the heads' mean attention.
 
-        That of the last layer, or of all, weighted as these are; None without attention, where frames stand for themselves.
+        That of the last layer used, or of all, weighted as these are; None without attention, where frames stand for
+        themselves.
         """
         if self.main_input_name == "input_features":
             return *self.frames(**inputs), None
@@ -166,10 +175,11 @@ class OpinionPreTrainedModel(SupportModel):
         attentions = [attention.mean(1) for attention in output.attentions or ()]
         if len(attentions) != self.trunk.config.num_hidden_layers:
             raise ValueError(f"A {self.trunk.config.model_type} trunk does not tell its attention; leave explain out.")
-        if self.layer_sum is None:
-            return self._rounded(output.last_hidden_state), mask, attentions[-1] if attentions else None
-        identity = torch.eye(mask.shape[1], device=mask.device).expand(len(mask), -1, -1)
-        return self.layer_sum(output.hidden_states), mask, self.layer_sum([identity, *attentions])
+        shares = attentions[-1] if attentions else None
+        if self.layer_sum is not None:
+            identity = torch.eye(mask.shape[1], device=mask.device).expand(len(mask), -1, -1)
+            shares = self.layer_sum([identity, *attentions])
+        return self._chosen(output), mask, shares
 
     def embed(
         self,
@@ -190,7 +200,7 @@ class OpinionPreTrainedModel(SupportModel):
         """The given frames and their mask, or those of the inputs."""
         if trunk_frames is None:
             return self.frames(**inputs)
-        shape, width = tuple(trunk_frames.shape), self.config.trunk_config.hidden_size
+        shape, width = tuple(trunk_frames.shape), self.config.frame_size
         if len(shape) != 3 or shape[-1] != width:
             raise ValueError(
                 f"trunk_frames has shape {shape}; give frames of this model's trunk, (items, frames, {width})."

@@ -96,8 +96,8 @@ def trunk_input(config: PreTrainedConfig, extractor: SequenceFeatureExtractor, w
     return extractor(wave, sampling_rate=extractor.sampling_rate, return_tensors="np")["input_values"][0]
 
 
-def check_layer(config: PreTrainedConfig, layer: int | str | None) -> None:
-    """Raise a ValueError unless a trunk of this configuration has the layer: None (its last), 0 to L, or "weighted"."""
+def check_layer(config: PreTrainedConfig, layer: int | str | list[int] | None) -> None:
+    """Raise a ValueError unless a trunk of this configuration has the layer: None (its last), 0 to L, some, or "weighted"."""
     if layer is None:
         return
     families = (*WAVEFORM_TRUNKS, WHISPER, *LAYERED_TEXT_TRUNKS)
@@ -106,21 +106,24 @@ def check_layer(config: PreTrainedConfig, layer: int | str | None) -> None:
             f"trunk_layer is {layer!r}, and a trunk of type {config.model_type} has no choice of layers; leave trunk_layer "
             f"out, or use one of {', '.join(families)}."
         )
-    numbered = type(layer) is int and 0 <= layer <= config.num_hidden_layers
-    if layer != WEIGHTED and not numbered:
+    chosen = layer if isinstance(layer, list) else [layer]
+    numbered = all(type(one) is int and 0 <= one <= config.num_hidden_layers for one in chosen)
+    if layer != WEIGHTED and not (numbered and chosen and chosen == sorted(set(chosen))):
         raise ValueError(
             f"trunk_layer is {layer!r}; this {config.model_type} trunk has hidden states 0 to {config.num_hidden_layers}: "
-            f"give one of these numbers, {WEIGHTED!r} for a learned weighting of all, or nothing for the last."
+            f"give one of these numbers, a list of some in rising order, {WEIGHTED!r} for a learned weighting of all, or "
+            "nothing for the last."
         )
 
 
 def build_trunk(
-    config: PreTrainedConfig, layer: int | str | None = None, *, skip_layers: bool = True
+    config: PreTrainedConfig, layer: int | str | list[int] | None = None, *, skip_layers: bool = True
 ) -> PreTrainedModel:
     """A trunk with fresh weights from the configuration of the whole trunk, whose output is the hidden state `layer`.
 
-    None is the trunk's own output. A number k leaves only the first k transformer layers. "weighted" is for `encode_layers`: a
-    whole trunk that skips no layer in training (LayerDrop), as if `skip_layers` were False.
+    None is the trunk's own output. A number k leaves only the first k transformer layers, a list those up to its last.
+    "weighted" is for `encode_layers`: a whole trunk. It and a trunk of several layers skip none in training (LayerDrop), as if
+    `skip_layers` were False.
     """
     check_layer(config, layer)
     check_attention(config)
@@ -142,11 +145,11 @@ def build_trunk(
         )
     if layer is not None or not skip_layers:
         config = copy.deepcopy(config)
-    if layer == WEIGHTED or not skip_layers:
-        # A layer that is skipped gives no hidden state to weight.
+    if layer == WEIGHTED or isinstance(layer, list) or not skip_layers:
+        # A layer that is skipped gives no hidden state.
         setattr(config, "encoder_layerdrop" if config.model_type == WHISPER else "layerdrop", 0.0)
     if layer not in (None, WEIGHTED):
-        config.num_hidden_layers = layer
+        config.num_hidden_layers = layer[-1] if isinstance(layer, list) else layer
     if layer is not None:
         config.add_adapter = False
     # not that of the checkpoint, which may be half precision
@@ -238,7 +241,7 @@ def encode(trunk: PreTrainedModel, **inputs: torch.Tensor | None) -> tuple[torch
 def encode_layers(
     trunk: PreTrainedModel, **inputs: torch.Tensor | None
 ) -> tuple[tuple[torch.Tensor, ...], torch.Tensor]:
-    """Hidden states 0 to L, each `(B, T, H)`, of a trunk built with layer "weighted", and their mask `(B, T)`."""
+    """Hidden states 0 to L, each `(B, T, H)`, of a trunk built with "weighted" or a list, and their mask `(B, T)`."""
     output, mask = call_trunk(trunk, output_hidden_states=True, **inputs)
     return output.hidden_states, mask
 

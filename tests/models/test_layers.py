@@ -1,6 +1,7 @@
 """The choice of a trunk's layer: a shorter trunk gives the very hidden states of the whole one, and nothing is lost."""
 
 import json
+import re
 
 import pytest
 import tiny
@@ -56,6 +57,10 @@ def test_layer_k_is_hidden_state_k_of_the_whole_trunk(kind, tmp_path):
         assert model.config.trunk_config.num_hidden_layers == DEPTH
     last = plain(**batch).last_hidden_state
     torch.testing.assert_close(over(tmp_path).frames(**batch)[0], last, rtol=1e-4, atol=1e-5)
+    several = over(tmp_path, trunk_layer=[0, 1])
+    beside = torch.cat(states[:2], -1)
+    torch.testing.assert_close(several.frames(**batch)[0], beside, rtol=1e-5, atol=1e-5)
+    assert several(trunk_frames=beside).probs.shape == (len(beside), 3)
     assert torch.allclose(last, states[-1]) == (not kind.endswith("-layer"))  # the stable variants end in a norm
 
 
@@ -73,7 +78,7 @@ def test_padding_or_not_a_short_trunk_equals_the_whole_one_to_the_bit(kind, tmp_
 @pytest.mark.parametrize("kind", ["wavlm", "wavlm-layer", "bert"])
 def test_a_short_trunk_is_smaller_and_every_weight_of_it_learns(kind, tmp_path):
     plain_trunk(kind, tmp_path)
-    for layer in (0, 1, "weighted"):
+    for layer in (0, 1, [0, 1], "weighted"):
         model = over(tmp_path, trunk_layer=layer, dropout=0.0, pooling_dropout=0.0).train()
         model(**tiny.inputs(kind, tiny.lengths(kind)), labels=torch.full((3, 3), 1 / 3)).loss.backward()
         idle = [name for name, weight in model.named_parameters() if weight.grad is None]
@@ -131,7 +136,7 @@ def test_a_weighting_learns_alike_with_checkpointed_activations(tmp_path):
         torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-3, atol=1e-6)
 
 
-@pytest.mark.parametrize("layer", [0, 1, "weighted"])
+@pytest.mark.parametrize("layer", [0, 1, [0, 1], "weighted"])
 @pytest.mark.parametrize("kind", ["wavlm-layer", "bert"])
 def test_a_saved_model_says_how_deep_the_trunk_was(kind, layer, tmp_path):
     plain_trunk(kind, tmp_path / "plain")
@@ -156,9 +161,11 @@ def test_only_weights_that_are_needed_can_be_missing(tmp_path):
         over(tmp_path, trunk_layer=2)
 
 
-@pytest.mark.parametrize("layer", [-1, 3, True, 1.0, "last", "1"])
+@pytest.mark.parametrize("layer", [-1, 3, True, 1.0, "last", "1", [], [1, 0], [1, 1], [1, 3], [True]])
 def test_a_layer_that_is_not_there_is_said(layer):
-    with pytest.raises(ValueError, match=rf"trunk_layer is {layer!r}; this wavlm trunk has hidden states 0 to 2"):
+    with pytest.raises(
+        ValueError, match=rf"trunk_layer is {re.escape(repr(layer))}; this wavlm trunk has hidden states 0 to 2"
+    ):
         DistributionConfig(trunk_config=tiny.trunk_config("wavlm"), questions=tiny.CATEGORY, trunk_layer=layer)
 
 
@@ -185,3 +192,16 @@ def test_layer_sum_is_a_weighted_mean():
     layers = LayerSum(3)
     states = [torch.full((1, 2, 4), float(value)) for value in (1, 2, 6)]
     torch.testing.assert_close(layers(states), torch.full((1, 2, 4), 3.0))
+
+
+def test_batch_norm_brings_units_to_one_scale_and_takes_a_last_batch_of_one(tmp_path):
+    plain_trunk("bert", tmp_path)
+    model = over(tmp_path, trunk_layer=[0, 2], pooling="mean", embedding_kind="batch_normed", dropout=0.0).train()
+    (norm, *_), width = model.embedding, model.pooling.output_size
+    pooled = torch.randn(64, width) * torch.logspace(-2, 2, width) + 5
+    torch.testing.assert_close(norm(pooled).std(0, correction=0), torch.ones(width), rtol=0.1, atol=0)
+    model(
+        **{name: value[:1] for name, value in equal_lengths("bert").items()}, labels=torch.tensor([[1.0, 0, 0]])
+    ).loss.backward()
+    expected = (pooled[0] - norm.running_mean) / (norm.running_var + norm.eps).sqrt()
+    torch.testing.assert_close(norm(pooled[:1])[0], expected)
