@@ -54,12 +54,10 @@ def save_study(found: AgreementStudy, out: str | os.PathLike, *, corpus: str, de
     """
     large = [one for one in found.found if one.pairable_items >= FEWEST_PAIRABLE] or found.found
     sections = [Section(study_tables(found), {"agreements": lambda: plot_agreements(large)})]
-    captions = {name: say(f"captions.{name}") for name in ("agreements", "item_entropies", "next_votes")}
     tables: dict[str, list[pd.DataFrame]] = {"raters": [], "next": []}
     notes = [say("agreement_page.intervals", units=found.units)]
     for place, (name, one) in enumerate(found.questions.items()):
         sections += _question_sections(name, one, place)
-        captions |= {f"{kind}_{place}": say(f"captions.{kind}", question=name) for kind in ("evidence", "groups")}
         for kind, table in (("raters", one.raters), ("next", one.ranked)):
             if table is not None and len(table):
                 tables[kind].append(table.assign(question=name))
@@ -73,17 +71,15 @@ def save_study(found: AgreementStudy, out: str | os.PathLike, *, corpus: str, de
             "next_votes": lambda: plot_next({name: one.ranked for name, one in categories.items()}),
         }
         sections.insert(1, Section((), figures))
-    summary = say("agreement_page.summary", found=large)
     return write_study(
         Path(out),
         "agreement",
         title=say("agreement_page.title", corpus=corpus),
-        summary=summary,
+        summary=say("agreement_page.summary", found=large),
         sections=sections,
         notes=[note for note in notes if note],
         details=details,
         data=found.to_dict(),
-        captions=captions,
         tables={kind: pd.concat(parts) for kind, parts in tables.items() if parts},
     )
 
@@ -134,16 +130,15 @@ def _question_sections(name: str, one: QuestionStudy, place: int) -> list[Sectio
             for _, row in judged.head(_SHOWN).iterrows()
         ]
         table = worded("rater_evidence", rows, judged=len(judged), flagged=int(judged["flagged"].sum()), **values)
-        sections.append(Section([table], {f"evidence_{place}": lambda: plot_evidence(judged)}))
+        sections.append(Section([table], {f"evidence_{place}": lambda: plot_evidence(judged)}, name))
     if one.groups:
         rows = [
             (Cell(value, column), *_group_cells(told))
             for column, by in one.groups.items()
             for value, told in by.items()
         ]
-        sections.append(
-            Section([worded("group_agreement", rows, **values)], {f"groups_{place}": lambda: plot_groups(one)})
-        )
+        table = worded("group_agreement", rows, **values)
+        sections.append(Section([table], {f"groups_{place}": lambda: plot_groups(one)}, name))
     return sections
 
 

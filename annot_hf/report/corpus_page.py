@@ -45,15 +45,13 @@ def save_corpus_page(corpus: ExportedCorpus, out: str | os.PathLike) -> Path:
     rows = [(split, *map(int, row)) for split, row in splits.iterrows()]
     columns = ("Split", *map(capital, splits.columns))
     shares = [Section([worded("corpus_splits", rows, columns=columns, split_hash=split_hash)])]
-    captions, answers = {}, {}
+    answers = {}
     for place, name in enumerate(told.questions):
         section, answers[name] = _question_section(corpus, name, place)
         shares.append(section)
-        captions |= {figure: say(f"captions.{figure.rsplit('_', 1)[0]}", question=name) for figure in section.figures}
     each = np.bincount(corpus.votes.annotator_codes[corpus.votes.annotator_codes >= 0])
     if len(each):
         shares.append(Section((), {"rater_votes": lambda: plot_rater_votes(each)}))
-        captions["rater_votes"] = say("captions.rater_votes")
     asked = Section([worded("corpus_questions", [_question_row(corpus, name) for name in told.questions])])
     stated = {key: corpus.origin[key] for key in ("version", "license", "homepage", "citation", "access")}
     return write_study(
@@ -72,8 +70,6 @@ def save_corpus_page(corpus: ExportedCorpus, out: str | os.PathLike) -> Path:
             "splits": splits.to_dict("index"),
             "split_hash": split_hash,
         },
-        captions=captions,
-        tables={},
     )
 
 
@@ -121,7 +117,7 @@ def _question_section(corpus: ExportedCorpus, name: str, place: int) -> tuple[Se
     figures = {f"answers_{place}": partial(plot_votes, support, mean, {} if question.shares else sizes)}
     if len(shares) > 1:
         figures[f"split_shares_{place}"] = partial(plot_split_shares, support, shares)
-    return Section([table], figures), numbers
+    return Section([table], figures, name), numbers
 
 
 def _scale_answers(
