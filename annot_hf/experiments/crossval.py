@@ -34,10 +34,11 @@ from annot_hf.experiments.plans import (
     TAKEN,
     Plan,
     check_splits,
+    check_trunk,
     plan_notes,
     plan_of,
     planned_runs,
-    predict_described,
+    predictions_of,
     write_results,
 )
 from annot_hf.models.configuration_log_mel import LogMelConfig
@@ -48,7 +49,6 @@ from annot_hf.training.checkpoints import held
 from annot_hf.training.inputs import item_sources
 from annot_hf.training.progress import tell
 from annot_hf.training.recipe import LOG_MEL, Run, members_folder
-from annot_hf.training.train import check_trunk
 
 
 def crossval(
@@ -239,7 +239,7 @@ def _predict_all(
         for number, (name, runs) in enumerate(planned.items(), start=index * len(planned) + 1):
             place = f"repeat {fold.repeat}, fold {fold.number}, seed {runs[index].training.seed}"
             tell(f"Run {number} of {total}: system {name}, {place}")
-            found = predict_described(runs[index], view, keep_model=keep_models)
+            found = predictions_of(runs[index], view, keep_model=keep_models)
             parts[name].setdefault(fold.repeat, []).append(found)
             check_trunk(name, [one for part in parts[name].values() for one in part])
         for runs in planned.values():

@@ -80,12 +80,6 @@ class Perturbation:
         return wave if tempo == 1 else change_tempo(wave, sampling_rate, tempo)
 
 
-def make_perturbation(share: float, seed: int) -> Perturbation | None:
-    """The perturbation, or None if `share` is 0; raises if it is not a probability."""
-    perturbation = Perturbation(share, seed)
-    return perturbation if share else None
-
-
 def shift_pitch(wave: np.ndarray, sampling_rate: int, semitones: float) -> np.ndarray:
     """The clip at a higher (or lower, below 0) pitch, by -24 to 24 semitones, formants included, with its length kept."""
     from audiomentations import PitchShift

@@ -18,7 +18,7 @@ from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.trunks import PROMPTED, WHISPER, input_name_of
 from annot_hf.training.augment import Copies, Perturbation
 
-NO_COPIES = Copies()
+_NO_COPIES = Copies()
 FRAME_MULTIPLE = 4
 # batches that are sorted by length together
 GROUP = 50
@@ -50,7 +50,7 @@ class OpinionDataset(Dataset):
         auxiliary: np.ndarray | None = None,
         disagreement: np.ndarray | None = None,
         perturbation: Perturbation | None = None,
-        copies: Copies = NO_COPIES,
+        copies: Copies = _NO_COPIES,
     ) -> None:
         given = dict(zip(EXTRA_TARGETS, (scales, auxiliary, disagreement), strict=True))
         self.extra = {name: values for name, values in given.items() if values is not None}
