@@ -34,9 +34,9 @@ from annot_hf.training.checkpoints import (
 )
 from annot_hf.training.inference import ROBUST_CLIPS, predict, predict_robustness, save_predictions
 from annot_hf.training.keys import read_words
-from annot_hf.training.progress import tell
 from annot_hf.training.recipe import Run, flatten, load_recipe
 from annot_hf.training.train import train
+from annot_hf.training.trainer import tell
 
 logger = logging.getLogger(__name__)
 
@@ -54,22 +54,17 @@ _HALF = "votes.half"
 
 @dataclass(frozen=True)
 class Plan:
-    """Systems to compare.
-
-    Attributes:
-        title: Heading of the results.
-        recipe: The recipe that all systems share.
-        seeds: Seeds of the runs of every system; a cross-validation needs none, because it sets the seeds of its runs.
-        new_listeners: Train every system on one random half of each item's votes, and score it against the other.
-        task: Shared task whose own scores are measured too, of `TASKS`.
-        systems: System -> its changes to the recipe, or to a `recipe` of its own; the others are compared with the first.
-    """
+    """Systems to compare: each with its changes to the recipe that all share, or to a `recipe` of its own."""
 
     title: str
     recipe: str
+    # a cross-validation needs none: it sets the seeds of its runs
     seeds: tuple[int, ...]
+    # the others are compared with the first
     systems: Mapping[str, Mapping[str, Any]]
+    # whether systems learn from one random half of each item's votes, and are scored against the other
     new_listeners: bool = False
+    # shared task whose own scores are measured too, of `TASKS`
     task: str = ""
 
     def scored(self, corpus: ExportedCorpus) -> ExportedCorpus:
@@ -286,10 +281,7 @@ def write_results(
     data: Mapping[str, Any] | None = None,
     **page: Any,
 ) -> Path:
-    """Write the scores of a plan, with what each system changes, as Markdown, HTML, a figure and JSON, with `data` too.
-
-    Returns the path of the Markdown.
-    """
+    """Write the scores of a plan, what each system changes, and `data`; returns the path of the Markdown page."""
     facts = {"title": plan.title, **({"new_listeners": True} if plan.new_listeners else {}), **facts}
     write_json(
         path.with_suffix(".json"), facts | {"systems": plan.systems, "evaluation": found.to_dict(), **(data or {})}

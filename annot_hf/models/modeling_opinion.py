@@ -150,10 +150,7 @@ class OpinionPreTrainedModel(SupportModel):
         return self.layer_sum(output.hidden_states), mask
 
     def attended(self, **inputs: torch.Tensor | None) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-        """The result of `frames`, and the share of each input position in each frame `(B, T, T)`: the heads' mean attention.
-
-        That of the last layer, or of all, weighted as these are; None without attention, where frames stand for themselves.
-        """
+        """What `frames` gives, and the mean attention of each frame to each position `(B, T, T)`; None where there is none."""
         if self.main_input_name == "input_features":
             return *self.frames(**inputs), None
         before = self.trunk.config._attn_implementation

@@ -48,10 +48,7 @@ def agreement_spread_table(found: Sequence[Agreement]) -> list[Table]:
 
 
 def save_study(found: AgreementStudy, out: str | os.PathLike, *, corpus: str, details: Mapping[str, Any]) -> Path:
-    """Write agreement.html, .md and .json, plots, raters.csv, and next.csv with all items to ask about next.
-
-    Returns the path of the page. Files of these names that are not from an earlier call raise a ValueError.
-    """
+    """Write agreement.html (whose path it returns), .md and .json, plots, raters.csv, and next.csv with all items."""
     large = [one for one in found.found if one.pairable_items >= FEWEST_PAIRABLE] or found.found
     sections = [Section(study_tables(found), {"agreements": lambda: plot_agreements(large)})]
     tables: dict[str, list[pd.DataFrame]] = {"raters": [], "next": []}
@@ -132,19 +129,15 @@ def _question_sections(name: str, one: QuestionStudy, place: int) -> list[Sectio
         table = worded("rater_evidence", rows, judged=len(judged), flagged=int(judged["flagged"].sum()), **values)
         sections.append(Section([table], {f"evidence_{place}": lambda: plot_evidence(judged)}, name))
     if one.groups:
-        rows = [
-            (Cell(value, column), *_group_cells(told))
-            for column, by in one.groups.items()
-            for value, told in by.items()
-        ]
+        rows = []
+        for column, by in one.groups.items():
+            for value, told in by.items():
+                spread = told.deviation if told.entropy.value is None else told.entropy
+                cells = (value_cell(measure.to_dict()) for measure in (told.alpha, told.pairwise, spread))
+                rows.append((Cell(value, column), *cells, told.items))
         table = worded("group_agreement", rows, **values)
         sections.append(Section([table], {f"groups_{place}": lambda: plot_groups(one)}, name))
     return sections
-
-
-def _group_cells(one: Agreement) -> tuple[Cell | int, ...]:
-    spread = one.entropy if one.entropy.value is not None else one.deviation
-    return value_cell(one.alpha.to_dict()), value_cell(one.pairwise.to_dict()), value_cell(spread.to_dict()), one.items
 
 
 def plot_agreements(found: Sequence[Agreement]) -> Figure:

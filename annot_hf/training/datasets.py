@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from annot_hf.data.audio import AudioLimits, MixedClip
+from annot_hf.data.conditions import put_under
 from annot_hf.data.dime import Mixtures
 from annot_hf.data.export import ExportedCorpus
 from annot_hf.data.synthetic import (
@@ -171,7 +172,8 @@ class SplitReader:
         sources = list(item_sources(self.corpus, mixtures.sources, config))
         pairs = zip(mixtures.first, mixtures.second, mixtures.share, strict=True)
         clips: list[Any] = [MixedClip(sources[first], sources[second], float(share)) for first, second, share in pairs]
-        clips = self.copies.put(clips, mixtures.items, version)
+        chains = self.copies.chains(mixtures.items, version)
+        clips = [put_under(*clip) for clip in zip(clips, mixtures.items, chains, strict=True)]
         if input_name_of(config) == PROMPTED:
             said = transcripts(self.corpus, mixtures.sources)
             clips = [(clip, said[row]) for clip, row in zip(clips, mixtures.text_from, strict=True)]
@@ -249,16 +251,13 @@ def encode_once(
     dtype: torch.dtype | None = None,
     workers: int = 0,
 ) -> Inputs:
-    """The frozen trunk's "frames" `(T, H)` of every item, or their "pooled" mean `(1, H)`, from now or an earlier call.
-
-    They have the lengths of the original inputs, so that batches are the same with a cache or without. Processes compute
-    different shards. `key` identifies items, order and reading; `dtype` is that of autocast, or None for the weights'.
-    """
+    """The frozen trunk's "frames" `(T, H)` of every item, or their "pooled" mean `(1, H)`, from now or an earlier call."""
     state = PartialState()
     settings = [kind, trunk_digest(model), str(dtype), *key, inputs.stamp]
     # too little memory shows at once
     longest_first = np.argsort(-inputs.lengths, kind="stable")
     shards = plan_shards(folder, settings, inputs.entries, order=longest_first, size=ENCODED_ITEMS)
+    # processes compute different shards
     mine = [shard for shard in shards[state.process_index :: state.num_processes] if not shard.path.exists()]
     if mine:
         model.eval()
@@ -280,6 +279,7 @@ def encode_once(
                 write_shard(shard.path, kept)
     state.wait_for_everyone()
     store = FeatureStore(shards)
+    # of the original lengths, so that batches are the same with a cache or without
     return replace(inputs, entries=range(len(inputs.entries)), read=store.__getitem__, stamp=store.stamp)
 
 
@@ -339,10 +339,7 @@ def _with_raters(targets: Targets, split: str) -> Targets:
 def vote_views(
     recipe: Recipe, corpus: ExportedCorpus, seed: int = 0
 ) -> tuple[dict[str, ExportedCorpus], dict[str, Any]]:
-    """The corpus with the votes that "train" and "validation" use, and what a reader must know of them, if anything.
-
-    Unlike in arXiv 2601.14620, tests always refer to people's votes; synthetic votes alone also choose the epoch that is kept.
-    """
+    """The corpus with the votes that "train" and "validation" use, and what a reader must know of them; tests are people's."""
     own = int(is_synthetic(corpus.votes).sum())
     if own:
         raise ValueError(

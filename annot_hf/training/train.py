@@ -51,9 +51,8 @@ from annot_hf.training.collator import OpinionDataset
 from annot_hf.training.datasets import SplitReader, make_split_targets, target_options, vote_views
 from annot_hf.training.inputs import make_processor
 from annot_hf.training.keys import MEASURES, Recipe
-from annot_hf.training.progress import show_epochs, tell
 from annot_hf.training.recipe import LALM, LOG_MEL, Run, members_folder
-from annot_hf.training.trainer import OpinionTrainer
+from annot_hf.training.trainer import OpinionTrainer, show_epochs, tell
 
 logger = logging.getLogger(__name__)
 
@@ -200,10 +199,7 @@ def member_runs(run: Run, corpus: ExportedCorpus) -> list[Run]:
 
 
 def train_members(run: Run, corpus: ExportedCorpus) -> list[Path]:
-    """Checkpoint folders of the members, in order; those that are missing or damaged are trained, one after the other.
-
-    A member that fails stops no other, except where several processes of `accelerate launch` train each member together.
-    """
+    """Checkpoint folders of the members, in order; the missing and damaged are trained, and none that fails stops others."""
     runs, state = member_runs(run, corpus), PartialState()
     damage = [_damage(one) for one in runs]
     for one, what in zip(runs, damage, strict=True):
@@ -364,7 +360,10 @@ def build_model(run: Run, targets: Targets, corpus: ExportedCorpus) -> tuple[Opi
         if names:
             options[option] = [corpus.votes.question(name).to_dict() for name in names]
     if recipe.model == "annotator":
-        options["annotators"] = _annotators(targets)
+        answers = np.bincount(targets.ratings.annotator, minlength=len(targets.annotators))
+        # those with most answers first
+        order = np.argsort(-answers, kind="stable")
+        options["annotators"] = [targets.annotators[code] for code in order if answers[code]]
         options |= _rater_facts(recipe.raters, options["annotators"])
         options["levels"] = count_levels(targets)
     adapted = recipe.model != "seedbert" and options.get("lora_rank", model_class.config_class().lora_rank) > 0
@@ -387,13 +386,6 @@ def build_model(run: Run, targets: Targets, corpus: ExportedCorpus) -> tuple[Opi
     revision = getattr(model.config, "lalm_revision", None)
     limit = recipe.inputs.max_tokens
     return model, make_processor(model.config.trunk_config, recipe.trunk, max_tokens=limit, revision=revision)
-
-
-def _annotators(targets: Targets) -> list[str]:
-    """Raters of the training split, those with most answers first."""
-    answers = np.bincount(targets.ratings.annotator, minlength=len(targets.annotators))
-    order = np.argsort(-answers, kind="stable")
-    return [targets.annotators[code] for code in order if answers[code]]
 
 
 def _rater_facts(path: str, annotators: Sequence[str]) -> dict[str, Any]:

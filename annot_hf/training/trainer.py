@@ -1,8 +1,10 @@
-"""The stock Trainer with what opinion needs: bucketed batches, alternating tasks, measures of distributions."""
+"""The stock Trainer with what opinion needs: batches of like length, alternating tasks, measures, and a line an epoch."""
 
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,15 +13,21 @@ import torch
 from accelerate.utils import gather_object, send_to_device
 from torch import nn
 from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
 from transformers import EvalPrediction, Trainer, TrainerCallback
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
+from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
+from transformers.utils import logging
 
-from annot_hf.models.heads import BayesianLinear, RaterHeads
+from annot_hf.models.heads import BayesianLinear
 from annot_hf.models.losses import EPSILON
-from annot_hf.models.measures import ccc, class_counts, cross_entropy, jsd, kl, macro_f1_of, tvd
+from annot_hf.models.measures import ccc, class_counts, closed_gap, cross_entropy, jsd, kl, macro_f1_of, tvd
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.training.collator import GROUP, TEXT_GROUP, BucketSampler
 from annot_hf.training.schedules import HEADS, TRUNK, EntropyCurriculum, finished_epochs, normalised_entropy
+
+_EPOCH_COLUMNS = {"epoch": 7, "training loss": 15, "validation JSD": 16, "gap closed": 12, "time left": 16}
 
 
 class OpinionTrainer(Trainer):
@@ -96,22 +104,11 @@ class OpinionTrainer(Trainer):
         return [name for name in super().get_decay_parameter_names(model) if name.rpartition(".")[0] not in bayesian]
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The stock optimiser, with `SparseAdam` for rater tables that have sparse gradients."""
-        if self.optimizer is not None:
-            return self.optimizer
-        model = self.model if model is None else model
-        tables = [module.table for module in model.modules() if isinstance(module, RaterHeads) and module.sparse]
-        dense = super().create_optimizer(model)
-        if self.trunk_learning_rate is not None:
-            _split_trunk(dense, model, self.trunk_learning_rate)
-        if tables:
-            for group in dense.param_groups:
-                _take_out(group, tables)
-            args = self.args
-            betas = (args.adam_beta1, args.adam_beta2)
-            sparse = torch.optim.SparseAdam(tables, lr=args.learning_rate, betas=betas, eps=args.adam_epsilon)
-            self.optimizer = DenseAndSparse(dense, sparse)
-        return self.optimizer
+        """The stock optimiser, whose trunk has groups of its own if it has a learning rate of its own."""
+        fresh, optimizer = self.optimizer is None, super().create_optimizer(model)
+        if fresh and self.trunk_learning_rate is not None:
+            _split_trunk(optimizer, self.model if model is None else model, self.trunk_learning_rate)
+        return optimizer
 
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | None = None
@@ -169,12 +166,6 @@ class OpinionTrainer(Trainer):
         if self.task_schedule is not None:
             extras["task"] = task or self._task
         return {**inputs, **extras}
-
-    def _clip_grad_norm(self, model: nn.Module) -> torch.Tensor:
-        return super()._clip_grad_norm(_without_sparse(model))
-
-    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        return super()._get_grad_norm(_without_sparse(model), grad_norm)
 
 
 class EffectiveBatch:
@@ -313,43 +304,14 @@ class EpochOfSampler(TrainerCallback):
 
 def _split_trunk(optimizer: torch.optim.Optimizer, model: nn.Module, rate: float) -> None:
     """Give the trunk's parameters groups of their own, with their own learning rate."""
-    weights = [parameter for trunk in model.trunks for parameter in trunk.parameters()]
+    chosen = {id(parameter) for trunk in model.trunks for parameter in trunk.parameters()}
     for group in list(optimizer.param_groups):
-        inside = _take_out(group, weights)
+        inside = [parameter for parameter in group["params"] if id(parameter) in chosen]
+        group["params"] = [parameter for parameter in group["params"] if id(parameter) not in chosen]
         group["name"] = HEADS
         if inside:
             rest = {name: value for name, value in group.items() if name not in ("params", "name", "lr")}
             optimizer.add_param_group({"params": inside, "name": TRUNK, "lr": rate, **rest})
-
-
-def _take_out(group: dict[str, Any], parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
-    """Remove these parameters from a parameter group; those that were in it."""
-    chosen = {id(parameter) for parameter in parameters}
-    inside = [parameter for parameter in group["params"] if id(parameter) in chosen]
-    group["params"] = [parameter for parameter in group["params"] if id(parameter) not in chosen]
-    return inside
-
-
-class DenseAndSparse(torch.optim.Optimizer):
-    """Two optimisers behind one: one list of parameter groups for the schedule, one state for the checkpoint."""
-
-    def __init__(self, dense: torch.optim.Optimizer, sparse: torch.optim.SparseAdam) -> None:
-        self.parts = {dense: len(dense.param_groups), sparse: len(sparse.param_groups)}
-        super().__init__([*dense.param_groups, *sparse.param_groups], {})
-
-    def step(self, closure: None = None) -> None:
-        """One step of each."""
-        groups = list(self.param_groups)
-        for part, count in self.parts.items():
-            part.param_groups, groups = groups[:count], groups[count:]
-            part.state = self.state
-            part.step()
-
-
-def _without_sparse(model: nn.Module) -> nn.ParameterList:
-    """Parameters whose gradients have a norm to clip; the size of a sparse one means nothing to `SparseAdam`."""
-    grads = ((parameter, parameter.grad) for parameter in model.parameters())
-    return nn.ParameterList(parameter for parameter, grad in grads if grad is None or not grad.is_sparse)
 
 
 def distribution_metrics(evaluation: EvalPrediction) -> dict[str, float]:
@@ -368,3 +330,77 @@ def distribution_metrics(evaluation: EvalPrediction) -> dict[str, float]:
     if scales and ratings:
         found["ccc"] = float(ccc(scales[0].T, ratings[0].T, mask=~np.isnan(ratings[0].T)).mean())
     return found
+
+
+def tell(line: str) -> None:
+    """Print a line, above the bars that are shown, if there are any."""
+    tqdm.write(line)
+
+
+def show_epochs(trainer: Trainer, marginal_kl: float) -> None:
+    """Have a trainer show an `EpochTable` instead of what the library logs."""
+    for stock in (PrinterCallback, DEFAULT_PROGRESS_CALLBACK):
+        trainer.remove_callback(stock)
+    trainer.add_callback(EpochTable(marginal_kl))
+
+
+class EpochTable(TrainerCallback):
+    """A line for each validation pass, or each logged loss without any, and in a terminal a bar of the steps."""
+
+    def __init__(self, marginal_kl: float) -> None:
+        self.marginal_kl, self.bar, self.loss = marginal_kl, None, None
+
+    def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Print the head of the table."""
+        if not state.is_world_process_zero:
+            return
+        self.begun, self.first, self.loss = time.monotonic(), state.global_step, None
+        # one for every checkpoint that is saved would stand between the lines
+        self.bars = logging.is_progress_bar_enabled()
+        logging.disable_progress_bar()
+        tell("".join(name.rjust(width) for name, width in _EPOCH_COLUMNS.items()))
+        # none where no terminal is
+        quiet = args.disable_tqdm or None
+        self.bar = tqdm(total=state.max_steps, initial=self.first, unit="step", leave=False, disable=quiet)
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Move the bar."""
+        if self.bar is not None:
+            self.bar.update()
+
+    def on_log(
+        self, args: Any, state: Any, control: Any, logs: Mapping[str, float] | None = None, **kwargs: Any
+    ) -> None:
+        """Keep the training loss; without validation passes it is a line."""
+        self.loss = (logs or {}).get("loss", self.loss)
+        if args.eval_strategy == "no" and "loss" in (logs or {}):
+            self._show(state, {})
+
+    def on_evaluate(
+        self, args: Any, state: Any, control: Any, metrics: Mapping[str, float] | None = None, **kwargs: Any
+    ) -> None:
+        """Print a line; not after training, when the best epoch is measured once more."""
+        self._show(state, metrics or {})
+
+    def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        """Remove the bar."""
+        if self.bar is not None:
+            self.bar.close()
+            if self.bars:
+                logging.enable_progress_bar()
+        self.bar = None
+
+    def _show(self, state: Any, metrics: Mapping[str, float]) -> None:
+        if self.bar is None:
+            return
+        done = state.global_step - self.first
+        left = (time.monotonic() - self.begun) / done * (state.max_steps - state.global_step) if done else None
+        gap = float(closed_gap(metrics["eval_kl"], self.marginal_kl)) if "eval_kl" in metrics else float("nan")
+        cells = (
+            f"{state.epoch or 0:.3g}",
+            "–" if self.loss is None else f"{self.loss:.4f}",
+            f"{metrics['eval_jsd']:.4f}" if "eval_jsd" in metrics else "–",
+            "–" if gap != gap else f"{round(gap, 1) + 0:.1f} %",
+            "–" if left is None else str(timedelta(seconds=round(left))),
+        )
+        tell("".join(cell.rjust(width) for cell, width in zip(cells, _EPOCH_COLUMNS.values(), strict=True)))
