@@ -117,7 +117,11 @@ def check_layer(config: PreTrainedConfig, layer: int | str | None) -> None:
 def build_trunk(
     config: PreTrainedConfig, layer: int | str | None = None, *, skip_layers: bool = True
 ) -> PreTrainedModel:
-    """A trunk with fresh weights that gives hidden state `layer`: None is its own output, k that of its first k layers."""
+    """A trunk with fresh weights from the configuration of the whole trunk, whose output is the hidden state `layer`.
+
+    None is the trunk's own output. A number k leaves only the first k transformer layers. "weighted" is for `encode_layers`: a
+    whole trunk that skips no layer in training (LayerDrop), as if `skip_layers` were False.
+    """
     check_layer(config, layer)
     check_attention(config)
     if config.model_type == LogMelConfig.model_type:
@@ -301,7 +305,11 @@ def samples_for(config: PreTrainedConfig, frames: int) -> int:
 
 
 class MaskedGroupNorm(nn.GroupNorm):
-    """Group norm over the real frames of each clip only, so that a prediction does not depend on the batch."""
+    """Group norm (one group per channel) over the real frames of each clip only.
+
+    The base models of the wav2vec 2.0 family normalise their first convolution over time; over padding too, a clip's
+    prediction would depend on the clips it is batched with. Parameters have the names of the layer it replaces.
+    """
 
     # real samples of each clip, which `call_trunk` sets before every call
     samples: torch.Tensor | None = None

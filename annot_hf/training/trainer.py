@@ -338,7 +338,7 @@ def tell(line: str) -> None:
 
 
 def show_epochs(trainer: Trainer, marginal_kl: float) -> None:
-    """Have a trainer show an `EpochTable` instead of what the library logs."""
+    """Have a trainer show an `EpochTable`; `marginal_kl` (nats) is that of the validation targets from the marginal."""
     for stock in (PrinterCallback, DEFAULT_PROGRESS_CALLBACK):
         trainer.remove_callback(stock)
     trainer.add_callback(EpochTable(marginal_kl))
