@@ -231,7 +231,7 @@ def controls_section(found: Evaluation, alone: Evaluation, *, width: float | Non
     titles = [tables.row_title(system) for system in found.systems]
     rows = [(tables.short_title(found, name), *tables.measure_cells(found, [name], found.systems)) for name in names]
     gains = [
-        (tables.short_title(found, name), *(tables.difference_cell(found, name, MODEL, other) for other in others))
+        (tables.short_title(found, name), *(tables.gain_cell(found, name, MODEL, other) for other in others))
         for name in names
     ]
     shown = [tables.worded("controls", rows, columns=("Measure", *titles), **told)]
@@ -262,7 +262,7 @@ def newcomers_section(found: Evaluation, votes: int) -> Section:
         (
             tables.short_title(found, name),
             *tables.measure_cells(found, [name], list(systems)),
-            tables.difference_cell(found, name, MODEL, beside),
+            tables.gain_cell(found, name, MODEL, beside),
         )
         for name in names
     ]

@@ -173,6 +173,11 @@ def heading(found: Evaluation, name: str) -> tuple[str, int]:
     return (head, digits) if name in known or not kind else (f"{head}, {name.removeprefix(kind)[1:]}", digits)
 
 
+def gain_cell(found: Evaluation, name: str, one: str, other: str) -> Cell:
+    """By how much a measure differs between two systems, paired, and its interval."""
+    return value_cell(found.difference(name, one, other), found.measured(name).unit)
+
+
 def short_title(found: Evaluation, name: str) -> Cell:
     """The short head of a measure and the arrow of its better direction."""
     return Cell(heading(found, name)[0] + ARROWS[found.measured(name).better])
@@ -184,10 +189,9 @@ def answer_measures(found: Evaluation) -> list[str]:
 
 
 def difference_cell(found: Evaluation, name: str, one: str, other: str) -> Cell:
-    """Paired difference of two systems and its interval; empty if one lacks the measure."""
-    measured = found.measured(name)
-    both = {one, other} <= set(measured.draws)
-    return value_cell(measured.difference(one, other) if both else None, measured.unit)
+    """Difference of two systems and its interval; empty if they are not compared."""
+    record = found[name]
+    return value_cell(record["differences"].get(f"{one} - {other}"), record["unit"])
 
 
 def measure_rows(

@@ -4,7 +4,7 @@ import functools
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -24,19 +24,21 @@ from annot_hf.data.dime import (
     features_of_clip,
     load_librosa,
     plan_mixtures,
+    read_features,
     text_features,
 )
 from annot_hf.data.export import ExportedCorpus
 from annot_hf.data.files import replace_file
 from annot_hf.data.targets import Targets
-from annot_hf.models.trunks import PROMPTED, input_name_of
+from annot_hf.models.trunks import PROMPTED, WEIGHTED, input_name_of
 from annot_hf.training.features import FeatureStore, fill_shards, plan_shards, write_shard
-from annot_hf.training.inputs import read_together
+from annot_hf.training.inputs import Inputs, read_together
 
 logger = logging.getLogger(__name__)
 
 # in a run's folder: where each mixture comes from
 MIXTURES = "mixtures.parquet"
+PUBLISHED, OWN_TRUNK = "published", "trunk"
 # The largest shift of the pitch, up or down.
 SEMITONES = 1.0
 # Below 1 the clip is slower.
@@ -176,6 +178,8 @@ class Augmentation:
         neighbours: Nearest other items that a partner is drawn from.
         text: Whose text a mixture has, for text trunks: the "dominant" item's, or that of the "first".
         partners: Neighbours of "any" training speaker, or of the "same" one.
+        features: What decides who is near: the "published" set (72 numbers of a clip, 10 of its text); "trunk", the
+            pre-trained trunk's output before training, averaged over time; or a parquet file of `write_features`.
         perturb_share: Probability with which a training clip, each time it is read, has its pitch shifted by up to a
             semitone (a third), its tempo changed by up to 5 % (a third) or is left alone (arXiv 2601.14620; see
             `Perturbation`); 0 for never. For models that read clips anew in every epoch; a clip that becomes
@@ -192,6 +196,7 @@ class Augmentation:
     neighbours: int = 2
     text: TextRule = "dominant"
     partners: Partners = "any"
+    features: str = PUBLISHED
     perturb_share: float = 0.0
     copies: int = 0
 
@@ -199,31 +204,52 @@ class Augmentation:
         Perturbation(self.perturb_share)
         Copies(self.copies)
         check_mixing(self.share, self.neighbours, self.text, self.partners)
+        if self.features not in (PUBLISHED, OWN_TRUNK) and not Path(self.features).is_file():
+            raise ValueError(
+                f"features is {self.features!r}, and there is no such file; write one with write_features, or set it to "
+                f"{PUBLISHED} or {OWN_TRUNK}."
+            )
 
 
 def plan_augmentation(
     options: Augmentation,
     corpus: ExportedCorpus,
     targets: Targets,
-    trunk_config: PreTrainedConfig,
+    model_config: PreTrainedConfig,
     *,
     features: str | Path,
+    encoded: Callable[[np.ndarray], Inputs],
     max_seconds: float,
     seed: int,
 ) -> Mixtures:
-    """Mixtures of the training split; what decides who is near is kept in the folder `features`."""
+    """Mixtures of the training split; `encoded` gives what the trunk makes of rows, if that decides who is near."""
+    trunk_config = model_config.trunk_config
     reads_text = input_name_of(trunk_config) == "input_ids"
     if options.text == "first" and input_name_of(trunk_config) not in ("input_ids", PROMPTED):
         raise ValueError(
             f"augmentation.text is first and a {trunk_config.model_type} trunk reads no text; remove augmentation.text, or "
             "choose a text trunk."
         )
+    if options.features == OWN_TRUNK and getattr(model_config, "trunk_layer", None) == WEIGHTED:
+        raise ValueError(
+            "augmentation.features is trunk and trunk_layer weighted, which takes all layers; set trunk_layer to a number."
+        )
+
+    def features_of(rows: np.ndarray) -> np.ndarray:
+        if options.features == PUBLISHED:
+            return published_features(corpus, targets.items, features, max_seconds, rows)
+        if options.features == OWN_TRUNK:
+            inputs = encoded(rows)
+            return np.stack([inputs[row].astype(np.float32).mean(0) for row in range(len(rows))])
+        return read_features(options.features, np.asarray(targets.items, dtype=object)[rows])
+
+    speakers = _speakers(corpus, targets.items, reads_text)
     return plan_mixtures(
         targets.items,
         targets.probs,
-        functools.partial(published_features, corpus, targets.items, features, max_seconds),
+        features_of,
         support=targets.support,
-        speakers=_speakers(corpus, targets.items, reads_text),
+        speakers=speakers,
         seed=seed,
         **{name: getattr(options, name) for name in ("share", "neighbours", "text", "partners")},
     )
@@ -263,7 +289,7 @@ def published_features(
         if clips.isna().any():
             raise ValueError(
                 f"Item {clips.index[clips.isna()][0]!r} has no audio and others of {corpus.name} have; leave such items out "
-                "of the export."
+                "of the export, or set augmentation.features to a file."
             )
         load_librosa()
         shards = plan_shards(folder, ["published features", CLIP_FEATURES, corpus.digest, *held], list(clips))

@@ -119,15 +119,15 @@ class SplitReader:
         return (self.encode(inputs, held) if self.cached else inputs).select(rows)
 
     def encode(self, inputs: Inputs, items: Sequence[str]) -> Inputs:
-        """What the trunk makes of items, computed once and kept."""
-        arguments = self.run.training
+        """What the trunk makes of items, computed once and kept: what the recipe caches, or else the mean of frames."""
+        arguments, kind = self.run.training, self.run.recipe.inputs.cache
         return encode_once(
             self.model.to(arguments.device),
             inputs,
             self.fed_by,
             folder=self.limits["features"],
             key=frames_key(self.corpus, items, self.processor),
-            kind=self.run.recipe.inputs.cache,
+            kind="pooled" if kind == "none" else kind,
             batch_size=arguments.per_device_eval_batch_size,
             dtype=torch.bfloat16 if arguments.bf16 else torch.float16 if arguments.fp16 else None,
             workers=arguments.dataloader_num_workers,
@@ -137,7 +137,7 @@ class SplitReader:
         """Targets and inputs with the mixtures that the recipe asks for behind the items, then the copies; facts of both."""
         mixtures, facts, items = None, {}, targets.items
         if self.run.recipe.augmentation.kind:
-            mixtures = self._plan(targets, resume=resume)
+            mixtures = self._plan(targets, inputs, resume=resume)
             targets, facts = mixtures.extend(targets), augmentation_facts(mixtures)
         versions = []
         for version in range(self.copies.count + 1):
@@ -148,10 +148,16 @@ class SplitReader:
         facts |= self.copies.facts(targets.items) if self.copies.count else {}
         return targets, join_inputs(versions) if self.copies.count else versions[0], facts
 
-    def _plan(self, targets: Targets, *, resume: bool) -> Mixtures:
+    def _plan(self, targets: Targets, inputs: Inputs, *, resume: bool) -> Mixtures:
         """The mixtures that the recipe asks for, kept in the run's folder."""
-        run, wanted, trunk = self.run, self.run.recipe.augmentation, self.model.config.trunk_config
-        mixtures = plan_augmentation(wanted, self.corpus, targets, trunk, seed=run.training.seed, **self.limits)
+        run, wanted = self.run, self.run.recipe.augmentation
+
+        def encoded(rows: np.ndarray) -> Inputs:
+            chosen = inputs.select(rows)
+            return chosen if self.cached else self.encode(chosen, targets.items[rows])
+
+        options = {"encoded": encoded, "seed": run.training.seed, **self.limits}
+        mixtures = plan_augmentation(wanted, self.corpus, targets, self.model.config, **options)
         if run.training.process_index == 0:
             lines = "; ".join(mixtures.report.lines())
             logger.warning("%s: %d mixtures of %d training items. %s", wanted.kind, len(mixtures), len(targets), lines)

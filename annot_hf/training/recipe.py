@@ -25,6 +25,7 @@ from annot_hf.models.configuration_opinion import SupportConfig
 from annot_hf.models.configuration_seedbert import SeedBertConfig
 from annot_hf.models.losses import BATCH_LOSSES
 from annot_hf.models.trunks import WEIGHTED, weights_digest
+from annot_hf.training.augment import OWN_TRUNK
 from annot_hf.training.keys import (
     CONFIGURATIONS,
     DEFAULTS,
@@ -424,6 +425,8 @@ def _lalm_conflicts(recipe: Recipe) -> Iterator[str]:
     for name in ("schedule.trunk_learning_rate", "schedule.unfreeze_epochs", "inputs.cache", "inputs.max_tokens"):
         if name in recipe.changed():
             yield f"{name} is for models over a trunk, and model is {LALM}; remove {name}."
+    if recipe.augmentation.features == OWN_TRUNK:
+        yield f"augmentation.features is trunk, and model {LALM} has none; set it to published, or to a file."
     seconds = recipe.inputs.max_seconds
     if seconds > LALM_SECONDS:
         yield f"inputs.max_seconds is {seconds:g}, and a Qwen2-Audio takes {LALM_SECONDS} s; set it to that or less."
@@ -496,6 +499,8 @@ def _augmentation_conflicts(recipe: Recipe) -> Iterator[str]:
             f"augmentation.kind is {wanted.kind} and model annotator, which learns what each rater answered, and nobody rated "
             "a mixture; remove augmentation.kind, or set model to distribution."
         )
+    if wanted.features == OWN_TRUNK and log_mel:
+        yield "augmentation.features is trunk and trunk is log-mel, which starts untrained; set it to published."
     if wanted.text == "first" and log_mel:
         yield "augmentation.text is first and trunk is log-mel, which reads no text; remove it, or choose a text trunk."
     if wanted.perturb_share and (log_mel or cache != "none"):

@@ -88,6 +88,7 @@ def train(run: Run, *, resume: bool = False, corpus: ExportedCorpus | None = Non
         raise ValueError(
             "push_to_hub is true, and train writes to this machine alone; call annot_hf.hub.publish.train_and_push."
         )
+    # so that a member's folder is read without its own code
     if corpus is None:
         check_corpus_named(run)
     with held(run.training.output_dir):

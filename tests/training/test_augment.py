@@ -13,7 +13,7 @@ from sayings import Sayings
 from small_runs import killed_at, simulated_export
 
 from annot_hf.data.audio import MixedClip, load_audio
-from annot_hf.data.dime import CLIP_FEATURES, clip_features, text_features
+from annot_hf.data.dime import CLIP_FEATURES, clip_features, text_features, write_features
 from annot_hf.data.export import read_export
 from annot_hf.data.targets import opinion_columns
 from annot_hf.models.losses import inverse_frequency_weights
@@ -126,17 +126,22 @@ def test_another_recipe_is_not_gone_on_with(dime_run):
         train(dime_run(num_train_epochs=2, **{"augmentation.share": 0.5}), resume=True)
 
 
-def test_other_features_are_not_gone_on_with(dime_run, spoken, monkeypatch):
-    def run_with(features, epochs, **options):
-        monkeypatch.setattr(augment_module, "published_features", lambda *given: features[given[-1]])
-        train(dime_run(**{"augmentation.neighbours": 1}, num_train_epochs=epochs), **options)
-
-    items = read_export(spoken).targets("train", "emotion").items
-    kept, others = np.random.default_rng(0).standard_normal((2, len(items), 3))
-    run_with(kept, 1)
+def test_other_features_are_not_gone_on_with(dime_run, spoken, tmp_path):
+    items, rng = read_export(spoken).targets("train", "emotion").items, np.random.default_rng(0)
+    path = tmp_path / "own.parquet"
+    kept = rng.standard_normal((len(items), 3))
+    write_features(path, items, kept)
+    train(dime_run(**{"augmentation.features": str(path), "augmentation.neighbours": 1}, num_train_epochs=1))
+    write_features(path, items, rng.standard_normal((len(items), 3)))
     with pytest.raises(ValueError, match="mixtures.parquet holds other mixtures than are planned now"):
-        run_with(others, 2, resume=True)
-    run_with(kept, 2, resume=True)
+        train(
+            dime_run(**{"augmentation.features": str(path), "augmentation.neighbours": 1}, num_train_epochs=2),
+            resume=True,
+        )
+    write_features(path, items, kept)
+    train(
+        dime_run(**{"augmentation.features": str(path), "augmentation.neighbours": 1}, num_train_epochs=2), resume=True
+    )
 
 
 def test_seeds_draw_other_mixtures(dime_run):
@@ -197,6 +202,17 @@ def test_a_speaker_in_two_splits_is_refused(dime_run, spoken):
         train(dime_run(), corpus=crossed)
 
 
+def test_features_from_a_file(dime_run, spoken, tmp_path, monkeypatch):
+    monkeypatch.setattr(augment_module, "features_of_clip", None)  # not asked for
+    items = read_export(spoken).targets("train", "emotion").items
+    write_features(tmp_path / "own.parquet", items, np.random.default_rng(0).standard_normal((len(items), 3)))
+    own = dime_run(**{"augmentation.features": str(tmp_path / "own.parquet")}, num_train_epochs=1)
+    assert train(own).facts["augmentation"]["mixtures"] == len(origin(own)) > 0
+    write_features(tmp_path / "few.parquet", items[:1], np.zeros((1, 3)))
+    with pytest.raises(ValueError, match=r"few.parquet lacks \d+ of \d+ items"):
+        train(dime_run("few", **{"augmentation.features": str(tmp_path / "few.parquet")}))
+
+
 def test_class_weights_are_of_what_is_learnt(dime_run, seen):
     run = dime_run(**{"class_weights.kind": "inverse"}, num_train_epochs=1)
     result = train(run)
@@ -216,9 +232,15 @@ def test_mixtures_teach_the_distribution_alone(dime_run, seen, spoken):
     assert np.isnan(opinion_columns(votes, ["emotion"], data.targets.items[real:])[1]).all()
 
 
-@pytest.mark.parametrize("cache", ["none", "frames", "pooled"])
-def test_a_frozen_waveform_trunk_hears_mixtures(cache, over_trunk, wavlm_folder, spoken, seen):
-    options = {"freeze_trunk": True, "inputs.cache": cache, "pooling": "mean", "max_steps": 1}
+@pytest.mark.parametrize("cache, near", [("none", "published"), ("frames", "published"), ("pooled", "trunk")])
+def test_a_frozen_waveform_trunk_hears_mixtures(cache, near, over_trunk, wavlm_folder, spoken, seen):
+    options = {
+        "freeze_trunk": True,
+        "inputs.cache": cache,
+        "augmentation.features": near,
+        "pooling": "mean",
+        "max_steps": 1,
+    }
     run = over_trunk(wavlm_folder, **DIME | options | {"corpus": str(spoken), "embedding_kind": "none"})
     result = train(run)
     table, data = origin(run), seen[0]["train_dataset"]
@@ -235,6 +257,25 @@ def test_a_frozen_waveform_trunk_hears_mixtures(cache, over_trunk, wavlm_folder,
         frames = frames.mean(0, keepdims=True) if cache == "pooled" else frames
         assert found == pytest.approx(frames, abs=0.01)
     assert data.lengths[-1] == pytest.approx(expected.shape[1], abs=1)
+
+
+def test_trunk_features_are_means_of_frames(over_trunk, wavlm_folder, spoken, monkeypatch):
+    asked, stock = [], augment_module.plan_mixtures
+
+    def plan(items, probs, features, **options):
+        asked.append((items, features(np.array([0, 2]))))
+        return stock(items, probs, features, **options)
+
+    monkeypatch.setattr(augment_module, "plan_mixtures", plan)
+    options = {"freeze_trunk": True, "augmentation.features": "trunk", "corpus": str(spoken), "max_steps": 1}
+    result = train(over_trunk(wavlm_folder, **DIME | options))
+    model, processor, _ = load_model(result.model)
+    (items, found), clips = asked[0], read_export(spoken).items.set_index("item")["audio"]
+    for name, row in zip(items[[0, 2]], found, strict=True):
+        values = processor(load_audio(clips[name]), sampling_rate=16_000, return_tensors="pt")["input_values"]
+        with torch.inference_mode():
+            frames = model.frames(input_values=values, attention_mask=torch.ones_like(values).long())[0][0]
+        assert row == pytest.approx(frames.mean(0).numpy(), abs=0.01)
 
 
 @pytest.fixture
@@ -269,7 +310,7 @@ def test_a_text_trunk_reads_one_of_the_two(rule, text_run, seen):
 
 
 def test_texts_of_a_frozen_trunk_are_encoded_once(text_run, seen):
-    run = text_run(freeze_trunk=True, **{"inputs.cache": "frames"}, pooling="mean")
+    run = text_run(freeze_trunk=True, **{"inputs.cache": "frames", "augmentation.features": "trunk"}, pooling="mean")
     train(run)
     data, table = seen[0]["train_dataset"], origin(run)
     place = {name: row for row, name in enumerate(data.targets.items)}
@@ -349,6 +390,7 @@ BAD = {
     "neighbours": ({"augmentation.neighbours": 0}, "augmentation: neighbours is 0"),
     "text": ({"augmentation.text": "second"}, "augmentation.text is 'second'; use one of dominant, first"),
     "partners": ({"augmentation.partners": "other"}, "augmentation.partners is 'other'; use one of any, same"),
+    "untrained": ({"augmentation.features": "trunk"}, "augmentation.features is trunk and trunk is log-mel"),
     "words": ({"augmentation.share": "all"}, "augmentation.share is 'all'; it must be a number"),
 }
 
@@ -370,8 +412,15 @@ def test_raters_answered_no_mixture(small_run, tmp_path):
 def test_what_only_the_trunk_tells_is_refused_before_training(dime_run, over_trunk, wavlm_folder, spoken):
     with pytest.raises(ValueError, match="augmentation.text is first and trunk is log-mel"):
         dime_run(**{"augmentation.text": "first"})
+    with pytest.raises(ValueError, match="there is no such file"):
+        dime_run(**{"augmentation.features": "nowhere.parquet"})
     with pytest.raises(ValueError, match="augmentation.text is first and a wavlm trunk reads no text"):
         train(over_trunk(wavlm_folder, **DIME, corpus=str(spoken), **{"augmentation.text": "first"}))
+    run = over_trunk(
+        wavlm_folder, **DIME, corpus=str(spoken), trunk_layer="weighted", **{"augmentation.features": "trunk"}
+    )
+    with pytest.raises(ValueError, match="trunk_layer weighted"):
+        train(run)
 
 
 def test_a_corpus_with_nothing_to_fill_trains_as_it_is(dime_run, seen, spoken):
