@@ -47,6 +47,7 @@ class AnnotatorConfig(OpinionConfig):
             nothing of how raters differ.
         max_panel: Most raters asked when an item comes without raters, or with one who has no head; the first of
             `annotators`.
+        sparse_raters: Sparse gradients for the rater table, worth it with thousands of raters.
         **kwargs: Options of `OpinionConfig`.
 
     Raises:
@@ -81,6 +82,7 @@ class AnnotatorConfig(OpinionConfig):
     draws: int = 200
     onboarded: int = 0
     max_panel: int = 128
+    sparse_raters: bool = False
 
     def __post_init__(self, **kwargs: Any) -> None:
         check_choices(("independent", "residual"), rater_head=self.rater_head)

@@ -14,7 +14,11 @@ from .measures import mixture
 
 
 def init_as_torch(module: nn.Module) -> None:
-    """Initialise as PyTorch does, but for parameters already loaded; the library's default is too small for small networks."""
+    """Initialise `module` like PyTorch, skipping parameters already loaded from a checkpoint.
+
+    The library's default, a normal of deviation 0.02 whatever the width, is meant for wide pre-trained transformers and
+    starts small networks too close to zero.
+    """
     if isinstance(module, nn.Linear | nn.Conv1d | nn.Conv2d):
         init.kaiming_uniform_(module.weight, a=math.sqrt(5))
         if module.bias is not None:
@@ -222,7 +226,10 @@ class BayesianLinear(nn.Module):
 
 
 def make_head(width: int, outputs: int, kind: str, *, prior_std: float = 1.0, samples: int = 30) -> nn.Module:
-    """A head over `(B, width)`: "linear", "mlp" (arXiv 2606.27536, 2.1), or "bayesian", with answers `(S, B, outputs)`."""
+    """A head over `(B, width)`: "linear"; "mlp" as in arXiv 2606.27536 (section 2.1); or "bayesian", a `BayesianLinear`.
+
+    The first two give `(B, outputs)`, the last one `(S, B, outputs)`; `prior_std` and `samples` are its own.
+    """
     if kind == "linear":
         return nn.Linear(width, outputs)
     if kind == "bayesian":
@@ -277,8 +284,8 @@ class RaterHeads(nn.Module):
 
     All that raters have of their own is one table, a row a rater. A row of kind "full" is a linear layer, as published,
     `outputs * (width + 1)` numbers; of "low_rank", the coefficients of `rank` linear layers that all raters share; of
-    "embedding", a vector of `rank` numbers that enters a hidden layer, which all share, beside the item's. A step reads only
-    the rows of the raters in the batch.
+    "embedding", a vector of `rank` numbers that enters a hidden layer, which all share, beside the item's. A step reads, and
+    with `sparse` also updates, only the rows of the raters in the batch, so its cost does not grow with the other raters.
 
     With `facts`, that many numbers are known of each rater, and a row adds a linear map of these, which all share.
     """
@@ -292,9 +299,10 @@ class RaterHeads(nn.Module):
         kind: str = "full",
         rank: int = 0,
         facts: int = 0,
+        sparse: bool = False,
     ) -> None:
         super().__init__()
-        self.width, self.outputs, self.kind = width, outputs, kind
+        self.width, self.outputs, self.kind, self.sparse = width, outputs, kind, sparse
         layer = outputs * (width + 1)
         self.table = nn.Parameter(torch.zeros(raters, layer if kind == "full" else rank))
         self.basis = nn.Parameter(torch.zeros(rank, layer)) if kind == "low_rank" else None
@@ -309,12 +317,15 @@ class RaterHeads(nn.Module):
         facts: torch.Tensor | None = None,
         first: int | None = None,
     ) -> torch.Tensor:
-        """Answers `(P, outputs)` of raters `annotator` `(P,)`, or of the mean of the `first` rows, to `x` `(P, width)`."""
+        """Answers `(P, outputs)` of raters `annotator` `(P,)`, or of the mean row of the `first`, to `x` `(P, width)`.
+
+        `facts` are of all raters.
+        """
         if annotator is None:
             shared = self.shared_part(None if facts is None else facts[:first].mean(0))
             rows = (self.table[:first].mean(0) + shared).expand(len(x), -1)
         else:
-            rows = nn.functional.embedding(annotator, self.table)
+            rows = nn.functional.embedding(annotator, self.table, sparse=self.sparse)
             rows = rows + self.shared_part(None if facts is None else facts[annotator])
         return self.answer(x, rows)
 
@@ -331,7 +342,10 @@ class RaterHeads(nn.Module):
 
 
 def vote_shares(probs: torch.Tensor) -> torch.Tensor:
-    """Share of n voters `(B, n, K)` whose likeliest label each is `(B, K)`; a millionth of their mean orders tied labels."""
+    """Share of n voters with each label as their most probable one `(B, K)`, from their distributions `(B, n, K)`.
+
+    A millionth of their mean distribution is mixed in, so that the more probable one of tied labels comes first.
+    """
     votes = nn.functional.one_hot(probs.argmax(-1), probs.shape[-1]).to(probs)
     return mixture(votes.mean(1), probs.mean(1), TIE)
 

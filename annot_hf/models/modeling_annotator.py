@@ -45,14 +45,14 @@ class AnnotatorModel(OpinionPreTrainedModel):
         shared = 0 if config.aggregate == "votes" else self.columns
         self.consensus = Each(*(nn.Linear(width, outputs) for _ in range(shared)))
         raters = max(len(config.annotators), 1)
-        facts = len(config.rater_facts[0]) if config.rater_facts else 0
-        rows = {"kind": config.rater_rows, "rank": config.rater_rank, "facts": facts}
-        self.raters = Each(*(RaterHeads(raters, width, outputs, **rows) for _ in range(self.columns)))
+        options = {"facts": len(config.rater_facts[0]) if config.rater_facts else 0, "sparse": config.sparse_raters}
+        rows = {"kind": config.rater_rows, "rank": config.rater_rank}
+        self.raters = Each(*(RaterHeads(raters, width, outputs, **rows, **options) for _ in range(self.columns)))
         # Of the raters' answers around the model's: each item's ambiguity and each rater's noise.
         self.ambiguity = self.noise = None
         if config.is_scale and config.spread == "learned":
             self.ambiguity = nn.Linear(width, self.columns)
-            self.noise = RaterHeads(raters, 0, self.columns, facts=facts)
+            self.noise = RaterHeads(raters, 0, self.columns, **options)
         self._facts: torch.Tensor | None = None
         self.post_init()
 
@@ -149,7 +149,13 @@ class AnnotatorModel(OpinionPreTrainedModel):
         return self.config.loss == "ccc" or (self.config.is_scale and self.config.rating_loss == "ccc")
 
     def loss_of(self, predicted: Mapping[str, torch.Tensor], given: Mapping[str, Any]) -> torch.Tensor | None:
-        """Loss of what `forward` predicts, also of several batches joined, as far as targets are given; None without any."""
+        """Loss of a prediction, also of several batches joined, as far as its targets are given, else None.
+
+        Args:
+            predicted: What `forward` returned: `probs`, `pair_item`, and `consensus` and `ratings`, or for a category
+                question their logits.
+            given: `ratings`, `labels`, `item_weights` and `task` as `forward` takes them.
+        """
         probs, task, losses = predicted["probs"], given["task"], []
         if task != "distribution" and given.get("ratings") is not None:
             names = ("consensus", "ratings") if self.config.is_scale else ("consensus_logits", "rating_logits")

@@ -2,7 +2,7 @@
 
 import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -20,7 +20,7 @@ from transformers.trainer_callback import PrinterCallback
 from transformers.trainer_utils import PREFIX_CHECKPOINT_DIR, rotate_checkpoints
 from transformers.utils import logging
 
-from annot_hf.models.heads import BayesianLinear
+from annot_hf.models.heads import BayesianLinear, RaterHeads
 from annot_hf.models.losses import EPSILON
 from annot_hf.models.measures import ccc, class_counts, closed_gap, cross_entropy, jsd, kl, macro_f1_of, tvd
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
@@ -104,11 +104,22 @@ class OpinionTrainer(Trainer):
         return [name for name in super().get_decay_parameter_names(model) if name.rpartition(".")[0] not in bayesian]
 
     def create_optimizer(self, model: nn.Module | None = None) -> torch.optim.Optimizer:
-        """The stock optimiser, whose trunk has groups of its own if it has a learning rate of its own."""
-        fresh, optimizer = self.optimizer is None, super().create_optimizer(model)
-        if fresh and self.trunk_learning_rate is not None:
-            _split_trunk(optimizer, self.model if model is None else model, self.trunk_learning_rate)
-        return optimizer
+        """The stock optimiser, with `SparseAdam` for rater tables that have sparse gradients."""
+        if self.optimizer is not None:
+            return self.optimizer
+        model = self.model if model is None else model
+        tables = [module.table for module in model.modules() if isinstance(module, RaterHeads) and module.sparse]
+        dense = super().create_optimizer(model)
+        if self.trunk_learning_rate is not None:
+            _split_trunk(dense, model, self.trunk_learning_rate)
+        if tables:
+            for group in dense.param_groups:
+                _take_out(group, tables)
+            args = self.args
+            betas = (args.adam_beta1, args.adam_beta2)
+            sparse = torch.optim.SparseAdam(tables, lr=args.learning_rate, betas=betas, eps=args.adam_epsilon)
+            self.optimizer = DenseAndSparse(dense, sparse)
+        return self.optimizer
 
     def training_step(
         self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | None = None
@@ -166,6 +177,12 @@ class OpinionTrainer(Trainer):
         if self.task_schedule is not None:
             extras["task"] = task or self._task
         return {**inputs, **extras}
+
+    def _clip_grad_norm(self, model: nn.Module) -> torch.Tensor:
+        return super()._clip_grad_norm(_without_sparse(model))
+
+    def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
+        return super()._get_grad_norm(_without_sparse(model), grad_norm)
 
 
 class EffectiveBatch:
@@ -304,14 +321,43 @@ class EpochOfSampler(TrainerCallback):
 
 def _split_trunk(optimizer: torch.optim.Optimizer, model: nn.Module, rate: float) -> None:
     """Give the trunk's parameters groups of their own, with their own learning rate."""
-    chosen = {id(parameter) for trunk in model.trunks for parameter in trunk.parameters()}
+    weights = [parameter for trunk in model.trunks for parameter in trunk.parameters()]
     for group in list(optimizer.param_groups):
-        inside = [parameter for parameter in group["params"] if id(parameter) in chosen]
-        group["params"] = [parameter for parameter in group["params"] if id(parameter) not in chosen]
+        inside = _take_out(group, weights)
         group["name"] = HEADS
         if inside:
             rest = {name: value for name, value in group.items() if name not in ("params", "name", "lr")}
             optimizer.add_param_group({"params": inside, "name": TRUNK, "lr": rate, **rest})
+
+
+def _take_out(group: dict[str, Any], parameters: Iterable[nn.Parameter]) -> list[nn.Parameter]:
+    """Remove these parameters from a parameter group; those that were in it."""
+    chosen = {id(parameter) for parameter in parameters}
+    inside = [parameter for parameter in group["params"] if id(parameter) in chosen]
+    group["params"] = [parameter for parameter in group["params"] if id(parameter) not in chosen]
+    return inside
+
+
+class DenseAndSparse(torch.optim.Optimizer):
+    """Two optimisers behind one: one list of parameter groups for the schedule, one state for the checkpoint."""
+
+    def __init__(self, dense: torch.optim.Optimizer, sparse: torch.optim.SparseAdam) -> None:
+        self.parts = {dense: len(dense.param_groups), sparse: len(sparse.param_groups)}
+        super().__init__([*dense.param_groups, *sparse.param_groups], {})
+
+    def step(self, closure: None = None) -> None:
+        """One step of each."""
+        groups = list(self.param_groups)
+        for part, count in self.parts.items():
+            part.param_groups, groups = groups[:count], groups[count:]
+            part.state = self.state
+            part.step()
+
+
+def _without_sparse(model: nn.Module) -> nn.ParameterList:
+    """Parameters whose gradients have a norm to clip; the size of a sparse one means nothing to `SparseAdam`."""
+    grads = ((parameter, parameter.grad) for parameter in model.parameters())
+    return nn.ParameterList(parameter for parameter, grad in grads if grad is None or not grad.is_sparse)
 
 
 def distribution_metrics(evaluation: EvalPrediction) -> dict[str, float]:

@@ -307,6 +307,16 @@ def test_bfloat16_autocast_keeps_kde_and_loss_in_single_precision(kind, question
     assert all(p.grad.isfinite().all() for p in model.parameters() if p.grad is not None)
 
 
+def test_sparse_tables_answer_alike_and_have_sparse_gradients():
+    outputs = []
+    for sparse in (False, True):
+        model = tiny.annotator(sparse_raters=sparse)
+        outputs.append(model(**batch(ratings=RATINGS, labels=GRID)))
+        outputs[-1].loss.backward()
+        assert model.raters[0].table.grad.is_sparse == sparse
+    torch.testing.assert_close(outputs[0].loss, outputs[1].loss)
+
+
 ROWS = ("full", "low_rank", "embedding")
 
 
@@ -372,6 +382,7 @@ def test_questions_that_do_not_go_together(questions, message):
         AnnotatorModel(AnnotatorConfig(trunk_config=tiny.trunk_config("log-mel")))
 
 
+@pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize(
     ("questions", "saved", "options"),
     [
@@ -381,9 +392,9 @@ def test_questions_that_do_not_go_together(questions, message):
     ],
     ids=["scales", "category", "votes"],
 )
-def test_peft_keeps_raters_beside_adapters(questions, saved, options, tmp_path):
+def test_peft_keeps_raters_beside_adapters(questions, saved, options, sparse, tmp_path):
     def fresh():
-        return tiny.annotator("bert", questions=questions, **options)
+        return tiny.annotator("bert", questions=questions, sparse_raters=sparse, **options)
 
     targets = r"trunk\..*attention\.self\.(query|value)"
     adapted = get_peft_model(fresh(), LoraConfig(r=2, target_modules=targets, modules_to_save=saved)).train()

@@ -47,6 +47,7 @@ ACCUMULATED = MID_EPOCH | {
 RUNS = {
     "alternate, epoch": ("annotator", {"num_train_epochs": 3}, 7),
     "alternate, mid-epoch": ("annotator", MID_EPOCH, 5),
+    "sparse raters, mid-epoch": ("annotator", MID_EPOCH | {"sparse_raters": True}, 5),
     "joint, accumulated, mid-epoch": ("annotator", ACCUMULATED, 9),
     "one task, epoch": ("annotator", {"num_train_epochs": 3, "schedule.tasks": "ratings"}, 7),
     "category, mid-epoch": ("annotator", MID_EPOCH | {"question": "emotion"}, 5),

@@ -28,7 +28,7 @@ from annot_hf.models.configuration_distribution_qwen2_audio import DistributionQ
 from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
 from annot_hf.training.collator import BucketSampler, OpinionDataset, VoteCollator
 from annot_hf.training.schedules import EntropyCurriculum, Schedule, StagedLearning
-from annot_hf.training.trainer import EffectiveBatch, OpinionTrainer, distribution_metrics
+from annot_hf.training.trainer import DenseAndSparse, EffectiveBatch, OpinionTrainer, distribution_metrics
 
 RATERS = [f"r{number}" for number in range(8)]
 TRAINED = RATERS[:6]
@@ -269,6 +269,65 @@ def test_evaluation_gathers_the_distributions_only(dataset, tmp_path):
     for model in (annotator(), tiny.distribution(questions=tiny.SCALES, **QUIET)):
         found = trainer_for(model, dataset, tmp_path).predict(dataset).predictions
         assert isinstance(found, np.ndarray) and found.shape == (12, 16)
+
+
+def test_sparse_tables_learn_as_dense_ones_and_absent_raters_stay_where_they_are(dataset, tmp_path):
+    models = {}
+    for sparse in (False, True):
+        model = models[sparse] = annotator(sparse_raters=sparse)
+        before = [heads.table.detach().clone() for heads in model.raters]
+        trainer = trainer_for(model, dataset, tmp_path, task_schedule="alternate", max_grad_norm=0.0, weight_decay=0.0)
+        trainer.train()
+    assert isinstance(trainer.optimizer.optimizer, DenseAndSparse)
+    for table, heads in zip(before, models[True].raters, strict=True):
+        moved = (heads.table != table).any(1).tolist()
+        assert moved == [True] * 6 + [False] * 2
+    # a rater who is absent from a batch moves on by momentum in the one and not in the other: close, not equal
+    for dense, rows in zip(models[False].raters, models[True].raters, strict=True):
+        torch.testing.assert_close(dense.table, rows.table, rtol=0, atol=0.05)
+    trainer_for(
+        annotator(sparse_raters=True), dataset, tmp_path, task_schedule="joint", lr_scheduler_type="cosine"
+    ).train()
+
+
+def test_dense_and_sparse_are_adam_when_every_row_is_there():
+    """Both parts follow Adam, the schedule reaches both, and the state survives a checkpoint."""
+
+    def parts():
+        torch.manual_seed(0)
+        return torch.nn.Parameter(torch.randn(4, 3)), torch.nn.Parameter(torch.randn(3))
+
+    def optimiser_of(table, weight):
+        dense = torch.optim.AdamW([{"params": [weight], "weight_decay": 0.0}], lr=0.1)
+        return DenseAndSparse(dense, torch.optim.SparseAdam([table], lr=0.1))
+
+    def steps(table, weight, optimiser, schedule, count, *, sparse):
+        for _ in range(count):
+            rows = torch.nn.functional.embedding(torch.tensor([0, 1, 2, 3, 1]), table, sparse=sparse)
+            ((rows * weight).sum(1) ** 2).sum().backward()
+            optimiser.step()
+            schedule.step()
+            optimiser.zero_grad()
+
+    table, weight = parts()
+    optimiser = optimiser_of(table, weight)
+    schedule = torch.optim.lr_scheduler.ExponentialLR(optimiser, 0.5)
+    steps(table, weight, optimiser, schedule, 3, sparse=True)
+    saved = copy.deepcopy((optimiser.state_dict(), schedule.state_dict(), table.data, weight.data))
+    steps(table, weight, optimiser, schedule, 2, sparse=True)
+
+    other_table, other_weight = parts()
+    adam = torch.optim.AdamW([other_weight, other_table], lr=0.1, weight_decay=0.0)
+    steps(other_table, other_weight, adam, torch.optim.lr_scheduler.ExponentialLR(adam, 0.5), 5, sparse=False)
+    torch.testing.assert_close((table.data, weight.data), (other_table.data, other_weight.data), rtol=1e-4, atol=1e-5)
+
+    again_table, again_weight = (torch.nn.Parameter(value.clone()) for value in saved[2:])
+    again = optimiser_of(again_table, again_weight)
+    again_schedule = torch.optim.lr_scheduler.ExponentialLR(again, 0.5)
+    again.load_state_dict(saved[0])
+    again_schedule.load_state_dict(saved[1])
+    steps(again_table, again_weight, again, again_schedule, 2, sparse=True)
+    assert torch.equal(again_table, table) and torch.equal(again_weight, weight)
 
 
 def speech_batches(sizes, seed=0):
