@@ -1,5 +1,6 @@
 """Votes and predictions that are made up, and reports without figures: fixtures of several folders."""
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -26,7 +27,7 @@ def unrendered(monkeypatch):
 
     def save(draw, path, *, dpi):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with pages._style():
+        with matplotlib.rc_context(pages.STYLE):
             draw()
             pages.Figure(figsize=(0.1, 0.1)).savefig(path, metadata={"Software": None})
         return path

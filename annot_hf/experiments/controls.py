@@ -14,14 +14,13 @@ from annot_hf.data.export import read_export
 from annot_hf.data.predictions import Predictions
 from annot_hf.data.questions import read_yaml
 from annot_hf.evaluation.alignment import CONTROLS
-from annot_hf.experiments.plans import predict_described
+from annot_hf.experiments.plans import DONE, predictions_of
 from annot_hf.models.configuration_annotator import AnnotatorConfig
 from annot_hf.models.configuration_distribution import DistributionConfig
 from annot_hf.models.trunks import weights_digest
 from annot_hf.training.checkpoints import clear_run, write_record
 from annot_hf.training.keys import keys_of
 from annot_hf.training.recipe import make_run
-from annot_hf.training.train import DONE
 
 # Keys that only a model of raters has.
 _OF_RATERS = {*keys_of(AnnotatorConfig), "schedule.tasks", "raters"} - {*keys_of(DistributionConfig)}
@@ -39,17 +38,8 @@ def train_controls(
     """Train the controls of a run by its own recipe, and predict a split with them; finished ones are read.
 
     "grid" learns the distribution directly, without raters; "shuffled" learns from the same votes under redrawn rater names.
-
-    Args:
-        run: Output folder of the training of an annotator model; it holds `recipe.yaml`.
-        corpus: Folder of the exported corpus.
-        out: Folder to write, with a folder for each control; run with the same folder again to resume.
-        split: Which split to predict.
-        processes: How many controls are trained side by side.
-        afresh: Train all again, in the folders of earlier ones.
-
-    Raises:
-        ValueError: The run is not that of an annotator model.
+    `run` is the output folder of an annotator model, `out` gets a folder for each control, of which `processes` are trained
+    side by side; `afresh` trains all again.
     """
     path = Path(run) / "recipe.yaml"
     if not path.is_file():
@@ -101,4 +91,4 @@ def _start_quietly(threads: int) -> None:
 
 def _train_control(job: tuple[dict[str, Any], str, str]) -> Predictions:
     values, corpus, split = job
-    return predict_described(make_run(values), read_export(corpus), split)
+    return predictions_of(make_run(values), read_export(corpus), split)

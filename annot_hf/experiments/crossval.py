@@ -1,4 +1,4 @@
-"""Repeated cross-validation of a recipe, or of the systems of a plan: every item is predicted by a model not trained on it.
+"""Repeated cross-validation of a recipe, or of the systems of a plan, and the public benchmarks, some of which come in folds.
 
 OUT has crossval.md, .html, .json and .png, and a run (predictions-test, training.json, done.json) for each fold in
 <system>/repeat<r>/fold<f>.
@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from annot_hf.data.export import ExportedCorpus, read_export
+from annot_hf.data.corpus import load_corpus_script
+from annot_hf.data.export import ExportedCorpus, export_corpus, read_export
 from annot_hf.data.files import check_own
 from annot_hf.data.folds import (
     Fold,
@@ -30,14 +31,19 @@ from annot_hf.data.folds import (
 from annot_hf.data.predictions import Predictions, pool_predictions
 from annot_hf.data.targets import Targets
 from annot_hf.evaluation.evaluate import Evaluation, evaluate
+from annot_hf.evaluation.scoring import TASKS
 from annot_hf.experiments.plans import (
+    PLAN_FOLDER,
     TAKEN,
     Plan,
     check_splits,
+    check_trunk,
     plan_notes,
     plan_of,
     planned_runs,
-    predict_described,
+    predictions_of,
+    read_plan,
+    run_plan,
     write_results,
 )
 from annot_hf.models.configuration_log_mel import LogMelConfig
@@ -46,9 +52,8 @@ from annot_hf.report.systems import crossval_tables, fold_notes
 from annot_hf.report.tables import say
 from annot_hf.training.checkpoints import held
 from annot_hf.training.inputs import item_sources
-from annot_hf.training.progress import tell
 from annot_hf.training.recipe import LOG_MEL, Run, members_folder
-from annot_hf.training.train import check_trunk
+from annot_hf.training.trainer import tell
 
 
 def crossval(
@@ -239,10 +244,42 @@ def _predict_all(
         for number, (name, runs) in enumerate(planned.items(), start=index * len(planned) + 1):
             place = f"repeat {fold.repeat}, fold {fold.number}, seed {runs[index].training.seed}"
             tell(f"Run {number} of {total}: system {name}, {place}")
-            found = predict_described(runs[index], view, keep_model=keep_models)
+            found = predictions_of(runs[index], view, keep_model=keep_models)
             parts[name].setdefault(fold.repeat, []).append(found)
             check_trunk(name, [one for part in parts[name].values() for one in part])
         for runs in planned.values():
             if runs[index].members and not keep_models:
                 shutil.rmtree(members_folder(runs[index]), ignore_errors=True)
     return {name: [pool_predictions(found) for found in repeats.values()] for name, repeats in parts.items()}
+
+
+def run_benchmark(
+    task: str,
+    root: str | os.PathLike[str],
+    out: str | os.PathLike[str],
+    overrides: Sequence[str] = (),
+    *,
+    without: Sequence[str] = (),
+    n_resamples: int = 1000,
+) -> tuple[Evaluation, Path]:
+    """Run the plan of a shared task, one of `TASKS`, on one of its corpora; returns the scores and the path of their page.
+
+    Systems learn from the task's training split, choose on its validation split and are scored on its test split, with every
+    seed of the plan; a corpus that comes in folds (columns `fold_1`, `fold_2`, ... of its items) is cross-validated by them.
+    `out` gets the exported corpus and the results; a later call resumes. A ValueError says what does not fit.
+    """
+    if task not in TASKS:
+        raise ValueError(f"There is no benchmark {task!r}; use one of {', '.join(TASKS)}.")
+    out = Path(out)
+    plan = read_plan(PLAN_FOLDER / f"{task}.yaml").without(without)
+    # A text that has no words is no item of any system.
+    export_corpus(load_corpus_script(task)(root), out / "corpus", missing_audio="drop", missing_text="drop")
+    items = read_export(out / "corpus").items
+    folds = [column for column in items if column.startswith("fold_")]
+    if not folds:
+        return run_plan(plan, out / "corpus", out / "results", overrides, n_resamples=n_resamples)
+    table = items.melt("item", folds, var_name="fold", value_name="part").dropna()
+    table.to_csv(out / "folds.csv", index=False)
+    repeats = len(plan.seeds)
+    options = {"folds": out / "folds.csv", "repeats": repeats, "n_resamples": n_resamples}
+    return crossval(plan, out / "corpus", out / "results", overrides, **options)

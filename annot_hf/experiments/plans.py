@@ -3,13 +3,14 @@
 import json
 import logging
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from annot_hf.data.export import ExportedCorpus, read_export
-from annot_hf.data.files import check_own
+from annot_hf.data.files import check_own, replace_file
 from annot_hf.data.predictions import Predictions
 from annot_hf.data.questions import nearest, read_yaml
 from annot_hf.data.synthetic import half_of
@@ -22,12 +23,20 @@ from annot_hf.report.figures import plot_systems
 from annot_hf.report.pages import save_figure, write_json, write_tables
 from annot_hf.report.systems import robust_systems_table, systems_tables
 from annot_hf.report.tables import say
-from annot_hf.training.checkpoints import held
-from annot_hf.training.inference import ROBUST_CLIPS
+from annot_hf.training.checkpoints import (
+    FACTS,
+    check_model_folder,
+    checkpoints_of,
+    held,
+    load_model,
+    read_record,
+    write_record,
+)
+from annot_hf.training.inference import ROBUST_CLIPS, predict, predict_robustness, save_predictions
 from annot_hf.training.keys import read_words
-from annot_hf.training.progress import tell
 from annot_hf.training.recipe import Run, flatten, load_recipe
-from annot_hf.training.train import check_trunk, predictions_of
+from annot_hf.training.train import train
+from annot_hf.training.trainer import tell
 
 logger = logging.getLogger(__name__)
 
@@ -37,28 +46,25 @@ _OURS = {"corpus", "features", "ensemble.folder", "output_dir", "seed"}
 # Systems may not have the name of the baseline or of these folders.
 TAKEN = {"marginal", "members", "features"}
 _KEYS = {"title", "recipe", "seeds", "systems", "new_listeners", "task"}
+# In the folder of a run: what it was when its model was done.
+DONE = "done.json"
 # With `new_listeners`, the key that the plan sets in every recipe.
 _HALF = "votes.half"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Systems to compare.
-
-    Attributes:
-        title: Heading of the results.
-        recipe: The recipe that all systems share.
-        seeds: Seeds of the runs of every system; a cross-validation needs none, because it sets the seeds of its runs.
-        new_listeners: Train every system on one random half of each item's votes, and score it against the other.
-        task: Shared task whose own scores are measured too, of `TASKS`.
-        systems: System -> its changes to the recipe, or to a `recipe` of its own; the others are compared with the first.
-    """
+    """Systems to compare: each with its changes to the recipe that all share, or to a `recipe` of its own."""
 
     title: str
     recipe: str
+    # a cross-validation needs none: it sets the seeds of its runs
     seeds: tuple[int, ...]
+    # the others are compared with the first
     systems: Mapping[str, Mapping[str, Any]]
+    # whether systems learn from one random half of each item's votes, and are scored against the other
     new_listeners: bool = False
+    # shared task whose own scores are measured too, of `TASKS`
     task: str = ""
 
     def scored(self, corpus: ExportedCorpus) -> ExportedCorpus:
@@ -163,7 +169,7 @@ def run_plan(
                 number = sum(map(len, runs.values())) + 1
                 tell(f"Run {number} of {total}: system {name}, seed {run.training.seed}")
                 clips = 0 if runs[name] else robustness
-                runs[name].append(predict_described(run, exported, split, robustness=clips))
+                runs[name].append(predictions_of(run, exported, split, robustness=clips))
                 check_trunk(name, runs[name])
         first = next(iter(runs.values()))[0]
         bins = next(iter(planned.values()))[0].options.get("bins", 4)
@@ -207,12 +213,63 @@ def run_plan(
     return found, page
 
 
-def predict_described(run: Run, corpus: ExportedCorpus, split: str = "test", **options: Any) -> Predictions:
-    """`predictions_of` a run, whose model, if it is kept, gets its card."""
-    found, model = predictions_of(run, corpus, split, **options), Path(run.training.output_dir) / "model"
-    if model.is_dir():
-        write_model_card(model)
-    return found
+def predictions_of(
+    run: Run, corpus: ExportedCorpus, split: str = "test", *, keep_model: bool = True, robustness: int = 0
+) -> Predictions:
+    """Predictions of a run on one split: read if they are saved, else from its model, which is trained if there is none.
+
+    New predictions have those of so many clips under acoustic conditions beside them; see `predict_robustness`. A model that
+    is kept gets its card.
+    """
+    folder = Path(run.training.output_dir)
+    with held(folder):
+        model, kept, done = folder / "model", folder / f"predictions-{split}", read_record(folder / DONE)
+        if done is not None:
+            changed = run.changes(done, corpus)
+            if changed:
+                raise ValueError(
+                    f"{folder} holds a run of another plan or corpus ({', '.join(changed)} changed); name another folder, or "
+                    "remove it."
+                )
+        predictions = None if done is None else _read(kept)
+        if predictions is None:
+            if done is None or not model.is_dir():
+                train(run, resume=any(folder.glob("checkpoint-*")) or bool(run.members), corpus=corpus)
+                replace_file(folder / FACTS, lambda path: shutil.copyfile(model / FACTS, path))
+                write_record(folder / DONE, run.record(corpus))
+                # the model stays; the optimiser states of many runs would not fit
+                for checkpoint in checkpoints_of(folder):
+                    shutil.rmtree(checkpoint)
+            options = {"split": split, "features": run.recipe.features, "loaded": load_model(model)}
+            predictions, _ = predict(model, corpus, **options)
+            altered = predict_robustness(model, corpus, clips=robustness, **options) if robustness else {}
+            save_predictions(predictions, altered, kept)
+        if not keep_model and model.is_dir():
+            check_model_folder(model)
+            shutil.rmtree(model)
+        if model.is_dir():
+            write_model_card(model)
+        return predictions
+
+
+def check_trunk(system: str, several: Sequence[Predictions]) -> None:
+    """Check that all runs of a system had the same trunk, whose folder may be replaced between runs."""
+    if len({one.meta.get("trunk") for one in several} - {None}) > 1:
+        raise ValueError(
+            f"The trunk's weights were replaced between runs of {system!r}, so they cannot share a table; train them again "
+            "in another folder."
+        )
+
+
+def _read(folder: Path) -> Predictions | None:
+    """Saved predictions; None if there are none, or they are incomplete, which is logged."""
+    if not folder.is_dir():
+        return None
+    try:
+        return Predictions.load(folder)
+    except ValueError as error:
+        logger.warning("%s Items are predicted again.", error)
+        return None
 
 
 def write_results(
@@ -224,10 +281,7 @@ def write_results(
     data: Mapping[str, Any] | None = None,
     **page: Any,
 ) -> Path:
-    """Write the scores of a plan, with what each system changes, as Markdown, HTML, a figure and JSON, with `data` too.
-
-    Returns the path of the Markdown.
-    """
+    """Write the scores of a plan, what each system changes, and `data`; returns the path of the Markdown page."""
     facts = {"title": plan.title, **({"new_listeners": True} if plan.new_listeners else {}), **facts}
     write_json(
         path.with_suffix(".json"), facts | {"systems": plan.systems, "evaluation": found.to_dict(), **(data or {})}

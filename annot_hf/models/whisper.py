@@ -77,10 +77,7 @@ class WhisperTrunk(WhisperEncoder):
 
 
 class _Windows:
-    """Overlapping windows of up to `size` frames of the clips of a batch, those that hold a real frame, one after the other.
-
-    Which windows a clip has, and which of them a frame is taken from, depends on its own length only.
-    """
+    """Overlapping windows of up to `size` frames of the clips of a batch; a clip's own length decides its windows."""
 
     def __init__(self, mask: torch.Tensor, size: int) -> None:
         self.width = min(size, mask.shape[1])

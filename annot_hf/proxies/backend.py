@@ -109,10 +109,7 @@ class Backend(Protocol):
 
 
 class Busy(Exception):  # noqa: N818 - it says what the server is
-    """The server is overloaded, broken or slow: ask again, after `retry_after` seconds (s) if that is set.
-
-    `paid`: the attempt may have been charged all the same, as its answer was cut off, late or unreadable (`body`).
-    """
+    """Ask again, after `retry_after` seconds if set; a `paid` attempt may be charged although its answer (`body`) is lost."""
 
     def __init__(
         self, reason: str, *, retry_after: float | None = None, paid: bool = False, body: str | None = None

@@ -48,18 +48,13 @@ def agreement_spread_table(found: Sequence[Agreement]) -> list[Table]:
 
 
 def save_study(found: AgreementStudy, out: str | os.PathLike, *, corpus: str, details: Mapping[str, Any]) -> Path:
-    """Write agreement.html, .md and .json, plots, raters.csv, and next.csv with all items to ask about next.
-
-    Returns the path of the page. Files of these names that are not from an earlier call raise a ValueError.
-    """
+    """Write agreement.html (whose path it returns), .md and .json, plots, raters.csv, and next.csv with all items."""
     large = [one for one in found.found if one.pairable_items >= FEWEST_PAIRABLE] or found.found
     sections = [Section(study_tables(found), {"agreements": lambda: plot_agreements(large)})]
-    captions = {name: say(f"captions.{name}") for name in ("agreements", "item_entropies", "next_votes")}
     tables: dict[str, list[pd.DataFrame]] = {"raters": [], "next": []}
     notes = [say("agreement_page.intervals", units=found.units)]
     for place, (name, one) in enumerate(found.questions.items()):
         sections += _question_sections(name, one, place)
-        captions |= {f"{kind}_{place}": say(f"captions.{kind}", question=name) for kind in ("evidence", "groups")}
         for kind, table in (("raters", one.raters), ("next", one.ranked)):
             if table is not None and len(table):
                 tables[kind].append(table.assign(question=name))
@@ -73,17 +68,15 @@ def save_study(found: AgreementStudy, out: str | os.PathLike, *, corpus: str, de
             "next_votes": lambda: plot_next({name: one.ranked for name, one in categories.items()}),
         }
         sections.insert(1, Section((), figures))
-    summary = say("agreement_page.summary", found=large)
     return write_study(
         Path(out),
         "agreement",
         title=say("agreement_page.title", corpus=corpus),
-        summary=summary,
+        summary=say("agreement_page.summary", found=large),
         sections=sections,
         notes=[note for note in notes if note],
         details=details,
         data=found.to_dict(),
-        captions=captions,
         tables={kind: pd.concat(parts) for kind, parts in tables.items() if parts},
     )
 
@@ -134,22 +127,17 @@ def _question_sections(name: str, one: QuestionStudy, place: int) -> list[Sectio
             for _, row in judged.head(_SHOWN).iterrows()
         ]
         table = worded("rater_evidence", rows, judged=len(judged), flagged=int(judged["flagged"].sum()), **values)
-        sections.append(Section([table], {f"evidence_{place}": lambda: plot_evidence(judged)}))
+        sections.append(Section([table], {f"evidence_{place}": lambda: plot_evidence(judged)}, name))
     if one.groups:
-        rows = [
-            (Cell(value, column), *_group_cells(told))
-            for column, by in one.groups.items()
-            for value, told in by.items()
-        ]
-        sections.append(
-            Section([worded("group_agreement", rows, **values)], {f"groups_{place}": lambda: plot_groups(one)})
-        )
+        rows = []
+        for column, by in one.groups.items():
+            for value, told in by.items():
+                spread = told.deviation if told.entropy.value is None else told.entropy
+                cells = (value_cell(measure.to_dict()) for measure in (told.alpha, told.pairwise, spread))
+                rows.append((Cell(value, column), *cells, told.items))
+        table = worded("group_agreement", rows, **values)
+        sections.append(Section([table], {f"groups_{place}": lambda: plot_groups(one)}, name))
     return sections
-
-
-def _group_cells(one: Agreement) -> tuple[Cell | int, ...]:
-    spread = one.entropy if one.entropy.value is not None else one.deviation
-    return value_cell(one.alpha.to_dict()), value_cell(one.pairwise.to_dict()), value_cell(spread.to_dict()), one.items
 
 
 def plot_agreements(found: Sequence[Agreement]) -> Figure:

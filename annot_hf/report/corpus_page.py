@@ -21,12 +21,7 @@ _BARS_OF_A_SCALE = 10
 
 
 def save_corpus_page(corpus: ExportedCorpus, out: str | os.PathLike) -> Path:
-    """Write import.html, .md and .json of an export, with plots; returns the path of the page.
-
-    The page has the label files, votes in and out with the reason of each that is left out, all findings, the answers to each
-    question, and the splits with the speakers, sessions and raters that they share. Files of these names that are not from an
-    earlier call raise a ValueError.
-    """
+    """Write import.html, .md and .json of an export, with plots; returns the path of the page."""
     facts, told = read_export_facts(corpus.folder), CorpusReport.from_dict(corpus.report)
     splits = describe_splits(corpus.items, corpus.votes)
     split_hash = Fold(0, 0, corpus.items["split"].to_numpy()).digest(corpus.items["item"])
@@ -45,15 +40,13 @@ def save_corpus_page(corpus: ExportedCorpus, out: str | os.PathLike) -> Path:
     rows = [(split, *map(int, row)) for split, row in splits.iterrows()]
     columns = ("Split", *map(capital, splits.columns))
     shares = [Section([worded("corpus_splits", rows, columns=columns, split_hash=split_hash)])]
-    captions, answers = {}, {}
+    answers = {}
     for place, name in enumerate(told.questions):
         section, answers[name] = _question_section(corpus, name, place)
         shares.append(section)
-        captions |= {figure: say(f"captions.{figure.rsplit('_', 1)[0]}", question=name) for figure in section.figures}
     each = np.bincount(corpus.votes.annotator_codes[corpus.votes.annotator_codes >= 0])
     if len(each):
         shares.append(Section((), {"rater_votes": lambda: plot_rater_votes(each)}))
-        captions["rater_votes"] = say("captions.rater_votes")
     asked = Section([worded("corpus_questions", [_question_row(corpus, name) for name in told.questions])])
     stated = {key: corpus.origin[key] for key in ("version", "license", "homepage", "citation", "access")}
     return write_study(
@@ -72,8 +65,6 @@ def save_corpus_page(corpus: ExportedCorpus, out: str | os.PathLike) -> Path:
             "splits": splits.to_dict("index"),
             "split_hash": split_hash,
         },
-        captions=captions,
-        tables={},
     )
 
 
@@ -121,7 +112,7 @@ def _question_section(corpus: ExportedCorpus, name: str, place: int) -> tuple[Se
     figures = {f"answers_{place}": partial(plot_votes, support, mean, {} if question.shares else sizes)}
     if len(shares) > 1:
         figures[f"split_shares_{place}"] = partial(plot_split_shares, support, shares)
-    return Section([table], figures), numbers
+    return Section([table], figures, name), numbers
 
 
 def _scale_answers(

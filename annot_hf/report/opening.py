@@ -50,24 +50,19 @@ class Share:
 
 @dataclass(frozen=True)
 class Example:
-    """An item with the votes and each system's prediction.
-
-    Attributes:
-        item: Its name.
-        votes: How many votes it has, in words.
-        text: Its text, perhaps cut; empty without.
-        audio: Its clip for the page, `{"kind", "base64"}`, or None.
-        unheard: Why there is no audio; empty if the page has none at all.
-        rows: The largest labels in the order of the support, or all cells of a grid.
-        grids: Of every series the shares of a grid over two questions, the highest answer to the first question on top.
-    """
+    """An item with the votes and each system's prediction."""
 
     item: str
+    # how many, in words
     votes: str
+    # perhaps cut; empty without
     text: str
+    # {"kind", "base64"} for the page; or None, and why, unless the page has none at all
     audio: Mapping[str, str] | None
     unheard: str
+    # the largest labels in the order of the support, or all cells of a grid
     rows: tuple[Share, ...]
+    # of every series the shares of a grid over two questions, the highest answer to the first on top
     grids: tuple[tuple[tuple[float, ...], ...], ...]
 
 
@@ -92,8 +87,12 @@ class Opening:
         columns = (*words()["examples"]["columns"], *map(capital, self.series))
         rows = []
         for one in self.examples:
-            said = (_in_short(one.rows, place) for place in range(len(self.series)))
-            rows.append((Cell(one.item, f"({one.votes})"), one.text, *said))
+            cells = [Cell(one.item, f"({one.votes})"), one.text]
+            for place in range(len(self.series)):
+                ranked = sorted(one.rows, key=lambda row: -row.shares[place])[:3]
+                parts = (f"{row.label} {100 * row.shares[place]:.0f} %" for row in ranked if row.shares[place] >= 0.005)
+                cells.append("; ".join(parts))
+            rows.append(cells)
         return [worded("examples", rows, columns=columns)] if rows else []
 
     def to_dict(self) -> dict[str, Any]:
@@ -113,15 +112,7 @@ def open_report(
     *,
     listen: bool = False,
 ) -> Opening:
-    """The opening of a page on these runs, a single one by the name of "model".
-
-    Args:
-        found: Their evaluation, with subsets.
-        helped: What holds a model of raters against its controls, if any.
-        runs: The predictions behind it.
-        about: The items by name, with `text` and `audio` if they have any.
-        listen: Put the clips of the examples into the page, unless they are too large or not on this machine.
-    """
+    """The opening of a page on these runs, a single one by the name of "model"; `helped` holds it against its controls."""
     columns = () if about is None else about.columns
     noun = "clip" if "audio" in columns else "text" if "text" in columns else "item"
     questions = found.reference.targets.questions
@@ -144,10 +135,7 @@ def state_of(entry: Mapping[str, float | None] | None) -> str:
 
 
 def report_verdict(found: Evaluation, helped: Evaluation | None, noun: str) -> str:
-    """One sentence on a single run; what loses comes first, then what the data do not show.
-
-    `helped` holds the rater heads against their controls.
-    """
+    """One sentence on a single run, what loses first, then what the data do not show; `helped` has its controls."""
     clauses = [_against_marginal(MODEL, found, noun)]
     own = found.rater_gain(MODEL, CONSENSUS) if found.counts["rater_votes_own_head"] else None
     if own is not None:
@@ -234,17 +222,14 @@ def _sentence(clauses: Sequence[tuple[str, str]], found: Evaluation, noun: str) 
 
 
 def big_numbers(found: Evaluation, noun: str) -> tuple[BigNumber, ...]:
-    """How much of the gap is closed, how many raters the leading system is worth, and where it fails, as far as known.
-
-    If one of the latter two is not known, the lowest CCC of a scale or the accuracy is there instead.
-    """
+    """How much of the gap is closed, how many raters the leader is worth, where it fails; else its lowest CCC or accuracy."""
     first, numbers = leader(found), []
     others = [name for name in found.systems if name != first]
 
     def add(kind: str, texts: Mapping[str, tuple[str, str]], *, bad: bool = False, **told: Any) -> None:
         title = say(f"numbers.{kind}", bad=bad) + say("numbers.of", run=first if others else "")
         about = say(f"numbers.{kind}_about", found=found, noun=noun, **told)
-        rest = tuple((name, _joined(*texts[name])) for name in others)
+        rest = tuple((name, "{} ({})".format(*texts[name]) if texts[name][1] else texts[name][0]) for name in others)
         numbers.append(BigNumber(title, *texts[first], about, bad, rest))
 
     gaps = {name: found.at("gap_closed", name) for name in found.systems}
@@ -287,10 +272,6 @@ def _decimals(entry: Mapping[str, float | None]) -> tuple[str, str]:
 
 def _throughout(value: str, between: str) -> str:
     return say("numbers.throughout", value=value) if between == f"{value} to {value}" else between
-
-
-def _joined(value: str, interval: str) -> str:
-    return f"{value} ({interval})" if interval else value
 
 
 def _choose_examples(
@@ -350,9 +331,3 @@ def _largest_shares(support: Sequence[str], shares: np.ndarray, most: int) -> tu
 def _grid_rows(probs: np.ndarray) -> tuple[tuple[float, ...], ...]:
     bins = round(len(probs) ** 0.5)
     return tuple(map(tuple, probs.reshape(bins, bins)[::-1].tolist()))
-
-
-def _in_short(rows: Sequence[Share], place: int) -> str:
-    """The three largest shares of one series, such as "anger 60 %; sad 30 %"."""
-    ranked = sorted(rows, key=lambda row: -row.shares[place])[:3]
-    return "; ".join(f"{row.label} {100 * row.shares[place]:.0f} %" for row in ranked if row.shares[place] >= 0.005)

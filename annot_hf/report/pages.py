@@ -11,8 +11,7 @@ import json
 import re
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -59,64 +58,83 @@ Figures = Mapping[str, Callable[[], Figure]]
 
 @dataclass(frozen=True)
 class Section:
-    """Tables and the figures that belong to them."""
+    """Tables and the figures that belong to them; a figure that is drawn for every question has its number in its name."""
 
     tables: Sequence[Table] = ()
     figures: Figures = field(default_factory=dict)
+    question: str = ""
 
 
 def write_pages(
-    folder: Path,
-    found: Evaluation,
-    *,
-    title: str,
-    opening: Opening,
-    summary: str,
-    sections: Sequence[Section],
-    notes: Sequence[str],
-    details: Mapping[str, Any],
-    data: Mapping[str, Any],
+    folder: Path, found: Evaluation, *, sections: Sequence[Section], data: Mapping[str, Any], **page: Any
 ) -> dict[str, Path]:
     """Write report.json (the evaluation, `data` and texts), report.md and .html, items.csv, plots/*.png; returns their paths.
 
-    `notes` say how to read the numbers, and `details` are facts on the run. The files of an earlier report are removed first;
-    others of these names raise a ValueError.
+    `page` is as `write_study` takes it; the files of an earlier report are removed first.
     """
-    plots = [f"plots/{name}.png" for section in sections for name in section.figures]
-    names = [*plots, "report.md", "report.html", "items.csv"]
-    check_own(folder, [*names, "report.json"], marker="report.json", keys=("title", "summary", "run", "plots"))
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in names:
-        (folder / name).unlink(missing_ok=True)
-    files = {"json": folder / "report.json", "markdown": folder / "report.md", "html": folder / "report.html"}
-    targets = found.reference.targets
+    targets, drawn = found.reference.targets, [name for section in sections for name in section.figures]
     record = {
-        "title": title,
-        "verdict": opening.verdict,
-        "summary": summary,
-        "opening": opening.to_dict(),
         "questions": [question.to_dict() for question in targets.questions],
         "support": list(targets.support),
         "target_method": targets.method,
         "evaluation": found.to_dict(),
         **data,
-        "run": details,
-        "plots": plots,
     }
+    options = {"systems": found.systems, "tables": {"items": found.per_item}, **page}
+    html = write_study(folder, "report", sections=sections, data=record, **options)
+    files = {"json": html.with_suffix(".json"), "markdown": html.with_suffix(".md"), "html": html}
+    return files | {name: folder / "plots" / f"{name}.png" for name in drawn} | {"csv": folder / "items.csv"}
+
+
+def write_study(
+    folder: Path,
+    stem: str,
+    *,
+    title: str,
+    summary: str,
+    sections: Sequence[Section],
+    notes: Sequence[str],
+    details: Mapping[str, Any],
+    data: Mapping[str, Any],
+    tables: Mapping[str, pd.DataFrame] = {},
+    opening: Opening | None = None,
+    systems: Sequence[str] = (),
+) -> Path:
+    """Write a page to `stem`.html, .md and .json, its `plots`, and further tables as CSV; returns the path of the page.
+
+    `notes` say how to read the numbers, `details` are facts on the run, and `systems` are what captions call them. Files of
+    these names that are not from an earlier call raise a ValueError.
+    """
+    record = folder / f"{stem}.json"
+    plots = [f"plots/{name}.png" for section in sections for name in section.figures]
+    names = [*plots, f"{stem}.md", f"{stem}.html", *(f"{name}.csv" for name in tables)]
+    check_own(folder, [*names, record.name], marker=record.name, keys=("title", "summary", "run", "plots"))
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in names:
+        (folder / name).unlink(missing_ok=True)
+    head = {"title": title, "summary": summary}
+    if opening is not None:
+        head = {"title": title, "verdict": opening.verdict, "summary": summary, "opening": opening.to_dict()}
     # First, since it says whose the others are: a call that was cut off is followed by another.
-    write_json(files["json"], record)
-    drawn = [name for section in sections for name in section.figures]
-    captions = {name: say(f"captions.{name}", systems=found.systems) for name in drawn}
-    shown, key = _draw_sections(folder, sections, captions)
-    files |= {name: folder / "plots" / f"{name}.png" for name in drawn}
-    if key:
-        notes = [*notes, key]
-        warnings.warn(key, stacklevel=2)
+    write_json(record, head | {**data, "run": details, "plots": plots})
+    shown, numbered = [], {}
+    for section in sections:
+        figures = []
+        for name, draw in section.figures.items():
+            path = save_figure(lambda draw=draw: readable(draw(), numbered), folder / "plots" / f"{name}.png", dpi=DPI)
+            caption = say(f"captions.{name.rstrip('_0123456789')}", question=section.question, systems=systems)
+            figures.append(shown_figure(path, f"plots/{path.name}", caption))
+        shown.append({"tables": section.tables, "figures": figures})
+    if numbered:
+        notes = [*notes, number_key(numbered)]
+        warnings.warn(notes[-1], stacklevel=2)
     page = {"title": title, "opening": opening, "summary": summary, "sections": shown, "notes": notes}
-    _write_both(files["markdown"], page | {"details": _texts(details)})
-    files["csv"] = folder / "items.csv"
-    _write_csv(found.per_item, files["csv"])
-    return files
+    _write_both(record, details, page)
+    for name, table in tables.items():
+        # No spreadsheet reads formulas from it.
+        cells = table.map(csv_safe)
+        cells.to_csv(folder / f"{name}.csv", index=False, float_format="%.6g", lineterminator="\n")
+    return record.with_suffix(".html")
 
 
 def write_tables(
@@ -129,40 +147,23 @@ def write_tables(
     details: Mapping[str, Any],
     figure: tuple[str, str] | None = None,
 ) -> Path:
-    """Write tables as Markdown, and as a self-contained HTML page beside it; returns the path of the former.
-
-    `figure`, a PNG file beside them and its caption, follows the first table.
-    """
+    """Write tables, and a PNG beside them with its caption, as Markdown and self-contained HTML; returns the former's path."""
     figures = [] if figure is None else [shown_figure(path.parent / figure[0], *figure)]
     sections = [{"tables": tables[:1], "figures": figures}, {"tables": tables[1:], "figures": []}]
     page = {"title": title, "opening": None, "summary": summary, "sections": sections, "notes": notes}
-    _write_both(path, page | {"details": _texts(details)})
+    _write_both(path, details, page)
     return path
 
 
-def _draw_sections(
-    folder: Path, sections: Sequence[Section], captions: Mapping[str, str]
-) -> tuple[list[dict[str, Any]], str]:
-    """The sections for the templates, their figures in `folder`/plots, and the key to numbers in place of names, or ""."""
-    shown, numbered = [], {}
-    for section in sections:
-        figures = []
-        for name, draw in section.figures.items():
-            path = save_figure(lambda draw=draw: readable(draw(), numbered), folder / "plots" / f"{name}.png", dpi=DPI)
-            figures.append(shown_figure(path, f"plots/{path.name}", captions[name]))
-        shown.append({"tables": section.tables, "figures": figures})
-    return shown, number_key(numbered) if numbered else ""
-
-
-def _write_csv(table: pd.DataFrame, path: Path) -> None:
-    """Write a table that no spreadsheet reads formulas from."""
-    table.map(csv_safe).to_csv(path, index=False, float_format="%.6g", lineterminator="\n")
-
-
-def _write_both(path: Path, page: Mapping[str, Any]) -> None:
-    """Write a page as Markdown to `path`, and as HTML beside it."""
+def _write_both(path: Path, details: Mapping[str, Any], page: Mapping[str, Any]) -> None:
+    """Write a page as Markdown and as HTML, named as `path` is but for the suffix."""
+    texts = {
+        key: value if isinstance(value, str) else json.dumps(plain(value), ensure_ascii=False)
+        for key, value in details.items()
+    }
     for suffix in (".md", ".html"):
-        path.with_suffix(suffix).write_text(render(f"report{suffix}.j2", page), encoding="utf-8")
+        text = render(f"report{suffix}.j2", {**page, "details": list(texts.items())})
+        path.with_suffix(suffix).write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, values: Mapping[str, Any], *, indent: int = 2) -> None:
@@ -184,13 +185,6 @@ def plain(value: Any) -> Any:
     return value if isinstance(value, str | int | float | bool | None) else str(value)
 
 
-def _texts(details: Mapping[str, Any]) -> list[tuple[str, str]]:
-    return [
-        (key, value if isinstance(value, str) else json.dumps(plain(value), ensure_ascii=False))
-        for key, value in details.items()
-    ]
-
-
 def render(template: str, page: Mapping[str, Any]) -> str:
     """Render a template of the package; in HTML every text is escaped."""
     made = environment(
@@ -210,10 +204,7 @@ def _csp_hash(script: str) -> str:
 
 
 def csv_safe(cell: Any) -> Any:
-    """A cell that no spreadsheet reads as a formula: an apostrophe precedes = + - @, tabs and line breaks.
-
-    This includes signs after spaces or invisible characters and full-width forms, which importing programs strip or fold.
-    """
+    """A cell that no spreadsheet reads as a formula: an apostrophe precedes = + - @, however disguised, tabs and breaks."""
     if not isinstance(cell, str):
         return cell
     first = next((sign for sign in cell if unicodedata.category(sign)[0] not in "CZ"), "")
@@ -229,20 +220,11 @@ def shown_figure(path: Path, name: str, caption: str) -> dict[str, Any]:
     return {"path": name, "caption": caption, "alt": caption, "base64": encoded, "width": width}
 
 
-@contextmanager
-def _style() -> Iterator[None]:
-    with matplotlib.rc_context(STYLE):
-        yield
-
-
 def save_figure(draw: Callable[[], Figure], path: Path, *, dpi: int = DPI) -> Path:
-    """Draw with the report's style and write a PNG without time stamps, so that equal data give equal files.
-
-    If numbers replace names, a warning lists them; see `readable`.
-    """
+    """Draw in the report's style to a PNG without time stamps; a warning lists the names that numbers replace."""
     numbered = {}
     path.parent.mkdir(parents=True, exist_ok=True)
-    with _style():
+    with matplotlib.rc_context(STYLE):
         figure = readable(draw(), numbered)
         figure.get_layout_engine().set(w_pad=0.08, h_pad=0.08)
         FigureCanvasAgg(figure)
@@ -253,11 +235,7 @@ def save_figure(draw: Callable[[], Figure], path: Path, *, dpi: int = DPI) -> Pa
 
 
 def readable(figure: Figure, numbered: dict[str, int]) -> Figure:
-    """The figure, changed so that no letter is drawn as a box.
-
-    Letters that the usual font lacks are drawn in another font that Matplotlib knows. If there is none, a number in brackets
-    replaces the name and is added to `numbered` (name -> number).
-    """
+    """The figure without boxes for letters: from another font or, if none has them, as numbers, which `numbered` gets."""
     axes = [axis for one in figure.axes for axis in (one.xaxis, one.yaxis)]
     texts = [*figure.findobj(Text), *(label for axis in axes for label in axis.get_ticklabels())]
     letters = {ord(letter) for text in texts for letter in text.get_text() if not letter.isspace()}
@@ -311,35 +289,3 @@ def _letters(path: str) -> frozenset[int]:
         return frozenset()
     scalable = FaceFlags.SCALABLE in font.face_flags and FaceFlags.COLOR not in font.face_flags
     return found if scalable and _UNASSIGNED not in found else frozenset()
-
-
-def write_study(
-    folder: Path,
-    stem: str,
-    *,
-    title: str,
-    summary: str,
-    sections: Sequence[Section],
-    notes: Sequence[str],
-    details: Mapping[str, Any],
-    data: Mapping[str, Any],
-    captions: Mapping[str, str],
-    tables: Mapping[str, pd.DataFrame],
-) -> Path:
-    """Write a study to `stem`.html, .md and .json, its `plots`, and further tables as CSV; returns the path of the page.
-
-    Every figure has a caption by its name. Files of these names that are not from an earlier call raise a ValueError.
-    """
-    record = folder / f"{stem}.json"
-    plots = [f"plots/{name}.png" for section in sections for name in section.figures]
-    names = [f"{stem}.html", f"{stem}.md", *plots, *(f"{name}.csv" for name in tables)]
-    check_own(folder, [*names, record.name], marker=record.name, keys=("title", "summary", "run", "plots"))
-    folder.mkdir(parents=True, exist_ok=True)
-    write_json(record, {"title": title, "summary": summary, **data, "run": details, "plots": plots})
-    shown, key = _draw_sections(folder, sections, captions)
-    notes = [*notes, key] if key else notes
-    page = {"title": title, "opening": None, "summary": summary, "sections": shown, "notes": notes}
-    _write_both(record.with_suffix(".md"), page | {"details": _texts(details)})
-    for name, table in tables.items():
-        _write_csv(table, folder / f"{name}.csv")
-    return record.with_suffix(".html")

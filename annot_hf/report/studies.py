@@ -34,25 +34,17 @@ _DARKEST = 0.75
 
 @dataclass(frozen=True, eq=False)
 class Saturation:
-    """The result of `measure_saturation`.
+    """The result of `measure_saturation`: curves, how many votes they suggest, and what they are of."""
 
-    Attributes:
-        curve: Divergence of synthetic votes from all human votes of an item.
-        ideal: Divergence of votes drawn from the human distribution itself.
-        finding: The number of votes that the curve suggests.
-        ideal_finding: The number of votes that the ideal curve suggests.
-        held_out: Synthetic and human votes compared with held-out people; None with too few people.
-        agreement: Agreement by ambiguity; None if no item has votes of two people.
-        counts: Items behind the curve, and items left out by reason.
-        about: Corpus, question, splits, annotations, resamples and seed.
-    """
-
+    # divergence from all human votes of an item: of synthetic votes, and of votes drawn from the human distribution itself
     curve: Curve
     ideal: Curve
     finding: SaturationFinding
     ideal_finding: SaturationFinding
+    # None with too few people
     held_out: HeldOut | None
     agreement: SyntheticAgreement | None
+    # items behind the curve, and items left out by reason
     counts: dict[str, int]
     about: dict[str, Any]
 
@@ -92,31 +84,25 @@ class Saturation:
         )
 
     def save(self, folder: str | os.PathLike[str]) -> Path:
-        """Write saturation.json, .md, .html and .png; returns the folder.
-
-        Files with these names that are not from an earlier call raise a ValueError.
-        """
+        """Write saturation.json, .md, .html and .png; returns the folder. Files that are not ours raise a ValueError."""
         folder = Path(folder)
         record, page, picture, _ = _SATURATION_FILES
         check_own(folder, _SATURATION_FILES, marker=record, keys=("counts", "curve", "ideal"))
         folder.mkdir(parents=True, exist_ok=True)
         write_json(folder / record, self.to_dict(), indent=1)
         save_figure(lambda: plot_saturation(self.curve, self.ideal, self.finding, self.held_out), folder / picture)
+        values = {"about": self.about, "held": self.held_out, "votes": len(self.curve.mean)}
+        notes = (say(f"saturation.{part}", **values) for part in ("votes", "ideal", "held_out", "units"))
         write_tables(
             folder / page,
             title=f"Synthetic votes on {self.about['corpus']}, {self.about['question']}",
             summary=self.summary,
             tables=self.tables(),
-            notes=self._notes(),
+            notes=[note for note in notes if note],
             details=self.about | self.counts,
             figure=(picture, "Mean divergence after n votes per item; bands are 95 % intervals."),
         )
         return folder
-
-    def _notes(self) -> list[str]:
-        values = {"about": self.about, "held": self.held_out, "votes": len(self.curve.mean)}
-        notes = (say(f"saturation.{part}", **values) for part in ("votes", "ideal", "held_out", "units"))
-        return [note for note in notes if note]
 
 
 def synthetic_table(found: SyntheticAgreement) -> Table:
@@ -188,10 +174,7 @@ def saliency_table(found: Saliency) -> Table:
 
 
 def save_saliency(found: Saliency, folder: str | os.PathLike[str]) -> Path:
-    """Write saliency.json, from which a recipe reads `trunk_layer`, and saliency.csv; returns the path of the former.
-
-    Files with these names, or a saliency.png, that are not from an earlier call raise a ValueError.
-    """
+    """Write saliency.json, from which a recipe reads `trunk_layer`, and saliency.csv; returns the path of the former."""
     path = Path(folder) / _SALIENCY_FILE
     names = (_SALIENCY_FILE, "saliency.csv", "saliency.png")
     check_own(folder, names, marker=_SALIENCY_FILE, keys=("trunk_layer", "scores"))
@@ -235,21 +218,15 @@ def plot_saliency(saliency: Saliency) -> Figure:
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """Predictions of the n members of an ensemble for one text, and their attention.
-
-    Attributes:
-        item: Name of the item.
-        text: Its text.
-        offsets: Start and end of each token in the text `(T, 2)`; equal for tokens without text, such as [CLS].
-        attention: Weight of each token for each member `(n, T)`; rows sum to 1.
-        probs: Each member's distribution over the support `(n, K)`.
-        raters: Distribution of the raters' votes `(K,)`; None without votes.
-    """
+    """Predictions of the n members of an ensemble for one text, and their attention."""
 
     item: str
     text: str
+    # start and end of each token in the text (T, 2); equal for tokens without text, such as [CLS]
     offsets: np.ndarray
+    # weight of each token for each member (n, T); rows sum to 1
     attention: np.ndarray
+    # each member's distribution (n, K), and that of the raters' votes (K,), if there are any
     probs: np.ndarray
     raters: np.ndarray | None = None
 
@@ -257,11 +234,7 @@ class Explanation:
 def word_weights(
     text: str, offsets: np.ndarray, attention: np.ndarray
 ) -> tuple[list[tuple[int, int]], np.ndarray, np.ndarray]:
-    """Weights `(n, T)` of tokens at `offsets` `(T, 2)`, summed over words and punctuation marks.
-
-    Returns start and end of the W words, their weights `(n, W)`, and the weight `(n,)` on tokens that are not words. Together
-    they sum to the weights of the tokens.
-    """
+    """Start and end of the W words, their weights `(n, W)` from those of tokens `(n, T)`, and that on all else `(n,)`."""
     spans = [match.span() for match in _WORD.finditer(text)]
     edges = np.array(spans).reshape(-1, 2)
     # A token of a byte-pair encoding may begin with the space before its word.
@@ -275,10 +248,7 @@ def word_weights(
 
 
 def attention_spread(explanations: Sequence[Explanation]) -> float:
-    """How differently members attend: mean total variation distance of their word weights over items and pairs.
-
-    0 means equal attention, 1 no word in common; NaN with fewer than two members.
-    """
+    """Mean total variation distance of the word weights of two members, 0 to 1; NaN with fewer than two members."""
     found = []
     for one in explanations:
         _, weights, _ = word_weights(one.text, one.offsets, one.attention)

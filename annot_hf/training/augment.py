@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from transformers import PreTrainedConfig
 
-from annot_hf.data.conditions import CLEAN, MP3_RATES, Condition, put_under, seed_of, seeded
+from annot_hf.data.conditions import CLEAN, MP3_RATES, Condition, seed_of, seeded
 from annot_hf.data.dime import (
     CLIP_FEATURES,
     Mixtures,
@@ -49,10 +49,7 @@ _WINDOW_SECONDS = 0.12
 
 @dataclass(frozen=True)
 class Perturbation:
-    """Random pitch shift (up to a semitone) or tempo change (0.95 to 1.05), uniform (arXiv 2601.14620).
-
-    As in the authors' code, one of three is drawn with probability `share`: a shift, a tempo, or no change.
-    """
+    """With probability `share`, a pitch shift up to a semitone, a tempo of 0.95 to 1.05, or neither (arXiv 2601.14620)."""
 
     share: float
     seed: int = 0
@@ -78,12 +75,6 @@ class Perturbation:
         if semitones:
             return shift_pitch(wave, sampling_rate, semitones)
         return wave if tempo == 1 else change_tempo(wave, sampling_rate, tempo)
-
-
-def make_perturbation(share: float, seed: int) -> Perturbation | None:
-    """The perturbation, or None if `share` is 0; raises if it is not a probability."""
-    perturbation = Perturbation(share, seed)
-    return perturbation if share else None
 
 
 def shift_pitch(wave: np.ndarray, sampling_rate: int, semitones: float) -> np.ndarray:
@@ -162,11 +153,6 @@ class Copies:
         """What a version of every item undergoes."""
         return [self.conditions(item, version) for item in items]
 
-    def put(self, sources: Sequence[Any], items: Sequence[str], version: int) -> list[Any]:
-        """A version of the clips `sources` (as `load_audio` takes them), called `items`."""
-        chains = self.chains(items, version)
-        return [put_under(*clip) for clip in zip(sources, items, chains, strict=True)]
-
     def draw(self, items: Sequence[str], epoch: int) -> np.ndarray:
         """The version of every item that an epoch learns from, all equally likely: `(N,)`."""
         if not self.count:
@@ -236,10 +222,7 @@ def plan_augmentation(
     max_seconds: float,
     seed: int,
 ) -> Mixtures:
-    """Mixtures of the training split; published features are kept in the folder `features`.
-
-    `encoded` gives the trunk's frames, or their mean, for some rows of the targets, where `options.features` is "trunk".
-    """
+    """Mixtures of the training split; `encoded` gives what the trunk makes of rows, if that decides who is near."""
     trunk_config = model_config.trunk_config
     reads_text = input_name_of(trunk_config) == "input_ids"
     if options.text == "first" and input_name_of(trunk_config) not in ("input_ids", PROMPTED):

@@ -18,7 +18,7 @@ from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.trunks import PROMPTED, WHISPER, input_name_of
 from annot_hf.training.augment import Copies, Perturbation
 
-NO_COPIES = Copies()
+_NO_COPIES = Copies()
 FRAME_MULTIPLE = 4
 # batches that are sorted by length together
 GROUP = 50
@@ -50,7 +50,7 @@ class OpinionDataset(Dataset):
         auxiliary: np.ndarray | None = None,
         disagreement: np.ndarray | None = None,
         perturbation: Perturbation | None = None,
-        copies: Copies = NO_COPIES,
+        copies: Copies = _NO_COPIES,
     ) -> None:
         given = dict(zip(EXTRA_TARGETS, (scales, auxiliary, disagreement), strict=True))
         self.extra = {name: values for name, values in given.items() if values is not None}
@@ -174,11 +174,7 @@ def _mask(rows: Sequence[torch.Tensor], width: int = 0) -> torch.Tensor:
 
 
 class BucketSampler(Sampler[int | tuple[int, int]]):
-    """Shuffled indices whose consecutive batches hold inputs of similar length, the same for a seed and an epoch.
-
-    Items are sorted within random groups of `group` batches: larger ones mean less padding and less shuffling. `with_epoch`
-    gives pairs of index and epoch, for workers that outlive an epoch. `lengths` may be a function of the epoch.
-    """
+    """Shuffled indices in batches of similar lengths, sorted within random groups, the same for a seed and an epoch."""
 
     def __init__(
         self,

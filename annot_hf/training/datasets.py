@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
 
 from annot_hf.data.audio import AudioLimits, MixedClip
+from annot_hf.data.conditions import put_under
 from annot_hf.data.dime import Mixtures
 from annot_hf.data.export import ExportedCorpus
 from annot_hf.data.synthetic import (
@@ -36,7 +37,7 @@ from annot_hf.models.heads import masked_mean
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.trunks import PROMPTED, PROVENANCE, input_name_of
 from annot_hf.training.augment import Copies, Perturbation, augmentation_facts, keep_mixtures, plan_augmentation
-from annot_hf.training.collator import NO_COPIES, OpinionDataset, VoteCollator, frames_collator, make_collator
+from annot_hf.training.collator import OpinionDataset, VoteCollator, frames_collator, make_collator
 from annot_hf.training.features import FeatureStore, plan_shards, write_shard
 from annot_hf.training.inputs import (
     Inputs,
@@ -89,27 +90,20 @@ def target_options(run: Run, targets: Targets) -> dict[str, Any]:
 class SplitReader:
     """Reads what a run's model takes of items, and what its trunk makes of them, once, where the recipe caches that."""
 
-    def __init__(
-        self,
-        run: Run,
-        corpus: ExportedCorpus,
-        model: OpinionPreTrainedModel,
-        processor: Any,
-        copies: Copies = NO_COPIES,
-    ) -> None:
-        self.run, self.corpus, self.model, self.processor, self.copies = run, corpus, model, processor, copies
+    def __init__(self, run: Run, corpus: ExportedCorpus, model: OpinionPreTrainedModel, processor: Any) -> None:
+        self.run, self.corpus, self.model, self.processor = run, corpus, model, processor
+        wanted, seed = run.recipe.augmentation, run.training.seed
+        self.copies = Copies(wanted.copies, seed)
+        self.perturbation = Perturbation(wanted.perturb_share, seed) if wanted.perturb_share else None
         self.fed_by = make_collator(model, processor)
         self.cached = run.recipe.inputs.cache != "none" and not run.members
+        # of the datasets' rows
+        self.collator = frames_collator(self.fed_by) if self.cached else self.fed_by
         # where features are kept, and the longest clip that is accepted (s)
         self.limits = {
             "features": run.recipe.features or Path(run.training.output_dir) / "features",
             "max_seconds": run.recipe.inputs.max_seconds,
         }
-
-    @property
-    def collator(self) -> VoteCollator:
-        """What makes batches of the datasets' rows."""
-        return frames_collator(self.fed_by) if self.cached else self.fed_by
 
     def read(self, items: np.ndarray, version: int = 0) -> Inputs:
         """Inputs of the items, in their order; of the clips themselves, or of a copy of each."""
@@ -157,15 +151,13 @@ class SplitReader:
     def _plan(self, targets: Targets, inputs: Inputs, *, resume: bool) -> Mixtures:
         """The mixtures that the recipe asks for, kept in the run's folder."""
         run, wanted = self.run, self.run.recipe.augmentation
-        seed = run.training.seed
 
         def encoded(rows: np.ndarray) -> Inputs:
             chosen = inputs.select(rows)
             return chosen if self.cached else self.encode(chosen, targets.items[rows])
 
-        mixtures = plan_augmentation(
-            wanted, self.corpus, targets, self.model.config, encoded=encoded, seed=seed, **self.limits
-        )
+        options = {"encoded": encoded, "seed": run.training.seed, **self.limits}
+        mixtures = plan_augmentation(wanted, self.corpus, targets, self.model.config, **options)
         if run.training.process_index == 0:
             lines = "; ".join(mixtures.report.lines())
             logger.warning("%s: %d mixtures of %d training items. %s", wanted.kind, len(mixtures), len(targets), lines)
@@ -180,7 +172,8 @@ class SplitReader:
         sources = list(item_sources(self.corpus, mixtures.sources, config))
         pairs = zip(mixtures.first, mixtures.second, mixtures.share, strict=True)
         clips: list[Any] = [MixedClip(sources[first], sources[second], float(share)) for first, second, share in pairs]
-        clips = self.copies.put(clips, mixtures.items, version)
+        chains = self.copies.chains(mixtures.items, version)
+        clips = [put_under(*clip) for clip in zip(clips, mixtures.items, chains, strict=True)]
         if input_name_of(config) == PROMPTED:
             said = transcripts(self.corpus, mixtures.sources)
             clips = [(clip, said[row]) for clip, row in zip(clips, mixtures.text_from, strict=True)]
@@ -189,41 +182,30 @@ class SplitReader:
         mixed = read_inputs(clips, config, self.processor, names=mixtures.items, key=key, **self.limits)
         return self.encode(mixed, mixtures.items) if self.cached else mixed
 
-    def _dataset(self, view: ExportedCorpus, targets: Targets, inputs: Inputs, **changes: Any) -> OpinionDataset:
-        """The dataset of a split, with targets of everything that the model answers, from the votes of its view."""
-        recipe, config = self.run.recipe, self.model.config
-        extra: dict[str, Any] = {"disagreement": _disagreement(view, getattr(config, "disagreement", None), targets)}
-        if recipe.scales:
-            extra["scales"] = scale_means(view.votes, recipe.scales, targets.items)
-        if recipe.auxiliary:
-            extra["auxiliary"] = opinion_columns(view.votes, recipe.auxiliary, targets.items)[1]
-        names = getattr(config, "annotators", ())
-        return OpinionDataset(
-            targets, inputs.entries, inputs.read, inputs.lengths, annotators=names, **changes, **extra
-        )
-
-    def datasets(
-        self,
-        views: Mapping[str, ExportedCorpus],
-        targets: Mapping[str, Targets],
-        perturbation: Perturbation | None,
-        *,
-        resume: bool,
-    ) -> tuple[dict[str, OpinionDataset], dict[str, Any]]:
-        """Datasets of the splits, and what `training.json` records of them: items, exclusions and votes, and the mixtures."""
-        run, config = self.run, self.model.config
-        asked = {"perturb_share": perturbation and perturbation.share, "copies": self.copies.count}
-        for name, value in asked.items():
-            if value and input_name_of(config.trunk_config) == "input_ids":
+    def _check_sound(self) -> None:
+        """Perturbed clips and copies need a trunk that hears, and the former one that reads clips anew in every epoch."""
+        trunk, wanted = self.model.config.trunk_config, self.run.recipe.augmentation
+        for name, value in (("perturb_share", wanted.perturb_share), ("copies", wanted.copies)):
+            if value and input_name_of(trunk) == "input_ids":
                 raise ValueError(
-                    f"augmentation.{name} is {value}, and a {config.trunk_config.model_type} trunk reads text, which makes no "
+                    f"augmentation.{name} is {value}, and a {trunk.model_type} trunk reads text, which makes no "
                     f"sound; set augmentation.{name} to 0, or choose an audio trunk."
                 )
-        if perturbation and input_name_of(config.trunk_config) == "input_features":
+        if self.perturbation and input_name_of(trunk) == "input_features":
             raise ValueError(
-                f"augmentation.perturb_share is {perturbation.share}, and the features of a {config.trunk_config.model_type} "
+                f"augmentation.perturb_share is {wanted.perturb_share}, and the features of a {trunk.model_type} "
                 "trunk are computed once and kept; set augmentation.copies instead."
             )
+
+    def datasets(
+        self, views: Mapping[str, ExportedCorpus], targets: Mapping[str, Targets], *, resume: bool
+    ) -> tuple[dict[str, OpinionDataset], dict[str, Any]]:
+        """Datasets of the splits, and what `training.json` records of them: items, exclusions and votes, and the mixtures.
+
+        They have targets of everything that the model answers, from the votes of their view.
+        """
+        run, recipe, config = self.run, self.run.recipe, self.model.config
+        self._check_sound()
         datasets, about = {}, {"splits": {}}
         for split, split_target in targets.items():
             inputs = self.read(split_target.items)
@@ -232,14 +214,22 @@ class SplitReader:
                 # longest last, so that evaluation pads little
                 order = np.argsort(inputs.lengths, kind="stable")
                 split_target, inputs = split_target.select(split_target.items[order]), inputs.select(order)
-            elif (run.recipe.augmentation.kind or self.copies.count) and not run.members:
+            elif (recipe.augmentation.kind or self.copies.count) and not run.members:
                 split_target, inputs, about["augmentation"] = self.augment(split_target, inputs, resume=resume)
                 # the targets of the mixtures are among them now
                 for name, value in target_options(run, split_target).items():
                     setattr(config, name, value)
-            learns = split == "train" and not run.members
-            changes = {"perturbation": perturbation, "copies": self.copies} if learns else {}
-            datasets[split] = self._dataset(views[split], split_target, inputs, **changes)
+            votes, items = views[split].votes, split_target.items
+            options = {"disagreement": _disagreement(votes, getattr(config, "disagreement", None), split_target)}
+            if recipe.scales:
+                options["scales"] = scale_means(votes, recipe.scales, items)
+            if recipe.auxiliary:
+                options["auxiliary"] = opinion_columns(votes, recipe.auxiliary, items)[1]
+            if split == "train" and not run.members:
+                options |= {"perturbation": self.perturbation, "copies": self.copies}
+            raters = getattr(config, "annotators", ())
+            read = inputs.entries, inputs.read, inputs.lengths
+            datasets[split] = OpinionDataset(split_target, *read, annotators=raters, **options)
         return datasets, about
 
 
@@ -261,16 +251,13 @@ def encode_once(
     dtype: torch.dtype | None = None,
     workers: int = 0,
 ) -> Inputs:
-    """The frozen trunk's "frames" `(T, H)` of every item, or their "pooled" mean `(1, H)`, from now or an earlier call.
-
-    They have the lengths of the original inputs, so that batches are the same with a cache or without. Processes compute
-    different shards. `key` identifies items, order and reading; `dtype` is that of autocast, or None for the weights'.
-    """
+    """The frozen trunk's "frames" `(T, H)` of every item, or their "pooled" mean `(1, H)`, from now or an earlier call."""
     state = PartialState()
     settings = [kind, trunk_digest(model), str(dtype), *key, inputs.stamp]
     # too little memory shows at once
     longest_first = np.argsort(-inputs.lengths, kind="stable")
     shards = plan_shards(folder, settings, inputs.entries, order=longest_first, size=ENCODED_ITEMS)
+    # processes compute different shards
     mine = [shard for shard in shards[state.process_index :: state.num_processes] if not shard.path.exists()]
     if mine:
         model.eval()
@@ -292,6 +279,7 @@ def encode_once(
                 write_shard(shard.path, kept)
     state.wait_for_everyone()
     store = FeatureStore(shards)
+    # of the original lengths, so that batches are the same with a cache or without
     return replace(inputs, entries=range(len(inputs.entries)), read=store.__getitem__, stamp=store.stamp)
 
 
@@ -321,12 +309,12 @@ def _encode(
     return [clip[:length].copy() for clip, length in zip(frames, lengths, strict=True)]
 
 
-def _disagreement(corpus: ExportedCorpus, kind: str | None, targets: Targets) -> np.ndarray | None:
+def _disagreement(votes: VoteTable, kind: str | None, targets: Targets) -> np.ndarray | None:
     """How far raters disagree on each item, whatever the target, if the model learns it."""
     if kind is None:
         return None
     names = [question.name for question in targets.questions]
-    found = disagreement(corpus.votes, names, targets.items, kind)
+    found = disagreement(votes, names, targets.items, kind)
     if np.isnan(found).all():
         raise ValueError(
             f"disagreement is {kind!r}, and none of {len(found)} items has two votes on {' and '.join(names)}; remove it."
@@ -351,10 +339,7 @@ def _with_raters(targets: Targets, split: str) -> Targets:
 def vote_views(
     recipe: Recipe, corpus: ExportedCorpus, seed: int = 0
 ) -> tuple[dict[str, ExportedCorpus], dict[str, Any]]:
-    """The corpus with the votes that "train" and "validation" use, and what a reader must know of them, if anything.
-
-    Unlike in arXiv 2601.14620, tests always refer to people's votes; synthetic votes alone also choose the epoch that is kept.
-    """
+    """The corpus with the votes that "train" and "validation" use, and what a reader must know of them; tests are people's."""
     own = int(is_synthetic(corpus.votes).sum())
     if own:
         raise ValueError(

@@ -55,6 +55,7 @@ def predict(
     max_seconds: float | None = None,
     condition: str = CLEAN,
     condition_seed: int = 0,
+    clips: int = 0,
     revision: str | None = None,
     loaded: Loaded | None = None,
 ) -> tuple[Predictions, Targets]:
@@ -74,6 +75,7 @@ def predict(
         max_seconds: Longest clip that is accepted (s); by default what training accepted.
         condition: Acoustic condition to put the clips under, such as "noise:10"; see `Condition`.
         condition_seed: Seed of what is random in it.
+        clips: So many of the items with votes alone, evenly spaced over the speakers; all, if 0 or there are fewer.
         revision: Branch, tag or commit of a model of the Hub.
         loaded: What `load_model` gave for the folder, if it is loaded already.
 
@@ -84,68 +86,6 @@ def predict(
     folder = find_folder(model, "model", revision=revision)
     loaded = load_model(folder) if loaded is None else loaded
     corpus = corpus if isinstance(corpus, ExportedCorpus) else read_export(corpus)
-    options = {"split": split, "batch_size": batch_size, "features": features, "max_seconds": max_seconds}
-    return _predict(folder, loaded, corpus, acoustic, **options)
-
-
-def predict_robustness(
-    model: str | Path,
-    corpus: str | Path | ExportedCorpus,
-    *,
-    clips: int = ROBUST_CLIPS,
-    split: str = "test",
-    batch_size: int = 32,
-    features: str | Path | None = None,
-    max_seconds: float | None = None,
-    revision: str | None = None,
-    loaded: Loaded | None = None,
-) -> dict[str, Predictions]:
-    """Predictions of a sample of a split's clips under each of the conditions `ROBUSTNESS`, by condition.
-
-    The sample, `clips` of the items with votes or all if there are fewer, is evenly spaced over the speakers, and the same for
-    every model. Empty for a model of texts, and if `clips` is 0. Other arguments and errors are those of `predict`.
-    """
-    folder = find_folder(model, "model", revision=revision)
-    loaded = load_model(folder) if loaded is None else loaded
-    corpus = corpus if isinstance(corpus, ExportedCorpus) else read_export(corpus)
-    if not clips or input_name_of(loaded[0].config.trunk_config) == "input_ids":
-        return {}
-    options = {"split": split, "batch_size": batch_size, "features": features, "max_seconds": max_seconds}
-    conditions = map(Condition.parse, ROBUSTNESS)
-    return {str(one): _predict(folder, loaded, corpus, one, clips=clips, **options)[0] for one in conditions}
-
-
-def save_predictions(predictions: Predictions, altered: Mapping[str, Predictions], folder: str | Path) -> None:
-    """Save predictions, and those of `predict_robustness` in the folder "robustness" beside them, in place of earlier ones."""
-    predictions.save(folder)
-    home = Path(folder) / ROBUSTNESS_FOLDER
-    for earlier in home.glob("*/predictions.json"):
-        shutil.rmtree(earlier.parent)
-    if home.is_dir() and not any(home.iterdir()):
-        home.rmdir()
-    for name, one in altered.items():
-        one.save(home / Condition.parse(name).folder)
-
-
-def sample_clips(items: np.ndarray, speakers: Sequence[Any], clips: int) -> np.ndarray:
-    """So many of the items `(N,)`, in their order, evenly spaced over the items of one speaker after the other."""
-    order = np.argsort(np.asarray(speakers).astype(str), kind="stable")
-    return items[np.sort(order[np.unique(np.linspace(0, len(items) - 1, min(clips, len(items))).astype(int))])]
-
-
-def _predict(
-    folder: Path,
-    loaded: Loaded,
-    corpus: ExportedCorpus,
-    acoustic: Condition,
-    *,
-    split: str,
-    batch_size: int,
-    features: str | Path | None,
-    max_seconds: float | None,
-    clips: int = 0,
-) -> tuple[Predictions, Targets]:
-    """Predict a split with a model that is loaded, or a sample of so many `clips`."""
     model, processor, facts = loaded
     max_seconds = accepted_seconds(facts) if max_seconds is None else max_seconds
     config = model.config
@@ -196,6 +136,47 @@ def _predict(
     if found.caution:
         logger.warning("%s", found.caution)
     return found, targets
+
+
+def predict_robustness(
+    model: str | Path,
+    corpus: str | Path | ExportedCorpus,
+    *,
+    clips: int = ROBUST_CLIPS,
+    revision: str | None = None,
+    loaded: Loaded | None = None,
+    **options: Any,
+) -> dict[str, Predictions]:
+    """Predictions of a sample of a split's clips under each of the conditions `ROBUSTNESS`, by condition.
+
+    The sample is the same for every model. Empty for a model of texts, and if `clips` is 0. Other arguments and errors are
+    those of `predict`.
+    """
+    folder = find_folder(model, "model", revision=revision)
+    loaded = load_model(folder) if loaded is None else loaded
+    corpus = corpus if isinstance(corpus, ExportedCorpus) else read_export(corpus)
+    if not clips or input_name_of(loaded[0].config.trunk_config) == "input_ids":
+        return {}
+    options |= {"clips": clips, "loaded": loaded}
+    return {str(Condition.parse(name)): predict(folder, corpus, condition=name, **options)[0] for name in ROBUSTNESS}
+
+
+def save_predictions(predictions: Predictions, altered: Mapping[str, Predictions], folder: str | Path) -> None:
+    """Save predictions, and those of `predict_robustness` in the folder "robustness" beside them, in place of earlier ones."""
+    predictions.save(folder)
+    home = Path(folder) / ROBUSTNESS_FOLDER
+    for earlier in home.glob("*/predictions.json"):
+        shutil.rmtree(earlier.parent)
+    if home.is_dir() and not any(home.iterdir()):
+        home.rmdir()
+    for name, one in altered.items():
+        one.save(home / Condition.parse(name).folder)
+
+
+def sample_clips(items: np.ndarray, speakers: Sequence[Any], clips: int) -> np.ndarray:
+    """So many of the items `(N,)`, in their order, evenly spaced over the items of one speaker after the other."""
+    order = np.argsort(np.asarray(speakers).astype(str), kind="stable")
+    return items[np.sort(order[np.unique(np.linspace(0, len(items) - 1, min(clips, len(items))).astype(int))])]
 
 
 def accepted_seconds(facts: dict[str, Any]) -> float:

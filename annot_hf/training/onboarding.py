@@ -265,10 +265,7 @@ def fit_rows(
 def _response(
     model: AnnotatorModel, embedding: torch.Tensor, answers: Answers, facts: torch.Tensor | None
 ) -> tuple[Callable[[torch.Tensor], torch.Tensor], Callable[[torch.Tensor], torch.Tensor]]:
-    """What rows `(R, columns)` of the raters make of their items `(P, n)`, and the cost (nats) of that `(P,)`.
-
-    For scales, n numbers are the answers and, if it is learned, the spread before it is bounded; else the logits of labels.
-    """
+    """What rows `(R, columns)` make of the items `(P, n)`, answers and spreads or logits, and its cost (nats) `(P,)`."""
     config, item, rater = model.config, answers.item, answers.rater
     tables, scales = copy.deepcopy(nn.ModuleList(rater_tables(model))), len(model.raters)
     tables.cpu().double().requires_grad_(False)
@@ -308,10 +305,7 @@ def _newton(
     *,
     affine: bool,
 ) -> torch.Tensor:
-    """Where each rater's cost plus |place|^2 / 2 is least, from 0 `(R, J)`, by damped Newton steps of all raters.
-
-    A response `(P, n)` depends on the place of its own `rater` `(P,)` alone, and an affine one has the same slope everywhere.
-    """
+    """Where each rater's cost plus |place|^2 / 2 is least, from 0 `(R, J)`, by damped Newton steps of all raters."""
     raters, directions = place.shape
     identity, answer = torch.eye(directions).to(place), respond
 

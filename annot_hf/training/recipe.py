@@ -250,10 +250,7 @@ def dated_folder(recipe: str, *, resume: bool = False) -> Path:
 def make_run(
     values: Mapping[str, Any], *, where: str = "recipe", overrides: Collection[str] = (), resume: bool = False
 ) -> Run:
-    """Check a mapping of keys to values and build what takes them.
-
-    `where` they come from also names the dated folder; errors name the keys of `overrides`, which come from elsewhere, too.
-    """
+    """Check a mapping of keys to values and build what takes them; errors name `where` they are from, and the `overrides`."""
     check_secrets(values, where)
     values = flatten(values, where)
     folder = "" if values.get("output_dir") else str(dated_folder(Path(where).stem, resume=resume))

@@ -19,9 +19,7 @@ from scipy.optimize import minimize_scalar
 from transformers import set_seed
 
 from annot_hf.data.export import ExportedCorpus, read_export, read_export_facts
-from annot_hf.data.files import replace_file
 from annot_hf.data.folds import find_leaks
-from annot_hf.data.predictions import Predictions
 from annot_hf.data.rater_facts import describe_columns, encode_raters, read_rater_table
 from annot_hf.data.snapshots import find_folder
 from annot_hf.data.targets import Targets
@@ -38,28 +36,23 @@ from annot_hf.models.modeling_log_mel import bound_frames
 from annot_hf.models.modeling_opinion import OpinionPreTrainedModel
 from annot_hf.models.modeling_seedbert import SeedBert, read_member
 from annot_hf.models.outputs import AnnotatorOutput, DistributionOutput
-from annot_hf.training.augment import Copies, make_perturbation
 from annot_hf.training.checkpoints import (
     FACTS,
     check_model_folder,
     check_start,
     checkpoints_of,
     held,
-    load_model,
     newest_checkpoint,
     read_record,
     record_start,
     save_model,
-    write_record,
 )
 from annot_hf.training.collator import OpinionDataset
 from annot_hf.training.datasets import SplitReader, make_split_targets, target_options, vote_views
-from annot_hf.training.inference import predict, predict_robustness, save_predictions
 from annot_hf.training.inputs import make_processor
 from annot_hf.training.keys import MEASURES, Recipe
-from annot_hf.training.progress import show_epochs, tell
 from annot_hf.training.recipe import LALM, LOG_MEL, Run, members_folder
-from annot_hf.training.trainer import OpinionTrainer
+from annot_hf.training.trainer import OpinionTrainer, show_epochs, tell
 
 logger = logging.getLogger(__name__)
 
@@ -114,8 +107,6 @@ def check_corpus_named(run: Run) -> None:
 def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingResult:
     """Train in a folder that this process has locked."""
     recipe, arguments = run.recipe, run.training
-    perturbation = make_perturbation(recipe.augmentation.perturb_share, arguments.seed)
-    copies = Copies(recipe.augmentation.copies, arguments.seed)
     check_start(run, resume=resume)
     corpus = corpus or read_export(recipe.corpus)
     leaks = find_leaks(corpus.items)
@@ -138,8 +129,8 @@ def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingRes
         processor = make_processor(model.config.trunk_config, folders[0])
     else:
         model, processor = build_model(run, targets["train"], corpus)
-    reader = SplitReader(run, corpus, model, processor, copies)
-    datasets, about = reader.datasets(views, targets, perturbation, resume=resume)
+    reader = SplitReader(run, corpus, model, processor)
+    datasets, about = reader.datasets(views, targets, resume=resume)
     log_mel = model.config.trunk_config.model_type == LogMelConfig.model_type
     if log_mel and "mel_mean" not in run.trunk_options and not run.members:
         standardise(model, datasets["train"])
@@ -208,10 +199,7 @@ def member_runs(run: Run, corpus: ExportedCorpus) -> list[Run]:
 
 
 def train_members(run: Run, corpus: ExportedCorpus) -> list[Path]:
-    """Checkpoint folders of the members, in order; those that are missing or damaged are trained, one after the other.
-
-    A member that fails stops no other, except where several processes of `accelerate launch` train each member together.
-    """
+    """Checkpoint folders of the members, in order; the missing and damaged are trained, and none that fails stops others."""
     runs, state = member_runs(run, corpus), PartialState()
     damage = [_damage(one) for one in runs]
     for one, what in zip(runs, damage, strict=True):
@@ -352,65 +340,6 @@ def choose_on_validation(trainer: OpinionTrainer, recipe: Recipe, marginal: np.n
     return facts
 
 
-DONE = "done.json"
-
-
-def predictions_of(
-    run: Run, corpus: ExportedCorpus, split: str = "test", *, keep_model: bool = True, robustness: int = 0
-) -> Predictions:
-    """Predictions of a run on one split: read if they are saved, else from its model, which is trained if there is none.
-
-    New predictions have those of so many clips under acoustic conditions beside them; see `predict_robustness`.
-    """
-    folder = Path(run.training.output_dir)
-    with held(folder):
-        model, kept, done = folder / "model", folder / f"predictions-{split}", read_record(folder / DONE)
-        if done is not None:
-            changed = run.changes(done, corpus)
-            if changed:
-                raise ValueError(
-                    f"{folder} holds a run of another plan or corpus ({', '.join(changed)} changed); name another folder, or "
-                    "remove it."
-                )
-        predictions = None if done is None else _read(kept)
-        if predictions is None:
-            if done is None or not model.is_dir():
-                train(run, resume=any(folder.glob("checkpoint-*")) or bool(run.members), corpus=corpus)
-                replace_file(folder / FACTS, lambda path: shutil.copyfile(model / FACTS, path))
-                write_record(folder / DONE, run.record(corpus))
-                # the model stays; the optimiser states of many runs would not fit
-                for checkpoint in checkpoints_of(folder):
-                    shutil.rmtree(checkpoint)
-            options = {"split": split, "features": run.recipe.features, "loaded": load_model(model)}
-            predictions, _ = predict(model, corpus, **options)
-            altered = predict_robustness(model, corpus, clips=robustness, **options) if robustness else {}
-            save_predictions(predictions, altered, kept)
-        if not keep_model and model.is_dir():
-            check_model_folder(model)
-            shutil.rmtree(model)
-        return predictions
-
-
-def check_trunk(system: str, several: Sequence[Predictions]) -> None:
-    """Check that all runs of a system had the same trunk, whose folder may be replaced between runs."""
-    if len({one.meta.get("trunk") for one in several} - {None}) > 1:
-        raise ValueError(
-            f"The trunk's weights were replaced between runs of {system!r}, so they cannot share a table; train them again "
-            "in another folder."
-        )
-
-
-def _read(folder: Path) -> Predictions | None:
-    """Saved predictions; None if there are none, or they are incomplete, which is logged."""
-    if not folder.is_dir():
-        return None
-    try:
-        return Predictions.load(folder)
-    except ValueError as error:
-        logger.warning("%s Items are predicted again.", error)
-        return None
-
-
 MODELS = {
     "distribution": DistributionModel,
     "annotator": AnnotatorModel,
@@ -431,7 +360,10 @@ def build_model(run: Run, targets: Targets, corpus: ExportedCorpus) -> tuple[Opi
         if names:
             options[option] = [corpus.votes.question(name).to_dict() for name in names]
     if recipe.model == "annotator":
-        options["annotators"] = _annotators(targets)
+        answers = np.bincount(targets.ratings.annotator, minlength=len(targets.annotators))
+        # those with most answers first
+        order = np.argsort(-answers, kind="stable")
+        options["annotators"] = [targets.annotators[code] for code in order if answers[code]]
         options |= _rater_facts(recipe.raters, options["annotators"])
         options["levels"] = count_levels(targets)
     adapted = recipe.model != "seedbert" and options.get("lora_rank", model_class.config_class().lora_rank) > 0
@@ -454,13 +386,6 @@ def build_model(run: Run, targets: Targets, corpus: ExportedCorpus) -> tuple[Opi
     revision = getattr(model.config, "lalm_revision", None)
     limit = recipe.inputs.max_tokens
     return model, make_processor(model.config.trunk_config, recipe.trunk, max_tokens=limit, revision=revision)
-
-
-def _annotators(targets: Targets) -> list[str]:
-    """Raters of the training split, those with most answers first."""
-    answers = np.bincount(targets.ratings.annotator, minlength=len(targets.annotators))
-    order = np.argsort(-answers, kind="stable")
-    return [targets.annotators[code] for code in order if answers[code]]
 
 
 def _rater_facts(path: str, annotators: Sequence[str]) -> dict[str, Any]:

@@ -13,9 +13,10 @@ from annot_hf.data.export import export_corpus, read_export
 from annot_hf.data.questions import Question
 from annot_hf.data.synthetic import half_of
 from annot_hf.data.votes import VoteTable
+from annot_hf.experiments import plans as runs_module
 from annot_hf.experiments.crossval import crossval
 from annot_hf.experiments.plans import read_plan, run_plan
-from annot_hf.training import train as runs_module, train as train_module
+from annot_hf.training import train as train_module
 from annot_hf.training.inputs import read_together
 
 WORDS = ("good", "bad", "so", "very")

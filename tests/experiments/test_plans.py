@@ -9,8 +9,9 @@ import yaml
 from annot_hf.data.conditions import Condition
 from annot_hf.data.export import read_export
 from annot_hf.data.synthetic import half_of
+from annot_hf.experiments import plans as runs_module
 from annot_hf.experiments.plans import planned_runs, read_plan, run_plan
-from annot_hf.training import inference, train as runs_module
+from annot_hf.training import inference
 
 WORDS = [f"{name}={json.dumps(value)}" for name, value in {**tiny.SMALL, "num_train_epochs": 1}.items()]
 PLAN = {

@@ -12,8 +12,8 @@ from annot_hf.data.corpus import load_corpus_script
 from annot_hf.data.export import read_export
 from annot_hf.data.predictions import Predictions
 from annot_hf.evaluation.scoring import TASKS
+from annot_hf.experiments.crossval import run_benchmark
 from annot_hf.experiments.plans import PLAN_FOLDER, read_plan
-from annot_hf.experiments.shared_tasks import run_benchmark
 
 SPLITS = {"train": 16, "dev": 6, "test": 8}
 FAST = ["num_train_epochs=1", "use_cpu=true", "report_to=none", "disable_tqdm=true", "embedding_size=6"]

@@ -16,7 +16,7 @@ def coarse_plots():
 
     def save(draw, path, *, dpi):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with pages._style():
+        with matplotlib.rc_context(pages.STYLE):
             figure = draw()
             figure.set_layout_engine("none")
             pages.FigureCanvasAgg(figure)

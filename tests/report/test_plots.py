@@ -1,5 +1,6 @@
 from dataclasses import replace
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -27,7 +28,7 @@ def boxes(figure, axis_name):
 
 
 def drawn(call):
-    with pages._style():
+    with matplotlib.rc_context(pages.STYLE):
         figure = call()
         pages.FigureCanvasAgg(figure).draw()
         return figure

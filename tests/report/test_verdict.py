@@ -5,6 +5,7 @@ import json
 import re
 from dataclasses import replace
 
+import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
@@ -279,12 +280,12 @@ def test_nothing_to_hear_is_said(tmp_path, grid_run):
 
 def test_a_dot_for_each_rater_on_the_side_of_the_better():
     table = pd.DataFrame({"ccc_x_model": [0.5, 0.7, np.nan, 0.2], "ccc_x_consensus": [0.4, 0.8, np.nan, 0.1]})
-    with pages._style():
+    with matplotlib.rc_context(pages.STYLE):
         figure = plots.plot_raters(table, {"ccc_x": "CCC, x"}, "higher")
     diagonal, won, lost = figure.axes[0].lines
     assert won.get_xydata().tolist() == [[0.4, 0.5], [0.1, 0.2]] and lost.get_xydata().tolist() == [[0.8, 0.7]]
     assert figure.axes[0].get_title() == "CCC, x\nown head better for 2 of 3"
-    with pages._style():
+    with matplotlib.rc_context(pages.STYLE):
         figure = plots.plot_raters(table, {"ccc_x": "CCC, x"}, "lower")
     assert figure.axes[0].get_title() == "CCC, x\nown head better for 1 of 3"
 

@@ -19,13 +19,15 @@ from test_train import weights
 from annot_hf.cli import steps as cli_steps
 from annot_hf.data.export import read_export
 from annot_hf.data.predictions import Predictions
+from annot_hf.experiments import plans as plans_module
 from annot_hf.experiments.crossval import crossval
+from annot_hf.experiments.plans import predictions_of
 from annot_hf.report.report import build_report
 from annot_hf.training import checkpoints as outputs_module, train as runs_module
 from annot_hf.training.checkpoints import checkpoints_of
 from annot_hf.training.inference import predict
 from annot_hf.training.recipe import load_recipe
-from annot_hf.training.train import predictions_of, train, train_members
+from annot_hf.training.train import train, train_members
 
 STEP, SAVING = "annot_hf.training.trainer:OpinionTrainer.training_step", "annot_hf.training.train:save_model"
 STEPS = {"save_strategy": "steps", "eval_strategy": "steps", "save_steps": 2, "eval_steps": 2}  # 3 steps an epoch
@@ -334,9 +336,9 @@ def test_a_trunk_that_is_replaced_makes_another_run(replaceable, text_values, sa
 def test_a_trunk_that_is_replaced_between_folds_gives_no_table(
     replaceable, text_values, sayings, tmp_path, monkeypatch
 ):
-    stock = runs_module.train
+    stock = plans_module.train
     with monkeypatch.context() as patch:
-        patch.setattr(runs_module, "train", lambda *given, **options: (stock(*given, **options), replaceable[1]()))
+        patch.setattr(plans_module, "train", lambda *given, **options: (stock(*given, **options), replaceable[1]()))
         words = [f"{name}={json.dumps(value)}" for name, value in text_values.items()]
         options = {"folds": 2, "repeats": 1, "n_resamples": 20}
         with pytest.raises(

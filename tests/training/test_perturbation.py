@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from annot_hf.training.augment import Perturbation, change_tempo, make_perturbation, shift_pitch
+from annot_hf.training.augment import Perturbation, change_tempo, shift_pitch
 
 RATE = 16_000
 CHANGES = {
@@ -164,4 +164,4 @@ def test_a_smaller_share_changes_no_other_clips():
 @pytest.mark.parametrize("share", [-0.1, 1.5, math.nan, math.inf])
 def test_a_share_that_is_no_probability(share):
     with pytest.raises(ValueError, match=rf"perturb_share is {share}; give a probability from 0 \(never\) to 1"):
-        make_perturbation(share, 0)
+        Perturbation(share)
