@@ -39,10 +39,10 @@ TASK_MEASURES = {
     "manhattan": ("Manhattan distance", "0 to 2", "lower"),
     "wasserstein": ("Wasserstein distance over the labels in order", "steps", "lower"),
 }
-# The scores of each task; its micro-F1 is the accuracy, as an item has one label.
+# The scores of each task; its micro-F1 is the accuracy, as an item has one label. "rater_error" is over answers of raters.
 TASKS = {
     "lewidi2023": ("lewidi_cross_entropy", "accuracy", "weighted_f1"),
-    "lewidi2025": ("manhattan", "wasserstein"),
+    "lewidi2025": ("manhattan", "wasserstein", "rater_error"),
     "emosuperb": ("labels_f1", "labels_f1_batches"),
 }
 _TASK_COLUMNS = {"lewidi_cross_entropy": measures.lewidi_cross_entropy, "wasserstein": measures.emd}

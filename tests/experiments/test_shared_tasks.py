@@ -1,6 +1,7 @@
 """Public benchmarks on miniatures in the tasks' formats; all rows are invented."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -12,6 +13,7 @@ from annot_hf.data.corpus import load_corpus_script
 from annot_hf.data.export import read_export
 from annot_hf.data.predictions import Predictions
 from annot_hf.evaluation.scoring import TASKS
+from annot_hf.experiments import shared_tasks
 from annot_hf.experiments.plans import PLAN_FOLDER, read_plan
 from annot_hf.experiments.shared_tasks import run_benchmark
 
@@ -62,6 +64,50 @@ def test_lewidi_by_its_own_split_and_scores(bert_folder, tmp_path):
         "lewidi2023", tmp_path / "files", out, words, without=["fine-tuned", "LoRA"], n_resamples=20
     )
     assert again["weighted_f1"] == found["weighted_f1"]
+
+
+def test_inference_is_a_yes_or_no_for_each_label_and_scores_are_means_over_labels(bert_folder, tmp_path, monkeypatch):
+    root, labels = tmp_path / "files", ["entailment", "neutral", "contradiction"]
+    root.mkdir()
+    generator = np.random.default_rng(0)
+    for split, count in SPLITS.items():
+        entries = {}
+        for number in range(count):
+            chosen = {f"Ann{rater}": list(generator.permutation(labels)[: 1 + rater % 2]) for rater in range(3)}
+            share = {one: np.mean([one in answer for answer in chosen.values()]) for one in labels}
+            entries[str(number)] = {
+                "text": {"context": f"so {'very' * (number % 3)}", "statement": "good"},
+                "annotations": {rater: ",".join(answer) for rater, answer in chosen.items()},
+                "annotators": ",".join(chosen),
+                "soft_label": {one: {"0": round(1 - share[one], 4), "1": round(share[one], 4)} for one in labels},
+                "split": split,
+            }
+        (root / f"VariErrNLI_{split}.json").write_text(json.dumps(entries))
+    words = [*FAST, f"trunk={bert_folder}", "inputs.max_tokens=32"]
+    monkeypatch.setattr(shared_tasks, "read_plan", lambda path: replace(read_plan(path), seeds=(0, 1)))
+    options = {"without": ["votes", "majority", "fine-tuned", "LoRA"], "n_resamples": 20}
+    found, page = run_benchmark("lewidi2025", root, tmp_path / "out", words, **options)
+    assert "mean over 3 questions, entailment, neutral, contradiction" in page.read_text()
+    upstream = json.loads((root / "VariErrNLI_test.json").read_text())
+    distances, errors = [], []
+    for label in labels:
+        for seed in range(2):
+            run = Predictions.load(tmp_path / f"out/results/{label}/raters/seed{seed}/predictions-test")
+            yes = run.probs[:, list(run.support).index("yes")] / run.probs.sum(axis=1)
+            own = [upstream[item.removeprefix("test-")]["soft_label"][label]["1"] for item in run.items]
+            distances.append(np.mean(2 * abs(yes - own)))
+            given = pd.DataFrame({"item": run.items[run.rater_items], "rater": run.rater_names})
+            given["wrong"] = [
+                (run.support[values.argmax()] == "yes")
+                != (label in upstream[item.removeprefix("test-")]["annotations"][rater].split(","))
+                for item, rater, values in zip(given["item"], given["rater"], run.rater_values, strict=True)
+            ]
+            errors.append(given.groupby("item")["wrong"].mean().mean())
+    assert found.at("manhattan", "raters")["value"] == pytest.approx(np.mean(distances), abs=1e-4)
+    assert found.at("rater_error", "raters")["value"] == pytest.approx(np.mean(errors), abs=1e-9)
+    assert (
+        len(found.at("rater_error", "raters")["runs"]) == 2 and found.at("rater_error", "marginal")["low"] is not None
+    )
 
 
 def test_emosuperb_by_its_folds(tmp_path):
