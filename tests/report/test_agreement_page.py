@@ -68,14 +68,17 @@ def test_the_page_shows_every_table_and_escapes_names(study, tmp_path):
         save_study(found, tmp_path / "other", corpus="mine", details={})
 
 
-def test_scales_have_a_ceiling_and_raters_and_no_list_of_items(grid_run, tmp_path):
+def test_scales_have_a_ceiling_and_raters_and_a_list_of_items(grid_run, tmp_path):
     votes, _, _, speakers, _ = grid_run
     found = study_agreement(votes, table_of(votes, speakers), n_resamples=40, groups=["sex"])
     one = found.questions["valence"]
-    assert one.ranked is None and one.entropies is None and not one.more
+    assert len(one.ranked) == len(votes.items) and one.entropies is None and one.checked["items"] == len(votes.items)
     assert 0.5 < one.ceilings["ccc"]["ceiling"]["value"] < 1 and "ccc" in one.raters
     page = save_study(found, tmp_path, corpus="grid", details={}).read_text()
     assert "CCC of the expectation" in page and "activation \u2212 valence" in page
+    assert "Value, squared points" in page and "Error of the forecast of the next rating" in page
+    ranked = pd.read_csv(tmp_path / "next.csv").query("question == 'valence'")
+    assert list(ranked["item"]) == list(one.ranked["item"]) and (ranked["error"] > 0).all()
 
 
 def test_without_details_there_are_tables_alone(emotion_run):
