@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from annot_hf.data.export import ExportedCorpus, read_export
 from annot_hf.data.files import check_own
 from annot_hf.data.folds import (
     Fold,
     check_division,
+    check_folds,
     divide_as,
     draw_groups,
     group_items,
@@ -57,7 +59,7 @@ def crossval(
     out: str | os.PathLike[str],
     overrides: Sequence[str] = (),
     *,
-    folds: int | str | os.PathLike[str] = 5,
+    folds: int | str | os.PathLike[str] | pd.DataFrame = 5,
     repeats: int = 5,
     group: str = "",
     splits: Sequence[str] = (),
@@ -80,7 +82,8 @@ def crossval(
         corpus: Folder of an exported corpus.
         out: Folder to write.
         overrides: Words such as "num_train_epochs=3" for every run.
-        folds: Folds per repeat, or a CSV file of folds (see `read_folds`); items that it does not name are left out.
+        folds: Folds per repeat, or a CSV file of folds (see `read_folds`) or its table; items that it does not name are left
+            out.
         repeats: How often the items are divided. A later call with more repeats keeps the finished ones.
         group: Column of the items whose groups stay in one fold; by default the first that exists of conversation, document
             and speaker, else the item itself.
@@ -100,8 +103,11 @@ def crossval(
     Raises:
         ValueError: A recipe, the corpus, a number or an earlier run in `out` does not fit, or another process works there.
     """
-    file = None if isinstance(folds, int) else os.fspath(folds)
-    given = None if file is None else read_folds(file)
+    file, given = None, None
+    if isinstance(folds, pd.DataFrame):
+        file, given = "a table of folds", check_folds(folds, "The table of folds")
+    elif not isinstance(folds, int):
+        file, given = os.fspath(folds), read_folds(folds)
     if given is not None:
         folds = given["fold"].nunique()
         if stratify:

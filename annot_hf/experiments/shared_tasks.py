@@ -77,15 +77,13 @@ def run_benchmark(
             notes=[say("plan.questions", questions=asked), *found.notes],
         )
         return found, page
-    table = items.melt("item", folds, var_name="fold", value_name="part").dropna()
-    table.to_csv(out / "folds.csv", index=False)
     repeats = len(plan.seeds)
     return crossval(
         plan,
         out / "corpus",
         results,
         overrides,
-        folds=out / "folds.csv",
+        folds=items.melt("item", folds, var_name="fold", value_name="part").dropna(),
         repeats=repeats,
         n_resamples=n_resamples,
     )

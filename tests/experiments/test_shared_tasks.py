@@ -122,7 +122,7 @@ def test_emosuperb_by_its_folds(tmp_path):
     for fold in range(2):
         rows = pd.DataFrame(shares.round(4), columns=labels)
         rows.insert(0, "FileName", [f"c{number}.wav" for number in range(12)])
-        rows["SpkrID"] = [str(number // 2) for number in range(12)]
+        rows["SpkrID"] = [f"<script>{number // 2}</script>" for number in range(12)]
         parts = ["Train", "Train", "Development", "Test", "Train", "Train"]
         rows["Split_Set"] = [parts[(number // 2 + fold) % 6] for number in range(12)]
         rows.to_csv(root / "Primary" / f"labels_consensus_{fold + 1}.csv", index=False)
@@ -130,6 +130,10 @@ def test_emosuperb_by_its_folds(tmp_path):
     found, page = run_benchmark("emosuperb", root, tmp_path / "out", words, without=["frozen Whisper"], n_resamples=20)
     assert found.counts["n_evaluated"] == 4 and found.counts["unit"] == "speaker"
     assert found.counts["votes"] == 0 and "Scores of emosuperb" in page.read_text()
+    shown = page.with_suffix(".html").read_text()
+    assert "<script>3" not in shown and "&lt;script&gt;3&lt;/script&gt;" in shown
+    # Tables that a spreadsheet may open are those of reports; what the benchmark reads again it keeps in memory.
+    assert not list((tmp_path / "out").rglob("*.csv"))
     targets = read_export(tmp_path / "out" / "corpus").targets("test")
     run = Predictions.load(tmp_path / "out" / "results" / "log-mel" / "repeat0" / "fold0" / "predictions-test")
     assert sorted(run.items) == sorted(targets.items) == ["c6.wav", "c7.wav"]

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from annot_hf.data.questions import Question
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.agreement import agreement
 from annot_hf.evaluation.agreement_study import study_agreement
@@ -66,6 +67,27 @@ def test_the_page_shows_every_table_and_escapes_names(study, tmp_path):
     (tmp_path / "other" / "agreement.json").write_text("{}")
     with pytest.raises(ValueError, match=r"agreement\.json"):
         save_study(found, tmp_path / "other", corpus="mine", details={})
+
+
+def test_no_name_acts_as_markup_or_as_a_formula(tmp_path):
+    bad, rng = "<img src=x onerror=alert(1)>", np.random.default_rng(0)
+    asked = Question.category(f"{bad}q", [f"{bad}{label}" for label in "ab"])
+    item, rater = (part.ravel() for part in np.meshgrid(np.arange(40), np.arange(12)))
+    votes = VoteTable.from_columns(
+        asked,
+        item=[f"=1+{code}{bad}" for code in item],
+        annotator=[f"@SUM({code}){bad}" for code in rater],
+        value=[asked.labels[code] for code in rng.integers(2, size=len(item))],
+    )
+    items = pd.DataFrame({"item": votes.items, f"{bad}group": np.resize([f"-{bad}", f"+{bad}"], len(votes.items))})
+    found = study_agreement(votes, items, n_resamples=10)
+    path = save_study(found, tmp_path, corpus=bad, details={bad: bad})
+    page = path.read_text()
+    assert "<img src=x" not in page and page.count("&lt;img src=x onerror=alert(1)&gt;") > 40
+    for name, column in (("raters", "rater"), ("next", "item")):
+        told = pd.read_csv(tmp_path / f"{name}.csv")
+        assert len(told) and told[column].str.startswith("'").all()
+        assert {cell[1] for cell in told[column]} == {"@" if column == "rater" else "="}
 
 
 def test_scales_have_a_ceiling_and_raters_and_a_list_of_items(grid_run, tmp_path):
