@@ -505,6 +505,8 @@ def krippendorff_alpha(counts: np.ndarray, *, level: Level = "nominal", values: 
     values = np.arange(n_codes, dtype=np.float64) if values is None else np.asarray(values, dtype=np.float64)
     if values.shape != (n_codes,):
         raise ValueError(f"There are {n_codes} columns and values of shape {values.shape}; give one per column.")
+    if not np.isfinite(values).all():
+        raise ValueError(f"The value {values[~np.isfinite(values)][0]} is not finite; give a finite number per column.")
     sizes = counts @ np.ones(n_codes)
     pairable = sizes >= 2
     margin = pairable.astype(np.float64) @ counts

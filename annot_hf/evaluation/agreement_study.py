@@ -132,6 +132,10 @@ def study_agreement(
         raise ValueError(f"Items have no column {missing[0]!r}; the columns are {', '.join(items.columns)}.")
     # Shares of an unknown number of votes have no agreement.
     asked = [question.name for question in votes.questions if not question.shares]
+    if not asked:
+        raise ValueError(
+            "All questions are known as shares of an unknown number of votes, which have no agreement; give votes."
+        )
     found = [agreement(votes, name, resamples=resamples) for name in asked]
     large = [one for one in found if one.pairable_items >= FEWEST_PAIRABLE]
     differences = {}

@@ -315,7 +315,9 @@ def evaluate(
     measured = {part: _over_runs(several) for part, several in found.items()}
     ceilings = None
     if "ceiling" in parts and whole is not None and targets.method == "soft":
-        ceilings = noise_ceiling(whole[reference.rows], batches[0][MARGINAL], questions, resamples, seed=seed)
+        ceilings = noise_ceiling(
+            whole[reference.rows], batches[0][MARGINAL], questions, resamples, seed=seed, task=task
+        )
     if ceilings is not None:
         best, counts["ceiling"] = ceilings
         for name, one in best.items():

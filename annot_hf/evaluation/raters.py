@@ -13,7 +13,7 @@ from annot_hf.data.targets import Targets
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.alignment import FLOOR, Reference, dimensions, expectation
 from annot_hf.evaluation.resampling import Arrays, Measured, Measures, Resamples, with_interval
-from annot_hf.evaluation.scoring import TASKS
+from annot_hf.evaluation.scoring import TASKS, steps_of
 from annot_hf.models.kde import bins_of, cell_masses
 from annot_hf.models.measures import answer_errors, ccc_of, mixture, moments, pearson_of, ratio, slope_of
 
@@ -237,9 +237,9 @@ def _task_error(
     A model answers with the best label for this error: the most probable one, or where labels are numbers, whose distance
     counts, the median. Intervals resample clusters.
     """
-    steps = np.asarray(pd.to_numeric(pd.Series(support), errors="coerce"))
-    ordered = np.isfinite(steps).all()
-    rank, values = np.argsort(steps), steps if ordered else np.arange(len(support))
+    steps = steps_of(support)
+    values = np.arange(len(support)) if steps is None else steps
+    rank = np.argsort(values)
     by_item = np.argsort(item, kind="stable")
     first = np.flatnonzero(np.diff(item[by_item], prepend=-1))
 
@@ -250,8 +250,8 @@ def _task_error(
     for name, probs in systems.items():
         # Rows of half precision do not sum to 1 exactly.
         below = probs[:, rank].cumsum(axis=1) < probs.sum(axis=1, keepdims=True) / 2
-        answer = rank[below.sum(axis=1)] if ordered else probs.argmax(axis=1)
-        errors[name] = answer_errors(of_items(answer), of_items(label), np.ptp(steps) if ordered else None)
+        answer = rank[below.sum(axis=1)] if steps is not None else probs.argmax(axis=1)
+        errors[name] = answer_errors(of_items(answer), of_items(label), None if steps is None else np.ptp(steps))
     draws = resamples.select(by_item[first]).means(errors)
     return Measured("Error of the answers of raters, mean over items (LeWiDi 2025)", "0 to 1", "lower", draws)
 

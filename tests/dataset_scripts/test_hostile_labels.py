@@ -181,7 +181,7 @@ def test_a_packed_file_that_unpacks_without_end_is_refused(name, tmp_path, monke
     bomb.write_bytes(gzip.compress(header + row * (6_000_000 // len(row))))
     # As little as makes the point; in earnest the bound is 256 MB.
     monkeypatch.setattr(encoding, "UNPACKED", 1 << 20)
-    with pytest.raises(ValueError, match="unpacks to more than 100 times its size, which no label file does; restore"):
+    with pytest.raises(ValueError, match="unpacks to more than 100 times its size, as no table does; download"):
         read(name, root)
     bomb.write_bytes(gzip.compress(bytes(64 << 20)))
     tracemalloc.start()

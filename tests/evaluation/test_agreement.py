@@ -319,6 +319,7 @@ def test_cohen_kappa_takes_first_answers_and_leaves_anonymous_votes_out():
         ([], {}, "Counts have shape (0,); give a non-empty table (items, values)."),
         ([[1, 1]], {"level": "metric"}, "There is no level 'metric'; use one of nominal, ordinal, interval, ratio."),
         ([[1, 1]], {"values": [1]}, "There are 2 columns and values of shape (1,); give one per column."),
+        ([[1, 1]], {"values": [np.nan, 1]}, "The value nan is not finite; give a finite number per column."),
     ],
 )
 def test_bad_counts(counts, options, message):

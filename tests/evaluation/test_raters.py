@@ -212,6 +212,8 @@ def test_the_error_of_raters_is_that_of_lewidi_2025(labels):
     shared = found.at("rater_error", "consensus")["value"]
     assert shared == pytest.approx(np.mean([np.mean(one) for one in of_the_item.values()]))
     assert "rater_error" not in evaluate(run, targets, n_resamples=0)
+    scores = {"manhattan", "wasserstein"} & set(found)
+    assert scores == ({"manhattan"} if labels[0] == "no" else {"wasserstein"})
 
 
 def test_each_vote_of_a_rater_is_held_against_the_one_answer():

@@ -69,6 +69,15 @@ def test_the_page_shows_every_table_and_escapes_names(study, tmp_path):
         save_study(found, tmp_path / "other", corpus="mine", details={})
 
 
+def test_shares_without_votes_have_no_agreement():
+    asked = Question.category("q", list("ab"), shares=True)
+    votes = VoteTable.from_shares(asked, ["x", "y"], [[0.5, 0.5], [0.2, 0.8]])
+    with pytest.raises(
+        ValueError, match="known as shares of an unknown number of votes, which have no agreement; give"
+    ):
+        study_agreement(votes, pd.DataFrame({"item": ["x", "y"]}))
+
+
 def test_no_name_acts_as_markup_or_as_a_formula(tmp_path):
     bad, rng = "<img src=x onerror=alert(1)>", np.random.default_rng(0)
     asked = Question.category(f"{bad}q", [f"{bad}{label}" for label in "ab"])
