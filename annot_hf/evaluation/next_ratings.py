@@ -1,8 +1,8 @@
 """As `next_votes`, for scales: what one more rating changes, and which items to ask about next.
 
 Opinions, the means of endless ratings of an item, are normal around the mean of all items; ratings are normal around the
-opinion, with a variance of the item's own, which the fit to all items shrinks (inverse gamma). So the error of the best
-forecast of an opinion is known, and with it that of the next rating; a rating is worth by how much it lowers both squares.
+opinion, with a variance of the item's own, which the fit to all items shrinks. So the error of the best forecast of an opinion
+is known, and with it that of the next rating; a rating is worth by how much it lowers both squares.
 """
 
 from dataclasses import dataclass
@@ -10,17 +10,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.optimize import minimize
-from scipy.special import gammaln
 
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.ceiling import mean_ceiling
 from annot_hf.evaluation.next_votes import check_values
 from annot_hf.evaluation.resampling import Resamples
 from annot_hf.models.measures import ratio
-
-# Bounds of the logarithms of the shape, less 1, and of the scale of the variances within items.
-_LOG_SHAPE, _LOG_SCALE = (-4.0, 7.0), (-9.0, 9.0)
 
 
 @dataclass(frozen=True)
@@ -49,8 +44,8 @@ class Opinions:
 def fit_opinions(item: np.ndarray, rating: np.ndarray, items: int) -> Opinions:
     """Fit ratings `(V,)` of items `(V,)`, numbered from 0 to `items` - 1, some of which have two or more.
 
-    The variances between and within items are those of a one-way random-effects model (Searle, Casella & McCulloch 1992); the
-    inverse gamma distribution of an item's own variance is the likeliest given the squares within all items.
+    The variances between and within items are those of a one-way random-effects model (Searle, Casella & McCulloch 1992); an
+    item's own variance is shrunk to that within all items, by as much as variances prove to differ (see `_prior_freedom`).
     """
     n, total = (np.bincount(item, weights, minlength=items) for weights in (None, rating))
     own = ratio(total, n, empty=0.0)
@@ -61,10 +56,8 @@ def fit_opinions(item: np.ndarray, rating: np.ndarray, items: int) -> Opinions:
     grand, groups = rating.mean(), rated.sum()
     effective = (len(rating) - (n**2).sum() / len(rating)) / max(groups - 1, 1)
     between = max(((n * (own - grand) ** 2).sum() / max(groups - 1, 1) - pooled) / effective, 0.0)
-    within = np.full(items, pooled)
-    if pooled > 0:
-        shape, scale = _fit_variances(squares[free > 0] / pooled, free[free > 0])
-        within = pooled * (scale + squares / pooled / 2) / (shape + free / 2 - 1)
+    prior = _prior_freedom(item, rating, n)
+    within = np.full(items, pooled) if np.isinf(prior) else (prior * pooled + squares) / (prior + free)
     weight = ratio(1.0, between + within / np.maximum(n, 1), empty=1.0) * rated
     mean = float((weight * own).sum() / weight.sum())
     variance = np.where(rated, ratio(between * within, within + n * between, empty=0.0), between)
@@ -72,16 +65,26 @@ def fit_opinions(item: np.ndarray, rating: np.ndarray, items: int) -> Opinions:
     return Opinions(mean, between, expected, variance, within)
 
 
-def _fit_variances(squares: np.ndarray, free: np.ndarray) -> tuple[float, float]:
-    """Shape and scale of the inverse gamma distribution under which sums of squares `(N,)` of such freedom are likeliest."""
+def _prior_freedom(item: np.ndarray, rating: np.ndarray, n: np.ndarray) -> float:
+    """How many degrees of freedom the pooled variance is worth beside an item's own squares; infinite if items do not differ.
 
-    def loss(logs: np.ndarray) -> float:
-        shape, scale = 1 + np.exp(logs[0]), np.exp(logs[1])
-        each = gammaln(shape + free / 2) - gammaln(shape) + shape * logs[1]
-        return -float((each - (shape + free / 2) * np.log(scale + squares / 2)).mean())
-
-    shape, scale = np.exp(minimize(loss, np.zeros(2), method="L-BFGS-B", bounds=[_LOG_SHAPE, _LOG_SCALE]).x)
-    return 1 + shape, scale
+    The best linear estimate (Buehlmann & Straub 1970). Half the squared difference of two ratings has the item's variance as
+    its mean, so two such numbers without a common rating covary by the variance of the variances: no distribution is assumed.
+    """
+    kept = n[item] >= 4
+    if not kept.any():
+        return np.inf
+    item, rating = np.unique(item[kept], return_inverse=True)[1], rating[kept]
+    rating = rating - (np.bincount(item, rating) / np.bincount(item))[item]
+    n, _, second, _, fourth = (np.bincount(item, rating**power) for power in range(5))
+    # Sums over pairs: of one item (the mean is 0), of those of each rating, and of the squares.
+    pairs, each = n * second / 2, (n[item] * rating**2 + second[item]) / 2
+    squared = (n * fourth + 3 * second**2) / 4
+    apart = pairs**2 - np.bincount(item, each**2) + squared
+    count = n * (n - 1) / 2
+    mean = (pairs / count).mean()
+    differ = (apart / (count * (n - 2) * (n - 3) / 2)).mean() - mean**2
+    return float(((squared / count).mean() - mean**2 - differ) / differ) if differ > 0 else np.inf
 
 
 def rank_rated(votes: VoteTable, question: str) -> pd.DataFrame:

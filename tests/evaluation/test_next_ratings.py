@@ -1,5 +1,7 @@
 """The value of one more rating against Bayes' rule by matrices, ratings that are hidden, and opinions that are known."""
 
+import itertools
+
 import numpy as np
 import pytest
 import scipy.stats
@@ -7,7 +9,7 @@ import scipy.stats
 from annot_hf.data.questions import Question
 from annot_hf.data.simulate import SimulatedCorpus, simulate_corpus
 from annot_hf.data.votes import VoteTable
-from annot_hf.evaluation.next_ratings import check_rated, fit_opinions, one_more_rating, rank_rated
+from annot_hf.evaluation.next_ratings import _prior_freedom, check_rated, fit_opinions, one_more_rating, rank_rated
 from annot_hf.evaluation.resampling import Resamples
 
 SCALE = Question.scale("level", -20, 20)
@@ -45,7 +47,7 @@ def test_opinions_and_values_are_those_of_bayes_rule():
                 assert (found.expected[row], found.variance[row]) == pytest.approx((expected, left))
 
 
-def test_variances_are_those_of_an_analysis_of_variance_and_shrunk_to_the_likeliest():
+def test_variances_are_those_of_an_analysis_of_variance_and_shrunk_as_bayes_rule_shrinks_them():
     item, rating, _ = drawn(4000, 4)
     found, wide = fit_opinions(item, rating, 4000), rating.reshape(4000, 4)
     pooled = wide.var(axis=1, ddof=1).mean()
@@ -56,6 +58,27 @@ def test_variances_are_those_of_an_analysis_of_variance_and_shrunk_to_the_likeli
     assert np.corrcoef(found.within, told)[0, 1] > 0.999 and np.mean(abs(found.within / told - 1)) < 0.1
     same = fit_opinions(np.repeat(np.arange(3), 2), np.repeat([1.0, 2.0, 4.0], 2), 4)
     assert same.value[:3].max() == 0 and same.value[3] == pytest.approx(same.between)
+
+
+def test_what_the_pooled_variance_is_worth_by_loops_over_pairs_of_pairs():
+    item, rating, _ = drawn(30, [4, 5, 7, 3, 1, 6] * 5)
+    rating = np.round(rating * (1 + 3 * (item % 2)))
+    same, apart, own = [], [], []
+    for name in range(30):
+        x = rating[item == name]
+        if len(x) < 4:
+            continue
+        pairs = [((i, j), (x[i] - x[j]) ** 2 / 2) for i, j in itertools.combinations(range(len(x)), 2)]
+        own.append(np.mean([half for _, half in pairs]))
+        same.append(np.mean([half**2 for _, half in pairs]))
+        apart.append(np.mean([a * b for (p, a), (q, b) in itertools.product(pairs, pairs) if not set(p) & set(q)]))
+    differ = np.mean(apart) - np.mean(own) ** 2
+    expected = (np.mean(same) - np.mean(own) ** 2 - differ) / differ
+    assert differ > 0 and _prior_freedom(item, rating, np.bincount(item)) == pytest.approx(expected)
+    rng = np.random.default_rng(2)
+    alike = np.repeat(np.arange(3000), 6)
+    assert _prior_freedom(alike, rng.standard_normal(18_000), np.bincount(alike)) > 20
+    assert _prior_freedom(item[:3], rating[:3], np.bincount(item[:3])) == np.inf
 
 
 def test_items_with_few_or_scattered_ratings_come_first():
