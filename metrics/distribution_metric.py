@@ -57,6 +57,11 @@ class DistributionMetric(evaluate.Metric, metaclass=abc.ABCMeta):
 
     def _compute(self, predictions: list, references: list, per_item: bool = False, **given: object) -> dict:
         p, q = self.check(predictions, "predictions"), self.check(references, "references")
+        # Answers of raters are lists.
+        widths = {rows.shape[1] for rows in (p, q) if isinstance(rows, np.ndarray)}
+        if len(widths) > 1 or widths == {1}:
+            told = " and ".join(map(str, sorted(widths)))
+            raise ValueError(f"Rows have {told} entries; give the same labels to both, two or more.")
         # `evaluate.combine` passes the options of all metrics to each metric.
         known = inspect.signature(self.measure).parameters
         values, unit = self.measure(p, q, **{name: value for name, value in given.items() if name in known})

@@ -437,7 +437,7 @@ def benchmark(
 
     Example: `annot-hf benchmark lewidi2023 --root lewidi/ConvAbuse --out runs/convabuse`
     """
-    from annot_hf.experiments.crossval import run_benchmark
+    from annot_hf.experiments.shared_tasks import run_benchmark
 
     found, page = run_benchmark(task, root, out, overrides or [], without=without or (), n_resamples=resamples)
     counts = found.counts

@@ -214,8 +214,9 @@ def corpus(
         splits=splitting,
         strict=strict,
     )
-    write_dataset_card(out)
+    exported = read_export(out)
+    write_dataset_card(exported)
     print_rows(f"Corpus {told.name}", told.rows())
     if report is not None:
-        print_path(save_corpus_page(read_export(out), report))
+        print_path(save_corpus_page(exported, report))
     print_path(out)

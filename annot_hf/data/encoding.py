@@ -24,6 +24,8 @@ SHARE_SLACK = 0.005
 WEIGHT_RULE = f"weights are finite and not negative: 0, or from {SMALLEST_WEIGHT:g} to {1 / SMALLEST_WEIGHT:g}"
 # How many bytes of a text file are in memory at a time.
 BLOCK = 1 << 23
+# A packed file may unpack to so many times its size, and to so many bytes in any case.
+MOST_PACKED, UNPACKED = 100, 1 << 28
 
 
 def repeated_votes(
@@ -343,7 +345,7 @@ def csv_batches(
     try:
         opened = gzip.open if suffixes[-1:] == [".gz"] else open
         with opened(path, "rt", encoding="utf-8-sig", errors="replace", newline="") as file:
-            found = next(csv.reader(file, delimiter=separator), [])
+            found = next(csv.reader(iter(lambda: file.readline(BLOCK), ""), delimiter=separator), [])
     except (csv.Error, gzip.BadGzipFile, EOFError) as error:
         raise ValueError(f"{path}: not a readable CSV file ({error}); save it as UTF-8 with one header row.") from None
     names = next((list(header) for header in headers if set(header) <= set(found)), None)
@@ -395,15 +397,26 @@ def _text_batches(
     text = pa.csv.ConvertOptions(include_columns=names, column_types=dict.fromkeys(names, pa.string()))
     # With one thread errors name the row, and it is as fast here.
     blocks = pa.csv.ReadOptions(use_threads=False, block_size=BLOCK, column_names=header or None)
+    packed, unpacked = Path(path).stat().st_size, 0
     try:
         for batch in pa.csv.open_csv(path, read_options=blocks, parse_options=parse, convert_options=text):
             rows = pa.array(np.arange(first, first + len(batch), dtype=np.int32))
             first += len(batch)
+            unpacked += batch.nbytes
+            check_unpacked(path, unpacked, packed)
             yield {"row": rows} | {name: batch.column(name) for name in names}
     except (pa.ArrowInvalid, OSError) as error:
         # OSError comes from a truncated compressed file. The message may quote a cell that holds line breaks.
         said = " ".join(str(error).split())
         raise ValueError(f"{path}: not a readable file ({said}); restore the upstream file.") from None
+
+
+def check_unpacked(path: str | os.PathLike, unpacked: int, packed: int) -> None:
+    """Raise for a file of `packed` bytes that holds more `unpacked` ones than a table does."""
+    if unpacked > UNPACKED + MOST_PACKED * packed:
+        raise ValueError(
+            f"{path} unpacks to more than {MOST_PACKED} times its size, as no table does; download or export it again."
+        )
 
 
 def refuse_row(path: str | os.PathLike, rows: Any, what: str, values: Any, bad: Any, rule: str) -> None:

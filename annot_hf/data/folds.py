@@ -187,7 +187,11 @@ def read_folds(path: str | os.PathLike[str]) -> pd.DataFrame:
     """
     if not Path(path).is_file():
         raise ValueError(f"There is no file {path}; give a CSV file with columns item and fold, or a number of folds.")
-    table = csv_frame(path, ["item", "fold"], further=True)
+    return check_folds(csv_frame(path, ["item", "fold"], further=True), path)
+
+
+def check_folds(table: pd.DataFrame, where: str | os.PathLike[str]) -> pd.DataFrame:
+    """The table of `read_folds`, with `part`; `where` names it in errors, with `row`, if it has these."""
     parted = "part" in table
     table = table.assign(part=table["part"] if parted else "")
     tested = table["part"].isin(["", "test"])
@@ -201,9 +205,10 @@ def read_folds(path: str | os.PathLike[str]) -> pd.DataFrame:
     ):
         if bad.any():
             row = table[bad].iloc[0]
-            raise ValueError(f"{path}, row {row['row']}: item {row['item']!r} of fold {row['fold']!r} {rule}.")
+            place = f"{where}, row {row['row']}" if "row" in table else where
+            raise ValueError(f"{place}: item {row['item']!r} of fold {row['fold']!r} {rule}.")
     if table["fold"].nunique() < 2:
-        raise ValueError(f"{path} names fewer than two folds; name the fold of each item in column fold.")
+        raise ValueError(f"{where} names fewer than two folds; name the fold of each item in column fold.")
     return table
 
 

@@ -30,7 +30,8 @@ class LeWiDi(VoteCorpus):
     """Reader of the corpus of a shared task whose files are in the root or one folder below it.
 
     Attributes:
-        corpora: Questions of each corpus, by its name in the files; every answer is a vote on each of them.
+        corpora: Questions of each corpus, by its name in the files; every answer is a vote on each of them. The shared
+            task scores those that are categories.
     """
 
     corpora: ClassVar[Mapping[str, tuple[Question, ...]]] = {}
@@ -181,29 +182,30 @@ class LeWiDi(VoteCorpus):
 
     def _compare_soft_labels(self, votes: VoteTable) -> None:
         """Note the items whose stated soft label is not the share of their votes, beyond rounding."""
-        asked = next(question for question in self.questions if not question.is_scale)
-        counts = pd.DataFrame(votes.counts(asked.name), votes.items)
-        rows = votes.rows_of(asked.name)
-        pairs = pd.DataFrame({"item": votes.item_codes[rows], "rater": votes.annotator_codes[rows]})
-        # One rater may choose several labels.
-        pairs = pairs.drop_duplicates() if asked.multiple else pairs
-        people = pd.Series(np.bincount(pairs["item"], minlength=len(votes.items)), votes.items)
-        differs = []
-        for _, split, number, entry in self._entries:
-            item, stated = f"{split}-{number}", entry.get("soft_label")
-            if item not in counts.index or not isinstance(stated, Mapping):
+        differs: dict[str, None] = {}
+        for asked in self.questions:
+            if asked.is_scale:
                 continue
-            share = counts.loc[item].to_numpy() / people[item]
-            named = {_plain_label(label): _share(said) for label, said in stated.items()}
-            told = [named.get(code, 0.0) for code in self.codes_of(asked)]
-            # Not "above", because a share that is no number is not the share of the votes.
-            if not np.isnan(told).all() and not np.abs(share - told).max() <= ROUNDED:
-                differs.append(item)
-        self.note("items whose soft_label is not the share of their votes, which count", differs)
+            counts = dict(zip(votes.items, votes.counts(asked.name), strict=True))
+            for _, split, number, entry in self._entries:
+                item, stated = f"{split}-{number}", entry.get("soft_label")
+                stated = self.shares_of(asked, stated) if isinstance(stated, Mapping) else None
+                if item not in counts or not isinstance(stated, Mapping):
+                    continue
+                named = {_plain_label(label): pd.to_numeric(said, errors="coerce") for label, said in stated.items()}
+                told = np.array([named.get(code, 0.0) for code in self.codes_of(asked)], dtype=np.float64)
+                # Not "above", because a share that is no number is not the share of the votes.
+                if not np.isnan(told).all() and not abs(counts[item] / counts[item].sum() - told).max() <= ROUNDED:
+                    differs[item] = None
+        self.note("items whose soft_label is not the share of their votes, which count", list(differs))
 
     def codes_of(self, question: Question) -> tuple[str, ...]:
         """What the labels of a question are called in upstream's soft labels."""
         return question.labels
+
+    def shares_of(self, question: Question, stated: Mapping[str, Any]) -> Any:
+        """The shares of the labels of a question in an item's soft label."""
+        return stated
 
 
 def _pairs(path: Path, number: str, entry: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -233,12 +235,6 @@ def _flat_facts(name: str, value: Any) -> dict[str, Any]:
 def _plain_label(label: str) -> str:
     """A label without the decimals of a whole number: "1.0" is "1"."""
     return re.sub(r"^(-?\d+)\.0$", r"\1", label.strip())
-
-
-def _share(stated: Any) -> float:
-    """The share of a label, or of its yes where yes and no are stated; NaN if it is no number."""
-    value = pd.to_numeric(stated.get("1") if isinstance(stated, Mapping) else stated, errors="coerce")
-    return float(value if value is not None else np.nan)
 
 
 def _refuse(path: Path, number: str, what: str, value: Any, rule: str) -> NoReturn:

@@ -21,6 +21,8 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from annot_hf.data.encoding import check_unpacked
+
 TEXT_TABLES, JSON_FILES = (".csv", ".tsv", ".txt"), (".json", ".jsonl", ".ndjson")
 READABLE = (*TEXT_TABLES, ".xlsx", ".parquet", *JSON_FILES)
 SEPARATORS = ",;\t|"
@@ -75,10 +77,11 @@ def record_files(path: Path) -> tuple[list[RecordFile], list[str]]:
             raise ValueError(
                 f"{path} ends in {suffix or 'nothing'}; give a file that ends in {', '.join(READABLE)}, or a zip."
             )
-        return [_open_file(path.name, str(path), "", False, lambda: path.open("rb"))], []
+        return [_open_file(path.name, str(path), "", False, lambda: path.open("rb"), path.stat().st_size)], []
     if path.is_dir():
         inside = {found.relative_to(path).as_posix(): found for found in sorted(path.rglob("*")) if found.is_file()}
         openers = {name: lambda found=found: found.open("rb") for name, found in inside.items()}
+        sizes = {name: found.stat().st_size for name, found in inside.items()}
     else:
         try:
             archive = zipfile.ZipFile(path)
@@ -87,7 +90,10 @@ def record_files(path: Path) -> tuple[list[RecordFile], list[str]]:
         inside = {one.filename: one for one in archive.infolist() if not one.is_dir()}
         if any(one.flag_bits & 1 for one in inside.values()):
             raise ValueError(f"{path} is protected by a password; unpack it and give the folder.")
+        # No more is read of a file than is stated here.
+        check_unpacked(path, sum(one.file_size for one in inside.values()), path.stat().st_size)
         openers = {name: lambda one=one: archive.open(one) for name, one in inside.items()}
+        sizes = {name: one.file_size for name, one in inside.items()}
     shown = [name for name in openers if not any(part.startswith((".", "__MACOSX")) for part in name.split("/"))]
     # Tools write notes as .txt, such as potato the order of the items.
     wanted = [name for name in shown if _suffix(name) in READABLE and not name.lower().endswith(".txt")]
@@ -97,7 +103,7 @@ def record_files(path: Path) -> tuple[list[RecordFile], list[str]]:
     for name in wanted:
         *above, last = name.split("/")
         owner = above[-1] if above else re.sub(r"(?i)\.gz$", "", last)[: -len(_suffix(last))]
-        files.append(_open_file(last, f"{path}/{name}", owner, bool(above), openers[name]))
+        files.append(_open_file(last, f"{path}/{name}", owner, bool(above), openers[name], sizes[name]))
     return files, [name for name in shown if name not in wanted]
 
 
@@ -106,8 +112,8 @@ def _suffix(name: str) -> str:
     return Path(name.lower().removesuffix(".gz")).suffix
 
 
-def _open_file(last: str, name: str, owner: str, nested: bool, opener: Any) -> RecordFile:
-    """The file called `name` in messages."""
+def _open_file(last: str, name: str, owner: str, nested: bool, opener: Any, size: int) -> RecordFile:
+    """The file called `name` in messages, of so many bytes."""
     found = RecordFile(name, owner, nested, iter(()))
     suffix = _suffix(last)
     try:
@@ -117,9 +123,13 @@ def _open_file(last: str, name: str, owner: str, nested: bool, opener: Any) -> R
         if suffix == ".parquet":
             _open_parquet(found, stream)
         elif suffix == ".xlsx":
+            if zipfile.is_zipfile(stream):
+                with zipfile.ZipFile(stream) as sheets:
+                    check_unpacked(name, sum(one.file_size for one in sheets.infolist()), size)
+            stream.seek(0)
             _open_excel(found, stream)
         else:
-            found.encoding = _encoding(name, stream)
+            found.encoding = _encoding(name, stream, size)
             text = io.TextIOWrapper(stream, encoding=found.encoding, newline="")
             if suffix in JSON_FILES:
                 found.rows = _json_rows(name, text)
@@ -131,15 +141,17 @@ def _open_file(last: str, name: str, owner: str, nested: bool, opener: Any) -> R
     return found
 
 
-def _encoding(name: str, stream: BinaryIO) -> str:
+def _encoding(name: str, stream: BinaryIO, size: int) -> str:
     """UTF-8, UTF-16 or UTF-32 by their marks; what is not UTF-8 is Windows-1252, which spreadsheets write."""
     head = stream.read(4)
     marked = [encoding for mark, encoding in MARKS if head.startswith(mark)][:1]
     tried = {one: codecs.getincrementaldecoder(one)() for one in marked or ("utf-8", "cp1252")}
-    line = 1
+    line, unpacked = 1, 0
     stream.seek(0)
     while tried:
         chunk = stream.read(CHUNK)
+        unpacked += len(chunk)
+        check_unpacked(name, unpacked, size)
         if b"\0" in chunk and not marked:
             where = line + chunk[: chunk.index(b"\0")].count(b"\n")
             raise ValueError(f"{name}: line {where} has a zero byte; save the file as UTF-8 text.")

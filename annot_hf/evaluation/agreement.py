@@ -1,7 +1,7 @@
 """How far raters agree: Krippendorff's alpha in closed form, pairwise agreement, kappas, and more, each with an interval.
 
-Every measure is a function of sums over items, and every vote has a share in these sums: what they gain per unit of its
-weight. So the sums of a resample of items, or of raters, are one matrix product (see `crossed_draws`).
+Every measure is a function of sums over items, so a resample of items is one matrix product. What a rater matters to them is
+known from the sums without each single vote (see `crossed_draws`).
 """
 
 from collections.abc import Callable
@@ -11,12 +11,13 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 from scipy import sparse
+from scipy.special import xlogy
 
 from annot_hf.data.encoding import as_frame
 from annot_hf.data.questions import Question
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.resampling import Arrays, Interval, Measured, Resamples, crossed_draws, with_interval
-from annot_hf.models.measures import ccc_of, moments, ratio
+from annot_hf.models.measures import ccc_of, ratio
 
 Level = Literal["nominal", "ordinal", "interval", "ratio"]
 # Title, unit, better direction, in the order of tables.
@@ -152,30 +153,29 @@ def agreement_difference(one: Agreement, other: Agreement, name: str) -> dict[st
 
 
 class _Sums:
-    """Columns whose sums over items are all that measures need: of each item, and the share of each vote."""
+    """Columns whose sums over items are all that measures need: of each item, and by how much each vote changes them."""
 
     def __init__(self, item: np.ndarray, n_items: int) -> None:
         self.item, self.n_items = item, n_items
         self.columns: dict[Any, tuple[np.ndarray, np.ndarray]] = {}
         self.measures: dict[str, Statistics] = {}
 
-    def add(self, name: Any, shares: np.ndarray, items: np.ndarray | None = None) -> None:
-        """A column: the share of each vote `(V,)`, and the value of each item `(N,)`, by default the sum of its shares."""
-        items = np.bincount(self.item, shares, minlength=self.n_items) if items is None else items
-        self.columns[name] = items, shares
+    def add(self, name: Any, items: np.ndarray, without: np.ndarray) -> None:
+        """A column: the value of each item `(N,)`, and that of the item of each vote if the vote were not there `(V,)`."""
+        self.columns[name] = items, items[self.item] - without
 
     def draws(self, rater: np.ndarray, voted: np.ndarray, resamples: Resamples) -> dict[str, np.ndarray]:
         """Every measure in the data and in the resamples of the items `voted` on `(1 + B,)`."""
         if not self.columns:
             return {}
-        items, shares = (np.stack(columns, axis=1) for columns in zip(*self.columns.values(), strict=True))
+        items, changes = (np.stack(columns, axis=1) for columns in zip(*self.columns.values(), strict=True))
 
         def statistics(sums: np.ndarray) -> dict[str, np.ndarray]:
             named = dict(zip(self.columns, sums.T, strict=True))
             return {name: measure(named) for name, measure in self.measures.items()}
 
         place = np.searchsorted(voted, self.item)
-        return crossed_draws(resamples.select(voted), items[voted], shares, place, rater, statistics)
+        return crossed_draws(resamples.select(voted), items[voted], changes, place, rater, statistics)
 
 
 def _add_measures(sums: _Sums, votes: VoteTable, asked: Question, rows: np.ndarray | slice, level: str) -> None:
@@ -183,27 +183,26 @@ def _add_measures(sums: _Sums, votes: VoteTable, asked: Question, rows: np.ndarr
     if not len(sums.item):
         return
     table, cell = vote_cells(votes, asked.name)
-    row, values = table.row, table.values
+    n, row, values = table.sizes, table.row, table.values
+    pairable, left = (n >= 2).astype(np.float64), (n[row] >= 3).astype(np.float64)
     kinds = {"alpha": level} if level == "nominal" else {"alpha": level, "same": "nominal"}
-    observed, chances = {}, {}
+    pairs, chances = {}, {}
     for kind, metric in kinds.items():
         gaps, expected = table.distances(metric)
-        observed[kind], chances[kind] = table.share_pairs(gaps), table.chance(expected)
-        sums.add((kind, "observed"), observed[kind][cell])
-        sums.add((kind, "expected"), (expected[table.code] * table.pairable)[cell])
+        pairs[kind], chances[kind] = table.pair_sums(gaps), table.chance(expected)
+        sums.add((kind, "observed"), pairs[kind][0], pairs[kind][1][cell])
+        by_chance = np.bincount(row, table.times * expected[table.code], minlength=table.n_rows) * pairable
+        sums.add((kind, "expected"), by_chance, (left * (by_chance[row] - expected[table.code]))[cell])
     same = list(kinds)[-1]
-    sums.add("used", table.pairable[cell].astype(np.float64))
+    sums.add("used", n * pairable, (left * (n[row] - 1))[cell])
 
     def apart(s: dict[str, np.ndarray], kind: str) -> np.ndarray:
         return _expected_of(s[kind, "expected"], s["used"], chances[kind])
 
     sums.measures["alpha"] = lambda s: _alpha_of(s["alpha", "observed"], apart(s, "alpha"), s["used"])
-    pairable = table.sizes >= 2
-    n = table.sizes[row]
-    differ = ratio(np.bincount(row, table.times * observed[same], minlength=table.n_rows), table.sizes, empty=0.0)
-    # Of a mean over items, weight gained by one vote is lost by the others.
-    sums.add("agree", ((differ[row] - observed[same]) / n)[cell], np.where(pairable, 1 - differ, 0.0))
-    sums.add("pairable", np.zeros(len(cell)), pairable.astype(np.float64))
+    differ, without = ratio(pairs[same][0], n, empty=0.0), ratio(pairs[same][1], n[row] - 1, empty=0.0)
+    sums.add("agree", pairable * (1 - differ), (left * (1 - without))[cell])
+    sums.add("pairable", pairable, left[cell])
     sums.measures["pairwise"] = lambda s: ratio(s["agree"], s["pairable"])
 
     def fleiss(s: dict[str, np.ndarray]) -> np.ndarray:
@@ -213,14 +212,19 @@ def _add_measures(sums: _Sums, votes: VoteTable, asked: Question, rows: np.ndarr
     sums.measures["fleiss_kappa"] = fleiss
     if asked.is_scale:
         sums.measures["deviation"] = lambda s: np.sqrt(ratio(s["variance"], 2 * s["used"]))
-        sums.add("variance", table.share_pairs(table.gaps(values - values.mean(), "interval"))[cell])
+        items, without = table.pair_sums(table.gaps(values - values.mean(), "interval"))
+        sums.add("variance", items, without[cell])
         _add_rest(sums, votes.ratings[rows])
         return
-    logs = np.log(table.times / n)
-    entropy = -np.bincount(row, table.times / n * logs, minlength=table.n_rows)
-    sums.add("entropy", (-(logs + entropy[row]) / n * pairable[row])[cell], entropy * pairable)
+    logs = np.bincount(row, xlogy(table.times, table.times), minlength=table.n_rows)
+    fewer = logs[row] - xlogy(table.times, table.times) + xlogy(table.times - 1, table.times - 1)
+    # Of one vote the entropy is 0, of none it is not asked for.
+    entropy = np.log(np.maximum(n, 1)) - ratio(logs, n, empty=0.0)
+    without = np.log(np.maximum(n[row] - 1, 1)) - ratio(fewer, n[row] - 1, empty=0.0)
+    sums.add("entropy", entropy * pairable, (without * left)[cell])
     sums.measures["entropy"] = lambda s: ratio(s["entropy"], s["pairable"])
-    sums.add("information", table.share_pairs(table.with_others(table.pointwise_information()))[cell])
+    items, without = table.pair_sums(table.with_others(table.pointwise_information()))
+    sums.add("information", items, without[cell])
     sums.measures["information"] = lambda s: ratio(s["information"], s["used"])
 
 
@@ -237,29 +241,29 @@ def vote_cells(votes: VoteTable, question: str) -> tuple["Cells", np.ndarray]:
 
 
 def _add_rest(sums: _Sums, value: np.ndarray) -> None:
-    """CCC between each vote and the mean of the item's others: moments, and what others' means gain by a vote's weight."""
-    n = np.bincount(sums.item)[sums.item]
-    several = n >= 2
-    others = np.maximum(n - 1, 1)
-    value = value - value.mean()
-    rest = (np.bincount(sums.item, value)[sums.item] - value) / others
-    own = np.where(several[:, None], moments(value, rest), 0.0)
-    # `moments` may have scaled the values, so they are read back.
-    x, y = own[:, 1], own[:, 2]
-
-    def over_others(column: np.ndarray) -> np.ndarray:
-        return np.bincount(sums.item, column)[sums.item] - column
-
-    # A vote that counts more moves the mean of the rest y of each other vote x by (its value - y) / (n - 1).
-    gained = np.zeros_like(own)
-    gained[:, 2] = x * others - over_others(y)
-    gained[:, 4] = 2 * (x * over_others(y) - over_others(y * y))
-    gained[:, 5] = x * over_others(x) - over_others(x * y)
-    shares = own + np.where(several[:, None], gained / others[:, None], 0.0)
-    for index, column in enumerate(own.T):
-        items = np.bincount(sums.item, column, minlength=sums.n_items)
-        sums.add(("rest", index), shares[:, index], items)
+    """CCC between each vote x and the mean y of the item's others: the sums of `moments`, from n and the sums of x and x^2."""
+    centre = value.mean()
+    value = value - centre
+    scale = np.sqrt((value**2).mean())
+    # As in `moments`, a large common offset costs no precision, and rounding errors of constants are none.
+    value = value / scale if scale > 1e-12 * abs(centre) else np.zeros_like(value)
+    own = [value**power for power in range(3)]
+    whole = [np.bincount(sums.item, column, minlength=sums.n_items) for column in own]
+    items, without = (
+        _moments_of_rest(*totals)
+        for totals in (whole, [total[sums.item] - column for total, column in zip(whole, own, strict=True)])
+    )
+    for index in range(6):
+        sums.add(("rest", index), items[index], without[index])
     sums.measures["rest_ccc"] = lambda s: ccc_of(np.stack([s["rest", index] for index in range(6)], axis=-1))
+
+
+def _moments_of_rest(n: np.ndarray, first: np.ndarray, second: np.ndarray) -> list[np.ndarray]:
+    """Sums of 1, x, y, x^2, y^2, xy over n votes x whose others have the mean y; 0 for fewer than two."""
+    others = np.maximum(n - 1, 1)
+    y_squared = ((n - 2) * first**2 + second) / others**2
+    columns = (n, first, first, second, y_squared, (first**2 - second) / others)
+    return [np.where(n >= 2, column, 0.0) for column in columns]
 
 
 class Cells:
@@ -326,14 +330,15 @@ class Cells:
         """Sum of symmetric `scores` `(K, K)` of a vote of each cell with the others of its item `(C,)`."""
         return (self.sparse() @ scores)[self.row, self.code] - scores[self.code, self.code]
 
-    def share_pairs(self, with_others: np.ndarray) -> np.ndarray:
-        """Shares of the cells `(C,)` in sum_i sum_v q_v / (n_i - 1), where q is a sum over the other votes of the item.
+    def pair_sums(self, with_others: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """sum_v q_v / (n - 1) of every item `(N,)`, and of that of a cell with one vote of it less `(C,)`.
 
-        They are its derivatives by the weight of a vote, which also changes the sums of the others, and n; they sum to it.
+        q `(C,)` is a symmetric sum of a vote of the cell over the others of its item; items of fewer than two votes have 0.
         """
-        n = self.sizes[self.row]
-        total = np.bincount(self.row, self.times * with_others, minlength=self.n_rows)[self.row]
-        return np.where(self.pairable, ratio(2 * with_others - ratio(total, n), n - 1, empty=0.0), 0.0)
+        n = self.sizes
+        total = np.bincount(self.row, self.times * with_others, minlength=self.n_rows)
+        less = np.where(n[self.row] >= 3, total[self.row] - 2 * with_others, 0.0)
+        return ratio(total * (n >= 2), n - 1, empty=0.0), ratio(less, n[self.row] - 2, empty=0.0)
 
     def chance(self, expected: np.ndarray) -> float:
         """Mean distance of any two votes, from that of each value to all `(K,)`."""
@@ -425,9 +430,10 @@ class _RaterPairs:
         else:
             answers = label[named[first]][None]
         of_item, who = np.divmod(replies, raters)
-        # All pairs of raters of an item, by the position of their replies.
-        reply = pd.DataFrame({"item": of_item, "at": np.arange(len(of_item))})
-        left, right = reply.merge(reply, on="item").query("at_x < at_y")[["at_x", "at_y"]].to_numpy().T
+        # All pairs of raters of an item, by the position of their replies, which are in order: each with those after it.
+        after = np.searchsorted(of_item, of_item, side="right") - np.arange(len(of_item)) - 1
+        left = np.repeat(np.arange(len(of_item)), after)
+        right = left + 1 + np.arange(len(left)) - np.repeat(np.cumsum(after) - after, after)
         pair, names = pd.factorize(who[left] * raters + who[right])
         shared, parts = np.bincount(pair, minlength=len(names)), []
         defined = np.zeros(len(names), dtype=bool)
@@ -441,11 +447,12 @@ class _RaterPairs:
         return cls(of_item[left], vote, parts, len(names), int((~defined).sum()))
 
     def add_to(self, sums: _Sums) -> None:
-        """Cohen's kappa as a measure of these sums: a row counts once for its item, and once for each of its raters."""
+        """Cohen's kappa as a measure of these sums: a row counts once for its item, and is lost without either vote."""
         for index, part in enumerate(self.parts):
             for name, rows in zip(("kappas", "shared"), part, strict=True):
-                shares = sum(np.bincount(vote, rows, minlength=len(sums.item)) for vote in self.vote)
-                sums.add((name, index), shares, np.bincount(self.item, rows, minlength=sums.n_items))
+                items = np.bincount(self.item, rows, minlength=sums.n_items)
+                lost = sum(np.bincount(vote, rows, minlength=len(sums.item)) for vote in self.vote)
+                sums.add((name, index), items, items[sums.item] - lost)
         if self.parts:
             sums.measures["cohen_kappa"] = lambda s: np.mean(
                 [ratio(s["kappas", index], s["shared", index]) for index in range(len(self.parts))], axis=0
@@ -498,6 +505,8 @@ def krippendorff_alpha(counts: np.ndarray, *, level: Level = "nominal", values: 
     values = np.arange(n_codes, dtype=np.float64) if values is None else np.asarray(values, dtype=np.float64)
     if values.shape != (n_codes,):
         raise ValueError(f"There are {n_codes} columns and values of shape {values.shape}; give one per column.")
+    if not np.isfinite(values).all():
+        raise ValueError(f"The value {values[~np.isfinite(values)][0]} is not finite; give a finite number per column.")
     sizes = counts @ np.ones(n_codes)
     pairable = sizes >= 2
     margin = pairable.astype(np.float64) @ counts

@@ -13,6 +13,7 @@ from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.aggregation import METHODS, aggregate, measure_moves
 from annot_hf.evaluation.agreement import AGREEMENTS, Agreement, agreement, agreement_difference
 from annot_hf.evaluation.ceiling import CEILING, LEFT_OUT, SPLIT_HALF, mean_ceiling, noise_ceiling
+from annot_hf.evaluation.next_ratings import check_rated, one_more_rating, rank_rated
 from annot_hf.evaluation.next_votes import BEST, check_ranking, one_more_vote, rank_items
 from annot_hf.evaluation.rater_evidence import rater_evidence, schools_of_opinion
 from annot_hf.evaluation.resampling import Resamples, with_interval
@@ -32,9 +33,9 @@ class QuestionStudy:
         found: Its agreement.
         entropies: Of a category question, the entropy of every item with two votes over ln K `(n,)`.
         ceilings: Measure -> "ceiling", "ceiling, split-half", "ceiling, one left out" -> value and interval.
-        more: See `one_more_vote`; empty for scales.
-        ranked: See `rank_items`; None for scales.
-        checked: See `check_ranking`.
+        more: See `one_more_vote` and, for scales, `one_more_rating`.
+        ranked: See `rank_items` and `rank_rated`.
+        checked: See `check_ranking` and `check_rated`.
         raters: See `rater_evidence`.
         schools: See `schools_of_opinion`.
         moves: See `measure_moves`; of the methods that ran.
@@ -46,7 +47,7 @@ class QuestionStudy:
     entropies: np.ndarray | None
     ceilings: dict[str, dict[str, dict[str, float | None]]]
     more: dict[str, dict[str, float | None]]
-    ranked: pd.DataFrame | None
+    ranked: pd.DataFrame
     checked: dict[str, Any] | None
     raters: pd.DataFrame
     schools: dict[str, Any] | None
@@ -131,6 +132,10 @@ def study_agreement(
         raise ValueError(f"Items have no column {missing[0]!r}; the columns are {', '.join(items.columns)}.")
     # Shares of an unknown number of votes have no agreement.
     asked = [question.name for question in votes.questions if not question.shares]
+    if not asked:
+        raise ValueError(
+            "All questions are known as shares of an unknown number of votes, which have no agreement; give votes."
+        )
     found = [agreement(votes, name, resamples=resamples) for name in asked]
     large = [one for one in found if one.pairable_items >= FEWEST_PAIRABLE]
     differences = {}
@@ -177,8 +182,16 @@ def _study(
     common = {"found": found, "raters": raters, "schools": schools, "groups": groups}
     if asked.is_scale:
         ceiling = with_interval(mean_ceiling(own, name, drawn)).to_dict()
-        nothing = {"more": {}, "ranked": None, "checked": None, "moves": {}, "not_run": {}}
-        return QuestionStudy(entropies=None, ceilings={"ccc": {CEILING: ceiling}}, **nothing, **common)
+        return QuestionStudy(
+            entropies=None,
+            ceilings={"ccc": {CEILING: ceiling}},
+            more=one_more_rating(own, name),
+            ranked=rank_rated(own, name),
+            checked=check_rated(own, name, resamples, seed=seed),
+            moves={},
+            not_run={},
+            **common,
+        )
     counts = own.counts(name).astype(np.int64)
     best = noise_ceiling(
         counts, counts.sum(axis=0) / counts.sum(), [asked], drawn, seed=seed, splits=(SPLIT_HALF, LEFT_OUT)

@@ -65,6 +65,7 @@ def noise_ceiling(
     draws: int = DRAWS,
     seed: int = 0,
     splits: Sequence[str] = (SPLIT_HALF,),
+    task: str = "",
 ) -> tuple[Measures, dict[str, float]] | None:
     """The measures of `measure_items` for the system "ceiling" and for each of the `splits`, and facts behind them.
 
@@ -76,6 +77,7 @@ def noise_ceiling(
         draws: How often opinions and splits are drawn; fewer are if items x labels x draws exceeds 4 million.
         seed: Seed of the draws.
         splits: `SPLIT_HALF`, `LEFT_OUT`, both or none.
+        task: Shared task whose own scores are measured too, of `TASKS`.
 
     Returns:
         The measures, and the number of `draws`, the `prior_votes` and the `items` with two votes, which are split; None
@@ -93,7 +95,7 @@ def noise_ceiling(
 
     def add(name: Any, forecast: np.ndarray, voted: np.ndarray, rows: np.ndarray | slice = slice(None)) -> None:
         shares = voted / voted.sum(axis=1, keepdims=True)
-        columns = item_columns({CEILING: forecast, "marginal": base[rows]}, shares, questions)
+        columns = item_columns({CEILING: forecast, "marginal": base[rows]}, shares, questions, task)
         for column, values in columns.items():
             sums[name][column] = sums[name].get(column, 0) + values / draws
 
@@ -108,7 +110,7 @@ def noise_ceiling(
     found = {}
     for name, columns in sums.items():
         of = resamples if name == CEILING else resamples.select(several)
-        found[name] = measure_items([CEILING], columns, questions, of)
+        found[name] = measure_items([CEILING], columns, questions, of, task)
     for name, one in found[CEILING].items():
         own = one.draws[CEILING]
         for split in splits:

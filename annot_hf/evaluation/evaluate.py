@@ -277,7 +277,7 @@ def evaluate(
             found["ranks"].append({"entropy_rank_correlation": scoring.measure_entropy_ranks(ranked, q, resamples)})
     if "raters" in parts:
         beside = {_beside(key, lone): without_raters(run) for key, run in keyed.items() if lone or _has_heads(run)}
-        answered, voted, same, own = measure_raters(keyed | beside, reference)
+        answered, voted, same, own = measure_raters(keyed | beside, reference, task)
         details["per_rater"] = own[[column for column in own if _SEPARATOR not in column]]
         found["raters"].append(answered)
         counts |= voted
@@ -315,7 +315,9 @@ def evaluate(
     measured = {part: _over_runs(several) for part, several in found.items()}
     ceilings = None
     if "ceiling" in parts and whole is not None and targets.method == "soft":
-        ceilings = noise_ceiling(whole[reference.rows], batches[0][MARGINAL], questions, resamples, seed=seed)
+        ceilings = noise_ceiling(
+            whole[reference.rows], batches[0][MARGINAL], questions, resamples, seed=seed, task=task
+        )
     if ceilings is not None:
         best, counts["ceiling"] = ceilings
         for name, one in best.items():
@@ -360,6 +362,42 @@ def measure_conditions(
     draws = found.reference.resamples.means(moved)
     found.parts["items"]["moved"] = Measured("Moved from the clean prediction (JSD)", "nats", "lower", draws)
     return found
+
+
+def mean_evaluation(found: Sequence[Evaluation]) -> Evaluation:
+    """The mean over several questions of what was measured of all: of the same systems, on the same items and resamples.
+
+    It has the measures over items and the answers of single raters; counts and notes are those of the first.
+
+    Raises:
+        ValueError: The systems or the items differ.
+    """
+    first = found[0]
+    for one in found[1:]:
+        if one.systems != first.systems or not np.array_equal(one.reference.items, first.reference.items):
+            raise ValueError("The questions have other systems or other items; average those of one run of a plan.")
+
+    def mean(measured: Sequence[Measured]) -> Measured:
+        one, *others = measured
+        draws, runs = (
+            {
+                system: np.mean([getattr(each, kind)[system] for each in measured], axis=0)
+                for system in getattr(one, kind)
+            }
+            for kind in ("draws", "runs")
+        )
+        return replace(one, draws=draws, runs=runs)
+
+    parts = {
+        part: {
+            name: mean([each.parts[part][name] for each in found])
+            for name in first.parts[part]
+            if all(name in each.parts[part] for each in found)
+        }
+        for part in ("items", "raters")
+    }
+    kept = ("systems", "pairs", "reference", "probs", "counts", "notes", "per_item")
+    return Evaluation(parts=dict.fromkeys(PARTS, {}) | parts, **{name: getattr(first, name) for name in kept})
 
 
 def _runs(systems: Systems) -> dict[str, list[Predictions]]:

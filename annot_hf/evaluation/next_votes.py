@@ -5,6 +5,7 @@ is what it tells about the vote after it (their mutual information, in nats): by
 """
 
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -97,26 +98,40 @@ def check_ranking(counts: np.ndarray, resamples: Resamples | None = None, *, see
     forecast of the second vote, with intervals over items; None if fewer than 20 items have three votes.
     """
     counts = counts[counts.sum(axis=1) >= 3].astype(np.int64)
-    if len(counts) < 20:
-        return None
-    rng, once = np.random.default_rng(seed), np.ones(len(counts), dtype=np.int64)
-    parts: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(len(counts)))
-    for _ in range(_HIDDEN):
+    once = np.ones(len(counts), dtype=np.int64)
+
+    def hide(rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
         second = draw_votes(counts, once, rng)
         first = draw_votes(counts - second, once, rng)
         left = counts - first - second
         prior = fit_prior(left)
-        value, _ = next_vote_values(left, prior)
         known = left + prior
         odds = [(one / one.sum(axis=1, keepdims=True))[second > 0] for one in (known, known + first)]
-        gained = np.log(odds[1] / odds[0])
-        top = np.zeros(len(value))
-        top[np.argsort(-value, kind="stable")[: max(1, round(_TOP * len(value)))]] = 1
-        for name, inside in (("all", once), ("top", top)):
+        return next_vote_values(left, prior)[0], np.log(odds[1] / odds[0])
+
+    return check_values(hide, len(counts), resamples, seed)
+
+
+def check_values(
+    hide: Callable[[np.random.Generator], tuple[np.ndarray, np.ndarray]],
+    size: int,
+    resamples: Resamples | None,
+    seed: int,
+) -> dict[str, Any] | None:
+    """The check of `check_ranking` over `size` items, whose values and gains `(size,)` `hide` finds for other hidden votes."""
+    if size < 20:
+        return None
+    rng = np.random.default_rng(seed)
+    parts: dict[str, np.ndarray] = defaultdict(lambda: np.zeros(size))
+    for _ in range(_HIDDEN):
+        value, gained = hide(rng)
+        top = np.zeros(size)
+        top[np.argsort(-value, kind="stable")[: max(1, round(_TOP * size))]] = 1
+        for name, inside in (("all", np.ones(size)), ("top", top)):
             for what, column in (("items", 1), ("expected", value), ("gained", gained)):
                 parts[f"{name} {what}"] = parts[f"{name} {what}"] + inside * column
     sums = (resamples or Resamples()).of_units().sums(parts)
-    found: dict[str, Any] = {"items": len(counts)}
+    found: dict[str, Any] = {"items": size}
     for name in ("all", "top"):
         means = {what: sums[f"{name} {what}"] / np.maximum(sums[f"{name} items"], 1) for what in ("expected", "gained")}
         found[name] = {what: with_interval(mean).to_dict() for what, mean in means.items()}

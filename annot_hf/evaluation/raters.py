@@ -13,8 +13,9 @@ from annot_hf.data.targets import Targets
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.alignment import FLOOR, Reference, dimensions, expectation
 from annot_hf.evaluation.resampling import Arrays, Measured, Measures, Resamples, with_interval
+from annot_hf.evaluation.scoring import TASKS, steps_of
 from annot_hf.models.kde import bins_of, cell_masses
-from annot_hf.models.measures import ccc_of, mixture, moments, pearson_of, ratio, slope_of
+from annot_hf.models.measures import answer_errors, ccc_of, mixture, moments, pearson_of, ratio, slope_of
 
 if TYPE_CHECKING:
     from annot_hf.data.simulate import Truth
@@ -25,14 +26,15 @@ MIN_VOTES = 2
 
 
 def measure_raters(
-    systems: Mapping[str, Predictions], reference: Reference
+    systems: Mapping[str, Predictions], reference: Reference, task: str = ""
 ) -> tuple[Measures, dict[str, int], bool, pd.DataFrame]:
     """Measures over the votes of named raters, counts of the first system, whether all predict the same votes, and raters.
 
     A vote is compared with the predicted answer of its rater to its item; for raters unseen in training that is the consensus,
     and so it is for every rater in a system that answers for none. Scales have CCC over votes, over items' mean answers (arXiv
     2408.11956) and by rater, and the mean absolute error. Intervals resample clusters and raters, each by themselves; those of
-    mean answers, clusters alone. The last table has a row per rater: the votes, and the rater's own measure by system.
+    mean answers, clusters alone. With a task that scores it, "rater_error" is among them (see `_task_error`). The last table
+    has a row per rater: the votes, and the rater's own measure by system.
     """
     targets, ratings = reference.targets, reference.targets.ratings
     value, annotators = np.asarray(ratings.value, dtype=np.float64), np.asarray(targets.annotators, dtype=object)
@@ -75,7 +77,10 @@ def measure_raters(
     if one.is_scale:
         measured = _scale_measures(reference, scored, at, predicted, drawn, counts, own)
     else:
-        measured = _category_measures(value[scored, 0].astype(int), rater, predicted, drawn, own)
+        label = value[scored, 0].astype(int)
+        measured = _category_measures(label, rater, predicted, drawn, own)
+        if "rater_error" in TASKS.get(task, ()):
+            measured["rater_error"] = _task_error(label, at, predicted, targets.support, drawn)
     return measured if same else {}, counts, same, pd.DataFrame(own, annotators[index])
 
 
@@ -222,6 +227,33 @@ def _category_measures(
         "rater_accuracy": Measured("Accuracy of each rater's own label", "0 to 1", "higher", right),
         "rater_cross_entropy": Measured("Cross-entropy of each rater's own label", "nats", "lower", loss),
     }
+
+
+def _task_error(
+    label: np.ndarray, item: np.ndarray, systems: Arrays, support: Sequence[str], resamples: Resamples
+) -> Measured:
+    """Error of the systems' answers by P(label) `(P, K)` to the labels `(P,)` of raters of the items `(P,)` (LeWiDi 2025).
+
+    A model answers with the best label for this error: the most probable one, or where labels are numbers, whose distance
+    counts, the median. Intervals resample clusters.
+    """
+    steps = steps_of(support)
+    values = np.arange(len(support)) if steps is None else steps
+    rank = np.argsort(values)
+    by_item = np.argsort(item, kind="stable")
+    first = np.flatnonzero(np.diff(item[by_item], prepend=-1))
+
+    def of_items(codes: np.ndarray) -> list[np.ndarray]:
+        return np.split(values[codes[by_item]], first[1:])
+
+    errors = {}
+    for name, probs in systems.items():
+        # Rows of half precision do not sum to 1 exactly.
+        below = probs[:, rank].cumsum(axis=1) < probs.sum(axis=1, keepdims=True) / 2
+        answer = rank[below.sum(axis=1)] if steps is not None else probs.argmax(axis=1)
+        errors[name] = answer_errors(of_items(answer), of_items(label), None if steps is None else np.ptp(steps))
+    draws = resamples.select(by_item[first]).means(errors)
+    return Measured("Error of the answers of raters, mean over items (LeWiDi 2025)", "0 to 1", "lower", draws)
 
 
 def _over_raters(resamples: Resamples, rater: np.ndarray, columns: Arrays) -> tuple[Arrays, Arrays, Arrays]:

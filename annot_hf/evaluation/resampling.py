@@ -257,7 +257,7 @@ class Resamples:
 def crossed_draws(
     resamples: Resamples,
     items: np.ndarray,
-    shares: np.ndarray,
+    changes: np.ndarray,
     item: np.ndarray,
     rater: np.ndarray,
     statistics: Callable[[np.ndarray], dict[str, np.ndarray]],
@@ -265,15 +265,16 @@ def crossed_draws(
     """Statistics of sums over items, in the data and when items and raters are drawn anew: each `(1 + B,)`.
 
     Items (or clusters) are drawn with all their votes, which covers everything that differs between items and between votes.
-    Raters are drawn by themselves: to first order a rater who counts twice adds the sum of the `shares`, and pairs of a
-    rater with himself never arise (Hajek's projection). The variance between raters contains that between votes, which the
-    items have covered; it is taken off, as in two-way cluster-robust variances (Cameron, Gelbach & Miller 2011), by shrinking
+    Raters are drawn by themselves. What a rater is worth to the sums is what they lose without the rater's votes, as in a
+    jackknife that deletes raters. (Derivatives by the weight of a vote would miss a part: of few votes on an item, one that
+    counts twice is compared with a mean that it is in.) The variance between raters contains that between votes, which the
+    items have covered; it is taken off, as in two-way cluster-robust variances (Cameron, Gelbach & Miller 2011), by scaling
     the raters' deviations. Drawing both freely (Owen 2007) would count single votes three times.
 
     Args:
         resamples: Behind the draws; raters have draws of their own.
         items: Summands `(N, d)` of every item.
-        shares: What the sums gain per unit of weight of the vote `(V, d)`: the derivatives.
+        changes: What the sums lose without each vote `(V, d)`.
         item: Item of every vote `(V,)`.
         rater: Rater of every vote `(V,)`; -1 is unknown, and adds nothing to the variance between raters.
         statistics: Sums `(B, d)` -> values `(B,)` by name.
@@ -282,11 +283,13 @@ def crossed_draws(
     found = statistics(drawn)
     named = rater >= 0
     if not named.all():
-        item, rater, shares = item[named], rater[named], shares[named]
+        item, rater, changes = item[named], rater[named], changes[named]
     raters, who = np.unique(rater, return_inverse=True)
     if len(raters) < 2 or len(drawn) < 2:
         return found
-    own = _totals(who, shares)
+    # An item with a vote less differs in any case, for instance in its entropy.
+    changes = changes - changes.mean(axis=0)
+    own = _totals(who, changes)
     sums = replace(resamples, clusters=None, seed=[resamples.seed, 1]).sums({"raters": own})["raters"]
     moved = statistics(drawn[:1] + sums - sums[:1])
     slopes = _slopes(statistics, drawn[0], np.sqrt((items**2).sum(axis=0)))
@@ -294,10 +297,10 @@ def crossed_draws(
     cell = np.unique(cluster.astype(np.int64) * len(raters) + who, return_inverse=True)[1]
     for name, slope in slopes.items():
         between = float(((own @ slope) ** 2).sum())
-        within = float((np.bincount(cell, shares @ slope) ** 2).sum())
-        # With R raters the resampled variance is too small by (R - 1) / R.
-        kept = between * len(raters) / (len(raters) - 1) - within
-        if between > 0 and kept > 0:
+        within = float((np.bincount(cell, changes @ slope) ** 2).sum())
+        # Without one of R raters, the others weigh more: by the jackknife, (R - 1) / R of the squares.
+        kept = (between - within) * (len(raters) - 1) / len(raters)
+        if kept > 0:
             # Few raters tell little of the variance between raters: Student's distribution is wider than the normal one.
             wider = stdtrit(len(raters) - 1, TAILS[1]) / ndtri(TAILS[1])
             found[name] = found[name] + wider * np.sqrt(kept / between) * (moved[name] - moved[name][0])

@@ -39,12 +39,14 @@ TASK_MEASURES = {
     "manhattan": ("Manhattan distance", "0 to 2", "lower"),
     "wasserstein": ("Wasserstein distance over the labels in order", "steps", "lower"),
 }
-# The scores of each task; its micro-F1 is the accuracy, as an item has one label.
+# The scores of each task; its micro-F1 is the accuracy, as an item has one label. "rater_error" is over answers of raters.
 TASKS = {
     "lewidi2023": ("lewidi_cross_entropy", "accuracy", "weighted_f1"),
-    "lewidi2025": ("manhattan", "wasserstein"),
+    "lewidi2025": ("manhattan", "wasserstein", "rater_error"),
     "emosuperb": ("labels_f1", "labels_f1_batches"),
 }
+# Of LeWiDi 2025, what only labels with an order have, and only those without.
+_OF_ORDERED, _OF_UNORDERED = "wasserstein", "manhattan"
 _TASK_COLUMNS = {"lewidi_cross_entropy": measures.lewidi_cross_entropy, "wasserstein": measures.emd}
 # Items of a batch of "labels_f1_batches", in the order of the targets; the last may have fewer.
 BATCH = 32
@@ -55,6 +57,21 @@ NORMAL_95 = 1.96
 NOTES = read_yaml(Path(__file__).with_name("notes.yaml").read_text(encoding="utf-8"), "notes.yaml")
 
 
+def steps_of(support: Sequence[str]) -> np.ndarray | None:
+    """The numbers `(K,)` that labels are, as on the ordered scales of LeWiDi 2025; None where one is no number."""
+    try:
+        steps = np.array([float(label) for label in support])
+    except ValueError:
+        return None
+    return steps if np.isfinite(steps).all() else None
+
+
+def task_scores(task: str, questions: Sequence[Question]) -> tuple[str, ...]:
+    """The scores of `TASKS` on a question: labels in order have one distance between distributions, others another."""
+    other = _OF_ORDERED if steps_of(questions[0].labels) is None else _OF_UNORDERED
+    return tuple(name for name in TASKS.get(task, ()) if name != other)
+
+
 def item_columns(
     systems: Arrays, q: np.ndarray, questions: Sequence[Question], task: str = ""
 ) -> dict[str, np.ndarray]:
@@ -62,7 +79,7 @@ def item_columns(
 
     With a task, what its scores are means of is among them.
     """
-    columns = {"vote_entropy": measures.entropy(q)}
+    columns, scores = {"vote_entropy": measures.entropy(q)}, task_scores(task, questions)
     for system, p in systems.items():
         safe = floored(p)
         own = {
@@ -74,7 +91,7 @@ def item_columns(
             "entropies": measures.moments(_entropies(p), _entropies(q)),
             "classes": measures.class_counts(p.argmax(axis=1), q.argmax(axis=1), p.shape[1]),
         }
-        own |= {name: of(p, q) for name, of in _TASK_COLUMNS.items() if name in TASKS.get(task, ())}
+        own |= {name: of(p, q) for name, of in _TASK_COLUMNS.items() if name in scores}
         if not questions[0].is_scale:
             own["labels"] = measures.label_counts(p, q)
         else:
@@ -97,7 +114,9 @@ def measure_items(
         if f"{system}/labels" in columns:
             # Resampled items have no order, so there is no interval.
             found["labels_f1_batches"] = _batch_f1(columns[f"{system}/labels"])
-    about = ITEM_MEASURES | {name: TASK_MEASURES[name] for name in TASKS.get(task, ()) if name in TASK_MEASURES}
+    about = ITEM_MEASURES | {
+        name: TASK_MEASURES[name] for name in task_scores(task, questions) if name in TASK_MEASURES
+    }
     for question in questions:
         for kind in ("ccc", "jsd", "gap_closed"):
             title, unit, better = ITEM_MEASURES[kind]

@@ -1,4 +1,4 @@
-"""Repeated cross-validation of a recipe, or of the systems of a plan, and the public benchmarks, some of which come in folds.
+"""Repeated cross-validation of a recipe, or of the systems of a plan: every item is predicted by a model not trained on it.
 
 OUT has crossval.md, .html, .json and .png, and a run (predictions-test, training.json, done.json) for each fold in
 <system>/repeat<r>/fold<f>.
@@ -14,13 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
-from annot_hf.data.corpus import load_corpus_script
-from annot_hf.data.export import ExportedCorpus, export_corpus, read_export
+from annot_hf.data.export import ExportedCorpus, read_export
 from annot_hf.data.files import check_own
 from annot_hf.data.folds import (
     Fold,
     check_division,
+    check_folds,
     divide_as,
     draw_groups,
     group_items,
@@ -31,9 +32,7 @@ from annot_hf.data.folds import (
 from annot_hf.data.predictions import Predictions, pool_predictions
 from annot_hf.data.targets import Targets
 from annot_hf.evaluation.evaluate import Evaluation, evaluate
-from annot_hf.evaluation.scoring import TASKS
 from annot_hf.experiments.plans import (
-    PLAN_FOLDER,
     TAKEN,
     Plan,
     check_splits,
@@ -42,8 +41,6 @@ from annot_hf.experiments.plans import (
     plan_of,
     planned_runs,
     predictions_of,
-    read_plan,
-    run_plan,
     write_results,
 )
 from annot_hf.models.configuration_log_mel import LogMelConfig
@@ -62,7 +59,7 @@ def crossval(
     out: str | os.PathLike[str],
     overrides: Sequence[str] = (),
     *,
-    folds: int | str | os.PathLike[str] = 5,
+    folds: int | str | os.PathLike[str] | pd.DataFrame = 5,
     repeats: int = 5,
     group: str = "",
     splits: Sequence[str] = (),
@@ -85,7 +82,8 @@ def crossval(
         corpus: Folder of an exported corpus.
         out: Folder to write.
         overrides: Words such as "num_train_epochs=3" for every run.
-        folds: Folds per repeat, or a CSV file of folds (see `read_folds`); items that it does not name are left out.
+        folds: Folds per repeat, or a CSV file of folds (see `read_folds`) or its table; items that it does not name are left
+            out.
         repeats: How often the items are divided. A later call with more repeats keeps the finished ones.
         group: Column of the items whose groups stay in one fold; by default the first that exists of conversation, document
             and speaker, else the item itself.
@@ -105,8 +103,11 @@ def crossval(
     Raises:
         ValueError: A recipe, the corpus, a number or an earlier run in `out` does not fit, or another process works there.
     """
-    file = None if isinstance(folds, int) else os.fspath(folds)
-    given = None if file is None else read_folds(file)
+    file, given = None, None
+    if isinstance(folds, pd.DataFrame):
+        file, given = "a table of folds", check_folds(folds, "The table of folds")
+    elif not isinstance(folds, int):
+        file, given = os.fspath(folds), read_folds(folds)
     if given is not None:
         folds = given["fold"].nunique()
         if stratify:
@@ -251,35 +252,3 @@ def _predict_all(
             if runs[index].members and not keep_models:
                 shutil.rmtree(members_folder(runs[index]), ignore_errors=True)
     return {name: [pool_predictions(found) for found in repeats.values()] for name, repeats in parts.items()}
-
-
-def run_benchmark(
-    task: str,
-    root: str | os.PathLike[str],
-    out: str | os.PathLike[str],
-    overrides: Sequence[str] = (),
-    *,
-    without: Sequence[str] = (),
-    n_resamples: int = 1000,
-) -> tuple[Evaluation, Path]:
-    """Run the plan of a shared task, one of `TASKS`, on one of its corpora; returns the scores and the path of their page.
-
-    Systems learn from the task's training split, choose on its validation split and are scored on its test split, with every
-    seed of the plan; a corpus that comes in folds (columns `fold_1`, `fold_2`, ... of its items) is cross-validated by them.
-    `out` gets the exported corpus and the results; a later call resumes. A ValueError says what does not fit.
-    """
-    if task not in TASKS:
-        raise ValueError(f"There is no benchmark {task!r}; use one of {', '.join(TASKS)}.")
-    out = Path(out)
-    plan = read_plan(PLAN_FOLDER / f"{task}.yaml").without(without)
-    # A text that has no words is no item of any system.
-    export_corpus(load_corpus_script(task)(root), out / "corpus", missing_audio="drop", missing_text="drop")
-    items = read_export(out / "corpus").items
-    folds = [column for column in items if column.startswith("fold_")]
-    if not folds:
-        return run_plan(plan, out / "corpus", out / "results", overrides, n_resamples=n_resamples)
-    table = items.melt("item", folds, var_name="fold", value_name="part").dropna()
-    table.to_csv(out / "folds.csv", index=False)
-    repeats = len(plan.seeds)
-    options = {"folds": out / "folds.csv", "repeats": repeats, "n_resamples": n_resamples}
-    return crossval(plan, out / "corpus", out / "results", overrides, **options)

@@ -22,6 +22,11 @@ from annot_hf.report.tables import ARROWS, Cell, Table, agreement_table, counted
 # Rows of the lists of raters and of items that the page shows; the tables beside it have all.
 _SHOWN = 15
 _SERIES = ((BLUE, "o"), (ORANGE, "D"), (GREEN, "s"), (VERMILION, "^"), (DARK, "v"))
+# Titles of what `one_more_rating` tells beside measures of agreement and ceilings.
+_RATING_ERRORS = {
+    "mean_error": ("Error of an item's mean rating, points",),
+    "forecast_error": ("Error of the forecast of the next rating, points",),
+}
 # A line per question, however many: the colours again, with other dashes.
 _LINES = tuple((colour, dashes) for dashes, (colour, _) in product(("-", "--", ":", "-."), _SERIES))
 
@@ -56,7 +61,7 @@ def save_study(found: AgreementStudy, out: str | os.PathLike, *, corpus: str, de
     for place, (name, one) in enumerate(found.questions.items()):
         sections += _question_sections(name, one, place)
         for kind, table in (("raters", one.raters), ("next", one.ranked)):
-            if table is not None and len(table):
+            if len(table):
                 tables[kind].append(table.assign(question=name))
         if one.not_run:
             reasons = " ".join(dict.fromkeys(one.not_run.values()))
@@ -101,17 +106,18 @@ def _question_sections(name: str, one: QuestionStudy, place: int) -> list[Sectio
         rows = []
         for measure, told in one.more.items():
             best = measure.startswith("best_")
-            title = ITEM_MEASURES[measure.removeprefix("best_")][0] if best else AGREEMENTS[measure][0]
+            known = ITEM_MEASURES if best else AGREEMENTS | _RATING_ERRORS
+            title = known[measure.removeprefix("best_")][0]
             change = told["after"] - told["now"]
             cells = (number(told["now"], 3), number(told["after"], 3), number(change, 3))
             rows.append((Cell(title, "best possible" if best else "of the votes"), *cells))
         shown.append(worded("more_votes", rows, **values))
-    if one.ranked is not None:
-        rows = [
-            (str(row["item"]), int(row["votes"]), number(row["value"], 4), number(row["changes"], 2))
-            for _, row in one.ranked.head(_SHOWN).iterrows()
-        ]
-        shown.append(worded("next_items", rows, **values))
+    *_, last = one.ranked
+    rows = [
+        (str(row["item"]), int(row["votes"]), number(row["value"], 4), number(row[last], 2))
+        for _, row in one.ranked.head(_SHOWN).iterrows()
+    ]
+    shown.append(worded("next_items" if last == "changes" else "next_rated", rows, **values))
     sections = [Section(shown)] if shown else []
     judged = one.raters[one.raters["votes"] >= FEWEST_VOTES] if len(one.raters) else one.raters
     if len(judged):

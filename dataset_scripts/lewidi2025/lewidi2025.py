@@ -1,8 +1,12 @@
 """LeWiDi 2025 (third edition, NLPerspectives): paraphrase, inference, sarcasm and irony, each by named raters.
 
 Answers on the two ordered scales are a vote on labels, `sarcasm_class` and `paraphrase_class`, whose distribution the task
-scores, and again a rating, `sarcasm` and `paraphrase`: use one of the two, and do not add them up.
+scores, and again a rating, `sarcasm` and `paraphrase`: use one of the two, and do not add them up. An answer of VariErrNLI,
+where a rater may choose several labels, is a yes or no to each.
 """
+
+from collections.abc import Mapping
+from typing import Any
 
 from annot_hf.data.lewidi import LeWiDi
 from annot_hf.data.questions import Question
@@ -37,14 +41,14 @@ class LeWiDi2025(LeWiDi):
         "CSC": ordered("sarcasm", 1, 6),
         "MP": (Question.category("irony", IRONY),),
         "Paraphrase": ordered("paraphrase", -5, 5),
-        "VariErrNLI": (Question.category("inference", INFERENCE, multiple=True),),
+        "VariErrNLI": tuple(Question.category(label, ("no", "yes")) for label in INFERENCE),
     }
 
     def votes_of(self, question: Question, answer: str) -> tuple[str | float | None, ...]:
-        """One label or level, or for VariErrNLI the labels with ',' between."""
-        if question.multiple:
-            chosen = tuple(dict.fromkeys(word.strip().lower() for word in answer.split(",")))
-            return chosen if set(chosen) <= set(question.labels) else ()
+        """One label or level, or for VariErrNLI whether the question is among the labels with ',' between."""
+        if self.corpus == "VariErrNLI":
+            chosen = {word.strip().lower() for word in answer.split(",")}
+            return (question.labels[question.name in chosen],) if chosen <= set(INFERENCE) else ()
         if question.labels == IRONY:
             code = {"0": 0, "0.0": 0, "1": 1, "1.0": 1}.get(answer)
             return () if code is None else (IRONY[code],)
@@ -54,5 +58,9 @@ class LeWiDi2025(LeWiDi):
         return (float(level),) if question.is_scale else (level,)
 
     def codes_of(self, question: Question) -> tuple[str, ...]:
-        """Upstream's 0 and 1 for irony; elsewhere labels are called as here."""
-        return ("0", "1") if question.labels == IRONY else question.labels
+        """Upstream's 0 and 1 where there are two labels; levels are called as here."""
+        return ("0", "1") if len(question.labels) == 2 else question.labels
+
+    def shares_of(self, question: Question, stated: Mapping[str, Any]) -> Any:
+        """The shares of the question's label for VariErrNLI, which states them label by label."""
+        return stated.get(question.name) if self.corpus == "VariErrNLI" else stated

@@ -50,6 +50,10 @@ class KrippendorffAlpha(evaluate.Metric):
             given = np.array([np.nan if vote is None else vote for vote in row], dtype=np.float64)
             if np.isinf(given).any():
                 raise ValueError(f"votes: row {item} holds infinity; give finite numbers, and None for no vote.")
+            if level == "ratio" and (given < 0).any():
+                raise ValueError(
+                    f"votes: row {item} holds a number below 0, where a ratio scale starts; use 'interval'."
+                )
             table[: len(row), item] = given
         pairs = (~np.isnan(table)).sum(axis=0) >= 2
         if len(np.unique(table[:, pairs][~np.isnan(table[:, pairs])])) < 2:

@@ -40,13 +40,18 @@ scale_range the distance divided by the range of the scale; averaged over the ra
 
     def measure(self, p: np.ndarray, q: np.ndarray, scale_range: float | None = None) -> tuple:
         """See `about`."""
+        if scale_range is not None and not scale_range > 0:
+            raise ValueError(
+                f"scale_range is {scale_range}; give the highest minus the lowest step, such as 5 for 1 to 6."
+            )
         for number, (one, other) in enumerate(zip(p, q, strict=True)):
             if len(one) != len(other):
                 raise ValueError(
                     f"Row {number} has {len(one)} predictions and {len(other)} references; give one per rater."
                 )
-        if scale_range is not None and not scale_range > 0:
-            raise ValueError(
-                f"scale_range is {scale_range}; give the highest minus the lowest step, such as 5 for 1 to 6."
-            )
+            if scale_range is not None and np.ptp([*one, *other]) > scale_range:
+                raise ValueError(
+                    f"Row {number} has answers {np.ptp([*one, *other]):g} apart, more than scale_range {scale_range:g}; give "
+                    "answers on the scale, and its highest minus its lowest step."
+                )
         return answer_errors(p, q, scale_range), "share of answers" if scale_range is None else "share of the range"

@@ -9,6 +9,7 @@ import zipfile
 import pandas as pd
 import pytest
 
+from annot_hf.data import encoding
 from annot_hf.data.own_votes import Reading, read_own_votes
 from annot_hf.data.spellings import Aliases
 
@@ -823,6 +824,34 @@ def test_it_is_refused_in_one_sentence(case, tmp_path):
         read_own_votes(path, Reading(**options))
     said = str(refusal.value)
     assert (str(path) in said or "--question" in said) and "; " in said and said.endswith(".") and "\n" not in said
+
+
+BLANKS = b"item,rater,label\n" + b" " * (8 << 20)
+
+
+def deflated(name, content):
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr(name, content)
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("v.zip", deflated("v.csv", BLANKS)),
+        ("v.csv.gz", gzip.compress(BLANKS)),
+        ("v.json.gz", gzip.compress(b"[" + BLANKS)),
+        ("v.zip", deflated("v.csv.gz", gzip.compress(BLANKS))),
+        ("v.xlsx", deflated("xl/sharedStrings.xml", BLANKS)),
+    ],
+)
+def test_what_unpacks_without_end_is_refused(name, content, tmp_path, monkeypatch):
+    # As little as makes the point; in earnest the bound is 256 MB.
+    monkeypatch.setattr(encoding, "UNPACKED", 1 << 20)
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=r"v\.\S+ unpacks to more than 100 times its size, as no table does; download"):
+        read_own_votes(tmp_path / name)
 
 
 def test_there_are_many():

@@ -85,7 +85,7 @@ def test_raters_are_known_by_name_and_what_has_expired_is_empty(tmp_path):
             "VariErrNLI",
             {"Ann1": "entailment,neutral", "Ann3": " Neutral"},
             SHARES,
-            {"inference": ["entailment", "neutral", "neutral"]},
+            {"entailment": ["yes", "no"], "neutral": ["yes", "yes"], "contradiction": ["no", "no"]},
         ),
     ],
 )
@@ -125,7 +125,8 @@ def test_answers_outside_the_question_are_left_out_and_counted(tmp_path):
         train={"1": entry("train", {"Ann1": "neutral", "Ann2": "neutral,maybe"}, SHARES)},
     )
     found = LeWiDi2025(tmp_path / "nli")
-    assert len(found.read_votes()) == 1 and found.findings["answers outside inference, left out"].votes == 1
+    assert len(found.read_votes()) == 3
+    assert [found.findings[f"answers outside {name}, left out"].votes for name in SHARES] == [1, 1, 1]
 
 
 def test_the_test_file_of_the_phase_without_answers_gives_items_only(tmp_path):

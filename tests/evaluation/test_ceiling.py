@@ -68,6 +68,14 @@ def test_the_ceiling_is_what_the_opinions_themselves_score(kind, votes, slack):
             assert abs(error) < wide * slack * unit + 2.5 * np.std(oracle[name]), (system, name)
 
 
+def test_the_scores_of_a_task_have_ceilings_too():
+    drawn = np.random.default_rng(0).multinomial(6, [0.4, 0.3, 0.2, 0.1], 50)
+    for task, scores in (("lewidi2023", ("lewidi_cross_entropy", "weighted_f1")), ("lewidi2025", ("manhattan",))):
+        found, _ = noise_ceiling(drawn, drawn.sum(0) / drawn.sum(), (QUESTION,), Resamples(n=9), draws=2, task=task)
+        for name in scores:
+            assert np.isfinite(found[name].draws[CEILING]).all() and found[name].draws[SPLIT_HALF].shape == (10,)
+
+
 def test_half_of_the_votes_alone_forecasts_worse_than_the_ceiling():
     rng = np.random.default_rng(0)
     drawn = rng.multinomial(6, opinions("dirichlet", rng))

@@ -176,6 +176,46 @@ def test_category_answers_equal_explicit_loops(emotion_run):
     assert scores.difference("rater_cross_entropy", "model", "consensus")["value"] == pytest.approx(loss - common)
 
 
+@pytest.mark.parametrize("labels", [("3", "-1", "0"), ("no", "maybe", "yes")])
+def test_the_error_of_raters_is_that_of_lewidi_2025(labels):
+    rng, items = np.random.default_rng(0), [f"i{number}" for number in range(12)]
+    rows = [(item, f"r{rater}") for item in items for rater in rng.permutation(5)[: rng.integers(1, 5)]]
+    told = rng.integers(3, size=len(rows))
+    asked = Question.category("level", labels)
+    names, raters = zip(*rows, strict=True)
+    votes = VoteTable.from_columns(asked, item=names, annotator=raters, value=[labels[code] for code in told])
+    targets, probs = make_targets(votes, "level"), rng.dirichlet(np.ones(3), len(rows))
+    run = Predictions(
+        items=items,
+        support=labels,
+        probs=rng.dirichlet(np.ones(3), len(items)),
+        questions=(asked,),
+        rater_items=np.array([items.index(item) for item in names]),
+        rater_names=np.array(raters, dtype=object),
+        rater_values=probs,
+        rater_fallback=np.zeros(len(rows), dtype=bool),
+    )
+    found = evaluate(run, targets, task="lewidi2025", n_resamples=30)
+    errors, of_the_item = {item: [] for item in items}, {item: [] for item in items}
+    for (item, _), code, own in zip(rows, told, probs, strict=True):
+        for p, kept in ((own, errors), (run.probs[items.index(item)], of_the_item)):
+            if labels[0] == "no":
+                kept[item].append(float(np.argmax(p) != code))
+            else:
+                # The answer of least expected distance.
+                steps = np.array([3, -1, 0])
+                best = min(steps, key=lambda step: p @ abs(steps - step))
+                kept[item].append(abs(best - steps[code]) / 4)
+    value = found.at("rater_error")
+    assert value["value"] == pytest.approx(np.mean([np.mean(one) for one in errors.values()]))
+    assert value["low"] < value["value"] < value["high"]
+    shared = found.at("rater_error", "consensus")["value"]
+    assert shared == pytest.approx(np.mean([np.mean(one) for one in of_the_item.values()]))
+    assert "rater_error" not in evaluate(run, targets, n_resamples=0)
+    scores = {"manhattan", "wasserstein"} & set(found)
+    assert scores == ({"manhattan"} if labels[0] == "no" else {"wasserstein"})
+
+
 def test_each_vote_of_a_rater_is_held_against_the_one_answer():
     question = Question.category("emotion", ("a", "b"))
     votes = VoteTable.from_columns(

@@ -84,7 +84,7 @@ def test_the_snippet_runs_and_the_card_is_written_again_alike(corpus, tmp_path, 
     assert "`annot-hf agree FOLDER` measures" in plain and write_dataset_card(folder) == folder / "README.md"
     written = (folder / "README.md").read_text()
     (folder / "README.md").unlink()
-    assert write_dataset_card(folder) and (folder / "README.md").read_text() == written != plain
+    assert write_dataset_card(read_export(folder)) and (folder / "README.md").read_text() == written != plain
     snippet = re.search(r"```python\n(.*?)```", written, re.DOTALL)[1].replace("FOLDER", str(folder))
     names = {}
     exec(snippet, names)

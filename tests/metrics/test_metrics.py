@@ -177,6 +177,7 @@ def test_alpha_equals_ours(level):
         ([[1, 1], [1, None]], {}, "no two different values"),
         ([[1, 2]], {"level": "metric"}, "level is 'metric'; use one of nominal"),
         ([[1, 2], [float("inf"), 1]], {}, "row 1 holds infinity"),
+        ([[1, 2], [-1, 1]], {"level": "ratio"}, "row 1 holds a number below 0"),
     ],
 )
 def test_alpha_that_cannot_be(votes, options, words):
@@ -191,6 +192,8 @@ def test_answers_of_raters_are_checked():
         load(experiment_id="a").compute(predictions=[[1], [1]], references=[[1], [1, 0]])
     with pytest.raises(ValueError, match="references: row 0 is "):
         load(experiment_id="b").compute(predictions=[[1]], references=[[float("nan")]])
+    with pytest.raises(ValueError, match="Row 0 has answers 18 apart, more than scale_range 5"):
+        load(experiment_id="c").compute(predictions=[[20]], references=[[2]], scale_range=5)
 
 
 def test_a_certain_error_is_infinite_but_for_lewidi():
@@ -291,6 +294,17 @@ def test_other_bad_input_is_refused():
         jsd.compute(predictions=[], references=[])
     with pytest.raises(ValueError, match="references: row 1 is not a finite number"):
         ccc.compute(predictions=[1.0, 2.0], references=[1.0, float("inf")])
+
+
+@pytest.mark.parametrize("wide", [3, 1])
+def test_other_labels_have_no_metric(folder, wide):
+    if "predictions" not in example(folder) or folder.name in ("ccc", "lewidi_rater_error"):
+        pytest.skip("takes no distributions")
+    rows = {"predictions": [[1.0] + [0.0] * (wide - 1)] * 2, "references": [[0.5, 0.5] if wide > 1 else [1.0]] * 2}
+    beside = {"speakers": ["s1", "s2"]} if folder.name == "pauar" else {}
+    metric = evaluate.load(str(folder), experiment_id=f"wide{wide}")
+    with pytest.raises(ValueError, match=r"Rows have (2 and 3|1) entries; give the same labels to both, two or more"):
+        metric.compute(**rows, **beside)
 
 
 def test_nothing_has_no_metric(folder):

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from annot_hf.data.questions import Question
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.agreement import agreement
 from annot_hf.evaluation.agreement_study import study_agreement
@@ -68,14 +69,47 @@ def test_the_page_shows_every_table_and_escapes_names(study, tmp_path):
         save_study(found, tmp_path / "other", corpus="mine", details={})
 
 
-def test_scales_have_a_ceiling_and_raters_and_no_list_of_items(grid_run, tmp_path):
+def test_shares_without_votes_have_no_agreement():
+    asked = Question.category("q", list("ab"), shares=True)
+    votes = VoteTable.from_shares(asked, ["x", "y"], [[0.5, 0.5], [0.2, 0.8]])
+    with pytest.raises(
+        ValueError, match="known as shares of an unknown number of votes, which have no agreement; give"
+    ):
+        study_agreement(votes, pd.DataFrame({"item": ["x", "y"]}))
+
+
+def test_no_name_acts_as_markup_or_as_a_formula(tmp_path):
+    bad, rng = "<img src=x onerror=alert(1)>", np.random.default_rng(0)
+    asked = Question.category(f"{bad}q", [f"{bad}{label}" for label in "ab"])
+    item, rater = (part.ravel() for part in np.meshgrid(np.arange(40), np.arange(12)))
+    votes = VoteTable.from_columns(
+        asked,
+        item=[f"=1+{code}{bad}" for code in item],
+        annotator=[f"@SUM({code}){bad}" for code in rater],
+        value=[asked.labels[code] for code in rng.integers(2, size=len(item))],
+    )
+    items = pd.DataFrame({"item": votes.items, f"{bad}group": np.resize([f"-{bad}", f"+{bad}"], len(votes.items))})
+    found = study_agreement(votes, items, n_resamples=10)
+    path = save_study(found, tmp_path, corpus=bad, details={bad: bad})
+    page = path.read_text()
+    assert "<img src=x" not in page and page.count("&lt;img src=x onerror=alert(1)&gt;") > 40
+    for name, column in (("raters", "rater"), ("next", "item")):
+        told = pd.read_csv(tmp_path / f"{name}.csv")
+        assert len(told) and told[column].str.startswith("'").all()
+        assert {cell[1] for cell in told[column]} == {"@" if column == "rater" else "="}
+
+
+def test_scales_have_a_ceiling_and_raters_and_a_list_of_items(grid_run, tmp_path):
     votes, _, _, speakers, _ = grid_run
     found = study_agreement(votes, table_of(votes, speakers), n_resamples=40, groups=["sex"])
     one = found.questions["valence"]
-    assert one.ranked is None and one.entropies is None and not one.more
+    assert len(one.ranked) == len(votes.items) and one.entropies is None and one.checked["items"] == len(votes.items)
     assert 0.5 < one.ceilings["ccc"]["ceiling"]["value"] < 1 and "ccc" in one.raters
     page = save_study(found, tmp_path, corpus="grid", details={}).read_text()
     assert "CCC of the expectation" in page and "activation \u2212 valence" in page
+    assert "Value, squared points" in page and "Error of the forecast of the next rating" in page
+    ranked = pd.read_csv(tmp_path / "next.csv").query("question == 'valence'")
+    assert list(ranked["item"]) == list(one.ranked["item"]) and (ranked["error"] > 0).all()
 
 
 def test_without_details_there_are_tables_alone(emotion_run):

@@ -94,14 +94,19 @@ def test_the_hash_of_the_splits_is_that_of_the_splits_alone(exported, tmp_path):
     assert hashed("c", exported.with_splits(parts.to_dict(), {"fold": 0})) != first
 
 
-def test_the_command_writes_it_and_draws_splits(tmp_path, capsys):
+def test_the_command_writes_it_and_draws_splits(tmp_path, capsys, monkeypatch):
     rows = [f"i{n:02d},s{n % 8},r{r},{'joy' if (n + r) % 3 else 'sad'},t{n}" for n in range(24) for r in range(3)]
     table = tmp_path / "votes.csv"
     table.write_text("\n".join(["item,speaker,rater,label,text", *rows]))
     words = ["corpus", table, "--text", "text", "--out", tmp_path / "data", "--split-by", "speaker", "--strict"]
     options = ["--shares", "0.5", "0.25", "0.25", "--seed", "3", "--report", tmp_path / "page"]
+    read = []
+    for module in ("data.export", "hub.corpus_card"):
+        monkeypatch.setattr(f"annot_hf.{module}.read_export", lambda folder: read.append(folder) or read_export(folder))
     with pytest.raises(SystemExit, match="0"):
         cli.main([str(word) for word in [*words, *options]])
+    # The card and the page have one reading.
+    assert read == [tmp_path / "data"]
     out = capsys.readouterr().out
     assert "splits drawn by speaker, seed 3" in out and str(tmp_path / "page" / "import.html") in out
     assert read_export(tmp_path / "data").items["split"].value_counts().to_dict() == {
