@@ -18,8 +18,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from datasets import Features
-from datasets.splits import SplitDict, SplitInfo
 
 from annot_hf.data.audio import audio_info, wav_bytes
 from annot_hf.data.corpus import CorpusReport, VoteCorpus, check_items, count_corpus
@@ -265,6 +263,10 @@ def write_card(
 
     `agreed` is what `dataset_card` says of agreement.
     """
+    # it takes a quarter of a second to load, and reading an export does without
+    from datasets import Features
+    from datasets.splits import SplitDict, SplitInfo
+
     features, written = {}, {}
     for config, names in facts["splits"].items():
         written[config] = SplitDict()
