@@ -214,6 +214,7 @@ def dataset_card(
     heard = "file" in items
     metadata = DatasetCardData(
         license=facts["license"],
+        language=facts.get("language") or None,
         pretty_name=facts["name"],
         task_categories=["audio-classification" if heard else "text-classification"],
         tags=["annot-hf", "human-label-variation"],
