@@ -1,5 +1,6 @@
 """The command line: help with examples, errors of one line, and the whole way on a tiny corpus."""
 
+import gc
 import io
 import json
 import re
@@ -111,6 +112,14 @@ def test_all_verbs_are_there():
     assert places == sorted(places)
     # which only the help of train loads, for its list of keys
     assert "torch" not in shown.split()
+
+
+def test_garbage_is_collected_again_once_a_command_has_loaded():
+    with pytest.raises(KeyError), steps.loading():
+        assert not gc.isenabled()
+        raise KeyError
+    assert gc.isenabled() and gc.get_freeze_count()
+    gc.unfreeze()
 
 
 @pytest.mark.parametrize(

@@ -62,6 +62,11 @@ def test_data_and_evaluation_never_load_torch():
     assert "annot_hf.report.report" in found and not found & {"torch", "transformers"}
 
 
+def test_what_reads_an_export_does_not_load_datasets():
+    found = loaded_by("import annot_hf.data.export, annot_hf.data.given_inputs")
+    assert "pyarrow" in found and "datasets" not in found
+
+
 @pytest.mark.parametrize("name", annot_hf.__all__)
 def test_public_names_resolve_and_are_documented(name):
     value = getattr(annot_hf, name)

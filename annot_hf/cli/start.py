@@ -48,6 +48,9 @@ def _reading(
     group: Annotated[str, Option(help="Column of what stays in one split; `item` splits items freely.")] = "",
     split: Annotated[str, Option(help="Column of the split; drawn by default.")] = "",
     aliases: Annotated[Path | None, Option(help="File of spellings, as it was proposed and you edited it.")] = None,
+    language: Annotated[
+        list[str] | None, Option(help="What is spoken or written, as a code such as en, for the cards; repeatable.")
+    ] = None,
     seed: Annotated[int, Option(help="Seed of the splits that are drawn.")] = 0,
     allow_leak: Annotated[
         bool, Option("--allow-leak", help="Accept a split column that has a speaker or group on both sides.")
@@ -94,7 +97,8 @@ def open_corpus(
             f"--root is for corpus scripts, and {source} is none; name the folder of the clips as --audio."
         )
     aliases = given.pop("aliases")
-    known = {name: value or () if name in ("rater", "value", "question") else value for name, value in given.items()}
+    several = ("rater", "value", "question", "language")
+    known = {name: value or () if name in several else value for name, value in given.items()}
     reading = Reading(**known, aliases=read_aliases(aliases) if aliases else Aliases())
     votes = read_own_votes(source, reading)
     found = OwnCorpus(votes, audio, reading=reading, seed=seed, allow_leak=allow_leak)

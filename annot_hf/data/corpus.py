@@ -5,6 +5,7 @@ import hashlib
 import importlib.util
 import inspect
 import os
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -21,6 +22,8 @@ from annot_hf.data.votes import VoteTable
 SPLITS = ("train", "validation", "test")
 # The export adds these columns to the items.
 OWN = ("file", "seconds")
+# of BCP 47: a language of ISO 639, then script and region
+_LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Z][a-z]{3})?(-([A-Z]{2}|\d{3}))?")
 
 
 @dataclass(frozen=True)
@@ -95,6 +98,7 @@ class VoteCorpus:
         name: Short name, also of the exported dataset.
         version: Version of the upstream release, or of the reader; empty if there is no release, as of a user's own file.
         license: Licence identifier of the Hub (`odbl`, `cc-by-4.0`, `other`, ...).
+        language: What is spoken or written, as codes such as en or pt-BR; one may stand alone. Empty if it is not known.
         citation: How to cite the corpus.
         homepage: Where it is described.
         access: How to obtain it, and what may be passed on.
@@ -108,6 +112,7 @@ class VoteCorpus:
     name: ClassVar[str] = ""
     version: ClassVar[str] = "1.0.0"
     license: ClassVar[str] = "other"
+    language: str | tuple[str, ...] = ()
     citation: ClassVar[str] = ""
     homepage: ClassVar[str] = ""
     access: ClassVar[str] = ""
@@ -119,6 +124,10 @@ class VoteCorpus:
     def __init__(self, root: str | os.PathLike) -> None:
         if not self.name:
             raise ValueError(f"{type(self).__name__} has no name; set the class attribute `name`.")
+        self.language = (self.language,) if isinstance(self.language, str) else tuple(self.language)
+        for code in self.language:
+            if not _LANGUAGE.fullmatch(code):
+                raise ValueError(f"{self.name}: language is {code!r}; give a code of BCP 47, such as en, de or pt-BR.")
         self.root = Path(root).resolve()
         if not self.root.is_dir():
             raise ValueError(f"There is no corpus folder {self.root}; pass the folder that holds {self.name}.")

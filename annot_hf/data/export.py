@@ -18,8 +18,6 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from datasets import Features
-from datasets.splits import SplitDict, SplitInfo
 
 from annot_hf.data.audio import audio_info, wav_bytes
 from annot_hf.data.corpus import CorpusReport, VoteCorpus, check_items, count_corpus
@@ -66,8 +64,8 @@ class ExportedCorpus:
             and metadata, as far as the corpus has them.
         report: `CorpusReport.to_dict()` of the export.
         digest: SHA-256 of questions, votes, items and spans of the whole export.
-        origin: Version, license, citation, homepage and access of the corpus, as its script states them, and its `repository`,
-            as me/mine@COMMIT, if it was read from the Hub.
+        origin: Version, license, language, citation, homepage and access of the corpus, as its script states them, and its
+            `repository`, as me/mine@COMMIT, if it was read from the Hub.
         spans: What raters highlighted: data frame with item, annotator, start, end (places in the text) and words, or None.
         part: Describes a view, such as a fold of a cross-validation (see `with_splits`); empty for the whole export.
         shareable: What of the corpus may be passed on, as in `VoteCorpus`.
@@ -81,7 +79,7 @@ class ExportedCorpus:
     votes: VoteTable
     report: dict[str, Any]
     digest: str
-    origin: Mapping[str, str]
+    origin: Mapping[str, Any]
     spans: pd.DataFrame | None = None
     part: Mapping[str, Any] = field(default_factory=dict)
     shareable: str = ""
@@ -206,6 +204,7 @@ def export_corpus(
         "kind": EXPORT_KIND,
         "name": corpus.name,
         **{key: getattr(corpus, key) for key in _STATED},
+        "language": list(corpus.language),
         "shareable": corpus.shareable,
         "questions": [_question_facts(question) for question in votes.questions],
         "default_questions": list(corpus.default_questions),
@@ -265,6 +264,10 @@ def write_card(
 
     `agreed` is what `dataset_card` says of agreement.
     """
+    # it takes a quarter of a second to load, and reading an export does without
+    from datasets import Features
+    from datasets.splits import SplitDict, SplitInfo
+
     features, written = {}, {}
     for config, names in facts["splits"].items():
         written[config] = SplitDict()
@@ -364,9 +367,9 @@ def _read_checked(folder: Path, facts: dict[str, Any], root: str | os.PathLike |
         votes=_vote_table(tables, questions),
         report=facts["report"],
         digest=facts["digest"],
-        origin={key: facts[key] for key in _STATED} | repository,
+        # exports of earlier versions do not state a language, nor what is shareable
+        origin={key: facts[key] for key in _STATED} | {"language": facts.get("language", [])} | repository,
         spans=tables["spans"].to_pandas() if "spans" in tables else None,
-        # exports of earlier versions do not say
         shareable=facts.get("shareable", ""),
     )
 

@@ -4,15 +4,11 @@ import html
 import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
-from datasets import Audio, ClassLabel, DatasetInfo, Features, List
-from datasets.info import DatasetInfosDict
-from datasets.splits import SplitDict
-from datasets.utils.metadata import MetadataConfigs
 from huggingface_hub import DatasetCardData
 
 from annot_hf.data.corpus import CorpusReport, VoteCorpus
@@ -21,6 +17,10 @@ from annot_hf.data.folds import describe_splits
 from annot_hf.data.questions import Question, nearest, read_yaml
 from annot_hf.data.votes import VoteTable
 from annot_hf.models.measures import entropy
+
+if TYPE_CHECKING:
+    from datasets import Features
+    from datasets.splits import SplitDict
 
 SPAN_COLUMNS = ("item", "annotator", "start", "end")
 SPANS = pa.schema(zip((*SPAN_COLUMNS, "words"), [pa.string()] * 2 + [pa.int64()] * 2 + [pa.string()], strict=True))
@@ -108,8 +108,10 @@ def _histograms_table(votes: VoteTable, labels: Sequence[str], items: pa.Table) 
     return pa.concat_tables(parts).sort_by("order").drop_columns("order")
 
 
-def table_features(config: str, table: pa.Table, labels: Sequence[str], sampling_rate: int) -> Features:
+def table_features(config: str, table: pa.Table, labels: Sequence[str], sampling_rate: int) -> "Features":
     """The `datasets` features of a table."""
+    from datasets import Audio, ClassLabel, Features, List
+
     plain = [pa.field(f.name, pa.string()) if pa.types.is_dictionary(f.type) else f for f in table.schema]
     features = Features.from_arrow_schema(pa.schema(plain))
     if "audio" in features:
@@ -195,8 +197,8 @@ def _named_pairs(votes: VoteTable) -> pd.MultiIndex:
 
 def dataset_card(
     facts: dict[str, Any],
-    features: dict[str, Features],
-    splits: dict[str, SplitDict],
+    features: "dict[str, Features]",
+    splits: "dict[str, SplitDict]",
     items: pd.DataFrame,
     votes: VoteTable,
     agreed: Sequence[Sequence[str]] = (),
@@ -205,9 +207,14 @@ def dataset_card(
 
     `agreed` has a row per question of how far raters agree: name, items, alpha, pairwise agreement and Cohen's kappa.
     """
+    from datasets import DatasetInfo
+    from datasets.info import DatasetInfosDict
+    from datasets.utils.metadata import MetadataConfigs
+
     heard = "file" in items
     metadata = DatasetCardData(
         license=facts["license"],
+        language=facts.get("language") or None,
         pretty_name=facts["name"],
         task_categories=["audio-classification" if heard else "text-classification"],
         tags=["annot-hf", "human-label-variation"],

@@ -49,6 +49,7 @@ class OwnCorpus(VoteCorpus):
     ) -> None:
         self.votes, self.reading, self.seed, self.allow_leak = votes, reading or Reading(), seed, allow_leak
         self.name = name or re.sub(r"\W+", "-", votes.path.name.split(".")[0]).strip("-") or "votes"
+        self.language = tuple(self.reading.language)
         self.questions = votes.questions
         # The user's first question, or the first category question; one or two scales form a grid.
         labels = [one.name for one in self.questions if not one.is_scale]

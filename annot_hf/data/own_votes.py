@@ -39,6 +39,7 @@ class Reading:
         group: Column of what must stay in one split, such as a conversation; `item` if items may be split freely.
         split: Column of the split.
         aliases: What to read as what.
+        language: What is spoken or written, as codes such as en.
     """
 
     format: str = ""
@@ -51,6 +52,7 @@ class Reading:
     group: str = ""
     split: str = ""
     aliases: Aliases = field(default_factory=Aliases)
+    language: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         if self.format:

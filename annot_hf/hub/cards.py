@@ -124,6 +124,7 @@ def _card_data(config: PreTrainedConfig, facts: Mapping[str, Any]) -> ModelCardD
     known = license is None or _LICENSE.fullmatch(license)
     return ModelCardData(
         library_name="annot-hf",
+        language=facts.get("origin", {}).get("language") or None,
         pipeline_tag="text-classification" if reads_text else "audio-classification",
         license=license if known else "other",
         license_name=None if known else re.sub(r"[^a-z0-9.]+", "-", license.lower()).strip("-"),

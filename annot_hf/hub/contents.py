@@ -2,9 +2,10 @@
 
 import json
 import os
+import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any
@@ -105,6 +106,20 @@ def gather(folder: Path, kind: str, scratch: Path, *, keep_raters: bool = False,
                 f"{folder / name} holds a token or a key; remove it, and revoke it where it has been shared."
             )
     return Contents(kind, dict(sorted(files.items())), left, tuple(notes), sdk)
+
+
+def address_card(contents: Contents, repository: str, revision: str | None, scratch: Path) -> Contents:
+    """The contents with a card that loads this repository, where it says FOLDER; one that a person wrote stays as it is."""
+    path = contents.files.get(README)
+    if path is None or not is_own_card(path):
+        return contents
+    text = re.sub(r"^FOLDER is the folder of this file.*\n\n", "", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    quoted, option = (f', revision="{revision}"', f" --revision {revision}") if revision else ("", "")
+    text = text.replace('"FOLDER"', f'"{repository}"{quoted}')
+    text = re.sub(r"(annot-hf \w+) FOLDER\b", rf"\1 {repository}{option}", text)
+    card = scratch / README
+    card.write_text(text, encoding="utf-8")
+    return replace(contents, files=contents.files | {README: card})
 
 
 def _kind_of(folder: Path) -> str:

@@ -17,7 +17,7 @@ from huggingface_hub.utils import validate_repo_id
 
 from annot_hf import __version__
 from annot_hf.hub.cards import write_model_card
-from annot_hf.hub.contents import ALLOWED, MARKERS, Contents, gather
+from annot_hf.hub.contents import ALLOWED, MARKERS, Contents, address_card, gather
 from annot_hf.models.checks import said
 from annot_hf.training.checkpoints import read_facts
 from annot_hf.training.recipe import Run
@@ -117,11 +117,13 @@ def publish(
     with tempfile.TemporaryDirectory() as scratch:
         contents = gather(folder, kind, Path(scratch), keep_raters=keep_raters, license=license)
         _check_module(contents, repository)
+        if not dry_run:
+            repository = open_repository(repository, contents.kind, private=private, sdk=contents.sdk)
+        contents = address_card(contents, repository, branch, Path(scratch))
         sizes = {name: path.stat().st_size for name, path in contents.files.items()}
         about = {"kind": contents.kind, "sizes": sizes, "left": contents.left, "notes": contents.notes}
         if dry_run:
             return Published(**about, unchanged=(), removed=())
-        repository = open_repository(repository, contents.kind, private=private, sdk=contents.sdk)
         place = _REPO_TYPES.get(contents.kind, contents.kind)
         if not private and HfApi().repo_info(repository, repo_type=place).private:
             stays = f"{repository} was there before and stays private; its settings on the Hub make it public"

@@ -10,6 +10,7 @@ from transformers import BatchFeature, Qwen2AudioConfig
 
 from .checks import check_counts, check_not_negative, options_of
 from .configuration_opinion import SupportConfig
+from .opinion_pipeline import pipelines_of
 
 # Our choice, because the paper does not print its prompt.
 PROMPT = (
@@ -75,6 +76,8 @@ class DistributionQwen2AudioConfig(SupportConfig):
                 "heads that divides it."
             )
         super().__post_init__(**kwargs)
+        # not what a file says: the name of code to run
+        self.custom_pipelines = pipelines_of(self.trunk_config)
 
     @property
     def hidden_size(self) -> int:

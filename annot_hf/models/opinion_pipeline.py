@@ -9,7 +9,7 @@ from transformers import Pipeline, PreTrainedConfig
 from transformers.utils import ModelOutput
 
 from .measures import entropy, on_scale
-from .trunks import WHISPER, input_name_of, token_limit, trunk_input
+from .trunks import PROMPTED, WHISPER, input_name_of, token_limit, trunk_input
 from .waves import read_wave
 
 # What text trunks take of what a tokenizer gives.
@@ -105,6 +105,22 @@ class SpeechOpinionPipeline(OpinionPipeline):
         return super()._forward({**inputs, name: value})
 
 
+class PromptedOpinionPipeline(OpinionPipeline):
+    """Clips as `SpeechOpinionPipeline` takes them, alone or in a pair with the transcript, for an audio-language model."""
+
+    _load_processor = True
+    _load_tokenizer = _load_feature_extractor = False
+
+    def preprocess(self, clip: Any) -> dict[str, torch.Tensor]:
+        """The clip's frames, and the tokens of the question about it."""
+        transcript = None
+        # a pair (array, rate) is a clip alone
+        if isinstance(clip, tuple) and len(clip) == 2 and isinstance(clip[1], str | None):
+            clip, transcript = clip
+        wave = read_wave(clip, self.feature_extractor.sampling_rate)
+        return dict(self.model.prepare(self.processor, [wave], [transcript]))
+
+
 class TextOpinionPipeline(OpinionPipeline):
     """Texts; what exceeds the model's limit is cut off."""
 
@@ -127,4 +143,6 @@ def pipelines_of(trunk_config: PreTrainedConfig) -> dict[str, dict[str, Any]]:
     task, kind, chosen = "audio-classification", "audio", SpeechOpinionPipeline
     if input_name_of(trunk_config) == "input_ids":
         task, kind, chosen = "text-classification", "text", TextOpinionPipeline
+    elif input_name_of(trunk_config) == PROMPTED:
+        chosen = PromptedOpinionPipeline
     return {task: {"impl": f"{__name__.rpartition('.')[-1]}.{chosen.__name__}", "pt": ["AutoModel"], "type": kind}}

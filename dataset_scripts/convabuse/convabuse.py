@@ -40,6 +40,7 @@ class ConvAbuse(VoteCorpus):
     name = "convabuse"
     version = "1.0.0"
     license = "cc-by-4.0"
+    language = "en"
     shareable = "everything"
     homepage = "https://github.com/amandacurry/convabuse"
     access = "Free under CC BY 4.0. The turns are real and contain abusive language."

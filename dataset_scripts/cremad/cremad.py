@@ -53,6 +53,7 @@ class CremaD(VoteCorpus):
     name = "cremad"
     version = "1.0.0"
     license = "odbl"
+    language = "en"
     shareable = "everything"
     homepage = "https://github.com/CheyneyComputerScience/CREMA-D"
     access = (

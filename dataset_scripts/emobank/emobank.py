@@ -27,6 +27,7 @@ class EmoBank(VoteCorpus):
     name = "emobank"
     version = "1.0.0"
     license = "cc-by-sa-4.0"
+    language = "en"
     shareable = "everything"
     homepage = "https://github.com/JULIELab/EmoBank"
     access = "Free under CC BY-SA 4.0, which text and ratings derived from it keep."

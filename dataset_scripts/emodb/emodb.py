@@ -45,6 +45,7 @@ class EmoDb(VoteCorpus):
     name = "emodb"
     version = "1.0.0"
     license = "cc0-1.0"
+    language = "de"
     shareable = "everything"
     homepage = "http://emodb.bilderbar.info"
     access = "Free to download; CC0 1.0 as audEERING publishes it."

@@ -24,6 +24,7 @@ class Emozionalmente(VoteCorpus):
     name = "emozionalmente"
     version = "1.0.0"
     license = "cc-by-4.0"
+    language = "it"
     shareable = "everything"
     homepage = "https://zenodo.org/records/6569824"
     access = "Free under CC BY 4.0."

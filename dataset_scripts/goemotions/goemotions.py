@@ -32,6 +32,7 @@ class GoEmotions(VoteCorpus):
     name = "goemotions"
     version = "1.0.0"
     license = "apache-2.0"
+    language = "en"
     shareable = "everything"
     homepage = "https://github.com/google-research/google-research/tree/master/goemotions"
     access = (

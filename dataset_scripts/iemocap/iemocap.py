@@ -39,6 +39,7 @@ class Iemocap(VoteCorpus):
     name = "iemocap"
     version = "1.0.0"
     license = "other"
+    language = "en"
     shareable = "nothing"
     homepage = "https://sail.usc.edu/iemocap/"
     access = (

@@ -35,6 +35,7 @@ class MosiSubjectivity(VoteCorpus):
     name = "mosi_subjectivity"
     version = "1.0.0"
     license = "other"
+    language = "en"
     shareable = "votes"
     homepage = "https://arxiv.org/abs/2211.13196"
     access = (

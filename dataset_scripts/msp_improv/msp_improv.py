@@ -40,6 +40,7 @@ class MspImprov(VoteCorpus):
     name = "msp_improv"
     version = "1.0.0"
     license = "other"
+    language = "en"
     shareable = "nothing"
     homepage = "https://ecs.utdallas.edu/research/researchlabs/msp-lab/MSP-Improv.html"
     access = (

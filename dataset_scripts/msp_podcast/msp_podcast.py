@@ -58,6 +58,7 @@ class MspPodcast(VoteCorpus):
     name = "msp_podcast"
     version = "1.0.0"
     license = "other"
+    language = "en"
     shareable = "nothing"
     homepage = "https://lab-msp.com/MSP/MSP-Podcast.html"
     access = (

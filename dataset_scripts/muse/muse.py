@@ -31,6 +31,7 @@ class Muse(VoteCorpus):
     name = "muse"
     version = "1.0.0"
     license = "other"
+    language = "en"
     shareable = "nothing"
     homepage = "https://lit.eecs.umich.edu/downloads.html"
     access = (

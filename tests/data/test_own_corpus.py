@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import soundfile
+from huggingface_hub import RepoCard
 from hypothesis import given, strategies as st
 from test_own_votes import TITLES
 
@@ -270,3 +271,14 @@ def test_the_card_of_own_votes_names_no_release_and_no_version(tmp_path):
     assert "\n# Votes of mine\n" in card and "1.0.0" not in card and "release" not in card
     assert "made from the owner's own file by" in card and "Raters have the ids of the owner's own file;" in card
     assert read_export(tmp_path / "out").origin["version"] == ""
+
+
+def test_a_language_is_on_the_card_and_in_the_export(tmp_path):
+    path = table(tmp_path / "mine.csv", rows())
+    export_corpus(corpus_of(path, language=["en", "pt-BR"]), tmp_path / "out")
+    assert RepoCard.load(tmp_path / "out" / "README.md").data.language == ["en", "pt-BR"]
+    assert read_export(tmp_path / "out").origin["language"] == ["en", "pt-BR"]
+    export_corpus(corpus_of(path), tmp_path / "unsaid")
+    assert "language" not in RepoCard.load(tmp_path / "unsaid" / "README.md").data.to_dict()
+    with pytest.raises(ValueError, match="mine: language is 'english'; give a code of BCP 47"):
+        corpus_of(path, language=["english"])

@@ -9,8 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 import torch
+import yaml
 from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer
 
@@ -23,11 +26,12 @@ from annot_hf.models.adapters import add_lora
 from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.training.checkpoints import load_model
 
-STRANGER = """
-import json, sys
+STRANGER = r"""
+import contextlib, io, json, re, sys
 sys.modules["annot_hf"] = None
 import evaluate, torch
 from datasets import load_dataset
+from huggingface_hub import hf_hub_download
 from transformers import AutoFeatureExtractor, AutoModel, AutoTokenizer
 
 first, mel, out = sys.argv[1:]
@@ -46,6 +50,12 @@ streamed = load_dataset("me/votes", "votes", split="train", streaming=True)
 found["votes"] = [len(plain), plain[0], next(iter(streamed)), sum(1 for _ in streamed)]
 found["items"] = [len(row["audio"]["bytes"]) for row in load_dataset("me/votes", "items", split="test", streaming=True)]
 found["jsd"] = evaluate.load("me/jsd").compute(predictions=[[0.5, 0.5]], references=[[1.0, 0.0]])
+for place in ({"repo_id": "me/mine"}, {"repo_id": "me/votes", "repo_type": "dataset"}):
+    card = open(hf_hub_download(filename="README.md", **place)).read()
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        exec(re.search(r"```python\n(.*?)```", card, re.DOTALL)[1])
+    found[f"card of {place['repo_id']}"] = said.getvalue()
+found["votes by the card"] = {split: len(rows) for split, rows in votes.items()}
 json.dump(found, open(out, "w"))
 assert sys.modules["annot_hf"] is None
 """
@@ -53,6 +63,7 @@ assert sys.modules["annot_hf"] is None
 
 def test_strangers_read_what_was_published(hub, checkpoints, corpus, bert_folder, repository, tmp_path):
     folder = shutil.copytree(checkpoints["distribution"], tmp_path / "model")
+    soundfile.write(tmp_path / "clip.wav", np.sin(np.arange(16_000) / 20), 16_000)
     first = publish(folder, "me/mine")
     then = load_model(folder)[0]
     weights = {name: weight + 0.1 for name, weight in load_file(folder / "model.safetensors").items()}
@@ -89,6 +100,11 @@ def test_strangers_read_what_was_published(hub, checkpoints, corpus, bert_folder
     count, plain, streamed, counted = found["votes"]
     assert count == counted == len(train) and plain == streamed and plain["annotator"].startswith("rater-")
     assert len(found["items"]) == (items["split"] == "test").sum() and min(found["items"]) > 44
+    shares = yaml.safe_load(found["card of me/mine"])
+    assert list(shares) == list(load_model(folder)[0].config.support) and sum(shares.values()) == pytest.approx(
+        1, abs=0.01
+    )
+    assert found["votes by the card"]["train"] == count and "FOLDER" not in str(hub.repositories)
     assert abs(found["jsd"]["jsd"] - 0.2157616) < 1e-6
     assert any(".parquet bytes=" in one for one in hub.requests), "streaming reads parts of a file"
 

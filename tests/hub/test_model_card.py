@@ -81,6 +81,15 @@ def test_a_card_says_what_the_facts_say_before_there_is_a_report(copied):
     assert CARD_MARK in body and (path.parent / "plots" / "votes.png").stat().st_size > 5000
 
 
+def test_a_card_names_the_language_of_the_corpus(copied):
+    path = copied["distribution"] / FACTS
+    facts = json.loads(path.read_text())
+    assert facts["origin"]["language"] == []
+    path.write_text(json.dumps(facts | {"origin": facts["origin"] | {"language": ["de"]}}))
+    front, _ = front_and_body(write_model_card(copied["distribution"]))
+    assert front["language"] == ["de"]
+
+
 @pytest.mark.parametrize("name", ["distribution", "annotator"])
 def test_results_are_those_of_the_report_with_units_in_both_forms(name, copied, reports):
     folder = copied[name]

@@ -14,6 +14,8 @@ from huggingface_hub import RepoCard
 from annot_hf.data.export import export_corpus, read_export
 from annot_hf.data.simulate import SimulatedCorpus
 from annot_hf.hub import publish as publishing
+from annot_hf.hub.cards import write_model_card
+from annot_hf.hub.contents import address_card, gather
 from annot_hf.hub.publish import publish
 from annot_hf.training.checkpoints import load_model
 
@@ -240,6 +242,23 @@ def test_a_corpus_goes_up_under_other_names_and_is_read_by_its_id(hub, exported,
     with pytest.raises(ValueError, match="me/votes@v9 names a revision, and so does 'v8'; leave one out"):
         read_export("me/votes@v9", revision="v8")
     assert list(read_export("me/votes", root=mine.folder.parent / "simulated").items["audio"])[0].endswith(".wav")
+
+
+@pytest.mark.parametrize("revision", [None, "dev"])
+def test_a_card_loads_the_repository_that_it_is_in(revision, checkpoints, corpus, tmp_path):
+    named = f'"me/mine", revision="{revision}"' if revision else '"me/mine"'
+    model = shutil.copytree(checkpoints["distribution"], tmp_path / "mine")
+    write_model_card(model)
+    for kind, folder in (("model", model), ("dataset", corpus)):
+        scratch = tmp_path / kind
+        scratch.mkdir()
+        contents = address_card(gather(folder, kind, scratch), "me/mine", revision, scratch)
+        card = contents.files["README.md"].read_text(encoding="utf-8")
+        assert "FOLDER" not in card and named in card and "FOLDER" in (folder / "README.md").read_text()
+        option = " --revision dev" if revision else ""
+        assert kind == "dataset" or f"annot-hf predict me/mine{option} clip.wav" in card
+        contents.files["README.md"].write_text("# FOLDER by a person")
+        assert address_card(contents, "me/mine", revision, scratch) is contents
 
 
 def test_what_may_not_be_passed_on_stays(hub, exported):

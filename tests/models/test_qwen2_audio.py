@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from scipy.spatial.distance import jensenshannon
 from scipy.stats import entropy
 from tiny_qwen2_audio import build_tiny_qwen2_audio
-from transformers import AutoConfig, AutoModel, AutoProcessor, Qwen2AudioForConditionalGeneration
+from transformers import AutoConfig, AutoModel, AutoProcessor, Qwen2AudioForConditionalGeneration, pipeline
 
 from annot_hf.models.adapters import add_lora
 from annot_hf.models.configuration_distribution_qwen2_audio import (
@@ -25,7 +25,9 @@ from annot_hf.models.configuration_distribution_qwen2_audio import (
 from annot_hf.models.heads import SequenceHead
 from annot_hf.models.modeling_distribution import DistributionModel
 from annot_hf.models.modeling_distribution_qwen2_audio import DistributionQwen2Audio
+from annot_hf.models.opinion_pipeline import PromptedOpinionPipeline
 from annot_hf.training.checkpoints import load_lora
+from annot_hf.training.inference import predict_inputs
 
 WITH_WORDS = "Question: {question}. Answers: {labels}. Words: {transcript}"
 HOSTILE = (
@@ -46,7 +48,7 @@ class Absent(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, Absent())
 import copy, numpy, torch
 torch.set_num_threads(1)
-from transformers import AutoModel, AutoProcessor
+from transformers import AutoModel, AutoProcessor, pipeline
 for folder in sys.argv[1:]:
     model = copy.deepcopy(AutoModel.from_pretrained(folder, trust_remote_code=True))
     wave, probs = torch.load(f"{folder}/seen.pt")
@@ -54,6 +56,9 @@ for folder in sys.argv[1:]:
     found = model(**inputs).probs
     assert type(model).__module__.startswith("transformers_modules") and not model.training
     assert torch.allclose(found, probs, rtol=1e-5, atol=1e-6), (found, probs)
+    pipe = pipeline("audio-classification", model=folder, trust_remote_code=True)
+    told = {one["label"]: one["score"] for one in pipe(wave.numpy())}
+    assert numpy.allclose([told[label] for label in model.config.support], probs[0], rtol=1e-4, atol=1e-6), (told, probs)
 assert "annot_hf" not in sys.modules
 """
 
@@ -283,6 +288,24 @@ def test_a_process_without_the_package_loads_the_folders(source, processor, tmp_
     command = [sys.executable, "-c", READER, *map(str, folders)]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
+
+
+def test_a_pipeline_gives_what_prediction_gives_alone_and_in_a_batch(source, processor, tmp_path):
+    model = build(source, prompt=WITH_WORDS)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    pipe = pipeline(model=str(tmp_path))
+    assert type(pipe) is PromptedOpinionPipeline and pipe.task == "audio-classification"
+    arrays = [{"array": wave, "sampling_rate": 16_000} for wave in WAVES[:2]]
+    clips = [(arrays[0], "so good"), (WAVES[1], 16_000), arrays[1]]
+    expected = predict_inputs(
+        model, processor, [((WAVES[0], 16_000), "so good"), (WAVES[1], 16_000), (WAVES[1], 16_000)]
+    )
+    for found in (pipe(clips), pipe(clips, batch_size=3)):
+        for entries, probs in zip(found, expected.probs, strict=True):
+            told = {one["label"]: one["score"] for one in entries}
+            np.testing.assert_allclose([told[label] for label in expected.support], probs, rtol=1e-4)
+            assert entries[0]["entropy"] == pytest.approx(entropy(probs), rel=1e-4)
 
 
 def test_a_round_trip_keeps_every_weight_and_buffer_and_the_prompt(source, processor, tmp_path):

@@ -137,6 +137,20 @@ def test_a_clip_shorter_than_a_window_has_a_frame():
     assert log_mel(np.zeros(1600, np.float32), EXTRACTOR).shape == (8, 8)
 
 
+@pytest.mark.parametrize("samples", [800, 1641, 16_000 * 11])
+def test_frames_are_those_of_the_extractor_to_the_last_bit(samples):
+    rng = np.random.default_rng(0)
+    extractor = Speech2TextFeatureExtractor(do_ceptral_normalize=False)
+    for wave in (rng.normal(0, 0.1, samples), np.zeros(samples)):
+        wave = wave.astype(np.float32)
+        expected = extractor(wave, sampling_rate=16_000, return_tensors="np")["input_features"][0]
+        found = log_mel(wave, extractor)
+        np.testing.assert_array_equal(found, expected)
+        assert found.dtype == expected.dtype and found.flags.c_contiguous
+    normalizing = Speech2TextFeatureExtractor()
+    np.testing.assert_allclose(log_mel(wave + rng.random(samples, np.float32), normalizing).mean(0), 0, atol=1e-3)
+
+
 def killed(target, sources):
     """Work whose process is ended by the system."""
     os.kill(os.getpid(), signal.SIGKILL)
