@@ -132,6 +132,8 @@ class LeWiDi(VoteCorpus):
             said = {
                 name.strip().lower(): "" if value in (None, EXPIRED) else str(value) for name, value in facts.items()
             }
+            if any(row["annotator"] == named for row in rows):
+                _refuse(path, number, "its number", number, "must be listed once")
             rows.append({"annotator": named} | said)
         return pd.DataFrame(rows).fillna("")
 
@@ -238,5 +240,5 @@ def _plain_label(label: str) -> str:
 
 
 def _refuse(path: Path, number: str, what: str, value: Any, rule: str) -> NoReturn:
-    """Raise for an item of a file."""
+    """Raise for an entry of a file."""
     raise ValueError(f"{path}: item {number!r} has {what} {value!r:.200}; it {rule}, so restore the upstream file.")

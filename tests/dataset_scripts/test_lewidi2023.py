@@ -122,6 +122,7 @@ def test_what_is_odd_is_counted(tmp_path):
         ({"annotators": None}, "item '1' has annotations"),
         ({"annotators": "Ann1,,Ann2"}, "item '1' has annotators 'Ann1,,Ann2'; it must name each rater"),
         ({"split": "dev"}, "item '1' has split 'dev'; it must be 'train', as in the file's name"),
+        ({"text": '{"user": "a", "user": "b"}'}, "item '1' has text .*it must be JSON .'user' stands twice"),
         ({"text": "not JSON"}, "item '1' has text 'not JSON'; it must be JSON"),
         ({"text": "[1]"}, r"item '1' has text '\[1\]'; it must be a text, or texts by name"),
         ({"text": '{"user": 1}'}, "item '1' has text .*it must be a text, or texts by name"),
