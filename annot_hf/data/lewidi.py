@@ -169,17 +169,27 @@ class LeWiDi(VoteCorpus):
     @cached_property
     def _answers(self) -> pd.DataFrame:
         """Columns item, annotator and answer, one row per answer."""
-        rows, withheld = [], []
+        rows, withheld, miscounted, others, twice = [], [], [], [], []
         for path, split, number, entry in self._entries:
-            pairs = list(_pairs(path, number, entry))
+            pairs, item = list(_pairs(path, number, entry)), f"{split}-{number}"
             if not any(answer for _, answer in pairs):
-                withheld.append(f"{split}-{number}")
+                withheld.append(item)
                 continue
+            if isinstance(entry["annotations"], Mapping):
+                named = [name.strip() for name in str(entry.get("annotators", "")).split(",") if name.strip()]
+                others += [item] if set(named) != {rater for rater, _ in pairs} else []
+                twice += [item] if len(set(named)) < len(named) else []
+            told = _plain_label(str(entry.get("number of annotations", len(pairs))))
+            miscounted += [f"{item}: {told}, and {len(pairs)} answers"] if told != str(len(pairs)) else []
             for rater, answer in pairs:
                 if not rater:
                     _refuse(path, number, "annotators", entry.get("annotators"), "must name each rater")
-                rows.append((f"{split}-{number}", rater, answer))
+                rows.append((item, rater, answer))
         self.note("items whose answers are withheld", withheld)
+        self.note("items whose number of annotations is not that of their answers, which count", miscounted)
+        self.note("items whose annotators are not those who answer, who count", others)
+        # As in the published files.
+        self.note("items whose annotators name a rater twice, who has one answer", twice, expected=True)
         return pd.DataFrame(rows, columns=["item", "annotator", "answer"], dtype=object)
 
     def _compare_soft_labels(self, votes: VoteTable) -> None:

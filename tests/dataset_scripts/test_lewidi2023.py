@@ -99,7 +99,7 @@ def test_what_is_odd_is_counted(tmp_path):
         "1": entry("train", "Ann1,Ann1", "1,1"),
         "2": entry("train", "Ann1,Ann2", "1,2", soft_label={"0": 0.0, "1": 1.0}),
         "3": entry("train", "Ann1,Ann2", "1,0", soft_label={"0": 0.9, "1": 0.1}),
-        "4": entry("train", "Ann1,Ann2", "1,0", soft_label={"0": "x", "1": 0.5}),
+        "4": entry("train", "Ann1,Ann2", "1,0", soft_label={"0": "x", "1": 0.5}, **{"number of annotations": 6}),
     }
     write(tmp_path, "ArMIS", train=train, test={"1": entry("test", "Ann1,Ann2", "")})
     told = findings(LeWiDi2023(tmp_path), tmp_path / "out")
@@ -110,6 +110,8 @@ def test_what_is_odd_is_counted(tmp_path):
         "train-3",
         "train-4",
     )
+    numbers = told["items whose number of annotations is not that of their answers, which count"]
+    assert numbers.examples == ("train-4: 6, and 2 answers",)
     assert told["items whose answers are withheld"].examples == ("test-1",)
     assert told["items without votes"].count == 1
 
