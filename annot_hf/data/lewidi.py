@@ -117,7 +117,7 @@ class LeWiDi(VoteCorpus):
         if len(tables) > 1:
             self.note("answers that are a vote on several questions", len(answers), expected=True)
         votes = VoteTable.concat(tables)
-        self._compare_soft_labels(votes)
+        self._compare_stated_labels(votes)
         return votes
 
     @cached_property
@@ -192,15 +192,21 @@ class LeWiDi(VoteCorpus):
         self.note("items whose annotators name a rater twice, who has one answer", twice, expected=True)
         return pd.DataFrame(rows, columns=["item", "annotator", "answer"], dtype=object)
 
-    def _compare_soft_labels(self, votes: VoteTable) -> None:
-        """Note the items whose stated soft label is not the share of their votes, beyond rounding."""
+    def _compare_stated_labels(self, votes: VoteTable) -> None:
+        """Note the items whose soft label is not the share of their votes, beyond rounding, or hard label not the largest."""
         differs: dict[str, None] = {}
+        others, ties = [], []
         for asked in self.questions:
             if asked.is_scale:
                 continue
             counts = dict(zip(votes.items, votes.counts(asked.name), strict=True))
             for _, split, number, entry in self._entries:
-                item, stated = f"{split}-{number}", entry.get("soft_label")
+                item, stated, hard = f"{split}-{number}", entry.get("soft_label"), entry.get("hard_label")
+                if item in counts and isinstance(hard, str) and hard.strip():
+                    wins = counts[item] == counts[item].max()
+                    first, *further = np.array(self.codes_of(asked))[wins]
+                    if (hard := _plain_label(hard)) != first:
+                        (ties if hard in further else others).append(item)
                 stated = self.shares_of(asked, stated) if isinstance(stated, Mapping) else None
                 if item not in counts or not isinstance(stated, Mapping):
                     continue
@@ -210,6 +216,9 @@ class LeWiDi(VoteCorpus):
                 if not np.isnan(told).all() and not abs(counts[item] / counts[item].sum() - told).max() <= ROUNDED:
                     differs[item] = None
         self.note("items whose soft_label is not the share of their votes, which count", list(differs))
+        self.note("items whose hard_label is not the label of most votes, which counts", others)
+        # Upstream breaks ties in another way than scores against the plurality.
+        self.note("items with a tie whose hard_label is not its first label, which counts", ties, expected=True)
 
     def codes_of(self, question: Question) -> tuple[str, ...]:
         """What the labels of a question are called in upstream's soft labels."""
