@@ -109,7 +109,9 @@ def test_folds_with_other_labels_are_refused(tmp_path):
     for header in (["FileName", "angry", "sad", "joy", *HEADER[4:]], HEADER[:3] + HEADER[4:]):
         rows = ROWS if len(header) == len(HEADER) else [[row[0], "0.5", "0.5", *row[4:]] for row in ROWS]
         write(tmp_path / "Primary" / "labels_consensus_2.csv", rows, header)
-        with pytest.raises(ValueError, match="fold 2 of Primary has labels .*, and fold 1 angry, happy, sad; all folds"):
+        with pytest.raises(
+            ValueError, match="fold 2 of Primary has labels .*, and fold 1 angry, happy, sad; all folds"
+        ):
             EmoSuperb(tmp_path)
     # another order is no other label
     turned = [[row[0], *row[3:0:-1], *row[4:]] for row in ROWS]
