@@ -267,7 +267,7 @@ class Iemocap(VoteCorpus):
         self.note("emotions outside the ten, left out", words, votes=len(words))
         self.note("ratings that are no number from 1 to 5, left out", outside, votes=len(outside))
         self.note("emotions that an answer repeats, left out", twice, votes=twice)
-        self.note("blank answers", blank)
+        self.note("blank answers", blank, expected=True)
         return pd.DataFrame(found, columns=["item", "rater", "question", "value", "kind"], dtype=object)
 
     @cached_property
