@@ -372,20 +372,43 @@ def line_batches(path: str | os.PathLike) -> Iterator[dict[str, pa.Array]]:
     yield from _text_batches(path, ["line"], plain, first=1, header=["line"])
 
 
+def unrepeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """The `object_pairs_hook` for JSON of users: plain JSON silently keeps the last of entries of one name."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        names = [name for name, _ in pairs]
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"{twice!r:.100} stands twice in one object")
+    return found
+
+
 def json_entries(path: str | os.PathLike) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Stream name and value of each entry of a JSON object of objects; numbers become text."""
-    decoder = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str)
-    between = re.compile(r"[\s,:]*")
+    """Stream name and value of each entry of a JSON object of objects; numbers become text.
+
+    A name may come twice, which is for the caller to judge; inside an entry it is refused.
+    """
+    decoder = json.JSONDecoder(parse_float=str, parse_int=str, parse_constant=str, object_pairs_hook=unrepeated)
+
+    def sign(place: int, wanted: str) -> tuple[str, int]:
+        found = re.compile(rf"\s*([{wanted}])\s*").match(text, place)
+        if not found:
+            raise ValueError(f"{text[place : place + 40]!r} comes where {' or '.join(wanted)} must")
+        return found[1], found.end()
+
     try:
         text = Path(path).read_text("utf-8-sig")
-        place = between.match(text, text.index("{") + 1).end()
-        while text[place] != "}":
+        follows, place = sign(0, "{")
+        if text[place] == "}":
+            follows, place = sign(place, "}")
+        while follows != "}":
             name, place = decoder.raw_decode(text, place)
-            value, place = decoder.raw_decode(text, between.match(text, place).end())
+            value, place = decoder.raw_decode(text, sign(place, ":")[1])
             if not isinstance(name, str) or not isinstance(value, dict):
                 raise ValueError(f"the entry {name!r:.100} is not an object")
             yield name, value
-            place = between.match(text, place).end()
+            follows, place = sign(place, ",}")
+        if place < len(text):
+            raise ValueError(f"there is more behind it, {text[place : place + 40]!r}")
     except (ValueError, IndexError, RecursionError) as error:
         raise ValueError(f"{path}: not a JSON object of objects ({error}); restore the upstream file.") from None
 

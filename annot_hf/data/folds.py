@@ -38,8 +38,13 @@ class Fold:
         return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
-def group_items(about: pd.DataFrame, items: Sequence[str], column: str = "") -> tuple[str, np.ndarray]:
-    """The column of `about`, by default the first of `GROUP_COLUMNS` with any values, and the group of each item `(N,)`."""
+def group_items(
+    about: pd.DataFrame, items: Sequence[str], column: str = "", *, apart: bool = False
+) -> tuple[str, np.ndarray]:
+    """The column of `about`, by default the first of `GROUP_COLUMNS` with any values, and the group of each item `(N,)`.
+
+    An item that has no group is refused, or, with `apart`, a group of its own.
+    """
     rows = about.set_index("item", drop=False).loc[list(items)]
     if not column:
         column = next(name for name in GROUP_COLUMNS if name in rows and rows[name].notna().any())
@@ -49,7 +54,9 @@ def group_items(about: pd.DataFrame, items: Sequence[str], column: str = "") -> 
             f"{', '.join(map(str, rows.columns))}. Groups are of items, never of raters."
         )
     missing = rows["item"][rows[column].isna()]
-    if len(missing):
+    if apart and len(missing):
+        rows = rows.assign(**{column: rows[column].fillna("item " + rows["item"])})
+    elif len(missing):
         raise ValueError(
             f"{len(missing)} of {len(rows)} items have no {column}, for instance {missing.iloc[0]!r}; name it for every item, "
             "or group by another column (by item, if no two items belong together)."

@@ -117,7 +117,7 @@ class LeWiDi(VoteCorpus):
         if len(tables) > 1:
             self.note("answers that are a vote on several questions", len(answers), expected=True)
         votes = VoteTable.concat(tables)
-        self._compare_soft_labels(votes)
+        self._compare_stated_labels(votes)
         return votes
 
     @cached_property
@@ -132,6 +132,8 @@ class LeWiDi(VoteCorpus):
             said = {
                 name.strip().lower(): "" if value in (None, EXPIRED) else str(value) for name, value in facts.items()
             }
+            if any(row["annotator"] == named for row in rows):
+                _refuse(path, number, "its number", number, "must be listed once")
             rows.append({"annotator": named} | said)
         return pd.DataFrame(rows).fillna("")
 
@@ -167,28 +169,44 @@ class LeWiDi(VoteCorpus):
     @cached_property
     def _answers(self) -> pd.DataFrame:
         """Columns item, annotator and answer, one row per answer."""
-        rows, withheld = [], []
+        rows, withheld, miscounted, others, twice = [], [], [], [], []
         for path, split, number, entry in self._entries:
-            pairs = list(_pairs(path, number, entry))
+            pairs, item = list(_pairs(path, number, entry)), f"{split}-{number}"
             if not any(answer for _, answer in pairs):
-                withheld.append(f"{split}-{number}")
+                withheld.append(item)
                 continue
+            if isinstance(entry["annotations"], Mapping):
+                named = [name.strip() for name in str(entry.get("annotators", "")).split(",") if name.strip()]
+                others += [item] if set(named) != {rater for rater, _ in pairs} else []
+                twice += [item] if len(set(named)) < len(named) else []
+            told = _plain_label(str(entry.get("number of annotations", len(pairs))))
+            miscounted += [f"{item}: {told}, and {len(pairs)} answers"] if told != str(len(pairs)) else []
             for rater, answer in pairs:
                 if not rater:
                     _refuse(path, number, "annotators", entry.get("annotators"), "must name each rater")
-                rows.append((f"{split}-{number}", rater, answer))
+                rows.append((item, rater, answer))
         self.note("items whose answers are withheld", withheld)
+        self.note("items whose number of annotations is not that of their answers, which count", miscounted)
+        self.note("items whose annotators are not those who answer, who count", others)
+        # As in the published files.
+        self.note("items whose annotators name a rater twice, who has one answer", twice, expected=True)
         return pd.DataFrame(rows, columns=["item", "annotator", "answer"], dtype=object)
 
-    def _compare_soft_labels(self, votes: VoteTable) -> None:
-        """Note the items whose stated soft label is not the share of their votes, beyond rounding."""
+    def _compare_stated_labels(self, votes: VoteTable) -> None:
+        """Note the items whose soft label is not the share of their votes, beyond rounding, or hard label not the largest."""
         differs: dict[str, None] = {}
+        others, ties = [], []
         for asked in self.questions:
             if asked.is_scale:
                 continue
             counts = dict(zip(votes.items, votes.counts(asked.name), strict=True))
             for _, split, number, entry in self._entries:
-                item, stated = f"{split}-{number}", entry.get("soft_label")
+                item, stated, hard = f"{split}-{number}", entry.get("soft_label"), entry.get("hard_label")
+                if item in counts and isinstance(hard, str) and hard.strip():
+                    wins = counts[item] == counts[item].max()
+                    first, *further = np.array(self.codes_of(asked))[wins]
+                    if (hard := _plain_label(hard)) != first:
+                        (ties if hard in further else others).append(item)
                 stated = self.shares_of(asked, stated) if isinstance(stated, Mapping) else None
                 if item not in counts or not isinstance(stated, Mapping):
                     continue
@@ -198,6 +216,9 @@ class LeWiDi(VoteCorpus):
                 if not np.isnan(told).all() and not abs(counts[item] / counts[item].sum() - told).max() <= ROUNDED:
                     differs[item] = None
         self.note("items whose soft_label is not the share of their votes, which count", list(differs))
+        self.note("items whose hard_label is not the label of most votes, which counts", others)
+        # Upstream breaks ties in another way than scores against the plurality.
+        self.note("items with a tie whose hard_label is not its first label, which counts", ties, expected=True)
 
     def codes_of(self, question: Question) -> tuple[str, ...]:
         """What the labels of a question are called in upstream's soft labels."""
@@ -238,5 +259,5 @@ def _plain_label(label: str) -> str:
 
 
 def _refuse(path: Path, number: str, what: str, value: Any, rule: str) -> NoReturn:
-    """Raise for an item of a file."""
+    """Raise for an entry of a file."""
     raise ValueError(f"{path}: item {number!r} has {what} {value!r:.200}; it {rule}, so restore the upstream file.")

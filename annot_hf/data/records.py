@@ -21,7 +21,7 @@ from typing import Any, BinaryIO
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from annot_hf.data.encoding import check_unpacked
+from annot_hf.data.encoding import check_unpacked, unrepeated
 
 TEXT_TABLES, JSON_FILES = (".csv", ".tsv", ".txt"), (".json", ".jsonl", ".ndjson")
 READABLE = (*TEXT_TABLES, ".xlsx", ".parquet", *JSON_FILES)
@@ -298,7 +298,7 @@ def _json_rows(name: str, text: io.TextIOBase) -> Iterator[tuple[int, dict[str, 
 
 def _json_values(name: str, text: io.TextIOBase) -> Iterator[tuple[int, Any]]:
     """The values of a list or a sequence of JSON values; no more than one value and a chunk are in memory."""
-    decoder, buffer, line = json.JSONDecoder(), "", 1
+    decoder, buffer, line = json.JSONDecoder(object_pairs_hook=unrepeated), "", 1
     listed, place, ended, count, between = None, 0, False, 0, " \t\r\n"
 
     def refuse(what: str, at: int) -> ValueError:
@@ -327,6 +327,8 @@ def _json_values(name: str, text: io.TextIOBase) -> Iterator[tuple[int, Any]]:
                 cut = error.pos >= len(buffer) - 12 or error.msg.startswith("Unterminated string")
                 if ended or not cut:
                     raise refuse(error.msg, error.pos) from None
+            except ValueError as error:
+                raise refuse(str(error), place) from None
             except RecursionError:
                 raise refuse("it is nested too deeply", place) from None
             else:

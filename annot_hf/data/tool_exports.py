@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from annot_hf.data.ballots import Ballots, pick_column
+from annot_hf.data.encoding import unrepeated
 from annot_hf.data.records import RecordFile, cell_text
 
 Record = Mapping[str, Any]
@@ -114,8 +115,8 @@ def _studio_answers(cell: Any) -> Iterator[tuple[list[str], tuple[Any, Any] | st
     """The answers in a cell of Label Studio's JSON-MIN or CSV, each with what `_studio_times` says of it."""
     if isinstance(cell, str) and cell[:1] in ("[", "{"):
         try:
-            cell = json.loads(cell)
-        except ValueError:
+            cell = json.loads(cell, object_pairs_hook=unrepeated)
+        except json.JSONDecodeError:
             yield [cell], None
             return
     for one in cell if isinstance(cell, list) else [cell]:
@@ -197,7 +198,7 @@ def _potato_answers(ballots: Ballots, item: str, rater: str | None, labels: Mapp
         for label, value in said.items():
             text = cell_text(value)
             if label == POTATO_DRAWN:
-                _potato_segments(ballots, item, rater, schema, json.loads(text or "{}"))
+                _potato_segments(ballots, item, rater, schema, json.loads(text or "{}", object_pairs_hook=unrepeated))
             elif text.lower() in ("", "false") or (text == "0" and label != "0" and not _is_number_form(label)):
                 continue
             elif label in POTATO_WORDS:

@@ -86,7 +86,7 @@ def crossval(
             out.
         repeats: How often the items are divided. A later call with more repeats keeps the finished ones.
         group: Column of the items whose groups stay in one fold; by default the first that exists of conversation, document
-            and speaker, else the item itself.
+            and speaker, else the item itself. With given folds, an item without a group is one of its own.
         splits: Released splits whose items take part; all by default.
         items: How many of these items to use, in whole groups drawn at random; all by default.
         test_folds: How many folds of a single repeat to test, for a cheaper first look; the items of the others are only
@@ -143,7 +143,7 @@ def crossval(
         if left_out == len(targets):
             raise ValueError(f"The file of folds names no item of {exported.name} that has votes; name its items.")
         targets = targets.select(targets.items[there])
-    unit, groups = group_items(exported.items, targets.items, group)
+    unit, groups = group_items(exported.items, targets.items, group, apart=given is not None)
     if items is not None:
         drawn = draw_groups(groups, items, base)
         targets, groups = targets.select(targets.items[drawn]), groups[drawn]
@@ -175,6 +175,12 @@ def crossval(
         notes += [f"{count:,} {reason} are left out." for reason, count in targets.excluded.items()]
         if left_out:
             notes.append(f"{left_out:,} items with votes are in no fold of the file and are left out.")
+        if given is not None:
+            about = exported.items.set_index("item")
+            unknown = int(about.loc[list(targets.items), unit].isna().sum()) if unit != "item" else 0
+            foreign = given["item"][~given["item"].isin(about.index)].nunique()
+            notes += [f"{unknown:,} items have no {unit}; each counts as one of its own."] * bool(unknown)
+            notes += [f"The folds name {foreign:,} items that the corpus does not have."] * bool(foreign)
         if items is not None:
             notes.append(f"{len(targets):,} items take part, as whole {unit}s drawn at random.")
         facts = {

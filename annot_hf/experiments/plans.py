@@ -176,7 +176,11 @@ def run_plan(
         scored = plan.scored(exported)
         targets = scored.targets(split, [question.name for question in first.questions], bins=bins)
         about = items_by_name(exported.items)
-        options = {"speakers": about["speaker"], "n_resamples": n_resamples}
+        people = about["speaker"]
+        if plan.task and people.notna().any():
+            # A task scores all its items: one of an unknown speaker is a speaker of its own.
+            people = people.where(people.notna(), [f"item {item}" for item in about.index])
+        options = {"speakers": people, "n_resamples": n_resamples}
         options["marginal"] = first.in_order(targets.support).meta.get("marginal")
         missing = "exclude" if plan.new_listeners else "error"
         found = evaluate(

@@ -28,10 +28,11 @@ def run_benchmark(
 ) -> tuple[Evaluation, Path]:
     """Run the plan of a shared task on one of its corpora.
 
-    Systems learn from the task's training split, choose on its validation split and are scored on its test split, with
-    every seed of the plan. A corpus that comes in folds (columns `fold_1`, `fold_2`, ... of its items) is cross-validated by
-    them. Where a task asks several questions with labels, as VariErrNLI does (a yes or no for each), every system learns each
-    of them, and scores are means over the questions. `out` gets the exported corpus and the results; a later call resumes.
+    Systems learn from the task's training split, choose on its validation split and are scored on its test split, with every
+    seed of the plan. A corpus that comes in folds (columns `fold_1`, `fold_2`, ... of its items) is cross-validated by them;
+    one fold is a split as any other. Where a task asks several questions with labels, as VariErrNLI does (a yes or no for
+    each), every system learns each of them, and scores are means over the questions. `out` gets the exported corpus and the
+    results; a later call resumes.
 
     Args:
         task: One of `TASKS`.
@@ -57,7 +58,8 @@ def run_benchmark(
     items = exported.items
     folds = [column for column in items if column.startswith("fold_")]
     asked = [question.name for question in exported.questions if not question.is_scale]
-    if not folds and (len(asked) < 2 or "question" in flatten(read_words(overrides), "overrides")):
+    alone = len(asked) < 2 or "question" in flatten(read_words(overrides), "overrides")
+    if len(folds) == 1 or (not folds and alone):
         return run_plan(plan, out / "corpus", results, overrides, n_resamples=n_resamples)
     if not folds:
         files = [f"results.{kind}" for kind in ("json", "md", "html", "png")]

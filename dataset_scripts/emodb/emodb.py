@@ -103,9 +103,6 @@ class EmoDb(VoteCorpus):
             ~names.str.fullmatch(CLIP.pattern, flags=re.ASCII),
             "must be one as 03a01Wa",
         )
-        again = names.duplicated()
-        self.note("clips that are listed again, the first row used", list(names[again]))
-        table = table[~again].reset_index(drop=True)
         shares = []
         for question in self.questions:
             text = table[question.name].str.strip(" \t\u00a0").str.replace(",", ".", regex=False)
@@ -119,7 +116,13 @@ class EmoDb(VoteCorpus):
             question.name: np.round(share * listeners / 100).astype(int)
             for question, share in zip(self.questions, shares, strict=True)
         }
-        return pd.DataFrame({"item": table["item"], "listeners": listeners, **counts})
+        clips, again = pd.DataFrame({"item": names, "listeners": listeners, **counts}), names.duplicated()
+        lost = len(self.questions) * int(listeners[again].sum())
+        self.note("clips that are listed again, the first row used", list(names[again]), votes=lost)
+        clips = clips[~again].reset_index(drop=True)
+        most = LISTENERS[-1]
+        self.note(f"clips that {most} listeners heard", int((clips["listeners"] == most).sum()), expected=True)
+        return clips
 
     def _upstream(self, path: Path) -> pd.DataFrame:
         """The file of the release: columns between tabs or blanks, and Latin-1."""
@@ -153,5 +156,4 @@ class EmoDb(VoteCorpus):
         said = table["recognised"] + " and " + table["natural"]
         rule = f"must be percentages of {' or '.join(map(str, LISTENERS))} listeners"
         refuse_row(path, table["row"], "recognised and natural", said, found == 0, rule)
-        self.note(f"clips that {LISTENERS[1]} listeners heard", int((found == LISTENERS[1]).sum()), expected=True)
         return found

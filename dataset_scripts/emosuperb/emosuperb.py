@@ -14,11 +14,13 @@ import pandas as pd
 
 from annot_hf.data.corpus import VoteCorpus
 from annot_hf.data.encoding import SHARE_SLACK, csv_frame, refuse_row
+from annot_hf.data.files import check_name
 from annot_hf.data.questions import Question
 from annot_hf.data.votes import VoteTable
 
 KINDS = ("Primary", "Secondary")
 FILE = re.compile(r"labels_consensus_(\d+)\.csv")
+UNNAMED = re.compile(r"\s*|Unnamed: \d+")
 ATTRIBUTES = ("EmoAct", "EmoVal", "EmoDom")
 ABOUT = ("FileName", *ATTRIBUTES, "SpkrID", "Gender", "Split_Set")
 SPLITS = {"train": "train", "development": "validation", "test": "test"}
@@ -44,11 +46,20 @@ class EmoSuperb(VoteCorpus):
     def __init__(self, root: str | os.PathLike) -> None:
         super().__init__(root)
         self._folds: dict[str, dict[int, pd.DataFrame]] = {}
+        self._unnamed: list[str] = []
         for kind in KINDS:
             numbers = sorted(
                 int(match[1]) for path in (self.root / kind).glob("*.csv") if (match := FILE.fullmatch(path.name))
             )
             folds = {number: _read(self.label_file(f"{kind}/labels_consensus_{number}.csv")) for number in numbers}
+            for number, table in folds.items():
+                wanted, found = (set(_labels(folds[one])) for one in (numbers[0], number))
+                if wanted != found:
+                    raise ValueError(
+                        f"{self.root}: fold {number} of {kind} has labels {', '.join(sorted(found))}, and fold {numbers[0]} "
+                        f"{', '.join(sorted(wanted))}; all folds have the same labels, so restore the upstream files."
+                    )
+                self._unnamed += [f"{kind}/{number}: {name}" for name in table.attrs["unnamed"]]
             if folds:
                 self._folds[kind] = folds
         if not self._folds:
@@ -70,6 +81,15 @@ class EmoSuperb(VoteCorpus):
         for name in (name for name in ATTRIBUTES if name in items):
             found[name] = pd.to_numeric(items[name], errors="coerce").to_numpy()
         found["split"] = None
+        self.note("columns without a name, such as an index, not read", self._unnamed)
+        speakers = rows.groupby("FileName", sort=False)["SpkrID"].nunique()
+        self.note("clips whose speaker differs between files, the first used", list(speakers.index[speakers > 1]))
+        clips = rows.groupby("FileName", sort=False)
+        folds = rows["fold"].nunique()
+        incomplete = clips["fold"].nunique() < folds
+        self.note("clips that are not in all folds", list(incomplete.index[incomplete]))
+        tested = clips["split"].agg(lambda splits: "test" in set(splits))
+        self.note("clips that no fold tests", list(tested.index[~tested]) if folds > 1 else 0)
         again = rows.groupby(["FileName", "fold"])["split"].nunique()
         self.note(
             "clips that Primary and Secondary put into different splits, Primary used", list(again.index[again > 1])
@@ -118,6 +138,9 @@ def _labels(table: pd.DataFrame) -> list[str]:
 def _read(path: Path) -> pd.DataFrame:
     """One fold: labels as numbers, and `split` in our names."""
     table = csv_frame(path, ["FileName", "SpkrID", "Split_Set"], further=True)
+    # pandas writes its index without a name, and reads that as one.
+    unnamed = [name for name in table if UNNAMED.fullmatch(name)]
+    table = table.drop(columns=unnamed)
     row, labels = table.pop("row"), [name for name in table if name not in ABOUT]
     if len(labels) < 2:
         raise ValueError(
@@ -125,6 +148,11 @@ def _read(path: Path) -> pd.DataFrame:
         )
     names = table["FileName"]
     refuse_row(path, row, "FileName", names, names.str.strip() == "", "must name the clip")
+    for name in names:
+        try:
+            check_name(name, path.parents[1] / "Audios")
+        except ValueError as error:
+            raise ValueError(f"{path}: {error}") from None
     refuse_row(path, row, "FileName", names, names.duplicated(), "must be listed once")
     for name in labels:
         share = pd.to_numeric(table[name], errors="coerce")
@@ -134,4 +162,6 @@ def _read(path: Path) -> pd.DataFrame:
     refuse_row(path, row, "shares that sum to", total, ~np.isclose(total, 1, atol=SHARE_SLACK), "must be 1")
     split = table["Split_Set"].str.strip().str.lower()
     refuse_row(path, row, "Split_Set", table["Split_Set"], ~split.isin(SPLITS), "must be Train, Development or Test")
-    return table.assign(split=split.map(SPLITS))
+    table = table.assign(split=split.map(SPLITS))
+    table.attrs["unnamed"] = unnamed
+    return table

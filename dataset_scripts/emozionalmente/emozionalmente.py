@@ -55,7 +55,7 @@ class Emozionalmente(VoteCorpus):
         unnamed = table["evaluator"] == ""
         refuse_row(table.attrs["path"], table["row"], "evaluator", table["evaluator"], unnamed, "must name the rater")
         again = table.duplicated(["file_name", "evaluator"])
-        self.note("evaluations of a clip by a rater who had rated it before, kept", int(again.sum()))
+        self.note("evaluations of a clip by a rater who had rated it before, kept", int(again.sum()), expected=True)
         self.note("evaluations that are a vote on the emotion and a vote on the quality", len(table), expected=True)
         columns = {"emotion": "emotion_recognized", "audio_quality": "audio_quality"}
         return VoteTable.concat(

@@ -30,6 +30,10 @@ RATED = re.compile(
 )
 TURN = re.compile(r"\[(?P<start>[\d.]+) - (?P<end>[\d.]+)\]\s+(?P<item>\S+)\s+(?P<code>\w+)\s+\[(?P<means>[^\]]*)\]")
 LINE = re.compile(r"(?P<kind>[CA])-(?P<rater>[EFM]\d+):(?P<answer>[^(]*)(?:\(.*)?")
+# What becomes of a rater's line.
+USED = "used"
+AGAIN = "lines of a rater that repeat a turn, the first used"
+OTHERWISE = "answers that the file of the dialogue states otherwise, those of the rater's file used"
 SAID = re.compile(r"(?P<item>\S+)\s*\[[^\]]*\]\s*:\s*(?P<text>.*)")
 
 
@@ -190,31 +194,32 @@ class Iemocap(VoteCorpus):
     @cached_property
     def _answers(self) -> pd.DataFrame:
         """Columns item, rater (as E1, F1 or M1), question and value, one row per label or rating."""
-        rows, lines = [], {}
-        again = differs = 0
+        rows, lines, added, differs = [], {}, set(), 0
         for item, rater, kind, answer in self._rated_lines():
             key, said = (item, rater, kind), _plain(answer)
-            if key in lines:
-                again += 1
-                differs += lines[key] != said
-            else:
-                lines[key] = said
-                rows.append((*key, answer))
-        self.note("lines of a rater that repeat a turn, the first used", again)
-        self.note("of these, lines that say something else", differs)
-        added = contrary = 0
+            rows.append((*key, answer, AGAIN if key in lines else USED))
+            differs += lines.setdefault(key, said) != said
         for turn, line, _, _ in self._dialogues:
             if not (match := LINE.fullmatch(line)):
                 continue
             key, said = (turn["item"], match["rater"], match["kind"]), _plain(match["answer"])
-            if key not in lines:
-                added += 1
-                lines[key] = said
-                rows.append((*key, match["answer"]))
-            contrary += lines[key] != said
-        self.note("answers that only the file of the dialogue has, used", added)
-        self.note("answers that the file of the dialogue states otherwise, those of the rater's file used", contrary)
-        return self._values(rows)
+            if key not in lines or key in added:
+                rows.append((*key, match["answer"], AGAIN if key in added else USED))
+                added.add(key)
+                differs += lines.setdefault(key, said) != said
+            elif lines[key] != said:
+                rows.append((*key, match["answer"], OTHERWISE))
+        found = self._values(rows)
+        kinds = [row[-1] for row in rows]
+        used = found[found["kind"] == USED].drop(columns="kind")
+        self.note(AGAIN, kinds.count(AGAIN), votes=int((found["kind"] == AGAIN).sum()))
+        self.note("of these, lines that say something else", differs)
+        self.note("answers that only the file of the dialogue has, used", len(added))
+        # What both files say is one vote.
+        contrary = found[found["kind"] == OTHERWISE].drop(columns="kind")
+        lost = set(contrary.itertuples(index=False, name=None)) - set(used.itertuples(index=False, name=None))
+        self.note(OTHERWISE, kinds.count(OTHERWISE), votes=len(lost))
+        return used
 
     def _rated_lines(self) -> Iterator[tuple[str, str, str, str]]:
         """Turn, rater, kind (C or A) and answer of each line of the files per rater."""
@@ -237,16 +242,18 @@ class Iemocap(VoteCorpus):
                     yield item.strip(), rater, kind, answer.partition("(")[0]
         self.note("files in the folders of raters whose name is no rater's, left out", foreign)
 
-    def _values(self, rows: list[tuple[str, str, str, str]]) -> pd.DataFrame:
-        """The labels and ratings of answers; what is none is noted."""
-        found, words, outside, blank = [], [], [], 0
-        for item, rater, kind, answer in rows:
+    def _values(self, rows: list[tuple[str, str, str, str, str]]) -> pd.DataFrame:
+        """The labels and ratings of answers, with the `kind` of the line; what is none is noted."""
+        found, words, outside, blank, twice = [], [], [], 0, 0
+        for item, rater, kind, answer, line in rows:
             if kind == "C":
                 said = [word.strip().lower() for word in re.split(r"[;:]", answer) if word.strip()]
                 words += [f"{item}: {word}" for word in said if word not in WORDS]
-                labels = dict.fromkeys(WORDS[word] for word in said if word in WORDS)
+                known = [WORDS[word] for word in said if word in WORDS]
+                labels = dict.fromkeys(known)
+                twice += len(known) - len(labels)
                 blank += not said
-                found += [(item, rater, "emotion", label) for label in labels]
+                found += [(item, rater, "emotion", label, line) for label in labels]
                 continue
             ratings = dict(re.findall(r"\b(val|act|dom)\b([^;:]*)", answer))
             for short, name in SCALES.items():
@@ -257,11 +264,12 @@ class Iemocap(VoteCorpus):
                 elif not 1 <= value <= 5:
                     outside.append(f"{item}: {short} {text}")
                 else:
-                    found.append((item, rater, name, float(value)))
+                    found.append((item, rater, name, float(value), line))
         self.note("emotions outside the ten, left out", words, votes=len(words))
         self.note("ratings that are no number from 1 to 5, left out", outside, votes=len(outside))
-        self.note("blank answers", blank)
-        return pd.DataFrame(found, columns=["item", "rater", "question", "value"], dtype=object)
+        self.note("emotions that an answer repeats, left out", twice, votes=twice)
+        self.note("blank answers", blank, expected=True)
+        return pd.DataFrame(found, columns=["item", "rater", "question", "value", "kind"], dtype=object)
 
     @cached_property
     def _texts(self) -> dict[str, str]:

@@ -4,6 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from annot_hf.data.encoding import unrepeated
 from annot_hf.data.lewidi import LeWiDi
 from annot_hf.data.questions import Question
 
@@ -58,7 +59,7 @@ class LeWiDi2023(LeWiDi):
         """The four turns of ConvAbuse, which its text holds as JSON."""
         if self.corpus != "ConvAbuse" or not isinstance(text, str):
             return text
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=unrepeated)
 
     def text_of(self, parts: Mapping[str, str]) -> str:
         r"""The user's turn and, line by line, the turns before it, the latest first, so that truncation removes the oldest."""

@@ -377,6 +377,8 @@ def test_json_streams_entries_with_numbers_as_text(tmp_path):
     path.write_text("\ufeff" + json.dumps(entries, indent=1), encoding="utf-8")
     found = list(encoding.json_entries(path))
     assert found == [("a", {"x": "1.5", "y": ["1", None]}), ("b", {}), ("c", {"x": "NaN"})]
+    path.write_text('{"a": {}, "a": {"x": 1}}\n', encoding="utf-8")
+    assert list(encoding.json_entries(path)) == [("a", {}), ("a", {"x": "1"})]
     path.write_text(" { } ", encoding="utf-8")
     assert list(encoding.json_entries(path)) == []
 
@@ -386,6 +388,16 @@ def test_json_streams_entries_with_numbers_as_text(tmp_path):
     [
         ('{"a": 1}', "the entry 'a' is not an object"),
         ('{"a": {}, "b": [1]}', "the entry 'b' is not an object"),
+        ('{"a": {}}\n{"b": {}}', "there is more behind it, '{\"b\": {}}'"),
+        ('{"a": {}}xxxx', "there is more behind it, 'xxxx'"),
+        ('{}{"b": {}}', "there is more behind it"),
+        ('x{"a": {}}', "'x{\"a\": {}}' comes where { must"),
+        ('{"a": {},}', "not a JSON object of objects"),
+        ('{"a" {}}', "comes where : must"),
+        ('{"a": {}, , "b": {}}', "not a JSON object of objects"),
+        ('{"a": {} "b": {}}', "comes where , or } must"),
+        ('{"a": {"x": 1, "y": 2, "x": 3}}', "'x' stands twice in one object"),
+        ('{"a": {"x": {"y": 2, "y": 2}}}', "'y' stands twice in one object"),
         ("[1]", "not a JSON object of objects"),
         ('{"a": {"x": 1}', "not a JSON object of objects"),
         ('{"a": {"x" 1}}', "not a JSON object of objects"),

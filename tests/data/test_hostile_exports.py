@@ -709,6 +709,20 @@ REFUSED = {
         r"line 2 is not JSON \(Expecting ',' delim",
     ),
     "cut off": ("p.json", json.dumps([studio(said("joy"))] * 3, indent=1)[:-40], {}, r"p\.json: line \d+ is not JSON"),
+    "a name twice in an object": (
+        "p.json",
+        '[{"item": "a", "label": "joy", "about": {"x": 1}},\n {"item": "b", "label": "sad", "label": "joy"}]',
+        {},
+        r"line 2 is not JSON \('label' stands twice in one object\)",
+    ),
+    "a name twice in a cell of Label Studio": (
+        "p.json",
+        json.dumps(
+            [{"id": 1, "annotator": 1, "annotation_id": 1, "r": '{"choices": "a", "choices": ["b"]}', "lead_time": 1}]
+        ),
+        {},
+        r"'choices' stands twice in one object",
+    ),
     "numbers in JSON": ("p.json", "[1, 2]", {}, r"line 1 holds 1, which is no record"),
     "two lists": ("p.json", '[{"item": "a", "label": "joy"}] [{}]', {}, r"there is more after the list, '\[\{\}\]'"),
     "nested too deeply": ("p.json", '[{"item": ' + "[" * 100_000, {}, r"nested too deeply|is not JSON"),

@@ -110,6 +110,15 @@ def test_speakers_stay_in_one_split(case):
     assert (known.groupby("speaker")["split"].nunique() == 1).all()  # none at all where texts name no speaker
 
 
+@pytest.mark.real_data
+@pytest.mark.parametrize("name", ["emozionalmente", "convabuse"])
+def test_strict_accepts_an_intact_copy(name, shared_data):
+    corpus = load_corpus_script(SCRIPTS / name)(shared_data / name)
+    corpus.read_items()
+    corpus.read_votes()
+    assert corpus.findings and all(found.expected for found in corpus.findings.values())
+
+
 def test_audio_decodes(case):
     items = read_export(case[2] / "export").items
     for audio in items.get("audio", []):

@@ -69,6 +69,15 @@ def test_spellings_of_the_file(rows, encoding, tmp_path):
     assert counts(tmp_path) == COUNTS
 
 
+def test_votes_of_a_clip_that_is_listed_again_are_left_out_and_counted(tmp_path):
+    write(tmp_path, [*ROWS, "4\t03a01Aa.wav\t5,00\t5,00", "5\t08b10Tc.wav\t95,24\t80,95"])
+    corpus = EmoDb(tmp_path)
+    assert len(corpus.read_votes()) == 122
+    again = corpus.findings["clips that are listed again, the first row used"]
+    assert (again.count, again.votes, again.examples) == (2, 2 * 20 + 2 * 21, ("03a01Aa", "08b10Tc"))
+    assert corpus.findings["clips that 21 listeners heard"].count == 1
+
+
 def test_the_derived_table(tmp_path):
     rows = ["03a01Aa,0,65,35.00", "11a05Wb,1,95.24,80.95", "08b10Tc,1,100,0"]
     write(tmp_path, rows, "file,audio,recognised_pct,natural_pct", "listener_votes.csv", "utf-8")

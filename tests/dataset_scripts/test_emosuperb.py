@@ -104,6 +104,44 @@ def test_shares_that_differ_between_folds_are_counted(tmp_path):
     assert corpus.findings[reason].examples == ("new.wav",)
 
 
+def test_folds_with_other_labels_are_refused(tmp_path):
+    folds(tmp_path)
+    for header in (["FileName", "angry", "sad", "joy", *HEADER[4:]], HEADER[:3] + HEADER[4:]):
+        rows = ROWS if len(header) == len(HEADER) else [[row[0], "0.5", "0.5", *row[4:]] for row in ROWS]
+        write(tmp_path / "Primary" / "labels_consensus_2.csv", rows, header)
+        with pytest.raises(
+            ValueError, match="fold 2 of Primary has labels .*, and fold 1 angry, happy, sad; all folds"
+        ):
+            EmoSuperb(tmp_path)
+    # another order is no other label
+    turned = [[row[0], *row[3:0:-1], *row[4:]] for row in ROWS]
+    write(tmp_path / "Primary" / "labels_consensus_2.csv", turned, [HEADER[0], *HEADER[3:0:-1], *HEADER[4:]])
+    corpus = EmoSuperb(tmp_path)
+    assert corpus.read_votes().counts("primary", ["a.wav"]).tolist() == [[0.386, 0.01, 0.604]] and not corpus.findings
+
+
+def test_what_differs_between_folds_is_counted(tmp_path):
+    folds(tmp_path)
+    other = [["0", *ROWS[0][:4], "1009", "Female", "Test"], ["0", *ROWS[1][:-1], "Test"]]
+    write(tmp_path / "Primary" / "labels_consensus_2.csv", other, ["Unnamed: 0", *HEADER])
+    write(tmp_path / "Primary" / "labels_consensus_10.csv", [["d.wav", *ROWS[0][1:]], *ROWS[:2]])
+    corpus = EmoSuperb(tmp_path)
+    assert corpus.questions[0].labels == ("angry", "sad", "happy")
+    assert corpus.read_items().set_index("item")["speaker"]["a.wav"] == "1001"
+    told = {reason: found.examples for reason, found in corpus.findings.items()}
+    assert told["columns without a name, such as an index, not read"] == ("Primary/2: Unnamed: 0",)
+    assert told["clips whose speaker differs between files, the first used"] == ("a.wav",)
+    assert told["clips that are not in all folds"] == ("c.wav", "d.wav")
+    assert told["clips that no fold tests"] == ("d.wav",)
+
+
+@pytest.mark.parametrize("name", ["/etc/passwd", "../a.wav", "C:a.wav", "a\\b.wav", "\u2025/a.wav"])
+def test_clips_that_lead_elsewhere_are_refused(name, tmp_path):
+    write(tmp_path / "Primary" / "labels_consensus_1.csv", [[name, *ROWS[0][1:]]])
+    with pytest.raises(ValueError, match="labels_consensus_1.csv: The path .*must be a plain relative path"):
+        EmoSuperb(tmp_path)
+
+
 @pytest.mark.parametrize(
     ("row", "message"),
     [

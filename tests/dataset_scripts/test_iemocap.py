@@ -162,16 +162,31 @@ def test_what_is_odd_is_left_out_and_counted(tmp_path):
     assert told["turns that are in no file of a dialogue"].examples == ("Ses01F_impro01_F099",)
     assert told["turns that stand again in the files of dialogues, the first used"].examples == (F0,)
     assert told["turns whose consensus is no known code"].examples == (F0,)
-    assert told["lines of a rater that repeat a turn, the first used"].count == 2
+    again = told["lines of a rater that repeat a turn, the first used"]
+    # Fear, and Anger once more
+    assert (again.count, again.votes) == (2, 2)
     assert told["of these, lines that say something else"].count == 1
     other = told["answers that the file of the dialogue states otherwise, those of the rater's file used"]
     # ratings of the first turn, whose block stands twice, and ratings and emotion of the second
-    assert other.count == 4
+    # of each turn three ratings, which are none or another in the rater's file
+    assert (other.count, other.votes) == (4, 6)
     assert told["emotions outside the ten, left out"].examples == (f"{M0}: bliss",)
     rated = told["ratings that are no number from 1 to 5, left out"]
     assert rated.votes == 3 and rated.examples == (f"{F0}: val inf", f"{F0}: act 7", f"{F0}: dom high")
     assert told["answers of an actor about the partner's turns, left out"].votes == 1
     assert ("E3", "valence", "3.5") in [row[1:] for row in said(votes)]
+
+
+def test_repeats_in_the_file_of_the_dialogue_and_in_an_answer_are_counted(tmp_path):
+    block = MAIN.split("\n\n")[1]
+    write(tmp_path, main=f"{MAIN}\n{block.replace('Anger;', 'Anger; Fear; fear;')}", files={})
+    corpus = Iemocap(tmp_path)
+    assert said(corpus.read_votes()) == EXPECTED
+    again = corpus.findings["lines of a rater that repeat a turn, the first used"]
+    # Anger and Fear, Neutral and Frustration, Neutral state, and 3 and 2 ratings
+    assert (again.count, again.votes) == (5, 10)
+    assert corpus.findings["of these, lines that say something else"].count == 1
+    assert corpus.findings["emotions that an answer repeats, left out"].votes == 1
 
 
 @pytest.mark.parametrize(

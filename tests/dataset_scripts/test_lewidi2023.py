@@ -46,10 +46,10 @@ def miniature(root):
         "ConvAbuse",
         train={
             "1": entry("train", "Ann2,Ann3,Ann7", "1,0,-3", turns("You fool", "Hm.", "no", "Why?"), **soft),
-            "2": entry("train", "Ann2", "-1", turns("bye"), soft_label={"0": 0.0, "1": 1.0}),
+            "2": entry("train", "Ann2", "-1", turns("bye"), hard_label="1", soft_label={"0": 0.0, "1": 1.0}),
         },
         dev={"1": entry("dev", "Ann3,Ann7", "0,1", turns("hello"), soft_label={"0": 1.0, "1": 0.0})},
-        test={"1": entry("test", "Ann9", "-2", turns("hello"), soft_label={"0": 0.0, "1": 1.0})},
+        test={"1": entry("test", "Ann9", "-2", turns("hello"), hard_label="1", soft_label={"0": 0.0, "1": 1.0})},
     )
     return {"abusive": 7, "severity": 7}
 
@@ -99,7 +99,7 @@ def test_what_is_odd_is_counted(tmp_path):
         "1": entry("train", "Ann1,Ann1", "1,1"),
         "2": entry("train", "Ann1,Ann2", "1,2", soft_label={"0": 0.0, "1": 1.0}),
         "3": entry("train", "Ann1,Ann2", "1,0", soft_label={"0": 0.9, "1": 0.1}),
-        "4": entry("train", "Ann1,Ann2", "1,0", soft_label={"0": "x", "1": 0.5}),
+        "4": entry("train", "Ann1,Ann2", "1,0", soft_label={"0": "x", "1": 0.5}, **{"number of annotations": 6}),
     }
     write(tmp_path, "ArMIS", train=train, test={"1": entry("test", "Ann1,Ann2", "")})
     told = findings(LeWiDi2023(tmp_path), tmp_path / "out")
@@ -110,8 +110,32 @@ def test_what_is_odd_is_counted(tmp_path):
         "train-3",
         "train-4",
     )
+    numbers = told["items whose number of annotations is not that of their answers, which count"]
+    assert numbers.examples == ("train-4: 6, and 2 answers",)
     assert told["items whose answers are withheld"].examples == ("test-1",)
     assert told["items without votes"].count == 1
+
+
+def test_hard_labels_that_are_not_those_of_most_votes_are_counted(tmp_path):
+    said = {
+        "1": ("1,1,0", "1"),
+        "2": ("1,1,0", "0"),
+        "3": ("1,0", "0"),
+        "4": ("1,0", "1.0"),
+        "5": ("0", ""),
+        "6": ("0", "2"),
+    }
+    raters = ("Ann1", "Ann1,Ann2", "Ann1,Ann2,Ann3")
+    train = {
+        number: entry("train", raters[answers.count(",")], answers, hard_label=hard)
+        for number, (answers, hard) in said.items()
+    }
+    write(tmp_path, "ArMIS", train=train)
+    told = findings(LeWiDi2023(tmp_path), tmp_path / "out")
+    other = told["items whose hard_label is not the label of most votes, which counts"]
+    tie = told["items with a tie whose hard_label is not its first label, which counts"]
+    assert (other.examples, other.expected) == (("train-2", "train-6"), False)
+    assert (tie.examples, tie.expected) == (("train-4",), True)
 
 
 @pytest.mark.parametrize(
@@ -122,6 +146,7 @@ def test_what_is_odd_is_counted(tmp_path):
         ({"annotators": None}, "item '1' has annotations"),
         ({"annotators": "Ann1,,Ann2"}, "item '1' has annotators 'Ann1,,Ann2'; it must name each rater"),
         ({"split": "dev"}, "item '1' has split 'dev'; it must be 'train', as in the file's name"),
+        ({"text": '{"user": "a", "user": "b"}'}, "item '1' has text .*it must be JSON .'user' stands twice"),
         ({"text": "not JSON"}, "item '1' has text 'not JSON'; it must be JSON"),
         ({"text": "[1]"}, r"item '1' has text '\[1\]'; it must be a text, or texts by name"),
         ({"text": '{"user": 1}'}, "item '1' has text .*it must be a text, or texts by name"),

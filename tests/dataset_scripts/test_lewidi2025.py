@@ -111,6 +111,28 @@ def test_soft_labels_that_are_not_those_of_the_votes_are_counted(tmp_path):
     )
 
 
+def test_stated_numbers_and_raters_that_are_not_those_of_the_answers_are_counted(tmp_path):
+    answers, one = {"Ann1": "1", " Ann2": "2"}, {"1": 0.5, "2": 0.5}
+    changed = [
+        {},
+        {"number of annotations": 6},
+        {"annotators": "Ann1,Ann1,Ann2"},
+        {"annotators": "Ann1"},
+        {"annotators": "Ann1,Ann3"},
+        {"annotations": {}, "number of annotations": 6},
+    ]
+    train = {str(place): entry("train", answers, one, **more) for place, more in enumerate(changed)}
+    write(tmp_path, "CSC", train=train)
+    found = LeWiDi2025(tmp_path)
+    found.read_votes()
+    told = {reason: one for reason, one in found.findings.items() if "annotat" in reason}
+    assert [(one.examples, one.expected) for one in told.values()] == [
+        (("train-1: 6, and 2 answers",), False),
+        (("train-3", "train-4"), False),
+        (("train-2",), True),
+    ]
+
+
 def test_answers_outside_the_question_are_left_out_and_counted(tmp_path):
     answers = {"Ann1": "0", "Ann2": "7", "Ann3": "2", "Ann4": "two", "Ann5": ""}
     write(tmp_path, "CSC", train={"1": entry("train", answers, {"2": 1.0})})

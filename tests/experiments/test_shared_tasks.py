@@ -110,8 +110,9 @@ def test_inference_is_a_yes_or_no_for_each_label_and_scores_are_means_over_label
     )
 
 
-def test_emosuperb_by_its_folds(tmp_path):
-    root, labels = tmp_path / "files", ["angry", "sad", "happy"]
+def emosuperb(root, folds, unknown=()):
+    """Twelve clips of six speakers, of whom some are unknown."""
+    labels = ["angry", "sad", "happy"]
     (root / "Audios").mkdir(parents=True)
     (root / "Primary").mkdir()
     generator = np.random.default_rng(0)
@@ -119,13 +120,20 @@ def test_emosuperb_by_its_folds(tmp_path):
     shares /= shares.sum(1, keepdims=True)
     for number in range(12):
         soundfile.write(root / "Audios" / f"c{number}.wav", 0.1 * generator.standard_normal(4800), 16_000)
-    for fold in range(2):
+    for fold in range(folds):
         rows = pd.DataFrame(shares.round(4), columns=labels)
         rows.insert(0, "FileName", [f"c{number}.wav" for number in range(12)])
-        rows["SpkrID"] = [f"<script>{number // 2}</script>" for number in range(12)]
+        rows["SpkrID"] = [
+            "Unknown" if number in unknown else f"<script>{number // 2}</script>" for number in range(12)
+        ]
         parts = ["Train", "Train", "Development", "Test", "Train", "Train"]
         rows["Split_Set"] = [parts[(number // 2 + fold) % 6] for number in range(12)]
         rows.to_csv(root / "Primary" / f"labels_consensus_{fold + 1}.csv", index=False)
+
+
+def test_emosuperb_by_its_folds(tmp_path):
+    root = tmp_path / "files"
+    emosuperb(root, folds=2, unknown=[4, 7])
     words = [*FAST, "augmentation.copies=0"]
     found, page = run_benchmark("emosuperb", root, tmp_path / "out", words, without=["frozen Whisper"], n_resamples=20)
     assert found.counts["n_evaluated"] == 4 and found.counts["unit"] == "speaker"
@@ -134,9 +142,23 @@ def test_emosuperb_by_its_folds(tmp_path):
     assert "<script>3" not in shown and "&lt;script&gt;3&lt;/script&gt;" in shown
     # Tables that a spreadsheet may open are those of reports; what the benchmark reads again it keeps in memory.
     assert not list((tmp_path / "out").rglob("*.csv"))
+    assert "2 items have no speaker; each counts as one of its own." in page.read_text()
     targets = read_export(tmp_path / "out" / "corpus").targets("test")
     run = Predictions.load(tmp_path / "out" / "results" / "log-mel" / "repeat0" / "fold0" / "predictions-test")
     assert sorted(run.items) == sorted(targets.items) == ["c6.wav", "c7.wav"]
+
+
+def test_emosuperb_in_one_fold_is_a_split(tmp_path):
+    root = tmp_path / "files"
+    emosuperb(root, folds=1, unknown=[6])
+    # a second question, which the task does not score
+    rows = pd.read_csv(root / "Primary" / "labels_consensus_1.csv")
+    (root / "Secondary").mkdir()
+    rows.to_csv(root / "Secondary" / "labels_consensus_1.csv", index=False)
+    words = [*FAST, "augmentation.copies=0"]
+    found, page = run_benchmark("emosuperb", root, tmp_path / "out", words, without=["frozen Whisper"], n_resamples=20)
+    assert found.counts["n_evaluated"] == 2 and "Scores of emosuperb" in page.read_text()
+    assert found.counts["runs"] == {"log-mel": len(read_plan(PLAN_FOLDER / "emosuperb.yaml").seeds)}
 
 
 def test_a_task_and_its_plan_are_known(tmp_path):
