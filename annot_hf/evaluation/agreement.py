@@ -345,12 +345,16 @@ class Cells:
         margin = self.margin()
         return float(margin @ expected / max(margin.sum(), 1))
 
-    def pointwise_information(self) -> np.ndarray:
-        """Ln of how many times likelier two values are in one item than by chance `(K, K)`; 0 where they never meet."""
+    def pairs(self) -> np.ndarray:
+        """How often two values are of two votes of an item `(K, K)`: each vote counts once, beside the mean of the others."""
         table = self.sparse()
         others = sparse.dia_array((ratio(self.sizes >= 2, self.sizes - 1, empty=0.0), 0), shape=(self.n_rows,) * 2)
         weighed = others @ table
-        together = (table.T @ weighed).toarray() - np.diag(weighed.sum(axis=0))
+        return (table.T @ weighed).toarray() - np.diag(weighed.sum(axis=0))
+
+    def pointwise_information(self) -> np.ndarray:
+        """Ln of how many times likelier two values are in one item than by chance `(K, K)`; 0 where they never meet."""
+        together = self.pairs()
         share = together / max(together.sum(), 1)
         chance = np.outer(share.sum(axis=1), share.sum(axis=1))
         return np.where(share > 1e-15, np.log(ratio(np.maximum(share, 1e-15), chance, empty=1.0)), 0.0)

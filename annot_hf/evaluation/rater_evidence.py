@@ -4,12 +4,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from scipy import sparse
 from scipy.cluster.vq import kmeans2
 from scipy.special import comb
 from scipy.stats import false_discovery_control, t
 
 from annot_hf.data.votes import VoteTable
-from annot_hf.evaluation.agreement import vote_cells
+from annot_hf.evaluation.agreement import Cells, vote_cells
 from annot_hf.evaluation.resampling import LEVEL, TAILS
 from annot_hf.models.measures import ccc_of, moments, pearson_of, ratio
 
@@ -27,9 +28,10 @@ def rater_evidence(votes: VoteTable, question: str) -> pd.DataFrame:
     """A row per named rater: what the votes tell about those of the others on the same items; most doubtful first.
 
     Columns: `rater`; `votes` on items that others rated too; for categories `agreement`, the share of the others' votes that
-    are equal, `information` (nats), the mean log of how many times likelier another's vote becomes, read as the votes of all
-    raters are, and `favourite`, the share of the label that the rater gives most; for scales `ccc` with the mean of the others
-    and `information`, Pearson's r with it. `low` and `high` are its 95 % interval over the rater's votes.
+    are equal, `information` (nats), how much likelier the others' votes become to who reads the rater's as those of any other
+    rater, NaN where no two others share an item, and `favourite`, the share of the label that the rater gives most; for scales
+    `ccc` with the mean of the others and `information`, Pearson's r with it. `low` and `high` are its 95 % interval over the
+    rater's votes.
     `flagged`: that the votes are half as informative as the median rater's, or more, is ruled out (`p`, adjusted for their
     number, is below the false discovery rate of `FALSE_ALARMS`), and the interval includes 0 or lies below. Nobody with
     fewer than `FEWEST_VOTES` votes is flagged, and nothing is removed. Who swaps labels consistently is flagged too.
@@ -59,16 +61,14 @@ def rater_evidence(votes: VoteTable, question: str) -> pd.DataFrame:
         score, error = np.arctanh(np.clip(centre, -1 + 1e-9, 1 - 1e-9)), np.sqrt(ratio(1.0, count - 3.0))
         back = np.tanh
     else:
-        others = (table.sizes[table.row] - 1)[cell][used]
-        gained = table.with_others(table.pointwise_information())[cell][used] / others
-        found["agreement"] = mean((table.times - 1)[cell][used] / others)
+        found["agreement"] = mean((table.times - 1)[cell][used] / (table.sizes[table.row] - 1)[cell][used])
+        gained, moved = _information(table, cell[used], who, len(raters))
         score = mean(gained)
-        error = np.sqrt(ratio(mean((gained - score[who]) ** 2), count - 1.0))
+        error = np.sqrt(ratio(mean((gained + moved - score[who]) ** 2), count - 1.0))
         centre, back = score, np.asarray
-        label = votes.label_codes[rows][used]
-        given = np.bincount(who * len(asked.labels) + label, minlength=len(raters) * len(asked.labels))
+        given = np.bincount(who * table.n_codes + table.code[cell[used]], minlength=len(raters) * table.n_codes)
         found["favourite"] = given.reshape(len(raters), -1).max(axis=1) / count
-    enough = (count >= FEWEST_VOTES) & np.isfinite(error)
+    enough = (count >= FEWEST_VOTES) & np.isfinite(error) & np.isfinite(centre)
     reach = t.ppf(TAILS[1], np.maximum(count - 1, 1)) * error
     found["information"] = centre
     for end, sign in (("low", -1), ("high", 1)):
@@ -83,6 +83,43 @@ def rater_evidence(votes: VoteTable, question: str) -> pd.DataFrame:
         found["flagged"] = enough & (found["p"] < FALSE_ALARMS) & (found["low"] <= 0)
     order = np.lexsort((found["information"], ~found["flagged"]))
     return found.iloc[order].reset_index(drop=True)
+
+
+def _information(table: Cells, cell: np.ndarray, who: np.ndarray, raters: int) -> tuple[np.ndarray, np.ndarray]:
+    """What each vote `(V,)`, of a `cell` and a rater `who`, tells of the item's others (nats), and its part in the error.
+
+    The mean of ln q(y | x) / q(y) over the others' labels y, for the vote's label x. q(y | x) is how the raters but this one
+    vote beside an x, with one pseudo-vote as all votes are, and q(y) its mean over the rater's own labels. So the mean over a
+    rater's votes is a lower bound of their mutual information with the others' (that of a decoder who takes the rater for one
+    of the others; Merhav et al. 1994), 0 for who always gives the same label, and negative for who swaps labels. The second is
+    how the mean moves with q(y), whose weights are estimates too.
+    """
+    k = table.n_codes
+    label, row = table.code[cell], table.row[cell]
+    others = ratio(table.sizes >= 2, table.sizes - 1, empty=0.0)[row]
+    beside = sparse.csr_array((others, (who * k + label, row)), shape=(raters * k, table.n_rows))
+    weights = np.bincount(who * k + label, others, minlength=raters * k).reshape(raters, k)
+    own = (beside @ table.sparse()).toarray().reshape(raters, k, k) - weights[:, :, None] * np.eye(k)
+    # Pairs of which the rater is neither.
+    q = np.maximum(table.pairs() - own - own.transpose(0, 2, 1), 0.0)
+    alone = q.sum(axis=(1, 2)) < 0.5
+    q += table.margin() / table.margin().sum()
+    q /= q.sum(axis=2, keepdims=True)
+    given = np.bincount(who * k + label, minlength=raters * k).reshape(raters, k)
+    given = given / given.sum(axis=1, keepdims=True)
+    expected = np.einsum("rx,rxy->ry", given, q)
+    logs = np.log(ratio(q, expected[:, None], empty=1.0), where=q > 0, out=np.zeros_like(q))
+    logs[alone] = np.nan
+    # The shares of the others' labels beside the rater's votes.
+    met = own.sum(axis=1) / np.bincount(who, minlength=raters)[:, None]
+    moved = 1 - np.einsum("ry,rxy->rx", ratio(met, expected, empty=0.0), q)
+    gained = np.empty(len(cell))
+    shares = table.sparse()
+    for code in range(k):
+        at = label == code
+        theirs = shares[row[at]].toarray() - np.eye(k)[code]
+        gained[at] = (theirs * logs[who[at], code]).sum(axis=1) * others[at]
+    return gained, moved[who, label]
 
 
 def schools_of_opinion(votes: VoteTable, question: str, *, seed: int = 0) -> dict[str, Any] | None:

@@ -126,7 +126,9 @@ def _question_sections(name: str, one: QuestionStudy, place: int) -> list[Sectio
     ]
     shown.append(worded("next_items" if last == "changes" else "next_rated", rows, **values))
     sections = [Section(shown)] if shown else []
-    judged = one.raters[one.raters["votes"] >= FEWEST_VOTES] if len(one.raters) else one.raters
+    judged = one.raters
+    if len(judged):
+        judged = judged[(judged["votes"] >= FEWEST_VOTES) & judged["information"].notna()]
     if len(judged):
         agreed = "ccc" if "ccc" in judged else "agreement"
         rows = [

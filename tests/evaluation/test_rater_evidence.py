@@ -1,5 +1,7 @@
 """Raters without information, and schools of opinion, that are planted among simulated raters."""
 
+import itertools
+
 import numpy as np
 import pytest
 from sklearn.metrics import adjusted_rand_score
@@ -54,13 +56,62 @@ def test_agreement_and_information_of_a_rater_by_hand():
     found = rater_evidence(votes, "q").set_index("rater")
     # r0 says a twice: x has a and b, y has b and b; z has nobody else.
     assert found.loc["r0", "votes"] == 2 and found.loc["r0", "agreement"] == pytest.approx((0.5 + 0) / 2)
-    together = np.array([[1.0, 2.0], [2.0, 1.0]]) / 6  # pairs of x and of y, each vote once
-    chance = np.outer(together.sum(0), together.sum(1))
-    logs = np.log(together / chance)
-    expected = (np.mean([logs[0, 0], logs[0, 1]]) + logs[0, 1]) / 2
-    assert found.loc["r0", "information"] == pytest.approx(expected)
+    assert found.loc["r0", "information"] == pytest.approx(information_of(0, [(0, 0, 1), (0, 1, 1)], 2))
     # too few votes to judge anybody
     assert found["low"].isna().all() and not found["flagged"].any()
+
+
+def information_of(rater, items, labels):
+    """Of one of the raters who all rated these items, by loops over pairs of votes."""
+    every = np.bincount(np.ravel(items), minlength=labels) / np.size(items)
+    given, beside = np.zeros(labels), np.tile(every, (labels, 1))
+    for said in items:
+        given[said[rater]] += 1 / len(items)
+        for one, other in itertools.permutations(range(len(said)), 2):
+            if rater not in (one, other):
+                beside[said[one], said[other]] += 1 / (len(said) - 1)
+    beside /= beside.sum(axis=1, keepdims=True)
+    logs = []
+    for said in items:
+        theirs = np.delete(said, rater)
+        logs.append(np.mean([np.log(beside[said[rater], one] / (given @ beside)[one]) for one in theirs]))
+    return np.mean(logs)
+
+
+def panel(seed, spammer):
+    """Five raters of 100 items; the first ignores them or swaps labels, the others have one opinion each item."""
+    rng = np.random.default_rng(seed)
+    opinion = rng.dirichlet(np.array([2, 1, 1, 0.5]) * 0.6, 100)
+    said = np.stack([rng.choice(4, 5, p=one) for one in opinion])
+    said[:, 0] = {"constant": 3, "common": 0, "random": rng.integers(0, 4, 100), "swapped": 3 - said[:, 0]}[spammer]
+    return said
+
+
+@pytest.mark.parametrize("spammer", ["constant", "common", "random", "swapped"])
+def test_in_a_panel_of_five_the_rater_without_information_is_flagged_alone(spammer):
+    for seed in range(4):
+        said = panel(seed, spammer)
+        votes = VoteTable.from_columns(
+            Question.category("q", LABELS),
+            item=np.repeat([f"i{row}" for row in range(100)], 5),
+            annotator=[f"r{rater}" for rater in range(5)] * 100,
+            value=[LABELS[code] for code in said.ravel()],
+        )
+        found = rater_evidence(votes, "q").set_index("rater")
+        for rater in range(5):
+            assert found.loc[f"r{rater}", "information"] == pytest.approx(information_of(rater, said, 4))
+        if spammer in ("constant", "common"):
+            assert found.loc["r0", "information"] == 0 == found.loc["r0", "high"]
+        assert list(found.index[found["flagged"]]) == ["r0"]
+
+
+def test_two_raters_have_nobody_to_read_their_labels_by():
+    names = np.repeat([f"i{row}" for row in range(20)], 2)
+    votes = VoteTable.from_columns(
+        Question.category("q", LABELS), item=names, annotator=["r", "s"] * 20, value=["a", "b", "c", "c"] * 10
+    )
+    found = rater_evidence(votes, "q")
+    assert found["information"].isna().all() and not found["flagged"].any() and (found["agreement"] == 0.5).all()
 
 
 @pytest.mark.parametrize("kind", ["category", "scale"])
