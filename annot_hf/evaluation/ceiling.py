@@ -98,13 +98,13 @@ def noise_ceiling(
             sums[name][column] = sums[name].get(column, 0) + values / draws
 
     for _ in range(draws):
-        opinion = _shares(rng.standard_gamma(counts + alpha))
+        opinion = to_shares(rng.standard_gamma(counts + alpha))
         drawn = rng.multinomial(votes, opinion)
         add(CEILING, opinion, drawn)
         for split in splits:
             for which, whole in (("drawn", drawn[several]), ("real", counts[several])):
                 first = draw_votes(whole, _FORECASTING[split](whole.sum(axis=1)), rng)
-                add((split, which), _shares(first + alpha), whole - first, several)
+                add((split, which), to_shares(first + alpha), whole - first, several)
     found = {}
     for name, columns in sums.items():
         of = resamples if name == CEILING else resamples.select(several)
@@ -164,5 +164,6 @@ def draw_votes(counts: np.ndarray, sizes: np.ndarray, rng: np.random.Generator) 
     return drawn
 
 
-def _shares(masses: np.ndarray) -> np.ndarray:
+def to_shares(masses: np.ndarray) -> np.ndarray:
+    """Rows `(N, K)` over their sums."""
     return masses / masses.sum(axis=1, keepdims=True)
