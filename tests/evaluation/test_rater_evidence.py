@@ -8,7 +8,8 @@ from sklearn.metrics import adjusted_rand_score
 
 from annot_hf.data.questions import Question
 from annot_hf.data.votes import VoteTable
-from annot_hf.evaluation.rater_evidence import adjusted_rand, rater_evidence, schools_of_opinion
+from annot_hf.evaluation.rater_evidence import rater_evidence
+from annot_hf.evaluation.schools import adjusted_rand, schools_of_opinion
 
 LABELS = list("abcd")
 
@@ -119,12 +120,47 @@ def test_two_schools_are_found_and_one_crowd_is_one(kind):
     school = np.arange(40) % 2
     taste = 1.8 * (np.eye(4)[[0, 3]][school]) if kind == "category" else 3.0 * (school - 0.5)
     found = schools_of_opinion(crowd(kind, taste, votes=60), "q")
-    assert found["schools"] == 2 and found["sizes"] == [20, 20] and found["raters"] == 40
+    assert found["schools"] == 2 and found["sizes"] == [20, 20] and found["raters"] == 40 and found["kind"] == "labels"
     member = np.array([found["members"][f"r{code:02d}"] for code in range(40)])
     assert abs(np.corrcoef(member, school)[0, 1]) == pytest.approx(1)
     same = schools_of_opinion(crowd(kind, 0 * taste, votes=60), "q")
     assert same["schools"] == 1 and same["sizes"] == [40]
     assert schools_of_opinion(crowd(kind, taste[:9], votes=60), "q") is None
+
+
+def camps(kind, camp, items=300, votes=4, seed=0):
+    """Raters whose camps have independent opinions of each item; camp -1 guesses."""
+    rng = np.random.default_rng(seed)
+    item, rater = np.repeat(np.arange(items), votes), np.tile(np.arange(votes), items)
+    rater = np.stack([rng.permutation(len(camp))[:votes] for _ in range(items)])[item, rater]
+    names = {"item": [f"i{code}" for code in item], "annotator": [f"r{code:02d}" for code in rater]}
+    guess = camp[rater] == -1
+    if kind == "scale":
+        value = 4 + 1.5 * rng.normal(size=(items, 3))[item, camp[rater]] + 0.7 * rng.normal(size=len(item))
+        value = np.where(guess, rng.integers(1, 8, len(item)), np.clip(np.round(value), 1, 7))
+        return VoteTable.from_columns(Question.scale("q", 1, 7), value=value, **names)
+    opinion = rng.dirichlet(np.full(4, 0.3), (items, 3))[item, camp[rater]]
+    opinion[guess] = 0.25
+    value = [LABELS[rng.choice(4, p=one)] for one in opinion]
+    return VoteTable.from_columns(Question.category("q", LABELS), value=value, **names)
+
+
+@pytest.mark.parametrize(("kind", "votes"), [("category", 4), ("scale", 8)])
+def test_camps_who_disagree_about_items_are_schools(kind, votes):
+    camp = np.arange(40) % 2
+    found = schools_of_opinion(camps(kind, camp, votes=votes), "q")
+    assert found["schools"] == 2 and found["kind"] == "items" and found["sizes"] == [20, 20]
+    member = np.array([found["members"][f"r{code:02d}"] for code in range(40)])
+    assert adjusted_rand_score(member, camp) == 1
+    assert max(one["mean"] for one in found["stability"]["labels"].values()) < 0.2
+
+
+def test_three_camps_are_three_schools_and_those_who_guess_are_none():
+    found = schools_of_opinion(camps("category", np.arange(40) % 3, votes=10), "q")
+    assert found["schools"] == 3 and found["sizes"] == [14, 13, 13]
+    guessing = schools_of_opinion(camps("category", np.where(np.arange(40) < 6, -1, 0), votes=10), "q")
+    # They are a stable cluster, but do not agree with each other.
+    assert guessing["schools"] == 1 and guessing["stability"]["items"][2]["mean"] > 0.5
 
 
 def test_a_continuum_of_tastes_is_one_school():
