@@ -5,7 +5,8 @@ opinion a posterior. "ceiling": opinions are drawn from it, as many votes as the
 opinion is scored as a forecast of these votes. "ceiling, split-half": half of an item's real votes, with the prior, forecast
 the other half. That scores worse, since half of the votes is no opinion and the other half is few votes; by how much is
 known from halves of the drawn votes, and is made good, on a scale that the measure cannot leave. "ceiling, one left out":
-the same, where all votes but one forecast that one. They agree if opinions are as the fitted distribution has them.
+the same, where all votes but one forecast that one. They agree if opinions are as the fitted distribution has them, and
+are no bounds if not: of clear items mixed with ambiguous ones, accuracies are too low, and divergences too.
 """
 
 from collections import defaultdict
