@@ -53,6 +53,9 @@ def aggregate(
         best = (counts == counts.max(axis=1, keepdims=True))[voted]
         return best / best.sum(axis=1, keepdims=True), voted
     table = table[table["worker"] >= 0].drop_duplicates(["task", "worker"])
+    # MACE starts at random in the order of its table, which must not be that of the votes.
+    places = {"task": _places(votes.items), "worker": _places(votes.annotators)}
+    table = table.iloc[np.lexsort([place[table[name]] for name, place in places.items()])]
     if table["worker"].nunique() < 2:
         raise ValueError(
             f"Question {question!r} has votes of fewer than two named raters; all methods but the majority "
@@ -69,6 +72,11 @@ def aggregate(
     found = model.fit_predict_proba(table).reindex(columns=range(width), fill_value=0.0).sort_index()
     probs = found.to_numpy(np.float64)
     return probs / probs.sum(axis=1, keepdims=True), found.index.to_numpy()
+
+
+def _places(names: np.ndarray) -> np.ndarray:
+    """Place of each name in sorted order `(n,)`."""
+    return np.argsort(np.argsort(names.astype(str)))
 
 
 def _crowdlab(

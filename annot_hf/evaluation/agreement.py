@@ -31,6 +31,8 @@ AGREEMENTS: dict[str, tuple[str, str, str]] = {
     "deviation": ("Standard deviation within items", "points", "lower"),
     "rest_ccc": ("CCC of a rater and the rest", "-1 to 1", "higher"),
 }
+# With fewer effective raters, intervals cover the truth too rarely where raters have tastes of their own.
+FEW_RATERS = 30
 _UNDEFINED = Interval(None)
 Statistics = Callable[[dict[str, np.ndarray]], np.ndarray]
 
@@ -57,6 +59,8 @@ class Agreement:
         pairable_items: Items with at least two votes; for a multi-select question, items with at least two named raters.
         votes: Votes on this question, unweighted; for a multi-select question, labels.
         annotators: Named raters among them.
+        effective_raters: As many raters with as many votes each would have cast as unequal ones, (sum n)^2 / sum n^2 over the
+            votes n of named raters (Kish 1965); None without names. Below `FEW_RATERS`, intervals may be too narrow.
         draws: Every defined measure in the data and in the resamples `(1 + B,)`, for differences between questions.
         voted: Rows of the table's items with votes on the question, in order.
     """
@@ -77,6 +81,7 @@ class Agreement:
     pairable_items: int
     votes: int
     annotators: int
+    effective_raters: float | None
     draws: Arrays = field(repr=False, compare=False)
     voted: np.ndarray = field(repr=False, compare=False)
 
@@ -127,6 +132,7 @@ def agreement(
     pairs.add_to(sums)
     draws = sums.draws(raters, voted, resamples or Resamples()) if len(items) else {}
     values = {name: with_interval(draws[name]) if name in draws else _UNDEFINED for name in AGREEMENTS}
+    cast = np.bincount(raters[raters >= 0]).astype(np.float64)
     return Agreement(
         question=question,
         level="per label" if asked.multiple else level,
@@ -137,6 +143,7 @@ def agreement(
         pairable_items=pairable,
         votes=len(items),
         annotators=named["rater"].nunique(),
+        effective_raters=float(cast.sum() ** 2 / (cast**2).sum()) if len(cast) else None,
         draws={name: draws[name] for name, value in values.items() if value.value is not None},
         voted=voted,
     )
@@ -345,12 +352,16 @@ class Cells:
         margin = self.margin()
         return float(margin @ expected / max(margin.sum(), 1))
 
-    def pointwise_information(self) -> np.ndarray:
-        """Ln of how many times likelier two values are in one item than by chance `(K, K)`; 0 where they never meet."""
+    def pairs(self) -> np.ndarray:
+        """How often two values are of two votes of an item `(K, K)`: each vote counts once, beside the mean of the others."""
         table = self.sparse()
         others = sparse.dia_array((ratio(self.sizes >= 2, self.sizes - 1, empty=0.0), 0), shape=(self.n_rows,) * 2)
         weighed = others @ table
-        together = (table.T @ weighed).toarray() - np.diag(weighed.sum(axis=0))
+        return (table.T @ weighed).toarray() - np.diag(weighed.sum(axis=0))
+
+    def pointwise_information(self) -> np.ndarray:
+        """Ln of how many times likelier two values are in one item than by chance `(K, K)`; 0 where they never meet."""
+        together = self.pairs()
         share = together / max(together.sum(), 1)
         chance = np.outer(share.sum(axis=1), share.sum(axis=1))
         return np.where(share > 1e-15, np.log(ratio(np.maximum(share, 1e-15), chance, empty=1.0)), 0.0)

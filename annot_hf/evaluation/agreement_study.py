@@ -15,8 +15,9 @@ from annot_hf.evaluation.agreement import AGREEMENTS, Agreement, agreement, agre
 from annot_hf.evaluation.ceiling import CEILING, LEFT_OUT, SPLIT_HALF, mean_ceiling, noise_ceiling
 from annot_hf.evaluation.next_ratings import check_rated, one_more_rating, rank_rated
 from annot_hf.evaluation.next_votes import BEST, check_ranking, one_more_vote, rank_items
-from annot_hf.evaluation.rater_evidence import rater_evidence, schools_of_opinion
+from annot_hf.evaluation.rater_evidence import rater_evidence
 from annot_hf.evaluation.resampling import Resamples, with_interval
+from annot_hf.evaluation.schools import schools_of_opinion
 from annot_hf.models.measures import entropy
 
 # Fewer items with two votes tell nothing beyond their agreement.

@@ -5,7 +5,8 @@ opinion a posterior. "ceiling": opinions are drawn from it, as many votes as the
 opinion is scored as a forecast of these votes. "ceiling, split-half": half of an item's real votes, with the prior, forecast
 the other half. That scores worse, since half of the votes is no opinion and the other half is few votes; by how much is
 known from halves of the drawn votes, and is made good, on a scale that the measure cannot leave. "ceiling, one left out":
-the same, where all votes but one forecast that one. They agree if opinions are as the fitted distribution has them.
+the same, where all votes but one forecast that one. They agree if opinions are as the fitted distribution has them, and
+are no bounds if not: of clear items mixed with ambiguous ones, accuracies are too low, and divergences too.
 """
 
 from collections import defaultdict
@@ -100,13 +101,13 @@ def noise_ceiling(
             sums[name][column] = sums[name].get(column, 0) + values / draws
 
     for _ in range(draws):
-        opinion = _shares(rng.standard_gamma(counts + alpha))
+        opinion = to_shares(rng.standard_gamma(counts + alpha))
         drawn = rng.multinomial(votes, opinion)
         add(CEILING, opinion, drawn)
         for split in splits:
             for which, whole in (("drawn", drawn[several]), ("real", counts[several])):
                 first = draw_votes(whole, _FORECASTING[split](whole.sum(axis=1)), rng)
-                add((split, which), _shares(first + alpha), whole - first, several)
+                add((split, which), to_shares(first + alpha), whole - first, several)
     found = {}
     for name, columns in sums.items():
         of = resamples if name == CEILING else resamples.select(several)
@@ -166,5 +167,6 @@ def draw_votes(counts: np.ndarray, sizes: np.ndarray, rng: np.random.Generator) 
     return drawn
 
 
-def _shares(masses: np.ndarray) -> np.ndarray:
+def to_shares(masses: np.ndarray) -> np.ndarray:
+    """Rows `(N, K)` over their sums."""
     return masses / masses.sum(axis=1, keepdims=True)

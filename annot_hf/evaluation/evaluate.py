@@ -40,8 +40,8 @@ class Evaluation(Mapping[str, dict[str, Any]]):
     """A mapping from measure to `{title, unit, better, systems, differences}`, see `Measured.record`.
 
     A single system is called "model". Every measure also has the "marginal" and, for answers of single raters, the
-    "consensus"; that of several systems is called "NAME, consensus". Measures over items of a category question also have what
-    any model could reach, the "ceiling" and the "ceiling, split-half" (see `noise_ceiling`). Names of the measures: those of
+    "consensus"; that of several systems is called "NAME, consensus". Measures over items of a category question also have
+    estimates of what opinion would score: "ceiling", "ceiling, split-half" (see `noise_ceiling`). Names of measures: those of
     `ITEM_MEASURES`; "rater_..."; "ccc_<question>" and so on for scales; and for a category question "jsd_thirds_low",
     "macro_f1_tertiles_high", "accuracy_2_best", "pauar75_1_best", "pauar50_3_best_min10", "pauar75_1_best_sex=female", "ece",
     "ece_top", "ece_of_<label>", "residual_<label>".

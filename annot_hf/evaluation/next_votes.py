@@ -14,12 +14,11 @@ from scipy.special import xlogy
 
 from annot_hf.data.questions import Question
 from annot_hf.data.votes import VoteTable
-from annot_hf.evaluation.agreement import agreement
-from annot_hf.evaluation.ceiling import CEILING, draw_votes, fit_prior, noise_ceiling
+from annot_hf.evaluation.ceiling import CEILING, draw_votes, fit_prior, noise_ceiling, to_shares
 from annot_hf.evaluation.resampling import Resamples, with_interval
+from annot_hf.models.measures import entropy
 
-# Measures of agreement, and best possible scores, whose change is told.
-AGREED = ("alpha", "pairwise", "fleiss_kappa", "entropy")
+# Best possible scores whose change is told.
 BEST = ("cross_entropy", "jsd", "tvd", "accuracy", "macro_f1")
 # More draws change no digit that is printed.
 _DRAWS = 5
@@ -62,33 +61,35 @@ def rank_items(votes: VoteTable, question: str) -> pd.DataFrame:
     return table.sort_values("value", ascending=False, kind="stable", ignore_index=True)
 
 
-def one_more_vote(counts: np.ndarray, question: Question, seed: int = 0) -> dict[str, dict[str, float | None]]:
-    """Each measure `now`, and its mean `after` one more vote on every item, drawn from the forecasts.
+def one_more_vote(counts: np.ndarray, question: Question, seed: int = 0) -> dict[str, dict[str, float]]:
+    """Each measure `now`, and its expectation `after` one more vote on every item.
 
-    Measures are `AGREED` and, named "best_jsd" and so on, the ceilings of `BEST`. Agreement does not change on average, only
-    its interval; entropy rises and best scores improve because fewer votes are further from opinion.
+    "entropy" (nats) of an item's votes, over the items with two or more, and, named "best_jsd" and so on, the ceilings of
+    `BEST`, whose votes are drawn from the forecasts. Entropy rises and best scores improve because fewer votes are further
+    from opinion. Alpha, pairwise agreement and Fleiss' kappa stay on average, only their intervals shrink: they are left out.
     """
     counts = counts[counts.sum(axis=1) > 0].astype(np.int64)
     prior, rng = fit_prior(counts), np.random.default_rng(seed)
     known = counts + prior
     odds = known / known.sum(axis=1, keepdims=True)
-    now = _measures(counts, question)
-    after = [_measures(counts + rng.multinomial(1, odds), question) for _ in range(_DRAWS)]
-    return {
-        name: {"now": value, "after": float(np.mean([one[name] for one in after]))}
-        for name, value in now.items()
-        if value is not None and all(one.get(name) is not None for one in after)
+    several = counts.sum(axis=1) >= 2
+    if not several.any():
+        return {}
+    # Each label may be the next.
+    after = sum(odds[:, label] * entropy(to_shares(counts + one)) for label, one in enumerate(np.eye(counts.shape[1])))
+    told = {
+        "entropy": {"now": float(entropy(to_shares(counts))[several].mean()), "after": float(after[several].mean())}
+    }
+    best = _best(counts, question)
+    drawn = [_best(counts + rng.multinomial(1, odds), question) for _ in range(_DRAWS)] if best else []
+    return told | {
+        name: {"now": now, "after": float(np.mean([one[name] for one in drawn]))} for name, now in best.items()
     }
 
 
-def _measures(counts: np.ndarray, question: Question) -> dict[str, float | None]:
-    names = np.arange(len(counts)).astype(str)
-    found = agreement(VoteTable.from_counts(question, names, counts), question.name, resamples=Resamples(n=0))
-    values = {name: getattr(found, name).value for name in AGREED}
+def _best(counts: np.ndarray, question: Question) -> dict[str, float]:
     best = noise_ceiling(counts, counts.sum(axis=0) / counts.sum(), [question], Resamples(n=0), draws=_DRAWS, splits=())
-    if best is not None:
-        values |= {f"best_{name}": float(best[0][name].draws[CEILING][0]) for name in BEST}
-    return values
+    return {} if best is None else {f"best_{name}": float(best[0][name].draws[CEILING][0]) for name in BEST}
 
 
 def check_ranking(counts: np.ndarray, resamples: Resamples | None = None, *, seed: int = 0) -> dict[str, Any] | None:

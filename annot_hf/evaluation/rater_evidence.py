@@ -1,35 +1,29 @@
-"""Each rater against the rest: whose votes carry information, with the evidence, and how many schools of opinion there are."""
-
-from typing import Any
+"""Each rater against the rest: whose votes carry information, with the evidence."""
 
 import numpy as np
 import pandas as pd
-from scipy.cluster.vq import kmeans2
-from scipy.special import comb
+from scipy import sparse
 from scipy.stats import false_discovery_control, t
 
 from annot_hf.data.votes import VoteTable
-from annot_hf.evaluation.agreement import vote_cells
-from annot_hf.evaluation.resampling import LEVEL, TAILS
+from annot_hf.evaluation.agreement import Cells, vote_cells
+from annot_hf.evaluation.resampling import TAILS
 from annot_hf.models.measures import ccc_of, moments, pearson_of, ratio
 
 # Fewer votes on items that others rated too are no evidence.
 FEWEST_VOTES = 10
 # A rater is flagged if the rate of false alarms among the flagged stays below this.
 FALSE_ALARMS = 0.05
-MOST_SCHOOLS = 5
-# Below this mean Rand index of two halves, corrected for chance, schools are no more than noise.
-STABLE = 0.3
-_SPLITS, _CONTINUA = 10, 40
 
 
 def rater_evidence(votes: VoteTable, question: str) -> pd.DataFrame:
     """A row per named rater: what the votes tell about those of the others on the same items; most doubtful first.
 
     Columns: `rater`; `votes` on items that others rated too; for categories `agreement`, the share of the others' votes that
-    are equal, `information` (nats), the mean log of how many times likelier another's vote becomes, read as the votes of all
-    raters are, and `favourite`, the share of the label that the rater gives most; for scales `ccc` with the mean of the others
-    and `information`, Pearson's r with it. `low` and `high` are its 95 % interval over the rater's votes.
+    are equal, `information` (nats), how much likelier the others' votes become to who reads the rater's as those of any other
+    rater, NaN where no two others share an item, and `favourite`, the share of the label that the rater gives most; for scales
+    `ccc` with the mean of the others and `information`, Pearson's r with it. `low` and `high` are its 95 % interval over the
+    rater's votes.
     `flagged`: that the votes are half as informative as the median rater's, or more, is ruled out (`p`, adjusted for their
     number, is below the false discovery rate of `FALSE_ALARMS`), and the interval includes 0 or lies below. Nobody with
     fewer than `FEWEST_VOTES` votes is flagged, and nothing is removed. Who swaps labels consistently is flagged too.
@@ -59,16 +53,14 @@ def rater_evidence(votes: VoteTable, question: str) -> pd.DataFrame:
         score, error = np.arctanh(np.clip(centre, -1 + 1e-9, 1 - 1e-9)), np.sqrt(ratio(1.0, count - 3.0))
         back = np.tanh
     else:
-        others = (table.sizes[table.row] - 1)[cell][used]
-        gained = table.with_others(table.pointwise_information())[cell][used] / others
-        found["agreement"] = mean((table.times - 1)[cell][used] / others)
+        found["agreement"] = mean((table.times - 1)[cell][used] / (table.sizes[table.row] - 1)[cell][used])
+        gained, moved = _information(table, cell[used], who, len(raters))
         score = mean(gained)
-        error = np.sqrt(ratio(mean((gained - score[who]) ** 2), count - 1.0))
+        error = np.sqrt(ratio(mean((gained + moved - score[who]) ** 2), count - 1.0))
         centre, back = score, np.asarray
-        label = votes.label_codes[rows][used]
-        given = np.bincount(who * len(asked.labels) + label, minlength=len(raters) * len(asked.labels))
+        given = np.bincount(who * table.n_codes + table.code[cell[used]], minlength=len(raters) * table.n_codes)
         found["favourite"] = given.reshape(len(raters), -1).max(axis=1) / count
-    enough = (count >= FEWEST_VOTES) & np.isfinite(error)
+    enough = (count >= FEWEST_VOTES) & np.isfinite(error) & np.isfinite(centre)
     reach = t.ppf(TAILS[1], np.maximum(count - 1, 1)) * error
     found["information"] = centre
     for end, sign in (("low", -1), ("high", 1)):
@@ -85,97 +77,38 @@ def rater_evidence(votes: VoteTable, question: str) -> pd.DataFrame:
     return found.iloc[order].reset_index(drop=True)
 
 
-def schools_of_opinion(votes: VoteTable, question: str, *, seed: int = 0) -> dict[str, Any] | None:
-    """Do raters fall into groups who answer alike? Clusters of how each differs from the others on the same items.
+def _information(table: Cells, cell: np.ndarray, who: np.ndarray, raters: int) -> tuple[np.ndarray, np.ndarray]:
+    """What each vote `(V,)`, of a `cell` and a rater `who`, tells of the item's others (nats), and its part in the error.
 
-    A rater's profile is the mean difference between the own answers and those of the others: by label, or on a scale its mean
-    and its product with the rest's deviation from the middle (a bias and a stretch). k-means finds 2 to `MOST_SCHOOLS`
-    clusters of profiles over one half of a rater's votes and over the other; the adjusted Rand index of both is the stability.
-    Raters along a continuum have stable clusters too, its ends. So the stability must exceed that of 95 % of simulated crowds
-    without schools, normally distributed with the same covariances within and between halves.
-
-    Returns:
-        `schools`: the number with the best stability, 1 if none exceeds `STABLE` and crowds without schools; `stability` by
-        number: mean, least and greatest over ten splits, and what such crowds have (`continuum`); `raters`; `sizes` of the
-        schools; `members`: each rater's school. None with fewer than ten raters who have `2 * FEWEST_VOTES` votes.
+    The mean of ln q(y | x) / q(y) over the others' labels y, for the vote's label x. q(y | x) is how the raters but this one
+    vote beside an x, with one pseudo-vote as all votes are, and q(y) its mean over the rater's own labels. So the mean over a
+    rater's votes is a lower bound of their mutual information with the others' (that of a decoder who takes the rater for one
+    of the others; Merhav et al. 1994), 0 for who always gives the same label, and negative for who swaps labels. The second is
+    how the mean moves with q(y), whose weights are estimates too.
     """
-    asked, rows = votes.question(question), votes.rows_of(question)
-    if asked.multiple:
-        return None
-    item, rater = votes.item_codes[rows], votes.annotator_codes[rows]
-    table, cell = vote_cells(votes, question)
-    used = table.pairable[cell] & (rater >= 0)
-    raters, who = np.unique(rater[used], return_inverse=True)
-    enough = np.bincount(who, minlength=len(raters)) >= 2 * FEWEST_VOTES
-    if enough.sum() < 10:
-        return None
-    others = (table.sizes[item][used] - 1)[:, None]
-    if asked.is_scale:
-        value = asked.normalise(votes.ratings[rows])
-        rest = ((np.bincount(item, value)[item] - value)[used])[:, None] / others
-        apart = value[used][:, None] - rest
-        differs = np.concatenate([apart, apart * (rest - rest.mean())], axis=1)
-    else:
-        own = np.eye(len(asked.labels))[votes.label_codes[rows][used]]
-        differs = own - (table.sparse().toarray()[item[used]] - own) / others
-    kept = enough[who]
-    place = (np.cumsum(enough) - 1)[who[kept]]
-    differs, names = differs[kept], votes.annotators[raters[enough]]
-    rng = np.random.default_rng(seed)
-
-    def profiles(part: np.ndarray) -> np.ndarray:
-        count = np.maximum(np.bincount(place[part], minlength=len(names)), 1)
-        means = np.stack([np.bincount(place[part], column[part], minlength=len(names)) for column in differs.T], axis=1)
-        means = means / count[:, None]
-        return means / np.maximum(means.std(axis=0), 1e-12)
-
-    def stability_of(one: np.ndarray, other: np.ndarray, k: int) -> float:
-        return adjusted_rand(_clusters(one, k, rng), _clusters(other, k, rng))
-
-    halves = []
-    for _ in range(_SPLITS):
-        half = rng.random(len(place)) < 0.5
-        halves.append((profiles(half), profiles(~half)))
-    # Raters without schools whose halves vary, and agree, as these do.
-    both = np.concatenate(halves[0], axis=1)
-    centre, spread = both.mean(axis=0), np.cov(both, rowvar=False)
-    smooth = [np.split(rng.multivariate_normal(centre, spread, len(names)), 2, axis=1) for _ in range(_CONTINUA)]
-    # As many numbers are tried.
-    certain = 1 - (1 - LEVEL) / (MOST_SCHOOLS - 1)
-    stability, schools = {}, 1
-    for k in range(2, MOST_SCHOOLS + 1):
-        found = [stability_of(*pair, k) for pair in halves]
-        continuum = float(np.quantile([stability_of(*pair, k) for pair in smooth], certain))
-        stability[k] = {
-            "mean": float(np.mean(found)),
-            "least": min(found),
-            "greatest": max(found),
-            "continuum": continuum,
-        }
-        best = stability[schools]["mean"] if schools > 1 else 0.0
-        if stability[k]["mean"] > max(STABLE, continuum, best):
-            schools = k
-    whole = profiles(np.ones(len(place), dtype=bool))
-    member = _clusters(whole, schools, rng) if schools > 1 else np.zeros(len(names), dtype=np.int64)
-    return {
-        "schools": schools,
-        "stability": stability,
-        "raters": len(names),
-        "sizes": sorted(np.bincount(member).tolist(), reverse=True),
-        "members": dict(zip(names, member.tolist(), strict=True)),
-    }
-
-
-def _clusters(points: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
-    """The cluster of each point `(n,)`: the best of five k-means."""
-    tried = [kmeans2(points, k, minit="++", rng=rng) for _ in range(5)]
-    return min(tried, key=lambda one: ((points - one[0][one[1]]) ** 2).sum())[1]
-
-
-def adjusted_rand(one: np.ndarray, other: np.ndarray) -> float:
-    """Rand index of two clusterings `(n,)` corrected for chance, 1 if equal (Hubert & Arabie 1985); 1 for single clusters."""
-    table = np.zeros((one.max() + 1, other.max() + 1))
-    np.add.at(table, (one, other), 1)
-    same, rows, columns = (comb(part, 2).sum() for part in (table, table.sum(axis=1), table.sum(axis=0)))
-    chance, most = rows * columns / comb(len(one), 2), (rows + columns) / 2
-    return float(ratio(np.array(same - chance), np.array(most - chance), empty=1.0))
+    k = table.n_codes
+    label, row = table.code[cell], table.row[cell]
+    others = ratio(table.sizes >= 2, table.sizes - 1, empty=0.0)[row]
+    beside = sparse.csr_array((others, (who * k + label, row)), shape=(raters * k, table.n_rows))
+    weights = np.bincount(who * k + label, others, minlength=raters * k).reshape(raters, k)
+    own = (beside @ table.sparse()).toarray().reshape(raters, k, k) - weights[:, :, None] * np.eye(k)
+    # Pairs of which the rater is neither.
+    q = np.maximum(table.pairs() - own - own.transpose(0, 2, 1), 0.0)
+    alone = q.sum(axis=(1, 2)) < 0.5
+    q += table.margin() / table.margin().sum()
+    q /= q.sum(axis=2, keepdims=True)
+    given = np.bincount(who * k + label, minlength=raters * k).reshape(raters, k)
+    given = given / given.sum(axis=1, keepdims=True)
+    expected = np.einsum("rx,rxy->ry", given, q)
+    logs = np.log(ratio(q, expected[:, None], empty=1.0), where=q > 0, out=np.zeros_like(q))
+    logs[alone] = np.nan
+    # The shares of the others' labels beside the rater's votes.
+    met = own.sum(axis=1) / np.bincount(who, minlength=raters)[:, None]
+    moved = 1 - np.einsum("ry,rxy->rx", ratio(met, expected, empty=0.0), q)
+    gained = np.empty(len(cell))
+    shares = table.sparse()
+    for code in range(k):
+        at = label == code
+        theirs = shares[row[at]].toarray() - np.eye(k)[code]
+        gained[at] = (theirs * logs[who[at], code]).sum(axis=1) * others[at]
+    return gained, moved[who, label]

@@ -119,7 +119,9 @@ def _question_sections(name: str, one: QuestionStudy, place: int) -> list[Sectio
     ]
     shown.append(worded("next_items" if last == "changes" else "next_rated", rows, **values))
     sections = [Section(shown)] if shown else []
-    judged = one.raters[one.raters["votes"] >= FEWEST_VOTES] if len(one.raters) else one.raters
+    judged = one.raters
+    if len(judged):
+        judged = judged[(judged["votes"] >= FEWEST_VOTES) & judged["information"].notna()]
     if len(judged):
         agreed = "ccc" if "ccc" in judged else "agreement"
         rows = [
@@ -169,7 +171,7 @@ def plot_agreements(found: Sequence[Agreement]) -> Figure:
 
 def plot_entropies(entropies: Mapping[str, np.ndarray]) -> Figure:
     """Share of items by the entropy of their votes over ln K, a line per question."""
-    figure, axis = canvas(6.2, 3.6)
+    figure, axis = canvas(6.4, 3.6)
     for (name, values), (colour, dashes) in zip(entropies.items(), cycle(_LINES), strict=False):
         share = np.arange(len(values) + 1) / len(values) * 100
         x, y = [0, *np.sort(values), 1], [*share, 100]
@@ -182,7 +184,7 @@ def plot_entropies(entropies: Mapping[str, np.ndarray]) -> Figure:
 
 def plot_next(ranked: Mapping[str, pd.DataFrame]) -> Figure:
     """Value of one more vote on the items, most valuable first, a line per question."""
-    figure, axis = canvas(6.2, 3.6)
+    figure, axis = canvas(6.4, 3.6)
     for (name, table), (colour, dashes) in zip(ranked.items(), cycle(_LINES), strict=False):
         share = np.arange(len(table) + 1) / len(table) * 100
         value = 1000 * table["value"].to_numpy()
@@ -213,7 +215,7 @@ def plot_groups(one: QuestionStudy) -> Figure:
     """Alpha in every group of items, with intervals."""
     rows = [(f"{column}: {value}", told) for column, by in one.groups.items() for value, told in by.items()]
     rows = [row for row in rows if row[1].alpha.value is not None]
-    figure, axis = canvas(6.2, 1.2 + 0.24 * len(rows))
+    figure, axis = canvas(6.4, 1.2 + 0.24 * len(rows))
     whole = one.found.alpha.value
     axis.axvline(whole, color=ORANGE, linestyle="--", linewidth=1.2, label="all items", zorder=0)
     for row, (_, told) in enumerate(rows):

@@ -10,7 +10,7 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined, Template
 
 from annot_hf.data.questions import read_yaml
-from annot_hf.evaluation.agreement import Agreement
+from annot_hf.evaluation.agreement import FEW_RATERS, Agreement
 from annot_hf.evaluation.categories import LEVELS, Stratum, depths
 from annot_hf.evaluation.ceiling import CEILING, SPLIT_HALF
 from annot_hf.evaluation.evaluate import CONSENSUS, MARGINAL, MODEL, Evaluation, spread
@@ -252,9 +252,16 @@ def agreement_table(found: Sequence[Agreement]) -> list[Table]:
         for name in _AGREEMENT_COLUMNS:
             cell = value_cell(getattr(one, name).to_dict())
             cells.append(Cell(cell.main, f"{cell.small} {abouts.get(name, '')}".strip()))
-        cells += (Cell(f"{one.pairable_items:,}", f"of {one.items:,}"), one.votes, one.annotators)
+        # Unequal raters are worth fewer.
+        worth = "" if one.effective_raters is None else f"worth {one.effective_raters:,.0f}"
+        cells += (
+            Cell(f"{one.pairable_items:,}", f"of {one.items:,}"),
+            one.votes,
+            Cell(f"{one.annotators:,}", worth),
+        )
         rows.append((one.question, *cells))
-    return [worded("agreement", rows)] if rows else []
+    few = [one.question for one in found if one.effective_raters is not None and one.effective_raters < FEW_RATERS]
+    return [worded("agreement", rows, few=few, fewest=FEW_RATERS)] if rows else []
 
 
 def bias_table(found: Mapping[str, Mapping[str, Any]] | None) -> list[Table]:

@@ -39,6 +39,21 @@ def test_the_majority_shares_ties_and_moves_no_label():
 
 
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in (MAJORITY, CROWDLAB)])
+def test_the_order_of_the_votes_changes_no_label(method):
+    pytest.importorskip("crowdkit")
+    rng = np.random.default_rng(0)
+    opinion = rng.dirichlet(np.ones(3), 60)
+    rows = [(f"i{row}", f"r{who}", rng.choice(LABELS, p=opinion[row])) for row in range(60) for who in range(5)]
+    found = []
+    for order in (np.arange(300), rng.permutation(300)):
+        item, annotator, value = zip(*(rows[place] for place in order), strict=True)
+        votes = VoteTable.from_columns(QUESTION, item=item, annotator=annotator, value=value)
+        probs, place = aggregate(votes, "q", method)
+        found.append(probs[np.argsort(votes.items[place])])
+    assert found[0] == pytest.approx(found[1])
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in (MAJORITY, CROWDLAB)])
 def test_methods_that_weigh_raters_beat_the_majority(method):
     pytest.importorskip("crowdkit")
     truth, votes = crowd(80)

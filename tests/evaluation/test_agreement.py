@@ -165,7 +165,20 @@ def test_agreement_counts_what_it_used():
         "pairable_items": 2,
         "votes": 6,
         "annotators": 0,
+        "effective_raters": None,
     }
+
+
+def test_raters_who_cast_most_votes_are_few():
+    cast = {"a": 50, "b": 30, "c": 1, "d": 1}
+    who = [name for name, times in cast.items() for _ in range(times)]
+    names = [f"i{row % 50}" for row in range(len(who))]
+    question = Question.category("emotion", ("a", "b"))
+    votes = VoteTable.from_columns(question, item=names, annotator=who, value=["a", "b"] * 41)
+    found = agreement(votes, "emotion", resamples=POINT)
+    shares = np.array(list(cast.values())) / 82
+    # the number of equal raters of whom two votes are by the same one as often
+    assert found.effective_raters == pytest.approx(1 / (shares**2).sum()) and found.annotators == 4
 
 
 def mutual_information(counts):

@@ -22,7 +22,7 @@ from annot_hf.evaluation.ceiling import (
 )
 from annot_hf.evaluation.evaluate import evaluate
 from annot_hf.evaluation.resampling import Resamples
-from annot_hf.models.measures import ccc
+from annot_hf.models.measures import ccc, jsd
 
 LABELS = ("a", "b", "c", "d")
 QUESTION = Question.category("emotion", LABELS)
@@ -74,6 +74,20 @@ def test_the_scores_of_a_task_have_ceilings_too():
         found, _ = noise_ceiling(drawn, drawn.sum(0) / drawn.sum(), (QUESTION,), Resamples(n=9), draws=2, task=task)
         for name in scores:
             assert np.isfinite(found[name].draws[CEILING]).all() and found[name].draws[SPLIT_HALF].shape == (10,)
+
+
+def test_of_clear_and_ambiguous_items_the_ceilings_are_off_as_the_page_says():
+    rng, labels = np.random.default_rng(0), 5
+    share = np.array([1.2, 0.6, 0.3, 0.3, 0.1]) / 2.5
+    clear, first = rng.random(1500) < 0.5, np.eye(labels)[rng.choice(labels, 1500, p=share)]
+    opinion = np.where(clear[:, None], 0.97 * first + 0.03 * share, 0.5 * first + 0.1)
+    counts = rng.multinomial(5, opinion)
+    asked, votes = Question.category("q", list("abcde")), counts / 5
+    found, _ = noise_ceiling(counts, votes.mean(0), (asked,), Resamples(n=0), draws=3, splits=(SPLIT_HALF, LEFT_OUT))
+    true = {"accuracy": (opinion.argmax(1) == votes.argmax(1)).mean(), "jsd": jsd(opinion, votes).mean()}
+    for system in (CEILING, SPLIT_HALF, LEFT_OUT):
+        assert 0.03 < true["accuracy"] - found["accuracy"].draws[system][0] < 0.1
+        assert 0.01 < true["jsd"] - found["jsd"].draws[system][0] < 0.025
 
 
 def test_half_of_the_votes_alone_forecasts_worse_than_the_ceiling():

@@ -6,7 +6,8 @@ import scipy.stats
 
 from annot_hf.data.questions import Question
 from annot_hf.data.votes import VoteTable
-from annot_hf.evaluation.next_votes import check_ranking, next_vote_values, one_more_vote, rank_items
+from annot_hf.evaluation.ceiling import fit_prior
+from annot_hf.evaluation.next_votes import BEST, check_ranking, next_vote_values, one_more_vote, rank_items
 from annot_hf.evaluation.resampling import Resamples
 
 LABELS = list("abcd")
@@ -51,13 +52,20 @@ def test_hidden_votes_are_forecast_better_by_as_much_as_was_expected():
     assert check_ranking(drawn(19)) is None and check_ranking(drawn(40, 2)) is None
 
 
-def test_one_more_vote_raises_entropy_and_leaves_agreement():
-    found = one_more_vote(drawn(800, 4), EMOTION)
+def test_one_more_vote_raises_entropy_and_says_nothing_of_agreement():
+    counts = np.concatenate([drawn(800, 4), np.eye(4, dtype=int)])
+    found = one_more_vote(counts, EMOTION)
+    assert set(found) == {"entropy", *(f"best_{name}" for name in BEST)}
     change = {name: one["after"] - one["now"] for name, one in found.items()}
-    assert abs(change["alpha"]) < 0.01 and abs(change["pairwise"]) < 0.01 and change["entropy"] > 0.03
     assert change["best_jsd"] < -0.005 and change["best_accuracy"] > 0
+    # every next label by its odds, over the items with two votes
+    prior, whole = fit_prior(counts), counts[:800]
+    odds = (whole + prior) / (whole + prior).sum(1, keepdims=True)
+    then = [[scipy.stats.entropy(row + one) for one in np.eye(4)] for row in whole]
+    assert found["entropy"]["after"] == pytest.approx((odds * then).sum(1).mean())
     # what those who have one vote more find
     rng = np.random.default_rng(3)
     opinion = rng.dirichlet([0.3, 0.5, 0.5, 1.0], 4000)
     entropies = [np.mean([scipy.stats.entropy(row) for row in rng.multinomial(votes, opinion)]) for votes in (4, 5)]
     assert change["entropy"] == pytest.approx(entropies[1] - entropies[0], abs=0.02)
+    assert one_more_vote(np.eye(4, dtype=int), EMOTION) == {}

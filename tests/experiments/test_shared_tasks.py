@@ -123,9 +123,7 @@ def emosuperb(root, folds, unknown=()):
     for fold in range(folds):
         rows = pd.DataFrame(shares.round(4), columns=labels)
         rows.insert(0, "FileName", [f"c{number}.wav" for number in range(12)])
-        rows["SpkrID"] = [
-            "Unknown" if number in unknown else f"<script>{number // 2}</script>" for number in range(12)
-        ]
+        rows["SpkrID"] = ["Unknown" if number in unknown else f"<script>{number // 2}</script>" for number in range(12)]
         parts = ["Train", "Train", "Development", "Test", "Train", "Train"]
         rows["Split_Set"] = [parts[(number // 2 + fold) % 6] for number in range(12)]
         rows.to_csv(root / "Primary" / f"labels_consensus_{fold + 1}.csv", index=False)

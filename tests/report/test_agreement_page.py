@@ -12,7 +12,14 @@ from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.agreement import agreement
 from annot_hf.evaluation.agreement_study import study_agreement
 from annot_hf.evaluation.resampling import Resamples
-from annot_hf.report.agreement_page import plot_entropies, plot_evidence, plot_next, save_study, study_tables
+from annot_hf.report.agreement_page import (
+    plot_entropies,
+    plot_evidence,
+    plot_groups,
+    plot_next,
+    save_study,
+    study_tables,
+)
 
 
 def table_of(votes, speakers, **columns):
@@ -51,6 +58,16 @@ def test_the_page_shows_every_table_and_escapes_names(study, tmp_path):
     page, told = path.read_text(), json.loads(path.with_suffix(".json").read_text())
     assert path.name == "agreement.html" and "<b>again" not in page and "<i>mine" not in page
     assert "&lt;b&gt;again&lt;/b&gt;" in page and page.count("data:image/png;base64") == len(told["plots"]) == 7
+    assert "may be too narrow: the votes are worth fewer than 30 raters" in " ".join(page.split())
+    one = found.questions["emotion"]
+    drawn = (
+        plot_entropies({"q": one.entropies}),
+        plot_next({"q": one.ranked}),
+        plot_groups(one),
+        plot_evidence(one.raters),
+    )
+    # At the size of the page, figures above 600 pixels scroll on a phone, rather than shrink beyond reading.
+    assert all(96 * figure.get_size_inches()[0] > 600 for figure in drawn)
     for title in (
         "Noise ceilings",
         "What aggregation changes",
