@@ -483,7 +483,7 @@ def test_results_and_crossval_print_their_scores_and_name_the_page(walked, capsy
 
 def test_benchmark_names_the_page_to_open(capsys, tmp_path, monkeypatch):
     found = SimpleNamespace(counts={"n_evaluated": 1200, "runs": {"soft": 2}}), tmp_path / "results.md"
-    monkeypatch.setattr("annot_hf.experiments.crossval.run_benchmark", lambda *given, **options: found)
+    monkeypatch.setattr("annot_hf.experiments.shared_tasks.run_benchmark", lambda *given, **options: found)
     status, shown, error = run(capsys, "benchmark", "lewidi2023", "--root", tmp_path, "--out", tmp_path)
     assert status == 0 and shown == f"1,200 items; runs: soft 2\n{tmp_path / 'results.html'}\n", error
 
