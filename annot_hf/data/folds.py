@@ -20,7 +20,7 @@ from annot_hf.models.measures import entropy
 # Items are grouped by the first of these columns that they have.
 GROUP_COLUMNS = ("conversation", "document", "speaker", "item")
 
-# Columns whose values must not be on both sides of a split; texts of items without a clip, which are all that a model sees.
+# Columns whose values must not be on both sides of a split; texts where no clips are, since a clip says more than its text.
 APART_COLUMNS = ("group", "speaker", "session", "conversation", "document", "text")
 
 
@@ -68,8 +68,8 @@ def find_leaks(items: pd.DataFrame, columns: Sequence[str] = APART_COLUMNS) -> d
     """Speakers, sessions, conversations, equal texts ... that have items in several splits, by the column that names them.
 
     Args:
-        items: One row an item, with a column "split" and any of `columns`; a missing value is no group, nor is the text of
-            an item that has a clip (`file`).
+        items: One row an item, with a column "split" and any of `columns`; a missing value is no group, nor are texts
+            beside a column `file`, of clips.
         columns: Columns to look at; those that `items` lacks are passed over.
 
     Returns:
@@ -88,7 +88,7 @@ def find_leaks(items: pd.DataFrame, columns: Sequence[str] = APART_COLUMNS) -> d
 def _apart(items: pd.DataFrame, column: str) -> pd.Series:
     """The values of one of `APART_COLUMNS`, missing where an item has none."""
     values = items[column]
-    return values.where(items["file"].isna()) if column == "text" and "file" in items else values
+    return values.mask(values.notna()) if column == "text" and "file" in items else values
 
 
 def describe_splits(items: pd.DataFrame, votes: VoteTable) -> pd.DataFrame:
