@@ -115,7 +115,7 @@ def agree(
 
 @app.command()
 def splits(folder: Annotated[Path, Argument(help="Folder or Hub id of an exported corpus.")]) -> None:
-    """What each split holds, and whether a speaker, session, conversation or document has items in several, an error.
+    """What each split holds, and whether a speaker, session, conversation, document or text is in several, an error.
 
     Example: `annot-hf splits data/cremad`
     """
@@ -125,10 +125,10 @@ def splits(folder: Annotated[Path, Argument(help="Folder or Hub id of an exporte
     corpus = read_export(folder)
     for name, row in describe_splits(corpus.items, corpus.votes).iterrows():
         print_rows(f"Split {name}", [(what, f"{count:,}", "") for what, count in row.items()])
-    leaks = [f"{len(names)} {column}s, such as {names[0]!r}" for column, names in find_leaks(corpus.items).items()]
+    leaks = [f"{len(names)} {column}s, such as {names[0]!r:.80}" for column, names in find_leaks(corpus.items).items()]
     if leaks:
         raise ValueError(f"{corpus.name} has items in several splits of {' and of '.join(leaks)}; divide it by group.")
-    print_line("No speaker, session, conversation or document is in several splits.")
+    print_line("No speaker, session, conversation, document or text is in several splits.")
 
 
 app.command()(asking.annotate)

@@ -176,7 +176,7 @@ def corpus(
     shares: Annotated[
         tuple[float, float, float], Option(help="Shares of train, validation and test for --split-by.")
     ] = (0.7, 0.15, 0.15),
-    splits: Annotated[Path | None, Option(help="CSV file of the splits: item, split.")] = None,
+    splits: Annotated[Path | None, Option(help="CSV file of the splits: item or speaker, and split.")] = None,
     strict: Annotated[bool, Option("--strict", help="Stop at what would be repaired, left out or unmatched.")] = False,
     report: Annotated[Path | None, Option(help="Folder for a page with plots of what was read.")] = None,
     **given: Any,

@@ -22,6 +22,8 @@ from annot_hf.data.votes import VoteTable
 SPLITS = ("train", "validation", "test")
 # The export adds these columns to the items.
 OWN = ("file", "seconds")
+# A reason for a finding of the export, and of readers that expect it.
+NO_SPEAKER = "items without a speaker"
 # of BCP 47: a language of ISO 639, then script and region
 _LANGUAGE = re.compile(r"[a-z]{2,3}(-[A-Z][a-z]{3})?(-([A-Z]{2}|\d{3}))?")
 

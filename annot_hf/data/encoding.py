@@ -358,9 +358,9 @@ def csv_batches(
     yield from _text_batches(path, names, pa.csv.ParseOptions(delimiter=separator, newlines_in_values=True), first=2)
 
 
-def csv_frame(path: str | os.PathLike, columns: Sequence[str], *, further: bool = False) -> pd.DataFrame:
+def csv_frame(path: str | os.PathLike, *columns: Sequence[str], further: bool = False) -> pd.DataFrame:
     """All rows of a CSV file of `csv_batches`, for files that fit into memory; an empty field is the empty string."""
-    parts = [pa.table(batch) for batch in csv_batches(path, columns, further=further)]
+    parts = [pa.table(batch) for batch in csv_batches(path, *columns, further=further)]
     if not sum(map(len, parts)):
         raise ValueError(f"{path} has no rows; restore the upstream file.")
     return pa.concat_tables(parts).to_pandas()

@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from annot_hf.data.audio import audio_info, wav_bytes
-from annot_hf.data.corpus import CorpusReport, VoteCorpus, check_items, count_corpus
+from annot_hf.data.corpus import NO_SPEAKER, CorpusReport, VoteCorpus, check_items, count_corpus
 from annot_hf.data.encoding import alike, check_choice
 from annot_hf.data.export_tables import (
     all_labels,
@@ -503,7 +503,8 @@ def _usable_items(
         (~good & ~missing, f"items with unreadable {kind}", problems),
     ):
         lost = int(per_item.reindex(items["item"][rows]).sum()) if wanted == "drop" else 0
-        corpus.note(reason, list(examples[rows]), votes=lost)
+        # Whoever asks to drop or keep such items expects them, but no damaged file.
+        corpus.note(reason, list(examples[rows]), votes=lost, expected=rows is missing)
     if wanted == "keep":
         return np.ones_like(good)
     if not good.any():
@@ -516,6 +517,12 @@ def _usable_items(
 
 def _note_oddities(corpus: VoteCorpus, items: pd.DataFrame, votes: VoteTable) -> None:
     """Note what is kept but looks odd."""
+
+    def note(reason: str, what: list[str], *, expected: bool) -> None:
+        """Note it; a reader that knows the corpus, and noted it before, says whether it is expected."""
+        told = corpus.findings.get(reason)
+        corpus.note(reason, what, expected=told.expected if told else expected)
+
     names = items["item"]
     people = items["speaker"].dropna().unique()
     for what, listed in (("raters", votes.annotators), ("speakers", people), ("items", names.to_numpy())):
@@ -530,9 +537,13 @@ def _note_oddities(corpus: VoteCorpus, items: pd.DataFrame, votes: VoteTable) ->
     # A written text may have no speaker.
     known = items["speaker"].notna()
     if "file" in items or known.any():
-        corpus.note("items without a speaker", list(names[~known]), expected=not known.any())
+        note(NO_SPEAKER, list(names[~known]), expected=not known.any())
     for column, several in find_leaks(items).items():
-        corpus.note(f"{column}s in several splits", several)
+        if column == "text":
+            # Short sentences recur in any corpus, and a report that is passed on names items, not texts.
+            corpus.note("items with a text of several splits", list(names[items["text"].isin(several)]), expected=True)
+        else:
+            note(f"{column}s in several splits", several, expected=False)
 
 
 def _embedded(path: Path, start: float | None, end: float | None, rate: int) -> bytes:

@@ -20,8 +20,8 @@ from annot_hf.models.measures import entropy
 # Items are grouped by the first of these columns that they have.
 GROUP_COLUMNS = ("conversation", "document", "speaker", "item")
 
-# Columns whose values must not be on both sides of a split.
-APART_COLUMNS = ("group", "speaker", "session", "conversation", "document")
+# Columns whose values must not be on both sides of a split; texts where no clips are, since a clip says more than its text.
+APART_COLUMNS = ("group", "speaker", "session", "conversation", "document", "text")
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,10 +65,11 @@ def group_items(
 
 
 def find_leaks(items: pd.DataFrame, columns: Sequence[str] = APART_COLUMNS) -> dict[str, list[str]]:
-    """Speakers, sessions, conversations ... that have items in several splits, by the column that names them.
+    """Speakers, sessions, conversations, equal texts ... that have items in several splits, by the column that names them.
 
     Args:
-        items: One row an item, with a column "split" and any of `columns`; a missing value is no group.
+        items: One row an item, with a column "split" and any of `columns`; a missing value is no group, nor are texts
+            beside a column `file`, of clips.
         columns: Columns to look at; those that `items` lacks are passed over.
 
     Returns:
@@ -76,10 +77,18 @@ def find_leaks(items: pd.DataFrame, columns: Sequence[str] = APART_COLUMNS) -> d
     """
     found = {}
     for column in [name for name in columns if name in items]:
-        known = items[items[column].notna()]
-        several = known.groupby(known[column].astype(str))["split"].nunique()
+        values = _apart(items, column)
+        # Most of a million texts are there once, and are not copied.
+        again = values.notna() & values.duplicated(keep=False)
+        several = items["split"][again].groupby(values[again].astype(str).to_numpy()).nunique()
         found[column] = sorted(several.index[several > 1])
     return {column: names for column, names in found.items() if names}
+
+
+def _apart(items: pd.DataFrame, column: str) -> pd.Series:
+    """The values of one of `APART_COLUMNS`, missing where an item has none."""
+    values = items[column]
+    return values.mask(values.notna()) if column == "text" and "file" in items else values
 
 
 def describe_splits(items: pd.DataFrame, votes: VoteTable) -> pd.DataFrame:
@@ -92,7 +101,7 @@ def describe_splits(items: pd.DataFrame, votes: VoteTable) -> pd.DataFrame:
     split_of = items.set_index("item")["split"].reindex(votes.items).to_numpy()[votes.item_codes]
     raters = pd.Series(votes.annotator_codes).where(votes.annotator_codes >= 0)
     learned = set(raters[split_of == "train"].dropna())
-    groups = [column for column in APART_COLUMNS if column in items and items[column].notna().any()]
+    groups = {column: _apart(items, column) for column in APART_COLUMNS if column in items}
 
     def counted(what: str, values: pd.Series, splits: pd.Series, name: str) -> dict[str, int]:
         own = set(values[splits == name].dropna())
@@ -104,8 +113,9 @@ def describe_splits(items: pd.DataFrame, votes: VoteTable) -> pd.DataFrame:
         rows[name] = {"items": len(part), "votes": int((split_of == name).sum())}
         rows[name] |= counted("raters", raters, split_of, name)
         rows[name] |= {"raters without a vote in train": len(own - learned)}
-        for column in groups:
-            rows[name] |= counted(f"{column}s", items[column], items["split"], name)
+        for column, values in groups.items():
+            if values.notna().any():
+                rows[name] |= counted(f"{column}s", values, items["split"], name)
     known = [name for name in SPLITS if name in rows]
     return pd.DataFrame.from_dict(rows, orient="index").loc[[*known, *sorted(set(rows) - set(known))]]
 

@@ -81,35 +81,37 @@ def split_by(*columns: str, shares: Sequence[float] = SHARES, seed: int = 0) -> 
 
 
 def split_as(path: str | os.PathLike) -> Splitting:
-    """Read the splits of a CSV file with columns `item` and `split`, for `export_corpus`.
+    """Read the splits of a CSV file with columns `item` or `speaker`, and `split`, for `export_corpus`.
 
-    Items that the file does not name are left out and counted, and so are its rows on other items. "dev", "training" and the
-    like are read as validation and train; other names stay.
+    Items that the file does not name, by themselves or by their speaker, are left out and counted, and so are its rows on
+    others. "dev", "training" and the like are read as validation and train; other names stay.
 
     Raises:
         ValueError: The file cannot be read, or a row names no split or repeats an item; the row is named. The export raises if
             no item is in the file.
     """
-    table = csv_frame(path, ["item", "split"], further=True)
+    table = csv_frame(path, ["item", "split"], ["speaker", "split"], further=True)
+    key = "item" if "item" in table else "speaker"
     named = table["split"].map(lambda name: SPLIT_NAMES.get(name.strip().casefold(), name.strip()))
     for bad, rule in (
         (~named.str.fullmatch(r"\w+").astype(bool), f"names no split; write {', '.join(SPLITS)}, or another word"),
-        (table["item"].duplicated(), "is there twice; leave one row"),
+        (table[key].duplicated(), "is there twice; leave one row"),
     ):
         if bad.any():
             row = table[bad].iloc[0]
-            raise ValueError(f"{path}, row {row['row']}: item {row['item']!r} with split {row['split']!r} {rule}.")
-    split_of = pd.Series(named.to_numpy(), table["item"].to_numpy())
+            raise ValueError(f"{path}, row {row['row']}: {key} {row[key]!r} with split {row['split']!r} {rule}.")
+    split_of = pd.Series(named.to_numpy(), table[key].to_numpy())
 
     def split(corpus: VoteCorpus, items: pd.DataFrame, votes: VoteTable) -> tuple[pd.DataFrame, VoteTable]:
-        found = items["item"].map(split_of)
+        names = items[key]
+        found = names.map(split_of)
         if found.isna().all():
             raise ValueError(
-                f"{path} names none of the {len(items)} items of {corpus.name}: it has {split_of.index[0]!r}, and the corpus "
-                f"has {items['item'].iloc[0]!r}; write the names of the corpus."
+                f"{path} names the {key} of none of the {len(items)} items of {corpus.name}: it has {split_of.index[0]!r}, "
+                f"and the corpus has {names.iloc[0]!r}; write the names of the corpus."
             )
-        foreign = split_of.index[~split_of.index.isin(items["item"])]
-        corpus.note("items of the file of splits that the corpus does not have", list(foreign))
+        foreign = split_of.index[~split_of.index.isin(names)]
+        corpus.note(f"{key}s of the file of splits that the corpus does not have", list(foreign))
         reason = "items that the file of splits does not name, left out"
         return _keep(corpus, items.assign(split=found), votes, found.notna(), reason)
 

@@ -112,7 +112,7 @@ def _train(run: Run, resume: bool, corpus: ExportedCorpus | None) -> TrainingRes
     leaks = find_leaks(corpus.items)
     for column, names in leaks.items():
         logger.warning(
-            "%s: %d %ss are in several splits, such as %s, so that scores may be too good; divide the corpus by %s.",
+            "%s: %d %ss are in several splits, such as %.80s, so that scores may be too good; divide the corpus by %s.",
             corpus.name,
             len(names),
             column,

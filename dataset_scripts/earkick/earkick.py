@@ -9,7 +9,7 @@ from functools import cached_property
 
 import pandas as pd
 
-from annot_hf.data.corpus import VoteCorpus, split_by_group
+from annot_hf.data.corpus import NO_SPEAKER, VoteCorpus, split_by_group
 from annot_hf.data.encoding import csv_frame, refuse_row
 from annot_hf.data.questions import Question
 from annot_hf.data.votes import VoteTable
@@ -57,6 +57,8 @@ class Earkick(VoteCorpus):
         items["cremad_clip"] = cremad[0] + "_" + cremad[3] + "_" + cremad[1] + "_" + cremad[2]
         # Other clips are called by their video and their number in it.
         items["group"] = items["speaker"].fillna(items["item"].str.replace(r"(_\d+)?\.\w+$", "", regex=True))
+        # Upstream names the speakers of its clips of other corpora alone.
+        self.note(NO_SPEAKER, list(items["item"][items["speaker"].isna()]), expected=True)
         return items.assign(split=split_by_group(items["group"]))
 
     def read_votes(self) -> VoteTable:
@@ -78,7 +80,8 @@ class Earkick(VoteCorpus):
         for question in self.questions:
             value = answers[question.name]
             blank = value == ""
-            self.note(f"{question.name}: blank answers", int(blank.sum()))
+            # In the released file, some raters left questions out.
+            self.note(f"{question.name}: blank answers", int(blank.sum()), expected=True)
             if question.is_scale:
                 number = pd.to_numeric(value, errors="coerce")
                 bad = ~blank & ~number.between(question.low, question.high)

@@ -1,3 +1,5 @@
+import tracemalloc
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -242,6 +244,35 @@ def test_leaks_are_found_and_splits_described():
         "sessions in other splits": 0,
     }
     assert found.loc["test"].tolist() == [2, 2, 2, 1, 1, 1, 1, 1, 0]
+
+
+def test_equal_texts_are_leaks_in_a_corpus_of_texts():
+    items = pd.DataFrame(
+        {
+            "item": list("abcde"),
+            "split": ["train", "test", "test", "train", "test"],
+            "text": ["so?", "so?", "no", "no", None],
+        }
+    )
+    assert find_leaks(items) == {"text": ["no", "so?"]}
+    assert find_leaks(items.assign(split=["train", "train", "test", "test", "test"])) == {}
+    # Many actors say one sentence, and a model hears them.
+    assert find_leaks(items.assign(file=None)) == {}
+    asked = Question.category("mood", ["x", "y"])
+    votes = VoteTable.from_columns(asked, item=["a", "b"], annotator=["p", "q"], value=["x", "y"])
+    assert describe_splits(items, votes)[["texts", "texts in other splits"]].to_numpy().tolist() == [[2, 2], [2, 2]]
+
+
+def test_leaks_are_found_among_many_texts_in_bounded_memory():
+    places = np.arange(100_000)
+    texts = pd.Series([f"sentence {place} " * 20 for place in places[1:]])
+    items = pd.DataFrame({"text": [texts[8], *texts], "split": np.where(places % 2, "train", "test")})
+    tracemalloc.start()
+    assert find_leaks(items, ["text"]) == {"text": [texts[8]]}
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    # The texts have 30 MB.
+    assert peak < 16e6
 
 
 def test_shares_of_an_unknown_number_are_no_votes_of_a_split():

@@ -153,13 +153,32 @@ def test_a_file_of_splits(tmp_path):
         export_corpus(corpus, tmp_path / "out", splits=split_as(path), strict=True)
 
 
+def test_splits_of_a_file_by_speaker(tmp_path):
+    path, corpus = tmp_path / "splits.csv", texts(tmp_path)
+    path.write_text("speaker,split\ns0,train\ns1,dev\ns2,test\ns99,test")
+    back, found = exported(corpus, tmp_path, split_as(path))
+    assert back.items.groupby("speaker")["split"].agg(set).to_dict() == {
+        "s0": {"train"},
+        "s1": {"validation"},
+        "s2": {"test"},
+    }
+    assert found["items that the file of splits does not name, left out"].count == 90
+    assert found["speakers of the file of splits that the corpus does not have"].examples == ("s99",)
+    path.write_text("speaker,split\ns0,train\ns0,test")
+    with pytest.raises(ValueError, match="row 3: speaker 's0' with split 'test' is there twice"):
+        split_as(path)
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("item,part\na,train\n", "split"),
         ("item,split\ns0t0,train\ns0t0,test\n", "row 3: item 's0t0' with split 'test' is there twice"),
         ("item,split\ns0t0,\n", "row 2: item 's0t0' with split '' names no split"),
-        ("item,split\nx,train\n", "names none of the 120 items of small: it has 'x', and the corpus has 's0t0'"),
+        (
+            "item,split\nx,train\n",
+            "names the item of none of the 120 items of small: it has 'x', and the corpus has 's0t0'",
+        ),
     ],
 )
 def test_files_of_splits_that_are_refused(tmp_path, text, message):

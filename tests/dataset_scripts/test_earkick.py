@@ -132,3 +132,10 @@ def test_the_real_table(shared_data, tmp_path):
     )
     table = votes.select(questions=["sentiment"]).to_pandas().groupby("item", observed=True)["rating"]
     assert int((table.nunique() == 1).sum()) == unanimous
+
+
+def test_blank_answers_and_absent_audio_that_is_asked_for_are_expected(tmp_path):
+    blank = [*ROWS[0][:10], "", *ROWS[0][11:]]
+    write(tmp_path / "root", [*ROWS[1:], blank])
+    report = export_corpus(Earkick(tmp_path / "root"), tmp_path / "out", strict=True, missing_audio="keep")
+    assert {one.reason for one in report.findings} >= {"sentiment: blank answers", "items without audio"}

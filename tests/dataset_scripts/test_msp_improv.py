@@ -7,7 +7,8 @@ import pytest
 import soundfile
 
 from annot_hf.data.corpus import load_corpus_script
-from annot_hf.data.export import export_corpus
+from annot_hf.data.export import export_corpus, read_export
+from annot_hf.data.splitting import split_as
 
 MspImprov = load_corpus_script(Path(__file__).parents[2] / "dataset_scripts" / "msp_improv")
 
@@ -202,3 +203,13 @@ def test_the_export_keeps_sessions_apart(tmp_path):
     report = export_corpus(MspImprov(tmp_path / "upstream"), tmp_path / "out")
     assert report.splits == {"train": 1, "validation": 1, "test": 1} and report.annotators == 2
     assert MspImprov.shareable == "nothing"
+
+
+def test_the_published_split_by_speaker(tmp_path):
+    file = Path(__file__).parents[2] / "dataset_scripts" / "msp_improv" / "published_splits.csv"
+    people = [row.split(",")[0] for row in file.read_text().splitlines()[1:]]
+    assert sorted(people) == [f"{sex}0{session}" for sex in "FM" for session in range(1, 7)]
+    miniature(tmp_path / "root")
+    export_corpus(MspImprov(tmp_path / "root"), tmp_path / "out", splits=split_as(file))
+    found = read_export(tmp_path / "out").items.groupby("speaker")["split"].first()
+    assert found.to_dict() == {"F01": "train", "M05": "test", "F06": "train"}

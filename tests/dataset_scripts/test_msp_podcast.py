@@ -244,7 +244,10 @@ def test_primary_labels_have_the_same_codes_among_the_secondary_ones():
 def test_items_of_every_consensus_form(write_form, suffix, name, tmp_path):
     write_form(tmp_path, name=name + suffix)
     write_audio(tmp_path, folder="audio")
-    items = MspPodcast(tmp_path).read_items().set_index("item")
+    corpus = MspPodcast(tmp_path)
+    items = corpus.read_items().set_index("item")
+    unknown = corpus.findings["items without a speaker"]
+    assert unknown.examples == (THREE,) and unknown.expected
     assert items.loc[ONE, ["speaker", "gender", "split", "consensus"]].tolist() == ["30", "male", "train", "neutral"]
     assert items.loc[TWO, "consensus"] == "no agreement"
     assert items.loc[THREE, ["speaker", "gender"]].isna().all()
