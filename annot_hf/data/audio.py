@@ -304,7 +304,7 @@ def _check_limits(name: str, info: AudioInfo, limits: AudioLimits) -> AudioInfo:
     if info.frames > limits.max_seconds * info.sampling_rate:
         raise AudioError(
             f"{name} has {info.frames} frames ({info.seconds:.1f} s); at most {limits.max_seconds:g} s are accepted. Cut "
-            "it, or accept longer clips: max_seconds, --max-seconds on the command line."
+            "it, or accept longer clips in `predict`: max_seconds, --max-seconds on the command line."
         )
     if info.frames > limits.max_frames:
         raise AudioError(

@@ -52,7 +52,7 @@ class Muse(VoteCorpus):
         items["audio"] = items["item"].map(self._files[".wav"])
         self.note("audio without labels, left out", sorted(set(self._files[".wav"]) - set(items["item"])))
         items["speaker"] = items["item"].str[:2]
-        items["gender"] = table["Gender"].str.lower()
+        items["gender"] = table["Gender"].str.lower().replace({"f": "female", "m": "male"})
         items["stress"] = table["Type"].map(STRESS)
         items["monologue"] = table["Ques_Type"]
         texts = items["item"].map(self._files[".txt"])

@@ -72,8 +72,9 @@ def test_severities_below_zero_are_abusive_and_numbers_start_again_in_each_split
     assert said.loc["abusive", "label"].to_dict() == {"Ann2": "not abusive", "Ann3": "not abusive", "Ann7": "abusive"}
     assert said.loc["severity", "rating"].to_dict() == {"Ann2": 1, "Ann3": 0, "Ann7": -3}
     told = findings(corpus, tmp_path / "out")
-    assert set(told) == {"answers that are a vote on several questions"}
+    assert set(told) == {"answers that are a vote on several questions", "items with a text of several splits"}
     assert told["answers that are a vote on several questions"].count == 7
+    assert all(one.expected for one in told.values())
 
 
 @pytest.mark.parametrize(

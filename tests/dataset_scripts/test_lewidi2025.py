@@ -59,7 +59,8 @@ def test_levels_are_labels_and_ratings(tmp_path):
     assert said.loc["sarcasm_class", "label"].to_dict() == {"Ann288": "2", "Ann289": "5", "Ann290": "5"}
     assert said.loc["sarcasm", "rating"].to_dict() == {"Ann288": 2, "Ann289": 5, "Ann290": 5}
     reasons = [one.reason for one in export_corpus(corpus, tmp_path / "out").findings]
-    assert reasons == ["answers that are a vote on several questions"]
+    # The miniature has one text in all splits.
+    assert reasons == ["answers that are a vote on several questions", "items with a text of several splits"]
 
 
 def test_raters_are_known_by_name_and_what_has_expired_is_empty(tmp_path):

@@ -82,7 +82,7 @@ def test_items(tmp_path):
     corpus = Muse(tmp_path)
     items = corpus.read_items().set_index("item")
     assert items.loc["01_Q1_0", ["speaker", "gender", "stress", "monologue", "text", "audio"]].tolist() == [
-        "01", "f", "stressed", "Q1", "Well.", "01_Q1_0.wav",
+        "01", "female", "stressed", "Q1", "Well.", "01_Q1_0.wav",
     ]  # fmt: skip
     assert (
         items.loc["01_Q2_1", "stress"] == "not stressed"
