@@ -69,9 +69,9 @@ def test_the_page_says_what_was_read(exported, tmp_path):
         "| sad | 14 | 53.8 | 57.1 | 50.0 | 50.0 |",
         "| all | 12 | 2.00 | 0.82 | 1.00 | 2.00 | 3.00 |",
         "| about.csv | no |  |",
-        # one speaker is in train and in test, and all raters are everywhere
-        "| train | 6 | 20 | 3 | 3 | 0 | 2 | 1 |",
-        "| test | 3 | 9 | 3 | 3 | 0 | 2 | 1 |",
+        # one speaker is in train and in test, all raters are everywhere, and no text is there twice
+        "| train | 6 | 20 | 3 | 3 | 0 | 2 | 1 | 6 | 0 |",
+        "| test | 3 | 9 | 3 | 3 | 0 | 2 | 1 | 3 | 0 |",
     ):
         assert row in lines, row
     summary = (
