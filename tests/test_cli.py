@@ -211,7 +211,7 @@ def test_an_error_in_a_process_of_its_own_has_no_traceback(tmp_path):
 def tiny_simulation():
     """Corpora are simulated tiny."""
 
-    def small(folder):
+    def small(folder, **larger):
         return simulate_corpus(folder, speakers=3, clips_per_speaker=4, annotators=4, ratings=(2, 3))
 
     with pytest.MonkeyPatch.context() as patch:
