@@ -38,8 +38,17 @@ def train_controls(
     """Train the controls of a run by its own recipe, and predict a split with them; finished ones are read.
 
     "grid" learns the distribution directly, without raters; "shuffled" learns from the same votes under redrawn rater names.
-    `run` is the output folder of an annotator model, `out` gets a folder for each control, of which `processes` are trained
-    side by side; `afresh` trains all again.
+
+    Args:
+        run: Output folder of the training of an annotator model; it holds `recipe.yaml`.
+        corpus: Folder of the exported corpus.
+        out: Folder to write, with a folder for each control; run with the same folder again to resume.
+        split: Which split to predict.
+        processes: How many controls are trained side by side.
+        afresh: Train all again, in the folders of earlier ones.
+
+    Raises:
+        ValueError: The run is not that of an annotator model.
     """
     path = Path(run) / "recipe.yaml"
     if not path.is_file():

@@ -54,17 +54,22 @@ _HALF = "votes.half"
 
 @dataclass(frozen=True)
 class Plan:
-    """Systems to compare: each with its changes to the recipe that all share, or to a `recipe` of its own."""
+    """Systems to compare.
+
+    Attributes:
+        title: Heading of the results.
+        recipe: The recipe that all systems share.
+        seeds: Seeds of the runs of every system; a cross-validation needs none, because it sets the seeds of its runs.
+        new_listeners: Train every system on one random half of each item's votes, and score it against the other.
+        task: Shared task whose own scores are measured too, of `TASKS`.
+        systems: System -> its changes to the recipe, or to a `recipe` of its own; the others are compared with the first.
+    """
 
     title: str
     recipe: str
-    # a cross-validation needs none: it sets the seeds of its runs
     seeds: tuple[int, ...]
-    # the others are compared with the first
     systems: Mapping[str, Mapping[str, Any]]
-    # whether systems learn from one random half of each item's votes, and are scored against the other
     new_listeners: bool = False
-    # shared task whose own scores are measured too, of `TASKS`
     task: str = ""
 
     def scored(self, corpus: ExportedCorpus) -> ExportedCorpus:

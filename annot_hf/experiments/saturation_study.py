@@ -35,7 +35,11 @@ def measure_saturation(
     n_resamples: int = 1000,
     seed: int = 0,
 ) -> Saturation:
-    """Compare synthetic with human votes, up to `votes` an item, by default as many as 90 % of them have."""
+    """Compare synthetic votes with the human votes of the export that was annotated; see `annot_hf.evaluation.saturation`.
+
+    Up to `votes` votes per item are used, by default as many as 90 % of the items have; items with fewer are counted and left
+    out, so that every n has the same items. The votes of an item are drawn `resamples` times.
+    """
     check_whole("seed", seed, 0)
     check_whole("number of votes", votes if votes is not None else 1)
     check_whole("number of resamples", resamples)

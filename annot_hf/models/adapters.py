@@ -50,7 +50,11 @@ def import_peft() -> ModuleType:
 
 
 class Adaptable(PreTrainedModel):
-    """A model that can have adapters, on the layers that `lora_targets` matches; `over_base` makes one on a base's weights."""
+    """A model that can have adapters: put on their base when they are loaded, saved without it.
+
+    A subclass has `lora_targets`, a regular expression of the layers that get adapters, and `over_base`, which makes a model
+    of a configuration on the trunk's weights of a base, with fresh heads.
+    """
 
     # folder or Hub id that the trunk's weights were read from, its commit (None of a folder), and a sample of the weights
     came_from: tuple[str, str | None, torch.Tensor | None] | None = None
@@ -62,7 +66,11 @@ class Adaptable(PreTrainedModel):
 
     @classmethod
     def from_pretrained(cls, source: Any, *args: Any, as_peft: bool = False, **kwargs: Any) -> Any:
-        """As the library's, from safetensors only; adapters are put on the base they name, in a `PeftModel` if `as_peft`."""
+        """As the library's, from safetensors only (a pickle can run code); adapters are put on the base that they name.
+
+        With `as_peft`, the `PeftModel` around a model with adapters, to train it further. A ValueError if `peft` is missing,
+        the base is not the one that adapters name, or they are damaged or do not fit.
+        """
         hub = {name: kwargs[name] for name in _HUB if kwargs.get(name) is not None}
         config = kwargs.get("config")
         if not isinstance(config, PreTrainedConfig) and source is not None:

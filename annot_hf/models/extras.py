@@ -5,7 +5,11 @@ from types import ModuleType
 
 
 def needs(package: str, extra: str, what: str) -> ModuleType:
-    """Import a package that an extra installs, or raise a ValueError that begins with `what`, such as "Adapters need"."""
+    """Import a package that an extra installs; `what`, such as "Adapters need", begins the error if it is not there.
+
+    Raises:
+        ValueError: It is not installed; the message names the package and the extra.
+    """
     try:
         return importlib.import_module(package)
     except ModuleNotFoundError as error:

@@ -75,7 +75,15 @@ def distribution_loss(
 
 
 def effective_number_weights(counts: Sequence[float], beta: float = 0.9999) -> list[float]:
-    """Class-balanced weights (1 - beta) / (1 - beta^n), of mean 1, of classes with n items `(K,)` (Cui et al. 2019)."""
+    """Class-balanced weights (1 - beta) / (1 - beta^n), of mean 1 (Cui et al. 2019; arXiv 2606.27536, section 2.3).
+
+    Args:
+        counts: Training items of each class `(K,)`; a class without any counts as one item.
+        beta: In [0, 1): 0 weighs all classes alike, towards 1 they are weighed by inverse frequency.
+
+    Raises:
+        ValueError: beta is out of range.
+    """
     if not 0 <= beta < 1:
         raise ValueError(f"beta is {beta}; it must be at least 0 and below 1, such as 0.9999.")
     counts = torch.as_tensor(counts, dtype=torch.float64).clip(1)
@@ -84,7 +92,10 @@ def effective_number_weights(counts: Sequence[float], beta: float = 0.9999) -> l
 
 
 def inverse_frequency_weights(counts: Sequence[float], low: float = 0.25, high: float = 5.0) -> list[float]:
-    """Weights 1 / n of mean 1 of classes with n items `(K,)`, clipped to [low, high] (arXiv 2606.27536, section 2.3)."""
+    """Weights 1 / n of mean 1, then clipped to [low, high] (arXiv 2606.27536, section 2.3).
+
+    `counts` `(K,)` are training items, or votes, of each class; a class without any counts as one.
+    """
     weights = 1 / torch.as_tensor(counts, dtype=torch.float64).clip(1)
     return (weights / weights.mean()).clip(low, high).tolist()
 

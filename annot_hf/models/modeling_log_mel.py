@@ -81,7 +81,10 @@ class LogMelModel(PreTrainedModel):
 
 
 def bound_frames(frames: torch.Tensor, mask: torch.Tensor, config: LogMelConfig) -> torch.Tensor:
-    """Log-mel frames `(..., T, bands)`, none too low, or with `mel_range` in [-mel_range, 0] nats below the clip's peak."""
+    """Log-mel frames `(..., T, bands)` before they are standardised: none is too low, and the level is as `config` has it.
+
+    With `mel_range`, they are nats relative to the peak of the frames that `mask` `(..., T)` calls real, in [-mel_range, 0].
+    """
     if config.mel_range is None:
         return frames.clip(config.mel_floor)
     peak = frames.masked_fill(~mask[..., None], -torch.inf).amax((-2, -1), keepdim=True).clip(config.mel_floor)

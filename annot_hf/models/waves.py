@@ -68,7 +68,13 @@ def given_wave(source: Any, sampling_rate: int | None = None) -> tuple[np.ndarra
 
 
 def read_wave(source: Any, sampling_rate: int) -> np.ndarray:
-    """The wave at this rate (Hz) of a source of `given_wave`, a path, the bytes of a file, or `{"bytes", "path"}`."""
+    """The wave at this rate (Hz) of a source of `given_wave`, a path, the bytes of a file, or `{"bytes", "path"}`.
+
+    Files are read without limits; the package's `load_audio` also refuses those that are too long or end too early.
+
+    Raises:
+        AudioError: The source is none of these, cannot be decoded, or holds no finite samples.
+    """
     name, given = _ARRAY, given_wave(source, sampling_rate)
     if given is None:
         if isinstance(source, Mapping):

@@ -218,7 +218,10 @@ def notes_of(session: Session) -> list[str]:
 def make_backend(
     kind: str, model: str, *, batch_size: int = 8, max_tokens: int = 64, revision: str = "", **server: Any
 ) -> Backend:
-    """Make a backend: "openai" (any server with its chat protocol), "gemini", or "local"; `server` is for `Server`."""
+    """Make a backend: "openai" (any server with its chat protocol), "gemini", or "local" (a transformers model here).
+
+    `batch_size` is for "local"; further arguments are those of `Server`.
+    """
     check_backend(kind, model, batch_size=batch_size, max_tokens=max_tokens, **server)
     if kind == "local":
         from annot_hf.proxies.local import LocalModel

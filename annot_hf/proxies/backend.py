@@ -109,7 +109,10 @@ class Backend(Protocol):
 
 
 class Busy(Exception):  # noqa: N818 - it says what the server is
-    """Ask again, after `retry_after` seconds if set; a `paid` attempt may be charged although its answer (`body`) is lost."""
+    """The server is overloaded, broken or slow: ask again, after `retry_after` seconds (s) if that is set.
+
+    `paid`: the attempt may have been charged all the same, as its answer was cut off, late or unreadable (`body`).
+    """
 
     def __init__(
         self, reason: str, *, retry_after: float | None = None, paid: bool = False, body: str | None = None

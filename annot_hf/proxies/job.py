@@ -143,7 +143,10 @@ def make_job(
     seed: int = 0,
     max_seconds: float = 30.0,
 ) -> Job:
-    """Make a job, by default about all items but those of "test"; more items or annotators include those of fewer."""
+    """Make a job: by default, the corpus's default question about all items except those of the split "test".
+
+    Items are drawn by the seed; a larger number of items or annotators includes those of a smaller one.
+    """
     name = question or corpus.default_questions[0]
     asked = corpus.votes.question(name)
     if asked.is_scale or asked.multiple:

@@ -27,7 +27,10 @@ from annot_hf.proxies.backend import AT_ONCE, Answer, Ask, Stopped
 
 
 class LocalModel:
-    """Batches of questions to a Qwen2-Audio; `revision` is the commit on the Hub, or a digest of a folder's files."""
+    """Batches of questions to a Qwen2-Audio (Hub id or folder), in bfloat16 on a CUDA device and in float32 elsewhere.
+
+    `revision` is the commit on the Hub; for a folder, a digest of its files, so that a change of them is noticed.
+    """
 
     max_concurrency = AT_ONCE["local"]
     timeout = None

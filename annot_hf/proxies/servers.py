@@ -239,7 +239,10 @@ def split_address(base_url: str | None) -> tuple[str | None, tuple[str, str] | N
 
 
 class Key:
-    """The secrets of a server, masked in all that is written: the key in a variable `name`, and a password in the address."""
+    """The secrets of a server, which are masked in all that is written: a key, and a password in the address.
+
+    `name` is that of an environment variable. A short secret, such as "none", is masked as a whole word only.
+    """
 
     def __init__(self, name: str, *, needed: bool, model: str, secrets: Sequence[str]) -> None:
         self.value = os.environ.get(name, "").strip()

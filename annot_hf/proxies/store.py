@@ -269,7 +269,10 @@ def _clean(values: Mapping[str, Any]) -> list[Any]:
 def open_store(
     folder: Path, facts: Mapping[str, Any], items: Sequence[str], rows: np.ndarray, *, at: str, **options: Any
 ) -> Iterator[Store]:
-    """The store of a folder for the one run that may write to it; `rows` of the corpus's `items` are asked about."""
+    """The store of a folder for the one run that may write to it; a new run begins in it.
+
+    `items` are all of the corpus, and `rows` those that are asked about, in order; for `options` see `annotate`.
+    """
     path, reserve, lock = folder / DATABASE, folder / RESERVE, FileLock(folder / WRITER, blocking=False)
     try:
         folder.mkdir(parents=True, exist_ok=True)

@@ -53,7 +53,10 @@ def agreement_spread_table(found: Sequence[Agreement]) -> list[Table]:
 
 
 def save_study(found: AgreementStudy, out: str | os.PathLike, *, corpus: str, details: Mapping[str, Any]) -> Path:
-    """Write agreement.html (whose path it returns), .md and .json, plots, raters.csv, and next.csv with all items."""
+    """Write agreement.html, .md and .json, plots, raters.csv, and next.csv with all items to ask about next.
+
+    Returns the path of the page. Files of these names that are not from an earlier call raise a ValueError.
+    """
     large = [one for one in found.found if one.pairable_items >= FEWEST_PAIRABLE] or found.found
     sections = [Section(study_tables(found), {"agreements": lambda: plot_agreements(large)})]
     tables: dict[str, list[pd.DataFrame]] = {"raters": [], "next": []}

@@ -21,7 +21,12 @@ _BARS_OF_A_SCALE = 10
 
 
 def save_corpus_page(corpus: ExportedCorpus, out: str | os.PathLike) -> Path:
-    """Write import.html, .md and .json of an export, with plots; returns the path of the page."""
+    """Write import.html, .md and .json of an export, with plots; returns the path of the page.
+
+    The page has the label files, votes in and out with the reason of each that is left out, all findings, the answers to each
+    question, and the splits with the speakers, sessions and raters that they share. Files of these names that are not from an
+    earlier call raise a ValueError.
+    """
     facts, told = read_export_facts(corpus.folder), CorpusReport.from_dict(corpus.report)
     splits = describe_splits(corpus.items, corpus.votes)
     split_hash = Fold(0, 0, corpus.items["split"].to_numpy()).digest(corpus.items["item"])

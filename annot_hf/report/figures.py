@@ -54,7 +54,10 @@ def short(name: object, width: int = 24) -> str:
 
 
 def legend(figure: Figure, axis: Axes, columns: int, *, grid: str = "") -> None:
-    """A legend above the axes and, for `grid` "x" or "both", grid lines."""
+    """A legend above the axes, out of the data's way; and, for `grid` "x" or "both", grid lines.
+
+    Matplotlib hides labels that begin with an underscore, so user-given names get a leading space, which is removed here.
+    """
     # Matplotlib hides labels that begin with an underscore: names that users give get a leading space, which goes here.
     if grid:
         axis.grid(axis=grid, color=GRID, linewidth=0.7)

@@ -50,19 +50,24 @@ class Share:
 
 @dataclass(frozen=True)
 class Example:
-    """An item with the votes and each system's prediction."""
+    """An item with the votes and each system's prediction.
+
+    Attributes:
+        item: Its name.
+        votes: How many votes it has, in words.
+        text: Its text, perhaps cut; empty without.
+        audio: Its clip for the page, `{"kind", "base64"}`, or None.
+        unheard: Why there is no audio; empty if the page has none at all.
+        rows: The largest labels in the order of the support, or all cells of a grid.
+        grids: Of every series the shares of a grid over two questions, the highest answer to the first question on top.
+    """
 
     item: str
-    # how many, in words
     votes: str
-    # perhaps cut; empty without
     text: str
-    # {"kind", "base64"} for the page; or None, and why, unless the page has none at all
     audio: Mapping[str, str] | None
     unheard: str
-    # the largest labels in the order of the support, or all cells of a grid
     rows: tuple[Share, ...]
-    # of every series the shares of a grid over two questions, the highest answer to the first on top
     grids: tuple[tuple[tuple[float, ...], ...], ...]
 
 
@@ -112,7 +117,15 @@ def open_report(
     *,
     listen: bool = False,
 ) -> Opening:
-    """The opening of a page on these runs, a single one by the name of "model"; `helped` holds it against its controls."""
+    """The opening of a page on these runs, a single one by the name of "model".
+
+    Args:
+        found: Their evaluation, with subsets.
+        helped: What holds a model of raters against its controls, if any.
+        runs: The predictions behind it.
+        about: The items by name, with `text` and `audio` if they have any.
+        listen: Put the clips of the examples into the page, unless they are too large or not on this machine.
+    """
     columns = () if about is None else about.columns
     noun = "clip" if "audio" in columns else "text" if "text" in columns else "item"
     questions = found.reference.targets.questions
@@ -222,7 +235,10 @@ def _sentence(clauses: Sequence[tuple[str, str]], found: Evaluation, noun: str) 
 
 
 def big_numbers(found: Evaluation, noun: str) -> tuple[BigNumber, ...]:
-    """How much of the gap is closed, how many raters the leader is worth, where it fails; else its lowest CCC or accuracy."""
+    """How much of the gap is closed, how many raters the leading system is worth, and where it fails, as far as known.
+
+    Without rater equivalence, the second number is the lowest CCC of a scale, or the accuracy.
+    """
     first, numbers = leader(found), []
     others = [name for name in found.systems if name != first]
 

@@ -147,7 +147,10 @@ def write_tables(
     details: Mapping[str, Any],
     figure: tuple[str, str] | None = None,
 ) -> Path:
-    """Write tables, and a PNG beside them with its caption, as Markdown and self-contained HTML; returns the former's path."""
+    """Write tables as Markdown, and as a self-contained HTML page beside it; returns the path of the former.
+
+    `figure`, a PNG file beside them and its caption, follows the first table.
+    """
     figures = [] if figure is None else [shown_figure(path.parent / figure[0], *figure)]
     sections = [{"tables": tables[:1], "figures": figures}, {"tables": tables[1:], "figures": []}]
     page = {"title": title, "opening": None, "summary": summary, "sections": sections, "notes": notes}
@@ -204,7 +207,10 @@ def _csp_hash(script: str) -> str:
 
 
 def csv_safe(cell: Any) -> Any:
-    """A cell that no spreadsheet reads as a formula: an apostrophe precedes = + - @, however disguised, tabs and breaks."""
+    """A cell that no spreadsheet reads as a formula: an apostrophe precedes = + - @, tabs and line breaks.
+
+    This includes signs after spaces or invisible characters and full-width forms, which importing programs strip or fold.
+    """
     if not isinstance(cell, str):
         return cell
     first = next((sign for sign in cell if unicodedata.category(sign)[0] not in "CZ"), "")
@@ -221,7 +227,10 @@ def shown_figure(path: Path, name: str, caption: str) -> dict[str, Any]:
 
 
 def save_figure(draw: Callable[[], Figure], path: Path, *, dpi: int = DPI) -> Path:
-    """Draw in the report's style to a PNG without time stamps; a warning lists the names that numbers replace."""
+    """Draw with the report's style and write a PNG without time stamps, so that equal data give equal files.
+
+    If numbers replace names, a warning lists them; see `readable`.
+    """
     numbered = {}
     path.parent.mkdir(parents=True, exist_ok=True)
     with matplotlib.rc_context(STYLE):
@@ -235,7 +244,11 @@ def save_figure(draw: Callable[[], Figure], path: Path, *, dpi: int = DPI) -> Pa
 
 
 def readable(figure: Figure, numbered: dict[str, int]) -> Figure:
-    """The figure without boxes for letters: from another font or, if none has them, as numbers, which `numbered` gets."""
+    """The figure, changed so that no letter is drawn as a box.
+
+    Letters that the usual font lacks are drawn in another font that Matplotlib knows. If there is none, a number in brackets
+    replaces the name and is added to `numbered` (name -> number).
+    """
     axes = [axis for one in figure.axes for axis in (one.xaxis, one.yaxis)]
     texts = [*figure.findobj(Text), *(label for axis in axes for label in axis.get_ticklabels())]
     letters = {ord(letter) for text in texts for letter in text.get_text() if not letter.isspace()}

@@ -34,17 +34,25 @@ _DARKEST = 0.75
 
 @dataclass(frozen=True, eq=False)
 class Saturation:
-    """The result of `measure_saturation`: curves, how many votes they suggest, and what they are of."""
+    """The result of `measure_saturation`.
 
-    # divergence from all human votes of an item: of synthetic votes, and of votes drawn from the human distribution itself
+    Attributes:
+        curve: Divergence of synthetic votes from all human votes of an item.
+        ideal: Divergence of votes drawn from the human distribution itself.
+        finding: The number of votes that the curve suggests.
+        ideal_finding: The number of votes that the ideal curve suggests.
+        held_out: Synthetic and human votes compared with held-out people; None with too few people.
+        agreement: Agreement by ambiguity; None if no item has votes of two people.
+        counts: Items behind the curve, and items left out by reason.
+        about: Corpus, question, splits, annotations, resamples and seed.
+    """
+
     curve: Curve
     ideal: Curve
     finding: SaturationFinding
     ideal_finding: SaturationFinding
-    # None with too few people
     held_out: HeldOut | None
     agreement: SyntheticAgreement | None
-    # items behind the curve, and items left out by reason
     counts: dict[str, int]
     about: dict[str, Any]
 
@@ -174,7 +182,10 @@ def saliency_table(found: Saliency) -> Table:
 
 
 def save_saliency(found: Saliency, folder: str | os.PathLike[str]) -> Path:
-    """Write saliency.json, from which a recipe reads `trunk_layer`, and saliency.csv; returns the path of the former."""
+    """Write saliency.json, from which a recipe reads `trunk_layer`, and saliency.csv; returns the path of the former.
+
+    Files with these names, or a saliency.png, that are not from an earlier call raise a ValueError.
+    """
     path = Path(folder) / _SALIENCY_FILE
     names = (_SALIENCY_FILE, "saliency.csv", "saliency.png")
     check_own(folder, names, marker=_SALIENCY_FILE, keys=("trunk_layer", "scores"))
@@ -218,15 +229,21 @@ def plot_saliency(saliency: Saliency) -> Figure:
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """Predictions of the n members of an ensemble for one text, and their attention."""
+    """Predictions of the n members of an ensemble for one text, and their attention.
+
+    Attributes:
+        item: Name of the item.
+        text: Its text.
+        offsets: Start and end of each token in the text `(T, 2)`; equal for tokens without text, such as [CLS].
+        attention: Weight of each token for each member `(n, T)`; rows sum to 1.
+        probs: Each member's distribution over the support `(n, K)`.
+        raters: Distribution of the raters' votes `(K,)`; None without votes.
+    """
 
     item: str
     text: str
-    # start and end of each token in the text (T, 2); equal for tokens without text, such as [CLS]
     offsets: np.ndarray
-    # weight of each token for each member (n, T); rows sum to 1
     attention: np.ndarray
-    # each member's distribution (n, K), and that of the raters' votes (K,), if there are any
     probs: np.ndarray
     raters: np.ndarray | None = None
 
@@ -234,7 +251,11 @@ class Explanation:
 def word_weights(
     text: str, offsets: np.ndarray, attention: np.ndarray
 ) -> tuple[list[tuple[int, int]], np.ndarray, np.ndarray]:
-    """Start and end of the W words, their weights `(n, W)` from those of tokens `(n, T)`, and that on all else `(n,)`."""
+    """Weights `(n, T)` of tokens at `offsets` `(T, 2)`, summed over words and punctuation marks.
+
+    Returns start and end of the W words, their weights `(n, W)`, and the weight `(n,)` on tokens that are not words. Together
+    they sum to the weights of the tokens.
+    """
     spans = [match.span() for match in _WORD.finditer(text)]
     edges = np.array(spans).reshape(-1, 2)
     # A token of a byte-pair encoding may begin with the space before its word.
@@ -248,7 +269,10 @@ def word_weights(
 
 
 def attention_spread(explanations: Sequence[Explanation]) -> float:
-    """Mean total variation distance of the word weights of two members, 0 to 1; NaN with fewer than two members."""
+    """How differently members attend: mean total variation distance of their word weights over items and pairs.
+
+    0 means equal attention, 1 no word in common; NaN with fewer than two members.
+    """
     found = []
     for one in explanations:
         _, weights, _ = word_weights(one.text, one.offsets, one.attention)

@@ -49,7 +49,10 @@ _WINDOW_SECONDS = 0.12
 
 @dataclass(frozen=True)
 class Perturbation:
-    """With probability `share`, a pitch shift up to a semitone, a tempo of 0.95 to 1.05, or neither (arXiv 2601.14620)."""
+    """Random pitch shift (up to a semitone) or tempo change (0.95 to 1.05), uniform (arXiv 2601.14620).
+
+    As in the authors' code, one of three is drawn with probability `share`: a shift, a tempo, or no change.
+    """
 
     share: float
     seed: int = 0
@@ -222,7 +225,10 @@ def plan_augmentation(
     max_seconds: float,
     seed: int,
 ) -> Mixtures:
-    """Mixtures of the training split; `encoded` gives what the trunk makes of rows, if that decides who is near."""
+    """Mixtures of the training split; published features are kept in the folder `features`.
+
+    `encoded` gives the trunk's frames, or their mean, for some rows of the targets, where `options.features` is "trunk".
+    """
     trunk_config = model_config.trunk_config
     reads_text = input_name_of(trunk_config) == "input_ids"
     if options.text == "first" and input_name_of(trunk_config) not in ("input_ids", PROMPTED):

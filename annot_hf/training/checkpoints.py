@@ -274,11 +274,13 @@ def read_facts(folder: Path) -> dict[str, Any]:
 def save_model(
     model: Any, processor: Any, facts: dict[str, Any], folder: Path, *, weights: dict[str, Any] | None = None
 ) -> None:
-    """Write a checkpoint beside its place, of a `PeftModel` the adapters alone, and swap it in once it is complete."""
+    """Write a checkpoint to a temporary folder (of a `PeftModel` the adapters alone), then swap it in once it is complete.
+
+    `weights` are those of the model where several processes hold parts of them.
+    """
     check_model_folder(folder)
     fresh = folder.with_name(f"{folder.name}.part")
     shutil.rmtree(fresh, ignore_errors=True)
-    # given where several processes hold parts of them
     model.save_pretrained(fresh, state_dict=weights)
     processor.save_pretrained(fresh)
     (fresh / FACTS).write_text(json.dumps(facts, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -174,7 +174,11 @@ def _mask(rows: Sequence[torch.Tensor], width: int = 0) -> torch.Tensor:
 
 
 class BucketSampler(Sampler[int | tuple[int, int]]):
-    """Shuffled indices in batches of similar lengths, sorted within random groups, the same for a seed and an epoch."""
+    """Shuffled indices whose consecutive batches hold inputs of similar length, the same for a seed and an epoch.
+
+    Items are sorted within random groups of `group` batches: larger ones mean less padding and less shuffling. `with_epoch`
+    gives pairs of index and epoch, for workers that outlive an epoch. `lengths` may be a function of the epoch.
+    """
 
     def __init__(
         self,

@@ -251,7 +251,11 @@ def encode_once(
     dtype: torch.dtype | None = None,
     workers: int = 0,
 ) -> Inputs:
-    """The frozen trunk's "frames" `(T, H)` of every item, or their "pooled" mean `(1, H)`, from now or an earlier call."""
+    """The frozen trunk's "frames" `(T, H)` of every item, or their "pooled" mean `(1, H)`, from now or an earlier call.
+
+    They have the lengths of the original inputs, so that batches are the same with a cache or without. Processes compute
+    different shards. `key` identifies items, order and reading; `dtype` is that of autocast, or None for the weights'.
+    """
     state = PartialState()
     settings = [kind, trunk_digest(model), str(dtype), *key, inputs.stamp]
     # too little memory shows at once
@@ -339,7 +343,10 @@ def _with_raters(targets: Targets, split: str) -> Targets:
 def vote_views(
     recipe: Recipe, corpus: ExportedCorpus, seed: int = 0
 ) -> tuple[dict[str, ExportedCorpus], dict[str, Any]]:
-    """The corpus with the votes that "train" and "validation" use, and what a reader must know of them; tests are people's."""
+    """The corpus with the votes that "train" and "validation" use, and what a reader must know of them, if anything.
+
+    Unlike in arXiv 2601.14620, tests always refer to people's votes; synthetic votes alone also choose the epoch that is kept.
+    """
     own = int(is_synthetic(corpus.votes).sum())
     if own:
         raise ValueError(

@@ -39,7 +39,10 @@ class Shard:
 
 
 class FeatureStore:
-    """Frames `(T, D)` of items from memory-mapped shards; `stamp` names all that they depend on."""
+    """Frames `(T, D)` of items, read one at a time from memory-mapped shards, all of them written.
+
+    `stamp` names the shards, and with them the content of the items and all that their frames depend on.
+    """
 
     def __init__(self, shards: Sequence[Shard]) -> None:
         names = [f"{shard.path.parent.name}/{shard.path.name}" for shard in shards]
@@ -69,7 +72,10 @@ def plan_shards(
     order: np.ndarray | None = None,
     size: int | None = None,
 ) -> list[Shard]:
-    """Which file holds which items, in `order`, at most `size` in one; `settings` are all else that features depend on."""
+    """Which file of `folder` holds which items, taken in `order`; at most `size` (`SHARD_ITEMS` by default) are in one.
+
+    The settings, for JSON, are all that the features depend on besides the items, whose content is in a shard's name.
+    """
     about = json.dumps([*settings, len(sources)], sort_keys=True, default=str)
     folder = Path(folder) / hashlib.sha256(about.encode()).hexdigest()[:16]
     try:

@@ -97,7 +97,11 @@ def join_inputs(parts: Sequence[Inputs]) -> Inputs:
 def make_processor(
     trunk_config: PreTrainedConfig, source: str | Path, *, max_tokens: int | None = None, revision: str | None = None
 ) -> Any:
-    """The feature extractor or tokenizer of a trunk, or both in one; saved and reloaded it works as in training."""
+    """The feature extractor or tokenizer of a trunk; both, as one processor, of an audio-language model.
+
+    Saved and loaded without this package it works as in training: it pads on the right, gives a mask and truncates where
+    training did. `source` is a Hub id or folder, which the log-mel trunk does not need; no code of its own is run.
+    """
     if max_tokens is not None and input_name_of(trunk_config) != "input_ids":
         raise ValueError(
             f"max_tokens is {max_tokens} and a trunk of type {trunk_config.model_type} reads no text; leave max_tokens out."
@@ -210,7 +214,10 @@ def read_inputs(
     key: str = "",
     max_seconds: float = 30.0,
 ) -> Inputs:
-    """Inputs from texts, clips or, for an audio-language model, pairs of a clip and its transcript."""
+    """Inputs from texts or audio sources; for an audio-language model, a source may be a pair of a clip and its transcript.
+
+    Log-mel frames are kept in a `features` folder, if there is one. Errors have an item's name of `names`, or its number.
+    """
     kind, names = input_name_of(trunk_config), range(len(entries)) if names is None else names
     if kind == "input_ids":
         return _tokens(entries, trunk_config, processor, names)

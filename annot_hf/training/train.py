@@ -199,7 +199,10 @@ def member_runs(run: Run, corpus: ExportedCorpus) -> list[Run]:
 
 
 def train_members(run: Run, corpus: ExportedCorpus) -> list[Path]:
-    """Checkpoint folders of the members, in order; the missing and damaged are trained, and none that fails stops others."""
+    """Checkpoint folders of the members, in order; those that are missing or damaged are trained, one after the other.
+
+    A member that fails stops no other, except where several processes of `accelerate launch` train each member together.
+    """
     runs, state = member_runs(run, corpus), PartialState()
     damage = [_damage(one) for one in runs]
     for one, what in zip(runs, damage, strict=True):
