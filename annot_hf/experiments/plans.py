@@ -9,8 +9,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
 from annot_hf.data.export import ExportedCorpus, read_export
 from annot_hf.data.files import check_own, replace_file
+from annot_hf.data.folds import group_items
 from annot_hf.data.predictions import Predictions
 from annot_hf.data.questions import nearest, read_yaml
 from annot_hf.data.synthetic import half_of
@@ -183,8 +186,8 @@ def run_plan(
         about = items_by_name(exported.items)
         people = about["speaker"]
         if plan.task and people.notna().any():
-            # A task scores all its items: one of an unknown speaker is a speaker of its own.
-            people = people.where(people.notna(), [f"item {item}" for item in about.index])
+            # A task scores all its items.
+            people = pd.Series(group_items(exported.items, about.index, "speaker", apart=True)[1], about.index)
         options = {"speakers": people, "n_resamples": n_resamples}
         options["marginal"] = first.in_order(targets.support).meta.get("marginal")
         missing = "exclude" if plan.new_listeners else "error"
