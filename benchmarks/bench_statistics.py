@@ -1,10 +1,9 @@
-"""500 resamples of 2,500 speakers and of a confusion table, and Krippendorff's alpha of 50,000 items."""
+"""500 resamples of 2,500 speakers and of a confusion table."""
 
 from collections.abc import Iterator
 
 import numpy as np
 
-from annot_hf.evaluation.agreement import krippendorff_alpha
 from annot_hf.evaluation.resampling import Resamples
 from annot_hf.models.measures import class_counts
 from benchmarks.timing import Result, best
@@ -39,16 +38,3 @@ def run() -> Iterator[Result]:
     whole = (of["classes"] for of in (Resamples(n=0).cells(counts, cells), Resamples(n=0).sums(counts)))
     difference = float(abs(np.subtract(*whole)).max())
     yield Result("resampled confusion table", "resampled items", baseline, seconds, 5.0, difference, 0)
-
-    table = generator.multinomial(6, np.full(LABELS, 1 / LABELS), size=50_000)
-
-    def outer() -> float:
-        pairs = (table[:, :, None] * table[:, None] - np.eye(LABELS) * table[:, :, None]).sum(0) / 5
-        total = pairs.sum(0)
-        expected = (total.sum() ** 2 - (total**2).sum()) / (total.sum() - 1)
-        return 1 - (pairs.sum() - np.trace(pairs)) / expected
-
-    seconds, baseline = best(lambda: krippendorff_alpha(table), outer, rounds=3)
-    yield Result(
-        "Krippendorff's alpha", "outer products", baseline, seconds, 1.0, abs(krippendorff_alpha(table) - outer()), 1e-9
-    )

@@ -13,7 +13,6 @@ import pandas as pd
 from scipy import sparse
 from scipy.special import xlogy
 
-from annot_hf.data.encoding import as_frame
 from annot_hf.data.questions import Question
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.resampling import Arrays, Interval, Measured, Resamples, crossed_draws, with_interval
@@ -494,53 +493,3 @@ def _kappas(pair: np.ndarray, shared: np.ndarray, left: np.ndarray, right: np.nd
     slope = (same - observed[pair]) - (1 - kappas[pair]) * (other - 2 * chance[pair])
     shares = kappas[pair] + np.divide(slope, 1 - chance[pair], out=np.zeros(len(pair)), where=defined[pair])
     return kappas, shares
-
-
-def krippendorff_alpha(counts: np.ndarray, *, level: Level = "nominal", values: np.ndarray | None = None) -> float:
-    """Krippendorff's alpha of value counts `(items, values)`, in (-inf, 1]; NaN where it is undefined.
-
-    Alpha is undefined without an item with two votes, or with one value only. By definition, items with fewer votes are left
-    out. `level` is "nominal", "ordinal", "interval" or "ratio"; for all but the first, `values` `(values,)` are the number of
-    each column, by default the column names of a data frame, and 0, 1, 2 ... for an array.
-    """
-    named = as_frame(counts)
-    if values is None and level != "nominal" and isinstance(named, pd.DataFrame):
-        values = pd.to_numeric(pd.Series(named.columns), errors="coerce").to_numpy(np.float64)
-        if np.isnan(values).any():
-            raise ValueError(
-                f"Column {named.columns[np.argmax(np.isnan(values))]!r} of the counts is not a number, as level {level!r} "
-                "requires; name each column by its value, or give values."
-            )
-    counts = _checked_counts(counts)
-    n_codes = counts.shape[1]
-    values = np.arange(n_codes, dtype=np.float64) if values is None else np.asarray(values, dtype=np.float64)
-    if values.shape != (n_codes,):
-        raise ValueError(f"There are {n_codes} columns and values of shape {values.shape}; give one per column.")
-    if not np.isfinite(values).all():
-        raise ValueError(f"The value {values[~np.isfinite(values)][0]} is not finite; give a finite number per column.")
-    sizes = counts @ np.ones(n_codes)
-    pairable = sizes >= 2
-    margin = pairable.astype(np.float64) @ counts
-    if level == "nominal":
-        # As below, without a list of cells: a table of nine labels takes a third of the time.
-        within = sizes**2 - np.einsum("ic,ic->i", counts, counts)
-        expected = 1 - ratio(margin @ margin, margin.sum() ** 2, empty=1.0)
-    else:
-        flat = np.flatnonzero(counts)
-        cells = Cells(*np.divmod(flat, n_codes), counts.ravel()[flat], len(counts), values)
-        gaps, distances = cells.distances(level)
-        within, expected = np.bincount(cells.row, cells.times * gaps, minlength=len(counts)), cells.chance(distances)
-    observed = (within[pairable] / (sizes[pairable] - 1)).sum()
-    return float(_alpha_of(observed, expected, margin.sum()))
-
-
-def _checked_counts(counts: np.ndarray) -> np.ndarray:
-    counts = np.asarray(as_frame(counts))
-    if counts.ndim != 2 or not counts.size:
-        raise ValueError(f"Counts have shape {counts.shape}; give a non-empty table (items, values).")
-    whole = np.issubdtype(counts.dtype, np.integer)
-    counts = counts.astype(np.float64)
-    if not (counts.min() >= 0 and (whole or (np.isfinite(counts) & (counts == np.floor(counts))).all())):
-        row, code = np.argwhere(~(np.isfinite(counts) & (counts >= 0) & (counts == np.floor(counts))))[0]
-        raise ValueError(f"Count {counts[row, code]:g} in row {row} is not a whole number of raters; give counts >= 0.")
-    return counts

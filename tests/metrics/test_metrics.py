@@ -19,7 +19,9 @@ import yaml
 from hub_stub import serve
 from scipy.spatial.distance import jensenshannon
 
-from annot_hf.evaluation.agreement import krippendorff_alpha
+from annot_hf.data.questions import Question
+from annot_hf.data.votes import VoteTable
+from annot_hf.evaluation.agreement import agreement
 from annot_hf.models import measures
 
 ROOT = pathlib.Path(__file__).parents[2]
@@ -163,11 +165,14 @@ def test_options_out_of_range_are_refused(name, options, words):
 def test_alpha_equals_ours(level):
     votes = np.random.default_rng(3).integers(1, 5, (30, 4)).astype(float)
     votes[np.random.default_rng(4).random((30, 4)) < 0.3] = np.nan
-    counts = np.stack([(votes == value).sum(1) for value in range(1, 5)], axis=1)
+    item, rater = np.nonzero(~np.isnan(votes))
+    table = VoteTable.from_columns(
+        Question.scale("q", 1, 4), item=item.astype(str), annotator=rater.astype(str), value=votes[item, rater]
+    )
     found = evaluate.load(str(ROOT / "metrics" / "krippendorff_alpha"), experiment_id=level).compute(
         votes=[[None if np.isnan(vote) else vote for vote in row] for row in votes], level=level
     )
-    expected = krippendorff_alpha(counts, level=level, values=np.arange(1, 5))
+    expected = agreement(table, "q", level=level).alpha.value
     assert found["krippendorff_alpha"] == pytest.approx(expected, abs=1e-9)
 
 
