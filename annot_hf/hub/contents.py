@@ -1,10 +1,14 @@
 """What of a folder goes to the Hub: files on an allow-list, with copies of those that name raters or this machine."""
 
+import hmac
 import json
 import os
 import re
+import secrets
+import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -13,13 +17,12 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 from datasets import Features
-from huggingface_hub import RepoCard
+from huggingface_hub import RepoCard, constants
 
 from annot_hf.data.export import EXPORT_FILE, EXPORT_KIND, seal_export
 from annot_hf.data.files import is_own_card, read_text
 from annot_hf.data.questions import SECRET
 from annot_hf.hub.corpus_card import write_dataset_card
-from annot_hf.hub.pseudonyms import pseudonyms
 from annot_hf.models.modeling_opinion import read_object
 from annot_hf.training.checkpoints import CARD_FILES, FACTS, MODEL_FILES, WEIGHTS, read_facts
 from annot_hf.training.recipe import ELSEWHERE
@@ -27,6 +30,8 @@ from annot_hf.training.recipe import ELSEWHERE
 # raters who must share what is told of each of them
 ANONYMOUS = 5
 README = "README.md"
+# in HF_HOME: what rater ids are salted with
+KEY_FILE = "annot-hf.key"
 _PAGE = (README, "*.py", "requirements.txt", "packages.txt", "*.css")
 _MODEL = (*MODEL_FILES, *CARD_FILES, README)
 # what a publication may hold, by its kind; publishing anew removes such files that it holds no longer
@@ -289,3 +294,36 @@ def _copy_parquet(path: Path, out: Path, kept: list[str], names: Mapping[str, st
         new = [None if name is None else names[name] for name in table["annotator"].to_pylist()]
         table = table.set_column(table.column_names.index("annotator"), "annotator", pa.array(new, pa.string()))
     pq.write_table(table.cast(Features({column: features[column] for column in kept}).arrow_schema), out)
+
+
+def pseudonyms(raters: Iterable[str], corpus: str) -> dict[str, str]:
+    """A new name for each rater of a corpus: an HMAC-SHA256 of its name, the same in every publication from this machine.
+
+    The key is drawn once and stays in the file annot-hf.key of HF_HOME. Without it, nobody can try names. A rater's name in a
+    model is that in its corpus, and differs from that of a namesake in another corpus.
+    """
+    key, found = _salt(), {}
+    for rater in raters:
+        digest = hmac.digest(key, json.dumps([corpus, rater]).encode(), "sha256")
+        found[rater] = f"rater-{digest.hex()[:16]}"
+    return found
+
+
+def _salt() -> bytes:
+    """The key of this user, which is written on first use."""
+    path = Path(constants.HF_HOME) / KEY_FILE
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Readable for the user alone, and whole before it has its name.
+        with tempfile.NamedTemporaryFile("w", dir=path.parent, encoding="ascii") as file:
+            file.write(secrets.token_hex(32))
+            file.flush()
+            with suppress(FileExistsError):
+                os.link(file.name, path)
+    try:
+        key = bytes.fromhex(path.read_text(encoding="ascii"))
+    except ValueError:
+        key = b""
+    if len(key) != 32:
+        raise ValueError(f"{path}, the key of rater ids, is damaged; restore it, or remove it and accept new ids.")
+    return key
