@@ -18,7 +18,7 @@ from typer.core import TyperCommand
 
 from annot_hf import __version__
 from annot_hf.cli import asking, start, steps
-from annot_hf.cli.options import (
+from annot_hf.cli.output import (
     WORDS,
     CorpusFolder,
     MaxSeconds,
@@ -31,8 +31,6 @@ from annot_hf.cli.options import (
     SpeakerResamples,
     Splits,
     Without,
-)
-from annot_hf.cli.output import (
     keep_traceback,
     print_error,
     print_key,

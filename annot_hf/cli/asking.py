@@ -5,8 +5,16 @@ from typing import Annotated
 
 from typer import Argument, Option
 
-from annot_hf.cli.options import MaxSeconds, Out, SpeakerResamples, Splits
-from annot_hf.cli.output import print_path, print_rows, print_table, print_text
+from annot_hf.cli.output import (
+    MaxSeconds,
+    Out,
+    SpeakerResamples,
+    Splits,
+    print_path,
+    print_rows,
+    print_table,
+    print_text,
+)
 
 
 def annotate(

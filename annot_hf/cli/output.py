@@ -1,4 +1,4 @@
-"""What commands print: a table, the path of the result, and errors without secrets."""
+"""What commands share: arguments and options, and what they print: a table, the path of the result, errors without secrets."""
 
 import os
 import re
@@ -9,17 +9,35 @@ import textwrap
 import traceback
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from rich.console import Console
 from rich.table import Column, Table
 from rich.text import Text
+from typer import Argument, Option
 
 from annot_hf.data.questions import SECRET, printable
 
 if TYPE_CHECKING:
     from annot_hf.report.tables import Table as ReportTable
     from annot_hf.training.keys import RecipeKey
+
+# --learning_rate=1e-3 is an override like learning_rate=1e-3.
+WORDS = {"ignore_unknown_options": True}
+RecipeName = Annotated[str, Argument(help="Recipe file, or the name of one that comes with the package.")]
+Overrides = Annotated[list[str] | None, Argument(help="Overrides such as learning_rate=1e-3.")]
+Out = Annotated[Path, Option("--out", help="Folder to write.")]
+CorpusFolder = Annotated[Path, Option("--corpus", help="Folder or Hub id of an exported corpus.")]
+Revision = Annotated[str | None, Option(help="Branch, tag or commit, for a model that is named by its Hub id.")]
+OneSplit = Annotated[str, Option(help="Which split.")]
+Splits = Annotated[list[str] | None, Option(help="Split to use; may be given several times; all by default.")]
+Without = Annotated[list[str] | None, Option(help="System of the plan to leave out; may be given several times.")]
+SpeakerResamples = Annotated[int, Option(help="Bootstrap resamples of speakers.")]
+RobustClips = Annotated[
+    int, Option(min=0, help="Clips, evenly spaced over speakers, that are also predicted altered; 0 for none.")
+]
+MaxSeconds = Annotated[float, Option(help="Longest clip (s).")]
+
 
 # The name of an environment variable that holds a secret.
 _SECRET_VARIABLE = re.compile("(?:KEY|TOKEN|SECRET|PASSWORD)$", re.IGNORECASE)

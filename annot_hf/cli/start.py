@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from typer import Argument, Option
 
 from annot_hf.cli import steps
-from annot_hf.cli.options import Out, Overrides
-from annot_hf.cli.output import print_path, print_rows, print_text
+from annot_hf.cli.output import Out, Overrides, print_path, print_rows, print_text
 
 if TYPE_CHECKING:
     from annot_hf.data.corpus import VoteCorpus
