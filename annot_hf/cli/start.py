@@ -189,8 +189,7 @@ def corpus(
     """
     from annot_hf.data.export import export_corpus, read_export
     from annot_hf.data.splitting import split_as, split_by as draw_by
-    from annot_hf.hub.corpus_card import write_dataset_card
-    from annot_hf.report.corpus_page import save_corpus_page
+    from annot_hf.report.corpus_page import save_corpus_page, write_dataset_card
 
     if stated := [
         name for name, value in {"--splits": splits, "--split": given["split"]}.items() if value and split_by

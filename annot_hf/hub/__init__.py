@@ -1,1 +1,1 @@
-"""The Hub: what a model and a corpus say of themselves there, and what of them goes there."""
+"""The Hub: what a model says of itself there, and what of models and corpora goes there."""

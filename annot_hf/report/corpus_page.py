@@ -1,4 +1,4 @@
-"""The page of `annot-hf corpus --report`: what was read, what was left out, and what the splits share."""
+"""What is told of a corpus: the page of `annot-hf corpus --report`, and the card of an export with its agreement."""
 
 import os
 from functools import partial
@@ -10,8 +10,12 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from annot_hf.data.corpus import CorpusReport
-from annot_hf.data.export import ExportedCorpus, read_export_facts
+from annot_hf.data.export import ExportedCorpus, read_export, read_export_facts, write_card
+from annot_hf.data.files import is_own_card
 from annot_hf.data.folds import Fold, describe_splits
+from annot_hf.evaluation.agreement import agreement
+from annot_hf.evaluation.agreement_study import about_items
+from annot_hf.evaluation.resampling import Interval
 from annot_hf.report.figures import BLUE, canvas, legend, plot_split_shares, plot_votes
 from annot_hf.report.pages import Section, write_study
 from annot_hf.report.tables import Cell, Table, capital, counted, number, say, worded
@@ -160,3 +164,34 @@ def plot_rater_votes(each: np.ndarray) -> Figure:
     axis.set_ylim(bottom=0)
     legend(figure, axis, 2, grid="both")
     return figure
+
+
+def write_dataset_card(corpus: str | Path | ExportedCorpus) -> Path:
+    """Write README.md of an exported corpus, or of the folder of one, from its tables, and how far its raters agree.
+
+    One that somebody else wrote or edited stays as it is. `export_corpus` writes it without the agreement.
+
+    Returns:
+        The path of README.md.
+
+    Raises:
+        ValueError: The folder is not an exported corpus.
+    """
+    folder = corpus.folder if isinstance(corpus, ExportedCorpus) else Path(corpus)
+    facts, path = read_export_facts(folder), folder / "README.md"
+    if path.is_file() and not is_own_card(path):
+        return path
+    corpus, rows = corpus if isinstance(corpus, ExportedCorpus) else read_export(folder), []
+    votes, (_, resamples) = corpus.votes, about_items(corpus.votes, corpus.items)
+    for name in (question.name for question in votes.questions if not question.shares):
+        found = agreement(votes, name, resamples=resamples)
+        numbers = (found.alpha, found.pairwise, found.cohen_kappa)
+        rows.append((name, f"{found.pairable_items:,}", *(_with_interval(number) for number in numbers)))
+    return write_card(folder, facts, agreed=rows)
+
+
+def _with_interval(number: Interval) -> str:
+    """A value and its interval."""
+    if number.value is None:
+        return "\u2013"
+    return f"{number.value:.3f}" + ("" if number.low is None else f" ({number.low:.3f} to {number.high:.3f})")

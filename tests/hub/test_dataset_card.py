@@ -13,7 +13,7 @@ from markdown_it import MarkdownIt
 from annot_hf import Question, VoteCorpus, VoteTable, agreement, export_corpus, read_export
 from annot_hf.data.files import CARD_MARK
 from annot_hf.evaluation.agreement_study import study_agreement
-from annot_hf.hub.corpus_card import write_dataset_card
+from annot_hf.report.corpus_page import write_dataset_card
 
 HOSTILE = "a|b <script>alert(1)</script> `x` [y](http://z)\n---\nlicense: mit\n# *"
 

@@ -101,7 +101,7 @@ def test_the_command_writes_it_and_draws_splits(tmp_path, capsys, monkeypatch):
     words = ["corpus", table, "--text", "text", "--out", tmp_path / "data", "--split-by", "speaker", "--strict"]
     options = ["--shares", "0.5", "0.25", "0.25", "--seed", "3", "--report", tmp_path / "page"]
     read = []
-    for module in ("data.export", "hub.corpus_card"):
+    for module in ("data.export", "report.corpus_page"):
         monkeypatch.setattr(f"annot_hf.{module}.read_export", lambda folder: read.append(folder) or read_export(folder))
     with pytest.raises(SystemExit, match="0"):
         cli.main([str(word) for word in [*words, *options]])
