@@ -38,7 +38,7 @@ models = [
     "torch>=2.11",
     "transformers>=5.23,<6",
 ]
-# what few need; `annot_hf.models.extras` names the extra to who lacks a package
+# what few need; `annot_hf.models.access` names the extra to who lacks a package
 extras = {
     "agree": ["crowd-kit>=1.4,<2", "cleanlab>=2.9,<3"],
     "alm": ["openai>=3.54,<4", "google-genai>=3.4,<4"],

@@ -278,7 +278,7 @@ def predict(
     `annot-hf predict runs/cremad/model --corpus data/cremad --out runs/cremad/predictions`
     """
     from annot_hf.data.conditions import CLEAN, Condition
-    from annot_hf.data.snapshots import find_folder
+    from annot_hf.models.access import find_folder
 
     if (clips is None) == (corpus is None):
         raise ValueError("Give either clips or texts to predict, or --corpus to predict one of its splits and compare.")

@@ -34,10 +34,10 @@ from annot_hf.data.export_tables import (
 from annot_hf.data.files import check_name, file_sha256, replace_folder, resolve_inside
 from annot_hf.data.folds import find_leaks
 from annot_hf.data.questions import Question, normal_form_hint
-from annot_hf.data.snapshots import find_folder, spoken
 from annot_hf.data.splitting import Splitting
 from annot_hf.data.targets import Targets, make_targets
 from annot_hf.data.votes import VoteTable
+from annot_hf.models.access import find_folder, spoken
 from annot_hf.models.waves import AudioError
 
 EXPORT_KIND = "annot-hf corpus export"

@@ -8,7 +8,7 @@ import pandas as pd
 from annot_hf.data.predictions import Predictions
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.resampling import Resamples, with_interval
-from annot_hf.models.extras import needs
+from annot_hf.models.access import needs
 from annot_hf.models.measures import jsd
 
 MAJORITY, CROWDLAB = "majority", "CROWDLAB"

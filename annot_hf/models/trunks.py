@@ -25,9 +25,9 @@ from transformers import (
 from transformers.utils import ModelOutput
 from transformers.utils.hub import resolve_revision
 
+from .access import not_readable
 from .checks import check_attention, said
 from .configuration_log_mel import LogMelConfig
-from .hub_access import not_readable
 from .modeling_log_mel import LogMelModel
 from .waves import log_mel
 from .whisper import WhisperTrunk, whisper_encoder_of

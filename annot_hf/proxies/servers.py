@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from urllib.parse import parse_qsl, unquote, urlsplit, urlunsplit
 
 from annot_hf.data.questions import printable
-from annot_hf.models.extras import needs
+from annot_hf.models.access import needs
 from annot_hf.proxies.backend import NO_ADDRESS, OMITTABLE, Answer, Ask, Busy, Rejected, Stopped, check_address
 
 # tokens, or USD, of one answer: a larger number is not credible

@@ -20,8 +20,8 @@ from annot_hf.data.conditions import CLEAN, Condition
 from annot_hf.data.export import ExportedCorpus, read_export
 from annot_hf.data.predictions import ROBUSTNESS_FOLDER, Predictions, pool_predictions
 from annot_hf.data.questions import Question
-from annot_hf.data.snapshots import find_folder, spoken
 from annot_hf.data.targets import Ratings, Targets
+from annot_hf.models.access import find_folder, spoken
 from annot_hf.models.configuration_annotator import AnnotatorConfig
 from annot_hf.models.configuration_seedbert import SeedBertConfig
 from annot_hf.models.losses import LOG_VARIANCE

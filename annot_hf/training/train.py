@@ -21,8 +21,8 @@ from transformers import set_seed
 from annot_hf.data.export import ExportedCorpus, read_export, read_export_facts
 from annot_hf.data.folds import find_leaks
 from annot_hf.data.rater_facts import describe_columns, encode_raters, read_rater_table
-from annot_hf.data.snapshots import find_folder
 from annot_hf.data.targets import Targets
+from annot_hf.models.access import find_folder
 from annot_hf.models.adapters import add_lora
 from annot_hf.models.configuration_annotator import FINE
 from annot_hf.models.configuration_log_mel import LogMelConfig

@@ -9,8 +9,8 @@ import yaml
 from annot_hf.cli.app import main
 from annot_hf.data.export import export_corpus, read_export
 from annot_hf.data.simulate import SimulatedCorpus
-from annot_hf.data.snapshots import find_folder, spoken
 from annot_hf.hub.publish import publish, train_and_push
+from annot_hf.models.access import find_folder, spoken
 from annot_hf.models.trunks import read_trunk_config
 from annot_hf.training.checkpoints import load_model
 from annot_hf.training.inference import predict
