@@ -13,8 +13,15 @@ from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.aggregation import METHODS, aggregate, measure_moves
 from annot_hf.evaluation.agreement import AGREEMENTS, Agreement, agreement, agreement_difference
 from annot_hf.evaluation.ceiling import CEILING, LEFT_OUT, SPLIT_HALF, mean_ceiling, noise_ceiling
-from annot_hf.evaluation.next_ratings import check_rated, one_more_rating, rank_rated
-from annot_hf.evaluation.next_votes import BEST, check_ranking, one_more_vote, rank_items
+from annot_hf.evaluation.further_votes import (
+    BEST,
+    check_ranking,
+    check_rated,
+    one_more_rating,
+    one_more_vote,
+    rank_items,
+    rank_rated,
+)
 from annot_hf.evaluation.rater_evidence import rater_evidence
 from annot_hf.evaluation.resampling import Resamples, with_interval
 from annot_hf.evaluation.schools import schools_of_opinion

@@ -9,7 +9,7 @@ import scipy.stats
 from annot_hf.data.questions import Question
 from annot_hf.data.simulate import SimulatedCorpus, simulate_corpus
 from annot_hf.data.votes import VoteTable
-from annot_hf.evaluation.next_ratings import _prior_freedom, check_rated, fit_opinions, one_more_rating, rank_rated
+from annot_hf.evaluation.further_votes import _prior_freedom, check_rated, fit_opinions, one_more_rating, rank_rated
 from annot_hf.evaluation.resampling import Resamples
 
 SCALE = Question.scale("level", -20, 20)

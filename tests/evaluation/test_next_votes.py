@@ -7,7 +7,7 @@ import scipy.stats
 from annot_hf.data.questions import Question
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.ceiling import fit_prior
-from annot_hf.evaluation.next_votes import BEST, check_ranking, next_vote_values, one_more_vote, rank_items
+from annot_hf.evaluation.further_votes import BEST, check_ranking, next_vote_values, one_more_vote, rank_items
 from annot_hf.evaluation.resampling import Resamples
 
 LABELS = list("abcd")
