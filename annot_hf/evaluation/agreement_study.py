@@ -22,9 +22,8 @@ from annot_hf.evaluation.further_votes import (
     rank_items,
     rank_rated,
 )
-from annot_hf.evaluation.rater_evidence import rater_evidence
+from annot_hf.evaluation.rater_evidence import rater_evidence, schools_of_opinion
 from annot_hf.evaluation.resampling import Resamples, with_interval
-from annot_hf.evaluation.schools import schools_of_opinion
 from annot_hf.models.measures import entropy
 
 # Fewer items with two votes tell nothing beyond their agreement.

@@ -8,8 +8,7 @@ from sklearn.metrics import adjusted_rand_score
 
 from annot_hf.data.questions import Question
 from annot_hf.data.votes import VoteTable
-from annot_hf.evaluation.rater_evidence import rater_evidence
-from annot_hf.evaluation.schools import adjusted_rand, schools_of_opinion
+from annot_hf.evaluation.rater_evidence import adjusted_rand, rater_evidence, schools_of_opinion
 
 LABELS = list("abcd")
 
