@@ -14,12 +14,12 @@ from annot_hf.evaluation.resampling import Resamples
 from annot_hf.evaluation.saturation import (
     check_whole,
     find_saturation,
+    measure_agreement,
     measure_curve,
     measure_held_out,
     measure_ideal,
     votes_that_most_have,
 )
-from annot_hf.evaluation.synthetic_agreement import measure_agreement
 from annot_hf.experiments.plans import check_splits
 from annot_hf.report.studies import Saturation
 

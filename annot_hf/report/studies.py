@@ -18,8 +18,17 @@ from matplotlib.ticker import MaxNLocator
 
 from annot_hf.data.files import check_own
 from annot_hf.evaluation.saliency import Saliency
-from annot_hf.evaluation.saturation import Curve, HeldOut, SaturationFinding
-from annot_hf.evaluation.synthetic_agreement import AGREEMENT_MEASURES, ALL, NOTE, PERSON, SYNTHETIC, SyntheticAgreement
+from annot_hf.evaluation.saturation import (
+    AGREEMENT_MEASURES,
+    ALL,
+    NOTE,
+    PERSON,
+    SYNTHETIC,
+    Curve,
+    HeldOut,
+    SaturationFinding,
+    SyntheticAgreement,
+)
 from annot_hf.models.measures import tvd
 from annot_hf.report.figures import BLUE, DARK, FAINT, GRID, ORANGE, canvas, legend, short
 from annot_hf.report.pages import csv_safe, plain, render, save_figure, write_json, write_tables

@@ -8,7 +8,7 @@ from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.agreement import agreement
 from annot_hf.evaluation.categories import entropy_strata
 from annot_hf.evaluation.resampling import Resamples
-from annot_hf.evaluation.synthetic_agreement import measure_agreement
+from annot_hf.evaluation.saturation import measure_agreement
 from annot_hf.report.studies import synthetic_table
 
 LABELS = ("anger", "joy", "sad", "calm")
