@@ -1,10 +1,10 @@
 """How many votes are enough, for people: what one more vote or rating changes, and which items to ask about next.
 
 Opinions on labels have the Dirichlet prior that fits all votes best (`fit_prior`), so the next vote on an item has known odds.
-Its value is what it tells about the vote after it (their mutual information, in nats): by so much the forecast of that vote gets
-better.
+Its value is what it tells about the vote after it (their mutual information, in nats): by so much the forecast of that vote
+gets better.
 
-On scales, opinions, the means of endless ratings of an item, are normal around the mean of all items; ratings are normal around
+Opinions on scales, the means of endless ratings of an item, are normal around the mean of all items; ratings are normal around
 the opinion, with a variance of the item's own, which the fit to all items shrinks. So the error of the best forecast of an
 opinion is known, and with it that of the next rating; a rating is worth by how much it lowers both squares.
 """

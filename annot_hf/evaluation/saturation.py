@@ -1,11 +1,11 @@
 """How many synthetic votes an item needs, and how far they agree with people (arXiv 2601.14620).
 
-Votes are added one by one, and each histogram compared with people's votes. One of few votes is far from any distribution (the
-plug-in bias, about (K - 1) / (8 n) nats for K labels), so every curve falls. The suggested n shows when more votes stop helping;
-the distance to the ideal curve is the annotators' error.
+Votes are added one by one, and each histogram is compared with people's votes. One of few votes is far from any distribution
+(the plug-in bias, about (K - 1) / (8 n) nats for K labels), so every curve falls. The suggested n shows when more votes stop
+helping; the distance to the ideal curve is the annotators' error.
 
-The agreement of synthetic annotators with people is compared with that among people, by ambiguity. Both have one reference: the
-votes of all people but one, whoever cast the vote, so that people are not their own reference.
+The agreement of synthetic annotators with people is compared with that among people, by ambiguity. Both have one reference:
+the votes of all people but one, whoever cast the vote, so that people are not their own reference.
 """
 
 import math
