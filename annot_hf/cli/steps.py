@@ -205,7 +205,7 @@ def predict_given(
 
         from annot_hf.data.files import replace_file
         from annot_hf.data.given_inputs import find_inputs
-        from annot_hf.evaluation.prediction_frame import prediction_frame
+        from annot_hf.data.predictions import prediction_frame
         from annot_hf.models.trunks import input_name_of
         from annot_hf.training.checkpoints import load_model
         from annot_hf.training.inference import accepted_seconds, predict_inputs, predict_timeline

@@ -1,10 +1,10 @@
-"""`Predictions`: a model's distributions over items, and its predicted answers of each rater."""
+"""`Predictions`: a model's distributions over items, its predicted answers of each rater, and both as a table for people."""
 
 import functools
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from annot_hf.data.encoding import by_name
 from annot_hf.data.files import check_own, replace_file
 from annot_hf.data.questions import Question
-from annot_hf.models.measures import check_distributions
+from annot_hf.models.measures import check_distributions, entropy
 
 FORMAT = 1
 # Predictions can be pooled if these are equal.
@@ -27,6 +27,8 @@ TABLES = ("predictions.parquet", "raters.parquet")
 # In a folder of predictions: those of a sample of the clips under acoustic conditions, a folder each.
 ROBUSTNESS_FOLDER = "robustness"
 SCALE_COLUMNS = ("scale_means", "scale_deviations")
+# Columns of a table for people that are named after no label or scale.
+_NOT_ANSWERS = {"item", "start", "end", "entropy", "disagreement"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -351,3 +353,70 @@ def pool_predictions(parts: Sequence[Predictions]) -> Predictions:
     starts = np.cumsum([0, *(len(part) for part in parts[:-1])])
     joined["rater_items"] += np.repeat(starts, [len(part.rater_items) for part in parts])
     return replace(first, meta={}, **joined)
+
+
+def dimensions(probs: np.ndarray, questions: Sequence[Question]) -> list[np.ndarray]:
+    """Marginal distributions `(n, bins)` of a support's scale questions: rows first, then columns, of a square grid."""
+    if len(questions) == 1:
+        return [probs]
+    bins = round(probs.shape[1] ** 0.5)
+    if bins * bins != probs.shape[1]:
+        raise ValueError(f"A support of {probs.shape[1]} cells over two scales is not square; give bins x bins cells.")
+    grid = probs.reshape(-1, bins, bins)
+    return [grid.sum(axis=2), grid.sum(axis=1)]
+
+
+def expectation(probs: np.ndarray) -> np.ndarray:
+    """Expected value `(n,)` in [-1, 1] of distributions over equal bins `(n, bins)`, taken at the cell centres."""
+    bins = probs.shape[1]
+    return probs @ ((2 * np.arange(bins) + 1) / bins - 1)
+
+
+def prediction_frame(predictions: Predictions) -> pd.DataFrame:
+    """One row an item: its distribution, the entropy, and what the consensus and each rater would say.
+
+    A category question has a column a label, its share of the votes; a scale a column with the expected answer on its own
+    scale. `entropy` is that of the distribution over the labels or cells, in nats. `consensus ...` is the answer that depends
+    on no rater; `rater NAME` is the likeliest label, or the answer on the scale. Further scales follow, with their deviation.
+    A label or scale whose name another column has comes as `label NAME` or `scale NAME`.
+    """
+    questions = predictions.questions
+    columns = {"item": predictions.items}
+    spread = entropy(predictions.probs)
+    if predictions.is_scale:
+        parts = dimensions(predictions.probs, questions)
+        names = [_free_name(one.name, "scale", _NOT_ANSWERS) for one in questions]
+        answers = zip(names, questions, parts, strict=True)
+        columns |= {name: one.denormalise(expectation(part)) for name, one, part in answers}
+    else:
+        names = [_free_name(label, "label", _NOT_ANSWERS) for label in predictions.support]
+        columns |= dict(zip(names, predictions.probs.T, strict=True))
+    columns["entropy"] = spread
+    if predictions.disagreement is not None:
+        columns["disagreement"] = predictions.disagreement
+    for number, one in enumerate(predictions.scales):
+        name = _free_name(one.name, "scale", {*columns, *_NOT_ANSWERS})
+        columns[name] = one.denormalise(predictions.scale_means[:, number])
+        columns[f"{name} deviation"] = predictions.scale_deviations[:, number] * (one.high - one.low) / 2
+    if predictions.consensus is not None:
+        for number, name in enumerate(names):
+            values = predictions.consensus[:, number]
+            columns[f"consensus {name}"] = questions[number].denormalise(values) if predictions.is_scale else values
+    for rater in dict.fromkeys(predictions.rater_names[~predictions.rater_fallback]):
+        rows = predictions.rater_names == rater
+        item, values = predictions.rater_items[rows], predictions.rater_values[rows]
+        if not predictions.is_scale:
+            said = np.full(len(predictions), None, dtype=object)
+            said[item] = np.array(predictions.support, dtype=object)[values.argmax(axis=1)]
+            columns[f"rater {rater}"] = said
+            continue
+        for number, one in enumerate(questions):
+            said = np.full(len(predictions), np.nan)
+            said[item] = one.denormalise(values[:, number])
+            columns[f"rater {rater}" + (f" {one.name}" if len(questions) > 1 else "")] = said
+    return pd.DataFrame(columns)
+
+
+def _free_name(name: str, kind: str, taken: Container[str]) -> str:
+    """The name of a column for a label or scale: its own, or with its kind before it if that is taken."""
+    return f"{kind} {name}" if name in taken else name

@@ -13,7 +13,7 @@ import pandas as pd
 from annot_hf.data.conditions import CLEAN, Condition
 from annot_hf.data.encoding import by_name
 from annot_hf.data.predictions import ROBUSTNESS_FOLDER, Predictions, check_unique
-from annot_hf.data.questions import Question, normal_form_hint
+from annot_hf.data.questions import normal_form_hint
 from annot_hf.data.targets import Targets
 from annot_hf.evaluation.resampling import Resamples
 from annot_hf.models.measures import check_distributions
@@ -153,23 +153,6 @@ def floored(p: np.ndarray) -> np.ndarray:
     """Distributions `(..., K)` with every probability at least about `FLOOR`, for use under a logarithm."""
     raised = np.maximum(p, FLOOR)
     return raised / raised.sum(axis=-1, keepdims=True)
-
-
-def dimensions(probs: np.ndarray, questions: Sequence[Question]) -> list[np.ndarray]:
-    """Marginal distributions `(n, bins)` of a support's scale questions: rows first, then columns, of a square grid."""
-    if len(questions) == 1:
-        return [probs]
-    bins = round(probs.shape[1] ** 0.5)
-    if bins * bins != probs.shape[1]:
-        raise ValueError(f"A support of {probs.shape[1]} cells over two scales is not square; give bins x bins cells.")
-    grid = probs.reshape(-1, bins, bins)
-    return [grid.sum(axis=2), grid.sum(axis=1)]
-
-
-def expectation(probs: np.ndarray) -> np.ndarray:
-    """Expected value `(n,)` in [-1, 1] of distributions over equal bins `(n, bins)`, taken at the cell centres."""
-    bins = probs.shape[1]
-    return probs @ ((2 * np.arange(bins) + 1) / bins - 1)
 
 
 def examples(names: Sequence[str] | np.ndarray) -> str:

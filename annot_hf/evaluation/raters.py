@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pandas as pd
 
-from annot_hf.data.predictions import Predictions
+from annot_hf.data.predictions import Predictions, dimensions, expectation
 from annot_hf.data.targets import Targets
 from annot_hf.data.votes import VoteTable
-from annot_hf.evaluation.alignment import FLOOR, Reference, dimensions, expectation
+from annot_hf.evaluation.alignment import FLOOR, Reference
 from annot_hf.evaluation.resampling import Arrays, Measured, Measures, Resamples, with_interval
 from annot_hf.evaluation.scoring import TASKS, steps_of
 from annot_hf.models.kde import bins_of, cell_masses

@@ -6,11 +6,11 @@ from typing import Any
 
 import numpy as np
 
-from annot_hf.data.predictions import Predictions
+from annot_hf.data.predictions import Predictions, dimensions, expectation
 from annot_hf.data.questions import Question, read_yaml
 from annot_hf.data.targets import disagreement, scale_means
 from annot_hf.data.votes import VoteTable
-from annot_hf.evaluation.alignment import FLOOR, Reference, dimensions, expectation, floored
+from annot_hf.evaluation.alignment import FLOOR, Reference, floored
 from annot_hf.evaluation.resampling import Arrays, Measured, Measures, Resamples
 from annot_hf.models import measures
 

@@ -6,11 +6,10 @@ import pandas as pd
 import pytest
 import scipy.stats
 
-from annot_hf.data.predictions import Predictions
+from annot_hf.data.predictions import Predictions, dimensions, expectation
 from annot_hf.data.questions import Question
 from annot_hf.data.targets import make_targets
 from annot_hf.data.votes import VoteTable
-from annot_hf.evaluation.alignment import dimensions, expectation
 from annot_hf.evaluation.evaluate import evaluate
 from annot_hf.evaluation.raters import consensus_alone, held_against, rater_bias, recovered_bias
 from annot_hf.models.measures import ccc

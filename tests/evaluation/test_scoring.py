@@ -11,11 +11,11 @@ import sklearn.metrics
 from hypothesis import given, settings, strategies as st
 from hypothesis.extra import numpy as hnp
 
-from annot_hf.data.predictions import Predictions
+from annot_hf.data.predictions import Predictions, dimensions, expectation
 from annot_hf.data.questions import Question
 from annot_hf.data.targets import make_targets
 from annot_hf.data.votes import VoteTable
-from annot_hf.evaluation.alignment import align, dimensions, expectation
+from annot_hf.evaluation.alignment import align
 from annot_hf.evaluation.evaluate import evaluate
 from annot_hf.evaluation.scoring import ITEM_MEASURES
 

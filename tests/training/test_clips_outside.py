@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, Speech2TextFeatureExtractor
 from typer.testing import CliRunner
 
 from annot_hf.cli import app as cli
-from annot_hf.evaluation.prediction_frame import prediction_frame
+from annot_hf.data.predictions import prediction_frame
 from annot_hf.models.waves import AudioError
 from annot_hf.training import checkpoints as checkpoints_module, inference
 from annot_hf.training.checkpoints import load_model

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 from scipy.stats import entropy
 
-from annot_hf.data.predictions import Predictions
+from annot_hf.data.predictions import Predictions, prediction_frame
 from annot_hf.data.questions import Question
-from annot_hf.evaluation.prediction_frame import prediction_frame
 
 
 def test_a_category_has_a_column_a_label_and_raters_their_likeliest():
