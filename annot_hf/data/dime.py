@@ -21,8 +21,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import pandas as pd
-import pyarrow as pa
-import pyarrow.parquet as pq
 from filelock import FileLock
 
 from annot_hf.data.audio import AudioLimits, load_audio
@@ -422,45 +420,26 @@ def text_features(text: str | None) -> np.ndarray:
     return np.array([*counts, *shares, np.mean([len(word) for word in words]), capitals / len(text)], np.float32)
 
 
-def write_features(path: str | os.PathLike[str], items: Sequence[str], features: np.ndarray) -> None:
-    """Write your own features `(N, D)` of uniquely named items, as parquet with columns item and features."""
-    features = np.asarray(by_name(features, (items,), "features"))
-    names = pd.Index(list(items), dtype=object)
-    if features.ndim != 2 or len(features) != len(names) or names.has_duplicates:
-        raise ValueError(
-            f"features has shape {features.shape} for {len(set(names))} items; give one row per item, (N, D)."
-        )
-    rows = pa.FixedSizeListArray.from_arrays(pa.array(features.ravel()), features.shape[1])
-    pq.write_table(pa.table({"item": pa.array(names, pa.string()), "features": rows}), path)
-
-
 def read_features(path: str | os.PathLike[str], items: Sequence[str]) -> np.ndarray:
-    """Features `(N, D)` of these items from a parquet file with columns item and features (a list of numbers)."""
-    path = os.fspath(path)
+    """Features `(N, D)` of these items from a parquet file with columns item and features (lists of numbers of one length)."""
     try:
-        table = pq.read_table(path, columns=["item", "features"])
-    except (OSError, pa.ArrowInvalid, pa.ArrowKeyError) as error:
+        table = pd.read_parquet(path, columns=["item", "features"])
+    except (OSError, ValueError, KeyError) as error:
+        said = str(error).splitlines()[0]
+        raise ValueError(f"{path} holds no features ({said}); write columns item and features.") from error
+    twice, missing = table["item"].duplicated(), ~pd.Index(items).isin(table["item"])
+    if twice.any():
+        raise ValueError(f"{path} has item {table['item'][twice].iloc[0]!r} twice; keep one row per item.")
+    if missing.any():
         raise ValueError(
-            f"{path} holds no features ({str(error).splitlines()[0]}); write it with write_features."
-        ) from error
-    index = pd.Index(table["item"].to_pylist(), dtype=object)
-    if index.has_duplicates:
-        raise ValueError(f"{path} has item {index[index.duplicated()][0]!r} twice; keep one row per item.")
-    rows = index.get_indexer(pd.Index(list(items), dtype=object))
-    if (rows < 0).any():
-        raise ValueError(
-            f"{path} lacks {int((rows < 0).sum())} of {len(rows)} items, for instance {items[int(np.argmax(rows < 0))]!r}; "
+            f"{path} lacks {int(missing.sum())} of {len(items)} items, for instance {items[int(np.argmax(missing))]!r}; "
             "write the features of all of them."
         )
-    column = table["features"].combine_chunks().take(pa.array(rows))
-    try:
-        column = column.cast(pa.large_list(column.type.value_type))
-    except (AttributeError, pa.ArrowNotImplementedError):
-        raise ValueError(f"{path} has features of type {column.type}; each row must be a list of numbers.") from None
-    lengths = set(column.value_lengths().to_pylist())
-    if len(lengths) > 1 or None in lengths:
-        raise ValueError(f"{path} has rows of different lengths; give every item the same number of features.")
-    return column.flatten().to_numpy(zero_copy_only=False).reshape(len(rows), max(lengths, default=0))
+    found = table.set_index("item")["features"].loc[list(items)]
+    lengths = {len(row) if isinstance(row, np.ndarray) else None for row in found}
+    if len(lengths) != 1 or None in lengths:
+        raise ValueError(f"{path} has features that are no lists of one length; give every item the same number.")
+    return np.stack(found.to_list())
 
 
 @functools.cache

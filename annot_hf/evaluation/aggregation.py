@@ -1,5 +1,6 @@
 """Labels from votes by the methods of crowd-kit and cleanlab, and how far each moves them from the majority and the shares."""
 
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -44,14 +45,13 @@ def aggregate(
         raise ValueError(f"Question {question!r} is no category question with one answer; aggregation needs one.")
     if method not in METHODS:
         raise ValueError(f"There is no method {method!r}; use one of {', '.join(METHODS)}.")
-    columns = {"task": votes.item_codes, "worker": votes.annotator_codes, "label": votes.label_codes}
-    table = pd.DataFrame({name: column[rows] for name, column in columns.items()})
-    width = len(asked.labels)
     if method == MAJORITY:
-        counts = _counts(table, len(votes.items), width)
+        counts = replace(votes, weights=None).counts(question)
         voted = np.flatnonzero(counts.sum(axis=1))
         best = (counts == counts.max(axis=1, keepdims=True))[voted]
         return best / best.sum(axis=1, keepdims=True), voted
+    columns = {"task": votes.item_codes, "worker": votes.annotator_codes, "label": votes.label_codes}
+    table = pd.DataFrame({name: column[rows] for name, column in columns.items()})
     table = table[table["worker"] >= 0].drop_duplicates(["task", "worker"])
     # MACE starts at random in the order of its table, which must not be that of the votes.
     places = {"task": _places(votes.items), "worker": _places(votes.annotators)}
@@ -69,7 +69,7 @@ def aggregate(
     if method == "GLAD" and len(table) > _MOST_GLAD:
         raise ValueError(f"GLAD would take hours for {len(table):,} votes; give {_MOST_GLAD:,} or fewer.")
     model = getattr(needs("crowdkit.aggregation", "agree", f"{method} needs"), _CLASSES[method])(**options)
-    found = model.fit_predict_proba(table).reindex(columns=range(width), fill_value=0.0).sort_index()
+    found = model.fit_predict_proba(table).reindex(columns=range(len(asked.labels)), fill_value=0.0).sort_index()
     probs = found.to_numpy(np.float64)
     return probs / probs.sum(axis=1, keepdims=True), found.index.to_numpy()
 
@@ -121,10 +121,7 @@ def measure_moves(
     For each of the methods of `found` (see `aggregate`): its `items`, the share that is `changed` (its most probable label is
     none of the most frequent labels), and the mean `jsd` (nats) from the shares of the votes.
     """
-    rows = votes.rows_of(question)
-    table = pd.DataFrame({"task": votes.item_codes[rows], "label": votes.label_codes[rows]})
-    counts = _counts(table, len(votes.items), len(votes.question(question).labels))
-    told = {}
+    counts, told = replace(votes, weights=None).counts(question), {}
     for method, (probs, place) in found.items():
         voted = counts[place]
         shares = voted / voted.sum(axis=1, keepdims=True)
@@ -133,7 +130,3 @@ def measure_moves(
         means = (resamples or Resamples()).select(place).means(columns)
         told[method] = {"items": len(place)} | {name: with_interval(draws).to_dict() for name, draws in means.items()}
     return told
-
-
-def _counts(table: pd.DataFrame, items: int, labels: int) -> np.ndarray:
-    return np.bincount(table["task"] * labels + table["label"], minlength=items * labels).reshape(-1, labels)

@@ -44,16 +44,24 @@ class Agreement:
         question: Its name.
         level: Metric of alpha: nominal for categories, interval, ordinal or ratio for scales; "per label" for a multi-select
             question, which has Cohen's kappa only.
-        alpha: Krippendorff's alpha: 1 perfect, 0 chance; undefined without pairs, or if every vote is the same.
+        alpha: Krippendorff's alpha, 1 less observed over expected disagreement (Krippendorff 2011): 1 perfect, 0 chance;
+            undefined without pairs, or if every vote is the same.
         pairwise: Probability that two raters of an item give the same answer, mean over items, in [0, 1].
         fleiss_kappa: `pairwise` corrected for chance.
-        cohen_kappa: Cohen's kappa, mean over pairs of named raters (see `cohen_kappa`).
+        cohen_kappa: Unweighted Cohen's kappa: mean over pairs of named raters, weighted by the items that a pair shares.
+            (p_o - p_e) / (1 - p_e) over the items that both answered, with p_e from each rater's own shares of answers (Cohen
+            1960). The mean over pairs is our choice, because papers with one number (arXiv 2211.13196, Table 1) do not define
+            it. Only a rater's first answer to an item counts, and only equal answers agree, also on a scale. Each label of a
+            multi-select question is a yes/no question that every rater of the question answered; the mean is then over the
+            labels whose kappa is defined. If pairs share few items, those that always agree are undefined more often and the
+            mean is too low; then use Fleiss' kappa or alpha.
         entropy: Entropy (nats) of the votes of an item, mean over items; of a category question. Few votes make it too low.
         information: Mutual information (nats) between two votes of an item; of a category question.
         deviation: Standard deviation within items, in points of the scale.
         rest_ccc: CCC between a vote and the mean of the item's other votes; of a scale.
         rater_pairs: Pairs of named raters who share an item.
-        undefined_pairs: Pairs without a kappa, which the mean leaves out.
+        undefined_pairs: Pairs without a kappa, which the mean leaves out: they share only one item, or gave the same answer to
+            all shared items.
         items: Items with at least one vote on this question.
         pairable_items: Items with at least two votes; for a multi-select question, items with at least two named raters.
         votes: Votes on this question, unweighted; for a multi-select question, labels.
@@ -203,9 +211,14 @@ def _add_measures(sums: _Sums, votes: VoteTable, asked: Question, rows: np.ndarr
     sums.add("used", n * pairable, (left * (n[row] - 1))[cell])
 
     def apart(s: dict[str, np.ndarray], kind: str) -> np.ndarray:
-        return _expected_of(s[kind, "expected"], s["used"], chances[kind])
+        # Quadratic in how often values occur, so twice the sums of shares less the whole.
+        return 2 * ratio(s[kind, "expected"], s["used"]) - chances[kind]
 
-    sums.measures["alpha"] = lambda s: _alpha_of(s["alpha", "observed"], apart(s, "alpha"), s["used"])
+    def alpha(s: dict[str, np.ndarray]) -> np.ndarray:
+        observed = ratio(s["alpha", "observed"], s["used"]) * ratio(s["used"] - 1, s["used"])
+        return 1 - ratio(observed, apart(s, "alpha"))
+
+    sums.measures["alpha"] = alpha
     differ, without = ratio(pairs[same][0], n, empty=0.0), ratio(pairs[same][1], n[row] - 1, empty=0.0)
     sums.add("agree", pairable * (1 - differ), (left * (1 - without))[cell])
     sums.add("pairable", pairable, left[cell])
@@ -366,47 +379,6 @@ class Cells:
         return np.where(share > 1e-15, np.log(ratio(np.maximum(share, 1e-15), chance, empty=1.0)), 0.0)
 
 
-def _expected_of(expected: np.ndarray, used: np.ndarray, chance: float) -> np.ndarray:
-    """Expected disagreement from summed shares: quadratic in how often values occur, so twice these less the whole."""
-    return 2 * ratio(expected, used) - chance
-
-
-def _alpha_of(observed: np.ndarray, expected: np.ndarray, used: np.ndarray) -> np.ndarray:
-    """1 - observed / expected disagreement (Krippendorff 2011); NaN without pairs or with one value only.
-
-    Observed: of an item of n votes, the sum of the distances of pairs over n - 1. Expected: the mean distance of two votes.
-    """
-    return 1 - ratio(ratio(observed, used) * ratio(used - 1, used), expected)
-
-
-@dataclass(frozen=True)
-class CohenKappa:
-    """Mean kappa over the pairs of raters that share an item, in [-1, 1]; NaN when no pair has one.
-
-    It leaves out `undefined_pairs`, which share only one item, or gave the same answer to all shared items.
-    """
-
-    kappa: float
-    pairs: int
-    undefined_pairs: int
-
-
-def cohen_kappa(votes: VoteTable, question: str) -> CohenKappa:
-    """Unweighted Cohen's kappa: mean over pairs of named raters, weighted by the items that a pair shares.
-
-    (p_o - p_e) / (1 - p_e) over the items that both raters answered, with p_e from each rater's own shares of answers (Cohen
-    1960). The mean over pairs is our choice, because papers with one number (arXiv 2211.13196, Table 1) do not define it.
-
-    Only a rater's first answer to an item counts, and only equal answers agree, also on a scale. Each label of a multi-select
-    question is a yes/no question that every rater of the question answered; the result is the mean over the labels whose
-    kappa is defined. A pair that shares one item has no kappa: it would be 0 or undefined. If pairs share few items, those
-    that always agree are undefined more often and the mean is too low; then use Fleiss' kappa or alpha.
-    """
-    found = _RaterPairs.of(votes, question)
-    means = [shares.sum() / counted.sum() for shares, counted in found.parts]
-    return CohenKappa(float(np.mean(means)) if means else float("nan"), found.count, found.undefined)
-
-
 @dataclass(frozen=True, eq=False)
 class _RaterPairs:
     """Cohen's kappa of all pairs of raters as sums over the items that they share.
@@ -440,10 +412,7 @@ class _RaterPairs:
         else:
             answers = label[named[first]][None]
         of_item, who = np.divmod(replies, raters)
-        # All pairs of raters of an item, by the position of their replies, which are in order: each with those after it.
-        after = np.searchsorted(of_item, of_item, side="right") - np.arange(len(of_item)) - 1
-        left = np.repeat(np.arange(len(of_item)), after)
-        right = left + 1 + np.arange(len(left)) - np.repeat(np.cumsum(after) - after, after)
+        left, right = pairs_within(of_item)
         pair, names = pd.factorize(who[left] * raters + who[right])
         shared, parts = np.bincount(pair, minlength=len(names)), []
         defined = np.zeros(len(names), dtype=bool)
@@ -467,6 +436,14 @@ class _RaterPairs:
             sums.measures["cohen_kappa"] = lambda s: np.mean(
                 [ratio(s["kappas", index], s["shared", index]) for index in range(len(self.parts))], axis=0
             )
+
+
+def pairs_within(group: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """All pairs of entries of one group, which are in order `(n,)`: positions of the first and the second `(P,)`."""
+    # Each with those after it.
+    after = np.searchsorted(group, group, side="right") - np.arange(len(group)) - 1
+    left = np.repeat(np.arange(len(group)), after)
+    return left, left + 1 + np.arange(len(left)) - np.repeat(np.cumsum(after) - after, after)
 
 
 def _kappas(pair: np.ndarray, shared: np.ndarray, left: np.ndarray, right: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

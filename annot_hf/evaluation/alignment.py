@@ -1,4 +1,4 @@
-"""Bring together what is compared: predictions, targets and items row by row, the questions of a grid, and conditions."""
+"""Bring together what is compared: predictions, targets and items row by row, and conditions."""
 
 import json
 import os

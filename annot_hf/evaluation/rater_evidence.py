@@ -11,8 +11,8 @@ from scipy.special import comb
 from scipy.stats import false_discovery_control, t
 
 from annot_hf.data.votes import VoteTable
-from annot_hf.evaluation.agreement import Cells, vote_cells
-from annot_hf.evaluation.resampling import LEVEL, TAILS
+from annot_hf.evaluation.agreement import Cells, pairs_within, vote_cells
+from annot_hf.evaluation.resampling import LEVEL, TAILS, sum_by
 from annot_hf.models.measures import ccc_of, moments, pearson_of, ratio
 
 # Fewer votes on items that others rated too are no evidence.
@@ -59,7 +59,7 @@ def rater_evidence(votes: VoteTable, question: str) -> pd.DataFrame:
         value = votes.ratings[rows]
         n, total = np.bincount(item), np.bincount(item, value)
         rest = (total[item] - value)[used] / (n[item][used] - 1)
-        sums = np.stack([np.bincount(who, column) for column in moments(value[used], rest).T], axis=1)
+        sums = sum_by(who, moments(value[used], rest))
         found["ccc"], centre = ccc_of(sums), pearson_of(sums)
         # Fisher's z, which has a variance of 1 / (n - 3).
         score, error = np.arctanh(np.clip(centre, -1 + 1e-9, 1 - 1e-9)), np.sqrt(ratio(1.0, count - 3.0))
@@ -224,9 +224,7 @@ class _Pairs:
         order = np.argsort(item, kind="stable")
         item, rater, own = item[order], rater[order], own[order]
         own = own - _means(rater, own, np.ones(len(rater)), raters)[rater]
-        after = np.searchsorted(item, item, side="right") - np.arange(len(item)) - 1
-        left = np.repeat(np.arange(len(item)), after)
-        right = left + 1 + np.arange(len(left)) - np.repeat(np.cumsum(after) - after, after)
+        left, right = pairs_within(item)
         self.item, self.left, self.right, self.raters = item[left], rater[left], rater[right], raters
         agreed = np.einsum("pk,pk->p", own[left], own[right])
         counted = np.bincount(self.item)
@@ -268,8 +266,7 @@ class _Pairs:
 
 def _means(code: np.ndarray, columns: np.ndarray, weight: np.ndarray, size: int) -> np.ndarray:
     """Sums of the rows of `columns` `(V, d)` by `code` `(V,)`, over the sums of `weight` `(V,)`: `(size, d)`."""
-    sums = np.stack([np.bincount(code, column, minlength=size) for column in columns.T], axis=1)
-    return sums / np.maximum(np.bincount(code, weight, minlength=size), 1)[:, None]
+    return sum_by(code, columns, size) / np.maximum(np.bincount(code, weight, minlength=size), 1)[:, None]
 
 
 def _explained(one: tuple[np.ndarray, np.ndarray], other: tuple[np.ndarray, np.ndarray]) -> float:

@@ -289,7 +289,7 @@ def crossed_draws(
         return found
     # An item with a vote less differs in any case, for instance in its entropy.
     changes = changes - changes.mean(axis=0)
-    own = _totals(who, changes)
+    own = sum_by(who, changes)
     sums = replace(resamples, clusters=None, seed=[resamples.seed, 1]).sums({"raters": own})["raters"]
     moved = statistics(drawn[:1] + sums - sums[:1])
     slopes = _slopes(statistics, drawn[0], np.sqrt((items**2).sum(axis=0)))
@@ -307,9 +307,9 @@ def crossed_draws(
     return found
 
 
-def _totals(code: np.ndarray, columns: np.ndarray) -> np.ndarray:
-    """Sums of the rows of `columns` `(V, d)` by `code` `(V,)`."""
-    return np.stack([np.bincount(code, column) for column in columns.T], axis=1)
+def sum_by(code: np.ndarray, columns: np.ndarray, size: int = 0) -> np.ndarray:
+    """Sums of the rows of `columns` `(V, d)` by `code` `(V,)`: `(size, d)`, or as many as there are codes."""
+    return np.stack([np.bincount(code, column, minlength=size) for column in columns.T], axis=1)
 
 
 def _slopes(

@@ -182,7 +182,8 @@ class Augmentation:
         text: Whose text a mixture has, for text trunks: the "dominant" item's, or that of the "first".
         partners: Neighbours of "any" training speaker, or of the "same" one.
         features: What decides who is near: the "published" set (72 numbers of a clip, 10 of its text); "trunk", the
-            pre-trained trunk's output before training, averaged over time; or a parquet file of `write_features`.
+            pre-trained trunk's output before training, averaged over time; or a parquet file with the columns `item` and
+            `features`, lists of numbers of one length.
         perturb_share: Probability with which a training clip, each time it is read, has its pitch shifted by up to a
             semitone (a third), its tempo changed by up to 5 % (a third) or is left alone (arXiv 2601.14620; see
             `Perturbation`); 0 for never. For models that read clips anew in every epoch; a clip that becomes
@@ -209,8 +210,8 @@ class Augmentation:
         check_mixing(self.share, self.neighbours, self.text, self.partners)
         if self.features not in (PUBLISHED, OWN_TRUNK) and not Path(self.features).is_file():
             raise ValueError(
-                f"features is {self.features!r}, and there is no such file; write one with write_features, or set it to "
-                f"{PUBLISHED} or {OWN_TRUNK}."
+                f"features is {self.features!r}, and there is no such file; write one with columns item and features, or set "
+                f"it to {PUBLISHED} or {OWN_TRUNK}."
             )
 
 

@@ -18,7 +18,6 @@ from annot_hf.evaluation.agreement import (
     _Sums,
     agreement,
     agreement_difference,
-    cohen_kappa,
 )
 from annot_hf.evaluation.resampling import Resamples
 
@@ -253,9 +252,9 @@ def test_cohen_kappa_is_the_weighted_mean_of_sklearns(answers):
     for question, said in ((Question.category("q", ("a", "b", "c")), words), (Question.scale("q", 1, 3), answers)):
         if question.is_scale:
             said = {who: 1 + answer for who, answer in said.items()}
-        found = cohen_kappa(named(question, said), "q")
-        assert found.kappa == pytest.approx(expected, nan_ok=True)
-        assert (found.pairs, found.undefined_pairs) == (pairs, undefined)
+        found = agreement(named(question, said), "q", resamples=POINT)
+        assert found.cohen_kappa.value == (None if np.isnan(expected) else pytest.approx(expected))
+        assert (found.rater_pairs, found.undefined_pairs) == (pairs, undefined)
 
 
 @given(
@@ -271,17 +270,15 @@ def test_cohen_kappa_of_several_answers_is_the_mean_over_yes_no_questions(answer
     by_label = [mean_over_pairs({who: label in chosen for who, chosen in answers.items()}) for label in "abc"]
     defined = [kappa for kappa, *_ in by_label if not np.isnan(kappa)]
     votes = named(question, answers)
-    found = cohen_kappa(votes, "q")
-    assert found.kappa == pytest.approx(np.mean(defined) if defined else np.nan, nan_ok=True)
-    assert found.pairs == by_label[0][1]
     whole = agreement(votes, "q", resamples=POINT)
+    assert whole.cohen_kappa.value == (pytest.approx(np.mean(defined)) if defined else None)
+    assert whole.rater_pairs == by_label[0][1]
     assert (whole.alpha.value, whole.pairwise.value, whole.fleiss_kappa.value, whole.level) == (
         None,
         None,
         None,
         "per label",
     )
-    assert whole.cohen_kappa.value == (None if np.isnan(found.kappa) else pytest.approx(found.kappa))
     per_item = [sum(item == other for other, _ in answers) for item in {item for item, _ in answers}]
     assert (whole.items, whole.pairable_items) == (len(per_item), sum(count > 1 for count in per_item))
     assert whole.annotators == len({rater for _, rater in answers})
@@ -297,14 +294,13 @@ def test_cohen_kappa_of_the_worked_example():
 
 def test_cohen_kappa_where_there_is_none():
     question = Question.category("q", ("a", "b"))
-    alone = cohen_kappa(named(question, {("x", "ann"): "a", ("y", "ann"): "b"}), "q")
-    apart = cohen_kappa(named(question, {("x", "ann"): "a", ("y", "ben"): "b"}), "q")
-    once = cohen_kappa(named(question, {("x", "ann"): "a", ("x", "ben"): "b"}), "q")
-    same = cohen_kappa(named(question, {(item, rater): "a" for item in "xyz" for rater in ("ann", "ben")}), "q")
-    assert [np.isnan(one.kappa) for one in (alone, apart, once, same)] == [True] * 4
-    assert [(one.pairs, one.undefined_pairs) for one in (alone, apart, once, same)] == [(0, 0), (0, 0), (1, 1), (1, 1)]
-    found = agreement(named(question, {(item, rater): "a" for item in "xyz" for rater in ("ann", "ben")}), "q")
-    assert (found.cohen_kappa.value, found.rater_pairs, found.undefined_pairs) == (None, 1, 1)
+    alone = {("x", "ann"): "a", ("y", "ann"): "b"}
+    apart = {("x", "ann"): "a", ("y", "ben"): "b"}
+    once = {("x", "ann"): "a", ("x", "ben"): "b"}
+    same = {(item, rater): "a" for item in "xyz" for rater in ("ann", "ben")}
+    for answers, pairs in ((alone, 0), (apart, 0), (once, 1), (same, 1)):
+        found = agreement(named(question, answers), "q")
+        assert (found.cohen_kappa.value, found.rater_pairs, found.undefined_pairs) == (None, pairs, pairs)
 
 
 def test_cohen_kappa_takes_first_answers_and_leaves_anonymous_votes_out():
@@ -315,7 +311,8 @@ def test_cohen_kappa_takes_first_answers_and_leaves_anonymous_votes_out():
         "value": list("ababba"),
     }
     votes = VoteTable.from_columns(question, **rows, duplicates="keep")
-    assert cohen_kappa(votes, "q").kappa == pytest.approx(1) and cohen_kappa(votes, "q").pairs == 1
+    found = agreement(votes, "q", resamples=POINT)
+    assert found.cohen_kappa.value == pytest.approx(1) and found.rater_pairs == 1
 
 
 def test_questions_that_do_not_fit():

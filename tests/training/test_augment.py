@@ -13,7 +13,7 @@ from sayings import Sayings
 from small_runs import killed_at, simulated_export
 
 from annot_hf.data.audio import MixedClip, load_audio
-from annot_hf.data.dime import CLIP_FEATURES, clip_features, text_features, write_features
+from annot_hf.data.dime import CLIP_FEATURES, clip_features, text_features
 from annot_hf.data.export import read_export
 from annot_hf.data.targets import opinion_columns
 from annot_hf.models.losses import inverse_frequency_weights
@@ -124,6 +124,10 @@ def test_another_recipe_is_not_gone_on_with(dime_run):
     train(dime_run(num_train_epochs=1))
     with pytest.raises(ValueError, match="augmentation.share changed"):
         train(dime_run(num_train_epochs=2, **{"augmentation.share": 0.5}), resume=True)
+
+
+def write_features(path, items, features):
+    pd.DataFrame({"item": items, "features": list(features)}).to_parquet(path)
 
 
 def test_other_features_are_not_gone_on_with(dime_run, spoken, tmp_path):
