@@ -37,7 +37,7 @@ from annot_hf.data.questions import Question, normal_form_hint
 from annot_hf.data.splitting import Splitting
 from annot_hf.data.targets import Targets, make_targets
 from annot_hf.data.votes import VoteTable
-from annot_hf.models.access import find_folder, spoken
+from annot_hf.models.access import find_folder, read_object, spoken
 from annot_hf.models.waves import AudioError
 
 EXPORT_KIND = "annot-hf corpus export"
@@ -324,11 +324,8 @@ def read_export_facts(folder: Path) -> dict[str, Any]:
         raise ValueError(
             f"{folder} is not an exported corpus: it has no {EXPORT_FILE}; write one with `annot-hf corpus`."
         )
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ValueError(f"{path} is damaged ({error}); export the corpus again.") from error
-    if not isinstance(facts, dict) or facts.get("kind") != EXPORT_KIND:
+    facts = read_object(path, "export the corpus again")
+    if facts.get("kind") != EXPORT_KIND:
         raise ValueError(
             f"{folder} is not an exported corpus: {path} is not of kind {EXPORT_KIND!r}; write one with `annot-hf corpus`."
         )

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from annot_hf.data.encoding import by_name
 from annot_hf.data.files import check_own, replace_file
 from annot_hf.data.questions import Question
+from annot_hf.models.access import read_object
 from annot_hf.models.measures import check_distributions, entropy
 
 FORMAT = 1
@@ -259,12 +260,7 @@ class Predictions:
         path = folder / "predictions.json"
         if not path.is_file():
             raise ValueError(f"There is no predictions.json in {folder}; give a folder that annot-hf predict wrote.")
-        try:
-            about = json.loads(path.read_text(encoding="utf-8"))
-            if not isinstance(about, dict):
-                raise ValueError("no JSON object")
-        except ValueError as error:
-            raise ValueError(f"{path} is damaged ({error}); save the predictions again.") from error
+        about = read_object(path, "save the predictions again")
         if about.get("format") != FORMAT:
             raise ValueError(
                 f"{folder} has format {about.get('format')!r}; this version reads {FORMAT}: update annot_hf."

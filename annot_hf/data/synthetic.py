@@ -9,6 +9,7 @@ import json
 import math
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -22,6 +23,7 @@ from annot_hf.data.export import EXPORT_FILE as EXPORTED, ExportedCorpus
 from annot_hf.data.files import replace_file
 from annot_hf.data.questions import Question
 from annot_hf.data.votes import VoteTable
+from annot_hf.models.access import read_object
 
 # The source of every vote of a model. Votes of any other source, or of none, are human.
 SYNTHETIC = "synthetic"
@@ -129,13 +131,11 @@ def check_annotations_folder(folder: str | os.PathLike[str]) -> None:
     if (folder / EXPORTED).exists():
         raise ValueError(f"{folder} holds an exported corpus ({EXPORTED}); give the annotations a folder of their own.")
     path = folder / ANNOTATIONS_FILE
-    try:
-        ours = not path.exists() or _is_ours(json.loads(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        # A damaged file is written again.
-        ours = True
-    if not ours:
-        raise ValueError(f"{path} is not of kind {ANNOTATIONS_KIND!r}; move that file away or give a new folder.")
+    # A damaged file is written again.
+    with suppress(OSError, json.JSONDecodeError, UnicodeDecodeError):
+        held = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(held, dict) or held.get("kind") != ANNOTATIONS_KIND:
+            raise ValueError(f"{path} is not of kind {ANNOTATIONS_KIND!r}; move that file away or give a new folder.")
 
 
 def write_replies(folder: Path, replies: pa.Table | pa.RecordBatchReader) -> int:
@@ -189,17 +189,10 @@ def read_annotation_facts(folder: str | os.PathLike[str]) -> dict[str, Any]:
         raise ValueError(
             f"{folder} holds no annotations: it has no {ANNOTATIONS_FILE}; write one with `annot-hf annotate`."
         )
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} is damaged ({error}); {_FIX}.") from error
-    if not _is_ours(facts):
+    facts = read_object(path, _FIX)
+    if facts.get("kind") != ANNOTATIONS_KIND:
         raise ValueError(f"{path} is not of kind {ANNOTATIONS_KIND!r}; give a folder that `annot-hf annotate` wrote.")
     return facts
-
-
-def _is_ours(facts: Any) -> bool:
-    return isinstance(facts, dict) and facts.get("kind") == ANNOTATIONS_KIND
 
 
 def check_corpus(annotations: Annotations, corpus: ExportedCorpus) -> None:

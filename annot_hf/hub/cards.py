@@ -17,7 +17,7 @@ from annot_hf import __version__
 from annot_hf.data.files import CARD_MARK, is_own_card, replace_file
 from annot_hf.data.questions import Question, read_yaml
 from annot_hf.evaluation.evaluate import MARGINAL, MODEL
-from annot_hf.models.modeling_opinion import read_object
+from annot_hf.models.access import read_object
 from annot_hf.models.register import register_models
 from annot_hf.models.trunks import PROMPTED, input_name_of, weights_digest
 from annot_hf.report.figures import plot_votes
@@ -95,8 +95,8 @@ def _read_report(folder: Path, model: Path) -> dict[str, Any]:
     path = folder / "report.json"
     if not path.is_file():
         raise ValueError(f"{folder} holds no report.json; give the folder that `annot-hf report` wrote.")
-    found = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(found, dict) or found.get("evaluation", {}).get("systems") != [MODEL]:
+    found = read_object(path)
+    if found.get("evaluation", {}).get("systems") != [MODEL]:
         raise ValueError(f"{path} is not the report of one run; give one that `annot-hf report` wrote of one run.")
     if found["run"].get("model_sha256") != weights_digest(str(model)):
         raise ValueError(f"{path} is of another model than {model}; predict with this one and report that.")

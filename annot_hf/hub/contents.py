@@ -22,7 +22,7 @@ from huggingface_hub import RepoCard, constants
 from annot_hf.data.export import EXPORT_FILE, EXPORT_KIND, seal_export
 from annot_hf.data.files import is_own_card, read_text
 from annot_hf.data.questions import SECRET
-from annot_hf.models.modeling_opinion import read_object
+from annot_hf.models.access import read_object
 from annot_hf.report.corpus_page import write_dataset_card
 from annot_hf.training.checkpoints import CARD_FILES, FACTS, MODEL_FILES, WEIGHTS, read_facts
 from annot_hf.training.recipe import ELSEWHERE

@@ -18,7 +18,7 @@ from huggingface_hub.utils import validate_repo_id
 from annot_hf import __version__
 from annot_hf.hub.cards import write_model_card
 from annot_hf.hub.contents import ALLOWED, MARKERS, Contents, address_card, gather
-from annot_hf.models.checks import said
+from annot_hf.models.access import said
 from annot_hf.training.checkpoints import read_facts
 from annot_hf.training.recipe import Run
 from annot_hf.training.train import TrainingResult, train

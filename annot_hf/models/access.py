@@ -1,12 +1,15 @@
-"""What lies elsewhere: models and corpora on the Hub, why they cannot be read, and packages that few need."""
+"""What may not be there, or not as it should be: files, models and corpora on the Hub, packages that few need."""
 
 import importlib
+import json
 import os
 import re
+import reprlib
+import textwrap
 from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
-from typing import Literal
+from typing import Any, Literal
 
 from huggingface_hub import is_offline_mode
 from huggingface_hub.errors import (
@@ -121,3 +124,19 @@ def spoken(folder: Path) -> str:
     if folder.parent.name == "snapshots" and kind in ("models", "datasets") and len(words) > 1:
         return f"{words[0]}/{'--'.join(words[1:])}@{folder.name}"
     return str(folder)
+
+
+def read_object(path: Path, fix: str = "restore it") -> dict[str, Any]:
+    """The object in a JSON file, or a ValueError that says what is there instead, and ends with the fix."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise ValueError(f"{path} cannot be read ({said(error)}); {fix}.") from error
+    if not isinstance(found, dict):
+        raise ValueError(f"{path} cannot be read (it holds {reprlib.repr(found)} and no object); {fix}.")
+    return found
+
+
+def said(error: Exception) -> str:
+    """An error's message on one line, shortened if it is long."""
+    return textwrap.shorten(str(error), 300, placeholder=" ...").removesuffix(".") or type(error).__name__

@@ -21,8 +21,8 @@ from transformers.dynamic_module_utils import custom_object_save
 from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME
 from transformers.utils.hub import cached_file
 
-from .access import needs
-from .checks import check_counts, said
+from .access import needs, said
+from .checks import check_counts
 from .trunks import transformer_layers, weights_digest
 
 PREFIX = "base_model.model."

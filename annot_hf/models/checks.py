@@ -1,7 +1,6 @@
 """Checks of configuration values, before a model is built from them."""
 
 import math
-import textwrap
 from collections.abc import Sequence
 from numbers import Integral, Real
 from typing import Any
@@ -55,11 +54,6 @@ def check_attention(config: PreTrainedConfig) -> None:
     for part in config.sub_configs:
         if getattr(config, part, None) is not None:
             check_attention(getattr(config, part))
-
-
-def said(error: Exception) -> str:
-    """An error's message on one line, shortened if it is long."""
-    return textwrap.shorten(str(error), 300, placeholder=" ...").removesuffix(".") or type(error).__name__
 
 
 def _is_number(value: Any, kind: type = Real) -> bool:

@@ -1,9 +1,7 @@
 """What all models share: the loss, the trunk, its pooling and the shared embedding below the heads; and reading them back."""
 
-import json
 import math
 import re
-import reprlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -14,8 +12,9 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel, initialization as init
 from transformers.utils import ModelOutput
 
+from .access import read_object, said
 from .adapters import LORA_TARGETS, Adaptable, import_peft
-from .checks import check_attention, said
+from .checks import check_attention
 from .configuration_opinion import OpinionConfig, SupportConfig
 from .heads import BayesianLinear, LayerSum, MeanPooling, init_as_torch, make_embedding, make_pooling
 from .losses import BATCH_LOSSES, distribution_loss
@@ -228,17 +227,6 @@ class OpinionPreTrainedModel(SupportModel):
             bound = 1 / math.sqrt(module.mu.shape[1] - 1)
             init.uniform_(module.mu, -bound, bound)
             init.constant_(module.rho, -3.0)
-
-
-def read_object(path: Path, fix: str = "restore it") -> dict[str, Any]:
-    """The object in a JSON file, or a ValueError that says what is there instead, and ends with the fix."""
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise ValueError(f"{path} cannot be read ({said(error)}); {fix}.") from error
-    if not isinstance(found, dict):
-        raise ValueError(f"{path} cannot be read (it holds {reprlib.repr(found)} and no object); {fix}.")
-    return found
 
 
 def read_checkpoint(

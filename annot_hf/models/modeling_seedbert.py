@@ -10,8 +10,9 @@ import torch
 from torch import nn
 from transformers import AutoFeatureExtractor, AutoTokenizer, PreTrainedModel
 
+from .access import said
 from .adapters import MemberAdapter, MemberAdapters
-from .checks import options_of, said
+from .checks import options_of
 from .configuration_opinion import OpinionConfig
 from .configuration_seedbert import MEMBER_OPTIONS, SeedBertConfig
 from .heads import make_embedding, make_head, make_pooling, vote_shares

@@ -25,8 +25,8 @@ from transformers import (
 from transformers.utils import ModelOutput
 from transformers.utils.hub import resolve_revision
 
-from .access import not_readable
-from .checks import check_attention, said
+from .access import not_readable, said
+from .checks import check_attention
 from .configuration_log_mel import LogMelConfig
 from .modeling_log_mel import LogMelModel
 from .waves import log_mel

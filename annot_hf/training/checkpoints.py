@@ -21,8 +21,8 @@ from transformers.utils import ADAPTER_SAFE_WEIGHTS_NAME, SAFE_WEIGHTS_INDEX_NAM
 import annot_hf.models
 from annot_hf.data.export import ExportedCorpus
 from annot_hf.data.files import check_own, is_own_card, replace_file
-from annot_hf.models.access import find_folder
-from annot_hf.models.modeling_opinion import SupportModel, read_checkpoint, read_object
+from annot_hf.models.access import find_folder, read_object
+from annot_hf.models.modeling_opinion import SupportModel, read_checkpoint
 from annot_hf.models.register import register_models
 from annot_hf.training.inputs import make_processor
 from annot_hf.training.recipe import Run, members_folder
