@@ -24,7 +24,7 @@ import pandas as pd
 from filelock import FileLock
 
 from annot_hf.data.audio import AudioLimits, load_audio
-from annot_hf.data.encoding import by_name, check_choice
+from annot_hf.data.encoding import by_name, check_choice, check_whole
 from annot_hf.data.targets import Targets
 from annot_hf.models.waves import AudioError
 
@@ -366,9 +366,8 @@ def check_mixing(share: Any, neighbours: Any, text: Any, partners: Any, seed: An
     check_choice("partners", partners, get_args(Partners), "mixtures")
     if isinstance(share, bool) or not isinstance(share, int | float | np.number) or not 0 < share <= 1:
         raise ValueError(f"share is {share!r}; give a share of the largest class, above 0 and up to 1, such as .3.")
-    for name, value, least in (("neighbours", neighbours, 1), ("seed", seed, 0)):
-        if isinstance(value, bool) or not isinstance(value, int | np.integer) or value < least:
-            raise ValueError(f"{name} is {value!r}; give a whole number from {least} up.")
+    check_whole("neighbours", neighbours)
+    check_whole("seed", seed, 0)
 
 
 def clip_features(wave: np.ndarray) -> np.ndarray:

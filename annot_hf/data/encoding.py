@@ -51,6 +51,12 @@ def check_choice(name: str, value: Any, allowed: Sequence[str], where: str) -> N
         raise ValueError(f"{where}: {name} is {value!r}{nearest(value, allowed)}; use {choices}.")
 
 
+def check_whole(name: str, value: Any, least: int = 1) -> None:
+    """Raise a ValueError unless it is a whole number from `least` up."""
+    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
+        raise ValueError(f"{name} is {value!r}; give a whole number from {least} up.")
+
+
 def as_frame(values: Any) -> Any:
     """Arrow columns, mappings and lists of dicts as a data frame; anything else unchanged."""
     if isinstance(values, pd.DataFrame | pd.Series):

@@ -206,7 +206,8 @@ def export_corpus(
         **{key: getattr(corpus, key) for key in _STATED},
         "language": list(corpus.language),
         "shareable": corpus.shareable,
-        "questions": [_question_facts(question) for question in votes.questions],
+        # `shares` only where it is true, so that digests of votes stay what they were.
+        "questions": [{k: v for k, v in asdict(one).items() if k != "shares" or v} for one in votes.questions],
         "default_questions": list(corpus.default_questions),
         "labels": all_labels(votes.questions),
         "embedded_audio": embed_audio,
@@ -545,11 +546,9 @@ def _note_oddities(corpus: VoteCorpus, items: pd.DataFrame, votes: VoteTable) ->
 
 def _embedded(path: Path, start: float | None, end: float | None, rate: int) -> bytes:
     """The bytes to embed: the file, or its segment."""
-    return (
-        path.read_bytes()
-        if start is None
-        else wav_bytes({"path": path, "start": start, "end": end}, sampling_rate=rate)
-    )
+    if start is None:
+        return path.read_bytes()
+    return wav_bytes({"path": path, "start": start, "end": end}, sampling_rate=rate)
 
 
 def _write_parquet(table: pa.Table, schema: pa.Schema, path: Path, root: Path | None, rate: int) -> None:
@@ -571,11 +570,6 @@ def _write_parquet(table: pa.Table, schema: pa.Schema, path: Path, root: Path | 
             names = [file if start is None else f"{Path(file).with_suffix('.wav')}" for file, (start, _) in clips]
             audio = audio_column([data.get(clip) for clip in clips], names)
             writer.write_table(part.set_column(place, "audio", audio).cast(schema), row_group_size=EMBED_ROWS)
-
-
-def _question_facts(question: Question) -> dict[str, Any]:
-    """All fields of a question, and `shares` only where it is true, so that digests of votes stay what they were."""
-    return {name: value for name, value in asdict(question).items() if name != "shares" or value}
 
 
 def _tables_digest(questions: Sequence[dict[str, Any]], tables: dict[str, pa.Table]) -> str:

@@ -2,7 +2,7 @@
 
 import html
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -236,6 +236,15 @@ def dataset_card(
         asked.append((question["name"], answers, question["prompt"]))
     text = read_yaml(CARD.read_text(encoding="utf-8"), str(CARD))
     where = "inside" if facts["embedded_audio"] else "local" if "audio" in features["items"] else "outside"
+    report, each = (
+        CorpusReport.from_dict(facts["report"]).rows(),
+        np.bincount(votes.annotator_codes[votes.annotator_codes >= 0]),
+    )
+    if len(each):
+        spread = f"{each.min():,} / {np.median(each):g} / {each.max():,} votes a rater"
+        report.append(("named raters", f"{len(each):,}", spread))
+    columns = ["items", "votes", "speakers", "speakers in other splits"]
+    counts = describe_splits(items, votes).reindex(columns=columns, fill_value=0)
     texts = {key: _card_text(facts[key]) for key in ("license", "access", "citation")}
     origin = text["upstream" if facts["version"] else "own"]
     raters = text["raters"]["salted" if facts.get("salted") else "plain"].format_map(origin)
@@ -250,7 +259,7 @@ def dataset_card(
         "questions": _card_table("| question | answers | asked |\n|---|---|---|", asked),
         "report": _card_table(
             "| what | number | details |\n|---|---:|---|",
-            [*CorpusReport.from_dict(facts["report"]).rows(), *_rater_rows(votes)],
+            report,
         ),
         "agreement": text["agreement"]["measured" if agreed else "open"].format(
             rows=_card_table(
@@ -259,7 +268,7 @@ def dataset_card(
         ),
         "splits": _card_table(
             "| split | items | votes | speakers | of them in other splits |\n|---|---:|---:|---:|---:|",
-            _split_rows(items, votes, facts["report"]["splits"]),
+            [(split, *(f"{count:,}" for count in counts.loc[split])) for split in facts["report"]["splits"]],
         ),
         "shareable": text["shareable"][facts.get("shareable") or "unsaid"],
         "raters": raters if len(votes.annotators) else "",
@@ -267,22 +276,6 @@ def dataset_card(
     }
     texts |= {key: texts[key] or "Not stated." for key in ("access", "citation")}
     return text["card"].format_map({"digest": facts["digest"]} | texts | values)
-
-
-def _rater_rows(votes: VoteTable) -> list[tuple[str, str, str]]:
-    """How many votes named raters gave."""
-    each = np.bincount(votes.annotator_codes[votes.annotator_codes >= 0])
-    if not len(each):
-        return []
-    spread = f"{each.min():,} / {np.median(each):g} / {each.max():,} votes a rater"
-    return [("named raters", f"{len(each):,}", spread)]
-
-
-def _split_rows(items: pd.DataFrame, votes: VoteTable, splits: Iterable[str]) -> list[tuple[str, ...]]:
-    """Items, votes and speakers of each split, and how many of these speakers are in other splits too."""
-    columns = ["items", "votes", "speakers", "speakers in other splits"]
-    found = describe_splits(items, votes).reindex(columns=columns, fill_value=0)
-    return [(split, *(f"{count:,}" for count in found.loc[split])) for split in splits]
 
 
 def _card_text(text: str) -> str:

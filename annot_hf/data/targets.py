@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 import pandas as pd
 
-from annot_hf.data.encoding import WEIGHT_RULE, by_name, check_choice, usable_weight
+from annot_hf.data.encoding import WEIGHT_RULE, by_name, check_choice, check_whole, usable_weight
 from annot_hf.data.questions import Question, normal_form_hint
 from annot_hf.data.votes import VoteTable, align_rows
 from annot_hf.models.kde import bins_of, cell_masses, cell_names, draw_answers, draw_observations
@@ -180,8 +180,7 @@ def make_targets(
         raise ValueError(
             f"Method {method!r} does not fit question {names[0]!r}, a {asked[0].kind}; use {' or '.join(allowed)}."
         )
-    if not isinstance(bins, int | np.integer) or isinstance(bins, bool) or bins < 1:
-        raise ValueError(f"bins is {bins!r}; give a whole number of grid cells from 1 up, such as 4.")
+    check_whole("bins", bins)
     check_choice("ties", ties, get_args(Ties), "targets")
     check_choice("majority_of", majority_of, get_args(MajorityOf), "targets")
     if not isinstance(primary_weight, int | float | np.number) or not 0 <= primary_weight <= 1:

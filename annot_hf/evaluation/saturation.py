@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import OptimizeWarning, curve_fit
 
+from annot_hf.data.encoding import check_whole
 from annot_hf.data.synthetic import SYNTHETIC
 from annot_hf.data.targets import item_seeds, winners
 from annot_hf.evaluation.categories import entropy_strata
@@ -158,12 +159,6 @@ def measure_ideal(
     pairs = zip(item_seeds(items, seed), np.asarray(reference, dtype=np.float64), strict=True)
     drawn = np.array([np.random.default_rng([one, 2]).multinomial(votes, q / q.sum()) for one, q in pairs])
     return measure_curve(drawn, reference, items, votes, resamples, repeats=repeats, seed=seed)
-
-
-def check_whole(name: str, value: Any, least: int = 1) -> None:
-    """Raise a ValueError unless it is a whole number from `least` up."""
-    if not isinstance(value, int | np.integer) or isinstance(value, bool) or value < least:
-        raise ValueError(f"The {name} is {value!r}; give a whole number from {least} up.")
 
 
 def _check_sampling(counts: np.ndarray, votes: int, repeats: int) -> None:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 import pandas as pd
 
+from annot_hf.data.encoding import check_whole
 from annot_hf.data.export import ExportedCorpus
 from annot_hf.data.questions import Question
 from annot_hf.data.synthetic import SYNTHETIC, Annotations, answers_to, check_corpus, is_synthetic
@@ -12,7 +13,6 @@ from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.alignment import examples
 from annot_hf.evaluation.resampling import Resamples
 from annot_hf.evaluation.saturation import (
-    check_whole,
     find_saturation,
     measure_agreement,
     measure_curve,

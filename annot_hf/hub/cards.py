@@ -73,7 +73,9 @@ def write_model_card(model_folder: str | Path, report: str | Path | None = None)
         "mark": CARD_MARK,
         "plot": _votes_plot(folder, config, facts),
     }
-    page["sampling_rate"] = _sampling_rate(folder)
+    # That of a feature extractor (Hz); a model of texts has none.
+    extractor = folder / "preprocessor_config.json"
+    page["sampling_rate"] = read_object(extractor)["sampling_rate"] if extractor.is_file() else None
     page["report"] = None if found is None else _report_parts(found, Path(report), folder)
     page["citations"] = _citations(config, facts, found)
     if found is not None:
@@ -229,12 +231,6 @@ def _votes_plot(folder: Path, config: PreTrainedConfig, facts: Mapping[str, Any]
     draw = partial(plot_votes, config.support, shares, sizes, names if len(names) == 2 else ())
     name = "plots/votes.png"
     return shown_figure(save_figure(draw, folder / name), name, say("captions.votes"))
-
-
-def _sampling_rate(folder: Path) -> int | None:
-    """What the checkpoint's feature extractor expects (Hz); None for a model of texts."""
-    path = folder / "preprocessor_config.json"
-    return read_object(path)["sampling_rate"] if path.is_file() else None
 
 
 def _report_parts(found: Mapping[str, Any], report: Path, folder: Path) -> dict[str, Any]:

@@ -176,9 +176,8 @@ def check_pace(
     concurrency: int, rate: float | None = None, attempts: int = ATTEMPTS, max_cost: float | None = None
 ) -> None:
     """Raise a ValueError unless these arguments of `annotate` are in range."""
-    for name, value in (("concurrency", concurrency), ("attempts", attempts)):
-        if value < 1:
-            raise ValueError(f"{name} is {value}; give a whole number from 1 up.")
+    encoding.check_whole("concurrency", concurrency)
+    encoding.check_whole("attempts", attempts)
     for name, value in (("rate", rate), ("max_cost", max_cost)):
         if value is not None and not 0 < value < np.inf:
             raise ValueError(f"{name} is {value}; give a positive number.")

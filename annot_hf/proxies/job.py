@@ -12,6 +12,7 @@ from typing import Any, get_args
 import numpy as np
 
 from annot_hf.data.audio import AudioLimits, wav_bytes
+from annot_hf.data.encoding import check_whole
 from annot_hf.data.export import ExportedCorpus
 from annot_hf.data.questions import Question, nearest
 from annot_hf.models.waves import AudioError
@@ -157,8 +158,7 @@ def make_job(
         raise ValueError(f"parsing is {parsing!r}; use strict or published.")
     if not 0 < max_seconds < np.inf:
         raise ValueError(f"max_seconds is {max_seconds}; give a positive number of seconds.")
-    if isinstance(seed, bool) or not isinstance(seed, int) or seed < 0:
-        raise ValueError(f"seed is {seed!r}; give a whole number from 0 up.")
+    check_whole("seed", seed, 0)
     have = sorted(corpus.items["split"].unique())
     for split in splits:
         if split not in have:

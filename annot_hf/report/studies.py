@@ -1,6 +1,5 @@
 """The pages of single studies: enough synthetic votes, salient layers, attention of members (arXiv 2211.13196, section 5)."""
 
-import csv
 import math
 import os
 import re
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
@@ -202,11 +202,8 @@ def save_saliency(found: Saliency, folder: str | os.PathLike[str]) -> Path:
     record = {name: value for name, value in asdict(found).items() if name != "about"}
     record = {"trunk_layer": found.layer, **found.about, **record, "means": found.means}
     write_json(path, record, indent=1)
-    with open(path.with_suffix(".csv"), "w", newline="", encoding="utf-8") as file:
-        writer = csv.writer(file)
-        writer.writerow(["layer", *map(csv_safe, found.targets), "mean"])
-        for layer, (row, mean) in enumerate(zip(found.scores, found.means, strict=True)):
-            writer.writerow([layer, *row, mean])
+    table = pd.DataFrame(np.column_stack([found.scores, found.means]), columns=[*map(csv_safe, found.targets), "mean"])
+    table.to_csv(path.with_suffix(".csv"), index_label="layer", na_rep="nan")
     return path
 
 
