@@ -1,6 +1,7 @@
 """Confidence intervals by resampling speakers (or items): sums of resamples are one matrix product (Field & Welsh 2007)."""
 
 import itertools
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
@@ -120,17 +121,12 @@ class Resamples:
                 raise ValueError(
                     f"Column {name!r} has {len(column)} rows and the first has {size}; give one value per item."
                 )
-        flat = [array.reshape(size, -1) for array in arrays.values()]
-        stacked = np.concatenate(flat, axis=1)
+        stacked = np.concatenate([array.reshape(size, -1) for array in arrays.values()], axis=1)
         if self.clusters is not None:
             stacked = sparse.csr_array((np.ones(size), (self._codes(), np.arange(size)))) @ stacked
         total = stacked.sum(axis=0, keepdims=True)
         sums = np.concatenate([total, *(multiplicity @ stacked for multiplicity in self._multiplicities(len(stacked)))])
-        parts = np.split(sums, np.cumsum([column.shape[1] for column in flat])[:-1], axis=1)
-        return {
-            name: part.reshape(len(sums), *array.shape[1:])
-            for (name, array), part in zip(arrays.items(), parts, strict=True)
-        }
+        return _taken_apart(sums, arrays)
 
     def means(self, columns: Arrays) -> dict[str, np.ndarray]:
         """Means over items of columns `(N, ...)`, in the data and in every resample `(1 + B, ...)`."""
@@ -149,9 +145,9 @@ class Resamples:
         names, code = np.unique(units, return_inverse=True)
         size, count = len(code), len(names)
         _check_any(size)
-        flat = {name: np.asarray(column, dtype=np.float64).reshape(size, -1) for name, column in columns.items()}
+        arrays = {name: np.asarray(column, dtype=np.float64) for name, column in columns.items()}
         cluster = np.arange(size) if self.clusters is None else self._codes()
-        stacked = np.concatenate(list(flat.values()), axis=1)
+        stacked = np.concatenate([array.reshape(size, -1) for array in arrays.values()], axis=1)
         width = stacked.shape[1]
         cells = (code[:, None] * width + np.arange(width)).ravel()
         held = sparse.csr_array(
@@ -160,12 +156,7 @@ class Resamples:
         turned = held.T.tocsr()
 
         def block(drawn: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-            sums = (turned @ weights.T).T.reshape(len(weights), count, width)
-            parts = np.split(sums, np.cumsum([column.shape[1] for column in flat.values()])[:-1], axis=2)
-            return drawn, {
-                name: part.reshape(len(weights), count, *np.shape(columns[name])[1:])
-                for name, part in zip(flat, parts, strict=True)
-            }
+            return drawn, _taken_apart((turned @ weights.T).T.reshape(len(weights), count, width), arrays)
 
         yield block(np.ones((1, count)), np.ones((1, held.shape[0])))
         others = replace(self, clusters=None, seed=[self.seed, 1])
@@ -252,6 +243,16 @@ class Resamples:
             for start in range(0, len(multiplicity), rows):
                 weights = multiplicity[start : start + rows][:, code]
                 yield weights / weights.sum(axis=1, keepdims=True)
+
+
+def _taken_apart(sums: np.ndarray, arrays: Arrays) -> dict[str, np.ndarray]:
+    """Sums `(..., d)` over arrays `(N, ...)` that stood side by side, by the name of each."""
+    widths = [math.prod(array.shape[1:]) for array in arrays.values()]
+    parts = np.split(sums, np.cumsum(widths)[:-1], axis=-1)
+    return {
+        name: part.reshape(*sums.shape[:-1], *array.shape[1:])
+        for (name, array), part in zip(arrays.items(), parts, strict=True)
+    }
 
 
 def crossed_draws(

@@ -15,7 +15,19 @@ from annot_hf.evaluation.agreement_study import FEWEST_PAIRABLE, AgreementStudy,
 from annot_hf.evaluation.ceiling import CEILING, LEFT_OUT, SPLIT_HALF
 from annot_hf.evaluation.rater_evidence import FEWEST_VOTES
 from annot_hf.evaluation.scoring import ITEM_MEASURES
-from annot_hf.report.figures import BLUE, DARK, GREEN, GRID, ORANGE, VERMILION, canvas, draw_interval, legend, short
+from annot_hf.report.figures import (
+    BLUE,
+    DARK,
+    GREEN,
+    GRID,
+    ORANGE,
+    VERMILION,
+    canvas,
+    draw_interval,
+    legend,
+    name_rows,
+    short,
+)
 from annot_hf.report.pages import Section, write_study
 from annot_hf.report.tables import ARROWS, Cell, Table, agreement_table, counted, number, say, value_cell, worded
 
@@ -164,8 +176,7 @@ def plot_agreements(found: Sequence[Agreement]) -> Figure:
                 draw_interval(axis, at, value, colour, 1.6, marker=marker, markersize=5, label=label)
                 label = None
     axis.axvline(0, color=DARK, linewidth=0.8)
-    axis.set_yticks(range(len(found)), [short(one.question) for one in found])
-    axis.set_ylim(len(found) - 0.4, -0.6)
+    name_rows(axis, [short(one.question) for one in found])
     axis.set_xlim(right=1.02)
     axis.set_xlabel("agreement (1 is perfect; 0 is chance, but for pairwise agreement)")
     legend(figure, axis, 2, grid="x")
@@ -225,9 +236,8 @@ def plot_groups(one: QuestionStudy) -> Figure:
         draw_interval(
             axis, row, told.alpha.to_dict(), BLUE, 1.5, marker="o", markersize=5, label=None if row else "group"
         )
-    axis.set_yticks(range(len(rows)), [short(name, 32) for name, _ in rows])
+    name_rows(axis, [short(name, 32) for name, _ in rows])
     axis.tick_params(axis="y", labelsize=8)
-    axis.set_ylim(len(rows) - 0.4, -0.6)
     axis.set_xlabel("Krippendorff's alpha")
     axis.grid(axis="x", color=GRID, linewidth=0.7)
     legend(figure, axis, 2)

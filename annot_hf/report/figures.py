@@ -58,11 +58,16 @@ def legend(figure: Figure, axis: Axes, columns: int, *, grid: str = "") -> None:
 
     Matplotlib hides labels that begin with an underscore, so user-given names get a leading space, which is removed here.
     """
-    # Matplotlib hides labels that begin with an underscore: names that users give get a leading space, which goes here.
     if grid:
         axis.grid(axis=grid, color=GRID, linewidth=0.7)
     handles, labels = axis.get_legend_handles_labels()
     figure.legend(handles, [textwrap.shorten(name, 48) for name in labels], loc="outside upper center", ncols=columns)
+
+
+def name_rows(axis: Axes, names: Sequence[str]) -> None:
+    """Name the rows 0, 1, ... of a figure, the first at the top."""
+    axis.set_yticks(range(len(names)), names)
+    axis.set_ylim(len(names) - 0.4, -0.6)
 
 
 def plot_examples(
@@ -89,8 +94,7 @@ def plot_examples(
         _bars(axis, shown, {"votes": (votes[column], DARK), "prediction": (predicted[column], BLUE)})
         axis.set(title=titles[column], xlabel="probability")
     first = axes[0, 0]
-    first.set_yticks(range(len(shown)), [short(support[k]) for k in shown])
-    first.invert_yaxis()
+    name_rows(first, [short(support[k]) for k in shown])
     first.set(xlim=(0, 1), xticks=[0, 0.5, 1], xticklabels=["0", "0.5", "1"])
     legend(figure, first, 2)
     return figure
@@ -103,8 +107,7 @@ def plot_mean_distribution(
     shown = _largest(votes + predicted)
     figure, axis = canvas(6.0, 1.4 + 0.42 * len(shown))
     _bars(axis, shown, {"votes": (votes, DARK), "mean prediction": (predicted, BLUE), "marginal": (marginal, ORANGE)})
-    axis.set_yticks(range(len(shown)), [short(support[k], 32) for k in shown])
-    axis.invert_yaxis()
+    name_rows(axis, [short(support[k], 32) for k in shown])
     axis.set_xlabel("mean probability over items")
     legend(figure, axis, 3)
     return figure
@@ -121,8 +124,7 @@ def plot_votes(
         _heat(left, shares.reshape(bins, bins), grid, shares.max())
     else:
         _bars(left, shown, {"votes": (shares, DARK)})
-        left.set_yticks(range(len(shown)), [short(support[k], 24) for k in shown])
-        left.invert_yaxis()
+        name_rows(left, [short(support[k]) for k in shown])
     left.set_title("share of the votes")
     right.bar(list(sizes), list(sizes.values()), color=DARK)
     right.xaxis.get_major_locator().set_params(integer=True)
@@ -137,8 +139,7 @@ def plot_split_shares(support: Sequence[str], shares: Mapping[str, np.ndarray]) 
     figure, axis = canvas(6.4, 1.3 + 0.13 * (len(shares) + 1) * len(shown))
     colours = (DARK, *(colour for colour, _ in _DASHES))
     _bars(axis, shown, {f" {short(split)}": (one, colours[at % 7]) for at, (split, one) in enumerate(shares.items())})
-    axis.set_yticks(range(len(shown)), [short(support[k], 32) for k in shown])
-    axis.invert_yaxis()
+    name_rows(axis, [short(support[k], 32) for k in shown])
     axis.set_xlabel("share of the votes in the split")
     legend(figure, axis, 4)
     return figure
@@ -221,11 +222,10 @@ def plot_reliability(votes: np.ndarray, predicted: np.ndarray, *, bins: int = 10
     x, y = (np.array([shares.ravel()[group].mean() for group in groups]) for shares in (predicted, votes))
     figure, axis = canvas(4.4, 4.8)
     top = min(1.0, 1.15 * float(max(x.max(), y.max())))
-    _diagonal(axis, 0, top, "perfect calibration")
+    _diagonal(axis, 0, top, "perfect calibration", margin=0.02)
     share = "each" if len(groups) == 1 else f"each 1/{len(groups)}"
     axis.plot(x, y, "o-", color=BLUE, markersize=5, linewidth=1.2, label=f"mean of {share} of the predictions")
     axis.set(xlabel=f"predicted probability of a {unit}", ylabel=f"share of votes for that {unit}")
-    axis.set(xlim=(-0.02 * top, top), ylim=(-0.02 * top, top), aspect="equal")
     legend(figure, axis, 1, grid="both")
     return figure
 
@@ -241,9 +241,8 @@ def plot_entropy(votes: np.ndarray, predicted: np.ndarray, n_labels: int, correl
         figure.colorbar(cells, ax=axis, label="items", shrink=0.7, format=lambda count, _: f"{count:,.0f}")
     else:
         axis.plot(votes, predicted, "o", color=BLUE, markersize=4, alpha=0.5, markeredgewidth=0)
-    _diagonal(axis, 0, top, "equal")
-    axis.set(xlabel="entropy of the votes (nats)", ylabel="entropy of the prediction (nats)", aspect="equal")
-    axis.set(xlim=(-0.03 * top, 1.03 * top), ylim=(-0.03 * top, 1.03 * top))
+    _diagonal(axis, 0, top, "equal", margin=0.03)
+    axis.set(xlabel="entropy of the votes (nats)", ylabel="entropy of the prediction (nats)")
     r = "" if correlation is None else f"r = {correlation:.2f}, "
     axis.set_title(f"{r}{counted(len(votes), 'item')}")
     axis.axhline(top, color=DARK, linestyle=":", linewidth=0.9, label=f"largest possible, ln {n_labels}")
@@ -262,7 +261,7 @@ def plot_rater_bias(recovered: Mapping[str, Mapping[str, Any]]) -> Figure:
         axis.axhline(0, color=FAINT, linewidth=0.6, zorder=0)
         axis.axvline(0, color=FAINT, linewidth=0.6, zorder=0)
         axis.plot(true, estimated, "o", color=BLUE, markersize=4.5, alpha=0.7, markeredgewidth=0)
-        axis.set(xlabel="true bias (scale points)", ylabel="bias found by the model (scale points)", aspect="equal")
+        axis.set(xlabel="true bias (scale points)", ylabel="bias found by the model (scale points)")
         axis.set_title(f"{short(question)}: r = {found['correlation']['value']:.2f}, {counted(len(true), 'rater')}")
         axis.legend(loc="upper left")
     return figure
@@ -275,24 +274,29 @@ def plot_raters(per_rater: pd.DataFrame, measures: Mapping[str, str], better: st
         known = per_rater[[f"{prefix}_consensus", f"{prefix}_model"]].dropna().to_numpy()
         x, y = known.T
         won = (y > x) if better == "higher" else (y < x)
-        margin = 0.08 * (known.max() - known.min()) + 1e-3
-        low, high = known.min() - margin, known.max() + margin
-        _diagonal(axis, low, high, "equal")
+        _diagonal(axis, *_around(known), "equal")
         for rows, colour, shape, label in (
             (won, BLUE, "o", "own head better"),
             (~won, ORANGE, "D", "consensus better"),
         ):
             axis.plot(x[rows], y[rows], shape, color=colour, markersize=4.5, alpha=0.8, markeredgewidth=0, label=label)
-        axis.set(xlabel="by the consensus", ylabel="by the rater's own head", aspect="equal")
-        axis.set(
-            xlim=(low, high), ylim=(low, high), title=f"{title}\nown head better for {won.sum():,} of {len(won):,}"
-        )
+        axis.set(xlabel="by the consensus", ylabel="by the rater's own head")
+        axis.set_title(f"{title}\nown head better for {won.sum():,} of {len(won):,}")
     legend(figure, axes[0, 0], 3)
     return figure
 
 
-def _diagonal(axis: Axes, low: float, high: float, label: str) -> None:
+def _diagonal(axis: Axes, low: float, high: float, label: str, margin: float = 0.0) -> None:
+    """A square panel from `low` to `high`, and so much of that further, with a line where both are equal."""
     axis.plot([low, high], [low, high], "--", color=DARK, linewidth=0.9, label=label, zorder=1)
+    further = margin * (high - low)
+    axis.set(xlim=(low - further, high + further), ylim=(low - further, high + further), aspect="equal")
+
+
+def _around(values: np.ndarray) -> tuple[float, float]:
+    """The ends of a panel that has all values inside."""
+    margin = 0.08 * (values.max() - values.min()) + 1e-3
+    return values.min() - margin, values.max() + margin
 
 
 def plot_speakers(per_speaker: Mapping[str, tuple[float, float, int]], *, most: int = 30) -> Figure:
@@ -320,13 +324,9 @@ def plot_speakers(per_speaker: Mapping[str, tuple[float, float, int]], *, most: 
 def plot_speaker_pairs(a: np.ndarray, b: np.ndarray, names: Sequence[str]) -> Figure:
     """Mean JSD `(S,)` in nats of two named runs for each speaker, one point per speaker."""
     figure, axis = canvas(4.4, 4.6)
-    both = np.concatenate([a, b])
-    margin = 0.08 * (both.max() - both.min()) + 1e-3
-    low, high = both.min() - margin, both.max() + margin
-    _diagonal(axis, low, high, "equal")
+    _diagonal(axis, *_around(np.concatenate([a, b])), "equal")
     axis.plot(a, b, "o", color=BLUE, markersize=5, alpha=0.7, markeredgewidth=0, label="speaker")
     axis.set(xlabel=f"JSD of {short(names[0])} (nats)", ylabel=f"JSD of {short(names[1])} (nats)")
-    axis.set(xlim=(low, high), ylim=(low, high), aspect="equal")
     axis.set_title(f"{short(names[0])} better for {int((a < b).sum()):,} of {counted(len(a), 'speaker')}")
     legend(figure, axis, 2, grid="both")
     return figure
@@ -419,8 +419,7 @@ def plot_differences(found: Evaluation, measures: Sequence[str]) -> Figure:
         draw_interval(axis, row, turned, colour, 1.5, marker=marker, markersize=5.5, label=labels.pop(better, None))
     units = ("share" if one["unit"] == "%" else one["unit"] for one, *_ in shown)
     names = [f"{short(one['title'], 44)} ({unit})" for (one, *_), unit in zip(shown, units, strict=True)]
-    axis.set_yticks(range(len(shown)), names)
-    axis.set_ylim(len(shown) - 0.4, -0.6)
+    name_rows(axis, names)
     reach = 1.08 * max(abs(end) for end in axis.dataLim.intervalx) or 1.0
     axis.set_xlim(-reach, reach)
     axis.set_xlabel(f"\u2190 {short(b)} better    difference    {short(a)} better \u2192")
@@ -460,8 +459,7 @@ def plot_systems(found: Evaluation) -> Figure:
         axis.locator_params(axis="x", nbins=5)
         axis.grid(axis="x", color=GRID, linewidth=0.7)
         axis.set_xlabel(title + _BETTER[found.measured(measure).better])
-    axes[0, 0].set_yticks(range(len(names)), [short(name, 28) for name in names])
-    axes[0, 0].set_ylim(len(names) - 0.5, -0.5)
+    name_rows(axes[0, 0], [short(name, 28) for name in names])
     legend(figure, axes[0, 0], 3)
     return figure
 
@@ -473,8 +471,7 @@ def plot_conditions(conditions: Sequence[str], jsd: Mapping[str, Mapping[str, An
     axis.axvline(jsd[MARGINAL]["value"], color=ORANGE, linestyle="--", linewidth=1.2, label="marginal", zorder=0)
     for row, name in enumerate(conditions):
         draw_interval(axis, row, jsd[name], BLUE, 1.5, marker="o", markersize=5.5, label=None if row else "model")
-    axis.set_yticks(range(len(conditions)), conditions)
-    axis.set_ylim(len(conditions) - 0.4, -0.6)
+    name_rows(axis, conditions)
     axis.set_xlim(left=0)
     axis.set_xlabel("mean Jensen-Shannon divergence (nats)")
     legend(figure, axis, 3, grid="x")
