@@ -113,14 +113,7 @@ def _draw(
     ratings: Array, variances: Array | None, mask: Array | None, n: int, seed: int | Array
 ) -> tuple[Array, Array | None]:
     """Observations and, with variances of the ratings, their variances."""
-    torch = sys.modules.get("torch")
-    tensor = torch is not None and isinstance(ratings, torch.Tensor)
-    if not tensor:
-        ratings = np.asarray(ratings, dtype=np.float64)
-    elif ratings.dtype not in (torch.float32, torch.float64):
-        ratings = ratings.float()
-    if ratings.ndim == 2:
-        ratings = ratings[..., None]
+    torch, tensor, ratings = _as_floats(ratings)
     if ratings.ndim != 3:
         raise ValueError(f"ratings have shape {tuple(ratings.shape)}; they must be (items, raters, dimensions).")
     items, raters, dimensions = ratings.shape
@@ -200,15 +193,7 @@ def cell_masses(
     Raises:
         ValueError: Unknown kernel, unknown or non-positive bandwidth, an impossible grid, no draws, or D is not 1 or 2.
     """
-    torch = sys.modules.get("torch")
-    tensor = torch is not None and isinstance(observations, torch.Tensor)
-    if not tensor:
-        observations = np.asarray(observations, dtype=np.float64)
-    elif observations.dtype not in (torch.float32, torch.float64):
-        # Half precision loses the tails of the CDF.
-        observations = observations.float()
-    if observations.ndim == 2:
-        observations = observations[..., None]
+    torch, tensor, observations = _as_floats(observations)
     if observations.ndim != 3 or observations.shape[-1] not in (1, 2) or not observations.shape[1]:
         raise ValueError(f"observations have shape {tuple(observations.shape)}; they must be (items, draws, 1 or 2).")
     if kernel not in _STEEPNESS:
@@ -330,6 +315,18 @@ def _mix(seeds: np.ndarray) -> np.ndarray:
     z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return (z ^ (z >> np.uint64(31))).astype(np.uint64)
+
+
+def _as_floats(values: Array) -> tuple[Any, bool, Array]:
+    """The module torch, if it is loaded, whether values are a tensor, and the values `(..., D)`, D = 1 of two axes."""
+    torch = sys.modules.get("torch")
+    tensor = torch is not None and isinstance(values, torch.Tensor)
+    if not tensor:
+        values = np.asarray(values, dtype=np.float64)
+    elif values.dtype not in (torch.float32, torch.float64):
+        # Half precision loses the tails of the CDF.
+        values = values.float()
+    return torch, tensor, values[..., None] if values.ndim == 2 else values
 
 
 def _numpy_ndtr() -> Any:
