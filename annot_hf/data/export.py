@@ -33,7 +33,7 @@ from annot_hf.data.export_tables import (
 )
 from annot_hf.data.files import check_name, file_sha256, replace_folder, resolve_inside
 from annot_hf.data.folds import find_leaks
-from annot_hf.data.questions import Question, normal_form_hint
+from annot_hf.data.questions import Question, nearest, normal_form_hint
 from annot_hf.data.splitting import Splitting
 from annot_hf.data.targets import Targets, make_targets
 from annot_hf.data.votes import VoteTable
@@ -118,6 +118,15 @@ class ExportedCorpus:
             totals = self.votes.counts(names[0], items=train).sum(0)
             prior = totals if totals.any() else None
         return make_targets(self.votes, names, method, items=items, prior=prior, **options)
+
+
+def check_splits(corpus: ExportedCorpus, splits: Sequence[str]) -> list[str]:
+    """These splits, or all of the corpus if there are none; raises for one that the corpus lacks."""
+    have = sorted(corpus.items["split"].unique())
+    for name in splits:
+        if name not in have:
+            raise ValueError(f"{corpus.name} has no split {name!r}{nearest(name, have)}; it has {', '.join(have)}.")
+    return list(splits) or have
 
 
 def export_corpus(

@@ -109,8 +109,13 @@ def _check_same_items(a: Predictions, b: Predictions, names: tuple[str, str]) ->
         )
 
 
-def speakers_of(speakers: Speakers, predictions: Predictions, items: np.ndarray, rows: np.ndarray) -> np.ndarray | None:
-    """Speaker of every evaluated item `(n,)`; None if all are null or blank, so that items are resampled."""
+def speakers_of(
+    speakers: Speakers, predictions: Predictions | None, items: np.ndarray, rows: np.ndarray | None
+) -> np.ndarray | None:
+    """Speaker of every evaluated item `(n,)`; None if all are null or blank, so that items are resampled.
+
+    Those that are not given by name are in the order of the predictions, of which the items are these `rows` `(n,)`.
+    """
     if speakers is None:
         return None
     if isinstance(speakers, Mapping | pd.Series):

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from annot_hf.data.export import ExportedCorpus, read_export
+from annot_hf.data.export import ExportedCorpus, check_splits, read_export
 from annot_hf.data.files import check_own
 from annot_hf.data.folds import (
     Fold,
@@ -35,7 +35,6 @@ from annot_hf.evaluation.evaluate import Evaluation, evaluate
 from annot_hf.experiments.plans import (
     TAKEN,
     Plan,
-    check_splits,
     check_trunk,
     plan_notes,
     plan_of,

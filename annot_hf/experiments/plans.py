@@ -313,15 +313,6 @@ def plan_notes(plan: Plan, targets: Targets) -> list[str]:
     return [say("plan.new_listeners", lacking=targets.excluded.get("items without votes", 0))]
 
 
-def check_splits(corpus: ExportedCorpus, splits: Sequence[str]) -> list[str]:
-    """These splits, or all of the corpus if there are none; raises for one that the corpus lacks."""
-    have = sorted(corpus.items["split"].unique())
-    for name in splits:
-        if name not in have:
-            raise ValueError(f"{corpus.name} has no split {name!r}{nearest(name, have)}; it has {', '.join(have)}.")
-    return list(splits) or have
-
-
 def planned_runs(
     plan: Plan, corpus: Path, out: Path, overrides: Sequence[str], places: Mapping[str, int]
 ) -> dict[str, list[Run]]:

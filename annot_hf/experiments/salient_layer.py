@@ -9,10 +9,9 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
-from annot_hf.data.export import read_export
+from annot_hf.data.export import check_splits, read_export
 from annot_hf.data.targets import opinion_columns
 from annot_hf.evaluation.saliency import CrossMoments, Saliency, check_formula, layer_scores
-from annot_hf.experiments.plans import check_splits
 from annot_hf.models.configuration_opinion import OpinionConfig
 from annot_hf.models.heads import masked_mean
 from annot_hf.models.trunks import (

@@ -3,14 +3,13 @@
 from collections.abc import Sequence
 
 import numpy as np
-import pandas as pd
 
 from annot_hf.data.encoding import check_whole
-from annot_hf.data.export import ExportedCorpus
+from annot_hf.data.export import ExportedCorpus, check_splits
 from annot_hf.data.questions import Question
 from annot_hf.data.synthetic import SYNTHETIC, Annotations, answers_to, check_corpus, is_synthetic
 from annot_hf.data.votes import VoteTable
-from annot_hf.evaluation.alignment import examples
+from annot_hf.evaluation.alignment import items_by_name, speakers_of
 from annot_hf.evaluation.resampling import Resamples
 from annot_hf.evaluation.saturation import (
     find_saturation,
@@ -20,7 +19,6 @@ from annot_hf.evaluation.saturation import (
     measure_ideal,
     votes_that_most_have,
 )
-from annot_hf.experiments.plans import check_splits
 from annot_hf.report.studies import Saturation
 
 
@@ -69,7 +67,7 @@ def measure_saturation(
         "items without human votes": int(((human.sum(1) == 0) & (model.sum(1) > 0)).sum()),
     }
     items, human, model = items[both], human[both], model[both]
-    drawn = Resamples(_speakers_or_none(table[both]), n_resamples, seed)
+    drawn = Resamples(speakers_of(items_by_name(table).get("speaker"), None, items, None), n_resamples, seed)
     votes = votes_that_most_have(model.sum(1)) if votes is None else votes
     enough = model.sum(1) >= votes
     if not enough.any():
@@ -133,15 +131,3 @@ def _question(annotations: Annotations, synthetic: VoteTable, name: str) -> Ques
 
 def _unfit(question: Question) -> str:
     return "a scale" if question.is_scale else "multi-select" if question.multiple else ""
-
-
-def _speakers_or_none(items: pd.DataFrame) -> np.ndarray | None:
-    """Speaker of each item `(I,)`; None if no item has one."""
-    if "speaker" not in items or items["speaker"].isna().all():
-        return None
-    missing = items["item"].to_numpy()[items["speaker"].isna()]
-    if len(missing):
-        raise ValueError(
-            f"{len(missing)} items have no speaker{examples(missing)}; name the speaker of every item, or of none."
-        )
-    return items["speaker"].to_numpy(dtype=object)

@@ -13,7 +13,7 @@ import numpy as np
 
 from annot_hf.data.audio import AudioLimits, wav_bytes
 from annot_hf.data.encoding import check_whole
-from annot_hf.data.export import ExportedCorpus
+from annot_hf.data.export import ExportedCorpus, check_splits
 from annot_hf.data.questions import Question, nearest
 from annot_hf.models.waves import AudioError
 from annot_hf.proxies.backend import Ask, Backend
@@ -159,10 +159,7 @@ def make_job(
     if not 0 < max_seconds < np.inf:
         raise ValueError(f"max_seconds is {max_seconds}; give a positive number of seconds.")
     check_whole("seed", seed, 0)
-    have = sorted(corpus.items["split"].unique())
-    for split in splits:
-        if split not in have:
-            raise ValueError(f"{corpus.name} has no split {split!r}{nearest(split, have)}; it has {', '.join(have)}.")
+    have = check_splits(corpus, splits)
     wanted = list(splits) or [split for split in have if split != "test"] or have
     rows = np.flatnonzero(corpus.items["split"].isin(wanted))
     if items is not None:

@@ -234,7 +234,7 @@ def test_exports_that_do_not_fit(annotations, corpus):
     with pytest.raises(ValueError, match="itself holds votes of source 'synthetic'"):
         measure(annotations, mixed)
     nameless = corpus.items.assign(speaker=[None, None, *corpus.items["speaker"][2:]])
-    with pytest.raises(ValueError, match=r"1 items have no speaker \(such as 'i01'\)"):
+    with pytest.raises(ValueError, match=r"1 evaluated items have no speaker \(such as 'i01'\)"):
         measure(annotations, replace(corpus, items=nameless))
     nobody = measure(annotations, replace(corpus, items=corpus.items.assign(speaker=None)))
     assert nobody.about["speakers"] == 0 and nobody.curve.estimates()[0].low is not None
