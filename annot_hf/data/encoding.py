@@ -44,11 +44,11 @@ def repeated_votes(
     return pd.Series(key).duplicated().to_numpy() & (annotator_codes >= 0)
 
 
-def check_choice(name: str, value: Any, allowed: Sequence[str], where: str) -> None:
-    """Raise a ValueError unless `value` is one of `allowed`; `name` is the name of the option."""
+def check_choice(name: str, value: Any, allowed: Sequence[str], where: str = "") -> None:
+    """Raise a ValueError unless `value` is one of `allowed`; `name` is that of the option, and `where` of what has it."""
     if value not in allowed:
-        choices = " or ".join(map(repr, allowed))
-        raise ValueError(f"{where}: {name} is {value!r}{nearest(value, allowed)}; use {choices}.")
+        choices, said = " or ".join(map(repr, allowed)), f"{where}: " if where else ""
+        raise ValueError(f"{said}{name} is {value!r}{nearest(value, allowed)}; use {choices}.")
 
 
 def check_whole(name: str, value: Any, least: int = 1) -> None:
@@ -128,18 +128,10 @@ def check_vote_counts(question: Question, items: Sequence[str], counts: Any) -> 
             f"Question {question.name!r} is a scale; only a category question has counts, so give its ratings to "
             "from_columns."
         )
-    what, rule = f"Counts for question {question.name!r}", "counts are whole numbers from 0 up"
-    size = (len(items), len(question.labels))
-    counts = by_name(counts, (items, question.labels), what)
-    try:
-        given = np.asarray(counts)
-        counts = given.astype(np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{what} are not a table of numbers ({error}); {rule}.") from None
+    rule = "counts are whole numbers from 0 up"
+    given, counts = _label_table("Counts", question, items, counts, rule)
     if given.dtype.kind not in "biufO":
-        raise ValueError(f"{what} have type {given.dtype}; {rule}.")
-    if counts.shape != size:
-        raise ValueError(f"{what} have shape {counts.shape}; they must be (items, labels) = {size}.")
+        raise ValueError(f"Counts for question {question.name!r} have type {given.dtype}; {rule}.")
     # Above 2**53, floats are no longer exact integers; this also excludes inf.
     bad = ~((counts >= 0) & (counts == np.floor(counts)) & (counts < 2**53))
     if bad.any():
@@ -152,17 +144,10 @@ def check_vote_counts(question: Question, items: Sequence[str], counts: Any) -> 
 
 def check_vote_shares(question: Question, items: Sequence[str], shares: Any) -> np.ndarray:
     """Shares `(items, labels)` divided by their sums; raises with the item of the first row that is no distribution."""
-    what, rule = f"Shares for question {question.name!r}", "the shares of an item are numbers from 0 up that sum to 1"
+    rule = "the shares of an item are numbers from 0 up that sum to 1"
     if not question.shares:
         raise ValueError(f"Question {question.name!r} is one of votes; declare it with shares=True, or give counts.")
-    size = (len(items), len(question.labels))
-    shares = by_name(shares, (items, question.labels), what)
-    try:
-        shares = np.asarray(shares, dtype=np.float64)
-    except (TypeError, ValueError) as error:
-        raise ValueError(f"{what} are not a table of numbers ({error}); {rule}.") from None
-    if shares.shape != size:
-        raise ValueError(f"{what} have shape {shares.shape}; they must be (items, labels) = {size}.")
+    _, shares = _label_table("Shares", question, items, shares, rule)
     total = shares.sum(axis=1)
     bad = ~((shares >= 0).all(axis=1) & (abs(total - 1) <= SHARE_SLACK))
     if bad.any():
@@ -171,6 +156,22 @@ def check_vote_shares(question: Question, items: Sequence[str], shares: Any) -> 
             f"Item {list(items)[row]!r} has shares {shares[row].tolist()}, which sum to {total[row]:g}; {rule}."
         )
     return shares / total[:, None]
+
+
+def _label_table(
+    kind: str, question: Question, items: Sequence[str], values: Any, rule: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Values `(items, labels)` in the order of both, as they were given and as float64; raises if they are no such table."""
+    what, size = f"{kind} for question {question.name!r}", (len(items), len(question.labels))
+    values = by_name(values, (items, question.labels), what)
+    try:
+        given = np.asarray(values)
+        numbers = given.astype(np.float64)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{what} are not a table of numbers ({error}); {rule}.") from None
+    if numbers.shape != size:
+        raise ValueError(f"{what} have shape {numbers.shape}; they must be (items, labels) = {size}.")
+    return given, numbers
 
 
 def check_share_rows(

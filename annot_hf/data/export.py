@@ -106,10 +106,8 @@ class ExportedCorpus:
         By default the questions are the corpus's, and the method is "soft" for a category and "kde" for scales. The
         pseudo-votes of "smoothed" are distributed like the votes of the split "train" if it exists, else of this split.
         """
+        check_splits(self, [split])
         items = self.items.loc[self.items["split"] == split, "item"]
-        if not len(items):
-            have = ", ".join(sorted(self.items["split"].unique()))
-            raise ValueError(f"{self.name} has no split {split!r}; it has {have}.")
         names = ((questions,) if isinstance(questions, str) else tuple(questions)) or self.default_questions
         method = method or ("kde" if self.votes.question(names[0]).is_scale else "soft")
         prior = None

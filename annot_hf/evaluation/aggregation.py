@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from annot_hf.data.encoding import check_choice
 from annot_hf.data.predictions import Predictions
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.resampling import Resamples, with_interval
@@ -43,8 +44,7 @@ def aggregate(
     asked, rows = votes.question(question), votes.rows_of(question)
     if asked.is_scale or asked.multiple:
         raise ValueError(f"Question {question!r} is no category question with one answer; aggregation needs one.")
-    if method not in METHODS:
-        raise ValueError(f"There is no method {method!r}; use one of {', '.join(METHODS)}.")
+    check_choice("method", method, METHODS)
     if method == MAJORITY:
         counts = replace(votes, weights=None).counts(question)
         voted = np.flatnonzero(counts.sum(axis=1))

@@ -13,6 +13,7 @@ import pandas as pd
 from scipy import sparse
 from scipy.special import xlogy
 
+from annot_hf.data.encoding import check_choice
 from annot_hf.data.questions import Question
 from annot_hf.data.votes import VoteTable
 from annot_hf.evaluation.resampling import Arrays, Interval, Measured, Resamples, crossed_draws, with_interval
@@ -325,8 +326,7 @@ class Cells:
         The ordinal metric counts the ranks between two values, so it is the interval metric on mid-ranks, which are those of
         all votes and stay as they are in resamples.
         """
-        if level not in get_args(Level):
-            raise ValueError(f"There is no level {level!r}; use one of {', '.join(get_args(Level))}.")
+        check_choice("level", level, get_args(Level))
         margin, values = self.margin(), self.values
         if level == "ratio" and len(values) and values.min() < 0:
             raise ValueError(

@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from annot_hf.data.conditions import CLEAN, Condition
-from annot_hf.data.encoding import by_name
+from annot_hf.data.encoding import by_name, check_choice
 from annot_hf.data.predictions import ROBUSTNESS_FOLDER, Predictions, check_unique
 from annot_hf.data.questions import normal_form_hint
 from annot_hf.data.targets import Targets
@@ -69,8 +69,7 @@ def align(
     on_missing: Literal["error", "exclude"] = "error",
 ) -> tuple[Reference, dict[str, np.ndarray]]:
     """The reference, and each system's row for every evaluated item `(n,)`, paired by item name; see `evaluate`."""
-    if on_missing not in ("error", "exclude"):
-        raise ValueError(f"on_missing is {on_missing!r}; use error or exclude.")
+    check_choice("on_missing", on_missing, ("error", "exclude"))
     check_distributions(targets.probs, "Targets")
     check_unique(targets.items, "Targets' items")
     first, predictions = next(iter(systems.items()))

@@ -405,13 +405,10 @@ def _runs(systems: Systems) -> dict[str, list[Predictions]]:
     if isinstance(systems, Predictions):
         return {MODEL: [systems]}
     runs = {name: [one] if isinstance(one, Predictions) else list(one) for name, one in systems.items()}
-    for name in (MARGINAL, CONSENSUS, CEILING, SPLIT_HALF):
+    for name in (MARGINAL, CONSENSUS, CEILING, SPLIT_HALF, *(_beside(name, False) for name in runs)):
         if name in runs:
-            what = "a bound" if name in (CEILING, SPLIT_HALF) else "the baseline"
-            raise ValueError(f"A system is called {name!r}, the name of {what}; give it another name.")
-    twin = next((_beside(name, False) for name in runs if _beside(name, False) in runs), None)
-    if twin is not None:
-        raise ValueError(f"A system is called {twin!r}, the name of a baseline; give it another name.")
+            what = "bound" if name in (CEILING, SPLIT_HALF) else "baseline"
+            raise ValueError(f"A system is called {name!r}, the name of a {what}; give it another name.")
     empty = [name for name, several in runs.items() if not several]
     if not runs or empty:
         raise ValueError(

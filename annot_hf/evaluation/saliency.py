@@ -5,6 +5,8 @@ from typing import Any
 
 import numpy as np
 
+from annot_hf.data.encoding import check_choice
+
 FORMULAS = ("absolute", "penalised")
 # The penalty of "penalised" is our choice.
 GAMMA = 0.1
@@ -110,8 +112,7 @@ def layer_scores(moments: CrossMoments, formula: str = "absolute", gamma: float 
 
 def check_formula(formula: str, gamma: float | None) -> float | None:
     """The gamma of a formula; raises if the formula is unknown or takes no gamma."""
-    if formula not in FORMULAS:
-        raise ValueError(f"formula is {formula!r}; use one of {', '.join(FORMULAS)}.")
+    check_choice("formula", formula, FORMULAS)
     if formula == "absolute" and gamma is not None:
         raise ValueError(f"gamma is {gamma}, but formula absolute has no penalty; use penalised, or leave gamma out.")
     return GAMMA if formula == "penalised" and gamma is None else gamma

@@ -178,7 +178,11 @@ def check_pace(
     """Raise a ValueError unless these arguments of `annotate` are in range."""
     encoding.check_whole("concurrency", concurrency)
     encoding.check_whole("attempts", attempts)
-    for name, value in (("rate", rate), ("max_cost", max_cost)):
+    _check_positive(rate=rate, max_cost=max_cost)
+
+
+def _check_positive(**values: float | None) -> None:
+    for name, value in values.items():
         if value is not None and not 0 < value < np.inf:
             raise ValueError(f"{name} is {value}; give a positive number.")
 
@@ -243,13 +247,10 @@ def check_backend(
     key_name: str = "",
 ) -> None:
     """Check the arguments of `make_backend`, except the key, before any library, key or server is looked for."""
-    if kind not in BACKENDS:
-        raise ValueError(f"backend is {kind!r}{nearest(kind, BACKENDS)}; use one of {', '.join(BACKENDS)}.")
+    encoding.check_choice("backend", kind, BACKENDS)
     if not model.strip():
         raise ValueError("model is empty; give the name of the model to ask.")
-    for name, value in (("timeout", timeout), ("max_tokens", max_tokens), ("batch_size", batch_size)):
-        if not 0 < value < float("inf"):
-            raise ValueError(f"{name} is {value}; give a positive number.")
+    _check_positive(timeout=timeout, max_tokens=max_tokens, batch_size=batch_size)
     if kind == "local" and base_url is not None:
         raise ValueError("base_url is set, and backend local has no address; leave one of them out.")
     may = OMITTABLE.get(kind, ())

@@ -12,9 +12,9 @@ from typing import Any, get_args
 import numpy as np
 
 from annot_hf.data.audio import AudioLimits, wav_bytes
-from annot_hf.data.encoding import check_whole
+from annot_hf.data.encoding import check_choice, check_whole
 from annot_hf.data.export import ExportedCorpus, check_splits
-from annot_hf.data.questions import Question, nearest
+from annot_hf.data.questions import Question
 from annot_hf.models.waves import AudioError
 from annot_hf.proxies.backend import Ask, Backend
 from annot_hf.proxies.parsing import Parsing, check_labels
@@ -56,8 +56,7 @@ def make_plan(name: str, annotators: int) -> tuple[SimulatedAnnotator, ...]:
         >>> [(one.instruction, one.band) for one in make_plan("crossed", 7)][4:]
         [('what-and-how', 4), ('both', 1), ('voice', 2)]
     """
-    if name not in PLANS:
-        raise ValueError(f"plan is {name!r}{nearest(name, PLANS)}; use one of {', '.join(PLANS)}.")
+    check_choice("plan", name, PLANS)
     if isinstance(annotators, bool) or not isinstance(annotators, int) or not 1 <= annotators <= MOST_ANNOTATORS:
         raise ValueError(f"annotators is {annotators!r}; give a whole number from 1 to {MOST_ANNOTATORS}, such as 10.")
     plan = []
@@ -154,8 +153,7 @@ def make_job(
         kind = "a scale" if asked.is_scale else "multi-select"
         raise ValueError(f"Question {name!r} is {kind}, and an annotator gives one label; name another question.")
     check_labels(asked)
-    if parsing not in get_args(Parsing):
-        raise ValueError(f"parsing is {parsing!r}; use strict or published.")
+    check_choice("parsing", parsing, get_args(Parsing))
     if not 0 < max_seconds < np.inf:
         raise ValueError(f"max_seconds is {max_seconds}; give a positive number of seconds.")
     check_whole("seed", seed, 0)

@@ -251,5 +251,5 @@ def test_a_damaged_export_is_named(corpus, tmp_path):
     with pytest.raises(ValueError, match="lacks votes/test.parquet; export the corpus again"):
         read_export(tmp_path / "out")
     (tmp_path / "out" / "corpus.json").write_text("[]")
-    with pytest.raises(ValueError, match="is not an exported corpus"):
+    with pytest.raises(ValueError, match=r"it holds \[\] and no object"):
         read_export(tmp_path / "out")

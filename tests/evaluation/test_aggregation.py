@@ -81,7 +81,7 @@ def test_what_a_method_lacks_is_said(monkeypatch):
         aggregate(anonymous, "q", "MACE")
     with pytest.raises(ValueError, match="CROWDLAB weighs raters against a model; give predictions"):
         aggregate(votes, "q", CROWDLAB)
-    with pytest.raises(ValueError, match="There is no method 'mean'; use one of majority, Dawid-Skene"):
+    with pytest.raises(ValueError, match="method is 'mean'; use 'majority' or 'Dawid-Skene'"):
         aggregate(votes, "q", "mean")
     scale = VoteTable.from_columns(Question.scale("v", 1, 5), item=["x"], value=[2])
     with pytest.raises(ValueError, match="Question 'v' is no category question"):

@@ -323,7 +323,7 @@ def test_questions_that_do_not_fit():
     votes = VoteTable.from_counts(Question.category("emotion", ("a", "b")), ["x"], [[1, 1]])
     with pytest.raises(ValueError, match="Question 'emotion' has unordered labels; level 'interval' needs a scale"):
         agreement(votes, "emotion", level="interval")
-    with pytest.raises(ValueError, match="There is no level 'metric'; use one of nominal, ordinal, interval, ratio"):
+    with pytest.raises(ValueError, match="level is 'metric'; use 'nominal' or 'ordinal' or 'interval' or 'ratio'"):
         agreement(scale_votes([[1.0, 2.0]]), "valence", level="metric")
 
 

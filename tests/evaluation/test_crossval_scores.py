@@ -194,7 +194,7 @@ def test_page_and_figure_say_everything(crossed, tmp_path):
 
 def test_a_system_called_marginal(crossed):
     runs, targets, folds, groups, _ = crossed
-    with pytest.raises(ValueError, match="name of the baseline"):
+    with pytest.raises(ValueError, match="name of a baseline"):
         repeats({"marginal": runs["flat"]}, targets, folds, groups, unit="speaker")
 
 

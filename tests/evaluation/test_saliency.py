@@ -96,7 +96,7 @@ def test_what_is_wrong_is_said():
     moments.update(units, targets)
     with pytest.raises(ValueError, match="There are 1 items"):
         layer_scores(moments)
-    with pytest.raises(ValueError, match="formula is 'squared'; use one of absolute, penalised"):
+    with pytest.raises(ValueError, match="formula is 'squared'; use 'absolute' or 'penalised'"):
         layer_scores(moments, "squared")
     with pytest.raises(ValueError, match=r"gamma is 0\.3, but formula absolute has no penalty"):
         layer_scores(moments, "absolute", 0.3)

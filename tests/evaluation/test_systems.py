@@ -86,7 +86,7 @@ def test_bad_systems(runs):
     systems, targets, speakers = runs
     with pytest.raises(ValueError, match="'none' has no run"):
         evaluate(systems | {"none": []}, targets)
-    with pytest.raises(ValueError, match="name of the baseline"):
+    with pytest.raises(ValueError, match="name of a baseline"):
         evaluate({"marginal": systems["flat"]}, targets)
     with pytest.raises(ValueError, match="no system"):
         evaluate({}, targets)

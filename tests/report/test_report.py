@@ -406,7 +406,7 @@ def test_blank_speakers_are_none_and_missing_splits_are_told(tmp_path, emotion_r
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"on_missing": "drop"}, "on_missing is 'drop'; use error or exclude."),
+        ({"on_missing": "drop"}, "on_missing is 'drop'; use 'error' or 'exclude'."),
         ({"n_resamples": -5}, "n_resamples is -5; give a whole number from 0 up, 0 for no intervals."),
         ({"n_resamples": 5.5}, "n_resamples is 5.5; give a whole number from 0 up, 0 for no intervals."),
     ],
