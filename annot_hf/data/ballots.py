@@ -8,6 +8,7 @@ from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from annot_hf.data.corpus import Finding
 from annot_hf.data.questions import nearest
 from annot_hf.data.records import cell_text
 
@@ -83,15 +84,6 @@ def is_sound(value: Any) -> bool:
 
 
 @dataclass
-class LeftOut:
-    """What is left out or repaired for one reason: how many things, how many votes, and the first of them."""
-
-    count: int = 0
-    votes: int = 0
-    examples: list[str] = field(default_factory=list)
-
-
-@dataclass
 class Ballots:
     """Votes while they are read: four columns of equal length, facts about items, and what is left out by reason.
 
@@ -114,7 +106,7 @@ class Ballots:
     facts: dict[str, dict[str, str]] = field(default_factory=dict)
     divided: set[str] = field(default_factory=set)
     forms: list[tuple[str, str | None, str, dict[str, str]]] = field(default_factory=list)
-    left_out: dict[str, LeftOut] = field(default_factory=dict)
+    left_out: dict[str, Finding] = field(default_factory=dict)
     columns: dict[str, str] = field(default_factory=dict)
 
     def vote(self, item: str, rater: str | None, question: str, value: str | None) -> None:
@@ -127,15 +119,14 @@ class Ballots:
     def answer(self, item: str, rater: str | None, question: str, values: list[str]) -> None:
         """Add all answers of one rater on one item; blank ones and labels that are repeated are left out."""
         given, values = len(values), [value for value in values if value.strip()]
-        if blank := given - len(values):
-            self.leave("answers that are blank", item, votes=0, count=blank)
+        self.leave("answers that are blank", item, votes=0, count=given - len(values))
         distinct = list(dict.fromkeys(values))
         if len(distinct) > 1:
             self.multiple.add(question)
         for value in distinct:
             self.vote(item, rater, question, value)
-        if further := len(values) - len(distinct):
-            self.leave("labels that a rater repeats on an item, such as of several regions", item, further, further)
+        further = len(values) - len(distinct)
+        self.leave("labels that a rater repeats on an item, such as of several regions", item, further, further)
 
     def answers(self, item: str, rater: str | None, question: str, values: list[Any]) -> None:
         """Add the answer that is a list: all of it, or "none of the labels" if it is empty."""
@@ -144,13 +135,15 @@ class Ballots:
             self.vote(item, rater, question, None)
         self.answer(item, rater, question, list(map(cell_text, values)))
 
-    def leave(self, reason: str, example: str, votes: int = 1, count: int = 1) -> None:
-        """Count what is left out."""
-        found = self.left_out.setdefault(reason, LeftOut())
-        found.count += count
-        found.votes += votes
-        if len(found.examples) < 3 and example and example not in found.examples:
-            found.examples.append(example)
+    def leave(
+        self, reason: str, examples: str | Iterable[str], votes: int = 1, count: int = 1, most: int | None = 3
+    ) -> None:
+        """Count what is left out, if anything, and keep the first examples, all if `most` is None."""
+        if count or votes:
+            found = self.left_out.get(reason, Finding(reason, 0))
+            names = dict.fromkeys((*found.examples, *([examples] if isinstance(examples, str) else examples)))
+            kept = tuple(name for name in names if name)[:most]
+            self.left_out[reason] = Finding(reason, found.count + count, found.votes + votes, kept)
 
     def about(self, where: str, item: str, facts: Mapping[str, Any]) -> None:
         """Record facts about an item; raises if they contradict what another record says of it."""

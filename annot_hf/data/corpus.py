@@ -41,6 +41,11 @@ class Finding:
     examples: tuple[str, ...] = ()
     expected: bool = False
 
+    def row(self) -> tuple[str, str, str]:
+        """A row to print: (what, how many, details)."""
+        left_out = [f"{self.votes:,} votes left out"] if self.votes else []
+        return self.reason, f"{self.count:,}", "; ".join([*left_out, ", ".join(self.examples)])
+
 
 @dataclass(frozen=True)
 class CorpusReport:
@@ -87,10 +92,7 @@ class CorpusReport:
             rows.append((f"question {name}", f"{row['votes']:,}", f"{row['items']:,} items, {spread}"))
         if self.spans:
             rows.append(("spans", f"{self.spans:,}", "highlighted in the text"))
-        for finding in self.findings:
-            left_out = [f"{finding.votes:,} votes left out"] if finding.votes else []
-            rows.append((finding.reason, f"{finding.count:,}", "; ".join([*left_out, ", ".join(finding.examples)])))
-        return rows
+        return [*rows, *(finding.row() for finding in self.findings)]
 
 
 class VoteCorpus:

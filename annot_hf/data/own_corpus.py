@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 
 from annot_hf.data.ballots import ITEM_FACTS, SOUNDS
-from annot_hf.data.corpus import Finding, VoteCorpus
+from annot_hf.data.corpus import VoteCorpus
 from annot_hf.data.files import file_sha256
 from annot_hf.data.folds import find_leaks
 from annot_hf.data.own_votes import OwnVotes, Reading
@@ -64,8 +64,7 @@ class OwnCorpus(VoteCorpus):
         super().__init__(votes.path.parent if audio is None else audio)
         if votes.path.is_file():
             self.label_files[votes.path.name] = file_sha256(votes.path)
-        for reason, found in votes.left_out.items():
-            self.findings[reason] = Finding(reason, found.count, found.votes, tuple(found.examples))
+        self.findings |= votes.left_out
 
     def read_items(self) -> pd.DataFrame:
         """Items in the order of the file, with what is known of them; clips are looked up in the folder by their names."""

@@ -5,12 +5,13 @@ import os
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pandas as pd
 
-from annot_hf.data.ballots import ITEM_FACTS, Ballots, LeftOut
+from annot_hf.data.ballots import ITEM_FACTS, Ballots
+from annot_hf.data.corpus import Finding
 from annot_hf.data.encoding import check_choice
 from annot_hf.data.questions import Question, nearest
 from annot_hf.data.records import RecordFile, record_files
@@ -75,7 +76,7 @@ class OwnVotes:
     frame: pd.DataFrame
     questions: tuple[Question, ...]
     facts: dict[str, dict[str, str]]
-    left_out: dict[str, LeftOut]
+    left_out: dict[str, Finding]
     spoken: str
     proposed: Aliases
     spellings: dict[str, dict[str, int]]
@@ -156,14 +157,18 @@ def _read_files(path: Path, ballots: Ballots, asked: str) -> list[str]:
     for file, tool in seen:
         if tool is None and tools:
             others.append(file.name)
-        elif tool is None:
+            continue
+        if tool is None:
             titles.add(LAYOUTS[read_table(ballots, file, asked)])
         elif tool.name == "potato" and named and not file.nested:
             # It repeats the answers of the folders of all users, mostly without their names.
             others.append(f"{file.name}, which repeats the users' folders")
+            continue
         else:
             _read_tool(ballots, file, tool)
             titles.add(tool.title)
+        for reason, count in file.notes.items():
+            ballots.leave(reason, file.name, votes=0, count=count)
         if file.encoding == "cp1252":
             ballots.leave("files that are not UTF-8 and are read as Windows-1252", file.name, votes=0)
     for tool in tools.values():
@@ -187,9 +192,6 @@ def _read_tool(ballots: Ballots, file: RecordFile, tool: ToolFormat) -> None:
             raise ValueError(
                 f"{where} is not a record of {tool.title} ({problem}); export again, or name another --format."
             ) from None
-    for reason, count in file.notes.items():
-        if count:
-            ballots.leave(reason, file.name, votes=0, count=count)
 
 
 class _Votes:
@@ -202,21 +204,13 @@ class _Votes:
             "question": ballots.questions,
             "value": ballots.values,
         }
-        self.frame = pd.DataFrame(columns, dtype=object)
-        self.left_out = ballots.left_out
+        self.frame, self.leave = pd.DataFrame(columns, dtype=object), ballots.leave
 
     def drop(self, rows: pd.Series, reason: str, column: str) -> None:
         """Leave rows out; examples are taken from the column."""
-        if rows.any():
-            found = self.left_out.setdefault(reason, LeftOut())
-            examples = list(dict.fromkeys(map(str, self.frame[column][rows].dropna())))
-            found.count, found.votes = found.count + int(rows.sum()), found.votes + int(rows.sum())
-            found.examples = [*found.examples, *examples][:3]
+        if lost := int(rows.sum()):
+            self.leave(reason, map(str, self.frame[column][rows].dropna()), lost, lost)
             self.frame = self.frame[~rows].reset_index(drop=True)
-
-    def note(self, reason: str, values: pd.Series) -> None:
-        """Count what is kept but looks odd."""
-        self.left_out[reason] = LeftOut(len(values), 0, list(dict.fromkeys(values))[:3])
 
     def rename(self, rows: pd.Series, column: str, aliases: Mapping[str, str | None], what: str) -> None:
         """Apply aliases to rows; every merged name is listed, since nothing is merged unseen."""
@@ -224,12 +218,10 @@ class _Votes:
         counts = self.frame[column][rows].value_counts()
         for spelling, name in aliases.items():
             if spelling not in counts:
-                found = self.left_out.setdefault("aliases of names that do not occur", LeftOut())
-                found.count, found.examples = found.count + 1, [*found.examples, spelling]
+                self.leave("aliases of names that do not occur", spelling, votes=0, most=None)
             elif name is not None and name != spelling:
-                found = self.left_out.setdefault(f"{what} read as another, by the aliases", LeftOut())
-                found.count += int(counts[spelling])
-                found.examples.append(f"{spelling!r} as {name!r} ({counts[spelling]:,})")
+                said, number = f"{spelling!r} as {name!r} ({counts[spelling]:,})", int(counts[spelling])
+                self.leave(f"{what} read as another, by the aliases", said, votes=0, count=number, most=None)
         changed = {spelling: name for spelling, name in aliases.items() if name is not None}
         if changed:
             values = self.frame[column]
@@ -286,15 +278,16 @@ def _finish(path: Path, ballots: Ballots, reading: Reading, kinds: list[str]) ->
                 proposed.labels[name] = proposal
             words = values[values.isin([one for one in spelt[name] if not is_number(one)])]
             if not asked.get(name) and 0 < 2 * len(words) < len(values) and values.nunique() - words.nunique() > 2:
-                votes.note("answers in words among numbers, which are all read as labels", words)
+                votes.leave("answers in words among numbers, which are all read as labels", words, 0, len(words))
         votes.drop(outside, "answers that do not fit --question", "value")
     if not questions or not len(votes.frame):
         raise ValueError(
             f"{path}: no votes are left{_reasons(ballots)}; name other questions as --question or --value."
         )
-    for found in ballots.left_out.values():
+    for reason, found in ballots.left_out.items():
         # Reports and dataset cards are passed on, and where a file lies is nobody's business.
-        found.examples = [one.replace(os.path.join(path.parent, ""), "") for one in found.examples]
+        examples = tuple(one.replace(os.path.join(path.parent, ""), "") for one in found.examples)
+        ballots.left_out[reason] = replace(found, examples=examples)
     voted = set(votes.frame["item"])
     facts = {
         item: said
@@ -370,7 +363,4 @@ def _spoken(kinds: list[str], frame: pd.DataFrame, questions: Sequence[Question]
 def describe_reading(votes: OwnVotes) -> list[tuple[str, str, str]]:
     """Rows to print: what was read and what was left out."""
     rows = [("votes in the file", f"{votes.votes_read:,}", ""), ("votes read", f"{len(votes.frame):,}", "")]
-    for reason, found in votes.left_out.items():
-        left = [f"{found.votes:,} votes left out"] if found.votes else []
-        rows.append((reason, f"{found.count:,}", "; ".join([*left, ", ".join(found.examples)])))
-    return rows
+    return [*rows, *(found.row() for found in votes.left_out.values())]

@@ -163,7 +163,8 @@ def read_potato(ballots: Ballots, file: RecordFile, where: str, record: Record) 
             item = ballots.place(f"{where}, item {own}", own, {})
             _potato_answers(ballots, item, _name(record.get("user_id")) or file.owner, labels)
         for own, spans in (record.get("instance_id_to_span_to_value") or {}).items():
-            _potato_spans(ballots, own, sum(map(len, spans.values())) if isinstance(spans, dict) else len(spans))
+            count = sum(map(len, spans.values())) if isinstance(spans, dict) else len(spans)
+            ballots.leave(TEXT_SPANS, own, count, count)
         return
     if "label_annotations" in record:
         labels, rater = record["label_annotations"], _name(record.get("user")) or (file.owner if file.nested else None)
@@ -183,12 +184,7 @@ def read_potato(ballots: Ballots, file: RecordFile, where: str, record: Record) 
                 labels[schema][label] = value
         item = ballots.place(where, record["instance_id"], {"text": record.get("displayed_text")})
     _potato_answers(ballots, item, rater, labels)
-    _potato_spans(ballots, item, spans)
-
-
-def _potato_spans(ballots: Ballots, item: str, count: int) -> None:
-    if count:
-        ballots.leave(TEXT_SPANS, item, votes=count, count=count)
+    ballots.leave(TEXT_SPANS, item, spans, spans)
 
 
 def _potato_answers(ballots: Ballots, item: str, rater: str | None, labels: Mapping[str, Mapping[str, Any]]) -> None:
@@ -260,8 +256,8 @@ def read_doccano(ballots: Ballots, file: RecordFile, where: str, record: Record)
         else:
             ballots.vote(item, _name(annotation.get("user")) or owner, "label", cell_text(annotation["label"]))
     for name in ("entities", "relations"):
-        if count := len(record.get(name) or ()):
-            ballots.leave(TEXT_SPANS, item, count, count)
+        count = len(record.get(name) or ())
+        ballots.leave(TEXT_SPANS, item, count, count)
     for name in ("label", "labels", "cats", "categories"):
         given = record.get(name)
         if given in (None, "", []):
@@ -269,8 +265,7 @@ def read_doccano(ballots: Ballots, file: RecordFile, where: str, record: Record)
         # The CSV of doccano joins labels so.
         values = given.split("#") if isinstance(given, str) else given
         spans = sum(map(_is_span, values))
-        if spans:
-            ballots.leave(TEXT_SPANS, item, spans, spans)
+        ballots.leave(TEXT_SPANS, item, spans, spans)
         ballots.answer(item, owner, "label", [cell_text(one) for one in values if not _is_span(one)])
     if not any(record.get(name) for name in columns if name not in ("Comments", "comments")):
         ballots.leave("examples that a user left without a label", item, votes=0)
@@ -317,8 +312,8 @@ def read_prodigy(ballots: Ballots, file: RecordFile, where: str, record: Record)
             ballots.answer(ballots.segment(item, region["start"], region["end"]), rater, "region", [label])
         else:
             ballots.leave("regions without a label", item, votes=0)
-    if spans := len(record.get("spans") or ()):
-        ballots.leave(TEXT_SPANS, item, spans, spans)
+    spans = len(record.get("spans") or ())
+    ballots.leave(TEXT_SPANS, item, spans, spans)
 
 
 def is_reference(value: Any) -> bool:
@@ -378,8 +373,7 @@ def read_argilla(ballots: Ballots, file: RecordFile, where: str, record: Record)
             continue
         values = value if isinstance(value, list) else [value]
         others = sum(map(_is_span, values))
-        if others:
-            ballots.leave("spans of text and rankings, which are no labels of the item", question, others, others)
+        ballots.leave("spans of text and rankings, which are no labels of the item", question, others, others)
         if rater is None:
             ballots.leave(WITHOUT_NAME, item, votes=0)
         labels = [one for one in values if not _is_span(one)]

@@ -129,9 +129,6 @@ def read_table(ballots: Ballots, file: RecordFile, layout: str) -> str:
         if name not in used:
             sum_of = " (the sum of the others)" if name == total and kind == "counts" else ""
             ballots.leave("columns that are not read", name + sum_of, votes=0)
-    for reason, count in file.notes.items():
-        if count:
-            ballots.leave(reason, file.name, votes=0, count=count)
     return kind
 
 
@@ -279,8 +276,8 @@ def _facts(ballots: Ballots, table: Columns, roles: Mapping[str, str | None]) ->
     """The item of each row, with its facts recorded; a row without an item has none."""
     given = table.cells[roles["item"]]
     items = [one.strip() for one in given]
-    if spaced := len({one for one in set(given) if one != one.strip()}):
-        ballots.leave("item names with spaces around them, which are left out", "", votes=0, count=spaced)
+    spaced = sum(one != one.strip() for one in set(given))
+    ballots.leave("item names with spaces around them, which are left out", "", votes=0, count=spaced)
     known = [(role, table.cells[roles[role]]) for role in ITEM_FACTS if roles[role]]
     seen: dict[str, tuple[str, ...]] = {}
     for row, item in enumerate(items):
@@ -330,7 +327,8 @@ def _read_tidy(
                     ballots.answers(*given, listed[row])
                 else:
                     ballots.vote(*given, value)
-    if rater and (unnamed := ballots.raters.count(None)):
+    if rater:
+        unnamed = ballots.raters.count(None)
         ballots.leave("votes without a rater, which count as anonymous", "", votes=0, count=unnamed)
 
 
@@ -339,7 +337,8 @@ def _read_panel(
 ) -> None:
     """One row an item, and a column a rater, or a column a label with the number of its votes."""
     items = _facts(ballots, table, roles)
-    if counts and (again := len(items) - len(set(items))):
+    if counts:
+        again = len(items) - len(set(items))
         ballots.leave("rows that repeat an item, whose counts are added", table.name, votes=0, count=again)
     for column in panel:
         match = _NUMBERED.fullmatch(column)
@@ -360,8 +359,7 @@ def _read_panel(
                     f"{MOST_VOTES}, so correct it or name the columns of counts as --value."
                 )
             if not items[row]:
-                if number:
-                    ballots.leave("rows without an item", table.where(row), votes=number)
+                ballots.leave("rows without an item", table.where(row), votes=number, count=int(number > 0))
             elif counts:
                 for _ in range(number):
                     ballots.vote(items[row], None, UNNAMED, column)

@@ -93,7 +93,7 @@ def test_proposals_are_written_edited_and_merged_with_their_counts(tmp_path):
     merged = read_own_votes(path, Reading(aliases=read_aliases(tmp_path / "labels.yaml")))
     assert Counter(merged.frame["value"]) == {"joy": 22, "sad": 23} and merged.proposed == Aliases()
     assert Counter(merged.frame["annotator"]) == {"ann": 22, "ben": 23}
-    counted = {reason: (one.count, one.votes, one.examples) for reason, one in merged.left_out.items()}
+    counted = {reason: (one.count, one.votes, list(one.examples)) for reason, one in merged.left_out.items()}
     assert counted == {
         "raters read as another, by the aliases": (3, 0, ["'BEN' as 'ben' (3)"]),
         "labels of label read as another, by the aliases": (2, 0, ["'Joy ' as 'joy' (2)"]),
