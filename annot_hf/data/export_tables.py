@@ -230,16 +230,11 @@ def dataset_card(
     configs["votes"]["default"] = True
     DatasetInfosDict(infos).to_dataset_card_data(metadata)
     MetadataConfigs(configs).to_dataset_card_data(metadata)
-    asked = []
-    for question in facts["questions"]:
-        answers = ", ".join(question["labels"]) or f"{question['low']:g} to {question['high']:g}"
-        asked.append((question["name"], answers, question["prompt"]))
+    asked = [(one.name, one.answers, one.prompt) for one in map(Question.from_dict, facts["questions"])]
     text = read_yaml(CARD.read_text(encoding="utf-8"), str(CARD))
     where = "inside" if facts["embedded_audio"] else "local" if "audio" in features["items"] else "outside"
-    report, each = (
-        CorpusReport.from_dict(facts["report"]).rows(),
-        np.bincount(votes.annotator_codes[votes.annotator_codes >= 0]),
-    )
+    report = CorpusReport.from_dict(facts["report"]).rows()
+    each = np.bincount(votes.annotator_codes[votes.annotator_codes >= 0])
     if len(each):
         spread = f"{each.min():,} / {np.median(each):g} / {each.max():,} votes a rater"
         report.append(("named raters", f"{len(each):,}", spread))

@@ -100,6 +100,13 @@ class Question:
         """The kind of answers: "category" or "scale"."""
         return "scale" if self.is_scale else "category"
 
+    @property
+    def answers(self) -> str:
+        """The possible answers in words, such as "1 to 5", "yes, no" or "several of yes, no"."""
+        if self.is_scale:
+            return f"{self.low:g} to {self.high:g}"
+        return ("several of " if self.multiple else "") + ", ".join(self.labels)
+
     def normalise(self, ratings: Any) -> "np.ndarray":
         """Map raw ratings to [-1, 1] by 2 (r - low) / (high - low) - 1, with the ends of the scale, not of the data."""
         import numpy as np

@@ -334,14 +334,7 @@ def answers_to(votes: VoteTable, questions: tuple[Question, ...], where: str) ->
         same = (question.low, question.high, question.multiple) == (theirs.low, theirs.high, theirs.multiple)
         if not same or set(question.labels) != set(theirs.labels):
             raise ValueError(
-                f"{where}: question {question.name!r} has {_kind_of_answers(question)}, but the corpus asks for "
-                f"{_kind_of_answers(theirs)}; ask again with the corpus's own question."
+                f"{where}: question {question.name!r} has the answers {question.answers}, but the corpus asks for "
+                f"{theirs.answers}; ask again with the corpus's own question."
             )
     return VoteTable.from_arrow(votes.to_arrow(), questions)
-
-
-def _kind_of_answers(question: Question) -> str:
-    """The possible answers to a question, in words."""
-    if question.is_scale:
-        return f"a scale from {question.low:g} to {question.high:g}"
-    return f"{'several of ' if question.multiple else ''}the labels {', '.join(question.labels)}"

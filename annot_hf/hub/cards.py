@@ -155,7 +155,7 @@ def _facts_page(config: PreTrainedConfig, facts: Mapping[str, Any], questions: S
         "homepage": _linked(origin["homepage"]),
         "reads": {"input_ids": "text", PROMPTED: "prompted"}.get(kind, "audio"),
         "adapted": config.adapted_from is not None,
-        "questions": [(one.name, _answers_to(one), one.prompt) for one in questions],
+        "questions": [(one.name, one.answers, one.prompt) for one in questions],
         "raters": len(getattr(config, "annotators", ())),
         "rater_columns": [str(one["name"]) for one in getattr(config, "rater_columns", ())],
         "onboarded": sum(len(one["answers"]) for one in facts.get("onboarded", ())),
@@ -175,12 +175,6 @@ def _linked(address: str) -> str:
     """An address as a link in Markdown, if it is a plain one."""
     plain = re.fullmatch(r"https?://[\w.~:/?#@!$&'*+,;=%-]+", address, re.ASCII)
     return f"<{address}>" if plain else markdown_safe(address)
-
-
-def _answers_to(question: Question) -> str:
-    if question.is_scale:
-        return f"{question.low:g} to {question.high:g}"
-    return ("several of " if question.multiple else "") + ", ".join(question.labels)
 
 
 def _split_row(name: str, split: Mapping[str, Any]) -> tuple[str, ...]:

@@ -103,14 +103,14 @@ def test_questions_that_only_people_answer_stay():
     [
         (
             Question.category("emotion", ["anger", "joy"]),
-            "has the labels anger, joy, but the corpus asks for the labels",
+            "has the answers anger, joy, but the corpus asks for",
         ),
-        (Question.category("emotion", ["anger", "joy", "sad"], multiple=True), "several of the labels"),
+        (Question.category("emotion", ["anger", "joy", "sad"], multiple=True), "has the answers several of anger"),
         (
             Question.category("mood", ["anger", "joy", "sad"]),
             "question 'mood' is not a question of the corpus, which has emotion",
         ),
-        (Question.scale("emotion", 1, 2), "has a scale from 1 to 2"),
+        (Question.scale("emotion", 1, 2), "has the answers 1 to 2"),
     ],
 )
 def test_other_questions_are_refused(question, message):

@@ -214,9 +214,7 @@ def test_annotations_that_do_not_belong(corpus, tmp_path):
         measure(annotate(tmp_path / "a", corpus, facts={"corpus": "other", "corpus_digest": "0123"}), corpus)
     with pytest.raises(ValueError, match="have votes on 1 items that said does not list, such as 'nobody'"):
         measure(annotate(tmp_path / "b", corpus, items=[*ITEMS, "nobody"]), corpus)
-    with pytest.raises(
-        ValueError, match="has the labels anger, joy, but the corpus asks for the labels anger, joy, sad"
-    ):
+    with pytest.raises(ValueError, match="has the answers anger, joy, but the corpus asks for anger, joy, sad"):
         measure(
             annotate(tmp_path / "c", corpus, "joy", question=Question.category("emotion", ["anger", "joy"])), corpus
         )

@@ -224,7 +224,7 @@ def test_annotations_of_another_corpus_or_label_set(views, corpus, tmp_path):
     with pytest.raises(ValueError, match=r"are of theirs \(digest 000000000000\), but the corpus is"):
         views(**{"votes.annotations": str(other)})
     labels = annotate(tmp_path / "labels", corpus, questions=Question.category("emotion", ["a", "b"]))
-    with pytest.raises(ValueError, match="question 'emotion' has the labels a, b, but the corpus asks for the labels"):
+    with pytest.raises(ValueError, match="question 'emotion' has the answers a, b, but the corpus asks for"):
         views(**{"votes.annotations": str(labels)})
     question = annotate(tmp_path / "question", corpus, questions=Question.category("mood", ["a", "b"]))
     with pytest.raises(ValueError, match="question 'mood' is not a question of the corpus"):
