@@ -432,7 +432,7 @@ def _find_audio(corpus: VoteCorpus, items: pd.DataFrame, follow_links: bool) -> 
         if isinstance(audio, str | os.PathLike):
             inside = os.path.relpath(audio, corpus.root) if os.path.isabs(audio) else os.fspath(audio)
             path = resolve_inside(corpus.root, inside, follow_links=follow_links)
-            if path.is_file():
+            if path.is_file() or path.is_dir():
                 try:
                     source = path if times is None else dict(zip(("path", "start", "end"), (path, *times), strict=True))
                     duration = audio_info(source).seconds
