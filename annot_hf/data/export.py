@@ -168,6 +168,8 @@ def export_corpus(
         kind, wanted, problems = "text", missing_text, items["text"].isna().map({True: MISSING, False: None})
     votes = corpus.read_votes()
     spans = corpus.read_spans()
+    if spans is not None and corpus.text_column != "text":
+        raise ValueError(f"{corpus.name}: spans are of the corpus's own texts; export these, without another column.")
     for name in corpus.default_questions:
         votes.question(name)
     # A copy, so that the corpus can be exported again with other options.
