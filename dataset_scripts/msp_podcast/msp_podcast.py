@@ -236,7 +236,7 @@ class MspPodcast(VoteCorpus):
         self.note("turns whose consensus class is no known letter", list(table["FileName"][odd]))
         for column in SCALES.values():
             words, table[column] = table[column], pd.to_numeric(table[column], errors="coerce")
-            odd = ~table[column].between(1, 7) & ~text_matches(words, BLANK)
+            odd = words.notna() & ~table[column].between(1, 7) & ~text_matches(words, BLANK)
             told = f"{path.name}, row " + table["row"][odd].astype(str) + ": " + words[odd]
             self.note(f"consensus {column} that is no number from 1 to 7, left out", list(told))
             table[column] = table[column].mask(odd)

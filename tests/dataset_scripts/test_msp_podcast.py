@@ -365,11 +365,12 @@ def test_split_set_goes_before_the_partition_file(root):
 def test_a_consensus_that_is_no_rating_is_counted(write_form, suffix, row, tmp_path):
     rows = [list(one) for one in CONSENSUS]
     rows[1][2], rows[2][2], rows[3][3], rows[4][4] = "abc", "nan", "inf", "9"
+    rows[3][2] = None
     detailed_2_0(tmp_path)
     write_form(tmp_path, rows)
     corpus = MspPodcast(tmp_path)
     items = corpus.read_items().set_index("item")
-    assert items["consensus_activation"].isna().tolist() == [False, True, True, False, False]
+    assert items["consensus_activation"].isna().tolist() == [False, True, True, True, False]
     assert items.loc[[FOUR], "consensus_valence"].isna().all() and items.loc[[FIVE], "consensus_dominance"].isna().all()
     found = {reason: one for reason, one in corpus.findings.items() if "no number from 1 to 7" in reason}
     told = f"labels_con[cs]ensus.{suffix}, row {row}: abc"
